@@ -1,0 +1,9803 @@
+"""
+A governance register and a supply-chain fact store: two REST APIs over one SQLite file.
+
+    from novantra_lite import NovantraLite
+
+    with NovantraLite("register.db") as lite:          # NovantraLite() is ephemeral, for tests
+        lite.collection("assets").create(
+            assetKey="torque-wrench-7", assetKind="calibrated-tool", displayName="Torque wrench 7",
+            sourceKind="manual", status="active", reason="Bought for line maintenance.",
+        )
+        client = lite.client("assets:read")            # in process, with a token; no socket
+        print(client.get("/api/v1/assets").json)
+        lite.serve("127.0.0.1:8080")                   # or hand it to any WSGI server
+
+Contents
+
+    Part I    Kernel                  Problems, Settings, Clock and ids, JSON and sessions,
+                                      Fields, Compound fields, Models, Schemas,
+                                      Keys and encryption, Connections, Workspaces,
+                                      Tables and migrations, Pages, Principals and tokens,
+                                      Contexts, Surfaces, Operations and resources
+    Part II   Records of every write  Idempotency, Rate limits, Audit and ledger, Outbox, Writes,
+                                      Answers, Outbound requests, Webhook signatures, Dispatcher,
+                                      Webhooks
+    Part III  Novantra                Novantra conventions, Workspace, Authentication, Frameworks,
+                                      Controls, Risks, Evidence, Assessments, Findings,
+                                      Exceptions, Monitoring, Indicators, Submissions, Assets,
+                                      Party engagements, Change management,
+                                      Vulnerability management
+    Part IV   Factstore               Factstore conventions, Organisations, Flows
+    Part V    Application             Rows, OSCAL, Opening workspaces, Imports, Collections,
+                                      Demo vocabulary, Demo plans, Demo records, Demo data,
+                                      WSGI application, Clients and servers, Maintenance,
+                                      Installs, NovantraLite, Reference page, Documents, OpenAPI,
+                                      Service, Commands, Commands: serve, Commands: records,
+                                      Commands: accounts and webhooks, Commands: install,
+                                      Command line
+
+Every section reads only from itself and from the sections above it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import contextvars
+import dataclasses
+import functools
+import hashlib
+import hmac
+import inspect
+import io
+import itertools
+import json
+import logging
+import math
+import os
+import random as random_module
+import re
+import socket
+import sqlite3
+import sys
+import threading
+import time
+import urllib.parse
+from bisect import bisect_left
+from calendar import month_name
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import MISSING, asdict, dataclass, fields
+from datetime import UTC, datetime, timedelta
+from functools import cached_property, partial
+from html import escape
+from http import HTTPStatus
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from itertools import product
+from operator import itemgetter
+from pathlib import Path
+from random import Random
+from types import MappingProxyType
+from typing import IO, Any, ClassVar
+from urllib.parse import SplitResult, urlsplit
+
+import falcon
+import peewee
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from itsdangerous import BadData, URLSafeSerializer
+
+__all__ = [
+    "NovantraLite",
+    "Problem",
+    "Settings",
+    "Transport",
+    "WebhookError",
+    "verify_webhook",
+]
+__version__ = "0.1.0"
+
+log = logging.getLogger("novantra_lite")
+
+
+# === Part I: Kernel ===========================================================
+# --- Problems -----------------------------------------------------------------
+# A problem is what a caller may hear. Its class names the kind; how it is worded
+# on the wire is the surface's business.
+
+
+class Problem(Exception):
+    """Something that a caller may hear of: a status, a stable code, and a sentence."""
+
+    status, code = 500, "internal"
+    sentence = "Something went wrong on this side; the request id finds it in the log."
+
+    def __init__(
+        self,
+        message: str = "",
+        issues: list[dict] | None = None,
+        headers: dict[str, str] | None = None,
+    ):
+        super().__init__(message or self.sentence)
+        self.issues = issues or []
+        self.headers = headers or {}
+
+
+class Invalid(Problem):
+    """The request does not match what the operation takes."""
+
+    status, code, sentence = 400, "validation", "Request failed validation."
+
+
+class InvalidCursor(Problem):
+    """The cursor was not made for this list and these filters, or is too old."""
+
+    status, code = 400, "invalid_cursor"
+    sentence = "The cursor is not valid for this list; start again without it."
+
+
+class Unauthenticated(Problem):
+    """No usable credentials were presented."""
+
+    status, code = 401, "unauthenticated"
+    sentence = "A valid bearer token is required."
+
+
+class Forbidden(Problem):
+    """The credentials do not permit this."""
+
+    status, code, sentence = 403, "forbidden", "The credentials do not permit this."
+
+
+class NotFound(Problem):
+    """There is no such thing in this workspace."""
+
+    status, code, sentence = 404, "not_found", "There is nothing here."
+
+
+class NotAllowed(Problem):
+    """The path is known, but not with this method."""
+
+    status, code = 405, "method_not_allowed"
+    sentence = "This path does not answer to that method."
+
+
+class Conflict(Problem):
+    """The request clashes with what is already there."""
+
+    status, code, sentence = 409, "conflict", "This clashes with what is already there."
+
+
+class Gone(Problem):
+    """This was here and has been withdrawn."""
+
+    status, code, sentence = 410, "gone", "This has been withdrawn."
+
+
+class TooLarge(Problem):
+    """The body is over the limit."""
+
+    status, code, sentence = 413, "payload_too_large", "The body is too large."
+
+
+class UnsupportedMediaType(Problem):
+    """The body is of a kind that the operation does not read."""
+
+    status, code = 415, "unsupported_media_type"
+    sentence = "This operation reads application/json."
+
+
+class Unprocessable(Problem):
+    """The request is well formed, but the state of things does not allow it."""
+
+    status, code = 422, "unprocessable"
+    sentence = "The state of things does not allow this."
+
+
+class RateLimited(Problem):
+    """Too many requests in this minute."""
+
+    status, code, sentence = 429, "rate_limited", "Too many requests; wait for Retry-After."
+
+
+class Unavailable(Problem):
+    """The workspace cannot answer just now."""
+
+    status, code, sentence = 503, "internal", "The workspace cannot answer now; try again."
+
+
+PROBLEMS = MappingProxyType(
+    {
+        kind.status: kind
+        for kind in (
+            Problem, Invalid, Unauthenticated, Forbidden, NotFound, NotAllowed, Conflict, Gone,
+            TooLarge, UnsupportedMediaType, Unprocessable, RateLimited, Unavailable,
+        )
+    }
+)  # fmt: skip
+
+
+class Faults(ValueError):
+    """What is wrong inside one value: a message for each path into it."""
+
+    def __init__(self, issues: list[tuple[list, str]]):
+        super().__init__(issues[0][1])
+        self.issues = issues
+
+    @staticmethod
+    def of(error: ValueError, *path: Any) -> list[tuple[list, str]]:
+        """An error's faults, seen from one level further out."""
+        inner = error.issues if isinstance(error, Faults) else [([], str(error))]
+        return [([*path, *rest], message) for rest, message in inner]
+
+
+# --- Settings -----------------------------------------------------------------
+
+
+def setting(default: Any, explanation: str, **options: Any) -> Any:
+    """Declare one setting: its default, whose type is the setting's, and one sentence about it."""
+    return dataclasses.field(default=default, metadata={"help": explanation}, **options)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that can be set: by keyword, or as NOVANTRA_LITE_<NAME> in the environment."""
+
+    database: str = setting("", "The workspace's file; empty for one that ends with the process.")
+    workspaces: str = setting(
+        "", "A directory of workspaces, one file each, instead of `database`."
+    )
+    key: str = setting("", "Wraps the key ring; empty: a key file beside the database.", repr=False)
+    listen: str = setting(
+        "127.0.0.1:8080", "Address and port to serve on; port 0 picks a free one."
+    )
+    threads: int = setting(4, "Threads for requests that are not answered on the server's loop.")
+    synchronous: str = setting(
+        "FULL", "SQLite's synchronous: FULL (fsync at commit), NORMAL or OFF."
+    )
+    busy_timeout: float = setting(10.0, "Seconds to wait for a lock on the file.")
+    token_life: int = setting(900, "Seconds that an access token stays good.")
+    cursor_life: int = setting(172_800, "Seconds that a cursor stays good.")
+    idempotency_life: int = setting(86_400, "Seconds that an Idempotency-Key is remembered.")
+    event_life: int = setting(2_592_000, "Seconds that delivered events and their log are kept.")
+    rate_limits: bool = setting(True, "Whether rate limits are enforced; headers are always sent.")
+    rate_reads: int = setting(600, "Reads a minute for one service account.")
+    rate_writes: int = setting(60, "Writes a minute for one service account.")
+    rate_organization: int = setting(3000, "Requests a minute for the whole organization.")
+    rate_address: int = setting(60, "Requests a minute for one address without usable credentials.")
+    rate_failures: int = setting(10, "Failed token requests a minute for one client id.")
+    json_limit: int = setting(1_048_576, "Bytes that a JSON body may have.")
+    claim_limit: int = setting(
+        20_971_520, "Bytes that an evidence claim with attachments may have."
+    )
+    attachment_limit: int = setting(10_485_760, "Bytes that one attachment may have.")
+    attachments_limit: int = setting(
+        15_728_640, "Bytes that a claim's attachments may have together."
+    )
+    upload_limit: int = setting(52_428_800, "Bytes that any request may have.")
+    finding_updates: bool = setting(False, "Whether PATCH may change the status of a finding.")
+    webhook_private_targets: tuple = setting((), "Private networks that webhooks may be sent to.")
+    webhook_timeout: float = setting(10.0, "Seconds that a webhook receiver has to answer.")
+    factstore_auth: str = setting("on", "`open` lets loopback callers without credentials through.")
+    factstore_region: str = setting("us-east-1", "Sent as X-Factstore-Region.")
+    WORDS: ClassVar = {"synchronous": ("FULL", "NORMAL", "OFF"), "factstore_auth": ("on", "open")}
+
+    shutdown_grace: float = setting(
+        10.0, "Seconds that requests in flight have to finish at a stop."
+    )
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str] = os.environ, **given: Any) -> Settings:
+        """Take settings from keywords, then from the environment, then the defaults."""
+        known = {item.name: item for item in fields(cls)}
+        if unknown := given.keys() - known.keys():
+            raise TypeError(f"No such setting: {', '.join(sorted(unknown))}.")
+        values = {}
+        for name, item in known.items():
+            text = environment.get(f"NOVANTRA_LITE_{name.upper()}")
+            if text is not None and item.default is not MISSING:
+                values[name] = parse_setting(name, text, item.default)
+        settings = cls(**values | given)
+        for name, words in cls.WORDS.items():
+            if getattr(settings, name) not in words:
+                raise Invalid(f"The setting {name} is one of {', '.join(words)}.")
+        return settings
+
+
+def parse_setting(name: str, text: str, default: Any) -> Any:
+    """Read a setting's text as the type of its default."""
+    try:
+        match default:
+            case bool():
+                return {
+                    "on": True,
+                    "true": True,
+                    "1": True,
+                    "off": False,
+                    "false": False,
+                    "0": False,
+                }[text.strip().lower()]
+            case int() | float():
+                return type(default)(text)
+            case tuple():
+                return tuple(part for part in re.split(r"[,\s]+", text) if part)
+    except ValueError:
+        raise Invalid(f"The setting {name} needs a number, not {text!r}.") from None
+    except KeyError:
+        raise Invalid(f"The setting {name} is on or off, not {text!r}.") from None
+    return text
+
+
+# --- Clock and ids ------------------------------------------------------------
+
+CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+#: Two characters for every ten bits.
+_PAIRS = [high + low for high in CROCKFORD for low in CROCKFORD]
+
+
+class Source:
+    """Where an instance takes time, ids and secrets from; a test hands in its own of each.
+
+    `clock` gives seconds since 1970; `random` is a random.Random (random.SystemRandom unless told).
+    """
+
+    def __init__(self, clock: Callable[[], float], random: random_module.Random):
+        self.clock, self.random = clock, random
+        self._lock = threading.Lock()
+        self._last = (0, 0)
+        self._second = (-1, "")
+        self._stamp = (-1, 0, "")
+
+    def now(self, digits: int = 3) -> str:
+        """The present as ISO 8601 in UTC, with so many digits after the second."""
+        return self.timestamp(self.clock(), digits)
+
+    def timestamp(self, at: float, digits: int = 3) -> str:
+        """A time as ISO 8601 in UTC, fixed in width so that text sorts as time does."""
+        whole = round(at * 10**digits)
+        # Taken once, since another thread may set it anew.
+        known_whole, known_digits, known_text = self._stamp
+        if (known_whole, known_digits) == (whole, digits):
+            return known_text
+        second, fraction = divmod(whole, 10**digits)
+        known, text = self._second
+        if known != second:
+            text = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
+            self._second = (second, text)
+        text = f"{text}{fraction:0{digits}d}Z"
+        self._stamp = whole, digits, text
+        return text
+
+    def ulid(self, prefix: str) -> str:
+        """An id such as find_01HXY…: ids made later sort later, also within a millisecond."""
+        with self._lock:
+            moment = round(self.clock() * 1000)
+            last, number = self._last
+            number = number + 1 if moment <= last else self.random.getrandbits(79)
+            self._last = moment, number = max(moment, last), number
+        return prefix + "_" + encode_ulid(moment, number)
+
+    def uuid(self) -> str:
+        """A random UUID (version 4) in lower case."""
+        # RFC 9562, 5.4: four bits say the version, two the variant.
+        number = self.random.getrandbits(128) & ~(0xF << 76 | 0x3 << 62) | 0x4 << 76 | 0x2 << 62
+        text = f"{number:032x}"
+        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+    def secret(self, prefix: str = "") -> str:
+        """Thirty-two random bytes as URL-safe text behind a prefix."""
+        text = base64.urlsafe_b64encode(self.random.randbytes(32)).rstrip(b"=").decode()
+        return prefix + text
+
+
+def encode_ulid(milliseconds: int, number: int) -> str:
+    """Write a time and an 80-bit number as the 26 characters of a ULID."""
+    number |= milliseconds << 80
+    return "".join([_PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])
+
+
+def parse_timestamp(text: str, digits: int = 3, dates: bool = False) -> str:
+    """Read an ISO 8601 date-time with an offset as UTC text; `dates` takes a plain date too."""
+    if dates and re.fullmatch(r"\d{4}-\d\d-\d\d", text):
+        text += "T00:00:00Z"
+    if not re.fullmatch(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d[0-9:.,]*(?:[Zz]|[+-][0-9:]+)", text):
+        raise ValueError("Expected a date-time such as 2026-07-30T23:59:59Z")
+    try:
+        moment = datetime.fromisoformat(text.upper())
+        if moment.tzinfo is None:
+            raise ValueError("no offset")
+        moment = moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ValueError("Expected a date-time such as 2026-07-30T23:59:59Z") from None
+    return f"{moment.isoformat()[:19]}.{moment.microsecond // 10 ** (6 - digits):0{digits}d}Z"
+
+
+def seconds_of(timestamp: str) -> float:
+    """A stored timestamp as seconds since 1970."""
+    return datetime.fromisoformat(timestamp).timestamp()
+
+
+# --- JSON and sessions --------------------------------------------------------
+
+DEPTH = 32
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False)
+to_json = _ENCODER.encode
+#: A string as JSON text.
+quote = json.encoder.encode_basestring
+
+
+def read_json(data: bytes) -> Any:
+    """Parse a JSON body; refuse NUL, lone surrogates, NaN and a depth over 32."""
+    try:
+        value = json.loads(data.decode(), parse_constant=refuse_constant, parse_float=read_float)
+    except (ValueError, RecursionError):
+        raise Invalid("The body is not JSON in UTF-8.", [issue([], "Expected JSON")]) from None
+    if data.count(b"[") + data.count(b"{") > DEPTH or b"\\u" in data:
+        check_json(value, DEPTH)
+    return value
+
+
+def refuse_constant(name: str) -> None:
+    """Refuse NaN and Infinity, which Python would read and JSON does not have."""
+    raise ValueError(name)
+
+
+def read_float(text: str) -> float:
+    """Read a number that is no integer, unless it is beyond what a float may hold."""
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(text)
+    return number
+
+
+def check_json(value: Any, depth: int) -> None:
+    """Refuse a parsed value that is nested too deep or holds text that is no text."""
+    if isinstance(value, str):
+        if "\0" in value or (not value.isascii() and not is_text(value)):
+            raise Invalid(issues=[issue([], "Expected text without NUL and lone surrogates")])
+    elif isinstance(value, dict | list):
+        if depth == 0:
+            raise Invalid(issues=[issue([], f"Expected at most {DEPTH} levels of nesting")])
+        for inner in value:
+            check_json(inner, depth - 1)
+        for inner in value.values() if isinstance(value, dict) else ():
+            check_json(inner, depth - 1)
+
+
+def is_text(value: str) -> bool:
+    """Whether a string can be written as UTF-8."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def issue(path: Sequence, message: str) -> dict:
+    """One fault as both the envelope and the reports spell it."""
+    return {"path": list(path), "message": message}
+
+
+class Session:
+    """Whose hands a workspace is in: the database to use, who acts, why, and what came of it.
+
+    `facts` collects the records written and `events` the events raised; both are put down in the
+    transaction of the write, before its commit.
+    """
+
+    __slots__ = (
+        "actor", "database", "events", "facts", "reason", "request_id", "ring", "source",
+        "workspace",
+    )  # fmt: skip
+
+    def __init__(self, workspace, database, actor="", reason="", request_id=""):
+        self.workspace, self.database = workspace, database
+        self.source, self.ring = workspace.source, workspace.ring
+        self.actor, self.reason, self.request_id = actor, reason, request_id
+        self.facts: list[tuple] = []
+        self.events: list[tuple[str, dict]] = []
+
+
+_session: contextvars.ContextVar[Session] = contextvars.ContextVar("session")
+session = _session.get
+
+
+class using:
+    """Makes a session the current one, in this thread, for the length of a with statement."""
+
+    __slots__ = ("before", "current")
+
+    def __init__(self, current: Session):
+        self.current = current
+
+    def __enter__(self) -> Session:
+        self.before = _session.set(self.current)
+        return self.current
+
+    def __exit__(self, *raised: object) -> None:
+        _session.reset(self.before)
+
+
+def now() -> str:
+    """The present of the current session, written as every Timestamp is."""
+    return session().source.now()
+
+
+def emit(event: str, data: dict) -> None:
+    """Raise an event; it leaves the outbox once the change is committed."""
+    session().events.append((event, data))
+
+
+# --- Fields -------------------------------------------------------------------
+# A field is the column, its CHECK, the JSON member, its validation and its part of
+# the OpenAPI document: one declaration for all of them.
+
+
+def camel(name: str) -> str:
+    """Spell a Python name the way that both APIs spell their members."""
+    head, *tail = name.split("_")
+    return head + "".join(word.capitalize() for word in tail)
+
+
+class Member:
+    """Mixed into every field: how its value crosses the border to JSON."""
+
+    json_type, python_type = "string", str
+    #: Never shown to a caller.
+    hidden = False
+    #: Kept encrypted in the file.
+    sealed = False
+
+    def read(self, value: Any) -> Any:
+        """Take a JSON value in, or raise ValueError with what is wrong."""
+        if type(value) is not self.python_type:
+            raise ValueError(f"Expected {self.json_type}")
+        return value
+
+    def parse(self, text: str) -> Any:
+        """The JSON value that the text of a table's cell or of a query stands for."""
+        return text
+
+    def coerce(self, value: Any) -> Any:
+        """The value that a lenient surface takes this one for."""
+        return value
+
+    def value(self, record: Any) -> Any:
+        """This member's JSON value in a record."""
+        return getattr(record, self.name)
+
+    def stored(self, record: Any) -> Any:
+        """This member's value in a record as the file holds it."""
+        return record.__data__.get(self.name)
+
+    def describe(self) -> dict:
+        """This member's part of a JSON schema."""
+        return {"type": self.json_type}
+
+    def sql(self, value: str) -> str:
+        """The SQL that gives json_object this member, from the SQL of what is stored."""
+        return value
+
+
+class Text(Member, peewee.TextField):
+    """A string; lengths count characters."""
+
+    def __init__(
+        self,
+        at_most: int = 10_000,
+        at_least: int = 0,
+        *,
+        pattern: str = "",
+        hint: str = "",
+        hidden: bool = False,
+        **options: Any,
+    ):
+        super().__init__(**options)
+        self.at_most, self.at_least = at_most, at_least
+        self.pattern, self.hint, self.hidden = pattern, hint, hidden
+
+    def read(self, value):
+        size = len(super().read(value))
+        if "\0" in value or not (value.isascii() or is_text(value)):
+            raise ValueError("Expected text without NUL and lone surrogates")
+        if not self.at_least <= size <= self.at_most:
+            if self.at_least:
+                raise ValueError(f"Expected {self.at_least} to {self.at_most} characters")
+            raise ValueError(f"Expected at most {self.at_most} characters")
+        if self.pattern and not re.fullmatch(self.pattern, value):
+            raise ValueError(self.hint)
+        return value
+
+    def coerce(self, value):
+        if type(value) in (int, float, bool):
+            return json.dumps(value)
+        return value
+
+    def describe(self):
+        schema: dict[str, Any] = {"type": "string", "maxLength": self.at_most}
+        if self.at_least:
+            schema["minLength"] = self.at_least
+        if self.pattern:
+            schema["pattern"] = f"^(?:{self.pattern})$"
+        return schema
+
+
+class Choice(Member, peewee.TextField):
+    """One word out of a fixed few; the table holds it to them too."""
+
+    def __init__(self, words: str, **options: Any):
+        super().__init__(**options)
+        self.words = tuple(words.split())
+
+    def bind(self, model, name, set_attribute=True):
+        listed = ", ".join(f"'{word}'" for word in self.words)
+        self.constraints = [peewee.Check(f'"{self.column_name or name}" IN ({listed})')]
+        super().bind(model, name, set_attribute)
+
+    def read(self, value):
+        if value not in self.words:
+            raise ValueError(f"Expected one of: {', '.join(self.words)}")
+        return value
+
+    def describe(self):
+        return {"type": "string", "enum": list(self.words)}
+
+
+class Integer(Member, peewee.IntegerField):
+    """A whole number between two bounds."""
+
+    json_type, python_type = "integer", int
+
+    def __init__(self, at_least: int = -(2**63), at_most: int = 2**63 - 1, **options: Any):
+        super().__init__(**options)
+        self.at_least, self.at_most = at_least, at_most
+
+    def read(self, value):
+        # JSON has one kind of number: 5.0 is the whole number 5.
+        whole = int(value) if type(value) is float and value.is_integer() else value
+        if not self.at_least <= super().read(whole) <= self.at_most:
+            raise ValueError(f"Expected a number from {self.at_least} to {self.at_most}")
+        return whole
+
+    def parse(self, text):
+        if not re.fullmatch(r"-?[0-9]{1,19}", text):
+            raise ValueError("Expected integer")
+        return int(text)
+
+    def describe(self):
+        return {"type": "integer", "minimum": self.at_least, "maximum": self.at_most}
+
+
+class Boolean(Member, peewee.IntegerField):
+    """True or false, kept as 1 or 0."""
+
+    json_type, python_type = "boolean", bool
+
+    def bind(self, model, name, set_attribute=True):
+        self.constraints = [peewee.Check(f'"{self.column_name or name}" IN (0, 1)')]
+        super().bind(model, name, set_attribute)
+
+    def db_value(self, value):
+        return None if value is None else int(value)
+
+    def python_value(self, value):
+        return None if value is None else bool(value)
+
+    def stored(self, record):
+        return self.db_value(super().stored(record))
+
+    def parse(self, text):
+        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+        if text.lower() not in words:
+            raise ValueError("Expected true or false")
+        return words[text.lower()]
+
+    def sql(self, value):
+        return f"json(CASE {value} WHEN 1 THEN 'true' WHEN 0 THEN 'false' END)"
+
+
+class Timestamp(Member, peewee.TextField):
+    """A point in time, stored as it is written: ISO 8601 in UTC, fixed in width.
+
+    `dates` takes a plain date for its first moment.
+    """
+
+    def __init__(self, digits: int = 3, *, dates: bool = False, hidden: bool = False, **options):
+        super().__init__(**options)
+        self.digits, self.dates, self.hidden = digits, dates, hidden
+
+    def read(self, value):
+        return parse_timestamp(super().read(value), self.digits, self.dates)
+
+    def parse(self, text):
+        return parse_timestamp(text, self.digits, dates=True)
+
+    def describe(self):
+        if not self.dates:
+            return {"type": "string", "format": "date-time"}
+        return {"type": "string", "anyOf": [{"format": "date-time"}, {"format": "date"}]}
+
+
+# --- Compound fields ----------------------------------------------------------
+
+
+class ListOf:
+    """A JSON array whose elements are all of one kind."""
+
+    def __init__(self, element: Any, at_most: int = 1000):
+        self.element, self.at_most = element, at_most
+
+    def coerce(self, value: Any) -> Any:
+        """The array with each element as a lenient surface takes it."""
+        return list(map(self.element.coerce, value)) if isinstance(value, list) else value
+
+    def read(self, value: Any) -> list:
+        """Check every element; tell all faults with their positions."""
+        if not isinstance(value, list):
+            raise ValueError("Expected array")
+        if len(value) > self.at_most:
+            raise ValueError(f"Expected at most {self.at_most} elements")
+        return read_each(enumerate(value), self.element)[1]
+
+    def describe(self) -> dict:
+        """This array's JSON schema."""
+        return {"type": "array", "items": self.element.describe(), "maxItems": self.at_most}
+
+
+class MapOf:
+    """A JSON object of free names whose values are all of one kind."""
+
+    def __init__(self, element: Any, at_most: int = 1000, name: Text | None = None):
+        self.element, self.at_most, self.name = element, at_most, name or Text(255)
+
+    def coerce(self, value: Any) -> Any:
+        """The object with each value as a lenient surface takes it."""
+        if not isinstance(value, dict):
+            return value
+        return {name: self.element.coerce(inner) for name, inner in value.items()}
+
+    def read(self, value: Any) -> dict:
+        """Check every name and value; tell all faults with their names."""
+        if not isinstance(value, dict):
+            raise ValueError("Expected object")
+        if len(value) > self.at_most:
+            raise ValueError(f"Expected at most {self.at_most} entries")
+        read_each(((key, key) for key in value), self.name)
+        return dict(zip(*read_each(value.items(), self.element), strict=True))
+
+    def describe(self) -> dict:
+        """This object's JSON schema."""
+        return {
+            "type": "object",
+            "additionalProperties": self.element.describe(),
+            "propertyNames": self.name.describe(),
+            "maxProperties": self.at_most,
+        }
+
+
+def read_each(items: Iterable[tuple[Any, Any]], element: Any) -> tuple[list, list]:
+    """Read every item's value with one reader; return the names and the values."""
+    names, values, issues = [], [], []
+    for name, value in items:
+        try:
+            values.append(element.read(value))
+            names.append(name)
+        except ValueError as error:
+            issues += Faults.of(error, name)
+    if issues:
+        raise Faults(issues)
+    return names, values
+
+
+class Json(Member, peewee.TextField):
+    """A JSON array or object, kept as text; `of` says what it must hold."""
+
+    def __init__(self, of: Any, **options: Any):
+        super().__init__(**options)
+        self.of = of
+
+    def read(self, value):
+        return self.of.read(value)
+
+    def coerce(self, value):
+        return self.of.coerce(value)
+
+    def parse(self, text):
+        try:
+            return json.loads(text)
+        except ValueError:
+            raise ValueError("Expected JSON") from None
+
+    def db_value(self, value):
+        return None if value is None else to_json(value)
+
+    def python_value(self, value):
+        return None if value is None else json.loads(value)
+
+    def stored(self, record):
+        return self.db_value(super().stored(record))
+
+    def describe(self):
+        return self.of.describe()
+
+    def sql(self, value):
+        return f"json({value})"
+
+
+class ForeignKey(Member, peewee.ForeignKeyField):
+    """Points at another record; its member is that record's id."""
+
+    def read(self, value):
+        if not 0 < len(super().read(value)) <= 64:
+            raise ValueError(f"Expected the id of a {self.rel_model.noun()}")
+        return value
+
+    def value(self, record):
+        return record.__data__.get(self.name)
+
+    def describe(self):
+        return {"type": "string", "minLength": 1, "maxLength": 64}
+
+
+class PrefixedId(Member, peewee.TextField):
+    """A primary key such as find_01HXY…, in the order in which records are made."""
+
+    def __init__(self, prefix: str):
+        super().__init__(primary_key=True, default=lambda: session().source.ulid(prefix))
+        self.prefix = prefix
+
+    def read(self, value):
+        if not re.fullmatch(self.prefix + "_[0-9A-Za-z]{1,40}", super().read(value)):
+            raise ValueError(f"Expected an id that starts with {self.prefix}_")
+        return value
+
+    def describe(self):
+        return {"type": "string", "pattern": f"^{self.prefix}_"}
+
+
+class Uuid(Member, peewee.TextField):
+    """A random primary key."""
+
+    def __init__(self):
+        super().__init__(primary_key=True, default=lambda: session().source.uuid())
+
+    def describe(self):
+        return {"type": "string", "format": "uuid"}
+
+
+class Sealed(str):
+    """The text of an encrypted value, as it stands in the file."""
+
+
+class SealedAccessor(peewee.FieldAccessor):
+    """Opens a sealed value when somebody reads it, not before."""
+
+    def __get__(self, instance, instance_type=None):
+        value = super().__get__(instance, instance_type)
+        if type(value) is Sealed:
+            value = session().ring.open(value, self.field.place(instance._pk))
+            instance.__data__[self.name] = value
+        return value
+
+
+class Encrypted(Text):
+    """A string that the file holds only encrypted, bound to its table, column and record."""
+
+    accessor_class = SealedAccessor
+    sealed = True
+
+    def place(self, key: str) -> str:
+        """What the encryption is bound to, so that a value cannot be moved elsewhere."""
+        return f"{self.model._meta.table_name}/{self.column_name}/{key}"
+
+    def python_value(self, value):
+        return None if value is None else Sealed(value)
+
+    def stored(self, record):
+        value = record.__data__.get(self.name)
+        if value is None or type(value) is Sealed:
+            return value
+        # A row is hashed as it is stored, so one value is sealed only once.
+        sealed = record.__dict__.setdefault("sealed_values", {})
+        if self.name not in sealed or sealed[self.name][0] != value:
+            sealed[self.name] = value, session().ring.seal(value, self.place(record._pk))
+        return sealed[self.name][1]
+
+
+# --- Models -------------------------------------------------------------------
+
+
+class CurrentDatabase:
+    """Stands in for the database of the session that is current in this thread.
+
+    Without one, it knows the dialect and no file: enough to declare models and to write SQL.
+    """
+
+    dialect = peewee.SqliteDatabase(None)
+
+    def __getattr__(self, name):
+        current = _session.get(None)
+        return getattr(current.database if current else self.dialect, name)
+
+
+class Model(peewee.Model):
+    """The base of every table, and of the rules of its records.
+
+    A model says with class attributes: `fact`, what the audit log calls it (empty: its writes are
+    not facts); `key`, the field that names a record among its kind; `moves`, which status may
+    follow which; `subject`, under which (module, type) other records point at it; `append_only`,
+    that triggers refuse update and delete. A key may be several fields, separated by spaces.
+    """
+
+    fact: ClassVar[str] = ""
+    made: ClassVar[str] = "created"
+    key: ClassVar[str] = ""
+    moves: ClassVar[Mapping[str, str]] = {}
+    subject: ClassVar[tuple[str, str] | None] = None
+    append_only: ClassVar[bool] = False
+    #: Whether a change moves `updated_at` even when it changes nothing else.
+    touched: ClassVar[bool] = False
+    schema_name: ClassVar[str] = ""
+
+    class Meta:
+        database = CurrentDatabase()
+        legacy_table_names = False
+        strict_tables = True
+
+    @classmethod
+    def noun(cls) -> str:
+        """What one of these is called in a sentence."""
+        return cls._meta.table_name.replace("_", " ")
+
+    @classmethod
+    @functools.cache
+    def members(cls) -> dict[str, Member]:
+        """The fields that callers see, by the names of their members."""
+        return {camel(f.column_name): f for f in cls._meta.sorted_fields if not f.hidden}
+
+    @classmethod
+    @functools.cache
+    def statements(cls) -> Statements:
+        """The SQL kept for this model."""
+        return Statements(cls)
+
+    @classmethod
+    def create(cls, **values) -> Model:
+        """Make a record, and note it as a fact."""
+        record = cls(__no_default__=True)
+        record.__data__ = {**cls._meta.get_default_dict(), **values}
+        row = record.row()
+        session().database.connection().execute(cls.statements().insert, row)
+        if cls.fact:
+            session().facts.append((cls.made, cls, record._pk, row, None))
+        return record
+
+    @classmethod
+    def seek(cls, key: str) -> Model | None:
+        """The record with this id, or None."""
+        row = session().database.connection().execute(cls.statements().row, (key,)).fetchone()
+        if row is None:
+            return None
+        record = cls(__no_default__=True)
+        for field, value in zip(cls._meta.sorted_fields, row, strict=True):
+            record.__data__[field.name] = field.python_value(value)
+        record._dirty.clear()
+        return record
+
+    @classmethod
+    def has(cls, key: str) -> bool:
+        """Whether there is a record with this id."""
+        rows = session().database.connection().execute(cls.statements().exists, (key,))
+        return rows.fetchone() is not None
+
+    @classmethod
+    def fetch(cls, key: str) -> Model:
+        """The record with this id, or NotFound."""
+        record = cls.seek(key)
+        if record is None:
+            raise NotFound(f"There is no {cls.noun()} with the id {key}.")
+        return record
+
+    def change(self, **values) -> set[str]:
+        """Set these fields, keeping to the moves of the status, and note it as a fact.
+
+        Returns the names of the fields that were another value before.
+        """
+        known = self._meta.fields
+        before = {name: known[name].value(self) for name in values}
+        changed = {name: value for name, value in values.items() if before[name] != value}
+        if not changed and not self.touched:
+            return set()
+        if "status" in changed and self.moves:
+            check_move(self, changed["status"])
+        if "updated_at" in known:
+            changed.setdefault("updated_at", session().source.now(known["updated_at"].digits))
+        for name, value in changed.items():
+            setattr(self, name, value)
+        self.store(list(changed))
+        if self.fact:
+            was = {
+                camel(known[name].column_name): before[name] for name in values if name in changed
+            }
+            session().facts.append(("updated", type(self), self._pk, self.row(), was))
+        return set(changed)
+
+    def store(self, names: Sequence[str]) -> None:
+        """Write the named fields, and no others, to the file."""
+        model = type(self)
+        assignments = ", ".join(f'"{self._meta.fields[name].column_name}" = ?' for name in names)
+        values = [self._meta.fields[name].stored(self) for name in names]
+        key = self._meta.primary_key.column_name
+        session().database.connection().execute(
+            f'UPDATE "{model._meta.table_name}" SET {assignments} WHERE "{key}" = ?',
+            [*values, self._pk],
+        )
+        if model.fact:
+            session().database.connection().execute(model.statements().refresh, (self._pk,))
+
+    def remove(self) -> None:
+        """Take the record away, and note it as a fact."""
+        # What goes along goes through the same door, so that the ledger knows of it.
+        for key in self._meta.backrefs:
+            if key.on_delete == "CASCADE":
+                for record in list(key.model.select().where(key == self._pk)):
+                    record.remove()
+        row = self.row()
+        self.delete_instance()
+        if self.fact:
+            session().facts.append(("deleted", type(self), self._pk, row, None))
+
+    @classmethod
+    def overdue(cls, workspace: Workspace, at: float) -> Iterable[Model]:
+        """The records whose validity has passed at a time, and that do not say so yet."""
+        return ()
+
+    @classmethod
+    @functools.cache
+    def key_fields(cls) -> list[Member]:
+        """The fields that name a record among its kind."""
+        return [cls._meta.fields[name] for name in cls.key.split()]
+
+    def row(self) -> list:
+        """All columns as the file holds them, in the order of the table."""
+        return [field.stored(self) for field in self._meta.sorted_fields]
+
+    def json(self) -> dict:
+        """This record as both APIs give it out."""
+        return {member: field.value(self) for member, field in self.members().items()}
+
+
+def check_move(record: Model, status: str) -> None:
+    """Refuse a status that may not follow the present one."""
+    allowed = record.moves.get(record.status, "").split()
+    if status not in allowed:
+        choices = f"it can become {', '.join(allowed)}" if allowed else "it stays as it is"
+        raise Unprocessable(
+            f"This {record.noun()} is {record.status} and cannot become {status}; {choices}.",
+            [issue(["status"], f"Cannot follow {record.status}")],
+        )
+
+
+class Statements:
+    """The SQL of one model that hot paths use again and again, made once from peewee's queries."""
+
+    def __init__(self, model: type[Model]):
+        self.model = model
+        columns = model._meta.sorted_fields
+        stored = {column: f'"{column.column_name}"' for column in columns}
+        given = {column: f"?{number}" for number, column in enumerate(columns, 1)}
+        names, values = list(stored.values()), list(given.values())
+        self.json = self.json_text(stored)
+        if model.fact:
+            # What a read gives out is written once, instead of at every read.
+            names, values = [*names, '"json"'], [*values, self.json_text(given)]
+        table = f'"{model._meta.table_name}"'
+        self.insert = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join(values)})"
+        self.text = peewee.SQL('"json"' if model.fact else self.json)
+        one = model._meta.primary_key == peewee.SQL("?")
+        self.retrieve = model.select(self.text.cast("BLOB")).where(one).sql()[0]
+        self.row = model.select().where(one).sql()[0]
+        self.exists = model.select(peewee.SQL("1")).where(one).sql()[0]
+        key = stored[model._meta.primary_key]
+        self.refresh = f'UPDATE {table} SET "json" = {self.json} WHERE {key} = ?'
+
+    def json_text(self, stored: Mapping[Member, str]) -> str:
+        """SQL for a record's JSON text, from the SQL of its fields, encrypted values still closed.
+
+        A closed value stands between two raw unit separators, which JSON text never holds.
+        """
+        key, parts, plain = stored[self.model._meta.primary_key], [], []
+        for member, column in self.model.members().items():
+            if not column.sealed:
+                plain.append(f"'{member}', {column.sql(stored[column])}")
+                continue
+            before, first = f"json_object({', '.join(plain)})", 2 if parts else 1
+            parts.append(f"substr({before}, {first}, length({before}) - {first})")
+            closed = (
+                f"char(31) || '{column.place('')}' || {key} || '/' || {stored[column]} || char(31)"
+            )
+            parts.append(f"""',"{member}":' || ifnull({closed}, 'null') || ','""")
+            plain = []
+        last = f"json_object({', '.join(plain)})"
+        return " || ".join([*parts, f"substr({last}, 2)" if parts else last])
+
+
+def unseal(text: bytes, ring: KeyRing) -> bytes:
+    """Open the encrypted values in the JSON text of one record or of many."""
+    pieces = text.split(b"\x1f")
+    if len(pieces) > 1:
+        ring.open_each(pieces)
+    return b"".join(pieces)
+
+
+# --- Schemas ------------------------------------------------------------------
+
+
+class Schema:
+    """What a JSON object must hold: fields of models by attribute, others by name.
+
+    `required` and `optional` name members whose field alone would say otherwise; `aliases` are
+    further names under which a member is accepted.
+    """
+
+    def __init__(
+        self,
+        *columns: Member,
+        required: str = "",
+        optional: str = "",
+        aliases: Mapping[str, str] = MappingProxyType({}),
+        name: str = "",
+        **own: Any,
+    ):
+        self.members = {camel(column.column_name): (column.name, column) for column in columns}
+        self.members |= {camel(name): (name, member) for name, member in own.items()}
+        self.aliases, self.name = aliases, name
+        self.required = {
+            member
+            for member, (_, field) in self.members.items()
+            if member in required.split()
+            or not (field.null or field.default is not None or member in optional.split())
+        }
+
+    def read(
+        self, data: Any, *, partial: bool = False, coerce: bool = False, parse: bool = False
+    ) -> dict:
+        """Check an object against this schema; its values, named as the fields are, or all faults.
+
+        `partial` lets required members be absent; `coerce` takes numbers for strings; `parse` takes
+        every value from text, as in a table's cell or a query.
+        """
+        if not isinstance(data, dict):
+            raise Faults([([], "Expected object")])
+        values, issues = {}, []
+        for member, (name, field) in self.members.items():
+            value = data.get(member)
+            if value is None and self.aliases:
+                value = self.by_alias(data, member)
+            try:
+                if value is None:
+                    self.read_absent(data, member, name, field, partial, values)
+                    continue
+                if parse and isinstance(value, str):
+                    value = field.parse(value)
+                values[name] = field.read(field.coerce(value) if coerce else value)
+            except ValueError as error:
+                issues += Faults.of(error, member)
+        if issues:
+            raise Faults(issues)
+        return values
+
+    def by_alias(self, data: dict, member: str) -> Any:
+        """The value that stands under another name of a member."""
+        for alias, meant in self.aliases.items():
+            if meant == member and data.get(alias) is not None:
+                return data[alias]
+        return None
+
+    def read_absent(self, data, member, name, field, partial, values) -> None:
+        """What an absent or null member means: the default, a null, or a fault."""
+        if member in self.required:
+            if not partial:
+                raise ValueError("Required")
+        elif not partial and member in data and field.null and field.default is None:
+            values[name] = None
+
+    def describe(self) -> dict:
+        """This schema as a JSON schema."""
+        schema = {
+            "type": "object",
+            "properties": {
+                member: describe_member(field, member not in self.required)
+                for member, (_, field) in self.members.items()
+            },
+        }
+        if self.required:
+            schema["required"] = [member for member in self.members if member in self.required]
+        return schema
+
+
+def describe_member(field: Any, writing: bool = False) -> dict:
+    """One member's JSON schema, with null and the default where the field has them."""
+    schema = field.describe()
+    if getattr(field, "null", False) or (writing and getattr(field, "default", None) is not None):
+        schema["type"] = [schema["type"], "null"]
+        if "enum" in schema:
+            schema["enum"] = [*schema["enum"], None]
+    default = getattr(field, "default", None)
+    if writing and default is not None and not callable(default):
+        schema["default"] = default
+    return schema
+
+
+def describe_model(model: type[Model]) -> dict:
+    """A record as a JSON schema: every member is always there."""
+    properties = {member: describe_member(field) for member, field in model.members().items()}
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+class Filters(Schema):
+    """The query of a list: everything may be absent that `required` does not name."""
+
+    def __init__(self, *columns: Member, required: str = "", **own: Any):
+        super().__init__(*columns, **own)
+        self.required = set(required.split())
+
+
+class Shape(Schema):
+    """An object inside a record; its values keep the names of their members."""
+
+    def coerce(self, value: Any) -> Any:
+        """The object as it is; its members are coerced when it is read."""
+        return value
+
+    def read(self, data, **options):
+        values = super().read(data, **options)
+        return {member: values.get(name) for member, (name, _) in self.members.items()}
+
+
+NOTHING = Schema()
+
+
+# --- Keys and encryption ------------------------------------------------------
+
+
+class RingKey(Model):
+    """A key of the workspace, wrapped by a key that is kept outside the file."""
+
+    id = Integer(primary_key=True)
+    wrapped = Text()
+    created_at = Timestamp(default=now)
+
+
+class KeyRing:
+    """The keys of one workspace: the newest seals, every one opens.
+
+    AES-256-GCM with 96-bit nonces; a sealed text is `<key id>.<base64 of nonce and ciphertext>`.
+    Keys for other purposes (tokens, cursors, secrets) derive from the first key by HMAC-SHA-256.
+    """
+
+    def __init__(self, wrapping_key: bytes, source: Source):
+        self._wrapping, self._source = AESGCM(wrapping_key), source
+        self._keys: dict[str, AESGCM] = {}
+        self._root = b""
+        self._newest = ""
+
+    def wrap(self, key_id: int, key: bytes) -> str:
+        """Encrypt a new key for the file."""
+        nonce = self._source.random.randbytes(12)
+        sealed = nonce + self._wrapping.encrypt(nonce, key, b"ring/%d" % key_id)
+        return base64.b64encode(sealed).decode()
+
+    def add(self, key_id: int, wrapped: str) -> None:
+        """Take a key from the file into use; Unavailable if the wrapping key is not its own."""
+        sealed = base64.b64decode(wrapped)
+        try:
+            key = self._wrapping.decrypt(sealed[:12], sealed[12:], b"ring/%d" % key_id)
+        except InvalidTag:
+            raise Unavailable(
+                "The workspace's keys cannot be opened: NOVANTRA_LITE_KEY or the key file beside "
+                "the database is not the one that this file was made with."
+            ) from None
+        self._root = self._root or key
+        self._keys[str(key_id)] = AESGCM(key)
+        self._newest = str(key_id)
+
+    def derive(self, purpose: str) -> bytes:
+        """A key of 32 bytes for one purpose."""
+        return hmac.digest(self._root, purpose.encode(), "sha256")
+
+    def seal(self, text: str, place: str) -> str:
+        """Encrypt a text for one place in the file.
+
+        What is encrypted is its JSON, so that an answer is put together without reading it.
+        """
+        sealed = self.seal_bytes(quote(text).encode(), place)
+        return self._newest + "." + base64.b64encode(sealed).decode()
+
+    def open(self, sealed: str, place: str) -> str:
+        """Decrypt a text from one place in the file; Unavailable if it was tampered with."""
+        key_id, _, text = sealed.partition(".")
+        try:
+            data = binascii.a2b_base64(text)
+            bound = f"{place}/{key_id}".encode()
+            return json.loads(self._keys[key_id].decrypt(data[:12], data[12:], bound))
+        except (InvalidTag, KeyError, ValueError):
+            log.error("An encrypted value in %s cannot be opened.", place)
+            raise Unavailable("An encrypted value of this record cannot be opened.") from None
+
+    def open_each(self, pieces: list[bytes]) -> None:
+        """Put the JSON of what was sealed in the place of every second piece of an answer.
+
+        Such a piece is what the value is bound to, a full stop, and its nonce and ciphertext.
+        """
+        decode, only = binascii.a2b_base64, len(self._keys) == 1
+        decrypt = self._keys[self._newest].decrypt
+        try:
+            for index in range(1, len(pieces), 2):
+                bound, _, text = pieces[index].rpartition(b".")
+                data = decode(text)
+                if not only:
+                    decrypt = self.key_of(bound).decrypt
+                pieces[index] = decrypt(data[:12], data[12:], bound)
+        except (InvalidTag, KeyError, ValueError):
+            log.error(
+                "An encrypted value in %s cannot be opened.", pieces[index].partition(b".")[0]
+            )
+            raise Unavailable("An encrypted value of this record cannot be opened.") from None
+
+    def key_of(self, bound: bytes) -> AESGCM:
+        """The key that is named at the end of what a value is bound to."""
+        return self._keys[bound.rpartition(b"/")[2].decode()]
+
+    def seal_bytes(self, data: bytes, place: str) -> bytes:
+        """Encrypt bytes for one place in the file: nonce, then ciphertext."""
+        nonce = self._source.random.randbytes(12)
+        bound = f"{place}/{self._newest}".encode()
+        return nonce + self._keys[self._newest].encrypt(nonce, data, bound)
+
+    def open_bytes(self, data: bytes, place: str) -> bytes:
+        """Decrypt bytes from one place in the file, with whichever key sealed them."""
+        for key_id, key in self._keys.items():
+            with contextlib.suppress(InvalidTag, ValueError):
+                return key.decrypt(data[:12], data[12:], f"{place}/{key_id}".encode())
+        log.error("Encrypted bytes in %s cannot be opened.", place)
+        raise Unavailable("The encrypted content of this record cannot be opened.")
+
+
+def wrapping_key(setting: str, beside: Path | None, source: Source) -> bytes:
+    """The key that wraps a ring: from the setting, from the key file, or made just now.
+
+    The setting may be 32 bytes in base64 or a passphrase; the key file is made with mode 0600.
+    """
+    if setting:
+        with contextlib.suppress(ValueError):
+            raw = base64.b64decode(setting, validate=True)
+            if len(raw) == 32:
+                return raw
+        return hashlib.scrypt(
+            setting.encode(), salt=b"novantra-lite ring", n=2**14, r=8, p=1, dklen=32
+        )
+    if beside is None:
+        return source.random.randbytes(32)
+    try:
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        with contextlib.suppress(ValueError):
+            key = base64.b64decode(beside.read_text().strip(), validate=True)
+            if len(key) == 32:
+                return key
+        raise Unavailable(
+            f"{beside.name} does not hold a key: put back the one that did."
+        ) from None
+    key = source.random.randbytes(32)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(base64.b64encode(key) + b"\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    return key
+
+
+# --- Connections --------------------------------------------------------------
+# What is SQLite's own (pragmas, backup, locks, triggers) stays in this section and the next two.
+
+APPLICATION_ID = 0x4E56_4C54
+#: Without recursive_triggers, REPLACE would get past the triggers that refuse to delete.
+PRAGMAS = {
+    "foreign_keys": 1, "recursive_triggers": 1, "trusted_schema": 0, "temp_store": 2,
+    "cache_size": -16_384,
+}  # fmt: skip
+
+
+class Database(peewee.SqliteDatabase):
+    """A peewee database whose connections are all known, so that all can be closed."""
+
+    def __init__(self, *arguments, **options):
+        self.opened: list[tuple[threading.Thread, sqlite3.Connection]] = []
+        super().__init__(*arguments, **options)
+
+    def _connect(self):
+        self.close_ended()
+        connection = super()._connect()
+        self.opened.append((threading.current_thread(), connection))
+        return connection
+
+    def close_ended(self) -> None:
+        """Close the connections of threads that have ended; a host may make one per request."""
+        for held in [held for held in self.opened if not held[0].is_alive()]:
+            with contextlib.suppress(ValueError):
+                self.opened.remove(held)
+                held[1].close()
+
+    def close_every(self) -> None:
+        """Close the connections of all threads."""
+        while self.opened:
+            self.opened.pop()[1].close()
+
+
+class FileLock:
+    """Keeps a second process from opening a workspace; it names the one that has it."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.open()
+        while not self.is_there():
+            # Its holder gave it up between our opening and our locking it, and took it away.
+            os.close(self.descriptor)
+            self.open()
+        os.ftruncate(self.descriptor, 0)
+        os.pwrite(self.descriptor, f"process {os.getpid()}\n".encode(), 0)
+
+    def open(self) -> None:
+        """Open the file and lock it, or raise Conflict."""
+        self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self.take()
+        except OSError:
+            holder = os.pread(self.descriptor, 200, 0).decode(errors="replace").strip()
+            os.close(self.descriptor)
+            raise Conflict(
+                f"{self.path.stem} is in use by {holder or 'another process'}; stop it first."
+            ) from None
+
+    def is_there(self) -> bool:
+        """Whether the file that is locked is the one that others would find."""
+        try:
+            return os.path.samestat(os.fstat(self.descriptor), os.stat(self.path))
+        except FileNotFoundError:
+            return False
+
+    def take(self) -> None:
+        """Lock the file for this process, or raise OSError."""
+        import fcntl
+
+        fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def release(self) -> None:
+        """Give the workspace free; what is left of the lock is nothing."""
+        with contextlib.suppress(FileNotFoundError):
+            self.path.unlink()
+        os.close(self.descriptor)
+
+
+class Slot:
+    """One piece of work that waits for the writer."""
+
+    __slots__ = ("done", "error", "result", "work")
+
+    def __init__(self, work: Callable[[], Any]):
+        self.work, self.done = work, False
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+
+class Writer:
+    """The one connection of a workspace that writes.
+
+    Whoever waits for it shares a commit: each piece of work runs in a savepoint of its own, so that
+    one that fails takes nothing with it, and nobody is answered before the commit.
+    """
+
+    def __init__(self, database: Database):
+        self.database = database
+        #: How many transactions were lost as a whole; the heads of the chains are stale after one.
+        self.failures = 0
+        #: Seconds that a transaction took lately, from its begin to the end of its commit.
+        self.pace = 0.0
+        self._lock = threading.Lock()
+        self._waiting: deque[Slot] = deque()
+
+    def run(self, work: Callable[[], Any]) -> Any:
+        """Do the work in a transaction; return its result, or raise what it raised."""
+        slot = Slot(work)
+        self._waiting.append(slot)
+        with self._lock:
+            if not slot.done:
+                self.drain()
+        if slot.error is not None:
+            raise slot.error
+        return slot.result
+
+    def drain(self) -> None:
+        """Do everything that waits, in one transaction."""
+        connection, begin = self.database.connection(), time.perf_counter()
+        batch: list[Slot] = []
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            while self._waiting:
+                batch.append(self._waiting.popleft())
+                self.attempt(connection, batch[-1])
+            connection.execute("COMMIT")
+            self.pace += (time.perf_counter() - begin - self.pace) / 8
+        except BaseException as error:
+            self.failures += 1
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            # One by one: work that arrives just now shares the failure or waits for its turn.
+            while self._waiting:
+                batch.append(self._waiting.popleft())
+            for slot in batch:
+                slot.error = slot.error or translate(error)
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            for slot in batch:
+                slot.done = True
+
+    @staticmethod
+    def attempt(connection: sqlite3.Connection, slot: Slot) -> None:
+        """Do one piece of work in a savepoint, and keep what it raises for whoever waits for it."""
+        connection.execute("SAVEPOINT work")
+        try:
+            slot.result = slot.work()
+        except Exception as error:
+            connection.execute("ROLLBACK TO work")
+            slot.error = translate(error)
+        connection.execute("RELEASE work")
+
+    def close(self) -> None:
+        """Wait for the work at hand, then close the connection."""
+        with self._lock:
+            self.database.close_every()
+
+
+def translate(error: BaseException) -> BaseException:
+    """What an error of the file means to a caller; other errors stand as they are."""
+    if isinstance(error, sqlite3.IntegrityError | peewee.IntegrityError):
+        text = str(error)
+        if "UNIQUE" in text:
+            return Conflict("There is already a record with this key.")
+        if "FOREIGN KEY" in text:
+            return Conflict("Other records still point here, or a record pointed to is not there.")
+        return Invalid("A value is outside of what the table may hold.")
+    if isinstance(error, sqlite3.OperationalError | peewee.OperationalError):
+        log.error("The database refused: %s", error)
+        return Unavailable(headers={"Retry-After": "1"})
+    return error
+
+
+# --- Workspaces ---------------------------------------------------------------
+
+
+class Workspace:
+    """One organization: its file, its connections, its keys.
+
+    `path` is None for a workspace that ends with the process; it is a temporary file then, since
+    SQLite's shared memory mode refuses writers that meet.
+    """
+
+    def __init__(
+        self, path: Path | None, settings: Settings, source: Source, read_only: bool = False
+    ):
+        self.settings, self.source, self.read_only = settings, source, read_only
+        self.path, self.lock = path, None
+        self.folder = None
+        if path is None:
+            import tempfile
+
+            self.folder = tempfile.TemporaryDirectory(prefix="novantra-lite-")
+            self.file = Path(self.folder.name) / "workspace.db"
+        else:
+            self.file = path
+            self.lock = self.take_lock(path.with_name(path.name + ".lock"))
+            if not read_only:
+                # SQLite gives the files beside it the mode of this one.
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        synchronous = settings.synchronous if path else "OFF"
+        # Reading a mapped file copies nothing; how deep a page lies makes no difference then.
+        self.reader = self.connect(query_only=1, mmap_size=1 << 30, read_only=read_only)
+        self.writer = Writer(self.connect(synchronous=synchronous, shared=True))
+        #: Keys of the writes with an Idempotency-Key that are running now.
+        self.running: set[str] = set()
+        self._reads: dict[tuple[str, int], int] = {}
+        self.tidied = -1
+
+    def take_lock(self, path: Path) -> FileLock | None:
+        """Lock the file; who only reads may do so beside the one that has it."""
+        try:
+            return FileLock(path)
+        except (Conflict, OSError):
+            if self.read_only:
+                return None
+            raise
+
+    def connect(self, read_only: bool = False, shared: bool = False, **pragmas) -> Database:
+        """A database on the file: one connection per thread, or one `shared` by all."""
+        target, options = str(self.file), {"timeout": self.settings.busy_timeout}
+        if read_only:
+            target, options["uri"] = f"{self.file.absolute().as_uri()}?mode=ro", True
+        return Database(
+            target,
+            pragmas={**PRAGMAS, **pragmas},
+            thread_safe=not shared,
+            check_same_thread=False,
+            cached_statements=512,
+            **options,
+        )
+
+    def fetch_row(self, sql: str, values: Sequence = ()) -> tuple | None:
+        """The first row of a read, on this thread's reader or in the write at hand."""
+        return session().database.connection().execute(sql, values).fetchone()
+
+    def json_of(self, model: type[Model], key: str) -> bytes:
+        """The JSON text of one record, or NotFound."""
+        statements = model.statements()
+        row = self.fetch_row(statements.retrieve, (key,))
+        if row is None:
+            raise NotFound(f"There is no {model.noun()} with the id {key}.")
+        return unseal(row[0], self.ring)
+
+    def read(self) -> contextlib.AbstractContextManager[Session]:
+        """Look at the workspace, in this thread."""
+        return using(self.reading)
+
+    def count_read(self, account: str) -> None:
+        """Count a read of an account, for the audit log of this minute."""
+        key = account, int(self.source.clock()) // 60
+        self._reads[key] = self._reads.get(key, 0) + 1
+
+    def counted_reads(self, at: float) -> dict[tuple[str, int], int]:
+        """The reads of the minutes that are over, taken out of the count."""
+        minute = int(at) // 60
+        over = [key for key in list(self._reads) if key[1] < minute]
+        return {key: self._reads.pop(key) for key in over}
+
+    def backup(self, target: Path) -> None:
+        """Copy the file as it stands at one moment to a new file, while it is in use."""
+        if target.exists():
+            raise Conflict(f"{target.name} exists already; name a new file for the backup.")
+        part = target.with_name(target.name + ".part")
+        # SQLite would let others read it, and would not say that the directory is missing.
+        os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
+        copy = sqlite3.connect(part)
+        with contextlib.closing(copy):
+            self.reader.connection().backup(copy)
+            copy.execute("PRAGMA journal_mode = DELETE")
+        with open(part, "rb") as stream:
+            os.fsync(stream.fileno())
+        part.rename(target)
+
+    def close(self) -> None:
+        """Close readers, then the writer (which checkpoints), then give the lock free."""
+        self.reader.close_every()
+        if self.lock and self.read_only:
+            # A reader may not take away the files that SQLite keeps beside the database.
+            with contextlib.suppress(peewee.DatabaseError):
+                self.writer.database.connection()
+        self.writer.close()
+        if self.folder:
+            self.folder.cleanup()
+        if self.lock:
+            self.lock.release()
+
+
+# --- Tables and migrations ----------------------------------------------------
+
+
+def tables_sql(models: Sequence[type[Model]]) -> list[str]:
+    """The statements that make every table, index and trigger."""
+    statements = []
+    for model in models:
+        statements.append(create_table(model))
+        statements += create_indexes(model)
+        if model.append_only:
+            statements += refuse_changes(model._meta.table_name)
+    return statements
+
+
+def create_table(model: type[Model]) -> str:
+    """One table, a column a line, under the first sentence of its record's docstring."""
+    sql = render(model._schema._create_table(safe=False))
+    head, columns, tail = re.fullmatch(r"(.*?\()(.*)(\).*)", sql).groups()
+    lines = ",\n    ".join(re.split(r", (?=\"[a-z_0-9]+\" [A-Z]|FOREIGN)", columns))
+    if model.fact:
+        head_of_keys = lines.find(",\n    FOREIGN")
+        end = head_of_keys if head_of_keys >= 0 else len(lines)
+        lines = f'{lines[:end]},\n    "json" TEXT NOT NULL{lines[end:]}'
+    comment = inspect.getdoc(model).split("\n\n")[0].replace("\n", " ")
+    return f"-- {comment}\n{head}\n    {lines}\n{tail}"
+
+
+def render(context: peewee.Context) -> str:
+    """The SQL of a statement that takes no values."""
+    return context.query()[0]
+
+
+def create_indexes(model: type[Model]) -> Iterator[str]:
+    """The indexes that a model's fields and lists call for."""
+    table = model._meta.table_name
+    for name, columns in model_indexes(model).items():
+        listed = ", ".join(f'"{column}"' for column in columns)
+        unique = "UNIQUE " if name == "key" else ""
+        yield f'CREATE {unique}INDEX "{table}_{name}" ON "{table}" ({listed})'
+
+
+@functools.cache
+def model_indexes(model: type[Model]) -> dict[str, list[str]]:
+    """The columns of every index that is no constraint, by the name of the index."""
+    known = model._meta.fields
+    tie = [] if isinstance(model._meta.primary_key, Uuid) else ["id"]
+    order = ["created_at", *tie] if "created_at" in known else []
+    indexes = {"created": order} if order else {}
+    if model.key:
+        indexes["key"] = [column.column_name for column in model.key_fields()]
+    for field in model._meta.sorted_fields:
+        if field.index and not field.unique and not field.primary_key:
+            indexes[field.column_name] = [field.column_name, *order]
+    return indexes
+
+
+def refuse_changes(table: str) -> Iterator[str]:
+    """Triggers that let a table only grow."""
+    for change in ("update", "delete"):
+        yield (
+            f'CREATE TRIGGER "{table}_refuses_{change}" BEFORE {change.upper()} ON "{table}" '
+            f"BEGIN SELECT RAISE(ABORT, '{table} only grows'); END"
+        )
+
+
+@dataclass(frozen=True)
+class Migration:
+    """One numbered step from the layout of an older file to the next."""
+
+    version: int
+    explanation: str
+    statements: tuple[str, ...]
+
+
+def open_file(
+    workspace: Workspace, create: Callable[[], Sequence[str]], steps: Sequence[Migration]
+) -> None:
+    """Make the tables of a new file, or bring an older file up to date."""
+    # Reading leaves the file alone; a connection that may write would checkpoint it at its end.
+    database = workspace.reader if workspace.read_only else workspace.writer.database
+    newest = max([1, *(step.version for step in steps)])
+    try:
+        connection = database.connection()
+    except peewee.OperationalError as error:
+        raise translate(error) from None
+    except peewee.DatabaseError:
+        raise not_ours(workspace) from None
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    empty = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0
+    if not empty and application != APPLICATION_ID:
+        raise not_ours(workspace)
+    if version > newest:
+        raise Conflict(
+            f"{workspace.file.name} was written by a newer novantra-lite (layout {version}, this "
+            f"one knows {newest}); install that version or a later one."
+        )
+    if not workspace.read_only:
+        connection.execute("PRAGMA journal_mode = WAL")
+    if empty:
+        statements = [*create(), f"PRAGMA application_id = {APPLICATION_ID}"]
+    else:
+        due = [step for step in steps if step.version > version]
+        statements = [sql for step in due for sql in step.statements]
+        if due:
+            keep_before(workspace, newest)
+    if statements:
+        run_together(connection, [*statements, f"PRAGMA user_version = {newest}"])
+
+
+def not_ours(workspace: Workspace) -> Conflict:
+    """What is said of a file that is no workspace."""
+    return Conflict(f"{workspace.file.name} is not a file of novantra-lite; name another one.")
+
+
+def keep_before(workspace: Workspace, newest: int) -> None:
+    """Take a backup before a migration; Conflict where the file is open for reading only."""
+    if workspace.read_only:
+        raise Conflict(
+            f"{workspace.file.name} was written by an older novantra-lite; open it for writing "
+            "once to bring it up to date."
+        )
+    before = workspace.file.with_name(f"{workspace.file.name}.before-{newest}")
+    # One from an attempt that failed holds nothing that the file does not.
+    before.unlink(missing_ok=True)
+    workspace.backup(before)
+
+
+def run_together(connection: sqlite3.Connection, statements: Iterable[str]) -> None:
+    """Run statements in one transaction."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for sql in statements:
+            connection.execute(sql)
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+
+
+# --- Pages --------------------------------------------------------------------
+
+
+class Listing:
+    """A list of one model: newest first by (created_at, id), or oldest first, cut by keyset.
+
+    The SQL is made once for each set of filters in use, from a peewee query; SQLite writes the JSON
+    of a page and gives it back as one row: text, number of records, and the place of the last.
+    """
+
+    def __init__(self, model: type[Model], filters: Mapping[str, Any], newest_first: bool = True):
+        self.model, self.filters, self.newest_first = model, filters, newest_first
+        self._kept: dict[tuple, tuple[str, str]] = {}
+
+    def sql(self, names: tuple[str, ...], cursor: bool) -> str:
+        """The SQL of a page under these filters."""
+        kept = self._kept.get((names, cursor))
+        if kept is None:
+            kept = self._kept[names, cursor] = self.make_sql(names, cursor)
+        return kept
+
+    def make_sql(self, names: tuple[str, ...], cursor: bool) -> str:
+        """Write the SQL of a page with peewee, and let SQLite join what it finds."""
+        model = self.model
+        place = peewee.EnclosedNodeList([model.created_at, model.id])
+        query = model.select(model.statements().text, model.created_at, model.id)
+        for name in names:
+            query = query.where(self.filters[name]("?"))
+        if cursor:
+            mark = peewee.EnclosedNodeList([peewee.Value("?"), peewee.Value("?")])
+            query = query.where(place <= mark if self.newest_first else place >= mark)
+        # Random keys say nothing of the order within one moment; the rowid is that of insertion.
+        tie = peewee.SQL('"rowid"') if isinstance(model.id, Uuid) else model.id
+        order = [model.created_at, tie]
+        order = [column.desc() for column in order] if self.newest_first else order
+        text = model.statements().text.sql
+        inner = query.order_by(*order).limit(1).sql()[0].replace(text, f"{text} AS text", 1)
+        last = "min" if self.newest_first else "max"
+        joined = "CAST(group_concat(text, char(30)) AS BLOB)"
+        return f"SELECT {joined}, count(*), {last}(created_at || id) FROM ({inner})"
+
+    def page(self, values: Mapping[str, Any], start: tuple[str, str] | None, limit: int) -> Page:
+        """A page of at most `limit` records (-1: of all), from a place in the list on.
+
+        One record more than asked for is read: it says that more follows, and where.
+        """
+        sql = self.sql(tuple(values), start is not None)
+        given = [*values.values(), *(start or ()), limit + 1 if limit >= 0 else -1]
+        text, count, last = session().database.connection().execute(sql, given).fetchone()
+        place = None
+        if 0 <= limit < count:
+            text, count = text.rpartition(b"\x1e")[0], limit
+            width = len("2026-01-01T00:00:00.Z") + self.model.created_at.digits
+            place = last[:width], last[width:]
+        # JSON text never holds the separator raw, so each one found stands between two records.
+        text = (text or b"").replace(b"\x1e", b",")
+        return Page(unseal(text, session().ring), count, place)
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page of a list: its records as JSON text, their number, and where the next page begins."""
+
+    text: bytes
+    count: int
+    place: tuple[str, str] | None
+
+
+def sign_place(key: bytes, binding: str, payload: bytes) -> bytes:
+    """Sixteen bytes that only this workspace can make: BLAKE2b under its key (RFC 7693)."""
+    return hashlib.blake2b(binding.encode() + b"|" + payload, key=key, digest_size=16).digest()
+
+
+def write_cursor(key: bytes, binding: str, place: tuple[str, str], at: float) -> str:
+    """Sign a place in a list, bound to the list and its filters, with the time of issue."""
+    payload = f"{int(at)}|{place[0]}|{place[1]}".encode()
+    signed = sign_place(key, binding, payload) + payload
+    return base64.urlsafe_b64encode(signed).rstrip(b"=").decode()
+
+
+def read_cursor(key: bytes, binding: str, cursor: str, at: float, life: int) -> tuple[str, str]:
+    """The place that a cursor stands for, or InvalidCursor."""
+    try:
+        data = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+    except ValueError:
+        raise InvalidCursor from None
+    mac, payload = data[:16], data[16:]
+    same = base64.urlsafe_b64encode(data).rstrip(b"=") == cursor.encode()
+    if not (same and hmac.compare_digest(mac, sign_place(key, binding, payload))):
+        raise InvalidCursor
+    issued, created_at, key_id = payload.decode().split("|", 2)
+    if not at - life <= int(issued) <= at + 60:
+        raise InvalidCursor("The cursor is too old; start again without it.")
+    return created_at, key_id
+
+
+# --- Principals and tokens ----------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Who is calling, what they may do, and until when (seconds since 1970)."""
+
+    id: str
+    scopes: frozenset[str] = frozenset()
+    expires_at: float = float("inf")
+
+    def must_have(self, scope: str) -> None:
+        """Refuse the request unless the credentials carry this scope."""
+        if scope and scope not in self.scopes:
+            raise Forbidden(
+                f"This needs the scope {scope}.",
+                headers={"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{scope}"'},
+            )
+
+
+class ServiceAccount(Model):
+    """An integration that may call the APIs: its scopes, and its secret as a keyed hash."""
+
+    fact = "service_account"
+
+    id = PrefixedId("svc")
+    name = Text(200, 1)
+    secret_hash = Text(hidden=True)
+    scopes = Json(ListOf(Text(100, 1)))
+    contact = Text(320, default="")
+    expires_at = Timestamp(dates=True, null=True)
+    disabled = Boolean(default=False)
+    generation = Integer(default=1)
+    created_at = Timestamp(default=now)
+    updated_at = Timestamp(default=now)
+
+    def is_usable(self, at: float) -> bool:
+        """Whether the account may be used at this time."""
+        return not self.disabled and (not self.expires_at or at < seconds_of(self.expires_at))
+
+
+def hash_secret(ring: KeyRing, secret: str) -> str:
+    """What is kept of a secret: HMAC-SHA-256 under a key that is not in the file."""
+    return hmac.digest(ring.derive("secrets"), secret.encode(), "sha256").hex()
+
+
+class Tokens:
+    """The access tokens of one workspace: made, checked, and remembered once checked.
+
+    A token is `<slug>.<itsdangerous payload and HMAC-SHA-256>`; it carries account, generation,
+    scopes and expiry. A change of any account forgets what was remembered.
+    """
+
+    REMEMBERED = 10_000
+
+    def __init__(self, workspace: Workspace, slug: str):
+        self.workspace, self.slug = workspace, slug
+        self._signer = URLSafeSerializer(
+            workspace.ring.derive("access tokens"),
+            salt="access-token",
+            signer_kwargs={"digest_method": hashlib.sha256, "key_derivation": "hmac"},
+        )
+        self._known: dict[str, Principal] = {}
+
+    def issue(self, account: ServiceAccount, scopes: Iterable[str], life: int) -> str:
+        """Make a token for an account, good for `life` seconds of the instance's clock."""
+        expiry = int(self.workspace.source.clock()) + life
+        claims = [account.id, account.generation, expiry, sorted(scopes)]
+        return f"{self.slug}.{self._signer.dumps(claims)}"
+
+    def check(self, token: str) -> Principal:
+        """The principal that a token speaks for, or Unauthenticated."""
+        principal = self._known.get(token)
+        at = self.workspace.source.clock()
+        if principal is None:
+            principal = self.verify(token, at)
+            if len(self._known) >= self.REMEMBERED:
+                self._known.clear()
+            self._known[token] = principal
+        if at >= principal.expires_at:
+            raise Unauthenticated("The token has expired; get a new one.")
+        return principal
+
+    def verify(self, token: str, at: float) -> Principal:
+        """Check a token's signature, and its account in the file."""
+        try:
+            account_id, generation, expiry, scopes = self._signer.loads(token.partition(".")[2])
+        except (BadData, ValueError):
+            raise Unauthenticated from None
+        with self.workspace.read():
+            account = ServiceAccount.seek(account_id)
+        if account is None or account.generation != generation or not account.is_usable(at):
+            raise Unauthenticated
+        if account.expires_at:
+            expiry = min(expiry, seconds_of(account.expires_at))
+        return Principal(account.id, frozenset(scopes) & frozenset(account.scopes), expiry)
+
+    def forget(self) -> None:
+        """Have every token checked anew, since an account changed."""
+        self._known.clear()
+
+
+# --- Contexts -----------------------------------------------------------------
+
+
+class Context:
+    """One request being answered: workspace, principal, query, body, and headers to send."""
+
+    __slots__ = (
+        "body", "headers", "lite", "operation", "principal", "query", "raw", "reason", "request",
+        "request_id", "workspace",
+    )  # fmt: skip
+
+    def __init__(self, lite: NovantraLite, operation: Operation, request: falcon.Request):
+        self.lite, self.operation, self.request = lite, operation, request
+        self.request_id = lite.source.ulid("req")
+        self.workspace: Workspace | None = None
+        self.principal: Principal | None = None
+        self.query: dict = {}
+        self.body: dict = {}
+        self.raw, self.reason = b"", ""
+        self.headers: dict[str, str] = {}
+
+    @property
+    def settings(self) -> Settings:
+        """What is set for the instance that answers."""
+        return self.lite.settings
+
+    def read_query(self) -> None:
+        """Read the query as the operation wants it."""
+        if self.operation.query is NOTHING:
+            return
+        given = {}
+        for name, value in self.request.params.items():
+            value = value[-1] if isinstance(value, list) else value
+            if "\0" in value:
+                raise Invalid(issues=[issue([name], "Expected text without NUL")])
+            given[name] = value
+        try:
+            self.query = self.operation.query.read(given, parse=True)
+        except Faults as faults:
+            raise Invalid(issues=[issue(*fault) for fault in faults.issues]) from None
+
+    def read_body(self) -> None:
+        """Read the body as the operation wants it, and take the reason out of it."""
+        operation = self.operation
+        if operation.body is NOTHING:
+            return
+        data = self.load(operation.media) if self.take_raw() else {}
+        data = operation.resource.accept(self, data)
+        try:
+            self.body = operation.body.read(
+                data, partial=operation.partial, coerce=operation.surface.coerces
+            )
+        except Faults as faults:
+            raise Invalid(issues=[issue(*fault) for fault in faults.issues]) from None
+        self.reason = self.body.pop("reason", "")
+
+    def take_raw(self) -> bytes:
+        """The bytes of the body, refused when they are over the operation's limit."""
+        limit = getattr(self.settings, self.operation.limit)
+        length = self.request.content_length
+        if length is None:
+            self.raw = self.request.bounded_stream.read(limit + 1)
+        elif length <= limit:
+            self.raw = self.request.bounded_stream.read(length)
+        if len(self.raw) > limit or (length or 0) > limit:
+            raise TooLarge(f"The body is over the limit of {limit} bytes.")
+        return self.raw
+
+    def load(self, media: Mapping[str, Callable[[bytes], Any]]) -> Any:
+        """Parse the body by its media type; a body that names none is taken for JSON."""
+        kind = (self.request.content_type or "application/json").partition(";")[0].strip().lower()
+        if kind not in media:
+            raise UnsupportedMediaType(f"This operation reads {' or '.join(media)}.")
+        return media[kind](self.raw)
+
+
+# --- Surfaces -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What goes back: a status, a body (empty for none), and headers of its own."""
+
+    status: int
+    body: bytes = b""
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+class Surface:
+    """An API's conventions on the wire: all that the two APIs do differently."""
+
+    #: Path prefixes whose unknown paths this surface words.
+    claims: tuple[str, ...] = ()
+    update_method = "PUT"
+    #: Whether a number is taken where a string is expected.
+    coerces = False
+    newest_first = False
+    error_schema: ClassVar[dict] = {}
+
+    def __init__(self) -> None:
+        self.operations: list[Operation] = []
+
+    @property
+    def name(self) -> str:
+        """What the API is called."""
+        return type(self).__name__.removesuffix("Surface")
+
+    def credentials(self, request: falcon.Request) -> str:
+        """The token that a request presents, or nothing."""
+        scheme, _, token = (request.auth or "").partition(" ")
+        return token.strip() if scheme.lower() == "bearer" else ""
+
+    def identify(self, context: Context) -> None:
+        """Find out who is calling, and in which workspace."""
+        token = self.credentials(context.request)
+        context.workspace = context.lite.workspace_of(token)
+        context.principal = context.workspace.tokens.check(token)
+
+    def complete(self, schema: Schema, method: str) -> Schema:
+        """A body's schema with what this surface asks of every write."""
+        return schema
+
+    def list_query(self, resource: Resource) -> tuple[Schema, dict]:
+        """The query of a list: its schema, and the conditions that its filters stand for."""
+        return resource.filters, {}
+
+    def list_page(self, context: Context, listing: Listing) -> Any:
+        """Answer a list."""
+        raise NotImplementedError
+
+    def rehearses(self, request: falcon.Request) -> bool:
+        """Whether the request asks for a dry run."""
+        asked = request.get_header("X-Dry-Run", default="false").lower()
+        if asked not in ("true", "false"):
+            raise Invalid(issues=[issue(["X-Dry-Run"], "Expected true or false")])
+        return asked == "true"
+
+    def present(self, operation: Operation, result: Any) -> bytes:
+        """A handler's result as a body: JSON text stands as it is."""
+        if isinstance(result, Model):
+            result = to_json(result.json()).encode()
+        elif not isinstance(result, bytes):
+            return to_json(result).encode()
+        return self.present_record(operation.resource, result)
+
+    def present_record(self, resource: Resource, text: bytes) -> bytes:
+        """One record's JSON text as a body."""
+        return text
+
+    def present_problem(self, problem: Problem, context: Any) -> dict:
+        """A problem as a body."""
+        raise NotImplementedError
+
+    def headers(self, context: Context) -> dict[str, str]:
+        """Headers that every answer of this surface carries."""
+        return {}
+
+    def record_schema(self, resource: Resource) -> dict:
+        """The JSON schema of a body with one record."""
+        return {"$ref": f"#/components/schemas/{resource.schema_name}"}
+
+    def page_schema(self, resource: Resource) -> dict:
+        """The JSON schema of a body with a list."""
+        return {"type": "array", "items": {"$ref": f"#/components/schemas/{resource.schema_name}"}}
+
+
+# --- Operations and resources -------------------------------------------------
+
+
+def read_form(data: bytes) -> dict:
+    """Parse a form-encoded body; the last of several values counts."""
+    try:
+        return dict(
+            urllib.parse.parse_qsl(data.decode("ascii"), strict_parsing=True, errors="strict")
+        )
+    except ValueError:
+        raise Invalid("The body is not form encoded.", [issue([], "Expected a form")]) from None
+
+
+JSON_MEDIA = MappingProxyType({"application/json": read_json})
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One line of an API: what it promises on the wire, and the handler that keeps it.
+
+    Routing, validation, authorization, the OpenAPI document, `routes` and the reference page all
+    derive from it.
+    """
+
+    resource: Resource
+    name: str
+    method: str
+    path: str
+    body: Schema = NOTHING
+    query: Schema = NOTHING
+    status: int = 200
+    scope: str = ""
+    answer: Any = None
+    #: Names the setting without which the operation is refused.
+    setting: str = ""
+    #: Whether it answers without credentials.
+    public: bool = False
+    partial: bool = False
+    media: Mapping[str, Callable] = dataclasses.field(default_factory=lambda: JSON_MEDIA)
+    #: The media type of the answer.
+    answers_with: str = "application/json"
+    #: Names the setting that bounds the body.
+    limit: str = "json_limit"
+    id: str = ""
+
+    @property
+    def surface(self) -> Surface:
+        """The API that the operation is of."""
+        return self.resource.surface
+
+    @functools.cached_property
+    def handler(self) -> Callable:
+        """The method of the resource that answers."""
+        return getattr(self.resource, self.name)
+
+    @property
+    def summary(self) -> str:
+        """One sentence about the operation."""
+        return (
+            inspect.getdoc(self.handler)
+            .split("\n\n")[0]
+            .replace("\n", " ")
+            .format(resource=self.resource)
+        )
+
+
+def route(line: str, **options: Any) -> Callable:
+    """Mark a method of a resource as an operation, by the line that an API reference has for it."""
+
+    def mark(function):
+        method, path = line.split()
+        function.options = {"method": method, "path": path, **options}
+        return function
+
+    return mark
+
+
+class Resource:
+    """The operations on one kind of record.
+
+    It inherits the five verbs, serves those that it names, and overrides one that needs a second
+    thought. `item` is the path parameter that names a record, `noun` and `plural` its names on the
+    wire, `collection` its name for the Python API and the command line, `tag` its chapter.
+    """
+
+    surface: ClassVar[Surface]
+    path: ClassVar[str] = ""
+    model: ClassVar[type[Model] | None] = None
+    scope: ClassVar[str] = ""
+    tag: ClassVar[str] = ""
+    noun: ClassVar[str] = ""
+    plural: ClassVar[str] = ""
+    item: ClassVar[str] = ""
+    collection: ClassVar[str] = ""
+    schema_name: ClassVar[str] = ""
+    filters = creates = changes = NOTHING
+    conditions: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    #: What a verb promises otherwise than all resources do.
+    options: ClassVar[Mapping[str, dict]] = MappingProxyType({})
+    operations: ClassVar[list[Operation]]
+
+    def __init_subclass__(cls, verbs: str = "", **traits: Any):
+        for name, value in traits.items():
+            setattr(cls, name, value)
+        if cls.model and "noun" not in traits:
+            cls.noun = camel(cls.model._meta.table_name)
+        if cls.model and "schema_name" not in traits:
+            cls.schema_name = cls.model.schema_name or cls.model.__name__
+        cls.plural = cls.plural or cls.noun + "s"
+        cls.item = traits.get("item", cls.noun + "Id")
+        resource = cls()
+        resource.operations = list(resource.declare(verbs.split()))
+        cls.surface.operations += resource.operations
+        RESOURCES.append(resource)
+
+    def declare(self, verbs: list[str]) -> Iterator[Operation]:
+        """The operations that this resource offers."""
+        lines = self.standard_lines() if verbs else {}
+        declared = {verb: {**lines[verb], **self.options.get(verb, {})} for verb in verbs}
+        for name, function in vars(type(self)).items():
+            if hasattr(function, "options"):
+                declared[name] = {"id": camel(name), **function.options}
+        for name, options in declared.items():
+            access = "read" if options["method"] == "GET" else "write"
+            options = {"scope": f"{self.scope}:{access}" if self.scope else "", **options}
+            if "body" in options and not options.get("public"):
+                options["body"] = self.surface.complete(options["body"], options["method"])
+            yield Operation(self, name, **options)
+
+    def standard_lines(self) -> dict[str, dict]:
+        """What each of the five verbs promises."""
+        surface, record = self.surface, self.schema_name.removesuffix("Response")
+        one = {"answer": surface.record_schema(self)}
+        path = f"{self.path}/{{{self.item}}}"
+        query, conditions = surface.list_query(self)
+        named = {name: self.condition(name, column) for name, column in query.members.values()}
+        conditions = named | conditions | dict(self.conditions)
+        self.listing = Listing(self.model, conditions, surface.newest_first)
+        update = {"method": surface.update_method, "path": path, "body": self.changes}
+        return {
+            "list": {
+                "method": "GET",
+                "path": self.path,
+                "query": query,
+                "answer": surface.page_schema(self),
+                "id": f"list{type(self).__name__}",
+            },
+            "create": {
+                "method": "POST",
+                "path": self.path,
+                "body": self.creates,
+                "status": 201,
+                "id": f"create{record}",
+                **one,
+            },
+            "retrieve": {"method": "GET", "path": path, "id": f"get{record}", **one},
+            "update": {**update, "partial": True, "id": f"update{record}", **one},
+            "delete": {"method": "DELETE", "path": path, "status": 204, "id": f"delete{record}"},
+        }
+
+    def condition(self, name: str, column: Member) -> Callable:
+        """What a filter asks for: the field of its name to be equal."""
+        own = self.model._meta.fields.get(name, column)
+        return lambda value: own == value
+
+    @property
+    def noun_words(self) -> str:
+        """The noun as people write it."""
+        return re.sub(r"(?=[A-Z])", " ", self.noun).lower()
+
+    @property
+    def plural_words(self) -> str:
+        """The plural as people write it."""
+        return re.sub(r"(?=[A-Z])", " ", self.plural).lower()
+
+    def accept(self, context: Context, data: Any) -> Any:
+        """A parsed body as the resource's schemas expect it."""
+        return data
+
+    def enter(self, values: dict) -> Model:
+        """Make a record as the console or an import does."""
+        return self.model.create(**values)
+
+    def find(self, key: str) -> Model:
+        """The record that a path names, or NotFound."""
+        return self.model.fetch(key)
+
+    def list(self, context):
+        """List {resource.plural_words}."""
+        return self.surface.list_page(context, self.listing)
+
+    def create(self, context):
+        """Create one {resource.noun_words}."""
+        return self.model.create(**context.body)
+
+    def retrieve(self, context, key):
+        """Get one {resource.noun_words}."""
+        return context.workspace.json_of(self.model, key)
+
+    def update(self, context, key):
+        """Change selected members of one {resource.noun_words}."""
+        record = self.find(key)
+        record.change(**context.body)
+        return record
+
+    def delete(self, context, key):
+        """Delete one {resource.noun_words}."""
+        record = self.find(key)
+        record.remove()
+        return record
+
+
+RESOURCES: list[Resource] = []
+
+
+@dataclass(frozen=True)
+class Named:
+    """Stands for a resource where only the names of its record matter."""
+
+    noun: str
+    schema_name: str
+
+
+# === Part II: Records of every write ==========================================
+# --- Idempotency --------------------------------------------------------------
+
+
+class IdempotencyRecord(Model):
+    """The answer that a write with an Idempotency-Key got, kept to be given again."""
+
+    id = Text(primary_key=True)
+    fingerprint = Text()
+    status = Integer()
+    body = Encrypted(null=True)
+    created_at = Timestamp(default=now)
+
+
+FINAL_REFUSALS = (409, 422)
+
+
+class Idempotency:
+    """One write's Idempotency-Key: bound to principal, method and path; the body's SHA-256 tells
+    a repeat from another request (decision 8 of the contract)."""
+
+    def __init__(self, context: Context):
+        key = context.request.get_header("Idempotency-Key")
+        if not re.fullmatch(r"[\x21-\x7e]{1,255}", key):
+            raise Invalid(
+                issues=[issue(["Idempotency-Key"], "Expected 1 to 255 visible ASCII characters")]
+            )
+        parts = [context.principal.id, context.request.method, context.request.path, key]
+        self.id = hashlib.sha256(to_json(parts).encode()).hexdigest()
+        self.fingerprint = hashlib.sha256(context.raw).hexdigest()
+        self.workspace = context.workspace
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Let no second request with this key in while the first one runs."""
+        running = self.workspace.running
+        if self.id in running:
+            raise Conflict(
+                "A request with this Idempotency-Key is still running.",
+                headers={"Retry-After": "1"},
+            )
+        running.add(self.id)
+        try:
+            yield
+        finally:
+            running.discard(self.id)
+
+    def replay(self) -> Reply | None:
+        """The answer that the first request got, if there was one in the window."""
+        record = IdempotencyRecord.seek(self.id)
+        if record is None:
+            return None
+        source, life = self.workspace.source, self.workspace.settings.idempotency_life
+        if record.created_at < source.timestamp(source.clock() - life):
+            record.delete_instance()
+            return None
+        if record.fingerprint != self.fingerprint:
+            raise Conflict("This Idempotency-Key was used with another body.")
+        headers = {"Idempotency-Replayed": "true"}
+        if record.status in FINAL_REFUSALS:
+            told = json.loads(record.body)
+            raise PROBLEMS[record.status](told["message"], told["issues"], headers)
+        return Reply(record.status, (record.body or "").encode(), headers)
+
+    def remember(self, reply: Reply) -> None:
+        """Keep an answer for the next request with this key."""
+        IdempotencyRecord.create(
+            id=self.id,
+            fingerprint=self.fingerprint,
+            status=reply.status,
+            body=reply.body.decode() or None,
+        )
+
+    def remember_refusal(self, problem: Problem) -> None:
+        """Keep a refusal that a repeat would meet again."""
+        told = to_json({"message": str(problem), "issues": problem.issues})
+        self.remember(Reply(problem.status, told.encode()))
+
+
+# --- Rate limits --------------------------------------------------------------
+
+
+class RateLimits:
+    """Fixed windows of 60 s, counted in memory: per account and kind, and per organization.
+
+    Whoever cannot be identified counts by address. A refused request does not count. All four
+    headers go out with every answer and speak of the bucket with the smallest share left.
+    """
+
+    WINDOW = 60
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self._lock = threading.Lock()
+        self._minute = 0
+        self._counts: dict[tuple, int] = {}
+
+    def take(self, context: Context, at: float) -> None:
+        """Count one request of a principal, or raise RateLimited."""
+        kind = "read" if context.request.method in ("GET", "HEAD") else "write"
+        limit = self.settings.rate_reads if kind == "read" else self.settings.rate_writes
+        organization = id(context.workspace)
+        buckets = (
+            ((organization, context.principal.id, kind), limit, f"token-{kind}"),
+            ((organization,), self.settings.rate_organization, "org"),
+        )
+        self.count(context.headers, buckets, at)
+
+    def take_address(self, context: Context, at: float, by: int = 1) -> None:
+        """Count one request of an address that presented nothing usable."""
+        kind = "token-read" if context.request.method in ("GET", "HEAD") else "token-write"
+        bucket = (context.request.remote_addr,), self.settings.rate_address, kind
+        self.count(context.headers, (bucket,), at, by)
+
+    def take_failure(self, headers: dict, client_id: str, at: float) -> None:
+        """Count one failed token request of a client id."""
+        bucket = ("failures", client_id), self.settings.rate_failures, "token-write"
+        self.count(headers, (bucket,), at)
+
+    def check_failures(self, headers: dict, client_id: str, at: float) -> None:
+        """Refuse a client id that has failed too often in this minute."""
+        bucket = ("failures", client_id), self.settings.rate_failures, "token-write"
+        self.count(headers, (bucket,), at, by=0)
+
+    def count(
+        self, headers: dict, buckets: Sequence[tuple[tuple, int, str]], at: float, by: int = 1
+    ) -> None:
+        """Count in every bucket, unless one of them is empty."""
+        minute = int(at) // self.WINDOW
+        with self._lock:
+            if minute != self._minute:
+                self._minute, self._counts = minute, {}
+            counts = self._counts
+            left = [(limit - counts.get(key, 0), limit, name) for key, limit, name in buckets]
+            empty = self.settings.rate_limits and any(rest <= 0 for rest, _, _ in left)
+            if not empty:
+                for key, _, _ in buckets:
+                    counts[key] = counts.get(key, 0) + by
+                left = [(rest - by, limit, name) for rest, limit, name in left]
+        rest, limit, name = min(left, key=lambda bucket: bucket[0] / bucket[1])
+        reset = (minute + 1) * self.WINDOW
+        if by or empty or "X-RateLimit-Limit" not in headers:
+            headers["X-RateLimit-Limit"] = str(limit)
+            headers["X-RateLimit-Remaining"] = str(max(rest, 0))
+            headers["X-RateLimit-Reset"] = str(reset)
+            headers["X-RateLimit-Bucket"] = name
+        if empty:
+            wait = max(1, int(reset - at + 0.999))
+            raise RateLimited(headers={"Retry-After": str(wait)})
+
+
+# --- Audit and ledger ---------------------------------------------------------
+# The audit log says who did what, when and why; the ledger proves what was recorded.
+# Both are chains of hashes: an edited, removed or moved row shows.
+
+ZEROS = "0" * 64
+
+
+class AuditEntry(Model):
+    """One action in the workspace; entries are chained and never change."""
+
+    append_only = True
+
+    id = Integer(primary_key=True)
+    at = Timestamp()
+    actor = Text(index=True)
+    action = Text(index=True)
+    subject_type = Text()
+    subject_id = Text(index=True)
+    reason = Encrypted(1000)
+    request_id = Text()
+    detail = Encrypted(1_000_000, null=True)
+    hash = Text()
+
+
+class LedgerEntry(Model):
+    """The proof that a fact was recorded: the hash of its row, chained to the entry before."""
+
+    append_only = True
+
+    id = Integer(primary_key=True)
+    entry_id = Text(unique=True)
+    record_type = Text()
+    record_id = Text(index=True)
+    event_type = Text()
+    content_hash = Text()
+    previous_hash = Text()
+    timestamp = Timestamp()
+    entry_hash = Text()
+
+
+def hash_audit(previous: str, row: Sequence) -> str:
+    """SHA-256 over the hash before and the entry as it is stored, encrypted values included."""
+    return hashlib.sha256((previous + to_json(row)).encode()).hexdigest()
+
+
+def hash_content(row: Sequence) -> str:
+    """SHA-256 over a record's columns as they are stored."""
+    return hashlib.sha256(to_json(row).encode()).hexdigest()
+
+
+def hash_ledger(entry: Sequence[str]) -> str:
+    """SHA-256 over entry id, record id, event type, content hash, previous hash and timestamp."""
+    return hashlib.sha256("|".join(entry).encode()).hexdigest()
+
+
+class ReadCount(Model):
+    """How often a principal read in one minute; reads are not audited one by one."""
+
+    id = Integer(primary_key=True, null=True)
+    actor = Text(index=True)
+    minute = Timestamp()
+    count = Integer()
+
+
+class Journal:
+    """Writes a workspace's audit log and ledger; knows the heads of both chains."""
+
+    def __init__(self, workspace: Workspace):
+        self.workspace, self.failures = workspace, 0
+        self.load()
+
+    def load(self) -> None:
+        """Take the heads of the chains from the file."""
+        with using(Session(self.workspace, self.workspace.writer.database)):
+            audit = AuditEntry.select().order_by(AuditEntry.id.desc()).first()
+            ledger = LedgerEntry.select().order_by(LedgerEntry.id.desc()).first()
+        self.audit = (audit.id, audit.hash) if audit else (0, ZEROS)
+        self.ledger = (ledger.id, ledger.entry_hash) if ledger else (0, ZEROS)
+
+    def heads(self) -> tuple:
+        """Where both chains stand, to go back to when a piece of work fails."""
+        if self.failures != self.workspace.writer.failures:
+            self.failures = self.workspace.writer.failures
+            self.load()
+        return self.audit, self.ledger
+
+    def go_back(self, heads: tuple) -> None:
+        """Forget what was written since the heads stood there."""
+        self.audit, self.ledger = heads
+
+    def write(self, current: Session) -> None:
+        """Put every fact of a session into the audit log and the ledger."""
+        for verb, model, key, row, was in current.facts:
+            detail = to_json({"before": was}) if was is not None else None
+            self.note(current, f"{model.fact}.{verb}", model._meta.table_name, key, detail)
+            self.prove(current, model, key, verb, row)
+
+    def note(
+        self, current: Session, action: str, kind: str, key: str, detail: str | None = None
+    ) -> None:
+        """Put one action into the audit log."""
+        number, previous = self.audit
+        number += 1
+        seal = current.ring.seal
+        row = [
+            number,
+            current.source.now(),
+            current.actor,
+            action,
+            kind,
+            key,
+            seal(current.reason, AuditEntry.reason.place(str(number))),
+            current.request_id,
+            detail and seal(detail, AuditEntry.detail.place(str(number))),
+        ]
+        row.append(hash_audit(previous, row))
+        current.database.connection().execute(AuditEntry.statements().insert, row)
+        self.audit = number, row[-1]
+
+    def prove(self, current: Session, model: type[Model], key: str, verb: str, row: list) -> None:
+        """Put one fact into the ledger."""
+        number, previous = self.ledger
+        table = model._meta.table_name
+        event = f"{table}_{verb}".upper()
+        content = hash_content(row)
+        at = current.source.now()
+        entry_id = current.source.uuid()
+        proof = hash_ledger((entry_id, key, event, content, previous, at))
+        values = (number + 1, entry_id, table, key, event, content, previous, at, proof)
+        current.database.connection().execute(LedgerEntry.statements().insert, values)
+        self.ledger = number + 1, proof
+
+
+def check_chains() -> Iterator[str]:
+    """Recompute both chains of the current session's file; tell each fault in a sentence."""
+    connection = session().database.connection()
+    faults = [*check_audit(connection), *check_ledger(connection)]
+    yield from faults or check_agreement(connection)
+
+
+def check_audit(connection: sqlite3.Connection) -> Iterator[str]:
+    """Recompute the chain of the audit log."""
+    previous = ZEROS
+    columns = ", ".join(f'"{column.column_name}"' for column in AuditEntry._meta.sorted_fields)
+    rows = connection.execute(f'SELECT {columns} FROM "audit_entry" ORDER BY "id"')
+    for number, row in enumerate(rows, 1):
+        if row[0] != number:
+            yield f"Audit entry {number} is missing."
+            return
+        if hash_audit(previous, row[:-1]) != row[-1]:
+            yield f"Audit entry {number} was changed, or the one before it was."
+            return
+        previous = row[-1]
+
+
+def check_agreement(connection: sqlite3.Connection) -> Iterator[str]:
+    """Compare the facts in the audit log with the proofs in the ledger, one by one."""
+    facts = {model._meta.table_name: f"{model.fact}." for model in all_models() if model.fact}
+    audited = connection.execute(
+        'SELECT "subject_type", "subject_id", "action", "id" FROM "audit_entry" ORDER BY "id"'
+    )
+    told = (row for row in audited if row[0] in facts and row[2].startswith(facts[row[0]]))
+    proofs = connection.execute(
+        'SELECT "record_type", "record_id", "id" FROM "ledger_entry" ORDER BY "id"'
+    )
+    for entry, proof in itertools.zip_longest(told, proofs):
+        if entry is None:
+            yield f"Ledger entry {proof[2]} has no entry in the audit log."
+        elif proof is None:
+            yield f"Audit entry {entry[3]} has no proof in the ledger."
+        elif entry[:2] != proof[:2]:
+            yield f"Audit entry {entry[3]} and ledger entry {proof[2]} are of different records."
+        else:
+            continue
+        return
+
+
+def check_ledger(connection: sqlite3.Connection) -> Iterator[str]:
+    """Recompute the ledger's chain, then compare every record with the last proof of it."""
+    previous = ZEROS
+    columns = ", ".join(f'"{column.column_name}"' for column in LedgerEntry._meta.sorted_fields)
+    newest: dict[tuple[str, str], tuple[str, str]] = {}
+    rows = connection.execute(f'SELECT {columns} FROM "ledger_entry" ORDER BY "id"')
+    for number, row in enumerate(rows, 1):
+        _, entry_id, table, key, event, content, before, at, proof = row
+        if row[0] != number:
+            yield f"Ledger entry {number} is missing."
+            return
+        if before != previous or proof != hash_ledger((entry_id, key, event, content, before, at)):
+            yield f"Ledger entry {number} was changed, or the one before it was."
+            return
+        newest[table, key] = event, content
+        previous = proof
+    yield from check_contents(connection, newest)
+
+
+def check_contents(connection: sqlite3.Connection, newest: dict) -> Iterator[str]:
+    """Compare the records in the file with what the ledger says of them."""
+    for model in (model for model in all_models() if model.fact):
+        table, key = model._meta.table_name, model._meta.primary_key.column_name
+        columns = [column.column_name for column in model._meta.sorted_fields]
+        listed = ", ".join(f'"{column}"' for column in columns)
+        place = columns.index(key)
+        seen = set()
+        fits = f'"json" IS {model.statements().json}'
+        for *row, is_told in connection.execute(f'SELECT {listed}, {fits} FROM "{table}"'):
+            seen.add(row[place])
+            _, content = newest.get((table, row[place]), ("", ""))
+            if not content:
+                yield f"The ledger knows nothing of {model.noun()} {row[place]}."
+            elif content != hash_content(row):
+                yield f"{model.noun().capitalize()} {row[place]} is not what the ledger recorded."
+            elif not is_told:
+                yield f"{model.noun().capitalize()} {row[place]} is not told as it is stored."
+        for (kind, gone), (event, _) in newest.items():
+            if kind == table and gone not in seen and not event.endswith("_DELETED"):
+                yield f"{model.noun().capitalize()} {gone} is in the ledger but not in its table."
+
+
+def all_models() -> list[type[Model]]:
+    """Every table's model, those that others point to first."""
+    return sort_models(tuple(Model.__subclasses__()))
+
+
+@functools.cache
+def sort_models(models: tuple[type[Model], ...]) -> list[type[Model]]:
+    """Models, those that others point to first."""
+    return peewee.sort_models(models)
+
+
+# --- Outbox -------------------------------------------------------------------
+# An event is written in the same transaction as the change that it tells of, so
+# neither is ever there without the other.
+
+
+class Endpoint(Model):
+    """Where events are sent: a URL, the events it wants (none: all), and what signs them."""
+
+    fact = "webhook_endpoint"
+
+    id = PrefixedId("whep")
+    url = Text(2000)
+    events = Json(ListOf(Text(100)))
+    secret = Encrypted(200, hidden=True)
+    #: The secret before the last rotation, still good until `previous_until`.
+    previous_secret = Encrypted(200, null=True, hidden=True)
+    previous_until = Timestamp(null=True)
+    status = Choice("enabled paused disabled", default="enabled")
+    created_at = Timestamp(default=now)
+    updated_at = Timestamp(default=now)
+
+
+class Event(Model):
+    """Something that happened, as it is told to every endpoint."""
+
+    id = PrefixedId("evt")
+    type = Text(index=True)
+    data = Json(MapOf(Text()))
+    created_at = Timestamp()
+
+
+class Delivery(Model):
+    """One event on its way to one endpoint, and what came of the last attempt."""
+
+    id = PrefixedId("dlv")
+    event = ForeignKey(Event, index=True)
+    endpoint = ForeignKey(Endpoint, index=True)
+    state = Choice("due done failed", default="due")
+    attempts = Integer(default=0)
+    due_at = Timestamp(null=True, index=True)
+    status_code = Integer(null=True)
+    note = Text(default="")
+    #: When the first attempt failed.
+    failed_at = Timestamp(null=True)
+    created_at = Timestamp()
+    updated_at = Timestamp(default=now)
+
+
+WANTING = (
+    "SELECT id FROM endpoint WHERE status <> 'disabled' AND (events = '[]' OR EXISTS "
+    "(SELECT 1 FROM json_each(endpoint.events) WHERE value = ?))"
+)
+
+
+def post_events(current: Session) -> bool:
+    """Put a session's events into the outbox, addressed to who wants them; tell if anybody does."""
+    connection, addressed = current.database.connection(), False
+    for name, data in current.events:
+        event = Event.create(type=name, data=data, created_at=current.source.now())
+        for (endpoint,) in connection.execute(WANTING, (name,)).fetchall():
+            Delivery.create(
+                event=event.id,
+                endpoint=endpoint,
+                due_at=event.created_at,
+                created_at=event.created_at,
+            )
+            addressed = True
+    return addressed
+
+
+# --- Writes -------------------------------------------------------------------
+
+
+class Rehearsed(Exception):
+    """Carries the result of a dry run past the transaction that is rolled back."""
+
+    def __init__(self, result: Any):
+        self.result = result
+
+
+def perform(
+    workspace: Workspace,
+    work: Callable[[Session], Any],
+    *,
+    actor: str,
+    reason: str = "",
+    request_id: str = "",
+    rehearsal: bool = False,
+) -> Any:
+    """Do a piece of work that writes: effects, audit entries, ledger entries and events together.
+
+    A rehearsal is the same, rolled back. Whatever is raised is rolled back, too.
+    """
+
+    def run():
+        heads = workspace.journal.heads()
+        current = Session(workspace, workspace.writer.database, actor, reason, request_id)
+        try:
+            with using(current):
+                result = work(current)
+                workspace.journal.write(current)
+                addressed = post_events(current)
+            if rehearsal:
+                raise Rehearsed(result)
+        except BaseException:
+            workspace.journal.go_back(heads)
+            raise
+        return result, addressed
+
+    if workspace.read_only:
+        raise Conflict("The workspace is open for reading only.")
+    try:
+        result, addressed = workspace.writer.run(run)
+    except Rehearsed as rehearsed:
+        return rehearsed.result
+    if addressed:
+        workspace.bell.set()
+    return result
+
+
+# --- Answers ------------------------------------------------------------------
+
+
+def answer(context: Context, path: Sequence[str]) -> Reply:
+    """Answer one request: who is it, how often, may they, what do they want, here it is."""
+    operation, lite = context.operation, context.lite
+    at = lite.source.clock()
+    if operation.public:
+        lite.limits.take_address(context, at, by=int(operation.method != "GET"))
+    else:
+        identify(context, at)
+        lite.limits.take(context, at)
+        context.principal.must_have(operation.scope)
+    if operation.setting and not getattr(lite.settings, operation.setting):
+        raise NotAllowed(
+            f"This operation is off; the setting {operation.setting} turns it on.",
+            headers={"Allow": ", ".join(allowed_methods(operation, lite.settings))},
+        )
+    context.read_query()
+    if operation.method == "GET":
+        return operation.handler(context) if operation.public else look(context, path)
+    context.read_body()
+    if operation.public:
+        return operation.handler(context)
+    return write(context, path)
+
+
+def allowed_methods(operation: Operation, settings: Settings) -> list[str]:
+    """The methods that a path answers to, with these settings."""
+    return [
+        other.method
+        for other in operation.surface.operations
+        if other.path == operation.path and (not other.setting or getattr(settings, other.setting))
+    ]
+
+
+def identify(context: Context, at: float) -> None:
+    """Find out who is calling; a refusal counts against the address, and is audited."""
+    try:
+        context.operation.surface.identify(context)
+    except Unauthenticated as problem:
+        request = context.request
+        context.lite.limits.take_address(context, at)
+        if context.operation.surface.credentials(request):
+            note_refusal(context, f"{request.method} {context.operation.path}")
+        problem.headers.setdefault("WWW-Authenticate", "Bearer")
+        raise
+
+
+def note_refusal(context: Context, what: str, actor: str = "unknown") -> None:
+    """Audit credentials that were refused, in the workspace that they name or in the only one."""
+    every = list(context.lite.workspaces.values())
+    workspace = context.workspace or (every[0] if len(every) == 1 else None)
+    if workspace is None or workspace.read_only:
+        return
+    journal = workspace.journal
+    perform(
+        workspace,
+        lambda current: journal.note(current, "api.authentication.refused", "request", what),
+        actor=actor,
+        request_id=context.request_id,
+    )
+
+
+def look(context: Context, path: Sequence[str]) -> Reply:
+    """Answer a read, and count it."""
+    operation, workspace = context.operation, context.workspace
+    workspace.count_read(context.principal.id)
+    with workspace.read():
+        result = operation.handler(context, *path)
+    if isinstance(result, Reply):
+        return result
+    return Reply(operation.status, operation.surface.present(operation, result))
+
+
+def write(context: Context, path: Sequence[str]) -> Reply:
+    """Answer a write: once for each Idempotency-Key, or as a rehearsal."""
+    rehearsal = context.operation.surface.rehearses(context.request)
+    asked = context.request.get_header("Idempotency-Key") is not None
+    idempotency = Idempotency(context) if asked else None
+    # A rehearsal refuses a key that is none, and neither replays nor remembers.
+    idempotency = None if rehearsal else idempotency
+
+    def work(current: Session) -> Reply:
+        if idempotency and (reply := idempotency.replay()):
+            return reply
+        reply = carry_out(context, path, rehearsal)
+        if idempotency:
+            idempotency.remember(reply)
+        return reply
+
+    doing = functools.partial(
+        perform,
+        context.workspace,
+        actor=context.principal.id,
+        reason=context.reason,
+        request_id=context.request_id,
+    )
+    if not idempotency:
+        return doing(work, rehearsal=rehearsal)
+    with idempotency.alone():
+        try:
+            return doing(work)
+        except Problem as problem:
+            if problem.status in FINAL_REFUSALS and "Idempotency-Replayed" not in problem.headers:
+                doing(functools.partial(remember_refusal, idempotency, problem))
+            raise
+
+
+def remember_refusal(idempotency: Idempotency, problem: Problem, current: Session) -> None:
+    """Keep a final refusal, unless it is about the key itself."""
+    if not IdempotencyRecord.has(idempotency.id):
+        idempotency.remember_refusal(problem)
+
+
+def rehearsed_as(operation: Operation) -> str:
+    """The member under which a dry run tells what would come of an operation."""
+    would = {"PUT": "wouldUpdate", "PATCH": "wouldUpdate", "DELETE": "wouldDelete"}
+    would["POST"] = "wouldCreate" if operation.status == 201 else "result"
+    return would[operation.method]
+
+
+def carry_out(context: Context, path: Sequence[str], rehearsal: bool) -> Reply:
+    """Call the handler and lay out what came of it."""
+    operation = context.operation
+    result = operation.handler(context, *path)
+    if isinstance(result, Reply):
+        return result
+    if rehearsal:
+        told = json.loads(operation.surface.present(operation, result))
+        return Reply(200, to_json({"dryRun": True, rehearsed_as(operation): told}).encode())
+    if operation.status == 204:
+        return Reply(204)
+    return Reply(operation.status, operation.surface.present(operation, result))
+
+
+# --- Outbound requests --------------------------------------------------------
+# Whoever may name a URL must not reach the operator's own network through it. A name is
+# resolved once, all of its addresses are judged, and the connection goes to one of these.
+
+Networks = Sequence[IPv4Network | IPv6Network]
+#: At most so many bytes of an answer are read, its headers included.
+ANSWER_LIMIT = 65_536
+#: IPv6 forms of an IPv4 address and how far to shift it out: mapped (RFC 4291), NAT64 (RFC 6052)
+#: and 6to4 (RFC 3056). Such an address is as public as the one inside.
+IPV4_INSIDE = {
+    ip_network("::ffff:0:0/96"): 0,
+    ip_network("64:ff9b::/96"): 0,
+    ip_network("2002::/16"): 80,
+}
+#: Special by the IANA registries, though `ipaddress` of some Python calls them global.
+NEVER_PUBLIC = tuple(
+    ip_network(network) for network in ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20", "fec0::/10")
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a request: status 0 when no answer came, retry_after in seconds."""
+
+    status: int
+    retry_after: int | None
+    note: str
+
+
+def check_target(
+    url: str, allowed: Networks = (), https_only: bool = False, *, resolve=socket.getaddrinfo
+) -> None:
+    """Raise Invalid unless the URL may be sent to; a name that does not resolve (yet) may."""
+    parts, port = split_target(url, https_only)
+    with contextlib.suppress(OSError):
+        call_within(5, public_addresses, parts.hostname, port, allowed, resolve)
+
+
+def split_target(url: str, https_only: bool = False) -> tuple[SplitResult, int]:
+    """The parts and the port of an http or https URL; Invalid when it is anything else."""
+    if not url.lower().startswith(("https://",) if https_only else ("https://", "http://")):
+        raise Invalid(f"The URL must start with https://{'' if https_only else ' or http://'}.")
+    if not re.fullmatch(r"[!-~]+", url):
+        raise Invalid("The URL must be ASCII without spaces: write all else percent-encoded.")
+    try:
+        parts = urlsplit(url)
+        port = {"https": 443, "http": 80}[parts.scheme] if parts.port is None else parts.port
+    except ValueError:
+        parts, port = SplitResult("", "", "", "", ""), 0
+    if "@" in parts.netloc:
+        raise Invalid("The URL must not contain a user name or password.")
+    if not (parts.hostname and port):
+        raise Invalid("The URL must name a host, and a port from 1 to 65535 if any.")
+    return parts, port
+
+
+def public_addresses(
+    host: str, port: int, allowed: Networks = (), resolve=socket.getaddrinfo
+) -> list[tuple[str, int]]:
+    """Every (address, port) of a host: Invalid if one is forbidden, OSError if there is none."""
+    try:
+        found = resolve(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError:
+        raise Invalid(f"The host {host} of the URL is not a valid name.") from None
+    addresses = list(dict.fromkeys(entry[4][:2] for entry in found))
+    if not addresses:
+        raise socket.gaierror(socket.EAI_NONAME, "no address")
+    if not all(is_permitted(ip_address(address), allowed) for address, _ in addresses):
+        raise Invalid(
+            f"The host {host} has an address that is not public; "
+            "list its network in webhook_private_targets to permit it."
+        )
+    return addresses
+
+
+def is_permitted(address: IPv4Address | IPv6Address, allowed: Networks = ()) -> bool:
+    """Whether an address is public, or in a network that the operator allowed."""
+    shift = next((IPV4_INSIDE[network] for network in IPV4_INSIDE if address in network), None)
+    inner = address if shift is None else IPv4Address(int(address) >> shift & 0xFFFFFFFF)
+    if any(address in network or inner in network for network in allowed):
+        return True
+    special = inner.is_multicast or inner.is_reserved or not inner.is_global
+    return not special and not any(inner in network for network in NEVER_PUBLIC)
+
+
+def call_within(seconds: float, function: Callable, *arguments: Any) -> Any:
+    """What a call returns or raises, or TimeoutError: a look-up of a name takes no time limit."""
+    from concurrent.futures import Future
+
+    future: Future = Future()
+
+    def run():
+        try:
+            future.set_result(function(*arguments))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future.result(seconds)
+
+
+def time_left(deadline: float) -> float:
+    """Seconds until a time of the monotonic clock; TimeoutError when it has passed."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
+class BoundedSocket(io.RawIOBase):
+    """A socket with one deadline over all its calls, so that a peer gains nothing by dripping.
+
+    It ends after ANSWER_LIMIT bytes; closing it leaves the socket to whoever opened that.
+    """
+
+    def __init__(self, connection: socket.socket, deadline: float):
+        self.connection, self.deadline, self.unread = connection, deadline, ANSWER_LIMIT
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        if not self.unread:
+            return 0
+        self.connection.settimeout(time_left(self.deadline))
+        count = self.connection.recv_into(memoryview(buffer)[: self.unread])
+        self.unread -= count
+        return count
+
+    def sendall(self, data: bytes) -> None:
+        """Send everything; the socket's own method starts its time limit anew under TLS."""
+        view = memoryview(data)
+        while view:
+            self.connection.settimeout(time_left(self.deadline))
+            view = view[self.connection.send(view) :]
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        """What http.client reads an answer from."""
+        return io.BufferedReader(self)
+
+
+class Transport:
+    """Sends POST requests to checked addresses, past any proxy; safe to use from several threads.
+
+    `timeout` (seconds) covers all from the look-up of the name to the last byte of the answer.
+    Certificates are verified against the system's authorities, or those of SSL_CERT_FILE.
+    """
+
+    def __init__(
+        self, allowed: Networks = (), timeout=10.0, resolve=socket.getaddrinfo, *, clock=time.time
+    ):
+        self.allowed, self.timeout, self.resolve, self.clock = allowed, timeout, resolve, clock
+
+    def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+        """Send a body (JSON unless the headers say otherwise); trouble is an Answer of status 0."""
+        from http.client import HTTPException
+
+        deadline = time.monotonic() + self.timeout
+        try:
+            parts, port = split_target(url)
+            lookup = (public_addresses, parts.hostname, port, self.allowed, self.resolve)
+            addresses = call_within(time_left(deadline), *lookup)
+            with connect_first(addresses, deadline) as connection:
+                # Headers and body are two packets; the second must not wait for an answer.
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                connection.settimeout(time_left(deadline))
+                if parts.scheme == "https":
+                    connection = self.tls.wrap_socket(connection, server_hostname=parts.hostname)
+                with connection:
+                    return self.exchange(BoundedSocket(connection, deadline), parts, body, headers)
+        except Problem as problem:
+            return Answer(0, None, str(problem))
+        except (OSError, HTTPException) as error:
+            return Answer(0, None, explain_failure(error))
+
+    @cached_property
+    def tls(self):
+        """Verifies certificates and names; made once, as reading the authorities takes a while."""
+        import ssl
+
+        return ssl.create_default_context()
+
+    def exchange(self, connection: BoundedSocket, parts, body, headers) -> Answer:
+        """Send the request and read its answer, in which only status and Retry-After matter."""
+        from http.client import HTTPConnection, HTTPException, HTTPResponse
+
+        fixed = {"User-Agent": "Novantra-Lite-Webhooks/1", "Connection": "close"}
+        headers = {"Content-Type": "application/json", **headers, **fixed, "Host": parts.netloc}
+        request = HTTPConnection(parts.netloc)
+        request.sock = connection
+        query = f"?{parts.query}" if parts.query else ""
+        request.request("POST", (parts.path or "/") + query, body, headers)
+        response = HTTPResponse(connection, method="POST")
+        response.begin()
+        # The rest is read so that the peer sees no reset; what it holds changes nothing.
+        with contextlib.suppress(OSError, HTTPException):
+            response.read(ANSWER_LIMIT)
+        ending = "; redirects are not followed." if 300 <= response.status < 400 else "."
+        wait = read_retry_after(response.getheader("Retry-After", ""), self.clock())
+        return Answer(response.status, wait, f"Answered with status {response.status}{ending}")
+
+
+def connect_first(addresses: Sequence[tuple[str, int]], deadline: float) -> socket.socket:
+    """Connect to the first address that lets us; each gets an equal share of the time left."""
+    for untried in range(len(addresses), 1, -1):
+        with contextlib.suppress(OSError):
+            return socket.create_connection(addresses[-untried], time_left(deadline) / untried)
+    return socket.create_connection(addresses[-1], time_left(deadline))
+
+
+def read_retry_after(value: str, now: float) -> int | None:
+    """Seconds to wait by a Retry-After header (RFC 9110, 10.2.3), which may also be a date."""
+    from email.utils import parsedate_to_datetime
+
+    if re.fullmatch(r"[0-9]{1,9}", value.strip()):
+        return int(value)
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
+        # The header allows no zone but GMT, and one of its forms leaves that out.
+        date = parsedate_to_datetime(value).replace(tzinfo=UTC)
+        return max(0, math.ceil(date.timestamp() - now))
+    return None
+
+
+def explain_failure(error: Exception) -> str:
+    """A sentence for the delivery log, which never holds an exception's own text."""
+    import ssl
+
+    sentences = {
+        TimeoutError: "No complete answer came in time.",
+        socket.gaierror: "The name of the host could not be resolved.",
+        ssl.SSLCertVerificationError: "The certificate of the host could not be verified.",
+        ssl.SSLError: "The secure connection failed.",
+        ConnectionRefusedError: "The host refused the connection.",
+        OSError: "The connection failed, or broke off before an answer.",
+        Exception: "The answer was not valid HTTP.",
+    }
+    return next(text for kind, text in sentences.items() if isinstance(error, kind))
+
+
+# --- Webhook signatures -------------------------------------------------------
+# Standard Webhooks 1.0, and beside it one header that holds time and signature together.
+
+
+class WebhookError(ValueError):
+    """A webhook that its receiver must not trust, or a secret that cannot be used."""
+
+
+def new_webhook_secret(random_bytes: bytes) -> str:
+    """Write 24 to 64 random bytes as the secret of an endpoint."""
+    if not 24 <= len(random_bytes) <= 64:
+        raise ValueError("A webhook secret takes 24 to 64 random bytes.")
+    return "whsec_" + base64.b64encode(random_bytes).decode()
+
+
+def webhook_headers(
+    secrets: Sequence[str], message_id: str, timestamp: int, body: bytes
+) -> dict[str, str]:
+    """The headers that sign a body with each secret: two are valid during a rotation."""
+    signed = webhook_digests(secrets, f"{message_id}.{timestamp}.", body)
+    combined = webhook_digests(secrets, f"{timestamp}.", body)
+    return {
+        "webhook-id": message_id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": " ".join(map(standard_signature, signed)),
+        "X-Novantra-Signature": ",".join([f"t={timestamp}", *map(combined_signature, combined)]),
+    }
+
+
+def webhook_digests(secrets: Sequence[str], prefix: str, body: bytes) -> list[bytes]:
+    """The HMAC-SHA256 of a prefix and a body under each secret."""
+    content, digests = prefix.encode("utf-8", "replace") + body, []
+    for secret in secrets:
+        try:
+            key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+        except ValueError:
+            key = b""
+        if not key:
+            raise WebhookError("The secret is not a webhook secret: expected whsec_ and Base64.")
+        digests.append(hmac.digest(key, content, "sha256"))
+    return digests
+
+
+def standard_signature(digest: bytes) -> str:
+    """A digest as webhook-signature holds it."""
+    return "v1," + base64.b64encode(digest).decode()
+
+
+def combined_signature(digest: bytes) -> str:
+    """A digest as X-Novantra-Signature holds it."""
+    return "v1=" + digest.hex()
+
+
+def verify_webhook(
+    body: bytes,
+    headers: Mapping[str, str],
+    secret: str | Sequence[str],
+    *,
+    tolerance: int = 300,
+    clock: Callable[[], float] = time.time,
+) -> dict:
+    """The event in a webhook whose signature and age (seconds) are good, else WebhookError.
+
+    Pass the body's bytes as they came, and both secrets during a rotation. The headers may be
+    those of Standard Webhooks, or X-Novantra-Signature alone.
+    """
+    values = {name.lower(): value for name, value in headers.items()}
+    if "webhook-signature" in values:
+        timestamp, write = values.get("webhook-timestamp", ""), standard_signature
+        prefix = f"{values.get('webhook-id', '')}.{timestamp}."
+        given = values["webhook-signature"].split()
+    else:
+        given = values.get("x-novantra-signature", "").replace(",", " ").split()
+        timestamp = next((part[2:] for part in given if part.startswith("t=")), "")
+        prefix, write = f"{timestamp}.", combined_signature
+    if prefix.startswith(".") or not re.fullmatch(r"[0-9]{1,12}", timestamp):
+        raise WebhookError("The webhook's signature headers are missing or incomplete.")
+    secrets = [secret] if isinstance(secret, str) else secret
+    expected = [write(digest).encode() for digest in webhook_digests(secrets, prefix, body)]
+    # Every pair is compared, each in constant time: how long it takes tells nothing.
+    pairs = [(one, other.encode("utf-8", "replace")) for one in expected for other in given]
+    if not sum(hmac.compare_digest(*pair) for pair in pairs):
+        raise WebhookError("No signature matches: the secret is another, or the body was changed.")
+    if abs(clock() - int(timestamp)) > tolerance:
+        raise WebhookError(f"The webhook was signed more than {tolerance} seconds from this time.")
+    try:
+        event = json.loads(body)
+    except (ValueError, RecursionError):
+        event = None
+    if not isinstance(event, dict):
+        raise WebhookError("The webhook's body is not a JSON object.")
+    return event
+
+
+# --- Dispatcher ---------------------------------------------------------------
+
+#: Seconds to wait before each further attempt (decision 16 of the contract).
+RETRY_STEPS = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
+JITTER = 0.2
+GIVE_UP_AFTER = 120 * 3600
+#: Deliveries taken up in one step, so that a long queue does not keep other work waiting.
+BATCH = 100
+
+
+class Dispatcher:
+    """Carries events to their endpoints and does what time alone brings about.
+
+    All that it does is in `step`, which takes the time and starts no thread. No transaction is open
+    while it waits for the network.
+    """
+
+    def __init__(self, workspaces: Mapping[str, Workspace], transport: Any, source: Source, bell):
+        self.workspaces, self.transport, self.source = workspaces, transport, source
+        self.bell = bell
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+
+    def start(self) -> None:
+        """Deliver in a thread of its own, until stopped."""
+        if self._thread is None:
+            self._stopping = False
+            self._thread = threading.Thread(
+                target=self.run, name="novantra-lite-dispatcher", daemon=True
+            )
+            self._thread.start()
+            # What waited for this process to start is due now.
+            self.bell.set()
+
+    def stop(self) -> None:
+        """Finish the delivery at hand, then end the thread."""
+        if self._thread is not None:
+            self._stopping = True
+            self.bell.set()
+            self._thread.join()
+            self._thread, self._stopping = None, False
+
+    def run(self) -> None:
+        """Step whenever something was committed, and every second."""
+        while not self._stopping:
+            self.bell.wait(1.0)
+            self.bell.clear()
+            try:
+                self.step(self.source.clock())
+            except Exception:
+                log.exception("The dispatcher stumbled; it goes on.")
+
+    def step(self, at: float) -> int:
+        """Do what is due at a time in every workspace; tell how many deliveries arrived."""
+        arrived = 0
+        for workspace in list(self.workspaces.values()):
+            tidy(workspace, at)
+            failing: set[str] = set()
+            full = True
+            while full and not self._stopping:
+                count, full = self.deliver_due(workspace, at, failing)
+                arrived += count
+        return arrived
+
+    def deliver_due(self, workspace: Workspace, at: float, failing: set[str]) -> tuple[int, bool]:
+        """Attempt a batch of what is due; tell how many arrived, and whether the batch was full.
+
+        An endpoint that failed is left alone for the rest of the step.
+        """
+        arrived = 0
+        with workspace.read():
+            query = (
+                Delivery.select(Delivery, Event, Endpoint)
+                .join(Event)
+                .switch(Delivery)
+                .join(Endpoint)
+                .where(
+                    Delivery.due_at <= self.source.timestamp(at),
+                    Endpoint.status == "enabled",
+                    Endpoint.id.not_in(list(failing)),
+                )
+                .order_by(Delivery.due_at, Delivery.id)
+                .limit(BATCH)
+            )
+            due = list(query)
+            for delivery in due:
+                if self._stopping or delivery.endpoint.id in failing:
+                    continue
+                if self.attempt(workspace, delivery, at):
+                    arrived += 1
+                else:
+                    failing.add(delivery.endpoint.id)
+        return arrived, len(due) == BATCH
+
+    def attempt(self, workspace: Workspace, delivery: Delivery, at: float) -> bool:
+        """Send one delivery, and write down what came of it."""
+        endpoint, event = delivery.endpoint, delivery.event
+        body = event_body(workspace, event)
+        headers = {"Content-Type": "application/json"}
+        headers |= webhook_headers(endpoint_secrets(endpoint, at), event.id, int(at), body)
+        sent = self.transport.post(endpoint.url, body, headers)
+        arrived = 200 <= sent.status < 300
+        perform(
+            workspace,
+            lambda current: self.note(delivery.id, sent, arrived, at),
+            actor="dispatcher",
+            reason="Outcome of a webhook delivery.",
+        )
+        return arrived
+
+    def note(self, key: str, sent: Any, arrived: bool, at: float) -> None:
+        """Write down the outcome of an attempt, and when the next one is due."""
+        delivery = Delivery.get_or_none(Delivery.id == key)
+        if delivery is None:
+            # The endpoint was removed while it was being sent to.
+            return
+        moment = self.source.timestamp(at)
+        outcome = {
+            "attempts": delivery.attempts + 1,
+            "status_code": sent.status or None,
+            "note": sent.note,
+        }
+        if arrived:
+            delivery.change(state="done", due_at=None, **outcome)
+            return
+        delivery.change(failed_at=delivery.failed_at or moment, **outcome)
+        wait = self.wait_before(delivery.attempts, sent)
+        if wait is None:
+            delivery.change(state="failed", due_at=None)
+        else:
+            delivery.change(due_at=self.source.timestamp(at + wait))
+        if sent.status == 410 or failing_for(delivery.endpoint, at) >= GIVE_UP_AFTER:
+            delivery.endpoint.change(status="disabled")
+            delivery.change(state="failed", due_at=None)
+
+    def wait_before(self, attempts: int, sent: Any) -> float | None:
+        """Seconds until the next attempt; None when there is none left."""
+        if attempts > len(RETRY_STEPS):
+            return None
+        step = RETRY_STEPS[attempts - 1]
+        wait = step * self.source.random.uniform(1 - JITTER, 1 + JITTER)
+        if sent.status in (429, 503) and sent.retry_after is not None:
+            return max(wait, min(sent.retry_after, 2 * step))
+        return wait
+
+
+def event_body(workspace: Workspace, event: Event) -> bytes:
+    """An event as it goes out: the same bytes at every attempt and for every endpoint."""
+    told = {
+        "id": event.id,
+        "type": event.type,
+        "createdAt": event.created_at,
+        "organization": {"id": workspace.id, "slug": workspace.slug},
+        "data": event.data,
+    }
+    return to_json(told).encode()
+
+
+def endpoint_secrets(endpoint: Endpoint, at: float) -> list[str]:
+    """The secrets that sign now: two while a rotation lasts."""
+    if endpoint.previous_until and at < seconds_of(endpoint.previous_until):
+        return [endpoint.secret, endpoint.previous_secret]
+    return [endpoint.secret]
+
+
+def failing_for(endpoint: Endpoint, at: float) -> float:
+    """For how many seconds nothing but failures came of an endpoint."""
+    mine = Delivery.endpoint == endpoint
+    success = Delivery.select(peewee.fn.max(Delivery.updated_at)).where(
+        mine, Delivery.state == "done"
+    )
+    # Whoever enables an endpoint again, or gives it a new secret, gives it a new chance.
+    since = max(success.scalar() or "", endpoint.updated_at)
+    failed = Delivery.select(peewee.fn.min(Delivery.failed_at)).where(
+        mine, Delivery.state != "done", Delivery.updated_at >= since
+    )
+    first = failed.scalar()
+    return at - seconds_of(max(first, since)) if first else 0.0
+
+
+def tidy(workspace: Workspace, at: float) -> None:
+    """Do what time alone brings about: expiries, counted reads, and what is kept long enough."""
+    if workspace.read_only:
+        return
+    if counts := workspace.counted_reads(at):
+        perform(workspace, functools.partial(count_reads, counts), actor="system")
+    for model in all_models():
+        for record in model.overdue(workspace, at):
+            perform(
+                workspace,
+                functools.partial(expire, record),
+                actor="system",
+                reason="The time for which it was valid has passed.",
+            )
+    hour = int(at) // 3600
+    if workspace.tidied != hour:
+        workspace.tidied = hour
+        perform(workspace, lambda current: forget_old(workspace, at), actor="system")
+
+
+def count_reads(counts: dict[tuple[str, int], int], current: Session) -> None:
+    """Write down who read how often in which minute."""
+    for (actor, minute), count in counts.items():
+        moment = current.source.timestamp(minute * 60)
+        ReadCount.create(id=None, actor=actor, minute=moment, count=count)
+
+
+def expire(record: Model, current: Session) -> None:
+    """Take one record to the status that its end of validity brings."""
+    record.change(status="expired")
+
+
+def forget_old(workspace: Workspace, at: float) -> None:
+    """Drop idempotency records and delivered events that were kept long enough."""
+    stamp, settings = workspace.source.timestamp, workspace.settings
+    IdempotencyRecord.delete().where(
+        IdempotencyRecord.created_at < stamp(at - settings.idempotency_life)
+    ).execute()
+    old = stamp(at - settings.event_life)
+    Delivery.delete().where(Delivery.created_at < old, Delivery.state != "due").execute()
+    waiting = Delivery.select(Delivery.event)
+    Event.delete().where(Event.created_at < old, Event.id.not_in(waiting)).execute()
+
+
+# --- Webhooks -----------------------------------------------------------------
+
+WEBHOOK_EVENTS = (
+    "finding.created",
+    "finding.updated",
+    "finding.closed",
+    "evidence.claim.created",
+    "evidence.claim.approved",
+    "evidence.claim.rejected",
+    "submission.package.status_changed",
+    "submission.package.event_recorded",
+    "assessment.completed",
+)
+ROTATION = 24 * 3600
+
+
+class Webhooks:
+    """The endpoints of one workspace, as the Python API and the command line manage them."""
+
+    def __init__(self, workspace: Workspace, dispatcher: Dispatcher):
+        self.workspace, self.dispatcher = workspace, dispatcher
+
+    def act(self, reason: str, work: Callable[[], Any]) -> Any:
+        """Do one administrative write."""
+        return perform(self.workspace, lambda current: work(), actor="console", reason=reason)
+
+    def add(self, url: str, events: Iterable[str] = ()) -> dict:
+        """Add an endpoint for the named events (none: all); the secret is told only now."""
+        wanted = list(events)
+        if unknown := [event for event in wanted if event not in WEBHOOK_EVENTS]:
+            raise Invalid(f"There is no event {unknown[0]}; there are {', '.join(WEBHOOK_EVENTS)}.")
+        check_target(url, allowed_networks(self.workspace.settings))
+        secret = new_webhook_secret(self.workspace.source.random.randbytes(32))
+        endpoint = self.act(
+            "Webhook endpoint added.",
+            lambda: Endpoint.create(url=url, events=wanted, secret=secret),
+        )
+        return endpoint.json() | {"secret": secret}
+
+    def list(self) -> list[dict]:
+        """All endpoints, without their secrets."""
+        with self.workspace.read():
+            return [endpoint.json() for endpoint in Endpoint.select().order_by(Endpoint.id)]
+
+    def remove(self, key: str) -> None:
+        """Remove an endpoint, and what was on its way to it."""
+
+        def work():
+            Delivery.delete().where(Delivery.endpoint == key).execute()
+            Endpoint.fetch(key).remove()
+
+        self.act("Webhook endpoint removed.", work)
+
+    def rotate(self, key: str) -> dict:
+        """Give an endpoint a new secret; the old one signs too for 24 h."""
+        source = self.workspace.source
+        secret = new_webhook_secret(source.random.randbytes(32))
+
+        def work():
+            endpoint = Endpoint.fetch(key)
+            until = source.timestamp(source.clock() + ROTATION)
+            endpoint.change(secret=secret, previous_secret=endpoint.secret, previous_until=until)
+            return endpoint
+
+        return self.act("Webhook secret rotated.", work).json() | {"secret": secret}
+
+    def set_status(self, key: str, status: str) -> None:
+        """Set an endpoint's status."""
+        self.act(f"Webhook endpoint {status}.", lambda: Endpoint.fetch(key).change(status=status))
+
+    def pause(self, key: str) -> None:
+        """Hold deliveries back; what happens meanwhile waits."""
+        self.set_status(key, "paused")
+
+    def resume(self, key: str) -> None:
+        """Deliver again, after a pause or after the endpoint was disabled."""
+        self.set_status(key, "enabled")
+        self.workspace.bell.set()
+
+    def test(self, key: str) -> dict:
+        """Send an endpoint a test event at once, and tell what came of it."""
+        source = self.workspace.source
+
+        def work():
+            endpoint = Endpoint.fetch(key)
+            at = source.now()
+            event = Event.create(type="webhook.test", data={"test": True}, created_at=at)
+            return Delivery.create(event=event.id, endpoint=endpoint.id, due_at=None, created_at=at)
+
+        delivery = self.act("Webhook endpoint tested.", work)
+        with self.workspace.read():
+            self.dispatcher.attempt(self.workspace, Delivery.fetch(delivery.id), source.clock())
+        # A test says how things stand now; it is not tried again.
+        given_up = Delivery.update(state="failed", due_at=None)
+        waits = given_up.where(Delivery.id == delivery.id, Delivery.state == "due")
+        self.act("Webhook endpoint tested.", waits.execute)
+        with self.workspace.read():
+            return Delivery.fetch(delivery.id).json()
+
+    def deliveries(self, endpoint: str | None = None, state: str | None = None) -> list[dict]:
+        """The delivery log, newest first."""
+        with self.workspace.read():
+            query = Delivery.select().order_by(Delivery.created_at.desc(), Delivery.id.desc())
+            if endpoint:
+                query = query.where(Delivery.endpoint == endpoint)
+            if state:
+                query = query.where(Delivery.state == state)
+            return [delivery.json() for delivery in query]
+
+    def redeliver(self, key: str) -> None:
+        """Put one delivery on its way again, from the first attempt on."""
+        self.send_again(Delivery.id == key, lambda count: count or Delivery.fetch(key))
+
+    def redeliver_failed(self, endpoint: str) -> int:
+        """Put everything that failed for an endpoint on its way again; tell how many that are."""
+        failed = (Delivery.endpoint == endpoint) & (Delivery.state == "failed")
+        return self.send_again(failed, lambda count: count)
+
+    def send_again(self, which: Any, check: Callable[[int], Any]) -> int:
+        """Make deliveries due now."""
+        at = self.workspace.source.now()
+
+        def work():
+            count = Delivery.update(state="due", attempts=0, due_at=at).where(which).execute()
+            check(count)
+            return count
+
+        count = self.act("Webhook deliveries sent again.", work)
+        self.workspace.bell.set()
+        return count
+
+
+@functools.cache
+def allowed_networks(settings: Settings) -> list:
+    """The private networks that webhooks may be sent to."""
+    try:
+        return [ip_network(text) for text in settings.webhook_private_targets]
+    except ValueError:
+        raise Invalid(
+            "The setting webhook_private_targets needs networks such as 10.1.0.0/16."
+        ) from None
+
+
+# === Part III: Novantra =======================================================
+# --- Novantra conventions -----------------------------------------------------
+
+
+class Reason(Text):
+    """Why the caller acts: 10 to 1000 characters without the blanks around them."""
+
+    def __init__(self):
+        super().__init__(1000, 10)
+
+    def read(self, value):
+        return super().read(value.strip() if isinstance(value, str) else value)
+
+
+class Key(Text):
+    """A name that a record has among its kind: 1 to 200 characters."""
+
+    def __init__(self, **options: Any):
+        super().__init__(200, 1, **options)
+
+
+class Reference(Text):
+    """The optional name of something elsewhere: 1 to 200 characters."""
+
+    def __init__(self, **options: Any):
+        super().__init__(200, 1, **{"null": True, **options})
+
+
+class Title(Text):
+    """What a record is called: 1 to 300 characters."""
+
+    def __init__(self):
+        super().__init__(300, 1)
+
+
+class Limit(Integer):
+    """The size of a page: 50 unless told, and never more than 200."""
+
+    def __init__(self):
+        super().__init__(at_least=1, default=50)
+
+    def parse(self, text):
+        return min(int(text), 200) if re.fullmatch(r"[+-]?[0-9]{1,400}", text) else text
+
+    def describe(self):
+        return {"type": "integer", "minimum": 1}
+
+
+class NovantraSurface(Surface):
+    """Envelopes named after the resource, signed cursors, and a reason for every write."""
+
+    claims = (
+        "/",
+        "/api/health",
+        "/api/v1/openapi.json",
+        "/api/v1/auth",
+        "/api/v1/organization",
+        "/api/v1/governance",
+        "/api/v1/assets",
+        "/api/v1/party-engagements",
+        "/api/v1/change-management",
+        "/api/v1/vulnerability-management",
+    )
+    update_method = "PATCH"
+    newest_first = True
+    error_schema: ClassVar[dict] = {
+        "type": "object",
+        "required": ["error", "message", "requestId"],
+        "properties": {
+            "error": {"type": "string"},
+            "message": {"type": "string"},
+            "issues": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["path", "message"],
+                    "properties": {
+                        "path": {"type": "array", "items": {"type": ["string", "integer"]}},
+                        "message": {"type": "string"},
+                    },
+                },
+            },
+            "requestId": {"type": "string", "pattern": "^req_"},
+        },
+    }
+
+    def complete(self, schema, method):
+        whole = Schema(reason=Reason(), name=schema.name)
+        whole.members = schema.members | whole.members
+        whole.required = schema.required | whole.required
+        return whole
+
+    def list_query(self, resource):
+        own = {"created_after": Timestamp(dates=True), "cursor": Text(100_000), "limit": Limit()}
+        query = Filters(**own)
+        query.members = resource.filters.members | query.members
+        query.required = set(resource.filters.required)
+        return query, {"created_after": lambda value: resource.model.created_at > value}
+
+    def list_page(self, context, listing):
+        query, workspace = dict(context.query), context.workspace
+        limit, cursor = query.pop("limit", 50), query.pop("cursor", None)
+        binding = f"{context.operation.path}|{to_json(query)}"
+        key, at = workspace.cursor_key, workspace.source.clock()
+        life = context.settings.cursor_life
+        place = read_cursor(key, binding, cursor, at, life) if cursor is not None else None
+        page = listing.page(query, place, limit)
+        plural = context.operation.resource.plural
+        following = write_cursor(key, binding, page.place, at) if page.place else None
+        pagination = f'{{"nextCursor":"{following}"}}' if following else "{}"
+        parts = f'{{"{plural}":['.encode(), page.text, f'],"pagination":{pagination}}}'.encode()
+        return Reply(200, b"".join(parts))
+
+    def present_record(self, resource, text):
+        return b'{"%b":%b}' % (resource.noun.encode(), text)
+
+    def present_problem(self, problem, context):
+        told = {"error": problem.code, "message": str(problem)}
+        if problem.issues and problem.code == "validation":
+            told["issues"] = problem.issues
+        return told | {"requestId": context.request_id}
+
+    def record_schema(self, resource):
+        one = super().record_schema(resource)
+        return {"type": "object", "required": [resource.noun], "properties": {resource.noun: one}}
+
+    def page_schema(self, resource):
+        pagination = {"type": "object", "properties": {"nextCursor": {"type": ["string", "null"]}}}
+        return {
+            "type": "object",
+            "required": [resource.plural, "pagination"],
+            "properties": {
+                resource.plural: super().page_schema(resource),
+                "pagination": pagination,
+            },
+        }
+
+
+NOVANTRA = NovantraSurface()
+
+TRIPLE = ("subject_module_key", "subject_resource_type", "subject_resource_id")
+
+
+def check_subject(values: Mapping[str, Any]) -> None:
+    """Refuse half a subject triple, and one that names nothing in this workspace."""
+    given = [values.get(name) for name in TRIPLE]
+    if not any(given):
+        return
+    missing = [camel(name) for name, value in zip(TRIPLE, given, strict=True) if not value]
+    if missing:
+        raise Invalid(
+            issues=[issue([member], "Required with the rest of the subject") for member in missing]
+        )
+    module, kind, key = given
+    model = subjects().get((module, kind))
+    if model is None or not model.has(key):
+        raise Unprocessable(f"There is no {kind} {key} under {module} in this workspace.")
+
+
+@functools.cache
+def subjects() -> dict[tuple[str, str], type[Model]]:
+    """The models that a subject triple may point at, by module and type."""
+    return {model.subject: model for model in all_models() if model.subject}
+
+
+def reduced(record: Model, members: str) -> dict:
+    """The part of a record that an event tells."""
+    return {member: record.members()[member].value(record) for member in members.split()}
+
+
+# --- Workspace ----------------------------------------------------------------
+
+
+class Organization(Model):
+    """The organization whose register the file is."""
+
+    fact = "organization"
+
+    id = PrefixedId("org")
+    slug = Text(63, 1, pattern="[a-z0-9](?:[a-z0-9-]*[a-z0-9])?", hint="Expected a-z, 0-9 and -")
+    name = Text(200, 1)
+    locale = Text(35, 2, default="en")
+    timezone = Text(64, 1, default="UTC")
+    created_at = Timestamp(default=now, hidden=True)
+
+
+class Profile(
+    Resource,
+    surface=NOVANTRA,
+    model=Organization,
+    scope="organization",
+    tag="Workspace",
+):
+    """What the workspace of the token is called."""
+
+    @route(
+        "GET /api/v1/organization",
+        id="getOrganization",
+        answer=NOVANTRA.record_schema(Named("organization", "Organization")),
+    )
+    def read(self, context):
+        """Get the workspace profile of the token."""
+        return Organization.get()
+
+
+# --- Authentication -----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What a new or rotated service account needs to get tokens; the secret is told only once."""
+
+    client_id: str
+    client_secret: str = dataclasses.field(repr=False)
+    name: str
+    scopes: list[str]
+    expires: str | None
+
+
+class Accounts:
+    """The service accounts of one workspace, as the Python API and the command line manage them."""
+
+    def __init__(self, workspace: Workspace, known_scopes: Callable[[], Sequence[str]]):
+        self.workspace, self.known_scopes = workspace, known_scopes
+
+    def act(self, reason: str, work: Callable[[], ServiceAccount]) -> ServiceAccount:
+        """Do one administrative write, and have every token checked anew."""
+        account = perform(self.workspace, lambda current: work(), actor="console", reason=reason)
+        self.workspace.tokens.forget()
+        return account
+
+    def create(
+        self, name: str, scopes: Iterable[str], expires: str | None = None, contact: str = ""
+    ) -> Credentials:
+        """Make an account with these scopes; `expires` is a date or date-time."""
+        wanted = sorted(set(scopes))
+        known = self.known_scopes()
+        if not wanted:
+            raise Invalid("A service account needs at least one scope.")
+        if unknown := [scope for scope in wanted if scope not in known]:
+            raise Invalid(f"There is no scope {unknown[0]}; there are {', '.join(known)}.")
+        given = {"name": name, "expiresAt": expires, "contact": contact}
+        values = read_members(NEW_ACCOUNT, given) | {"scopes": wanted}
+        secret = self.workspace.source.secret("nvs_")
+        values["secret_hash"] = hash_secret(self.workspace.ring, secret)
+        account = self.act("Service account created.", lambda: ServiceAccount.create(**values))
+        return Credentials(account.id, secret, account.name, wanted, account.expires_at)
+
+    def rotate(self, client_id: str) -> Credentials:
+        """Give an account a new secret; the old one and its tokens end at once."""
+        secret = self.workspace.source.secret("nvs_")
+
+        def work():
+            account = ServiceAccount.fetch(client_id)
+            account.change(
+                secret_hash=hash_secret(self.workspace.ring, secret),
+                generation=account.generation + 1,
+            )
+            return account
+
+        account = self.act("Service account secret rotated.", work)
+        return Credentials(account.id, secret, account.name, account.scopes, account.expires_at)
+
+    def set_disabled(self, client_id: str, disabled: bool) -> None:
+        """Shut an account out, or let it in again."""
+
+        def work():
+            account = ServiceAccount.fetch(client_id)
+            # Tokens from before must not come back to life when the account is enabled again.
+            account.change(disabled=disabled, generation=account.generation + disabled)
+            return account
+
+        self.act(f"Service account {'disabled' if disabled else 'enabled'}.", work)
+
+    def disable(self, client_id: str) -> None:
+        """Shut an account out; its tokens end at once."""
+        self.set_disabled(client_id, True)
+
+    def enable(self, client_id: str) -> None:
+        """Let a disabled account in again; it needs new tokens."""
+        self.set_disabled(client_id, False)
+
+    def list(self) -> list[dict]:
+        """All accounts, without their secrets."""
+        with self.workspace.read():
+            known = [one.json() for one in ServiceAccount.select().order_by(ServiceAccount.id)]
+        return [{"clientId": account.pop("id"), **account} for account in known]
+
+
+NEW_ACCOUNT = Schema(ServiceAccount.name, ServiceAccount.expires_at, ServiceAccount.contact)
+
+
+def read_members(schema: Schema, given: dict, partial: bool = False) -> dict:
+    """Read members that the Python API was given, or raise Invalid with every fault."""
+    try:
+        return schema.read(given, partial=partial)
+    except Faults as faults:
+        issues = [issue(*fault) for fault in faults.issues]
+        told = "; ".join(
+            f"{'.'.join(map(str, fault['path']))}: {fault['message']}" for fault in issues
+        )
+        raise Invalid(f"{told}.", issues) from None
+
+
+TOKEN_ANSWER = {
+    "type": "object",
+    "required": ["access_token", "token_type", "expires_in", "scope"],
+    "properties": {
+        "access_token": {"type": "string"},
+        "token_type": {"type": "string", "enum": ["Bearer"]},
+        "expires_in": {"type": "integer"},
+        "scope": {"type": "string"},
+    },
+}
+
+
+class TokenRequest(Schema):
+    """Client credentials, spelled as RFC 6749 spells them."""
+
+    def __init__(self):
+        super().__init__(name="TokenRequest")
+        self.members = {
+            "grant_type": ("grant_type", Choice("client_credentials")),
+            "client_id": ("client_id", Text(100, 1)),
+            "client_secret": ("client_secret", Text(200, 1)),
+            "scope": ("scope", Text(4000, null=True)),
+        }
+        self.required = {"grant_type", "client_id", "client_secret"}
+
+
+class Authentication(Resource, surface=NOVANTRA, tag="Authentication"):
+    """Short-lived bearer tokens for service accounts (RFC 6749, section 4.4)."""
+
+    def accept(self, context, data):
+        """Take client id and secret from HTTP Basic where the request has them there."""
+        scheme, _, text = (context.request.auth or "").partition(" ")
+        if scheme.lower() != "basic" or not isinstance(data, dict):
+            return data
+        try:
+            user, _, password = base64.b64decode(text, validate=True).decode().partition(":")
+        except ValueError:
+            raise Unauthenticated("The Authorization header is not HTTP Basic.") from None
+        return data | {
+            "client_id": urllib.parse.unquote_plus(user),
+            "client_secret": urllib.parse.unquote_plus(password),
+        }
+
+    @route(
+        "POST /api/v1/auth/token",
+        public=True,
+        body=TokenRequest(),
+        media=MappingProxyType(
+            {"application/json": read_json, "application/x-www-form-urlencoded": read_form}
+        ),
+        answer=TOKEN_ANSWER,
+        id="createToken",
+    )
+    def create_token(self, context):
+        """Exchange client credentials for a bearer token."""
+        body, at = context.body, context.lite.source.clock()
+        client_id = body["client_id"]
+        context.lite.limits.check_failures(context.headers, client_id, at)
+        try:
+            account = self.authenticate(context, client_id, body["client_secret"], at)
+        except Unauthenticated:
+            context.lite.limits.take_failure(context.headers, client_id, at)
+            raise
+        scopes = (body.get("scope") or "").split() or account.scopes
+        if foreign := set(scopes) - set(account.scopes):
+            message = f"Not granted to this account: {' '.join(sorted(foreign))}"
+            raise Invalid(issues=[issue(["scope"], message)])
+        return self.grant(context, account, scopes, at)
+
+    def authenticate(self, context, client_id, secret, at) -> ServiceAccount:
+        """The account of a client id and secret; the same refusal for whatever is wrong."""
+        found = context.lite.workspace_of_account(client_id)
+        refused = Unauthenticated(
+            "The client id or the client secret is wrong, or the account is not active.",
+            headers={"WWW-Authenticate": "Basic"},
+        )
+        if found is None:
+            note_refusal(context, "POST /api/v1/auth/token", client_id)
+            raise refused
+        context.workspace = found
+        with found.read():
+            account = ServiceAccount.fetch(client_id)
+        expected = hash_secret(found.ring, secret)
+        if not hmac.compare_digest(expected, account.secret_hash) or not account.is_usable(at):
+            note_refusal(context, "POST /api/v1/auth/token", client_id)
+            raise refused
+        return account
+
+    def grant(self, context, account, scopes, at) -> Reply:
+        """Issue a token, and audit it."""
+        workspace, life = context.workspace, context.settings.token_life
+        if account.expires_at:
+            life = min(life, int(seconds_of(account.expires_at) - at))
+        token = workspace.tokens.issue(account, scopes, life)
+        if not workspace.read_only:
+            perform(
+                workspace,
+                lambda current: workspace.journal.note(
+                    current, "api.token.issued", "service_account", account.id
+                ),
+                actor=account.id,
+                request_id=context.request_id,
+            )
+        told = {
+            "access_token": token,
+            "token_type": "Bearer",
+            "expires_in": life,
+            "scope": " ".join(scopes),
+        }
+        headers = {"Cache-Control": "no-store", "Pragma": "no-cache"}
+        return Reply(200, to_json(told).encode(), headers)
+
+
+# --- Frameworks ---------------------------------------------------------------
+
+
+class Framework(Model):
+    """A body of requirements: a standard, a law, a policy of the house."""
+
+    fact, key, subject = "framework", "framework_key", ("frameworks", "framework")
+
+    id = PrefixedId("frwk")
+    framework_key = Key()
+    name = Title()
+    description = Encrypted(10_000, null=True)
+    status = Choice("draft active retired", default="active", index=True)
+    source_kind = Key(default="internal")
+    created_at = Timestamp(default=now)
+    updated_at = Timestamp(default=now)
+
+
+class FrameworkVersion(Model):
+    """One edition of a framework; older ones stay readable."""
+
+    fact, key = "framework.version", "framework version_key"
+
+    id = PrefixedId("fver")
+    framework = ForeignKey(Framework, index=True)
+    version_key = Key()
+    version_label = Title()
+    status = Key(default="active", index=True)
+    source_kind = Key(default="internal")
+    published_at = Timestamp(null=True)
+    effective_from = Timestamp(null=True)
+    effective_until = Timestamp(null=True)
+    created_at = Timestamp(default=now)
+    updated_at = Timestamp(default=now)
+
+
+class FrameworkNode(Model):
+    """One group or requirement in the hierarchy of a framework version."""
+
+    fact, key = "framework.node", "framework_version node_key"
+
+    id = PrefixedId("fnode")
+    framework_version = ForeignKey(FrameworkVersion, index=True)
+    parent_node = ForeignKey("self", null=True, index=True)
+    node_key = Key()
+    reference_code = Key()
+    title = Text(1000, 1)
+    description = Encrypted(50_000, null=True)
+    node_kind = Key()
+    status = Key(default="active")
+    sort_order = Integer(0, 2**31 - 1, default=0)
+    created_at = Timestamp(default=now)
+    updated_at = Timestamp(default=now)
+
+
+class FrameworkCoverageLink(Model):
+    """What a record of the register does for a requirement."""
+
+    fact = "framework.coverage_link"
+    key = "framework_node subject_module_key subject_resource_type subject_resource_id"
+
+    id = PrefixedId("fcov")
+    framework_version = ForeignKey(FrameworkVersion, index=True)
+    framework_node = ForeignKey(FrameworkNode, index=True)
+    subject_module_key = Key()
+    subject_resource_type = Key()
+    subject_resource_id = Key()
+    coverage_kind = Key()
+    status = Key(default="active")
+    created_at = Timestamp(default=now)
+    updated_at = Timestamp(default=now)
+
+
+class Frameworks(
+    Resource,
+    surface=NOVANTRA,
+    path="/api/v1/governance/frameworks",
+    model=Framework,
+    scope="governance.frameworks",
+    tag="Frameworks",
+    collection="frameworks",
+    verbs="list retrieve",
+):
+    """Bodies of requirements."""
+
+    filters = Filters(Framework.status)
+
+
+class FrameworkVersions(
+    Resource,
+    surface=NOVANTRA,
+    path="/api/v1/governance/frameworks/versions",
+    model=FrameworkVersion,
+    scope="governance.frameworks",
+    tag="Frameworks",
+    plural="versions",
+    collection="framework-versions",
+    verbs="list",
+):
+    """Editions of frameworks."""
+
+    filters = Filters(FrameworkVersion.framework, FrameworkVersion.status)
+
+
+class FrameworkNodes(
+    Resource,
+    surface=NOVANTRA,
+    path="/api/v1/governance/frameworks/nodes",
+    model=FrameworkNode,
+    scope="governance.frameworks",
+    tag="Frameworks",
+    plural="nodes",
+    collection="framework-nodes",
+    verbs="list",
+):
+    """Groups and requirements."""
+
+    filters = Filters(FrameworkNode.framework_version, FrameworkNode.parent_node)
+
+
+class FrameworkCoverageLinks(
+    Resource,
+    surface=NOVANTRA,
+    path="/api/v1/governance/frameworks/coverage-links",
+    model=FrameworkCoverageLink,
+    scope="governance.frameworks",
+    tag="Frameworks",
+    plural="coverageLinks",
+    collection="coverage-links",
+    verbs="list",
+):
+    """What covers which requirement."""
+
+    filters = Filters(FrameworkCoverageLink.framework_version, FrameworkCoverageLink.framework_node)
+
+
+# --- Controls -----------------------------------------------------------------
+
+
+class Control(Model):
+    """A measure that keeps a risk down or a requirement met."""
+
+    fact, key, subject = "control", "control_key", ("controls", "control")
+
+    id = PrefixedId("ctrl")
+    control_key = Key()
+    title = Title()
+    description = Encrypted(10_000, null=True)
+    status = Choice("draft active retired", default="active", index=True)
+    subject_module_key = Reference()
+    subject_resource_type = Reference()
+    subject_resource_id = Reference()
+    subject_version_id = Reference()
+    owner_responsibility_assignment_id = Reference()
+    implementation_projection_id = Reference()
+    compliance_projection_id = Reference()
+    created_at = Timestamp(default=now)
+    updated_at = Timestamp(default=now)
+
+
+class Controls(
+    Resource,
+    surface=NOVANTRA,
+    path="/api/v1/governance/controls",
+    model=Control,
+    scope="governance.controls",
+    tag="Controls",
+    collection="controls",
+    verbs="list retrieve",
+):
+    """Measures that the organization has taken."""
+
+    filters = Filters(Control.status)
+
+
+# --- Risks --------------------------------------------------------------------
+
+
+class Risk(Model):
+    """Something that may go wrong, and what is done about it."""
+
+    fact, key, subject = "risk", "risk_key", ("risks", "risk")
+
+    id = PrefixedId("risk")
+    risk_key = Key()
+    title = Title()
+    description = Encrypted(10_000, null=True)
+    #: Open by contract: candidate, identified, under-assessment, under-treatment, accepted, …
+    status = Key(default="identified", index=True)
+    subject_module_key = Reference()
+    subject_resource_type = Reference()
+    subject_resource_id = Reference()
+    subject_version_id = Reference()
+    owner_responsibility_assignment_id = Reference()
+    created_at = Timestamp(default=now)
+    updated_at = Timestamp(default=now)
+
+
+class Risks(
+    Resource,
+    surface=NOVANTRA,
+    path="/api/v1/governance/risks",
+    model=Risk,
+    scope="governance.risks",
+    tag="Risks",
+    collection="risks",
+    verbs="list retrieve",
+):
+    """What may go wrong."""
+
+    filters = Filters(Risk.status)
+
+
+# --- Evidence -----------------------------------------------------------------
+
+
+class Blob(Member, peewee.BlobField):
+    """Bytes, never shown as JSON."""
+
+    hidden = True
+
+
+class EvidenceRequirement(Model):
+    """What has to be shown, again and again."""
+
+    fact, key = "evidence.requirement", "requirement_key"
+    subject = ("evidence", "evidence-requirement")
+
+    id = PrefixedId("evreq")
+    requirement_key = Key()
+    title = Title()
+    description = Encrypted(10_000, null=True)
+    status = Choice("draft active retired", default="active", index=True)
+    subject_module_key = Reference()
+    subject_resource_type = Reference()
+    created_at = Timestamp(default=now)
+    updated_at = Timestamp(default=now)
+
+
+SHA256 = Text(64, 64, pattern="[0-9a-fA-F]{64}", hint="Expected 64 hexadecimal digits", null=True)
+ADDRESS = Text(2000, 1, pattern=r"[A-Za-z][A-Za-z0-9+.-]*:\S+", hint="Expected a URI", null=True)
+
+ATTACHMENT = Shape(
+    id=Key(),
+    file_name=Text(255, 1),
+    content_type=Text(255, 1),
+    size_bytes=Integer(0),
+    sha256=Text(64),
+    uri=ADDRESS,
+    created_at=Timestamp(),
+)
+
+NEW_ATTACHMENT = Shape(
+    file_name=Text(255, 1),
+    content_type=Text(255, 1),
+    content_base64=Text(100_000_000, null=True),
+    uri=ADDRESS,
+    sha256=SHA256,
+)
+
+
+class EvidenceClaim(Model):
+    """A claim that a requirement is met, for a time, with files that show it."""
+
+    fact, key, subject = "evidence.claim", "claim_key", ("evidence", "evidence-claim")
+    moves: ClassVar[dict] = {
+        "pending": "approved rejected withdrawn",
+        "approved": "expired superseded withdrawn",
+        "rejected": "withdrawn",
+        "expired": "superseded",
+    }
+
+    id = PrefixedId("evclm")
+    evidence_requirement = ForeignKey(EvidenceRequirement, index=True)
+    claim_key = Key()
+    title = Title()
+    description = Encrypted(10_000, null=True)
+    status = Choice(
+        "pending approved rejected expired superseded withdrawn", default="pending", index=True
+    )
+    subject_module_key = Reference()
+    subject_resource_type = Reference()
+    subject_resource_id = Reference()
+    valid_from = Timestamp(null=True)
+    valid_until = Timestamp(null=True)
+    source_kind = Reference()
+    collected_at = Timestamp(null=True)
+    reviewed_at = Timestamp(null=True)
+    attachments = Json(ListOf(ATTACHMENT, 10), default=list)
+    created_at = Timestamp(default=now)
+    updated_at = Timestamp(default=now)
+
+    @classmethod
+    def create(cls, **values):
+        begin, end = values.get("valid_from"), values.get("valid_until")
+        if begin and end and end <= begin:
+            raise Invalid(issues=[issue(["validUntil"], "Expected a time after validFrom")])
+        claim = super().create(**values)
+        emit("evidence.claim.created", {"claim": claim.told()})
+        return claim
+
+    def change(self, **values):
+        status = values.get("status", self.status)
+        if self.status == "pending" and status in ("approved", "rejected"):
+            values.setdefault("reviewed_at", now())
+        changed = super().change(**values)
+        if "status" in changed and status in ("approved", "rejected"):
+            emit(f"evidence.claim.{status}", {"claim": self.told()})
+        return changed
+
+    @classmethod
+    def overdue(cls, workspace, at):
+        with workspace.read():
+            passed = cls.valid_until <= workspace.source.timestamp(at)
+            return list(cls.select().where(cls.status == "approved", passed))
+
+    def told(self) -> dict:
+        """What events tell of a claim."""
+        return reduced(
+            self,
+            "id evidenceRequirementId claimKey title status subjectModuleKey subjectResourceType "
+            "subjectResourceId createdAt",
+        )
+
+
+class AttachmentContent(Model):
+    """The bytes of an attachment, encrypted."""
+
+    id = Text(primary_key=True)
+    evidence_claim = ForeignKey(EvidenceClaim, index=True, on_delete="CASCADE")
+    content = Blob()
+
+    @staticmethod
+    def place(key: str) -> str:
+        """What the encryption of an attachment is bound to."""
+        return f"attachment_content/content/{key}"
+
+
+class EvidenceRequirements(
+    Resource,
+    surface=NOVANTRA,
+    path="/api/v1/governance/evidence/requirements",
+    model=EvidenceRequirement,
+    scope="governance.evidence",
+    tag="Evidence",
+    noun="requirement",
+    collection="evidence-requirements",
+    verbs="list retrieve",
+):
+    """What has to be shown."""
+
+    filters = Filters(EvidenceRequirement.status)
+
+
+class EvidenceClaims(
+    Resource,
+    surface=NOVANTRA,
+    path="/api/v1/governance/evidence/claims",
+    model=EvidenceClaim,
+    scope="governance.evidence",
+    tag="Evidence",
+    noun="claim",
+    collection="evidence-claims",
+    verbs="list create retrieve",
+    options={"create": {"limit": "claim_limit"}},
+):
+    """Claims with their attachments; the API makes claims, and never approves them."""
+
+    filters = Filters(EvidenceClaim.evidence_requirement, EvidenceClaim.status)
+    creates = Schema(
+        EvidenceClaim.evidence_requirement,
+        EvidenceClaim.claim_key,
+        EvidenceClaim.title,
+        EvidenceClaim.description,
+        EvidenceClaim.subject_module_key,
+        EvidenceClaim.subject_resource_type,
+        EvidenceClaim.subject_resource_id,
+        EvidenceClaim.valid_from,
+        EvidenceClaim.valid_until,
+        EvidenceClaim.source_kind,
+        EvidenceClaim.collected_at,
+        attachments=Json(ListOf(NEW_ATTACHMENT, 10), default=list),
+        optional="claimKey",
+        name="CreateEvidenceClaimRequest",
+    )
+
+    def create(self, context):
+        body = context.body
+        check_subject(body)
+        key = body["evidence_requirement"]
+        requirement = EvidenceRequirement.seek(key)
+        if requirement is None:
+            raise Unprocessable(f"There is no evidence requirement {key} in this workspace.")
+        if requirement.status != "active":
+            raise Unprocessable(
+                f"The evidence requirement {key} is {requirement.status}, not active."
+            )
+        contents = read_attachments(body.pop("attachments", []), context.settings)
+        source = context.workspace.source
+        body["id"] = source.ulid("evclm")
+        body.setdefault("claim_key", f"api-{body['id'][-12:].lower()}")
+        stored = [
+            {"id": source.ulid("evatt"), **told, "createdAt": source.now()} for told, _ in contents
+        ]
+        claim = EvidenceClaim.create(**body, attachments=stored)
+        for told, (_, content) in zip(stored, contents, strict=True):
+            if content is not None:
+                place = AttachmentContent.place(told["id"])
+                sealed = context.workspace.ring.seal_bytes(content, place)
+                AttachmentContent.create(id=told["id"], evidence_claim=claim.id, content=sealed)
+        return claim
+
+
+def read_attachments(given: list[dict], settings: Settings) -> list[tuple[dict, bytes | None]]:
+    """Check attachments: what is told of each, and its bytes unless it lies elsewhere."""
+    read, issues, total = [], [], 0
+    for index, attachment in enumerate(given):
+        try:
+            content = read_content(attachment, settings)
+        except ValueError as error:
+            issues += Faults.of(error, "attachments", index)
+            continue
+        total += len(content or b"")
+        digest = attachment["sha256"] or hashlib.sha256(content).hexdigest()
+        told = {
+            "fileName": attachment["fileName"],
+            "contentType": attachment["contentType"],
+            "sizeBytes": len(content or b""),
+            "sha256": digest.lower(),
+            "uri": attachment["uri"],
+        }
+        read.append((told, content))
+    if issues:
+        raise Invalid(issues=[issue(*fault) for fault in issues])
+    if total > settings.attachments_limit:
+        raise TooLarge(f"The attachments are over {settings.attachments_limit} bytes together.")
+    return read
+
+
+def read_content(attachment: dict, settings: Settings) -> bytes | None:
+    """The bytes of one new attachment, held against its digest; None when only a URI is given."""
+    text, digest = attachment["contentBase64"], attachment["sha256"]
+    if text is None:
+        if attachment["uri"] is None or digest is None:
+            raise ValueError("Expected contentBase64, or uri with sha256")
+        return None
+    try:
+        content = base64.b64decode(text, validate=True)
+    except ValueError:
+        raise Faults([(["contentBase64"], "Expected base64")]) from None
+    if len(content) > settings.attachment_limit:
+        raise TooLarge(f"An attachment is over the limit of {settings.attachment_limit} bytes.")
+    if digest and digest.lower() != hashlib.sha256(content).hexdigest():
+        raise Faults([(["sha256"], "The content has another digest")])
+    return content
+
+
+# --- Assessments --------------------------------------------------------------
+
+
+class Assessment(Model):
+    """A look at how well something is done, from plan to conclusion."""
+
+    fact, key, subject = "assessment", "assessment_key", ("assessments", "assessment")
+    moves: ClassVar[dict] = {
+        "planned": "in-progress archived",
+        "in-progress": "completed planned archived",
+        "completed": "superseded archived",
+        "superseded": "archived",
+    }
+
+    id = PrefixedId("asmt")
+    assessment_key = Key()
+    title = Title()
+    description = Encrypted(10_000, null=True)
+    status = Choice(
+        "planned in-progress completed superseded archived", default="planned", index=True
+    )
+    subject_module_key = Reference()
+    subject_resource_type = Reference()
+    subject_resource_id = Reference()
+    subject_version_id = Reference()
+    assessor_responsibility_assignment_id = Reference()
+    reviewer_responsibility_assignment_id = Reference()
+    created_at = Timestamp(default=now)
+    updated_at = Timestamp(default=now)
+    completed_at = Timestamp(null=True)
+
+    def change(self, **values):
+        completes = values.get("status") == "completed" != self.status
+        if completes:
+            values.setdefault("completed_at", now())
+        changed = super().change(**values)
+        if completes:
+            told = "id assessmentKey title status subjectModuleKey subjectResourceType"
+            told += " subjectResourceId createdAt completedAt"
+            emit("assessment.completed", {"assessment": reduced(self, told)})
+        return changed
+
+
+class Assessments(
+    Resource,
+    surface=NOVANTRA,
+    path="/api/v1/governance/assessments",
+    model=Assessment,
+    scope="governance.assessments",
+    tag="Assessments",
+    collection="assessments",
+    verbs="list retrieve",
+):
+    """Planned, running and completed assessments."""
+
+    filters = Filters(Assessment.status)
+
+
+# --- Findings -----------------------------------------------------------------
+
+
+class Finding(Model):
+    """A gap, from the day that a person or a scanner sees it to the day it is closed."""
+
+    fact, key, subject = "finding", "finding_key", ("findings", "finding")
+    moves: ClassVar[dict] = {
+        "open": "triaged accepted archived",
+        "triaged": "remediation_planned accepted archived",
+        "remediation_planned": "remediating accepted",
+        "remediating": "verified remediation_planned",
+        "verified": "closed remediating",
+        "closed": "archived open",
+        "accepted": "archived open",
+    }
+    CLOSED: ClassVar = ("closed", "accepted", "archived")
+    TOLD: ClassVar = frozenset(
+        ("severity", "status", "owner_responsibility_id", "owner_member_user_id", "due_at")
+    )
+
+    id = PrefixedId("find")
+    finding_key = Key()
+    source_kind = Choice(
+        "assessment audit evidence_gap control_gap obligation_gap risk_review manual module_signal",
+        default="module_signal",
+        index=True,
+    )
+    source_module_key = Reference(default="external")
+    source_resource_type = Reference()
+    source_resource_id = Reference()
+    subject_module_key = Reference()
+    subject_resource_type = Reference()
+    subject_resource_id = Reference()
+    title = Title()
+    description = Encrypted(10_000, null=True)
+    severity = Choice("low medium high critical")
+    status = Choice(
+        "open triaged remediation_planned remediating verified closed accepted archived",
+        default="open",
+        index=True,
+    )
+    owner_responsibility_id = Reference()
+    owner_member_user_id = Reference()
+    due_at = Timestamp(null=True)
+    closed_at = Timestamp(null=True)
+    lifecycle_instance_id = Reference()
+    created_at = Timestamp(default=now)
+    updated_at = Timestamp(default=now)
+
+    @classmethod
+    def create(cls, **values):
+        finding = super().create(**values)
+        emit("finding.created", {"finding": finding.told()})
+        return finding
+
+    def change(self, **values):
+        status = values.get("status", self.status)
+        if status != self.status:
+            closed_at = self.closed_at or now()
+            values.setdefault("closed_at", closed_at if status in self.CLOSED else None)
+        changed = super().change(**values)
+        if changed & self.TOLD:
+            emit("finding.updated", {"finding": self.told()})
+        if "status" in changed and status in self.CLOSED:
+            emit("finding.closed", {"finding": self.told()})
+        return changed
+
+    def told(self) -> dict:
+        """What events tell of a finding."""
+        return reduced(
+            self,
+            "id title severity status subjectModuleKey subjectResourceType subjectResourceId "
+            "createdAt",
+        )
+
+
+class Findings(
+    Resource,
+    surface=NOVANTRA,
+    path="/api/v1/governance/findings",
+    model=Finding,
+    scope="governance.findings",
+    tag="Findings",
+    collection="findings",
+    verbs="list create retrieve",
+):
+    """Gaps that somebody has to close."""
+
+    filters = Filters(Finding.status, Finding.source_kind)
+    creates = Schema(
+        Finding.title,
+        Finding.severity,
+        Finding.subject_module_key,
+        Finding.subject_resource_type,
+        Finding.subject_resource_id,
+        Finding.finding_key,
+        Finding.description,
+        Finding.source_kind,
+        Finding.source_module_key,
+        Finding.source_resource_type,
+        Finding.source_resource_id,
+        Finding.owner_responsibility_id,
+        Finding.owner_member_user_id,
+        Finding.due_at,
+        optional="findingKey",
+        name="CreateFindingRequest",
+    )
+
+    def create(self, context):
+        body = context.body
+        check_subject(body)
+        body["id"] = context.workspace.source.ulid("find")
+        body.setdefault("finding_key", f"api-{body['id'][-12:].lower()}")
+        return super().create(context)
+
+    @route(
+        "PATCH /api/v1/governance/findings/{findingId}",
+        body=Schema(
+            status=Choice(" ".join(Finding.status.words)), name="UpdateFindingStatusRequest"
+        ),
+        answer=NOVANTRA.record_schema(Named("finding", "Finding")),
+        setting="finding_updates",
+        id="updateFindingStatus",
+    )
+    def update_status(self, context, key):
+        """Change the status of a finding (off unless the setting finding_updates is on)."""
+        finding = Finding.fetch(key)
+        finding.change(**context.body)
+        return finding
+
+
+# --- Exceptions ---------------------------------------------------------------
+
+
+class GovernanceException(Model):
+    """A deviation that somebody has allowed, for a time."""
+
+    fact, key, subject = "exception", "exception_key", ("exceptions", "exception")
+    schema_name = "Exception"
+
+    id = PrefixedId("excp")
+    exception_key = Key()
+    title = Title()
+    #: Open by contract: waiver, deviation, compensating-control, temporary-exception, …
+    exception_kind = Key(index=True)
+    status = Choice(
+        "proposed approved active expired superseded revoked archived",
+        default="proposed",
+        index=True,
+    )
+    subject_module_key = Reference()
+    subject_resource_type = Reference()
+    subject_resource_id = Reference()
+    subject_version_id = Reference()
+    approver_responsibility_assignment_id = Reference()
+    valid_from = Timestamp(null=True)
+    valid_until = Timestamp(null=True)
+    review_due_at = Timestamp(null=True)
+    created_at = Timestamp(default=now)
+    updated_at = Timestamp(default=now)
+
+
+class Exceptions(
+    Resource,
+    surface=NOVANTRA,
+    path="/api/v1/governance/exceptions",
+    model=GovernanceException,
+    scope="governance.exceptions",
+    tag="Exceptions",
+    noun="exception",
+    collection="exceptions",
+    verbs="list retrieve",
+):
+    """Deviations that are allowed."""
+
+    filters = Filters(GovernanceException.status, GovernanceException.exception_kind)
+
+
+# --- Monitoring ---------------------------------------------------------------
+
+OUTCOMES = "pass fail warning unknown"
+
+
+class MonitorDefinition(Model):
+    """What is watched, over and over."""
+
+    fact, key, subject = "monitor", "monitor_key", ("monitoring", "monitor-definition")
+
+    id = PrefixedId("monit")
+    monitor_key = Key()
+    title = Title()
+    description = Encrypted(10_000, null=True)
+    status = Choice("draft active paused retired", default="active", index=True)
+    subject_module_key = Reference()
+    subject_resource_type = Reference()
+    subject_resource_id = Reference()
+    owner_responsibility_assignment_id = Reference()
+    created_at = Timestamp(default=now)
+    updated_at = Timestamp(default=now)
+    last_run_at = Timestamp(null=True)
+
+
+class MonitorRun(Model):
+    """One look at everything that a monitor watches."""
+
+    fact = "monitor.run"
+
+    id = PrefixedId("monrun")
+    monitor_definition = ForeignKey(MonitorDefinition, index=True)
+    trigger_kind = Key(default="manual")
+    aggregate_result = Choice(OUTCOMES, index=True)
+    pass_count = Integer(0, default=0)
+    fail_count = Integer(0, default=0)
+    warning_count = Integer(0, default=0)
+    unknown_count = Integer(0, default=0)
+    started_at = Timestamp(default=now)
+    completed_at = Timestamp(null=True)
+    created_at = Timestamp(default=now)
+
+    @classmethod
+    def create(cls, **values):
+        run = super().create(**values)
+        definition = MonitorDefinition.fetch(run.monitor_definition_id)
+        if run.started_at > (definition.last_run_at or ""):
+            definition.change(last_run_at=run.started_at)
+        return run
+
+
+class MonitorResultItem(Model):
+    """What a run found of one member of the population."""
+
+    fact, key = "monitor.result_item", "monitor_run population_member_key"
+
+    id = PrefixedId("monitem")
+    monitor_run = ForeignKey(MonitorRun, index=True)
+    monitor_definition = ForeignKey(MonitorDefinition)
+    population_member_key = Key()
+    subject_module_key = Reference()
+    subject_resource_type = Reference()
+    subject_resource_id = Reference()
+    result = Choice(OUTCOMES, index=True)
+    message = Text(4000, null=True)
+    finding_id = Reference()
+    evaluated_at = Timestamp(default=now)
+    #: Where the item stands in lists; an item that is brought in stands where it was evaluated.
+    created_at = Timestamp(default=now, hidden=True)
+
+    @classmethod
+    def create(cls, **values):
+        if "evaluated_at" in values:
+            values.setdefault("created_at", values["evaluated_at"])
+        return super().create(**values)
+
+
+class MonitorDefinitions(
+    Resource,
+    surface=NOVANTRA,
+    path="/api/v1/governance/monitoring/definitions",
+    model=MonitorDefinition,
+    scope="governance.monitoring",
+    tag="Monitoring",
+    item="monitorId",
+    collection="monitor-definitions",
+    verbs="list retrieve",
+):
+    """What is watched."""
+
+    filters = Filters(MonitorDefinition.status)
+
+
+class MonitorRuns(
+    Resource,
+    surface=NOVANTRA,
+    path="/api/v1/governance/monitoring/runs",
+    model=MonitorRun,
+    scope="governance.monitoring",
+    tag="Monitoring",
+    item="runId",
+    collection="monitor-runs",
+    verbs="list retrieve",
+):
+    """When it was looked at, and with which outcome."""
+
+    filters = Filters(MonitorRun.monitor_definition, result=Choice(OUTCOMES))
+    conditions: ClassVar[dict] = {"result": lambda value: MonitorRun.aggregate_result == value}
+
+
+class MonitorResultItems(
+    Resource,
+    surface=NOVANTRA,
+    path="/api/v1/governance/monitoring/result-items",
+    model=MonitorResultItem,
+    scope="governance.monitoring",
+    tag="Monitoring",
+    collection="monitor-result-items",
+    verbs="list",
+):
+    """The outcome for each member of the population."""
+
+    filters = Filters(
+        MonitorResultItem.monitor_run, MonitorResultItem.result, required="monitorRunId"
+    )
+
+
+# --- Indicators ---------------------------------------------------------------
+
+
+class Indicator(Model):
+    """A number that says how things stand."""
+
+    fact, key, subject = "indicator", "indicator_key", ("indicators", "indicator")
+
+    id = PrefixedId("ind")
+    indicator_key = Key()
+    title = Title()
+    indicator_kind = Choice("kpi kri kci kqi maturity custom", index=True)
+    status = Key(default="active", index=True)
+    subject_module_key = Reference()
+    subject_resource_type = Reference()
+    subject_resource_id = Reference()
+    owner_responsibility_assignment_id = Reference()
+    created_at = Timestamp(default=now)
+    updated_at = Timestamp(default=now)
+    latest_measurement_value = Text(60, null=True)
+    latest_measurement_at = Timestamp(null=True)
+
+
+class IndicatorMeasurement(Model):
+    """The value of an indicator at one time, as a decimal in text."""
+
+    fact, key = "indicator.measurement", "indicator_definition measured_at"
+
+    id = PrefixedId("indm")
+    indicator_definition = ForeignKey(Indicator, index=True)
+    measurement_value = Text(
+        60, 1, pattern=r"-?[0-9]+(\.[0-9]+)?", hint="Expected a decimal such as 94.5"
+    )
+    measured_at = Timestamp(default=now)
+    threshold_state = Reference()
+    source_kind = Reference()
+    created_at = Timestamp(default=now)
+
+    @classmethod
+    def create(cls, **values):
+        measurement = super().create(**values)
+        indicator = Indicator.fetch(measurement.indicator_definition_id)
+        if measurement.measured_at > (indicator.latest_measurement_at or ""):
+            indicator.change(
+                latest_measurement_value=measurement.measurement_value,
+                latest_measurement_at=measurement.measured_at,
+            )
+        return measurement
+
+
+class Indicators(
+    Resource,
+    surface=NOVANTRA,
+    path="/api/v1/governance/indicators",
+    model=Indicator,
+    scope="governance.indicators",
+    tag="Indicators",
+    collection="indicators",
+    verbs="list retrieve",
+):
+    """Numbers that say how things stand."""
+
+    filters = Filters(Indicator.status, Indicator.indicator_kind)
+
+
+class IndicatorMeasurements(
+    Resource,
+    surface=NOVANTRA,
+    path="/api/v1/governance/indicators/measurements",
+    model=IndicatorMeasurement,
+    scope="governance.indicators",
+    tag="Indicators",
+    plural="measurements",
+    collection="indicator-measurements",
+    verbs="list",
+):
+    """The values of one indicator."""
+
+    filters = Filters(
+        IndicatorMeasurement.indicator_definition,
+        since=Timestamp(),
+        required="indicatorDefinitionId",
+    )
+    conditions: ClassVar[dict] = {
+        "since": lambda value: IndicatorMeasurement.measured_at >= value,
+    }
+
+
+# --- Submissions --------------------------------------------------------------
+
+
+class SubmissionRequirement(Model):
+    """What an authority or a customer wants to be sent."""
+
+    fact, key = "submission.requirement", "requirement_key"
+    subject = ("submissions", "submission-requirement")
+
+    id = PrefixedId("subreq")
+    requirement_key = Key()
+    title = Title()
+    submission_kind = Key()
+    status = Choice("draft active retired archived", default="active", index=True)
+    created_at = Timestamp(default=now)
+    updated_at = Timestamp(default=now)
+
+
+class SubmissionPackage(Model):
+    """What is sent, and how far it has come."""
+
+    fact, key = "submission.package", "package_key"
+    subject = ("submissions", "submission-package")
+    moves: ClassVar[dict] = {
+        "draft": "in_review ready submitted",
+        "in_review": "draft ready submitted",
+        "ready": "in_review submitted",
+        "submitted": "acknowledged accepted rejected withdrawn",
+        "acknowledged": "accepted rejected withdrawn",
+        "rejected": "submitted",
+        "withdrawn": "submitted",
+    }
+    DATED: ClassVar[dict] = {
+        "submitted": "submitted_at",
+        "acknowledged": "acknowledged_at",
+        "accepted": "accepted_at",
+    }
+
+    id = PrefixedId("subpkg")
+    submission_requirement = ForeignKey(SubmissionRequirement, index=True)
+    package_key = Key()
+    title = Title()
+    status = Key(default="draft", index=True)
+    due_at = Timestamp(null=True)
+    submitted_at = Timestamp(null=True)
+    acknowledged_at = Timestamp(null=True)
+    accepted_at = Timestamp(null=True)
+    external_reference = Reference()
+    owner_responsibility_assignment_id = Reference()
+    created_at = Timestamp(default=now)
+    updated_at = Timestamp(default=now)
+
+    def change(self, **values):
+        previous = self.status
+        if values.get("status", previous) != previous and values["status"] in self.DATED:
+            values.setdefault(self.DATED[values["status"]], now())
+        changed = super().change(**values)
+        if "status" in changed:
+            told = {"submissionPackage": self.told(), "previousStatus": previous}
+            emit("submission.package.status_changed", told)
+        return changed
+
+    def told(self) -> dict:
+        """What events tell of a package."""
+        return reduced(
+            self,
+            "id submissionRequirementId packageKey title status dueAt submittedAt acknowledgedAt "
+            "acceptedAt externalReference createdAt",
+        )
+
+
+class SubmissionEvent(Model):
+    """Something that happened to a package on its way."""
+
+    fact, made = "submission.event", "recorded"
+    #: Which status a kind of event takes a package to, and from which ones it may.
+    KINDS: ClassVar[dict] = {
+        "submission": ("submitted", ("draft", "in_review", "ready")),
+        "receipt": ("acknowledged", ("submitted",)),
+        "acceptance": ("accepted", ("submitted", "acknowledged")),
+        "rejection": ("rejected", ("submitted", "acknowledged")),
+        "withdrawal": ("withdrawn", ("submitted", "acknowledged")),
+        "resubmission": ("submitted", ("rejected", "withdrawn")),
+    }
+
+    id = PrefixedId("subevt")
+    submission_package = ForeignKey(SubmissionPackage, index=True)
+    event_kind = Choice("submission receipt acceptance rejection withdrawal resubmission")
+    occurred_at = Timestamp(default=now)
+    external_reference = Reference()
+    note = Text(4000, null=True)
+    resulting_status = Reference()
+    created_at = Timestamp(default=now)
+
+    @classmethod
+    def record(cls, **values) -> SubmissionEvent:
+        """Write an event down, and move its package; Unprocessable if it cannot move so."""
+        key = values["submission_package"]
+        package = SubmissionPackage.seek(key)
+        if package is None:
+            raise Unprocessable(f"There is no submission package {key} in this workspace.")
+        kind = values["event_kind"]
+        result, sources = cls.KINDS[kind]
+        if package.status not in sources:
+            raise Unprocessable(
+                f"The submission package {key} is {package.status}; a {kind} needs it to be "
+                f"{' or '.join(sources)}."
+            )
+        event = cls.create(**values, resulting_status=result)
+        told = {"submissionEvent": event.json(), "submissionPackage": package.told()}
+        told["submissionPackage"]["status"] = result
+        emit("submission.package.event_recorded", told)
+        dated = {package.DATED[result]: event.occurred_at} if result in package.DATED else {}
+        reference = event.external_reference or package.external_reference
+        package.change(status=result, external_reference=reference, **dated)
+        return event
+
+
+class SubmissionRequirements(
+    Resource,
+    surface=NOVANTRA,
+    path="/api/v1/governance/submissions/requirements",
+    model=SubmissionRequirement,
+    scope="governance.submissions",
+    tag="Submissions",
+    item="requirementId",
+    collection="submission-requirements",
+    verbs="list retrieve",
+):
+    """What has to be sent."""
+
+    filters = Filters(SubmissionRequirement.status)
+
+
+class SubmissionPackages(
+    Resource,
+    surface=NOVANTRA,
+    path="/api/v1/governance/submissions/packages",
+    model=SubmissionPackage,
+    scope="governance.submissions",
+    tag="Submissions",
+    item="packageId",
+    collection="submission-packages",
+    verbs="list retrieve",
+):
+    """What is sent."""
+
+    filters = Filters(SubmissionPackage.status, SubmissionPackage.submission_requirement)
+
+
+class SubmissionEvents(
+    Resource,
+    surface=NOVANTRA,
+    path="/api/v1/governance/submissions/events",
+    model=SubmissionEvent,
+    scope="governance.submissions",
+    tag="Submissions",
+    collection="submission-events",
+    verbs="list create",
+):
+    """What became of it; an event moves its package."""
+
+    filters = Filters(SubmissionEvent.submission_package)
+    creates = Schema(
+        SubmissionEvent.submission_package,
+        SubmissionEvent.event_kind,
+        SubmissionEvent.occurred_at,
+        SubmissionEvent.external_reference,
+        SubmissionEvent.note,
+        name="CreateSubmissionEventRequest",
+    )
+
+    def create(self, context):
+        return SubmissionEvent.record(**context.body)
+
+    @route(
+        "POST /api/v1/governance/submissions/packages/{packageId}/events",
+        body=Schema(
+            SubmissionEvent.event_kind,
+            SubmissionEvent.occurred_at,
+            SubmissionEvent.external_reference,
+            SubmissionEvent.note,
+            name="CreatePackageEventRequest",
+        ),
+        status=201,
+        answer=NOVANTRA.record_schema(Named("submissionEvent", "SubmissionEvent")),
+        id="createPackageEvent",
+    )
+    def create_for_package(self, context, key):
+        """Create one submission event of the package that the path names."""
+        return SubmissionEvent.record(**context.body, submission_package=key)
+
+    def enter(self, values):
+        # With its outcome given, it is history, and the package has its status already.
+        if values.get("resulting_status"):
+            return super().enter(values)
+        return SubmissionEvent.record(**values)
+
+
+# --- Assets -------------------------------------------------------------------
+
+
+class Asset(Model):
+    """Something that the organization has and answers for."""
+
+    fact, key, subject = "asset", "asset_key", ("assets", "asset")
+
+    id = PrefixedId("asset")
+    asset_key = Key()
+    #: Open by contract: calibrated-tool, medical-device, it-system, vehicle, cloud-service, …
+    asset_kind = Key(index=True)
+    display_name = Title()
+    description = Encrypted(10_000, null=True)
+    source_kind = Key(default="manual")
+    status = Key(default="active", index=True)
+    custodian_responsibility_id = Reference()
+    commissioned_at = Timestamp(null=True)
+    decommissioned_at = Timestamp(null=True)
+    created_at = Timestamp(default=now)
+    updated_at = Timestamp(default=now)
+
+
+class AssetCustodyAssignment(Model):
+    """Who has an asset in hand; the subject triple names the custodian."""
+
+    fact, key = "asset.custody_assignment", "assignment_key"
+
+    id = PrefixedId("ascust")
+    asset = ForeignKey(Asset, index=True)
+    assignment_key = Key()
+    assignment_kind = Key(default="primary")
+    subject_module_key = Key()
+    subject_resource_type = Key()
+    subject_resource_id = Key()
+    status = Key(default="active", index=True)
+    started_at = Timestamp(default=now)
+    ended_at = Timestamp(null=True)
+    created_at = Timestamp(default=now)
+    updated_at = Timestamp(default=now)
+
+
+class AssetReadinessAssessment(Model):
+    """Whether an asset may be used: calibrated, inspected, released."""
+
+    fact, key = "asset.readiness_assessment", "readiness_assessment_key"
+
+    id = PrefixedId("asrdy")
+    asset = ForeignKey(Asset, index=True)
+    readiness_assessment_key = Key()
+    assessment_kind = Key()
+    readiness_state = Key(index=True)
+    status = Key(default="completed")
+    performed_at = Timestamp(null=True)
+    performed_by_responsibility_id = Reference()
+    created_at = Timestamp(default=now)
+    updated_at = Timestamp(default=now)
+
+
+class Assets(
+    Resource,
+    surface=NOVANTRA,
+    path="/api/v1/assets",
+    model=Asset,
+    scope="assets",
+    tag="Assets",
+    collection="assets",
+    verbs="list retrieve",
+):
+    """The inventory; `assetKey` is what other systems are compared by."""
+
+    filters = Filters(Asset.status, Asset.asset_kind)
+
+
+class AssetCustodyAssignments(
+    Resource,
+    surface=NOVANTRA,
+    path="/api/v1/assets/custody-assignments",
+    model=AssetCustodyAssignment,
+    scope="assets",
+    tag="Assets",
+    plural="custodyAssignments",
+    collection="custody-assignments",
+    verbs="list",
+):
+    """Who has what in hand."""
+
+    filters = Filters(AssetCustodyAssignment.asset, AssetCustodyAssignment.status)
+
+
+class AssetReadinessAssessments(
+    Resource,
+    surface=NOVANTRA,
+    path="/api/v1/assets/readiness-assessments",
+    model=AssetReadinessAssessment,
+    scope="assets",
+    tag="Assets",
+    plural="readinessAssessments",
+    collection="readiness-assessments",
+    verbs="list",
+):
+    """What may be used."""
+
+    filters = Filters(AssetReadinessAssessment.asset, AssetReadinessAssessment.readiness_state)
+
+
+# --- Party engagements --------------------------------------------------------
+
+
+class PartyEngagement(Model):
+    """What the organization has going with a supplier or another party."""
+
+    fact, key, subject = "engagement", "engagement_key", ("party-engagements", "engagement")
+
+    id = PrefixedId("peng")
+    engagement_key = Key()
+    engagement_kind = Key(index=True)
+    title = Title()
+    provider_party_id = Reference()
+    status = Key(default="active", index=True)
+    owner_responsibility_id = Reference()
+    created_at = Timestamp(default=now)
+    updated_at = Timestamp(default=now)
+
+
+class DueDiligenceReview(Model):
+    """A look at a party before or while engaging it."""
+
+    fact, key = "engagement.due_diligence_review", "review_key"
+
+    id = PrefixedId("pengdd")
+    engagement = ForeignKey(PartyEngagement, index=True)
+    review_key = Key()
+    review_kind = Key()
+    status = Key(default="planned")
+    performed_at = Timestamp(null=True)
+    created_at = Timestamp(default=now)
+    updated_at = Timestamp(default=now)
+
+
+class RightToAuditRecord(Model):
+    """The right to audit a party, and when it was used."""
+
+    fact, key = "engagement.right_to_audit", "record_key"
+
+    id = PrefixedId("pengrta")
+    engagement = ForeignKey(PartyEngagement, index=True)
+    record_key = Key()
+    status = Key(default="active")
+    last_exercised_at = Timestamp(null=True)
+    next_due_at = Timestamp(null=True)
+    created_at = Timestamp(default=now)
+    updated_at = Timestamp(default=now)
+
+
+class SupplierAssuranceReview(Model):
+    """A look at what a supplier shows of its own controls."""
+
+    fact, key = "engagement.supplier_assurance_review", "review_key"
+
+    id = PrefixedId("pengsa")
+    engagement = ForeignKey(PartyEngagement, index=True)
+    review_key = Key()
+    review_kind = Key()
+    status = Key(default="planned")
+    performed_at = Timestamp(null=True)
+    created_at = Timestamp(default=now)
+    updated_at = Timestamp(default=now)
+
+
+class ServiceReview(Model):
+    """A look at how well a service was delivered."""
+
+    fact, key = "engagement.service_review", "review_key"
+
+    id = PrefixedId("pengsr")
+    engagement = ForeignKey(PartyEngagement, index=True)
+    review_key = Key()
+    review_kind = Key()
+    status = Key(default="planned")
+    performed_at = Timestamp(null=True)
+    created_at = Timestamp(default=now)
+    updated_at = Timestamp(default=now)
+
+
+class PartyEngagements(
+    Resource,
+    surface=NOVANTRA,
+    path="/api/v1/party-engagements",
+    model=PartyEngagement,
+    scope="party-engagements",
+    tag="Party engagements",
+    noun="engagement",
+    collection="party-engagements",
+    verbs="list retrieve",
+):
+    """Suppliers and other parties."""
+
+    filters = Filters(PartyEngagement.status, PartyEngagement.engagement_kind)
+
+
+class DueDiligenceReviews(
+    Resource,
+    surface=NOVANTRA,
+    path="/api/v1/party-engagements/due-diligence-reviews",
+    model=DueDiligenceReview,
+    scope="party-engagements",
+    tag="Party engagements",
+    collection="due-diligence-reviews",
+    verbs="list",
+):
+    """Due diligence."""
+
+    filters = Filters(DueDiligenceReview.engagement)
+
+
+class RightToAuditRecords(
+    Resource,
+    surface=NOVANTRA,
+    path="/api/v1/party-engagements/right-to-audit-records",
+    model=RightToAuditRecord,
+    scope="party-engagements",
+    tag="Party engagements",
+    collection="right-to-audit-records",
+    verbs="list",
+):
+    """Rights to audit."""
+
+    filters = Filters(RightToAuditRecord.engagement)
+
+
+class SupplierAssuranceReviews(
+    Resource,
+    surface=NOVANTRA,
+    path="/api/v1/party-engagements/supplier-assurance-reviews",
+    model=SupplierAssuranceReview,
+    scope="party-engagements",
+    tag="Party engagements",
+    collection="supplier-assurance-reviews",
+    verbs="list",
+):
+    """Assurance by suppliers."""
+
+    filters = Filters(SupplierAssuranceReview.engagement)
+
+
+class ServiceReviews(
+    Resource,
+    surface=NOVANTRA,
+    path="/api/v1/party-engagements/service-reviews",
+    model=ServiceReview,
+    scope="party-engagements",
+    tag="Party engagements",
+    collection="service-reviews",
+    verbs="list",
+):
+    """Reviews of services."""
+
+    filters = Filters(ServiceReview.engagement)
+
+
+# --- Change management --------------------------------------------------------
+
+
+class ChangeRequest(Model):
+    """A change that somebody asks for."""
+
+    fact, key = "change_request", "change_request_key"
+    subject = ("change-management", "change-request")
+
+    id = PrefixedId("chreq")
+    change_request_key = Key()
+    #: Open by contract: standard, normal, emergency, pre-approved, …
+    change_kind = Key(index=True)
+    title = Title()
+    status = Key(default="requested", index=True)
+    subject_module_key = Reference()
+    subject_resource_type = Reference()
+    subject_resource_id = Reference()
+    owner_responsibility_id = Reference()
+    created_at = Timestamp(default=now)
+    updated_at = Timestamp(default=now)
+    scheduled_at = Timestamp(null=True)
+
+
+class ConfigurationBaseline(Model):
+    """How something was set up at one moment."""
+
+    fact, key = "configuration_baseline", "baseline_key"
+
+    id = PrefixedId("chbsl")
+    baseline_key = Key()
+    title = Title()
+    status = Key(default="active", index=True)
+    subject_module_key = Reference()
+    subject_resource_type = Reference()
+    subject_resource_id = Reference()
+    owner_responsibility_id = Reference()
+    captured_at = Timestamp(null=True)
+    created_at = Timestamp(default=now)
+    updated_at = Timestamp(default=now)
+
+
+class Release(Model):
+    """Changes that go out together."""
+
+    fact, key = "release", "release_key"
+
+    id = PrefixedId("chrel")
+    release_key = Key()
+    title = Title()
+    status = Key(default="planned", index=True)
+    subject_module_key = Reference()
+    subject_resource_type = Reference()
+    subject_resource_id = Reference()
+    owner_responsibility_id = Reference()
+    change_request_ids = Json(ListOf(Key()), default=list)
+    released_at = Timestamp(null=True)
+    created_at = Timestamp(default=now)
+    updated_at = Timestamp(default=now)
+
+
+class SystemAcceptance(Model):
+    """The act that takes a system into service."""
+
+    fact, key = "system_acceptance", "acceptance_key"
+
+    id = PrefixedId("chacc")
+    acceptance_key = Key()
+    title = Title()
+    status = Key(default="planned", index=True)
+    subject_module_key = Reference()
+    subject_resource_type = Reference()
+    subject_resource_id = Reference()
+    owner_responsibility_id = Reference()
+    accepted_at = Timestamp(null=True)
+    created_at = Timestamp(default=now)
+    updated_at = Timestamp(default=now)
+
+
+class EnvironmentSeparationReview(Model):
+    """A look at whether development, test and production are kept apart."""
+
+    fact, key = "environment_separation_review", "review_key"
+
+    id = PrefixedId("chenv")
+    review_key = Key()
+    title = Title()
+    status = Key(default="planned", index=True)
+    subject_module_key = Reference()
+    subject_resource_type = Reference()
+    subject_resource_id = Reference()
+    owner_responsibility_id = Reference()
+    performed_at = Timestamp(null=True)
+    created_at = Timestamp(default=now)
+    updated_at = Timestamp(default=now)
+
+
+class ChangeRequests(
+    Resource,
+    surface=NOVANTRA,
+    path="/api/v1/change-management/change-requests",
+    model=ChangeRequest,
+    scope="change-management",
+    tag="Change management",
+    collection="change-requests",
+    verbs="list retrieve",
+):
+    """Changes that are asked for."""
+
+    filters = Filters(ChangeRequest.status, ChangeRequest.change_kind)
+
+
+class ConfigurationBaselines(
+    Resource,
+    surface=NOVANTRA,
+    path="/api/v1/change-management/configuration-baselines",
+    model=ConfigurationBaseline,
+    scope="change-management",
+    tag="Change management",
+    collection="configuration-baselines",
+    verbs="list",
+):
+    """How things were set up."""
+
+    filters = Filters(ConfigurationBaseline.status)
+
+
+class Releases(
+    Resource,
+    surface=NOVANTRA,
+    path="/api/v1/change-management/releases",
+    model=Release,
+    scope="change-management",
+    tag="Change management",
+    collection="releases",
+    verbs="list",
+):
+    """What went out."""
+
+    filters = Filters(Release.status)
+
+
+class SystemAcceptances(
+    Resource,
+    surface=NOVANTRA,
+    path="/api/v1/change-management/system-acceptances",
+    model=SystemAcceptance,
+    scope="change-management",
+    tag="Change management",
+    collection="system-acceptances",
+    verbs="list",
+):
+    """What was taken into service."""
+
+    filters = Filters(SystemAcceptance.status)
+
+
+class EnvironmentSeparationReviews(
+    Resource,
+    surface=NOVANTRA,
+    path="/api/v1/change-management/environment-separation-reviews",
+    model=EnvironmentSeparationReview,
+    scope="change-management",
+    tag="Change management",
+    collection="environment-separation-reviews",
+    verbs="list",
+):
+    """What is kept apart."""
+
+    filters = Filters(EnvironmentSeparationReview.status)
+
+
+# --- Vulnerability management -------------------------------------------------
+
+
+class Vulnerability(Model):
+    """A weakness that somebody could use."""
+
+    fact, key = "vulnerability", "vulnerability_key"
+    subject = ("vulnerability-management", "vulnerability")
+
+    id = PrefixedId("vuln")
+    vulnerability_key = Key()
+    #: Open by contract: cve, internal-finding, disclosed-bug, configuration-weakness, …
+    vulnerability_kind = Key(index=True)
+    title = Title()
+    severity = Key()
+    status = Key(default="identified", index=True)
+    subject_module_key = Reference()
+    subject_resource_type = Reference()
+    subject_resource_id = Reference()
+    owner_responsibility_id = Reference()
+    created_at = Timestamp(default=now)
+    updated_at = Timestamp(default=now)
+
+
+class VulnerabilityAssessment(Model):
+    """How bad one or more vulnerabilities are here."""
+
+    fact, key = "vulnerability.assessment", "assessment_key"
+
+    id = PrefixedId("vulnas")
+    assessment_key = Key()
+    title = Title()
+    status = Key(default="planned", index=True)
+    vulnerability_ids = Json(ListOf(Key()), default=list)
+    exploitability = Reference()
+    performed_at = Timestamp(null=True)
+    owner_responsibility_id = Reference()
+    created_at = Timestamp(default=now)
+    updated_at = Timestamp(default=now)
+
+
+class PatchRequirement(Model):
+    """What has to be mended, how soon, and by whom."""
+
+    fact, key = "vulnerability.patch_requirement", "patch_requirement_key"
+
+    id = PrefixedId("vulnpr")
+    patch_requirement_key = Key()
+    vulnerability = ForeignKey(Vulnerability, index=True)
+    title = Title()
+    urgency = Key()
+    status = Key(default="open", index=True)
+    owner_responsibility_id = Reference()
+    due_at = Timestamp(null=True)
+    created_at = Timestamp(default=now)
+    updated_at = Timestamp(default=now)
+
+
+class Vulnerabilities(
+    Resource,
+    surface=NOVANTRA,
+    path="/api/v1/vulnerability-management/vulnerabilities",
+    model=Vulnerability,
+    scope="vulnerability-management",
+    tag="Vulnerability management",
+    plural="vulnerabilities",
+    collection="vulnerabilities",
+    verbs="list retrieve",
+):
+    """Weaknesses."""
+
+    filters = Filters(Vulnerability.status, Vulnerability.vulnerability_kind)
+
+
+class VulnerabilityAssessments(
+    Resource,
+    surface=NOVANTRA,
+    path="/api/v1/vulnerability-management/vulnerability-assessments",
+    model=VulnerabilityAssessment,
+    scope="vulnerability-management",
+    tag="Vulnerability management",
+    collection="vulnerability-assessments",
+    verbs="list",
+):
+    """How bad they are."""
+
+    filters = Filters(VulnerabilityAssessment.status)
+
+
+class PatchRequirements(
+    Resource,
+    surface=NOVANTRA,
+    path="/api/v1/vulnerability-management/patch-requirements",
+    model=PatchRequirement,
+    scope="vulnerability-management",
+    tag="Vulnerability management",
+    collection="patch-requirements",
+    verbs="list",
+):
+    """What has to be mended."""
+
+    filters = Filters(PatchRequirement.status, PatchRequirement.vulnerability)
+
+
+# === Part IV: Factstore =======================================================
+# --- Factstore conventions ----------------------------------------------------
+
+
+class FactstoreSurface(Surface):
+    """Bare records and arrays in creation order, and the error body of its clients."""
+
+    claims = ("/api",)
+    coerces = True
+    error_schema: ClassVar[dict] = {
+        "type": "object",
+        "required": ["status", "error", "message", "timestamp"],
+        "properties": {
+            "status": {"type": "integer"},
+            "error": {"type": "string"},
+            "message": {"type": "string"},
+            "timestamp": {"type": "string", "format": "date-time"},
+        },
+    }
+
+    def credentials(self, request):
+        """A bearer token, or what an ApiKey or X-Api-Key header holds."""
+        scheme, _, token = (request.auth or "").partition(" ")
+        if scheme.lower() in ("bearer", "apikey"):
+            return token.strip()
+        return request.get_header("X-Api-Key", default="")
+
+    def identify(self, context):
+        """As everywhere; a loopback caller without credentials passes where the setting is open."""
+        lite, request = context.lite, context.request
+        near = (request.remote_addr or "").startswith("127.") or request.remote_addr == "::1"
+        is_open = lite.settings.factstore_auth == "open" and near and len(lite.workspaces) == 1
+        if is_open and not self.credentials(request):
+            context.workspace = lite.workspace
+            context.principal = Principal("anonymous", frozenset(FACTSTORE_SCOPES))
+            return
+        super().identify(context)
+
+    def list_page(self, context, listing):
+        page = listing.page(context.query, None, -1)
+        return Reply(200, b"[%b]" % page.text)
+
+    def rehearses(self, request):
+        asked = request.get_header("X-Factstore-Dry-Run", default="")
+        asked = asked or request.get_param("dryRun", default="")
+        return super().rehearses(request) or asked.lower() == "true"
+
+    def headers(self, context):
+        return {"X-Factstore-Region": context.settings.factstore_region}
+
+    def present_problem(self, problem, context):
+        message = str(problem)
+        if problem.issues:
+            told = (f"{'.'.join(map(str, i['path']))}: {i['message']}" for i in problem.issues)
+            message = "; ".join(told) if message == Invalid.sentence else message
+        return {
+            "status": problem.status,
+            "error": HTTPStatus(problem.status).phrase,
+            "message": message,
+            "timestamp": context.lite.source.now(6),
+        }
+
+
+FACTSTORE = FactstoreSurface()
+FACTSTORE_SCOPES = ("factstore:read", "factstore:write", "factstore:admin")
+
+
+def now_exactly() -> str:
+    """The present with microseconds, as every timestamp of this surface is written."""
+    return session().source.now(6)
+
+
+class Name(Text):
+    """A name of 1 to 255 characters that are not all blank."""
+
+    def __init__(self, **options: Any):
+        super().__init__(255, 1, pattern=r"(?s:.*\S.*)", hint="Expected a name", **options)
+
+
+# --- Organisations ------------------------------------------------------------
+
+
+class Organisation(Model):
+    """A label that flows, trails and artifacts may carry; a record, not a tenant."""
+
+    fact, key, touched = "organisation", "slug", True
+
+    id = Uuid()
+    slug = Name()
+    name = Name()
+    description = Text(10_000, default="")
+    type = Choice("PERSONAL SHARED", default="SHARED")
+    created_at = Timestamp(6, default=now_exactly)
+    updated_at = Timestamp(6, default=now_exactly)
+
+    def remove(self):
+        users = [model.noun() for model in labelled() if self.is_carried_by(model)]
+        if users:
+            raise Conflict(
+                f"Organisation '{self.slug}' is still in use by {' and '.join(users)} records; "
+                "take them away first."
+            )
+        super().remove()
+
+    def is_carried_by(self, model: type[Model]) -> bool:
+        """Whether a record of a kind carries this organisation's slug."""
+        return model.select().where(model.org_slug == self.slug).exists()
+
+
+def labelled() -> list[type[Model]]:
+    """The models whose records may carry an organisation's slug."""
+    return [model for model in all_models() if "org_slug" in model._meta.fields]
+
+
+def check_organisation(slug: str | None) -> None:
+    """Refuse the slug of an organisation that is not there."""
+    if slug and not Organisation.select().where(Organisation.slug == slug).exists():
+        raise NotFound(f"There is no organisation '{slug}'.")
+
+
+class Organisations(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/organisations",
+    model=Organisation,
+    scope="factstore",
+    tag="Organisations",
+    item="slug",
+    schema_name="OrganisationResponse",
+    verbs="list create retrieve update delete",
+    options={"delete": {"scope": "factstore:admin"}},
+):
+    """Organisations, found by slug or by UUID."""
+
+    creates = Schema(
+        Organisation.slug,
+        Organisation.name,
+        Organisation.description,
+        Organisation.type,
+        name="CreateOrganisationRequest",
+    )
+    changes = Schema(Organisation.name, Organisation.description, name="UpdateOrganisationRequest")
+
+    def find(self, key):
+        record = Organisation.get_or_none(Organisation.slug == key) or Organisation.get_or_none(
+            Organisation.id == key.lower()
+        )
+        if record is None:
+            raise NotFound(f"There is no organisation '{key}'.")
+        return record
+
+    def create(self, context):
+        slug = context.body["slug"]
+        if Organisation.select().where(Organisation.slug == slug).exists():
+            raise Conflict(f"Organisation with slug '{slug}' already exists")
+        return super().create(context)
+
+    def retrieve(self, context, key):
+        return self.find(key)
+
+
+# --- Flows --------------------------------------------------------------------
+
+
+class Flow(Model):
+    """A path to production, and the attestations that it asks for."""
+
+    fact, key, touched = "flow", "name", True
+
+    id = Uuid()
+    name = Name()
+    description = Text(2048, default="")
+    required_attestation_types = Json(ListOf(Text(255)), default=list)
+    tags = Json(
+        MapOf(Text(256), 50, name=Text(64, 1, pattern=r"(?s:.*\S.*)", hint="Expected a name")),
+        default=dict,
+    )
+    org_slug = Text(255, null=True, index=True)
+    template_yaml = Text(1_000_000, null=True)
+    created_at = Timestamp(6, default=now_exactly)
+    updated_at = Timestamp(6, default=now_exactly)
+    requires_approval = Boolean(default=False)
+    required_approver_roles = Json(ListOf(Text(255)), default=list)
+    visibility = Choice("PUBLIC PRIVATE", default="PRIVATE")
+
+    @classmethod
+    def create(cls, **values):
+        check_flow_name(values["name"])
+        check_organisation(values.get("org_slug"))
+        return super().create(**split_lists(values))
+
+    def change(self, **values):
+        if values.get("name", self.name) != self.name:
+            check_flow_name(values["name"])
+        return super().change(**split_lists(values))
+
+    def template(self) -> Any:
+        """The template as JSON; None without one, and when the text is no YAML mapping."""
+        import yaml
+
+        if not self.template_yaml:
+            return None
+        try:
+            parsed = yaml.safe_load(self.template_yaml)
+            return json.loads(json.dumps(parsed, default=str)) if isinstance(parsed, dict) else None
+        except (yaml.YAMLError, ValueError, TypeError, RecursionError):
+            return None
+
+
+def check_flow_name(name: str) -> None:
+    """Refuse a name that another flow has."""
+    if Flow.select().where(Flow.name == name).exists():
+        raise Conflict(f"Flow with name '{name}' already exists")
+
+
+def split_lists(values: dict) -> dict:
+    """Lists of names as they read back: split at commas, trimmed, without blanks."""
+    for name, value in values.items():
+        if isinstance(value, list):
+            parts = (part.strip() for text in value for part in text.split(","))
+            values[name] = [part for part in parts if part]
+    return values
+
+
+FLOWS_BY_SLUG = Listing(Flow, {"org_slug": lambda slug: Flow.org_slug == slug}, newest_first=False)
+
+
+class Flows(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/flows",
+    model=Flow,
+    scope="factstore",
+    tag="Flows",
+    schema_name="FlowResponse",
+    verbs="list create retrieve update delete",
+):
+    """Paths to production."""
+
+    creates = Schema(
+        Flow.name,
+        Flow.description,
+        Flow.required_attestation_types,
+        Flow.tags,
+        Flow.org_slug,
+        Flow.template_yaml,
+        Flow.requires_approval,
+        Flow.required_approver_roles,
+        Flow.visibility,
+        aliases={"requiredAttestations": "requiredAttestationTypes"},
+        name="CreateFlowRequest",
+    )
+    changes = Schema(
+        Flow.name,
+        Flow.description,
+        Flow.required_attestation_types,
+        Flow.tags,
+        Flow.template_yaml,
+        Flow.requires_approval,
+        Flow.required_approver_roles,
+        Flow.visibility,
+        aliases={"requiredAttestations": "requiredAttestationTypes"},
+        name="UpdateFlowRequest",
+    )
+
+    def retrieve(self, context, key):
+        return super().retrieve(context, key.lower())
+
+    def find(self, key):
+        return super().find(key.lower())
+
+    @route(
+        "GET /api/v1/organisations/{slug}/flows",
+        id="listOrganisationFlows",
+        answer=FACTSTORE.page_schema(Named("", "FlowResponse")),
+    )
+    def of_organisation(self, context, key):
+        """List the flows that carry an organisation's slug."""
+        page = FLOWS_BY_SLUG.page({"org_slug": key}, None, -1)
+        return Reply(200, b"[%b]" % page.text)
+
+    @route(
+        "GET /api/v1/flows/{flowId}/template",
+        id="getFlowTemplate",
+        answer={
+            "type": "object",
+            "required": ["flowId", "templateYaml", "effectiveTemplate"],
+            "properties": {
+                "flowId": {"type": "string", "format": "uuid"},
+                "templateYaml": {"type": ["string", "null"]},
+                "effectiveTemplate": {"type": ["object", "null"]},
+            },
+        },
+    )
+    def template(self, context, key):
+        """Get the template of a flow: its text, and what it says as JSON."""
+        flow = self.find(key)
+        return {
+            "flowId": flow.id,
+            "templateYaml": flow.template_yaml,
+            "effectiveTemplate": flow.template(),
+        }
+
+
+class SecurityThreshold(Model):
+    """How many weaknesses of each severity a flow puts up with; one more is a breach."""
+
+    fact, key, touched = "security_threshold", "flow", True
+
+    id = Uuid()
+    flow = ForeignKey(Flow, on_delete="CASCADE")
+    max_critical = Integer(-(2**31), 2**31 - 1, default=0)
+    max_high = Integer(-(2**31), 2**31 - 1, default=0)
+    max_medium = Integer(-(2**31), 2**31 - 1, default=10)
+    max_low = Integer(-(2**31), 2**31 - 1, default=2**31 - 1)
+    created_at = Timestamp(6, default=now_exactly)
+    updated_at = Timestamp(6, default=now_exactly)
+
+
+class SecurityThresholds(
+    Resource,
+    surface=FACTSTORE,
+    model=SecurityThreshold,
+    scope="factstore",
+    tag="Flows",
+    schema_name="SecurityThresholdResponse",
+):
+    """The limits that security scans of a flow are held against."""
+
+    @route(
+        "GET /api/v1/flows/{flowId}/security-thresholds",
+        id="getSecurityThresholds",
+        answer=FACTSTORE.record_schema(Named("", "SecurityThresholdResponse")),
+    )
+    def read(self, context, key):
+        """Get the scan limits of a flow."""
+        threshold = SecurityThreshold.get_or_none(SecurityThreshold.flow == key.lower())
+        if threshold is None:
+            raise NotFound(f"The flow {key} has no security thresholds.")
+        return threshold
+
+    @route(
+        "POST /api/v1/flows/{flowId}/security-thresholds",
+        id="setSecurityThresholds",
+        body=Schema(
+            SecurityThreshold.max_critical,
+            SecurityThreshold.max_high,
+            SecurityThreshold.max_medium,
+            SecurityThreshold.max_low,
+            name="SetSecurityThresholdRequest",
+        ),
+        status=201,
+        answer=FACTSTORE.record_schema(Named("", "SecurityThresholdResponse")),
+    )
+    def set(self, context, key):
+        """Create or overwrite the scan limits of a flow; what is left out gets its default."""
+        flow = Flow.fetch(key.lower())
+        limits = ("max_critical", "max_high", "max_medium", "max_low")
+        defaults = {name: getattr(SecurityThreshold, name).default for name in limits}
+        threshold = SecurityThreshold.get_or_none(SecurityThreshold.flow == flow)
+        if threshold is None:
+            return SecurityThreshold.create(flow=flow.id, **defaults | context.body)
+        threshold.change(**defaults | context.body)
+        return threshold
+
+
+# === Part V: Application ======================================================
+
+
+# --- Rows ---------------------------------------------------------------------
+# Records on their way from and to files. A row travels with the number of its line, so that
+# whoever refuses it can say where it stands.
+
+
+@dataclass(frozen=True)
+class RowFault:
+    """What is wrong with one row; an empty field means the row as a whole."""
+
+    line: int
+    field: str
+    message: str
+
+
+@dataclass
+class Report:
+    """What became of the rows of an import; only the first 1,000 faults are kept."""
+
+    created: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    refused: int = 0
+    faults: list[RowFault] = dataclasses.field(default_factory=list)
+    #: Faults beyond those that are kept.
+    omitted: int = 0
+
+    @property
+    def total(self) -> int:
+        """How many rows there were."""
+        return self.created + self.updated + self.unchanged + self.refused
+
+    def refuse(self, *faults: RowFault) -> None:
+        """Count one row as refused, for these faults."""
+        room = max(0, 1_000 - len(self.faults))
+        self.refused += 1
+        self.faults += faults[:room]
+        self.omitted += len(faults[room:])
+
+    def json(self) -> dict:
+        """The report as a JSON object."""
+        return {**asdict(self), "total": self.total}
+
+
+def utf8_lines(stream: IO[bytes]) -> Iterator[str]:
+    """The lines of a UTF-8 file, with or without a byte order mark; Invalid at one that is not."""
+    encoding = "utf-8-sig"
+    for number, line in enumerate(stream, 1):
+        try:
+            yield line.decode(encoding)
+        except UnicodeDecodeError:
+            raise Invalid(f"Line {number} is not UTF-8: save the file as CSV in UTF-8.") from None
+        encoding = "utf-8"
+
+
+def csv_rows(stream: IO[bytes], delimiter: str = "") -> Iterator[tuple[int, dict | RowFault]]:
+    """The rows of a CSV (RFC 4180), delimited by whichever of , ; tab its header has most of."""
+    import csv
+
+    # This limit on a cell's length holds for the whole process: it is raised, never lowered.
+    csv.field_size_limit(max(csv.field_size_limit(), 16 << 20))
+    lines = utf8_lines(stream)
+    line, header = next((pair for pair in enumerate(lines, 1) if pair[1].strip()), (1, ""))
+    delimiter = delimiter or max(",;\t", key=re.sub(r'"[^"]*"', "", header).count)
+    try:
+        cells = next(csv.reader([header], delimiter=delimiter, strict=True))
+        names = [cell.strip() for cell in cells]
+        if not names or not all(names) or len(set(names)) < len(names):
+            raise Invalid(f"Line {line} must be a header that names every column, each name once.")
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
+        line = first = line + 1
+        for cells in reader:
+            if len(cells) > len(names):
+                found = f"{len(cells)} cells under a header of {len(names)}"
+                yield line, RowFault(line, "", f"{found}: quote cells that hold the delimiter.")
+            elif any(cells):
+                yield line, {name: cell for name, cell in zip(names, cells, strict=False) if cell}
+            line = first + reader.line_num
+    except csv.Error:
+        rule = "close quotes, double those in cells, end lines with LF, keep cells under 16 MiB"
+        raise Invalid(f"The row in line {line} is not CSV: {rule}.") from None
+
+
+# int refuses NaN and Infinity, which Python would read and RFC 8259 does not know.
+json_decoder = json.JSONDecoder(parse_constant=int)
+json_line = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+must_quote = re.compile(r'[",;\t\r\n]').search
+
+
+def json_rows(stream: IO[bytes]) -> Iterator[tuple[int, dict | RowFault]]:
+    """The elements of a JSON array, or of the one array in an object such as {"assets": […]}."""
+    data = stream.read()
+    try:
+        text = data.decode("utf-8-sig")
+        json_decoder.decode(text)
+    except (ValueError, RecursionError) as error:
+        before = data.count(b"\n", 0, getattr(error, "start", 0))
+        line = getattr(error, "lineno", before + 1)
+        raise Invalid(f"Line {line}: what starts here is not JSON in UTF-8.") from None
+    top = len(text) - len(text.lstrip())
+    arrays = [top] if text[top] == "[" else []
+    if text[top] == "{":
+        arrays = [where for where, value in json_items(text, top) if isinstance(value, list)]
+    if len(arrays) != 1:
+        expected = "an array of records, or an object with exactly one array among its members"
+        raise Invalid(f"Line {text.count(chr(10), 0, top) + 1}: expected {expected}.")
+    line, counted = 1, 0
+    for where, element in json_items(text, arrays[0]):
+        line += text.count("\n", counted, where)
+        counted = where
+        if not isinstance(element, dict):
+            element = RowFault(line, "", "Expected a JSON object with the members of a record.")
+        yield line, element
+
+
+def json_items(text: str, where: int) -> Iterator[tuple[int, object]]:
+    """Whatever the array or object at this place of a sound JSON text holds, with its place."""
+    gap = re.compile(r"[\s,:]*")
+    where = gap.match(text, where + 1).end()
+    while text[where] not in "]}":
+        item, end = json_decoder.raw_decode(text, where)
+        yield where, item
+        where = gap.match(text, end).end()
+
+
+def ndjson_rows(stream: IO[bytes]) -> Iterator[tuple[int, dict | RowFault]]:
+    """One JSON object a line; blank lines are skipped, and a broken line spoils only itself."""
+    for number, line in enumerate(stream, 1):
+        if line.strip():
+            try:
+                row = json_decoder.decode(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except (ValueError, RecursionError):
+                row = None
+            if not isinstance(row, dict):
+                row = RowFault(number, "", "This line is not a JSON object in UTF-8.")
+            yield number, row
+
+
+ROW_READERS = {
+    "csv": csv_rows,
+    "tsv": partial(csv_rows, delimiter="\t"),
+    "json": json_rows,
+    "ndjson": ndjson_rows,
+    "jsonl": ndjson_rows,
+}
+
+
+def row_format(name: str) -> str:
+    """The name of a format in lower case; Invalid where it is not known."""
+    if name.lower() not in ROW_READERS:
+        raise Invalid(f"Name the format of the rows: one of {', '.join(ROW_READERS)}.")
+    return name.lower()
+
+
+def read_rows(source: Path | IO[bytes], format: str = "") -> Iterator[tuple[int, dict | RowFault]]:
+    """The records of a CSV, TSV, JSON or NDJSON file in UTF-8, each with its 1-based line.
+
+    In every format that is the physical line on which the record starts. A CSV cell stays text; an
+    empty one means that the member is absent, as does a cell missing at a row's end; rows of empty
+    cells are skipped. A faulty row comes as a RowFault and the next one follows. What cannot be
+    read on raises Invalid, possibly after good rows. Only JSON is held in memory whole.
+    """
+    is_path = isinstance(source, Path)
+    reader = ROW_READERS[row_format(format or (source.suffix[1:] if is_path else ""))]
+    try:
+        opened = source.open("rb") if is_path else nullcontext(source)
+    except OSError:
+        raise Invalid(f"There is no file {source}, or it may not be read.") from None
+    with opened as stream:
+        yield from reader(stream)
+
+
+def csv_line(values: Iterable[object], delimiter: str) -> str:
+    """A record of a CSV: null is an empty cell, an empty text is "", anything but text is JSON."""
+    # A cell that starts with = + - @ tab or CR may act as a formula in a spreadsheet. It is written
+    # as it is all the same: importing this file must give the records that were exported.
+    cells = []
+    for value in values:
+        cell = value if isinstance(value, str) else "" if value is None else json_line(value)
+        if value == "" or must_quote(cell) or cell != cell.strip():
+            cell = '"' + cell.replace('"', '""') + '"'
+        cells.append(cell)
+    return delimiter.join(cells) + "\r\n"
+
+
+def write_rows(rows: Iterable[dict], stream: IO[str], format: str, columns: Sequence[str]) -> int:
+    """Write these members of the records, and return how many records there were.
+
+    JSON is an array with one record a line. CSV ends its lines with CRLF (open the file with
+    newline=""); null and "", read back, both mean absent.
+    """
+    format, count = row_format(format), 0
+    delimiter = {"csv": ",", "tsv": "\t"}.get(format)
+    if delimiter:
+        stream.write(csv_line(columns, delimiter))
+    for count, row in enumerate(rows, 1):
+        if delimiter:
+            stream.write(csv_line(map(row.get, columns), delimiter))
+        else:
+            line = json_line({name: row[name] for name in columns if name in row})
+            opening = "[\n" if count == 1 else ",\n"
+            stream.write(opening + line if format == "json" else line + "\n")
+    if format == "json":
+        stream.write("\n]\n" if count else "[]\n")
+    return count
+
+
+class Progress:
+    """A bar on a terminal, drawn at most ten times a second; the noun "bytes" counts in MB.
+
+    A stream that is no terminal gets nothing, and a terminal keeps nothing.
+    """
+
+    def __init__(self, total: int | None, stream=None, clock=time.monotonic, noun: str = "rows"):
+        self.total, self.clock, self.noun = total, clock, noun
+        self.stream = stream or sys.stderr
+        self.visible = self.stream is not None and self.stream.isatty()
+        self.done, self.width = 0, 0
+        self.started = self.drawn = clock()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        if self.width:
+            self.stream.write("\r" + " " * self.width + "\r")
+            self.stream.flush()
+
+    def advance(self, n: int = 1) -> None:
+        """Count so many more as done."""
+        self.done += n
+        if self.visible and (now := self.clock()) - self.drawn >= 0.1:
+            self.drawn = now
+            line = self.line(now - self.started)
+            # Spaces, unlike escape sequences, blank the rest of the last line on any terminal.
+            self.stream.write("\r" + line.ljust(self.width))
+            self.stream.flush()
+            self.width = len(line)
+
+    def line(self, seconds: float) -> str:
+        """How far this is, how fast it goes, and how long it still takes."""
+        rate = f"{self.amount(self.done / seconds)}/s"
+        if not self.total:
+            return f"{self.amount(self.done)}, {rate}"
+        share = min(1.0, self.done / self.total)
+        left = round(seconds * (1 - share) / share) if share else 0
+        bar = ("#" * int(share * 20)).ljust(20, "-")
+        return f"{share:4.0%} [{bar}] {rate}, {left // 60}:{left % 60:02} left"
+
+    def amount(self, number: float) -> str:
+        """A number with its unit."""
+        return f"{number / 1e6:.1f} MB" if self.noun == "bytes" else f"{number:,.0f} {self.noun}"
+
+
+# --- OSCAL --------------------------------------------------------------------
+# NIST's Open Security Controls Assessment Language, 1.1: https://pages.nist.gov/OSCAL. A catalog's
+# groups and controls become the nodes of one version of one framework.
+
+
+@dataclass(frozen=True)
+class OscalCatalog:
+    """What a catalog holds: a framework, its one version, and the nodes, parents first."""
+
+    framework: dict
+    version: dict
+    nodes: list[dict]
+
+
+def oscal_rows(document: dict) -> OscalCatalog:
+    """The rows in an OSCAL catalog; Invalid for a document that is none, or a broken one."""
+    catalog = document.get("catalog") if isinstance(document, dict) else None
+    metadata = catalog.get("metadata") if isinstance(catalog, dict) else None
+    if not isinstance(metadata, dict):
+        expected = "an OSCAL catalog: {“catalog”: {“metadata”: …, “groups”: …}}"
+        raise Invalid(f"Expected {expected}; a profile must be resolved into a catalog first.")
+    title, number = oscal_text(metadata, "title"), oscal_text(metadata, "version")
+    key = oscal_slug(title) or oscal_text(catalog, "uuid")
+    nodes = oscal_nodes(catalog)
+    if not (key and number and nodes):
+        expected = "a title and a version in “metadata”, and “groups” or “controls”"
+        raise Invalid(f"Expected an OSCAL catalog with {expected}.")
+    shared = {"status": "active", "sourceKind": "standard"}
+    remarks = oscal_text(metadata, "remarks") or None
+    since = dict.fromkeys(("publishedAt", "effectiveFrom"), oscal_time(metadata))
+    return OscalCatalog(
+        {"frameworkKey": key, "name": title, "description": remarks, **shared},
+        {"versionKey": number, "versionLabel": f"Version {number}", **shared, **since},
+        nodes,
+    )
+
+
+def oscal_nodes(catalog: dict) -> list[dict]:
+    """The groups and controls in document order; sortOrder follows sort-id where there is one."""
+    elements = list(oscal_elements(catalog))
+    holders = [catalog, *(element for element, *_ in elements)]
+    found = [param for holder in holders for param in oscal_list(holder, "params")]
+    params = {oscal_text(param, "id"): param for param in found}
+    nodes, places = {}, {}
+    for element, kind, key, parent in elements:
+        title = oscal_text(element, "title")
+        if not key or not title or key in nodes:
+            raise Invalid(f"The OSCAL {kind} “{key}” must have a title, and an id of its own.")
+        withdrawn = oscal_property(element, "status").lower() == "withdrawn"
+        places[key] = (*places.get(parent, ()), (oscal_property(element, "sort-id"), len(nodes)))
+        nodes[key] = {
+            "nodeKey": key,
+            "parentKey": parent,
+            "referenceCode": oscal_property(element, "label") or key.upper(),
+            "title": oscal_filled(title, params),
+            "description": oscal_filled(oscal_statement(element), params) or None,
+            "nodeKind": kind,
+            "status": "withdrawn" if withdrawn else "active",
+        }
+    for order, key in enumerate(sorted(nodes, key=places.__getitem__), 1):
+        nodes[key]["sortOrder"] = order
+    return list(nodes.values())
+
+
+def oscal_elements(catalog: dict) -> Iterator[tuple[dict, str, str, str | None]]:
+    """Every group and control with its kind, its key and its parent's key, parents first."""
+    waiting = [(catalog, "catalog", None)]
+    while waiting:
+        element, kind, parent = waiting.pop()
+        key = None
+        if kind != "catalog":
+            key = oscal_text(element, "id")
+            if kind == "group" and not key:  # OSCAL lets a group go without an id.
+                key = oscal_slug(f"{parent or ''} {oscal_text(element, 'title')}")
+            yield element, kind, key, parent
+        below = {"groups": "group", "controls": "control"}
+        if kind.startswith("control"):
+            below = {"controls": "control-enhancement"}
+        names = [name for name in element if name in below]
+        nested = [
+            (child, below[name], key) for name in names for child in oscal_list(element, name)
+        ]
+        waiting += reversed(nested)
+
+
+def oscal_statement(element: dict) -> str:
+    """The prose of an element's statement: a line for each item, led by its label."""
+    parts = oscal_list(element, "parts")
+    waiting = [part for part in reversed(parts) if part.get("name") == "statement"]
+    lines = []
+    while waiting:
+        part = waiting.pop()
+        words = oscal_property(part, "label"), oscal_text(part, "title"), oscal_text(part, "prose")
+        lines.append(" ".join(filter(None, words)))
+        waiting += reversed(oscal_list(part, "parts"))
+    return "\n".join(filter(None, lines))
+
+
+def oscal_filled(text: str, params: dict[str, dict], depth: int = 0) -> str:
+    """The text with the values of its parameters, or with [label] or [choices] in their place."""
+
+    def fill(match: re.Match) -> str:
+        name = match[1].rpartition(",")[2].strip()
+        param = params.get(name, {})
+        select = param.get("select") if isinstance(param.get("select"), dict) else {}
+        many = "one or more of" if select.get("how-many") == "one-or-more" else "one of"
+        choices = "; ".join(choice.strip() for choice in oscal_list(select, "choice", str))
+        choices = f"{many}: {choices}" if choices else name
+        values = ", ".join(oscal_list(param, "values", str))
+        found = values or f"[{oscal_text(param, 'label') or choices}]"
+        # Choices may hold parameters; the limit ends those that hold one another.
+        return oscal_filled(found, params, depth + 1) if depth < 3 else f"[{name}]"
+
+    return re.sub(r"\{\{([^{}]*)\}\}", fill, text)
+
+
+def oscal_property(element: dict, name: str) -> str:
+    """The value of one of OSCAL's own properties, best without a class, or nothing."""
+    own = (None, "http://csrc.nist.gov/ns/oscal")
+    named = [prop for prop in oscal_list(element, "props") if prop.get("name") == name]
+    found = [prop for prop in named if prop.get("ns") in own]
+    return oscal_text(min(found, key=lambda prop: "class" in prop, default={}), "value")
+
+
+def oscal_list(element: dict, name: str, kind: type = dict) -> list:
+    """The items of this member, all of one kind; Invalid where they are something else."""
+    found = element.get(name, [])
+    if not isinstance(found, list) or not all(isinstance(item, kind) for item in found):
+        things = "objects" if kind is dict else "texts"
+        raise Invalid(f"Expected “{name}” in the OSCAL catalog to be an array of {things}.")
+    return found
+
+
+def oscal_text(element: dict, name: str) -> str:
+    """The text of this member, or nothing; Invalid where it is something else."""
+    found = element.get(name, "")
+    if not isinstance(found, str):
+        raise Invalid(f"Expected “{name}” in the OSCAL catalog to be a text.")
+    return found.strip()
+
+
+def oscal_slug(title: str) -> str:
+    """The title as a key of lower-case ASCII letters, digits and hyphens."""
+    import unicodedata
+
+    ascii_title = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9]+", "-", ascii_title.lower()).strip("-")
+
+
+def oscal_time(metadata: dict) -> str:
+    """When the catalog was published, or else last changed: UTC with milliseconds."""
+    given = oscal_text(metadata, "published") or oscal_text(metadata, "last-modified")
+    try:
+        moment = datetime.fromisoformat(given)
+        moment = moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
+    except (ValueError, OverflowError):
+        expected = "“published” or “last-modified” in the metadata to be an ISO 8601 time"
+        raise Invalid(f"Expected {expected}.") from None
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+# --- Opening workspaces -------------------------------------------------------
+
+MIGRATIONS: tuple[Migration, ...] = ()
+#: A ready-made empty file, so that a fresh workspace inside a test is a copy.
+_template: list[bytes] = []
+
+
+def prepare(workspace: Workspace, settings: Settings, bell: threading.Event) -> None:
+    """Bring a workspace's file up to date, open its keys, and start its chains."""
+    if workspace.path is None:
+        workspace.file.write_bytes(template())
+    open_file(workspace, lambda: tables_sql(all_models()), MIGRATIONS)
+    beside = workspace.path and workspace.path.with_name(workspace.path.name + ".key")
+    workspace.bell = bell
+    workspace.ring = None
+    with using(Session(workspace, workspace.reader)):
+        keys = list(RingKey.select().order_by(RingKey.id))
+    if keys and beside and not settings.key and not beside.exists():
+        raise Unavailable(
+            f"The key file {beside.name} is missing: put it back beside the database, or set "
+            "NOVANTRA_LITE_KEY."
+        )
+    wrapping = wrapping_key(settings.key, beside, workspace.source)
+    workspace.ring = KeyRing(wrapping, workspace.source)
+    workspace.reading = Session(workspace, workspace.reader)
+    workspace.journal = None if workspace.read_only else Journal(workspace)
+    for key in keys:
+        workspace.ring.add(key.id, key.wrapped)
+    if not keys:
+        add_ring_key(workspace, 1)
+
+
+def template() -> bytes:
+    """The bytes of an empty workspace's file, made once for the process."""
+    if not _template:
+        with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+            statements = [*tables_sql(all_models()), f"PRAGMA application_id = {APPLICATION_ID}"]
+            run_together(connection, [*statements, "PRAGMA user_version = 1"])
+            _template.append(connection.serialize())
+    return _template[0]
+
+
+def add_ring_key(workspace: Workspace, number: int) -> None:
+    """Make a key; from now on it is the one that seals."""
+    wrapped = workspace.ring.wrap(number, workspace.source.random.randbytes(32))
+    workspace.ring.add(number, wrapped)
+    perform(
+        workspace,
+        lambda current: [
+            RingKey.create(id=number, wrapped=wrapped),
+            workspace.journal.note(current, "key_ring.key_added", "ring_key", str(number)),
+        ],
+        actor="system",
+        reason="A new key for the key ring.",
+    )
+
+
+def identify_organization(workspace: Workspace, profile: Mapping[str, str]) -> None:
+    """Take the organization from the file, or put it there when the file is new."""
+    with workspace.read():
+        organization = Organization.get_or_none()
+    if organization is None:
+        organization = perform(
+            workspace,
+            lambda current: Organization.create(**profile),
+            actor="system",
+            reason="The workspace was created.",
+        )
+    workspace.id, workspace.slug = organization.id, organization.slug
+    workspace.name = organization.name
+    workspace.tokens = Tokens(workspace, organization.slug)
+    workspace.cursor_key = workspace.ring.derive("cursors")
+
+
+def slug_of(path: Path | None) -> str:
+    """The slug that a file's name stands for."""
+    text = re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-") if path else ""
+    return text[:63].strip("-") or "workspace"
+
+
+def title_of(slug: str) -> str:
+    """A name for people, from a slug."""
+    return slug.replace("-", " ").capitalize()
+
+
+def restore(backup: Path, database: Path) -> None:
+    """Put a backup in the place of a workspace's file; the file must not exist yet.
+
+    The key file is not part of a backup: it has to lie beside the new file, or NOVANTRA_LITE_KEY
+    has to be set.
+    """
+    import shutil
+
+    if database.exists():
+        raise Conflict(f"{database.name} exists already; move it away before you restore.")
+    try:
+        with contextlib.closing(
+            sqlite3.connect(f"{backup.absolute().as_uri()}?mode=ro", uri=True)
+        ) as file:
+            sound = file.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+            ours = file.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
+    except sqlite3.Error:
+        sound = ours = False
+    if not (sound and ours):
+        raise Invalid(f"{backup.name} is not a sound backup of a workspace.")
+    part = database.with_name(database.name + ".part")
+    shutil.copyfile(backup, part)
+    os.chmod(part, 0o600)
+    with open(part, "rb") as stream:
+        os.fsync(stream.fileno())
+    part.rename(database)
+
+
+# --- Imports ------------------------------------------------------------------
+
+
+def resolve_references(model: type[Model], values: dict) -> None:
+    """Take references by id or by key to ids; Invalid names those that are not there."""
+    issues = []
+    for name, field in foreign_keys(model):
+        if values.get(name):
+            found = find_reference(field.rel_model, values[name])
+            if found is None:
+                message = f"There is no {field.rel_model.noun()} {values[name]}"
+                issues.append(issue([camel(field.column_name)], message))
+            values[name] = found
+    if issues:
+        told = "; ".join(f"{fault['path'][0]}: {fault['message']}" for fault in issues)
+        raise Invalid(f"{told}.", issues)
+
+
+@functools.cache
+def foreign_keys(model: type[Model]) -> list[tuple[str, ForeignKey]]:
+    """The fields of a model that point at other records."""
+    fields = model._meta.fields.items()
+    return [(name, field) for name, field in fields if isinstance(field, ForeignKey)]
+
+
+def find_reference(model: type[Model], value: str) -> str | None:
+    """The id of a record that is named by its id, or by its key where that is one field."""
+    table, connection = model._meta.table_name, session().database.connection()
+    names = ["id", *([model.key_fields()[0].column_name] if len(model.key_fields()) == 1 else [])]
+    for name in names:
+        row = connection.execute(
+            f'SELECT "id" FROM "{table}" WHERE "{name}" = ?', (value,)
+        ).fetchone()
+        if row:
+            return row[0]
+    return None
+
+
+class Import:
+    """One batch of rows on its way into a collection, in one session."""
+
+    def __init__(self, collection: Collection, current: Session, report: Report):
+        self.collection, self.current, self.report = collection, current, report
+        self.model, self.size = collection.model, 0
+        self.connection = current.database.connection()
+        keys = self.model.key_fields()
+        table = self.model._meta.table_name
+        asked = " AND ".join(f'"{field.column_name}" = ?' for field in keys)
+        self.by_key = f'SELECT "id" FROM "{table}" WHERE {asked}' if keys else ""
+        self.by_id = f'SELECT "id" FROM "{table}" WHERE "id" = ?'
+
+    def take(self, line: int, row: dict | RowFault) -> None:
+        """Bring one row in, or report what is wrong with it."""
+        self.size += 1
+        if isinstance(row, RowFault):
+            self.report.refuse(row)
+            return
+        facts, events = len(self.current.facts), len(self.current.events)
+        self.connection.execute("SAVEPOINT row")
+        try:
+            outcome = self.bring_in(row)
+            setattr(self.report, outcome, getattr(self.report, outcome) + 1)
+        except (ValueError, Problem, peewee.IntegrityError, sqlite3.IntegrityError) as error:
+            self.connection.execute("ROLLBACK TO row")
+            del self.current.facts[facts:], self.current.events[events:]
+            self.report.refuse(*row_faults(line, translate(error)))
+        self.connection.execute("RELEASE row")
+
+    def bring_in(self, row: dict) -> str:
+        """Make or change the record of a row; tell which of the Report's counts it belongs to."""
+        schema = self.collection.schema
+        present = self.find(row)
+        values = schema.read(row, partial=present is not None, parse=True)
+        resolve_references(self.model, values)
+        if present is None and not self.collection.key:
+            present = self.find_by_key(values)
+        record = self.model.fetch(present) if present else None
+        self.collection.check_subject(values, record.__data__ if record else {})
+        if record is None:
+            self.collection.resource.enter(values)
+            return "created"
+        for name in ("id", "created_at", "updated_at"):
+            values.pop(name, None)
+        return "updated" if record.change(**values) else "unchanged"
+
+    def find(self, row: dict) -> str | None:
+        """The id of the record that a row names by its id or by its one key."""
+        key = row.get("id")
+        if isinstance(key, str) and (
+            found := self.connection.execute(self.by_id, (key,)).fetchone()
+        ):
+            return found[0]
+        value = row.get(self.collection.key)
+        if isinstance(value, str):
+            found = self.connection.execute(self.by_key, (value,)).fetchone()
+            return found[0] if found else None
+        return None
+
+    def find_by_key(self, values: dict) -> str | None:
+        """The id of the record that has the key of these values."""
+        if not self.by_key:
+            return None
+        key = [values.get(field.name) for field in self.model.key_fields()]
+        found = self.connection.execute(self.by_key, key).fetchone()
+        return found[0] if found else None
+
+
+def row_faults(line: int, error: Exception) -> list[RowFault]:
+    """What is wrong with a row, a fault for each field."""
+    if isinstance(error, Problem):
+        told = [(fault["path"], fault["message"]) for fault in error.issues] or [([], str(error))]
+    else:
+        told = Faults.of(error)
+    return [RowFault(line, ".".join(map(str, path)), message) for path, message in told]
+
+
+def import_catalog(collections: Callable[[str], Collection], document: dict, reason: str) -> Report:
+    """Bring an OSCAL catalog in: a framework, a version of it, and its nodes, parents first."""
+    catalog = oscal_rows(document)
+    report = Report()
+
+    def work(current):
+        frameworks = Import(collections("frameworks"), current, report)
+        frameworks.take(1, catalog.framework)
+        framework = Framework.get(Framework.framework_key == catalog.framework["frameworkKey"])
+        versions = Import(collections("framework-versions"), current, report)
+        versions.take(1, catalog.version | {"frameworkId": framework.id})
+        version = FrameworkVersion.get(
+            FrameworkVersion.framework == framework.id,
+            FrameworkVersion.version_key == catalog.version["versionKey"],
+        )
+        nodes = Import(collections("framework-nodes"), current, report)
+        for number, node in enumerate(catalog.nodes, 1):
+            row = {name: value for name, value in node.items() if name != "parentKey"}
+            parent = node["parentKey"] and nodes.find_by_key(
+                {"framework_version": version.id, "node_key": node["parentKey"]}
+            )
+            nodes.take(number, row | {"frameworkVersionId": version.id, "parentNodeId": parent})
+        if report.refused:
+            raise Rehearsed(report)
+
+    collections("frameworks").act(reason, work)
+    return report
+
+
+# --- Collections --------------------------------------------------------------
+
+
+class Collection:
+    """The records of one kind, as the console of the product would handle them.
+
+    Every write takes a reason and is audited, entered in the ledger and told to webhooks like a
+    write through the API.
+    """
+
+    #: Rows of an import that share a transaction.
+    BATCH = 500
+    #: What makes a record itself.
+    FIXED = ("id", "createdAt", "updatedAt")
+
+    def __init__(self, workspace: Workspace, resource: Resource):
+        self.workspace, self.resource, self.model = workspace, resource, resource.model
+        self.name = resource.collection
+        fields = self.model.members()
+        self.schema = Schema(*fields.values())
+        self.columns = list(fields)
+        keys = [camel(column.column_name) for column in self.model.key_fields()]
+        self.key = keys[0] if len(keys) == 1 else ""
+        self.required = [member for member in self.columns if member in self.schema.required]
+
+    def act(self, reason: str, work: Callable[[Session], Any], rehearsal: bool = False) -> Any:
+        """Write as the console does, for a reason of 10 to 1000 characters."""
+        told = read_members(Schema(reason=Reason()), {"reason": reason})["reason"]
+        return perform(self.workspace, work, actor="console", reason=told, rehearsal=rehearsal)
+
+    def create(self, *, reason: str, **members: Any) -> dict:
+        """Make a record; Invalid names every member that is missing or wrong."""
+        self.must_know(members)
+        values = read_members(self.schema, members)
+
+        def work(current):
+            self.check(values, {})
+            return self.resource.enter(values).json()
+
+        return self.act(reason, work)
+
+    def update(self, key: str, *, reason: str, **members: Any) -> dict:
+        """Change members of a record; a status keeps to the moves that are allowed."""
+        self.must_know(members)
+        if fixed := [member for member in self.FIXED if member in members]:
+            raise Invalid(f"{fixed[0]}: It cannot be changed.", [issue(fixed, "Cannot be changed")])
+        values = read_members(self.schema, members, partial=True)
+        for member, value in members.items():
+            name, field = self.schema.members[member]
+            if value is None:
+                if not field.null:
+                    raise Invalid(f"{member}: Expected a value, since it cannot be empty.")
+                values[name] = None
+
+        def work(current):
+            record = self.model.fetch(key)
+            self.check(values, record.__data__)
+            record.change(**values)
+            return record.json()
+
+        return self.act(reason, work)
+
+    def must_know(self, members: Mapping[str, Any]) -> None:
+        """Refuse a member that records of this kind do not have."""
+        if unknown := [member for member in members if member not in self.columns]:
+            raise Invalid(f"{self.name} have no member {unknown[0]}.")
+
+    def retrieve(self, key: str) -> dict:
+        """One record, by its id."""
+        with self.workspace.read():
+            return json.loads(self.workspace.json_of(self.model, key))
+
+    def list(self, limit: int | None = None, **filters: Any) -> Iterator[dict]:
+        """The records in the order in which they were made, filtered by members being equal."""
+        conditions, values = {}, {}
+        for member, value in filters.items():
+            if member not in self.columns or self.model.members()[member].sealed:
+                raise Invalid(f"{self.name} cannot be filtered by {member}.")
+            field = self.model.members()[member]
+            conditions[member] = functools.partial(peewee.Expression, field, peewee.OP.EQ)
+            values[member] = field.db_value(value)
+        listing, place = Listing(self.model, conditions, newest_first=False), None
+        while limit is None or limit > 0:
+            size = self.BATCH if limit is None else min(limit, self.BATCH)
+            with self.workspace.read():
+                page = listing.page(values, place, size)
+            yield from json.loads(b"[%b]" % page.text)
+            limit = limit - page.count if limit is not None else None
+            place = page.place
+            if place is None:
+                return
+
+    def check(self, values: dict, present: Mapping[str, Any]) -> None:
+        """Refuse references and subjects that are not there."""
+        resolve_references(self.model, values)
+        self.check_subject(values, present)
+
+    def check_subject(self, values: Mapping[str, Any], present: Mapping[str, Any]) -> None:
+        """Refuse half a subject, and one that is not there of a kind that the register holds."""
+        if "subject_resource_id" not in self.model._meta.fields:
+            return
+        triple = {name: values.get(name, present.get(name)) for name in TRIPLE}
+        known = (triple[TRIPLE[0]], triple[TRIPLE[1]]) in subjects()
+        if known or not all(triple.values()):
+            check_subject(triple)
+
+    def import_rows(
+        self,
+        rows: Iterable[tuple[int, dict | RowFault]],
+        *,
+        reason: str,
+        dry_run: bool = False,
+        all_or_nothing: bool = False,
+        progress: Callable[[int], Any] | None = None,
+    ) -> Report:
+        """Bring rows in: a row whose id or key is known updates that record, others make one.
+
+        Faulty rows are reported and left out; with `all_or_nothing` one keeps all others out too.
+        """
+        report = Report()
+        whole = dry_run or all_or_nothing
+
+        def work(current):
+            batch = Import(self, current, report)
+            for count, (line, row) in enumerate(taken, 1):
+                batch.take(line, row)
+                if progress and count % 100 == 0:
+                    progress(100)
+            if progress and batch.size % 100:
+                progress(batch.size % 100)
+            if all_or_nothing and report.refused:
+                raise Rehearsed(report)
+            return batch.size
+
+        rows = iter(rows)
+        while True:
+            taken = rows if whole else itertools.islice(rows, self.BATCH)
+            size = self.act(reason, work, rehearsal=dry_run)
+            if isinstance(size, Report) and not dry_run:
+                report.created = report.updated = report.unchanged = 0
+            if whole or not size:
+                return report
+
+
+# --- Demo vocabulary ----------------------------------------------------------
+
+# Tables of cells; an indented line goes on with the one above.
+DEMO_WORDS = """
+[people]
+tech-amari | tech-brandt | tech-castillo | tech-eriksen | tech-farouk | b1-iyer | b1-jansen
+    | b1-kowalski | b2-mensah | b2-nakamura | store-petrov | it-rahman | qa-thomsen
+[chapters]
+24 (electrical power) | 27 (flight controls) | 28 (fuel) | 29 (hydraulic power) | 32 (landing gear)
+    | 34 (navigation) | 49 (auxiliary power) | 72 (engine) | 73 (engine fuel and control)
+[tasks] of the AMM, within a chapter
+-11-00-400-801 | -13-01-710-802 | -21-00-220-801 | -22-11-000-802 | -35-00-720-801 | -51-04-400-803
+[kinds] of asset: label | source | description
+calibrated-tool | {name}, serial {n:03} | cmms-import | Calibrated every 12 months; used for {use}.
+test-set | {name}, serial {n:03} | cmms-import | Avionics shop equipment; used for {use}.
+ground-support-equipment | {name}, fleet {n:02} | cmms-import | Tested every year; used for {use}.
+vehicle | {name}, fleet {n:02} | procurement-import | Holds an airside permit; used for {use}.
+it-system | {name} {n:02} | discovery-scan | Within the scope of Part-IS; used for {use}.
+cloud-service | {name} | external-system | Hosted by its vendor; used for {use}.
+facility | {name} {n} | manual | Named on the approval certificate; used for {use}.
+[stock] key | kind | how many | name | use
+torque-wrench | calibrated-tool | 30 | Torque wrench, 20 to 150 in-lb, CDI 1501MRMH | tube fittings
+torque-wrench-heavy | calibrated-tool | 20 | Torque wrench, 30 to 250 ft-lb, CDI 2503MFRMH | ATA 32
+micrometer | calibrated-tool | 14 | Outside micrometer, 0 to 25 mm, Mitutoyo 293-340-30 | brake wear
+tensiometer | calibrated-tool | 12 | Cable tensiometer, T5-2002 series | cable rigging, ATA 27
+multimeter | calibrated-tool | 26 | Digital multimeter, Fluke 87V | trouble shooting, ATA 24
+insulation-tester | calibrated-tool | 10 | Insulation tester, Fluke 1507 | wiring checks, ATA 20
+crimp-tool | calibrated-tool | 20 | Crimp tool, DMC AF8, M22520/1-01 | wiring repairs, ATA 20
+air-data-test-set | test-set | 5 | Air data test set, Druck ADTS542F | pitot-static tests, ATA 34
+ramp-test-set | test-set | 5 | Transponder and TCAS test set, IFR-6000 | functional tests, ATA 34
+videoscope | test-set | 5 | Videoscope, IPLEX NX | borescope inspections, ATA 72
+ground-power-unit | ground-support-equipment | 8 | Ground power unit, 90 kVA | ATA 24 checks
+tripod-jack | ground-support-equipment | 14 | Tripod jack, 35 t | jacking, ATA 7
+axle-jack | ground-support-equipment | 12 | Axle jack, 60 t | wheel changes, ATA 32
+towbar | ground-support-equipment | 10 | Towbar, A320 family | towing, ATA 9
+tow-tractor | vehicle | 5 | Tow tractor, TLD TMX-150 | towing between stand and hangar
+line-van | vehicle | 10 | Line van, Ford Transit | carrying tools and rotables to the stand
+data-loader | it-system | 5 | Portable data loader, PMAT 2000 | loadable software parts, ATA 46
+fortigate | it-system | 5 | Firewall, FortiGate 100F | the borders of the hangar networks
+esxi-host | it-system | 4 | Virtualization host, ESXi 8 | servers of maintenance control
+windows-server | it-system | 9 | Windows Server 2022 | identity, files and the records archive
+linux-host | it-system | 8 | Application server, Ubuntu 22.04 | interfaces to CAMO systems
+backup-server | it-system | 3 | Backup server, Veeam 12 | daily backups of maintenance records
+toughbook | it-system | 12 | Line terminal, Toughbook FZ-55 | AMM access at the aircraft
+amos | cloud-service | 1 | AMOS maintenance information system | work packages and releases
+hangar-bay | facility | 5 | Hangar bay | base checks in docking
+workshop | facility | 2 | Component workshop | wheels, brakes and batteries
+[rules] framework | name | kind | version | in force from | references start with | domain
+part-145 | EASA Part-145 | standard | 2021-1963 | 2022-12-02 | 145. | Organisation requirements
+iso-27001 | ISO/IEC 27001 | standard | 2022 | 2022-10-25 | A. | Annex A controls
+part-is | EASA Part-IS | standard | 2023-203 | 2024-02-22 | IS. | Organisation requirements
+moe | Maintenance organisation exposition | internal | issue-7 | 2024-01-15 | MOE. | Procedures
+[practices] reference | control | evidence
+145.A.25(d) | Segregation of unserviceable components | store inspection sheets
+145.A.30(e) | Recurrent human factors training | training attendance lists
+145.A.35(g) | Certification authorisations | authorisation register extracts
+145.A.40(b) | Calibration of tools and equipment | calibration certificates
+145.A.42(a) | Acceptance of components | EASA Form 1 samples
+145.A.45(g) | Current maintenance data | revision status reports
+145.A.47(c) | Shift and task handover | signed handover logs
+145.A.48(c) | Independent inspection of critical tasks | inspection stamp samples
+145.A.50(a) | Certificate of release to service | sampled work packages
+145.A.60 | Occurrence reporting within 72 hours | occurrence report logs
+145.A.202 | Internal safety reporting | safety review board minutes
+A.5.9 | Inventory of information assets | asset inventory exports
+A.8.2 | Review of privileged access | privileged access reviews
+A.8.8 | Technical vulnerability management | authenticated scan reports
+A.8.13 | Backup of maintenance records | backup job reports
+IS.I.OR.205 | Information security risk assessment | risk assessment records
+IS.I.OR.220 | Detection of and response to incidents | incident exercise reports
+MOE.2.6 | Tool control and foreign object prevention | tool crib reconciliations
+[suppliers] kind of engagement | service
+Gulf Metrology | supplier | calibration of torque and dimensional tools
+Avionix Test Services | supplier | repair of avionics test sets
+Nordwind Wheel and Brake | subcontractor | overhaul of wheels and brakes
+Aeroscope Inspection | subcontractor | non-destructive testing
+Halden Battery Works | subcontractor | capacity checks of aircraft batteries
+Skyport Ground Equipment | supplier | servicing of ground support equipment
+Crescent Aviation Spares | supplier | consumables and standard parts
+Ostara Airlines | customer | line maintenance of the A320 fleet
+Blue Dune Air Cargo | customer | weekend checks of the 737 fleet
+Palisade Managed Security | service-provider | security monitoring
+Cirrus Records Hosting | service-provider | hosting of scanned work packages
+Tessera Training | service-provider | type and human factors training
+[duties] of submission: kind | months between, 0 while drafted
+Occurrence reporting summary | regulator_report | 1
+Release to service statistics for operators | customer_assurance | 1
+Safety performance report | regulator_report | 3
+Information security incident summary, Part-IS | incident_notification | 3
+Subcontractor list, MOE 5.2 | regulator_report | 3
+Reliability input to the CAMO | customer_assurance | 3
+Compliance monitoring statement | management_statement | 6
+Certifying staff list, MOE 1.6 | regulator_report | 6
+Hazardous waste discharge report | regulator_report | 6
+ISO/IEC 27001 surveillance file | certification_attestation | 12
+Approval continuation file, EASA Form 2 | certification_attestation | 12
+Sustainability disclosure | disclosure | 0
+[events] of packages: status that follows | note
+submission | submitted | Filed through the portal by compliance monitoring.
+receipt | acknowledged | Receipt confirmed by the recipient.
+acceptance | accepted | Accepted without remarks.
+rejection | rejected | Returned: figures do not agree with the previous period.
+withdrawal | withdrawn | Withdrawn after an error was found in the list of releases.
+resubmission | submitted | Filed again with corrected figures.
+[histories] of packages
+submission receipt acceptance | submission receipt acceptance | submission acceptance
+    | submission receipt rejection resubmission receipt acceptance | submission receipt rejection
+    | submission withdrawal resubmission receipt acceptance | submission withdrawal
+[measures] indicator | kind | on target | breached
+Calibrations done before expiry, percent | kci | 98.0 | 92.0
+Overdue findings | kri | 3 | 8
+Average days to close a finding | kpi | 30.0 | 60.0
+Release certificates right first time, percent | kqi | 97.0 | 90.0
+Safety reports per 1,000 man-hours | custom | 4.0 | 1.0
+Maturity of the management system | maturity | 3.5 | 2.0
+[watches] monitor | kind of asset | message of pass | of warning | of fail
+Calibration due dates | calibrated-tool | Label valid | Label expires in 14 days | Label expired
+Tool crib reconciliation | calibrated-tool | In its place | Issued over a shift | Not found
+Test set certificates | test-set | Certificate on file | Certificate expires soon | No certificate
+Annual load tests | ground-support-equipment | Tested | Test due in 30 days | Test overdue
+Airside permits | vehicle | Permit valid | Permit expires this month | Permit expired
+Nightly backups | it-system | Backup complete | Backup ended with warnings | Backup failed
+Patch levels | it-system | Current | One update behind | Critical update missing
+Privileged accounts | it-system | All reviewed | Review due | Unknown administrator
+"""
+
+# Collection, prefix of its ids, members; "subject" is three of them. createdAt and updatedAt follow
+# where no member says when the record was made.
+DEMO_SHAPES = """
+frameworks frwk frameworkKey name description status sourceKind
+framework-versions fver frameworkId versionKey versionLabel status sourceKind publishedAt
+    effectiveFrom effectiveUntil
+framework-nodes fnode frameworkVersionId parentNodeId nodeKey referenceCode title description
+    nodeKind status sortOrder
+coverage-links fcov frameworkVersionId frameworkNodeId subject coverageKind status
+controls ctrl controlKey title description status subject subjectVersionId
+    ownerResponsibilityAssignmentId implementationProjectionId complianceProjectionId
+risks risk riskKey title description status subject subjectVersionId
+    ownerResponsibilityAssignmentId
+evidence-requirements evreq requirementKey title description status subjectModuleKey
+    subjectResourceType
+evidence-claims evclm evidenceRequirementId claimKey title description status subject validFrom
+    validUntil sourceKind collectedAt reviewedAt
+assessments asmt assessmentKey title description status subject subjectVersionId
+    assessorResponsibilityAssignmentId reviewerResponsibilityAssignmentId completedAt
+findings find findingKey sourceKind sourceModuleKey sourceResourceType sourceResourceId subject
+    title description severity status ownerResponsibilityId ownerMemberUserId dueAt closedAt
+    lifecycleInstanceId
+exceptions excp exceptionKey title exceptionKind status subject subjectVersionId
+    approverResponsibilityAssignmentId validFrom validUntil reviewDueAt
+monitor-definitions monit monitorKey title description status subject
+    ownerResponsibilityAssignmentId lastRunAt
+monitor-runs monrun monitorDefinitionId triggerKind aggregateResult passCount failCount
+    warningCount unknownCount startedAt completedAt createdAt
+monitor-result-items monitem monitorRunId monitorDefinitionId populationMemberKey subject result
+    message findingId evaluatedAt
+indicators ind indicatorKey title indicatorKind status subject ownerResponsibilityAssignmentId
+    latestMeasurementValue latestMeasurementAt
+indicator-measurements indm indicatorDefinitionId measurementValue measuredAt thresholdState
+    sourceKind createdAt
+submission-requirements subreq requirementKey title submissionKind status
+submission-packages subpkg submissionRequirementId packageKey title status dueAt submittedAt
+    acknowledgedAt acceptedAt externalReference ownerResponsibilityAssignmentId
+submission-events subevt submissionPackageId eventKind occurredAt externalReference note
+    resultingStatus createdAt
+assets asset assetKey assetKind displayName description sourceKind status custodianResponsibilityId
+    commissionedAt decommissionedAt
+custody-assignments ascust assetId assignmentKey assignmentKind subject status startedAt endedAt
+readiness-assessments asrdy assetId readinessAssessmentKey assessmentKind readinessState status
+    performedAt performedByResponsibilityId
+party-engagements peng engagementKey engagementKind title providerPartyId status
+    ownerResponsibilityId
+due-diligence-reviews pengdd engagementId reviewKey reviewKind status performedAt
+right-to-audit-records pengrta engagementId recordKey status lastExercisedAt nextDueAt
+supplier-assurance-reviews pengsa engagementId reviewKey reviewKind status performedAt
+service-reviews pengsr engagementId reviewKey reviewKind status performedAt
+change-requests chreq changeRequestKey changeKind title status subject ownerResponsibilityId
+    scheduledAt
+configuration-baselines chbsl baselineKey title status subject ownerResponsibilityId capturedAt
+releases chrel releaseKey title status subject ownerResponsibilityId changeRequestIds releasedAt
+system-acceptances chacc acceptanceKey title status subject ownerResponsibilityId acceptedAt
+environment-separation-reviews chenv reviewKey title status subject ownerResponsibilityId
+    performedAt
+vulnerabilities vuln vulnerabilityKey vulnerabilityKind title severity status subject
+    ownerResponsibilityId
+vulnerability-assessments vulnas assessmentKey title status vulnerabilityIds exploitability
+    performedAt ownerResponsibilityId
+patch-requirements vulnpr patchRequirementKey vulnerabilityId title urgency status
+    ownerResponsibilityId dueAt
+"""
+
+# --- Demo plans ---------------------------------------------------------------
+
+# Plans of collections: how many records, from how many days ago, statuses up to an age in days and
+# beyond it. Lines: subject/filter | kinds, severity | title | description | status instead.
+DEMO_PLANS = """
+[due-diligence-reviews] 60 | 560 | planned 25 completed
+party-engagements | onboarding,periodic,change-of-ownership | {name}
+[supplier-assurance-reviews] 45 | 560 | planned 25 completed
+party-engagements | assurance,on-site-audit,certificate-check | {name}
+[service-reviews] 50 | 560 | planned 25 completed
+party-engagements | periodic,turnaround-time | {name}
+[right-to-audit-records] 30 | 560 | active
+party-engagements | | Right to audit {name}
+[readiness-assessments] 220 | 550 | planned,completed 25 completed
+assets/calibrated-tool | calibration | {name}
+assets/calibrated-tool | calibration | {name}
+assets/calibrated-tool | calibration | {name}
+assets/test-set | calibration | {name}
+assets/ground-support-equipment | load-test | {name}
+assets/vehicle | roadworthiness-inspection | {name}
+assets/it-system | recovery-test | {name}
+assets/facility | facility-inspection | {name}
+[risks] 64 | 545 | candidate,identified 40 under-treatment,under-treatment,accepted,monitored,closed
+assets/calibrated-tool | | Undetected drift: {name} | Wrong values on AMM {task} stay unnoticed.
+assets/ground-support-equipment | | Failure beside an aircraft: {name} | Injury and hull damage.
+assets/it-system | | Ransomware reaching {name} | Line stations would be down for {days} hours.
+assets/facility | | Flooding or loss of power in {name} | Base checks stop for {days} hours.
+controls | | Night shift pressure weakens: {name} | Seen in {days} reports to the safety board.
+party-engagements | | Late delivery or insolvency: {name} | Stock lasts for {days} days.
+[assessments] 60 | 540 | planned,in-progress 25 completed,completed,completed,superseded,archived
+controls | | Compliance audit: {name} | {days} records sampled, product audit on AMM {task}.
+assets/it-system | | Security assessment: {name} | Configuration and accounts, {days} checks.
+party-engagements | | Supplier audit: {name} | On site, {days} records sampled.
+frameworks | | Gap analysis: {name} | {days} requirements read against the exposition.
+[vulnerabilities] 80 | 540 | identified,under-assessment,requires-patch 60 patched,patched,excepted
+assets/fortigate | cve critical | CVE-2024-21762 on {name}: out-of-bounds write in the SSL VPN
+assets/esxi-host | cve medium | CVE-2024-37085 on {name}: bypass through a domain group
+assets/windows-server | cve critical | CVE-2024-38063 on {name}: code execution through IPv6
+assets/windows-server | cve critical | CVE-2024-38077 on {name}: remote desktop licensing
+assets/windows-server | configuration-weakness high | SMB 1.0 still enabled on {name}
+assets/linux-host | cve high | CVE-2024-6387 on {name}: race in the OpenSSH signal handler
+assets/linux-host | cve high | CVE-2024-1086 on {name}: privilege escalation in nf_tables
+assets/linux-host | cve critical | CVE-2021-44228 on {name}: code execution through Log4j
+assets/backup-server | cve critical | CVE-2024-40711 on {name}: deserialization of untrusted data
+assets/toughbook | cve high | CVE-2023-38831 on {name}: code execution through archives
+assets/toughbook | cve critical | CVE-2023-23397 on {name}: Outlook gives away password hashes
+assets/toughbook | internal-finding medium | Shift accounts administer {name}
+assets/data-loader | pen-test-finding high | Unsigned software parts accepted by {name}
+assets/amos | architectural-weakness low | Sessions outlive their sign-out on {name}
+[vulnerability-assessments] 40 | 520 | planned 10 completed
+vulnerabilities | | Triage, {month}: {name}
+[patch-requirements] 32 | 400 | planned
+vulnerabilities/requires-patch | | Patch in the next window: {name} | | in-progress
+vulnerabilities/patched | | Patch: {name} | | completed
+[findings] 150 | 525
+    | open,open,triaged,remediation_planned 45 remediation_planned,remediating,verified,closed 120
+    closed,closed,closed,closed,closed,accepted,archived,remediating
+assets/calibrated-tool | audit high | Calibration overdue: {name}
+    | The label expired {days} days ago; releases resting on AMM {task} are being traced.
+assets/calibrated-tool | assessment medium | Out of tolerance as received: {name}
+    | Second set point beyond its limit; effect on AMM {task} (ATA {chapter}) to be assessed.
+assets/ground-support-equipment | audit medium | Load test record missing: {name}
+    | No record of the last annual test could be shown; used for AMM {task} since.
+assets/vehicle | manual low | Foreign object check not signed: {name}
+    | The daily sheet was blank on {days} days although the vehicle drove airside.
+assets/it-system | module_signal critical | End-of-life software reachable: {name}
+    | A version without vendor support has answered from the office network for {days} days.
+controls | audit critical | Independent inspection not recorded on AMM {task}
+    | ATA {chapter}: second signature missing on a released card; aircraft inspected again.
+controls | assessment medium | Superseded revision of AMM {task} at the aircraft
+    | ATA {chapter}: the print was {days} days old and gives another tightening sequence.
+controls | control_gap medium | Not performed as described: {name}
+    | Records of {days} days do not show the practice; last clear record: ATA {chapter}.
+party-engagements | obligation_gap high | Approval certificate expired: {name}
+    | The certificate on file ran out {days} days ago; orders are on hold.
+risks | risk_review medium | Treatment behind plan: {name}
+    | The safety review board noted {days} days of delay and asked for an interim measure.
+evidence-requirements | evidence_gap low | Evidence missing: {name}
+    | Nothing was filed for the last period; the first reminder went out {days} days ago.
+[change-requests] 75 | 520 | draft,submitted 10 approved,scheduled 45
+    implemented,closed,closed,rejected,cancelled
+assets/it-system | normal,standard | Upgrade of {name}
+assets/it-system | emergency | Emergency patch of {name}
+assets/test-set | pre-approved | New software standard for {name}
+controls | normal | Revised procedure: {name}
+findings | normal | Corrective change: {name}
+[configuration-baselines] 24 | 430 | active
+assets/it-system | | Configuration baseline of {name}, {month}
+[releases] 14 | 400 | released
+assets/it-system | | Maintenance window release, {name}, {month}
+[system-acceptances] 10 | 430 | accepted
+assets/test-set | | Acceptance into service of {name}
+[environment-separation-reviews] 10 | 430 | completed
+assets/it-system | | Separation of test and production, {name}, {month}
+[exceptions] 30 | 520 | proposed 12 active,active,active,revoked 365 expired,superseded,archived
+assets/calibrated-tool | deviation | Calibration interval extended: {name}
+assets/it-system | temporary-exception | Unsupported version kept in service: {name}
+controls | compensating-control | Second inspector from another shift: {name}
+vulnerabilities | risk-based-acceptance | Patch deferred: {name}
+findings | waiver | Later closure agreed with the authority: {name}
+[evidence-claims] 130 | 530 | pending 20 approved,approved,approved,approved,rejected 365 expired
+evidence-requirements/active | manual,cmms-import,external-system | {name}, {month}
+    | Collected by the station, sample of {days} records, ATA {chapter} among them.
+"""
+
+# --- Demo records -------------------------------------------------------------
+
+# How many days after a record is made its deadlines lie, and at most its events, which one whose
+# status says that it is not done yet has not seen.
+DEMO_DEADLINES = {"dueAt": 60, "reviewDueAt": 120, "validUntil": 365, "nextDueAt": 365}
+DEMO_EVENTS = {"reviewedAt": 15, "performedAt": 20, "completedAt": 40, "closedAt": 90}
+DEMO_EVENTS["lastExercisedAt"] = 100
+DEMO_NOT_DONE = {"draft", "proposed", "pending", "planned", "in-progress"}
+DEMO_NOT_DONE |= {"open", "triaged", "remediation_planned", "remediating", "verified"}
+DEMO_UNSCHEDULED = ("draft", "submitted", "rejected", "cancelled")
+DEMO_GROUPED = ("vulnerabilities", "change-requests", "evidence-requirements")
+DEMO_PARENTS = ("assetId", "engagementId", "evidenceRequirementId", "vulnerabilityId")
+DEMO_SCOPES = ("main base", "northern stations", "southern stations", "component shop")
+DEMO_MODULES = {  # where a subject is kept, where that is not its collection's own name
+    "evidence-requirements": "evidence/evidence-requirement",
+    "vulnerabilities": "vulnerability-management/vulnerability",
+    "party-engagements": "party-engagements/engagement",
+}
+
+
+DemoRows = Iterator[tuple[str, dict]]
+
+
+class DemoRegister:
+    """The records made so far, and the chance and calendar that the next are drawn from."""
+
+    def __init__(self, random: Random, start: datetime, new_id: Callable[[str, datetime], str]):
+        self.random, self.new_id = random, new_id
+        self.start = start.replace(microsecond=0, tzinfo=UTC)
+        self.made: dict[str, list[dict]] = defaultdict(list)
+        self.made_at: dict[str, list[datetime]] = defaultdict(list)
+        self.times_taken, self.keys_taken = set(), set()
+        self.words, self.plans = demo_tables(DEMO_WORDS), demo_tables(DEMO_PLANS)
+        shapes = re.sub(r"\n +", " ", DEMO_SHAPES.strip()).splitlines()
+        self.shapes = {name: shape for name, *shape in map(str.split, shapes)}
+        self.owners = [new_id("ra", at) for at in self.times(12, 640, 630)]
+        names = self.words["people"][1]
+        self.people = dict(zip(names, self.times(len(names), 629, 620), strict=True))
+        self.people = {name: new_id("user", at) for name, at in self.people.items()}
+        self.tasks = list(product(self.words["chapters"][1], self.words["tasks"][1]))
+
+    def add(self, collection: str, at: datetime, **given) -> tuple[str, dict]:
+        """Make a record of what is given; a member that is not given follows from its name."""
+        prefix, *members = self.shapes[collection]
+        row, last = {"id": self.new_id(prefix, at)}, at
+        for name in members:
+            if name == "subject":
+                row |= given["subject"]
+                continue
+            value = given[name] if name in given else self.member(name, at, given)
+            if isinstance(value, datetime):
+                if last < value <= self.start and name not in DEMO_DEADLINES:
+                    last = value
+                value = demo_text(value)
+            row[name] = value
+        if members[-1] not in ("createdAt", "evaluatedAt"):
+            last = given.get("updatedAt") or (last if last > at else self.later(at, 60))
+            row |= {"createdAt": demo_text(at), "updatedAt": demo_text(last)}
+        groups = [collection]
+        if collection == "assets" and not row["decommissionedAt"]:
+            sort = row["assetKey"].rstrip("0123456789-")
+            groups += [f"assets/{row['assetKind']}", f"assets/{sort}"]
+        elif collection in DEMO_GROUPED:
+            groups.append(f"{collection}/{row['status']}")
+        for group in groups:
+            self.made[group].append(row)
+            self.made_at[group].append(at)
+        return collection, row
+
+    def member(self, name: str, at: datetime, given: dict):
+        """The value that a member of this name has by custom."""
+        done = given.get("status") not in DEMO_NOT_DONE
+        if name.endswith("Key") and "title" in given:
+            return self.key(given["title"])
+        if "Responsibility" in name:
+            return None if given.get("status") in ("open", "proposed") else self.choice(self.owners)
+        if name in DEMO_EVENTS:
+            return self.later(at, DEMO_EVENTS[name]) if done else None
+        if name == "scheduledAt":
+            return None if given["status"] in DEMO_UNSCHEDULED else at + timedelta(days=45)
+        if name in DEMO_DEADLINES:
+            return at + timedelta(days=DEMO_DEADLINES[name])
+        return at if name.endswith(("At", "From")) else None
+
+    def choice(self, options):
+        """One of some options."""
+        return options[int(self.random.random() * len(options))]
+
+    def time(self, at: datetime) -> datetime:
+        """The first millisecond from then on that no record has."""
+        while at in self.times_taken:
+            at += timedelta(milliseconds=1)
+        self.times_taken.add(at)
+        return at
+
+    def times(self, count: int, since: float, until: float = 1) -> list[datetime]:
+        """Working hours in order, spread evenly between two numbers of days before the start."""
+        step, chance = (since - until) / count, self.random
+        days = (since - step * (number + chance.random()) for number in range(count))
+        at = (self.start - timedelta(milliseconds=int(day * 86_400_000)) for day in days)
+        return sorted(self.time(day.replace(hour=6 + int(chance.random() * 14))) for day in at)
+
+    def later(self, at: datetime, days: float, before: datetime | None = None) -> datetime:
+        """A time at most so many days later, and before the start or the time given."""
+        room = min(days * 86_400, ((before or self.start) - at).total_seconds())
+        return self.time(at + timedelta(milliseconds=int(room * self.random.uniform(100, 900))))
+
+    def pick(self, words: str) -> str:
+        """One of some words; a word said twice is twice as likely."""
+        return self.choice(words.replace(",", " ").split() or [""])
+
+    def status(self, at: datetime, stages: str) -> str:
+        """A status for a record's age, of lists of statuses with ages in days between them."""
+        *young, last = re.findall(r"(\S+) ?(\d*)", stages)
+        for words, days in young:
+            if self.start - at < timedelta(days=int(days)):
+                return self.pick(words)
+        return self.pick(last[0])
+
+    def key(self, *parts: str) -> str:
+        """A key in kebab case that no record has yet."""
+        key = stem = re.sub("[^a-z0-9]+", "-", " ".join(parts).lower()).strip("-")
+        number = 1
+        while key in self.keys_taken:
+            key = f"{stem}-{(number := number + 1)}"
+        self.keys_taken.add(key)
+        return key
+
+    def known(self, group: str, at: datetime) -> list[dict]:
+        """Records made before a time in a collection, collection/kind or collection/status."""
+        return self.made[group][: bisect_left(self.made_at[group], at)]
+
+
+def demo_tables(text: str) -> dict[str, list[list[str]]]:
+    """Tables of cells by name; the first row is what follows the name."""
+    tables = re.findall(r"\[(.+?)\] *([^\[]+)", re.sub(r"\n +", " ", text))
+    return {
+        name: [re.split(r" *\| *", line) for line in lines.rstrip("\n").split("\n")]
+        for name, lines in tables
+    }
+
+
+def demo_text(at: datetime) -> str:
+    """A time as records write it: ISO 8601, UTC, milliseconds."""
+    return at.isoformat(timespec="milliseconds")[:23] + "Z"
+
+
+def demo_subject(collection: str, id: str) -> dict:
+    """The three members that name a record as subject."""
+    module, kind = DEMO_MODULES.get(collection, f"{collection}/{collection[:-1]}").split("/")
+    return {"subjectModuleKey": module, "subjectResourceType": kind, "subjectResourceId": id}
+
+
+def demo_draw(demo: DemoRegister, lines: list, at: datetime, titles: set) -> tuple:
+    """A line of a plan filled in with an earlier record, and with a title that is not taken."""
+    for _ in range(40):
+        source, kinds, title, about, status = (*demo.choice(lines), "", "")[:5]
+        if not (known := demo.known(source, at)):
+            continue
+        parent, (chapter, task) = demo.choice(known), demo.choice(demo.tasks)
+        words = {"days": demo.choice(range(3, 60)), "chapter": chapter, "task": chapter[:2] + task}
+        words["name"] = parent.get("displayName") or parent.get("title") or parent["name"]
+        words["month"] = f"{month_name[at.month]} {at.year}"
+        title = title.format(**words)
+        drawn = source, kinds, title, about.format(**words) or None, status, parent
+        if title not in titles:
+            break
+    return drawn
+
+
+def demo_planned(demo: DemoRegister, collection: str) -> DemoRows:
+    """The records of a collection as its plan says."""
+    (count, since, stages), *lines = demo.plans[collection]
+    members, titles = demo.shapes[collection], set()
+    kinds_of = [name for name in members if name.endswith("Kind")]
+    parents_of = [name for name in members if name in DEMO_PARENTS]
+    for number, at in enumerate(demo.times(int(count), int(since)), 1):
+        source, kinds, title, about, status, parent = demo_draw(demo, lines, at, titles)
+        kind, severity = [*map(demo.pick, kinds.split()), "", "medium"][:2]
+        given = dict.fromkeys(kinds_of, kind) | dict.fromkeys(parents_of, parent["id"])
+        if "title" in members:
+            titles.add(title)
+        else:
+            title = f"{title} {kind} {at:%Y-%m}"
+        given |= {"title": title, "description": about, "severity": severity}
+        given |= {"status": status or demo.status(at, stages)}
+        given |= {"subject": demo_subject(source.partition("/")[0], parent["id"])}
+        given |= demo_extras(demo, collection, at, number, parent, given)
+        yield demo.add(collection, at, **given)
+
+
+def demo_extras(demo: DemoRegister, collection: str, at, number: int, parent, given) -> dict:
+    """The members that records of this collection alone have."""
+    if collection == "readiness-assessments":
+        state = "not-ready" if parent["status"] == "in-maintenance" else "ready"
+        state = demo.pick(f"{state} " * 9 + "conditionally-ready")
+        return {"readinessState": state if given["status"] == "completed" else "unknown"}
+    if collection == "vulnerability-assessments":
+        newest, exploit = demo.known("vulnerabilities", at)[-1], "none-known proof-of-concept"
+        ids = list(dict.fromkeys([parent["id"], newest["id"]]))
+        return {"vulnerabilityIds": ids, "exploitability": demo.pick(exploit)}
+    if collection == "patch-requirements":
+        return {"urgency": parent["severity"]}
+    if collection == "releases":
+        closed, before = demo.known("change-requests/closed", at), demo_text(at)
+        done = [change["id"] for change in closed if change["updatedAt"] < before]
+        return {"changeRequestIds": done[-3:]}
+    return demo_source(demo, at, number, given) if collection == "findings" else {}
+
+
+def demo_source(demo: DemoRegister, at: datetime, number: int, given: dict) -> dict:
+    """Where a finding comes from, its key, and who works on it."""
+    kind, origin = given["sourceKind"], list(given["subject"].values())
+    if kind == "assessment":
+        origin = demo_subject("assessments", demo.known("assessments", at)[-1]["id"]).values()
+    elif kind == "audit":
+        origin = "external", "audit-report", f"CAA-{at:%Y}-{number:03}"
+    elif kind == "module_signal":
+        origin = "external", "scanner-finding", f"SCAN-{number:05}"
+    elif kind == "manual":
+        origin = None, None, None
+    held = demo.choice([None, *demo.people.values()]) if given["status"] != "open" else None
+    key = {"findingKey": f"nc-{at:%Y}-{number:03}", "ownerMemberUserId": held}
+    names = "sourceModuleKey", "sourceResourceType", "sourceResourceId"
+    return key | dict(zip(names, origin, strict=True))
+
+
+# --- Demo data ----------------------------------------------------------------
+
+
+def demo_frameworks(demo: DemoRegister) -> DemoRows:
+    """Frameworks, each with its version and a node for every reference that a control meets."""
+    lines, controls = demo.words["rules"][1:], demo.words["practices"][1:]
+    times = iter(demo.times(3 * len(lines) + len(controls), 615, 600))
+    for key, name, source, version, since, prefix, domain in lines:
+        about = f"Requirements of {name} that Meridian Line Maintenance answers for."
+        shared = {"name": name, "description": about, "status": "active", "sourceKind": source}
+        yield (made := demo.add("frameworks", next(times), frameworkKey=key, **shared))
+        shared |= {"frameworkId": made[1]["id"], "versionLabel": f"{name}, {version}"}
+        shared |= dict.fromkeys(("publishedAt", "effectiveFrom"), f"{since}T00:00:00.000Z")
+        shared |= {"versionKey": version, "effectiveUntil": None}
+        yield (made := demo.add("framework-versions", next(times), **shared))
+        shared |= {"frameworkVersionId": made[1]["id"], "nodeKind": "domain", "parentNodeId": None}
+        children = [row[:2] for row in controls if row[0].startswith(prefix)]
+        for order, (code, title) in enumerate([(prefix.rstrip("."), domain), *children]):
+            shared |= {"nodeKey": demo.key(key, code), "referenceCode": code, "title": title}
+            shared |= {"sortOrder": order, "description": f"{title}, {name} {code}."}
+            yield (made := demo.add("framework-nodes", next(times), **shared))
+            if not order:
+                shared |= {"parentNodeId": made[1]["id"], "nodeKind": "requirement"}
+
+
+def demo_assets(demo: DemoRegister) -> DemoRows:
+    """What the organization works with, the first of each sort at once, and who holds it."""
+    lines, kinds = demo.words["stock"][1:], {row[0]: row[1:] for row in demo.words["kinds"][1:]}
+    units = [(number / int(row[2]), number, row) for row in lines for number in range(int(row[2]))]
+    times = demo.times(len(lines), 598, 570) + demo.times(len(units) - len(lines), 569, 25)
+    units, custody = sorted(units, key=itemgetter(0)), []
+    for at, (_, number, (key, kind, count, name, use)) in zip(times, units, strict=True):
+        label, source, about = kinds[kind]
+        status = demo.status(at, "active 200 " + "active," * 18 + "in-maintenance,decommissioned")
+        end = demo.later(at, 400) if status == "decommissioned" else None
+        given = {"assetKey": demo.key(key if count == "1" else f"{key}-{number + 1:03}")}
+        given |= {"assetKind": kind, "sourceKind": source, "status": status}
+        given |= {"displayName": label.format(name=name, n=number + 1), "decommissionedAt": end}
+        given |= {"description": about.format(use=use)}
+        given |= {"commissionedAt": at - timedelta(days=demo.random.randrange(1, 2500))}
+        yield (made := demo.add("assets", at, **given))
+        marks = [demo.later(at, 15, end), end]
+        if demo.random.random() < 0.17:
+            marks.insert(1, demo.later(marks[0], 250, end))
+        holders = demo.random.sample(list(demo.people), 2)
+        custody += [(*row, made[1]) for row in zip(marks, marks[1:], holders, strict=False)]
+    member = {"subjectModuleKey": "membership", "subjectResourceType": "member-user"}
+    for at, end, who, asset in sorted(custody, key=itemgetter(0)):
+        given = {"assignmentKey": demo.key(asset["assetKey"], who, f"{at:%Y-%m}"), "endedAt": end}
+        given |= {"assignmentKind": "primary", "status": "ended" if end else "active"}
+        given |= {"subject": member | {"subjectResourceId": demo.people[who]}}
+        given |= {"assetId": asset["id"]}
+        yield demo.add("custody-assignments", at, **given)
+
+
+def demo_engagements(demo: DemoRegister) -> DemoRows:
+    """Five agreements with each supplier and customer."""
+    forms = ("master agreement", "quality agreement", "price schedule", "work order", "amendment 1")
+    pairs, parties = product(forms, demo.words["suppliers"][1:]), {}
+    for at, (form, (name, kind, service)) in zip(demo.times(60, 598, 120), pairs, strict=True):
+        party = parties.setdefault(name, demo.new_id("party", demo.time(at)))
+        given = {"engagementKind": kind, "title": f"{name}: {service}, {form}"}
+        given |= {"providerPartyId": party, "status": demo.status(at, "active,active,active,ended")}
+        yield demo.add("party-engagements", at, engagementKey=demo.key(name, form), **given)
+
+
+def demo_controls(demo: DemoRegister) -> DemoRows:
+    """Controls, the evidence that is asked for them, and the nodes that both cover."""
+    nodes = {node["referenceCode"]: node for node in demo.made["framework-nodes"]}
+    links, lines = [], list(product(DEMO_SCOPES, demo.words["practices"][1:]))
+    names = ["controls"] * len(lines) + ["evidence-requirements"] * 40
+    plans = zip(names, demo.times(len(names), 598, 550), lines + lines[:40], strict=True)
+    for collection, at, (scope, (code, title, proof)) in plans:
+        given = {"title": f"{title}, {scope}", "status": demo.pick("active " * 12 + "draft")}
+        given["description"] = f"Meets {code} at the {scope}; shown by {proof}, sampled quarterly."
+        kind = "satisfies"
+        if collection == "controls":
+            for posture in ("implementationProjectionId", "complianceProjectionId"):
+                given[posture] = demo.new_id("geprj", demo.time(at))
+            given["subject"] = dict.fromkeys(demo_subject("controls", ""))
+        else:
+            kind, given["title"] = "evidences", f"{proof[0].upper()}{proof[1:]}, {scope}"
+            given |= {"subjectModuleKey": "controls", "subjectResourceType": "control"}
+        yield (made := demo.add(collection, at, **given))
+        node, subject = nodes[code], demo_subject(collection, made[1]["id"])
+        given = {"frameworkVersionId": node["frameworkVersionId"], "frameworkNodeId": node["id"]}
+        links.append(given | {"subject": subject, "coverageKind": kind, "status": "active"})
+    for at, given in zip(demo.times(len(links), 549, 500), links, strict=True):
+        yield demo.add("coverage-links", at, **given)
+
+
+def demo_submissions(demo: DemoRegister) -> DemoRows:
+    """What is filed with whom, a package for each period, and what became of each package."""
+    packages, events, lines = [], [], demo.words["duties"][1:]
+    for at, (title, kind, months) in zip(demo.times(len(lines), 598, 580), lines, strict=True):
+        status = "active" if int(months) else "draft"
+        given = {"title": title, "submissionKind": kind, "status": status}
+        yield (made := demo.add("submission-requirements", at, **given))
+        packages += demo_periods(demo, made[1], int(months)) if int(months) else []
+    for at, given in sorted(packages, key=itemgetter(0)):
+        given, steps = demo_history(demo, at, given)
+        yield (made := demo.add("submission-packages", at, **given))
+        events += [(when, step | {"submissionPackageId": made[1]["id"]}) for when, step in steps]
+    for at, given in sorted(events, key=itemgetter(0)):
+        yield demo.add("submission-events", at, **given)
+
+
+def demo_history(demo: DemoRegister, at: datetime, given: dict) -> tuple[dict, list]:
+    """A package as its events left it, and the events with their times."""
+    young = demo.start - at < timedelta(days=35)
+    histories = ["", "submission receipt"] if young else demo.words["histories"][1]
+    outcomes = {kind: outcome for kind, *outcome in demo.words["events"][1:]}
+    steps, reference = [], f"MLM-{at:%y}-{demo.random.randrange(10000):04}"
+    given |= dict.fromkeys(("submittedAt", "acknowledgedAt", "acceptedAt", "externalReference"))
+    given |= {"status": demo.pick("draft in_review ready")}
+    for kind in demo.choice(histories).split():
+        (status, note), at = outcomes[kind], demo.later(at, 14)
+        named = None if status == "submitted" else reference
+        step = {"eventKind": kind, "note": note, "resultingStatus": status}
+        steps.append((at, step | {"externalReference": named}))
+        given |= {"status": status, f"{status}At": at, "updatedAt": at}
+        given["externalReference"] = given["externalReference"] or named
+    return given, steps
+
+
+def demo_periods(demo: DemoRegister, requirement: dict, months: int) -> Iterator[tuple]:
+    """When the package of each period was begun, and what is known of it then."""
+    latest = (demo.start.year * 12 + demo.start.month - 1) // months * months
+    for following in range(latest, latest - 19, -months):
+        due = datetime(following // 12, following % 12 + 1, 28, 23, 59, 59, tzinfo=UTC)
+        at = due - timedelta(minutes=demo.random.randrange(43_200, 64_800))
+        year, month = divmod(following - 1, 12)
+        names = {1: f"{year}-{month + 1:02}", 3: f"{year} Q{month // 3 + 1}"}
+        names |= {6: f"{year} H{month // 6 + 1}", 12: f"{year}"}
+        if timedelta(days=1) < demo.start - at < timedelta(days=545):
+            title = f"{requirement['title']}, {names[months]}"
+            given = {"submissionRequirementId": requirement["id"], "title": title, "dueAt": due}
+            yield demo.time(at), given
+
+
+def demo_indicators(demo: DemoRegister) -> DemoRows:
+    """Indicators and their measurements."""
+    series, lines = [], product(DEMO_SCOPES, demo.words["measures"][1:])
+    lines = zip(demo.times(24, 545, 300), lines, strict=True)
+    for at, (scope, (title, kind, target, limit)) in lines:
+        status, values = demo.pick("active " * 12 + "draft"), [(None, None, None)]
+        for when in demo.times(8, (demo.start - at).days - 1) if status == "active" else ():
+            best, worst = float(target), float(limit)
+            value = max(0, best + (worst - best) * demo.random.gauss(0.1, 0.5))
+            value = min(value, 100) if "percent" in title else value
+            value = f"{value:.{len(target.partition('.')[2])}f}"
+            share = (float(value) - best) / (worst - best)
+            state = "on-target" if share <= 0 else "warning" if share < 1 else "breach"
+            values.append((when, value, state))
+        given = {"title": f"{title}, {scope}", "indicatorKind": kind, "status": status}
+        given |= {"latestMeasurementAt": values[-1][0], "latestMeasurementValue": values[-1][1]}
+        control = demo.choice(demo.made["controls"])
+        given |= {"subject": demo_subject("controls", control["id"])}
+        yield (made := demo.add("indicators", at, **given))
+        series += [(*row, made[1]["id"]) for row in values[1:]]
+    for at, value, state, id in sorted(series):
+        given = {"measurementValue": value, "thresholdState": state, "sourceKind": "calculated"}
+        yield demo.add("indicator-measurements", at, indicatorDefinitionId=id, **given)
+
+
+def demo_monitors(demo: DemoRegister) -> DemoRows:
+    """Monitors and their runs; the items of each monitor's newest run are kept."""
+    plans, lines = [], product(DEMO_SCOPES, demo.words["watches"][1:])
+    for at, (scope, (title, kind, *messages)) in zip(demo.times(30, 545, 300), lines, strict=False):
+        status = demo.pick("active " * 12 + "draft paused retired")
+        until = {"paused": 60, "retired": 100}.get(status, 1)
+        runs = demo.times(4, (demo.start - at).days - 1, until) if status != "draft" else [None]
+        given = {"title": f"{title}, {scope}", "status": status, "lastRunAt": runs[-1]}
+        given |= {"description": f"Checks every {kind.replace('-', ' ')} at the {scope}."}
+        control = demo.choice(demo.made["controls"])
+        given |= {"subject": demo_subject("controls", control["id"])}
+        yield (made := demo.add("monitor-definitions", at, **given))
+        plans += [(run, made[1], kind, messages, run == runs[-1]) for run in runs if run]
+    for plan in sorted(plans, key=itemgetter(0)):
+        yield from demo_run(demo, *plan)
+
+
+def demo_run(
+    demo: DemoRegister, at: datetime, monitor: dict, kind: str, messages: list, newest: bool
+) -> DemoRows:
+    """A run of a monitor over some assets of a kind and, of the newest run, its items."""
+    assets = demo.known(f"assets/{kind}", at)
+    assets = demo.random.sample(assets, min(9, len(assets)))
+    results = [demo.pick("pass " * 40 + "warning warning fail") for _ in assets]
+    counts = Counter(results)
+    worst = next(word for word in ("fail", "warning", "pass") if counts[word])
+    given = {f"{word}Count": counts[word] for word in ("pass", "fail", "warning", "unknown")}
+    given |= {"aggregateResult": worst, "completedAt": at + timedelta(minutes=3)}
+    given |= {"triggerKind": demo.pick("scheduled scheduled manual")}
+    yield (made := demo.add("monitor-runs", at, monitorDefinitionId=monitor["id"], **given))
+    run = {"monitorRunId": made[1]["id"], "monitorDefinitionId": monitor["id"]}
+    texts = dict(zip(("pass", "warning", "fail"), messages, strict=True))
+    findings = {row["subjectResourceId"]: row["id"] for row in demo.known("findings", at)}
+    for asset, result in zip(assets, results, strict=True) if newest else ():
+        item = {"populationMemberKey": asset["assetKey"], "result": result}
+        item |= {"message": texts[result], "subject": demo_subject("assets", asset["id"])}
+        item |= {"findingId": findings.get(asset["id"]) if result == "fail" else None}
+        at = demo.time(at + timedelta(seconds=1))
+        yield demo.add("monitor-result-items", at, **run, **item)
+
+
+def demo_rows(random: Random, start: datetime, new_id: Callable[[str, datetime], str]) -> DemoRows:
+    """Every record of the demo workspace with its collection's name, parents before children."""
+    demo = DemoRegister(random, start, new_id)
+    for build in (demo_frameworks, demo_assets, demo_engagements, demo_controls, demo_submissions):
+        yield from build(demo)
+    for collection in demo.plans:
+        yield from demo_planned(demo, collection)
+    yield from demo_indicators(demo)
+    yield from demo_monitors(demo)
+
+
+# --- WSGI application ---------------------------------------------------------
+
+INSTANCE = "novantra_lite.instance"
+SURFACES = (NOVANTRA, FACTSTORE)
+FIXED_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+
+
+@functools.cache
+def wsgi_application() -> falcon.App:
+    """The Falcon application that all instances share; the instance travels with the request."""
+    application = falcon.App()
+    application.add_error_handler(falcon.HTTPError, refuse_early)
+    application.add_error_handler(Exception, refuse_late)
+    for path, operations in by_path().items():
+        responders = type("Responders", (), {})()
+        for operation in operations:
+            name = f"on_{operation.method.lower()}"
+            setattr(responders, name, functools.partial(respond, operation))
+        responders.on_options = functools.partial(offer, operations[0])
+        application.add_route(path, responders)
+    return application
+
+
+def by_path() -> dict[str, list[Operation]]:
+    """Every operation, by its path."""
+    paths: dict[str, list[Operation]] = {}
+    for surface in SURFACES:
+        for operation in surface.operations:
+            paths.setdefault(operation.path, []).append(operation)
+    return paths
+
+
+def respond(operation: Operation, request, response, **path: str) -> None:
+    """Answer a request to an operation, whatever happens."""
+    context = Context(request.env[INSTANCE], operation, request)
+    try:
+        reply = answer(context, tuple(path.values()))
+    except Problem as problem:
+        reply = refuse(context, operation.surface, problem)
+    except Exception:
+        log.exception("Request %s failed.", context.request_id)
+        reply = refuse(context, operation.surface, Problem())
+    send(response, context, operation.surface, reply)
+
+
+def offer(operation: Operation, request, response, **path: str) -> None:
+    """Answer OPTIONS: the methods that a path answers to."""
+    context = Context(request.env[INSTANCE], operation, request)
+    allowed = ", ".join(allowed_methods(operation, context.settings))
+    try:
+        context.lite.limits.take_address(context, context.lite.source.clock())
+        reply = Reply(204, headers={"Allow": allowed})
+    except RateLimited as problem:
+        reply = refuse(context, operation.surface, problem)
+    send(response, context, operation.surface, reply)
+
+
+def refuse(context: Context, surface: Surface, problem: Problem) -> Reply:
+    """Word a problem the way of a surface."""
+    body = to_json(surface.present_problem(problem, context)).encode("utf-8", "replace")
+    return Reply(problem.status, body, problem.headers)
+
+
+def send(response, context: Context, surface: Surface, reply: Reply) -> None:
+    """Hand a reply to Falcon, with the headers that every answer carries."""
+    response.status = reply.status
+    response.data = reply.body
+    response.content_type = "application/json"
+    response.set_headers(
+        {
+            **FIXED_HEADERS,
+            "X-Request-Id": context.request_id,
+            **context.headers,
+            **surface.headers(context),
+            **reply.headers,
+        }
+    )
+
+
+def refuse_early(request, response, error: falcon.HTTPError, path: dict) -> None:
+    """Word what Falcon refused before any operation was reached: unknown paths and methods."""
+    lite, surface = request.env[INSTANCE], surface_at(request.path)
+    context = Context(lite, None, request)
+    kind = PROBLEMS.get(error.status_code, Invalid)
+    headers = {name: value for name, value in dict(error.headers or {}).items() if name == "Allow"}
+    try:
+        lite.limits.take_address(context, lite.source.clock())
+        problem = kind(headers=headers)
+    except RateLimited as limited:
+        problem = limited
+    send(response, context, surface, refuse(context, surface, problem))
+
+
+def refuse_late(request, response, error: Exception, path: dict) -> None:
+    """Word a failure outside of any operation, and log it."""
+    context = Context(request.env[INSTANCE], None, request)
+    log.error("Request %s failed.", context.request_id, exc_info=error)
+    surface = surface_at(request.path)
+    send(response, context, surface, refuse(context, surface, Problem()))
+
+
+def surface_at(path: str) -> Surface:
+    """The surface that words what is wrong with a path: the one that claims most of it."""
+    claims = [
+        (len(claim), surface)
+        for surface in SURFACES
+        for claim in surface.claims
+        if path == claim or path.startswith(claim.rstrip("/") + "/")
+    ]
+    return max(claims, key=lambda claim: claim[0])[1]
+
+
+def all_scopes() -> list[str]:
+    """Every scope that some operation asks for, and those of the Factstore surface."""
+    asked = {operation.scope for surface in SURFACES for operation in surface.operations}
+    return sorted(asked - {""} | set(FACTSTORE_SCOPES))
+
+
+def novantra_scopes() -> list[str]:
+    """Every scope that an operation of the Novantra surface asks for."""
+    return sorted({operation.scope for operation in NOVANTRA.operations} - {""})
+
+
+def collection_names() -> list[str]:
+    """The names of all collections, in the order of the chapters."""
+    return [resource.collection for resource in RESOURCES if resource.collection]
+
+
+# --- Clients and servers ------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ClientAnswer:
+    """What an in-process request was answered with."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """The body as JSON; None when it is empty."""
+        return json.loads(self.body) if self.body else None
+
+
+def wsgi_environment(method: str, path: str, query: str, body: bytes) -> dict:
+    """What a WSGI server would hand over for a request (PEP 3333)."""
+    path, _, own = path.partition("?")
+    return {
+        "REQUEST_METHOD": method,
+        "PATH_INFO": urllib.parse.unquote_to_bytes(path).decode("latin-1"),
+        "QUERY_STRING": query or own,
+        "SCRIPT_NAME": "",
+        "SERVER_NAME": "127.0.0.1",
+        "SERVER_PORT": "80",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "REMOTE_ADDR": "127.0.0.1",
+        "CONTENT_LENGTH": str(len(body)),
+        "CONTENT_TYPE": "application/json" if body else "",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "http",
+        "wsgi.input": io.BytesIO(body),
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+    }
+
+
+class Client:
+    """Calls an application in this process, as a server would: no socket, no thread."""
+
+    def __init__(self, application: Callable, headers: Mapping[str, str] = MappingProxyType({})):
+        self.application, self.headers = application, dict(headers)
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: Any = None,
+        body: bytes | None = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
+        **query: Any,
+    ) -> ClientAnswer:
+        """Make a request; `json` is sent as the body, keywords as the query."""
+        sent = to_json(json).encode() if body is None and json is not None else body or b""
+        environ = wsgi_environment(method, path, urllib.parse.urlencode(query, doseq=True), sent)
+        for name, value in (self.headers | dict(headers)).items():
+            variable = name.upper().replace("-", "_")
+            environ[variable if variable == "CONTENT_TYPE" else f"HTTP_{variable}"] = value
+        started: list = []
+        chunks = self.application(environ, lambda *answer: started.append(answer[:2]))
+        data = b"".join(chunks)
+        status, pairs = started[0]
+        return ClientAnswer(int(status[:3]), {name.lower(): value for name, value in pairs}, data)
+
+    def get(self, path: str, **query: Any) -> ClientAnswer:
+        """GET a path."""
+        return self.request("GET", path, **query)
+
+    def post(self, path: str, json: Any = None, **options: Any) -> ClientAnswer:
+        """POST a JSON body to a path."""
+        return self.request("POST", path, json=json, **options)
+
+    def patch(self, path: str, json: Any = None, **options: Any) -> ClientAnswer:
+        """PATCH a path with a JSON body."""
+        return self.request("PATCH", path, json=json, **options)
+
+    def put(self, path: str, json: Any = None, **options: Any) -> ClientAnswer:
+        """PUT a JSON body at a path."""
+        return self.request("PUT", path, json=json, **options)
+
+    def delete(self, path: str, **options: Any) -> ClientAnswer:
+        """DELETE a path."""
+        return self.request("DELETE", path, **options)
+
+
+class LoopFirst:
+    """Stands before waitress's own task dispatcher, and answers what is quick on the server's loop.
+
+    A read, or a small write to a quick disk, takes less time than waking a thread for it. What
+    waits longer goes to the threads, where writes share their commits.
+    """
+
+    #: Bytes of a body, and seconds that recent commits took, up to which a write is quick.
+    SMALL, QUICK = 65_536, 0.005
+
+    def __init__(self, server: Any, install: Install):
+        self.server, self.threads, self.install = server, server.task_dispatcher, install
+        self.ready: deque[Any] = deque()
+        self.loop = 0
+
+    def add_task(self, channel: Any) -> None:
+        """Answer a request: at the loop's next turn, or in a thread."""
+        request = channel.requests[0]
+        # What a slow receiver holds up must not hold up the loop.
+        if not request.error and not channel.total_outbufs_len and self.is_quick(request):
+            # Not at once, since the channel that calls has its requests locked.
+            self.ready.append(channel)
+            if len(self.ready) == 1:
+                self.server.trigger.pull_trigger(self.answer_ready)
+        else:
+            self.threads.add_task(channel)
+
+    def answer_ready(self) -> None:
+        """Answer all that is quick and waits; runs in the loop."""
+        self.loop = threading.get_ident()
+        while self.ready:
+            self.ready.popleft().service()
+
+    def wake(self) -> None:
+        """Wake the loop, unless it is the loop that asks."""
+        if threading.get_ident() != self.loop:
+            self.server.trigger.pull_trigger()
+
+    def is_quick(self, request: Any) -> bool:
+        """Whether a request is answered sooner than a thread is woken."""
+        if request.command == "GET":
+            return True
+        workspaces = list(self.install.workspaces.values())
+        return request.content_length <= self.SMALL and all(
+            workspace.writer.pace < self.QUICK for workspace in workspaces
+        )
+
+    def shutdown(self, **options: Any) -> bool:
+        """End the threads."""
+        return self.threads.shutdown(**options)
+
+
+class Server:
+    """waitress in a thread, stopped so that requests in flight are answered and nothing is left."""
+
+    def __init__(self, application: Install, settings: Settings, listen: str):
+        from waitress.server import create_server
+
+        logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+        self.grace = settings.shutdown_grace
+        self.waitress = create_server(
+            application,
+            map={},
+            sockets=[listener(listen)],
+            threads=settings.threads,
+            max_request_body_size=settings.upload_limit,
+            asyncore_use_poll=True,
+            ident="novantra-lite",
+        )
+        first = self.waitress.task_dispatcher = LoopFirst(self.waitress, application)
+        self.waitress.pull_trigger = first.wake
+        run = self.waitress.run
+        self.thread = threading.Thread(target=run, name="novantra-lite-server", daemon=True)
+
+    @property
+    def url(self) -> str:
+        """The address that the server answers on."""
+        host, port = self.waitress.effective_host, self.waitress.effective_port
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def start(self) -> None:
+        """Answer requests from now on."""
+        self.thread.start()
+
+    def stop(self) -> None:
+        """Take no more connections, answer what is in flight, then end.
+
+        waitress alone drops what is in flight, and its threads outlive its close. What touches its
+        sockets runs in its own loop, which the trigger wakes.
+        """
+        server, deadline = self.waitress, time.monotonic() + self.grace
+        self.in_loop(self.refuse_connections)
+        while self.in_loop(self.close_idle) and time.monotonic() < deadline:
+            time.sleep(0.002)
+        server.task_dispatcher.shutdown(cancel_pending=False, timeout=self.grace)
+        self.in_loop(self.close_connections)
+        self.thread.join(self.grace)
+
+    def in_loop(self, function: Callable) -> Any:
+        """What a function returns that runs in the loop, between two of its turns."""
+        from concurrent.futures import Future
+
+        future: Future = Future()
+        self.waitress.trigger.pull_trigger(lambda: future.set_result(function()))
+        return future.result(self.grace)
+
+    def refuse_connections(self) -> None:
+        """Take in who has connected already, then stop listening; runs in the loop."""
+        known = -1
+        while known != len(self.waitress.active_channels):
+            known = len(self.waitress.active_channels)
+            self.waitress.handle_accept()
+        self.waitress.accepting = False
+        self.waitress.del_channel()
+        self.waitress.socket.close()
+
+    def close_idle(self) -> bool:
+        """Close the connections on which nothing is asked; whether others are left. In the loop."""
+        for channel in list(self.waitress.active_channels.values()):
+            # In the order in which a request passes through, so that none slips by.
+            if not (
+                has_input(channel.socket)
+                or channel.request
+                or channel.requests
+                or channel.total_outbufs_len
+            ):
+                channel.handle_close()
+        return bool(self.waitress.active_channels)
+
+    def close_connections(self) -> None:
+        """Close what is left, which ends the loop; runs in the loop."""
+        for channel in list(self.waitress.active_channels.values()):
+            channel.handle_close()
+        self.waitress.close()
+
+
+def has_input(connection: socket.socket) -> bool:
+    """Whether something was sent over a connection that nobody has read yet."""
+    try:
+        return bool(connection.recv(1, socket.MSG_PEEK))
+    except OSError:
+        return False
+
+
+def listener(listen: str) -> socket.socket:
+    """A socket on the first address that a host and port stand for; Conflict when it is taken."""
+    host, _, port = listen.rpartition(":")
+    if not port.isdigit() or int(port) > 65_535:
+        raise Invalid(f"Expected HOST:PORT such as 127.0.0.1:8080, not {listen}.")
+    try:
+        known = socket.getaddrinfo(host.strip("[]") or "127.0.0.1", port, type=socket.SOCK_STREAM)
+        return socket.create_server(known[0][4], family=known[0][0], backlog=1024)
+    except OSError:
+        raise Conflict(
+            f"Nothing can listen on {listen}: it is taken, or not of this machine; port 0 picks a "
+            "free one."
+        ) from None
+
+
+# --- Maintenance --------------------------------------------------------------
+
+
+def check_file(workspace: Workspace) -> Iterator[str]:
+    """What SQLite itself finds wrong with the current session's file."""
+    connection = session().database.connection()
+    for (told,) in connection.execute("PRAGMA integrity_check"):
+        if told != "ok":
+            yield f"The file is damaged: {told}."
+    for table, row, parent, _ in connection.execute("PRAGMA foreign_key_check"):
+        yield f"Row {row} of {table} points at a {parent} that is not there."
+
+
+def examine(lite: NovantraLite) -> dict:
+    """What a person who helps would ask first."""
+    import platform
+    import shutil
+    from importlib.metadata import version
+
+    hidden = {item.name for item in fields(Settings) if not item.repr}
+    workspaces = []
+    for workspace in lite.workspaces.values():
+        connection = workspace.reader.connection()
+        pages = [
+            connection.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("page_count", "page_size")
+        ]
+        workspaces.append(
+            {
+                "slug": workspace.slug,
+                "file": str(workspace.path or "temporary"),
+                "bytes": pages[0] * pages[1],
+                "layout": connection.execute("PRAGMA user_version").fetchone()[0],
+                "freeDiskBytes": shutil.disk_usage(workspace.file.parent).free,
+            }
+        )
+    packages = ("falcon", "peewee", "itsdangerous", "waitress", "cryptography", "PyYAML")
+    return {
+        "version": __version__,
+        "python": platform.python_version(),
+        "sqlite": sqlite3.sqlite_version,
+        "packages": {name: version(name) for name in packages},
+        "settings": {
+            name: value for name, value in asdict(lite.settings).items() if name not in hidden
+        },
+        "workspaces": workspaces,
+    }
+
+
+def load_demo(lite: NovantraLite) -> None:
+    """Fill an empty workspace with the records of the demo, in one transaction."""
+    workspace = lite.workspace
+    with workspace.read():
+        if any(Collection(workspace, resource).model.select().exists() for resource in governed()):
+            raise Conflict("The workspace holds records already; the demo goes into an empty one.")
+    chance = random_module.Random("novantra-lite demo")
+
+    def new_id(prefix: str, at: datetime) -> str:
+        return f"{prefix}_" + encode_ulid(int(at.timestamp() * 1000), chance.getrandbits(79))
+
+    report = Report()
+
+    def work(current):
+        imports: dict[str, Import] = {}
+        for line, (name, row) in enumerate(demo_rows(chance, DEMO_START, new_id), 1):
+            if name not in imports:
+                imports[name] = Import(lite.collection(name), current, report)
+            imports[name].take(line, row)
+        if report.refused:
+            raise Problem(f"The demo does not fit: {report.faults[0]}.")
+        current.events.clear()
+
+    perform(workspace, work, actor="console", reason="Demonstration data was loaded.")
+
+
+def governed() -> list[Resource]:
+    """The resources whose records make a collection."""
+    return [resource for resource in RESOURCES if resource.collection]
+
+
+DEMO_START = datetime(2026, 6, 1, 8, 0, tzinfo=UTC)
+
+
+# --- Installs -----------------------------------------------------------------
+
+
+class Install:
+    """The workspaces of a process, with the clock, the limits and the dispatcher that they share.
+
+    `database` is the file of its one workspace, or empty for one that ends with the instance;
+    `workspaces` is a directory with several, of which `workspace` names the one that this instance
+    speaks of by default. `clock`, `random` and `transport` replace time, chance and the network.
+    The keywords that follow are those of Settings.
+    """
+
+    def __init__(
+        self,
+        database: str | os.PathLike = "",
+        *,
+        workspace: str = "",
+        read_only: bool = False,
+        clock: Callable[[], float] = time.time,
+        random: random_module.Random | None = None,
+        transport: Any = None,
+        **settings: Any,
+    ):
+        settings = {"workspaces": "", **settings, "database": os.fspath(database)}
+        settings["workspaces"] = os.fspath(settings["workspaces"])
+        self.settings = Settings.read(**settings)
+        self.read_only, self._chosen = read_only, workspace
+        self.source = Source(clock, random or random_module.SystemRandom())
+        self.limits = RateLimits(self.settings)
+        self.bell = threading.Event()
+        self._collections: dict[str, Collection] = {}
+        self.workspaces: dict[str, Workspace] = {}
+        networks = allowed_networks(self.settings)
+        self.transport = transport or Transport(
+            networks, self.settings.webhook_timeout, clock=self.source.clock
+        )
+        self.dispatcher = Dispatcher(self.workspaces, self.transport, self.source, self.bell)
+        try:
+            self.open_all()
+        except BaseException:
+            self.close()
+            raise
+
+    def open_all(self) -> None:
+        """Open the one workspace, or every one in the directory."""
+        if not self.settings.workspaces:
+            path = Path(self.settings.database) if self.settings.database else None
+            self.open_workspace(path, {})
+            return
+        folder = Path(self.settings.workspaces)
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in sorted(folder.glob("*.db")):
+            self.open_workspace(path, {})
+
+    def open_workspace(self, path: Path | None, profile: Mapping[str, str]) -> Workspace:
+        """Open a workspace's file; a new file gets the profile for its organization."""
+        if self.read_only and path and not path.exists():
+            raise NotFound(f"There is no workspace at {path}.")
+        workspace = Workspace(path, self.settings, self.source, self.read_only and path is not None)
+        slug = slug_of(path)
+        try:
+            prepare(workspace, self.settings, self.bell)
+            identify_organization(workspace, {"slug": slug, "name": title_of(slug), **profile})
+        except BaseException:
+            workspace.close()
+            raise
+        self.workspaces[workspace.slug] = workspace
+        return workspace
+
+    def create_workspace(
+        self, slug: str, name: str = "", locale: str = "en", timezone: str = "UTC"
+    ) -> Workspace:
+        """Make a workspace of its own file in the directory of workspaces."""
+        if not self.settings.workspaces:
+            raise Conflict("Only an install with a directory of workspaces can have several.")
+        given = {
+            "slug": slug,
+            "name": name or title_of(slug),
+            "locale": locale,
+            "timezone": timezone,
+        }
+        own = Organization.slug, Organization.name, Organization.locale, Organization.timezone
+        profile = read_members(Schema(*own), given)
+        path = Path(self.settings.workspaces) / f"{slug}.db"
+        if slug in self.workspaces or path.exists():
+            raise Conflict(f"There is already a workspace {slug}.")
+        return self.open_workspace(path, profile)
+
+    @property
+    def workspace(self) -> Workspace:
+        """The one workspace that is meant; Invalid when there are several and none was named."""
+        if self._chosen:
+            if self._chosen not in self.workspaces:
+                raise NotFound(f"There is no workspace {self._chosen}.")
+            return self.workspaces[self._chosen]
+        if len(self.workspaces) != 1:
+            raise Invalid(
+                f"Name one of the workspaces: {', '.join(self.workspaces) or 'there is none'}."
+            )
+        return next(iter(self.workspaces.values()))
+
+    def workspace_of(self, token: str) -> Workspace:
+        """The workspace that a token names; Unauthenticated when there is none of that name."""
+        workspace = self.workspaces.get(token.partition(".")[0])
+        if workspace is None:
+            raise Unauthenticated
+        return workspace
+
+    def workspace_of_account(self, client_id: str) -> Workspace | None:
+        """The workspace that has a service account."""
+        for workspace in self.workspaces.values():
+            with workspace.read():
+                if ServiceAccount.has(client_id):
+                    return workspace
+        return None
+
+    def start(self) -> None:
+        """Deliver webhooks from a thread; whoever mounts the application elsewhere calls this."""
+        if not self.read_only:
+            self.dispatcher.start()
+
+    def close(self) -> None:
+        """Stop delivering, and close every workspace."""
+        self.dispatcher.stop()
+        while self.workspaces:
+            self.workspaces.popitem()[1].close()
+
+    def __enter__(self) -> Install:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+
+# --- NovantraLite -------------------------------------------------------------
+
+
+class NovantraLite(Install):
+    """An install as a WSGI application, and the door to everything: records, accounts, webhooks.
+
+    It takes what Install takes, and is a context manager that closes its files.
+    """
+
+    @functools.cached_property
+    def accounts(self) -> Accounts:
+        """The service accounts of the workspace."""
+        return Accounts(self.workspace, all_scopes)
+
+    @functools.cached_property
+    def webhooks(self) -> Webhooks:
+        """The webhook endpoints of the workspace."""
+        return Webhooks(self.workspace, self.dispatcher)
+
+    def collection(self, name: str) -> Collection:
+        """The records of one kind, by the name of their collection or of their list on the wire."""
+        if name not in self._collections:
+            for resource in RESOURCES:
+                if resource.collection and name in (resource.collection, resource.plural):
+                    self._collections[name] = Collection(self.workspace, resource)
+                    break
+            else:
+                names = ", ".join(collection_names())
+                raise NotFound(f"There is no collection {name}; there are {names}.")
+        return self._collections[name]
+
+    def import_oscal(self, document: dict, *, reason: str) -> Report:
+        """Bring an OSCAL 1.1 catalog in as a framework; a second time changes nothing."""
+        return import_catalog(self.collection, document, reason)
+
+    def attachment(self, key: str) -> tuple[dict, bytes]:
+        """What is known of an attachment, and its bytes."""
+        workspace = self.workspace
+        with workspace.read():
+            content = AttachmentContent.seek(key)
+            if content is None:
+                raise NotFound(f"There is no attachment {key} whose content is kept here.")
+            known = content.evidence_claim.attachments
+            data = workspace.ring.open_bytes(bytes(content.content), AttachmentContent.place(key))
+        (told,) = (attachment for attachment in known if attachment["id"] == key)
+        if hashlib.sha256(data).hexdigest() != told["sha256"]:
+            raise Unavailable(f"The content of attachment {key} does not match its digest.")
+        return told, data
+
+    def token(self, *scopes: str, life: int | None = None) -> str:
+        """A bearer token with these scopes, from an account made for it."""
+        name, wanted = "In-process client", sorted(set(scopes))
+        with self.workspace.read():
+            known = ServiceAccount.select().where(ServiceAccount.name == name)
+            usable = (one for one in known if one.scopes == wanted and not one.disabled)
+            account = next(usable, None)
+        if account is None:
+            made = self.accounts.create(name, wanted)
+            with self.workspace.read():
+                account = ServiceAccount.fetch(made.client_id)
+        return self.workspace.tokens.issue(account, wanted, life or self.settings.token_life)
+
+    def client(self, *scopes: str) -> Client:
+        """A client in this process that presents a token with these scopes; no socket."""
+        return Client(self, {"Authorization": f"Bearer {self.token(*scopes)}"} if scopes else {})
+
+    def step(self, at: float | None = None) -> int:
+        """Do what is due now, or at a time: deliveries, expiries; tell how many events arrived."""
+        return self.dispatcher.step(self.source.clock() if at is None else at)
+
+    def __call__(self, environ: dict, start_response: Callable) -> Iterable[bytes]:
+        environ[INSTANCE] = self
+        return wsgi_application()(environ, start_response)
+
+    @contextlib.contextmanager
+    def listening(self, listen: str = "127.0.0.1:0") -> Iterator[str]:
+        """Answer on a real port, a free one unless told, and deliver webhooks; yields the URL."""
+        server = Server(self, self.settings, listen)
+        server.start()
+        try:
+            self.start()
+            yield server.url
+        finally:
+            server.stop()
+            self.dispatcher.stop()
+            for workspace in self.workspaces.values():
+                workspace.reader.close_ended()
+
+    def serve(self, listen: str = "", *, ready: Callable[[str], Any] = lambda url: None) -> None:
+        """Answer until SIGTERM or SIGINT; `ready` is told the URL once requests are answered."""
+        import signal
+
+        stopped = threading.Event()
+        before = {
+            number: signal.signal(number, lambda *_: stopped.set())
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        try:
+            with self.listening(listen or self.settings.listen) as url:
+                ready(url)
+                stopped.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def load_demo(self) -> None:
+        """Fill an empty workspace with a believable one; the same records on every machine."""
+        load_demo(self)
+
+    def verify(self) -> list[str]:
+        """Recompute the chains and check the file; a sentence for each fault."""
+        with self.workspace.read():
+            return [*check_file(self.workspace), *check_chains()]
+
+    def backup(self, target: str | os.PathLike) -> None:
+        """Copy the workspace to a new file, as it stands at one moment, while it is in use."""
+        self.workspace.backup(Path(target))
+
+    def rotate_keys(self) -> int:
+        """Add a key to the ring, which seals from now on; the older ones still open. Its number."""
+        workspace = self.workspace
+        with workspace.read():
+            number = RingKey.select(peewee.fn.max(RingKey.id)).scalar() + 1
+        add_ring_key(workspace, number)
+        return number
+
+    def doctor(self) -> dict:
+        """Facts about versions, settings and the file, without secrets."""
+        return examine(self)
+
+    def reset(self) -> None:
+        """Empty a workspace that ends with the process, as between two tests."""
+        if self.settings.database or self.settings.workspaces:
+            raise Conflict("Only a workspace without a file can be reset.")
+        self.workspaces.popitem()[1].close()
+        for name in ("accounts", "webhooks"):
+            self.__dict__.pop(name, None)
+        self._collections.clear()
+        self.limits = RateLimits(self.settings)
+        self.open_workspace(None, {})
+
+
+def create_app() -> NovantraLite:
+    """The application as the environment says, for a WSGI server that is given a factory."""
+    settings = Settings.read()
+    lite = NovantraLite(settings.database, workspaces=settings.workspaces)
+    lite.start()
+    return lite
+
+
+# --- Reference page -----------------------------------------------------------
+
+REFERENCE_STYLE = """
+:root { color-scheme: light dark; --page: #fff; --text: #1c2027; --muted: #565e6b; --line: #dfe3e8;
+  --panel: #f5f6f8; --link: #1d4fa3; --get: #1f6b3a; --put: #8a4b08; --delete: #ad1f2d }
+@media screen and (prefers-color-scheme: dark) { :root { --page: #14161a; --text: #e3e6eb;
+  --muted: #a3abb8; --line: #30353e; --panel: #1d2026; --link: #94b8ff; --get: #7fcf9a;
+  --put: #e5b46c; --delete: #ff9a9f } }
+* { box-sizing: border-box; border: 0 solid var(--line) } [hidden] { display: none !important }
+body { margin: 0; background: var(--page); color: var(--text); overflow-wrap: break-word;
+  font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif }
+:focus-visible { outline: 2px solid var(--link); outline-offset: 2px } main:focus { outline: 0 }
+.skip { position: absolute; left: -99rem; padding: .5rem } .skip:focus { left: 0; z-index: 1 }
+header, nav, main { padding: 0 1.25rem; max-width: 68rem } header { padding-top: 2rem }
+h1 { margin: 0; font-size: 1.75rem } h2 { margin: 2.75rem 0 .75rem; font-size: 1.25rem }
+h4 { margin: 1.5rem 0 .4rem; font-size: .875rem } section > p, .about p { max-width: 44rem }
+header p, output, thead, small, h3 span, li > span, .facts { color: var(--muted); font-weight: 400 }
+code, pre, h3 b { font: .9em/1.55 ui-monospace, "SF Mono", Menlo, Consolas, monospace }
+pre { padding: .75rem 1rem; overflow-x: auto; background: var(--panel); border-width: 1px;
+  border-radius: 6px; font-size: .8125rem } pre code { font-size: 1em } summary { cursor: pointer }
+nav, h3 { font-size: .9375rem } nav ul, .members ul { list-style: none; margin: 0; padding: 0 }
+nav a { display: flex; justify-content: space-between; padding: .2rem 0; text-decoration: none }
+nav summary, nav label { padding: .75rem 0 .25rem; font-weight: 600 } a { color: var(--link) }
+nav a:not(:hover), .facts a { color: inherit } label, output { display: block }
+input { width: 100%; padding: .45rem .6rem; font: inherit; color: inherit; border-radius: 6px;
+  background: var(--page); border: 1px solid var(--muted) } output, small { font-size: .8125rem }
+main details { border-top-width: 1px } main summary { display: block; padding: .6rem }
+main summary:hover, main [open] > summary { background: var(--panel) } .answer em { display: none }
+h3 { display: grid; grid-template-columns: 4.25rem minmax(0, 3fr) minmax(0, 2fr); gap: 0 .75rem;
+  align-items: baseline; margin: 0; font-weight: 400 } h3 b { font-size: .75rem; font-weight: 600;
+  text-align: center; border: 1px solid; border-radius: 4px } h3 i, em { font-style: normal }
+.get { color: var(--get) } h3 i, .post { color: var(--link) } .delete { color: var(--delete) }
+.body { padding: 1rem .6rem 1rem 5.6rem; scroll-margin-top: 4rem } th:first-child { width: 12rem }
+table { width: 100%; border-collapse: collapse } table, .members, .facts { font-size: .875rem }
+th, td { padding: .35rem 1rem .35rem 0; text-align: left; vertical-align: top; font-weight: 400;
+  border-bottom-width: 1px } td p, .members p, .about .facts { margin: 0 }
+.members li { padding: .3rem 0; border-top-width: 1px } .put, .patch { color: var(--put) }
+.members li ul { margin-top: .3rem; padding-left: 1rem; border-left-width: 2px }
+@media (width >= 60rem) { body { display: grid; grid: auto 1fr / 16.5rem minmax(0, 1fr) }
+  nav { grid-row: 1 / 3; position: sticky; top: 0; height: 100vh; overflow-y: auto;
+    border-right-width: 1px } nav summary { pointer-events: none; list-style: none }
+  header, main { grid-column: 2; padding-left: 2.5rem } }
+@media (width < 44rem) { h3 { grid-template-columns: 4.25rem 1fr } .body { padding: .75rem 0 }
+  h3 code { grid-area: 2 / 1 / 3 / 3 } thead { position: absolute; left: -99rem }
+  tr { display: flex; flex-wrap: wrap; padding: .3rem 0; border-bottom-width: 1px }
+  td, tr th { border: 0; padding: 0 1rem 0 0 } tr :is(th, :last-child) { flex-basis: 100% } }
+@media print { nav, .skip { display: none } body { display: block } pre { white-space: pre-wrap }
+  .operation::details-content { content-visibility: visible } li, tr, pre { break-inside: avoid } }
+"""
+REFERENCE_SCRIPT = """"use strict";
+const byId = id => document.getElementById(decodeURIComponent(id)), input = byId("filter-text");
+const all = selector => document.querySelectorAll(selector), wide = matchMedia("(width >= 60rem)");
+const operations = all(".operation"), isMethod = /^(get|put|post|patch|delete)$/;
+function filter() {
+  const words = input.value.toLowerCase().split(/\\s+/).filter(Boolean); let count = 0;
+  for (const box of operations) {
+    const text = box.querySelector("h3").textContent + box.querySelector(".about").textContent;
+    box.hidden = !words.every(word => isMethod.test(word)
+      ? box.querySelector("b." + word) : text.toLowerCase().includes(word));
+  }
+  for (const link of all("nav a[href^='#tag-']")) {
+    const section = byId(link.hash.slice(1));
+    const shown = section.querySelectorAll(".operation:not([hidden])").length;
+    link.hidden = section.hidden = !shown;
+    link.lastElementChild.textContent = shown; count += shown;
+  }
+  byId("filter-count").textContent = `${count} of ${operations.length} operations`;
+}
+function reveal() {
+  const target = byId(location.hash.slice(1)), box = target?.closest(".operation");
+  if (box?.hidden) { input.value = ""; filter(); }
+  if (box) { box.open = true; target.scrollIntoView(); }
+}
+const fold = () => { byId("tag-list").open = wide.matches; }; byId("filter-box").hidden = false;
+input.addEventListener("input", filter); wide.addEventListener("change", fold);
+addEventListener("hashchange", reveal); fold(); filter(); reveal();
+"""
+SCRIPT_HASH = base64.b64encode(hashlib.sha256(REFERENCE_SCRIPT.encode()).digest()).decode()
+REFERENCE_CSP = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{SCRIPT_HASH}'"
+FACTS = ("const", "default", "minLength", "maxLength", "minimum", "maximum", "maxItems", "pattern")
+SAMPLES = {"integer": 1, "number": 1, "boolean": True, "object": {}, "map": {}, "array": []}
+SAMPLES |= {"uuid": "00000000-0000-4000-8000-000000000000", "date-time": "2026-01-31T09:00:00Z"}
+
+
+def prose(text: str) -> str:
+    """Plain text as paragraphs, with code in backticks."""
+    text = re.sub(r"`([^`\n]+)`", r"<code>\1</code>", escape(text.strip()))
+    return "".join(f"<p>{block}</p>" for block in re.split(r"\n\s*\n", text) if block)
+
+
+class ReferencePage:
+    """Prints the operations of an OpenAPI 3.1 document with all that their schemas refer to."""
+
+    def __init__(self, document: dict):
+        components, self.folded = document.get("components", {}), {}
+        self.schemas, self.shared = components.get("schemas", {}), components.get("responses", {})
+
+    def fold(self, node: object, seen: tuple = ()) -> dict:
+        """The schema without `$ref` and `allOf`; `parts` are its alternatives, items and values."""
+        if id(node) in self.folded:
+            return self.folded[id(node)][1]
+        own = dict(node) if isinstance(node, dict) else {}
+        bases, name = own.pop("allOf", []), own.pop("$ref", "").rpartition("/")[2]
+        if name and name not in seen:
+            bases, seen = [self.schemas[name], *bases], (*seen, name)
+        schema: dict = {"properties": {}, "required": []}
+        for each in (*(self.fold(base, seen) for base in bases), own):
+            properties = schema["properties"] | each.get("properties", {})
+            required = [*schema["required"], *each.get("required", [])]
+            schema |= each | {"properties": properties, "required": required}
+        parts = [*schema.get("oneOf", []), *schema.get("anyOf", [])]
+        parts += [schema.get("items"), schema.get("additionalProperties")]
+        parts = [part for part in parts if isinstance(part, dict) and part.keys() - {"required"}]
+        return self.folded.setdefault(id(node), (node, schema | {"parts": parts}))[1]
+
+    def kind(self, node: object, depth: int = 0) -> str:
+        """A schema's type in words, such as `array of string or null`."""
+        schema = self.fold(node)
+        kinds = [self.kind(part, depth + 1) for part in schema["parts"] if depth < 5]
+        inner = "" if schema["properties"] else " or ".join(dict.fromkeys(kinds))
+        types = schema.get("type") or ("object" if schema["properties"] else inner or "value")
+        names = {"string": schema.get("format", "string")}
+        names |= {"array": f"array of {inner}", "object": f"map of {inner}"} if inner else {}
+        return " or ".join(names.get(t, t) for t in ([types] if isinstance(types, str) else types))
+
+    def note(self, node: object, description: str = "") -> str:
+        """What is said of a value besides its type: its description, choices and limits."""
+        schema = self.fold(node)
+        choices = [c for s in (node, *schema["parts"]) for c in self.fold(s).get("enum", [])]
+        told = {"one of": choices} | {key: [schema[key]] for key in FACTS if key in schema}
+        facts = ""
+        for key, values in told.items():
+            texts = [v if isinstance(v, str) else json.dumps(v) for v in values if v is not None]
+            facts += f"; {key} <code>{escape(', '.join(texts))}</code>" * bool(texts)
+        text = prose(description or schema.get("description", ""))
+        return text + f'<p class="facts">{facts[2:]}</p>' * bool(facts)
+
+    def members(self, node: object, above: tuple = ()) -> str:
+        """A schema's members as nested lists; empty for a plain value."""
+        schema, key = self.fold(node), node.get("$ref", id(node))
+        if key in above:
+            return "<ul><li>and so on, as above</ul>"
+        rows = [
+            f"<li><code>{escape(name)}</code> <span>{escape(self.kind(member))}</span>"
+            f"{' <em>required</em>' * (name in schema['required'])}{self.note(member)}"
+            f"{self.members(member, (*above, key))}"
+            for name, member in schema["properties"].items()
+        ]
+        lists = [f"<ul>{''.join(rows)}</ul>"] * bool(rows)
+        lists += [self.members(part, (*above, key)) for part in schema["parts"]]
+        return "<p>or</p>".join(dict.fromkeys(filter(None, lists)))
+
+    def sample(self, node: object, name: str = "text", depth: int = 0) -> object:
+        """A value that fits the schema, with the members that it requires."""
+        schema, kind = self.fold(node), self.kind(node)
+        given = [*schema.get("examples", []), schema.get("const"), *schema.get("enum", [])]
+        if any(given) or depth > 5:
+            return next(filter(None, given), {})
+        if members := schema["properties"]:
+            names = dict.fromkeys(schema["required"] or [*members][:3])
+            return {each: self.sample(members.get(each), each, depth + 1) for each in names}
+        if schema["parts"] and not kind.startswith("map"):
+            value = self.sample(schema["parts"][0], name, depth + 1)
+            return [value] if kind.startswith("array") else value
+        return "@file" if "contentMediaType" in schema else SAMPLES.get(kind.split()[0], name)
+
+    def curl(self, method: str, path: str, operation: dict) -> str:
+        """A shell command that performs the operation, given $URL and $TOKEN."""
+        lines = ['-H "Authorization: Bearer $TOKEN"'] * (operation.get("security") != [])
+        for each in operation.get("parameters", []):
+            value = urllib.parse.quote(str(self.sample(each.get("schema"), each["name"])), safe="")
+            path = path.replace(f"{{{each['name']}}}", value)
+            if each.get("required") and each["in"] == "query":
+                path += f"{'&' if '?' in path else '?'}{each['name']}={value}"
+        for media, body in list(operation.get("requestBody", {}).get("content", {}).items())[:1]:
+            sample = self.sample(body.get("schema"))
+            if "json" in media:
+                text = json.dumps(sample, indent=2, ensure_ascii=False).replace("'", "\\u0027")
+                lines += [f'-H "Content-Type: {media}"', f"-d '{text}'"]
+            elif isinstance(sample, dict):
+                flag = "-F" if media.startswith("multipart") else "--data-urlencode"
+                lines += [f"{flag} '{name}={value}'" for name, value in sample.items()]
+        verb = f"-X {method.upper()} " * (method != "get")
+        return escape(" \\\n".join([f'curl {verb}"$URL{path}"', *lines]).replace("\n", "\n  "))
+
+    def operation(self, method: str, path: str, operation: dict) -> str:
+        """One operation, folded away under its method, path and summary."""
+        name, answers = escape(operation["operationId"]), dict(operation["responses"])
+        for status, answer in answers.items():
+            answers[status] = self.shared.get(answer.get("$ref", "").rpartition("/")[2], answer)
+        steps = re.sub(r"({.*?})", r"<i>\1</i>", escape(path).replace("/", "/<wbr>"))
+        scope, setting = escape(operation.get("x-scope", "none")), operation.get("x-setting")
+        setting = f", only with the setting <code>{escape(setting)}</code>" if setting else ""
+        rows = [
+            f'<tr><th scope="row"><code>{escape(each["name"])}</code><td>{escape(each["in"])}'
+            f"<td>{escape(self.kind(each.get('schema')))}"
+            f"<td>{'required' if each.get('required') else 'optional'}"
+            f"<td>{self.note(each.get('schema'), each.get('description', ''))}"
+            for each in operation.get("parameters", [])
+        ]
+        heads = '<th scope="col">'.join(("", "Name", "In", "Type", "Required", "Description"))
+        table = f"<h4>Parameters</h4><table><thead><tr>{heads}<tbody>{''.join(rows)}</table>"
+        success = max((status for status in answers if status[0] == "2"), default="")
+        request, answer, blocks = operation.get("requestBody", {}), answers.get(success, {}), ""
+        for title, message in (("Request body", request), (f"Answer {success}", answer)):
+            for media, body in list(message.get("content", {}).items())[:1]:
+                kind, members = self.kind(body["schema"]), self.members(body["schema"])
+                blocks += f"<h4>{title} <small>{escape(kind)}, {escape(media)}</small></h4>"
+                blocks += f'<div class="members {title.split()[0].lower()}">{members}</div>'
+        return f"""<details class="operation"><summary><h3><b class="{method}">{method.upper()}</b>
+<code>{steps}</code> <span>{escape(operation.get("summary", ""))}</span></h3></summary>
+<div class="body" id="{name}"><div class="about">{prose(operation.get("description", ""))}
+<p class="facts"><a href="#{name}">{name}</a>, scope <code>{scope}</code>{setting}</p></div>
+{table * bool(rows)}{blocks}<h4>Statuses</h4><div class="members"><ul>
+{"".join(f"<li><code>{escape(s)}</code> {escape(answers[s]['description'])}" for s in answers)}
+</ul></div><h4>Example</h4><pre><code>{self.curl(method, path, operation)}</code></pre>
+</div></details>"""
+
+
+def reference_page(document: dict) -> str:
+    """The whole reference as one HTML page, to be served under REFERENCE_CSP."""
+    page, info = ReferencePage(document), document["info"]
+    token = links = sections = ""
+    tags = {tag["name"]: [prose(tag.get("description", ""))] for tag in document.get("tags", [])}
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            printed = tags.setdefault(operation["tags"][0], [""])
+            printed.append(page.operation(escape(method), path, operation))
+            if operation["operationId"] == "createToken":
+                token = page.curl(method, path, operation).replace("curl", "curl -s", 1)
+    for tag, texts in tags.items():
+        id, name = "tag-" + re.sub(r"\W+", "-", tag.lower()), escape(tag)
+        links += f'<li><a href="#{id}">{name} <small>{len(texts) - 1}</small></a>'
+        sections += f'<section id="{id}"><h2>{name}</h2>{"".join(texts)}</section>'
+    title, count = escape(info["title"]), sum(map(len, tags.values())) - len(tags)
+    return f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}: API reference</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>{REFERENCE_STYLE}</style></head><body>
+<a class="skip" href="#main-content">Skip to content</a>
+<header><h1>{title}</h1><p>Version {escape(info["version"])}, {count} operations</p></header>
+<nav aria-label="Reference"><div id="filter-box" role="search" hidden>
+<label for="filter-text">Filter by path, method, scope, words</label>
+<input id="filter-text" type="search"><output id="filter-count" for="filter-text"></output></div>
+<details id="tag-list" open><summary>Contents</summary><ul><li><a href="#get-token">Get a token</a>
+<li><a href="#conventions">Conventions</a>{links}</ul></details></nav>
+<main id="main-content" tabindex="-1"><section id="get-token"><h2>Get a token</h2>
+<p>The id and secret of a service account give the bearer token that other requests carry.</p>
+<pre><code>export URL=http://127.0.0.1:8080
+export TOKEN=$({token} | sed -E 's/.*"access_token": *"([^"]+)".*/\\1/')</code></pre></section>
+<section id="conventions"><h2>Conventions</h2>{prose(info.get("description", ""))}</section>
+{sections}</main><script>{REFERENCE_SCRIPT}</script></body></html>"""
+
+
+# --- Documents ----------------------------------------------------------------
+# The code is ordered by chapter; these show it by table, by path, and as OpenAPI.
+
+
+def schema_sql() -> str:
+    """Every table, index and trigger as SQL: the text of schema.sql."""
+    statements = tables_sql(all_models())
+    return "\n".join(["-- Printed by: novantra-lite schema", *(f"\n{sql};" for sql in statements)])
+
+
+def every_operation() -> list[Operation]:
+    """The operations of both surfaces, in the order of the chapters."""
+    return [operation for surface in SURFACES for operation in surface.operations]
+
+
+def routes_text() -> str:
+    """Every operation, a line each: method, path, scope, id."""
+    return "\n".join(
+        f"{operation.method:<6} {operation.path:<64} {operation.scope or '-':<32} {operation.id}"
+        for operation in every_operation()
+    )
+
+
+def settings_table() -> str:
+    """Every setting as a row of a Markdown table."""
+    rows = ["| Setting | Default | What it does |", "|---|---|---|"]
+    for item in fields(Settings):
+        default = " ".join(item.default) if isinstance(item.default, tuple) else item.default
+        default = {True: "on", False: "off"}[default] if isinstance(default, bool) else default
+        shown = f"`{default}`" if default != "" else ""
+        rows.append(f"| `{item.name}` | {shown} | {item.metadata['help']} |")
+    return "\n".join(rows)
+
+
+def operations_table() -> str:
+    """Every operation as a row of a Markdown table."""
+    rows = ["| Operation | Scope | What it does |", "|---|---|---|"]
+    for operation in every_operation():
+        scope = f"`{operation.scope}`" if operation.scope else "none"
+        rows.append(f"| `{operation.method} {operation.path}` | {scope} | {operation.summary} |")
+    return "\n".join(rows)
+
+
+# --- OpenAPI ------------------------------------------------------------------
+
+
+API_DESCRIPTION = """\
+Requests and answers are JSON in UTF-8. Get a token with `POST /api/v1/auth/token` and send it as \
+`Authorization: Bearer …`; it is good for 15 minutes.
+
+Every write of the Novantra surface needs a `reason` of 10 to 1000 characters, which the audit log \
+keeps. A write with an `Idempotency-Key` can be sent again: the first answer comes back. \
+`X-Dry-Run: true` gives the answer that a write would get, and stores nothing.
+
+Lists of the Novantra surface are cut into pages, newest first: pass `nextCursor` back as \
+`cursor`, with the same filters. Lists of the Factstore surface are bare arrays in creation order.
+
+Every answer carries `X-Request-Id` and the four `X-RateLimit-…` headers."""
+
+
+REFUSALS = (400, 401, 403, 404, 405, 429, 500, 503)
+WRITE_REFUSALS = (409, 413, 415, 422)
+ANSWER_HEADERS = {
+    "X-Request-Id": {"type": "string", "pattern": "^req_"},
+    "X-RateLimit-Limit": {"type": "integer"},
+    "X-RateLimit-Remaining": {"type": "integer", "minimum": 0},
+    "X-RateLimit-Reset": {"type": "integer"},
+    "X-RateLimit-Bucket": {"type": "string", "enum": ["token-read", "token-write", "org"]},
+}
+
+
+def openapi_document() -> dict:
+    """Every operation of both surfaces as an OpenAPI 3.1 document."""
+    paths: dict[str, dict] = {}
+    schemas: dict[str, dict] = {}
+    for resource in RESOURCES:
+        if resource.model:
+            schemas[resource.schema_name] = describe_model(resource.model)
+    for operation in every_operation():
+        if operation.body.name:
+            schemas[operation.body.name] = describe_body(operation)
+        paths.setdefault(operation.path, {})[operation.method.lower()] = describe_operation(
+            operation
+        )
+    refusals: dict[str, dict] = {}
+    for surface in SURFACES:
+        schemas[f"{surface.name}Error"] = surface.error_schema
+        refusals |= describe_refusals(surface)
+    components = {
+        "schemas": schemas,
+        "responses": refusals,
+        "headers": {
+            name: {"required": True, "schema": one} for name, one in ANSWER_HEADERS.items()
+        },
+        "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+    }
+    tags = dict.fromkeys(operation.resource.tag for operation in every_operation())
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "novantra-lite", "version": __version__, "description": API_DESCRIPTION},
+        "tags": [{"name": tag} for tag in tags],
+        "security": [{"bearer": []}],
+        "paths": paths,
+        "components": components,
+    }
+
+
+def openapi_json() -> str:
+    """The OpenAPI document as text."""
+    return json.dumps(openapi_document(), indent=2, ensure_ascii=False)
+
+
+def describe_operation(operation: Operation) -> dict:
+    """One operation as OpenAPI has it."""
+    described: dict[str, Any] = {
+        "operationId": operation.id,
+        "tags": [operation.resource.tag],
+        "summary": operation.summary,
+        "parameters": describe_parameters(operation),
+        "responses": describe_answers(operation),
+    }
+    if operation.scope:
+        described["x-scope"] = operation.scope
+    if operation.setting:
+        described["x-setting"] = operation.setting
+    if operation.public:
+        described["security"] = []
+    if operation.body is not NOTHING:
+        whole = describe_body(operation)
+        named = {"$ref": f"#/components/schemas/{operation.body.name}"}
+        content = {"schema": named if operation.body.name else whole}
+        # An absent body is an empty object, which is fine where nothing is required.
+        described["requestBody"] = {
+            "required": "required" in whole,
+            "content": dict.fromkeys(operation.media, content),
+        }
+    return described
+
+
+def describe_body(operation: Operation) -> dict:
+    """The JSON schema of an operation's body; a partial one requires nothing."""
+    schema = operation.body.describe()
+    if operation.partial:
+        schema.pop("required", None)
+    return schema
+
+
+#: What is said of parameters that many operations have.
+PARAMETERS = {
+    "cursor": "nextCursor of the page before; good for 48 hours, with the same filters.",
+    "limit": "Records on a page: 50 unless told, 200 at the most; a larger number means 200.",
+    "createdAfter": "Only records made after this date or date-time.",
+    "Idempotency-Key": "A repeat with the same key and body gets the first answer, for 24 hours.",
+    "X-Dry-Run": "With true, tells what the write would do, and stores nothing.",
+}
+
+
+def describe_parameters(operation: Operation) -> list[dict]:
+    """The parameters in path, query and headers."""
+    query = operation.query
+    places = [("path", name, True, PATH_TEXT) for name in re.findall(r"{(\w+)}", operation.path)]
+    places += [
+        ("query", member, member in query.required, field.describe())
+        for member, (_, field) in query.members.items()
+    ]
+    if operation.method != "GET" and not operation.public:
+        places.append(("header", "Idempotency-Key", False, IDEMPOTENCY_TEXT))
+        places.append(("header", "X-Dry-Run", False, FLAG_TEXT))
+    parameters = []
+    for place, name, required, schema in places:
+        parameter = {"name": name, "in": place, "required": required, "schema": schema}
+        described = {"description": PARAMETERS[name]} if name in PARAMETERS else {}
+        parameters.append(parameter | described)
+    return parameters
+
+
+PATH_TEXT = {"type": "string", "minLength": 1}
+IDEMPOTENCY_TEXT = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"}
+FLAG_TEXT = {"type": "string", "enum": ["true", "false"]}
+
+
+def describe_answers(operation: Operation) -> dict:
+    """The answers that an operation may give, refusals included."""
+    done = describe_answer("Done.", operation.answer, operation.answers_with)
+    answers = {str(operation.status): done}
+    if operation.method != "GET" and not operation.public:
+        would = rehearsed_as(operation)
+        rehearsal = {
+            "type": "object",
+            "required": ["dryRun", would],
+            "properties": {"dryRun": {"const": True}, would: operation.answer or {}},
+        }
+        both = [operation.answer, rehearsal] if operation.status == 200 else [rehearsal]
+        answers["200"] = describe_answer("Done, or what a dry run would do.", {"anyOf": both})
+    statuses = [*REFUSALS, *(WRITE_REFUSALS if operation.method != "GET" else ())]
+    for status in sorted(statuses):
+        answers[str(status)] = {"$ref": f"#/components/responses/{operation.surface.name}{status}"}
+    return answers
+
+
+def describe_answer(meaning: str, schema: dict | None, media: str = "application/json") -> dict:
+    """One answer: what it means, the headers that all have, and its body if it has one."""
+    headers = {name: {"$ref": f"#/components/headers/{name}"} for name in ANSWER_HEADERS}
+    body = {"content": {media: {"schema": schema}}} if schema else {}
+    return {"description": meaning, "headers": headers, **body}
+
+
+def describe_refusals(surface: Surface) -> dict[str, dict]:
+    """The refusals that all operations of a surface share, by name."""
+    schema = {"$ref": f"#/components/schemas/{surface.name}Error"}
+    return {
+        f"{surface.name}{status}": describe_answer(HTTPStatus(status).phrase, schema)
+        for status in (*REFUSALS, *WRITE_REFUSALS)
+    }
+
+
+# --- Service ------------------------------------------------------------------
+
+
+class Service(Resource, surface=NOVANTRA, tag="Service"):
+    """What answers without credentials: health, the OpenAPI document, the reference page."""
+
+    @route(
+        "GET /api/health/live",
+        public=True,
+        answer={"type": "object", "properties": {"status": {"type": "string"}}},
+    )
+    def get_liveness(self, context):
+        """Tell that the process answers."""
+        return Reply(200, b'{"status":"ok"}')
+
+    @route(
+        "GET /api/health/ready",
+        public=True,
+        answer={"type": "object", "properties": {"status": {"type": "string"}}},
+    )
+    def get_readiness(self, context):
+        """Tell whether every workspace can be read."""
+        for workspace in context.lite.workspaces.values():
+            try:
+                workspace.reader.connection().execute("SELECT id FROM organization").fetchone()
+            except (sqlite3.Error, peewee.PeeweeException):
+                raise Unavailable from None
+        return Reply(200, b'{"status":"ok"}')
+
+    @route("GET /api/v1/openapi.json", public=True, answer={"type": "object"})
+    def get_openapi(self, context):
+        """Get this document."""
+        return Reply(200, openapi_bytes())
+
+    @route("GET /docs", public=True, answer={"type": "string"}, answers_with="text/html")
+    def get_reference(self, context):
+        """Read the reference page."""
+        headers = {
+            "Content-Type": "text/html; charset=utf-8",
+            "Content-Security-Policy": REFERENCE_CSP,
+        }
+        return Reply(200, reference_bytes(), headers)
+
+    @route("GET /", public=True, status=307)
+    def get_root(self, context):
+        """Go to the reference page."""
+        return Reply(307, b"", {"Location": f"{context.request.root_path}/docs"})
+
+
+@functools.cache
+def openapi_bytes() -> bytes:
+    """The OpenAPI document as it is served."""
+    return to_json(openapi_document()).encode()
+
+
+@functools.cache
+def reference_bytes() -> bytes:
+    """The reference page as it is served."""
+    return reference_page(openapi_document()).encode()
+
+
+# --- Commands -----------------------------------------------------------------
+# A command is declared once: its words and arguments by the decorator, its help by the docstring.
+# It answers with an Output, so that no command knows how it is printed.
+
+PROGRAM = "novantra-lite"
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a command has to say: data to machines, text to people, an exit status to both."""
+
+    data: Any
+    text: str
+    status: int = 0
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of the command line.
+
+    `opens` says which workspace it is handed, in words: `existing` (must be there), `new` (made
+    where there is none), `temporary` (may go unnamed), `directory` (one of several), `reader`
+    (read-only, beside a server); empty, it is handed none. `settings` names the arguments that
+    are settings of the instance.
+    """
+
+    path: str
+    function: Callable
+    arguments: tuple[tuple[tuple, dict], ...]
+    help: str
+    opens: str
+    settings: str
+
+
+COMMANDS: dict[str, Command] = {}
+
+
+def command(path: str, *arguments, help="", opens="existing", settings="") -> Callable:
+    """Register a function as the command with these words; its docstring is the help."""
+
+    def register(function: Callable) -> Callable:
+        text = help or inspect.getdoc(function) or ""
+        COMMANDS[path] = Command(path, function, arguments, text, opens, settings)
+        return function
+
+    return register
+
+
+def argument(*names: str, **options) -> tuple[tuple, dict]:
+    """One argument of a command, as `ArgumentParser.add_argument` takes it."""
+    return names, options
+
+
+def setting_argument(flag: str, name: str, **options) -> tuple[tuple, dict]:
+    """An argument that is a setting, and has its type and its explanation."""
+    found = next(item for item in fields(Settings) if item.name == name)
+    text = found.metadata["help"].rstrip(".").replace("%", "%%")
+    options = {"type": type(found.default), "help": text[:1].lower() + text[1:], **options}
+    return argument(flag, dest=name, **options)
+
+
+def location(chosen) -> tuple[str, str]:
+    """The file or else the directory that the command line names, or the environment."""
+    file, directory = getattr(chosen, "register", None) or chosen.database, chosen.workspaces
+    if not file and not directory:
+        file = os.environ.get("NOVANTRA_LITE_DATABASE")
+        directory = not file and os.environ.get("NOVANTRA_LITE_WORKSPACES")
+    if file and directory:
+        chosen.parser.error("give a database file or --workspaces, not both")
+    if chosen.workspace and not directory:
+        chosen.parser.error("--workspace SLUG goes with --workspaces DIR")
+    return file or "", directory or ""
+
+
+def open_lite(chosen) -> NovantraLite:
+    """The instance that a command works on, opened the way that the command declares."""
+    file, directory = location(chosen)
+    opens, place = chosen.command.opens.split(), file or directory
+    if not place and "temporary" not in opens and "directory" not in opens:
+        chosen.parser.error("name the workspace: --database FILE, or set NOVANTRA_LITE_DATABASE")
+    if "directory" in opens and not directory:
+        chosen.parser.error("name the directory: --workspaces DIR, or set NOVANTRA_LITE_WORKSPACES")
+    if place and "new" not in opens and not os.path.exists(place):
+        raise NotFound(f"There is no workspace at {place}.")
+    names = [*chosen.command.settings.split(), "workspace"]
+    given = {name: getattr(chosen, name) for name in names if getattr(chosen, name) is not None}
+    if place and "reader" in opens:
+        given["read_only"] = True
+    return NovantraLite(file, workspaces=directory, **given)
+
+
+def spoken(member: str) -> str:
+    """The name of a JSON member as people read it: clientId is `Client id`."""
+    if not re.fullmatch(r"[a-z]+(?:[A-Z][a-z]+)*", member):
+        return member
+    words = re.sub(r"(?=[A-Z])", " ", member).lower()
+    return words[:1].upper() + words[1:]
+
+
+def shown(value: Any) -> str:
+    """A JSON value in a few words, on one line."""
+    match value:
+        case None | "" | [] | ():
+            return "-"
+        case dict():
+            return ", ".join(f"{name} {shown(one)}" for name, one in value.items()) or "-"
+        case bool():
+            return "yes" if value else "no"
+        case list() | tuple():
+            more = f" and {len(value) - 3} more" if len(value) > 3 else ""
+            return ", ".join(map(shown, value[:3])) + more
+    return " ".join(str(value).split())
+
+
+def details(data: dict) -> str:
+    """Names and values, aligned, one a line; an object inside is set in by two spaces."""
+    width = max(len(spoken(name)) for name in data) + 2 if data else 0
+    lines = []
+    for name, value in data.items():
+        if isinstance(value, dict) and value:
+            lines += [spoken(name), *(f"  {line}" for line in details(value).splitlines())]
+        else:
+            lines.append(f"{spoken(name):<{width}}{shown(value)}")
+    return "\n".join(lines)
+
+
+def listing(rows: Iterable[dict], none: str) -> Output:
+    """An array to machines, an aligned table to people; without rows, the sentence for that."""
+    rows = list(rows)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [[spoken(name) for name in names]]
+    cells += [[shown(row.get(name)) for name in names] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
+    return Output(rows, "\n".join(lines) if rows else none)
+
+
+def secret_output(data: dict) -> Output:
+    """An object that holds a secret, with the word that it is shown this once."""
+    return Output(data, f"{details(data)}\n\nKeep the secret now: it is not shown again.")
+
+
+def words_of(values: Iterable[str] | None) -> list[str]:
+    """The words of an option that is repeated, or holds several words, or both; each once."""
+    return list(dict.fromkeys(word for value in values or () for word in value.split()))
+
+
+def scopes_of(values: Iterable[str]) -> list[str]:
+    """The scopes that --scope names; `all` stands for every scope of Novantra."""
+    every = {"all": novantra_scopes()}
+    return words_of(scope for word in words_of(values) for scope in every.get(word, [word]))
+
+
+def show_output(output: Output, as_json: bool) -> None:
+    """Print an output at once; JSON takes exactly one line."""
+    print(json.dumps(output.data, default=str) if as_json else output.text, flush=True)
+
+
+# --- Commands: serve ----------------------------------------------------------
+
+DEMO_ACCOUNT = "Demo account"
+
+
+def listen_address(text: str) -> str:
+    """Check that a text reads HOST:PORT, with a port of 0 (any free one) to 65535."""
+    import argparse
+
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise argparse.ArgumentTypeError(f"expected HOST:PORT such as 127.0.0.1:8080, not {text!r}")
+    return text
+
+
+@command(
+    "serve",
+    argument("register", nargs="?", metavar="FILE", help="the database file, made if not there"),
+    argument("--demo", action="store_true", help="fill an empty workspace with demo data"),
+    setting_argument("--listen", "listen", type=listen_address, metavar="HOST:PORT"),
+    setting_argument("--threads", "threads", metavar="N"),
+    argument(
+        "--open-factstore",
+        action="store_const",
+        const="open",
+        dest="factstore_auth",
+        help="let Factstore clients on this machine in without credentials",
+    ),
+    opens="temporary new",
+    settings="listen threads factstore_auth",
+)
+def serve_command(lite, chosen) -> None:
+    """Answer requests over HTTP until stopped.
+
+    Without FILE the workspace ends with the server. A workspace that has no
+    account yet gets one with every Novantra scope, shown once. --demo shows an
+    account for trying things out, with a new secret at every start. With --json
+    the first line on standard output is one JSON object, printed as soon as
+    requests are answered.
+
+    Examples:
+      novantra-lite serve --demo
+      novantra-lite serve register.db --listen 0.0.0.0:8080
+      novantra-lite serve --demo --listen 127.0.0.1:0 --json
+      novantra-lite serve --workspaces /var/lib/novantra
+    """
+    passing = not any(location(chosen))
+
+    def announce(url: str) -> None:
+        # Only now, since a start that fails must not use up a secret that is shown once.
+        data = {"url": url, "docs": f"{url}/docs", **prepare_to_serve(lite, chosen)}
+        show_output(Output(data, welcome(data, passing)), chosen.json)
+
+    lite.serve(lite.settings.listen, ready=announce)
+
+
+def prepare_to_serve(lite, chosen) -> dict:
+    """Load demo data and make accounts as asked; what to announce of them."""
+    if chosen.demo and not lite.workspaces:
+        lite.create_workspace("demo", name="Demo")
+    if not lite.workspaces:
+        make = f"{PROGRAM} workspace create SLUG --name NAME"
+        raise NotFound(f"There is no workspace to serve; make one with `{make}`.")
+    if len(lite.workspaces) > 1 and not chosen.workspace:
+        if chosen.demo:
+            raise Conflict("Demo data goes into one workspace: add --workspace SLUG.")
+        return {"workspaces": sorted(lite.workspaces)}
+    facts = {"workspace": lite.workspace.slug}
+    if chosen.demo:
+        return facts | demo_credentials(lite)
+    return facts if lite.accounts.list() else facts | new_credentials(lite, "First account")
+
+
+def demo_credentials(lite) -> dict:
+    """Fill the workspace unless it holds records; the demo account, with a new secret."""
+    try:
+        lite.load_demo()
+    except Conflict:
+        log.info("The workspace holds records already; no demo data was added.")
+    for account in lite.accounts.list():
+        if account["name"] == DEMO_ACCOUNT:
+            return credentials_data(lite.accounts.rotate(account["clientId"]))
+    return new_credentials(lite, DEMO_ACCOUNT)
+
+
+def new_credentials(lite, name: str) -> dict:
+    """The credentials of a new account that has every Novantra scope."""
+    return credentials_data(lite.accounts.create(name, novantra_scopes()))
+
+
+def credentials_data(credentials) -> dict:
+    """Credentials as JSON members."""
+    return {camel(name): value for name, value in asdict(credentials).items()}
+
+
+def welcome(data: dict, passing: bool) -> str:
+    """The block that greets whoever started the server; its curl lines can be pasted."""
+    url, id, secret = data["url"], data.get("clientId"), data.get("clientSecret")
+    lines = [f"Novantra Lite answers at {url}", ""]
+    lines.append(f"  Workspace      {data.get('workspace') or ', '.join(data['workspaces'])}")
+    lines.append(f"  Reference      {data['docs']}")
+    if secret:
+        often = "new at every start" if passing else "shown this once"
+        lines += [f"  Client id      {id}", f"  Client secret  {secret}  ({often})"]
+    if passing:
+        lines += ["", "The workspace ends with the server; `serve FILE` keeps it."]
+    if secret:
+        lines += ["", f"  export NOVANTRA_URL={url} NOVANTRA_CLIENT_ID={id} \\"]
+        lines.append(f"         NOVANTRA_CLIENT_SECRET={secret}")
+        form = f"grant_type=client_credentials&client_id={id}&client_secret={secret}"
+        reading = r"""sed -E 's/.*"access_token": *"([^"]+)".*/\1/'"""
+        lines += ["", "Get a token and list assets:", ""]
+        lines.append(f"  TOKEN=$(curl -s {url}/api/v1/auth/token -d '{form}' | {reading})")
+        lines.append(f"  curl -s '{url}/api/v1/assets?limit=3' -H \"Authorization: Bearer $TOKEN\"")
+    return "\n".join([*lines, "", "Stop with Ctrl-C."])
+
+
+# --- Commands: records --------------------------------------------------------
+
+COLLECTION = argument("collection", metavar="COLLECTION", help="such as assets or findings")
+FORMATS = tuple(ROW_READERS)
+REASON = "for the audit log, 10 to 1000 characters"
+
+
+@command(
+    "import",
+    COLLECTION,
+    argument("file", metavar="FILE", help="the file to read; - for standard input"),
+    argument("--format", choices=(*FORMATS, "oscal"), help="default: what FILE's suffix says"),
+    argument("--reason", metavar="TEXT", help=REASON),
+    argument("--dry-run", action="store_true", help="check every row, store nothing"),
+    argument("--all-or-nothing", action="store_true", help="store nothing if a row is refused"),
+    opens="new",
+)
+def import_command(lite, chosen) -> Output:
+    """Import records, or a framework from an OSCAL catalog.
+
+    A row whose key is known updates that record; any other creates one. Good
+    rows are stored even if others are refused, unless --all-or-nothing. Exit
+    status 1: rows were refused.
+
+    Examples:
+      novantra-lite import assets assets.csv --database register.db
+      novantra-lite import findings - --format ndjson --dry-run < scan.ndjson
+      novantra-lite import frameworks NIST_SP-800-53.json --format oscal
+    """
+    source = sys.stdin.buffer if chosen.file == "-" else Path(chosen.file)
+    name = "standard input" if chosen.file == "-" else source.name
+    modes = {"dry_run": chosen.dry_run, "all_or_nothing": chosen.all_or_nothing}
+    modes["reason"] = chosen.reason or f"Imported from {name} on the command line."
+    if chosen.format != "oscal":
+        return report_output(import_rows_of(lite, chosen, source, modes), chosen)
+    if chosen.collection != "frameworks" or chosen.dry_run or chosen.all_or_nothing:
+        chosen.parser.error("--format oscal is for frameworks, and is all or nothing anyway")
+    data = source.read() if chosen.file == "-" else source.read_bytes()
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        place = f" from line {error.lineno} on" if isinstance(error, json.JSONDecodeError) else ""
+        raise Invalid(f"The catalog in {name} is not JSON in UTF-8{place}.") from None
+    return report_output(lite.import_oscal(document, reason=modes["reason"]), chosen)
+
+
+def import_rows_of(lite, chosen, source, modes: dict) -> Report:
+    """Import the rows of a file, with a progress bar on a terminal."""
+    collection = lite.collection(chosen.collection)
+    rows = read_rows(source, chosen.format or "")
+    total = None
+    if isinstance(source, Path) and source.is_file() and sys.stderr.isatty():
+        with source.open("rb") as file:
+            total = sum(1 for _ in file)
+    with Progress(total, noun="rows") as progress:
+        return collection.import_rows(rows, progress=progress.advance, **modes)
+
+
+def report_output(report, chosen) -> Output:
+    """The counts of an import, then a line for each fault."""
+    counts = f"{report.created:,} created, {report.updated:,} updated"
+    counts += f", {report.unchanged:,} unchanged, {report.refused:,} refused"
+    lines = [f"{chosen.collection}: {counts}."]
+    if chosen.dry_run or (chosen.all_or_nothing and report.refused):
+        lines[0] += " Nothing is stored."
+    for fault in report.faults:
+        place = f"line {fault.line}, {fault.field}" if fault.field else f"line {fault.line}"
+        lines.append(f"{place}: {fault.message}")
+    if report.omitted:
+        lines.append(f"{report.omitted:,} more faults are not shown.")
+    data = {"collection": chosen.collection, "dryRun": chosen.dry_run, **report.json()}
+    return Output(data, "\n".join(lines), 1 if report.refused else 0)
+
+
+@command(
+    "export",
+    COLLECTION,
+    argument("file", nargs="?", default="-", metavar="FILE", help="default: standard output"),
+    argument("--format", choices=FORMATS, help="default: what FILE's suffix says, else csv"),
+    opens="reader",
+)
+def export_command(lite, chosen) -> Output | None:
+    """Write every record of a collection.
+
+    On standard output, --json means --format json. A file is replaced once all
+    of it is written.
+
+    Examples:
+      novantra-lite export assets assets.csv --database register.db
+      novantra-lite export findings --format ndjson | grep critical
+    """
+    suffix = Path(chosen.file).suffix[1:].lower()
+    kind = chosen.format or suffix or ("json" if chosen.json else "csv")
+    if kind not in FORMATS:
+        chosen.parser.error(f"say the format of {chosen.file} with --format")
+    collection = lite.collection(chosen.collection)
+    if chosen.file == "-":
+        if chosen.json and kind != "json":
+            chosen.parser.error(f"--json and --format {kind} cannot share standard output")
+        write_rows(collection.list(), sys.stdout, kind, collection.columns)
+        return None
+    unfinished = f"{chosen.file}.unfinished"
+    with open(unfinished, "w", encoding="utf-8", newline="") as stream:
+        count = write_rows(collection.list(), stream, kind, collection.columns)
+    os.replace(unfinished, chosen.file)
+    data = {"collection": chosen.collection, "file": chosen.file, "records": count}
+    return Output(data, f"{chosen.collection}: {count:,} records written to {chosen.file}.")
+
+
+@command(
+    "set",
+    COLLECTION,
+    argument("id", metavar="ID", help="the record's id"),
+    argument("changes", nargs="+", metavar="field=value", help="a member and its new value"),
+    argument("--reason", required=True, metavar="TEXT", help=REASON),
+)
+def set_command(lite, chosen) -> Output:
+    """Change members of one record.
+
+    A value is read as JSON where it is JSON and the member does not hold text
+    now; an empty value clears the member.
+
+    Examples:
+      novantra-lite set findings find_01HXY status=closed --reason "Patched in release 12."
+    """
+    changes = dict(change.partition("=")[::2] for change in chosen.changes)
+    if not all("=" in change for change in chosen.changes) or changes.keys() & {"", "id", "reason"}:
+        chosen.parser.error("expected field=value; the id is fixed, the reason goes in --reason")
+    collection = lite.collection(chosen.collection)
+    record = collection.retrieve(chosen.id)
+    members = {name: value_of(text, record.get(name)) for name, text in changes.items()}
+    record = collection.update(chosen.id, reason=chosen.reason, **members)
+    return Output(record, details(record))
+
+
+def value_of(text: str, present: Any) -> Any:
+    """The value that a text on the command line stands for, in place of the present one."""
+    try:
+        return text or None if isinstance(present, str) or not text else json.loads(text)
+    except ValueError:
+        return text
+
+
+@command(
+    "attachment",
+    argument("id", metavar="ID", help="the attachment's id"),
+    argument("file", nargs="?", metavar="FILE", help="default: its own name; - for output"),
+    opens="reader",
+)
+def attachment_command(lite, chosen) -> Output | None:
+    """Save an attachment of an evidence claim, decrypted."""
+    facts, content = lite.attachment(chosen.id)
+    if chosen.file == "-":
+        if chosen.json:
+            chosen.parser.error("--json and the attachment cannot share standard output")
+        sys.stdout.buffer.write(content)
+        return None
+    # The name came with an upload: only its last part counts, and it never replaces a file.
+    name = re.split(r"[/\\]", facts.get("fileName") or "")[-1].lstrip(".")
+    path = chosen.file or name or chosen.id
+    with open(path, "wb" if chosen.file else "xb") as stream:
+        stream.write(content)
+    return Output({**facts, "file": path}, f"{len(content):,} bytes written to {path}.")
+
+
+# --- Commands: accounts and webhooks ------------------------------------------
+
+ACCOUNT = argument("id", metavar="ID", help="the account's client id")
+ENDPOINT = argument("id", metavar="ID", help="the endpoint's id")
+SEVERAL = {"action": "extend", "nargs": "+"}
+SCOPE_HELP = "such as governance.findings:write; `all` for every Novantra scope"
+SCOPE = argument("--scope", **SEVERAL, required=True, metavar="S", help=SCOPE_HELP)
+
+
+def do_command(manager, chosen) -> Output:
+    """Do to an id what the last word of the command says."""
+    verb = chosen.command.path.split()[-1]
+    getattr(manager, verb)(chosen.id)
+    return Output({"id": chosen.id, f"{verb}d": True}, f"{chosen.id} is {verb}d.")
+
+
+@command(
+    "account create",
+    argument("name", metavar="NAME", help="who this is, as the audit log shows it"),
+    SCOPE,
+    argument("--expires", metavar="DATE", help="when it stops working, such as 2027-01-31"),
+    argument("--contact", default="", metavar="MAIL", help="who answers for it"),
+    opens="new",
+)
+def account_create_command(lite, chosen) -> Output:
+    """Make a service account and show its client id and secret, once.
+
+    Examples:
+      novantra-lite account create scanner --scope governance.findings:write assets:read
+      novantra-lite account create console --scope all --expires 2027-01-31 --json
+    """
+    scopes, optional = scopes_of(chosen.scope), {"expires": chosen.expires}
+    made = lite.accounts.create(chosen.name, scopes, contact=chosen.contact, **optional)
+    return secret_output(credentials_data(made))
+
+
+@command("account list", opens="reader")
+def account_list_command(lite, chosen) -> Output:
+    """List the service accounts."""
+    return listing(lite.accounts.list(), f"No account yet: see `{PROGRAM} account create --help`.")
+
+
+@command("account rotate", ACCOUNT)
+def account_rotate_command(lite, chosen) -> Output:
+    """Give an account a new secret; the old one ends at once."""
+    return secret_output(credentials_data(lite.accounts.rotate(chosen.id)))
+
+
+@command("account enable", ACCOUNT, help="Let a disabled account in again.")
+@command("account disable", ACCOUNT, help="Shut an account out, at once.")
+def account_state_command(lite, chosen) -> Output:
+    """Change whether an account is let in."""
+    return do_command(lite.accounts, chosen)
+
+
+@command(
+    "token",
+    SCOPE,
+    setting_argument("--life", "token_life", metavar="SECONDS"),
+    opens="new",
+    settings="token_life",
+)
+def token_command(lite, chosen) -> Output:
+    """Print a bearer token, for tests."""
+    scopes = scopes_of(chosen.scope)
+    token = lite.token(*scopes)
+    return Output({"token": token, "scopes": scopes, "expiresIn": lite.settings.token_life}, token)
+
+
+@command(
+    "webhook add",
+    argument("url", metavar="URL", help="where deliveries are posted"),
+    argument("--event", **SEVERAL, metavar="E", help="such as finding.created; default: all"),
+    opens="new",
+)
+def webhook_add_command(lite, chosen) -> Output:
+    """Send events to an address, and show the signing secret, once.
+
+    Examples:
+      novantra-lite webhook add https://example.org/hook --event finding.created finding.closed
+    """
+    return secret_output(lite.webhooks.add(chosen.url, events=words_of(chosen.event)))
+
+
+@command("webhook list", opens="reader")
+def webhook_list_command(lite, chosen) -> Output:
+    """List the endpoints that events are sent to."""
+    return listing(lite.webhooks.list(), f"No endpoint yet: see `{PROGRAM} webhook add --help`.")
+
+
+@command("webhook resume", ENDPOINT, help="Deliver to a paused or disabled endpoint again.")
+@command("webhook pause", ENDPOINT, help="Hold back what is due to an endpoint.")
+@command("webhook remove", ENDPOINT, help="Remove an endpoint; nothing is sent to it any more.")
+def webhook_state_command(lite, chosen) -> Output:
+    """Change whether an endpoint is delivered to."""
+    return do_command(lite.webhooks, chosen)
+
+
+@command("webhook rotate", ENDPOINT)
+def webhook_rotate_command(lite, chosen) -> Output:
+    """Give an endpoint a new secret; for 24 hours both sign."""
+    return secret_output(lite.webhooks.rotate(chosen.id))
+
+
+@command("webhook test", ENDPOINT)
+def webhook_test_command(lite, chosen) -> Output:
+    """Send a test event to an endpoint; exit status 1 if that failed."""
+    delivery = lite.webhooks.test(chosen.id)
+    return Output(delivery, details(delivery), 0 if delivery["state"] == "done" else 1)
+
+
+@command(
+    "webhook deliveries",
+    argument("--endpoint", metavar="ID", help="to this endpoint only"),
+    argument("--state", choices=("due", "done", "failed"), help="in this state only"),
+    opens="reader",
+)
+def webhook_deliveries_command(lite, chosen) -> Output:
+    """List deliveries and how they went."""
+    filters = {"endpoint": chosen.endpoint, "state": chosen.state}
+    return listing(lite.webhooks.deliveries(**filters), "No deliveries.")
+
+
+@command(
+    "webhook redeliver",
+    argument("id", nargs="?", metavar="ID", help="one delivery"),
+    argument("--failed", metavar="ENDPOINT", help="all that failed to reach this endpoint"),
+)
+def webhook_redeliver_command(lite, chosen) -> Output:
+    """Send a delivery again, or all that failed for an endpoint."""
+    if bool(chosen.id) == bool(chosen.failed):
+        chosen.parser.error("give the ID of one delivery, or --failed ENDPOINT")
+    if chosen.id:
+        lite.webhooks.redeliver(chosen.id)
+    count = 1 if chosen.id else lite.webhooks.redeliver_failed(chosen.failed)
+    return Output({"redelivered": count}, f"To be sent again: {count:,}.")
+
+
+# --- Commands: install --------------------------------------------------------
+
+REGISTER = argument("register", nargs="?", metavar="FILE", help="the database file")
+
+
+@command(
+    "workspace create",
+    argument("slug", metavar="SLUG", help="its name in files: lower case, digits, hyphens"),
+    argument("--name", default="", metavar="NAME", help="its name for people"),
+    opens="new directory",
+)
+def workspace_create_command(lite, chosen) -> Output:
+    """Make a workspace: one organization, one file in a directory of several.
+
+    Examples:
+      novantra-lite workspace create hangar-7 --name "Hangar 7" --workspaces /var/lib/novantra
+    """
+    lite.create_workspace(chosen.slug, name=chosen.name)
+    data = workspace_data(lite.workspaces[chosen.slug])
+    return Output(data, details(data))
+
+
+@command("workspace list", opens="reader")
+def workspace_list_command(lite, chosen) -> Output:
+    """List the workspaces and their files."""
+    none = f"No workspace yet: see `{PROGRAM} workspace create --help`."
+    return listing(map(workspace_data, lite.workspaces.values()), none)
+
+
+def workspace_data(workspace) -> dict:
+    """A workspace as JSON members."""
+    return {name: str(getattr(workspace, name)) for name in ("slug", "name", "id", "path")}
+
+
+@command("backup", argument("file", metavar="FILE", help="the file to write"), opens="reader")
+def backup_command(lite, chosen) -> Output:
+    """Copy the workspace to a file, while it is in use.
+
+    What is encrypted stays encrypted in the copy: keep the key file too, apart
+    from it.
+    """
+    lite.backup(chosen.file)
+    size = os.path.getsize(chosen.file)
+    return Output({"file": chosen.file, "bytes": size}, f"{size:,} bytes written to {chosen.file}.")
+
+
+@command(
+    "restore",
+    argument("backup", metavar="BACKUP", help="a file that the command backup wrote"),
+    argument("register", metavar="FILE", help="the database file that it becomes"),
+    opens="",
+)
+def restore_command(chosen) -> Output:
+    """Put a backup in place of a database file that is not in use."""
+    restore(Path(chosen.backup), Path(chosen.register))
+    text = f"{chosen.register} is restored; put its key file beside it: {chosen.register}.key."
+    return Output({"file": chosen.register, "restored": True}, text)
+
+
+@command("verify", REGISTER, opens="reader")
+def verify_command(lite, chosen) -> Output:
+    """Check the file, the ledger and the audit chain.
+
+    Exit status 1: there are faults, one a line.
+    """
+    faults = lite.verify()
+    text = "\n".join(faults) or "Sound: the file, the ledger and the audit chain."
+    return Output({"sound": not faults, "faults": faults}, text, 1 if faults else 0)
+
+
+@command("doctor", REGISTER, opens="temporary reader")
+def doctor_command(lite, chosen) -> Output:
+    """Tell versions, settings in force and the state of the file."""
+    facts = lite.doctor()
+    return Output(facts, details(facts))
+
+
+@command("key rotate")
+def key_rotate_command(lite, chosen) -> Output:
+    """Start a new encryption key; what older ones encrypted stays readable."""
+    lite.rotate_keys()
+    return Output({"rotated": True}, "A new key encrypts from now on.")
+
+
+@command("openapi", opens="", help="Print the OpenAPI document of both APIs.")
+@command("routes", opens="", help="Print every operation, a line each.")
+@command("schema", opens="", help="Print the tables as SQL.")
+def document_command(chosen) -> Output:
+    """Print what is derived from the declarations."""
+    name = chosen.command.path
+    text = {"schema": schema_sql, "routes": routes_text, "openapi": openapi_json}[name]()
+    data = json.loads(text) if name == "openapi" else {name: text}
+    return Output(data, text.rstrip("\n"))
+
+
+# --- Command line -------------------------------------------------------------
+
+GROUPS = {
+    "workspace": "Make and list the workspaces of an install.",
+    "account": "Service accounts: who may call, and with which scopes.",
+    "webhook": "Where events are sent, and how their deliveries went.",
+    "key": "The keys that encrypt what is secret at rest.",
+}
+LOCATION = (
+    argument("--database", metavar="FILE", help="its file; default: NOVANTRA_LITE_DATABASE"),
+    argument("--workspaces", metavar="DIR", help="a directory of several workspaces"),
+    argument("--workspace", metavar="SLUG", help="which of the several"),
+)
+
+
+def build_parser():
+    """The parser of every command, each under the words of its path."""
+    import argparse
+
+    layout = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+    about = "A governance register that speaks the APIs of Novantra and Factstore."
+    first = f"Start with `{PROGRAM} serve --demo`; `{PROGRAM} COMMAND --help` explains a command."
+    parser = argparse.ArgumentParser(prog=PROGRAM, description=about, epilog=first, **layout)
+    parser.add_argument("-V", "--version", action="version", version=f"{PROGRAM} {__version__}")
+    branching = {"title": "commands", "metavar": "COMMAND", "required": True}
+    branches = {"": parser.add_subparsers(**branching)}
+    for each in COMMANDS.values():
+        group, _, name = each.path.rpartition(" ")
+        if group not in branches:
+            texts = {"help": GROUPS[group], "description": GROUPS[group]}
+            branch = branches[""].add_parser(group, **texts, **layout)
+            branches[group] = branch.add_subparsers(**branching)
+        description, mark, examples = each.help.partition("Examples:")
+        texts = {"help": each.help.partition("\n")[0], "description": description.rstrip()}
+        leaf = branches[group].add_parser(name, **texts, epilog=mark.lower() + examples, **layout)
+        add_arguments(leaf, each)
+    return parser
+
+
+def add_arguments(parser, of: Command) -> None:
+    """Give a command's parser its own arguments, and those that all commands share."""
+    parser.set_defaults(command=of, parser=parser)
+    for names, options in of.arguments:
+        parser.add_argument(*names, **options)
+    parser.add_argument("--json", action="store_true", help="print JSON, for machines")
+    group = parser.add_argument_group("which workspace") if of.opens else None
+    for names, options in LOCATION if group else ():
+        group.add_argument(*names, **options)
+
+
+def run_command(chosen) -> int:
+    """Run the command that was chosen and print what it says; its exit status."""
+    if chosen.command.opens:
+        with open_lite(chosen) as lite:
+            output = chosen.command.function(lite, chosen)
+    else:
+        output = chosen.command.function(chosen)
+    if output:
+        show_output(output, chosen.json)
+    sys.stdout.flush()
+    return output.status if output else 0
+
+
+def refuse_command(error: Exception, as_json: bool) -> int:
+    """Say in one sentence what went wrong, to people and on request to machines; status 1."""
+    message, issues = "The database file is damaged, in use, or of another kind.", []
+    if isinstance(error, Problem):
+        message, issues = str(error), error.issues
+    elif isinstance(error, OSError):
+        reason = (error.strerror or "the operating system refused").lower()
+        message = f"{error.filename}: {reason}." if error.filename else f"{reason}.".capitalize()
+    log.debug("The command failed.", exc_info=error)
+    print(f"{PROGRAM}: {message}", file=sys.stderr)
+    if as_json:
+        data = {"error": message} | ({"issues": issues} if issues else {})
+        show_output(Output(data, ""), as_json)
+    return 1
+
+
+def answer_arguments(arguments: list[str] | None) -> int:
+    """Read the command line and run what it asks for, wording what people can act on."""
+    try:
+        chosen = build_parser().parse_args(arguments)
+    except SystemExit as stopped:
+        sys.stdout.flush()
+        return int(stopped.code or 0)
+    try:
+        return run_command(chosen)
+    except BrokenPipeError:
+        raise
+    except (Problem, OSError, sqlite3.Error, peewee.PeeweeException) as error:
+        return refuse_command(error, chosen.json)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; 0 if it went well, 1 if not, 2 if misused, 130 at Ctrl-C."""
+    try:
+        return answer_arguments(arguments)
+    except SystemExit as misused:
+        return int(misused.code or 0)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # What is left in the buffer goes nowhere, or leaving would trip over the pipe again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1051 @@
+-- Printed by: novantra-lite schema
+
+-- A look at how well something is done, from plan to conclusion.
+CREATE TABLE "assessment" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "assessment_key" TEXT NOT NULL,
+    "title" TEXT NOT NULL,
+    "description" TEXT,
+    "status" TEXT NOT NULL CHECK ("status" IN ('planned', 'in-progress', 'completed', 'superseded', 'archived')),
+    "subject_module_key" TEXT,
+    "subject_resource_type" TEXT,
+    "subject_resource_id" TEXT,
+    "subject_version_id" TEXT,
+    "assessor_responsibility_assignment_id" TEXT,
+    "reviewer_responsibility_assignment_id" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "completed_at" TEXT,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX "assessment_created" ON "assessment" ("created_at", "id");
+
+CREATE UNIQUE INDEX "assessment_key" ON "assessment" ("assessment_key");
+
+CREATE INDEX "assessment_status" ON "assessment" ("status", "created_at", "id");
+
+-- Something that the organization has and answers for.
+CREATE TABLE "asset" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "asset_key" TEXT NOT NULL,
+    "asset_kind" TEXT NOT NULL,
+    "display_name" TEXT NOT NULL,
+    "description" TEXT,
+    "source_kind" TEXT NOT NULL,
+    "status" TEXT NOT NULL,
+    "custodian_responsibility_id" TEXT,
+    "commissioned_at" TEXT,
+    "decommissioned_at" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX "asset_created" ON "asset" ("created_at", "id");
+
+CREATE UNIQUE INDEX "asset_key" ON "asset" ("asset_key");
+
+CREATE INDEX "asset_asset_kind" ON "asset" ("asset_kind", "created_at", "id");
+
+CREATE INDEX "asset_status" ON "asset" ("status", "created_at", "id");
+
+-- Who has an asset in hand; the subject triple names the custodian.
+CREATE TABLE "asset_custody_assignment" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "asset_id" TEXT NOT NULL,
+    "assignment_key" TEXT NOT NULL,
+    "assignment_kind" TEXT NOT NULL,
+    "subject_module_key" TEXT NOT NULL,
+    "subject_resource_type" TEXT NOT NULL,
+    "subject_resource_id" TEXT NOT NULL,
+    "status" TEXT NOT NULL,
+    "started_at" TEXT NOT NULL,
+    "ended_at" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("asset_id") REFERENCES "asset" ("id")
+) STRICT;
+
+CREATE INDEX "asset_custody_assignment_created" ON "asset_custody_assignment" ("created_at", "id");
+
+CREATE UNIQUE INDEX "asset_custody_assignment_key" ON "asset_custody_assignment" ("assignment_key");
+
+CREATE INDEX "asset_custody_assignment_asset_id" ON "asset_custody_assignment" ("asset_id", "created_at", "id");
+
+CREATE INDEX "asset_custody_assignment_status" ON "asset_custody_assignment" ("status", "created_at", "id");
+
+-- Whether an asset may be used: calibrated, inspected, released.
+CREATE TABLE "asset_readiness_assessment" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "asset_id" TEXT NOT NULL,
+    "readiness_assessment_key" TEXT NOT NULL,
+    "assessment_kind" TEXT NOT NULL,
+    "readiness_state" TEXT NOT NULL,
+    "status" TEXT NOT NULL,
+    "performed_at" TEXT,
+    "performed_by_responsibility_id" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("asset_id") REFERENCES "asset" ("id")
+) STRICT;
+
+CREATE INDEX "asset_readiness_assessment_created" ON "asset_readiness_assessment" ("created_at", "id");
+
+CREATE UNIQUE INDEX "asset_readiness_assessment_key" ON "asset_readiness_assessment" ("readiness_assessment_key");
+
+CREATE INDEX "asset_readiness_assessment_asset_id" ON "asset_readiness_assessment" ("asset_id", "created_at", "id");
+
+CREATE INDEX "asset_readiness_assessment_readiness_state" ON "asset_readiness_assessment" ("readiness_state", "created_at", "id");
+
+-- What has to be shown, again and again.
+CREATE TABLE "evidence_requirement" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "requirement_key" TEXT NOT NULL,
+    "title" TEXT NOT NULL,
+    "description" TEXT,
+    "status" TEXT NOT NULL CHECK ("status" IN ('draft', 'active', 'retired')),
+    "subject_module_key" TEXT,
+    "subject_resource_type" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX "evidence_requirement_created" ON "evidence_requirement" ("created_at", "id");
+
+CREATE UNIQUE INDEX "evidence_requirement_key" ON "evidence_requirement" ("requirement_key");
+
+CREATE INDEX "evidence_requirement_status" ON "evidence_requirement" ("status", "created_at", "id");
+
+-- A claim that a requirement is met, for a time, with files that show it.
+CREATE TABLE "evidence_claim" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "evidence_requirement_id" TEXT NOT NULL,
+    "claim_key" TEXT NOT NULL,
+    "title" TEXT NOT NULL,
+    "description" TEXT,
+    "status" TEXT NOT NULL CHECK ("status" IN ('pending', 'approved', 'rejected', 'expired', 'superseded', 'withdrawn')),
+    "subject_module_key" TEXT,
+    "subject_resource_type" TEXT,
+    "subject_resource_id" TEXT,
+    "valid_from" TEXT,
+    "valid_until" TEXT,
+    "source_kind" TEXT,
+    "collected_at" TEXT,
+    "reviewed_at" TEXT,
+    "attachments" TEXT NOT NULL,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("evidence_requirement_id") REFERENCES "evidence_requirement" ("id")
+) STRICT;
+
+CREATE INDEX "evidence_claim_created" ON "evidence_claim" ("created_at", "id");
+
+CREATE UNIQUE INDEX "evidence_claim_key" ON "evidence_claim" ("claim_key");
+
+CREATE INDEX "evidence_claim_evidence_requirement_id" ON "evidence_claim" ("evidence_requirement_id", "created_at", "id");
+
+CREATE INDEX "evidence_claim_status" ON "evidence_claim" ("status", "created_at", "id");
+
+-- The bytes of an attachment, encrypted.
+CREATE TABLE "attachment_content" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "evidence_claim_id" TEXT NOT NULL,
+    "content" BLOB NOT NULL,
+    FOREIGN KEY ("evidence_claim_id") REFERENCES "evidence_claim" ("id") ON DELETE CASCADE
+) STRICT;
+
+CREATE INDEX "attachment_content_evidence_claim_id" ON "attachment_content" ("evidence_claim_id");
+
+-- One action in the workspace; entries are chained and never change.
+CREATE TABLE "audit_entry" (
+    "id" INTEGER NOT NULL PRIMARY KEY,
+    "at" TEXT NOT NULL,
+    "actor" TEXT NOT NULL,
+    "action" TEXT NOT NULL,
+    "subject_type" TEXT NOT NULL,
+    "subject_id" TEXT NOT NULL,
+    "reason" TEXT NOT NULL,
+    "request_id" TEXT NOT NULL,
+    "detail" TEXT,
+    "hash" TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX "audit_entry_actor" ON "audit_entry" ("actor");
+
+CREATE INDEX "audit_entry_action" ON "audit_entry" ("action");
+
+CREATE INDEX "audit_entry_subject_id" ON "audit_entry" ("subject_id");
+
+CREATE TRIGGER "audit_entry_refuses_update" BEFORE UPDATE ON "audit_entry" BEGIN SELECT RAISE(ABORT, 'audit_entry only grows'); END;
+
+CREATE TRIGGER "audit_entry_refuses_delete" BEFORE DELETE ON "audit_entry" BEGIN SELECT RAISE(ABORT, 'audit_entry only grows'); END;
+
+-- A change that somebody asks for.
+CREATE TABLE "change_request" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "change_request_key" TEXT NOT NULL,
+    "change_kind" TEXT NOT NULL,
+    "title" TEXT NOT NULL,
+    "status" TEXT NOT NULL,
+    "subject_module_key" TEXT,
+    "subject_resource_type" TEXT,
+    "subject_resource_id" TEXT,
+    "owner_responsibility_id" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "scheduled_at" TEXT,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX "change_request_created" ON "change_request" ("created_at", "id");
+
+CREATE UNIQUE INDEX "change_request_key" ON "change_request" ("change_request_key");
+
+CREATE INDEX "change_request_change_kind" ON "change_request" ("change_kind", "created_at", "id");
+
+CREATE INDEX "change_request_status" ON "change_request" ("status", "created_at", "id");
+
+-- How something was set up at one moment.
+CREATE TABLE "configuration_baseline" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "baseline_key" TEXT NOT NULL,
+    "title" TEXT NOT NULL,
+    "status" TEXT NOT NULL,
+    "subject_module_key" TEXT,
+    "subject_resource_type" TEXT,
+    "subject_resource_id" TEXT,
+    "owner_responsibility_id" TEXT,
+    "captured_at" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX "configuration_baseline_created" ON "configuration_baseline" ("created_at", "id");
+
+CREATE UNIQUE INDEX "configuration_baseline_key" ON "configuration_baseline" ("baseline_key");
+
+CREATE INDEX "configuration_baseline_status" ON "configuration_baseline" ("status", "created_at", "id");
+
+-- A measure that keeps a risk down or a requirement met.
+CREATE TABLE "control" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "control_key" TEXT NOT NULL,
+    "title" TEXT NOT NULL,
+    "description" TEXT,
+    "status" TEXT NOT NULL CHECK ("status" IN ('draft', 'active', 'retired')),
+    "subject_module_key" TEXT,
+    "subject_resource_type" TEXT,
+    "subject_resource_id" TEXT,
+    "subject_version_id" TEXT,
+    "owner_responsibility_assignment_id" TEXT,
+    "implementation_projection_id" TEXT,
+    "compliance_projection_id" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX "control_created" ON "control" ("created_at", "id");
+
+CREATE UNIQUE INDEX "control_key" ON "control" ("control_key");
+
+CREATE INDEX "control_status" ON "control" ("status", "created_at", "id");
+
+-- Something that happened, as it is told to every endpoint.
+CREATE TABLE "event" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "type" TEXT NOT NULL,
+    "data" TEXT NOT NULL,
+    "created_at" TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX "event_created" ON "event" ("created_at", "id");
+
+CREATE INDEX "event_type" ON "event" ("type", "created_at", "id");
+
+-- Where events are sent: a URL, the events it wants (none: all), and what signs them.
+CREATE TABLE "endpoint" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "url" TEXT NOT NULL,
+    "events" TEXT NOT NULL,
+    "secret" TEXT NOT NULL,
+    "previous_secret" TEXT,
+    "previous_until" TEXT,
+    "status" TEXT NOT NULL CHECK ("status" IN ('enabled', 'paused', 'disabled')),
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX "endpoint_created" ON "endpoint" ("created_at", "id");
+
+-- One event on its way to one endpoint, and what came of the last attempt.
+CREATE TABLE "delivery" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "event_id" TEXT NOT NULL,
+    "endpoint_id" TEXT NOT NULL,
+    "state" TEXT NOT NULL CHECK ("state" IN ('due', 'done', 'failed')),
+    "attempts" INTEGER NOT NULL,
+    "due_at" TEXT,
+    "status_code" INTEGER,
+    "note" TEXT NOT NULL,
+    "failed_at" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    FOREIGN KEY ("event_id") REFERENCES "event" ("id"),
+    FOREIGN KEY ("endpoint_id") REFERENCES "endpoint" ("id")
+) STRICT;
+
+CREATE INDEX "delivery_created" ON "delivery" ("created_at", "id");
+
+CREATE INDEX "delivery_event_id" ON "delivery" ("event_id", "created_at", "id");
+
+CREATE INDEX "delivery_endpoint_id" ON "delivery" ("endpoint_id", "created_at", "id");
+
+CREATE INDEX "delivery_due_at" ON "delivery" ("due_at", "created_at", "id");
+
+-- What the organization has going with a supplier or another party.
+CREATE TABLE "party_engagement" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "engagement_key" TEXT NOT NULL,
+    "engagement_kind" TEXT NOT NULL,
+    "title" TEXT NOT NULL,
+    "provider_party_id" TEXT,
+    "status" TEXT NOT NULL,
+    "owner_responsibility_id" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX "party_engagement_created" ON "party_engagement" ("created_at", "id");
+
+CREATE UNIQUE INDEX "party_engagement_key" ON "party_engagement" ("engagement_key");
+
+CREATE INDEX "party_engagement_engagement_kind" ON "party_engagement" ("engagement_kind", "created_at", "id");
+
+CREATE INDEX "party_engagement_status" ON "party_engagement" ("status", "created_at", "id");
+
+-- A look at a party before or while engaging it.
+CREATE TABLE "due_diligence_review" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "engagement_id" TEXT NOT NULL,
+    "review_key" TEXT NOT NULL,
+    "review_kind" TEXT NOT NULL,
+    "status" TEXT NOT NULL,
+    "performed_at" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("engagement_id") REFERENCES "party_engagement" ("id")
+) STRICT;
+
+CREATE INDEX "due_diligence_review_created" ON "due_diligence_review" ("created_at", "id");
+
+CREATE UNIQUE INDEX "due_diligence_review_key" ON "due_diligence_review" ("review_key");
+
+CREATE INDEX "due_diligence_review_engagement_id" ON "due_diligence_review" ("engagement_id", "created_at", "id");
+
+-- A look at whether development, test and production are kept apart.
+CREATE TABLE "environment_separation_review" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "review_key" TEXT NOT NULL,
+    "title" TEXT NOT NULL,
+    "status" TEXT NOT NULL,
+    "subject_module_key" TEXT,
+    "subject_resource_type" TEXT,
+    "subject_resource_id" TEXT,
+    "owner_responsibility_id" TEXT,
+    "performed_at" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX "environment_separation_review_created" ON "environment_separation_review" ("created_at", "id");
+
+CREATE UNIQUE INDEX "environment_separation_review_key" ON "environment_separation_review" ("review_key");
+
+CREATE INDEX "environment_separation_review_status" ON "environment_separation_review" ("status", "created_at", "id");
+
+-- A gap, from the day that a person or a scanner sees it to the day it is closed.
+CREATE TABLE "finding" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "finding_key" TEXT NOT NULL,
+    "source_kind" TEXT NOT NULL CHECK ("source_kind" IN ('assessment', 'audit', 'evidence_gap', 'control_gap', 'obligation_gap', 'risk_review', 'manual', 'module_signal')),
+    "source_module_key" TEXT,
+    "source_resource_type" TEXT,
+    "source_resource_id" TEXT,
+    "subject_module_key" TEXT,
+    "subject_resource_type" TEXT,
+    "subject_resource_id" TEXT,
+    "title" TEXT NOT NULL,
+    "description" TEXT,
+    "severity" TEXT NOT NULL CHECK ("severity" IN ('low', 'medium', 'high', 'critical')),
+    "status" TEXT NOT NULL CHECK ("status" IN ('open', 'triaged', 'remediation_planned', 'remediating', 'verified', 'closed', 'accepted', 'archived')),
+    "owner_responsibility_id" TEXT,
+    "owner_member_user_id" TEXT,
+    "due_at" TEXT,
+    "closed_at" TEXT,
+    "lifecycle_instance_id" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX "finding_created" ON "finding" ("created_at", "id");
+
+CREATE UNIQUE INDEX "finding_key" ON "finding" ("finding_key");
+
+CREATE INDEX "finding_source_kind" ON "finding" ("source_kind", "created_at", "id");
+
+CREATE INDEX "finding_status" ON "finding" ("status", "created_at", "id");
+
+-- A path to production, and the attestations that it asks for.
+CREATE TABLE "flow" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "name" TEXT NOT NULL,
+    "description" TEXT NOT NULL,
+    "required_attestation_types" TEXT NOT NULL,
+    "tags" TEXT NOT NULL,
+    "org_slug" TEXT,
+    "template_yaml" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "requires_approval" INTEGER NOT NULL CHECK ("requires_approval" IN (0, 1)),
+    "required_approver_roles" TEXT NOT NULL,
+    "visibility" TEXT NOT NULL CHECK ("visibility" IN ('PUBLIC', 'PRIVATE')),
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX "flow_created" ON "flow" ("created_at");
+
+CREATE UNIQUE INDEX "flow_key" ON "flow" ("name");
+
+CREATE INDEX "flow_org_slug" ON "flow" ("org_slug", "created_at");
+
+-- A body of requirements: a standard, a law, a policy of the house.
+CREATE TABLE "framework" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "framework_key" TEXT NOT NULL,
+    "name" TEXT NOT NULL,
+    "description" TEXT,
+    "status" TEXT NOT NULL CHECK ("status" IN ('draft', 'active', 'retired')),
+    "source_kind" TEXT NOT NULL,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX "framework_created" ON "framework" ("created_at", "id");
+
+CREATE UNIQUE INDEX "framework_key" ON "framework" ("framework_key");
+
+CREATE INDEX "framework_status" ON "framework" ("status", "created_at", "id");
+
+-- One edition of a framework; older ones stay readable.
+CREATE TABLE "framework_version" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "framework_id" TEXT NOT NULL,
+    "version_key" TEXT NOT NULL,
+    "version_label" TEXT NOT NULL,
+    "status" TEXT NOT NULL,
+    "source_kind" TEXT NOT NULL,
+    "published_at" TEXT,
+    "effective_from" TEXT,
+    "effective_until" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("framework_id") REFERENCES "framework" ("id")
+) STRICT;
+
+CREATE INDEX "framework_version_created" ON "framework_version" ("created_at", "id");
+
+CREATE UNIQUE INDEX "framework_version_key" ON "framework_version" ("framework_id", "version_key");
+
+CREATE INDEX "framework_version_framework_id" ON "framework_version" ("framework_id", "created_at", "id");
+
+CREATE INDEX "framework_version_status" ON "framework_version" ("status", "created_at", "id");
+
+-- One group or requirement in the hierarchy of a framework version.
+CREATE TABLE "framework_node" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "framework_version_id" TEXT NOT NULL,
+    "parent_node_id" TEXT,
+    "node_key" TEXT NOT NULL,
+    "reference_code" TEXT NOT NULL,
+    "title" TEXT NOT NULL,
+    "description" TEXT,
+    "node_kind" TEXT NOT NULL,
+    "status" TEXT NOT NULL,
+    "sort_order" INTEGER NOT NULL,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("framework_version_id") REFERENCES "framework_version" ("id"),
+    FOREIGN KEY ("parent_node_id") REFERENCES "framework_node" ("id")
+) STRICT;
+
+CREATE INDEX "framework_node_created" ON "framework_node" ("created_at", "id");
+
+CREATE UNIQUE INDEX "framework_node_key" ON "framework_node" ("framework_version_id", "node_key");
+
+CREATE INDEX "framework_node_framework_version_id" ON "framework_node" ("framework_version_id", "created_at", "id");
+
+CREATE INDEX "framework_node_parent_node_id" ON "framework_node" ("parent_node_id", "created_at", "id");
+
+-- What a record of the register does for a requirement.
+CREATE TABLE "framework_coverage_link" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "framework_version_id" TEXT NOT NULL,
+    "framework_node_id" TEXT NOT NULL,
+    "subject_module_key" TEXT NOT NULL,
+    "subject_resource_type" TEXT NOT NULL,
+    "subject_resource_id" TEXT NOT NULL,
+    "coverage_kind" TEXT NOT NULL,
+    "status" TEXT NOT NULL,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("framework_version_id") REFERENCES "framework_version" ("id"),
+    FOREIGN KEY ("framework_node_id") REFERENCES "framework_node" ("id")
+) STRICT;
+
+CREATE INDEX "framework_coverage_link_created" ON "framework_coverage_link" ("created_at", "id");
+
+CREATE UNIQUE INDEX "framework_coverage_link_key" ON "framework_coverage_link" ("framework_node_id", "subject_module_key", "subject_resource_type", "subject_resource_id");
+
+CREATE INDEX "framework_coverage_link_framework_version_id" ON "framework_coverage_link" ("framework_version_id", "created_at", "id");
+
+CREATE INDEX "framework_coverage_link_framework_node_id" ON "framework_coverage_link" ("framework_node_id", "created_at", "id");
+
+-- A deviation that somebody has allowed, for a time.
+CREATE TABLE "governance_exception" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "exception_key" TEXT NOT NULL,
+    "title" TEXT NOT NULL,
+    "exception_kind" TEXT NOT NULL,
+    "status" TEXT NOT NULL CHECK ("status" IN ('proposed', 'approved', 'active', 'expired', 'superseded', 'revoked', 'archived')),
+    "subject_module_key" TEXT,
+    "subject_resource_type" TEXT,
+    "subject_resource_id" TEXT,
+    "subject_version_id" TEXT,
+    "approver_responsibility_assignment_id" TEXT,
+    "valid_from" TEXT,
+    "valid_until" TEXT,
+    "review_due_at" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX "governance_exception_created" ON "governance_exception" ("created_at", "id");
+
+CREATE UNIQUE INDEX "governance_exception_key" ON "governance_exception" ("exception_key");
+
+CREATE INDEX "governance_exception_exception_kind" ON "governance_exception" ("exception_kind", "created_at", "id");
+
+CREATE INDEX "governance_exception_status" ON "governance_exception" ("status", "created_at", "id");
+
+-- The answer that a write with an Idempotency-Key got, kept to be given again.
+CREATE TABLE "idempotency_record" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "fingerprint" TEXT NOT NULL,
+    "status" INTEGER NOT NULL,
+    "body" TEXT,
+    "created_at" TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX "idempotency_record_created" ON "idempotency_record" ("created_at", "id");
+
+-- A number that says how things stand.
+CREATE TABLE "indicator" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "indicator_key" TEXT NOT NULL,
+    "title" TEXT NOT NULL,
+    "indicator_kind" TEXT NOT NULL CHECK ("indicator_kind" IN ('kpi', 'kri', 'kci', 'kqi', 'maturity', 'custom')),
+    "status" TEXT NOT NULL,
+    "subject_module_key" TEXT,
+    "subject_resource_type" TEXT,
+    "subject_resource_id" TEXT,
+    "owner_responsibility_assignment_id" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "latest_measurement_value" TEXT,
+    "latest_measurement_at" TEXT,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX "indicator_created" ON "indicator" ("created_at", "id");
+
+CREATE UNIQUE INDEX "indicator_key" ON "indicator" ("indicator_key");
+
+CREATE INDEX "indicator_indicator_kind" ON "indicator" ("indicator_kind", "created_at", "id");
+
+CREATE INDEX "indicator_status" ON "indicator" ("status", "created_at", "id");
+
+-- The value of an indicator at one time, as a decimal in text.
+CREATE TABLE "indicator_measurement" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "indicator_definition_id" TEXT NOT NULL,
+    "measurement_value" TEXT NOT NULL,
+    "measured_at" TEXT NOT NULL,
+    "threshold_state" TEXT,
+    "source_kind" TEXT,
+    "created_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("indicator_definition_id") REFERENCES "indicator" ("id")
+) STRICT;
+
+CREATE INDEX "indicator_measurement_created" ON "indicator_measurement" ("created_at", "id");
+
+CREATE UNIQUE INDEX "indicator_measurement_key" ON "indicator_measurement" ("indicator_definition_id", "measured_at");
+
+CREATE INDEX "indicator_measurement_indicator_definition_id" ON "indicator_measurement" ("indicator_definition_id", "created_at", "id");
+
+-- The proof that a fact was recorded: the hash of its row, chained to the entry before.
+CREATE TABLE "ledger_entry" (
+    "id" INTEGER NOT NULL PRIMARY KEY,
+    "entry_id" TEXT NOT NULL,
+    "record_type" TEXT NOT NULL,
+    "record_id" TEXT NOT NULL,
+    "event_type" TEXT NOT NULL,
+    "content_hash" TEXT NOT NULL,
+    "previous_hash" TEXT NOT NULL,
+    "timestamp" TEXT NOT NULL,
+    "entry_hash" TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX "ledger_entry_record_id" ON "ledger_entry" ("record_id");
+
+CREATE TRIGGER "ledger_entry_refuses_update" BEFORE UPDATE ON "ledger_entry" BEGIN SELECT RAISE(ABORT, 'ledger_entry only grows'); END;
+
+CREATE TRIGGER "ledger_entry_refuses_delete" BEFORE DELETE ON "ledger_entry" BEGIN SELECT RAISE(ABORT, 'ledger_entry only grows'); END;
+
+-- What is watched, over and over.
+CREATE TABLE "monitor_definition" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "monitor_key" TEXT NOT NULL,
+    "title" TEXT NOT NULL,
+    "description" TEXT,
+    "status" TEXT NOT NULL CHECK ("status" IN ('draft', 'active', 'paused', 'retired')),
+    "subject_module_key" TEXT,
+    "subject_resource_type" TEXT,
+    "subject_resource_id" TEXT,
+    "owner_responsibility_assignment_id" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "last_run_at" TEXT,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX "monitor_definition_created" ON "monitor_definition" ("created_at", "id");
+
+CREATE UNIQUE INDEX "monitor_definition_key" ON "monitor_definition" ("monitor_key");
+
+CREATE INDEX "monitor_definition_status" ON "monitor_definition" ("status", "created_at", "id");
+
+-- One look at everything that a monitor watches.
+CREATE TABLE "monitor_run" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "monitor_definition_id" TEXT NOT NULL,
+    "trigger_kind" TEXT NOT NULL,
+    "aggregate_result" TEXT NOT NULL CHECK ("aggregate_result" IN ('pass', 'fail', 'warning', 'unknown')),
+    "pass_count" INTEGER NOT NULL,
+    "fail_count" INTEGER NOT NULL,
+    "warning_count" INTEGER NOT NULL,
+    "unknown_count" INTEGER NOT NULL,
+    "started_at" TEXT NOT NULL,
+    "completed_at" TEXT,
+    "created_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("monitor_definition_id") REFERENCES "monitor_definition" ("id")
+) STRICT;
+
+CREATE INDEX "monitor_run_created" ON "monitor_run" ("created_at", "id");
+
+CREATE INDEX "monitor_run_monitor_definition_id" ON "monitor_run" ("monitor_definition_id", "created_at", "id");
+
+CREATE INDEX "monitor_run_aggregate_result" ON "monitor_run" ("aggregate_result", "created_at", "id");
+
+-- What a run found of one member of the population.
+CREATE TABLE "monitor_result_item" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "monitor_run_id" TEXT NOT NULL,
+    "monitor_definition_id" TEXT NOT NULL,
+    "population_member_key" TEXT NOT NULL,
+    "subject_module_key" TEXT,
+    "subject_resource_type" TEXT,
+    "subject_resource_id" TEXT,
+    "result" TEXT NOT NULL CHECK ("result" IN ('pass', 'fail', 'warning', 'unknown')),
+    "message" TEXT,
+    "finding_id" TEXT,
+    "evaluated_at" TEXT NOT NULL,
+    "created_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("monitor_run_id") REFERENCES "monitor_run" ("id"),
+    FOREIGN KEY ("monitor_definition_id") REFERENCES "monitor_definition" ("id")
+) STRICT;
+
+CREATE INDEX "monitor_result_item_created" ON "monitor_result_item" ("created_at", "id");
+
+CREATE UNIQUE INDEX "monitor_result_item_key" ON "monitor_result_item" ("monitor_run_id", "population_member_key");
+
+CREATE INDEX "monitor_result_item_monitor_run_id" ON "monitor_result_item" ("monitor_run_id", "created_at", "id");
+
+CREATE INDEX "monitor_result_item_monitor_definition_id" ON "monitor_result_item" ("monitor_definition_id", "created_at", "id");
+
+CREATE INDEX "monitor_result_item_result" ON "monitor_result_item" ("result", "created_at", "id");
+
+-- A label that flows, trails and artifacts may carry; a record, not a tenant.
+CREATE TABLE "organisation" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "slug" TEXT NOT NULL,
+    "name" TEXT NOT NULL,
+    "description" TEXT NOT NULL,
+    "type" TEXT NOT NULL CHECK ("type" IN ('PERSONAL', 'SHARED')),
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX "organisation_created" ON "organisation" ("created_at");
+
+CREATE UNIQUE INDEX "organisation_key" ON "organisation" ("slug");
+
+-- The organization whose register the file is.
+CREATE TABLE "organization" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "slug" TEXT NOT NULL,
+    "name" TEXT NOT NULL,
+    "locale" TEXT NOT NULL,
+    "timezone" TEXT NOT NULL,
+    "created_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX "organization_created" ON "organization" ("created_at", "id");
+
+-- A weakness that somebody could use.
+CREATE TABLE "vulnerability" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "vulnerability_key" TEXT NOT NULL,
+    "vulnerability_kind" TEXT NOT NULL,
+    "title" TEXT NOT NULL,
+    "severity" TEXT NOT NULL,
+    "status" TEXT NOT NULL,
+    "subject_module_key" TEXT,
+    "subject_resource_type" TEXT,
+    "subject_resource_id" TEXT,
+    "owner_responsibility_id" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX "vulnerability_created" ON "vulnerability" ("created_at", "id");
+
+CREATE UNIQUE INDEX "vulnerability_key" ON "vulnerability" ("vulnerability_key");
+
+CREATE INDEX "vulnerability_vulnerability_kind" ON "vulnerability" ("vulnerability_kind", "created_at", "id");
+
+CREATE INDEX "vulnerability_status" ON "vulnerability" ("status", "created_at", "id");
+
+-- What has to be mended, how soon, and by whom.
+CREATE TABLE "patch_requirement" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "patch_requirement_key" TEXT NOT NULL,
+    "vulnerability_id" TEXT NOT NULL,
+    "title" TEXT NOT NULL,
+    "urgency" TEXT NOT NULL,
+    "status" TEXT NOT NULL,
+    "owner_responsibility_id" TEXT,
+    "due_at" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("vulnerability_id") REFERENCES "vulnerability" ("id")
+) STRICT;
+
+CREATE INDEX "patch_requirement_created" ON "patch_requirement" ("created_at", "id");
+
+CREATE UNIQUE INDEX "patch_requirement_key" ON "patch_requirement" ("patch_requirement_key");
+
+CREATE INDEX "patch_requirement_vulnerability_id" ON "patch_requirement" ("vulnerability_id", "created_at", "id");
+
+CREATE INDEX "patch_requirement_status" ON "patch_requirement" ("status", "created_at", "id");
+
+-- How often a principal read in one minute; reads are not audited one by one.
+CREATE TABLE "read_count" (
+    "id" INTEGER PRIMARY KEY,
+    "actor" TEXT NOT NULL,
+    "minute" TEXT NOT NULL,
+    "count" INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX "read_count_actor" ON "read_count" ("actor");
+
+-- Changes that go out together.
+CREATE TABLE "release" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "release_key" TEXT NOT NULL,
+    "title" TEXT NOT NULL,
+    "status" TEXT NOT NULL,
+    "subject_module_key" TEXT,
+    "subject_resource_type" TEXT,
+    "subject_resource_id" TEXT,
+    "owner_responsibility_id" TEXT,
+    "change_request_ids" TEXT NOT NULL,
+    "released_at" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX "release_created" ON "release" ("created_at", "id");
+
+CREATE UNIQUE INDEX "release_key" ON "release" ("release_key");
+
+CREATE INDEX "release_status" ON "release" ("status", "created_at", "id");
+
+-- The right to audit a party, and when it was used.
+CREATE TABLE "right_to_audit_record" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "engagement_id" TEXT NOT NULL,
+    "record_key" TEXT NOT NULL,
+    "status" TEXT NOT NULL,
+    "last_exercised_at" TEXT,
+    "next_due_at" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("engagement_id") REFERENCES "party_engagement" ("id")
+) STRICT;
+
+CREATE INDEX "right_to_audit_record_created" ON "right_to_audit_record" ("created_at", "id");
+
+CREATE UNIQUE INDEX "right_to_audit_record_key" ON "right_to_audit_record" ("record_key");
+
+CREATE INDEX "right_to_audit_record_engagement_id" ON "right_to_audit_record" ("engagement_id", "created_at", "id");
+
+-- A key of the workspace, wrapped by a key that is kept outside the file.
+CREATE TABLE "ring_key" (
+    "id" INTEGER NOT NULL PRIMARY KEY,
+    "wrapped" TEXT NOT NULL,
+    "created_at" TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX "ring_key_created" ON "ring_key" ("created_at", "id");
+
+-- Something that may go wrong, and what is done about it.
+CREATE TABLE "risk" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "risk_key" TEXT NOT NULL,
+    "title" TEXT NOT NULL,
+    "description" TEXT,
+    "status" TEXT NOT NULL,
+    "subject_module_key" TEXT,
+    "subject_resource_type" TEXT,
+    "subject_resource_id" TEXT,
+    "subject_version_id" TEXT,
+    "owner_responsibility_assignment_id" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX "risk_created" ON "risk" ("created_at", "id");
+
+CREATE UNIQUE INDEX "risk_key" ON "risk" ("risk_key");
+
+CREATE INDEX "risk_status" ON "risk" ("status", "created_at", "id");
+
+-- How many weaknesses of each severity a flow puts up with; one more is a breach.
+CREATE TABLE "security_threshold" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "flow_id" TEXT NOT NULL,
+    "max_critical" INTEGER NOT NULL,
+    "max_high" INTEGER NOT NULL,
+    "max_medium" INTEGER NOT NULL,
+    "max_low" INTEGER NOT NULL,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("flow_id") REFERENCES "flow" ("id") ON DELETE CASCADE
+) STRICT;
+
+CREATE INDEX "security_threshold_created" ON "security_threshold" ("created_at");
+
+CREATE UNIQUE INDEX "security_threshold_key" ON "security_threshold" ("flow_id");
+
+CREATE INDEX "security_threshold_flow_id" ON "security_threshold" ("flow_id", "created_at");
+
+-- An integration that may call the APIs: its scopes, and its secret as a keyed hash.
+CREATE TABLE "service_account" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "name" TEXT NOT NULL,
+    "secret_hash" TEXT NOT NULL,
+    "scopes" TEXT NOT NULL,
+    "contact" TEXT NOT NULL,
+    "expires_at" TEXT,
+    "disabled" INTEGER NOT NULL CHECK ("disabled" IN (0, 1)),
+    "generation" INTEGER NOT NULL,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX "service_account_created" ON "service_account" ("created_at", "id");
+
+-- A look at how well a service was delivered.
+CREATE TABLE "service_review" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "engagement_id" TEXT NOT NULL,
+    "review_key" TEXT NOT NULL,
+    "review_kind" TEXT NOT NULL,
+    "status" TEXT NOT NULL,
+    "performed_at" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("engagement_id") REFERENCES "party_engagement" ("id")
+) STRICT;
+
+CREATE INDEX "service_review_created" ON "service_review" ("created_at", "id");
+
+CREATE UNIQUE INDEX "service_review_key" ON "service_review" ("review_key");
+
+CREATE INDEX "service_review_engagement_id" ON "service_review" ("engagement_id", "created_at", "id");
+
+-- What an authority or a customer wants to be sent.
+CREATE TABLE "submission_requirement" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "requirement_key" TEXT NOT NULL,
+    "title" TEXT NOT NULL,
+    "submission_kind" TEXT NOT NULL,
+    "status" TEXT NOT NULL CHECK ("status" IN ('draft', 'active', 'retired', 'archived')),
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX "submission_requirement_created" ON "submission_requirement" ("created_at", "id");
+
+CREATE UNIQUE INDEX "submission_requirement_key" ON "submission_requirement" ("requirement_key");
+
+CREATE INDEX "submission_requirement_status" ON "submission_requirement" ("status", "created_at", "id");
+
+-- What is sent, and how far it has come.
+CREATE TABLE "submission_package" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "submission_requirement_id" TEXT NOT NULL,
+    "package_key" TEXT NOT NULL,
+    "title" TEXT NOT NULL,
+    "status" TEXT NOT NULL,
+    "due_at" TEXT,
+    "submitted_at" TEXT,
+    "acknowledged_at" TEXT,
+    "accepted_at" TEXT,
+    "external_reference" TEXT,
+    "owner_responsibility_assignment_id" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("submission_requirement_id") REFERENCES "submission_requirement" ("id")
+) STRICT;
+
+CREATE INDEX "submission_package_created" ON "submission_package" ("created_at", "id");
+
+CREATE UNIQUE INDEX "submission_package_key" ON "submission_package" ("package_key");
+
+CREATE INDEX "submission_package_submission_requirement_id" ON "submission_package" ("submission_requirement_id", "created_at", "id");
+
+CREATE INDEX "submission_package_status" ON "submission_package" ("status", "created_at", "id");
+
+-- Something that happened to a package on its way.
+CREATE TABLE "submission_event" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "submission_package_id" TEXT NOT NULL,
+    "event_kind" TEXT NOT NULL CHECK ("event_kind" IN ('submission', 'receipt', 'acceptance', 'rejection', 'withdrawal', 'resubmission')),
+    "occurred_at" TEXT NOT NULL,
+    "external_reference" TEXT,
+    "note" TEXT,
+    "resulting_status" TEXT,
+    "created_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("submission_package_id") REFERENCES "submission_package" ("id")
+) STRICT;
+
+CREATE INDEX "submission_event_created" ON "submission_event" ("created_at", "id");
+
+CREATE INDEX "submission_event_submission_package_id" ON "submission_event" ("submission_package_id", "created_at", "id");
+
+-- A look at what a supplier shows of its own controls.
+CREATE TABLE "supplier_assurance_review" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "engagement_id" TEXT NOT NULL,
+    "review_key" TEXT NOT NULL,
+    "review_kind" TEXT NOT NULL,
+    "status" TEXT NOT NULL,
+    "performed_at" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("engagement_id") REFERENCES "party_engagement" ("id")
+) STRICT;
+
+CREATE INDEX "supplier_assurance_review_created" ON "supplier_assurance_review" ("created_at", "id");
+
+CREATE UNIQUE INDEX "supplier_assurance_review_key" ON "supplier_assurance_review" ("review_key");
+
+CREATE INDEX "supplier_assurance_review_engagement_id" ON "supplier_assurance_review" ("engagement_id", "created_at", "id");
+
+-- The act that takes a system into service.
+CREATE TABLE "system_acceptance" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "acceptance_key" TEXT NOT NULL,
+    "title" TEXT NOT NULL,
+    "status" TEXT NOT NULL,
+    "subject_module_key" TEXT,
+    "subject_resource_type" TEXT,
+    "subject_resource_id" TEXT,
+    "owner_responsibility_id" TEXT,
+    "accepted_at" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX "system_acceptance_created" ON "system_acceptance" ("created_at", "id");
+
+CREATE UNIQUE INDEX "system_acceptance_key" ON "system_acceptance" ("acceptance_key");
+
+CREATE INDEX "system_acceptance_status" ON "system_acceptance" ("status", "created_at", "id");
+
+-- How bad one or more vulnerabilities are here.
+CREATE TABLE "vulnerability_assessment" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "assessment_key" TEXT NOT NULL,
+    "title" TEXT NOT NULL,
+    "status" TEXT NOT NULL,
+    "vulnerability_ids" TEXT NOT NULL,
+    "exploitability" TEXT,
+    "performed_at" TEXT,
+    "owner_responsibility_id" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX "vulnerability_assessment_created" ON "vulnerability_assessment" ("created_at", "id");
+
+CREATE UNIQUE INDEX "vulnerability_assessment_key" ON "vulnerability_assessment" ("assessment_key");
+
+CREATE INDEX "vulnerability_assessment_status" ON "vulnerability_assessment" ("status", "created_at", "id");
