@@ -1,0 +1,87 @@
+"""What every test starts from: a fresh workspace with its own time, and its callers."""
+
+import functools
+import os
+import random
+
+import pytest
+
+import novantra_lite
+from novantra_lite import NovantraLite
+
+#: 2026-06-01T12:00:00Z
+NOON = 1_780_315_200.0
+
+WHY = "Seen in the quarterly review."
+
+
+class Clock:
+    """A time that only moves when a test says so."""
+
+    def __init__(self, at=NOON):
+        self.at = at
+
+    def __call__(self):
+        return self.at
+
+    def advance(self, seconds):
+        self.at += seconds
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def lite(clock):
+    with NovantraLite(clock=clock, random=random.Random(7)) as lite:
+        yield lite
+
+
+@pytest.fixture
+def novantra(lite):
+    """A client that has every scope of the Novantra surface."""
+    return lite.client(*novantra_lite.novantra_scopes())
+
+
+@pytest.fixture
+def factstore(lite):
+    """A client that has every scope of the Factstore surface."""
+    return lite.client(*novantra_lite.FACTSTORE_SCOPES)
+
+
+#: The operations that some test has had a good answer from.
+DRIVEN = set()
+
+
+def pytest_configure(config):
+    """Note every operation that a test drives; schemathesis drives them all and proves little."""
+    answer = novantra_lite.answer
+
+    @functools.wraps(answer)
+    def noted(context, path):
+        reply = answer(context, path)
+        if "test_schemathesis" not in os.environ.get("PYTEST_CURRENT_TEST", ""):
+            DRIVEN.add(context.operation.id)
+        return reply
+
+    novantra_lite.answer = noted
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session, exitstatus):
+    """Fail a run of the whole suite that leaves an operation without a test of its own."""
+    config, option = session.config, session.config.option
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    narrowed = option.keyword or option.markexpr or option.collectonly or option.ignore
+    if whole and not narrowed and not exitstatus:
+        missing = {operation.id for operation in novantra_lite.every_operation()} - DRIVEN
+        if missing:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+            config.missing_operations = sorted(missing)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    for name in getattr(config, "missing_operations", ()):
+        terminalreporter.write_line(f"No test drives the operation {name}.", red=True)

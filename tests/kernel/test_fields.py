@@ -1,0 +1,194 @@
+"""Fields: one declaration is column, CHECK, JSON member, validation and schema at once."""
+
+import sqlite3
+
+import pytest
+from inside import FINDING, FINDINGS, rows
+
+from novantra_lite import (
+    Boolean,
+    Choice,
+    Faults,
+    Integer,
+    Json,
+    ListOf,
+    MapOf,
+    PrefixedId,
+    Text,
+    Timestamp,
+    Uuid,
+    camel,
+)
+
+SEVERITY = Choice("low medium high")
+TIMES = [("2026-06-01T14:00:00+02:00", "2026-06-01T12:00:00.000Z")]
+
+
+def test_a_name_is_spelled_as_the_apis_spell_it():
+    assert [camel(name) for name in ("id", "due_at", "owner_member_user_id")] == [
+        "id",
+        "dueAt",
+        "ownerMemberUserId",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "stored"),
+    [
+        (Text(3), "", ""),
+        (Text(3, 1), "abc", "abc"),
+        (Text(2), "\N{GRINNING FACE}\N{GRINNING FACE}", "\N{GRINNING FACE}\N{GRINNING FACE}"),
+        (Text(9, pattern="[a-z]+", hint="Expected a-z"), "abc", "abc"),
+        (SEVERITY, "low", "low"),
+        (Integer(1, 5), 1, 1),
+        (Integer(1, 5), 5, 5),
+        (Integer(1, 5), 2.0, 2),
+        (Integer(), 2**63 - 1, 2**63 - 1),
+        (Boolean(), False, False),
+        (Timestamp(), *TIMES[0]),
+        (Timestamp(dates=True), "2026-06-01", "2026-06-01T00:00:00.000Z"),
+        (ListOf(Text(3), 2), ["a", "b"], ["a", "b"]),
+        (MapOf(Text(3), 1), {"a": "b"}, {"a": "b"}),
+        (PrefixedId("find"), "find_01HXY", "find_01HXY"),
+    ],
+)
+def test_a_fitting_value_is_taken(field, value, stored):
+    assert field.read(value) == stored
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        (Text(3), "abcd", "Expected at most 3 characters"),
+        (Text(3, 1), "", "Expected 1 to 3 characters"),
+        (Text(3), 1, "Expected string"),
+        (Text(3), ["a"], "Expected string"),
+        (Text(9, pattern="[a-z]+", hint="Expected a-z"), "abc\n", "Expected a-z"),
+        (SEVERITY, "Low", "Expected one of: low, medium, high"),
+        (SEVERITY, ["low"], "Expected one of: low, medium, high"),
+        (SEVERITY, {}, "Expected one of: low, medium, high"),
+        (Integer(1, 5), 0, "Expected a number from 1 to 5"),
+        (Integer(1, 5), 6, "Expected a number from 1 to 5"),
+        (Integer(1, 5), True, "Expected integer"),
+        (Integer(1, 5), 2.5, "Expected integer"),
+        (Integer(1, 5), "2", "Expected integer"),
+        (Integer(), 2**63, "Expected a number from"),
+        (Boolean(), 1, "Expected boolean"),
+        (Boolean(), "true", "Expected boolean"),
+        (Timestamp(), 1780315200, "Expected string"),
+        (Timestamp(), "2026-06-01", "Expected a date-time"),
+        (ListOf(Text(3), 2), ["a", "b", "c"], "Expected at most 2 elements"),
+        (ListOf(Text(3), 2), {"0": "a"}, "Expected array"),
+        (MapOf(Text(3), 1), {"a": "b", "c": "d"}, "Expected at most 1 entries"),
+        (MapOf(Text(3), 1), ["a"], "Expected object"),
+        (Json(ListOf(Text(3))), "[]", "Expected array"),
+        (PrefixedId("find"), "risk_01HXY", "Expected an id that starts with find_"),
+        (PrefixedId("find"), "find_01HXY\n", "Expected an id that starts with find_"),
+        (Uuid(), 5, "Expected string"),
+    ],
+)
+def test_an_unfitting_value_is_refused_in_words(field, value, message):
+    with pytest.raises(ValueError) as refusal:
+        field.read(value)
+
+    assert str(refusal.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("reader", "value", "paths"),
+    [
+        (ListOf(Text(1)), ["a", 2, "b", "cc"], [[1], [3]]),
+        (MapOf(ListOf(Text(1))), {"a": ["b"], "c": ["d", 5], "e": 6}, [["c", 1], ["e"]]),
+        (MapOf(Text(), name=Text(2)), {"a": "", "bcd": ""}, [["bcd"]]),
+    ],
+)
+def test_a_collection_tells_every_fault_with_its_place(reader, value, paths):
+    with pytest.raises(Faults) as refusal:
+        reader.read(value)
+
+    assert [path for path, _ in refusal.value.issues] == paths
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "value"),
+    [
+        (Integer(), "-12", -12),
+        (Boolean(), "Yes", True),
+        (Boolean(), "0", False),
+        (Timestamp(), "2026-06-01", "2026-06-01T00:00:00.000Z"),
+        (Json(ListOf(Text())), '["a"]', ["a"]),
+        (Text(), "12", "12"),
+    ],
+)
+def test_the_text_of_a_cell_stands_for_a_value(field, text, value):
+    assert field.parse(text) == value
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        *((Integer(), text) for text in ("", "1.0", "1e3", " 1", "0x1", "9" * 20)),
+        *((Boolean(), text) for text in ("", "maybe", "2")),
+        (Json(ListOf(Text())), "[a]"),
+        (Timestamp(), "June"),
+    ],
+)
+def test_the_text_of_a_cell_that_stands_for_nothing_is_refused(field, text):
+    with pytest.raises(ValueError, match="Expected"):
+        field.parse(text)
+
+
+@pytest.mark.parametrize(("value", "text"), [(5, "5"), (1.5, "1.5"), (True, "true"), ("a", "a")])
+def test_a_lenient_surface_takes_a_number_for_its_text(value, text):
+    assert Text().coerce(value) == text
+
+
+@pytest.mark.parametrize(
+    ("field", "schema"),
+    [
+        (Text(9, 1), {"type": "string", "maxLength": 9, "minLength": 1}),
+        (SEVERITY, {"type": "string", "enum": ["low", "medium", "high"]}),
+        (Integer(1, 5), {"type": "integer", "minimum": 1, "maximum": 5}),
+        (Boolean(), {"type": "boolean"}),
+        (Timestamp(), {"type": "string", "format": "date-time"}),
+        (Uuid(), {"type": "string", "format": "uuid"}),
+        (PrefixedId("find"), {"type": "string", "pattern": "^find_"}),
+        (
+            Json(ListOf(Boolean(), 3)),
+            {"type": "array", "items": {"type": "boolean"}, "maxItems": 3},
+        ),
+        (
+            MapOf(Boolean()),
+            {
+                "type": "object",
+                "additionalProperties": {"type": "boolean"},
+                "maxProperties": 1000,
+                "propertyNames": {"type": "string", "maxLength": 255},
+            },
+        ),
+    ],
+)
+def test_a_field_describes_itself(field, schema):
+    assert field.describe() == schema
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE finding SET severity = 'grave'",
+        "UPDATE finding SET status = NULL",
+        "UPDATE service_account SET disabled = 2",
+        "UPDATE service_account SET generation = 'two'",
+        "UPDATE finding SET title = x'00'",
+        "INSERT INTO delivery (id, event_id, endpoint_id, state, attempts, note, created_at, "
+        "updated_at) VALUES ('dlv_1', 'evt_1', 'whep_1', 'due', 0, '', '', '')",
+    ],
+)
+def test_the_table_itself_holds_every_value_to_its_field(lite, novantra, statement):
+    novantra.post(FINDINGS, FINDING)
+    before = rows(lite, "SELECT * FROM finding")
+
+    with pytest.raises(sqlite3.IntegrityError):
+        lite.workspace.writer.database.connection().execute(statement)
+
+    assert rows(lite, "SELECT * FROM finding") == before

@@ -1,0 +1,176 @@
+"""Models: records, the moves of their status, and the facts that their writes are."""
+
+import json
+import random
+
+import pytest
+from conftest import WHY, Clock
+from inside import audit, counts, rows
+from looking import stored_bytes
+
+from novantra_lite import (
+    Conflict,
+    Finding,
+    NotFound,
+    NovantraLite,
+    Unprocessable,
+    governed,
+    perform,
+)
+
+
+@pytest.fixture
+def finding(lite):
+    return lite.collection("findings").create(
+        findingKey="f-1", title="Seal broken", severity="low", description="By the door", reason=WHY
+    )
+
+
+def change(lite, key, **values):
+    def work(current):
+        return Finding.fetch(key).change(**values)
+
+    return perform(lite.workspace, work, actor="console", reason=WHY)
+
+
+def test_a_change_tells_which_fields_were_other_before(lite, finding, clock):
+    clock.advance(60)
+
+    changed = change(lite, finding["id"], severity="high", title="Seal broken")
+
+    assert changed == {"severity", "updated_at"}
+    assert rows(lite, "SELECT severity, title, created_at, updated_at FROM finding") == [
+        ("high", "Seal broken", "2026-06-01T12:00:00.000Z", "2026-06-01T12:01:00.000Z")
+    ]
+    assert audit(lite, after=3) == [
+        ("console", "finding.updated", "finding", finding["id"]),
+    ]
+    assert rows(lite, "SELECT event_type FROM ledger_entry WHERE record_id = ?", finding["id"]) == [
+        ("FINDING_CREATED",),
+        ("FINDING_UPDATED",),
+    ]
+    assert rows(lite, "SELECT type FROM event") == [("finding.created",), ("finding.updated",)]
+
+
+def test_a_change_to_what_is_there_already_is_no_fact(lite, finding, clock):
+    before = counts(lite)
+    clock.advance(60)
+
+    changed = change(lite, finding["id"], severity="low", description="By the door")
+
+    assert changed == set()
+    assert counts(lite) == before
+    assert rows(lite, "SELECT updated_at FROM finding") == [("2026-06-01T12:00:00.000Z",)]
+
+
+def test_a_status_that_may_not_follow_is_refused_with_the_choices(lite, finding):
+    before = counts(lite)
+
+    with pytest.raises(Unprocessable) as refusal:
+        change(lite, finding["id"], status="verified")
+
+    assert str(refusal.value) == (
+        "This finding is open and cannot become verified; "
+        "it can become triaged, accepted, archived."
+    )
+    assert refusal.value.issues == [{"path": ["status"], "message": "Cannot follow open"}]
+    assert counts(lite) == before
+
+
+def test_an_end_status_stays_as_it_is(lite, finding):
+    change(lite, finding["id"], status="archived")
+
+    with pytest.raises(Unprocessable, match="cannot become open; it stays as it is"):
+        change(lite, finding["id"], status="open")
+
+    assert rows(lite, "SELECT status FROM finding") == [("archived",)]
+
+
+def test_a_key_belongs_to_one_record(lite, finding):
+    before = counts(lite)
+
+    with pytest.raises(Conflict, match="already a record with this key"):
+        lite.collection("findings").create(
+            findingKey="f-1", title="Another", severity="low", reason=WHY
+        )
+
+    assert counts(lite) == before
+
+
+def test_a_record_that_is_not_there_is_named_in_the_refusal(lite):
+    with lite.workspace.read(), pytest.raises(NotFound) as refusal:
+        Finding.fetch("find_0")
+
+    assert str(refusal.value) == "There is no finding with the id find_0."
+
+
+def test_a_removed_record_is_gone_from_its_table_and_stays_in_the_ledger(lite, factstore):
+    flow = factstore.post("/api/v1/flows", {"name": "release"}).json["id"]
+
+    answer = factstore.delete(f"/api/v1/flows/{flow}")
+
+    assert answer.status == 204
+    assert rows(lite, "SELECT * FROM flow") == []
+    assert rows(lite, "SELECT event_type FROM ledger_entry WHERE record_id = ?", flow) == [
+        ("FLOW_CREATED",),
+        ("FLOW_DELETED",),
+    ]
+    assert audit(lite, after=4)[0][1:] == ("flow.deleted", "flow", flow)
+    assert lite.verify() == []
+
+
+def test_what_goes_with_a_removed_record_is_in_the_ledger_too(lite, factstore):
+    flow = factstore.post("/api/v1/flows", {"name": "release"}).json["id"]
+    factstore.post(f"/api/v1/flows/{flow}/security-thresholds", {"maxHigh": 3})
+
+    answer = factstore.delete(f"/api/v1/flows/{flow}")
+
+    assert answer.status == 204
+    assert rows(lite, "SELECT * FROM security_threshold") == []
+    assert rows(lite, "SELECT event_type FROM ledger_entry ORDER BY id DESC LIMIT 2") == [
+        ("FLOW_DELETED",),
+        ("SECURITY_THRESHOLD_DELETED",),
+    ]
+    assert lite.verify() == []
+
+
+def test_an_encrypted_field_is_unreadable_in_the_file_and_readable_in_the_record(lite, finding):
+    stored = rows(lite, "SELECT description FROM finding")[0][0]
+
+    told = lite.collection("findings").retrieve(finding["id"])
+
+    assert stored.startswith("1.")
+    assert "door" not in stored
+    assert b"By the door" not in stored_bytes(lite)
+    assert told == finding
+    assert told["description"] == "By the door"
+
+
+@pytest.fixture(scope="module")
+def demo():
+    with NovantraLite(clock=Clock(), random=random.Random(7)) as lite:
+        lite.load_demo()
+        yield lite
+
+
+@pytest.mark.parametrize("resource", governed(), ids=lambda resource: resource.collection)
+def test_the_json_that_sqlite_writes_is_the_record_s_own(demo, resource):
+    with demo.workspace.read():
+        records = list(resource.model.select().limit(20))
+
+        written = [json.loads(demo.workspace.json_of(type(one), one.id)) for one in records]
+
+        assert written == [one.json() for one in records] != []
+        assert [list(one) for one in written] == [list(resource.model.members())] * len(written)
+
+
+def test_the_statement_of_a_record_with_line_separators_and_brackets_is_opened_whole(lite):
+    odd = 'a}\x1e{"b\x1f c\u2028 "}'
+
+    finding = lite.collection("findings").create(
+        findingKey="k}\x1e", title=odd, severity="low", description=odd, reason=WHY
+    )
+
+    told = lite.collection("findings").retrieve(finding["id"])
+    assert (told["title"], told["description"]) == (odd, odd)
+    assert [one["description"] for one in lite.collection("findings").list()] == [odd]

@@ -1,0 +1,553 @@
+"""The Python API to the records that v1 only reads: collections, imports, exports, OSCAL."""
+
+import io
+import json
+import random
+
+import pytest
+from conftest import WHY, Clock
+from looking import audit, events, ledger, tables
+
+from novantra_lite import (
+    Invalid,
+    NotFound,
+    NovantraLite,
+    RowFault,
+    Unprocessable,
+    collection_names,
+    read_rows,
+    write_rows,
+)
+
+ASSET = {"assetKey": "drill-7", "assetKind": "calibrated-tool", "displayName": "Drill 7"}
+
+
+@pytest.fixture
+def assets(lite):
+    return lite.collection("assets")
+
+
+def rows(data, format):
+    """The rows in this text."""
+    return read_rows(io.BytesIO(data.encode()), format)
+
+
+def told(report):
+    """What a report counts: created, updated, unchanged, refused."""
+    return report.created, report.updated, report.unchanged, report.refused
+
+
+# --- Records ------------------------------------------------------------------
+
+
+def test_a_record_is_made_audited_and_proven(lite, assets):
+    asset = assets.create(reason=f"  {WHY} ", **ASSET, description="Kept in the hangar.")
+
+    assert asset["id"].startswith("asset_")
+    assert asset.items() >= ASSET.items()
+    assert assets.retrieve(asset["id"]) == asset
+    assert list(assets.list()) == [asset]
+    assert audit(lite)[-1] == ("console", "asset.created", asset["id"], WHY)
+    assert ledger(lite)[-1] == ("ASSET_CREATED", asset["id"])
+
+
+def test_a_record_is_changed_audited_and_proven(lite, clock, assets):
+    asset = assets.create(reason=WHY, **ASSET, description="Old")
+    clock.advance(60)
+
+    changed = assets.update(asset["id"], reason=WHY, displayName="Drill 8", description=None)
+
+    assert changed == asset | {
+        "displayName": "Drill 8",
+        "description": None,
+        "updatedAt": "2026-06-01T12:01:00.000Z",
+    }
+    assert assets.retrieve(asset["id"]) == changed
+    assert audit(lite)[-1] == ("console", "asset.updated", asset["id"], WHY)
+    assert lite.verify() == []
+
+
+def test_a_change_of_nothing_is_no_fact(lite, clock, assets):
+    asset = assets.create(reason=WHY, **ASSET)
+    before = audit(lite)
+    clock.advance(60)
+
+    changed = assets.update(asset["id"], reason=WHY, displayName="Drill 7")
+
+    assert changed == asset
+    assert audit(lite) == before
+
+
+def test_every_wrong_member_is_named(lite, assets):
+    with pytest.raises(Invalid) as caught:
+        assets.create(reason=WHY, assetKey="", assetKind=5, commissionedAt="soon")
+
+    assert {fault["path"][0] for fault in caught.value.issues} == {
+        *("assetKey", "assetKind", "displayName", "commissionedAt")
+    }
+    assert list(assets.list()) == []
+
+
+@pytest.mark.parametrize("reason", ["", "too short", "x" * 1001])
+def test_every_write_takes_a_reason(lite, assets, reason):
+    asset = assets.create(reason=WHY, **ASSET)
+
+    for write in (
+        lambda: assets.create(reason=reason, **ASSET | {"assetKey": "other"}),
+        lambda: assets.update(asset["id"], reason=reason, displayName="Other"),
+        lambda: assets.import_rows([(1, ASSET)], reason=reason),
+    ):
+        with pytest.raises(Invalid, match="reason"):
+            write()
+
+    assert list(assets.list()) == [asset]
+
+
+def test_a_member_that_does_not_exist_is_refused(assets):
+    asset = assets.create(reason=WHY, **ASSET)
+
+    with pytest.raises(Invalid, match="colour"):
+        assets.update(asset["id"], reason=WHY, colour="red")
+    with pytest.raises(Invalid, match="colour"):
+        assets.create(reason=WHY, **ASSET | {"assetKey": "other"}, colour="red")
+
+
+def test_a_member_that_must_be_there_cannot_be_emptied(assets):
+    asset = assets.create(reason=WHY, **ASSET)
+
+    with pytest.raises(Invalid, match="displayName"):
+        assets.update(asset["id"], reason=WHY, displayName=None)
+
+
+@pytest.mark.parametrize("member", ["id", "createdAt", "updatedAt"])
+def test_what_makes_a_record_itself_cannot_be_changed(assets, member):
+    asset = assets.create(reason=WHY, **ASSET)
+    value = {"id": "asset_other"}.get(member, "2020-01-01T00:00:00Z")
+
+    with pytest.raises(Invalid, match=member):
+        assets.update(asset["id"], reason=WHY, **{member: value})
+
+    assert assets.retrieve(asset["id"]) == asset
+
+
+def test_a_record_that_is_not_there_is_not_found(assets):
+    with pytest.raises(NotFound, match="asset_nothing"):
+        assets.retrieve("asset_nothing")
+    with pytest.raises(NotFound, match="asset_nothing"):
+        assets.update("asset_nothing", reason=WHY, displayName="X")
+
+
+def test_a_list_is_filtered_limited_and_longer_than_one_page(assets):
+    assets.import_rows(
+        ((n, ASSET | {"assetKey": f"drill-{n:04}"}) for n in range(1200)), reason=WHY
+    )
+    assets.create(reason=WHY, **ASSET | {"assetKey": "van", "assetKind": "vehicle"})
+
+    keys = [asset["assetKey"] for asset in assets.list(assetKind="calibrated-tool")]
+
+    assert keys == [f"drill-{n:04}" for n in range(1200)]
+    assert [asset["assetKey"] for asset in assets.list(limit=3)] == [
+        *("drill-0000", "drill-0001", "drill-0002")
+    ]
+    assert [asset["assetKey"] for asset in assets.list(assetKind="vehicle")] == ["van"]
+    assert list(assets.list(assetKind="ship")) == []
+
+
+@pytest.mark.parametrize("member", ["colour", "description"])
+def test_a_list_cannot_be_filtered_by_what_is_not_there_or_encrypted(assets, member):
+    with pytest.raises(Invalid, match=member):
+        list(assets.list(**{member: "x"}))
+
+
+def test_a_status_moves_only_as_allowed(lite):
+    findings = lite.collection("findings")
+    finding = findings.create(findingKey="f", title="F", severity="low", reason=WHY)
+
+    with pytest.raises(Unprocessable, match="open and cannot become closed"):
+        findings.update(finding["id"], status="closed", reason=WHY)
+    findings.update(finding["id"], status="accepted", reason=WHY)
+
+    assert [kind for kind, _ in events(lite)] == [
+        *("finding.created", "finding.updated", "finding.closed")
+    ]
+
+
+@pytest.mark.parametrize("kind", ["asset", "control"])
+def test_a_subject_of_a_known_kind_must_be_there(lite, kind):
+    subject = {
+        "subjectModuleKey": f"{kind}s",
+        "subjectResourceType": kind,
+        "subjectResourceId": f"{kind}_nothing",
+    }
+
+    with pytest.raises(Unprocessable, match="nothing"):
+        lite.collection("controls").create(controlKey="c", title="C", reason=WHY, **subject)
+
+
+def test_a_collection_goes_by_its_name_and_by_that_of_its_list(lite):
+    assert lite.collection("evidence-claims") is lite.collection("evidence-claims")
+    assert lite.collection("custodyAssignments").name == "custody-assignments"
+    with pytest.raises(NotFound, match="There is no collection nothing; there are frameworks, "):
+        lite.collection("nothing")
+
+
+# --- Imports ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("format", "data"),
+    [
+        ("csv", "assetKey,assetKind,displayName\ndrill-7,calibrated-tool,Drill 7\n"),
+        ("csv", "assetKey;assetKind;displayName\ndrill-7;calibrated-tool;Drill 7\n"),
+        ("json", json.dumps([ASSET])),
+        ("json", json.dumps({"assets": [ASSET]})),
+        ("ndjson", json.dumps(ASSET) + "\n"),
+    ],
+)
+def test_rows_come_in_from_each_format(lite, assets, format, data):
+    report = assets.import_rows(rows(data, format), reason=WHY)
+
+    (asset,) = assets.list()
+    assert told(report) == (1, 0, 0, 0)
+    assert asset.items() >= ASSET.items()
+    assert audit(lite)[-1] == ("console", "asset.created", asset["id"], WHY)
+    assert lite.verify() == []
+
+
+def test_a_known_key_updates_and_what_a_row_leaves_out_stays(lite, clock, assets):
+    old = assets.create(reason=WHY, **ASSET, description="Kept.")
+    clock.advance(60)
+    data = "assetKey,assetKind,displayName\ndrill-7,calibrated-tool,Renamed\nvan,vehicle,Van\n"
+
+    first = assets.import_rows(rows(data, "csv"), reason=WHY)
+    second = assets.import_rows(rows(data, "csv"), reason=WHY)
+
+    assert told(first) == (1, 1, 0, 0)
+    assert told(second) == (0, 0, 2, 0)
+    assert assets.retrieve(old["id"]) == old | {
+        "displayName": "Renamed",
+        "updatedAt": "2026-06-01T12:01:00.000Z",
+    }
+
+
+def test_a_row_may_name_its_record_by_id_and_leave_the_rest_out(assets):
+    asset = assets.create(reason=WHY, **ASSET)
+
+    by_id = assets.import_rows([(1, {"id": asset["id"], "status": "lost"})], reason=WHY)
+    by_key = assets.import_rows([(1, {"assetKey": "drill-7", "status": "found"})], reason=WHY)
+
+    assert (told(by_id), told(by_key)) == ((0, 1, 0, 0), (0, 1, 0, 0))
+    assert assets.retrieve(asset["id"])["status"] == "found"
+
+
+FAULTY = """assetKey,assetKind,displayName,commissionedAt
+drill-1,calibrated-tool,Drill 1,2026-01-01
+drill-2,calibrated-tool,,soon
+drill-3,calibrated-tool,Drill 3,2026-01-01,one too many
+drill-4,calibrated-tool,Drill 4,2026-01-01T08:00:00+02:00
+"""
+FAULTS = [
+    RowFault(3, "displayName", "Required"),
+    RowFault(3, "commissionedAt", "Expected a date-time such as 2026-07-30T23:59:59Z"),
+    RowFault(4, "", "5 cells under a header of 4: quote cells that hold the delimiter."),
+]
+
+
+def test_faulty_rows_are_named_with_line_field_and_fault_and_good_ones_are_taken(lite, assets):
+    report = assets.import_rows(rows(FAULTY, "csv"), reason=WHY)
+
+    assert told(report) == (2, 0, 0, 2)
+    assert report.faults == FAULTS
+    assert [(asset["assetKey"], asset["commissionedAt"]) for asset in assets.list()] == [
+        ("drill-1", "2026-01-01T00:00:00.000Z"),
+        ("drill-4", "2026-01-01T06:00:00.000Z"),
+    ]
+    assert [entry[1] for entry in audit(lite)].count("asset.created") == 2
+    assert lite.verify() == []
+
+
+def test_a_faulty_row_keeps_all_out_where_that_is_asked_for(lite, assets):
+    before = tables(lite)
+
+    report = assets.import_rows(rows(FAULTY, "csv"), reason=WHY, all_or_nothing=True)
+
+    assert told(report) == (0, 0, 0, 2)
+    assert report.faults == FAULTS
+    assert tables(lite) == before
+
+
+def test_good_rows_come_in_all_together(lite, assets):
+    report = assets.import_rows([(1, ASSET)], reason=WHY, all_or_nothing=True)
+
+    assert told(report) == (1, 0, 0, 0)
+    assert len(list(assets.list())) == 1
+
+
+@pytest.mark.parametrize("all_or_nothing", [False, True])
+def test_a_dry_run_tells_what_would_be_and_stores_nothing(lite, assets, all_or_nothing):
+    assets.create(reason=WHY, **ASSET | {"assetKey": "drill-1"})
+    before = tables(lite)
+
+    report = assets.import_rows(
+        rows(FAULTY, "csv"), reason=WHY, dry_run=True, all_or_nothing=all_or_nothing
+    )
+
+    assert told(report) == (1, 1, 0, 2)
+    assert report.faults == FAULTS
+    assert tables(lite) == before
+
+
+def test_a_key_that_comes_twice_updates_what_the_first_made(assets):
+    twice = [(1, ASSET), (2, ASSET | {"displayName": "Second"})]
+
+    report = assets.import_rows(twice, reason=WHY)
+
+    assert told(report) == (1, 1, 0, 0)
+    assert [asset["displayName"] for asset in assets.list()] == ["Second"]
+
+
+def test_a_file_that_breaks_off_keeps_the_rows_of_finished_batches(assets):
+    good = "".join(f"drill-{n},calibrated-tool,Drill\n" for n in range(600))
+    data = f'assetKey,assetKind,displayName\n{good}drill-x,"open'
+
+    with pytest.raises(Invalid, match="line 602 is not CSV"):
+        assets.import_rows(rows(data, "csv"), reason=WHY)
+
+    assert len(list(assets.list())) == 500
+
+
+def test_progress_is_told(assets):
+    steps = []
+
+    assets.import_rows(
+        ((n, ASSET | {"assetKey": f"drill-{n}"}) for n in range(1250)),
+        reason=WHY,
+        progress=steps.append,
+    )
+
+    assert sum(steps) == 1250
+
+
+def test_a_record_is_pointed_at_by_its_key_or_by_its_id(lite, assets):
+    asset = assets.create(reason=WHY, **ASSET)
+    readiness = lite.collection("readiness-assessments")
+    shared = "calibration,ready"
+    data = (
+        "readinessAssessmentKey,assetId,assessmentKind,readinessState\n"
+        f"one,drill-7,{shared}\ntwo,{asset['id']},{shared}\nthree,drill-9,{shared}\n"
+    )
+
+    report = readiness.import_rows(rows(data, "csv"), reason=WHY)
+
+    assert told(report) == (2, 0, 0, 1)
+    assert report.faults == [RowFault(4, "assetId", "There is no asset drill-9")]
+    assert [record["assetId"] for record in readiness.list()] == [asset["id"]] * 2
+
+
+def test_lists_numbers_and_booleans_come_out_of_cells(lite):
+    data = 'releaseKey,title,changeRequestIds\nr-1,Release,"[""chreq_1"",""chreq_2""]"\n'
+    monitors = lite.collection("monitor-definitions")
+    monitors.create(monitorKey="m", title="M", reason=WHY)
+    runs = "monitorDefinitionId,aggregateResult,passCount\nm,pass,12\nm,pass,twelve\n"
+
+    releases = lite.collection("releases").import_rows(rows(data, "csv"), reason=WHY)
+    counted = lite.collection("monitor-runs").import_rows(rows(runs, "csv"), reason=WHY)
+
+    (release,) = lite.collection("releases").list()
+    (run,) = lite.collection("monitor-runs").list()
+    assert (told(releases), release["changeRequestIds"]) == (
+        (1, 0, 0, 0),
+        ["chreq_1", "chreq_2"],
+    )
+    assert (told(counted), run["passCount"]) == ((1, 0, 0, 1), 12)
+    assert counted.faults == [RowFault(3, "passCount", "Expected integer")]
+
+
+@pytest.mark.parametrize(
+    ("row", "field"),
+    [
+        ({"title": "F", "severity": "severe"}, "severity"),
+        ({"title": "F", "severity": "low", "status": "gone"}, "status"),
+        ({"title": "F", "severity": "low", "subjectModuleKey": "x"}, "subjectResourceType"),
+        ({"title": "x" * 301, "severity": "low"}, "title"),
+        ({"title": "a\0b", "severity": "low"}, "title"),
+        ({"title": "\ud800", "severity": "low"}, "title"),
+        ({"title": ["F"], "severity": "low"}, "title"),
+    ],
+)
+def test_what_the_api_would_refuse_an_import_refuses(lite, row, field):
+    findings = lite.collection("findings")
+    good = {"findingKey": "good", "title": "Good", "severity": "low"}
+
+    report = findings.import_rows([(1, {"findingKey": "bad"} | row), (2, good)], reason=WHY)
+
+    assert told(report) == (1, 0, 0, 1)
+    assert report.faults[0].line == 1
+    assert report.faults[0].field == field
+    assert [finding["findingKey"] for finding in findings.list()] == ["good"]
+    assert [kind for kind, _ in events(lite)] == ["finding.created"]
+
+
+def test_an_imported_status_keeps_to_the_moves(lite):
+    findings = lite.collection("findings")
+    findings.create(findingKey="f", title="F", severity="low", reason=WHY)
+
+    report = findings.import_rows([(7, {"findingKey": "f", "status": "closed"})], reason=WHY)
+
+    assert told(report) == (0, 0, 0, 1)
+    assert (report.faults[0].line, report.faults[0].field) == (7, "status")
+    assert [kind for kind, _ in events(lite)] == ["finding.created"]
+
+
+# --- Export and import --------------------------------------------------------
+
+#: What is pointed at comes before what points at it.
+IN_ORDER = """
+frameworks framework-versions framework-nodes assets custody-assignments party-engagements
+controls evidence-requirements coverage-links submission-requirements submission-packages
+submission-events due-diligence-reviews supplier-assurance-reviews service-reviews
+right-to-audit-records readiness-assessments risks assessments vulnerabilities
+vulnerability-assessments patch-requirements findings change-requests
+configuration-baselines releases system-acceptances environment-separation-reviews
+exceptions evidence-claims indicators indicator-measurements monitor-definitions
+monitor-runs monitor-result-items
+"""
+
+
+@pytest.fixture(scope="module")
+def demo():
+    with NovantraLite(clock=Clock(), random=random.Random(7)) as lite:
+        lite.load_demo()
+        yield lite
+
+
+@pytest.mark.parametrize("format", ["csv", "ndjson"])
+def test_everything_exported_and_imported_elsewhere_is_the_same(demo, lite, format):
+    for name in IN_ORDER.split():
+        stream = io.StringIO(newline="")
+        source = demo.collection(name)
+        count = write_rows(source.list(), stream, format, source.columns)
+
+        report = lite.collection(name).import_rows(
+            rows(stream.getvalue(), format), reason=WHY, all_or_nothing=True
+        )
+
+        assert (name, report.faults) == (name, [])
+        assert (name, told(report)) == (name, (count, 0, 0, 0))
+    assert sorted(IN_ORDER.split()) == sorted(collection_names())
+    for name in IN_ORDER.split():
+        assert list(lite.collection(name).list()) == list(demo.collection(name).list())
+    assert lite.verify() == []
+
+
+def test_importing_an_export_into_its_own_workspace_changes_nothing(demo):
+    before = tables(demo)
+
+    for name in collection_names():
+        collection = demo.collection(name)
+        report = collection.import_rows(enumerate(collection.list(), 1), reason=WHY)
+        assert (name, report.updated, report.created, report.faults) == (name, 0, 0, [])
+
+    assert tables(demo) == before
+
+
+def test_the_demo_fills_every_collection_the_same_way_each_time(demo):
+    with NovantraLite(clock=Clock(5), random=random.Random(8)) as other:
+        other.load_demo()
+        same = [
+            list(other.collection(name).list()) == list(demo.collection(name).list())
+            for name in collection_names()
+        ]
+
+    assert set(same) == {True}
+    assert [
+        name for name in collection_names() if not list(demo.collection(name).list(limit=1))
+    ] == []
+
+
+# --- OSCAL --------------------------------------------------------------------
+
+CATALOG = {
+    "catalog": {
+        "uuid": "6a5e",
+        "metadata": {
+            "title": "Harbour Rules",
+            "version": "2.0",
+            "last-modified": "2024-02-13T17:43:40.74643+02:00",
+            "oscal-version": "1.1.2",
+        },
+        "groups": [
+            {
+                "id": "b",
+                "title": "Berths",
+                "controls": [
+                    {
+                        "id": "b-1",
+                        "title": "Mooring",
+                        "props": [{"name": "label", "value": "B-1"}],
+                        "parts": [{"name": "statement", "prose": "Moor within {{ p }}."}],
+                        "params": [{"id": "p", "label": "time"}],
+                        "controls": [{"id": "b-1.1", "title": "Ropes"}],
+                    },
+                    {"id": "b-2", "title": "Leaving"},
+                ],
+            }
+        ],
+    }
+}
+
+
+def test_an_oscal_catalog_becomes_a_framework_a_version_and_its_nodes(lite, novantra):
+    report = lite.import_oscal(CATALOG, reason=WHY)
+
+    (framework,) = lite.collection("frameworks").list()
+    (version,) = lite.collection("framework-versions").list()
+    nodes = {node["nodeKey"]: node for node in lite.collection("framework-nodes").list()}
+    assert told(report) == (6, 0, 0, 0)
+    assert (framework["frameworkKey"], framework["sourceKind"]) == ("harbour-rules", "standard")
+    assert (version["versionKey"], version["frameworkId"]) == ("2.0", framework["id"])
+    assert {key: (node["nodeKind"], node["referenceCode"]) for key, node in nodes.items()} == {
+        "b": ("group", "B"),
+        "b-1": ("control", "B-1"),
+        "b-1.1": ("control-enhancement", "B-1.1"),
+        "b-2": ("control", "B-2"),
+    }
+    parents = {key: node["parentNodeId"] for key, node in nodes.items()}
+    ids = {key: node["id"] for key, node in nodes.items()}
+    assert parents == {"b": None, "b-1": ids["b"], "b-1.1": ids["b-1"], "b-2": ids["b"]}
+    below = novantra.get("/api/v1/governance/frameworks/nodes", parentNodeId=ids["b"])
+    assert [node["nodeKey"] for node in below.json["nodes"]] == ["b-2", "b-1"]
+
+
+def test_the_same_catalog_a_second_time_changes_nothing(lite, clock):
+    lite.import_oscal(CATALOG, reason=WHY)
+    before = tables(lite)
+    clock.advance(60)
+
+    report = lite.import_oscal(CATALOG, reason=WHY)
+
+    assert told(report) == (0, 0, 6, 0)
+    assert tables(lite) == before
+
+
+def test_a_catalog_with_a_title_changed_updates_its_node(lite):
+    lite.import_oscal(CATALOG, reason=WHY)
+    changed = json.loads(json.dumps(CATALOG).replace("Leaving", "Casting off"))
+
+    report = lite.import_oscal(changed, reason=WHY)
+
+    assert told(report) == (0, 1, 5, 0)
+    assert audit(lite)[-1][1] == "framework.node.updated"
+
+
+def test_a_broken_catalog_leaves_nothing_behind(lite):
+    before = tables(lite)
+
+    with pytest.raises(Invalid):
+        lite.import_oscal({"catalog": {"metadata": {}}}, reason=WHY)
+    broken = json.loads(json.dumps(CATALOG).replace("Leaving", "x" * 1001))
+    report = lite.import_oscal(broken, reason=WHY)
+
+    assert report.refused == 1
+    assert report.faults[0].field == "title"
+    assert tables(lite) == before

@@ -1,0 +1,610 @@
+"""Every operation of both surfaces, whatever its chapter: who may, what is refused, and how."""
+
+import copy
+import json
+import random
+import re
+
+import pytest
+from conftest import NOON, WHY, Clock
+from looking import tables
+
+import novantra_lite
+from novantra_lite import FACTSTORE, NOVANTRA, NovantraLite, every_operation
+
+OPERATIONS = every_operation()
+GUARDED = [operation for operation in OPERATIONS if not operation.public]
+READS = [operation for operation in GUARDED if operation.method == "GET"]
+WRITES = [operation for operation in GUARDED if operation.method != "GET"]
+LISTS = [operation for operation in READS if "limit" in operation.query.members]
+WITH_BODY = [operation for operation in OPERATIONS if operation.body is not novantra_lite.NOTHING]
+SCOPES = (*novantra_lite.novantra_scopes(), *novantra_lite.FACTSTORE_SCOPES)
+CODES = {
+    400: ("validation", "Bad Request"),
+    401: ("unauthenticated", "Unauthorized"),
+    403: ("forbidden", "Forbidden"),
+    404: ("not_found", "Not Found"),
+    405: ("method_not_allowed", "Method Not Allowed"),
+    409: ("conflict", "Conflict"),
+    413: ("payload_too_large", "Request Entity Too Large"),
+    415: ("unsupported_media_type", "Unsupported Media Type"),
+    422: ("unprocessable", "Unprocessable Entity"),
+    429: ("rate_limited", "Too Many Requests"),
+}
+CONTRACTED = "/api/v1"
+
+
+def line(operation):
+    return f"{operation.method} {operation.path}"
+
+
+def each(operations, name="operation"):
+    """Run a test once for each of these operations."""
+    return pytest.mark.parametrize(name, operations, ids=line)
+
+
+def filled(path):
+    """A path whose parameters name nothing that is there."""
+    return re.sub(r"{\w+}", "00000000-0000-4000-8000-000000000000", path)
+
+
+def check(answer, surface=NOVANTRA, *statuses):
+    """Hold an answer to what every answer promises, and a refusal to its surface's envelope."""
+    headers = answer.headers
+    assert answer.status < 500
+    assert answer.status in statuses or not statuses
+    assert re.fullmatch("req_[0-9A-HJKMNP-TV-Z]{26}", headers["x-request-id"])
+    assert int(headers["x-ratelimit-limit"]) >= int(headers["x-ratelimit-remaining"]) >= 0
+    assert NOON < int(headers["x-ratelimit-reset"]) <= NOON + 60
+    assert headers["x-ratelimit-bucket"] in ("token-read", "token-write", "org")
+    if answer.status < 400:
+        return answer
+    assert headers["content-type"] == "application/json"
+    if surface is NOVANTRA:
+        assert answer.json["error"] in (CODES[answer.status][0], "invalid_cursor")
+        assert list(answer.json) in (
+            ["error", "message", "requestId"],
+            ["error", "message", "issues", "requestId"],
+        )
+        assert answer.json["requestId"] == headers["x-request-id"]
+        for issue in answer.json.get("issues", []):
+            assert list(issue) == ["path", "message"]
+            assert isinstance(issue["path"], list)
+    else:
+        assert list(answer.json) == ["status", "error", "message", "timestamp"]
+        assert answer.json["status"] == answer.status
+        assert answer.json["error"] in CODES[answer.status]
+        assert answer.json["timestamp"] == "2026-06-01T12:00:00.000000Z"
+    assert answer.json["message"]
+    assert not re.search(r"Traceback|peewee|sqlite|SELECT|\.py\b", answer.body.decode())
+    return answer
+
+
+@pytest.fixture(scope="module")
+def lite():
+    """One install for all that is only asked and refused."""
+    with NovantraLite(
+        clock=Clock(),
+        random=random.Random(7),
+        rate_limits=False,
+        finding_updates=True,
+        json_limit=20_000,
+        claim_limit=30_000,
+    ) as lite:
+        yield lite
+
+
+@pytest.fixture(scope="module")
+def client(lite):
+    return lite.client(*SCOPES)
+
+
+@pytest.fixture(scope="module")
+def document(lite):
+    return lite.client().get("/api/v1/openapi.json").json
+
+
+# --- Who may ------------------------------------------------------------------
+
+
+UNUSABLE = [
+    {},
+    {"Authorization": ""},
+    {"Authorization": "Bearer"},
+    {"Authorization": "Bearer workspace.forged"},
+    {"Authorization": "Bearer .\u00e9\u00ff"},
+    {"Authorization": "Basic c3ZjOnNlY3JldA=="},
+    {"Authorization": "Digest x"},
+]
+
+
+@each(GUARDED)
+def test_an_operation_is_refused_without_credentials(lite, operation):
+    for headers in UNUSABLE:
+        refused = lite.client().request(operation.method, filled(operation.path), headers=headers)
+
+        check(refused, operation.surface, 401)
+        assert refused.headers["www-authenticate"].startswith("Bearer")
+
+
+@each(GUARDED)
+def test_an_operation_is_refused_to_a_token_without_its_scope(lite, operation):
+    others = [scope for scope in SCOPES if scope != operation.scope]
+    client = novantra_lite.Client(lite, {"Authorization": f"Bearer {lite.token(*others)}"})
+
+    refused = client.request(operation.method, filled(operation.path), json={})
+
+    check(refused, operation.surface, 403)
+    assert operation.scope in refused.json["message"]
+    assert refused.headers["www-authenticate"] == (
+        f'Bearer error="insufficient_scope", scope="{operation.scope}"'
+    )
+
+
+def test_every_operation_that_is_not_public_has_a_scope():
+    public = {line(operation) for operation in OPERATIONS if not operation.scope}
+
+    assert public == {
+        "POST /api/v1/auth/token",
+        "GET /api/health/live",
+        "GET /api/health/ready",
+        "GET /api/v1/openapi.json",
+        "GET /docs",
+        "GET /",
+    }
+
+
+def test_the_scopes_of_novantra_are_the_eighteen_of_the_contract():
+    assert novantra_lite.novantra_scopes() == [
+        "assets:read",
+        "change-management:read",
+        "governance.assessments:read",
+        "governance.controls:read",
+        "governance.evidence:read",
+        "governance.evidence:write",
+        "governance.exceptions:read",
+        "governance.findings:read",
+        "governance.findings:write",
+        "governance.frameworks:read",
+        "governance.indicators:read",
+        "governance.monitoring:read",
+        "governance.risks:read",
+        "governance.submissions:read",
+        "governance.submissions:write",
+        "organization:read",
+        "party-engagements:read",
+        "vulnerability-management:read",
+    ]
+
+
+# --- What is documented -------------------------------------------------------
+
+
+@each([operation for operation in OPERATIONS if operation.path.startswith(CONTRACTED)])
+def test_an_operation_is_documented(document, operation):
+    described = document["paths"][operation.path][operation.method.lower()]
+
+    parameters = {(p["in"], p["name"]) for p in described.get("parameters", [])}
+    assert described["summary"]
+    assert str(operation.status) in described["responses"]
+    assert {("path", name) for name in re.findall(r"{(\w+)}", operation.path)} <= parameters
+    assert {("query", name) for name in operation.query.members} <= parameters
+    assert ("requestBody" in described) == (operation.body is not novantra_lite.NOTHING)
+    assert described.get("x-setting", "") == operation.setting
+    assert (("header", "Idempotency-Key") in parameters) == (operation in WRITES)
+
+
+def test_operation_ids_are_unique(document):
+    ids = [
+        described["operationId"]
+        for operations in document["paths"].values()
+        for described in operations.values()
+    ]
+
+    assert len(ids) == len(set(ids))
+
+
+# --- What every answer carries ------------------------------------------------
+
+
+@each(OPERATIONS)
+def test_every_answer_carries_its_headers(client, operation):
+    required = dict.fromkeys(operation.query.required, "x")
+
+    answer = client.request(operation.method, filled(operation.path), json={}, **required)
+
+    check(answer, operation.surface)
+
+
+# --- Dry runs -----------------------------------------------------------------
+
+
+@pytest.fixture
+def prepared(clock):
+    """A fresh install with something to change in every chapter that writes."""
+    with NovantraLite(clock=clock, random=random.Random(7), finding_updates=True) as lite:
+        client = lite.client(*SCOPES)
+
+        def make(collection, **members):
+            return lite.collection(collection).create(reason=WHY, **members)["id"]
+
+        requirement = make("evidence-requirements", requirementKey="r", title="R")
+        finding = make("findings", findingKey="f", title="F", severity="low")
+        submission = make(
+            "submission-requirements", requirementKey="s", title="S", submissionKind="report"
+        )
+        package = make(
+            "submission-packages", submissionRequirementId=submission, packageKey="p", title="P"
+        )
+        client.post("/api/v1/organisations", {"slug": "acme", "name": "Acme"})
+        flow = client.post("/api/v1/flows", {"name": "payments"}).json["id"]
+        ids = {"findingId": finding, "slug": "acme", "flowId": flow, "packageId": package}
+        sources = {"evidenceRequirementId": requirement, "submissionPackageId": package}
+        yield lite, client, ids, sources
+
+
+BODIES = {
+    "POST /api/v1/governance/evidence/claims": {
+        "evidenceRequirementId": "",
+        "title": "A claim",
+        "claimKey": "claim-1",
+        "description": "Something",
+        "subjectModuleKey": None,
+        "validFrom": "2026-01-01T00:00:00Z",
+        "validUntil": "2026-12-31T00:00:00Z",
+        "sourceKind": "manual",
+        "collectedAt": "2026-01-01T00:00:00Z",
+        "attachments": [
+            {"fileName": "a.txt", "contentType": "text/plain", "contentBase64": "YWJj"}
+        ],
+        "reason": WHY,
+    },
+    "POST /api/v1/governance/findings": {
+        "title": "A finding",
+        "severity": "low",
+        "findingKey": "finding-1",
+        "description": "Something",
+        "sourceKind": "manual",
+        "sourceModuleKey": "external",
+        "sourceResourceType": "scan",
+        "sourceResourceId": "1",
+        "ownerResponsibilityId": "ra_1",
+        "ownerMemberUserId": "user_1",
+        "dueAt": "2026-07-01T00:00:00Z",
+        "reason": WHY,
+    },
+    "PATCH /api/v1/governance/findings/{findingId}": {"status": "triaged", "reason": WHY},
+    "POST /api/v1/governance/submissions/events": {
+        "submissionPackageId": "",
+        "eventKind": "submission",
+        "occurredAt": "2026-06-01T00:00:00Z",
+        "externalReference": "REG-1",
+        "note": "A note",
+        "reason": WHY,
+    },
+    "POST /api/v1/governance/submissions/packages/{packageId}/events": {
+        "eventKind": "submission",
+        "reason": WHY,
+    },
+    "POST /api/v1/organisations": {
+        "slug": "other",
+        "name": "Other",
+        "description": "Something",
+        "type": "SHARED",
+    },
+    "PUT /api/v1/organisations/{slug}": {"name": "Renamed", "description": "Something"},
+    "DELETE /api/v1/organisations/{slug}": {},
+    "POST /api/v1/flows": {
+        "name": "other",
+        "description": "Something",
+        "requiredAttestationTypes": ["junit"],
+        "tags": {"team": "money"},
+        "orgSlug": "acme",
+        "templateYaml": "a: 1",
+        "requiresApproval": True,
+        "requiredApproverRoles": ["boss"],
+        "visibility": "PUBLIC",
+    },
+    "PUT /api/v1/flows/{flowId}": {"name": "renamed", "tags": {"team": "money"}},
+    "DELETE /api/v1/flows/{flowId}": {},
+    "POST /api/v1/flows/{flowId}/security-thresholds": {"maxCritical": 1, "maxLow": 5},
+}
+WOULD = {
+    "POST": "wouldCreate",
+    "PUT": "wouldUpdate",
+    "PATCH": "wouldUpdate",
+    "DELETE": "wouldDelete",
+}
+
+
+def request_for(prepared, operation):
+    """The path and the body with which an operation succeeds."""
+    *_, ids, sources = prepared
+    body = BODIES[line(operation)]
+    body = body | {name: key for name, key in sources.items() if name in body}
+    return re.sub(r"{(\w+)}", lambda found: ids[found[1]], operation.path), body
+
+
+def test_the_table_of_bodies_knows_every_write():
+    assert {line(operation) for operation in WRITES} <= BODIES.keys()
+
+
+@each(WRITES)
+def test_a_dry_run_answers_as_the_write_would_and_stores_nothing(prepared, operation):
+    lite, client, *_ = prepared
+    path, body = request_for(prepared, operation)
+    headers = {"Idempotency-Key": "one"}
+    before = tables(lite)
+
+    rehearsed = client.request(
+        operation.method, path, json=body, headers={**headers, "X-Dry-Run": "true"}
+    )
+    after = tables(lite)
+    real = client.request(operation.method, path, json=body, headers=headers)
+    again = client.request(operation.method, path, json=body, headers=headers)
+
+    check(rehearsed, operation.surface, 200)
+    name = WOULD[operation.method]
+    assert list(rehearsed.json) == ["dryRun", name]
+    assert rehearsed.json["dryRun"] is True
+    assert rehearsed.json[name]
+    assert after == before
+    check(real, operation.surface, operation.status)
+    assert "idempotency-replayed" not in real.headers
+    assert (again.status, again.body) == (real.status, real.body)
+    assert again.headers["idempotency-replayed"] == "true"
+
+
+@each(WRITES)
+def test_a_write_without_a_fault_is_in_the_audit_log_and_the_ledger(prepared, operation):
+    lite, client, *_ = prepared
+    path, body = request_for(prepared, operation)
+    before = tables(lite)
+
+    done = client.request(operation.method, path, json=body)
+
+    after = tables(lite)
+    audited = after["audit_entry"][len(before["audit_entry"]) :]
+    assert {row[7] for row in audited} == {done.headers["x-request-id"]}
+    assert len(audited) == len(after["ledger_entry"]) - len(before["ledger_entry"]) > 0
+    assert lite.verify() == []
+
+
+# --- Bad bodies ---------------------------------------------------------------
+
+POISON = {
+    "cut off": (b'{"title": ', 400),
+    "not JSON": (b"title=x", 400),
+    "not UTF-8": (b'{"title": "\xff"}', 400),
+    "an array": (b"[]", 400),
+    "a string": (b'"title"', 400),
+    "a number": (b"5", 400),
+    "null": (b"null", 400),
+    "true": (b"true", 400),
+    "two values": (b"{} {}", 400),
+    "NaN": (b'{"title": NaN}', 400),
+    "Infinity": (b'{"x": -Infinity}', 400),
+    "too many digits": (b'{"x": ' + b"9" * 5000 + b"}", 400),
+    "a NUL byte": (b'{"title": "a\x00b"}', 400),
+    "an escaped NUL": (b'{"title": "a\\u0000b"}', 400),
+    "a lone surrogate": (b'{"title": "\\ud800"}', 400),
+    "a lone surrogate as a name": (b'{"\\udfff": 1}', 400),
+    "a lone surrogate deep inside": (b'{"x": [{"y": "\\ud83d x"}]}', 400),
+    "33 levels": (b'{"x": ' + b"[" * 32 + b"]" * 32 + b"}", 400),
+    "thousands of levels": (b"[" * 9000 + b"]" * 9000, 400),
+    "over the limit": (b'{"x": "' + b"x" * 31_000 + b'"}', 413),
+}
+
+
+@each(WITH_BODY)
+@pytest.mark.parametrize("poison", POISON)
+def test_a_bad_body_is_refused(client, operation, poison):
+    body, status = POISON[poison]
+    headers = {"Content-Type": "application/json; charset=utf-8"}
+
+    refused = client.request(operation.method, filled(operation.path), body=body, headers=headers)
+
+    check(refused, operation.surface, status)
+
+
+@each(WITH_BODY)
+def test_32_levels_are_no_fault_of_their_own(client, operation):
+    body = json.dumps({"unknown": 1})[:-1].encode() + b', "x": ' + b"[" * 31 + b"]" * 31 + b"}"
+
+    answer = client.request(operation.method, filled(operation.path), body=body)
+
+    check(answer, operation.surface)
+    assert "nesting" not in answer.body.decode()
+
+
+@each(WITH_BODY)
+@pytest.mark.parametrize(
+    "media", ["text/plain", "application/xml", "multipart/form-data", "application/jsonp", "x"]
+)
+def test_a_body_of_another_media_type_is_refused(client, operation, media):
+    refused = client.request(
+        operation.method, filled(operation.path), body=b"{}", headers={"Content-Type": media}
+    )
+
+    check(refused, operation.surface, 415)
+
+
+@each([operation for operation in WITH_BODY if operation.body.required and not operation.partial])
+def test_a_missing_body_lacks_what_is_required(client, operation):
+    refused = client.request(operation.method, filled(operation.path))
+
+    check(refused, operation.surface, 400)
+    assert all(member in refused.body.decode() for member in operation.body.required)
+
+
+NASTY = [
+    *(None, True, 0, -1, 1.5, 1e300, 2**63, 10**30, "", " ", "x" * 15_000, "\u0000", "💥"),
+    *([], {}, [None], [[]], {"": None}, {"a": {"b": []}}, ["x"] * 2000, "../../etc/passwd"),
+    *("2026-02-30T00:00:00Z", "0000-00-00T00:00:00Z", "9999-12-31T23:59:59-23:59", "%00"),
+    *("'; DROP TABLE finding; --", "1900-01-01T00:00:00+23:59", "0001-01-01T00:00:00+14:00"),
+]
+
+
+@each(WRITES)
+def test_whatever_stands_in_a_member_is_taken_or_refused_in_the_right_words(prepared, operation):
+    _, client, *_ = prepared
+    path, body = request_for(prepared, operation)
+    client.headers["X-Dry-Run"] = "true"
+    bodies = [body | {member: value} for member in body for value in NASTY]
+    bodies += [
+        body | {"attachments": [body["attachments"][0] | {member: value}]}
+        for member in ("fileName", "contentType", "contentBase64", "uri", "sha256")
+        for value in NASTY
+        if "attachments" in body
+    ]
+    assert bodies or operation.method == "DELETE"
+
+    for number, sent in enumerate(bodies):
+        if number % 50 == 0:
+            prepared[0].limits = novantra_lite.RateLimits(prepared[0].settings)
+        answer = client.request(operation.method, path, json=copy.deepcopy(sent))
+        check(answer, operation.surface, 200, 400, 404, 409, 413, 422)
+
+
+# --- Bad queries --------------------------------------------------------------
+
+
+BAD_QUERIES = {
+    "limit": ["0", "-1", "1.5", "abc", "", "1e2", "٣", "NaN", " "],
+    "cursor": ["", "x", "AAAA", "é", "=" * 9, "A" * 64, "A" * 2000],
+    "createdAfter": ["", "yesterday", "2026-13-01", "2026-06-01T12:00:00", "1", "٢٠٢٦-٠٦-٠١"],
+}
+
+
+@each(LISTS)
+@pytest.mark.parametrize("name", BAD_QUERIES)
+def test_a_bad_query_is_refused_with_its_path(client, operation, name):
+    required = dict.fromkeys(operation.query.required, "x")
+
+    for value in BAD_QUERIES[name]:
+        refused = client.get(operation.path, **{name: value}, **required)
+
+        check(refused, operation.surface, 400)
+        told = [issue["path"] for issue in refused.json.get("issues", [])]
+        expected = ("invalid_cursor", []) if name == "cursor" else ("validation", [[name]])
+        assert (value, refused.json["error"], told) == (value, *expected)
+
+
+@each(READS)
+def test_a_nasty_query_is_never_a_failure(client, operation):
+    names = [*operation.query.members, "unknown"]
+    path = filled(operation.path)
+
+    for name in names:
+        for value in ("%00", "%ff", "%F0%9F%92%A5", "x" * 5000, "a,b", "%", "%ED%A0%80", "'--"):
+            check(client.get(f"{path}?{name}={value}"), operation.surface, 200, 400, 404)
+        check(client.get(f"{path}?{name}=1&{name}=2"), operation.surface, 200, 400, 404)
+    check(client.get(f"{path}?&&=&a=b=c&%"), operation.surface, 200, 400, 404)
+
+
+@each(LISTS)
+def test_unknown_parameters_are_ignored(client, operation):
+    required = dict.fromkeys(operation.query.required, "x")
+
+    listed = client.get(operation.path, orgId="x", unknown="x", page="x", **required)
+
+    check(listed, operation.surface, 200)
+
+
+# --- Unknown paths and methods ------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "surface"),
+    [
+        ("/nothing", NOVANTRA),
+        ("/api/v1/governance", NOVANTRA),
+        ("/api/v1/governance/nothing", NOVANTRA),
+        ("/api/v1/governance/findings/find_1/nothing", NOVANTRA),
+        ("/api/v1/assets/asset_1/nothing", NOVANTRA),
+        ("/api/v1/auth/nothing", NOVANTRA),
+        ("/api/v1/organization/nothing", NOVANTRA),
+        ("/api/v1/%00", FACTSTORE),
+        ("/api/v1/%ff", FACTSTORE),
+        ("/api/v1/governance/%ed%a0%80", NOVANTRA),
+        ("/api/v1/nothing", FACTSTORE),
+        ("/api/v1/flows/x/nothing", FACTSTORE),
+        ("/api/v3/flows", FACTSTORE),
+        ("/api/v1/assetsandmore", FACTSTORE),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+def test_an_unknown_path_is_not_found_in_the_words_of_the_surface_that_claims_it(
+    client, path, surface, method
+):
+    refused = client.request(method, path, json={})
+
+    check(refused, surface, 404)
+
+
+@each([operation for operation in READS if "{" in operation.path])
+def test_a_nasty_id_is_not_found(client, operation):
+    for key in ("%00", "%ff", "%ed%a0%80", "x" * 3000, "'--", "%F0%9F%92%A5", "."):
+        refused = client.get(re.sub(r"{\w+}", key, operation.path))
+
+        check(refused, operation.surface, 200, 400, 404)
+        assert refused.status != 200 or refused.json == []
+
+
+@each(list({operation.path: operation for operation in OPERATIONS}.values()))
+def test_a_method_that_a_path_does_not_answer_to_is_refused_with_those_that_it_does(
+    client, operation
+):
+    offered = {other.method for other in OPERATIONS if other.path == operation.path}
+    refusals = {
+        method: client.request(method, filled(operation.path), json={})
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
+        if method not in offered
+    }
+
+    assert refusals
+    for refused in refusals.values():
+        check(refused, operation.surface, 405)
+        allowed = {method.strip() for method in refused.headers["allow"].split(",")}
+        assert offered <= allowed <= offered | {"OPTIONS", "HEAD"}
+
+
+@pytest.mark.parametrize("method", ["OPTIONS", "HEAD", "TRACE", "CONNECT", "BREW", "get"])
+def test_an_uncommon_method_is_answered_with_all_headers(client, method):
+    answer = client.request(method, "/api/v1/flows")
+
+    assert 200 <= answer.status < 500
+    assert {"x-request-id", "x-ratelimit-limit", "x-ratelimit-bucket"} <= answer.headers.keys()
+
+
+def test_an_incoming_request_id_is_never_adopted(client):
+    given = "req_01HXY000000000000000000000"
+
+    found = client.request("GET", "/api/v1/organization", headers={"X-Request-Id": given})
+
+    assert check(found).headers["x-request-id"] != given
+
+
+def test_a_body_over_the_limit_is_refused_before_it_is_read(client, lite):
+    class Endless:
+        """A body that must not be read."""
+
+        def read(self, size=-1):
+            raise AssertionError("The body was read.")
+
+    def application(environ, start_response):
+        environ["wsgi.input"] = Endless()
+        environ["CONTENT_LENGTH"] = "1000000000"
+        return lite(environ, start_response)
+
+    strict = novantra_lite.Client(application, client.headers)
+
+    refused = strict.post("/api/v1/governance/findings", {"title": "x"})
+
+    check(refused, NOVANTRA, 413)
+
+
+def test_openapi_documents_every_path_that_there_is(document):
+    paths = {o.path for o in OPERATIONS if o.path.startswith(CONTRACTED)}
+
+    assert paths <= document["paths"].keys()

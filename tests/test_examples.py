@@ -1,0 +1,411 @@
+"""The examples and the README do what they say: each runs as a process, against a real server."""
+
+import contextlib
+import csv
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+import novantra_lite
+from novantra_lite import NovantraLite
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = os.path.dirname(sys.executable)
+WHY = "Arranged by a test."
+
+
+def environment(**own):
+    """The environment of a process: this one's, less what would lead it to another register."""
+    mine = {name: value for name, value in os.environ.items() if not name.startswith("NOVANTRA")}
+    return mine | {"PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}"} | own
+
+
+def run(*command, cwd=ROOT, **own):
+    """Run a process to its end; Python's scripts by the interpreter of this one."""
+    command = [sys.executable, *command] if command[0].endswith(".py") else command
+    options = {"cwd": cwd, "env": environment(**own), "capture_output": True, "text": True}
+    return subprocess.run(command, timeout=60, check=False, **options)
+
+
+@contextlib.contextmanager
+def running(*command, ends=0, **own):
+    """A process that answers until this block ends; told to stop then, it ends with this status."""
+    options = {"cwd": ROOT, "env": environment(**own), "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, *command], **options) as process:
+        try:
+            yield process.stdout
+        finally:
+            process.terminate()
+            status = process.wait(30)
+    assert status == ends
+
+
+def fetch(url, body=None, **headers):
+    """Status and text of an answer, refusals included."""
+    request = urllib.request.Request(url, body, headers)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as refusal:
+        with refusal:
+            return refusal.code, refusal.read().decode()
+
+
+@contextlib.contextmanager
+def served(lite, *scopes):
+    """What an integration knows of a register that answers: URL, client id, secret."""
+    account = lite.accounts.create("Example", scopes)
+    with lite.listening() as url:
+        yield {
+            "NOVANTRA_URL": url,
+            "NOVANTRA_CLIENT_ID": account.client_id,
+            "NOVANTRA_CLIENT_SECRET": account.client_secret,
+        }
+
+
+def blocks(language):
+    """The code blocks of the README in one language, in order."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def block_with(language, words):
+    """The one code block that holds these words."""
+    (found,) = (block for block in blocks(language) if words in block)
+    return found
+
+
+# --- Drift check --------------------------------------------------------------
+
+
+def write_cmms(path, rows):
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([("assetKey", "displayName", "status"), *rows])
+    return str(path)
+
+
+@pytest.fixture
+def hangar():
+    """A register of 250 assets: more than one page."""
+    with NovantraLite() as lite:
+        rows = (
+            (line, {"assetKey": f"jack-{line}", "assetKind": "tool", "displayName": f"Jack {line}"})
+            for line in range(1, 251)
+        )
+        lite.collection("assets").import_rows(rows, reason=WHY)
+        yield lite
+
+
+def test_the_drift_check_finds_what_is_missing_extra_and_different(hangar, tmp_path):
+    rows = [(f"jack-{number}", f"Jack {number}", "active") for number in range(2, 250)]
+    rows += [("jack-250", "Jack 250", "scrapped"), ("jack-999", "Jack 999", "active")]
+    file = write_cmms(tmp_path / "cmms.csv", rows)
+
+    with served(hangar, "assets:read") as register:
+        done = run("examples/drift_check.py", file, **register)
+
+    assert done.returncode == 1
+    assert sorted(done.stdout.splitlines()) == [
+        "250 rows compared, 3 differences.",
+        "different  jack-250: status is active, not scrapped",
+        "extra      jack-1: only in the register",
+        "missing    jack-999: not in the register",
+    ]
+
+
+def test_the_drift_check_is_content_when_both_agree(hangar, tmp_path):
+    rows = [(f"jack-{number}", f"Jack {number}", "active") for number in range(1, 251)]
+    file = write_cmms(tmp_path / "cmms.csv", rows)
+
+    with served(hangar, "assets:read") as register:
+        done = run("examples/drift_check.py", file, **register)
+
+    assert (done.returncode, done.stdout) == (0, "250 rows compared, 0 differences.\n")
+
+
+def test_the_drift_check_does_not_take_a_refusal_for_drift(hangar, tmp_path):
+    file = write_cmms(tmp_path / "cmms.csv", [("jack-1", "Jack 1", "active")])
+
+    with served(hangar, "governance.risks:read") as register:
+        done = run("examples/drift_check.py", file, **register)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Not compared: /api/v1/assets?limit=200: ")
+
+
+# --- SARIF --------------------------------------------------------------------
+
+
+def sarif(tmp_path, *results, rules=()):
+    driver = {"name": "Scanner", "rules": list(rules)}
+    log = {"version": "2.1.0", "runs": [{"tool": {"driver": driver}, "results": list(results)}]}
+    path = tmp_path / "scan.sarif"
+    path.write_text(json.dumps(log), encoding="utf-8")
+    return str(path)
+
+
+def result(text, *statuses):
+    """A result of a scan, suppressed as often as there are statuses; an empty one says nothing."""
+    suppressions = [{"kind": "external"} | ({"status": one} if one else {}) for one in statuses]
+    suppressed = {"suppressions": suppressions} if suppressions else {}
+    return {"ruleId": "X1", "message": {"text": text}, **suppressed}
+
+
+RESULTS = (
+    result("open"),
+    result("suppressed", ""),
+    result("suppressed and accepted", "accepted"),
+    result("rejected", "rejected"),
+    result("under review", "underReview"),
+    result("one accepted, one rejected", "accepted", "rejected"),
+    result("under review and rejected", "underReview", "rejected"),
+)
+
+
+def test_scanner_results_become_findings_once_without_the_suppressed_ones(lite, tmp_path):
+    file = sarif(tmp_path, *RESULTS)
+    with served(lite, "governance.findings:write") as register:
+        first = run("examples/push_sarif.py", file, **register)
+        second = run("examples/push_sarif.py", file, **register)
+
+    assert first.stdout == "4 added, 0 known, 0 refused\n"
+    assert second.stdout == "0 added, 4 known, 0 refused\n"
+    assert [found["title"] for found in lite.collection("findings").list()] == [
+        "X1: open",
+        "X1: rejected",
+        "X1: under review",
+        "X1: under review and rejected",
+    ]
+
+
+def test_a_finding_says_which_scanner_saw_what_and_where(lite, tmp_path):
+    place = {"artifactLocation": {"uri": "pump/list.h"}, "region": {"startLine": 25}}
+    file = sarif(tmp_path, result("Unset value.") | {"locations": [{"physicalLocation": place}]})
+    with served(lite, "governance.findings:write") as register:
+        run("examples/push_sarif.py", file, **register)
+
+    (found,) = lite.collection("findings").list()
+    assert found["title"] == "X1: Unset value."
+    assert found["description"] == "Unset value.\n\npump/list.h:25"
+    assert found["severity"] == "medium"
+    assert found["sourceKind"] == "module_signal"
+    assert found["sourceModuleKey"] == "Scanner"
+    assert found["sourceResourceId"] == "X1"
+
+
+def test_a_scan_after_the_keys_are_forgotten_adds_nothing_either(lite, clock, tmp_path):
+    file = sarif(tmp_path, result("open"))
+    with served(lite, "governance.findings:write") as register:
+        run("examples/push_sarif.py", file, **register)
+        clock.advance(7 * 86_400)
+        lite.step()
+        again = run("examples/push_sarif.py", file, **register)
+
+    assert again.stdout == "0 added, 1 known, 0 refused\n"
+
+
+def test_severities_come_from_scores_levels_and_rules(lite, tmp_path):
+    rules = [
+        {"id": "score", "properties": {"security-severity": "9.8"}},
+        {"id": "rule", "defaultConfiguration": {"level": "note"}},
+        {"id": "words", "messageStrings": {"default": {"text": "No {0} in {1}"}}},
+    ]
+    results = [
+        {"ruleId": "score", "level": "note", "message": {"text": "by the rule's score"}},
+        {"message": {"text": "own score"}, "properties": {"security-severity": "7.0"}},
+        {"ruleId": "rule", "message": {"text": "by the rule's level"}},
+        {"level": "error", "message": {"text": "by its level"}},
+        {"ruleId": "words", "message": {"id": "default", "arguments": ["lock", "door"]}},
+        {"kind": "pass", "message": {"text": "passed"}},
+        {"baselineState": "absent", "message": {"text": "gone"}},
+    ]
+    file = sarif(tmp_path, *results, rules=rules)
+
+    with served(lite, "governance.findings:write") as register:
+        run("examples/push_sarif.py", file, **register)
+
+    stored = {found["title"]: found["severity"] for found in lite.collection("findings").list()}
+    assert stored == {
+        "score: by the rule's score": "critical",
+        "own score": "high",
+        "rule: by the rule's level": "low",
+        "by its level": "high",
+        "words: No lock in door": "medium",
+    }
+
+
+class Busy(NovantraLite):
+    """A register whose next minute begins as soon as it has refused somebody for the rate."""
+
+    def __call__(self, environ, start_response):
+        def started(status, *rest):
+            if status.startswith("429"):
+                self.refused += 1
+                self.source.clock.advance(60)
+            return start_response(status, *rest)
+
+        return super().__call__(environ, started)
+
+    refused = 0
+
+
+def test_a_push_that_is_over_the_rate_waits_and_goes_on(clock, tmp_path):
+    clock.advance(59)
+    file = sarif(tmp_path, *RESULTS)
+    with Busy(clock=clock, rate_writes=3) as lite:
+        with served(lite, "governance.findings:write") as register:
+            done = run("examples/push_sarif.py", file, **register)
+
+        assert lite.refused == 1
+        assert done.stdout == "4 added, 0 known, 0 refused\n"
+
+
+# --- Webhook receiver ---------------------------------------------------------
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_the_receiver_works_on_each_verified_event_once(tmp_path):
+    address = f"127.0.0.1:{free_port()}"
+    with NovantraLite(webhook_private_targets=("127.0.0.0/8",)) as lite:
+        endpoint = lite.webhooks.add(f"http://{address}/", ["finding.created"])
+        findings = lite.collection("findings")
+        store = str(tmp_path / "events.db")
+        own = {"WEBHOOK_SECRET": endpoint["secret"], "WEBHOOK_STORE": store}
+        own |= {"WEBHOOK_LISTEN": address, "ends": -signal.SIGTERM}
+        with running("examples/webhook_receiver.py", **own) as printed:
+            printed.readline()
+
+            first = findings.create(title="First", severity="low", findingKey="a", reason=WHY)
+            arrivals = [lite.step()]
+            lite.webhooks.redeliver(lite.webhooks.deliveries()[0]["id"])
+            arrivals.append(lite.step())
+            second = findings.create(title="Second", severity="low", findingKey="b", reason=WHY)
+            arrivals.append(lite.step())
+            worked_on = [printed.readline(), printed.readline()]
+            forged = fetch(f"http://{address}/", b'{"id": "evt_1", "type": "forged"}')
+
+    assert arrivals == [1, 1, 1]
+    assert f'"id": "{first["id"]}"' in worked_on[0]
+    assert f'"id": "{second["id"]}"' in worked_on[1]
+    assert forged == (401, "")
+
+
+# --- Mounted ------------------------------------------------------------------
+
+
+def test_the_register_answers_below_a_path_of_another_application(tmp_path):
+    file = str(tmp_path / "register.db")
+    with NovantraLite(file) as lite:
+        lite.collection("findings").create(
+            title="Label is worn", severity="low", findingKey="a", reason=WHY
+        )
+        token = lite.token("governance.findings:read")
+
+    with running("examples/mounted.py", PORT="0", NOVANTRA_LITE_DATABASE=file) as printed:
+        base = re.search(r"http://\S+", printed.readline())[0]
+        own = fetch(base)
+        bearer = {"Authorization": f"Bearer {token}"}
+        page = fetch(f"{base}register/api/v1/governance/findings", **bearer)
+        root = fetch(f"{base}register/")
+
+    assert own == (200, "Open findings: 1. The register is at /register/docs.\n")
+    assert page[0] == 200
+    assert json.loads(page[1])["findings"][0]["title"] == "Label is worn"
+    assert root[0] == 200
+    assert "<!doctype html>" in root[1].lower()
+    with NovantraLite(file) as lite:
+        assert lite.verify() == []
+
+
+# --- Test double --------------------------------------------------------------
+
+
+def test_the_example_of_a_test_double_passes_as_a_test_run_of_its_own():
+    done = run("pytest", "-p", "no:cacheprovider", "examples/test_with_novantra.py")
+
+    assert done.returncode == 0, done.stdout
+    assert "3 passed" in done.stdout
+
+
+# --- README -------------------------------------------------------------------
+
+
+def test_the_curl_lines_of_the_readme_run_as_printed():
+    lines = block_with("sh", "curl")
+
+    command = "-m", "novantra_lite", "serve", "--demo", "--listen", "127.0.0.1:0", "--json"
+    with running(*command) as printed:
+        told = json.loads(printed.readline())
+        names = {"url": "URL", "clientId": "CLIENT_ID", "clientSecret": "CLIENT_SECRET"}
+        register = {f"NOVANTRA_{name}": told[member] for member, name in names.items()}
+        done = run("bash", "-euo", "pipefail", "-c", lines, **register)
+
+    assert done.returncode == 0, done.stderr
+    decoder, answers, text = json.JSONDecoder(), [], done.stdout
+    while text:
+        answer, end = decoder.raw_decode(text)
+        answers.append(answer)
+        text = text[end:].lstrip()
+    organization, assets, made, findings = answers
+    assert organization["organization"]["slug"] == told["workspace"]
+    assert len(assets["assets"]) == 2
+    assert assets["pagination"]["nextCursor"]
+    assert findings["findings"][0] == made["finding"]
+    assert len(findings["findings"]) > 1
+
+
+def test_the_python_lines_of_the_readme_run_as_printed(tmp_path):
+    (lines,) = blocks("python")
+    (tmp_path / "ten_lines.py").write_text(lines, encoding="utf-8")
+
+    done = run("ten_lines.py", cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("201\n{'assets': [{")
+    assert "'assetKey': 'jack-7'" in done.stdout
+
+
+def test_the_commands_of_the_readme_run_one_after_the_other(tmp_path):
+    lines = "".join(
+        block for block in blocks("sh") if "pip install" not in block and "curl" not in block
+    )
+
+    done = run("bash", "-euo", "pipefail", "-c", lines, cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    (asset,) = (tmp_path / "all-assets.ndjson").read_text(encoding="utf-8").splitlines()
+    assert json.loads(asset)["displayName"] == "Axle jack"
+    assert "assets: 1 created, 0 updated, 0 unchanged, 0 refused.\n" in done.stdout
+    assert done.stdout.endswith("Sound: the file, the ledger and the audit chain.\n")
+
+
+@pytest.mark.parametrize("name", ["settings", "operations"])
+def test_a_table_of_the_readme_is_what_the_product_prints(name):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+
+    printed = text.partition(f"<!-- {name} -->\n")[2].partition(f"\n<!-- /{name} -->")[0]
+
+    assert printed == getattr(novantra_lite, f"{name}_table")()
+
+
+def test_the_readme_names_every_command():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = text.partition("## Commands")[2].partition("## Settings")[0]
+
+    told = set(re.findall(r"[a-z]+", table))
+
+    assert {word for path in novantra_lite.COMMANDS for word in path.split()} <= told
