@@ -15,10 +15,10 @@ A governance register and a supply-chain fact store: two REST APIs over one SQLi
 Contents
 
     Part I    Kernel                  Problems, Settings, Clock and ids, JSON and sessions,
-                                      Fields, Compound fields, Models, Schemas,
+                                      Fields, Compound fields, Statements, Models, Schemas,
                                       Keys and encryption, Connections, Workspaces,
                                       Tables and migrations, Pages, Principals and tokens,
-                                      Contexts, Surfaces, Operations and resources
+                                      Uploads, Contexts, Surfaces, Operations and resources
     Part II   Records of every write  Idempotency, Rate limits, Audit and ledger, Outbox, Writes,
                                       Answers, Outbound requests, Webhook signatures, Dispatcher,
                                       Webhooks
@@ -27,12 +27,17 @@ Contents
                                       Exceptions, Monitoring, Indicators, Submissions, Assets,
                                       Party engagements, Change management,
                                       Vulnerability management
-    Part IV   Factstore               Factstore conventions, Organisations, Flows
+    Part IV   Factstore               Factstore fields, API keys, Factstore conventions,
+                                      Organisations, Flows, Templates, Trail records, Trails,
+                                      Artifacts, Provenance, Attestations, Evidence files,
+                                      Evidence processors, Evidence collection, Pull requests,
+                                      Identity tokens, Approvals, Assertions, Environments,
+                                      Environment drift, Logical environments, Policies, Gate
     Part V    Application             Rows, OSCAL, Opening workspaces, Imports, Collections,
                                       Demo vocabulary, Demo plans, Demo records, Demo data,
-                                      WSGI application, Clients and servers, Maintenance,
-                                      Installs, NovantraLite, Reference page, Documents, OpenAPI,
-                                      Service, Commands, Commands: serve, Commands: records,
+                                      WSGI application, Clients, Servers, Maintenance, Installs,
+                                      NovantraLite, Reference page, Documents, OpenAPI, Service,
+                                      Commands, Commands: serve, Commands: records,
                                       Commands: accounts and webhooks, Commands: install,
                                       Command line
 
@@ -115,6 +120,8 @@ class Problem(Exception):
 
     status, code = 500, "internal"
     sentence = "Something went wrong on this side; the request id finds it in the log."
+    #: What a surface may call it instead of the status's own phrase.
+    title = ""
 
     def __init__(
         self,
@@ -210,6 +217,13 @@ class Unavailable(Problem):
     status, code, sentence = 503, "internal", "The workspace cannot answer now; try again."
 
 
+class Damaged(Problem):
+    """What is stored is not what was recorded."""
+
+    title = "Integrity Error"
+    sentence = "What is stored does not match the hash that was recorded of it."
+
+
 PROBLEMS = MappingProxyType(
     {
         kind.status: kind
@@ -287,6 +301,16 @@ class Settings:
     webhook_timeout: float = setting(10.0, "Seconds that a webhook receiver has to answer.")
     factstore_auth: str = setting("on", "`open` lets loopback callers without credentials through.")
     factstore_region: str = setting("us-east-1", "Sent as X-Factstore-Region.")
+    cors_origins: tuple = setting(
+        (), "Origins whose pages may call the Factstore surface, such as http://localhost:5173."
+    )
+    provenance_keys: tuple = setting(
+        (), "Files with public keys (PEM) that build provenance is verified with."
+    )
+    scm_hosts: tuple = setting(
+        (), "Base URLs of source hosts other than the public ones, such as GITLAB=https://git.lan."
+    )
+    scm_timeout: float = setting(10.0, "Seconds that a source host has to answer.")
     WORDS: ClassVar = {"synchronous": ("FULL", "NORMAL", "OFF"), "factstore_auth": ("on", "open")}
 
     shutdown_grace: float = setting(
@@ -494,11 +518,13 @@ class Session:
     """
 
     __slots__ = (
-        "actor", "database", "events", "facts", "reason", "request_id", "ring", "source",
+        "actor", "database", "events", "facts", "reason", "region", "request_id", "ring", "source",
         "workspace",
     )  # fmt: skip
 
     def __init__(self, workspace, database, actor="", reason="", request_id=""):
+        #: Where the request says that it comes from.
+        self.region = ""
         self.workspace, self.database = workspace, database
         self.source, self.ring = workspace.source, workspace.ring
         self.actor, self.reason, self.request_id = actor, reason, request_id
@@ -676,6 +702,21 @@ class Integer(Member, peewee.IntegerField):
         return {"type": "integer", "minimum": self.at_least, "maximum": self.at_most}
 
 
+class Number(Member, peewee.FloatField):
+    """A number that need not be whole."""
+
+    json_type, python_type = "number", float
+
+    def read(self, value):
+        return super().read(float(value) if type(value) is int and abs(value) < 2**53 else value)
+
+    def parse(self, text):
+        try:
+            return read_float(text)
+        except ValueError:
+            raise ValueError("Expected number") from None
+
+
 class Boolean(Member, peewee.IntegerField):
     """True or false, kept as 1 or 0."""
 
@@ -727,6 +768,22 @@ class Timestamp(Member, peewee.TextField):
 
 
 # --- Compound fields ----------------------------------------------------------
+
+
+class Anything:
+    """Any JSON value."""
+
+    def coerce(self, value: Any) -> Any:
+        """The value as it is."""
+        return value
+
+    def read(self, value: Any) -> Any:
+        """The value as it is."""
+        return value
+
+    def describe(self) -> dict:
+        """A schema that everything fits."""
+        return {}
 
 
 class ListOf:
@@ -912,6 +969,101 @@ class Encrypted(Text):
         return sealed[self.name][1]
 
 
+# --- Statements ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A member that is worked out at each read: `sql` gives its JSON text from the row `t1`.
+
+    `present()` is the instance's time in that SQL.
+    """
+
+    member: Any
+    sql: str
+
+
+class Statements:
+    """The SQL of one model that hot paths use again and again, made once from peewee's queries."""
+
+    def __init__(self, model: type[Model]):
+        self.model = model
+        columns = model._meta.sorted_fields
+        stored = {column: f'"{column.column_name}"' for column in columns}
+        given = {column: f"?{number}" for number, column in enumerate(columns, 1)}
+        names, values = list(stored.values()), list(given.values())
+        self.json = self.json_text(stored)
+        if model.fact:
+            # What a read gives out is written once, instead of at every read.
+            names, values = [*names, '"json"'], [*values, self.json_text(given)]
+        table = f'"{model._meta.table_name}"'
+        self.insert = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join(values)})"
+        self.text = peewee.SQL(self.with_derived('"json"' if model.fact else self.json))
+        self._retrievals: dict[tuple[str, ...], str] = {}
+        one = model._meta.primary_key == peewee.SQL("?")
+        self.row = model.select().where(one).sql()[0]
+        self.exists = model.select(peewee.SQL("1")).where(one).sql()[0]
+        key = stored[model._meta.primary_key]
+        self.refresh = f'UPDATE {table} SET "json" = {self.json} WHERE {key} = ?'
+
+    def with_derived(self, text: str) -> str:
+        """SQL for a record's JSON text with the members that are worked out at each read."""
+        if not self.model.derived:
+            return text
+        told = [f"""',"{name}":' || {one.sql}""" for name, one in self.model.derived.items()]
+        return " || ".join([f"substr({text}, -1, {-(1 << 30)})", *told, "'}'"])
+
+    def update(self, names: Sequence[str]) -> str:
+        """SQL that sets the named fields of one record."""
+        meta = self.model._meta
+        assignments = ", ".join(f'"{meta.fields[name].column_name}" = ?' for name in names)
+        key = meta.primary_key.column_name
+        return f'UPDATE "{meta.table_name}" SET {assignments} WHERE "{key}" = ?'
+
+    def without(self, members: tuple[str, ...]) -> peewee.SQL:
+        """SQL for a record's JSON text that lacks some members."""
+        paths = ", ".join(f"'$.{member}'" for member in members)
+        return peewee.SQL(f"json_remove({self.text.sql}, {paths})") if members else self.text
+
+    def retrieval(self, members: tuple[str, ...] = ()) -> str:
+        """SQL that reads the JSON text of one record, less some members."""
+        if members not in self._retrievals:
+            one = self.model._meta.primary_key == peewee.SQL("?")
+            text = self.without(members).cast("BLOB")
+            self._retrievals[members] = self.model.select(text).where(one).sql()[0]
+        return self._retrievals[members]
+
+    def json_text(self, stored: Mapping[Member, str]) -> str:
+        """SQL for a record's JSON text, from the SQL of its fields, encrypted values still closed.
+
+        A closed value stands between two raw unit separators, which JSON text never holds.
+        """
+        key, parts, plain = stored[self.model._meta.primary_key], [], []
+        for member, column in self.model.members().items():
+            if not column.sealed:
+                plain.append(f"'{member}', {column.sql(stored[column])}")
+                continue
+            before = f"json_object({', '.join(plain)})"
+            before = f"substr({before}, 2)" if parts else before
+            # All that precedes the last character, so that the object is written only once.
+            parts.append(f"substr({before}, -1, {-(1 << 30)})")
+            closed = (
+                f"char(31) || '{column.place('')}' || {key} || '/' || {stored[column]} || char(31)"
+            )
+            parts.append(f"""',"{member}":' || ifnull({closed}, 'null') || ','""")
+            plain = []
+        last = f"json_object({', '.join(plain)})"
+        return " || ".join([*parts, f"substr({last}, 2)" if parts else last])
+
+
+def unseal(text: bytes, ring: KeyRing) -> bytes:
+    """Open the encrypted values in the JSON text of one record or of many."""
+    pieces = text.split(b"\x1f")
+    if len(pieces) > 1:
+        ring.open_each(pieces)
+    return b"".join(pieces)
+
+
 # --- Models -------------------------------------------------------------------
 
 
@@ -940,11 +1092,17 @@ class Model(peewee.Model):
     fact: ClassVar[str] = ""
     made: ClassVar[str] = "created"
     key: ClassVar[str] = ""
+    #: The fields of one more index, separated by spaces.
+    lookup: ClassVar[str] = ""
     moves: ClassVar[Mapping[str, str]] = {}
     subject: ClassVar[tuple[str, str] | None] = None
     append_only: ClassVar[bool] = False
     #: Whether a change moves `updated_at` even when it changes nothing else.
     touched: ClassVar[bool] = False
+    #: What a read adds to the stored members, by member.
+    derived: ClassVar[Mapping[str, Derived]] = {}
+    #: The layout of the file that brought the table.
+    since: ClassVar[int] = 1
     schema_name: ClassVar[str] = ""
 
     class Meta:
@@ -1034,24 +1192,15 @@ class Model(peewee.Model):
 
     def store(self, names: Sequence[str]) -> None:
         """Write the named fields, and no others, to the file."""
-        model = type(self)
-        assignments = ", ".join(f'"{self._meta.fields[name].column_name}" = ?' for name in names)
+        statements, connection = self.statements(), session().database.connection()
         values = [self._meta.fields[name].stored(self) for name in names]
-        key = self._meta.primary_key.column_name
-        session().database.connection().execute(
-            f'UPDATE "{model._meta.table_name}" SET {assignments} WHERE "{key}" = ?',
-            [*values, self._pk],
-        )
-        if model.fact:
-            session().database.connection().execute(model.statements().refresh, (self._pk,))
+        connection.execute(statements.update(names), [*values, self._pk])
+        if self.fact:
+            connection.execute(statements.refresh, (self._pk,))
 
     def remove(self) -> None:
         """Take the record away, and note it as a fact."""
-        # What goes along goes through the same door, so that the ledger knows of it.
-        for key in self._meta.backrefs:
-            if key.on_delete == "CASCADE":
-                for record in list(key.model.select().where(key == self._pk)):
-                    record.remove()
+        take_along(self)
         row = self.row()
         self.delete_instance()
         if self.fact:
@@ -1074,7 +1223,23 @@ class Model(peewee.Model):
 
     def json(self) -> dict:
         """This record as both APIs give it out."""
+        if self.derived:
+            current = session()
+            return json.loads(current.workspace.json_of(type(self), self._pk))
         return {member: field.value(self) for member, field in self.members().items()}
+
+
+def take_along(record: Model) -> None:
+    """Remove what goes with a record; Conflict names what still points at it and stays."""
+    for key in record._meta.backrefs:
+        pointing = key.model.select().where(key == record._pk)
+        if key.on_delete == "CASCADE":
+            # Through the same door, so that the ledger knows of it.
+            for other in list(pointing):
+                other.remove()
+        elif pointing.exists():
+            user = key.model.noun()
+            raise Conflict(f"This {record.noun()} is still in use by {user} records.")
 
 
 def check_move(record: Model, status: str) -> None:
@@ -1086,60 +1251,6 @@ def check_move(record: Model, status: str) -> None:
             f"This {record.noun()} is {record.status} and cannot become {status}; {choices}.",
             [issue(["status"], f"Cannot follow {record.status}")],
         )
-
-
-class Statements:
-    """The SQL of one model that hot paths use again and again, made once from peewee's queries."""
-
-    def __init__(self, model: type[Model]):
-        self.model = model
-        columns = model._meta.sorted_fields
-        stored = {column: f'"{column.column_name}"' for column in columns}
-        given = {column: f"?{number}" for number, column in enumerate(columns, 1)}
-        names, values = list(stored.values()), list(given.values())
-        self.json = self.json_text(stored)
-        if model.fact:
-            # What a read gives out is written once, instead of at every read.
-            names, values = [*names, '"json"'], [*values, self.json_text(given)]
-        table = f'"{model._meta.table_name}"'
-        self.insert = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join(values)})"
-        self.text = peewee.SQL('"json"' if model.fact else self.json)
-        one = model._meta.primary_key == peewee.SQL("?")
-        self.retrieve = model.select(self.text.cast("BLOB")).where(one).sql()[0]
-        self.row = model.select().where(one).sql()[0]
-        self.exists = model.select(peewee.SQL("1")).where(one).sql()[0]
-        key = stored[model._meta.primary_key]
-        self.refresh = f'UPDATE {table} SET "json" = {self.json} WHERE {key} = ?'
-
-    def json_text(self, stored: Mapping[Member, str]) -> str:
-        """SQL for a record's JSON text, from the SQL of its fields, encrypted values still closed.
-
-        A closed value stands between two raw unit separators, which JSON text never holds.
-        """
-        key, parts, plain = stored[self.model._meta.primary_key], [], []
-        for member, column in self.model.members().items():
-            if not column.sealed:
-                plain.append(f"'{member}', {column.sql(stored[column])}")
-                continue
-            before = f"json_object({', '.join(plain)})"
-            before = f"substr({before}, 2)" if parts else before
-            # All that precedes the last character, so that the object is written only once.
-            parts.append(f"substr({before}, -1, {-(1 << 30)})")
-            closed = (
-                f"char(31) || '{column.place('')}' || {key} || '/' || {stored[column]} || char(31)"
-            )
-            parts.append(f"""',"{member}":' || ifnull({closed}, 'null') || ','""")
-            plain = []
-        last = f"json_object({', '.join(plain)})"
-        return " || ".join([*parts, f"substr({last}, 2)" if parts else last])
-
-
-def unseal(text: bytes, ring: KeyRing) -> bytes:
-    """Open the encrypted values in the JSON text of one record or of many."""
-    pieces = text.split(b"\x1f")
-    if len(pieces) > 1:
-        ring.open_each(pieces)
-    return b"".join(pieces)
 
 
 # --- Schemas ------------------------------------------------------------------
@@ -1244,6 +1355,7 @@ def describe_member(field: Any, writing: bool = False) -> dict:
 def describe_model(model: type[Model]) -> dict:
     """A record as a JSON schema: every member is always there."""
     properties = {member: describe_member(field) for member, field in model.members().items()}
+    properties |= {name: describe_member(one.member) for name, one in model.derived.items()}
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 
@@ -1430,6 +1542,7 @@ class Database(peewee.SqliteDatabase):
     def _connect(self):
         self.close_ended()
         connection = super()._connect()
+        connection.create_function("present", 0, lambda: session().source.now(6))
         self.opened.append((threading.current_thread(), connection))
         return connection
 
@@ -1650,10 +1763,10 @@ class Workspace:
         """The first row of a read, on this thread's reader or in the write at hand."""
         return session().database.connection().execute(sql, values).fetchone()
 
-    def json_of(self, model: type[Model], key: str) -> bytes:
-        """The JSON text of one record, or NotFound."""
+    def json_of(self, model: type[Model], key: str, without: tuple[str, ...] = ()) -> bytes:
+        """The JSON text of one record, less some members, or NotFound."""
         statements = model.statements()
-        row = self.fetch_row(statements.retrieve, (key,))
+        row = self.fetch_row(statements.retrieval(without), (key,))
         if row is None:
             raise NotFound(f"There is no {model.noun()} with the id {key}.")
         return unseal(row[0], self.ring)
@@ -1747,11 +1860,14 @@ def create_indexes(model: type[Model]) -> Iterator[str]:
 def model_indexes(model: type[Model]) -> dict[str, list[str]]:
     """The columns of every index that is no constraint, by the name of the index."""
     known = model._meta.fields
-    tie = [] if isinstance(model._meta.primary_key, Uuid) else ["id"]
-    order = ["created_at", *tie] if "created_at" in known else []
+    # The lists of what has a random key go by the rowid, which every index ends with anyway.
+    is_random = isinstance(model._meta.primary_key, Uuid)
+    order = ["created_at", "id"] if "created_at" in known and not is_random else []
     indexes = {"created": order} if order else {}
     if model.key:
         indexes["key"] = [column.column_name for column in model.key_fields()]
+    if model.lookup:
+        indexes["lookup"] = [known[name].column_name for name in model.lookup.split()]
     for field in model._meta.sorted_fields:
         if field.index and not field.unique and not field.primary_key:
             indexes[field.column_name] = [field.column_name, *order]
@@ -1769,17 +1885,25 @@ def refuse_changes(table: str) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Migration:
-    """One numbered step from the layout of an older file to the next."""
+    """One numbered step from the layout of an older file to the next.
+
+    It makes the tables whose models say that they came with it, then runs its statements.
+    """
 
     version: int
     explanation: str
-    statements: tuple[str, ...]
+    statements: tuple[str, ...] = ()
 
 
 def open_file(
-    workspace: Workspace, create: Callable[[], Sequence[str]], steps: Sequence[Migration]
+    workspace: Workspace,
+    create: Callable[[int | None], Sequence[str]],
+    steps: Sequence[Migration],
 ) -> None:
-    """Make the tables of a new file, or bring an older file up to date."""
+    """Make the tables of a new file, or bring an older file up to date.
+
+    `create` gives the statements for the tables that came with a layout, or for all.
+    """
     # Reading leaves the file alone; a connection that may write would checkpoint it at its end.
     database = workspace.reader if workspace.read_only else workspace.writer.database
     newest = max([1, *(step.version for step in steps)])
@@ -1802,10 +1926,10 @@ def open_file(
     if not workspace.read_only:
         connection.execute("PRAGMA journal_mode = WAL")
     if empty:
-        statements = [*create(), f"PRAGMA application_id = {APPLICATION_ID}"]
+        statements = [*create(None), f"PRAGMA application_id = {APPLICATION_ID}"]
     else:
         due = [step for step in steps if step.version > version]
-        statements = [sql for step in due for sql in step.statements]
+        statements = [sql for step in due for sql in (*create(step.version), *step.statements)]
         if due:
             keep_before(workspace, newest)
     if statements:
@@ -1873,9 +1997,7 @@ class Listing:
         if cursor:
             mark = peewee.EnclosedNodeList([peewee.Value("?"), peewee.Value("?")])
             query = query.where(place <= mark if self.newest_first else place >= mark)
-        # Random keys say nothing of the order within one moment; the rowid is that of insertion.
-        tie = peewee.SQL('"rowid"') if isinstance(model.id, Uuid) else model.id
-        order = [model.created_at, tie]
+        order = [model.created_at, model.id]
         order = [column.desc() for column in order] if self.newest_first else order
         text = model.statements().text.sql
         inner = query.order_by(*order).limit(1).sql()[0].replace(text, f"{text} AS text", 1)
@@ -1901,13 +2023,69 @@ class Listing:
         return Page(unseal(text, session().ring), count, place)
 
 
+class Array:
+    """A list of one model in the order in which its records were made, or against it.
+
+    `without` names members that this list does not tell.
+    """
+
+    def __init__(
+        self,
+        model: type[Model],
+        filters: Mapping[str, Any] = MappingProxyType({}),
+        newest_first: bool = False,
+        without: tuple[str, ...] = (),
+    ):
+        self.model, self.filters = model, filters
+        self.newest_first, self.without = newest_first, without
+        self._kept: dict[tuple, tuple[str, str]] = {}
+
+    def sql(self, names: tuple[str, ...]) -> tuple[str, str]:
+        """The SQL of a stretch of the list under these filters, and that which counts them."""
+        kept = self._kept.get(names)
+        if kept is None:
+            kept = self._kept[names] = self.make_sql(names)
+        return kept
+
+    def make_sql(self, names: tuple[str, ...]) -> tuple[str, str]:
+        """Write both with peewee, and let SQLite join what it finds."""
+        model, rowid = self.model, peewee.SQL('"t1"."rowid"')
+        query = model.select(peewee.SQL("1"))
+        for name in names:
+            query = query.where(self.filters[name]("?"))
+        counting = query.select(peewee.fn.count(peewee.SQL("*"))).sql()[0]
+        text = model.statements().without(self.without)
+        order = rowid.desc() if self.newest_first else rowid
+        inner = query.select(text.alias("text")).order_by(order).limit(1).offset(1).sql()[0]
+        joined = "CAST(group_concat(text, char(30)) AS BLOB)"
+        return f"SELECT {joined}, count(*) FROM ({inner})", counting
+
+    def slice(self, values: Mapping[str, Any], offset: int = 0, limit: int = -1) -> Page:
+        """At most `limit` records (-1: all) from the offset on; the next place is an offset."""
+        given = (*values.values(), limit, offset)
+        reading = self.sql(tuple(values))[0]
+        text, count = session().database.connection().execute(reading, given).fetchone()
+        # JSON text never holds the separator raw, so each one found stands between two records.
+        text = unseal((text or b"").replace(b"\x1e", b","), session().ring)
+        return Page(text, count, (offset + count,) if count == limit else None)
+
+    def page(self, values: Mapping[str, Any], start: tuple[int] | None, limit: int) -> Page:
+        """A page of at most `limit` records, from a place in the list on."""
+        return self.slice(values, start[0] if start else 0, limit)
+
+    def count(self, values: Mapping[str, Any]) -> int:
+        """How many records there are under these filters."""
+        counting = self.sql(tuple(values))[1]
+        return session().database.connection().execute(counting, (*values.values(),)).fetchone()[0]
+
+
 @dataclass(frozen=True)
 class Page:
     """A page of a list: its records as JSON text, their number, and where the next page begins."""
 
     text: bytes
     count: int
-    place: tuple[str, str] | None
+    place: tuple | None
 
 
 def sign_place(key: bytes, binding: str, payload: bytes) -> bytes:
@@ -2040,6 +2218,97 @@ class Tokens:
         self._known.clear()
 
 
+# --- Uploads ------------------------------------------------------------------
+# A file may be larger than what anybody wants in memory: it passes through in pieces, to a
+# temporary file once it is large.
+
+UPLOAD_MEDIA = "multipart/form-data"
+PIECE = 262_144
+
+
+@dataclass
+class Upload:
+    """A file that came in: its bytes, its name and type as sent, its size and its SHA-256."""
+
+    content: IO[bytes]
+    file_name: str
+    content_type: str
+    size: int
+    sha256: str
+    #: SHA-256 of the whole body, which an Idempotency-Key is bound to.
+    body_digest: bytes = b""
+
+    def pieces(self) -> Iterator[bytes]:
+        """The content from its beginning, in pieces of at most 256 KiB."""
+        self.content.seek(0)
+        while piece := self.content.read(PIECE):
+            yield piece
+
+    def close(self) -> None:
+        """Let the temporary file go."""
+        self.content.close()
+
+
+class Metered:
+    """A stream that is hashed as it is read, and refused beyond a limit."""
+
+    def __init__(self, stream: Any, limit: int):
+        self.stream, self.limit, self.size = stream, limit, 0
+        self.digest = hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        """Read at most so many bytes."""
+        data = self.stream.read(PIECE if size is None or size < 0 else size)
+        self.digest.update(data)
+        self.size += len(data)
+        if self.size > self.limit:
+            raise TooLarge(f"The body is over the limit of {self.limit} bytes.")
+        return data
+
+
+def read_upload(stream: Metered, content_type: str) -> Upload:
+    """The part named `file` of a multipart body (RFC 7578); Invalid without one."""
+    from falcon import HTTPError
+    from falcon.media import MultipartFormHandler
+
+    found = None
+    try:
+        for part in MultipartFormHandler().deserialize(stream, content_type, None):
+            if part.name == "file" and found is None:
+                found = keep_part(part)
+            else:
+                part.stream.exhaust()
+        while stream.read(PIECE):
+            pass
+    except (HTTPError, ValueError):
+        if found:
+            found.close()
+        raise Invalid("The body is not a multipart form.") from None
+    if found is None:
+        raise Invalid(issues=[issue(["file"], "Required")])
+    return found
+
+
+def temporary_file() -> IO[bytes]:
+    """A file without a name that stays in memory up to one MiB."""
+    import tempfile
+
+    return tempfile.SpooledTemporaryFile(1 << 20)
+
+
+def keep_part(part: Any) -> Upload:
+    """Take the content of one part in."""
+    digest, size, content = hashlib.sha256(), 0, temporary_file()
+    while piece := part.stream.read(PIECE):
+        digest.update(piece)
+        size += len(piece)
+        content.write(piece)
+    # A part without a type is text by the standard; what it was is not known, though.
+    kind = part.content_type if part.content_type != "text/plain" else "application/octet-stream"
+    name = (part.filename or "").replace("\0", "")[:255]
+    return Upload(content, name, kind[:255], size, digest.hexdigest())
+
+
 # --- Contexts -----------------------------------------------------------------
 
 
@@ -2047,8 +2316,8 @@ class Context:
     """One request being answered: workspace, principal, query, body, and headers to send."""
 
     __slots__ = (
-        "body", "headers", "lite", "operation", "principal", "query", "raw", "reason", "request",
-        "request_id", "workspace",
+        "body", "headers", "lite", "operation", "prepared", "principal", "query", "raw", "reason",
+        "request", "request_id", "upload", "workspace",
     )  # fmt: skip
 
     def __init__(self, lite: NovantraLite, operation: Operation, request: falcon.Request):
@@ -2059,6 +2328,9 @@ class Context:
         self.query: dict = {}
         self.body: dict = {}
         self.raw, self.reason = b"", ""
+        self.upload: Upload | None = None
+        #: What the operation's `before` found out.
+        self.prepared: Any = None
         self.headers: dict[str, str] = {}
 
     @property
@@ -2075,7 +2347,8 @@ class Context:
             value = value[-1] if isinstance(value, list) else value
             if "\0" in value:
                 raise Invalid(issues=[issue([name], "Expected text without NUL")])
-            given[name] = value
+            if value or not self.operation.surface.ignores_empty:
+                given[name] = value
         try:
             self.query = self.operation.query.read(given, parse=True)
         except Faults as faults:
@@ -2085,6 +2358,9 @@ class Context:
         """Read the body as the operation wants it, and take the reason out of it."""
         operation = self.operation
         if operation.body is NOTHING:
+            return
+        if UPLOAD_MEDIA in operation.media and self.media_type() == UPLOAD_MEDIA:
+            self.upload = self.take_upload()
             return
         data = self.load(operation.media) if self.take_raw() else {}
         data = operation.resource.accept(self, data)
@@ -2108,10 +2384,28 @@ class Context:
             raise TooLarge(f"The body is over the limit of {limit} bytes.")
         return self.raw
 
+    def take_upload(self) -> Upload:
+        """The file of a multipart body, taken in piece by piece."""
+        limit = getattr(self.settings, self.operation.limit)
+        if (self.request.content_length or 0) > limit:
+            raise TooLarge(f"The body is over the limit of {limit} bytes.")
+        stream = Metered(self.request.bounded_stream, limit)
+        upload = read_upload(stream, self.request.content_type)
+        upload.body_digest = stream.digest.digest()
+        return upload
+
+    def body_digest(self) -> bytes:
+        """SHA-256 of the bytes of the body."""
+        return self.upload.body_digest if self.upload else hashlib.sha256(self.raw).digest()
+
+    def media_type(self) -> str:
+        """The media type of the body; one that names none is taken for JSON."""
+        return (self.request.content_type or "application/json").partition(";")[0].strip().lower()
+
     def load(self, media: Mapping[str, Callable[[bytes], Any]]) -> Any:
-        """Parse the body by its media type; a body that names none is taken for JSON."""
-        kind = (self.request.content_type or "application/json").partition(";")[0].strip().lower()
-        if kind not in media:
+        """Parse the body by its media type."""
+        kind = self.media_type()
+        if kind not in media or media[kind] is None:
             raise UnsupportedMediaType(f"This operation reads {' or '.join(media)}.")
         return media[kind](self.raw)
 
@@ -2126,6 +2420,8 @@ class Reply:
     status: int
     body: bytes = b""
     headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    #: Pieces of a body that is not held in memory, instead of `body`.
+    stream: Iterable[bytes] | None = None
 
 
 class Surface:
@@ -2136,7 +2432,8 @@ class Surface:
     update_method = "PUT"
     #: Whether a number is taken where a string is expected.
     coerces = False
-    newest_first = False
+    #: Whether an empty query parameter counts as absent.
+    ignores_empty = False
     error_schema: ClassVar[dict] = {}
 
     def __init__(self) -> None:
@@ -2166,9 +2463,19 @@ class Surface:
         """The query of a list: its schema, and the conditions that its filters stand for."""
         return resource.filters, {}
 
-    def list_page(self, context: Context, listing: Listing) -> Any:
+    def listing(
+        self, model: type[Model], conditions: Mapping, newest_first: bool = True
+    ) -> Listing | Array:
+        """A list of records, in this order where the surface has no other."""
+        return Listing(model, conditions, newest_first)
+
+    def list_page(self, context: Context, listing: Listing | Array) -> Any:
         """Answer a list."""
         raise NotImplementedError
+
+    def read_path(self, operation: Operation, values: Mapping[str, str]) -> Sequence[str]:
+        """The values in a path, checked."""
+        return tuple(values.values())
 
     def rehearses(self, request: falcon.Request) -> bool:
         """Whether the request asks for a dry run."""
@@ -2192,6 +2499,10 @@ class Surface:
     def present_problem(self, problem: Problem, context: Any) -> dict:
         """A problem as a body."""
         raise NotImplementedError
+
+    def region(self, context: Context) -> str:
+        """Where a request says that it comes from."""
+        return ""
 
     def headers(self, context: Context) -> dict[str, str]:
         """Headers that every answer of this surface carries."""
@@ -2249,6 +2560,17 @@ class Operation:
     answers_with: str = "application/json"
     #: Names the setting that bounds the body.
     limit: str = "json_limit"
+    #: Headers of its own that the operation reads.
+    request_headers: tuple[str, ...] = ()
+    #: Names the method of the resource that finds things out before the transaction begins, over
+    #: the network for instance; `context.prepared` is what it returned.
+    before: str = ""
+    #: The member under which a dry run tells what would come of it, where that is not the rule.
+    would: str = ""
+    #: Makes what is answered out of the record that the handler returned; a dry run tells it all.
+    brief: Callable[[Model], dict] | None = None
+    #: Whether an answer may take long, so that no other request should wait behind it.
+    slow: bool = False
     id: str = ""
 
     @property
@@ -2343,7 +2665,7 @@ class Resource:
         query, conditions = surface.list_query(self)
         named = {name: self.condition(name, column) for name, column in query.members.values()}
         conditions = named | conditions | dict(self.conditions)
-        self.listing = Listing(self.model, conditions, surface.newest_first)
+        self.listing = surface.listing(self.model, conditions)
         update = {"method": surface.update_method, "path": path, "body": self.changes}
         return {
             "list": {
@@ -2414,8 +2736,9 @@ class Resource:
     def delete(self, context, key):
         """Delete one {resource.noun_words}."""
         record = self.find(key)
+        told = context.workspace.json_of(self.model, record._pk)
         record.remove()
-        return record
+        return told
 
 
 RESOURCES: list[Resource] = []
@@ -2458,7 +2781,7 @@ class Idempotency:
             )
         parts = [context.principal.id, context.request.method, context.request.path, key]
         self.id = hashlib.sha256(to_json(parts).encode()).hexdigest()
-        self.fingerprint = hashlib.sha256(context.raw).hexdigest()
+        self.fingerprint = context.body_digest().hex()
         self.workspace = context.workspace
 
     @contextlib.contextmanager
@@ -2941,7 +3264,7 @@ def perform(
 # --- Answers ------------------------------------------------------------------
 
 
-def answer(context: Context, path: Sequence[str]) -> Reply:
+def answer(context: Context, given: Mapping[str, str]) -> Reply:
     """Answer one request: who is it, how often, may they, what do they want, here it is."""
     operation, lite = context.operation, context.lite
     at = lite.source.clock()
@@ -2956,12 +3279,16 @@ def answer(context: Context, path: Sequence[str]) -> Reply:
             f"This operation is off; the setting {operation.setting} turns it on.",
             headers={"Allow": ", ".join(allowed_methods(operation, lite.settings))},
         )
+    path = operation.surface.read_path(operation, given)
     context.read_query()
     if operation.method == "GET":
         return operation.handler(context) if operation.public else look(context, path)
     context.read_body()
     if operation.public:
         return operation.handler(context)
+    if operation.before:
+        with context.workspace.read():
+            context.prepared = getattr(operation.resource, operation.before)(context, *path)
     return write(context, path)
 
 
@@ -3057,12 +3384,13 @@ def rehearsed_as(operation: Operation) -> str:
     """The member under which a dry run tells what would come of an operation."""
     would = {"PUT": "wouldUpdate", "PATCH": "wouldUpdate", "DELETE": "wouldDelete"}
     would["POST"] = "wouldCreate" if operation.status == 201 else "result"
-    return would[operation.method]
+    return operation.would or would[operation.method]
 
 
 def carry_out(context: Context, path: Sequence[str], rehearsal: bool) -> Reply:
     """Call the handler and lay out what came of it."""
     operation = context.operation
+    session().region = operation.surface.region(context)
     result = operation.handler(context, *path)
     if isinstance(result, Reply):
         return result
@@ -3071,6 +3399,8 @@ def carry_out(context: Context, path: Sequence[str], rehearsal: bool) -> Reply:
         return Reply(200, to_json({"dryRun": True, rehearsed_as(operation): told}).encode())
     if operation.status == 204:
         return Reply(204)
+    if operation.brief:
+        result = operation.brief(result)
     return Reply(operation.status, operation.surface.present(operation, result))
 
 
@@ -3838,7 +4168,6 @@ class NovantraSurface(Surface):
         "/api/v1/vulnerability-management",
     )
     update_method = "PATCH"
-    newest_first = True
     error_schema: ClassVar[dict] = {
         "type": "object",
         "required": ["error", "message", "requestId"],
@@ -5836,14 +6165,180 @@ class PatchRequirements(
 
 
 # === Part IV: Factstore =======================================================
+# --- Factstore fields ---------------------------------------------------------
+
+FACTSTORE_SCOPES = ("factstore:read", "factstore:write", "factstore:admin")
+UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def now_exactly() -> str:
+    """The present with microseconds, as every timestamp of this surface is written."""
+    return session().source.now(6)
+
+
+class Name(Text):
+    """A name of 1 to 255 characters that are not all blank."""
+
+    def __init__(self, at_most: int = 255, **options: Any):
+        super().__init__(
+            at_most, 1, pattern=r"(?s:.*\S.*)", hint="Expected text that is not blank", **options
+        )
+
+
+class Id(Text):
+    """The id of a record that may be gone, or in a query: a UUID, in either letter case."""
+
+    def __init__(self, **options: Any):
+        super().__init__(36, 36, **options)
+
+    def read(self, value):
+        if not isinstance(value, str) or not UUID.fullmatch(value.lower()):
+            raise ValueError("Expected a UUID")
+        return value.lower()
+
+    def describe(self):
+        return {"type": "string", "format": "uuid"}
+
+
+class Owner(ForeignKey):
+    """Points at a record with a UUID, which is taken in either letter case."""
+
+    def read(self, value):
+        return Id.read(self, value)
+
+    def describe(self):
+        return {"type": "string", "format": "uuid"}
+
+
+class AuditEvent(Model):
+    """One of the happenings that the Factstore surface tells of in its audit log."""
+
+    fact, made, append_only, since = "factstore.event", "recorded", True, 2
+    schema_name = "AuditEventResponse"
+
+    id = Uuid()
+    event_type = Choice(
+        "ARTIFACT_DEPLOYED ARTIFACT_REMOVED ARTIFACT_UPDATED ENVIRONMENT_CREATED "
+        "ENVIRONMENT_DELETED POLICY_EVALUATED ATTESTATION_RECORDED APPROVAL_GRANTED "
+        "APPROVAL_REJECTED GATE_BLOCKED GATE_ALLOWED",
+        index=True,
+    )
+    environment_id = Id(null=True)
+    trail_id = Id(null=True, index=True)
+    artifact_sha256 = Text(255, null=True)
+    actor = Text(320, index=True)
+    payload = Text(1_000_000)
+    occurred_at = Timestamp(6, default=now_exactly, index=True)
+    region = Text(255, null=True)
+
+    @classmethod
+    def record(cls, event_type: str, actor: str, payload: dict, **subject: Any) -> AuditEvent:
+        """Put a happening into the log; `subject` names trail, artifact or environment."""
+        current = session()
+        region = current.region or current.workspace.settings.factstore_region
+        return cls.create(
+            event_type=event_type, actor=actor, payload=to_json(payload), region=region, **subject
+        )
+
+
+# --- API keys -----------------------------------------------------------------
+
+
+class ApiKey(Model):
+    """A key of a person (fsp_) or of a service (fss_): its prefix, and a keyed hash of it."""
+
+    fact, lookup, since = "api_key", "key_prefix", 2
+    schema_name = "ApiKeyResponse"
+
+    id = Uuid()
+    owner_id = Id(index=True)
+    owner_type = Choice("USER SERVICE_ACCOUNT")
+    label = Text(255)
+    key_prefix = Text(12)
+    key_hash = Text(64, hidden=True)
+    scopes = Json(ListOf(Text(100, 1)))
+    is_active = Boolean(default=True)
+    created_at = Timestamp(6, default=now_exactly)
+    ttl_days = Integer(1, 36_500, null=True)
+    expires_at = Timestamp(6, null=True)
+
+
+class ApiKeys:
+    """The API keys of one workspace: made, checked, and remembered once checked."""
+
+    REMEMBERED = 10_000
+    PREFIXES: ClassVar[dict] = {"USER": "fsp_", "SERVICE_ACCOUNT": "fss_"}
+
+    def __init__(self, workspace: Workspace):
+        self.workspace = workspace
+        self._known: dict[str, Principal] = {}
+
+    def hash(self, key: str) -> str:
+        """What is kept of a key: HMAC-SHA-256 under a key that is not in the file."""
+        return hmac.digest(self.workspace.ring.derive("api keys"), key.encode(), "sha256").hex()
+
+    def issue(self, owner_id: str, owner_type: str, label: str, **more: Any) -> tuple[ApiKey, str]:
+        """Make a key in the current session; the text is told only now."""
+        source = self.workspace.source
+        text = self.PREFIXES[owner_type] + source.random.randbytes(32).hex()
+        if more.get("ttl_days"):
+            more["expires_at"] = source.timestamp(source.clock() + more["ttl_days"] * 86_400, 6)
+        record = ApiKey.create(
+            owner_id=owner_id,
+            owner_type=owner_type,
+            label=label,
+            key_prefix=text[:12],
+            key_hash=self.hash(text),
+            **more,
+        )
+        return record, text
+
+    def check(self, text: str) -> Principal | None:
+        """The principal that a key speaks for; None where this workspace does not know it."""
+        principal, at = self._known.get(text), self.workspace.source.clock()
+        if principal is None:
+            principal = self.look_up(text)
+            if principal is None:
+                return None
+            if len(self._known) >= self.REMEMBERED:
+                self._known.clear()
+            self._known[text] = principal
+        if at >= principal.expires_at:
+            raise Unauthenticated("The API key has expired; make a new one.")
+        return principal
+
+    def look_up(self, text: str) -> Principal | None:
+        """Find a key in the file by its prefix, and compare its hash."""
+        digest = self.hash(text)
+        with self.workspace.read():
+            candidates = list(ApiKey.select().where(ApiKey.key_prefix == text[:12]))
+        for key in candidates:
+            if hmac.compare_digest(key.key_hash, digest) and key.is_active:
+                expiry = seconds_of(key.expires_at) if key.expires_at else float("inf")
+                return Principal(key.id, frozenset(key.scopes), expiry)
+        return None
+
+    def forget(self) -> None:
+        """Have every key checked anew, since one changed."""
+        self._known.clear()
+
+
 # --- Factstore conventions ----------------------------------------------------
+
+
+class Paging(Filters):
+    """The query of a list that is cut into numbered pages, from 0 on, when it is asked for."""
+
+    def __init__(self, *columns: Member, **own: Any):
+        page, size = Integer(0, 2**31 - 1), Integer(1, 2**31 - 1)
+        super().__init__(*columns, **own, page=page, size=size)
 
 
 class FactstoreSurface(Surface):
     """Bare records and arrays in creation order, and the error body of its clients."""
 
     claims = ("/api",)
-    coerces = True
+    coerces = ignores_empty = True
     error_schema: ClassVar[dict] = {
         "type": "object",
         "required": ["status", "error", "message", "timestamp"],
@@ -5860,30 +6355,82 @@ class FactstoreSurface(Surface):
         scheme, _, token = (request.auth or "").partition(" ")
         if scheme.lower() in ("bearer", "apikey"):
             return token.strip()
-        return request.get_header("X-Api-Key", default="")
+        return request.get_header("X-Api-Key", default="").strip()
 
     def identify(self, context):
-        """As everywhere; a loopback caller without credentials passes where the setting is open."""
+        """By API key or token; a loopback caller without either where the setting is open."""
         lite, request = context.lite, context.request
+        credentials = self.credentials(request)
+        if credentials.startswith(tuple(ApiKeys.PREFIXES.values())):
+            for workspace in lite.workspaces.values():
+                if principal := workspace.api_keys.check(credentials):
+                    context.workspace, context.principal = workspace, principal
+                    return
+            raise Unauthenticated("The API key is not known here, or was revoked.")
         near = (request.remote_addr or "").startswith("127.") or request.remote_addr == "::1"
         is_open = lite.settings.factstore_auth == "open" and near and len(lite.workspaces) == 1
-        if is_open and not self.credentials(request):
+        if is_open and not credentials:
             context.workspace = lite.workspace
             context.principal = Principal("anonymous", frozenset(FACTSTORE_SCOPES))
             return
         super().identify(context)
 
+    def read_path(self, operation, values):
+        """Ids are UUIDs in either letter case; all other values stand as they are."""
+        read, issues = [], []
+        for name, value in values.items():
+            if name == "id" or name.endswith("Id"):
+                value = value.lower()
+                if not UUID.fullmatch(value):
+                    issues.append(issue([name], "Expected a UUID"))
+            read.append(value)
+        if issues:
+            raise Invalid(issues=issues)
+        return tuple(read)
+
+    def listing(self, model, conditions, newest_first=False):
+        return Array(model, conditions)
+
     def list_page(self, context, listing):
-        page = listing.page(context.query, None, -1)
-        return Reply(200, b"[%b]" % page.text)
+        return self.array(context, listing, context.query)
+
+    def array(
+        self, context: Context, array: Array, values: Mapping[str, Any], paged: bool = False
+    ) -> Reply:
+        """Answer a list: bare, or in pages where the query asks for one or that is the rule."""
+        values = {name: value for name, value in values.items() if name not in ("page", "size")}
+        number, size = context.query.get("page"), context.query.get("size")
+        if not paged and number is None and size is None:
+            return Reply(200, b"[%b]" % array.slice(values).text)
+        number, size = number or 0, size or 20
+        total = array.count(values)
+        told = {"page": number, "size": size, "totalItems": total, "totalPages": -(-total // size)}
+        text = array.slice(values, number * size, size).text
+        return Reply(200, b'{"items":[%b],%b' % (text, to_json(told)[1:].encode()))
 
     def rehearses(self, request):
         asked = request.get_header("X-Factstore-Dry-Run", default="")
         asked = asked or request.get_param("dryRun", default="")
         return super().rehearses(request) or asked.lower() == "true"
 
+    def region(self, context):
+        return context.request.get_header("X-Factstore-Region", default="")[:255]
+
     def headers(self, context):
-        return {"X-Factstore-Region": context.settings.factstore_region}
+        headers = {"X-Factstore-Region": context.settings.factstore_region}
+        origin = context.request.get_header("Origin")
+        if origin is None or origin not in context.settings.cors_origins:
+            return headers
+        headers["Access-Control-Allow-Origin"] = origin
+        headers["Access-Control-Allow-Credentials"] = "true"
+        headers["Access-Control-Expose-Headers"] = "X-Request-Id, X-Factstore-Region, Retry-After"
+        headers["Vary"] = "Origin"
+        if context.request.method == "OPTIONS":
+            # A preflight (the Fetch standard, 4.8) asks for methods and headers by name.
+            asked = context.request.get_header("Access-Control-Request-Headers", default="")
+            headers["Access-Control-Allow-Methods"] = "GET, POST, PUT, DELETE"
+            headers["Access-Control-Allow-Headers"] = asked or "Authorization, Content-Type"
+        return headers
 
     def present_problem(self, problem, context):
         message = str(problem)
@@ -5892,26 +6439,53 @@ class FactstoreSurface(Surface):
             message = "; ".join(told) if message == Invalid.sentence else message
         return {
             "status": problem.status,
-            "error": HTTPStatus(problem.status).phrase,
+            "error": problem.title or HTTPStatus(problem.status).phrase,
             "message": message,
             "timestamp": context.lite.source.now(6),
         }
 
+    def paged_schema(self, schema_name: str, always: bool = False) -> dict:
+        """The JSON schema of a list that is bare, or cut into pages when that is asked for."""
+        bare = self.page_schema(Named("", schema_name))
+        names = ("page", "size", "totalItems", "totalPages")
+        numbers = {name: {"type": "integer"} for name in names}
+        page = {
+            "type": "object",
+            "required": ["items", *numbers],
+            "properties": {"items": bare, **numbers},
+        }
+        return page if always else {"anyOf": [bare, page]}
+
+    def one_schema(self, schema_name: str) -> dict:
+        """The JSON schema of one record, by the name of its schema."""
+        return self.record_schema(Named("", schema_name))
+
+    def array_schema(self, schema_name: str) -> dict:
+        """The JSON schema of a bare array of records, by the name of their schema."""
+        return self.page_schema(Named("", schema_name))
+
 
 FACTSTORE = FactstoreSurface()
-FACTSTORE_SCOPES = ("factstore:read", "factstore:write", "factstore:admin")
+
+COMMAND_RESULT = {
+    "type": "object",
+    "required": ["id", "status", "timestamp"],
+    "properties": {
+        "id": {"type": "string", "format": "uuid"},
+        "status": {"type": "string", "enum": ["created", "updated"]},
+        "timestamp": {"type": "string", "format": "date-time"},
+    },
+}
 
 
-def now_exactly() -> str:
-    """The present with microseconds, as every timestamp of this surface is written."""
-    return session().source.now(6)
+def created(record: Model) -> dict:
+    """The short answer of the second version's commands to what was made."""
+    return {"id": record.id, "status": "created", "timestamp": now_exactly()}
 
 
-class Name(Text):
-    """A name of 1 to 255 characters that are not all blank."""
-
-    def __init__(self, **options: Any):
-        super().__init__(255, 1, pattern=r"(?s:.*\S.*)", hint="Expected a name", **options)
+def updated(record: Model) -> dict:
+    """The short answer of the second version's commands to what was changed."""
+    return {"id": record.id, "status": "updated", "timestamp": now_exactly()}
 
 
 # --- Organisations ------------------------------------------------------------
@@ -6059,7 +6633,7 @@ def split_lists(values: dict) -> dict:
     return values
 
 
-FLOWS_BY_SLUG = Listing(Flow, {"org_slug": lambda slug: Flow.org_slug == slug}, newest_first=False)
+FLOWS_BY_SLUG = Array(Flow, {"org_slug": lambda slug: Flow.org_slug == slug})
 
 
 class Flows(
@@ -6100,12 +6674,6 @@ class Flows(
         name="UpdateFlowRequest",
     )
 
-    def retrieve(self, context, key):
-        return super().retrieve(context, key.lower())
-
-    def find(self, key):
-        return super().find(key.lower())
-
     @route(
         "GET /api/v1/organisations/{slug}/flows",
         id="listOrganisationFlows",
@@ -6113,8 +6681,7 @@ class Flows(
     )
     def of_organisation(self, context, key):
         """List the flows that carry an organisation's slug."""
-        page = FLOWS_BY_SLUG.page({"org_slug": key}, None, -1)
-        return Reply(200, b"[%b]" % page.text)
+        return FACTSTORE.array(context, FLOWS_BY_SLUG, {"org_slug": key})
 
     @route(
         "GET /api/v1/flows/{flowId}/template",
@@ -6171,7 +6738,7 @@ class SecurityThresholds(
     )
     def read(self, context, key):
         """Get the scan limits of a flow."""
-        threshold = SecurityThreshold.get_or_none(SecurityThreshold.flow == key.lower())
+        threshold = SecurityThreshold.get_or_none(SecurityThreshold.flow == key)
         if threshold is None:
             raise NotFound(f"The flow {key} has no security thresholds.")
         return threshold
@@ -6191,7 +6758,7 @@ class SecurityThresholds(
     )
     def set(self, context, key):
         """Create or overwrite the scan limits of a flow; what is left out gets its default."""
-        flow = Flow.fetch(key.lower())
+        flow = Flow.fetch(key)
         limits = ("max_critical", "max_high", "max_medium", "max_low")
         defaults = {name: getattr(SecurityThreshold, name).default for name in limits}
         threshold = SecurityThreshold.get_or_none(SecurityThreshold.flow == flow)
@@ -6199,6 +6766,201 @@ class SecurityThresholds(
             return SecurityThreshold.create(flow=flow.id, **defaults | context.body)
         threshold.change(**defaults | context.body)
         return threshold
+
+
+# --- Templates ----------------------------------------------------------------
+
+
+# --- Trail records ------------------------------------------------------------
+# What a trail gathers, and what follows for its status.
+
+
+class Trail(Model):
+    """One run of a pipeline for a commit, and all that was recorded about it."""
+
+    fact, made, key, touched, since = "trail", "begun", "flow name", True, 2
+    schema_name = "TrailResponse"
+    derived: ClassVar[dict] = {
+        "flowName": Derived(
+            Text(255), 'json_quote((SELECT "name" FROM "flow" WHERE "id" = t1."flow_id"))'
+        )
+    }
+
+    id = Uuid()
+    flow = Owner(Flow, index=True, on_delete="CASCADE")
+    git_commit_sha = Text(255)
+    git_branch = Text(255)
+    git_author = Name()
+    git_author_email = Text(255)
+    pull_request_id = Text(255, null=True)
+    pull_request_reviewer = Text(255, null=True)
+    deployment_actor = Text(255, null=True)
+    status = Choice("PENDING COMPLIANT NON_COMPLIANT", default="PENDING")
+    org_slug = Text(255, null=True, index=True)
+    template_yaml = Text(1_000_000, null=True)
+    build_url = Text(2048, null=True)
+    name = Text(255, null=True)
+    created_at = Timestamp(6, default=now_exactly)
+    updated_at = Timestamp(6, default=now_exactly)
+
+
+class Artifact(Model):
+    """Something that was built, known by its digest, as one trail reported it."""
+
+    fact, made, since = "artifact", "reported", 2
+    schema_name = "ArtifactResponse"
+
+    id = Uuid()
+    trail = Owner(Trail, index=True)
+    image_name = Name()
+    image_tag = Name()
+    sha256_digest = Text(255, index=True)
+    registry = Text(255, null=True)
+    reported_at = Timestamp(6, default=now_exactly)
+    reported_by = Text(255, default="")
+    org_slug = Text(255, null=True, index=True)
+    artifact_type = Choice("FILE DIR DOCKER OCI", null=True)
+    build_url = Text(2048, null=True)
+    commit_url = Text(2048, null=True)
+
+
+class Attestation(Model):
+    """What somebody says of a trail: that something was done, and how it ended."""
+
+    fact, made, lookup, since = "attestation", "recorded", "trail type status", 2
+    schema_name = "AttestationResponse"
+    derived: ClassVar[dict] = {
+        "compliant": Derived(
+            Boolean(), """CASE t1."status" WHEN 'PASSED' THEN 'true' ELSE 'false' END"""
+        )
+    }
+
+    id = Uuid()
+    trail = Owner(Trail)
+    type = Text(255)
+    status = Choice("PASSED FAILED PENDING", default="PENDING")
+    evidence_file_hash = Text(64, null=True)
+    evidence_file_name = Text(255, null=True)
+    evidence_file_size_bytes = Integer(0, null=True)
+    details = Text(1_000_000, null=True)
+    name = Text(255, null=True)
+    evidence_url = Text(10_000, null=True)
+    org_slug = Text(255, null=True, index=True)
+    artifact_fingerprint = Text(255, null=True)
+    created_at = Timestamp(6, default=now_exactly)
+    metadata = Json(MapOf(Anything()), null=True)
+
+
+class Approval(Model):
+    """A request to let a trail be released, and what became of it."""
+
+    fact, made, since = "approval", "requested", 2
+    schema_name = "ApprovalResponse"
+    moves: ClassVar[dict] = {"PENDING_APPROVAL": "APPROVED REJECTED"}
+
+    id = Uuid()
+    trail = Owner(Trail, index=True, on_delete="CASCADE")
+    flow = Owner(Flow, on_delete="CASCADE")
+    status = Choice(
+        "PENDING_APPROVAL APPROVED REJECTED EXPIRED", default="PENDING_APPROVAL", index=True
+    )
+    required_approvers = Json(ListOf(Text(255)), default=list)
+    comments = Text(10_000, null=True)
+    requested_at = Timestamp(6, default=now_exactly)
+    deadline = Timestamp(6, null=True)
+    resolved_at = Timestamp(6, null=True)
+
+
+def settle(trail: Trail, failed: bool = False) -> None:
+    """Let a trail's status follow a fact that was just recorded (decision 24 of the contract).
+
+    A failure makes it NON_COMPLIANT; once everything has passed that its flow requires, and the
+    trail is approved where the flow asks for it, it is COMPLIANT.
+    """
+    if failed:
+        status = "NON_COMPLIANT"
+    elif meets_its_flow(trail):
+        status = "COMPLIANT"
+    else:
+        return
+    if status != trail.status:
+        trail.change(status=status)
+
+
+def meets_its_flow(trail: Trail) -> bool:
+    """Whether everything has passed that a trail's flow requires; False where that is nothing."""
+    flow = trail.flow
+    required = set(flow.required_attestation_types)
+    passed = Attestation.select(Attestation.type).where(
+        Attestation.trail == trail, Attestation.status == "PASSED"
+    )
+    approved = Approval.select().where(Approval.trail == trail, Approval.status == "APPROVED")
+    if not required or not required <= {type for (type,) in passed.tuples()}:
+        return False
+    return not flow.requires_approval or approved.exists()
+
+
+def compliance_sql(trail: str) -> str:
+    """SQL for COMPLIANT, NON_COMPLIANT or UNKNOWN, from SQL for the id of a trail.
+
+    UNKNOWN where the flow requires no types; NON_COMPLIANT where one has failed or has not passed.
+    """
+    recorded = """EXISTS (SELECT 1 FROM "attestation" AS a WHERE a."trail_id" = k."id"
+        AND a."type" = r."value" AND a."status" = '{}')"""
+    passed, failed = recorded.format("PASSED"), recorded.format("FAILED")
+    return f"""ifnull((SELECT CASE WHEN f."required_attestation_types" = '[]' THEN 'UNKNOWN'
+        WHEN EXISTS (SELECT 1 FROM json_each(f."required_attestation_types") AS r
+            WHERE {failed} OR NOT {passed}) THEN 'NON_COMPLIANT' ELSE 'COMPLIANT' END
+        FROM "trail" AS k JOIN "flow" AS f ON f."id" = k."flow_id"
+        WHERE k."id" = {trail}), 'UNKNOWN')"""
+
+
+# --- Trails -------------------------------------------------------------------
+
+
+# --- Artifacts ----------------------------------------------------------------
+
+
+# --- Provenance ---------------------------------------------------------------
+
+
+# --- Attestations -------------------------------------------------------------
+
+
+# --- Evidence files -----------------------------------------------------------
+
+
+# --- Evidence processors ------------------------------------------------------
+
+
+# --- Evidence collection ------------------------------------------------------
+
+
+# --- Pull requests ------------------------------------------------------------
+
+
+# --- Identity tokens ----------------------------------------------------------
+
+
+# --- Approvals ----------------------------------------------------------------
+
+
+# --- Assertions ---------------------------------------------------------------
+
+
+# --- Environments -------------------------------------------------------------
+
+
+# --- Environment drift --------------------------------------------------------
+
+
+# --- Logical environments -----------------------------------------------------
+
+
+# --- Policies -----------------------------------------------------------------
+
+
+# --- Gate ---------------------------------------------------------------------
 
 
 # === Part V: Application ======================================================
@@ -6620,7 +7382,7 @@ def oscal_time(metadata: dict) -> str:
 
 # --- Opening workspaces -------------------------------------------------------
 
-MIGRATIONS: tuple[Migration, ...] = ()
+MIGRATIONS = (Migration(2, "Factstore from trail to gate"),)
 #: A ready-made empty file, so that a fresh workspace inside a test is a copy.
 _template: list[bytes] = []
 
@@ -6629,7 +7391,7 @@ def prepare(workspace: Workspace, settings: Settings, bell: threading.Event) -> 
     """Bring a workspace's file up to date, open its keys, and start its chains."""
     if workspace.path is None:
         workspace.file.write_bytes(template())
-    open_file(workspace, lambda: tables_sql(all_models()), MIGRATIONS)
+    open_file(workspace, tables_since, MIGRATIONS)
     beside = workspace.path and workspace.path.with_name(workspace.path.name + ".key")
     workspace.bell = bell
     workspace.ring = None
@@ -6650,12 +7412,18 @@ def prepare(workspace: Workspace, settings: Settings, bell: threading.Event) -> 
         add_ring_key(workspace, 1)
 
 
+def tables_since(version: int | None) -> list[str]:
+    """The statements for the tables that came with a layout of the file; None: for all."""
+    return tables_sql([model for model in all_models() if version in (None, model.since)])
+
+
 def template() -> bytes:
     """The bytes of an empty workspace's file, made once for the process."""
     if not _template:
         with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
-            statements = [*tables_sql(all_models()), f"PRAGMA application_id = {APPLICATION_ID}"]
-            run_together(connection, [*statements, "PRAGMA user_version = 1"])
+            statements = [*tables_since(None), f"PRAGMA application_id = {APPLICATION_ID}"]
+            newest = MIGRATIONS[-1].version
+            run_together(connection, [*statements, f"PRAGMA user_version = {newest}"])
             _template.append(connection.serialize())
     return _template[0]
 
@@ -6689,6 +7457,7 @@ def identify_organization(workspace: Workspace, profile: Mapping[str, str]) -> N
     workspace.id, workspace.slug = organization.id, organization.slug
     workspace.name = organization.name
     workspace.tokens = Tokens(workspace, organization.slug)
+    workspace.api_keys = ApiKeys(workspace)
     workspace.cursor_key = workspace.ring.derive("cursors")
 
 
@@ -6902,7 +7671,7 @@ class Collection:
     """
 
     #: Rows of an import that share a transaction.
-    BATCH = 1000
+    BATCH = 500
     #: What makes a record itself.
     FIXED = ("id", "createdAt", "updatedAt")
 
@@ -6972,7 +7741,10 @@ class Collection:
             field = self.model.members()[member]
             conditions[member] = functools.partial(peewee.Expression, field, peewee.OP.EQ)
             values[member] = field.db_value(value)
-        listing, place = Listing(self.model, conditions, newest_first=False), None
+        listing, place = (
+            self.resource.surface.listing(self.model, conditions, newest_first=False),
+            None,
+        )
         while limit is None or limit > 0:
             size = self.BATCH if limit is None else min(limit, self.BATCH)
             with self.workspace.read():
@@ -7804,12 +8576,16 @@ def wsgi_application() -> falcon.App:
     return application
 
 
+def every_operation() -> list[Operation]:
+    """The operations of both surfaces, in the order of the chapters."""
+    return [operation for surface in SURFACES for operation in surface.operations]
+
+
 def by_path() -> dict[str, list[Operation]]:
     """Every operation, by its path."""
     paths: dict[str, list[Operation]] = {}
-    for surface in SURFACES:
-        for operation in surface.operations:
-            paths.setdefault(operation.path, []).append(operation)
+    for operation in every_operation():
+        paths.setdefault(operation.path, []).append(operation)
     return paths
 
 
@@ -7817,12 +8593,15 @@ def respond(operation: Operation, request, response, **path: str) -> None:
     """Answer a request to an operation, whatever happens."""
     context = Context(request.env[INSTANCE], operation, request)
     try:
-        reply = answer(context, tuple(path.values()))
+        reply = answer(context, path)
     except Problem as problem:
         reply = refuse(context, operation.surface, problem)
     except Exception:
         log.exception("Request %s failed.", context.request_id)
         reply = refuse(context, operation.surface, Problem())
+    finally:
+        if context.upload:
+            context.upload.close()
     send(response, context, operation.surface, reply)
 
 
@@ -7847,7 +8626,10 @@ def refuse(context: Context, surface: Surface, problem: Problem) -> Reply:
 def send(response, context: Context, surface: Surface, reply: Reply) -> None:
     """Hand a reply to Falcon, with the headers that every answer carries."""
     response.status = reply.status
-    response.data = reply.body
+    if reply.stream is None:
+        response.data = reply.body
+    else:
+        response.stream = reply.stream
     response.content_type = "application/json"
     response.set_headers(
         {
@@ -7909,7 +8691,7 @@ def collection_names() -> list[str]:
     return [resource.collection for resource in RESOURCES if resource.collection]
 
 
-# --- Clients and servers ------------------------------------------------------
+# --- Clients ------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -7999,6 +8781,16 @@ class Client:
         return self.request("DELETE", path, **options)
 
 
+# --- Servers ------------------------------------------------------------------
+
+
+@functools.cache
+def slow_paths() -> re.Pattern:
+    """What the paths look like whose answers may take long."""
+    slow = [operation.path for operation in every_operation() if operation.slow]
+    return re.compile("|".join(re.sub(r"{\w+}", "[^/]+", path) for path in slow) or "(?!)")
+
+
 class LoopFirst:
     """Stands before waitress's own task dispatcher, and answers what is quick on the server's loop.
 
@@ -8046,7 +8838,7 @@ class LoopFirst:
     def is_quick(self, request: Any) -> bool:
         """Whether a request is answered sooner than a thread is woken."""
         if request.command == "GET":
-            return True
+            return not slow_paths().fullmatch(request.path)
         workspaces = list(self.install.workspaces.values())
         return request.content_length <= self.SMALL and all(
             workspace.writer.pace < self.QUICK for workspace in workspaces
@@ -8064,7 +8856,6 @@ class Server:
         from waitress.server import create_server
 
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)
-        wsgi_application()
         self.grace = settings.shutdown_grace
         self.waitress = create_server(
             application,
@@ -8089,6 +8880,7 @@ class Server:
 
     def start(self) -> None:
         """Answer requests from now on."""
+        wsgi_application()
         self.thread.start()
 
     def stop(self) -> None:
@@ -8797,11 +9589,6 @@ def schema_sql() -> str:
     return "\n".join(["-- Printed by: novantra-lite schema", *(f"\n{sql};" for sql in statements)])
 
 
-def every_operation() -> list[Operation]:
-    """The operations of both surfaces, in the order of the chapters."""
-    return [operation for surface in SURFACES for operation in surface.operations]
-
-
 def routes_text() -> str:
     """Every operation, a line each: method, path, scope, id."""
     return "\n".join(
@@ -8941,6 +9728,8 @@ PARAMETERS = {
     "createdAfter": "Only records made after this date or date-time.",
     "Idempotency-Key": "A repeat with the same key and body gets the first answer, for 24 hours.",
     "X-Dry-Run": "With true, tells what the write would do, and stores nothing.",
+    "page": "Number of a page, from 0 on; without page and size, a list comes whole.",
+    "size": "Records on a page: 20 unless told.",
 }
 
 
@@ -8952,6 +9741,7 @@ def describe_parameters(operation: Operation) -> list[dict]:
         ("query", member, member in query.required, field.describe())
         for member, (_, field) in query.members.items()
     ]
+    places += [("header", name, False, {"type": "string"}) for name in operation.request_headers]
     if operation.method != "GET" and not operation.public:
         places.append(("header", "Idempotency-Key", False, IDEMPOTENCY_TEXT))
         places.append(("header", "X-Dry-Run", False, FLAG_TEXT))

@@ -1,5 +1,120 @@
 -- Printed by: novantra-lite schema
 
+-- A key of a person (fsp_) or of a service (fss_): its prefix, and a keyed hash of it.
+CREATE TABLE "api_key" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "owner_id" TEXT NOT NULL,
+    "owner_type" TEXT NOT NULL CHECK ("owner_type" IN ('USER', 'SERVICE_ACCOUNT')),
+    "label" TEXT NOT NULL,
+    "key_prefix" TEXT NOT NULL,
+    "key_hash" TEXT NOT NULL,
+    "scopes" TEXT NOT NULL,
+    "is_active" INTEGER NOT NULL CHECK ("is_active" IN (0, 1)),
+    "created_at" TEXT NOT NULL,
+    "ttl_days" INTEGER,
+    "expires_at" TEXT,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX "api_key_lookup" ON "api_key" ("key_prefix");
+
+CREATE INDEX "api_key_owner_id" ON "api_key" ("owner_id");
+
+-- A path to production, and the attestations that it asks for.
+CREATE TABLE "flow" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "name" TEXT NOT NULL,
+    "description" TEXT NOT NULL,
+    "required_attestation_types" TEXT NOT NULL,
+    "tags" TEXT NOT NULL,
+    "org_slug" TEXT,
+    "template_yaml" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "requires_approval" INTEGER NOT NULL CHECK ("requires_approval" IN (0, 1)),
+    "required_approver_roles" TEXT NOT NULL,
+    "visibility" TEXT NOT NULL CHECK ("visibility" IN ('PUBLIC', 'PRIVATE')),
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE UNIQUE INDEX "flow_key" ON "flow" ("name");
+
+CREATE INDEX "flow_org_slug" ON "flow" ("org_slug");
+
+-- One run of a pipeline for a commit, and all that was recorded about it.
+CREATE TABLE "trail" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "flow_id" TEXT NOT NULL,
+    "git_commit_sha" TEXT NOT NULL,
+    "git_branch" TEXT NOT NULL,
+    "git_author" TEXT NOT NULL,
+    "git_author_email" TEXT NOT NULL,
+    "pull_request_id" TEXT,
+    "pull_request_reviewer" TEXT,
+    "deployment_actor" TEXT,
+    "status" TEXT NOT NULL CHECK ("status" IN ('PENDING', 'COMPLIANT', 'NON_COMPLIANT')),
+    "org_slug" TEXT,
+    "template_yaml" TEXT,
+    "build_url" TEXT,
+    "name" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("flow_id") REFERENCES "flow" ("id") ON DELETE CASCADE
+) STRICT;
+
+CREATE UNIQUE INDEX "trail_key" ON "trail" ("flow_id", "name");
+
+CREATE INDEX "trail_flow_id" ON "trail" ("flow_id");
+
+CREATE INDEX "trail_org_slug" ON "trail" ("org_slug");
+
+-- A request to let a trail be released, and what became of it.
+CREATE TABLE "approval" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "trail_id" TEXT NOT NULL,
+    "flow_id" TEXT NOT NULL,
+    "status" TEXT NOT NULL CHECK ("status" IN ('PENDING_APPROVAL', 'APPROVED', 'REJECTED', 'EXPIRED')),
+    "required_approvers" TEXT NOT NULL,
+    "comments" TEXT,
+    "requested_at" TEXT NOT NULL,
+    "deadline" TEXT,
+    "resolved_at" TEXT,
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("trail_id") REFERENCES "trail" ("id") ON DELETE CASCADE,
+    FOREIGN KEY ("flow_id") REFERENCES "flow" ("id") ON DELETE CASCADE
+) STRICT;
+
+CREATE INDEX "approval_trail_id" ON "approval" ("trail_id");
+
+CREATE INDEX "approval_flow_id" ON "approval" ("flow_id");
+
+CREATE INDEX "approval_status" ON "approval" ("status");
+
+-- Something that was built, known by its digest, as one trail reported it.
+CREATE TABLE "artifact" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "trail_id" TEXT NOT NULL,
+    "image_name" TEXT NOT NULL,
+    "image_tag" TEXT NOT NULL,
+    "sha256_digest" TEXT NOT NULL,
+    "registry" TEXT,
+    "reported_at" TEXT NOT NULL,
+    "reported_by" TEXT NOT NULL,
+    "org_slug" TEXT,
+    "artifact_type" TEXT CHECK ("artifact_type" IN ('FILE', 'DIR', 'DOCKER', 'OCI')),
+    "build_url" TEXT,
+    "commit_url" TEXT,
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("trail_id") REFERENCES "trail" ("id")
+) STRICT;
+
+CREATE INDEX "artifact_trail_id" ON "artifact" ("trail_id");
+
+CREATE INDEX "artifact_sha256_digest" ON "artifact" ("sha256_digest");
+
+CREATE INDEX "artifact_org_slug" ON "artifact" ("org_slug");
+
 -- A look at how well something is done, from plan to conclusion.
 CREATE TABLE "assessment" (
     "id" TEXT NOT NULL PRIMARY KEY,
@@ -161,6 +276,32 @@ CREATE TABLE "attachment_content" (
 
 CREATE INDEX "attachment_content_evidence_claim_id" ON "attachment_content" ("evidence_claim_id");
 
+-- What somebody says of a trail: that something was done, and how it ended.
+CREATE TABLE "attestation" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "trail_id" TEXT NOT NULL,
+    "type" TEXT NOT NULL,
+    "status" TEXT NOT NULL CHECK ("status" IN ('PASSED', 'FAILED', 'PENDING')),
+    "evidence_file_hash" TEXT,
+    "evidence_file_name" TEXT,
+    "evidence_file_size_bytes" INTEGER,
+    "details" TEXT,
+    "name" TEXT,
+    "evidence_url" TEXT,
+    "org_slug" TEXT,
+    "artifact_fingerprint" TEXT,
+    "created_at" TEXT NOT NULL,
+    "metadata" TEXT,
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("trail_id") REFERENCES "trail" ("id")
+) STRICT;
+
+CREATE INDEX "attestation_lookup" ON "attestation" ("trail_id", "type", "status");
+
+CREATE INDEX "attestation_trail_id" ON "attestation" ("trail_id");
+
+CREATE INDEX "attestation_org_slug" ON "attestation" ("org_slug");
+
 -- One action in the workspace; entries are chained and never change.
 CREATE TABLE "audit_entry" (
     "id" INTEGER NOT NULL PRIMARY KEY,
@@ -184,6 +325,32 @@ CREATE INDEX "audit_entry_subject_id" ON "audit_entry" ("subject_id");
 CREATE TRIGGER "audit_entry_refuses_update" BEFORE UPDATE ON "audit_entry" BEGIN SELECT RAISE(ABORT, 'audit_entry only grows'); END;
 
 CREATE TRIGGER "audit_entry_refuses_delete" BEFORE DELETE ON "audit_entry" BEGIN SELECT RAISE(ABORT, 'audit_entry only grows'); END;
+
+-- One of the happenings that the Factstore surface tells of in its audit log.
+CREATE TABLE "audit_event" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "event_type" TEXT NOT NULL CHECK ("event_type" IN ('ARTIFACT_DEPLOYED', 'ARTIFACT_REMOVED', 'ARTIFACT_UPDATED', 'ENVIRONMENT_CREATED', 'ENVIRONMENT_DELETED', 'POLICY_EVALUATED', 'ATTESTATION_RECORDED', 'APPROVAL_GRANTED', 'APPROVAL_REJECTED', 'GATE_BLOCKED', 'GATE_ALLOWED')),
+    "environment_id" TEXT,
+    "trail_id" TEXT,
+    "artifact_sha256" TEXT,
+    "actor" TEXT NOT NULL,
+    "payload" TEXT NOT NULL,
+    "occurred_at" TEXT NOT NULL,
+    "region" TEXT,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX "audit_event_event_type" ON "audit_event" ("event_type");
+
+CREATE INDEX "audit_event_trail_id" ON "audit_event" ("trail_id");
+
+CREATE INDEX "audit_event_actor" ON "audit_event" ("actor");
+
+CREATE INDEX "audit_event_occurred_at" ON "audit_event" ("occurred_at");
+
+CREATE TRIGGER "audit_event_refuses_update" BEFORE UPDATE ON "audit_event" BEGIN SELECT RAISE(ABORT, 'audit_event only grows'); END;
+
+CREATE TRIGGER "audit_event_refuses_delete" BEFORE DELETE ON "audit_event" BEGIN SELECT RAISE(ABORT, 'audit_event only grows'); END;
 
 -- A change that somebody asks for.
 CREATE TABLE "change_request" (
@@ -406,29 +573,6 @@ CREATE UNIQUE INDEX "finding_key" ON "finding" ("finding_key");
 CREATE INDEX "finding_source_kind" ON "finding" ("source_kind", "created_at", "id");
 
 CREATE INDEX "finding_status" ON "finding" ("status", "created_at", "id");
-
--- A path to production, and the attestations that it asks for.
-CREATE TABLE "flow" (
-    "id" TEXT NOT NULL PRIMARY KEY,
-    "name" TEXT NOT NULL,
-    "description" TEXT NOT NULL,
-    "required_attestation_types" TEXT NOT NULL,
-    "tags" TEXT NOT NULL,
-    "org_slug" TEXT,
-    "template_yaml" TEXT,
-    "created_at" TEXT NOT NULL,
-    "updated_at" TEXT NOT NULL,
-    "requires_approval" INTEGER NOT NULL CHECK ("requires_approval" IN (0, 1)),
-    "required_approver_roles" TEXT NOT NULL,
-    "visibility" TEXT NOT NULL CHECK ("visibility" IN ('PUBLIC', 'PRIVATE')),
-    "json" TEXT NOT NULL
-) STRICT;
-
-CREATE INDEX "flow_created" ON "flow" ("created_at");
-
-CREATE UNIQUE INDEX "flow_key" ON "flow" ("name");
-
-CREATE INDEX "flow_org_slug" ON "flow" ("org_slug", "created_at");
 
 -- A body of requirements: a standard, a law, a policy of the house.
 CREATE TABLE "framework" (
@@ -716,8 +860,6 @@ CREATE TABLE "organisation" (
     "json" TEXT NOT NULL
 ) STRICT;
 
-CREATE INDEX "organisation_created" ON "organisation" ("created_at");
-
 CREATE UNIQUE INDEX "organisation_key" ON "organisation" ("slug");
 
 -- The organization whose register the file is.
@@ -881,11 +1023,9 @@ CREATE TABLE "security_threshold" (
     FOREIGN KEY ("flow_id") REFERENCES "flow" ("id") ON DELETE CASCADE
 ) STRICT;
 
-CREATE INDEX "security_threshold_created" ON "security_threshold" ("created_at");
-
 CREATE UNIQUE INDEX "security_threshold_key" ON "security_threshold" ("flow_id");
 
-CREATE INDEX "security_threshold_flow_id" ON "security_threshold" ("flow_id", "created_at");
+CREATE INDEX "security_threshold_flow_id" ON "security_threshold" ("flow_id");
 
 -- An integration that may call the APIs: its scopes, and its secret as a keyed hash.
 CREATE TABLE "service_account" (
