@@ -3974,6 +3974,18 @@ WEBHOOK_EVENTS = (
     "submission.package.event_recorded",
     "assessment.completed",
 )
+#: What the Factstore surface tells of.
+FACTSTORE_EVENTS = (
+    "factstore.artifact.reported",
+    "factstore.artifact.deployed",
+    "factstore.attestation.recorded",
+    "factstore.trail.settled",
+    "factstore.approval.requested",
+    "factstore.approval.granted",
+    "factstore.approval.rejected",
+    "factstore.gate.evaluated",
+    "factstore.drift.changed",
+)
 ROTATION = 24 * 3600
 
 
@@ -3990,8 +4002,9 @@ class Webhooks:
     def add(self, url: str, events: Iterable[str] = ()) -> dict:
         """Add an endpoint for the named events (none: all); the secret is told only now."""
         wanted = list(events)
-        if unknown := [event for event in wanted if event not in WEBHOOK_EVENTS]:
-            raise Invalid(f"There is no event {unknown[0]}; there are {', '.join(WEBHOOK_EVENTS)}.")
+        known = (*WEBHOOK_EVENTS, *FACTSTORE_EVENTS)
+        if unknown := [event for event in wanted if event not in known]:
+            raise Invalid(f"There is no event {unknown[0]}; there are {', '.join(known)}.")
         check_target(url, allowed_networks(self.workspace.settings))
         secret = new_webhook_secret(self.workspace.source.random.randbytes(32))
         endpoint = self.act(
@@ -6885,6 +6898,7 @@ def settle(trail: Trail, failed: bool = False) -> None:
         return
     if status != trail.status:
         trail.change(status=status)
+        emit("factstore.trail.settled", {"trail": trail.json()})
 
 
 def meets_its_flow(trail: Trail) -> bool:
@@ -6925,6 +6939,26 @@ def compliance_sql(trail: str) -> str:
 
 
 # --- Attestations -------------------------------------------------------------
+
+
+def record_attestation(trail: Trail, told: Mapping[str, Any] | None, **values: Any) -> Attestation:
+    """Record an attestation on a trail, and let the trail's status follow.
+
+    `told` is what the audit event says beyond the attestation; None: there is no audit event.
+    """
+    attestation = Attestation.create(trail=trail.id, **values)
+    settle(trail, failed=attestation.status == "FAILED")
+    if told is not None:
+        payload = {
+            "attestationId": attestation.id,
+            "trailId": trail.id,
+            "type": attestation.type,
+            "status": attestation.status,
+            **told,
+        }
+        AuditEvent.record("ATTESTATION_RECORDED", "system", payload, trail_id=trail.id)
+    emit("factstore.attestation.recorded", {"attestation": attestation.json()})
+    return attestation
 
 
 # --- Evidence files -----------------------------------------------------------
