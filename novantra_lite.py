@@ -2434,6 +2434,8 @@ class Surface:
     coerces = False
     #: Whether an empty query parameter counts as absent.
     ignores_empty = False
+    #: Whether API keys are taken beside tokens.
+    api_keys = False
     error_schema: ClassVar[dict] = {}
 
     def __init__(self) -> None:
@@ -6277,7 +6279,10 @@ class ApiKey(Model):
 
 
 class ApiKeys:
-    """The API keys of one workspace: made, checked, and remembered once checked."""
+    """The API keys of one workspace: made, listed and revoked as the console does, and checked.
+
+    A key is checked once and remembered; a change of any key forgets what was remembered.
+    """
 
     REMEMBERED = 10_000
     PREFIXES: ClassVar[dict] = {"USER": "fsp_", "SERVICE_ACCOUNT": "fss_"}
@@ -6290,21 +6295,63 @@ class ApiKeys:
         """What is kept of a key: HMAC-SHA-256 under a key that is not in the file."""
         return hmac.digest(self.workspace.ring.derive("api keys"), key.encode(), "sha256").hex()
 
-    def issue(self, owner_id: str, owner_type: str, label: str, **more: Any) -> tuple[ApiKey, str]:
+    def issue(
+        self, owner_id: str, owner_type: str, label: str, days: int | None, scopes: Sequence[str]
+    ) -> tuple[ApiKey, str]:
         """Make a key in the current session; the text is told only now."""
         source = self.workspace.source
         text = self.PREFIXES[owner_type] + source.random.randbytes(32).hex()
-        if more.get("ttl_days"):
-            more["expires_at"] = source.timestamp(source.clock() + more["ttl_days"] * 86_400, 6)
+        expiry = source.timestamp(source.clock() + days * 86_400, 6) if days else None
         record = ApiKey.create(
             owner_id=owner_id,
             owner_type=owner_type,
             label=label,
             key_prefix=text[:12],
             key_hash=self.hash(text),
-            **more,
+            scopes=list(scopes),
+            ttl_days=days,
+            expires_at=expiry,
         )
         return record, text
+
+    def create(
+        self,
+        label: str,
+        scopes: Iterable[str] = ("factstore:read", "factstore:write"),
+        days: int | None = None,
+    ) -> dict:
+        """Make a key of a service, good for so many days or until revoked; `apiKey` is its text."""
+        wanted = sorted(set(scopes))
+        if unknown := [scope for scope in wanted if scope not in FACTSTORE_SCOPES]:
+            known = ", ".join(FACTSTORE_SCOPES)
+            raise Invalid(f"There is no scope {unknown[0]} for API keys; there are {known}.")
+        if not wanted:
+            raise Invalid("An API key needs at least one scope.")
+        values = read_members(
+            Schema(ApiKey.label, ApiKey.ttl_days), {"label": label, "ttlDays": days}
+        )
+        owner = self.workspace.source.uuid()
+
+        def work(current):
+            return self.issue(owner, "SERVICE_ACCOUNT", values["label"], days, scopes=wanted)
+
+        record, text = self.act("API key created.", work)
+        return {**record.json(), "apiKey": text}
+
+    def list(self) -> list[dict]:
+        """All keys, without their texts."""
+        with self.workspace.read():
+            return [key.json() for key in ApiKey.select().order_by(ApiKey.created_at)]
+
+    def revoke(self, key: str) -> None:
+        """End a key, at once."""
+        self.act("API key revoked.", lambda current: ApiKey.fetch(key).change(is_active=False))
+
+    def act(self, reason: str, work: Callable[[Session], Any]) -> Any:
+        """Do one administrative write, and have every key checked anew."""
+        result = perform(self.workspace, work, actor="console", reason=reason)
+        self.forget()
+        return result
 
     def check(self, text: str) -> Principal | None:
         """The principal that a key speaks for; None where this workspace does not know it."""
@@ -6351,7 +6398,7 @@ class FactstoreSurface(Surface):
     """Bare records and arrays in creation order, and the error body of its clients."""
 
     claims = ("/api",)
-    coerces = ignores_empty = True
+    coerces = ignores_empty = api_keys = True
     error_schema: ClassVar[dict] = {
         "type": "object",
         "required": ["status", "error", "message", "timestamp"],
@@ -9228,6 +9275,11 @@ class NovantraLite(Install):
         """The webhook endpoints of the workspace."""
         return Webhooks(self.workspace, self.dispatcher)
 
+    @property
+    def api_keys(self) -> ApiKeys:
+        """The keys of the workspace that its Factstore surface is called with."""
+        return self.workspace.api_keys
+
     def collection(self, name: str) -> Collection:
         """The records of one kind, by the name of their collection or of their list on the wire."""
         if name not in self._collections:
@@ -9702,7 +9754,10 @@ def openapi_document() -> dict:
         "headers": {
             name: {"required": True, "schema": one} for name, one in ANSWER_HEADERS.items()
         },
-        "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+        "securitySchemes": {
+            "bearer": {"type": "http", "scheme": "bearer"},
+            "apiKey": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+        },
     }
     tags = dict.fromkeys(operation.resource.tag for operation in every_operation())
     return {
@@ -9711,7 +9766,40 @@ def openapi_document() -> dict:
         "tags": [{"name": tag} for tag in tags],
         "security": [{"bearer": []}],
         "paths": paths,
+        "webhooks": {
+            event: describe_event(event) for event in (*WEBHOOK_EVENTS, *FACTSTORE_EVENTS)
+        },
         "components": components,
+    }
+
+
+def describe_event(event: str) -> dict:
+    """One event as it is posted to an endpoint (Standard Webhooks 1.0)."""
+    text = {"type": "string"}
+    organization = {
+        "type": "object",
+        "required": ["id", "slug"],
+        "properties": {"id": text, "slug": text},
+    }
+    properties = {
+        "id": {"type": "string", "pattern": "^evt_"},
+        "type": {"const": event},
+        "createdAt": {"type": "string", "format": "date-time"},
+        "organization": organization,
+        "data": {"type": "object"},
+    }
+    schema = {"type": "object", "required": list(properties), "properties": properties}
+    names = ("webhook-id", "webhook-timestamp", "webhook-signature", "X-Novantra-Signature")
+    return {
+        "post": {
+            "summary": f"Tells of {event}.",
+            "parameters": [
+                {"name": name, "in": "header", "required": True, "schema": text} for name in names
+            ],
+            "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+            "responses": {"2XX": {"description": "Received; anything else is tried again."}},
+            "security": [],
+        }
     }
 
 
@@ -9735,6 +9823,8 @@ def describe_operation(operation: Operation) -> dict:
         described["x-setting"] = operation.setting
     if operation.public:
         described["security"] = []
+    elif operation.surface.api_keys:
+        described["security"] = [{"bearer": []}, {"apiKey": []}]
     if operation.body is not NOTHING:
         whole = describe_body(operation)
         named = {"$ref": f"#/components/schemas/{operation.body.name}"}
@@ -10127,13 +10217,23 @@ def demo_credentials(lite) -> dict:
         log.info("The workspace holds records already; no demo data was added.")
     for account in lite.accounts.list():
         if account["name"] == DEMO_ACCOUNT:
-            return credentials_data(lite.accounts.rotate(account["clientId"]))
+            credentials = credentials_data(lite.accounts.rotate(account["clientId"]))
+            return credentials | first_key(lite, DEMO_ACCOUNT)
     return new_credentials(lite, DEMO_ACCOUNT)
 
 
 def new_credentials(lite, name: str) -> dict:
-    """The credentials of a new account that has every Novantra scope."""
-    return credentials_data(lite.accounts.create(name, novantra_scopes()))
+    """The credentials of a new account that has every Novantra scope, and a first API key."""
+    credentials = credentials_data(lite.accounts.create(name, novantra_scopes()))
+    return credentials | first_key(lite, name)
+
+
+def first_key(lite, label: str) -> dict:
+    """A new API key with every Factstore scope; one of this label from before is revoked."""
+    for key in lite.api_keys.list():
+        if key["label"] == label and key["isActive"]:
+            lite.api_keys.revoke(key["id"])
+    return {"apiKey": lite.api_keys.create(label, FACTSTORE_SCOPES)["apiKey"]}
 
 
 def credentials_data(credentials) -> dict:
@@ -10150,6 +10250,7 @@ def welcome(data: dict, passing: bool) -> str:
     if secret:
         often = "new at every start" if passing else "shown this once"
         lines += [f"  Client id      {id}", f"  Client secret  {secret}  ({often})"]
+        lines.append(f"  API key        {data['apiKey']}  (Factstore, {often})")
     if passing:
         lines += ["", "The workspace ends with the server; `serve FILE` keeps it."]
     if secret:
@@ -10543,6 +10644,36 @@ def doctor_command(lite, chosen) -> Output:
     return Output(facts, details(facts))
 
 
+@command(
+    "key create",
+    argument("label", metavar="LABEL", help="what it is for, as lists show it"),
+    argument("--scope", **SEVERAL, metavar="S", help="default: factstore:read factstore:write"),
+    argument("--days", type=int, metavar="N", help="how long it works; default: until revoked"),
+    opens="new",
+)
+def key_create_command(lite, chosen) -> Output:
+    """Make an API key for the Factstore surface and show it, once.
+
+    Examples:
+      novantra-lite key create pipeline --database register.db
+      novantra-lite key create auditor --scope factstore:read --days 90 --json
+    """
+    scopes = words_of(chosen.scope) or ["factstore:read", "factstore:write"]
+    return secret_output(lite.api_keys.create(chosen.label, scopes, chosen.days))
+
+
+@command("key list", opens="reader")
+def key_list_command(lite, chosen) -> Output:
+    """List the API keys."""
+    return listing(lite.api_keys.list(), f"No key yet: see `{PROGRAM} key create --help`.")
+
+
+@command("key revoke", argument("id", metavar="ID", help="the key's id"))
+def key_revoke_command(lite, chosen) -> Output:
+    """End an API key, at once."""
+    return do_command(lite.api_keys, chosen)
+
+
 @command("key rotate")
 def key_rotate_command(lite, chosen) -> Output:
     """Start a new encryption key; what older ones encrypted stays readable."""
@@ -10567,7 +10698,7 @@ GROUPS = {
     "workspace": "Make and list the workspaces of an install.",
     "account": "Service accounts: who may call, and with which scopes.",
     "webhook": "Where events are sent, and how their deliveries went.",
-    "key": "The keys that encrypt what is secret at rest.",
+    "key": "API keys of the Factstore surface, and the keys that encrypt at rest.",
 }
 LOCATION = (
     argument("--database", metavar="FILE", help="its file; default: NOVANTRA_LITE_DATABASE"),
