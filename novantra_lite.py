@@ -868,6 +868,9 @@ class Json(Member, peewee.TextField):
         return self.of.coerce(value)
 
     def parse(self, text):
+        # A list of words is written with commas by whoever fills a table in by hand.
+        if isinstance(self.of, ListOf) and isinstance(self.of.element, Text) and text[:1] != "[":
+            return [part.strip() for part in text.split(",") if part.strip()]
         try:
             return json.loads(text)
         except ValueError:
@@ -920,11 +923,24 @@ class PrefixedId(Member, peewee.TextField):
         return {"type": "string", "pattern": f"^{self.prefix}_"}
 
 
+UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def read_uuid(value: Any) -> str:
+    """A UUID in lower case, from one in either letter case; ValueError when it is none."""
+    if not isinstance(value, str) or not UUID.fullmatch(value.lower()):
+        raise ValueError("Expected a UUID")
+    return value.lower()
+
+
 class Uuid(Member, peewee.TextField):
     """A random primary key."""
 
     def __init__(self):
         super().__init__(primary_key=True, default=lambda: session().source.uuid())
+
+    def read(self, value):
+        return read_uuid(value)
 
     def describe(self):
         return {"type": "string", "format": "uuid"}
@@ -6183,7 +6199,6 @@ class PatchRequirements(
 # --- Factstore fields ---------------------------------------------------------
 
 FACTSTORE_SCOPES = ("factstore:read", "factstore:write", "factstore:admin")
-UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def now_exactly() -> str:
@@ -6207,9 +6222,7 @@ class Id(Text):
         super().__init__(36, 36, **options)
 
     def read(self, value):
-        if not isinstance(value, str) or not UUID.fullmatch(value.lower()):
-            raise ValueError("Expected a UUID")
-        return value.lower()
+        return read_uuid(value)
 
     def describe(self):
         return {"type": "string", "format": "uuid"}
@@ -6219,7 +6232,7 @@ class Owner(ForeignKey):
     """Points at a record with a UUID, which is taken in either letter case."""
 
     def read(self, value):
-        return Id.read(self, value)
+        return read_uuid(value)
 
     def describe(self):
         return {"type": "string", "format": "uuid"}
@@ -6704,6 +6717,7 @@ class Flows(
     scope="factstore",
     tag="Flows",
     schema_name="FlowResponse",
+    collection="flows",
     verbs="list create retrieve update delete",
 ):
     """Paths to production."""
@@ -7665,9 +7679,18 @@ class Import:
             if record is None:
                 self.collection.resource.enter(values)
                 return "created"
-            for name in ("id", "created_at", "updated_at"):
-                values.pop(name, None)
-            return "updated" if record.change(**values) else "unchanged"
+            return "updated" if self.change(record, values) else "unchanged"
+
+    @staticmethod
+    def change(record: Model, values: dict) -> bool:
+        """Change what a row says otherwise; a row that says the same leaves the record alone."""
+        fixed, known = ("id", "created_at", "updated_at"), record._meta.fields
+        values = {
+            name: value
+            for name, value in values.items()
+            if name not in fixed and known[name].value(record) != value
+        }
+        return bool(values and record.change(**values))
 
     @contextlib.contextmanager
     def undoing(self) -> Iterator[None]:

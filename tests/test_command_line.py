@@ -108,7 +108,8 @@ def get(path, token):
 #: Commands that are plain without one.
 NO_EXAMPLE = {
     "account disable", "account enable", "account list", "account rotate", "attachment", "backup",
-    "doctor", "key rotate", "openapi", "restore", "routes", "schema", "token", "verify",
+    "doctor", "key list", "key revoke", "key rotate", "openapi", "restore", "routes", "schema",
+    "token", "verify",
     "webhook deliveries", "webhook list", "webhook pause", "webhook redeliver", "webhook remove",
     "webhook resume", "webhook rotate", "webhook test", "workspace list",
 }  # fmt: skip
@@ -117,8 +118,9 @@ NO_EXAMPLE = {
 def test_the_commands_are_these():
     assert sorted(COMMANDS) == [
         "account create", "account disable", "account enable", "account list", "account rotate",
-        "attachment", "backup", "doctor", "export", "import", "key rotate", "openapi", "restore",
-        "routes", "schema", "serve", "set", "token", "verify", "webhook add", "webhook deliveries",
+        "attachment", "backup", "doctor", "export", "import", "key create", "key list",
+        "key revoke", "key rotate", "openapi", "restore", "routes", "schema", "serve", "set", "token", "verify",
+        "webhook add", "webhook deliveries",
         "webhook list", "webhook pause", "webhook redeliver", "webhook remove", "webhook resume",
         "webhook rotate", "webhook test", "workspace create", "workspace list",
     ]  # fmt: skip
@@ -796,6 +798,48 @@ def test_a_key_from_the_environment_is_used_instead_of_a_file(run, monkeypatch):
     assert not Path("register.db.key").exists()
 
 
+def test_an_api_key_is_made_listed_and_revoked(run, register):
+    made = run("key create auditor --scope factstore:read --days 90 --json").json
+    before = get("/api/v1/flows", made["apiKey"])
+
+    listed = run("key list")
+    revoked = run(f"key revoke {made['id']}")
+
+    assert made["scopes"] == ["factstore:read"]
+    assert made["ttlDays"] == 90
+    assert made["apiKey"] not in listed.out
+    assert made["keyPrefix"] in listed.out
+    assert revoked.out == f"{made['id']} is revoked.\n"
+    assert (before, get("/api/v1/flows", made["apiKey"])) == (200, 401)
+    assert run("verify").status == 0
+
+
+def test_a_key_without_options_reads_and_writes_until_it_is_revoked(run, register):
+    made = run("key create pipeline --json").json
+
+    assert made["scopes"] == ["factstore:read", "factstore:write"]
+    assert made["expiresAt"] is None
+
+
+def test_flows_are_imported_from_a_table_and_a_second_time_nothing_changes(run):
+    Path("flows.csv").write_text(
+        "name,requiredAttestationTypes,requiresApproval,tags\n"
+        'payments,"junit, snyk",yes,"{""team"": ""money""}"\n'
+        "reports,,,\n"
+    )
+
+    first = run("import flows flows.csv --json").json
+    second = run("import flows flows.csv --json").json
+
+    flows = json.loads(run("export flows --json").out)
+    assert (first["created"], first["refused"]) == (2, 0)
+    assert (second["unchanged"], second["updated"]) == (2, 0)
+    assert [flow["name"] for flow in flows] == ["payments", "reports"]
+    assert flows[0]["requiredAttestationTypes"] == ["junit", "snyk"]
+    assert flows[0]["tags"] == {"team": "money"}
+    assert flows[0]["requiresApproval"] is True
+
+
 def test_a_new_key_seals_from_now_on_and_the_old_ones_still_open(run, register):
     first, kept = finding("First")["id"], run("token --scope assets:read").out.strip()
     run(f"set findings {first} description=Before --reason {REASON}")
@@ -974,12 +1018,15 @@ def test_serve_demo_says_in_one_line_how_to_reach_a_register_full_of_data():
         credentials["client_secret"] = said["clientSecret"]
         _, token = call(connection, "POST", "/api/v1/auth/token", body=credentials)
         status, assets = call(connection, "GET", ASSETS, token["access_token"])
+        flows, _ = call(connection, "GET", "/api/v1/flows", said["apiKey"])
         server.send_signal(signal.SIGTERM)
         ended, rest = server.wait(60), server.stdout.read()
 
     assert set(said) == {
         "url", "docs", "workspace", "clientId", "clientSecret", "name", "scopes", "expires",
+        "apiKey",
     }  # fmt: skip
+    assert flows == 200
     assert said["docs"] == said["url"] + "/docs"
     assert said["name"] == "Demo account"
     assert (status, len(assets["assets"])) == (200, 50)
@@ -1002,6 +1049,8 @@ def test_serve_shows_the_first_account_once_and_the_demo_account_anew(run):
     assert "clientSecret" not in kept[1]
     assert kept[2]["clientId"] == kept[3]["clientId"]
     assert kept[2]["clientSecret"] != kept[3]["clientSecret"]
+    assert get("/api/v1/flows", kept[2]["apiKey"]) == 401
+    assert get("/api/v1/flows", kept[3]["apiKey"]) == 200
     assert names == ["First account", "Demo account"]
     assert run("verify").status == 0
 
