@@ -1121,7 +1121,9 @@ class Model(peewee.Model):
     @functools.cache
     def members(cls) -> dict[str, Member]:
         """The fields that callers see, by the names of their members."""
-        return {camel(f.column_name): f for f in cls._meta.sorted_fields if not f.hidden}
+        named = {camel(f.column_name): f for f in cls._meta.sorted_fields if not f.hidden}
+        # A derived member stands in for the stored one of its name.
+        return {name: f for name, f in named.items() if name not in cls.derived}
 
     @classmethod
     @functools.cache
@@ -1352,10 +1354,10 @@ def describe_member(field: Any, writing: bool = False) -> dict:
     return schema
 
 
-def describe_model(model: type[Model]) -> dict:
-    """A record as a JSON schema: every member is always there."""
-    properties = {member: describe_member(field) for member, field in model.members().items()}
-    properties |= {name: describe_member(one.member) for name, one in model.derived.items()}
+def describe_model(model: type[Model], without: tuple[str, ...] = ()) -> dict:
+    """A record, less some members, as a JSON schema: every member is always there."""
+    told = model.members() | {name: one.member for name, one in model.derived.items()}
+    properties = {name: describe_member(one) for name, one in told.items() if name not in without}
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 
@@ -1976,8 +1978,15 @@ class Listing:
     of a page and gives it back as one row: text, number of records, and the place of the last.
     """
 
-    def __init__(self, model: type[Model], filters: Mapping[str, Any], newest_first: bool = True):
-        self.model, self.filters, self.newest_first = model, filters, newest_first
+    def __init__(
+        self,
+        model: type[Model],
+        filters: Mapping[str, Any],
+        newest_first: bool = True,
+        without: tuple[str, ...] = (),
+    ):
+        self.model, self.filters = model, filters
+        self.newest_first, self.without = newest_first, without
         self._kept: dict[tuple, tuple[str, str]] = {}
 
     def sql(self, names: tuple[str, ...], cursor: bool) -> str:
@@ -1991,7 +2000,8 @@ class Listing:
         """Write the SQL of a page with peewee, and let SQLite join what it finds."""
         model = self.model
         place = peewee.EnclosedNodeList([model.created_at, model.id])
-        query = model.select(model.statements().text, model.created_at, model.id)
+        told = model.statements().without(self.without)
+        query = model.select(told, model.created_at, model.id)
         for name in names:
             query = query.where(self.filters[name]("?"))
         if cursor:
@@ -1999,7 +2009,7 @@ class Listing:
             query = query.where(place <= mark if self.newest_first else place >= mark)
         order = [model.created_at, model.id]
         order = [column.desc() for column in order] if self.newest_first else order
-        text = model.statements().text.sql
+        text = told.sql
         inner = query.order_by(*order).limit(1).sql()[0].replace(text, f"{text} AS text", 1)
         last = "min" if self.newest_first else "max"
         joined = "CAST(group_concat(text, char(30)) AS BLOB)"
@@ -2464,10 +2474,14 @@ class Surface:
         return resource.filters, {}
 
     def listing(
-        self, model: type[Model], conditions: Mapping, newest_first: bool = True
+        self,
+        model: type[Model],
+        conditions: Mapping,
+        newest_first: bool = True,
+        without: tuple[str, ...] = (),
     ) -> Listing | Array:
-        """A list of records, in this order where the surface has no other."""
-        return Listing(model, conditions, newest_first)
+        """A list of records less some members, in this order where the surface has no other."""
+        return Listing(model, conditions, newest_first, without)
 
     def list_page(self, context: Context, listing: Listing | Array) -> Any:
         """Answer a list."""
@@ -2625,6 +2639,8 @@ class Resource:
     schema_name: ClassVar[str] = ""
     filters = creates = changes = NOTHING
     conditions: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    #: The members of its records that it does not tell.
+    without: ClassVar[tuple[str, ...]] = ()
     #: What a verb promises otherwise than all resources do.
     options: ClassVar[Mapping[str, dict]] = MappingProxyType({})
     operations: ClassVar[list[Operation]]
@@ -2665,7 +2681,7 @@ class Resource:
         query, conditions = surface.list_query(self)
         named = {name: self.condition(name, column) for name, column in query.members.values()}
         conditions = named | conditions | dict(self.conditions)
-        self.listing = surface.listing(self.model, conditions)
+        self.listing = surface.listing(self.model, conditions, without=self.without)
         update = {"method": surface.update_method, "path": path, "body": self.changes}
         return {
             "list": {
@@ -2725,7 +2741,7 @@ class Resource:
 
     def retrieve(self, context, key):
         """Get one {resource.noun_words}."""
-        return context.workspace.json_of(self.model, key)
+        return context.workspace.json_of(self.model, key, self.without)
 
     def update(self, context, key):
         """Change selected members of one {resource.noun_words}."""
@@ -6401,8 +6417,8 @@ class FactstoreSurface(Surface):
             raise Invalid(issues=issues)
         return tuple(read)
 
-    def listing(self, model, conditions, newest_first=False):
-        return Array(model, conditions)
+    def listing(self, model, conditions, newest_first=False, without=()):
+        return Array(model, conditions, without=without)
 
     def list_page(self, context, listing):
         return self.array(context, listing, context.query)
@@ -9685,7 +9701,7 @@ def openapi_document() -> dict:
     schemas: dict[str, dict] = {}
     for resource in RESOURCES:
         if resource.model:
-            schemas[resource.schema_name] = describe_model(resource.model)
+            schemas[resource.schema_name] = describe_model(resource.model, resource.without)
     for operation in every_operation():
         if operation.body.name:
             schemas[operation.body.name] = describe_body(operation)
@@ -9801,7 +9817,7 @@ def describe_answers(operation: Operation) -> dict:
         rehearsal = {
             "type": "object",
             "required": ["dryRun", would],
-            "properties": {"dryRun": {"const": True}, would: operation.answer or {}},
+            "properties": {"dryRun": {"const": True}, would: describe_rehearsed(operation)},
         }
         both = [operation.answer, rehearsal] if operation.status == 200 else [rehearsal]
         answers["200"] = describe_answer("Done, or what a dry run would do.", {"anyOf": both})
@@ -9809,6 +9825,15 @@ def describe_answers(operation: Operation) -> dict:
     for status in sorted(statuses):
         answers[str(status)] = {"$ref": f"#/components/responses/{operation.surface.name}{status}"}
     return answers
+
+
+def describe_rehearsed(operation: Operation) -> dict:
+    """What a dry run tells: the answer, or the whole record where the answer is brief."""
+    if not operation.brief:
+        return operation.answer or {}
+    resource = operation.resource
+    whole = resource.model.schema_name or resource.schema_name
+    return operation.surface.record_schema(Named("", whole))
 
 
 def describe_answer(meaning: str, schema: dict | None, media: str = "application/json") -> dict:
