@@ -6663,6 +6663,15 @@ def split_lists(values: dict) -> dict:
 
 
 FLOWS_BY_SLUG = Array(Flow, {"org_slug": lambda slug: Flow.org_slug == slug})
+FLOW_TEMPLATE = {
+    "type": "object",
+    "required": ["flowId", "templateYaml", "effectiveTemplate"],
+    "properties": {
+        "flowId": {"type": "string", "format": "uuid"},
+        "templateYaml": {"type": ["string", "null"]},
+        "effectiveTemplate": {"type": ["object", "null"]},
+    },
+}
 
 
 class Flows(
@@ -6715,15 +6724,7 @@ class Flows(
     @route(
         "GET /api/v1/flows/{flowId}/template",
         id="getFlowTemplate",
-        answer={
-            "type": "object",
-            "required": ["flowId", "templateYaml", "effectiveTemplate"],
-            "properties": {
-                "flowId": {"type": "string", "format": "uuid"},
-                "templateYaml": {"type": ["string", "null"]},
-                "effectiveTemplate": {"type": ["object", "null"]},
-            },
-        },
+        answer=FLOW_TEMPLATE,
     )
     def template(self, context, key):
         """Get the template of a flow: its text, and what it says as JSON."""
@@ -6733,6 +6734,27 @@ class Flows(
             "templateYaml": flow.template_yaml,
             "effectiveTemplate": flow.template(),
         }
+
+
+class FlowsV2(
+    Flows,
+    path="/api/v2/flows",
+    tag="V2 Flows",
+    schema_name="FlowResponse",
+    verbs="list create retrieve update delete",
+    options={
+        "create": {"id": "createFlowV2", "answer": COMMAND_RESULT, "brief": created},
+        "retrieve": {"id": "getFlowV2"},
+        "update": {"id": "updateFlowV2", "answer": COMMAND_RESULT, "brief": updated},
+        "delete": {"id": "deleteFlowV2"},
+    },
+):
+    """The same flows, with short answers to what is written."""
+
+    @route("GET /api/v2/flows/{flowId}/template", id="getFlowTemplateV2", answer=FLOW_TEMPLATE)
+    def template(self, context, key):
+        """Get the template of a flow: its text, and what it says as JSON."""
+        return super().template(context, key)
 
 
 class SecurityThreshold(Model):
@@ -6880,6 +6902,17 @@ class Attestation(Model):
     metadata = Json(MapOf(Anything()), null=True)
 
 
+class Records:
+    """A JSON array of whole records, by the name of their schema."""
+
+    def __init__(self, schema_name: str):
+        self.schema_name = schema_name
+
+    def describe(self) -> dict:
+        """This array's JSON schema."""
+        return FACTSTORE.array_schema(self.schema_name)
+
+
 class Approval(Model):
     """A request to let a trail be released, and what became of it."""
 
@@ -6898,6 +6931,21 @@ class Approval(Model):
     requested_at = Timestamp(6, default=now_exactly)
     deadline = Timestamp(6, null=True)
     resolved_at = Timestamp(6, null=True)
+
+    #: SQL for the status at the present: what nobody decided in time has expired.
+    standing = (
+        """CASE WHEN t1."status" = 'PENDING_APPROVAL' AND t1."deadline" < present() """
+        """THEN 'EXPIRED' ELSE t1."status" END"""
+    )
+    derived: ClassVar[dict] = {
+        "status": Derived(status, f"json_quote({standing})"),
+        "decisions": Derived(
+            Records("ApprovalDecisionResponse"),
+            """'[' || ifnull((SELECT group_concat("json") FROM (SELECT "json"
+                FROM "approval_decision" WHERE "approval_id" = t1."id"
+                ORDER BY "rowid")), '') || ']'""",
+        ),
+    }
 
 
 def settle(trail: Trail, failed: bool = False) -> None:
@@ -6947,6 +6995,180 @@ def compliance_sql(trail: str) -> str:
 
 # --- Trails -------------------------------------------------------------------
 
+CI_CONTEXT = "X-Factstore-CI-Context"
+CI_MEMBERS = ("gitCommitSha", "gitBranch", "buildUrl")
+#: The names of each CI system, and what its environment says of a build, in the order of
+#: CI_MEMBERS (section 3 of the delivery notes).
+CI_SYSTEMS = {
+    name: templates
+    for names, *templates in (
+        (
+            "github-actions github_actions",
+            "{GITHUB_SHA}",
+            "{GITHUB_REF_NAME}",
+            "{GITHUB_SERVER_URL}/{GITHUB_REPOSITORY}/actions/runs/{GITHUB_RUN_ID}",
+        ),
+        ("gitlab-ci gitlab_ci", "{CI_COMMIT_SHA}", "{CI_COMMIT_REF_NAME}", "{CI_JOB_URL}"),
+        ("jenkins", "{GIT_COMMIT}", "{GIT_BRANCH}", "{BUILD_URL}"),
+        ("circleci circle-ci", "{CIRCLE_SHA1}", "{CIRCLE_BRANCH}", "{CIRCLE_BUILD_URL}"),
+        (
+            "azure-devops azure_devops",
+            "{BUILD_SOURCEVERSION}",
+            "{BUILD_SOURCEBRANCH}",
+            "{SYSTEM_TEAMFOUNDATIONCOLLECTIONURI}{SYSTEM_TEAMPROJECT}"
+            "/_build/results?buildId={BUILD_BUILDID}",
+        ),
+    )
+    for name in names.split()
+}
+
+
+def told_by_environment(template: str) -> str | None:
+    """A text out of the environment of this process, or None where a part of it is not set."""
+    # A variable that is set to nothing says nothing.
+    variables = {name: value for name, value in os.environ.items() if value}
+    try:
+        return template.format_map(variables)
+    except KeyError:
+        return None
+
+
+def fill_from_ci(data: dict, system: str) -> dict:
+    """A body with its absent members as the environment of a CI system has them."""
+    found = zip(CI_MEMBERS, map(told_by_environment, CI_SYSTEMS.get(system, ())), strict=False)
+    return data | {member: value for member, value in found if data.get(member) is None}
+
+
+def begin_trail(values: dict) -> Trail:
+    """Begin a trail under a flow: a commit, a branch, and a name that no other of the flow has."""
+    flow, name = Flow.fetch(values["flow"]), values.get("name")
+    needed = {"git_commit_sha": "gitCommitSha", "git_branch": "gitBranch"}
+    missing = [member for column, member in needed.items() if values.get(column) is None]
+    if missing:
+        raise Invalid(issues=[issue([member], "Required") for member in missing])
+    check_organisation(values.get("org_slug"))
+    if name is not None and Trail.select().where(Trail.flow == flow, Trail.name == name).exists():
+        raise Conflict(f"Trail with name '{name}' already exists in flow '{flow.name}'")
+    return Trail.create(**values)
+
+
+#: What a body may tell of a trail in both versions of the API.
+TRAIL_COLUMNS = (
+    Trail.flow,
+    Trail.git_author,
+    Trail.git_author_email,
+    Trail.pull_request_id,
+    Trail.pull_request_reviewer,
+    Trail.deployment_actor,
+    Trail.org_slug,
+    Trail.template_yaml,
+    Trail.build_url,
+)
+#: What a body may leave to the CI system.
+TRAIL_COMMIT = {"git_commit_sha": Text(255, null=True), "git_branch": Text(255, null=True)}
+TRAIL_ALIASES = {"pullRequestNumber": "pullRequestId"}
+
+
+class Trails(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/trails",
+    model=Trail,
+    scope="factstore",
+    tag="Trails",
+    verbs="list create retrieve",
+    options={"create": {"request_headers": (CI_CONTEXT,)}},
+):
+    """Runs of pipelines."""
+
+    filters = Filters(Trail.flow)
+    creates = Schema(
+        *TRAIL_COLUMNS,
+        Trail.name,
+        **TRAIL_COMMIT,
+        aliases=TRAIL_ALIASES,
+        name="CreateTrailRequest",
+    )
+
+    def accept(self, context, data):
+        system = context.request.get_header(CI_CONTEXT, default="").strip().lower()
+        return fill_from_ci(data, system) if isinstance(data, dict) else data
+
+    def create(self, context):
+        return begin_trail(context.body)
+
+    @route(
+        "GET /api/v1/flows/{flowId}/trails",
+        id="listTrailsForFlow",
+        query=Paging(),
+        answer=FACTSTORE.paged_schema("TrailResponse", always=True),
+    )
+    def of_flow(self, context, flow):
+        """List one page of the trails of a flow."""
+        Flow.fetch(flow)
+        return FACTSTORE.array(context, self.listing, {"flow": flow}, paged=True)
+
+
+TRAIL_EVENTS = Array(
+    AuditEvent, {"trail_id": lambda trail: AuditEvent.trail_id == trail}, newest_first=True
+)
+
+
+class TrailEvents(Resource, surface=FACTSTORE, model=AuditEvent, scope="factstore", tag="Trails"):
+    """What the audit log tells of trails."""
+
+    @route(
+        "GET /api/v1/trails/{trailId}/audit",
+        id="listTrailAuditEvents",
+        answer=FACTSTORE.array_schema("AuditEventResponse"),
+    )
+    def of_trail(self, context, trail):
+        """List the audit events of a trail, newest first."""
+        return FACTSTORE.array(context, TRAIL_EVENTS, {"trail_id": trail})
+
+
+class TrailsV2(
+    Trails,
+    path="/api/v2/trails",
+    tag="V2 Trails",
+    schema_name="TrailView",
+    verbs="list create retrieve",
+    options={
+        "create": {
+            "id": "createTrailV2",
+            "answer": COMMAND_RESULT,
+            "brief": created,
+            "request_headers": (CI_CONTEXT,),
+        },
+        "retrieve": {"id": "getTrailV2"},
+    },
+):
+    """The same trails without names, and with short answers to what is written."""
+
+    without = ("name", "flowName")
+    creates = Schema(
+        *TRAIL_COLUMNS, **TRAIL_COMMIT, aliases=TRAIL_ALIASES, name="CreateTrailCommand"
+    )
+
+    @route(
+        "GET /api/v2/flows/{flowId}/trails",
+        id="listTrailsForFlowV2",
+        answer=FACTSTORE.array_schema("TrailView"),
+    )
+    def of_flow(self, context, flow):
+        """List all trails of a flow."""
+        Flow.fetch(flow)
+        return FACTSTORE.array(context, self.listing, {"flow": flow})
+
+    @route(
+        "GET /api/v2/trails/{trailId}/audit",
+        id="listTrailAuditEventsV2",
+        answer=FACTSTORE.array_schema("AuditEventResponse"),
+    )
+    def audit(self, context, key):
+        """List the audit events of a trail, newest first."""
+        return FACTSTORE.array(context, TRAIL_EVENTS, {"trail_id": key})
+
 
 # --- Artifacts ----------------------------------------------------------------
 
@@ -6993,6 +7215,153 @@ def record_attestation(trail: Trail, told: Mapping[str, Any] | None, **values: A
 
 
 # --- Approvals ----------------------------------------------------------------
+
+
+class ApprovalDecision(Model):
+    """What one person said to a request for approval."""
+
+    fact, made, since = "approval_decision", "recorded", 2
+    schema_name = "ApprovalDecisionResponse"
+
+    id = Uuid()
+    approval = Owner(Approval, index=True, on_delete="CASCADE")
+    approver_identity = Text(255)
+    decision = Choice("APPROVED REJECTED")
+    comments = Text(10_000, null=True)
+    decided_at = Timestamp(6, default=now_exactly)
+
+    @classmethod
+    def record(cls, approval: Approval, decision: str, said: Mapping[str, Any]) -> None:
+        """Put a decision down; Conflict unless the approval is still pending."""
+        status = approval.json()["status"]
+        if status != "PENDING_APPROVAL":
+            raise Conflict(f"Approval {approval.id} is {status} and cannot be decided any more.")
+        made = cls.create(approval=approval.id, decision=decision, **said)
+        AuditEvent.record(
+            "APPROVAL_GRANTED" if decision == "APPROVED" else "APPROVAL_REJECTED",
+            made.approver_identity,
+            {"approvalId": approval.id},
+            trail_id=approval.trail_id,
+        )
+
+
+def approve(approval: Approval, said: Mapping[str, Any]) -> None:
+    """Take an approving decision; the last of those that are required makes it APPROVED."""
+    ApprovalDecision.record(approval, "APPROVED", said)
+    mine = ApprovalDecision.approval == approval
+    heard = ApprovalDecision.select(ApprovalDecision.approver_identity).where(mine).tuples()
+    if set(approval.required_approvers) <= {identity for (identity,) in heard}:
+        approval.change(status="APPROVED", resolved_at=now_exactly())
+        emit("factstore.approval.granted", {"approval": approval.json()})
+        settle(approval.trail)
+
+
+def reject(approval: Approval, said: Mapping[str, Any]) -> None:
+    """Take a rejection; one by anybody ends it."""
+    ApprovalDecision.record(approval, "REJECTED", said)
+    approval.change(status="REJECTED", resolved_at=now_exactly())
+    emit("factstore.approval.rejected", {"approval": approval.json()})
+
+
+class ApprovalRequest(Schema):
+    """What asks for an approval; the trail in the path wins over the one in the body.
+
+    The reference demands `trailId` and ignores it: it is told as required, and not missed.
+    """
+
+    def describe(self):
+        return super().describe() | {"required": ["trailId"]}
+
+
+APPROVALS_BY_TRAIL = Array(Approval, {"trail": lambda trail: Approval.trail == trail})
+
+
+class Approvals(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/approvals",
+    model=Approval,
+    scope="factstore",
+    tag="Approvals",
+    schema_name="ApprovalResponse",
+    verbs="list retrieve",
+):
+    """Requests to let trails be released."""
+
+    filters = Filters(Approval.status)
+    conditions: ClassVar[dict] = {"status": lambda status: peewee.SQL(Approval.standing) == status}
+
+    @route(
+        "GET /api/v1/trails/{trailId}/approvals",
+        id="listApprovalsByTrail",
+        answer=FACTSTORE.array_schema("ApprovalResponse"),
+    )
+    def of_trail(self, context, trail):
+        """List the approvals of a trail."""
+        return FACTSTORE.array(context, APPROVALS_BY_TRAIL, {"trail": trail})
+
+    @route(
+        "POST /api/v1/trails/{trailId}/approvals",
+        id="requestApproval",
+        body=ApprovalRequest(
+            Approval.required_approvers,
+            Approval.comments,
+            Approval.deadline,
+            trail_id=Id(null=True),
+            name="CreateApprovalRequest",
+        ),
+        answer=FACTSTORE.one_schema("ApprovalResponse"),
+        would="wouldCreate",
+    )
+    def ask(self, context, key):
+        """Ask for approval of a trail."""
+        trail = Trail.fetch(key)
+        context.body.pop("trail_id", None)
+        asked = split_lists(context.body)
+        approval = Approval.create(trail=trail.id, flow=trail.flow_id, **asked)
+        emit("factstore.approval.requested", {"approval": approval.json()})
+        return approval
+
+
+class ApprovalDecisions(
+    Resource,
+    surface=FACTSTORE,
+    model=ApprovalDecision,
+    scope="factstore",
+    tag="Approvals",
+    schema_name="ApprovalDecisionResponse",
+):
+    """What is said to requests for approval."""
+
+    said = Schema(
+        ApprovalDecision.approver_identity,
+        ApprovalDecision.comments,
+        name="ApprovalDecisionRequest",
+    )
+
+    @route(
+        "POST /api/v1/approvals/{approvalId}/approve",
+        id="approveApproval",
+        body=said,
+        answer=FACTSTORE.one_schema("ApprovalResponse"),
+    )
+    def approve(self, context, key):
+        """Add an approving decision to an approval."""
+        approval = Approval.fetch(key)
+        approve(approval, context.body)
+        return approval
+
+    @route(
+        "POST /api/v1/approvals/{approvalId}/reject",
+        id="rejectApproval",
+        body=said,
+        answer=FACTSTORE.one_schema("ApprovalResponse"),
+    )
+    def reject(self, context, key):
+        """Reject an approval, which ends it."""
+        approval = Approval.fetch(key)
+        reject(approval, context.body)
+        return approval
 
 
 # --- Assertions ---------------------------------------------------------------
