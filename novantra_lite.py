@@ -976,7 +976,7 @@ class Encrypted(Text):
 class Derived:
     """A member that is worked out at each read: `sql` gives its JSON text from the row `t1`.
 
-    `present()` is the instance's time in that SQL.
+    `present()` is the instance's time in that SQL; `(SELECT present())` asks for it only once.
     """
 
     member: Any
@@ -998,19 +998,21 @@ class Statements:
             names, values = [*names, '"json"'], [*values, self.json_text(given)]
         table = f'"{model._meta.table_name}"'
         self.insert = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join(values)})"
-        self.text = peewee.SQL(self.with_derived('"json"' if model.fact else self.json))
+        self.plain = '"json"' if model.fact else self.json
+        self.text = peewee.SQL(self.with_derived(self.plain, model.derived))
         self._retrievals: dict[tuple[str, ...], str] = {}
         one = model._meta.primary_key == peewee.SQL("?")
         self.row = model.select().where(one).sql()[0]
         self.exists = model.select(peewee.SQL("1")).where(one).sql()[0]
         key = stored[model._meta.primary_key]
         self.refresh = f'UPDATE {table} SET "json" = {self.json} WHERE {key} = ?'
+        self.delete = f"DELETE FROM {table} WHERE {key} = ?"
 
-    def with_derived(self, text: str) -> str:
-        """SQL for a record's JSON text with the members that are worked out at each read."""
-        if not self.model.derived:
+    def with_derived(self, text: str, derived: Mapping[str, Derived]) -> str:
+        """SQL for a record's JSON text with members that are worked out at each read."""
+        if not derived:
             return text
-        told = [f"""',"{name}":' || {one.sql}""" for name, one in self.model.derived.items()]
+        told = [f"""',"{name}":' || {one.sql}""" for name, one in derived.items()]
         return " || ".join([f"substr({text}, -1, {-(1 << 30)})", *told, "'}'"])
 
     def update(self, names: Sequence[str]) -> str:
@@ -1022,8 +1024,12 @@ class Statements:
 
     def without(self, members: tuple[str, ...]) -> peewee.SQL:
         """SQL for a record's JSON text that lacks some members."""
-        paths = ", ".join(f"'$.{member}'" for member in members)
-        return peewee.SQL(f"json_remove({self.text.sql}, {paths})") if members else self.text
+        if not members:
+            return self.text
+        derived = {name: one for name, one in self.model.derived.items() if name not in members}
+        paths = "".join(f", '$.{name}'" for name in members if name not in self.model.derived)
+        text = f"json_remove({self.plain}{paths})" if paths else self.plain
+        return peewee.SQL(self.with_derived(text, derived))
 
     def retrieval(self, members: tuple[str, ...] = ()) -> str:
         """SQL that reads the JSON text of one record, less some members."""
@@ -1204,7 +1210,7 @@ class Model(peewee.Model):
         """Take the record away, and note it as a fact."""
         take_along(self)
         row = self.row()
-        self.delete_instance()
+        session().database.connection().execute(self.statements().delete, (self._pk,))
         if self.fact:
             session().facts.append(("deleted", type(self), self._pk, row, None))
 
@@ -1234,14 +1240,21 @@ class Model(peewee.Model):
 def take_along(record: Model) -> None:
     """Remove what goes with a record; Conflict names what still points at it and stays."""
     for key in record._meta.backrefs:
-        pointing = key.model.select().where(key == record._pk)
+        sql = pointing_sql(key)
+        pointing = session().database.connection().execute(sql, (record._pk,)).fetchall()
         if key.on_delete == "CASCADE":
             # Through the same door, so that the ledger knows of it.
-            for other in list(pointing):
-                other.remove()
-        elif pointing.exists():
+            for (other,) in pointing:
+                key.model.fetch(other).remove()
+        elif pointing:
             user = key.model.noun()
             raise Conflict(f"This {record.noun()} is still in use by {user} records.")
+
+
+@functools.cache
+def pointing_sql(key: ForeignKey) -> str:
+    """SQL for the ids of the records that point at one record by this field."""
+    return key.model.select(key.model._meta.primary_key).where(key == "?").sql()[0]
 
 
 def check_move(record: Model, status: str) -> None:
@@ -6934,7 +6947,7 @@ class Approval(Model):
 
     #: SQL for the status at the present: what nobody decided in time has expired.
     standing = (
-        """CASE WHEN t1."status" = 'PENDING_APPROVAL' AND t1."deadline" < present() """
+        """CASE WHEN t1."status" = 'PENDING_APPROVAL' AND t1."deadline" < (SELECT present()) """
         """THEN 'EXPIRED' ELSE t1."status" END"""
     )
     derived: ClassVar[dict] = {
