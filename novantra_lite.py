@@ -992,7 +992,7 @@ class Encrypted(Text):
 class Derived:
     """A member that is worked out at each read: `sql` gives its JSON text from the row `t1`.
 
-    `present()` is the instance's time in that SQL.
+    `present()` is the instance's time in that SQL; `(SELECT present())` asks for it only once.
     """
 
     member: Any
@@ -1014,19 +1014,21 @@ class Statements:
             names, values = [*names, '"json"'], [*values, self.json_text(given)]
         table = f'"{model._meta.table_name}"'
         self.insert = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join(values)})"
-        self.text = peewee.SQL(self.with_derived('"json"' if model.fact else self.json))
+        self.plain = '"json"' if model.fact else self.json
+        self.text = peewee.SQL(self.with_derived(self.plain, model.derived))
         self._retrievals: dict[tuple[str, ...], str] = {}
         one = model._meta.primary_key == peewee.SQL("?")
         self.row = model.select().where(one).sql()[0]
         self.exists = model.select(peewee.SQL("1")).where(one).sql()[0]
         key = stored[model._meta.primary_key]
         self.refresh = f'UPDATE {table} SET "json" = {self.json} WHERE {key} = ?'
+        self.delete = f"DELETE FROM {table} WHERE {key} = ?"
 
-    def with_derived(self, text: str) -> str:
-        """SQL for a record's JSON text with the members that are worked out at each read."""
-        if not self.model.derived:
+    def with_derived(self, text: str, derived: Mapping[str, Derived]) -> str:
+        """SQL for a record's JSON text with members that are worked out at each read."""
+        if not derived:
             return text
-        told = [f"""',"{name}":' || {one.sql}""" for name, one in self.model.derived.items()]
+        told = [f"""',"{name}":' || {one.sql}""" for name, one in derived.items()]
         return " || ".join([f"substr({text}, -1, {-(1 << 30)})", *told, "'}'"])
 
     def update(self, names: Sequence[str]) -> str:
@@ -1038,8 +1040,12 @@ class Statements:
 
     def without(self, members: tuple[str, ...]) -> peewee.SQL:
         """SQL for a record's JSON text that lacks some members."""
-        paths = ", ".join(f"'$.{member}'" for member in members)
-        return peewee.SQL(f"json_remove({self.text.sql}, {paths})") if members else self.text
+        if not members:
+            return self.text
+        derived = {name: one for name, one in self.model.derived.items() if name not in members}
+        paths = "".join(f", '$.{name}'" for name in members if name not in self.model.derived)
+        text = f"json_remove({self.plain}{paths})" if paths else self.plain
+        return peewee.SQL(self.with_derived(text, derived))
 
     def retrieval(self, members: tuple[str, ...] = ()) -> str:
         """SQL that reads the JSON text of one record, less some members."""
@@ -1137,7 +1143,9 @@ class Model(peewee.Model):
     @functools.cache
     def members(cls) -> dict[str, Member]:
         """The fields that callers see, by the names of their members."""
-        return {camel(f.column_name): f for f in cls._meta.sorted_fields if not f.hidden}
+        named = {camel(f.column_name): f for f in cls._meta.sorted_fields if not f.hidden}
+        # A derived member stands in for the stored one of its name.
+        return {name: f for name, f in named.items() if name not in cls.derived}
 
     @classmethod
     @functools.cache
@@ -1218,7 +1226,7 @@ class Model(peewee.Model):
         """Take the record away, and note it as a fact."""
         take_along(self)
         row = self.row()
-        self.delete_instance()
+        session().database.connection().execute(self.statements().delete, (self._pk,))
         if self.fact:
             session().facts.append(("deleted", type(self), self._pk, row, None))
 
@@ -1248,14 +1256,21 @@ class Model(peewee.Model):
 def take_along(record: Model) -> None:
     """Remove what goes with a record; Conflict names what still points at it and stays."""
     for key in record._meta.backrefs:
-        pointing = key.model.select().where(key == record._pk)
+        sql = pointing_sql(key)
+        pointing = session().database.connection().execute(sql, (record._pk,)).fetchall()
         if key.on_delete == "CASCADE":
             # Through the same door, so that the ledger knows of it.
-            for other in list(pointing):
-                other.remove()
-        elif pointing.exists():
+            for (other,) in pointing:
+                key.model.fetch(other).remove()
+        elif pointing:
             user = key.model.noun()
             raise Conflict(f"This {record.noun()} is still in use by {user} records.")
+
+
+@functools.cache
+def pointing_sql(key: ForeignKey) -> str:
+    """SQL for the ids of the records that point at one record by this field."""
+    return key.model.select(key.model._meta.primary_key).where(key == "?").sql()[0]
 
 
 def check_move(record: Model, status: str) -> None:
@@ -1368,10 +1383,10 @@ def describe_member(field: Any, writing: bool = False) -> dict:
     return schema
 
 
-def describe_model(model: type[Model]) -> dict:
-    """A record as a JSON schema: every member is always there."""
-    properties = {member: describe_member(field) for member, field in model.members().items()}
-    properties |= {name: describe_member(one.member) for name, one in model.derived.items()}
+def describe_model(model: type[Model], without: tuple[str, ...] = ()) -> dict:
+    """A record, less some members, as a JSON schema: every member is always there."""
+    told = model.members() | {name: one.member for name, one in model.derived.items()}
+    properties = {name: describe_member(one) for name, one in told.items() if name not in without}
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 
@@ -1992,8 +2007,15 @@ class Listing:
     of a page and gives it back as one row: text, number of records, and the place of the last.
     """
 
-    def __init__(self, model: type[Model], filters: Mapping[str, Any], newest_first: bool = True):
-        self.model, self.filters, self.newest_first = model, filters, newest_first
+    def __init__(
+        self,
+        model: type[Model],
+        filters: Mapping[str, Any],
+        newest_first: bool = True,
+        without: tuple[str, ...] = (),
+    ):
+        self.model, self.filters = model, filters
+        self.newest_first, self.without = newest_first, without
         self._kept: dict[tuple, tuple[str, str]] = {}
 
     def sql(self, names: tuple[str, ...], cursor: bool) -> str:
@@ -2007,7 +2029,8 @@ class Listing:
         """Write the SQL of a page with peewee, and let SQLite join what it finds."""
         model = self.model
         place = peewee.EnclosedNodeList([model.created_at, model.id])
-        query = model.select(model.statements().text, model.created_at, model.id)
+        told = model.statements().without(self.without)
+        query = model.select(told, model.created_at, model.id)
         for name in names:
             query = query.where(self.filters[name]("?"))
         if cursor:
@@ -2015,7 +2038,7 @@ class Listing:
             query = query.where(place <= mark if self.newest_first else place >= mark)
         order = [model.created_at, model.id]
         order = [column.desc() for column in order] if self.newest_first else order
-        text = model.statements().text.sql
+        text = told.sql
         inner = query.order_by(*order).limit(1).sql()[0].replace(text, f"{text} AS text", 1)
         last = "min" if self.newest_first else "max"
         joined = "CAST(group_concat(text, char(30)) AS BLOB)"
@@ -2482,10 +2505,14 @@ class Surface:
         return resource.filters, {}
 
     def listing(
-        self, model: type[Model], conditions: Mapping, newest_first: bool = True
+        self,
+        model: type[Model],
+        conditions: Mapping,
+        newest_first: bool = True,
+        without: tuple[str, ...] = (),
     ) -> Listing | Array:
-        """A list of records, in this order where the surface has no other."""
-        return Listing(model, conditions, newest_first)
+        """A list of records less some members, in this order where the surface has no other."""
+        return Listing(model, conditions, newest_first, without)
 
     def list_page(self, context: Context, listing: Listing | Array) -> Any:
         """Answer a list."""
@@ -2643,6 +2670,8 @@ class Resource:
     schema_name: ClassVar[str] = ""
     filters = creates = changes = NOTHING
     conditions: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    #: The members of its records that it does not tell.
+    without: ClassVar[tuple[str, ...]] = ()
     #: What a verb promises otherwise than all resources do.
     options: ClassVar[Mapping[str, dict]] = MappingProxyType({})
     operations: ClassVar[list[Operation]]
@@ -2683,7 +2712,7 @@ class Resource:
         query, conditions = surface.list_query(self)
         named = {name: self.condition(name, column) for name, column in query.members.values()}
         conditions = named | conditions | dict(self.conditions)
-        self.listing = surface.listing(self.model, conditions)
+        self.listing = surface.listing(self.model, conditions, without=self.without)
         update = {"method": surface.update_method, "path": path, "body": self.changes}
         return {
             "list": {
@@ -2743,7 +2772,7 @@ class Resource:
 
     def retrieve(self, context, key):
         """Get one {resource.noun_words}."""
-        return context.workspace.json_of(self.model, key)
+        return context.workspace.json_of(self.model, key, self.without)
 
     def update(self, context, key):
         """Change selected members of one {resource.noun_words}."""
@@ -6461,8 +6490,8 @@ class FactstoreSurface(Surface):
             raise Invalid(issues=issues)
         return tuple(read)
 
-    def listing(self, model, conditions, newest_first=False):
-        return Array(model, conditions)
+    def listing(self, model, conditions, newest_first=False, without=()):
+        return Array(model, conditions, without=without)
 
     def list_page(self, context, listing):
         return self.array(context, listing, context.query)
@@ -6707,6 +6736,15 @@ def split_lists(values: dict) -> dict:
 
 
 FLOWS_BY_SLUG = Array(Flow, {"org_slug": lambda slug: Flow.org_slug == slug})
+FLOW_TEMPLATE = {
+    "type": "object",
+    "required": ["flowId", "templateYaml", "effectiveTemplate"],
+    "properties": {
+        "flowId": {"type": "string", "format": "uuid"},
+        "templateYaml": {"type": ["string", "null"]},
+        "effectiveTemplate": {"type": ["object", "null"]},
+    },
+}
 
 
 class Flows(
@@ -6760,15 +6798,7 @@ class Flows(
     @route(
         "GET /api/v1/flows/{flowId}/template",
         id="getFlowTemplate",
-        answer={
-            "type": "object",
-            "required": ["flowId", "templateYaml", "effectiveTemplate"],
-            "properties": {
-                "flowId": {"type": "string", "format": "uuid"},
-                "templateYaml": {"type": ["string", "null"]},
-                "effectiveTemplate": {"type": ["object", "null"]},
-            },
-        },
+        answer=FLOW_TEMPLATE,
     )
     def template(self, context, key):
         """Get the template of a flow: its text, and what it says as JSON."""
@@ -6778,6 +6808,27 @@ class Flows(
             "templateYaml": flow.template_yaml,
             "effectiveTemplate": flow.template(),
         }
+
+
+class FlowsV2(
+    Flows,
+    path="/api/v2/flows",
+    tag="V2 Flows",
+    schema_name="FlowResponse",
+    verbs="list create retrieve update delete",
+    options={
+        "create": {"id": "createFlowV2", "answer": COMMAND_RESULT, "brief": created},
+        "retrieve": {"id": "getFlowV2"},
+        "update": {"id": "updateFlowV2", "answer": COMMAND_RESULT, "brief": updated},
+        "delete": {"id": "deleteFlowV2"},
+    },
+):
+    """The same flows, with short answers to what is written."""
+
+    @route("GET /api/v2/flows/{flowId}/template", id="getFlowTemplateV2", answer=FLOW_TEMPLATE)
+    def template(self, context, key):
+        """Get the template of a flow: its text, and what it says as JSON."""
+        return super().template(context, key)
 
 
 class SecurityThreshold(Model):
@@ -6925,6 +6976,17 @@ class Attestation(Model):
     metadata = Json(MapOf(Anything()), null=True)
 
 
+class Records:
+    """A JSON array of whole records, by the name of their schema."""
+
+    def __init__(self, schema_name: str):
+        self.schema_name = schema_name
+
+    def describe(self) -> dict:
+        """This array's JSON schema."""
+        return FACTSTORE.array_schema(self.schema_name)
+
+
 class Approval(Model):
     """A request to let a trail be released, and what became of it."""
 
@@ -6943,6 +7005,21 @@ class Approval(Model):
     requested_at = Timestamp(6, default=now_exactly)
     deadline = Timestamp(6, null=True)
     resolved_at = Timestamp(6, null=True)
+
+    #: SQL for the status at the present: what nobody decided in time has expired.
+    standing = (
+        """CASE WHEN t1."status" = 'PENDING_APPROVAL' AND t1."deadline" < (SELECT present()) """
+        """THEN 'EXPIRED' ELSE t1."status" END"""
+    )
+    derived: ClassVar[dict] = {
+        "status": Derived(status, f"json_quote({standing})"),
+        "decisions": Derived(
+            Records("ApprovalDecisionResponse"),
+            """'[' || ifnull((SELECT group_concat("json") FROM (SELECT "json"
+                FROM "approval_decision" WHERE "approval_id" = t1."id"
+                ORDER BY "rowid")), '') || ']'""",
+        ),
+    }
 
 
 def settle(trail: Trail, failed: bool = False) -> None:
@@ -6992,6 +7069,180 @@ def compliance_sql(trail: str) -> str:
 
 # --- Trails -------------------------------------------------------------------
 
+CI_CONTEXT = "X-Factstore-CI-Context"
+CI_MEMBERS = ("gitCommitSha", "gitBranch", "buildUrl")
+#: The names of each CI system, and what its environment says of a build, in the order of
+#: CI_MEMBERS (section 3 of the delivery notes).
+CI_SYSTEMS = {
+    name: templates
+    for names, *templates in (
+        (
+            "github-actions github_actions",
+            "{GITHUB_SHA}",
+            "{GITHUB_REF_NAME}",
+            "{GITHUB_SERVER_URL}/{GITHUB_REPOSITORY}/actions/runs/{GITHUB_RUN_ID}",
+        ),
+        ("gitlab-ci gitlab_ci", "{CI_COMMIT_SHA}", "{CI_COMMIT_REF_NAME}", "{CI_JOB_URL}"),
+        ("jenkins", "{GIT_COMMIT}", "{GIT_BRANCH}", "{BUILD_URL}"),
+        ("circleci circle-ci", "{CIRCLE_SHA1}", "{CIRCLE_BRANCH}", "{CIRCLE_BUILD_URL}"),
+        (
+            "azure-devops azure_devops",
+            "{BUILD_SOURCEVERSION}",
+            "{BUILD_SOURCEBRANCH}",
+            "{SYSTEM_TEAMFOUNDATIONCOLLECTIONURI}{SYSTEM_TEAMPROJECT}"
+            "/_build/results?buildId={BUILD_BUILDID}",
+        ),
+    )
+    for name in names.split()
+}
+
+
+def told_by_environment(template: str) -> str | None:
+    """A text out of the environment of this process, or None where a part of it is not set."""
+    # A variable that is set to nothing says nothing.
+    variables = {name: value for name, value in os.environ.items() if value}
+    try:
+        return template.format_map(variables)
+    except KeyError:
+        return None
+
+
+def fill_from_ci(data: dict, system: str) -> dict:
+    """A body with its absent members as the environment of a CI system has them."""
+    found = zip(CI_MEMBERS, map(told_by_environment, CI_SYSTEMS.get(system, ())), strict=False)
+    return data | {member: value for member, value in found if data.get(member) is None}
+
+
+def begin_trail(values: dict) -> Trail:
+    """Begin a trail under a flow: a commit, a branch, and a name that no other of the flow has."""
+    flow, name = Flow.fetch(values["flow"]), values.get("name")
+    needed = {"git_commit_sha": "gitCommitSha", "git_branch": "gitBranch"}
+    missing = [member for column, member in needed.items() if values.get(column) is None]
+    if missing:
+        raise Invalid(issues=[issue([member], "Required") for member in missing])
+    check_organisation(values.get("org_slug"))
+    if name is not None and Trail.select().where(Trail.flow == flow, Trail.name == name).exists():
+        raise Conflict(f"Trail with name '{name}' already exists in flow '{flow.name}'")
+    return Trail.create(**values)
+
+
+#: What a body may tell of a trail in both versions of the API.
+TRAIL_COLUMNS = (
+    Trail.flow,
+    Trail.git_author,
+    Trail.git_author_email,
+    Trail.pull_request_id,
+    Trail.pull_request_reviewer,
+    Trail.deployment_actor,
+    Trail.org_slug,
+    Trail.template_yaml,
+    Trail.build_url,
+)
+#: What a body may leave to the CI system.
+TRAIL_COMMIT = {"git_commit_sha": Text(255, null=True), "git_branch": Text(255, null=True)}
+TRAIL_ALIASES = {"pullRequestNumber": "pullRequestId"}
+
+
+class Trails(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/trails",
+    model=Trail,
+    scope="factstore",
+    tag="Trails",
+    verbs="list create retrieve",
+    options={"create": {"request_headers": (CI_CONTEXT,)}},
+):
+    """Runs of pipelines."""
+
+    filters = Filters(Trail.flow)
+    creates = Schema(
+        *TRAIL_COLUMNS,
+        Trail.name,
+        **TRAIL_COMMIT,
+        aliases=TRAIL_ALIASES,
+        name="CreateTrailRequest",
+    )
+
+    def accept(self, context, data):
+        system = context.request.get_header(CI_CONTEXT, default="").strip().lower()
+        return fill_from_ci(data, system) if isinstance(data, dict) else data
+
+    def create(self, context):
+        return begin_trail(context.body)
+
+    @route(
+        "GET /api/v1/flows/{flowId}/trails",
+        id="listTrailsForFlow",
+        query=Paging(),
+        answer=FACTSTORE.paged_schema("TrailResponse", always=True),
+    )
+    def of_flow(self, context, flow):
+        """List one page of the trails of a flow."""
+        Flow.fetch(flow)
+        return FACTSTORE.array(context, self.listing, {"flow": flow}, paged=True)
+
+
+TRAIL_EVENTS = Array(
+    AuditEvent, {"trail_id": lambda trail: AuditEvent.trail_id == trail}, newest_first=True
+)
+
+
+class TrailEvents(Resource, surface=FACTSTORE, model=AuditEvent, scope="factstore", tag="Trails"):
+    """What the audit log tells of trails."""
+
+    @route(
+        "GET /api/v1/trails/{trailId}/audit",
+        id="listTrailAuditEvents",
+        answer=FACTSTORE.array_schema("AuditEventResponse"),
+    )
+    def of_trail(self, context, trail):
+        """List the audit events of a trail, newest first."""
+        return FACTSTORE.array(context, TRAIL_EVENTS, {"trail_id": trail})
+
+
+class TrailsV2(
+    Trails,
+    path="/api/v2/trails",
+    tag="V2 Trails",
+    schema_name="TrailView",
+    verbs="list create retrieve",
+    options={
+        "create": {
+            "id": "createTrailV2",
+            "answer": COMMAND_RESULT,
+            "brief": created,
+            "request_headers": (CI_CONTEXT,),
+        },
+        "retrieve": {"id": "getTrailV2"},
+    },
+):
+    """The same trails without names, and with short answers to what is written."""
+
+    without = ("name", "flowName")
+    creates = Schema(
+        *TRAIL_COLUMNS, **TRAIL_COMMIT, aliases=TRAIL_ALIASES, name="CreateTrailCommand"
+    )
+
+    @route(
+        "GET /api/v2/flows/{flowId}/trails",
+        id="listTrailsForFlowV2",
+        answer=FACTSTORE.array_schema("TrailView"),
+    )
+    def of_flow(self, context, flow):
+        """List all trails of a flow."""
+        Flow.fetch(flow)
+        return FACTSTORE.array(context, self.listing, {"flow": flow})
+
+    @route(
+        "GET /api/v2/trails/{trailId}/audit",
+        id="listTrailAuditEventsV2",
+        answer=FACTSTORE.array_schema("AuditEventResponse"),
+    )
+    def audit(self, context, key):
+        """List the audit events of a trail, newest first."""
+        return FACTSTORE.array(context, TRAIL_EVENTS, {"trail_id": key})
+
 
 # --- Artifacts ----------------------------------------------------------------
 
@@ -7038,6 +7289,153 @@ def record_attestation(trail: Trail, told: Mapping[str, Any] | None, **values: A
 
 
 # --- Approvals ----------------------------------------------------------------
+
+
+class ApprovalDecision(Model):
+    """What one person said to a request for approval."""
+
+    fact, made, since = "approval_decision", "recorded", 2
+    schema_name = "ApprovalDecisionResponse"
+
+    id = Uuid()
+    approval = Owner(Approval, index=True, on_delete="CASCADE")
+    approver_identity = Text(255)
+    decision = Choice("APPROVED REJECTED")
+    comments = Text(10_000, null=True)
+    decided_at = Timestamp(6, default=now_exactly)
+
+    @classmethod
+    def record(cls, approval: Approval, decision: str, said: Mapping[str, Any]) -> None:
+        """Put a decision down; Conflict unless the approval is still pending."""
+        status = approval.json()["status"]
+        if status != "PENDING_APPROVAL":
+            raise Conflict(f"Approval {approval.id} is {status} and cannot be decided any more.")
+        made = cls.create(approval=approval.id, decision=decision, **said)
+        AuditEvent.record(
+            "APPROVAL_GRANTED" if decision == "APPROVED" else "APPROVAL_REJECTED",
+            made.approver_identity,
+            {"approvalId": approval.id},
+            trail_id=approval.trail_id,
+        )
+
+
+def approve(approval: Approval, said: Mapping[str, Any]) -> None:
+    """Take an approving decision; the last of those that are required makes it APPROVED."""
+    ApprovalDecision.record(approval, "APPROVED", said)
+    mine = ApprovalDecision.approval == approval
+    heard = ApprovalDecision.select(ApprovalDecision.approver_identity).where(mine).tuples()
+    if set(approval.required_approvers) <= {identity for (identity,) in heard}:
+        approval.change(status="APPROVED", resolved_at=now_exactly())
+        emit("factstore.approval.granted", {"approval": approval.json()})
+        settle(approval.trail)
+
+
+def reject(approval: Approval, said: Mapping[str, Any]) -> None:
+    """Take a rejection; one by anybody ends it."""
+    ApprovalDecision.record(approval, "REJECTED", said)
+    approval.change(status="REJECTED", resolved_at=now_exactly())
+    emit("factstore.approval.rejected", {"approval": approval.json()})
+
+
+class ApprovalRequest(Schema):
+    """What asks for an approval; the trail in the path wins over the one in the body.
+
+    The reference demands `trailId` and ignores it: it is told as required, and not missed.
+    """
+
+    def describe(self):
+        return super().describe() | {"required": ["trailId"]}
+
+
+APPROVALS_BY_TRAIL = Array(Approval, {"trail": lambda trail: Approval.trail == trail})
+
+
+class Approvals(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/approvals",
+    model=Approval,
+    scope="factstore",
+    tag="Approvals",
+    schema_name="ApprovalResponse",
+    verbs="list retrieve",
+):
+    """Requests to let trails be released."""
+
+    filters = Filters(Approval.status)
+    conditions: ClassVar[dict] = {"status": lambda status: peewee.SQL(Approval.standing) == status}
+
+    @route(
+        "GET /api/v1/trails/{trailId}/approvals",
+        id="listApprovalsByTrail",
+        answer=FACTSTORE.array_schema("ApprovalResponse"),
+    )
+    def of_trail(self, context, trail):
+        """List the approvals of a trail."""
+        return FACTSTORE.array(context, APPROVALS_BY_TRAIL, {"trail": trail})
+
+    @route(
+        "POST /api/v1/trails/{trailId}/approvals",
+        id="requestApproval",
+        body=ApprovalRequest(
+            Approval.required_approvers,
+            Approval.comments,
+            Approval.deadline,
+            trail_id=Id(null=True),
+            name="CreateApprovalRequest",
+        ),
+        answer=FACTSTORE.one_schema("ApprovalResponse"),
+        would="wouldCreate",
+    )
+    def ask(self, context, key):
+        """Ask for approval of a trail."""
+        trail = Trail.fetch(key)
+        context.body.pop("trail_id", None)
+        asked = split_lists(context.body)
+        approval = Approval.create(trail=trail.id, flow=trail.flow_id, **asked)
+        emit("factstore.approval.requested", {"approval": approval.json()})
+        return approval
+
+
+class ApprovalDecisions(
+    Resource,
+    surface=FACTSTORE,
+    model=ApprovalDecision,
+    scope="factstore",
+    tag="Approvals",
+    schema_name="ApprovalDecisionResponse",
+):
+    """What is said to requests for approval."""
+
+    said = Schema(
+        ApprovalDecision.approver_identity,
+        ApprovalDecision.comments,
+        name="ApprovalDecisionRequest",
+    )
+
+    @route(
+        "POST /api/v1/approvals/{approvalId}/approve",
+        id="approveApproval",
+        body=said,
+        answer=FACTSTORE.one_schema("ApprovalResponse"),
+    )
+    def approve(self, context, key):
+        """Add an approving decision to an approval."""
+        approval = Approval.fetch(key)
+        approve(approval, context.body)
+        return approval
+
+    @route(
+        "POST /api/v1/approvals/{approvalId}/reject",
+        id="rejectApproval",
+        body=said,
+        answer=FACTSTORE.one_schema("ApprovalResponse"),
+    )
+    def reject(self, context, key):
+        """Reject an approval, which ends it."""
+        approval = Approval.fetch(key)
+        reject(approval, context.body)
+        return approval
 
 
 # --- Assertions ---------------------------------------------------------------
@@ -9760,7 +10158,7 @@ def openapi_document() -> dict:
     schemas: dict[str, dict] = {}
     for resource in RESOURCES:
         if resource.model:
-            schemas[resource.schema_name] = describe_model(resource.model)
+            schemas[resource.schema_name] = describe_model(resource.model, resource.without)
     for operation in every_operation():
         if operation.body.name:
             schemas[operation.body.name] = describe_body(operation)
@@ -9914,7 +10312,7 @@ def describe_answers(operation: Operation) -> dict:
         rehearsal = {
             "type": "object",
             "required": ["dryRun", would],
-            "properties": {"dryRun": {"const": True}, would: operation.answer or {}},
+            "properties": {"dryRun": {"const": True}, would: describe_rehearsed(operation)},
         }
         both = [operation.answer, rehearsal] if operation.status == 200 else [rehearsal]
         answers["200"] = describe_answer("Done, or what a dry run would do.", {"anyOf": both})
@@ -9922,6 +10320,15 @@ def describe_answers(operation: Operation) -> dict:
     for status in sorted(statuses):
         answers[str(status)] = {"$ref": f"#/components/responses/{operation.surface.name}{status}"}
     return answers
+
+
+def describe_rehearsed(operation: Operation) -> dict:
+    """What a dry run tells: the answer, or the whole record where the answer is brief."""
+    if not operation.brief:
+        return operation.answer or {}
+    resource = operation.resource
+    whole = resource.model.schema_name or resource.schema_name
+    return operation.surface.record_schema(Named("", whole))
 
 
 def describe_answer(meaning: str, schema: dict | None, media: str = "application/json") -> dict:
