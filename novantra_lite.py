@@ -9798,10 +9798,12 @@ def describe_answers(operation: Operation) -> dict:
     answers = {str(operation.status): done}
     if operation.method != "GET" and not operation.public:
         would = rehearsed_as(operation)
+        record = operation.surface.record_schema(operation.resource)
+        told = record if operation.brief else operation.answer
         rehearsal = {
             "type": "object",
             "required": ["dryRun", would],
-            "properties": {"dryRun": {"const": True}, would: operation.answer or {}},
+            "properties": {"dryRun": {"const": True}, would: told or {}},
         }
         both = [operation.answer, rehearsal] if operation.status == 200 else [rehearsal]
         answers["200"] = describe_answer("Done, or what a dry run would do.", {"anyOf": both})
