@@ -3335,9 +3335,10 @@ def look(context: Context, path: Sequence[str]) -> Reply:
     workspace.count_read(context.principal.id)
     with workspace.read():
         result = operation.handler(context, *path)
-    if isinstance(result, Reply):
-        return result
-    return Reply(operation.status, operation.surface.present(operation, result))
+        if isinstance(result, Reply):
+            return result
+        # A record's derived members are read from the file.
+        return Reply(operation.status, operation.surface.present(operation, result))
 
 
 def write(context: Context, path: Sequence[str]) -> Reply:
