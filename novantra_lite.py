@@ -9613,6 +9613,7 @@ class Install:
         self.bell = threading.Event()
         self._collections: dict[str, Collection] = {}
         self.workspaces: dict[str, Workspace] = {}
+        read_trusted_keys(self.settings)
         networks = allowed_networks(self.settings)
         self.transport = transport or Transport(
             networks, self.settings.webhook_timeout, clock=self.source.clock
