@@ -7084,7 +7084,13 @@ class ArtifactsV2(Artifacts, tag="V2 Artifacts"):
         "GET /api/v2/artifacts",
         id="findArtifactV2",
         query=Filters(sha256=Text(255), required="sha256"),
-        answer=FACTSTORE.one_schema("ArtifactResponse"),
+        # The contract leaves room for an array; its clients read one object.
+        answer={
+            "anyOf": [
+                FACTSTORE.one_schema("ArtifactResponse"),
+                FACTSTORE.array_schema("ArtifactResponse"),
+            ]
+        },
     )
     def first_with_digest(self, context):
         """Get the first artifact with this digest, prefix and letter case included."""
@@ -7134,12 +7140,12 @@ def read_trusted_keys(settings: Settings) -> None:
             raise Invalid(f"The file {file} of provenance_keys: {error.strerror}.") from None
         except ValueError as fault:
             raise Invalid(f"The file {file} of provenance_keys: {fault}.") from None
-    _trusted[tuple(map(str, settings.provenance_keys))] = keys
+    _trusted[settings.provenance_keys] = keys
 
 
 def trusted_keys(settings: Settings) -> list:
     """The public keys that build provenance is verified with, whoever asks."""
-    return _trusted[tuple(map(str, settings.provenance_keys))]
+    return _trusted[settings.provenance_keys]
 
 
 def is_signed(key: Any, signature: bytes, data: bytes) -> bool:
