@@ -89,7 +89,7 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar
 from urllib.parse import SplitResult, urlsplit
 
 import peewee
-from cryptography.exceptions import InvalidTag
+from cryptography.exceptions import InvalidSignature, InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from itsdangerous import BadData, URLSafeSerializer
 
@@ -3382,9 +3382,10 @@ def look(context: Context, path: Sequence[str]) -> Reply:
     workspace.count_read(context.principal.id)
     with workspace.read():
         result = operation.handler(context, *path)
-    if isinstance(result, Reply):
-        return result
-    return Reply(operation.status, operation.surface.present(operation, result))
+        if isinstance(result, Reply):
+            return result
+        # A record's derived members are read from the file.
+        return Reply(operation.status, operation.surface.present(operation, result))
 
 
 def write(context: Context, path: Sequence[str]) -> Reply:
@@ -6929,16 +6930,42 @@ class Trail(Model):
     updated_at = Timestamp(6, default=now_exactly)
 
 
+def compliance_sql(trail: str) -> str:
+    """SQL for COMPLIANT, NON_COMPLIANT or UNKNOWN, from SQL for the id of a trail.
+
+    UNKNOWN where the flow requires no types; NON_COMPLIANT where one has failed or has not passed.
+    """
+    recorded = """EXISTS (SELECT 1 FROM "attestation" AS a WHERE a."trail_id" = k."id"
+        AND a."type" = r."value" AND a."status" = '{}')"""
+    passed, failed = recorded.format("PASSED"), recorded.format("FAILED")
+    return f"""ifnull((SELECT CASE WHEN f."required_attestation_types" = '[]' THEN 'UNKNOWN'
+        WHEN EXISTS (SELECT 1 FROM json_each(f."required_attestation_types") AS r
+            WHERE {failed} OR NOT {passed}) THEN 'NON_COMPLIANT' ELSE 'COMPLIANT' END
+        FROM "trail" AS k JOIN "flow" AS f ON f."id" = k."flow_id"
+        WHERE k."id" = {trail}), 'UNKNOWN')"""
+
+
 class Artifact(Model):
     """Something that was built, known by its digest, as one trail reported it."""
 
     fact, made, since = "artifact", "reported", 2
     schema_name = "ArtifactResponse"
+    derived: ClassVar[dict] = {
+        "provenanceStatus": Derived(
+            Choice("NO_PROVENANCE PROVENANCE_UNVERIFIED PROVENANCE_VERIFIED"),
+            """json_quote(ifnull((SELECT p."provenance_status" FROM "build_provenance" AS p
+                WHERE p."artifact_id" = t1."id"), 'NO_PROVENANCE'))""",
+        ),
+        "complianceState": Derived(
+            Choice("COMPLIANT NON_COMPLIANT UNKNOWN"),
+            f"json_quote({compliance_sql('t1.trail_id')})",
+        ),
+    }
 
     id = Uuid()
     trail = Owner(Trail, index=True)
-    image_name = Name()
-    image_tag = Name()
+    image_name = Text(255)
+    image_tag = Text(255)
     sha256_digest = Text(255, index=True)
     registry = Text(255, null=True)
     reported_at = Timestamp(6, default=now_exactly)
@@ -7050,21 +7077,6 @@ def meets_its_flow(trail: Trail) -> bool:
     if not required or not required <= {type for (type,) in passed.tuples()}:
         return False
     return not flow.requires_approval or approved.exists()
-
-
-def compliance_sql(trail: str) -> str:
-    """SQL for COMPLIANT, NON_COMPLIANT or UNKNOWN, from SQL for the id of a trail.
-
-    UNKNOWN where the flow requires no types; NON_COMPLIANT where one has failed or has not passed.
-    """
-    recorded = """EXISTS (SELECT 1 FROM "attestation" AS a WHERE a."trail_id" = k."id"
-        AND a."type" = r."value" AND a."status" = '{}')"""
-    passed, failed = recorded.format("PASSED"), recorded.format("FAILED")
-    return f"""ifnull((SELECT CASE WHEN f."required_attestation_types" = '[]' THEN 'UNKNOWN'
-        WHEN EXISTS (SELECT 1 FROM json_each(f."required_attestation_types") AS r
-            WHERE {failed} OR NOT {passed}) THEN 'NON_COMPLIANT' ELSE 'COMPLIANT' END
-        FROM "trail" AS k JOIN "flow" AS f ON f."id" = k."flow_id"
-        WHERE k."id" = {trail}), 'UNKNOWN')"""
 
 
 # --- Trails -------------------------------------------------------------------
@@ -7247,7 +7259,507 @@ class TrailsV2(
 # --- Artifacts ----------------------------------------------------------------
 
 
+def report_artifact(trail: Trail, **values: Any) -> Artifact:
+    """Record what a trail has built; the same digest may be reported again and again."""
+    check_organisation(values.get("org_slug"))
+    if values.get("build_url") is None:
+        values["build_url"] = trail.build_url
+    artifact = Artifact.create(trail=trail.id, **values)
+    payload = {
+        "artifactId": artifact.id,
+        "trailId": trail.id,
+        "imageName": artifact.image_name,
+        "imageTag": artifact.image_tag,
+        "sha256Digest": artifact.sha256_digest,
+        "registry": artifact.registry,
+    }
+    digest = artifact.sha256_digest
+    about = {"trail_id": trail.id, "artifact_sha256": digest}
+    AuditEvent.record("ARTIFACT_DEPLOYED", artifact.reported_by, payload, **about)
+    emit("factstore.artifact.reported", {"artifact": artifact.json()})
+    return artifact
+
+
+def artifact_of(trail_id: str, artifact_id: str) -> Artifact:
+    """An artifact of this trail, or NotFound."""
+    Trail.fetch(trail_id)
+    artifact = Artifact.fetch(artifact_id)
+    if artifact.trail_id != trail_id:
+        raise NotFound(f"The artifact {artifact_id} does not belong to the trail {trail_id}.")
+    return artifact
+
+
+def first_artifact(digest: str) -> Artifact:
+    """The artifact that was the first to be reported with a digest, or NotFound."""
+    reported = Artifact.select().where(Artifact.sha256_digest == digest)
+    artifact = reported.order_by(peewee.SQL('"t1"."rowid"')).first()
+    if artifact is None:
+        raise NotFound(f"There is no artifact with the digest '{digest}'.")
+    return artifact
+
+
+ARTIFACTS = Array(
+    Artifact,
+    {
+        "trail": lambda trail: Artifact.trail == trail,
+        "digest": lambda digest: Artifact.sha256_digest == digest,
+    },
+)
+
+
+class Artifacts(Resource, surface=FACTSTORE, model=Artifact, scope="factstore", tag="Artifacts"):
+    """What trails have built."""
+
+    @route(
+        "GET /api/v1/trails/{trailId}/artifacts",
+        id="listTrailArtifacts",
+        answer=FACTSTORE.array_schema("ArtifactResponse"),
+    )
+    def of_trail(self, context, key):
+        """List the artifacts of a trail."""
+        return FACTSTORE.array(context, ARTIFACTS, {"trail": Trail.fetch(key).id})
+
+    @route(
+        "POST /api/v1/trails/{trailId}/artifacts",
+        id="reportArtifact",
+        body=Schema(
+            Artifact.registry,
+            Artifact.reported_by,
+            Artifact.org_slug,
+            Artifact.artifact_type,
+            Artifact.build_url,
+            Artifact.commit_url,
+            image_name=Name(),
+            image_tag=Name(),
+            sha256_digest=Text(
+                pattern="sha256:[0-9a-fA-F]{64}",
+                hint="Expected sha256: and 64 hexadecimal digits",
+            ),
+            aliases={"name": "imageName", "tag": "imageTag"},
+            name="CreateArtifactRequest",
+        ),
+        status=201,
+        answer=FACTSTORE.one_schema("ArtifactResponse"),
+    )
+    def report(self, context, key):
+        """Record an artifact on a trail."""
+        return report_artifact(Trail.fetch(key), **context.body)
+
+    @route(
+        "GET /api/v1/artifacts",
+        id="findArtifacts",
+        query=Filters(sha256=Text(255), required="sha256"),
+        answer=FACTSTORE.array_schema("ArtifactResponse"),
+    )
+    def with_digest(self, context):
+        """List every artifact with this digest, prefix and letter case included."""
+        return FACTSTORE.array(context, ARTIFACTS, {"digest": context.query["sha256"]})
+
+
+class ArtifactsV2(Artifacts, tag="V2 Artifacts"):
+    """The same artifacts, with short answers to what is written."""
+
+    @route(
+        "GET /api/v2/trails/{trailId}/artifacts",
+        id="listTrailArtifactsV2",
+        answer=FACTSTORE.array_schema("ArtifactResponse"),
+    )
+    def of_trail_too(self, context, key):
+        """List the artifacts of a trail."""
+        return self.of_trail(context, key)
+
+    @route(
+        "POST /api/v2/trails/{trailId}/artifacts",
+        id="reportArtifactV2",
+        body=Schema(
+            Artifact.image_name,
+            Artifact.image_tag,
+            Artifact.sha256_digest,
+            Artifact.registry,
+            Artifact.reported_by,
+            Artifact.org_slug,
+            Artifact.artifact_type,
+            Artifact.build_url,
+            Artifact.commit_url,
+            required="reportedBy",
+            name="ReportArtifactRequestV2",
+        ),
+        status=201,
+        answer=COMMAND_RESULT,
+        brief=created,
+    )
+    def report_briefly(self, context, key):
+        """Record an artifact on a trail, and answer with its id."""
+        return self.report(context, key)
+
+    @route(
+        "GET /api/v2/artifacts",
+        id="findArtifactV2",
+        query=Filters(sha256=Text(255), required="sha256"),
+        # The contract leaves room for an array; its clients read one object.
+        answer={
+            "anyOf": [
+                FACTSTORE.one_schema("ArtifactResponse"),
+                FACTSTORE.array_schema("ArtifactResponse"),
+            ]
+        },
+    )
+    def first_with_digest(self, context):
+        """Get the first artifact with this digest, prefix and letter case included."""
+        return first_artifact(context.query["sha256"])
+
+
+# --- Provenance signatures ----------------------------------------------------
+# A signature of provenance is a DSSE envelope around an in-toto statement about the
+# artifact, or a detached one over the text of the artifact's digest.
+
+#: Signatures of one envelope that are looked at; each is tried with every key.
+SIGNATURES = 16
+KEY_KINDS = "a public key in PEM, Ed25519 or ECDSA P-256"
+
+
+def read_public_keys(pem: bytes) -> list:
+    """The public keys in PEM text; ValueError where one is of a kind that nothing here checks."""
+    from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    blocks = re.findall(rb"-----BEGIN PUBLIC KEY-----.+?-----END PUBLIC KEY-----", pem, re.S)
+    try:
+        keys = [load_pem_public_key(block) for block in blocks]
+    except (ValueError, UnsupportedAlgorithm):
+        raise ValueError(f"Expected {KEY_KINDS}") from None
+    for key in keys:
+        is_p256 = isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1)
+        if not is_p256 and not isinstance(key, Ed25519PublicKey):
+            raise ValueError(f"Expected {KEY_KINDS}")
+    if not keys:
+        raise ValueError(f"Expected {KEY_KINDS}")
+    return keys
+
+
+#: The keys in each set of files, as they were when an instance last started with them.
+_trusted: dict[tuple[str, ...], list] = {}
+
+
+def read_trusted_keys(settings: Settings) -> None:
+    """Read the files that provenance_keys names, once, at the start; Invalid names a bad one."""
+    keys = []
+    for file in settings.provenance_keys:
+        try:
+            keys += read_public_keys(Path(file).read_bytes())
+        except OSError as error:
+            raise Invalid(f"The file {file} of provenance_keys: {error.strerror}.") from None
+        except ValueError as fault:
+            raise Invalid(f"The file {file} of provenance_keys: {fault}.") from None
+    _trusted[settings.provenance_keys] = keys
+
+
+def trusted_keys(settings: Settings) -> list:
+    """The public keys that build provenance is verified with, whoever asks."""
+    return _trusted[settings.provenance_keys]
+
+
+def is_signed(key: Any, signature: bytes, data: bytes) -> bool:
+    """Whether a key made a signature: Ed25519 (RFC 8032), or ECDSA with SHA-256, DER or r and s."""
+    from cryptography.hazmat.primitives.asymmetric import ec, utils
+    from cryptography.hazmat.primitives.hashes import SHA256
+
+    try:
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            key.verify(signature, data)
+            return True
+        if len(signature) == 64:
+            r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
+            signature = utils.encode_dss_signature(r, s)
+        key.verify(signature, data, ec.ECDSA(SHA256()))
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def decode_base64(text: Any) -> bytes:
+    """Read base64 in either alphabet, padded or not, with line breaks or not; or ValueError."""
+    if not isinstance(text, str):
+        raise ValueError("not text")
+    text = "".join(text.split()).replace("-", "+").replace("_", "/").rstrip("=")
+    return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+
+
+@dataclass(frozen=True)
+class Signed:
+    """What a provenance signature is over, the signatures, and what an envelope states."""
+
+    data: bytes
+    signatures: list[bytes]
+    #: The payload of an envelope; None for a detached signature.
+    statement: bytes | None = None
+
+    @classmethod
+    def read(cls, text: str, digest: str) -> Signed:
+        """Read an envelope or a detached signature; ValueError says what is wrong with it."""
+        if text.startswith("{"):
+            return cls.read_envelope(text)
+        try:
+            return cls(digest.encode(), [decode_base64(text)])
+        except ValueError:
+            raise ValueError("The signature is neither a DSSE envelope nor base64.") from None
+
+    @classmethod
+    def read_envelope(cls, text: str) -> Signed:
+        """Read a DSSE envelope (version 1.0.2 of its specification)."""
+        try:
+            envelope = read_json(text.encode())
+            kind, payload = envelope["payloadType"], decode_base64(envelope["payload"])
+            given = envelope["signatures"][:SIGNATURES]
+            signatures = [decode_base64(one["sig"]) for one in given]
+            named = kind.encode()
+        except (Invalid, ValueError, LookupError, TypeError, AttributeError):
+            raise ValueError("The signature is not a DSSE envelope.") from None
+        # In-toto's envelope layer: the type is in-toto's own or that of one predicate.
+        if not re.fullmatch(r"application/vnd\.in-toto(\.[\w.-]+)?\+json", kind):
+            raise ValueError("The envelope does not hold an in-toto statement.")
+        # What is signed is the pre-authentication encoding of type and payload.
+        data = b"DSSEv1 %d %b %d %b" % (len(named), named, len(payload), payload)
+        return cls(data, signatures, payload)
+
+    def names(self, digest: str) -> bool:
+        """Whether what is signed is about the artifact with this digest."""
+        if self.statement is None:
+            return True
+        algorithm, _, value = digest.rpartition(":")
+        try:
+            statement = read_json(self.statement)
+            if not statement["_type"].startswith("https://in-toto.io/Statement/"):
+                return False
+            known = [
+                one["digest"].get(algorithm.lower() or "sha256") for one in statement["subject"]
+            ]
+            return any(one.lower() == value.lower() for one in known if one)
+        except (Invalid, LookupError, TypeError, AttributeError):
+            return False
+
+
+def weigh_signature(digest: str, signature: str | None, keys: Sequence) -> tuple[str, str]:
+    """VERIFIED, FAILED or UNVERIFIED, and a sentence why, for a signature about a digest."""
+    text = (signature or "").strip()
+    if not text:
+        return "UNVERIFIED", "The provenance is recorded, but carries no signature."
+    if not keys:
+        return "UNVERIFIED", "The signature was not checked: there is no public key to check with."
+    try:
+        signed = Signed.read(text, digest)
+    except ValueError as fault:
+        return "FAILED", str(fault)
+    if not any(is_signed(key, one, signed.data) for one in signed.signatures for key in keys):
+        return "FAILED", "None of the keys to check with made this signature over this content."
+    if not signed.names(digest):
+        return "FAILED", f"The signed statement is not about the digest '{digest}'."
+    return "VERIFIED", "The signature is good, and is about this artifact's digest."
+
+
 # --- Provenance ---------------------------------------------------------------
+
+
+class BuildProvenance(Model):
+    """How an artifact was built, as its builder says; recorded once for each artifact."""
+
+    fact, made, key, append_only, since = "build_provenance", "recorded", "artifact", True, 2
+    schema_name = "BuildProvenanceResponse"
+
+    id = Uuid()
+    artifact = Owner(Artifact)
+    builder_id = Text(255)
+    builder_type = Choice("GITHUB_ACTIONS JENKINS CIRCLE_CI GENERIC")
+    build_config_uri = Text(512, null=True)
+    source_repository_uri = Text(512, null=True)
+    source_commit_sha = Text(255, null=True)
+    build_started_on = Timestamp(6, null=True)
+    build_finished_on = Timestamp(6, null=True)
+    provenance_signature = Text(65_536, null=True)
+    slsa_level = Choice("L0 L1 L2 L3", default="L0")
+    #: What the trusted keys said when it was recorded.
+    provenance_status = Choice("PROVENANCE_UNVERIFIED PROVENANCE_VERIFIED")
+    recorded_at = Timestamp(6, default=now_exactly)
+
+    @classmethod
+    def of(cls, artifact: Artifact) -> BuildProvenance | None:
+        """The provenance of an artifact, if any is recorded."""
+        return cls.get_or_none(cls.artifact == artifact.id)
+
+
+def examine_provenance(
+    artifact: Artifact, provenance: BuildProvenance | None, keys: Sequence
+) -> tuple[str, str]:
+    """NONE, UNVERIFIED, FAILED or VERIFIED, and a sentence why, by these public keys."""
+    if provenance is None:
+        return "NONE", "No provenance is recorded for this artifact."
+    return weigh_signature(artifact.sha256_digest, provenance.provenance_signature, keys)
+
+
+def provenance_verdict(
+    artifact: Artifact, provenance: BuildProvenance | None, keys: Sequence
+) -> str:
+    """NONE, UNVERIFIED, FAILED or VERIFIED, by these public keys."""
+    return examine_provenance(artifact, provenance, keys)[0]
+
+
+#: What the contract calls each verdict: only what was verified is ever called so.
+PROVENANCE_STATUSES = MappingProxyType(
+    {
+        "NONE": "NO_PROVENANCE",
+        "UNVERIFIED": "PROVENANCE_UNVERIFIED",
+        "FAILED": "PROVENANCE_UNVERIFIED",
+        "VERIFIED": "PROVENANCE_VERIFIED",
+    }
+)
+
+
+class PublicKeys(Text):
+    """Public keys in PEM, of the kinds that signatures are checked with."""
+
+    def read(self, value):
+        return read_public_keys(super().read(value).encode())
+
+
+PROVENANCE = Schema(
+    BuildProvenance.builder_id,
+    BuildProvenance.builder_type,
+    BuildProvenance.build_config_uri,
+    BuildProvenance.source_repository_uri,
+    BuildProvenance.source_commit_sha,
+    BuildProvenance.build_started_on,
+    BuildProvenance.build_finished_on,
+    BuildProvenance.provenance_signature,
+    BuildProvenance.slsa_level,
+    name="RecordProvenanceRequest",
+)
+VERIFICATION = Schema(public_key=PublicKeys(null=True), name="VerifyProvenanceRequest")
+VERIFIED = {
+    "type": "object",
+    "required": ["artifactId", "provenanceStatus", "verdict", "message"],
+    "properties": {
+        "artifactId": {"type": "string", "format": "uuid"},
+        "provenanceStatus": {"type": "string", "enum": sorted({*PROVENANCE_STATUSES.values()})},
+        "verdict": {"type": "string", "enum": [*PROVENANCE_STATUSES]},
+        "message": {"type": "string"},
+    },
+}
+
+
+class Provenance(
+    Resource, surface=FACTSTORE, model=BuildProvenance, scope="factstore", tag="Provenance"
+):
+    """How artifacts were built."""
+
+    @route(
+        "GET /api/v1/trails/{trailId}/artifacts/{artifactId}/provenance",
+        id="getProvenance",
+        answer=FACTSTORE.one_schema("BuildProvenanceResponse"),
+    )
+    def read(self, context, trail, key):
+        """Get the provenance of an artifact."""
+        return self.known(artifact_of(trail, key))
+
+    @route(
+        "POST /api/v1/trails/{trailId}/artifacts/{artifactId}/provenance",
+        id="recordProvenance",
+        body=PROVENANCE,
+        status=201,
+        answer=FACTSTORE.one_schema("BuildProvenanceResponse"),
+    )
+    def record(self, context, trail, key):
+        """Attach build provenance to an artifact, once."""
+        artifact = artifact_of(trail, key)
+        if BuildProvenance.of(artifact):
+            raise Conflict(f"The artifact {artifact.id} has its provenance already.")
+        signature = context.body.get("provenance_signature")
+        keys = trusted_keys(context.settings)
+        verdict, _ = weigh_signature(artifact.sha256_digest, signature, keys)
+        status = PROVENANCE_STATUSES[verdict]
+        return BuildProvenance.create(
+            artifact=artifact.id, provenance_status=status, **context.body
+        )
+
+    @route(
+        "POST /api/v1/trails/{trailId}/artifacts/{artifactId}/provenance/verify",
+        id="verifyProvenance",
+        body=VERIFICATION,
+        answer=VERIFIED,
+    )
+    def verify(self, context, trail, key):
+        """Check the signature of an artifact's provenance, with a key of the caller's or ours.
+
+        A key that is given decides alone. Nothing is stored.
+        """
+        artifact = artifact_of(trail, key)
+        keys = context.body.get("public_key") or trusted_keys(context.settings)
+        verdict, message = examine_provenance(artifact, BuildProvenance.of(artifact), keys)
+        return {
+            "artifactId": artifact.id,
+            "provenanceStatus": PROVENANCE_STATUSES[verdict],
+            "verdict": verdict,
+            "message": message,
+        }
+
+    @route(
+        "GET /api/v1/artifacts/{sha256}/provenance",
+        id="getProvenanceByDigest",
+        answer=FACTSTORE.one_schema("BuildProvenanceResponse"),
+    )
+    def read_by_digest(self, context, digest):
+        """Get the provenance of the first artifact with a digest."""
+        return self.known(first_artifact(digest))
+
+    def known(self, artifact: Artifact) -> BuildProvenance:
+        """The provenance of an artifact, or NotFound."""
+        provenance = BuildProvenance.of(artifact)
+        if provenance is None:
+            raise NotFound(f"There is no provenance of the artifact {artifact.id}.")
+        return provenance
+
+
+class ProvenanceV2(Provenance, tag="V2 Artifacts"):
+    """The same provenance under the paths of the second version."""
+
+    @route(
+        "GET /api/v2/trails/{trailId}/artifacts/{artifactId}/provenance",
+        id="getProvenanceV2",
+        answer=FACTSTORE.one_schema("BuildProvenanceResponse"),
+    )
+    def read_too(self, context, trail, key):
+        """Get the provenance of an artifact."""
+        return self.read(context, trail, key)
+
+    @route(
+        "POST /api/v2/trails/{trailId}/artifacts/{artifactId}/provenance",
+        id="recordProvenanceV2",
+        body=PROVENANCE,
+        status=201,
+        answer=FACTSTORE.one_schema("BuildProvenanceResponse"),
+    )
+    def record_too(self, context, trail, key):
+        """Attach build provenance to an artifact, once."""
+        return self.record(context, trail, key)
+
+    @route(
+        "POST /api/v2/trails/{trailId}/artifacts/{artifactId}/provenance/verify",
+        id="verifyProvenanceV2",
+        body=VERIFICATION,
+        answer=VERIFIED,
+    )
+    def verify_too(self, context, trail, key):
+        """Check the signature of an artifact's provenance, with a key of the caller's or ours."""
+        return self.verify(context, trail, key)
+
+    @route(
+        "GET /api/v2/artifacts/{sha256}/provenance",
+        id="getProvenanceByDigestV2",
+        answer=FACTSTORE.one_schema("BuildProvenanceResponse"),
+    )
+    def read_by_digest_too(self, context, digest):
+        """Get the provenance of the first artifact with a digest."""
+        return self.read_by_digest(context, digest)
 
 
 # --- Attestations -------------------------------------------------------------
@@ -9575,6 +10087,7 @@ class Install:
         self.bell = threading.Event()
         self._collections: dict[str, Collection] = {}
         self.workspaces: dict[str, Workspace] = {}
+        read_trusted_keys(self.settings)
         networks = allowed_networks(self.settings)
         self.transport = transport or Transport(
             networks, self.settings.webhook_timeout, clock=self.source.clock
