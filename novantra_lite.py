@@ -716,6 +716,15 @@ class Number(Member, peewee.FloatField):
         except ValueError:
             raise ValueError("Expected number") from None
 
+    def sql(self, value):
+        # SQLite's own JSON writes 15 digits; a float may need 17 to come back as it was.
+        short, middle, long = (f"printf('%!.{digits}g', {value})" for digits in (15, 16, 17))
+        return (
+            f"json(CASE WHEN {value} IS NULL THEN NULL "
+            f"WHEN CAST({short} AS REAL) = {value} THEN {short} "
+            f"WHEN CAST({middle} AS REAL) = {value} THEN {middle} ELSE {long} END)"
+        )
+
 
 class Boolean(Member, peewee.IntegerField):
     """True or false, kept as 1 or 0."""
