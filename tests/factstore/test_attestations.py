@@ -1,43 +1,21 @@
 """Attestations in both versions: section 5 of the delivery notes, decisions 20 and 21."""
 
-import json
 import random
 import threading
 
 import pytest
 from looking import audit, events, ledger, tables
 
-from novantra_lite import (
-    FACTSTORE_SCOPES,
-    AuditEvent,
-    Flow,
-    NovantraLite,
-    Organisation,
-    Trail,
-    perform,
-)
+from factstore.delivering import begin_trail, happenings, status_of
+from novantra_lite import FACTSTORE_SCOPES, NovantraLite
 
-FLOWS = "/api/v1/flows"
 NOON = "2026-06-01T12:00:00.000000Z"
 NOBODY = "00000000-0000-4000-8000-000000000000"
 
 
-def begin_trail(lite, **flow):
-    """A trail of a new flow, and what stands around it."""
-
-    def work(current):
-        owner = Flow.create(**{"name": "payments"} | flow).id
-        told = {"git_commit_sha": "c0ffee", "git_branch": "main"}
-        return Trail.create(
-            flow=owner, git_author="Ada", git_author_email="ada@example.com", **told
-        ).id
-
-    return perform(lite.workspace, work, actor="test")
-
-
 @pytest.fixture
-def trail(lite):
-    return begin_trail(lite)
+def trail(lite, factstore):
+    return begin_trail(lite, factstore)
 
 
 @pytest.fixture
@@ -46,26 +24,10 @@ def path(trail):
 
 
 @pytest.fixture
-def acme(lite):
-    """An organisation with the flow `payments`, and a trail of it."""
-    perform(
-        lite.workspace, lambda current: Organisation.create(slug="acme", name="Acme"), actor="test"
-    )
-    return begin_trail(lite, org_slug="acme")
-
-
-def told_events(lite):
-    """What the log of happenings says: type, actor, payload, trail and digest."""
-    with lite.workspace.read():
-        return [
-            (one.event_type, one.actor, json.loads(one.payload), one.trail_id, one.artifact_sha256)
-            for one in AuditEvent.select()
-        ]
-
-
-def status_of(lite, trail):
-    with lite.workspace.read():
-        return Trail.fetch(trail).status
+def acme(lite, factstore):
+    """A trail of the flow `payments` of an organisation."""
+    factstore.post("/api/v1/organisations", {"slug": "acme", "name": "Acme"})
+    return begin_trail(lite, factstore, orgSlug="acme")
 
 
 # --- Recording ----------------------------------------------------------------
@@ -96,7 +58,7 @@ def test_an_attestation_needs_only_a_type(lite, factstore, trail, path):
     assert factstore.get(path).json == [created.json]
     assert ("attestation.recorded", key) in [entry[1:3] for entry in audit(lite)]
     assert ("ATTESTATION_RECORDED", key) in ledger(lite)
-    assert told_events(lite) == [
+    assert happenings(lite) == [
         (
             "ATTESTATION_RECORDED",
             "system",
@@ -188,7 +150,7 @@ def test_a_failure_makes_the_trail_non_compliant(lite, factstore, trail, path):
 
 
 def test_the_last_type_that_the_flow_requires_makes_the_trail_compliant(lite, factstore):
-    trail = begin_trail(lite, required_attestation_types=["junit", "snyk"])
+    trail = begin_trail(lite, factstore, requiredAttestationTypes=["junit", "snyk"])
     path = f"/api/v1/trails/{trail}/attestations"
 
     factstore.post(path, {"type": "junit", "status": "PASSED"})
@@ -206,7 +168,7 @@ def test_the_trail_may_stand_in_the_body(lite, factstore, trail, path):
 
     assert (created.status, created.json["trailId"]) == (201, trail)
     assert factstore.get(path).json == [created.json]
-    assert told_events(lite)[0][2]["attestationId"] == created.json["id"]
+    assert happenings(lite)[0][2]["attestationId"] == created.json["id"]
 
 
 @pytest.mark.parametrize(
@@ -273,7 +235,7 @@ def test_the_list_is_bare_until_a_page_is_asked_for(factstore, trail, path):
 
 
 def test_a_list_holds_only_its_own_trail(lite, factstore, path):
-    other = begin_trail(lite, name="other")
+    other = begin_trail(lite, factstore, "other")
     factstore.post(path, {"type": "junit"})
 
     listed = factstore.get(f"/api/v1/trails/{other}/attestations")
@@ -316,7 +278,7 @@ def test_the_second_version_answers_with_the_short_result(lite, factstore, acme)
     listed = factstore.get(path).json
     assert len(listed) == 1
     assert listed[0].items() >= (given | {"id": key, "trailId": acme}).items()
-    assert [told[2]["attestationId"] for told in told_events(lite)] == [key]
+    assert [told[2]["attestationId"] for told in happenings(lite)] == [key]
 
 
 @pytest.mark.parametrize(
@@ -330,12 +292,10 @@ def test_the_second_version_answers_with_the_short_result(lite, factstore, acme)
         ({"flowName": "nothing"}, "trail"),
     ],
 )
-def test_the_second_version_looks_for_organisation_flow_and_trail(lite, factstore, given, named):
-    perform(
-        lite.workspace, lambda current: Organisation.create(slug="acme", name="Acme"), actor="test"
-    )
-    begin_trail(lite, org_slug="acme")
-    begin_trail(lite, name="loose")
+def test_the_second_version_looks_for_organisation_flow_and_trail(
+    lite, factstore, acme, given, named
+):
+    begin_trail(lite, factstore, "loose")
 
     refused = factstore.post(f"/api/v2/trails/{NOBODY}/attestations", {"type": "junit"} | given)
 
@@ -352,7 +312,7 @@ def test_a_flow_name_without_an_organisation_is_not_looked_for(factstore, trail)
 
 
 def test_a_path_may_name_organisation_flow_trail_and_fingerprint(lite, factstore, acme):
-    other = begin_trail(lite, name="other")
+    other = begin_trail(lite, factstore, "other")
 
     created = factstore.post(
         f"/api/v2/attestations/acme/payments/{acme.upper()}/sha256:1",
@@ -368,7 +328,7 @@ def test_a_path_may_name_organisation_flow_trail_and_fingerprint(lite, factstore
     assert created.json["artifactFingerprint"] == "sha256:1"
     assert foreign.json["artifactFingerprint"] == "anything at all"
     assert factstore.get(f"/api/v1/trails/{acme}/attestations").json == [created.json]
-    assert [told[3] for told in told_events(lite)] == [acme, other]
+    assert [told[3] for told in happenings(lite)] == [acme, other]
 
 
 @pytest.mark.parametrize(
@@ -386,7 +346,7 @@ def test_a_path_may_name_organisation_flow_trail_and_fingerprint(lite, factstore
     ],
 )
 def test_every_part_of_a_path_is_looked_for_in_turn(lite, factstore, acme, path, status, named):
-    begin_trail(lite, name="loose")
+    begin_trail(lite, factstore, "loose")
 
     refused = factstore.post(f"/api/v2/attestations/{path}", {"type": "junit"})
 
@@ -438,8 +398,8 @@ def test_reading_does_not_permit_recording(lite, trail, path):
 
 def test_a_thousand_attestations_from_eight_threads_are_all_there(clock):
     with NovantraLite(clock=clock, random=random.Random(7), rate_limits=False) as lite:
-        path = f"/api/v1/trails/{begin_trail(lite)}/attestations"
         client, statuses = lite.client(*FACTSTORE_SCOPES), []
+        path = f"/api/v1/trails/{begin_trail(lite, client)}/attestations"
 
         def record(worker):
             for number in range(125):
@@ -457,5 +417,5 @@ def test_a_thousand_attestations_from_eight_threads_are_all_there(clock):
         assert statuses == [201] * 1000
         assert (len(listed), {one["type"] for one in listed}) == (1000, expected)
         assert client.get(path, size=1).json["totalItems"] == 1000
-        assert len(told_events(lite)) == 1000
+        assert len(happenings(lite)) == 1000
         assert lite.verify() == []
