@@ -716,6 +716,15 @@ class Number(Member, peewee.FloatField):
         except ValueError:
             raise ValueError("Expected number") from None
 
+    def sql(self, value):
+        # SQLite's own JSON writes 15 digits; a float may need 17 to come back as it was.
+        short, middle, long = (f"printf('%!.{digits}g', {value})" for digits in (15, 16, 17))
+        return (
+            f"json(CASE WHEN {value} IS NULL THEN NULL "
+            f"WHEN CAST({short} AS REAL) = {value} THEN {short} "
+            f"WHEN CAST({middle} AS REAL) = {value} THEN {middle} ELSE {long} END)"
+        )
+
 
 class Boolean(Member, peewee.IntegerField):
     """True or false, kept as 1 or 0."""
@@ -857,9 +866,9 @@ def read_each(items: Iterable[tuple[Any, Any]], element: Any) -> tuple[list, lis
 class Json(Member, peewee.TextField):
     """A JSON array or object, kept as text; `of` says what it must hold."""
 
-    def __init__(self, of: Any, **options: Any):
+    def __init__(self, of: Any, *, hidden: bool = False, **options: Any):
         super().__init__(**options)
-        self.of = of
+        self.of, self.hidden = of, hidden
 
     def read(self, value):
         return self.of.read(value)
@@ -1402,8 +1411,11 @@ class Shape(Schema):
     """An object inside a record; its values keep the names of their members."""
 
     def coerce(self, value: Any) -> Any:
-        """The object as it is; its members are coerced when it is read."""
-        return value
+        """The object with each member as a lenient surface takes it."""
+        if not isinstance(value, dict):
+            return value
+        known = ((member, field) for member, (_, field) in self.members.items() if member in value)
+        return value | {member: field.coerce(value[member]) for member, field in known}
 
     def read(self, data, **options):
         values = super().read(data, **options)
@@ -7770,6 +7782,7 @@ def record_attestation(trail: Trail, told: Mapping[str, Any] | None, **values: A
 
     `told` is what the audit event says beyond the attestation; None: there is no audit event.
     """
+    check_organisation(values.get("org_slug"))
     attestation = Attestation.create(trail=trail.id, **values)
     settle(trail, failed=attestation.status == "FAILED")
     if told is not None:
@@ -7785,6 +7798,134 @@ def record_attestation(trail: Trail, told: Mapping[str, Any] | None, **values: A
     return attestation
 
 
+TRAIL_ATTESTATIONS = Array(Attestation, {"trail": lambda trail: Attestation.trail == trail})
+
+#: What may be said of an attestation, by whichever path it is recorded.
+ATTESTED = (
+    Attestation.type,
+    Attestation.status,
+    Attestation.details,
+    Attestation.name,
+    Attestation.evidence_url,
+    Attestation.org_slug,
+    Attestation.metadata,
+)
+ATTESTED_ALIASES = {"description": "details"}
+NEW_ATTESTATION = Schema(*ATTESTED, aliases=ATTESTED_ALIASES, name="CreateAttestationRequest")
+
+
+class Attestations(
+    Resource,
+    surface=FACTSTORE,
+    model=Attestation,
+    scope="factstore",
+    tag="Attestations",
+):
+    """What was attested of trails; nothing of it is ever changed or taken away."""
+
+    @route(
+        "GET /api/v1/trails/{trailId}/attestations",
+        id="listAttestations",
+        query=Paging(),
+        answer=FACTSTORE.paged_schema("AttestationResponse"),
+    )
+    def list(self, context, trail):
+        """List the attestations of a trail, in pages where the query asks for one."""
+        Trail.fetch(trail)
+        return FACTSTORE.array(context, TRAIL_ATTESTATIONS, {"trail": trail})
+
+    @route(
+        "POST /api/v1/trails/{trailId}/attestations",
+        id="recordAttestation",
+        body=NEW_ATTESTATION,
+        status=201,
+        answer=FACTSTORE.one_schema("AttestationResponse"),
+    )
+    def create(self, context, trail):
+        """Record an attestation on a trail."""
+        return record_attestation(Trail.fetch(trail), {}, **context.body)
+
+    @route(
+        "POST /api/v1/attestations",
+        id="recordAttestationByBody",
+        body=Schema(
+            Attestation.trail,
+            *ATTESTED,
+            aliases=ATTESTED_ALIASES,
+            name="CreateAttestationByBodyRequest",
+        ),
+        status=201,
+        answer=FACTSTORE.one_schema("AttestationResponse"),
+    )
+    def create_by_body(self, context):
+        """Record an attestation on the trail that the body names."""
+        return self.create(context, context.body.pop("trail"))
+
+
+def check_flow_of(slug: str, name: str) -> None:
+    """Refuse the name of a flow that an organisation does not have."""
+    if not Flow.select().where(Flow.org_slug == slug, Flow.name == name).exists():
+        raise NotFound(f"The organisation '{slug}' has no flow '{name}'.")
+
+
+class AttestationsV2(Attestations, tag="V2 Attestations"):
+    """The second version's commands: organisation and flow are looked for before the trail is."""
+
+    #: What a path says of an attestation.
+    named = Schema(Attestation.trail, artifact_fingerprint=Text(255, 1))
+
+    @route(
+        "GET /api/v2/trails/{trailId}/attestations",
+        id="listAttestationsV2",
+        answer=FACTSTORE.array_schema("AttestationResponse"),
+    )
+    def list(self, context, trail):
+        """List all attestations of a trail."""
+        return super().list(context, trail)
+
+    @route(
+        "POST /api/v2/trails/{trailId}/attestations",
+        id="recordAttestationV2",
+        body=Schema(
+            *ATTESTED,
+            Attestation.artifact_fingerprint,
+            flow_name=Text(255, null=True),
+            aliases=ATTESTED_ALIASES,
+            name="RecordAttestationRequestV2",
+        ),
+        status=201,
+        answer=COMMAND_RESULT,
+        brief=created,
+    )
+    def create(self, context, trail):
+        """Record an attestation on a trail, and get the short result."""
+        slug, flow = context.body.get("org_slug"), context.body.pop("flow_name", None)
+        check_organisation(slug)
+        if slug and flow:
+            check_flow_of(slug, flow)
+        return record_attestation(Trail.fetch(trail), {}, **context.body)
+
+    @route(
+        "POST /api/v2/attestations/{org}/{flow}/{trail}/{artifactFingerprint}",
+        id="recordAttestationByPathV2",
+        body=NEW_ATTESTATION,
+        status=201,
+        answer=FACTSTORE.one_schema("AttestationResponse"),
+    )
+    def create_by_path(self, context, slug, flow, trail, fingerprint):
+        """Record an attestation of an artifact, by organisation, name of flow, and trail."""
+        check_organisation(slug)
+        check_flow_of(slug, flow)
+        try:
+            named = self.named.read({"trailId": trail, "artifactFingerprint": fingerprint})
+        except Faults as faults:
+            raise Invalid(issues=[issue(*fault) for fault in faults.issues]) from None
+        values = context.body | {"org_slug": slug}
+        fingerprint = named["artifact_fingerprint"]
+        trail = Trail.fetch(named["trail"])
+        return record_attestation(trail, {}, **values, artifact_fingerprint=fingerprint)
+
+
 # --- Evidence files -----------------------------------------------------------
 
 
@@ -7794,10 +7935,378 @@ def record_attestation(trail: Trail, told: Mapping[str, Any] | None, **values: A
 # --- Evidence collection ------------------------------------------------------
 
 
+class CoverageReport(Model):
+    """How much of the code the tests of a trail ran through, in percent."""
+
+    fact, made, since = "coverage_report", "reported", 2
+    schema_name = "CoverageReportResponse"
+
+    id = Uuid()
+    trail = Owner(Trail, index=True, on_delete="CASCADE")
+    tool = Text(255)
+    line_coverage = Number(null=True)
+    branch_coverage = Number(null=True)
+    min_coverage = Number(null=True)
+    passed = Boolean()
+    report_file_name = Text(255, null=True)
+    report_file_hash = Text(64, 64, pattern="[0-9a-f]+", hint="Expected SHA-256 in hex", null=True)
+    details = Text(1_000_000, null=True)
+    created_at = Timestamp(6, default=now_exactly)
+
+
+TRAIL_COVERAGE = Array(CoverageReport, {"trail": lambda trail: CoverageReport.trail == trail})
+
+
+def is_covered(told: Mapping[str, Any]) -> bool:
+    """Whether each figure that is told reaches the minimum; no figure reaches one."""
+    figures = [told.get("line_coverage"), told.get("branch_coverage")]
+    figures = [figure for figure in figures if figure is not None]
+    least = told.get("min_coverage")
+    return least is None or (bool(figures) and min(figures) >= least)
+
+
+class CoverageReports(
+    Resource,
+    surface=FACTSTORE,
+    model=CoverageReport,
+    scope="factstore",
+    tag="Evidence",
+):
+    """The coverage reports of trails."""
+
+    @route(
+        "GET /api/v1/trails/{trailId}/coverage",
+        id="listCoverageReports",
+        answer=FACTSTORE.array_schema("CoverageReportResponse"),
+    )
+    def list(self, context, trail):
+        """List the coverage reports of a trail."""
+        Trail.fetch(trail)
+        return FACTSTORE.array(context, TRAIL_COVERAGE, {"trail": trail})
+
+    @route(
+        "POST /api/v1/trails/{trailId}/coverage",
+        id="reportCoverage",
+        body=Schema(
+            CoverageReport.tool,
+            CoverageReport.line_coverage,
+            CoverageReport.branch_coverage,
+            CoverageReport.min_coverage,
+            CoverageReport.report_file_name,
+            CoverageReport.report_file_hash,
+            CoverageReport.details,
+            name="ReportCoverageRequest",
+        ),
+        status=201,
+        answer=FACTSTORE.one_schema("CoverageReportResponse"),
+    )
+    def create(self, context, trail):
+        """Report the coverage of a trail, and attest whether it is enough."""
+        trail, told = Trail.fetch(trail), context.body
+        report = CoverageReport.create(trail=trail.id, passed=is_covered(told), **told)
+        figures = {
+            "tool": report.tool,
+            "lineCoverage": report.line_coverage,
+            "branchCoverage": report.branch_coverage,
+            "minCoverage": report.min_coverage,
+            "coverageReportId": report.id,
+        }
+        record_attestation(
+            trail,
+            None,
+            type="test-coverage",
+            status="PASSED" if report.passed else "FAILED",
+            name=report.tool,
+            details=to_json(figures),
+        )
+        return report
+
+
+def summarise_evidence(trail: Trail) -> dict:
+    """What a trail has and lacks; whatever was attested is collected, however it ended."""
+    earliest = peewee.fn.min(peewee.SQL('"t1"."rowid"'))
+    grouped = (
+        Attestation.select(Attestation.type, Attestation.status, peewee.fn.count(Attestation.id))
+        .where(Attestation.trail == trail)
+        .group_by(Attestation.type, Attestation.status)
+        .order_by(earliest)
+        .tuples()
+    )
+    collected, counts = {}, dict.fromkeys(Attestation.status.words, 0)
+    for kind, status, count in grouped:
+        collected[kind] = True
+        counts[status] += count
+    missing = [kind for kind in trail.flow.required_attestation_types if kind not in collected]
+    reports = TRAIL_COVERAGE.slice({"trail": trail.id})
+    return {
+        "trailId": trail.id,
+        "collectedTypes": [*collected],
+        "coverageReports": json.loads(b"[%b]" % reports.text),
+        "totalAttestations": sum(counts.values()),
+        "passedAttestations": counts["PASSED"],
+        "failedAttestations": counts["FAILED"],
+        "pendingAttestations": counts["PENDING"],
+        "isComplete": not missing,
+        "missingRequiredTypes": missing,
+    }
+
+
+def collect_item(trail: Trail, item: Mapping[str, Any]) -> dict:
+    """Record one item of a collection, and tell what came of it."""
+    status = "PASSED" if item["passed"] else "FAILED"
+    kind, details = item["evidenceType"], item["details"]
+    attestation = record_attestation(
+        trail, None, type=kind, status=status, name=item["tool"], details=details
+    )
+    return {
+        "trailId": trail.id,
+        "evidenceType": kind,
+        "attestationId": attestation.id,
+        "passed": status == "PASSED",
+    }
+
+
+#: The trails that lack an attestation of a required type, as JSON text, and their number.
+EVIDENCE_GAPS = """
+    WITH lacking AS MATERIALIZED (
+        SELECT t.rowid AS place, t.*, (
+            SELECT json_group_array(r.value) FROM json_each(f.required_attestation_types) AS r
+            WHERE NOT EXISTS (
+                SELECT 1 FROM attestation AS a WHERE a.trail_id = t.id AND a.type = r.value)
+        ) AS missing
+        FROM trail AS t JOIN flow AS f ON f.id = t.flow_id
+        WHERE f.required_attestation_types <> '[]'
+    )
+    SELECT CAST(ifnull(group_concat(text), '') AS BLOB), count(*) FROM (
+        SELECT json_object('trailId', id, 'gitCommitSha', git_commit_sha, 'gitBranch', git_branch,
+            'flowId', flow_id, 'missingTypes', json(missing), 'trailStatus', status) AS text
+        FROM lacking WHERE missing <> '[]' ORDER BY place LIMIT -1)
+"""
+
+
+def closed_schema(**properties: dict) -> dict:
+    """The JSON schema of an object that always has all of these members."""
+    return {"type": "object", "required": [*properties], "properties": properties}
+
+
+UUID_TEXT, TEXT, WHOLE = (
+    {"type": "string", "format": "uuid"},
+    {"type": "string"},
+    {"type": "integer"},
+)
+TEXTS = {"type": "array", "items": TEXT}
+
+
+class EvidenceCollection(Resource, surface=FACTSTORE, scope="factstore", tag="Evidence"):
+    """What was collected on trails, and what is lacking."""
+
+    @route(
+        "GET /api/v1/trails/{trailId}/evidence-summary",
+        id="getEvidenceSummary",
+        answer=closed_schema(
+            trailId=UUID_TEXT,
+            collectedTypes=TEXTS,
+            coverageReports=FACTSTORE.array_schema("CoverageReportResponse"),
+            totalAttestations=WHOLE,
+            passedAttestations=WHOLE,
+            failedAttestations=WHOLE,
+            pendingAttestations=WHOLE,
+            isComplete={"type": "boolean"},
+            missingRequiredTypes=TEXTS,
+        ),
+    )
+    def summarise(self, context, trail):
+        """Summarise what a trail has and lacks."""
+        return summarise_evidence(Trail.fetch(trail))
+
+    @route(
+        "POST /api/v1/evidence/collect",
+        id="collectBulkEvidence",
+        body=Schema(
+            items=Json(
+                ListOf(
+                    Shape(
+                        trail_id=Id(),
+                        evidence_type=Attestation.type,
+                        tool=Text(255),
+                        passed=Boolean(default=False),
+                        details=Attestation.details,
+                    )
+                )
+            ),
+            name="BulkEvidenceRequest",
+        ),
+        status=201,
+        answer=closed_schema(
+            results={
+                "type": "array",
+                "items": closed_schema(
+                    trailId=UUID_TEXT,
+                    evidenceType=TEXT,
+                    attestationId=UUID_TEXT,
+                    passed={"type": "boolean"},
+                ),
+            },
+            accepted=WHOLE,
+            failed=WHOLE,
+        ),
+    )
+    def collect(self, context):
+        """Record up to 1000 attestations at once; items on unknown trails only count as failed."""
+        items = context.body["items"]
+        named = {item["trailId"] for item in items}
+        trails = {trail.id: trail for trail in Trail.select().where(Trail.id.in_(named))}
+        known = [item for item in items if item["trailId"] in trails]
+        results = [collect_item(trails[item["trailId"]], item) for item in known]
+        failed = len(items) - len(results)
+        return {"results": results, "accepted": len(results), "failed": failed}
+
+    @route(
+        "GET /api/v1/evidence/gaps",
+        id="getEvidenceGaps",
+        answer=closed_schema(
+            gaps={
+                "type": "array",
+                "items": closed_schema(
+                    trailId=UUID_TEXT,
+                    gitCommitSha=TEXT,
+                    gitBranch=TEXT,
+                    flowId=UUID_TEXT,
+                    missingTypes=TEXTS,
+                    trailStatus=Trail.status.describe(),
+                ),
+            },
+            totalTrailsWithGaps=WHOLE,
+        ),
+    )
+    def list_gaps(self, context):
+        """List the trails that have no attestation of a type that their flow requires."""
+        return b'{"gaps":[%b],"totalTrailsWithGaps":%d}' % context.workspace.fetch_row(
+            EVIDENCE_GAPS
+        )
+
+
 # --- Pull requests ------------------------------------------------------------
 
 
 # --- Identity tokens ----------------------------------------------------------
+
+TOKEN_ISSUERS = ("https://token.actions.githubusercontent.com", "https://gitlab.com")
+
+#: The members of an attestation's details, and the claims that they come from: GitHub Actions'
+#: (OpenID Connect reference) before GitLab's (ID token authentication).
+TOKEN_CLAIMS = {
+    "issuer": ("iss",),
+    "subject": ("sub",),
+    "repository": ("repository", "project_path"),
+    "workflow": ("workflow", "ci_config_ref_uri"),
+    "ref": ("ref",),
+    "sha": ("sha",),
+    "actor": ("actor", "user_login"),
+    "runId": ("run_id", "pipeline_id"),
+}
+
+
+class UsedToken(Model):
+    """That an identity token was used: SHA-256 of its issuer and its id, never the token."""
+
+    since = 2
+
+    id = Text(64, primary_key=True)
+    used_at = Timestamp(6, default=now_exactly)
+
+
+#: The first second of the year 10000, which no date can tell.
+TIME_IS_OVER = 253_402_300_800
+
+
+def read_token_part(part: str) -> dict:
+    """The JSON object in one part of a token (RFC 7515, section 3.1); empty where it is none."""
+    try:
+        read = read_json(base64.b64decode(part + "=" * (-len(part) % 4), b"-_", validate=True))
+    except (ValueError, Invalid):
+        return {}
+    return read if isinstance(read, dict) else {}
+
+
+def read_claims(token: str) -> dict:
+    """The claims of a well-formed token of a known issuer that has not expired.
+
+    Its signature is not verified: the issuer's keys are on the internet, an install need not be.
+    """
+    parts = token.split(".")
+    header, claims = read_token_part(parts[0]), read_token_part(parts[1] if parts[1:] else "")
+    # An unsecured token (RFC 7518, section 3.6) is not what an issuer hands out.
+    unsecured = str(header.get("alg") or "none").lower() == "none" or not parts[-1]
+    if len(parts) != 3 or not claims or unsecured:
+        raise Invalid("The token is not well formed: expected a signed JWT.")
+    if claims.get("iss") not in TOKEN_ISSUERS:
+        raise Invalid(f"The token is not of an issuer known here: {' or '.join(TOKEN_ISSUERS)}.")
+    for name in ("exp", "iat"):
+        moment = claims.get(name, 0)
+        if type(moment) not in (int, float) or not 0 <= moment < TIME_IS_OVER:
+            raise Invalid(f"The token's {name} is not a time in seconds since 1970.")
+    if claims.get("exp", TIME_IS_OVER) <= session().source.clock():
+        raise Invalid("The token has expired; ask its issuer for a new one.")
+    return claims
+
+
+def claim_text(claims: Mapping[str, Any], names: Iterable[str]) -> str | None:
+    """The first of some claims that is text or a whole number, as text."""
+    found = (claims[name] for name in names if type(claims.get(name)) in (str, int))
+    return next(map(str, found), None)
+
+
+def use_token(token: str, claims: Mapping[str, Any]) -> None:
+    """Remember that a token was used; Conflict where it was used before."""
+    # A token without an id is told by what it says.
+    own = claim_text(claims, ("jti",)) or token.split(".")[1]
+    key = hashlib.sha256(to_json([claims["iss"], own]).encode()).hexdigest()
+    if UsedToken.has(key):
+        raise Conflict("This identity token was used before; its jti is good for one attestation.")
+    UsedToken.create(id=key)
+
+
+class IdentityTokens(
+    Resource,
+    surface=FACTSTORE,
+    model=Attestation,
+    scope="factstore",
+    tag="V2 Attestations",
+):
+    """Attestations of where a build ran, by the identity that its CI system gave it."""
+
+    @route(
+        "POST /api/v2/attestations/oidc",
+        id="recordOidcAttestation",
+        body=Schema(
+            Attestation.trail,
+            Attestation.org_slug,
+            token=Text(100_000, 1),
+            name="OidcAttestationRequest",
+        ),
+        status=201,
+        answer=FACTSTORE.one_schema("AttestationResponse"),
+    )
+    def create(self, context):
+        """Record what a CI system's identity token says, without verifying its signature."""
+        trail, token = Trail.fetch(context.body["trail"]), context.body["token"].strip()
+        slug = context.body.get("org_slug")
+        check_organisation(slug)
+        claims = read_claims(token)
+        use_token(token, claims)
+        details = {name: claim_text(claims, sources) for name, sources in TOKEN_CLAIMS.items()}
+        issued = claims.get("iat")
+        details["issuedAt"] = None if issued is None else session().source.timestamp(issued, 6)
+        details["signatureVerified"] = False
+        return record_attestation(
+            trail,
+            None,
+            type="oidc-provenance",
+            status="PASSED",
+            details=to_json(details),
+            org_slug=slug,
+        )
 
 
 # --- Approvals ----------------------------------------------------------------
