@@ -6938,6 +6938,17 @@ def compliance_sql(trail: str) -> str:
 # --- Provenance ---------------------------------------------------------------
 
 
+class BuildProvenance(Model):
+    """Where an artifact was built, and from what."""
+
+    fact, made, key, since = "build_provenance", "recorded", "artifact", 2
+
+    id = Uuid()
+    artifact = Owner(Artifact)
+    provenance_status = Text(40)
+    provenance_signature = Text(2048, null=True)
+
+
 # --- Attestations -------------------------------------------------------------
 
 
@@ -6983,6 +6994,31 @@ def record_attestation(trail: Trail, told: Mapping[str, Any] | None, **values: A
 
 
 # --- Environments -------------------------------------------------------------
+
+
+class Environment(Model):
+    """A place where artifacts run."""
+
+    fact, made, key, since = "environment", "registered", "name", 2
+
+    id = Uuid()
+    name = Name()
+
+
+class AllowlistEntry(Model):
+    """An artifact that an environment lets through without more ado."""
+
+    fact, made, since = "allowlist_entry", "allowed", 2
+
+    id = Uuid()
+    environment = Owner(Environment, index=True, on_delete="CASCADE")
+    sha256 = Text(255, null=True)
+    name_pattern = Text(255, null=True)
+    reason = Text(10_000)
+    approved_by = Text(255)
+    created_at = Timestamp(6, default=now_exactly)
+    expires_at = Timestamp(6, null=True)
+    status = Choice("ACTIVE REMOVED", default="ACTIVE")
 
 
 # --- Environment drift --------------------------------------------------------
