@@ -1343,7 +1343,8 @@ def describe_member(field: Any, writing: bool = False) -> dict:
     """One member's JSON schema, with null and the default where the field has them."""
     schema = field.describe()
     if getattr(field, "null", False) or (writing and getattr(field, "default", None) is not None):
-        schema["type"] = [schema["type"], "null"]
+        types = schema["type"]
+        schema["type"] = [*(types if isinstance(types, list) else [types]), "null"]
         if "enum" in schema:
             schema["enum"] = [*schema["enum"], None]
     default = getattr(field, "default", None)
