@@ -9792,7 +9792,7 @@ def describe_body(operation: Operation) -> dict:
     return schema
 
 
-#: What is said of parameters that many operations have.
+#: What is said of parameters that many operations have, unless their schema says it.
 PARAMETERS = {
     "cursor": "nextCursor of the page before; good for 48 hours, with the same filters.",
     "limit": "Records on a page: 50 unless told, 200 at the most; a larger number means 200.",
@@ -9819,7 +9819,8 @@ def describe_parameters(operation: Operation) -> list[dict]:
     parameters = []
     for place, name, required, schema in places:
         parameter = {"name": name, "in": place, "required": required, "schema": schema}
-        described = {"description": PARAMETERS[name]} if name in PARAMETERS else {}
+        told = schema.get("description") or PARAMETERS.get(name)
+        described = {"description": told} if told else {}
         parameters.append(parameter | described)
     return parameters
 
