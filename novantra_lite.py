@@ -7122,7 +7122,6 @@ class Policies(
         Policy.threshold,
         Policy.require_signature,
         Policy.policy_evaluator,
-        aliases={"requiredAttestations": "requiredAttestationTypes"},
         name="CreatePolicyRequest",
     )
     changes = Schema(
@@ -7130,7 +7129,6 @@ class Policies(
         Policy.enforce_provenance,
         Policy.enforce_trail_compliance,
         Policy.required_attestation_types,
-        aliases={"requiredAttestations": "requiredAttestationTypes"},
         name="UpdatePolicyRequest",
     )
 
@@ -7246,7 +7244,6 @@ class DeploymentPolicies(
         DeploymentPolicy.enforce_approvals,
         DeploymentPolicy.required_attestation_types,
         DeploymentPolicy.require_signature,
-        aliases={"requiredAttestations": "requiredAttestationTypes"},
         name="CreateDeploymentPolicyRequest",
     )
     changes = Schema(
@@ -7257,13 +7254,40 @@ class DeploymentPolicies(
         DeploymentPolicy.required_attestation_types,
         DeploymentPolicy.is_active,
         DeploymentPolicy.require_signature,
-        aliases={"requiredAttestations": "requiredAttestationTypes"},
         name="UpdateDeploymentPolicyRequest",
     )
 
 
 # --- Gate ---------------------------------------------------------------------
 # May this artifact run there? The policies of the place ask, what was recorded answers.
+
+
+class GateResult(Model):
+    """What the gate decided on an artifact, and why."""
+
+    fact, made, append_only, since = "gate_result", "evaluated", True, 2
+    schema_name = "GateEvaluateResponse"
+    derived: ClassVar[dict] = {
+        "allowed": Derived(
+            Boolean(), """CASE t1."decision" WHEN 'ALLOWED' THEN 'true' ELSE 'false' END"""
+        )
+    }
+
+    id = Uuid()
+    decision = Choice("ALLOWED BLOCKED")
+    artifact_sha256 = Text(255)
+    environment_id = Id(null=True, index=True)
+    evaluated_at = Timestamp(6, default=now_exactly)
+    block_reasons = Json(ListOf(Text()), default=list)
+    policies_evaluated = Integer(default=0)
+    signature_verified = Boolean(null=True)
+    reason = Text()
+    policy_name = Text(255, default="")
+    environment = Text(255, default="")
+    requested_by = Text(255, null=True, hidden=True)
+
+
+GATE_RESULTS = Array(GateResult, {"environment_id": lambda key: GateResult.environment_id == key})
 
 #: What a policy's switches ask for, in words, in the order in which REPORTS tells of it.
 DEMANDS = {
@@ -7341,7 +7365,7 @@ def policies_for(key: str | None, environment: Environment | None) -> list:
 
 def is_on_allowlist(digest: str, environment: Environment) -> bool:
     """Whether an entry in force of an environment's allow-list has exactly this digest."""
-    lasting = AllowlistEntry.expires_at.is_null() | (AllowlistEntry.expires_at >= now_exactly())
+    lasting = AllowlistEntry.expires_at.is_null() | (AllowlistEntry.expires_at > now_exactly())
     return (
         AllowlistEntry.select()
         .where(
@@ -7373,34 +7397,6 @@ def judge(digest: str, key: str | None, environment: Environment | None) -> dict
         "policies_evaluated": len(policies),
         "signature_verified": is_signed if any(p.require_signature for p in policies) else None,
     }
-
-
-class GateResult(Model):
-    """What the gate decided on an artifact, and why."""
-
-    fact, made, append_only, since = "gate_result", "evaluated", True, 2
-    schema_name = "GateEvaluateResponse"
-    derived: ClassVar[dict] = {
-        "allowed": Derived(
-            Boolean(), """CASE t1."decision" WHEN 'ALLOWED' THEN 'true' ELSE 'false' END"""
-        )
-    }
-
-    id = Uuid()
-    decision = Choice("ALLOWED BLOCKED")
-    artifact_sha256 = Text(255)
-    environment_id = Id(null=True, index=True)
-    evaluated_at = Timestamp(6, default=now_exactly)
-    block_reasons = Json(ListOf(Text()), default=list)
-    policies_evaluated = Integer(default=0)
-    signature_verified = Boolean(null=True)
-    reason = Text()
-    policy_name = Text(255, default="")
-    environment = Text(255, default="")
-    requested_by = Text(255, null=True, hidden=True)
-
-
-GATE_RESULTS = Array(GateResult, {"environment_id": lambda key: GateResult.environment_id == key})
 
 
 class MaybeId(Id):
