@@ -1383,7 +1383,8 @@ def describe_member(field: Any, writing: bool = False) -> dict:
     """One member's JSON schema, with null and the default where the field has them."""
     schema = field.describe()
     if getattr(field, "null", False) or (writing and getattr(field, "default", None) is not None):
-        schema["type"] = [schema["type"], "null"]
+        types = schema["type"]
+        schema["type"] = [*(types if isinstance(types, list) else [types]), "null"]
         if "enum" in schema:
             schema["enum"] = [*schema["enum"], None]
     default = getattr(field, "default", None)
@@ -8474,7 +8475,456 @@ class ApprovalDecisions(
 # --- Policies -----------------------------------------------------------------
 
 
+class Threshold:
+    """A whole number, or the text of a form's field; blank text stands for none."""
+
+    number, text = Integer(-(2**31), 2**31 - 1), Text(255)
+
+    def coerce(self, value: Any) -> Any:
+        """The value as it is: a number is no text here."""
+        return value
+
+    def read(self, value: Any) -> int | str | None:
+        """The number or the text; None for blank text."""
+        if isinstance(value, str):
+            return self.text.read(value) if value.strip() else None
+        return self.number.read(value)
+
+    def describe(self) -> dict:
+        """The JSON schema of both."""
+        return {**self.number.describe(), **self.text.describe(), "type": ["integer", "string"]}
+
+
+class Policy(Model):
+    """What the environments that it is attached to ask of every artifact."""
+
+    fact, key, touched, since = "policy", "name", True, 2
+    schema_name = "PolicyResponse"
+    #: The fields that turn a demand of the gate on.
+    switches = ("enforce_provenance", "enforce_trail_compliance", "require_signature")
+
+    id = Uuid()
+    name = Name()
+    enforce_provenance = Boolean(default=False)
+    enforce_trail_compliance = Boolean(default=False)
+    required_attestation_types = Json(ListOf(Text(255)), default=list)
+    org_slug = Text(255, null=True, index=True)
+    created_at = Timestamp(6, default=now_exactly)
+    updated_at = Timestamp(6, default=now_exactly)
+    policy_type = Text(255, null=True)
+    threshold = Json(Threshold(), null=True)
+    require_signature = Boolean(default=False)
+    policy_evaluator = Text(255, default="opa")
+
+    @classmethod
+    def create(cls, **values):
+        check_policy_name(values["name"])
+        check_organisation(values.get("org_slug"))
+        return super().create(**split_lists(values))
+
+    def change(self, **values):
+        if values.get("name", self.name) != self.name:
+            check_policy_name(values["name"])
+        return super().change(**split_lists(values))
+
+
+def check_policy_name(name: str) -> None:
+    """Refuse a name that another policy has."""
+    if Policy.select().where(Policy.name == name).exists():
+        raise Conflict(f"Policy with name '{name}' already exists")
+
+
+class PolicyModule(Model):
+    """The text of a policy's WASM module; it is kept, and never told."""
+
+    fact, made, key, since = "policy_module", "stored", "policy", 2
+
+    id = Uuid()
+    policy = Owner(Policy, on_delete="CASCADE")
+    wasm_content = Text(1 << 20, hidden=True)
+
+
+class Policies(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/policies",
+    model=Policy,
+    scope="factstore",
+    tag="Policies",
+    plural="policies",
+    verbs="list create retrieve update delete",
+):
+    """Policies, and the modules that belong to them."""
+
+    creates = Schema(
+        Policy.name,
+        Policy.enforce_provenance,
+        Policy.enforce_trail_compliance,
+        Policy.required_attestation_types,
+        Policy.org_slug,
+        Policy.policy_type,
+        Policy.threshold,
+        Policy.require_signature,
+        Policy.policy_evaluator,
+        name="CreatePolicyRequest",
+    )
+    changes = Schema(
+        Policy.name,
+        Policy.enforce_provenance,
+        Policy.enforce_trail_compliance,
+        Policy.required_attestation_types,
+        name="UpdatePolicyRequest",
+    )
+
+    @route(
+        "PUT /api/v1/policies/{policyId}/wasm",
+        id="uploadWasmModule",
+        body=Schema(PolicyModule.wasm_content, name="WasmModuleUploadRequest"),
+        status=204,
+    )
+    def upload(self, context, key):
+        """Store the text of a WASM module with a policy, in place of the one before."""
+        policy = self.find(key)
+        module = PolicyModule.get_or_none(PolicyModule.policy == policy)
+        if module is None:
+            PolicyModule.create(policy=policy.id, **context.body)
+        else:
+            module.change(**context.body)
+        return policy
+
+
+class PolicyAttachment(Model):
+    """That a policy holds in an environment."""
+
+    fact, made, key, since = "policy_attachment", "attached", "policy environment", 2
+    schema_name = "PolicyAttachmentResponse"
+
+    id = Uuid()
+    policy = Owner(Policy, on_delete="CASCADE")
+    environment = Owner(Environment, index=True, on_delete="CASCADE")
+    created_at = Timestamp(6, default=now_exactly)
+
+    @classmethod
+    def create(cls, **values):
+        policy = Policy.fetch(values["policy"])
+        environment = Environment.fetch(values["environment"])
+        same = (cls.policy == policy) & (cls.environment == environment)
+        if cls.select().where(same).exists():
+            raise Conflict(
+                f"Policy '{policy.name}' is already attached to environment '{environment.name}'"
+            )
+        return super().create(**values)
+
+
+class PolicyAttachments(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/policy-attachments",
+    model=PolicyAttachment,
+    scope="factstore",
+    tag="Policies",
+    verbs="list create retrieve delete",
+):
+    """Which policies hold in which environments."""
+
+    creates = Schema(
+        PolicyAttachment.policy,
+        PolicyAttachment.environment,
+        name="CreatePolicyAttachmentRequest",
+    )
+
+
+# --- Deployment policies ------------------------------------------------------
+
+
+class DeploymentPolicy(Model):
+    """What the gate asks of every artifact, in one environment or in all."""
+
+    fact, touched, since = "deployment_policy", True, 2
+    schema_name = "DeploymentPolicyResponse"
+    switches = ("enforce_provenance", "enforce_approvals", "require_signature")
+
+    id = Uuid()
+    name = Text(255)
+    description = Text(10_000, default="")
+    flow = Owner(Flow, index=True)
+    environment_id = Id(null=True)
+    enforce_provenance = Boolean(default=False)
+    enforce_approvals = Boolean(default=False)
+    required_attestation_types = Json(ListOf(Text(255)), default=list)
+    is_active = Boolean(default=True)
+    created_at = Timestamp(6, default=now_exactly)
+    updated_at = Timestamp(6, default=now_exactly)
+    require_signature = Boolean(default=False)
+
+    @classmethod
+    def create(cls, **values):
+        Flow.fetch(values["flow"])
+        return super().create(**split_lists(values))
+
+    def change(self, **values):
+        return super().change(**split_lists(values))
+
+
+class DeploymentPolicies(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/deployment-policies",
+    model=DeploymentPolicy,
+    scope="factstore",
+    tag="Gate",
+    plural="deploymentPolicies",
+    verbs="list create retrieve update delete",
+    options={"create": {"status": 200, "would": "wouldCreate"}},
+):
+    """Deployment policies, inactive ones included."""
+
+    creates = Schema(
+        DeploymentPolicy.name,
+        DeploymentPolicy.description,
+        DeploymentPolicy.flow,
+        DeploymentPolicy.environment_id,
+        DeploymentPolicy.enforce_provenance,
+        DeploymentPolicy.enforce_approvals,
+        DeploymentPolicy.required_attestation_types,
+        DeploymentPolicy.require_signature,
+        name="CreateDeploymentPolicyRequest",
+    )
+    changes = Schema(
+        DeploymentPolicy.name,
+        DeploymentPolicy.description,
+        DeploymentPolicy.enforce_provenance,
+        DeploymentPolicy.enforce_approvals,
+        DeploymentPolicy.required_attestation_types,
+        DeploymentPolicy.is_active,
+        DeploymentPolicy.require_signature,
+        name="UpdateDeploymentPolicyRequest",
+    )
+
+
 # --- Gate ---------------------------------------------------------------------
+# May this artifact run there? The policies of the place ask, what was recorded answers.
+
+
+class GateResult(Model):
+    """What the gate decided on an artifact, and why."""
+
+    fact, made, append_only, since = "gate_result", "evaluated", True, 2
+    schema_name = "GateEvaluateResponse"
+    derived: ClassVar[dict] = {
+        "allowed": Derived(
+            Boolean(), """CASE t1."decision" WHEN 'ALLOWED' THEN 'true' ELSE 'false' END"""
+        )
+    }
+
+    id = Uuid()
+    decision = Choice("ALLOWED BLOCKED")
+    artifact_sha256 = Text(255)
+    environment_id = Id(null=True, index=True)
+    evaluated_at = Timestamp(6, default=now_exactly)
+    block_reasons = Json(ListOf(Text()), default=list)
+    policies_evaluated = Integer(default=0)
+    signature_verified = Boolean(null=True)
+    reason = Text()
+    policy_name = Text(255, default="")
+    environment = Text(255, default="")
+    requested_by = Text(255, null=True, hidden=True)
+
+
+GATE_RESULTS = Array(GateResult, {"environment_id": lambda key: GateResult.environment_id == key})
+
+#: What a policy's switches ask for, in words, in the order in which REPORTS tells of it.
+DEMANDS = {
+    "enforce_provenance": "a record of its provenance",
+    "enforce_approvals": "an approval",
+    "enforce_trail_compliance": "a compliant trail",
+    "require_signature": "a provenance signature that verifies",
+}
+REPORTS = """
+SELECT a."image_name" || ':' || a."image_tag" || ' of trail ' || t."id",
+    (SELECT json_group_array(DISTINCT r."type") FROM "attestation" AS r
+        WHERE r."trail_id" = t."id" AND r."status" = 'PASSED'),
+    p."id" IS NOT NULL,
+    EXISTS (SELECT 1 FROM "approval" AS v WHERE v."trail_id" = t."id" AND v."status" = 'APPROVED'),
+    t."status" = 'COMPLIANT',
+    p."provenance_status" IS 'PROVENANCE_VERIFIED'
+FROM "artifact" AS a JOIN "trail" AS t ON t."id" = a."trail_id"
+    LEFT JOIN "build_provenance" AS p ON p."artifact_id" = a."id"
+WHERE a."sha256_digest" = ? ORDER BY a."rowid"
+"""
+
+
+@dataclass(frozen=True)
+class Reported:
+    """An artifact as one trail reported it, and which demands of policies it meets."""
+
+    title: str
+    met: frozenset[str]
+
+
+def reports_of(digest: str) -> list[Reported]:
+    """Every report of the artifact with this digest."""
+    reports = []
+    for title, types, *flags in session().database.connection().execute(REPORTS, (digest,)):
+        met = {passing(type) for type in json.loads(types)}
+        reports.append(Reported(title, frozenset(met.union(itertools.compress(DEMANDS, flags)))))
+    return reports
+
+
+def passing(type: str) -> str:
+    """The demand for an attestation of a type, in words."""
+    return f"a passed '{type}' attestation"
+
+
+def objections(policy: DeploymentPolicy | Policy, reports: list[Reported]) -> Iterator[str]:
+    """Why a policy stops an artifact: a sentence for each thing that a report of it lacks.
+
+    An artifact that nobody reported meets no demand.
+    """
+    title = f"{policy.noun().capitalize()} '{policy.name}'"
+    asked = {passing(type): passing(type) for type in policy.required_attestation_types}
+    asked |= {name: DEMANDS[name] for name in policy.switches if getattr(policy, name)}
+    for report in reports:
+        for demand, words in asked.items():
+            if demand not in report.met:
+                yield f"{title} asks for {words}, which {report.title} lacks."
+    for words in asked.values() if not reports else ():
+        yield f"{title} asks for {words}, but nobody has reported this artifact."
+
+
+def policies_for(key: str | None, environment: Environment | None) -> list:
+    """The policies that hold in an environment: its active deployment policies, or else all.
+
+    To these come the policies attached to it. Where no known environment is named, those attached
+    to any: a name that is mistyped must not open the gate.
+    """
+    order = peewee.SQL('"t1"."rowid"')
+    active = list(DeploymentPolicy.select().where(DeploymentPolicy.is_active).order_by(order))
+    own = [policy for policy in active if key and policy.environment_id == key]
+    attached = PolicyAttachment.select(PolicyAttachment.policy)
+    if environment:
+        attached = attached.where(PolicyAttachment.environment == environment)
+    return [*(own or active), *Policy.select().where(Policy.id.in_(attached)).order_by(order)]
+
+
+def is_on_allowlist(digest: str, environment: Environment) -> bool:
+    """Whether an entry in force of an environment's allow-list has exactly this digest."""
+    lasting = AllowlistEntry.expires_at.is_null() | (AllowlistEntry.expires_at > now_exactly())
+    return (
+        AllowlistEntry.select()
+        .where(
+            AllowlistEntry.environment == environment,
+            AllowlistEntry.sha256 == digest,
+            AllowlistEntry.status == "ACTIVE",
+            lasting,
+        )
+        .exists()
+    )
+
+
+def judge(digest: str, key: str | None, environment: Environment | None) -> dict:
+    """Decide on an artifact in an environment; the values of the result, by column."""
+    if environment and is_on_allowlist(digest, environment):
+        listed = f"The allow-list of environment '{environment.name}' has this artifact."
+        return {"decision": "ALLOWED", "reason": listed}
+    policies, reports = policies_for(key, environment), reports_of(digest)
+    found = {policy: list(objections(policy, reports)) for policy in policies}
+    reasons = list(itertools.chain.from_iterable(found.values()))
+    blocking = [policy for policy in policies if found[policy]]
+    met = "Every policy is met." if policies else "No policy holds here."
+    is_signed = bool(reports) and all("require_signature" in report.met for report in reports)
+    return {
+        "decision": "BLOCKED" if reasons else "ALLOWED",
+        "block_reasons": reasons,
+        "reason": " ".join(reasons) or met,
+        "policy_name": "".join(policy.name for policy in (blocking[:1] or policies[-1:])),
+        "policies_evaluated": len(policies),
+        "signature_verified": is_signed if any(p.require_signature for p in policies) else None,
+    }
+
+
+class MaybeId(Id):
+    """The id of a record; empty text stands for none."""
+
+    def read(self, value):
+        return super().read(value) if value else None
+
+    def describe(self):
+        return {"type": "string", "pattern": f"^(?i:{UUID.pattern})?$"}
+
+
+class Newest(Integer):
+    """How many of a list's newest records are wanted."""
+
+    def describe(self):
+        return super().describe() | {"description": "Only the newest so many; all unless told."}
+
+
+class Gate(
+    Resource,
+    surface=FACTSTORE,
+    model=GateResult,
+    scope="factstore",
+    tag="Gate",
+):
+    """The gate, and what it decided."""
+
+    @route(
+        "POST /api/v1/gate/evaluate",
+        id="evaluateGate",
+        body=Schema(
+            GateResult.artifact_sha256,
+            GateResult.requested_by,
+            environment_id=MaybeId(null=True),
+            environment=Text(null=True),
+            flow_id=Text(null=True),
+            name="GateEvaluateRequest",
+        ),
+        answer=FACTSTORE.one_schema("GateEvaluateResponse"),
+    )
+    def evaluate(self, context):
+        """Decide whether an artifact may run in an environment, and keep the decision."""
+        digest, actor = context.body["artifact_sha256"], context.body.get("requested_by")
+        key, name = context.body.get("environment_id"), context.body.get("environment")
+        environment = Environment.get_or_none(
+            Environment.id == key if key else Environment.name == name
+        )
+        key = environment.id if environment else key
+        result = GateResult.create(
+            artifact_sha256=digest,
+            environment_id=key,
+            environment=environment.name if environment else "",
+            requested_by=actor,
+            **judge(digest, key, environment),
+        )
+        payload = {
+            "sha256Digest": digest,
+            "decision": result.decision,
+            "environmentId": key,
+            "policiesEvaluated": result.policies_evaluated,
+            "blockReasons": result.block_reasons,
+        }
+        subject = {"environment_id": key, "artifact_sha256": digest}
+        AuditEvent.record(f"GATE_{result.decision}", actor or "system", payload, **subject)
+        told = result.json()
+        emit("factstore.gate.evaluated", {"gateResult": told})
+        return told
+
+    @route(
+        "GET /api/v1/gate/results",
+        id="listGateResults",
+        query=Filters(environment=Text(), limit=Newest(1, 2**31 - 1)),
+        answer=FACTSTORE.array_schema("GateEvaluateResponse"),
+    )
+    def results(self, context):
+        """List what the gate decided, of one environment (by name or id) where one is named."""
+        values, offset = {}, 0
+        if text := context.query.get("environment"):
+            environment = Environment.get_or_none(Environment.name == text)
+            values["environment_id"] = environment.id if environment else text.lower()
+        if limit := context.query.get("limit"):
+            offset = max(0, GATE_RESULTS.count(values) - limit)
+        return Reply(200, b"[%b]" % GATE_RESULTS.slice(values, offset).text)
 
 
 # === Part V: Application ======================================================
@@ -11288,7 +11738,7 @@ def describe_body(operation: Operation) -> dict:
     return schema
 
 
-#: What is said of parameters that many operations have.
+#: What is said of parameters that many operations have, unless their schema says it.
 PARAMETERS = {
     "cursor": "nextCursor of the page before; good for 48 hours, with the same filters.",
     "limit": "Records on a page: 50 unless told, 200 at the most; a larger number means 200.",
@@ -11315,7 +11765,8 @@ def describe_parameters(operation: Operation) -> list[dict]:
     parameters = []
     for place, name, required, schema in places:
         parameter = {"name": name, "in": place, "required": required, "schema": schema}
-        described = {"description": PARAMETERS[name]} if name in PARAMETERS else {}
+        told = schema.get("description") or PARAMETERS.get(name)
+        described = {"description": told} if told else {}
         parameters.append(parameter | described)
     return parameters
 
