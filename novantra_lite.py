@@ -857,9 +857,9 @@ def read_each(items: Iterable[tuple[Any, Any]], element: Any) -> tuple[list, lis
 class Json(Member, peewee.TextField):
     """A JSON array or object, kept as text; `of` says what it must hold."""
 
-    def __init__(self, of: Any, **options: Any):
+    def __init__(self, of: Any, *, hidden: bool = False, **options: Any):
         super().__init__(**options)
-        self.of = of
+        self.of, self.hidden = of, hidden
 
     def read(self, value):
         return self.of.read(value)
@@ -1371,8 +1371,11 @@ class Shape(Schema):
     """An object inside a record; its values keep the names of their members."""
 
     def coerce(self, value: Any) -> Any:
-        """The object as it is; its members are coerced when it is read."""
-        return value
+        """The object with each member as a lenient surface takes it."""
+        if not isinstance(value, dict):
+            return value
+        known = ((member, field) for member, (_, field) in self.members.items() if member in value)
+        return value | {member: field.coerce(value[member]) for member, field in known}
 
     def read(self, data, **options):
         values = super().read(data, **options)
