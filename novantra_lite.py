@@ -1379,7 +1379,15 @@ class Shape(Schema):
 
     def read(self, data, **options):
         values = super().read(data, **options)
-        return {member: values.get(name) for member, (name, _) in self.members.items()}
+        return {
+            member: values[name] if name in values else default_of(field)
+            for member, (name, field) in self.members.items()
+        }
+
+
+def default_of(field: Any) -> Any:
+    """What a member is that nobody gave."""
+    return field.default() if callable(field.default) else field.default
 
 
 NOTHING = Schema()
