@@ -7261,11 +7261,13 @@ class SnapshotArtifact(Model):
     @classmethod
     def seen(cls, environment: Environment, artifacts: list[dict]) -> set[str]:
         """Which digests of these artifacts the environment had before."""
-        told = peewee.fn.json_each(to_json([one["artifactSha256"] for one in artifacts]))
-        among = peewee.Select([told], [peewee.SQL('"value"')])
-        known = cls.select(cls.artifact_sha256).distinct()
-        known = known.where(cls.artifact_sha256 << among, cls.environment_id == environment.id)
-        return {digest for (digest,) in known.tuples()}
+        had = cls.select().where(
+            cls.artifact_sha256 == peewee.SQL('o."value"'), cls.environment_id == environment.id
+        )
+        digests = to_json([one["artifactSha256"] for one in artifacts])
+        told = peewee.fn.json_each(digests).alias("o")
+        known = peewee.Select([told], [peewee.SQL('o."value"')]).where(peewee.fn.EXISTS(had))
+        return {digest for (digest,) in known.tuples().execute(cls._meta.database)}
 
 
 DIFF_ENTRIES = ListOf(
