@@ -1420,7 +1420,15 @@ class Shape(Schema):
 
     def read(self, data, **options):
         values = super().read(data, **options)
-        return {member: values.get(name) for member, (name, _) in self.members.items()}
+        return {
+            member: values[name] if name in values else default_of(field)
+            for member, (name, field) in self.members.items()
+        }
+
+
+def default_of(field: Any) -> Any:
+    """What a member is that nobody gave."""
+    return field.default() if callable(field.default) else field.default
 
 
 NOTHING = Schema()
@@ -8464,12 +8472,855 @@ class ApprovalDecisions(
 
 
 # --- Environments -------------------------------------------------------------
+# Where artifacts run. The state of an environment is read off its newest snapshot.
+
+#: How many characters a name has at most that a pattern is held against.
+LONGEST_NAME = 255
+#: How many ways to match a pattern may have: three free repetitions, one after the other.
+MOST_WAYS = LONGEST_NAME**3
+
+
+def ways_to_match(parsed: Iterable[tuple]) -> int:
+    """How often a parsed pattern may have to be tried on one name; ValueError for exotic parts."""
+    ways = 1
+    for operator, argument in parsed:
+        match operator.name, argument:
+            case "LITERAL" | "NOT_LITERAL" | "ANY" | "IN" | "AT", _:
+                continue
+            case "BRANCH", (_, choices):
+                ways *= sum(map(ways_to_match, choices))
+            case "SUBPATTERN", (*_, inner):
+                ways *= ways_to_match(inner)
+            case "MAX_REPEAT" | "MIN_REPEAT", (least, most, inner):
+                most = min(int(most), LONGEST_NAME)
+                ways *= ways_to_match(inner) ** most * max(most - least, 1)
+            case _:
+                raise ValueError("Expected a regular expression without look-around and references")
+        if ways > MOST_WAYS:
+            raise ValueError("Expected a regular expression with few repetitions, none in another")
+    return ways
+
+
+def check_pattern(pattern: str) -> None:
+    """Refuse what is no regular expression, and one that a name could keep busy for long."""
+    try:
+        ways_to_match(re._parser.parse(pattern))
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError, Warning):
+        raise ValueError("Expected a regular expression") from None
+
+
+def matches_whole(pattern: str, text: str) -> bool:
+    """Whether a pattern that was checked matches the whole text."""
+    return re.fullmatch(pattern, text) is not None
+
+
+class Pattern(Text):
+    """A regular expression that no name can keep busy for long."""
+
+    def read(self, value):
+        check_pattern(super().read(value))
+        return value
+
+
+SCOPE_LIST = Shape(
+    names=Json(ListOf(Text(LONGEST_NAME)), default=list),
+    patterns=Json(ListOf(Pattern(500)), default=list),
+)
+NO_SCOPE = partial(SCOPE_LIST.read, {})
+SNAPSHOT_SCOPE = Shape(
+    include=Json(SCOPE_LIST, default=NO_SCOPE), exclude=Json(SCOPE_LIST, default=NO_SCOPE)
+)
+COMPLIANCE = Choice("COMPLIANT NON_COMPLIANT UNKNOWN")
+
+
+def digest_state(digest: str) -> str:
+    """SQL for the compliance of a digest: that of the trail which reported it first."""
+    first = f"""(SELECT b."trail_id" FROM "artifact" AS b WHERE b."sha256_digest" = {digest}
+        ORDER BY b."rowid" LIMIT 1)"""
+    return compliance_sql(first)
+
+
+#: SQL for the state of the environment `t1`: the worst of what its newest snapshot holds.
+ENVIRONMENT_STATE = f"""(SELECT CASE max(CASE {digest_state('i."artifact_sha256"')}
+        WHEN 'NON_COMPLIANT' THEN 2 WHEN 'COMPLIANT' THEN 0 ELSE 1 END)
+        WHEN 2 THEN '"NON_COMPLIANT"' WHEN 0 THEN '"COMPLIANT"' ELSE '"UNKNOWN"' END
+    FROM "snapshot_artifact" AS i WHERE i."snapshot_id" = (
+        SELECT l."id" FROM "environment_snapshot" AS l WHERE l."environment_id" = t1."id"
+        ORDER BY l."snapshot_index" DESC LIMIT 1))"""
+
+
+class Environment(Model):
+    """A place where artifacts run."""
+
+    fact, key, touched, since = "environment", "name", True, 2
+    schema_name = "EnvironmentResponse"
+    derived: ClassVar[dict] = {"complianceState": Derived(COMPLIANCE, ENVIRONMENT_STATE)}
+
+    id = Uuid()
+    name = Name()
+    type = Choice("K8S ECS LAMBDA S3 DOCKER GENERIC")
+    description = Text(10_000, default="")
+    org_slug = Text(255, null=True, index=True)
+    drift_policy = Choice("WARN BLOCK IGNORE", default="WARN")
+    scope = Json(SNAPSHOT_SCOPE, null=True)
+    created_at = Timestamp(6, default=now_exactly)
+    updated_at = Timestamp(6, default=now_exactly)
+
+    @classmethod
+    def create(cls, **values):
+        check_environment_name(cls, values["name"])
+        check_organisation(values.get("org_slug"))
+        return super().create(**values | {"scope": tidy_scope(values.get("scope"))})
+
+    def change(self, **values):
+        if values.get("name", self.name) != self.name:
+            check_environment_name(type(self), values["name"])
+        if "scope" in values:
+            values["scope"] = tidy_scope(values["scope"])
+        return super().change(**values)
+
+    def covers(self, name: str) -> bool:
+        """Whether snapshots hold artifacts of this name: included if anything is, not excluded."""
+        if self.scope is None or self.type in ("S3", "GENERIC"):
+            return True
+        names, patterns = self.scope["include"]["names"], self.patterns("include")
+        included = not (names or patterns) or is_listed(name, names, patterns)
+        excluded = is_listed(name, self.scope["exclude"]["names"], self.patterns("exclude"))
+        return included and not excluded
+
+    def patterns(self, half: str) -> list[str]:
+        """The patterns that count in one half of the scope; none do for Docker."""
+        return [] if self.type == "DOCKER" else self.scope[half]["patterns"]
+
+
+def is_listed(name: str, names: Sequence[str], patterns: Sequence[str]) -> bool:
+    """Whether a name is among these, or one of the patterns matches it."""
+    return name in names or any(matches_whole(pattern, name) for pattern in patterns)
+
+
+def check_environment_name(model: type[Model], name: str) -> None:
+    """Refuse a name that another environment of a kind has."""
+    if model.select().where(model.name == name).exists():
+        raise Conflict(f"{model.noun().capitalize()} with name '{name}' already exists")
+
+
+def tidy_scope(scope: dict | None) -> dict | None:
+    """A scope without blanks; None where nothing is left of it."""
+    tidy = {
+        half: {kind: [text for text in texts if text.strip()] for kind, texts in lists.items()}
+        for half, lists in (scope or {}).items()
+    }
+    return tidy if any(texts for lists in tidy.values() for texts in lists.values()) else None
+
+
+class Environments(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/environments",
+    model=Environment,
+    scope="factstore",
+    tag="Environments",
+    verbs="list create retrieve update delete",
+    options={"list": {"answer": FACTSTORE.paged_schema("EnvironmentResponse")}},
+):
+    """Places where artifacts run."""
+
+    filters = Paging()
+    creates = Schema(
+        Environment.name,
+        Environment.type,
+        Environment.description,
+        Environment.org_slug,
+        Environment.drift_policy,
+        Environment.scope,
+        name="CreateEnvironmentRequest",
+    )
+    changes = Schema(
+        Environment.name,
+        Environment.type,
+        Environment.description,
+        Environment.drift_policy,
+        Environment.scope,
+        name="UpdateEnvironmentRequest",
+    )
+
+
+# --- Snapshot records ---------------------------------------------------------
+# What ran in an environment at one time, the baseline that it should be, and how far they drifted.
+
+SNAPSHOT_ARTIFACT = {
+    "artifact_sha256": Text(255),
+    "artifact_name": Text(LONGEST_NAME),
+    "artifact_tag": Text(255),
+    "instance_count": Integer(-(2**31), 2**31 - 1, default=1),
+}
+#: SQL for the artifacts of the snapshot `t1` as they were recorded, with what is known of each.
+SNAPSHOT_ARTIFACTS = f"""(SELECT json_group_array(json_insert(o."value", '$.complianceState',
+    {digest_state('''json_extract(o."value", '$.artifactSha256')''')}))
+    FROM json_each(t1."artifacts") AS o)"""
+
+
+class EnvironmentSnapshot(Model):
+    """What ran in an environment at one time."""
+
+    fact, made, since = "environment_snapshot", "recorded", 2
+    key = "environment snapshot_index"
+    schema_name = "EnvironmentSnapshotResponse"
+    derived: ClassVar[dict] = {
+        "artifacts": Derived(
+            Json(ListOf(Shape(**SNAPSHOT_ARTIFACT, compliance_state=COMPLIANCE), 10_000)),
+            SNAPSHOT_ARTIFACTS,
+        )
+    }
+
+    id = Uuid()
+    environment = Owner(Environment, on_delete="CASCADE")
+    snapshot_index = Integer(0)
+    recorded_at = Timestamp(6, default=now_exactly)
+    recorded_by = Text(255)
+    artifacts = Json(ListOf(Shape(**SNAPSHOT_ARTIFACT), 10_000), hidden=True, default=list)
+
+    @classmethod
+    def record(
+        cls, environment: Environment, recorded_by: str, artifacts: list[dict]
+    ) -> EnvironmentSnapshot:
+        """Record what runs now, as far as the environment's scope covers it."""
+        kept = [one for one in artifacts if environment.covers(one["artifactName"])]
+        newest = peewee.fn.max(cls.snapshot_index)
+        last = cls.select(newest).where(cls.environment == environment).scalar() or 0
+        seen = SnapshotArtifact.seen(environment, kept)
+        snapshot = cls.create(
+            environment=environment.id,
+            snapshot_index=last + 1,
+            recorded_by=recorded_by,
+            artifacts=kept,
+        )
+        SnapshotArtifact.keep(snapshot)
+        place = {"environmentId": environment.id, "environmentName": environment.name}
+        for one in kept:
+            if one["artifactSha256"] not in seen:
+                seen.add(one["artifactSha256"])
+                emit("factstore.artifact.deployed", {**place, "snapshotIndex": last + 1, **one})
+        return snapshot
+
+    @classmethod
+    def newest(cls, environment: str) -> EnvironmentSnapshot | None:
+        """The snapshot with the highest index of an environment."""
+        own = cls.select().where(cls.environment == environment)
+        return own.order_by(cls.snapshot_index.desc()).first()
+
+    def remove(self):
+        SnapshotArtifact.delete().where(SnapshotArtifact.snapshot == self).execute()
+        super().remove()
+
+
+class SnapshotArtifact(Model):
+    """One artifact of a snapshot, to be found by its digest."""
+
+    lookup, since = "artifact_sha256 environment_id", 2
+
+    id = Integer(primary_key=True, null=True)
+    snapshot = Owner(EnvironmentSnapshot, on_delete="CASCADE")
+    environment_id = Id()
+    artifact_sha256 = Text(255)
+    artifact_name = Text(LONGEST_NAME)
+    artifact_tag = Text(255)
+    instance_count = Integer()
+
+    @classmethod
+    def keep(cls, snapshot: EnvironmentSnapshot) -> None:
+        """Index the artifacts of a new snapshot."""
+        place = None, snapshot.id, snapshot.environment_id
+        names = [camel(name) for name in SNAPSHOT_ARTIFACT]
+        rows = [(*place, *(one[name] for name in names)) for one in snapshot.artifacts]
+        session().database.connection().executemany(cls.statements().insert, rows)
+
+    @classmethod
+    def seen(cls, environment: Environment, artifacts: list[dict]) -> set[str]:
+        """Which digests of these artifacts the environment had before."""
+        had = cls.select().where(
+            cls.artifact_sha256 == peewee.SQL('o."value"'), cls.environment_id == environment.id
+        )
+        digests = to_json([one["artifactSha256"] for one in artifacts])
+        told = peewee.fn.json_each(digests).alias("o")
+        known = peewee.Select([told], [peewee.SQL('o."value"')]).where(peewee.fn.EXISTS(had))
+        return {digest for (digest,) in known.tuples().execute(cls._meta.database)}
+
+
+DIFF_ENTRIES = ListOf(
+    Shape(
+        artifact_name=Text(LONGEST_NAME),
+        artifact_tag=Text(255),
+        sha256_from=Text(255, null=True),
+        sha256_to=Text(255, null=True),
+    ),
+    10_000,
+)
+
+
+def compare(before: list[dict], after: list[dict]) -> dict[str, list[dict]]:
+    """What was added, removed, updated and left unchanged, by name; the last of a name counts."""
+    earlier = {one["artifactName"]: one for one in before}
+    later = {one["artifactName"]: one for one in after}
+    told: dict[str, list] = {"added": [], "removed": [], "updated": [], "unchanged": []}
+    # Sorted, so that another order of the same artifacts makes no difference.
+    for name in sorted(earlier | later):
+        old, new = earlier.get(name), later.get(name)
+        entry = {
+            "artifactName": name,
+            "artifactTag": (new or old)["artifactTag"],
+            "sha256From": old and old["artifactSha256"],
+            "sha256To": new and new["artifactSha256"],
+        }
+        same = "unchanged" if entry["sha256From"] == entry["sha256To"] else "updated"
+        told["added" if old is None else "removed" if new is None else same].append(entry)
+    return told
+
+
+class Baseline(Model):
+    """What somebody approved an environment to run."""
+
+    fact, made, lookup, since = "baseline", "approved", "environment is_active", 2
+    schema_name = "BaselineResponse"
+
+    id = Uuid()
+    environment = Owner(Environment, on_delete="CASCADE")
+    snapshot_id = Id(null=True)
+    approved_by = Text(255)
+    approved_at = Timestamp(6, default=now_exactly)
+    description = Text(10_000, null=True)
+    is_active = Boolean(default=True)
+    #: What the snapshot held, which may go before this does; nothing where it was never there.
+    artifacts = Json(ListOf(Shape(**SNAPSHOT_ARTIFACT), 10_000), hidden=True, default=list)
+
+    @classmethod
+    def active(cls, environment: str) -> Baseline | None:
+        """The baseline that an environment is held against."""
+        return cls.get_or_none(cls.environment == environment, cls.is_active == 1)
+
+    @classmethod
+    def approve(
+        cls, environment: Environment, snapshot_id: str | None = None, **values: Any
+    ) -> Baseline:
+        """Make a snapshot, the newest unless told, what the environment should run."""
+        if before := cls.active(environment.id):
+            before.change(is_active=False)
+        if snapshot_id:
+            snapshot = EnvironmentSnapshot.seek(snapshot_id)
+        elif snapshot := EnvironmentSnapshot.newest(environment.id):
+            snapshot_id = snapshot.id
+        return cls.create(
+            environment=environment.id,
+            snapshot_id=snapshot_id,
+            artifacts=snapshot.artifacts if snapshot else [],
+            **values,
+        )
+
+
+class DriftReport(Model):
+    """How far an environment was from its baseline, kept whenever that changed."""
+
+    fact, made, since = "drift_report", "recorded", 2
+    schema_name = "DriftReportResponse"
+
+    id = Uuid()
+    environment = Owner(Environment, on_delete="CASCADE")
+    baseline_id = Id(null=True)
+    snapshot_id = Id()
+    generated_at = Timestamp(6, default=now_exactly)
+    has_drift = Boolean()
+    added = Json(DIFF_ENTRIES, default=list)
+    removed = Json(DIFF_ENTRIES, default=list)
+    updated = Json(DIFF_ENTRIES, default=list)
+
+    @classmethod
+    def last(cls, environment: str) -> DriftReport | None:
+        """The report that tells how things stand in an environment."""
+        own = cls.select().where(cls.environment == environment)
+        return own.order_by(peewee.SQL('"t1"."rowid"').desc()).first()
+
+    def drift(self) -> dict[str, list[dict]]:
+        """The three lists of what differs."""
+        return {"added": self.added, "removed": self.removed, "updated": self.updated}
+
+
+def note_drift(environment: Environment, snapshot: EnvironmentSnapshot | None) -> None:
+    """Report how the newest snapshot differs from the baseline, if the last report says otherwise.
+
+    The event is raised where what differs is another, unless the environment ignores drift.
+    """
+    baseline = Baseline.active(environment.id)
+    if snapshot is None or baseline is None or baseline.snapshot_id is None:
+        return
+    drift = compare(baseline.artifacts, snapshot.artifacts)
+    del drift["unchanged"]
+    last = DriftReport.last(environment.id)
+    before = last.drift() if last else {kind: [] for kind in drift}
+    if last and last.baseline_id == baseline.id and before == drift:
+        return
+    report = DriftReport.create(
+        environment=environment.id,
+        baseline_id=baseline.id,
+        snapshot_id=snapshot.id,
+        has_drift=any(drift.values()),
+        **drift,
+    )
+    if before != drift and environment.drift_policy != "IGNORE":
+        told = {"environmentName": environment.name, "driftPolicy": environment.drift_policy}
+        emit("factstore.drift.changed", {**told, "report": report.json()})
+
+
+# --- Environment snapshots ----------------------------------------------------
+
+SNAPSHOTS = Array(
+    EnvironmentSnapshot, {"environment": lambda key: EnvironmentSnapshot.environment == key}
+)
+SNAPSHOT_DIFF = Shape(
+    environment_id=Id(),
+    from_snapshot_index=Integer(),
+    to_snapshot_index=Integer(),
+    added=Json(DIFF_ENTRIES),
+    removed=Json(DIFF_ENTRIES),
+    updated=Json(DIFF_ENTRIES),
+    unchanged=Json(DIFF_ENTRIES),
+)
+
+
+def of_environment(context: Context, array: Array, key: str) -> Reply:
+    """Answer the list of what belongs to an environment, or NotFound."""
+    reply = FACTSTORE.array(context, array, {"environment": key})
+    if reply.body == b"[]":
+        Environment.fetch(key)
+    return reply
+
+
+def newest_of(query: peewee.ModelSelect, key: str) -> bytes:
+    """The JSON text of the newest snapshot under a query in an environment, or NotFound."""
+    text = EnvironmentSnapshot.statements().text.cast("BLOB")
+    query = query.where(EnvironmentSnapshot.environment == key).select(text)
+    row = query.order_by(EnvironmentSnapshot.snapshot_index.desc()).limit(1).tuples().first()
+    if row is None:
+        environment = Environment.fetch(key)
+        raise NotFound(f"Environment '{environment.name}' has no such snapshot.")
+    return row[0]
+
+
+class EnvironmentSnapshots(
+    Resource,
+    surface=FACTSTORE,
+    model=EnvironmentSnapshot,
+    scope="factstore",
+    tag="Environments",
+):
+    """What ran in environments, from time to time."""
+
+    @route(
+        "GET /api/v1/environments/{environmentId}/snapshots",
+        id="listSnapshots",
+        answer=FACTSTORE.array_schema("EnvironmentSnapshotResponse"),
+    )
+    def list(self, context, key):
+        """List the snapshots of an environment, lowest index first."""
+        return of_environment(context, SNAPSHOTS, key)
+
+    @route(
+        "POST /api/v1/environments/{environmentId}/snapshots",
+        id="recordSnapshot",
+        body=Schema(
+            EnvironmentSnapshot.recorded_by,
+            EnvironmentSnapshot.artifacts,
+            name="RecordSnapshotRequest",
+        ),
+        status=201,
+        answer=FACTSTORE.one_schema("EnvironmentSnapshotResponse"),
+    )
+    def record(self, context, key):
+        """Record what runs in an environment now."""
+        environment = Environment.fetch(key)
+        snapshot = EnvironmentSnapshot.record(environment, **{"artifacts": [], **context.body})
+        note_drift(environment, snapshot)
+        return snapshot
+
+    @route(
+        "GET /api/v1/environments/{environmentId}/snapshots/latest",
+        id="getLatestSnapshot",
+        answer=FACTSTORE.one_schema("EnvironmentSnapshotResponse"),
+    )
+    def latest(self, context, key):
+        """Get the snapshot of an environment with the highest index."""
+        return newest_of(EnvironmentSnapshot.select(), key)
+
+    @route(
+        "GET /api/v1/environments/{environmentId}/snapshots/{index}",
+        id="getSnapshot",
+        answer=FACTSTORE.one_schema("EnvironmentSnapshotResponse"),
+    )
+    def by_index(self, context, key, index):
+        """Get one snapshot of an environment by its index."""
+        column = EnvironmentSnapshot.snapshot_index
+        try:
+            number = column.read(column.parse(index))
+        except ValueError as error:
+            raise Invalid(issues=[issue(["index"], str(error))]) from None
+        return newest_of(EnvironmentSnapshot.select().where(column == number), key)
+
+    @route(
+        "GET /api/v1/environments/{environmentId}/diff",
+        id="diffSnapshots",
+        query=Filters(required="from to", **{"from": Integer(), "to": Integer()}),
+        answer=SNAPSHOT_DIFF.describe(),
+    )
+    def diff(self, context, key):
+        """Compare two snapshots of an environment by their indexes, in any order."""
+        first, second = context.query["from"], context.query["to"]
+        index = EnvironmentSnapshot.snapshot_index
+        both = EnvironmentSnapshot.select(index, EnvironmentSnapshot.artifacts).where(
+            EnvironmentSnapshot.environment == key, index << [first, second]
+        )
+        found = {snapshot.snapshot_index: snapshot.artifacts for snapshot in both}
+        for number in (first, second):
+            if number not in found:
+                raise NotFound(f"The environment {key} has no snapshot {number}.")
+        told = {"environmentId": key, "fromSnapshotIndex": first, "toSnapshotIndex": second}
+        return {**told, **compare(found[first], found[second])}
 
 
 # --- Environment drift --------------------------------------------------------
 
+DRIFT_REPORTS = Array(DriftReport, {"environment": lambda key: DriftReport.environment == key})
+
+
+class Baselines(Resource, surface=FACTSTORE, model=Baseline, scope="factstore", tag="Environments"):
+    """What environments should run."""
+
+    @route(
+        "POST /api/v1/environments/{environmentId}/baselines",
+        id="createBaseline",
+        body=Schema(
+            Baseline.snapshot_id,
+            Baseline.approved_by,
+            Baseline.description,
+            name="CreateBaselineRequest",
+        ),
+        status=201,
+        answer=FACTSTORE.one_schema("BaselineResponse"),
+    )
+    def approve(self, context, key):
+        """Make a snapshot the active baseline of an environment."""
+        environment = Environment.fetch(key)
+        baseline = Baseline.approve(environment, **context.body)
+        note_drift(environment, EnvironmentSnapshot.newest(key))
+        return baseline
+
+    @route(
+        "GET /api/v1/environments/{environmentId}/baselines/current",
+        id="getCurrentBaseline",
+        answer=FACTSTORE.one_schema("BaselineResponse"),
+    )
+    def current(self, context, key):
+        """Get the active baseline of an environment."""
+        return active_baseline(key)
+
+
+def active_baseline(key: str) -> Baseline:
+    """The active baseline of an environment, or NotFound."""
+    baseline = Baseline.active(key)
+    if baseline is None:
+        raise NotFound(f"Environment '{Environment.fetch(key).name}' has no active baseline.")
+    return baseline
+
+
+class DriftReports(
+    Resource, surface=FACTSTORE, model=DriftReport, scope="factstore", tag="Environments"
+):
+    """How far environments are from their baselines."""
+
+    @route(
+        "GET /api/v1/environments/{environmentId}/drift",
+        id="checkDrift",
+        answer=FACTSTORE.one_schema("DriftReportResponse"),
+    )
+    def check(self, context, key):
+        """Tell how the latest snapshot of an environment differs from its baseline."""
+        baseline = active_baseline(key)
+        newest = EnvironmentSnapshot.newest(key)
+        if newest is None or baseline.snapshot_id is None:
+            what = "no snapshot" if newest is None else "a baseline without a snapshot"
+            raise NotFound(f"The environment {key} has {what}.")
+        # Whatever moves the drift writes a report, so the last one is true of this snapshot too.
+        return DriftReport.last(key).json() | {"snapshotId": newest.id}
+
+    @route(
+        "GET /api/v1/environments/{environmentId}/drift/history",
+        id="listDriftHistory",
+        answer=FACTSTORE.array_schema("DriftReportResponse"),
+    )
+    def history(self, context, key):
+        """List the drift reports of an environment, each from when the drift changed."""
+        return of_environment(context, DRIFT_REPORTS, key)
+
+
+class AllowlistEntry(Model):
+    """Lets an artifact into an environment whatever is known of it."""
+
+    fact, made, since = "allowlist_entry", "added", 2
+    lookup = "environment sha256"
+    schema_name = "AllowlistEntryResponse"
+    derived: ClassVar[dict] = {
+        "isEffective": Derived(
+            Boolean(),
+            """CASE WHEN t1."status" = 'ACTIVE' AND ifnull(t1."expires_at" > present(), 1)
+            THEN 'true' ELSE 'false' END""",
+        )
+    }
+
+    id = Uuid()
+    environment = Owner(Environment, on_delete="CASCADE")
+    sha256 = Text(255, null=True)
+    name_pattern = Pattern(500, null=True)
+    reason = Text(10_000)
+    approved_by = Text(255)
+    created_at = Timestamp(6, default=now_exactly)
+    expires_at = Timestamp(6, null=True)
+    status = Choice("ACTIVE REMOVED", default="ACTIVE")
+
+    @classmethod
+    def create(cls, **values):
+        # An empty text names nothing, and as a pattern it would match everything.
+        named = {name: values.get(name) or None for name in ("sha256", "name_pattern")}
+        if not any(named.values()):
+            raise Invalid(issues=[issue(["sha256"], "Expected a digest here or a namePattern")])
+        return super().create(**values | named)
+
+
+ALLOWLIST = Array(AllowlistEntry, {"environment": lambda key: AllowlistEntry.environment == key})
+
+
+class Allowlist(
+    Resource, surface=FACTSTORE, model=AllowlistEntry, scope="factstore", tag="Environments"
+):
+    """What is let into environments whatever is known of it."""
+
+    @route(
+        "GET /api/v1/environments/{environmentId}/allowlist",
+        id="listAllowlistEntries",
+        answer=FACTSTORE.array_schema("AllowlistEntryResponse"),
+    )
+    def list(self, context, key):
+        """List the allow-list of an environment, removed and expired entries included."""
+        return of_environment(context, ALLOWLIST, key)
+
+    @route(
+        "POST /api/v1/environments/{environmentId}/allowlist",
+        id="addAllowlistEntry",
+        body=Schema(
+            AllowlistEntry.sha256,
+            AllowlistEntry.name_pattern,
+            AllowlistEntry.reason,
+            AllowlistEntry.approved_by,
+            AllowlistEntry.expires_at,
+            name="CreateAllowlistEntryRequest",
+        ),
+        status=201,
+        answer=FACTSTORE.one_schema("AllowlistEntryResponse"),
+    )
+    def add(self, context, key):
+        """Add an entry to the allow-list of an environment."""
+        environment = Environment.fetch(key)
+        # The reason is the audit log's too, and was taken out of the body for it.
+        return AllowlistEntry.create(
+            environment=environment.id, reason=context.reason, **context.body
+        )
+
+    @route(
+        "DELETE /api/v1/environments/{environmentId}/allowlist/{entryId}",
+        id="removeAllowlistEntry",
+        answer=FACTSTORE.one_schema("AllowlistEntryResponse"),
+    )
+    def take_off(self, context, key, entry_id):
+        """Mark an entry of the allow-list of an environment as removed."""
+        entry = AllowlistEntry.seek(entry_id)
+        if entry is None or entry.environment_id != key:
+            raise NotFound(f"The environment {key} has no allow-list entry {entry_id}.")
+        if entry.status == "REMOVED":
+            raise Conflict(f"Allow-list entry {entry_id} is removed already.")
+        entry.change(status="REMOVED")
+        return entry
+
 
 # --- Logical environments -----------------------------------------------------
+
+MEMBER_SHAPE = Shape(
+    physical_env_id=Id(),
+    physical_env_name=Text(255),
+    physical_env_type=Choice("K8S ECS LAMBDA S3 DOCKER GENERIC"),
+    added_at=Timestamp(6),
+)
+MEMBERS_SQL = """(SELECT json_group_array(json_object('physicalEnvId', o."id",
+    'physicalEnvName', o."name", 'physicalEnvType', o."type", 'addedAt', o."added_at"))
+    FROM (SELECT e."id", e."name", e."type", m."added_at" FROM "logical_member" AS m
+        JOIN "environment" AS e ON e."id" = m."environment_id"
+        WHERE m."logical_environment_id" = t1."id" ORDER BY m."rowid") AS o)"""
+
+
+class LogicalEnvironment(Model):
+    """Several environments that are looked at as one."""
+
+    fact, key, touched, since = "logical_environment", "name", True, 2
+    schema_name = "LogicalEnvironmentResponse"
+    derived: ClassVar[dict] = {"members": Derived(Json(ListOf(MEMBER_SHAPE)), MEMBERS_SQL)}
+
+    id = Uuid()
+    name = Name()
+    description = Text(10_000, default="")
+    created_at = Timestamp(6, default=now_exactly)
+    updated_at = Timestamp(6, default=now_exactly)
+
+    @classmethod
+    def create(cls, **values):
+        check_environment_name(cls, values["name"])
+        return super().create(**values)
+
+    def change(self, **values):
+        if values.get("name", self.name) != self.name:
+            check_environment_name(type(self), values["name"])
+        return super().change(**values)
+
+
+class LogicalMember(Model):
+    """An environment as part of a logical one."""
+
+    fact, made, key, since = "logical_member", "added", "logical_environment environment", 2
+
+    id = Uuid()
+    logical_environment = Owner(LogicalEnvironment, on_delete="CASCADE")
+    environment = Owner(Environment, on_delete="CASCADE")
+    added_at = Timestamp(6, default=now_exactly)
+
+    @classmethod
+    def of(cls, logical: str, physical: str) -> LogicalMember | None:
+        """The membership of an environment in a logical one."""
+        return cls.get_or_none(cls.logical_environment == logical, cls.environment == physical)
+
+
+MERGED_SNAPSHOT = Shape(
+    logical_env_id=Id(),
+    logical_env_name=Text(255),
+    compliance_status=Choice("COMPLIANT NON_COMPLIANT"),
+    member_snapshots=Json(
+        ListOf(
+            Shape(
+                physical_env_id=Id(),
+                physical_env_name=Text(255),
+                snapshot_index=Integer(null=True),
+                recorded_at=Timestamp(6, null=True),
+                artifact_count=Integer(),
+            )
+        )
+    ),
+    merged_artifacts=Json(
+        ListOf(Shape(**SNAPSHOT_ARTIFACT, physical_env_id=Id(), physical_env_name=Text(255)))
+    ),
+)
+
+
+def newest_of_members(logical: str) -> Iterator[tuple[dict, dict | None, list[dict]]]:
+    """Each member of a logical environment with the head and artifacts of its newest snapshot."""
+    snapshot, other = EnvironmentSnapshot, EnvironmentSnapshot.alias()
+    newest = other.select(peewee.fn.max(other.snapshot_index)).where(
+        other.environment == Environment.id
+    )
+    is_newest = (snapshot.environment == Environment.id) & (snapshot.snapshot_index == newest)
+    rows = (
+        LogicalMember.select(
+            Environment.id,
+            Environment.name,
+            snapshot.snapshot_index,
+            snapshot.recorded_at,
+            snapshot.artifacts,
+        )
+        .join(Environment)
+        .join(snapshot, peewee.JOIN.LEFT_OUTER, on=is_newest)
+        .where(LogicalMember.logical_environment == logical)
+        .order_by(peewee.SQL('"t1"."rowid"'))
+    )
+    for key, name, index, recorded_at, artifacts in rows.tuples():
+        member = {"physicalEnvId": key, "physicalEnvName": name}
+        yield member, {"snapshotIndex": index, "recordedAt": recorded_at}, artifacts or []
+
+
+class LogicalEnvironments(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/logical-environments",
+    model=LogicalEnvironment,
+    scope="factstore",
+    tag="Logical environments",
+    verbs="list create retrieve update delete",
+):
+    """Groups of environments."""
+
+    creates = Schema(
+        LogicalEnvironment.name,
+        LogicalEnvironment.description,
+        name="CreateLogicalEnvironmentRequest",
+    )
+    changes = Schema(
+        LogicalEnvironment.name,
+        LogicalEnvironment.description,
+        name="UpdateLogicalEnvironmentRequest",
+    )
+
+    @route(
+        "POST /api/v1/logical-environments/{logicalEnvironmentId}/members/{physicalEnvironmentId}",
+        id="addLogicalEnvironmentMember",
+        answer=FACTSTORE.one_schema("LogicalEnvironmentResponse"),
+    )
+    def add_member(self, context, key, member):
+        """Add an environment to a logical one."""
+        logical, physical = self.find(key), Environment.fetch(member)
+        if LogicalMember.of(key, member):
+            raise Conflict(
+                f"Environment '{physical.name}' is already a member of '{logical.name}'."
+            )
+        LogicalMember.create(logical_environment=key, environment=member)
+        return logical
+
+    @route(
+        "DELETE /api/v1/logical-environments/{logicalEnvironmentId}"
+        "/members/{physicalEnvironmentId}",
+        id="removeLogicalEnvironmentMember",
+        status=204,
+    )
+    def take_out(self, context, key, member):
+        """Take an environment out of a logical one."""
+        logical, membership = self.find(key), LogicalMember.of(key, member)
+        if membership is None:
+            raise NotFound(f"The environment {member} is not a member of '{logical.name}'.")
+        membership.remove()
+        return membership
+
+    @route(
+        "GET /api/v1/logical-environments/{logicalEnvironmentId}/snapshots/latest",
+        id="getMergedSnapshot",
+        answer=MERGED_SNAPSHOT.describe(),
+    )
+    def merged(self, context, key):
+        """Get the union of the latest snapshots of the members."""
+        logical = self.find(key)
+        summaries, artifacts = [], []
+        for member, head, held in newest_of_members(key):
+            summaries.append({**member, **head, "artifactCount": len(held)})
+            artifacts += [{**one, **member} for one in held]
+        complete = all(summary["snapshotIndex"] for summary in summaries)
+        return {
+            "logicalEnvId": key,
+            "logicalEnvName": logical.name,
+            "complianceStatus": "COMPLIANT" if summaries and complete else "NON_COMPLIANT",
+            "memberSnapshots": summaries,
+            "mergedArtifacts": artifacts,
+        }
 
 
 # --- Policies -----------------------------------------------------------------
