@@ -9488,6 +9488,13 @@ class PolicyAttachments(
 # --- Deployment policies ------------------------------------------------------
 
 
+class MaybeId(Id):
+    """The id of a record that need not be there; empty text stands for none."""
+
+    def read(self, value):
+        return None if value == "" else super().read(value)
+
+
 class DeploymentPolicy(Model):
     """What the gate asks of every artifact, in one environment or in all."""
 
@@ -9499,7 +9506,7 @@ class DeploymentPolicy(Model):
     name = Text(255)
     description = Text(10_000, default="")
     flow = Owner(Flow, index=True)
-    environment_id = Id(null=True)
+    environment_id = MaybeId(null=True)
     enforce_provenance = Boolean(default=False)
     enforce_approvals = Boolean(default=False)
     required_attestation_types = Json(ListOf(Text(255)), default=list)
@@ -9571,7 +9578,7 @@ class GateResult(Model):
     id = Uuid()
     decision = Choice("ALLOWED BLOCKED")
     artifact_sha256 = Text(255)
-    environment_id = Id(null=True, index=True)
+    environment_id = MaybeId(null=True, index=True)
     evaluated_at = Timestamp(6, default=now_exactly)
     block_reasons = Json(ListOf(Text()), default=list)
     policies_evaluated = Integer(default=0)
@@ -9694,16 +9701,6 @@ def judge(digest: str, key: str | None, environment: Environment | None) -> dict
     }
 
 
-class MaybeId(Id):
-    """The id of a record; empty text stands for none."""
-
-    def read(self, value):
-        return super().read(value) if value else None
-
-    def describe(self):
-        return {"type": "string", "pattern": f"^(?i:{UUID.pattern})?$"}
-
-
 class Newest(Integer):
     """How many of a list's newest records are wanted."""
 
@@ -9725,8 +9722,8 @@ class Gate(
         id="evaluateGate",
         body=Schema(
             GateResult.artifact_sha256,
+            GateResult.environment_id,
             GateResult.requested_by,
-            environment_id=MaybeId(null=True),
             environment=Text(null=True),
             flow_id=Text(null=True),
             name="GateEvaluateRequest",

@@ -214,6 +214,11 @@ def test_a_wrong_member_is_refused(lite, factstore, flow, change):
     assert tables(lite) == before
 
 
+@pytest.mark.parametrize("none", ["", None])
+def test_a_deployment_policy_may_be_of_no_environment(demand, none):
+    assert demand(environmentId=none)["environmentId"] is None
+
+
 def test_a_change_keeps_flow_and_environment(lite, factstore, clock, demand):
     policy = demand(environmentId=NOBODY, requiredAttestationTypes=["junit"])
     path = f"{DEPLOYMENT}/{policy['id']}"
