@@ -7369,7 +7369,7 @@ class Artifacts(Resource, surface=FACTSTORE, model=Artifact, scope="factstore", 
     @route(
         "GET /api/v1/artifacts",
         id="findArtifacts",
-        query=Filters(sha256=Text(255), required="sha256"),
+        query=Filters(sha256=Text(255, 1), required="sha256"),
         answer=FACTSTORE.array_schema("ArtifactResponse"),
     )
     def with_digest(self, context):
@@ -7416,7 +7416,7 @@ class ArtifactsV2(Artifacts, tag="V2 Artifacts"):
     @route(
         "GET /api/v2/artifacts",
         id="findArtifactV2",
-        query=Filters(sha256=Text(255), required="sha256"),
+        query=Filters(sha256=Text(255, 1), required="sha256"),
         # The contract leaves room for an array; its clients read one object.
         answer={
             "anyOf": [
