@@ -8476,8 +8476,10 @@ class ApprovalDecisions(
 
 #: How many characters a name has at most that a pattern is held against.
 LONGEST_NAME = 255
+#: What one repetition counts for at most: they share the characters of a name between them.
+MOST_OF_ONE = 64
 #: How many ways to match a pattern may have: three free repetitions, one after the other.
-MOST_WAYS = LONGEST_NAME**3
+MOST_WAYS = MOST_OF_ONE**3
 
 
 def ways_to_match(parsed: Iterable[tuple]) -> int:
@@ -8493,7 +8495,8 @@ def ways_to_match(parsed: Iterable[tuple]) -> int:
                 ways *= ways_to_match(inner)
             case "MAX_REPEAT" | "MIN_REPEAT", (least, most, inner):
                 most = min(int(most), LONGEST_NAME)
-                ways *= ways_to_match(inner) ** most * max(most - least, 1)
+                ways *= ways_to_match(inner) ** most
+                ways *= min(max(most - least + 1, 1), MOST_OF_ONE)
             case _:
                 raise ValueError("Expected a regular expression without look-around and references")
         if ways > MOST_WAYS:
