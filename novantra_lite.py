@@ -6631,7 +6631,8 @@ class Pattern:
         r"""(?P<edge>\^|\$|\\[bB])
         | (?P<mark>\((?:\?:)?|\)|\|)
         | (?P<repeat>[*+?]|\{[0-9]{1,4}(?:,[0-9]{0,4})?\})\??
-        | (?P<one>\[\^?\]?(?:\\.|(?!&&|--|\|\||~~)[^][\\])*\]|\\[dDwWsStnrf]|\\\W|[^[{\\])""",
+        | (?P<one>\[\^?\]?(?:\\.|(?!&&|--|\|\||~~)[^][\\])*\]
+            |\\[dDwWsStnrf]|\\[^a-zA-Z0-9]|[^[{\\])""",
         re.VERBOSE | re.DOTALL,
     )
 
@@ -6732,9 +6733,8 @@ def compile_test(text: str, flags: int) -> Callable:
 
 def repeat_steps(steps: list[tuple], times: str) -> list[tuple]:
     """These steps as often as `times` has it: *, +, ?, {3}, {3,} or {3,5}."""
-    least, comma, most = {"*": "0,", "+": "1,", "?": "0,1"}.get(times, times.strip("{}")).partition(
-        ","
-    )
+    bounds = {"*": "0,", "+": "1,", "?": "0,1"}.get(times, times.strip("{}"))
+    least, comma, most = bounds.partition(",")
     low = int(least)
     high = (int(most) if most else None) if comma else low
     if high is not None and high < low:
@@ -6849,13 +6849,11 @@ class Condition:
             inner = self.any_of(depth - 1)
             self.words.need(")")
             return inner
-        return (
-            self.call() if self.words.left and self.words.left[0][0] == "call" else self.compare()
-        )
+        name = self.words.take("call")
+        return self.call(name) if name else self.compare()
 
-    def call(self) -> Callable[[Mapping], bool]:
+    def call(self, name: str) -> Callable[[Mapping], bool]:
         """Either exists(field) or matches(field, "pattern")."""
-        name = self.words.need("call")
         self.words.need("(")
         field = self.field()
         if name == "exists":
@@ -6931,13 +6929,14 @@ class Template:
             return lambda fields: True
         try:
             condition = Condition(told_text(given))
+        except ValueError:
+            return lambda fields: False
+        except OverflowError:
+            self.weight += PATTERN_STEPS
+        else:
             self.weight += condition.weight
             if self.weight <= TEMPLATE_STEPS:
                 return condition.holds
-        except OverflowError:
-            pass
-        except ValueError:
-            return lambda fields: False
         # What is too large to be judged does not get anybody around a requirement.
         return lambda fields: True
 
