@@ -238,7 +238,7 @@ NAMED_CASES = {
         True, [], [], 1,
     ),
     "the first one's where neither trail nor flow has one": (
-        TYPES, [("", "api", NAMED), ("x:review+ x:unit+",)], True, [], [], 1,
+        TYPES, [("", "api", NAMED), ("x:review+",)], False, ["unit"], [], 1,
     ),
 }  # fmt: skip
 
