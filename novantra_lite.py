@@ -6694,6 +6694,382 @@ class Organisations(
         return self.find(key)
 
 
+# --- Patterns -----------------------------------------------------------------
+# Regular expressions that others write must not keep the server busy.
+
+#: Characters of a pattern, and the steps of one.
+PATTERN_SIZE, PATTERN_STEPS = 500, 600
+
+
+class Words:
+    """A text cut into words, which are taken one after the other; ValueError where it cannot be.
+
+    The kind of a word is the group of the pattern that it matched, or itself for a `mark`.
+    """
+
+    def __init__(self, pattern: re.Pattern, text: str):
+        self.left: deque[tuple[str, str]] = deque()
+        at = 0
+        while at < len(text):
+            found = pattern.match(text, at)
+            if found is None:
+                raise ValueError(f"unexpected text at {at}")
+            word = found[found.lastgroup]
+            self.left.append((word if found.lastgroup == "mark" else found.lastgroup, word))
+            at = found.end()
+
+    def take(self, *kinds: str) -> str:
+        """The next word if it is of such a kind, or nothing."""
+        return self.left.popleft()[1] if self.left and self.left[0][0] in kinds else ""
+
+    def need(self, kind: str) -> str:
+        """The next word, which must be of this kind."""
+        if not self.left or self.left[0][0] != kind:
+            raise ValueError(f"expected {kind}")
+        return self.left.popleft()[1]
+
+
+class Pattern:
+    """A regular expression that matches in time proportional to its size and to the text's.
+
+    Python's own engine tries one way after the other, and (a+)+$ has more ways than time. This one
+    goes all ways at once (K. Thompson, Communications of the ACM 11(6), 1968). A step is either the
+    test of a character, or an edge (such as ^) or nothing with how far off the next steps are. What
+    that cannot do (references, lookaround) is a ValueError, what is too large an OverflowError.
+    """
+
+    WORDS = re.compile(
+        r"""(?P<edge>\^|\$|\\[bB])
+        | (?P<mark>\((?:\?:)?|\)|\|)
+        | (?P<repeat>[*+?]|\{[0-9]{1,4}(?:,[0-9]{0,4})?\})\??
+        | (?P<one>\[\^?\]?(?:\\.|(?!&&|--|\|\||~~)[^][\\])*\]
+            |\\[dDwWsStnrf]|\\[^a-zA-Z0-9]|[^[{\\])""",
+        re.VERBOSE | re.DOTALL,
+    )
+
+    def __init__(self, text: str):
+        if len(text) > PATTERN_SIZE:
+            raise OverflowError("a long pattern")
+        self.flags = re.ASCII
+        if text.startswith("(?i)"):
+            self.flags, text = re.ASCII | re.IGNORECASE, text[4:]
+        self.words = Words(self.WORDS, text)
+        self.edges: dict[str, Callable] = {}
+        self.steps = self.alternatives(DEPTH)
+        if self.words.left:
+            raise ValueError("unbalanced")
+        self.tests = [
+            (number, 1 << number, one) for number, (one, go) in enumerate(self.steps) if not go
+        ]
+        self._reached: dict[tuple[int, frozenset], int] = {}
+
+    def alternatives(self, depth: int) -> list[tuple]:
+        """The steps of sequences between bars."""
+        ways = [self.sequence(depth)]
+        while self.words.take("|"):
+            ways.append(self.sequence(depth))
+        steps = ways.pop()
+        while ways:
+            way = ways.pop()
+            over = (None, (len(steps) + 1,))
+            steps = [(None, (1, len(way) + 2)), *way, over, *steps]
+        return steps
+
+    def sequence(self, depth: int) -> list[tuple]:
+        """The steps of pieces that follow each other."""
+        steps: list[tuple] = []
+        while (piece := self.piece(depth)) is not None:
+            steps += piece
+            if len(steps) > PATTERN_STEPS:
+                raise OverflowError("a large pattern")
+        return steps
+
+    def piece(self, depth: int) -> list[tuple] | None:
+        """The steps of one character, edge or group with what repeats it; None at the end."""
+        if text := self.words.take("one"):
+            steps: list[tuple] = [(compile_test(text, self.flags), ())]
+        elif text := self.words.take("edge"):
+            self.edges[text] = compile_test(text, self.flags)
+            steps = [(text, (1,))]
+        elif self.words.take("(", "(?:"):
+            if depth == 0:
+                raise ValueError("nested too deep")
+            steps = self.alternatives(depth - 1)
+            self.words.need(")")
+        else:
+            return None
+        times = self.words.take("repeat")
+        return repeat_steps(steps, times) if times else steps
+
+    def matches(self, text: str) -> bool:
+        """Whether the whole of a text is what the pattern describes."""
+        here = self.reach(0, self.edges_at(text, 0))
+        for at in range(len(text)):
+            there, edges = 0, self.edges_at(text, at + 1)
+            for number, bit, test in self.tests:
+                if here & bit and test(text, at):
+                    there |= self.reach(number + 1, edges)
+            here = there
+            if not here:
+                return False
+        return bool(here >> len(self.steps))
+
+    def edges_at(self, text: str, at: int) -> frozenset[str]:
+        """The edges of this pattern that a place in a text is."""
+        return frozenset(edge for edge, test in self.edges.items() if test(text, at))
+
+    def reach(self, start: int, edges: frozenset[str]) -> int:
+        """The steps, as bits, that can be reached from one without taking a character."""
+        if (start, edges) in self._reached:
+            return self._reached[start, edges]
+        found, waiting = {start}, [start]
+        while waiting:
+            number = waiting.pop()
+            edge, offsets = self.steps[number] if number < len(self.steps) else (None, ())
+            if edge is None or edge in edges:
+                news = {number + offset for offset in offsets} - found
+                found |= news
+                waiting += news
+        bits = self._reached[start, edges] = sum(1 << number for number in found)
+        return bits
+
+
+def compile_test(text: str, flags: int) -> Callable:
+    """Whether a piece of a pattern that has only one way matches at a place in a text."""
+    try:
+        return re.compile(text, flags).match
+    except re.error as error:
+        raise ValueError(str(error)) from None
+
+
+def repeat_steps(steps: list[tuple], times: str) -> list[tuple]:
+    """These steps as often as `times` has it: *, +, ?, {3}, {3,} or {3,5}."""
+    bounds = {"*": "0,", "+": "1,", "?": "0,1"}.get(times, times.strip("{}"))
+    least, comma, most = bounds.partition(",")
+    low = int(least)
+    high = (int(most) if most else None) if comma else low
+    if high is not None and high < low:
+        raise ValueError("a range that runs backwards")
+    size = len(steps)
+    if (size + 1) * max(low, high or 1) > PATTERN_STEPS:
+        raise OverflowError("a large pattern")
+    if high is None:
+        return low * steps + [(None, (1, size + 2)), *steps, (None, (-size - 1,))]
+    return low * steps + (high - low) * [(None, (1, size + 1)), *steps]
+
+
+# --- Templates ----------------------------------------------------------------
+# A template says in YAML which attestations a trail and its artifacts must have, and some of them
+# only on a condition. Its text, what its aliases unfold to, its nesting and the steps of all its
+# patterns are bounded.
+
+#: Characters of a template; values in it once its aliases are unfolded; steps of its patterns.
+TEMPLATE_SIZE, TEMPLATE_VALUES, TEMPLATE_STEPS = 100_000, 50_000, 2_000
+
+
+def read_yaml(text: str) -> dict | None:
+    """The mapping that a YAML text holds, as JSON has it; None where it holds no such thing."""
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        check_nesting(yaml.parse(text, loader), DEPTH)
+        reader = loader(text)
+        root = reader.get_single_node()
+        if not isinstance(root, yaml.MappingNode):
+            return None
+        check_unfolded(root, DEPTH, iter(range(TEMPLATE_VALUES)))
+        parsed = reader.construct_document(root)
+        # JSON has neither dates nor infinities; both become text.
+        document = json.loads(json.dumps(parsed, default=str, skipkeys=True), parse_constant=str)
+        check_json(document, DEPTH)
+    # A value that does not fit its tag makes PyYAML fail in whichever way Python does there.
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError):
+        return None
+    except Invalid:
+        return None
+    return document
+
+
+def check_nesting(events: Iterable, most: int) -> None:
+    """Refuse YAML that is nested too deep, as soon as the parser comes to it."""
+    depth = 0
+    for event in events:
+        kind = type(event).__name__
+        depth += kind.endswith(("MappingStartEvent", "SequenceStartEvent"))
+        depth -= kind.endswith(("MappingEndEvent", "SequenceEndEvent"))
+        if depth > most:
+            raise ValueError("nested too deep")
+
+
+def check_unfolded(node: Any, depth: int, budget: Iterator) -> None:
+    """Refuse YAML whose aliases, which share what they name, stand for too many values."""
+    if depth < 0 or next(budget, None) is None:
+        raise ValueError("too many values")
+    if isinstance(node.value, list):
+        for inner in node.value:
+            for one in inner if isinstance(inner, tuple) else (inner,):
+                check_unfolded(one, depth - 1, budget)
+
+
+class Condition:
+    """The `if` of an entry in a template, read once and judged for every artifact.
+
+    Precedence rises from `or` over `and` to `not`; a field that is not known is unlike every text.
+    """
+
+    WORDS = re.compile(
+        r"""\s*(?:(?P<text>"[^"]*"|'[^']*')
+        | (?P<call>exists|matches)(?=\s*\()
+        | (?P<mark>==|!=|[][(),]|(?:and|or|not|in)(?![\w.-]))
+        | (?P<field>flow\.tags\[\s*(?:"[^"]*"|'[^']*')\s*\]|[A-Za-z_][\w.-]*))""",
+        re.VERBOSE,
+    )
+
+    def __init__(self, text: str):
+        #: Steps of all patterns in it.
+        self.weight = 0
+        wrapped = re.fullmatch(r"\$\{\{(.*)\}\}", text.strip(), re.DOTALL)
+        self.words = Words(self.WORDS, (wrapped[1] if wrapped else text).strip())
+        self.holds = self.any_of(DEPTH)
+        if self.words.left:
+            raise ValueError("unexpected words at the end")
+
+    def any_of(self, depth: int) -> Callable[[Mapping], bool]:
+        """Parts of which one must hold."""
+        parts = [self.all_of(depth)]
+        while self.words.take("or"):
+            parts.append(self.all_of(depth))
+        return lambda fields: any(part(fields) for part in parts)
+
+    def all_of(self, depth: int) -> Callable[[Mapping], bool]:
+        """Parts that must all hold."""
+        parts = [self.one(depth)]
+        while self.words.take("and"):
+            parts.append(self.one(depth))
+        return lambda fields: all(part(fields) for part in parts)
+
+    def one(self, depth: int) -> Callable[[Mapping], bool]:
+        """A part that is denied, in parentheses, a call or a comparison."""
+        if depth == 0:
+            raise ValueError("nested too deep")
+        if self.words.take("not"):
+            denied = self.one(depth - 1)
+            return lambda fields: not denied(fields)
+        if self.words.take("("):
+            inner = self.any_of(depth - 1)
+            self.words.need(")")
+            return inner
+        name = self.words.take("call")
+        return self.call(name) if name else self.compare()
+
+    def call(self, name: str) -> Callable[[Mapping], bool]:
+        """Either exists(field) or matches(field, "pattern")."""
+        self.words.need("(")
+        field = self.field()
+        if name == "exists":
+            self.words.need(")")
+            return lambda fields: field in fields
+        self.words.need(",")
+        pattern = Pattern(self.text())
+        self.words.need(")")
+        self.weight += len(pattern.steps)
+        return lambda fields: fields.get(field) is not None and pattern.matches(fields[field])
+
+    def compare(self) -> Callable[[Mapping], bool]:
+        """A field held against one text or a list of them."""
+        field = self.field()
+        if self.words.take("=="):
+            equal = self.text()
+            return lambda fields: fields.get(field) == equal
+        if self.words.take("!="):
+            unequal = self.text()
+            return lambda fields: fields.get(field) != unequal
+        self.words.need("in")
+        self.words.need("[")
+        listed = [] if self.words.take("]") else [self.text()]
+        while listed and not self.words.take("]"):
+            self.words.need(",")
+            listed.append(self.text())
+        return lambda fields: fields.get(field) in listed
+
+    def field(self) -> str:
+        """The name of a field; a tag's in brackets means the one after a full stop."""
+        name, bracket, key = self.words.need("field").partition("[")
+        return f"{name}.{key[:-1].strip()[1:-1]}" if bracket else name
+
+    def text(self) -> str:
+        """What stands between quotation marks."""
+        return self.words.need("text")[1:-1]
+
+
+def told_text(value: Any) -> str:
+    """A value of a template where text is expected; nothing for null."""
+    return value if isinstance(value, str) else "" if value is None else to_json(value)
+
+
+def mappings(value: Any) -> list[dict]:
+    """The mappings in what should be a list of them."""
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+class Template:
+    """What a template asks for: attestations by name, of the trail and of artifacts by theirs.
+
+    A text that is no YAML asks for nothing.
+    """
+
+    def __init__(self, text: str):
+        self.document, self.weight = read_yaml(text), 0
+        root = self.document or {}
+        trail = root.get("trail") if isinstance(root.get("trail"), dict) else {}
+        self.trail = list(self.entries(trail))
+        artifacts = mappings(trail.get("artifacts")) or mappings(root.get("artifacts"))
+        self.artifacts = [
+            (told_text(one.get("name")), list(self.entries(one))) for one in artifacts
+        ]
+
+    def entries(self, holder: dict) -> Iterator[tuple[str, Callable[[Mapping], bool]]]:
+        """The name of each attestation asked for, and when it is."""
+        for entry in mappings(holder.get("attestations")):
+            yield told_text(entry.get("name")), self.condition(entry.get("if"))
+
+    def condition(self, given: Any) -> Callable[[Mapping], bool]:
+        """When an entry counts: always without an `if`, never where that is malformed."""
+        if given is None or given is True or given == "":
+            return lambda fields: True
+        try:
+            condition = Condition(told_text(given))
+        except ValueError:
+            return lambda fields: False
+        except OverflowError:
+            self.weight += PATTERN_STEPS
+        else:
+            self.weight += condition.weight
+            if self.weight <= TEMPLATE_STEPS:
+                return condition.holds
+        # What is too large to be judged does not get anybody around a requirement.
+        return lambda fields: True
+
+    def names(self, fields: Mapping[str, str | None]) -> list[str]:
+        """The attestations asked for where the fields of conditions have these values."""
+        name = fields.get("artifact.name")
+        own = (entries for artifact, entries in self.artifacts if artifact == name)
+        entries = itertools.chain(self.trail, *own)
+        return list(dict.fromkeys(name for name, holds in entries if holds(fields)))
+
+
+@functools.lru_cache(maxsize=64)
+def read_template(text: str) -> Template:
+    """A template, read once for as long as it is in use."""
+    return Template(text)
+
+
+def artifact_fields(name: str, digest: str) -> dict[str, str | None]:
+    """What a condition may ask of an artifact."""
+    return {"artifact": None, "artifact.name": name, "artifact.fingerprint": digest}
+
+
 # --- Flows --------------------------------------------------------------------
 
 
@@ -6711,7 +7087,7 @@ class Flow(Model):
         default=dict,
     )
     org_slug = Text(255, null=True, index=True)
-    template_yaml = Text(1_000_000, null=True)
+    template_yaml = Text(TEMPLATE_SIZE, null=True)
     created_at = Timestamp(6, default=now_exactly)
     updated_at = Timestamp(6, default=now_exactly)
     requires_approval = Boolean(default=False)
@@ -6731,15 +7107,12 @@ class Flow(Model):
 
     def template(self) -> Any:
         """The template as JSON; None without one, and when the text is no YAML mapping."""
-        import yaml
+        return read_template(self.template_yaml).document if self.template_yaml else None
 
-        if not self.template_yaml:
-            return None
-        try:
-            parsed = yaml.safe_load(self.template_yaml)
-            return json.loads(json.dumps(parsed, default=str)) if isinstance(parsed, dict) else None
-        except (yaml.YAMLError, ValueError, TypeError, RecursionError):
-            return None
+    def condition_fields(self) -> dict[str, str | None]:
+        """What a condition in a template may ask of the flow."""
+        tags = {f"flow.tags.{key}": value for key, value in self.tags.items()}
+        return {"flow": None, "flow.name": self.name, "flow.tags": None, **tags}
 
 
 def check_flow_name(name: str) -> None:
@@ -6915,9 +7288,6 @@ class SecurityThresholds(
         return threshold
 
 
-# --- Templates ----------------------------------------------------------------
-
-
 # --- Trail records ------------------------------------------------------------
 # What a trail gathers, and what follows for its status.
 
@@ -6944,7 +7314,7 @@ class Trail(Model):
     deployment_actor = Text(255, null=True)
     status = Choice("PENDING COMPLIANT NON_COMPLIANT", default="PENDING")
     org_slug = Text(255, null=True, index=True)
-    template_yaml = Text(1_000_000, null=True)
+    template_yaml = Text(TEMPLATE_SIZE, null=True)
     build_url = Text(2048, null=True)
     name = Text(255, null=True)
     created_at = Timestamp(6, default=now_exactly)
@@ -7078,7 +7448,7 @@ def settle(trail: Trail, failed: bool = False) -> None:
     """
     if failed:
         status = "NON_COMPLIANT"
-    elif meets_its_flow(trail):
+    elif trail.status != "COMPLIANT" and meets_its_flow(trail):
         status = "COMPLIANT"
     else:
         return
@@ -7088,16 +7458,38 @@ def settle(trail: Trail, failed: bool = False) -> None:
 
 
 def meets_its_flow(trail: Trail) -> bool:
-    """Whether everything has passed that a trail's flow requires; False where that is nothing."""
+    """Whether everything has passed that a trail's flow requires; False where that is nothing.
+
+    A template, the trail's or else the flow's, requires attestations by name instead of by type.
+    """
     flow = trail.flow
-    required = set(flow.required_attestation_types)
-    passed = Attestation.select(Attestation.type).where(
+    template = flow.template_yaml if trail.template_yaml is None else trail.template_yaml
+    if template is None:
+        member, required = Attestation.type, set(flow.required_attestation_types)
+    else:
+        member, required = Attestation.name, names_required(trail, read_template(template))
+    if not required:
+        return False
+    passed = Attestation.select(member).where(
         Attestation.trail == trail, Attestation.status == "PASSED"
     )
-    approved = Approval.select().where(Approval.trail == trail, Approval.status == "APPROVED")
-    if not required or not required <= {type for (type,) in passed.tuples()}:
+    if not required <= {one for (one,) in passed.distinct().tuples()}:
         return False
+    approved = Approval.select().where(Approval.trail == trail, Approval.status == "APPROVED")
     return not flow.requires_approval or approved.exists()
+
+
+def names_required(trail: Trail, template: Template) -> set[str]:
+    """The attestations that a template asks of all that a trail reported or still has to report."""
+    fields = trail.flow.condition_fields()
+    reported = Artifact.select(Artifact.image_name, Artifact.sha256_digest).where(
+        Artifact.trail == trail
+    )
+    artifacts = [artifact_fields(*row) for row in reported.distinct().tuples()]
+    known = {one["artifact.name"] for one in artifacts}
+    missing = {name for name, _ in template.artifacts} - known
+    artifacts += [{"artifact": None, "artifact.name": name} for name in missing]
+    return {name for own in artifacts or [{}] for name in template.names(fields | own)}
 
 
 # --- Trails -------------------------------------------------------------------
@@ -8470,65 +8862,197 @@ class ApprovalDecisions(
 
 # --- Assertions ---------------------------------------------------------------
 
+#: What a digest was reported as, and where; what was said there. Each in the order of recording.
+REPORTED = """SELECT a."trail_id", a."image_name", k."template_yaml"
+    FROM "artifact" AS a JOIN "trail" AS k ON k."id" = a."trail_id"
+    WHERE a."sha256_digest" = ? ORDER BY a."rowid\""""
+SAID = """SELECT "trail_id", "type", "status", "name" FROM "attestation" WHERE "trail_id" IN
+    (SELECT "trail_id" FROM "artifact" WHERE "sha256_digest" = ?) ORDER BY "rowid\""""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of an assertion: whether it holds, in a sentence, and what it was decided on."""
+
+    compliant: bool
+    details: str
+    missing: Sequence[str] = ()
+    failed: Sequence[str] = ()
+    #: Whether attestations are required by name, in a template, and not by type.
+    named: bool = False
+    trail_id: str | None = None
+    attestations: Sequence[dict] = ()
+
+    @property
+    def status(self) -> str:
+        """The verdict in a word."""
+        return "COMPLIANT" if self.compliant else "NON_COMPLIANT"
+
+
+def judge(flow: Flow, digest: str) -> Verdict:
+    """Hold whatever was reported under a digest against a flow; the best of it decides.
+
+    Which flow it was reported for makes no difference. The first artifact that lacks nothing
+    decides, or else the first of those that lack least.
+    """
+    connection = session().database.connection()
+    # The same image may be reported on a trail again and again.
+    artifacts = list(dict.fromkeys(connection.execute(REPORTED, (digest,))))
+    types = flow.required_attestation_types
+    if not artifacts:
+        return Verdict(False, f"No artifact with the digest {digest} was reported.", types)
+    first = flow.template_yaml if artifacts[0][2] is None else artifacts[0][2]
+    if first is None and not types:
+        return Verdict(True, f"The flow {flow.name} requires no attestations.")
+    told, passed, failed = defaultdict(list), defaultdict(set), defaultdict(list)
+    for trail, type, status, name in connection.execute(SAID, (digest,)):
+        told[trail].append({"type": type, "status": status})
+        said = type if first is None else name
+        if status == "PASSED":
+            passed[trail].add(said)
+        elif status == "FAILED" and said is not None:
+            failed[trail].append(said)
+    required = requirement(flow, digest, first)
+    lacking = [
+        ([one for one in required(image, template) if one not in passed[trail]], trail)
+        for trail, image, template in artifacts
+    ]
+    missing, trail = min(lacking, key=lambda one: len(one[0]))
+    return conclude(flow, missing, failed[trail], first is not None, trail, told[trail])
+
+
+def requirement(flow: Flow, digest: str, first: str | None) -> Callable:
+    """What is required of an image name on a trail with this template or none."""
+    if first is None:
+        return lambda image, template: flow.required_attestation_types
+    fields = flow.condition_fields()
+
+    @functools.cache
+    def names(image: str, template: str | None) -> list[str]:
+        own = flow.template_yaml if template is None else template
+        chosen = read_template(first if own is None else own)
+        return chosen.names(fields | artifact_fields(image, digest))
+
+    return names
+
+
+def conclude(flow, missing, failed, named, trail, attestations) -> Verdict:
+    """The verdict on the artifact that decides."""
+    decided = {"named": named, "trail_id": trail, "attestations": attestations}
+    if missing:
+        sentence = f"Not passed for the flow {flow.name}: {', '.join(missing)}."
+        return Verdict(False, sentence, missing, failed, **decided)
+    approved = Approval.select().where(Approval.trail == trail, Approval.status == "APPROVED")
+    if flow.requires_approval and not approved.exists():
+        sentence = f"The flow {flow.name} requires an approval, and the trail {trail} has none."
+        return Verdict(False, sentence, **decided)
+    sentence = f"Everything that the flow {flow.name} requires has passed."
+    return Verdict(True, sentence, failed=failed, **decided)
+
+
+LISTED = {"type": "array", "items": {"type": "string"}}
+VERDICT = {
+    "sha256Digest": {"type": "string"},
+    "flowId": {"type": "string", "format": "uuid"},
+    "status": {"type": "string", "enum": ["COMPLIANT", "NON_COMPLIANT"]},
+    "missingAttestationTypes": LISTED,
+    "failedAttestationTypes": LISTED,
+    "details": {"type": "string"},
+    "missingAttestationNames": LISTED,
+    "failedAttestationNames": LISTED,
+    "compliant": {"type": "boolean"},
+    "message": {"type": "string"},
+    "flowName": {"type": "string"},
+    "missingAttestations": LISTED,
+    "failedAttestations": LISTED,
+    "checkedAt": {"type": "string", "format": "date-time"},
+    "attestations": {
+        "type": "array",
+        "items": {
+            "type": "object",
+            "required": ["type", "status"],
+            "properties": {
+                "type": {"type": "string"},
+                "status": Attestation.status.describe(),
+            },
+        },
+    },
+}
+
+
+class Assertions(Resource, surface=FACTSTORE, scope="factstore", tag="Assert"):
+    """Verdicts on artifacts."""
+
+    @route(
+        "POST /api/v1/assert",
+        id="assertCompliance",
+        body=Schema(sha256_digest=Text(255), flow_id=Id(), name="AssertRequest"),
+        answer={"type": "object", "required": list(VERDICT), "properties": VERDICT},
+        before="weigh",
+        would="wouldCreate",
+    )
+    def decide(self, context):
+        """Decide whether an artifact meets a flow."""
+        flow, verdict = context.prepared
+        digest = context.body["sha256_digest"]
+        missing, failed = list(verdict.missing), list(verdict.failed)
+        asked = {"sha256Digest": digest, "flowId": flow.id, "status": verdict.status}
+        by_type = {
+            "missingAttestationTypes": [] if verdict.named else missing,
+            "failedAttestationTypes": [] if verdict.named else failed,
+        }
+        AuditEvent.record(
+            "GATE_ALLOWED" if verdict.compliant else "GATE_BLOCKED",
+            "system",
+            asked | by_type,
+            trail_id=verdict.trail_id,
+            artifact_sha256=digest,
+        )
+        return {
+            **asked,
+            **by_type,
+            "details": verdict.details,
+            "missingAttestationNames": missing if verdict.named else [],
+            "failedAttestationNames": failed if verdict.named else [],
+            "compliant": verdict.compliant,
+            "message": verdict.details,
+            "flowName": flow.name,
+            "missingAttestations": missing,
+            "failedAttestations": failed,
+            "checkedAt": now_exactly(),
+            "attestations": list(verdict.attestations),
+        }
+
+    def weigh(self, context: Context) -> tuple[Flow, Verdict]:
+        """Come to the verdict before the transaction that records it, so that no writer waits."""
+        flow = Flow.fetch(context.body["flow_id"])
+        return flow, judge(flow, context.body["sha256_digest"])
+
 
 # --- Environments -------------------------------------------------------------
 # Where artifacts run. The state of an environment is read off its newest snapshot.
 
-#: How many characters a name has at most that a pattern is held against.
-LONGEST_NAME = 255
-#: What one repetition counts for at most: they share the characters of a name between them.
-MOST_OF_ONE = 64
-#: How many ways to match a pattern may have: three free repetitions, one after the other.
-MOST_WAYS = MOST_OF_ONE**3
 
-
-def ways_to_match(parsed: Iterable[tuple]) -> int:
-    """How often a parsed pattern may have to be tried on one name; ValueError for exotic parts."""
-    ways = 1
-    for operator, argument in parsed:
-        match operator.name, argument:
-            case "LITERAL" | "NOT_LITERAL" | "ANY" | "IN" | "AT", _:
-                continue
-            case "BRANCH", (_, choices):
-                ways *= sum(map(ways_to_match, choices))
-            case "SUBPATTERN", (*_, inner):
-                ways *= ways_to_match(inner)
-            case "MAX_REPEAT" | "MIN_REPEAT", (least, most, inner):
-                most = min(int(most), LONGEST_NAME)
-                ways *= ways_to_match(inner) ** most
-                ways *= min(max(most - least + 1, 1), MOST_OF_ONE)
-            case _:
-                raise ValueError("Expected a regular expression without look-around and references")
-        if ways > MOST_WAYS:
-            raise ValueError("Expected a regular expression with few repetitions, none in another")
-    return ways
-
-
-def check_pattern(pattern: str) -> None:
-    """Refuse what is no regular expression, and one that a name could keep busy for long."""
+@functools.lru_cache(1000)
+def compiled(pattern: str) -> Pattern:
+    """A pattern ready for matching; ValueError when it is none, or more than names need."""
     try:
-        ways_to_match(re._parser.parse(pattern))
-        re.compile(pattern)
-    except (re.error, OverflowError, RecursionError, Warning):
-        raise ValueError("Expected a regular expression") from None
+        return Pattern(pattern)
+    except (ValueError, OverflowError):
+        raise ValueError("Expected a regular expression without references, lookaround") from None
 
 
-def matches_whole(pattern: str, text: str) -> bool:
-    """Whether a pattern that was checked matches the whole text."""
-    return re.fullmatch(pattern, text) is not None
-
-
-class Pattern(Text):
-    """A regular expression that no name can keep busy for long."""
+class NamePattern(Text):
+    """A regular expression for names."""
 
     def read(self, value):
-        check_pattern(super().read(value))
+        compiled(super().read(value))
         return value
 
 
 SCOPE_LIST = Shape(
-    names=Json(ListOf(Text(LONGEST_NAME)), default=list),
-    patterns=Json(ListOf(Pattern(500)), default=list),
+    names=Json(ListOf(Text(255)), default=list),
+    patterns=Json(ListOf(NamePattern(500)), default=list),
 )
 NO_SCOPE = partial(SCOPE_LIST.read, {})
 SNAPSHOT_SCOPE = Shape(
@@ -8599,7 +9123,7 @@ class Environment(Model):
 
 def is_listed(name: str, names: Sequence[str], patterns: Sequence[str]) -> bool:
     """Whether a name is among these, or one of the patterns matches it."""
-    return name in names or any(matches_whole(pattern, name) for pattern in patterns)
+    return name in names or any(compiled(pattern).matches(name) for pattern in patterns)
 
 
 def check_environment_name(model: type[Model], name: str) -> None:
@@ -8654,7 +9178,7 @@ class Environments(
 
 SNAPSHOT_ARTIFACT = {
     "artifact_sha256": Text(255),
-    "artifact_name": Text(LONGEST_NAME),
+    "artifact_name": Text(255),
     "artifact_tag": Text(255),
     "instance_count": Integer(-(2**31), 2**31 - 1, default=1),
 }
@@ -8727,7 +9251,7 @@ class SnapshotArtifact(Model):
     snapshot = Owner(EnvironmentSnapshot, on_delete="CASCADE")
     environment_id = Id()
     artifact_sha256 = Text(255)
-    artifact_name = Text(LONGEST_NAME)
+    artifact_name = Text(255)
     artifact_tag = Text(255)
     instance_count = Integer()
 
@@ -8753,7 +9277,7 @@ class SnapshotArtifact(Model):
 
 DIFF_ENTRIES = ListOf(
     Shape(
-        artifact_name=Text(LONGEST_NAME),
+        artifact_name=Text(255),
         artifact_tag=Text(255),
         sha256_from=Text(255, null=True),
         sha256_to=Text(255, null=True),
@@ -9081,7 +9605,7 @@ class AllowlistEntry(Model):
     id = Uuid()
     environment = Owner(Environment, on_delete="CASCADE")
     sha256 = Text(255, null=True)
-    name_pattern = Pattern(500, null=True)
+    name_pattern = NamePattern(500, null=True)
     reason = Text(10_000)
     approved_by = Text(255)
     created_at = Timestamp(6, default=now_exactly)
@@ -9683,7 +10207,7 @@ def is_on_allowlist(digest: str, environment: Environment) -> bool:
     )
 
 
-def judge(digest: str, key: str | None, environment: Environment | None) -> dict:
+def decide(digest: str, key: str | None, environment: Environment | None) -> dict:
     """Decide on an artifact in an environment; the values of the result, by column."""
     if environment and is_on_allowlist(digest, environment):
         listed = f"The allow-list of environment '{environment.name}' has this artifact."
@@ -9746,7 +10270,7 @@ class Gate(
             environment_id=key,
             environment=environment.name if environment else "",
             requested_by=actor,
-            **judge(digest, key, environment),
+            **decide(digest, key, environment),
         )
         payload = {
             "sha256Digest": digest,
