@@ -211,6 +211,13 @@ class RateLimited(Problem):
     status, code, sentence = 429, "rate_limited", "Too many requests; wait for Retry-After."
 
 
+class BadGateway(Problem):
+    """Another server, which the answer depends on, does not answer as it should."""
+
+    status, code = 502, "bad_gateway"
+    sentence = "A server that this depends on does not answer as it should; try again."
+
+
 class Unavailable(Problem):
     """The workspace cannot answer just now."""
 
@@ -229,7 +236,7 @@ PROBLEMS = MappingProxyType(
         kind.status: kind
         for kind in (
             Problem, Invalid, Unauthenticated, Forbidden, NotFound, NotAllowed, Conflict, Gone,
-            TooLarge, UnsupportedMediaType, Unprocessable, RateLimited, Unavailable,
+            TooLarge, UnsupportedMediaType, Unprocessable, RateLimited, BadGateway, Unavailable,
         )
     }
 )  # fmt: skip
@@ -2571,6 +2578,8 @@ class Operation:
     brief: Callable[[Model], dict] | None = None
     #: Whether an answer may take long, so that no other request should wait behind it.
     slow: bool = False
+    #: Statuses of refusals that it has beyond those that all operations have.
+    refuses: tuple[int, ...] = ()
     id: str = ""
 
     @property
@@ -2783,6 +2792,8 @@ class Idempotency:
         self.id = hashlib.sha256(to_json(parts).encode()).hexdigest()
         self.fingerprint = context.body_digest().hex()
         self.workspace = context.workspace
+        #: A record of this key that is out of its window.
+        self.stale: IdempotencyRecord | None = None
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -2806,7 +2817,7 @@ class Idempotency:
             return None
         source, life = self.workspace.source, self.workspace.settings.idempotency_life
         if record.created_at < source.timestamp(source.clock() - life):
-            record.delete_instance()
+            self.stale = record
             return None
         if record.fingerprint != self.fingerprint:
             raise Conflict("This Idempotency-Key was used with another body.")
@@ -2818,6 +2829,8 @@ class Idempotency:
 
     def remember(self, reply: Reply) -> None:
         """Keep an answer for the next request with this key."""
+        if self.stale:
+            self.stale.delete_instance()
         IdempotencyRecord.create(
             id=self.id,
             fingerprint=self.fingerprint,
@@ -3286,9 +3299,6 @@ def answer(context: Context, given: Mapping[str, str]) -> Reply:
     context.read_body()
     if operation.public:
         return operation.handler(context)
-    if operation.before:
-        with context.workspace.read():
-            context.prepared = getattr(operation.resource, operation.before)(context, *path)
     return write(context, path)
 
 
@@ -3364,14 +3374,30 @@ def write(context: Context, path: Sequence[str]) -> Reply:
         request_id=context.request_id,
     )
     if not idempotency:
+        find_out(context, path)
         return doing(work, rehearsal=rehearsal)
     with idempotency.alone():
         try:
-            return doing(work)
+            return find_out(context, path, idempotency) or doing(work)
         except Problem as problem:
             if problem.status in FINAL_REFUSALS and "Idempotency-Replayed" not in problem.headers:
                 doing(functools.partial(remember_refusal, idempotency, problem))
             raise
+
+
+def find_out(
+    context: Context, path: Sequence[str], idempotency: Idempotency | None = None
+) -> Reply | None:
+    """Let an operation find out what it needs while no transaction is open; a repeat needs nothing
+    more than its answer."""
+    operation = context.operation
+    if not operation.before:
+        return None
+    with context.workspace.read():
+        if idempotency and (reply := idempotency.replay()):
+            return reply
+        context.prepared = getattr(operation.resource, operation.before)(context, *path)
+    return None
 
 
 def remember_refusal(idempotency: Idempotency, problem: Problem, current: Session) -> None:
@@ -3404,13 +3430,11 @@ def carry_out(context: Context, path: Sequence[str], rehearsal: bool) -> Reply:
     return Reply(operation.status, operation.surface.present(operation, result))
 
 
-# --- Outbound requests --------------------------------------------------------
+# --- Outbound addresses -------------------------------------------------------
 # Whoever may name a URL must not reach the operator's own network through it. A name is
 # resolved once, all of its addresses are judged, and the connection goes to one of these.
 
 Networks = Sequence[IPv4Network | IPv6Network]
-#: At most so many bytes of an answer are read, its headers included.
-ANSWER_LIMIT = 65_536
 #: IPv6 forms of an IPv4 address and how far to shift it out: mapped (RFC 4291), NAT64 (RFC 6052)
 #: and 6to4 (RFC 3056). Such an address is as public as the one inside.
 IPV4_INSIDE = {
@@ -3422,15 +3446,7 @@ IPV4_INSIDE = {
 NEVER_PUBLIC = tuple(
     ip_network(network) for network in ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20", "fec0::/10")
 )
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What came of a request: status 0 when no answer came, retry_after in seconds."""
-
-    status: int
-    retry_after: int | None
-    note: str
+WEBHOOK_REMEDY = "list its network in webhook_private_targets to permit it"
 
 
 def check_target(
@@ -3461,7 +3477,11 @@ def split_target(url: str, https_only: bool = False) -> tuple[SplitResult, int]:
 
 
 def public_addresses(
-    host: str, port: int, allowed: Networks = (), resolve=socket.getaddrinfo
+    host: str,
+    port: int,
+    allowed: Networks = (),
+    resolve: Callable = socket.getaddrinfo,
+    remedy: str = WEBHOOK_REMEDY,
 ) -> list[tuple[str, int]]:
     """Every (address, port) of a host: Invalid if one is forbidden, OSError if there is none."""
     try:
@@ -3472,10 +3492,7 @@ def public_addresses(
     if not addresses:
         raise socket.gaierror(socket.EAI_NONAME, "no address")
     if not all(is_permitted(ip_address(address), allowed) for address, _ in addresses):
-        raise Invalid(
-            f"The host {host} has an address that is not public; "
-            "list its network in webhook_private_targets to permit it."
-        )
+        raise Invalid(f"The host {host} has an address that is not public; {remedy}.")
     return addresses
 
 
@@ -3505,6 +3522,25 @@ def call_within(seconds: float, function: Callable, *arguments: Any) -> Any:
     return future.result(seconds)
 
 
+# --- Outbound requests --------------------------------------------------------
+
+#: At most so many bytes of an answer are read, its headers included.
+ANSWER_LIMIT = 65_536
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a request: status 0 when no answer came, retry_after in seconds.
+
+    `body` is None where it was too long, or broke off.
+    """
+
+    status: int
+    retry_after: int | None
+    note: str
+    body: bytes | None = dataclasses.field(default=None, compare=False, repr=False)
+
+
 def time_left(deadline: float) -> float:
     """Seconds until a time of the monotonic clock; TimeoutError when it has passed."""
     left = deadline - time.monotonic()
@@ -3516,11 +3552,11 @@ def time_left(deadline: float) -> float:
 class BoundedSocket(io.RawIOBase):
     """A socket with one deadline over all its calls, so that a peer gains nothing by dripping.
 
-    It ends after ANSWER_LIMIT bytes; closing it leaves the socket to whoever opened that.
+    It ends after `limit` bytes; closing it leaves the socket to whoever opened that.
     """
 
-    def __init__(self, connection: socket.socket, deadline: float):
-        self.connection, self.deadline, self.unread = connection, deadline, ANSWER_LIMIT
+    def __init__(self, connection: socket.socket, deadline: float, limit: int = ANSWER_LIMIT):
+        self.connection, self.deadline, self.unread = connection, deadline, limit
 
     def readable(self) -> bool:
         return True
@@ -3546,26 +3582,45 @@ class BoundedSocket(io.RawIOBase):
 
 
 class Transport:
-    """Sends POST requests to checked addresses, past any proxy; safe to use from several threads.
+    """Sends requests to checked addresses, past any proxy; safe to use from several threads.
 
-    `timeout` (seconds) covers all from the look-up of the name to the last byte of the answer.
-    Certificates are verified against the system's authorities, or those of SSL_CERT_FILE.
+    `timeout` (seconds) covers all from the look-up of the name to the last byte of the answer, and
+    `limit` (bytes) all that is read of it; `agent` is the User-Agent, and `remedy` says what permits
+    an address that is not public. Certificates are verified against the system's authorities, or
+    those of SSL_CERT_FILE.
     """
 
     def __init__(
-        self, allowed: Networks = (), timeout=10.0, resolve=socket.getaddrinfo, *, clock=time.time
+        self,
+        allowed: Networks = (),
+        timeout: float = 10.0,
+        resolve: Callable = socket.getaddrinfo,
+        *,
+        clock: Callable[[], float] = time.time,
+        limit: int = ANSWER_LIMIT,
+        agent: str = "Novantra-Lite-Webhooks/1",
+        remedy: str = WEBHOOK_REMEDY,
     ):
         self.allowed, self.timeout, self.resolve, self.clock = allowed, timeout, resolve, clock
+        self.limit, self.agent, self.remedy = limit, agent, remedy
+
+    def get(self, url: str, headers: Mapping[str, str]) -> Answer:
+        """Ask for what is at a URL; trouble is an Answer of status 0."""
+        return self.send("GET", url, None, headers)
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
         """Send a body (JSON unless the headers say otherwise); trouble is an Answer of status 0."""
+        return self.send("POST", url, body, {"Content-Type": "application/json", **headers})
+
+    def send(self, method: str, url: str, body: bytes | None, headers: Mapping) -> Answer:
+        """Connect to where a URL leads, if that is permitted, and make one request there."""
         from http.client import HTTPException
 
         deadline = time.monotonic() + self.timeout
         try:
             parts, port = split_target(url)
-            lookup = (public_addresses, parts.hostname, port, self.allowed, self.resolve)
-            addresses = call_within(time_left(deadline), *lookup)
+            where = parts.hostname, port, self.allowed, self.resolve, self.remedy
+            addresses = call_within(time_left(deadline), public_addresses, *where)
             with connect_first(addresses, deadline) as connection:
                 # Headers and body are two packets; the second must not wait for an answer.
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -3573,7 +3628,8 @@ class Transport:
                 if parts.scheme == "https":
                     connection = self.tls.wrap_socket(connection, server_hostname=parts.hostname)
                 with connection:
-                    return self.exchange(BoundedSocket(connection, deadline), parts, body, headers)
+                    bounded = BoundedSocket(connection, deadline, self.limit)
+                    return self.exchange(bounded, method, parts, body, headers)
         except Problem as problem:
             return Answer(0, None, str(problem))
         except (OSError, HTTPException) as error:
@@ -3586,24 +3642,27 @@ class Transport:
 
         return ssl.create_default_context()
 
-    def exchange(self, connection: BoundedSocket, parts, body, headers) -> Answer:
-        """Send the request and read its answer, in which only status and Retry-After matter."""
+    def exchange(self, connection: BoundedSocket, method, parts, body, headers) -> Answer:
+        """Send the request and read its answer; a redirect is one, and is not followed."""
         from http.client import HTTPConnection, HTTPException, HTTPResponse
 
-        fixed = {"User-Agent": "Novantra-Lite-Webhooks/1", "Connection": "close"}
-        headers = {"Content-Type": "application/json", **headers, **fixed, "Host": parts.netloc}
+        fixed = {"User-Agent": self.agent, "Connection": "close", "Host": parts.netloc}
         request = HTTPConnection(parts.netloc)
         request.sock = connection
         query = f"?{parts.query}" if parts.query else ""
-        request.request("POST", (parts.path or "/") + query, body, headers)
-        response = HTTPResponse(connection, method="POST")
+        request.request(method, (parts.path or "/") + query, body, {**headers, **fixed})
+        response = HTTPResponse(connection, method=method)
         response.begin()
-        # The rest is read so that the peer sees no reset; what it holds changes nothing.
+        content = None
+        # Also read where only the status matters, so that the peer sees no reset.
         with contextlib.suppress(OSError, HTTPException):
-            response.read(ANSWER_LIMIT)
+            content = response.read(self.limit)
+        if response.length or not connection.unread:
+            content = None
         ending = "; redirects are not followed." if 300 <= response.status < 400 else "."
         wait = read_retry_after(response.getheader("Retry-After", ""), self.clock())
-        return Answer(response.status, wait, f"Answered with status {response.status}{ending}")
+        note = f"Answered with status {response.status}{ending}"
+        return Answer(response.status, wait, note, content)
 
 
 def connect_first(addresses: Sequence[tuple[str, int]], deadline: float) -> socket.socket:
@@ -9805,7 +9864,8 @@ def describe_answers(operation: Operation) -> dict:
         }
         both = [operation.answer, rehearsal] if operation.status == 200 else [rehearsal]
         answers["200"] = describe_answer("Done, or what a dry run would do.", {"anyOf": both})
-    statuses = [*REFUSALS, *(WRITE_REFUSALS if operation.method != "GET" else ())]
+    writing = WRITE_REFUSALS if operation.method != "GET" else ()
+    statuses = [*REFUSALS, *writing, *operation.refuses]
     for status in sorted(statuses):
         answers[str(status)] = {"$ref": f"#/components/responses/{operation.surface.name}{status}"}
     return answers
@@ -9819,11 +9879,12 @@ def describe_answer(meaning: str, schema: dict | None, media: str = "application
 
 
 def describe_refusals(surface: Surface) -> dict[str, dict]:
-    """The refusals that all operations of a surface share, by name."""
+    """The refusals of a surface's operations, by name."""
     schema = {"$ref": f"#/components/schemas/{surface.name}Error"}
+    own = {status for operation in surface.operations for status in operation.refuses}
     return {
         f"{surface.name}{status}": describe_answer(HTTPStatus(status).phrase, schema)
-        for status in (*REFUSALS, *WRITE_REFUSALS)
+        for status in (*REFUSALS, *WRITE_REFUSALS, *sorted(own))
     }
 
 
