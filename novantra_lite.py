@@ -3585,9 +3585,9 @@ class Transport:
     """Sends requests to checked addresses, past any proxy; safe to use from several threads.
 
     `timeout` (seconds) covers all from the look-up of the name to the last byte of the answer, and
-    `limit` (bytes) all that is read of it; `agent` is the User-Agent, and `remedy` says what permits
-    an address that is not public. Certificates are verified against the system's authorities, or
-    those of SSL_CERT_FILE.
+    `limit` (bytes) all that is read of it; `agent` is the User-Agent, and `remedy` says what lets
+    an address be that is not public. Certificates are verified against the system's authorities,
+    or those of SSL_CERT_FILE.
     """
 
     def __init__(
@@ -6642,6 +6642,153 @@ class Organisations(
         return self.find(key)
 
 
+# --- Source hosts -------------------------------------------------------------
+# Where the code of an organisation lies, and the tokens that open it.
+
+PROVIDERS = "GITHUB GITLAB BITBUCKET AZURE_DEVOPS"
+#: Where a host may be that the operator named; never link-local, where clouds keep credentials.
+PRIVATE_NETWORKS = tuple(
+    ip_network(network)
+    for network in (
+        "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "127.0.0.0/8", "::1/128",
+        "fc00::/7",
+    )
+)  # fmt: skip
+#: Bytes of an answer: a page of thirty pull requests with long descriptions.
+SOURCE_ANSWER_LIMIT = 4 * 1024 * 1024
+
+
+class Provider(Choice):
+    """Whose product a source host is; also taken in lower case."""
+
+    def __init__(self, **options: Any):
+        super().__init__(PROVIDERS, **options)
+
+    def read(self, value):
+        return super().read(value.upper() if isinstance(value, str) else value)
+
+
+class ScmIntegration(Model):
+    """The token with which an organisation's pull requests are looked up at one provider."""
+
+    fact, key, since = "scm_integration", "org_slug provider", 2
+    schema_name = "ScmIntegrationResponse"
+    derived: ClassVar[dict] = {"isTokenEncrypted": Derived(Boolean(), "'true'")}
+
+    id = Uuid()
+    org_slug = Text(255)
+    provider = Provider()
+    token = Encrypted(
+        4096, 1, pattern="[!-~]+", hint="Expected a token of visible ASCII characters", hidden=True
+    )
+    created_at = Timestamp(6, default=now_exactly)
+
+    @classmethod
+    def of(cls, slug: str, provider: str) -> ScmIntegration | None:
+        """The integration of an organisation with a provider."""
+        return cls.get_or_none(cls.org_slug == slug, cls.provider == provider)
+
+
+INTEGRATIONS = Array(ScmIntegration, {"org_slug": lambda slug: ScmIntegration.org_slug == slug})
+
+
+class ScmIntegrations(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/organisations/{slug}/scm-integrations",
+    model=ScmIntegration,
+    scope="factstore",
+    tag="Organisations",
+    item="provider",
+    schema_name="ScmIntegrationResponse",
+    verbs="list create delete",
+    options={"create": {"scope": "factstore:admin"}, "delete": {"scope": "factstore:admin"}},
+):
+    """The tokens for the source hosts of an organisation: one for each provider, never shown."""
+
+    creates = Schema(
+        ScmIntegration.provider, ScmIntegration.token, name="CreateScmIntegrationRequest"
+    )
+
+    def list(self, context, slug):
+        """List the source hosts that an organisation has a token for."""
+        return FACTSTORE.array(context, INTEGRATIONS, {"org_slug": organisation_slug(slug)})
+
+    def create(self, context, slug):
+        """Store an organisation's token for a source host."""
+        slug, provider = organisation_slug(slug), context.body["provider"]
+        if ScmIntegration.of(slug, provider):
+            raise Conflict(
+                f"Organisation '{slug}' has a token for {provider} already; delete it first."
+            )
+        return ScmIntegration.create(org_slug=slug, **context.body)
+
+    def delete(self, context, slug, provider):
+        """Forget an organisation's token for a source host."""
+        slug, provider = organisation_slug(slug), read_in_path(ScmIntegration.provider, provider)
+        integration = ScmIntegration.of(slug, provider)
+        if integration is None:
+            raise NotFound(f"Organisation '{slug}' has no token for {provider}.")
+        told = integration.json()
+        integration.remove()
+        return told
+
+
+def read_in_path(field: Member, value: str) -> Any:
+    """A value of a path as a field takes it."""
+    try:
+        return field.read(value)
+    except ValueError as error:
+        raise Invalid(issues=[issue([camel(field.name)], str(error))]) from None
+
+
+def organisation_slug(key: str) -> str:
+    """The slug that a path means, which may hold an organisation's UUID instead."""
+    key = read_in_path(ScmIntegration.org_slug, key)
+    named = Organisation.slug == key
+    query = Organisation.select(Organisation.slug).where(named | (Organisation.id == key.lower()))
+    return query.order_by(named.desc()).scalar() or key
+
+
+@functools.cache
+def source_bases(settings: Settings) -> Mapping[str, str]:
+    """The base URLs of the source hosts that the operator named, by provider."""
+    bases: dict[str, str] = {}
+    for entry in settings.scm_hosts:
+        name, _, url = entry.partition("=")
+        provider = name.upper()
+        if provider not in PROVIDERS.split() or provider in bases:
+            raise Invalid(
+                "The setting scm_hosts needs one entry for a provider, such as "
+                f"GITLAB=https://git.lan; the providers are {', '.join(PROVIDERS.split())}."
+            )
+        try:
+            split_target(url)
+        except Invalid as problem:
+            raise Invalid(
+                f"The setting scm_hosts has no good URL for {provider}: {problem}"
+            ) from None
+        if "?" in url or "#" in url:
+            raise Invalid(
+                f"The URL for {provider} in the setting scm_hosts must end with its path."
+            )
+        bases[provider] = url.rstrip("/")
+    return MappingProxyType(bases)
+
+
+@functools.cache
+def source_transport(settings: Settings, provider: str) -> Transport:
+    """What carries requests to a provider: into private networks only where the operator named
+    the host."""
+    return Transport(
+        PRIVATE_NETWORKS if provider in source_bases(settings) else (),
+        settings.scm_timeout,
+        limit=SOURCE_ANSWER_LIMIT,
+        agent="Novantra-Lite/1",
+        remedy="the setting scm_hosts permits private networks to hosts that it names",
+    )
+
+
 # --- Flows --------------------------------------------------------------------
 
 
@@ -7029,7 +7176,372 @@ def record_attestation(trail: Trail, told: Mapping[str, Any] | None, **values: A
 # --- Evidence collection ------------------------------------------------------
 
 
+# --- Pull request look-ups ----------------------------------------------------
+# Each provider speaks of pull requests in its own way; what is told of them is the same.
+
+TOLD = ("id", "title", "author", "reviewers", "mergedAt", "url")
+
+
+class SourceHost:
+    """The REST API of a provider, asked about one repository with an organisation's token."""
+
+    title: ClassVar[str] = ""
+    base: ClassVar[str] = ""
+    #: How a repository is written: at least and at most so many names with slashes between them.
+    names: ClassVar[tuple[int, int]] = (2, 2)
+    #: The dotted paths in a pull request to what is told of it, in the order of TOLD.
+    paths: ClassVar[str] = ""
+    #: Statuses that say that there is no such thing, and that the token is not accepted.
+    absent: ClassVar[tuple[int, ...]] = (404,)
+    refusals: ClassVar[tuple[int, ...]] = (401, 403)
+    #: Whether the list for a commit leaves out members that the pull request itself has.
+    lists_briefly: ClassVar[bool] = False
+
+    def __init__(self, base: str, token: str, transport: Transport, repository: Sequence[str]):
+        self.base, self.token, self.transport = base or self.base, token, transport
+        self.repository = repository
+
+    def headers(self) -> dict[str, str]:
+        """The headers of every request, the token among them."""
+        return {"Accept": "application/json", "Authorization": f"Bearer {self.token}"}
+
+    def place(self) -> str:
+        """The path of the repository."""
+        raise NotImplementedError
+
+    def list_for(self, commit: str) -> Any:
+        """What the host answers when it is asked for the pull requests of a commit."""
+        raise NotImplementedError
+
+    def pulls_in(self, found: Any) -> Any:
+        """The list in that answer."""
+        return found
+
+    def pull_path(self, number: int | str) -> str:
+        """The path of one pull request."""
+        return f"{self.place()}/pullrequests/{number}"
+
+    def ask(self, path: str, query: Any = None) -> Any:
+        """The JSON that the host answers with, or None where it has no such thing.
+
+        A query is posted as JSON.
+        """
+        if query is None:
+            answer = self.transport.get(self.base + path, self.headers())
+        else:
+            answer = self.transport.post(self.base + path, to_json(query).encode(), self.headers())
+        if answer.status in self.absent:
+            return None
+        # With a Retry-After, the token is fine, and has only been used too often.
+        if answer.status in self.refusals and answer.retry_after is None:
+            raise Unprocessable(
+                f"{self.title} refused the organisation's token; store one that may read "
+                f"pull requests of {'/'.join(self.repository)}."
+            )
+        if answer.status != 200:
+            raise BadGateway(f"{self.title} gave no usable answer. {answer.note}")
+        try:
+            found = read_json(answer.body or b"")
+        except Invalid:
+            raise self.nonsense() from None
+        if not isinstance(found, dict | list):
+            raise self.nonsense()
+        return found
+
+    def nonsense(self) -> BadGateway:
+        """What to raise where an answer cannot be understood."""
+        return BadGateway(f"{self.title} gave an answer that cannot be understood, or is too long.")
+
+    def of_commit(self, commit: str) -> dict | None:
+        """What is told of the first pull request for a commit; None where there is none."""
+        found = self.list_for(commit)
+        if found is None:
+            return None
+        pulls = self.pulls_in(found)
+        if not isinstance(pulls, list):
+            raise self.nonsense()
+        if not pulls:
+            return None
+        told = self.tell(pulls[0])
+        return (self.lists_briefly and self.numbered(told["id"])) or told
+
+    def numbered(self, number: int | str) -> dict | None:
+        """What is told of the pull request with a number; None where there is none."""
+        pull = self.ask(self.pull_path(number))
+        return None if pull is None else self.tell(pull)
+
+    def tell(self, pull: Any) -> dict:
+        """What an attestation keeps of a pull request."""
+        told = {name: dig(pull, path) for name, path in zip(TOLD, self.paths.split(), strict=True)}
+        if type(told["id"]) is not int or not isinstance(told["title"], str):
+            raise self.nonsense()
+        for name in ("author", "mergedAt", "url"):
+            told[name] = told[name] if isinstance(told[name], str) else None
+        people = told["reviewers"] if isinstance(told["reviewers"], list) else []
+        told["reviewers"] = [person for person in people if isinstance(person, str)]
+        return {**told, "id": str(told["id"])}
+
+
+def dig(value: Any, path: str) -> Any:
+    """What parsed JSON holds at a dotted path, in every element of a list; None for nothing."""
+    for name in path.split("."):
+        if isinstance(value, list):
+            value = [dig(element, name) for element in value]
+        else:
+            value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def segments(*names: str) -> str:
+    """Names as segments of a path, percent-encoded so that none of them leads elsewhere."""
+    return "/".join(urllib.parse.quote(name, safe="") for name in names)
+
+
+class GitHub(SourceHost):
+    """GitHub, REST API 2022-11-28; reviewers are those asked and those who have reviewed."""
+
+    title, base = "GitHub", "https://api.github.com"
+    # An unknown commit is 422 there ("No commit found for SHA").
+    absent = (404, 422)
+    paths = "number title user.login requested_reviewers.login merged_at html_url"
+
+    def headers(self):
+        version = {"X-GitHub-Api-Version": "2022-11-28"}
+        return {**super().headers(), "Accept": "application/vnd.github+json", **version}
+
+    def place(self):
+        return f"/repos/{segments(*self.repository)}"
+
+    def list_for(self, commit):
+        return self.ask(f"{self.place()}/commits/{segments(commit)}/pulls")
+
+    def pull_path(self, number):
+        return f"{self.place()}/pulls/{number}"
+
+    def tell(self, pull):
+        told = super().tell(pull)
+        # Whoever has reviewed is no longer among those asked.
+        reviews = self.ask(f"{self.pull_path(told['id'])}/reviews?per_page=100")
+        if not isinstance(reviews, list | None):
+            raise self.nonsense()
+        people = dict.fromkeys([*told["reviewers"], *dig(reviews or [], "user.login")])
+        told["reviewers"] = [
+            person for person in people if isinstance(person, str) and person != told["author"]
+        ]
+        return told
+
+
+class GitLab(SourceHost):
+    """GitLab, REST API 4; a project may lie in groups within groups."""
+
+    title, base, names = "GitLab", "https://gitlab.com", (2, 20)
+    paths = "iid title author.username reviewers.username merged_at web_url"
+
+    def headers(self):
+        return {"Accept": "application/json", "PRIVATE-TOKEN": self.token}
+
+    def place(self):
+        return f"/api/v4/projects/{segments('/'.join(self.repository))}"
+
+    def list_for(self, commit):
+        return self.ask(f"{self.place()}/repository/commits/{segments(commit)}/merge_requests")
+
+    def pull_path(self, number):
+        return f"{self.place()}/merge_requests/{number}"
+
+
+class Bitbucket(SourceHost):
+    """Bitbucket Cloud, REST API 2.0."""
+
+    title, base, lists_briefly = "Bitbucket", "https://api.bitbucket.org", True
+    paths = "id title author.display_name reviewers.display_name closed_on links.html.href"
+
+    def place(self):
+        return f"/2.0/repositories/{segments(*self.repository)}"
+
+    def list_for(self, commit):
+        return self.ask(f"{self.place()}/commit/{segments(commit)}/pullrequests")
+
+    def pulls_in(self, found):
+        return dig(found, "values")
+
+    def tell(self, pull):
+        if dig(pull, "state") == "MERGED":
+            # Those closed before there was `closed_on` lack it.
+            return super().tell({"closed_on": dig(pull, "updated_on"), **pull})
+        return {**super().tell(pull), "mergedAt": None}
+
+
+class AzureDevOps(SourceHost):
+    """Azure DevOps Services, REST API 7.1, in which a commit is looked up by a query."""
+
+    title, base, names, lists_briefly = "Azure DevOps", "https://dev.azure.com", (3, 3), True
+    # Without a good token, it shows the page on which people sign in.
+    refusals = (203, 302, 401, 403)
+    paths = "pullRequestId title createdBy.uniqueName reviewers.uniqueName closedDate url"
+
+    def headers(self):
+        credentials = base64.b64encode(f":{self.token}".encode()).decode()
+        return {"Accept": "application/json", "Authorization": f"Basic {credentials}"}
+
+    def place(self):
+        organisation, project, repository = self.repository
+        return f"/{segments(organisation, project)}/_apis/git/repositories/{segments(repository)}"
+
+    def list_for(self, commit):
+        kinds = ("lastMergeCommit", "commit")
+        queries = [{"type": kind, "items": [commit]} for kind in kinds]
+        return self.ask(f"{self.place()}/pullrequestquery?api-version=7.1", {"queries": queries})
+
+    def pulls_in(self, found):
+        results = dig(found, "results")
+        if not isinstance(results, list) or not all(isinstance(one, dict) for one in results):
+            return None
+        # Each result is an object with a list for every commit.
+        lists = [pulls for one in results for pulls in one.values()]
+        known = all(isinstance(pulls, list) for pulls in lists)
+        return list(itertools.chain(*lists)) if known else None
+
+    def pull_path(self, number):
+        return f"{super().pull_path(number)}?api-version=7.1"
+
+    def tell(self, pull):
+        told = super().tell(pull)
+        organisation, project, repository = self.repository
+        path = f"{segments(organisation, project)}/_git/{segments(repository)}"
+        merged = told["mergedAt"] if dig(pull, "status") == "completed" else None
+        # Its own `url` is one of the API.
+        return told | {"mergedAt": merged, "url": f"{self.base}/{path}/pullrequest/{told['id']}"}
+
+
+SOURCE_HOSTS: Mapping[str, type[SourceHost]] = MappingProxyType(
+    dict(zip(PROVIDERS.split(), (GitHub, GitLab, Bitbucket, AzureDevOps), strict=True))
+)
+
+
 # --- Pull requests ------------------------------------------------------------
+
+PULL_REQUEST = MappingProxyType(
+    {
+        "body": Schema(
+            provider=Provider(),
+            repository=Text(1024, null=True),
+            commit_sha=Text(255, null=True),
+            assert_on_missing=Boolean(default=False),
+            org_slug=Text(255, null=True),
+            repository_owner=Text(1024, null=True),
+            repository_name=Text(255, null=True),
+            pr_number=Integer(1, 2**31 - 1, null=True),
+            aliases={"organisationSlug": "orgSlug"},
+            name="CreatePrAttestationRequest",
+        ),
+        "status": 201,
+        "answer": FACTSTORE.one_schema("AttestationResponse"),
+        "before": "look_up",
+        "refuses": (502,),
+        "slow": True,
+    }
+)
+
+
+class PullRequests(
+    Resource,
+    surface=FACTSTORE,
+    model=Attestation,
+    scope="factstore",
+    tag="Attestations",
+    schema_name="AttestationResponse",
+):
+    """Attestations of the pull requests that commits came through."""
+
+    def look_up(self, context: Context, trail_id: str) -> tuple[dict, dict | None]:
+        """What is attested about, and the pull request that the source host has for it."""
+        Trail.fetch(trail_id)
+        body, slug = context.body, context.body.get("org_slug")
+        if not slug:
+            raise NotFound("There is no organisation to look it up for; name one in orgSlug.")
+        check_organisation(slug)
+        provider = body["provider"]
+        integration = ScmIntegration.of(slug, provider)
+        if integration is None:
+            raise NotFound(f"Organisation '{slug}' has no token for {provider}.")
+        kind = SOURCE_HOSTS[provider]
+        repository, commit = read_repository(body, kind), read_commit(body)
+        base = source_bases(context.settings).get(provider, "")
+        transport = source_transport(context.settings, provider)
+        host = kind(base, integration.token, transport, repository)
+        told = {"provider": provider, "repository": "/".join(repository), "commitSha": commit}
+        number = body.get("pr_number")
+        return told, host.numbered(number) if number else host.of_commit(commit)
+
+    @route(
+        "POST /api/v1/trails/{trailId}/attestations/pull-request",
+        id="attestPullRequest",
+        **PULL_REQUEST,
+    )
+    def attest(self, context, trail_id):
+        """Look a commit's pull request up at the source host, and record what was found.
+
+        Without one, the attestation is FAILED, or refused where `assertOnMissing` says so.
+        """
+        trail, body = Trail.fetch(trail_id), context.body
+        told, pull = context.prepared
+        number = body.get("pr_number")
+        wanted = f"pull request {number}" if number else f"pull request for {told['commitSha']}"
+        message = f"There is no {wanted} in {told['repository']} at {told['provider']}."
+        if pull is None and body.get("assert_on_missing"):
+            raise Unprocessable(message)
+        return record_attestation(
+            trail,
+            told,
+            type="pull-request",
+            name=told["provider"],
+            status="PASSED" if pull else "FAILED",
+            details=to_json(pull or {"message": message, **told}),
+            org_slug=body["org_slug"],
+        )
+
+
+class PullRequestsV2(
+    PullRequests,
+    surface=FACTSTORE,
+    model=Attestation,
+    scope="factstore",
+    tag="V2 Attestations",
+    schema_name="AttestationResponse",
+):
+    """The same by the paths of the second version."""
+
+    @route(
+        "POST /api/v2/trails/{trailId}/attestations/pull-request",
+        id="attestPullRequestV2",
+        **PULL_REQUEST,
+    )
+    def attest(self, context, trail_id):
+        """Look a commit's pull request up at the source host, and record what was found."""
+        return super().attest(context, trail_id)
+
+
+def read_repository(body: Mapping[str, Any], kind: type[SourceHost]) -> list[str]:
+    """The names that lead to the repository, from either way of writing them."""
+    owner, name = body.get("repository_owner"), body.get("repository_name")
+    text = body.get("repository") or (f"{owner}/{name}" if owner and name else "")
+    names, (least, most) = text.split("/"), kind.names
+    # A dot is a name that percent-encoding leaves as it is.
+    if not least <= len(names) <= most or any(not one.strip(" .") for one in names):
+        form = "organisation/project/repository" if least == 3 else "owner/name"
+        raise Invalid(issues=[issue(["repository"], f"Expected {form}")])
+    return names
+
+
+def read_commit(body: Mapping[str, Any]) -> str | None:
+    """The commit to look up, which a pull request's number may stand for."""
+    commit = body.get("commit_sha") or None
+    if commit is None and not body.get("pr_number"):
+        raise Invalid(issues=[issue(["commitSha"], "Required, unless prNumber is given")])
+    if commit is not None and not commit.strip(" ."):
+        raise Invalid(issues=[issue(["commitSha"], "Expected the hash of a commit")])
+    return commit
 
 
 # --- Identity tokens ----------------------------------------------------------
@@ -9170,6 +9682,8 @@ class Install:
         self.transport = transport or Transport(
             networks, self.settings.webhook_timeout, clock=self.source.clock
         )
+        # A setting that cannot be meant is refused now, not at the first pull request.
+        source_bases(self.settings)
         self.dispatcher = Dispatcher(self.workspaces, self.transport, self.source, self.bell)
         try:
             self.open_all()
