@@ -7363,7 +7363,7 @@ class Bitbucket(SourceHost):
         return self.ask(f"{self.place()}/commit/{segments(commit)}/pullrequests")
 
     def pulls_in(self, found):
-        return dig(found, "values")
+        return found.get("values") if isinstance(found, dict) else None
 
     def tell(self, pull):
         if dig(pull, "state") == "MERGED":
@@ -7394,7 +7394,7 @@ class AzureDevOps(SourceHost):
         return self.ask(f"{self.place()}/pullrequestquery?api-version=7.1", {"queries": queries})
 
     def pulls_in(self, found):
-        results = dig(found, "results")
+        results = found.get("results") if isinstance(found, dict) else None
         if not isinstance(results, list) or not all(isinstance(one, dict) for one in results):
             return None
         # Each result is an object with a list for every commit.

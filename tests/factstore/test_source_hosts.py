@@ -1,4 +1,4 @@
-"""Integrations with source hosts: section 5 of the governance notes, decisions 10, 14, 19 and 23."""
+"""Integrations with source hosts: section 5 of the governance notes, decisions 14, 19 and 23."""
 
 import pytest
 from looking import audit, events, ledger, stored_bytes, tables
