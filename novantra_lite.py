@@ -7324,11 +7324,9 @@ class GitHub(SourceHost):
         reviews = self.ask(f"{self.pull_path(told['id'])}/reviews?per_page=100")
         if not isinstance(reviews, list | None):
             raise self.nonsense()
-        people = dict.fromkeys([*told["reviewers"], *dig(reviews or [], "user.login")])
-        told["reviewers"] = [
-            person for person in people if isinstance(person, str) and person != told["author"]
-        ]
-        return told
+        found = dig(reviews or [], "user.login")
+        others = (one for one in found if isinstance(one, str) and one != told["author"])
+        return told | {"reviewers": list(dict.fromkeys([*told["reviewers"], *others]))}
 
 
 class GitLab(SourceHost):

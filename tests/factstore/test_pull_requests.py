@@ -35,6 +35,7 @@ GITHUB_REVIEWS = [
     {"user": {"login": "cyd"}, "state": "APPROVED"},
     {"user": {"login": "ada"}, "state": "COMMENTED"},
     {"user": None, "state": "COMMENTED"},
+    {"user": {"login": {"a": 1}}, "state": "COMMENTED"},
     {"user": {"login": "bob"}, "state": "COMMENTED"},
 ]
 GITLAB_PULL = {
