@@ -211,6 +211,13 @@ class RateLimited(Problem):
     status, code, sentence = 429, "rate_limited", "Too many requests; wait for Retry-After."
 
 
+class BadGateway(Problem):
+    """Another server, which the answer depends on, does not answer as it should."""
+
+    status, code = 502, "bad_gateway"
+    sentence = "A server that this depends on does not answer as it should; try again."
+
+
 class Unavailable(Problem):
     """The workspace cannot answer just now."""
 
@@ -229,7 +236,7 @@ PROBLEMS = MappingProxyType(
         kind.status: kind
         for kind in (
             Problem, Invalid, Unauthenticated, Forbidden, NotFound, NotAllowed, Conflict, Gone,
-            TooLarge, UnsupportedMediaType, Unprocessable, RateLimited, Unavailable,
+            TooLarge, UnsupportedMediaType, Unprocessable, RateLimited, BadGateway, Unavailable,
         )
     }
 )  # fmt: skip
@@ -2637,6 +2644,8 @@ class Operation:
     brief: Callable[[Model], dict] | None = None
     #: Whether an answer may take long, so that no other request should wait behind it.
     slow: bool = False
+    #: Statuses of refusals that it has beyond those that all operations have.
+    refuses: tuple[int, ...] = ()
     id: str = ""
 
     @property
@@ -2851,6 +2860,8 @@ class Idempotency:
         self.id = hashlib.sha256(to_json(parts).encode()).hexdigest()
         self.fingerprint = context.body_digest().hex()
         self.workspace = context.workspace
+        #: A record of this key that is out of its window.
+        self.stale: IdempotencyRecord | None = None
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -2874,7 +2885,7 @@ class Idempotency:
             return None
         source, life = self.workspace.source, self.workspace.settings.idempotency_life
         if record.created_at < source.timestamp(source.clock() - life):
-            record.delete_instance()
+            self.stale = record
             return None
         if record.fingerprint != self.fingerprint:
             raise Conflict("This Idempotency-Key was used with another body.")
@@ -2886,6 +2897,8 @@ class Idempotency:
 
     def remember(self, reply: Reply) -> None:
         """Keep an answer for the next request with this key."""
+        if self.stale:
+            self.stale.delete_instance()
         IdempotencyRecord.create(
             id=self.id,
             fingerprint=self.fingerprint,
@@ -3354,9 +3367,6 @@ def answer(context: Context, given: Mapping[str, str]) -> Reply:
     context.read_body()
     if operation.public:
         return operation.handler(context)
-    if operation.before:
-        with context.workspace.read():
-            context.prepared = getattr(operation.resource, operation.before)(context, *path)
     return write(context, path)
 
 
@@ -3433,14 +3443,30 @@ def write(context: Context, path: Sequence[str]) -> Reply:
         request_id=context.request_id,
     )
     if not idempotency:
+        find_out(context, path)
         return doing(work, rehearsal=rehearsal)
     with idempotency.alone():
         try:
-            return doing(work)
+            return find_out(context, path, idempotency) or doing(work)
         except Problem as problem:
             if problem.status in FINAL_REFUSALS and "Idempotency-Replayed" not in problem.headers:
                 doing(functools.partial(remember_refusal, idempotency, problem))
             raise
+
+
+def find_out(
+    context: Context, path: Sequence[str], idempotency: Idempotency | None = None
+) -> Reply | None:
+    """Let an operation find out what it needs while no transaction is open; a repeat needs nothing
+    more than its answer."""
+    operation = context.operation
+    if not operation.before:
+        return None
+    with context.workspace.read():
+        if idempotency and (reply := idempotency.replay()):
+            return reply
+        context.prepared = getattr(operation.resource, operation.before)(context, *path)
+    return None
 
 
 def remember_refusal(idempotency: Idempotency, problem: Problem, current: Session) -> None:
@@ -3473,13 +3499,11 @@ def carry_out(context: Context, path: Sequence[str], rehearsal: bool) -> Reply:
     return Reply(operation.status, operation.surface.present(operation, result))
 
 
-# --- Outbound requests --------------------------------------------------------
+# --- Outbound addresses -------------------------------------------------------
 # Whoever may name a URL must not reach the operator's own network through it. A name is
 # resolved once, all of its addresses are judged, and the connection goes to one of these.
 
 Networks = Sequence[IPv4Network | IPv6Network]
-#: At most so many bytes of an answer are read, its headers included.
-ANSWER_LIMIT = 65_536
 #: IPv6 forms of an IPv4 address and how far to shift it out: mapped (RFC 4291), NAT64 (RFC 6052)
 #: and 6to4 (RFC 3056). Such an address is as public as the one inside.
 IPV4_INSIDE = {
@@ -3491,15 +3515,7 @@ IPV4_INSIDE = {
 NEVER_PUBLIC = tuple(
     ip_network(network) for network in ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20", "fec0::/10")
 )
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What came of a request: status 0 when no answer came, retry_after in seconds."""
-
-    status: int
-    retry_after: int | None
-    note: str
+WEBHOOK_REMEDY = "list its network in webhook_private_targets to permit it"
 
 
 def check_target(
@@ -3530,7 +3546,11 @@ def split_target(url: str, https_only: bool = False) -> tuple[SplitResult, int]:
 
 
 def public_addresses(
-    host: str, port: int, allowed: Networks = (), resolve=socket.getaddrinfo
+    host: str,
+    port: int,
+    allowed: Networks = (),
+    resolve: Callable = socket.getaddrinfo,
+    remedy: str = WEBHOOK_REMEDY,
 ) -> list[tuple[str, int]]:
     """Every (address, port) of a host: Invalid if one is forbidden, OSError if there is none."""
     try:
@@ -3541,10 +3561,7 @@ def public_addresses(
     if not addresses:
         raise socket.gaierror(socket.EAI_NONAME, "no address")
     if not all(is_permitted(ip_address(address), allowed) for address, _ in addresses):
-        raise Invalid(
-            f"The host {host} has an address that is not public; "
-            "list its network in webhook_private_targets to permit it."
-        )
+        raise Invalid(f"The host {host} has an address that is not public; {remedy}.")
     return addresses
 
 
@@ -3574,6 +3591,25 @@ def call_within(seconds: float, function: Callable, *arguments: Any) -> Any:
     return future.result(seconds)
 
 
+# --- Outbound requests --------------------------------------------------------
+
+#: At most so many bytes of an answer are read, its headers included.
+ANSWER_LIMIT = 65_536
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a request: status 0 when no answer came, retry_after in seconds.
+
+    `body` is None where it was too long, or broke off.
+    """
+
+    status: int
+    retry_after: int | None
+    note: str
+    body: bytes | None = dataclasses.field(default=None, compare=False, repr=False)
+
+
 def time_left(deadline: float) -> float:
     """Seconds until a time of the monotonic clock; TimeoutError when it has passed."""
     left = deadline - time.monotonic()
@@ -3585,11 +3621,11 @@ def time_left(deadline: float) -> float:
 class BoundedSocket(io.RawIOBase):
     """A socket with one deadline over all its calls, so that a peer gains nothing by dripping.
 
-    It ends after ANSWER_LIMIT bytes; closing it leaves the socket to whoever opened that.
+    It ends after `limit` bytes; closing it leaves the socket to whoever opened that.
     """
 
-    def __init__(self, connection: socket.socket, deadline: float):
-        self.connection, self.deadline, self.unread = connection, deadline, ANSWER_LIMIT
+    def __init__(self, connection: socket.socket, deadline: float, limit: int = ANSWER_LIMIT):
+        self.connection, self.deadline, self.unread = connection, deadline, limit
 
     def readable(self) -> bool:
         return True
@@ -3615,26 +3651,45 @@ class BoundedSocket(io.RawIOBase):
 
 
 class Transport:
-    """Sends POST requests to checked addresses, past any proxy; safe to use from several threads.
+    """Sends requests to checked addresses, past any proxy; safe to use from several threads.
 
-    `timeout` (seconds) covers all from the look-up of the name to the last byte of the answer.
-    Certificates are verified against the system's authorities, or those of SSL_CERT_FILE.
+    `timeout` (seconds) covers all from the look-up of the name to the last byte of the answer, and
+    `limit` (bytes) all that is read of it; `agent` is the User-Agent, and `remedy` says what lets
+    an address be that is not public. Certificates are verified against the system's authorities,
+    or those of SSL_CERT_FILE.
     """
 
     def __init__(
-        self, allowed: Networks = (), timeout=10.0, resolve=socket.getaddrinfo, *, clock=time.time
+        self,
+        allowed: Networks = (),
+        timeout: float = 10.0,
+        resolve: Callable = socket.getaddrinfo,
+        *,
+        clock: Callable[[], float] = time.time,
+        limit: int = ANSWER_LIMIT,
+        agent: str = "Novantra-Lite-Webhooks/1",
+        remedy: str = WEBHOOK_REMEDY,
     ):
         self.allowed, self.timeout, self.resolve, self.clock = allowed, timeout, resolve, clock
+        self.limit, self.agent, self.remedy = limit, agent, remedy
+
+    def get(self, url: str, headers: Mapping[str, str]) -> Answer:
+        """Ask for what is at a URL; trouble is an Answer of status 0."""
+        return self.send("GET", url, None, headers)
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
         """Send a body (JSON unless the headers say otherwise); trouble is an Answer of status 0."""
+        return self.send("POST", url, body, {"Content-Type": "application/json", **headers})
+
+    def send(self, method: str, url: str, body: bytes | None, headers: Mapping) -> Answer:
+        """Connect to where a URL leads, if that is permitted, and make one request there."""
         from http.client import HTTPException
 
         deadline = time.monotonic() + self.timeout
         try:
             parts, port = split_target(url)
-            lookup = (public_addresses, parts.hostname, port, self.allowed, self.resolve)
-            addresses = call_within(time_left(deadline), *lookup)
+            where = parts.hostname, port, self.allowed, self.resolve, self.remedy
+            addresses = call_within(time_left(deadline), public_addresses, *where)
             with connect_first(addresses, deadline) as connection:
                 # Headers and body are two packets; the second must not wait for an answer.
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -3642,7 +3697,8 @@ class Transport:
                 if parts.scheme == "https":
                     connection = self.tls.wrap_socket(connection, server_hostname=parts.hostname)
                 with connection:
-                    return self.exchange(BoundedSocket(connection, deadline), parts, body, headers)
+                    bounded = BoundedSocket(connection, deadline, self.limit)
+                    return self.exchange(bounded, method, parts, body, headers)
         except Problem as problem:
             return Answer(0, None, str(problem))
         except (OSError, HTTPException) as error:
@@ -3655,24 +3711,27 @@ class Transport:
 
         return ssl.create_default_context()
 
-    def exchange(self, connection: BoundedSocket, parts, body, headers) -> Answer:
-        """Send the request and read its answer, in which only status and Retry-After matter."""
+    def exchange(self, connection: BoundedSocket, method, parts, body, headers) -> Answer:
+        """Send the request and read its answer; a redirect is one, and is not followed."""
         from http.client import HTTPConnection, HTTPException, HTTPResponse
 
-        fixed = {"User-Agent": "Novantra-Lite-Webhooks/1", "Connection": "close"}
-        headers = {"Content-Type": "application/json", **headers, **fixed, "Host": parts.netloc}
+        fixed = {"User-Agent": self.agent, "Connection": "close", "Host": parts.netloc}
         request = HTTPConnection(parts.netloc)
         request.sock = connection
         query = f"?{parts.query}" if parts.query else ""
-        request.request("POST", (parts.path or "/") + query, body, headers)
-        response = HTTPResponse(connection, method="POST")
+        request.request(method, (parts.path or "/") + query, body, {**headers, **fixed})
+        response = HTTPResponse(connection, method=method)
         response.begin()
-        # The rest is read so that the peer sees no reset; what it holds changes nothing.
+        content = None
+        # Also read where only the status matters, so that the peer sees no reset.
         with contextlib.suppress(OSError, HTTPException):
-            response.read(ANSWER_LIMIT)
+            content = response.read(self.limit)
+        if response.length or not connection.unread:
+            content = None
         ending = "; redirects are not followed." if 300 <= response.status < 400 else "."
         wait = read_retry_after(response.getheader("Retry-After", ""), self.clock())
-        return Answer(response.status, wait, f"Answered with status {response.status}{ending}")
+        note = f"Answered with status {response.status}{ending}"
+        return Answer(response.status, wait, note, content)
 
 
 def connect_first(addresses: Sequence[tuple[str, int]], deadline: float) -> socket.socket:
@@ -6694,6 +6753,153 @@ class Organisations(
         return self.find(key)
 
 
+# --- Source hosts -------------------------------------------------------------
+# Where the code of an organisation lies, and the tokens that open it.
+
+PROVIDERS = "GITHUB GITLAB BITBUCKET AZURE_DEVOPS"
+#: Where a host may be that the operator named; never link-local, where clouds keep credentials.
+PRIVATE_NETWORKS = tuple(
+    ip_network(network)
+    for network in (
+        "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "127.0.0.0/8", "::1/128",
+        "fc00::/7",
+    )
+)  # fmt: skip
+#: Bytes of an answer: a page of thirty pull requests with long descriptions.
+SOURCE_ANSWER_LIMIT = 4 * 1024 * 1024
+
+
+class Provider(Choice):
+    """Whose product a source host is; also taken in lower case."""
+
+    def __init__(self, **options: Any):
+        super().__init__(PROVIDERS, **options)
+
+    def read(self, value):
+        return super().read(value.upper() if isinstance(value, str) else value)
+
+
+class ScmIntegration(Model):
+    """The token with which an organisation's pull requests are looked up at one provider."""
+
+    fact, key, since = "scm_integration", "org_slug provider", 2
+    schema_name = "ScmIntegrationResponse"
+    derived: ClassVar[dict] = {"isTokenEncrypted": Derived(Boolean(), "'true'")}
+
+    id = Uuid()
+    org_slug = Text(255)
+    provider = Provider()
+    token = Encrypted(
+        4096, 1, pattern="[!-~]+", hint="Expected a token of visible ASCII characters", hidden=True
+    )
+    created_at = Timestamp(6, default=now_exactly)
+
+    @classmethod
+    def of(cls, slug: str, provider: str) -> ScmIntegration | None:
+        """The integration of an organisation with a provider."""
+        return cls.get_or_none(cls.org_slug == slug, cls.provider == provider)
+
+
+INTEGRATIONS = Array(ScmIntegration, {"org_slug": lambda slug: ScmIntegration.org_slug == slug})
+
+
+class ScmIntegrations(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/organisations/{slug}/scm-integrations",
+    model=ScmIntegration,
+    scope="factstore",
+    tag="Organisations",
+    item="provider",
+    schema_name="ScmIntegrationResponse",
+    verbs="list create delete",
+    options={"create": {"scope": "factstore:admin"}, "delete": {"scope": "factstore:admin"}},
+):
+    """The tokens for the source hosts of an organisation: one for each provider, never shown."""
+
+    creates = Schema(
+        ScmIntegration.provider, ScmIntegration.token, name="CreateScmIntegrationRequest"
+    )
+
+    def list(self, context, slug):
+        """List the source hosts that an organisation has a token for."""
+        return FACTSTORE.array(context, INTEGRATIONS, {"org_slug": organisation_slug(slug)})
+
+    def create(self, context, slug):
+        """Store an organisation's token for a source host."""
+        slug, provider = organisation_slug(slug), context.body["provider"]
+        if ScmIntegration.of(slug, provider):
+            raise Conflict(
+                f"Organisation '{slug}' has a token for {provider} already; delete it first."
+            )
+        return ScmIntegration.create(org_slug=slug, **context.body)
+
+    def delete(self, context, slug, provider):
+        """Forget an organisation's token for a source host."""
+        slug, provider = organisation_slug(slug), read_in_path(ScmIntegration.provider, provider)
+        integration = ScmIntegration.of(slug, provider)
+        if integration is None:
+            raise NotFound(f"Organisation '{slug}' has no token for {provider}.")
+        told = integration.json()
+        integration.remove()
+        return told
+
+
+def read_in_path(field: Member, value: str) -> Any:
+    """A value of a path as a field takes it."""
+    try:
+        return field.read(value)
+    except ValueError as error:
+        raise Invalid(issues=[issue([camel(field.name)], str(error))]) from None
+
+
+def organisation_slug(key: str) -> str:
+    """The slug that a path means, which may hold an organisation's UUID instead."""
+    key = read_in_path(ScmIntegration.org_slug, key)
+    named = Organisation.slug == key
+    query = Organisation.select(Organisation.slug).where(named | (Organisation.id == key.lower()))
+    return query.order_by(named.desc()).scalar() or key
+
+
+@functools.cache
+def source_bases(settings: Settings) -> Mapping[str, str]:
+    """The base URLs of the source hosts that the operator named, by provider."""
+    bases: dict[str, str] = {}
+    for entry in settings.scm_hosts:
+        name, _, url = entry.partition("=")
+        provider = name.upper()
+        if provider not in PROVIDERS.split() or provider in bases:
+            raise Invalid(
+                "The setting scm_hosts needs one entry for a provider, such as "
+                f"GITLAB=https://git.lan; the providers are {', '.join(PROVIDERS.split())}."
+            )
+        try:
+            split_target(url)
+        except Invalid as problem:
+            raise Invalid(
+                f"The setting scm_hosts has no good URL for {provider}: {problem}"
+            ) from None
+        if "?" in url or "#" in url:
+            raise Invalid(
+                f"The URL for {provider} in the setting scm_hosts must end with its path."
+            )
+        bases[provider] = url.rstrip("/")
+    return MappingProxyType(bases)
+
+
+@functools.cache
+def source_transport(settings: Settings, provider: str) -> Transport:
+    """What carries requests to a provider: into private networks only where the operator named
+    the host."""
+    return Transport(
+        PRIVATE_NETWORKS if provider in source_bases(settings) else (),
+        settings.scm_timeout,
+        limit=SOURCE_ANSWER_LIMIT,
+        agent="Novantra-Lite/1",
+        remedy="the setting scm_hosts permits private networks to hosts that it names",
+    )
+
+
 # --- Patterns -----------------------------------------------------------------
 # Regular expressions that others write must not keep the server busy.
 
@@ -8587,7 +8793,370 @@ class EvidenceCollection(Resource, surface=FACTSTORE, scope="factstore", tag="Ev
         )
 
 
+# --- Pull request look-ups ----------------------------------------------------
+# Each provider speaks of pull requests in its own way; what is told of them is the same.
+
+TOLD = ("id", "title", "author", "reviewers", "mergedAt", "url")
+
+
+class SourceHost:
+    """The REST API of a provider, asked about one repository with an organisation's token."""
+
+    title: ClassVar[str] = ""
+    base: ClassVar[str] = ""
+    #: How a repository is written: at least and at most so many names with slashes between them.
+    names: ClassVar[tuple[int, int]] = (2, 2)
+    #: The dotted paths in a pull request to what is told of it, in the order of TOLD.
+    paths: ClassVar[str] = ""
+    #: Statuses that say that there is no such thing, and that the token is not accepted.
+    absent: ClassVar[tuple[int, ...]] = (404,)
+    refusals: ClassVar[tuple[int, ...]] = (401, 403)
+    #: Whether the list for a commit leaves out members that the pull request itself has.
+    lists_briefly: ClassVar[bool] = False
+
+    def __init__(self, base: str, token: str, transport: Transport, repository: Sequence[str]):
+        self.base, self.token, self.transport = base or self.base, token, transport
+        self.repository = repository
+
+    def headers(self) -> dict[str, str]:
+        """The headers of every request, the token among them."""
+        return {"Accept": "application/json", "Authorization": f"Bearer {self.token}"}
+
+    def place(self) -> str:
+        """The path of the repository."""
+        raise NotImplementedError
+
+    def list_for(self, commit: str) -> Any:
+        """What the host answers when it is asked for the pull requests of a commit."""
+        raise NotImplementedError
+
+    def pulls_in(self, found: Any) -> Any:
+        """The list in that answer."""
+        return found
+
+    def pull_path(self, number: int | str) -> str:
+        """The path of one pull request."""
+        return f"{self.place()}/pullrequests/{number}"
+
+    def ask(self, path: str, query: Any = None) -> Any:
+        """The JSON that the host answers with, or None where it has no such thing.
+
+        A query is posted as JSON.
+        """
+        if query is None:
+            answer = self.transport.get(self.base + path, self.headers())
+        else:
+            answer = self.transport.post(self.base + path, to_json(query).encode(), self.headers())
+        if answer.status in self.absent:
+            return None
+        # With a Retry-After, the token is fine, and has only been used too often.
+        if answer.status in self.refusals and answer.retry_after is None:
+            raise Unprocessable(
+                f"{self.title} refused the organisation's token; store one that may read "
+                f"pull requests of {'/'.join(self.repository)}."
+            )
+        if answer.status != 200:
+            raise BadGateway(f"{self.title} gave no usable answer. {answer.note}")
+        try:
+            found = read_json(answer.body or b"")
+        except Invalid:
+            raise self.nonsense() from None
+        if not isinstance(found, dict | list):
+            raise self.nonsense()
+        return found
+
+    def nonsense(self) -> BadGateway:
+        """What to raise where an answer cannot be understood."""
+        return BadGateway(f"{self.title} gave an answer that cannot be understood, or is too long.")
+
+    def of_commit(self, commit: str) -> dict | None:
+        """What is told of the first pull request for a commit; None where there is none."""
+        found = self.list_for(commit)
+        if found is None:
+            return None
+        pulls = self.pulls_in(found)
+        if not isinstance(pulls, list):
+            raise self.nonsense()
+        if not pulls:
+            return None
+        told = self.tell(pulls[0])
+        return (self.lists_briefly and self.numbered(told["id"])) or told
+
+    def numbered(self, number: int | str) -> dict | None:
+        """What is told of the pull request with a number; None where there is none."""
+        pull = self.ask(self.pull_path(number))
+        return None if pull is None else self.tell(pull)
+
+    def tell(self, pull: Any) -> dict:
+        """What an attestation keeps of a pull request."""
+        told = {name: dig(pull, path) for name, path in zip(TOLD, self.paths.split(), strict=True)}
+        if type(told["id"]) is not int or not isinstance(told["title"], str):
+            raise self.nonsense()
+        for name in ("author", "mergedAt", "url"):
+            told[name] = told[name] if isinstance(told[name], str) else None
+        people = told["reviewers"] if isinstance(told["reviewers"], list) else []
+        told["reviewers"] = [person for person in people if isinstance(person, str)]
+        return {**told, "id": str(told["id"])}
+
+
+def dig(value: Any, path: str) -> Any:
+    """What parsed JSON holds at a dotted path, in every element of a list; None for nothing."""
+    for name in path.split("."):
+        if isinstance(value, list):
+            value = [dig(element, name) for element in value]
+        else:
+            value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def segments(*names: str) -> str:
+    """Names as segments of a path, percent-encoded so that none of them leads elsewhere."""
+    return "/".join(urllib.parse.quote(name, safe="") for name in names)
+
+
+class GitHub(SourceHost):
+    """GitHub, REST API 2022-11-28; reviewers are those asked and those who have reviewed."""
+
+    title, base = "GitHub", "https://api.github.com"
+    # An unknown commit is 422 there ("No commit found for SHA").
+    absent = (404, 422)
+    paths = "number title user.login requested_reviewers.login merged_at html_url"
+
+    def headers(self):
+        version = {"X-GitHub-Api-Version": "2022-11-28"}
+        return {**super().headers(), "Accept": "application/vnd.github+json", **version}
+
+    def place(self):
+        return f"/repos/{segments(*self.repository)}"
+
+    def list_for(self, commit):
+        return self.ask(f"{self.place()}/commits/{segments(commit)}/pulls")
+
+    def pull_path(self, number):
+        return f"{self.place()}/pulls/{number}"
+
+    def tell(self, pull):
+        told = super().tell(pull)
+        # Whoever has reviewed is no longer among those asked.
+        reviews = self.ask(f"{self.pull_path(told['id'])}/reviews?per_page=100")
+        if not isinstance(reviews, list | None):
+            raise self.nonsense()
+        found = dig(reviews or [], "user.login")
+        others = (one for one in found if isinstance(one, str) and one != told["author"])
+        return told | {"reviewers": list(dict.fromkeys([*told["reviewers"], *others]))}
+
+
+class GitLab(SourceHost):
+    """GitLab, REST API 4; a project may lie in groups within groups."""
+
+    title, base, names = "GitLab", "https://gitlab.com", (2, 20)
+    paths = "iid title author.username reviewers.username merged_at web_url"
+
+    def headers(self):
+        return {"Accept": "application/json", "PRIVATE-TOKEN": self.token}
+
+    def place(self):
+        return f"/api/v4/projects/{segments('/'.join(self.repository))}"
+
+    def list_for(self, commit):
+        return self.ask(f"{self.place()}/repository/commits/{segments(commit)}/merge_requests")
+
+    def pull_path(self, number):
+        return f"{self.place()}/merge_requests/{number}"
+
+
+class Bitbucket(SourceHost):
+    """Bitbucket Cloud, REST API 2.0."""
+
+    title, base, lists_briefly = "Bitbucket", "https://api.bitbucket.org", True
+    paths = "id title author.display_name reviewers.display_name closed_on links.html.href"
+
+    def place(self):
+        return f"/2.0/repositories/{segments(*self.repository)}"
+
+    def list_for(self, commit):
+        return self.ask(f"{self.place()}/commit/{segments(commit)}/pullrequests")
+
+    def pulls_in(self, found):
+        return found.get("values") if isinstance(found, dict) else None
+
+    def tell(self, pull):
+        if dig(pull, "state") == "MERGED":
+            # Those closed before there was `closed_on` lack it.
+            return super().tell({"closed_on": dig(pull, "updated_on"), **pull})
+        return {**super().tell(pull), "mergedAt": None}
+
+
+class AzureDevOps(SourceHost):
+    """Azure DevOps Services, REST API 7.1, in which a commit is looked up by a query."""
+
+    title, base, names, lists_briefly = "Azure DevOps", "https://dev.azure.com", (3, 3), True
+    # Without a good token, it shows the page on which people sign in.
+    refusals = (203, 302, 401, 403)
+    paths = "pullRequestId title createdBy.uniqueName reviewers.uniqueName closedDate url"
+
+    def headers(self):
+        credentials = base64.b64encode(f":{self.token}".encode()).decode()
+        return {"Accept": "application/json", "Authorization": f"Basic {credentials}"}
+
+    def place(self):
+        organisation, project, repository = self.repository
+        return f"/{segments(organisation, project)}/_apis/git/repositories/{segments(repository)}"
+
+    def list_for(self, commit):
+        kinds = ("lastMergeCommit", "commit")
+        queries = [{"type": kind, "items": [commit]} for kind in kinds]
+        return self.ask(f"{self.place()}/pullrequestquery?api-version=7.1", {"queries": queries})
+
+    def pulls_in(self, found):
+        results = found.get("results") if isinstance(found, dict) else None
+        if not isinstance(results, list) or not all(isinstance(one, dict) for one in results):
+            return None
+        # Each result is an object with a list for every commit.
+        lists = [pulls for one in results for pulls in one.values()]
+        known = all(isinstance(pulls, list) for pulls in lists)
+        return list(itertools.chain(*lists)) if known else None
+
+    def pull_path(self, number):
+        return f"{super().pull_path(number)}?api-version=7.1"
+
+    def tell(self, pull):
+        told = super().tell(pull)
+        organisation, project, repository = self.repository
+        path = f"{segments(organisation, project)}/_git/{segments(repository)}"
+        merged = told["mergedAt"] if dig(pull, "status") == "completed" else None
+        # Its own `url` is one of the API.
+        return told | {"mergedAt": merged, "url": f"{self.base}/{path}/pullrequest/{told['id']}"}
+
+
+SOURCE_HOSTS: Mapping[str, type[SourceHost]] = MappingProxyType(
+    dict(zip(PROVIDERS.split(), (GitHub, GitLab, Bitbucket, AzureDevOps), strict=True))
+)
+
+
 # --- Pull requests ------------------------------------------------------------
+
+PULL_REQUEST = MappingProxyType(
+    {
+        "body": Schema(
+            provider=Provider(),
+            repository=Text(1024, null=True),
+            commit_sha=Text(255, null=True),
+            assert_on_missing=Boolean(default=False),
+            org_slug=Text(255, null=True),
+            repository_owner=Text(1024, null=True),
+            repository_name=Text(255, null=True),
+            pr_number=Integer(1, 2**31 - 1, null=True),
+            aliases={"organisationSlug": "orgSlug"},
+            name="CreatePrAttestationRequest",
+        ),
+        "status": 201,
+        "answer": FACTSTORE.one_schema("AttestationResponse"),
+        "before": "look_up",
+        "refuses": (502,),
+        "slow": True,
+    }
+)
+
+
+class PullRequests(
+    Resource,
+    surface=FACTSTORE,
+    model=Attestation,
+    scope="factstore",
+    tag="Attestations",
+    schema_name="AttestationResponse",
+):
+    """Attestations of the pull requests that commits came through."""
+
+    def look_up(self, context: Context, trail_id: str) -> tuple[dict, dict | None]:
+        """What is attested about, and the pull request that the source host has for it."""
+        Trail.fetch(trail_id)
+        body, slug = context.body, context.body.get("org_slug")
+        if not slug:
+            raise NotFound("There is no organisation to look it up for; name one in orgSlug.")
+        check_organisation(slug)
+        provider = body["provider"]
+        integration = ScmIntegration.of(slug, provider)
+        if integration is None:
+            raise NotFound(f"Organisation '{slug}' has no token for {provider}.")
+        kind = SOURCE_HOSTS[provider]
+        repository, commit = read_repository(body, kind), read_commit(body)
+        base = source_bases(context.settings).get(provider, "")
+        transport = source_transport(context.settings, provider)
+        host = kind(base, integration.token, transport, repository)
+        told = {"provider": provider, "repository": "/".join(repository), "commitSha": commit}
+        number = body.get("pr_number")
+        return told, host.numbered(number) if number else host.of_commit(commit)
+
+    @route(
+        "POST /api/v1/trails/{trailId}/attestations/pull-request",
+        id="attestPullRequest",
+        **PULL_REQUEST,
+    )
+    def attest(self, context, trail_id):
+        """Look a commit's pull request up at the source host, and record what was found.
+
+        Without one, the attestation is FAILED, or refused where `assertOnMissing` says so.
+        """
+        trail, body = Trail.fetch(trail_id), context.body
+        told, pull = context.prepared
+        number = body.get("pr_number")
+        wanted = f"pull request {number}" if number else f"pull request for {told['commitSha']}"
+        message = f"There is no {wanted} in {told['repository']} at {told['provider']}."
+        if pull is None and body.get("assert_on_missing"):
+            raise Unprocessable(message)
+        return record_attestation(
+            trail,
+            told,
+            type="pull-request",
+            name=told["provider"],
+            status="PASSED" if pull else "FAILED",
+            details=to_json(pull or {"message": message, **told}),
+            org_slug=body["org_slug"],
+        )
+
+
+class PullRequestsV2(
+    PullRequests,
+    surface=FACTSTORE,
+    model=Attestation,
+    scope="factstore",
+    tag="V2 Attestations",
+    schema_name="AttestationResponse",
+):
+    """The same by the paths of the second version."""
+
+    @route(
+        "POST /api/v2/trails/{trailId}/attestations/pull-request",
+        id="attestPullRequestV2",
+        **PULL_REQUEST,
+    )
+    def attest(self, context, trail_id):
+        """Look a commit's pull request up at the source host, and record what was found."""
+        return super().attest(context, trail_id)
+
+
+def read_repository(body: Mapping[str, Any], kind: type[SourceHost]) -> list[str]:
+    """The names that lead to the repository, from either way of writing them."""
+    owner, name = body.get("repository_owner"), body.get("repository_name")
+    text = body.get("repository") or (f"{owner}/{name}" if owner and name else "")
+    names, (least, most) = text.split("/"), kind.names
+    # A dot is a name that percent-encoding leaves as it is.
+    if not least <= len(names) <= most or any(not one.strip(" .") for one in names):
+        form = "organisation/project/repository" if least == 3 else "owner/name"
+        raise Invalid(issues=[issue(["repository"], f"Expected {form}")])
+    return names
+
+
+def read_commit(body: Mapping[str, Any]) -> str | None:
+    """The commit to look up, which a pull request's number may stand for."""
+    commit = body.get("commit_sha") or None
+    if commit is None and not body.get("pr_number"):
+        raise Invalid(issues=[issue(["commitSha"], "Required, unless prNumber is given")])
+    if commit is not None and not commit.strip(" ."):
+        raise Invalid(issues=[issue(["commitSha"], "Expected the hash of a commit")])
+    return commit
 
 
 # --- Identity tokens ----------------------------------------------------------
@@ -12426,6 +12995,8 @@ class Install:
         self.transport = transport or Transport(
             networks, self.settings.webhook_timeout, clock=self.source.clock
         )
+        # A setting that cannot be meant is refused now, not at the first pull request.
+        source_bases(self.settings)
         self.dispatcher = Dispatcher(self.workspaces, self.transport, self.source, self.bell)
         try:
             self.open_all()
@@ -13164,7 +13735,8 @@ def describe_answers(operation: Operation) -> dict:
         }
         both = [operation.answer, rehearsal] if operation.status == 200 else [rehearsal]
         answers["200"] = describe_answer("Done, or what a dry run would do.", {"anyOf": both})
-    statuses = [*REFUSALS, *(WRITE_REFUSALS if operation.method != "GET" else ())]
+    writing = WRITE_REFUSALS if operation.method != "GET" else ()
+    statuses = [*REFUSALS, *writing, *operation.refuses]
     for status in sorted(statuses):
         answers[str(status)] = {"$ref": f"#/components/responses/{operation.surface.name}{status}"}
     return answers
@@ -13187,11 +13759,12 @@ def describe_answer(meaning: str, schema: dict | None, media: str = "application
 
 
 def describe_refusals(surface: Surface) -> dict[str, dict]:
-    """The refusals that all operations of a surface share, by name."""
+    """The refusals of a surface's operations, by name."""
     schema = {"$ref": f"#/components/schemas/{surface.name}Error"}
+    own = {status for operation in surface.operations for status in operation.refuses}
     return {
         f"{surface.name}{status}": describe_answer(HTTPStatus(status).phrase, schema)
-        for status in (*REFUSALS, *WRITE_REFUSALS)
+        for status in (*REFUSALS, *WRITE_REFUSALS, *sorted(own))
     }
 
 
