@@ -2224,11 +2224,34 @@ class Tokens:
 
 UPLOAD_MEDIA = "multipart/form-data"
 PIECE = 262_144
+BYTES_MEDIA = "application/octet-stream"
+#: A media type that is fit for a header (RFC 9110, 8.3.1).
+MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]{1,120}/[\w!#$&^.+-]{1,120}(?:; ?[ -~]{1,80})?", re.A)
+#: What shows nothing, ends a line or turns the direction of what follows.
+UNSEEN = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+class File:
+    """The member of a multipart form that holds a file, which the context takes in by itself."""
+
+    default, null = None, False
+
+    def coerce(self, value: Any) -> Any:
+        """The value as it is."""
+        return value
+
+    def read(self, value: Any) -> Any:
+        """Refuse what stands in a body of another kind."""
+        raise ValueError(f"Expected a file in {UPLOAD_MEDIA}")
+
+    def describe(self) -> dict:
+        """Bytes, as OpenAPI 3.0 says it and as 3.1 does."""
+        return {"type": "string", "format": "binary", "contentMediaType": BYTES_MEDIA}
 
 
 @dataclass
 class Upload:
-    """A file that came in: its bytes, its name and type as sent, its size and its SHA-256."""
+    """A file that came in: its bytes, a name and a type fit to be told, its size and SHA-256."""
 
     content: IO[bytes]
     file_name: str
@@ -2239,10 +2262,21 @@ class Upload:
     body_digest: bytes = b""
 
     def pieces(self) -> Iterator[bytes]:
-        """The content from its beginning, in pieces of at most 256 KiB."""
+        """The content from its beginning, in pieces of 256 KiB and a last one."""
         self.content.seek(0)
         while piece := self.content.read(PIECE):
             yield piece
+
+    def text(self) -> str:
+        """The content as text in UTF-8, decoded from where it lies; ValueError if it is none."""
+        import mmap
+
+        if not self.size:
+            return ""
+        self.content.rollover()
+        self.content.flush()
+        with mmap.mmap(self.content.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            return str(mapped, "utf-8").removeprefix("\ufeff")
 
     def close(self) -> None:
         """Let the temporary file go."""
@@ -2256,9 +2290,9 @@ class Metered:
         self.stream, self.limit, self.size = stream, limit, 0
         self.digest = hashlib.sha256()
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int) -> bytes:
         """Read at most so many bytes."""
-        data = self.stream.read(PIECE if size is None or size < 0 else size)
+        data = self.stream.read(size)
         self.digest.update(data)
         self.size += len(data)
         if self.size > self.limit:
@@ -2267,25 +2301,31 @@ class Metered:
 
 
 def read_upload(stream: Metered, content_type: str) -> Upload:
-    """The part named `file` of a multipart body (RFC 7578); Invalid without one."""
+    """The part named `file` of a multipart body (RFC 7578); Invalid without one, or with two."""
     from falcon import HTTPError
     from falcon.media import MultipartFormHandler
 
     found = None
-    try:
-        for part in MultipartFormHandler().deserialize(stream, content_type, None):
-            if part.name == "file" and found is None:
-                found = keep_part(part)
-            else:
-                part.stream.exhaust()
-        while stream.read(PIECE):
-            pass
-    except (HTTPError, ValueError):
-        if found:
-            found.close()
-        raise Invalid("The body is not a multipart form.") from None
-    if found is None:
-        raise Invalid(issues=[issue(["file"], "Required")])
+    with contextlib.ExitStack() as unless_done:
+        content = unless_done.enter_context(temporary_file())
+        try:
+            # Falcon wants a length; one byte more than what is allowed lets the limit be noticed.
+            form = MultipartFormHandler().deserialize(stream, content_type, stream.limit + 1)
+            for part in form:
+                if part.name != "file":
+                    part.stream.exhaust()
+                elif found:
+                    raise Invalid(issues=[issue(["file"], "Expected one file")])
+                else:
+                    found = keep_part(part, content)
+            while stream.read(PIECE):
+                pass
+        except (HTTPError, ValueError):
+            raise Invalid("The body is not a multipart form.") from None
+        if found is None:
+            raise Invalid(issues=[issue(["file"], "Required")])
+        unless_done.pop_all()
+    found.body_digest = stream.digest.digest()
     return found
 
 
@@ -2296,17 +2336,40 @@ def temporary_file() -> IO[bytes]:
     return tempfile.SpooledTemporaryFile(1 << 20)
 
 
-def keep_part(part: Any) -> Upload:
+def keep_part(part: Any, content: IO[bytes]) -> Upload:
     """Take the content of one part in."""
-    digest, size, content = hashlib.sha256(), 0, temporary_file()
+    digest, size = hashlib.sha256(), 0
     while piece := part.stream.read(PIECE):
         digest.update(piece)
         size += len(piece)
         content.write(piece)
-    # A part without a type is text by the standard; what it was is not known, though.
-    kind = part.content_type if part.content_type != "text/plain" else "application/octet-stream"
-    name = (part.filename or "").replace("\0", "")[:255]
-    return Upload(content, name, kind[:255], size, digest.hexdigest())
+    name, kind = safe_name(part.filename or part.name), sent_type(part)
+    return Upload(content, name, kind, size, digest.hexdigest())
+
+
+def safe_name(name: str) -> str:
+    """A file's name without the path before it, and without what cannot be seen (RFC 7578, 4.2)."""
+    last = re.split(r"[/\\]", UNSEEN.sub("", name))[-1].strip()
+    return (last if last.strip(".") else "file")[:255]
+
+
+def sent_type(part: Any) -> str:
+    """The media type that a part came with; that of plain bytes where it is none or unfit."""
+    # Only inside does Falcon tell a part without a type from one of text/plain.
+    sent = getattr(part, "_headers", {}).get(b"content-type", b"").decode("latin-1").strip()
+    return sent if MEDIA_TYPE.fullmatch(sent) else BYTES_MEDIA
+
+
+def attachment_headers(name: str, kind: str, size: int) -> dict[str, str]:
+    """Headers under which a file is kept, not shown, whatever it holds (RFC 6266)."""
+    plain = re.sub(r"[^\w .()+-]", "_", name, flags=re.A)
+    exact = urllib.parse.quote(name, safe="")
+    return {
+        "Content-Type": kind,
+        "Content-Length": str(size),
+        "Content-Disposition": f"attachment; filename=\"{plain}\"; filename*=UTF-8''{exact}",
+        "Content-Security-Policy": "default-src 'none'; sandbox",
+    }
 
 
 # --- Contexts -----------------------------------------------------------------
@@ -2359,10 +2422,13 @@ class Context:
         operation = self.operation
         if operation.body is NOTHING:
             return
+        if self.request.content_length:
+            # Before it is read: what nobody reads may be large.
+            self.check_media()
         if UPLOAD_MEDIA in operation.media and self.media_type() == UPLOAD_MEDIA:
             self.upload = self.take_upload()
             return
-        data = self.load(operation.media) if self.take_raw() else {}
+        data = self.load() if self.take_raw() else {}
         data = operation.resource.accept(self, data)
         try:
             self.body = operation.body.read(
@@ -2376,10 +2442,8 @@ class Context:
         """The bytes of the body, refused when they are over the operation's limit."""
         limit = getattr(self.settings, self.operation.limit)
         length = self.request.content_length
-        if length is None:
-            self.raw = self.request.bounded_stream.read(limit + 1)
-        elif length <= limit:
-            self.raw = self.request.bounded_stream.read(length)
+        if length is None or length <= limit:
+            self.raw = self.stream().read(limit + 1)
         if len(self.raw) > limit or (length or 0) > limit:
             raise TooLarge(f"The body is over the limit of {limit} bytes.")
         return self.raw
@@ -2389,10 +2453,14 @@ class Context:
         limit = getattr(self.settings, self.operation.limit)
         if (self.request.content_length or 0) > limit:
             raise TooLarge(f"The body is over the limit of {limit} bytes.")
-        stream = Metered(self.request.bounded_stream, limit)
-        upload = read_upload(stream, self.request.content_type)
-        upload.body_digest = stream.digest.digest()
-        return upload
+        return read_upload(Metered(self.stream(), limit), self.request.content_type)
+
+    def stream(self) -> IO[bytes]:
+        """The bytes of the body as they come in, up to its end."""
+        # Without a length, only a server that says so ends a body by itself.
+        if self.request.content_length is None and self.request.env.get("wsgi.input_terminated"):
+            return self.request.stream
+        return self.request.bounded_stream
 
     def body_digest(self) -> bytes:
         """SHA-256 of the bytes of the body."""
@@ -2402,12 +2470,16 @@ class Context:
         """The media type of the body; one that names none is taken for JSON."""
         return (self.request.content_type or "application/json").partition(";")[0].strip().lower()
 
-    def load(self, media: Mapping[str, Callable[[bytes], Any]]) -> Any:
+    def check_media(self) -> None:
+        """Refuse a body of a kind that the operation does not read."""
+        if self.media_type() not in self.operation.media:
+            kinds = " or ".join(self.operation.media)
+            raise UnsupportedMediaType(f"This operation reads {kinds}.")
+
+    def load(self) -> Any:
         """Parse the body by its media type."""
-        kind = self.media_type()
-        if kind not in media or media[kind] is None:
-            raise UnsupportedMediaType(f"This operation reads {' or '.join(media)}.")
-        return media[kind](self.raw)
+        self.check_media()
+        return self.operation.media[self.media_type()](self.raw)
 
 
 # --- Surfaces -----------------------------------------------------------------
@@ -2571,6 +2643,8 @@ class Operation:
     brief: Callable[[Model], dict] | None = None
     #: Whether an answer may take long, so that no other request should wait behind it.
     slow: bool = False
+    #: Whether it may send the caller elsewhere (302) instead.
+    redirects: bool = False
     id: str = ""
 
     @property
@@ -9805,6 +9879,8 @@ def describe_answers(operation: Operation) -> dict:
         }
         both = [operation.answer, rehearsal] if operation.status == 200 else [rehearsal]
         answers["200"] = describe_answer("Done, or what a dry run would do.", {"anyOf": both})
+    if operation.redirects:
+        answers["302"] = describe_answer("It lies elsewhere; Location says where.", None)
     statuses = [*REFUSALS, *(WRITE_REFUSALS if operation.method != "GET" else ())]
     for status in sorted(statuses):
         answers[str(status)] = {"$ref": f"#/components/responses/{operation.surface.name}{status}"}
