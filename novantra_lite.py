@@ -7038,7 +7038,388 @@ def record_attestation(trail: Trail, told: Mapping[str, Any] | None, **values: A
 # --- Evidence files -----------------------------------------------------------
 
 
+class EvidenceFile(Model):
+    """A file that shows what an attestation says, known by the SHA-256 of its bytes."""
+
+    fact, made, since = "evidence_file", "stored", 2
+    schema_name = "EvidenceFileResponse"
+
+    id = Uuid()
+    attestation = Owner(Attestation, index=True)
+    file_name = Text(255)
+    sha256_hash = Text(64, index=True)
+    file_size_bytes = Integer(0)
+    content_type = Text(255)
+    stored_at = Timestamp(6, default=now_exactly)
+    #: Where a file lies whose bytes are not kept here.
+    external_url = Text(2048, null=True)
+
+    @classmethod
+    def keep(cls, attestation: Attestation, upload: Upload) -> EvidenceFile:
+        """Store a file that came in, piece by piece, each encrypted for its place."""
+        kept = cls.create(
+            attestation=attestation.id,
+            file_name=upload.file_name,
+            sha256_hash=upload.sha256,
+            file_size_bytes=upload.size,
+            content_type=upload.content_type,
+        )
+        seal = session().ring.seal_bytes
+        for number, piece in enumerate(upload.pieces()):
+            sealed = seal(piece, EvidencePiece.place(kept.id, number))
+            EvidencePiece.create(evidence_file=kept.id, number=number, content=sealed)
+        return kept
+
+    def is_intact(self) -> bool:
+        """Whether the bytes kept here still are those whose hash was recorded."""
+        digest, size = hashlib.sha256(), 0
+        sealed = EvidencePiece.select(EvidencePiece.content).order_by(EvidencePiece.number)
+        rows = sealed.where(EvidencePiece.evidence_file == self.id).tuples().iterator()
+        try:
+            for number, (content,) in enumerate(rows):
+                piece = session().ring.open_bytes(content, EvidencePiece.place(self.id, number))
+                digest.update(piece)
+                size += len(piece)
+        except Unavailable:
+            # It tells of bytes that no key of the workspace made for this place.
+            return False
+        return (size, digest.hexdigest()) == (self.file_size_bytes, self.sha256_hash)
+
+    def content(self, workspace: Workspace) -> Iterator[bytes]:
+        """The bytes of the file, read as they are asked for, long after the request's session."""
+        sql = 'SELECT "content" FROM "evidence_piece" WHERE "evidence_file_id" = ? AND "number" = ?'
+        for number in range(-(-self.file_size_bytes // PIECE)):
+            with workspace.read():
+                row = workspace.fetch_row(sql, (self.id, number))
+            place = EvidencePiece.place(self.id, number)
+            yield workspace.ring.open_bytes(row[0], place)
+
+
+class EvidencePiece(Model):
+    """A piece of an evidence file, encrypted; the file's recorded hash is over all of them."""
+
+    key, since = "evidence_file number", 2
+
+    id = Integer(primary_key=True, null=True)
+    evidence_file = Owner(EvidenceFile, on_delete="CASCADE")
+    number = Integer(0)
+    content = Blob()
+
+    @staticmethod
+    def place(file_id: str, number: int) -> str:
+        """What the encryption of a piece is bound to."""
+        return f"evidence_piece/content/{file_id}/{number}"
+
+
+def check_evidence() -> Iterator[str]:
+    """Hold every evidence file of the current session against its recorded hash."""
+    for file in EvidenceFile.select().where(EvidenceFile.external_url.is_null()).iterator():
+        if not file.is_intact():
+            yield f"Evidence file {file.id} does not match the hash that was recorded of it."
+
+
+EVIDENCE = Array(
+    EvidenceFile,
+    {
+        "attestation": lambda key: EvidenceFile.attestation == key,
+        "trail": lambda key: EvidenceFile.attestation.in_(
+            Attestation.select(Attestation.id).where(Attestation.trail == key)
+        ),
+    },
+)
+
+
+class EvidenceFiles(
+    Resource,
+    surface=FACTSTORE,
+    model=EvidenceFile,
+    scope="factstore",
+    tag="Evidence",
+):
+    """The files behind attestations."""
+
+    @route(
+        "GET /api/v1/trails/{trailId}/evidence",
+        id="listTrailEvidence",
+        answer=FACTSTORE.array_schema("EvidenceFileResponse"),
+    )
+    def of_trail(self, context, trail):
+        """List the evidence files of a trail."""
+        return FACTSTORE.array(context, EVIDENCE, {"trail": trail})
+
+    @route(
+        "GET /api/v1/attestations/{attestationId}/evidence",
+        id="listAttestationEvidence",
+        answer=FACTSTORE.array_schema("EvidenceFileResponse"),
+    )
+    def of_attestation(self, context, attestation):
+        """List the evidence files of an attestation."""
+        return FACTSTORE.array(context, EVIDENCE, {"attestation": attestation})
+
+    @route(
+        "GET /api/v1/evidence/{sha256Hash}",
+        id="downloadEvidence",
+        answers_with="*/*",
+        answer=File().describe(),
+        redirects=True,
+        slow=True,
+    )
+    def download(self, context, digest):
+        """Download an evidence file by the SHA-256 of its bytes; the oldest one that has it."""
+        known = re.fullmatch("[0-9a-f]{64}", digest) and (
+            EvidenceFile.select()
+            .where(EvidenceFile.sha256_hash == digest)
+            .order_by(peewee.SQL('"t1"."rowid"'))
+            .first()
+        )
+        if not known:
+            raise NotFound("There is no evidence file with this hash.")
+        if known.external_url:
+            where = urllib.parse.quote(known.external_url, safe=":/?#[]@!$&'()*+,;=%~")
+            return Reply(302, headers={"Location": where})
+        if not known.is_intact():
+            log.error("Evidence file %s does not match its recorded hash.", known.id)
+            raise Damaged(f"The stored bytes of evidence file {known.id} do not match its hash.")
+        headers = attachment_headers(known.file_name, known.content_type, known.file_size_bytes)
+        return Reply(200, headers=headers, stream=known.content(context.workspace))
+
+
 # --- Evidence processors ------------------------------------------------------
+# A file may say by itself how its attestation ended, by the attestation's type.
+
+
+class Unreadable(Exception):
+    """A report that is not what its attestation's type says."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a report says of its attestation: whether it passed, and the details."""
+
+    passed: bool
+    details: dict
+
+    def values(self) -> dict:
+        """What it sets in the attestation."""
+        # A report may spell halves of characters, which are no text.
+        details = to_json(self.details).encode("utf-8", "replace").decode()
+        return {"status": "PASSED" if self.passed else "FAILED", "details": details}
+
+
+class JunitReader:
+    """Adds up what the test suites of a JUnit report count, as the report streams by.
+
+    A document type, which entities need, is refused; so is what only serves to exhaust.
+    """
+
+    DEPTH, ELEMENTS, TAG = 256, 2_000_000, 4 << 20
+    COUNTED = ("tests", "failures", "errors", "skipped")
+
+    def __init__(self) -> None:
+        self.counts = dict.fromkeys(self.COUNTED, 0)
+        self.depth = self.elements = 0
+
+    def read(self, pieces: Iterable[bytes]) -> dict[str, int]:
+        """The sums over every `testsuite` element, or Unreadable."""
+        from xml.parsers import expat
+
+        parser, fed = expat.ParserCreate(), 0
+        parser.StartElementHandler, parser.EndElementHandler = self.begin, self.end
+        parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = self.refuse
+        parser.ExternalEntityRefHandler = self.refuse
+        try:
+            for piece in pieces:
+                parser.Parse(piece)
+                fed += len(piece)
+                # A tag is read anew with every piece until it is complete.
+                if fed - parser.CurrentByteIndex > self.TAG:
+                    raise Unreadable("The XML holds a tag that is too long.")
+            parser.Parse(b"", True)
+        except (expat.ExpatError, LookupError, ValueError) as error:
+            raise Unreadable(f"The file is not well-formed XML: {error}.") from None
+        return self.counts
+
+    def refuse(self, *declared: Any) -> None:
+        """Refuse a declaration."""
+        raise Unreadable("The XML declares a document type or entities, which is refused.")
+
+    def begin(self, name: str, attributes: dict[str, str]) -> None:
+        """Count what a test suite says of itself."""
+        if not self.depth and name not in ("testsuite", "testsuites"):
+            raise Unreadable("The file is not a JUnit report: its root is no testsuite.")
+        self.depth += 1
+        self.elements += 1
+        if self.depth > self.DEPTH or self.elements > self.ELEMENTS:
+            raise Unreadable("The XML is nested too deep, or holds too many elements.")
+        if name != "testsuite":
+            return
+        for counted in self.COUNTED:
+            text = attributes.get(counted, "0").strip()
+            if not re.fullmatch("[0-9]{1,9}", text):
+                raise Unreadable(f"The attribute {counted} of a testsuite is not a number.")
+            self.counts[counted] += int(text)
+
+    def end(self, name: str) -> None:
+        """Leave an element."""
+        self.depth -= 1
+
+
+#: What is looked at in a JSON report; nothing else of it is kept.
+REPORTED = {"runs", "results", "vulnerabilities", "projectStatus", "status", "issueRef"}
+
+
+def read_report(upload: Upload) -> Any:
+    """The JSON of a report, of each object only what is looked at; Unreadable if it is none."""
+    if sum(piece.count(b",") for piece in upload.pieces()) > 3_000_000:
+        raise Unreadable("The JSON holds more than 3,000,000 values.")
+    try:
+        return json.loads(
+            upload.text(),
+            object_hook=lambda found: {name: found[name] for name in REPORTED & found.keys()},
+            parse_constant=refuse_constant,
+            parse_float=str,
+            parse_int=str,
+        )
+    except (ValueError, RecursionError):
+        raise Unreadable("The file is not JSON in UTF-8.") from None
+
+
+def must_be_object(report: Any) -> dict:
+    """A part of a report that has to be a JSON object, or Unreadable."""
+    if not isinstance(report, dict):
+        raise Unreadable("The report is not a JSON object.")
+    return report
+
+
+def process_junit(upload: Upload) -> Outcome:
+    """Tests pass when none has failed or broken off."""
+    counts = JunitReader().read(upload.pieces())
+    return Outcome(counts["failures"] + counts["errors"] == 0, counts)
+
+
+def process_snyk(upload: Upload) -> Outcome:
+    """A scan passes when it found nothing: SARIF 2.1.0, or Snyk's own JSON of projects."""
+    report = read_report(upload)
+    number = sum(map(count_findings, report if isinstance(report, list) else [report]))
+    return Outcome(number == 0, {"vulnerabilities": number})
+
+
+def count_findings(report: Any) -> int:
+    """How much a scan found, or Unreadable."""
+    runs, name = must_be_object(report).get("runs"), "results"
+    if not isinstance(runs, list):
+        runs, name = [report], "vulnerabilities"
+    lists = [must_be_object(run).get(name) for run in runs]
+    if not all(isinstance(found, list | None) for found in lists):
+        raise Unreadable(f"The {name} of the report are not a list.")
+    return sum(len(found or ()) for found in lists)
+
+
+def process_sonar(upload: Upload) -> Outcome:
+    """A quality gate passes when it says OK or PASSED."""
+    report = must_be_object(read_report(upload))
+    project = report.get("projectStatus")
+    inner = project.get("status") if isinstance(project, dict) else None
+    status = next((one for one in (inner, report.get("status")) if one), "")
+    if not isinstance(status, str):
+        raise Unreadable("The status of the quality gate is not a word.")
+    return Outcome(status.upper() in ("OK", "PASSED"), {"qualityGateStatus": status})
+
+
+def process_jira(upload: Upload) -> Outcome:
+    """A reference passes when it has the form of an issue's key, such as PAY-17."""
+    try:
+        text = upload.text().strip() if upload.size <= PIECE else ""
+    except ValueError:
+        text = ""
+    if not text:
+        raise Unreadable("The file does not hold the reference of an issue.")
+    details = {"issueRef": text}
+    if text.startswith("{"):
+        report = must_be_object(read_report(upload))
+        details = {name: report.get(name) or "" for name in ("issueRef", "status")}
+    passed = re.fullmatch("[A-Z]+-[0-9]+", str(details["issueRef"]))
+    return Outcome(passed is not None, details)
+
+
+#: What both versions' uploads promise alike.
+UPLOADING = {
+    "body": Schema(file=File(), name="EvidenceUpload"),
+    "media": {UPLOAD_MEDIA: None},
+    "limit": "upload_limit",
+    "before": "process",
+    "status": 201,
+}
+PROCESSORS = MappingProxyType(
+    {"junit": process_junit, "snyk": process_snyk, "sonar": process_sonar, "jira": process_jira}
+)
+
+
+class EvidenceUploads(
+    Resource,
+    surface=FACTSTORE,
+    model=EvidenceFile,
+    scope="factstore",
+    tag="Attestations",
+):
+    """Files on their way to their attestations."""
+
+    def process(self, context, trail, key):
+        """What the file says of its attestation, for types that have a processor."""
+        type = self.addressed(trail, key).type.lower()
+        if type not in PROCESSORS:
+            return None
+        try:
+            return PROCESSORS[type](context.upload)
+        except Unreadable as error:
+            return Outcome(False, {"error": str(error)})
+
+    def addressed(self, trail: str, key: str) -> Attestation:
+        """The attestation that a path names, which must be of the trail that it names."""
+        Trail.fetch(trail)
+        attestation = Attestation.fetch(key)
+        if attestation.trail_id != trail:
+            raise NotFound(f"The attestation {key} is not of the trail {trail}.")
+        return attestation
+
+    def store(self, context, trail: str, key: str) -> tuple[Attestation, EvidenceFile]:
+        """Store the file, and let its attestation and its trail follow."""
+        attestation, outcome = self.addressed(trail, key), context.prepared
+        kept = EvidenceFile.keep(attestation, context.upload)
+        attestation.change(
+            evidence_file_hash=kept.sha256_hash,
+            evidence_file_name=kept.file_name,
+            evidence_file_size_bytes=kept.file_size_bytes,
+            **outcome.values() if outcome else {},
+        )
+        if outcome:
+            settle(Trail.fetch(trail), failed=not outcome.passed)
+        return attestation, kept
+
+    @route(
+        "POST /api/v1/trails/{trailId}/attestations/{attestationId}/evidence",
+        id="uploadEvidence",
+        **UPLOADING,
+        answer=FACTSTORE.one_schema("EvidenceFileResponse"),
+    )
+    def upload(self, context, trail, key):
+        """Upload an evidence file for an attestation; some types read their status out of it."""
+        return self.store(context, trail, key)[1]
+
+
+class EvidenceUploadsV2(EvidenceUploads, model=Attestation, tag="V2 Attestations"):
+    """The same under the second version of the API, which answers briefly."""
+
+    @route(
+        "POST /api/v2/trails/{trailId}/attestations/{attestationId}/evidence",
+        id="uploadEvidenceV2",
+        **UPLOADING,
+        answer=COMMAND_RESULT,
+        brief=created,
+    )
+    def upload_briefly(self, context, trail, key):
+        """Upload an evidence file for an attestation, and hear the attestation's id."""
+        return self.store(context, trail, key)[0]
 
 
 # --- Evidence collection ------------------------------------------------------
@@ -9395,7 +9776,7 @@ class NovantraLite(Install):
     def verify(self) -> list[str]:
         """Recompute the chains and check the file; a sentence for each fault."""
         with self.workspace.read():
-            return [*check_file(self.workspace), *check_chains()]
+            return [*check_file(self.workspace), *check_chains(), *check_evidence()]
 
     def backup(self, target: str | os.PathLike) -> None:
         """Copy the workspace to a new file, as it stands at one moment, while it is in use."""
