@@ -7073,10 +7073,10 @@ class EvidenceFile(Model):
     def is_intact(self) -> bool:
         """Whether the bytes kept here still are those whose hash was recorded."""
         digest, size = hashlib.sha256(), 0
-        sealed = EvidencePiece.select(EvidencePiece.content).order_by(EvidencePiece.number)
-        rows = sealed.where(EvidencePiece.evidence_file == self.id).tuples().iterator()
+        sealed = EvidencePiece.select(EvidencePiece.number, EvidencePiece.content)
+        mine = sealed.where(EvidencePiece.evidence_file == self.id).order_by(EvidencePiece.number)
         try:
-            for number, (content,) in enumerate(rows):
+            for number, content in mine.tuples().iterator():
                 piece = session().ring.open_bytes(content, EvidencePiece.place(self.id, number))
                 digest.update(piece)
                 size += len(piece)
@@ -7091,8 +7091,9 @@ class EvidenceFile(Model):
         for number in range(-(-self.file_size_bytes // PIECE)):
             with workspace.read():
                 row = workspace.fetch_row(sql, (self.id, number))
-            place = EvidencePiece.place(self.id, number)
-            yield workspace.ring.open_bytes(row[0], place)
+            if row is None:
+                raise Damaged
+            yield workspace.ring.open_bytes(row[0], EvidencePiece.place(self.id, number))
 
 
 class EvidencePiece(Model):
