@@ -7322,7 +7322,7 @@ def process_sonar(upload: Upload) -> Outcome:
     project = report.get("projectStatus")
     inner = project.get("status") if isinstance(project, dict) else None
     status = next((one for one in (inner, report.get("status")) if one), "")
-    if not isinstance(status, str):
+    if not isinstance(status, str) or len(status) > 255:
         raise Unreadable("The status of the quality gate is not a word.")
     return Outcome(status.upper() in ("OK", "PASSED"), {"qualityGateStatus": status})
 
