@@ -3,15 +3,17 @@
 import contextlib
 import hashlib
 import http.client
+import itertools
+import tracemalloc
 from urllib.parse import urlsplit
 
 import pytest
-from forms import upload
+from forms import FORM, form, part, upload
 from kernel.inside import rows, tamper
 from looking import audit, events, ledger, stored_bytes, tables
 
 from factstore.trails import evidence_path, make, make_attestation, make_trail
-from novantra_lite import EVIDENCE, Attestation, EvidenceFile
+from novantra_lite import EVIDENCE, Attestation, Client, EvidenceFile
 
 NOON = "2026-06-01T12:00:00.000000Z"
 NOBODY = "00000000-0000-4000-8000-000000000000"
@@ -278,6 +280,47 @@ def test_a_served_file_is_streamed_and_a_client_that_goes_away_harms_nobody(lite
                 assert answer.status == 200
                 assert answer.read(size) == content[:size]
                 answer.close()
+
+
+class Flowing:
+    """A body that is made while it is read, and never there as a whole."""
+
+    def __init__(self, head, piece, count, tail):
+        self.rest = itertools.chain([head], itertools.repeat(piece, count), [tail])
+        self.left = b""
+        self.length = len(head) + len(piece) * count + len(tail)
+
+    def read(self, size):
+        while len(self.left) < size and (more := next(self.rest, b"")):
+            self.left += more
+        data, self.left = self.left[:size], self.left[size:]
+        return data
+
+
+def test_a_large_file_goes_in_and_out_without_being_held(lite, factstore, path):
+    piece, count = b"0123456789abcdef" * 4096, 256
+    head, _, tail = form(part(b"|")).partition(b"|")
+    body, digest = Flowing(head, piece, count, tail), hashlib.sha256(piece * count).hexdigest()
+    loaded = []
+
+    def application(environ, start_response):
+        if environ["REQUEST_METHOD"] == "GET":
+            loaded.append(sum(map(len, lite(environ, start_response))))
+            return []
+        environ |= {"wsgi.input": body, "CONTENT_LENGTH": str(body.length)}
+        return lite(environ, start_response)
+
+    client = Client(application, factstore.headers)
+    client.get("/api/v1/evidence/" + "0" * 64)
+    tracemalloc.start()
+    stored = client.request("POST", path, headers=FORM)
+    client.get(f"/api/v1/evidence/{digest}")
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert (stored.status, stored.json["sha256Hash"]) == (201, digest)
+    assert loaded[-1] == 16 << 20
+    assert most < 8 << 20
 
 
 # --- Tampering ----------------------------------------------------------------

@@ -135,7 +135,8 @@ WORDS = {
     "issue": "The file does not hold the reference of an issue.",
 }
 UNREADABLE = [
-    *(("junit", content, "xml") for content in ("", "no xml", "<testsuite>", "\0", "<testsuite></b>")),
+    *(("junit", content, "xml")
+      for content in ("", "no xml", "<testsuite>", "\0", "<testsuite></b>")),
     *(("junit", f'<?xml version="1.0" encoding="{e}"?><testsuite/>', "xml")
       for e in ("big5", "rot13", "nonsense", "utf-7")),
     *(("junit", content, "root") for content in ("<html/>", "<a><testsuite/></a>")),
