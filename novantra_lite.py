@@ -1789,7 +1789,9 @@ class Workspace:
         synchronous = settings.synchronous if path else "OFF"
         # Reading a mapped file copies nothing; how deep a page lies makes no difference then.
         self.reader = self.connect(query_only=1, mmap_size=1 << 30, read_only=read_only)
-        self.writer = Writer(self.connect(synchronous=synchronous, shared=True))
+        # What a savepoint may have to take back is kept in a file: in memory, SQLite 3.40 takes time
+        # that grows with the square of the pages changed.
+        self.writer = Writer(self.connect(synchronous=synchronous, temp_store=1, shared=True))
         #: Keys of the writes with an Idempotency-Key that are running now.
         self.running: set[str] = set()
         self._reads: dict[tuple[str, int], int] = {}
@@ -2291,11 +2293,34 @@ class Tokens:
 
 UPLOAD_MEDIA = "multipart/form-data"
 PIECE = 262_144
+BYTES_MEDIA = "application/octet-stream"
+#: A media type that is fit for a header (RFC 9110, 8.3.1).
+MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]{1,120}/[\w!#$&^.+-]{1,120}(?:; ?[ -~]{1,80})?", re.A)
+#: What shows nothing, ends a line or turns the direction of what follows.
+UNSEEN = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+class File:
+    """The member of a multipart form that holds a file, which the context takes in by itself."""
+
+    default, null = None, False
+
+    def coerce(self, value: Any) -> Any:
+        """The value as it is."""
+        return value
+
+    def read(self, value: Any) -> Any:
+        """Refuse what stands in a body of another kind."""
+        raise ValueError(f"Expected a file in {UPLOAD_MEDIA}")
+
+    def describe(self) -> dict:
+        """Bytes, as OpenAPI 3.0 says it and as 3.1 does."""
+        return {"type": "string", "format": "binary", "contentMediaType": BYTES_MEDIA}
 
 
 @dataclass
 class Upload:
-    """A file that came in: its bytes, its name and type as sent, its size and its SHA-256."""
+    """A file that came in: its bytes, a name and a type fit to be told, its size and SHA-256."""
 
     content: IO[bytes]
     file_name: str
@@ -2306,10 +2331,21 @@ class Upload:
     body_digest: bytes = b""
 
     def pieces(self) -> Iterator[bytes]:
-        """The content from its beginning, in pieces of at most 256 KiB."""
+        """The content from its beginning, in pieces of 256 KiB and a last one."""
         self.content.seek(0)
         while piece := self.content.read(PIECE):
             yield piece
+
+    def text(self) -> str:
+        """The content as text in UTF-8, decoded from where it lies; ValueError if it is none."""
+        import mmap
+
+        if not self.size:
+            return ""
+        self.content.rollover()
+        self.content.flush()
+        with mmap.mmap(self.content.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            return str(mapped, "utf-8").removeprefix("\ufeff")
 
     def close(self) -> None:
         """Let the temporary file go."""
@@ -2323,9 +2359,9 @@ class Metered:
         self.stream, self.limit, self.size = stream, limit, 0
         self.digest = hashlib.sha256()
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int) -> bytes:
         """Read at most so many bytes."""
-        data = self.stream.read(PIECE if size is None or size < 0 else size)
+        data = self.stream.read(size)
         self.digest.update(data)
         self.size += len(data)
         if self.size > self.limit:
@@ -2334,25 +2370,31 @@ class Metered:
 
 
 def read_upload(stream: Metered, content_type: str) -> Upload:
-    """The part named `file` of a multipart body (RFC 7578); Invalid without one."""
+    """The part named `file` of a multipart body (RFC 7578); Invalid without one, or with two."""
     from falcon import HTTPError
     from falcon.media import MultipartFormHandler
 
     found = None
-    try:
-        for part in MultipartFormHandler().deserialize(stream, content_type, None):
-            if part.name == "file" and found is None:
-                found = keep_part(part)
-            else:
-                part.stream.exhaust()
-        while stream.read(PIECE):
-            pass
-    except (HTTPError, ValueError):
-        if found:
-            found.close()
-        raise Invalid("The body is not a multipart form.") from None
-    if found is None:
-        raise Invalid(issues=[issue(["file"], "Required")])
+    with contextlib.ExitStack() as unless_done:
+        content = unless_done.enter_context(temporary_file())
+        try:
+            # Falcon wants a length; one byte more than what is allowed lets the limit be noticed.
+            form = MultipartFormHandler().deserialize(stream, content_type, stream.limit + 1)
+            for part in form:
+                if part.name != "file":
+                    part.stream.exhaust()
+                elif found:
+                    raise Invalid(issues=[issue(["file"], "Expected one file")])
+                else:
+                    found = keep_part(part, content)
+            while stream.read(PIECE):
+                pass
+        except (HTTPError, ValueError):
+            raise Invalid("The body is not a multipart form.") from None
+        if found is None:
+            raise Invalid(issues=[issue(["file"], "Required")])
+        unless_done.pop_all()
+    found.body_digest = stream.digest.digest()
     return found
 
 
@@ -2363,17 +2405,40 @@ def temporary_file() -> IO[bytes]:
     return tempfile.SpooledTemporaryFile(1 << 20)
 
 
-def keep_part(part: Any) -> Upload:
+def keep_part(part: Any, content: IO[bytes]) -> Upload:
     """Take the content of one part in."""
-    digest, size, content = hashlib.sha256(), 0, temporary_file()
+    digest, size = hashlib.sha256(), 0
     while piece := part.stream.read(PIECE):
         digest.update(piece)
         size += len(piece)
         content.write(piece)
-    # A part without a type is text by the standard; what it was is not known, though.
-    kind = part.content_type if part.content_type != "text/plain" else "application/octet-stream"
-    name = (part.filename or "").replace("\0", "")[:255]
-    return Upload(content, name, kind[:255], size, digest.hexdigest())
+    name, kind = safe_name(part.filename or part.name), sent_type(part)
+    return Upload(content, name, kind, size, digest.hexdigest())
+
+
+def safe_name(name: str) -> str:
+    """A file's name without the path before it, and without what cannot be seen (RFC 7578, 4.2)."""
+    last = re.split(r"[/\\]", UNSEEN.sub("", name))[-1].strip()
+    return (last if last.strip(".") else "file")[:255]
+
+
+def sent_type(part: Any) -> str:
+    """The media type that a part came with; that of plain bytes where it is none or unfit."""
+    # Only inside does Falcon tell a part without a type from one of text/plain.
+    sent = getattr(part, "_headers", {}).get(b"content-type", b"").decode("latin-1").strip()
+    return sent if MEDIA_TYPE.fullmatch(sent) else BYTES_MEDIA
+
+
+def attachment_headers(name: str, kind: str, size: int) -> dict[str, str]:
+    """Headers under which a file is kept, not shown, whatever it holds (RFC 6266)."""
+    plain = re.sub(r"[^\w .()+-]", "_", name, flags=re.A)
+    exact = urllib.parse.quote(name, safe="")
+    return {
+        "Content-Type": kind,
+        "Content-Length": str(size),
+        "Content-Disposition": f"attachment; filename=\"{plain}\"; filename*=UTF-8''{exact}",
+        "Content-Security-Policy": "default-src 'none'; sandbox",
+    }
 
 
 # --- Contexts -----------------------------------------------------------------
@@ -2426,10 +2491,13 @@ class Context:
         operation = self.operation
         if operation.body is NOTHING:
             return
+        if self.request.content_length:
+            # Before it is read: what nobody reads may be large.
+            self.check_media()
         if UPLOAD_MEDIA in operation.media and self.media_type() == UPLOAD_MEDIA:
             self.upload = self.take_upload()
             return
-        data = self.load(operation.media) if self.take_raw() else {}
+        data = self.load() if self.take_raw() else {}
         data = operation.resource.accept(self, data)
         try:
             self.body = operation.body.read(
@@ -2443,10 +2511,8 @@ class Context:
         """The bytes of the body, refused when they are over the operation's limit."""
         limit = getattr(self.settings, self.operation.limit)
         length = self.request.content_length
-        if length is None:
-            self.raw = self.request.bounded_stream.read(limit + 1)
-        elif length <= limit:
-            self.raw = self.request.bounded_stream.read(length)
+        if length is None or length <= limit:
+            self.raw = self.stream().read(limit + 1)
         if len(self.raw) > limit or (length or 0) > limit:
             raise TooLarge(f"The body is over the limit of {limit} bytes.")
         return self.raw
@@ -2456,10 +2522,14 @@ class Context:
         limit = getattr(self.settings, self.operation.limit)
         if (self.request.content_length or 0) > limit:
             raise TooLarge(f"The body is over the limit of {limit} bytes.")
-        stream = Metered(self.request.bounded_stream, limit)
-        upload = read_upload(stream, self.request.content_type)
-        upload.body_digest = stream.digest.digest()
-        return upload
+        return read_upload(Metered(self.stream(), limit), self.request.content_type)
+
+    def stream(self) -> IO[bytes]:
+        """The bytes of the body as they come in, up to its end."""
+        # Without a length, only a server that says so ends a body by itself.
+        if self.request.content_length is None and self.request.env.get("wsgi.input_terminated"):
+            return self.request.stream
+        return self.request.bounded_stream
 
     def body_digest(self) -> bytes:
         """SHA-256 of the bytes of the body."""
@@ -2469,12 +2539,16 @@ class Context:
         """The media type of the body; one that names none is taken for JSON."""
         return (self.request.content_type or "application/json").partition(";")[0].strip().lower()
 
-    def load(self, media: Mapping[str, Callable[[bytes], Any]]) -> Any:
+    def check_media(self) -> None:
+        """Refuse a body of a kind that the operation does not read."""
+        if self.media_type() not in self.operation.media:
+            kinds = " or ".join(self.operation.media)
+            raise UnsupportedMediaType(f"This operation reads {kinds}.")
+
+    def load(self) -> Any:
         """Parse the body by its media type."""
-        kind = self.media_type()
-        if kind not in media or media[kind] is None:
-            raise UnsupportedMediaType(f"This operation reads {' or '.join(media)}.")
-        return media[kind](self.raw)
+        self.check_media()
+        return self.operation.media[self.media_type()](self.raw)
 
 
 # --- Surfaces -----------------------------------------------------------------
@@ -2646,6 +2720,8 @@ class Operation:
     slow: bool = False
     #: Statuses of refusals that it has beyond those that all operations have.
     refuses: tuple[int, ...] = ()
+    #: Whether it may send the caller elsewhere (302) instead.
+    redirects: bool = False
     id: str = ""
 
     @property
@@ -8536,7 +8612,389 @@ class AttestationsV2(Attestations, tag="V2 Attestations"):
 # --- Evidence files -----------------------------------------------------------
 
 
+class EvidenceFile(Model):
+    """A file that shows what an attestation says, known by the SHA-256 of its bytes."""
+
+    fact, made, since = "evidence_file", "stored", 2
+    schema_name = "EvidenceFileResponse"
+
+    id = Uuid()
+    attestation = Owner(Attestation, index=True)
+    file_name = Text(255)
+    sha256_hash = Text(64, index=True)
+    file_size_bytes = Integer(0)
+    content_type = Text(255)
+    stored_at = Timestamp(6, default=now_exactly)
+    #: Where a file lies whose bytes are not kept here.
+    external_url = Text(2048, null=True)
+
+    @classmethod
+    def keep(cls, attestation: Attestation, upload: Upload) -> EvidenceFile:
+        """Store a file that came in, piece by piece, each encrypted for its place."""
+        kept = cls.create(
+            attestation=attestation.id,
+            file_name=upload.file_name,
+            sha256_hash=upload.sha256,
+            file_size_bytes=upload.size,
+            content_type=upload.content_type,
+        )
+        seal = session().ring.seal_bytes
+        for number, piece in enumerate(upload.pieces()):
+            sealed = seal(piece, EvidencePiece.place(kept.id, number))
+            EvidencePiece.create(evidence_file=kept.id, number=number, content=sealed)
+        return kept
+
+    def is_intact(self) -> bool:
+        """Whether the bytes kept here still are those whose hash was recorded."""
+        digest, size = hashlib.sha256(), 0
+        sealed = EvidencePiece.select(EvidencePiece.number, EvidencePiece.content)
+        mine = sealed.where(EvidencePiece.evidence_file == self.id).order_by(EvidencePiece.number)
+        try:
+            for number, content in mine.tuples().iterator():
+                piece = session().ring.open_bytes(content, EvidencePiece.place(self.id, number))
+                digest.update(piece)
+                size += len(piece)
+        except Unavailable:
+            # It tells of bytes that no key of the workspace made for this place.
+            return False
+        return (size, digest.hexdigest()) == (self.file_size_bytes, self.sha256_hash)
+
+    def content(self, workspace: Workspace) -> Iterator[bytes]:
+        """The bytes of the file, read as they are asked for, long after the request's session."""
+        sql = 'SELECT "content" FROM "evidence_piece" WHERE "evidence_file_id" = ? AND "number" = ?'
+        for number in range(-(-self.file_size_bytes // PIECE)):
+            with workspace.read():
+                row = workspace.fetch_row(sql, (self.id, number))
+            if row is None:
+                raise Damaged
+            yield workspace.ring.open_bytes(row[0], EvidencePiece.place(self.id, number))
+
+
+class EvidencePiece(Model):
+    """A piece of an evidence file, encrypted; the file's recorded hash is over all of them."""
+
+    key, since = "evidence_file number", 2
+
+    id = Integer(primary_key=True, null=True)
+    evidence_file = Owner(EvidenceFile, on_delete="CASCADE")
+    number = Integer(0)
+    content = Blob()
+
+    @staticmethod
+    def place(file_id: str, number: int) -> str:
+        """What the encryption of a piece is bound to."""
+        return f"evidence_piece/content/{file_id}/{number}"
+
+
+def check_evidence() -> Iterator[str]:
+    """Hold every evidence file of the current session against its recorded hash."""
+    for file in EvidenceFile.select().where(EvidenceFile.external_url.is_null()).iterator():
+        if not file.is_intact():
+            yield f"Evidence file {file.id} does not match the hash that was recorded of it."
+
+
+EVIDENCE = Array(
+    EvidenceFile,
+    {
+        "attestation": lambda key: EvidenceFile.attestation == key,
+        "trail": lambda key: EvidenceFile.attestation.in_(
+            Attestation.select(Attestation.id).where(Attestation.trail == key)
+        ),
+    },
+)
+
+
+class EvidenceFiles(
+    Resource,
+    surface=FACTSTORE,
+    model=EvidenceFile,
+    scope="factstore",
+    tag="Evidence",
+):
+    """The files behind attestations."""
+
+    @route(
+        "GET /api/v1/trails/{trailId}/evidence",
+        id="listTrailEvidence",
+        answer=FACTSTORE.array_schema("EvidenceFileResponse"),
+    )
+    def of_trail(self, context, trail):
+        """List the evidence files of a trail."""
+        return FACTSTORE.array(context, EVIDENCE, {"trail": trail})
+
+    @route(
+        "GET /api/v1/attestations/{attestationId}/evidence",
+        id="listAttestationEvidence",
+        answer=FACTSTORE.array_schema("EvidenceFileResponse"),
+    )
+    def of_attestation(self, context, attestation):
+        """List the evidence files of an attestation."""
+        return FACTSTORE.array(context, EVIDENCE, {"attestation": attestation})
+
+    @route(
+        "GET /api/v1/evidence/{sha256Hash}",
+        id="downloadEvidence",
+        answers_with="*/*",
+        answer=File().describe(),
+        redirects=True,
+        slow=True,
+    )
+    def download(self, context, digest):
+        """Download an evidence file by the SHA-256 of its bytes; the oldest one that has it."""
+        known = re.fullmatch("[0-9a-f]{64}", digest) and (
+            EvidenceFile.select()
+            .where(EvidenceFile.sha256_hash == digest)
+            .order_by(peewee.SQL('"t1"."rowid"'))
+            .first()
+        )
+        if not known:
+            raise NotFound("There is no evidence file with this hash.")
+        if known.external_url:
+            where = urllib.parse.quote(known.external_url, safe=":/?#[]@!$&'()*+,;=%~")
+            return Reply(302, headers={"Location": where})
+        if not known.is_intact():
+            log.error("Evidence file %s does not match its recorded hash.", known.id)
+            raise Damaged(f"The stored bytes of evidence file {known.id} do not match its hash.")
+        headers = attachment_headers(known.file_name, known.content_type, known.file_size_bytes)
+        return Reply(200, headers=headers, stream=known.content(context.workspace))
+
+
 # --- Evidence processors ------------------------------------------------------
+# A file may say by itself how its attestation ended, by the attestation's type.
+
+
+class Unreadable(Exception):
+    """A report that is not what its attestation's type says."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a report says of its attestation: whether it passed, and the details."""
+
+    passed: bool
+    details: dict
+
+    def values(self) -> dict:
+        """What it sets in the attestation."""
+        # A report may spell halves of characters, which are no text.
+        details = to_json(self.details).encode("utf-8", "replace").decode()
+        return {"status": "PASSED" if self.passed else "FAILED", "details": details}
+
+
+class JunitReader:
+    """Adds up what the test suites of a JUnit report count, as the report streams by.
+
+    A document type, which entities need, is refused; so is what only serves to exhaust.
+    """
+
+    DEPTH, ELEMENTS, TAG = 256, 2_000_000, 4 << 20
+    COUNTED = ("tests", "failures", "errors", "skipped")
+
+    def __init__(self) -> None:
+        self.counts = dict.fromkeys(self.COUNTED, 0)
+        self.depth = self.elements = 0
+
+    def read(self, pieces: Iterable[bytes]) -> dict[str, int]:
+        """The sums over every `testsuite` element, or Unreadable."""
+        from xml.parsers import expat
+
+        parser, fed = expat.ParserCreate(), 0
+        parser.StartElementHandler, parser.EndElementHandler = self.begin, self.end
+        parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = self.refuse
+        parser.ExternalEntityRefHandler = self.refuse
+        try:
+            for piece in pieces:
+                parser.Parse(piece)
+                fed += len(piece)
+                # A tag is read anew with every piece until it is complete.
+                if fed - parser.CurrentByteIndex > self.TAG:
+                    raise Unreadable("The XML holds a tag that is too long.")
+            parser.Parse(b"", True)
+        except (expat.ExpatError, LookupError, ValueError) as error:
+            raise Unreadable(f"The file is not well-formed XML: {error}.") from None
+        return self.counts
+
+    def refuse(self, *declared: Any) -> None:
+        """Refuse a declaration."""
+        raise Unreadable("The XML declares a document type or entities, which is refused.")
+
+    def begin(self, name: str, attributes: dict[str, str]) -> None:
+        """Count what a test suite says of itself."""
+        if not self.depth and name not in ("testsuite", "testsuites"):
+            raise Unreadable("The file is not a JUnit report: its root is no testsuite.")
+        self.depth += 1
+        self.elements += 1
+        if self.depth > self.DEPTH or self.elements > self.ELEMENTS:
+            raise Unreadable("The XML is nested too deep, or holds too many elements.")
+        if name != "testsuite":
+            return
+        for counted in self.COUNTED:
+            text = attributes.get(counted, "0").strip()
+            if not re.fullmatch("[0-9]{1,9}", text):
+                raise Unreadable(f"The attribute {counted} of a testsuite is not a number.")
+            self.counts[counted] += int(text)
+
+    def end(self, name: str) -> None:
+        """Leave an element."""
+        self.depth -= 1
+
+
+#: What is looked at in a JSON report; nothing else of it is kept.
+REPORTED = {"runs", "results", "vulnerabilities", "projectStatus", "status", "issueRef"}
+
+
+def read_report(upload: Upload) -> Any:
+    """The JSON of a report, of each object only what is looked at; Unreadable if it is none."""
+    if sum(piece.count(b",") for piece in upload.pieces()) > 3_000_000:
+        raise Unreadable("The JSON holds more than 3,000,000 values.")
+    try:
+        return json.loads(
+            upload.text(),
+            object_hook=lambda found: {name: found[name] for name in REPORTED & found.keys()},
+            parse_constant=refuse_constant,
+            parse_float=str,
+            parse_int=str,
+        )
+    except (ValueError, RecursionError):
+        raise Unreadable("The file is not JSON in UTF-8.") from None
+
+
+def must_be_object(report: Any) -> dict:
+    """A part of a report that has to be a JSON object, or Unreadable."""
+    if not isinstance(report, dict):
+        raise Unreadable("The report is not a JSON object.")
+    return report
+
+
+def process_junit(upload: Upload) -> Outcome:
+    """Tests pass when none has failed or broken off."""
+    counts = JunitReader().read(upload.pieces())
+    return Outcome(counts["failures"] + counts["errors"] == 0, counts)
+
+
+def process_snyk(upload: Upload) -> Outcome:
+    """A scan passes when it found nothing: SARIF 2.1.0, or Snyk's own JSON of projects."""
+    report = read_report(upload)
+    number = sum(map(count_findings, report if isinstance(report, list) else [report]))
+    return Outcome(number == 0, {"vulnerabilities": number})
+
+
+def count_findings(report: Any) -> int:
+    """How much a scan found, or Unreadable."""
+    runs, name = must_be_object(report).get("runs"), "results"
+    if not isinstance(runs, list):
+        runs, name = [report], "vulnerabilities"
+    lists = [must_be_object(run).get(name) for run in runs]
+    if not all(isinstance(found, list | None) for found in lists):
+        raise Unreadable(f"The {name} of the report are not a list.")
+    return sum(len(found or ()) for found in lists)
+
+
+def process_sonar(upload: Upload) -> Outcome:
+    """A quality gate passes when it says OK or PASSED."""
+    report = must_be_object(read_report(upload))
+    project = report.get("projectStatus")
+    inner = project.get("status") if isinstance(project, dict) else None
+    status = next((one for one in (inner, report.get("status")) if one), "")
+    if not isinstance(status, str) or len(status) > 255:
+        raise Unreadable("The status of the quality gate is not a word.")
+    return Outcome(status.upper() in ("OK", "PASSED"), {"qualityGateStatus": status})
+
+
+def process_jira(upload: Upload) -> Outcome:
+    """A reference passes when it has the form of an issue's key, such as PAY-17."""
+    try:
+        text = upload.text().strip() if upload.size <= PIECE else ""
+    except ValueError:
+        text = ""
+    if not text:
+        raise Unreadable("The file does not hold the reference of an issue.")
+    details = {"issueRef": text}
+    if text.startswith("{"):
+        report = must_be_object(read_report(upload))
+        details = {name: report.get(name) or "" for name in ("issueRef", "status")}
+    passed = re.fullmatch("[A-Z]+-[0-9]+", str(details["issueRef"]))
+    return Outcome(passed is not None, details)
+
+
+#: What both versions' uploads promise alike.
+UPLOADING = {
+    "body": Schema(file=File(), name="EvidenceUpload"),
+    "media": {UPLOAD_MEDIA: None},
+    "limit": "upload_limit",
+    "before": "process",
+    "status": 201,
+}
+PROCESSORS = MappingProxyType(
+    {"junit": process_junit, "snyk": process_snyk, "sonar": process_sonar, "jira": process_jira}
+)
+
+
+class EvidenceUploads(
+    Resource,
+    surface=FACTSTORE,
+    model=EvidenceFile,
+    scope="factstore",
+    tag="Attestations",
+):
+    """Files on their way to their attestations."""
+
+    def process(self, context, trail, key):
+        """What the file says of its attestation, for types that have a processor."""
+        type = self.addressed(trail, key).type.lower()
+        if type not in PROCESSORS:
+            return None
+        try:
+            return PROCESSORS[type](context.upload)
+        except Unreadable as error:
+            return Outcome(False, {"error": str(error)})
+
+    def addressed(self, trail: str, key: str) -> Attestation:
+        """The attestation that a path names, which must be of the trail that it names."""
+        Trail.fetch(trail)
+        attestation = Attestation.fetch(key)
+        if attestation.trail_id != trail:
+            raise NotFound(f"The attestation {key} is not of the trail {trail}.")
+        return attestation
+
+    def store(self, context, trail: str, key: str) -> tuple[Attestation, EvidenceFile]:
+        """Store the file, and let its attestation and its trail follow."""
+        attestation, outcome = self.addressed(trail, key), context.prepared
+        kept = EvidenceFile.keep(attestation, context.upload)
+        attestation.change(
+            evidence_file_hash=kept.sha256_hash,
+            evidence_file_name=kept.file_name,
+            evidence_file_size_bytes=kept.file_size_bytes,
+            **outcome.values() if outcome else {},
+        )
+        if outcome:
+            settle(Trail.fetch(trail), failed=not outcome.passed)
+        return attestation, kept
+
+    @route(
+        "POST /api/v1/trails/{trailId}/attestations/{attestationId}/evidence",
+        id="uploadEvidence",
+        **UPLOADING,
+        answer=FACTSTORE.one_schema("EvidenceFileResponse"),
+    )
+    def upload(self, context, trail, key):
+        """Upload an evidence file for an attestation; some types read their status out of it."""
+        return self.store(context, trail, key)[1]
+
+
+class EvidenceUploadsV2(EvidenceUploads, model=Attestation, tag="V2 Attestations"):
+    """The same under the second version of the API, which answers briefly."""
+
+    @route(
+        "POST /api/v2/trails/{trailId}/attestations/{attestationId}/evidence",
+        id="uploadEvidenceV2",
+        **UPLOADING,
+        answer=COMMAND_RESULT,
+        brief=created,
+    )
+    def upload_briefly(self, context, trail, key):
+        """Upload an evidence file for an attestation, and hear the attestation's id."""
+        return self.store(context, trail, key)[0]
 
 
 # --- Evidence collection ------------------------------------------------------
@@ -13212,7 +13670,7 @@ class NovantraLite(Install):
     def verify(self) -> list[str]:
         """Recompute the chains and check the file; a sentence for each fault."""
         with self.workspace.read():
-            return [*check_file(self.workspace), *check_chains()]
+            return [*check_file(self.workspace), *check_chains(), *check_evidence()]
 
     def backup(self, target: str | os.PathLike) -> None:
         """Copy the workspace to a new file, as it stands at one moment, while it is in use."""
@@ -13735,6 +14193,8 @@ def describe_answers(operation: Operation) -> dict:
         }
         both = [operation.answer, rehearsal] if operation.status == 200 else [rehearsal]
         answers["200"] = describe_answer("Done, or what a dry run would do.", {"anyOf": both})
+    if operation.redirects:
+        answers["302"] = describe_answer("It lies elsewhere; Location says where.", None)
     writing = WRITE_REFUSALS if operation.method != "GET" else ()
     statuses = [*REFUSALS, *writing, *operation.refuses]
     for status in sorted(statuses):
