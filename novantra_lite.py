@@ -6961,8 +6961,7 @@ def report_artifact(trail: Trail, **values: Any) -> Artifact:
         "sha256Digest": artifact.sha256_digest,
         "registry": artifact.registry,
     }
-    digest = artifact.sha256_digest
-    about = {"trail_id": trail.id, "artifact_sha256": digest}
+    about = {"trail_id": trail.id, "artifact_sha256": artifact.sha256_digest}
     AuditEvent.record("ARTIFACT_DEPLOYED", artifact.reported_by, payload, **about)
     emit("factstore.artifact.reported", {"artifact": artifact.json()})
     return artifact
