@@ -7618,6 +7618,20 @@ def compliance_sql(trail: str) -> str:
         WHERE k."id" = {trail}), 'UNKNOWN')"""
 
 
+#: SQL for the names of the environments whose newest snapshot holds the artifact `t1`: there, the
+#: newest snapshot that holds its digest is the newest of all. Most artifacts run nowhere.
+RUNNING_IN = """(SELECT json_group_array(n."name") FROM (
+    SELECT e."name" FROM "environment" AS e
+    WHERE EXISTS (SELECT 1 FROM "snapshot_artifact" AS s
+            WHERE s."artifact_sha256" = t1."sha256_digest")
+        AND (SELECT i."snapshot_id" FROM "snapshot_artifact" AS i
+            WHERE i."artifact_sha256" = t1."sha256_digest" AND i."environment_id" = e."id"
+            ORDER BY i."rowid" DESC LIMIT 1)
+        = (SELECT l."id" FROM "environment_snapshot" AS l WHERE l."environment_id" = e."id"
+            ORDER BY l."snapshot_index" DESC LIMIT 1)
+    ORDER BY e."rowid") AS n)"""
+
+
 class Artifact(Model):
     """Something that was built, known by its digest, as one trail reported it."""
 
@@ -7633,6 +7647,7 @@ class Artifact(Model):
             Choice("COMPLIANT NON_COMPLIANT UNKNOWN"),
             f"json_quote({compliance_sql('t1.trail_id')})",
         ),
+        "runningInEnvironments": Derived(Json(ListOf(Text(255))), RUNNING_IN),
     }
 
     id = Uuid()
@@ -7968,8 +7983,7 @@ def report_artifact(trail: Trail, **values: Any) -> Artifact:
         "sha256Digest": artifact.sha256_digest,
         "registry": artifact.registry,
     }
-    digest = artifact.sha256_digest
-    about = {"trail_id": trail.id, "artifact_sha256": digest}
+    about = {"trail_id": trail.id, "artifact_sha256": artifact.sha256_digest}
     AuditEvent.record("ARTIFACT_DEPLOYED", artifact.reported_by, payload, **about)
     emit("factstore.artifact.reported", {"artifact": artifact.json()})
     return artifact

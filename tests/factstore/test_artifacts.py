@@ -76,7 +76,8 @@ def test_an_artifact_needs_a_name_a_tag_and_a_digest(lite, factstore, trail):
         "commitUrl": None,
         "provenanceStatus": "NO_PROVENANCE",
         "complianceState": "UNKNOWN",
-    } | {name: reported.json[name] for name in ("runningInEnvironments",) if name in reported.json}
+        "runningInEnvironments": [],
+    }
     assert factstore.get(path(trail)).json == [reported.json]
     assert ("artifact.reported", key) in [entry[1:3] for entry in audit(lite)]
     assert ("ARTIFACT_REPORTED", key) in ledger(lite)
@@ -326,3 +327,41 @@ def test_a_flow_with_artifacts_is_not_deleted(lite, factstore, trail):
     assert (refused.status, refused.json["error"]) == (409, "Conflict")
     assert "artifact" in refused.json["message"]
     assert tables(lite) == before
+
+
+# --- Environments -------------------------------------------------------------
+
+
+def test_an_artifact_runs_where_the_newest_snapshot_holds_its_digest(factstore, trail):
+    artifact = factstore.post(path(trail), API).json
+    paths = []
+    for name in ("staging", "prod", "empty"):
+        made = factstore.post("/api/v1/environments", {"name": name, "type": "K8S"}).json
+        paths.append(f"/api/v1/environments/{made['id']}/snapshots")
+    running = {"artifactName": "p", "artifactTag": "1", "instanceCount": 1}
+    staging, prod, _ = paths
+
+    def snapshot(where, *digests):
+        artifacts = [running | {"artifactSha256": digest} for digest in digests]
+        taken = factstore.post(where, {"recordedBy": "agent", "artifacts": artifacts})
+        (found,) = factstore.get("/api/v1/artifacts", sha256=DIGEST).json
+        return taken.status, found["runningInEnvironments"]
+
+    answers = [
+        snapshot(prod, OTHER, DIGEST),
+        snapshot(staging, DIGEST, DIGEST),
+        snapshot(prod, OTHER),
+        snapshot(prod, DIGEST.upper()),
+        snapshot(staging),
+        snapshot(prod, DIGEST),
+    ]
+
+    assert artifact["runningInEnvironments"] == []
+    assert answers == [
+        (201, ["prod"]),
+        (201, ["staging", "prod"]),
+        (201, ["staging"]),
+        (201, ["staging"]),
+        (201, []),
+        (201, ["prod"]),
+    ]

@@ -419,6 +419,10 @@ BAD = {
     "NaN": changed(envelope(P256)).replace('"ci"', "NaN"),
     "a lone surrogate": changed(envelope(P256)).replace('"ci"', '"\\ud800"'),
     "no signatures": changed(envelope(P256), signatures=[]),
+    "a signature behind 16 others": changed(
+        envelope(ED25519),
+        signatures=[{"sig": ""}] * 16 + json.loads(envelope(ED25519))["signatures"],
+    ),
     "signatures of no kind": changed(envelope(P256), signatures="abc"),
     "signatures by name": changed(envelope(P256), signatures={"sig": ""}),
     "a signature that is a number": changed(envelope(P256), signatures=[{"sig": 7}]),
@@ -448,7 +452,7 @@ BAD = {
 def test_anything_else_fails(factstore, path, fault):
     recorded = factstore.post(path, BUILT | {"provenanceSignature": BAD[fault]})
 
-    verified = factstore.post(f"{path}/verify", {"publicKey": pem(P256)})
+    verified = factstore.post(f"{path}/verify", {"publicKey": pem(P256) + pem(ED25519)})
 
     assert (recorded.status, verified.status) == (201, 200)
     assert verified.json["verdict"] == "FAILED"
