@@ -7040,7 +7040,7 @@ def matches_whole(pattern: str, text: str) -> bool:
     return re.fullmatch(pattern, text) is not None
 
 
-class Pattern(Text):
+class NamePattern(Text):
     """A regular expression that no name can keep busy for long."""
 
     def read(self, value):
@@ -7050,7 +7050,7 @@ class Pattern(Text):
 
 SCOPE_LIST = Shape(
     names=Json(ListOf(Text(LONGEST_NAME)), default=list),
-    patterns=Json(ListOf(Pattern(500)), default=list),
+    patterns=Json(ListOf(NamePattern(500)), default=list),
 )
 NO_SCOPE = partial(SCOPE_LIST.read, {})
 SNAPSHOT_SCOPE = Shape(
@@ -7603,7 +7603,7 @@ class AllowlistEntry(Model):
     id = Uuid()
     environment = Owner(Environment, on_delete="CASCADE")
     sha256 = Text(255, null=True)
-    name_pattern = Pattern(500, null=True)
+    name_pattern = NamePattern(500, null=True)
     reason = Text(10_000)
     approved_by = Text(255)
     created_at = Timestamp(6, default=now_exactly)
