@@ -1789,7 +1789,7 @@ class Workspace:
         synchronous = settings.synchronous if path else "OFF"
         # Reading a mapped file copies nothing; how deep a page lies makes no difference then.
         self.reader = self.connect(query_only=1, mmap_size=1 << 30, read_only=read_only)
-        # What a savepoint may have to take back is kept in a file: in memory, SQLite 3.40 takes time
+        # What a savepoint may have to take back is kept in a file: in memory, SQLite takes time
         # that grows with the square of the pages changed.
         self.writer = Writer(self.connect(synchronous=synchronous, temp_store=1, shared=True))
         #: Keys of the writes with an Idempotency-Key that are running now.
