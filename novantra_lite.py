@@ -14,32 +14,26 @@ A governance register and a supply-chain fact store: two REST APIs over one SQLi
 
 Contents
 
-    Part I    Kernel                  Problems, Settings, Clock and ids, JSON and sessions,
-                                      Fields, Compound fields, Statements, Models, Schemas,
-                                      Keys and encryption, Connections, Workspaces,
-                                      Tables and migrations, Pages, Principals and tokens,
-                                      Uploads, Contexts, Surfaces, Operations and resources
-    Part II   Records of every write  Idempotency, Rate limits, Audit and ledger, Outbox, Writes,
-                                      Answers, Outbound requests, Webhook signatures, Dispatcher,
-                                      Webhooks
-    Part III  Novantra                Novantra conventions, Workspace, Authentication, Frameworks,
-                                      Controls, Risks, Evidence, Assessments, Findings,
-                                      Exceptions, Monitoring, Indicators, Submissions, Assets,
-                                      Party engagements, Change management,
-                                      Vulnerability management
-    Part IV   Factstore               Factstore fields, API keys, Factstore conventions,
-                                      Organisations, Flows, Templates, Trail records, Trails,
-                                      Artifacts, Provenance, Attestations, Evidence files,
-                                      Evidence processors, Evidence collection, Pull requests,
-                                      Identity tokens, Approvals, Assertions, Environments,
-                                      Environment drift, Logical environments, Policies, Gate
-    Part V    Application             Rows, OSCAL, Opening workspaces, Imports, Collections,
-                                      Demo vocabulary, Demo plans, Demo records, Demo data,
-                                      WSGI application, Clients, Servers, Maintenance, Installs,
-                                      NovantraLite, Reference page, Documents, OpenAPI, Service,
-                                      Commands, Commands: serve, Commands: records,
-                                      Commands: accounts and webhooks, Commands: install,
-                                      Command line
+    Part I    Kernel   Problems, Settings, Clock and ids, JSON and sessions, Fields,
+        Compound fields, Statements, Models, Schemas, Keys and encryption, Connections, Workspaces,
+        Tables and migrations, Pages, Principals and tokens, Uploads, Contexts, Surfaces,
+        Operations and resources
+    Part II   Records of every write   Idempotency, Rate limits, Audit and ledger, Outbox, Writes,
+        Answers, Outbound addresses, Outbound requests, Webhook signatures, Dispatcher, Webhooks
+    Part III  Novantra   Novantra conventions, Workspace, Authentication, Frameworks, Controls,
+        Risks, Evidence, Assessments, Findings, Exceptions, Monitoring, Indicators, Submissions,
+        Assets, Party engagements, Change management, Vulnerability management
+    Part IV   Factstore   Factstore fields, API keys, Factstore conventions, Organisations,
+        Source hosts, Patterns, Templates, Flows, Trail records, Trails, Artifacts,
+        Provenance signatures, Provenance, Attestations, Evidence files, Evidence processors,
+        Evidence collection, Pull request look-ups, Pull requests, Identity tokens, Approvals,
+        Assertions, Environments, Snapshot records, Environment snapshots, Environment drift,
+        Logical environments, Policies, Deployment policies, Gate
+    Part V    Application   Rows, OSCAL, Opening workspaces, Imports, Collections, Demo vocabulary,
+        Demo plans, Demo records, Demo data, WSGI application, Clients, Servers, Maintenance,
+        Installs, NovantraLite, Reference page, Documents, OpenAPI, Service, Commands,
+        Commands: serve, Commands: records, Commands: accounts and webhooks, Commands: install,
+        Command line
 
 Every section reads only from itself and from the sections above it.
 """
@@ -9905,7 +9899,7 @@ class ApprovalDecisions(
 # --- Assertions ---------------------------------------------------------------
 
 #: What a digest was reported as, and where; what was said there. Each in the order of recording.
-REPORTED = """SELECT a."trail_id", a."image_name", k."template_yaml"
+REPORTED_UNDER = """SELECT a."trail_id", a."image_name", k."template_yaml"
     FROM "artifact" AS a JOIN "trail" AS k ON k."id" = a."trail_id"
     WHERE a."sha256_digest" = ? ORDER BY a."rowid\""""
 SAID = """SELECT "trail_id", "type", "status", "name" FROM "attestation" WHERE "trail_id" IN
@@ -9939,7 +9933,7 @@ def judge(flow: Flow, digest: str) -> Verdict:
     """
     connection = session().database.connection()
     # The same image may be reported on a trail again and again.
-    artifacts = list(dict.fromkeys(connection.execute(REPORTED, (digest,))))
+    artifacts = list(dict.fromkeys(connection.execute(REPORTED_UNDER, (digest,))))
     types = flow.required_attestation_types
     if not artifacts:
         return Verdict(False, f"No artifact with the digest {digest} was reported.", types)
