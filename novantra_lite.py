@@ -10104,13 +10104,15 @@ def digest_state(digest: str) -> str:
     return compliance_sql(first)
 
 
-#: SQL for the state of the environment `t1`: the worst of what its newest snapshot holds.
+#: SQL for the state of the environment `t1`: the worst of what its newest snapshot holds. Unknown
+#: while no policy is attached to it.
 ENVIRONMENT_STATE = f"""(SELECT CASE max(CASE {digest_state('i."artifact_sha256"')}
         WHEN 'NON_COMPLIANT' THEN 2 WHEN 'COMPLIANT' THEN 0 ELSE 1 END)
         WHEN 2 THEN '"NON_COMPLIANT"' WHEN 0 THEN '"COMPLIANT"' ELSE '"UNKNOWN"' END
     FROM "snapshot_artifact" AS i WHERE i."snapshot_id" = (
         SELECT l."id" FROM "environment_snapshot" AS l WHERE l."environment_id" = t1."id"
-        ORDER BY l."snapshot_index" DESC LIMIT 1))"""
+        ORDER BY l."snapshot_index" DESC LIMIT 1)
+    AND EXISTS (SELECT 1 FROM "policy_attachment" AS p WHERE p."environment_id" = t1."id"))"""
 
 
 class Environment(Model):
