@@ -15,6 +15,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from processes import serving
 
 import novantra_lite
 from novantra_lite import NovantraLite
@@ -433,6 +434,18 @@ def test_a_build_goes_from_commit_to_gate_and_a_second_one_finds_what_is_there(
     assert [trail["status"] for trail in trails] == ["COMPLIANT", "COMPLIANT"]
     assert [gate["decision"] for gate in gates] == ["ALLOWED", "ALLOWED"]
     assert faults == []
+
+
+def test_the_first_key_of_a_served_file_takes_a_build_through(tmp_path):
+    with serving(tmp_path / "register.db") as server:
+        own = {"FACTSTORE_URL": server.said["url"], "FACTSTORE_API_KEY": server.said["apiKey"]}
+        done = run("examples/pipeline.py", *delivered(tmp_path), **own)
+        server.send_signal(signal.SIGTERM)
+        ended = server.wait(60)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Gate: ALLOWED. Every policy is met.\n" in done.stdout
+    assert ended == 0
 
 
 @pytest.mark.parametrize("command", PIPELINES, ids=lambda command: command[-1])
