@@ -521,12 +521,12 @@ class Session:
     """Whose hands a workspace is in: the database to use, who acts, why, and what came of it.
 
     `facts` collects the records written and `events` the events raised; both are put down in the
-    transaction of the write, before its commit.
+    transaction of the write, before its commit. `afterwards` holds what is to be done after it.
     """
 
     __slots__ = (
-        "actor", "database", "events", "facts", "reason", "region", "request_id", "ring", "source",
-        "workspace",
+        "actor", "afterwards", "database", "events", "facts", "reason", "region", "request_id",
+        "ring", "source", "workspace",
     )  # fmt: skip
 
     def __init__(self, workspace, database, actor="", reason="", request_id=""):
@@ -537,6 +537,7 @@ class Session:
         self.actor, self.reason, self.request_id = actor, reason, request_id
         self.facts: list[tuple] = []
         self.events: list[tuple[str, dict]] = []
+        self.afterwards: list[Callable[[], None]] = []
 
 
 _session: contextvars.ContextVar[Session] = contextvars.ContextVar("session")
@@ -952,8 +953,9 @@ def read_uuid(value: Any) -> str:
 class Uuid(Member, peewee.TextField):
     """A random primary key."""
 
-    def __init__(self):
+    def __init__(self, *, hidden: bool = False):
         super().__init__(primary_key=True, default=lambda: session().source.uuid())
+        self.hidden = hidden
 
     def read(self, value):
         return read_uuid(value)
@@ -1795,6 +1797,7 @@ class Workspace:
         #: Keys of the writes with an Idempotency-Key that are running now.
         self.running: set[str] = set()
         self._reads: dict[tuple[str, int], int] = {}
+        self._uses: dict[tuple[str, int], float] = {}
         self.tidied = -1
 
     def take_lock(self, path: Path) -> FileLock | None:
@@ -1843,9 +1846,19 @@ class Workspace:
 
     def counted_reads(self, at: float) -> dict[tuple[str, int], int]:
         """The reads of the minutes that are over, taken out of the count."""
-        minute = int(at) // 60
-        over = [key for key in list(self._reads) if key[1] < minute]
-        return {key: self._reads.pop(key) for key in over}
+        return take_out(self._reads, int(at) // 60)
+
+    def note_use(self, credential: str, at: float) -> None:
+        """Remember that a credential was accepted, until `noted_uses` takes it up."""
+        self._uses[credential, int(at) // 60] = at
+
+    def noted_uses(self, at: float) -> dict[tuple[str, int], float]:
+        """The last uses in each of the minutes that are over, taken out of what is remembered."""
+        return take_out(self._uses, int(at) // 60)
+
+    def recent_uses(self) -> dict[str, float]:
+        """When credentials were accepted last, as far as it is not in the file yet."""
+        return {credential: at for (credential, _), at in list(self._uses.items())}
 
     def backup(self, target: Path) -> None:
         """Copy the file as it stands at one moment to a new file, while it is in use."""
@@ -1874,6 +1887,12 @@ class Workspace:
             self.folder.cleanup()
         if self.lock:
             self.lock.release()
+
+
+def take_out(counts: dict[tuple[str, int], Any], minute: int) -> dict[tuple[str, int], Any]:
+    """What was counted before a minute, taken out of the counts."""
+    over = [key for key in list(counts) if key[1] < minute]
+    return {key: counts.pop(key) for key in over}
 
 
 # --- Tables and migrations ----------------------------------------------------
@@ -2257,13 +2276,15 @@ class Tokens:
 
     def check(self, token: str) -> Principal:
         """The principal that a token speaks for, or Unauthenticated."""
-        principal = self._known.get(token)
+        # What is looked up while an account changes goes where nobody looks any more.
+        known = self._known
+        principal = known.get(token)
         at = self.workspace.source.clock()
         if principal is None:
             principal = self.verify(token, at)
-            if len(self._known) >= self.REMEMBERED:
-                self._known.clear()
-            self._known[token] = principal
+            if len(known) >= self.REMEMBERED:
+                known.clear()
+            known[token] = principal
         if at >= principal.expires_at:
             raise Unauthenticated("The token has expired; get a new one.")
         return principal
@@ -2284,7 +2305,7 @@ class Tokens:
 
     def forget(self) -> None:
         """Have every token checked anew, since an account changed."""
-        self._known.clear()
+        self._known = {}
 
 
 # --- Uploads ------------------------------------------------------------------
@@ -2768,6 +2789,8 @@ class Resource:
     path: ClassVar[str] = ""
     model: ClassVar[type[Model] | None] = None
     scope: ClassVar[str] = ""
+    #: What of the scope its operations take; nothing: `read` or `write`, as the method says.
+    access: ClassVar[str] = ""
     tag: ClassVar[str] = ""
     noun: ClassVar[str] = ""
     plural: ClassVar[str] = ""
@@ -2804,7 +2827,7 @@ class Resource:
             if hasattr(function, "options"):
                 declared[name] = {"id": camel(name), **function.options}
         for name, options in declared.items():
-            access = "read" if options["method"] == "GET" else "write"
+            access = self.access or ("read" if options["method"] == "GET" else "write")
             options = {"scope": f"{self.scope}:{access}" if self.scope else "", **options}
             if "body" in options and not options.get("public"):
                 options["body"] = self.surface.complete(options["body"], options["method"])
@@ -3124,6 +3147,15 @@ class ReadCount(Model):
     count = Integer()
 
 
+class LastUse(Model):
+    """When a credential was accepted last; kept apart from its own record, which is proven."""
+
+    since = 3
+
+    id = Text(primary_key=True)
+    at = Timestamp(6)
+
+
 class Journal:
     """Writes a workspace's audit log and ledger; knows the heads of both chains."""
 
@@ -3405,14 +3437,16 @@ def perform(
         except BaseException:
             workspace.journal.go_back(heads)
             raise
-        return result, addressed
+        return result, addressed, current.afterwards
 
     if workspace.read_only:
         raise Conflict("The workspace is open for reading only.")
     try:
-        result, addressed = workspace.writer.run(run)
+        result, addressed, afterwards = workspace.writer.run(run)
     except Rehearsed as rehearsed:
         return rehearsed.result
+    for follow in afterwards:
+        follow()
     if addressed:
         workspace.bell.set()
     return result
@@ -4125,8 +4159,7 @@ def tidy(workspace: Workspace, at: float) -> None:
     """Do what time alone brings about: expiries, counted reads, and what is kept long enough."""
     if workspace.read_only:
         return
-    if counts := workspace.counted_reads(at):
-        perform(workspace, functools.partial(count_reads, counts), actor="system")
+    write_counts(workspace, at)
     for model in all_models():
         for record in model.overdue(workspace, at):
             perform(
@@ -4141,11 +4174,19 @@ def tidy(workspace: Workspace, at: float) -> None:
         perform(workspace, lambda current: forget_old(workspace, at), actor="system")
 
 
-def count_reads(counts: dict[tuple[str, int], int], current: Session) -> None:
-    """Write down who read how often in which minute."""
-    for (actor, minute), count in counts.items():
-        moment = current.source.timestamp(minute * 60)
-        ReadCount.create(id=None, actor=actor, minute=moment, count=count)
+def write_counts(workspace: Workspace, at: float) -> None:
+    """Write down the reads of the minutes that are over, and the last uses of credentials."""
+    reads, uses = workspace.counted_reads(at), workspace.noted_uses(at)
+    stamp = workspace.source.timestamp
+
+    def work(current):
+        for (actor, minute), count in reads.items():
+            ReadCount.create(id=None, actor=actor, minute=stamp(minute * 60), count=count)
+        for (credential, _), used in uses.items():
+            LastUse.replace(id=credential, at=stamp(used, 6)).execute()
+
+    if reads or uses:
+        perform(workspace, work, actor="system")
 
 
 def expire(record: Model, current: Session) -> None:
@@ -13607,7 +13648,11 @@ class Install:
         """Stop delivering, and close every workspace."""
         self.dispatcher.stop()
         while self.workspaces:
-            self.workspaces.popitem()[1].close()
+            with contextlib.closing(self.workspaces.popitem()[1]) as workspace:
+                if workspace.path and not workspace.read_only:
+                    # The minute at hand ends here; a full disk is no reason not to close.
+                    with contextlib.suppress(Problem):
+                        write_counts(workspace, self.source.clock() + 60)
 
     def __enter__(self) -> Install:
         return self
