@@ -162,8 +162,12 @@ def test_an_admin_may_go_while_another_stays(factstore, users, ada):
     assert [same.status, raised.status, left.status, last.status] == [200, 200, 204, 409]
 
 
-def test_an_organisation_with_members_stays(lite, factstore, users, ada):
-    factstore.post(MEMBERS, {"email": "bob", "role": "MEMBER"})
+@pytest.mark.parametrize(
+    "roles", [["ADMIN", "MEMBER"], ["ADMIN", "ADMIN"], ["MEMBER"], ["VIEWER", "MEMBER"]]
+)
+def test_an_organisation_with_members_stays(lite, factstore, users, roles):
+    for name, role in zip(users, roles, strict=False):
+        factstore.post(MEMBERS, {"email": name, "role": role})
     before = tables(lite)
 
     refused = factstore.delete(f"{ORGANISATIONS}/acme")
