@@ -515,12 +515,12 @@ class Session:
     """Whose hands a workspace is in: the database to use, who acts, why, and what came of it.
 
     `facts` collects the records written and `events` the events raised; both are put down in the
-    transaction of the write, before its commit.
+    transaction of the write, before its commit. `afterwards` holds what is to be done after it.
     """
 
     __slots__ = (
-        "actor", "database", "events", "facts", "reason", "region", "request_id", "ring", "source",
-        "workspace",
+        "actor", "afterwards", "database", "events", "facts", "reason", "region", "request_id",
+        "ring", "source", "workspace",
     )  # fmt: skip
 
     def __init__(self, workspace, database, actor="", reason="", request_id=""):
@@ -531,6 +531,7 @@ class Session:
         self.actor, self.reason, self.request_id = actor, reason, request_id
         self.facts: list[tuple] = []
         self.events: list[tuple[str, dict]] = []
+        self.afterwards: list[Callable[[], None]] = []
 
 
 _session: contextvars.ContextVar[Session] = contextvars.ContextVar("session")
@@ -946,8 +947,9 @@ def read_uuid(value: Any) -> str:
 class Uuid(Member, peewee.TextField):
     """A random primary key."""
 
-    def __init__(self):
+    def __init__(self, *, hidden: bool = False):
         super().__init__(primary_key=True, default=lambda: session().source.uuid())
+        self.hidden = hidden
 
     def read(self, value):
         return read_uuid(value)
@@ -1789,6 +1791,7 @@ class Workspace:
         #: Keys of the writes with an Idempotency-Key that are running now.
         self.running: set[str] = set()
         self._reads: dict[tuple[str, int], int] = {}
+        self._uses: dict[tuple[str, int], float] = {}
         self.tidied = -1
 
     def take_lock(self, path: Path) -> FileLock | None:
@@ -1837,9 +1840,19 @@ class Workspace:
 
     def counted_reads(self, at: float) -> dict[tuple[str, int], int]:
         """The reads of the minutes that are over, taken out of the count."""
-        minute = int(at) // 60
-        over = [key for key in list(self._reads) if key[1] < minute]
-        return {key: self._reads.pop(key) for key in over}
+        return take_out(self._reads, int(at) // 60)
+
+    def note_use(self, credential: str, at: float) -> None:
+        """Remember that a credential was accepted, until `noted_uses` takes it up."""
+        self._uses[credential, int(at) // 60] = at
+
+    def noted_uses(self, at: float) -> dict[tuple[str, int], float]:
+        """The last uses in each of the minutes that are over, taken out of what is remembered."""
+        return take_out(self._uses, int(at) // 60)
+
+    def recent_uses(self) -> dict[str, float]:
+        """When credentials were accepted last, as far as it is not in the file yet."""
+        return {credential: at for (credential, _), at in list(self._uses.items())}
 
     def backup(self, target: Path) -> None:
         """Copy the file as it stands at one moment to a new file, while it is in use."""
@@ -1868,6 +1881,12 @@ class Workspace:
             self.folder.cleanup()
         if self.lock:
             self.lock.release()
+
+
+def take_out(counts: dict[tuple[str, int], Any], minute: int) -> dict[tuple[str, int], Any]:
+    """What was counted before a minute, taken out of the counts."""
+    over = [key for key in list(counts) if key[1] < minute]
+    return {key: counts.pop(key) for key in over}
 
 
 # --- Tables and migrations ----------------------------------------------------
@@ -2198,6 +2217,11 @@ class Principal:
                 headers={"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{scope}"'},
             )
 
+    def may_give(self, scopes: Iterable[str]) -> None:
+        """Refuse to give others a scope that the principal does not have."""
+        for scope in sorted(set(scopes) - self.scopes):
+            raise Forbidden(f"You cannot give the scope {scope}, which you do not have yourself.")
+
 
 class ServiceAccount(Model):
     """An integration that may call the APIs: its scopes, and its secret as a keyed hash."""
@@ -2251,13 +2275,15 @@ class Tokens:
 
     def check(self, token: str) -> Principal:
         """The principal that a token speaks for, or Unauthenticated."""
-        principal = self._known.get(token)
+        # What is looked up while an account changes goes where nobody looks any more.
+        known = self._known
+        principal = known.get(token)
         at = self.workspace.source.clock()
         if principal is None:
             principal = self.verify(token, at)
-            if len(self._known) >= self.REMEMBERED:
-                self._known.clear()
-            self._known[token] = principal
+            if len(known) >= self.REMEMBERED:
+                known.clear()
+            known[token] = principal
         if at >= principal.expires_at:
             raise Unauthenticated("The token has expired; get a new one.")
         return principal
@@ -2278,7 +2304,7 @@ class Tokens:
 
     def forget(self) -> None:
         """Have every token checked anew, since an account changed."""
-        self._known.clear()
+        self._known = {}
 
 
 # --- Uploads ------------------------------------------------------------------
@@ -2762,6 +2788,8 @@ class Resource:
     path: ClassVar[str] = ""
     model: ClassVar[type[Model] | None] = None
     scope: ClassVar[str] = ""
+    #: What of the scope its operations take; nothing: `read` or `write`, as the method says.
+    access: ClassVar[str] = ""
     tag: ClassVar[str] = ""
     noun: ClassVar[str] = ""
     plural: ClassVar[str] = ""
@@ -2798,7 +2826,7 @@ class Resource:
             if hasattr(function, "options"):
                 declared[name] = {"id": camel(name), **function.options}
         for name, options in declared.items():
-            access = "read" if options["method"] == "GET" else "write"
+            access = self.access or ("read" if options["method"] == "GET" else "write")
             options = {"scope": f"{self.scope}:{access}" if self.scope else "", **options}
             if "body" in options and not options.get("public"):
                 options["body"] = self.surface.complete(options["body"], options["method"])
@@ -3118,6 +3146,15 @@ class ReadCount(Model):
     count = Integer()
 
 
+class LastUse(Model):
+    """When a credential was accepted last; kept apart from its own record, which is proven."""
+
+    since = 3
+
+    id = Text(primary_key=True)
+    at = Timestamp(6)
+
+
 class Journal:
     """Writes a workspace's audit log and ledger; knows the heads of both chains."""
 
@@ -3399,14 +3436,16 @@ def perform(
         except BaseException:
             workspace.journal.go_back(heads)
             raise
-        return result, addressed
+        return result, addressed, current.afterwards
 
     if workspace.read_only:
         raise Conflict("The workspace is open for reading only.")
     try:
-        result, addressed = workspace.writer.run(run)
+        result, addressed, afterwards = workspace.writer.run(run)
     except Rehearsed as rehearsed:
         return rehearsed.result
+    for follow in afterwards:
+        follow()
     if addressed:
         workspace.bell.set()
     return result
@@ -4119,8 +4158,7 @@ def tidy(workspace: Workspace, at: float) -> None:
     """Do what time alone brings about: expiries, counted reads, and what is kept long enough."""
     if workspace.read_only:
         return
-    if counts := workspace.counted_reads(at):
-        perform(workspace, functools.partial(count_reads, counts), actor="system")
+    write_counts(workspace, at)
     for model in all_models():
         for record in model.overdue(workspace, at):
             perform(
@@ -4135,11 +4173,19 @@ def tidy(workspace: Workspace, at: float) -> None:
         perform(workspace, lambda current: forget_old(workspace, at), actor="system")
 
 
-def count_reads(counts: dict[tuple[str, int], int], current: Session) -> None:
-    """Write down who read how often in which minute."""
-    for (actor, minute), count in counts.items():
-        moment = current.source.timestamp(minute * 60)
-        ReadCount.create(id=None, actor=actor, minute=moment, count=count)
+def write_counts(workspace: Workspace, at: float) -> None:
+    """Write down the reads of the minutes that are over, and the last uses of credentials."""
+    reads, uses = workspace.counted_reads(at), workspace.noted_uses(at)
+    stamp = workspace.source.timestamp
+
+    def work(current):
+        for (actor, minute), count in reads.items():
+            ReadCount.create(id=None, actor=actor, minute=stamp(minute * 60), count=count)
+        for (credential, _), used in uses.items():
+            LastUse.replace(id=credential, at=stamp(used, 6)).execute()
+
+    if reads or uses:
+        perform(workspace, work, actor="system")
 
 
 def expire(record: Model, current: Session) -> None:
@@ -6452,11 +6498,55 @@ class AuditEvent(Model):
 # --- API keys -----------------------------------------------------------------
 
 
+class MachineAccount(Model):
+    """A service account of the Factstore surface: what the keys of machines belong to."""
+
+    fact, key, touched, since = "machine_account", "name", True, 3
+    schema_name = "ServiceAccountResponse"
+
+    id = Uuid()
+    name = Name()
+    description = Text(10_000, null=True)
+    created_at = Timestamp(6, default=now_exactly)
+    updated_at = Timestamp(6, default=now_exactly)
+
+    @classmethod
+    def noun(cls):
+        return "service account"
+
+    @classmethod
+    def named(cls, name: str) -> MachineAccount | None:
+        """The account of this name."""
+        return cls.get_or_none(cls.name == name)
+
+    @classmethod
+    def create(cls, **values):
+        if cls.named(values["name"]):
+            raise Conflict(f"Service account with name '{values['name']}' already exists")
+        return super().create(**values)
+
+    def change(self, **values):
+        name = values.get("name", self.name)
+        if name != self.name and self.named(name):
+            raise Conflict(f"Service account with name '{name}' already exists")
+        return super().change(**values)
+
+    def remove(self):
+        revoke_keys_of(self.id)
+        super().remove()
+
+
 class ApiKey(Model):
     """A key of a person (fsp_) or of a service (fss_): its prefix, and a keyed hash of it."""
 
     fact, lookup, since = "api_key", "key_prefix", 2
     schema_name = "ApiKeyResponse"
+    derived: ClassVar[dict] = {
+        "lastUsedAt": Derived(
+            Timestamp(6, null=True),
+            """ifnull((SELECT json_quote("at") FROM "last_use" WHERE "id" = "t1"."id"), 'null')""",
+        )
+    }
 
     id = Uuid()
     owner_id = Id(index=True)
@@ -6467,14 +6557,32 @@ class ApiKey(Model):
     scopes = Json(ListOf(Text(100, 1)))
     is_active = Boolean(default=True)
     created_at = Timestamp(6, default=now_exactly)
-    ttl_days = Integer(1, 36_500, null=True)
+    ttl_days = Integer(-(2**31), 2**31 - 1, null=True)
     expires_at = Timestamp(6, null=True)
+
+    def revoke(self) -> None:
+        """End the key for good; whoever presents it once this is committed is refused."""
+        self.change(is_active=False)
+        current = session()
+        current.afterwards.append(current.workspace.api_keys.forget)
+
+
+def revoke_keys_of(owner_id: str) -> None:
+    """End every key of an owner who goes; they stay in the lists."""
+    for key in ApiKey.select().where(ApiKey.owner_id == owner_id, ApiKey.is_active):
+        key.revoke()
+
+
+KEYS = Array(ApiKey, {"owner_id": lambda owner: ApiKey.owner_id == owner})
+KEY_SCOPES = ("factstore:read", "factstore:write")
+#: The last second that a timestamp of four digits for the year can name.
+END_OF_TIME = 253_402_300_799
 
 
 class ApiKeys:
     """The API keys of one workspace: made, listed and revoked as the console does, and checked.
 
-    A key is checked once and remembered; a change of any key forgets what was remembered.
+    A key is checked once and remembered; the end of any key forgets what was remembered.
     """
 
     REMEMBERED = 10_000
@@ -6489,75 +6597,88 @@ class ApiKeys:
         return hmac.digest(self.workspace.ring.derive("api keys"), key.encode(), "sha256").hex()
 
     def issue(
-        self, owner_id: str, owner_type: str, label: str, days: int | None, scopes: Sequence[str]
-    ) -> tuple[ApiKey, str]:
-        """Make a key in the current session; the text is told only now."""
-        source = self.workspace.source
+        self, owner_id: str, owner_type: str, label: str, days: int | None, scopes: Iterable[str]
+    ) -> tuple[dict, str]:
+        """Make a key in the current session; the text is told only now.
+
+        A key for no days or fewer has expired already.
+        """
+        source, expiry = self.workspace.source, None
         text = self.PREFIXES[owner_type] + source.random.randbytes(32).hex()
-        expiry = source.timestamp(source.clock() + days * 86_400, 6) if days else None
+        if days is not None:
+            end = source.clock() + days * 86_400
+            expiry = source.timestamp(min(max(end, 0), END_OF_TIME), 6)
         record = ApiKey.create(
             owner_id=owner_id,
             owner_type=owner_type,
             label=label,
             key_prefix=text[:12],
             key_hash=self.hash(text),
-            scopes=list(scopes),
+            scopes=sorted(set(scopes)),
             ttl_days=days,
             expires_at=expiry,
         )
-        return record, text
+        return record.json(), text
 
     def create(
-        self,
-        label: str,
-        scopes: Iterable[str] = ("factstore:read", "factstore:write"),
-        days: int | None = None,
+        self, label: str, scopes: Iterable[str] = KEY_SCOPES, days: int | None = None
     ) -> dict:
-        """Make a key of a service, good for so many days or until revoked; `apiKey` is its text."""
-        wanted = sorted(set(scopes))
-        if unknown := [scope for scope in wanted if scope not in FACTSTORE_SCOPES]:
+        """Make a key of the service account of this name, which is made where it is missing.
+
+        The key is good for so many days or until revoked; `apiKey` is its text.
+        """
+        wanted = set(scopes)
+        if unknown := wanted.difference(FACTSTORE_SCOPES):
             known = ", ".join(FACTSTORE_SCOPES)
-            raise Invalid(f"There is no scope {unknown[0]} for API keys; there are {known}.")
+            raise Invalid(f"There is no scope {min(unknown)} for API keys; there are {known}.")
         if not wanted:
             raise Invalid("An API key needs at least one scope.")
-        values = read_members(
-            Schema(ApiKey.label, ApiKey.ttl_days), {"label": label, "ttlDays": days}
-        )
-        owner = self.workspace.source.uuid()
+        asked = Schema(label=Name(), ttl_days=Integer(1, 36_500, null=True))
+        label = read_members(asked, {"label": label, "ttlDays": days})["label"]
 
         def work(current):
-            return self.issue(owner, "SERVICE_ACCOUNT", values["label"], days, scopes=wanted)
+            account = MachineAccount.named(label) or MachineAccount.create(name=label)
+            return self.issue(account.id, "SERVICE_ACCOUNT", label, days, wanted)
 
-        record, text = self.act("API key created.", work)
-        return {**record.json(), "apiKey": text}
+        told, text = self.act("API key created.", work)
+        return {**told, "apiKey": text}
 
-    def list(self) -> list[dict]:
-        """All keys, without their texts."""
+    def list(self, **filters: str) -> list[dict]:
+        """All keys, or those of one `owner_id`, without their texts, in the order of their making.
+
+        A use counts at once, although it reaches the file only once its minute is over.
+        """
+        recent, stamp = self.workspace.recent_uses(), self.workspace.source.timestamp
         with self.workspace.read():
-            return [key.json() for key in ApiKey.select().order_by(ApiKey.created_at)]
+            keys = json.loads(b"[%b]" % KEYS.slice(filters).text)
+        for key in keys:
+            if used := recent.get(key["id"]):
+                key["lastUsedAt"] = stamp(used, 6)
+        return keys
 
     def revoke(self, key: str) -> None:
         """End a key, at once."""
-        self.act("API key revoked.", lambda current: ApiKey.fetch(key).change(is_active=False))
+        self.act("API key revoked.", lambda current: ApiKey.fetch(key).revoke())
 
     def act(self, reason: str, work: Callable[[Session], Any]) -> Any:
-        """Do one administrative write, and have every key checked anew."""
-        result = perform(self.workspace, work, actor="console", reason=reason)
-        self.forget()
-        return result
+        """Do one administrative write."""
+        return perform(self.workspace, work, actor="console", reason=reason)
 
     def check(self, text: str) -> Principal | None:
         """The principal that a key speaks for; None where this workspace does not know it."""
-        principal, at = self._known.get(text), self.workspace.source.clock()
+        # What is looked up while a key is revoked goes where nobody looks any more.
+        known = self._known
+        principal, at = known.get(text), self.workspace.source.clock()
         if principal is None:
             principal = self.look_up(text)
             if principal is None:
                 return None
-            if len(self._known) >= self.REMEMBERED:
-                self._known.clear()
-            self._known[text] = principal
+            if len(known) >= self.REMEMBERED:
+                known.clear()
+            known[text] = principal
         if at >= principal.expires_at:
             raise Unauthenticated("The API key has expired; make a new one.")
+        self.workspace.note_use(principal.id, at)
         return principal
 
     def look_up(self, text: str) -> Principal | None:
@@ -6572,8 +6693,37 @@ class ApiKeys:
         return None
 
     def forget(self) -> None:
-        """Have every key checked anew, since one changed."""
-        self._known.clear()
+        """Have every key checked anew, since one has ended."""
+        self._known = {}
+
+
+def key_request(name: str, *columns: Member) -> Schema:
+    """The body that asks for an API key: whose, where the path does not say it, and what for."""
+    scopes = ListOf(Choice(" ".join(FACTSTORE_SCOPES)), 10)
+    return Schema(
+        *columns,
+        ApiKey.label,
+        ApiKey.ttl_days,
+        scopes=Json(scopes, default=list(KEY_SCOPES)),
+        aliases={"name": "label"},
+        name=name,
+    )
+
+
+KEY_CREATED = describe_model(ApiKey)
+KEY_CREATED["properties"]["plainTextKey"] = {"type": "string"}
+KEY_CREATED["required"].append("plainTextKey")
+
+
+def make_key(context: Context, owner_id: str, owner_type: str) -> dict:
+    """Make the API key that a request asks for, with no scope beyond those of who asks."""
+    body, keys = context.body, context.workspace.api_keys
+    scopes = body.get("scopes", KEY_SCOPES)
+    if not scopes:
+        raise Invalid(issues=[issue(["scopes"], "Expected at least one scope")])
+    context.principal.may_give(scopes)
+    told, text = keys.issue(owner_id, owner_type, body["label"], body.get("ttl_days"), scopes)
+    return {**told, "plainTextKey": text}
 
 
 # --- Factstore conventions ----------------------------------------------------
@@ -6744,6 +6894,15 @@ def updated(record: Model) -> dict:
 # --- Organisations ------------------------------------------------------------
 
 
+class Belonging:
+    """Mixed into a model some of whose records end with the organisation whose slug they carry."""
+
+    @classmethod
+    def end_with(cls, slug: str) -> None:
+        """Take away what an organisation does not leave behind."""
+        raise NotImplementedError
+
+
 class Organisation(Model):
     """A label that flows, trails and artifacts may carry; a record, not a tenant."""
 
@@ -6758,6 +6917,9 @@ class Organisation(Model):
     updated_at = Timestamp(6, default=now_exactly)
 
     def remove(self):
+        for model in labelled():
+            if issubclass(model, Belonging):
+                model.end_with(self.slug)
         users = [model.noun() for model in labelled() if self.is_carried_by(model)]
         if users:
             raise Conflict(
@@ -11347,6 +11509,348 @@ class Gate(
         return Reply(200, b"[%b]" % GATE_RESULTS.slice(values, offset).text)
 
 
+# --- Users --------------------------------------------------------------------
+
+
+class User(Model):
+    """A person, known by the e-mail address."""
+
+    fact, key, touched, since = "user", "email", True, 3
+    schema_name = "UserResponse"
+
+    id = Uuid()
+    email = Name()
+    name = Name()
+    github_id = Text(255, null=True, index=True)
+    created_at = Timestamp(6, default=now_exactly)
+    updated_at = Timestamp(6, default=now_exactly)
+
+    @classmethod
+    def with_email(cls, email: str) -> User | None:
+        """The user with exactly this address."""
+        return cls.get_or_none(cls.email == email)
+
+    @classmethod
+    def create(cls, **values):
+        if cls.with_email(values["email"]):
+            raise Conflict(f"User with email '{values['email']}' already exists")
+        check_github_id(values.get("github_id"))
+        return super().create(**values)
+
+    def change(self, **values):
+        if values.get("github_id") != self.github_id:
+            check_github_id(values.get("github_id"))
+        return super().change(**values)
+
+    def remove(self):
+        revoke_keys_of(self.id)
+        super().remove()
+
+
+def check_github_id(github_id: str | None) -> None:
+    """Refuse the GitHub id that another user has."""
+    if github_id is not None and User.select().where(User.github_id == github_id).exists():
+        raise Conflict(f"User with GitHub id '{github_id}' already exists")
+
+
+class Users(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/users",
+    model=User,
+    scope="factstore",
+    access="admin",
+    tag="Users",
+    item="userId",
+    verbs="list create retrieve update delete",
+):
+    """People. One who goes leaves the organisations, and the keys of one who goes end."""
+
+    creates = Schema(User.email, User.name, User.github_id, name="CreateUserRequest")
+    changes = Schema(User.name, User.github_id, name="UpdateUserRequest")
+
+
+# --- Service accounts ---------------------------------------------------------
+
+
+class ServiceAccounts(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/service-accounts",
+    model=MachineAccount,
+    scope="factstore",
+    access="admin",
+    tag="Service accounts",
+    noun="serviceAccount",
+    item="serviceAccountId",
+    verbs="list create retrieve update delete",
+):
+    """Machines that call the API, and their keys, which end when their account goes."""
+
+    creates = Schema(
+        MachineAccount.name, MachineAccount.description, name="CreateServiceAccountRequest"
+    )
+    changes = Schema(
+        MachineAccount.name, MachineAccount.description, name="UpdateServiceAccountRequest"
+    )
+
+    @route(
+        "GET /api/v1/service-accounts/{serviceAccountId}/api-keys",
+        id="listServiceAccountApiKeys",
+        answer=FACTSTORE.array_schema("ApiKeyResponse"),
+    )
+    def keys(self, context, key):
+        """List the API keys of a service account, ended ones too."""
+        return context.workspace.api_keys.list(owner_id=self.find(key).id)
+
+    @route(
+        "POST /api/v1/service-accounts/{serviceAccountId}/api-keys",
+        id="createServiceAccountApiKey",
+        body=key_request("CreateServiceAccountApiKeyRequest"),
+        status=201,
+        answer=KEY_CREATED,
+    )
+    def create_key(self, context, key):
+        """Make an API key for a service account; its text is told only in this answer."""
+        return make_key(context, self.find(key).id, "SERVICE_ACCOUNT")
+
+    @route(
+        "DELETE /api/v1/service-accounts/{serviceAccountId}/api-keys/{keyId}",
+        id="revokeServiceAccountApiKey",
+        status=204,
+    )
+    def revoke_key(self, context, account_id, key_id):
+        """End an API key of a service account, at once and for good."""
+        key = ApiKey.get_or_none(ApiKey.id == key_id, ApiKey.owner_id == self.find(account_id).id)
+        if key is None:
+            raise NotFound(f"The service account {account_id} has no API key {key_id}.")
+        told = key.json()
+        key.revoke()
+        return told
+
+
+# --- API key management -------------------------------------------------------
+
+OWNERS = MappingProxyType({"USER": User, "SERVICE_ACCOUNT": MachineAccount})
+
+
+class ApiKeyManagement(
+    Resource,
+    surface=FACTSTORE,
+    model=ApiKey,
+    scope="factstore",
+    access="admin",
+    tag="API keys",
+):
+    """The API keys of people and machines."""
+
+    @route(
+        "POST /api/v1/api-keys",
+        id="createApiKey",
+        body=key_request("CreateApiKeyRequest", ApiKey.owner_id, ApiKey.owner_type),
+        status=201,
+        answer=KEY_CREATED,
+    )
+    def make(self, context):
+        """Make an API key for a user or a service account; its text is told only in this answer."""
+        kind = context.body["owner_type"]
+        return make_key(context, OWNERS[kind].fetch(context.body["owner_id"]).id, kind)
+
+    @route(
+        "GET /api/v1/api-keys/owners/{ownerId}",
+        id="listApiKeysOfOwner",
+        answer=FACTSTORE.array_schema("ApiKeyResponse"),
+    )
+    def of_owner(self, context, owner_id):
+        """List the API keys of an owner, who may be gone, ended ones too."""
+        return context.workspace.api_keys.list(owner_id=owner_id)
+
+    @route("DELETE /api/v1/api-keys/{apiKeyId}/revoke", id="revokeApiKey", status=204)
+    def revoke(self, context, key_id):
+        """End an API key, at once and for good."""
+        key = ApiKey.fetch(key_id)
+        told = key.json()
+        key.revoke()
+        return told
+
+
+# --- Members ------------------------------------------------------------------
+
+#: What a member may do after signing in.
+MEMBER_SCOPES = MappingProxyType(
+    {
+        "ADMIN": FACTSTORE_SCOPES,
+        "MEMBER": ("factstore:read", "factstore:write"),
+        "VIEWER": ("factstore:read",),
+        "SERVICE_ACCOUNT": ("factstore:read", "factstore:write"),
+    }
+)
+
+
+class Membership(Belonging, Model):
+    """A user's place in an organisation, and the role there."""
+
+    fact, key, since = "member", "org_slug user", 3
+    schema_name = "MemberResponse"
+    derived: ClassVar[dict] = {
+        name: Derived(
+            getattr(User, name),
+            f"""(SELECT json_quote("{name}") FROM "user" WHERE "id" = "t1"."user_id")""",
+        )
+        for name in ("email", "name")
+    }
+
+    id = Uuid(hidden=True)
+    org_slug = Text(255, hidden=True)
+    user = Owner(User, on_delete="CASCADE", index=True)
+    role = Choice(" ".join(MEMBER_SCOPES))
+    joined_at = Timestamp(6, default=now_exactly)
+
+    class Meta:
+        table_name = "member"
+
+    @classmethod
+    def of(cls, slug: str, user_id: str) -> Membership | None:
+        """The place of a user in an organisation."""
+        return cls.get_or_none(cls.org_slug == slug, cls.user == user_id)
+
+    @classmethod
+    def end_with(cls, slug):
+        members = list(cls.select().where(cls.org_slug == slug).limit(2))
+        # Nobody else could ever take the last admin away.
+        if [member.role for member in members] == ["ADMIN"]:
+            Model.remove(members[0])
+
+    def change(self, **values):
+        if values.get("role", "ADMIN") != "ADMIN":
+            self.check_admin_remains()
+        return super().change(**values)
+
+    def remove(self):
+        self.check_admin_remains()
+        super().remove()
+
+    def is_last_admin(self) -> bool:
+        """Whether the organisation would be without an admin if it were without this one."""
+        other = Membership.org_slug == self.org_slug, Membership.id != self.id
+        others = Membership.select().where(*other, Membership.role == "ADMIN")
+        return self.role == "ADMIN" and not others.exists()
+
+    def check_admin_remains(self) -> None:
+        """Refuse to take the last admin from an organisation."""
+        if self.is_last_admin():
+            raise Conflict(
+                f"User {self.user_id} is the last admin of organisation '{self.org_slug}'; "
+                "make somebody else an admin first."
+            )
+
+
+MEMBERS = Array(Membership, {"org_slug": lambda slug: Membership.org_slug == slug})
+
+
+def add_member(slug: str, user: User, role: str) -> Membership:
+    """Give a user a role in an organisation, or Conflict where the user has one already."""
+    if Membership.of(slug, user.id):
+        raise Conflict(f"Member '{user.email}' already exists in organisation '{slug}'")
+    return Membership.create(org_slug=slug, user=user.id, role=role)
+
+
+class Members(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/organisations/{slug}/members",
+    model=Membership,
+    scope="factstore",
+    access="admin",
+    tag="Members",
+    item="userId",
+    verbs="list create retrieve update delete",
+):
+    """The members of an organisation, and their roles, which nobody gives beyond their own."""
+
+    creates = Schema(User.email, Membership.role, name="InviteMemberRequest")
+    changes = Schema(Membership.role, name="UpdateMemberRoleRequest")
+    options: ClassVar[dict] = {"update": {"partial": False}}
+
+    def slug(self, key: str) -> str:
+        """The slug of the organisation that a path names, or NotFound."""
+        slug = organisation_slug(key)
+        check_organisation(slug)
+        return slug
+
+    def member(self, key: str, user_id: str) -> Membership:
+        """The member that a path names, or NotFound."""
+        slug = self.slug(key)
+        member = Membership.of(slug, user_id)
+        if member is None:
+            raise NotFound(f"User {user_id} is no member of organisation '{slug}'.")
+        return member
+
+    def list(self, context, key):
+        """List the members of an organisation."""
+        return FACTSTORE.array(context, MEMBERS, {"org_slug": self.slug(key)})
+
+    def create(self, context, key):
+        """Make a user a member of an organisation, at once; the user is found by e-mail."""
+        slug, role = self.slug(key), context.body["role"]
+        user = User.with_email(context.body["email"])
+        if user is None:
+            raise NotFound(f"There is no user with the email '{context.body['email']}'.")
+        context.principal.may_give(MEMBER_SCOPES[role])
+        return add_member(slug, user, role)
+
+    def retrieve(self, context, key, user_id):
+        """Get one member of an organisation."""
+        return self.member(key, user_id)
+
+    def update(self, context, key, user_id):
+        """Give a member another role; the last admin keeps it."""
+        member = self.member(key, user_id)
+        context.principal.may_give(MEMBER_SCOPES[context.body["role"]])
+        member.change(**context.body)
+        return member
+
+    def delete(self, context, key, user_id):
+        """Take a member out of an organisation; the last admin stays."""
+        member = self.member(key, user_id)
+        told = member.json()
+        member.remove()
+        return told
+
+
+# --- Single sign-on -----------------------------------------------------------
+
+
+# --- Identity providers -------------------------------------------------------
+
+
+# --- Rego ---------------------------------------------------------------------
+
+
+# --- Policy bundles -----------------------------------------------------------
+
+
+# --- Security scans -----------------------------------------------------------
+
+
+# --- Scan reports -------------------------------------------------------------
+
+
+# --- Regulatory frameworks ----------------------------------------------------
+
+
+# --- Compliance assessments ---------------------------------------------------
+
+
+# --- Regulatory reports -------------------------------------------------------
+
+
+# --- Evidence vault -----------------------------------------------------------
+
+
+# --- HashiCorp Vault ----------------------------------------------------------
+
+
 # === Part V: Application ======================================================
 
 
@@ -11766,7 +12270,10 @@ def oscal_time(metadata: dict) -> str:
 
 # --- Opening workspaces -------------------------------------------------------
 
-MIGRATIONS = (Migration(2, "Factstore from trail to gate"),)
+MIGRATIONS = (
+    Migration(2, "Factstore from trail to gate"),
+    Migration(3, "Identity, policy and compliance"),
+)
 #: A ready-made empty file, so that a fresh workspace inside a test is a copy.
 _template: list[bytes] = []
 
@@ -13691,7 +14198,11 @@ class Install:
         """Stop delivering, and close every workspace."""
         self.dispatcher.stop()
         while self.workspaces:
-            self.workspaces.popitem()[1].close()
+            with contextlib.closing(self.workspaces.popitem()[1]) as workspace:
+                if workspace.path and not workspace.read_only:
+                    # The minute at hand ends here; a full disk is no reason not to close.
+                    with contextlib.suppress(Problem):
+                        write_counts(workspace, self.source.clock() + 60)
 
     def __enter__(self) -> Install:
         return self

@@ -34,7 +34,7 @@ def test_a_key_is_told_once_and_kept_only_as_a_hash(lite, key):
 
     assert list(listed) == [
         *("id", "ownerId", "ownerType", "label", "keyPrefix", "scopes", "isActive"),
-        *("createdAt", "ttlDays", "expiresAt"),
+        *("createdAt", "ttlDays", "expiresAt", "lastUsedAt"),
     ]
     assert key["apiKey"].startswith("fss_")
     assert len(key["apiKey"]) == 68
