@@ -259,9 +259,13 @@ class Faults(ValueError):
 # --- Settings -----------------------------------------------------------------
 
 
-def setting(default: Any, explanation: str, **options: Any) -> Any:
-    """Declare one setting: its default, whose type is the setting's, and one sentence about it."""
-    return dataclasses.field(default=default, metadata={"help": explanation}, **options)
+def setting(default: Any, explanation: str, also: str = "", **options: Any) -> Any:
+    """Declare one setting: its default, whose type is the setting's, and one sentence about it.
+
+    `also` names a variable of the environment that is read where the setting's own is not set.
+    """
+    told = {"help": explanation, "also": also}
+    return dataclasses.field(default=default, metadata=told, **options)
 
 
 @dataclass(frozen=True)
@@ -333,6 +337,7 @@ class Settings:
         values = {}
         for name, item in known.items():
             text = environment.get(f"NOVANTRA_LITE_{name.upper()}")
+            text = environment.get(item.metadata["also"]) if text is None else text
             if text is not None and item.default is not MISSING:
                 values[name] = parse_setting(name, text, item.default)
         settings = cls(**values | given)
@@ -14095,7 +14100,8 @@ def settings_table() -> str:
         default = " ".join(item.default) if isinstance(item.default, tuple) else item.default
         default = {True: "on", False: "off"}[default] if isinstance(default, bool) else default
         shown = f"`{default}`" if default != "" else ""
-        rows.append(f"| `{item.name}` | {shown} | {item.metadata['help']} |")
+        also = f" Also `{item.metadata['also']}`." if item.metadata["also"] else ""
+        rows.append(f"| `{item.name}` | {shown} | {item.metadata['help']}{also} |")
     return "\n".join(rows)
 
 
