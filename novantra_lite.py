@@ -8792,7 +8792,7 @@ class EvidenceFiles(
         return FACTSTORE.array(context, EVIDENCE, {"attestation": attestation})
 
     @route(
-        "GET /api/v1/evidence/{sha256Hash}",
+        "GET /api/v1/evidence/{evidenceKey}",
         id="downloadEvidence",
         answers_with="*/*",
         answer=File().describe(),
