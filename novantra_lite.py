@@ -11637,6 +11637,7 @@ class VaultEvidence(Resource, surface=FACTSTORE, scope="factstore", tag="Vault e
         return self.tell(context, place, vault.keep(place, context.body["data"], context.prepared))
 
     def send(self, context, *path):
+        """Store a document in Vault, if that is where documents are kept; a dry run only asks."""
         rehearsal = context.operation.surface.rehearses(context.request)
         place, data = self.place(context.body, *path), context.body["data"]
         return context.lite.vault.send(place, data, rehearsal)
@@ -11656,6 +11657,7 @@ class VaultEvidence(Resource, surface=FACTSTORE, scope="factstore", tag="Vault e
         return self.tell(context, place, known) if known else None
 
     def withdraw(self, context, *path):
+        """Delete a document in Vault, if that is where documents are kept; a dry run only asks."""
         rehearsal = context.operation.surface.rehearses(context.request)
         return context.lite.vault.withdraw(self.place(context.query, *path), rehearsal)
 
@@ -11800,7 +11802,7 @@ class VaultRequests:
             self.log_in(token)
             response = self.attempt(call, *arguments, **options)
         told = read_vault(response)
-        if response.status_code in (200, 204):
+        if response.status_code == 204 or (response.status_code == 200 and told):
             return told
         # A document that is not there is nothing to complain of; a mount that is not there is.
         if response.status_code == 404 and told and not told.get("errors"):
