@@ -13807,9 +13807,9 @@ class Client:
 
 
 @functools.cache
-def slow_paths() -> re.Pattern:
-    """What the paths look like whose answers may take long."""
-    slow = [operation.path for operation in every_operation() if operation.slow]
+def slow_requests() -> re.Pattern:
+    """What the method and path of a request look like whose answer may take long."""
+    slow = [f"{one.method} {one.path}" for one in every_operation() if one.slow]
     return re.compile("|".join(re.sub(r"{\w+}", "[^/]+", path) for path in slow) or "(?!)")
 
 
@@ -13859,8 +13859,10 @@ class LoopFirst:
 
     def is_quick(self, request: Any) -> bool:
         """Whether a request is answered sooner than a thread is woken."""
+        if slow_requests().fullmatch(f"{request.command} {request.path}"):
+            return False
         if request.command == "GET":
-            return not slow_paths().fullmatch(request.path)
+            return True
         workspaces = list(self.install.workspaces.values())
         return request.content_length <= self.SMALL and all(
             workspace.writer.pace < self.QUICK for workspace in workspaces
