@@ -11628,6 +11628,7 @@ class VaultEvidence(Resource, surface=FACTSTORE, scope="factstore", tag="Vault e
         ),
         status=201,
         before="send",
+        slow=True,
         answer=VAULT_EVIDENCE,
         refuses=(502,),
     )
@@ -11648,6 +11649,7 @@ class VaultEvidence(Resource, surface=FACTSTORE, scope="factstore", tag="Vault e
         query=which,
         status=204,
         before="withdraw",
+        slow=True,
         refuses=(502,),
     )
     def discard(self, context, *path):

@@ -1,8 +1,11 @@
 """The evidence vault on HashiCorp Vault: section 9 of the governance notes, decision 28."""
 
+import contextlib
+import json
 import socket
 import subprocess
 import sys
+from http.client import HTTPConnection
 
 import pytest
 from looking import audit, events, ledger, tables
@@ -308,6 +311,32 @@ def test_a_vault_that_does_not_answer_is_given_up(clock):
             refused = call(lite.client("factstore:read"), READ)
 
     assert refused.status == 502
+
+
+@pytest.mark.parametrize("operation", EVERY)
+def test_others_are_answered_while_one_waits_for_vault(lite, vault, operation):
+    method, path = operation
+    token = lite.token("factstore:read", "factstore:write")
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    body = json.dumps(REVIEW) if method == "POST" else None
+    vault.may_answer.clear()
+    with lite.listening() as url:
+        host = url.removeprefix("http://")
+        with (
+            contextlib.closing(HTTPConnection(host, timeout=5)) as waiting,
+            contextlib.closing(HTTPConnection(host, timeout=4)) as other,
+        ):
+            waiting.request(method, f"{path}?evidenceType=review", body, headers)
+            assert vault.asked.wait(5)
+
+            other.request("GET", "/api/health/live")
+            alive = other.getresponse().status
+            held_up = vault.may_answer.is_set()
+            vault.may_answer.set()
+            late = waiting.getresponse().status
+
+    assert (alive, held_up) == (200, False)
+    assert late in (200, 201, 204, 404)
 
 
 @pytest.mark.parametrize(("stored", "version"), [(0, 1), (2, 3)])

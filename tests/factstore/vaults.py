@@ -28,6 +28,9 @@ class FakeVault:
         #: Path prefixes and what is answered there, whatever is asked.
         self.answers = {}
         self.created = CREATED
+        #: Set once somebody asked, and what an answer waits for.
+        self.asked, self.may_answer = threading.Event(), threading.Event()
+        self.may_answer.set()
 
     def answer(self, method, raw_path, token, body):
         """Status and JSON of an answer; None for an empty one."""
@@ -119,6 +122,8 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(length) or b"null")
         token, vault = self.headers.get("X-Vault-Token", ""), self.server.vault
         vault.requests.append((self.command, self.path, token))
+        vault.asked.set()
+        vault.may_answer.wait(5)
         status, told = vault.answer(self.command, self.path, token, body)
         data = b"" if told is None else told if type(told) is bytes else json.dumps(told).encode()
         self.send_response(status)
