@@ -253,9 +253,13 @@ class Faults(ValueError):
 # --- Settings -----------------------------------------------------------------
 
 
-def setting(default: Any, explanation: str, **options: Any) -> Any:
-    """Declare one setting: its default, whose type is the setting's, and one sentence about it."""
-    return dataclasses.field(default=default, metadata={"help": explanation}, **options)
+def setting(default: Any, explanation: str, also: str = "", **options: Any) -> Any:
+    """Declare one setting: its default, whose type is the setting's, and one sentence about it.
+
+    `also` names a variable of the environment that is read where the setting's own is not set.
+    """
+    told = {"help": explanation, "also": also}
+    return dataclasses.field(default=default, metadata=told, **options)
 
 
 @dataclass(frozen=True)
@@ -312,7 +316,26 @@ class Settings:
         (), "Base URLs of source hosts other than the public ones, such as GITLAB=https://git.lan."
     )
     scm_timeout: float = setting(10.0, "Seconds that a source host has to answer.")
-    WORDS: ClassVar = {"synchronous": ("FULL", "NORMAL", "OFF"), "factstore_auth": ("on", "open")}
+    vault_address: str = setting(
+        "", "The URL of HashiCorp Vault; empty: evidence stays in the file.", also="VAULT_ADDR"
+    )
+    vault_auth_method: str = setting(
+        "TOKEN", "How to log in to Vault: TOKEN or APPROLE.", also="VAULT_AUTH_METHOD"
+    )
+    vault_token: str = setting("", "The token for Vault.", also="VAULT_TOKEN", repr=False)
+    vault_role_id: str = setting(
+        "", "The id of the AppRole for Vault.", also="VAULT_ROLE_ID", repr=False
+    )
+    vault_secret_id: str = setting(
+        "", "The secret id of the AppRole for Vault.", also="VAULT_SECRET_ID", repr=False
+    )
+    vault_mount: str = setting("secret", "Where in Vault the KV store of version 2 is mounted.")
+    vault_timeout: float = setting(10.0, "Seconds that Vault has to answer.")
+    WORDS: ClassVar = {
+        "synchronous": ("FULL", "NORMAL", "OFF"),
+        "factstore_auth": ("on", "open"),
+        "vault_auth_method": ("TOKEN", "APPROLE"),
+    }
 
     shutdown_grace: float = setting(
         10.0, "Seconds that requests in flight have to finish at a stop."
@@ -327,6 +350,7 @@ class Settings:
         values = {}
         for name, item in known.items():
             text = environment.get(f"NOVANTRA_LITE_{name.upper()}")
+            text = environment.get(item.metadata["also"]) if text is None else text
             if text is not None and item.default is not MISSING:
                 values[name] = parse_setting(name, text, item.default)
         settings = cls(**values | given)
@@ -8903,7 +8927,7 @@ class EvidenceFiles(
         return FACTSTORE.array(context, EVIDENCE, {"attestation": attestation})
 
     @route(
-        "GET /api/v1/evidence/{sha256Hash}",
+        "GET /api/v1/evidence/{evidenceKey}",
         id="downloadEvidence",
         answers_with="*/*",
         answer=File().describe(),
@@ -11845,10 +11869,531 @@ class Members(
 # --- Regulatory reports -------------------------------------------------------
 
 
+# --- Evidence documents -------------------------------------------------------
+# Documents of names and texts about anything: storing one again makes a new version of it.
+
+
+class PathPiece(Text):
+    """One piece of the path to a document, which cannot lead anywhere else in a Vault."""
+
+    def __init__(self, **options: Any):
+        super().__init__(
+            255,
+            1,
+            pattern=r"(?!\.\.?$)[^/\\]*[^/\\\s][^/\\]*",
+            hint="Expected printable text without slashes that is not . or ..",
+            **options,
+        )
+
+    def read(self, value):
+        if not super().read(value).isprintable():
+            raise ValueError(self.hint)
+        return value
+
+
+class VaultDocument(Model):
+    """One version of a document in the evidence vault; the newest may be marked as deleted."""
+
+    fact, made, since = "vault_document", "stored", 3
+    key = "entity_type entity_id evidence_type version"
+
+    id = Uuid()
+    entity_type = PathPiece()
+    entity_id = PathPiece()
+    evidence_type = PathPiece()
+    version = Integer(1, 2**31 - 1)
+    data = Encrypted(2_000_000, hidden=True)
+    stored_at = Timestamp(6, default=now_exactly)
+    deleted_at = Timestamp(6, null=True)
+
+
+#: Type and id of what a document is about, and what kind of evidence it is.
+Place = tuple[str, str, str]
+
+
+class EvidenceStore:
+    """Keeps documents encrypted in the workspace's own file; a Vault does all of it elsewhere.
+
+    What a write does elsewhere, it does in `send` or `withdraw`, while no transaction is open;
+    `keep` or `forget` then records what came of it. A rehearsal changes nothing elsewhere.
+    """
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+
+    def close(self) -> None:
+        """Let go of what is held for the next request."""
+
+    def path(self, *pieces: str) -> str:
+        """Where documents lie below the mount; each of several workspaces has a part of its own."""
+        own = (session().workspace.slug,) if self.settings.workspaces else ()
+        return "/".join([*own, "evidence", *pieces])
+
+    def newest(self, place: Place) -> Any:
+        """What is known of a document: `version` and `stored_at`; None when there never was one."""
+        entity_type, entity_id, evidence_type = place
+        versions = VaultDocument.select().where(
+            VaultDocument.entity_type == entity_type,
+            VaultDocument.entity_id == entity_id,
+            VaultDocument.evidence_type == evidence_type,
+        )
+        return versions.order_by(VaultDocument.version.desc()).first()
+
+    def types(self, entity_type: str, entity_id: str) -> list[str]:
+        """The types of evidence that there is about something, deleted ones too."""
+        found = VaultDocument.select(VaultDocument.evidence_type).distinct()
+        found = found.where(
+            VaultDocument.entity_type == entity_type, VaultDocument.entity_id == entity_id
+        )
+        return [name for (name,) in found.order_by(VaultDocument.evidence_type).tuples()]
+
+    def contents(self, place: Place) -> dict[str, str] | None:
+        """A document; None when there is none, or its newest version is deleted."""
+        document = self.newest(place)
+        return json.loads(document.data) if document and not document.deleted_at else None
+
+    def health(self) -> tuple[bool, str]:
+        """Whether documents can be stored and read, and a sentence about it."""
+        return True, "The built-in store answers: evidence is kept encrypted in the workspace."
+
+    def send(self, place: Place, data: dict[str, str], rehearsal: bool) -> Any:
+        """Store a document where that takes the network."""
+
+    def keep(self, place: Place, data: dict[str, str], sent: Any) -> Any:
+        """Record a new version of a document; what is known of it then."""
+        entity_type, entity_id, evidence_type = place
+        before = self.newest(place)
+        return VaultDocument.create(
+            entity_type=entity_type,
+            entity_id=entity_id,
+            evidence_type=evidence_type,
+            version=before.version + 1 if before else 1,
+            data=to_json(data),
+        )
+
+    def withdraw(self, place: Place, rehearsal: bool) -> Any:
+        """Delete the newest version where that takes the network."""
+
+    def forget(self, place: Place, sent: Any) -> Any:
+        """Record that the newest version is deleted; what is known of it, if there is one."""
+        document = self.newest(place)
+        if document and not document.deleted_at:
+            document.change(deleted_at=now_exactly())
+        return document
+
+
 # --- Evidence vault -----------------------------------------------------------
+
+VAULT_DATA = MapOf(Text(100_000))
+VAULT_EVIDENCE = Schema(
+    VaultDocument.entity_type,
+    VaultDocument.entity_id,
+    VaultDocument.evidence_type,
+    VaultDocument.version,
+    VaultDocument.stored_at,
+    vault_path=Text(2048),
+    data=Json(VAULT_DATA, null=True),
+    required="data storedAt",
+).describe()
+
+
+class VaultEvidence(Resource, surface=FACTSTORE, scope="factstore", tag="Vault evidence"):
+    """Documents of evidence, in the store that the instance is set up with."""
+
+    which = Filters(VaultDocument.evidence_type, required="evidenceType")
+
+    def about(self, entity_type: str, entity_id: str) -> tuple[str, str]:
+        """What a path is about, its pieces checked."""
+        pieces = Schema(VaultDocument.entity_type, VaultDocument.entity_id)
+        try:
+            return tuple(pieces.read({"entityType": entity_type, "entityId": entity_id}).values())
+        except Faults as faults:
+            raise Invalid(issues=[issue(*fault) for fault in faults.issues]) from None
+
+    def place(self, named: Mapping, *path: str) -> Place:
+        """The document that a path and a query or body mean together."""
+        return (*self.about(*path), named["evidence_type"])
+
+    def tell(self, context: Context, place: Place, known: Any) -> dict:
+        """A document as it is told, without its contents."""
+        mount, path = context.settings.vault_mount, context.lite.vault.path(*place)
+        return {
+            **dict(zip(("entityType", "entityId", "evidenceType"), place, strict=True)),
+            "vaultPath": f"{mount}/{path}",
+            "version": known.version,
+            "data": None,
+            "storedAt": known.stored_at,
+        }
+
+    @route(
+        "GET /api/v1/evidence/{evidenceKey}/{entityKey}",
+        id="getVaultEvidence",
+        query=which,
+        answer=VAULT_EVIDENCE,
+        refuses=(502,),
+        slow=True,
+    )
+    def read(self, context, *path):
+        """Get the version and the time of a document, deleted or not, without its contents."""
+        place = self.place(context.query, *path)
+        known = context.lite.vault.newest(place)
+        if known is None:
+            raise NotFound(f"There is no evidence at {'/'.join(place)}.")
+        return self.tell(context, place, known)
+
+    @route(
+        "POST /api/v1/evidence/{evidenceKey}/{entityKey}",
+        id="storeVaultEvidence",
+        body=Schema(
+            VaultDocument.evidence_type, data=Json(VAULT_DATA), name="StoreEvidenceRequest"
+        ),
+        status=201,
+        before="send",
+        slow=True,
+        answer=VAULT_EVIDENCE,
+        refuses=(502,),
+    )
+    def store(self, context, *path):
+        """Store a document as a new version."""
+        place, vault = self.place(context.body, *path), context.lite.vault
+        return self.tell(context, place, vault.keep(place, context.body["data"], context.prepared))
+
+    def send(self, context, *path):
+        """Store a document in Vault, if that is where documents are kept; a dry run only asks."""
+        rehearsal = context.operation.surface.rehearses(context.request)
+        place, data = self.place(context.body, *path), context.body["data"]
+        return context.lite.vault.send(place, data, rehearsal)
+
+    @route(
+        "DELETE /api/v1/evidence/{evidenceKey}/{entityKey}",
+        id="deleteVaultEvidence",
+        query=which,
+        status=204,
+        before="withdraw",
+        slow=True,
+        refuses=(502,),
+    )
+    def discard(self, context, *path):
+        """Delete the newest version of a document, if there is one; its metadata stays."""
+        place = self.place(context.query, *path)
+        known = context.lite.vault.forget(place, context.prepared)
+        return self.tell(context, place, known) if known else None
+
+    def withdraw(self, context, *path):
+        """Delete a document in Vault, if that is where documents are kept; a dry run only asks."""
+        rehearsal = context.operation.surface.rehearses(context.request)
+        return context.lite.vault.withdraw(self.place(context.query, *path), rehearsal)
+
+    @route(
+        "GET /api/v1/evidence/{evidenceKey}/{entityKey}/list",
+        id="listVaultEvidence",
+        answer=Schema(
+            VaultDocument.entity_type,
+            VaultDocument.entity_id,
+            evidence_types=Json(ListOf(Text(255), 2**31)),
+        ).describe(),
+        refuses=(502,),
+        slow=True,
+    )
+    def types(self, context, *path):
+        """List the types of evidence that there is about something."""
+        entity_type, entity_id = self.about(*path)
+        return {
+            "entityType": entity_type,
+            "entityId": entity_id,
+            "evidenceTypes": context.lite.vault.types(entity_type, entity_id),
+        }
+
+    @route(
+        "GET /api/v1/evidence/{evidenceKey}/{entityKey}/download",
+        id="downloadVaultEvidence",
+        query=which,
+        answer=VAULT_DATA.describe(),
+        refuses=(502,),
+        slow=True,
+    )
+    def download(self, context, *path):
+        """Download a document's contents; there are none while its newest version is deleted."""
+        place = self.place(context.query, *path)
+        contents = context.lite.vault.contents(place)
+        if contents is None:
+            raise NotFound(f"There is no evidence at {'/'.join(place)}, or it was deleted.")
+        text = to_json(contents).encode()
+        name = f"evidence-{'-'.join(place)}.json"
+        return Reply(200, text, attachment_headers(name, "application/json", len(text)))
+
+    @route(
+        "GET /api/v1/evidence/health",
+        id="getVaultHealth",
+        answer=Schema(
+            healthy=Boolean(),
+            vault_uri=Text(2048),
+            auth_method=Choice("TOKEN APPROLE KUBERNETES"),
+            message=Text(1000),
+            checked_at=Timestamp(6),
+        ).describe(),
+        slow=True,
+    )
+    def health(self, context):
+        """Tell whether the store of evidence can be used."""
+        healthy, message = context.lite.vault.health()
+        return {
+            "healthy": healthy,
+            "vaultUri": context.settings.vault_address,
+            "authMethod": context.settings.vault_auth_method,
+            "message": message,
+            "checkedAt": now_exactly(),
+        }
+
+
+# --- Vault requests -----------------------------------------------------------
+# https://developer.hashicorp.com/vault/api-docs
+
+STRANGE_VAULT = "What answers as Vault does not speak as a key-value store of version 2 does."
+UNWELCOME = "Vault refuses the credentials of this server, or permits them nothing of this kind."
+
+
+def inside(told: Any, *names: str) -> Any:
+    """What an answer holds under names within names; None where it lacks one."""
+    for name in names:
+        told = told.get(name) if isinstance(told, dict) else None
+    return told
+
+
+def read_vault(response: Any) -> dict:
+    """The JSON object of an answer; empty when it is none."""
+    try:
+        told = response.json()
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def vault_problem(status: int) -> Problem:
+    """What a refusal of Vault means to a caller; its own words stay with the operator."""
+    log.warning("Vault answered with status %d.", status)
+    if status == 403:
+        return BadGateway(UNWELCOME)
+    if status == 404:
+        return BadGateway("Vault has no key-value store where the setting vault_mount says.")
+    if status in (429, 501, 503):
+        return Unavailable(
+            "Vault is sealed, or cannot answer now; try again later.",
+            headers={"Retry-After": "10"},
+        )
+    return BadGateway(STRANGE_VAULT)
+
+
+class VaultRequests:
+    """Asks the Vault of the settings, logged in by token or role; safe to use from many threads."""
+
+    def __init__(self, settings: Settings):
+        try:
+            import hvac
+        except ImportError:
+            raise Invalid(
+                "The setting vault_address needs hvac: pip install 'novantra-lite[vault]'."
+            ) from None
+        self.settings, self._login = settings, threading.Lock()
+        #: Hands out every answer as it came.
+        self.client = hvac.Client(
+            settings.vault_address.rstrip("/"),
+            token=settings.vault_token if settings.vault_auth_method == "TOKEN" else "",
+            timeout=settings.vault_timeout,
+            adapter=hvac.adapters.RawAdapter,
+            ignore_exceptions=True,
+        )
+
+    def attempt(self, call: Callable, *arguments: Any, **options: Any) -> Any:
+        """Vault's answer to a call of the client, whatever it says."""
+        try:
+            return call(*arguments, **options)
+        except OSError as error:
+            # Its own text may tell too much; what requests raises is an OSError as well.
+            log.warning("Vault does not answer (%s).", type(error).__name__)
+            raise BadGateway("Vault cannot be reached, or did not answer in time.") from None
+
+    def ask(self, call: Callable, *arguments: Any, **options: Any) -> dict | None:
+        """What Vault says to a call of the client; None where it has nothing."""
+        by_role = self.settings.vault_auth_method == "APPROLE"
+        if by_role and not self.client.token:
+            self.log_in("")
+        token = self.client.token
+        response = self.attempt(call, *arguments, **options)
+        if response.status_code == 403 and by_role:
+            # A role's token comes to its end, and nothing but this tells.
+            self.log_in(token)
+            response = self.attempt(call, *arguments, **options)
+        told = read_vault(response)
+        if response.status_code == 204 or (response.status_code == 200 and told):
+            return told
+        # A document that is not there is nothing to complain of; a mount that is not there is.
+        if response.status_code == 404 and told and not told.get("errors"):
+            return None
+        raise vault_problem(response.status_code)
+
+    def log_in(self, stale: str) -> None:
+        """Get a token for the role, unless another thread did so since this one was found stale."""
+        role, secret = self.settings.vault_role_id, self.settings.vault_secret_id
+        with self._login:
+            if self.client.token != stale:
+                return
+            login = self.client.auth.approle.login
+            response = self.attempt(login, role, secret, use_token=False)
+            if response.status_code in (400, 403):
+                raise BadGateway("Vault refuses the role that this server logs in with.")
+            if response.status_code != 200:
+                raise vault_problem(response.status_code)
+            token = inside(read_vault(response), "auth", "client_token")
+            if not isinstance(token, str):
+                raise BadGateway(STRANGE_VAULT)
+            self.client.token = token
+
+    def close(self) -> None:
+        """Close the connections that are kept for the next request."""
+        self.client.adapter.close()
 
 
 # --- HashiCorp Vault ----------------------------------------------------------
+# https://developer.hashicorp.com/vault/api-docs/secret/kv/kv-v2
+
+
+class VaultWrite(Model):
+    """A version that Vault acknowledged, or its deletion; what it holds, Vault alone knows."""
+
+    fact, made, append_only, since = "vault_write", "acknowledged", True, 3
+
+    id = Uuid()
+    action = Choice("STORED DELETED")
+    vault_path = Text(2048, index=True)
+    version = Integer(1, null=True)
+    acknowledged_at = Timestamp(6, default=now_exactly)
+
+
+@dataclass(frozen=True)
+class VaultVersion:
+    """The newest version of a document in Vault."""
+
+    version: int
+    stored_at: str
+
+    @classmethod
+    def read(cls, number: Any, created: Any) -> VaultVersion:
+        """A version as Vault tells of it; one without a good time is from now."""
+        if type(number) is not int or not 0 < number < 2**31:
+            raise BadGateway(STRANGE_VAULT)
+        try:
+            return cls(number, parse_timestamp(str(created), 6))
+        except ValueError:
+            return cls(number, now_exactly())
+
+
+class HashicorpVault(EvidenceStore):
+    """Keeps documents in a key-value store of version 2 in HashiCorp Vault."""
+
+    def __init__(self, settings: Settings):
+        super().__init__(settings)
+        self.requests = VaultRequests(settings)
+        self.store, self.system = self.requests.client.secrets.kv.v2, self.requests.client.sys
+        self.mount = settings.vault_mount
+
+    def close(self):
+        self.requests.close()
+
+    def ask(self, call: Callable, path: str, *arguments: Any, **options: Any) -> dict | None:
+        """What the store says to a call about a path; None where it has nothing."""
+        options["mount_point"] = self.mount
+        return self.requests.ask(call, path, *arguments, **options)
+
+    def newest(self, place):
+        told = self.ask(self.store.read_secret_metadata, self.path(*place))
+        number = inside(told, "data", "current_version")
+        if told is None or number == 0:
+            return None
+        created = inside(told, "data", "versions", str(number), "created_time")
+        return VaultVersion.read(number, created)
+
+    def types(self, entity_type, entity_id):
+        told = self.ask(self.store.list_secrets, self.path(entity_type, entity_id))
+        keys = inside(told, "data", "keys") if told is not None else []
+        if not isinstance(keys, list):
+            raise BadGateway(STRANGE_VAULT)
+        # What ends with a slash is a folder, which somebody else made.
+        return sorted(key for key in keys if isinstance(key, str) and not key.endswith("/"))
+
+    def contents(self, place):
+        told = self.ask(
+            self.store.read_secret_version, self.path(*place), raise_on_deleted_version=True
+        )
+        data = inside(told, "data", "data")
+        if data is None:
+            return None
+        if not isinstance(data, dict):
+            raise BadGateway(STRANGE_VAULT)
+        texts = (value if isinstance(value, str) else to_json(value) for value in data.values())
+        return dict(zip(data, texts, strict=True))
+
+    def health(self):
+        look = self.system.read_health_status
+        try:
+            told = read_vault(self.requests.attempt(look, standby_ok=True, method="GET"))
+        except BadGateway as problem:
+            return False, str(problem)
+        state = told.get("initialized"), told.get("sealed")
+        if state == (True, False):
+            return True, "Vault is initialised and unsealed."
+        if state == (True, True):
+            return False, "Vault is sealed."
+        return False, "Vault is not initialised." if state[0] is False else STRANGE_VAULT
+
+    def send(self, place, data, rehearsal):
+        if rehearsal:
+            before = self.rehearse(place, "create", "update")
+            return VaultVersion(before.version + 1 if before else 1, now_exactly())
+        told = inside(self.ask(self.store.create_or_update_secret, self.path(*place), data), "data")
+        return VaultVersion.read(inside(told, "version"), inside(told, "created_time"))
+
+    def keep(self, place, data, sent):
+        path = f"{self.mount}/{self.path(*place)}"
+        VaultWrite.create(action="STORED", vault_path=path, version=sent.version)
+        return sent
+
+    def withdraw(self, place, rehearsal):
+        if rehearsal:
+            return self.rehearse(place, "delete")
+        self.ask(self.store.delete_latest_version_of_secret, self.path(*place))
+        return None
+
+    def forget(self, place, sent):
+        VaultWrite.create(action="DELETED", vault_path=f"{self.mount}/{self.path(*place)}")
+        return sent
+
+    def rehearse(self, place: Place, *needed: str) -> VaultVersion | None:
+        """What Vault knows of a document, once it permits this server what a write would take."""
+        paths = [f"{self.mount}/{part}/{self.path(*place)}" for part in ("data", "metadata")]
+        told = self.requests.ask(self.system.get_capabilities, paths)
+        writing, reading = (inside(told, "data", path) or () for path in paths)
+        if not any(right in writing for right in (*needed, "root")):
+            raise BadGateway(UNWELCOME)
+        readable = any(right in reading for right in ("read", "root"))
+        return self.newest(place) if readable else None
+
+
+def evidence_store(settings: Settings) -> EvidenceStore:
+    """The store of evidence that the settings ask for; Invalid where they cannot be meant."""
+    if not settings.vault_address:
+        return EvidenceStore(settings)
+    try:
+        split_target(settings.vault_address)
+    except Invalid as problem:
+        raise Invalid(f"The setting vault_address has no good URL: {problem}") from None
+    needed = {"TOKEN": ("vault_token",), "APPROLE": ("vault_role_id", "vault_secret_id")}
+    for name in needed[settings.vault_auth_method]:
+        if not re.fullmatch(r"[!-~]+", getattr(settings, name)):
+            raise Invalid(f"With a Vault, the setting {name} is needed, in visible ASCII.")
+    if not re.fullmatch(r"\w[\w.-]*(?:/\w[\w.-]*)*", settings.vault_mount, re.ASCII):
+        raise Invalid("The setting vault_mount needs a path in Vault such as secret.")
+    return HashicorpVault(settings)
 
 
 # === Part V: Application ======================================================
@@ -13813,9 +14358,9 @@ class Client:
 
 
 @functools.cache
-def slow_paths() -> re.Pattern:
-    """What the paths look like whose answers may take long."""
-    slow = [operation.path for operation in every_operation() if operation.slow]
+def slow_requests() -> re.Pattern:
+    """What the method and path of a request look like whose answer may take long."""
+    slow = [f"{one.method} {one.path}" for one in every_operation() if one.slow]
     return re.compile("|".join(re.sub(r"{\w+}", "[^/]+", path) for path in slow) or "(?!)")
 
 
@@ -13865,8 +14410,10 @@ class LoopFirst:
 
     def is_quick(self, request: Any) -> bool:
         """Whether a request is answered sooner than a thread is woken."""
+        if slow_requests().fullmatch(f"{request.command} {request.path}"):
+            return False
         if request.command == "GET":
-            return not slow_paths().fullmatch(request.path)
+            return True
         workspaces = list(self.install.workspaces.values())
         return request.content_length <= self.SMALL and all(
             workspace.writer.pace < self.QUICK for workspace in workspaces
@@ -14109,6 +14656,7 @@ class Install:
         )
         # A setting that cannot be meant is refused now, not at the first pull request.
         source_bases(self.settings)
+        self.vault = evidence_store(self.settings)
         self.dispatcher = Dispatcher(self.workspaces, self.transport, self.source, self.bell)
         try:
             self.open_all()
@@ -14197,6 +14745,7 @@ class Install:
     def close(self) -> None:
         """Stop delivering, and close every workspace."""
         self.dispatcher.stop()
+        self.vault.close()
         while self.workspaces:
             with contextlib.closing(self.workspaces.popitem()[1]) as workspace:
                 if workspace.path and not workspace.read_only:
@@ -14645,7 +15194,8 @@ def settings_table() -> str:
         default = " ".join(item.default) if isinstance(item.default, tuple) else item.default
         default = {True: "on", False: "off"}[default] if isinstance(default, bool) else default
         shown = f"`{default}`" if default != "" else ""
-        rows.append(f"| `{item.name}` | {shown} | {item.metadata['help']} |")
+        also = f" Also `{item.metadata['also']}`." if item.metadata["also"] else ""
+        rows.append(f"| `{item.name}` | {shown} | {item.metadata['help']}{also} |")
     return "\n".join(rows)
 
 

@@ -41,6 +41,32 @@ def test_a_keyword_goes_before_the_environment_and_that_before_the_default():
     assert (settings.threads, settings.token_life, settings.cursor_life) == (8, 60, 172_800)
 
 
+def test_a_variable_that_others_know_counts_where_the_own_one_is_not_set():
+    environment = {
+        "VAULT_ADDR": "https://vault.lan:8200",
+        "VAULT_TOKEN": "hvs.theirs",
+        "NOVANTRA_LITE_VAULT_TOKEN": "hvs.own",
+        "VAULT_ROLE_ID": "role",
+        "NOVANTRA_LITE_VAULT_ROLE_ID": "",
+        "VAULT_SECRET_ID": "secret",
+        "VAULT_AUTH_METHOD": "APPROLE",
+    }
+
+    settings = Settings.read(environment, vault_secret_id="given")
+
+    assert settings.vault_address == "https://vault.lan:8200"
+    assert settings.vault_token == "hvs.own"
+    assert (settings.vault_role_id, settings.vault_secret_id) == ("", "given")
+    assert settings.vault_auth_method == "APPROLE"
+
+
+@pytest.mark.parametrize("name", ["vault_token", "vault_role_id", "vault_secret_id"])
+def test_credentials_do_not_show_where_settings_are_printed(name):
+    settings = Settings(**{name: "correct horse"})
+
+    assert "horse" not in repr(settings)
+
+
 @pytest.mark.parametrize(
     ("name", "text"), [("THREADS", "many"), ("BUSY_TIMEOUT", "soon"), ("RATE_LIMITS", "offf")]
 )
