@@ -1141,6 +1141,8 @@ class Model(peewee.Model):
     derived: ClassVar[Mapping[str, Derived]] = {}
     #: The layout of the file that brought the table.
     since: ClassVar[int] = 1
+    #: The records that the table holds from the beginning, all their values given.
+    seeds: ClassVar[Sequence[Mapping[str, Any]]] = ()
     schema_name: ClassVar[str] = ""
 
     class Meta:
@@ -1179,6 +1181,14 @@ class Model(peewee.Model):
         if cls.fact:
             session().facts.append((cls.made, cls, record._pk, row, None))
         return record
+
+    @classmethod
+    def seeded(cls) -> Iterator[Model]:
+        """The records that the table holds from the beginning; the ledger takes them as known."""
+        for values in cls.seeds:
+            record = cls(__no_default__=True)
+            record.__data__ = dict(values)
+            yield record
 
     @classmethod
     def seek(cls, key: str) -> Model | None:
@@ -1942,6 +1952,22 @@ def refuse_changes(table: str) -> Iterator[str]:
             f'CREATE TRIGGER "{table}_refuses_{change}" BEFORE {change.upper()} ON "{table}" '
             f"BEGIN SELECT RAISE(ABORT, '{table} only grows'); END"
         )
+
+
+def seeds_sql(models: Sequence[type[Model]]) -> Iterator[str]:
+    """The statements that put into new tables what they hold from the beginning."""
+    for model in models:
+        insert = model.statements().insert
+        for record in model.seeded():
+            values = list(map(literal, record.row()))
+            yield re.sub(r"\?(\d+)", lambda found, values=values: values[int(found[1]) - 1], insert)
+
+
+def literal(value: str | int | None) -> str:
+    """A stored value as SQL writes it."""
+    if value is None:
+        return "NULL"
+    return str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"
 
 
 @dataclass(frozen=True)
@@ -3249,7 +3275,7 @@ def check_ledger(connection: sqlite3.Connection) -> Iterator[str]:
     """Recompute the ledger's chain, then compare every record with the last proof of it."""
     previous = ZEROS
     columns = ", ".join(f'"{column.column_name}"' for column in LedgerEntry._meta.sorted_fields)
-    newest: dict[tuple[str, str], tuple[str, str]] = {}
+    newest = proofs_of_seeds()
     rows = connection.execute(f'SELECT {columns} FROM "ledger_entry" ORDER BY "id"')
     for number, row in enumerate(rows, 1):
         _, entry_id, table, key, event, content, before, at, proof = row
@@ -3262,6 +3288,15 @@ def check_ledger(connection: sqlite3.Connection) -> Iterator[str]:
         newest[table, key] = event, content
         previous = proof
     yield from check_contents(connection, newest)
+
+
+def proofs_of_seeds() -> dict[tuple[str, str], tuple[str, str]]:
+    """What is known, without any entry, of the records that tables hold from the beginning."""
+    return {
+        (model._meta.table_name, record._pk): ("SEEDED", hash_content(record.row()))
+        for model in all_models()
+        for record in model.seeded()
+    }
 
 
 def check_contents(connection: sqlite3.Connection, newest: dict) -> Iterator[str]:
@@ -11842,8 +11877,10 @@ def prepare(workspace: Workspace, settings: Settings, bell: threading.Event) -> 
 
 
 def tables_since(version: int | None) -> list[str]:
-    """The statements for the tables that came with a layout of the file; None: for all."""
-    return tables_sql([model for model in all_models() if version in (None, model.since)])
+    """The statements for the tables that came with a layout of the file, and for what these hold
+    from the beginning; None: for all."""
+    models = [model for model in all_models() if version in (None, model.since)]
+    return [*tables_sql(models), *seeds_sql(models)]
 
 
 def template() -> bytes:
