@@ -2729,7 +2729,7 @@ class Operation:
     public: bool = False
     partial: bool = False
     media: Mapping[str, Callable] = dataclasses.field(default_factory=lambda: JSON_MEDIA)
-    #: The media type of the answer.
+    #: The media types of the answer, separated by spaces; all but the first are text.
     answers_with: str = "application/json"
     #: Names the setting that bounds the body.
     limit: str = "json_limit"
@@ -14314,8 +14314,9 @@ def describe_rehearsed(operation: Operation) -> dict:
 def describe_answer(meaning: str, schema: dict | None, media: str = "application/json") -> dict:
     """One answer: what it means, the headers that all have, and its body if it has one."""
     headers = {name: {"$ref": f"#/components/headers/{name}"} for name in ANSWER_HEADERS}
-    body = {"content": {media: {"schema": schema}}} if schema else {}
-    return {"description": meaning, "headers": headers, **body}
+    first, *others = media.split()
+    content = {first: {"schema": schema}} | {one: {"schema": {"type": "string"}} for one in others}
+    return {"description": meaning, "headers": headers, **({"content": content} if schema else {})}
 
 
 def describe_refusals(surface: Surface) -> dict[str, dict]:
