@@ -1122,9 +1122,10 @@ class Model(peewee.Model):
     """The base of every table, and of the rules of its records.
 
     A model says with class attributes: `fact`, what the audit log calls it (empty: its writes are
-    not facts); `key`, the field that names a record among its kind; `moves`, which status may
-    follow which; `subject`, under which (module, type) other records point at it; `append_only`,
-    that triggers refuse update and delete. A key may be several fields, separated by spaces.
+    not facts); `key`, the field or fields (separated by spaces) that name a record among its kind;
+    `moves`, which status may follow which; `subject`, under which (module, type) other records
+    point at it; `append_only`, that triggers refuse update and delete; `seeds`, what its table
+    holds from the beginning.
     """
 
     fact: ClassVar[str] = ""
@@ -1141,7 +1142,6 @@ class Model(peewee.Model):
     derived: ClassVar[Mapping[str, Derived]] = {}
     #: The layout of the file that brought the table.
     since: ClassVar[int] = 1
-    #: The records that the table holds from the beginning, all their values given.
     seeds: ClassVar[Sequence[Mapping[str, Any]]] = ()
     schema_name: ClassVar[str] = ""
 
@@ -1181,14 +1181,6 @@ class Model(peewee.Model):
         if cls.fact:
             session().facts.append((cls.made, cls, record._pk, row, None))
         return record
-
-    @classmethod
-    def seeded(cls) -> Iterator[Model]:
-        """The records that the table holds from the beginning; the ledger takes them as known."""
-        for values in cls.seeds:
-            record = cls(__no_default__=True)
-            record.__data__ = dict(values)
-            yield record
 
     @classmethod
     def seek(cls, key: str) -> Model | None:
@@ -1274,8 +1266,7 @@ class Model(peewee.Model):
     def json(self) -> dict:
         """This record as both APIs give it out."""
         if self.derived:
-            current = session()
-            return json.loads(current.workspace.json_of(type(self), self._pk))
+            return json.loads(session().workspace.json_of(type(self), self._pk))
         return {member: field.value(self) for member, field in self.members().items()}
 
 
@@ -1958,9 +1949,17 @@ def seeds_sql(models: Sequence[type[Model]]) -> Iterator[str]:
     """The statements that put into new tables what they hold from the beginning."""
     for model in models:
         insert = model.statements().insert
-        for record in model.seeded():
+        for record in seeded(model):
             values = list(map(literal, record.row()))
             yield re.sub(r"\?(\d+)", lambda found, values=values: values[int(found[1]) - 1], insert)
+
+
+def seeded(model: type[Model]) -> Iterator[Model]:
+    """The records that a table holds from the beginning; the ledger takes them as known."""
+    for values in model.seeds:
+        record = model(__no_default__=True)
+        record.__data__ = dict(values)
+        yield record
 
 
 def literal(value: str | int | None) -> str:
@@ -3295,7 +3294,7 @@ def proofs_of_seeds() -> dict[tuple[str, str], tuple[str, str]]:
     return {
         (model._meta.table_name, record._pk): ("SEEDED", hash_content(record.row()))
         for model in all_models()
-        for record in model.seeded()
+        for record in seeded(model)
     }
 
 
