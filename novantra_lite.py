@@ -11899,21 +11899,25 @@ def print_table(label: str, heads: Mapping[str, str], rows: Iterable[str]) -> st
     )
 
 
+def count_statuses(framework: dict, assessments: Iterable[dict]) -> list[Counter]:
+    """How often each status was found of each control, in the order of the controls.
+
+    Controls are only ever added, at the end: the results stand in the same order.
+    """
+    results = [assessment["controlResults"] for assessment in assessments]
+    return [
+        Counter(one[place]["status"] for one in results if place < len(one))
+        for place in range(len(framework["controls"]))
+    ]
+
+
 def regulatory_page(framework: dict, assessments: Sequence[dict], generated_at: str) -> str:
     """The report on a framework as one HTML page, to be served under REPORT_CSP.
 
     Coverage counts the newest assessment of each trail.
     """
     newest = {assessment["trailId"]: assessment for assessment in assessments}.values()
-    # Controls are only ever added, at the end: the results stand in the order of the controls.
-    counts = [
-        Counter(
-            one["controlResults"][place]["status"]
-            for one in newest
-            if place < len(one["controlResults"])
-        )
-        for place in range(len(framework["controls"]))
-    ]
+    counts = count_statuses(framework, newest)
     controls = print_table(
         "Coverage by control",
         {"Control": "", "What it asks for": ""}
