@@ -11799,16 +11799,20 @@ p { margin: .4rem 0; max-width: 44rem } .muted, dt, thead { color: var(--muted);
 dl { display: flex; flex-wrap: wrap; gap: .5rem 2rem; margin: 1rem 0 } dd { margin: 0 }
 code { font: .875em/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace }
 figure { margin: 1rem 0 } figcaption { display: flex; flex-wrap: wrap; gap: .25rem 1.5rem }
-figure .bar { height: 2rem } .bar { display: block; width: 100%; height: .875rem }
+.bar { display: block; width: 100%; height: .875rem }
+figure .bar { height: 2rem; margin-bottom: .4rem }
 .key { width: .75rem; height: .75rem; margin-right: .4rem } .rest { fill: var(--panel) }
 .full { fill: var(--full) } .half { fill: var(--half) }
 .none { fill: var(--page); stroke: var(--none); stroke-width: 2; vector-effect: non-scaling-stroke }
-.scroll { overflow-x: auto } table { width: 100%; border-collapse: collapse; font-size: .875rem }
-th, td { padding: .4rem .6rem .4rem 0; border-bottom: 1px solid var(--line); text-align: left;
+.scroll { overflow-x: auto } @media screen { table { min-width: 40rem } } table {
+  width: 100%; border-collapse: collapse; font-size: .875rem }
+th, td { padding: .4rem 0 .4rem 1rem; border-bottom: 1px solid var(--line); text-align: left;
   vertical-align: top } th { font-weight: 600 } .number { text-align: right } .share { width: 30% }
+tr > :first-child { padding-left: 0 } thead { overflow-wrap: normal }
 .good { color: var(--full) } .bad { color: var(--none) } td ul { margin: 0; padding: 0 0 0 1rem }
-@page { margin: 16mm } @media print { body { padding: 0; max-width: none; font-size: 9.5pt }
-  .scroll { overflow: visible } tr, figure, dl { break-inside: avoid } h2 { break-after: avoid } }
+@page { margin: 16mm } @media print { html { font-size: 9.5pt } .scroll { overflow: visible }
+  body { padding: 0; max-width: none } tr, figure, dl { break-inside: avoid }
+  h2, h2 + p { break-after: avoid } }
 """
 STYLE_HASH = base64.b64encode(hashlib.sha256(REPORT_STYLE.encode()).digest()).decode()
 REPORT_CSP = (
@@ -11836,7 +11840,7 @@ def draw_bar(counts: Mapping[str, int]) -> str:
             start += length
     told = ", ".join(f"{counts.get(status, 0)} {word}" for status, (word, _) in SHOWN.items())
     return (
-        f'<svg class="bar" viewBox="0 0 100 8" preserveAspectRatio="none" role="img" '
+        f'<svg class="bar" viewBox="-.2 -.5 100.4 9" preserveAspectRatio="none" role="img" '
         f'aria-label="{told if total else "not assessed yet"}">'
         f'<rect class="rest" x="0" y="0" width="100" height="8"/>{stretches}</svg>'
     )
@@ -11921,8 +11925,7 @@ def regulatory_page(framework: dict, assessments: Sequence[dict], generated_at: 
     controls = print_table(
         "Coverage by control",
         {"Control": "", "What it asks for": ""}
-        | {word.capitalize(): "number" for word, _ in SHOWN.values()}
-        | {"Share": "share"},
+        | {"Satisfied": "number", "Partly": "number", "Not": "number", "Share": "share"},
         map(print_control, framework["controls"], counts),
     )
     heads = ("Assessed at", "Trail", "Organisation", "Result", "Satisfied", "Missing evidence")
