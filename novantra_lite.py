@@ -1142,9 +1142,10 @@ class Model(peewee.Model):
     """The base of every table, and of the rules of its records.
 
     A model says with class attributes: `fact`, what the audit log calls it (empty: its writes are
-    not facts); `key`, the field that names a record among its kind; `moves`, which status may
-    follow which; `subject`, under which (module, type) other records point at it; `append_only`,
-    that triggers refuse update and delete. A key may be several fields, separated by spaces.
+    not facts); `key`, the field or fields (separated by spaces) that name a record among its kind;
+    `moves`, which status may follow which; `subject`, under which (module, type) other records
+    point at it; `append_only`, that triggers refuse update and delete; `seeds`, what its table
+    holds from the beginning.
     """
 
     fact: ClassVar[str] = ""
@@ -1161,6 +1162,7 @@ class Model(peewee.Model):
     derived: ClassVar[Mapping[str, Derived]] = {}
     #: The layout of the file that brought the table.
     since: ClassVar[int] = 1
+    seeds: ClassVar[Sequence[Mapping[str, Any]]] = ()
     schema_name: ClassVar[str] = ""
 
     class Meta:
@@ -1284,8 +1286,7 @@ class Model(peewee.Model):
     def json(self) -> dict:
         """This record as both APIs give it out."""
         if self.derived:
-            current = session()
-            return json.loads(current.workspace.json_of(type(self), self._pk))
+            return json.loads(session().workspace.json_of(type(self), self._pk))
         return {member: field.value(self) for member, field in self.members().items()}
 
 
@@ -1979,6 +1980,30 @@ def refuse_changes(table: str) -> Iterator[str]:
             f'CREATE TRIGGER "{table}_refuses_{change}" BEFORE {change.upper()} ON "{table}" '
             f"BEGIN SELECT RAISE(ABORT, '{table} only grows'); END"
         )
+
+
+def seeds_sql(models: Sequence[type[Model]]) -> Iterator[str]:
+    """The statements that put into new tables what they hold from the beginning."""
+    for model in models:
+        insert = model.statements().insert
+        for record in seeded(model):
+            values = list(map(literal, record.row()))
+            yield re.sub(r"\?(\d+)", lambda found, values=values: values[int(found[1]) - 1], insert)
+
+
+def seeded(model: type[Model]) -> Iterator[Model]:
+    """The records that a table holds from the beginning; the ledger takes them as known."""
+    for values in model.seeds:
+        record = model(__no_default__=True)
+        record.__data__ = dict(values)
+        yield record
+
+
+def literal(value: str | int | None) -> str:
+    """A stored value as SQL writes it."""
+    if value is None:
+        return "NULL"
+    return str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"
 
 
 @dataclass(frozen=True)
@@ -2747,7 +2772,7 @@ class Operation:
     public: bool = False
     partial: bool = False
     media: Mapping[str, Callable] = dataclasses.field(default_factory=lambda: JSON_MEDIA)
-    #: The media type of the answer.
+    #: The media types of the answer, separated by spaces; all but the first are text.
     answers_with: str = "application/json"
     #: Names the setting that bounds the body.
     limit: str = "json_limit"
@@ -3304,7 +3329,7 @@ def check_ledger(connection: sqlite3.Connection) -> Iterator[str]:
     """Recompute the ledger's chain, then compare every record with the last proof of it."""
     previous = ZEROS
     columns = ", ".join(f'"{column.column_name}"' for column in LedgerEntry._meta.sorted_fields)
-    newest: dict[tuple[str, str], tuple[str, str]] = {}
+    newest = proofs_of_seeds()
     rows = connection.execute(f'SELECT {columns} FROM "ledger_entry" ORDER BY "id"')
     for number, row in enumerate(rows, 1):
         _, entry_id, table, key, event, content, before, at, proof = row
@@ -3317,6 +3342,15 @@ def check_ledger(connection: sqlite3.Connection) -> Iterator[str]:
         newest[table, key] = event, content
         previous = proof
     yield from check_contents(connection, newest)
+
+
+def proofs_of_seeds() -> dict[tuple[str, str], tuple[str, str]]:
+    """What is known, without any entry, of the records that tables hold from the beginning."""
+    return {
+        (model._meta.table_name, record._pk): ("SEEDED", hash_content(record.row()))
+        for model in all_models()
+        for record in seeded(model)
+    }
 
 
 def check_contents(connection: sqlite3.Connection, newest: dict) -> Iterator[str]:
@@ -11861,12 +11895,593 @@ class Members(
 
 
 # --- Regulatory frameworks ----------------------------------------------------
+# What regulators ask of deliveries: controls, and the evidence that each of them wants to see.
+
+
+#: The frameworks that every workspace knows (section 3 of the governance notes): name, version and
+#: description, then the id, title and evidence types of each control.
+KNOWN_FRAMEWORKS = (
+    (
+        ("PCI-DSS v4.0", "4.0", "Payment Card Industry Data Security Standard"),
+        ("PCI-6.3.3", "Security patches are installed", "SECURITY_SCAN PATCH_ATTESTATION"),
+        ("PCI-6.4.1", "Public web applications are protected", "DAST_SCAN SECURITY_SCAN"),
+        ("PCI-11.3.1", "Internal vulnerability scans are run", "SECURITY_SCAN"),
+        ("PCI-12.3.4", "Technologies in use are reviewed", "SECURITY_SCAN BUILD_ATTESTATION"),
+    ),
+    (
+        ("SOX", "2002", "Sarbanes-Oxley Act: general controls of information technology"),
+        ("SOX-ITGC-1", "Change management", "CHANGE_APPROVAL DEPLOYMENT_ATTESTATION"),
+        ("SOX-ITGC-2", "Access and separation of duties", "ACCESS_REVIEW APPROVAL"),
+        ("SOX-ITGC-3", "Software development life cycle", "CODE_REVIEW BUILD_ATTESTATION"),
+        ("SOX-ITGC-4", "Audit logging", "AUDIT_LOG_ATTESTATION"),
+    ),
+    (
+        ("GDPR", "2018", "General Data Protection Regulation (EU) 2016/679"),
+        ("GDPR-25", "Data protection by design and by default", "PRIVACY_REVIEW SECURITY_SCAN"),
+        ("GDPR-32", "Security of processing", "SECURITY_SCAN ENCRYPTION_ATTESTATION"),
+        ("GDPR-35", "Data protection impact assessment", "DPIA_ATTESTATION"),
+        ("GDPR-33", "Notification of a breach", "INCIDENT_RESPONSE_ATTESTATION"),
+    ),
+)
+#: When the records were laid down that every workspace knows.
+SEEDED_AT = "2026-01-01T00:00:00.000000Z"
+
+
+def seed_id(framework: int, control: int = 0) -> str:
+    """The id of a framework that every workspace knows (from 1 on), or of one of its controls."""
+    return f"5eed{framework:04}-0000-4000-8000-{control:012}"
+
+
+class RegulatoryFramework(Model):
+    """A body of rules that trails are assessed against."""
+
+    fact, since, schema_name = "regulatory_framework", 3, "FrameworkResponse"
+    derived: ClassVar[dict] = {
+        "controls": Derived(
+            Records("ControlResponse"),
+            """'[' || ifnull((SELECT group_concat("json") FROM (SELECT "json"
+                FROM "regulatory_control" WHERE "framework_id" = t1."id"
+                ORDER BY "rowid")), '') || ']'""",
+        )
+    }
+    seeds: ClassVar[list] = [
+        {
+            "id": seed_id(number),
+            "name": name,
+            "version": version,
+            "description": description,
+            "is_active": True,
+            "org_slug": None,
+            "created_at": SEEDED_AT,
+        }
+        for number, ((name, version, description), *_) in enumerate(KNOWN_FRAMEWORKS, 1)
+    ]
+
+    id = Uuid()
+    name = Text(255)
+    version = Text(50)
+    description = Text(10_000, null=True)
+    is_active = Boolean(default=True)
+    org_slug = Text(255, null=True)
+    created_at = Timestamp(6, default=now_exactly)
+
+    @classmethod
+    def create(cls, **values):
+        check_organisation(values.get("org_slug"))
+        return super().create(**values)
+
+
+class RegulatoryControl(Model):
+    """One rule of a framework, and the types of attestations that show that it is kept."""
+
+    fact, made, since, schema_name = "regulatory_control", "added", 3, "ControlResponse"
+    seeds: ClassVar[list] = [
+        {
+            "id": seed_id(number, place),
+            "framework": seed_id(number),
+            "control_id": name,
+            "title": title,
+            "description": None,
+            "required_evidence_types": types.split(),
+            "created_at": SEEDED_AT,
+        }
+        for number, (_, *controls) in enumerate(KNOWN_FRAMEWORKS, 1)
+        for place, (name, title, types) in enumerate(controls, 1)
+    ]
+
+    id = Uuid()
+    framework = Owner(RegulatoryFramework, index=True)
+    control_id = Text(100)
+    title = Text(500)
+    description = Text(10_000, null=True)
+    required_evidence_types = Json(ListOf(Text(255)), default=list)
+    created_at = Timestamp(6, default=now_exactly)
+
+
+class ControlMapping(Model):
+    """What ties a control to the attestations of a flow, and says whether it must be kept.
+
+    The flow need not be there, and a mapping outlives it.
+    """
+
+    fact, since, schema_name = "control_mapping", 3, "MappingResponse"
+
+    id = Uuid()
+    regulatory_control = Owner(RegulatoryControl, index=True)
+    flow_id = Id()
+    attestation_type = Text(100)
+    is_mandatory = Boolean(default=True)
+    created_at = Timestamp(6, default=now_exactly)
+
+    @classmethod
+    def create(cls, **values):
+        RegulatoryControl.fetch(values["regulatory_control"])
+        return super().create(**values)
+
+
+class RegulatoryFrameworks(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/frameworks",
+    model=RegulatoryFramework,
+    scope="factstore",
+    tag="Frameworks",
+    item="frameworkId",
+    verbs="list create retrieve",
+    options={
+        "create": {"id": "createRegulatoryFramework"},
+        "retrieve": {"id": "getRegulatoryFramework"},
+    },
+):
+    """What trails are assessed against."""
+
+    creates = Schema(
+        RegulatoryFramework.name,
+        RegulatoryFramework.version,
+        RegulatoryFramework.description,
+        RegulatoryFramework.org_slug,
+        name="CreateFrameworkRequest",
+    )
+
+
+class RegulatoryControls(
+    Resource, surface=FACTSTORE, model=RegulatoryControl, scope="factstore", tag="Frameworks"
+):
+    """The rules of frameworks."""
+
+    @route(
+        "POST /api/v1/frameworks/{frameworkId}/controls",
+        id="addRegulatoryControl",
+        body=Schema(
+            RegulatoryControl.control_id,
+            RegulatoryControl.title,
+            RegulatoryControl.description,
+            RegulatoryControl.required_evidence_types,
+            name="CreateControlRequest",
+        ),
+        status=201,
+        answer=FACTSTORE.one_schema("ControlResponse"),
+    )
+    def add(self, context, framework):
+        """Add a control to the end of a framework."""
+        owner = RegulatoryFramework.fetch(framework)
+        return RegulatoryControl.create(framework=owner.id, **context.body)
+
+
+class ControlMappings(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/compliance/mappings",
+    model=ControlMapping,
+    scope="factstore",
+    tag="Compliance",
+    item="mappingId",
+    verbs="list create",
+    options={"create": {"id": "createControlMapping"}},
+):
+    """What ties controls to flows."""
+
+    creates = Schema(
+        ControlMapping.regulatory_control,
+        ControlMapping.flow_id,
+        ControlMapping.attestation_type,
+        ControlMapping.is_mandatory,
+        name="CreateMappingRequest",
+    )
 
 
 # --- Compliance assessments ---------------------------------------------------
 
+CONTROL_STATUSES = "SATISFIED PARTIAL NOT_SATISFIED"
+EVIDENCE_TYPES = Json(ListOf(Text(255)))
+
+
+class ComplianceAssessment(Model):
+    """How a trail stood against a framework when it was assessed; it never changes.
+
+    It outlives the trail.
+    """
+
+    fact, made, append_only, since = "compliance_assessment", "recorded", True, 3
+    schema_name = "AssessmentResponse"
+
+    id = Uuid()
+    framework = Owner(RegulatoryFramework, index=True)
+    trail_id = Id()
+    overall_status = Choice("COMPLIANT PARTIAL NON_COMPLIANT")
+    control_results = Json(
+        ListOf(
+            Shape(
+                control_id=Text(100),
+                title=Text(500),
+                status=Choice(CONTROL_STATUSES),
+                satisfied_by=EVIDENCE_TYPES,
+                missing_evidence=EVIDENCE_TYPES,
+            ),
+            at_most=100_000,
+        )
+    )
+    org_slug = Text(255, null=True)
+    assessed_at = Timestamp(6, default=now_exactly)
+
+
+def passed_types(trail_id: str) -> set[str]:
+    """The types of the attestations of a trail that have passed."""
+    passed = Attestation.select(Attestation.type).where(
+        Attestation.trail == trail_id, Attestation.status == "PASSED"
+    )
+    return {one for (one,) in passed.distinct().tuples()}
+
+
+def assess_control(control: RegulatoryControl, passed: set[str]) -> dict:
+    """What of the evidence that a control asks for is among these types."""
+    asked = control.required_evidence_types
+    found = [one for one in asked if one in passed]
+    missing = [one for one in asked if one not in passed]
+    status = "SATISFIED" if not missing else "PARTIAL" if found else "NOT_SATISFIED"
+    return {
+        "controlId": control.control_id,
+        "title": control.title,
+        "status": status,
+        "satisfiedBy": found,
+        "missingEvidence": missing,
+    }
+
+
+def mandatory_controls(framework_id: str) -> set[str]:
+    """The names of the controls of a framework that count: unmapped, or mandatory for some flow.
+
+    Controls of one name count together.
+    """
+    strictest = peewee.fn.max(ControlMapping.is_mandatory)
+    mapped = (
+        RegulatoryControl.select(RegulatoryControl.control_id)
+        .left_outer_join(ControlMapping)
+        .where(RegulatoryControl.framework == framework_id)
+        .group_by(RegulatoryControl.id)
+        .having(peewee.fn.ifnull(strictest, 1) == 1)
+    )
+    return {name for (name,) in mapped.tuples()}
+
+
+def overall_status(statuses: set[str]) -> str:
+    """What follows from the statuses of the mandatory controls."""
+    if statuses <= {"SATISFIED"}:
+        return "COMPLIANT"
+    return "NON_COMPLIANT" if statuses == {"NOT_SATISFIED"} else "PARTIAL"
+
+
+def assess_trail(framework_id: str, trail_id: str, slug: str | None) -> ComplianceAssessment:
+    """Score a trail against a framework, and keep the result."""
+    framework, trail = RegulatoryFramework.fetch(framework_id), Trail.fetch(trail_id)
+    check_organisation(slug)
+    controls = RegulatoryControl.select().where(RegulatoryControl.framework == framework.id)
+    passed, mandatory = passed_types(trail.id), mandatory_controls(framework.id)
+    results = [
+        assess_control(control, passed) for control in controls.order_by(peewee.SQL('"t1"."rowid"'))
+    ]
+    counted = {result["status"] for result in results if result["controlId"] in mandatory}
+    return ComplianceAssessment.create(
+        framework=framework.id,
+        trail_id=trail.id,
+        overall_status=overall_status(counted),
+        control_results=results,
+        org_slug=slug,
+    )
+
+
+class ComplianceAssessments(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/compliance/assessments",
+    model=ComplianceAssessment,
+    scope="factstore",
+    tag="Compliance",
+    item="assessmentId",
+    verbs="list retrieve",
+    options={"retrieve": {"id": "getComplianceAssessment"}},
+):
+    """How trails stood against frameworks."""
+
+    @route(
+        "POST /api/v1/compliance/assess",
+        id="assessTrail",
+        body=Schema(
+            ComplianceAssessment.framework,
+            ComplianceAssessment.trail_id,
+            ComplianceAssessment.org_slug,
+            name="AssessTrailRequest",
+        ),
+        status=201,
+        answer=FACTSTORE.one_schema("AssessmentResponse"),
+    )
+    def assess(self, context):
+        """Score a trail against a framework, and keep the result."""
+        given = context.body
+        return assess_trail(given["framework"], given["trail_id"], given.get("org_slug"))
+
+
+#: In the order of the attestations that they belong to.
+CUSTODY_EVIDENCE = f"""SELECT CAST(group_concat(text) AS BLOB) FROM (
+    SELECT {EvidenceFile.statements().text.sql} AS text FROM "evidence_file" AS t1
+    WHERE "attestation_id" IN (SELECT "id" FROM "attestation" WHERE "trail_id" = ?)
+    ORDER BY (SELECT a."rowid" FROM "attestation" AS a WHERE a."id" = t1."attestation_id"),
+        t1."rowid")"""
+CUSTODY = {
+    "sha256Digest": {"type": "string"},
+    "artifact": FACTSTORE.one_schema("ArtifactResponse"),
+    "trail": FACTSTORE.one_schema("TrailResponse"),
+    "flow": FACTSTORE.one_schema("FlowResponse"),
+    "attestations": FACTSTORE.array_schema("AttestationResponse"),
+    "evidenceFiles": FACTSTORE.array_schema("EvidenceFileResponse"),
+    "complianceStatus": {"type": "string", "enum": ["COMPLIANT", "NON_COMPLIANT"]},
+}
+
+
+class ChainOfCustody(Resource, surface=FACTSTORE, scope="factstore", tag="Compliance"):
+    """All that is known of where an artifact comes from."""
+
+    @route(
+        "GET /api/v1/compliance/artifact/{sha256}",
+        id="getChainOfCustody",
+        answer={"type": "object", "required": [*CUSTODY], "properties": CUSTODY},
+    )
+    def trace(self, context, digest):
+        """Get the first artifact with a digest, its trail and flow, attestations and evidence."""
+        workspace, artifact = context.workspace, first_artifact(digest)
+        trail = Trail.fetch(artifact.trail_id)
+        flow = Flow.fetch(trail.flow_id)
+        required = set(flow.required_attestation_types)
+        complies = required <= passed_types(trail.id)
+        attestations = TRAIL_ATTESTATIONS.slice({"trail": trail.id}).text
+        files = workspace.fetch_row(CUSTODY_EVIDENCE, (trail.id,))[0] or b""
+        told = {
+            "sha256Digest": to_json(artifact.sha256_digest).encode(),
+            "artifact": workspace.json_of(Artifact, artifact.id),
+            "trail": workspace.json_of(Trail, trail.id),
+            "flow": workspace.json_of(Flow, flow.id),
+            "attestations": b"[%b]" % attestations,
+            "evidenceFiles": b"[%b]" % files,
+            "complianceStatus": b'"COMPLIANT"' if complies else b'"NON_COMPLIANT"',
+        }
+        return b"{%b}" % b",".join(b'"%b":%b' % (name.encode(), one) for name, one in told.items())
+
 
 # --- Regulatory reports -------------------------------------------------------
+# The report as JSON for machines, and as a page that a browser shows and prints by itself.
+
+REPORT_STYLE = """
+:root { color-scheme: light dark; --page: #fff; --text: #1c2027; --muted: #565e6b; --line: #dfe3e8;
+  --panel: #f5f6f8; --full: #1f6b3a; --half: #e0a83c; --none: #ad1f2d }
+@media screen and (prefers-color-scheme: dark) { :root { --page: #14161a; --text: #e3e6eb;
+  --muted: #a3abb8; --line: #30353e; --panel: #1d2026; --full: #7fcf9a; --half: #b5791f;
+  --none: #ff9a9f } }
+* { box-sizing: border-box; print-color-adjust: exact; -webkit-print-color-adjust: exact }
+body { margin: 0 auto; padding: 2rem 1.25rem; max-width: 68rem; background: var(--page);
+  color: var(--text); overflow-wrap: anywhere;
+  font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif }
+h1 { margin: 0; font-size: 1.75rem } h2 { margin: 2.5rem 0 .75rem; font-size: 1.25rem }
+p { margin: .4rem 0; max-width: 44rem } .muted, dt, thead { color: var(--muted); font-weight: 400 }
+dl { display: flex; flex-wrap: wrap; gap: .5rem 2rem; margin: 1rem 0 } dd { margin: 0 }
+code { font: .875em/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace }
+figure { margin: 1rem 0 } figcaption { display: flex; flex-wrap: wrap; gap: .25rem 1.5rem }
+.bar { display: block; width: 100%; height: .875rem }
+figure .bar { height: 2rem; margin-bottom: .4rem }
+.key { width: .75rem; height: .75rem; margin-right: .4rem } .rest { fill: var(--panel) }
+.full { fill: var(--full) } .half { fill: var(--half) }
+.none { fill: var(--page); stroke: var(--none); stroke-width: 2; vector-effect: non-scaling-stroke }
+.scroll { overflow-x: auto } @media screen { table { min-width: 40rem } } table {
+  width: 100%; border-collapse: collapse; font-size: .875rem }
+th, td { padding: .4rem 0 .4rem 1rem; border-bottom: 1px solid var(--line); text-align: left;
+  vertical-align: top } th { font-weight: 600 } .number { text-align: right } .share { width: 30% }
+tr > :first-child { padding-left: 0 } thead { overflow-wrap: normal }
+.good { color: var(--full) } .bad { color: var(--none) } td ul { margin: 0; padding: 0 0 0 1rem }
+@page { margin: 16mm } @media print { html { font-size: 9.5pt } .scroll { overflow: visible }
+  body { padding: 0; max-width: none } tr, figure, dl { break-inside: avoid }
+  h2, h2 + p { break-after: avoid } }
+"""
+STYLE_HASH = base64.b64encode(hashlib.sha256(REPORT_STYLE.encode()).digest()).decode()
+REPORT_CSP = (
+    f"default-src 'none'; style-src 'sha256-{STYLE_HASH}'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+#: What the page calls each status of a control, and the class that draws it.
+SHOWN = {
+    "SATISFIED": ("satisfied", "full"),
+    "PARTIAL": ("partly satisfied", "half"),
+    "NOT_SATISFIED": ("not satisfied", "none"),
+}
+VERDICTS = {"COMPLIANT": "good", "PARTIAL": "", "NON_COMPLIANT": "bad"}
+
+
+def draw_bar(counts: Mapping[str, int]) -> str:
+    """A bar as SVG, with a stretch for each status, as long as its share."""
+    total, start, stretches = sum(counts.values()), 0.0, ""
+    for status, (_, look) in SHOWN.items():
+        if count := counts.get(status, 0):
+            length = 100 * count / total
+            stretches += (
+                f'<rect class="{look}" x="{start:.3f}" y="0" width="{length:.3f}" height="8"/>'
+            )
+            start += length
+    told = ", ".join(f"{counts.get(status, 0)} {word}" for status, (word, _) in SHOWN.items())
+    return (
+        f'<svg class="bar" viewBox="-.2 -.5 100.4 9" preserveAspectRatio="none" role="img" '
+        f'aria-label="{told if total else "not assessed yet"}">'
+        f'<rect class="rest" x="0" y="0" width="100" height="8"/>{stretches}</svg>'
+    )
+
+
+def draw_coverage(counts: Mapping[str, int]) -> str:
+    """The chart of all controls together, with its key."""
+    total = sum(counts.values())
+    keys = "".join(
+        f'<span><svg class="key" viewBox="0 0 12 12" aria-hidden="true">'
+        f'<rect class="{look}" x="1" y="1" width="10" height="10"/></svg>'
+        f"{counts.get(status, 0)} {word}"
+        f"{f' ({100 * counts.get(status, 0) / total:.0f} %)' if total else ''}</span>"
+        for status, (word, look) in SHOWN.items()
+    )
+    return f"<figure>{draw_bar(counts)}<figcaption>{keys}</figcaption></figure>"
+
+
+def print_control(control: dict, counts: Mapping[str, int]) -> str:
+    """A control as a row: what it asks for, and how many trails keep it."""
+    types = ", ".join(map(escape, control["requiredEvidenceTypes"])) or "nothing"
+    numbers = "".join(f'<td class="number">{counts.get(status, 0)}</td>' for status in SHOWN)
+    return (
+        f'<tr><th scope="row">{escape(control["controlId"])}</th>'
+        f'<td>{escape(control["title"])}<br><span class="muted">asks for {types}</span></td>'
+        f'{numbers}<td class="share">{draw_bar(counts)}</td></tr>'
+    )
+
+
+def print_assessment(assessment: dict) -> str:
+    """An assessment as a row: what was found of which trail, and what was missing."""
+    results, status = assessment["controlResults"], assessment["overallStatus"]
+    satisfied = sum(result["status"] == "SATISFIED" for result in results)
+    missing = "".join(
+        f"<li>{escape(result['controlId'])}: {escape(', '.join(result['missingEvidence']))}</li>"
+        for result in results
+        if result["missingEvidence"]
+    )
+    return (
+        f"<tr><td>{print_moment(assessment['assessedAt'])}</td>"
+        f"<td><code>{escape(assessment['trailId'])}</code></td>"
+        f"<td>{escape(assessment['orgSlug'] or '')}</td>"
+        f'<td class="{VERDICTS[status]}">{status.lower().replace("_", "-")}</td>'
+        f'<td class="number">{satisfied} of {len(results)}</td>'
+        f"<td>{f'<ul>{missing}</ul>' if missing else 'nothing'}</td></tr>"
+    )
+
+
+def print_moment(text: str) -> str:
+    """A timestamp as people read it."""
+    return f'<time datetime="{text}">{text[:10]} {text[11:19]} UTC</time>'
+
+
+def print_table(label: str, heads: Mapping[str, str], rows: Iterable[str]) -> str:
+    """A table under its heads, each of them with the class of its column."""
+    columns = "".join(f'<th scope="col" class="{look}">{head}</th>' for head, look in heads.items())
+    return (
+        f'<div class="scroll" role="region" aria-label="{label}" tabindex="0"><table>'
+        f"<thead><tr>{columns}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def count_statuses(framework: dict, assessments: Iterable[dict]) -> list[Counter]:
+    """How often each status was found of each control, in the order of the controls.
+
+    Controls are only ever added, at the end: the results stand in the same order.
+    """
+    results = [assessment["controlResults"] for assessment in assessments]
+    return [
+        Counter(one[place]["status"] for one in results if place < len(one))
+        for place in range(len(framework["controls"]))
+    ]
+
+
+def regulatory_page(framework: dict, assessments: Sequence[dict], generated_at: str) -> str:
+    """The report on a framework as one HTML page, to be served under REPORT_CSP.
+
+    Coverage counts the newest assessment of each trail.
+    """
+    newest = {assessment["trailId"]: assessment for assessment in assessments}.values()
+    counts = count_statuses(framework, newest)
+    controls = print_table(
+        "Coverage by control",
+        {"Control": "", "What it asks for": ""}
+        | {"Satisfied": "number", "Partly": "number", "Not": "number", "Share": "share"},
+        map(print_control, framework["controls"], counts),
+    )
+    heads = ("Assessed at", "Trail", "Organisation", "Result", "Satisfied", "Missing evidence")
+    looks = {head: "number" if head == "Satisfied" else "" for head in heads}
+    rows = map(print_assessment, assessments)
+    history = print_table("Assessments", looks, rows) if assessments else "<p>None so far.</p>"
+    name, version = escape(framework["name"]), escape(framework["version"])
+    return f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>{name} {version}: regulatory report</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>{REPORT_STYLE}</style></head><body><main>
+<p class="muted">Regulatory report</p><h1><bdi>{name}</bdi></h1>
+<p>{escape(framework["description"] or "")}</p><dl>
+<div><dt>Version</dt><dd>{version}</dd></div>
+<div><dt>Generated</dt><dd>{print_moment(generated_at)}</dd></div>
+<div><dt>Trails</dt><dd>{len(newest)}</dd></div>
+<div><dt>Assessments</dt><dd>{len(assessments)}</dd></div>
+<div><dt>Framework</dt><dd><code>{framework["id"]}</code></dd></div></dl>
+<h2>Coverage</h2><p class="muted">Every control, held against the newest assessment of each
+trail.</p>{draw_coverage(sum(counts, Counter()))}
+{controls}<h2>Assessments</h2><p class="muted">All that are stored, oldest first.</p>
+{history}</main></body></html>"""
+
+
+FRAMEWORK_ASSESSMENTS = Array(
+    ComplianceAssessment, {"framework": lambda key: ComplianceAssessment.framework == key}
+)
+REGULATORY_REPORT = {
+    "frameworkId": {"type": "string", "format": "uuid"},
+    "frameworkName": {"type": "string"},
+    "frameworkVersion": {"type": "string"},
+    "assessments": FACTSTORE.array_schema("AssessmentResponse"),
+    "generatedAt": {"type": "string", "format": "date-time"},
+}
+
+
+class RegulatoryReports(Resource, surface=FACTSTORE, scope="factstore", tag="Compliance"):
+    """Where all that was assessed stands against a framework."""
+
+    @route(
+        "GET /api/v1/reports/regulatory/{frameworkId}",
+        id="getRegulatoryReport",
+        answer={
+            "type": "object",
+            "required": [*REGULATORY_REPORT],
+            "properties": REGULATORY_REPORT,
+        },
+        answers_with="application/json text/html",
+    )
+    def report(self, context, key):
+        """Get every assessment against a framework: as JSON, or as a page to read and to print."""
+        framework = json.loads(context.workspace.json_of(RegulatoryFramework, key))
+        assessments = FRAMEWORK_ASSESSMENTS.slice({"framework": key}).text
+        headers, generated_at = {"Vary": "Accept, Origin"}, now_exactly()
+        kinds = ("application/json", "text/html")
+        if context.request.client_prefers(kinds) == "text/html":
+            page = regulatory_page(framework, json.loads(b"[%b]" % assessments), generated_at)
+            headers |= {
+                "Content-Type": "text/html; charset=utf-8",
+                "Content-Security-Policy": REPORT_CSP,
+            }
+            return Reply(200, page.encode(), headers)
+        told = {
+            "frameworkId": framework["id"],
+            "frameworkName": framework["name"],
+            "frameworkVersion": framework["version"],
+            "generatedAt": generated_at,
+        }
+        text = to_json(told)[1:].encode()
+        return Reply(200, b'{"assessments":[%b],%b' % (assessments, text), headers)
 
 
 # --- Evidence documents -------------------------------------------------------
@@ -12849,8 +13464,10 @@ def prepare(workspace: Workspace, settings: Settings, bell: threading.Event) -> 
 
 
 def tables_since(version: int | None) -> list[str]:
-    """The statements for the tables that came with a layout of the file; None: for all."""
-    return tables_sql([model for model in all_models() if version in (None, model.since)])
+    """The statements for the tables that came with a layout of the file, and for what these hold
+    from the beginning; None: for all."""
+    models = [model for model in all_models() if version in (None, model.since)]
+    return [*tables_sql(models), *seeds_sql(models)]
 
 
 def template() -> bytes:
@@ -15422,8 +16039,9 @@ def describe_rehearsed(operation: Operation) -> dict:
 def describe_answer(meaning: str, schema: dict | None, media: str = "application/json") -> dict:
     """One answer: what it means, the headers that all have, and its body if it has one."""
     headers = {name: {"$ref": f"#/components/headers/{name}"} for name in ANSWER_HEADERS}
-    body = {"content": {media: {"schema": schema}}} if schema else {}
-    return {"description": meaning, "headers": headers, **body}
+    first, *others = media.split()
+    content = {first: {"schema": schema}} | {one: {"schema": {"type": "string"}} for one in others}
+    return {"description": meaning, "headers": headers, **({"content": content} if schema else {})}
 
 
 def describe_refusals(surface: Surface) -> dict[str, dict]:
