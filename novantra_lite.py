@@ -2255,6 +2255,15 @@ def hash_secret(ring: KeyRing, secret: str) -> str:
     return hmac.digest(ring.derive("secrets"), secret.encode(), "sha256").hex()
 
 
+def token_signer(ring: KeyRing, kind: str) -> URLSafeSerializer:
+    """What signs the tokens of one kind with HMAC-SHA-256; another kind's are refused."""
+    return URLSafeSerializer(
+        ring.derive("access tokens"),
+        salt=kind,
+        signer_kwargs={"digest_method": hashlib.sha256, "key_derivation": "hmac"},
+    )
+
+
 class Tokens:
     """The access tokens of one workspace: made, checked, and remembered once checked.
 
@@ -2266,11 +2275,7 @@ class Tokens:
 
     def __init__(self, workspace: Workspace, slug: str):
         self.workspace, self.slug = workspace, slug
-        self._signer = URLSafeSerializer(
-            workspace.ring.derive("access tokens"),
-            salt="access-token",
-            signer_kwargs={"digest_method": hashlib.sha256, "key_derivation": "hmac"},
-        )
+        self._signer = token_signer(workspace.ring, "access-token")
         self._known: dict[str, Principal] = {}
 
     def issue(self, account: ServiceAccount, scopes: Iterable[str], life: int) -> str:
@@ -3478,10 +3483,10 @@ def answer(context: Context, given: Mapping[str, str]) -> Reply:
     path = operation.surface.read_path(operation, given)
     context.read_query()
     if operation.method == "GET":
-        return operation.handler(context) if operation.public else look(context, path)
+        return operation.handler(context, *path) if operation.public else look(context, path)
     context.read_body()
     if operation.public:
-        return operation.handler(context)
+        return operation.handler(context, *path)
     return write(context, path)
 
 
@@ -3634,12 +3639,17 @@ WEBHOOK_REMEDY = "list its network in webhook_private_targets to permit it"
 
 
 def check_target(
-    url: str, allowed: Networks = (), https_only: bool = False, *, resolve=socket.getaddrinfo
+    url: str,
+    allowed: Networks = (),
+    https_only: bool = False,
+    *,
+    resolve: Callable = socket.getaddrinfo,
+    remedy: str = WEBHOOK_REMEDY,
 ) -> None:
     """Raise Invalid unless the URL may be sent to; a name that does not resolve (yet) may."""
     parts, port = split_target(url, https_only)
     with contextlib.suppress(OSError):
-        call_within(5, public_addresses, parts.hostname, port, allowed, resolve)
+        call_within(5, public_addresses, parts.hostname, port, allowed, resolve, remedy)
 
 
 def split_target(url: str, https_only: bool = False) -> tuple[SplitResult, int]:
