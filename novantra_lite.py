@@ -11844,7 +11844,7 @@ class Members(
 
 #: What an ID token may be signed with, and the kind of key that does it: nothing that takes a
 #: shared secret, and not `none`.
-SIGNATURES = MappingProxyType({"RS256": "RSA", "PS256": "RSA", "ES256": "EC", "EdDSA": "OKP"})
+TOKEN_SIGNATURES = MappingProxyType({"RS256": "RSA", "PS256": "RSA", "ES256": "EC", "EdDSA": "OKP"})
 #: The members of a key that are public (RFC 7518, section 6; RFC 8037, section 2).
 PUBLIC_MEMBERS = ("kty", "crv", "n", "e", "x", "y")
 #: Seconds that the clocks of the provider and of the instance may be apart.
@@ -12014,9 +12014,9 @@ CLAIMS_TO_CHECK = MappingProxyType(
 def find_key(header: Mapping[str, Any], keys: Iterable[Any]) -> Any:
     """The published key that a token says it is signed with, or Invalid."""
     algorithm, name = header.get("alg"), header.get("kid")
-    kind = SIGNATURES.get(algorithm) if isinstance(algorithm, str) else None
+    kind = TOKEN_SIGNATURES.get(algorithm) if isinstance(algorithm, str) else None
     if kind is None:
-        raise Invalid(f"The ID token must be signed with one of {', '.join(SIGNATURES)}.")
+        raise Invalid(f"The ID token must be signed with one of {', '.join(TOKEN_SIGNATURES)}.")
     fitting = [
         key
         for key in keys
@@ -12324,7 +12324,9 @@ class CallbackQuery(Filters):
         super().__init__(code=Text(8192), state=Text(255), error=word, required="code state")
 
     def read(self, data, **options):
-        return super().read({"code": "", **data} if data.get("error") else data, **options)
+        # Some providers leave out the state where they refuse.
+        filled = {"code": "", "state": "", **data} if data.get("error") else data
+        return super().read(filled, **options)
 
 
 class SsoLogins(Resource, surface=FACTSTORE, tag="SSO"):
@@ -12403,6 +12405,8 @@ class SsoLogins(Resource, surface=FACTSTORE, tag="SSO"):
             if known:
                 context.workspace = workspace
                 login = perform(workspace, lambda current: SsoLogin.use_up(state), actor="sso")
+        if error := context.query.get("error"):
+            raise Invalid(f"The identity provider refused the sign-in: {error}.")
         if login is None:
             raise Invalid("The state is unknown, or was used before; begin the sign-in anew.")
         with context.workspace.read():
@@ -12411,8 +12415,6 @@ class SsoLogins(Resource, surface=FACTSTORE, tag="SSO"):
             raise Invalid("The state belongs to the sign-in of another organisation.")
         if login.expires_at <= context.lite.source.now(6):
             raise Invalid("The state has expired; begin the sign-in anew.")
-        if error := context.query.get("error"):
-            raise Invalid(f"The identity provider refused the sign-in: {error}.")
         return login
 
     def fetch_claims(self, context: Context, config: SsoConfig, login: SsoLogin) -> dict:
