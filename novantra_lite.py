@@ -336,6 +336,12 @@ class Settings:
         "factstore_auth": ("on", "open"),
         "vault_auth_method": ("TOKEN", "APPROLE"),
     }
+    sso_private_issuers: tuple = setting(
+        (), "Base URLs of identity providers in private networks, such as http://localhost:9000."
+    )
+    sso_timeout: float = setting(10.0, "Seconds that an identity provider has to answer.")
+    sso_session_life: int = setting(28_800, "Seconds that a session of single sign-on stays good.")
+    WORDS: ClassVar = {"synchronous": ("FULL", "NORMAL", "OFF"), "factstore_auth": ("on", "open")}
 
     shutdown_grace: float = setting(
         10.0, "Seconds that requests in flight have to finish at a stop."
@@ -2298,6 +2304,15 @@ def hash_secret(ring: KeyRing, secret: str) -> str:
     return hmac.digest(ring.derive("secrets"), secret.encode(), "sha256").hex()
 
 
+def token_signer(ring: KeyRing, kind: str) -> URLSafeSerializer:
+    """What signs the tokens of one kind with HMAC-SHA-256; another kind's are refused."""
+    return URLSafeSerializer(
+        ring.derive("access tokens"),
+        salt=kind,
+        signer_kwargs={"digest_method": hashlib.sha256, "key_derivation": "hmac"},
+    )
+
+
 class Tokens:
     """The access tokens of one workspace: made, checked, and remembered once checked.
 
@@ -2309,11 +2324,7 @@ class Tokens:
 
     def __init__(self, workspace: Workspace, slug: str):
         self.workspace, self.slug = workspace, slug
-        self._signer = URLSafeSerializer(
-            workspace.ring.derive("access tokens"),
-            salt="access-token",
-            signer_kwargs={"digest_method": hashlib.sha256, "key_derivation": "hmac"},
-        )
+        self._signer = token_signer(workspace.ring, "access-token")
         self._known: dict[str, Principal] = {}
 
     def issue(self, account: ServiceAccount, scopes: Iterable[str], life: int) -> str:
@@ -3530,10 +3541,10 @@ def answer(context: Context, given: Mapping[str, str]) -> Reply:
     path = operation.surface.read_path(operation, given)
     context.read_query()
     if operation.method == "GET":
-        return operation.handler(context) if operation.public else look(context, path)
+        return operation.handler(context, *path) if operation.public else look(context, path)
     context.read_body()
     if operation.public:
-        return operation.handler(context)
+        return operation.handler(context, *path)
     return write(context, path)
 
 
@@ -3686,12 +3697,17 @@ WEBHOOK_REMEDY = "list its network in webhook_private_targets to permit it"
 
 
 def check_target(
-    url: str, allowed: Networks = (), https_only: bool = False, *, resolve=socket.getaddrinfo
+    url: str,
+    allowed: Networks = (),
+    https_only: bool = False,
+    *,
+    resolve: Callable = socket.getaddrinfo,
+    remedy: str = WEBHOOK_REMEDY,
 ) -> None:
     """Raise Invalid unless the URL may be sent to; a name that does not resolve (yet) may."""
     parts, port = split_target(url, https_only)
     with contextlib.suppress(OSError):
-        call_within(5, public_addresses, parts.hostname, port, allowed, resolve)
+        call_within(5, public_addresses, parts.hostname, port, allowed, resolve, remedy)
 
 
 def split_target(url: str, https_only: bool = False) -> tuple[SplitResult, int]:
@@ -6795,6 +6811,10 @@ class Paging(Filters):
         super().__init__(*columns, **own, page=page, size=size)
 
 
+#: What the token of a person who signed in starts with.
+SESSION_PREFIX = "fsu_"
+
+
 class FactstoreSurface(Surface):
     """Bare records and arrays in creation order, and the error body of its clients."""
 
@@ -6819,7 +6839,7 @@ class FactstoreSurface(Surface):
         return request.get_header("X-Api-Key", default="").strip()
 
     def identify(self, context):
-        """By API key or token; a loopback caller without either where the setting is open."""
+        """By API key, session or token; a loopback caller without one where that is open."""
         lite, request = context.lite, context.request
         credentials = self.credentials(request)
         if credentials.startswith(tuple(ApiKeys.PREFIXES.values())):
@@ -6828,6 +6848,10 @@ class FactstoreSurface(Surface):
                     context.workspace, context.principal = workspace, principal
                     return
             raise Unauthenticated("The API key is not known here, or was revoked.")
+        if credentials.startswith(SESSION_PREFIX):
+            context.workspace = lite.workspace_of(credentials.removeprefix(SESSION_PREFIX))
+            context.principal = context.workspace.sessions.check(credentials)
+            return
         near = (request.remote_addr or "").startswith("127.") or request.remote_addr == "::1"
         is_open = lite.settings.factstore_auth == "open" and near and len(lite.workspaces) == 1
         if is_open and not credentials:
@@ -11876,10 +11900,628 @@ class Members(
         return told
 
 
+# --- Identity providers -------------------------------------------------------
+# The other side of single sign-on: OpenID Connect Core 1.0 and Discovery 1.0, with the
+# authorization code grant of RFC 6749 and the proof of possession of RFC 7636.
+
+#: What an ID token may be signed with, and the kind of key that does it: nothing that takes a
+#: shared secret, and not `none`.
+TOKEN_SIGNATURES = MappingProxyType({"RS256": "RSA", "PS256": "RSA", "ES256": "EC", "EdDSA": "OKP"})
+#: The members of a key that are public (RFC 7518, section 6; RFC 8037, section 2).
+PUBLIC_MEMBERS = ("kty", "crv", "n", "e", "x", "y")
+#: Seconds that the clocks of the provider and of the instance may be apart.
+LEEWAY = 60
+#: Bytes of an answer: large tenants publish many keys, and tell many groups.
+PROVIDER_ANSWER_LIMIT = 1 << 20
+ISSUER_REMEDY = "the setting sso_private_issuers permits issuers in private networks"
+
+
+def load_pyjwt() -> Any:
+    """The library that verifies ID tokens, or a sentence on where to get it."""
+    try:
+        import jwt
+    except ImportError:
+        raise Unavailable(
+            "Single sign-on needs the library PyJWT; install novantra-lite[sso]."
+        ) from None
+    return jwt
+
+
+def private_base(url: str, settings: Settings) -> str:
+    """Which base URL of the setting sso_private_issuers a URL starts with; empty for none."""
+    bases = (base.rstrip("/") for base in settings.sso_private_issuers)
+    return next((base for base in bases if url == base or url.startswith(base + "/")), "")
+
+
+def read_issuer(url: str, settings: Settings) -> str:
+    """The URL of an issuer as it is kept, without slashes at its end; Invalid for what is none."""
+    url = url.rstrip("/")
+    try:
+        split_target(url, https_only=not private_base(url, settings))
+        if "?" in url or "#" in url:
+            raise Invalid("The URL must end with its path.")
+    except Invalid as problem:
+        raise Invalid(issues=[issue(["issuerUrl"], str(problem))]) from None
+    return url
+
+
+@functools.cache
+def provider_transport(settings: Settings, private: bool) -> Transport:
+    """What carries requests to identity providers, into private networks where that is named."""
+    return Transport(
+        PRIVATE_NETWORKS if private else (),
+        settings.sso_timeout,
+        limit=PROVIDER_ANSWER_LIMIT,
+        agent="Novantra-Lite/1",
+        remedy=ISSUER_REMEDY,
+    )
+
+
+class IdentityProvider:
+    """An OpenID provider, known by the URL of its issuer.
+
+    All its URLs are https and public, but for those under the same base URL of the setting
+    sso_private_issuers as the issuer's own. What it answers is used once and not kept.
+    """
+
+    def __init__(self, issuer: str, settings: Settings):
+        self.issuer, self.settings = issuer, settings
+        self.base = private_base(issuer, settings)
+
+    def is_private(self, url: str) -> bool:
+        """Whether a URL may lead into a private network, and do without TLS."""
+        return bool(self.base) and private_base(url, self.settings) == self.base
+
+    def ask(self, url: str, form: Mapping[str, str] | None = None, **headers: str) -> Answer:
+        """Get what is at a URL, or post a form there; Invalid where the URL may not lead."""
+        private = self.is_private(url)
+        transport = provider_transport(self.settings, private)
+        check_target(url, transport.allowed, not private, remedy=ISSUER_REMEDY)
+        headers = {"Accept": "application/json", **headers}
+        if form is None:
+            return transport.get(url, headers)
+        headers["Content-Type"] = "application/x-www-form-urlencoded"
+        return transport.post(url, urllib.parse.urlencode(form).encode(), headers)
+
+    def read(self, answer: Answer) -> dict:
+        """The JSON object of an answer, or BadGateway."""
+        found = None
+        if answer.status == 200:
+            with contextlib.suppress(Invalid):
+                found = read_json(answer.body or b"")
+        if not isinstance(found, dict):
+            log.warning(
+                "The identity provider %s gave no usable answer. %s", self.issuer, answer.note
+            )
+            raise BadGateway("The identity provider gave no usable answer; try again.")
+        return found
+
+    @cached_property
+    def document(self) -> dict:
+        """The discovery document, which must be of the issuer that it is asked for."""
+        document = self.read(self.ask(f"{self.issuer}/.well-known/openid-configuration"))
+        issuer = document.get("issuer")
+        if not isinstance(issuer, str) or issuer.rstrip("/") != self.issuer:
+            raise Invalid("The discovery document of the identity provider is of another issuer.")
+        return document
+
+    def endpoint(self, name: str) -> str:
+        """A URL that the discovery document tells, or Invalid."""
+        url = self.document.get(name)
+        if not isinstance(url, str):
+            raise Invalid(f"The discovery document of the identity provider has no {name}.")
+        try:
+            split_target(url, https_only=not self.is_private(url))
+        except Invalid as problem:
+            raise Invalid(f"The {name} of the identity provider is not usable. {problem}") from None
+        return url.partition("#")[0]
+
+    def redeem(self, client_id: str, client_secret: str | None, **grant: str) -> str:
+        """Swap an authorization code for an ID token; Invalid where the provider refuses it."""
+        form = {"grant_type": "authorization_code", "client_id": client_id, **grant}
+        methods, headers = self.document.get("token_endpoint_auth_methods_supported"), {}
+        if client_secret and isinstance(methods, list) and "client_secret_post" not in methods:
+            # RFC 6749, section 2.3.1: both are form encoded first.
+            pair = ":".join(map(urllib.parse.quote_plus, (client_id, client_secret)))
+            headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
+        elif client_secret:
+            form["client_secret"] = client_secret
+        answer = self.ask(self.endpoint("token_endpoint"), form, **headers)
+        if 400 <= answer.status < 500:
+            log.warning("The identity provider %s refused a code. %s", self.issuer, answer.note)
+            raise Invalid("The identity provider refused the authorization code or the client.")
+        token = self.read(answer).get("id_token")
+        if not isinstance(token, str):
+            raise Invalid("The identity provider answered without an ID token.")
+        return token
+
+    def verify(self, token: str, client_id: str, nonce: str, at: float) -> dict:
+        """The claims of an ID token that this provider made for a client and a login, or Invalid.
+
+        `at` is the time to hold it against (OpenID Connect Core 1.0, section 3.1.3.7).
+        """
+        jwt = load_pyjwt()
+        keys = self.read(self.ask(self.endpoint("jwks_uri"))).get("keys")
+        try:
+            header = jwt.get_unverified_header(token)
+            key = find_key(header, keys if isinstance(keys, list) else [])
+            # The key was chosen to fit, so that the token cannot talk it into another algorithm.
+            claims = jwt.decode(
+                token,
+                key,
+                algorithms=[header["alg"]],
+                audience=client_id,
+                issuer=self.document["issuer"],
+                options=dict(CLAIMS_TO_CHECK),
+            )
+        except (jwt.PyJWTError, ValueError, TypeError) as error:
+            refused = explain_refusal(error)
+            raise Invalid(f"The ID token was refused: {refused}.") from None
+        check_claims(claims, client_id, nonce, at)
+        return claims
+
+
+#: PyJWT would hold the times against the machine's clock, not the instance's.
+CLAIMS_TO_CHECK = MappingProxyType(
+    {
+        "verify_exp": False,
+        "verify_iat": False,
+        "verify_nbf": False,
+        "enforce_minimum_key_length": True,
+        "require": ["iss", "sub", "aud", "exp", "iat", "nonce"],
+    }
+)
+
+
+def find_key(header: Mapping[str, Any], keys: Iterable[Any]) -> Any:
+    """The published key that a token says it is signed with, or Invalid."""
+    algorithm, name = header.get("alg"), header.get("kid")
+    kind = TOKEN_SIGNATURES.get(algorithm) if isinstance(algorithm, str) else None
+    if kind is None:
+        raise Invalid(f"The ID token must be signed with one of {', '.join(TOKEN_SIGNATURES)}.")
+    fitting = [
+        key
+        for key in keys
+        if isinstance(key, dict)
+        and key.get("kty") == kind
+        and key.get("use", "sig") == "sig"
+        and key.get("alg", algorithm) == algorithm
+        and name in (None, key.get("kid"))
+    ]
+    # Only where there is no choice may a token leave out which key it is (section 10.1).
+    if not fitting or (name is None and len(fitting) > 1):
+        raise Invalid("The ID token is not signed with a key that the identity provider publishes.")
+    public = {member: fitting[0][member] for member in PUBLIC_MEMBERS if member in fitting[0]}
+    return load_pyjwt().PyJWK(public, algorithm=algorithm).key
+
+
+def explain_refusal(error: Exception) -> str:
+    """What is wrong with an ID token, in words of our own."""
+    jwt = load_pyjwt()
+    reasons = {
+        jwt.InvalidSignatureError: "its signature is wrong",
+        jwt.InvalidIssuerError: "it is of another issuer",
+        jwt.InvalidAudienceError: "it is for another client",
+        jwt.MissingRequiredClaimError: "it lacks a claim that it needs",
+        Exception: "it, or the key for it, is not well formed",
+    }
+    return next(text for kind, text in reasons.items() if isinstance(error, kind))
+
+
+def check_claims(claims: Mapping[str, Any], client_id: str, nonce: str, at: float) -> None:
+    """Refuse an ID token that is not of this login, not for this client alone, or not of now."""
+    times = [claims[name] for name in ("exp", "iat", "nbf") if name in claims]
+    several = isinstance(claims["aud"], list) and len(claims["aud"]) > 1
+    if claims["nonce"] != nonce:
+        refused = "it is of another login"
+    elif claims.get("azp", None if several else client_id) != client_id:
+        refused = "it is for another client"
+    elif not all(type(moment) in (int, float) for moment in times):
+        refused = "its times are not numbers"
+    elif not claims["exp"] > at - LEEWAY:
+        refused = "it has expired"
+    elif not all(moment <= at + LEEWAY for moment in times[1:]):
+        refused = "it is not valid yet"
+    else:
+        return
+    raise Invalid(f"The ID token was refused: {refused}.")
+
+
 # --- Single sign-on -----------------------------------------------------------
 
 
-# --- Identity providers -------------------------------------------------------
+class Mappings(Text):
+    """JSON text of an object whose values are all text."""
+
+    def read(self, value):
+        text = super().read(value)
+        try:
+            MapOf(Text(255)).read(read_json(text.encode()))
+        except (Invalid, ValueError):
+            raise ValueError("Expected the JSON text of an object of texts") from None
+        return text
+
+
+class SsoConfig(Model):
+    """How the members of an organisation sign in: at which provider, and what its claims mean."""
+
+    fact, key, touched, since = "sso_config", "org_slug", True, 3
+    schema_name = "SsoConfigResponse"
+
+    id = Uuid()
+    org_slug = Text(255)
+    provider = Choice("ENTRA_ID OKTA")
+    issuer_url = Text(2048)
+    client_id = Name()
+    client_secret = Encrypted(4096, null=True, hidden=True)
+    attribute_mappings = Mappings(default='{"email":"email","name":"name"}')
+    group_role_mappings = Mappings(default="{}")
+    is_mandatory = Boolean(default=False)
+    created_at = Timestamp(6, default=now_exactly)
+    updated_at = Timestamp(6, default=now_exactly)
+
+    @classmethod
+    def noun(cls):
+        return "single sign-on"
+
+    @classmethod
+    def of(cls, key: str) -> SsoConfig | None:
+        """The set-up of an organisation, by its slug or its UUID."""
+        return cls.get_or_none(cls.org_slug == organisation_slug(key))
+
+    @classmethod
+    def must_be_of(cls, key: str) -> SsoConfig:
+        """The set-up of an organisation, or NotFound."""
+        if config := cls.of(key):
+            return config
+        raise NotFound(f"Organisation '{key}' has no single sign-on.")
+
+    def roles(self) -> list[str]:
+        """The roles that a sign-in may give, the highest first: MEMBER is given without a group."""
+        known = {"MEMBER", *json.loads(self.group_role_mappings).values()}
+        return [role for role in MEMBER_SCOPES if role in known]
+
+    def scopes(self) -> set[str]:
+        """All that those who sign in may do."""
+        return {scope for role in self.roles() for scope in MEMBER_SCOPES[role]}
+
+    def person(self, claims: Mapping[str, Any]) -> tuple[str, str]:
+        """The e-mail address and the name that claims tell; Invalid without an address."""
+        names = json.loads(self.attribute_mappings)
+        claim = names.get("email", "email")
+        email, name = claims.get(claim), claims.get(names.get("name", "name"))
+        if claim == "email" and claims.get("email_verified", True) is not True:
+            raise Invalid("The identity provider has not verified the e-mail address.")
+        try:
+            email = User.email.read(email)
+        except ValueError:
+            raise Invalid(f"The ID token has no e-mail address in the claim {claim}.") from None
+        with contextlib.suppress(ValueError):
+            return email, User.name.read(name)
+        return email, email
+
+    def role(self, claims: Mapping[str, Any]) -> str:
+        """The highest role that the groups in claims stand for; MEMBER where there is none."""
+        groups = claims.get(json.loads(self.attribute_mappings).get("role", "groups"))
+        meant = json.loads(self.group_role_mappings)
+        listed = groups if isinstance(groups, list) else []
+        given = {meant.get(group) for group in listed if isinstance(group, str)}
+        return next((role for role in self.roles() if role in given), "MEMBER")
+
+
+SSO_PATH = "/api/v1/organisations/{slug}/sso"
+SSO_MEMBERS = (
+    SsoConfig.provider,
+    SsoConfig.issuer_url,
+    SsoConfig.client_id,
+    SsoConfig.client_secret,
+    SsoConfig.attribute_mappings,
+    SsoConfig.group_role_mappings,
+    SsoConfig.is_mandatory,
+)
+
+
+class SsoConfigs(
+    Resource,
+    surface=FACTSTORE,
+    path=SSO_PATH,
+    model=SsoConfig,
+    scope="factstore",
+    access="admin",
+    tag="SSO",
+    verbs="create retrieve update delete",
+    options={verb: {"path": SSO_PATH} for verb in ("retrieve", "update", "delete")},
+):
+    """The single sign-on of organisations: one set-up each.
+
+    `isMandatory` is kept and shown, and enforces nothing: API keys and tokens stay good.
+    """
+
+    creates = Schema(*SSO_MEMBERS, name="CreateSsoConfigRequest")
+    changes = Schema(*SSO_MEMBERS, name="UpdateSsoConfigRequest")
+
+    def find(self, key):
+        return SsoConfig.must_be_of(key)
+
+    def retrieve(self, context, key):
+        """Get the single sign-on of an organisation, without the client's secret."""
+        return self.find(key)
+
+    def create(self, context, key):
+        """Set up the single sign-on of an organisation; it gives no scopes beyond your own."""
+        if SsoConfig.of(key):
+            raise Conflict(f"Single sign-on of organisation '{key}' already exists")
+        issuer = read_issuer(context.body.pop("issuer_url"), context.settings)
+        slug = organisation_slug(key)
+        config = SsoConfig.create(org_slug=slug, issuer_url=issuer, **context.body)
+        context.principal.may_give(config.scopes())
+        return config
+
+    def update(self, context, key):
+        """Change the single sign-on of an organisation; it gives no scopes beyond your own."""
+        if url := context.body.get("issuer_url"):
+            context.body["issuer_url"] = read_issuer(url, context.settings)
+        config = super().update(context, key)
+        context.principal.may_give(config.scopes())
+        return config
+
+    def probe(self, context: Context, key: str) -> dict:
+        """What came of reading the discovery document of an organisation's issuer."""
+        provider = IdentityProvider(self.find(key).issuer_url, context.settings)
+        try:
+            document, message = provider.document, "The discovery document of the issuer was read."
+        except (Invalid, BadGateway) as problem:
+            log.info("The identity provider %s failed its test. %s", provider.issuer, problem)
+            document, message = {}, "The discovery document of the issuer could not be read."
+        found = [document.get(f"{kind}_endpoint") for kind in ("authorization", "token")]
+        authorization, token = (url if isinstance(url, str) else None for url in found)
+        return {
+            "success": bool(document),
+            "message": message,
+            "authorizationEndpoint": authorization,
+            "tokenEndpoint": token,
+        }
+
+    @route(
+        "POST /api/v1/organisations/{slug}/sso/test",
+        id="testSsoConnection",
+        before="probe",
+        slow=True,
+        answer=closed_schema(
+            success=Boolean().describe(),
+            message=TEXT,
+            authorizationEndpoint=describe_member(Text(null=True)),
+            tokenEndpoint=describe_member(Text(null=True)),
+        ),
+    )
+    def test(self, context, key):
+        """Try to read the discovery document of an organisation's issuer; failing is an answer."""
+        return context.prepared
+
+
+# --- Signing in ---------------------------------------------------------------
+
+
+class SsoLogin(Model):
+    """A sign-in that was begun, by a keyed hash of its state: good once, for ten minutes."""
+
+    since = 3
+
+    id = Text(64, primary_key=True)
+    slug = Text(255)
+    redirect_uri = Text(2048)
+    nonce = Text(32)
+    code_verifier = Encrypted(43)
+    expires_at = Timestamp(6, index=True)
+
+    LIFE: ClassVar[int] = 600
+
+    @classmethod
+    def begin(cls, slug: str, redirect_uri: str) -> tuple[SsoLogin, str]:
+        """Begin a sign-in, and forget those that nobody finished; the state is told only now."""
+        source = session().source
+        cls.delete().where(cls.expires_at <= source.now(6)).execute()
+        state = source.random.randbytes(16).hex()
+        login = cls.create(
+            id=hash_secret(session().ring, state),
+            slug=slug,
+            redirect_uri=redirect_uri,
+            nonce=source.random.randbytes(16).hex(),
+            code_verifier=source.secret(),
+            expires_at=source.timestamp(source.clock() + cls.LIFE, 6),
+        )
+        return login, state
+
+    @classmethod
+    def use_up(cls, state: str) -> SsoLogin | None:
+        """The sign-in that a state was told for; no second call finds it."""
+        login = cls.seek(hash_secret(session().ring, state))
+        if login:
+            login.delete_instance()
+        return login
+
+    def challenge(self) -> str:
+        """What the provider will hold the verifier against (RFC 7636, section 4.2)."""
+        digest = hashlib.sha256(self.code_verifier.encode()).digest()
+        return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
+class Sessions:
+    """The session tokens of one workspace's members: made when they sign in, and checked.
+
+    A token is `fsu_<slug>.<itsdangerous payload and HMAC-SHA-256>`; it carries membership, role and
+    expiry. The membership is looked up at each use: a session ends with it, and with the role.
+    """
+
+    def __init__(self, workspace: Workspace, slug: str):
+        self.workspace, self.slug = workspace, slug
+        self._signer = token_signer(workspace.ring, "session")
+
+    def issue(self, member: Membership) -> str:
+        """Make a token for a member, good for the setting sso_session_life."""
+        life = self.workspace.settings.sso_session_life
+        claims = [member.id, member.role, int(self.workspace.source.clock()) + life]
+        return f"{SESSION_PREFIX}{self.slug}.{self._signer.dumps(claims)}"
+
+    def check(self, token: str) -> Principal:
+        """The principal that a token speaks for, or Unauthenticated."""
+        try:
+            key, role, expiry = self._signer.loads(token.partition(".")[2])
+        except (BadData, ValueError):
+            raise Unauthenticated from None
+        if self.workspace.source.clock() >= expiry:
+            raise Unauthenticated("The session has expired; sign in again.")
+        with self.workspace.read():
+            member = Membership.seek(key)
+        if member is None or member.role != role:
+            raise Unauthenticated("The session has ended; sign in again.")
+        return Principal(member.user_id, frozenset(MEMBER_SCOPES[role]), expiry)
+
+
+class CallbackQuery(Filters):
+    """What a provider sends the browser back with: a code, or else an error."""
+
+    def __init__(self):
+        word = Text(100, pattern="[A-Za-z0-9_.-]+", hint="Expected the code of an error")
+        super().__init__(code=Text(8192), state=Text(255), error=word, required="code state")
+
+    def read(self, data, **options):
+        # Some providers leave out the state where they refuse.
+        filled = {"code": "", "state": "", **data} if data.get("error") else data
+        return super().read(filled, **options)
+
+
+class SsoLogins(Resource, surface=FACTSTORE, tag="SSO"):
+    """Signing in through the identity provider of an organisation."""
+
+    @route(
+        "GET /api/v1/organisations/{slug}/sso/login",
+        id="startSsoLogin",
+        public=True,
+        slow=True,
+        query=Filters(redirect_uri=Text(2048, 1), required="redirectUri"),
+        answer=closed_schema(loginUrl={"type": "string", "format": "uri"}, state=TEXT),
+        refuses=(502,),
+    )
+    def login(self, context, key):
+        """Begin a sign-in: the URL to send the browser to, and the state that will come back."""
+        context.lite.limits.take_address(context, context.lite.source.clock())
+        load_pyjwt()
+        context.workspace, config = find_set_up(context.lite, key)
+        provider = IdentityProvider(config.issuer_url, context.settings)
+        endpoint = provider.endpoint("authorization_endpoint")
+
+        def work(current):
+            login, state = SsoLogin.begin(config.org_slug, context.query["redirect_uri"])
+            parameters = {
+                "response_type": "code",
+                "client_id": config.client_id,
+                "redirect_uri": login.redirect_uri,
+                "scope": "openid profile email",
+                "state": state,
+                "nonce": login.nonce,
+                "code_challenge": login.challenge(),
+                "code_challenge_method": "S256",
+            }
+            return urllib.parse.urlencode(parameters), state
+
+        query, state = perform(context.workspace, work, actor="sso", request_id=context.request_id)
+        url = f"{endpoint}{'&' if '?' in endpoint else '?'}{query}"
+        return Reply(200, to_json({"loginUrl": url, "state": state}).encode())
+
+    @route(
+        "GET /api/v1/organisations/{slug}/sso/callback",
+        id="completeSsoLogin",
+        public=True,
+        slow=True,
+        query=CallbackQuery(),
+        answer=closed_schema(token=TEXT, userId=UUID_TEXT, email=TEXT, name=TEXT),
+        refuses=(502,),
+    )
+    def callback(self, context, key):
+        """Finish a sign-in: swap the authorization code for a session token."""
+        context.lite.limits.take_address(context, context.lite.source.clock())
+        load_pyjwt()
+        try:
+            login = self.take_up(context, key)
+            with context.workspace.read():
+                config = SsoConfig.must_be_of(login.slug)
+                claims = self.fetch_claims(context, config, login)
+                told = *config.person(claims), config.role(claims)
+        except Invalid:
+            note_refusal(context, f"GET {context.operation.path}", "sso")
+            raise
+        work = functools.partial(admit, config.org_slug, *told)
+        reason = f"Signed in to organisation '{config.org_slug}'."
+        session_begun = perform(
+            context.workspace, work, actor="sso", reason=reason, request_id=context.request_id
+        )
+        return Reply(200, to_json(session_begun).encode())
+
+    def take_up(self, context: Context, key: str) -> SsoLogin:
+        """The sign-in that a state was handed out for; it is used up, whatever comes of it."""
+        state, login = context.query["state"], None
+        for workspace in context.lite.workspaces.values():
+            with workspace.read():
+                known = SsoLogin.has(hash_secret(workspace.ring, state))
+            if known:
+                context.workspace = workspace
+                login = perform(workspace, lambda current: SsoLogin.use_up(state), actor="sso")
+        if error := context.query.get("error"):
+            raise Invalid(f"The identity provider refused the sign-in: {error}.")
+        if login is None:
+            raise Invalid("The state is unknown, or was used before; begin the sign-in anew.")
+        with context.workspace.read():
+            slug = organisation_slug(key)
+        if login.slug != slug:
+            raise Invalid("The state belongs to the sign-in of another organisation.")
+        if login.expires_at <= context.lite.source.now(6):
+            raise Invalid("The state has expired; begin the sign-in anew.")
+        return login
+
+    def fetch_claims(self, context: Context, config: SsoConfig, login: SsoLogin) -> dict:
+        """What the provider says of the person who signed in, verified."""
+        provider = IdentityProvider(config.issuer_url, context.settings)
+        token = provider.redeem(
+            config.client_id,
+            config.client_secret,
+            code=context.query["code"],
+            redirect_uri=login.redirect_uri,
+            code_verifier=login.code_verifier,
+        )
+        at = context.lite.source.clock()
+        return provider.verify(token, config.client_id, login.nonce, at)
+
+
+def find_set_up(lite: NovantraLite, key: str) -> tuple[Workspace, SsoConfig]:
+    """The one workspace whose organisation of a slug has single sign-on, and how; or NotFound."""
+    found = []
+    for workspace in lite.workspaces.values():
+        with workspace.read():
+            if config := SsoConfig.of(key):
+                found.append((workspace, config))
+    if len(found) > 1:
+        log.warning("Several workspaces have single sign-on for an organisation '%s'.", key)
+    if len(found) != 1:
+        raise NotFound(f"Organisation '{key}' has no single sign-on.")
+    return found[0]
+
+
+def admit(slug: str, email: str, name: str, role: str, current: Session) -> dict:
+    """Make who signed in a user and a member with a role, and begin a session.
+
+    The last admin of an organisation stays one; a known user's name stays as it is.
+    """
+    user = User.with_email(email) or User.create(email=email, name=name)
+    member = Membership.of(slug, user.id)
+    if member is None:
+        member = add_member(slug, user, role)
+    elif not member.is_last_admin():
+        member.change(role=role)
+    workspace = current.workspace
+    workspace.journal.note(current, "api.session.issued", "user", user.id)
+    token = workspace.sessions.issue(member)
+    return {"token": token, "userId": user.id, "email": email, "name": name}
 
 
 # --- Rego ---------------------------------------------------------------------
@@ -13511,6 +14153,7 @@ def identify_organization(workspace: Workspace, profile: Mapping[str, str]) -> N
     workspace.name = organization.name
     workspace.tokens = Tokens(workspace, organization.slug)
     workspace.api_keys = ApiKeys(workspace)
+    workspace.sessions = Sessions(workspace, organization.slug)
     workspace.cursor_key = workspace.ring.derive("cursors")
 
 
