@@ -14,32 +14,26 @@ A governance register and a supply-chain fact store: two REST APIs over one SQLi
 
 Contents
 
-    Part I    Kernel                  Problems, Settings, Clock and ids, JSON and sessions,
-                                      Fields, Compound fields, Statements, Models, Schemas,
-                                      Keys and encryption, Connections, Workspaces,
-                                      Tables and migrations, Pages, Principals and tokens,
-                                      Uploads, Contexts, Surfaces, Operations and resources
-    Part II   Records of every write  Idempotency, Rate limits, Audit and ledger, Outbox, Writes,
-                                      Answers, Outbound requests, Webhook signatures, Dispatcher,
-                                      Webhooks
-    Part III  Novantra                Novantra conventions, Workspace, Authentication, Frameworks,
-                                      Controls, Risks, Evidence, Assessments, Findings,
-                                      Exceptions, Monitoring, Indicators, Submissions, Assets,
-                                      Party engagements, Change management,
-                                      Vulnerability management
-    Part IV   Factstore               Factstore fields, API keys, Factstore conventions,
-                                      Organisations, Flows, Templates, Trail records, Trails,
-                                      Artifacts, Provenance, Attestations, Evidence files,
-                                      Evidence processors, Evidence collection, Pull requests,
-                                      Identity tokens, Approvals, Assertions, Environments,
-                                      Environment drift, Logical environments, Policies, Gate
-    Part V    Application             Rows, OSCAL, Opening workspaces, Imports, Collections,
-                                      Demo vocabulary, Demo plans, Demo records, Demo data,
-                                      WSGI application, Clients, Servers, Maintenance, Installs,
-                                      NovantraLite, Reference page, Documents, OpenAPI, Service,
-                                      Commands, Commands: serve, Commands: records,
-                                      Commands: accounts and webhooks, Commands: install,
-                                      Command line
+    Part I    Kernel   Problems, Settings, Clock and ids, JSON and sessions, Fields,
+        Compound fields, Statements, Models, Schemas, Keys and encryption, Connections, Workspaces,
+        Tables and migrations, Pages, Principals and tokens, Uploads, Contexts, Surfaces,
+        Operations and resources
+    Part II   Records of every write   Idempotency, Rate limits, Audit and ledger, Outbox, Writes,
+        Answers, Outbound addresses, Outbound requests, Webhook signatures, Dispatcher, Webhooks
+    Part III  Novantra   Novantra conventions, Workspace, Authentication, Frameworks, Controls,
+        Risks, Evidence, Assessments, Findings, Exceptions, Monitoring, Indicators, Submissions,
+        Assets, Party engagements, Change management, Vulnerability management
+    Part IV   Factstore   Factstore fields, API keys, Factstore conventions, Organisations,
+        Source hosts, Patterns, Templates, Flows, Trail records, Trails, Artifacts,
+        Provenance signatures, Provenance, Attestations, Evidence files, Evidence processors,
+        Evidence collection, Pull request look-ups, Pull requests, Identity tokens, Approvals,
+        Assertions, Environments, Snapshot records, Environment snapshots, Environment drift,
+        Logical environments, Policies, Deployment policies, Gate
+    Part V    Application   Rows, OSCAL, Opening workspaces, Imports, Collections, Demo vocabulary,
+        Demo plans, Demo records, Demo data, Demo delivery, WSGI application, Clients, Servers,
+        Maintenance, Installs, NovantraLite, Reference page, Documents, OpenAPI, Service, Commands,
+        Commands: serve, Commands: records, Commands: accounts and webhooks, Commands: install,
+        Command line
 
 Every section reads only from itself and from the sections above it.
 """
@@ -89,7 +83,7 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar
 from urllib.parse import SplitResult, urlsplit
 
 import peewee
-from cryptography.exceptions import InvalidTag
+from cryptography.exceptions import InvalidSignature, InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from itsdangerous import BadData, URLSafeSerializer
 
@@ -211,6 +205,13 @@ class RateLimited(Problem):
     status, code, sentence = 429, "rate_limited", "Too many requests; wait for Retry-After."
 
 
+class BadGateway(Problem):
+    """Another server, which the answer depends on, does not answer as it should."""
+
+    status, code = 502, "bad_gateway"
+    sentence = "A server that this depends on does not answer as it should; try again."
+
+
 class Unavailable(Problem):
     """The workspace cannot answer just now."""
 
@@ -229,7 +230,7 @@ PROBLEMS = MappingProxyType(
         kind.status: kind
         for kind in (
             Problem, Invalid, Unauthenticated, Forbidden, NotFound, NotAllowed, Conflict, Gone,
-            TooLarge, UnsupportedMediaType, Unprocessable, RateLimited, Unavailable,
+            TooLarge, UnsupportedMediaType, Unprocessable, RateLimited, BadGateway, Unavailable,
         )
     }
 )  # fmt: skip
@@ -716,6 +717,15 @@ class Number(Member, peewee.FloatField):
         except ValueError:
             raise ValueError("Expected number") from None
 
+    def sql(self, value):
+        # SQLite's own JSON writes 15 digits; a float may need 17 to come back as it was.
+        short, middle, long = (f"printf('%!.{digits}g', {value})" for digits in (15, 16, 17))
+        return (
+            f"json(CASE WHEN {value} IS NULL THEN NULL "
+            f"WHEN CAST({short} AS REAL) = {value} THEN {short} "
+            f"WHEN CAST({middle} AS REAL) = {value} THEN {middle} ELSE {long} END)"
+        )
+
 
 class Boolean(Member, peewee.IntegerField):
     """True or false, kept as 1 or 0."""
@@ -857,9 +867,9 @@ def read_each(items: Iterable[tuple[Any, Any]], element: Any) -> tuple[list, lis
 class Json(Member, peewee.TextField):
     """A JSON array or object, kept as text; `of` says what it must hold."""
 
-    def __init__(self, of: Any, **options: Any):
+    def __init__(self, of: Any, *, hidden: bool = False, **options: Any):
         super().__init__(**options)
-        self.of = of
+        self.of, self.hidden = of, hidden
 
     def read(self, value):
         return self.of.read(value)
@@ -992,7 +1002,7 @@ class Encrypted(Text):
 class Derived:
     """A member that is worked out at each read: `sql` gives its JSON text from the row `t1`.
 
-    `present()` is the instance's time in that SQL.
+    `present()` is the instance's time in that SQL; `(SELECT present())` asks for it only once.
     """
 
     member: Any
@@ -1014,19 +1024,21 @@ class Statements:
             names, values = [*names, '"json"'], [*values, self.json_text(given)]
         table = f'"{model._meta.table_name}"'
         self.insert = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join(values)})"
-        self.text = peewee.SQL(self.with_derived('"json"' if model.fact else self.json))
+        self.plain = '"json"' if model.fact else self.json
+        self.text = peewee.SQL(self.with_derived(self.plain, model.derived))
         self._retrievals: dict[tuple[str, ...], str] = {}
         one = model._meta.primary_key == peewee.SQL("?")
         self.row = model.select().where(one).sql()[0]
         self.exists = model.select(peewee.SQL("1")).where(one).sql()[0]
         key = stored[model._meta.primary_key]
         self.refresh = f'UPDATE {table} SET "json" = {self.json} WHERE {key} = ?'
+        self.delete = f"DELETE FROM {table} WHERE {key} = ?"
 
-    def with_derived(self, text: str) -> str:
-        """SQL for a record's JSON text with the members that are worked out at each read."""
-        if not self.model.derived:
+    def with_derived(self, text: str, derived: Mapping[str, Derived]) -> str:
+        """SQL for a record's JSON text with members that are worked out at each read."""
+        if not derived:
             return text
-        told = [f"""',"{name}":' || {one.sql}""" for name, one in self.model.derived.items()]
+        told = [f"""',"{name}":' || {one.sql}""" for name, one in derived.items()]
         return " || ".join([f"substr({text}, -1, {-(1 << 30)})", *told, "'}'"])
 
     def update(self, names: Sequence[str]) -> str:
@@ -1038,8 +1050,12 @@ class Statements:
 
     def without(self, members: tuple[str, ...]) -> peewee.SQL:
         """SQL for a record's JSON text that lacks some members."""
-        paths = ", ".join(f"'$.{member}'" for member in members)
-        return peewee.SQL(f"json_remove({self.text.sql}, {paths})") if members else self.text
+        if not members:
+            return self.text
+        derived = {name: one for name, one in self.model.derived.items() if name not in members}
+        paths = "".join(f", '$.{name}'" for name in members if name not in self.model.derived)
+        text = f"json_remove({self.plain}{paths})" if paths else self.plain
+        return peewee.SQL(self.with_derived(text, derived))
 
     def retrieval(self, members: tuple[str, ...] = ()) -> str:
         """SQL that reads the JSON text of one record, less some members."""
@@ -1137,7 +1153,9 @@ class Model(peewee.Model):
     @functools.cache
     def members(cls) -> dict[str, Member]:
         """The fields that callers see, by the names of their members."""
-        return {camel(f.column_name): f for f in cls._meta.sorted_fields if not f.hidden}
+        named = {camel(f.column_name): f for f in cls._meta.sorted_fields if not f.hidden}
+        # A derived member stands in for the stored one of its name.
+        return {name: f for name, f in named.items() if name not in cls.derived}
 
     @classmethod
     @functools.cache
@@ -1218,7 +1236,7 @@ class Model(peewee.Model):
         """Take the record away, and note it as a fact."""
         take_along(self)
         row = self.row()
-        self.delete_instance()
+        session().database.connection().execute(self.statements().delete, (self._pk,))
         if self.fact:
             session().facts.append(("deleted", type(self), self._pk, row, None))
 
@@ -1248,14 +1266,21 @@ class Model(peewee.Model):
 def take_along(record: Model) -> None:
     """Remove what goes with a record; Conflict names what still points at it and stays."""
     for key in record._meta.backrefs:
-        pointing = key.model.select().where(key == record._pk)
+        sql = pointing_sql(key)
+        pointing = session().database.connection().execute(sql, (record._pk,)).fetchall()
         if key.on_delete == "CASCADE":
             # Through the same door, so that the ledger knows of it.
-            for other in list(pointing):
-                other.remove()
-        elif pointing.exists():
+            for (other,) in pointing:
+                key.model.fetch(other).remove()
+        elif pointing:
             user = key.model.noun()
             raise Conflict(f"This {record.noun()} is still in use by {user} records.")
+
+
+@functools.cache
+def pointing_sql(key: ForeignKey) -> str:
+    """SQL for the ids of the records that point at one record by this field."""
+    return key.model.select(key.model._meta.primary_key).where(key == "?").sql()[0]
 
 
 def check_move(record: Model, status: str) -> None:
@@ -1359,7 +1384,8 @@ def describe_member(field: Any, writing: bool = False) -> dict:
     """One member's JSON schema, with null and the default where the field has them."""
     schema = field.describe()
     if getattr(field, "null", False) or (writing and getattr(field, "default", None) is not None):
-        schema["type"] = [schema["type"], "null"]
+        types = schema["type"]
+        schema["type"] = [*(types if isinstance(types, list) else [types]), "null"]
         if "enum" in schema:
             schema["enum"] = [*schema["enum"], None]
     default = getattr(field, "default", None)
@@ -1368,10 +1394,10 @@ def describe_member(field: Any, writing: bool = False) -> dict:
     return schema
 
 
-def describe_model(model: type[Model]) -> dict:
-    """A record as a JSON schema: every member is always there."""
-    properties = {member: describe_member(field) for member, field in model.members().items()}
-    properties |= {name: describe_member(one.member) for name, one in model.derived.items()}
+def describe_model(model: type[Model], without: tuple[str, ...] = ()) -> dict:
+    """A record, less some members, as a JSON schema: every member is always there."""
+    told = model.members() | {name: one.member for name, one in model.derived.items()}
+    properties = {name: describe_member(one) for name, one in told.items() if name not in without}
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 
@@ -1387,12 +1413,23 @@ class Shape(Schema):
     """An object inside a record; its values keep the names of their members."""
 
     def coerce(self, value: Any) -> Any:
-        """The object as it is; its members are coerced when it is read."""
-        return value
+        """The object with each member as a lenient surface takes it."""
+        if not isinstance(value, dict):
+            return value
+        known = ((member, field) for member, (_, field) in self.members.items() if member in value)
+        return value | {member: field.coerce(value[member]) for member, field in known}
 
     def read(self, data, **options):
         values = super().read(data, **options)
-        return {member: values.get(name) for member, (name, _) in self.members.items()}
+        return {
+            member: values[name] if name in values else default_of(field)
+            for member, (name, field) in self.members.items()
+        }
+
+
+def default_of(field: Any) -> Any:
+    """What a member is that nobody gave."""
+    return field.default() if callable(field.default) else field.default
 
 
 NOTHING = Schema()
@@ -1746,7 +1783,9 @@ class Workspace:
         synchronous = settings.synchronous if path else "OFF"
         # Reading a mapped file copies nothing; how deep a page lies makes no difference then.
         self.reader = self.connect(query_only=1, mmap_size=1 << 30, read_only=read_only)
-        self.writer = Writer(self.connect(synchronous=synchronous, shared=True))
+        # What a savepoint may have to take back is kept in a file: in memory, SQLite takes time
+        # that grows with the square of the pages changed.
+        self.writer = Writer(self.connect(synchronous=synchronous, temp_store=1, shared=True))
         #: Keys of the writes with an Idempotency-Key that are running now.
         self.running: set[str] = set()
         self._reads: dict[tuple[str, int], int] = {}
@@ -1992,8 +2031,15 @@ class Listing:
     of a page and gives it back as one row: text, number of records, and the place of the last.
     """
 
-    def __init__(self, model: type[Model], filters: Mapping[str, Any], newest_first: bool = True):
-        self.model, self.filters, self.newest_first = model, filters, newest_first
+    def __init__(
+        self,
+        model: type[Model],
+        filters: Mapping[str, Any],
+        newest_first: bool = True,
+        without: tuple[str, ...] = (),
+    ):
+        self.model, self.filters = model, filters
+        self.newest_first, self.without = newest_first, without
         self._kept: dict[tuple, tuple[str, str]] = {}
 
     def sql(self, names: tuple[str, ...], cursor: bool) -> str:
@@ -2007,7 +2053,8 @@ class Listing:
         """Write the SQL of a page with peewee, and let SQLite join what it finds."""
         model = self.model
         place = peewee.EnclosedNodeList([model.created_at, model.id])
-        query = model.select(model.statements().text, model.created_at, model.id)
+        told = model.statements().without(self.without)
+        query = model.select(told, model.created_at, model.id)
         for name in names:
             query = query.where(self.filters[name]("?"))
         if cursor:
@@ -2015,7 +2062,7 @@ class Listing:
             query = query.where(place <= mark if self.newest_first else place >= mark)
         order = [model.created_at, model.id]
         order = [column.desc() for column in order] if self.newest_first else order
-        text = model.statements().text.sql
+        text = told.sql
         inner = query.order_by(*order).limit(1).sql()[0].replace(text, f"{text} AS text", 1)
         last = "min" if self.newest_first else "max"
         joined = "CAST(group_concat(text, char(30)) AS BLOB)"
@@ -2240,11 +2287,34 @@ class Tokens:
 
 UPLOAD_MEDIA = "multipart/form-data"
 PIECE = 262_144
+BYTES_MEDIA = "application/octet-stream"
+#: A media type that is fit for a header (RFC 9110, 8.3.1).
+MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]{1,120}/[\w!#$&^.+-]{1,120}(?:; ?[ -~]{1,80})?", re.A)
+#: What shows nothing, ends a line or turns the direction of what follows.
+UNSEEN = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+class File:
+    """The member of a multipart form that holds a file, which the context takes in by itself."""
+
+    default, null = None, False
+
+    def coerce(self, value: Any) -> Any:
+        """The value as it is."""
+        return value
+
+    def read(self, value: Any) -> Any:
+        """Refuse what stands in a body of another kind."""
+        raise ValueError(f"Expected a file in {UPLOAD_MEDIA}")
+
+    def describe(self) -> dict:
+        """Bytes, as OpenAPI 3.0 says it and as 3.1 does."""
+        return {"type": "string", "format": "binary", "contentMediaType": BYTES_MEDIA}
 
 
 @dataclass
 class Upload:
-    """A file that came in: its bytes, its name and type as sent, its size and its SHA-256."""
+    """A file that came in: its bytes, a name and a type fit to be told, its size and SHA-256."""
 
     content: IO[bytes]
     file_name: str
@@ -2255,10 +2325,21 @@ class Upload:
     body_digest: bytes = b""
 
     def pieces(self) -> Iterator[bytes]:
-        """The content from its beginning, in pieces of at most 256 KiB."""
+        """The content from its beginning, in pieces of 256 KiB and a last one."""
         self.content.seek(0)
         while piece := self.content.read(PIECE):
             yield piece
+
+    def text(self) -> str:
+        """The content as text in UTF-8, decoded from where it lies; ValueError if it is none."""
+        import mmap
+
+        if not self.size:
+            return ""
+        self.content.rollover()
+        self.content.flush()
+        with mmap.mmap(self.content.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            return str(mapped, "utf-8").removeprefix("\ufeff")
 
     def close(self) -> None:
         """Let the temporary file go."""
@@ -2272,9 +2353,9 @@ class Metered:
         self.stream, self.limit, self.size = stream, limit, 0
         self.digest = hashlib.sha256()
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int) -> bytes:
         """Read at most so many bytes."""
-        data = self.stream.read(PIECE if size is None or size < 0 else size)
+        data = self.stream.read(size)
         self.digest.update(data)
         self.size += len(data)
         if self.size > self.limit:
@@ -2283,25 +2364,31 @@ class Metered:
 
 
 def read_upload(stream: Metered, content_type: str) -> Upload:
-    """The part named `file` of a multipart body (RFC 7578); Invalid without one."""
+    """The part named `file` of a multipart body (RFC 7578); Invalid without one, or with two."""
     from falcon import HTTPError
     from falcon.media import MultipartFormHandler
 
     found = None
-    try:
-        for part in MultipartFormHandler().deserialize(stream, content_type, None):
-            if part.name == "file" and found is None:
-                found = keep_part(part)
-            else:
-                part.stream.exhaust()
-        while stream.read(PIECE):
-            pass
-    except (HTTPError, ValueError):
-        if found:
-            found.close()
-        raise Invalid("The body is not a multipart form.") from None
-    if found is None:
-        raise Invalid(issues=[issue(["file"], "Required")])
+    with contextlib.ExitStack() as unless_done:
+        content = unless_done.enter_context(temporary_file())
+        try:
+            # Falcon wants a length; one byte more than what is allowed lets the limit be noticed.
+            form = MultipartFormHandler().deserialize(stream, content_type, stream.limit + 1)
+            for part in form:
+                if part.name != "file":
+                    part.stream.exhaust()
+                elif found:
+                    raise Invalid(issues=[issue(["file"], "Expected one file")])
+                else:
+                    found = keep_part(part, content)
+            while stream.read(PIECE):
+                pass
+        except (HTTPError, ValueError):
+            raise Invalid("The body is not a multipart form.") from None
+        if found is None:
+            raise Invalid(issues=[issue(["file"], "Required")])
+        unless_done.pop_all()
+    found.body_digest = stream.digest.digest()
     return found
 
 
@@ -2312,17 +2399,40 @@ def temporary_file() -> IO[bytes]:
     return tempfile.SpooledTemporaryFile(1 << 20)
 
 
-def keep_part(part: Any) -> Upload:
+def keep_part(part: Any, content: IO[bytes]) -> Upload:
     """Take the content of one part in."""
-    digest, size, content = hashlib.sha256(), 0, temporary_file()
+    digest, size = hashlib.sha256(), 0
     while piece := part.stream.read(PIECE):
         digest.update(piece)
         size += len(piece)
         content.write(piece)
-    # A part without a type is text by the standard; what it was is not known, though.
-    kind = part.content_type if part.content_type != "text/plain" else "application/octet-stream"
-    name = (part.filename or "").replace("\0", "")[:255]
-    return Upload(content, name, kind[:255], size, digest.hexdigest())
+    name, kind = safe_name(part.filename or part.name), sent_type(part)
+    return Upload(content, name, kind, size, digest.hexdigest())
+
+
+def safe_name(name: str) -> str:
+    """A file's name without the path before it, and without what cannot be seen (RFC 7578, 4.2)."""
+    last = re.split(r"[/\\]", UNSEEN.sub("", name))[-1].strip()
+    return (last if last.strip(".") else "file")[:255]
+
+
+def sent_type(part: Any) -> str:
+    """The media type that a part came with; that of plain bytes where it is none or unfit."""
+    # Only inside does Falcon tell a part without a type from one of text/plain.
+    sent = getattr(part, "_headers", {}).get(b"content-type", b"").decode("latin-1").strip()
+    return sent if MEDIA_TYPE.fullmatch(sent) else BYTES_MEDIA
+
+
+def attachment_headers(name: str, kind: str, size: int) -> dict[str, str]:
+    """Headers under which a file is kept, not shown, whatever it holds (RFC 6266)."""
+    plain = re.sub(r"[^\w .()+-]", "_", name, flags=re.A)
+    exact = urllib.parse.quote(name, safe="")
+    return {
+        "Content-Type": kind,
+        "Content-Length": str(size),
+        "Content-Disposition": f"attachment; filename=\"{plain}\"; filename*=UTF-8''{exact}",
+        "Content-Security-Policy": "default-src 'none'; sandbox",
+    }
 
 
 # --- Contexts -----------------------------------------------------------------
@@ -2375,10 +2485,13 @@ class Context:
         operation = self.operation
         if operation.body is NOTHING:
             return
+        if self.request.content_length:
+            # Before it is read: what nobody reads may be large.
+            self.check_media()
         if UPLOAD_MEDIA in operation.media and self.media_type() == UPLOAD_MEDIA:
             self.upload = self.take_upload()
             return
-        data = self.load(operation.media) if self.take_raw() else {}
+        data = self.load() if self.take_raw() else {}
         data = operation.resource.accept(self, data)
         try:
             self.body = operation.body.read(
@@ -2392,10 +2505,8 @@ class Context:
         """The bytes of the body, refused when they are over the operation's limit."""
         limit = getattr(self.settings, self.operation.limit)
         length = self.request.content_length
-        if length is None:
-            self.raw = self.request.bounded_stream.read(limit + 1)
-        elif length <= limit:
-            self.raw = self.request.bounded_stream.read(length)
+        if length is None or length <= limit:
+            self.raw = self.stream().read(limit + 1)
         if len(self.raw) > limit or (length or 0) > limit:
             raise TooLarge(f"The body is over the limit of {limit} bytes.")
         return self.raw
@@ -2405,10 +2516,14 @@ class Context:
         limit = getattr(self.settings, self.operation.limit)
         if (self.request.content_length or 0) > limit:
             raise TooLarge(f"The body is over the limit of {limit} bytes.")
-        stream = Metered(self.request.bounded_stream, limit)
-        upload = read_upload(stream, self.request.content_type)
-        upload.body_digest = stream.digest.digest()
-        return upload
+        return read_upload(Metered(self.stream(), limit), self.request.content_type)
+
+    def stream(self) -> IO[bytes]:
+        """The bytes of the body as they come in, up to its end."""
+        # Without a length, only a server that says so ends a body by itself.
+        if self.request.content_length is None and self.request.env.get("wsgi.input_terminated"):
+            return self.request.stream
+        return self.request.bounded_stream
 
     def body_digest(self) -> bytes:
         """SHA-256 of the bytes of the body."""
@@ -2418,12 +2533,16 @@ class Context:
         """The media type of the body; one that names none is taken for JSON."""
         return (self.request.content_type or "application/json").partition(";")[0].strip().lower()
 
-    def load(self, media: Mapping[str, Callable[[bytes], Any]]) -> Any:
+    def check_media(self) -> None:
+        """Refuse a body of a kind that the operation does not read."""
+        if self.media_type() not in self.operation.media:
+            kinds = " or ".join(self.operation.media)
+            raise UnsupportedMediaType(f"This operation reads {kinds}.")
+
+    def load(self) -> Any:
         """Parse the body by its media type."""
-        kind = self.media_type()
-        if kind not in media or media[kind] is None:
-            raise UnsupportedMediaType(f"This operation reads {' or '.join(media)}.")
-        return media[kind](self.raw)
+        self.check_media()
+        return self.operation.media[self.media_type()](self.raw)
 
 
 # --- Surfaces -----------------------------------------------------------------
@@ -2482,10 +2601,14 @@ class Surface:
         return resource.filters, {}
 
     def listing(
-        self, model: type[Model], conditions: Mapping, newest_first: bool = True
+        self,
+        model: type[Model],
+        conditions: Mapping,
+        newest_first: bool = True,
+        without: tuple[str, ...] = (),
     ) -> Listing | Array:
-        """A list of records, in this order where the surface has no other."""
-        return Listing(model, conditions, newest_first)
+        """A list of records less some members, in this order where the surface has no other."""
+        return Listing(model, conditions, newest_first, without)
 
     def list_page(self, context: Context, listing: Listing | Array) -> Any:
         """Answer a list."""
@@ -2589,6 +2712,10 @@ class Operation:
     brief: Callable[[Model], dict] | None = None
     #: Whether an answer may take long, so that no other request should wait behind it.
     slow: bool = False
+    #: Statuses of refusals that it has beyond those that all operations have.
+    refuses: tuple[int, ...] = ()
+    #: Whether it may send the caller elsewhere (302) instead.
+    redirects: bool = False
     id: str = ""
 
     @property
@@ -2643,6 +2770,8 @@ class Resource:
     schema_name: ClassVar[str] = ""
     filters = creates = changes = NOTHING
     conditions: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    #: The members of its records that it does not tell.
+    without: ClassVar[tuple[str, ...]] = ()
     #: What a verb promises otherwise than all resources do.
     options: ClassVar[Mapping[str, dict]] = MappingProxyType({})
     operations: ClassVar[list[Operation]]
@@ -2683,7 +2812,7 @@ class Resource:
         query, conditions = surface.list_query(self)
         named = {name: self.condition(name, column) for name, column in query.members.values()}
         conditions = named | conditions | dict(self.conditions)
-        self.listing = surface.listing(self.model, conditions)
+        self.listing = surface.listing(self.model, conditions, without=self.without)
         update = {"method": surface.update_method, "path": path, "body": self.changes}
         return {
             "list": {
@@ -2743,7 +2872,7 @@ class Resource:
 
     def retrieve(self, context, key):
         """Get one {resource.noun_words}."""
-        return context.workspace.json_of(self.model, key)
+        return context.workspace.json_of(self.model, key, self.without)
 
     def update(self, context, key):
         """Change selected members of one {resource.noun_words}."""
@@ -2801,6 +2930,8 @@ class Idempotency:
         self.id = hashlib.sha256(to_json(parts).encode()).hexdigest()
         self.fingerprint = context.body_digest().hex()
         self.workspace = context.workspace
+        #: A record of this key that is out of its window.
+        self.stale: IdempotencyRecord | None = None
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -2824,7 +2955,7 @@ class Idempotency:
             return None
         source, life = self.workspace.source, self.workspace.settings.idempotency_life
         if record.created_at < source.timestamp(source.clock() - life):
-            record.delete_instance()
+            self.stale = record
             return None
         if record.fingerprint != self.fingerprint:
             raise Conflict("This Idempotency-Key was used with another body.")
@@ -2836,6 +2967,8 @@ class Idempotency:
 
     def remember(self, reply: Reply) -> None:
         """Keep an answer for the next request with this key."""
+        if self.stale:
+            self.stale.delete_instance()
         IdempotencyRecord.create(
             id=self.id,
             fingerprint=self.fingerprint,
@@ -3304,9 +3437,6 @@ def answer(context: Context, given: Mapping[str, str]) -> Reply:
     context.read_body()
     if operation.public:
         return operation.handler(context)
-    if operation.before:
-        with context.workspace.read():
-            context.prepared = getattr(operation.resource, operation.before)(context, *path)
     return write(context, path)
 
 
@@ -3353,9 +3483,10 @@ def look(context: Context, path: Sequence[str]) -> Reply:
     workspace.count_read(context.principal.id)
     with workspace.read():
         result = operation.handler(context, *path)
-    if isinstance(result, Reply):
-        return result
-    return Reply(operation.status, operation.surface.present(operation, result))
+        if isinstance(result, Reply):
+            return result
+        # A record's derived members are read from the file.
+        return Reply(operation.status, operation.surface.present(operation, result))
 
 
 def write(context: Context, path: Sequence[str]) -> Reply:
@@ -3382,14 +3513,30 @@ def write(context: Context, path: Sequence[str]) -> Reply:
         request_id=context.request_id,
     )
     if not idempotency:
+        find_out(context, path)
         return doing(work, rehearsal=rehearsal)
     with idempotency.alone():
         try:
-            return doing(work)
+            return find_out(context, path, idempotency) or doing(work)
         except Problem as problem:
             if problem.status in FINAL_REFUSALS and "Idempotency-Replayed" not in problem.headers:
                 doing(functools.partial(remember_refusal, idempotency, problem))
             raise
+
+
+def find_out(
+    context: Context, path: Sequence[str], idempotency: Idempotency | None = None
+) -> Reply | None:
+    """Let an operation find out what it needs while no transaction is open; a repeat needs nothing
+    more than its answer."""
+    operation = context.operation
+    if not operation.before:
+        return None
+    with context.workspace.read():
+        if idempotency and (reply := idempotency.replay()):
+            return reply
+        context.prepared = getattr(operation.resource, operation.before)(context, *path)
+    return None
 
 
 def remember_refusal(idempotency: Idempotency, problem: Problem, current: Session) -> None:
@@ -3422,13 +3569,11 @@ def carry_out(context: Context, path: Sequence[str], rehearsal: bool) -> Reply:
     return Reply(operation.status, operation.surface.present(operation, result))
 
 
-# --- Outbound requests --------------------------------------------------------
+# --- Outbound addresses -------------------------------------------------------
 # Whoever may name a URL must not reach the operator's own network through it. A name is
 # resolved once, all of its addresses are judged, and the connection goes to one of these.
 
 Networks = Sequence[IPv4Network | IPv6Network]
-#: At most so many bytes of an answer are read, its headers included.
-ANSWER_LIMIT = 65_536
 #: IPv6 forms of an IPv4 address and how far to shift it out: mapped (RFC 4291), NAT64 (RFC 6052)
 #: and 6to4 (RFC 3056). Such an address is as public as the one inside.
 IPV4_INSIDE = {
@@ -3440,15 +3585,7 @@ IPV4_INSIDE = {
 NEVER_PUBLIC = tuple(
     ip_network(network) for network in ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20", "fec0::/10")
 )
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What came of a request: status 0 when no answer came, retry_after in seconds."""
-
-    status: int
-    retry_after: int | None
-    note: str
+WEBHOOK_REMEDY = "list its network in webhook_private_targets to permit it"
 
 
 def check_target(
@@ -3479,7 +3616,11 @@ def split_target(url: str, https_only: bool = False) -> tuple[SplitResult, int]:
 
 
 def public_addresses(
-    host: str, port: int, allowed: Networks = (), resolve=socket.getaddrinfo
+    host: str,
+    port: int,
+    allowed: Networks = (),
+    resolve: Callable = socket.getaddrinfo,
+    remedy: str = WEBHOOK_REMEDY,
 ) -> list[tuple[str, int]]:
     """Every (address, port) of a host: Invalid if one is forbidden, OSError if there is none."""
     try:
@@ -3490,10 +3631,7 @@ def public_addresses(
     if not addresses:
         raise socket.gaierror(socket.EAI_NONAME, "no address")
     if not all(is_permitted(ip_address(address), allowed) for address, _ in addresses):
-        raise Invalid(
-            f"The host {host} has an address that is not public; "
-            "list its network in webhook_private_targets to permit it."
-        )
+        raise Invalid(f"The host {host} has an address that is not public; {remedy}.")
     return addresses
 
 
@@ -3523,6 +3661,25 @@ def call_within(seconds: float, function: Callable, *arguments: Any) -> Any:
     return future.result(seconds)
 
 
+# --- Outbound requests --------------------------------------------------------
+
+#: At most so many bytes of an answer are read, its headers included.
+ANSWER_LIMIT = 65_536
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a request: status 0 when no answer came, retry_after in seconds.
+
+    `body` is None where it was too long, or broke off.
+    """
+
+    status: int
+    retry_after: int | None
+    note: str
+    body: bytes | None = dataclasses.field(default=None, compare=False, repr=False)
+
+
 def time_left(deadline: float) -> float:
     """Seconds until a time of the monotonic clock; TimeoutError when it has passed."""
     left = deadline - time.monotonic()
@@ -3534,11 +3691,11 @@ def time_left(deadline: float) -> float:
 class BoundedSocket(io.RawIOBase):
     """A socket with one deadline over all its calls, so that a peer gains nothing by dripping.
 
-    It ends after ANSWER_LIMIT bytes; closing it leaves the socket to whoever opened that.
+    It ends after `limit` bytes; closing it leaves the socket to whoever opened that.
     """
 
-    def __init__(self, connection: socket.socket, deadline: float):
-        self.connection, self.deadline, self.unread = connection, deadline, ANSWER_LIMIT
+    def __init__(self, connection: socket.socket, deadline: float, limit: int = ANSWER_LIMIT):
+        self.connection, self.deadline, self.unread = connection, deadline, limit
 
     def readable(self) -> bool:
         return True
@@ -3564,26 +3721,45 @@ class BoundedSocket(io.RawIOBase):
 
 
 class Transport:
-    """Sends POST requests to checked addresses, past any proxy; safe to use from several threads.
+    """Sends requests to checked addresses, past any proxy; safe to use from several threads.
 
-    `timeout` (seconds) covers all from the look-up of the name to the last byte of the answer.
-    Certificates are verified against the system's authorities, or those of SSL_CERT_FILE.
+    `timeout` (seconds) covers all from the look-up of the name to the last byte of the answer, and
+    `limit` (bytes) all that is read of it; `agent` is the User-Agent, and `remedy` says what lets
+    an address be that is not public. Certificates are verified against the system's authorities,
+    or those of SSL_CERT_FILE.
     """
 
     def __init__(
-        self, allowed: Networks = (), timeout=10.0, resolve=socket.getaddrinfo, *, clock=time.time
+        self,
+        allowed: Networks = (),
+        timeout: float = 10.0,
+        resolve: Callable = socket.getaddrinfo,
+        *,
+        clock: Callable[[], float] = time.time,
+        limit: int = ANSWER_LIMIT,
+        agent: str = "Novantra-Lite-Webhooks/1",
+        remedy: str = WEBHOOK_REMEDY,
     ):
         self.allowed, self.timeout, self.resolve, self.clock = allowed, timeout, resolve, clock
+        self.limit, self.agent, self.remedy = limit, agent, remedy
+
+    def get(self, url: str, headers: Mapping[str, str]) -> Answer:
+        """Ask for what is at a URL; trouble is an Answer of status 0."""
+        return self.send("GET", url, None, headers)
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
         """Send a body (JSON unless the headers say otherwise); trouble is an Answer of status 0."""
+        return self.send("POST", url, body, {"Content-Type": "application/json", **headers})
+
+    def send(self, method: str, url: str, body: bytes | None, headers: Mapping) -> Answer:
+        """Connect to where a URL leads, if that is permitted, and make one request there."""
         from http.client import HTTPException
 
         deadline = time.monotonic() + self.timeout
         try:
             parts, port = split_target(url)
-            lookup = (public_addresses, parts.hostname, port, self.allowed, self.resolve)
-            addresses = call_within(time_left(deadline), *lookup)
+            where = parts.hostname, port, self.allowed, self.resolve, self.remedy
+            addresses = call_within(time_left(deadline), public_addresses, *where)
             with connect_first(addresses, deadline) as connection:
                 # Headers and body are two packets; the second must not wait for an answer.
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -3591,7 +3767,8 @@ class Transport:
                 if parts.scheme == "https":
                     connection = self.tls.wrap_socket(connection, server_hostname=parts.hostname)
                 with connection:
-                    return self.exchange(BoundedSocket(connection, deadline), parts, body, headers)
+                    bounded = BoundedSocket(connection, deadline, self.limit)
+                    return self.exchange(bounded, method, parts, body, headers)
         except Problem as problem:
             return Answer(0, None, str(problem))
         except (OSError, HTTPException) as error:
@@ -3604,24 +3781,27 @@ class Transport:
 
         return ssl.create_default_context()
 
-    def exchange(self, connection: BoundedSocket, parts, body, headers) -> Answer:
-        """Send the request and read its answer, in which only status and Retry-After matter."""
+    def exchange(self, connection: BoundedSocket, method, parts, body, headers) -> Answer:
+        """Send the request and read its answer; a redirect is one, and is not followed."""
         from http.client import HTTPConnection, HTTPException, HTTPResponse
 
-        fixed = {"User-Agent": "Novantra-Lite-Webhooks/1", "Connection": "close"}
-        headers = {"Content-Type": "application/json", **headers, **fixed, "Host": parts.netloc}
+        fixed = {"User-Agent": self.agent, "Connection": "close", "Host": parts.netloc}
         request = HTTPConnection(parts.netloc)
         request.sock = connection
         query = f"?{parts.query}" if parts.query else ""
-        request.request("POST", (parts.path or "/") + query, body, headers)
-        response = HTTPResponse(connection, method="POST")
+        request.request(method, (parts.path or "/") + query, body, {**headers, **fixed})
+        response = HTTPResponse(connection, method=method)
         response.begin()
-        # The rest is read so that the peer sees no reset; what it holds changes nothing.
+        content = None
+        # Also read where only the status matters, so that the peer sees no reset.
         with contextlib.suppress(OSError, HTTPException):
-            response.read(ANSWER_LIMIT)
+            content = response.read(self.limit)
+        if response.length or not connection.unread:
+            content = None
         ending = "; redirects are not followed." if 300 <= response.status < 400 else "."
         wait = read_retry_after(response.getheader("Retry-After", ""), self.clock())
-        return Answer(response.status, wait, f"Answered with status {response.status}{ending}")
+        note = f"Answered with status {response.status}{ending}"
+        return Answer(response.status, wait, note, content)
 
 
 def connect_first(addresses: Sequence[tuple[str, int]], deadline: float) -> socket.socket:
@@ -6461,8 +6641,8 @@ class FactstoreSurface(Surface):
             raise Invalid(issues=issues)
         return tuple(read)
 
-    def listing(self, model, conditions, newest_first=False):
-        return Array(model, conditions)
+    def listing(self, model, conditions, newest_first=False, without=()):
+        return Array(model, conditions, without=without)
 
     def list_page(self, context, listing):
         return self.array(context, listing, context.query)
@@ -6643,6 +6823,529 @@ class Organisations(
         return self.find(key)
 
 
+# --- Source hosts -------------------------------------------------------------
+# Where the code of an organisation lies, and the tokens that open it.
+
+PROVIDERS = "GITHUB GITLAB BITBUCKET AZURE_DEVOPS"
+#: Where a host may be that the operator named; never link-local, where clouds keep credentials.
+PRIVATE_NETWORKS = tuple(
+    ip_network(network)
+    for network in (
+        "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "127.0.0.0/8", "::1/128",
+        "fc00::/7",
+    )
+)  # fmt: skip
+#: Bytes of an answer: a page of thirty pull requests with long descriptions.
+SOURCE_ANSWER_LIMIT = 4 * 1024 * 1024
+
+
+class Provider(Choice):
+    """Whose product a source host is; also taken in lower case."""
+
+    def __init__(self, **options: Any):
+        super().__init__(PROVIDERS, **options)
+
+    def read(self, value):
+        return super().read(value.upper() if isinstance(value, str) else value)
+
+
+class ScmIntegration(Model):
+    """The token with which an organisation's pull requests are looked up at one provider."""
+
+    fact, key, since = "scm_integration", "org_slug provider", 2
+    schema_name = "ScmIntegrationResponse"
+    derived: ClassVar[dict] = {"isTokenEncrypted": Derived(Boolean(), "'true'")}
+
+    id = Uuid()
+    org_slug = Text(255)
+    provider = Provider()
+    token = Encrypted(
+        4096, 1, pattern="[!-~]+", hint="Expected a token of visible ASCII characters", hidden=True
+    )
+    created_at = Timestamp(6, default=now_exactly)
+
+    @classmethod
+    def of(cls, slug: str, provider: str) -> ScmIntegration | None:
+        """The integration of an organisation with a provider."""
+        return cls.get_or_none(cls.org_slug == slug, cls.provider == provider)
+
+
+INTEGRATIONS = Array(ScmIntegration, {"org_slug": lambda slug: ScmIntegration.org_slug == slug})
+
+
+class ScmIntegrations(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/organisations/{slug}/scm-integrations",
+    model=ScmIntegration,
+    scope="factstore",
+    tag="Organisations",
+    item="provider",
+    schema_name="ScmIntegrationResponse",
+    verbs="list create delete",
+    options={"create": {"scope": "factstore:admin"}, "delete": {"scope": "factstore:admin"}},
+):
+    """The tokens for the source hosts of an organisation: one for each provider, never shown."""
+
+    creates = Schema(
+        ScmIntegration.provider, ScmIntegration.token, name="CreateScmIntegrationRequest"
+    )
+
+    def list(self, context, slug):
+        """List the source hosts that an organisation has a token for."""
+        return FACTSTORE.array(context, INTEGRATIONS, {"org_slug": organisation_slug(slug)})
+
+    def create(self, context, slug):
+        """Store an organisation's token for a source host."""
+        slug, provider = organisation_slug(slug), context.body["provider"]
+        if ScmIntegration.of(slug, provider):
+            raise Conflict(
+                f"Organisation '{slug}' has a token for {provider} already; delete it first."
+            )
+        return ScmIntegration.create(org_slug=slug, **context.body)
+
+    def delete(self, context, slug, provider):
+        """Forget an organisation's token for a source host."""
+        slug, provider = organisation_slug(slug), read_in_path(ScmIntegration.provider, provider)
+        integration = ScmIntegration.of(slug, provider)
+        if integration is None:
+            raise NotFound(f"Organisation '{slug}' has no token for {provider}.")
+        told = integration.json()
+        integration.remove()
+        return told
+
+
+def read_in_path(field: Member, value: str) -> Any:
+    """A value of a path as a field takes it."""
+    try:
+        return field.read(value)
+    except ValueError as error:
+        raise Invalid(issues=[issue([camel(field.name)], str(error))]) from None
+
+
+def organisation_slug(key: str) -> str:
+    """The slug that a path means, which may hold an organisation's UUID instead."""
+    key = read_in_path(ScmIntegration.org_slug, key)
+    named = Organisation.slug == key
+    query = Organisation.select(Organisation.slug).where(named | (Organisation.id == key.lower()))
+    return query.order_by(named.desc()).scalar() or key
+
+
+@functools.cache
+def source_bases(settings: Settings) -> Mapping[str, str]:
+    """The base URLs of the source hosts that the operator named, by provider."""
+    bases: dict[str, str] = {}
+    for entry in settings.scm_hosts:
+        name, _, url = entry.partition("=")
+        provider = name.upper()
+        if provider not in PROVIDERS.split() or provider in bases:
+            raise Invalid(
+                "The setting scm_hosts needs one entry for a provider, such as "
+                f"GITLAB=https://git.lan; the providers are {', '.join(PROVIDERS.split())}."
+            )
+        try:
+            split_target(url)
+        except Invalid as problem:
+            raise Invalid(
+                f"The setting scm_hosts has no good URL for {provider}: {problem}"
+            ) from None
+        if "?" in url or "#" in url:
+            raise Invalid(
+                f"The URL for {provider} in the setting scm_hosts must end with its path."
+            )
+        bases[provider] = url.rstrip("/")
+    return MappingProxyType(bases)
+
+
+@functools.cache
+def source_transport(settings: Settings, provider: str) -> Transport:
+    """What carries requests to a provider: into private networks only where the operator named
+    the host."""
+    return Transport(
+        PRIVATE_NETWORKS if provider in source_bases(settings) else (),
+        settings.scm_timeout,
+        limit=SOURCE_ANSWER_LIMIT,
+        agent="Novantra-Lite/1",
+        remedy="the setting scm_hosts permits private networks to hosts that it names",
+    )
+
+
+# --- Patterns -----------------------------------------------------------------
+# Regular expressions that others write must not keep the server busy.
+
+#: Characters of a pattern, and the steps of one.
+PATTERN_SIZE, PATTERN_STEPS = 500, 600
+
+
+class Words:
+    """A text cut into words, which are taken one after the other; ValueError where it cannot be.
+
+    The kind of a word is the group of the pattern that it matched, or itself for a `mark`.
+    """
+
+    def __init__(self, pattern: re.Pattern, text: str):
+        self.left: deque[tuple[str, str]] = deque()
+        at = 0
+        while at < len(text):
+            found = pattern.match(text, at)
+            if found is None:
+                raise ValueError(f"unexpected text at {at}")
+            word = found[found.lastgroup]
+            self.left.append((word if found.lastgroup == "mark" else found.lastgroup, word))
+            at = found.end()
+
+    def take(self, *kinds: str) -> str:
+        """The next word if it is of such a kind, or nothing."""
+        return self.left.popleft()[1] if self.left and self.left[0][0] in kinds else ""
+
+    def need(self, kind: str) -> str:
+        """The next word, which must be of this kind."""
+        if not self.left or self.left[0][0] != kind:
+            raise ValueError(f"expected {kind}")
+        return self.left.popleft()[1]
+
+
+class Pattern:
+    """A regular expression that matches in time proportional to its size and to the text's.
+
+    Python's own engine tries one way after the other, and (a+)+$ has more ways than time. This one
+    goes all ways at once (K. Thompson, Communications of the ACM 11(6), 1968). A step is either the
+    test of a character, or an edge (such as ^) or nothing with how far off the next steps are. What
+    that cannot do (references, lookaround) is a ValueError, what is too large an OverflowError.
+    """
+
+    WORDS = re.compile(
+        r"""(?P<edge>\^|\$|\\[bB])
+        | (?P<mark>\((?:\?:)?|\)|\|)
+        | (?P<repeat>[*+?]|\{[0-9]{1,4}(?:,[0-9]{0,4})?\})\??
+        | (?P<one>\[\^?\]?(?:\\.|(?!&&|--|\|\||~~)[^][\\])*\]
+            |\\[dDwWsStnrf]|\\[^a-zA-Z0-9]|[^[{\\])""",
+        re.VERBOSE | re.DOTALL,
+    )
+
+    def __init__(self, text: str):
+        if len(text) > PATTERN_SIZE:
+            raise OverflowError("a long pattern")
+        self.flags = re.ASCII
+        if text.startswith("(?i)"):
+            self.flags, text = re.ASCII | re.IGNORECASE, text[4:]
+        self.words = Words(self.WORDS, text)
+        self.edges: dict[str, Callable] = {}
+        self.steps = self.alternatives(DEPTH)
+        if self.words.left:
+            raise ValueError("unbalanced")
+        self.tests = [
+            (number, 1 << number, one) for number, (one, go) in enumerate(self.steps) if not go
+        ]
+        self._reached: dict[tuple[int, frozenset], int] = {}
+
+    def alternatives(self, depth: int) -> list[tuple]:
+        """The steps of sequences between bars."""
+        ways = [self.sequence(depth)]
+        while self.words.take("|"):
+            ways.append(self.sequence(depth))
+        steps = ways.pop()
+        while ways:
+            way = ways.pop()
+            over = (None, (len(steps) + 1,))
+            steps = [(None, (1, len(way) + 2)), *way, over, *steps]
+        return steps
+
+    def sequence(self, depth: int) -> list[tuple]:
+        """The steps of pieces that follow each other."""
+        steps: list[tuple] = []
+        while (piece := self.piece(depth)) is not None:
+            steps += piece
+            if len(steps) > PATTERN_STEPS:
+                raise OverflowError("a large pattern")
+        return steps
+
+    def piece(self, depth: int) -> list[tuple] | None:
+        """The steps of one character, edge or group with what repeats it; None at the end."""
+        if text := self.words.take("one"):
+            steps: list[tuple] = [(compile_test(text, self.flags), ())]
+        elif text := self.words.take("edge"):
+            self.edges[text] = compile_test(text, self.flags)
+            steps = [(text, (1,))]
+        elif self.words.take("(", "(?:"):
+            if depth == 0:
+                raise ValueError("nested too deep")
+            steps = self.alternatives(depth - 1)
+            self.words.need(")")
+        else:
+            return None
+        times = self.words.take("repeat")
+        return repeat_steps(steps, times) if times else steps
+
+    def matches(self, text: str) -> bool:
+        """Whether the whole of a text is what the pattern describes."""
+        here = self.reach(0, self.edges_at(text, 0))
+        for at in range(len(text)):
+            there, edges = 0, self.edges_at(text, at + 1)
+            for number, bit, test in self.tests:
+                if here & bit and test(text, at):
+                    there |= self.reach(number + 1, edges)
+            here = there
+            if not here:
+                return False
+        return bool(here >> len(self.steps))
+
+    def edges_at(self, text: str, at: int) -> frozenset[str]:
+        """The edges of this pattern that a place in a text is."""
+        return frozenset(edge for edge, test in self.edges.items() if test(text, at))
+
+    def reach(self, start: int, edges: frozenset[str]) -> int:
+        """The steps, as bits, that can be reached from one without taking a character."""
+        if (start, edges) in self._reached:
+            return self._reached[start, edges]
+        found, waiting = {start}, [start]
+        while waiting:
+            number = waiting.pop()
+            edge, offsets = self.steps[number] if number < len(self.steps) else (None, ())
+            if edge is None or edge in edges:
+                news = {number + offset for offset in offsets} - found
+                found |= news
+                waiting += news
+        bits = self._reached[start, edges] = sum(1 << number for number in found)
+        return bits
+
+
+def compile_test(text: str, flags: int) -> Callable:
+    """Whether a piece of a pattern that has only one way matches at a place in a text."""
+    try:
+        return re.compile(text, flags).match
+    except re.error as error:
+        raise ValueError(str(error)) from None
+
+
+def repeat_steps(steps: list[tuple], times: str) -> list[tuple]:
+    """These steps as often as `times` has it: *, +, ?, {3}, {3,} or {3,5}."""
+    bounds = {"*": "0,", "+": "1,", "?": "0,1"}.get(times, times.strip("{}"))
+    least, comma, most = bounds.partition(",")
+    low = int(least)
+    high = (int(most) if most else None) if comma else low
+    if high is not None and high < low:
+        raise ValueError("a range that runs backwards")
+    size = len(steps)
+    if (size + 1) * max(low, high or 1) > PATTERN_STEPS:
+        raise OverflowError("a large pattern")
+    if high is None:
+        return low * steps + [(None, (1, size + 2)), *steps, (None, (-size - 1,))]
+    return low * steps + (high - low) * [(None, (1, size + 1)), *steps]
+
+
+# --- Templates ----------------------------------------------------------------
+# A template says in YAML which attestations a trail and its artifacts must have, and some of them
+# only on a condition. Its text, what its aliases unfold to, its nesting and the steps of all its
+# patterns are bounded.
+
+#: Characters of a template; values in it once its aliases are unfolded; steps of its patterns.
+TEMPLATE_SIZE, TEMPLATE_VALUES, TEMPLATE_STEPS = 100_000, 50_000, 2_000
+
+
+def read_yaml(text: str) -> dict | None:
+    """The mapping that a YAML text holds, as JSON has it; None where it holds no such thing."""
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        check_nesting(yaml.parse(text, loader), DEPTH)
+        reader = loader(text)
+        root = reader.get_single_node()
+        if not isinstance(root, yaml.MappingNode):
+            return None
+        check_unfolded(root, DEPTH, iter(range(TEMPLATE_VALUES)))
+        parsed = reader.construct_document(root)
+        # JSON has neither dates nor infinities; both become text.
+        document = json.loads(json.dumps(parsed, default=str, skipkeys=True), parse_constant=str)
+        check_json(document, DEPTH)
+    # A value that does not fit its tag makes PyYAML fail in whichever way Python does there.
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError):
+        return None
+    except Invalid:
+        return None
+    return document
+
+
+def check_nesting(events: Iterable, most: int) -> None:
+    """Refuse YAML that is nested too deep, as soon as the parser comes to it."""
+    depth = 0
+    for event in events:
+        kind = type(event).__name__
+        depth += kind.endswith(("MappingStartEvent", "SequenceStartEvent"))
+        depth -= kind.endswith(("MappingEndEvent", "SequenceEndEvent"))
+        if depth > most:
+            raise ValueError("nested too deep")
+
+
+def check_unfolded(node: Any, depth: int, budget: Iterator) -> None:
+    """Refuse YAML whose aliases, which share what they name, stand for too many values."""
+    if depth < 0 or next(budget, None) is None:
+        raise ValueError("too many values")
+    if isinstance(node.value, list):
+        for inner in node.value:
+            for one in inner if isinstance(inner, tuple) else (inner,):
+                check_unfolded(one, depth - 1, budget)
+
+
+class Condition:
+    """The `if` of an entry in a template, read once and judged for every artifact.
+
+    Precedence rises from `or` over `and` to `not`; a field that is not known is unlike every text.
+    """
+
+    WORDS = re.compile(
+        r"""\s*(?:(?P<text>"[^"]*"|'[^']*')
+        | (?P<call>exists|matches)(?=\s*\()
+        | (?P<mark>==|!=|[][(),]|(?:and|or|not|in)(?![\w.-]))
+        | (?P<field>flow\.tags\[\s*(?:"[^"]*"|'[^']*')\s*\]|[A-Za-z_][\w.-]*))""",
+        re.VERBOSE,
+    )
+
+    def __init__(self, text: str):
+        #: Steps of all patterns in it.
+        self.weight = 0
+        wrapped = re.fullmatch(r"\$\{\{(.*)\}\}", text.strip(), re.DOTALL)
+        self.words = Words(self.WORDS, (wrapped[1] if wrapped else text).strip())
+        self.holds = self.any_of(DEPTH)
+        if self.words.left:
+            raise ValueError("unexpected words at the end")
+
+    def any_of(self, depth: int) -> Callable[[Mapping], bool]:
+        """Parts of which one must hold."""
+        parts = [self.all_of(depth)]
+        while self.words.take("or"):
+            parts.append(self.all_of(depth))
+        return lambda fields: any(part(fields) for part in parts)
+
+    def all_of(self, depth: int) -> Callable[[Mapping], bool]:
+        """Parts that must all hold."""
+        parts = [self.one(depth)]
+        while self.words.take("and"):
+            parts.append(self.one(depth))
+        return lambda fields: all(part(fields) for part in parts)
+
+    def one(self, depth: int) -> Callable[[Mapping], bool]:
+        """A part that is denied, in parentheses, a call or a comparison."""
+        if depth == 0:
+            raise ValueError("nested too deep")
+        if self.words.take("not"):
+            denied = self.one(depth - 1)
+            return lambda fields: not denied(fields)
+        if self.words.take("("):
+            inner = self.any_of(depth - 1)
+            self.words.need(")")
+            return inner
+        name = self.words.take("call")
+        return self.call(name) if name else self.compare()
+
+    def call(self, name: str) -> Callable[[Mapping], bool]:
+        """Either exists(field) or matches(field, "pattern")."""
+        self.words.need("(")
+        field = self.field()
+        if name == "exists":
+            self.words.need(")")
+            return lambda fields: field in fields
+        self.words.need(",")
+        pattern = Pattern(self.text())
+        self.words.need(")")
+        self.weight += len(pattern.steps)
+        return lambda fields: fields.get(field) is not None and pattern.matches(fields[field])
+
+    def compare(self) -> Callable[[Mapping], bool]:
+        """A field held against one text or a list of them."""
+        field = self.field()
+        if self.words.take("=="):
+            equal = self.text()
+            return lambda fields: fields.get(field) == equal
+        if self.words.take("!="):
+            unequal = self.text()
+            return lambda fields: fields.get(field) != unequal
+        self.words.need("in")
+        self.words.need("[")
+        listed = [] if self.words.take("]") else [self.text()]
+        while listed and not self.words.take("]"):
+            self.words.need(",")
+            listed.append(self.text())
+        return lambda fields: fields.get(field) in listed
+
+    def field(self) -> str:
+        """The name of a field; a tag's in brackets means the one after a full stop."""
+        name, bracket, key = self.words.need("field").partition("[")
+        return f"{name}.{key[:-1].strip()[1:-1]}" if bracket else name
+
+    def text(self) -> str:
+        """What stands between quotation marks."""
+        return self.words.need("text")[1:-1]
+
+
+def told_text(value: Any) -> str:
+    """A value of a template where text is expected; nothing for null."""
+    return value if isinstance(value, str) else "" if value is None else to_json(value)
+
+
+def mappings(value: Any) -> list[dict]:
+    """The mappings in what should be a list of them."""
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+class Template:
+    """What a template asks for: attestations by name, of the trail and of artifacts by theirs.
+
+    A text that is no YAML asks for nothing.
+    """
+
+    def __init__(self, text: str):
+        self.document, self.weight = read_yaml(text), 0
+        root = self.document or {}
+        trail = root.get("trail") if isinstance(root.get("trail"), dict) else {}
+        self.trail = list(self.entries(trail))
+        artifacts = mappings(trail.get("artifacts")) or mappings(root.get("artifacts"))
+        self.artifacts = [
+            (told_text(one.get("name")), list(self.entries(one))) for one in artifacts
+        ]
+
+    def entries(self, holder: dict) -> Iterator[tuple[str, Callable[[Mapping], bool]]]:
+        """The name of each attestation asked for, and when it is."""
+        for entry in mappings(holder.get("attestations")):
+            yield told_text(entry.get("name")), self.condition(entry.get("if"))
+
+    def condition(self, given: Any) -> Callable[[Mapping], bool]:
+        """When an entry counts: always without an `if`, never where that is malformed."""
+        if given is None or given is True or given == "":
+            return lambda fields: True
+        try:
+            condition = Condition(told_text(given))
+        except ValueError:
+            return lambda fields: False
+        except OverflowError:
+            self.weight += PATTERN_STEPS
+        else:
+            self.weight += condition.weight
+            if self.weight <= TEMPLATE_STEPS:
+                return condition.holds
+        # What is too large to be judged does not get anybody around a requirement.
+        return lambda fields: True
+
+    def names(self, fields: Mapping[str, str | None]) -> list[str]:
+        """The attestations asked for where the fields of conditions have these values."""
+        name = fields.get("artifact.name")
+        own = (entries for artifact, entries in self.artifacts if artifact == name)
+        entries = itertools.chain(self.trail, *own)
+        return list(dict.fromkeys(name for name, holds in entries if holds(fields)))
+
+
+@functools.lru_cache(maxsize=64)
+def read_template(text: str) -> Template:
+    """A template, read once for as long as it is in use."""
+    return Template(text)
+
+
+def artifact_fields(name: str, digest: str) -> dict[str, str | None]:
+    """What a condition may ask of an artifact."""
+    return {"artifact": None, "artifact.name": name, "artifact.fingerprint": digest}
+
+
 # --- Flows --------------------------------------------------------------------
 
 
@@ -6660,7 +7363,7 @@ class Flow(Model):
         default=dict,
     )
     org_slug = Text(255, null=True, index=True)
-    template_yaml = Text(1_000_000, null=True)
+    template_yaml = Text(TEMPLATE_SIZE, null=True)
     created_at = Timestamp(6, default=now_exactly)
     updated_at = Timestamp(6, default=now_exactly)
     requires_approval = Boolean(default=False)
@@ -6680,15 +7383,12 @@ class Flow(Model):
 
     def template(self) -> Any:
         """The template as JSON; None without one, and when the text is no YAML mapping."""
-        import yaml
+        return read_template(self.template_yaml).document if self.template_yaml else None
 
-        if not self.template_yaml:
-            return None
-        try:
-            parsed = yaml.safe_load(self.template_yaml)
-            return json.loads(json.dumps(parsed, default=str)) if isinstance(parsed, dict) else None
-        except (yaml.YAMLError, ValueError, TypeError, RecursionError):
-            return None
+    def condition_fields(self) -> dict[str, str | None]:
+        """What a condition in a template may ask of the flow."""
+        tags = {f"flow.tags.{key}": value for key, value in self.tags.items()}
+        return {"flow": None, "flow.name": self.name, "flow.tags": None, **tags}
 
 
 def check_flow_name(name: str) -> None:
@@ -6707,6 +7407,15 @@ def split_lists(values: dict) -> dict:
 
 
 FLOWS_BY_SLUG = Array(Flow, {"org_slug": lambda slug: Flow.org_slug == slug})
+FLOW_TEMPLATE = {
+    "type": "object",
+    "required": ["flowId", "templateYaml", "effectiveTemplate"],
+    "properties": {
+        "flowId": {"type": "string", "format": "uuid"},
+        "templateYaml": {"type": ["string", "null"]},
+        "effectiveTemplate": {"type": ["object", "null"]},
+    },
+}
 
 
 class Flows(
@@ -6760,15 +7469,7 @@ class Flows(
     @route(
         "GET /api/v1/flows/{flowId}/template",
         id="getFlowTemplate",
-        answer={
-            "type": "object",
-            "required": ["flowId", "templateYaml", "effectiveTemplate"],
-            "properties": {
-                "flowId": {"type": "string", "format": "uuid"},
-                "templateYaml": {"type": ["string", "null"]},
-                "effectiveTemplate": {"type": ["object", "null"]},
-            },
-        },
+        answer=FLOW_TEMPLATE,
     )
     def template(self, context, key):
         """Get the template of a flow: its text, and what it says as JSON."""
@@ -6778,6 +7479,28 @@ class Flows(
             "templateYaml": flow.template_yaml,
             "effectiveTemplate": flow.template(),
         }
+
+
+class FlowsV2(
+    Flows,
+    path="/api/v2/flows",
+    tag="V2 Flows",
+    collection="",
+    schema_name="FlowResponse",
+    verbs="list create retrieve update delete",
+    options={
+        "create": {"id": "createFlowV2", "answer": COMMAND_RESULT, "brief": created},
+        "retrieve": {"id": "getFlowV2"},
+        "update": {"id": "updateFlowV2", "answer": COMMAND_RESULT, "brief": updated},
+        "delete": {"id": "deleteFlowV2"},
+    },
+):
+    """The same flows, with short answers to what is written."""
+
+    @route("GET /api/v2/flows/{flowId}/template", id="getFlowTemplateV2", answer=FLOW_TEMPLATE)
+    def template(self, context, key):
+        """Get the template of a flow: its text, and what it says as JSON."""
+        return super().template(context, key)
 
 
 class SecurityThreshold(Model):
@@ -6842,9 +7565,6 @@ class SecurityThresholds(
         return threshold
 
 
-# --- Templates ----------------------------------------------------------------
-
-
 # --- Trail records ------------------------------------------------------------
 # What a trail gathers, and what follows for its status.
 
@@ -6871,11 +7591,40 @@ class Trail(Model):
     deployment_actor = Text(255, null=True)
     status = Choice("PENDING COMPLIANT NON_COMPLIANT", default="PENDING")
     org_slug = Text(255, null=True, index=True)
-    template_yaml = Text(1_000_000, null=True)
+    template_yaml = Text(TEMPLATE_SIZE, null=True)
     build_url = Text(2048, null=True)
     name = Text(255, null=True)
     created_at = Timestamp(6, default=now_exactly)
     updated_at = Timestamp(6, default=now_exactly)
+
+
+def compliance_sql(trail: str) -> str:
+    """SQL for COMPLIANT, NON_COMPLIANT or UNKNOWN, from SQL for the id of a trail.
+
+    UNKNOWN where the flow requires no types; NON_COMPLIANT where one has failed or has not passed.
+    """
+    recorded = """EXISTS (SELECT 1 FROM "attestation" AS a WHERE a."trail_id" = k."id"
+        AND a."type" = r."value" AND a."status" = '{}')"""
+    passed, failed = recorded.format("PASSED"), recorded.format("FAILED")
+    return f"""ifnull((SELECT CASE WHEN f."required_attestation_types" = '[]' THEN 'UNKNOWN'
+        WHEN EXISTS (SELECT 1 FROM json_each(f."required_attestation_types") AS r
+            WHERE {failed} OR NOT {passed}) THEN 'NON_COMPLIANT' ELSE 'COMPLIANT' END
+        FROM "trail" AS k JOIN "flow" AS f ON f."id" = k."flow_id"
+        WHERE k."id" = {trail}), 'UNKNOWN')"""
+
+
+#: SQL for the names of the environments whose newest snapshot holds the artifact `t1`: there, the
+#: newest snapshot that holds its digest is the newest of all. Most artifacts run nowhere.
+RUNNING_IN = """(SELECT json_group_array(n."name") FROM (
+    SELECT e."name" FROM "environment" AS e
+    WHERE EXISTS (SELECT 1 FROM "snapshot_artifact" AS s
+            WHERE s."artifact_sha256" = t1."sha256_digest")
+        AND (SELECT i."snapshot_id" FROM "snapshot_artifact" AS i
+            WHERE i."artifact_sha256" = t1."sha256_digest" AND i."environment_id" = e."id"
+            ORDER BY i."rowid" DESC LIMIT 1)
+        = (SELECT l."id" FROM "environment_snapshot" AS l WHERE l."environment_id" = e."id"
+            ORDER BY l."snapshot_index" DESC LIMIT 1)
+    ORDER BY e."rowid") AS n)"""
 
 
 class Artifact(Model):
@@ -6883,11 +7632,23 @@ class Artifact(Model):
 
     fact, made, since = "artifact", "reported", 2
     schema_name = "ArtifactResponse"
+    derived: ClassVar[dict] = {
+        "provenanceStatus": Derived(
+            Choice("NO_PROVENANCE PROVENANCE_UNVERIFIED PROVENANCE_VERIFIED"),
+            """json_quote(ifnull((SELECT p."provenance_status" FROM "build_provenance" AS p
+                WHERE p."artifact_id" = t1."id"), 'NO_PROVENANCE'))""",
+        ),
+        "complianceState": Derived(
+            Choice("COMPLIANT NON_COMPLIANT UNKNOWN"),
+            f"json_quote({compliance_sql('t1.trail_id')})",
+        ),
+        "runningInEnvironments": Derived(Json(ListOf(Text(255))), RUNNING_IN),
+    }
 
     id = Uuid()
     trail = Owner(Trail, index=True)
-    image_name = Name()
-    image_tag = Name()
+    image_name = Text(255)
+    image_tag = Text(255)
     sha256_digest = Text(255, index=True)
     registry = Text(255, null=True)
     reported_at = Timestamp(6, default=now_exactly)
@@ -6925,6 +7686,17 @@ class Attestation(Model):
     metadata = Json(MapOf(Anything()), null=True)
 
 
+class Records:
+    """A JSON array of whole records, by the name of their schema."""
+
+    def __init__(self, schema_name: str):
+        self.schema_name = schema_name
+
+    def describe(self) -> dict:
+        """This array's JSON schema."""
+        return FACTSTORE.array_schema(self.schema_name)
+
+
 class Approval(Model):
     """A request to let a trail be released, and what became of it."""
 
@@ -6944,6 +7716,21 @@ class Approval(Model):
     deadline = Timestamp(6, null=True)
     resolved_at = Timestamp(6, null=True)
 
+    #: SQL for the status at the present: what nobody decided in time has expired.
+    standing = (
+        """CASE WHEN t1."status" = 'PENDING_APPROVAL' AND t1."deadline" < (SELECT present()) """
+        """THEN 'EXPIRED' ELSE t1."status" END"""
+    )
+    derived: ClassVar[dict] = {
+        "status": Derived(status, f"json_quote({standing})"),
+        "decisions": Derived(
+            Records("ApprovalDecisionResponse"),
+            """'[' || ifnull((SELECT group_concat("json") FROM (SELECT "json"
+                FROM "approval_decision" WHERE "approval_id" = t1."id"
+                ORDER BY "rowid")), '') || ']'""",
+        ),
+    }
+
 
 def settle(trail: Trail, failed: bool = False) -> None:
     """Let a trail's status follow a fact that was just recorded (decision 24 of the contract).
@@ -6953,7 +7740,7 @@ def settle(trail: Trail, failed: bool = False) -> None:
     """
     if failed:
         status = "NON_COMPLIANT"
-    elif meets_its_flow(trail):
+    elif trail.status != "COMPLIANT" and meets_its_flow(trail):
         status = "COMPLIANT"
     else:
         return
@@ -6963,40 +7750,720 @@ def settle(trail: Trail, failed: bool = False) -> None:
 
 
 def meets_its_flow(trail: Trail) -> bool:
-    """Whether everything has passed that a trail's flow requires; False where that is nothing."""
+    """Whether everything has passed that a trail's flow requires; False where that is nothing.
+
+    A template, the trail's or else the flow's, requires attestations by name instead of by type.
+    """
     flow = trail.flow
-    required = set(flow.required_attestation_types)
-    passed = Attestation.select(Attestation.type).where(
+    template = flow.template_yaml if trail.template_yaml is None else trail.template_yaml
+    if template is None:
+        member, required = Attestation.type, set(flow.required_attestation_types)
+    else:
+        member, required = Attestation.name, names_required(trail, read_template(template))
+    if not required:
+        return False
+    passed = Attestation.select(member).where(
         Attestation.trail == trail, Attestation.status == "PASSED"
     )
-    approved = Approval.select().where(Approval.trail == trail, Approval.status == "APPROVED")
-    if not required or not required <= {type for (type,) in passed.tuples()}:
+    if not required <= {one for (one,) in passed.distinct().tuples()}:
         return False
+    approved = Approval.select().where(Approval.trail == trail, Approval.status == "APPROVED")
     return not flow.requires_approval or approved.exists()
 
 
-def compliance_sql(trail: str) -> str:
-    """SQL for COMPLIANT, NON_COMPLIANT or UNKNOWN, from SQL for the id of a trail.
-
-    UNKNOWN where the flow requires no types; NON_COMPLIANT where one has failed or has not passed.
-    """
-    recorded = """EXISTS (SELECT 1 FROM "attestation" AS a WHERE a."trail_id" = k."id"
-        AND a."type" = r."value" AND a."status" = '{}')"""
-    passed, failed = recorded.format("PASSED"), recorded.format("FAILED")
-    return f"""ifnull((SELECT CASE WHEN f."required_attestation_types" = '[]' THEN 'UNKNOWN'
-        WHEN EXISTS (SELECT 1 FROM json_each(f."required_attestation_types") AS r
-            WHERE {failed} OR NOT {passed}) THEN 'NON_COMPLIANT' ELSE 'COMPLIANT' END
-        FROM "trail" AS k JOIN "flow" AS f ON f."id" = k."flow_id"
-        WHERE k."id" = {trail}), 'UNKNOWN')"""
+def names_required(trail: Trail, template: Template) -> set[str]:
+    """The attestations that a template asks of all that a trail reported or still has to report."""
+    fields = trail.flow.condition_fields()
+    reported = Artifact.select(Artifact.image_name, Artifact.sha256_digest).where(
+        Artifact.trail == trail
+    )
+    artifacts = [artifact_fields(*row) for row in reported.distinct().tuples()]
+    known = {one["artifact.name"] for one in artifacts}
+    missing = {name for name, _ in template.artifacts} - known
+    artifacts += [{"artifact": None, "artifact.name": name} for name in missing]
+    return {name for own in artifacts or [{}] for name in template.names(fields | own)}
 
 
 # --- Trails -------------------------------------------------------------------
+
+CI_CONTEXT = "X-Factstore-CI-Context"
+CI_MEMBERS = ("gitCommitSha", "gitBranch", "buildUrl")
+#: The names of each CI system, and what its environment says of a build, in the order of
+#: CI_MEMBERS (section 3 of the delivery notes).
+CI_SYSTEMS = {
+    name: templates
+    for names, *templates in (
+        (
+            "github-actions github_actions",
+            "{GITHUB_SHA}",
+            "{GITHUB_REF_NAME}",
+            "{GITHUB_SERVER_URL}/{GITHUB_REPOSITORY}/actions/runs/{GITHUB_RUN_ID}",
+        ),
+        ("gitlab-ci gitlab_ci", "{CI_COMMIT_SHA}", "{CI_COMMIT_REF_NAME}", "{CI_JOB_URL}"),
+        ("jenkins", "{GIT_COMMIT}", "{GIT_BRANCH}", "{BUILD_URL}"),
+        ("circleci circle-ci", "{CIRCLE_SHA1}", "{CIRCLE_BRANCH}", "{CIRCLE_BUILD_URL}"),
+        (
+            "azure-devops azure_devops",
+            "{BUILD_SOURCEVERSION}",
+            "{BUILD_SOURCEBRANCH}",
+            "{SYSTEM_TEAMFOUNDATIONCOLLECTIONURI}{SYSTEM_TEAMPROJECT}"
+            "/_build/results?buildId={BUILD_BUILDID}",
+        ),
+    )
+    for name in names.split()
+}
+
+
+def told_by_environment(template: str) -> str | None:
+    """A text out of the environment of this process, or None where a part of it is not set."""
+    # A variable that is set to nothing says nothing.
+    variables = {name: value for name, value in os.environ.items() if value}
+    try:
+        return template.format_map(variables)
+    except KeyError:
+        return None
+
+
+def fill_from_ci(data: dict, system: str) -> dict:
+    """A body with its absent members as the environment of a CI system has them."""
+    found = zip(CI_MEMBERS, map(told_by_environment, CI_SYSTEMS.get(system, ())), strict=False)
+    return data | {member: value for member, value in found if data.get(member) is None}
+
+
+def begin_trail(values: dict) -> Trail:
+    """Begin a trail under a flow: a commit, a branch, and a name that no other of the flow has."""
+    flow, name = Flow.fetch(values["flow"]), values.get("name")
+    needed = {"git_commit_sha": "gitCommitSha", "git_branch": "gitBranch"}
+    missing = [member for column, member in needed.items() if values.get(column) is None]
+    if missing:
+        raise Invalid(issues=[issue([member], "Required") for member in missing])
+    check_organisation(values.get("org_slug"))
+    if name is not None and Trail.select().where(Trail.flow == flow, Trail.name == name).exists():
+        raise Conflict(f"Trail with name '{name}' already exists in flow '{flow.name}'")
+    return Trail.create(**values)
+
+
+#: What a body may tell of a trail in both versions of the API.
+TRAIL_COLUMNS = (
+    Trail.flow,
+    Trail.git_author,
+    Trail.git_author_email,
+    Trail.pull_request_id,
+    Trail.pull_request_reviewer,
+    Trail.deployment_actor,
+    Trail.org_slug,
+    Trail.template_yaml,
+    Trail.build_url,
+)
+#: What a body may leave to the CI system.
+TRAIL_COMMIT = {"git_commit_sha": Text(255, null=True), "git_branch": Text(255, null=True)}
+TRAIL_ALIASES = {"pullRequestNumber": "pullRequestId"}
+
+
+class Trails(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/trails",
+    model=Trail,
+    scope="factstore",
+    tag="Trails",
+    verbs="list create retrieve",
+    options={"create": {"request_headers": (CI_CONTEXT,)}},
+):
+    """Runs of pipelines."""
+
+    filters = Filters(Trail.flow)
+    creates = Schema(
+        *TRAIL_COLUMNS,
+        Trail.name,
+        **TRAIL_COMMIT,
+        aliases=TRAIL_ALIASES,
+        name="CreateTrailRequest",
+    )
+
+    def accept(self, context, data):
+        system = context.request.get_header(CI_CONTEXT, default="").strip().lower()
+        return fill_from_ci(data, system) if isinstance(data, dict) else data
+
+    def create(self, context):
+        return begin_trail(context.body)
+
+    @route(
+        "GET /api/v1/flows/{flowId}/trails",
+        id="listTrailsForFlow",
+        query=Paging(),
+        answer=FACTSTORE.paged_schema("TrailResponse", always=True),
+    )
+    def of_flow(self, context, flow):
+        """List one page of the trails of a flow."""
+        Flow.fetch(flow)
+        return FACTSTORE.array(context, self.listing, {"flow": flow}, paged=True)
+
+
+TRAIL_EVENTS = Array(
+    AuditEvent, {"trail_id": lambda trail: AuditEvent.trail_id == trail}, newest_first=True
+)
+
+
+class TrailEvents(Resource, surface=FACTSTORE, model=AuditEvent, scope="factstore", tag="Trails"):
+    """What the audit log tells of trails."""
+
+    @route(
+        "GET /api/v1/trails/{trailId}/audit",
+        id="listTrailAuditEvents",
+        answer=FACTSTORE.array_schema("AuditEventResponse"),
+    )
+    def of_trail(self, context, trail):
+        """List the audit events of a trail, newest first."""
+        return FACTSTORE.array(context, TRAIL_EVENTS, {"trail_id": trail})
+
+
+class TrailsV2(
+    Trails,
+    path="/api/v2/trails",
+    tag="V2 Trails",
+    schema_name="TrailView",
+    verbs="list create retrieve",
+    options={
+        "create": {
+            "id": "createTrailV2",
+            "answer": COMMAND_RESULT,
+            "brief": created,
+            "request_headers": (CI_CONTEXT,),
+        },
+        "retrieve": {"id": "getTrailV2"},
+    },
+):
+    """The same trails without names, and with short answers to what is written."""
+
+    without = ("name", "flowName")
+    creates = Schema(
+        *TRAIL_COLUMNS, **TRAIL_COMMIT, aliases=TRAIL_ALIASES, name="CreateTrailCommand"
+    )
+
+    @route(
+        "GET /api/v2/flows/{flowId}/trails",
+        id="listTrailsForFlowV2",
+        answer=FACTSTORE.array_schema("TrailView"),
+    )
+    def of_flow(self, context, flow):
+        """List all trails of a flow."""
+        Flow.fetch(flow)
+        return FACTSTORE.array(context, self.listing, {"flow": flow})
+
+    @route(
+        "GET /api/v2/trails/{trailId}/audit",
+        id="listTrailAuditEventsV2",
+        answer=FACTSTORE.array_schema("AuditEventResponse"),
+    )
+    def audit(self, context, key):
+        """List the audit events of a trail, newest first."""
+        return FACTSTORE.array(context, TRAIL_EVENTS, {"trail_id": key})
 
 
 # --- Artifacts ----------------------------------------------------------------
 
 
+def report_artifact(trail: Trail, **values: Any) -> Artifact:
+    """Record what a trail has built; the same digest may be reported again and again."""
+    check_organisation(values.get("org_slug"))
+    if values.get("build_url") is None:
+        values["build_url"] = trail.build_url
+    artifact = Artifact.create(trail=trail.id, **values)
+    payload = {
+        "artifactId": artifact.id,
+        "trailId": trail.id,
+        "imageName": artifact.image_name,
+        "imageTag": artifact.image_tag,
+        "sha256Digest": artifact.sha256_digest,
+        "registry": artifact.registry,
+    }
+    about = {"trail_id": trail.id, "artifact_sha256": artifact.sha256_digest}
+    AuditEvent.record("ARTIFACT_DEPLOYED", artifact.reported_by, payload, **about)
+    emit("factstore.artifact.reported", {"artifact": artifact.json()})
+    return artifact
+
+
+def artifact_of(trail_id: str, artifact_id: str) -> Artifact:
+    """An artifact of this trail, or NotFound."""
+    Trail.fetch(trail_id)
+    artifact = Artifact.fetch(artifact_id)
+    if artifact.trail_id != trail_id:
+        raise NotFound(f"The artifact {artifact_id} does not belong to the trail {trail_id}.")
+    return artifact
+
+
+def first_artifact(digest: str) -> Artifact:
+    """The artifact that was the first to be reported with a digest, or NotFound."""
+    reported = Artifact.select().where(Artifact.sha256_digest == digest)
+    artifact = reported.order_by(peewee.SQL('"t1"."rowid"')).first()
+    if artifact is None:
+        raise NotFound(f"There is no artifact with the digest '{digest}'.")
+    return artifact
+
+
+ARTIFACTS = Array(
+    Artifact,
+    {
+        "trail": lambda trail: Artifact.trail == trail,
+        "digest": lambda digest: Artifact.sha256_digest == digest,
+    },
+)
+
+
+class Artifacts(Resource, surface=FACTSTORE, model=Artifact, scope="factstore", tag="Artifacts"):
+    """What trails have built."""
+
+    @route(
+        "GET /api/v1/trails/{trailId}/artifacts",
+        id="listTrailArtifacts",
+        answer=FACTSTORE.array_schema("ArtifactResponse"),
+    )
+    def of_trail(self, context, key):
+        """List the artifacts of a trail."""
+        return FACTSTORE.array(context, ARTIFACTS, {"trail": Trail.fetch(key).id})
+
+    @route(
+        "POST /api/v1/trails/{trailId}/artifacts",
+        id="reportArtifact",
+        body=Schema(
+            Artifact.registry,
+            Artifact.reported_by,
+            Artifact.org_slug,
+            Artifact.artifact_type,
+            Artifact.build_url,
+            Artifact.commit_url,
+            image_name=Name(),
+            image_tag=Name(),
+            sha256_digest=Text(
+                pattern="sha256:[0-9a-fA-F]{64}",
+                hint="Expected sha256: and 64 hexadecimal digits",
+            ),
+            aliases={"name": "imageName", "tag": "imageTag"},
+            name="CreateArtifactRequest",
+        ),
+        status=201,
+        answer=FACTSTORE.one_schema("ArtifactResponse"),
+    )
+    def report(self, context, key):
+        """Record an artifact on a trail."""
+        return report_artifact(Trail.fetch(key), **context.body)
+
+    @route(
+        "GET /api/v1/artifacts",
+        id="findArtifacts",
+        query=Filters(sha256=Text(255, 1), required="sha256"),
+        answer=FACTSTORE.array_schema("ArtifactResponse"),
+    )
+    def with_digest(self, context):
+        """List every artifact with this digest, prefix and letter case included."""
+        return FACTSTORE.array(context, ARTIFACTS, {"digest": context.query["sha256"]})
+
+
+class ArtifactsV2(Artifacts, tag="V2 Artifacts"):
+    """The same artifacts, with short answers to what is written."""
+
+    @route(
+        "GET /api/v2/trails/{trailId}/artifacts",
+        id="listTrailArtifactsV2",
+        answer=FACTSTORE.array_schema("ArtifactResponse"),
+    )
+    def of_trail_too(self, context, key):
+        """List the artifacts of a trail."""
+        return self.of_trail(context, key)
+
+    @route(
+        "POST /api/v2/trails/{trailId}/artifacts",
+        id="reportArtifactV2",
+        body=Schema(
+            Artifact.image_name,
+            Artifact.image_tag,
+            Artifact.sha256_digest,
+            Artifact.registry,
+            Artifact.reported_by,
+            Artifact.org_slug,
+            Artifact.artifact_type,
+            Artifact.build_url,
+            Artifact.commit_url,
+            required="reportedBy",
+            name="ReportArtifactRequestV2",
+        ),
+        status=201,
+        answer=COMMAND_RESULT,
+        brief=created,
+    )
+    def report_briefly(self, context, key):
+        """Record an artifact on a trail, and answer with its id."""
+        return self.report(context, key)
+
+    @route(
+        "GET /api/v2/artifacts",
+        id="findArtifactV2",
+        query=Filters(sha256=Text(255, 1), required="sha256"),
+        # The contract leaves room for an array; its clients read one object.
+        answer={
+            "anyOf": [
+                FACTSTORE.one_schema("ArtifactResponse"),
+                FACTSTORE.array_schema("ArtifactResponse"),
+            ]
+        },
+    )
+    def first_with_digest(self, context):
+        """Get the first artifact with this digest, prefix and letter case included."""
+        return first_artifact(context.query["sha256"])
+
+
+# --- Provenance signatures ----------------------------------------------------
+# A signature of provenance is a DSSE envelope around an in-toto statement about the
+# artifact, or a detached one over the text of the artifact's digest.
+
+#: Signatures of one envelope that are looked at; each is tried with every key.
+SIGNATURES = 16
+KEY_KINDS = "a public key in PEM, Ed25519 or ECDSA P-256"
+
+
+def read_public_keys(pem: bytes) -> list:
+    """The public keys in PEM text; ValueError where one is of a kind that nothing here checks."""
+    from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    blocks = re.findall(rb"-----BEGIN PUBLIC KEY-----.+?-----END PUBLIC KEY-----", pem, re.S)
+    try:
+        keys = [load_pem_public_key(block) for block in blocks]
+    except (ValueError, UnsupportedAlgorithm):
+        raise ValueError(f"Expected {KEY_KINDS}") from None
+    for key in keys:
+        is_p256 = isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1)
+        if not is_p256 and not isinstance(key, Ed25519PublicKey):
+            raise ValueError(f"Expected {KEY_KINDS}")
+    if not keys:
+        raise ValueError(f"Expected {KEY_KINDS}")
+    return keys
+
+
+#: The keys in each set of files, as they were when an instance last started with them.
+_trusted: dict[tuple[str, ...], list] = {}
+
+
+def read_trusted_keys(settings: Settings) -> None:
+    """Read the files that provenance_keys names, once, at the start; Invalid names a bad one."""
+    keys = []
+    for file in settings.provenance_keys:
+        try:
+            keys += read_public_keys(Path(file).read_bytes())
+        except OSError as error:
+            raise Invalid(f"The file {file} of provenance_keys: {error.strerror}.") from None
+        except ValueError as fault:
+            raise Invalid(f"The file {file} of provenance_keys: {fault}.") from None
+    _trusted[settings.provenance_keys] = keys
+
+
+def trusted_keys(settings: Settings) -> list:
+    """The public keys that build provenance is verified with, whoever asks."""
+    return _trusted[settings.provenance_keys]
+
+
+def is_signed(key: Any, signature: bytes, data: bytes) -> bool:
+    """Whether a key made a signature: Ed25519 (RFC 8032), or ECDSA with SHA-256, DER or r and s."""
+    from cryptography.hazmat.primitives.asymmetric import ec, utils
+    from cryptography.hazmat.primitives.hashes import SHA256
+
+    try:
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            key.verify(signature, data)
+            return True
+        if len(signature) == 64:
+            r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
+            signature = utils.encode_dss_signature(r, s)
+        key.verify(signature, data, ec.ECDSA(SHA256()))
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def decode_base64(text: Any) -> bytes:
+    """Read base64 in either alphabet, padded or not, with line breaks or not; or ValueError."""
+    if not isinstance(text, str):
+        raise ValueError("not text")
+    text = "".join(text.split()).replace("-", "+").replace("_", "/").rstrip("=")
+    return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+
+
+@dataclass(frozen=True)
+class Signed:
+    """What a provenance signature is over, the signatures, and what an envelope states."""
+
+    data: bytes
+    signatures: list[bytes]
+    #: The payload of an envelope; None for a detached signature.
+    statement: bytes | None = None
+
+    @classmethod
+    def read(cls, text: str, digest: str) -> Signed:
+        """Read an envelope or a detached signature; ValueError says what is wrong with it."""
+        if text.startswith("{"):
+            return cls.read_envelope(text)
+        try:
+            return cls(digest.encode(), [decode_base64(text)])
+        except ValueError:
+            raise ValueError("The signature is neither a DSSE envelope nor base64.") from None
+
+    @classmethod
+    def read_envelope(cls, text: str) -> Signed:
+        """Read a DSSE envelope (version 1.0.2 of its specification)."""
+        try:
+            envelope = read_json(text.encode())
+            kind, payload = envelope["payloadType"], decode_base64(envelope["payload"])
+            given = envelope["signatures"][:SIGNATURES]
+            signatures = [decode_base64(one["sig"]) for one in given]
+            named = kind.encode()
+        except (Invalid, ValueError, LookupError, TypeError, AttributeError):
+            raise ValueError("The signature is not a DSSE envelope.") from None
+        # In-toto's envelope layer: the type is in-toto's own or that of one predicate.
+        if not re.fullmatch(r"application/vnd\.in-toto(\.[\w.-]+)?\+json", kind):
+            raise ValueError("The envelope does not hold an in-toto statement.")
+        # What is signed is the pre-authentication encoding of type and payload.
+        data = b"DSSEv1 %d %b %d %b" % (len(named), named, len(payload), payload)
+        return cls(data, signatures, payload)
+
+    def names(self, digest: str) -> bool:
+        """Whether what is signed is about the artifact with this digest."""
+        if self.statement is None:
+            return True
+        algorithm, _, value = digest.rpartition(":")
+        try:
+            statement = read_json(self.statement)
+            if not statement["_type"].startswith("https://in-toto.io/Statement/"):
+                return False
+            known = [
+                one["digest"].get(algorithm.lower() or "sha256") for one in statement["subject"]
+            ]
+            return any(one.lower() == value.lower() for one in known if one)
+        except (Invalid, LookupError, TypeError, AttributeError):
+            return False
+
+
+def weigh_signature(digest: str, signature: str | None, keys: Sequence) -> tuple[str, str]:
+    """VERIFIED, FAILED or UNVERIFIED, and a sentence why, for a signature about a digest."""
+    text = (signature or "").strip()
+    if not text:
+        return "UNVERIFIED", "The provenance is recorded, but carries no signature."
+    if not keys:
+        return "UNVERIFIED", "The signature was not checked: there is no public key to check with."
+    try:
+        signed = Signed.read(text, digest)
+    except ValueError as fault:
+        return "FAILED", str(fault)
+    if not any(is_signed(key, one, signed.data) for one in signed.signatures for key in keys):
+        return "FAILED", "None of the keys to check with made this signature over this content."
+    if not signed.names(digest):
+        return "FAILED", f"The signed statement is not about the digest '{digest}'."
+    return "VERIFIED", "The signature is good, and is about this artifact's digest."
+
+
 # --- Provenance ---------------------------------------------------------------
+
+
+class BuildProvenance(Model):
+    """How an artifact was built, as its builder says; recorded once for each artifact."""
+
+    fact, made, key, append_only, since = "build_provenance", "recorded", "artifact", True, 2
+    schema_name = "BuildProvenanceResponse"
+
+    id = Uuid()
+    artifact = Owner(Artifact)
+    builder_id = Text(255)
+    builder_type = Choice("GITHUB_ACTIONS JENKINS CIRCLE_CI GENERIC")
+    build_config_uri = Text(512, null=True)
+    source_repository_uri = Text(512, null=True)
+    source_commit_sha = Text(255, null=True)
+    build_started_on = Timestamp(6, null=True)
+    build_finished_on = Timestamp(6, null=True)
+    provenance_signature = Text(65_536, null=True)
+    slsa_level = Choice("L0 L1 L2 L3", default="L0")
+    #: What the trusted keys said when it was recorded.
+    provenance_status = Choice("PROVENANCE_UNVERIFIED PROVENANCE_VERIFIED")
+    recorded_at = Timestamp(6, default=now_exactly)
+
+    @classmethod
+    def of(cls, artifact: Artifact) -> BuildProvenance | None:
+        """The provenance of an artifact, if any is recorded."""
+        return cls.get_or_none(cls.artifact == artifact.id)
+
+
+def examine_provenance(
+    artifact: Artifact, provenance: BuildProvenance | None, keys: Sequence
+) -> tuple[str, str]:
+    """NONE, UNVERIFIED, FAILED or VERIFIED, and a sentence why, by these public keys."""
+    if provenance is None:
+        return "NONE", "No provenance is recorded for this artifact."
+    return weigh_signature(artifact.sha256_digest, provenance.provenance_signature, keys)
+
+
+def provenance_verdict(
+    artifact: Artifact, provenance: BuildProvenance | None, keys: Sequence
+) -> str:
+    """NONE, UNVERIFIED, FAILED or VERIFIED, by these public keys."""
+    return examine_provenance(artifact, provenance, keys)[0]
+
+
+#: What the contract calls each verdict: only what was verified is ever called so.
+PROVENANCE_STATUSES = MappingProxyType(
+    {
+        "NONE": "NO_PROVENANCE",
+        "UNVERIFIED": "PROVENANCE_UNVERIFIED",
+        "FAILED": "PROVENANCE_UNVERIFIED",
+        "VERIFIED": "PROVENANCE_VERIFIED",
+    }
+)
+
+
+class PublicKeys(Text):
+    """Public keys in PEM, of the kinds that signatures are checked with."""
+
+    def read(self, value):
+        return read_public_keys(super().read(value).encode())
+
+
+PROVENANCE = Schema(
+    BuildProvenance.builder_id,
+    BuildProvenance.builder_type,
+    BuildProvenance.build_config_uri,
+    BuildProvenance.source_repository_uri,
+    BuildProvenance.source_commit_sha,
+    BuildProvenance.build_started_on,
+    BuildProvenance.build_finished_on,
+    BuildProvenance.provenance_signature,
+    BuildProvenance.slsa_level,
+    name="RecordProvenanceRequest",
+)
+VERIFICATION = Schema(public_key=PublicKeys(null=True), name="VerifyProvenanceRequest")
+VERIFIED = {
+    "type": "object",
+    "required": ["artifactId", "provenanceStatus", "verdict", "message"],
+    "properties": {
+        "artifactId": {"type": "string", "format": "uuid"},
+        "provenanceStatus": {"type": "string", "enum": sorted({*PROVENANCE_STATUSES.values()})},
+        "verdict": {"type": "string", "enum": [*PROVENANCE_STATUSES]},
+        "message": {"type": "string"},
+    },
+}
+
+
+class Provenance(
+    Resource, surface=FACTSTORE, model=BuildProvenance, scope="factstore", tag="Provenance"
+):
+    """How artifacts were built."""
+
+    @route(
+        "GET /api/v1/trails/{trailId}/artifacts/{artifactId}/provenance",
+        id="getProvenance",
+        answer=FACTSTORE.one_schema("BuildProvenanceResponse"),
+    )
+    def read(self, context, trail, key):
+        """Get the provenance of an artifact."""
+        return self.known(artifact_of(trail, key))
+
+    @route(
+        "POST /api/v1/trails/{trailId}/artifacts/{artifactId}/provenance",
+        id="recordProvenance",
+        body=PROVENANCE,
+        status=201,
+        answer=FACTSTORE.one_schema("BuildProvenanceResponse"),
+    )
+    def record(self, context, trail, key):
+        """Attach build provenance to an artifact, once."""
+        artifact = artifact_of(trail, key)
+        if BuildProvenance.of(artifact):
+            raise Conflict(f"The artifact {artifact.id} has its provenance already.")
+        signature = context.body.get("provenance_signature")
+        keys = trusted_keys(context.settings)
+        verdict, _ = weigh_signature(artifact.sha256_digest, signature, keys)
+        status = PROVENANCE_STATUSES[verdict]
+        return BuildProvenance.create(
+            artifact=artifact.id, provenance_status=status, **context.body
+        )
+
+    @route(
+        "POST /api/v1/trails/{trailId}/artifacts/{artifactId}/provenance/verify",
+        id="verifyProvenance",
+        body=VERIFICATION,
+        answer=VERIFIED,
+    )
+    def verify(self, context, trail, key):
+        """Check the signature of an artifact's provenance, with a key of the caller's or ours.
+
+        A key that is given decides alone. Nothing is stored.
+        """
+        artifact = artifact_of(trail, key)
+        keys = context.body.get("public_key") or trusted_keys(context.settings)
+        verdict, message = examine_provenance(artifact, BuildProvenance.of(artifact), keys)
+        return {
+            "artifactId": artifact.id,
+            "provenanceStatus": PROVENANCE_STATUSES[verdict],
+            "verdict": verdict,
+            "message": message,
+        }
+
+    @route(
+        "GET /api/v1/artifacts/{sha256}/provenance",
+        id="getProvenanceByDigest",
+        answer=FACTSTORE.one_schema("BuildProvenanceResponse"),
+    )
+    def read_by_digest(self, context, digest):
+        """Get the provenance of the first artifact with a digest."""
+        return self.known(first_artifact(digest))
+
+    def known(self, artifact: Artifact) -> BuildProvenance:
+        """The provenance of an artifact, or NotFound."""
+        provenance = BuildProvenance.of(artifact)
+        if provenance is None:
+            raise NotFound(f"There is no provenance of the artifact {artifact.id}.")
+        return provenance
+
+
+class ProvenanceV2(Provenance, tag="V2 Artifacts"):
+    """The same provenance under the paths of the second version."""
+
+    @route(
+        "GET /api/v2/trails/{trailId}/artifacts/{artifactId}/provenance",
+        id="getProvenanceV2",
+        answer=FACTSTORE.one_schema("BuildProvenanceResponse"),
+    )
+    def read_too(self, context, trail, key):
+        """Get the provenance of an artifact."""
+        return self.read(context, trail, key)
+
+    @route(
+        "POST /api/v2/trails/{trailId}/artifacts/{artifactId}/provenance",
+        id="recordProvenanceV2",
+        body=PROVENANCE,
+        status=201,
+        answer=FACTSTORE.one_schema("BuildProvenanceResponse"),
+    )
+    def record_too(self, context, trail, key):
+        """Attach build provenance to an artifact, once."""
+        return self.record(context, trail, key)
+
+    @route(
+        "POST /api/v2/trails/{trailId}/artifacts/{artifactId}/provenance/verify",
+        id="verifyProvenanceV2",
+        body=VERIFICATION,
+        answer=VERIFIED,
+    )
+    def verify_too(self, context, trail, key):
+        """Check the signature of an artifact's provenance, with a key of the caller's or ours."""
+        return self.verify(context, trail, key)
+
+    @route(
+        "GET /api/v2/artifacts/{sha256}/provenance",
+        id="getProvenanceByDigestV2",
+        answer=FACTSTORE.one_schema("BuildProvenanceResponse"),
+    )
+    def read_by_digest_too(self, context, digest):
+        """Get the provenance of the first artifact with a digest."""
+        return self.read_by_digest(context, digest)
 
 
 # --- Attestations -------------------------------------------------------------
@@ -7007,6 +8474,7 @@ def record_attestation(trail: Trail, told: Mapping[str, Any] | None, **values: A
 
     `told` is what the audit event says beyond the attestation; None: there is no audit event.
     """
+    check_organisation(values.get("org_slug"))
     attestation = Attestation.create(trail=trail.id, **values)
     settle(trail, failed=attestation.status == "FAILED")
     if told is not None:
@@ -7022,40 +8490,2861 @@ def record_attestation(trail: Trail, told: Mapping[str, Any] | None, **values: A
     return attestation
 
 
+TRAIL_ATTESTATIONS = Array(Attestation, {"trail": lambda trail: Attestation.trail == trail})
+
+#: What may be said of an attestation, by whichever path it is recorded.
+ATTESTED = (
+    Attestation.type,
+    Attestation.status,
+    Attestation.details,
+    Attestation.name,
+    Attestation.evidence_url,
+    Attestation.org_slug,
+    Attestation.metadata,
+)
+ATTESTED_ALIASES = {"description": "details"}
+NEW_ATTESTATION = Schema(*ATTESTED, aliases=ATTESTED_ALIASES, name="CreateAttestationRequest")
+
+
+class Attestations(
+    Resource,
+    surface=FACTSTORE,
+    model=Attestation,
+    scope="factstore",
+    tag="Attestations",
+):
+    """What was attested of trails; nothing of it is ever changed or taken away."""
+
+    @route(
+        "GET /api/v1/trails/{trailId}/attestations",
+        id="listAttestations",
+        query=Paging(),
+        answer=FACTSTORE.paged_schema("AttestationResponse"),
+    )
+    def list(self, context, trail):
+        """List the attestations of a trail, in pages where the query asks for one."""
+        Trail.fetch(trail)
+        return FACTSTORE.array(context, TRAIL_ATTESTATIONS, {"trail": trail})
+
+    @route(
+        "POST /api/v1/trails/{trailId}/attestations",
+        id="recordAttestation",
+        body=NEW_ATTESTATION,
+        status=201,
+        answer=FACTSTORE.one_schema("AttestationResponse"),
+    )
+    def create(self, context, trail):
+        """Record an attestation on a trail."""
+        return record_attestation(Trail.fetch(trail), {}, **context.body)
+
+    @route(
+        "POST /api/v1/attestations",
+        id="recordAttestationByBody",
+        body=Schema(
+            Attestation.trail,
+            *ATTESTED,
+            aliases=ATTESTED_ALIASES,
+            name="CreateAttestationByBodyRequest",
+        ),
+        status=201,
+        answer=FACTSTORE.one_schema("AttestationResponse"),
+    )
+    def create_by_body(self, context):
+        """Record an attestation on the trail that the body names."""
+        return self.create(context, context.body.pop("trail"))
+
+
+def check_flow_of(slug: str, name: str) -> None:
+    """Refuse the name of a flow that an organisation does not have."""
+    if not Flow.select().where(Flow.org_slug == slug, Flow.name == name).exists():
+        raise NotFound(f"The organisation '{slug}' has no flow '{name}'.")
+
+
+class AttestationsV2(Attestations, tag="V2 Attestations"):
+    """The second version's commands: organisation and flow are looked for before the trail is."""
+
+    #: What a path says of an attestation.
+    named = Schema(Attestation.trail, artifact_fingerprint=Text(255, 1))
+
+    @route(
+        "GET /api/v2/trails/{trailId}/attestations",
+        id="listAttestationsV2",
+        answer=FACTSTORE.array_schema("AttestationResponse"),
+    )
+    def list(self, context, trail):
+        """List all attestations of a trail."""
+        return super().list(context, trail)
+
+    @route(
+        "POST /api/v2/trails/{trailId}/attestations",
+        id="recordAttestationV2",
+        body=Schema(
+            *ATTESTED,
+            Attestation.artifact_fingerprint,
+            flow_name=Text(255, null=True),
+            aliases=ATTESTED_ALIASES,
+            name="RecordAttestationRequestV2",
+        ),
+        status=201,
+        answer=COMMAND_RESULT,
+        brief=created,
+    )
+    def create(self, context, trail):
+        """Record an attestation on a trail, and get the short result."""
+        slug, flow = context.body.get("org_slug"), context.body.pop("flow_name", None)
+        check_organisation(slug)
+        if slug and flow:
+            check_flow_of(slug, flow)
+        return record_attestation(Trail.fetch(trail), {}, **context.body)
+
+    @route(
+        "POST /api/v2/attestations/{org}/{flow}/{trail}/{artifactFingerprint}",
+        id="recordAttestationByPathV2",
+        body=NEW_ATTESTATION,
+        status=201,
+        answer=FACTSTORE.one_schema("AttestationResponse"),
+    )
+    def create_by_path(self, context, slug, flow, trail, fingerprint):
+        """Record an attestation of an artifact, by organisation, name of flow, and trail."""
+        check_organisation(slug)
+        check_flow_of(slug, flow)
+        try:
+            named = self.named.read({"trailId": trail, "artifactFingerprint": fingerprint})
+        except Faults as faults:
+            raise Invalid(issues=[issue(*fault) for fault in faults.issues]) from None
+        values = context.body | {"org_slug": slug}
+        fingerprint = named["artifact_fingerprint"]
+        trail = Trail.fetch(named["trail"])
+        return record_attestation(trail, {}, **values, artifact_fingerprint=fingerprint)
+
+
 # --- Evidence files -----------------------------------------------------------
 
 
+class EvidenceFile(Model):
+    """A file that shows what an attestation says, known by the SHA-256 of its bytes."""
+
+    fact, made, since = "evidence_file", "stored", 2
+    schema_name = "EvidenceFileResponse"
+
+    id = Uuid()
+    attestation = Owner(Attestation, index=True)
+    file_name = Text(255)
+    sha256_hash = Text(64, index=True)
+    file_size_bytes = Integer(0)
+    content_type = Text(255)
+    stored_at = Timestamp(6, default=now_exactly)
+    #: Where a file lies whose bytes are not kept here.
+    external_url = Text(2048, null=True)
+
+    @classmethod
+    def keep(cls, attestation: Attestation, upload: Upload) -> EvidenceFile:
+        """Store a file that came in, piece by piece, each encrypted for its place."""
+        kept = cls.create(
+            attestation=attestation.id,
+            file_name=upload.file_name,
+            sha256_hash=upload.sha256,
+            file_size_bytes=upload.size,
+            content_type=upload.content_type,
+        )
+        seal = session().ring.seal_bytes
+        for number, piece in enumerate(upload.pieces()):
+            sealed = seal(piece, EvidencePiece.place(kept.id, number))
+            EvidencePiece.create(evidence_file=kept.id, number=number, content=sealed)
+        return kept
+
+    def is_intact(self) -> bool:
+        """Whether the bytes kept here still are those whose hash was recorded."""
+        digest, size = hashlib.sha256(), 0
+        sealed = EvidencePiece.select(EvidencePiece.number, EvidencePiece.content)
+        mine = sealed.where(EvidencePiece.evidence_file == self.id).order_by(EvidencePiece.number)
+        try:
+            for number, content in mine.tuples().iterator():
+                piece = session().ring.open_bytes(content, EvidencePiece.place(self.id, number))
+                digest.update(piece)
+                size += len(piece)
+        except Unavailable:
+            # It tells of bytes that no key of the workspace made for this place.
+            return False
+        return (size, digest.hexdigest()) == (self.file_size_bytes, self.sha256_hash)
+
+    def content(self, workspace: Workspace) -> Iterator[bytes]:
+        """The bytes of the file, read as they are asked for, long after the request's session."""
+        sql = 'SELECT "content" FROM "evidence_piece" WHERE "evidence_file_id" = ? AND "number" = ?'
+        for number in range(-(-self.file_size_bytes // PIECE)):
+            with workspace.read():
+                row = workspace.fetch_row(sql, (self.id, number))
+            if row is None:
+                raise Damaged
+            yield workspace.ring.open_bytes(row[0], EvidencePiece.place(self.id, number))
+
+
+class EvidencePiece(Model):
+    """A piece of an evidence file, encrypted; the file's recorded hash is over all of them."""
+
+    key, since = "evidence_file number", 2
+
+    id = Integer(primary_key=True, null=True)
+    evidence_file = Owner(EvidenceFile, on_delete="CASCADE")
+    number = Integer(0)
+    content = Blob()
+
+    @staticmethod
+    def place(file_id: str, number: int) -> str:
+        """What the encryption of a piece is bound to."""
+        return f"evidence_piece/content/{file_id}/{number}"
+
+
+def check_evidence() -> Iterator[str]:
+    """Hold every evidence file of the current session against its recorded hash."""
+    for file in EvidenceFile.select().where(EvidenceFile.external_url.is_null()).iterator():
+        if not file.is_intact():
+            yield f"Evidence file {file.id} does not match the hash that was recorded of it."
+
+
+EVIDENCE = Array(
+    EvidenceFile,
+    {
+        "attestation": lambda key: EvidenceFile.attestation == key,
+        "trail": lambda key: EvidenceFile.attestation.in_(
+            Attestation.select(Attestation.id).where(Attestation.trail == key)
+        ),
+    },
+)
+
+
+class EvidenceFiles(
+    Resource,
+    surface=FACTSTORE,
+    model=EvidenceFile,
+    scope="factstore",
+    tag="Evidence",
+):
+    """The files behind attestations."""
+
+    @route(
+        "GET /api/v1/trails/{trailId}/evidence",
+        id="listTrailEvidence",
+        answer=FACTSTORE.array_schema("EvidenceFileResponse"),
+    )
+    def of_trail(self, context, trail):
+        """List the evidence files of a trail."""
+        return FACTSTORE.array(context, EVIDENCE, {"trail": trail})
+
+    @route(
+        "GET /api/v1/attestations/{attestationId}/evidence",
+        id="listAttestationEvidence",
+        answer=FACTSTORE.array_schema("EvidenceFileResponse"),
+    )
+    def of_attestation(self, context, attestation):
+        """List the evidence files of an attestation."""
+        return FACTSTORE.array(context, EVIDENCE, {"attestation": attestation})
+
+    @route(
+        "GET /api/v1/evidence/{sha256Hash}",
+        id="downloadEvidence",
+        answers_with="*/*",
+        answer=File().describe(),
+        redirects=True,
+        slow=True,
+    )
+    def download(self, context, digest):
+        """Download an evidence file by the SHA-256 of its bytes; the oldest one that has it."""
+        known = re.fullmatch("[0-9a-f]{64}", digest) and (
+            EvidenceFile.select()
+            .where(EvidenceFile.sha256_hash == digest)
+            .order_by(peewee.SQL('"t1"."rowid"'))
+            .first()
+        )
+        if not known:
+            raise NotFound("There is no evidence file with this hash.")
+        if known.external_url:
+            where = urllib.parse.quote(known.external_url, safe=":/?#[]@!$&'()*+,;=%~")
+            return Reply(302, headers={"Location": where})
+        if not known.is_intact():
+            log.error("Evidence file %s does not match its recorded hash.", known.id)
+            raise Damaged(f"The stored bytes of evidence file {known.id} do not match its hash.")
+        headers = attachment_headers(known.file_name, known.content_type, known.file_size_bytes)
+        return Reply(200, headers=headers, stream=known.content(context.workspace))
+
+
 # --- Evidence processors ------------------------------------------------------
+# A file may say by itself how its attestation ended, by the attestation's type.
+
+
+class Unreadable(Exception):
+    """A report that is not what its attestation's type says."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a report says of its attestation: whether it passed, and the details."""
+
+    passed: bool
+    details: dict
+
+    def values(self) -> dict:
+        """What it sets in the attestation."""
+        # A report may spell halves of characters, which are no text.
+        details = to_json(self.details).encode("utf-8", "replace").decode()
+        return {"status": "PASSED" if self.passed else "FAILED", "details": details}
+
+
+class JunitReader:
+    """Adds up what the test suites of a JUnit report count, as the report streams by.
+
+    A document type, which entities need, is refused; so is what only serves to exhaust.
+    """
+
+    DEPTH, ELEMENTS, TAG = 256, 2_000_000, 4 << 20
+    COUNTED = ("tests", "failures", "errors", "skipped")
+
+    def __init__(self) -> None:
+        self.counts = dict.fromkeys(self.COUNTED, 0)
+        self.depth = self.elements = 0
+
+    def read(self, pieces: Iterable[bytes]) -> dict[str, int]:
+        """The sums over every `testsuite` element, or Unreadable."""
+        from xml.parsers import expat
+
+        parser, fed = expat.ParserCreate(), 0
+        parser.StartElementHandler, parser.EndElementHandler = self.begin, self.end
+        parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = self.refuse
+        parser.ExternalEntityRefHandler = self.refuse
+        try:
+            for piece in pieces:
+                parser.Parse(piece)
+                fed += len(piece)
+                # A tag is read anew with every piece until it is complete.
+                if fed - parser.CurrentByteIndex > self.TAG:
+                    raise Unreadable("The XML holds a tag that is too long.")
+            parser.Parse(b"", True)
+        except (expat.ExpatError, LookupError, ValueError) as error:
+            raise Unreadable(f"The file is not well-formed XML: {error}.") from None
+        return self.counts
+
+    def refuse(self, *declared: Any) -> None:
+        """Refuse a declaration."""
+        raise Unreadable("The XML declares a document type or entities, which is refused.")
+
+    def begin(self, name: str, attributes: dict[str, str]) -> None:
+        """Count what a test suite says of itself."""
+        if not self.depth and name not in ("testsuite", "testsuites"):
+            raise Unreadable("The file is not a JUnit report: its root is no testsuite.")
+        self.depth += 1
+        self.elements += 1
+        if self.depth > self.DEPTH or self.elements > self.ELEMENTS:
+            raise Unreadable("The XML is nested too deep, or holds too many elements.")
+        if name != "testsuite":
+            return
+        for counted in self.COUNTED:
+            text = attributes.get(counted, "0").strip()
+            if not re.fullmatch("[0-9]{1,9}", text):
+                raise Unreadable(f"The attribute {counted} of a testsuite is not a number.")
+            self.counts[counted] += int(text)
+
+    def end(self, name: str) -> None:
+        """Leave an element."""
+        self.depth -= 1
+
+
+#: What is looked at in a JSON report; nothing else of it is kept.
+REPORTED = {"runs", "results", "vulnerabilities", "projectStatus", "status", "issueRef"}
+
+
+def read_report(upload: Upload) -> Any:
+    """The JSON of a report, of each object only what is looked at; Unreadable if it is none."""
+    if sum(piece.count(b",") for piece in upload.pieces()) > 3_000_000:
+        raise Unreadable("The JSON holds more than 3,000,000 values.")
+    try:
+        return json.loads(
+            upload.text(),
+            object_hook=lambda found: {name: found[name] for name in REPORTED & found.keys()},
+            parse_constant=refuse_constant,
+            parse_float=str,
+            parse_int=str,
+        )
+    except (ValueError, RecursionError):
+        raise Unreadable("The file is not JSON in UTF-8.") from None
+
+
+def must_be_object(report: Any) -> dict:
+    """A part of a report that has to be a JSON object, or Unreadable."""
+    if not isinstance(report, dict):
+        raise Unreadable("The report is not a JSON object.")
+    return report
+
+
+def process_junit(upload: Upload) -> Outcome:
+    """Tests pass when none has failed or broken off."""
+    counts = JunitReader().read(upload.pieces())
+    return Outcome(counts["failures"] + counts["errors"] == 0, counts)
+
+
+def process_snyk(upload: Upload) -> Outcome:
+    """A scan passes when it found nothing: SARIF 2.1.0, or Snyk's own JSON of projects."""
+    report = read_report(upload)
+    number = sum(map(count_findings, report if isinstance(report, list) else [report]))
+    return Outcome(number == 0, {"vulnerabilities": number})
+
+
+def count_findings(report: Any) -> int:
+    """How much a scan found, or Unreadable."""
+    runs, name = must_be_object(report).get("runs"), "results"
+    if not isinstance(runs, list):
+        runs, name = [report], "vulnerabilities"
+    lists = [must_be_object(run).get(name) for run in runs]
+    if not all(isinstance(found, list | None) for found in lists):
+        raise Unreadable(f"The {name} of the report are not a list.")
+    return sum(len(found or ()) for found in lists)
+
+
+def process_sonar(upload: Upload) -> Outcome:
+    """A quality gate passes when it says OK or PASSED."""
+    report = must_be_object(read_report(upload))
+    project = report.get("projectStatus")
+    inner = project.get("status") if isinstance(project, dict) else None
+    status = next((one for one in (inner, report.get("status")) if one), "")
+    if not isinstance(status, str) or len(status) > 255:
+        raise Unreadable("The status of the quality gate is not a word.")
+    return Outcome(status.upper() in ("OK", "PASSED"), {"qualityGateStatus": status})
+
+
+def process_jira(upload: Upload) -> Outcome:
+    """A reference passes when it has the form of an issue's key, such as PAY-17."""
+    try:
+        text = upload.text().strip() if upload.size <= PIECE else ""
+    except ValueError:
+        text = ""
+    if not text:
+        raise Unreadable("The file does not hold the reference of an issue.")
+    details = {"issueRef": text}
+    if text.startswith("{"):
+        report = must_be_object(read_report(upload))
+        details = {name: report.get(name) or "" for name in ("issueRef", "status")}
+    passed = re.fullmatch("[A-Z]+-[0-9]+", str(details["issueRef"]))
+    return Outcome(passed is not None, details)
+
+
+#: What both versions' uploads promise alike.
+UPLOADING = {
+    "body": Schema(file=File(), name="EvidenceUpload"),
+    "media": {UPLOAD_MEDIA: None},
+    "limit": "upload_limit",
+    "before": "process",
+    "status": 201,
+}
+PROCESSORS = MappingProxyType(
+    {"junit": process_junit, "snyk": process_snyk, "sonar": process_sonar, "jira": process_jira}
+)
+
+
+class EvidenceUploads(
+    Resource,
+    surface=FACTSTORE,
+    model=EvidenceFile,
+    scope="factstore",
+    tag="Attestations",
+):
+    """Files on their way to their attestations."""
+
+    def process(self, context, trail, key):
+        """What the file says of its attestation, for types that have a processor."""
+        type = self.addressed(trail, key).type.lower()
+        if type not in PROCESSORS:
+            return None
+        try:
+            return PROCESSORS[type](context.upload)
+        except Unreadable as error:
+            return Outcome(False, {"error": str(error)})
+
+    def addressed(self, trail: str, key: str) -> Attestation:
+        """The attestation that a path names, which must be of the trail that it names."""
+        Trail.fetch(trail)
+        attestation = Attestation.fetch(key)
+        if attestation.trail_id != trail:
+            raise NotFound(f"The attestation {key} is not of the trail {trail}.")
+        return attestation
+
+    def store(self, context, trail: str, key: str) -> tuple[Attestation, EvidenceFile]:
+        """Store the file, and let its attestation and its trail follow."""
+        attestation, outcome = self.addressed(trail, key), context.prepared
+        kept = EvidenceFile.keep(attestation, context.upload)
+        attestation.change(
+            evidence_file_hash=kept.sha256_hash,
+            evidence_file_name=kept.file_name,
+            evidence_file_size_bytes=kept.file_size_bytes,
+            **outcome.values() if outcome else {},
+        )
+        if outcome:
+            settle(Trail.fetch(trail), failed=not outcome.passed)
+        return attestation, kept
+
+    @route(
+        "POST /api/v1/trails/{trailId}/attestations/{attestationId}/evidence",
+        id="uploadEvidence",
+        **UPLOADING,
+        answer=FACTSTORE.one_schema("EvidenceFileResponse"),
+    )
+    def upload(self, context, trail, key):
+        """Upload an evidence file for an attestation; some types read their status out of it."""
+        return self.store(context, trail, key)[1]
+
+
+class EvidenceUploadsV2(EvidenceUploads, model=Attestation, tag="V2 Attestations"):
+    """The same under the second version of the API, which answers briefly."""
+
+    @route(
+        "POST /api/v2/trails/{trailId}/attestations/{attestationId}/evidence",
+        id="uploadEvidenceV2",
+        **UPLOADING,
+        answer=COMMAND_RESULT,
+        brief=created,
+    )
+    def upload_briefly(self, context, trail, key):
+        """Upload an evidence file for an attestation, and hear the attestation's id."""
+        return self.store(context, trail, key)[0]
 
 
 # --- Evidence collection ------------------------------------------------------
 
 
+class CoverageReport(Model):
+    """How much of the code the tests of a trail ran through, in percent."""
+
+    fact, made, since = "coverage_report", "reported", 2
+    schema_name = "CoverageReportResponse"
+
+    id = Uuid()
+    trail = Owner(Trail, index=True, on_delete="CASCADE")
+    tool = Text(255)
+    line_coverage = Number(null=True)
+    branch_coverage = Number(null=True)
+    min_coverage = Number(null=True)
+    passed = Boolean()
+    report_file_name = Text(255, null=True)
+    report_file_hash = Text(64, 64, pattern="[0-9a-f]+", hint="Expected SHA-256 in hex", null=True)
+    details = Text(1_000_000, null=True)
+    created_at = Timestamp(6, default=now_exactly)
+
+
+TRAIL_COVERAGE = Array(CoverageReport, {"trail": lambda trail: CoverageReport.trail == trail})
+
+
+def is_covered(told: Mapping[str, Any]) -> bool:
+    """Whether each figure that is told reaches the minimum; no figure reaches one."""
+    figures = [told.get("line_coverage"), told.get("branch_coverage")]
+    figures = [figure for figure in figures if figure is not None]
+    least = told.get("min_coverage")
+    return least is None or (bool(figures) and min(figures) >= least)
+
+
+class CoverageReports(
+    Resource,
+    surface=FACTSTORE,
+    model=CoverageReport,
+    scope="factstore",
+    tag="Evidence",
+):
+    """The coverage reports of trails."""
+
+    @route(
+        "GET /api/v1/trails/{trailId}/coverage",
+        id="listCoverageReports",
+        answer=FACTSTORE.array_schema("CoverageReportResponse"),
+    )
+    def list(self, context, trail):
+        """List the coverage reports of a trail."""
+        Trail.fetch(trail)
+        return FACTSTORE.array(context, TRAIL_COVERAGE, {"trail": trail})
+
+    @route(
+        "POST /api/v1/trails/{trailId}/coverage",
+        id="reportCoverage",
+        body=Schema(
+            CoverageReport.tool,
+            CoverageReport.line_coverage,
+            CoverageReport.branch_coverage,
+            CoverageReport.min_coverage,
+            CoverageReport.report_file_name,
+            CoverageReport.report_file_hash,
+            CoverageReport.details,
+            name="ReportCoverageRequest",
+        ),
+        status=201,
+        answer=FACTSTORE.one_schema("CoverageReportResponse"),
+    )
+    def create(self, context, trail):
+        """Report the coverage of a trail, and attest whether it is enough."""
+        trail, told = Trail.fetch(trail), context.body
+        report = CoverageReport.create(trail=trail.id, passed=is_covered(told), **told)
+        figures = {
+            "tool": report.tool,
+            "lineCoverage": report.line_coverage,
+            "branchCoverage": report.branch_coverage,
+            "minCoverage": report.min_coverage,
+            "coverageReportId": report.id,
+        }
+        record_attestation(
+            trail,
+            None,
+            type="test-coverage",
+            status="PASSED" if report.passed else "FAILED",
+            name=report.tool,
+            details=to_json(figures),
+        )
+        return report
+
+
+def summarise_evidence(trail: Trail) -> dict:
+    """What a trail has and lacks; whatever was attested is collected, however it ended."""
+    earliest = peewee.fn.min(peewee.SQL('"t1"."rowid"'))
+    grouped = (
+        Attestation.select(Attestation.type, Attestation.status, peewee.fn.count(Attestation.id))
+        .where(Attestation.trail == trail)
+        .group_by(Attestation.type, Attestation.status)
+        .order_by(earliest)
+        .tuples()
+    )
+    collected, counts = {}, dict.fromkeys(Attestation.status.words, 0)
+    for kind, status, count in grouped:
+        collected[kind] = True
+        counts[status] += count
+    missing = [kind for kind in trail.flow.required_attestation_types if kind not in collected]
+    reports = TRAIL_COVERAGE.slice({"trail": trail.id})
+    return {
+        "trailId": trail.id,
+        "collectedTypes": [*collected],
+        "coverageReports": json.loads(b"[%b]" % reports.text),
+        "totalAttestations": sum(counts.values()),
+        "passedAttestations": counts["PASSED"],
+        "failedAttestations": counts["FAILED"],
+        "pendingAttestations": counts["PENDING"],
+        "isComplete": not missing,
+        "missingRequiredTypes": missing,
+    }
+
+
+def collect_item(trail: Trail, item: Mapping[str, Any]) -> dict:
+    """Record one item of a collection, and tell what came of it."""
+    status = "PASSED" if item["passed"] else "FAILED"
+    kind, details = item["evidenceType"], item["details"]
+    attestation = record_attestation(
+        trail, None, type=kind, status=status, name=item["tool"], details=details
+    )
+    return {
+        "trailId": trail.id,
+        "evidenceType": kind,
+        "attestationId": attestation.id,
+        "passed": status == "PASSED",
+    }
+
+
+#: The trails that lack an attestation of a required type, as JSON text, and their number.
+EVIDENCE_GAPS = """
+    WITH lacking AS MATERIALIZED (
+        SELECT t.rowid AS place, t.*, (
+            SELECT json_group_array(r.value) FROM json_each(f.required_attestation_types) AS r
+            WHERE NOT EXISTS (
+                SELECT 1 FROM attestation AS a WHERE a.trail_id = t.id AND a.type = r.value)
+        ) AS missing
+        FROM trail AS t JOIN flow AS f ON f.id = t.flow_id
+        WHERE f.required_attestation_types <> '[]'
+    )
+    SELECT CAST(ifnull(group_concat(text), '') AS BLOB), count(*) FROM (
+        SELECT json_object('trailId', id, 'gitCommitSha', git_commit_sha, 'gitBranch', git_branch,
+            'flowId', flow_id, 'missingTypes', json(missing), 'trailStatus', status) AS text
+        FROM lacking WHERE missing <> '[]' ORDER BY place LIMIT -1)
+"""
+
+
+def closed_schema(**properties: dict) -> dict:
+    """The JSON schema of an object that always has all of these members."""
+    return {"type": "object", "required": [*properties], "properties": properties}
+
+
+UUID_TEXT, TEXT, WHOLE = (
+    {"type": "string", "format": "uuid"},
+    {"type": "string"},
+    {"type": "integer"},
+)
+TEXTS = {"type": "array", "items": TEXT}
+
+
+class EvidenceCollection(Resource, surface=FACTSTORE, scope="factstore", tag="Evidence"):
+    """What was collected on trails, and what is lacking."""
+
+    @route(
+        "GET /api/v1/trails/{trailId}/evidence-summary",
+        id="getEvidenceSummary",
+        answer=closed_schema(
+            trailId=UUID_TEXT,
+            collectedTypes=TEXTS,
+            coverageReports=FACTSTORE.array_schema("CoverageReportResponse"),
+            totalAttestations=WHOLE,
+            passedAttestations=WHOLE,
+            failedAttestations=WHOLE,
+            pendingAttestations=WHOLE,
+            isComplete={"type": "boolean"},
+            missingRequiredTypes=TEXTS,
+        ),
+    )
+    def summarise(self, context, trail):
+        """Summarise what a trail has and lacks."""
+        return summarise_evidence(Trail.fetch(trail))
+
+    @route(
+        "POST /api/v1/evidence/collect",
+        id="collectBulkEvidence",
+        body=Schema(
+            items=Json(
+                ListOf(
+                    Shape(
+                        trail_id=Id(),
+                        evidence_type=Attestation.type,
+                        tool=Text(255),
+                        passed=Boolean(default=False),
+                        details=Attestation.details,
+                    )
+                )
+            ),
+            name="BulkEvidenceRequest",
+        ),
+        status=201,
+        answer=closed_schema(
+            results={
+                "type": "array",
+                "items": closed_schema(
+                    trailId=UUID_TEXT,
+                    evidenceType=TEXT,
+                    attestationId=UUID_TEXT,
+                    passed={"type": "boolean"},
+                ),
+            },
+            accepted=WHOLE,
+            failed=WHOLE,
+        ),
+    )
+    def collect(self, context):
+        """Record up to 1000 attestations at once; items on unknown trails only count as failed."""
+        items = context.body["items"]
+        named = {item["trailId"] for item in items}
+        trails = {trail.id: trail for trail in Trail.select().where(Trail.id.in_(named))}
+        known = [item for item in items if item["trailId"] in trails]
+        results = [collect_item(trails[item["trailId"]], item) for item in known]
+        failed = len(items) - len(results)
+        return {"results": results, "accepted": len(results), "failed": failed}
+
+    @route(
+        "GET /api/v1/evidence/gaps",
+        id="getEvidenceGaps",
+        answer=closed_schema(
+            gaps={
+                "type": "array",
+                "items": closed_schema(
+                    trailId=UUID_TEXT,
+                    gitCommitSha=TEXT,
+                    gitBranch=TEXT,
+                    flowId=UUID_TEXT,
+                    missingTypes=TEXTS,
+                    trailStatus=Trail.status.describe(),
+                ),
+            },
+            totalTrailsWithGaps=WHOLE,
+        ),
+    )
+    def list_gaps(self, context):
+        """List the trails that have no attestation of a type that their flow requires."""
+        return b'{"gaps":[%b],"totalTrailsWithGaps":%d}' % context.workspace.fetch_row(
+            EVIDENCE_GAPS
+        )
+
+
+# --- Pull request look-ups ----------------------------------------------------
+# Each provider speaks of pull requests in its own way; what is told of them is the same.
+
+TOLD = ("id", "title", "author", "reviewers", "mergedAt", "url")
+
+
+class SourceHost:
+    """The REST API of a provider, asked about one repository with an organisation's token."""
+
+    title: ClassVar[str] = ""
+    base: ClassVar[str] = ""
+    #: How a repository is written: at least and at most so many names with slashes between them.
+    names: ClassVar[tuple[int, int]] = (2, 2)
+    #: The dotted paths in a pull request to what is told of it, in the order of TOLD.
+    paths: ClassVar[str] = ""
+    #: Statuses that say that there is no such thing, and that the token is not accepted.
+    absent: ClassVar[tuple[int, ...]] = (404,)
+    refusals: ClassVar[tuple[int, ...]] = (401, 403)
+    #: Whether the list for a commit leaves out members that the pull request itself has.
+    lists_briefly: ClassVar[bool] = False
+
+    def __init__(self, base: str, token: str, transport: Transport, repository: Sequence[str]):
+        self.base, self.token, self.transport = base or self.base, token, transport
+        self.repository = repository
+
+    def headers(self) -> dict[str, str]:
+        """The headers of every request, the token among them."""
+        return {"Accept": "application/json", "Authorization": f"Bearer {self.token}"}
+
+    def place(self) -> str:
+        """The path of the repository."""
+        raise NotImplementedError
+
+    def list_for(self, commit: str) -> Any:
+        """What the host answers when it is asked for the pull requests of a commit."""
+        raise NotImplementedError
+
+    def pulls_in(self, found: Any) -> Any:
+        """The list in that answer."""
+        return found
+
+    def pull_path(self, number: int | str) -> str:
+        """The path of one pull request."""
+        return f"{self.place()}/pullrequests/{number}"
+
+    def ask(self, path: str, query: Any = None) -> Any:
+        """The JSON that the host answers with, or None where it has no such thing.
+
+        A query is posted as JSON.
+        """
+        if query is None:
+            answer = self.transport.get(self.base + path, self.headers())
+        else:
+            answer = self.transport.post(self.base + path, to_json(query).encode(), self.headers())
+        if answer.status in self.absent:
+            return None
+        # With a Retry-After, the token is fine, and has only been used too often.
+        if answer.status in self.refusals and answer.retry_after is None:
+            raise Unprocessable(
+                f"{self.title} refused the organisation's token; store one that may read "
+                f"pull requests of {'/'.join(self.repository)}."
+            )
+        if answer.status != 200:
+            raise BadGateway(f"{self.title} gave no usable answer. {answer.note}")
+        try:
+            found = read_json(answer.body or b"")
+        except Invalid:
+            raise self.nonsense() from None
+        if not isinstance(found, dict | list):
+            raise self.nonsense()
+        return found
+
+    def nonsense(self) -> BadGateway:
+        """What to raise where an answer cannot be understood."""
+        return BadGateway(f"{self.title} gave an answer that cannot be understood, or is too long.")
+
+    def of_commit(self, commit: str) -> dict | None:
+        """What is told of the first pull request for a commit; None where there is none."""
+        found = self.list_for(commit)
+        if found is None:
+            return None
+        pulls = self.pulls_in(found)
+        if not isinstance(pulls, list):
+            raise self.nonsense()
+        if not pulls:
+            return None
+        told = self.tell(pulls[0])
+        return (self.lists_briefly and self.numbered(told["id"])) or told
+
+    def numbered(self, number: int | str) -> dict | None:
+        """What is told of the pull request with a number; None where there is none."""
+        pull = self.ask(self.pull_path(number))
+        return None if pull is None else self.tell(pull)
+
+    def tell(self, pull: Any) -> dict:
+        """What an attestation keeps of a pull request."""
+        told = {name: dig(pull, path) for name, path in zip(TOLD, self.paths.split(), strict=True)}
+        if type(told["id"]) is not int or not isinstance(told["title"], str):
+            raise self.nonsense()
+        for name in ("author", "mergedAt", "url"):
+            told[name] = told[name] if isinstance(told[name], str) else None
+        people = told["reviewers"] if isinstance(told["reviewers"], list) else []
+        told["reviewers"] = [person for person in people if isinstance(person, str)]
+        return {**told, "id": str(told["id"])}
+
+
+def dig(value: Any, path: str) -> Any:
+    """What parsed JSON holds at a dotted path, in every element of a list; None for nothing."""
+    for name in path.split("."):
+        if isinstance(value, list):
+            value = [dig(element, name) for element in value]
+        else:
+            value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def segments(*names: str) -> str:
+    """Names as segments of a path, percent-encoded so that none of them leads elsewhere."""
+    return "/".join(urllib.parse.quote(name, safe="") for name in names)
+
+
+class GitHub(SourceHost):
+    """GitHub, REST API 2022-11-28; reviewers are those asked and those who have reviewed."""
+
+    title, base = "GitHub", "https://api.github.com"
+    # An unknown commit is 422 there ("No commit found for SHA").
+    absent = (404, 422)
+    paths = "number title user.login requested_reviewers.login merged_at html_url"
+
+    def headers(self):
+        version = {"X-GitHub-Api-Version": "2022-11-28"}
+        return {**super().headers(), "Accept": "application/vnd.github+json", **version}
+
+    def place(self):
+        return f"/repos/{segments(*self.repository)}"
+
+    def list_for(self, commit):
+        return self.ask(f"{self.place()}/commits/{segments(commit)}/pulls")
+
+    def pull_path(self, number):
+        return f"{self.place()}/pulls/{number}"
+
+    def tell(self, pull):
+        told = super().tell(pull)
+        # Whoever has reviewed is no longer among those asked.
+        reviews = self.ask(f"{self.pull_path(told['id'])}/reviews?per_page=100")
+        if not isinstance(reviews, list | None):
+            raise self.nonsense()
+        found = dig(reviews or [], "user.login")
+        others = (one for one in found if isinstance(one, str) and one != told["author"])
+        return told | {"reviewers": list(dict.fromkeys([*told["reviewers"], *others]))}
+
+
+class GitLab(SourceHost):
+    """GitLab, REST API 4; a project may lie in groups within groups."""
+
+    title, base, names = "GitLab", "https://gitlab.com", (2, 20)
+    paths = "iid title author.username reviewers.username merged_at web_url"
+
+    def headers(self):
+        return {"Accept": "application/json", "PRIVATE-TOKEN": self.token}
+
+    def place(self):
+        return f"/api/v4/projects/{segments('/'.join(self.repository))}"
+
+    def list_for(self, commit):
+        return self.ask(f"{self.place()}/repository/commits/{segments(commit)}/merge_requests")
+
+    def pull_path(self, number):
+        return f"{self.place()}/merge_requests/{number}"
+
+
+class Bitbucket(SourceHost):
+    """Bitbucket Cloud, REST API 2.0."""
+
+    title, base, lists_briefly = "Bitbucket", "https://api.bitbucket.org", True
+    paths = "id title author.display_name reviewers.display_name closed_on links.html.href"
+
+    def place(self):
+        return f"/2.0/repositories/{segments(*self.repository)}"
+
+    def list_for(self, commit):
+        return self.ask(f"{self.place()}/commit/{segments(commit)}/pullrequests")
+
+    def pulls_in(self, found):
+        return found.get("values") if isinstance(found, dict) else None
+
+    def tell(self, pull):
+        if dig(pull, "state") == "MERGED":
+            # Those closed before there was `closed_on` lack it.
+            return super().tell({"closed_on": dig(pull, "updated_on"), **pull})
+        return {**super().tell(pull), "mergedAt": None}
+
+
+class AzureDevOps(SourceHost):
+    """Azure DevOps Services, REST API 7.1, in which a commit is looked up by a query."""
+
+    title, base, names, lists_briefly = "Azure DevOps", "https://dev.azure.com", (3, 3), True
+    # Without a good token, it shows the page on which people sign in.
+    refusals = (203, 302, 401, 403)
+    paths = "pullRequestId title createdBy.uniqueName reviewers.uniqueName closedDate url"
+
+    def headers(self):
+        credentials = base64.b64encode(f":{self.token}".encode()).decode()
+        return {"Accept": "application/json", "Authorization": f"Basic {credentials}"}
+
+    def place(self):
+        organisation, project, repository = self.repository
+        return f"/{segments(organisation, project)}/_apis/git/repositories/{segments(repository)}"
+
+    def list_for(self, commit):
+        kinds = ("lastMergeCommit", "commit")
+        queries = [{"type": kind, "items": [commit]} for kind in kinds]
+        return self.ask(f"{self.place()}/pullrequestquery?api-version=7.1", {"queries": queries})
+
+    def pulls_in(self, found):
+        results = found.get("results") if isinstance(found, dict) else None
+        if not isinstance(results, list) or not all(isinstance(one, dict) for one in results):
+            return None
+        # Each result is an object with a list for every commit.
+        lists = [pulls for one in results for pulls in one.values()]
+        known = all(isinstance(pulls, list) for pulls in lists)
+        return list(itertools.chain(*lists)) if known else None
+
+    def pull_path(self, number):
+        return f"{super().pull_path(number)}?api-version=7.1"
+
+    def tell(self, pull):
+        told = super().tell(pull)
+        organisation, project, repository = self.repository
+        path = f"{segments(organisation, project)}/_git/{segments(repository)}"
+        merged = told["mergedAt"] if dig(pull, "status") == "completed" else None
+        # Its own `url` is one of the API.
+        return told | {"mergedAt": merged, "url": f"{self.base}/{path}/pullrequest/{told['id']}"}
+
+
+SOURCE_HOSTS: Mapping[str, type[SourceHost]] = MappingProxyType(
+    dict(zip(PROVIDERS.split(), (GitHub, GitLab, Bitbucket, AzureDevOps), strict=True))
+)
+
+
 # --- Pull requests ------------------------------------------------------------
+
+PULL_REQUEST = MappingProxyType(
+    {
+        "body": Schema(
+            provider=Provider(),
+            repository=Text(1024, null=True),
+            commit_sha=Text(255, null=True),
+            assert_on_missing=Boolean(default=False),
+            org_slug=Text(255, null=True),
+            repository_owner=Text(1024, null=True),
+            repository_name=Text(255, null=True),
+            pr_number=Integer(1, 2**31 - 1, null=True),
+            aliases={"organisationSlug": "orgSlug"},
+            name="CreatePrAttestationRequest",
+        ),
+        "status": 201,
+        "answer": FACTSTORE.one_schema("AttestationResponse"),
+        "before": "look_up",
+        "refuses": (502,),
+        "slow": True,
+    }
+)
+
+
+class PullRequests(
+    Resource,
+    surface=FACTSTORE,
+    model=Attestation,
+    scope="factstore",
+    tag="Attestations",
+    schema_name="AttestationResponse",
+):
+    """Attestations of the pull requests that commits came through."""
+
+    def look_up(self, context: Context, trail_id: str) -> tuple[dict, dict | None]:
+        """What is attested about, and the pull request that the source host has for it."""
+        Trail.fetch(trail_id)
+        body, slug = context.body, context.body.get("org_slug")
+        if not slug:
+            raise NotFound("There is no organisation to look it up for; name one in orgSlug.")
+        check_organisation(slug)
+        provider = body["provider"]
+        integration = ScmIntegration.of(slug, provider)
+        if integration is None:
+            raise NotFound(f"Organisation '{slug}' has no token for {provider}.")
+        kind = SOURCE_HOSTS[provider]
+        repository, commit = read_repository(body, kind), read_commit(body)
+        base = source_bases(context.settings).get(provider, "")
+        transport = source_transport(context.settings, provider)
+        host = kind(base, integration.token, transport, repository)
+        told = {"provider": provider, "repository": "/".join(repository), "commitSha": commit}
+        number = body.get("pr_number")
+        return told, host.numbered(number) if number else host.of_commit(commit)
+
+    @route(
+        "POST /api/v1/trails/{trailId}/attestations/pull-request",
+        id="attestPullRequest",
+        **PULL_REQUEST,
+    )
+    def attest(self, context, trail_id):
+        """Look a commit's pull request up at the source host, and record what was found.
+
+        Without one, the attestation is FAILED, or refused where `assertOnMissing` says so.
+        """
+        trail, body = Trail.fetch(trail_id), context.body
+        told, pull = context.prepared
+        number = body.get("pr_number")
+        wanted = f"pull request {number}" if number else f"pull request for {told['commitSha']}"
+        message = f"There is no {wanted} in {told['repository']} at {told['provider']}."
+        if pull is None and body.get("assert_on_missing"):
+            raise Unprocessable(message)
+        return record_attestation(
+            trail,
+            told,
+            type="pull-request",
+            name=told["provider"],
+            status="PASSED" if pull else "FAILED",
+            details=to_json(pull or {"message": message, **told}),
+            org_slug=body["org_slug"],
+        )
+
+
+class PullRequestsV2(
+    PullRequests,
+    surface=FACTSTORE,
+    model=Attestation,
+    scope="factstore",
+    tag="V2 Attestations",
+    schema_name="AttestationResponse",
+):
+    """The same by the paths of the second version."""
+
+    @route(
+        "POST /api/v2/trails/{trailId}/attestations/pull-request",
+        id="attestPullRequestV2",
+        **PULL_REQUEST,
+    )
+    def attest(self, context, trail_id):
+        """Look a commit's pull request up at the source host, and record what was found."""
+        return super().attest(context, trail_id)
+
+
+def read_repository(body: Mapping[str, Any], kind: type[SourceHost]) -> list[str]:
+    """The names that lead to the repository, from either way of writing them."""
+    owner, name = body.get("repository_owner"), body.get("repository_name")
+    text = body.get("repository") or (f"{owner}/{name}" if owner and name else "")
+    names, (least, most) = text.split("/"), kind.names
+    # A dot is a name that percent-encoding leaves as it is.
+    if not least <= len(names) <= most or any(not one.strip(" .") for one in names):
+        form = "organisation/project/repository" if least == 3 else "owner/name"
+        raise Invalid(issues=[issue(["repository"], f"Expected {form}")])
+    return names
+
+
+def read_commit(body: Mapping[str, Any]) -> str | None:
+    """The commit to look up, which a pull request's number may stand for."""
+    commit = body.get("commit_sha") or None
+    if commit is None and not body.get("pr_number"):
+        raise Invalid(issues=[issue(["commitSha"], "Required, unless prNumber is given")])
+    if commit is not None and not commit.strip(" ."):
+        raise Invalid(issues=[issue(["commitSha"], "Expected the hash of a commit")])
+    return commit
 
 
 # --- Identity tokens ----------------------------------------------------------
+
+TOKEN_ISSUERS = ("https://token.actions.githubusercontent.com", "https://gitlab.com")
+
+#: The members of an attestation's details, and the claims that they come from: GitHub Actions'
+#: (OpenID Connect reference) before GitLab's (ID token authentication).
+TOKEN_CLAIMS = {
+    "issuer": ("iss",),
+    "subject": ("sub",),
+    "repository": ("repository", "project_path"),
+    "workflow": ("workflow", "ci_config_ref_uri"),
+    "ref": ("ref",),
+    "sha": ("sha",),
+    "actor": ("actor", "user_login"),
+    "runId": ("run_id", "pipeline_id"),
+}
+
+
+class UsedToken(Model):
+    """That an identity token was used: SHA-256 of its issuer and its id, never the token."""
+
+    since = 2
+
+    id = Text(64, primary_key=True)
+    used_at = Timestamp(6, default=now_exactly)
+
+
+#: The first second of the year 10000, which no date can tell.
+TIME_IS_OVER = 253_402_300_800
+
+
+def read_token_part(part: str) -> dict:
+    """The JSON object in one part of a token (RFC 7515, section 3.1); empty where it is none."""
+    try:
+        read = read_json(base64.b64decode(part + "=" * (-len(part) % 4), b"-_", validate=True))
+    except (ValueError, Invalid):
+        return {}
+    return read if isinstance(read, dict) else {}
+
+
+def read_claims(token: str) -> dict:
+    """The claims of a well-formed token of a known issuer that has not expired.
+
+    Its signature is not verified: the issuer's keys are on the internet, an install need not be.
+    """
+    parts = token.split(".")
+    header, claims = read_token_part(parts[0]), read_token_part(parts[1] if parts[1:] else "")
+    # An unsecured token (RFC 7518, section 3.6) is not what an issuer hands out.
+    unsecured = str(header.get("alg") or "none").lower() == "none" or not parts[-1]
+    if len(parts) != 3 or not claims or unsecured:
+        raise Invalid("The token is not well formed: expected a signed JWT.")
+    if claims.get("iss") not in TOKEN_ISSUERS:
+        raise Invalid(f"The token is not of an issuer known here: {' or '.join(TOKEN_ISSUERS)}.")
+    for name in ("exp", "iat"):
+        moment = claims.get(name, 0)
+        if type(moment) not in (int, float) or not 0 <= moment < TIME_IS_OVER:
+            raise Invalid(f"The token's {name} is not a time in seconds since 1970.")
+    if claims.get("exp", TIME_IS_OVER) <= session().source.clock():
+        raise Invalid("The token has expired; ask its issuer for a new one.")
+    return claims
+
+
+def claim_text(claims: Mapping[str, Any], names: Iterable[str]) -> str | None:
+    """The first of some claims that is text or a whole number, as text."""
+    found = (claims[name] for name in names if type(claims.get(name)) in (str, int))
+    return next(map(str, found), None)
+
+
+def use_token(token: str, claims: Mapping[str, Any]) -> None:
+    """Remember that a token was used; Conflict where it was used before."""
+    # A token without an id is told by what it says.
+    own = claim_text(claims, ("jti",)) or token.split(".")[1]
+    key = hashlib.sha256(to_json([claims["iss"], own]).encode()).hexdigest()
+    if UsedToken.has(key):
+        raise Conflict("This identity token was used before; its jti is good for one attestation.")
+    UsedToken.create(id=key)
+
+
+class IdentityTokens(
+    Resource,
+    surface=FACTSTORE,
+    model=Attestation,
+    scope="factstore",
+    tag="V2 Attestations",
+):
+    """Attestations of where a build ran, by the identity that its CI system gave it."""
+
+    @route(
+        "POST /api/v2/attestations/oidc",
+        id="recordOidcAttestation",
+        body=Schema(
+            Attestation.trail,
+            Attestation.org_slug,
+            token=Text(100_000, 1),
+            name="OidcAttestationRequest",
+        ),
+        status=201,
+        answer=FACTSTORE.one_schema("AttestationResponse"),
+    )
+    def create(self, context):
+        """Record what a CI system's identity token says, without verifying its signature."""
+        trail, token = Trail.fetch(context.body["trail"]), context.body["token"].strip()
+        slug = context.body.get("org_slug")
+        check_organisation(slug)
+        claims = read_claims(token)
+        use_token(token, claims)
+        details = {name: claim_text(claims, sources) for name, sources in TOKEN_CLAIMS.items()}
+        issued = claims.get("iat")
+        details["issuedAt"] = None if issued is None else session().source.timestamp(issued, 6)
+        details["signatureVerified"] = False
+        return record_attestation(
+            trail,
+            None,
+            type="oidc-provenance",
+            status="PASSED",
+            details=to_json(details),
+            org_slug=slug,
+        )
 
 
 # --- Approvals ----------------------------------------------------------------
 
 
+class ApprovalDecision(Model):
+    """What one person said to a request for approval."""
+
+    fact, made, since = "approval_decision", "recorded", 2
+    schema_name = "ApprovalDecisionResponse"
+
+    id = Uuid()
+    approval = Owner(Approval, index=True, on_delete="CASCADE")
+    approver_identity = Text(255)
+    decision = Choice("APPROVED REJECTED")
+    comments = Text(10_000, null=True)
+    decided_at = Timestamp(6, default=now_exactly)
+
+    @classmethod
+    def record(cls, approval: Approval, decision: str, said: Mapping[str, Any]) -> None:
+        """Put a decision down; Conflict unless the approval is still pending."""
+        status = approval.json()["status"]
+        if status != "PENDING_APPROVAL":
+            raise Conflict(f"Approval {approval.id} is {status} and cannot be decided any more.")
+        made = cls.create(approval=approval.id, decision=decision, **said)
+        AuditEvent.record(
+            "APPROVAL_GRANTED" if decision == "APPROVED" else "APPROVAL_REJECTED",
+            made.approver_identity,
+            {"approvalId": approval.id},
+            trail_id=approval.trail_id,
+        )
+
+
+def approve(approval: Approval, said: Mapping[str, Any]) -> None:
+    """Take an approving decision; the last of those that are required makes it APPROVED."""
+    ApprovalDecision.record(approval, "APPROVED", said)
+    mine = ApprovalDecision.approval == approval
+    heard = ApprovalDecision.select(ApprovalDecision.approver_identity).where(mine).tuples()
+    if set(approval.required_approvers) <= {identity for (identity,) in heard}:
+        approval.change(status="APPROVED", resolved_at=now_exactly())
+        emit("factstore.approval.granted", {"approval": approval.json()})
+        settle(approval.trail)
+
+
+def reject(approval: Approval, said: Mapping[str, Any]) -> None:
+    """Take a rejection; one by anybody ends it."""
+    ApprovalDecision.record(approval, "REJECTED", said)
+    approval.change(status="REJECTED", resolved_at=now_exactly())
+    emit("factstore.approval.rejected", {"approval": approval.json()})
+
+
+class ApprovalRequest(Schema):
+    """What asks for an approval; the trail in the path wins over the one in the body.
+
+    The reference demands `trailId` and ignores it: it is told as required, and not missed.
+    """
+
+    def describe(self):
+        return super().describe() | {"required": ["trailId"]}
+
+
+APPROVALS_BY_TRAIL = Array(Approval, {"trail": lambda trail: Approval.trail == trail})
+
+
+class Approvals(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/approvals",
+    model=Approval,
+    scope="factstore",
+    tag="Approvals",
+    schema_name="ApprovalResponse",
+    verbs="list retrieve",
+):
+    """Requests to let trails be released."""
+
+    filters = Filters(Approval.status)
+    conditions: ClassVar[dict] = {"status": lambda status: peewee.SQL(Approval.standing) == status}
+
+    @route(
+        "GET /api/v1/trails/{trailId}/approvals",
+        id="listApprovalsByTrail",
+        answer=FACTSTORE.array_schema("ApprovalResponse"),
+    )
+    def of_trail(self, context, trail):
+        """List the approvals of a trail."""
+        return FACTSTORE.array(context, APPROVALS_BY_TRAIL, {"trail": trail})
+
+    @route(
+        "POST /api/v1/trails/{trailId}/approvals",
+        id="requestApproval",
+        body=ApprovalRequest(
+            Approval.required_approvers,
+            Approval.comments,
+            Approval.deadline,
+            trail_id=Id(),
+            optional="trailId",
+            name="CreateApprovalRequest",
+        ),
+        answer=FACTSTORE.one_schema("ApprovalResponse"),
+        would="wouldCreate",
+    )
+    def ask(self, context, key):
+        """Ask for approval of a trail."""
+        trail = Trail.fetch(key)
+        context.body.pop("trail_id", None)
+        asked = split_lists(context.body)
+        approval = Approval.create(trail=trail.id, flow=trail.flow_id, **asked)
+        emit("factstore.approval.requested", {"approval": approval.json()})
+        return approval
+
+
+class ApprovalDecisions(
+    Resource,
+    surface=FACTSTORE,
+    model=ApprovalDecision,
+    scope="factstore",
+    tag="Approvals",
+    schema_name="ApprovalDecisionResponse",
+):
+    """What is said to requests for approval."""
+
+    said = Schema(
+        ApprovalDecision.approver_identity,
+        ApprovalDecision.comments,
+        name="ApprovalDecisionRequest",
+    )
+
+    @route(
+        "POST /api/v1/approvals/{approvalId}/approve",
+        id="approveApproval",
+        body=said,
+        answer=FACTSTORE.one_schema("ApprovalResponse"),
+    )
+    def approve(self, context, key):
+        """Add an approving decision to an approval."""
+        approval = Approval.fetch(key)
+        approve(approval, context.body)
+        return approval
+
+    @route(
+        "POST /api/v1/approvals/{approvalId}/reject",
+        id="rejectApproval",
+        body=said,
+        answer=FACTSTORE.one_schema("ApprovalResponse"),
+    )
+    def reject(self, context, key):
+        """Reject an approval, which ends it."""
+        approval = Approval.fetch(key)
+        reject(approval, context.body)
+        return approval
+
+
 # --- Assertions ---------------------------------------------------------------
+
+#: What a digest was reported as, and where; what was said there. Each in the order of recording.
+REPORTED_UNDER = """SELECT a."trail_id", a."image_name", k."template_yaml"
+    FROM "artifact" AS a JOIN "trail" AS k ON k."id" = a."trail_id"
+    WHERE a."sha256_digest" = ? ORDER BY a."rowid\""""
+SAID = """SELECT "trail_id", "type", "status", "name" FROM "attestation" WHERE "trail_id" IN
+    (SELECT "trail_id" FROM "artifact" WHERE "sha256_digest" = ?) ORDER BY "rowid\""""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came of an assertion: whether it holds, in a sentence, and what it was decided on."""
+
+    compliant: bool
+    details: str
+    missing: Sequence[str] = ()
+    failed: Sequence[str] = ()
+    #: Whether attestations are required by name, in a template, and not by type.
+    named: bool = False
+    trail_id: str | None = None
+    attestations: Sequence[dict] = ()
+
+    @property
+    def status(self) -> str:
+        """The verdict in a word."""
+        return "COMPLIANT" if self.compliant else "NON_COMPLIANT"
+
+
+def judge(flow: Flow, digest: str) -> Verdict:
+    """Hold whatever was reported under a digest against a flow; the best of it decides.
+
+    Which flow it was reported for makes no difference. The first artifact that lacks nothing
+    decides, or else the first of those that lack least.
+    """
+    connection = session().database.connection()
+    # The same image may be reported on a trail again and again.
+    artifacts = list(dict.fromkeys(connection.execute(REPORTED_UNDER, (digest,))))
+    types = flow.required_attestation_types
+    if not artifacts:
+        return Verdict(False, f"No artifact with the digest {digest} was reported.", types)
+    first = flow.template_yaml if artifacts[0][2] is None else artifacts[0][2]
+    if first is None and not types:
+        return Verdict(True, f"The flow {flow.name} requires no attestations.")
+    told, passed, failed = defaultdict(list), defaultdict(set), defaultdict(list)
+    for trail, type, status, name in connection.execute(SAID, (digest,)):
+        told[trail].append({"type": type, "status": status})
+        said = type if first is None else name
+        if status == "PASSED":
+            passed[trail].add(said)
+        elif status == "FAILED" and said is not None:
+            failed[trail].append(said)
+    required = requirement(flow, digest, first)
+    lacking = [
+        ([one for one in required(image, template) if one not in passed[trail]], trail)
+        for trail, image, template in artifacts
+    ]
+    missing, trail = min(lacking, key=lambda one: len(one[0]))
+    return conclude(flow, missing, failed[trail], first is not None, trail, told[trail])
+
+
+def requirement(flow: Flow, digest: str, first: str | None) -> Callable:
+    """What is required of an image name on a trail with this template or none."""
+    if first is None:
+        return lambda image, template: flow.required_attestation_types
+    fields = flow.condition_fields()
+
+    @functools.cache
+    def names(image: str, template: str | None) -> list[str]:
+        own = flow.template_yaml if template is None else template
+        chosen = read_template(first if own is None else own)
+        return chosen.names(fields | artifact_fields(image, digest))
+
+    return names
+
+
+def conclude(flow, missing, failed, named, trail, attestations) -> Verdict:
+    """The verdict on the artifact that decides."""
+    decided = {"named": named, "trail_id": trail, "attestations": attestations}
+    if missing:
+        sentence = f"Not passed for the flow {flow.name}: {', '.join(missing)}."
+        return Verdict(False, sentence, missing, failed, **decided)
+    approved = Approval.select().where(Approval.trail == trail, Approval.status == "APPROVED")
+    if flow.requires_approval and not approved.exists():
+        sentence = f"The flow {flow.name} requires an approval, and the trail {trail} has none."
+        return Verdict(False, sentence, **decided)
+    sentence = f"Everything that the flow {flow.name} requires has passed."
+    return Verdict(True, sentence, failed=failed, **decided)
+
+
+LISTED = {"type": "array", "items": {"type": "string"}}
+VERDICT = {
+    "sha256Digest": {"type": "string"},
+    "flowId": {"type": "string", "format": "uuid"},
+    "status": {"type": "string", "enum": ["COMPLIANT", "NON_COMPLIANT"]},
+    "missingAttestationTypes": LISTED,
+    "failedAttestationTypes": LISTED,
+    "details": {"type": "string"},
+    "missingAttestationNames": LISTED,
+    "failedAttestationNames": LISTED,
+    "compliant": {"type": "boolean"},
+    "message": {"type": "string"},
+    "flowName": {"type": "string"},
+    "missingAttestations": LISTED,
+    "failedAttestations": LISTED,
+    "checkedAt": {"type": "string", "format": "date-time"},
+    "attestations": {
+        "type": "array",
+        "items": {
+            "type": "object",
+            "required": ["type", "status"],
+            "properties": {
+                "type": {"type": "string"},
+                "status": Attestation.status.describe(),
+            },
+        },
+    },
+}
+
+
+class Assertions(Resource, surface=FACTSTORE, scope="factstore", tag="Assert"):
+    """Verdicts on artifacts."""
+
+    @route(
+        "POST /api/v1/assert",
+        id="assertCompliance",
+        body=Schema(sha256_digest=Text(255), flow_id=Id(), name="AssertRequest"),
+        answer={"type": "object", "required": list(VERDICT), "properties": VERDICT},
+        before="weigh",
+        would="wouldCreate",
+    )
+    def decide(self, context):
+        """Decide whether an artifact meets a flow."""
+        flow, verdict = context.prepared
+        digest = context.body["sha256_digest"]
+        missing, failed = list(verdict.missing), list(verdict.failed)
+        asked = {"sha256Digest": digest, "flowId": flow.id, "status": verdict.status}
+        by_type = {
+            "missingAttestationTypes": [] if verdict.named else missing,
+            "failedAttestationTypes": [] if verdict.named else failed,
+        }
+        AuditEvent.record(
+            "GATE_ALLOWED" if verdict.compliant else "GATE_BLOCKED",
+            "system",
+            asked | by_type,
+            trail_id=verdict.trail_id,
+            artifact_sha256=digest,
+        )
+        return {
+            **asked,
+            **by_type,
+            "details": verdict.details,
+            "missingAttestationNames": missing if verdict.named else [],
+            "failedAttestationNames": failed if verdict.named else [],
+            "compliant": verdict.compliant,
+            "message": verdict.details,
+            "flowName": flow.name,
+            "missingAttestations": missing,
+            "failedAttestations": failed,
+            "checkedAt": now_exactly(),
+            "attestations": list(verdict.attestations),
+        }
+
+    def weigh(self, context: Context) -> tuple[Flow, Verdict]:
+        """Come to the verdict before the transaction that records it, so that no writer waits."""
+        flow = Flow.fetch(context.body["flow_id"])
+        return flow, judge(flow, context.body["sha256_digest"])
 
 
 # --- Environments -------------------------------------------------------------
+# Where artifacts run. The state of an environment is read off its newest snapshot.
+
+
+@functools.lru_cache(1000)
+def compiled(pattern: str) -> Pattern:
+    """A pattern ready for matching; ValueError when it is none, or more than names need."""
+    try:
+        return Pattern(pattern)
+    except (ValueError, OverflowError):
+        raise ValueError("Expected a regular expression without references, lookaround") from None
+
+
+class NamePattern(Text):
+    """A regular expression for names."""
+
+    def read(self, value):
+        compiled(super().read(value))
+        return value
+
+
+SCOPE_LIST = Shape(
+    names=Json(ListOf(Text(255)), default=list),
+    patterns=Json(ListOf(NamePattern(500)), default=list),
+)
+NO_SCOPE = partial(SCOPE_LIST.read, {})
+SNAPSHOT_SCOPE = Shape(
+    include=Json(SCOPE_LIST, default=NO_SCOPE), exclude=Json(SCOPE_LIST, default=NO_SCOPE)
+)
+COMPLIANCE = Choice("COMPLIANT NON_COMPLIANT UNKNOWN")
+
+
+def digest_state(digest: str) -> str:
+    """SQL for the compliance of a digest: that of the trail which reported it first."""
+    first = f"""(SELECT b."trail_id" FROM "artifact" AS b WHERE b."sha256_digest" = {digest}
+        ORDER BY b."rowid" LIMIT 1)"""
+    return compliance_sql(first)
+
+
+#: SQL for the state of the environment `t1`: the worst of what its newest snapshot holds. Unknown
+#: while no policy is attached to it.
+ENVIRONMENT_STATE = f"""(SELECT CASE max(CASE {digest_state('i."artifact_sha256"')}
+        WHEN 'NON_COMPLIANT' THEN 2 WHEN 'COMPLIANT' THEN 0 ELSE 1 END)
+        WHEN 2 THEN '"NON_COMPLIANT"' WHEN 0 THEN '"COMPLIANT"' ELSE '"UNKNOWN"' END
+    FROM "snapshot_artifact" AS i WHERE i."snapshot_id" = (
+        SELECT l."id" FROM "environment_snapshot" AS l WHERE l."environment_id" = t1."id"
+        ORDER BY l."snapshot_index" DESC LIMIT 1)
+    AND EXISTS (SELECT 1 FROM "policy_attachment" AS p WHERE p."environment_id" = t1."id"))"""
+
+
+class Environment(Model):
+    """A place where artifacts run."""
+
+    fact, key, touched, since = "environment", "name", True, 2
+    schema_name = "EnvironmentResponse"
+    derived: ClassVar[dict] = {"complianceState": Derived(COMPLIANCE, ENVIRONMENT_STATE)}
+
+    id = Uuid()
+    name = Name()
+    type = Choice("K8S ECS LAMBDA S3 DOCKER GENERIC")
+    description = Text(10_000, default="")
+    org_slug = Text(255, null=True, index=True)
+    drift_policy = Choice("WARN BLOCK IGNORE", default="WARN")
+    scope = Json(SNAPSHOT_SCOPE, null=True)
+    created_at = Timestamp(6, default=now_exactly)
+    updated_at = Timestamp(6, default=now_exactly)
+
+    @classmethod
+    def create(cls, **values):
+        check_environment_name(cls, values["name"])
+        check_organisation(values.get("org_slug"))
+        return super().create(**values | {"scope": tidy_scope(values.get("scope"))})
+
+    def change(self, **values):
+        if values.get("name", self.name) != self.name:
+            check_environment_name(type(self), values["name"])
+        if "scope" in values:
+            values["scope"] = tidy_scope(values["scope"])
+        return super().change(**values)
+
+    def covers(self, name: str) -> bool:
+        """Whether snapshots hold artifacts of this name: included if anything is, not excluded."""
+        if self.scope is None or self.type in ("S3", "GENERIC"):
+            return True
+        names, patterns = self.scope["include"]["names"], self.patterns("include")
+        included = not (names or patterns) or is_listed(name, names, patterns)
+        excluded = is_listed(name, self.scope["exclude"]["names"], self.patterns("exclude"))
+        return included and not excluded
+
+    def patterns(self, half: str) -> list[str]:
+        """The patterns that count in one half of the scope; none do for Docker."""
+        return [] if self.type == "DOCKER" else self.scope[half]["patterns"]
+
+
+def is_listed(name: str, names: Sequence[str], patterns: Sequence[str]) -> bool:
+    """Whether a name is among these, or one of the patterns matches it."""
+    return name in names or any(compiled(pattern).matches(name) for pattern in patterns)
+
+
+def check_environment_name(model: type[Model], name: str) -> None:
+    """Refuse a name that another environment of a kind has."""
+    if model.select().where(model.name == name).exists():
+        raise Conflict(f"{model.noun().capitalize()} with name '{name}' already exists")
+
+
+def tidy_scope(scope: dict | None) -> dict | None:
+    """A scope without blanks; None where nothing is left of it."""
+    tidy = {
+        half: {kind: [text for text in texts if text.strip()] for kind, texts in lists.items()}
+        for half, lists in (scope or {}).items()
+    }
+    return tidy if any(texts for lists in tidy.values() for texts in lists.values()) else None
+
+
+class Environments(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/environments",
+    model=Environment,
+    scope="factstore",
+    tag="Environments",
+    verbs="list create retrieve update delete",
+    options={"list": {"answer": FACTSTORE.paged_schema("EnvironmentResponse")}},
+):
+    """Places where artifacts run."""
+
+    filters = Paging()
+    creates = Schema(
+        Environment.name,
+        Environment.type,
+        Environment.description,
+        Environment.org_slug,
+        Environment.drift_policy,
+        Environment.scope,
+        name="CreateEnvironmentRequest",
+    )
+    changes = Schema(
+        Environment.name,
+        Environment.type,
+        Environment.description,
+        Environment.drift_policy,
+        Environment.scope,
+        name="UpdateEnvironmentRequest",
+    )
+
+
+# --- Snapshot records ---------------------------------------------------------
+# What ran in an environment at one time, the baseline that it should be, and how far they drifted.
+
+SNAPSHOT_ARTIFACT = {
+    "artifact_sha256": Text(255),
+    "artifact_name": Text(255),
+    "artifact_tag": Text(255),
+    "instance_count": Integer(-(2**31), 2**31 - 1, default=1),
+}
+#: SQL for the artifacts of the snapshot `t1` as they were recorded, with what is known of each.
+SNAPSHOT_ARTIFACTS = f"""(SELECT json_group_array(json_insert(o."value", '$.complianceState',
+    {digest_state('''json_extract(o."value", '$.artifactSha256')''')}))
+    FROM json_each(t1."artifacts") AS o)"""
+
+
+class EnvironmentSnapshot(Model):
+    """What ran in an environment at one time."""
+
+    fact, made, since = "environment_snapshot", "recorded", 2
+    key = "environment snapshot_index"
+    schema_name = "EnvironmentSnapshotResponse"
+    derived: ClassVar[dict] = {
+        "artifacts": Derived(
+            Json(ListOf(Shape(**SNAPSHOT_ARTIFACT, compliance_state=COMPLIANCE), 10_000)),
+            SNAPSHOT_ARTIFACTS,
+        )
+    }
+
+    id = Uuid()
+    environment = Owner(Environment, on_delete="CASCADE")
+    snapshot_index = Integer(0)
+    recorded_at = Timestamp(6, default=now_exactly)
+    recorded_by = Text(255)
+    artifacts = Json(ListOf(Shape(**SNAPSHOT_ARTIFACT), 10_000), hidden=True, default=list)
+
+    @classmethod
+    def record(
+        cls, environment: Environment, recorded_by: str, artifacts: list[dict]
+    ) -> EnvironmentSnapshot:
+        """Record what runs now, as far as the environment's scope covers it."""
+        kept = [one for one in artifacts if environment.covers(one["artifactName"])]
+        newest = peewee.fn.max(cls.snapshot_index)
+        last = cls.select(newest).where(cls.environment == environment).scalar() or 0
+        seen = SnapshotArtifact.seen(environment, kept)
+        snapshot = cls.create(
+            environment=environment.id,
+            snapshot_index=last + 1,
+            recorded_by=recorded_by,
+            artifacts=kept,
+        )
+        SnapshotArtifact.keep(snapshot)
+        place = {"environmentId": environment.id, "environmentName": environment.name}
+        for one in kept:
+            if one["artifactSha256"] not in seen:
+                seen.add(one["artifactSha256"])
+                emit("factstore.artifact.deployed", {**place, "snapshotIndex": last + 1, **one})
+        return snapshot
+
+    @classmethod
+    def newest(cls, environment: str) -> EnvironmentSnapshot | None:
+        """The snapshot with the highest index of an environment."""
+        own = cls.select().where(cls.environment == environment)
+        return own.order_by(cls.snapshot_index.desc()).first()
+
+    def remove(self):
+        SnapshotArtifact.delete().where(SnapshotArtifact.snapshot == self).execute()
+        super().remove()
+
+
+class SnapshotArtifact(Model):
+    """One artifact of a snapshot, to be found by its digest."""
+
+    lookup, since = "artifact_sha256 environment_id", 2
+
+    id = Integer(primary_key=True, null=True)
+    snapshot = Owner(EnvironmentSnapshot, on_delete="CASCADE")
+    environment_id = Id()
+    artifact_sha256 = Text(255)
+    artifact_name = Text(255)
+    artifact_tag = Text(255)
+    instance_count = Integer()
+
+    @classmethod
+    def keep(cls, snapshot: EnvironmentSnapshot) -> None:
+        """Index the artifacts of a new snapshot."""
+        place = None, snapshot.id, snapshot.environment_id
+        names = [camel(name) for name in SNAPSHOT_ARTIFACT]
+        rows = [(*place, *(one[name] for name in names)) for one in snapshot.artifacts]
+        session().database.connection().executemany(cls.statements().insert, rows)
+
+    @classmethod
+    def seen(cls, environment: Environment, artifacts: list[dict]) -> set[str]:
+        """Which digests of these artifacts the environment had before."""
+        had = cls.select().where(
+            cls.artifact_sha256 == peewee.SQL('o."value"'), cls.environment_id == environment.id
+        )
+        digests = to_json([one["artifactSha256"] for one in artifacts])
+        told = peewee.fn.json_each(digests).alias("o")
+        known = peewee.Select([told], [peewee.SQL('o."value"')]).where(peewee.fn.EXISTS(had))
+        return {digest for (digest,) in known.tuples().execute(cls._meta.database)}
+
+
+DIFF_ENTRIES = ListOf(
+    Shape(
+        artifact_name=Text(255),
+        artifact_tag=Text(255),
+        sha256_from=Text(255, null=True),
+        sha256_to=Text(255, null=True),
+    ),
+    10_000,
+)
+
+
+def compare(before: list[dict], after: list[dict]) -> dict[str, list[dict]]:
+    """What was added, removed, updated and left unchanged, by name; the last of a name counts."""
+    earlier = {one["artifactName"]: one for one in before}
+    later = {one["artifactName"]: one for one in after}
+    told: dict[str, list] = {"added": [], "removed": [], "updated": [], "unchanged": []}
+    # Sorted, so that another order of the same artifacts makes no difference.
+    for name in sorted(earlier | later):
+        old, new = earlier.get(name), later.get(name)
+        entry = {
+            "artifactName": name,
+            "artifactTag": (new or old)["artifactTag"],
+            "sha256From": old and old["artifactSha256"],
+            "sha256To": new and new["artifactSha256"],
+        }
+        same = "unchanged" if entry["sha256From"] == entry["sha256To"] else "updated"
+        told["added" if old is None else "removed" if new is None else same].append(entry)
+    return told
+
+
+class Baseline(Model):
+    """What somebody approved an environment to run."""
+
+    fact, made, lookup, since = "baseline", "approved", "environment is_active", 2
+    schema_name = "BaselineResponse"
+
+    id = Uuid()
+    environment = Owner(Environment, on_delete="CASCADE")
+    snapshot_id = Id(null=True)
+    approved_by = Text(255)
+    approved_at = Timestamp(6, default=now_exactly)
+    description = Text(10_000, null=True)
+    is_active = Boolean(default=True)
+    #: What the snapshot held, which may go before this does; nothing where it was never there.
+    artifacts = Json(ListOf(Shape(**SNAPSHOT_ARTIFACT), 10_000), hidden=True, default=list)
+
+    @classmethod
+    def active(cls, environment: str) -> Baseline | None:
+        """The baseline that an environment is held against."""
+        return cls.get_or_none(cls.environment == environment, cls.is_active == 1)
+
+    @classmethod
+    def approve(
+        cls, environment: Environment, snapshot_id: str | None = None, **values: Any
+    ) -> Baseline:
+        """Make a snapshot, the newest unless told, what the environment should run."""
+        if before := cls.active(environment.id):
+            before.change(is_active=False)
+        if snapshot_id:
+            snapshot = EnvironmentSnapshot.seek(snapshot_id)
+        elif snapshot := EnvironmentSnapshot.newest(environment.id):
+            snapshot_id = snapshot.id
+        return cls.create(
+            environment=environment.id,
+            snapshot_id=snapshot_id,
+            artifacts=snapshot.artifacts if snapshot else [],
+            **values,
+        )
+
+
+class DriftReport(Model):
+    """How far an environment was from its baseline, kept whenever that changed."""
+
+    fact, made, since = "drift_report", "recorded", 2
+    schema_name = "DriftReportResponse"
+
+    id = Uuid()
+    environment = Owner(Environment, on_delete="CASCADE")
+    baseline_id = Id(null=True)
+    snapshot_id = Id()
+    generated_at = Timestamp(6, default=now_exactly)
+    has_drift = Boolean()
+    added = Json(DIFF_ENTRIES, default=list)
+    removed = Json(DIFF_ENTRIES, default=list)
+    updated = Json(DIFF_ENTRIES, default=list)
+
+    @classmethod
+    def last(cls, environment: str) -> DriftReport | None:
+        """The report that tells how things stand in an environment."""
+        own = cls.select().where(cls.environment == environment)
+        return own.order_by(peewee.SQL('"t1"."rowid"').desc()).first()
+
+    def drift(self) -> dict[str, list[dict]]:
+        """The three lists of what differs."""
+        return {"added": self.added, "removed": self.removed, "updated": self.updated}
+
+
+def note_drift(environment: Environment, snapshot: EnvironmentSnapshot | None) -> None:
+    """Report how the newest snapshot differs from the baseline, if the last report says otherwise.
+
+    The event is raised where what differs is another, unless the environment ignores drift.
+    """
+    baseline = Baseline.active(environment.id)
+    if snapshot is None or baseline is None or baseline.snapshot_id is None:
+        return
+    drift = compare(baseline.artifacts, snapshot.artifacts)
+    del drift["unchanged"]
+    last = DriftReport.last(environment.id)
+    before = last.drift() if last else {kind: [] for kind in drift}
+    if last and last.baseline_id == baseline.id and before == drift:
+        return
+    report = DriftReport.create(
+        environment=environment.id,
+        baseline_id=baseline.id,
+        snapshot_id=snapshot.id,
+        has_drift=any(drift.values()),
+        **drift,
+    )
+    if before != drift and environment.drift_policy != "IGNORE":
+        told = {"environmentName": environment.name, "driftPolicy": environment.drift_policy}
+        emit("factstore.drift.changed", {**told, "report": report.json()})
+
+
+# --- Environment snapshots ----------------------------------------------------
+
+SNAPSHOTS = Array(
+    EnvironmentSnapshot, {"environment": lambda key: EnvironmentSnapshot.environment == key}
+)
+SNAPSHOT_DIFF = Shape(
+    environment_id=Id(),
+    from_snapshot_index=Integer(),
+    to_snapshot_index=Integer(),
+    added=Json(DIFF_ENTRIES),
+    removed=Json(DIFF_ENTRIES),
+    updated=Json(DIFF_ENTRIES),
+    unchanged=Json(DIFF_ENTRIES),
+)
+
+
+def of_environment(context: Context, array: Array, key: str) -> Reply:
+    """Answer the list of what belongs to an environment, or NotFound."""
+    reply = FACTSTORE.array(context, array, {"environment": key})
+    if reply.body == b"[]":
+        Environment.fetch(key)
+    return reply
+
+
+def newest_of(query: peewee.ModelSelect, key: str) -> bytes:
+    """The JSON text of the newest snapshot under a query in an environment, or NotFound."""
+    text = EnvironmentSnapshot.statements().text.cast("BLOB")
+    query = query.where(EnvironmentSnapshot.environment == key).select(text)
+    row = query.order_by(EnvironmentSnapshot.snapshot_index.desc()).limit(1).tuples().first()
+    if row is None:
+        environment = Environment.fetch(key)
+        raise NotFound(f"Environment '{environment.name}' has no such snapshot.")
+    return row[0]
+
+
+class EnvironmentSnapshots(
+    Resource,
+    surface=FACTSTORE,
+    model=EnvironmentSnapshot,
+    scope="factstore",
+    tag="Environments",
+):
+    """What ran in environments, from time to time."""
+
+    @route(
+        "GET /api/v1/environments/{environmentId}/snapshots",
+        id="listSnapshots",
+        answer=FACTSTORE.array_schema("EnvironmentSnapshotResponse"),
+    )
+    def list(self, context, key):
+        """List the snapshots of an environment, lowest index first."""
+        return of_environment(context, SNAPSHOTS, key)
+
+    @route(
+        "POST /api/v1/environments/{environmentId}/snapshots",
+        id="recordSnapshot",
+        body=Schema(
+            EnvironmentSnapshot.recorded_by,
+            EnvironmentSnapshot.artifacts,
+            name="RecordSnapshotRequest",
+        ),
+        status=201,
+        answer=FACTSTORE.one_schema("EnvironmentSnapshotResponse"),
+    )
+    def record(self, context, key):
+        """Record what runs in an environment now."""
+        environment = Environment.fetch(key)
+        snapshot = EnvironmentSnapshot.record(environment, **{"artifacts": [], **context.body})
+        note_drift(environment, snapshot)
+        return snapshot
+
+    @route(
+        "GET /api/v1/environments/{environmentId}/snapshots/latest",
+        id="getLatestSnapshot",
+        answer=FACTSTORE.one_schema("EnvironmentSnapshotResponse"),
+    )
+    def latest(self, context, key):
+        """Get the snapshot of an environment with the highest index."""
+        return newest_of(EnvironmentSnapshot.select(), key)
+
+    @route(
+        "GET /api/v1/environments/{environmentId}/snapshots/{index}",
+        id="getSnapshot",
+        answer=FACTSTORE.one_schema("EnvironmentSnapshotResponse"),
+    )
+    def by_index(self, context, key, index):
+        """Get one snapshot of an environment by its index."""
+        column = EnvironmentSnapshot.snapshot_index
+        try:
+            number = column.read(column.parse(index))
+        except ValueError as error:
+            raise Invalid(issues=[issue(["index"], str(error))]) from None
+        return newest_of(EnvironmentSnapshot.select().where(column == number), key)
+
+    @route(
+        "GET /api/v1/environments/{environmentId}/diff",
+        id="diffSnapshots",
+        query=Filters(required="from to", **{"from": Integer(), "to": Integer()}),
+        answer=SNAPSHOT_DIFF.describe(),
+    )
+    def diff(self, context, key):
+        """Compare two snapshots of an environment by their indexes, in any order."""
+        first, second = context.query["from"], context.query["to"]
+        index = EnvironmentSnapshot.snapshot_index
+        both = EnvironmentSnapshot.select(index, EnvironmentSnapshot.artifacts).where(
+            EnvironmentSnapshot.environment == key, index << [first, second]
+        )
+        found = {snapshot.snapshot_index: snapshot.artifacts for snapshot in both}
+        for number in (first, second):
+            if number not in found:
+                raise NotFound(f"The environment {key} has no snapshot {number}.")
+        told = {"environmentId": key, "fromSnapshotIndex": first, "toSnapshotIndex": second}
+        return {**told, **compare(found[first], found[second])}
 
 
 # --- Environment drift --------------------------------------------------------
 
+DRIFT_REPORTS = Array(DriftReport, {"environment": lambda key: DriftReport.environment == key})
+
+
+class Baselines(Resource, surface=FACTSTORE, model=Baseline, scope="factstore", tag="Environments"):
+    """What environments should run."""
+
+    @route(
+        "POST /api/v1/environments/{environmentId}/baselines",
+        id="createBaseline",
+        body=Schema(
+            Baseline.snapshot_id,
+            Baseline.approved_by,
+            Baseline.description,
+            name="CreateBaselineRequest",
+        ),
+        status=201,
+        answer=FACTSTORE.one_schema("BaselineResponse"),
+    )
+    def approve(self, context, key):
+        """Make a snapshot the active baseline of an environment."""
+        environment = Environment.fetch(key)
+        baseline = Baseline.approve(environment, **context.body)
+        note_drift(environment, EnvironmentSnapshot.newest(key))
+        return baseline
+
+    @route(
+        "GET /api/v1/environments/{environmentId}/baselines/current",
+        id="getCurrentBaseline",
+        answer=FACTSTORE.one_schema("BaselineResponse"),
+    )
+    def current(self, context, key):
+        """Get the active baseline of an environment."""
+        return active_baseline(key)
+
+
+def active_baseline(key: str) -> Baseline:
+    """The active baseline of an environment, or NotFound."""
+    baseline = Baseline.active(key)
+    if baseline is None:
+        raise NotFound(f"Environment '{Environment.fetch(key).name}' has no active baseline.")
+    return baseline
+
+
+class DriftReports(
+    Resource, surface=FACTSTORE, model=DriftReport, scope="factstore", tag="Environments"
+):
+    """How far environments are from their baselines."""
+
+    @route(
+        "GET /api/v1/environments/{environmentId}/drift",
+        id="checkDrift",
+        answer=FACTSTORE.one_schema("DriftReportResponse"),
+    )
+    def check(self, context, key):
+        """Tell how the latest snapshot of an environment differs from its baseline."""
+        baseline = active_baseline(key)
+        newest = EnvironmentSnapshot.newest(key)
+        if newest is None or baseline.snapshot_id is None:
+            what = "no snapshot" if newest is None else "a baseline without a snapshot"
+            raise NotFound(f"The environment {key} has {what}.")
+        # Whatever moves the drift writes a report, so the last one is true of this snapshot too.
+        return DriftReport.last(key).json() | {"snapshotId": newest.id}
+
+    @route(
+        "GET /api/v1/environments/{environmentId}/drift/history",
+        id="listDriftHistory",
+        answer=FACTSTORE.array_schema("DriftReportResponse"),
+    )
+    def history(self, context, key):
+        """List the drift reports of an environment, each from when the drift changed."""
+        return of_environment(context, DRIFT_REPORTS, key)
+
+
+class AllowlistEntry(Model):
+    """Lets an artifact into an environment whatever is known of it."""
+
+    fact, made, since = "allowlist_entry", "added", 2
+    lookup = "environment sha256"
+    schema_name = "AllowlistEntryResponse"
+    derived: ClassVar[dict] = {
+        "isEffective": Derived(
+            Boolean(),
+            """CASE WHEN t1."status" = 'ACTIVE' AND ifnull(t1."expires_at" > present(), 1)
+            THEN 'true' ELSE 'false' END""",
+        )
+    }
+
+    id = Uuid()
+    environment = Owner(Environment, on_delete="CASCADE")
+    sha256 = Text(255, null=True)
+    name_pattern = NamePattern(500, null=True)
+    reason = Text(10_000)
+    approved_by = Text(255)
+    created_at = Timestamp(6, default=now_exactly)
+    expires_at = Timestamp(6, null=True)
+    status = Choice("ACTIVE REMOVED", default="ACTIVE")
+
+    @classmethod
+    def create(cls, **values):
+        # An empty text names nothing, and as a pattern it would match everything.
+        named = {name: values.get(name) or None for name in ("sha256", "name_pattern")}
+        if not any(named.values()):
+            raise Invalid(issues=[issue(["sha256"], "Expected a digest here or a namePattern")])
+        return super().create(**values | named)
+
+
+ALLOWLIST = Array(AllowlistEntry, {"environment": lambda key: AllowlistEntry.environment == key})
+
+
+class Allowlist(
+    Resource, surface=FACTSTORE, model=AllowlistEntry, scope="factstore", tag="Environments"
+):
+    """What is let into environments whatever is known of it."""
+
+    @route(
+        "GET /api/v1/environments/{environmentId}/allowlist",
+        id="listAllowlistEntries",
+        answer=FACTSTORE.array_schema("AllowlistEntryResponse"),
+    )
+    def list(self, context, key):
+        """List the allow-list of an environment, removed and expired entries included."""
+        return of_environment(context, ALLOWLIST, key)
+
+    @route(
+        "POST /api/v1/environments/{environmentId}/allowlist",
+        id="addAllowlistEntry",
+        body=Schema(
+            AllowlistEntry.sha256,
+            AllowlistEntry.name_pattern,
+            AllowlistEntry.reason,
+            AllowlistEntry.approved_by,
+            AllowlistEntry.expires_at,
+            name="CreateAllowlistEntryRequest",
+        ),
+        status=201,
+        answer=FACTSTORE.one_schema("AllowlistEntryResponse"),
+    )
+    def add(self, context, key):
+        """Add an entry to the allow-list of an environment."""
+        environment = Environment.fetch(key)
+        # The reason is the audit log's too, and was taken out of the body for it.
+        return AllowlistEntry.create(
+            environment=environment.id, reason=context.reason, **context.body
+        )
+
+    @route(
+        "DELETE /api/v1/environments/{environmentId}/allowlist/{entryId}",
+        id="removeAllowlistEntry",
+        answer=FACTSTORE.one_schema("AllowlistEntryResponse"),
+    )
+    def take_off(self, context, key, entry_id):
+        """Mark an entry of the allow-list of an environment as removed."""
+        entry = AllowlistEntry.seek(entry_id)
+        if entry is None or entry.environment_id != key:
+            raise NotFound(f"The environment {key} has no allow-list entry {entry_id}.")
+        if entry.status == "REMOVED":
+            raise Conflict(f"Allow-list entry {entry_id} is removed already.")
+        entry.change(status="REMOVED")
+        return entry
+
 
 # --- Logical environments -----------------------------------------------------
+
+MEMBER_SHAPE = Shape(
+    physical_env_id=Id(),
+    physical_env_name=Text(255),
+    physical_env_type=Choice("K8S ECS LAMBDA S3 DOCKER GENERIC"),
+    added_at=Timestamp(6),
+)
+MEMBERS_SQL = """(SELECT json_group_array(json_object('physicalEnvId', o."id",
+    'physicalEnvName', o."name", 'physicalEnvType', o."type", 'addedAt', o."added_at"))
+    FROM (SELECT e."id", e."name", e."type", m."added_at" FROM "logical_member" AS m
+        JOIN "environment" AS e ON e."id" = m."environment_id"
+        WHERE m."logical_environment_id" = t1."id" ORDER BY m."rowid") AS o)"""
+
+
+class LogicalEnvironment(Model):
+    """Several environments that are looked at as one."""
+
+    fact, key, touched, since = "logical_environment", "name", True, 2
+    schema_name = "LogicalEnvironmentResponse"
+    derived: ClassVar[dict] = {"members": Derived(Json(ListOf(MEMBER_SHAPE)), MEMBERS_SQL)}
+
+    id = Uuid()
+    name = Name()
+    description = Text(10_000, default="")
+    created_at = Timestamp(6, default=now_exactly)
+    updated_at = Timestamp(6, default=now_exactly)
+
+    @classmethod
+    def create(cls, **values):
+        check_environment_name(cls, values["name"])
+        return super().create(**values)
+
+    def change(self, **values):
+        if values.get("name", self.name) != self.name:
+            check_environment_name(type(self), values["name"])
+        return super().change(**values)
+
+
+class LogicalMember(Model):
+    """An environment as part of a logical one."""
+
+    fact, made, key, since = "logical_member", "added", "logical_environment environment", 2
+
+    id = Uuid()
+    logical_environment = Owner(LogicalEnvironment, on_delete="CASCADE")
+    environment = Owner(Environment, on_delete="CASCADE")
+    added_at = Timestamp(6, default=now_exactly)
+
+    @classmethod
+    def of(cls, logical: str, physical: str) -> LogicalMember | None:
+        """The membership of an environment in a logical one."""
+        return cls.get_or_none(cls.logical_environment == logical, cls.environment == physical)
+
+
+MERGED_SNAPSHOT = Shape(
+    logical_env_id=Id(),
+    logical_env_name=Text(255),
+    compliance_status=Choice("COMPLIANT NON_COMPLIANT"),
+    member_snapshots=Json(
+        ListOf(
+            Shape(
+                physical_env_id=Id(),
+                physical_env_name=Text(255),
+                snapshot_index=Integer(null=True),
+                recorded_at=Timestamp(6, null=True),
+                artifact_count=Integer(),
+            )
+        )
+    ),
+    merged_artifacts=Json(
+        ListOf(Shape(**SNAPSHOT_ARTIFACT, physical_env_id=Id(), physical_env_name=Text(255)))
+    ),
+)
+
+
+def newest_of_members(logical: str) -> Iterator[tuple[dict, dict | None, list[dict]]]:
+    """Each member of a logical environment with the head and artifacts of its newest snapshot."""
+    snapshot, other = EnvironmentSnapshot, EnvironmentSnapshot.alias()
+    newest = other.select(peewee.fn.max(other.snapshot_index)).where(
+        other.environment == Environment.id
+    )
+    is_newest = (snapshot.environment == Environment.id) & (snapshot.snapshot_index == newest)
+    rows = (
+        LogicalMember.select(
+            Environment.id,
+            Environment.name,
+            snapshot.snapshot_index,
+            snapshot.recorded_at,
+            snapshot.artifacts,
+        )
+        .join(Environment)
+        .join(snapshot, peewee.JOIN.LEFT_OUTER, on=is_newest)
+        .where(LogicalMember.logical_environment == logical)
+        .order_by(peewee.SQL('"t1"."rowid"'))
+    )
+    for key, name, index, recorded_at, artifacts in rows.tuples():
+        member = {"physicalEnvId": key, "physicalEnvName": name}
+        yield member, {"snapshotIndex": index, "recordedAt": recorded_at}, artifacts or []
+
+
+class LogicalEnvironments(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/logical-environments",
+    model=LogicalEnvironment,
+    scope="factstore",
+    tag="Logical environments",
+    verbs="list create retrieve update delete",
+):
+    """Groups of environments."""
+
+    creates = Schema(
+        LogicalEnvironment.name,
+        LogicalEnvironment.description,
+        name="CreateLogicalEnvironmentRequest",
+    )
+    changes = Schema(
+        LogicalEnvironment.name,
+        LogicalEnvironment.description,
+        name="UpdateLogicalEnvironmentRequest",
+    )
+
+    @route(
+        "POST /api/v1/logical-environments/{logicalEnvironmentId}/members/{physicalEnvironmentId}",
+        id="addLogicalEnvironmentMember",
+        answer=FACTSTORE.one_schema("LogicalEnvironmentResponse"),
+    )
+    def add_member(self, context, key, member):
+        """Add an environment to a logical one."""
+        logical, physical = self.find(key), Environment.fetch(member)
+        if LogicalMember.of(key, member):
+            raise Conflict(
+                f"Environment '{physical.name}' is already a member of '{logical.name}'."
+            )
+        LogicalMember.create(logical_environment=key, environment=member)
+        return logical
+
+    @route(
+        "DELETE /api/v1/logical-environments/{logicalEnvironmentId}"
+        "/members/{physicalEnvironmentId}",
+        id="removeLogicalEnvironmentMember",
+        status=204,
+    )
+    def take_out(self, context, key, member):
+        """Take an environment out of a logical one."""
+        logical, membership = self.find(key), LogicalMember.of(key, member)
+        if membership is None:
+            raise NotFound(f"The environment {member} is not a member of '{logical.name}'.")
+        membership.remove()
+        return membership
+
+    @route(
+        "GET /api/v1/logical-environments/{logicalEnvironmentId}/snapshots/latest",
+        id="getMergedSnapshot",
+        answer=MERGED_SNAPSHOT.describe(),
+    )
+    def merged(self, context, key):
+        """Get the union of the latest snapshots of the members."""
+        logical = self.find(key)
+        summaries, artifacts = [], []
+        for member, head, held in newest_of_members(key):
+            summaries.append({**member, **head, "artifactCount": len(held)})
+            artifacts += [{**one, **member} for one in held]
+        complete = all(summary["snapshotIndex"] for summary in summaries)
+        return {
+            "logicalEnvId": key,
+            "logicalEnvName": logical.name,
+            "complianceStatus": "COMPLIANT" if summaries and complete else "NON_COMPLIANT",
+            "memberSnapshots": summaries,
+            "mergedArtifacts": artifacts,
+        }
 
 
 # --- Policies -----------------------------------------------------------------
 
 
+class Threshold:
+    """A whole number, or the text of a form's field; blank text stands for none."""
+
+    number, text = Integer(-(2**31), 2**31 - 1), Text(255)
+
+    def coerce(self, value: Any) -> Any:
+        """The value as it is: a number is no text here."""
+        return value
+
+    def read(self, value: Any) -> int | str | None:
+        """The number or the text; None for blank text."""
+        if isinstance(value, str):
+            return self.text.read(value) if value.strip() else None
+        return self.number.read(value)
+
+    def describe(self) -> dict:
+        """The JSON schema of both."""
+        return {**self.number.describe(), **self.text.describe(), "type": ["integer", "string"]}
+
+
+class Policy(Model):
+    """What the environments that it is attached to ask of every artifact."""
+
+    fact, key, touched, since = "policy", "name", True, 2
+    schema_name = "PolicyResponse"
+    #: The fields that turn a demand of the gate on.
+    switches = ("enforce_provenance", "enforce_trail_compliance", "require_signature")
+
+    id = Uuid()
+    name = Name()
+    enforce_provenance = Boolean(default=False)
+    enforce_trail_compliance = Boolean(default=False)
+    required_attestation_types = Json(ListOf(Text(255)), default=list)
+    org_slug = Text(255, null=True, index=True)
+    created_at = Timestamp(6, default=now_exactly)
+    updated_at = Timestamp(6, default=now_exactly)
+    policy_type = Text(255, null=True)
+    threshold = Json(Threshold(), null=True)
+    require_signature = Boolean(default=False)
+    policy_evaluator = Text(255, default="opa")
+
+    @classmethod
+    def create(cls, **values):
+        check_policy_name(values["name"])
+        check_organisation(values.get("org_slug"))
+        return super().create(**split_lists(values))
+
+    def change(self, **values):
+        if values.get("name", self.name) != self.name:
+            check_policy_name(values["name"])
+        return super().change(**split_lists(values))
+
+
+def check_policy_name(name: str) -> None:
+    """Refuse a name that another policy has."""
+    if Policy.select().where(Policy.name == name).exists():
+        raise Conflict(f"Policy with name '{name}' already exists")
+
+
+class PolicyModule(Model):
+    """The text of a policy's WASM module; it is kept, and never told."""
+
+    fact, made, key, since = "policy_module", "stored", "policy", 2
+
+    id = Uuid()
+    policy = Owner(Policy, on_delete="CASCADE")
+    wasm_content = Text(1 << 20, hidden=True)
+
+
+class Policies(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/policies",
+    model=Policy,
+    scope="factstore",
+    tag="Policies",
+    plural="policies",
+    verbs="list create retrieve update delete",
+):
+    """Policies, and the modules that belong to them."""
+
+    creates = Schema(
+        Policy.name,
+        Policy.enforce_provenance,
+        Policy.enforce_trail_compliance,
+        Policy.required_attestation_types,
+        Policy.org_slug,
+        Policy.policy_type,
+        Policy.threshold,
+        Policy.require_signature,
+        Policy.policy_evaluator,
+        name="CreatePolicyRequest",
+    )
+    changes = Schema(
+        Policy.name,
+        Policy.enforce_provenance,
+        Policy.enforce_trail_compliance,
+        Policy.required_attestation_types,
+        name="UpdatePolicyRequest",
+    )
+
+    @route(
+        "PUT /api/v1/policies/{policyId}/wasm",
+        id="uploadWasmModule",
+        body=Schema(PolicyModule.wasm_content, name="WasmModuleUploadRequest"),
+        status=204,
+    )
+    def upload(self, context, key):
+        """Store the text of a WASM module with a policy, in place of the one before."""
+        policy = self.find(key)
+        module = PolicyModule.get_or_none(PolicyModule.policy == policy)
+        if module is None:
+            PolicyModule.create(policy=policy.id, **context.body)
+        else:
+            module.change(**context.body)
+        return policy
+
+
+class PolicyAttachment(Model):
+    """That a policy holds in an environment."""
+
+    fact, made, key, since = "policy_attachment", "attached", "policy environment", 2
+    schema_name = "PolicyAttachmentResponse"
+
+    id = Uuid()
+    policy = Owner(Policy, on_delete="CASCADE")
+    environment = Owner(Environment, index=True, on_delete="CASCADE")
+    created_at = Timestamp(6, default=now_exactly)
+
+    @classmethod
+    def create(cls, **values):
+        policy = Policy.fetch(values["policy"])
+        environment = Environment.fetch(values["environment"])
+        same = (cls.policy == policy) & (cls.environment == environment)
+        if cls.select().where(same).exists():
+            raise Conflict(
+                f"Policy '{policy.name}' is already attached to environment '{environment.name}'"
+            )
+        return super().create(**values)
+
+
+class PolicyAttachments(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/policy-attachments",
+    model=PolicyAttachment,
+    scope="factstore",
+    tag="Policies",
+    verbs="list create retrieve delete",
+):
+    """Which policies hold in which environments."""
+
+    creates = Schema(
+        PolicyAttachment.policy,
+        PolicyAttachment.environment,
+        name="CreatePolicyAttachmentRequest",
+    )
+
+
+# --- Deployment policies ------------------------------------------------------
+
+
+class MaybeId(Id):
+    """The id of a record that need not be there; empty text stands for none."""
+
+    def read(self, value):
+        return None if value == "" else super().read(value)
+
+
+class DeploymentPolicy(Model):
+    """What the gate asks of every artifact, in one environment or in all."""
+
+    fact, touched, since = "deployment_policy", True, 2
+    schema_name = "DeploymentPolicyResponse"
+    switches = ("enforce_provenance", "enforce_approvals", "require_signature")
+
+    id = Uuid()
+    name = Text(255)
+    description = Text(10_000, default="")
+    flow = Owner(Flow, index=True)
+    environment_id = MaybeId(null=True)
+    enforce_provenance = Boolean(default=False)
+    enforce_approvals = Boolean(default=False)
+    required_attestation_types = Json(ListOf(Text(255)), default=list)
+    is_active = Boolean(default=True)
+    created_at = Timestamp(6, default=now_exactly)
+    updated_at = Timestamp(6, default=now_exactly)
+    require_signature = Boolean(default=False)
+
+    @classmethod
+    def create(cls, **values):
+        Flow.fetch(values["flow"])
+        return super().create(**split_lists(values))
+
+    def change(self, **values):
+        return super().change(**split_lists(values))
+
+
+class DeploymentPolicies(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/deployment-policies",
+    model=DeploymentPolicy,
+    scope="factstore",
+    tag="Gate",
+    plural="deploymentPolicies",
+    verbs="list create retrieve update delete",
+    options={"create": {"status": 200, "would": "wouldCreate"}},
+):
+    """Deployment policies, inactive ones included."""
+
+    creates = Schema(
+        DeploymentPolicy.name,
+        DeploymentPolicy.description,
+        DeploymentPolicy.flow,
+        DeploymentPolicy.environment_id,
+        DeploymentPolicy.enforce_provenance,
+        DeploymentPolicy.enforce_approvals,
+        DeploymentPolicy.required_attestation_types,
+        DeploymentPolicy.require_signature,
+        name="CreateDeploymentPolicyRequest",
+    )
+    changes = Schema(
+        DeploymentPolicy.name,
+        DeploymentPolicy.description,
+        DeploymentPolicy.enforce_provenance,
+        DeploymentPolicy.enforce_approvals,
+        DeploymentPolicy.required_attestation_types,
+        DeploymentPolicy.is_active,
+        DeploymentPolicy.require_signature,
+        name="UpdateDeploymentPolicyRequest",
+    )
+
+
 # --- Gate ---------------------------------------------------------------------
+# May this artifact run there? The policies of the place ask, what was recorded answers.
+
+
+class GateResult(Model):
+    """What the gate decided on an artifact, and why."""
+
+    fact, made, append_only, since = "gate_result", "evaluated", True, 2
+    schema_name = "GateEvaluateResponse"
+    derived: ClassVar[dict] = {
+        "allowed": Derived(
+            Boolean(), """CASE t1."decision" WHEN 'ALLOWED' THEN 'true' ELSE 'false' END"""
+        )
+    }
+
+    id = Uuid()
+    decision = Choice("ALLOWED BLOCKED")
+    artifact_sha256 = Text(255)
+    environment_id = MaybeId(null=True, index=True)
+    evaluated_at = Timestamp(6, default=now_exactly)
+    block_reasons = Json(ListOf(Text()), default=list)
+    policies_evaluated = Integer(default=0)
+    signature_verified = Boolean(null=True)
+    reason = Text()
+    policy_name = Text(255, default="")
+    environment = Text(255, default="")
+    requested_by = Text(255, null=True, hidden=True)
+
+
+GATE_RESULTS = Array(GateResult, {"environment_id": lambda key: GateResult.environment_id == key})
+
+#: What a policy's switches ask for, in words, in the order in which REPORTS tells of it.
+DEMANDS = {
+    "enforce_provenance": "a record of its provenance",
+    "enforce_approvals": "an approval",
+    "enforce_trail_compliance": "a compliant trail",
+    "require_signature": "a provenance signature that verifies",
+}
+REPORTS = """
+SELECT a."image_name" || ':' || a."image_tag" || ' of trail ' || t."id",
+    (SELECT json_group_array(DISTINCT r."type") FROM "attestation" AS r
+        WHERE r."trail_id" = t."id" AND r."status" = 'PASSED'),
+    p."id" IS NOT NULL,
+    EXISTS (SELECT 1 FROM "approval" AS v WHERE v."trail_id" = t."id" AND v."status" = 'APPROVED'),
+    t."status" = 'COMPLIANT',
+    p."provenance_status" IS 'PROVENANCE_VERIFIED'
+FROM "artifact" AS a JOIN "trail" AS t ON t."id" = a."trail_id"
+    LEFT JOIN "build_provenance" AS p ON p."artifact_id" = a."id"
+WHERE a."sha256_digest" = ? ORDER BY a."rowid"
+"""
+
+
+@dataclass(frozen=True)
+class Reported:
+    """An artifact as one trail reported it, and which demands of policies it meets."""
+
+    title: str
+    met: frozenset[str]
+
+
+def reports_of(digest: str) -> list[Reported]:
+    """Every report of the artifact with this digest."""
+    reports = []
+    for title, types, *flags in session().database.connection().execute(REPORTS, (digest,)):
+        met = {passing(type) for type in json.loads(types)}
+        reports.append(Reported(title, frozenset(met.union(itertools.compress(DEMANDS, flags)))))
+    return reports
+
+
+def passing(type: str) -> str:
+    """The demand for an attestation of a type, in words."""
+    return f"a passed '{type}' attestation"
+
+
+def objections(policy: DeploymentPolicy | Policy, reports: list[Reported]) -> Iterator[str]:
+    """Why a policy stops an artifact: a sentence for each thing that a report of it lacks.
+
+    An artifact that nobody reported meets no demand.
+    """
+    title = f"{policy.noun().capitalize()} '{policy.name}'"
+    asked = {passing(type): passing(type) for type in policy.required_attestation_types}
+    asked |= {name: DEMANDS[name] for name in policy.switches if getattr(policy, name)}
+    for report in reports:
+        for demand, words in asked.items():
+            if demand not in report.met:
+                yield f"{title} asks for {words}, which {report.title} lacks."
+    for words in asked.values() if not reports else ():
+        yield f"{title} asks for {words}, but nobody has reported this artifact."
+
+
+def policies_for(key: str | None, environment: Environment | None) -> list:
+    """The policies that hold in an environment: its active deployment policies, or else all.
+
+    To these come the policies attached to it. Where no known environment is named, those attached
+    to any: a name that is mistyped must not open the gate.
+    """
+    order = peewee.SQL('"t1"."rowid"')
+    active = list(DeploymentPolicy.select().where(DeploymentPolicy.is_active).order_by(order))
+    own = [policy for policy in active if key and policy.environment_id == key]
+    attached = PolicyAttachment.select(PolicyAttachment.policy)
+    if environment:
+        attached = attached.where(PolicyAttachment.environment == environment)
+    return [*(own or active), *Policy.select().where(Policy.id.in_(attached)).order_by(order)]
+
+
+def is_on_allowlist(digest: str, environment: Environment) -> bool:
+    """Whether an entry in force of an environment's allow-list has exactly this digest."""
+    lasting = AllowlistEntry.expires_at.is_null() | (AllowlistEntry.expires_at > now_exactly())
+    return (
+        AllowlistEntry.select()
+        .where(
+            AllowlistEntry.environment == environment,
+            AllowlistEntry.sha256 == digest,
+            AllowlistEntry.status == "ACTIVE",
+            lasting,
+        )
+        .exists()
+    )
+
+
+def decide(digest: str, key: str | None, environment: Environment | None) -> dict:
+    """Decide on an artifact in an environment; the values of the result, by column."""
+    if environment and is_on_allowlist(digest, environment):
+        listed = f"The allow-list of environment '{environment.name}' has this artifact."
+        return {"decision": "ALLOWED", "reason": listed}
+    policies, reports = policies_for(key, environment), reports_of(digest)
+    found = {policy: list(objections(policy, reports)) for policy in policies}
+    reasons = list(itertools.chain.from_iterable(found.values()))
+    blocking = [policy for policy in policies if found[policy]]
+    met = "Every policy is met." if policies else "No policy holds here."
+    is_signed = bool(reports) and all("require_signature" in report.met for report in reports)
+    return {
+        "decision": "BLOCKED" if reasons else "ALLOWED",
+        "block_reasons": reasons,
+        "reason": " ".join(reasons) or met,
+        "policy_name": "".join(policy.name for policy in (blocking[:1] or policies[-1:])),
+        "policies_evaluated": len(policies),
+        "signature_verified": is_signed if any(p.require_signature for p in policies) else None,
+    }
+
+
+def pass_gate(
+    digest: str, key: str | None, environment: Environment | None, actor: str | None
+) -> dict:
+    """Decide on an artifact, and keep, audit and tell of the decision."""
+    result = GateResult.create(
+        artifact_sha256=digest,
+        environment_id=key,
+        environment=environment.name if environment else "",
+        requested_by=actor,
+        **decide(digest, key, environment),
+    )
+    payload = {
+        "sha256Digest": digest,
+        "decision": result.decision,
+        "environmentId": key,
+        "policiesEvaluated": result.policies_evaluated,
+        "blockReasons": result.block_reasons,
+    }
+    subject = {"environment_id": key, "artifact_sha256": digest}
+    AuditEvent.record(f"GATE_{result.decision}", actor or "system", payload, **subject)
+    told = result.json()
+    emit("factstore.gate.evaluated", {"gateResult": told})
+    return told
+
+
+class Newest(Integer):
+    """How many of a list's newest records are wanted."""
+
+    def describe(self):
+        return super().describe() | {"description": "Only the newest so many; all unless told."}
+
+
+class Gate(
+    Resource,
+    surface=FACTSTORE,
+    model=GateResult,
+    scope="factstore",
+    tag="Gate",
+):
+    """The gate, and what it decided."""
+
+    @route(
+        "POST /api/v1/gate/evaluate",
+        id="evaluateGate",
+        body=Schema(
+            GateResult.artifact_sha256,
+            GateResult.environment_id,
+            GateResult.requested_by,
+            environment=Text(null=True),
+            flow_id=Text(null=True),
+            name="GateEvaluateRequest",
+        ),
+        answer=FACTSTORE.one_schema("GateEvaluateResponse"),
+    )
+    def evaluate(self, context):
+        """Decide whether an artifact may run in an environment, and keep the decision."""
+        digest, actor = context.body["artifact_sha256"], context.body.get("requested_by")
+        key, name = context.body.get("environment_id"), context.body.get("environment")
+        environment = Environment.get_or_none(
+            Environment.id == key if key else Environment.name == name
+        )
+        return pass_gate(digest, environment.id if environment else key, environment, actor)
+
+    @route(
+        "GET /api/v1/gate/results",
+        id="listGateResults",
+        query=Filters(environment=Text(), limit=Newest(1, 2**31 - 1)),
+        answer=FACTSTORE.array_schema("GateEvaluateResponse"),
+    )
+    def results(self, context):
+        """List what the gate decided, of one environment (by name or id) where one is named."""
+        values, offset = {}, 0
+        if text := context.query.get("environment"):
+            environment = Environment.get_or_none(Environment.name == text)
+            values["environment_id"] = environment.id if environment else text.lower()
+        if limit := context.query.get("limit"):
+            offset = max(0, GATE_RESULTS.count(values) - limit)
+        return Reply(200, b"[%b]" % GATE_RESULTS.slice(values, offset).text)
 
 
 # --- Users --------------------------------------------------------------------
@@ -8699,6 +12988,134 @@ def demo_rows(random: Random, start: datetime, new_id: Callable[[str, datetime],
     yield from demo_monitors(demo)
 
 
+# --- Demo delivery ------------------------------------------------------------
+
+#: What the organization builds itself: name, description, what each build has to show, and who
+#: releases it.
+DEMO_FLOWS = (
+    ("work-package-sync", "Work packages from AMOS to the line.", ["junit", "snyk"], "qa-thomsen"),
+    ("release-certificates", "EASA Form 1 from signed records.", ["junit", "sonar"], "qa-thomsen"),
+    ("line-terminal-image", "The image of the terminals on the line.", ["junit"], ""),
+)
+DEMO_BUILDS = 16
+DEMO_AUTHORS = ("B. Amari", "L. Brandt", "S. Iyer", "M. Rahman")
+DEMO_DETAILS = {
+    "junit": ({"tests": 412, "failures": 0}, {"tests": 412, "failures": 3}),
+    "snyk": ({"vulnerabilities": 0}, {"vulnerabilities": 2}),
+    "sonar": ({"qualityGateStatus": "OK"}, {"qualityGateStatus": "ERROR"}),
+}
+
+
+class DemoDelivery:
+    """Builds on their way to two environments, a step every seven minutes, by the API's rules."""
+
+    def __init__(self, random: Random, start: datetime):
+        self.random, self.at = random, start.timestamp() - 30 * 86_400
+        self.source = Source(self.now, random)
+        self.running: dict[str, dict] = {}
+
+    def now(self) -> float:
+        """The time of the demo, which moves whenever somebody looks."""
+        self.at += 0.137
+        return self.at
+
+    def make(self) -> None:
+        """Make everything, in the current session."""
+        flows = [
+            Flow.create(
+                name=name,
+                description=description,
+                required_attestation_types=types,
+                requires_approval=bool(approver),
+                required_approver_roles=["quality"] if approver else [],
+                tags={"team": "maintenance-it"},
+            )
+            for name, description, types, approver in DEMO_FLOWS
+        ]
+        self.environments = [
+            Environment.create(
+                name="hangar-test", type="K8S", description="Where builds are tried."
+            ),
+            Environment.create(
+                name="hangar-production", type="K8S", description="What the line uses."
+            ),
+        ]
+        self.make_policies(flows)
+        for number in range(DEMO_BUILDS):
+            for flow, (*_, approver) in zip(flows, DEMO_FLOWS, strict=True):
+                self.build(flow, number, approver)
+                self.at += 14.5 * 3600
+
+    def make_policies(self, flows: list[Flow]) -> None:
+        """What the gate asks in front of production."""
+        production = self.environments[1]
+        policy = Policy.create(name="tested", required_attestation_types=["junit"])
+        PolicyAttachment.create(policy=policy.id, environment=production.id)
+        DeploymentPolicy.create(
+            name="released",
+            description="What changes maintenance records is released by quality.",
+            flow=flows[0].id,
+            environment_id=production.id,
+            enforce_approvals=True,
+        )
+
+    def build(self, flow: Flow, number: int, approver: str) -> None:
+        """One build: its trail, artifact, attestations, approval, and the gate."""
+        author = self.random.choice(DEMO_AUTHORS)
+        trail = begin_trail(
+            {
+                "flow": flow.id,
+                "git_commit_sha": f"{self.random.getrandbits(160):040x}",
+                "git_branch": "main",
+                "git_author": author,
+                "git_author_email": f"{author[3:].lower()}@maintenance.example",
+                "build_url": f"https://ci.maintenance.example/{flow.name}/{number + 1}",
+            }
+        )
+        digest = f"sha256:{self.random.getrandbits(256):064x}"
+        named = {"image_name": flow.name, "image_tag": f"1.{number}.0"}
+        report_artifact(trail, sha256_digest=digest, reported_by="ci", **named)
+        for kind in flow.required_attestation_types:
+            failed = self.random.random() < 0.08
+            details = to_json(DEMO_DETAILS[kind][failed])
+            status = "FAILED" if failed else "PASSED"
+            record_attestation(trail, {}, type=kind, name=kind, status=status, details=details)
+        self.deploy(self.environments[0], flow, digest, named["image_tag"])
+        if approver and trail.status != "NON_COMPLIANT":
+            wanted = {"required_approvers": [approver], "comments": "For the next night shift."}
+            approval = Approval.create(trail=trail.id, flow=flow.id, **wanted)
+            if number < DEMO_BUILDS - 1:
+                approve(approval, {"approver_identity": approver, "comments": None})
+        production = self.environments[1]
+        if pass_gate(digest, production.id, production, "ci")["allowed"]:
+            self.deploy(production, flow, digest, named["image_tag"])
+
+    def deploy(self, environment: Environment, flow: Flow, digest: str, tag: str) -> None:
+        """Run a build in an environment, and record what runs there now."""
+        running = self.running.setdefault(environment.id, {})
+        running[flow.name] = {
+            "artifactSha256": digest,
+            "artifactName": flow.name,
+            "artifactTag": tag,
+            "instanceCount": 2,
+        }
+        snapshot = EnvironmentSnapshot.record(environment, "agent", list(running.values()))
+        if snapshot.snapshot_index % 10 == 3:
+            values = {"approved_by": "qa-thomsen", "description": "Agreed with the CAMO."}
+            Baseline.approve(environment, **values)
+        note_drift(environment, snapshot)
+
+
+def demo_delivery(current: Session, random: Random, start: datetime) -> None:
+    """Make the demo's flows and all that hangs on them, by a clock and chance of their own."""
+    delivery, source = DemoDelivery(random, start), current.source
+    current.source = delivery.source
+    try:
+        delivery.make()
+    finally:
+        current.source = source
+
+
 # --- WSGI application ---------------------------------------------------------
 
 INSTANCE = "novantra_lite.instance"
@@ -9180,6 +13597,7 @@ def load_demo(lite: NovantraLite) -> None:
             imports[name].take(line, row)
         if report.refused:
             raise Problem(f"The demo does not fit: {report.faults[0]}.")
+        demo_delivery(current, chance, DEMO_START)
         current.events.clear()
 
     perform(workspace, work, actor="console", reason="Demonstration data was loaded.")
@@ -9225,10 +13643,13 @@ class Install:
         self.bell = threading.Event()
         self._collections: dict[str, Collection] = {}
         self.workspaces: dict[str, Workspace] = {}
+        read_trusted_keys(self.settings)
         networks = allowed_networks(self.settings)
         self.transport = transport or Transport(
             networks, self.settings.webhook_timeout, clock=self.source.clock
         )
+        # A setting that cannot be meant is refused now, not at the first pull request.
+        source_bases(self.settings)
         self.dispatcher = Dispatcher(self.workspaces, self.transport, self.source, self.bell)
         try:
             self.open_all()
@@ -9444,7 +13865,7 @@ class NovantraLite(Install):
     def verify(self) -> list[str]:
         """Recompute the chains and check the file; a sentence for each fault."""
         with self.workspace.read():
-            return [*check_file(self.workspace), *check_chains()]
+            return [*check_file(self.workspace), *check_chains(), *check_evidence()]
 
     def backup(self, target: str | os.PathLike) -> None:
         """Copy the workspace to a new file, as it stands at one moment, while it is in use."""
@@ -9808,7 +14229,7 @@ def openapi_document() -> dict:
     schemas: dict[str, dict] = {}
     for resource in RESOURCES:
         if resource.model:
-            schemas[resource.schema_name] = describe_model(resource.model)
+            schemas[resource.schema_name] = describe_model(resource.model, resource.without)
     for operation in every_operation():
         if operation.body.name:
             schemas[operation.body.name] = describe_body(operation)
@@ -9916,7 +14337,7 @@ def describe_body(operation: Operation) -> dict:
     return schema
 
 
-#: What is said of parameters that many operations have.
+#: What is said of parameters that many operations have, unless their schema says it.
 PARAMETERS = {
     "cursor": "nextCursor of the page before; good for 48 hours, with the same filters.",
     "limit": "Records on a page: 50 unless told, 200 at the most; a larger number means 200.",
@@ -9943,7 +14364,8 @@ def describe_parameters(operation: Operation) -> list[dict]:
     parameters = []
     for place, name, required, schema in places:
         parameter = {"name": name, "in": place, "required": required, "schema": schema}
-        described = {"description": PARAMETERS[name]} if name in PARAMETERS else {}
+        told = schema.get("description") or PARAMETERS.get(name)
+        described = {"description": told} if told else {}
         parameters.append(parameter | described)
     return parameters
 
@@ -9962,14 +14384,26 @@ def describe_answers(operation: Operation) -> dict:
         rehearsal = {
             "type": "object",
             "required": ["dryRun", would],
-            "properties": {"dryRun": {"const": True}, would: operation.answer or {}},
+            "properties": {"dryRun": {"const": True}, would: describe_rehearsed(operation)},
         }
         both = [operation.answer, rehearsal] if operation.status == 200 else [rehearsal]
         answers["200"] = describe_answer("Done, or what a dry run would do.", {"anyOf": both})
-    statuses = [*REFUSALS, *(WRITE_REFUSALS if operation.method != "GET" else ())]
+    if operation.redirects:
+        answers["302"] = describe_answer("It lies elsewhere; Location says where.", None)
+    writing = WRITE_REFUSALS if operation.method != "GET" else ()
+    statuses = [*REFUSALS, *writing, *operation.refuses]
     for status in sorted(statuses):
         answers[str(status)] = {"$ref": f"#/components/responses/{operation.surface.name}{status}"}
     return answers
+
+
+def describe_rehearsed(operation: Operation) -> dict:
+    """What a dry run tells: the answer, or the whole record where the answer is brief."""
+    if not operation.brief:
+        return operation.answer or {}
+    resource = operation.resource
+    whole = resource.model.schema_name or resource.schema_name
+    return operation.surface.record_schema(Named("", whole))
 
 
 def describe_answer(meaning: str, schema: dict | None, media: str = "application/json") -> dict:
@@ -9980,11 +14414,12 @@ def describe_answer(meaning: str, schema: dict | None, media: str = "application
 
 
 def describe_refusals(surface: Surface) -> dict[str, dict]:
-    """The refusals that all operations of a surface share, by name."""
+    """The refusals of a surface's operations, by name."""
     schema = {"$ref": f"#/components/schemas/{surface.name}Error"}
+    own = {status for operation in surface.operations for status in operation.refuses}
     return {
         f"{surface.name}{status}": describe_answer(HTTPStatus(status).phrase, schema)
-        for status in (*REFUSALS, *WRITE_REFUSALS)
+        for status in (*REFUSALS, *WRITE_REFUSALS, *sorted(own))
     }
 
 

@@ -1,0 +1,342 @@
+"""Approvals and the decisions on them: section 9 of the delivery notes."""
+
+import pytest
+from looking import audit, events, ledger, tables
+
+from novantra_lite import Attestation, perform
+
+FLOWS, TRAILS, APPROVALS = "/api/v1/flows", "/api/v1/trails", "/api/v1/approvals"
+NOON = "2026-06-01T12:00:00.000000Z"
+LATER = "2026-06-01T12:01:00.000000Z"
+NOBODY = "00000000-0000-4000-8000-000000000000"
+ANN, BEA = {"approverIdentity": "ann"}, {"approverIdentity": "bea"}
+
+
+@pytest.fixture
+def flow(factstore):
+    return factstore.post(
+        FLOWS,
+        {
+            "name": "payments",
+            "requiresApproval": True,
+            "requiredAttestationTypes": ["junit"],
+        },
+    ).json
+
+
+@pytest.fixture
+def trail(factstore, flow):
+    return factstore.post(
+        TRAILS,
+        {
+            "flowId": flow["id"],
+            "gitCommitSha": "4f2a",
+            "gitBranch": "main",
+            "gitAuthor": "Ann",
+            "gitAuthorEmail": "ann@example.org",
+        },
+    ).json
+
+
+@pytest.fixture
+def ask(factstore, trail):
+    """Asks for an approval of the trail."""
+    return lambda **body: factstore.post(f"{TRAILS}/{trail['id']}/approvals", body).json
+
+
+def decide(factstore, approval, verb, **body):
+    return factstore.post(
+        f"{APPROVALS}/{approval['id']}/{verb}", {"approverIdentity": "ann"} | body
+    )
+
+
+def test_an_approval_is_asked_for_with_nothing_but_the_path(lite, factstore, flow, trail):
+    asked = factstore.post(f"{TRAILS}/{trail['id']}/approvals")
+
+    key = asked.json["id"]
+    assert asked.status == 200
+    assert asked.json == {
+        "id": key,
+        "trailId": trail["id"],
+        "flowId": flow["id"],
+        "status": "PENDING_APPROVAL",
+        "requiredApprovers": [],
+        "comments": None,
+        "requestedAt": NOON,
+        "deadline": None,
+        "resolvedAt": None,
+        "decisions": [],
+    }
+    assert factstore.get(f"{APPROVALS}/{key}").json == asked.json
+    assert audit(lite)[-1][1:3] == ("approval.requested", key)
+    assert ledger(lite)[-1] == ("APPROVAL_REQUESTED", key)
+    assert events(lite)[-1] == ("factstore.approval.requested", {"approval": asked.json})
+    assert factstore.get(f"{TRAILS}/{trail['id']}/audit").json == []
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({"trailId": NOBODY, "requestedBy": "x"}, {}),
+        ({"trailId": None, "requiredApprovers": None}, {"requiredApprovers": []}),
+        ({"requiredApprovers": [" a, b", "", 5]}, {"requiredApprovers": ["a", "b", "5"]}),
+        ({"comments": "Ship it."}, {"comments": "Ship it."}),
+        (
+            {"deadline": "2026-06-01T14:30:00+02:00"},
+            {"deadline": "2026-06-01T12:30:00.000000Z", "status": "PENDING_APPROVAL"},
+        ),
+    ],
+)
+def test_a_request_is_taken_as_clients_send_it(factstore, trail, ask, given, kept):
+    asked = ask(**given)
+
+    assert asked.items() >= ({"trailId": trail["id"]} | kept).items()
+
+
+@pytest.mark.parametrize(
+    ("key", "body", "status"),
+    [
+        (NOBODY, {}, 404),
+        ("nonsense", {}, 400),
+        (None, {"trailId": "nonsense"}, 400),
+        (None, {"requiredApprovers": "ann"}, 400),
+        (None, {"requiredApprovers": [{}]}, 400),
+        (None, {"deadline": "tomorrow"}, 400),
+        (None, {"comments": ["x"]}, 400),
+        (None, [], 400),
+    ],
+)
+def test_a_request_that_cannot_be_is_refused(lite, factstore, trail, key, body, status):
+    before = tables(lite)
+
+    refused = factstore.post(f"{TRAILS}/{key or trail['id']}/approvals", body)
+
+    assert refused.status == status
+    assert tables(lite) == before
+
+
+def test_one_decision_approves_where_nobody_is_required(lite, factstore, clock, trail, ask):
+    approval = ask()
+    clock.advance(60)
+
+    approved = decide(factstore, approval, "approve", comments="Fine.")
+
+    decision = approved.json["decisions"][0]
+    assert approved.status == 200
+    assert decision == {
+        "id": decision["id"],
+        "approvalId": approval["id"],
+        "approverIdentity": "ann",
+        "decision": "APPROVED",
+        "comments": "Fine.",
+        "decidedAt": LATER,
+    }
+    assert approved.json == approval | {
+        "status": "APPROVED",
+        "resolvedAt": LATER,
+        "decisions": [decision],
+    }
+    assert factstore.get(f"{APPROVALS}/{approval['id']}").json == approved.json
+    assert events(lite)[-1] == ("factstore.approval.granted", {"approval": approved.json})
+    assert [entry[1] for entry in audit(lite)][-3:] == [
+        "approval_decision.recorded",
+        "factstore.event.recorded",
+        "approval.updated",
+    ]
+    happened = factstore.get(f"{TRAILS}/{trail['id']}/audit").json
+    assert [(event["eventType"], event["actor"], event["payload"]) for event in happened] == [
+        ("APPROVAL_GRANTED", "ann", f'{{"approvalId":"{approval["id"]}"}}')
+    ]
+    assert lite.verify() == []
+
+
+def test_everybody_who_is_required_must_approve_by_exact_name(lite, factstore, trail, ask):
+    approval = ask(requiredApprovers=["ann", "bea"])
+
+    states = [
+        decide(factstore, approval, "approve", approverIdentity=identity).json["status"]
+        for identity in ("ann", "ann", "Bea", "somebody", "bea")
+    ]
+
+    assert states == ["PENDING_APPROVAL"] * 4 + ["APPROVED"]
+    read = factstore.get(f"{APPROVALS}/{approval['id']}").json
+    heard = ["ann", "ann", "Bea", "somebody", "bea"]
+    assert [decision["approverIdentity"] for decision in read["decisions"]] == heard
+    happened = factstore.get(f"{TRAILS}/{trail['id']}/audit").json
+    assert [(event["eventType"], event["actor"]) for event in happened] == [
+        ("APPROVAL_GRANTED", identity) for identity in reversed(heard)
+    ]
+    assert [name for name, _ in events(lite)] == [
+        "factstore.approval.requested",
+        "factstore.approval.granted",
+    ]
+
+
+def test_one_rejection_ends_it(lite, factstore, clock, trail, ask):
+    approval = ask(requiredApprovers=["ann"])
+    clock.advance(60)
+
+    rejected = decide(factstore, approval, "reject", approverIdentity="zed", comments="No.")
+
+    assert rejected.status == 200
+    assert rejected.json["status"] == "REJECTED"
+    assert rejected.json["resolvedAt"] == LATER
+    assert [one["decision"] for one in rejected.json["decisions"]] == ["REJECTED"]
+    assert events(lite)[-1] == ("factstore.approval.rejected", {"approval": rejected.json})
+    happened = factstore.get(f"{TRAILS}/{trail['id']}/audit").json
+    assert [(event["eventType"], event["actor"]) for event in happened] == [
+        ("APPROVAL_REJECTED", "zed")
+    ]
+    assert factstore.get(f"{TRAILS}/{trail['id']}").json == trail
+
+
+@pytest.mark.parametrize("last", ["approve", "reject"])
+@pytest.mark.parametrize(("first", "state"), [("approve", "APPROVED"), ("reject", "REJECTED")])
+def test_what_is_decided_stays_decided(lite, factstore, ask, first, state, last):
+    approval = ask()
+    decide(factstore, approval, first)
+    before = tables(lite)
+
+    refused = decide(factstore, approval, last, approverIdentity="bea")
+
+    assert (refused.status, refused.json["error"]) == (409, "Conflict")
+    assert approval["id"] in refused.json["message"]
+    assert state in refused.json["message"]
+    assert tables(lite) == before
+
+
+@pytest.mark.parametrize("verb", ["approve", "reject"])
+@pytest.mark.parametrize(
+    ("key", "body", "status"),
+    [
+        (NOBODY, ANN, 404),
+        ("nonsense", ANN, 400),
+        (None, {}, 400),
+        (None, {"approverIdentity": None}, 400),
+        (None, {"approverIdentity": ["ann"]}, 400),
+        (None, {"approverIdentity": "x" * 256}, 400),
+        (None, ANN | {"comments": {}}, 400),
+    ],
+)
+def test_a_decision_that_cannot_be_is_refused(lite, factstore, ask, verb, key, body, status):
+    approval = ask()
+    before = tables(lite)
+
+    refused = factstore.post(f"{APPROVALS}/{key or approval['id']}/{verb}", body)
+
+    assert refused.status == status
+    assert tables(lite) == before
+
+
+def test_nobody_decides_after_the_deadline(lite, factstore, clock, ask):
+    approval = ask(deadline=LATER)
+    clock.advance(60)
+    in_time = factstore.get(f"{APPROVALS}/{approval['id']}").json["status"]
+    clock.advance(1)
+    before = tables(lite)
+
+    refused = [decide(factstore, approval, verb) for verb in ("approve", "reject")]
+
+    read = factstore.get(f"{APPROVALS}/{approval['id']}").json
+    assert in_time == "PENDING_APPROVAL"
+    assert [one.status for one in refused] == [409, 409]
+    assert "EXPIRED" in refused[0].json["message"]
+    assert (read["status"], read["resolvedAt"]) == ("EXPIRED", None)
+    assert tables(lite) == before
+
+
+def test_a_decision_in_time_outlives_the_deadline(factstore, clock, ask):
+    approval = ask(deadline=LATER)
+    decide(factstore, approval, "approve")
+    clock.advance(61)
+
+    read = factstore.get(f"{APPROVALS}/{approval['id']}")
+
+    assert read.json["status"] == "APPROVED"
+
+
+def test_approvals_are_listed_by_their_present_state(factstore, clock, ask):
+    made = {
+        "APPROVED": ask(),
+        "REJECTED": ask(),
+        "PENDING_APPROVAL": ask(),
+        "EXPIRED": ask(deadline=LATER),
+    }
+    decide(factstore, made["APPROVED"], "approve")
+    decide(factstore, made["REJECTED"], "reject")
+    clock.advance(61)
+
+    listed = {state: factstore.get(APPROVALS, status=state).json for state in made}
+
+    every = factstore.get(APPROVALS).json
+    assert {state: [one["id"] for one in found] for state, found in listed.items()} == {
+        state: [one["id"]] for state, one in made.items()
+    }
+    assert [one["status"] for one in every] == list(made)
+    assert [len(one["decisions"]) for one in every] == [1, 1, 0, 0]
+    assert factstore.get(f"{APPROVALS}?status=").json == every
+
+
+def test_a_state_that_there_is_not_is_refused(factstore):
+    refused = factstore.get(APPROVALS, status="approved")
+
+    assert refused.status == 400
+    assert "status" in refused.json["message"]
+
+
+@pytest.mark.parametrize(("key", "status"), [(NOBODY, 404), ("nonsense", 400)])
+def test_an_approval_that_is_not_there_is_refused(factstore, key, status):
+    refused = factstore.get(f"{APPROVALS}/{key}")
+
+    assert refused.status == status
+
+
+def test_a_trail_lists_its_approvals(factstore, flow, trail, ask):
+    made = [ask(), ask(comments="Again.")]
+    body = {name: trail[name] for name in ("gitCommitSha", "gitBranch", "gitAuthor")}
+    body |= {"flowId": flow["id"], "gitAuthorEmail": ""}
+    other = factstore.post(TRAILS, body).json
+    factstore.post(f"{TRAILS}/{other['id']}/approvals", {})
+
+    listed = factstore.get(f"{TRAILS}/{trail['id']}/approvals")
+    nobodys = factstore.get(f"{TRAILS}/{NOBODY}/approvals")
+
+    assert (listed.status, listed.json) == (200, made)
+    assert (nobodys.status, nobodys.json) == (200, [])
+
+
+def test_an_approval_completes_what_the_flow_requires(lite, factstore, trail, ask):
+    perform(
+        lite.workspace,
+        lambda current: Attestation.create(trail=trail["id"], type="junit", status="PASSED"),
+        actor="test",
+    )
+    approval = ask(requiredApprovers=["ann", "bea"])
+    states = []
+
+    for identity in ("ann", "bea"):
+        decide(factstore, approval, "approve", approverIdentity=identity)
+        states.append(factstore.get(f"{TRAILS}/{trail['id']}").json["status"])
+
+    assert states == ["PENDING", "COMPLIANT"]
+    assert [name for name, _ in events(lite)] == [
+        "factstore.approval.requested",
+        "factstore.approval.granted",
+        "factstore.trail.settled",
+    ]
+    assert audit(lite)[-1][1:3] == ("trail.updated", trail["id"])
+
+
+def test_a_dry_run_tells_and_stores_nothing(lite, factstore, trail, ask):
+    approval = ask()
+    before = tables(lite)
+
+    asked = factstore.post(f"{TRAILS}/{trail['id']}/approvals", {"comments": "x"}, dryRun="true")
+    approved = factstore.post(f"{APPROVALS}/{approval['id']}/approve", ANN, dryRun="true")
+    rejected = factstore.post(f"{APPROVALS}/{approval['id']}/reject", BEA, dryRun="true")
+
+    assert [one.status for one in (asked, approved, rejected)] == [200, 200, 200]
+    assert asked.json["wouldCreate"].items() >= {"comments": "x", "decisions": []}.items()
+    assert approved.json["result"]["status"] == "APPROVED"
+    assert rejected.json["result"]["status"] == "REJECTED"
+    assert tables(lite) == before

@@ -1,0 +1,367 @@
+"""Artifacts as trails report them: section 4 of the delivery notes."""
+
+import json
+
+import pytest
+from looking import audit, events, ledger, tables
+
+import novantra_lite
+from novantra_lite import Approval, Attestation, AuditEvent, Flow, Trail
+
+NOON = "2026-06-01T12:00:00.000000Z"
+NOBODY = "00000000-0000-4000-8000-000000000000"
+DIGEST = "sha256:" + "ab" * 32
+OTHER = "sha256:" + "CD" * 32
+API = {"imageName": "payments", "imageTag": "1.4.2", "sha256Digest": DIGEST}
+
+
+def perform(lite, work):
+    return novantra_lite.perform(lite.workspace, lambda session: work(), actor="test")
+
+
+def begin(lite, **flow):
+    def work():
+        made = Flow.create(**{"name": "payments"} | flow)
+        return Trail.create(
+            flow=made.id,
+            git_commit_sha="0f3e",
+            git_branch="main",
+            git_author="Ada",
+            git_author_email="ada@acme.example",
+            build_url="https://ci.example/runs/7",
+        ).id
+
+    return perform(lite, work)
+
+
+@pytest.fixture
+def trail(lite):
+    return begin(lite)
+
+
+@pytest.fixture
+def acme(factstore):
+    return factstore.post("/api/v1/organisations", {"slug": "acme", "name": "Acme"}).json
+
+
+def path(trail, version="v1"):
+    return f"/api/{version}/trails/{trail}/artifacts"
+
+
+def happenings(lite):
+    with lite.workspace.read():
+        return [event.json() for event in AuditEvent.select()]
+
+
+# --- Reporting ----------------------------------------------------------------
+
+
+def test_an_artifact_needs_a_name_a_tag_and_a_digest(lite, factstore, trail):
+    reported = factstore.post(path(trail), API)
+
+    key = reported.json["id"]
+    assert reported.status == 201
+    assert reported.json == {
+        "id": key,
+        "trailId": trail,
+        "imageName": "payments",
+        "imageTag": "1.4.2",
+        "sha256Digest": DIGEST,
+        "registry": None,
+        "reportedAt": NOON,
+        "reportedBy": "",
+        "orgSlug": None,
+        "artifactType": None,
+        "buildUrl": "https://ci.example/runs/7",
+        "commitUrl": None,
+        "provenanceStatus": "NO_PROVENANCE",
+        "complianceState": "UNKNOWN",
+        "runningInEnvironments": [],
+    }
+    assert factstore.get(path(trail)).json == [reported.json]
+    assert ("artifact.reported", key) in [entry[1:3] for entry in audit(lite)]
+    assert ("ARTIFACT_REPORTED", key) in ledger(lite)
+    assert events(lite) == [("factstore.artifact.reported", {"artifact": reported.json})]
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_a_report_is_a_happening_of_its_trail(lite, factstore, trail, version):
+    given = API | {"reportedBy": "jenkins", "registry": "ghcr.io"}
+
+    reported = factstore.post(
+        path(trail, version), given, headers={"X-Factstore-Region": "eu-central-1"}
+    )
+
+    (happening,) = happenings(lite)
+    assert reported.status == 201
+    assert happening["eventType"] == "ARTIFACT_DEPLOYED"
+    assert happening["actor"] == "jenkins"
+    assert happening["trailId"] == trail
+    assert happening["artifactSha256"] == DIGEST
+    assert happening["environmentId"] is None
+    assert happening["region"] == "eu-central-1"
+    assert json.loads(happening["payload"]) == {
+        "artifactId": reported.json["id"],
+        "trailId": trail,
+        "imageName": "payments",
+        "imageTag": "1.4.2",
+        "sha256Digest": DIGEST,
+        "registry": "ghcr.io",
+    }
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_everything_that_may_be_given_is_kept(factstore, trail, acme, version):
+    given = API | {
+        "sha256Digest": OTHER,
+        "registry": "ghcr.io/acme",
+        "reportedBy": "jenkins",
+        "orgSlug": "acme",
+        "artifactType": "OCI",
+        "buildUrl": "https://ci.example/runs/8",
+        "commitUrl": "https://git.example/0f3e",
+    }
+
+    reported = factstore.post(path(trail, version), given | {"environment": "prod"})
+
+    (kept,) = factstore.get(path(trail, version)).json
+    assert (reported.status, kept["id"]) == (201, reported.json["id"])
+    assert kept.items() >= given.items()
+
+
+def test_the_names_of_the_reference_are_taken_too(factstore, trail):
+    given = {"name": "payments", "tag": 7, "sha256Digest": DIGEST, "reportedBy": None}
+
+    reported = factstore.post(path(trail), given | {"buildUrl": None, "registry": None})
+
+    assert reported.status == 201
+    assert (reported.json["imageName"], reported.json["imageTag"]) == ("payments", "7")
+    assert reported.json["reportedBy"] == ""
+    assert reported.json["buildUrl"] == "https://ci.example/runs/7"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"imageName": None},
+        {"imageName": " "},
+        {"imageName": "x" * 256},
+        {"imageName": ["payments"]},
+        {"imageTag": ""},
+        {"sha256Digest": None},
+        {"sha256Digest": "ab" * 32},
+        {"sha256Digest": "SHA256:" + "ab" * 32},
+        {"sha256Digest": "sha256:" + "ab" * 31},
+        {"sha256Digest": "sha256:" + "ag" * 32},
+        {"sha256Digest": DIGEST + "\n"},
+        {"registry": "x" * 256},
+        {"reportedBy": "x" * 256},
+        {"orgSlug": {}},
+        {"artifactType": "docker"},
+        {"buildUrl": "x" * 2049},
+    ],
+)
+def test_a_wrong_member_is_refused(lite, factstore, trail, change):
+    before = tables(lite)
+
+    refused = factstore.post(path(trail), API | change)
+
+    assert (refused.status, refused.json["error"]) == (400, "Bad Request")
+    assert next(iter(change)) in refused.json["message"]
+    assert tables(lite) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"imageName": None},
+        {"imageTag": "x" * 256},
+        {"sha256Digest": "x" * 256},
+        {"reportedBy": None},
+    ],
+)
+def test_the_second_version_refuses_only_what_is_missing_or_too_long(
+    lite, factstore, trail, change
+):
+    before = tables(lite)
+
+    refused = factstore.post(path(trail, "v2"), API | {"reportedBy": "ci"} | change)
+
+    assert (refused.status, refused.json["error"]) == (400, "Bad Request")
+    assert next(iter(change)) in refused.json["message"]
+    assert tables(lite) == before
+
+
+def test_the_second_version_takes_any_digest_and_answers_briefly(factstore, trail):
+    given = {"imageName": " ", "imageTag": "", "sha256Digest": "none", "reportedBy": ""}
+
+    reported = factstore.post(path(trail, "v2"), given)
+
+    assert reported.status == 201
+    assert reported.json == {"id": reported.json["id"], "status": "created", "timestamp": NOON}
+    (kept,) = factstore.get(path(trail, "v2")).json
+    assert kept["id"] == reported.json["id"]
+    assert kept.items() >= given.items()
+
+
+def test_the_same_digest_may_be_reported_again(factstore, trail):
+    first = factstore.post(path(trail), API)
+    second = factstore.post(path(trail), API)
+
+    assert [first.status, second.status] == [201, 201]
+    assert factstore.get(path(trail)).json == [first.json, second.json]
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.parametrize("ask", [{"headers": {"X-Dry-Run": "true"}}, {"dryRun": "true"}])
+def test_a_dry_run_tells_the_artifact_and_stores_nothing(lite, factstore, trail, version, ask):
+    before = tables(lite)
+
+    told = factstore.post(path(trail, version), API | {"reportedBy": "ci"}, **ask)
+    unknown = factstore.post(path(NOBODY, version), API | {"reportedBy": "ci"}, **ask)
+
+    assert (told.status, told.json["dryRun"], unknown.status) == (200, True, 404)
+    assert told.json["wouldCreate"].items() >= {"trailId": trail, **API}.items()
+    assert tables(lite) == before
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_a_trail_that_is_not_there_is_not_found(lite, factstore, version):
+    before = tables(lite)
+
+    listed = factstore.get(path(NOBODY, version))
+    reported = factstore.post(path(NOBODY, version), API | {"reportedBy": "ci"})
+    nonsense = factstore.get(path("nonsense", version))
+
+    assert [listed.status, reported.status, nonsense.status] == [404, 404, 400]
+    assert NOBODY in reported.json["message"]
+    assert tables(lite) == before
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_an_organisation_that_is_not_there_is_not_found(lite, factstore, trail, version):
+    before = tables(lite)
+
+    refused = factstore.post(path(trail, version), API | {"reportedBy": "ci", "orgSlug": "nobody"})
+
+    assert (refused.status, refused.json["error"]) == (404, "Not Found")
+    assert "nobody" in refused.json["message"]
+    assert tables(lite) == before
+
+
+# --- Finding ------------------------------------------------------------------
+
+
+def test_artifacts_are_found_by_their_exact_digest_in_the_order_of_reporting(lite, factstore):
+    trails = [begin(lite, name="one"), begin(lite, name="two")]
+    first, second = [factstore.post(path(trail), API).json for trail in trails]
+    factstore.post(path(trails[0]), API | {"sha256Digest": OTHER})
+
+    found = factstore.get("/api/v1/artifacts", sha256=DIGEST)
+    upper = factstore.get("/api/v1/artifacts", sha256=DIGEST.upper())
+    bare = factstore.get("/api/v1/artifacts", sha256="ab" * 32)
+    mine = factstore.get(path(trails[1]))
+
+    assert (found.status, found.json) == (200, [first, second])
+    assert [(upper.status, upper.json), (bare.status, bare.json)] == [(200, []), (200, [])]
+    assert mine.json == [second]
+
+
+def test_the_second_version_finds_one_artifact_the_first(lite, factstore):
+    trails = [begin(lite, name="one"), begin(lite, name="two")]
+    first, _ = [factstore.post(path(trail), API).json for trail in trails]
+
+    found = factstore.get("/api/v2/artifacts", sha256=DIGEST)
+    none = factstore.get("/api/v2/artifacts", sha256=OTHER)
+
+    assert (found.status, found.json) == (200, first)
+    assert (none.status, none.json["error"]) == (404, "Not Found")
+    assert OTHER in none.json["message"]
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.parametrize("query", [{}, {"sha256": ""}, {"sha256": "\0"}, {"sha256": "x" * 256}])
+def test_a_search_without_a_digest_is_refused(factstore, version, query):
+    refused = factstore.get(f"/api/{version}/artifacts", **query)
+
+    assert (refused.status, refused.json["error"]) == (400, "Bad Request")
+    assert "sha256" in refused.json["message"]
+
+
+# --- Compliance ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("required", "recorded", "state"),
+    [
+        ([], [("junit", "FAILED")], "UNKNOWN"),
+        (["junit", "snyk"], [], "NON_COMPLIANT"),
+        (["junit", "snyk"], [("junit", "PASSED")], "NON_COMPLIANT"),
+        (["junit"], [("junit", "PENDING")], "NON_COMPLIANT"),
+        (["junit"], [("junit", "PASSED"), ("junit", "FAILED")], "NON_COMPLIANT"),
+        (["junit"], [("junit", "PASSED"), ("snyk", "FAILED")], "COMPLIANT"),
+        (["junit", "snyk"], [("snyk", "PASSED"), ("junit", "PASSED")], "COMPLIANT"),
+    ],
+)
+def test_an_artifact_is_as_compliant_as_its_own_trail(lite, factstore, required, recorded, state):
+    trail = begin(lite, required_attestation_types=required)
+    other = begin(lite, name="other", required_attestation_types=["never"])
+    for one in (trail, other):
+        factstore.post(path(one), API)
+    for type, status in recorded:
+        perform(lite, lambda t=type, s=status: Attestation.create(trail=trail, type=t, status=s))
+
+    found = factstore.get("/api/v1/artifacts", sha256=DIGEST)
+
+    assert [one["complianceState"] for one in found.json] == [state, "NON_COMPLIANT"]
+
+
+def test_a_flow_with_artifacts_is_not_deleted(lite, factstore, trail):
+    factstore.post(path(trail), API)
+    flow = factstore.get("/api/v1/flows").json[0]["id"]
+    perform(lite, lambda: Approval.create(trail=trail, flow=flow))
+    before = tables(lite)
+
+    refused = factstore.delete(f"/api/v1/flows/{flow}")
+
+    assert (refused.status, refused.json["error"]) == (409, "Conflict")
+    assert "artifact" in refused.json["message"]
+    assert tables(lite) == before
+
+
+# --- Environments -------------------------------------------------------------
+
+
+def test_an_artifact_runs_where_the_newest_snapshot_holds_its_digest(factstore, trail):
+    artifact = factstore.post(path(trail), API).json
+    paths = []
+    for name in ("staging", "prod", "empty"):
+        made = factstore.post("/api/v1/environments", {"name": name, "type": "K8S"}).json
+        paths.append(f"/api/v1/environments/{made['id']}/snapshots")
+    running = {"artifactName": "p", "artifactTag": "1", "instanceCount": 1}
+    staging, prod, _ = paths
+
+    def snapshot(where, *digests):
+        artifacts = [running | {"artifactSha256": digest} for digest in digests]
+        taken = factstore.post(where, {"recordedBy": "agent", "artifacts": artifacts})
+        (found,) = factstore.get("/api/v1/artifacts", sha256=DIGEST).json
+        return taken.status, found["runningInEnvironments"]
+
+    answers = [
+        snapshot(prod, OTHER, DIGEST),
+        snapshot(staging, DIGEST, DIGEST),
+        snapshot(prod, OTHER),
+        snapshot(prod, DIGEST.upper()),
+        snapshot(staging),
+        snapshot(prod, DIGEST),
+    ]
+
+    assert artifact["runningInEnvironments"] == []
+    assert answers == [
+        (201, ["prod"]),
+        (201, ["staging", "prod"]),
+        (201, ["staging"]),
+        (201, ["staging"]),
+        (201, []),
+        (201, ["prod"]),
+    ]

@@ -1,0 +1,342 @@
+"""Assertions: section 6 of the delivery notes."""
+
+import json
+
+import pytest
+from looking import audit, events, tables
+
+from novantra_lite import Approval, Artifact, Attestation, AuditEvent, Flow, Trail, perform
+
+ASSERT = "/api/v1/assert"
+DIGEST = "sha256:" + "0" * 64
+NOBODY = "00000000-0000-4000-8000-000000000000"
+NOON = "2026-06-01T12:00:00.000000Z"
+UNIT = "trail: {attestations: [{name: unit}]}"
+NAMED = """
+version: 1
+trail:
+  attestations:
+    - {name: review, type: pull-request}
+    - {name: audit, if: '${{ flow.tags["tier"] in ["1", "2"] and not artifact.name == "docs" }}'}
+  artifacts:
+    - name: api
+      attestations: [{name: unit, type: junit}, {name: review}]
+    - name: web
+      attestations: [{name: e2e}]
+"""
+
+
+@pytest.fixture
+def story(lite):
+    """Makes a flow, and trails with an image, attestations such as `junit+ unit:x-`, and approval.
+
+    + is PASSED, - FAILED and ? PENDING; what stands before a colon is the type, behind it the name.
+    """
+
+    def tell(*trails, **flow):
+        def work(current):
+            made = Flow.create(name="payments", **flow)
+            return made.id, [add(made, *trail) for trail in trails]
+
+        return perform(lite.workspace, work, actor="test")
+
+    return tell
+
+
+def add(flow, said="", image="api", template=None, approval=None):
+    trail = Trail.create(
+        flow=flow.id, git_commit_sha="c0ffee", git_branch="main", git_author="Ada",
+        git_author_email="", template_yaml=template,
+    )  # fmt: skip
+    if image:
+        Artifact.create(trail=trail.id, image_name=image, image_tag="1", sha256_digest=DIGEST)
+    for one in said.split():
+        status = {"+": "PASSED", "-": "FAILED", "?": "PENDING"}[one[-1]]
+        kind, _, name = one[:-1].partition(":")
+        Attestation.create(trail=trail.id, type=kind, name=name or None, status=status)
+    if approval:
+        Approval.create(trail=trail.id, flow=flow.id, status=approval)
+    return trail.id
+
+
+def gate_events(lite):
+    with lite.workspace.read():
+        told = AuditEvent.select().order_by(AuditEvent.occurred_at, AuditEvent.id)
+        return [
+            (one.event_type, one.actor, one.trail_id, one.artifact_sha256, json.loads(one.payload))
+            for one in told
+        ]
+
+
+def test_an_artifact_with_everything_passed_is_compliant(lite, factstore, story):
+    flow, (trail,) = story(("junit+ zap- snyk+",), required_attestation_types=["junit", "snyk"])
+
+    found = factstore.post(ASSERT, {"sha256Digest": DIGEST, "flowId": flow.upper()})
+
+    sentence = "Everything that the flow payments requires has passed."
+    assert found.status == 200
+    assert list(found.json.items()) == [
+        ("sha256Digest", DIGEST),
+        ("flowId", flow),
+        ("status", "COMPLIANT"),
+        ("missingAttestationTypes", []),
+        ("failedAttestationTypes", ["zap"]),
+        ("details", sentence),
+        ("missingAttestationNames", []),
+        ("failedAttestationNames", []),
+        ("compliant", True),
+        ("message", sentence),
+        ("flowName", "payments"),
+        ("missingAttestations", []),
+        ("failedAttestations", ["zap"]),
+        ("checkedAt", NOON),
+        (
+            "attestations",
+            [
+                {"type": "junit", "status": "PASSED"},
+                {"type": "zap", "status": "FAILED"},
+                {"type": "snyk", "status": "PASSED"},
+            ],
+        ),
+    ]
+    payload = {
+        "sha256Digest": DIGEST,
+        "flowId": flow,
+        "status": "COMPLIANT",
+        "missingAttestationTypes": [],
+        "failedAttestationTypes": ["zap"],
+    }
+    assert gate_events(lite) == [("GATE_ALLOWED", "system", trail, DIGEST, payload)]
+    assert audit(lite)[-1][1] == "factstore.event.recorded"
+    assert events(lite) == []
+    assert factstore.get(f"/api/v1/flows/{flow}").status == 200
+    assert lite.verify() == []
+
+
+TYPES = {"required_attestation_types": ["junit", "snyk"]}
+APPROVED = {"requires_approval": True}
+
+#: The flow, the trails, the verdict, what is missing and what failed, which trail decides.
+CASES = {
+    "nobody reported it": (TYPES, [], False, ["junit", "snyk"], [], None),
+    "nobody reported it, nothing required": ({}, [], False, [], [], None),
+    "nobody reported it, with a template": (
+        TYPES | {"template_yaml": UNIT}, [], False, ["junit", "snyk"], [], None,
+    ),
+    "nothing required": ({}, [("junit-",)], True, [], [], None),
+    "nothing required, approval not looked at": (APPROVED, [("",)], True, [], [], None),
+    "all passed": (TYPES, [("snyk+ junit+",)], True, [], [], 0),
+    "one missing": (TYPES, [("snyk+",)], False, ["junit"], [], 0),
+    "one pending": (TYPES, [("snyk+ junit?",)], False, ["junit"], [], 0),
+    "one failed": (TYPES, [("snyk- junit+",)], False, ["snyk"], ["snyk"], 0),
+    "failed, then passed": (TYPES, [("snyk- snyk+ junit+",)], True, [], ["snyk"], 0),
+    "passed, then failed": (TYPES, [("snyk+ junit+ snyk-",)], True, [], ["snyk"], 0),
+    "failures twice, others too": (
+        TYPES, [("a- snyk- a- junit-",)], False, ["junit", "snyk"], ["a", "snyk", "a", "junit"], 0,
+    ),
+    "a type required twice": (
+        {"required_attestation_types": ["b", "a", "b"]}, [("",)], False, ["b", "a", "b"], [], 0,
+    ),
+    "names do not count as types": (
+        TYPES, [("x:junit+ x:snyk+",)], False, ["junit", "snyk"], [], 0,
+    ),
+    "types are compared exactly": (TYPES, [("JUnit+ snyk+",)], False, ["junit"], [], 0),
+    "the first that lacks nothing": (
+        TYPES, [("junit+",), ("junit+ snyk+ a-",), ("junit+ snyk+ b-",)], True, [], ["a"], 1,
+    ),
+    "the one that lacks least": (TYPES, [("a-",), ("junit+ b-",)], False, ["snyk"], ["b"], 1),
+    "the first on a tie": (TYPES, [("junit+ a-",), ("snyk+ b-",)], False, ["snyk"], ["a"], 0),
+    "what another trail has does not help": (
+        TYPES, [("junit+",), ("snyk+",)], False, ["snyk"], [], 0,
+    ),
+    "a trail without the artifact": (
+        TYPES, [("junit+ snyk+", None), ("",)], False, ["junit", "snyk"], [], 1,
+    ),
+    "approved": (
+        TYPES | APPROVED,
+        [("junit+ snyk+ a-", "api", None, "APPROVED")],
+        True, [], ["a"], 0,
+    ),
+    "not approved": (TYPES | APPROVED, [("junit+ snyk+ a-",)], False, [], [], 0),
+    "approval pending": (
+        TYPES | APPROVED, [("junit+ snyk+", "api", None, "PENDING_APPROVAL")], False, [], [], 0,
+    ),
+    "rejected": (TYPES | APPROVED, [("junit+ snyk+", "api", None, "REJECTED")], False, [], [], 0),
+    "a later artifact's approval is not tried": (
+        TYPES | APPROVED,
+        [("junit+ snyk+",), ("junit+ snyk+", "api", None, "APPROVED")],
+        False, [], [], 0,
+    ),
+    "the first artifact chooses types": (
+        TYPES, [("",), ("x:unit+", "api", UNIT)], False, ["junit", "snyk"], [], 0,
+    ),
+    "missing goes before approval": (TYPES | APPROVED, [("junit+",)], False, ["snyk"], [], 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("flow", "trails", "compliant", "missing", "failed", "deciding"), CASES.values(), ids=CASES
+)
+def test_required_types(lite, factstore, story, flow, trails, compliant, missing, failed, deciding):
+    key, made = story(*trails, **flow)
+
+    found = factstore.post(ASSERT, {"sha256Digest": DIGEST, "flowId": key}).json
+
+    status = "COMPLIANT" if compliant else "NON_COMPLIANT"
+    assert (found["compliant"], found["status"]) == (compliant, status)
+    assert (found["missingAttestationTypes"], found["missingAttestations"]) == (missing, missing)
+    assert (found["failedAttestationTypes"], found["failedAttestations"]) == (failed, failed)
+    assert (found["missingAttestationNames"], found["failedAttestationNames"]) == ([], [])
+    assert found["message"] == found["details"]
+    assert all(one in found["details"] for one in [*missing, "flow payments"] if deciding == 0)
+    [(event, _, trail, _, payload)] = gate_events(lite)
+    assert event == ("GATE_ALLOWED" if compliant else "GATE_BLOCKED")
+    assert trail == (None if deciding is None else made[deciding])
+    assert payload.items() <= found.items()
+
+
+ALL = "x:review+ x:audit+ x:unit+"
+TIER = {"template_yaml": NAMED, "tags": {"tier": "1"}}
+NAMED_CASES = {
+    "all names": (TIER, [(ALL,)], True, [], [], 0),
+    "types do not count": (
+        TIER, [("review+ audit+ unit+",)], False, ["review", "audit", "unit"], [], 0,
+    ),
+    "required types do not count": (TIER | TYPES, [(ALL,)], True, [], [], 0),
+    "the condition is false": (
+        TIER | {"tags": {"tier": "3"}}, [("x:review+ x:unit+",)], True, [], [], 0,
+    ),
+    "another image": (TIER, [("x:unit+", "web")], False, ["review", "audit", "e2e"], [], 0),
+    "an image that the template does not name": (
+        TIER, [("x:review+", "other")], False, ["audit"], [], 0,
+    ),
+    "an image that the condition leaves out": (TIER, [("x:review+", "docs")], True, [], [], 0),
+    "a name failed": (TIER, [(f"{ALL} x:unit- x:z- y-",)], True, [], ["unit", "z"], 0),
+    "a required name failed": (
+        TIER, [("x:unit- x:review+ x:audit+",)], False, ["unit"], ["unit"], 0,
+    ),
+    "a tie": (TIER, [("x:unit+ x:a-",), ("x:review+ x:b-",)], False, ["review", "audit"], ["a"], 0),
+    "fewest": (TIER, [("",), (ALL,)], True, [], [], 1),
+    "a blank template": (TYPES | {"template_yaml": ""}, [("snyk-",)], True, [], [], 0),
+    "no template at all": (TYPES | {"template_yaml": "["}, [("x:y-",)], True, [], ["y"], 0),
+    "a bomb": (TYPES | {"template_yaml": "a: &a [*a]"}, [("",)], True, [], [], 0),
+    "nothing required, approval missing": (
+        APPROVED | {"template_yaml": ""}, [("x:y-",)], False, [], [], 0,
+    ),
+    "nothing required, approved": (
+        APPROVED | {"template_yaml": ""}, [("", "api", None, "APPROVED")], True, [], [], 0,
+    ),
+    "the trail's template before the flow's": (
+        TIER,
+        [("x:own-", "api", "trail: {attestations: [{name: own}]}")],
+        False, ["own"], ["own"], 0,
+    ),
+    "a blank one of the trail's": (TIER, [("", "api", "")], True, [], [], 0),
+    "each trail's own": (
+        {"template_yaml": UNIT},
+        [("", "api", NAMED), ("x:unit+",)],
+        True, [], [], 1,
+    ),
+    "the first one's where neither trail nor flow has one": (
+        TYPES, [("", "api", NAMED), ("x:review+",)], False, ["unit"], [], 1,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("flow", "trails", "compliant", "missing", "failed", "deciding"),
+    NAMED_CASES.values(),
+    ids=NAMED_CASES,
+)
+def test_required_names(lite, factstore, story, flow, trails, compliant, missing, failed, deciding):
+    key, made = story(*trails, **flow)
+
+    found = factstore.post(ASSERT, {"sha256Digest": DIGEST, "flowId": key}).json
+
+    by_type = (found["missingAttestationTypes"], found["failedAttestationTypes"])
+    by_name = (found["missingAttestationNames"], found["failedAttestationNames"])
+    assert found["compliant"] is compliant
+    assert (by_name, by_type) == ((missing, failed), ([], []))
+    assert (found["missingAttestations"], found["failedAttestations"]) == (missing, failed)
+    [(event, _, trail, _, payload)] = gate_events(lite)
+    assert event == ("GATE_ALLOWED" if compliant else "GATE_BLOCKED")
+    assert trail == made[deciding]
+    assert payload.items() <= found.items()
+
+
+def test_an_artifact_counts_whichever_flow_it_was_reported_for(lite, factstore, story):
+    story(("junit+",))
+    other = factstore.post(
+        "/api/v1/flows", {"name": "other", "requiredAttestationTypes": ["junit"]}
+    ).json
+
+    found = factstore.post(ASSERT, {"sha256Digest": DIGEST, "flowId": other["id"]}).json
+
+    assert (found["status"], found["flowName"]) == ("COMPLIANT", "other")
+
+
+def test_a_dry_run_tells_the_verdict_and_stores_nothing(lite, factstore, story):
+    flow, _ = story(("junit+",), **TYPES)
+    before = tables(lite)
+
+    found = factstore.post(ASSERT, {"sha256Digest": DIGEST, "flowId": flow}, dryRun="true")
+    missing = factstore.post(ASSERT, {"sha256Digest": DIGEST, "flowId": NOBODY}, dryRun="true")
+
+    assert (found.status, found.json["dryRun"], missing.status) == (200, True, 404)
+    assert found.json["wouldCreate"]["missingAttestations"] == ["snyk"]
+    assert tables(lite) == before
+
+
+def test_a_flow_that_is_not_there_is_not_found(lite, factstore):
+    refused = factstore.post(ASSERT, {"sha256Digest": DIGEST, "flowId": NOBODY})
+
+    assert (refused.status, refused.json["error"]) == (404, "Not Found")
+    assert NOBODY in refused.json["message"]
+    assert gate_events(lite) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"sha256Digest": None}, "sha256Digest"),
+        ({"sha256Digest": ["x"]}, "sha256Digest"),
+        ({"sha256Digest": "x" * 256}, "sha256Digest"),
+        ({"flowId": None}, "flowId"),
+        ({"flowId": ""}, "flowId"),
+        ({"flowId": "payments"}, "flowId"),
+        ({"flowId": {}}, "flowId"),
+    ],
+)
+def test_bad_input_is_refused_by_name(factstore, change, named):
+    refused = factstore.post(ASSERT, {"sha256Digest": DIGEST, "flowId": NOBODY} | change)
+
+    assert refused.status == 400
+    assert (refused.json["error"], named in refused.json["message"]) == ("Bad Request", True)
+
+
+@pytest.mark.parametrize("flow", [TYPES | APPROVED, TIER | APPROVED], ids=["types", "names"])
+def test_the_number_of_queries_is_fixed(lite, factstore, story, flow):
+    key, trails = story(("junit+ snyk+ " + ALL, "api", None, "APPROVED"), **flow)
+    connections = lite.workspace.reader.connection(), lite.workspace.writer.database.connection()
+
+    def statements():
+        seen = []
+        for connection in connections:
+            connection.set_trace_callback(seen.append)
+        found = factstore.post(ASSERT, {"sha256Digest": DIGEST, "flowId": key})
+        for connection in connections:
+            connection.set_trace_callback(None)
+        assert found.json["status"] == "COMPLIANT"
+        return len(seen), sum(one.startswith("SELECT") for one in seen)
+
+    statements()
+    few = statements()
+
+    def work(current):
+        for number in range(200):
+            Attestation.create(trail=trails[0], type=f"t{number}", name="n", status="PENDING")
+            add(Flow.fetch(key), "junit- x:unit-", f"image-{number}")
+
+    perform(lite.workspace, work, actor="test")
+    assert statements() == few
+    assert few[1] < 10

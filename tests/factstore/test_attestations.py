@@ -1,0 +1,421 @@
+"""Attestations in both versions: section 5 of the delivery notes, decisions 20 and 21."""
+
+import random
+import threading
+
+import pytest
+from looking import audit, events, ledger, tables
+
+from factstore.delivering import begin_trail, happenings, status_of
+from novantra_lite import FACTSTORE_SCOPES, NovantraLite
+
+NOON = "2026-06-01T12:00:00.000000Z"
+NOBODY = "00000000-0000-4000-8000-000000000000"
+
+
+@pytest.fixture
+def trail(lite, factstore):
+    return begin_trail(lite, factstore)
+
+
+@pytest.fixture
+def path(trail):
+    return f"/api/v1/trails/{trail}/attestations"
+
+
+@pytest.fixture
+def acme(lite, factstore):
+    """A trail of the flow `payments` of an organisation."""
+    factstore.post("/api/v1/organisations", {"slug": "acme", "name": "Acme"})
+    return begin_trail(lite, factstore, orgSlug="acme")
+
+
+# --- Recording ----------------------------------------------------------------
+
+
+def test_an_attestation_needs_only_a_type(lite, factstore, trail, path):
+    created = factstore.post(path, {"type": "junit"})
+
+    key = created.json["id"]
+    assert created.status == 201
+    assert created.json == {
+        "id": key,
+        "trailId": trail,
+        "type": "junit",
+        "status": "PENDING",
+        "evidenceFileHash": None,
+        "evidenceFileName": None,
+        "evidenceFileSizeBytes": None,
+        "details": None,
+        "name": None,
+        "evidenceUrl": None,
+        "compliant": False,
+        "orgSlug": None,
+        "artifactFingerprint": None,
+        "createdAt": NOON,
+        "metadata": None,
+    }
+    assert factstore.get(path).json == [created.json]
+    assert ("attestation.recorded", key) in [entry[1:3] for entry in audit(lite)]
+    assert ("ATTESTATION_RECORDED", key) in ledger(lite)
+    assert happenings(lite) == [
+        (
+            "ATTESTATION_RECORDED",
+            "system",
+            {"attestationId": key, "trailId": trail, "type": "junit", "status": "PENDING"},
+            trail,
+            None,
+        )
+    ]
+    assert events(lite) == [("factstore.attestation.recorded", {"attestation": created.json})]
+
+
+def test_everything_that_may_be_given_is_kept(factstore, acme):
+    path = f"/api/v1/trails/{acme}/attestations"
+    given = {
+        "type": "snyk",
+        "status": "PASSED",
+        "details": "No weaknesses.",
+        "name": "dependencies",
+        "evidenceUrl": "https://ci.example/1",
+        "orgSlug": "acme",
+        "metadata": {"count": 0, "ratio": 0.5, "tools": [{"name": "snyk"}], "note": None},
+    }
+
+    created = factstore.post(path, given | {"artifactFingerprint": "sha256:1", "visibility": "x"})
+
+    assert created.status == 201
+    assert created.json.items() >= given.items()
+    assert (created.json["compliant"], created.json["artifactFingerprint"]) == (True, None)
+    assert factstore.get(path).json == [created.json]
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({"description": "From the guide."}, "From the guide."),
+        ({"details": None, "description": "From the guide."}, "From the guide."),
+        ({"details": "Own.", "description": "From the guide."}, "Own."),
+        ({"details": 7}, "7"),
+        ({"status": None, "metadata": None}, None),
+    ],
+)
+def test_details_are_taken_as_clients_send_them(factstore, path, given, kept):
+    created = factstore.post(path, {"type": "junit"} | given)
+
+    assert (created.status, created.json["details"]) == (201, kept)
+    assert created.json["status"] == "PENDING"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"type": None},
+        {"type": ["junit"]},
+        {"type": "x" * 256},
+        {"status": "passed"},
+        {"status": "PASS"},
+        {"details": {"a": 1}},
+        {"name": "x" * 256},
+        {"orgSlug": "x" * 256},
+        {"metadata": []},
+        {"metadata": "x"},
+    ],
+)
+def test_a_wrong_member_is_refused_by_every_form(lite, factstore, acme, change):
+    forms = (
+        f"/api/v1/trails/{acme}/attestations",
+        "/api/v1/attestations",
+        f"/api/v2/trails/{acme}/attestations",
+        f"/api/v2/attestations/acme/payments/{acme}/sha256:1",
+    )
+    before = tables(lite)
+
+    refused = [factstore.post(form, {"trailId": acme, "type": "junit"} | change) for form in forms]
+
+    assert [one.status for one in refused] == [400] * 4
+    assert all(next(iter(change)) in one.json["message"] for one in refused)
+    assert tables(lite) == before
+
+
+def test_a_failure_makes_the_trail_non_compliant(lite, factstore, trail, path):
+    created = factstore.post(path, {"type": "junit", "status": "FAILED"})
+
+    assert (created.status, created.json["compliant"]) == (201, False)
+    assert status_of(lite, trail) == "NON_COMPLIANT"
+    assert [name for name, _ in events(lite)] == [
+        "factstore.trail.settled",
+        "factstore.attestation.recorded",
+    ]
+
+
+def test_the_last_type_that_the_flow_requires_makes_the_trail_compliant(lite, factstore):
+    trail = begin_trail(lite, factstore, requiredAttestationTypes=["junit", "snyk"])
+    path = f"/api/v1/trails/{trail}/attestations"
+
+    factstore.post(path, {"type": "junit", "status": "PASSED"})
+    between = status_of(lite, trail)
+    factstore.post(path, {"type": "snyk", "status": "PASSED"})
+
+    assert (between, status_of(lite, trail)) == ("PENDING", "COMPLIANT")
+
+
+def test_the_trail_may_stand_in_the_body(lite, factstore, trail, path):
+    created = factstore.post(
+        "/api/v1/attestations",
+        {"trailId": trail.upper(), "type": "junit", "status": "PASSED", "metadata": {"a": 1}},
+    )
+
+    assert (created.status, created.json["trailId"]) == (201, trail)
+    assert factstore.get(path).json == [created.json]
+    assert happenings(lite)[0][2]["attestationId"] == created.json["id"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"type": "junit"}, 400),
+        ({"type": "junit", "trailId": "nonsense"}, 400),
+        ({"type": "junit", "trailId": NOBODY}, 404),
+    ],
+)
+def test_a_body_names_a_trail_that_is_there(factstore, body, status):
+    refused = factstore.post("/api/v1/attestations", body)
+
+    assert refused.status == status
+    assert ("trailId" if status == 400 else NOBODY) in refused.json["message"]
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.parametrize(("key", "status"), [(NOBODY, 404), ("nonsense", 400)])
+def test_a_trail_that_is_not_there_is_not_found(factstore, version, key, status):
+    path = f"/api/{version}/trails/{key}/attestations"
+
+    answers = [factstore.get(path), factstore.post(path, {"type": "junit"})]
+
+    assert [answer.status for answer in answers] == [status, status]
+
+
+def test_the_first_version_looks_for_the_trail_before_the_organisation(factstore, path):
+    body = {"type": "junit", "orgSlug": "nobody"}
+
+    neither = factstore.post(f"/api/v1/trails/{NOBODY}/attestations", body)
+    no_organisation = factstore.post(path, body)
+
+    assert (neither.status, no_organisation.status) == (404, 404)
+    assert "trail" in neither.json["message"]
+    assert "organisation 'nobody'" in no_organisation.json["message"]
+    assert factstore.get(path).json == []
+
+
+# --- Lists --------------------------------------------------------------------
+
+
+def test_the_list_is_bare_until_a_page_is_asked_for(factstore, trail, path):
+    for number in range(5):
+        factstore.post(path, {"type": f"type-{number}"})
+    whole = factstore.get(path).json
+
+    second = factstore.get(path, page=1, size=2)
+    first = factstore.get(path, size=3)
+    past = factstore.get(path, page=9)
+    bare = factstore.get(f"/api/v2/trails/{trail}/attestations", page=1, size=2)
+
+    assert [one["type"] for one in whole] == [f"type-{number}" for number in range(5)]
+    assert second.json == {
+        "items": whole[2:4],
+        "page": 1,
+        "size": 2,
+        "totalItems": 5,
+        "totalPages": 3,
+    }
+    assert (first.json["items"], first.json["page"]) == (whole[:3], 0)
+    assert past.json == {"items": [], "page": 9, "size": 20, "totalItems": 5, "totalPages": 1}
+    assert bare.json == whole
+
+
+def test_a_list_holds_only_its_own_trail(lite, factstore, path):
+    other = begin_trail(lite, factstore, "other")
+    factstore.post(path, {"type": "junit"})
+
+    listed = factstore.get(f"/api/v1/trails/{other}/attestations")
+
+    assert (listed.status, listed.json) == (200, [])
+
+
+@pytest.mark.parametrize(
+    "query", [{"page": -1}, {"size": 0}, {"size": "many"}, {"page": 2**31}, {"size": -(2**70)}]
+)
+def test_a_page_that_cannot_be_is_refused(factstore, path, query):
+    refused = factstore.get(path, **query)
+
+    assert (refused.status, refused.json["error"]) == (400, "Bad Request")
+    assert next(iter(query)) in refused.json["message"]
+
+
+# --- The second version -------------------------------------------------------
+
+
+def test_the_second_version_answers_with_the_short_result(lite, factstore, acme):
+    path = f"/api/v2/trails/{acme}/attestations"
+    given = {
+        "type": "junit",
+        "status": "PASSED",
+        "details": "All green.",
+        "name": "unit",
+        "evidenceUrl": "https://ci.example/1",
+        "orgSlug": "acme",
+        "artifactFingerprint": "sha256:1",
+    }
+
+    created = factstore.post(path, given | {"flowName": "payments"})
+
+    key = created.json["id"]
+    assert (created.status, created.json) == (
+        201,
+        {"id": key, "status": "created", "timestamp": NOON},
+    )
+    listed = factstore.get(path).json
+    assert len(listed) == 1
+    assert listed[0].items() >= (given | {"id": key, "trailId": acme}).items()
+    assert [told[2]["attestationId"] for told in happenings(lite)] == [key]
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"orgSlug": "nobody", "flowName": "nothing"}, "organisation 'nobody'"),
+        ({"orgSlug": "acme", "flowName": "nothing"}, "flow 'nothing'"),
+        ({"orgSlug": "acme", "flowName": "loose"}, "flow 'loose'"),
+        ({"orgSlug": "acme", "flowName": "payments"}, "trail"),
+        ({"orgSlug": "acme"}, "trail"),
+        ({"flowName": "nothing"}, "trail"),
+    ],
+)
+def test_the_second_version_looks_for_organisation_flow_and_trail(
+    lite, factstore, acme, given, named
+):
+    begin_trail(lite, factstore, "loose")
+
+    refused = factstore.post(f"/api/v2/trails/{NOBODY}/attestations", {"type": "junit"} | given)
+
+    assert (refused.status, refused.json["error"]) == (404, "Not Found")
+    assert named in refused.json["message"]
+
+
+def test_a_flow_name_without_an_organisation_is_not_looked_for(factstore, trail):
+    created = factstore.post(
+        f"/api/v2/trails/{trail}/attestations", {"type": "junit", "flowName": "nothing"}
+    )
+
+    assert created.status == 201
+
+
+def test_a_path_may_name_organisation_flow_trail_and_fingerprint(lite, factstore, acme):
+    other = begin_trail(lite, factstore, "other")
+
+    created = factstore.post(
+        f"/api/v2/attestations/acme/payments/{acme.upper()}/sha256:1",
+        {"type": "junit", "status": "PASSED", "orgSlug": "elsewhere"},
+    )
+    foreign = factstore.post(
+        f"/api/v2/attestations/acme/payments/{other}/anything%20at%20all", {"type": "junit"}
+    )
+
+    assert (created.status, foreign.status) == (201, 201)
+    assert created.json["trailId"] == acme
+    assert created.json["orgSlug"] == "acme"
+    assert created.json["artifactFingerprint"] == "sha256:1"
+    assert foreign.json["artifactFingerprint"] == "anything at all"
+    assert factstore.get(f"/api/v1/trails/{acme}/attestations").json == [created.json]
+    assert [told[3] for told in happenings(lite)] == [acme, other]
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "named"),
+    [
+        (f"nobody/payments/{NOBODY}/sha256:1", 404, "organisation 'nobody'"),
+        ("nobody/payments/nonsense/sha256:1", 404, "organisation 'nobody'"),
+        ("acme/nothing/nonsense/sha256:1", 404, "flow 'nothing'"),
+        ("acme/loose/nonsense/sha256:1", 404, "flow 'loose'"),
+        ("acme/payments/nonsense/sha256:1", 400, "trailId"),
+        (f"acme/payments/{NOBODY}/sha256:1", 404, NOBODY),
+        (f"acme/payments/{NOBODY}/{'x' * 256}", 400, "artifactFingerprint"),
+        (f"acme/payments/{NOBODY}/%00", 400, "artifactFingerprint"),
+        ("%00/payments/nonsense/sha256:1", 404, "organisation"),
+    ],
+)
+def test_every_part_of_a_path_is_looked_for_in_turn(lite, factstore, acme, path, status, named):
+    begin_trail(lite, factstore, "loose")
+
+    refused = factstore.post(f"/api/v2/attestations/{path}", {"type": "junit"})
+
+    assert refused.status == status
+    assert named in refused.json["message"]
+    assert factstore.get(f"/api/v1/trails/{acme}/attestations").json == []
+
+
+# --- Rehearsals and repeats ---------------------------------------------------
+
+
+def test_a_dry_run_of_every_form_gives_the_whole_attestation(lite, factstore, acme):
+    forms = (
+        f"/api/v1/trails/{acme}/attestations",
+        "/api/v1/attestations",
+        f"/api/v2/trails/{acme}/attestations",
+        f"/api/v2/attestations/acme/payments/{acme}/sha256:1",
+    )
+    body = {"trailId": acme, "type": "junit", "status": "FAILED", "name": "unit"}
+    before = tables(lite)
+
+    told = [factstore.post(form, body, headers={"X-Dry-Run": "true"}) for form in forms]
+
+    assert [one.status for one in told] == [200] * 4
+    for one in told:
+        assert one.json["dryRun"] is True
+        assert one.json["wouldCreate"].items() >= body.items()
+        assert one.json["wouldCreate"]["compliant"] is False
+    assert tables(lite) == before
+
+
+def test_a_repeat_with_the_same_key_records_nothing_more(factstore, path):
+    headers = {"Idempotency-Key": "build-1"}
+
+    first = factstore.post(path, {"type": "junit"}, headers=headers)
+    again = factstore.post(path, {"type": "junit"}, headers=headers)
+
+    assert (again.status, again.json) == (201, first.json)
+    assert factstore.get(path).json == [first.json]
+
+
+def test_reading_does_not_permit_recording(lite, trail, path):
+    reader = lite.client("factstore:read")
+
+    refused = reader.post(path, {"type": "junit"})
+
+    assert (refused.status, reader.get(path).json) == (403, [])
+
+
+def test_a_thousand_attestations_from_eight_threads_are_all_there(clock):
+    with NovantraLite(clock=clock, random=random.Random(7), rate_limits=False) as lite:
+        client, statuses = lite.client(*FACTSTORE_SCOPES), []
+        path = f"/api/v1/trails/{begin_trail(lite, client)}/attestations"
+
+        def record(worker):
+            for number in range(125):
+                answer = client.post(path, {"type": f"{worker}-{number}", "status": "PASSED"})
+                statuses.append(answer.status)
+
+        threads = [threading.Thread(target=record, args=(worker,)) for worker in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+        listed = client.get(path).json
+        expected = {f"{worker}-{number}" for worker in range(8) for number in range(125)}
+        assert statuses == [201] * 1000
+        assert (len(listed), {one["type"] for one in listed}) == (1000, expected)
+        assert client.get(path, size=1).json["totalItems"] == 1000
+        assert len(happenings(lite)) == 1000
+        assert lite.verify() == []

@@ -1,0 +1,737 @@
+"""Deployment policies and the gate: section 10 of the delivery notes, and decision 25."""
+
+import json
+
+import pytest
+from looking import audit, events, ledger, tables
+
+from novantra_lite import (
+    AllowlistEntry,
+    Approval,
+    Artifact,
+    Attestation,
+    AuditEvent,
+    BuildProvenance,
+    Environment,
+    GateResult,
+    Trail,
+    perform,
+)
+
+FLOWS = "/api/v1/flows"
+POLICIES = "/api/v1/policies"
+DEPLOYMENT = "/api/v1/deployment-policies"
+EVALUATE = "/api/v1/gate/evaluate"
+RESULTS = "/api/v1/gate/results"
+NOON = "2026-06-01T12:00:00.000000Z"
+LATER = "2026-06-01T12:01:00.000000Z"
+NOBODY = "00000000-0000-4000-8000-000000000000"
+DIGEST = "sha256:" + "a" * 64
+UNKNOWN = "sha256:" + "f" * 64
+
+
+class Story:
+    """What other chapters record, put straight into a workspace."""
+
+    def __init__(self, lite, flow):
+        self.lite, self.flow = lite, flow
+
+    def make(self, model, **values):
+        """Make a record of another chapter."""
+        return perform(self.lite.workspace, lambda current: model.create(**values), actor="test")
+
+    def trail(self, status="PENDING"):
+        return self.make(
+            Trail,
+            flow=self.flow,
+            git_commit_sha="abc",
+            git_branch="main",
+            git_author="ann",
+            git_author_email="ann@example.org",
+            status=status,
+        )
+
+    def artifact(self, trail, digest=DIGEST):
+        return self.make(
+            Artifact, trail=trail.id, image_name="shop", image_tag="1.0", sha256_digest=digest
+        )
+
+    def attest(self, trail, type, status="PASSED"):
+        return self.make(Attestation, trail=trail.id, type=type, status=status)
+
+    def approve(self, trail, status="APPROVED"):
+        return self.make(Approval, trail=trail.id, flow=self.flow, status=status)
+
+    def provenance(self, artifact, status):
+        return self.make(
+            BuildProvenance,
+            artifact=artifact.id,
+            builder_id="builder",
+            builder_type="GENERIC",
+            provenance_status=status,
+        )
+
+    def environment(self, name):
+        return self.make(Environment, name=name, type="K8S").id
+
+    def allow(self, environment, **values):
+        told = {"reason": "Needed for the night shift.", "approved_by": "ann"}
+        return self.make(AllowlistEntry, environment=environment, **told | values)
+
+
+@pytest.fixture
+def flow(factstore):
+    return factstore.post(FLOWS, {"name": "payments"}).json["id"]
+
+
+@pytest.fixture
+def story(lite, flow):
+    return Story(lite, flow)
+
+
+@pytest.fixture
+def environment(story):
+    return story.environment("production")
+
+
+@pytest.fixture
+def demand(factstore, flow):
+    """Makes a deployment policy with these demands."""
+
+    def make(name="careful", **demands):
+        return factstore.post(DEPLOYMENT, {"name": name, "flowId": flow} | demands).json
+
+    return make
+
+
+@pytest.fixture
+def attach(factstore):
+    """Makes a policy with these demands, and attaches it to an environment."""
+
+    def make(environment, name="strict", **demands):
+        policy = factstore.post(POLICIES, {"name": name} | demands).json
+        pair = {"policyId": policy["id"], "environmentId": environment}
+        assert factstore.post("/api/v1/policy-attachments", pair).status == 201
+        return policy
+
+    return make
+
+
+@pytest.fixture
+def ask(factstore):
+    """Asks the gate about an artifact."""
+
+    def evaluate(digest=DIGEST, **more):
+        answer = factstore.post(EVALUATE, {"artifactSha256": digest} | more)
+        assert answer.status == 200
+        return answer.json
+
+    return evaluate
+
+
+# --- Deployment policies ------------------------------------------------------
+
+
+def test_a_deployment_policy_needs_a_name_and_a_flow(lite, factstore, flow):
+    created = factstore.post(DEPLOYMENT, {"name": "careful", "flowId": flow})
+
+    key = created.json["id"]
+    assert created.status == 200
+    assert list(created.json.items()) == [
+        ("id", key),
+        ("name", "careful"),
+        ("description", ""),
+        ("flowId", flow),
+        ("environmentId", None),
+        ("enforceProvenance", False),
+        ("enforceApprovals", False),
+        ("requiredAttestationTypes", []),
+        ("isActive", True),
+        ("createdAt", NOON),
+        ("updatedAt", NOON),
+        ("requireSignature", False),
+    ]
+    assert factstore.get(f"{DEPLOYMENT}/{key}").json == created.json
+    assert audit(lite)[-1][1:3] == ("deployment_policy.created", key)
+    assert ledger(lite)[-1] == ("DEPLOYMENT_POLICY_CREATED", key)
+    assert events(lite) == []
+
+
+def test_names_are_free_and_the_environment_need_not_be_there(factstore, flow):
+    given = {
+        "name": "careful",
+        "description": "Before the weekend.",
+        "flowId": flow,
+        "environmentId": NOBODY,
+        "enforceProvenance": True,
+        "enforceApprovals": True,
+        "requiredAttestationTypes": [" junit , snyk", ""],
+        "requireSignature": True,
+    }
+
+    first = factstore.post(DEPLOYMENT, given)
+    second = factstore.post(DEPLOYMENT, given | {"isActive": False})
+
+    kept = given | {"requiredAttestationTypes": ["junit", "snyk"], "isActive": True}
+    assert (first.status, second.status) == (200, 200)
+    assert first.json.items() >= kept.items()
+    assert second.json.items() >= kept.items()
+    assert factstore.get(DEPLOYMENT).json == [first.json, second.json]
+
+
+def test_the_flow_of_a_deployment_policy_must_be_there(lite, factstore):
+    before = tables(lite)
+
+    refused = factstore.post(DEPLOYMENT, {"name": "careful", "flowId": NOBODY})
+
+    assert (refused.status, refused.json["error"]) == (404, "Not Found")
+    assert refused.json["message"] == f"There is no flow with the id {NOBODY}."
+    assert tables(lite) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": None},
+        {"name": "x" * 256},
+        {"flowId": None},
+        {"flowId": "payments"},
+        {"environmentId": "production"},
+        {"enforceProvenance": "yes"},
+        {"enforceApprovals": 1},
+        {"requiredAttestationTypes": "junit"},
+        {"requireSignature": []},
+        {"description": "x" * 10_001},
+    ],
+)
+def test_a_wrong_member_is_refused(lite, factstore, flow, change):
+    before = tables(lite)
+
+    refused = factstore.post(DEPLOYMENT, {"name": "careful", "flowId": flow} | change)
+
+    assert (refused.status, refused.json["error"]) == (400, "Bad Request")
+    assert next(iter(change)) in refused.json["message"]
+    assert tables(lite) == before
+
+
+@pytest.mark.parametrize("none", ["", None])
+def test_a_deployment_policy_may_be_of_no_environment(demand, none):
+    assert demand(environmentId=none)["environmentId"] is None
+
+
+def test_a_change_keeps_flow_and_environment(lite, factstore, clock, demand):
+    policy = demand(environmentId=NOBODY, requiredAttestationTypes=["junit"])
+    path = f"{DEPLOYMENT}/{policy['id']}"
+    clock.advance(60)
+
+    changed = factstore.put(
+        path,
+        {
+            "flowId": "x",
+            "environmentId": None,
+            "isActive": False,
+            "description": "Asleep.",
+            "requiredAttestationTypes": [],
+            "requireSignature": None,
+        },
+    )
+    clock.advance(60)
+    empty = factstore.put(path, {})
+
+    moved = {
+        "isActive": False,
+        "description": "Asleep.",
+        "requiredAttestationTypes": [],
+        "updatedAt": LATER,
+    }
+    assert (changed.status, changed.json) == (200, policy | moved)
+    assert empty.json == policy | moved | {"updatedAt": "2026-06-01T12:02:00.000000Z"}
+    assert factstore.get(DEPLOYMENT).json == [empty.json]
+    assert audit(lite)[-1][1:3] == ("deployment_policy.updated", policy["id"])
+
+
+def test_a_flow_with_a_deployment_policy_stays(lite, factstore, flow, demand):
+    policy = demand()
+
+    refused = factstore.delete(f"{FLOWS}/{flow}")
+    deleted = factstore.delete(f"{DEPLOYMENT}/{policy['id']}")
+    again = factstore.delete(f"{DEPLOYMENT}/{policy['id']}")
+    free = factstore.delete(f"{FLOWS}/{flow}")
+
+    assert [refused.status, deleted.status, again.status, free.status] == [409, 204, 404, 204]
+    assert "deployment policy" in refused.json["message"]
+    assert ("deployment_policy.deleted", policy["id"]) in [entry[1:3] for entry in audit(lite)]
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+def test_a_deployment_policy_that_is_not_there_is_not_found(factstore, method):
+    missing = factstore.request(method, f"{DEPLOYMENT}/{NOBODY}", json={})
+    malformed = factstore.request(method, f"{DEPLOYMENT}/nonsense", json={})
+
+    assert (missing.status, malformed.status) == (404, 400)
+    assert NOBODY in missing.json["message"]
+
+
+# --- The decision -------------------------------------------------------------
+
+
+def test_without_policies_everything_may_pass(lite, factstore, ask):
+    result = ask()
+
+    assert list(result.items()) == [
+        ("id", result["id"]),
+        ("decision", "ALLOWED"),
+        ("artifactSha256", DIGEST),
+        ("environmentId", None),
+        ("evaluatedAt", NOON),
+        ("blockReasons", []),
+        ("policiesEvaluated", 0),
+        ("signatureVerified", None),
+        ("reason", "No policy holds here."),
+        ("policyName", ""),
+        ("environment", ""),
+        ("allowed", True),
+    ]
+    assert factstore.get(RESULTS).json == [result]
+
+
+def test_every_evaluation_is_kept_audited_and_told(lite, factstore, ask, demand, environment):
+    endpoint = lite.webhooks.add("https://hooks.example.com/gate", ["factstore.gate.evaluated"])
+    demand(requiredAttestationTypes=["junit"])
+
+    result = ask(environmentId=environment, requestedBy="ann")
+
+    with lite.workspace.read():
+        told = AuditEvent.select().order_by(AuditEvent.occurred_at.desc()).get()
+        kept = GateResult.get()
+    reason = (
+        "Deployment policy 'careful' asks for a passed 'junit' attestation, "
+        "but nobody has reported this artifact."
+    )
+    assert (result["decision"], result["blockReasons"]) == ("BLOCKED", [reason])
+    assert (kept.id, kept.requested_by) == (result["id"], "ann")
+    assert (told.event_type, told.actor) == ("GATE_BLOCKED", "ann")
+    assert (told.environment_id, told.artifact_sha256, told.trail_id) == (environment, DIGEST, None)
+    assert json.loads(told.payload) == {
+        "sha256Digest": DIGEST,
+        "decision": "BLOCKED",
+        "environmentId": environment,
+        "policiesEvaluated": 1,
+        "blockReasons": [reason],
+    }
+    assert ("GATE_RESULT_EVALUATED", result["id"]) in ledger(lite)
+    assert events(lite) == [("factstore.gate.evaluated", {"gateResult": result})]
+    assert endpoint["status"] == "enabled"
+    assert lite.verify() == []
+
+
+@pytest.mark.parametrize("asker", [{}, {"requestedBy": None}, {"requestedBy": ""}])
+def test_who_asks_without_a_name_is_the_system(lite, ask, asker):
+    ask(**asker)
+
+    with lite.workspace.read():
+        told = AuditEvent.get()
+    assert (told.event_type, told.actor) == ("GATE_ALLOWED", "system")
+
+
+@pytest.mark.parametrize(
+    ("demands", "words"),
+    [
+        ({"requiredAttestationTypes": ["junit"]}, "a passed 'junit' attestation"),
+        ({"enforceProvenance": True}, "a record of its provenance"),
+        ({"enforceApprovals": True}, "an approval"),
+        ({"requireSignature": True}, "a provenance signature that verifies"),
+    ],
+)
+def test_a_deployment_policy_says_what_it_asks_for(ask, demand, story, demands, words):
+    trail = story.trail()
+    story.artifact(trail)
+    demand(**demands)
+
+    reported, unknown = ask(), ask(UNKNOWN)
+
+    lacks = (
+        f"Deployment policy 'careful' asks for {words}, which shop:1.0 of trail {trail.id} lacks."
+    )
+    nobody = f"Deployment policy 'careful' asks for {words}, but nobody has reported this artifact."
+    assert (reported["decision"], reported["allowed"]) == ("BLOCKED", False)
+    assert (reported["blockReasons"], reported["reason"]) == ([lacks], lacks)
+    assert (reported["policyName"], reported["policiesEvaluated"]) == ("careful", 1)
+    assert (unknown["decision"], unknown["blockReasons"]) == ("BLOCKED", [nobody])
+
+
+@pytest.mark.parametrize(
+    ("demands", "words"),
+    [
+        ({"requiredAttestationTypes": ["junit"]}, "a passed 'junit' attestation"),
+        ({"enforceProvenance": True}, "a record of its provenance"),
+        ({"enforceTrailCompliance": True}, "a compliant trail"),
+        ({"requireSignature": True}, "a provenance signature that verifies"),
+    ],
+)
+def test_an_attached_policy_bites(ask, attach, story, environment, demands, words):
+    trail = story.trail()
+    story.artifact(trail)
+    attach(environment, **demands)
+
+    reported = ask(environmentId=environment)
+    unknown = ask(UNKNOWN, environmentId=environment)
+
+    assert reported["blockReasons"] == [
+        f"Policy 'strict' asks for {words}, which shop:1.0 of trail {trail.id} lacks."
+    ]
+    assert unknown["blockReasons"] == [
+        f"Policy 'strict' asks for {words}, but nobody has reported this artifact."
+    ]
+    assert (reported["policyName"], reported["policiesEvaluated"]) == ("strict", 1)
+
+
+def test_what_meets_every_demand_is_allowed(ask, demand, attach, story, environment):
+    trail = story.trail("COMPLIANT")
+    story.provenance(story.artifact(trail), "PROVENANCE_VERIFIED")
+    story.attest(trail, "junit")
+    story.approve(trail)
+    asked = {"requiredAttestationTypes": ["junit"], "enforceProvenance": True}
+    demand(**asked, enforceApprovals=True, requireSignature=True)
+    attach(environment, **asked, enforceTrailCompliance=True, requireSignature=True)
+
+    result = ask(environmentId=environment)
+
+    assert (result["decision"], result["blockReasons"]) == ("ALLOWED", [])
+    assert (result["policiesEvaluated"], result["signatureVerified"]) == (2, True)
+    assert (result["reason"], result["policyName"]) == ("Every policy is met.", "strict")
+    assert (result["environmentId"], result["environment"]) == (environment, "production")
+
+
+def test_reasons_come_policy_by_policy_and_name_the_first_that_blocks(
+    ask, demand, attach, story, environment
+):
+    trail = story.trail()
+    story.artifact(trail)
+    demand("easy")
+    demand("hard", requiredAttestationTypes=["snyk", "junit", "snyk"], requireSignature=True)
+    attach(environment, enforceTrailCompliance=True)
+
+    result = ask(environmentId=environment)
+
+    lacks = f"which shop:1.0 of trail {trail.id} lacks."
+    assert result["blockReasons"] == [
+        f"Deployment policy 'hard' asks for a passed 'snyk' attestation, {lacks}",
+        f"Deployment policy 'hard' asks for a passed 'junit' attestation, {lacks}",
+        f"Deployment policy 'hard' asks for a provenance signature that verifies, {lacks}",
+        f"Policy 'strict' asks for a compliant trail, {lacks}",
+    ]
+    assert result["reason"] == " ".join(result["blockReasons"])
+    assert (result["policyName"], result["policiesEvaluated"]) == ("hard", 3)
+
+
+def test_every_report_of_an_artifact_is_looked_at(ask, demand, story):
+    good, bad = story.trail(), story.trail()
+    for trail in (good, bad):
+        story.artifact(trail)
+    story.attest(good, "junit")
+    story.attest(good, "junit", "FAILED")
+    story.attest(bad, "junit", "FAILED")
+    story.attest(bad, "snyk")
+    demand(requiredAttestationTypes=["junit"])
+
+    result = ask()
+
+    assert result["blockReasons"] == [
+        "Deployment policy 'careful' asks for a passed 'junit' attestation, "
+        f"which shop:1.0 of trail {bad.id} lacks."
+    ]
+
+
+@pytest.mark.parametrize("status", ["PENDING_APPROVAL", "REJECTED", "EXPIRED"])
+def test_only_an_approval_that_was_granted_counts(ask, demand, story, status):
+    trail = story.trail()
+    story.artifact(trail)
+    story.approve(trail, status)
+    demand(enforceApprovals=True)
+
+    before = ask()
+    story.approve(trail)
+    after = ask()
+
+    assert (before["decision"], after["decision"]) == ("BLOCKED", "ALLOWED")
+
+
+@pytest.mark.parametrize("status", ["PENDING", "NON_COMPLIANT"])
+def test_only_a_compliant_trail_is_compliant(ask, attach, story, environment, status):
+    story.artifact(story.trail(status))
+    attach(environment, enforceTrailCompliance=True)
+
+    result = ask(environmentId=environment)
+
+    assert result["decision"] == "BLOCKED"
+
+
+def test_a_signature_counts_only_when_it_was_verified_for_every_report(ask, demand, story):
+    first = story.artifact(story.trail())
+    story.provenance(first, "PROVENANCE_VERIFIED")
+    demand(enforceProvenance=True)
+    silent = ask()
+    demand("signed", requireSignature=True)
+
+    verified = ask()
+    story.provenance(story.artifact(story.trail()), "PROVENANCE_UNVERIFIED")
+    unverified = ask()
+
+    assert (silent["decision"], silent["signatureVerified"]) == ("ALLOWED", None)
+    assert (verified["decision"], verified["signatureVerified"]) == ("ALLOWED", True)
+    assert (unverified["decision"], unverified["signatureVerified"]) == ("BLOCKED", False)
+    assert [reason.split(" asks")[0] for reason in unverified["blockReasons"]] == [
+        "Deployment policy 'signed'"
+    ]
+    assert ask(UNKNOWN)["signatureVerified"] is False
+
+
+def test_digests_are_compared_as_they_stand(ask, demand, story):
+    trail = story.trail()
+    story.artifact(trail)
+    story.attest(trail, "junit")
+    demand(requiredAttestationTypes=["junit"])
+
+    decisions = [ask(digest)["decision"] for digest in (DIGEST, DIGEST.upper(), "a" * 64, "")]
+
+    assert decisions == ["ALLOWED", "BLOCKED", "BLOCKED", "BLOCKED"]
+
+
+# --- Which policies hold ------------------------------------------------------
+
+
+def test_an_environment_with_policies_of_its_own_asks_only_these(ask, demand, story, environment):
+    staging = story.environment("staging")
+    demand("everywhere", requiredAttestationTypes=["junit"])
+    demand("production", environmentId=environment, enforceProvenance=True)
+    demand("asleep", environmentId=environment, requireSignature=True)
+
+    own, other, none = ask(environmentId=environment), ask(environmentId=staging), ask()
+
+    assert own["policiesEvaluated"] == 2
+    assert other["policiesEvaluated"] == none["policiesEvaluated"] == 3
+
+
+def test_an_inactive_policy_asks_nothing(factstore, ask, demand):
+    policy = demand(requiredAttestationTypes=["junit"])
+    factstore.put(f"{DEPLOYMENT}/{policy['id']}", {"isActive": False})
+
+    result = ask()
+
+    assert (result["decision"], result["policiesEvaluated"]) == ("ALLOWED", 0)
+
+
+def test_attached_policies_hold_only_where_they_are_attached(ask, attach, story, environment):
+    staging = story.environment("staging")
+    attach(environment, enforceProvenance=True)
+
+    here, there = ask(environmentId=environment), ask(environmentId=staging)
+
+    assert (here["decision"], here["policiesEvaluated"]) == ("BLOCKED", 1)
+    assert (there["decision"], there["policiesEvaluated"]) == ("ALLOWED", 0)
+
+
+def test_a_mistyped_environment_does_not_get_around_attached_policies(
+    ask, attach, story, environment
+):
+    attach(environment, enforceProvenance=True)
+    attach(story.environment("staging"), "other", requiredAttestationTypes=["junit"])
+
+    mistyped, without = ask(environment="prodction"), ask()
+    gone = ask(environmentId=NOBODY)
+
+    assert [one["policiesEvaluated"] for one in (mistyped, without, gone)] == [2, 2, 2]
+    assert (mistyped["environmentId"], mistyped["environment"]) == (None, "")
+    assert (gone["environmentId"], gone["environment"]) == (NOBODY, "")
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ({"environment": "production"}, "production"),
+        ({"environment": "production", "environmentId": ""}, "production"),
+        ({"environment": "production", "environmentId": None}, "production"),
+        ({"environment": "Production"}, ""),
+        ({"environment": "", "environmentId": "", "flowId": "", "requestedBy": ""}, ""),
+        ({"environment": None, "environmentId": None, "flowId": None}, ""),
+        ({"environment": "production", "flowId": "no such flow"}, "production"),
+    ],
+)
+def test_an_environment_is_known_by_name_too(ask, environment, given, meant):
+    result = ask(**given)
+
+    assert result["environment"] == meant
+    assert result["environmentId"] == (environment if meant else None)
+
+
+def test_an_id_goes_before_a_name(ask, story, environment):
+    staging = story.environment("staging")
+
+    result = ask(environmentId=staging.upper(), environment="production")
+
+    assert (result["environmentId"], result["environment"]) == (staging, "staging")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"artifactSha256": None},
+        {"artifactSha256": "x" * 256},
+        {"artifactSha256": [DIGEST]},
+        {"environmentId": "production"},
+        {"environmentId": 5},
+        {"requestedBy": "x" * 256},
+        {"environment": {}},
+    ],
+)
+def test_a_question_that_cannot_be_read_is_refused(lite, factstore, change):
+    before = tables(lite)
+
+    refused = factstore.post(EVALUATE, {"artifactSha256": DIGEST} | change)
+
+    assert (refused.status, refused.json["error"]) == (400, "Bad Request")
+    assert next(iter(change)) in refused.json["message"]
+    assert tables(lite) == before
+
+
+# --- Allow-list ---------------------------------------------------------------
+
+
+def test_an_artifact_on_the_allow_list_passes_at_once(
+    lite, ask, demand, attach, story, environment
+):
+    story.allow(environment, sha256=DIGEST, expires_at=LATER)
+    demand(requireSignature=True)
+    attach(environment, enforceProvenance=True)
+
+    by_id, by_name = ask(environmentId=environment), ask(environment="production")
+
+    with lite.workspace.read():
+        told = [event.event_type for event in AuditEvent.select()]
+    for result in (by_id, by_name):
+        assert (result["decision"], result["blockReasons"]) == ("ALLOWED", [])
+        assert (result["policiesEvaluated"], result["signatureVerified"]) == (0, None)
+        assert result["reason"] == "The allow-list of environment 'production' has this artifact."
+        assert result["policyName"] == ""
+    assert told == ["GATE_ALLOWED", "GATE_ALLOWED"]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"sha256": DIGEST, "status": "REMOVED"},
+        {"sha256": DIGEST, "expires_at": NOON},
+        {"sha256": DIGEST.upper()},
+        {"sha256": UNKNOWN},
+        {"name_pattern": "shop"},
+    ],
+)
+def test_an_entry_that_is_not_in_force_or_not_exact_lets_nothing_through(
+    ask, demand, story, environment, entry
+):
+    story.artifact(story.trail())
+    story.allow(environment, **entry)
+    demand(requireSignature=True)
+
+    result = ask(environmentId=environment)
+
+    assert result["decision"] == "BLOCKED"
+
+
+def test_an_allow_list_is_of_one_environment(ask, demand, story, environment):
+    story.allow(story.environment("staging"), sha256=DIGEST)
+    demand(requireSignature=True)
+
+    decisions = [ask(environmentId=environment)["decision"], ask()["decision"]]
+
+    assert decisions == ["BLOCKED", "BLOCKED"]
+
+
+# --- Results ------------------------------------------------------------------
+
+
+def test_results_are_of_one_environment_and_the_newest_in_order(factstore, ask, story, environment):
+    staging = story.environment("staging")
+    asked = [ask(environmentId=key) for key in (environment, staging, environment, None)]
+    asked.append(ask(environment="production"))
+    first, other, third, nowhere, last = asked
+
+    def results(**query):
+        return factstore.get(RESULTS, **query).json
+
+    assert results() == results(environment="", limit="") == asked
+    assert results(limit=2) == [nowhere, last]
+    assert results(limit=9) == asked
+    assert results(environment="production") == [first, third, last]
+    assert results(environment=environment.upper()) == [first, third, last]
+    assert results(environment="production", limit=2) == [third, last]
+    assert results(environment="staging", limit=20) == [other]
+    assert results(environment="nowhere") == []
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "many", "1.5", "9" * 30])
+def test_a_limit_is_a_number_from_1_on(factstore, limit):
+    refused = factstore.get(RESULTS, limit=limit)
+
+    assert (refused.status, refused.json["error"]) == (400, "Bad Request")
+    assert "limit" in refused.json["message"]
+
+
+def test_results_outlive_what_they_are_about(lite, factstore, ask, demand, attach, environment):
+    deployment = demand(requiredAttestationTypes=["junit"])
+    policy = attach(environment, enforceProvenance=True)
+    result = ask(environmentId=environment)
+
+    factstore.delete(f"{DEPLOYMENT}/{deployment['id']}")
+    factstore.delete(f"{POLICIES}/{policy['id']}")
+    perform(lite.workspace, lambda current: Environment.fetch(environment).remove(), actor="test")
+
+    assert result["policiesEvaluated"] == 2
+    assert factstore.get(RESULTS).json == [result]
+    assert factstore.get(RESULTS, environment=environment).json == [result]
+    assert lite.verify() == []
+
+
+def test_a_dry_run_tells_the_decision_and_keeps_nothing(lite, factstore, flow, demand):
+    demand(requiredAttestationTypes=["junit"])
+    before = tables(lite)
+
+    evaluate = factstore.post(EVALUATE, {"artifactSha256": DIGEST}, dryRun="true")
+    create = factstore.post(DEPLOYMENT, {"name": "x", "flowId": flow}, dryRun="true")
+    missing = factstore.post(DEPLOYMENT, {"name": "x", "flowId": NOBODY}, dryRun="true")
+
+    assert (evaluate.status, evaluate.json["dryRun"]) == (200, True)
+    assert evaluate.json["result"]["decision"] == "BLOCKED"
+    assert create.json["wouldCreate"]["name"] == "x"
+    assert missing.status == 404
+    assert tables(lite) == before
+
+
+def test_the_number_of_queries_does_not_grow(lite, ask, demand, attach, story, environment):
+    connection = lite.workspace.writer.database.connection()
+
+    def queries():
+        seen = []
+        connection.set_trace_callback(seen.append)
+        assert ask(environmentId=environment)["decision"] == "BLOCKED"
+        connection.set_trace_callback(None)
+        return seen
+
+    asked = {"requiredAttestationTypes": ["junit", "snyk"], "enforceProvenance": True}
+    demand("deployment-0", **asked, enforceApprovals=True)
+    attach(environment, "policy-0", **asked)
+    story.artifact(story.trail())
+    few = queries()
+    for number in range(1, 11):
+        demand(f"deployment-{number}", **asked, enforceApprovals=True)
+        attach(environment, f"policy-{number}", **asked, requireSignature=True)
+    for _ in range(10):
+        trail = story.trail()
+        story.provenance(story.artifact(trail), "PROVENANCE_UNVERIFIED")
+        for type in ("junit", "snyk", "zap"):
+            story.attest(trail, type)
+        story.approve(trail)
+    many = queries()
+
+    assert len(few) == len(many) < 25

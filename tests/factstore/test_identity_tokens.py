@@ -1,0 +1,254 @@
+"""Identity tokens of CI systems, recorded as attestations: section 5 of the delivery notes."""
+
+import base64
+import json
+
+import pytest
+from looking import audit, events, ledger, stored_bytes, tables
+
+from factstore.delivering import begin_trail, happenings, status_of
+
+OIDC = "/api/v2/attestations/oidc"
+NOON = 1_780_315_200
+NOBODY = "00000000-0000-4000-8000-000000000000"
+
+GITHUB = {
+    "iss": "https://token.actions.githubusercontent.com",
+    "sub": "repo:acme/payments:ref:refs/heads/main",
+    "repository": "acme/payments",
+    "workflow": "release",
+    "ref": "refs/heads/main",
+    "sha": "c0ffee",
+    "actor": "ada",
+    "run_id": "12345",
+    "jti": "one",
+    "iat": NOON - 60,
+    "exp": NOON + 300,
+}
+GITLAB = {
+    "iss": "https://gitlab.com",
+    "sub": "project_path:acme/payments:ref_type:branch:ref:main",
+    "project_path": "acme/payments",
+    "ci_config_ref_uri": "gitlab.com/acme/payments//.gitlab-ci.yml@refs/heads/main",
+    "ref": "main",
+    "sha": "c0ffee",
+    "user_login": "ada",
+    "pipeline_id": 678,
+    "jti": "one",
+}
+
+
+def part(value):
+    """One part of a token."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return base64.urlsafe_b64encode(text.encode()).rstrip(b"=").decode()
+
+
+def sign(claims, header=None, signature="c2lnbmF0dXJl"):
+    """A token that says all this; nobody has signed it."""
+    return f"{part(header or {'alg': 'RS256', 'typ': 'JWT'})}.{part(claims)}.{signature}"
+
+
+@pytest.fixture
+def trail(lite, factstore):
+    return begin_trail(lite, factstore, requiredAttestationTypes=["oidc-provenance"])
+
+
+def test_a_token_of_github_becomes_an_attestation(lite, factstore, trail):
+    created = factstore.post(OIDC, {"trailId": trail.upper(), "token": sign(GITHUB)})
+
+    key = created.json["id"]
+    assert created.status == 201
+    assert json.loads(created.json["details"]) == {
+        "issuer": "https://token.actions.githubusercontent.com",
+        "subject": "repo:acme/payments:ref:refs/heads/main",
+        "repository": "acme/payments",
+        "workflow": "release",
+        "ref": "refs/heads/main",
+        "sha": "c0ffee",
+        "actor": "ada",
+        "runId": "12345",
+        "issuedAt": "2026-06-01T11:59:00.000000Z",
+        "signatureVerified": False,
+    }
+    assert (created.json["type"], created.json["status"]) == ("oidc-provenance", "PASSED")
+    assert (created.json["compliant"], created.json["trailId"]) == (True, trail)
+    assert factstore.get(f"/api/v1/trails/{trail}/attestations").json == [created.json]
+    assert status_of(lite, trail) == "COMPLIANT"
+    assert ("attestation.recorded", key) in [entry[1:3] for entry in audit(lite)]
+    assert ("ATTESTATION_RECORDED", key) in ledger(lite)
+    assert happenings(lite) == []
+    assert events(lite)[-1] == ("factstore.attestation.recorded", {"attestation": created.json})
+    assert lite.verify() == []
+
+
+def test_a_token_of_gitlab_tells_the_same_in_its_own_words(factstore, trail):
+    created = factstore.post(OIDC, {"trailId": trail, "token": sign(GITLAB)})
+
+    assert created.status == 201
+    assert json.loads(created.json["details"]) == {
+        "issuer": "https://gitlab.com",
+        "subject": "project_path:acme/payments:ref_type:branch:ref:main",
+        "repository": "acme/payments",
+        "workflow": "gitlab.com/acme/payments//.gitlab-ci.yml@refs/heads/main",
+        "ref": "main",
+        "sha": "c0ffee",
+        "actor": "ada",
+        "runId": "678",
+        "issuedAt": None,
+        "signatureVerified": False,
+    }
+
+
+def test_what_a_token_does_not_say_is_null(factstore, trail):
+    claims = {"iss": "https://gitlab.com", "sub": ["x"], "ref": True, "sha": None, "actor": {}}
+
+    created = factstore.post(OIDC, {"trailId": trail, "token": sign(claims)})
+
+    details = json.loads(created.json["details"])
+    assert created.status == 201
+    assert {name for name, value in details.items() if value is not None} == {
+        "issuer",
+        "signatureVerified",
+    }
+
+
+def test_the_token_itself_is_stored_nowhere(lite, factstore, trail):
+    token = sign(GITHUB, signature="c2VjcmV0LXNpZ25hdHVyZS1vZi10aGUtdG9rZW4")
+
+    created = factstore.post(
+        OIDC, {"trailId": trail, "token": token}, headers={"Idempotency-Key": "build-1"}
+    )
+
+    stored = stored_bytes(lite)
+    assert created.status == 201
+    assert created.json["id"].encode() in stored
+    assert all(piece.encode() not in stored for piece in token.split(".")[1:])
+
+
+def test_a_token_is_good_for_one_attestation(lite, factstore, trail):
+    other = begin_trail(lite, factstore, "other")
+
+    first = factstore.post(OIDC, {"trailId": trail, "token": sign(GITHUB)})
+    again = factstore.post(OIDC, {"trailId": other, "token": sign(GITHUB | {"sha": "f00d"})})
+    later = factstore.post(OIDC, {"trailId": other, "token": sign(GITHUB | {"jti": "two"})})
+    elsewhere = factstore.post(OIDC, {"trailId": other, "token": sign(GITLAB)})
+
+    assert [one.status for one in (first, again, later, elsewhere)] == [201, 409, 201, 201]
+    assert (again.json["error"], "jti" in again.json["message"]) == ("Conflict", True)
+    assert len(factstore.get(f"/api/v1/trails/{other}/attestations").json) == 2
+
+
+def test_a_token_without_an_id_is_told_by_what_it_says(factstore, trail):
+    claims = {name: value for name, value in GITHUB.items() if name != "jti"}
+
+    first = factstore.post(OIDC, {"trailId": trail, "token": sign(claims)})
+    again = factstore.post(OIDC, {"trailId": trail, "token": sign(claims, signature="b3RoZXI")})
+    other = factstore.post(OIDC, {"trailId": trail, "token": sign(claims | {"run_id": "2"})})
+
+    assert [one.status for one in (first, again, other)] == [201, 409, 201]
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "nonsense",
+        "a.b",
+        "..",
+        "a.b.c",
+        f"{sign(GITHUB)}.more",
+        sign(GITHUB, signature=""),
+        sign(GITHUB, header={"alg": "none"}),
+        sign(GITHUB, header={"alg": "None"}),
+        sign(GITHUB, header={"typ": "JWT"}),
+        sign(GITHUB, header="[]"),
+        sign("[1]"),
+        sign("{"),
+        sign('{"iss": NaN}'),
+        sign("[" * 100_000)[:100_000],
+        f"{part({'alg': 'RS256'})}.\N{LATIN SMALL LETTER E WITH ACUTE}.c2ln",
+        f"{part({'alg': 'RS256'})}.a=b.c2ln",
+        "x" * 100_001,
+        "",
+        7,
+        None,
+        {},
+    ],
+)
+def test_what_is_no_signed_token_is_refused(lite, factstore, trail, token):
+    before = tables(lite)
+
+    refused = factstore.post(OIDC, {"trailId": trail, "token": token})
+
+    assert (refused.status, refused.json["error"]) == (400, "Bad Request")
+    assert "token" in refused.json["message"]
+    assert tables(lite) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"iss": "https://token.actions.githubusercontent.com.evil.example"}, "issuer"),
+        ({"iss": "http://gitlab.com"}, "issuer"),
+        ({"iss": ["https://gitlab.com"]}, "issuer"),
+        ({"iss": None}, "issuer"),
+        ({"exp": NOON}, "expired"),
+        ({"exp": 0}, "expired"),
+        ({"exp": "2099-01-01"}, "exp"),
+        ({"exp": True}, "exp"),
+        ({"exp": None}, "exp"),
+        ({"exp": -1}, "exp"),
+        ({"exp": 10**30}, "exp"),
+        ({"iat": 1e300}, "iat"),
+        ({"iat": "now"}, "iat"),
+    ],
+)
+def test_claims_that_do_not_hold_are_refused(lite, factstore, trail, change, named):
+    before = tables(lite)
+
+    refused = factstore.post(OIDC, {"trailId": trail, "token": sign(GITHUB | change)})
+
+    assert (refused.status, refused.json["error"]) == (400, "Bad Request")
+    assert named in refused.json["message"]
+    assert tables(lite) == before
+
+
+def test_a_token_expires_as_time_passes(factstore, clock, trail):
+    clock.advance(299)
+    in_time = factstore.post(OIDC, {"trailId": trail, "token": sign(GITHUB)})
+    clock.advance(1)
+    too_late = factstore.post(OIDC, {"trailId": trail, "token": sign(GITHUB | {"jti": "two"})})
+
+    assert (in_time.status, too_late.status) == (201, 400)
+
+
+def test_trail_and_organisation_are_looked_for_first(factstore, trail):
+    no_trail = factstore.post(OIDC, {"trailId": NOBODY, "token": "nonsense"})
+    no_uuid = factstore.post(OIDC, {"trailId": "nonsense", "token": sign(GITHUB)})
+    no_slug = factstore.post(OIDC, {"trailId": trail, "token": sign(GITHUB), "orgSlug": "nobody"})
+    unused = factstore.post(OIDC, {"trailId": trail, "token": sign(GITHUB)})
+
+    assert [one.status for one in (no_trail, no_uuid, no_slug, unused)] == [404, 400, 404, 201]
+    assert NOBODY in no_trail.json["message"]
+    assert "nobody" in no_slug.json["message"]
+
+
+def test_an_organisation_may_be_named(factstore, trail):
+    factstore.post("/api/v1/organisations", {"slug": "acme", "name": "Acme"})
+
+    created = factstore.post(
+        OIDC, {"trailId": trail, "token": f" {sign(GITHUB)}\n", "orgSlug": "acme"}
+    )
+
+    assert (created.status, created.json["orgSlug"]) == (201, "acme")
+
+
+def test_a_dry_run_does_not_use_the_token(lite, factstore, trail):
+    body, before = {"trailId": trail, "token": sign(GITHUB)}, tables(lite)
+
+    told = factstore.post(OIDC, body, headers={"X-Dry-Run": "true"})
+
+    assert (told.status, told.json["dryRun"]) == (200, True)
+    assert told.json["wouldCreate"]["type"] == "oidc-provenance"
+    assert tables(lite) == before
+    assert factstore.post(OIDC, body).status == 201

@@ -1,0 +1,352 @@
+"""Policies and their attachments: section 11 of the delivery notes."""
+
+import pytest
+from looking import audit, events, ledger, tables
+
+from novantra_lite import Environment, PolicyModule, perform
+
+POLICIES = "/api/v1/policies"
+ATTACHMENTS = "/api/v1/policy-attachments"
+NOON = "2026-06-01T12:00:00.000000Z"
+LATER = "2026-06-01T12:01:00.000000Z"
+NOBODY = "00000000-0000-4000-8000-000000000000"
+
+
+@pytest.fixture
+def policy(factstore):
+    return factstore.post(POLICIES, {"name": "signed-only"}).json
+
+
+@pytest.fixture
+def environment(lite):
+    return make_environment(lite, "production")
+
+
+@pytest.fixture
+def attachment(factstore, policy, environment):
+    return factstore.post(
+        ATTACHMENTS, {"policyId": policy["id"], "environmentId": environment}
+    ).json
+
+
+def make_environment(lite, name):
+    """The id of an environment that was just made."""
+    made = perform(
+        lite.workspace, lambda current: Environment.create(name=name, type="K8S"), actor="test"
+    )
+    return made.id
+
+
+def test_a_policy_needs_only_a_name(lite, factstore):
+    created = factstore.post(POLICIES, {"name": "signed-only"})
+
+    key = created.json["id"]
+    assert created.status == 201
+    assert list(created.json.items()) == [
+        ("id", key),
+        ("name", "signed-only"),
+        ("enforceProvenance", False),
+        ("enforceTrailCompliance", False),
+        ("requiredAttestationTypes", []),
+        ("orgSlug", None),
+        ("createdAt", NOON),
+        ("updatedAt", NOON),
+        ("policyType", None),
+        ("threshold", None),
+        ("requireSignature", False),
+        ("policyEvaluator", "opa"),
+    ]
+    assert factstore.get(f"{POLICIES}/{key.upper()}").json == created.json
+    assert audit(lite)[-1][1:3] == ("policy.created", key)
+    assert ledger(lite)[-1] == ("POLICY_CREATED", key)
+    assert events(lite) == []
+
+
+def test_everything_that_may_be_given_is_kept(factstore):
+    factstore.post("/api/v1/organisations", {"slug": "acme", "name": "Acme"})
+    given = {
+        "name": "signed-only",
+        "enforceProvenance": True,
+        "enforceTrailCompliance": True,
+        "requiredAttestationTypes": ["junit", "snyk"],
+        "orgSlug": "acme",
+        "policyType": "ATTESTATION_COUNT",
+        "threshold": 3,
+        "requireSignature": True,
+        "policyEvaluator": "wasm",
+    }
+
+    created = factstore.post(POLICIES, given | {"enabled": True})
+
+    assert created.status == 201
+    assert created.json.items() >= given.items()
+    assert "enabled" not in created.json
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({"threshold": ""}, {"threshold": None}),
+        ({"threshold": None}, {"threshold": None}),
+        ({"threshold": "80 %"}, {"threshold": "80 %"}),
+        ({"threshold": "80"}, {"threshold": "80"}),
+        ({"threshold": -5}, {"threshold": -5}),
+        ({"threshold": 7.0}, {"threshold": 7}),
+        ({"requiredAttestationTypes": None}, {"requiredAttestationTypes": []}),
+        ({"requiredAttestationTypes": [" a , b", ""]}, {"requiredAttestationTypes": ["a", "b"]}),
+        ({"enforceProvenance": None}, {"enforceProvenance": False}),
+        ({"policyType": ""}, {"policyType": ""}),
+    ],
+)
+def test_members_are_taken_as_clients_send_them(factstore, given, kept):
+    created = factstore.post(POLICIES, {"name": "signed-only"} | given)
+
+    assert created.status == 201
+    assert created.json.items() >= kept.items()
+    assert factstore.get(f"{POLICIES}/{created.json['id']}").json == created.json
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": None},
+        {"name": " "},
+        {"name": "x" * 256},
+        {"enforceProvenance": "yes"},
+        {"enforceTrailCompliance": 1},
+        {"requiredAttestationTypes": "junit"},
+        {"requiredAttestationTypes": [["junit"]]},
+        {"threshold": 1.5},
+        {"threshold": True},
+        {"threshold": [3]},
+        {"threshold": 2**31},
+        {"threshold": "x" * 256},
+        {"requireSignature": "true"},
+        {"policyType": {}},
+    ],
+)
+def test_a_wrong_member_is_refused(lite, factstore, change):
+    before = tables(lite)
+
+    refused = factstore.post(POLICIES, {"name": "signed-only"} | change)
+
+    assert (refused.status, refused.json["error"]) == (400, "Bad Request")
+    assert next(iter(change)) in refused.json["message"]
+    assert tables(lite) == before
+
+
+def test_a_name_is_taken_once(factstore, policy):
+    other = factstore.post(POLICIES, {"name": "other"}).json
+
+    again = factstore.post(POLICIES, {"name": "signed-only"})
+    renamed = factstore.put(f"{POLICIES}/{other['id']}", {"name": "signed-only"})
+    own = factstore.put(f"{POLICIES}/{other['id']}", {"name": "other"})
+
+    assert [again.status, renamed.status, own.status] == [409, 409, 200]
+    assert "signed-only" in again.json["message"]
+    assert [one["name"] for one in factstore.get(POLICIES).json] == ["signed-only", "other"]
+
+
+def test_an_organisation_that_is_not_there_is_not_found(factstore):
+    refused = factstore.post(POLICIES, {"name": "signed-only", "orgSlug": "nobody"})
+
+    assert (refused.status, refused.json["error"]) == (404, "Not Found")
+    assert "nobody" in refused.json["message"]
+    assert factstore.get(POLICIES).json == []
+
+
+def test_a_change_moves_only_what_is_given(lite, factstore, clock):
+    policy = factstore.post(
+        POLICIES,
+        {"name": "a", "requiredAttestationTypes": ["junit"], "threshold": 2, "policyType": "X"},
+    ).json
+    clock.advance(60)
+
+    changed = factstore.put(
+        f"{POLICIES}/{policy['id']}",
+        {
+            "name": "b",
+            "enforceTrailCompliance": True,
+            "enforceProvenance": None,
+            "requiredAttestationTypes": [],
+            "orgSlug": "x",
+            "threshold": 9,
+        },
+    )
+
+    moved = {
+        "name": "b",
+        "enforceTrailCompliance": True,
+        "requiredAttestationTypes": [],
+        "updatedAt": LATER,
+    }
+    assert (changed.status, changed.json) == (200, policy | moved)
+    assert factstore.get(f"{POLICIES}/{policy['id']}").json == policy | moved
+    assert audit(lite)[-1][1:3] == ("policy.updated", policy["id"])
+
+
+def test_an_empty_change_moves_the_time(factstore, clock, policy):
+    clock.advance(60)
+
+    changed = factstore.put(f"{POLICIES}/{policy['id']}", {})
+
+    assert changed.json == policy | {"updatedAt": LATER}
+
+
+def test_a_module_is_kept_and_never_told(lite, factstore, clock, policy):
+    path = f"{POLICIES}/{policy['id']}"
+    clock.advance(60)
+
+    first = factstore.put(f"{path}/wasm", {"wasmContent": "AGFzbQ=="})
+    second = factstore.put(f"{path}/wasm", {"wasmContent": "AGFzbTI="})
+
+    with lite.workspace.read():
+        kept = list(PolicyModule.select(PolicyModule.policy, PolicyModule.wasm_content).tuples())
+    assert (first.status, first.body, second.status) == (204, b"", 204)
+    assert kept == [(policy["id"], "AGFzbTI=")]
+    assert factstore.get(path).json == policy
+    assert [entry[1] for entry in audit(lite)[-2:]] == [
+        "policy_module.stored",
+        "policy_module.updated",
+    ]
+    assert lite.verify() == []
+
+
+@pytest.mark.parametrize("body", [{}, {"wasmContent": None}, {"wasmContent": ["AGFzbQ=="]}])
+def test_a_module_needs_its_text(lite, factstore, policy, body):
+    before = tables(lite)
+
+    refused = factstore.put(f"{POLICIES}/{policy['id']}/wasm", body)
+
+    assert (refused.status, refused.json["error"]) == (400, "Bad Request")
+    assert "wasmContent" in refused.json["message"]
+    assert tables(lite) == before
+
+
+@pytest.mark.parametrize("key", [NOBODY, "nonsense"])
+@pytest.mark.parametrize(
+    ("method", "below"), [("GET", ""), ("PUT", ""), ("DELETE", ""), ("PUT", "/wasm")]
+)
+def test_a_policy_that_is_not_there_is_not_found(factstore, method, below, key):
+    refused = factstore.request(method, f"{POLICIES}/{key}{below}", json={"wasmContent": "x"})
+
+    assert refused.status == (404 if key == NOBODY else 400)
+    assert key != NOBODY or key in refused.json["message"]
+
+
+def test_a_deleted_policy_takes_its_module_and_attachments_along(
+    lite, factstore, policy, attachment
+):
+    factstore.put(f"{POLICIES}/{policy['id']}/wasm", {"wasmContent": "AGFzbQ=="})
+
+    deleted = factstore.delete(f"{POLICIES}/{policy['id']}")
+    again = factstore.delete(f"{POLICIES}/{policy['id']}")
+
+    gone = {entry[1] for entry in audit(lite)}
+    assert (deleted.status, deleted.body, again.status) == (204, b"", 404)
+    assert factstore.get(ATTACHMENTS).json == []
+    assert gone >= {"policy.deleted", "policy_module.deleted", "policy_attachment.deleted"}
+    assert lite.verify() == []
+
+
+# --- Attachments --------------------------------------------------------------
+
+
+def test_a_policy_is_attached_to_an_environment(lite, factstore, policy, environment):
+    created = factstore.post(
+        ATTACHMENTS, {"policyId": policy["id"].upper(), "environmentId": environment}
+    )
+
+    key = created.json["id"]
+    assert created.status == 201
+    assert list(created.json.items()) == [
+        ("id", key),
+        ("policyId", policy["id"]),
+        ("environmentId", environment),
+        ("createdAt", NOON),
+    ]
+    assert factstore.get(f"{ATTACHMENTS}/{key}").json == created.json
+    assert audit(lite)[-1][1:3] == ("policy_attachment.attached", key)
+    assert ledger(lite)[-1] == ("POLICY_ATTACHMENT_ATTACHED", key)
+    assert events(lite) == []
+
+
+def test_a_policy_is_attached_to_an_environment_only_once(
+    lite, factstore, policy, attachment, environment
+):
+    staging = make_environment(lite, "staging")
+
+    again = factstore.post(ATTACHMENTS, {"policyId": policy["id"], "environmentId": environment})
+    other = factstore.post(ATTACHMENTS, {"policyId": policy["id"], "environmentId": staging})
+
+    assert (again.status, again.json["error"]) == (409, "Conflict")
+    assert "signed-only" in again.json["message"] and "production" in again.json["message"]
+    assert factstore.get(ATTACHMENTS).json == [attachment, other.json]
+
+
+def test_the_policy_is_looked_for_first_then_the_environment(factstore, policy, environment):
+    neither = factstore.post(ATTACHMENTS, {"policyId": NOBODY, "environmentId": NOBODY})
+    no_environment = factstore.post(
+        ATTACHMENTS, {"policyId": policy["id"], "environmentId": NOBODY}
+    )
+    no_policy = factstore.post(ATTACHMENTS, {"policyId": NOBODY, "environmentId": environment})
+
+    assert [neither.status, no_environment.status, no_policy.status] == [404, 404, 404]
+    assert neither.json["message"].startswith("There is no policy ")
+    assert no_environment.json["message"].startswith("There is no environment ")
+    assert factstore.get(ATTACHMENTS).json == []
+
+
+@pytest.mark.parametrize(
+    "change", [{"policyId": None}, {"environmentId": None}, {"policyId": "x"}, {"policyId": 5}]
+)
+def test_an_attachment_needs_two_ids(factstore, policy, environment, change):
+    body = {"policyId": policy["id"], "environmentId": environment}
+
+    refused = factstore.post(ATTACHMENTS, body | change)
+
+    assert (refused.status, refused.json["error"]) == (400, "Bad Request")
+    assert next(iter(change)) in refused.json["message"]
+
+
+def test_a_policy_can_be_detached(lite, factstore, attachment):
+    path = f"{ATTACHMENTS}/{attachment['id']}"
+
+    deleted = factstore.delete(path)
+    again = factstore.delete(path)
+    read = factstore.get(path)
+
+    assert (deleted.status, deleted.body) == (204, b"")
+    assert [again.status, read.status] == [404, 404]
+    assert audit(lite)[-1][1:3] == ("policy_attachment.deleted", attachment["id"])
+
+
+def test_a_deleted_environment_takes_its_attachments_along(
+    lite, factstore, policy, attachment, environment
+):
+    perform(lite.workspace, lambda current: Environment.fetch(environment).remove(), actor="test")
+
+    assert factstore.get(ATTACHMENTS).json == []
+    assert factstore.get(POLICIES).json == [policy]
+    assert "policy_attachment.deleted" in {entry[1] for entry in audit(lite)}
+    assert lite.verify() == []
+
+
+def test_a_dry_run_stores_nothing(lite, factstore, policy, attachment, environment):
+    before, path = tables(lite), f"{POLICIES}/{policy['id']}"
+
+    create = factstore.post(POLICIES, {"name": "other"}, dryRun="true")
+    taken = factstore.post(POLICIES, {"name": "signed-only"}, dryRun="true")
+    module = factstore.put(f"{path}/wasm", {"wasmContent": "AGFzbQ=="}, dryRun="true")
+    delete = factstore.delete(path, dryRun="true")
+    again = factstore.post(
+        ATTACHMENTS, {"policyId": policy["id"], "environmentId": environment}, dryRun="true"
+    )
+    detach = factstore.delete(f"{ATTACHMENTS}/{attachment['id']}", dryRun="true")
+
+    assert [create.status, taken.status, again.status] == [200, 409, 409]
+    assert (create.json["dryRun"], create.json["wouldCreate"]["name"]) == (True, "other")
+    assert module.json == {"dryRun": True, "wouldUpdate": policy}
+    assert delete.json == {"dryRun": True, "wouldDelete": policy}
+    assert detach.json == {"dryRun": True, "wouldDelete": attachment}
+    assert tables(lite) == before
