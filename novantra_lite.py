@@ -2287,6 +2287,8 @@ class Tokens:
 
 UPLOAD_MEDIA = "multipart/form-data"
 PIECE = 262_144
+#: Bytes that are kept of a text beside the file.
+FIELD_SIZE = 65_536
 BYTES_MEDIA = "application/octet-stream"
 #: A media type that is fit for a header (RFC 9110, 8.3.1).
 MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]{1,120}/[\w!#$&^.+-]{1,120}(?:; ?[ -~]{1,80})?", re.A)
@@ -2304,8 +2306,10 @@ class File:
         return value
 
     def read(self, value: Any) -> Any:
-        """Refuse what stands in a body of another kind."""
-        raise ValueError(f"Expected a file in {UPLOAD_MEDIA}")
+        """The file that came in; refuse what stands in a body of another kind."""
+        if not isinstance(value, Upload):
+            raise ValueError(f"Expected a file in {UPLOAD_MEDIA}")
+        return value
 
     def describe(self) -> dict:
         """Bytes, as OpenAPI 3.0 says it and as 3.1 does."""
@@ -2323,12 +2327,18 @@ class Upload:
     sha256: str
     #: SHA-256 of the whole body, which an Idempotency-Key is bound to.
     body_digest: bytes = b""
+    #: The texts of the form's other parts, by name; empty ones count as absent.
+    fields: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def pieces(self) -> Iterator[bytes]:
         """The content from its beginning, in pieces of 256 KiB and a last one."""
         self.content.seek(0)
         while piece := self.content.read(PIECE):
             yield piece
+
+    def members(self) -> dict[str, Any]:
+        """The form as an object."""
+        return {**self.fields, "file": self}
 
     def text(self) -> str:
         """The content as text in UTF-8, decoded from where it lies; ValueError if it is none."""
@@ -2368,7 +2378,7 @@ def read_upload(stream: Metered, content_type: str) -> Upload:
     from falcon import HTTPError
     from falcon.media import MultipartFormHandler
 
-    found = None
+    found, fields = None, {}
     with contextlib.ExitStack() as unless_done:
         content = unless_done.enter_context(temporary_file())
         try:
@@ -2376,7 +2386,7 @@ def read_upload(stream: Metered, content_type: str) -> Upload:
             form = MultipartFormHandler().deserialize(stream, content_type, stream.limit + 1)
             for part in form:
                 if part.name != "file":
-                    part.stream.exhaust()
+                    fields[part.name] = keep_field(part)
                 elif found:
                     raise Invalid(issues=[issue(["file"], "Expected one file")])
                 else:
@@ -2389,6 +2399,7 @@ def read_upload(stream: Metered, content_type: str) -> Upload:
             raise Invalid(issues=[issue(["file"], "Required")])
         unless_done.pop_all()
     found.body_digest = stream.digest.digest()
+    found.fields = {name: text for name, text in fields.items() if text}
     return found
 
 
@@ -2408,6 +2419,14 @@ def keep_part(part: Any, content: IO[bytes]) -> Upload:
         content.write(piece)
     name, kind = safe_name(part.filename or part.name), sent_type(part)
     return Upload(content, name, kind, size, digest.hexdigest())
+
+
+def keep_field(part: Any) -> str:
+    """The text of a part that is not the file, as far as a field of a form may go."""
+    data = part.stream.read(FIELD_SIZE)
+    part.stream.exhaust()
+    # What is no UTF-8 becomes what no text may hold, and matters only where somebody reads it.
+    return data.decode("utf-8", "surrogateescape")
 
 
 def safe_name(name: str) -> str:
@@ -2490,12 +2509,16 @@ class Context:
             self.check_media()
         if UPLOAD_MEDIA in operation.media and self.media_type() == UPLOAD_MEDIA:
             self.upload = self.take_upload()
-            return
-        data = self.load() if self.take_raw() else {}
-        data = operation.resource.accept(self, data)
+            schema, data = operation.form or operation.body, self.upload.members()
+        else:
+            data = self.load() if self.take_raw() else {}
+            schema, data = operation.body, operation.resource.accept(self, data)
         try:
-            self.body = operation.body.read(
-                data, partial=operation.partial, coerce=operation.surface.coerces
+            self.body = schema.read(
+                data,
+                partial=operation.partial,
+                coerce=operation.surface.coerces,
+                parse=self.upload is not None,
             )
         except Faults as faults:
             raise Invalid(issues=[issue(*fault) for fault in faults.issues]) from None
@@ -2696,6 +2719,8 @@ class Operation:
     #: Whether it answers without credentials.
     public: bool = False
     partial: bool = False
+    #: What a multipart form holds, where that is not what another body holds.
+    form: Schema | None = None
     media: Mapping[str, Callable] = dataclasses.field(default_factory=lambda: JSON_MEDIA)
     #: The media type of the answer.
     answers_with: str = "application/json"
@@ -14231,8 +14256,7 @@ def openapi_document() -> dict:
         if resource.model:
             schemas[resource.schema_name] = describe_model(resource.model, resource.without)
     for operation in every_operation():
-        if operation.body.name:
-            schemas[operation.body.name] = describe_body(operation)
+        schemas |= named_bodies(operation)
         paths.setdefault(operation.path, {})[operation.method.lower()] = describe_operation(
             operation
         )
@@ -14319,14 +14343,26 @@ def describe_operation(operation: Operation) -> dict:
         described["security"] = [{"bearer": []}, {"apiKey": []}]
     if operation.body is not NOTHING:
         whole = describe_body(operation)
-        named = {"$ref": f"#/components/schemas/{operation.body.name}"}
-        content = {"schema": named if operation.body.name else whole}
+        content = dict.fromkeys(operation.media, named_or_whole(operation.body, whole))
+        if operation.form:
+            content[UPLOAD_MEDIA] = named_or_whole(operation.form, operation.form.describe())
         # An absent body is an empty object, which is fine where nothing is required.
-        described["requestBody"] = {
-            "required": "required" in whole,
-            "content": dict.fromkeys(operation.media, content),
-        }
+        described["requestBody"] = {"required": "required" in whole, "content": content}
     return described
+
+
+def named_or_whole(schema: Schema, whole: dict) -> dict:
+    """A body as OpenAPI has it: by the name of its schema, or the schema itself."""
+    named = {"$ref": f"#/components/schemas/{schema.name}"}
+    return {"schema": named if schema.name else whole}
+
+
+def named_bodies(operation: Operation) -> dict[str, dict]:
+    """The JSON schemas of the bodies of an operation that have a name, by that name."""
+    bodies = {operation.body.name: describe_body(operation)}
+    if operation.form:
+        bodies[operation.form.name] = operation.form.describe()
+    return {name: schema for name, schema in bodies.items() if name}
 
 
 def describe_body(operation: Operation) -> dict:
