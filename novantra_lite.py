@@ -331,21 +331,22 @@ class Settings:
     )
     vault_mount: str = setting("secret", "Where in Vault the KV store of version 2 is mounted.")
     vault_timeout: float = setting(10.0, "Seconds that Vault has to answer.")
-    WORDS: ClassVar = {
-        "synchronous": ("FULL", "NORMAL", "OFF"),
-        "factstore_auth": ("on", "open"),
-        "vault_auth_method": ("TOKEN", "APPROLE"),
-    }
     sso_private_issuers: tuple = setting(
         (), "Base URLs of identity providers in private networks, such as http://localhost:9000."
     )
     sso_timeout: float = setting(10.0, "Seconds that an identity provider has to answer.")
     sso_session_life: int = setting(28_800, "Seconds that a session of single sign-on stays good.")
-    WORDS: ClassVar = {"synchronous": ("FULL", "NORMAL", "OFF"), "factstore_auth": ("on", "open")}
+    rego_deadline: float = setting(2.0, "Seconds that a policy has to compile, or to decide.")
+    rego_memory: int = setting(256, "MiB that policies may take while they are evaluated.")
 
     shutdown_grace: float = setting(
         10.0, "Seconds that requests in flight have to finish at a stop."
     )
+    WORDS: ClassVar = {
+        "synchronous": ("FULL", "NORMAL", "OFF"),
+        "factstore_auth": ("on", "open"),
+        "vault_auth_method": ("TOKEN", "APPROLE"),
+    }
 
     @classmethod
     def read(cls, environment: Mapping[str, str] = os.environ, **given: Any) -> Settings:
@@ -2373,6 +2374,8 @@ class Tokens:
 
 UPLOAD_MEDIA = "multipart/form-data"
 PIECE = 262_144
+#: Bytes that are kept of a text beside the file.
+FIELD_SIZE = 65_536
 BYTES_MEDIA = "application/octet-stream"
 #: A media type that is fit for a header (RFC 9110, 8.3.1).
 MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]{1,120}/[\w!#$&^.+-]{1,120}(?:; ?[ -~]{1,80})?", re.A)
@@ -2390,8 +2393,10 @@ class File:
         return value
 
     def read(self, value: Any) -> Any:
-        """Refuse what stands in a body of another kind."""
-        raise ValueError(f"Expected a file in {UPLOAD_MEDIA}")
+        """The file that came in; refuse what stands in a body of another kind."""
+        if not isinstance(value, Upload):
+            raise ValueError(f"Expected a file in {UPLOAD_MEDIA}")
+        return value
 
     def describe(self) -> dict:
         """Bytes, as OpenAPI 3.0 says it and as 3.1 does."""
@@ -2409,12 +2414,18 @@ class Upload:
     sha256: str
     #: SHA-256 of the whole body, which an Idempotency-Key is bound to.
     body_digest: bytes = b""
+    #: The texts of the form's other parts, by name; empty ones count as absent.
+    fields: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def pieces(self) -> Iterator[bytes]:
         """The content from its beginning, in pieces of 256 KiB and a last one."""
         self.content.seek(0)
         while piece := self.content.read(PIECE):
             yield piece
+
+    def members(self) -> dict[str, Any]:
+        """The form as an object."""
+        return {**self.fields, "file": self}
 
     def text(self) -> str:
         """The content as text in UTF-8, decoded from where it lies; ValueError if it is none."""
@@ -2454,7 +2465,7 @@ def read_upload(stream: Metered, content_type: str) -> Upload:
     from falcon import HTTPError
     from falcon.media import MultipartFormHandler
 
-    found = None
+    found, fields = None, {}
     with contextlib.ExitStack() as unless_done:
         content = unless_done.enter_context(temporary_file())
         try:
@@ -2462,7 +2473,7 @@ def read_upload(stream: Metered, content_type: str) -> Upload:
             form = MultipartFormHandler().deserialize(stream, content_type, stream.limit + 1)
             for part in form:
                 if part.name != "file":
-                    part.stream.exhaust()
+                    fields[part.name] = keep_field(part)
                 elif found:
                     raise Invalid(issues=[issue(["file"], "Expected one file")])
                 else:
@@ -2475,6 +2486,7 @@ def read_upload(stream: Metered, content_type: str) -> Upload:
             raise Invalid(issues=[issue(["file"], "Required")])
         unless_done.pop_all()
     found.body_digest = stream.digest.digest()
+    found.fields = {name: text for name, text in fields.items() if text}
     return found
 
 
@@ -2494,6 +2506,14 @@ def keep_part(part: Any, content: IO[bytes]) -> Upload:
         content.write(piece)
     name, kind = safe_name(part.filename or part.name), sent_type(part)
     return Upload(content, name, kind, size, digest.hexdigest())
+
+
+def keep_field(part: Any) -> str:
+    """The text of a part that is not the file, as far as a field of a form may go."""
+    data = part.stream.read(FIELD_SIZE)
+    part.stream.exhaust()
+    # What is no UTF-8 becomes what no text may hold, and matters only where somebody reads it.
+    return data.decode("utf-8", "surrogateescape")
 
 
 def safe_name(name: str) -> str:
@@ -2576,12 +2596,16 @@ class Context:
             self.check_media()
         if UPLOAD_MEDIA in operation.media and self.media_type() == UPLOAD_MEDIA:
             self.upload = self.take_upload()
-            return
-        data = self.load() if self.take_raw() else {}
-        data = operation.resource.accept(self, data)
+            schema, data = operation.form or operation.body, self.upload.members()
+        else:
+            data = self.load() if self.take_raw() else {}
+            schema, data = operation.body, operation.resource.accept(self, data)
         try:
-            self.body = operation.body.read(
-                data, partial=operation.partial, coerce=operation.surface.coerces
+            self.body = schema.read(
+                data,
+                partial=operation.partial,
+                coerce=operation.surface.coerces,
+                parse=self.upload is not None,
             )
         except Faults as faults:
             raise Invalid(issues=[issue(*fault) for fault in faults.issues]) from None
@@ -2782,6 +2806,8 @@ class Operation:
     #: Whether it answers without credentials.
     public: bool = False
     partial: bool = False
+    #: What a multipart form holds, where that is not what another body holds.
+    form: Schema | None = None
     media: Mapping[str, Callable] = dataclasses.field(default_factory=lambda: JSON_MEDIA)
     #: The media types of the answer, separated by spaces; all but the first are text.
     answers_with: str = "application/json"
@@ -12525,9 +12551,883 @@ def admit(slug: str, email: str, name: str, role: str, current: Session) -> dict
 
 
 # --- Rego ---------------------------------------------------------------------
+# What runs in a process of its own: regopy compiles policies and answers by them. Where it is laxer
+# than the Rego of the Open Policy Agent, its plan (www.openpolicyagent.org/docs/ir) is held to the
+# rules, and mended, before anything is decided by it.
+
+#: The rules of a package that decide.
+DECIDING = ("allow", "deny", "violation")
+#: Compiled policies that the process keeps.
+POLICIES_KEPT = 4
+ORDERED = frozenset(("lt", "lte", "gt", "gte"))
+ORDER = "novantra_lite_order"
+#: Rego puts null before booleans, numbers, strings, arrays, objects and sets; regopy compares their
+#: texts, by which null is more than 2.
+ORDER_MODULE = f"package {ORDER}\n" + "".join(
+    [f"rank(x) := {rank} if is_{kind}(x)\n" for rank, kind in enumerate(
+        ("null", "boolean", "number", "string", "array", "object", "set"))]
+    + [f"{name}(x, y) := x {sign} y if rank(x) == rank(y)\nelse := rank(x) {sign} rank(y)\n"
+       for name, sign in (("lt", "<"), ("lte", "<="), ("gt", ">"), ("gte", ">="))]
+)  # fmt: skip
+REGO_WORD = re.compile(
+    r"""(?P<skip>[ \t\r]+|\#[^\n]*) | (?P<text>"(?:[^"\\\n]|\\.)*"|`[^`]*`)
+    | (?P<name>[A-Za-z_]\w*) | (?P<mark>.)""",
+    re.VERBOSE | re.DOTALL,
+)
+PACKAGE = re.compile(r'(?:\s|#[^\n]*\n)*package\s+([A-Za-z_]\w*(?:\.[A-Za-z_]\w*|\["[^"/\\]+"\])*)')
+REGO_FAULT = re.compile(r"\(error(?: \d+:m(\d+)\|(\d+)\|\d+)?\s+\(errormsg (\d+):")
+
+
+class RegoFailure(Exception):
+    """Rego gave no answer; the message says why, without a full stop."""
+
+
+class RegoMissing(RegoFailure):
+    """The package that Rego comes with is not installed."""
+
+
+def package_of(path: str, text: str) -> tuple[str, ...]:
+    """The package that a module says it is of."""
+    found = PACKAGE.match(text)
+    if found is None:
+        raise RegoFailure(f"{path}:1:1: rego_parse_error: package expected")
+    return tuple(map("".join, re.findall(r'\["([^"]+)"\]|(\w+)', found[1])))
+
+
+def modernize(text: str) -> tuple[str, bool]:
+    """A module with its partial sets as Rego v1 has them, and whether it is of v0.
+
+    What makes it v0 is a body without `if`. All that differs in meaning is `deny[msg] {…}`, which
+    v1 writes `deny contains msg if {…}`: regopy would take the former for an object.
+    """
+    is_old, depth, opened, done, pieces = False, 0, 0, 0, []
+    head: list[tuple[str, int, int]] = []
+    for word in REGO_WORD.finditer(text):
+        mark = word[0] if word.lastgroup == "mark" else ""
+        if mark == "{" and depth == 0 and is_body(text, head):
+            is_old = True
+            if len(head) == 2 and text[head[1][1]] == "[":
+                (_, _, after), (_, start, end) = head
+                pieces += text[done:after], " contains ", text[start + 1 : end - 1], " if "
+                done = word.start()
+        if mark and mark in "([{":
+            opened = word.start() if depth == 0 else opened
+            depth += 1
+        elif mark and mark in ")]}":
+            depth = max(0, depth - 1)
+            if depth == 0:
+                head.append(("group", opened, word.end()))
+        elif depth == 0 and mark == "\n":
+            head.clear()
+        elif depth == 0 and word.lastgroup != "skip":
+            head.append((word.lastgroup, word.start(), word.end()))
+    return "".join([*pieces, text[done:]]), is_old
+
+
+def is_body(text: str, head: list[tuple[str, int, int]]) -> bool:
+    """Whether a brace after the head of a rule opens a body that no `if` announces."""
+    if not head or any(text[start:end] in ("if", "in") for _, start, end in head):
+        return False
+    kind, start, _ = head[-1]
+    return kind != "mark" and text[start] != "{"
+
+
+def told_faults(error: str, modules: Mapping[str, str]) -> str:
+    """What a compiler says of modules, one fault a line: the path, the line, the column, why."""
+    paths, faults = list(modules), []
+    for fault in REGO_FAULT.finditer(error):
+        number, offset, size = fault.groups()
+        why = error[fault.end() :][: int(size)]
+        if number is None or int(number) >= len(paths):
+            faults.append(why)
+            continue
+        path = paths[int(number)]
+        before = modules[path].encode()[: int(offset)].decode(errors="ignore")
+        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        faults.append(f"{path}:{line}:{column}: {why}")
+    return "\n".join(dict.fromkeys(faults[:10])) or "the policy cannot be compiled"
+
+
+def statements_of(plan: Any) -> Iterator[tuple[str, dict]]:
+    """Every statement below a part of a plan: its type, and what it holds."""
+    if isinstance(plan, dict):
+        if isinstance(plan.get("stmt"), dict):
+            yield plan["type"], plan["stmt"]
+        plan = list(plan.values())
+    for part in plan if isinstance(plan, list) else ():
+        yield from statements_of(part)
+
+
+def read_by(statement: dict) -> Iterator[int]:
+    """The variables that a statement itself reads."""
+    operands = [value for key, value in statement.items() if key not in ("block", "blocks")]
+    while operands:
+        operand = operands.pop()
+        if isinstance(operand, list):
+            operands += operand
+        elif isinstance(operand, dict) and operand.get("type") == "local":
+            yield operand["value"]
+
+
+def set_by(kind: str, statement: dict) -> Iterator[int]:
+    """The variables that a statement gives values to."""
+    members = {"ScanStmt": ("key", "value"), "WithStmt": ("local",), "ResetLocalStmt": ()}
+    for member in members.get(kind, ("target", "result")):
+        if isinstance(statement.get(member), int):
+            yield statement[member]
+
+
+def faults_of(function: dict, sizes: Mapping[str, int]) -> Iterator[tuple[tuple, str]]:
+    """What the reference compiler refuses in a function of a plan, and regopy does not: places
+    (file, row and column, from 0) and words. `sizes`: how many arguments a function takes."""
+    place, given, asked = (0, 0, 0), {0, 1, *function["params"]}, {}
+    for kind, statement in statements_of(function):
+        if "row" in statement:
+            place = tuple(statement.get(part, 0) for part in ("file", "row", "col"))
+        given.update(set_by(kind, statement))
+        scanned = [statement["source"]] if kind == "ScanStmt" else []
+        for variable in (*read_by(statement), *scanned):
+            asked.setdefault(variable, place)
+        if kind == "CallStmt" and statement["func"] not in sizes:
+            yield place, f"rego_type_error: undefined function {statement['func']}"
+        elif kind == "CallStmt" and len(statement["args"]) != sizes[statement["func"]]:
+            yield place, f"rego_type_error: {statement['func']}: wrong number of arguments"
+    for variable in asked.keys() - given:
+        unsafe = "rego_unsafe_var_error: a variable in this expression never gets a value"
+        yield asked[variable], unsafe
+
+
+def check_plan(plan: dict, modules: Mapping[str, str]) -> None:
+    """Refuse variables without a value, functions that are not there, and rules in a circle."""
+    import graphlib
+
+    functions = {one["name"]: one for one in plan["funcs"]["funcs"]}
+    sizes = {one["name"]: len(one["decl"]["args"]) for one in plan["static"]["builtin_funcs"]}
+    sizes |= {name: len(one["params"]) for name, one in functions.items()}
+    names = [one["value"] for one in plan["static"]["files"]]
+    paths = {f"m{number}": path for number, path in enumerate(modules)}
+    told = [
+        f"{paths[names[file]]}:{row + 1}:{column + 1}: {why}"
+        for (file, row, column), why in sorted(
+            fault for function in functions.values() for fault in faults_of(function, sizes)
+        )
+        if names[file] in paths
+    ]
+    calls = {
+        name: {inner["func"] for kind, inner in statements_of(function) if kind == "CallStmt"}
+        for name, function in functions.items()
+    }
+    try:
+        graphlib.TopologicalSorter(calls).prepare()
+    except graphlib.CycleError as circle:
+        rules = " -> ".join(name.removeprefix("g0.") for name in circle.args[1])
+        told.append(f"rego_recursion_error: rules are recursive: {rules}")
+    if told:
+        raise RegoFailure("\n".join(dict.fromkeys(told[:10])))
+
+
+def mend_order(plan: dict) -> None:
+    """Have values of different types compared in the order that Rego has for them."""
+    for function in plan["funcs"]["funcs"]:
+        if function["name"].startswith(f"g0.data.{ORDER}."):
+            continue
+        for kind, statement in statements_of(function):
+            if kind == "CallStmt" and statement["func"] in ORDERED:
+                statement["func"] = f"g0.data.{ORDER}.{statement['func']}"
+                surroundings = [{"type": "local", "value": number} for number in (0, 1)]
+                statement["args"] = surroundings + statement["args"]
+
+
+# --- Rego engine --------------------------------------------------------------
+
+
+class CompiledPolicy:
+    """Modules that regopy has compiled, ready to be asked; it is used in the child only."""
+
+    def __init__(self, modules: Mapping[str, str], folder: Path):
+        from regopy import Interpreter
+        from regopy.rego_shared import LogLevel, RegoError
+
+        packages = dict.fromkeys(package_of(path, text) for path, text in modules.items())
+        asked = [(package, rule) for package in packages for rule in DECIDING]
+        self.version, self.interpreter = "v1", Interpreter()
+        compiler = Interpreter()
+        compiler.log_level = self.interpreter.log_level = LogLevel.NONE
+        try:
+            for number, text in enumerate(modules.values()):
+                # As it was sent, so that faults are told by its own lines and columns.
+                Interpreter().add_module(f"m{number}", text)
+                modern, is_old = modernize(text)
+                self.version = "v0" if is_old else self.version
+                compiler.add_module(f"m{number}", modern)
+            compiler.add_module(f"m{len(modules)}", ORDER_MODULE)
+            entries = ["/".join((*package, rule)) for package, rule in asked]
+            bundle = compiler.build(None, [*entries, ORDER])
+        except RegoError as error:
+            raise RegoFailure(told_faults(str(error), modules)) from None
+        if not bundle.ok():
+            raise RegoFailure(told_node(bundle.node()))
+        compiler.save_bundle(str(folder), bundle)
+        file = folder / "plan.json"
+        plan = json.loads(file.read_bytes())
+        check_plan(plan, modules)
+        mend_order(plan)
+        file.write_text(json.dumps(plan))
+        self.bundle = self.interpreter.load_bundle(str(folder))
+        there = [tuple(one["path"][1:]) for one in plan["funcs"]["funcs"]]
+        self.rules = [
+            (package, rule)
+            for package, rule in asked
+            if any(path[: len(package) + 1] == (*package, rule) for path in there)
+        ]
+
+    def ask(self, text: str) -> list[dict]:
+        """What every deciding rule makes of an input, as JSON text: nothing where undefined."""
+        answers = []
+        self.interpreter.set_input_term(text)
+        for package, rule in self.rules:
+            answer = {"package": ".".join(package), "rule": rule}
+            try:
+                entry = "/".join((*package, rule))
+                output = self.interpreter.query_bundle_entrypoint(self.bundle, entry)
+            except json.JSONDecodeError as error:
+                raise RegoFailure(told_faults(error.doc, {})) from None
+            if not output.ok():
+                raise RegoFailure(told_node(output.node()))
+            # One term in one result; none where the rule is undefined.
+            terms = [term for result in output.results for term in result.expressions]
+            answers.append({**answer, "value": terms[0]} if terms else answer)
+        return answers
+
+
+def told_node(node: Any) -> str:
+    """What a tree of errors says, from its first message."""
+    from regopy.rego_shared import rego_node_get, rego_node_size, rego_node_type_name
+    from regopy.rego_shared import rego_node_value as value_of
+
+    waiting = [node._impl]
+    while waiting:
+        one = waiting.pop(0)
+        if rego_node_type_name(one) == "errormsg":
+            return value_of(one)
+        waiting += [rego_node_get(one, number) for number in range(rego_node_size(one))]
+    return "the engine reports an error that it does not name"
+
+
+def serve_rego(folder: str, megabytes: str) -> None:
+    """Be the child: answer requests, a line of JSON each, until the parent is gone."""
+    import queue
+    import tempfile
+
+    import regopy.interpreter  # noqa: F401
+
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    # What a policy prints goes where nobody listens.
+    os.dup2(2, 1)
+    requests: queue.SimpleQueue = queue.SimpleQueue()
+    threading.Thread(target=listen_to_parent, args=(requests,), daemon=True).start()
+    limit_memory(int(megabytes))
+    policies: dict[str, CompiledPolicy] = {}
+    told: dict[str, Any] = {"ready": True}
+    while True:
+        answers.write(json.dumps(told) + "\n")
+        answers.flush()
+        request = json.loads(requests.get())
+        key = request["policy"]
+        try:
+            if "modules" in request:
+                with tempfile.TemporaryDirectory(dir=folder) as place:
+                    policies[key] = CompiledPolicy(request["modules"], Path(place))
+                while len(policies) > POLICIES_KEPT:
+                    del policies[next(iter(policies))]
+                told = {"version": policies[key].version}
+            elif key not in policies:
+                told = {"unknown": key}
+            else:
+                told = {"answers": policies[key].ask(request["input"])}
+        except RegoFailure as failure:
+            told = {"failure": str(failure)}
+
+
+def listen_to_parent(requests: Any) -> None:
+    """Pass requests on, and end the child with its parent, whatever it is busy with."""
+    for line in sys.stdin.buffer:
+        requests.put(line)
+    os._exit(0)
+
+
+def limit_memory(megabytes: int) -> None:
+    """Let this process take so much more memory than it has now, and leave no core behind."""
+    if sys.platform != "linux":
+        return
+    import resource
+
+    # rego-cpp has set aside hundreds of gigabytes of addresses by now, which are not memory.
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + (megabytes << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+class RegoProcess:
+    """A child that compiles and evaluates; it ends with this object, or with the interpreter."""
+
+    #: Seconds that it may take to begin, and bytes that an answer may have.
+    START, ANSWER = 30.0, 4_000_000
+
+    def __init__(self, megabytes: int):
+        import subprocess
+        import tempfile
+        import weakref
+
+        folder = tempfile.TemporaryDirectory(prefix="novantra-lite-rego-")
+        own = Path(__file__)
+        program = (
+            "import json, sys; sys.path[:] = json.loads(sys.argv.pop()); "
+            f"from {own.stem} import serve_rego; serve_rego(*sys.argv[1:])"
+        )
+        places = json.dumps([str(own.parent), *sys.path])
+        # Without environment: a policy can read it, and keys are in it.
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", program, folder.name, str(megabytes), places],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=folder.name,
+            env={},
+            start_new_session=True,
+        )
+        self.end = weakref.finalize(self, end_process, self.process, folder)
+        try:
+            self.exchange(b"", self.START)
+        except RegoFailure:
+            self.end()
+            raise
+
+    def exchange(self, line: bytes, seconds: float) -> dict:
+        """Send a request and take the answer; the child is ended if that takes too long."""
+        late = threading.Event()
+
+        def give_up():
+            late.set()
+            self.process.kill()
+
+        timer = threading.Timer(seconds, give_up)
+        timer.daemon = True
+        timer.start()
+        told = b""
+        try:
+            # A child that is gone by now answers nothing, which is told below.
+            with contextlib.suppress(OSError):
+                self.process.stdin.write(line)
+                self.process.stdin.flush()
+                told = self.process.stdout.readline(self.ANSWER)
+        finally:
+            timer.cancel()
+            timer.join()
+        if late.is_set():
+            raise RegoFailure(f"it took longer than {seconds:g} s")
+        if not told:
+            raise RegoFailure("the engine crashed or ran out of memory")
+        if not told.endswith(b"\n"):
+            raise RegoFailure("the answer is too large")
+        return json.loads(told)
+
+
+def end_process(process: Any, folder: Any) -> None:
+    """End a child and take its folder away."""
+    process.kill()
+    process.wait()
+    with contextlib.suppress(OSError):
+        process.stdin.close()
+    process.stdout.close()
+    folder.cleanup()
+
+
+class RegoEngine:
+    """Rego for an install: one child, begun when it is needed and anew after any failure.
+
+    Calls take turns; each has the time of the setting `rego_deadline` from when its turn comes.
+    """
+
+    def __init__(self, settings: Settings):
+        self.deadline, self.memory = settings.rego_deadline, settings.rego_memory
+        self._turn = threading.Lock()
+        self._child: RegoProcess | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The number of the child's process, if there is one."""
+        return self._child.process.pid if self._child else None
+
+    def compile(self, modules: Mapping[str, str]) -> str:
+        """Compile modules, by their paths; the version of Rego that they are written in."""
+        with self._turn:
+            return self.load(modules)["version"]
+
+    def ask(self, modules: Mapping[str, str], text: str) -> list[dict]:
+        """What every deciding rule of modules makes of an input, as JSON text."""
+        request = {"policy": policy_key(modules), "input": text}
+        with self._turn:
+            told = self.exchange(request)
+            if "unknown" in told:
+                self.load(modules)
+                told = self.exchange(request)
+            return told["answers"]
+
+    def load(self, modules: Mapping[str, str]) -> dict:
+        """Have the child compile modules and keep them."""
+        return self.exchange({"policy": policy_key(modules), "modules": modules})
+
+    def exchange(self, request: dict) -> dict:
+        """Send a request to a child that lives, and take its answer or its failure."""
+        from importlib.util import find_spec
+
+        if self._child is None or self._child.process.poll() is not None:
+            self.end_child()
+            if find_spec("regopy") is None:
+                raise RegoMissing("Rego needs an extra: pip install 'novantra-lite[rego]'")
+            self._child = RegoProcess(self.memory)
+        try:
+            told = self._child.exchange(json.dumps(request).encode() + b"\n", self.deadline)
+        except RegoFailure:
+            self.end_child()
+            raise
+        if "failure" in told:
+            raise RegoFailure(told["failure"])
+        return told
+
+    def end_child(self) -> None:
+        """End the child, if there is one."""
+        if self._child:
+            self._child.end()
+            self._child = None
+
+    def close(self) -> None:
+        """End the child once nobody is using it."""
+        with self._turn:
+            self.end_child()
+
+
+def policy_key(modules: Mapping[str, str]) -> str:
+    """What modules are known by: the SHA-256 of their paths and texts."""
+    return hashlib.sha256(to_json(modules).encode()).hexdigest()
+
+
+# --- Policy archives ----------------------------------------------------------
+# Modules may come in a zip or tar.gz. Nothing is written where an archive says; what is read of it
+# is bounded while it is read.
+
+#: Characters that the modules of a bundle may have together, and entries of an archive.
+ARCHIVE_SIZE, ARCHIVE_ENTRIES = 1_000_000, 1000
+#: What a module is called that came without a name.
+MODULE = "policy.rego"
+
+
+def refused_file(why: str) -> Invalid:
+    """The refusal of an upload for what its file is."""
+    return Invalid(issues=[issue(["file"], why)])
+
+
+def unpack(upload: Upload) -> dict[str, str]:
+    """The modules in an upload, by their paths: of a zip, of a tar.gz, or the one that it is."""
+    import tarfile
+    import zlib
+    from zipfile import BadZipFile
+
+    start = next(upload.pieces(), b"")[:4]
+    upload.content.seek(0)
+    archive = Archive()
+    try:
+        if start.startswith(b"PK"):
+            archive.take_zip(upload.content)
+        elif start.startswith(b"\x1f\x8b"):
+            archive.take_tar(upload.content)
+        else:
+            name = upload.file_name if upload.file_name.endswith(".rego") else MODULE
+            archive.take(name, upload.content)
+    except (BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, ValueError):
+        raise refused_file("Expected a Rego module, or a sound zip or tar.gz of some") from None
+    if not archive.modules:
+        raise refused_file("Expected at least one .rego file in the archive")
+    return archive.modules
+
+
+class Archive:
+    """What has been taken out of an archive so far."""
+
+    def __init__(self) -> None:
+        self.modules: dict[str, str] = {}
+        self.entries, self.left = 0, ARCHIVE_SIZE
+
+    def take_zip(self, content: IO[bytes]) -> None:
+        """Take the modules out of a zip."""
+        import stat
+        import zipfile
+
+        with zipfile.ZipFile(content) as file:
+            for entry in file.infolist():
+                kind = stat.S_IFMT(entry.external_attr >> 16)
+                path = self.enter(entry.filename, kind in (0, stat.S_IFREG, stat.S_IFDIR))
+                plain = entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+                if not plain or entry.flag_bits & 1:
+                    raise refused_file(f"{path} is encrypted, or packed in a rare way")
+                if not entry.is_dir() and is_module(path):
+                    with file.open(entry) as stream:
+                        self.take(path, stream)
+
+    def take_tar(self, content: IO[bytes]) -> None:
+        """Take the modules out of a tar.gz."""
+        import gzip
+        import tarfile
+
+        # Headers and what is no module count as well, since all of it has to be unpacked.
+        unpacked = Metered(gzip.GzipFile(fileobj=content), 4 * ARCHIVE_SIZE)
+        try:
+            with tarfile.open(fileobj=unpacked, mode="r|") as file:
+                for entry in file:
+                    path = self.enter(entry.name, entry.isreg() or entry.isdir())
+                    if entry.isreg() and is_module(path):
+                        self.take(path, file.extractfile(entry))
+        except TooLarge:
+            raise refused_file(f"Expected at most {4 * ARCHIVE_SIZE} bytes when unpacked") from None
+
+    def enter(self, name: str, is_plain: bool) -> str:
+        """Look at an entry before it is read; its path, without what does not matter."""
+        self.entries += 1
+        if self.entries > ARCHIVE_ENTRIES:
+            raise refused_file(f"Expected at most {ARCHIVE_ENTRIES} entries")
+        parts = [part for part in name.split("/") if part not in ("", ".")]
+        if (
+            name.startswith("/")
+            or ".." in parts
+            or UNSEEN.search(name)
+            or re.search(r"[\\:]", name)
+        ):
+            raise refused_file("Expected only paths that stay inside the archive")
+        if not is_plain:
+            raise refused_file("Expected only files and directories, no links or devices")
+        path = "/".join(parts)
+        if path in self.modules:
+            raise refused_file(f"Expected {path} only once")
+        return path
+
+    def take(self, path: str, stream: IO[bytes]) -> None:
+        """Read a module."""
+        data = stream.read(self.left + 1)
+        self.left -= len(data)
+        if self.left < 0:
+            raise refused_file(f"Expected modules of at most {ARCHIVE_SIZE} bytes together")
+        try:
+            text = data.decode().removeprefix("\ufeff")
+        except UnicodeDecodeError:
+            text = "\0"
+        if "\0" in text:
+            raise refused_file(f"Expected text in UTF-8 without NUL in {path}")
+        self.modules[path] = text
+
+
+def is_module(path: str) -> bool:
+    """Whether a file is a module by its name; those that a dot hides are none."""
+    return path.endswith(".rego") and not path.rpartition("/")[2].startswith(".")
+
+
+def text_of(modules: Mapping[str, str]) -> str:
+    """All modules as one text: several each under a comment with its path."""
+    if len(modules) == 1:
+        return next(iter(modules.values()))
+    return "\n".join(f"# {path}\n{text}" for path, text in modules.items())
 
 
 # --- Policy bundles -----------------------------------------------------------
+
+
+class PolicyBundle(Model):
+    """Rego modules that were uploaded together; the one that is ACTIVE decides."""
+
+    fact, made, touched, since = "policy_bundle", "uploaded", True, 3
+    schema_name = "BundleResponse"
+
+    id = Uuid()
+    name = Name()
+    version = Text(50)
+    rego_content = Text(ARCHIVE_SIZE)
+    status = Choice("INACTIVE ACTIVE", default="INACTIVE", index=True)
+    org_slug = Text(255, null=True)
+    created_at = Timestamp(6, default=now_exactly)
+    updated_at = Timestamp(6, default=now_exactly)
+    #: The texts of the modules by their paths, as JSON.
+    modules = Text(hidden=True)
+    #: The version of Rego that compiled: v1, or v0 where a module has bodies without `if`.
+    syntax = Text(hidden=True)
+
+    @classmethod
+    def active(cls) -> PolicyBundle | None:
+        """The bundle that decides, if there is one."""
+        return cls.get_or_none(cls.status == "ACTIVE")
+
+    def activate(self) -> None:
+        """Make this the one that decides."""
+        others = PolicyBundle.status == "ACTIVE", PolicyBundle.id != self.id
+        for other in list(PolicyBundle.select().where(*others)):
+            other.change(status="INACTIVE")
+        self.change(status="ACTIVE")
+
+
+class PolicyDecision(Model):
+    """What a policy bundle made of an input; inputJson is what it was given, letter by letter."""
+
+    fact, made, append_only, since = "policy_decision", "made", True, 3
+    schema_name = "PolicyDecisionResponse"
+
+    id = Uuid()
+    bundle = Owner(PolicyBundle, null=True)
+    input_json = Text()
+    result_allow = Boolean()
+    deny_reasons = Json(ListOf(Text()))
+    org_slug = Text(255, null=True)
+    evaluated_at = Timestamp(6, default=now_exactly)
+
+
+#: Said where a policy denies and gives no reason of its own.
+DENIED = "The policy denies this."
+
+
+def objections_in(answers: Sequence[dict]) -> list[str]:
+    """Why the answers of the deciding rules come to a denial; nothing where they allow.
+
+    Whatever denies wins. All rules named `allow` must be true; without one, there must be rules
+    that could have denied, and did not: a bundle that decides nothing allows nothing.
+    """
+    denying = [answer for answer in answers if answer["rule"] != "allow"]
+    reasons = [reason for answer in denying for reason in reasons_of(answer.get("value"))]
+    allowing = [answer for answer in answers if answer["rule"] == "allow"]
+    if not reasons and not answers:
+        reasons = ["The policy has no rule named allow, deny or violation."]
+    if not reasons and not all(answer.get("value") is True for answer in allowing):
+        reasons = ["The policy does not allow this."]
+    return list(dict.fromkeys(reasons))
+
+
+def reasons_of(value: Any) -> list[str]:
+    """The reasons in the value of a rule that denies, be it a set, an array, an object or alone."""
+    match value:
+        case None | False:
+            return []
+        case dict() if "msg" not in value:
+            # A rule that builds an object: its keys are the reasons.
+            return [key or DENIED for key, holds in value.items() if holds is not False]
+        case list():
+            return [reason for element in value for reason in reasons_of(element)]
+        case {"msg": str(text)} | str(text):
+            return [text or DENIED]
+        case True:
+            return [DENIED]
+    return [to_json(value)]
+
+
+def scans_of(trail: str) -> list[dict]:
+    """The security scans of a trail, for policies to see."""
+    for model in all_models():
+        if model._meta.table_name == "security_scan":
+            scans = model.select().where(model._meta.fields["trail"] == trail)
+            return [scan.json() for scan in scans.order_by(peewee.SQL('"t1"."rowid"'))]
+    return []
+
+
+class MaybeText(Text):
+    """A text inside a list or object that may be null."""
+
+    def __init__(self, at_most: int):
+        super().__init__(at_most, null=True)
+
+    def read(self, value):
+        return None if value is None else super().read(value)
+
+    def describe(self):
+        return super().describe() | {"type": ["string", "null"]}
+
+
+def document_of(body: Mapping[str, Any]) -> dict:
+    """What a policy is given as its input: the five members, then the records that ids name."""
+    document = {
+        "artifactName": body["artifact_name"],
+        "artifactVersion": body.get("artifact_version"),
+        "environment": body.get("environment"),
+        "attestations": body.get("attestations") or [],
+        "approvalStatus": body.get("approval_status"),
+    }
+    trail, artifact = body.get("trail_id"), None
+    if trail:
+        document["trail"] = Trail.fetch(trail).json()
+    if body.get("artifact_id") or body.get("artifact_digest"):
+        artifact = artifact_named(body)
+        document["artifact"] = artifact.json()
+    if trail or artifact:
+        document["scans"] = scans_of(trail or artifact.trail_id)
+    return document
+
+
+def artifact_named(body: Mapping[str, Any]) -> Artifact:
+    """The artifact that a body names, as it was first reported, or NotFound."""
+    asked = {
+        Artifact.id: body.get("artifact_id"),
+        Artifact.sha256_digest: body.get("artifact_digest"),
+        Artifact.trail: body.get("trail_id"),
+    }
+    artifact = (
+        Artifact.select()
+        .where(*(column == value for column, value in asked.items() if value))
+        .order_by(peewee.SQL('"t1"."rowid"'))
+        .first()
+    )
+    if artifact is None:
+        key = body.get("artifact_id") or body.get("artifact_digest")
+        raise NotFound(f"There is no artifact {key} here.")
+    return artifact
+
+
+class PolicyBundles(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/opa/bundles",
+    model=PolicyBundle,
+    scope="factstore",
+    tag="OPA",
+    item="bundleId",
+    schema_name="BundleResponse",
+    verbs="list create retrieve",
+    options={
+        "list": {"id": "listPolicyBundles"},
+        "create": {
+            "id": "uploadPolicyBundle",
+            "media": {"application/json": read_json, UPLOAD_MEDIA: None},
+            "form": Schema(
+                PolicyBundle.name,
+                PolicyBundle.org_slug,
+                file=File(),
+                version=Text(50, default="1.0.0"),
+                name="UploadBundleMultipart",
+            ),
+            "before": "compile",
+            "slow": True,
+        },
+        "retrieve": {"id": "getPolicyBundle"},
+    },
+):
+    """Rego policies, of which one decides."""
+
+    creates = Schema(
+        PolicyBundle.name,
+        PolicyBundle.version,
+        PolicyBundle.rego_content,
+        PolicyBundle.org_slug,
+        name="UploadBundleRequest",
+    )
+
+    def compile(self, context):
+        """Take the modules out of what came in, and compile them while no transaction is open."""
+        upload = context.upload
+        modules = unpack(upload) if upload else {MODULE: context.body["rego_content"]}
+        try:
+            return modules, context.lite.rego.compile(modules)
+        except RegoMissing as missing:
+            raise Unavailable(f"{missing}.") from None
+        except RegoFailure as failure:
+            raise Unprocessable(f"The policy does not compile: {failure}") from None
+
+    def create(self, context):
+        """Store a policy bundle, which decides nothing yet."""
+        modules, syntax = context.prepared
+        check_organisation(context.body.get("org_slug"))
+        return PolicyBundle.create(
+            name=context.body["name"],
+            version=context.body.get("version", "1.0.0"),
+            org_slug=context.body.get("org_slug"),
+            rego_content=text_of(modules),
+            modules=to_json(modules),
+            syntax=syntax,
+        )
+
+    @route(
+        "PUT /api/v1/opa/bundles/{bundleId}/activate",
+        id="activatePolicyBundle",
+        answer=FACTSTORE.one_schema("BundleResponse"),
+    )
+    def activate(self, context, key):
+        """Make a policy bundle the one that decides."""
+        bundle = self.find(key)
+        bundle.activate()
+        return bundle
+
+
+class PolicyDecisions(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/opa/decisions",
+    model=PolicyDecision,
+    scope="factstore",
+    tag="OPA",
+    item="decisionId",
+    schema_name="PolicyDecisionResponse",
+    verbs="list retrieve",
+):
+    """What policies decided."""
+
+    @route(
+        "POST /api/v1/opa/evaluate",
+        id="evaluatePolicy",
+        body=Schema(
+            artifact_name=Text(255),
+            artifact_version=Text(255, null=True),
+            environment=Text(255, null=True),
+            attestations=Json(ListOf(MapOf(MaybeText(10_000))), default=list),
+            approval_status=Text(255, null=True),
+            trail_id=Id(null=True),
+            artifact_id=Id(null=True),
+            artifact_digest=Text(255, null=True),
+            name="EvaluatePolicyRequest",
+        ),
+        answer=FACTSTORE.one_schema("PolicyDecisionResponse"),
+        before="ask",
+        slow=True,
+    )
+    def evaluate(self, context):
+        """Let the active policy bundle judge an artifact, and keep the decision."""
+        bundle, text, reasons = context.prepared
+        decision = PolicyDecision.create(
+            bundle=bundle.id,
+            input_json=text,
+            result_allow=not reasons,
+            deny_reasons=reasons,
+            org_slug=bundle.org_slug,
+        )
+        payload = {
+            "decisionId": decision.id,
+            "bundleId": bundle.id,
+            "artifactName": context.body["artifact_name"],
+            "resultAllow": decision.result_allow,
+            "denyReasons": reasons,
+        }
+        document = json.loads(text)
+        subject = {
+            "trail_id": document.get("trail", {}).get("id"),
+            "artifact_sha256": document.get("artifact", {}).get("sha256Digest"),
+        }
+        AuditEvent.record("POLICY_EVALUATED", context.principal.id, payload, **subject)
+        return decision
+
+    def ask(self, context):
+        """Put the input together, and ask the active bundle while no transaction is open."""
+        bundle = PolicyBundle.active()
+        if bundle is None:
+            raise NotFound("There is no active policy bundle; activate one first.")
+        text = to_json(document_of(context.body))
+        try:
+            reasons = objections_in(context.lite.rego.ask(json.loads(bundle.modules), text))
+        except RegoFailure as failure:
+            reasons = [f"The policy could not be evaluated: {failure}."]
+        return bundle, text, reasons
 
 
 # --- Security scans -----------------------------------------------------------
@@ -15918,6 +16818,7 @@ class Install:
         source_bases(self.settings)
         self.vault = evidence_store(self.settings)
         self.dispatcher = Dispatcher(self.workspaces, self.transport, self.source, self.bell)
+        self.rego = RegoEngine(self.settings)
         try:
             self.open_all()
         except BaseException:
@@ -16006,6 +16907,7 @@ class Install:
         """Stop delivering, and close every workspace."""
         self.dispatcher.stop()
         self.vault.close()
+        self.rego.close()
         while self.workspaces:
             with contextlib.closing(self.workspaces.popitem()[1]) as workspace:
                 if workspace.path and not workspace.read_only:
@@ -16504,8 +17406,7 @@ def openapi_document() -> dict:
         if resource.model:
             schemas[resource.schema_name] = describe_model(resource.model, resource.without)
     for operation in every_operation():
-        if operation.body.name:
-            schemas[operation.body.name] = describe_body(operation)
+        schemas |= named_bodies(operation)
         paths.setdefault(operation.path, {})[operation.method.lower()] = describe_operation(
             operation
         )
@@ -16592,14 +17493,26 @@ def describe_operation(operation: Operation) -> dict:
         described["security"] = [{"bearer": []}, {"apiKey": []}]
     if operation.body is not NOTHING:
         whole = describe_body(operation)
-        named = {"$ref": f"#/components/schemas/{operation.body.name}"}
-        content = {"schema": named if operation.body.name else whole}
+        content = dict.fromkeys(operation.media, named_or_whole(operation.body, whole))
+        if operation.form:
+            content[UPLOAD_MEDIA] = named_or_whole(operation.form, operation.form.describe())
         # An absent body is an empty object, which is fine where nothing is required.
-        described["requestBody"] = {
-            "required": "required" in whole,
-            "content": dict.fromkeys(operation.media, content),
-        }
+        described["requestBody"] = {"required": "required" in whole, "content": content}
     return described
+
+
+def named_or_whole(schema: Schema, whole: dict) -> dict:
+    """A body as OpenAPI has it: by the name of its schema, or the schema itself."""
+    named = {"$ref": f"#/components/schemas/{schema.name}"}
+    return {"schema": named if schema.name else whole}
+
+
+def named_bodies(operation: Operation) -> dict[str, dict]:
+    """The JSON schemas of the bodies of an operation that have a name, by that name."""
+    bodies = {operation.body.name: describe_body(operation)}
+    if operation.form:
+        bodies[operation.form.name] = operation.form.describe()
+    return {name: schema for name, schema in bodies.items() if name}
 
 
 def describe_body(operation: Operation) -> dict:

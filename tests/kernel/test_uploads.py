@@ -79,6 +79,19 @@ def test_what_stands_before_beside_and_after_the_file_does_not_matter():
     assert (taken.file_name, pieces) == ("report.xml", [b"abc"])
 
 
+def test_the_texts_beside_the_file_are_kept_up_to_64_kib_and_empty_ones_are_absent():
+    fields = [
+        part("Prüfung".encode(), 'form-data; name="name"', ""),
+        part(b"", 'form-data; name="orgSlug"', ""),
+        part(b"y" * 70_000, 'form-data; name="comment"', ""),
+        part(b"\xff", 'form-data; name="odd"', ""),
+    ]
+
+    taken, _ = take(form(*fields[:2], part(b"abc"), *fields[2:]))
+
+    assert taken.fields == {"name": "Prüfung", "comment": "y" * 65_536, "odd": "\udcff"}
+
+
 @pytest.mark.parametrize(
     ("disposition", "name"),
     [
