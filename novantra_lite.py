@@ -2355,8 +2355,8 @@ class Upload:
 class Metered:
     """A stream that is hashed as it is read, and refused beyond a limit."""
 
-    def __init__(self, stream: Any, limit: int):
-        self.stream, self.limit, self.size = stream, limit, 0
+    def __init__(self, stream: Any, limit: int, noun: str = "body"):
+        self.stream, self.limit, self.noun, self.size = stream, limit, noun, 0
         self.digest = hashlib.sha256()
 
     def read(self, size: int) -> bytes:
@@ -2365,7 +2365,7 @@ class Metered:
         self.digest.update(data)
         self.size += len(data)
         if self.size > self.limit:
-            raise TooLarge(f"The body is over the limit of {self.limit} bytes.")
+            raise TooLarge(f"The {self.noun} is over the limit of {self.limit} bytes.")
         return data
 
 
@@ -2407,13 +2407,17 @@ def temporary_file() -> IO[bytes]:
 
 def keep_part(part: Any, content: IO[bytes]) -> Upload:
     """Take the content of one part in."""
+    return keep(part.stream, content, part.filename or part.name, sent_type(part))
+
+
+def keep(stream: Any, content: IO[bytes], name: str, kind: str) -> Upload:
+    """Take all of a stream in, as a file of this name and media type."""
     digest, size = hashlib.sha256(), 0
-    while piece := part.stream.read(PIECE):
+    while piece := stream.read(PIECE):
         digest.update(piece)
         size += len(piece)
         content.write(piece)
-    name, kind = safe_name(part.filename or part.name), sent_type(part)
-    return Upload(content, name, kind, size, digest.hexdigest())
+    return Upload(content, safe_name(name), kind, size, digest.hexdigest())
 
 
 def safe_name(name: str) -> str:
