@@ -14,32 +14,26 @@ A governance register and a supply-chain fact store: two REST APIs over one SQLi
 
 Contents
 
-    Part I    Kernel                  Problems, Settings, Clock and ids, JSON and sessions,
-                                      Fields, Compound fields, Statements, Models, Schemas,
-                                      Keys and encryption, Connections, Workspaces,
-                                      Tables and migrations, Pages, Principals and tokens,
-                                      Uploads, Contexts, Surfaces, Operations and resources
-    Part II   Records of every write  Idempotency, Rate limits, Audit and ledger, Outbox, Writes,
-                                      Answers, Outbound requests, Webhook signatures, Dispatcher,
-                                      Webhooks
-    Part III  Novantra                Novantra conventions, Workspace, Authentication, Frameworks,
-                                      Controls, Risks, Evidence, Assessments, Findings,
-                                      Exceptions, Monitoring, Indicators, Submissions, Assets,
-                                      Party engagements, Change management,
-                                      Vulnerability management
-    Part IV   Factstore               Factstore fields, API keys, Factstore conventions,
-                                      Organisations, Flows, Templates, Trail records, Trails,
-                                      Artifacts, Provenance, Attestations, Evidence files,
-                                      Evidence processors, Evidence collection, Pull requests,
-                                      Identity tokens, Approvals, Assertions, Environments,
-                                      Environment drift, Logical environments, Policies, Gate
-    Part V    Application             Rows, OSCAL, Opening workspaces, Imports, Collections,
-                                      Demo vocabulary, Demo plans, Demo records, Demo data,
-                                      WSGI application, Clients, Servers, Maintenance, Installs,
-                                      NovantraLite, Reference page, Documents, OpenAPI, Service,
-                                      Commands, Commands: serve, Commands: records,
-                                      Commands: accounts and webhooks, Commands: install,
-                                      Command line
+    Part I    Kernel   Problems, Settings, Clock and ids, JSON and sessions, Fields,
+        Compound fields, Statements, Models, Schemas, Keys and encryption, Connections, Workspaces,
+        Tables and migrations, Pages, Principals and tokens, Uploads, Contexts, Surfaces,
+        Operations and resources
+    Part II   Records of every write   Idempotency, Rate limits, Audit and ledger, Outbox, Writes,
+        Answers, Outbound addresses, Outbound requests, Webhook signatures, Dispatcher, Webhooks
+    Part III  Novantra   Novantra conventions, Workspace, Authentication, Frameworks, Controls,
+        Risks, Evidence, Assessments, Findings, Exceptions, Monitoring, Indicators, Submissions,
+        Assets, Party engagements, Change management, Vulnerability management
+    Part IV   Factstore   Factstore fields, API keys, Factstore conventions, Organisations,
+        Source hosts, Patterns, Templates, Flows, Trail records, Trails, Artifacts,
+        Provenance signatures, Provenance, Attestations, Evidence files, Evidence processors,
+        Evidence collection, Pull request look-ups, Pull requests, Identity tokens, Approvals,
+        Assertions, Environments, Snapshot records, Environment snapshots, Environment drift,
+        Logical environments, Policies, Deployment policies, Gate
+    Part V    Application   Rows, OSCAL, Opening workspaces, Imports, Collections, Demo vocabulary,
+        Demo plans, Demo records, Demo data, Demo delivery, WSGI application, Clients, Servers,
+        Maintenance, Installs, NovantraLite, Reference page, Documents, OpenAPI, Service, Commands,
+        Commands: serve, Commands: records, Commands: accounts and webhooks, Commands: install,
+        Command line
 
 Every section reads only from itself and from the sections above it.
 """
@@ -7495,6 +7489,7 @@ class FlowsV2(
     Flows,
     path="/api/v2/flows",
     tag="V2 Flows",
+    collection="",
     schema_name="FlowResponse",
     verbs="list create retrieve update delete",
     options={
@@ -10228,7 +10223,7 @@ class ApprovalDecisions(
 # --- Assertions ---------------------------------------------------------------
 
 #: What a digest was reported as, and where; what was said there. Each in the order of recording.
-REPORTED = """SELECT a."trail_id", a."image_name", k."template_yaml"
+REPORTED_UNDER = """SELECT a."trail_id", a."image_name", k."template_yaml"
     FROM "artifact" AS a JOIN "trail" AS k ON k."id" = a."trail_id"
     WHERE a."sha256_digest" = ? ORDER BY a."rowid\""""
 SAID = """SELECT "trail_id", "type", "status", "name" FROM "attestation" WHERE "trail_id" IN
@@ -10262,7 +10257,7 @@ def judge(flow: Flow, digest: str) -> Verdict:
     """
     connection = session().database.connection()
     # The same image may be reported on a trail again and again.
-    artifacts = list(dict.fromkeys(connection.execute(REPORTED, (digest,))))
+    artifacts = list(dict.fromkeys(connection.execute(REPORTED_UNDER, (digest,))))
     types = flow.required_attestation_types
     if not artifacts:
         return Verdict(False, f"No artifact with the digest {digest} was reported.", types)
@@ -10433,13 +10428,15 @@ def digest_state(digest: str) -> str:
     return compliance_sql(first)
 
 
-#: SQL for the state of the environment `t1`: the worst of what its newest snapshot holds.
+#: SQL for the state of the environment `t1`: the worst of what its newest snapshot holds. Unknown
+#: while no policy is attached to it.
 ENVIRONMENT_STATE = f"""(SELECT CASE max(CASE {digest_state('i."artifact_sha256"')}
         WHEN 'NON_COMPLIANT' THEN 2 WHEN 'COMPLIANT' THEN 0 ELSE 1 END)
         WHEN 2 THEN '"NON_COMPLIANT"' WHEN 0 THEN '"COMPLIANT"' ELSE '"UNKNOWN"' END
     FROM "snapshot_artifact" AS i WHERE i."snapshot_id" = (
         SELECT l."id" FROM "environment_snapshot" AS l WHERE l."environment_id" = t1."id"
-        ORDER BY l."snapshot_index" DESC LIMIT 1))"""
+        ORDER BY l."snapshot_index" DESC LIMIT 1)
+    AND EXISTS (SELECT 1 FROM "policy_attachment" AS p WHERE p."environment_id" = t1."id"))"""
 
 
 class Environment(Model):
@@ -11593,6 +11590,31 @@ def decide(digest: str, key: str | None, environment: Environment | None) -> dic
     }
 
 
+def pass_gate(
+    digest: str, key: str | None, environment: Environment | None, actor: str | None
+) -> dict:
+    """Decide on an artifact, and keep, audit and tell of the decision."""
+    result = GateResult.create(
+        artifact_sha256=digest,
+        environment_id=key,
+        environment=environment.name if environment else "",
+        requested_by=actor,
+        **decide(digest, key, environment),
+    )
+    payload = {
+        "sha256Digest": digest,
+        "decision": result.decision,
+        "environmentId": key,
+        "policiesEvaluated": result.policies_evaluated,
+        "blockReasons": result.block_reasons,
+    }
+    subject = {"environment_id": key, "artifact_sha256": digest}
+    AuditEvent.record(f"GATE_{result.decision}", actor or "system", payload, **subject)
+    told = result.json()
+    emit("factstore.gate.evaluated", {"gateResult": told})
+    return told
+
+
 class Newest(Integer):
     """How many of a list's newest records are wanted."""
 
@@ -11629,26 +11651,7 @@ class Gate(
         environment = Environment.get_or_none(
             Environment.id == key if key else Environment.name == name
         )
-        key = environment.id if environment else key
-        result = GateResult.create(
-            artifact_sha256=digest,
-            environment_id=key,
-            environment=environment.name if environment else "",
-            requested_by=actor,
-            **decide(digest, key, environment),
-        )
-        payload = {
-            "sha256Digest": digest,
-            "decision": result.decision,
-            "environmentId": key,
-            "policiesEvaluated": result.policies_evaluated,
-            "blockReasons": result.block_reasons,
-        }
-        subject = {"environment_id": key, "artifact_sha256": digest}
-        AuditEvent.record(f"GATE_{result.decision}", actor or "system", payload, **subject)
-        told = result.json()
-        emit("factstore.gate.evaluated", {"gateResult": told})
-        return told
+        return pass_gate(digest, environment.id if environment else key, environment, actor)
 
     @route(
         "GET /api/v1/gate/results",
@@ -13473,6 +13476,134 @@ def demo_rows(random: Random, start: datetime, new_id: Callable[[str, datetime],
     yield from demo_monitors(demo)
 
 
+# --- Demo delivery ------------------------------------------------------------
+
+#: What the organization builds itself: name, description, what each build has to show, and who
+#: releases it.
+DEMO_FLOWS = (
+    ("work-package-sync", "Work packages from AMOS to the line.", ["junit", "snyk"], "qa-thomsen"),
+    ("release-certificates", "EASA Form 1 from signed records.", ["junit", "sonar"], "qa-thomsen"),
+    ("line-terminal-image", "The image of the terminals on the line.", ["junit"], ""),
+)
+DEMO_BUILDS = 16
+DEMO_AUTHORS = ("B. Amari", "L. Brandt", "S. Iyer", "M. Rahman")
+DEMO_DETAILS = {
+    "junit": ({"tests": 412, "failures": 0}, {"tests": 412, "failures": 3}),
+    "snyk": ({"vulnerabilities": 0}, {"vulnerabilities": 2}),
+    "sonar": ({"qualityGateStatus": "OK"}, {"qualityGateStatus": "ERROR"}),
+}
+
+
+class DemoDelivery:
+    """Builds on their way to two environments, a step every seven minutes, by the API's rules."""
+
+    def __init__(self, random: Random, start: datetime):
+        self.random, self.at = random, start.timestamp() - 30 * 86_400
+        self.source = Source(self.now, random)
+        self.running: dict[str, dict] = {}
+
+    def now(self) -> float:
+        """The time of the demo, which moves whenever somebody looks."""
+        self.at += 0.137
+        return self.at
+
+    def make(self) -> None:
+        """Make everything, in the current session."""
+        flows = [
+            Flow.create(
+                name=name,
+                description=description,
+                required_attestation_types=types,
+                requires_approval=bool(approver),
+                required_approver_roles=["quality"] if approver else [],
+                tags={"team": "maintenance-it"},
+            )
+            for name, description, types, approver in DEMO_FLOWS
+        ]
+        self.environments = [
+            Environment.create(
+                name="hangar-test", type="K8S", description="Where builds are tried."
+            ),
+            Environment.create(
+                name="hangar-production", type="K8S", description="What the line uses."
+            ),
+        ]
+        self.make_policies(flows)
+        for number in range(DEMO_BUILDS):
+            for flow, (*_, approver) in zip(flows, DEMO_FLOWS, strict=True):
+                self.build(flow, number, approver)
+                self.at += 14.5 * 3600
+
+    def make_policies(self, flows: list[Flow]) -> None:
+        """What the gate asks in front of production."""
+        production = self.environments[1]
+        policy = Policy.create(name="tested", required_attestation_types=["junit"])
+        PolicyAttachment.create(policy=policy.id, environment=production.id)
+        DeploymentPolicy.create(
+            name="released",
+            description="What changes maintenance records is released by quality.",
+            flow=flows[0].id,
+            environment_id=production.id,
+            enforce_approvals=True,
+        )
+
+    def build(self, flow: Flow, number: int, approver: str) -> None:
+        """One build: its trail, artifact, attestations, approval, and the gate."""
+        author = self.random.choice(DEMO_AUTHORS)
+        trail = begin_trail(
+            {
+                "flow": flow.id,
+                "git_commit_sha": f"{self.random.getrandbits(160):040x}",
+                "git_branch": "main",
+                "git_author": author,
+                "git_author_email": f"{author[3:].lower()}@maintenance.example",
+                "build_url": f"https://ci.maintenance.example/{flow.name}/{number + 1}",
+            }
+        )
+        digest = f"sha256:{self.random.getrandbits(256):064x}"
+        named = {"image_name": flow.name, "image_tag": f"1.{number}.0"}
+        report_artifact(trail, sha256_digest=digest, reported_by="ci", **named)
+        for kind in flow.required_attestation_types:
+            failed = self.random.random() < 0.08
+            details = to_json(DEMO_DETAILS[kind][failed])
+            status = "FAILED" if failed else "PASSED"
+            record_attestation(trail, {}, type=kind, name=kind, status=status, details=details)
+        self.deploy(self.environments[0], flow, digest, named["image_tag"])
+        if approver and trail.status != "NON_COMPLIANT":
+            wanted = {"required_approvers": [approver], "comments": "For the next night shift."}
+            approval = Approval.create(trail=trail.id, flow=flow.id, **wanted)
+            if number < DEMO_BUILDS - 1:
+                approve(approval, {"approver_identity": approver, "comments": None})
+        production = self.environments[1]
+        if pass_gate(digest, production.id, production, "ci")["allowed"]:
+            self.deploy(production, flow, digest, named["image_tag"])
+
+    def deploy(self, environment: Environment, flow: Flow, digest: str, tag: str) -> None:
+        """Run a build in an environment, and record what runs there now."""
+        running = self.running.setdefault(environment.id, {})
+        running[flow.name] = {
+            "artifactSha256": digest,
+            "artifactName": flow.name,
+            "artifactTag": tag,
+            "instanceCount": 2,
+        }
+        snapshot = EnvironmentSnapshot.record(environment, "agent", list(running.values()))
+        if snapshot.snapshot_index % 10 == 3:
+            values = {"approved_by": "qa-thomsen", "description": "Agreed with the CAMO."}
+            Baseline.approve(environment, **values)
+        note_drift(environment, snapshot)
+
+
+def demo_delivery(current: Session, random: Random, start: datetime) -> None:
+    """Make the demo's flows and all that hangs on them, by a clock and chance of their own."""
+    delivery, source = DemoDelivery(random, start), current.source
+    current.source = delivery.source
+    try:
+        delivery.make()
+    finally:
+        current.source = source
+
+
 # --- WSGI application ---------------------------------------------------------
 
 INSTANCE = "novantra_lite.instance"
@@ -13954,6 +14085,7 @@ def load_demo(lite: NovantraLite) -> None:
             imports[name].take(line, row)
         if report.refused:
             raise Problem(f"The demo does not fit: {report.faults[0]}.")
+        demo_delivery(current, chance, DEMO_START)
         current.events.clear()
 
     perform(workspace, work, actor="console", reason="Demonstration data was loaded.")

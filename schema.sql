@@ -1,5 +1,42 @@
 -- Printed by: novantra-lite schema
 
+-- A place where artifacts run.
+CREATE TABLE "environment" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "name" TEXT NOT NULL,
+    "type" TEXT NOT NULL CHECK ("type" IN ('K8S', 'ECS', 'LAMBDA', 'S3', 'DOCKER', 'GENERIC')),
+    "description" TEXT NOT NULL,
+    "org_slug" TEXT,
+    "drift_policy" TEXT NOT NULL CHECK ("drift_policy" IN ('WARN', 'BLOCK', 'IGNORE')),
+    "scope" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE UNIQUE INDEX "environment_key" ON "environment" ("name");
+
+CREATE INDEX "environment_org_slug" ON "environment" ("org_slug");
+
+-- Lets an artifact into an environment whatever is known of it.
+CREATE TABLE "allowlist_entry" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "environment_id" TEXT NOT NULL,
+    "sha256" TEXT,
+    "name_pattern" TEXT,
+    "reason" TEXT NOT NULL,
+    "approved_by" TEXT NOT NULL,
+    "created_at" TEXT NOT NULL,
+    "expires_at" TEXT,
+    "status" TEXT NOT NULL CHECK ("status" IN ('ACTIVE', 'REMOVED')),
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("environment_id") REFERENCES "environment" ("id") ON DELETE CASCADE
+) STRICT;
+
+CREATE INDEX "allowlist_entry_lookup" ON "allowlist_entry" ("environment_id", "sha256");
+
+CREATE INDEX "allowlist_entry_environment_id" ON "allowlist_entry" ("environment_id");
+
 -- A key of a person (fsp_) or of a service (fss_): its prefix, and a keyed hash of it.
 CREATE TABLE "api_key" (
     "id" TEXT NOT NULL PRIMARY KEY,
@@ -90,6 +127,20 @@ CREATE INDEX "approval_trail_id" ON "approval" ("trail_id");
 CREATE INDEX "approval_flow_id" ON "approval" ("flow_id");
 
 CREATE INDEX "approval_status" ON "approval" ("status");
+
+-- What one person said to a request for approval.
+CREATE TABLE "approval_decision" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "approval_id" TEXT NOT NULL,
+    "approver_identity" TEXT NOT NULL,
+    "decision" TEXT NOT NULL CHECK ("decision" IN ('APPROVED', 'REJECTED')),
+    "comments" TEXT,
+    "decided_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("approval_id") REFERENCES "approval" ("id") ON DELETE CASCADE
+) STRICT;
+
+CREATE INDEX "approval_decision_approval_id" ON "approval_decision" ("approval_id");
 
 -- Something that was built, known by its digest, as one trail reported it.
 CREATE TABLE "artifact" (
@@ -352,6 +403,51 @@ CREATE TRIGGER "audit_event_refuses_update" BEFORE UPDATE ON "audit_event" BEGIN
 
 CREATE TRIGGER "audit_event_refuses_delete" BEFORE DELETE ON "audit_event" BEGIN SELECT RAISE(ABORT, 'audit_event only grows'); END;
 
+-- What somebody approved an environment to run.
+CREATE TABLE "baseline" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "environment_id" TEXT NOT NULL,
+    "snapshot_id" TEXT,
+    "approved_by" TEXT NOT NULL,
+    "approved_at" TEXT NOT NULL,
+    "description" TEXT,
+    "is_active" INTEGER NOT NULL CHECK ("is_active" IN (0, 1)),
+    "artifacts" TEXT NOT NULL,
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("environment_id") REFERENCES "environment" ("id") ON DELETE CASCADE
+) STRICT;
+
+CREATE INDEX "baseline_lookup" ON "baseline" ("environment_id", "is_active");
+
+CREATE INDEX "baseline_environment_id" ON "baseline" ("environment_id");
+
+-- How an artifact was built, as its builder says; recorded once for each artifact.
+CREATE TABLE "build_provenance" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "artifact_id" TEXT NOT NULL,
+    "builder_id" TEXT NOT NULL,
+    "builder_type" TEXT NOT NULL CHECK ("builder_type" IN ('GITHUB_ACTIONS', 'JENKINS', 'CIRCLE_CI', 'GENERIC')),
+    "build_config_uri" TEXT,
+    "source_repository_uri" TEXT,
+    "source_commit_sha" TEXT,
+    "build_started_on" TEXT,
+    "build_finished_on" TEXT,
+    "provenance_signature" TEXT,
+    "slsa_level" TEXT NOT NULL CHECK ("slsa_level" IN ('L0', 'L1', 'L2', 'L3')),
+    "provenance_status" TEXT NOT NULL CHECK ("provenance_status" IN ('PROVENANCE_UNVERIFIED', 'PROVENANCE_VERIFIED')),
+    "recorded_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("artifact_id") REFERENCES "artifact" ("id")
+) STRICT;
+
+CREATE UNIQUE INDEX "build_provenance_key" ON "build_provenance" ("artifact_id");
+
+CREATE INDEX "build_provenance_artifact_id" ON "build_provenance" ("artifact_id");
+
+CREATE TRIGGER "build_provenance_refuses_update" BEFORE UPDATE ON "build_provenance" BEGIN SELECT RAISE(ABORT, 'build_provenance only grows'); END;
+
+CREATE TRIGGER "build_provenance_refuses_delete" BEFORE DELETE ON "build_provenance" BEGIN SELECT RAISE(ABORT, 'build_provenance only grows'); END;
+
 -- A change that somebody asks for.
 CREATE TABLE "change_request" (
     "id" TEXT NOT NULL PRIMARY KEY,
@@ -424,6 +520,25 @@ CREATE UNIQUE INDEX "control_key" ON "control" ("control_key");
 
 CREATE INDEX "control_status" ON "control" ("status", "created_at", "id");
 
+-- How much of the code the tests of a trail ran through, in percent.
+CREATE TABLE "coverage_report" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "trail_id" TEXT NOT NULL,
+    "tool" TEXT NOT NULL,
+    "line_coverage" REAL,
+    "branch_coverage" REAL,
+    "min_coverage" REAL,
+    "passed" INTEGER NOT NULL CHECK ("passed" IN (0, 1)),
+    "report_file_name" TEXT,
+    "report_file_hash" TEXT,
+    "details" TEXT,
+    "created_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("trail_id") REFERENCES "trail" ("id") ON DELETE CASCADE
+) STRICT;
+
+CREATE INDEX "coverage_report_trail_id" ON "coverage_report" ("trail_id");
+
 -- Something that happened, as it is told to every endpoint.
 CREATE TABLE "event" (
     "id" TEXT NOT NULL PRIMARY KEY,
@@ -476,6 +591,43 @@ CREATE INDEX "delivery_event_id" ON "delivery" ("event_id", "created_at", "id");
 CREATE INDEX "delivery_endpoint_id" ON "delivery" ("endpoint_id", "created_at", "id");
 
 CREATE INDEX "delivery_due_at" ON "delivery" ("due_at", "created_at", "id");
+
+-- What the gate asks of every artifact, in one environment or in all.
+CREATE TABLE "deployment_policy" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "name" TEXT NOT NULL,
+    "description" TEXT NOT NULL,
+    "flow_id" TEXT NOT NULL,
+    "environment_id" TEXT,
+    "enforce_provenance" INTEGER NOT NULL CHECK ("enforce_provenance" IN (0, 1)),
+    "enforce_approvals" INTEGER NOT NULL CHECK ("enforce_approvals" IN (0, 1)),
+    "required_attestation_types" TEXT NOT NULL,
+    "is_active" INTEGER NOT NULL CHECK ("is_active" IN (0, 1)),
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "require_signature" INTEGER NOT NULL CHECK ("require_signature" IN (0, 1)),
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("flow_id") REFERENCES "flow" ("id")
+) STRICT;
+
+CREATE INDEX "deployment_policy_flow_id" ON "deployment_policy" ("flow_id");
+
+-- How far an environment was from its baseline, kept whenever that changed.
+CREATE TABLE "drift_report" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "environment_id" TEXT NOT NULL,
+    "baseline_id" TEXT,
+    "snapshot_id" TEXT NOT NULL,
+    "generated_at" TEXT NOT NULL,
+    "has_drift" INTEGER NOT NULL CHECK ("has_drift" IN (0, 1)),
+    "added" TEXT NOT NULL,
+    "removed" TEXT NOT NULL,
+    "updated" TEXT NOT NULL,
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("environment_id") REFERENCES "environment" ("id") ON DELETE CASCADE
+) STRICT;
+
+CREATE INDEX "drift_report_environment_id" ON "drift_report" ("environment_id");
 
 -- What the organization has going with a supplier or another party.
 CREATE TABLE "party_engagement" (
@@ -540,6 +692,53 @@ CREATE INDEX "environment_separation_review_created" ON "environment_separation_
 CREATE UNIQUE INDEX "environment_separation_review_key" ON "environment_separation_review" ("review_key");
 
 CREATE INDEX "environment_separation_review_status" ON "environment_separation_review" ("status", "created_at", "id");
+
+-- What ran in an environment at one time.
+CREATE TABLE "environment_snapshot" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "environment_id" TEXT NOT NULL,
+    "snapshot_index" INTEGER NOT NULL,
+    "recorded_at" TEXT NOT NULL,
+    "recorded_by" TEXT NOT NULL,
+    "artifacts" TEXT NOT NULL,
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("environment_id") REFERENCES "environment" ("id") ON DELETE CASCADE
+) STRICT;
+
+CREATE UNIQUE INDEX "environment_snapshot_key" ON "environment_snapshot" ("environment_id", "snapshot_index");
+
+CREATE INDEX "environment_snapshot_environment_id" ON "environment_snapshot" ("environment_id");
+
+-- A file that shows what an attestation says, known by the SHA-256 of its bytes.
+CREATE TABLE "evidence_file" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "attestation_id" TEXT NOT NULL,
+    "file_name" TEXT NOT NULL,
+    "sha256_hash" TEXT NOT NULL,
+    "file_size_bytes" INTEGER NOT NULL,
+    "content_type" TEXT NOT NULL,
+    "stored_at" TEXT NOT NULL,
+    "external_url" TEXT,
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("attestation_id") REFERENCES "attestation" ("id")
+) STRICT;
+
+CREATE INDEX "evidence_file_attestation_id" ON "evidence_file" ("attestation_id");
+
+CREATE INDEX "evidence_file_sha256_hash" ON "evidence_file" ("sha256_hash");
+
+-- A piece of an evidence file, encrypted; the file's recorded hash is over all of them.
+CREATE TABLE "evidence_piece" (
+    "id" INTEGER PRIMARY KEY,
+    "evidence_file_id" TEXT NOT NULL,
+    "number" INTEGER NOT NULL,
+    "content" BLOB NOT NULL,
+    FOREIGN KEY ("evidence_file_id") REFERENCES "evidence_file" ("id") ON DELETE CASCADE
+) STRICT;
+
+CREATE UNIQUE INDEX "evidence_piece_key" ON "evidence_piece" ("evidence_file_id", "number");
+
+CREATE INDEX "evidence_piece_evidence_file_id" ON "evidence_piece" ("evidence_file_id");
 
 -- A gap, from the day that a person or a scanner sees it to the day it is closed.
 CREATE TABLE "finding" (
@@ -670,6 +869,29 @@ CREATE INDEX "framework_coverage_link_framework_version_id" ON "framework_covera
 
 CREATE INDEX "framework_coverage_link_framework_node_id" ON "framework_coverage_link" ("framework_node_id", "created_at", "id");
 
+-- What the gate decided on an artifact, and why.
+CREATE TABLE "gate_result" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "decision" TEXT NOT NULL CHECK ("decision" IN ('ALLOWED', 'BLOCKED')),
+    "artifact_sha256" TEXT NOT NULL,
+    "environment_id" TEXT,
+    "evaluated_at" TEXT NOT NULL,
+    "block_reasons" TEXT NOT NULL,
+    "policies_evaluated" INTEGER NOT NULL,
+    "signature_verified" INTEGER CHECK ("signature_verified" IN (0, 1)),
+    "reason" TEXT NOT NULL,
+    "policy_name" TEXT NOT NULL,
+    "environment" TEXT NOT NULL,
+    "requested_by" TEXT,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX "gate_result_environment_id" ON "gate_result" ("environment_id");
+
+CREATE TRIGGER "gate_result_refuses_update" BEFORE UPDATE ON "gate_result" BEGIN SELECT RAISE(ABORT, 'gate_result only grows'); END;
+
+CREATE TRIGGER "gate_result_refuses_delete" BEFORE DELETE ON "gate_result" BEGIN SELECT RAISE(ABORT, 'gate_result only grows'); END;
+
 -- A deviation that somebody has allowed, for a time.
 CREATE TABLE "governance_exception" (
     "id" TEXT NOT NULL PRIMARY KEY,
@@ -772,6 +994,35 @@ CREATE INDEX "ledger_entry_record_id" ON "ledger_entry" ("record_id");
 CREATE TRIGGER "ledger_entry_refuses_update" BEFORE UPDATE ON "ledger_entry" BEGIN SELECT RAISE(ABORT, 'ledger_entry only grows'); END;
 
 CREATE TRIGGER "ledger_entry_refuses_delete" BEFORE DELETE ON "ledger_entry" BEGIN SELECT RAISE(ABORT, 'ledger_entry only grows'); END;
+
+-- Several environments that are looked at as one.
+CREATE TABLE "logical_environment" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "name" TEXT NOT NULL,
+    "description" TEXT NOT NULL,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE UNIQUE INDEX "logical_environment_key" ON "logical_environment" ("name");
+
+-- An environment as part of a logical one.
+CREATE TABLE "logical_member" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "logical_environment_id" TEXT NOT NULL,
+    "environment_id" TEXT NOT NULL,
+    "added_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("logical_environment_id") REFERENCES "logical_environment" ("id") ON DELETE CASCADE,
+    FOREIGN KEY ("environment_id") REFERENCES "environment" ("id") ON DELETE CASCADE
+) STRICT;
+
+CREATE UNIQUE INDEX "logical_member_key" ON "logical_member" ("logical_environment_id", "environment_id");
+
+CREATE INDEX "logical_member_logical_environment_id" ON "logical_member" ("logical_environment_id");
+
+CREATE INDEX "logical_member_environment_id" ON "logical_member" ("environment_id");
 
 -- What is watched, over and over.
 CREATE TABLE "monitor_definition" (
@@ -924,6 +1175,57 @@ CREATE INDEX "patch_requirement_vulnerability_id" ON "patch_requirement" ("vulne
 
 CREATE INDEX "patch_requirement_status" ON "patch_requirement" ("status", "created_at", "id");
 
+-- What the environments that it is attached to ask of every artifact.
+CREATE TABLE "policy" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "name" TEXT NOT NULL,
+    "enforce_provenance" INTEGER NOT NULL CHECK ("enforce_provenance" IN (0, 1)),
+    "enforce_trail_compliance" INTEGER NOT NULL CHECK ("enforce_trail_compliance" IN (0, 1)),
+    "required_attestation_types" TEXT NOT NULL,
+    "org_slug" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "policy_type" TEXT,
+    "threshold" TEXT,
+    "require_signature" INTEGER NOT NULL CHECK ("require_signature" IN (0, 1)),
+    "policy_evaluator" TEXT NOT NULL,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE UNIQUE INDEX "policy_key" ON "policy" ("name");
+
+CREATE INDEX "policy_org_slug" ON "policy" ("org_slug");
+
+-- That a policy holds in an environment.
+CREATE TABLE "policy_attachment" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "policy_id" TEXT NOT NULL,
+    "environment_id" TEXT NOT NULL,
+    "created_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("policy_id") REFERENCES "policy" ("id") ON DELETE CASCADE,
+    FOREIGN KEY ("environment_id") REFERENCES "environment" ("id") ON DELETE CASCADE
+) STRICT;
+
+CREATE UNIQUE INDEX "policy_attachment_key" ON "policy_attachment" ("policy_id", "environment_id");
+
+CREATE INDEX "policy_attachment_policy_id" ON "policy_attachment" ("policy_id");
+
+CREATE INDEX "policy_attachment_environment_id" ON "policy_attachment" ("environment_id");
+
+-- The text of a policy's WASM module; it is kept, and never told.
+CREATE TABLE "policy_module" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "policy_id" TEXT NOT NULL,
+    "wasm_content" TEXT NOT NULL,
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("policy_id") REFERENCES "policy" ("id") ON DELETE CASCADE
+) STRICT;
+
+CREATE UNIQUE INDEX "policy_module_key" ON "policy_module" ("policy_id");
+
+CREATE INDEX "policy_module_policy_id" ON "policy_module" ("policy_id");
+
 -- How often a principal read in one minute; reads are not audited one by one.
 CREATE TABLE "read_count" (
     "id" INTEGER PRIMARY KEY,
@@ -1009,6 +1311,18 @@ CREATE UNIQUE INDEX "risk_key" ON "risk" ("risk_key");
 
 CREATE INDEX "risk_status" ON "risk" ("status", "created_at", "id");
 
+-- The token with which an organisation's pull requests are looked up at one provider.
+CREATE TABLE "scm_integration" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "org_slug" TEXT NOT NULL,
+    "provider" TEXT NOT NULL CHECK ("provider" IN ('GITHUB', 'GITLAB', 'BITBUCKET', 'AZURE_DEVOPS')),
+    "token" TEXT NOT NULL,
+    "created_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE UNIQUE INDEX "scm_integration_key" ON "scm_integration" ("org_slug", "provider");
+
 -- How many weaknesses of each severity a flow puts up with; one more is a breach.
 CREATE TABLE "security_threshold" (
     "id" TEXT NOT NULL PRIMARY KEY,
@@ -1063,6 +1377,22 @@ CREATE INDEX "service_review_created" ON "service_review" ("created_at", "id");
 CREATE UNIQUE INDEX "service_review_key" ON "service_review" ("review_key");
 
 CREATE INDEX "service_review_engagement_id" ON "service_review" ("engagement_id", "created_at", "id");
+
+-- One artifact of a snapshot, to be found by its digest.
+CREATE TABLE "snapshot_artifact" (
+    "id" INTEGER PRIMARY KEY,
+    "snapshot_id" TEXT NOT NULL,
+    "environment_id" TEXT NOT NULL,
+    "artifact_sha256" TEXT NOT NULL,
+    "artifact_name" TEXT NOT NULL,
+    "artifact_tag" TEXT NOT NULL,
+    "instance_count" INTEGER NOT NULL,
+    FOREIGN KEY ("snapshot_id") REFERENCES "environment_snapshot" ("id") ON DELETE CASCADE
+) STRICT;
+
+CREATE INDEX "snapshot_artifact_lookup" ON "snapshot_artifact" ("artifact_sha256", "environment_id");
+
+CREATE INDEX "snapshot_artifact_snapshot_id" ON "snapshot_artifact" ("snapshot_id");
 
 -- What an authority or a customer wants to be sent.
 CREATE TABLE "submission_requirement" (
@@ -1168,6 +1498,12 @@ CREATE INDEX "system_acceptance_created" ON "system_acceptance" ("created_at", "
 CREATE UNIQUE INDEX "system_acceptance_key" ON "system_acceptance" ("acceptance_key");
 
 CREATE INDEX "system_acceptance_status" ON "system_acceptance" ("status", "created_at", "id");
+
+-- That an identity token was used: SHA-256 of its issuer and its id, never the token.
+CREATE TABLE "used_token" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "used_at" TEXT NOT NULL
+) STRICT;
 
 -- How bad one or more vulnerabilities are here.
 CREATE TABLE "vulnerability_assessment" (

@@ -410,7 +410,7 @@ right-to-audit-records readiness-assessments risks assessments vulnerabilities
 vulnerability-assessments patch-requirements findings change-requests
 configuration-baselines releases system-acceptances environment-separation-reviews
 exceptions evidence-claims indicators indicator-measurements monitor-definitions
-monitor-runs monitor-result-items
+monitor-runs monitor-result-items flows
 """
 
 

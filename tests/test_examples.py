@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from processes import serving
 
 import novantra_lite
 from novantra_lite import NovantraLite
@@ -377,6 +379,94 @@ def test_the_python_lines_of_the_readme_run_as_printed(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("201\n{'assets': [{")
     assert "'assetKey': 'jack-7'" in done.stdout
+
+
+# --- From commit to gate ------------------------------------------------------
+
+JUNIT = '<testsuite tests="{tests}" failures="{failures}" errors="0" skipped="0"/>'
+
+
+def delivered(tmp_path, failures=0):
+    """What a pipeline has at its end: what was built, and the reports of tests and scanner."""
+    built, junit, sarif = (tmp_path / name for name in ("payments.tgz", "junit.xml", "scan.sarif"))
+    built.write_bytes(b"\x1f\x8b built")
+    junit.write_text(JUNIT.format(tests=12, failures=failures), encoding="utf-8")
+    sarif.write_text('{"version": "2.1.0", "runs": [{"results": []}]}', encoding="utf-8")
+    return str(built), str(junit), str(sarif)
+
+
+def credentials(lite, kind):
+    """What a pipeline presents: an API key, or a token with the same scopes."""
+    scopes = ("factstore:read", "factstore:write")
+    return lite.api_keys.create("ci")["apiKey"] if kind == "key" else lite.token(*scopes)
+
+
+PIPELINES = [("examples/pipeline.py",)]
+if shutil.which("jq") and shutil.which("curl"):
+    PIPELINES.append(("bash", "examples/pipeline.sh"))
+
+
+@pytest.mark.parametrize("kind", ["key", "token"])
+@pytest.mark.parametrize("command", PIPELINES, ids=lambda command: command[-1])
+def test_a_build_goes_from_commit_to_gate_and_a_second_one_finds_what_is_there(
+    tmp_path, command, kind
+):
+    files = delivered(tmp_path)
+    with NovantraLite(rate_limits=False) as lite, lite.listening() as url:
+        own = {"FACTSTORE_URL": url, "FACTSTORE_API_KEY": credentials(lite, kind)}
+
+        first = run(*command, *files, **own)
+        second = run(*command, *files, **own)
+
+        client = lite.client("factstore:read")
+        trails = client.get("/api/v1/trails").json
+        gates = client.get("/api/v1/gate/results").json
+        faults = lite.verify()
+    lines = first.stdout.splitlines()
+    assert (first.returncode, first.stderr) == (0, "")
+    assert lines[0].startswith("junit: PASSED ")
+    assert lines[1].startswith("snyk: PASSED ")
+    assert lines[2].startswith("Before the approval: ")
+    assert lines[3] == "Approval: APPROVED"
+    assert lines[5:] == ["Gate: ALLOWED. Every policy is met.", lines[6]]
+    assert lines[6].lower() == "drift from the baseline: false"
+    assert (second.returncode, second.stderr) == (0, "")
+    assert [trail["status"] for trail in trails] == ["COMPLIANT", "COMPLIANT"]
+    assert [gate["decision"] for gate in gates] == ["ALLOWED", "ALLOWED"]
+    assert faults == []
+
+
+def test_the_first_key_of_a_served_file_takes_a_build_through(tmp_path):
+    with serving(tmp_path / "register.db") as server:
+        own = {"FACTSTORE_URL": server.said["url"], "FACTSTORE_API_KEY": server.said["apiKey"]}
+        done = run("examples/pipeline.py", *delivered(tmp_path), **own)
+        server.send_signal(signal.SIGTERM)
+        ended = server.wait(60)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Gate: ALLOWED. Every policy is met.\n" in done.stdout
+    assert ended == 0
+
+
+@pytest.mark.parametrize("command", PIPELINES, ids=lambda command: command[-1])
+def test_a_build_whose_tests_fail_is_stopped_at_the_gate_with_the_reason(tmp_path, command):
+    files = delivered(tmp_path, failures=2)
+    with NovantraLite(rate_limits=False) as lite, lite.listening() as url:
+        done = run(*command, *files, FACTSTORE_URL=url, FACTSTORE_API_KEY=credentials(lite, "key"))
+
+    assert done.returncode == 1
+    assert "junit: FAILED" in done.stdout
+    assert "Gate: BLOCKED." in done.stdout
+    assert "'payments to production'" in done.stdout
+
+
+@pytest.mark.parametrize("command", PIPELINES, ids=lambda command: command[-1])
+def test_a_pipeline_with_a_wrong_key_says_what_the_server_said(tmp_path, command):
+    with NovantraLite() as lite, lite.listening() as url:
+        done = run(*command, *delivered(tmp_path), FACTSTORE_URL=url, FACTSTORE_API_KEY="fss_1")
+
+    assert done.returncode not in (0, None)
+    assert "The API key is not known here, or was revoked." in done.stderr
 
 
 def test_the_commands_of_the_readme_run_one_after_the_other(tmp_path):

@@ -558,27 +558,31 @@ def test_each_environment_has_sightings_and_indexes_of_its_own(lite, factstore, 
     assert [data["environmentName"] for _, data in events(lite)] == ["production", "test"]
 
 
-def test_the_first_artifact_with_a_digest_says_whether_it_complies(lite, factstore, path, snap):
-    flow = factstore.post("/api/v1/flows", {"name": "f", "requiredAttestationTypes": ["a", "b"]})
+@pytest.fixture
+def reported(lite, factstore):
+    """Artifacts whose digests say how their trails stand."""
+    needy = factstore.post("/api/v1/flows", {"name": "f", "requiredAttestationTypes": ["a", "b"]})
     free = factstore.post("/api/v1/flows", {"name": "free"})
 
     def report(flow, digest, **states):
+        commit = {"git_commit_sha": "c", "git_branch": "b"}
         author = {"git_author": "ada", "git_author_email": ""}
-        trail = Trail.create(
-            flow=flow.json["id"], git_commit_sha="c", git_branch="b", name=digest, **author
-        )
+        trail = Trail.create(flow=flow.json["id"], **commit, **author)
         Artifact.create(trail=trail.id, image_name="x", image_tag="1", sha256_digest=digest)
         for type, status in states.items():
             Attestation.create(trail=trail.id, type=type, status=status)
 
     def fill(current):
-        report(flow, "good", a="PASSED", b="PASSED")
-        report(flow, "missing", a="PASSED")
-        report(flow, "failed", a="PASSED", b="FAILED")
+        report(needy, "good", a="PASSED", b="PASSED")
+        report(needy, "good", a="FAILED")
+        report(needy, "missing", a="PASSED")
+        report(needy, "failed", a="PASSED", b="FAILED")
         report(free, "free")
 
     perform(lite.workspace, fill, actor="test")
-    perform(lite.workspace, lambda _: report(flow, "good "), actor="test")
+
+
+def test_the_first_artifact_with_a_digest_says_whether_it_complies(factstore, path, snap, reported):
     names = ["good", "missing", "failed", "free", "nobody"]
 
     recorded = snap(*[an_artifact(name, name) for name in names])
@@ -586,6 +590,32 @@ def test_the_first_artifact_with_a_digest_says_whether_it_complies(lite, factsto
     states = [one["complianceState"] for one in recorded["artifacts"]]
     assert states == ["COMPLIANT", "NON_COMPLIANT", "NON_COMPLIANT", "UNKNOWN", "UNKNOWN"]
     assert factstore.get(f"{path}/snapshots").json == [recorded]
+
+
+@pytest.mark.parametrize(
+    ("digests", "state"),
+    [
+        (None, "UNKNOWN"),
+        ([], "UNKNOWN"),
+        (["good"], "COMPLIANT"),
+        (["good", "free"], "UNKNOWN"),
+        (["good", "missing", "nobody"], "NON_COMPLIANT"),
+    ],
+)
+def test_the_newest_snapshot_says_whether_an_environment_with_policies_complies(
+    factstore, production, path, snap, reported, digests, state
+):
+    for held in [] if digests is None else [["failed"], digests]:
+        snap(*[an_artifact("api", digest) for digest in held])
+    before = factstore.get(path).json["complianceState"]
+    policy = factstore.post("/api/v1/policies", {"name": "strict"}).json["id"]
+
+    both = {"policyId": policy, "environmentId": production["id"]}
+    attached = factstore.post("/api/v1/policy-attachments", both)
+
+    assert (attached.status, before) == (201, "UNKNOWN")
+    assert factstore.get(path).json["complianceState"] == state
+    assert factstore.get(ENVIRONMENTS).json[0]["complianceState"] == state
 
 
 # --- Diff ---------------------------------------------------------------------

@@ -84,7 +84,7 @@ def test_a_fitting_value_is_taken(field, value, stored):
         (Json(ListOf(Text(3))), "[]", "Expected array"),
         (PrefixedId("find"), "risk_01HXY", "Expected an id that starts with find_"),
         (PrefixedId("find"), "find_01HXY\n", "Expected an id that starts with find_"),
-        (Uuid(), 5, "Expected string"),
+        (Uuid(), 5, "Expected a UUID"),
     ],
 )
 def test_an_unfitting_value_is_refused_in_words(field, value, message):
