@@ -2414,6 +2414,15 @@ def keep(stream: Any, content: IO[bytes], name: str, kind: str) -> Upload:
     return Upload(content, safe_name(name), kind, size, digest.hexdigest())
 
 
+def read_file(stream: IO[bytes], name: str, limit: int) -> Upload:
+    """Take a JSON file in that came another way; TooLarge beyond a limit."""
+    with contextlib.ExitStack() as unless_done:
+        content = unless_done.enter_context(temporary_file())
+        taken = keep(Metered(stream, limit, "file"), content, name, "application/json")
+        unless_done.pop_all()
+    return taken
+
+
 def safe_name(name: str) -> str:
     """A file's name without the path before it, and without what cannot be seen (RFC 7578, 4.2)."""
     last = re.split(r"[/\\]", UNSEEN.sub("", name))[-1].strip()
@@ -8795,7 +8804,7 @@ def read_report(upload: Upload, kept: set[str]) -> Any:
     try:
         return json.loads(
             upload.text(),
-            object_hook=lambda found: {name: found[name] for name in kept & found.keys()},
+            object_hook=lambda found: {name: found[name] for name in found if name in kept},
             parse_constant=refuse_constant,
             parse_float=str,
             parse_int=str,
@@ -8830,57 +8839,65 @@ SEVERITIES = {name: name for name in COUNTED} | {
 class ReportPart:
     """A part of a report, which knows where it stands; Unreadable names the place of a fault."""
 
-    def __init__(self, value: Any, where: str):
-        self.value, self.where = value, where
+    __slots__ = ("name", "parent", "value")
+
+    def __init__(self, value: Any, name: str | int, parent: ReportPart | None = None):
+        self.value, self.name, self.parent = value, name, parent
+
+    @property
+    def where(self) -> str:
+        """The way to this part from the whole."""
+        if self.parent is None:
+            return str(self.name)
+        step = f"[{self.name}]" if isinstance(self.name, int) else f".{self.name}"
+        return self.parent.where + step
 
     def object(self) -> dict:
         """This part, which must be an object."""
-        if not isinstance(self.value, dict):
-            raise Unreadable(f"{self.where}: Expected an object.")
-        return self.value
+        if isinstance(self.value, dict):
+            return self.value
+        raise Unreadable(f"{self.where}: Expected an object.")
 
     def member(self, name: str) -> ReportPart:
         """What a member holds, which may be nothing."""
-        return ReportPart(self.object().get(name), f"{self.where}.{name}")
+        return ReportPart(self.object().get(name), name, self)
 
     def inner(self, name: str) -> ReportPart:
         """The object that a member holds, an empty one where there is none."""
-        part = self.member(name)
-        return part if part.value is not None else ReportPart({}, part.where)
+        value = self.object().get(name)
+        return ReportPart({} if value is None else value, name, self)
 
     def each(self, name: str, needed: bool = False) -> list[ReportPart]:
         """The objects in the list that a member holds, which may be absent unless it is needed."""
-        part = self.member(name)
-        return part.parts() if needed or part.value is not None else []
+        if not needed and self.object().get(name) is None:
+            return []
+        return self.member(name).parts()
 
     def parts(self) -> list[ReportPart]:
         """The objects in this part, which must be a list."""
         if not isinstance(self.value, list):
             raise Unreadable(f"{self.where}: Expected a list.")
-        parts = [ReportPart(one, f"{self.where}[{at}]") for at, one in enumerate(self.value)]
-        for part in parts:
-            part.object()
-        return parts
+        return [ReportPart(one, at, self) for at, one in enumerate(self.value)]
 
     def text(self, name: str) -> str:
         """The text or number that a member holds; nothing where there is none."""
-        part = self.member(name)
-        if not isinstance(part.value, str | None):
-            raise Unreadable(f"{part.where}: Expected text.")
-        return part.value or ""
+        value = self.object().get(name)
+        if value is None or isinstance(value, str):
+            return value or ""
+        raise Unreadable(f"{self.member(name).where}: Expected text.")
 
     def severity(self, name: str) -> str:
         """The severity that a word means; one that is not told counts as unknown."""
         word = self.text(name).strip().lower() or "unknown"
-        if word not in SEVERITIES:
-            raise Unreadable(f"{self.where}.{name}: The severity {word[:40]!r} is not known.")
-        return SEVERITIES[word]
+        if word in SEVERITIES:
+            return SEVERITIES[word]
+        raise Unreadable(f"{self.member(name).where}: {word[:40]!r} is no severity.")
 
     def rated(self, name: str) -> str:
         """The severity that a CVSS score means (CVSS 3.1, section 5)."""
         score = self.text(name).strip()
         if not re.fullmatch(r"10(\.0+)?|[0-9](\.[0-9]+)?", score, re.A):
-            raise Unreadable(f"{self.where}.{name}: Expected a score from 0 to 10.")
+            raise Unreadable(f"{self.member(name).where}: Expected a score from 0 to 10.")
         steps = ((9, "critical"), (7, "high"), (4, "medium"), (0.1, "low"), (0, "informational"))
         return next(severity for least, severity in steps if float(score) >= least)
 
@@ -9001,28 +9018,28 @@ def rule_of(
     result: ReportPart, known: Mapping[str, ReportPart], listed: Sequence[ReportPart]
 ) -> ReportPart:
     """The rule that a result of SARIF goes by, an empty one where it is not told (3.27.5)."""
-    named = result.inner("rule")
-    name, place = result.text("ruleId") or named.text("id"), result.text("ruleIndex")
-    while name and name not in known:
+    name = result.text("ruleId") or result.inner("rule").text("id")
+    while name:
+        if name in known:
+            return known[name]
         # What stands behind a slash makes a part of a rule more exact.
         name = name.rpartition("/")[0]
-    if name:
-        return known[name]
+    place = result.text("ruleIndex")
     at = int(place) if re.fullmatch("[0-9]{1,9}", place, re.A) else len(listed)
-    return listed[at] if at < len(listed) else ReportPart({}, result.where)
+    return listed[at] if at < len(listed) else result.inner("rule")
 
 
 def sarif_severity(result: ReportPart, rule: ReportPart) -> str:
     """By the score that code scanning hosts read, or else by the level."""
-    for part in (result, rule):
-        bag = part.inner("properties")
+    for bag in (result.inner("properties"), rule.inner("properties")):
         if bag.text("security-severity"):
             return bag.rated("security-severity")
     if result.text("kind") == "informational":
         return "informational"
-    usual = rule.inner("defaultConfiguration")
-    part = next((one for one in (result, usual) if one.text("level")), None)
-    return part.severity("level") if part else "medium"
+    for part in (result, rule.inner("defaultConfiguration")):
+        if part.text("level"):
+            return part.severity("level")
+    return SEVERITIES["warning"]
 
 
 #: The states of an analysis by which a vulnerability is none of the product's.
@@ -9042,7 +9059,7 @@ def read_cyclonedx(report: ReportPart) -> ScanReport:
     component, tools = metadata.inner("component"), metadata.member("tools")
     is_list = isinstance(tools.value, list)
     made_by = metadata.each("tools") if is_list else metadata.inner("tools").each("components")
-    tool = made_by[0] if made_by else ReportPart({"name": "CycloneDX"}, tools.where)
+    tool = made_by[0] if made_by else ReportPart({"name": "CycloneDX"}, "tool")
     kind = "CONTAINER" if component.text("type") == "container" else "SCA"
     name = tool.text("name")
     return ScanReport(name, found, tool.text("version"), kind, component.text("name"))
@@ -9175,7 +9192,7 @@ class JunitReader:
 
 
 #: What is looked at in a JSON report; nothing else of it is kept.
-PROCESSED = {"runs", "results", "vulnerabilities", "projectStatus", "status", "issueRef"}
+REPORTED = {"runs", "results", "vulnerabilities", "projectStatus", "status", "issueRef"}
 
 
 def must_be_object(report: Any) -> dict:
@@ -9193,7 +9210,7 @@ def process_junit(upload: Upload) -> Outcome:
 
 def process_snyk(upload: Upload) -> Outcome:
     """A scan passes when it found nothing: SARIF 2.1.0, or Snyk's own JSON of projects."""
-    report = read_report(upload, PROCESSED)
+    report = read_report(upload, REPORTED)
     number = sum(map(count_findings, report if isinstance(report, list) else [report]))
     return Outcome(number == 0, {"vulnerabilities": number})
 
@@ -9211,7 +9228,7 @@ def count_findings(report: Any) -> int:
 
 def process_sonar(upload: Upload) -> Outcome:
     """A quality gate passes when it says OK or PASSED."""
-    report = must_be_object(read_report(upload, PROCESSED))
+    report = must_be_object(read_report(upload, REPORTED))
     project = report.get("projectStatus")
     inner = project.get("status") if isinstance(project, dict) else None
     status = next((one for one in (inner, report.get("status")) if one), "")
@@ -9230,7 +9247,7 @@ def process_jira(upload: Upload) -> Outcome:
         raise Unreadable("The file does not hold the reference of an issue.")
     details = {"issueRef": text}
     if text.startswith("{"):
-        report = must_be_object(read_report(upload, PROCESSED))
+        report = must_be_object(read_report(upload, REPORTED))
         details = {name: report.get(name) or "" for name in ("issueRef", "status")}
     passed = re.fullmatch("[A-Z]+-[0-9]+", str(details["issueRef"]))
     return Outcome(passed is not None, details)
@@ -14277,15 +14294,10 @@ class NovantraLite(Install):
         return import_catalog(self.collection, document, reason)
 
     def import_scan(
-        self, stream: IO[bytes], *, trail: str, name: str, reason: str, dry_run: bool = False
+        self, stream: IO[bytes], name: str, *, trail: str, reason: str, dry_run: bool = False
     ) -> dict:
-        """Record a scan of a trail out of a report of Trivy, Grype, Snyk, in SARIF or CycloneDX.
-
-        The report is kept as evidence of it.
-        """
-        limited = Metered(stream, self.settings.upload_limit, "file")
-        with temporary_file() as content:
-            upload = keep(limited, content, name, "application/json")
+        """Record a scan of a trail out of a scanner's report, which is kept as its evidence."""
+        with contextlib.closing(read_file(stream, name, self.settings.upload_limit)) as upload:
             return import_scan(self.collection("flows"), trail, upload, reason, dry_run)
 
     def attachment(self, key: str) -> tuple[dict, bytes]:
@@ -15325,9 +15337,8 @@ def scan_output(lite, chosen, source, name: str, reason: str) -> Output:
     if chosen.collection != "scans" or not chosen.trail or chosen.format or chosen.all_or_nothing:
         chosen.parser.error("a scan is imported by: import scans FILE --trail ID")
     with nullcontext(source) if chosen.file == "-" else source.open("rb") as stream:
-        scan = lite.import_scan(
-            stream, trail=chosen.trail, name=name, reason=reason, dry_run=chosen.dry_run
-        )
+        told = {"trail": chosen.trail, "reason": reason, "dry_run": chosen.dry_run}
+        scan = lite.import_scan(stream, name, **told)
     found = ", ".join(f"{scan[camel(column)]:,} {severity}" for severity, column in COUNTED.items())
     lines = [f"{scan['tool']}: {found}.", *(f"{told}." for told in scan["breachDetails"])]
     if chosen.dry_run:
