@@ -66,7 +66,7 @@ import urllib.parse
 from bisect import bisect_left
 from calendar import month_name
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import MISSING, asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
@@ -8983,7 +8983,7 @@ def read_snyk(report: ReportPart) -> ScanReport:
         known = {issue.text("id") or issue.where: issue.severity("severity") for issue in issues}
         found.update(known.values())
         names[project.text("projectName") or project.text("path")] = True
-    is_image = any(project.member("docker").value for project in projects)
+    is_image = any(project.member("docker").value is not None for project in projects)
     kind = "CONTAINER" if is_image else "SCA"
     return ScanReport("Snyk", found, "", kind, ", ".join(filter(None, names)))
 
@@ -9076,43 +9076,48 @@ def ratings_of(vulnerability: ReportPart) -> list[str]:
     ]
 
 
-#: The members that tell a format from the others.
-SIGNS = MappingProxyType(
+SCANNERS = MappingProxyType(
     {
-        "runs": read_sarif,
-        "bomFormat": read_cyclonedx,
-        "matches": read_grype,
-        "SchemaVersion": read_trivy,
-        "Results": read_trivy,
-        "vulnerabilities": read_snyk,
+        "Trivy": read_trivy,
+        "Grype": read_grype,
+        "Snyk": read_snyk,
+        "SARIF": read_sarif,
+        "CycloneDX": read_cyclonedx,
     }
 )
+#: The members that tell a format from the others.
+SIGNS = {
+    "runs": "SARIF",
+    "bomFormat": "CycloneDX",
+    "matches": "Grype",
+    "SchemaVersion": "Trivy",
+    "Results": "Trivy",
+    "vulnerabilities": "Snyk",
+}
 #: What is looked at in any of them.
-SCANNED = set(
-    re.findall(
-        "[A-Za-z-]+",
-        """
-    ArtifactName ArtifactType Misconfigurations Results SchemaVersion Secrets Severity Status Trivy
-    Version Vulnerabilities analysis applications baselineState bomFormat component components
-    defaultConfiguration descriptor docker driver extensions id kind level matches metadata method
-    name path projectName properties ratings results rule ruleId ruleIndex rules runs score
-    security-severity semanticVersion severity source state status suppressions target tool tools
-    type userInput version vulnerabilities vulnerability
-    """,
-    )
-)
+SCANNED = {
+    *SIGNS,
+    *("ArtifactName", "ArtifactType", "Misconfigurations", "Secrets", "Severity", "Status"),
+    *("Trivy", "Version", "Vulnerabilities"),
+    *("descriptor", "name", "source", "target", "type", "userInput", "version", "vulnerability"),
+    *("applications", "docker", "id", "path", "projectName", "severity"),
+    *("baselineState", "defaultConfiguration", "driver", "extensions", "kind", "level"),
+    *("properties", "results", "rule", "ruleId", "ruleIndex", "rules", "security-severity"),
+    *("semanticVersion", "status", "suppressions", "tool"),
+    *("analysis", "component", "components", "metadata", "method", "ratings", "score"),
+    *("state", "tools"),
+}
 
 
-def read_scan(upload: Upload, readers: Container = frozenset(SIGNS.values())) -> ScanReport:
-    """What a file of a scanner says, in one of the formats that are told; or Unreadable."""
+def read_scan(upload: Upload, formats: Mapping | Sequence = SCANNERS) -> ScanReport:
+    """What a scanner's report says, in whichever of these formats it is; or Unreadable."""
     report = read_report(upload, SCANNED)
     holds = report if isinstance(report, dict) else {}
-    reader = next((reader for sign, reader in SIGNS.items() if sign in holds), None)
-    reader = read_snyk if isinstance(report, list) else reader
-    if reader not in readers:
-        told = "The file is not what this type takes of: "
-        raise Unreadable(f"{told}Trivy, Grype, Snyk, SARIF, CycloneDX with vulnerabilities.")
-    return reader(ReportPart(report, "report"))
+    listed = "Snyk" if isinstance(report, list) else None
+    name = next((SIGNS[sign] for sign in SIGNS if sign in holds), listed)
+    if name not in formats:
+        raise Unreadable(f"The file is in none of these formats: {', '.join(formats)}.")
+    return SCANNERS[name](ReportPart(report, "report"))
 
 
 # --- Evidence processors ------------------------------------------------------
@@ -9265,15 +9270,13 @@ PROCESSORS = MappingProxyType(
     {"junit": process_junit, "snyk": process_snyk, "sonar": process_sonar, "jira": process_jira}
 )
 #: The formats that attestations of a type take, which are judged by severity.
-SCAN_TYPES = MappingProxyType(
-    {
-        "trivy": (read_trivy, read_sarif, read_cyclonedx),
-        "grype": (read_grype, read_sarif, read_cyclonedx),
-        "sarif": (read_sarif,),
-        "cyclonedx": (read_cyclonedx,),
-        "vex": (read_cyclonedx,),
-    }
-)
+SCAN_TYPES = {
+    "trivy": ("Trivy", "SARIF", "CycloneDX"),
+    "grype": ("Grype", "SARIF", "CycloneDX"),
+    "sarif": ("SARIF",),
+    "cyclonedx": ("CycloneDX",),
+    "vex": ("CycloneDX",),
+}
 
 
 def process_scan(upload: Upload, kind: str, limits: Mapping[str, int]) -> Outcome:
