@@ -2446,8 +2446,8 @@ class Upload:
 class Metered:
     """A stream that is hashed as it is read, and refused beyond a limit."""
 
-    def __init__(self, stream: Any, limit: int):
-        self.stream, self.limit, self.size = stream, limit, 0
+    def __init__(self, stream: Any, limit: int, noun: str = "body"):
+        self.stream, self.limit, self.noun, self.size = stream, limit, noun, 0
         self.digest = hashlib.sha256()
 
     def read(self, size: int) -> bytes:
@@ -2456,7 +2456,7 @@ class Metered:
         self.digest.update(data)
         self.size += len(data)
         if self.size > self.limit:
-            raise TooLarge(f"The body is over the limit of {self.limit} bytes.")
+            raise TooLarge(f"The {self.noun} is over the limit of {self.limit} bytes.")
         return data
 
 
@@ -2499,13 +2499,26 @@ def temporary_file() -> IO[bytes]:
 
 def keep_part(part: Any, content: IO[bytes]) -> Upload:
     """Take the content of one part in."""
+    return keep(part.stream, content, part.filename or part.name, sent_type(part))
+
+
+def keep(stream: Any, content: IO[bytes], name: str, kind: str) -> Upload:
+    """Take all of a stream in, as a file of this name and media type."""
     digest, size = hashlib.sha256(), 0
-    while piece := part.stream.read(PIECE):
+    while piece := stream.read(PIECE):
         digest.update(piece)
         size += len(piece)
         content.write(piece)
-    name, kind = safe_name(part.filename or part.name), sent_type(part)
-    return Upload(content, name, kind, size, digest.hexdigest())
+    return Upload(content, safe_name(name), kind, size, digest.hexdigest())
+
+
+def read_file(stream: IO[bytes], name: str, limit: int) -> Upload:
+    """Take a JSON file in that came another way; TooLarge beyond a limit."""
+    with contextlib.ExitStack() as unless_done:
+        content = unless_done.enter_context(temporary_file())
+        taken = keep(Metered(stream, limit, "file"), content, name, "application/json")
+        unless_done.pop_all()
+    return taken
 
 
 def keep_field(part: Any) -> str:
@@ -8923,6 +8936,14 @@ class EvidenceFile(Model):
             EvidencePiece.create(evidence_file=kept.id, number=number, content=sealed)
         return kept
 
+    def told(self) -> dict:
+        """What an attestation says of the file that was stored last for it."""
+        return {
+            "evidence_file_hash": self.sha256_hash,
+            "evidence_file_name": self.file_name,
+            "evidence_file_size_bytes": self.file_size_bytes,
+        }
+
     def is_intact(self) -> bool:
         """Whether the bytes kept here still are those whose hash was recorded."""
         digest, size = hashlib.sha256(), 0
@@ -9038,12 +9059,339 @@ class EvidenceFiles(
         return Reply(200, headers=headers, stream=known.content(context.workspace))
 
 
-# --- Evidence processors ------------------------------------------------------
-# A file may say by itself how its attestation ended, by the attestation's type.
+# --- Scan reports -------------------------------------------------------------
+# What scanners report, as they write it: how much they found, by severity.
 
 
 class Unreadable(Exception):
-    """A report that is not what its attestation's type says."""
+    """A report that is not what it should be."""
+
+
+def read_report(upload: Upload, kept: set[str]) -> Any:
+    """The JSON of a report, of each object only members of these names; Unreadable if none."""
+    if sum(piece.count(b",") for piece in upload.pieces()) > 3_000_000:
+        raise Unreadable("The JSON holds more than 3,000,000 values.")
+    try:
+        return json.loads(
+            upload.text(),
+            object_hook=lambda found: {name: found[name] for name in found if name in kept},
+            parse_constant=refuse_constant,
+            parse_float=str,
+            parse_int=str,
+        )
+    except (ValueError, RecursionError) as error:
+        told = "The file is not JSON in UTF-8."
+        if isinstance(error, json.JSONDecodeError):
+            told += f" Line {error.lineno}, column {error.colno}: {error.msg}."
+        raise Unreadable(told) from None
+
+
+#: What is counted of a scan, the worst first, and the columns that hold it; what is only
+#: informational, or of a severity that nobody knows, is never judged.
+COUNTED = {
+    "critical": "critical_vulnerabilities",
+    "high": "high_vulnerabilities",
+    "medium": "medium_vulnerabilities",
+    "low": "low_vulnerabilities",
+    "informational": "informational",
+}
+JUDGED = ("critical", "high", "medium", "low")
+#: What the tools call a severity, in lower case, beside the words above; levels of SARIF
+#: (2.1.0, 3.27.10) count as code scanning hosts have them.
+SEVERITIES = {name: name for name in COUNTED} | {
+    "error": "high",
+    "warning": "medium",
+    "note": "low",
+    **dict.fromkeys(("negligible", "info", "none", "unknown"), "informational"),
+}
+
+
+class ReportPart:
+    """A part of a report, which knows where it stands; Unreadable names the place of a fault."""
+
+    __slots__ = ("name", "parent", "value")
+
+    def __init__(self, value: Any, name: str | int, parent: ReportPart | None = None):
+        self.value, self.name, self.parent = value, name, parent
+
+    @property
+    def where(self) -> str:
+        """The way to this part from the whole."""
+        if self.parent is None:
+            return str(self.name)
+        step = f"[{self.name}]" if isinstance(self.name, int) else f".{self.name}"
+        return self.parent.where + step
+
+    def object(self) -> dict:
+        """This part, which must be an object."""
+        if isinstance(self.value, dict):
+            return self.value
+        raise Unreadable(f"{self.where}: Expected an object.")
+
+    def member(self, name: str) -> ReportPart:
+        """What a member holds, which may be nothing."""
+        return ReportPart(self.object().get(name), name, self)
+
+    def inner(self, name: str) -> ReportPart:
+        """The object that a member holds, an empty one where there is none."""
+        value = self.object().get(name)
+        return ReportPart({} if value is None else value, name, self)
+
+    def each(self, name: str, needed: bool = False) -> list[ReportPart]:
+        """The objects in the list that a member holds, which may be absent unless it is needed."""
+        if not needed and self.object().get(name) is None:
+            return []
+        return self.member(name).parts()
+
+    def parts(self) -> list[ReportPart]:
+        """The objects in this part, which must be a list."""
+        if not isinstance(self.value, list):
+            raise Unreadable(f"{self.where}: Expected a list.")
+        return [ReportPart(one, at, self) for at, one in enumerate(self.value)]
+
+    def text(self, name: str) -> str:
+        """The text or number that a member holds; nothing where there is none."""
+        value = self.object().get(name)
+        if value is None or isinstance(value, str):
+            return value or ""
+        raise Unreadable(f"{self.member(name).where}: Expected text.")
+
+    def severity(self, name: str) -> str:
+        """The severity that a word means; one that is not told counts as unknown."""
+        word = self.text(name).strip().lower() or "unknown"
+        if word in SEVERITIES:
+            return SEVERITIES[word]
+        raise Unreadable(f"{self.member(name).where}: {word[:40]!r} is no severity.")
+
+    def rated(self, name: str) -> str:
+        """The severity that a CVSS score means (CVSS 3.1, section 5)."""
+        score = self.text(name).strip()
+        if not re.fullmatch(r"10(\.0+)?|[0-9](\.[0-9]+)?", score, re.A):
+            raise Unreadable(f"{self.member(name).where}: Expected a score from 0 to 10.")
+        steps = ((9, "critical"), (7, "high"), (4, "medium"), (0.1, "low"), (0, "informational"))
+        return next(severity for least, severity in steps if float(score) >= least)
+
+
+@dataclass(frozen=True)
+class ScanReport:
+    """What one report says: by which tool, of what, and how much was found of each severity."""
+
+    tool: str
+    found: Mapping[str, int]
+    tool_version: str = ""
+    scan_type: str | None = None
+    target: str = ""
+
+    def values(self) -> dict:
+        """What it says, by the columns of a scan; what is too long or unseen is left out."""
+        tool, version, target = (
+            UNSEEN.sub("", text).strip()[:most]
+            for text, most in ((self.tool, 100), (self.tool_version, 50), (self.target, 500))
+        )
+        told = {"tool": tool or "unknown", "tool_version": version or None}
+        told |= {"scan_type": self.scan_type, "target": target or None}
+        return told | {column: self.found[name] for name, column in COUNTED.items()}
+
+
+def limits_of(trail: Trail) -> dict[str, int]:
+    """The thresholds of a trail's flow that are in force, by severity; none where it has none."""
+    threshold = SecurityThreshold.get_or_none(SecurityThreshold.flow == trail.flow_id)
+    return {name: getattr(threshold, f"max_{name}") for name in JUDGED} if threshold else {}
+
+
+def is_breached(values: Mapping[str, Any], limits: Mapping[str, int]) -> bool:
+    """Whether a scan found more of a severity than its limit."""
+    return any(values[COUNTED[name]] > limit for name, limit in limits.items())
+
+
+def scan_details(values: Mapping[str, Any]) -> dict:
+    """What an attestation tells of a scan, by the columns of the scan."""
+    names = ("tool", "tool_version", "scan_type", "target", *COUNTED.values())
+    names = (*names, "scan_duration_seconds", "report_url")
+    return {camel(name): values.get(name) for name in names}
+
+
+# --- Scanners -----------------------------------------------------------------
+# Each format as its documentation has it; which one a file is in shows by what it holds.
+
+
+def read_trivy(report: ReportPart) -> ScanReport:
+    """Trivy's JSON: vulnerabilities, checks that failed, and secrets."""
+    found = Counter(
+        one.severity("Severity")
+        for result in report.each("Results")
+        for kind in ("Vulnerabilities", "Misconfigurations", "Secrets")
+        for one in result.each(kind)
+        if one.text("Status") not in ("PASS", "EXCEPTION")
+    )
+    is_image = report.text("ArtifactType") == "container_image"
+    kind, version = "CONTAINER" if is_image else "SCA", report.inner("Trivy").text("Version")
+    return ScanReport("Trivy", found, version, kind, report.text("ArtifactName"))
+
+
+def read_grype(report: ReportPart) -> ScanReport:
+    """Grype's JSON; matches that it ignored stand elsewhere in it."""
+    matches = report.each("matches", needed=True)
+    found = Counter(match.inner("vulnerability").severity("severity") for match in matches)
+    tool, source = report.inner("descriptor"), report.inner("source")
+    is_image = source.text("type") == "image"
+    target = source.inner("target")
+    name = target.text("userInput") if isinstance(target.value, dict) else source.text("target")
+    kind = "CONTAINER" if is_image else "SCA"
+    return ScanReport("Grype", found, tool.text("version"), kind, name)
+
+
+def read_snyk(report: ReportPart) -> ScanReport:
+    """Snyk's JSON of one project or of several; an issue on several paths counts once in each."""
+    projects = report.parts() if isinstance(report.value, list) else [report]
+    projects += [inner for project in projects for inner in project.each("applications")]
+    if not projects:
+        raise Unreadable(f"{report.where}: The report holds no project.")
+    found, names = Counter(), {}
+    for project in projects:
+        issues = project.each("vulnerabilities", needed=True)
+        known = {issue.text("id") or issue.where: issue.severity("severity") for issue in issues}
+        found.update(known.values())
+        names[project.text("projectName") or project.text("path")] = True
+    is_image = any(project.member("docker").value is not None for project in projects)
+    kind = "CONTAINER" if is_image else "SCA"
+    return ScanReport("Snyk", found, "", kind, ", ".join(filter(None, names)))
+
+
+def read_sarif(report: ReportPart) -> ScanReport:
+    """SARIF 2.1.0 of whichever tool; results that are suppressed or gone do not count."""
+    found, tools, versions = Counter(), {}, {}
+    for run in report.each("runs", needed=True):
+        tool = run.inner("tool")
+        driver = tool.inner("driver")
+        listed = driver.each("rules")
+        rules = [*listed, *(rule for one in tool.each("extensions") for rule in one.each("rules"))]
+        known = {rule.text("id"): rule for rule in rules}
+        results = run.each("results", needed=True)
+        rated = ((one, rule_of(one, known, listed)) for one in results if is_standing(one))
+        found.update(itertools.starmap(sarif_severity, rated))
+        tools[driver.text("name")] = True
+        versions[driver.text("semanticVersion") or driver.text("version")] = True
+    version = next(iter(versions)) if len(versions) == 1 else ""
+    return ScanReport(", ".join(filter(None, tools)) or "SARIF", found, version)
+
+
+def is_standing(result: ReportPart) -> bool:
+    """Whether a result of SARIF is a finding, still there, whose suppression nobody accepted."""
+    if result.text("kind") in ("pass", "notApplicable"):
+        return False
+    suppressed = any(one.text("status") in ("", "accepted") for one in result.each("suppressions"))
+    return not suppressed and result.text("baselineState") != "absent"
+
+
+def rule_of(
+    result: ReportPart, known: Mapping[str, ReportPart], listed: Sequence[ReportPart]
+) -> ReportPart:
+    """The rule that a result of SARIF goes by, an empty one where it is not told (3.27.5)."""
+    name = result.text("ruleId") or result.inner("rule").text("id")
+    while name:
+        if name in known:
+            return known[name]
+        # What stands behind a slash makes a part of a rule more exact.
+        name = name.rpartition("/")[0]
+    place = result.text("ruleIndex")
+    at = int(place) if re.fullmatch("[0-9]{1,9}", place, re.A) else len(listed)
+    return listed[at] if at < len(listed) else result.inner("rule")
+
+
+def sarif_severity(result: ReportPart, rule: ReportPart) -> str:
+    """By the score that code scanning hosts read, or else by the level."""
+    for bag in (result.inner("properties"), rule.inner("properties")):
+        if bag.text("security-severity"):
+            return bag.rated("security-severity")
+    if result.text("kind") == "informational":
+        return "informational"
+    for part in (result, rule.inner("defaultConfiguration")):
+        if part.text("level"):
+            return part.severity("level")
+    return SEVERITIES["warning"]
+
+
+#: The states of an analysis by which a vulnerability is none of the product's.
+CLEARED = ("resolved", "resolved_with_pedigree", "false_positive", "not_affected")
+
+
+def read_cyclonedx(report: ReportPart) -> ScanReport:
+    """CycloneDX with vulnerabilities, each by its worst rating, less those that VEX clears."""
+    if report.member("vulnerabilities").value is None:
+        raise Unreadable("The CycloneDX document lists components, but no vulnerabilities.")
+    found = Counter(
+        min(ratings_of(one), key=[*COUNTED].index, default="informational")
+        for one in report.each("vulnerabilities")
+        if one.inner("analysis").text("state") not in CLEARED
+    )
+    metadata = report.inner("metadata")
+    component, tools = metadata.inner("component"), metadata.member("tools")
+    is_list = isinstance(tools.value, list)
+    made_by = metadata.each("tools") if is_list else metadata.inner("tools").each("components")
+    tool = made_by[0] if made_by else ReportPart({"name": "CycloneDX"}, "tool")
+    kind = "CONTAINER" if component.text("type") == "container" else "SCA"
+    name = tool.text("name")
+    return ScanReport(name, found, tool.text("version"), kind, component.text("name"))
+
+
+def ratings_of(vulnerability: ReportPart) -> list[str]:
+    """The severities that its sources give a vulnerability, by word or else by CVSS score."""
+    ratings = vulnerability.each("ratings")
+    return [
+        one.rated("score")
+        if not one.text("severity") and one.text("score") and one.text("method")[:4] == "CVSS"
+        else one.severity("severity")
+        for one in ratings
+    ]
+
+
+SCANNERS = MappingProxyType(
+    {
+        "Trivy": read_trivy,
+        "Grype": read_grype,
+        "Snyk": read_snyk,
+        "SARIF": read_sarif,
+        "CycloneDX": read_cyclonedx,
+    }
+)
+#: The members that tell a format from the others.
+SIGNS = {
+    "runs": "SARIF",
+    "bomFormat": "CycloneDX",
+    "matches": "Grype",
+    "SchemaVersion": "Trivy",
+    "Results": "Trivy",
+    "vulnerabilities": "Snyk",
+}
+#: What is looked at in any of them.
+SCANNED = {
+    *SIGNS,
+    *("ArtifactName", "ArtifactType", "Misconfigurations", "Secrets", "Severity", "Status"),
+    *("Trivy", "Version", "Vulnerabilities"),
+    *("descriptor", "name", "source", "target", "type", "userInput", "version", "vulnerability"),
+    *("applications", "docker", "id", "path", "projectName", "severity"),
+    *("baselineState", "defaultConfiguration", "driver", "extensions", "kind", "level"),
+    *("properties", "results", "rule", "ruleId", "ruleIndex", "rules", "security-severity"),
+    *("semanticVersion", "status", "suppressions", "tool"),
+    *("analysis", "component", "components", "metadata", "method", "ratings", "score"),
+    *("state", "tools"),
+}
+
+
+def read_scan(upload: Upload, formats: Mapping | Sequence = SCANNERS) -> ScanReport:
+    """What a scanner's report says, in whichever of these formats it is; or Unreadable."""
+    report = read_report(upload, SCANNED)
+    holds = report if isinstance(report, dict) else {}
+    listed = "Snyk" if isinstance(report, list) else None
+    name = next((SIGNS[sign] for sign in SIGNS if sign in holds), listed)
+    if name not in formats:
+        raise Unreadable(f"The file is in none of these formats: {', '.join(formats)}.")
+    return SCANNERS[name](ReportPart(report, "report"))
+
+
+# --- Evidence processors ------------------------------------------------------
+# A file may say by itself how its attestation ended, by the attestation's type.
 
 
 @dataclass(frozen=True)
@@ -9122,22 +9470,6 @@ class JunitReader:
 REPORTED = {"runs", "results", "vulnerabilities", "projectStatus", "status", "issueRef"}
 
 
-def read_report(upload: Upload) -> Any:
-    """The JSON of a report, of each object only what is looked at; Unreadable if it is none."""
-    if sum(piece.count(b",") for piece in upload.pieces()) > 3_000_000:
-        raise Unreadable("The JSON holds more than 3,000,000 values.")
-    try:
-        return json.loads(
-            upload.text(),
-            object_hook=lambda found: {name: found[name] for name in REPORTED & found.keys()},
-            parse_constant=refuse_constant,
-            parse_float=str,
-            parse_int=str,
-        )
-    except (ValueError, RecursionError):
-        raise Unreadable("The file is not JSON in UTF-8.") from None
-
-
 def must_be_object(report: Any) -> dict:
     """A part of a report that has to be a JSON object, or Unreadable."""
     if not isinstance(report, dict):
@@ -9153,7 +9485,7 @@ def process_junit(upload: Upload) -> Outcome:
 
 def process_snyk(upload: Upload) -> Outcome:
     """A scan passes when it found nothing: SARIF 2.1.0, or Snyk's own JSON of projects."""
-    report = read_report(upload)
+    report = read_report(upload, REPORTED)
     number = sum(map(count_findings, report if isinstance(report, list) else [report]))
     return Outcome(number == 0, {"vulnerabilities": number})
 
@@ -9171,7 +9503,7 @@ def count_findings(report: Any) -> int:
 
 def process_sonar(upload: Upload) -> Outcome:
     """A quality gate passes when it says OK or PASSED."""
-    report = must_be_object(read_report(upload))
+    report = must_be_object(read_report(upload, REPORTED))
     project = report.get("projectStatus")
     inner = project.get("status") if isinstance(project, dict) else None
     status = next((one for one in (inner, report.get("status")) if one), "")
@@ -9190,7 +9522,7 @@ def process_jira(upload: Upload) -> Outcome:
         raise Unreadable("The file does not hold the reference of an issue.")
     details = {"issueRef": text}
     if text.startswith("{"):
-        report = must_be_object(read_report(upload))
+        report = must_be_object(read_report(upload, REPORTED))
         details = {name: report.get(name) or "" for name in ("issueRef", "status")}
     passed = re.fullmatch("[A-Z]+-[0-9]+", str(details["issueRef"]))
     return Outcome(passed is not None, details)
@@ -9207,6 +9539,21 @@ UPLOADING = {
 PROCESSORS = MappingProxyType(
     {"junit": process_junit, "snyk": process_snyk, "sonar": process_sonar, "jira": process_jira}
 )
+#: The formats that attestations of a type take, which are judged by severity.
+SCAN_TYPES = {
+    "trivy": ("Trivy", "SARIF", "CycloneDX"),
+    "grype": ("Grype", "SARIF", "CycloneDX"),
+    "sarif": ("SARIF",),
+    "cyclonedx": ("CycloneDX",),
+    "vex": ("CycloneDX",),
+}
+
+
+def process_scan(upload: Upload, kind: str, limits: Mapping[str, int]) -> Outcome:
+    """A scan passes within the limits of its flow, or without any, when nothing was found."""
+    values = read_scan(upload, SCAN_TYPES[kind]).values()
+    passed = not is_breached(values, limits or dict.fromkeys(JUDGED, 0))
+    return Outcome(passed, scan_details(values))
 
 
 class EvidenceUploads(
@@ -9220,11 +9567,12 @@ class EvidenceUploads(
 
     def process(self, context, trail, key):
         """What the file says of its attestation, for types that have a processor."""
-        type = self.addressed(trail, key).type.lower()
-        if type not in PROCESSORS:
-            return None
+        attestation = self.addressed(trail, key)
+        type = attestation.type.lower()
         try:
-            return PROCESSORS[type](context.upload)
+            if type in SCAN_TYPES:
+                return process_scan(context.upload, type, limits_of(attestation.trail))
+            return PROCESSORS[type](context.upload) if type in PROCESSORS else None
         except Unreadable as error:
             return Outcome(False, {"error": str(error)})
 
@@ -9240,12 +9588,7 @@ class EvidenceUploads(
         """Store the file, and let its attestation and its trail follow."""
         attestation, outcome = self.addressed(trail, key), context.prepared
         kept = EvidenceFile.keep(attestation, context.upload)
-        attestation.change(
-            evidence_file_hash=kept.sha256_hash,
-            evidence_file_name=kept.file_name,
-            evidence_file_size_bytes=kept.file_size_bytes,
-            **outcome.values() if outcome else {},
-        )
+        attestation.change(**kept.told(), **outcome.values() if outcome else {})
         if outcome:
             settle(Trail.fetch(trail), failed=not outcome.passed)
         return attestation, kept
@@ -13432,8 +13775,155 @@ class PolicyDecisions(
 
 # --- Security scans -----------------------------------------------------------
 
+#: SQL for the limits that the scan `t1` is over: those that were in force when it was recorded.
+BREACHES = f"""FROM (SELECT l."key" AS severity, l."value" AS allowed, CASE l."key" {
+    " ".join(f"WHEN '{name}' THEN t1.{COUNTED[name]}" for name in JUDGED)
+} END AS found FROM json_each(t1."thresholds") AS l) WHERE found > allowed"""
 
-# --- Scan reports -------------------------------------------------------------
+
+class SecurityScan(Model):
+    """What a scanner found on a trail, by severity, and the thresholds that were in force then."""
+
+    fact, made, append_only, since = "security_scan", "recorded", True, 3
+    schema_name = "SecurityScanResponse"
+    derived: ClassVar[dict] = {
+        "thresholdBreached": Derived(
+            Boolean(), f"CASE WHEN EXISTS (SELECT 1 {BREACHES}) THEN 'true' ELSE 'false' END"
+        ),
+        "breachDetails": Derived(
+            Json(ListOf(Text(255))),
+            f"""(SELECT json_group_array(upper(substr(severity, 1, 1)) || substr(severity, 2)
+                || ' vulnerabilities: ' || found || ' found, at most ' || allowed || ' allowed')
+                {BREACHES})""",
+        ),
+    }
+
+    id = Uuid()
+    trail = Owner(Trail, index=True)
+    attestation = Owner(Attestation)
+    tool = Name(100)
+    tool_version = Text(50, null=True)
+    scan_type = Choice("DAST SAST SCA CONTAINER", null=True)
+    target = Text(500, null=True)
+    critical_vulnerabilities = Integer(0, 2**31 - 1, default=0)
+    high_vulnerabilities = Integer(0, 2**31 - 1, default=0)
+    medium_vulnerabilities = Integer(0, 2**31 - 1, default=0)
+    low_vulnerabilities = Integer(0, 2**31 - 1, default=0)
+    informational = Integer(0, 2**31 - 1, default=0)
+    scan_duration_seconds = Integer(0, null=True)
+    report_url = Text(500, null=True)
+    org_slug = Text(255, null=True, index=True)
+    created_at = Timestamp(6, default=now_exactly)
+    #: Limits by severity; none where the flow had none.
+    thresholds = Json(MapOf(Integer()), default=dict, hidden=True)
+
+
+def record_scan(trail: Trail, values: Mapping[str, Any]) -> SecurityScan:
+    """Record a scan, held against the thresholds of now, and an attestation that says how it went.
+
+    A breach makes the trail NON_COMPLIANT.
+    """
+    limits = limits_of(trail)
+    values = dict.fromkeys(COUNTED.values(), 0) | values
+    attestation = record_attestation(
+        trail,
+        None,
+        type="SECURITY_SCAN",
+        name=f"security-scan-{values['tool']}",
+        status="FAILED" if is_breached(values, limits) else "PASSED",
+        details=to_json(scan_details(values)),
+        org_slug=values.get("org_slug"),
+    )
+    return SecurityScan.create(
+        trail=trail.id, attestation=attestation.id, thresholds=limits, **values
+    )
+
+
+def keep_report(scan: SecurityScan, upload: Upload) -> None:
+    """Keep the report that a scan was read from as evidence of its attestation."""
+    attestation = scan.attestation
+    attestation.change(**EvidenceFile.keep(attestation, upload).told())
+
+
+TRAIL_SCANS = Array(SecurityScan, {"trail": lambda trail: SecurityScan.trail == trail})
+SCAN_TOTALS = """SELECT json_object('totalScans', count(*),
+    'totalCritical', ifnull(sum("critical_vulnerabilities"), 0),
+    'totalHigh', ifnull(sum("high_vulnerabilities"), 0),
+    'totalMedium', ifnull(sum("medium_vulnerabilities"), 0),
+    'totalLow', ifnull(sum("low_vulnerabilities"), 0),
+    'scansWithCritical', count(CASE WHEN "critical_vulnerabilities" > 0 THEN 1 END))
+    FROM security_scan"""
+
+
+class SecurityScans(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/security-scans",
+    model=SecurityScan,
+    scope="factstore",
+    tag="Security scans",
+    item="scanId",
+    verbs="retrieve",
+):
+    """What scanners found."""
+
+    @route(
+        "GET /api/v1/trails/{trailId}/security-scans",
+        id="listSecurityScans",
+        answer=FACTSTORE.array_schema("SecurityScanResponse"),
+    )
+    def of_trail(self, context, trail):
+        """List the security scans of a trail."""
+        Trail.fetch(trail)
+        return FACTSTORE.array(context, TRAIL_SCANS, {"trail": trail})
+
+    @route(
+        "POST /api/v1/trails/{trailId}/security-scans",
+        id="recordSecurityScan",
+        body=Schema(
+            SecurityScan.tool,
+            SecurityScan.tool_version,
+            SecurityScan.scan_type,
+            SecurityScan.target,
+            SecurityScan.critical_vulnerabilities,
+            SecurityScan.high_vulnerabilities,
+            SecurityScan.medium_vulnerabilities,
+            SecurityScan.low_vulnerabilities,
+            SecurityScan.informational,
+            SecurityScan.scan_duration_seconds,
+            SecurityScan.report_url,
+            SecurityScan.org_slug,
+            summary=Json(
+                Shape(**{name: Integer(0, 2**31 - 1, default=0) for name in COUNTED}), null=True
+            ),
+            aliases={"version": "toolVersion"},
+            name="RecordSecurityScanRequest",
+        ),
+        status=201,
+        answer=FACTSTORE.one_schema("SecurityScanResponse"),
+    )
+    def create(self, context, trail):
+        """Record what a scanner found, by severity; the flow's thresholds say how that ends."""
+        values, summary = context.body, context.body.pop("summary", None)
+        if summary and not values.keys() & COUNTED.values():
+            values |= {column: summary[name] for name, column in COUNTED.items()}
+        return record_scan(Trail.fetch(trail), values)
+
+    @route(
+        "GET /api/v1/security-scans/summary",
+        id="getSecurityScanSummary",
+        answer=closed_schema(
+            totalScans=WHOLE,
+            totalCritical=WHOLE,
+            totalHigh=WHOLE,
+            totalMedium=WHOLE,
+            totalLow=WHOLE,
+            scansWithCritical=WHOLE,
+        ),
+    )
+    def summarise(self, context):
+        """Add up all security scans."""
+        return context.workspace.fetch_row(SCAN_TOTALS)[0].encode()
 
 
 # --- Regulatory frameworks ----------------------------------------------------
@@ -15265,6 +15755,24 @@ def import_catalog(collections: Callable[[str], Collection], document: dict, rea
     return report
 
 
+def import_scan(
+    collection: Collection, trail: str, upload: Upload, reason: str, dry_run: bool
+) -> dict:
+    """Record a scan of a trail out of a scanner's report, which is kept as evidence of it."""
+    try:
+        values = read_scan(upload).values()
+    except Unreadable as error:
+        raise Invalid(f"{upload.file_name}: {error}") from None
+
+    def work(current):
+        known = Trail.fetch(trail.lower())
+        scan = record_scan(known, values | {"org_slug": known.org_slug})
+        keep_report(scan, upload)
+        return scan.json()
+
+    return collection.act(reason, work, rehearsal=dry_run)
+
+
 # --- Collections --------------------------------------------------------------
 
 
@@ -16962,6 +17470,13 @@ class NovantraLite(Install):
         """Bring an OSCAL 1.1 catalog in as a framework; a second time changes nothing."""
         return import_catalog(self.collection, document, reason)
 
+    def import_scan(
+        self, stream: IO[bytes], name: str, *, trail: str, reason: str, dry_run: bool = False
+    ) -> dict:
+        """Record a scan of a trail out of a scanner's report, which is kept as its evidence."""
+        with contextlib.closing(read_file(stream, name, self.settings.upload_limit)) as upload:
+            return import_scan(self.collection("flows"), trail, upload, reason, dry_run)
+
     def attachment(self, key: str) -> tuple[dict, bytes]:
         """What is known of an attachment, and its bytes."""
         workspace = self.workspace
@@ -17972,10 +18487,11 @@ REASON = "for the audit log, 10 to 1000 characters"
     argument("--reason", metavar="TEXT", help=REASON),
     argument("--dry-run", action="store_true", help="check every row, store nothing"),
     argument("--all-or-nothing", action="store_true", help="store nothing if a row is refused"),
+    argument("--trail", metavar="ID", help="for scans: the trail that was scanned"),
     opens="new",
 )
 def import_command(lite, chosen) -> Output:
-    """Import records, or a framework from an OSCAL catalog.
+    """Import records, a framework from an OSCAL catalog, or a scanner's report.
 
     A row whose key is known updates that record; any other creates one. Good
     rows are stored even if others are refused, unless --all-or-nothing. Exit
@@ -17985,11 +18501,14 @@ def import_command(lite, chosen) -> Output:
       novantra-lite import assets assets.csv --database register.db
       novantra-lite import findings - --format ndjson --dry-run < scan.ndjson
       novantra-lite import frameworks NIST_SP-800-53.json --format oscal
+      trivy image -f json app:7 | novantra-lite import scans - --trail ID
     """
     source = sys.stdin.buffer if chosen.file == "-" else Path(chosen.file)
     name = "standard input" if chosen.file == "-" else source.name
     modes = {"dry_run": chosen.dry_run, "all_or_nothing": chosen.all_or_nothing}
     modes["reason"] = chosen.reason or f"Imported from {name} on the command line."
+    if chosen.collection == "scans" or chosen.trail:
+        return scan_output(lite, chosen, source, name, modes["reason"])
     if chosen.format != "oscal":
         return report_output(import_rows_of(lite, chosen, source, modes), chosen)
     if chosen.collection != "frameworks" or chosen.dry_run or chosen.all_or_nothing:
@@ -18001,6 +18520,20 @@ def import_command(lite, chosen) -> Output:
         place = f" from line {error.lineno} on" if isinstance(error, json.JSONDecodeError) else ""
         raise Invalid(f"The catalog in {name} is not JSON in UTF-8{place}.") from None
     return report_output(lite.import_oscal(document, reason=modes["reason"]), chosen)
+
+
+def scan_output(lite, chosen, source, name: str, reason: str) -> Output:
+    """Import a scanner's report; what it found, and which thresholds that is over."""
+    if chosen.collection != "scans" or not chosen.trail or chosen.format or chosen.all_or_nothing:
+        chosen.parser.error("a scan is imported by: import scans FILE --trail ID")
+    with nullcontext(source) if chosen.file == "-" else source.open("rb") as stream:
+        told = {"trail": chosen.trail, "reason": reason, "dry_run": chosen.dry_run}
+        scan = lite.import_scan(stream, name, **told)
+    found = ", ".join(f"{scan[camel(column)]:,} {severity}" for severity, column in COUNTED.items())
+    lines = [f"{scan['tool']}: {found}.", *(f"{told}." for told in scan["breachDetails"])]
+    if chosen.dry_run:
+        lines[0] += " Nothing is stored."
+    return Output(scan, "\n".join(lines))
 
 
 def import_rows_of(lite, chosen, source, modes: dict) -> Report:

@@ -1,0 +1,303 @@
+"""Security scans and their thresholds: section 2 of the governance notes."""
+
+import json
+
+import pytest
+from looking import audit, events, ledger, tables
+
+from factstore.trails import make_trail
+from novantra_lite import Trail
+
+SUMMARY = "/api/v1/security-scans/summary"
+NOBODY = "00000000-0000-4000-8000-000000000000"
+COUNTS = ("critical", "high", "medium", "low")
+
+
+def path(trail):
+    return f"/api/v1/trails/{trail}/security-scans"
+
+
+@pytest.fixture
+def trail(lite):
+    return make_trail(lite, required_attestation_types=["SECURITY_SCAN", "junit"])
+
+
+def trail_of(lite, key):
+    with lite.workspace.read():
+        return Trail.fetch(key)
+
+
+def set_thresholds(lite, client, trail, **limits):
+    """Set the thresholds of a trail's flow."""
+    flow = trail_of(lite, trail).flow_id
+    body = {f"max{name.title()}": limit for name, limit in limits.items()}
+    assert client.post(f"/api/v1/flows/{flow}/security-thresholds", body).status == 201
+
+
+def counts(*numbers):
+    return {f"{name}Vulnerabilities": n for name, n in zip(COUNTS, numbers, strict=False)}
+
+
+def test_a_scan_needs_only_a_tool(lite, factstore, trail):
+    created = factstore.post(path(trail), {"tool": "zap"})
+
+    key, attestation = created.json["id"], created.json["attestationId"]
+    assert created.status == 201
+    assert list(created.json.items()) == [
+        ("id", key),
+        ("trailId", trail),
+        ("attestationId", attestation),
+        ("tool", "zap"),
+        ("toolVersion", None),
+        ("scanType", None),
+        ("target", None),
+        ("criticalVulnerabilities", 0),
+        ("highVulnerabilities", 0),
+        ("mediumVulnerabilities", 0),
+        ("lowVulnerabilities", 0),
+        ("informational", 0),
+        ("scanDurationSeconds", None),
+        ("reportUrl", None),
+        ("orgSlug", None),
+        ("createdAt", "2026-06-01T12:00:00.000000Z"),
+        ("thresholdBreached", False),
+        ("breachDetails", []),
+    ]
+    assert factstore.get(f"/api/v1/security-scans/{key.upper()}").json == created.json
+    assert factstore.get(path(trail)).json == [created.json]
+    assert audit(lite)[-1][1:3] == ("security_scan.recorded", key)
+    assert ledger(lite)[-2:] == [
+        ("ATTESTATION_RECORDED", attestation),
+        ("SECURITY_SCAN_RECORDED", key),
+    ]
+    assert [name for name, _ in events(lite)] == ["factstore.attestation.recorded"]
+    assert lite.verify() == []
+
+
+def test_everything_that_may_be_told_of_a_scan_is_kept_and_attested(factstore, trail):
+    factstore.post("/api/v1/organisations", {"slug": "acme", "name": "Acme"})
+    told = {
+        "tool": "Trivy",
+        "toolVersion": "0.69.1",
+        "scanType": "CONTAINER",
+        "target": "payments:7",
+        **counts(1, 2, 3, 4),
+        "informational": 5,
+        "scanDurationSeconds": 61,
+        "reportUrl": "https://ci.example.org/7",
+    }
+
+    created = factstore.post(path(trail), told | {"orgSlug": "acme", "passed": True})
+
+    (attestation,) = factstore.get(f"/api/v1/trails/{trail}/attestations").json
+    assert created.json.items() >= (told | {"orgSlug": "acme"}).items()
+    assert list(json.loads(attestation["details"]).items()) == list(told.items())
+    assert attestation["id"] == created.json["attestationId"]
+    assert (attestation["type"], attestation["name"]) == ("SECURITY_SCAN", "security-scan-Trivy")
+    assert (attestation["status"], attestation["orgSlug"]) == ("PASSED", "acme")
+    assert factstore.get(f"/api/v1/trails/{trail}/audit").json == []
+
+
+def told(severity, found, allowed):
+    return f"{severity} vulnerabilities: {found} found, at most {allowed} allowed"
+
+
+#: Limits, what is found (critical, high, medium, low, informational), and the breaches.
+JUDGEMENTS = [
+    ({}, (0, 0, 10, 2**31 - 1, 99), []),
+    ({}, (1, 0, 0, 0, 0), [told("Critical", 1, 0)]),
+    ({}, (0, 0, 11, 0, 0), [told("Medium", 11, 10)]),
+    ({"critical": 2, "high": 3, "medium": 4, "low": 5}, (2, 3, 4, 5, 6), []),
+    (
+        {"critical": 2, "high": 3, "medium": 4, "low": 5},
+        (3, 4, 5, 6, 0),
+        [told("Critical", 3, 2), told("High", 4, 3), told("Medium", 5, 4), told("Low", 6, 5)],
+    ),
+    ({"low": -1}, (0, 0, 0, 0, 0), [told("Low", 0, -1)]),
+]
+
+
+@pytest.mark.parametrize(("limits", "found", "breaches"), JUDGEMENTS)
+def test_a_scan_is_held_against_the_thresholds_of_its_flow(
+    lite, factstore, trail, limits, found, breaches
+):
+    set_thresholds(lite, factstore, trail, **limits)
+
+    scan = factstore.post(path(trail), {"tool": "x", **counts(*found), "informational": found[4]})
+
+    (attestation,) = factstore.get(f"/api/v1/trails/{trail}/attestations").json
+    assert scan.status == 201
+    assert (scan.json["thresholdBreached"], scan.json["breachDetails"]) == (
+        bool(breaches),
+        breaches,
+    )
+    assert attestation["status"] == ("FAILED" if breaches else "PASSED")
+    assert trail_of(lite, trail).status == ("NON_COMPLIANT" if breaches else "PENDING")
+
+
+def test_without_thresholds_nothing_is_a_breach(lite, factstore, trail):
+    scan = factstore.post(path(trail), {"tool": "zap", **counts(9, 9, 9, 9)})
+
+    assert (scan.json["thresholdBreached"], scan.json["breachDetails"]) == (False, [])
+    assert trail_of(lite, trail).status == "PENDING"
+
+
+def test_a_read_judges_by_what_was_in_force_when_the_scan_was_recorded(lite, factstore, trail):
+    found = {"tool": "zap", **counts(1)}
+    before = factstore.post(path(trail), found).json
+    set_thresholds(lite, factstore, trail)
+    strict = factstore.post(path(trail), found).json
+    set_thresholds(lite, factstore, trail, critical=5)
+
+    listed = factstore.get(path(trail)).json
+
+    assert listed == [before, strict]
+    assert [scan["thresholdBreached"] for scan in listed] == [False, True]
+    assert factstore.get(f"/api/v1/security-scans/{strict['id']}").json == strict
+    assert strict["breachDetails"] == ["Critical vulnerabilities: 1 found, at most 0 allowed"]
+
+
+def test_a_breach_moves_its_trail_and_a_scan_that_completes_the_facts_does_too(
+    lite, clock, factstore, trail
+):
+    set_thresholds(lite, factstore, trail)
+    clock.advance(60)
+
+    factstore.post(path(trail), {"tool": "zap", **counts(1)})
+    breached = trail_of(lite, trail)
+    factstore.post(f"/api/v1/trails/{trail}/attestations", {"type": "junit", "status": "PASSED"})
+    lacking = trail_of(lite, trail).status
+    factstore.post(path(trail), {"tool": "zap"})
+
+    assert breached.updated_at == "2026-06-01T12:01:00.000000Z"
+    assert (breached.status, lacking) == ("NON_COMPLIANT", "NON_COMPLIANT")
+    assert trail_of(lite, trail).status == "COMPLIANT"
+    assert [name for name, _ in events(lite)].count("factstore.trail.settled") == 2
+
+
+GUIDE = {"tool": "zap", "version": "2.15", "passed": True}
+
+
+@pytest.mark.parametrize(
+    ("body", "version", "found"),
+    [
+        ({"summary": {"critical": 1, "low": 4}}, "2.15", [1, 0, 0, 4]),
+        ({"summary": {"high": 2, "medium": None, "total": 9}}, "2.15", [0, 2, 0, 0]),
+        ({"summary": {"critical": 1}, "highVulnerabilities": 3}, "2.15", [0, 3, 0, 0]),
+        ({"summary": {"critical": 1}, "criticalVulnerabilities": None}, "2.15", [1, 0, 0, 0]),
+        ({"summary": None, "toolVersion": "3"}, "3", [0, 0, 0, 0]),
+    ],
+)
+def test_the_form_of_the_guide_is_taken_where_it_says_one_thing(
+    factstore, trail, body, version, found
+):
+    created = factstore.post(path(trail), GUIDE | body)
+
+    assert created.status == 201
+    assert created.json["toolVersion"] == version
+    assert [created.json[f"{name}Vulnerabilities"] for name in COUNTS] == found
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (None, "tool: Required"),
+        ([], "Expected object"),
+        ({}, "tool: Required"),
+        ({"tool": None}, "tool: Required"),
+        ({"tool": " "}, "tool: Expected text that is not blank"),
+        ({"tool": "x" * 101}, "tool: Expected 1 to 100 characters"),
+        ({"tool": ["x"]}, "tool: Expected string"),
+        ({"tool": "x", "toolVersion": "x" * 51}, "toolVersion: Expected at most 50 characters"),
+        ({"tool": "x", "scanType": "sast"}, "scanType: Expected one of: DAST, SAST, SCA, CONTAINE"),
+        ({"tool": "x", "target": "x" * 501}, "target: Expected at most 500 characters"),
+        ({"tool": "x", **counts(-1)}, "criticalVulnerabilities: Expected a number from 0 to"),
+        ({"tool": "x", **counts(0, 2**31)}, "highVulnerabilities: Expected a number from 0 to"),
+        ({"tool": "x", "informational": "many"}, "informational: Expected integer"),
+        ({"tool": "x", "scanDurationSeconds": 2**63}, "scanDurationSeconds: Expected a number"),
+        ({"tool": "x", "summary": []}, "summary: Expected object"),
+        ({"tool": "x", "summary": {"low": -1}}, "summary.low: Expected a number from 0 to"),
+    ],
+)
+def test_a_wrong_scan_is_refused(lite, factstore, trail, body, why):
+    before = tables(lite)
+
+    refused = factstore.post(path(trail), body)
+
+    assert refused.status == 400
+    assert why in refused.json["message"]
+    assert tables(lite) == before
+
+
+def test_what_is_not_there_is_named(lite, factstore, trail):
+    before = tables(lite)
+
+    refused = [
+        factstore.post(path(NOBODY), {"tool": "zap"}),
+        factstore.post(path(trail), {"tool": "zap", "orgSlug": "acme"}),
+        factstore.get(path(NOBODY)),
+        factstore.get(f"/api/v1/security-scans/{NOBODY}"),
+    ]
+    malformed = [
+        factstore.post(path("x"), {"tool": "zap"}),
+        factstore.get(path("x")),
+        factstore.get("/api/v1/security-scans/x"),
+    ]
+
+    assert [(one.status, one.json["message"]) for one in refused] == [
+        (404, f"There is no trail with the id {NOBODY}."),
+        (404, "There is no organisation 'acme'."),
+        (404, f"There is no trail with the id {NOBODY}."),
+        (404, f"There is no security scan with the id {NOBODY}."),
+    ]
+    assert [one.status for one in malformed] == [400, 400, 400]
+    assert tables(lite) == before
+
+
+def test_the_summary_adds_up_every_scan(lite, factstore, trail):
+    empty = factstore.get(SUMMARY).json
+    other = make_trail(lite, "reports")
+    factstore.post(path(trail), {"tool": "zap", **counts(1, 2, 3, 4)})
+    factstore.post(path(other), {"tool": "zap", **counts(0, 5), "informational": 7})
+
+    summed = factstore.get(SUMMARY)
+
+    assert set(empty.values()) == {0}
+    assert list(summed.json.items()) == [
+        ("totalScans", 2),
+        ("totalCritical", 1),
+        ("totalHigh", 7),
+        ("totalMedium", 3),
+        ("totalLow", 4),
+        ("scansWithCritical", 1),
+    ]
+
+
+@pytest.mark.parametrize("header", ["X-Dry-Run", "X-Factstore-Dry-Run"])
+def test_a_dry_run_judges_and_stores_nothing(lite, factstore, trail, header):
+    set_thresholds(lite, factstore, trail)
+    before = tables(lite)
+
+    tried = factstore.post(path(trail), {"tool": "zap", **counts(1)}, headers={header: "true"})
+
+    assert (tried.status, tried.json["dryRun"]) == (200, True)
+    assert tried.json["wouldCreate"]["thresholdBreached"] is True
+    assert tables(lite) == before
+
+
+def test_a_flow_whose_trails_were_scanned_stays(lite, factstore, trail):
+    factstore.post(path(trail), {"tool": "zap"})
+
+    refused = factstore.delete(f"/api/v1/flows/{trail_of(lite, trail).flow_id}")
+
+    assert refused.status == 409
+    assert refused.json["message"].startswith("This trail is still in use by ")
+
+
+def test_recording_takes_the_scope_to_write(lite, trail):
+    reader, writer = lite.client("factstore:read"), lite.client("factstore:write")
+
+    assert reader.post(path(trail), {"tool": "zap"}).status == 403
+    assert writer.post(path(trail), {"tool": "zap"}).status == 201
+    assert writer.get(SUMMARY).status == 403
+    assert reader.get(SUMMARY).json["totalScans"] == 1
