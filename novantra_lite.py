@@ -25,10 +25,14 @@ Contents
         Assets, Party engagements, Change management, Vulnerability management
     Part IV   Factstore   Factstore fields, API keys, Factstore conventions, Organisations,
         Source hosts, Patterns, Templates, Flows, Trail records, Trails, Artifacts,
-        Provenance signatures, Provenance, Attestations, Evidence files, Evidence processors,
-        Evidence collection, Pull request look-ups, Pull requests, Identity tokens, Approvals,
-        Assertions, Environments, Snapshot records, Environment snapshots, Environment drift,
-        Logical environments, Policies, Deployment policies, Gate
+        Provenance signatures, Provenance, Attestations, Evidence files, Scan reports, Scanners,
+        Evidence processors, Evidence collection, Pull request look-ups, Pull requests,
+        Identity tokens, Approvals, Assertions, Environments, Snapshot records,
+        Environment snapshots, Environment drift, Logical environments, Policies,
+        Deployment policies, Gate, Users, Service accounts, API key management, Members,
+        Identity providers, Single sign-on, Signing in, Rego, Rego engine, Policy archives,
+        Policy bundles, Security scans, Regulatory frameworks, Compliance assessments,
+        Regulatory reports, Evidence documents, Evidence vault, Vault requests, HashiCorp Vault
     Part V    Application   Rows, OSCAL, Opening workspaces, Imports, Collections, Demo vocabulary,
         Demo plans, Demo records, Demo data, Demo delivery, WSGI application, Clients, Servers,
         Maintenance, Installs, NovantraLite, Reference page, Documents, OpenAPI, Service, Commands,

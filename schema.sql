@@ -473,6 +473,37 @@ CREATE INDEX "change_request_change_kind" ON "change_request" ("change_kind", "c
 
 CREATE INDEX "change_request_status" ON "change_request" ("status", "created_at", "id");
 
+-- A body of rules that trails are assessed against.
+CREATE TABLE "regulatory_framework" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "name" TEXT NOT NULL,
+    "version" TEXT NOT NULL,
+    "description" TEXT,
+    "is_active" INTEGER NOT NULL CHECK ("is_active" IN (0, 1)),
+    "org_slug" TEXT,
+    "created_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL
+) STRICT;
+
+-- How a trail stood against a framework when it was assessed; it never changes.
+CREATE TABLE "compliance_assessment" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "framework_id" TEXT NOT NULL,
+    "trail_id" TEXT NOT NULL,
+    "overall_status" TEXT NOT NULL CHECK ("overall_status" IN ('COMPLIANT', 'PARTIAL', 'NON_COMPLIANT')),
+    "control_results" TEXT NOT NULL,
+    "org_slug" TEXT,
+    "assessed_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("framework_id") REFERENCES "regulatory_framework" ("id")
+) STRICT;
+
+CREATE INDEX "compliance_assessment_framework_id" ON "compliance_assessment" ("framework_id");
+
+CREATE TRIGGER "compliance_assessment_refuses_update" BEFORE UPDATE ON "compliance_assessment" BEGIN SELECT RAISE(ABORT, 'compliance_assessment only grows'); END;
+
+CREATE TRIGGER "compliance_assessment_refuses_delete" BEFORE DELETE ON "compliance_assessment" BEGIN SELECT RAISE(ABORT, 'compliance_assessment only grows'); END;
+
 -- How something was set up at one moment.
 CREATE TABLE "configuration_baseline" (
     "id" TEXT NOT NULL PRIMARY KEY,
@@ -519,6 +550,35 @@ CREATE INDEX "control_created" ON "control" ("created_at", "id");
 CREATE UNIQUE INDEX "control_key" ON "control" ("control_key");
 
 CREATE INDEX "control_status" ON "control" ("status", "created_at", "id");
+
+-- One rule of a framework, and the types of attestations that show that it is kept.
+CREATE TABLE "regulatory_control" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "framework_id" TEXT NOT NULL,
+    "control_id" TEXT NOT NULL,
+    "title" TEXT NOT NULL,
+    "description" TEXT,
+    "required_evidence_types" TEXT NOT NULL,
+    "created_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("framework_id") REFERENCES "regulatory_framework" ("id")
+) STRICT;
+
+CREATE INDEX "regulatory_control_framework_id" ON "regulatory_control" ("framework_id");
+
+-- What ties a control to the attestations of a flow, and says whether it must be kept.
+CREATE TABLE "control_mapping" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "regulatory_control_id" TEXT NOT NULL,
+    "flow_id" TEXT NOT NULL,
+    "attestation_type" TEXT NOT NULL,
+    "is_mandatory" INTEGER NOT NULL CHECK ("is_mandatory" IN (0, 1)),
+    "created_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("regulatory_control_id") REFERENCES "regulatory_control" ("id")
+) STRICT;
+
+CREATE INDEX "control_mapping_regulatory_control_id" ON "control_mapping" ("regulatory_control_id");
 
 -- How much of the code the tests of a trail ran through, in percent.
 CREATE TABLE "coverage_report" (
@@ -976,6 +1036,12 @@ CREATE UNIQUE INDEX "indicator_measurement_key" ON "indicator_measurement" ("ind
 
 CREATE INDEX "indicator_measurement_indicator_definition_id" ON "indicator_measurement" ("indicator_definition_id", "created_at", "id");
 
+-- When a credential was accepted last; kept apart from its own record, which is proven.
+CREATE TABLE "last_use" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "at" TEXT NOT NULL
+) STRICT;
+
 -- The proof that a fact was recorded: the hash of its row, chained to the entry before.
 CREATE TABLE "ledger_entry" (
     "id" INTEGER NOT NULL PRIMARY KEY,
@@ -1023,6 +1089,48 @@ CREATE UNIQUE INDEX "logical_member_key" ON "logical_member" ("logical_environme
 CREATE INDEX "logical_member_logical_environment_id" ON "logical_member" ("logical_environment_id");
 
 CREATE INDEX "logical_member_environment_id" ON "logical_member" ("environment_id");
+
+-- A service account of the Factstore surface: what the keys of machines belong to.
+CREATE TABLE "machine_account" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "name" TEXT NOT NULL,
+    "description" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE UNIQUE INDEX "machine_account_key" ON "machine_account" ("name");
+
+-- A person, known by the e-mail address.
+CREATE TABLE "user" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "email" TEXT NOT NULL,
+    "name" TEXT NOT NULL,
+    "github_id" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE UNIQUE INDEX "user_key" ON "user" ("email");
+
+CREATE INDEX "user_github_id" ON "user" ("github_id");
+
+-- A user's place in an organisation, and the role there.
+CREATE TABLE "member" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "org_slug" TEXT NOT NULL,
+    "user_id" TEXT NOT NULL,
+    "role" TEXT NOT NULL CHECK ("role" IN ('ADMIN', 'MEMBER', 'VIEWER', 'SERVICE_ACCOUNT')),
+    "joined_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("user_id") REFERENCES "user" ("id") ON DELETE CASCADE
+) STRICT;
+
+CREATE UNIQUE INDEX "member_key" ON "member" ("org_slug", "user_id");
+
+CREATE INDEX "member_user_id" ON "member" ("user_id");
 
 -- What is watched, over and over.
 CREATE TABLE "monitor_definition" (
@@ -1213,6 +1321,42 @@ CREATE INDEX "policy_attachment_policy_id" ON "policy_attachment" ("policy_id");
 
 CREATE INDEX "policy_attachment_environment_id" ON "policy_attachment" ("environment_id");
 
+-- Rego modules that were uploaded together; the one that is ACTIVE decides.
+CREATE TABLE "policy_bundle" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "name" TEXT NOT NULL,
+    "version" TEXT NOT NULL,
+    "rego_content" TEXT NOT NULL,
+    "status" TEXT NOT NULL CHECK ("status" IN ('INACTIVE', 'ACTIVE')),
+    "org_slug" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "modules" TEXT NOT NULL,
+    "syntax" TEXT NOT NULL,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX "policy_bundle_status" ON "policy_bundle" ("status");
+
+-- What a policy bundle made of an input; inputJson is what it was given, letter by letter.
+CREATE TABLE "policy_decision" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "bundle_id" TEXT,
+    "input_json" TEXT NOT NULL,
+    "result_allow" INTEGER NOT NULL CHECK ("result_allow" IN (0, 1)),
+    "deny_reasons" TEXT NOT NULL,
+    "org_slug" TEXT,
+    "evaluated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("bundle_id") REFERENCES "policy_bundle" ("id")
+) STRICT;
+
+CREATE INDEX "policy_decision_bundle_id" ON "policy_decision" ("bundle_id");
+
+CREATE TRIGGER "policy_decision_refuses_update" BEFORE UPDATE ON "policy_decision" BEGIN SELECT RAISE(ABORT, 'policy_decision only grows'); END;
+
+CREATE TRIGGER "policy_decision_refuses_delete" BEFORE DELETE ON "policy_decision" BEGIN SELECT RAISE(ABORT, 'policy_decision only grows'); END;
+
 -- The text of a policy's WASM module; it is kept, and never told.
 CREATE TABLE "policy_module" (
     "id" TEXT NOT NULL PRIMARY KEY,
@@ -1323,6 +1467,40 @@ CREATE TABLE "scm_integration" (
 
 CREATE UNIQUE INDEX "scm_integration_key" ON "scm_integration" ("org_slug", "provider");
 
+-- What a scanner found on a trail, by severity, and the thresholds that were in force then.
+CREATE TABLE "security_scan" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "trail_id" TEXT NOT NULL,
+    "attestation_id" TEXT NOT NULL,
+    "tool" TEXT NOT NULL,
+    "tool_version" TEXT,
+    "scan_type" TEXT CHECK ("scan_type" IN ('DAST', 'SAST', 'SCA', 'CONTAINER')),
+    "target" TEXT,
+    "critical_vulnerabilities" INTEGER NOT NULL,
+    "high_vulnerabilities" INTEGER NOT NULL,
+    "medium_vulnerabilities" INTEGER NOT NULL,
+    "low_vulnerabilities" INTEGER NOT NULL,
+    "informational" INTEGER NOT NULL,
+    "scan_duration_seconds" INTEGER,
+    "report_url" TEXT,
+    "org_slug" TEXT,
+    "created_at" TEXT NOT NULL,
+    "thresholds" TEXT NOT NULL,
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("trail_id") REFERENCES "trail" ("id"),
+    FOREIGN KEY ("attestation_id") REFERENCES "attestation" ("id")
+) STRICT;
+
+CREATE INDEX "security_scan_trail_id" ON "security_scan" ("trail_id");
+
+CREATE INDEX "security_scan_attestation_id" ON "security_scan" ("attestation_id");
+
+CREATE INDEX "security_scan_org_slug" ON "security_scan" ("org_slug");
+
+CREATE TRIGGER "security_scan_refuses_update" BEFORE UPDATE ON "security_scan" BEGIN SELECT RAISE(ABORT, 'security_scan only grows'); END;
+
+CREATE TRIGGER "security_scan_refuses_delete" BEFORE DELETE ON "security_scan" BEGIN SELECT RAISE(ABORT, 'security_scan only grows'); END;
+
 -- How many weaknesses of each severity a flow puts up with; one more is a breach.
 CREATE TABLE "security_threshold" (
     "id" TEXT NOT NULL PRIMARY KEY,
@@ -1393,6 +1571,36 @@ CREATE TABLE "snapshot_artifact" (
 CREATE INDEX "snapshot_artifact_lookup" ON "snapshot_artifact" ("artifact_sha256", "environment_id");
 
 CREATE INDEX "snapshot_artifact_snapshot_id" ON "snapshot_artifact" ("snapshot_id");
+
+-- How the members of an organisation sign in: at which provider, and what its claims mean.
+CREATE TABLE "sso_config" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "org_slug" TEXT NOT NULL,
+    "provider" TEXT NOT NULL CHECK ("provider" IN ('ENTRA_ID', 'OKTA')),
+    "issuer_url" TEXT NOT NULL,
+    "client_id" TEXT NOT NULL,
+    "client_secret" TEXT,
+    "attribute_mappings" TEXT NOT NULL,
+    "group_role_mappings" TEXT NOT NULL,
+    "is_mandatory" INTEGER NOT NULL CHECK ("is_mandatory" IN (0, 1)),
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE UNIQUE INDEX "sso_config_key" ON "sso_config" ("org_slug");
+
+-- A sign-in that was begun, by a keyed hash of its state: good once, for ten minutes.
+CREATE TABLE "sso_login" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "slug" TEXT NOT NULL,
+    "redirect_uri" TEXT NOT NULL,
+    "nonce" TEXT NOT NULL,
+    "code_verifier" TEXT NOT NULL,
+    "expires_at" TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX "sso_login_expires_at" ON "sso_login" ("expires_at");
 
 -- What an authority or a customer wants to be sent.
 CREATE TABLE "submission_requirement" (
@@ -1504,6 +1712,37 @@ CREATE TABLE "used_token" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "used_at" TEXT NOT NULL
 ) STRICT;
+
+-- One version of a document in the evidence vault; the newest may be marked as deleted.
+CREATE TABLE "vault_document" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "entity_type" TEXT NOT NULL,
+    "entity_id" TEXT NOT NULL,
+    "evidence_type" TEXT NOT NULL,
+    "version" INTEGER NOT NULL,
+    "data" TEXT NOT NULL,
+    "stored_at" TEXT NOT NULL,
+    "deleted_at" TEXT,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE UNIQUE INDEX "vault_document_key" ON "vault_document" ("entity_type", "entity_id", "evidence_type", "version");
+
+-- A version that Vault acknowledged, or its deletion; what it holds, Vault alone knows.
+CREATE TABLE "vault_write" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "action" TEXT NOT NULL CHECK ("action" IN ('STORED', 'DELETED')),
+    "vault_path" TEXT NOT NULL,
+    "version" INTEGER,
+    "acknowledged_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX "vault_write_vault_path" ON "vault_write" ("vault_path");
+
+CREATE TRIGGER "vault_write_refuses_update" BEFORE UPDATE ON "vault_write" BEGIN SELECT RAISE(ABORT, 'vault_write only grows'); END;
+
+CREATE TRIGGER "vault_write_refuses_delete" BEFORE DELETE ON "vault_write" BEGIN SELECT RAISE(ABORT, 'vault_write only grows'); END;
 
 -- How bad one or more vulnerabilities are here.
 CREATE TABLE "vulnerability_assessment" (
