@@ -12632,8 +12632,8 @@ class SsoConfigs(
 
     def update(self, context, key):
         """Change the single sign-on of an organisation; it gives no scopes beyond your own."""
-        if url := context.body.get("issuer_url"):
-            context.body["issuer_url"] = read_issuer(url, context.settings)
+        if "issuer_url" in context.body:
+            context.body["issuer_url"] = read_issuer(context.body["issuer_url"], context.settings)
         config = super().update(context, key)
         context.principal.may_give(config.scopes())
         return config
@@ -12729,6 +12729,8 @@ class Sessions:
     def __init__(self, workspace: Workspace, slug: str):
         self.workspace, self.slug = workspace, slug
         self._signer = token_signer(workspace.ring, "session")
+        # A signature stays what it is; only the membership may change.
+        self._claims = functools.lru_cache(10_000)(self._signer.loads)
 
     def issue(self, member: Membership) -> str:
         """Make a token for a member, good for the setting sso_session_life."""
@@ -12739,7 +12741,7 @@ class Sessions:
     def check(self, token: str) -> Principal:
         """The principal that a token speaks for, or Unauthenticated."""
         try:
-            key, role, expiry = self._signer.loads(token.partition(".")[2])
+            key, role, expiry = self._claims(token.partition(".")[2])
         except (BadData, ValueError):
             raise Unauthenticated from None
         if self.workspace.source.clock() >= expiry:
@@ -12840,6 +12842,7 @@ class SsoLogins(Resource, surface=FACTSTORE, tag="SSO"):
             if known:
                 context.workspace = workspace
                 login = perform(workspace, lambda current: SsoLogin.use_up(state), actor="sso")
+                break
         if error := context.query.get("error"):
             raise Invalid(f"The identity provider refused the sign-in: {error}.")
         if login is None:

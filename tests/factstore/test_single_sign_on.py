@@ -267,6 +267,14 @@ def test_a_change_leaves_what_it_does_not_name_and_moves_the_time(lite, factstor
         assert novantra_lite.SsoConfig.of("acme").client_secret == SECRET
 
 
+def test_a_secret_that_was_replaced_is_nowhere_in_the_file(lite, factstore, config):
+    factstore.put(SSO, {"clientSecret": "the new secret"})
+
+    stored = stored_bytes(lite)
+    assert SECRET.encode() not in stored
+    assert b"the new secret" not in stored
+
+
 def test_a_set_up_that_is_taken_away_is_gone(lite, factstore, config):
     gone = factstore.delete(SSO)
 
@@ -326,8 +334,12 @@ def test_what_a_set_up_cannot_be_is_said(factstore, given, message):
     assert factstore.get(SSO).status == 404
 
 
-def test_a_change_is_held_to_the_same_rules(factstore, config):
-    refused = factstore.put(SSO, {"issuerUrl": "http://login.example"})
+@pytest.mark.parametrize(
+    "given",
+    [{"issuerUrl": "http://login.example"}, {"issuerUrl": ""}, {"groupRoleMappings": ""}],
+)
+def test_a_change_is_held_to_the_same_rules(factstore, config, given):
+    refused = factstore.put(SSO, given)
 
     assert refused.status == 400
     assert factstore.get(SSO).json == config
