@@ -7,6 +7,7 @@ import sqlite3
 import pytest
 
 from novantra_lite import (
+    MIGRATIONS,
     Conflict,
     Migration,
     NovantraLite,
@@ -16,7 +17,8 @@ from novantra_lite import (
     open_file,
 )
 
-NOTE = Migration(3, "Findings get a note.", ("ALTER TABLE finding ADD COLUMN note TEXT",))
+PRESENT = MIGRATIONS[-1].version
+NOTE = Migration(101, "Findings get a note.", ("ALTER TABLE finding ADD COLUMN note TEXT",))
 TRAIL = Migration(
     4,
     "A table of itineraries.",
@@ -29,7 +31,7 @@ BROKEN = Migration(
 
 @pytest.fixture
 def path(tmp_path):
-    """A closed workspace of layout 2."""
+    """A closed workspace of the present layout."""
     with NovantraLite(tmp_path / "register.db"):
         pass
     return tmp_path / "register.db"
@@ -59,18 +61,18 @@ def layout(path):
 def test_the_steps_that_are_due_run_in_order_after_a_backup(path, migrate):
     migrate(NOTE, TRAIL)
 
-    assert layout(path) == (4, True, True)
-    assert layout(path.with_name("register.db.before-4")) == (2, False, False)
+    assert layout(path) == (102, True, True)
+    assert layout(path.with_name("register.db.before-102")) == (PRESENT, False, False)
 
 
 def test_steps_that_ran_do_not_run_again(path, migrate):
     migrate(NOTE)
-    path.with_name("register.db.before-3").unlink()
+    path.with_name("register.db.before-101").unlink()
 
     migrate(NOTE)
 
-    assert layout(path) == (3, True, False)
-    assert not path.with_name("register.db.before-3").exists()
+    assert layout(path) == (101, True, False)
+    assert not path.with_name("register.db.before-101").exists()
 
 
 def test_only_the_steps_after_the_file_s_layout_run(path, migrate):
@@ -78,15 +80,15 @@ def test_only_the_steps_after_the_file_s_layout_run(path, migrate):
 
     migrate(NOTE, TRAIL)
 
-    assert layout(path) == (4, True, True)
-    assert layout(path.with_name("register.db.before-4")) == (3, True, False)
+    assert layout(path) == (102, True, True)
+    assert layout(path.with_name("register.db.before-102")) == (101, True, False)
 
 
 def test_a_step_that_fails_takes_all_steps_back(path, migrate):
     with pytest.raises(sqlite3.OperationalError):
         migrate(NOTE, BROKEN)
 
-    assert layout(path) == (2, False, False)
+    assert layout(path) == (PRESENT, False, False)
 
 
 def test_steps_that_failed_once_can_be_tried_again(path, migrate):
@@ -95,17 +97,17 @@ def test_steps_that_failed_once_can_be_tried_again(path, migrate):
 
     migrate(NOTE, TRAIL)
 
-    assert layout(path) == (4, True, True)
-    assert layout(path.with_name("register.db.before-4")) == (2, False, False)
+    assert layout(path) == (102, True, True)
+    assert layout(path.with_name("register.db.before-102")) == (PRESENT, False, False)
 
 
 def test_a_file_of_a_later_layout_is_refused_by_an_earlier_version(path, migrate):
     migrate(NOTE, TRAIL)
 
-    with pytest.raises(Conflict, match=r"a newer novantra-lite \(layout 4, this one knows 3\)"):
+    with pytest.raises(Conflict, match=r"a newer novantra-lite \(layout 102, this one knows 101\)"):
         migrate(NOTE)
 
-    assert layout(path) == (4, True, True)
+    assert layout(path) == (102, True, True)
 
 
 def test_opening_an_older_file_for_reading_changes_nothing(path, migrate):
@@ -115,7 +117,7 @@ def test_opening_an_older_file_for_reading_changes_nothing(path, migrate):
         migrate(NOTE, read_only=True)
 
     assert path.read_bytes() == before
-    assert layout(path) == (2, False, False)
+    assert layout(path) == (PRESENT, False, False)
 
 
 @pytest.mark.parametrize("table", ["audit_entry", "ledger_entry"])
