@@ -20,12 +20,12 @@ from novantra_lite import (
 PRESENT = MIGRATIONS[-1].version
 NOTE = Migration(101, "Findings get a note.", ("ALTER TABLE finding ADD COLUMN note TEXT",))
 TRAIL = Migration(
-    4,
+    102,
     "A table of itineraries.",
     ("CREATE TABLE itinerary (id TEXT)", "INSERT INTO itinerary VALUES ('t')"),
 )
 BROKEN = Migration(
-    4, "Half works.", ("CREATE TABLE itinerary (id TEXT)", "INSERT INTO nowhere (1)")
+    102, "Half works.", ("CREATE TABLE itinerary (id TEXT)", "INSERT INTO nowhere (1)")
 )
 
 
