@@ -841,6 +841,61 @@ def test_flows_are_imported_from_a_table_and_a_second_time_nothing_changes(run):
     assert flows[0]["requiresApproval"] is True
 
 
+@pytest.fixture
+def trail():
+    """A trail of a flow that puts up with no critical finding."""
+    with NovantraLite(DATABASE) as lite:
+        client = lite.client("factstore:write")
+        flow = client.post("/api/v1/flows", {"name": "payments"}).json["id"]
+        client.post(f"/api/v1/flows/{flow}/security-thresholds", {})
+        commit = {"gitCommitSha": "f00d", "gitBranch": "main"}
+        author = {"gitAuthor": "ada", "gitAuthorEmail": "ada@example.org"}
+        return client.post("/api/v1/trails", {"flowId": flow} | commit | author).json["id"]
+
+
+def test_a_scanner_s_report_is_imported_for_a_trail(run, trail, monkeypatch):
+    report = {"SchemaVersion": 2, "ArtifactName": "app:7", "Results": [
+        {"Vulnerabilities": [{"Severity": "CRITICAL"}, {"Severity": "LOW"}]}
+    ]}  # fmt: skip
+    content = json.dumps(report).encode()
+    Path("trivy.json").write_bytes(content)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+    tried = run(f"import scans trivy.json --trail {trail} --dry-run")
+    said = run(f"import scans trivy.json --trail {trail}")
+    piped = run(f"import scans - --trail {trail} --json").json
+
+    told = "Trivy: 1 critical, 0 high, 0 medium, 1 low, 0 informational."
+    breach = "Critical vulnerabilities: 1 found, at most 0 allowed.\n"
+    assert (tried.status, said.status) == (0, 0)
+    assert (tried.out, said.out) == (f"{told} Nothing is stored.\n{breach}", f"{told}\n{breach}")
+    assert (piped["trailId"], piped["target"], piped["thresholdBreached"]) == (trail, "app:7", True)
+    assert rows("SELECT count(*) FROM security_scan") == [2]
+    assert run("verify").status == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "told"),
+    [
+        ("import scans notes.txt --trail {trail}", 1, "notes.txt: The file is not JSON in UTF-8."),
+        ("import scans empty.json --trail x", 1, "There is no trail with the id x."),
+        ("import scans none.json --trail {trail}", 1, "none.json: no such file or directory."),
+        ("import scans empty.json", 2, "a scan is imported by: import scans FILE --trail ID"),
+        ("import flows empty.json --trail {trail}", 2, "a scan is imported by: import scans FILE"),
+        ("import scans empty.json --trail {trail} --format csv", 2, "a scan is imported by: "),
+    ],
+)
+def test_a_report_that_cannot_be_imported_is_told_in_a_sentence(run, trail, line, status, told):
+    Path("notes.txt").write_text("Nothing found.")
+    Path("empty.json").write_text('{"matches": []}')
+
+    said = run(line.format(trail=trail))
+
+    assert (said.status, said.out) == (status, "")
+    assert told in said.err
+    assert rows("SELECT count(*) FROM security_scan") == [0]
+
+
 def test_a_new_key_seals_from_now_on_and_the_old_ones_still_open(run, register):
     first, kept = finding("First")["id"], run("token --scope assets:read").out.strip()
     run(f"set findings {first} description=Before --reason {REASON}")
