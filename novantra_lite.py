@@ -12924,7 +12924,7 @@ REGO_WORD = re.compile(
     | (?P<name>[A-Za-z_]\w*) | (?P<mark>.)""",
     re.VERBOSE | re.DOTALL,
 )
-PACKAGE = re.compile(r'(?:\s|#[^\n]*\n)*package\s+([A-Za-z_]\w*(?:\.[A-Za-z_]\w*|\["[^"/\\]+"\])*)')
+PACKAGE = re.compile(r'\s*package\s+([A-Za-z_]\w*(?:\.[A-Za-z_]\w*|\["[^"/\\]+"\])*)')
 REGO_FAULT = re.compile(r"\(error(?: \d+:m(\d+)\|(\d+)\|\d+)?\s+\(errormsg (\d+):")
 
 
@@ -12936,65 +12936,99 @@ class RegoMissing(RegoFailure):
     """The package that Rego comes with is not installed."""
 
 
-def package_of(path: str, text: str) -> tuple[str, ...]:
-    """The package that a module says it is of."""
-    found = PACKAGE.match(text)
-    if found is None:
-        raise RegoFailure(f"{path}:1:1: rego_parse_error: package expected")
-    return tuple(map("".join, re.findall(r'\["([^"]+)"\]|(\w+)', found[1])))
+def statements_in(text: str) -> Iterator[list[tuple[int, int]]]:
+    """Where the words of a module stand, one line of rules after the other.
 
-
-def modernize(text: str) -> tuple[str, bool]:
-    """A module with its partial sets as Rego v1 has them, and whether it is of v0.
-
-    What makes it v0 is a body without `if`. All that differs in meaning is `deny[msg] {…}`, which
-    v1 writes `deny contains msg if {…}`: regopy would take the former for an object.
+    What is in brackets is one word, and the end of a line inside it ends nothing.
     """
-    is_old, depth, opened, done, pieces = False, 0, 0, 0, []
-    head: list[tuple[str, int, int]] = []
+    words, depth, opened = [], 0, 0
     for word in REGO_WORD.finditer(text):
         mark = word[0] if word.lastgroup == "mark" else ""
-        if mark == "{" and depth == 0 and is_body(text, head):
-            is_old = True
-            if len(head) == 2 and text[head[1][1]] == "[":
-                (_, _, after), (_, start, end) = head
-                pieces += text[done:after], " contains ", text[start + 1 : end - 1], " if "
-                done = word.start()
         if mark and mark in "([{":
             opened = word.start() if depth == 0 else opened
             depth += 1
-        elif mark and mark in ")]}":
-            depth = max(0, depth - 1)
+        elif mark and mark in ")]}" and depth:
+            depth -= 1
             if depth == 0:
-                head.append(("group", opened, word.end()))
+                words.append((opened, word.end()))
         elif depth == 0 and mark == "\n":
-            head.clear()
+            yield words
+            words = []
         elif depth == 0 and word.lastgroup != "skip":
-            head.append((word.lastgroup, word.start(), word.end()))
-    return "".join([*pieces, text[done:]]), is_old
+            words.append(word.span())
+    yield words
 
 
-def is_body(text: str, head: list[tuple[str, int, int]]) -> bool:
-    """Whether a brace after the head of a rule opens a body that no `if` announces."""
-    if not head or any(text[start:end] in ("if", "in") for _, start, end in head):
+def ends(word: str) -> bool:
+    """Whether a word may end the head of a rule, so that a brace after it opens a body."""
+    if word in ("if", "in", "as", "contains"):
         return False
-    kind, start, _ = head[-1]
-    return kind != "mark" and text[start] != "{"
+    return word[0] in '"`([_' or word[0].isalnum()
 
 
-def told_faults(error: str, modules: Mapping[str, str]) -> str:
-    """What a compiler says of modules, one fault a line: the path, the line, the column, why."""
-    paths, faults = list(modules), []
+class RegoModule:
+    """A module as regopy reads it, which tells places as they were sent.
+
+    `is_old`: it is of Rego v0, in which bodies come without `if`. What differs there in meaning is
+    `deny[msg] {…}`: it becomes `deny contains msg if {…}`, as regopy would make it an object. And
+    `if every x in xs {…}` gets the braces of a body, as regopy would not read it.
+    """
+
+    def __init__(self, path: str, text: str):
+        self.path, self.is_old = path, False
+        #: Without comments, at some of which regopy stumbles; lines and columns stay.
+        self.text = REGO_WORD.sub(lambda word: "" if word[0][0] == "#" else word[0], text)
+        found = PACKAGE.match(self.text)
+        if found is None:
+            raise RegoFailure(f"{path}:1:1: rego_parse_error: package expected")
+        names = re.findall(r'\["([^"]+)"\]|(\w+)', found[1])
+        self.package = tuple(map("".join, names))
+        self.edits: list[tuple[int, int, str]] = []
+        for places in statements_in(self.text):
+            self.modernize(places, [self.text[start:end] for start, end in places])
+        done, pieces = 0, []
+        for start, end, new in self.edits:
+            pieces += self.text[done:start], new
+            done = end
+        self.modern = "".join([*pieces, self.text[done:]])
+
+    def modernize(self, places: list[tuple[int, int]], words: list[str]) -> None:
+        """Note what has to be edited in a statement."""
+        bodies = [n for n in range(1, len(words)) if words[n][0] == "{" and ends(words[n - 1])]
+        every = words.index("every") if "every" in words else 0
+        if every and words[every - 1] == "if" and words[-1][0] == "{":
+            (start, _), (_, end) = places[every], places[-1]
+            self.edits += (start, start, "{ "), (end, end, " }")
+        elif bodies and "if" not in words:
+            self.is_old = True
+            if bodies[0] == 2 and words[1][0] == "[":
+                (_, after), (start, end), (body, _) = places[:3]
+                self.edits += (after, start + 1, " contains "), (end - 1, body, " if ")
+
+    def place(self, offset: int) -> str:
+        """Path, line and column of what regopy finds so many bytes after the beginning."""
+        at, moved = len(self.modern.encode()[:offset].decode(errors="ignore")), 0
+        for start, end, new in self.edits:
+            if at - moved < start:
+                break
+            # What was put in stands where it was put.
+            moved += min(len(new) - (end - start), at - moved - start)
+        before = self.text[: at - moved]
+        return f"{self.path}:{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10))}"
+
+    def place_in_row(self, row: int, column: int) -> str:
+        """Path, line and column of a row and a column in bytes, both from 0."""
+        return self.place(len(b"".join(self.modern.encode().splitlines(True)[:row])) + column)
+
+
+def told_faults(error: str, modules: Sequence[RegoModule]) -> str:
+    """What regopy says of modules, one fault a line: the path, the line, the column, why."""
+    faults = []
     for fault in REGO_FAULT.finditer(error):
         number, offset, size = fault.groups()
         why = error[fault.end() :][: int(size)]
-        if number is None or int(number) >= len(paths):
-            faults.append(why)
-            continue
-        path = paths[int(number)]
-        before = modules[path].encode()[: int(offset)].decode(errors="ignore")
-        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
-        faults.append(f"{path}:{line}:{column}: {why}")
+        known = number is not None and int(number) < len(modules)
+        faults.append(f"{modules[int(number)].place(int(offset))}: {why}" if known else why)
     return "\n".join(dict.fromkeys(faults[:10])) or "the policy cannot be compiled"
 
 
@@ -13047,21 +13081,20 @@ def faults_of(function: dict, sizes: Mapping[str, int]) -> Iterator[tuple[tuple,
         yield asked[variable], unsafe
 
 
-def check_plan(plan: dict, modules: Mapping[str, str]) -> None:
+def check_plan(plan: dict, modules: Sequence[RegoModule]) -> None:
     """Refuse variables without a value, functions that are not there, and rules in a circle."""
     import graphlib
 
     functions = {one["name"]: one for one in plan["funcs"]["funcs"]}
     sizes = {one["name"]: len(one["decl"]["args"]) for one in plan["static"]["builtin_funcs"]}
     sizes |= {name: len(one["params"]) for name, one in functions.items()}
-    names = [one["value"] for one in plan["static"]["files"]]
-    paths = {f"m{number}": path for number, path in enumerate(modules)}
+    numbers = [int(one["value"].removeprefix("m")) for one in plan["static"]["files"]]
     told = [
-        f"{paths[names[file]]}:{row + 1}:{column + 1}: {why}"
+        f"{modules[numbers[file]].place_in_row(row, column)}: {why}"
         for (file, row, column), why in sorted(
             fault for function in functions.values() for fault in faults_of(function, sizes)
         )
-        if names[file] in paths
+        if numbers[file] < len(modules)
     ]
     calls = {
         name: {inner["func"] for kind, inner in statements_of(function) if kind == "CallStmt"}
@@ -13088,29 +13121,26 @@ def mend_order(plan: dict) -> None:
                 statement["args"] = surroundings + statement["args"]
 
 
-# --- Rego engine --------------------------------------------------------------
+# --- Rego evaluation ----------------------------------------------------------
+# The child: it compiles, answers, and is allowed little.
 
 
 class CompiledPolicy:
-    """Modules that regopy has compiled, ready to be asked; it is used in the child only."""
+    """Modules that regopy has compiled, ready to be asked."""
 
-    def __init__(self, modules: Mapping[str, str], folder: Path):
+    def __init__(self, texts: Mapping[str, str], folder: Path):
         from regopy import Interpreter
         from regopy.rego_shared import LogLevel, RegoError
 
-        packages = dict.fromkeys(package_of(path, text) for path, text in modules.items())
+        modules = [RegoModule(path, text) for path, text in texts.items()]
+        packages = dict.fromkeys(module.package for module in modules)
         asked = [(package, rule) for package in packages for rule in DECIDING]
-        self.version, self.interpreter = "v1", Interpreter()
-        compiler = Interpreter()
+        self.version = "v0" if any(module.is_old for module in modules) else "v1"
+        self.interpreter, compiler = Interpreter(), Interpreter()
         compiler.log_level = self.interpreter.log_level = LogLevel.NONE
         try:
-            for number, text in enumerate(modules.values()):
-                # As it was sent, so that faults are told by its own lines and columns.
-                Interpreter().add_module(f"m{number}", text)
-                modern, is_old = modernize(text)
-                self.version = "v0" if is_old else self.version
-                compiler.add_module(f"m{number}", modern)
-            compiler.add_module(f"m{len(modules)}", ORDER_MODULE)
+            for number, text in enumerate([*(module.modern for module in modules), ORDER_MODULE]):
+                compiler.add_module(f"m{number}", text)
             entries = ["/".join((*package, rule)) for package, rule in asked]
             bundle = compiler.build(None, [*entries, ORDER])
         except RegoError as error:
@@ -13141,7 +13171,7 @@ class CompiledPolicy:
                 entry = "/".join((*package, rule))
                 output = self.interpreter.query_bundle_entrypoint(self.bundle, entry)
             except json.JSONDecodeError as error:
-                raise RegoFailure(told_faults(error.doc, {})) from None
+                raise RegoFailure(told_faults(error.doc, ())) from None
             if not output.ok():
                 raise RegoFailure(told_node(output.node()))
             # One term in one result; none where the rule is undefined.
@@ -13152,15 +13182,14 @@ class CompiledPolicy:
 
 def told_node(node: Any) -> str:
     """What a tree of errors says, from its first message."""
-    from regopy.rego_shared import rego_node_get, rego_node_size, rego_node_type_name
-    from regopy.rego_shared import rego_node_value as value_of
+    from regopy import rego_shared as rego
 
     waiting = [node._impl]
     while waiting:
         one = waiting.pop(0)
-        if rego_node_type_name(one) == "errormsg":
-            return value_of(one)
-        waiting += [rego_node_get(one, number) for number in range(rego_node_size(one))]
+        if rego.rego_node_type(one) == rego.NodeKind.ErrorMessage:
+            return rego.rego_node_value(one)
+        waiting += [rego.rego_node_get(one, number) for number in range(rego.rego_node_size(one))]
     return "the engine reports an error that it does not name"
 
 
@@ -13175,7 +13204,7 @@ def serve_rego(folder: str, megabytes: str) -> None:
     # What a policy prints goes where nobody listens.
     os.dup2(2, 1)
     requests: queue.SimpleQueue = queue.SimpleQueue()
-    threading.Thread(target=listen_to_parent, args=(requests,), daemon=True).start()
+    threading.Thread(target=listen_to_parent, args=(requests, folder), daemon=True).start()
     limit_memory(int(megabytes))
     policies: dict[str, CompiledPolicy] = {}
     told: dict[str, Any] = {"ready": True}
@@ -13199,10 +13228,13 @@ def serve_rego(folder: str, megabytes: str) -> None:
             told = {"failure": str(failure)}
 
 
-def listen_to_parent(requests: Any) -> None:
+def listen_to_parent(requests: Any, folder: str) -> None:
     """Pass requests on, and end the child with its parent, whatever it is busy with."""
+    import shutil
+
     for line in sys.stdin.buffer:
         requests.put(line)
+    shutil.rmtree(folder, ignore_errors=True)
     os._exit(0)
 
 
@@ -13219,11 +13251,16 @@ def limit_memory(megabytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
+# --- Rego engine --------------------------------------------------------------
+
+
 class RegoProcess:
     """A child that compiles and evaluates; it ends with this object, or with the interpreter."""
 
     #: Seconds that it may take to begin, and bytes that an answer may have.
-    START, ANSWER = 30.0, 4_000_000
+    START, ANSWER = 30.0, 1_000_000
+    #: Without which some do not begin.
+    ENVIRONMENT = ("LD_LIBRARY_PATH", "SYSTEMROOT")
 
     def __init__(self, megabytes: int):
         import subprocess
@@ -13237,14 +13274,15 @@ class RegoProcess:
             f"from {own.stem} import serve_rego; serve_rego(*sys.argv[1:])"
         )
         places = json.dumps([str(own.parent), *sys.path])
-        # Without environment: a policy can read it, and keys are in it.
+        # A policy can read the environment, and keys are in it.
+        kept = {name: os.environ[name] for name in self.ENVIRONMENT if name in os.environ}
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", program, folder.name, str(megabytes), places],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             cwd=folder.name,
-            env={},
+            env=kept,
             start_new_session=True,
         )
         self.end = weakref.finalize(self, end_process, self.process, folder)
@@ -13524,119 +13562,6 @@ class PolicyBundle(Model):
         self.change(status="ACTIVE")
 
 
-class PolicyDecision(Model):
-    """What a policy bundle made of an input; inputJson is what it was given, letter by letter."""
-
-    fact, made, append_only, since = "policy_decision", "made", True, 3
-    schema_name = "PolicyDecisionResponse"
-
-    id = Uuid()
-    bundle = Owner(PolicyBundle, null=True)
-    input_json = Text()
-    result_allow = Boolean()
-    deny_reasons = Json(ListOf(Text()))
-    org_slug = Text(255, null=True)
-    evaluated_at = Timestamp(6, default=now_exactly)
-
-
-#: Said where a policy denies and gives no reason of its own.
-DENIED = "The policy denies this."
-
-
-def objections_in(answers: Sequence[dict]) -> list[str]:
-    """Why the answers of the deciding rules come to a denial; nothing where they allow.
-
-    Whatever denies wins. All rules named `allow` must be true; without one, there must be rules
-    that could have denied, and did not: a bundle that decides nothing allows nothing.
-    """
-    denying = [answer for answer in answers if answer["rule"] != "allow"]
-    reasons = [reason for answer in denying for reason in reasons_of(answer.get("value"))]
-    allowing = [answer for answer in answers if answer["rule"] == "allow"]
-    if not reasons and not answers:
-        reasons = ["The policy has no rule named allow, deny or violation."]
-    if not reasons and not all(answer.get("value") is True for answer in allowing):
-        reasons = ["The policy does not allow this."]
-    return list(dict.fromkeys(reasons))
-
-
-def reasons_of(value: Any) -> list[str]:
-    """The reasons in the value of a rule that denies, be it a set, an array, an object or alone."""
-    match value:
-        case None | False:
-            return []
-        case dict() if "msg" not in value:
-            # A rule that builds an object: its keys are the reasons.
-            return [key or DENIED for key, holds in value.items() if holds is not False]
-        case list():
-            return [reason for element in value for reason in reasons_of(element)]
-        case {"msg": str(text)} | str(text):
-            return [text or DENIED]
-        case True:
-            return [DENIED]
-    return [to_json(value)]
-
-
-def scans_of(trail: str) -> list[dict]:
-    """The security scans of a trail, for policies to see."""
-    for model in all_models():
-        if model._meta.table_name == "security_scan":
-            scans = model.select().where(model._meta.fields["trail"] == trail)
-            return [scan.json() for scan in scans.order_by(peewee.SQL('"t1"."rowid"'))]
-    return []
-
-
-class MaybeText(Text):
-    """A text inside a list or object that may be null."""
-
-    def __init__(self, at_most: int):
-        super().__init__(at_most, null=True)
-
-    def read(self, value):
-        return None if value is None else super().read(value)
-
-    def describe(self):
-        return super().describe() | {"type": ["string", "null"]}
-
-
-def document_of(body: Mapping[str, Any]) -> dict:
-    """What a policy is given as its input: the five members, then the records that ids name."""
-    document = {
-        "artifactName": body["artifact_name"],
-        "artifactVersion": body.get("artifact_version"),
-        "environment": body.get("environment"),
-        "attestations": body.get("attestations") or [],
-        "approvalStatus": body.get("approval_status"),
-    }
-    trail, artifact = body.get("trail_id"), None
-    if trail:
-        document["trail"] = Trail.fetch(trail).json()
-    if body.get("artifact_id") or body.get("artifact_digest"):
-        artifact = artifact_named(body)
-        document["artifact"] = artifact.json()
-    if trail or artifact:
-        document["scans"] = scans_of(trail or artifact.trail_id)
-    return document
-
-
-def artifact_named(body: Mapping[str, Any]) -> Artifact:
-    """The artifact that a body names, as it was first reported, or NotFound."""
-    asked = {
-        Artifact.id: body.get("artifact_id"),
-        Artifact.sha256_digest: body.get("artifact_digest"),
-        Artifact.trail: body.get("trail_id"),
-    }
-    artifact = (
-        Artifact.select()
-        .where(*(column == value for column, value in asked.items() if value))
-        .order_by(peewee.SQL('"t1"."rowid"'))
-        .first()
-    )
-    if artifact is None:
-        key = body.get("artifact_id") or body.get("artifact_digest")
-        raise NotFound(f"There is no artifact {key} here.")
-    return artifact
-
-
 class PolicyBundles(
     Resource,
     surface=FACTSTORE,
@@ -13709,6 +13634,129 @@ class PolicyBundles(
         bundle = self.find(key)
         bundle.activate()
         return bundle
+
+
+# --- Policy decisions ---------------------------------------------------------
+
+
+class PolicyDecision(Model):
+    """What a policy bundle made of an input; inputJson is what it was given, letter by letter."""
+
+    fact, made, append_only, since = "policy_decision", "made", True, 3
+    schema_name = "PolicyDecisionResponse"
+
+    id = Uuid()
+    bundle = Owner(PolicyBundle, null=True)
+    input_json = Text()
+    result_allow = Boolean()
+    deny_reasons = Json(ListOf(Text()))
+    org_slug = Text(255, null=True)
+    evaluated_at = Timestamp(6, default=now_exactly)
+
+
+#: Said where a policy denies and gives no reason of its own.
+DENIED = "The policy denies this."
+
+
+def objections_in(answers: Sequence[dict]) -> list[str]:
+    """Why the answers of the deciding rules come to a denial; nothing where they allow.
+
+    Whatever denies wins. Every rule named `allow` must be true; where there is none, there must be
+    rules that could have denied, and did not. A bundle that decides nothing allows nothing
+    (decision 26 of the contract).
+    """
+    denying = [answer for answer in answers if answer["rule"] != "allow"]
+    reasons = [reason for answer in denying for reason in reasons_of(answer.get("value"))]
+    allowing = [answer for answer in answers if answer["rule"] == "allow"]
+    if not reasons and not answers:
+        reasons = ["The policy has no rule named allow, deny or violation."]
+    if not reasons and not all(answer.get("value") is True for answer in allowing):
+        reasons = ["The policy does not allow this."]
+    return list(dict.fromkeys(reasons))
+
+
+def reasons_of(value: Any) -> list[str]:
+    """The reasons in the value of a rule that denies: of each element of a set or an array."""
+    match value:
+        case None | False:
+            return []
+        case list():
+            return list(map(reason_of, value))
+        case dict() if "msg" not in value:
+            # A rule that builds an object: its keys are the reasons.
+            return [reason_of(key) for key, holds in value.items() if holds is not False]
+    return [reason_of(value)]
+
+
+def reason_of(element: Any) -> str:
+    """One reason: a text, the `msg` of an object, or whatever it is as JSON."""
+    match element:
+        case {"msg": str(text)} | str(text):
+            return text or DENIED
+        case True:
+            return DENIED
+    return to_json(element)
+
+
+def scans_of(trail: str) -> list[dict]:
+    """The security scans of a trail, for policies to see."""
+    for model in all_models():
+        if model._meta.table_name == "security_scan":
+            scans = model.select().where(model._meta.fields["trail"] == trail)
+            return [scan.json() for scan in scans.order_by(peewee.SQL('"t1"."rowid"'))]
+    return []
+
+
+class MaybeText(Text):
+    """A text inside a list or object that may be null."""
+
+    def __init__(self, at_most: int):
+        super().__init__(at_most, null=True)
+
+    def read(self, value):
+        return None if value is None else super().read(value)
+
+    def describe(self):
+        return super().describe() | {"type": ["string", "null"]}
+
+
+def document_of(body: Mapping[str, Any]) -> dict:
+    """What a policy is given as its input: the five members, then the records that ids name."""
+    document = {
+        "artifactName": body["artifact_name"],
+        "artifactVersion": body.get("artifact_version"),
+        "environment": body.get("environment"),
+        "attestations": body.get("attestations") or [],
+        "approvalStatus": body.get("approval_status"),
+    }
+    trail, artifact = body.get("trail_id"), None
+    if trail:
+        document["trail"] = Trail.fetch(trail).json()
+    if body.get("artifact_id") or body.get("artifact_digest"):
+        artifact = artifact_named(body)
+        document["artifact"] = artifact.json()
+    if trail or artifact:
+        document["scans"] = scans_of(trail or artifact.trail_id)
+    return document
+
+
+def artifact_named(body: Mapping[str, Any]) -> Artifact:
+    """The artifact that a body names, as it was first reported, or NotFound."""
+    asked = (
+        (Artifact.id, body.get("artifact_id")),
+        (Artifact.sha256_digest, body.get("artifact_digest")),
+        (Artifact.trail, body.get("trail_id")),
+    )
+    artifact = (
+        Artifact.select()
+        .where(*(column == value for column, value in asked if value))
+        .order_by(peewee.SQL('"t1"."rowid"'))
+        .first()
+    )
+    if artifact is None:
+        key = body.get("artifact_id") or body.get("artifact_digest")
+        raise NotFound(f"There is no artifact {key} here.")
+    return artifact
 
 
 class PolicyDecisions(
