@@ -18,8 +18,9 @@ Contents
         Compound fields, Statements, Models, Schemas, Keys and encryption, Connections, Workspaces,
         Tables and migrations, Pages, Principals and tokens, Uploads, Contexts, Surfaces,
         Operations and resources
-    Part II   Records of every write   Idempotency, Rate limits, Audit and ledger, Outbox, Writes,
-        Answers, Outbound addresses, Outbound requests, Webhook signatures, Dispatcher, Webhooks
+    Part II   Records of every write   Idempotency, Rate limits, Audit and ledger, Verification,
+        Outbox, Writes, Answers, Outbound addresses, Outbound requests, Webhook signatures,
+        Dispatcher, Webhooks
     Part III  Novantra   Novantra conventions, Workspace, Authentication, Frameworks, Controls,
         Risks, Evidence, Assessments, Findings, Exceptions, Monitoring, Indicators, Submissions,
         Assets, Party engagements, Change management, Vulnerability management
@@ -30,9 +31,10 @@ Contents
         Identity tokens, Approvals, Assertions, Environments, Snapshot records,
         Environment snapshots, Environment drift, Logical environments, Policies,
         Deployment policies, Gate, Users, Service accounts, API key management, Members,
-        Identity providers, Single sign-on, Signing in, Rego, Rego engine, Policy archives,
-        Policy bundles, Security scans, Regulatory frameworks, Compliance assessments,
-        Regulatory reports, Evidence documents, Evidence vault, Vault requests, HashiCorp Vault
+        Identity providers, Single sign-on, Signing in, Rego, Rego evaluation, Rego engine,
+        Policy archives, Policy bundles, Policy decisions, Security scans, Regulatory frameworks,
+        Compliance assessments, Regulatory reports, Evidence documents, Evidence vault,
+        Vault requests, HashiCorp Vault
     Part V    Application   Rows, OSCAL, Opening workspaces, Imports, Collections, Demo vocabulary,
         Demo plans, Demo records, Demo data, Demo delivery, WSGI application, Clients, Servers,
         Maintenance, Installs, NovantraLite, Reference page, Documents, OpenAPI, Service, Commands,
@@ -3333,6 +3335,9 @@ class Journal:
         proof = hash_ledger((entry_id, key, event, content, previous, at))
         self.ledger = number + 1, proof
         return (number + 1, entry_id, table, key, event, content, previous, at, proof)
+
+
+# --- Verification -------------------------------------------------------------
 
 
 def check_chains() -> Iterator[str]:
