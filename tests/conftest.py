@@ -69,10 +69,23 @@ def pytest_configure(config):
     novantra_lite.answer = noted
 
 
+def pytest_make_parametrize_id(val, argname):
+    """Long values, which may be of chance such as keys, do not name a test."""
+    return argname if isinstance(val, str | bytes) and len(val) > 50 else None
+
+
+def pytest_testnodedown(node, error):
+    """Take over what the tests of one process drove."""
+    DRIVEN.update(getattr(node, "workeroutput", {}).get("driven", ()))
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session, exitstatus):
     """Fail a run of the whole suite that leaves an operation without a test of its own."""
     config, option = session.config, session.config.option
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["driven"] = sorted(DRIVEN)
+        return
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
     narrowed = option.keyword or option.markexpr or option.collectonly or option.ignore
     if whole and not narrowed and not exitstatus:

@@ -5,17 +5,31 @@ a workspace full of demo data, and compares each answer with the document: statu
 headers, body. The seed is fixed: the same requests on every run.
 """
 
+import contextlib
 import functools
 import itertools
 import random
+import re
 
 import pytest
 import schemathesis
+from records import COMMIT, DIGEST, Records, empty_source_hosts
 from schemathesis.config import SchemathesisConfig
 from schemathesis.core.parameters import ParameterLocation
 
+import novantra_lite
 from novantra_lite import Client, NovantraLite, all_scopes, every_operation, openapi_document
 
+#: The paths of the Factstore surface.
+FACTSTORE = "|".join(
+    sorted(
+        {
+            "^" + "/".join(operation.path.split("/")[:4]) + "(/|$)"
+            for operation in every_operation()
+            if operation.surface is novantra_lite.FACTSTORE
+        }
+    )
+)
 CONFIG = SchemathesisConfig.from_dict(
     {
         "seed": 20_260_601,
@@ -43,7 +57,7 @@ CONFIG = SchemathesisConfig.from_dict(
         "operations": [
             {
                 # Factstore takes numbers and booleans for text, as its clients send them.
-                "include-path-regex": "^/api/v1/(flows|organisations)",
+                "include-path-regex": FACTSTORE,
                 "include-method": ["POST", "PUT"],
                 "checks": {"negative_data_rejection": {"enabled": False}},
             },
@@ -52,18 +66,31 @@ CONFIG = SchemathesisConfig.from_dict(
 )
 
 
+#: What is closed at the end: the workspace, and the source hosts that it asks.
+OPENED = contextlib.ExitStack()
+
+
 @functools.cache
 def register() -> NovantraLite:
     """The workspace under test."""
-    lite = NovantraLite(rate_limits=False, finding_updates=True, random=random.Random(7))
+    hosts = OPENED.enter_context(empty_source_hosts())
+    lite = NovantraLite(
+        rate_limits=False, finding_updates=True, random=random.Random(7), scm_hosts=hosts
+    )
     lite.load_demo()
-    return lite
+    return OPENED.enter_context(lite)
 
 
 @functools.cache
 def client() -> Client:
     """A client with every scope, for what a request needs to have been there before it."""
     return register().client(*all_scopes())
+
+
+@functools.cache
+def lasting() -> Records:
+    """The records that reads are about; they leave them as they are."""
+    return Records(register(), client())
 
 
 @functools.cache
@@ -79,8 +106,8 @@ def account() -> dict:
 
 @pytest.fixture(scope="module", autouse=True)
 def closing():
-    yield
-    register().close()
+    with OPENED:
+        yield
 
 
 def application(environ, start_response):
@@ -101,8 +128,11 @@ class Token:
 
 
 NUMBERS = itertools.count()
+TIMES = {
+    *("collectedAt", "dueAt", "occurredAt", "validFrom", "validUntil"),
+    *("buildFinishedOn", "buildStartedOn", "deadline", "expiresAt"),
+}
 TRIPLE = ("subjectModuleKey", "subjectResourceType", "subjectResourceId")
-TIMES = ("collectedAt", "dueAt", "occurredAt", "validFrom", "validUntil")
 #: The lists that have the records which these members name.
 NAMED = {
     "monitorRunId": "/api/v1/governance/monitoring/runs",
@@ -111,17 +141,21 @@ NAMED = {
     "submissionPackageId": "/api/v1/governance/submissions/packages",
     "subjectResourceId": "/api/v1/assets",
 }
+#: The members of Factstore that name a record, and the name that it has among the records.
+IDS = {name: name for name in ("flowId", "trailId", "environmentId", "policyId", "snapshotId")}
+IDS |= {"orgSlug": "slug"}
+#: Where a text is code of some kind, which JSON Schema cannot describe: some that is good.
+CODE = {
+    "namePattern": "shop-.*",
+    "publicKey": None,
+    "sha256": DIGEST,
+    "sha256Digest": DIGEST,
+}
 
 
 def a_record(path: str) -> dict:
-    """A record of a list, made for the request where requests use records up."""
+    """A record of a list of Novantra, made for the request where requests use records up."""
     name = f"made-{next(NUMBERS)}"
-    if path == "/api/v1/organisations":
-        return client().post(path, {"name": name, "slug": name}).json
-    if path == "/api/v1/flows":
-        flow = client().post(path, {"name": name}).json
-        client().post(f"{path}/{flow['id']}/security-thresholds", {})
-        return flow
     record = next(iter(client().get(path).json.values()))[0]
     if path.endswith("/packages"):
         requirement, reason = record["submissionRequirementId"], "Made for one request."
@@ -138,16 +172,27 @@ def aim(case) -> None:
     Ids are those of records that are there, and a cursor is signed: only a page can hand one out.
     """
     wrong = case.meta.is_negative_at
-    if not wrong(ParameterLocation.PATH):
+    factstore = re.match(FACTSTORE, case.path)
+    records = lasting() if case.method == "GET" else Records(register(), client())
+    if not wrong(ParameterLocation.PATH) and factstore:
+        records.prepare(case.method, case.path)
+        case.path_parameters |= {name: records[name] for name in case.path_parameters}
+    elif not wrong(ParameterLocation.PATH):
         for name in case.path_parameters:
-            record = a_record(case.path.partition("/{")[0])
-            case.path_parameters[name] = record.get("slug", record["id"])
+            case.path_parameters[name] = a_record(case.path.partition("/{")[0])["id"]
     if not wrong(ParameterLocation.QUERY):
         for name in case.query.keys() & NAMED.keys():
             case.query[name] = a_record(NAMED[name])["id"]
+        told = {"flowId": "flowId", "sha256": "sha256", "from": "index", "to": "index"}
+        for name in case.query.keys() & told.keys():
+            case.query[name] = records[told[name]]
         case.query.pop("cursor", None)
     if not wrong(ParameterLocation.BODY) and isinstance(case.body, dict):
         complete(case.body)
+        if factstore:
+            deliver(case.body, records)
+        if case.path.endswith("/pull-request"):
+            case.body |= {"provider": "GITHUB", "repository": "acme/shop", "commitSha": "c0ffee"}
 
 
 def complete(body: dict) -> None:
@@ -159,7 +204,7 @@ def complete(body: dict) -> None:
             body.pop(name, None)
     for name in body.keys() & NAMED.keys():
         body[name] = a_record(NAMED[name])["id"]
-    for name in body.keys() & set(TIMES):
+    for name in body.keys() & TIMES:
         # Schemathesis takes "" for a date-time where null would do.
         body[name] = body[name] or None
     if body.get("validUntil"):
@@ -168,6 +213,22 @@ def complete(body: dict) -> None:
         attachment |= {"contentBase64": "", "sha256": None}
     if "grant_type" in body:
         body |= account()
+
+
+def deliver(body: dict, records: Records) -> None:
+    """Name records that are there, and tell what no JSON Schema can ask for."""
+    for named in (body, *(body.get("items") or ())):
+        # Schemathesis takes "" for a UUID where null would do.
+        named |= {name: named[name] and records[IDS[name]] for name in named.keys() & IDS.keys()}
+        named |= {name: named[name] or None for name in named.keys() & IDS.keys()}
+    body |= {name: CODE[name] for name in body.keys() & CODE.keys() if body[name] is not None}
+    if "gitAuthor" in body:
+        # They may be absent where a CI system tells them.
+        body |= {name: value for name, value in COMMIT.items() if body.get(name) is None}
+    if {"approvedBy", "reason"} <= body.keys() and not body.get("namePattern"):
+        body["sha256"] = DIGEST
+    if {"token", "trailId"} <= body.keys():
+        body["token"] = records["token"]
 
 
 @SCHEMA.parametrize()
