@@ -13475,7 +13475,7 @@ class Archive:
         import tarfile
 
         # Headers and what is no module count as well, since all of it has to be unpacked.
-        unpacked = Metered(gzip.GzipFile(fileobj=content), 4 * ARCHIVE_SIZE)
+        unpacked = Metered(gzip.GzipFile(fileobj=content, mode="rb"), 4 * ARCHIVE_SIZE)
         try:
             with tarfile.open(fileobj=unpacked, mode="r|") as file:
                 for entry in file:

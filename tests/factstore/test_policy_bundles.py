@@ -1,0 +1,716 @@
+"""Policy bundles: uploaded in every form, compiled, one of them active; and what they decide."""
+
+import gzip
+import io
+import json
+import random
+import stat
+import tarfile
+import threading
+import zipfile
+
+import pytest
+from forms import FORM, form, part
+from looking import audit, ledger, tables
+
+from factstore.delivering import another_trail, begin_trail, happenings
+from novantra_lite import Artifact, NovantraLite, PolicyBundle, RegoEngine, Settings, perform
+
+BUNDLES, EVALUATE = "/api/v1/opa/bundles", "/api/v1/opa/evaluate"
+DECISIONS = "/api/v1/opa/decisions"
+ALLOW_QA = 'package p\ndefault allow := false\nallow if input.environment == "qa"\n'
+DENY_ALL = 'package p\ndeny contains "frozen"\n'
+UNKNOWN = "00000000-0000-4000-8000-000000000000"
+
+
+@pytest.fixture(scope="module")
+def engine():
+    """One child for all tests, with time on a busy machine."""
+    engine = RegoEngine(Settings(rego_deadline=60.0))
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def lite(clock, engine):
+    with NovantraLite(clock=clock, random=random.Random(7), rate_limits=False) as lite:
+        own, lite.rego = lite.rego, engine
+        yield lite
+        lite.rego = own
+
+
+def store(client, rego, name="gate", **members):
+    """The id of a new bundle."""
+    body = {"name": name, "version": "1", "regoContent": rego, **members}
+    return client.post(BUNDLES, body).json["id"]
+
+
+def activate(client, bundle):
+    return client.put(f"{BUNDLES}/{bundle}/activate")
+
+
+def send(client, content, file_name="policy.rego", **fields):
+    """Upload a file in a form with the fields."""
+    fields = {"name": "gate", **fields}
+    texts = [
+        part(text.encode(), f'form-data; name="{field}"', "") for field, text in fields.items()
+    ]
+    file = part(content, f'form-data; name="file"; filename="{file_name}"', "")
+    return client.request("POST", BUNDLES, body=form(*texts, file), headers=FORM)
+
+
+def zipped(files):
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return data.getvalue()
+
+
+def tarred(files, **traits):
+    """A tar.gz of files; the traits are those of every entry."""
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w:gz") as archive:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            for trait, value in traits.items():
+                setattr(entry, trait, value)
+            archive.addfile(entry, io.BytesIO(content.encode()))
+    return data.getvalue()
+
+
+def test_a_bundle_is_stored_and_decides_nothing_yet(lite, factstore):
+    factstore.post("/api/v1/organisations", {"slug": "acme", "name": "Acme"})
+    body = {"name": "gate", "version": "1.2", "regoContent": ALLOW_QA, "orgSlug": "acme"}
+
+    stored = factstore.post(BUNDLES, body)
+
+    assert stored.status == 201
+    assert stored.json == {
+        "id": stored.json["id"],
+        "name": "gate",
+        "version": "1.2",
+        "regoContent": ALLOW_QA,
+        "status": "INACTIVE",
+        "orgSlug": "acme",
+        "createdAt": "2026-06-01T12:00:00.000000Z",
+        "updatedAt": "2026-06-01T12:00:00.000000Z",
+    }
+    assert factstore.get(f"{BUNDLES}/{stored.json['id']}").json == stored.json
+    assert factstore.get(BUNDLES).json == [stored.json]
+    assert factstore.post(EVALUATE, {"artifactName": "svc"}).status == 404
+    assert audit(lite)[-1][1:3] == ("policy_bundle.uploaded", stored.json["id"])
+    assert ledger(lite)[-1] == ("POLICY_BUNDLE_UPLOADED", stored.json["id"])
+
+
+def test_the_same_name_and_version_may_be_stored_twice_and_both_are_listed_in_order(factstore):
+    first, second = store(factstore, ALLOW_QA), store(factstore, ALLOW_QA)
+
+    listed = factstore.get(BUNDLES).json
+
+    assert [bundle["id"] for bundle in listed] == [first, second]
+
+
+def test_a_dry_run_compiles_and_stores_nothing(lite, factstore):
+    before = tables(lite)
+    good = {"name": "gate", "version": "1", "regoContent": ALLOW_QA}
+
+    told = factstore.post(BUNDLES, good, headers={"X-Dry-Run": "true"})
+    refused = factstore.post(
+        BUNDLES, good | {"regoContent": "package p\nallow if"}, headers={"X-Dry-Run": "true"}
+    )
+
+    assert (told.status, told.json["wouldCreate"]["regoContent"]) == (200, ALLOW_QA)
+    assert refused.status == 422
+    assert tables(lite) == before
+
+
+def test_what_does_not_compile_is_refused_with_the_words_of_the_compiler(lite, factstore):
+    before = tables(lite)
+    body = {
+        "name": "gate",
+        "version": "1",
+        "regoContent": "package p\n\nallow if {\n  x := := 1\n}",
+    }
+
+    refused = factstore.post(BUNDLES, body)
+
+    assert refused.status == 422
+    assert refused.json["message"] == (
+        "The policy does not compile: policy.rego:4:5: Invalid assignment operator\n"
+        "policy.rego:4:8: Invalid assignment operator"
+    )
+    assert tables(lite) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"name": None}, 400),
+        ({"name": " "}, 400),
+        ({"name": "x" * 256}, 400),
+        ({"version": None}, 400),
+        ({"version": "x" * 51}, 400),
+        ({"regoContent": None}, 400),
+        ({"regoContent": ["package p"]}, 400),
+        ({"regoContent": "package p\n\0"}, 400),
+        ({"regoContent": ""}, 422),
+        ({"orgSlug": "nobody"}, 404),
+    ],
+)
+def test_a_bundle_that_is_none_is_refused(factstore, change, status):
+    body = {"name": "gate", "version": "1", "regoContent": ALLOW_QA} | change
+
+    assert factstore.post(BUNDLES, body).status == status
+
+
+def test_the_version_of_rego_that_compiled_is_kept(lite, factstore):
+    new, old = store(factstore, ALLOW_QA), store(factstore, "package p\nallow { true }")
+
+    with lite.workspace.read():
+        kept = {bundle.id: bundle.syntax for bundle in PolicyBundle.select()}
+
+    assert kept == {new: "v1", old: "v0"}
+
+
+def test_without_the_extra_an_upload_is_refused_and_an_evaluation_denies(
+    lite, factstore, monkeypatch
+):
+    activate(factstore, store(factstore, ALLOW_QA))
+    lite.rego.close()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    body = {"name": "gate", "version": "1", "regoContent": ALLOW_QA}
+
+    refused = factstore.post(BUNDLES, body)
+    decided = factstore.post(EVALUATE, {"artifactName": "svc", "environment": "qa"})
+
+    assert refused.status == 503
+    assert refused.json["message"] == "Rego needs an extra: pip install 'novantra-lite[rego]'."
+    assert decided.json["resultAllow"] is False
+    assert decided.json["denyReasons"] == [
+        "The policy could not be evaluated: Rego needs an extra: pip install 'novantra-lite[rego]'."
+    ]
+
+
+# --- Forms --------------------------------------------------------------------
+
+
+def test_one_module_comes_in_a_form_with_its_fields(factstore):
+    factstore.post("/api/v1/organisations", {"slug": "acme", "name": "Acme"})
+
+    stored = send(factstore, ALLOW_QA.encode(), version="2.0", orgSlug="acme")
+
+    assert stored.status == 201
+    assert stored.json["regoContent"] == ALLOW_QA
+    assert (stored.json["name"], stored.json["version"]) == ("gate", "2.0")
+    assert (stored.json["status"], stored.json["orgSlug"]) == ("INACTIVE", "acme")
+
+
+def test_a_form_without_a_version_is_of_version_1_0_0(factstore):
+    stored = send(factstore, ALLOW_QA.encode(), version="", orgSlug="")
+
+    assert (stored.json["version"], stored.json["orgSlug"]) == ("1.0.0", None)
+
+
+@pytest.mark.parametrize("pack", [zipped, tarred])
+def test_an_archive_of_modules_is_one_bundle_and_all_are_asked(factstore, pack):
+    files = {
+        "./a/gate.rego": "package a\nallow if data.lib.known",
+        "README.md": "# Not a module",
+        ".manifest": "{}",
+        "a/._gate.rego": "what a Mac leaves behind",
+        "lib/known.rego": 'package lib\nknown if input.artifactName == "svc"\n'
+        'deny contains "frozen" if input.environment == "prod"',
+    }
+
+    stored = send(factstore, pack(files), "bundle")
+
+    assert stored.status == 201
+    assert stored.json["regoContent"] == (
+        "# a/gate.rego\npackage a\nallow if data.lib.known\n"
+        '# lib/known.rego\npackage lib\nknown if input.artifactName == "svc"\n'
+        'deny contains "frozen" if input.environment == "prod"'
+    )
+    activate(factstore, stored.json["id"])
+    asked = [{"artifactName": "svc"}, {"artifactName": "x"}]
+    asked.append({"artifactName": "svc", "environment": "prod"})
+    told = [factstore.post(EVALUATE, body).json["denyReasons"] for body in asked]
+    assert told == [[], ["The policy does not allow this."], ["frozen"]]
+
+
+def test_a_fault_in_an_archive_is_told_by_the_path(factstore):
+    refused = send(factstore, zipped({"a.rego": ALLOW_QA, "b/c.rego": "package c\nx := nofn(1)"}))
+
+    assert refused.status == 422
+    assert refused.json["message"] == (
+        "The policy does not compile: b/c.rego:2:6: rego_type_error: undefined function nofn"
+    )
+
+
+@pytest.mark.parametrize("pack", [zipped, tarred])
+@pytest.mark.parametrize(
+    "name",
+    ["/etc/p.rego", "../p.rego", "a/../../p.rego", "a\\p.rego", "C:/p.rego", "p\n.rego"],
+)
+def test_a_path_that_leads_out_of_an_archive_is_refused(lite, factstore, pack, name):
+    before = tables(lite)
+
+    refused = send(factstore, pack({"good.rego": ALLOW_QA, name: ALLOW_QA}))
+
+    assert refused.status == 400
+    assert refused.json["message"] == "file: Expected only paths that stay inside the archive"
+    assert tables(lite) == before
+
+
+@pytest.mark.parametrize(
+    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE]
+)
+def test_a_link_or_device_in_a_tar_is_refused(factstore, kind):
+    refused = send(factstore, tarred({"p.rego": ""}, type=kind, linkname="/etc/passwd"))
+
+    assert refused.status == 400
+    assert "no links or devices" in refused.json["message"]
+
+
+def test_a_link_in_a_zip_is_refused(factstore):
+    entry = zipfile.ZipInfo("p.rego")
+    entry.external_attr = (stat.S_IFLNK | 0o777) << 16
+
+    refused = send(factstore, zipped({entry: "/etc/passwd"}))
+
+    assert refused.status == 400
+    assert "no links or devices" in refused.json["message"]
+
+
+def encrypted_zip():
+    """A zip whose entry says that it is encrypted."""
+    data = bytearray(zipped({"p.rego": ALLOW_QA}))
+    data[6] |= 1
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    return bytes(data)
+
+
+def broken_zip():
+    """A zip whose entry is not what its checksum says."""
+    data = bytearray(zipped({"p.rego": ALLOW_QA}))
+    data[data.index(b"PK\x01\x02") + 16] ^= 1
+    return bytes(data)
+
+
+def lzma_zip():
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("p.rego", ALLOW_QA)
+    return data.getvalue()
+
+
+BAD_FILES = {
+    "nothing in a zip": (zipped({}), "at least one .rego file"),
+    "no module in a zip": (zipped({"a.txt": "x"}), "at least one .rego file"),
+    "no module in a tar": (tarred({"a.txt": "x"}), "at least one .rego file"),
+    "only a directory": (tarred({"p.rego": ""}, type=tarfile.DIRTYPE), "at least one .rego file"),
+    "latin-1": ("package p # é".encode("latin-1"), "Expected text in UTF-8 without NUL"),
+    "latin-1 in a zip": (zipped({"p.rego": b"package p # \xe9"}), "Expected text in UTF-8"),
+    "a NUL": (b"package p\0", "Expected text in UTF-8 without NUL"),
+    "a cut zip": (zipped({"p.rego": ALLOW_QA})[:-30], "a sound zip or tar.gz"),
+    "a zip that does not add up": (broken_zip(), "a sound zip or tar.gz"),
+    "a cut tar": (tarred({"p.rego": ALLOW_QA * 50})[:-40], "a sound zip or tar.gz"),
+    "a gzip of no tar": (gzip.compress(b"x" * 5000), "a sound zip or tar.gz"),
+    "an encrypted zip": (encrypted_zip(), "is encrypted, or packed in a rare way"),
+    "a zip of a rare kind": (lzma_zip(), "is encrypted, or packed in a rare way"),
+    "one path twice": (
+        tarred({"p.rego": ALLOW_QA, "./p.rego": ALLOW_QA}),
+        "Expected p.rego only once",
+    ),
+    "too many in a zip": (zipped({f"{n}.txt": "" for n in range(1001)}), "at most 1000 entries"),
+    "too many in a tar": (tarred({f"{n}.txt": "" for n in range(1001)}), "at most 1000 entries"),
+    "a bomb in a zip": (zipped({"p.rego": "#" * 50_000_000}), "at most 1000000 bytes together"),
+    "many halves in a zip": (
+        zipped({f"{n}.rego": "#" * 400_000 for n in range(3)}),
+        "at most 1000000 bytes together",
+    ),
+    "a bomb in a tar": (tarred({"p.rego": "#" * 3_000_000}), "at most 1000000 bytes together"),
+    "a bomb beside": (tarred({"a.txt": "#" * 50_000_000}), "at most 4000000 bytes when unpacked"),
+    "a bomb in a header": (
+        tarred({"p.rego": ALLOW_QA}, pax_headers={"comment": "#" * 9_000_000}),
+        "at most 4000000 bytes when unpacked",
+    ),
+    "a long module": (b"#" * 1_000_001, "at most 1000000 bytes together"),
+}
+
+
+@pytest.mark.parametrize(("content", "told"), BAD_FILES.values(), ids=BAD_FILES)
+def test_a_file_that_is_no_bundle_is_refused(lite, factstore, content, told):
+    before = tables(lite)
+
+    refused = send(factstore, content)
+
+    assert refused.status == 400
+    assert told in refused.json["message"]
+    assert tables(lite) == before
+
+
+def test_any_damage_to_an_archive_is_refused_or_harmless(factstore):
+    chance = random.Random(11)
+    for pack in (zipped, tarred):
+        whole = pack({"a.rego": ALLOW_QA, "b.rego": "package b"})
+        for _ in range(60):
+            damaged = bytearray(whole)
+            damaged[chance.randrange(len(damaged))] ^= 1 << chance.randrange(8)
+
+            assert send(factstore, bytes(damaged)).status in (201, 400, 422)
+
+
+def test_a_form_without_a_name_or_a_file_is_refused(factstore):
+    nameless = send(factstore, ALLOW_QA.encode(), name="")
+    fileless = factstore.request(
+        "POST", BUNDLES, body=form(part(b"gate", 'form-data; name="name"', "")), headers=FORM
+    )
+
+    assert (nameless.status, fileless.status) == (400, 400)
+
+
+# --- Activation ---------------------------------------------------------------
+
+
+def test_activation_moves_the_bundle_that_was_active_too(lite, factstore, clock):
+    first, second = store(factstore, ALLOW_QA), store(factstore, DENY_ALL)
+    activate(factstore, first)
+    clock.advance(60)
+
+    told = activate(factstore, second)
+
+    assert (told.status, told.json["id"], told.json["status"]) == (200, second, "ACTIVE")
+    listed = factstore.get(BUNDLES).json
+    assert [bundle["status"] for bundle in listed] == ["INACTIVE", "ACTIVE"]
+    assert {bundle["updatedAt"] for bundle in listed} == {"2026-06-01T12:01:00.000000Z"}
+    assert {bundle["createdAt"] for bundle in listed} == {"2026-06-01T12:00:00.000000Z"}
+    assert ledger(lite)[-2:] == [
+        ("POLICY_BUNDLE_UPDATED", first),
+        ("POLICY_BUNDLE_UPDATED", second),
+    ]
+
+
+def test_activating_the_active_bundle_moves_its_time(factstore, clock):
+    bundle = store(factstore, ALLOW_QA)
+    activate(factstore, bundle)
+    clock.advance(60)
+
+    told = activate(factstore, bundle)
+
+    assert (told.status, told.json["status"]) == (200, "ACTIVE")
+    assert told.json["updatedAt"] == "2026-06-01T12:01:00.000000Z"
+
+
+def test_a_dry_run_of_an_activation_activates_nothing(lite, factstore):
+    bundle = store(factstore, ALLOW_QA)
+    before = tables(lite)
+
+    told = factstore.put(f"{BUNDLES}/{bundle}/activate", headers={"X-Dry-Run": "true"})
+
+    assert told.json["wouldUpdate"]["status"] == "ACTIVE"
+    assert tables(lite) == before
+
+
+def test_of_two_threads_that_activate_one_remains(lite, factstore):
+    bundles = [store(factstore, ALLOW_QA) for _ in range(4)]
+    threads = [threading.Thread(target=activate, args=(factstore, one)) for one in bundles * 2]
+
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+        lite.workspace.reader.close_ended()
+
+    statuses = [bundle["status"] for bundle in factstore.get(BUNDLES).json]
+    assert sorted(statuses) == ["ACTIVE", "INACTIVE", "INACTIVE", "INACTIVE"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", f"{BUNDLES}/{UNKNOWN}"),
+        ("PUT", f"{BUNDLES}/{UNKNOWN}/activate"),
+        ("GET", f"{DECISIONS}/{UNKNOWN}"),
+    ],
+)
+def test_what_is_not_there_is_told(factstore, method, path):
+    refused = factstore.request(method, path)
+    mistyped = factstore.request(method, path.replace(UNKNOWN, "x"))
+
+    assert refused.status == 404
+    assert UNKNOWN in refused.json["message"]
+    assert mistyped.status == 400
+
+
+# --- Decisions ----------------------------------------------------------------
+
+
+def test_without_an_active_bundle_there_is_no_decision(lite, factstore):
+    store(factstore, ALLOW_QA)
+    before = tables(lite)
+
+    refused = factstore.post(EVALUATE, {"artifactName": "svc"})
+
+    assert refused.status == 404
+    assert refused.json["message"] == "There is no active policy bundle; activate one first."
+    assert tables(lite) == before
+
+
+def test_a_decision_is_told_kept_and_audited(lite, factstore):
+    factstore.post("/api/v1/organisations", {"slug": "acme", "name": "Acme"})
+    bundle = store(factstore, ALLOW_QA, orgSlug="acme")
+    activate(factstore, bundle)
+
+    told = factstore.post(EVALUATE, {"artifactName": "svc", "environment": "qa"})
+
+    assert told.status == 200
+    assert told.json == {
+        "id": told.json["id"],
+        "bundleId": bundle,
+        "inputJson": '{"artifactName":"svc","artifactVersion":null,"environment":"qa",'
+        '"attestations":[],"approvalStatus":null}',
+        "resultAllow": True,
+        "denyReasons": [],
+        "orgSlug": "acme",
+        "evaluatedAt": "2026-06-01T12:00:00.000000Z",
+    }
+    assert factstore.get(DECISIONS).json == [told.json]
+    assert factstore.get(f"{DECISIONS}/{told.json['id']}").json == told.json
+    assert ("POLICY_DECISION_MADE", told.json["id"]) in ledger(lite)
+    happened = happenings(lite)[-1]
+    assert happened == (
+        "POLICY_EVALUATED",
+        happened[1],
+        {
+            "decisionId": told.json["id"],
+            "bundleId": bundle,
+            "artifactName": "svc",
+            "resultAllow": True,
+            "denyReasons": [],
+        },
+        None,
+        None,
+    )
+    assert happened[1] == audit(lite)[-1][0]
+
+
+def test_a_denial_is_told_with_its_reasons(lite, factstore):
+    activate(factstore, store(factstore, DENY_ALL))
+
+    told = factstore.post(EVALUATE, {"artifactName": "svc"})
+
+    assert (told.status, told.json["resultAllow"]) == (200, False)
+    assert told.json["denyReasons"] == ["frozen"]
+    assert happenings(lite)[-1][2]["denyReasons"] == ["frozen"]
+
+
+def test_a_reason_with_bars_stays_one(factstore):
+    activate(factstore, store(factstore, 'package p\ndeny contains "a||b"'))
+
+    told = factstore.post(EVALUATE, {"artifactName": "svc"}).json
+
+    assert factstore.get(f"{DECISIONS}/{told['id']}").json["denyReasons"] == ["a||b"]
+
+
+def test_decisions_are_listed_in_the_order_in_which_they_were_made(factstore):
+    activate(factstore, store(factstore, ALLOW_QA))
+    made = [factstore.post(EVALUATE, {"artifactName": name}).json["id"] for name in ("a", "b", "c")]
+
+    assert [decision["id"] for decision in factstore.get(DECISIONS).json] == made
+
+
+def test_a_dry_run_decides_and_keeps_nothing(lite, factstore):
+    activate(factstore, store(factstore, DENY_ALL))
+    before = tables(lite)
+
+    told = factstore.post(EVALUATE, {"artifactName": "svc"}, headers={"X-Dry-Run": "true"})
+
+    assert told.json["dryRun"] is True
+    assert told.json["result"]["denyReasons"] == ["frozen"]
+    assert tables(lite) == before
+
+
+def test_a_repeat_with_the_same_key_gets_the_first_decision(factstore):
+    activate(factstore, store(factstore, ALLOW_QA))
+    body, key = {"artifactName": "svc"}, {"Idempotency-Key": "once"}
+
+    first, second = (factstore.post(EVALUATE, body, headers=key) for _ in range(2))
+
+    assert first.json == second.json
+    assert len(factstore.get(DECISIONS).json) == 1
+
+
+ASKING = """package p
+deny contains sprintf("%s", [json.marshal(input)])
+"""
+
+
+def test_the_input_has_the_five_members_in_order_and_nulls(factstore):
+    activate(factstore, store(factstore, ALLOW_QA))
+    body = {
+        "approvalStatus": None,
+        "attestations": [{"type": "SCAN", "status": None}, {}],
+        "environment": "qa",
+        "artifactVersion": 2.5,
+        "artifactName": "é",
+        "extra": "left out",
+    }
+
+    told = factstore.post(EVALUATE, body)
+
+    assert told.json["inputJson"] == (
+        '{"artifactName":"é","artifactVersion":"2.5","environment":"qa",'
+        '"attestations":[{"type":"SCAN","status":null},{}],"approvalStatus":null}'
+    )
+
+
+def report(lite, trail, digest="sha256:abc"):
+    """The id of an artifact that a trail reports."""
+    values = {"image_name": "svc", "image_tag": "1", "sha256_digest": digest}
+    return perform(
+        lite.workspace, lambda current: Artifact.create(trail=trail, **values).id, actor="test"
+    )
+
+
+def test_a_trail_and_an_artifact_that_are_named_are_part_of_the_input(lite, factstore):
+    trail = begin_trail(lite, factstore)
+    artifact = report(lite, trail)
+    policy = (
+        "package p\nallow if {\n"
+        '  input.trail.status == "PENDING"; input.trail.flowName == "payments"\n'
+        '  input.artifact.imageName == "svc"; input.scans == []\n}'
+    )
+    activate(factstore, store(factstore, policy))
+    body = {"artifactName": "svc", "trailId": trail.upper(), "artifactDigest": "sha256:abc"}
+
+    told = factstore.post(EVALUATE, body)
+
+    document = json.loads(told.json["inputJson"])
+    assert told.json["resultAllow"] is True
+    assert list(document)[5:] == ["trail", "artifact", "scans"]
+    assert (document["trail"]["id"], document["artifact"]["id"]) == (trail, artifact)
+    assert happenings(lite)[-1][3:] == (trail, "sha256:abc")
+
+
+def test_an_artifact_is_the_one_first_reported_or_that_of_the_trail_or_the_one_named(
+    lite, factstore
+):
+    first = begin_trail(lite, factstore)
+    second = another_trail(lite, factstore.get(f"/api/v1/trails/{first}").json["flowId"])
+    artifacts = [report(lite, trail) for trail in (first, second)]
+    activate(factstore, store(factstore, ALLOW_QA))
+    asked = [
+        {"artifactDigest": "sha256:abc"},
+        {"artifactDigest": "sha256:abc", "trailId": second},
+        {"artifactId": artifacts[1]},
+    ]
+
+    told = [factstore.post(EVALUATE, {"artifactName": "svc", **ids}).json for ids in asked]
+
+    seen = [json.loads(one["inputJson"])["artifact"]["id"] for one in told]
+    assert seen == [artifacts[0], artifacts[1], artifacts[1]]
+
+
+@pytest.mark.parametrize(
+    ("ids", "status"),
+    [
+        ({"trailId": UNKNOWN}, 404),
+        ({"artifactId": UNKNOWN}, 404),
+        ({"artifactDigest": "sha256:none"}, 404),
+        ({"trailId": "x"}, 400),
+        ({"artifactId": 7}, 400),
+        ({"artifactName": None}, 400),
+        ({"artifactName": ["svc"]}, 400),
+        ({"attestations": {}}, 400),
+        ({"attestations": ["SCAN"]}, 400),
+        ({"attestations": [{"type": ["SCAN"]}]}, 400),
+    ],
+)
+def test_an_evaluation_that_makes_no_sense_is_refused(lite, factstore, ids, status):
+    activate(factstore, store(factstore, ALLOW_QA))
+    before = tables(lite)
+
+    refused = factstore.post(EVALUATE, {"artifactName": "svc"} | ids)
+
+    assert refused.status == status
+    assert tables(lite) == before
+
+
+def test_a_policy_that_does_not_end_denies_and_the_next_one_decides(lite, factstore):
+    endless = (
+        "package p\nmany := numbers.range(1, 100000)\n"
+        "allow if { some a in many; some b in many; a + b == -1 }"
+    )
+    activate(factstore, store(factstore, endless))
+    lite.rego.deadline = 0.5
+
+    told = factstore.post(EVALUATE, {"artifactName": "svc"})
+
+    lite.rego.deadline = 60.0
+    assert told.status == 200
+    assert told.json["resultAllow"] is False
+    assert told.json["denyReasons"] == [
+        "The policy could not be evaluated: it took longer than 0.5 s."
+    ]
+    activate(factstore, store(factstore, ALLOW_QA))
+    again = factstore.post(EVALUATE, {"artifactName": "svc", "environment": "qa"})
+    assert again.json["resultAllow"] is True
+
+
+def test_a_policy_that_contradicts_itself_denies(factstore):
+    activate(factstore, store(factstore, "package p\nallow := true\nallow := false"))
+
+    told = factstore.post(EVALUATE, {"artifactName": "svc"}).json
+
+    assert told["resultAllow"] is False
+    assert told["denyReasons"] == [
+        "The policy could not be evaluated: complete rules must not produce multiple outputs."
+    ]
+
+
+def test_several_threads_evaluate(lite, factstore):
+    activate(factstore, store(factstore, ALLOW_QA))
+    told = []
+
+    def ask(place):
+        body = {"artifactName": "svc", "environment": place}
+        told.append((place, factstore.post(EVALUATE, body).json["resultAllow"]))
+
+    threads = [threading.Thread(target=ask, args=(place,)) for place in ("qa", "prod") * 4]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    lite.workspace.reader.close_ended()
+
+    assert sorted(told) == [("prod", False)] * 4 + [("qa", True)] * 4
+
+
+def test_a_decision_can_be_neither_changed_nor_removed(lite, factstore):
+    activate(factstore, store(factstore, ALLOW_QA))
+    key = factstore.post(EVALUATE, {"artifactName": "svc"}).json["id"]
+
+    def forge(current):
+        sql = 'UPDATE "policy_decision" SET "result_allow" = 1 WHERE "id" = ?'
+        current.database.connection().execute(sql, (key,))
+
+    with pytest.raises(Exception, match="outside of what the table may hold"):
+        perform(lite.workspace, forge, actor="test")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", BUNDLES, {"name": "gate", "version": "1", "regoContent": ALLOW_QA}),
+        ("PUT", f"{BUNDLES}/{UNKNOWN}/activate", None),
+        ("POST", EVALUATE, {"artifactName": "svc"}),
+    ],
+)
+def test_who_may_only_read_changes_and_decides_nothing(lite, method, path, body):
+    reader = lite.client("factstore:read")
+
+    refused = reader.request(method, path, json=body)
+
+    assert refused.status == 403
