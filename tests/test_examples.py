@@ -337,7 +337,7 @@ def test_the_register_answers_below_a_path_of_another_application(tmp_path):
 
 
 def test_the_example_of_a_test_double_passes_as_a_test_run_of_its_own():
-    done = run("pytest", "-p", "no:cacheprovider", "examples/test_with_novantra.py")
+    done = run("pytest", "-n0", "-p", "no:cacheprovider", "examples/test_with_novantra.py")
 
     assert done.returncode == 0, done.stdout
     assert "3 passed" in done.stdout
