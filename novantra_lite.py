@@ -13707,8 +13707,9 @@ def scans_of(trail: str) -> list[dict]:
     """The security scans of a trail, for policies to see."""
     for model in all_models():
         if model._meta.table_name == "security_scan":
-            scans = model.select().where(model._meta.fields["trail"] == trail)
-            return [scan.json() for scan in scans.order_by(peewee.SQL('"t1"."rowid"'))]
+            column = model._meta.columns["trail_id"]
+            scans = Array(model, {"trail": lambda key, column=column: column == key})
+            return json.loads(b"[%b]" % scans.slice({"trail": trail}).text)
     return []
 
 
@@ -13786,8 +13787,8 @@ class PolicyDecisions(
             environment=Text(255, null=True),
             attestations=Json(ListOf(MapOf(MaybeText(10_000))), default=list),
             approval_status=Text(255, null=True),
-            trail_id=Id(null=True),
-            artifact_id=Id(null=True),
+            trail_id=MaybeId(null=True),
+            artifact_id=MaybeId(null=True),
             artifact_digest=Text(255, null=True),
             name="EvaluatePolicyRequest",
         ),
