@@ -13,7 +13,7 @@ import re
 
 import pytest
 import schemathesis
-from records import COMMIT, DIGEST, Records, empty_source_hosts
+from records import COMMIT, DIGEST, Records, other_services
 from schemathesis.config import SchemathesisConfig
 from schemathesis.core.parameters import ParameterLocation
 
@@ -66,17 +66,15 @@ CONFIG = SchemathesisConfig.from_dict(
 )
 
 
-#: What is closed at the end: the workspace, and the source hosts that it asks.
+#: What is closed at the end: the workspace, and the services that it asks.
 OPENED = contextlib.ExitStack()
 
 
 @functools.cache
 def register() -> NovantraLite:
     """The workspace under test."""
-    hosts = OPENED.enter_context(empty_source_hosts())
-    lite = NovantraLite(
-        rate_limits=False, finding_updates=True, random=random.Random(7), scm_hosts=hosts
-    )
+    others = OPENED.enter_context(other_services())
+    lite = NovantraLite(rate_limits=False, finding_updates=True, random=random.Random(7), **others)
     lite.load_demo()
     return OPENED.enter_context(lite)
 
