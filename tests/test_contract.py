@@ -587,7 +587,7 @@ BODIES = {
         "scanDurationSeconds": 12,
         "reportUrl": "https://ci.example.org/1",
         "orgSlug": "{slug}",
-        "summary": None,
+        "summary": {"critical": 0, "high": 1, "medium": 2, "low": 3, "informational": 4},
     },
     "POST /api/v1/frameworks": {
         "name": "House rules",
@@ -636,6 +636,7 @@ INSIDE = {
     "scope": ("include", "exclude"),
     "attestations": ("type", "status"),
     "data": ("result",),
+    "summary": ("critical", "high", "medium", "low", "informational"),
 }
 #: The queries of the writes that have one.
 QUERIES = {"DELETE /api/v1/evidence/{evidenceKey}/{entityKey}": "?evidenceType=review"}
