@@ -115,6 +115,7 @@ TOLD = {
     # The digest of an evidence file, and what a document of the vault is about.
     "evidenceKey": ABC,
     "entityKey": "42",
+    "evidenceType": "review",
     "index": "1",
 }
 #: What must be there besides the records that its path names, for an operation to succeed.
