@@ -19,6 +19,8 @@ COMMIT = {"gitCommitSha": "c0ffee", "gitBranch": "main"}
 AUTHOR = {"gitAuthor": "Ann", "gitAuthorEmail": "ann@example.org"}
 IMAGE = {"imageName": "shop", "imageTag": "1.0", "reportedBy": "ci", "sha256Digest": DIGEST}
 ALLOWED = {"sha256": DIGEST, "reason": WHY, "approvedBy": "ann"}
+REGO = "package shop\n\nimport rego.v1\n\nallow if input.artifactName\n"
+DOCUMENT = {"evidenceType": "review", "data": {"result": "good"}}
 CLAIMED = {"artifactSha256": DIGEST, "artifactName": "shop", "artifactTag": "1.0"}
 
 #: By the name of its id: where a record is made, and with what. Words in braces are other ids;
@@ -59,13 +61,63 @@ MADE = {
         "/deployment-policies",
         {"name": "{unique}", "flowId": "{flowId}", "environmentId": "{environmentId}"},
     ),
+    "userId": ("/users", {"email": "{unique}@example.org", "name": "Ann"}),
+    "placeId": ("/organisations/{slug}/members", {"email": "{email}", "role": "MEMBER"}),
+    "serviceAccountId": ("/service-accounts", {"name": "{unique}"}),
+    "keyId": ("/service-accounts/{serviceAccountId}/api-keys", {"label": "ci"}),
+    "apiKeyId": (
+        "/api-keys",
+        {"ownerId": "{ownerId}", "ownerType": "SERVICE_ACCOUNT", "label": "ci"},
+    ),
+    "ssoId": (
+        "/organisations/{slug}/sso",
+        {"provider": "OKTA", "issuerUrl": "{issuer}", "clientId": "shop"},
+    ),
+    "bundleId": ("/opa/bundles", {"name": "{unique}", "version": "1", "regoContent": REGO}),
+    "scanId": ("/trails/{trailId}/security-scans", {"tool": "trivy"}),
+    "frameworkId": ("/frameworks", {"name": "{unique}", "version": "1"}),
+    "regulatoryControlId": (
+        "/frameworks/{frameworkId}/controls",
+        {"controlId": "C-1", "title": "Tested", "requiredEvidenceTypes": ["junit"]},
+    ),
+    "mappingId": (
+        "/compliance/mappings",
+        {
+            "regulatoryControlId": "{regulatoryControlId}",
+            "flowId": "{flowId}",
+            "attestationType": "junit",
+        },
+    ),
+    "assessmentId": (
+        "/compliance/assess",
+        {"frameworkId": "{frameworkId}", "trailId": "{trailId}"},
+    ),
+    "documentId": ("/evidence/{evidenceKey}/{entityKey}", DOCUMENT),
 }
 #: The member that names a record, where that is not its id.
-NAMES = {"slug": "slug", "provider": "provider"}
+NAMES = {
+    "slug": "slug",
+    "provider": "provider",
+    "placeId": "userId",
+    "documentId": "vaultPath",
+}
 #: Other words for what is among the records.
-ALIASES = {"org": "slug", "trail": "trailId", "physicalEnvironmentId": "environmentId"}
+ALIASES = {
+    "org": "slug",
+    "trail": "trailId",
+    "physicalEnvironmentId": "environmentId",
+    "ownerId": "serviceAccountId",
+}
 #: What paths name by something else than an id.
-TOLD = {"artifactFingerprint": DIGEST, "sha256": DIGEST, "sha256Hash": ABC, "index": "1"}
+TOLD = {
+    "artifactFingerprint": DIGEST,
+    "sha256": DIGEST,
+    # The digest of an evidence file, and what a document of the vault is about.
+    "evidenceKey": ABC,
+    "entityKey": "42",
+    "evidenceType": "review",
+    "index": "1",
+}
 #: What must be there besides the records that its path names, for an operation to succeed.
 NEEDS = {
     "GET /flows/{flowId}/security-thresholds": "thresholdId",
@@ -77,7 +129,11 @@ NEEDS = {
     "GET /trails/{trailId}/attestations": "attestationId",
     "GET /trails/{trailId}/evidence": "evidenceId",
     "GET /attestations/{attestationId}/evidence": "evidenceId",
-    "GET /evidence/{sha256Hash}": "evidenceId",
+    "GET /evidence/{evidenceKey}": "evidenceId",
+    "GET /evidence/{evidenceKey}/{entityKey}": "documentId",
+    "GET /evidence/{evidenceKey}/{entityKey}/list": "documentId",
+    "GET /evidence/{evidenceKey}/{entityKey}/download": "documentId",
+    "DELETE /evidence/{evidenceKey}/{entityKey}": "documentId",
     "POST /trails/{trailId}/attestations/pull-request": "provider",
     "GET /trails/{trailId}/coverage": "coverageId",
     "GET /trails/{trailId}/approvals": "approvalId",
@@ -92,6 +148,28 @@ NEEDS = {
     "DELETE /logical-environments/{logicalEnvironmentId}/members/{physicalEnvironmentId}": (
         "memberId"
     ),
+    "GET /users": "userId",
+    "GET /organisations/{slug}/members": "placeId",
+    "GET /organisations/{slug}/members/{userId}": "placeId",
+    "PUT /organisations/{slug}/members/{userId}": "placeId",
+    "DELETE /organisations/{slug}/members/{userId}": "placeId",
+    "GET /service-accounts/{serviceAccountId}/api-keys": "keyId",
+    "GET /api-keys/owners/{ownerId}": "apiKeyId",
+    "GET /organisations/{slug}/sso": "ssoId",
+    "PUT /organisations/{slug}/sso": "ssoId",
+    "DELETE /organisations/{slug}/sso": "ssoId",
+    "POST /organisations/{slug}/sso/test": "ssoId",
+    "GET /organisations/{slug}/sso/login": "ssoId",
+    "GET /organisations/{slug}/sso/callback": "ssoId",
+    "GET /opa/bundles": "bundleId",
+    "GET /opa/decisions": "decisionId",
+    "POST /opa/evaluate": "activeBundleId",
+    "GET /trails/{trailId}/security-scans": "scanId",
+    "GET /security-scans/summary": "scanId",
+    "GET /compliance/mappings": "mappingId",
+    "GET /compliance/assessments": "assessmentId",
+    "GET /compliance/artifact/{sha256}": "artifactId",
+    "GET /reports/regulatory/{frameworkId}": "assessmentId",
 }
 NUMBERS = itertools.count(1)
 
@@ -168,6 +246,22 @@ class Records(dict):
             title="P",
         )
 
+    def email(self):
+        return self.client.get(f"/api/v1/users/{self['userId']}").json["email"]
+
+    def issuer(self):
+        """The identity provider that the install may ask though it is on this machine."""
+        return self.lite.settings.sso_private_issuers[0]
+
+    def activeBundleId(self):
+        key = self["bundleId"]
+        assert self.client.put(f"/api/v1/opa/bundles/{key}/activate", {}).status == 200
+        return key
+
+    def decisionId(self):
+        self["activeBundleId"]
+        return self.client.post("/api/v1/opa/evaluate", {"artifactName": "shop"}).json["id"]
+
     def token(self):
         """An identity token as GitHub Actions hands it out, unused so far."""
         claims = {
@@ -183,25 +277,32 @@ def part_of_token(value):
     return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
 
 
-class Nothing(http.server.BaseHTTPRequestHandler):
-    """What a source host without a single pull request says."""
+class Others(http.server.BaseHTTPRequestHandler):
+    """A source host without a single pull request, and an identity provider without people."""
 
     def do_GET(self):
-        self.send_response(404)
-        self.send_header("Content-Length", "0")
+        told, url = b"", f"http://{self.headers['Host']}"
+        if self.path == "/.well-known/openid-configuration":
+            endpoints = ("authorization_endpoint", "token_endpoint", "jwks_uri")
+            document = {"issuer": url} | {name: f"{url}/{name}" for name in endpoints}
+            told = json.dumps(document).encode()
+        self.send_response(200 if told else 404)
+        self.send_header("Content-Length", str(len(told)))
         self.end_headers()
+        self.wfile.write(told)
 
     def log_message(self, *told):
         """Keep quiet."""
 
 
 @contextlib.contextmanager
-def empty_source_hosts():
-    """Entries of the setting `scm_hosts`: every provider is a server here that has nothing."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Nothing) as server:
+def other_services():
+    """Settings by which every service that is asked for something is a server here."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Others) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         url = f"http://127.0.0.1:{server.server_port}"
-        yield tuple(f"{p}={url}" for p in ("GITHUB", "GITLAB", "BITBUCKET", "AZURE_DEVOPS"))
+        hosts = tuple(f"{p}={url}" for p in ("GITHUB", "GITLAB", "BITBUCKET", "AZURE_DEVOPS"))
+        yield {"scm_hosts": hosts, "sso_private_issuers": (url,)}
         server.shutdown()
         thread.join()
