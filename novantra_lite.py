@@ -13666,16 +13666,16 @@ DENIED = "The policy denies this."
 def objections_in(answers: Sequence[dict]) -> list[str]:
     """Why the answers of the deciding rules come to a denial; nothing where they allow.
 
-    Whatever denies wins. Every rule named `allow` must be true; where there is none, there must be
-    rules that could have denied, and did not. A bundle that decides nothing allows nothing
-    (decision 26 of the contract).
+    Whatever denies wins. Every rule named `allow` must be true, and there must be one: where none
+    is defined, nothing is allowed (decision 26 of the contract).
     """
     denying = [answer for answer in answers if answer["rule"] != "allow"]
     reasons = [reason for answer in denying for reason in reasons_of(answer.get("value"))]
     allowing = [answer for answer in answers if answer["rule"] == "allow"]
     if not reasons and not answers:
         reasons = ["The policy has no rule named allow, deny or violation."]
-    if not reasons and not all(answer.get("value") is True for answer in allowing):
+    allows = allowing and all(answer.get("value") is True for answer in allowing)
+    if not reasons and not allows:
         reasons = ["The policy does not allow this."]
     return list(dict.fromkeys(reasons))
 

@@ -64,17 +64,19 @@ allow if input.environment == "qa"
 """
 
 
+#: Without a rule named allow nothing is allowed (decision 26), so these allow what they do not deny.
 def old_deny(condition):
-    return f'package p\ndeny[msg] {{\n  {condition}\n  msg := "no"\n}}\n'
+    return f'package p\nallow = true\ndeny[msg] {{\n  {condition}\n  msg := "no"\n}}\n'
 
 
 def new_deny(condition):
-    return f'package p\nimport rego.v1\ndeny contains "no" if {{ {condition} }}\n'
+    return f'package p\nimport rego.v1\nallow := true\ndeny contains "no" if {{ {condition} }}\n'
 
 
 #: The table of vectors in the notes: each row, and what Rego makes of it.
 VECTORS = {
     "no rules": ("package p\n", {}, UNDECIDED),
+    "deny alone, quiet": ('package p\ndeny[msg] { false; msg := "no" }', {}, NOT_ALLOWED),
     "default = and a block, met": (OLD_ALLOW, {"environment": "qa"}, []),
     "default = and a block, null": (OLD_ALLOW, {}, NOT_ALLOWED),
     "default := and a block, null": (OLD_ALLOW.replace("=", ":=", 1), {}, NOT_ALLOWED),
@@ -236,11 +238,11 @@ CORPUS = {
     ),
     "an object without msg": ('package p\ndeny contains {"why": "x"}', {}, ['{"why":"x"}']),
     "an array of reasons": ('package p\ndeny := ["b", "a", ""]', {}, ["b", "a", *DENIED]),
-    "an empty array": ("package p\ndeny := []", {}, []),
+    "an empty array": ("package p\ndeny := []", {}, NOT_ALLOWED),
     "one text": ('package p\ndeny := "stop" if input.artifactName == "svc"', {}, ["stop"]),
     "one object": ('package p\ndeny := {"msg": "stop"}', {}, ["stop"]),
     "true": ("package p\ndeny if input.artifactName", {}, DENIED),
-    "false": ("package p\ndefault deny := false", {}, []),
+    "false": ("package p\ndefault deny := false", {}, NOT_ALLOWED),
     "a number": ("package p\ndeny contains 7", {}, ["7"]),
     "keys of an object": ('package p\ndeny[msg] if msg := "built"', {}, ["built"]),
     "an undefined allow": ('package p\nallow if input.environment == "qa"', {}, NOT_ALLOWED),
