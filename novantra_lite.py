@@ -13652,9 +13652,9 @@ class PolicyDecision(Model):
 
     id = Uuid()
     bundle = Owner(PolicyBundle, null=True)
-    input_json = Text()
+    input_json = Text(2**31)
     result_allow = Boolean()
-    deny_reasons = Json(ListOf(Text()))
+    deny_reasons = Json(ListOf(Text(2**31), 2**31))
     org_slug = Text(255, null=True)
     evaluated_at = Timestamp(6, default=now_exactly)
 
