@@ -3269,11 +3269,11 @@ class Journal:
 
     def load(self) -> None:
         """Take the heads of the chains from the file."""
-        with using(Session(self.workspace, self.workspace.writer.database)):
-            audit = AuditEntry.select().order_by(AuditEntry.id.desc()).first()
-            ledger = LedgerEntry.select().order_by(LedgerEntry.id.desc()).first()
-        self.audit = (audit.id, audit.hash) if audit else (0, ZEROS)
-        self.ledger = (ledger.id, ledger.entry_hash) if ledger else (0, ZEROS)
+        connection = self.workspace.writer.database.connection()
+        newest = 'SELECT "id", "{}" FROM "{}" ORDER BY "id" DESC LIMIT 1'
+        audit = connection.execute(newest.format("hash", "audit_entry")).fetchone()
+        ledger = connection.execute(newest.format("entry_hash", "ledger_entry")).fetchone()
+        self.audit, self.ledger = audit or (0, ZEROS), ledger or (0, ZEROS)
 
     def heads(self) -> tuple:
         """Where both chains stand, to go back to when a piece of work fails."""
@@ -15539,8 +15539,10 @@ def prepare(workspace: Workspace, settings: Settings, bell: threading.Event) -> 
     beside = workspace.path and workspace.path.with_name(workspace.path.name + ".key")
     workspace.bell = bell
     workspace.ring = None
-    with using(Session(workspace, workspace.reader)):
-        keys = list(RingKey.select().order_by(RingKey.id))
+    # The writer has the file open already; a reader is opened by whoever reads first.
+    opened = workspace.reader if workspace.read_only else workspace.writer.database
+    found = opened.connection().execute('SELECT "id", "wrapped" FROM "ring_key" ORDER BY "id"')
+    keys = found.fetchall()
     if keys and beside and not settings.key and not beside.exists():
         raise Unavailable(
             f"The key file {beside.name} is missing: put it back beside the database, or set "
@@ -15550,8 +15552,8 @@ def prepare(workspace: Workspace, settings: Settings, bell: threading.Event) -> 
     workspace.ring = KeyRing(wrapping, workspace.source)
     workspace.reading = Session(workspace, workspace.reader)
     workspace.journal = None if workspace.read_only else Journal(workspace)
-    for key in keys:
-        workspace.ring.add(key.id, key.wrapped)
+    for number, wrapped in keys:
+        workspace.ring.add(number, wrapped)
     if not keys:
         add_ring_key(workspace, 1)
 
@@ -15591,7 +15593,8 @@ def add_ring_key(workspace: Workspace, number: int) -> None:
 
 def identify_organization(workspace: Workspace, profile: Mapping[str, str]) -> None:
     """Take the organization from the file, or put it there when the file is new."""
-    with workspace.read():
+    opened = workspace.reader if workspace.read_only else workspace.writer.database
+    with using(Session(workspace, opened)):
         organization = Organization.get_or_none()
     if organization is None:
         organization = perform(
