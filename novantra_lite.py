@@ -2265,11 +2265,15 @@ def read_cursor(key: bytes, binding: str, cursor: str, at: float, life: int) -> 
 
 @dataclass(frozen=True)
 class Principal:
-    """Who is calling, what they may do, and until when (seconds since 1970)."""
+    """Who is calling, what they may do, and until when (seconds since 1970).
+
+    `name` is what people call them.
+    """
 
     id: str
     scopes: frozenset[str] = frozenset()
     expires_at: float = float("inf")
+    name: str = ""
 
     def must_have(self, scope: str) -> None:
         """Refuse the request unless the credentials carry this scope."""
@@ -2367,7 +2371,8 @@ class Tokens:
             raise Unauthenticated
         if account.expires_at:
             expiry = min(expiry, seconds_of(account.expires_at))
-        return Principal(account.id, frozenset(scopes) & frozenset(account.scopes), expiry)
+        allowed = frozenset(scopes) & frozenset(account.scopes)
+        return Principal(account.id, allowed, expiry, account.name)
 
     def forget(self) -> None:
         """Have every token checked anew, since an account changed."""
@@ -6811,7 +6816,7 @@ class ApiKeys:
         for key in candidates:
             if hmac.compare_digest(key.key_hash, digest) and key.is_active:
                 expiry = seconds_of(key.expires_at) if key.expires_at else float("inf")
-                return Principal(key.id, frozenset(key.scopes), expiry)
+                return Principal(key.id, frozenset(key.scopes), expiry, key.label)
         return None
 
     def forget(self) -> None:
@@ -8338,8 +8343,9 @@ class Artifacts(Resource, surface=FACTSTORE, model=Artifact, scope="factstore", 
         answer=FACTSTORE.one_schema("ArtifactResponse"),
     )
     def report(self, context, key):
-        """Record an artifact on a trail."""
-        return report_artifact(Trail.fetch(key), **context.body)
+        """Record an artifact on a trail; unless it is said, whoever calls has reported it."""
+        caller = context.principal.name or context.principal.id
+        return report_artifact(Trail.fetch(key), **{"reported_by": caller} | context.body)
 
     @route(
         "GET /api/v1/artifacts",

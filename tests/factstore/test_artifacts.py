@@ -69,7 +69,7 @@ def test_an_artifact_needs_a_name_a_tag_and_a_digest(lite, factstore, trail):
         "sha256Digest": DIGEST,
         "registry": None,
         "reportedAt": NOON,
-        "reportedBy": "",
+        "reportedBy": "In-process client",
         "orgSlug": None,
         "artifactType": None,
         "buildUrl": "https://ci.example/runs/7",
@@ -136,7 +136,7 @@ def test_the_names_of_the_reference_are_taken_too(factstore, trail):
 
     assert reported.status == 201
     assert (reported.json["imageName"], reported.json["imageTag"]) == ("payments", "7")
-    assert reported.json["reportedBy"] == ""
+    assert reported.json["reportedBy"] == "In-process client"
     assert reported.json["buildUrl"] == "https://ci.example/runs/7"
 
 
