@@ -6608,7 +6608,7 @@ class AuditEvent(Model):
     trail_id = Id(null=True, index=True)
     artifact_sha256 = Text(255, null=True)
     actor = Text(320, index=True)
-    payload = Text(1_000_000)
+    payload = Text(2**31)
     occurred_at = Timestamp(6, default=now_exactly, index=True)
     region = Text(255, null=True)
 
@@ -11774,10 +11774,11 @@ class GateResult(Model):
     artifact_sha256 = Text(255)
     environment_id = MaybeId(null=True, index=True)
     evaluated_at = Timestamp(6, default=now_exactly)
-    block_reasons = Json(ListOf(Text()), default=list)
+    # One for each demand and report, of which there may be thousands.
+    block_reasons = Json(ListOf(Text(), 2**31), default=list)
     policies_evaluated = Integer(default=0)
     signature_verified = Boolean(null=True)
-    reason = Text()
+    reason = Text(2**31)
     policy_name = Text(255, default="")
     environment = Text(255, default="")
     requested_by = Text(255, null=True, hidden=True)

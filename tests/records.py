@@ -216,8 +216,11 @@ class Records(dict):
 
     def fill(self, value):
         """A path or a body with ids for the words in braces."""
-        text = re.sub(r"{(\w+)}", lambda found: str(self[found[1]]), json.dumps(value))
-        return json.loads(text)
+
+        def named(found):
+            return json.dumps(self[found[1]])[1:-1]
+
+        return json.loads(re.sub(r"{(\w+)}", named, json.dumps(value)))
 
     def make(self, collection, **members):
         """Make a record through the Python API; the API has no operation that does."""

@@ -8,8 +8,20 @@ from dataclasses import dataclass
 import pytest
 from conftest import NOON, WHY, Clock
 from looking import audit
+from records import Records, other_services
 
-from novantra_lite import Client, Conflict, Invalid, NotFound, NovantraLite, novantra_scopes
+from novantra_lite import (
+    FACTSTORE,
+    FACTSTORE_SCOPES,
+    NOTHING,
+    Client,
+    Conflict,
+    Invalid,
+    NotFound,
+    NovantraLite,
+    every_operation,
+    novantra_scopes,
+)
 
 FINDINGS = "/api/v1/governance/findings"
 CLAIMS = "/api/v1/governance/evidence/claims"
@@ -264,6 +276,40 @@ def test_the_limits_of_one_workspace_are_not_used_up_by_another(tmp_path):
         ]
 
     assert statuses == [200, 200, 429, 200]
+
+
+def test_no_record_of_delivery_is_there_for_another_workspace(tmp_path):
+    tokens = {}
+    for slug in ("alpha", "beta"):
+        with opened(tmp_path, slug) as lite:
+            lite.create_workspace(slug)
+            tokens[slug] = lite.token(*FACTSTORE_SCOPES)
+    about_one = [
+        operation
+        for operation in every_operation()
+        if operation.surface is FACTSTORE and "{" in operation.path
+        if operation.body is NOTHING and not operation.public
+        # What lies in a vault has tests of its own.
+        if "{entityKey}" not in operation.path
+    ]
+
+    with other_services() as others, opened(tmp_path, **others) as lite:
+        alpha, beta = (
+            Client(lite, {"Authorization": f"Bearer {token}"}) for token in tokens.values()
+        )
+        records = Records(lite, alpha)
+        own, others = {}, {}
+        for operation in about_one:
+            method, path = operation.method, records.prepare(operation.method, operation.path)
+            query = dict.fromkeys(operation.query.required, "1")
+            others[method, path] = beta.request(method, path, **query)
+            if method == "GET":
+                own[path] = alpha.get(path, **query).status
+
+    told = [(one, answer.body) for one, answer in others.items() if answer.status != 404]
+    assert {path: status for path, status in own.items() if status != 200} == {}
+    assert [one for one in told if one[1] != b"[]"] == []
+    assert len(others) > 50
 
 
 def test_attachments_and_endpoints_of_another_workspace_are_not_there(install, tmp_path):

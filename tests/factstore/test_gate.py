@@ -2,6 +2,7 @@
 
 import json
 
+import jsonschema
 import pytest
 from looking import audit, events, ledger, tables
 
@@ -735,3 +736,20 @@ def test_the_number_of_queries_does_not_grow(lite, ask, demand, attach, story, e
     many = queries()
 
     assert len(few) == len(many) < 25
+
+
+def test_an_answer_with_many_reasons_keeps_to_its_own_schema(lite, factstore, story):
+    for _ in range(11):
+        story.artifact(story.trail())
+    types = [f"type-{number}" for number in range(100)]
+    told = {"name": "all", "flowId": story.flow, "requiredAttestationTypes": types}
+    factstore.post(DEPLOYMENT, told)
+    schemas = factstore.get("/api/v1/openapi.json").json["components"]["schemas"]
+
+    answer = factstore.post(EVALUATE, {"artifactSha256": DIGEST})
+
+    assert (answer.status, len(answer.json["blockReasons"])) == (200, 1100)
+    jsonschema.validate(answer.json, schemas["GateEvaluateResponse"])
+    with lite.workspace.read():
+        payload = AuditEvent.get().payload
+    jsonschema.validate(payload, schemas["AuditEventResponse"]["properties"]["payload"])
