@@ -308,7 +308,9 @@ class Settings:
     )
     upload_limit: int = setting(52_428_800, "Bytes that any request may have.")
     finding_updates: bool = setting(False, "Whether PATCH may change the status of a finding.")
-    webhook_private_targets: tuple = setting((), "Private networks that webhooks may be sent to.")
+    webhook_private_targets: tuple = setting(
+        (), "Private networks that webhooks, notifications and integrations may reach."
+    )
     webhook_timeout: float = setting(10.0, "Seconds that a webhook receiver has to answer.")
     factstore_auth: str = setting("on", "`open` lets loopback callers without credentials through.")
     factstore_region: str = setting("us-east-1", "Sent as X-Factstore-Region.")
@@ -7862,6 +7864,12 @@ class SecurityThresholds(
         return threshold
 
 
+# --- Notifications ------------------------------------------------------------
+
+
+# --- Notification rules -------------------------------------------------------
+
+
 # --- Trail records ------------------------------------------------------------
 # What a trail gathers, and what follows for its status.
 
@@ -15111,6 +15119,42 @@ def evidence_store(settings: Settings) -> EvidenceStore:
     return HashicorpVault(settings)
 
 
+# --- Audit log ----------------------------------------------------------------
+
+
+# --- Search -------------------------------------------------------------------
+
+
+# --- Reports ------------------------------------------------------------------
+
+
+# --- Incoming webhooks --------------------------------------------------------
+
+
+# --- Incoming events ----------------------------------------------------------
+
+
+# --- Slack --------------------------------------------------------------------
+
+
+# --- Slack commands -----------------------------------------------------------
+
+
+# --- Jira ---------------------------------------------------------------------
+
+
+# --- Confluence ---------------------------------------------------------------
+
+
+# --- Ledger -------------------------------------------------------------------
+
+
+# --- Hub templates ------------------------------------------------------------
+
+
+# --- Audit packages -----------------------------------------------------------
+
+
 # === Part V: Application ======================================================
 
 
@@ -15533,6 +15577,7 @@ def oscal_time(metadata: dict) -> str:
 MIGRATIONS = (
     Migration(2, "Factstore from trail to gate"),
     Migration(3, "Identity, policy and compliance"),
+    Migration(4, "Search, notifications and integrations"),
 )
 #: A ready-made empty file, so that a fresh workspace inside a test is a copy.
 _template: list[bytes] = []
