@@ -19,22 +19,24 @@ Contents
         Tables and migrations, Pages, Principals and tokens, Uploads, Contexts, Surfaces,
         Operations and resources
     Part II   Records of every write   Idempotency, Rate limits, Audit and ledger, Verification,
-        Outbox, Writes, Answers, Outbound addresses, Outbound requests, Webhook signatures,
+        Webhook signatures, Outbox, Writes, Answers, Outbound addresses, Outbound requests,
         Dispatcher, Webhooks
     Part III  Novantra   Novantra conventions, Workspace, Authentication, Frameworks, Controls,
         Risks, Evidence, Assessments, Findings, Exceptions, Monitoring, Indicators, Submissions,
         Assets, Party engagements, Change management, Vulnerability management
     Part IV   Factstore   Factstore fields, API keys, Factstore conventions, Organisations,
-        Source hosts, Patterns, Templates, Flows, Trail records, Trails, Artifacts,
-        Provenance signatures, Provenance, Attestations, Evidence files, Scan reports, Scanners,
-        Evidence processors, Evidence collection, Pull request look-ups, Pull requests,
-        Identity tokens, Approvals, Assertions, Environments, Snapshot records,
+        Source hosts, Patterns, Templates, Flows, Notifications, Notification rules, Trail records,
+        Trails, Artifacts, Provenance signatures, Provenance, Attestations, Evidence files,
+        Scan reports, Scanners, Evidence processors, Evidence collection, Pull request look-ups,
+        Pull requests, Identity tokens, Approvals, Assertions, Environments, Snapshot records,
         Environment snapshots, Environment drift, Logical environments, Policies,
         Deployment policies, Gate, Users, Service accounts, API key management, Members,
         Identity providers, Single sign-on, Signing in, Rego, Rego evaluation, Rego engine,
         Policy archives, Policy bundles, Policy decisions, Security scans, Regulatory frameworks,
         Compliance assessments, Regulatory reports, Evidence documents, Evidence vault,
-        Vault requests, HashiCorp Vault
+        Vault requests, HashiCorp Vault, Audit log, Search, Reports, Incoming webhooks,
+        Incoming events, Slack, Slack commands, Jira, Confluence, Ledger, Hub templates,
+        Audit packages
     Part V    Application   Rows, OSCAL, Opening workspaces, Imports, Collections, Demo vocabulary,
         Demo plans, Demo records, Demo data, Demo delivery, WSGI application, Clients, Servers,
         Maintenance, Installs, NovantraLite, Reference page, Documents, OpenAPI, Service, Commands,
@@ -3444,13 +3446,115 @@ def check_contents(connection: sqlite3.Connection, newest: dict) -> Iterator[str
 
 def all_models() -> list[type[Model]]:
     """Every table's model, those that others point to first."""
-    return sort_models(tuple(Model.__subclasses__()))
+    return sort_models(tuple(concrete(Model)))
+
+
+def concrete(model: type[Model]) -> Iterator[type[Model]]:
+    """The models below one that have a table."""
+    for kind in model.__subclasses__():
+        if not kind.__dict__.get("abstract"):
+            yield kind
+        yield from concrete(kind)
 
 
 @functools.cache
 def sort_models(models: tuple[type[Model], ...]) -> list[type[Model]]:
     """Models, those that others point to first."""
     return peewee.sort_models(models)
+
+
+# --- Webhook signatures -------------------------------------------------------
+# Standard Webhooks 1.0, and beside it one header that holds time and signature together.
+
+
+class WebhookError(ValueError):
+    """A webhook that its receiver must not trust, or a secret that cannot be used."""
+
+
+def new_webhook_secret(random_bytes: bytes) -> str:
+    """Write 24 to 64 random bytes as the secret of an endpoint."""
+    if not 24 <= len(random_bytes) <= 64:
+        raise ValueError("A webhook secret takes 24 to 64 random bytes.")
+    return "whsec_" + base64.b64encode(random_bytes).decode()
+
+
+def webhook_headers(
+    secrets: Sequence[str], message_id: str, timestamp: int, body: bytes
+) -> dict[str, str]:
+    """The headers that sign a body with each secret: two are valid during a rotation."""
+    signed = webhook_digests(secrets, f"{message_id}.{timestamp}.", body)
+    combined = webhook_digests(secrets, f"{timestamp}.", body)
+    return {
+        "webhook-id": message_id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": " ".join(map(standard_signature, signed)),
+        "X-Novantra-Signature": ",".join([f"t={timestamp}", *map(combined_signature, combined)]),
+    }
+
+
+def webhook_digests(secrets: Sequence[str], prefix: str, body: bytes) -> list[bytes]:
+    """The HMAC-SHA256 of a prefix and a body under each secret."""
+    content, digests = prefix.encode("utf-8", "replace") + body, []
+    for secret in secrets:
+        try:
+            key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+        except ValueError:
+            key = b""
+        if not key:
+            raise WebhookError("The secret is not a webhook secret: expected whsec_ and Base64.")
+        digests.append(hmac.digest(key, content, "sha256"))
+    return digests
+
+
+def standard_signature(digest: bytes) -> str:
+    """A digest as webhook-signature holds it."""
+    return "v1," + base64.b64encode(digest).decode()
+
+
+def combined_signature(digest: bytes) -> str:
+    """A digest as X-Novantra-Signature holds it."""
+    return "v1=" + digest.hex()
+
+
+def verify_webhook(
+    body: bytes,
+    headers: Mapping[str, str],
+    secret: str | Sequence[str],
+    *,
+    tolerance: int = 300,
+    clock: Callable[[], float] = time.time,
+) -> dict:
+    """The event in a webhook whose signature and age (seconds) are good, else WebhookError.
+
+    Pass the body's bytes as they came, and both secrets during a rotation. The headers may be
+    those of Standard Webhooks, or X-Novantra-Signature alone.
+    """
+    values = {name.lower(): value for name, value in headers.items()}
+    if "webhook-signature" in values:
+        timestamp, write = values.get("webhook-timestamp", ""), standard_signature
+        prefix = f"{values.get('webhook-id', '')}.{timestamp}."
+        given = values["webhook-signature"].split()
+    else:
+        given = values.get("x-novantra-signature", "").replace(",", " ").split()
+        timestamp = next((part[2:] for part in given if part.startswith("t=")), "")
+        prefix, write = f"{timestamp}.", combined_signature
+    if prefix.startswith(".") or not re.fullmatch(r"[0-9]{1,12}", timestamp):
+        raise WebhookError("The webhook's signature headers are missing or incomplete.")
+    secrets = [secret] if isinstance(secret, str) else secret
+    expected = [write(digest).encode() for digest in webhook_digests(secrets, prefix, body)]
+    # Every pair is compared, each in constant time: how long it takes tells nothing.
+    pairs = [(one, other.encode("utf-8", "replace")) for one in expected for other in given]
+    if not sum(hmac.compare_digest(*pair) for pair in pairs):
+        raise WebhookError("No signature matches: the secret is another, or the body was changed.")
+    if abs(clock() - int(timestamp)) > tolerance:
+        raise WebhookError(f"The webhook was signed more than {tolerance} seconds from this time.")
+    try:
+        event = json.loads(body)
+    except (ValueError, RecursionError):
+        event = None
+    if not isinstance(event, dict):
+        raise WebhookError("The webhook's body is not a JSON object.")
+    return event
 
 
 # --- Outbox -------------------------------------------------------------------
@@ -3484,12 +3588,37 @@ class Event(Model):
     created_at = Timestamp()
 
 
-class Delivery(Model):
-    """One event on its way to one endpoint, and what came of the last attempt."""
+#: Seconds to wait before each further attempt (decision 16 of the contract).
+RETRY_STEPS = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
+JITTER = 0.2
+GIVE_UP_AFTER = 120 * 3600
+#: Errands of a kind taken up in one step, so that a long queue does not keep other work waiting.
+BATCH = 100
 
-    id = PrefixedId("dlv")
-    event = ForeignKey(Event, index=True)
-    endpoint = ForeignKey(Endpoint, index=True)
+
+@dataclass(frozen=True)
+class Letter:
+    """What an errand posts: these bytes, under these headers, to this URL."""
+
+    url: str
+    body: bytes
+    headers: Mapping[str, str]
+
+
+class Errand(Model):
+    """Something on its way to another server, and what came of the last attempt.
+
+    It is tried at once, and again after each of `steps` (seconds, more or less `jitter` of them)
+    until the other side accepts it. `lane` names the field that says where it goes: when one fails,
+    all that goes the same way is left alone until the dispatcher's next step.
+    """
+
+    #: It has no table, and gives others its columns.
+    abstract: ClassVar[bool] = True
+    lane: ClassVar[str]
+    steps: ClassVar[Sequence[float]] = RETRY_STEPS
+    jitter: ClassVar[float] = JITTER
+
     state = Choice("due done failed", default="due")
     attempts = Integer(default=0)
     due_at = Timestamp(null=True, index=True)
@@ -3497,8 +3626,128 @@ class Delivery(Model):
     note = Text(default="")
     #: When the first attempt failed.
     failed_at = Timestamp(null=True)
-    created_at = Timestamp()
+    created_at = Timestamp(default=now)
     updated_at = Timestamp(default=now)
+
+    @classmethod
+    def send(cls, **values) -> Errand:
+        """Put one on its way, as soon as the current session is committed."""
+        current = session()
+        current.afterwards.append(current.workspace.bell.set)
+        return cls.create(due_at=current.source.now(), **values)
+
+    @classmethod
+    def waiting(cls, moment: str, failing: Iterable[str]) -> Iterable[Errand]:
+        """A batch of those that are due, the oldest first, without the lanes that are failing."""
+        way = cls._meta.fields[cls.lane]
+        due = cls.select().where(cls.due_at <= moment, way.not_in(list(failing)))
+        return due.order_by(cls.due_at, cls._meta.primary_key).limit(BATCH)
+
+    @property
+    def way(self) -> str:
+        """The lane that this one takes."""
+        return self.__data__[self.lane]
+
+    def letter(self, workspace: Workspace, at: float) -> Letter:
+        """What is sent; Invalid where it must not be, which counts as an attempt that failed."""
+        raise NotImplementedError
+
+    def accepts(self, sent: Answer) -> bool:
+        """Whether the other side has taken it, by what it answered."""
+        return 200 <= sent.status < 300
+
+    def settle(self, sent: Answer, at: float) -> None:
+        """Write down what came of an attempt, and when the next one is due."""
+        attempts, stamp = self.attempts + 1, session().source.timestamp
+        self.change(attempts=attempts, status_code=sent.status or None, note=sent.note)
+        if self.accepts(sent):
+            self.change(state="done", due_at=None)
+            return
+        wait = self.wait_before(attempts, sent)
+        if wait is None:
+            self.change(state="failed", due_at=None, failed_at=self.failed_at or stamp(at))
+        else:
+            self.change(due_at=stamp(at + wait), failed_at=self.failed_at or stamp(at))
+
+    def wait_before(self, attempts: int, sent: Answer) -> float | None:
+        """Seconds until the next attempt; None when there is none left."""
+        if attempts > len(self.steps):
+            return None
+        step = self.steps[attempts - 1]
+        wait = step * session().source.random.uniform(1 - self.jitter, 1 + self.jitter)
+        if sent.status in (429, 503) and sent.retry_after is not None:
+            return max(wait, min(sent.retry_after, 2 * step))
+        return wait
+
+    @classmethod
+    def forget(cls, before: str) -> None:
+        """Drop what came to its end and was made before a time."""
+        cls.delete().where(cls.created_at < before, cls.state != "due").execute()
+
+
+class Delivery(Errand):
+    """One event on its way to one endpoint, and what came of the last attempt."""
+
+    lane = "endpoint"
+
+    id = PrefixedId("dlv")
+    event = ForeignKey(Event, index=True)
+    endpoint = ForeignKey(Endpoint, index=True)
+
+    @classmethod
+    def waiting(cls, moment, failing):
+        due = super().waiting(moment, failing).where(Endpoint.status == "enabled")
+        return due.select(cls, Event, Endpoint).join(Event).switch(cls).join(Endpoint)
+
+    def letter(self, workspace, at):
+        body = event_body(workspace, self.event)
+        headers = {"Content-Type": "application/json"}
+        headers |= webhook_headers(
+            endpoint_secrets(self.endpoint, at), self.event.id, int(at), body
+        )
+        return Letter(self.endpoint.url, body, headers)
+
+    def settle(self, sent, at):
+        super().settle(sent, at)
+        if self.state == "done":
+            return
+        if sent.status == 410 or failing_for(self.endpoint, at) >= GIVE_UP_AFTER:
+            self.endpoint.change(status="disabled")
+            self.change(state="failed", due_at=None)
+
+
+def event_body(workspace: Workspace, event: Event) -> bytes:
+    """An event as it goes out: the same bytes at every attempt and for every endpoint."""
+    told = {
+        "id": event.id,
+        "type": event.type,
+        "createdAt": event.created_at,
+        "organization": {"id": workspace.id, "slug": workspace.slug},
+        "data": event.data,
+    }
+    return to_json(told).encode()
+
+
+def endpoint_secrets(endpoint: Endpoint, at: float) -> list[str]:
+    """The secrets that sign now: two while a rotation lasts."""
+    if endpoint.previous_until and at < seconds_of(endpoint.previous_until):
+        return [endpoint.secret, endpoint.previous_secret]
+    return [endpoint.secret]
+
+
+def failing_for(endpoint: Endpoint, at: float) -> float:
+    """For how many seconds nothing but failures came of an endpoint."""
+    mine = Delivery.endpoint == endpoint
+    success = Delivery.select(peewee.fn.max(Delivery.updated_at)).where(
+        mine, Delivery.state == "done"
+    )
+    # Whoever enables an endpoint again, or gives it a new secret, gives it a new chance.
+    since = max(success.scalar() or "", endpoint.updated_at)
+    failed = Delivery.select(peewee.fn.min(Delivery.failed_at)).where(
+        mine, Delivery.state != "done", Delivery.updated_at >= since
+    )
+    first = failed.scalar()
+    return at - seconds_of(max(first, since)) if first else 0.0
 
 
 WANTING = (
@@ -3507,20 +3756,13 @@ WANTING = (
 )
 
 
-def post_events(current: Session) -> bool:
-    """Put a session's events into the outbox, addressed to who wants them; tell if anybody does."""
-    connection, addressed = current.database.connection(), False
+def post_events(current: Session) -> None:
+    """Put a session's events into the outbox, addressed to every endpoint that wants them."""
+    connection = current.database.connection()
     for name, data in current.events:
         event = Event.create(type=name, data=data, created_at=current.source.now())
         for (endpoint,) in connection.execute(WANTING, (name,)).fetchall():
-            Delivery.create(
-                event=event.id,
-                endpoint=endpoint,
-                due_at=event.created_at,
-                created_at=event.created_at,
-            )
-            addressed = True
-    return addressed
+            Delivery.send(event=event.id, endpoint=endpoint)
 
 
 # --- Writes -------------------------------------------------------------------
@@ -3554,24 +3796,22 @@ def perform(
             with using(current):
                 result = work(current)
                 workspace.journal.write(current)
-                addressed = post_events(current)
+                post_events(current)
             if rehearsal:
                 raise Rehearsed(result)
         except BaseException:
             workspace.journal.go_back(heads)
             raise
-        return result, addressed, current.afterwards
+        return result, current.afterwards
 
     if workspace.read_only:
         raise Conflict("The workspace is open for reading only.")
     try:
-        result, addressed, afterwards = workspace.writer.run(run)
+        result, afterwards = workspace.writer.run(run)
     except Rehearsed as rehearsed:
         return rehearsed.result
     for follow in afterwards:
         follow()
-    if addressed:
-        workspace.bell.set()
     return result
 
 
@@ -4009,108 +4249,7 @@ def explain_failure(error: Exception) -> str:
     return next(text for kind, text in sentences.items() if isinstance(error, kind))
 
 
-# --- Webhook signatures -------------------------------------------------------
-# Standard Webhooks 1.0, and beside it one header that holds time and signature together.
-
-
-class WebhookError(ValueError):
-    """A webhook that its receiver must not trust, or a secret that cannot be used."""
-
-
-def new_webhook_secret(random_bytes: bytes) -> str:
-    """Write 24 to 64 random bytes as the secret of an endpoint."""
-    if not 24 <= len(random_bytes) <= 64:
-        raise ValueError("A webhook secret takes 24 to 64 random bytes.")
-    return "whsec_" + base64.b64encode(random_bytes).decode()
-
-
-def webhook_headers(
-    secrets: Sequence[str], message_id: str, timestamp: int, body: bytes
-) -> dict[str, str]:
-    """The headers that sign a body with each secret: two are valid during a rotation."""
-    signed = webhook_digests(secrets, f"{message_id}.{timestamp}.", body)
-    combined = webhook_digests(secrets, f"{timestamp}.", body)
-    return {
-        "webhook-id": message_id,
-        "webhook-timestamp": str(timestamp),
-        "webhook-signature": " ".join(map(standard_signature, signed)),
-        "X-Novantra-Signature": ",".join([f"t={timestamp}", *map(combined_signature, combined)]),
-    }
-
-
-def webhook_digests(secrets: Sequence[str], prefix: str, body: bytes) -> list[bytes]:
-    """The HMAC-SHA256 of a prefix and a body under each secret."""
-    content, digests = prefix.encode("utf-8", "replace") + body, []
-    for secret in secrets:
-        try:
-            key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
-        except ValueError:
-            key = b""
-        if not key:
-            raise WebhookError("The secret is not a webhook secret: expected whsec_ and Base64.")
-        digests.append(hmac.digest(key, content, "sha256"))
-    return digests
-
-
-def standard_signature(digest: bytes) -> str:
-    """A digest as webhook-signature holds it."""
-    return "v1," + base64.b64encode(digest).decode()
-
-
-def combined_signature(digest: bytes) -> str:
-    """A digest as X-Novantra-Signature holds it."""
-    return "v1=" + digest.hex()
-
-
-def verify_webhook(
-    body: bytes,
-    headers: Mapping[str, str],
-    secret: str | Sequence[str],
-    *,
-    tolerance: int = 300,
-    clock: Callable[[], float] = time.time,
-) -> dict:
-    """The event in a webhook whose signature and age (seconds) are good, else WebhookError.
-
-    Pass the body's bytes as they came, and both secrets during a rotation. The headers may be
-    those of Standard Webhooks, or X-Novantra-Signature alone.
-    """
-    values = {name.lower(): value for name, value in headers.items()}
-    if "webhook-signature" in values:
-        timestamp, write = values.get("webhook-timestamp", ""), standard_signature
-        prefix = f"{values.get('webhook-id', '')}.{timestamp}."
-        given = values["webhook-signature"].split()
-    else:
-        given = values.get("x-novantra-signature", "").replace(",", " ").split()
-        timestamp = next((part[2:] for part in given if part.startswith("t=")), "")
-        prefix, write = f"{timestamp}.", combined_signature
-    if prefix.startswith(".") or not re.fullmatch(r"[0-9]{1,12}", timestamp):
-        raise WebhookError("The webhook's signature headers are missing or incomplete.")
-    secrets = [secret] if isinstance(secret, str) else secret
-    expected = [write(digest).encode() for digest in webhook_digests(secrets, prefix, body)]
-    # Every pair is compared, each in constant time: how long it takes tells nothing.
-    pairs = [(one, other.encode("utf-8", "replace")) for one in expected for other in given]
-    if not sum(hmac.compare_digest(*pair) for pair in pairs):
-        raise WebhookError("No signature matches: the secret is another, or the body was changed.")
-    if abs(clock() - int(timestamp)) > tolerance:
-        raise WebhookError(f"The webhook was signed more than {tolerance} seconds from this time.")
-    try:
-        event = json.loads(body)
-    except (ValueError, RecursionError):
-        event = None
-    if not isinstance(event, dict):
-        raise WebhookError("The webhook's body is not a JSON object.")
-    return event
-
-
 # --- Dispatcher ---------------------------------------------------------------
-
-#: Seconds to wait before each further attempt (decision 16 of the contract).
-RETRY_STEPS = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
-JITTER = 0.2
-GIVE_UP_AFTER = 120 * 3600
-#: Deliveries taken up in one step, so that a long queue does not keep other work waiting.
-BATCH = 100
 
 
 class Dispatcher:
@@ -4156,131 +4295,60 @@ class Dispatcher:
                 log.exception("The dispatcher stumbled; it goes on.")
 
     def step(self, at: float) -> int:
-        """Do what is due at a time in every workspace; tell how many deliveries arrived."""
+        """Do what is due at a time in every workspace; tell how many errands arrived."""
         arrived = 0
         for workspace in list(self.workspaces.values()):
             tidy(workspace, at)
-            failing: set[str] = set()
-            full = True
-            while full and not self._stopping:
-                count, full = self.deliver_due(workspace, at, failing)
-                arrived += count
+            for kind in errand_kinds():
+                failing: set[str] = set()
+                full = True
+                while full and not self._stopping:
+                    count, full = self.deliver_due(workspace, kind, at, failing)
+                    arrived += count
         return arrived
 
-    def deliver_due(self, workspace: Workspace, at: float, failing: set[str]) -> tuple[int, bool]:
+    def deliver_due(
+        self, workspace: Workspace, kind: type[Errand], at: float, failing: set[str]
+    ) -> tuple[int, bool]:
         """Attempt a batch of what is due; tell how many arrived, and whether the batch was full.
 
-        An endpoint that failed is left alone for the rest of the step.
+        A lane that failed is left alone for the rest of the step.
         """
         arrived = 0
         with workspace.read():
-            query = (
-                Delivery.select(Delivery, Event, Endpoint)
-                .join(Event)
-                .switch(Delivery)
-                .join(Endpoint)
-                .where(
-                    Delivery.due_at <= self.source.timestamp(at),
-                    Endpoint.status == "enabled",
-                    Endpoint.id.not_in(list(failing)),
-                )
-                .order_by(Delivery.due_at, Delivery.id)
-                .limit(BATCH)
-            )
-            due = list(query)
-            for delivery in due:
-                if self._stopping or delivery.endpoint.id in failing:
+            due = list(kind.waiting(self.source.timestamp(at), failing))
+            for errand in due:
+                if self._stopping or errand.way in failing:
                     continue
-                if self.attempt(workspace, delivery, at):
+                if self.attempt(workspace, errand, at):
                     arrived += 1
                 else:
-                    failing.add(delivery.endpoint.id)
+                    failing.add(errand.way)
         return arrived, len(due) == BATCH
 
-    def attempt(self, workspace: Workspace, delivery: Delivery, at: float) -> bool:
-        """Send one delivery, and write down what came of it."""
-        endpoint, event = delivery.endpoint, delivery.event
-        body = event_body(workspace, event)
-        headers = {"Content-Type": "application/json"}
-        headers |= webhook_headers(endpoint_secrets(endpoint, at), event.id, int(at), body)
-        sent = self.transport.post(endpoint.url, body, headers)
-        arrived = 200 <= sent.status < 300
-        perform(
-            workspace,
-            lambda current: self.note(delivery.id, sent, arrived, at),
-            actor="dispatcher",
-            reason="Outcome of a webhook delivery.",
-        )
-        return arrived
-
-    def note(self, key: str, sent: Any, arrived: bool, at: float) -> None:
-        """Write down the outcome of an attempt, and when the next one is due."""
-        delivery = Delivery.get_or_none(Delivery.id == key)
-        if delivery is None:
-            # The endpoint was removed while it was being sent to.
-            return
-        moment = self.source.timestamp(at)
-        outcome = {
-            "attempts": delivery.attempts + 1,
-            "status_code": sent.status or None,
-            "note": sent.note,
-        }
-        if arrived:
-            delivery.change(state="done", due_at=None, **outcome)
-            return
-        delivery.change(failed_at=delivery.failed_at or moment, **outcome)
-        wait = self.wait_before(delivery.attempts, sent)
-        if wait is None:
-            delivery.change(state="failed", due_at=None)
+    def attempt(self, workspace: Workspace, errand: Errand, at: float) -> bool:
+        """Send one errand, and write down what came of it."""
+        try:
+            letter = errand.letter(workspace, at)
+        except Invalid as problem:
+            sent = Answer(0, None, str(problem))
         else:
-            delivery.change(due_at=self.source.timestamp(at + wait))
-        if sent.status == 410 or failing_for(delivery.endpoint, at) >= GIVE_UP_AFTER:
-            delivery.endpoint.change(status="disabled")
-            delivery.change(state="failed", due_at=None)
+            sent = self.transport.post(letter.url, letter.body, letter.headers)
 
-    def wait_before(self, attempts: int, sent: Any) -> float | None:
-        """Seconds until the next attempt; None when there is none left."""
-        if attempts > len(RETRY_STEPS):
-            return None
-        step = RETRY_STEPS[attempts - 1]
-        wait = step * self.source.random.uniform(1 - JITTER, 1 + JITTER)
-        if sent.status in (429, 503) and sent.retry_after is not None:
-            return max(wait, min(sent.retry_after, 2 * step))
-        return wait
+        def work(current):
+            # It may be gone, together with what it was on its way to.
+            stored = type(errand).seek(errand.id)
+            if stored is not None:
+                stored.settle(sent, at)
+
+        noun = errand.noun()
+        perform(workspace, work, actor="dispatcher", reason=f"Outcome of a {noun}.")
+        return errand.accepts(sent)
 
 
-def event_body(workspace: Workspace, event: Event) -> bytes:
-    """An event as it goes out: the same bytes at every attempt and for every endpoint."""
-    told = {
-        "id": event.id,
-        "type": event.type,
-        "createdAt": event.created_at,
-        "organization": {"id": workspace.id, "slug": workspace.slug},
-        "data": event.data,
-    }
-    return to_json(told).encode()
-
-
-def endpoint_secrets(endpoint: Endpoint, at: float) -> list[str]:
-    """The secrets that sign now: two while a rotation lasts."""
-    if endpoint.previous_until and at < seconds_of(endpoint.previous_until):
-        return [endpoint.secret, endpoint.previous_secret]
-    return [endpoint.secret]
-
-
-def failing_for(endpoint: Endpoint, at: float) -> float:
-    """For how many seconds nothing but failures came of an endpoint."""
-    mine = Delivery.endpoint == endpoint
-    success = Delivery.select(peewee.fn.max(Delivery.updated_at)).where(
-        mine, Delivery.state == "done"
-    )
-    # Whoever enables an endpoint again, or gives it a new secret, gives it a new chance.
-    since = max(success.scalar() or "", endpoint.updated_at)
-    failed = Delivery.select(peewee.fn.min(Delivery.failed_at)).where(
-        mine, Delivery.state != "done", Delivery.updated_at >= since
-    )
-    first = failed.scalar()
-    return at - seconds_of(max(first, since)) if first else 0.0
+def errand_kinds() -> list[type[Errand]]:
+    """Every kind of what leaves by itself."""
+    return [model for model in all_models() if issubclass(model, Errand)]
 
 
 def tidy(workspace: Workspace, at: float) -> None:
@@ -4329,7 +4397,8 @@ def forget_old(workspace: Workspace, at: float) -> None:
         IdempotencyRecord.created_at < stamp(at - settings.idempotency_life)
     ).execute()
     old = stamp(at - settings.event_life)
-    Delivery.delete().where(Delivery.created_at < old, Delivery.state != "due").execute()
+    for kind in errand_kinds():
+        kind.forget(old)
     waiting = Delivery.select(Delivery.event)
     Event.delete().where(Event.created_at < old, Event.id.not_in(waiting)).execute()
 

@@ -630,8 +630,6 @@ CREATE INDEX "endpoint_created" ON "endpoint" ("created_at", "id");
 -- One event on its way to one endpoint, and what came of the last attempt.
 CREATE TABLE "delivery" (
     "id" TEXT NOT NULL PRIMARY KEY,
-    "event_id" TEXT NOT NULL,
-    "endpoint_id" TEXT NOT NULL,
     "state" TEXT NOT NULL CHECK ("state" IN ('due', 'done', 'failed')),
     "attempts" INTEGER NOT NULL,
     "due_at" TEXT,
@@ -640,17 +638,19 @@ CREATE TABLE "delivery" (
     "failed_at" TEXT,
     "created_at" TEXT NOT NULL,
     "updated_at" TEXT NOT NULL,
+    "event_id" TEXT NOT NULL,
+    "endpoint_id" TEXT NOT NULL,
     FOREIGN KEY ("event_id") REFERENCES "event" ("id"),
     FOREIGN KEY ("endpoint_id") REFERENCES "endpoint" ("id")
 ) STRICT;
 
 CREATE INDEX "delivery_created" ON "delivery" ("created_at", "id");
 
+CREATE INDEX "delivery_due_at" ON "delivery" ("due_at", "created_at", "id");
+
 CREATE INDEX "delivery_event_id" ON "delivery" ("event_id", "created_at", "id");
 
 CREATE INDEX "delivery_endpoint_id" ON "delivery" ("endpoint_id", "created_at", "id");
-
-CREATE INDEX "delivery_due_at" ON "delivery" ("due_at", "created_at", "id");
 
 -- What the gate asks of every artifact, in one environment or in all.
 CREATE TABLE "deployment_policy" (
