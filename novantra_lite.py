@@ -72,7 +72,6 @@ import threading
 import time
 import urllib.parse
 from bisect import bisect_left
-from calendar import month_name
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -87,7 +86,7 @@ from operator import itemgetter
 from pathlib import Path
 from random import Random
 from types import MappingProxyType
-from typing import IO, TYPE_CHECKING, Any, ClassVar
+from typing import IO, TYPE_CHECKING, Any, ClassVar, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 import peewee
@@ -1041,8 +1040,7 @@ class Encrypted(Text):
 # --- Statements ---------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Derived:
+class Derived(NamedTuple):
     """A member that is worked out at each read: `sql` gives its JSON text from the row `t1`.
 
     `present()` is the instance's time in that SQL; `(SELECT present())` asks for it only once.
@@ -2023,8 +2021,7 @@ def literal(value: str | int | None) -> str:
     return str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"
 
 
-@dataclass(frozen=True)
-class Migration:
+class Migration(NamedTuple):
     """One numbered step from the layout of an older file to the next.
 
     It makes the tables whose models say that they came with it, then runs its statements.
@@ -2227,8 +2224,7 @@ class Array:
         return session().database.connection().execute(counting, (*values.values(),)).fetchone()[0]
 
 
-@dataclass(frozen=True)
-class Page:
+class Page(NamedTuple):
     """A page of a list: its records as JSON text, their number, and where the next page begins."""
 
     text: bytes
@@ -2267,8 +2263,7 @@ def read_cursor(key: bytes, binding: str, cursor: str, at: float, life: int) -> 
 # --- Principals and tokens ----------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Principal:
+class Principal(NamedTuple):
     """Who is calling, what they may do, and until when (seconds since 1970).
 
     `name` is what people call them.
@@ -2393,9 +2388,9 @@ PIECE = 262_144
 FIELD_SIZE = 65_536
 BYTES_MEDIA = "application/octet-stream"
 #: A media type that is fit for a header (RFC 9110, 8.3.1).
-MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]{1,120}/[\w!#$&^.+-]{1,120}(?:; ?[ -~]{1,80})?", re.A)
+MEDIA_TYPE = r"(?a)[\w!#$&^.+-]{1,120}/[\w!#$&^.+-]{1,120}(?:; ?[ -~]{1,80})?"
 #: What shows nothing, ends a line or turns the direction of what follows.
-UNSEEN = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+UNSEEN = "[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 
 
 class File:
@@ -2546,7 +2541,7 @@ def keep_field(part: Any) -> str:
 
 def safe_name(name: str) -> str:
     """A file's name without the path before it, and without what cannot be seen (RFC 7578, 4.2)."""
-    last = re.split(r"[/\\]", UNSEEN.sub("", name))[-1].strip()
+    last = re.split(r"[/\\]", re.sub(UNSEEN, "", name))[-1].strip()
     return (last if last.strip(".") else "file")[:255]
 
 
@@ -2554,7 +2549,7 @@ def sent_type(part: Any) -> str:
     """The media type that a part came with; that of plain bytes where it is none or unfit."""
     # Only inside does Falcon tell a part without a type from one of text/plain.
     sent = getattr(part, "_headers", {}).get(b"content-type", b"").decode("latin-1").strip()
-    return sent if MEDIA_TYPE.fullmatch(sent) else BYTES_MEDIA
+    return sent if re.fullmatch(MEDIA_TYPE, sent) else BYTES_MEDIA
 
 
 def attachment_headers(name: str, kind: str, size: int) -> dict[str, str]:
@@ -2686,13 +2681,12 @@ class Context:
 # --- Surfaces -----------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(NamedTuple):
     """What goes back: a status, a body (empty for none), and headers of its own."""
 
     status: int
     body: bytes = b""
-    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    headers: Mapping[str, str] = MappingProxyType({})
     #: Pieces of a body that is not held in memory, instead of `body`.
     stream: Iterable[bytes] | None = None
 
@@ -3033,8 +3027,7 @@ class Resource:
 RESOURCES: list[Resource] = []
 
 
-@dataclass(frozen=True)
-class Named:
+class Named(NamedTuple):
     """Stands for a resource where only the names of its record matter."""
 
     noun: str
@@ -3596,8 +3589,7 @@ GIVE_UP_AFTER = 120 * 3600
 BATCH = 100
 
 
-@dataclass(frozen=True)
-class Letter:
+class Letter(NamedTuple):
     """What an errand posts: these bytes, under these headers, to this URL."""
 
     url: str
@@ -7351,11 +7343,11 @@ class Words:
     The kind of a word is the group of the pattern that it matched, or itself for a `mark`.
     """
 
-    def __init__(self, pattern: re.Pattern, text: str):
+    def __init__(self, pattern: str, text: str):
         self.left: deque[tuple[str, str]] = deque()
-        at = 0
+        at, match = 0, re.compile(pattern).match
         while at < len(text):
-            found = pattern.match(text, at)
+            found = match(text, at)
             if found is None:
                 raise ValueError(f"unexpected text at {at}")
             word = found[found.lastgroup]
@@ -7382,14 +7374,11 @@ class Pattern:
     that cannot do (references, lookaround) is a ValueError, what is too large an OverflowError.
     """
 
-    WORDS = re.compile(
-        r"""(?P<edge>\^|\$|\\[bB])
+    WORDS = r"""(?xs)(?P<edge>\^|\$|\\[bB])
         | (?P<mark>\((?:\?:)?|\)|\|)
         | (?P<repeat>[*+?]|\{[0-9]{1,4}(?:,[0-9]{0,4})?\})\??
         | (?P<one>\[\^?\]?(?:\\.|(?!&&|--|\|\||~~)[^][\\])*\]
-            |\\[dDwWsStnrf]|\\[^a-zA-Z0-9]|[^[{\\])""",
-        re.VERBOSE | re.DOTALL,
-    )
+            |\\[dDwWsStnrf]|\\[^a-zA-Z0-9]|[^[{\\])"""
 
     def __init__(self, text: str):
         if len(text) > PATTERN_SIZE:
@@ -7562,13 +7551,10 @@ class Condition:
     Precedence rises from `or` over `and` to `not`; a field that is not known is unlike every text.
     """
 
-    WORDS = re.compile(
-        r"""\s*(?:(?P<text>"[^"]*"|'[^']*')
+    WORDS = r"""(?x)\s*(?:(?P<text>"[^"]*"|'[^']*')
         | (?P<call>exists|matches)(?=\s*\()
         | (?P<mark>==|!=|[][(),]|(?:and|or|not|in)(?![\w.-]))
-        | (?P<field>flow\.tags\[\s*(?:"[^"]*"|'[^']*')\s*\]|[A-Za-z_][\w.-]*))""",
-        re.VERBOSE,
-    )
+        | (?P<field>flow\.tags\[\s*(?:"[^"]*"|'[^']*')\s*\]|[A-Za-z_][\w.-]*))"""
 
     def __init__(self, text: str):
         #: Steps of all patterns in it.
@@ -8565,8 +8551,7 @@ def decode_base64(text: Any) -> bytes:
     return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
 
 
-@dataclass(frozen=True)
-class Signed:
+class Signed(NamedTuple):
     """What a provenance signature is over, the signatures, and what an envelope states."""
 
     data: bytes
@@ -9264,8 +9249,7 @@ class ReportPart:
         return next(severity for least, severity in steps if float(score) >= least)
 
 
-@dataclass(frozen=True)
-class ScanReport:
+class ScanReport(NamedTuple):
     """What one report says: by which tool, of what, and how much was found of each severity."""
 
     tool: str
@@ -9277,7 +9261,7 @@ class ScanReport:
     def values(self) -> dict:
         """What it says, by the columns of a scan; what is too long or unseen is left out."""
         tool, version, target = (
-            UNSEEN.sub("", text).strip()[:most]
+            re.sub(UNSEEN, "", text).strip()[:most]
             for text, most in ((self.tool, 100), (self.tool_version, 50), (self.target, 500))
         )
         told = {"tool": tool or "unknown", "tool_version": version or None}
@@ -9486,8 +9470,7 @@ def read_scan(upload: Upload, formats: Mapping | Sequence = SCANNERS) -> ScanRep
 # A file may say by itself how its attestation ended, by the attestation's type.
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What a report says of its attestation: whether it passed, and the details."""
 
     passed: bool
@@ -10612,8 +10595,7 @@ SAID = """SELECT "trail_id", "type", "status", "name" FROM "attestation" WHERE "
     (SELECT "trail_id" FROM "artifact" WHERE "sha256_digest" = ?) ORDER BY "rowid\""""
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What came of an assertion: whether it holds, in a sentence, and what it was decided on."""
 
     compliant: bool
@@ -11884,8 +11866,7 @@ WHERE a."sha256_digest" = ? ORDER BY a."rowid"
 """
 
 
-@dataclass(frozen=True)
-class Reported:
+class Reported(NamedTuple):
     """An artifact as one trail reported it, and which demands of policies it meets."""
 
     title: str
@@ -13008,13 +12989,10 @@ ORDER_MODULE = f"package {ORDER}\n" + "".join(
     + [f"{name}(x, y) := x {sign} y if rank(x) == rank(y)\nelse := rank(x) {sign} rank(y)\n"
        for name, sign in (("lt", "<"), ("lte", "<="), ("gt", ">"), ("gte", ">="))]
 )  # fmt: skip
-REGO_WORD = re.compile(
-    r"""(?P<skip>[ \t\r]+|\#[^\n]*) | (?P<text>"(?:[^"\\\n]|\\.)*"|`[^`]*`)
-    | (?P<name>[A-Za-z_]\w*) | (?P<mark>.)""",
-    re.VERBOSE | re.DOTALL,
-)
-PACKAGE = re.compile(r'\s*package\s+([A-Za-z_]\w*(?:\.[A-Za-z_]\w*|\["[^"/\\]+"\])*)')
-REGO_FAULT = re.compile(r"\(error(?: \d+:m(\d+)\|(\d+)\|\d+)?\s+\(errormsg (\d+):")
+REGO_WORD = r"""(?xs)(?P<skip>[ \t\r]+|\#[^\n]*) | (?P<text>"(?:[^"\\\n]|\\.)*"|`[^`]*`)
+    | (?P<name>[A-Za-z_]\w*) | (?P<mark>.)"""
+PACKAGE = r'\s*package\s+([A-Za-z_]\w*(?:\.[A-Za-z_]\w*|\["[^"/\\]+"\])*)'
+REGO_FAULT = r"\(error(?: \d+:m(\d+)\|(\d+)\|\d+)?\s+\(errormsg (\d+):"
 
 
 class RegoFailure(Exception):
@@ -13031,7 +13009,7 @@ def statements_in(text: str) -> Iterator[list[tuple[int, int]]]:
     What is in brackets is one word, and the end of a line inside it ends nothing.
     """
     words, depth, opened = [], 0, 0
-    for word in REGO_WORD.finditer(text):
+    for word in re.finditer(REGO_WORD, text):
         mark = word[0] if word.lastgroup == "mark" else ""
         if mark and mark in "([{":
             opened = word.start() if depth == 0 else opened
@@ -13066,8 +13044,8 @@ class RegoModule:
     def __init__(self, path: str, text: str):
         self.path, self.is_old = path, False
         #: Without comments, at some of which regopy stumbles; lines and columns stay.
-        self.text = REGO_WORD.sub(lambda word: "" if word[0][0] == "#" else word[0], text)
-        found = PACKAGE.match(self.text)
+        self.text = re.sub(REGO_WORD, lambda word: "" if word[0][0] == "#" else word[0], text)
+        found = re.match(PACKAGE, self.text)
         if found is None:
             raise RegoFailure(f"{path}:1:1: rego_parse_error: package expected")
         names = re.findall(r'\["([^"]+)"\]|(\w+)', found[1])
@@ -13113,7 +13091,7 @@ class RegoModule:
 def told_faults(error: str, modules: Sequence[RegoModule]) -> str:
     """What regopy says of modules, one fault a line: the path, the line, the column, why."""
     faults = []
-    for fault in REGO_FAULT.finditer(error):
+    for fault in re.finditer(REGO_FAULT, error):
         number, offset, size = fault.groups()
         why = error[fault.end() :][: int(size)]
         known = number is not None and int(number) < len(modules)
@@ -13578,7 +13556,7 @@ class Archive:
         if (
             name.startswith("/")
             or ".." in parts
-            or UNSEEN.search(name)
+            or re.search(UNSEEN, name)
             or re.search(r"[\\:]", name)
         ):
             raise refused_file("Expected only paths that stay inside the archive")
@@ -15062,8 +15040,7 @@ class VaultWrite(Model):
     acknowledged_at = Timestamp(6, default=now_exactly)
 
 
-@dataclass(frozen=True)
-class VaultVersion:
+class VaultVersion(NamedTuple):
     """The newest version of a document in Vault."""
 
     version: int
@@ -15312,7 +15289,6 @@ def csv_rows(stream: IO[bytes], delimiter: str = "") -> Iterator[tuple[int, dict
 # int refuses NaN and Infinity, which Python would read and RFC 8259 does not know.
 json_decoder = json.JSONDecoder(parse_constant=int)
 json_line = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-must_quote = re.compile(r'[",;\t\r\n]').search
 
 
 def json_rows(stream: IO[bytes]) -> Iterator[tuple[int, dict | RowFault]]:
@@ -15405,7 +15381,7 @@ def csv_line(values: Iterable[object], delimiter: str) -> str:
     cells = []
     for value in values:
         cell = value if isinstance(value, str) else "" if value is None else json_line(value)
-        if value == "" or must_quote(cell) or cell != cell.strip():
+        if value == "" or re.search(r'[",;\t\r\n]', cell) or cell != cell.strip():
             cell = '"' + cell.replace('"', '""') + '"'
         cells.append(cell)
     return delimiter.join(cells) + "\r\n"
@@ -15485,8 +15461,7 @@ class Progress:
 # groups and controls become the nodes of one version of one framework.
 
 
-@dataclass(frozen=True)
-class OscalCatalog:
+class OscalCatalog(NamedTuple):
     """What a catalog holds: a framework, its one version, and the nodes, parents first."""
 
     framework: dict
@@ -16556,6 +16531,8 @@ def demo_subject(collection: str, id: str) -> dict:
 
 def demo_draw(demo: DemoRegister, lines: list, at: datetime, titles: set) -> tuple:
     """A line of a plan filled in with an earlier record, and with a title that is not taken."""
+    from calendar import month_name
+
     for _ in range(40):
         source, kinds, title, about, status = (*demo.choice(lines), "", "")[:5]
         if not (known := demo.known(source, at)):
@@ -17120,8 +17097,7 @@ def collection_names() -> list[str]:
 # --- Clients ------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class ClientAnswer:
+class ClientAnswer(NamedTuple):
     """What an in-process request was answered with."""
 
     status: int
@@ -18378,8 +18354,7 @@ def reference_bytes() -> bytes:
 PROGRAM = "novantra-lite"
 
 
-@dataclass(frozen=True)
-class Output:
+class Output(NamedTuple):
     """What a command has to say: data to machines, text to people, an exit status to both."""
 
     data: Any
@@ -18387,8 +18362,7 @@ class Output:
     status: int = 0
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """One command of the command line.
 
     `opens` says which workspace it is handed, in words: `existing` (must be there), `new` (made
