@@ -1721,37 +1721,78 @@ class Writer:
         self.database = database
         #: How many transactions were lost as a whole; the heads of the chains are stale after one.
         self.failures = 0
-        #: Seconds that a transaction took lately, from its begin to the end of its commit.
+        #: Seconds that a commit took lately.
         self.pace = 0.0
         self._lock = threading.Lock()
         self._waiting: deque[Slot] = deque()
+        #: The thread whose writes share a commit now, and what is to be done after that.
+        self._together = 0
+        self._afterwards: list[Callable[[], None]] = []
 
     def run(self, work: Callable[[], Any]) -> Any:
         """Do the work in a transaction; return its result, or raise what it raised."""
         slot = Slot(work)
-        self._waiting.append(slot)
-        with self._lock:
-            if not slot.done:
-                self.drain()
+        if self._together == threading.get_ident():
+            self.attempt(self.database.connection(), slot)
+        else:
+            self._waiting.append(slot)
+            with self._lock:
+                if not slot.done:
+                    self.drain()
         if slot.error is not None:
             raise slot.error
         return slot.result
 
-    def drain(self) -> None:
-        """Do everything that waits, in one transaction."""
-        connection, begin = self.database.connection(), time.perf_counter()
-        batch: list[Slot] = []
+    def follow(self, afterwards: Iterable[Callable[[], None]]) -> None:
+        """Do what comes after the work that this thread ran: now, or once that is committed."""
+        if self._together == threading.get_ident():
+            self._afterwards += afterwards
+            return
+        for follow in afterwards:
+            follow()
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Have all that this thread runs meanwhile share one commit, made at the end.
+
+        Nobody may be told of it before. When the commit fails, nothing of it was done.
+        """
+        with self._lock:
+            self._together, self._afterwards = threading.get_ident(), []
+            try:
+                with self.transaction():
+                    yield
+            finally:
+                self._together = 0
+            afterwards = self._afterwards
+        for follow in afterwards:
+            follow()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """One transaction, undone as a whole by whatever is raised in it."""
+        connection = self.database.connection()
         try:
             connection.execute("BEGIN IMMEDIATE")
-            while self._waiting:
-                batch.append(self._waiting.popleft())
-                self.attempt(connection, batch[-1])
+            yield connection
+            begin = time.perf_counter()
             connection.execute("COMMIT")
             self.pace += (time.perf_counter() - begin - self.pace) / 8
-        except BaseException as error:
+        except BaseException:
             self.failures += 1
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
+            raise
+
+    def drain(self) -> None:
+        """Do everything that waits, in one transaction."""
+        batch: list[Slot] = []
+        try:
+            with self.transaction() as connection:
+                while self._waiting:
+                    batch.append(self._waiting.popleft())
+                    self.attempt(connection, batch[-1])
+        except BaseException as error:
             # One by one: work that arrives just now shares the failure or waits for its turn.
             while self._waiting:
                 batch.append(self._waiting.popleft())
@@ -3802,8 +3843,7 @@ def perform(
         result, afterwards = workspace.writer.run(run)
     except Rehearsed as rehearsed:
         return rehearsed.result
-    for follow in afterwards:
-        follow()
+    workspace.writer.follow(afterwards)
     return result
 
 
@@ -17193,11 +17233,23 @@ def slow_requests() -> re.Pattern:
     return re.compile("|".join(re.sub(r"{\w+}", "[^/]+", path) for path in slow) or "(?!)")
 
 
+class Prepared:
+    """What an application answers a request with, before it goes anywhere."""
+
+    def __init__(self, application: Callable, environment: dict):
+        self.status, self.headers = "", []
+        self.body = application(environment, self.start)
+
+    def start(self, status: str, headers: list[tuple[str, str]], *raised: object) -> None:
+        """Take the status and the headers, as WSGI wants it."""
+        self.status, self.headers = status, headers
+
+
 class LoopFirst:
     """Stands before waitress's own task dispatcher, and answers what is quick on the server's loop.
 
-    A read, or a small write to a quick disk, takes less time than waking a thread for it. What
-    waits longer goes to the threads, where writes share their commits.
+    A read, or a small write to a quick disk, takes less time than waking a thread for it. Writes
+    that came in at the same turn of the loop share a commit. What waits longer goes to the threads.
     """
 
     #: Bytes of a body, and seconds that recent commits took, up to which a write is quick.
@@ -17206,13 +17258,17 @@ class LoopFirst:
     def __init__(self, server: Any, install: Install):
         self.server, self.threads, self.install = server, server.task_dispatcher, install
         self.ready: deque[Any] = deque()
-        self.loop = 0
+        #: What goes back over a connection, once it is asked for.
+        self.prepared: dict[Callable, Prepared] = {}
+        self.loop, self.application = 0, server.application
         server.task_dispatcher, server.pull_trigger = self, self.wake
+        server.application = self.answer
 
     @staticmethod
     def fits(server: Any) -> bool:
         """Whether a server has the parts that this one stands between; without, threads answer."""
-        return all(hasattr(server, name) for name in ("task_dispatcher", "pull_trigger", "trigger"))
+        parts = ("task_dispatcher", "pull_trigger", "trigger", "application")
+        return all(hasattr(server, name) for name in parts)
 
     def add_task(self, channel: Any) -> None:
         """Answer a request: at the loop's next turn, or in a thread."""
@@ -17229,8 +17285,38 @@ class LoopFirst:
     def answer_ready(self) -> None:
         """Answer all that is quick and waits; runs in the loop."""
         self.loop = threading.get_ident()
-        while self.ready:
-            self.ready.popleft().service()
+        turn, self.ready = self.ready, deque()
+        writes = [channel for channel in turn if channel.requests[0].command != "GET"]
+        if len(writes) > 1:
+            self.prepare(writes)
+        for channel in turn:
+            channel.service()
+
+    def prepare(self, channels: Sequence[Any]) -> None:
+        """Find the answers to writes in one transaction, to be sent after its commit.
+
+        When that fails, no answer is kept: each is tried by itself.
+        """
+        bodies = [channel.requests[0].get_body_stream() for channel in channels]
+        try:
+            with self.install.together():
+                for channel in channels:
+                    task = channel.task_class(channel, channel.requests[0])
+                    prepared = Prepared(self.application, task.get_environment())
+                    self.prepared[channel.check_client_disconnected] = prepared
+        except (sqlite3.Error, peewee.PeeweeException) as error:
+            log.error("Writes failed together, and are tried one by one: %s", error)
+            self.prepared.clear()
+            for body in bodies:
+                body.seek(0)
+
+    def answer(self, environment: dict, start_response: Callable) -> Iterable[bytes]:
+        """Answer a request as a WSGI application: with what is prepared for it, if it is."""
+        prepared = self.prepared.pop(environment["waitress.client_disconnected"], None)
+        if prepared is None:
+            return self.application(environment, start_response)
+        start_response(prepared.status, prepared.headers)
+        return prepared.body
 
     def wake(self) -> None:
         """Wake the loop, unless it is the loop that asks."""
@@ -17571,6 +17657,15 @@ class Install:
         """Deliver webhooks from a thread; whoever mounts the application elsewhere calls this."""
         if not self.read_only:
             self.dispatcher.start()
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Have what this thread writes meanwhile share one commit, in each workspace."""
+        with contextlib.ExitStack() as commits:
+            for workspace in self.workspaces.values():
+                if not workspace.read_only:
+                    commits.enter_context(workspace.writer.together())
+            yield
 
     def close(self) -> None:
         """Stop delivering, and close every workspace."""
