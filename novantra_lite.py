@@ -3617,7 +3617,7 @@ class Event(Model):
     """Something that happened, as it is told to every endpoint."""
 
     id = PrefixedId("evt")
-    type = Text(index=True)
+    type = Text()
     data = Json(MapOf(Text()))
     created_at = Timestamp()
 
@@ -15661,7 +15661,7 @@ def oscal_time(metadata: dict) -> str:
 MIGRATIONS = (
     Migration(2, "Factstore from trail to gate"),
     Migration(3, "Identity, policy and compliance"),
-    Migration(4, "Search, notifications and integrations"),
+    Migration(4, "Search, notifications and integrations", ('DROP INDEX IF EXISTS "event_type"',)),
 )
 #: A ready-made empty file, so that a fresh workspace inside a test is a copy.
 _template: list[bytes] = []

@@ -609,8 +609,6 @@ CREATE TABLE "event" (
 
 CREATE INDEX "event_created" ON "event" ("created_at", "id");
 
-CREATE INDEX "event_type" ON "event" ("type", "created_at", "id");
-
 -- Where events are sent: a URL, the events it wants (none: all), and what signs them.
 CREATE TABLE "endpoint" (
     "id" TEXT NOT NULL PRIMARY KEY,
