@@ -623,6 +623,8 @@ class Member:
     hidden = False
     #: Kept encrypted in the file.
     sealed = False
+    #: Opens something: not even the audit log keeps what it was.
+    secret = False
 
     def read(self, value: Any) -> Any:
         """Take a JSON value in, or raise ValueError with what is wrong."""
@@ -1019,6 +1021,11 @@ class Encrypted(Text):
     accessor_class = SealedAccessor
     sealed = True
 
+    @property
+    def secret(self) -> bool:
+        """Whether it opens something, as what is encrypted and never shown does."""
+        return self.hidden
+
     def place(self, key: str) -> str:
         """What the encryption is bound to, so that a value cannot be moved elsewhere."""
         return f"{self.model._meta.table_name}/{self.column_name}/{key}"
@@ -1261,9 +1268,8 @@ class Model(peewee.Model):
             setattr(self, name, value)
         self.store(list(changed))
         if self.fact:
-            was = {
-                camel(known[name].column_name): before[name] for name in values if name in changed
-            }
+            told = [name for name in values if name in changed and not known[name].secret]
+            was = {camel(known[name].column_name): before[name] for name in told}
             session().facts.append(("updated", type(self), self._pk, self.row(), was))
         return set(changed)
 
