@@ -8001,7 +8001,7 @@ class Notifications(
     @route("POST /api/v1/notifications/read-all", id="markAllNotificationsRead", status=204)
     def mark_all(self, context):
         """Mark every notification as read."""
-        unread = Notification.is_read == False  # noqa: E712
+        unread = Notification.is_read == 0
         if count := Notification.update(is_read=True).where(unread).execute():
             note_reading(context, "all", to_json({"count": count}))
 
@@ -8257,7 +8257,10 @@ class NotificationRules(
     tag="Notification rules",
     item="ruleId",
     verbs="list create retrieve update delete",
-    options={"create": {"before": "check_new"}, "update": {"before": "find_changes"}},
+    options={
+        "create": {"before": "check_new", "slow": True},
+        "update": {"before": "find_changes", "slow": True},
+    },
 ):
     """Who is told of what; for admins only, since a rule tells the secret URL of its channel."""
 
