@@ -623,6 +623,8 @@ class Member:
     hidden = False
     #: Kept encrypted in the file.
     sealed = False
+    #: Opens something: not even the audit log keeps what it was.
+    secret = False
 
     def read(self, value: Any) -> Any:
         """Take a JSON value in, or raise ValueError with what is wrong."""
@@ -1019,6 +1021,11 @@ class Encrypted(Text):
     accessor_class = SealedAccessor
     sealed = True
 
+    @property
+    def secret(self) -> bool:
+        """Whether it opens something, as what is encrypted and never shown does."""
+        return self.hidden
+
     def place(self, key: str) -> str:
         """What the encryption is bound to, so that a value cannot be moved elsewhere."""
         return f"{self.model._meta.table_name}/{self.column_name}/{key}"
@@ -1261,9 +1268,8 @@ class Model(peewee.Model):
             setattr(self, name, value)
         self.store(list(changed))
         if self.fact:
-            was = {
-                camel(known[name].column_name): before[name] for name in values if name in changed
-            }
+            told = [name for name in values if name in changed and not known[name].secret]
+            was = {camel(known[name].column_name): before[name] for name in told}
             session().facts.append(("updated", type(self), self._pk, self.row(), was))
         return set(changed)
 
@@ -3997,8 +4003,8 @@ def carry_out(context: Context, path: Sequence[str], rehearsal: bool) -> Reply:
     if rehearsal:
         told = json.loads(operation.surface.present(operation, result))
         return Reply(200, to_json({"dryRun": True, rehearsed_as(operation): told}).encode())
-    if operation.status == 204:
-        return Reply(204)
+    if operation.status == 204 or result is None:
+        return Reply(operation.status)
     if operation.brief:
         result = operation.brief(result)
     return Reply(operation.status, operation.surface.present(operation, result))
@@ -7962,7 +7968,424 @@ class SecurityThresholds(
 # --- Notifications ------------------------------------------------------------
 
 
+class Notification(Model):
+    """Something that happened, as people are told of it inside the product; it is never deleted."""
+
+    since = 4
+    schema_name = "NotificationResponse"
+
+    id = Uuid()
+    title = Text(1000)
+    message = Text()
+    severity = Choice("INFO WARNING CRITICAL", index=True)
+    is_read = Boolean(default=False, index=True)
+    entity_type = Text(255, null=True)
+    entity_id = Id(null=True)
+    created_at = Timestamp(6, default=now_exactly)
+
+
+NOTIFICATIONS = Array(
+    Notification,
+    {
+        "is_read": lambda value: Notification.is_read == peewee.SQL(value),
+        "severity": lambda value: Notification.severity == value,
+    },
+    newest_first=True,
+)
+
+
+def note_reading(context: Context, key: str, detail: str | None = None) -> None:
+    """Put into the audit log who marked a notification, or all, as read."""
+    context.workspace.journal.note(session(), "notification.read", "notification", key, detail)
+
+
+class Notifications(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/notifications",
+    model=Notification,
+    scope="factstore",
+    tag="Notifications",
+    verbs="list",
+    options={"list": {"answer": FACTSTORE.paged_schema("NotificationResponse")}},
+):
+    """What the rules for it had people told."""
+
+    filters = Paging(Notification.is_read, Notification.severity)
+
+    def list(self, context):
+        """List the notifications, newest first, in pages where the query asks for one."""
+        return FACTSTORE.array(context, NOTIFICATIONS, context.query)
+
+    @route(
+        "GET /api/v1/notifications/unread-count",
+        id="countUnreadNotifications",
+        answer=Shape(count=Integer(0)).describe(),
+    )
+    def unread(self, context):
+        """Count the notifications that nobody has read."""
+        return {"count": NOTIFICATIONS.count({"is_read": False})}
+
+    @route(
+        "POST /api/v1/notifications/{notificationId}/read",
+        id="markNotificationRead",
+        answer=FACTSTORE.one_schema("NotificationResponse"),
+    )
+    def mark(self, context, key):
+        """Mark a notification as read."""
+        notification = Notification.fetch(key)
+        if notification.change(is_read=True):
+            note_reading(context, key)
+        return notification
+
+    @route("POST /api/v1/notifications/read-all", id="markAllNotificationsRead", status=204)
+    def mark_all(self, context):
+        """Mark every notification as read."""
+        unread = Notification.is_read == 0
+        if count := Notification.update(is_read=True).where(unread).execute():
+            note_reading(context, "all", to_json({"count": count}))
+
+
+# --- Notification channels ----------------------------------------------------
+# Where a notification goes, and how it is put there.
+
+
+def read_receiver(config: str) -> str:
+    """The URL in a channel's configuration; Invalid where there is none."""
+    try:
+        told = read_json(config.encode())
+    except Invalid:
+        told = None
+    url = told.get("webhookUrl") if isinstance(told, dict) else None
+    if not isinstance(url, str) or not url.strip():
+        expected = 'Expected a JSON object as text, with a "webhookUrl" that is not blank'
+        raise Invalid(issues=[issue(["channelConfig"], expected)])
+    return url.strip()
+
+
+def lies_within(url: str, networks: Networks) -> bool:
+    """Whether a URL leads to nowhere but these networks; False where its name does not resolve."""
+    parts, port = split_target(url)
+    with contextlib.suppress(OSError, UnicodeError):
+        found = call_within(5, socket.getaddrinfo, parts.hostname, port)
+        addresses = {ip_address(entry[4][0]) for entry in found}
+        return all(any(one in network for network in networks) for one in addresses)
+    return False
+
+
+def needs_tls(url: str, networks: Networks) -> bool:
+    """Whether notifications go to a URL by https only, as to all but what the operator listed."""
+    return url.lower().startswith("https://") or not (networks and lies_within(url, networks))
+
+
+def check_channel(channel_type: str, config: str, settings: Settings) -> None:
+    """Refuse a channel that leads nowhere, or where nothing may be sent; in-app needs no URL."""
+    if channel_type != "IN_APP":
+        url, networks = read_receiver(config), allowed_networks(settings)
+        check_target(url, networks, needs_tls(url, networks))
+
+
+def slack_text(told: Mapping[str, Any]) -> str:
+    """A notification in Slack's mrkdwn, which wants three characters escaped."""
+    facts = {
+        "Severity": told["severity"],
+        "Event": told["triggerEvent"],
+        "Concerns": " ".join(filter(None, [told["entityType"], told["entityId"]])),
+        "flowId": told["filterFlowId"],
+        **told["extraPayload"],
+    }
+    lines = [f":rotating_light: *{told['title']}*", told["message"]]
+    for name, value in facts.items():
+        if value not in (None, "", []):
+            lines.append(f"• {name}: {value if isinstance(value, str) else to_json(value)}")
+    return escape("\n".join(lines), quote=False)
+
+
+# --- Notifying ----------------------------------------------------------------
+# Who is told of what, and what became of it.
+
+#: Characters of a message; a gate may have thousands of reasons.
+MESSAGE_SIZE = 2000
+#: The rules that a happening meets, which may have no flow or environment.
+MATCHING = """SELECT "id", "channel_type" FROM "notification_rule"
+    WHERE "trigger_event" = ? AND "is_active" = 1
+    AND ("filter_flow_id" IS NULL OR "filter_flow_id" = ?)
+    AND ("filter_environment_id" IS NULL OR "filter_environment_id" = ?) ORDER BY "rowid\""""
+
+
+class ChannelConfig(Encrypted):
+    """A JSON object as text, whose URL lets whoever knows it post to the channel."""
+
+    secret = True
+
+
+class NotificationRule(Model):
+    """What has people told of which happenings: in the product, by a webhook or in Slack."""
+
+    fact, touched, lookup, since = "notification_rule", True, "trigger_event is_active", 4
+    schema_name = "NotificationRuleResponse"
+
+    id = Uuid()
+    name = Name()
+    is_active = Boolean(default=True)
+    trigger_event = Choice(
+        "ATTESTATION_FAILED GATE_BLOCKED DRIFT_DETECTED APPROVAL_REQUIRED TRAIL_NON_COMPLIANT "
+        "APPROVAL_REJECTED"
+    )
+    channel_type = Choice("SLACK WEBHOOK IN_APP")
+    channel_config = ChannelConfig(default="{}")
+    filter_flow_id = Id(null=True)
+    filter_environment_id = Id(null=True)
+    created_at = Timestamp(6, default=now_exactly)
+    updated_at = Timestamp(6, default=now_exactly)
+
+    @property
+    def sends(self) -> bool:
+        """Whether it has anything sent to another server."""
+        return self.is_active and self.channel_type != "IN_APP"
+
+    def change(self, **values):
+        changed = super().change(**values)
+        if self.channel_type != "IN_APP":
+            # Two changes at a time might each leave a good pair, and a bad one together.
+            read_receiver(self.channel_config)
+        if not self.sends:
+            NotificationErrand.skip(self)
+        return changed
+
+    def remove(self):
+        # All at once, since there may be many.
+        for model in (NotificationErrand, NotificationDelivery):
+            model.delete().where(model.rule == self).execute()
+        super().remove()
+
+
+class NotificationDelivery(Model):
+    """What became of a notification by one rule, in the end."""
+
+    since = 4
+    schema_name = "NotificationDeliveryResponse"
+
+    id = Uuid()
+    rule = Owner(NotificationRule, index=True)
+    event_type = Text(255)
+    payload = Text(null=True)
+    status = Choice("SENT FAILED SKIPPED")
+    sent_at = Timestamp(6, default=now_exactly)
+    error = Text(null=True)
+    attempt_count = Integer(0, 2**31 - 1)
+
+    @classmethod
+    def record(cls, rule: str, payload: str, status: str, **values: Any) -> None:
+        """Put down what became of a notification by a rule."""
+        trigger = json.loads(payload)["triggerEvent"]
+        cls.create(rule=rule, event_type=trigger, payload=payload, status=status, **values)
+
+
+class NotificationErrand(Errand):
+    """A notification on its way to the channel of a rule."""
+
+    since, lane = 4, "rule"
+    #: What the notes say of the waits before the second and the third attempt.
+    steps, jitter = (2, 4), 0
+
+    id = PrefixedId("ntf")
+    rule = Owner(NotificationRule, index=True)
+    #: What WEBHOOK posts, and SLACK puts in words.
+    payload = Text()
+
+    @classmethod
+    def waiting(cls, moment, failing):
+        due = super().waiting(moment, failing)
+        return due.select(cls, NotificationRule).join(NotificationRule)
+
+    def letter(self, workspace, at):
+        url = read_receiver(self.rule.channel_config)
+        split_target(url, needs_tls(url, allowed_networks(workspace.settings)))
+        is_slack = self.rule.channel_type == "SLACK"
+        body = to_json({"text": slack_text(json.loads(self.payload))}) if is_slack else self.payload
+        return Letter(url, body.encode(), {"Content-Type": "application/json"})
+
+    def settle(self, sent, at):
+        if self.state != "due":
+            # It was skipped while it was being sent.
+            return
+        super().settle(sent, at)
+        if self.state == "done":
+            self.conclude("SENT", self.attempts)
+        elif self.state == "failed":
+            self.conclude("FAILED", self.attempts, self.note)
+
+    @classmethod
+    def skip(cls, rule: NotificationRule) -> None:
+        """End what is on its way by a rule that has nothing sent any more."""
+        for errand in cls.select().where(cls.rule == rule, cls.state == "due"):
+            errand.change(state="failed", due_at=None)
+            errand.conclude("SKIPPED", 0, "The rule was switched off, or has another channel now.")
+
+    def conclude(self, status: str, attempts: int, error: str | None = None) -> None:
+        """Put down what became of it in the end."""
+        told = {"attempt_count": attempts, "error": error}
+        NotificationDelivery.record(self.rule_id, self.payload, status, **told)
+
+
+def show(told: Mapping[str, Any], rule: str) -> None:
+    """Tell of a happening inside the product, by a rule."""
+    shown = {
+        column: told[camel(column)]
+        for column in ("title", "message", "severity", "entity_type", "entity_id")
+    }
+    Notification.create(**shown)
+    NotificationDelivery.record(rule, to_json(told), "SENT", attempt_count=1)
+
+
+def notify(
+    trigger: str,
+    *,
+    title: str,
+    message: str,
+    severity: str,
+    entity_type: str | None,
+    entity_id: str | None,
+    flow_id: str | None = None,
+    environment_id: str | None = None,
+    payload: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Have every active rule for a trigger tell of a happening, in the transaction at hand.
+
+    CRITICAL is what stops a release: a trail that is no longer compliant, a gate that is shut.
+    WARNING is what somebody should look into: a failed attestation, drift, a rejection. INFO is
+    what only waits for somebody: a request for approval, a test.
+    """
+    place = trigger, flow_id, environment_id
+    rules = session().database.connection().execute(MATCHING, place).fetchall()
+    if not rules:
+        return
+    told = {
+        "triggerEvent": trigger,
+        "title": title,
+        "message": message[:MESSAGE_SIZE],
+        "severity": severity,
+        "entityType": entity_type,
+        "entityId": entity_id,
+        "filterFlowId": flow_id,
+        "extraPayload": {**payload, "environmentId": environment_id},
+    }
+    for rule, channel in rules:
+        if channel == "IN_APP":
+            show(told, rule)
+        else:
+            NotificationErrand.send(rule=rule, payload=to_json(told))
+
+
 # --- Notification rules -------------------------------------------------------
+
+RULE_DELIVERIES = Array(
+    NotificationDelivery,
+    {"rule": lambda rule: NotificationDelivery.rule == rule},
+    newest_first=True,
+)
+
+
+class NotificationRules(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/notification-rules",
+    model=NotificationRule,
+    scope="factstore",
+    access="admin",
+    tag="Notification rules",
+    item="ruleId",
+    verbs="list create retrieve update delete",
+    options={
+        "create": {"before": "check_new", "slow": True},
+        "update": {"before": "find_changes", "slow": True},
+    },
+):
+    """Who is told of what; for admins only, since a rule tells the secret URL of its channel."""
+
+    creates = Schema(
+        NotificationRule.name,
+        NotificationRule.trigger_event,
+        NotificationRule.channel_type,
+        NotificationRule.channel_config,
+        NotificationRule.filter_flow_id,
+        NotificationRule.filter_environment_id,
+        name="CreateNotificationRuleRequest",
+    )
+    changes = Schema(
+        NotificationRule.name,
+        NotificationRule.is_active,
+        NotificationRule.trigger_event,
+        NotificationRule.channel_type,
+        NotificationRule.channel_config,
+        NotificationRule.filter_flow_id,
+        NotificationRule.filter_environment_id,
+        clear_filter_flow_id=Boolean(default=False),
+        clear_filter_environment_id=Boolean(default=False),
+        name="UpdateNotificationRuleRequest",
+    )
+
+    def check_new(self, context: Context) -> None:
+        """Refuse a channel that leads nowhere."""
+        body = context.body
+        config = body.get("channel_config", NotificationRule.channel_config.default)
+        check_channel(body["channel_type"], config, context.settings)
+
+    def find_changes(self, context: Context, key: str) -> dict:
+        """What a body changes of a rule, whose channel must still lead somewhere."""
+        rule, values = self.find(key), dict(context.body)
+        for name in ("filter_flow_id", "filter_environment_id"):
+            if values.pop(f"clear_{name}", False):
+                values[name] = None
+        channel = {"channel_type": rule.channel_type, "channel_config": rule.channel_config}
+        if channel.keys() & values.keys():
+            channel |= {name: values[name] for name in channel.keys() & values.keys()}
+            check_channel(*channel.values(), context.settings)
+        return values
+
+    def update(self, context, key):
+        """Change selected members of a notification rule, or clear its filters."""
+        rule = self.find(key)
+        rule.change(**context.prepared)
+        return rule
+
+    @route("POST /api/v1/notification-rules/{ruleId}/test", id="testNotificationRule", status=202)
+    def test(self, context, key):
+        """Send a test to all active rules that have the trigger and the filters of this one."""
+        rule = self.find(key)
+        notify(
+            rule.trigger_event,
+            title="Test notification",
+            message=f"A test of the notification rule '{rule.name}'.",
+            severity="INFO",
+            entity_type="notification_rule",
+            entity_id=rule.id,
+            flow_id=rule.filter_flow_id,
+            environment_id=rule.filter_environment_id,
+        )
+
+
+class NotificationDeliveries(
+    Resource,
+    surface=FACTSTORE,
+    model=NotificationDelivery,
+    scope="factstore",
+    access="admin",
+    tag="Notification rules",
+):
+    """What came of what the rules had people told."""
+
+    @route(
+        "GET /api/v1/notification-rules/{ruleId}/deliveries",
+        id="listNotificationDeliveries",
+        query=Paging(),
+        answer=FACTSTORE.paged_schema("NotificationDeliveryResponse"),
+    )
+    def list(self, context, key):
+        """List what came of a rule's notifications, newest first."""
+        NotificationRule.fetch(key)
+        return FACTSTORE.array(context, RULE_DELIVERIES, {"rule": key})
 
 
 # --- Trail records ------------------------------------------------------------
@@ -7996,6 +8419,12 @@ class Trail(Model):
     name = Text(255, null=True)
     created_at = Timestamp(6, default=now_exactly)
     updated_at = Timestamp(6, default=now_exactly)
+
+    @property
+    def words(self) -> str:
+        """What it is called in a sentence for people."""
+        commit = f"commit {self.git_commit_sha} on {self.git_branch} by {self.git_author}"
+        return f"trail {self.name or self.id} ({commit})"
 
 
 def compliance_sql(trail: str) -> str:
@@ -8144,9 +8573,21 @@ def settle(trail: Trail, failed: bool = False) -> None:
         status = "COMPLIANT"
     else:
         return
-    if status != trail.status:
-        trail.change(status=status)
-        emit("factstore.trail.settled", {"trail": trail.json()})
+    if status == trail.status:
+        return
+    trail.change(status=status)
+    emit("factstore.trail.settled", {"trail": trail.json()})
+    if failed:
+        notify(
+            "TRAIL_NON_COMPLIANT",
+            title="A trail is not compliant",
+            message=f"Something failed on the {trail.words}.",
+            severity="CRITICAL",
+            entity_type="trail",
+            entity_id=trail.id,
+            flow_id=trail.flow_id,
+            payload={"gitCommitSha": trail.git_commit_sha, "buildUrl": trail.build_url},
+        )
 
 
 def meets_its_flow(trail: Trail) -> bool:
@@ -8869,6 +9310,20 @@ class ProvenanceV2(Provenance, tag="V2 Artifacts"):
 # --- Attestations -------------------------------------------------------------
 
 
+def tell_of_failure(trail: Trail, attestation: Attestation) -> None:
+    """Notify of an attestation that came to be FAILED."""
+    notify(
+        "ATTESTATION_FAILED",
+        title=f"The attestation '{attestation.type}' failed",
+        message=f"It was recorded on the {trail.words}.",
+        severity="WARNING",
+        entity_type="attestation",
+        entity_id=attestation.id,
+        flow_id=trail.flow_id,
+        payload={"trailId": trail.id, "type": attestation.type, "name": attestation.name},
+    )
+
+
 def record_attestation(trail: Trail, told: Mapping[str, Any] | None, **values: Any) -> Attestation:
     """Record an attestation on a trail, and let the trail's status follow.
 
@@ -8876,7 +9331,10 @@ def record_attestation(trail: Trail, told: Mapping[str, Any] | None, **values: A
     """
     check_organisation(values.get("org_slug"))
     attestation = Attestation.create(trail=trail.id, **values)
-    settle(trail, failed=attestation.status == "FAILED")
+    failed = attestation.status == "FAILED"
+    if failed:
+        tell_of_failure(trail, attestation)
+    settle(trail, failed)
     if told is not None:
         payload = {
             "attestationId": attestation.id,
@@ -9703,9 +10161,12 @@ class EvidenceUploads(
         """Store the file, and let its attestation and its trail follow."""
         attestation, outcome = self.addressed(trail, key), context.prepared
         kept = EvidenceFile.keep(attestation, context.upload)
-        attestation.change(**kept.told(), **outcome.values() if outcome else {})
+        changed = attestation.change(**kept.told(), **outcome.values() if outcome else {})
         if outcome:
-            settle(Trail.fetch(trail), failed=not outcome.passed)
+            trail = Trail.fetch(trail)
+            if "status" in changed and not outcome.passed:
+                tell_of_failure(trail, attestation)
+            settle(trail, failed=not outcome.passed)
         return attestation, kept
 
     @route(
@@ -10521,6 +10982,17 @@ def reject(approval: Approval, said: Mapping[str, Any]) -> None:
     ApprovalDecision.record(approval, "REJECTED", said)
     approval.change(status="REJECTED", resolved_at=now_exactly())
     emit("factstore.approval.rejected", {"approval": approval.json()})
+    who, comments = said["approver_identity"], said.get("comments")
+    notify(
+        "APPROVAL_REJECTED",
+        title="A release was rejected",
+        message=f"{who} rejected it: {comments}" if comments else f"{who} rejected it.",
+        severity="WARNING",
+        entity_type="approval",
+        entity_id=approval.id,
+        flow_id=approval.flow_id,
+        payload={"trailId": approval.trail_id},
+    )
 
 
 class ApprovalRequest(Schema):
@@ -10581,6 +11053,16 @@ class Approvals(
         asked = split_lists(context.body)
         approval = Approval.create(trail=trail.id, flow=trail.flow_id, **asked)
         emit("factstore.approval.requested", {"approval": approval.json()})
+        notify(
+            "APPROVAL_REQUIRED",
+            title="A release waits for approval",
+            message=f"Approval is asked for the {trail.words}.",
+            severity="INFO",
+            entity_type="approval",
+            entity_id=approval.id,
+            flow_id=trail.flow_id,
+            payload={"trailId": trail.id, "requiredApprovers": approval.required_approvers},
+        )
         return approval
 
 
@@ -10744,6 +11226,24 @@ VERDICT = {
 }
 
 
+def note_verdict(flow: Flow, digest: str, verdict: Verdict, told: dict) -> None:
+    """Put a verdict into the audit log; one against the artifact stops it as the gate does."""
+    decided = "GATE_ALLOWED" if verdict.compliant else "GATE_BLOCKED"
+    trail = verdict.trail_id
+    AuditEvent.record(decided, "system", told, trail_id=trail, artifact_sha256=digest)
+    if not verdict.compliant:
+        notify(
+            "GATE_BLOCKED",
+            title=f"An artifact does not meet the flow '{flow.name}'",
+            message=verdict.details,
+            severity="CRITICAL",
+            entity_type="trail" if trail else None,
+            entity_id=trail,
+            flow_id=flow.id,
+            payload={"artifactSha256": digest},
+        )
+
+
 class Assertions(Resource, surface=FACTSTORE, scope="factstore", tag="Assert"):
     """Verdicts on artifacts."""
 
@@ -10765,13 +11265,7 @@ class Assertions(Resource, surface=FACTSTORE, scope="factstore", tag="Assert"):
             "missingAttestationTypes": [] if verdict.named else missing,
             "failedAttestationTypes": [] if verdict.named else failed,
         }
-        AuditEvent.record(
-            "GATE_ALLOWED" if verdict.compliant else "GATE_BLOCKED",
-            "system",
-            asked | by_type,
-            trail_id=verdict.trail_id,
-            artifact_sha256=digest,
-        )
+        note_verdict(flow, digest, verdict, asked | by_type)
         return {
             **asked,
             **by_type,
@@ -11162,6 +11656,19 @@ def note_drift(environment: Environment, snapshot: EnvironmentSnapshot | None) -
     if before != drift and environment.drift_policy != "IGNORE":
         told = {"environmentName": environment.name, "driftPolicy": environment.drift_policy}
         emit("factstore.drift.changed", {**told, "report": report.json()})
+        if report.has_drift:
+            counts = {kind: len(entries) for kind, entries in drift.items()}
+            listed = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+            notify(
+                "DRIFT_DETECTED",
+                title=f"The environment '{environment.name}' has drifted",
+                message=f"Against its baseline: {listed}.",
+                severity="WARNING",
+                entity_type="drift_report",
+                entity_id=report.id,
+                environment_id=environment.id,
+                payload=told | counts,
+            )
 
 
 # --- Environment snapshots ----------------------------------------------------
@@ -11994,6 +12501,12 @@ def decide(digest: str, key: str | None, environment: Environment | None) -> dic
     }
 
 
+def flow_that_built(digest: str) -> str | None:
+    """The flow whose trail was the first to report an artifact."""
+    reported = Artifact.select(Trail.flow).join(Trail).where(Artifact.sha256_digest == digest)
+    return reported.order_by(peewee.SQL('"t1"."rowid"')).limit(1).scalar()
+
+
 def pass_gate(
     digest: str, key: str | None, environment: Environment | None, actor: str | None
 ) -> dict:
@@ -12016,6 +12529,18 @@ def pass_gate(
     AuditEvent.record(f"GATE_{result.decision}", actor or "system", payload, **subject)
     told = result.json()
     emit("factstore.gate.evaluated", {"gateResult": told})
+    if result.decision == "BLOCKED":
+        notify(
+            "GATE_BLOCKED",
+            title=f"The gate of {result.environment or 'an unnamed environment'} is shut",
+            message=result.reason,
+            severity="CRITICAL",
+            entity_type="gate_result",
+            entity_id=result.id,
+            flow_id=flow_that_built(digest),
+            environment_id=key,
+            payload={"artifactSha256": digest, "requestedBy": actor},
+        )
     return told
 
 
@@ -16915,6 +17440,8 @@ class DemoDelivery:
             ),
         ]
         self.make_policies(flows)
+        told = {"trigger_event": "TRAIL_NON_COMPLIANT", "channel_type": "IN_APP"}
+        NotificationRule.create(name="Builds that nobody may release", **told)
         for number in range(DEMO_BUILDS):
             for flow, (*_, approver) in zip(flows, DEMO_FLOWS, strict=True):
                 self.build(flow, number, approver)
