@@ -1081,6 +1081,17 @@ class Statements:
         key = stored[model._meta.primary_key]
         self.refresh = f'UPDATE {table} SET "json" = {self.json} WHERE {key} = ?'
         self.delete = f"DELETE FROM {table} WHERE {key} = ?"
+        given = {column.name: column.default for column in columns if column.default is not None}
+        self.constants = {name: one for name, one in given.items() if not callable(one)}
+        self.makers = {name: one for name, one in given.items() if callable(one)}
+
+    def with_defaults(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of a new record, with the defaults of those that are not told."""
+        data = {**self.constants, **values}
+        for name, make in self.makers.items():
+            if name not in values:
+                data[name] = make()
+        return data
 
     def with_derived(self, text: str, derived: Mapping[str, Derived]) -> str:
         """SQL for a record's JSON text with members that are worked out at each read."""
@@ -1217,9 +1228,10 @@ class Model(peewee.Model):
     def create(cls, **values) -> Model:
         """Make a record, and note it as a fact."""
         record = cls(__no_default__=True)
-        record.__data__ = {**cls._meta.get_default_dict(), **values}
+        statements = cls.statements()
+        record.__data__ = statements.with_defaults(values)
         row = record.row()
-        session().database.connection().execute(cls.statements().insert, row)
+        session().database.connection().execute(statements.insert, row)
         if cls.fact:
             session().facts.append((cls.made, cls, record._pk, row, None))
         return record
