@@ -4037,8 +4037,8 @@ def carry_out(context: Context, path: Sequence[str], rehearsal: bool) -> Reply:
     if rehearsal:
         told = json.loads(operation.surface.present(operation, result))
         return Reply(200, to_json({"dryRun": True, rehearsed_as(operation): told}).encode())
-    if operation.status == 204:
-        return Reply(204)
+    if operation.status == 204 or result is None:
+        return Reply(operation.status)
     if operation.brief:
         result = operation.brief(result)
     return Reply(operation.status, operation.surface.present(operation, result))
