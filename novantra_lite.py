@@ -1261,8 +1261,11 @@ class Model(peewee.Model):
             setattr(self, name, value)
         self.store(list(changed))
         if self.fact:
+            # A secret that was good until now stays out of the audit log, too.
             was = {
-                camel(known[name].column_name): before[name] for name in values if name in changed
+                camel(known[name].column_name): before[name]
+                for name in values
+                if name in changed and not (known[name].hidden and known[name].sealed)
             }
             session().facts.append(("updated", type(self), self._pk, self.row(), was))
         return set(changed)

@@ -68,6 +68,16 @@ def test_a_change_keeps_what_was_there_before(lite, findings):
         assert entry.detail == '{"before":{"severity":"high"}}'
 
 
+def test_a_secret_that_is_replaced_does_not_stay_in_the_audit_log(lite):
+    endpoint = lite.webhooks.add("https://93.184.216.34/hook")
+
+    lite.webhooks.rotate(endpoint["id"])
+
+    with lite.workspace.read():
+        (entry,) = AuditEntry.select().where(AuditEntry.action == "webhook_endpoint.updated")
+        assert entry.detail == '{"before":{"previousUntil":null}}'
+
+
 def test_reasons_and_details_are_unreadable_in_the_file(lite, findings):
     stored = rows(lite, "SELECT reason, detail FROM audit_entry WHERE id = 7")[0]
 
