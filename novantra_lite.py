@@ -624,6 +624,11 @@ class Member:
     #: Kept encrypted in the file.
     sealed = False
 
+    @property
+    def is_secret(self) -> bool:
+        """Whether nobody is shown it, readers of the audit log among them."""
+        return self.hidden and self.sealed
+
     def read(self, value: Any) -> Any:
         """Take a JSON value in, or raise ValueError with what is wrong."""
         if type(value) is not self.python_type:
@@ -1008,8 +1013,10 @@ class SealedAccessor(peewee.FieldAccessor):
     def __get__(self, instance, instance_type=None):
         value = super().__get__(instance, instance_type)
         if type(value) is Sealed:
-            value = session().ring.open(value, self.field.place(instance._pk))
-            instance.__data__[self.name] = value
+            opened = session().ring.open(value, self.field.place(instance._pk))
+            # As long as it is not replaced, the file keeps the bytes that the ledger knows.
+            instance.__dict__.setdefault("sealed_values", {})[self.name] = opened, value
+            instance.__data__[self.name] = value = opened
         return value
 
 
@@ -1262,11 +1269,8 @@ class Model(peewee.Model):
         self.store(list(changed))
         if self.fact:
             # A secret that was good until now stays out of the audit log, too.
-            was = {
-                camel(known[name].column_name): before[name]
-                for name in values
-                if name in changed and not (known[name].hidden and known[name].sealed)
-            }
+            told = [name for name in values if name in changed and not known[name].is_secret]
+            was = {camel(known[name].column_name): before[name] for name in told}
             session().facts.append(("updated", type(self), self._pk, self.row(), was))
         return set(changed)
 
