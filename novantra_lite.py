@@ -313,6 +313,7 @@ class Settings:
         (), "Private networks that webhooks, notifications and integrations may reach."
     )
     webhook_timeout: float = setting(10.0, "Seconds that a webhook receiver has to answer.")
+    slack_url: str = setting("https://slack.com/api", "Where Slack's Web API is.")
     factstore_auth: str = setting("on", "`open` lets loopback callers without credentials through.")
     factstore_region: str = setting("us-east-1", "Sent as X-Factstore-Region.")
     cors_origins: tuple = setting(
@@ -7014,6 +7015,18 @@ class Paging(Filters):
         super().__init__(*columns, **own, page=page, size=size)
 
 
+class LenientRequest(Schema):
+    """A body with members that are told as required, and not missed where they are absent."""
+
+    def __init__(self, *columns: Member, demanded: str, **own: Any):
+        super().__init__(*columns, optional=demanded, **own)
+        self.demanded = demanded.split()
+
+    def describe(self):
+        described = super().describe()
+        return described | {"required": [*described.get("required", ()), *self.demanded]}
+
+
 #: What the token of a person who signed in starts with.
 SESSION_PREFIX = "fsu_"
 
@@ -10570,16 +10583,6 @@ def reject(approval: Approval, said: Mapping[str, Any]) -> None:
     emit("factstore.approval.rejected", {"approval": approval.json()})
 
 
-class ApprovalRequest(Schema):
-    """What asks for an approval; the trail in the path wins over the one in the body.
-
-    The reference demands `trailId` and ignores it: it is told as required, and not missed.
-    """
-
-    def describe(self):
-        return super().describe() | {"required": ["trailId"]}
-
-
 APPROVALS_BY_TRAIL = Array(Approval, {"trail": lambda trail: Approval.trail == trail})
 
 
@@ -10610,12 +10613,13 @@ class Approvals(
     @route(
         "POST /api/v1/trails/{trailId}/approvals",
         id="requestApproval",
-        body=ApprovalRequest(
+        # The trail in the path wins over the one in the body.
+        body=LenientRequest(
             Approval.required_approvers,
             Approval.comments,
             Approval.deadline,
             trail_id=Id(),
-            optional="trailId",
+            demanded="trailId",
             name="CreateApprovalRequest",
         ),
         answer=FACTSTORE.one_schema("ApprovalResponse"),
@@ -15268,9 +15272,483 @@ def evidence_store(settings: Settings) -> EvidenceStore:
 
 
 # --- Slack --------------------------------------------------------------------
+# Messages to the channel of an organisation, through Slack's Web API.
+
+#: What Slack says of a message that may well be taken later (Web API, chat.postMessage).
+SLACK_RETRIES = (
+    "ratelimited", "rate_limited", "internal_error", "fatal_error", "service_unavailable",
+    "request_timeout", "team_added_to_org",
+)  # fmt: skip
+
+
+class SlackConfig(Belonging, Model):
+    """An organisation's place in Slack: a channel, the bot that posts there, and the secret that
+    signs what comes from there."""
+
+    fact, key, touched, since = "slack_config", "org_slug", True, 4
+    schema_name = "SlackConfigResponse"
+
+    id = Uuid()
+    org_slug = Text(255)
+    bot_token = Encrypted(
+        255, 1, pattern="[!-~]+", hint="Expected a token of visible ASCII characters", hidden=True
+    )
+    signing_secret = Encrypted(
+        255, 1, pattern="[!-~]+", hint="Expected a secret of visible ASCII characters", hidden=True
+    )
+    channel = Name()
+    created_at = Timestamp(6, default=now_exactly)
+    updated_at = Timestamp(6, default=now_exactly)
+
+    @classmethod
+    def of(cls, slug: str) -> SlackConfig:
+        """The settings of an organisation, which need not be there itself; or NotFound."""
+        found = cls.get_or_none(cls.org_slug == slug)
+        if found is None:
+            raise NotFound(f"Organisation '{slug}' has no Slack settings.")
+        return found
+
+    @classmethod
+    def end_with(cls, slug):
+        for config in cls.select().where(cls.org_slug == slug):
+            config.remove()
+
+    def remove(self):
+        # What waits goes too, at once: there may be much, and none of it is a fact.
+        SlackMessage.delete().where(SlackMessage.config == self).execute()
+        super().remove()
+
+
+class SlackMessage(Errand):
+    """A text on its way to the channel of an organisation."""
+
+    lane, since = "config", 4
+
+    id = Uuid()
+    config = ForeignKey(SlackConfig, index=True)
+    text = Text(40_000)
+
+    @classmethod
+    def post(cls, config: SlackConfig, lines: Iterable[str]) -> SlackMessage:
+        """Put a message on its way."""
+        message, current = cls.send(config=config.id, text=slack_text(lines)), session()
+        current.workspace.journal.note(current, "slack_message.posted", "slack_message", message.id)
+        return message
+
+    @classmethod
+    def waiting(cls, moment, failing):
+        return super().waiting(moment, failing).select(cls, SlackConfig).join(SlackConfig)
+
+    def letter(self, workspace, at):
+        url = f"{workspace.settings.slack_url.rstrip('/')}/chat.postMessage"
+        body = to_json({"channel": self.config.channel, "text": self.text}).encode()
+        headers = {"Content-Type": "application/json; charset=utf-8"}
+        return Letter(url, body, headers | {"Authorization": f"Bearer {self.config.bot_token}"})
+
+    def accepts(self, sent):
+        return slack_verdict(sent) == "ok"
+
+    def settle(self, sent, at):
+        verdict = slack_verdict(sent)
+        if verdict in ("ratelimited", "rate_limited"):
+            # Said with status 200, it means what it means with 429.
+            sent = dataclasses.replace(sent, status=429)
+        super().settle(sent, at)
+        if verdict in ("", "ok"):
+            return
+        self.change(note=f"Slack refused the message: {verdict}.")
+        if verdict not in SLACK_RETRIES:
+            self.change(state="failed", due_at=None)
+
+
+def slack_verdict(sent: Answer) -> str:
+    """What Slack says of a message: ok, the name of its error, or nothing where it says neither."""
+    if sent.status != 200:
+        return ""
+    try:
+        told = read_json(sent.body or b"")
+    except Invalid:
+        return ""
+    if dig(told, "ok") is True:
+        return "ok"
+    error = dig(told, "error")
+    known = isinstance(error, str) and re.fullmatch("[a-z0-9_]{1,100}", error)
+    return error if known else ""
+
+
+def slack_text(lines: Iterable[str]) -> str:
+    """Lines as Slack takes a text, in which no name can address people or draw a link."""
+    # Slack asks for these three characters to be escaped, and for no others.
+    return "\n".join(escape(" ".join(line.split())[:3000], quote=False) for line in lines)
+
+
+def list_some(names: Sequence[str], at_most: int = 20) -> str:
+    """Names in a sentence, and how many more there are."""
+    rest = len(names) - at_most
+    return ", ".join(names[:at_most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+class SlackConfigs(
+    Resource,
+    surface=FACTSTORE,
+    model=SlackConfig,
+    scope="factstore",
+    access="admin",
+    tag="Slack",
+    schema_name="SlackConfigResponse",
+):
+    """The places of organisations in Slack: one each, without the secrets."""
+
+    @route(
+        "GET /api/v1/organisations/{slug}/slack",
+        id="getSlackConfig",
+        answer=FACTSTORE.one_schema("SlackConfigResponse"),
+    )
+    def read(self, context, slug):
+        """Get the Slack settings of an organisation."""
+        return SlackConfig.of(organisation_slug(slug))
+
+    @route(
+        "POST /api/v1/organisations/{slug}/slack",
+        id="configureSlack",
+        body=Schema(
+            SlackConfig.bot_token,
+            SlackConfig.signing_secret,
+            SlackConfig.channel,
+            name="ConfigureSlackRequest",
+        ),
+        answer=FACTSTORE.one_schema("SlackConfigResponse"),
+    )
+    def configure(self, context, slug):
+        """Store the Slack settings of an organisation, instead of those before."""
+        slug = organisation_slug(slug)
+        config = SlackConfig.get_or_none(SlackConfig.org_slug == slug)
+        if config is None:
+            return SlackConfig.create(org_slug=slug, **context.body)
+        config.change(**context.body)
+        return config
+
+    @route("DELETE /api/v1/organisations/{slug}/slack", id="removeSlack", status=204)
+    def forget(self, context, slug):
+        """Forget the Slack settings of an organisation, and drop what was on its way there."""
+        config = SlackConfig.of(organisation_slug(slug))
+        told = config.json()
+        config.remove()
+        return told
+
+
+class SlackNotices(Resource, surface=FACTSTORE, scope="factstore", tag="Slack"):
+    """Messages to the channels of organisations; each is sent until Slack takes it."""
+
+    @route(
+        "POST /api/v1/organisations/{slug}/slack/notify/trail-non-compliant",
+        id="notifySlackTrailNonCompliant",
+        body=Schema(
+            trail_id=Id(),
+            flow_name=Text(255),
+            missing_attestation_types=Json(ListOf(Text(255))),
+            failed_attestation_types=Json(ListOf(Text(255))),
+            trail_url=Text(2048, null=True),
+            name="TrailNonCompliantNotificationRequest",
+        ),
+        status=202,
+    )
+    def trail_non_compliant(self, context, slug):
+        """Tell the channel of an organisation that a trail is not compliant."""
+        body = context.body
+        told = {
+            "Flow": body["flow_name"],
+            "Missing": list_some(body["missing_attestation_types"]),
+            "Failed": list_some(body["failed_attestation_types"]),
+            "Details": body.get("trail_url"),
+        }
+        lines = [f"🚨 Trail {body['trail_id']} is not compliant."]
+        lines += [f"{name}: {value}" for name, value in told.items() if value]
+        SlackMessage.post(SlackConfig.of(organisation_slug(slug)), lines)
+
+    @route(
+        "POST /api/v1/organisations/{slug}/slack/notify/approval-requested",
+        id="notifySlackApprovalRequested",
+        body=Schema(
+            approval_id=Text(255),
+            artifact_sha=Text(255),
+            target_environment=Text(255),
+            required_approvers=Json(ListOf(Text(255))),
+            name="ApprovalRequestedNotificationRequest",
+        ),
+        status=202,
+    )
+    def approval_requested(self, context, slug):
+        """Tell the channel of an organisation that an approval is asked for."""
+        body = context.body
+        key = body["approval_id"]
+        lines = [
+            f"🔔 Approval {key} is asked for.",
+            f"Artifact: {body['artifact_sha']}",
+            f"Environment: {body['target_environment']}",
+            f"Approvers: {list_some(body['required_approvers']) or 'anybody'}",
+            f"Decide with `approve {key}` or `reject {key}`, and a comment if you like.",
+        ]
+        SlackMessage.post(SlackConfig.of(organisation_slug(slug)), lines)
 
 
 # --- Slack commands -----------------------------------------------------------
+# What people in Slack ask for and do. Slack shows nothing but answers of status 200.
+
+SLACK_LISTED = 10
+SLACK_HELP = (
+    "What you can ask for:",
+    "`search PREFIX`: artifacts whose digest starts so, such as sha256:4f2a",
+    "`trail UUID`: a trail and its attestations",
+    "`env NAME`: what runs in an environment, and whether it may",
+    "`approve ID [comment]` and `reject ID [comment]`: decide on an approval",
+    "`help`: this text",
+)
+SLACK_MARKS = MappingProxyType({"PASSED": "✅", "FAILED": "❌", "PENDING": "⏳"})
+SLACK_BUTTONS = MappingProxyType({"approve_release": "approve", "reject_release": "reject"})
+
+
+def find_in_slack(text: str) -> list[str]:
+    """What a command asks to be shown, or help."""
+    word, argument = (*text.split(None, 2), "", "")[:2]
+    match word.lower():
+        case "search" if argument:
+            return show_artifacts(argument)
+        case "trail" if UUID.fullmatch(argument.lower()):
+            return show_trail(argument.lower())
+        case "env" if argument:
+            return show_environment(text.split(None, 1)[1].strip())
+        case "" | "help" | "search" | "trail" | "env" | "approve" | "reject":
+            return list(SLACK_HELP)
+    return [f"There is no command `{text[:200]}`; `help` tells which there are."]
+
+
+def show_artifacts(prefix: str) -> list[str]:
+    """The artifacts whose digest starts with a prefix, the first few of them."""
+    digest = Artifact.sha256_digest
+    starting = Artifact.select(Artifact.image_name, Artifact.image_tag, digest).where(
+        digest >= prefix, digest < prefix + chr(0x10FFFF)
+    )
+    found = list(starting.order_by(digest).limit(SLACK_LISTED + 1).tuples())
+    if not found:
+        return [f"There is no artifact whose digest starts with {prefix}."]
+    lines = [f"{name}:{tag} {digest}" for name, tag, digest in found[:SLACK_LISTED]]
+    return lines + ["… and more: a longer prefix finds fewer."] * (len(found) > SLACK_LISTED)
+
+
+def show_trail(key: str) -> list[str]:
+    """A trail, and what was attested on it."""
+    trail = Trail.seek(key)
+    if trail is None:
+        return [f"There is no trail {key}."]
+    said = Attestation.select(Attestation.status, Attestation.type).where(
+        Attestation.trail == trail
+    )
+    rows = said.order_by(peewee.SQL('"t1"."rowid"')).limit(51).tuples()
+    lines = [f"{SLACK_MARKS[status]} {kind}" for status, kind in rows]
+    return [
+        f"Trail {trail.id}",
+        f"Flow: {trail.flow.name}",
+        f"Commit: {trail.git_commit_sha}",
+        f"Branch: {trail.git_branch}",
+        f"Author: {trail.git_author}",
+        f"Status: {trail.status}",
+        *(lines[:50] or ["There are no attestations."]),
+        *["… and more attestations."] * (len(lines) > 50),
+    ]
+
+
+def show_environment(name: str) -> list[str]:
+    """What runs in an environment, whether it may, and whether it drifted."""
+    environment = Environment.get_or_none(Environment.name == name)
+    if environment is None:
+        return [f"There is no environment '{name}'."]
+    snapshot = EnvironmentSnapshot.newest(environment.id)
+    lines = [f"Environment {name} ({environment.type})"]
+    lines += [f"Compliance: {environment.json()['complianceState']}"]
+    if snapshot is None:
+        return [*lines, "There is no snapshot of it yet."]
+    lines += [f"Snapshot: {snapshot.snapshot_index} of {snapshot.recorded_at}"]
+    lines += [f"Artifacts: {len(snapshot.artifacts)}"]
+    report = DriftReport.last(environment.id)
+    if report:
+        lines += ["It drifted from its baseline." if report.has_drift else "It did not drift."]
+    return lines
+
+
+def decide_in_slack(verb: str, key: str, speaker: str, comment: str) -> list[str]:
+    """Approve or reject as somebody in Slack, and tell what came of it."""
+    approval = Approval.seek(key.lower())
+    if approval is None:
+        return [f"There is no approval {key[:200]}."]
+    approvers = approval.required_approvers
+    if approvers and speaker not in approvers:
+        names = list_some(approvers)
+        return [f"Approval {approval.id} is for {names} to decide; here you are {speaker}."]
+    # Whoever reads the audit log wants to know who it was, not which channel it came through.
+    session().actor = speaker
+    said = {"approver_identity": speaker, "comments": comment or None}
+    try:
+        {"approve": approve, "reject": reject}[verb](approval, said)
+    except Conflict as problem:
+        return [str(problem)]
+    told = approval.json()
+    heard = {decision["approverIdentity"] for decision in told["decisions"]}
+    missing = [name for name in approvers if name not in heard]
+    sentence = {
+        "APPROVED": f"✅ Approval {approval.id} is granted by {speaker}.",
+        "REJECTED": f"❌ Approval {approval.id} is rejected by {speaker}.",
+        "PENDING_APPROVAL": f"⏳ {speaker} approves {approval.id}, which still waits for "
+        f"{list_some(missing)}.",
+    }[told["status"]]
+    return [sentence, *[f"Comment: {comment}"] * bool(comment)]
+
+
+def speaker_in_slack(*names: Any) -> str:
+    """Who acts, by the first usable name that Slack gives."""
+    usable = (name for name in names if isinstance(name, str) and 0 < len(name.strip()) <= 200)
+    return f"slack:{next(usable, 'unknown').strip()}"
+
+
+# --- Slack requests -----------------------------------------------------------
+# What comes from Slack: known by its signature, and answered once.
+
+#: Seconds by which the time of a request may be off (Slack, Verifying requests).
+SLACK_WINDOW = 300
+
+
+class SlackRequest(Model):
+    """A request from Slack that was answered, by its signature: a repeat does nothing."""
+
+    since = 4
+
+    id = Text(primary_key=True)
+    expires_at = Timestamp(index=True)
+
+    @classmethod
+    def is_new(cls, signature: str, timestamp: str) -> bool:
+        """Whether a request comes for the first time; from now on, it does not."""
+        source = session().source
+        cls.delete().where(cls.expires_at < source.now()).execute()
+        key = signature.lower()
+        if cls.has(key):
+            return False
+        cls.create(id=key, expires_at=source.timestamp(int(timestamp) + SLACK_WINDOW))
+        return True
+
+
+def slack_headers(context: Context) -> tuple[str, str]:
+    """The signature of a request, and the time that it states."""
+    names = ("X-Slack-Signature", "X-Slack-Request-Timestamp")
+    return tuple(context.request.get_header(name, default="") for name in names)
+
+
+def is_from_slack(secret: str, context: Context) -> bool:
+    """Whether a request was signed with a secret, and just now."""
+    signature, timestamp = slack_headers(context)
+    signed = b"v0:%b:%b" % (timestamp.encode("utf-8", "replace"), context.raw)
+    expected = b"v0=" + hmac.digest(secret.encode(), signed, "sha256").hex().encode()
+    verified = hmac.compare_digest(expected, signature.lower().encode("utf-8", "replace"))
+    if not re.fullmatch("[0-9]{1,12}", timestamp):
+        return False
+    return verified and abs(context.lite.source.clock() - int(timestamp)) <= SLACK_WINDOW
+
+
+class SlackForm(Schema):
+    """A form of Slack, which spells its members as Python does."""
+
+    def __init__(self, name: str, **own: Member):
+        super().__init__(name=name)
+        self.members = {member: (member, field) for member, field in own.items()}
+
+
+SLACK_ANSWER = {
+    "type": "object",
+    "required": ["responseType", "text"],
+    "properties": {
+        "responseType": {"type": "string"},
+        # The name by which Slack itself knows it.
+        "response_type": {"type": "string"},
+        "text": {"type": "string"},
+    },
+}
+
+
+def answer_slack(lines: Iterable[str]) -> dict:
+    """Lines as Slack shows them in a channel."""
+    text = slack_text(lines)
+    return {"responseType": "in_channel", "response_type": "in_channel", "text": text}
+
+
+FROM_SLACK = MappingProxyType(
+    {
+        "public": True,
+        "signed": "signer",
+        "media": MappingProxyType({"application/x-www-form-urlencoded": read_form}),
+        "request_headers": ("X-Slack-Signature", "X-Slack-Request-Timestamp"),
+        "answer": SLACK_ANSWER,
+        "refuses": (400, 404),
+    }
+)
+
+
+class SlackCommands(Resource, surface=FACTSTORE, tag="Slack"):
+    """What comes from Slack, known by its signature."""
+
+    def signer(self, context: Context, slug: str) -> Principal | None:
+        """Slack, where a request is signed with the secret of an organisation."""
+        slug = organisation_slug(slug)
+        if not is_from_slack(SlackConfig.of(slug).signing_secret, context):
+            return None
+        return Principal(f"slack:{slug}", name="Slack")
+
+    @route(
+        "POST /api/v1/organisations/{slug}/slack/commands",
+        id="handleSlackCommand",
+        body=SlackForm(
+            "SlackSlashCommandForm",
+            text=Text(default=""),
+            user_id=Text(default=""),
+            user_name=Text(default=""),
+        ),
+        **FROM_SLACK,
+    )
+    def command(self, context, slug):
+        """Answer a slash command, once."""
+        if not SlackRequest.is_new(*slack_headers(context)):
+            return answer_slack(["This was answered before."])
+        text = context.body.get("text", "")
+        word, key, comment = (*text.split(None, 2), "", "", "")[:3]
+        if word.lower() in SLACK_BUTTONS.values() and key:
+            names = context.body.get("user_name"), context.body.get("user_id")
+            speaker = speaker_in_slack(*names)
+            return answer_slack(decide_in_slack(word.lower(), key, speaker, comment))
+        return answer_slack(find_in_slack(text))
+
+    @route(
+        "POST /api/v1/organisations/{slug}/slack/actions",
+        id="handleSlackAction",
+        body=LenientRequest(payload=Text(1_000_000), demanded="payload", name="SlackActionForm"),
+        **FROM_SLACK,
+    )
+    def act(self, context, slug):
+        """Do what a button says that was pressed, once."""
+        if "payload" not in context.body:
+            told = answer_slack(["The form has no payload."])
+            return Reply(400, to_json(told).encode())
+        if not SlackRequest.is_new(*slack_headers(context)):
+            return answer_slack(["This was answered before."])
+        try:
+            told = read_json(context.body["payload"].encode())
+        except Invalid:
+            told = None
+        pressed = dig(told, "actions")
+        first = pressed[0] if isinstance(pressed, list) and pressed else None
+        name, key = dig(first, "action_id"), dig(first, "value")
+        if not (isinstance(name, str) and name in SLACK_BUTTONS and isinstance(key, str)):
+            return answer_slack(["This button does nothing here."])
+        speaker = speaker_in_slack(dig(told, "user.username"))
+        return answer_slack(decide_in_slack(SLACK_BUTTONS[name], key, speaker, ""))
 
 
 # --- Jira ---------------------------------------------------------------------
