@@ -3703,6 +3703,11 @@ class Errand(Model):
         """What is sent; Invalid where it must not be, which counts as an attempt that failed."""
         raise NotImplementedError
 
+    def deliver(self, workspace: Workspace, transport: Any, at: float) -> Answer:
+        """Make one attempt; Invalid where none can be made."""
+        letter = self.letter(workspace, at)
+        return transport.post(letter.url, letter.body, letter.headers)
+
     def accepts(self, sent: Answer) -> bool:
         """Whether the other side has taken it, by what it answered."""
         return 200 <= sent.status < 300
@@ -4409,11 +4414,9 @@ class Dispatcher:
     def attempt(self, workspace: Workspace, errand: Errand, at: float) -> bool:
         """Send one errand, and write down what came of it."""
         try:
-            letter = errand.letter(workspace, at)
+            sent = errand.deliver(workspace, self.transport, at)
         except Invalid as problem:
             sent = Answer(0, None, str(problem))
-        else:
-            sent = self.transport.post(letter.url, letter.body, letter.headers)
 
         def work(current):
             # It may be gone, together with what it was on its way to.
