@@ -4172,6 +4172,14 @@ class Answer:
     note: str
     body: bytes | None = dataclasses.field(default=None, compare=False, repr=False)
 
+    @property
+    def json(self) -> Any:
+        """What the body holds as JSON; None where it is none."""
+        try:
+            return read_json(self.body or b"")
+        except Invalid:
+            return None
+
 
 def time_left(deadline: float) -> float:
     """Seconds until a time of the monotonic clock; TimeoutError when it has passed."""
@@ -15368,10 +15376,7 @@ def slack_verdict(sent: Answer) -> str:
     """What Slack says of a message: ok, the name of its error, or nothing where it says neither."""
     if sent.status != 200:
         return ""
-    try:
-        told = read_json(sent.body or b"")
-    except Invalid:
-        return ""
+    told = sent.json
     if dig(told, "ok") is True:
         return "ok"
     error = dig(told, "error")
@@ -15754,10 +15759,595 @@ class SlackCommands(Resource, surface=FACTSTORE, tag="Slack"):
         return answer_slack(decide_in_slack(SLACK_BUTTONS[name], key, speaker, ""))
 
 
+# --- Atlassian ----------------------------------------------------------------
+# What Jira and Confluence have in common: where they are, and who calls there.
+
+
+class SiteUrl(Text):
+    """The base URL of a server, kept without slashes at its end."""
+
+    def read(self, value):
+        url = super().read(value).rstrip("/")
+        try:
+            parts, _ = split_target(url)
+        except Invalid as problem:
+            raise ValueError(str(problem)) from None
+        if parts.query or parts.fragment or url.endswith(("?", "#")):
+            raise ValueError("Expected a URL without query and fragment")
+        return url
+
+
+class UserName(Text):
+    """A user name as HTTP Basic takes one (RFC 7617)."""
+
+    def __init__(self, **options: Any):
+        hint = "Expected a name without a colon"
+        super().__init__(255, 1, pattern="[^:\\x00-\\x1f\\x7f]+", hint=hint, **options)
+
+
+class AtlassianSite(Model):
+    """The one connection of a workspace to a product of Atlassian."""
+
+    abstract: ClassVar[bool] = True
+    #: What people call the product.
+    title: ClassVar[str]
+    base_url: str
+    username: str
+    api_token: str
+
+    @classmethod
+    def only(cls) -> AtlassianSite | None:
+        """The connection, if there is one."""
+        return cls.select().first()
+
+    @classmethod
+    def stored(cls) -> AtlassianSite:
+        """The connection, or NotFound."""
+        site = cls.only()
+        if site is None:
+            raise NotFound(f"{cls.title} is not configured.")
+        return site
+
+    @classmethod
+    def keep(cls, values: Mapping[str, Any]) -> AtlassianSite:
+        """Store the connection, instead of the one before."""
+        site = cls.only()
+        if site is None:
+            return cls.create(**values)
+        site.change(**values)
+        return site
+
+    def headers(self) -> dict[str, str]:
+        """The headers of every request, the credentials among them."""
+        credentials = base64.b64encode(f"{self.username}:{self.api_token}".encode()).decode()
+        return {"Accept": "application/json", "Authorization": f"Basic {credentials}"}
+
+    def ask(self, transport: Transport, path: str) -> Answer:
+        """What is answered when a path is read."""
+        return transport.get(self.base_url + path, self.headers())
+
+    def explain(self, answer: Answer) -> str:
+        """Why an answer is of no use."""
+        reasons = {
+            401: f"{self.title} refused the user name or the token.",
+            403: f"{self.title} does not let this user do that.",
+            200: f"{self.title} gave an answer that cannot be understood.",
+        }
+        return reasons.get(answer.status, f"{self.title} gave no usable answer. {answer.note}")
+
+    def probe_path(self) -> str:
+        """What is read to see whether the connection works."""
+        raise NotImplementedError
+
+    def probe(self, transport: Transport) -> dict:
+        """Whether the connection works, and if not, why."""
+        answer = self.ask(transport, self.probe_path())
+        # Whoever is not known may be shown a page for people, with a good status.
+        works = answer.status == 200 and isinstance(answer.json, dict)
+        sentence = f"{self.title} knows {self.username}." if works else self.explain(answer)
+        return {"success": works, "message": sentence}
+
+
+CONNECTION_TEST = {
+    "type": "object",
+    "required": ["success", "message"],
+    "properties": {"success": {"type": "boolean"}, "message": {"type": "string"}},
+}
+
+
+class SiteKeeper:
+    """Mixed into the resource of a connection: what is found out before its handlers."""
+
+    def check(self, context: Context) -> None:
+        """Refuse a URL that nothing may be sent to."""
+        check_target(context.body["base_url"], allowed_networks(context.settings))
+
+    def probe(self, context: Context) -> dict:
+        """What comes of a first request over the connection."""
+        site = self.model.only()
+        if site is None:
+            return {"success": False, "message": f"{self.model.title} is not configured."}
+        return site.probe(context.lite.transport)
+
+
 # --- Jira ---------------------------------------------------------------------
+# Tickets are put down here first; an errand carries each to Jira (REST API, version 2).
+
+#: Seconds that one sync may wait for Jira, and how many tickets of a kind it takes up.
+SYNC_TIME, SYNC_BATCH = 20, 100
+#: How a server says that it does not have an operation.
+NO_OPERATION = (404, 405, 410, 501)
+
+
+class JiraConnection(AtlassianSite):
+    """Where Jira is, and as whom tickets are made there."""
+
+    fact, touched, since = "jira_connection", True, 4
+    schema_name = "JiraConfigResponse"
+    title = "Jira"
+
+    id = Uuid()
+    base_url = SiteUrl(255, 1, column_name="jira_base_url")
+    username = UserName(column_name="jira_username")
+    api_token = Encrypted(255, 1, column_name="jira_api_token", hidden=True)
+    default_project_key = Name()
+    created_at = Timestamp(6, default=now_exactly)
+    updated_at = Timestamp(6, default=now_exactly)
+
+    def probe_path(self):
+        return "/rest/api/2/myself"
+
+    def find_issue(self, transport: Transport, label: str) -> Answer | None:
+        """The answer that tells the issue with a label, or why nobody knows; None for no issue."""
+        query = urllib.parse.urlencode({"jql": f'labels = "{label}"', "fields": "status"})
+        # Jira Cloud has moved the operation, which Data Center has under its old path only.
+        for path in ("/rest/api/2/search", "/rest/api/2/search/jql"):
+            answer = self.ask(transport, f"{path}?{query}")
+            if answer.status not in NO_OPERATION:
+                break
+        else:
+            return None
+        found = dig(answer.json, "issues")
+        if answer.status == 200 and isinstance(found, list):
+            one = [dataclasses.replace(answer, body=to_json(issue).encode()) for issue in found[:1]]
+            return one[0] if one else None
+        # Not knowing is no refusal of the ticket: it is tried again.
+        status = 0 if answer.status == 400 else answer.status
+        return dataclasses.replace(answer, status=status, body=None)
+
+
+class JiraTicket(Model):
+    """An issue in Jira that somebody asked for here, or one that Jira is still to make."""
+
+    fact, since, lookup = "jira_ticket", 4, "stage refreshed_at"
+    key = "synced_for"
+    schema_name = "JiraTicketResponse"
+
+    id = Uuid()
+    ticket_key = Text(255)
+    summary = Name(512)
+    #: Pending until Jira has made the issue, Failed if it will not; else as Jira calls it.
+    status = Text(255, default="Pending")
+    issue_type = Name(default="Task")
+    project_key = Text(255)
+    trail_id = Id(null=True, index=True)
+    created_at = Timestamp(6, default=now_exactly)
+    #: Why it is Pending or Failed.
+    problem = Text(1000, null=True)
+    #: The trail that a sync made it for: one ticket for each.
+    synced_for = Id(null=True, hidden=True)
+    #: Of pending, failed, open and closed: Jira may call a status whatever it likes.
+    stage = Text(10, default="pending", hidden=True)
+    refreshed_at = Timestamp(6, null=True, hidden=True)
+
+    @property
+    def label(self) -> str:
+        """What the issue is found by, whether or not Jira's answer arrived."""
+        return f"factstore-{self.id}"
+
+    def fields(self) -> dict:
+        """The issue as Jira takes it: a summary is one line of at most 255 characters."""
+        return {
+            "project": {"key": self.project_key},
+            "summary": " ".join(self.summary.split())[:255],
+            "issuetype": {"name": self.issue_type},
+            "labels": [self.label],
+        }
+
+    def refresh(self, told: Any) -> bool:
+        """Take over the status that Jira tells of the issue; say whether it told one."""
+        name, kind = dig(told, "fields.status.name"), dig(told, "fields.status.statusCategory.key")
+        known = isinstance(name, str) and 0 < len(name) <= 255
+        status = {"status": name} if known else {}
+        stage = "closed" if kind == "done" else "open"
+        self.change(stage=stage, refreshed_at=now_exactly(), **status)
+        return known
+
+
+class JiraPosting(Errand):
+    """A ticket on its way to Jira."""
+
+    lane, since = "connection", 4
+
+    id = Uuid()
+    connection = ForeignKey(JiraConnection, index=True)
+    ticket = ForeignKey(JiraTicket, index=True)
+
+    @classmethod
+    def begin(cls, connection: JiraConnection, ticket: JiraTicket) -> JiraPosting:
+        """Put down that a request is about to send a ticket; the dispatcher does if that ends."""
+        current = session()
+        # All that the request may take: the time of a sync, and that of its last attempt.
+        grace = SYNC_TIME + 4 * current.workspace.settings.webhook_timeout
+        due = current.source.timestamp(current.source.clock() + grace)
+        return cls.create(connection=connection.id, ticket=ticket.id, due_at=due)
+
+    @classmethod
+    def waiting(cls, moment, failing):
+        due = super().waiting(moment, failing).select(cls, JiraConnection, JiraTicket)
+        return due.join(JiraConnection).switch(cls).join(JiraTicket)
+
+    def letter(self, workspace, at):
+        body = to_json({"fields": self.ticket.fields()}).encode()
+        headers = self.connection.headers()
+        return Letter(f"{self.connection.base_url}/rest/api/2/issue", body, headers)
+
+    def deliver(self, workspace, transport, at):
+        # Of an attempt before, only the answer may have been lost.
+        found = self.connection.find_issue(transport, self.ticket.label)
+        return found or super().deliver(workspace, transport, at)
+
+    def deliver_first(self, workspace: Workspace, transport: Transport, at: float) -> Answer:
+        """Make the attempt before which there was none."""
+        return super().deliver(workspace, transport, at)
+
+    def accepts(self, sent):
+        return super().accepts(sent) and issue_key(sent) is not None
+
+    def settle(self, sent, at):
+        super().settle(sent, at)
+        if self.state == "done":
+            self.ticket.change(
+                ticket_key=issue_key(sent), status="Open", stage="open", problem=None
+            )
+            return
+        self.change(note=issue_complaint(sent) or self.connection.explain(sent))
+        if sent.status == 400:
+            self.change(state="failed", due_at=None)
+        if self.state == "failed":
+            self.ticket.change(status="Failed", stage="failed")
+        self.ticket.change(problem=self.note)
+
+
+def issue_key(sent: Answer) -> str | None:
+    """The key of an issue in an answer."""
+    key = dig(sent.json, "key")
+    known = isinstance(key, str) and re.fullmatch("[A-Za-z0-9_]{1,200}-[0-9]{1,20}", key)
+    return key if known else None
+
+
+def issue_complaint(sent: Answer) -> str:
+    """What Jira has against an issue, in its own words."""
+    if sent.status != 400:
+        return ""
+    said, faults = dig(sent.json, "errorMessages"), dig(sent.json, "errors")
+    words = [str(word) for word in said] if isinstance(said, list) else []
+    if isinstance(faults, dict):
+        words += [f"{name}: {word}" for name, word in faults.items()]
+    return f"Jira refused the ticket. {' '.join(words)[:900]}".strip()
+
+
+def make_ticket(connection: JiraConnection, **values: Any) -> JiraPosting:
+    """Put a ticket down that Jira does not know of yet, and that it is about to be sent."""
+    project = connection.default_project_key
+    mark = session().source.random.randbytes(4).hex().upper()
+    ticket = JiraTicket.create(
+        ticket_key=f"{project}-PENDING-{mark}", project_key=project, **values
+    )
+    return JiraPosting.begin(connection, ticket)
+
+
+class JiraConnections(
+    SiteKeeper,
+    Resource,
+    surface=FACTSTORE,
+    model=JiraConnection,
+    scope="factstore",
+    access="admin",
+    tag="Atlassian",
+    schema_name="JiraConfigResponse",
+):
+    """The connection to Jira, without its token."""
+
+    @route(
+        "GET /api/v1/integrations/jira/config",
+        id="getJiraConfig",
+        answer=FACTSTORE.one_schema("JiraConfigResponse"),
+    )
+    def read(self, context):
+        """Get the connection to Jira."""
+        return JiraConnection.stored()
+
+    @route(
+        "POST /api/v1/integrations/jira/config",
+        id="saveJiraConfig",
+        body=Schema(
+            JiraConnection.base_url,
+            JiraConnection.username,
+            JiraConnection.api_token,
+            JiraConnection.default_project_key,
+            name="JiraConfigRequest",
+        ),
+        answer=FACTSTORE.one_schema("JiraConfigResponse"),
+        before="check",
+    )
+    def keep(self, context):
+        """Store the connection to Jira, instead of the one before."""
+        return JiraConnection.keep(context.body)
+
+    @route(
+        "POST /api/v1/integrations/jira/test",
+        id="testJira",
+        answer=CONNECTION_TEST,
+        before="probe",
+        slow=True,
+    )
+    def test(self, context):
+        """Try the connection to Jira."""
+        return context.prepared
+
+
+# --- Jira tickets -------------------------------------------------------------
+
+
+class JiraSync:
+    """One exchange with Jira over what is missing there and what may be news here.
+
+    Tickets are put down in a transaction of its own before anything is sent, and `settle` writes
+    down in another what came of it; while Jira is waited for, none is open.
+    """
+
+    def __init__(self, context: Context, connection: JiraConnection):
+        self.context, self.connection = context, connection
+        self.deadline = time.monotonic() + SYNC_TIME
+        self.sent: list[tuple[JiraPosting, Answer]] = []
+        self.read: list[tuple[JiraTicket, Answer]] = []
+        self.waiting = 0
+
+    def run(self) -> JiraSync:
+        """Send what is missing, then read what may have changed, as far as time allows."""
+        workspace, lite = self.context.workspace, self.context.lite
+        trails, at = list(trails_without_ticket()), lite.source.clock()
+        first, again = write_before(self.context, lambda current: self.begin(trails))
+        self.waiting = len(first) + len(again)
+        for postings, attempt in ((first, JiraPosting.deliver_first), (again, JiraPosting.deliver)):
+            for key in postings:
+                posting = JiraPosting.fetch(key)
+                answer = attempt(posting, workspace, lite.transport, at)
+                self.sent.append((posting, answer))
+                if not self.goes_on(answer):
+                    return self
+        for ticket in open_tickets():
+            path = f"/rest/api/2/issue/{segments(ticket.ticket_key)}?fields=status"
+            answer = self.connection.ask(lite.transport, path)
+            self.read.append((ticket, answer))
+            if not self.goes_on(answer):
+                break
+        return self
+
+    def begin(self, trails: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
+        """Put down what is about to be sent: for the first time, and again after a refusal."""
+        known = JiraTicket.trail_id
+        first = [
+            make_ticket(self.connection, summary=summary, trail_id=key, synced_for=key).id
+            for key, summary in trails
+            # Another sync may have come first.
+            if not JiraTicket.select().where(known == key).exists()
+        ]
+        refused = JiraTicket.select().where(JiraTicket.stage == "failed").limit(SYNC_BATCH)
+        again = []
+        for ticket in list(refused):
+            ticket.change(status="Pending", stage="pending")
+            again.append(JiraPosting.begin(self.connection, ticket).id)
+        return first, again
+
+    def goes_on(self, answer: Answer) -> bool:
+        """Whether Jira may be asked more: it is there, knows us, and there is time left."""
+        usable = 200 <= answer.status < 300 or answer.status in (400, 404)
+        return usable and time.monotonic() < self.deadline
+
+    def settle(self, at: float) -> dict:
+        """Write down what came of it, and tell how much was exchanged."""
+        made = read = 0
+        for posting, answer in self.sent:
+            JiraPosting.fetch(posting.id).settle(answer, at)
+            made += posting.accepts(answer)
+        for ticket, answer in self.read:
+            if answer.status == 200:
+                read += JiraTicket.fetch(ticket.id).refresh(answer.json)
+            elif answer.status == 404:
+                # Somebody took it away, or out of this user's sight.
+                JiraTicket.fetch(ticket.id).refresh(None)
+        sentence = f"Tickets made in Jira: {made}, read from there: {read}"
+        waits = self.waiting - made
+        sentence += f", waiting for Jira: {waits}." if waits else "."
+        return {"syncedCount": made + read, "message": sentence}
+
+
+def trails_without_ticket() -> Iterator[tuple[str, str]]:
+    """Some of the trails that are not compliant and have no ticket: id, and a summary."""
+    has = JiraTicket.select().where(JiraTicket.trail_id == Trail.id)
+    found = Trail.select(Trail.id, Trail.name, Trail.git_commit_sha, Flow.name).join(Flow)
+    found = found.where(Trail.status == "NON_COMPLIANT", ~peewee.fn.EXISTS(has))
+    rows = found.order_by(peewee.SQL('"t1"."rowid"')).limit(SYNC_BATCH).tuples()
+    for key, name, commit, flow in rows:
+        yield key, f"Trail {name or commit} of flow {flow} is not compliant"[:512]
+
+
+def open_tickets() -> list[JiraTicket]:
+    """Some of the tickets whose status may change, those first that were not read for longest."""
+    tickets = JiraTicket.select().where(JiraTicket.stage == "open")
+    return list(tickets.order_by(JiraTicket.refreshed_at).limit(SYNC_BATCH))
+
+
+def write_before(context: Context, work: Callable[[Session], Any]) -> Any:
+    """Do a part of a write that must stand before its handler's transaction begins."""
+    return perform(
+        context.workspace,
+        work,
+        actor=context.principal.id,
+        reason=context.reason,
+        request_id=context.request_id,
+    )
+
+
+class JiraTickets(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/integrations/jira/tickets",
+    model=JiraTicket,
+    scope="factstore",
+    tag="Atlassian",
+    schema_name="JiraTicketResponse",
+    verbs="list create",
+    options={"create": {"before": "send", "slow": True}},
+):
+    """Tickets in Jira that are about trails."""
+
+    creates = Schema(
+        JiraTicket.summary,
+        JiraTicket.issue_type,
+        trail_id=Id(),
+        name="CreateJiraTicketRequest",
+    )
+
+    def send(self, context: Context) -> tuple[str, Answer] | None:
+        """Put a ticket down and try to send it; nothing for a dry run, which leaves no trace."""
+        connection = JiraConnection.stored()
+        Trail.fetch(context.body["trail_id"])
+        if self.surface.rehearses(context.request):
+            return None
+        key = write_before(context, lambda current: make_ticket(connection, **context.body).id)
+        lite = context.lite
+        posting = JiraPosting.fetch(key)
+        at = lite.source.clock()
+        return key, posting.deliver_first(context.workspace, lite.transport, at)
+
+    def create(self, context):
+        """Make a ticket for a trail; one that Jira does not take now is sent until it does."""
+        if context.prepared is None:
+            return make_ticket(JiraConnection.stored(), **context.body).ticket
+        key, sent = context.prepared
+        posting = JiraPosting.fetch(key)
+        posting.settle(sent, context.lite.source.clock())
+        return posting.ticket
+
+    def exchange(self, context: Context) -> JiraSync | None:
+        """Have everything exchanged that a sync is for; nothing for a dry run."""
+        connection = JiraConnection.only()
+        if connection is None or self.surface.rehearses(context.request):
+            return None
+        return JiraSync(context, connection).run()
+
+    @route(
+        "POST /api/v1/integrations/jira/sync",
+        id="syncJira",
+        answer={
+            "type": "object",
+            "required": ["syncedCount", "message"],
+            "properties": {"syncedCount": {"type": "integer"}, "message": {"type": "string"}},
+        },
+        before="exchange",
+        slow=True,
+    )
+    def sync(self, context):
+        """Make the tickets that trails lack in Jira, and read the status of those that are open.
+
+        A trail that is not compliant gets one ticket; what Jira refused before is sent again.
+        """
+        if context.prepared is not None:
+            return context.prepared.settle(context.lite.source.clock())
+        if JiraConnection.only() is None:
+            return {"syncedCount": 0, "message": "Jira is not configured."}
+        count = len(list(trails_without_ticket()))
+        return {"syncedCount": 0, "message": f"Trails that would get a ticket: {count}."}
 
 
 # --- Confluence ---------------------------------------------------------------
+
+
+class ConfluenceConnection(AtlassianSite):
+    """Where Confluence is, and as whom it is called."""
+
+    fact, touched, since = "confluence_connection", True, 4
+    schema_name = "ConfluenceConfigResponse"
+    title = "Confluence"
+
+    id = Uuid()
+    base_url = SiteUrl(255, 1, column_name="confluence_base_url")
+    username = UserName(column_name="confluence_username")
+    api_token = Encrypted(255, 1, column_name="confluence_api_token", hidden=True)
+    default_space_key = Name()
+    created_at = Timestamp(6, default=now_exactly)
+    updated_at = Timestamp(6, default=now_exactly)
+
+    def probe_path(self):
+        return f"/wiki/rest/api/space/{segments(self.default_space_key)}"
+
+    def explain(self, answer):
+        if answer.status == 404:
+            return f"Confluence shows this user no space {self.default_space_key}."
+        return super().explain(answer)
+
+
+class ConfluenceConnections(
+    SiteKeeper,
+    Resource,
+    surface=FACTSTORE,
+    model=ConfluenceConnection,
+    scope="factstore",
+    access="admin",
+    tag="Atlassian",
+    schema_name="ConfluenceConfigResponse",
+):
+    """The connection to Confluence, without its token."""
+
+    @route(
+        "GET /api/v1/integrations/confluence/config",
+        id="getConfluenceConfig",
+        answer=FACTSTORE.one_schema("ConfluenceConfigResponse"),
+    )
+    def read(self, context):
+        """Get the connection to Confluence."""
+        return ConfluenceConnection.stored()
+
+    @route(
+        "POST /api/v1/integrations/confluence/config",
+        id="saveConfluenceConfig",
+        body=Schema(
+            ConfluenceConnection.base_url,
+            ConfluenceConnection.username,
+            ConfluenceConnection.api_token,
+            ConfluenceConnection.default_space_key,
+            name="ConfluenceConfigRequest",
+        ),
+        answer=FACTSTORE.one_schema("ConfluenceConfigResponse"),
+        before="check",
+    )
+    def keep(self, context):
+        """Store the connection to Confluence, instead of the one before."""
+        return ConfluenceConnection.keep(context.body)
+
+    @route(
+        "POST /api/v1/integrations/confluence/test",
+        id="testConfluence",
+        answer=CONNECTION_TEST,
+        before="probe",
+        slow=True,
+    )
+    def test(self, context):
+        """Try the connection to Confluence."""
+        return context.prepared
 
 
 # --- Ledger -------------------------------------------------------------------
