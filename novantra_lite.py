@@ -16005,6 +16005,9 @@ class JiraPosting(Errand):
         return super().accepts(sent) and issue_key(sent) is not None
 
     def settle(self, sent, at):
+        if self.state != "due":
+            # A request that took too long finds that the dispatcher came to an end before.
+            return
         super().settle(sent, at)
         if self.state == "done":
             self.ticket.change(
@@ -16080,6 +16083,8 @@ class JiraConnections(
         ),
         answer=FACTSTORE.one_schema("JiraConfigResponse"),
         before="check",
+        # A name may take seconds to resolve.
+        slow=True,
     )
     def keep(self, context):
         """Store the connection to Jira, instead of the one before."""
@@ -16333,6 +16338,8 @@ class ConfluenceConnections(
         ),
         answer=FACTSTORE.one_schema("ConfluenceConfigResponse"),
         before="check",
+        # A name may take seconds to resolve.
+        slow=True,
     )
     def keep(self, context):
         """Store the connection to Confluence, instead of the one before."""

@@ -484,6 +484,25 @@ def test_the_dispatcher_keeps_off_a_ticket_that_a_request_is_sending(
     assert (made.json["ticketKey"], sent, len(jira.issues)) == ("OPS-1", [0], 1)
 
 
+def test_a_request_that_the_dispatcher_overtook_changes_nothing(
+    near, client, connected, jira, clock, trail
+):
+    answer = jira.answer
+
+    def dawdle(asked):
+        jira.server.answer = answer
+        clock.advance(41)
+        assert near.step() == 1
+        return 504, b""
+
+    jira.server.answer = dawdle
+
+    made = client.post(TICKETS, ticket_for(trail))
+
+    assert (made.json["ticketKey"], made.json["status"]) == ("OPS-1", "Open")
+    assert states(near) == [("done", 1, 201)]
+
+
 def test_what_jira_refuses_is_failed_and_says_why(near, client, connected, jira, clock, trail):
     made = client.post(TICKETS, ticket_for(trail, issueType="Saga"))
 
