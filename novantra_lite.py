@@ -35,8 +35,8 @@ Contents
         Rego evaluation, Rego engine, Policy archives, Policy bundles, Policy decisions,
         Security scans, Regulatory frameworks, Compliance assessments, Regulatory reports,
         Evidence documents, Evidence vault, Vault requests, HashiCorp Vault, Audit log, Search,
-        Reports, Incoming webhooks, Incoming events, Slack, Slack commands, Jira, Confluence,
-        Ledger, Hub templates, Audit packages
+        Reports, Incoming webhooks, Incoming events, Slack, Slack commands, Slack requests,
+        Atlassian, Jira, Jira tickets, Confluence, Ledger, Hub templates, Audit packages
     Part V    Application   Rows, OSCAL, Opening workspaces, Imports, Collections, Demo vocabulary,
         Demo plans, Demo records, Demo data, Demo delivery, WSGI application, Clients, Servers,
         Maintenance, Installs, NovantraLite, Reference page, Documents, OpenAPI, Service, Commands,
@@ -313,6 +313,7 @@ class Settings:
         (), "Private networks that webhooks, notifications and integrations may reach."
     )
     webhook_timeout: float = setting(10.0, "Seconds that a webhook receiver has to answer.")
+    slack_url: str = setting("https://slack.com/api", "Where Slack's Web API is.")
     factstore_auth: str = setting("on", "`open` lets loopback callers without credentials through.")
     factstore_region: str = setting("us-east-1", "Sent as X-Factstore-Region.")
     cors_origins: tuple = setting(
@@ -624,7 +625,7 @@ class Member:
     #: Kept encrypted in the file.
     sealed = False
     #: Opens something: not even the audit log keeps what it was.
-    secret = False
+    is_secret = False
 
     def read(self, value: Any) -> Any:
         """Take a JSON value in, or raise ValueError with what is wrong."""
@@ -1010,8 +1011,10 @@ class SealedAccessor(peewee.FieldAccessor):
     def __get__(self, instance, instance_type=None):
         value = super().__get__(instance, instance_type)
         if type(value) is Sealed:
-            value = session().ring.open(value, self.field.place(instance._pk))
-            instance.__data__[self.name] = value
+            opened = session().ring.open(value, self.field.place(instance._pk))
+            # As long as it is not replaced, the file keeps the bytes that the ledger knows.
+            instance.__dict__.setdefault("sealed_values", {})[self.name] = opened, value
+            instance.__data__[self.name] = value = opened
         return value
 
 
@@ -1022,7 +1025,7 @@ class Encrypted(Text):
     sealed = True
 
     @property
-    def secret(self) -> bool:
+    def is_secret(self) -> bool:
         """Whether it opens something, as what is encrypted and never shown does."""
         return self.hidden
 
@@ -1280,7 +1283,7 @@ class Model(peewee.Model):
             setattr(self, name, value)
         self.store(list(changed))
         if self.fact:
-            told = [name for name in values if name in changed and not known[name].secret]
+            told = [name for name in values if name in changed and not known[name].is_secret]
             was = {camel(known[name].column_name): before[name] for name in told}
             session().facts.append(("updated", type(self), self._pk, self.row(), was))
         return set(changed)
@@ -2695,6 +2698,8 @@ class Context:
 
     def take_raw(self) -> bytes:
         """The bytes of the body, refused when they are over the operation's limit."""
+        if self.raw:
+            return self.raw
         limit = getattr(self.settings, self.operation.limit)
         length = self.request.content_length
         if length is None or length <= limit:
@@ -2886,6 +2891,9 @@ class Operation:
     setting: str = ""
     #: Whether it answers without credentials.
     public: bool = False
+    #: Names the method of the resource by which a public operation knows its caller: by a signature
+    #: over the raw body. See `identify_signer`.
+    signed: str = ""
     partial: bool = False
     #: What a multipart form holds, where that is not what another body holds.
     form: Schema | None = None
@@ -2915,6 +2923,11 @@ class Operation:
     def surface(self) -> Surface:
         """The API that the operation is of."""
         return self.resource.surface
+
+    @property
+    def writes(self) -> bool:
+        """Whether it is answered in a transaction that a dry run rolls back."""
+        return self.method != "GET" and (bool(self.signed) or not self.public)
 
     @functools.cached_property
     def handler(self) -> Callable:
@@ -3703,6 +3716,11 @@ class Errand(Model):
         """What is sent; Invalid where it must not be, which counts as an attempt that failed."""
         raise NotImplementedError
 
+    def deliver(self, workspace: Workspace, transport: Any, at: float) -> Answer:
+        """Make one attempt; Invalid where none can be made."""
+        letter = self.letter(workspace, at)
+        return transport.post(letter.url, letter.body, letter.headers)
+
     def accepts(self, sent: Answer) -> bool:
         """Whether the other side has taken it, by what it answered."""
         return 200 <= sent.status < 300
@@ -3887,10 +3905,10 @@ def answer(context: Context, given: Mapping[str, str]) -> Reply:
     context.read_query()
     if operation.method == "GET":
         return operation.handler(context, *path) if operation.public else look(context, path)
+    if operation.signed:
+        identify_signer(context, path)
     context.read_body()
-    if operation.public:
-        return operation.handler(context, *path)
-    return write(context, path)
+    return write(context, path) if operation.writes else operation.handler(context, *path)
 
 
 def allowed_methods(operation: Operation, settings: Settings) -> list[str]:
@@ -3913,6 +3931,34 @@ def identify(context: Context, at: float) -> None:
             note_refusal(context, f"{request.method} {context.operation.path}")
         problem.headers.setdefault("WWW-Authenticate", "Bearer")
         raise
+
+
+def identify_signer(context: Context, path: Sequence[str]) -> None:
+    """Find the workspace and the principal that a signature over the raw body speaks for.
+
+    The operation's method is asked in every workspace, so that no answer comes sooner than another:
+    it tells the principal, or None where nothing that the workspace keeps verifies. NotFound stands
+    when all raise it. Two workspaces with the same secret are a refusal, as none is meant.
+    """
+    context.take_raw()
+    ask = getattr(context.operation.resource, context.operation.signed)
+    found, absent = [], []
+    for workspace in context.lite.workspaces.values():
+        with workspace.read():
+            try:
+                found.append((workspace, ask(context, *path)))
+            except NotFound as problem:
+                absent.append(problem)
+    verified = [(workspace, principal) for workspace, principal in found if principal]
+    if len(verified) == 1:
+        context.workspace, context.principal = verified[0]
+        return
+    if absent and not found:
+        raise absent[0]
+    if verified:
+        log.warning("Several workspaces verify a signature at %s.", context.operation.path)
+    note_refusal(context, f"{context.request.method} {context.operation.path}")
+    raise Invalid("The signature is missing or does not verify.")
 
 
 def note_refusal(context: Context, what: str, actor: str = "unknown") -> None:
@@ -3945,7 +3991,9 @@ def look(context: Context, path: Sequence[str]) -> Reply:
 def write(context: Context, path: Sequence[str]) -> Reply:
     """Answer a write: once for each Idempotency-Key, or as a rehearsal."""
     rehearsal = context.operation.surface.rehearses(context.request)
-    asked = context.request.get_header("Idempotency-Key") is not None
+    # What is signed brings an id of its own, if any, by which a repeat is known.
+    signed = context.operation.signed
+    asked = not signed and context.request.get_header("Idempotency-Key") is not None
     idempotency = Idempotency(context) if asked else None
     # A rehearsal refuses a key that is none, and neither replays nor remembers.
     idempotency = None if rehearsal else idempotency
@@ -4136,6 +4184,14 @@ class Answer:
     retry_after: int | None
     note: str
     body: bytes | None = dataclasses.field(default=None, compare=False, repr=False)
+
+    @property
+    def json(self) -> Any:
+        """What the body holds as JSON; None where it is none."""
+        try:
+            return read_json(self.body or b"")
+        except Invalid:
+            return None
 
 
 def time_left(deadline: float) -> float:
@@ -4379,11 +4435,9 @@ class Dispatcher:
     def attempt(self, workspace: Workspace, errand: Errand, at: float) -> bool:
         """Send one errand, and write down what came of it."""
         try:
-            letter = errand.letter(workspace, at)
+            sent = errand.deliver(workspace, self.transport, at)
         except Invalid as problem:
             sent = Answer(0, None, str(problem))
-        else:
-            sent = self.transport.post(letter.url, letter.body, letter.headers)
 
         def work(current):
             # It may be gone, together with what it was on its way to.
@@ -6985,6 +7039,18 @@ class Paging(Filters):
         super().__init__(*columns, **own, page=page, size=size)
 
 
+class LenientRequest(Schema):
+    """A body with members that are told as required, and not missed where they are absent."""
+
+    def __init__(self, *columns: Member, demanded: str, **own: Any):
+        super().__init__(*columns, optional=demanded, **own)
+        self.demanded = demanded.split()
+
+    def describe(self):
+        described = super().describe()
+        return described | {"required": [*described.get("required", ()), *self.demanded]}
+
+
 #: What the token of a person who signed in starts with.
 SESSION_PREFIX = "fsu_"
 
@@ -8097,8 +8163,14 @@ def check_channel(channel_type: str, config: str, settings: Settings) -> None:
         check_target(url, networks, needs_tls(url, networks))
 
 
-def slack_text(told: Mapping[str, Any]) -> str:
-    """A notification in Slack's mrkdwn, which wants three characters escaped."""
+def slack_text(lines: Iterable[str]) -> str:
+    """Lines as Slack takes a text, in which no name can address people or draw a link."""
+    # Slack asks for these three characters to be escaped, and for no others.
+    return "\n".join(escape(" ".join(line.split())[:3000], quote=False) for line in lines)
+
+
+def slack_message(told: Mapping[str, Any]) -> str:
+    """A notification as Slack shows it."""
     facts = {
         "Severity": told["severity"],
         "Event": told["triggerEvent"],
@@ -8110,7 +8182,7 @@ def slack_text(told: Mapping[str, Any]) -> str:
     for name, value in facts.items():
         if value not in (None, "", []):
             lines.append(f"• {name}: {value if isinstance(value, str) else to_json(value)}")
-    return escape("\n".join(lines), quote=False)
+    return slack_text(lines)
 
 
 # --- Notifying ----------------------------------------------------------------
@@ -8128,7 +8200,7 @@ MATCHING = """SELECT "id", "channel_type" FROM "notification_rule"
 class ChannelConfig(Encrypted):
     """A JSON object as text, whose URL lets whoever knows it post to the channel."""
 
-    secret = True
+    is_secret = True
 
 
 class NotificationRule(Model):
@@ -8215,7 +8287,9 @@ class NotificationErrand(Errand):
         url = read_receiver(self.rule.channel_config)
         split_target(url, needs_tls(url, allowed_networks(workspace.settings)))
         is_slack = self.rule.channel_type == "SLACK"
-        body = to_json({"text": slack_text(json.loads(self.payload))}) if is_slack else self.payload
+        body = (
+            to_json({"text": slack_message(json.loads(self.payload))}) if is_slack else self.payload
+        )
         return Letter(url, body.encode(), {"Content-Type": "application/json"})
 
     def settle(self, sent, at):
@@ -11007,16 +11081,6 @@ def reject(approval: Approval, said: Mapping[str, Any]) -> None:
     )
 
 
-class ApprovalRequest(Schema):
-    """What asks for an approval; the trail in the path wins over the one in the body.
-
-    The reference demands `trailId` and ignores it: it is told as required, and not missed.
-    """
-
-    def describe(self):
-        return super().describe() | {"required": ["trailId"]}
-
-
 APPROVALS_BY_TRAIL = Array(Approval, {"trail": lambda trail: Approval.trail == trail})
 
 
@@ -11047,12 +11111,13 @@ class Approvals(
     @route(
         "POST /api/v1/trails/{trailId}/approvals",
         id="requestApproval",
-        body=ApprovalRequest(
+        # The trail in the path wins over the one in the body.
+        body=LenientRequest(
             Approval.required_approvers,
             Approval.comments,
             Approval.deadline,
             trail_id=Id(),
-            optional="trailId",
+            demanded="trailId",
             name="CreateApprovalRequest",
         ),
         answer=FACTSTORE.one_schema("ApprovalResponse"),
@@ -15758,15 +15823,1072 @@ def evidence_store(settings: Settings) -> EvidenceStore:
 
 
 # --- Slack --------------------------------------------------------------------
+# Messages to the channel of an organisation, through Slack's Web API.
+
+#: What Slack says of a message that may well be taken later (Web API, chat.postMessage).
+SLACK_RETRIES = (
+    "ratelimited", "rate_limited", "internal_error", "fatal_error", "service_unavailable",
+    "request_timeout", "team_added_to_org",
+)  # fmt: skip
+
+
+class SlackConfig(Belonging, Model):
+    """An organisation's place in Slack: a channel, the bot that posts there, and the secret that
+    signs what comes from there."""
+
+    fact, key, touched, since = "slack_config", "org_slug", True, 4
+    schema_name = "SlackConfigResponse"
+
+    id = Uuid()
+    org_slug = Text(255)
+    bot_token = Encrypted(
+        255, 1, pattern="[!-~]+", hint="Expected a token of visible ASCII characters", hidden=True
+    )
+    signing_secret = Encrypted(
+        255, 1, pattern="[!-~]+", hint="Expected a secret of visible ASCII characters", hidden=True
+    )
+    channel = Name()
+    created_at = Timestamp(6, default=now_exactly)
+    updated_at = Timestamp(6, default=now_exactly)
+
+    @classmethod
+    def of(cls, slug: str) -> SlackConfig:
+        """The settings of an organisation, which need not be there itself; or NotFound."""
+        found = cls.get_or_none(cls.org_slug == slug)
+        if found is None:
+            raise NotFound(f"Organisation '{slug}' has no Slack settings.")
+        return found
+
+    @classmethod
+    def end_with(cls, slug):
+        for config in cls.select().where(cls.org_slug == slug):
+            config.remove()
+
+    def remove(self):
+        # What waits goes too, at once: there may be much, and none of it is a fact.
+        SlackMessage.delete().where(SlackMessage.config == self).execute()
+        super().remove()
+
+
+class SlackMessage(Errand):
+    """A text on its way to the channel of an organisation."""
+
+    lane, since = "config", 4
+
+    id = Uuid()
+    config = ForeignKey(SlackConfig, index=True)
+    text = Text(40_000)
+
+    @classmethod
+    def post(cls, config: SlackConfig, lines: Iterable[str]) -> SlackMessage:
+        """Put a message on its way."""
+        message, current = cls.send(config=config.id, text=slack_text(lines)), session()
+        current.workspace.journal.note(current, "slack_message.posted", "slack_message", message.id)
+        return message
+
+    @classmethod
+    def waiting(cls, moment, failing):
+        return super().waiting(moment, failing).select(cls, SlackConfig).join(SlackConfig)
+
+    def letter(self, workspace, at):
+        url = f"{workspace.settings.slack_url.rstrip('/')}/chat.postMessage"
+        body = to_json({"channel": self.config.channel, "text": self.text}).encode()
+        headers = {"Content-Type": "application/json; charset=utf-8"}
+        return Letter(url, body, headers | {"Authorization": f"Bearer {self.config.bot_token}"})
+
+    def accepts(self, sent):
+        return slack_verdict(sent) == "ok"
+
+    def settle(self, sent, at):
+        verdict = slack_verdict(sent)
+        if verdict in ("ratelimited", "rate_limited"):
+            # Said with status 200, it means what it means with 429.
+            sent = dataclasses.replace(sent, status=429)
+        super().settle(sent, at)
+        if verdict in ("", "ok"):
+            return
+        self.change(note=f"Slack refused the message: {verdict}.")
+        if verdict not in SLACK_RETRIES:
+            self.change(state="failed", due_at=None)
+
+
+def slack_verdict(sent: Answer) -> str:
+    """What Slack says of a message: ok, the name of its error, or nothing where it says neither."""
+    if sent.status != 200:
+        return ""
+    told = sent.json
+    if dig(told, "ok") is True:
+        return "ok"
+    error = dig(told, "error")
+    known = isinstance(error, str) and re.fullmatch("[a-z0-9_]{1,100}", error)
+    return error if known else ""
+
+
+def list_some(names: Sequence[str], at_most: int = 20) -> str:
+    """Names in a sentence, and how many more there are."""
+    rest = len(names) - at_most
+    return ", ".join(names[:at_most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+class SlackConfigs(
+    Resource,
+    surface=FACTSTORE,
+    model=SlackConfig,
+    scope="factstore",
+    access="admin",
+    tag="Slack",
+    schema_name="SlackConfigResponse",
+):
+    """The places of organisations in Slack: one each, without the secrets."""
+
+    @route(
+        "GET /api/v1/organisations/{slug}/slack",
+        id="getSlackConfig",
+        answer=FACTSTORE.one_schema("SlackConfigResponse"),
+    )
+    def read(self, context, slug):
+        """Get the Slack settings of an organisation."""
+        return SlackConfig.of(organisation_slug(slug))
+
+    @route(
+        "POST /api/v1/organisations/{slug}/slack",
+        id="configureSlack",
+        body=Schema(
+            SlackConfig.bot_token,
+            SlackConfig.signing_secret,
+            SlackConfig.channel,
+            name="ConfigureSlackRequest",
+        ),
+        answer=FACTSTORE.one_schema("SlackConfigResponse"),
+    )
+    def configure(self, context, slug):
+        """Store the Slack settings of an organisation, instead of those before."""
+        slug = organisation_slug(slug)
+        config = SlackConfig.get_or_none(SlackConfig.org_slug == slug)
+        if config is None:
+            return SlackConfig.create(org_slug=slug, **context.body)
+        config.change(**context.body)
+        return config
+
+    @route("DELETE /api/v1/organisations/{slug}/slack", id="removeSlack", status=204)
+    def forget(self, context, slug):
+        """Forget the Slack settings of an organisation, and drop what was on its way there."""
+        config = SlackConfig.of(organisation_slug(slug))
+        told = config.json()
+        config.remove()
+        return told
+
+
+class SlackNotices(Resource, surface=FACTSTORE, scope="factstore", tag="Slack"):
+    """Messages to the channels of organisations; each is sent until Slack takes it."""
+
+    @route(
+        "POST /api/v1/organisations/{slug}/slack/notify/trail-non-compliant",
+        id="notifySlackTrailNonCompliant",
+        body=Schema(
+            trail_id=Id(),
+            flow_name=Text(255),
+            missing_attestation_types=Json(ListOf(Text(255))),
+            failed_attestation_types=Json(ListOf(Text(255))),
+            trail_url=Text(2048, null=True),
+            name="TrailNonCompliantNotificationRequest",
+        ),
+        status=202,
+    )
+    def trail_non_compliant(self, context, slug):
+        """Tell the channel of an organisation that a trail is not compliant."""
+        body = context.body
+        told = {
+            "Flow": body["flow_name"],
+            "Missing": list_some(body["missing_attestation_types"]),
+            "Failed": list_some(body["failed_attestation_types"]),
+            "Details": body.get("trail_url"),
+        }
+        lines = [f"🚨 Trail {body['trail_id']} is not compliant."]
+        lines += [f"{name}: {value}" for name, value in told.items() if value]
+        SlackMessage.post(SlackConfig.of(organisation_slug(slug)), lines)
+
+    @route(
+        "POST /api/v1/organisations/{slug}/slack/notify/approval-requested",
+        id="notifySlackApprovalRequested",
+        body=Schema(
+            approval_id=Text(255),
+            artifact_sha=Text(255),
+            target_environment=Text(255),
+            required_approvers=Json(ListOf(Text(255))),
+            name="ApprovalRequestedNotificationRequest",
+        ),
+        status=202,
+    )
+    def approval_requested(self, context, slug):
+        """Tell the channel of an organisation that an approval is asked for."""
+        body = context.body
+        key = body["approval_id"]
+        lines = [
+            f"🔔 Approval {key} is asked for.",
+            f"Artifact: {body['artifact_sha']}",
+            f"Environment: {body['target_environment']}",
+            f"Approvers: {list_some(body['required_approvers']) or 'anybody'}",
+            f"Decide with `approve {key}` or `reject {key}`, and a comment if you like.",
+        ]
+        SlackMessage.post(SlackConfig.of(organisation_slug(slug)), lines)
 
 
 # --- Slack commands -----------------------------------------------------------
+# What people in Slack ask for and do. Slack shows nothing but answers of status 200.
+
+SLACK_LISTED = 10
+SLACK_HELP = (
+    "What you can ask for:",
+    "`search PREFIX`: artifacts whose digest starts so, such as sha256:4f2a",
+    "`trail UUID`: a trail and its attestations",
+    "`env NAME`: what runs in an environment, and whether it may",
+    "`approve ID [comment]` and `reject ID [comment]`: decide on an approval",
+    "`help`: this text",
+)
+SLACK_MARKS = MappingProxyType({"PASSED": "✅", "FAILED": "❌", "PENDING": "⏳"})
+SLACK_BUTTONS = MappingProxyType({"approve_release": "approve", "reject_release": "reject"})
+
+
+def find_in_slack(text: str) -> list[str]:
+    """What a command asks to be shown, or help."""
+    word, argument = (*text.split(None, 2), "", "")[:2]
+    match word.lower():
+        case "search" if argument:
+            return show_artifacts(argument)
+        case "trail" if UUID.fullmatch(argument.lower()):
+            return show_trail(argument.lower())
+        case "env" if argument:
+            return show_environment(text.split(None, 1)[1].strip())
+        case "" | "help" | "search" | "trail" | "env" | "approve" | "reject":
+            return list(SLACK_HELP)
+    return [f"There is no command `{text[:200]}`; `help` tells which there are."]
+
+
+def show_artifacts(prefix: str) -> list[str]:
+    """The artifacts whose digest starts with a prefix, the first few of them."""
+    digest = Artifact.sha256_digest
+    starting = Artifact.select(Artifact.image_name, Artifact.image_tag, digest).where(
+        digest >= prefix, digest < prefix + chr(0x10FFFF)
+    )
+    found = list(starting.order_by(digest).limit(SLACK_LISTED + 1).tuples())
+    if not found:
+        return [f"There is no artifact whose digest starts with {prefix}."]
+    lines = [f"{name}:{tag} {digest}" for name, tag, digest in found[:SLACK_LISTED]]
+    return lines + ["… and more: a longer prefix finds fewer."] * (len(found) > SLACK_LISTED)
+
+
+def show_trail(key: str) -> list[str]:
+    """A trail, and what was attested on it."""
+    trail = Trail.seek(key)
+    if trail is None:
+        return [f"There is no trail {key}."]
+    said = Attestation.select(Attestation.status, Attestation.type).where(
+        Attestation.trail == trail
+    )
+    rows = said.order_by(peewee.SQL('"t1"."rowid"')).limit(51).tuples()
+    lines = [f"{SLACK_MARKS[status]} {kind}" for status, kind in rows]
+    return [
+        f"Trail {trail.id}",
+        f"Flow: {trail.flow.name}",
+        f"Commit: {trail.git_commit_sha}",
+        f"Branch: {trail.git_branch}",
+        f"Author: {trail.git_author}",
+        f"Status: {trail.status}",
+        *(lines[:50] or ["There are no attestations."]),
+        *["… and more attestations."] * (len(lines) > 50),
+    ]
+
+
+def show_environment(name: str) -> list[str]:
+    """What runs in an environment, whether it may, and whether it drifted."""
+    environment = Environment.get_or_none(Environment.name == name)
+    if environment is None:
+        return [f"There is no environment '{name}'."]
+    snapshot = EnvironmentSnapshot.newest(environment.id)
+    lines = [f"Environment {name} ({environment.type})"]
+    lines += [f"Compliance: {environment.json()['complianceState']}"]
+    if snapshot is None:
+        return [*lines, "There is no snapshot of it yet."]
+    lines += [f"Snapshot: {snapshot.snapshot_index} of {snapshot.recorded_at}"]
+    lines += [f"Artifacts: {len(snapshot.artifacts)}"]
+    report = DriftReport.last(environment.id)
+    if report:
+        lines += ["It drifted from its baseline." if report.has_drift else "It did not drift."]
+    return lines
+
+
+def decide_in_slack(verb: str, key: str, speaker: str, comment: str) -> list[str]:
+    """Approve or reject as somebody in Slack, and tell what came of it."""
+    approval = Approval.seek(key.lower())
+    if approval is None:
+        return [f"There is no approval {key[:200]}."]
+    approvers = approval.required_approvers
+    if approvers and speaker not in approvers:
+        names = list_some(approvers)
+        return [f"Approval {approval.id} is for {names} to decide; here you are {speaker}."]
+    # Whoever reads the audit log wants to know who it was, not which channel it came through.
+    session().actor = speaker
+    said = {"approver_identity": speaker, "comments": comment or None}
+    try:
+        {"approve": approve, "reject": reject}[verb](approval, said)
+    except Conflict as problem:
+        return [str(problem)]
+    told = approval.json()
+    heard = {decision["approverIdentity"] for decision in told["decisions"]}
+    missing = [name for name in approvers if name not in heard]
+    sentence = {
+        "APPROVED": f"✅ Approval {approval.id} is granted by {speaker}.",
+        "REJECTED": f"❌ Approval {approval.id} is rejected by {speaker}.",
+        "PENDING_APPROVAL": f"⏳ {speaker} approves {approval.id}, which still waits for "
+        f"{list_some(missing)}.",
+    }[told["status"]]
+    return [sentence, *[f"Comment: {comment}"] * bool(comment)]
+
+
+def speaker_in_slack(*names: Any) -> str:
+    """Who acts, by the first usable name that Slack gives."""
+    usable = (name for name in names if isinstance(name, str) and 0 < len(name.strip()) <= 200)
+    return f"slack:{next(usable, 'unknown').strip()}"
+
+
+# --- Slack requests -----------------------------------------------------------
+# What comes from Slack: known by its signature, and answered once.
+
+#: Seconds by which the time of a request may be off (Slack, Verifying requests).
+SLACK_WINDOW = 300
+
+
+class SlackRequest(Model):
+    """A request from Slack that was answered, by its signature: a repeat does nothing."""
+
+    since = 4
+
+    id = Text(primary_key=True)
+    expires_at = Timestamp(index=True)
+
+    @classmethod
+    def is_new(cls, signature: str, timestamp: str) -> bool:
+        """Whether a request comes for the first time; from now on, it does not."""
+        source = session().source
+        cls.delete().where(cls.expires_at < source.now()).execute()
+        key = signature.lower()
+        if cls.has(key):
+            return False
+        cls.create(id=key, expires_at=source.timestamp(int(timestamp) + SLACK_WINDOW))
+        return True
+
+
+def slack_headers(context: Context) -> tuple[str, str]:
+    """The signature of a request, and the time that it states."""
+    names = ("X-Slack-Signature", "X-Slack-Request-Timestamp")
+    return tuple(context.request.get_header(name, default="") for name in names)
+
+
+def is_from_slack(secret: str, context: Context) -> bool:
+    """Whether a request was signed with a secret, and just now."""
+    signature, timestamp = slack_headers(context)
+    signed = b"v0:%b:%b" % (timestamp.encode("utf-8", "replace"), context.raw)
+    expected = b"v0=" + hmac.digest(secret.encode(), signed, "sha256").hex().encode()
+    verified = hmac.compare_digest(expected, signature.lower().encode("utf-8", "replace"))
+    if not re.fullmatch("[0-9]{1,12}", timestamp):
+        return False
+    return verified and abs(context.lite.source.clock() - int(timestamp)) <= SLACK_WINDOW
+
+
+class SlackForm(Schema):
+    """A form of Slack, which spells its members as Python does."""
+
+    def __init__(self, name: str, **own: Member):
+        super().__init__(name=name)
+        self.members = {member: (member, field) for member, field in own.items()}
+
+
+SLACK_ANSWER = {
+    "type": "object",
+    "required": ["responseType", "text"],
+    "properties": {
+        "responseType": {"type": "string"},
+        # The name by which Slack itself knows it.
+        "response_type": {"type": "string"},
+        "text": {"type": "string"},
+    },
+}
+
+
+def answer_slack(lines: Iterable[str]) -> dict:
+    """Lines as Slack shows them in a channel."""
+    text = slack_text(lines)
+    return {"responseType": "in_channel", "response_type": "in_channel", "text": text}
+
+
+FROM_SLACK = MappingProxyType(
+    {
+        "public": True,
+        "signed": "signer",
+        "media": MappingProxyType({"application/x-www-form-urlencoded": read_form}),
+        "request_headers": ("X-Slack-Signature", "X-Slack-Request-Timestamp"),
+        "answer": SLACK_ANSWER,
+        "refuses": (400, 404),
+    }
+)
+
+
+class SlackCommands(Resource, surface=FACTSTORE, tag="Slack"):
+    """What comes from Slack, known by its signature."""
+
+    def signer(self, context: Context, slug: str) -> Principal | None:
+        """Slack, where a request is signed with the secret of an organisation."""
+        slug = organisation_slug(slug)
+        if not is_from_slack(SlackConfig.of(slug).signing_secret, context):
+            return None
+        return Principal(f"slack:{slug}", name="Slack")
+
+    @route(
+        "POST /api/v1/organisations/{slug}/slack/commands",
+        id="handleSlackCommand",
+        body=SlackForm(
+            "SlackSlashCommandForm",
+            text=Text(default=""),
+            user_id=Text(default=""),
+            user_name=Text(default=""),
+        ),
+        **FROM_SLACK,
+    )
+    def command(self, context, slug):
+        """Answer a slash command, once."""
+        if not SlackRequest.is_new(*slack_headers(context)):
+            return answer_slack(["This was answered before."])
+        text = context.body.get("text", "")
+        word, key, comment = (*text.split(None, 2), "", "", "")[:3]
+        if word.lower() in SLACK_BUTTONS.values() and key:
+            names = context.body.get("user_name"), context.body.get("user_id")
+            speaker = speaker_in_slack(*names)
+            return answer_slack(decide_in_slack(word.lower(), key, speaker, comment))
+        return answer_slack(find_in_slack(text))
+
+    @route(
+        "POST /api/v1/organisations/{slug}/slack/actions",
+        id="handleSlackAction",
+        body=LenientRequest(payload=Text(1_000_000), demanded="payload", name="SlackActionForm"),
+        **FROM_SLACK,
+    )
+    def act(self, context, slug):
+        """Do what a button says that was pressed, once."""
+        if "payload" not in context.body:
+            told = answer_slack(["The form has no payload."])
+            return Reply(400, to_json(told).encode())
+        if not SlackRequest.is_new(*slack_headers(context)):
+            return answer_slack(["This was answered before."])
+        try:
+            told = read_json(context.body["payload"].encode())
+        except Invalid:
+            told = None
+        pressed = dig(told, "actions")
+        first = pressed[0] if isinstance(pressed, list) and pressed else None
+        name, key = dig(first, "action_id"), dig(first, "value")
+        if not (isinstance(name, str) and name in SLACK_BUTTONS and isinstance(key, str)):
+            return answer_slack(["This button does nothing here."])
+        speaker = speaker_in_slack(dig(told, "user.username"))
+        return answer_slack(decide_in_slack(SLACK_BUTTONS[name], key, speaker, ""))
+
+
+# --- Atlassian ----------------------------------------------------------------
+# What Jira and Confluence have in common: where they are, and who calls there.
+
+
+class SiteUrl(Text):
+    """The base URL of a server, kept without slashes at its end."""
+
+    def read(self, value):
+        url = super().read(value).rstrip("/")
+        try:
+            parts, _ = split_target(url)
+        except Invalid as problem:
+            raise ValueError(str(problem)) from None
+        if parts.query or parts.fragment or url.endswith(("?", "#")):
+            raise ValueError("Expected a URL without query and fragment")
+        return url
+
+
+class UserName(Text):
+    """A user name as HTTP Basic takes one (RFC 7617)."""
+
+    def __init__(self, **options: Any):
+        hint = "Expected a name without a colon"
+        super().__init__(255, 1, pattern="[^:\\x00-\\x1f\\x7f]+", hint=hint, **options)
+
+
+class AtlassianSite(Model):
+    """The one connection of a workspace to a product of Atlassian."""
+
+    abstract: ClassVar[bool] = True
+    #: What people call the product.
+    title: ClassVar[str]
+    base_url: str
+    username: str
+    api_token: str
+
+    @classmethod
+    def only(cls) -> AtlassianSite | None:
+        """The connection, if there is one."""
+        return cls.select().first()
+
+    @classmethod
+    def stored(cls) -> AtlassianSite:
+        """The connection, or NotFound."""
+        site = cls.only()
+        if site is None:
+            raise NotFound(f"{cls.title} is not configured.")
+        return site
+
+    @classmethod
+    def keep(cls, values: Mapping[str, Any]) -> AtlassianSite:
+        """Store the connection, instead of the one before."""
+        site = cls.only()
+        if site is None:
+            return cls.create(**values)
+        site.change(**values)
+        return site
+
+    def headers(self) -> dict[str, str]:
+        """The headers of every request, the credentials among them."""
+        credentials = base64.b64encode(f"{self.username}:{self.api_token}".encode()).decode()
+        return {"Accept": "application/json", "Authorization": f"Basic {credentials}"}
+
+    def ask(self, transport: Transport, path: str) -> Answer:
+        """What is answered when a path is read."""
+        return transport.get(self.base_url + path, self.headers())
+
+    def explain(self, answer: Answer) -> str:
+        """Why an answer is of no use."""
+        reasons = {
+            401: f"{self.title} refused the user name or the token.",
+            403: f"{self.title} does not let this user do that.",
+            200: f"{self.title} gave an answer that cannot be understood.",
+        }
+        return reasons.get(answer.status, f"{self.title} gave no usable answer. {answer.note}")
+
+    def probe_path(self) -> str:
+        """What is read to see whether the connection works."""
+        raise NotImplementedError
+
+    def probe(self, transport: Transport) -> dict:
+        """Whether the connection works, and if not, why."""
+        answer = self.ask(transport, self.probe_path())
+        # Whoever is not known may be shown a page for people, with a good status.
+        works = answer.status == 200 and isinstance(answer.json, dict)
+        sentence = f"{self.title} knows {self.username}." if works else self.explain(answer)
+        return {"success": works, "message": sentence}
+
+
+CONNECTION_TEST = {
+    "type": "object",
+    "required": ["success", "message"],
+    "properties": {"success": {"type": "boolean"}, "message": {"type": "string"}},
+}
+
+
+class SiteKeeper:
+    """Mixed into the resource of a connection: what is found out before its handlers."""
+
+    def check(self, context: Context) -> None:
+        """Refuse a URL that nothing may be sent to."""
+        check_target(context.body["base_url"], allowed_networks(context.settings))
+
+    def probe(self, context: Context) -> dict:
+        """What comes of a first request over the connection."""
+        site = self.model.only()
+        if site is None:
+            return {"success": False, "message": f"{self.model.title} is not configured."}
+        return site.probe(context.lite.transport)
 
 
 # --- Jira ---------------------------------------------------------------------
+# Tickets are put down here first; an errand carries each to Jira (REST API, version 2).
+
+#: Seconds that one sync may wait for Jira, and how many tickets of a kind it takes up.
+SYNC_TIME, SYNC_BATCH = 20, 100
+#: How a server says that it does not have an operation.
+NO_OPERATION = (404, 405, 410, 501)
+
+
+class JiraConnection(AtlassianSite):
+    """Where Jira is, and as whom tickets are made there."""
+
+    fact, touched, since = "jira_connection", True, 4
+    schema_name = "JiraConfigResponse"
+    title = "Jira"
+
+    id = Uuid()
+    base_url = SiteUrl(255, 1, column_name="jira_base_url")
+    username = UserName(column_name="jira_username")
+    api_token = Encrypted(255, 1, column_name="jira_api_token", hidden=True)
+    default_project_key = Name()
+    created_at = Timestamp(6, default=now_exactly)
+    updated_at = Timestamp(6, default=now_exactly)
+
+    def probe_path(self):
+        return "/rest/api/2/myself"
+
+    def find_issue(self, transport: Transport, label: str) -> Answer | None:
+        """The answer that tells the issue with a label, or why nobody knows; None for no issue."""
+        query = urllib.parse.urlencode({"jql": f'labels = "{label}"', "fields": "status"})
+        # Jira Cloud has moved the operation, which Data Center has under its old path only.
+        for path in ("/rest/api/2/search", "/rest/api/2/search/jql"):
+            answer = self.ask(transport, f"{path}?{query}")
+            if answer.status not in NO_OPERATION:
+                break
+        else:
+            return None
+        found = dig(answer.json, "issues")
+        if answer.status == 200 and isinstance(found, list):
+            one = [dataclasses.replace(answer, body=to_json(issue).encode()) for issue in found[:1]]
+            return one[0] if one else None
+        # Not knowing is no refusal of the ticket: it is tried again.
+        status = 0 if answer.status == 400 else answer.status
+        return dataclasses.replace(answer, status=status, body=None)
+
+
+class JiraTicket(Model):
+    """An issue in Jira that somebody asked for here, or one that Jira is still to make."""
+
+    fact, since, lookup = "jira_ticket", 4, "stage refreshed_at"
+    key = "synced_for"
+    schema_name = "JiraTicketResponse"
+
+    id = Uuid()
+    ticket_key = Text(255)
+    summary = Name(512)
+    #: Pending until Jira has made the issue, Failed if it will not; else as Jira calls it.
+    status = Text(255, default="Pending")
+    issue_type = Name(default="Task")
+    project_key = Text(255)
+    trail_id = Id(null=True, index=True)
+    created_at = Timestamp(6, default=now_exactly)
+    #: Why it is Pending or Failed.
+    problem = Text(1000, null=True)
+    #: The trail that a sync made it for: one ticket for each.
+    synced_for = Id(null=True, hidden=True)
+    #: Of pending, failed, open and closed: Jira may call a status whatever it likes.
+    stage = Text(10, default="pending", hidden=True)
+    refreshed_at = Timestamp(6, null=True, hidden=True)
+
+    @property
+    def label(self) -> str:
+        """What the issue is found by, whether or not Jira's answer arrived."""
+        return f"factstore-{self.id}"
+
+    def fields(self) -> dict:
+        """The issue as Jira takes it: a summary is one line of at most 255 characters."""
+        return {
+            "project": {"key": self.project_key},
+            "summary": " ".join(self.summary.split())[:255],
+            "issuetype": {"name": self.issue_type},
+            "labels": [self.label],
+        }
+
+    def refresh(self, told: Any) -> bool:
+        """Take over the status that Jira tells of the issue; say whether it told one."""
+        name, kind = dig(told, "fields.status.name"), dig(told, "fields.status.statusCategory.key")
+        known = isinstance(name, str) and 0 < len(name) <= 255
+        status = {"status": name} if known else {}
+        stage = "closed" if kind == "done" else "open"
+        self.change(stage=stage, refreshed_at=now_exactly(), **status)
+        return known
+
+
+class JiraPosting(Errand):
+    """A ticket on its way to Jira."""
+
+    lane, since = "connection", 4
+
+    id = Uuid()
+    connection = ForeignKey(JiraConnection, index=True)
+    ticket = ForeignKey(JiraTicket, index=True)
+
+    @classmethod
+    def begin(cls, connection: JiraConnection, ticket: JiraTicket) -> JiraPosting:
+        """Put down that a request is about to send a ticket; the dispatcher does if that ends."""
+        current = session()
+        # All that the request may take: the time of a sync, and that of its last attempt.
+        grace = SYNC_TIME + 4 * current.workspace.settings.webhook_timeout
+        due = current.source.timestamp(current.source.clock() + grace)
+        return cls.create(connection=connection.id, ticket=ticket.id, due_at=due)
+
+    @classmethod
+    def waiting(cls, moment, failing):
+        due = super().waiting(moment, failing).select(cls, JiraConnection, JiraTicket)
+        return due.join(JiraConnection).switch(cls).join(JiraTicket)
+
+    def letter(self, workspace, at):
+        body = to_json({"fields": self.ticket.fields()}).encode()
+        headers = self.connection.headers()
+        return Letter(f"{self.connection.base_url}/rest/api/2/issue", body, headers)
+
+    def deliver(self, workspace, transport, at):
+        # Of an attempt before, only the answer may have been lost.
+        found = self.connection.find_issue(transport, self.ticket.label)
+        return found or super().deliver(workspace, transport, at)
+
+    def deliver_first(self, workspace: Workspace, transport: Transport, at: float) -> Answer:
+        """Make the attempt before which there was none."""
+        return super().deliver(workspace, transport, at)
+
+    def accepts(self, sent):
+        return super().accepts(sent) and issue_key(sent) is not None
+
+    def settle(self, sent, at):
+        if self.state != "due":
+            # A request that took too long finds that the dispatcher came to an end before.
+            return
+        super().settle(sent, at)
+        if self.state == "done":
+            self.ticket.change(
+                ticket_key=issue_key(sent), status="Open", stage="open", problem=None
+            )
+            return
+        self.change(note=issue_complaint(sent) or self.connection.explain(sent))
+        if sent.status == 400:
+            self.change(state="failed", due_at=None)
+        if self.state == "failed":
+            self.ticket.change(status="Failed", stage="failed")
+        self.ticket.change(problem=self.note)
+
+
+def issue_key(sent: Answer) -> str | None:
+    """The key of an issue in an answer."""
+    key = dig(sent.json, "key")
+    known = isinstance(key, str) and re.fullmatch("[A-Za-z0-9_]{1,200}-[0-9]{1,20}", key)
+    return key if known else None
+
+
+def issue_complaint(sent: Answer) -> str:
+    """What Jira has against an issue, in its own words."""
+    if sent.status != 400:
+        return ""
+    said, faults = dig(sent.json, "errorMessages"), dig(sent.json, "errors")
+    words = [str(word) for word in said] if isinstance(said, list) else []
+    if isinstance(faults, dict):
+        words += [f"{name}: {word}" for name, word in faults.items()]
+    return f"Jira refused the ticket. {' '.join(words)[:900]}".strip()
+
+
+def make_ticket(connection: JiraConnection, **values: Any) -> JiraPosting:
+    """Put a ticket down that Jira does not know of yet, and that it is about to be sent."""
+    project = connection.default_project_key
+    mark = session().source.random.randbytes(4).hex().upper()
+    ticket = JiraTicket.create(
+        ticket_key=f"{project}-PENDING-{mark}", project_key=project, **values
+    )
+    return JiraPosting.begin(connection, ticket)
+
+
+class JiraConnections(
+    SiteKeeper,
+    Resource,
+    surface=FACTSTORE,
+    model=JiraConnection,
+    scope="factstore",
+    access="admin",
+    tag="Atlassian",
+    schema_name="JiraConfigResponse",
+):
+    """The connection to Jira, without its token."""
+
+    @route(
+        "GET /api/v1/integrations/jira/config",
+        id="getJiraConfig",
+        answer=FACTSTORE.one_schema("JiraConfigResponse"),
+    )
+    def read(self, context):
+        """Get the connection to Jira."""
+        return JiraConnection.stored()
+
+    @route(
+        "POST /api/v1/integrations/jira/config",
+        id="saveJiraConfig",
+        body=Schema(
+            JiraConnection.base_url,
+            JiraConnection.username,
+            JiraConnection.api_token,
+            JiraConnection.default_project_key,
+            name="JiraConfigRequest",
+        ),
+        answer=FACTSTORE.one_schema("JiraConfigResponse"),
+        before="check",
+        # A name may take seconds to resolve.
+        slow=True,
+    )
+    def keep(self, context):
+        """Store the connection to Jira, instead of the one before."""
+        return JiraConnection.keep(context.body)
+
+    @route(
+        "POST /api/v1/integrations/jira/test",
+        id="testJira",
+        answer=CONNECTION_TEST,
+        before="probe",
+        slow=True,
+    )
+    def test(self, context):
+        """Try the connection to Jira."""
+        return context.prepared
+
+
+# --- Jira tickets -------------------------------------------------------------
+
+
+class JiraSync:
+    """One exchange with Jira over what is missing there and what may be news here.
+
+    Tickets are put down in a transaction of its own before anything is sent, and `settle` writes
+    down in another what came of it; while Jira is waited for, none is open.
+    """
+
+    def __init__(self, context: Context, connection: JiraConnection):
+        self.context, self.connection = context, connection
+        self.deadline = time.monotonic() + SYNC_TIME
+        self.sent: list[tuple[JiraPosting, Answer]] = []
+        self.read: list[tuple[JiraTicket, Answer]] = []
+        self.waiting = 0
+
+    def run(self) -> JiraSync:
+        """Send what is missing, then read what may have changed, as far as time allows."""
+        workspace, lite = self.context.workspace, self.context.lite
+        trails, at = list(trails_without_ticket()), lite.source.clock()
+        first, again = write_before(self.context, lambda current: self.begin(trails))
+        self.waiting = len(first) + len(again)
+        for postings, attempt in ((first, JiraPosting.deliver_first), (again, JiraPosting.deliver)):
+            for key in postings:
+                posting = JiraPosting.fetch(key)
+                answer = attempt(posting, workspace, lite.transport, at)
+                self.sent.append((posting, answer))
+                if not self.goes_on(answer):
+                    return self
+        for ticket in open_tickets():
+            path = f"/rest/api/2/issue/{segments(ticket.ticket_key)}?fields=status"
+            answer = self.connection.ask(lite.transport, path)
+            self.read.append((ticket, answer))
+            if not self.goes_on(answer):
+                break
+        return self
+
+    def begin(self, trails: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
+        """Put down what is about to be sent: for the first time, and again after a refusal."""
+        known = JiraTicket.trail_id
+        first = [
+            make_ticket(self.connection, summary=summary, trail_id=key, synced_for=key).id
+            for key, summary in trails
+            # Another sync may have come first.
+            if not JiraTicket.select().where(known == key).exists()
+        ]
+        refused = JiraTicket.select().where(JiraTicket.stage == "failed").limit(SYNC_BATCH)
+        again = []
+        for ticket in list(refused):
+            ticket.change(status="Pending", stage="pending")
+            again.append(JiraPosting.begin(self.connection, ticket).id)
+        return first, again
+
+    def goes_on(self, answer: Answer) -> bool:
+        """Whether Jira may be asked more: it is there, knows us, and there is time left."""
+        usable = 200 <= answer.status < 300 or answer.status in (400, 404)
+        return usable and time.monotonic() < self.deadline
+
+    def settle(self, at: float) -> dict:
+        """Write down what came of it, and tell how much was exchanged."""
+        made = read = 0
+        for posting, answer in self.sent:
+            JiraPosting.fetch(posting.id).settle(answer, at)
+            made += posting.accepts(answer)
+        for ticket, answer in self.read:
+            if answer.status == 200:
+                read += JiraTicket.fetch(ticket.id).refresh(answer.json)
+            elif answer.status == 404:
+                # Somebody took it away, or out of this user's sight.
+                JiraTicket.fetch(ticket.id).refresh(None)
+        sentence = f"Tickets made in Jira: {made}, read from there: {read}"
+        waits = self.waiting - made
+        sentence += f", waiting for Jira: {waits}." if waits else "."
+        return {"syncedCount": made + read, "message": sentence}
+
+
+def trails_without_ticket() -> Iterator[tuple[str, str]]:
+    """Some of the trails that are not compliant and have no ticket: id, and a summary."""
+    has = JiraTicket.select().where(JiraTicket.trail_id == Trail.id)
+    found = Trail.select(Trail.id, Trail.name, Trail.git_commit_sha, Flow.name).join(Flow)
+    found = found.where(Trail.status == "NON_COMPLIANT", ~peewee.fn.EXISTS(has))
+    rows = found.order_by(peewee.SQL('"t1"."rowid"')).limit(SYNC_BATCH).tuples()
+    for key, name, commit, flow in rows:
+        yield key, f"Trail {name or commit} of flow {flow} is not compliant"[:512]
+
+
+def open_tickets() -> list[JiraTicket]:
+    """Some of the tickets whose status may change, those first that were not read for longest."""
+    tickets = JiraTicket.select().where(JiraTicket.stage == "open")
+    return list(tickets.order_by(JiraTicket.refreshed_at).limit(SYNC_BATCH))
+
+
+def write_before(context: Context, work: Callable[[Session], Any]) -> Any:
+    """Do a part of a write that must stand before its handler's transaction begins."""
+    return perform(
+        context.workspace,
+        work,
+        actor=context.principal.id,
+        reason=context.reason,
+        request_id=context.request_id,
+    )
+
+
+class JiraTickets(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/integrations/jira/tickets",
+    model=JiraTicket,
+    scope="factstore",
+    tag="Atlassian",
+    schema_name="JiraTicketResponse",
+    verbs="list create",
+    options={"create": {"before": "send", "slow": True}},
+):
+    """Tickets in Jira that are about trails."""
+
+    creates = Schema(
+        JiraTicket.summary,
+        JiraTicket.issue_type,
+        trail_id=Id(),
+        name="CreateJiraTicketRequest",
+    )
+
+    def send(self, context: Context) -> tuple[str, Answer] | None:
+        """Put a ticket down and try to send it; nothing for a dry run, which leaves no trace."""
+        connection = JiraConnection.stored()
+        Trail.fetch(context.body["trail_id"])
+        if self.surface.rehearses(context.request):
+            return None
+        key = write_before(context, lambda current: make_ticket(connection, **context.body).id)
+        lite = context.lite
+        posting = JiraPosting.fetch(key)
+        at = lite.source.clock()
+        return key, posting.deliver_first(context.workspace, lite.transport, at)
+
+    def create(self, context):
+        """Make a ticket for a trail; one that Jira does not take now is sent until it does."""
+        if context.prepared is None:
+            return make_ticket(JiraConnection.stored(), **context.body).ticket
+        key, sent = context.prepared
+        posting = JiraPosting.fetch(key)
+        posting.settle(sent, context.lite.source.clock())
+        return posting.ticket
+
+    def exchange(self, context: Context) -> JiraSync | None:
+        """Have everything exchanged that a sync is for; nothing for a dry run."""
+        connection = JiraConnection.only()
+        if connection is None or self.surface.rehearses(context.request):
+            return None
+        return JiraSync(context, connection).run()
+
+    @route(
+        "POST /api/v1/integrations/jira/sync",
+        id="syncJira",
+        answer={
+            "type": "object",
+            "required": ["syncedCount", "message"],
+            "properties": {"syncedCount": {"type": "integer"}, "message": {"type": "string"}},
+        },
+        before="exchange",
+        slow=True,
+    )
+    def sync(self, context):
+        """Make the tickets that trails lack in Jira, and read the status of those that are open.
+
+        A trail that is not compliant gets one ticket; what Jira refused before is sent again.
+        """
+        if context.prepared is not None:
+            return context.prepared.settle(context.lite.source.clock())
+        if JiraConnection.only() is None:
+            return {"syncedCount": 0, "message": "Jira is not configured."}
+        count = len(list(trails_without_ticket()))
+        return {"syncedCount": 0, "message": f"Trails that would get a ticket: {count}."}
 
 
 # --- Confluence ---------------------------------------------------------------
+
+
+class ConfluenceConnection(AtlassianSite):
+    """Where Confluence is, and as whom it is called."""
+
+    fact, touched, since = "confluence_connection", True, 4
+    schema_name = "ConfluenceConfigResponse"
+    title = "Confluence"
+
+    id = Uuid()
+    base_url = SiteUrl(255, 1, column_name="confluence_base_url")
+    username = UserName(column_name="confluence_username")
+    api_token = Encrypted(255, 1, column_name="confluence_api_token", hidden=True)
+    default_space_key = Name()
+    created_at = Timestamp(6, default=now_exactly)
+    updated_at = Timestamp(6, default=now_exactly)
+
+    def probe_path(self):
+        return f"/wiki/rest/api/space/{segments(self.default_space_key)}"
+
+    def explain(self, answer):
+        if answer.status == 404:
+            return f"Confluence shows this user no space {self.default_space_key}."
+        return super().explain(answer)
+
+
+class ConfluenceConnections(
+    SiteKeeper,
+    Resource,
+    surface=FACTSTORE,
+    model=ConfluenceConnection,
+    scope="factstore",
+    access="admin",
+    tag="Atlassian",
+    schema_name="ConfluenceConfigResponse",
+):
+    """The connection to Confluence, without its token."""
+
+    @route(
+        "GET /api/v1/integrations/confluence/config",
+        id="getConfluenceConfig",
+        answer=FACTSTORE.one_schema("ConfluenceConfigResponse"),
+    )
+    def read(self, context):
+        """Get the connection to Confluence."""
+        return ConfluenceConnection.stored()
+
+    @route(
+        "POST /api/v1/integrations/confluence/config",
+        id="saveConfluenceConfig",
+        body=Schema(
+            ConfluenceConnection.base_url,
+            ConfluenceConnection.username,
+            ConfluenceConnection.api_token,
+            ConfluenceConnection.default_space_key,
+            name="ConfluenceConfigRequest",
+        ),
+        answer=FACTSTORE.one_schema("ConfluenceConfigResponse"),
+        before="check",
+        # A name may take seconds to resolve.
+        slow=True,
+    )
+    def keep(self, context):
+        """Store the connection to Confluence, instead of the one before."""
+        return ConfluenceConnection.keep(context.body)
+
+    @route(
+        "POST /api/v1/integrations/confluence/test",
+        id="testConfluence",
+        answer=CONNECTION_TEST,
+        before="probe",
+        slow=True,
+    )
+    def test(self, context):
+        """Try the connection to Confluence."""
+        return context.prepared
 
 
 # --- Ledger -------------------------------------------------------------------
@@ -18854,8 +19976,9 @@ def describe_parameters(operation: Operation) -> list[dict]:
         for member, (_, field) in query.members.items()
     ]
     places += [("header", name, False, {"type": "string"}) for name in operation.request_headers]
-    if operation.method != "GET" and not operation.public:
+    if operation.writes and not operation.signed:
         places.append(("header", "Idempotency-Key", False, IDEMPOTENCY_TEXT))
+    if operation.writes:
         places.append(("header", "X-Dry-Run", False, FLAG_TEXT))
     parameters = []
     for place, name, required, schema in places:
@@ -18875,7 +19998,7 @@ def describe_answers(operation: Operation) -> dict:
     """The answers that an operation may give, refusals included."""
     done = describe_answer("Done.", operation.answer, operation.answers_with)
     answers = {str(operation.status): done}
-    if operation.method != "GET" and not operation.public:
+    if operation.writes:
         would = rehearsed_as(operation)
         rehearsal = {
             "type": "object",

@@ -526,6 +526,18 @@ CREATE UNIQUE INDEX "configuration_baseline_key" ON "configuration_baseline" ("b
 
 CREATE INDEX "configuration_baseline_status" ON "configuration_baseline" ("status", "created_at", "id");
 
+-- Where Confluence is, and as whom it is called.
+CREATE TABLE "confluence_connection" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "confluence_base_url" TEXT NOT NULL,
+    "confluence_username" TEXT NOT NULL,
+    "confluence_api_token" TEXT NOT NULL,
+    "default_space_key" TEXT NOT NULL,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL
+) STRICT;
+
 -- A measure that keeps a risk down or a requirement met.
 CREATE TABLE "control" (
     "id" TEXT NOT NULL PRIMARY KEY,
@@ -1033,6 +1045,64 @@ CREATE INDEX "indicator_measurement_created" ON "indicator_measurement" ("create
 CREATE UNIQUE INDEX "indicator_measurement_key" ON "indicator_measurement" ("indicator_definition_id", "measured_at");
 
 CREATE INDEX "indicator_measurement_indicator_definition_id" ON "indicator_measurement" ("indicator_definition_id", "created_at", "id");
+
+-- Where Jira is, and as whom tickets are made there.
+CREATE TABLE "jira_connection" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "jira_base_url" TEXT NOT NULL,
+    "jira_username" TEXT NOT NULL,
+    "jira_api_token" TEXT NOT NULL,
+    "default_project_key" TEXT NOT NULL,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL
+) STRICT;
+
+-- An issue in Jira that somebody asked for here, or one that Jira is still to make.
+CREATE TABLE "jira_ticket" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "ticket_key" TEXT NOT NULL,
+    "summary" TEXT NOT NULL,
+    "status" TEXT NOT NULL,
+    "issue_type" TEXT NOT NULL,
+    "project_key" TEXT NOT NULL,
+    "trail_id" TEXT,
+    "created_at" TEXT NOT NULL,
+    "problem" TEXT,
+    "synced_for" TEXT,
+    "stage" TEXT NOT NULL,
+    "refreshed_at" TEXT,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE UNIQUE INDEX "jira_ticket_key" ON "jira_ticket" ("synced_for");
+
+CREATE INDEX "jira_ticket_lookup" ON "jira_ticket" ("stage", "refreshed_at");
+
+CREATE INDEX "jira_ticket_trail_id" ON "jira_ticket" ("trail_id");
+
+-- A ticket on its way to Jira.
+CREATE TABLE "jira_posting" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "state" TEXT NOT NULL CHECK ("state" IN ('due', 'done', 'failed')),
+    "attempts" INTEGER NOT NULL,
+    "due_at" TEXT,
+    "status_code" INTEGER,
+    "note" TEXT NOT NULL,
+    "failed_at" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "connection_id" TEXT NOT NULL,
+    "ticket_id" TEXT NOT NULL,
+    FOREIGN KEY ("connection_id") REFERENCES "jira_connection" ("id"),
+    FOREIGN KEY ("ticket_id") REFERENCES "jira_ticket" ("id")
+) STRICT;
+
+CREATE INDEX "jira_posting_due_at" ON "jira_posting" ("due_at");
+
+CREATE INDEX "jira_posting_connection_id" ON "jira_posting" ("connection_id");
+
+CREATE INDEX "jira_posting_ticket_id" ON "jira_posting" ("ticket_id");
 
 -- When a credential was accepted last; kept apart from its own record, which is proven.
 CREATE TABLE "last_use" (
@@ -1623,6 +1693,48 @@ CREATE INDEX "service_review_created" ON "service_review" ("created_at", "id");
 CREATE UNIQUE INDEX "service_review_key" ON "service_review" ("review_key");
 
 CREATE INDEX "service_review_engagement_id" ON "service_review" ("engagement_id", "created_at", "id");
+
+-- An organisation's place in Slack: a channel, the bot that posts there, and the secret that signs what comes from there.
+CREATE TABLE "slack_config" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "org_slug" TEXT NOT NULL,
+    "bot_token" TEXT NOT NULL,
+    "signing_secret" TEXT NOT NULL,
+    "channel" TEXT NOT NULL,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE UNIQUE INDEX "slack_config_key" ON "slack_config" ("org_slug");
+
+-- A text on its way to the channel of an organisation.
+CREATE TABLE "slack_message" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "state" TEXT NOT NULL CHECK ("state" IN ('due', 'done', 'failed')),
+    "attempts" INTEGER NOT NULL,
+    "due_at" TEXT,
+    "status_code" INTEGER,
+    "note" TEXT NOT NULL,
+    "failed_at" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "config_id" TEXT NOT NULL,
+    "text" TEXT NOT NULL,
+    FOREIGN KEY ("config_id") REFERENCES "slack_config" ("id")
+) STRICT;
+
+CREATE INDEX "slack_message_due_at" ON "slack_message" ("due_at");
+
+CREATE INDEX "slack_message_config_id" ON "slack_message" ("config_id");
+
+-- A request from Slack that was answered, by its signature: a repeat does nothing.
+CREATE TABLE "slack_request" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "expires_at" TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX "slack_request_expires_at" ON "slack_request" ("expires_at");
 
 -- One artifact of a snapshot, to be found by its digest.
 CREATE TABLE "snapshot_artifact" (
