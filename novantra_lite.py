@@ -2677,6 +2677,8 @@ class Context:
 
     def take_raw(self) -> bytes:
         """The bytes of the body, refused when they are over the operation's limit."""
+        if self.raw:
+            return self.raw
         limit = getattr(self.settings, self.operation.limit)
         length = self.request.content_length
         if length is None or length <= limit:
@@ -2868,6 +2870,9 @@ class Operation:
     setting: str = ""
     #: Whether it answers without credentials.
     public: bool = False
+    #: Names the method of the resource by which a public operation knows its caller: by a signature
+    #: over the raw body. See `identify_signer`.
+    signed: str = ""
     partial: bool = False
     #: What a multipart form holds, where that is not what another body holds.
     form: Schema | None = None
@@ -2897,6 +2902,11 @@ class Operation:
     def surface(self) -> Surface:
         """The API that the operation is of."""
         return self.resource.surface
+
+    @property
+    def writes(self) -> bool:
+        """Whether it is answered in a transaction that a dry run rolls back."""
+        return self.method != "GET" and (bool(self.signed) or not self.public)
 
     @functools.cached_property
     def handler(self) -> Callable:
@@ -3869,10 +3879,10 @@ def answer(context: Context, given: Mapping[str, str]) -> Reply:
     context.read_query()
     if operation.method == "GET":
         return operation.handler(context, *path) if operation.public else look(context, path)
+    if operation.signed:
+        identify_signer(context, path)
     context.read_body()
-    if operation.public:
-        return operation.handler(context, *path)
-    return write(context, path)
+    return write(context, path) if operation.writes else operation.handler(context, *path)
 
 
 def allowed_methods(operation: Operation, settings: Settings) -> list[str]:
@@ -3895,6 +3905,34 @@ def identify(context: Context, at: float) -> None:
             note_refusal(context, f"{request.method} {context.operation.path}")
         problem.headers.setdefault("WWW-Authenticate", "Bearer")
         raise
+
+
+def identify_signer(context: Context, path: Sequence[str]) -> None:
+    """Find the workspace and the principal that a signature over the raw body speaks for.
+
+    The operation's method is asked in every workspace, so that no answer comes sooner than another:
+    it tells the principal, or None where nothing that the workspace keeps verifies. NotFound stands
+    when all raise it. Two workspaces with the same secret are a refusal, as none is meant.
+    """
+    context.take_raw()
+    ask = getattr(context.operation.resource, context.operation.signed)
+    found, absent = [], []
+    for workspace in context.lite.workspaces.values():
+        with workspace.read():
+            try:
+                found.append((workspace, ask(context, *path)))
+            except NotFound as problem:
+                absent.append(problem)
+    verified = [(workspace, principal) for workspace, principal in found if principal]
+    if len(verified) == 1:
+        context.workspace, context.principal = verified[0]
+        return
+    if absent and not found:
+        raise absent[0]
+    if verified:
+        log.warning("Several workspaces verify a signature at %s.", context.operation.path)
+    note_refusal(context, f"{context.request.method} {context.operation.path}")
+    raise Invalid("The signature is missing or does not verify.")
 
 
 def note_refusal(context: Context, what: str, actor: str = "unknown") -> None:
@@ -3927,7 +3965,9 @@ def look(context: Context, path: Sequence[str]) -> Reply:
 def write(context: Context, path: Sequence[str]) -> Reply:
     """Answer a write: once for each Idempotency-Key, or as a rehearsal."""
     rehearsal = context.operation.surface.rehearses(context.request)
-    asked = context.request.get_header("Idempotency-Key") is not None
+    # What is signed brings an id of its own, if any, by which a repeat is known.
+    signed = context.operation.signed
+    asked = not signed and context.request.get_header("Idempotency-Key") is not None
     idempotency = Idempotency(context) if asked else None
     # A rehearsal refuses a key that is none, and neither replays nor remembers.
     idempotency = None if rehearsal else idempotency
@@ -18315,8 +18355,9 @@ def describe_parameters(operation: Operation) -> list[dict]:
         for member, (_, field) in query.members.items()
     ]
     places += [("header", name, False, {"type": "string"}) for name in operation.request_headers]
-    if operation.method != "GET" and not operation.public:
+    if operation.writes and not operation.signed:
         places.append(("header", "Idempotency-Key", False, IDEMPOTENCY_TEXT))
+    if operation.writes:
         places.append(("header", "X-Dry-Run", False, FLAG_TEXT))
     parameters = []
     for place, name, required, schema in places:
@@ -18336,7 +18377,7 @@ def describe_answers(operation: Operation) -> dict:
     """The answers that an operation may give, refusals included."""
     done = describe_answer("Done.", operation.answer, operation.answers_with)
     answers = {str(operation.status): done}
-    if operation.method != "GET" and not operation.public:
+    if operation.writes:
         would = rehearsed_as(operation)
         rehearsal = {
             "type": "object",
