@@ -7356,7 +7356,7 @@ class ScmIntegrations(
 
 
 def read_in_path(field: Member, value: str) -> Any:
-    """A value of a path as a field takes it."""
+    """A value of a path, or of a header, as a field takes it."""
     try:
         return field.read(value)
     except ValueError as error:
@@ -8013,6 +8013,7 @@ class Trail(Model):
     """One run of a pipeline for a commit, and all that was recorded about it."""
 
     fact, made, key, touched, since = "trail", "begun", "flow name", True, 2
+    lookup = "flow git_commit_sha"
     schema_name = "TrailResponse"
     derived: ClassVar[dict] = {
         "flowName": Derived(
@@ -15255,9 +15256,292 @@ def evidence_store(settings: Settings) -> EvidenceStore:
 
 
 # --- Incoming webhooks --------------------------------------------------------
+# CI systems tell of what they did. A config says which of them may tell of which flow.
+
+
+class WebhookSource(Choice):
+    """A CI system that sends webhooks, in any letter case."""
+
+    def read(self, value):
+        return super().read(value.upper() if isinstance(value, str) else value)
+
+
+class WebhookConfig(Model):
+    """A CI system that may tell of a flow, and the secret that it signs with."""
+
+    fact, since = "webhook_config", 4
+    schema_name = "WebhookConfigResponse"
+
+    id = Uuid()
+    source = WebhookSource("GITHUB JENKINS CIRCLECI GITLAB GENERIC", index=True)
+    secret = Encrypted(
+        255, 1, pattern=r"(?s:.*\S.*)", hint="Expected text that is not blank", hidden=True
+    )
+    flow = Owner(Flow, index=True)
+    is_active = Boolean(default=True)
+    created_at = Timestamp(6, default=now_exactly)
+
+    def has_signed(self, body: bytes, signature: str) -> bool:
+        """Whether a signature in hexadecimal is HMAC-SHA-256 of the body under the secret."""
+        expected = hmac.digest(self.secret.encode(), body, "sha256").hex()
+        return hmac.compare_digest(expected.encode(), signature.encode("utf-8", "replace"))
+
+
+class WebhookDelivery(Model):
+    """A webhook that was taken, by the id that its sender gave it, and what came of it."""
+
+    fact, made, key, since = "webhook_delivery", "taken", "webhook_config delivery_id", 4
+    schema_name = "WebhookDeliveryResponse"
+    derived: ClassVar[dict] = {
+        "source": Derived(
+            WebhookConfig.source,
+            """json_quote((SELECT "source" FROM "webhook_config"
+                WHERE "id" = t1."webhook_config_id"))""",
+        )
+    }
+
+    id = Uuid()
+    webhook_config = Owner(WebhookConfig, index=True, on_delete="CASCADE")
+    delivery_id = Text(255, 1)
+    event_type = Text(255, null=True)
+    status = Choice("SUCCESS FAILED DUPLICATE")
+    status_message = Text(10_000, null=True)
+    received_at = Timestamp(6, default=now_exactly)
+
+
+DELIVERIES = Array(
+    WebhookDelivery, {"config": lambda config: WebhookDelivery.webhook_config == config}
+)
+
+
+class WebhookConfigs(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/webhook-configs",
+    model=WebhookConfig,
+    scope="factstore",
+    access="admin",
+    tag="Webhooks",
+    verbs="list create delete",
+):
+    """The CI systems that may tell of flows; their secrets are told to nobody again."""
+
+    creates = Schema(
+        WebhookConfig.source,
+        WebhookConfig.secret,
+        WebhookConfig.flow,
+        name="CreateWebhookConfigRequest",
+    )
+
+    def create(self, context):
+        """Let a CI system tell of a flow, in webhooks that it signs with this secret."""
+        Flow.fetch(context.body["flow"])
+        return super().create(context)
+
+    def delete(self, context, key):
+        """Take a CI system's leave to tell of a flow away, and what it delivered."""
+        return super().delete(context, key)
+
+    @route(
+        "GET /api/v1/webhook-configs/{webhookConfigId}/deliveries",
+        id="listWebhookDeliveries",
+        scope="factstore:read",
+        query=Paging(),
+        answer=FACTSTORE.paged_schema("WebhookDeliveryResponse"),
+    )
+    def deliveries(self, context, key):
+        """List the webhooks that were taken under a config."""
+        self.find(key)
+        return FACTSTORE.array(context, DELIVERIES, {"config": key})
 
 
 # --- Incoming events ----------------------------------------------------------
+# What a webhook tells, and what follows for a trail: the table in section 6 of the notes.
+
+FORM_MEDIA = "application/x-www-form-urlencoded"
+#: The principal of a webhook is this and the id of the config whose secret signed it.
+WEBHOOK_ACTOR = "webhook:"
+#: The type and the status of what an event attests of its trail.
+ATTESTING = {
+    "build.succeeded": ("BUILD", "PASSED"),
+    "build.failed": ("BUILD", "FAILED"),
+    "test.passed": ("TEST", "PASSED"),
+    "test.failed": ("TEST", "FAILED"),
+    "scan.passed": ("SECURITY_SCAN", "PASSED"),
+    "scan.failed": ("SECURITY_SCAN", "FAILED"),
+}
+#: The field of its trail in which an event names its author.
+NAMING = {"deployment.triggered": "deployment_actor", "approval.granted": "pull_request_reviewer"}
+EVENTS_OF_TRAILS = ("build.started", *ATTESTING, *NAMING)
+
+GENERIC_WEBHOOK = Schema(
+    event_type=Text(255),
+    trail_id=Id(null=True),
+    git_commit_sha=Text(255, null=True),
+    git_branch=Text(255, null=True),
+    git_author=Text(255, null=True),
+    git_author_email=Text(255, null=True),
+    attestation_type=Text(255, null=True),
+    attestation_status=Choice("PASSED FAILED PENDING", null=True),
+    details=Text(1_000_000, null=True),
+    name="GenericWebhookPayload",
+)
+TEXT_OR_NULL = {"type": ["string", "null"]}
+LOGIN = {"type": "object", "properties": {"login": TEXT_OR_NULL}}
+GITHUB_WEBHOOK = {
+    "type": "object",
+    "properties": {
+        "action": TEXT_OR_NULL,
+        "sender": LOGIN,
+        "workflow_run": {
+            "type": "object",
+            "properties": {
+                "head_sha": TEXT_OR_NULL,
+                "head_branch": TEXT_OR_NULL,
+                "conclusion": TEXT_OR_NULL,
+                "actor": LOGIN,
+            },
+        },
+    },
+}
+
+
+class WebhookBody(Schema):
+    """A body in either shape; which one it must have shows by its source, and it is read then."""
+
+    def read(self, data, **options):
+        return {}
+
+    def describe(self):
+        return {"anyOf": [GITHUB_WEBHOOK, GENERIC_WEBHOOK.describe()]}
+
+
+def read_webhook(source: str, data: bytes, media_type: str) -> dict:
+    """What a webhook tells, from its bytes; Invalid where they are not what the source sends."""
+    if media_type == FORM_MEDIA:
+        # GitHub's other content type: the same JSON, in a form.
+        data = read_form(data).get("payload", "").encode()
+    told = read_json(data)
+    if not isinstance(told, dict):
+        raise Invalid("The body is not a JSON object.")
+    told = read_github(told) if source == "GITHUB" else told
+    # What is blank counts as absent.
+    present = {member: value for member, value in told.items() if str(value or "").strip()}
+    try:
+        return GENERIC_WEBHOOK.read(present, coerce=True)
+    except Faults as faults:
+        raise Invalid(issues=[issue(*fault) for fault in faults.issues]) from None
+
+
+def read_github(told: dict) -> dict:
+    """GitHub's event `workflow_run` in the generic shape; its action alone says what happened."""
+    action, conclusion = told.get("action"), dig(told, "workflow_run.conclusion")
+    if action in ("requested", "in_progress"):
+        event = "build.started"
+    elif action == "completed":
+        event = "build.succeeded" if conclusion == "success" else "build.failed"
+    else:
+        return {"eventType": "unknown"}
+    return {
+        "eventType": event,
+        "gitCommitSha": dig(told, "workflow_run.head_sha"),
+        "gitBranch": dig(told, "workflow_run.head_branch"),
+        "gitAuthor": dig(told, "sender.login") or dig(told, "workflow_run.actor.login"),
+    }
+
+
+def trail_of_webhook(config: WebhookConfig, told: Mapping[str, str]) -> Trail:
+    """The trail that a webhook names, or else the first of its commit, or else a new one."""
+    trail = "trail_id" in told and Trail.seek(told["trail_id"])
+    if not trail and "git_commit_sha" in told:
+        mine = (Trail.flow == config.flow_id) & (Trail.git_commit_sha == told["git_commit_sha"])
+        trail = Trail.select().where(mine).order_by(peewee.SQL('"t1"."rowid"')).first()
+    return trail or begin_trail(
+        {
+            "flow": config.flow_id,
+            "git_commit_sha": told.get("git_commit_sha", "unknown"),
+            "git_branch": told.get("git_branch", "unknown"),
+            "git_author": told.get("git_author", "webhook"),
+            "git_author_email": told.get("git_author_email", "webhook@factstore"),
+        }
+    )
+
+
+def act_on_webhook(config: WebhookConfig, delivery_id: str, told: Mapping[str, str]) -> str:
+    """Do what a webhook is for; a sentence about it."""
+    event = told["event_type"]
+    if event not in EVENTS_OF_TRAILS:
+        return f"The event {event} was recorded; nothing follows from it."
+    trail = trail_of_webhook(config, told)
+    if event in NAMING:
+        trail.change(**{NAMING[event]: told.get("git_author")})
+    if event not in ATTESTING:
+        return f"The event {event} was recorded for the trail {trail.id}."
+    given = told.get("attestation_type"), told.get("attestation_status")
+    kind, status = given if all(given) else ATTESTING[event]
+    sender = {"source": config.source, "deliveryId": delivery_id}
+    record_attestation(trail, sender, type=kind, status=status, details=told.get("details"))
+    return f"The attestation {kind} {status} was recorded on the trail {trail.id}."
+
+
+class IncomingEvents(Resource, surface=FACTSTORE, tag="Webhooks"):
+    """What CI systems tell; no delivery has its effect twice."""
+
+    def signer(self, context: Context, source: str) -> Principal | None:
+        """The first config of a source whose secret has signed the body, as the caller."""
+        source, header = read_in_path(WebhookConfig.source, source), context.request.get_header
+        told = header("X-Hub-Signature-256") or header("X-Webhook-Signature") or ""
+        signature = told.strip().lower().removeprefix("sha256=")
+        active = (WebhookConfig.source == source) & WebhookConfig.is_active
+        configs = WebhookConfig.select().where(active).order_by(peewee.SQL('"t1"."rowid"'))
+        # Each is tried, whichever fits, so that the time taken tells nothing.
+        fitting = [config for config in configs if config.has_signed(context.raw, signature)]
+        return Principal(WEBHOOK_ACTOR + fitting[0].id) if fitting else None
+
+    @route(
+        "POST /api/v1/webhooks/{source}",
+        id="receiveWebhook",
+        public=True,
+        signed="signer",
+        body=WebhookBody(),
+        # The handler parses it, as what cannot be read is recorded, too.
+        media=MappingProxyType({"application/json": bytes, FORM_MEDIA: bytes}),
+        request_headers=(
+            "X-Hub-Signature-256",
+            "X-Webhook-Signature",
+            "X-Delivery-Id",
+            "X-GitHub-Delivery",
+        ),
+        answer=closed_schema(accepted=Boolean().describe(), deliveryId=TEXT, message=TEXT),
+    )
+    def take(self, context, source):
+        """Take what a CI system tells, signed with the secret of a webhook config."""
+        config = WebhookConfig.fetch(context.principal.id.removeprefix(WEBHOOK_ACTOR))
+        key = self.delivery_id(context)
+        taken = (WebhookDelivery.webhook_config == config) & (WebhookDelivery.delivery_id == key)
+        if WebhookDelivery.select().where(taken).exists():
+            message = "This delivery was taken before; nothing was done."
+            return {"accepted": True, "deliveryId": key, "message": message}
+        delivery = {"webhook_config": config.id, "delivery_id": key}
+        try:
+            told = read_webhook(config.source, context.raw, context.media_type())
+        except Invalid as problem:
+            refusal = FACTSTORE.present_problem(problem, context)
+            WebhookDelivery.create(
+                **delivery, status="FAILED", status_message=refusal["message"][:10_000]
+            )
+            return Reply(problem.status, to_json(refusal).encode())
+        message = act_on_webhook(config, key, told)
+        WebhookDelivery.create(
+            **delivery, event_type=told["event_type"], status="SUCCESS", status_message=message
+        )
+        return {"accepted": True, "deliveryId": key, "message": message}
+
+    def delivery_id(self, context: Context) -> str:
+        """The id by which a repeat of a delivery is known, random where the sender tells none."""
+        header = context.request.get_header
+        told = header("X-Delivery-Id") or header("X-GitHub-Delivery") or context.lite.source.uuid()
+        return read_in_path(WebhookDelivery.delivery_id, told)
 
 
 # --- Slack --------------------------------------------------------------------
@@ -15701,7 +15985,11 @@ def oscal_time(metadata: dict) -> str:
 MIGRATIONS = (
     Migration(2, "Factstore from trail to gate"),
     Migration(3, "Identity, policy and compliance"),
-    Migration(4, "Search, notifications and integrations"),
+    Migration(
+        4,
+        "Search, notifications and integrations",
+        ('CREATE INDEX "trail_lookup" ON "trail" ("flow_id", "git_commit_sha")',),
+    ),
 )
 #: A ready-made empty file, so that a fresh workspace inside a test is a copy.
 _template: list[bytes] = []
