@@ -2593,13 +2593,13 @@ def sent_type(part: Any) -> str:
     return sent if re.fullmatch(MEDIA_TYPE, sent) else BYTES_MEDIA
 
 
-def attachment_headers(name: str, kind: str, size: int) -> dict[str, str]:
+def attachment_headers(name: str, kind: str, size: int | None = None) -> dict[str, str]:
     """Headers under which a file is kept, not shown, whatever it holds (RFC 6266)."""
     plain = re.sub(r"[^\w .()+-]", "_", name, flags=re.A)
     exact = urllib.parse.quote(name, safe="")
     return {
         "Content-Type": kind,
-        "Content-Length": str(size),
+        **({} if size is None else {"Content-Length": str(size)}),
         "Content-Disposition": f"attachment; filename=\"{plain}\"; filename*=UTF-8''{exact}",
         "Content-Security-Policy": "default-src 'none'; sandbox",
     }
@@ -8848,7 +8848,7 @@ class Provenance(
         }
 
     @route(
-        "GET /api/v1/artifacts/{sha256}/provenance",
+        "GET /api/v1/artifacts/{artifactKey}/provenance",
         id="getProvenanceByDigest",
         answer=FACTSTORE.one_schema("BuildProvenanceResponse"),
     )
@@ -8898,7 +8898,7 @@ class ProvenanceV2(Provenance, tag="V2 Artifacts"):
         return self.verify(context, trail, key)
 
     @route(
-        "GET /api/v2/artifacts/{sha256}/provenance",
+        "GET /api/v2/artifacts/{artifactKey}/provenance",
         id="getProvenanceByDigestV2",
         answer=FACTSTORE.one_schema("BuildProvenanceResponse"),
     )
@@ -9117,6 +9117,12 @@ class EvidenceFile(Model):
             return False
         return (size, digest.hexdigest()) == (self.file_size_bytes, self.sha256_hash)
 
+    def must_be_intact(self) -> None:
+        """Refuse to give out bytes that are not those whose hash was recorded."""
+        if not self.is_intact():
+            log.error("Evidence file %s does not match its recorded hash.", self.id)
+            raise Damaged(f"The stored bytes of evidence file {self.id} do not match its hash.")
+
     def content(self, workspace: Workspace) -> Iterator[bytes]:
         """The bytes of the file, read as they are asked for, long after the request's session."""
         sql = 'SELECT "content" FROM "evidence_piece" WHERE "evidence_file_id" = ? AND "number" = ?'
@@ -9210,9 +9216,7 @@ class EvidenceFiles(
         if known.external_url:
             where = urllib.parse.quote(known.external_url, safe=":/?#[]@!$&'()*+,;=%~")
             return Reply(302, headers={"Location": where})
-        if not known.is_intact():
-            log.error("Evidence file %s does not match its recorded hash.", known.id)
-            raise Damaged(f"The stored bytes of evidence file {known.id} do not match its hash.")
+        known.must_be_intact()
         headers = attachment_headers(known.file_name, known.content_type, known.file_size_bytes)
         return Reply(200, headers=headers, stream=known.content(context.workspace))
 
@@ -15560,9 +15564,327 @@ class IncomingEvents(Resource, surface=FACTSTORE, tag="Webhooks"):
 
 
 # --- Hub templates ------------------------------------------------------------
+# Templates of flows for well-known frameworks, which are part of the product.
+
+
+@dataclass(frozen=True)
+class HubTemplate:
+    """What a framework asks of every delivery: attestations by name, each with its type."""
+
+    id: str
+    name: str
+    description: str
+    framework: str
+    version: str
+    attestations: Mapping[str, str]
+
+    def yaml(self) -> str:
+        """The template as a flow has it, in which every text is quoted as in JSON."""
+        head = ("id", "name", "description", "framework", "version")
+        lines = [f"{member}: {quote(getattr(self, member))}" for member in head]
+        lines += ["trail:", "  attestations:"]
+        for name, kind in self.attestations.items():
+            lines += [f"    - name: {quote(name)}", f"      type: {quote(kind)}"]
+        return "\n".join([*lines, ""])
+
+    def json(self) -> dict:
+        """The template as the API tells it."""
+        head = ("id", "name", "description", "framework", "version")
+        return {**{member: getattr(self, member) for member in head}, "yaml": self.yaml()}
+
+
+def attested_by(names: str) -> dict[str, str]:
+    """Attestations with their types, from words such as `name` or `name=type`."""
+    pairs = (word.partition("=") for word in names.split())
+    return {name: kind or name for name, _, kind in pairs}
+
+
+HUB_TEMPLATES = {
+    template.id: template
+    for template in (
+        HubTemplate(
+            "slsa-level-2",
+            "SLSA Level 2",
+            "A hosted build tells where the artifact comes from, and its source is under control.",
+            "SLSA",
+            "1.0",
+            attested_by("build-provenance source-control"),
+        ),
+        HubTemplate(
+            "slsa-level-3",
+            "SLSA Level 3",
+            "Level 2 on a hardened builder: nothing gets in unseen, and a second build agrees.",
+            "SLSA",
+            "1.0",
+            attested_by("build-provenance source-control hermetic-build reproducible-build"),
+        ),
+        HubTemplate(
+            "pci-dss-v4",
+            "PCI DSS v4.0",
+            "Software that touches card data: reviewed, scanned, attacked and assessed.",
+            "PCI-DSS",
+            "4.0",
+            attested_by(
+                "code-review security-scan penetration-test "
+                "vulnerability-assessment=vulnerability-scan"
+            ),
+        ),
+        HubTemplate(
+            "sox-itgc",
+            "SOX IT General Controls",
+            "Changes to systems of financial reporting: approved, reviewed and on record.",
+            "SOX",
+            "2024",
+            attested_by("change-approval=approval access-review code-review audit-log=audit-trail"),
+        ),
+        HubTemplate(
+            "gdpr-art32",
+            "GDPR Article 32",
+            "Security of processing: personal data reviewed, scanned for holes and encrypted.",
+            "GDPR",
+            "2018",
+            attested_by(
+                "data-protection-review security-scan encryption-verified=encryption-attestation"
+            ),
+        ),
+    )
+}
+HUB_TEMPLATE = closed_schema(
+    id=TEXT, name=TEXT, description=TEXT, framework=TEXT, version=TEXT, yaml=TEXT
+)
+
+
+class HubTemplates(Resource, surface=FACTSTORE, scope="factstore", tag="Hub"):
+    """The templates that the product brings along."""
+
+    def find(self, key):
+        if key not in HUB_TEMPLATES:
+            raise NotFound(f"There is no template '{key}'; there are {', '.join(HUB_TEMPLATES)}.")
+        return HUB_TEMPLATES[key]
+
+    @route(
+        "GET /api/v1/hub/templates",
+        id="listHubTemplates",
+        answer={"type": "array", "items": HUB_TEMPLATE},
+    )
+    def list(self, context):
+        """List the templates that the product brings along."""
+        return [template.json() for template in HUB_TEMPLATES.values()]
+
+    @route("GET /api/v1/hub/templates/{template}", id="getHubTemplate", answer=HUB_TEMPLATE)
+    def retrieve(self, context, key):
+        """Get one of the templates that the product brings along."""
+        return self.find(key).json()
+
+    @route(
+        "POST /api/v1/hub/templates/{template}/import",
+        id="importHubTemplate",
+        status=201,
+        answer=FACTSTORE.one_schema("FlowResponse"),
+    )
+    def take_over(self, context, key):
+        """Create a flow with the name of a template, which asks for what the template does."""
+        template = self.find(key)
+        return Flow.create(
+            name=template.name,
+            description=template.description,
+            required_attestation_types=[*template.attestations.values()],
+            template_yaml=template.yaml(),
+        )
 
 
 # --- Audit packages -----------------------------------------------------------
+# What was recorded of a delivery, in one archive for people without access here. The same facts
+# give the same bytes, so nothing in it tells when it was put together, or by whom.
+
+GZIP_MEDIA = "application/gzip"
+PACKAGE_FORMAT = "factstore-audit-package/1"
+
+
+@dataclass(frozen=True)
+class PackedFile:
+    """A file of an archive: its path, its size, its SHA-256, and where its bytes come from."""
+
+    path: str
+    size: int
+    sha256: str
+    pieces: Callable[[], Iterable[bytes]]
+
+    @classmethod
+    def holding(cls, path: str, data: bytes) -> PackedFile:
+        """A file of bytes that are at hand."""
+        return cls(path, len(data), hashlib.sha256(data).hexdigest(), lambda: [data])
+
+    def tar(self) -> Iterator[bytes]:
+        """The file as tar has it (POSIX ustar), of no time and no owner.
+
+        Damaged, at its end, where the bytes are not those that were announced.
+        """
+        import tarfile
+
+        head, digest = tarfile.TarInfo(self.path), hashlib.sha256()
+        head.size = self.size
+        yield head.tobuf(tarfile.USTAR_FORMAT)
+        for piece in self.pieces():
+            digest.update(piece)
+            yield piece
+        if digest.hexdigest() != self.sha256:
+            raise Damaged
+        yield bytes(-self.size % tarfile.BLOCKSIZE)
+
+
+class AuditPackage:
+    """Records and evidence, gathered now and sent later.
+
+    Documents wait in a temporary file, since the manifest, which goes first, has the hashes of all;
+    evidence is read when its turn comes.
+    """
+
+    def __init__(self, documents: IO[bytes]):
+        self.documents = documents
+        self.files: dict[str, PackedFile] = {}
+        self.evidence: list[dict] = []
+
+    def add(self, path: str, data: bytes) -> None:
+        """Put a document in."""
+        start = self.documents.seek(0, os.SEEK_END)
+        self.documents.write(data)
+        digest = hashlib.sha256(data).hexdigest()
+        self.put(PackedFile(path, len(data), digest, lambda: [self.read(start, len(data))]))
+
+    def read(self, start: int, size: int) -> bytes:
+        """A stretch of the documents."""
+        self.documents.seek(start)
+        return self.documents.read(size)
+
+    def put(self, file: PackedFile) -> None:
+        """Put a file in; of several with one path, the first."""
+        self.files.setdefault(file.path, file)
+
+    def add_records(self, folder: str, model: type[Model], condition: peewee.Expression) -> None:
+        """Put records in as the API tells them, in the order in which they were made."""
+        told = model.select(model.id, model.statements().text).where(condition)
+        for key, text in told.order_by(peewee.SQL('"t1"."rowid"')).tuples().iterator():
+            self.add(f"{folder}/{key}.json", unseal(text.encode(), session().ring))
+
+    def add_evidence(self, file: EvidenceFile, workspace: Workspace) -> None:
+        """Put a file of evidence in by its hash, or where it lies; Damaged if it is another."""
+        known = file.sha256_hash
+        if not re.fullmatch("[0-9a-f]{64}", known):
+            raise Damaged(f"Evidence file {file.id} has no hash that it could be held against.")
+        if file.external_url is not None:
+            path = f"evidence/{known}.ref.json"
+            self.add(path, to_json(file.json()).encode())
+        else:
+            file.must_be_intact()
+            path = f"evidence/{known}{plain_suffix(file.file_name)}"
+            content = functools.partial(file.content, workspace)
+            self.put(PackedFile(path, file.file_size_bytes, known, content))
+        self.evidence.append({**file.json(), "path": path})
+
+    def manifest(self, subject: Model) -> bytes:
+        """What the archive is about, and what is in it beside this."""
+        told = {
+            "format": PACKAGE_FORMAT,
+            "subject": {"type": subject.noun(), "id": subject.id},
+            "files": [
+                {"path": file.path, "size": file.size, "sha256": file.sha256}
+                for file in self.files.values()
+            ],
+            "evidence": self.evidence,
+        }
+        return json.dumps(told, indent=2, ensure_ascii=False).encode()
+
+    def archive(self, *first: PackedFile) -> Iterator[bytes]:
+        """These files, then those of the package, as tar in gzip (RFC 1952) without a time."""
+        import zlib
+
+        squeeze = zlib.compressobj(wbits=31)
+        with self.documents:
+            for file in (*first, *self.files.values()):
+                yield from filter(None, map(squeeze.compress, file.tar()))
+        # Two empty blocks are the end of an archive.
+        yield squeeze.compress(bytes(1024)) + squeeze.flush()
+
+
+def plain_suffix(name: str) -> str:
+    """The suffix of a file's name, where it is short and made of letters and digits."""
+    suffix = re.search(r"\.[A-Za-z0-9]{1,10}\Z", name)
+    return suffix[0].lower() if suffix else ""
+
+
+def send_package(
+    context: Context,
+    subject: Model,
+    trail: str,
+    artifacts: peewee.Expression,
+    attestations: peewee.Expression,
+) -> Reply:
+    """Answer with the records of a trail that fit, and the evidence of those attestations."""
+    named = Attestation.select(Attestation.id).where(attestations)
+    files = EvidenceFile.select().where(EvidenceFile.attestation.in_(named))
+    with contextlib.ExitStack() as unless_done:
+        package = AuditPackage(unless_done.enter_context(temporary_file()))
+        # All at one moment, however much is written meanwhile.
+        with session().database.atomic():
+            flow = Trail.fetch(trail).flow_id
+            package.add("trail.json", context.workspace.json_of(Trail, trail))
+            package.add("flow.json", context.workspace.json_of(Flow, flow))
+            package.add_records("artifacts", Artifact, artifacts)
+            package.add_records("attestations", Attestation, attestations)
+            found = list(files.order_by(peewee.SQL('"t1"."rowid"')))
+        for file in found:
+            package.add_evidence(file, context.workspace)
+        manifest = PackedFile.holding("manifest.json", package.manifest(subject))
+        unless_done.pop_all()
+    name = f"audit-package-{subject.noun()}-{subject.id}.tar.gz"
+    headers = attachment_headers(name, GZIP_MEDIA)
+    return Reply(200, headers=headers, stream=package.archive(manifest))
+
+
+class AuditPackages(Resource, surface=FACTSTORE, scope="factstore", tag="Audit package"):
+    """Archives of what was recorded: a manifest with the hash of every file, and the files."""
+
+    @route(
+        "GET /api/v1/trails/{trailId}/audit-package",
+        id="downloadTrailAuditPackage",
+        answers_with=GZIP_MEDIA,
+        answer=File().describe(),
+        slow=True,
+    )
+    def of_trail(self, context, key):
+        """Download all that was recorded of a trail."""
+        trail = Trail.fetch(key)
+        own = Artifact.trail == key, Attestation.trail == key
+        return send_package(context, trail, key, *own)
+
+    @route(
+        "GET /api/v1/artifacts/{artifactKey}/audit-package",
+        id="downloadArtifactAuditPackage",
+        answers_with=GZIP_MEDIA,
+        answer=File().describe(),
+        slow=True,
+    )
+    def of_artifact(self, context, key):
+        """Download what was recorded of an artifact, and all that its trail was attested."""
+        artifact = Artifact.fetch(read_in_path(Artifact.id, key))
+        trail = artifact.trail_id
+        own = Artifact.id == artifact.id, Attestation.trail == trail
+        return send_package(context, artifact, trail, *own)
+
+    @route(
+        "GET /api/v1/attestations/{attestationId}/audit-package",
+        id="downloadAttestationAuditPackage",
+        answers_with=GZIP_MEDIA,
+        answer=File().describe(),
+        slow=True,
+    )
+    def of_attestation(self, context, key):
+        """Download an attestation with its evidence, and the artifacts of its trail."""
+        attestation = Attestation.fetch(key)
+        trail = attestation.trail_id
+        own = Artifact.trail == trail, Attestation.id == key
+        return send_package(context, attestation, trail, *own)
 
 
 # === Part V: Application ======================================================
