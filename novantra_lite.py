@@ -2424,6 +2424,7 @@ class Tokens:
 # temporary file once it is large.
 
 UPLOAD_MEDIA = "multipart/form-data"
+FORM_MEDIA = "application/x-www-form-urlencoded"
 PIECE = 262_144
 #: Bytes that are kept of a text beside the file.
 FIELD_SIZE = 65_536
@@ -4981,9 +4982,7 @@ class Authentication(Resource, surface=NOVANTRA, tag="Authentication"):
         "POST /api/v1/auth/token",
         public=True,
         body=TokenRequest(),
-        media=MappingProxyType(
-            {"application/json": read_json, "application/x-www-form-urlencoded": read_form}
-        ),
+        media=MappingProxyType({"application/json": read_json, FORM_MEDIA: read_form}),
         answer=TOKEN_ANSWER,
         id="createToken",
     )
@@ -12508,7 +12507,7 @@ class IdentityProvider:
         headers = {"Accept": "application/json", **headers}
         if form is None:
             return transport.get(url, headers)
-        headers["Content-Type"] = "application/x-www-form-urlencoded"
+        headers["Content-Type"] = FORM_MEDIA
         return transport.post(url, urllib.parse.urlencode(form).encode(), headers)
 
     def read(self, answer: Answer) -> dict:
@@ -15346,23 +15345,27 @@ class WebhookConfigs(
         """Take a CI system's leave to tell of a flow away, and what it delivered."""
         return super().delete(context, key)
 
+
+class WebhookDeliveries(
+    Resource, surface=FACTSTORE, model=WebhookDelivery, scope="factstore", tag="Webhooks"
+):
+    """The webhooks that were taken."""
+
     @route(
         "GET /api/v1/webhook-configs/{webhookConfigId}/deliveries",
         id="listWebhookDeliveries",
-        scope="factstore:read",
         query=Paging(),
         answer=FACTSTORE.paged_schema("WebhookDeliveryResponse"),
     )
-    def deliveries(self, context, key):
+    def of_config(self, context, key):
         """List the webhooks that were taken under a config."""
-        self.find(key)
+        WebhookConfig.fetch(key)
         return FACTSTORE.array(context, DELIVERIES, {"config": key})
 
 
 # --- Incoming events ----------------------------------------------------------
 # What a webhook tells, and what follows for a trail: the table in section 6 of the notes.
 
-FORM_MEDIA = "application/x-www-form-urlencoded"
 #: The principal of a webhook is this and the id of the config whose secret signed it.
 WEBHOOK_ACTOR = "webhook:"
 #: The type and the status of what an event attests of its trail.
@@ -15600,8 +15603,8 @@ def attested_by(names: str) -> dict[str, str]:
 
 
 HUB_TEMPLATES = {
-    template.id: template
-    for template in (
+    one.id: one
+    for one in (
         HubTemplate(
             "slsa-level-2",
             "SLSA Level 2",
