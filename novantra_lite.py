@@ -3915,6 +3915,8 @@ def identify_signer(context: Context, path: Sequence[str]) -> None:
     it tells the principal, or None where nothing that the workspace keeps verifies. NotFound stands
     when all raise it. Two workspaces with the same secret are a refusal, as none is meant.
     """
+    if context.request.content_length:
+        context.check_media()
     context.take_raw()
     ask = getattr(context.operation.resource, context.operation.signed)
     found, absent = [], []
