@@ -2445,6 +2445,7 @@ class Tokens:
 # temporary file once it is large.
 
 UPLOAD_MEDIA = "multipart/form-data"
+FORM_MEDIA = "application/x-www-form-urlencoded"
 PIECE = 262_144
 #: Bytes that are kept of a text beside the file.
 FIELD_SIZE = 65_536
@@ -2614,13 +2615,13 @@ def sent_type(part: Any) -> str:
     return sent if re.fullmatch(MEDIA_TYPE, sent) else BYTES_MEDIA
 
 
-def attachment_headers(name: str, kind: str, size: int) -> dict[str, str]:
+def attachment_headers(name: str, kind: str, size: int | None = None) -> dict[str, str]:
     """Headers under which a file is kept, not shown, whatever it holds (RFC 6266)."""
     plain = re.sub(r"[^\w .()+-]", "_", name, flags=re.A)
     exact = urllib.parse.quote(name, safe="")
     return {
         "Content-Type": kind,
-        "Content-Length": str(size),
+        **({} if size is None else {"Content-Length": str(size)}),
         "Content-Disposition": f"attachment; filename=\"{plain}\"; filename*=UTF-8''{exact}",
         "Content-Security-Policy": "default-src 'none'; sandbox",
     }
@@ -3940,6 +3941,8 @@ def identify_signer(context: Context, path: Sequence[str]) -> None:
     it tells the principal, or None where nothing that the workspace keeps verifies. NotFound stands
     when all raise it. Two workspaces with the same secret are a refusal, as none is meant.
     """
+    if context.request.content_length:
+        context.check_media()
     context.take_raw()
     ask = getattr(context.operation.resource, context.operation.signed)
     found, absent = [], []
@@ -5013,9 +5016,7 @@ class Authentication(Resource, surface=NOVANTRA, tag="Authentication"):
         "POST /api/v1/auth/token",
         public=True,
         body=TokenRequest(),
-        media=MappingProxyType(
-            {"application/json": read_json, "application/x-www-form-urlencoded": read_form}
-        ),
+        media=MappingProxyType({"application/json": read_json, FORM_MEDIA: read_form}),
         answer=TOKEN_ANSWER,
         id="createToken",
     )
@@ -7400,7 +7401,7 @@ class ScmIntegrations(
 
 
 def read_in_path(field: Member, value: str) -> Any:
-    """A value of a path as a field takes it."""
+    """A value of a path, or of a header, as a field takes it."""
     try:
         return field.read(value)
     except ValueError as error:
@@ -8482,6 +8483,7 @@ class Trail(Model):
     """One run of a pipeline for a commit, and all that was recorded about it."""
 
     fact, made, key, touched, since = "trail", "begun", "flow name", True, 2
+    lookup = "flow git_commit_sha"
     schema_name = "TrailResponse"
     derived: ClassVar[dict] = {
         "flowName": Derived(
@@ -9334,7 +9336,7 @@ class Provenance(
         }
 
     @route(
-        "GET /api/v1/artifacts/{sha256}/provenance",
+        "GET /api/v1/artifacts/{artifactKey}/provenance",
         id="getProvenanceByDigest",
         answer=FACTSTORE.one_schema("BuildProvenanceResponse"),
     )
@@ -9384,7 +9386,7 @@ class ProvenanceV2(Provenance, tag="V2 Artifacts"):
         return self.verify(context, trail, key)
 
     @route(
-        "GET /api/v2/artifacts/{sha256}/provenance",
+        "GET /api/v2/artifacts/{artifactKey}/provenance",
         id="getProvenanceByDigestV2",
         answer=FACTSTORE.one_schema("BuildProvenanceResponse"),
     )
@@ -9620,6 +9622,12 @@ class EvidenceFile(Model):
             return False
         return (size, digest.hexdigest()) == (self.file_size_bytes, self.sha256_hash)
 
+    def must_be_intact(self) -> None:
+        """Refuse to give out bytes that are not those whose hash was recorded."""
+        if not self.is_intact():
+            log.error("Evidence file %s does not match its recorded hash.", self.id)
+            raise Damaged(f"The stored bytes of evidence file {self.id} do not match its hash.")
+
     def content(self, workspace: Workspace) -> Iterator[bytes]:
         """The bytes of the file, read as they are asked for, long after the request's session."""
         sql = 'SELECT "content" FROM "evidence_piece" WHERE "evidence_file_id" = ? AND "number" = ?'
@@ -9713,9 +9721,7 @@ class EvidenceFiles(
         if known.external_url:
             where = urllib.parse.quote(known.external_url, safe=":/?#[]@!$&'()*+,;=%~")
             return Reply(302, headers={"Location": where})
-        if not known.is_intact():
-            log.error("Evidence file %s does not match its recorded hash.", known.id)
-            raise Damaged(f"The stored bytes of evidence file {known.id} do not match its hash.")
+        known.must_be_intact()
         headers = attachment_headers(known.file_name, known.content_type, known.file_size_bytes)
         return Reply(200, headers=headers, stream=known.content(context.workspace))
 
@@ -13065,7 +13071,7 @@ class IdentityProvider:
         headers = {"Accept": "application/json", **headers}
         if form is None:
             return transport.get(url, headers)
-        headers["Content-Type"] = "application/x-www-form-urlencoded"
+        headers["Content-Type"] = FORM_MEDIA
         return transport.post(url, urllib.parse.urlencode(form).encode(), headers)
 
     def read(self, answer: Answer) -> dict:
@@ -15817,9 +15823,296 @@ def evidence_store(settings: Settings) -> EvidenceStore:
 
 
 # --- Incoming webhooks --------------------------------------------------------
+# CI systems tell of what they did. A config says which of them may tell of which flow.
+
+
+class WebhookSource(Choice):
+    """A CI system that sends webhooks, in any letter case."""
+
+    def read(self, value):
+        return super().read(value.upper() if isinstance(value, str) else value)
+
+
+class WebhookConfig(Model):
+    """A CI system that may tell of a flow, and the secret that it signs with."""
+
+    fact, since = "webhook_config", 4
+    schema_name = "WebhookConfigResponse"
+
+    id = Uuid()
+    source = WebhookSource("GITHUB JENKINS CIRCLECI GITLAB GENERIC", index=True)
+    secret = Encrypted(
+        255, 1, pattern=r"(?s:.*\S.*)", hint="Expected text that is not blank", hidden=True
+    )
+    flow = Owner(Flow, index=True)
+    is_active = Boolean(default=True)
+    created_at = Timestamp(6, default=now_exactly)
+
+    def has_signed(self, body: bytes, signature: str) -> bool:
+        """Whether a signature in hexadecimal is HMAC-SHA-256 of the body under the secret."""
+        expected = hmac.digest(self.secret.encode(), body, "sha256").hex()
+        return hmac.compare_digest(expected.encode(), signature.encode("utf-8", "replace"))
+
+
+class WebhookDelivery(Model):
+    """A webhook that was taken, by the id that its sender gave it, and what came of it."""
+
+    fact, made, key, since = "webhook_delivery", "taken", "webhook_config delivery_id", 4
+    schema_name = "WebhookDeliveryResponse"
+    derived: ClassVar[dict] = {
+        "source": Derived(
+            WebhookConfig.source,
+            """json_quote((SELECT "source" FROM "webhook_config"
+                WHERE "id" = t1."webhook_config_id"))""",
+        )
+    }
+
+    id = Uuid()
+    webhook_config = Owner(WebhookConfig, index=True, on_delete="CASCADE")
+    delivery_id = Text(255, 1)
+    event_type = Text(255, null=True)
+    status = Choice("SUCCESS FAILED DUPLICATE")
+    status_message = Text(10_000, null=True)
+    received_at = Timestamp(6, default=now_exactly)
+
+
+DELIVERIES = Array(
+    WebhookDelivery, {"config": lambda config: WebhookDelivery.webhook_config == config}
+)
+
+
+class WebhookConfigs(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/webhook-configs",
+    model=WebhookConfig,
+    scope="factstore",
+    access="admin",
+    tag="Webhooks",
+    verbs="list create delete",
+):
+    """The CI systems that may tell of flows; their secrets are told to nobody again."""
+
+    creates = Schema(
+        WebhookConfig.source,
+        WebhookConfig.secret,
+        WebhookConfig.flow,
+        name="CreateWebhookConfigRequest",
+    )
+
+    def create(self, context):
+        """Let a CI system tell of a flow, in webhooks that it signs with this secret."""
+        Flow.fetch(context.body["flow"])
+        return super().create(context)
+
+    def delete(self, context, key):
+        """Take a CI system's leave to tell of a flow away, and what it delivered."""
+        return super().delete(context, key)
+
+
+class WebhookDeliveries(
+    Resource, surface=FACTSTORE, model=WebhookDelivery, scope="factstore", tag="Webhooks"
+):
+    """The webhooks that were taken."""
+
+    @route(
+        "GET /api/v1/webhook-configs/{webhookConfigId}/deliveries",
+        id="listWebhookDeliveries",
+        query=Paging(),
+        answer=FACTSTORE.paged_schema("WebhookDeliveryResponse"),
+    )
+    def of_config(self, context, key):
+        """List the webhooks that were taken under a config."""
+        WebhookConfig.fetch(key)
+        return FACTSTORE.array(context, DELIVERIES, {"config": key})
 
 
 # --- Incoming events ----------------------------------------------------------
+# What a webhook tells, and what follows for a trail: the table in section 6 of the notes.
+
+#: The principal of a webhook is this and the id of the config whose secret signed it.
+WEBHOOK_ACTOR = "webhook:"
+#: The type and the status of what an event attests of its trail.
+ATTESTING = {
+    "build.succeeded": ("BUILD", "PASSED"),
+    "build.failed": ("BUILD", "FAILED"),
+    "test.passed": ("TEST", "PASSED"),
+    "test.failed": ("TEST", "FAILED"),
+    "scan.passed": ("SECURITY_SCAN", "PASSED"),
+    "scan.failed": ("SECURITY_SCAN", "FAILED"),
+}
+#: The field of its trail in which an event names its author.
+NAMING = {"deployment.triggered": "deployment_actor", "approval.granted": "pull_request_reviewer"}
+EVENTS_OF_TRAILS = ("build.started", *ATTESTING, *NAMING)
+
+GENERIC_WEBHOOK = Schema(
+    event_type=Text(255),
+    trail_id=Id(null=True),
+    git_commit_sha=Text(255, null=True),
+    git_branch=Text(255, null=True),
+    git_author=Text(255, null=True),
+    git_author_email=Text(255, null=True),
+    attestation_type=Text(255, null=True),
+    attestation_status=Choice("PASSED FAILED PENDING", null=True),
+    details=Text(1_000_000, null=True),
+    name="GenericWebhookPayload",
+)
+TEXT_OR_NULL = {"type": ["string", "null"]}
+LOGIN = {"type": "object", "properties": {"login": TEXT_OR_NULL}}
+GITHUB_WEBHOOK = {
+    "type": "object",
+    "properties": {
+        "action": TEXT_OR_NULL,
+        "sender": LOGIN,
+        "workflow_run": {
+            "type": "object",
+            "properties": {
+                "head_sha": TEXT_OR_NULL,
+                "head_branch": TEXT_OR_NULL,
+                "conclusion": TEXT_OR_NULL,
+                "actor": LOGIN,
+            },
+        },
+    },
+}
+
+
+class WebhookBody(Schema):
+    """A body in either shape; which one it must have shows by its source, and it is read then."""
+
+    def read(self, data, **options):
+        return {}
+
+    def describe(self):
+        return {"anyOf": [GITHUB_WEBHOOK, GENERIC_WEBHOOK.describe()]}
+
+
+def read_webhook(source: str, data: bytes, media_type: str) -> dict:
+    """What a webhook tells, from its bytes; Invalid where they are not what the source sends."""
+    if media_type == FORM_MEDIA:
+        # GitHub's other content type: the same JSON, in a form.
+        data = read_form(data).get("payload", "").encode()
+    told = read_json(data)
+    if not isinstance(told, dict):
+        raise Invalid("The body is not a JSON object.")
+    told = read_github(told) if source == "GITHUB" else told
+    # What is blank counts as absent.
+    present = {member: value for member, value in told.items() if str(value or "").strip()}
+    try:
+        return GENERIC_WEBHOOK.read(present, coerce=True)
+    except Faults as faults:
+        raise Invalid(issues=[issue(*fault) for fault in faults.issues]) from None
+
+
+def read_github(told: dict) -> dict:
+    """GitHub's event `workflow_run` in the generic shape; its action alone says what happened."""
+    action, conclusion = told.get("action"), dig(told, "workflow_run.conclusion")
+    if action in ("requested", "in_progress"):
+        event = "build.started"
+    elif action == "completed":
+        event = "build.succeeded" if conclusion == "success" else "build.failed"
+    else:
+        return {"eventType": "unknown"}
+    return {
+        "eventType": event,
+        "gitCommitSha": dig(told, "workflow_run.head_sha"),
+        "gitBranch": dig(told, "workflow_run.head_branch"),
+        "gitAuthor": dig(told, "sender.login") or dig(told, "workflow_run.actor.login"),
+    }
+
+
+def trail_of_webhook(config: WebhookConfig, told: Mapping[str, str]) -> Trail:
+    """The trail that a webhook names, or else the first of its commit, or else a new one."""
+    trail = "trail_id" in told and Trail.seek(told["trail_id"])
+    if not trail and "git_commit_sha" in told:
+        mine = (Trail.flow == config.flow_id) & (Trail.git_commit_sha == told["git_commit_sha"])
+        trail = Trail.select().where(mine).order_by(peewee.SQL('"t1"."rowid"')).first()
+    return trail or begin_trail(
+        {
+            "flow": config.flow_id,
+            "git_commit_sha": told.get("git_commit_sha", "unknown"),
+            "git_branch": told.get("git_branch", "unknown"),
+            "git_author": told.get("git_author", "webhook"),
+            "git_author_email": told.get("git_author_email", "webhook@factstore"),
+        }
+    )
+
+
+def act_on_webhook(config: WebhookConfig, delivery_id: str, told: Mapping[str, str]) -> str:
+    """Do what a webhook is for; a sentence about it."""
+    event = told["event_type"]
+    if event not in EVENTS_OF_TRAILS:
+        return f"The event {event} was recorded; nothing follows from it."
+    trail = trail_of_webhook(config, told)
+    if event in NAMING:
+        trail.change(**{NAMING[event]: told.get("git_author")})
+    if event not in ATTESTING:
+        return f"The event {event} was recorded for the trail {trail.id}."
+    given = told.get("attestation_type"), told.get("attestation_status")
+    kind, status = given if all(given) else ATTESTING[event]
+    sender = {"source": config.source, "deliveryId": delivery_id}
+    record_attestation(trail, sender, type=kind, status=status, details=told.get("details"))
+    return f"The attestation {kind} {status} was recorded on the trail {trail.id}."
+
+
+class IncomingEvents(Resource, surface=FACTSTORE, tag="Webhooks"):
+    """What CI systems tell; no delivery has its effect twice."""
+
+    def signer(self, context: Context, source: str) -> Principal | None:
+        """The first config of a source whose secret has signed the body, as the caller."""
+        source, header = read_in_path(WebhookConfig.source, source), context.request.get_header
+        told = header("X-Hub-Signature-256") or header("X-Webhook-Signature") or ""
+        signature = told.strip().lower().removeprefix("sha256=")
+        active = (WebhookConfig.source == source) & WebhookConfig.is_active
+        configs = WebhookConfig.select().where(active).order_by(peewee.SQL('"t1"."rowid"'))
+        # Each is tried, whichever fits, so that the time taken tells nothing.
+        fitting = [config for config in configs if config.has_signed(context.raw, signature)]
+        return Principal(WEBHOOK_ACTOR + fitting[0].id) if fitting else None
+
+    @route(
+        "POST /api/v1/webhooks/{source}",
+        id="receiveWebhook",
+        public=True,
+        signed="signer",
+        body=WebhookBody(),
+        # The handler parses it, as what cannot be read is recorded, too.
+        media=MappingProxyType({"application/json": bytes, FORM_MEDIA: bytes}),
+        request_headers=(
+            "X-Hub-Signature-256",
+            "X-Webhook-Signature",
+            "X-Delivery-Id",
+            "X-GitHub-Delivery",
+        ),
+        answer=closed_schema(accepted=Boolean().describe(), deliveryId=TEXT, message=TEXT),
+    )
+    def take(self, context, source):
+        """Take what a CI system tells, signed with the secret of a webhook config."""
+        config = WebhookConfig.fetch(context.principal.id.removeprefix(WEBHOOK_ACTOR))
+        key = self.delivery_id(context)
+        taken = (WebhookDelivery.webhook_config == config) & (WebhookDelivery.delivery_id == key)
+        if WebhookDelivery.select().where(taken).exists():
+            message = "This delivery was taken before; nothing was done."
+            return {"accepted": True, "deliveryId": key, "message": message}
+        delivery = {"webhook_config": config.id, "delivery_id": key}
+        try:
+            told = read_webhook(config.source, context.raw, context.media_type())
+        except Invalid as problem:
+            refusal = FACTSTORE.present_problem(problem, context)
+            WebhookDelivery.create(
+                **delivery, status="FAILED", status_message=refusal["message"][:10_000]
+            )
+            return Reply(problem.status, to_json(refusal).encode())
+        message = act_on_webhook(config, key, told)
+        WebhookDelivery.create(
+            **delivery, event_type=told["event_type"], status="SUCCESS", status_message=message
+        )
+        return {"accepted": True, "deliveryId": key, "message": message}
+
+    def delivery_id(self, context: Context) -> str:
+        """The id by which a repeat of a delivery is known, random where the sender tells none."""
+        header = context.request.get_header
+        told = header("X-Delivery-Id") or header("X-GitHub-Delivery") or context.lite.source.uuid()
+        return read_in_path(WebhookDelivery.delivery_id, told)
 
 
 # --- Slack --------------------------------------------------------------------
@@ -16895,9 +17188,327 @@ class ConfluenceConnections(
 
 
 # --- Hub templates ------------------------------------------------------------
+# Templates of flows for well-known frameworks, which are part of the product.
+
+
+@dataclass(frozen=True)
+class HubTemplate:
+    """What a framework asks of every delivery: attestations by name, each with its type."""
+
+    id: str
+    name: str
+    description: str
+    framework: str
+    version: str
+    attestations: Mapping[str, str]
+
+    def yaml(self) -> str:
+        """The template as a flow has it, in which every text is quoted as in JSON."""
+        head = ("id", "name", "description", "framework", "version")
+        lines = [f"{member}: {quote(getattr(self, member))}" for member in head]
+        lines += ["trail:", "  attestations:"]
+        for name, kind in self.attestations.items():
+            lines += [f"    - name: {quote(name)}", f"      type: {quote(kind)}"]
+        return "\n".join([*lines, ""])
+
+    def json(self) -> dict:
+        """The template as the API tells it."""
+        head = ("id", "name", "description", "framework", "version")
+        return {**{member: getattr(self, member) for member in head}, "yaml": self.yaml()}
+
+
+def attested_by(names: str) -> dict[str, str]:
+    """Attestations with their types, from words such as `name` or `name=type`."""
+    pairs = (word.partition("=") for word in names.split())
+    return {name: kind or name for name, _, kind in pairs}
+
+
+HUB_TEMPLATES = {
+    one.id: one
+    for one in (
+        HubTemplate(
+            "slsa-level-2",
+            "SLSA Level 2",
+            "A hosted build tells where the artifact comes from, and its source is under control.",
+            "SLSA",
+            "1.0",
+            attested_by("build-provenance source-control"),
+        ),
+        HubTemplate(
+            "slsa-level-3",
+            "SLSA Level 3",
+            "Level 2 on a hardened builder: nothing gets in unseen, and a second build agrees.",
+            "SLSA",
+            "1.0",
+            attested_by("build-provenance source-control hermetic-build reproducible-build"),
+        ),
+        HubTemplate(
+            "pci-dss-v4",
+            "PCI DSS v4.0",
+            "Software that touches card data: reviewed, scanned, attacked and assessed.",
+            "PCI-DSS",
+            "4.0",
+            attested_by(
+                "code-review security-scan penetration-test "
+                "vulnerability-assessment=vulnerability-scan"
+            ),
+        ),
+        HubTemplate(
+            "sox-itgc",
+            "SOX IT General Controls",
+            "Changes to systems of financial reporting: approved, reviewed and on record.",
+            "SOX",
+            "2024",
+            attested_by("change-approval=approval access-review code-review audit-log=audit-trail"),
+        ),
+        HubTemplate(
+            "gdpr-art32",
+            "GDPR Article 32",
+            "Security of processing: personal data reviewed, scanned for holes and encrypted.",
+            "GDPR",
+            "2018",
+            attested_by(
+                "data-protection-review security-scan encryption-verified=encryption-attestation"
+            ),
+        ),
+    )
+}
+HUB_TEMPLATE = closed_schema(
+    id=TEXT, name=TEXT, description=TEXT, framework=TEXT, version=TEXT, yaml=TEXT
+)
+
+
+class HubTemplates(Resource, surface=FACTSTORE, scope="factstore", tag="Hub"):
+    """The templates that the product brings along."""
+
+    def find(self, key):
+        if key not in HUB_TEMPLATES:
+            raise NotFound(f"There is no template '{key}'; there are {', '.join(HUB_TEMPLATES)}.")
+        return HUB_TEMPLATES[key]
+
+    @route(
+        "GET /api/v1/hub/templates",
+        id="listHubTemplates",
+        answer={"type": "array", "items": HUB_TEMPLATE},
+    )
+    def list(self, context):
+        """List the templates that the product brings along."""
+        return [template.json() for template in HUB_TEMPLATES.values()]
+
+    @route("GET /api/v1/hub/templates/{template}", id="getHubTemplate", answer=HUB_TEMPLATE)
+    def retrieve(self, context, key):
+        """Get one of the templates that the product brings along."""
+        return self.find(key).json()
+
+    @route(
+        "POST /api/v1/hub/templates/{template}/import",
+        id="importHubTemplate",
+        status=201,
+        answer=FACTSTORE.one_schema("FlowResponse"),
+    )
+    def take_over(self, context, key):
+        """Create a flow with the name of a template, which asks for what the template does."""
+        template = self.find(key)
+        return Flow.create(
+            name=template.name,
+            description=template.description,
+            required_attestation_types=[*template.attestations.values()],
+            template_yaml=template.yaml(),
+        )
 
 
 # --- Audit packages -----------------------------------------------------------
+# What was recorded of a delivery, in one archive for people without access here. The same facts
+# give the same bytes, so nothing in it tells when it was put together, or by whom.
+
+GZIP_MEDIA = "application/gzip"
+PACKAGE_FORMAT = "factstore-audit-package/1"
+
+
+@dataclass(frozen=True)
+class PackedFile:
+    """A file of an archive: its path, its size, its SHA-256, and where its bytes come from."""
+
+    path: str
+    size: int
+    sha256: str
+    pieces: Callable[[], Iterable[bytes]]
+
+    @classmethod
+    def holding(cls, path: str, data: bytes) -> PackedFile:
+        """A file of bytes that are at hand."""
+        return cls(path, len(data), hashlib.sha256(data).hexdigest(), lambda: [data])
+
+    def tar(self) -> Iterator[bytes]:
+        """The file as tar has it (POSIX ustar), of no time and no owner.
+
+        Damaged, at its end, where the bytes are not those that were announced.
+        """
+        import tarfile
+
+        head, digest = tarfile.TarInfo(self.path), hashlib.sha256()
+        head.size = self.size
+        yield head.tobuf(tarfile.USTAR_FORMAT)
+        for piece in self.pieces():
+            digest.update(piece)
+            yield piece
+        if digest.hexdigest() != self.sha256:
+            raise Damaged
+        yield bytes(-self.size % tarfile.BLOCKSIZE)
+
+
+class AuditPackage:
+    """Records and evidence, gathered now and sent later.
+
+    Documents wait in a temporary file, since the manifest, which goes first, has the hashes of all;
+    evidence is read when its turn comes.
+    """
+
+    def __init__(self, documents: IO[bytes]):
+        self.documents = documents
+        self.files: dict[str, PackedFile] = {}
+        self.evidence: list[dict] = []
+
+    def add(self, path: str, data: bytes) -> None:
+        """Put a document in."""
+        start = self.documents.seek(0, os.SEEK_END)
+        self.documents.write(data)
+        digest = hashlib.sha256(data).hexdigest()
+        self.put(PackedFile(path, len(data), digest, lambda: [self.read(start, len(data))]))
+
+    def read(self, start: int, size: int) -> bytes:
+        """A stretch of the documents."""
+        self.documents.seek(start)
+        return self.documents.read(size)
+
+    def put(self, file: PackedFile) -> None:
+        """Put a file in; of several with one path, the first."""
+        self.files.setdefault(file.path, file)
+
+    def add_records(self, folder: str, model: type[Model], condition: peewee.Expression) -> None:
+        """Put records in as the API tells them, in the order in which they were made."""
+        told = model.select(model.id, model.statements().text).where(condition)
+        for key, text in told.order_by(peewee.SQL('"t1"."rowid"')).tuples().iterator():
+            self.add(f"{folder}/{key}.json", unseal(text.encode(), session().ring))
+
+    def add_evidence(self, file: EvidenceFile, workspace: Workspace) -> None:
+        """Put a file of evidence in by its hash, or where it lies; Damaged if it is another."""
+        known = file.sha256_hash
+        if not re.fullmatch("[0-9a-f]{64}", known):
+            raise Damaged(f"Evidence file {file.id} has no hash that it could be held against.")
+        if file.external_url is not None:
+            path = f"evidence/{known}.ref.json"
+            self.add(path, to_json(file.json()).encode())
+        else:
+            file.must_be_intact()
+            path = f"evidence/{known}{plain_suffix(file.file_name)}"
+            content = functools.partial(file.content, workspace)
+            self.put(PackedFile(path, file.file_size_bytes, known, content))
+        self.evidence.append({**file.json(), "path": path})
+
+    def manifest(self, subject: Model) -> bytes:
+        """What the archive is about, and what is in it beside this."""
+        told = {
+            "format": PACKAGE_FORMAT,
+            "subject": {"type": subject.noun(), "id": subject.id},
+            "files": [
+                {"path": file.path, "size": file.size, "sha256": file.sha256}
+                for file in self.files.values()
+            ],
+            "evidence": self.evidence,
+        }
+        return json.dumps(told, indent=2, ensure_ascii=False).encode()
+
+    def archive(self, *first: PackedFile) -> Iterator[bytes]:
+        """These files, then those of the package, as tar in gzip (RFC 1952) without a time."""
+        import zlib
+
+        squeeze = zlib.compressobj(wbits=31)
+        with self.documents:
+            for file in (*first, *self.files.values()):
+                yield from filter(None, map(squeeze.compress, file.tar()))
+        # Two empty blocks are the end of an archive.
+        yield squeeze.compress(bytes(1024)) + squeeze.flush()
+
+
+def plain_suffix(name: str) -> str:
+    """The suffix of a file's name, where it is short and made of letters and digits."""
+    suffix = re.search(r"\.[A-Za-z0-9]{1,10}\Z", name)
+    return suffix[0].lower() if suffix else ""
+
+
+def send_package(
+    context: Context,
+    subject: Model,
+    trail: str,
+    artifacts: peewee.Expression,
+    attestations: peewee.Expression,
+) -> Reply:
+    """Answer with the records of a trail that fit, and the evidence of those attestations."""
+    named = Attestation.select(Attestation.id).where(attestations)
+    files = EvidenceFile.select().where(EvidenceFile.attestation.in_(named))
+    with contextlib.ExitStack() as unless_done:
+        package = AuditPackage(unless_done.enter_context(temporary_file()))
+        # All at one moment, however much is written meanwhile.
+        with session().database.atomic():
+            flow = Trail.fetch(trail).flow_id
+            package.add("trail.json", context.workspace.json_of(Trail, trail))
+            package.add("flow.json", context.workspace.json_of(Flow, flow))
+            package.add_records("artifacts", Artifact, artifacts)
+            package.add_records("attestations", Attestation, attestations)
+            found = list(files.order_by(peewee.SQL('"t1"."rowid"')))
+        for file in found:
+            package.add_evidence(file, context.workspace)
+        manifest = PackedFile.holding("manifest.json", package.manifest(subject))
+        unless_done.pop_all()
+    name = f"audit-package-{subject.noun()}-{subject.id}.tar.gz"
+    headers = attachment_headers(name, GZIP_MEDIA)
+    return Reply(200, headers=headers, stream=package.archive(manifest))
+
+
+class AuditPackages(Resource, surface=FACTSTORE, scope="factstore", tag="Audit package"):
+    """Archives of what was recorded: a manifest with the hash of every file, and the files."""
+
+    @route(
+        "GET /api/v1/trails/{trailId}/audit-package",
+        id="downloadTrailAuditPackage",
+        answers_with=GZIP_MEDIA,
+        answer=File().describe(),
+        slow=True,
+    )
+    def of_trail(self, context, key):
+        """Download all that was recorded of a trail."""
+        trail = Trail.fetch(key)
+        own = Artifact.trail == key, Attestation.trail == key
+        return send_package(context, trail, key, *own)
+
+    @route(
+        "GET /api/v1/artifacts/{artifactKey}/audit-package",
+        id="downloadArtifactAuditPackage",
+        answers_with=GZIP_MEDIA,
+        answer=File().describe(),
+        slow=True,
+    )
+    def of_artifact(self, context, key):
+        """Download what was recorded of an artifact, and all that its trail was attested."""
+        artifact = Artifact.fetch(read_in_path(Artifact.id, key))
+        trail = artifact.trail_id
+        own = Artifact.id == artifact.id, Attestation.trail == trail
+        return send_package(context, artifact, trail, *own)
+
+    @route(
+        "GET /api/v1/attestations/{attestationId}/audit-package",
+        id="downloadAttestationAuditPackage",
+        answers_with=GZIP_MEDIA,
+        answer=File().describe(),
+        slow=True,
+    )
+    def of_attestation(self, context, key):
+        """Download an attestation with its evidence, and the artifacts of its trail."""
+        attestation = Attestation.fetch(key)
+        trail = attestation.trail_id
+        own = Artifact.trail == trail, Attestation.id == key
+        return send_package(context, attestation, trail, *own)
 
 
 # === Part V: Application ======================================================
@@ -17320,7 +17931,14 @@ def oscal_time(metadata: dict) -> str:
 MIGRATIONS = (
     Migration(2, "Factstore from trail to gate"),
     Migration(3, "Identity, policy and compliance"),
-    Migration(4, "Search, notifications and integrations", ('DROP INDEX IF EXISTS "event_type"',)),
+    Migration(
+        4,
+        "Search, notifications and integrations",
+        (
+            'DROP INDEX IF EXISTS "event_type"',
+            'CREATE INDEX IF NOT EXISTS "trail_lookup" ON "trail" ("flow_id", "git_commit_sha")',
+        ),
+    ),
 )
 #: A ready-made empty file, so that a fresh workspace inside a test is a copy.
 _template: list[bytes] = []

@@ -102,6 +102,8 @@ CREATE TABLE "trail" (
 
 CREATE UNIQUE INDEX "trail_key" ON "trail" ("flow_id", "name");
 
+CREATE INDEX "trail_lookup" ON "trail" ("flow_id", "git_commit_sha");
+
 CREATE INDEX "trail_flow_id" ON "trail" ("flow_id");
 
 CREATE INDEX "trail_org_slug" ON "trail" ("org_slug");
@@ -1944,3 +1946,36 @@ CREATE INDEX "vulnerability_assessment_created" ON "vulnerability_assessment" ("
 CREATE UNIQUE INDEX "vulnerability_assessment_key" ON "vulnerability_assessment" ("assessment_key");
 
 CREATE INDEX "vulnerability_assessment_status" ON "vulnerability_assessment" ("status", "created_at", "id");
+
+-- A CI system that may tell of a flow, and the secret that it signs with.
+CREATE TABLE "webhook_config" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "source" TEXT NOT NULL CHECK ("source" IN ('GITHUB', 'JENKINS', 'CIRCLECI', 'GITLAB', 'GENERIC')),
+    "secret" TEXT NOT NULL,
+    "flow_id" TEXT NOT NULL,
+    "is_active" INTEGER NOT NULL CHECK ("is_active" IN (0, 1)),
+    "created_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("flow_id") REFERENCES "flow" ("id")
+) STRICT;
+
+CREATE INDEX "webhook_config_source" ON "webhook_config" ("source");
+
+CREATE INDEX "webhook_config_flow_id" ON "webhook_config" ("flow_id");
+
+-- A webhook that was taken, by the id that its sender gave it, and what came of it.
+CREATE TABLE "webhook_delivery" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "webhook_config_id" TEXT NOT NULL,
+    "delivery_id" TEXT NOT NULL,
+    "event_type" TEXT,
+    "status" TEXT NOT NULL CHECK ("status" IN ('SUCCESS', 'FAILED', 'DUPLICATE')),
+    "status_message" TEXT,
+    "received_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("webhook_config_id") REFERENCES "webhook_config" ("id") ON DELETE CASCADE
+) STRICT;
+
+CREATE UNIQUE INDEX "webhook_delivery_key" ON "webhook_delivery" ("webhook_config_id", "delivery_id");
+
+CREATE INDEX "webhook_delivery_webhook_config_id" ON "webhook_delivery" ("webhook_config_id");
