@@ -16417,12 +16417,15 @@ def decide_in_slack(verb: str, key: str, speaker: str, comment: str) -> list[str
     if approval is None:
         return [f"There is no approval {key[:200]}."]
     approvers = approval.required_approvers
-    if approvers and speaker not in approvers:
+    # Approvers may be named as Slack knows them, or so that nobody outside of Slack is meant.
+    known = (name for name in (speaker, speaker.removeprefix("slack:")) if name in approvers)
+    identity = next(known, speaker)
+    if approvers and identity not in approvers:
         names = list_some(approvers)
         return [f"Approval {approval.id} is for {names} to decide; here you are {speaker}."]
     # Whoever reads the audit log wants to know who it was, not which channel it came through.
     session().actor = speaker
-    said = {"approver_identity": speaker, "comments": comment or None}
+    said = {"approver_identity": identity, "comments": comment or None}
     try:
         {"approve": approve, "reject": reject}[verb](approval, said)
     except Conflict as problem:

@@ -523,14 +523,25 @@ def test_an_approval_that_needs_others_too_says_whom(lite, factstore, acme, ask)
     assert read_approval(factstore, key)["status"] == "PENDING_APPROVAL"
 
 
+def test_an_approver_may_be_named_as_slack_knows_them(lite, factstore, acme, ask):
+    key = ask(requiredApprovers=["ann"])
+
+    told = say(lite, f"approve {key}")
+
+    assert told == f"✅ Approval {key} is granted by slack:ann."
+    (decision,) = read_approval(factstore, key)["decisions"]
+    assert decision["approverIdentity"] == "ann"
+    assert audit(lite)[-1][:3] == ("slack:ann", "approval.updated", key)
+
+
 @pytest.mark.parametrize("verb", ["approve", "reject"])
 def test_who_is_no_approver_is_told_so_and_changes_nothing(lite, factstore, acme, ask, verb):
-    key = ask(requiredApprovers=["ann", "slack:bea"])
+    key = ask(requiredApprovers=["cora", "slack:bea"])
     before = read_approval(factstore, key)
 
     told = say(lite, f"{verb} {key}")
 
-    assert told == f"Approval {key} is for ann, slack:bea to decide; here you are slack:ann."
+    assert told == f"Approval {key} is for cora, slack:bea to decide; here you are slack:ann."
     assert read_approval(factstore, key) == before
 
 
