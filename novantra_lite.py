@@ -15987,15 +15987,18 @@ class WebhookBody(Schema):
         return {"anyOf": [GITHUB_WEBHOOK, GENERIC_WEBHOOK.describe()]}
 
 
-def read_webhook(source: str, data: bytes, media_type: str) -> dict:
-    """What a webhook tells, from its bytes; Invalid where they are not what the source sends."""
+def read_webhook(source: str, data: bytes, media_type: str, event: str) -> dict:
+    """What a webhook tells, from its bytes; Invalid where they are not what the source sends.
+
+    `event` is GitHub's own name for it, where it was told.
+    """
     if media_type == FORM_MEDIA:
         # GitHub's other content type: the same JSON, in a form.
         data = read_form(data).get("payload", "").encode()
     told = read_json(data)
     if not isinstance(told, dict):
         raise Invalid("The body is not a JSON object.")
-    told = read_github(told) if source == "GITHUB" else told
+    told = read_github(told, event) if source == "GITHUB" else told
     # What is blank counts as absent.
     present = {member: value for member, value in told.items() if str(value or "").strip()}
     try:
@@ -16004,9 +16007,12 @@ def read_webhook(source: str, data: bytes, media_type: str) -> dict:
         raise Invalid(issues=[issue(*fault) for fault in faults.issues]) from None
 
 
-def read_github(told: dict) -> dict:
-    """GitHub's event `workflow_run` in the generic shape; its action alone says what happened."""
+def read_github(told: dict, event: str) -> dict:
+    """GitHub's event `workflow_run` in the generic shape; another one by name is unknown."""
     action, conclusion = told.get("action"), dig(told, "workflow_run.conclusion")
+    if event not in ("", "workflow_run"):
+        # Of a check suite, say, which is completed with each of its workflows.
+        return {"eventType": "unknown"}
     if action in ("requested", "in_progress"):
         event = "build.started"
     elif action == "completed":
@@ -16095,7 +16101,8 @@ class IncomingEvents(Resource, surface=FACTSTORE, tag="Webhooks"):
             return {"accepted": True, "deliveryId": key, "message": message}
         delivery = {"webhook_config": config.id, "delivery_id": key}
         try:
-            told = read_webhook(config.source, context.raw, context.media_type())
+            event = context.request.get_header("X-GitHub-Event", default="")
+            told = read_webhook(config.source, context.raw, context.media_type(), event)
         except Invalid as problem:
             refusal = FACTSTORE.present_problem(problem, context)
             WebhookDelivery.create(

@@ -683,6 +683,17 @@ def test_what_else_github_tells_is_recorded_without_effect(factstore, stranger, 
     assert trails(factstore) == []
 
 
+def test_another_event_of_github_is_no_build_though_it_completes(factstore, stranger, configure):
+    config = configure("GITHUB")
+    told = {"action": "completed", "check_suite": {"conclusion": "success"}}
+
+    taken = send(stranger, told, "github", X_GitHub_Event="check_suite")
+
+    assert taken.status == 200
+    assert [row[1:3] for row in deliveries(factstore, config)] == [("unknown", "SUCCESS")]
+    assert trails(factstore) == []
+
+
 @pytest.mark.parametrize("source", ["JENKINS", "CIRCLECI", "GITLAB", "GENERIC"])
 def test_every_other_source_sends_the_generic_shape(factstore, stranger, configure, source):
     configure(source)
