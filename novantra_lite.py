@@ -1166,7 +1166,7 @@ class Model(peewee.Model):
     fact: ClassVar[str] = ""
     made: ClassVar[str] = "created"
     key: ClassVar[str] = ""
-    #: The fields of one more index, separated by spaces.
+    #: The fields of more indexes: separated by spaces, and one index from the next by a comma.
     lookup: ClassVar[str] = ""
     moves: ClassVar[Mapping[str, str]] = {}
     subject: ClassVar[tuple[str, str] | None] = None
@@ -1940,7 +1940,17 @@ def tables_sql(models: Sequence[type[Model]]) -> list[str]:
         statements += create_indexes(model)
         if model.append_only:
             statements += refuse_changes(model._meta.table_name)
-    return statements
+    kept = (model for model in models if issubclass(model, SelfKept))
+    return [*statements, *(sql for model in kept for sql in model.triggers())]
+
+
+class SelfKept:
+    """Mixed into a model whose records the file itself keeps, by triggers on other tables."""
+
+    @classmethod
+    def triggers(cls) -> Iterable[str]:
+        """The statements that make them, once all tables are there."""
+        raise NotImplementedError
 
 
 def create_table(model: type[Model]) -> str:
@@ -1980,8 +1990,9 @@ def model_indexes(model: type[Model]) -> dict[str, list[str]]:
     indexes = {"created": order} if order else {}
     if model.key:
         indexes["key"] = [column.column_name for column in model.key_fields()]
-    if model.lookup:
-        indexes["lookup"] = [known[name].column_name for name in model.lookup.split()]
+    for number, names in enumerate(filter(None, model.lookup.split(",")), 1):
+        columns = [known[name].column_name for name in names.split()]
+        indexes["lookup" if number == 1 else f"lookup_{number}"] = columns
     for field in model._meta.sorted_fields:
         if field.index and not field.unique and not field.primary_key:
             indexes[field.column_name] = [field.column_name, *order]
