@@ -6669,19 +6669,22 @@ class AuditEvent(Model):
     """One of the happenings that the Factstore surface tells of in its audit log."""
 
     fact, made, append_only, since = "factstore.event", "recorded", True, 2
+    lookup = (
+        "trail_id occurred_at, actor occurred_at, event_type occurred_at, "
+        "actor event_type occurred_at"
+    )
     schema_name = "AuditEventResponse"
 
     id = Uuid()
     event_type = Choice(
         "ARTIFACT_DEPLOYED ARTIFACT_REMOVED ARTIFACT_UPDATED ENVIRONMENT_CREATED "
         "ENVIRONMENT_DELETED POLICY_EVALUATED ATTESTATION_RECORDED APPROVAL_GRANTED "
-        "APPROVAL_REJECTED GATE_BLOCKED GATE_ALLOWED",
-        index=True,
+        "APPROVAL_REJECTED GATE_BLOCKED GATE_ALLOWED"
     )
     environment_id = Id(null=True)
-    trail_id = Id(null=True, index=True)
+    trail_id = Id(null=True)
     artifact_sha256 = Text(255, null=True)
-    actor = Text(320, index=True)
+    actor = Text(320)
     payload = Text(2**31)
     occurred_at = Timestamp(6, default=now_exactly, index=True)
     region = Text(255, null=True)
@@ -8656,6 +8659,21 @@ class BuildProvenance(Model):
     #: What the trusted keys said when it was recorded.
     provenance_status = Choice("PROVENANCE_UNVERIFIED PROVENANCE_VERIFIED")
     recorded_at = Timestamp(6, default=now_exactly)
+
+    @classmethod
+    def create(cls, **values):
+        made = super().create(**values)
+        artifact = made.artifact
+        payload = {
+            "artifactId": artifact.id,
+            "provenanceId": made.id,
+            "builderId": made.builder_id,
+            "slsaLevel": made.slsa_level,
+            "provenanceStatus": made.provenance_status,
+        }
+        about = {"trail_id": artifact.trail_id, "artifact_sha256": artifact.sha256_digest}
+        AuditEvent.record("ARTIFACT_UPDATED", session().actor, payload, **about)
+        return made
 
     @classmethod
     def of(cls, artifact: Artifact) -> BuildProvenance | None:
@@ -10835,7 +10853,9 @@ class Environment(Model):
     def create(cls, **values):
         check_environment_name(cls, values["name"])
         check_organisation(values.get("org_slug"))
-        return super().create(**values | {"scope": tidy_scope(values.get("scope"))})
+        made = super().create(**values | {"scope": tidy_scope(values.get("scope"))})
+        made.tell("ENVIRONMENT_CREATED")
+        return made
 
     def change(self, **values):
         if values.get("name", self.name) != self.name:
@@ -10843,6 +10863,15 @@ class Environment(Model):
         if "scope" in values:
             values["scope"] = tidy_scope(values["scope"])
         return super().change(**values)
+
+    def remove(self):
+        super().remove()
+        self.tell("ENVIRONMENT_DELETED")
+
+    def tell(self, event_type: str) -> None:
+        """Put into the audit log what whoever acts has done with this environment."""
+        payload = {"environmentId": self.id, "name": self.name, "type": self.type}
+        AuditEvent.record(event_type, session().actor, payload, environment_id=self.id)
 
     def covers(self, name: str) -> bool:
         """Whether snapshots hold artifacts of this name: included if anything is, not excluded."""
@@ -10951,8 +10980,8 @@ class EnvironmentSnapshot(Model):
     ) -> EnvironmentSnapshot:
         """Record what runs now, as far as the environment's scope covers it."""
         kept = [one for one in artifacts if environment.covers(one["artifactName"])]
-        newest = peewee.fn.max(cls.snapshot_index)
-        last = cls.select(newest).where(cls.environment == environment).scalar() or 0
+        before = cls.newest(environment.id)
+        last = before.snapshot_index if before else 0
         seen = SnapshotArtifact.seen(environment, kept)
         snapshot = cls.create(
             environment=environment.id,
@@ -10966,6 +10995,14 @@ class EnvironmentSnapshot(Model):
             if one["artifactSha256"] not in seen:
                 seen.add(one["artifactSha256"])
                 emit("factstore.artifact.deployed", {**place, "snapshotIndex": last + 1, **one})
+        # What the scope leaves out may run on.
+        still = {one["artifactSha256"] for one in artifacts}
+        gone = {one["artifactSha256"]: one for one in before.artifacts} if before else {}
+        for digest, one in gone.items():
+            if digest not in still:
+                payload = {**place, "snapshotIndex": last + 1, **one}
+                subject = {"environment_id": environment.id, "artifact_sha256": digest}
+                AuditEvent.record("ARTIFACT_REMOVED", recorded_by, payload, **subject)
         return snapshot
 
     @classmethod
@@ -15177,6 +15214,219 @@ def evidence_store(settings: Settings) -> EvidenceStore:
 
 
 # --- Audit log ----------------------------------------------------------------
+# The entries are in the order of their times; those of one moment, in the order of writing. A page
+# and its total take as long in a long log as in a short one: about one entry in 256 is a mark,
+# which knows its place in the order, and what lies beyond a mark is counted along an index.
+
+#: The columns whose values entries may be asked to share, the most telling first.
+AUDIT_COLUMNS = ("trail_id", "actor", "event_type")
+#: The groups in which marks know their place, each with the index of its entries.
+AUDIT_GROUPS = MappingProxyType(
+    {
+        (): "audit_event_occurred_at",
+        ("trail_id",): "audit_event_lookup",
+        ("actor",): "audit_event_lookup_2",
+        ("event_type",): "audit_event_lookup_3",
+        ("actor", "event_type"): "audit_event_lookup_4",
+    }
+)
+#: Which events are marks: the last byte of a random id is in step with nothing that is regular.
+MARKED = "substr({}, -2) = '00'"
+
+
+def entries_sql(group: tuple[str, ...], value: str) -> str:
+    """SQL that takes the entries which share the values of these columns; without an index of their
+    own, those with the most telling one are gone through."""
+    index = AUDIT_GROUPS.get(group) or AUDIT_GROUPS[group[:1]]
+    shared = "".join(f"e.{column} = {value}{column} AND " for column in group)
+    return f"FROM audit_event AS e INDEXED BY {index} WHERE {shared}"
+
+
+def marks_sql(group: tuple[str, ...], value: str) -> str:
+    """SQL that only the marks which know their place among such entries fulfil."""
+    shared = (f"{column} IS {value}{column} AND " for column in group)
+    others = (f"{column} IS NULL AND " for column in AUDIT_COLUMNS if column not in group)
+    return "".join([*shared, *others])
+
+
+@functools.cache
+def rank_sql(group: tuple[str, ...], value: str = ":", number: str = ":number") -> str:
+    """SQL for how many such entries there are up to a time and, at that time, a number."""
+    place = f"({value}occurred_at, {number})"
+    return (
+        f"SELECT m.ordinal + (SELECT count(*) {entries_sql(group, value)}"
+        f"(e.occurred_at, e.rowid) > (m.occurred_at, m.number) "
+        f"AND (e.occurred_at, e.rowid) <= {place}) "
+        "FROM (SELECT '' AS occurred_at, 0 AS number, 0 AS ordinal UNION ALL "
+        f"SELECT occurred_at, number, ordinal FROM audit_mark WHERE "
+        f"{marks_sql(group, value)}(occurred_at, number) <= {place} "
+        "ORDER BY 1 DESC, 2 DESC LIMIT 1) AS m"
+    )
+
+
+class AuditMark(SelfKept, Model):
+    """The place of an audit event among all, or among those that share what is not null.
+
+    The file keeps these itself, whoever writes an event and whatever its time. They prove nothing,
+    so that the ledger does not know them.
+    """
+
+    key, since = "trail_id actor event_type occurred_at number", 4
+    lookup = "trail_id actor event_type ordinal"
+
+    id = Integer(primary_key=True, null=True)
+    trail_id = Id(null=True)
+    actor = Text(320, null=True)
+    event_type = Text(null=True)
+    occurred_at = Timestamp(6)
+    #: The event's rowid.
+    number = Integer()
+    #: How many there are up to and including this event.
+    ordinal = Integer()
+
+    @classmethod
+    def triggers(cls):
+        makes, moves = [], []
+        for group in AUDIT_GROUPS:
+            shared = "".join(f"new.{column}, " for column in group)
+            rank = rank_sql(group, "new.", "new.rowid")
+            known = " AND ".join(["1", *(f"new.{column} IS NOT NULL" for column in group)])
+            makes.append(
+                f"INSERT INTO audit_mark ({place_columns(group)}) "
+                f"SELECT {shared}new.occurred_at, new.rowid, ({rank}) WHERE {known}; "
+            )
+            moves.append(
+                f"UPDATE audit_mark SET ordinal = ordinal + 1 WHERE {marks_sql(group, 'new.')}"
+                f"{known} AND occurred_at > new.occurred_at; "
+            )
+        head = "CREATE TRIGGER audit_event_{} AFTER INSERT ON audit_event WHEN {} BEGIN {}END"
+        yield head.format("makes_marks", MARKED.format("new.id"), "".join(makes))
+        # A clock may be set back.
+        later = f"SELECT 1 FROM audit_mark WHERE {marks_sql((), '')}occurred_at > new.occurred_at"
+        yield head.format("moves_marks", f"EXISTS ({later})", "".join(moves))
+
+
+def place_columns(group: tuple[str, ...]) -> str:
+    """The columns of the marks which know their place among such entries."""
+    return ", ".join([*group, "occurred_at", "number", "ordinal"])
+
+
+def places_sql(group: tuple[str, ...]) -> str:
+    """SQL for what all marks of such entries must say, counted anew."""
+    shared = f"PARTITION BY {', '.join(group)}" if group else ""
+    known = " AND ".join(["1", *(f"{column} IS NOT NULL" for column in group)])
+    return (
+        f"SELECT {place_columns(group)} FROM (SELECT {''.join(f'{column}, ' for column in group)}"
+        f"occurred_at, rowid AS number, {MARKED.format('id')} AS is_mark, row_number() OVER "
+        f"({shared} ORDER BY occurred_at, rowid) AS ordinal FROM audit_event WHERE {known}) "
+        "WHERE is_mark"
+    )
+
+
+def mark_older_events() -> Iterator[str]:
+    """The statements that make the marks of a log which was written without them."""
+    for group in AUDIT_GROUPS:
+        yield f"INSERT INTO audit_mark ({place_columns(group)}) {places_sql(group)}"
+
+
+def check_marks() -> Iterator[str]:
+    """Compare the marks in the current session's file with its audit log."""
+    for group in AUDIT_GROUPS:
+        kind = (f"{column} IS {'NOT ' * (column in group)}NULL" for column in AUDIT_COLUMNS)
+        there = f"SELECT {place_columns(group)} FROM audit_mark WHERE {' AND '.join(kind)}"
+        right = places_sql(group)
+        wrong = f"SELECT 1 FROM ({there} EXCEPT {right})"
+        missing = f"SELECT 1 FROM ({right} EXCEPT {there})"
+        if session().workspace.fetch_row(f"{wrong} UNION ALL {missing} LIMIT 1"):
+            by = f", by {' and '.join(group)}," if group else ""
+            yield f"The marks of the audit log{by} are not what its entries make them."
+
+
+class Instant(Timestamp):
+    """A point in time in a query, for which a date does not stand."""
+
+    def parse(self, text):
+        return text
+
+
+def audit_page(
+    shared: Mapping[str, str], stretch: tuple[str, str], skip: int, limit: int, newest_first: bool
+) -> tuple[int, bytes]:
+    """How many entries share these values in a stretch of time, and some of them as JSON text."""
+    group = tuple(column for column in AUDIT_COLUMNS if column in shared)
+    fetch = session().workspace.fetch_row
+    # Before the first entry at the start, and after the last one at the end.
+    before, until = (
+        fetch(rank_sql(group), {**shared, "occurred_at": at, "number": number})[0]
+        for at, number in zip(stretch, (0, 1 << 62), strict=True)
+    )
+    limit = min(limit, until - before - skip)
+    if limit <= 0:
+        return max(0, until - before), b""
+    first = until - skip - limit if newest_first else before + skip
+    nearest = f"SELECT occurred_at, number, ordinal FROM audit_mark WHERE {marks_sql(group, ':')}"
+    nearest += "ordinal <= :ordinal ORDER BY ordinal DESC LIMIT 1"
+    at, number, ordinal = fetch(nearest, {**shared, "ordinal": first}) or ("", 0, 0)
+    page = f"SELECT CAST(e.json AS BLOB) {entries_sql(group, ':')}"
+    page += "(e.occurred_at, e.rowid) > (:occurred_at, :number) "
+    page += "ORDER BY e.occurred_at, e.rowid LIMIT :limit OFFSET :offset"
+    place = {"occurred_at": at, "number": number, "limit": limit, "offset": first - ordinal}
+    found = session().database.connection().execute(page, {**shared, **place})
+    texts = [text for (text,) in found]
+    return until - before, b",".join(reversed(texts) if newest_first else texts)
+
+
+AUDIT_NUMBERS = ("page", "size", "totalElements", "totalPages")
+
+
+class Audit(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/audit",
+    model=AuditEvent,
+    scope="factstore",
+    tag="Audit",
+    item="auditEventId",
+    schema_name="AuditEventResponse",
+    verbs="retrieve",
+):
+    """What happened, as the Factstore surface tells it."""
+
+    @route(
+        "GET /api/v1/audit",
+        id="listAuditEvents",
+        query=Filters(
+            AuditEvent.event_type,
+            trail_id=Id(),
+            actor=Text(),
+            page=Integer(0, 2**31 - 1, default=0),
+            size=Integer(1, 100, default=20),
+            sort_desc=Boolean(default=True),
+            **{"from": Instant(6), "to": Instant(6)},
+        ),
+        answer={
+            "type": "object",
+            "required": ["events", *AUDIT_NUMBERS],
+            "properties": {
+                "events": FACTSTORE.array_schema("AuditEventResponse"),
+                **{name: {"type": "integer"} for name in AUDIT_NUMBERS},
+            },
+        },
+    )
+    def page(self, context):
+        """List one page of the audit log, newest first unless told otherwise."""
+        query = context.query
+        number, size = query.get("page", 0), query.get("size", 20)
+        total, text = 0, b""
+        # Other filters count as absent when they are empty; of this one, nobody has such a name.
+        if context.request.get_param("actor") != "":
+            shared = {column: query[column] for column in AUDIT_COLUMNS if column in query}
+            stretch = query.get("from", ""), query.get("to", "~")
+            newest_first = query.get("sort_desc", True)
+            total, text = audit_page(shared, stretch, number * size, size, newest_first)
+        told = (number, size, total, -(-total // size))
+        told = to_json(dict(zip(AUDIT_NUMBERS, told, strict=True)))
+        return Reply(200, b'{"events":[%b],%b' % (text, told[1:].encode()))
 
 
 # --- Search -------------------------------------------------------------------
@@ -15632,7 +15882,18 @@ def oscal_time(metadata: dict) -> str:
 MIGRATIONS = (
     Migration(2, "Factstore from trail to gate"),
     Migration(3, "Identity, policy and compliance"),
-    Migration(4, "Search, notifications and integrations"),
+    Migration(
+        4,
+        "Search, notifications and integrations",
+        (
+            "DROP INDEX audit_event_event_type",
+            "DROP INDEX audit_event_trail_id",
+            "DROP INDEX audit_event_actor",
+            "DROP INDEX audit_event_occurred_at",
+            *create_indexes(AuditEvent),
+            *mark_older_events(),
+        ),
+    ),
 )
 #: A ready-made empty file, so that a fresh workspace inside a test is a copy.
 _template: list[bytes] = []
@@ -17726,7 +17987,7 @@ class NovantraLite(Install):
     def verify(self) -> list[str]:
         """Recompute the chains and check the file; a sentence for each fault."""
         with self.workspace.read():
-            return [*check_file(self.workspace), *check_chains(), *check_evidence()]
+            return [*check_file(self.workspace), *check_chains(), *check_evidence(), *check_marks()]
 
     def backup(self, target: str | os.PathLike) -> None:
         """Copy the workspace to a new file, as it stands at one moment, while it is in use."""
