@@ -1261,9 +1261,8 @@ class Model(peewee.Model):
             setattr(self, name, value)
         self.store(list(changed))
         if self.fact:
-            was = {
-                camel(known[name].column_name): before[name] for name in values if name in changed
-            }
+            told = [name for name in values if name in changed and not known[name].hidden]
+            was = {camel(known[name].column_name): before[name] for name in told}
             session().facts.append(("updated", type(self), self._pk, self.row(), was))
         return set(changed)
 
@@ -1500,6 +1499,11 @@ class KeyRing:
         self._keys: dict[str, AESGCM] = {}
         self._root = b""
         self._newest = ""
+
+    @property
+    def newest(self) -> int:
+        """The number of the key that seals."""
+        return int(self._newest)
 
     def wrap(self, key_id: int, key: bytes) -> str:
         """Encrypt a new key for the file."""
@@ -1842,6 +1846,12 @@ class Workspace:
             if self.read_only:
                 return None
             raise
+
+    def give_way(self) -> None:
+        """Give the lock free and read on, so that whoever writes may open the file meanwhile."""
+        if self.lock and self.read_only:
+            self.lock.release()
+            self.lock = None
 
     def connect(self, read_only: bool = False, shared: bool = False, **pragmas) -> Database:
         """A database on the file: one connection per thread, or one `shared` by all."""
@@ -3213,7 +3223,7 @@ class AuditEntry(Model):
     append_only = True
 
     id = Integer(primary_key=True)
-    at = Timestamp()
+    at = Timestamp(index=True)
     actor = Text(index=True)
     action = Text(index=True)
     subject_type = Text()
@@ -15886,6 +15896,7 @@ MIGRATIONS = (
         4,
         "Search, notifications and integrations",
         (
+            'CREATE INDEX "audit_entry_at" ON "audit_entry" ("at")',
             "DROP INDEX audit_event_event_type",
             "DROP INDEX audit_event_trail_id",
             "DROP INDEX audit_event_actor",
