@@ -6680,7 +6680,7 @@ class AuditEvent(Model):
 
     fact, made, append_only, since = "factstore.event", "recorded", True, 2
     lookup = (
-        "trail_id occurred_at, actor occurred_at, event_type occurred_at, "
+        "trail_id occurred_at actor event_type, actor occurred_at, event_type occurred_at, "
         "actor event_type occurred_at"
     )
     schema_name = "AuditEventResponse"
@@ -15240,8 +15240,10 @@ AUDIT_GROUPS = MappingProxyType(
         ("actor", "event_type"): "audit_event_lookup_4",
     }
 )
-#: Which events are marks: the last byte of a random id is in step with nothing that is regular.
-MARKED = "substr({}, -2) = '00'"
+#: Which events are marks, by their rowid: one in 256 (2^24 of 2^32), spread evenly over whatever is
+#: regular in the order of writing (Knuth's multiplicative hash: The Art of Computer Programming,
+#: 6.4).
+MARKED = "({} * 2654435761 & 4294967295) < 16777216"
 
 
 def entries_sql(group: tuple[str, ...], value: str) -> str:
@@ -15310,7 +15312,7 @@ class AuditMark(SelfKept, Model):
                 f"{known} AND occurred_at > new.occurred_at; "
             )
         head = "CREATE TRIGGER audit_event_{} AFTER INSERT ON audit_event WHEN {} BEGIN {}END"
-        yield head.format("makes_marks", MARKED.format("new.id"), "".join(makes))
+        yield head.format("makes_marks", MARKED.format("new.rowid"), "".join(makes))
         # A clock may be set back.
         later = f"SELECT 1 FROM audit_mark WHERE {marks_sql((), '')}occurred_at > new.occurred_at"
         yield head.format("moves_marks", f"EXISTS ({later})", "".join(moves))
@@ -15327,7 +15329,7 @@ def places_sql(group: tuple[str, ...]) -> str:
     known = " AND ".join(["1", *(f"{column} IS NOT NULL" for column in group)])
     return (
         f"SELECT {place_columns(group)} FROM (SELECT {''.join(f'{column}, ' for column in group)}"
-        f"occurred_at, rowid AS number, {MARKED.format('id')} AS is_mark, row_number() OVER "
+        f"occurred_at, rowid AS number, {MARKED.format('rowid')} AS is_mark, row_number() OVER "
         f"({shared} ORDER BY occurred_at, rowid) AS ordinal FROM audit_event WHERE {known}) "
         "WHERE is_mark"
     )
@@ -17729,6 +17731,121 @@ def governed() -> list[Resource]:
 DEMO_START = datetime(2026, 6, 1, 8, 0, tzinfo=UTC)
 
 
+# --- Audit records ------------------------------------------------------------
+# The whole audit log, of both surfaces, for whoever watches over it elsewhere.
+
+#: Stands for what was there before where that is kept encrypted, or is never shown.
+WITHHELD = "(withheld)"
+
+
+class AuditRecords:
+    """The entries of a workspace's audit log as JSON members, in the order of writing.
+
+    It goes through those that there are when it is begun, in little memory. `since` and `until` are
+    times, and belong to what they bound; a date stands for the whole day. `actor` and `action` are
+    exact; `after` is the id of an entry that was seen already.
+    """
+
+    BATCH = 500
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        *,
+        since: str = "",
+        until: str = "",
+        actor: str = "",
+        action: str = "",
+        after: int = 0,
+    ):
+        self.workspace, self.after = workspace, after
+        self.since = self.read_time("since", since, "T00:00:00Z") if since else ""
+        self.until = self.read_time("until", until, "T23:59:59.999Z") if until else "~"
+        self.exact = {"actor": actor, "action": action}
+
+    @staticmethod
+    def read_time(name: str, text: str, of_day: str) -> str:
+        """A time as the log writes it, from an ISO 8601 date-time with an offset or a date."""
+        try:
+            return parse_timestamp(text + of_day * (len(text) == len("2026-01-31")))
+        except ValueError as error:
+            raise Invalid(f"{name}: {error}", [issue([name], str(error))]) from None
+
+    def __iter__(self) -> Iterator[dict]:
+        first, last = self.bounds()
+        while batch := self.batch(first, last):
+            yield from batch
+            first = batch[-1]["id"] + 1
+
+    def newest(self) -> int:
+        """The id of the last entry that there is."""
+        with self.workspace.read():
+            return self.workspace.fetch_row("SELECT max(id) FROM audit_entry")[0]
+
+    def bounds(self) -> tuple[int, int]:
+        """The first and the last id between which all entries of the time lie."""
+        if not self.since and self.until == "~":
+            return self.after + 1, self.newest()
+        spanned = "SELECT min(id), max(id) FROM audit_entry WHERE at >= ? AND at <= ?"
+        with self.workspace.read():
+            first, last = self.workspace.fetch_row(spanned, (self.since, self.until))
+        return max(first or 1, self.after + 1), last or 0
+
+    def batch(self, first: int, last: int) -> list[dict]:
+        """The next few entries from an id on."""
+        exact = {name: value for name, value in self.exact.items() if value}
+        # The plus keeps SQLite from sorting what it finds by time.
+        sql = "SELECT * FROM audit_entry WHERE id >= ? AND id <= ? AND +at >= ? AND +at <= ?"
+        sql += "".join(f" AND {name} = ?" for name in exact) + " ORDER BY id LIMIT ?"
+        values = [first, last, self.since, self.until, *exact.values(), self.BATCH]
+        with self.workspace.read() as current:
+            rows = current.database.connection().execute(sql, values).fetchall()
+            self.take_new_keys()
+            entries = [
+                self.entry(dict(zip(AuditEntry.members(), row, strict=True))) for row in rows
+            ]
+            self.add_events(
+                {one["subjectId"]: one for one in entries if one["subjectType"] == "audit_event"}
+            )
+            return entries
+
+    def take_new_keys(self) -> None:
+        """Know the keys, too, that somebody else has added to the ring in the meantime."""
+        ring = self.workspace.ring
+        newer = "SELECT id, wrapped FROM ring_key WHERE id > ? ORDER BY id"
+        for number, wrapped in session().database.connection().execute(newer, (ring.newest,)):
+            ring.add(number, wrapped)
+
+    def entry(self, told: dict) -> dict:
+        """An entry with what is encrypted in it opened, as far as it may be seen."""
+        for member in (AuditEntry.reason, AuditEntry.detail):
+            if sealed := told[member.name]:
+                told[member.name] = self.workspace.ring.open(sealed, member.place(str(told["id"])))
+        if told["detail"] is not None:
+            detail = told["detail"] = json.loads(told["detail"])
+            if "before" in detail:
+                detail["before"] = withhold(told["subjectType"], detail["before"])
+        return told
+
+    def add_events(self, entries: Mapping[str, dict]) -> None:
+        """Add to entries of Factstore's happenings what its own audit log tells of them."""
+        wanted = f"SELECT id, json FROM audit_event WHERE id IN ({', '.join('?' * len(entries))})"
+        for key, text in session().database.connection().execute(wanted, [*entries]):
+            entries[key]["event"] = json.loads(text)
+
+
+def withhold(table: str, before: dict) -> dict:
+    """What a record's members were before, without what is encrypted or never shown."""
+    open_members = {
+        camel(column.column_name)
+        for model in all_models()
+        if model._meta.table_name == table
+        for column in model._meta.sorted_fields
+        if not (column.sealed or column.hidden)
+    }
+    return {name: value if name in open_members else WITHHELD for name, value in before.items()}
+
+
 # --- Installs -----------------------------------------------------------------
 
 
@@ -17834,6 +17951,10 @@ class Install:
                 f"Name one of the workspaces: {', '.join(self.workspaces) or 'there is none'}."
             )
         return next(iter(self.workspaces.values()))
+
+    def audit(self, **filters: Any) -> AuditRecords:
+        """The audit log of the workspace; `filters` are those of AuditRecords."""
+        return AuditRecords(self.workspace, **filters)
 
     def workspace_of(self, token: str) -> Workspace:
         """The workspace that a token names; Unauthenticated when there is none of that name."""
@@ -19360,9 +19481,73 @@ def document_command(chosen) -> Output:
     return Output(data, text.rstrip("\n"))
 
 
+# --- Commands: audit ----------------------------------------------------------
+
+
+def print_records(records: Iterable[dict]) -> int:
+    """Print entries of the audit log, a JSON object a line; the id of the last one, or 0."""
+    last = 0
+    for record in records:
+        print(to_json(record))
+        last = record["id"]
+    sys.stdout.flush()
+    return last
+
+
+@command(
+    "audit tail",
+    argument("-n", "--lines", type=int, default=10, metavar="N", help="how many; default: 10"),
+    argument("--after", type=int, metavar="ID", help="instead, all that follow this entry"),
+    argument("-f", "--follow", action="store_true", help="go on, until interrupted"),
+    opens="reader",
+)
+def audit_tail_command(lite, chosen) -> None:
+    """Print the last entries of the audit log, a JSON object a line.
+
+    With --follow, new entries are printed within a second, also while a server
+    writes them. Whoever starts again passes the id of the last entry as --after,
+    and misses none.
+
+    Examples:
+      novantra-lite audit tail -n 3 --database register.db
+      novantra-lite audit tail --after 1200 --follow | logger -t novantra
+    """
+    if chosen.follow:
+        lite.workspace.give_way()
+    last = lite.audit().newest() - chosen.lines if chosen.after is None else chosen.after
+    last = print_records(lite.audit(after=max(0, last))) or last
+    while chosen.follow:
+        time.sleep(0.5)
+        last = print_records(lite.audit(after=last)) or last
+
+
+@command(
+    "audit export",
+    argument("--from", dest="since", default="", metavar="TIME", help="at this time or later"),
+    argument("--to", dest="until", default="", metavar="TIME", help="at this time or earlier"),
+    argument("--actor", default="", metavar="ID", help="by this account, key or person"),
+    argument("--action", default="", metavar="A", help="such as finding.created"),
+    opens="reader",
+)
+def audit_export_command(lite, chosen) -> None:
+    """Print the audit log, a JSON object a line, oldest entry first.
+
+    Reasons and details are decrypted; what was there before a change is withheld
+    where it is kept encrypted. A TIME is a date-time with an offset, or a date,
+    which stands for the whole day.
+
+    Examples:
+      novantra-lite audit export --database register.db > audit.ndjson
+      novantra-lite audit export --from 2026-06-01 --to 2026-06-30 --action finding.created
+    """
+    filters = {name: getattr(chosen, name) for name in ("since", "until", "actor", "action")}
+    print_records(lite.audit(**filters))
+
+
 # --- Command line -------------------------------------------------------------
 
 GROUPS = {
+    "audit": "The audit log: who did what, when and why, for machines that watch over it.",
     "workspace": "Make and list the workspaces of an install.",
     "account": "Service accounts: who may call, and with which scopes.",
     "webhook": "Where events are sent, and how their deliveries went.",
