@@ -17769,7 +17769,11 @@ class AuditRecords:
         try:
             return parse_timestamp(text + of_day * (len(text) == len("2026-01-31")))
         except ValueError as error:
-            raise Invalid(f"{name}: {error}", [issue([name], str(error))]) from None
+            raise Invalid(
+                f"'{text}' is no time; write a date, or a date-time with an offset such as "
+                "2026-07-30T23:59:59Z.",
+                [issue([name], str(error))],
+            ) from None
 
     def __iter__(self) -> Iterator[dict]:
         first, last = self.bounds()
