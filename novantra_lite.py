@@ -25,18 +25,18 @@ Contents
         Risks, Evidence, Assessments, Findings, Exceptions, Monitoring, Indicators, Submissions,
         Assets, Party engagements, Change management, Vulnerability management
     Part IV   Factstore   Factstore fields, API keys, Factstore conventions, Organisations,
-        Source hosts, Patterns, Templates, Flows, Notifications, Notification rules, Trail records,
-        Trails, Artifacts, Provenance signatures, Provenance, Attestations, Evidence files,
-        Scan reports, Scanners, Evidence processors, Evidence collection, Pull request look-ups,
-        Pull requests, Identity tokens, Approvals, Assertions, Environments, Snapshot records,
-        Environment snapshots, Environment drift, Logical environments, Policies,
-        Deployment policies, Gate, Users, Service accounts, API key management, Members,
-        Identity providers, Single sign-on, Signing in, Rego, Rego evaluation, Rego engine,
-        Policy archives, Policy bundles, Policy decisions, Security scans, Regulatory frameworks,
-        Compliance assessments, Regulatory reports, Evidence documents, Evidence vault,
-        Vault requests, HashiCorp Vault, Audit log, Search, Reports, Incoming webhooks,
-        Incoming events, Slack, Slack commands, Jira, Confluence, Ledger, Hub templates,
-        Audit packages
+        Source hosts, Patterns, Templates, Flows, Notifications, Notification channels, Notifying,
+        Notification rules, Trail records, Trails, Artifacts, Provenance signatures, Provenance,
+        Attestations, Evidence files, Scan reports, Scanners, Evidence processors,
+        Evidence collection, Pull request look-ups, Pull requests, Identity tokens, Approvals,
+        Assertions, Environments, Snapshot records, Environment snapshots, Environment drift,
+        Logical environments, Policies, Deployment policies, Gate, Users, Service accounts,
+        API key management, Members, Identity providers, Single sign-on, Signing in, Rego,
+        Rego evaluation, Rego engine, Policy archives, Policy bundles, Policy decisions,
+        Security scans, Regulatory frameworks, Compliance assessments, Regulatory reports,
+        Evidence documents, Evidence vault, Vault requests, HashiCorp Vault, Audit log, Search,
+        Reports, Incoming webhooks, Incoming events, Slack, Slack commands, Slack requests,
+        Atlassian, Jira, Jira tickets, Confluence, Ledger, Hub templates, Audit packages
     Part V    Application   Rows, OSCAL, Opening workspaces, Imports, Collections, Demo vocabulary,
         Demo plans, Demo records, Demo data, Demo delivery, WSGI application, Clients, Servers,
         Maintenance, Installs, NovantraLite, Reference page, Documents, OpenAPI, Service, Commands,
@@ -313,6 +313,7 @@ class Settings:
         (), "Private networks that webhooks, notifications and integrations may reach."
     )
     webhook_timeout: float = setting(10.0, "Seconds that a webhook receiver has to answer.")
+    slack_url: str = setting("https://slack.com/api", "Where Slack's Web API is.")
     factstore_auth: str = setting("on", "`open` lets loopback callers without credentials through.")
     factstore_region: str = setting("us-east-1", "Sent as X-Factstore-Region.")
     cors_origins: tuple = setting(
@@ -623,6 +624,8 @@ class Member:
     hidden = False
     #: Kept encrypted in the file.
     sealed = False
+    #: Opens something: not even the audit log keeps what it was.
+    is_secret = False
 
     def read(self, value: Any) -> Any:
         """Take a JSON value in, or raise ValueError with what is wrong."""
@@ -1008,8 +1011,10 @@ class SealedAccessor(peewee.FieldAccessor):
     def __get__(self, instance, instance_type=None):
         value = super().__get__(instance, instance_type)
         if type(value) is Sealed:
-            value = session().ring.open(value, self.field.place(instance._pk))
-            instance.__data__[self.name] = value
+            opened = session().ring.open(value, self.field.place(instance._pk))
+            # As long as it is not replaced, the file keeps the bytes that the ledger knows.
+            instance.__dict__.setdefault("sealed_values", {})[self.name] = opened, value
+            instance.__data__[self.name] = value = opened
         return value
 
 
@@ -1018,6 +1023,11 @@ class Encrypted(Text):
 
     accessor_class = SealedAccessor
     sealed = True
+
+    @property
+    def is_secret(self) -> bool:
+        """Whether it opens something, as what is encrypted and never shown does."""
+        return self.hidden
 
     def place(self, key: str) -> str:
         """What the encryption is bound to, so that a value cannot be moved elsewhere."""
@@ -1074,6 +1084,17 @@ class Statements:
         key = stored[model._meta.primary_key]
         self.refresh = f'UPDATE {table} SET "json" = {self.json} WHERE {key} = ?'
         self.delete = f"DELETE FROM {table} WHERE {key} = ?"
+        given = {column.name: column.default for column in columns if column.default is not None}
+        self.constants = {name: one for name, one in given.items() if not callable(one)}
+        self.makers = {name: one for name, one in given.items() if callable(one)}
+
+    def with_defaults(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of a new record, with the defaults of those that are not told."""
+        data = {**self.constants, **values}
+        for name, make in self.makers.items():
+            if name not in values:
+                data[name] = make()
+        return data
 
     def with_derived(self, text: str, derived: Mapping[str, Derived]) -> str:
         """SQL for a record's JSON text with members that are worked out at each read."""
@@ -1210,9 +1231,10 @@ class Model(peewee.Model):
     def create(cls, **values) -> Model:
         """Make a record, and note it as a fact."""
         record = cls(__no_default__=True)
-        record.__data__ = {**cls._meta.get_default_dict(), **values}
+        statements = cls.statements()
+        record.__data__ = statements.with_defaults(values)
         row = record.row()
-        session().database.connection().execute(cls.statements().insert, row)
+        session().database.connection().execute(statements.insert, row)
         if cls.fact:
             session().facts.append((cls.made, cls, record._pk, row, None))
         return record
@@ -1261,7 +1283,7 @@ class Model(peewee.Model):
             setattr(self, name, value)
         self.store(list(changed))
         if self.fact:
-            told = [name for name in values if name in changed and not known[name].hidden]
+            told = [name for name in values if name in changed and not known[name].is_secret]
             was = {camel(known[name].column_name): before[name] for name in told}
             session().facts.append(("updated", type(self), self._pk, self.row(), was))
         return set(changed)
@@ -1725,37 +1747,78 @@ class Writer:
         self.database = database
         #: How many transactions were lost as a whole; the heads of the chains are stale after one.
         self.failures = 0
-        #: Seconds that a transaction took lately, from its begin to the end of its commit.
+        #: Seconds that a commit took lately.
         self.pace = 0.0
         self._lock = threading.Lock()
         self._waiting: deque[Slot] = deque()
+        #: The thread whose writes share a commit now, and what is to be done after that.
+        self._together = 0
+        self._afterwards: list[Callable[[], None]] = []
 
     def run(self, work: Callable[[], Any]) -> Any:
         """Do the work in a transaction; return its result, or raise what it raised."""
         slot = Slot(work)
-        self._waiting.append(slot)
-        with self._lock:
-            if not slot.done:
-                self.drain()
+        if self._together == threading.get_ident():
+            self.attempt(self.database.connection(), slot)
+        else:
+            self._waiting.append(slot)
+            with self._lock:
+                if not slot.done:
+                    self.drain()
         if slot.error is not None:
             raise slot.error
         return slot.result
 
-    def drain(self) -> None:
-        """Do everything that waits, in one transaction."""
-        connection, begin = self.database.connection(), time.perf_counter()
-        batch: list[Slot] = []
+    def follow(self, afterwards: Iterable[Callable[[], None]]) -> None:
+        """Do what comes after the work that this thread ran: now, or once that is committed."""
+        if self._together == threading.get_ident():
+            self._afterwards += afterwards
+            return
+        for follow in afterwards:
+            follow()
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Have all that this thread runs meanwhile share one commit, made at the end.
+
+        Nobody may be told of it before. When the commit fails, nothing of it was done.
+        """
+        with self._lock:
+            self._together, self._afterwards = threading.get_ident(), []
+            try:
+                with self.transaction():
+                    yield
+            finally:
+                self._together = 0
+            afterwards = self._afterwards
+        for follow in afterwards:
+            follow()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """One transaction, undone as a whole by whatever is raised in it."""
+        connection = self.database.connection()
         try:
             connection.execute("BEGIN IMMEDIATE")
-            while self._waiting:
-                batch.append(self._waiting.popleft())
-                self.attempt(connection, batch[-1])
+            yield connection
+            begin = time.perf_counter()
             connection.execute("COMMIT")
             self.pace += (time.perf_counter() - begin - self.pace) / 8
-        except BaseException as error:
+        except BaseException:
             self.failures += 1
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
+            raise
+
+    def drain(self) -> None:
+        """Do everything that waits, in one transaction."""
+        batch: list[Slot] = []
+        try:
+            with self.transaction() as connection:
+                while self._waiting:
+                    batch.append(self._waiting.popleft())
+                    self.attempt(connection, batch[-1])
+        except BaseException as error:
             # One by one: work that arrives just now shares the failure or waits for its turn.
             while self._waiting:
                 batch.append(self._waiting.popleft())
@@ -2404,6 +2467,7 @@ class Tokens:
 # temporary file once it is large.
 
 UPLOAD_MEDIA = "multipart/form-data"
+FORM_MEDIA = "application/x-www-form-urlencoded"
 PIECE = 262_144
 #: Bytes that are kept of a text beside the file.
 FIELD_SIZE = 65_536
@@ -2573,13 +2637,13 @@ def sent_type(part: Any) -> str:
     return sent if re.fullmatch(MEDIA_TYPE, sent) else BYTES_MEDIA
 
 
-def attachment_headers(name: str, kind: str, size: int) -> dict[str, str]:
+def attachment_headers(name: str, kind: str, size: int | None = None) -> dict[str, str]:
     """Headers under which a file is kept, not shown, whatever it holds (RFC 6266)."""
     plain = re.sub(r"[^\w .()+-]", "_", name, flags=re.A)
     exact = urllib.parse.quote(name, safe="")
     return {
         "Content-Type": kind,
-        "Content-Length": str(size),
+        **({} if size is None else {"Content-Length": str(size)}),
         "Content-Disposition": f"attachment; filename=\"{plain}\"; filename*=UTF-8''{exact}",
         "Content-Security-Policy": "default-src 'none'; sandbox",
     }
@@ -2657,6 +2721,8 @@ class Context:
 
     def take_raw(self) -> bytes:
         """The bytes of the body, refused when they are over the operation's limit."""
+        if self.raw:
+            return self.raw
         limit = getattr(self.settings, self.operation.limit)
         length = self.request.content_length
         if length is None or length <= limit:
@@ -2848,6 +2914,9 @@ class Operation:
     setting: str = ""
     #: Whether it answers without credentials.
     public: bool = False
+    #: Names the method of the resource by which a public operation knows its caller: by a signature
+    #: over the raw body. See `identify_signer`.
+    signed: str = ""
     partial: bool = False
     #: What a multipart form holds, where that is not what another body holds.
     form: Schema | None = None
@@ -2877,6 +2946,11 @@ class Operation:
     def surface(self) -> Surface:
         """The API that the operation is of."""
         return self.resource.surface
+
+    @property
+    def writes(self) -> bool:
+        """Whether it is answered in a transaction that a dry run rolls back."""
+        return self.method != "GET" and (bool(self.signed) or not self.public)
 
     @functools.cached_property
     def handler(self) -> Callable:
@@ -3597,7 +3671,7 @@ class Event(Model):
     """Something that happened, as it is told to every endpoint."""
 
     id = PrefixedId("evt")
-    type = Text(index=True)
+    type = Text()
     data = Json(MapOf(Text()))
     created_at = Timestamp()
 
@@ -3664,6 +3738,11 @@ class Errand(Model):
     def letter(self, workspace: Workspace, at: float) -> Letter:
         """What is sent; Invalid where it must not be, which counts as an attempt that failed."""
         raise NotImplementedError
+
+    def deliver(self, workspace: Workspace, transport: Any, at: float) -> Answer:
+        """Make one attempt; Invalid where none can be made."""
+        letter = self.letter(workspace, at)
+        return transport.post(letter.url, letter.body, letter.headers)
 
     def accepts(self, sent: Answer) -> bool:
         """Whether the other side has taken it, by what it answered."""
@@ -3823,8 +3902,7 @@ def perform(
         result, afterwards = workspace.writer.run(run)
     except Rehearsed as rehearsed:
         return rehearsed.result
-    for follow in afterwards:
-        follow()
+    workspace.writer.follow(afterwards)
     return result
 
 
@@ -3850,10 +3928,10 @@ def answer(context: Context, given: Mapping[str, str]) -> Reply:
     context.read_query()
     if operation.method == "GET":
         return operation.handler(context, *path) if operation.public else look(context, path)
+    if operation.signed:
+        identify_signer(context, path)
     context.read_body()
-    if operation.public:
-        return operation.handler(context, *path)
-    return write(context, path)
+    return write(context, path) if operation.writes else operation.handler(context, *path)
 
 
 def allowed_methods(operation: Operation, settings: Settings) -> list[str]:
@@ -3876,6 +3954,36 @@ def identify(context: Context, at: float) -> None:
             note_refusal(context, f"{request.method} {context.operation.path}")
         problem.headers.setdefault("WWW-Authenticate", "Bearer")
         raise
+
+
+def identify_signer(context: Context, path: Sequence[str]) -> None:
+    """Find the workspace and the principal that a signature over the raw body speaks for.
+
+    The operation's method is asked in every workspace, so that no answer comes sooner than another:
+    it tells the principal, or None where nothing that the workspace keeps verifies. NotFound stands
+    when all raise it. Two workspaces with the same secret are a refusal, as none is meant.
+    """
+    if context.request.content_length:
+        context.check_media()
+    context.take_raw()
+    ask = getattr(context.operation.resource, context.operation.signed)
+    found, absent = [], []
+    for workspace in context.lite.workspaces.values():
+        with workspace.read():
+            try:
+                found.append((workspace, ask(context, *path)))
+            except NotFound as problem:
+                absent.append(problem)
+    verified = [(workspace, principal) for workspace, principal in found if principal]
+    if len(verified) == 1:
+        context.workspace, context.principal = verified[0]
+        return
+    if absent and not found:
+        raise absent[0]
+    if verified:
+        log.warning("Several workspaces verify a signature at %s.", context.operation.path)
+    note_refusal(context, f"{context.request.method} {context.operation.path}")
+    raise Invalid("The signature is missing or does not verify.")
 
 
 def note_refusal(context: Context, what: str, actor: str = "unknown") -> None:
@@ -3908,7 +4016,9 @@ def look(context: Context, path: Sequence[str]) -> Reply:
 def write(context: Context, path: Sequence[str]) -> Reply:
     """Answer a write: once for each Idempotency-Key, or as a rehearsal."""
     rehearsal = context.operation.surface.rehearses(context.request)
-    asked = context.request.get_header("Idempotency-Key") is not None
+    # What is signed brings an id of its own, if any, by which a repeat is known.
+    signed = context.operation.signed
+    asked = not signed and context.request.get_header("Idempotency-Key") is not None
     idempotency = Idempotency(context) if asked else None
     # A rehearsal refuses a key that is none, and neither replays nor remembers.
     idempotency = None if rehearsal else idempotency
@@ -3978,8 +4088,8 @@ def carry_out(context: Context, path: Sequence[str], rehearsal: bool) -> Reply:
     if rehearsal:
         told = json.loads(operation.surface.present(operation, result))
         return Reply(200, to_json({"dryRun": True, rehearsed_as(operation): told}).encode())
-    if operation.status == 204:
-        return Reply(204)
+    if operation.status == 204 or result is None:
+        return Reply(operation.status)
     if operation.brief:
         result = operation.brief(result)
     return Reply(operation.status, operation.surface.present(operation, result))
@@ -4099,6 +4209,14 @@ class Answer:
     retry_after: int | None
     note: str
     body: bytes | None = dataclasses.field(default=None, compare=False, repr=False)
+
+    @property
+    def json(self) -> Any:
+        """What the body holds as JSON; None where it is none."""
+        try:
+            return read_json(self.body or b"")
+        except Invalid:
+            return None
 
 
 def time_left(deadline: float) -> float:
@@ -4342,11 +4460,9 @@ class Dispatcher:
     def attempt(self, workspace: Workspace, errand: Errand, at: float) -> bool:
         """Send one errand, and write down what came of it."""
         try:
-            letter = errand.letter(workspace, at)
+            sent = errand.deliver(workspace, self.transport, at)
         except Invalid as problem:
             sent = Answer(0, None, str(problem))
-        else:
-            sent = self.transport.post(letter.url, letter.body, letter.headers)
 
         def work(current):
             # It may be gone, together with what it was on its way to.
@@ -4922,9 +5038,7 @@ class Authentication(Resource, surface=NOVANTRA, tag="Authentication"):
         "POST /api/v1/auth/token",
         public=True,
         body=TokenRequest(),
-        media=MappingProxyType(
-            {"application/json": read_json, "application/x-www-form-urlencoded": read_form}
-        ),
+        media=MappingProxyType({"application/json": read_json, FORM_MEDIA: read_form}),
         answer=TOKEN_ANSWER,
         id="createToken",
     )
@@ -6951,6 +7065,18 @@ class Paging(Filters):
         super().__init__(*columns, **own, page=page, size=size)
 
 
+class LenientRequest(Schema):
+    """A body with members that are told as required, and not missed where they are absent."""
+
+    def __init__(self, *columns: Member, demanded: str, **own: Any):
+        super().__init__(*columns, optional=demanded, **own)
+        self.demanded = demanded.split()
+
+    def describe(self):
+        described = super().describe()
+        return described | {"required": [*described.get("required", ()), *self.demanded]}
+
+
 #: What the token of a person who signed in starts with.
 SESSION_PREFIX = "fsu_"
 
@@ -7300,7 +7426,7 @@ class ScmIntegrations(
 
 
 def read_in_path(field: Member, value: str) -> Any:
-    """A value of a path as a field takes it."""
+    """A value of a path, or of a header, as a field takes it."""
     try:
         return field.read(value)
     except ValueError as error:
@@ -7946,7 +8072,432 @@ class SecurityThresholds(
 # --- Notifications ------------------------------------------------------------
 
 
+class Notification(Model):
+    """Something that happened, as people are told of it inside the product; it is never deleted."""
+
+    since = 4
+    schema_name = "NotificationResponse"
+
+    id = Uuid()
+    title = Text(1000)
+    message = Text()
+    severity = Choice("INFO WARNING CRITICAL", index=True)
+    is_read = Boolean(default=False, index=True)
+    entity_type = Text(255, null=True)
+    entity_id = Id(null=True)
+    created_at = Timestamp(6, default=now_exactly)
+
+
+NOTIFICATIONS = Array(
+    Notification,
+    {
+        "is_read": lambda value: Notification.is_read == peewee.SQL(value),
+        "severity": lambda value: Notification.severity == value,
+    },
+    newest_first=True,
+)
+
+
+def note_reading(context: Context, key: str, detail: str | None = None) -> None:
+    """Put into the audit log who marked a notification, or all, as read."""
+    context.workspace.journal.note(session(), "notification.read", "notification", key, detail)
+
+
+class Notifications(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/notifications",
+    model=Notification,
+    scope="factstore",
+    tag="Notifications",
+    verbs="list",
+    options={"list": {"answer": FACTSTORE.paged_schema("NotificationResponse")}},
+):
+    """What the rules for it had people told."""
+
+    filters = Paging(Notification.is_read, Notification.severity)
+
+    def list(self, context):
+        """List the notifications, newest first, in pages where the query asks for one."""
+        return FACTSTORE.array(context, NOTIFICATIONS, context.query)
+
+    @route(
+        "GET /api/v1/notifications/unread-count",
+        id="countUnreadNotifications",
+        answer=Shape(count=Integer(0)).describe(),
+    )
+    def unread(self, context):
+        """Count the notifications that nobody has read."""
+        return {"count": NOTIFICATIONS.count({"is_read": False})}
+
+    @route(
+        "POST /api/v1/notifications/{notificationId}/read",
+        id="markNotificationRead",
+        answer=FACTSTORE.one_schema("NotificationResponse"),
+    )
+    def mark(self, context, key):
+        """Mark a notification as read."""
+        notification = Notification.fetch(key)
+        if notification.change(is_read=True):
+            note_reading(context, key)
+        return notification
+
+    @route("POST /api/v1/notifications/read-all", id="markAllNotificationsRead", status=204)
+    def mark_all(self, context):
+        """Mark every notification as read."""
+        unread = Notification.is_read == 0
+        if count := Notification.update(is_read=True).where(unread).execute():
+            note_reading(context, "all", to_json({"count": count}))
+
+
+# --- Notification channels ----------------------------------------------------
+# Where a notification goes, and how it is put there.
+
+
+def read_receiver(config: str) -> str:
+    """The URL in a channel's configuration; Invalid where there is none."""
+    try:
+        told = read_json(config.encode())
+    except Invalid:
+        told = None
+    url = told.get("webhookUrl") if isinstance(told, dict) else None
+    if not isinstance(url, str) or not url.strip():
+        expected = 'Expected a JSON object as text, with a "webhookUrl" that is not blank'
+        raise Invalid(issues=[issue(["channelConfig"], expected)])
+    return url.strip()
+
+
+def lies_within(url: str, networks: Networks) -> bool:
+    """Whether a URL leads to nowhere but these networks; False where its name does not resolve."""
+    parts, port = split_target(url)
+    with contextlib.suppress(OSError, UnicodeError):
+        found = call_within(5, socket.getaddrinfo, parts.hostname, port)
+        addresses = {ip_address(entry[4][0]) for entry in found}
+        return all(any(one in network for network in networks) for one in addresses)
+    return False
+
+
+def needs_tls(url: str, networks: Networks) -> bool:
+    """Whether notifications go to a URL by https only, as to all but what the operator listed."""
+    return url.lower().startswith("https://") or not (networks and lies_within(url, networks))
+
+
+def check_channel(channel_type: str, config: str, settings: Settings) -> None:
+    """Refuse a channel that leads nowhere, or where nothing may be sent; in-app needs no URL."""
+    if channel_type != "IN_APP":
+        url, networks = read_receiver(config), allowed_networks(settings)
+        check_target(url, networks, needs_tls(url, networks))
+
+
+def slack_text(lines: Iterable[str]) -> str:
+    """Lines as Slack takes a text, in which no name can address people or draw a link."""
+    # Slack asks for these three characters to be escaped, and for no others.
+    return "\n".join(escape(" ".join(line.split())[:3000], quote=False) for line in lines)
+
+
+def slack_message(told: Mapping[str, Any]) -> str:
+    """A notification as Slack shows it."""
+    facts = {
+        "Severity": told["severity"],
+        "Event": told["triggerEvent"],
+        "Concerns": " ".join(filter(None, [told["entityType"], told["entityId"]])),
+        "flowId": told["filterFlowId"],
+        **told["extraPayload"],
+    }
+    lines = [f":rotating_light: *{told['title']}*", told["message"]]
+    for name, value in facts.items():
+        if value not in (None, "", []):
+            lines.append(f"• {name}: {value if isinstance(value, str) else to_json(value)}")
+    return slack_text(lines)
+
+
+# --- Notifying ----------------------------------------------------------------
+# Who is told of what, and what became of it.
+
+#: Characters of a message; a gate may have thousands of reasons.
+MESSAGE_SIZE = 2000
+#: The rules that a happening meets, which may have no flow or environment.
+MATCHING = """SELECT "id", "channel_type" FROM "notification_rule"
+    WHERE "trigger_event" = ? AND "is_active" = 1
+    AND ("filter_flow_id" IS NULL OR "filter_flow_id" = ?)
+    AND ("filter_environment_id" IS NULL OR "filter_environment_id" = ?) ORDER BY "rowid\""""
+
+
+class ChannelConfig(Encrypted):
+    """A JSON object as text, whose URL lets whoever knows it post to the channel."""
+
+    is_secret = True
+
+
+class NotificationRule(Model):
+    """What has people told of which happenings: in the product, by a webhook or in Slack."""
+
+    fact, touched, lookup, since = "notification_rule", True, "trigger_event is_active", 4
+    schema_name = "NotificationRuleResponse"
+
+    id = Uuid()
+    name = Name()
+    is_active = Boolean(default=True)
+    trigger_event = Choice(
+        "ATTESTATION_FAILED GATE_BLOCKED DRIFT_DETECTED APPROVAL_REQUIRED TRAIL_NON_COMPLIANT "
+        "APPROVAL_REJECTED"
+    )
+    channel_type = Choice("SLACK WEBHOOK IN_APP")
+    channel_config = ChannelConfig(default="{}")
+    filter_flow_id = Id(null=True)
+    filter_environment_id = Id(null=True)
+    created_at = Timestamp(6, default=now_exactly)
+    updated_at = Timestamp(6, default=now_exactly)
+
+    @property
+    def sends(self) -> bool:
+        """Whether it has anything sent to another server."""
+        return self.is_active and self.channel_type != "IN_APP"
+
+    def change(self, **values):
+        changed = super().change(**values)
+        if self.channel_type != "IN_APP":
+            # Two changes at a time might each leave a good pair, and a bad one together.
+            read_receiver(self.channel_config)
+        if not self.sends:
+            NotificationErrand.skip(self)
+        return changed
+
+    def remove(self):
+        # All at once, since there may be many.
+        for model in (NotificationErrand, NotificationDelivery):
+            model.delete().where(model.rule == self).execute()
+        super().remove()
+
+
+class NotificationDelivery(Model):
+    """What became of a notification by one rule, in the end."""
+
+    since = 4
+    schema_name = "NotificationDeliveryResponse"
+
+    id = Uuid()
+    rule = Owner(NotificationRule, index=True)
+    event_type = Text(255)
+    payload = Text(null=True)
+    status = Choice("SENT FAILED SKIPPED")
+    sent_at = Timestamp(6, default=now_exactly)
+    error = Text(null=True)
+    attempt_count = Integer(0, 2**31 - 1)
+
+    @classmethod
+    def record(cls, rule: str, payload: str, status: str, **values: Any) -> None:
+        """Put down what became of a notification by a rule."""
+        trigger = json.loads(payload)["triggerEvent"]
+        cls.create(rule=rule, event_type=trigger, payload=payload, status=status, **values)
+
+
+class NotificationErrand(Errand):
+    """A notification on its way to the channel of a rule."""
+
+    since, lane = 4, "rule"
+    #: What the notes say of the waits before the second and the third attempt.
+    steps, jitter = (2, 4), 0
+
+    id = PrefixedId("ntf")
+    rule = Owner(NotificationRule, index=True)
+    #: What WEBHOOK posts, and SLACK puts in words.
+    payload = Text()
+
+    @classmethod
+    def waiting(cls, moment, failing):
+        due = super().waiting(moment, failing)
+        return due.select(cls, NotificationRule).join(NotificationRule)
+
+    def letter(self, workspace, at):
+        url = read_receiver(self.rule.channel_config)
+        split_target(url, needs_tls(url, allowed_networks(workspace.settings)))
+        is_slack = self.rule.channel_type == "SLACK"
+        body = (
+            to_json({"text": slack_message(json.loads(self.payload))}) if is_slack else self.payload
+        )
+        return Letter(url, body.encode(), {"Content-Type": "application/json"})
+
+    def settle(self, sent, at):
+        if self.state != "due":
+            # It was skipped while it was being sent.
+            return
+        super().settle(sent, at)
+        if self.state == "done":
+            self.conclude("SENT", self.attempts)
+        elif self.state == "failed":
+            self.conclude("FAILED", self.attempts, self.note)
+
+    @classmethod
+    def skip(cls, rule: NotificationRule) -> None:
+        """End what is on its way by a rule that has nothing sent any more."""
+        for errand in cls.select().where(cls.rule == rule, cls.state == "due"):
+            errand.change(state="failed", due_at=None)
+            errand.conclude("SKIPPED", 0, "The rule was switched off, or has another channel now.")
+
+    def conclude(self, status: str, attempts: int, error: str | None = None) -> None:
+        """Put down what became of it in the end."""
+        told = {"attempt_count": attempts, "error": error}
+        NotificationDelivery.record(self.rule_id, self.payload, status, **told)
+
+
+def show(told: Mapping[str, Any], rule: str) -> None:
+    """Tell of a happening inside the product, by a rule."""
+    shown = {
+        column: told[camel(column)]
+        for column in ("title", "message", "severity", "entity_type", "entity_id")
+    }
+    Notification.create(**shown)
+    NotificationDelivery.record(rule, to_json(told), "SENT", attempt_count=1)
+
+
+def notify(
+    trigger: str,
+    *,
+    title: str,
+    message: str,
+    severity: str,
+    entity_type: str | None,
+    entity_id: str | None,
+    flow_id: str | None = None,
+    environment_id: str | None = None,
+    payload: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Have every active rule for a trigger tell of a happening, in the transaction at hand.
+
+    CRITICAL is what stops a release: a trail that is no longer compliant, a gate that is shut.
+    WARNING is what somebody should look into: a failed attestation, drift, a rejection. INFO is
+    what only waits for somebody: a request for approval, a test.
+    """
+    place = trigger, flow_id, environment_id
+    rules = session().database.connection().execute(MATCHING, place).fetchall()
+    if not rules:
+        return
+    told = {
+        "triggerEvent": trigger,
+        "title": title,
+        "message": message[:MESSAGE_SIZE],
+        "severity": severity,
+        "entityType": entity_type,
+        "entityId": entity_id,
+        "filterFlowId": flow_id,
+        "extraPayload": {**payload, "environmentId": environment_id},
+    }
+    for rule, channel in rules:
+        if channel == "IN_APP":
+            show(told, rule)
+        else:
+            NotificationErrand.send(rule=rule, payload=to_json(told))
+
+
 # --- Notification rules -------------------------------------------------------
+
+RULE_DELIVERIES = Array(
+    NotificationDelivery,
+    {"rule": lambda rule: NotificationDelivery.rule == rule},
+    newest_first=True,
+)
+
+
+class NotificationRules(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/notification-rules",
+    model=NotificationRule,
+    scope="factstore",
+    access="admin",
+    tag="Notification rules",
+    item="ruleId",
+    verbs="list create retrieve update delete",
+    options={
+        "create": {"before": "check_new", "slow": True},
+        "update": {"before": "find_changes", "slow": True},
+    },
+):
+    """Who is told of what; for admins only, since a rule tells the secret URL of its channel."""
+
+    creates = Schema(
+        NotificationRule.name,
+        NotificationRule.trigger_event,
+        NotificationRule.channel_type,
+        NotificationRule.channel_config,
+        NotificationRule.filter_flow_id,
+        NotificationRule.filter_environment_id,
+        name="CreateNotificationRuleRequest",
+    )
+    changes = Schema(
+        NotificationRule.name,
+        NotificationRule.is_active,
+        NotificationRule.trigger_event,
+        NotificationRule.channel_type,
+        NotificationRule.channel_config,
+        NotificationRule.filter_flow_id,
+        NotificationRule.filter_environment_id,
+        clear_filter_flow_id=Boolean(default=False),
+        clear_filter_environment_id=Boolean(default=False),
+        name="UpdateNotificationRuleRequest",
+    )
+
+    def check_new(self, context: Context) -> None:
+        """Refuse a channel that leads nowhere."""
+        body = context.body
+        config = body.get("channel_config", NotificationRule.channel_config.default)
+        check_channel(body["channel_type"], config, context.settings)
+
+    def find_changes(self, context: Context, key: str) -> dict:
+        """What a body changes of a rule, whose channel must still lead somewhere."""
+        rule, values = self.find(key), dict(context.body)
+        for name in ("filter_flow_id", "filter_environment_id"):
+            if values.pop(f"clear_{name}", False):
+                values[name] = None
+        channel = {"channel_type": rule.channel_type, "channel_config": rule.channel_config}
+        if channel.keys() & values.keys():
+            channel |= {name: values[name] for name in channel.keys() & values.keys()}
+            check_channel(*channel.values(), context.settings)
+        return values
+
+    def update(self, context, key):
+        """Change selected members of a notification rule, or clear its filters."""
+        rule = self.find(key)
+        rule.change(**context.prepared)
+        return rule
+
+    @route("POST /api/v1/notification-rules/{ruleId}/test", id="testNotificationRule", status=202)
+    def test(self, context, key):
+        """Send a test to all active rules that have the trigger and the filters of this one."""
+        rule = self.find(key)
+        notify(
+            rule.trigger_event,
+            title="Test notification",
+            message=f"A test of the notification rule '{rule.name}'.",
+            severity="INFO",
+            entity_type="notification_rule",
+            entity_id=rule.id,
+            flow_id=rule.filter_flow_id,
+            environment_id=rule.filter_environment_id,
+        )
+
+
+class NotificationDeliveries(
+    Resource,
+    surface=FACTSTORE,
+    model=NotificationDelivery,
+    scope="factstore",
+    access="admin",
+    tag="Notification rules",
+):
+    """What came of what the rules had people told."""
+
+    @route(
+        "GET /api/v1/notification-rules/{ruleId}/deliveries",
+        id="listNotificationDeliveries",
+        query=Paging(),
+        answer=FACTSTORE.paged_schema("NotificationDeliveryResponse"),
+    )
+    def list(self, context, key):
+        """List what came of a rule's notifications, newest first."""
+        NotificationRule.fetch(key)
+        return FACTSTORE.array(context, RULE_DELIVERIES, {"rule": key})
 
 
 # --- Trail records ------------------------------------------------------------
@@ -7957,6 +8508,7 @@ class Trail(Model):
     """One run of a pipeline for a commit, and all that was recorded about it."""
 
     fact, made, key, touched, since = "trail", "begun", "flow name", True, 2
+    lookup = "flow git_commit_sha"
     schema_name = "TrailResponse"
     derived: ClassVar[dict] = {
         "flowName": Derived(
@@ -7980,6 +8532,12 @@ class Trail(Model):
     name = Text(255, null=True)
     created_at = Timestamp(6, default=now_exactly)
     updated_at = Timestamp(6, default=now_exactly)
+
+    @property
+    def words(self) -> str:
+        """What it is called in a sentence for people."""
+        commit = f"commit {self.git_commit_sha} on {self.git_branch} by {self.git_author}"
+        return f"trail {self.name or self.id} ({commit})"
 
 
 def compliance_sql(trail: str) -> str:
@@ -8128,9 +8686,21 @@ def settle(trail: Trail, failed: bool = False) -> None:
         status = "COMPLIANT"
     else:
         return
-    if status != trail.status:
-        trail.change(status=status)
-        emit("factstore.trail.settled", {"trail": trail.json()})
+    if status == trail.status:
+        return
+    trail.change(status=status)
+    emit("factstore.trail.settled", {"trail": trail.json()})
+    if failed:
+        notify(
+            "TRAIL_NON_COMPLIANT",
+            title="A trail is not compliant",
+            message=f"Something failed on the {trail.words}.",
+            severity="CRITICAL",
+            entity_type="trail",
+            entity_id=trail.id,
+            flow_id=trail.flow_id,
+            payload={"gitCommitSha": trail.git_commit_sha, "buildUrl": trail.build_url},
+        )
 
 
 def meets_its_flow(trail: Trail) -> bool:
@@ -8806,7 +9376,7 @@ class Provenance(
         }
 
     @route(
-        "GET /api/v1/artifacts/{sha256}/provenance",
+        "GET /api/v1/artifacts/{artifactKey}/provenance",
         id="getProvenanceByDigest",
         answer=FACTSTORE.one_schema("BuildProvenanceResponse"),
     )
@@ -8856,7 +9426,7 @@ class ProvenanceV2(Provenance, tag="V2 Artifacts"):
         return self.verify(context, trail, key)
 
     @route(
-        "GET /api/v2/artifacts/{sha256}/provenance",
+        "GET /api/v2/artifacts/{artifactKey}/provenance",
         id="getProvenanceByDigestV2",
         answer=FACTSTORE.one_schema("BuildProvenanceResponse"),
     )
@@ -8868,6 +9438,20 @@ class ProvenanceV2(Provenance, tag="V2 Artifacts"):
 # --- Attestations -------------------------------------------------------------
 
 
+def tell_of_failure(trail: Trail, attestation: Attestation) -> None:
+    """Notify of an attestation that came to be FAILED."""
+    notify(
+        "ATTESTATION_FAILED",
+        title=f"The attestation '{attestation.type}' failed",
+        message=f"It was recorded on the {trail.words}.",
+        severity="WARNING",
+        entity_type="attestation",
+        entity_id=attestation.id,
+        flow_id=trail.flow_id,
+        payload={"trailId": trail.id, "type": attestation.type, "name": attestation.name},
+    )
+
+
 def record_attestation(trail: Trail, told: Mapping[str, Any] | None, **values: Any) -> Attestation:
     """Record an attestation on a trail, and let the trail's status follow.
 
@@ -8875,7 +9459,10 @@ def record_attestation(trail: Trail, told: Mapping[str, Any] | None, **values: A
     """
     check_organisation(values.get("org_slug"))
     attestation = Attestation.create(trail=trail.id, **values)
-    settle(trail, failed=attestation.status == "FAILED")
+    failed = attestation.status == "FAILED"
+    if failed:
+        tell_of_failure(trail, attestation)
+    settle(trail, failed)
     if told is not None:
         payload = {
             "attestationId": attestation.id,
@@ -9075,6 +9662,12 @@ class EvidenceFile(Model):
             return False
         return (size, digest.hexdigest()) == (self.file_size_bytes, self.sha256_hash)
 
+    def must_be_intact(self) -> None:
+        """Refuse to give out bytes that are not those whose hash was recorded."""
+        if not self.is_intact():
+            log.error("Evidence file %s does not match its recorded hash.", self.id)
+            raise Damaged(f"The stored bytes of evidence file {self.id} do not match its hash.")
+
     def content(self, workspace: Workspace) -> Iterator[bytes]:
         """The bytes of the file, read as they are asked for, long after the request's session."""
         sql = 'SELECT "content" FROM "evidence_piece" WHERE "evidence_file_id" = ? AND "number" = ?'
@@ -9168,9 +9761,7 @@ class EvidenceFiles(
         if known.external_url:
             where = urllib.parse.quote(known.external_url, safe=":/?#[]@!$&'()*+,;=%~")
             return Reply(302, headers={"Location": where})
-        if not known.is_intact():
-            log.error("Evidence file %s does not match its recorded hash.", known.id)
-            raise Damaged(f"The stored bytes of evidence file {known.id} do not match its hash.")
+        known.must_be_intact()
         headers = attachment_headers(known.file_name, known.content_type, known.file_size_bytes)
         return Reply(200, headers=headers, stream=known.content(context.workspace))
 
@@ -9702,9 +10293,12 @@ class EvidenceUploads(
         """Store the file, and let its attestation and its trail follow."""
         attestation, outcome = self.addressed(trail, key), context.prepared
         kept = EvidenceFile.keep(attestation, context.upload)
-        attestation.change(**kept.told(), **outcome.values() if outcome else {})
+        changed = attestation.change(**kept.told(), **outcome.values() if outcome else {})
         if outcome:
-            settle(Trail.fetch(trail), failed=not outcome.passed)
+            trail = Trail.fetch(trail)
+            if "status" in changed and not outcome.passed:
+                tell_of_failure(trail, attestation)
+            settle(trail, failed=not outcome.passed)
         return attestation, kept
 
     @route(
@@ -10520,16 +11114,17 @@ def reject(approval: Approval, said: Mapping[str, Any]) -> None:
     ApprovalDecision.record(approval, "REJECTED", said)
     approval.change(status="REJECTED", resolved_at=now_exactly())
     emit("factstore.approval.rejected", {"approval": approval.json()})
-
-
-class ApprovalRequest(Schema):
-    """What asks for an approval; the trail in the path wins over the one in the body.
-
-    The reference demands `trailId` and ignores it: it is told as required, and not missed.
-    """
-
-    def describe(self):
-        return super().describe() | {"required": ["trailId"]}
+    who, comments = said["approver_identity"], said.get("comments")
+    notify(
+        "APPROVAL_REJECTED",
+        title="A release was rejected",
+        message=f"{who} rejected it: {comments}" if comments else f"{who} rejected it.",
+        severity="WARNING",
+        entity_type="approval",
+        entity_id=approval.id,
+        flow_id=approval.flow_id,
+        payload={"trailId": approval.trail_id},
+    )
 
 
 APPROVALS_BY_TRAIL = Array(Approval, {"trail": lambda trail: Approval.trail == trail})
@@ -10562,12 +11157,13 @@ class Approvals(
     @route(
         "POST /api/v1/trails/{trailId}/approvals",
         id="requestApproval",
-        body=ApprovalRequest(
+        # The trail in the path wins over the one in the body.
+        body=LenientRequest(
             Approval.required_approvers,
             Approval.comments,
             Approval.deadline,
             trail_id=Id(),
-            optional="trailId",
+            demanded="trailId",
             name="CreateApprovalRequest",
         ),
         answer=FACTSTORE.one_schema("ApprovalResponse"),
@@ -10580,6 +11176,16 @@ class Approvals(
         asked = split_lists(context.body)
         approval = Approval.create(trail=trail.id, flow=trail.flow_id, **asked)
         emit("factstore.approval.requested", {"approval": approval.json()})
+        notify(
+            "APPROVAL_REQUIRED",
+            title="A release waits for approval",
+            message=f"Approval is asked for the {trail.words}.",
+            severity="INFO",
+            entity_type="approval",
+            entity_id=approval.id,
+            flow_id=trail.flow_id,
+            payload={"trailId": trail.id, "requiredApprovers": approval.required_approvers},
+        )
         return approval
 
 
@@ -10743,6 +11349,24 @@ VERDICT = {
 }
 
 
+def note_verdict(flow: Flow, digest: str, verdict: Verdict, told: dict) -> None:
+    """Put a verdict into the audit log; one against the artifact stops it as the gate does."""
+    decided = "GATE_ALLOWED" if verdict.compliant else "GATE_BLOCKED"
+    trail = verdict.trail_id
+    AuditEvent.record(decided, "system", told, trail_id=trail, artifact_sha256=digest)
+    if not verdict.compliant:
+        notify(
+            "GATE_BLOCKED",
+            title=f"An artifact does not meet the flow '{flow.name}'",
+            message=verdict.details,
+            severity="CRITICAL",
+            entity_type="trail" if trail else None,
+            entity_id=trail,
+            flow_id=flow.id,
+            payload={"artifactSha256": digest},
+        )
+
+
 class Assertions(Resource, surface=FACTSTORE, scope="factstore", tag="Assert"):
     """Verdicts on artifacts."""
 
@@ -10764,13 +11388,7 @@ class Assertions(Resource, surface=FACTSTORE, scope="factstore", tag="Assert"):
             "missingAttestationTypes": [] if verdict.named else missing,
             "failedAttestationTypes": [] if verdict.named else failed,
         }
-        AuditEvent.record(
-            "GATE_ALLOWED" if verdict.compliant else "GATE_BLOCKED",
-            "system",
-            asked | by_type,
-            trail_id=verdict.trail_id,
-            artifact_sha256=digest,
-        )
+        note_verdict(flow, digest, verdict, asked | by_type)
         return {
             **asked,
             **by_type,
@@ -11180,6 +11798,19 @@ def note_drift(environment: Environment, snapshot: EnvironmentSnapshot | None) -
     if before != drift and environment.drift_policy != "IGNORE":
         told = {"environmentName": environment.name, "driftPolicy": environment.drift_policy}
         emit("factstore.drift.changed", {**told, "report": report.json()})
+        if report.has_drift:
+            counts = {kind: len(entries) for kind, entries in drift.items()}
+            listed = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+            notify(
+                "DRIFT_DETECTED",
+                title=f"The environment '{environment.name}' has drifted",
+                message=f"Against its baseline: {listed}.",
+                severity="WARNING",
+                entity_type="drift_report",
+                entity_id=report.id,
+                environment_id=environment.id,
+                payload=told | counts,
+            )
 
 
 # --- Environment snapshots ----------------------------------------------------
@@ -12012,6 +12643,12 @@ def decide(digest: str, key: str | None, environment: Environment | None) -> dic
     }
 
 
+def flow_that_built(digest: str) -> str | None:
+    """The flow whose trail was the first to report an artifact."""
+    reported = Artifact.select(Trail.flow).join(Trail).where(Artifact.sha256_digest == digest)
+    return reported.order_by(peewee.SQL('"t1"."rowid"')).limit(1).scalar()
+
+
 def pass_gate(
     digest: str, key: str | None, environment: Environment | None, actor: str | None
 ) -> dict:
@@ -12034,6 +12671,18 @@ def pass_gate(
     AuditEvent.record(f"GATE_{result.decision}", actor or "system", payload, **subject)
     told = result.json()
     emit("factstore.gate.evaluated", {"gateResult": told})
+    if result.decision == "BLOCKED":
+        notify(
+            "GATE_BLOCKED",
+            title=f"The gate of {result.environment or 'an unnamed environment'} is shut",
+            message=result.reason,
+            severity="CRITICAL",
+            entity_type="gate_result",
+            entity_id=result.id,
+            flow_id=flow_that_built(digest),
+            environment_id=key,
+            payload={"artifactSha256": digest, "requestedBy": actor},
+        )
     return told
 
 
@@ -12481,7 +13130,7 @@ class IdentityProvider:
         headers = {"Accept": "application/json", **headers}
         if form is None:
             return transport.get(url, headers)
-        headers["Content-Type"] = "application/x-www-form-urlencoded"
+        headers["Content-Type"] = FORM_MEDIA
         return transport.post(url, urllib.parse.urlencode(form).encode(), headers)
 
     def read(self, answer: Answer) -> dict:
@@ -15448,30 +16097,1692 @@ class Audit(
 
 
 # --- Incoming webhooks --------------------------------------------------------
+# CI systems tell of what they did. A config says which of them may tell of which flow.
+
+
+class WebhookSource(Choice):
+    """A CI system that sends webhooks, in any letter case."""
+
+    def read(self, value):
+        return super().read(value.upper() if isinstance(value, str) else value)
+
+
+class WebhookConfig(Model):
+    """A CI system that may tell of a flow, and the secret that it signs with."""
+
+    fact, since = "webhook_config", 4
+    schema_name = "WebhookConfigResponse"
+
+    id = Uuid()
+    source = WebhookSource("GITHUB JENKINS CIRCLECI GITLAB GENERIC", index=True)
+    secret = Encrypted(
+        255, 1, pattern=r"(?s:.*\S.*)", hint="Expected text that is not blank", hidden=True
+    )
+    flow = Owner(Flow, index=True)
+    is_active = Boolean(default=True)
+    created_at = Timestamp(6, default=now_exactly)
+
+    def has_signed(self, body: bytes, signature: str) -> bool:
+        """Whether a signature in hexadecimal is HMAC-SHA-256 of the body under the secret."""
+        expected = hmac.digest(self.secret.encode(), body, "sha256").hex()
+        return hmac.compare_digest(expected.encode(), signature.encode("utf-8", "replace"))
+
+
+class WebhookDelivery(Model):
+    """A webhook that was taken, by the id that its sender gave it, and what came of it."""
+
+    fact, made, key, since = "webhook_delivery", "taken", "webhook_config delivery_id", 4
+    schema_name = "WebhookDeliveryResponse"
+    derived: ClassVar[dict] = {
+        "source": Derived(
+            WebhookConfig.source,
+            """json_quote((SELECT "source" FROM "webhook_config"
+                WHERE "id" = t1."webhook_config_id"))""",
+        )
+    }
+
+    id = Uuid()
+    webhook_config = Owner(WebhookConfig, index=True, on_delete="CASCADE")
+    delivery_id = Text(255, 1)
+    event_type = Text(255, null=True)
+    status = Choice("SUCCESS FAILED DUPLICATE")
+    status_message = Text(10_000, null=True)
+    received_at = Timestamp(6, default=now_exactly)
+
+
+DELIVERIES = Array(
+    WebhookDelivery, {"config": lambda config: WebhookDelivery.webhook_config == config}
+)
+
+
+class WebhookConfigs(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/webhook-configs",
+    model=WebhookConfig,
+    scope="factstore",
+    access="admin",
+    tag="Webhooks",
+    verbs="list create delete",
+):
+    """The CI systems that may tell of flows; their secrets are told to nobody again."""
+
+    creates = Schema(
+        WebhookConfig.source,
+        WebhookConfig.secret,
+        WebhookConfig.flow,
+        name="CreateWebhookConfigRequest",
+    )
+
+    def create(self, context):
+        """Let a CI system tell of a flow, in webhooks that it signs with this secret."""
+        Flow.fetch(context.body["flow"])
+        return super().create(context)
+
+    def delete(self, context, key):
+        """Take a CI system's leave to tell of a flow away, and what it delivered."""
+        return super().delete(context, key)
+
+
+class WebhookDeliveries(
+    Resource, surface=FACTSTORE, model=WebhookDelivery, scope="factstore", tag="Webhooks"
+):
+    """The webhooks that were taken."""
+
+    @route(
+        "GET /api/v1/webhook-configs/{webhookConfigId}/deliveries",
+        id="listWebhookDeliveries",
+        query=Paging(),
+        answer=FACTSTORE.paged_schema("WebhookDeliveryResponse"),
+    )
+    def of_config(self, context, key):
+        """List the webhooks that were taken under a config."""
+        WebhookConfig.fetch(key)
+        return FACTSTORE.array(context, DELIVERIES, {"config": key})
 
 
 # --- Incoming events ----------------------------------------------------------
+# What a webhook tells, and what follows for a trail: the table in section 6 of the notes.
+
+#: The principal of a webhook is this and the id of the config whose secret signed it.
+WEBHOOK_ACTOR = "webhook:"
+#: The type and the status of what an event attests of its trail.
+ATTESTING = {
+    "build.succeeded": ("BUILD", "PASSED"),
+    "build.failed": ("BUILD", "FAILED"),
+    "test.passed": ("TEST", "PASSED"),
+    "test.failed": ("TEST", "FAILED"),
+    "scan.passed": ("SECURITY_SCAN", "PASSED"),
+    "scan.failed": ("SECURITY_SCAN", "FAILED"),
+}
+#: The field of its trail in which an event names its author.
+NAMING = {"deployment.triggered": "deployment_actor", "approval.granted": "pull_request_reviewer"}
+EVENTS_OF_TRAILS = ("build.started", *ATTESTING, *NAMING)
+
+GENERIC_WEBHOOK = Schema(
+    event_type=Text(255),
+    trail_id=Id(null=True),
+    git_commit_sha=Text(255, null=True),
+    git_branch=Text(255, null=True),
+    git_author=Text(255, null=True),
+    git_author_email=Text(255, null=True),
+    attestation_type=Text(255, null=True),
+    attestation_status=Choice("PASSED FAILED PENDING", null=True),
+    details=Text(1_000_000, null=True),
+    name="GenericWebhookPayload",
+)
+TEXT_OR_NULL = {"type": ["string", "null"]}
+LOGIN = {"type": "object", "properties": {"login": TEXT_OR_NULL}}
+GITHUB_WEBHOOK = {
+    "type": "object",
+    "properties": {
+        "action": TEXT_OR_NULL,
+        "sender": LOGIN,
+        "workflow_run": {
+            "type": "object",
+            "properties": {
+                "head_sha": TEXT_OR_NULL,
+                "head_branch": TEXT_OR_NULL,
+                "conclusion": TEXT_OR_NULL,
+                "actor": LOGIN,
+            },
+        },
+    },
+}
+
+
+class WebhookBody(Schema):
+    """A body in either shape; which one it must have shows by its source, and it is read then."""
+
+    def read(self, data, **options):
+        return {}
+
+    def describe(self):
+        return {"anyOf": [GITHUB_WEBHOOK, GENERIC_WEBHOOK.describe()]}
+
+
+def read_webhook(source: str, data: bytes, media_type: str) -> dict:
+    """What a webhook tells, from its bytes; Invalid where they are not what the source sends."""
+    if media_type == FORM_MEDIA:
+        # GitHub's other content type: the same JSON, in a form.
+        data = read_form(data).get("payload", "").encode()
+    told = read_json(data)
+    if not isinstance(told, dict):
+        raise Invalid("The body is not a JSON object.")
+    told = read_github(told) if source == "GITHUB" else told
+    # What is blank counts as absent.
+    present = {member: value for member, value in told.items() if str(value or "").strip()}
+    try:
+        return GENERIC_WEBHOOK.read(present, coerce=True)
+    except Faults as faults:
+        raise Invalid(issues=[issue(*fault) for fault in faults.issues]) from None
+
+
+def read_github(told: dict) -> dict:
+    """GitHub's event `workflow_run` in the generic shape; its action alone says what happened."""
+    action, conclusion = told.get("action"), dig(told, "workflow_run.conclusion")
+    if action in ("requested", "in_progress"):
+        event = "build.started"
+    elif action == "completed":
+        event = "build.succeeded" if conclusion == "success" else "build.failed"
+    else:
+        return {"eventType": "unknown"}
+    return {
+        "eventType": event,
+        "gitCommitSha": dig(told, "workflow_run.head_sha"),
+        "gitBranch": dig(told, "workflow_run.head_branch"),
+        "gitAuthor": dig(told, "sender.login") or dig(told, "workflow_run.actor.login"),
+    }
+
+
+def trail_of_webhook(config: WebhookConfig, told: Mapping[str, str]) -> Trail:
+    """The trail that a webhook names, or else the first of its commit, or else a new one."""
+    trail = "trail_id" in told and Trail.seek(told["trail_id"])
+    if not trail and "git_commit_sha" in told:
+        mine = (Trail.flow == config.flow_id) & (Trail.git_commit_sha == told["git_commit_sha"])
+        trail = Trail.select().where(mine).order_by(peewee.SQL('"t1"."rowid"')).first()
+    return trail or begin_trail(
+        {
+            "flow": config.flow_id,
+            "git_commit_sha": told.get("git_commit_sha", "unknown"),
+            "git_branch": told.get("git_branch", "unknown"),
+            "git_author": told.get("git_author", "webhook"),
+            "git_author_email": told.get("git_author_email", "webhook@factstore"),
+        }
+    )
+
+
+def act_on_webhook(config: WebhookConfig, delivery_id: str, told: Mapping[str, str]) -> str:
+    """Do what a webhook is for; a sentence about it."""
+    event = told["event_type"]
+    if event not in EVENTS_OF_TRAILS:
+        return f"The event {event} was recorded; nothing follows from it."
+    trail = trail_of_webhook(config, told)
+    if event in NAMING:
+        trail.change(**{NAMING[event]: told.get("git_author")})
+    if event not in ATTESTING:
+        return f"The event {event} was recorded for the trail {trail.id}."
+    given = told.get("attestation_type"), told.get("attestation_status")
+    kind, status = given if all(given) else ATTESTING[event]
+    sender = {"source": config.source, "deliveryId": delivery_id}
+    record_attestation(trail, sender, type=kind, status=status, details=told.get("details"))
+    return f"The attestation {kind} {status} was recorded on the trail {trail.id}."
+
+
+class IncomingEvents(Resource, surface=FACTSTORE, tag="Webhooks"):
+    """What CI systems tell; no delivery has its effect twice."""
+
+    def signer(self, context: Context, source: str) -> Principal | None:
+        """The first config of a source whose secret has signed the body, as the caller."""
+        source, header = read_in_path(WebhookConfig.source, source), context.request.get_header
+        told = header("X-Hub-Signature-256") or header("X-Webhook-Signature") or ""
+        signature = told.strip().lower().removeprefix("sha256=")
+        active = (WebhookConfig.source == source) & WebhookConfig.is_active
+        configs = WebhookConfig.select().where(active).order_by(peewee.SQL('"t1"."rowid"'))
+        # Each is tried, whichever fits, so that the time taken tells nothing.
+        fitting = [config for config in configs if config.has_signed(context.raw, signature)]
+        return Principal(WEBHOOK_ACTOR + fitting[0].id) if fitting else None
+
+    @route(
+        "POST /api/v1/webhooks/{source}",
+        id="receiveWebhook",
+        public=True,
+        signed="signer",
+        body=WebhookBody(),
+        # The handler parses it, as what cannot be read is recorded, too.
+        media=MappingProxyType({"application/json": bytes, FORM_MEDIA: bytes}),
+        request_headers=(
+            "X-Hub-Signature-256",
+            "X-Webhook-Signature",
+            "X-Delivery-Id",
+            "X-GitHub-Delivery",
+        ),
+        answer=closed_schema(accepted=Boolean().describe(), deliveryId=TEXT, message=TEXT),
+    )
+    def take(self, context, source):
+        """Take what a CI system tells, signed with the secret of a webhook config."""
+        config = WebhookConfig.fetch(context.principal.id.removeprefix(WEBHOOK_ACTOR))
+        key = self.delivery_id(context)
+        taken = (WebhookDelivery.webhook_config == config) & (WebhookDelivery.delivery_id == key)
+        if WebhookDelivery.select().where(taken).exists():
+            message = "This delivery was taken before; nothing was done."
+            return {"accepted": True, "deliveryId": key, "message": message}
+        delivery = {"webhook_config": config.id, "delivery_id": key}
+        try:
+            told = read_webhook(config.source, context.raw, context.media_type())
+        except Invalid as problem:
+            refusal = FACTSTORE.present_problem(problem, context)
+            WebhookDelivery.create(
+                **delivery, status="FAILED", status_message=refusal["message"][:10_000]
+            )
+            return Reply(problem.status, to_json(refusal).encode())
+        message = act_on_webhook(config, key, told)
+        WebhookDelivery.create(
+            **delivery, event_type=told["event_type"], status="SUCCESS", status_message=message
+        )
+        return {"accepted": True, "deliveryId": key, "message": message}
+
+    def delivery_id(self, context: Context) -> str:
+        """The id by which a repeat of a delivery is known, random where the sender tells none."""
+        header = context.request.get_header
+        told = header("X-Delivery-Id") or header("X-GitHub-Delivery") or context.lite.source.uuid()
+        return read_in_path(WebhookDelivery.delivery_id, told)
 
 
 # --- Slack --------------------------------------------------------------------
+# Messages to the channel of an organisation, through Slack's Web API.
+
+#: What Slack says of a message that may well be taken later (Web API, chat.postMessage).
+SLACK_RETRIES = (
+    "ratelimited", "rate_limited", "internal_error", "fatal_error", "service_unavailable",
+    "request_timeout", "team_added_to_org",
+)  # fmt: skip
+
+
+class SlackConfig(Belonging, Model):
+    """An organisation's place in Slack: a channel, the bot that posts there, and the secret that
+    signs what comes from there."""
+
+    fact, key, touched, since = "slack_config", "org_slug", True, 4
+    schema_name = "SlackConfigResponse"
+
+    id = Uuid()
+    org_slug = Text(255)
+    bot_token = Encrypted(
+        255, 1, pattern="[!-~]+", hint="Expected a token of visible ASCII characters", hidden=True
+    )
+    signing_secret = Encrypted(
+        255, 1, pattern="[!-~]+", hint="Expected a secret of visible ASCII characters", hidden=True
+    )
+    channel = Name()
+    created_at = Timestamp(6, default=now_exactly)
+    updated_at = Timestamp(6, default=now_exactly)
+
+    @classmethod
+    def of(cls, slug: str) -> SlackConfig:
+        """The settings of an organisation, which need not be there itself; or NotFound."""
+        found = cls.get_or_none(cls.org_slug == slug)
+        if found is None:
+            raise NotFound(f"Organisation '{slug}' has no Slack settings.")
+        return found
+
+    @classmethod
+    def end_with(cls, slug):
+        for config in cls.select().where(cls.org_slug == slug):
+            config.remove()
+
+    def remove(self):
+        # What waits goes too, at once: there may be much, and none of it is a fact.
+        SlackMessage.delete().where(SlackMessage.config == self).execute()
+        super().remove()
+
+
+class SlackMessage(Errand):
+    """A text on its way to the channel of an organisation."""
+
+    lane, since = "config", 4
+
+    id = Uuid()
+    config = ForeignKey(SlackConfig, index=True)
+    text = Text(40_000)
+
+    @classmethod
+    def post(cls, config: SlackConfig, lines: Iterable[str]) -> SlackMessage:
+        """Put a message on its way."""
+        message, current = cls.send(config=config.id, text=slack_text(lines)), session()
+        current.workspace.journal.note(current, "slack_message.posted", "slack_message", message.id)
+        return message
+
+    @classmethod
+    def waiting(cls, moment, failing):
+        return super().waiting(moment, failing).select(cls, SlackConfig).join(SlackConfig)
+
+    def letter(self, workspace, at):
+        url = f"{workspace.settings.slack_url.rstrip('/')}/chat.postMessage"
+        body = to_json({"channel": self.config.channel, "text": self.text}).encode()
+        headers = {"Content-Type": "application/json; charset=utf-8"}
+        return Letter(url, body, headers | {"Authorization": f"Bearer {self.config.bot_token}"})
+
+    def accepts(self, sent):
+        return slack_verdict(sent) == "ok"
+
+    def settle(self, sent, at):
+        verdict = slack_verdict(sent)
+        if verdict in ("ratelimited", "rate_limited"):
+            # Said with status 200, it means what it means with 429.
+            sent = dataclasses.replace(sent, status=429)
+        super().settle(sent, at)
+        if verdict in ("", "ok"):
+            return
+        self.change(note=f"Slack refused the message: {verdict}.")
+        if verdict not in SLACK_RETRIES:
+            self.change(state="failed", due_at=None)
+
+
+def slack_verdict(sent: Answer) -> str:
+    """What Slack says of a message: ok, the name of its error, or nothing where it says neither."""
+    if sent.status != 200:
+        return ""
+    told = sent.json
+    if dig(told, "ok") is True:
+        return "ok"
+    error = dig(told, "error")
+    known = isinstance(error, str) and re.fullmatch("[a-z0-9_]{1,100}", error)
+    return error if known else ""
+
+
+def list_some(names: Sequence[str], at_most: int = 20) -> str:
+    """Names in a sentence, and how many more there are."""
+    rest = len(names) - at_most
+    return ", ".join(names[:at_most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+class SlackConfigs(
+    Resource,
+    surface=FACTSTORE,
+    model=SlackConfig,
+    scope="factstore",
+    access="admin",
+    tag="Slack",
+    schema_name="SlackConfigResponse",
+):
+    """The places of organisations in Slack: one each, without the secrets."""
+
+    @route(
+        "GET /api/v1/organisations/{slug}/slack",
+        id="getSlackConfig",
+        answer=FACTSTORE.one_schema("SlackConfigResponse"),
+    )
+    def read(self, context, slug):
+        """Get the Slack settings of an organisation."""
+        return SlackConfig.of(organisation_slug(slug))
+
+    @route(
+        "POST /api/v1/organisations/{slug}/slack",
+        id="configureSlack",
+        body=Schema(
+            SlackConfig.bot_token,
+            SlackConfig.signing_secret,
+            SlackConfig.channel,
+            name="ConfigureSlackRequest",
+        ),
+        answer=FACTSTORE.one_schema("SlackConfigResponse"),
+    )
+    def configure(self, context, slug):
+        """Store the Slack settings of an organisation, instead of those before."""
+        slug = organisation_slug(slug)
+        config = SlackConfig.get_or_none(SlackConfig.org_slug == slug)
+        if config is None:
+            return SlackConfig.create(org_slug=slug, **context.body)
+        config.change(**context.body)
+        return config
+
+    @route("DELETE /api/v1/organisations/{slug}/slack", id="removeSlack", status=204)
+    def forget(self, context, slug):
+        """Forget the Slack settings of an organisation, and drop what was on its way there."""
+        config = SlackConfig.of(organisation_slug(slug))
+        told = config.json()
+        config.remove()
+        return told
+
+
+class SlackNotices(Resource, surface=FACTSTORE, scope="factstore", tag="Slack"):
+    """Messages to the channels of organisations; each is sent until Slack takes it."""
+
+    @route(
+        "POST /api/v1/organisations/{slug}/slack/notify/trail-non-compliant",
+        id="notifySlackTrailNonCompliant",
+        body=Schema(
+            trail_id=Id(),
+            flow_name=Text(255),
+            missing_attestation_types=Json(ListOf(Text(255))),
+            failed_attestation_types=Json(ListOf(Text(255))),
+            trail_url=Text(2048, null=True),
+            name="TrailNonCompliantNotificationRequest",
+        ),
+        status=202,
+    )
+    def trail_non_compliant(self, context, slug):
+        """Tell the channel of an organisation that a trail is not compliant."""
+        body = context.body
+        told = {
+            "Flow": body["flow_name"],
+            "Missing": list_some(body["missing_attestation_types"]),
+            "Failed": list_some(body["failed_attestation_types"]),
+            "Details": body.get("trail_url"),
+        }
+        lines = [f"🚨 Trail {body['trail_id']} is not compliant."]
+        lines += [f"{name}: {value}" for name, value in told.items() if value]
+        SlackMessage.post(SlackConfig.of(organisation_slug(slug)), lines)
+
+    @route(
+        "POST /api/v1/organisations/{slug}/slack/notify/approval-requested",
+        id="notifySlackApprovalRequested",
+        body=Schema(
+            approval_id=Text(255),
+            artifact_sha=Text(255),
+            target_environment=Text(255),
+            required_approvers=Json(ListOf(Text(255))),
+            name="ApprovalRequestedNotificationRequest",
+        ),
+        status=202,
+    )
+    def approval_requested(self, context, slug):
+        """Tell the channel of an organisation that an approval is asked for."""
+        body = context.body
+        key = body["approval_id"]
+        lines = [
+            f"🔔 Approval {key} is asked for.",
+            f"Artifact: {body['artifact_sha']}",
+            f"Environment: {body['target_environment']}",
+            f"Approvers: {list_some(body['required_approvers']) or 'anybody'}",
+            f"Decide with `approve {key}` or `reject {key}`, and a comment if you like.",
+        ]
+        SlackMessage.post(SlackConfig.of(organisation_slug(slug)), lines)
 
 
 # --- Slack commands -----------------------------------------------------------
+# What people in Slack ask for and do. Slack shows nothing but answers of status 200.
+
+SLACK_LISTED = 10
+SLACK_HELP = (
+    "What you can ask for:",
+    "`search PREFIX`: artifacts whose digest starts so, such as sha256:4f2a",
+    "`trail UUID`: a trail and its attestations",
+    "`env NAME`: what runs in an environment, and whether it may",
+    "`approve ID [comment]` and `reject ID [comment]`: decide on an approval",
+    "`help`: this text",
+)
+SLACK_MARKS = MappingProxyType({"PASSED": "✅", "FAILED": "❌", "PENDING": "⏳"})
+SLACK_BUTTONS = MappingProxyType({"approve_release": "approve", "reject_release": "reject"})
+
+
+def find_in_slack(text: str) -> list[str]:
+    """What a command asks to be shown, or help."""
+    word, argument = (*text.split(None, 2), "", "")[:2]
+    match word.lower():
+        case "search" if argument:
+            return show_artifacts(argument)
+        case "trail" if UUID.fullmatch(argument.lower()):
+            return show_trail(argument.lower())
+        case "env" if argument:
+            return show_environment(text.split(None, 1)[1].strip())
+        case "" | "help" | "search" | "trail" | "env" | "approve" | "reject":
+            return list(SLACK_HELP)
+    return [f"There is no command `{text[:200]}`; `help` tells which there are."]
+
+
+def show_artifacts(prefix: str) -> list[str]:
+    """The artifacts whose digest starts with a prefix, the first few of them."""
+    digest = Artifact.sha256_digest
+    starting = Artifact.select(Artifact.image_name, Artifact.image_tag, digest).where(
+        digest >= prefix, digest < prefix + chr(0x10FFFF)
+    )
+    found = list(starting.order_by(digest).limit(SLACK_LISTED + 1).tuples())
+    if not found:
+        return [f"There is no artifact whose digest starts with {prefix}."]
+    lines = [f"{name}:{tag} {digest}" for name, tag, digest in found[:SLACK_LISTED]]
+    return lines + ["… and more: a longer prefix finds fewer."] * (len(found) > SLACK_LISTED)
+
+
+def show_trail(key: str) -> list[str]:
+    """A trail, and what was attested on it."""
+    trail = Trail.seek(key)
+    if trail is None:
+        return [f"There is no trail {key}."]
+    said = Attestation.select(Attestation.status, Attestation.type).where(
+        Attestation.trail == trail
+    )
+    rows = said.order_by(peewee.SQL('"t1"."rowid"')).limit(51).tuples()
+    lines = [f"{SLACK_MARKS[status]} {kind}" for status, kind in rows]
+    return [
+        f"Trail {trail.id}",
+        f"Flow: {trail.flow.name}",
+        f"Commit: {trail.git_commit_sha}",
+        f"Branch: {trail.git_branch}",
+        f"Author: {trail.git_author}",
+        f"Status: {trail.status}",
+        *(lines[:50] or ["There are no attestations."]),
+        *["… and more attestations."] * (len(lines) > 50),
+    ]
+
+
+def show_environment(name: str) -> list[str]:
+    """What runs in an environment, whether it may, and whether it drifted."""
+    environment = Environment.get_or_none(Environment.name == name)
+    if environment is None:
+        return [f"There is no environment '{name}'."]
+    snapshot = EnvironmentSnapshot.newest(environment.id)
+    lines = [f"Environment {name} ({environment.type})"]
+    lines += [f"Compliance: {environment.json()['complianceState']}"]
+    if snapshot is None:
+        return [*lines, "There is no snapshot of it yet."]
+    lines += [f"Snapshot: {snapshot.snapshot_index} of {snapshot.recorded_at}"]
+    lines += [f"Artifacts: {len(snapshot.artifacts)}"]
+    report = DriftReport.last(environment.id)
+    if report:
+        lines += ["It drifted from its baseline." if report.has_drift else "It did not drift."]
+    return lines
+
+
+def decide_in_slack(verb: str, key: str, speaker: str, comment: str) -> list[str]:
+    """Approve or reject as somebody in Slack, and tell what came of it."""
+    approval = Approval.seek(key.lower())
+    if approval is None:
+        return [f"There is no approval {key[:200]}."]
+    approvers = approval.required_approvers
+    if approvers and speaker not in approvers:
+        names = list_some(approvers)
+        return [f"Approval {approval.id} is for {names} to decide; here you are {speaker}."]
+    # Whoever reads the audit log wants to know who it was, not which channel it came through.
+    session().actor = speaker
+    said = {"approver_identity": speaker, "comments": comment or None}
+    try:
+        {"approve": approve, "reject": reject}[verb](approval, said)
+    except Conflict as problem:
+        return [str(problem)]
+    told = approval.json()
+    heard = {decision["approverIdentity"] for decision in told["decisions"]}
+    missing = [name for name in approvers if name not in heard]
+    sentence = {
+        "APPROVED": f"✅ Approval {approval.id} is granted by {speaker}.",
+        "REJECTED": f"❌ Approval {approval.id} is rejected by {speaker}.",
+        "PENDING_APPROVAL": f"⏳ {speaker} approves {approval.id}, which still waits for "
+        f"{list_some(missing)}.",
+    }[told["status"]]
+    return [sentence, *[f"Comment: {comment}"] * bool(comment)]
+
+
+def speaker_in_slack(*names: Any) -> str:
+    """Who acts, by the first usable name that Slack gives."""
+    usable = (name for name in names if isinstance(name, str) and 0 < len(name.strip()) <= 200)
+    return f"slack:{next(usable, 'unknown').strip()}"
+
+
+# --- Slack requests -----------------------------------------------------------
+# What comes from Slack: known by its signature, and answered once.
+
+#: Seconds by which the time of a request may be off (Slack, Verifying requests).
+SLACK_WINDOW = 300
+
+
+class SlackRequest(Model):
+    """A request from Slack that was answered, by its signature: a repeat does nothing."""
+
+    since = 4
+
+    id = Text(primary_key=True)
+    expires_at = Timestamp(index=True)
+
+    @classmethod
+    def is_new(cls, signature: str, timestamp: str) -> bool:
+        """Whether a request comes for the first time; from now on, it does not."""
+        source = session().source
+        cls.delete().where(cls.expires_at < source.now()).execute()
+        key = signature.lower()
+        if cls.has(key):
+            return False
+        cls.create(id=key, expires_at=source.timestamp(int(timestamp) + SLACK_WINDOW))
+        return True
+
+
+def slack_headers(context: Context) -> tuple[str, str]:
+    """The signature of a request, and the time that it states."""
+    names = ("X-Slack-Signature", "X-Slack-Request-Timestamp")
+    return tuple(context.request.get_header(name, default="") for name in names)
+
+
+def is_from_slack(secret: str, context: Context) -> bool:
+    """Whether a request was signed with a secret, and just now."""
+    signature, timestamp = slack_headers(context)
+    signed = b"v0:%b:%b" % (timestamp.encode("utf-8", "replace"), context.raw)
+    expected = b"v0=" + hmac.digest(secret.encode(), signed, "sha256").hex().encode()
+    verified = hmac.compare_digest(expected, signature.lower().encode("utf-8", "replace"))
+    if not re.fullmatch("[0-9]{1,12}", timestamp):
+        return False
+    return verified and abs(context.lite.source.clock() - int(timestamp)) <= SLACK_WINDOW
+
+
+class SlackForm(Schema):
+    """A form of Slack, which spells its members as Python does."""
+
+    def __init__(self, name: str, **own: Member):
+        super().__init__(name=name)
+        self.members = {member: (member, field) for member, field in own.items()}
+
+
+SLACK_ANSWER = {
+    "type": "object",
+    "required": ["responseType", "text"],
+    "properties": {
+        "responseType": {"type": "string"},
+        # The name by which Slack itself knows it.
+        "response_type": {"type": "string"},
+        "text": {"type": "string"},
+    },
+}
+
+
+def answer_slack(lines: Iterable[str]) -> dict:
+    """Lines as Slack shows them in a channel."""
+    text = slack_text(lines)
+    return {"responseType": "in_channel", "response_type": "in_channel", "text": text}
+
+
+FROM_SLACK = MappingProxyType(
+    {
+        "public": True,
+        "signed": "signer",
+        "media": MappingProxyType({"application/x-www-form-urlencoded": read_form}),
+        "request_headers": ("X-Slack-Signature", "X-Slack-Request-Timestamp"),
+        "answer": SLACK_ANSWER,
+        "refuses": (400, 404),
+    }
+)
+
+
+class SlackCommands(Resource, surface=FACTSTORE, tag="Slack"):
+    """What comes from Slack, known by its signature."""
+
+    def signer(self, context: Context, slug: str) -> Principal | None:
+        """Slack, where a request is signed with the secret of an organisation."""
+        slug = organisation_slug(slug)
+        if not is_from_slack(SlackConfig.of(slug).signing_secret, context):
+            return None
+        return Principal(f"slack:{slug}", name="Slack")
+
+    @route(
+        "POST /api/v1/organisations/{slug}/slack/commands",
+        id="handleSlackCommand",
+        body=SlackForm(
+            "SlackSlashCommandForm",
+            text=Text(default=""),
+            user_id=Text(default=""),
+            user_name=Text(default=""),
+        ),
+        **FROM_SLACK,
+    )
+    def command(self, context, slug):
+        """Answer a slash command, once."""
+        if not SlackRequest.is_new(*slack_headers(context)):
+            return answer_slack(["This was answered before."])
+        text = context.body.get("text", "")
+        word, key, comment = (*text.split(None, 2), "", "", "")[:3]
+        if word.lower() in SLACK_BUTTONS.values() and key:
+            names = context.body.get("user_name"), context.body.get("user_id")
+            speaker = speaker_in_slack(*names)
+            return answer_slack(decide_in_slack(word.lower(), key, speaker, comment))
+        return answer_slack(find_in_slack(text))
+
+    @route(
+        "POST /api/v1/organisations/{slug}/slack/actions",
+        id="handleSlackAction",
+        body=LenientRequest(payload=Text(1_000_000), demanded="payload", name="SlackActionForm"),
+        **FROM_SLACK,
+    )
+    def act(self, context, slug):
+        """Do what a button says that was pressed, once."""
+        if "payload" not in context.body:
+            told = answer_slack(["The form has no payload."])
+            return Reply(400, to_json(told).encode())
+        if not SlackRequest.is_new(*slack_headers(context)):
+            return answer_slack(["This was answered before."])
+        try:
+            told = read_json(context.body["payload"].encode())
+        except Invalid:
+            told = None
+        pressed = dig(told, "actions")
+        first = pressed[0] if isinstance(pressed, list) and pressed else None
+        name, key = dig(first, "action_id"), dig(first, "value")
+        if not (isinstance(name, str) and name in SLACK_BUTTONS and isinstance(key, str)):
+            return answer_slack(["This button does nothing here."])
+        speaker = speaker_in_slack(dig(told, "user.username"))
+        return answer_slack(decide_in_slack(SLACK_BUTTONS[name], key, speaker, ""))
+
+
+# --- Atlassian ----------------------------------------------------------------
+# What Jira and Confluence have in common: where they are, and who calls there.
+
+
+class SiteUrl(Text):
+    """The base URL of a server, kept without slashes at its end."""
+
+    def read(self, value):
+        url = super().read(value).rstrip("/")
+        try:
+            parts, _ = split_target(url)
+        except Invalid as problem:
+            raise ValueError(str(problem)) from None
+        if parts.query or parts.fragment or url.endswith(("?", "#")):
+            raise ValueError("Expected a URL without query and fragment")
+        return url
+
+
+class UserName(Text):
+    """A user name as HTTP Basic takes one (RFC 7617)."""
+
+    def __init__(self, **options: Any):
+        hint = "Expected a name without a colon"
+        super().__init__(255, 1, pattern="[^:\\x00-\\x1f\\x7f]+", hint=hint, **options)
+
+
+class AtlassianSite(Model):
+    """The one connection of a workspace to a product of Atlassian."""
+
+    abstract: ClassVar[bool] = True
+    #: What people call the product.
+    title: ClassVar[str]
+    base_url: str
+    username: str
+    api_token: str
+
+    @classmethod
+    def only(cls) -> AtlassianSite | None:
+        """The connection, if there is one."""
+        return cls.select().first()
+
+    @classmethod
+    def stored(cls) -> AtlassianSite:
+        """The connection, or NotFound."""
+        site = cls.only()
+        if site is None:
+            raise NotFound(f"{cls.title} is not configured.")
+        return site
+
+    @classmethod
+    def keep(cls, values: Mapping[str, Any]) -> AtlassianSite:
+        """Store the connection, instead of the one before."""
+        site = cls.only()
+        if site is None:
+            return cls.create(**values)
+        site.change(**values)
+        return site
+
+    def headers(self) -> dict[str, str]:
+        """The headers of every request, the credentials among them."""
+        credentials = base64.b64encode(f"{self.username}:{self.api_token}".encode()).decode()
+        return {"Accept": "application/json", "Authorization": f"Basic {credentials}"}
+
+    def ask(self, transport: Transport, path: str) -> Answer:
+        """What is answered when a path is read."""
+        return transport.get(self.base_url + path, self.headers())
+
+    def explain(self, answer: Answer) -> str:
+        """Why an answer is of no use."""
+        reasons = {
+            401: f"{self.title} refused the user name or the token.",
+            403: f"{self.title} does not let this user do that.",
+            200: f"{self.title} gave an answer that cannot be understood.",
+        }
+        return reasons.get(answer.status, f"{self.title} gave no usable answer. {answer.note}")
+
+    def probe_path(self) -> str:
+        """What is read to see whether the connection works."""
+        raise NotImplementedError
+
+    def probe(self, transport: Transport) -> dict:
+        """Whether the connection works, and if not, why."""
+        answer = self.ask(transport, self.probe_path())
+        # Whoever is not known may be shown a page for people, with a good status.
+        works = answer.status == 200 and isinstance(answer.json, dict)
+        sentence = f"{self.title} knows {self.username}." if works else self.explain(answer)
+        return {"success": works, "message": sentence}
+
+
+CONNECTION_TEST = {
+    "type": "object",
+    "required": ["success", "message"],
+    "properties": {"success": {"type": "boolean"}, "message": {"type": "string"}},
+}
+
+
+class SiteKeeper:
+    """Mixed into the resource of a connection: what is found out before its handlers."""
+
+    def check(self, context: Context) -> None:
+        """Refuse a URL that nothing may be sent to."""
+        check_target(context.body["base_url"], allowed_networks(context.settings))
+
+    def probe(self, context: Context) -> dict:
+        """What comes of a first request over the connection."""
+        site = self.model.only()
+        if site is None:
+            return {"success": False, "message": f"{self.model.title} is not configured."}
+        return site.probe(context.lite.transport)
 
 
 # --- Jira ---------------------------------------------------------------------
+# Tickets are put down here first; an errand carries each to Jira (REST API, version 2).
+
+#: Seconds that one sync may wait for Jira, and how many tickets of a kind it takes up.
+SYNC_TIME, SYNC_BATCH = 20, 100
+#: How a server says that it does not have an operation.
+NO_OPERATION = (404, 405, 410, 501)
+
+
+class JiraConnection(AtlassianSite):
+    """Where Jira is, and as whom tickets are made there."""
+
+    fact, touched, since = "jira_connection", True, 4
+    schema_name = "JiraConfigResponse"
+    title = "Jira"
+
+    id = Uuid()
+    base_url = SiteUrl(255, 1, column_name="jira_base_url")
+    username = UserName(column_name="jira_username")
+    api_token = Encrypted(255, 1, column_name="jira_api_token", hidden=True)
+    default_project_key = Name()
+    created_at = Timestamp(6, default=now_exactly)
+    updated_at = Timestamp(6, default=now_exactly)
+
+    def probe_path(self):
+        return "/rest/api/2/myself"
+
+    def find_issue(self, transport: Transport, label: str) -> Answer | None:
+        """The answer that tells the issue with a label, or why nobody knows; None for no issue."""
+        query = urllib.parse.urlencode({"jql": f'labels = "{label}"', "fields": "status"})
+        # Jira Cloud has moved the operation, which Data Center has under its old path only.
+        for path in ("/rest/api/2/search", "/rest/api/2/search/jql"):
+            answer = self.ask(transport, f"{path}?{query}")
+            if answer.status not in NO_OPERATION:
+                break
+        else:
+            return None
+        found = dig(answer.json, "issues")
+        if answer.status == 200 and isinstance(found, list):
+            one = [dataclasses.replace(answer, body=to_json(issue).encode()) for issue in found[:1]]
+            return one[0] if one else None
+        # Not knowing is no refusal of the ticket: it is tried again.
+        status = 0 if answer.status == 400 else answer.status
+        return dataclasses.replace(answer, status=status, body=None)
+
+
+class JiraTicket(Model):
+    """An issue in Jira that somebody asked for here, or one that Jira is still to make."""
+
+    fact, since, lookup = "jira_ticket", 4, "stage refreshed_at"
+    key = "synced_for"
+    schema_name = "JiraTicketResponse"
+
+    id = Uuid()
+    ticket_key = Text(255)
+    summary = Name(512)
+    #: Pending until Jira has made the issue, Failed if it will not; else as Jira calls it.
+    status = Text(255, default="Pending")
+    issue_type = Name(default="Task")
+    project_key = Text(255)
+    trail_id = Id(null=True, index=True)
+    created_at = Timestamp(6, default=now_exactly)
+    #: Why it is Pending or Failed.
+    problem = Text(1000, null=True)
+    #: The trail that a sync made it for: one ticket for each.
+    synced_for = Id(null=True, hidden=True)
+    #: Of pending, failed, open and closed: Jira may call a status whatever it likes.
+    stage = Text(10, default="pending", hidden=True)
+    refreshed_at = Timestamp(6, null=True, hidden=True)
+
+    @property
+    def label(self) -> str:
+        """What the issue is found by, whether or not Jira's answer arrived."""
+        return f"factstore-{self.id}"
+
+    def fields(self) -> dict:
+        """The issue as Jira takes it: a summary is one line of at most 255 characters."""
+        return {
+            "project": {"key": self.project_key},
+            "summary": " ".join(self.summary.split())[:255],
+            "issuetype": {"name": self.issue_type},
+            "labels": [self.label],
+        }
+
+    def refresh(self, told: Any) -> bool:
+        """Take over the status that Jira tells of the issue; say whether it told one."""
+        name, kind = dig(told, "fields.status.name"), dig(told, "fields.status.statusCategory.key")
+        known = isinstance(name, str) and 0 < len(name) <= 255
+        status = {"status": name} if known else {}
+        stage = "closed" if kind == "done" else "open"
+        self.change(stage=stage, refreshed_at=now_exactly(), **status)
+        return known
+
+
+class JiraPosting(Errand):
+    """A ticket on its way to Jira."""
+
+    lane, since = "connection", 4
+
+    id = Uuid()
+    connection = ForeignKey(JiraConnection, index=True)
+    ticket = ForeignKey(JiraTicket, index=True)
+
+    @classmethod
+    def begin(cls, connection: JiraConnection, ticket: JiraTicket) -> JiraPosting:
+        """Put down that a request is about to send a ticket; the dispatcher does if that ends."""
+        current = session()
+        # All that the request may take: the time of a sync, and that of its last attempt.
+        grace = SYNC_TIME + 4 * current.workspace.settings.webhook_timeout
+        due = current.source.timestamp(current.source.clock() + grace)
+        return cls.create(connection=connection.id, ticket=ticket.id, due_at=due)
+
+    @classmethod
+    def waiting(cls, moment, failing):
+        due = super().waiting(moment, failing).select(cls, JiraConnection, JiraTicket)
+        return due.join(JiraConnection).switch(cls).join(JiraTicket)
+
+    def letter(self, workspace, at):
+        body = to_json({"fields": self.ticket.fields()}).encode()
+        headers = self.connection.headers()
+        return Letter(f"{self.connection.base_url}/rest/api/2/issue", body, headers)
+
+    def deliver(self, workspace, transport, at):
+        # Of an attempt before, only the answer may have been lost.
+        found = self.connection.find_issue(transport, self.ticket.label)
+        return found or super().deliver(workspace, transport, at)
+
+    def deliver_first(self, workspace: Workspace, transport: Transport, at: float) -> Answer:
+        """Make the attempt before which there was none."""
+        return super().deliver(workspace, transport, at)
+
+    def accepts(self, sent):
+        return super().accepts(sent) and issue_key(sent) is not None
+
+    def settle(self, sent, at):
+        if self.state != "due":
+            # A request that took too long finds that the dispatcher came to an end before.
+            return
+        super().settle(sent, at)
+        if self.state == "done":
+            self.ticket.change(
+                ticket_key=issue_key(sent), status="Open", stage="open", problem=None
+            )
+            return
+        self.change(note=issue_complaint(sent) or self.connection.explain(sent))
+        if sent.status == 400:
+            self.change(state="failed", due_at=None)
+        if self.state == "failed":
+            self.ticket.change(status="Failed", stage="failed")
+        self.ticket.change(problem=self.note)
+
+
+def issue_key(sent: Answer) -> str | None:
+    """The key of an issue in an answer."""
+    key = dig(sent.json, "key")
+    known = isinstance(key, str) and re.fullmatch("[A-Za-z0-9_]{1,200}-[0-9]{1,20}", key)
+    return key if known else None
+
+
+def issue_complaint(sent: Answer) -> str:
+    """What Jira has against an issue, in its own words."""
+    if sent.status != 400:
+        return ""
+    said, faults = dig(sent.json, "errorMessages"), dig(sent.json, "errors")
+    words = [str(word) for word in said] if isinstance(said, list) else []
+    if isinstance(faults, dict):
+        words += [f"{name}: {word}" for name, word in faults.items()]
+    return f"Jira refused the ticket. {' '.join(words)[:900]}".strip()
+
+
+def make_ticket(connection: JiraConnection, **values: Any) -> JiraPosting:
+    """Put a ticket down that Jira does not know of yet, and that it is about to be sent."""
+    project = connection.default_project_key
+    mark = session().source.random.randbytes(4).hex().upper()
+    ticket = JiraTicket.create(
+        ticket_key=f"{project}-PENDING-{mark}", project_key=project, **values
+    )
+    return JiraPosting.begin(connection, ticket)
+
+
+class JiraConnections(
+    SiteKeeper,
+    Resource,
+    surface=FACTSTORE,
+    model=JiraConnection,
+    scope="factstore",
+    access="admin",
+    tag="Atlassian",
+    schema_name="JiraConfigResponse",
+):
+    """The connection to Jira, without its token."""
+
+    @route(
+        "GET /api/v1/integrations/jira/config",
+        id="getJiraConfig",
+        answer=FACTSTORE.one_schema("JiraConfigResponse"),
+    )
+    def read(self, context):
+        """Get the connection to Jira."""
+        return JiraConnection.stored()
+
+    @route(
+        "POST /api/v1/integrations/jira/config",
+        id="saveJiraConfig",
+        body=Schema(
+            JiraConnection.base_url,
+            JiraConnection.username,
+            JiraConnection.api_token,
+            JiraConnection.default_project_key,
+            name="JiraConfigRequest",
+        ),
+        answer=FACTSTORE.one_schema("JiraConfigResponse"),
+        before="check",
+        # A name may take seconds to resolve.
+        slow=True,
+    )
+    def keep(self, context):
+        """Store the connection to Jira, instead of the one before."""
+        return JiraConnection.keep(context.body)
+
+    @route(
+        "POST /api/v1/integrations/jira/test",
+        id="testJira",
+        answer=CONNECTION_TEST,
+        before="probe",
+        slow=True,
+    )
+    def test(self, context):
+        """Try the connection to Jira."""
+        return context.prepared
+
+
+# --- Jira tickets -------------------------------------------------------------
+
+
+class JiraSync:
+    """One exchange with Jira over what is missing there and what may be news here.
+
+    Tickets are put down in a transaction of its own before anything is sent, and `settle` writes
+    down in another what came of it; while Jira is waited for, none is open.
+    """
+
+    def __init__(self, context: Context, connection: JiraConnection):
+        self.context, self.connection = context, connection
+        self.deadline = time.monotonic() + SYNC_TIME
+        self.sent: list[tuple[JiraPosting, Answer]] = []
+        self.read: list[tuple[JiraTicket, Answer]] = []
+        self.waiting = 0
+
+    def run(self) -> JiraSync:
+        """Send what is missing, then read what may have changed, as far as time allows."""
+        workspace, lite = self.context.workspace, self.context.lite
+        trails, at = list(trails_without_ticket()), lite.source.clock()
+        first, again = write_before(self.context, lambda current: self.begin(trails))
+        self.waiting = len(first) + len(again)
+        for postings, attempt in ((first, JiraPosting.deliver_first), (again, JiraPosting.deliver)):
+            for key in postings:
+                posting = JiraPosting.fetch(key)
+                answer = attempt(posting, workspace, lite.transport, at)
+                self.sent.append((posting, answer))
+                if not self.goes_on(answer):
+                    return self
+        for ticket in open_tickets():
+            path = f"/rest/api/2/issue/{segments(ticket.ticket_key)}?fields=status"
+            answer = self.connection.ask(lite.transport, path)
+            self.read.append((ticket, answer))
+            if not self.goes_on(answer):
+                break
+        return self
+
+    def begin(self, trails: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
+        """Put down what is about to be sent: for the first time, and again after a refusal."""
+        known = JiraTicket.trail_id
+        first = [
+            make_ticket(self.connection, summary=summary, trail_id=key, synced_for=key).id
+            for key, summary in trails
+            # Another sync may have come first.
+            if not JiraTicket.select().where(known == key).exists()
+        ]
+        refused = JiraTicket.select().where(JiraTicket.stage == "failed").limit(SYNC_BATCH)
+        again = []
+        for ticket in list(refused):
+            ticket.change(status="Pending", stage="pending")
+            again.append(JiraPosting.begin(self.connection, ticket).id)
+        return first, again
+
+    def goes_on(self, answer: Answer) -> bool:
+        """Whether Jira may be asked more: it is there, knows us, and there is time left."""
+        usable = 200 <= answer.status < 300 or answer.status in (400, 404)
+        return usable and time.monotonic() < self.deadline
+
+    def settle(self, at: float) -> dict:
+        """Write down what came of it, and tell how much was exchanged."""
+        made = read = 0
+        for posting, answer in self.sent:
+            JiraPosting.fetch(posting.id).settle(answer, at)
+            made += posting.accepts(answer)
+        for ticket, answer in self.read:
+            if answer.status == 200:
+                read += JiraTicket.fetch(ticket.id).refresh(answer.json)
+            elif answer.status == 404:
+                # Somebody took it away, or out of this user's sight.
+                JiraTicket.fetch(ticket.id).refresh(None)
+        sentence = f"Tickets made in Jira: {made}, read from there: {read}"
+        waits = self.waiting - made
+        sentence += f", waiting for Jira: {waits}." if waits else "."
+        return {"syncedCount": made + read, "message": sentence}
+
+
+def trails_without_ticket() -> Iterator[tuple[str, str]]:
+    """Some of the trails that are not compliant and have no ticket: id, and a summary."""
+    has = JiraTicket.select().where(JiraTicket.trail_id == Trail.id)
+    found = Trail.select(Trail.id, Trail.name, Trail.git_commit_sha, Flow.name).join(Flow)
+    found = found.where(Trail.status == "NON_COMPLIANT", ~peewee.fn.EXISTS(has))
+    rows = found.order_by(peewee.SQL('"t1"."rowid"')).limit(SYNC_BATCH).tuples()
+    for key, name, commit, flow in rows:
+        yield key, f"Trail {name or commit} of flow {flow} is not compliant"[:512]
+
+
+def open_tickets() -> list[JiraTicket]:
+    """Some of the tickets whose status may change, those first that were not read for longest."""
+    tickets = JiraTicket.select().where(JiraTicket.stage == "open")
+    return list(tickets.order_by(JiraTicket.refreshed_at).limit(SYNC_BATCH))
+
+
+def write_before(context: Context, work: Callable[[Session], Any]) -> Any:
+    """Do a part of a write that must stand before its handler's transaction begins."""
+    return perform(
+        context.workspace,
+        work,
+        actor=context.principal.id,
+        reason=context.reason,
+        request_id=context.request_id,
+    )
+
+
+class JiraTickets(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/integrations/jira/tickets",
+    model=JiraTicket,
+    scope="factstore",
+    tag="Atlassian",
+    schema_name="JiraTicketResponse",
+    verbs="list create",
+    options={"create": {"before": "send", "slow": True}},
+):
+    """Tickets in Jira that are about trails."""
+
+    creates = Schema(
+        JiraTicket.summary,
+        JiraTicket.issue_type,
+        trail_id=Id(),
+        name="CreateJiraTicketRequest",
+    )
+
+    def send(self, context: Context) -> tuple[str, Answer] | None:
+        """Put a ticket down and try to send it; nothing for a dry run, which leaves no trace."""
+        connection = JiraConnection.stored()
+        Trail.fetch(context.body["trail_id"])
+        if self.surface.rehearses(context.request):
+            return None
+        key = write_before(context, lambda current: make_ticket(connection, **context.body).id)
+        lite = context.lite
+        posting = JiraPosting.fetch(key)
+        at = lite.source.clock()
+        return key, posting.deliver_first(context.workspace, lite.transport, at)
+
+    def create(self, context):
+        """Make a ticket for a trail; one that Jira does not take now is sent until it does."""
+        if context.prepared is None:
+            return make_ticket(JiraConnection.stored(), **context.body).ticket
+        key, sent = context.prepared
+        posting = JiraPosting.fetch(key)
+        posting.settle(sent, context.lite.source.clock())
+        return posting.ticket
+
+    def exchange(self, context: Context) -> JiraSync | None:
+        """Have everything exchanged that a sync is for; nothing for a dry run."""
+        connection = JiraConnection.only()
+        if connection is None or self.surface.rehearses(context.request):
+            return None
+        return JiraSync(context, connection).run()
+
+    @route(
+        "POST /api/v1/integrations/jira/sync",
+        id="syncJira",
+        answer={
+            "type": "object",
+            "required": ["syncedCount", "message"],
+            "properties": {"syncedCount": {"type": "integer"}, "message": {"type": "string"}},
+        },
+        before="exchange",
+        slow=True,
+    )
+    def sync(self, context):
+        """Make the tickets that trails lack in Jira, and read the status of those that are open.
+
+        A trail that is not compliant gets one ticket; what Jira refused before is sent again.
+        """
+        if context.prepared is not None:
+            return context.prepared.settle(context.lite.source.clock())
+        if JiraConnection.only() is None:
+            return {"syncedCount": 0, "message": "Jira is not configured."}
+        count = len(list(trails_without_ticket()))
+        return {"syncedCount": 0, "message": f"Trails that would get a ticket: {count}."}
 
 
 # --- Confluence ---------------------------------------------------------------
+
+
+class ConfluenceConnection(AtlassianSite):
+    """Where Confluence is, and as whom it is called."""
+
+    fact, touched, since = "confluence_connection", True, 4
+    schema_name = "ConfluenceConfigResponse"
+    title = "Confluence"
+
+    id = Uuid()
+    base_url = SiteUrl(255, 1, column_name="confluence_base_url")
+    username = UserName(column_name="confluence_username")
+    api_token = Encrypted(255, 1, column_name="confluence_api_token", hidden=True)
+    default_space_key = Name()
+    created_at = Timestamp(6, default=now_exactly)
+    updated_at = Timestamp(6, default=now_exactly)
+
+    def probe_path(self):
+        return f"/wiki/rest/api/space/{segments(self.default_space_key)}"
+
+    def explain(self, answer):
+        if answer.status == 404:
+            return f"Confluence shows this user no space {self.default_space_key}."
+        return super().explain(answer)
+
+
+class ConfluenceConnections(
+    SiteKeeper,
+    Resource,
+    surface=FACTSTORE,
+    model=ConfluenceConnection,
+    scope="factstore",
+    access="admin",
+    tag="Atlassian",
+    schema_name="ConfluenceConfigResponse",
+):
+    """The connection to Confluence, without its token."""
+
+    @route(
+        "GET /api/v1/integrations/confluence/config",
+        id="getConfluenceConfig",
+        answer=FACTSTORE.one_schema("ConfluenceConfigResponse"),
+    )
+    def read(self, context):
+        """Get the connection to Confluence."""
+        return ConfluenceConnection.stored()
+
+    @route(
+        "POST /api/v1/integrations/confluence/config",
+        id="saveConfluenceConfig",
+        body=Schema(
+            ConfluenceConnection.base_url,
+            ConfluenceConnection.username,
+            ConfluenceConnection.api_token,
+            ConfluenceConnection.default_space_key,
+            name="ConfluenceConfigRequest",
+        ),
+        answer=FACTSTORE.one_schema("ConfluenceConfigResponse"),
+        before="check",
+        # A name may take seconds to resolve.
+        slow=True,
+    )
+    def keep(self, context):
+        """Store the connection to Confluence, instead of the one before."""
+        return ConfluenceConnection.keep(context.body)
+
+    @route(
+        "POST /api/v1/integrations/confluence/test",
+        id="testConfluence",
+        answer=CONNECTION_TEST,
+        before="probe",
+        slow=True,
+    )
+    def test(self, context):
+        """Try the connection to Confluence."""
+        return context.prepared
 
 
 # --- Ledger -------------------------------------------------------------------
 
 
 # --- Hub templates ------------------------------------------------------------
+# Templates of flows for well-known frameworks, which are part of the product.
+
+
+@dataclass(frozen=True)
+class HubTemplate:
+    """What a framework asks of every delivery: attestations by name, each with its type."""
+
+    id: str
+    name: str
+    description: str
+    framework: str
+    version: str
+    attestations: Mapping[str, str]
+
+    def yaml(self) -> str:
+        """The template as a flow has it, in which every text is quoted as in JSON."""
+        head = ("id", "name", "description", "framework", "version")
+        lines = [f"{member}: {quote(getattr(self, member))}" for member in head]
+        lines += ["trail:", "  attestations:"]
+        for name, kind in self.attestations.items():
+            lines += [f"    - name: {quote(name)}", f"      type: {quote(kind)}"]
+        return "\n".join([*lines, ""])
+
+    def json(self) -> dict:
+        """The template as the API tells it."""
+        head = ("id", "name", "description", "framework", "version")
+        return {**{member: getattr(self, member) for member in head}, "yaml": self.yaml()}
+
+
+def attested_by(names: str) -> dict[str, str]:
+    """Attestations with their types, from words such as `name` or `name=type`."""
+    pairs = (word.partition("=") for word in names.split())
+    return {name: kind or name for name, _, kind in pairs}
+
+
+HUB_TEMPLATES = {
+    one.id: one
+    for one in (
+        HubTemplate(
+            "slsa-level-2",
+            "SLSA Level 2",
+            "A hosted build tells where the artifact comes from, and its source is under control.",
+            "SLSA",
+            "1.0",
+            attested_by("build-provenance source-control"),
+        ),
+        HubTemplate(
+            "slsa-level-3",
+            "SLSA Level 3",
+            "Level 2 on a hardened builder: nothing gets in unseen, and a second build agrees.",
+            "SLSA",
+            "1.0",
+            attested_by("build-provenance source-control hermetic-build reproducible-build"),
+        ),
+        HubTemplate(
+            "pci-dss-v4",
+            "PCI DSS v4.0",
+            "Software that touches card data: reviewed, scanned, attacked and assessed.",
+            "PCI-DSS",
+            "4.0",
+            attested_by(
+                "code-review security-scan penetration-test "
+                "vulnerability-assessment=vulnerability-scan"
+            ),
+        ),
+        HubTemplate(
+            "sox-itgc",
+            "SOX IT General Controls",
+            "Changes to systems of financial reporting: approved, reviewed and on record.",
+            "SOX",
+            "2024",
+            attested_by("change-approval=approval access-review code-review audit-log=audit-trail"),
+        ),
+        HubTemplate(
+            "gdpr-art32",
+            "GDPR Article 32",
+            "Security of processing: personal data reviewed, scanned for holes and encrypted.",
+            "GDPR",
+            "2018",
+            attested_by(
+                "data-protection-review security-scan encryption-verified=encryption-attestation"
+            ),
+        ),
+    )
+}
+HUB_TEMPLATE = closed_schema(
+    id=TEXT, name=TEXT, description=TEXT, framework=TEXT, version=TEXT, yaml=TEXT
+)
+
+
+class HubTemplates(Resource, surface=FACTSTORE, scope="factstore", tag="Hub"):
+    """The templates that the product brings along."""
+
+    def find(self, key):
+        if key not in HUB_TEMPLATES:
+            raise NotFound(f"There is no template '{key}'; there are {', '.join(HUB_TEMPLATES)}.")
+        return HUB_TEMPLATES[key]
+
+    @route(
+        "GET /api/v1/hub/templates",
+        id="listHubTemplates",
+        answer={"type": "array", "items": HUB_TEMPLATE},
+    )
+    def list(self, context):
+        """List the templates that the product brings along."""
+        return [template.json() for template in HUB_TEMPLATES.values()]
+
+    @route("GET /api/v1/hub/templates/{template}", id="getHubTemplate", answer=HUB_TEMPLATE)
+    def retrieve(self, context, key):
+        """Get one of the templates that the product brings along."""
+        return self.find(key).json()
+
+    @route(
+        "POST /api/v1/hub/templates/{template}/import",
+        id="importHubTemplate",
+        status=201,
+        answer=FACTSTORE.one_schema("FlowResponse"),
+    )
+    def take_over(self, context, key):
+        """Create a flow with the name of a template, which asks for what the template does."""
+        template = self.find(key)
+        return Flow.create(
+            name=template.name,
+            description=template.description,
+            required_attestation_types=[*template.attestations.values()],
+            template_yaml=template.yaml(),
+        )
 
 
 # --- Audit packages -----------------------------------------------------------
+# What was recorded of a delivery, in one archive for people without access here. The same facts
+# give the same bytes, so nothing in it tells when it was put together, or by whom.
+
+GZIP_MEDIA = "application/gzip"
+PACKAGE_FORMAT = "factstore-audit-package/1"
+
+
+@dataclass(frozen=True)
+class PackedFile:
+    """A file of an archive: its path, its size, its SHA-256, and where its bytes come from."""
+
+    path: str
+    size: int
+    sha256: str
+    pieces: Callable[[], Iterable[bytes]]
+
+    @classmethod
+    def holding(cls, path: str, data: bytes) -> PackedFile:
+        """A file of bytes that are at hand."""
+        return cls(path, len(data), hashlib.sha256(data).hexdigest(), lambda: [data])
+
+    def tar(self) -> Iterator[bytes]:
+        """The file as tar has it (POSIX ustar), of no time and no owner.
+
+        Damaged, at its end, where the bytes are not those that were announced.
+        """
+        import tarfile
+
+        head, digest = tarfile.TarInfo(self.path), hashlib.sha256()
+        head.size = self.size
+        yield head.tobuf(tarfile.USTAR_FORMAT)
+        for piece in self.pieces():
+            digest.update(piece)
+            yield piece
+        if digest.hexdigest() != self.sha256:
+            raise Damaged
+        yield bytes(-self.size % tarfile.BLOCKSIZE)
+
+
+class AuditPackage:
+    """Records and evidence, gathered now and sent later.
+
+    Documents wait in a temporary file, since the manifest, which goes first, has the hashes of all;
+    evidence is read when its turn comes.
+    """
+
+    def __init__(self, documents: IO[bytes]):
+        self.documents = documents
+        self.files: dict[str, PackedFile] = {}
+        self.evidence: list[dict] = []
+
+    def add(self, path: str, data: bytes) -> None:
+        """Put a document in."""
+        start = self.documents.seek(0, os.SEEK_END)
+        self.documents.write(data)
+        digest = hashlib.sha256(data).hexdigest()
+        self.put(PackedFile(path, len(data), digest, lambda: [self.read(start, len(data))]))
+
+    def read(self, start: int, size: int) -> bytes:
+        """A stretch of the documents."""
+        self.documents.seek(start)
+        return self.documents.read(size)
+
+    def put(self, file: PackedFile) -> None:
+        """Put a file in; of several with one path, the first."""
+        self.files.setdefault(file.path, file)
+
+    def add_records(self, folder: str, model: type[Model], condition: peewee.Expression) -> None:
+        """Put records in as the API tells them, in the order in which they were made."""
+        told = model.select(model.id, model.statements().text).where(condition)
+        for key, text in told.order_by(peewee.SQL('"t1"."rowid"')).tuples().iterator():
+            self.add(f"{folder}/{key}.json", unseal(text.encode(), session().ring))
+
+    def add_evidence(self, file: EvidenceFile, workspace: Workspace) -> None:
+        """Put a file of evidence in by its hash, or where it lies; Damaged if it is another."""
+        known = file.sha256_hash
+        if not re.fullmatch("[0-9a-f]{64}", known):
+            raise Damaged(f"Evidence file {file.id} has no hash that it could be held against.")
+        if file.external_url is not None:
+            path = f"evidence/{known}.ref.json"
+            self.add(path, to_json(file.json()).encode())
+        else:
+            file.must_be_intact()
+            path = f"evidence/{known}{plain_suffix(file.file_name)}"
+            content = functools.partial(file.content, workspace)
+            self.put(PackedFile(path, file.file_size_bytes, known, content))
+        self.evidence.append({**file.json(), "path": path})
+
+    def manifest(self, subject: Model) -> bytes:
+        """What the archive is about, and what is in it beside this."""
+        told = {
+            "format": PACKAGE_FORMAT,
+            "subject": {"type": subject.noun(), "id": subject.id},
+            "files": [
+                {"path": file.path, "size": file.size, "sha256": file.sha256}
+                for file in self.files.values()
+            ],
+            "evidence": self.evidence,
+        }
+        return json.dumps(told, indent=2, ensure_ascii=False).encode()
+
+    def archive(self, *first: PackedFile) -> Iterator[bytes]:
+        """These files, then those of the package, as tar in gzip (RFC 1952) without a time."""
+        import zlib
+
+        squeeze = zlib.compressobj(wbits=31)
+        with self.documents:
+            for file in (*first, *self.files.values()):
+                yield from filter(None, map(squeeze.compress, file.tar()))
+        # Two empty blocks are the end of an archive.
+        yield squeeze.compress(bytes(1024)) + squeeze.flush()
+
+
+def plain_suffix(name: str) -> str:
+    """The suffix of a file's name, where it is short and made of letters and digits."""
+    suffix = re.search(r"\.[A-Za-z0-9]{1,10}\Z", name)
+    return suffix[0].lower() if suffix else ""
+
+
+def send_package(
+    context: Context,
+    subject: Model,
+    trail: str,
+    artifacts: peewee.Expression,
+    attestations: peewee.Expression,
+) -> Reply:
+    """Answer with the records of a trail that fit, and the evidence of those attestations."""
+    named = Attestation.select(Attestation.id).where(attestations)
+    files = EvidenceFile.select().where(EvidenceFile.attestation.in_(named))
+    with contextlib.ExitStack() as unless_done:
+        package = AuditPackage(unless_done.enter_context(temporary_file()))
+        # All at one moment, however much is written meanwhile.
+        with session().database.atomic():
+            flow = Trail.fetch(trail).flow_id
+            package.add("trail.json", context.workspace.json_of(Trail, trail))
+            package.add("flow.json", context.workspace.json_of(Flow, flow))
+            package.add_records("artifacts", Artifact, artifacts)
+            package.add_records("attestations", Attestation, attestations)
+            found = list(files.order_by(peewee.SQL('"t1"."rowid"')))
+        for file in found:
+            package.add_evidence(file, context.workspace)
+        manifest = PackedFile.holding("manifest.json", package.manifest(subject))
+        unless_done.pop_all()
+    name = f"audit-package-{subject.noun()}-{subject.id}.tar.gz"
+    headers = attachment_headers(name, GZIP_MEDIA)
+    return Reply(200, headers=headers, stream=package.archive(manifest))
+
+
+class AuditPackages(Resource, surface=FACTSTORE, scope="factstore", tag="Audit package"):
+    """Archives of what was recorded: a manifest with the hash of every file, and the files."""
+
+    @route(
+        "GET /api/v1/trails/{trailId}/audit-package",
+        id="downloadTrailAuditPackage",
+        answers_with=GZIP_MEDIA,
+        answer=File().describe(),
+        slow=True,
+    )
+    def of_trail(self, context, key):
+        """Download all that was recorded of a trail."""
+        trail = Trail.fetch(key)
+        own = Artifact.trail == key, Attestation.trail == key
+        return send_package(context, trail, key, *own)
+
+    @route(
+        "GET /api/v1/artifacts/{artifactKey}/audit-package",
+        id="downloadArtifactAuditPackage",
+        answers_with=GZIP_MEDIA,
+        answer=File().describe(),
+        slow=True,
+    )
+    def of_artifact(self, context, key):
+        """Download what was recorded of an artifact, and all that its trail was attested."""
+        artifact = Artifact.fetch(read_in_path(Artifact.id, key))
+        trail = artifact.trail_id
+        own = Artifact.id == artifact.id, Attestation.trail == trail
+        return send_package(context, artifact, trail, *own)
+
+    @route(
+        "GET /api/v1/attestations/{attestationId}/audit-package",
+        id="downloadAttestationAuditPackage",
+        answers_with=GZIP_MEDIA,
+        answer=File().describe(),
+        slow=True,
+    )
+    def of_attestation(self, context, key):
+        """Download an attestation with its evidence, and the artifacts of its trail."""
+        attestation = Attestation.fetch(key)
+        trail = attestation.trail_id
+        own = Artifact.trail == trail, Attestation.id == key
+        return send_package(context, attestation, trail, *own)
 
 
 # === Part V: Application ======================================================
@@ -15898,6 +18209,8 @@ MIGRATIONS = (
         4,
         "Search, notifications and integrations",
         (
+            'DROP INDEX IF EXISTS "event_type"',
+            'CREATE INDEX IF NOT EXISTS "trail_lookup" ON "trail" ("flow_id", "git_commit_sha")',
             'CREATE INDEX "audit_entry_at" ON "audit_entry" ("at")',
             "DROP INDEX audit_event_event_type",
             "DROP INDEX audit_event_trail_id",
@@ -17160,6 +19473,8 @@ class DemoDelivery:
             ),
         ]
         self.make_policies(flows)
+        told = {"trigger_event": "TRAIL_NON_COMPLIANT", "channel_type": "IN_APP"}
+        NotificationRule.create(name="Builds that nobody may release", **told)
         for number in range(DEMO_BUILDS):
             for flow, (*_, approver) in zip(flows, DEMO_FLOWS, strict=True):
                 self.build(flow, number, approver)
@@ -17478,11 +19793,23 @@ def slow_requests() -> re.Pattern:
     return re.compile("|".join(re.sub(r"{\w+}", "[^/]+", path) for path in slow) or "(?!)")
 
 
+class Prepared:
+    """What an application answers a request with, before it goes anywhere."""
+
+    def __init__(self, application: Callable, environment: dict):
+        self.status, self.headers = "", []
+        self.body = application(environment, self.start)
+
+    def start(self, status: str, headers: list[tuple[str, str]], *raised: object) -> None:
+        """Take the status and the headers, as WSGI wants it."""
+        self.status, self.headers = status, headers
+
+
 class LoopFirst:
     """Stands before waitress's own task dispatcher, and answers what is quick on the server's loop.
 
-    A read, or a small write to a quick disk, takes less time than waking a thread for it. What
-    waits longer goes to the threads, where writes share their commits.
+    A read, or a small write to a quick disk, takes less time than waking a thread for it. Writes
+    that came in at the same turn of the loop share a commit. What waits longer goes to the threads.
     """
 
     #: Bytes of a body, and seconds that recent commits took, up to which a write is quick.
@@ -17491,13 +19818,17 @@ class LoopFirst:
     def __init__(self, server: Any, install: Install):
         self.server, self.threads, self.install = server, server.task_dispatcher, install
         self.ready: deque[Any] = deque()
-        self.loop = 0
+        #: What goes back over a connection, once it is asked for.
+        self.prepared: dict[Callable, Prepared] = {}
+        self.loop, self.application = 0, server.application
         server.task_dispatcher, server.pull_trigger = self, self.wake
+        server.application = self.answer
 
     @staticmethod
     def fits(server: Any) -> bool:
         """Whether a server has the parts that this one stands between; without, threads answer."""
-        return all(hasattr(server, name) for name in ("task_dispatcher", "pull_trigger", "trigger"))
+        parts = ("task_dispatcher", "pull_trigger", "trigger", "application")
+        return all(hasattr(server, name) for name in parts)
 
     def add_task(self, channel: Any) -> None:
         """Answer a request: at the loop's next turn, or in a thread."""
@@ -17514,8 +19845,38 @@ class LoopFirst:
     def answer_ready(self) -> None:
         """Answer all that is quick and waits; runs in the loop."""
         self.loop = threading.get_ident()
-        while self.ready:
-            self.ready.popleft().service()
+        turn, self.ready = self.ready, deque()
+        writes = [channel for channel in turn if channel.requests[0].command != "GET"]
+        if len(writes) > 1:
+            self.prepare(writes)
+        for channel in turn:
+            channel.service()
+
+    def prepare(self, channels: Sequence[Any]) -> None:
+        """Find the answers to writes in one transaction, to be sent after its commit.
+
+        When that fails, no answer is kept: each is tried by itself.
+        """
+        bodies = [channel.requests[0].get_body_stream() for channel in channels]
+        try:
+            with self.install.together():
+                for channel in channels:
+                    task = channel.task_class(channel, channel.requests[0])
+                    prepared = Prepared(self.application, task.get_environment())
+                    self.prepared[channel.check_client_disconnected] = prepared
+        except (sqlite3.Error, peewee.PeeweeException) as error:
+            log.error("Writes failed together, and are tried one by one: %s", error)
+            self.prepared.clear()
+            for body in bodies:
+                body.seek(0)
+
+    def answer(self, environment: dict, start_response: Callable) -> Iterable[bytes]:
+        """Answer a request as a WSGI application: with what is prepared for it, if it is."""
+        prepared = self.prepared.pop(environment["waitress.client_disconnected"], None)
+        if prepared is None:
+            return self.application(environment, start_response)
+        start_response(prepared.status, prepared.headers)
+        return prepared.body
 
     def wake(self) -> None:
         """Wake the loop, unless it is the loop that asks."""
@@ -17838,6 +20199,11 @@ class AuditRecords:
             entries[key]["event"] = json.loads(text)
 
 
+def audit_records(lite: Install, **filters: Any) -> AuditRecords:
+    """The audit log of an instance's workspace; `filters` are those of AuditRecords."""
+    return AuditRecords(lite.workspace, **filters)
+
+
 def withhold(table: str, before: dict) -> dict:
     """What a record's members were before, without what is encrypted or never shown."""
     open_members = {
@@ -17956,10 +20322,6 @@ class Install:
             )
         return next(iter(self.workspaces.values()))
 
-    def audit(self, **filters: Any) -> AuditRecords:
-        """The audit log of the workspace; `filters` are those of AuditRecords."""
-        return AuditRecords(self.workspace, **filters)
-
     def workspace_of(self, token: str) -> Workspace:
         """The workspace that a token names; Unauthenticated when there is none of that name."""
         workspace = self.workspaces.get(token.partition(".")[0])
@@ -17979,6 +20341,15 @@ class Install:
         """Deliver webhooks from a thread; whoever mounts the application elsewhere calls this."""
         if not self.read_only:
             self.dispatcher.start()
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Have what this thread writes meanwhile share one commit, in each workspace."""
+        with contextlib.ExitStack() as commits:
+            for workspace in self.workspaces.values():
+                if not workspace.read_only:
+                    commits.enter_context(workspace.writer.together())
+            yield
 
     def close(self) -> None:
         """Stop delivering, and close every workspace."""
@@ -18007,6 +20378,8 @@ class NovantraLite(Install):
 
     It takes what Install takes, and is a context manager that closes its files.
     """
+
+    audit = audit_records
 
     @functools.cached_property
     def accounts(self) -> Accounts:
@@ -18131,10 +20504,8 @@ class NovantraLite(Install):
 
     def rotate_keys(self) -> int:
         """Add a key to the ring, which seals from now on; the older ones still open. Its number."""
-        workspace = self.workspace
-        with workspace.read():
-            number = RingKey.select(peewee.fn.max(RingKey.id)).scalar() + 1
-        add_ring_key(workspace, number)
+        number = self.workspace.ring.newest + 1
+        add_ring_key(self.workspace, number)
         return number
 
     def doctor(self) -> dict:
@@ -18628,8 +20999,9 @@ def describe_parameters(operation: Operation) -> list[dict]:
         for member, (_, field) in query.members.items()
     ]
     places += [("header", name, False, {"type": "string"}) for name in operation.request_headers]
-    if operation.method != "GET" and not operation.public:
+    if operation.writes and not operation.signed:
         places.append(("header", "Idempotency-Key", False, IDEMPOTENCY_TEXT))
+    if operation.writes:
         places.append(("header", "X-Dry-Run", False, FLAG_TEXT))
     parameters = []
     for place, name, required, schema in places:
@@ -18649,7 +21021,7 @@ def describe_answers(operation: Operation) -> dict:
     """The answers that an operation may give, refusals included."""
     done = describe_answer("Done.", operation.answer, operation.answers_with)
     answers = {str(operation.status): done}
-    if operation.method != "GET" and not operation.public:
+    if operation.writes:
         would = rehearsed_as(operation)
         rehearsal = {
             "type": "object",

@@ -102,6 +102,8 @@ CREATE TABLE "trail" (
 
 CREATE UNIQUE INDEX "trail_key" ON "trail" ("flow_id", "name");
 
+CREATE INDEX "trail_lookup" ON "trail" ("flow_id", "git_commit_sha");
+
 CREATE INDEX "trail_flow_id" ON "trail" ("flow_id");
 
 CREATE INDEX "trail_org_slug" ON "trail" ("org_slug");
@@ -526,6 +528,18 @@ CREATE UNIQUE INDEX "configuration_baseline_key" ON "configuration_baseline" ("b
 
 CREATE INDEX "configuration_baseline_status" ON "configuration_baseline" ("status", "created_at", "id");
 
+-- Where Confluence is, and as whom it is called.
+CREATE TABLE "confluence_connection" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "confluence_base_url" TEXT NOT NULL,
+    "confluence_username" TEXT NOT NULL,
+    "confluence_api_token" TEXT NOT NULL,
+    "default_space_key" TEXT NOT NULL,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL
+) STRICT;
+
 -- A measure that keeps a risk down or a requirement met.
 CREATE TABLE "control" (
     "id" TEXT NOT NULL PRIMARY KEY,
@@ -608,8 +622,6 @@ CREATE TABLE "event" (
 ) STRICT;
 
 CREATE INDEX "event_created" ON "event" ("created_at", "id");
-
-CREATE INDEX "event_type" ON "event" ("type", "created_at", "id");
 
 -- Where events are sent: a URL, the events it wants (none: all), and what signs them.
 CREATE TABLE "endpoint" (
@@ -1036,6 +1048,64 @@ CREATE UNIQUE INDEX "indicator_measurement_key" ON "indicator_measurement" ("ind
 
 CREATE INDEX "indicator_measurement_indicator_definition_id" ON "indicator_measurement" ("indicator_definition_id", "created_at", "id");
 
+-- Where Jira is, and as whom tickets are made there.
+CREATE TABLE "jira_connection" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "jira_base_url" TEXT NOT NULL,
+    "jira_username" TEXT NOT NULL,
+    "jira_api_token" TEXT NOT NULL,
+    "default_project_key" TEXT NOT NULL,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL
+) STRICT;
+
+-- An issue in Jira that somebody asked for here, or one that Jira is still to make.
+CREATE TABLE "jira_ticket" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "ticket_key" TEXT NOT NULL,
+    "summary" TEXT NOT NULL,
+    "status" TEXT NOT NULL,
+    "issue_type" TEXT NOT NULL,
+    "project_key" TEXT NOT NULL,
+    "trail_id" TEXT,
+    "created_at" TEXT NOT NULL,
+    "problem" TEXT,
+    "synced_for" TEXT,
+    "stage" TEXT NOT NULL,
+    "refreshed_at" TEXT,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE UNIQUE INDEX "jira_ticket_key" ON "jira_ticket" ("synced_for");
+
+CREATE INDEX "jira_ticket_lookup" ON "jira_ticket" ("stage", "refreshed_at");
+
+CREATE INDEX "jira_ticket_trail_id" ON "jira_ticket" ("trail_id");
+
+-- A ticket on its way to Jira.
+CREATE TABLE "jira_posting" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "state" TEXT NOT NULL CHECK ("state" IN ('due', 'done', 'failed')),
+    "attempts" INTEGER NOT NULL,
+    "due_at" TEXT,
+    "status_code" INTEGER,
+    "note" TEXT NOT NULL,
+    "failed_at" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "connection_id" TEXT NOT NULL,
+    "ticket_id" TEXT NOT NULL,
+    FOREIGN KEY ("connection_id") REFERENCES "jira_connection" ("id"),
+    FOREIGN KEY ("ticket_id") REFERENCES "jira_ticket" ("id")
+) STRICT;
+
+CREATE INDEX "jira_posting_due_at" ON "jira_posting" ("due_at");
+
+CREATE INDEX "jira_posting_connection_id" ON "jira_posting" ("connection_id");
+
+CREATE INDEX "jira_posting_ticket_id" ON "jira_posting" ("ticket_id");
+
 -- When a credential was accepted last; kept apart from its own record, which is proven.
 CREATE TABLE "last_use" (
     "id" TEXT NOT NULL PRIMARY KEY,
@@ -1206,6 +1276,76 @@ CREATE INDEX "monitor_result_item_monitor_run_id" ON "monitor_result_item" ("mon
 CREATE INDEX "monitor_result_item_monitor_definition_id" ON "monitor_result_item" ("monitor_definition_id", "created_at", "id");
 
 CREATE INDEX "monitor_result_item_result" ON "monitor_result_item" ("result", "created_at", "id");
+
+-- Something that happened, as people are told of it inside the product; it is never deleted.
+CREATE TABLE "notification" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "title" TEXT NOT NULL,
+    "message" TEXT NOT NULL,
+    "severity" TEXT NOT NULL CHECK ("severity" IN ('INFO', 'WARNING', 'CRITICAL')),
+    "is_read" INTEGER NOT NULL CHECK ("is_read" IN (0, 1)),
+    "entity_type" TEXT,
+    "entity_id" TEXT,
+    "created_at" TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX "notification_severity" ON "notification" ("severity");
+
+CREATE INDEX "notification_is_read" ON "notification" ("is_read");
+
+-- What has people told of which happenings: in the product, by a webhook or in Slack.
+CREATE TABLE "notification_rule" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "name" TEXT NOT NULL,
+    "is_active" INTEGER NOT NULL CHECK ("is_active" IN (0, 1)),
+    "trigger_event" TEXT NOT NULL CHECK ("trigger_event" IN ('ATTESTATION_FAILED', 'GATE_BLOCKED', 'DRIFT_DETECTED', 'APPROVAL_REQUIRED', 'TRAIL_NON_COMPLIANT', 'APPROVAL_REJECTED')),
+    "channel_type" TEXT NOT NULL CHECK ("channel_type" IN ('SLACK', 'WEBHOOK', 'IN_APP')),
+    "channel_config" TEXT NOT NULL,
+    "filter_flow_id" TEXT,
+    "filter_environment_id" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX "notification_rule_lookup" ON "notification_rule" ("trigger_event", "is_active");
+
+-- What became of a notification by one rule, in the end.
+CREATE TABLE "notification_delivery" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "rule_id" TEXT NOT NULL,
+    "event_type" TEXT NOT NULL,
+    "payload" TEXT,
+    "status" TEXT NOT NULL CHECK ("status" IN ('SENT', 'FAILED', 'SKIPPED')),
+    "sent_at" TEXT NOT NULL,
+    "error" TEXT,
+    "attempt_count" INTEGER NOT NULL,
+    FOREIGN KEY ("rule_id") REFERENCES "notification_rule" ("id")
+) STRICT;
+
+CREATE INDEX "notification_delivery_rule_id" ON "notification_delivery" ("rule_id");
+
+-- A notification on its way to the channel of a rule.
+CREATE TABLE "notification_errand" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "state" TEXT NOT NULL CHECK ("state" IN ('due', 'done', 'failed')),
+    "attempts" INTEGER NOT NULL,
+    "due_at" TEXT,
+    "status_code" INTEGER,
+    "note" TEXT NOT NULL,
+    "failed_at" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "rule_id" TEXT NOT NULL,
+    "payload" TEXT NOT NULL,
+    FOREIGN KEY ("rule_id") REFERENCES "notification_rule" ("id")
+) STRICT;
+
+CREATE INDEX "notification_errand_created" ON "notification_errand" ("created_at", "id");
+
+CREATE INDEX "notification_errand_due_at" ON "notification_errand" ("due_at", "created_at", "id");
+
+CREATE INDEX "notification_errand_rule_id" ON "notification_errand" ("rule_id", "created_at", "id");
 
 -- A label that flows, trails and artifacts may carry; a record, not a tenant.
 CREATE TABLE "organisation" (
@@ -1556,6 +1696,48 @@ CREATE UNIQUE INDEX "service_review_key" ON "service_review" ("review_key");
 
 CREATE INDEX "service_review_engagement_id" ON "service_review" ("engagement_id", "created_at", "id");
 
+-- An organisation's place in Slack: a channel, the bot that posts there, and the secret that signs what comes from there.
+CREATE TABLE "slack_config" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "org_slug" TEXT NOT NULL,
+    "bot_token" TEXT NOT NULL,
+    "signing_secret" TEXT NOT NULL,
+    "channel" TEXT NOT NULL,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE UNIQUE INDEX "slack_config_key" ON "slack_config" ("org_slug");
+
+-- A text on its way to the channel of an organisation.
+CREATE TABLE "slack_message" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "state" TEXT NOT NULL CHECK ("state" IN ('due', 'done', 'failed')),
+    "attempts" INTEGER NOT NULL,
+    "due_at" TEXT,
+    "status_code" INTEGER,
+    "note" TEXT NOT NULL,
+    "failed_at" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "config_id" TEXT NOT NULL,
+    "text" TEXT NOT NULL,
+    FOREIGN KEY ("config_id") REFERENCES "slack_config" ("id")
+) STRICT;
+
+CREATE INDEX "slack_message_due_at" ON "slack_message" ("due_at");
+
+CREATE INDEX "slack_message_config_id" ON "slack_message" ("config_id");
+
+-- A request from Slack that was answered, by its signature: a repeat does nothing.
+CREATE TABLE "slack_request" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "expires_at" TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX "slack_request_expires_at" ON "slack_request" ("expires_at");
+
 -- One artifact of a snapshot, to be found by its digest.
 CREATE TABLE "snapshot_artifact" (
     "id" INTEGER PRIMARY KEY,
@@ -1764,3 +1946,36 @@ CREATE INDEX "vulnerability_assessment_created" ON "vulnerability_assessment" ("
 CREATE UNIQUE INDEX "vulnerability_assessment_key" ON "vulnerability_assessment" ("assessment_key");
 
 CREATE INDEX "vulnerability_assessment_status" ON "vulnerability_assessment" ("status", "created_at", "id");
+
+-- A CI system that may tell of a flow, and the secret that it signs with.
+CREATE TABLE "webhook_config" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "source" TEXT NOT NULL CHECK ("source" IN ('GITHUB', 'JENKINS', 'CIRCLECI', 'GITLAB', 'GENERIC')),
+    "secret" TEXT NOT NULL,
+    "flow_id" TEXT NOT NULL,
+    "is_active" INTEGER NOT NULL CHECK ("is_active" IN (0, 1)),
+    "created_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("flow_id") REFERENCES "flow" ("id")
+) STRICT;
+
+CREATE INDEX "webhook_config_source" ON "webhook_config" ("source");
+
+CREATE INDEX "webhook_config_flow_id" ON "webhook_config" ("flow_id");
+
+-- A webhook that was taken, by the id that its sender gave it, and what came of it.
+CREATE TABLE "webhook_delivery" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "webhook_config_id" TEXT NOT NULL,
+    "delivery_id" TEXT NOT NULL,
+    "event_type" TEXT,
+    "status" TEXT NOT NULL CHECK ("status" IN ('SUCCESS', 'FAILED', 'DUPLICATE')),
+    "status_message" TEXT,
+    "received_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("webhook_config_id") REFERENCES "webhook_config" ("id") ON DELETE CASCADE
+) STRICT;
+
+CREATE UNIQUE INDEX "webhook_delivery_key" ON "webhook_delivery" ("webhook_config_id", "delivery_id");
+
+CREATE INDEX "webhook_delivery_webhook_config_id" ON "webhook_delivery" ("webhook_config_id");
