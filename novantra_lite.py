@@ -15972,35 +15972,35 @@ def place_columns(group: tuple[str, ...]) -> str:
     return ", ".join([*group, "occurred_at", "number", "ordinal"])
 
 
-def places_sql(group: tuple[str, ...]) -> str:
-    """SQL for what all marks of such entries must say, counted anew."""
-    shared = f"PARTITION BY {', '.join(group)}" if group else ""
-    known = " AND ".join(["1", *(f"{column} IS NOT NULL" for column in group)])
-    return (
-        f"SELECT {place_columns(group)} FROM (SELECT {''.join(f'{column}, ' for column in group)}"
-        f"occurred_at, rowid AS number, {MARKED.format('rowid')} AS is_mark, row_number() OVER "
-        f"({shared} ORDER BY occurred_at, rowid) AS ordinal FROM audit_event WHERE {known}) "
-        "WHERE is_mark"
-    )
-
-
 def mark_older_events() -> Iterator[str]:
     """The statements that make the marks of a log which was written without them."""
     for group in AUDIT_GROUPS:
-        yield f"INSERT INTO audit_mark ({place_columns(group)}) {places_sql(group)}"
+        columns, shared = place_columns(group), "".join(f"{column}, " for column in group)
+        apart = f"PARTITION BY {', '.join(group)}" if group else ""
+        known = " AND ".join(["1", *(f"{column} IS NOT NULL" for column in group)])
+        yield (
+            f"INSERT INTO audit_mark ({columns}) SELECT {columns} FROM (SELECT {shared}"
+            f"occurred_at, rowid AS number, {MARKED.format('rowid')} AS is_mark, row_number() OVER "
+            f"({apart} ORDER BY occurred_at, rowid) AS ordinal FROM audit_event WHERE {known}) "
+            "WHERE is_mark"
+        )
 
 
 def check_marks() -> Iterator[str]:
-    """Compare the marks in the current session's file with its audit log."""
+    """Count anew, from each mark to the next, what the marks in the current session's file say."""
     for group in AUDIT_GROUPS:
         kind = (f"{column} IS {'NOT ' * (column in group)}NULL" for column in AUDIT_COLUMNS)
-        there = f"SELECT {place_columns(group)} FROM audit_mark WHERE {' AND '.join(kind)}"
-        right = places_sql(group)
-        wrong = f"SELECT 1 FROM ({there} EXCEPT {right})"
-        missing = f"SELECT 1 FROM ({right} EXCEPT {there})"
-        if session().workspace.fetch_row(f"{wrong} UNION ALL {missing} LIMIT 1"):
+        wrong = (
+            "SELECT 1 FROM (SELECT *, lag(occurred_at, 1, '') OVER each AS since, "
+            "lag(number, 1, 0) OVER each AS after, lag(ordinal, 1, 0) OVER each AS before "
+            f"FROM audit_mark WHERE {' AND '.join(kind)} WINDOW each AS (PARTITION BY "
+            f"{', '.join(AUDIT_COLUMNS)} ORDER BY occurred_at, number)) AS m WHERE m.ordinal <> "
+            f"m.before + (SELECT count(*) {entries_sql(group, 'm.')}(e.occurred_at, e.rowid) > "
+            "(m.since, m.after) AND (e.occurred_at, e.rowid) <= (m.occurred_at, m.number)) LIMIT 1"
+        )
+        if session().workspace.fetch_row(wrong):
             by = f", by {' and '.join(group)}," if group else ""
-            yield f"The marks of the audit log{by} are not what its entries make them."
+            yield f"The marks of the audit log{by} do not count its entries."
 
 
 class Instant(Timestamp):
@@ -20159,8 +20159,9 @@ class AuditRecords:
     def batch(self, first: int, last: int) -> list[dict]:
         """The next few entries from an id on."""
         exact = {name: value for name, value in self.exact.items() if value}
+        columns = ", ".join(column.column_name for column in AuditEntry.members().values())
         # The plus keeps SQLite from sorting what it finds by time.
-        sql = "SELECT * FROM audit_entry WHERE id >= ? AND id <= ? AND +at >= ? AND +at <= ?"
+        sql = f"SELECT {columns} FROM audit_entry WHERE id >= ? AND id <= ? AND +at BETWEEN ? AND ?"
         sql += "".join(f" AND {name} = ?" for name in exact) + " ORDER BY id LIMIT ?"
         values = [first, last, self.since, self.until, *exact.values(), self.BATCH]
         with self.workspace.read() as current:

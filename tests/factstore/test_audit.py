@@ -318,7 +318,10 @@ def test_a_file_from_before_the_marks_gets_them_and_stays_sound(tmp_path, clock)
     ("statement", "told"),
     [
         ("UPDATE audit_mark SET ordinal = ordinal + 1", ""),
-        ("DELETE FROM audit_mark WHERE trail_id IS NOT NULL", ", by trail_id,"),
+        (
+            "UPDATE audit_mark SET ordinal = 1 WHERE actor IS NOT NULL AND event_type IS NOT NULL",
+            ", by actor and event_type,",
+        ),
         ("INSERT INTO audit_mark (actor, occurred_at, number, ordinal) VALUES ('x', 'y', 1, 2)",
          ", by actor,"),
     ],
@@ -331,7 +334,7 @@ def test_marks_that_somebody_moved_are_found(lite, statement, told):
 
     (fault, *_) = [fault for fault in lite.verify() if "marks" in fault]
     assert sound == []
-    assert fault == f"The marks of the audit log{told} are not what its entries make them."
+    assert fault == f"The marks of the audit log{told} do not count its entries."
 
 
 # --- What happens where -------------------------------------------------------
