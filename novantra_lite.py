@@ -1187,7 +1187,7 @@ class Model(peewee.Model):
     fact: ClassVar[str] = ""
     made: ClassVar[str] = "created"
     key: ClassVar[str] = ""
-    #: The fields of one more index, separated by spaces.
+    #: The fields of more indexes: separated by spaces, and one index from the next by a comma.
     lookup: ClassVar[str] = ""
     moves: ClassVar[Mapping[str, str]] = {}
     subject: ClassVar[tuple[str, str] | None] = None
@@ -1521,6 +1521,11 @@ class KeyRing:
         self._keys: dict[str, AESGCM] = {}
         self._root = b""
         self._newest = ""
+
+    @property
+    def newest(self) -> int:
+        """The number of the key that seals."""
+        return int(self._newest)
 
     def wrap(self, key_id: int, key: bytes) -> str:
         """Encrypt a new key for the file."""
@@ -1905,6 +1910,12 @@ class Workspace:
                 return None
             raise
 
+    def give_way(self) -> None:
+        """Give the lock free and read on, so that whoever writes may open the file meanwhile."""
+        if self.lock and self.read_only:
+            self.lock.release()
+            self.lock = None
+
     def connect(self, read_only: bool = False, shared: bool = False, **pragmas) -> Database:
         """A database on the file: one connection per thread, or one `shared` by all."""
         target, options = str(self.file), {"timeout": self.settings.busy_timeout}
@@ -2002,7 +2013,17 @@ def tables_sql(models: Sequence[type[Model]]) -> list[str]:
         statements += create_indexes(model)
         if model.append_only:
             statements += refuse_changes(model._meta.table_name)
-    return statements
+    kept = (model for model in models if issubclass(model, SelfKept))
+    return [*statements, *(sql for model in kept for sql in model.triggers())]
+
+
+class SelfKept:
+    """Mixed into a model whose records the file itself keeps, by triggers on other tables."""
+
+    @classmethod
+    def triggers(cls) -> Iterable[str]:
+        """The statements that make them, once all tables are there."""
+        raise NotImplementedError
 
 
 def create_table(model: type[Model]) -> str:
@@ -2042,8 +2063,9 @@ def model_indexes(model: type[Model]) -> dict[str, list[str]]:
     indexes = {"created": order} if order else {}
     if model.key:
         indexes["key"] = [column.column_name for column in model.key_fields()]
-    if model.lookup:
-        indexes["lookup"] = [known[name].column_name for name in model.lookup.split()]
+    for number, names in enumerate(filter(None, model.lookup.split(",")), 1):
+        columns = [known[name].column_name for name in names.split()]
+        indexes["lookup" if number == 1 else f"lookup_{number}"] = columns
     for field in model._meta.sorted_fields:
         if field.index and not field.unique and not field.primary_key:
             indexes[field.column_name] = [field.column_name, *order]
@@ -3275,7 +3297,7 @@ class AuditEntry(Model):
     append_only = True
 
     id = Integer(primary_key=True)
-    at = Timestamp()
+    at = Timestamp(index=True)
     actor = Text(index=True)
     action = Text(index=True)
     subject_type = Text()
@@ -6771,19 +6793,22 @@ class AuditEvent(Model):
     """One of the happenings that the Factstore surface tells of in its audit log."""
 
     fact, made, append_only, since = "factstore.event", "recorded", True, 2
+    lookup = (
+        "trail_id occurred_at actor event_type, actor occurred_at, event_type occurred_at, "
+        "actor event_type occurred_at"
+    )
     schema_name = "AuditEventResponse"
 
     id = Uuid()
     event_type = Choice(
         "ARTIFACT_DEPLOYED ARTIFACT_REMOVED ARTIFACT_UPDATED ENVIRONMENT_CREATED "
         "ENVIRONMENT_DELETED POLICY_EVALUATED ATTESTATION_RECORDED APPROVAL_GRANTED "
-        "APPROVAL_REJECTED GATE_BLOCKED GATE_ALLOWED",
-        index=True,
+        "APPROVAL_REJECTED GATE_BLOCKED GATE_ALLOWED"
     )
     environment_id = Id(null=True)
-    trail_id = Id(null=True, index=True)
+    trail_id = Id(null=True)
     artifact_sha256 = Text(255, null=True)
-    actor = Text(320, index=True)
+    actor = Text(320)
     payload = Text(2**31)
     occurred_at = Timestamp(6, default=now_exactly, index=True)
     region = Text(255, null=True)
@@ -9216,6 +9241,21 @@ class BuildProvenance(Model):
     recorded_at = Timestamp(6, default=now_exactly)
 
     @classmethod
+    def create(cls, **values):
+        made = super().create(**values)
+        artifact = made.artifact
+        payload = {
+            "artifactId": artifact.id,
+            "provenanceId": made.id,
+            "builderId": made.builder_id,
+            "slsaLevel": made.slsa_level,
+            "provenanceStatus": made.provenance_status,
+        }
+        about = {"trail_id": artifact.trail_id, "artifact_sha256": artifact.sha256_digest}
+        AuditEvent.record("ARTIFACT_UPDATED", session().actor, payload, **about)
+        return made
+
+    @classmethod
     def of(cls, artifact: Artifact) -> BuildProvenance | None:
         """The provenance of an artifact, if any is recorded."""
         return cls.get_or_none(cls.artifact == artifact.id)
@@ -11441,7 +11481,9 @@ class Environment(Model):
     def create(cls, **values):
         check_environment_name(cls, values["name"])
         check_organisation(values.get("org_slug"))
-        return super().create(**values | {"scope": tidy_scope(values.get("scope"))})
+        made = super().create(**values | {"scope": tidy_scope(values.get("scope"))})
+        made.tell("ENVIRONMENT_CREATED")
+        return made
 
     def change(self, **values):
         if values.get("name", self.name) != self.name:
@@ -11449,6 +11491,15 @@ class Environment(Model):
         if "scope" in values:
             values["scope"] = tidy_scope(values["scope"])
         return super().change(**values)
+
+    def remove(self):
+        super().remove()
+        self.tell("ENVIRONMENT_DELETED")
+
+    def tell(self, event_type: str) -> None:
+        """Put into the audit log what whoever acts has done with this environment."""
+        payload = {"environmentId": self.id, "name": self.name, "type": self.type}
+        AuditEvent.record(event_type, session().actor, payload, environment_id=self.id)
 
     def covers(self, name: str) -> bool:
         """Whether snapshots hold artifacts of this name: included if anything is, not excluded."""
@@ -11557,8 +11608,8 @@ class EnvironmentSnapshot(Model):
     ) -> EnvironmentSnapshot:
         """Record what runs now, as far as the environment's scope covers it."""
         kept = [one for one in artifacts if environment.covers(one["artifactName"])]
-        newest = peewee.fn.max(cls.snapshot_index)
-        last = cls.select(newest).where(cls.environment == environment).scalar() or 0
+        before = cls.newest(environment.id)
+        last = before.snapshot_index if before else 0
         seen = SnapshotArtifact.seen(environment, kept)
         snapshot = cls.create(
             environment=environment.id,
@@ -11572,6 +11623,14 @@ class EnvironmentSnapshot(Model):
             if one["artifactSha256"] not in seen:
                 seen.add(one["artifactSha256"])
                 emit("factstore.artifact.deployed", {**place, "snapshotIndex": last + 1, **one})
+        # What the scope leaves out may run on.
+        still = {one["artifactSha256"] for one in artifacts}
+        gone = {one["artifactSha256"]: one for one in before.artifacts} if before else {}
+        for digest, one in gone.items():
+            if digest not in still:
+                payload = {**place, "snapshotIndex": last + 1, **one}
+                subject = {"environment_id": environment.id, "artifact_sha256": digest}
+                AuditEvent.record("ARTIFACT_REMOVED", recorded_by, payload, **subject)
         return snapshot
 
     @classmethod
@@ -15814,6 +15873,221 @@ def evidence_store(settings: Settings) -> EvidenceStore:
 
 
 # --- Audit log ----------------------------------------------------------------
+# The entries are in the order of their times; those of one moment, in the order of writing. A page
+# and its total take as long in a long log as in a short one: about one entry in 256 is a mark,
+# which knows its place in the order, and what lies beyond a mark is counted along an index.
+
+#: The columns whose values entries may be asked to share, the most telling first.
+AUDIT_COLUMNS = ("trail_id", "actor", "event_type")
+#: The groups in which marks know their place, each with the index of its entries.
+AUDIT_GROUPS = MappingProxyType(
+    {
+        (): "audit_event_occurred_at",
+        ("trail_id",): "audit_event_lookup",
+        ("actor",): "audit_event_lookup_2",
+        ("event_type",): "audit_event_lookup_3",
+        ("actor", "event_type"): "audit_event_lookup_4",
+    }
+)
+#: Which events are marks, by their rowid: one in 256 (2^24 of 2^32), spread evenly over whatever is
+#: regular in the order of writing (Knuth's multiplicative hash: The Art of Computer Programming,
+#: 6.4).
+MARKED = "({} * 2654435761 & 4294967295) < 16777216"
+
+
+def entries_sql(group: tuple[str, ...], value: str) -> str:
+    """SQL that takes the entries which share the values of these columns; without an index of their
+    own, those with the most telling one are gone through."""
+    index = AUDIT_GROUPS.get(group) or AUDIT_GROUPS[group[:1]]
+    shared = "".join(f"e.{column} = {value}{column} AND " for column in group)
+    return f"FROM audit_event AS e INDEXED BY {index} WHERE {shared}"
+
+
+def marks_sql(group: tuple[str, ...], value: str) -> str:
+    """SQL that only the marks which know their place among such entries fulfil."""
+    shared = (f"{column} IS {value}{column} AND " for column in group)
+    others = (f"{column} IS NULL AND " for column in AUDIT_COLUMNS if column not in group)
+    return "".join([*shared, *others])
+
+
+@functools.cache
+def rank_sql(group: tuple[str, ...], value: str = ":", number: str = ":number") -> str:
+    """SQL for how many such entries there are up to a time and, at that time, a number."""
+    place = f"({value}occurred_at, {number})"
+    return (
+        f"SELECT m.ordinal + (SELECT count(*) {entries_sql(group, value)}"
+        f"(e.occurred_at, e.rowid) > (m.occurred_at, m.number) "
+        f"AND (e.occurred_at, e.rowid) <= {place}) "
+        "FROM (SELECT '' AS occurred_at, 0 AS number, 0 AS ordinal UNION ALL "
+        f"SELECT occurred_at, number, ordinal FROM audit_mark WHERE "
+        f"{marks_sql(group, value)}(occurred_at, number) <= {place} "
+        "ORDER BY 1 DESC, 2 DESC LIMIT 1) AS m"
+    )
+
+
+class AuditMark(SelfKept, Model):
+    """The place of an audit event among all, or among those that share what is not null.
+
+    The file keeps these itself, whoever writes an event and whatever its time. They prove nothing,
+    so that the ledger does not know them.
+    """
+
+    key, since = "trail_id actor event_type occurred_at number", 4
+    lookup = "trail_id actor event_type ordinal"
+
+    id = Integer(primary_key=True, null=True)
+    trail_id = Id(null=True)
+    actor = Text(320, null=True)
+    event_type = Text(null=True)
+    occurred_at = Timestamp(6)
+    #: The event's rowid.
+    number = Integer()
+    #: How many there are up to and including this event.
+    ordinal = Integer()
+
+    @classmethod
+    def triggers(cls):
+        makes, moves = [], []
+        for group in AUDIT_GROUPS:
+            shared = "".join(f"new.{column}, " for column in group)
+            rank = rank_sql(group, "new.", "new.rowid")
+            known = " AND ".join(["1", *(f"new.{column} IS NOT NULL" for column in group)])
+            makes.append(
+                f"INSERT INTO audit_mark ({place_columns(group)}) "
+                f"SELECT {shared}new.occurred_at, new.rowid, ({rank}) WHERE {known}; "
+            )
+            moves.append(
+                f"UPDATE audit_mark SET ordinal = ordinal + 1 WHERE {marks_sql(group, 'new.')}"
+                f"{known} AND occurred_at > new.occurred_at; "
+            )
+        head = "CREATE TRIGGER audit_event_{} AFTER INSERT ON audit_event WHEN {} BEGIN {}END"
+        yield head.format("makes_marks", MARKED.format("new.rowid"), "".join(makes))
+        # A clock may be set back.
+        later = f"SELECT 1 FROM audit_mark WHERE {marks_sql((), '')}occurred_at > new.occurred_at"
+        yield head.format("moves_marks", f"EXISTS ({later})", "".join(moves))
+
+
+def place_columns(group: tuple[str, ...]) -> str:
+    """The columns of the marks which know their place among such entries."""
+    return ", ".join([*group, "occurred_at", "number", "ordinal"])
+
+
+def mark_older_events() -> Iterator[str]:
+    """The statements that make the marks of a log which was written without them."""
+    for group in AUDIT_GROUPS:
+        columns, shared = place_columns(group), "".join(f"{column}, " for column in group)
+        apart = f"PARTITION BY {', '.join(group)}" if group else ""
+        known = " AND ".join(["1", *(f"{column} IS NOT NULL" for column in group)])
+        yield (
+            f"INSERT INTO audit_mark ({columns}) SELECT {columns} FROM (SELECT {shared}"
+            f"occurred_at, rowid AS number, {MARKED.format('rowid')} AS is_mark, row_number() OVER "
+            f"({apart} ORDER BY occurred_at, rowid) AS ordinal FROM audit_event WHERE {known}) "
+            "WHERE is_mark"
+        )
+
+
+def check_marks() -> Iterator[str]:
+    """Count anew, from each mark to the next, what the marks in the current session's file say."""
+    for group in AUDIT_GROUPS:
+        kind = (f"{column} IS {'NOT ' * (column in group)}NULL" for column in AUDIT_COLUMNS)
+        wrong = (
+            "SELECT 1 FROM (SELECT *, lag(occurred_at, 1, '') OVER each AS since, "
+            "lag(number, 1, 0) OVER each AS after, lag(ordinal, 1, 0) OVER each AS before "
+            f"FROM audit_mark WHERE {' AND '.join(kind)} WINDOW each AS (PARTITION BY "
+            f"{', '.join(AUDIT_COLUMNS)} ORDER BY occurred_at, number)) AS m WHERE m.ordinal <> "
+            f"m.before + (SELECT count(*) {entries_sql(group, 'm.')}(e.occurred_at, e.rowid) > "
+            "(m.since, m.after) AND (e.occurred_at, e.rowid) <= (m.occurred_at, m.number)) LIMIT 1"
+        )
+        if session().workspace.fetch_row(wrong):
+            by = f", by {' and '.join(group)}," if group else ""
+            yield f"The marks of the audit log{by} do not count its entries."
+
+
+class Instant(Timestamp):
+    """A point in time in a query, for which a date does not stand."""
+
+    def parse(self, text):
+        return text
+
+
+def audit_page(
+    shared: Mapping[str, str], stretch: tuple[str, str], skip: int, limit: int, newest_first: bool
+) -> tuple[int, bytes]:
+    """How many entries share these values in a stretch of time, and some of them as JSON text."""
+    group = tuple(column for column in AUDIT_COLUMNS if column in shared)
+    fetch = session().workspace.fetch_row
+    # Before the first entry at the start, and after the last one at the end.
+    before, until = (
+        fetch(rank_sql(group), {**shared, "occurred_at": at, "number": number})[0]
+        for at, number in zip(stretch, (0, 1 << 62), strict=True)
+    )
+    limit = min(limit, until - before - skip)
+    if limit <= 0:
+        return max(0, until - before), b""
+    first = until - skip - limit if newest_first else before + skip
+    nearest = f"SELECT occurred_at, number, ordinal FROM audit_mark WHERE {marks_sql(group, ':')}"
+    nearest += "ordinal <= :ordinal ORDER BY ordinal DESC LIMIT 1"
+    at, number, ordinal = fetch(nearest, {**shared, "ordinal": first}) or ("", 0, 0)
+    page = f"SELECT CAST(e.json AS BLOB) {entries_sql(group, ':')}"
+    page += "(e.occurred_at, e.rowid) > (:occurred_at, :number) "
+    page += "ORDER BY e.occurred_at, e.rowid LIMIT :limit OFFSET :offset"
+    place = {"occurred_at": at, "number": number, "limit": limit, "offset": first - ordinal}
+    found = session().database.connection().execute(page, {**shared, **place})
+    texts = [text for (text,) in found]
+    return until - before, b",".join(reversed(texts) if newest_first else texts)
+
+
+AUDIT_NUMBERS = ("page", "size", "totalElements", "totalPages")
+
+
+class Audit(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/audit",
+    model=AuditEvent,
+    scope="factstore",
+    tag="Audit",
+    item="auditEventId",
+    schema_name="AuditEventResponse",
+    verbs="retrieve",
+):
+    """What happened, as the Factstore surface tells it."""
+
+    @route(
+        "GET /api/v1/audit",
+        id="listAuditEvents",
+        query=Filters(
+            AuditEvent.event_type,
+            trail_id=Id(),
+            actor=Text(),
+            page=Integer(0, 2**31 - 1, default=0),
+            size=Integer(1, 100, default=20),
+            sort_desc=Boolean(default=True),
+            **{"from": Instant(6), "to": Instant(6)},
+        ),
+        answer={
+            "type": "object",
+            "required": ["events", *AUDIT_NUMBERS],
+            "properties": {
+                "events": FACTSTORE.array_schema("AuditEventResponse"),
+                **{name: {"type": "integer"} for name in AUDIT_NUMBERS},
+            },
+        },
+    )
+    def page(self, context):
+        """List one page of the audit log, newest first unless told otherwise."""
+        query = context.query
+        number, size = query.get("page", 0), query.get("size", 20)
+        total, text = 0, b""
+        # Other filters count as absent when they are empty; of this one, nobody has such a name.
+        if context.request.get_param("actor") != "":
+            shared = {column: query[column] for column in AUDIT_COLUMNS if column in query}
+            stretch = query.get("from", ""), query.get("to", "~")
+            newest_first = query.get("sort_desc", True)
+            total, text = audit_page(shared, stretch, number * size, size, newest_first)
+        told = (number, size, total, -(-total // size))
+        told = to_json(dict(zip(AUDIT_NUMBERS, told, strict=True)))
+        return Reply(200, b'{"events":[%b],%b' % (text, told[1:].encode()))
 
 
 # --- Search -------------------------------------------------------------------
@@ -17947,6 +18221,13 @@ MIGRATIONS = (
         (
             'DROP INDEX IF EXISTS "event_type"',
             'CREATE INDEX IF NOT EXISTS "trail_lookup" ON "trail" ("flow_id", "git_commit_sha")',
+            'CREATE INDEX "audit_entry_at" ON "audit_entry" ("at")',
+            "DROP INDEX audit_event_event_type",
+            "DROP INDEX audit_event_trail_id",
+            "DROP INDEX audit_event_actor",
+            "DROP INDEX audit_event_occurred_at",
+            *create_indexes(AuditEvent),
+            *mark_older_events(),
         ),
     ),
 )
@@ -19821,6 +20102,131 @@ def governed() -> list[Resource]:
 DEMO_START = datetime(2026, 6, 1, 8, 0, tzinfo=UTC)
 
 
+# --- Audit records ------------------------------------------------------------
+# The whole audit log, of both surfaces, for whoever watches over it elsewhere.
+
+#: Stands for what was there before where that is kept encrypted, or is never shown.
+WITHHELD = "(withheld)"
+
+
+class AuditRecords:
+    """The entries of a workspace's audit log as JSON members, in the order of writing.
+
+    It goes through those that there are when it is begun, in little memory. `since` and `until` are
+    times, and belong to what they bound; a date stands for the whole day. `actor` and `action` are
+    exact; `after` is the id of an entry that was seen already.
+    """
+
+    BATCH = 500
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        *,
+        since: str = "",
+        until: str = "",
+        actor: str = "",
+        action: str = "",
+        after: int = 0,
+    ):
+        self.workspace, self.after = workspace, after
+        self.since = self.read_time("since", since, "T00:00:00Z") if since else ""
+        self.until = self.read_time("until", until, "T23:59:59.999Z") if until else "~"
+        self.exact = {"actor": actor, "action": action}
+
+    @staticmethod
+    def read_time(name: str, text: str, of_day: str) -> str:
+        """A time as the log writes it, from an ISO 8601 date-time with an offset or a date."""
+        try:
+            return parse_timestamp(text + of_day * (len(text) == len("2026-01-31")))
+        except ValueError as error:
+            raise Invalid(
+                f"'{text}' is no time; write a date, or a date-time with an offset such as "
+                "2026-07-30T23:59:59Z.",
+                [issue([name], str(error))],
+            ) from None
+
+    def __iter__(self) -> Iterator[dict]:
+        first, last = self.bounds()
+        while batch := self.batch(first, last):
+            yield from batch
+            first = batch[-1]["id"] + 1
+
+    def newest(self) -> int:
+        """The id of the last entry that there is."""
+        with self.workspace.read():
+            return self.workspace.fetch_row("SELECT max(id) FROM audit_entry")[0]
+
+    def bounds(self) -> tuple[int, int]:
+        """The first and the last id between which all entries of the time lie."""
+        if not self.since and self.until == "~":
+            return self.after + 1, self.newest()
+        spanned = "SELECT min(id), max(id) FROM audit_entry WHERE at >= ? AND at <= ?"
+        with self.workspace.read():
+            first, last = self.workspace.fetch_row(spanned, (self.since, self.until))
+        return max(first or 1, self.after + 1), last or 0
+
+    def batch(self, first: int, last: int) -> list[dict]:
+        """The next few entries from an id on."""
+        exact = {name: value for name, value in self.exact.items() if value}
+        columns = ", ".join(column.column_name for column in AuditEntry.members().values())
+        # The plus keeps SQLite from sorting what it finds by time.
+        sql = f"SELECT {columns} FROM audit_entry WHERE id >= ? AND id <= ? AND +at BETWEEN ? AND ?"
+        sql += "".join(f" AND {name} = ?" for name in exact) + " ORDER BY id LIMIT ?"
+        values = [first, last, self.since, self.until, *exact.values(), self.BATCH]
+        with self.workspace.read() as current:
+            rows = current.database.connection().execute(sql, values).fetchall()
+            self.take_new_keys()
+            entries = [
+                self.entry(dict(zip(AuditEntry.members(), row, strict=True))) for row in rows
+            ]
+            self.add_events(
+                {one["subjectId"]: one for one in entries if one["subjectType"] == "audit_event"}
+            )
+            return entries
+
+    def take_new_keys(self) -> None:
+        """Know the keys, too, that somebody else has added to the ring in the meantime."""
+        ring = self.workspace.ring
+        newer = "SELECT id, wrapped FROM ring_key WHERE id > ? ORDER BY id"
+        for number, wrapped in session().database.connection().execute(newer, (ring.newest,)):
+            ring.add(number, wrapped)
+
+    def entry(self, told: dict) -> dict:
+        """An entry with what is encrypted in it opened, as far as it may be seen."""
+        for member in (AuditEntry.reason, AuditEntry.detail):
+            if sealed := told[member.name]:
+                told[member.name] = self.workspace.ring.open(sealed, member.place(str(told["id"])))
+        if told["detail"] is not None:
+            detail = told["detail"] = json.loads(told["detail"])
+            if "before" in detail:
+                detail["before"] = withhold(told["subjectType"], detail["before"])
+        return told
+
+    def add_events(self, entries: Mapping[str, dict]) -> None:
+        """Add to entries of Factstore's happenings what its own audit log tells of them."""
+        wanted = f"SELECT id, json FROM audit_event WHERE id IN ({', '.join('?' * len(entries))})"
+        for key, text in session().database.connection().execute(wanted, [*entries]):
+            entries[key]["event"] = json.loads(text)
+
+
+def audit_records(lite: Install, **filters: Any) -> AuditRecords:
+    """The audit log of an instance's workspace; `filters` are those of AuditRecords."""
+    return AuditRecords(lite.workspace, **filters)
+
+
+def withhold(table: str, before: dict) -> dict:
+    """What a record's members were before, without what is encrypted or never shown."""
+    open_members = {
+        camel(column.column_name)
+        for model in all_models()
+        if model._meta.table_name == table
+        for column in model._meta.sorted_fields
+        if not (column.sealed or column.hidden)
+    }
+    return {name: value if name in open_members else WITHHELD for name, value in before.items()}
+
+
 # --- Installs -----------------------------------------------------------------
 
 
@@ -19984,6 +20390,8 @@ class NovantraLite(Install):
     It takes what Install takes, and is a context manager that closes its files.
     """
 
+    audit = audit_records
+
     @functools.cached_property
     def accounts(self) -> Accounts:
         """The service accounts of the workspace."""
@@ -20099,7 +20507,7 @@ class NovantraLite(Install):
     def verify(self) -> list[str]:
         """Recompute the chains and check the file; a sentence for each fault."""
         with self.workspace.read():
-            return [*check_file(self.workspace), *check_chains(), *check_evidence()]
+            return [*check_file(self.workspace), *check_chains(), *check_evidence(), *check_marks()]
 
     def backup(self, target: str | os.PathLike) -> None:
         """Copy the workspace to a new file, as it stands at one moment, while it is in use."""
@@ -20107,10 +20515,8 @@ class NovantraLite(Install):
 
     def rotate_keys(self) -> int:
         """Add a key to the ring, which seals from now on; the older ones still open. Its number."""
-        workspace = self.workspace
-        with workspace.read():
-            number = RingKey.select(peewee.fn.max(RingKey.id)).scalar() + 1
-        add_ring_key(workspace, number)
+        number = self.workspace.ring.newest + 1
+        add_ring_key(self.workspace, number)
         return number
 
     def doctor(self) -> dict:
@@ -21462,9 +21868,73 @@ def document_command(chosen) -> Output:
     return Output(data, text.rstrip("\n"))
 
 
+# --- Commands: audit ----------------------------------------------------------
+
+
+def print_records(records: Iterable[dict]) -> int:
+    """Print entries of the audit log, a JSON object a line; the id of the last one, or 0."""
+    last = 0
+    for record in records:
+        print(to_json(record))
+        last = record["id"]
+    sys.stdout.flush()
+    return last
+
+
+@command(
+    "audit tail",
+    argument("-n", "--lines", type=int, default=10, metavar="N", help="how many; default: 10"),
+    argument("--after", type=int, metavar="ID", help="instead, all that follow this entry"),
+    argument("-f", "--follow", action="store_true", help="go on, until interrupted"),
+    opens="reader",
+)
+def audit_tail_command(lite, chosen) -> None:
+    """Print the last entries of the audit log, a JSON object a line.
+
+    With --follow, new entries are printed within a second, also while a server
+    writes them. Whoever starts again passes the id of the last entry as --after,
+    and misses none.
+
+    Examples:
+      novantra-lite audit tail -n 3 --database register.db
+      novantra-lite audit tail --after 1200 --follow | logger -t novantra
+    """
+    if chosen.follow:
+        lite.workspace.give_way()
+    last = lite.audit().newest() - chosen.lines if chosen.after is None else chosen.after
+    last = print_records(lite.audit(after=max(0, last))) or last
+    while chosen.follow:
+        time.sleep(0.5)
+        last = print_records(lite.audit(after=last)) or last
+
+
+@command(
+    "audit export",
+    argument("--from", dest="since", default="", metavar="TIME", help="at this time or later"),
+    argument("--to", dest="until", default="", metavar="TIME", help="at this time or earlier"),
+    argument("--actor", default="", metavar="ID", help="by this account, key or person"),
+    argument("--action", default="", metavar="A", help="such as finding.created"),
+    opens="reader",
+)
+def audit_export_command(lite, chosen) -> None:
+    """Print the audit log, a JSON object a line, oldest entry first.
+
+    Reasons and details are decrypted; what was there before a change is withheld
+    where it is kept encrypted. A TIME is a date-time with an offset, or a date,
+    which stands for the whole day.
+
+    Examples:
+      novantra-lite audit export --database register.db > audit.ndjson
+      novantra-lite audit export --from 2026-06-01 --to 2026-06-30 --action finding.created
+    """
+    filters = {name: getattr(chosen, name) for name in ("since", "until", "actor", "action")}
+    print_records(lite.audit(**filters))
+
+
 # --- Command line -------------------------------------------------------------
 
 GROUPS = {
+    "audit": "The audit log: who did what, when and why, for machines that watch over it.",
     "workspace": "Make and list the workspaces of an install.",
     "account": "Service accounts: who may call, and with which scopes.",
     "webhook": "Where events are sent, and how their deliveries went.",
