@@ -39,9 +39,9 @@ Contents
         Atlassian, Jira, Jira tickets, Confluence, Ledger, Hub templates, Audit packages
     Part V    Application   Rows, OSCAL, Opening workspaces, Imports, Collections, Demo vocabulary,
         Demo plans, Demo records, Demo data, Demo delivery, WSGI application, Clients, Servers,
-        Maintenance, Installs, NovantraLite, Reference page, Documents, OpenAPI, Service, Commands,
-        Commands: serve, Commands: records, Commands: accounts and webhooks, Commands: install,
-        Command line
+        Maintenance, Audit records, Installs, NovantraLite, Reference page, Documents, OpenAPI,
+        Service, Commands, Commands: serve, Commands: records, Commands: accounts and webhooks,
+        Commands: install, Commands: audit, Command line
 
 Every section reads only from itself and from the sections above it.
 """
