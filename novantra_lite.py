@@ -3914,10 +3914,10 @@ def append_note(path: Path, note: str) -> None:
         try:
             stream.write(f"{note}\n".encode())
             stream.flush()
+            os.fsync(descriptor)
         except OSError:
             os.ftruncate(descriptor, before)
             raise
-        os.fsync(descriptor)
 
 
 def last_covered(path: Path) -> int:
@@ -3945,11 +3945,17 @@ def read_notes(data: bytes) -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
     text, place = data.decode(errors="replace"), 0
     while place < len(text):
         found = NOTE.match(text, place)
-        if not found or re.search(r"[\x00-\x09\x0b-\x1f\ufffd]", found[0]):
+        try:
+            if not found or re.search(r"[\x00-\x09\x0b-\x1f\ufffd]", found[0]):
+                raise ValueError
+            lines = (line.split(" ") for line in found[2].splitlines())
+            signatures = [
+                (name, base64.b64decode(signed, validate=True)) for _, name, signed in lines
+            ]
+        except ValueError:
             line = text.count("\n", 0, place) + 1
-            raise Invalid(f"From line {line} on, this is no signed note.")
-        lines = (line.split(" ") for line in found[2].splitlines())
-        yield found[1], [(name, binascii.a2b_base64(signed)) for _, name, signed in lines]
+            raise Invalid(f"From line {line} on, this is no signed note.") from None
+        yield found[1], signatures
         place = found.end()
 
 
@@ -3969,7 +3975,7 @@ def check_checkpoints(data: bytes, keys: Sequence[NoteKey], origin: str) -> Iter
             else:
                 name += f" of {checkpoint.time}"
                 yield from check_heads(connection, name, checkpoint)
-    except (Invalid, binascii.Error) as problem:
+    except Invalid as problem:
         yield f"After {number} checkpoints: {problem}"
     if not number:
         yield "The file of checkpoints holds none."
@@ -19894,8 +19900,7 @@ def checkpoint_command(lite, chosen) -> Output:
       novantra-lite checkpoint --public-key --database register.db
     """
     told = lite.checkpoint()
-    text = told["publicKey"] if chosen.public_key else told["checkpoint"]
-    return Output(told, text)
+    return Output(told, told["publicKey" if chosen.public_key else "checkpoint"].rstrip("\n"))
 
 
 @command(

@@ -117,7 +117,8 @@ SWAP = """UPDATE {0} SET id = CASE id WHEN {1} THEN -{2} ELSE -{1} END WHERE id 
 COPY = "INSERT INTO {0} SELECT {1}, {2} FROM {0} WHERE id = {3}"
 AUDIT = "at, actor, action, subject_type, subject_id, reason, request_id, detail, hash"
 LEDGER = (
-    "record_type, record_id, event_type, content_hash, previous_hash, timestamp, entry_hash, record_key"
+    "record_type, record_id, event_type, content_hash, previous_hash, timestamp, entry_hash, "
+    "record_key"
 )
 ONE = "WHERE rowid = (SELECT min(rowid) FROM finding)"
 
