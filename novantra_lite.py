@@ -19,22 +19,24 @@ Contents
         Tables and migrations, Pages, Principals and tokens, Uploads, Contexts, Surfaces,
         Operations and resources
     Part II   Records of every write   Idempotency, Rate limits, Audit and ledger, Verification,
-        Outbox, Writes, Answers, Outbound addresses, Outbound requests, Webhook signatures,
+        Webhook signatures, Outbox, Writes, Answers, Outbound addresses, Outbound requests,
         Dispatcher, Webhooks
     Part III  Novantra   Novantra conventions, Workspace, Authentication, Frameworks, Controls,
         Risks, Evidence, Assessments, Findings, Exceptions, Monitoring, Indicators, Submissions,
         Assets, Party engagements, Change management, Vulnerability management
     Part IV   Factstore   Factstore fields, API keys, Factstore conventions, Organisations,
-        Source hosts, Patterns, Templates, Flows, Trail records, Trails, Artifacts,
-        Provenance signatures, Provenance, Attestations, Evidence files, Scan reports, Scanners,
-        Evidence processors, Evidence collection, Pull request look-ups, Pull requests,
-        Identity tokens, Approvals, Assertions, Environments, Snapshot records,
-        Environment snapshots, Environment drift, Logical environments, Policies,
-        Deployment policies, Gate, Users, Service accounts, API key management, Members,
-        Identity providers, Single sign-on, Signing in, Rego, Rego evaluation, Rego engine,
-        Policy archives, Policy bundles, Policy decisions, Security scans, Regulatory frameworks,
-        Compliance assessments, Regulatory reports, Evidence documents, Evidence vault,
-        Vault requests, HashiCorp Vault
+        Source hosts, Patterns, Templates, Flows, Notifications, Notification channels, Notifying,
+        Notification rules, Trail records, Trails, Artifacts, Provenance signatures, Provenance,
+        Attestations, Evidence files, Scan reports, Scanners, Evidence processors,
+        Evidence collection, Pull request look-ups, Pull requests, Identity tokens, Approvals,
+        Assertions, Environments, Snapshot records, Environment snapshots, Environment drift,
+        Logical environments, Policies, Deployment policies, Gate, Users, Service accounts,
+        API key management, Members, Identity providers, Single sign-on, Signing in, Rego,
+        Rego evaluation, Rego engine, Policy archives, Policy bundles, Policy decisions,
+        Security scans, Regulatory frameworks, Compliance assessments, Regulatory reports,
+        Evidence documents, Evidence vault, Vault requests, HashiCorp Vault, Audit log, Search,
+        Reports, Incoming webhooks, Incoming events, Slack, Slack commands, Jira, Confluence,
+        Ledger, Hub templates, Audit packages
     Part V    Application   Rows, OSCAL, Opening workspaces, Imports, Collections, Demo vocabulary,
         Demo plans, Demo records, Demo data, Demo delivery, WSGI application, Clients, Servers,
         Maintenance, Installs, NovantraLite, Reference page, Documents, OpenAPI, Service, Commands,
@@ -70,7 +72,6 @@ import threading
 import time
 import urllib.parse
 from bisect import bisect_left, bisect_right
-from calendar import month_name
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -638,6 +639,8 @@ class Member:
     hidden = False
     #: Kept encrypted in the file.
     sealed = False
+    #: Opens something: not even the audit log keeps what it was.
+    secret = False
 
     def read(self, value: Any) -> Any:
         """Take a JSON value in, or raise ValueError with what is wrong."""
@@ -1034,6 +1037,11 @@ class Encrypted(Text):
     accessor_class = SealedAccessor
     sealed = True
 
+    @property
+    def secret(self) -> bool:
+        """Whether it opens something, as what is encrypted and never shown does."""
+        return self.hidden
+
     def place(self, key: str) -> str:
         """What the encryption is bound to, so that a value cannot be moved elsewhere."""
         return f"{self.model._meta.table_name}/{self.column_name}/{key}"
@@ -1055,8 +1063,7 @@ class Encrypted(Text):
 # --- Statements ---------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Derived:
+class Derived(NamedTuple):
     """A member that is worked out at each read: `sql` gives its JSON text from the row `t1`.
 
     `present()` is the instance's time in that SQL; `(SELECT present())` asks for it only once.
@@ -1090,6 +1097,17 @@ class Statements:
         key = stored[model._meta.primary_key]
         self.refresh = f'UPDATE {table} SET "json" = {self.json} WHERE {key} = ?'
         self.delete = f"DELETE FROM {table} WHERE {key} = ?"
+        given = {column.name: column.default for column in columns if column.default is not None}
+        self.constants = {name: one for name, one in given.items() if not callable(one)}
+        self.makers = {name: one for name, one in given.items() if callable(one)}
+
+    def with_defaults(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of a new record, with the defaults of those that are not told."""
+        data = {**self.constants, **values}
+        for name, make in self.makers.items():
+            if name not in values:
+                data[name] = make()
+        return data
 
     def with_derived(self, text: str, derived: Mapping[str, Derived]) -> str:
         """SQL for a record's JSON text with members that are worked out at each read."""
@@ -1226,9 +1244,10 @@ class Model(peewee.Model):
     def create(cls, **values) -> Model:
         """Make a record, and note it as a fact."""
         record = cls(__no_default__=True)
-        record.__data__ = {**cls._meta.get_default_dict(), **values}
+        statements = cls.statements()
+        record.__data__ = statements.with_defaults(values)
         row = record.row()
-        session().database.connection().execute(cls.statements().insert, row)
+        session().database.connection().execute(statements.insert, row)
         if cls.fact:
             session().facts.append((cls.made, cls, record._pk, row, None))
         return record
@@ -1277,9 +1296,8 @@ class Model(peewee.Model):
             setattr(self, name, value)
         self.store(list(changed))
         if self.fact:
-            was = {
-                camel(known[name].column_name): before[name] for name in values if name in changed
-            }
+            told = [name for name in values if name in changed and not known[name].secret]
+            was = {camel(known[name].column_name): before[name] for name in told}
             session().facts.append(("updated", type(self), self._pk, self.row(), was))
         return set(changed)
 
@@ -1737,37 +1755,78 @@ class Writer:
         self.database = database
         #: How many transactions were lost as a whole; the heads of the chains are stale after one.
         self.failures = 0
-        #: Seconds that a transaction took lately, from its begin to the end of its commit.
+        #: Seconds that a commit took lately.
         self.pace = 0.0
         self._lock = threading.Lock()
         self._waiting: deque[Slot] = deque()
+        #: The thread whose writes share a commit now, and what is to be done after that.
+        self._together = 0
+        self._afterwards: list[Callable[[], None]] = []
 
     def run(self, work: Callable[[], Any]) -> Any:
         """Do the work in a transaction; return its result, or raise what it raised."""
         slot = Slot(work)
-        self._waiting.append(slot)
-        with self._lock:
-            if not slot.done:
-                self.drain()
+        if self._together == threading.get_ident():
+            self.attempt(self.database.connection(), slot)
+        else:
+            self._waiting.append(slot)
+            with self._lock:
+                if not slot.done:
+                    self.drain()
         if slot.error is not None:
             raise slot.error
         return slot.result
 
-    def drain(self) -> None:
-        """Do everything that waits, in one transaction."""
-        connection, begin = self.database.connection(), time.perf_counter()
-        batch: list[Slot] = []
+    def follow(self, afterwards: Iterable[Callable[[], None]]) -> None:
+        """Do what comes after the work that this thread ran: now, or once that is committed."""
+        if self._together == threading.get_ident():
+            self._afterwards += afterwards
+            return
+        for follow in afterwards:
+            follow()
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Have all that this thread runs meanwhile share one commit, made at the end.
+
+        Nobody may be told of it before. When the commit fails, nothing of it was done.
+        """
+        with self._lock:
+            self._together, self._afterwards = threading.get_ident(), []
+            try:
+                with self.transaction():
+                    yield
+            finally:
+                self._together = 0
+            afterwards = self._afterwards
+        for follow in afterwards:
+            follow()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """One transaction, undone as a whole by whatever is raised in it."""
+        connection = self.database.connection()
         try:
             connection.execute("BEGIN IMMEDIATE")
-            while self._waiting:
-                batch.append(self._waiting.popleft())
-                self.attempt(connection, batch[-1])
+            yield connection
+            begin = time.perf_counter()
             connection.execute("COMMIT")
             self.pace += (time.perf_counter() - begin - self.pace) / 8
-        except BaseException as error:
+        except BaseException:
             self.failures += 1
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
+            raise
+
+    def drain(self) -> None:
+        """Do everything that waits, in one transaction."""
+        batch: list[Slot] = []
+        try:
+            with self.transaction() as connection:
+                while self._waiting:
+                    batch.append(self._waiting.popleft())
+                    self.attempt(connection, batch[-1])
+        except BaseException as error:
             # One by one: work that arrives just now shares the failure or waits for its turn.
             while self._waiting:
                 batch.append(self._waiting.popleft())
@@ -2037,8 +2096,7 @@ def literal(value: str | int | None) -> str:
     return str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"
 
 
-@dataclass(frozen=True)
-class Migration:
+class Migration(NamedTuple):
     """One numbered step from the layout of an older file to the next.
 
     It makes the tables whose models say that they came with it, then runs its statements.
@@ -2241,8 +2299,7 @@ class Array:
         return session().database.connection().execute(counting, (*values.values(),)).fetchone()[0]
 
 
-@dataclass(frozen=True)
-class Page:
+class Page(NamedTuple):
     """A page of a list: its records as JSON text, their number, and where the next page begins."""
 
     text: bytes
@@ -2281,8 +2338,7 @@ def read_cursor(key: bytes, binding: str, cursor: str, at: float, life: int) -> 
 # --- Principals and tokens ----------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Principal:
+class Principal(NamedTuple):
     """Who is calling, what they may do, and until when (seconds since 1970).
 
     `name` is what people call them.
@@ -2407,9 +2463,9 @@ PIECE = 262_144
 FIELD_SIZE = 65_536
 BYTES_MEDIA = "application/octet-stream"
 #: A media type that is fit for a header (RFC 9110, 8.3.1).
-MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]{1,120}/[\w!#$&^.+-]{1,120}(?:; ?[ -~]{1,80})?", re.A)
+MEDIA_TYPE = r"(?a)[\w!#$&^.+-]{1,120}/[\w!#$&^.+-]{1,120}(?:; ?[ -~]{1,80})?"
 #: What shows nothing, ends a line or turns the direction of what follows.
-UNSEEN = re.compile("[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+UNSEEN = "[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 
 
 class File:
@@ -2560,7 +2616,7 @@ def keep_field(part: Any) -> str:
 
 def safe_name(name: str) -> str:
     """A file's name without the path before it, and without what cannot be seen (RFC 7578, 4.2)."""
-    last = re.split(r"[/\\]", UNSEEN.sub("", name))[-1].strip()
+    last = re.split(r"[/\\]", re.sub(UNSEEN, "", name))[-1].strip()
     return (last if last.strip(".") else "file")[:255]
 
 
@@ -2568,7 +2624,7 @@ def sent_type(part: Any) -> str:
     """The media type that a part came with; that of plain bytes where it is none or unfit."""
     # Only inside does Falcon tell a part without a type from one of text/plain.
     sent = getattr(part, "_headers", {}).get(b"content-type", b"").decode("latin-1").strip()
-    return sent if MEDIA_TYPE.fullmatch(sent) else BYTES_MEDIA
+    return sent if re.fullmatch(MEDIA_TYPE, sent) else BYTES_MEDIA
 
 
 def attachment_headers(name: str, kind: str, size: int) -> dict[str, str]:
@@ -2700,13 +2756,12 @@ class Context:
 # --- Surfaces -----------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(NamedTuple):
     """What goes back: a status, a body (empty for none), and headers of its own."""
 
     status: int
     body: bytes = b""
-    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    headers: Mapping[str, str] = MappingProxyType({})
     #: Pieces of a body that is not held in memory, instead of `body`.
     stream: Iterable[bytes] | None = None
 
@@ -3047,8 +3102,7 @@ class Resource:
 RESOURCES: list[Resource] = []
 
 
-@dataclass(frozen=True)
-class Named:
+class Named(NamedTuple):
     """Stands for a resource where only the names of its record matter."""
 
     noun: str
@@ -3253,7 +3307,7 @@ class LedgerEntry(Model):
 
 
 #: An id such as find_01HXY…, which ends with a ULID of 128 bits.
-ULID = re.compile(rf"[a-z]+_([0-7][{CROCKFORD}]{{25}})")
+ULID = rf"[a-z]+_([0-7][{CROCKFORD}]{{25}})"
 
 
 def record_uuid(table: str, key: str) -> str:
@@ -3264,7 +3318,7 @@ def record_uuid(table: str, key: str) -> str:
     """
     if UUID.fullmatch(key):
         return key
-    if found := ULID.fullmatch(key):
+    if found := re.fullmatch(ULID, key):
         return encode_uuid(int(found[1].translate(TO_BASE_32), 32))
     import uuid
 
@@ -3598,13 +3652,115 @@ def check_keys(connection: sqlite3.Connection) -> Iterator[str]:
 
 def all_models() -> list[type[Model]]:
     """Every table's model, those that others point to first."""
-    return sort_models(tuple(Model.__subclasses__()))
+    return sort_models(tuple(concrete(Model)))
+
+
+def concrete(model: type[Model]) -> Iterator[type[Model]]:
+    """The models below one that have a table."""
+    for kind in model.__subclasses__():
+        if not kind.__dict__.get("abstract"):
+            yield kind
+        yield from concrete(kind)
 
 
 @functools.cache
 def sort_models(models: tuple[type[Model], ...]) -> list[type[Model]]:
     """Models, those that others point to first."""
     return peewee.sort_models(models)
+
+
+# --- Webhook signatures -------------------------------------------------------
+# Standard Webhooks 1.0, and beside it one header that holds time and signature together.
+
+
+class WebhookError(ValueError):
+    """A webhook that its receiver must not trust, or a secret that cannot be used."""
+
+
+def new_webhook_secret(random_bytes: bytes) -> str:
+    """Write 24 to 64 random bytes as the secret of an endpoint."""
+    if not 24 <= len(random_bytes) <= 64:
+        raise ValueError("A webhook secret takes 24 to 64 random bytes.")
+    return "whsec_" + base64.b64encode(random_bytes).decode()
+
+
+def webhook_headers(
+    secrets: Sequence[str], message_id: str, timestamp: int, body: bytes
+) -> dict[str, str]:
+    """The headers that sign a body with each secret: two are valid during a rotation."""
+    signed = webhook_digests(secrets, f"{message_id}.{timestamp}.", body)
+    combined = webhook_digests(secrets, f"{timestamp}.", body)
+    return {
+        "webhook-id": message_id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": " ".join(map(standard_signature, signed)),
+        "X-Novantra-Signature": ",".join([f"t={timestamp}", *map(combined_signature, combined)]),
+    }
+
+
+def webhook_digests(secrets: Sequence[str], prefix: str, body: bytes) -> list[bytes]:
+    """The HMAC-SHA256 of a prefix and a body under each secret."""
+    content, digests = prefix.encode("utf-8", "replace") + body, []
+    for secret in secrets:
+        try:
+            key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+        except ValueError:
+            key = b""
+        if not key:
+            raise WebhookError("The secret is not a webhook secret: expected whsec_ and Base64.")
+        digests.append(hmac.digest(key, content, "sha256"))
+    return digests
+
+
+def standard_signature(digest: bytes) -> str:
+    """A digest as webhook-signature holds it."""
+    return "v1," + base64.b64encode(digest).decode()
+
+
+def combined_signature(digest: bytes) -> str:
+    """A digest as X-Novantra-Signature holds it."""
+    return "v1=" + digest.hex()
+
+
+def verify_webhook(
+    body: bytes,
+    headers: Mapping[str, str],
+    secret: str | Sequence[str],
+    *,
+    tolerance: int = 300,
+    clock: Callable[[], float] = time.time,
+) -> dict:
+    """The event in a webhook whose signature and age (seconds) are good, else WebhookError.
+
+    Pass the body's bytes as they came, and both secrets during a rotation. The headers may be
+    those of Standard Webhooks, or X-Novantra-Signature alone.
+    """
+    values = {name.lower(): value for name, value in headers.items()}
+    if "webhook-signature" in values:
+        timestamp, write = values.get("webhook-timestamp", ""), standard_signature
+        prefix = f"{values.get('webhook-id', '')}.{timestamp}."
+        given = values["webhook-signature"].split()
+    else:
+        given = values.get("x-novantra-signature", "").replace(",", " ").split()
+        timestamp = next((part[2:] for part in given if part.startswith("t=")), "")
+        prefix, write = f"{timestamp}.", combined_signature
+    if prefix.startswith(".") or not re.fullmatch(r"[0-9]{1,12}", timestamp):
+        raise WebhookError("The webhook's signature headers are missing or incomplete.")
+    secrets = [secret] if isinstance(secret, str) else secret
+    expected = [write(digest).encode() for digest in webhook_digests(secrets, prefix, body)]
+    # Every pair is compared, each in constant time: how long it takes tells nothing.
+    pairs = [(one, other.encode("utf-8", "replace")) for one in expected for other in given]
+    if not sum(hmac.compare_digest(*pair) for pair in pairs):
+        raise WebhookError("No signature matches: the secret is another, or the body was changed.")
+    if abs(clock() - int(timestamp)) > tolerance:
+        raise WebhookError(f"The webhook was signed more than {tolerance} seconds from this time.")
+    try:
+        event = json.loads(body)
+    except (ValueError, RecursionError):
+        event = None
+    if not isinstance(event, dict):
+        raise WebhookError("The webhook's body is not a JSON object.")
+    return event
 
 
 # --- Outbox -------------------------------------------------------------------
@@ -3633,17 +3789,41 @@ class Event(Model):
     """Something that happened, as it is told to every endpoint."""
 
     id = PrefixedId("evt")
-    type = Text(index=True)
+    type = Text()
     data = Json(MapOf(Text()))
     created_at = Timestamp()
 
 
-class Delivery(Model):
-    """One event on its way to one endpoint, and what came of the last attempt."""
+#: Seconds to wait before each further attempt (decision 16 of the contract).
+RETRY_STEPS = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
+JITTER = 0.2
+GIVE_UP_AFTER = 120 * 3600
+#: Errands of a kind taken up in one step, so that a long queue does not keep other work waiting.
+BATCH = 100
 
-    id = PrefixedId("dlv")
-    event = ForeignKey(Event, index=True)
-    endpoint = ForeignKey(Endpoint, index=True)
+
+class Letter(NamedTuple):
+    """What an errand posts: these bytes, under these headers, to this URL."""
+
+    url: str
+    body: bytes
+    headers: Mapping[str, str]
+
+
+class Errand(Model):
+    """Something on its way to another server, and what came of the last attempt.
+
+    It is tried at once, and again after each of `steps` (seconds, more or less `jitter` of them)
+    until the other side accepts it. `lane` names the field that says where it goes: when one fails,
+    all that goes the same way is left alone until the dispatcher's next step.
+    """
+
+    #: It has no table, and gives others its columns.
+    abstract: ClassVar[bool] = True
+    lane: ClassVar[str]
+    steps: ClassVar[Sequence[float]] = RETRY_STEPS
+    jitter: ClassVar[float] = JITTER
+
     state = Choice("due done failed", default="due")
     attempts = Integer(default=0)
     due_at = Timestamp(null=True, index=True)
@@ -3651,8 +3831,128 @@ class Delivery(Model):
     note = Text(default="")
     #: When the first attempt failed.
     failed_at = Timestamp(null=True)
-    created_at = Timestamp()
+    created_at = Timestamp(default=now)
     updated_at = Timestamp(default=now)
+
+    @classmethod
+    def send(cls, **values) -> Errand:
+        """Put one on its way, as soon as the current session is committed."""
+        current = session()
+        current.afterwards.append(current.workspace.bell.set)
+        return cls.create(due_at=current.source.now(), **values)
+
+    @classmethod
+    def waiting(cls, moment: str, failing: Iterable[str]) -> Iterable[Errand]:
+        """A batch of those that are due, the oldest first, without the lanes that are failing."""
+        way = cls._meta.fields[cls.lane]
+        due = cls.select().where(cls.due_at <= moment, way.not_in(list(failing)))
+        return due.order_by(cls.due_at, cls._meta.primary_key).limit(BATCH)
+
+    @property
+    def way(self) -> str:
+        """The lane that this one takes."""
+        return self.__data__[self.lane]
+
+    def letter(self, workspace: Workspace, at: float) -> Letter:
+        """What is sent; Invalid where it must not be, which counts as an attempt that failed."""
+        raise NotImplementedError
+
+    def accepts(self, sent: Answer) -> bool:
+        """Whether the other side has taken it, by what it answered."""
+        return 200 <= sent.status < 300
+
+    def settle(self, sent: Answer, at: float) -> None:
+        """Write down what came of an attempt, and when the next one is due."""
+        attempts, stamp = self.attempts + 1, session().source.timestamp
+        self.change(attempts=attempts, status_code=sent.status or None, note=sent.note)
+        if self.accepts(sent):
+            self.change(state="done", due_at=None)
+            return
+        wait = self.wait_before(attempts, sent)
+        if wait is None:
+            self.change(state="failed", due_at=None, failed_at=self.failed_at or stamp(at))
+        else:
+            self.change(due_at=stamp(at + wait), failed_at=self.failed_at or stamp(at))
+
+    def wait_before(self, attempts: int, sent: Answer) -> float | None:
+        """Seconds until the next attempt; None when there is none left."""
+        if attempts > len(self.steps):
+            return None
+        step = self.steps[attempts - 1]
+        wait = step * session().source.random.uniform(1 - self.jitter, 1 + self.jitter)
+        if sent.status in (429, 503) and sent.retry_after is not None:
+            return max(wait, min(sent.retry_after, 2 * step))
+        return wait
+
+    @classmethod
+    def forget(cls, before: str) -> None:
+        """Drop what came to its end and was made before a time."""
+        cls.delete().where(cls.created_at < before, cls.state != "due").execute()
+
+
+class Delivery(Errand):
+    """One event on its way to one endpoint, and what came of the last attempt."""
+
+    lane = "endpoint"
+
+    id = PrefixedId("dlv")
+    event = ForeignKey(Event, index=True)
+    endpoint = ForeignKey(Endpoint, index=True)
+
+    @classmethod
+    def waiting(cls, moment, failing):
+        due = super().waiting(moment, failing).where(Endpoint.status == "enabled")
+        return due.select(cls, Event, Endpoint).join(Event).switch(cls).join(Endpoint)
+
+    def letter(self, workspace, at):
+        body = event_body(workspace, self.event)
+        headers = {"Content-Type": "application/json"}
+        headers |= webhook_headers(
+            endpoint_secrets(self.endpoint, at), self.event.id, int(at), body
+        )
+        return Letter(self.endpoint.url, body, headers)
+
+    def settle(self, sent, at):
+        super().settle(sent, at)
+        if self.state == "done":
+            return
+        if sent.status == 410 or failing_for(self.endpoint, at) >= GIVE_UP_AFTER:
+            self.endpoint.change(status="disabled")
+            self.change(state="failed", due_at=None)
+
+
+def event_body(workspace: Workspace, event: Event) -> bytes:
+    """An event as it goes out: the same bytes at every attempt and for every endpoint."""
+    told = {
+        "id": event.id,
+        "type": event.type,
+        "createdAt": event.created_at,
+        "organization": {"id": workspace.id, "slug": workspace.slug},
+        "data": event.data,
+    }
+    return to_json(told).encode()
+
+
+def endpoint_secrets(endpoint: Endpoint, at: float) -> list[str]:
+    """The secrets that sign now: two while a rotation lasts."""
+    if endpoint.previous_until and at < seconds_of(endpoint.previous_until):
+        return [endpoint.secret, endpoint.previous_secret]
+    return [endpoint.secret]
+
+
+def failing_for(endpoint: Endpoint, at: float) -> float:
+    """For how many seconds nothing but failures came of an endpoint."""
+    mine = Delivery.endpoint == endpoint
+    success = Delivery.select(peewee.fn.max(Delivery.updated_at)).where(
+        mine, Delivery.state == "done"
+    )
+    # Whoever enables an endpoint again, or gives it a new secret, gives it a new chance.
+    since = max(success.scalar() or "", endpoint.updated_at)
+    failed = Delivery.select(peewee.fn.min(Delivery.failed_at)).where(
+        mine, Delivery.state != "done", Delivery.updated_at >= since
+    )
+    first = failed.scalar()
+    return at - seconds_of(max(first, since)) if first else 0.0
 
 
 WANTING = (
@@ -3661,20 +3961,13 @@ WANTING = (
 )
 
 
-def post_events(current: Session) -> bool:
-    """Put a session's events into the outbox, addressed to who wants them; tell if anybody does."""
-    connection, addressed = current.database.connection(), False
+def post_events(current: Session) -> None:
+    """Put a session's events into the outbox, addressed to every endpoint that wants them."""
+    connection = current.database.connection()
     for name, data in current.events:
         event = Event.create(type=name, data=data, created_at=current.source.now())
         for (endpoint,) in connection.execute(WANTING, (name,)).fetchall():
-            Delivery.create(
-                event=event.id,
-                endpoint=endpoint,
-                due_at=event.created_at,
-                created_at=event.created_at,
-            )
-            addressed = True
-    return addressed
+            Delivery.send(event=event.id, endpoint=endpoint)
 
 
 # --- Writes -------------------------------------------------------------------
@@ -3708,24 +4001,21 @@ def perform(
             with using(current):
                 result = work(current)
                 workspace.journal.write(current)
-                addressed = post_events(current)
+                post_events(current)
             if rehearsal:
                 raise Rehearsed(result)
         except BaseException:
             workspace.journal.go_back(heads)
             raise
-        return result, addressed, current.afterwards
+        return result, current.afterwards
 
     if workspace.read_only:
         raise Conflict("The workspace is open for reading only.")
     try:
-        result, addressed, afterwards = workspace.writer.run(run)
+        result, afterwards = workspace.writer.run(run)
     except Rehearsed as rehearsed:
         return rehearsed.result
-    for follow in afterwards:
-        follow()
-    if addressed:
-        workspace.bell.set()
+    workspace.writer.follow(afterwards)
     return result
 
 
@@ -3736,8 +4026,7 @@ def perform(
 ED25519_NOTE = b"\x01"
 
 
-@dataclass(frozen=True)
-class NoteKey:
+class NoteKey(NamedTuple):
     """A public key under the name that signs: https://c2sp.org/signed-note, with Ed25519."""
 
     name: str
@@ -3776,8 +4065,19 @@ class NoteKey:
         return True
 
 
-@dataclass(frozen=True)
-class Checkpoint:
+CHECKPOINT = (
+    r"(.+)\n(0|[1-9]\d*)\n([A-Za-z0-9+/]{43}=)\n"
+    r"audit (0|[1-9]\d*) ([A-Za-z0-9+/]{43}=)\ntime (\S+)\n"
+)
+#: One statement, which sees both chains at one moment.
+HEADS = """SELECT
+    (SELECT max("id") FROM "ledger_entry"),
+    (SELECT "entry_hash" FROM "ledger_entry" ORDER BY "id" DESC LIMIT 1),
+    (SELECT max("id") FROM "audit_entry"),
+    (SELECT "hash" FROM "audit_entry" ORDER BY "id" DESC LIMIT 1)"""
+
+
+class Checkpoint(NamedTuple):
     """How long both chains of a workspace were at a time, and the hash at the end of each.
 
     It reads as https://c2sp.org/tlog-checkpoint says, but for one thing: what it tells is the head
@@ -3789,21 +4089,10 @@ class Checkpoint:
     audit: tuple[int, str]
     time: str
 
-    FORM: ClassVar = re.compile(
-        r"(.+)\n(0|[1-9]\d*)\n([A-Za-z0-9+/]{43}=)\n"
-        r"audit (0|[1-9]\d*) ([A-Za-z0-9+/]{43}=)\ntime (\S+)\n"
-    )
-    #: One statement, which sees both chains at one moment.
-    HEADS: ClassVar = """SELECT
-        (SELECT max("id") FROM "ledger_entry"),
-        (SELECT "entry_hash" FROM "ledger_entry" ORDER BY "id" DESC LIMIT 1),
-        (SELECT max("id") FROM "audit_entry"),
-        (SELECT "hash" FROM "audit_entry" ORDER BY "id" DESC LIMIT 1)"""
-
     @classmethod
     def take(cls, connection: sqlite3.Connection, origin: str, time: str) -> Checkpoint:
         """What both chains in a file are now; Damaged if they end with no hash."""
-        size, head, audits, audit = connection.execute(cls.HEADS).fetchone()
+        size, head, audits, audit = connection.execute(HEADS).fetchone()
         if not all(re.fullmatch("[0-9a-f]{64}", told or ZEROS) for told in (head, audit)):
             raise Damaged("The ledger or the audit log ends with an entry that has no hash.")
         return cls(origin, (size or 0, head or ZEROS), (audits or 0, audit or ZEROS), time)
@@ -3816,7 +4105,7 @@ class Checkpoint:
     @classmethod
     def read(cls, text: str) -> Checkpoint | None:
         """The checkpoint that a note's text is, if it is one."""
-        found = cls.FORM.fullmatch(text)
+        found = re.fullmatch(CHECKPOINT, text)
         if not found:
             return None
         origin, size, head, audits, audit, time = found.groups()
@@ -3934,7 +4223,7 @@ def last_covered(path: Path) -> int:
 # --- Checkpoint verification --------------------------------------------------
 
 #: A text, an empty line, and the lines of its signatures.
-NOTE = re.compile("((?:[^\\n]+\\n)+)\\n((?:\N{EM DASH} [^ +\\n]+ [A-Za-z0-9+/]+=*\\n)+)\\n*")
+NOTE = "((?:[^\\n]+\\n)+)\\n((?:\N{EM DASH} [^ +\\n]+ [A-Za-z0-9+/]+=*\\n)+)\\n*"
 
 
 def read_notes(data: bytes) -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
@@ -3944,7 +4233,7 @@ def read_notes(data: bytes) -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
     """
     text, place = data.decode(errors="replace"), 0
     while place < len(text):
-        found = NOTE.match(text, place)
+        found = re.compile(NOTE).match(text, place)
         try:
             if not found or re.search(r"[\x00-\x09\x0b-\x1f\ufffd]", found[0]):
                 raise ValueError
@@ -4179,8 +4468,8 @@ def carry_out(context: Context, path: Sequence[str], rehearsal: bool) -> Reply:
     if rehearsal:
         told = json.loads(operation.surface.present(operation, result))
         return Reply(200, to_json({"dryRun": True, rehearsed_as(operation): told}).encode())
-    if operation.status == 204:
-        return Reply(204)
+    if operation.status == 204 or result is None:
+        return Reply(operation.status)
     if operation.brief:
         result = operation.brief(result)
     return Reply(operation.status, operation.surface.present(operation, result))
@@ -4463,108 +4752,7 @@ def explain_failure(error: Exception) -> str:
     return next(text for kind, text in sentences.items() if isinstance(error, kind))
 
 
-# --- Webhook signatures -------------------------------------------------------
-# Standard Webhooks 1.0, and beside it one header that holds time and signature together.
-
-
-class WebhookError(ValueError):
-    """A webhook that its receiver must not trust, or a secret that cannot be used."""
-
-
-def new_webhook_secret(random_bytes: bytes) -> str:
-    """Write 24 to 64 random bytes as the secret of an endpoint."""
-    if not 24 <= len(random_bytes) <= 64:
-        raise ValueError("A webhook secret takes 24 to 64 random bytes.")
-    return "whsec_" + base64.b64encode(random_bytes).decode()
-
-
-def webhook_headers(
-    secrets: Sequence[str], message_id: str, timestamp: int, body: bytes
-) -> dict[str, str]:
-    """The headers that sign a body with each secret: two are valid during a rotation."""
-    signed = webhook_digests(secrets, f"{message_id}.{timestamp}.", body)
-    combined = webhook_digests(secrets, f"{timestamp}.", body)
-    return {
-        "webhook-id": message_id,
-        "webhook-timestamp": str(timestamp),
-        "webhook-signature": " ".join(map(standard_signature, signed)),
-        "X-Novantra-Signature": ",".join([f"t={timestamp}", *map(combined_signature, combined)]),
-    }
-
-
-def webhook_digests(secrets: Sequence[str], prefix: str, body: bytes) -> list[bytes]:
-    """The HMAC-SHA256 of a prefix and a body under each secret."""
-    content, digests = prefix.encode("utf-8", "replace") + body, []
-    for secret in secrets:
-        try:
-            key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
-        except ValueError:
-            key = b""
-        if not key:
-            raise WebhookError("The secret is not a webhook secret: expected whsec_ and Base64.")
-        digests.append(hmac.digest(key, content, "sha256"))
-    return digests
-
-
-def standard_signature(digest: bytes) -> str:
-    """A digest as webhook-signature holds it."""
-    return "v1," + base64.b64encode(digest).decode()
-
-
-def combined_signature(digest: bytes) -> str:
-    """A digest as X-Novantra-Signature holds it."""
-    return "v1=" + digest.hex()
-
-
-def verify_webhook(
-    body: bytes,
-    headers: Mapping[str, str],
-    secret: str | Sequence[str],
-    *,
-    tolerance: int = 300,
-    clock: Callable[[], float] = time.time,
-) -> dict:
-    """The event in a webhook whose signature and age (seconds) are good, else WebhookError.
-
-    Pass the body's bytes as they came, and both secrets during a rotation. The headers may be
-    those of Standard Webhooks, or X-Novantra-Signature alone.
-    """
-    values = {name.lower(): value for name, value in headers.items()}
-    if "webhook-signature" in values:
-        timestamp, write = values.get("webhook-timestamp", ""), standard_signature
-        prefix = f"{values.get('webhook-id', '')}.{timestamp}."
-        given = values["webhook-signature"].split()
-    else:
-        given = values.get("x-novantra-signature", "").replace(",", " ").split()
-        timestamp = next((part[2:] for part in given if part.startswith("t=")), "")
-        prefix, write = f"{timestamp}.", combined_signature
-    if prefix.startswith(".") or not re.fullmatch(r"[0-9]{1,12}", timestamp):
-        raise WebhookError("The webhook's signature headers are missing or incomplete.")
-    secrets = [secret] if isinstance(secret, str) else secret
-    expected = [write(digest).encode() for digest in webhook_digests(secrets, prefix, body)]
-    # Every pair is compared, each in constant time: how long it takes tells nothing.
-    pairs = [(one, other.encode("utf-8", "replace")) for one in expected for other in given]
-    if not sum(hmac.compare_digest(*pair) for pair in pairs):
-        raise WebhookError("No signature matches: the secret is another, or the body was changed.")
-    if abs(clock() - int(timestamp)) > tolerance:
-        raise WebhookError(f"The webhook was signed more than {tolerance} seconds from this time.")
-    try:
-        event = json.loads(body)
-    except (ValueError, RecursionError):
-        event = None
-    if not isinstance(event, dict):
-        raise WebhookError("The webhook's body is not a JSON object.")
-    return event
-
-
 # --- Dispatcher ---------------------------------------------------------------
-
-#: Seconds to wait before each further attempt (decision 16 of the contract).
-RETRY_STEPS = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
-JITTER = 0.2
-GIVE_UP_AFTER = 120 * 3600
-#: Deliveries taken up in one step, so that a long queue does not keep other work waiting.
-BATCH = 100
 
 
 class Dispatcher:
@@ -4610,131 +4798,60 @@ class Dispatcher:
                 log.exception("The dispatcher stumbled; it goes on.")
 
     def step(self, at: float) -> int:
-        """Do what is due at a time in every workspace; tell how many deliveries arrived."""
+        """Do what is due at a time in every workspace; tell how many errands arrived."""
         arrived = 0
         for workspace in list(self.workspaces.values()):
             tidy(workspace, at)
-            failing: set[str] = set()
-            full = True
-            while full and not self._stopping:
-                count, full = self.deliver_due(workspace, at, failing)
-                arrived += count
+            for kind in errand_kinds():
+                failing: set[str] = set()
+                full = True
+                while full and not self._stopping:
+                    count, full = self.deliver_due(workspace, kind, at, failing)
+                    arrived += count
         return arrived
 
-    def deliver_due(self, workspace: Workspace, at: float, failing: set[str]) -> tuple[int, bool]:
+    def deliver_due(
+        self, workspace: Workspace, kind: type[Errand], at: float, failing: set[str]
+    ) -> tuple[int, bool]:
         """Attempt a batch of what is due; tell how many arrived, and whether the batch was full.
 
-        An endpoint that failed is left alone for the rest of the step.
+        A lane that failed is left alone for the rest of the step.
         """
         arrived = 0
         with workspace.read():
-            query = (
-                Delivery.select(Delivery, Event, Endpoint)
-                .join(Event)
-                .switch(Delivery)
-                .join(Endpoint)
-                .where(
-                    Delivery.due_at <= self.source.timestamp(at),
-                    Endpoint.status == "enabled",
-                    Endpoint.id.not_in(list(failing)),
-                )
-                .order_by(Delivery.due_at, Delivery.id)
-                .limit(BATCH)
-            )
-            due = list(query)
-            for delivery in due:
-                if self._stopping or delivery.endpoint.id in failing:
+            due = list(kind.waiting(self.source.timestamp(at), failing))
+            for errand in due:
+                if self._stopping or errand.way in failing:
                     continue
-                if self.attempt(workspace, delivery, at):
+                if self.attempt(workspace, errand, at):
                     arrived += 1
                 else:
-                    failing.add(delivery.endpoint.id)
+                    failing.add(errand.way)
         return arrived, len(due) == BATCH
 
-    def attempt(self, workspace: Workspace, delivery: Delivery, at: float) -> bool:
-        """Send one delivery, and write down what came of it."""
-        endpoint, event = delivery.endpoint, delivery.event
-        body = event_body(workspace, event)
-        headers = {"Content-Type": "application/json"}
-        headers |= webhook_headers(endpoint_secrets(endpoint, at), event.id, int(at), body)
-        sent = self.transport.post(endpoint.url, body, headers)
-        arrived = 200 <= sent.status < 300
-        perform(
-            workspace,
-            lambda current: self.note(delivery.id, sent, arrived, at),
-            actor="dispatcher",
-            reason="Outcome of a webhook delivery.",
-        )
-        return arrived
-
-    def note(self, key: str, sent: Any, arrived: bool, at: float) -> None:
-        """Write down the outcome of an attempt, and when the next one is due."""
-        delivery = Delivery.get_or_none(Delivery.id == key)
-        if delivery is None:
-            # The endpoint was removed while it was being sent to.
-            return
-        moment = self.source.timestamp(at)
-        outcome = {
-            "attempts": delivery.attempts + 1,
-            "status_code": sent.status or None,
-            "note": sent.note,
-        }
-        if arrived:
-            delivery.change(state="done", due_at=None, **outcome)
-            return
-        delivery.change(failed_at=delivery.failed_at or moment, **outcome)
-        wait = self.wait_before(delivery.attempts, sent)
-        if wait is None:
-            delivery.change(state="failed", due_at=None)
+    def attempt(self, workspace: Workspace, errand: Errand, at: float) -> bool:
+        """Send one errand, and write down what came of it."""
+        try:
+            letter = errand.letter(workspace, at)
+        except Invalid as problem:
+            sent = Answer(0, None, str(problem))
         else:
-            delivery.change(due_at=self.source.timestamp(at + wait))
-        if sent.status == 410 or failing_for(delivery.endpoint, at) >= GIVE_UP_AFTER:
-            delivery.endpoint.change(status="disabled")
-            delivery.change(state="failed", due_at=None)
+            sent = self.transport.post(letter.url, letter.body, letter.headers)
 
-    def wait_before(self, attempts: int, sent: Any) -> float | None:
-        """Seconds until the next attempt; None when there is none left."""
-        if attempts > len(RETRY_STEPS):
-            return None
-        step = RETRY_STEPS[attempts - 1]
-        wait = step * self.source.random.uniform(1 - JITTER, 1 + JITTER)
-        if sent.status in (429, 503) and sent.retry_after is not None:
-            return max(wait, min(sent.retry_after, 2 * step))
-        return wait
+        def work(current):
+            # It may be gone, together with what it was on its way to.
+            stored = type(errand).seek(errand.id)
+            if stored is not None:
+                stored.settle(sent, at)
+
+        noun = errand.noun()
+        perform(workspace, work, actor="dispatcher", reason=f"Outcome of a {noun}.")
+        return errand.accepts(sent)
 
 
-def event_body(workspace: Workspace, event: Event) -> bytes:
-    """An event as it goes out: the same bytes at every attempt and for every endpoint."""
-    told = {
-        "id": event.id,
-        "type": event.type,
-        "createdAt": event.created_at,
-        "organization": {"id": workspace.id, "slug": workspace.slug},
-        "data": event.data,
-    }
-    return to_json(told).encode()
-
-
-def endpoint_secrets(endpoint: Endpoint, at: float) -> list[str]:
-    """The secrets that sign now: two while a rotation lasts."""
-    if endpoint.previous_until and at < seconds_of(endpoint.previous_until):
-        return [endpoint.secret, endpoint.previous_secret]
-    return [endpoint.secret]
-
-
-def failing_for(endpoint: Endpoint, at: float) -> float:
-    """For how many seconds nothing but failures came of an endpoint."""
-    mine = Delivery.endpoint == endpoint
-    success = Delivery.select(peewee.fn.max(Delivery.updated_at)).where(
-        mine, Delivery.state == "done"
-    )
-    # Whoever enables an endpoint again, or gives it a new secret, gives it a new chance.
-    since = max(success.scalar() or "", endpoint.updated_at)
-    failed = Delivery.select(peewee.fn.min(Delivery.failed_at)).where(
-        mine, Delivery.state != "done", Delivery.updated_at >= since
-    )
-    first = failed.scalar()
-    return at - seconds_of(max(first, since)) if first else 0.0
+def errand_kinds() -> list[type[Errand]]:
+    """Every kind of what leaves by itself."""
+    return [model for model in all_models() if issubclass(model, Errand)]
 
 
 def tidy(workspace: Workspace, at: float) -> None:
@@ -4784,7 +4901,8 @@ def forget_old(workspace: Workspace, at: float) -> None:
         IdempotencyRecord.created_at < stamp(at - settings.idempotency_life)
     ).execute()
     old = stamp(at - settings.event_life)
-    Delivery.delete().where(Delivery.created_at < old, Delivery.state != "due").execute()
+    for kind in errand_kinds():
+        kind.forget(old)
     waiting = Delivery.select(Delivery.event)
     Event.delete().where(Event.created_at < old, Event.id.not_in(waiting)).execute()
 
@@ -7788,11 +7906,11 @@ class Words:
     The kind of a word is the group of the pattern that it matched, or itself for a `mark`.
     """
 
-    def __init__(self, pattern: re.Pattern, text: str):
+    def __init__(self, pattern: str, text: str):
         self.left: deque[tuple[str, str]] = deque()
-        at = 0
+        at, match = 0, re.compile(pattern).match
         while at < len(text):
-            found = pattern.match(text, at)
+            found = match(text, at)
             if found is None:
                 raise ValueError(f"unexpected text at {at}")
             word = found[found.lastgroup]
@@ -7819,14 +7937,11 @@ class Pattern:
     that cannot do (references, lookaround) is a ValueError, what is too large an OverflowError.
     """
 
-    WORDS = re.compile(
-        r"""(?P<edge>\^|\$|\\[bB])
+    WORDS = r"""(?xs)(?P<edge>\^|\$|\\[bB])
         | (?P<mark>\((?:\?:)?|\)|\|)
         | (?P<repeat>[*+?]|\{[0-9]{1,4}(?:,[0-9]{0,4})?\})\??
         | (?P<one>\[\^?\]?(?:\\.|(?!&&|--|\|\||~~)[^][\\])*\]
-            |\\[dDwWsStnrf]|\\[^a-zA-Z0-9]|[^[{\\])""",
-        re.VERBOSE | re.DOTALL,
-    )
+            |\\[dDwWsStnrf]|\\[^a-zA-Z0-9]|[^[{\\])"""
 
     def __init__(self, text: str):
         if len(text) > PATTERN_SIZE:
@@ -7999,13 +8114,10 @@ class Condition:
     Precedence rises from `or` over `and` to `not`; a field that is not known is unlike every text.
     """
 
-    WORDS = re.compile(
-        r"""\s*(?:(?P<text>"[^"]*"|'[^']*')
+    WORDS = r"""(?x)\s*(?:(?P<text>"[^"]*"|'[^']*')
         | (?P<call>exists|matches)(?=\s*\()
         | (?P<mark>==|!=|[][(),]|(?:and|or|not|in)(?![\w.-]))
-        | (?P<field>flow\.tags\[\s*(?:"[^"]*"|'[^']*')\s*\]|[A-Za-z_][\w.-]*))""",
-        re.VERBOSE,
-    )
+        | (?P<field>flow\.tags\[\s*(?:"[^"]*"|'[^']*')\s*\]|[A-Za-z_][\w.-]*))"""
 
     def __init__(self, text: str):
         #: Steps of all patterns in it.
@@ -8373,7 +8485,424 @@ class SecurityThresholds(
 # --- Notifications ------------------------------------------------------------
 
 
+class Notification(Model):
+    """Something that happened, as people are told of it inside the product; it is never deleted."""
+
+    since = 4
+    schema_name = "NotificationResponse"
+
+    id = Uuid()
+    title = Text(1000)
+    message = Text()
+    severity = Choice("INFO WARNING CRITICAL", index=True)
+    is_read = Boolean(default=False, index=True)
+    entity_type = Text(255, null=True)
+    entity_id = Id(null=True)
+    created_at = Timestamp(6, default=now_exactly)
+
+
+NOTIFICATIONS = Array(
+    Notification,
+    {
+        "is_read": lambda value: Notification.is_read == peewee.SQL(value),
+        "severity": lambda value: Notification.severity == value,
+    },
+    newest_first=True,
+)
+
+
+def note_reading(context: Context, key: str, detail: str | None = None) -> None:
+    """Put into the audit log who marked a notification, or all, as read."""
+    context.workspace.journal.note(session(), "notification.read", "notification", key, detail)
+
+
+class Notifications(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/notifications",
+    model=Notification,
+    scope="factstore",
+    tag="Notifications",
+    verbs="list",
+    options={"list": {"answer": FACTSTORE.paged_schema("NotificationResponse")}},
+):
+    """What the rules for it had people told."""
+
+    filters = Paging(Notification.is_read, Notification.severity)
+
+    def list(self, context):
+        """List the notifications, newest first, in pages where the query asks for one."""
+        return FACTSTORE.array(context, NOTIFICATIONS, context.query)
+
+    @route(
+        "GET /api/v1/notifications/unread-count",
+        id="countUnreadNotifications",
+        answer=Shape(count=Integer(0)).describe(),
+    )
+    def unread(self, context):
+        """Count the notifications that nobody has read."""
+        return {"count": NOTIFICATIONS.count({"is_read": False})}
+
+    @route(
+        "POST /api/v1/notifications/{notificationId}/read",
+        id="markNotificationRead",
+        answer=FACTSTORE.one_schema("NotificationResponse"),
+    )
+    def mark(self, context, key):
+        """Mark a notification as read."""
+        notification = Notification.fetch(key)
+        if notification.change(is_read=True):
+            note_reading(context, key)
+        return notification
+
+    @route("POST /api/v1/notifications/read-all", id="markAllNotificationsRead", status=204)
+    def mark_all(self, context):
+        """Mark every notification as read."""
+        unread = Notification.is_read == 0
+        if count := Notification.update(is_read=True).where(unread).execute():
+            note_reading(context, "all", to_json({"count": count}))
+
+
+# --- Notification channels ----------------------------------------------------
+# Where a notification goes, and how it is put there.
+
+
+def read_receiver(config: str) -> str:
+    """The URL in a channel's configuration; Invalid where there is none."""
+    try:
+        told = read_json(config.encode())
+    except Invalid:
+        told = None
+    url = told.get("webhookUrl") if isinstance(told, dict) else None
+    if not isinstance(url, str) or not url.strip():
+        expected = 'Expected a JSON object as text, with a "webhookUrl" that is not blank'
+        raise Invalid(issues=[issue(["channelConfig"], expected)])
+    return url.strip()
+
+
+def lies_within(url: str, networks: Networks) -> bool:
+    """Whether a URL leads to nowhere but these networks; False where its name does not resolve."""
+    parts, port = split_target(url)
+    with contextlib.suppress(OSError, UnicodeError):
+        found = call_within(5, socket.getaddrinfo, parts.hostname, port)
+        addresses = {ip_address(entry[4][0]) for entry in found}
+        return all(any(one in network for network in networks) for one in addresses)
+    return False
+
+
+def needs_tls(url: str, networks: Networks) -> bool:
+    """Whether notifications go to a URL by https only, as to all but what the operator listed."""
+    return url.lower().startswith("https://") or not (networks and lies_within(url, networks))
+
+
+def check_channel(channel_type: str, config: str, settings: Settings) -> None:
+    """Refuse a channel that leads nowhere, or where nothing may be sent; in-app needs no URL."""
+    if channel_type != "IN_APP":
+        url, networks = read_receiver(config), allowed_networks(settings)
+        check_target(url, networks, needs_tls(url, networks))
+
+
+def slack_text(told: Mapping[str, Any]) -> str:
+    """A notification in Slack's mrkdwn, which wants three characters escaped."""
+    facts = {
+        "Severity": told["severity"],
+        "Event": told["triggerEvent"],
+        "Concerns": " ".join(filter(None, [told["entityType"], told["entityId"]])),
+        "flowId": told["filterFlowId"],
+        **told["extraPayload"],
+    }
+    lines = [f":rotating_light: *{told['title']}*", told["message"]]
+    for name, value in facts.items():
+        if value not in (None, "", []):
+            lines.append(f"• {name}: {value if isinstance(value, str) else to_json(value)}")
+    return escape("\n".join(lines), quote=False)
+
+
+# --- Notifying ----------------------------------------------------------------
+# Who is told of what, and what became of it.
+
+#: Characters of a message; a gate may have thousands of reasons.
+MESSAGE_SIZE = 2000
+#: The rules that a happening meets, which may have no flow or environment.
+MATCHING = """SELECT "id", "channel_type" FROM "notification_rule"
+    WHERE "trigger_event" = ? AND "is_active" = 1
+    AND ("filter_flow_id" IS NULL OR "filter_flow_id" = ?)
+    AND ("filter_environment_id" IS NULL OR "filter_environment_id" = ?) ORDER BY "rowid\""""
+
+
+class ChannelConfig(Encrypted):
+    """A JSON object as text, whose URL lets whoever knows it post to the channel."""
+
+    secret = True
+
+
+class NotificationRule(Model):
+    """What has people told of which happenings: in the product, by a webhook or in Slack."""
+
+    fact, touched, lookup, since = "notification_rule", True, "trigger_event is_active", 4
+    schema_name = "NotificationRuleResponse"
+
+    id = Uuid()
+    name = Name()
+    is_active = Boolean(default=True)
+    trigger_event = Choice(
+        "ATTESTATION_FAILED GATE_BLOCKED DRIFT_DETECTED APPROVAL_REQUIRED TRAIL_NON_COMPLIANT "
+        "APPROVAL_REJECTED"
+    )
+    channel_type = Choice("SLACK WEBHOOK IN_APP")
+    channel_config = ChannelConfig(default="{}")
+    filter_flow_id = Id(null=True)
+    filter_environment_id = Id(null=True)
+    created_at = Timestamp(6, default=now_exactly)
+    updated_at = Timestamp(6, default=now_exactly)
+
+    @property
+    def sends(self) -> bool:
+        """Whether it has anything sent to another server."""
+        return self.is_active and self.channel_type != "IN_APP"
+
+    def change(self, **values):
+        changed = super().change(**values)
+        if self.channel_type != "IN_APP":
+            # Two changes at a time might each leave a good pair, and a bad one together.
+            read_receiver(self.channel_config)
+        if not self.sends:
+            NotificationErrand.skip(self)
+        return changed
+
+    def remove(self):
+        # All at once, since there may be many.
+        for model in (NotificationErrand, NotificationDelivery):
+            model.delete().where(model.rule == self).execute()
+        super().remove()
+
+
+class NotificationDelivery(Model):
+    """What became of a notification by one rule, in the end."""
+
+    since = 4
+    schema_name = "NotificationDeliveryResponse"
+
+    id = Uuid()
+    rule = Owner(NotificationRule, index=True)
+    event_type = Text(255)
+    payload = Text(null=True)
+    status = Choice("SENT FAILED SKIPPED")
+    sent_at = Timestamp(6, default=now_exactly)
+    error = Text(null=True)
+    attempt_count = Integer(0, 2**31 - 1)
+
+    @classmethod
+    def record(cls, rule: str, payload: str, status: str, **values: Any) -> None:
+        """Put down what became of a notification by a rule."""
+        trigger = json.loads(payload)["triggerEvent"]
+        cls.create(rule=rule, event_type=trigger, payload=payload, status=status, **values)
+
+
+class NotificationErrand(Errand):
+    """A notification on its way to the channel of a rule."""
+
+    since, lane = 4, "rule"
+    #: What the notes say of the waits before the second and the third attempt.
+    steps, jitter = (2, 4), 0
+
+    id = PrefixedId("ntf")
+    rule = Owner(NotificationRule, index=True)
+    #: What WEBHOOK posts, and SLACK puts in words.
+    payload = Text()
+
+    @classmethod
+    def waiting(cls, moment, failing):
+        due = super().waiting(moment, failing)
+        return due.select(cls, NotificationRule).join(NotificationRule)
+
+    def letter(self, workspace, at):
+        url = read_receiver(self.rule.channel_config)
+        split_target(url, needs_tls(url, allowed_networks(workspace.settings)))
+        is_slack = self.rule.channel_type == "SLACK"
+        body = to_json({"text": slack_text(json.loads(self.payload))}) if is_slack else self.payload
+        return Letter(url, body.encode(), {"Content-Type": "application/json"})
+
+    def settle(self, sent, at):
+        if self.state != "due":
+            # It was skipped while it was being sent.
+            return
+        super().settle(sent, at)
+        if self.state == "done":
+            self.conclude("SENT", self.attempts)
+        elif self.state == "failed":
+            self.conclude("FAILED", self.attempts, self.note)
+
+    @classmethod
+    def skip(cls, rule: NotificationRule) -> None:
+        """End what is on its way by a rule that has nothing sent any more."""
+        for errand in cls.select().where(cls.rule == rule, cls.state == "due"):
+            errand.change(state="failed", due_at=None)
+            errand.conclude("SKIPPED", 0, "The rule was switched off, or has another channel now.")
+
+    def conclude(self, status: str, attempts: int, error: str | None = None) -> None:
+        """Put down what became of it in the end."""
+        told = {"attempt_count": attempts, "error": error}
+        NotificationDelivery.record(self.rule_id, self.payload, status, **told)
+
+
+def show(told: Mapping[str, Any], rule: str) -> None:
+    """Tell of a happening inside the product, by a rule."""
+    shown = {
+        column: told[camel(column)]
+        for column in ("title", "message", "severity", "entity_type", "entity_id")
+    }
+    Notification.create(**shown)
+    NotificationDelivery.record(rule, to_json(told), "SENT", attempt_count=1)
+
+
+def notify(
+    trigger: str,
+    *,
+    title: str,
+    message: str,
+    severity: str,
+    entity_type: str | None,
+    entity_id: str | None,
+    flow_id: str | None = None,
+    environment_id: str | None = None,
+    payload: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Have every active rule for a trigger tell of a happening, in the transaction at hand.
+
+    CRITICAL is what stops a release: a trail that is no longer compliant, a gate that is shut.
+    WARNING is what somebody should look into: a failed attestation, drift, a rejection. INFO is
+    what only waits for somebody: a request for approval, a test.
+    """
+    place = trigger, flow_id, environment_id
+    rules = session().database.connection().execute(MATCHING, place).fetchall()
+    if not rules:
+        return
+    told = {
+        "triggerEvent": trigger,
+        "title": title,
+        "message": message[:MESSAGE_SIZE],
+        "severity": severity,
+        "entityType": entity_type,
+        "entityId": entity_id,
+        "filterFlowId": flow_id,
+        "extraPayload": {**payload, "environmentId": environment_id},
+    }
+    for rule, channel in rules:
+        if channel == "IN_APP":
+            show(told, rule)
+        else:
+            NotificationErrand.send(rule=rule, payload=to_json(told))
+
+
 # --- Notification rules -------------------------------------------------------
+
+RULE_DELIVERIES = Array(
+    NotificationDelivery,
+    {"rule": lambda rule: NotificationDelivery.rule == rule},
+    newest_first=True,
+)
+
+
+class NotificationRules(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/notification-rules",
+    model=NotificationRule,
+    scope="factstore",
+    access="admin",
+    tag="Notification rules",
+    item="ruleId",
+    verbs="list create retrieve update delete",
+    options={
+        "create": {"before": "check_new", "slow": True},
+        "update": {"before": "find_changes", "slow": True},
+    },
+):
+    """Who is told of what; for admins only, since a rule tells the secret URL of its channel."""
+
+    creates = Schema(
+        NotificationRule.name,
+        NotificationRule.trigger_event,
+        NotificationRule.channel_type,
+        NotificationRule.channel_config,
+        NotificationRule.filter_flow_id,
+        NotificationRule.filter_environment_id,
+        name="CreateNotificationRuleRequest",
+    )
+    changes = Schema(
+        NotificationRule.name,
+        NotificationRule.is_active,
+        NotificationRule.trigger_event,
+        NotificationRule.channel_type,
+        NotificationRule.channel_config,
+        NotificationRule.filter_flow_id,
+        NotificationRule.filter_environment_id,
+        clear_filter_flow_id=Boolean(default=False),
+        clear_filter_environment_id=Boolean(default=False),
+        name="UpdateNotificationRuleRequest",
+    )
+
+    def check_new(self, context: Context) -> None:
+        """Refuse a channel that leads nowhere."""
+        body = context.body
+        config = body.get("channel_config", NotificationRule.channel_config.default)
+        check_channel(body["channel_type"], config, context.settings)
+
+    def find_changes(self, context: Context, key: str) -> dict:
+        """What a body changes of a rule, whose channel must still lead somewhere."""
+        rule, values = self.find(key), dict(context.body)
+        for name in ("filter_flow_id", "filter_environment_id"):
+            if values.pop(f"clear_{name}", False):
+                values[name] = None
+        channel = {"channel_type": rule.channel_type, "channel_config": rule.channel_config}
+        if channel.keys() & values.keys():
+            channel |= {name: values[name] for name in channel.keys() & values.keys()}
+            check_channel(*channel.values(), context.settings)
+        return values
+
+    def update(self, context, key):
+        """Change selected members of a notification rule, or clear its filters."""
+        rule = self.find(key)
+        rule.change(**context.prepared)
+        return rule
+
+    @route("POST /api/v1/notification-rules/{ruleId}/test", id="testNotificationRule", status=202)
+    def test(self, context, key):
+        """Send a test to all active rules that have the trigger and the filters of this one."""
+        rule = self.find(key)
+        notify(
+            rule.trigger_event,
+            title="Test notification",
+            message=f"A test of the notification rule '{rule.name}'.",
+            severity="INFO",
+            entity_type="notification_rule",
+            entity_id=rule.id,
+            flow_id=rule.filter_flow_id,
+            environment_id=rule.filter_environment_id,
+        )
+
+
+class NotificationDeliveries(
+    Resource,
+    surface=FACTSTORE,
+    model=NotificationDelivery,
+    scope="factstore",
+    access="admin",
+    tag="Notification rules",
+):
+    """What came of what the rules had people told."""
+
+    @route(
+        "GET /api/v1/notification-rules/{ruleId}/deliveries",
+        id="listNotificationDeliveries",
+        query=Paging(),
+        answer=FACTSTORE.paged_schema("NotificationDeliveryResponse"),
+    )
+    def list(self, context, key):
+        """List what came of a rule's notifications, newest first."""
+        NotificationRule.fetch(key)
+        return FACTSTORE.array(context, RULE_DELIVERIES, {"rule": key})
 
 
 # --- Trail records ------------------------------------------------------------
@@ -8407,6 +8936,12 @@ class Trail(Model):
     name = Text(255, null=True)
     created_at = Timestamp(6, default=now_exactly)
     updated_at = Timestamp(6, default=now_exactly)
+
+    @property
+    def words(self) -> str:
+        """What it is called in a sentence for people."""
+        commit = f"commit {self.git_commit_sha} on {self.git_branch} by {self.git_author}"
+        return f"trail {self.name or self.id} ({commit})"
 
 
 def compliance_sql(trail: str) -> str:
@@ -8555,9 +9090,21 @@ def settle(trail: Trail, failed: bool = False) -> None:
         status = "COMPLIANT"
     else:
         return
-    if status != trail.status:
-        trail.change(status=status)
-        emit("factstore.trail.settled", {"trail": trail.json()})
+    if status == trail.status:
+        return
+    trail.change(status=status)
+    emit("factstore.trail.settled", {"trail": trail.json()})
+    if failed:
+        notify(
+            "TRAIL_NON_COMPLIANT",
+            title="A trail is not compliant",
+            message=f"Something failed on the {trail.words}.",
+            severity="CRITICAL",
+            entity_type="trail",
+            entity_id=trail.id,
+            flow_id=trail.flow_id,
+            payload={"gitCommitSha": trail.git_commit_sha, "buildUrl": trail.build_url},
+        )
 
 
 def meets_its_flow(trail: Trail) -> bool:
@@ -9002,8 +9549,7 @@ def decode_base64(text: Any) -> bytes:
     return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
 
 
-@dataclass(frozen=True)
-class Signed:
+class Signed(NamedTuple):
     """What a provenance signature is over, the signatures, and what an envelope states."""
 
     data: bytes
@@ -9281,6 +9827,20 @@ class ProvenanceV2(Provenance, tag="V2 Artifacts"):
 # --- Attestations -------------------------------------------------------------
 
 
+def tell_of_failure(trail: Trail, attestation: Attestation) -> None:
+    """Notify of an attestation that came to be FAILED."""
+    notify(
+        "ATTESTATION_FAILED",
+        title=f"The attestation '{attestation.type}' failed",
+        message=f"It was recorded on the {trail.words}.",
+        severity="WARNING",
+        entity_type="attestation",
+        entity_id=attestation.id,
+        flow_id=trail.flow_id,
+        payload={"trailId": trail.id, "type": attestation.type, "name": attestation.name},
+    )
+
+
 def record_attestation(trail: Trail, told: Mapping[str, Any] | None, **values: Any) -> Attestation:
     """Record an attestation on a trail, and let the trail's status follow.
 
@@ -9288,7 +9848,10 @@ def record_attestation(trail: Trail, told: Mapping[str, Any] | None, **values: A
     """
     check_organisation(values.get("org_slug"))
     attestation = Attestation.create(trail=trail.id, **values)
-    settle(trail, failed=attestation.status == "FAILED")
+    failed = attestation.status == "FAILED"
+    if failed:
+        tell_of_failure(trail, attestation)
+    settle(trail, failed)
     if told is not None:
         payload = {
             "attestationId": attestation.id,
@@ -9701,8 +10264,7 @@ class ReportPart:
         return next(severity for least, severity in steps if float(score) >= least)
 
 
-@dataclass(frozen=True)
-class ScanReport:
+class ScanReport(NamedTuple):
     """What one report says: by which tool, of what, and how much was found of each severity."""
 
     tool: str
@@ -9714,7 +10276,7 @@ class ScanReport:
     def values(self) -> dict:
         """What it says, by the columns of a scan; what is too long or unseen is left out."""
         tool, version, target = (
-            UNSEEN.sub("", text).strip()[:most]
+            re.sub(UNSEEN, "", text).strip()[:most]
             for text, most in ((self.tool, 100), (self.tool_version, 50), (self.target, 500))
         )
         told = {"tool": tool or "unknown", "tool_version": version or None}
@@ -9923,8 +10485,7 @@ def read_scan(upload: Upload, formats: Mapping | Sequence = SCANNERS) -> ScanRep
 # A file may say by itself how its attestation ended, by the attestation's type.
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What a report says of its attestation: whether it passed, and the details."""
 
     passed: bool
@@ -10117,9 +10678,12 @@ class EvidenceUploads(
         """Store the file, and let its attestation and its trail follow."""
         attestation, outcome = self.addressed(trail, key), context.prepared
         kept = EvidenceFile.keep(attestation, context.upload)
-        attestation.change(**kept.told(), **outcome.values() if outcome else {})
+        changed = attestation.change(**kept.told(), **outcome.values() if outcome else {})
         if outcome:
-            settle(Trail.fetch(trail), failed=not outcome.passed)
+            trail = Trail.fetch(trail)
+            if "status" in changed and not outcome.passed:
+                tell_of_failure(trail, attestation)
+            settle(trail, failed=not outcome.passed)
         return attestation, kept
 
     @route(
@@ -10935,6 +11499,17 @@ def reject(approval: Approval, said: Mapping[str, Any]) -> None:
     ApprovalDecision.record(approval, "REJECTED", said)
     approval.change(status="REJECTED", resolved_at=now_exactly())
     emit("factstore.approval.rejected", {"approval": approval.json()})
+    who, comments = said["approver_identity"], said.get("comments")
+    notify(
+        "APPROVAL_REJECTED",
+        title="A release was rejected",
+        message=f"{who} rejected it: {comments}" if comments else f"{who} rejected it.",
+        severity="WARNING",
+        entity_type="approval",
+        entity_id=approval.id,
+        flow_id=approval.flow_id,
+        payload={"trailId": approval.trail_id},
+    )
 
 
 class ApprovalRequest(Schema):
@@ -10995,6 +11570,16 @@ class Approvals(
         asked = split_lists(context.body)
         approval = Approval.create(trail=trail.id, flow=trail.flow_id, **asked)
         emit("factstore.approval.requested", {"approval": approval.json()})
+        notify(
+            "APPROVAL_REQUIRED",
+            title="A release waits for approval",
+            message=f"Approval is asked for the {trail.words}.",
+            severity="INFO",
+            entity_type="approval",
+            entity_id=approval.id,
+            flow_id=trail.flow_id,
+            payload={"trailId": trail.id, "requiredApprovers": approval.required_approvers},
+        )
         return approval
 
 
@@ -11049,8 +11634,7 @@ SAID = """SELECT "trail_id", "type", "status", "name" FROM "attestation" WHERE "
     (SELECT "trail_id" FROM "artifact" WHERE "sha256_digest" = ?) ORDER BY "rowid\""""
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What came of an assertion: whether it holds, in a sentence, and what it was decided on."""
 
     compliant: bool
@@ -11159,6 +11743,24 @@ VERDICT = {
 }
 
 
+def note_verdict(flow: Flow, digest: str, verdict: Verdict, told: dict) -> None:
+    """Put a verdict into the audit log; one against the artifact stops it as the gate does."""
+    decided = "GATE_ALLOWED" if verdict.compliant else "GATE_BLOCKED"
+    trail = verdict.trail_id
+    AuditEvent.record(decided, "system", told, trail_id=trail, artifact_sha256=digest)
+    if not verdict.compliant:
+        notify(
+            "GATE_BLOCKED",
+            title=f"An artifact does not meet the flow '{flow.name}'",
+            message=verdict.details,
+            severity="CRITICAL",
+            entity_type="trail" if trail else None,
+            entity_id=trail,
+            flow_id=flow.id,
+            payload={"artifactSha256": digest},
+        )
+
+
 class Assertions(Resource, surface=FACTSTORE, scope="factstore", tag="Assert"):
     """Verdicts on artifacts."""
 
@@ -11180,13 +11782,7 @@ class Assertions(Resource, surface=FACTSTORE, scope="factstore", tag="Assert"):
             "missingAttestationTypes": [] if verdict.named else missing,
             "failedAttestationTypes": [] if verdict.named else failed,
         }
-        AuditEvent.record(
-            "GATE_ALLOWED" if verdict.compliant else "GATE_BLOCKED",
-            "system",
-            asked | by_type,
-            trail_id=verdict.trail_id,
-            artifact_sha256=digest,
-        )
+        note_verdict(flow, digest, verdict, asked | by_type)
         return {
             **asked,
             **by_type,
@@ -11456,28 +12052,6 @@ class SnapshotArtifact(Model):
         return {digest for (digest,) in known.tuples().execute(cls._meta.database)}
 
 
-def check_snapshots() -> Iterator[str]:
-    """Hold the index of what ran where against the snapshots in the current session's file."""
-    connection = session().database.connection()
-    columns = ", ".join(f'"{name}"' for name in SNAPSHOT_ARTIFACT)
-    indexed = connection.execute(
-        f'SELECT "snapshot_id", "environment_id", {columns} FROM "snapshot_artifact" ORDER BY "id"'
-    )
-    snapshots = connection.execute(
-        'SELECT "id", "environment_id", "artifacts" FROM "environment_snapshot" ORDER BY rowid'
-    )
-    recorded = (
-        (key, environment, *(one[camel(name)] for name in SNAPSHOT_ARTIFACT))
-        for key, environment, artifacts in snapshots
-        for one in json.loads(artifacts)
-    )
-    for found, told in itertools.zip_longest(indexed, recorded):
-        if found != told:
-            snapshot = (told or found)[0]
-            yield f"The artifacts of environment snapshot {snapshot} are not indexed as recorded."
-            return
-
-
 DIFF_ENTRIES = ListOf(
     Shape(
         artifact_name=Text(255),
@@ -11599,9 +12173,45 @@ def note_drift(environment: Environment, snapshot: EnvironmentSnapshot | None) -
     if before != drift and environment.drift_policy != "IGNORE":
         told = {"environmentName": environment.name, "driftPolicy": environment.drift_policy}
         emit("factstore.drift.changed", {**told, "report": report.json()})
+        if report.has_drift:
+            counts = {kind: len(entries) for kind, entries in drift.items()}
+            listed = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+            notify(
+                "DRIFT_DETECTED",
+                title=f"The environment '{environment.name}' has drifted",
+                message=f"Against its baseline: {listed}.",
+                severity="WARNING",
+                entity_type="drift_report",
+                entity_id=report.id,
+                environment_id=environment.id,
+                payload=told | counts,
+            )
 
 
 # --- Environment snapshots ----------------------------------------------------
+
+
+def check_snapshots() -> Iterator[str]:
+    """Hold the index of what ran where against the snapshots in the current session's file."""
+    connection = session().database.connection()
+    columns = ", ".join(f'"{name}"' for name in SNAPSHOT_ARTIFACT)
+    indexed = connection.execute(
+        f'SELECT "snapshot_id", "environment_id", {columns} FROM "snapshot_artifact" ORDER BY "id"'
+    )
+    snapshots = connection.execute(
+        'SELECT "id", "environment_id", "artifacts" FROM "environment_snapshot" ORDER BY rowid'
+    )
+    recorded = (
+        (key, environment, *(one[camel(name)] for name in SNAPSHOT_ARTIFACT))
+        for key, environment, artifacts in snapshots
+        for one in json.loads(artifacts)
+    )
+    for found, told in itertools.zip_longest(indexed, recorded):
+        if found != told:
+            snapshot = (told or found)[0]
+            yield f"The artifacts of environment snapshot {snapshot} are not indexed as recorded."
+            return
+
 
 SNAPSHOTS = Array(
     EnvironmentSnapshot, {"environment": lambda key: EnvironmentSnapshot.environment == key}
@@ -12343,8 +12953,7 @@ WHERE a."sha256_digest" = ? ORDER BY a."rowid"
 """
 
 
-@dataclass(frozen=True)
-class Reported:
+class Reported(NamedTuple):
     """An artifact as one trail reported it, and which demands of policies it meets."""
 
     title: str
@@ -12432,6 +13041,12 @@ def decide(digest: str, key: str | None, environment: Environment | None) -> dic
     }
 
 
+def flow_that_built(digest: str) -> str | None:
+    """The flow whose trail was the first to report an artifact."""
+    reported = Artifact.select(Trail.flow).join(Trail).where(Artifact.sha256_digest == digest)
+    return reported.order_by(peewee.SQL('"t1"."rowid"')).limit(1).scalar()
+
+
 def pass_gate(
     digest: str, key: str | None, environment: Environment | None, actor: str | None
 ) -> dict:
@@ -12454,6 +13069,18 @@ def pass_gate(
     AuditEvent.record(f"GATE_{result.decision}", actor or "system", payload, **subject)
     told = result.json()
     emit("factstore.gate.evaluated", {"gateResult": told})
+    if result.decision == "BLOCKED":
+        notify(
+            "GATE_BLOCKED",
+            title=f"The gate of {result.environment or 'an unnamed environment'} is shut",
+            message=result.reason,
+            severity="CRITICAL",
+            entity_type="gate_result",
+            entity_id=result.id,
+            flow_id=flow_that_built(digest),
+            environment_id=key,
+            payload={"artifactSha256": digest, "requestedBy": actor},
+        )
     return told
 
 
@@ -13467,13 +14094,10 @@ ORDER_MODULE = f"package {ORDER}\n" + "".join(
     + [f"{name}(x, y) := x {sign} y if rank(x) == rank(y)\nelse := rank(x) {sign} rank(y)\n"
        for name, sign in (("lt", "<"), ("lte", "<="), ("gt", ">"), ("gte", ">="))]
 )  # fmt: skip
-REGO_WORD = re.compile(
-    r"""(?P<skip>[ \t\r]+|\#[^\n]*) | (?P<text>"(?:[^"\\\n]|\\.)*"|`[^`]*`)
-    | (?P<name>[A-Za-z_]\w*) | (?P<mark>.)""",
-    re.VERBOSE | re.DOTALL,
-)
-PACKAGE = re.compile(r'\s*package\s+([A-Za-z_]\w*(?:\.[A-Za-z_]\w*|\["[^"/\\]+"\])*)')
-REGO_FAULT = re.compile(r"\(error(?: \d+:m(\d+)\|(\d+)\|\d+)?\s+\(errormsg (\d+):")
+REGO_WORD = r"""(?xs)(?P<skip>[ \t\r]+|\#[^\n]*) | (?P<text>"(?:[^"\\\n]|\\.)*"|`[^`]*`)
+    | (?P<name>[A-Za-z_]\w*) | (?P<mark>.)"""
+PACKAGE = r'\s*package\s+([A-Za-z_]\w*(?:\.[A-Za-z_]\w*|\["[^"/\\]+"\])*)'
+REGO_FAULT = r"\(error(?: \d+:m(\d+)\|(\d+)\|\d+)?\s+\(errormsg (\d+):"
 
 
 class RegoFailure(Exception):
@@ -13490,7 +14114,7 @@ def statements_in(text: str) -> Iterator[list[tuple[int, int]]]:
     What is in brackets is one word, and the end of a line inside it ends nothing.
     """
     words, depth, opened = [], 0, 0
-    for word in REGO_WORD.finditer(text):
+    for word in re.finditer(REGO_WORD, text):
         mark = word[0] if word.lastgroup == "mark" else ""
         if mark and mark in "([{":
             opened = word.start() if depth == 0 else opened
@@ -13525,8 +14149,8 @@ class RegoModule:
     def __init__(self, path: str, text: str):
         self.path, self.is_old = path, False
         #: Without comments, at some of which regopy stumbles; lines and columns stay.
-        self.text = REGO_WORD.sub(lambda word: "" if word[0][0] == "#" else word[0], text)
-        found = PACKAGE.match(self.text)
+        self.text = re.sub(REGO_WORD, lambda word: "" if word[0][0] == "#" else word[0], text)
+        found = re.match(PACKAGE, self.text)
         if found is None:
             raise RegoFailure(f"{path}:1:1: rego_parse_error: package expected")
         names = re.findall(r'\["([^"]+)"\]|(\w+)', found[1])
@@ -13572,7 +14196,7 @@ class RegoModule:
 def told_faults(error: str, modules: Sequence[RegoModule]) -> str:
     """What regopy says of modules, one fault a line: the path, the line, the column, why."""
     faults = []
-    for fault in REGO_FAULT.finditer(error):
+    for fault in re.finditer(REGO_FAULT, error):
         number, offset, size = fault.groups()
         why = error[fault.end() :][: int(size)]
         known = number is not None and int(number) < len(modules)
@@ -14037,7 +14661,7 @@ class Archive:
         if (
             name.startswith("/")
             or ".." in parts
-            or UNSEEN.search(name)
+            or re.search(UNSEEN, name)
             or re.search(r"[\\:]", name)
         ):
             raise refused_file("Expected only paths that stay inside the archive")
@@ -15521,8 +16145,7 @@ class VaultWrite(Model):
     acknowledged_at = Timestamp(6, default=now_exactly)
 
 
-@dataclass(frozen=True)
-class VaultVersion:
+class VaultVersion(NamedTuple):
     """The newest version of a document in Vault."""
 
     version: int
@@ -16043,7 +16666,6 @@ def csv_rows(stream: IO[bytes], delimiter: str = "") -> Iterator[tuple[int, dict
 # int refuses NaN and Infinity, which Python would read and RFC 8259 does not know.
 json_decoder = json.JSONDecoder(parse_constant=int)
 json_line = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-must_quote = re.compile(r'[",;\t\r\n]').search
 
 
 def json_rows(stream: IO[bytes]) -> Iterator[tuple[int, dict | RowFault]]:
@@ -16136,7 +16758,7 @@ def csv_line(values: Iterable[object], delimiter: str) -> str:
     cells = []
     for value in values:
         cell = value if isinstance(value, str) else "" if value is None else json_line(value)
-        if value == "" or must_quote(cell) or cell != cell.strip():
+        if value == "" or re.search(r'[",;\t\r\n]', cell) or cell != cell.strip():
             cell = '"' + cell.replace('"', '""') + '"'
         cells.append(cell)
     return delimiter.join(cells) + "\r\n"
@@ -16216,8 +16838,7 @@ class Progress:
 # groups and controls become the nodes of one version of one framework.
 
 
-@dataclass(frozen=True)
-class OscalCatalog:
+class OscalCatalog(NamedTuple):
     """What a catalog holds: a framework, its one version, and the nodes, parents first."""
 
     framework: dict
@@ -16380,7 +17001,10 @@ MIGRATIONS = (
     Migration(
         4,
         "Search, notifications and integrations",
-        ('ALTER TABLE "ledger_entry" ADD COLUMN "record_key" TEXT',),
+        (
+            'DROP INDEX IF EXISTS "event_type"',
+            'ALTER TABLE "ledger_entry" ADD COLUMN "record_key" TEXT',
+        ),
     ),
 )
 #: A ready-made empty file, so that a fresh workspace inside a test is a copy.
@@ -17321,6 +17945,8 @@ def demo_subject(collection: str, id: str) -> dict:
 
 def demo_draw(demo: DemoRegister, lines: list, at: datetime, titles: set) -> tuple:
     """A line of a plan filled in with an earlier record, and with a title that is not taken."""
+    from calendar import month_name
+
     for _ in range(40):
         source, kinds, title, about, status = (*demo.choice(lines), "", "")[:5]
         if not (known := demo.known(source, at)):
@@ -17663,6 +18289,8 @@ class DemoDelivery:
             ),
         ]
         self.make_policies(flows)
+        told = {"trigger_event": "TRAIL_NON_COMPLIANT", "channel_type": "IN_APP"}
+        NotificationRule.create(name="Builds that nobody may release", **told)
         for number in range(DEMO_BUILDS):
             for flow, (*_, approver) in zip(flows, DEMO_FLOWS, strict=True):
                 self.build(flow, number, approver)
@@ -17885,8 +18513,7 @@ def collection_names() -> list[str]:
 # --- Clients ------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class ClientAnswer:
+class ClientAnswer(NamedTuple):
     """What an in-process request was answered with."""
 
     status: int
@@ -17982,11 +18609,23 @@ def slow_requests() -> re.Pattern:
     return re.compile("|".join(re.sub(r"{\w+}", "[^/]+", path) for path in slow) or "(?!)")
 
 
+class Prepared:
+    """What an application answers a request with, before it goes anywhere."""
+
+    def __init__(self, application: Callable, environment: dict):
+        self.status, self.headers = "", []
+        self.body = application(environment, self.start)
+
+    def start(self, status: str, headers: list[tuple[str, str]], *raised: object) -> None:
+        """Take the status and the headers, as WSGI wants it."""
+        self.status, self.headers = status, headers
+
+
 class LoopFirst:
     """Stands before waitress's own task dispatcher, and answers what is quick on the server's loop.
 
-    A read, or a small write to a quick disk, takes less time than waking a thread for it. What
-    waits longer goes to the threads, where writes share their commits.
+    A read, or a small write to a quick disk, takes less time than waking a thread for it. Writes
+    that came in at the same turn of the loop share a commit. What waits longer goes to the threads.
     """
 
     #: Bytes of a body, and seconds that recent commits took, up to which a write is quick.
@@ -17995,13 +18634,17 @@ class LoopFirst:
     def __init__(self, server: Any, install: Install):
         self.server, self.threads, self.install = server, server.task_dispatcher, install
         self.ready: deque[Any] = deque()
-        self.loop = 0
+        #: What goes back over a connection, once it is asked for.
+        self.prepared: dict[Callable, Prepared] = {}
+        self.loop, self.application = 0, server.application
         server.task_dispatcher, server.pull_trigger = self, self.wake
+        server.application = self.answer
 
     @staticmethod
     def fits(server: Any) -> bool:
         """Whether a server has the parts that this one stands between; without, threads answer."""
-        return all(hasattr(server, name) for name in ("task_dispatcher", "pull_trigger", "trigger"))
+        parts = ("task_dispatcher", "pull_trigger", "trigger", "application")
+        return all(hasattr(server, name) for name in parts)
 
     def add_task(self, channel: Any) -> None:
         """Answer a request: at the loop's next turn, or in a thread."""
@@ -18018,8 +18661,38 @@ class LoopFirst:
     def answer_ready(self) -> None:
         """Answer all that is quick and waits; runs in the loop."""
         self.loop = threading.get_ident()
-        while self.ready:
-            self.ready.popleft().service()
+        turn, self.ready = self.ready, deque()
+        writes = [channel for channel in turn if channel.requests[0].command != "GET"]
+        if len(writes) > 1:
+            self.prepare(writes)
+        for channel in turn:
+            channel.service()
+
+    def prepare(self, channels: Sequence[Any]) -> None:
+        """Find the answers to writes in one transaction, to be sent after its commit.
+
+        When that fails, no answer is kept: each is tried by itself.
+        """
+        bodies = [channel.requests[0].get_body_stream() for channel in channels]
+        try:
+            with self.install.together():
+                for channel in channels:
+                    task = channel.task_class(channel, channel.requests[0])
+                    prepared = Prepared(self.application, task.get_environment())
+                    self.prepared[channel.check_client_disconnected] = prepared
+        except (sqlite3.Error, peewee.PeeweeException) as error:
+            log.error("Writes failed together, and are tried one by one: %s", error)
+            self.prepared.clear()
+            for body in bodies:
+                body.seek(0)
+
+    def answer(self, environment: dict, start_response: Callable) -> Iterable[bytes]:
+        """Answer a request as a WSGI application: with what is prepared for it, if it is."""
+        prepared = self.prepared.pop(environment["waitress.client_disconnected"], None)
+        if prepared is None:
+            return self.application(environment, start_response)
+        start_response(prepared.status, prepared.headers)
+        return prepared.body
 
     def wake(self) -> None:
         """Wake the loop, unless it is the loop that asks."""
@@ -18433,6 +19106,15 @@ class Install:
         """Deliver webhooks from a thread; whoever mounts the application elsewhere calls this."""
         if not self.read_only:
             self.dispatcher.start()
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Have what this thread writes meanwhile share one commit, in each workspace."""
+        with contextlib.ExitStack() as commits:
+            for workspace in self.workspaces.values():
+                if not workspace.read_only:
+                    commits.enter_context(workspace.writer.together())
+            yield
 
     def close(self) -> None:
         """Stop delivering, and close every workspace."""
@@ -19212,8 +19894,7 @@ def reference_bytes() -> bytes:
 PROGRAM = "novantra-lite"
 
 
-@dataclass(frozen=True)
-class Output:
+class Output(NamedTuple):
     """What a command has to say: data to machines, text to people, an exit status to both."""
 
     data: Any
@@ -19221,8 +19902,7 @@ class Output:
     status: int = 0
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """One command of the command line.
 
     `opens` says which workspace it is handed, in words: `existing` (must be there), `new` (made

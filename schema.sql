@@ -609,8 +609,6 @@ CREATE TABLE "event" (
 
 CREATE INDEX "event_created" ON "event" ("created_at", "id");
 
-CREATE INDEX "event_type" ON "event" ("type", "created_at", "id");
-
 -- Where events are sent: a URL, the events it wants (none: all), and what signs them.
 CREATE TABLE "endpoint" (
     "id" TEXT NOT NULL PRIMARY KEY,
@@ -630,8 +628,6 @@ CREATE INDEX "endpoint_created" ON "endpoint" ("created_at", "id");
 -- One event on its way to one endpoint, and what came of the last attempt.
 CREATE TABLE "delivery" (
     "id" TEXT NOT NULL PRIMARY KEY,
-    "event_id" TEXT NOT NULL,
-    "endpoint_id" TEXT NOT NULL,
     "state" TEXT NOT NULL CHECK ("state" IN ('due', 'done', 'failed')),
     "attempts" INTEGER NOT NULL,
     "due_at" TEXT,
@@ -640,17 +636,19 @@ CREATE TABLE "delivery" (
     "failed_at" TEXT,
     "created_at" TEXT NOT NULL,
     "updated_at" TEXT NOT NULL,
+    "event_id" TEXT NOT NULL,
+    "endpoint_id" TEXT NOT NULL,
     FOREIGN KEY ("event_id") REFERENCES "event" ("id"),
     FOREIGN KEY ("endpoint_id") REFERENCES "endpoint" ("id")
 ) STRICT;
 
 CREATE INDEX "delivery_created" ON "delivery" ("created_at", "id");
 
+CREATE INDEX "delivery_due_at" ON "delivery" ("due_at", "created_at", "id");
+
 CREATE INDEX "delivery_event_id" ON "delivery" ("event_id", "created_at", "id");
 
 CREATE INDEX "delivery_endpoint_id" ON "delivery" ("endpoint_id", "created_at", "id");
-
-CREATE INDEX "delivery_due_at" ON "delivery" ("due_at", "created_at", "id");
 
 -- What the gate asks of every artifact, in one environment or in all.
 CREATE TABLE "deployment_policy" (
@@ -1206,6 +1204,76 @@ CREATE INDEX "monitor_result_item_monitor_run_id" ON "monitor_result_item" ("mon
 CREATE INDEX "monitor_result_item_monitor_definition_id" ON "monitor_result_item" ("monitor_definition_id", "created_at", "id");
 
 CREATE INDEX "monitor_result_item_result" ON "monitor_result_item" ("result", "created_at", "id");
+
+-- Something that happened, as people are told of it inside the product; it is never deleted.
+CREATE TABLE "notification" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "title" TEXT NOT NULL,
+    "message" TEXT NOT NULL,
+    "severity" TEXT NOT NULL CHECK ("severity" IN ('INFO', 'WARNING', 'CRITICAL')),
+    "is_read" INTEGER NOT NULL CHECK ("is_read" IN (0, 1)),
+    "entity_type" TEXT,
+    "entity_id" TEXT,
+    "created_at" TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX "notification_severity" ON "notification" ("severity");
+
+CREATE INDEX "notification_is_read" ON "notification" ("is_read");
+
+-- What has people told of which happenings: in the product, by a webhook or in Slack.
+CREATE TABLE "notification_rule" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "name" TEXT NOT NULL,
+    "is_active" INTEGER NOT NULL CHECK ("is_active" IN (0, 1)),
+    "trigger_event" TEXT NOT NULL CHECK ("trigger_event" IN ('ATTESTATION_FAILED', 'GATE_BLOCKED', 'DRIFT_DETECTED', 'APPROVAL_REQUIRED', 'TRAIL_NON_COMPLIANT', 'APPROVAL_REJECTED')),
+    "channel_type" TEXT NOT NULL CHECK ("channel_type" IN ('SLACK', 'WEBHOOK', 'IN_APP')),
+    "channel_config" TEXT NOT NULL,
+    "filter_flow_id" TEXT,
+    "filter_environment_id" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX "notification_rule_lookup" ON "notification_rule" ("trigger_event", "is_active");
+
+-- What became of a notification by one rule, in the end.
+CREATE TABLE "notification_delivery" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "rule_id" TEXT NOT NULL,
+    "event_type" TEXT NOT NULL,
+    "payload" TEXT,
+    "status" TEXT NOT NULL CHECK ("status" IN ('SENT', 'FAILED', 'SKIPPED')),
+    "sent_at" TEXT NOT NULL,
+    "error" TEXT,
+    "attempt_count" INTEGER NOT NULL,
+    FOREIGN KEY ("rule_id") REFERENCES "notification_rule" ("id")
+) STRICT;
+
+CREATE INDEX "notification_delivery_rule_id" ON "notification_delivery" ("rule_id");
+
+-- A notification on its way to the channel of a rule.
+CREATE TABLE "notification_errand" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "state" TEXT NOT NULL CHECK ("state" IN ('due', 'done', 'failed')),
+    "attempts" INTEGER NOT NULL,
+    "due_at" TEXT,
+    "status_code" INTEGER,
+    "note" TEXT NOT NULL,
+    "failed_at" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "rule_id" TEXT NOT NULL,
+    "payload" TEXT NOT NULL,
+    FOREIGN KEY ("rule_id") REFERENCES "notification_rule" ("id")
+) STRICT;
+
+CREATE INDEX "notification_errand_created" ON "notification_errand" ("created_at", "id");
+
+CREATE INDEX "notification_errand_due_at" ON "notification_errand" ("due_at", "created_at", "id");
+
+CREATE INDEX "notification_errand_rule_id" ON "notification_errand" ("rule_id", "created_at", "id");
 
 -- A label that flows, trails and artifacts may carry; a record, not a tenant.
 CREATE TABLE "organisation" (

@@ -68,6 +68,17 @@ def test_a_change_keeps_what_was_there_before(lite, findings):
         assert entry.detail == '{"before":{"severity":"high"}}'
 
 
+def test_a_secret_that_was_replaced_is_not_kept(lite):
+    endpoint = lite.webhooks.add("https://93.184.216.34/hook")
+
+    lite.webhooks.rotate(endpoint["id"])
+
+    with lite.workspace.read():
+        entry = AuditEntry.select().order_by(AuditEntry.id.desc()).get()
+        assert entry.action == "webhook_endpoint.updated"
+        assert entry.detail == '{"before":{"previousUntil":null}}'
+
+
 def test_reasons_and_details_are_unreadable_in_the_file(lite, findings):
     stored = rows(lite, "SELECT reason, detail FROM audit_entry WHERE id = 7")[0]
 
