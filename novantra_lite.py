@@ -412,8 +412,10 @@ def parse_setting(name: str, text: str, default: Any) -> Any:
 # --- Clock and ids ------------------------------------------------------------
 
 CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-#: From the digits of a ULID to those that Python writes 32 values with.
-TO_BASE_32 = str.maketrans(CROCKFORD, "0123456789abcdefghijklmnopqrstuv")
+#: What Python reads for each byte of a ULID: a digit to the base 32, or "!", which is none.
+_DIGITS = bytes(
+    b"!0123456789abcdefghijklmnopqrstuv"[CROCKFORD.find(chr(byte)) + 1] for byte in range(256)
+)
 #: Two characters for every ten bits.
 _PAIRS = [high + low for high in CROCKFORD for low in CROCKFORD]
 
@@ -476,6 +478,15 @@ def encode_ulid(milliseconds: int, number: int) -> str:
     """Write a time and an 80-bit number as the 26 characters of a ULID."""
     number |= milliseconds << 80
     return "".join([_PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])
+
+
+def decode_ulid(text: str) -> int | None:
+    """The 128 bits of a ULID; None for what is no ULID in upper case."""
+    try:
+        number = int(text.encode().translate(_DIGITS), 32)
+    except ValueError:
+        return None
+    return number if len(text) == 26 and number < 1 << 128 else None
 
 
 def encode_uuid(number: int) -> str:
@@ -3306,10 +3317,6 @@ class LedgerEntry(Model):
     record_key = Text(null=True)
 
 
-#: An id such as find_01HXY…, which ends with a ULID of 128 bits.
-ULID = rf"[a-z]+_([0-7][{CROCKFORD}]{{25}})"
-
-
 def record_uuid(table: str, key: str) -> str:
     """The UUID by which the ledger tells a record: its id, if that is one.
 
@@ -3318,8 +3325,9 @@ def record_uuid(table: str, key: str) -> str:
     """
     if UUID.fullmatch(key):
         return key
-    if found := re.fullmatch(ULID, key):
-        return encode_uuid(int(found[1].translate(TO_BASE_32), 32))
+    number = decode_ulid(key.rpartition("_")[2])
+    if number is not None:
+        return encode_uuid(number)
     import uuid
 
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{table}/{key}"))
@@ -4186,7 +4194,7 @@ class Checkpoints:
                 self.publish()
                 append_note(self.path, self.sign(self.workspace.reader.connection()))
                 self.covered = last_covered(self.path)
-        except (OSError, Problem) as error:
+        except (OSError, Problem, sqlite3.Error) as error:
             log.error("No checkpoint was written to %s: %s", self.path, error)
 
 
@@ -5850,7 +5858,7 @@ def check_attachments() -> Iterator[str]:
     """Hold the bytes of every attachment in the current session's file against its digest."""
     connection = session().database.connection()
     told = connection.execute(
-        """SELECT a."value" ->> '$.id', a."value" ->> '$.sha256'
+        """SELECT json_extract(a."value", '$.id'), json_extract(a."value", '$.sha256')
         FROM "evidence_claim", json_each("evidence_claim"."attachments") AS a"""
     )
     digests, present = dict(told), set()
@@ -16451,16 +16459,14 @@ class Ledger(Resource, surface=FACTSTORE, scope="factstore", access="read", tag=
     @route(
         "GET /api/v1/ledger/entries",
         id="listLedgerEntries",
-        query=Filters(
-            page=Integer(0, 2**31 - 1, default=0), size=Integer(1, 2**31 - 1, default=20)
-        ),
+        query=Paging(),
         answer=LEDGER_ENTRIES.describe(),
         setting="ledger",
         slow=True,
     )
     def entries(self, context):
         """Page through the chain, oldest first."""
-        page, size = context.query.get("page", 0), context.query.get("size", 20)
+        page, size = context.query.get("page") or 0, context.query.get("size") or 20
         chain = Chain()
         total, first = len(chain), page * size + 1
         return {
@@ -18850,9 +18856,7 @@ def check_file(connection: sqlite3.Connection) -> Iterator[str]:
 
 def check_layout(connection: sqlite3.Connection) -> Iterator[str]:
     """Compare the tables, indexes and triggers of a file with those that a fresh one has."""
-    with contextlib.closing(sqlite3.connect(":memory:")) as fresh:
-        fresh.deserialize(template())
-        expected, found = layout_of(fresh), layout_of(connection)
+    expected, found = fresh_layout(), layout_of(connection)
     for kind, name in sorted(expected.keys() | found.keys()):
         if (kind, name) not in found:
             yield f"The {kind} {name} is missing."
@@ -18860,6 +18864,14 @@ def check_layout(connection: sqlite3.Connection) -> Iterator[str]:
             yield f"The {kind} {name} is not of novantra-lite."
         elif expected[kind, name] != found[kind, name]:
             yield f"The {kind} {name} is not as novantra-lite makes it."
+
+
+@functools.cache
+def fresh_layout() -> dict[tuple[str, str], Any]:
+    """What a file holds that was made just now."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as fresh:
+        fresh.deserialize(template())
+        return layout_of(fresh)
 
 
 def layout_of(connection: sqlite3.Connection) -> dict[tuple[str, str], Any]:
@@ -18905,9 +18917,7 @@ def back_up(workspace: Workspace, target: Path) -> None:
     if workspace.path:
         with contextlib.closing(sqlite3.connect(target)) as copy:
             note = workspace.checkpoints.sign(copy)
-        beside = target.with_name(f"{target.name}.checkpoints")
-        beside.unlink(missing_ok=True)
-        append_note(beside, note)
+        append_note(target.with_name(f"{target.name}.checkpoints"), note)
 
 
 def examine(lite: NovantraLite) -> dict:
@@ -20544,7 +20554,7 @@ def backup_command(lite, chosen) -> Output:
     """Copy the workspace to a file, while it is in use.
 
     What is encrypted stays encrypted in the copy: keep the key file too, apart
-    from it.
+    from it. A signed checkpoint of the copy goes to FILE.checkpoints.
     """
     lite.backup(chosen.file)
     size = os.path.getsize(chosen.file)
