@@ -19,7 +19,7 @@ ALWAYS = {"from": "2000-01-01T00:00:00Z", "to": "2100-01-01T00:00:00Z"}
 
 
 def make_claim(lite, novantra):
-    """A claim with the three bytes abc attached; gives the attachment's id."""
+    """A claim with the three bytes abc attached; gives its id and that of the attachment."""
     requirement = lite.collection("evidence-requirements").create(
         requirementKey="training", title="Training", reason=WHY
     )
@@ -30,8 +30,8 @@ def make_claim(lite, novantra):
         "attachments": [content],
         "reason": WHY,
     }
-    made = novantra.post("/api/v1/governance/evidence/claims", claim)
-    return made.json["claim"]["attachments"][0]["id"]
+    made = novantra.post("/api/v1/governance/evidence/claims", claim).json["claim"]
+    return made["id"], made["attachments"][0]["id"]
 
 
 @pytest.fixture
@@ -52,13 +52,14 @@ def names(lite, novantra, factstore):
     snapshot = factstore.post(
         f"{ENVIRONMENTS}/{place}/snapshots", {"recordedBy": "agent", "artifacts": [ran, ran]}
     ).json["id"]
-    attachment = make_claim(lite, novantra)
+    claim, attachment = make_claim(lite, novantra)
     assert lite.verify() == []
     return {
         **dict(zip(("flow1", "flow2", "flow3"), flows, strict=True)),
         **dict(zip(("finding1", "finding2"), findings, strict=True)),
         "file": file,
         "snapshot": snapshot,
+        "claim": claim,
         "attachment": attachment,
     }
 
@@ -86,6 +87,14 @@ RECORDS = {
         "UPDATE finding SET description = (SELECT description FROM finding "
         "WHERE id = '{finding2}') WHERE id = '{finding1}'",
         "Finding {finding1} is not what the ledger recorded.",
+    ),
+    "a list that is no JSON any more": (
+        "PRAGMA ignore_check_constraints = 1; UPDATE flow SET tags = '{{' WHERE id = '{flow2}'",
+        "Flow {flow2} is not what the ledger recorded.",
+    ),
+    "attachments that are no JSON any more": (
+        "PRAGMA ignore_check_constraints = 1; UPDATE evidence_claim SET attachments = '{{'",
+        "Evidence claim {claim} is not what the ledger recorded.",
     ),
     "a deleted record": (
         "DELETE FROM flow WHERE id = '{flow2}'",
