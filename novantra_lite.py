@@ -3615,13 +3615,12 @@ def stored_sql(model: type[Model]) -> str:
     """SQL for the records of a model as they are stored, and whether each is told like that."""
     fields = model._meta.sorted_fields
     columns = ", ".join(f'"{column.column_name}"' for column in fields)
-    # SQLite would stop at a value that was made to be no JSON.
-    values = [
-        f'ifnull(json_valid("{one.column_name}"), 1)' for one in fields if isinstance(one, Json)
-    ]
+    # SQLite would stop at a value that was made to be no JSON; it takes NULL for none, too.
+    values = [f"coalesce(\"{one.column_name}\", '[]')" for one in fields if isinstance(one, Json)]
     is_told = f'"json" IS {model.statements().json}'
     if values:
-        is_told = f"CASE WHEN {' AND '.join(values)} THEN {is_told} END"
+        are_json = " AND ".join(f"json_valid({value})" for value in values)
+        is_told = f"CASE WHEN {are_json} THEN {is_told} END"
     return f'SELECT {columns}, {is_told} FROM "{model._meta.table_name}"'
 
 
