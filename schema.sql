@@ -494,6 +494,18 @@ CREATE INDEX "change_request_change_kind" ON "change_request" ("change_kind", "c
 
 CREATE INDEX "change_request_status" ON "change_request" ("status", "created_at", "id");
 
+-- A public key that signed checkpoints of the workspace can be verified with.
+CREATE TABLE "checkpoint_key" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "created_at" TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX "checkpoint_key_created" ON "checkpoint_key" ("created_at", "id");
+
+CREATE TRIGGER "checkpoint_key_refuses_update" BEFORE UPDATE ON "checkpoint_key" BEGIN SELECT RAISE(ABORT, 'checkpoint_key only grows'); END;
+
+CREATE TRIGGER "checkpoint_key_refuses_delete" BEFORE DELETE ON "checkpoint_key" BEGIN SELECT RAISE(ABORT, 'checkpoint_key only grows'); END;
+
 -- A body of rules that trails are assessed against.
 CREATE TABLE "regulatory_framework" (
     "id" TEXT NOT NULL PRIMARY KEY,
@@ -1141,7 +1153,8 @@ CREATE TABLE "ledger_entry" (
     "content_hash" TEXT NOT NULL,
     "previous_hash" TEXT NOT NULL,
     "timestamp" TEXT NOT NULL,
-    "entry_hash" TEXT NOT NULL
+    "entry_hash" TEXT NOT NULL,
+    "record_key" TEXT
 ) STRICT;
 
 CREATE INDEX "ledger_entry_record_id" ON "ledger_entry" ("record_id");

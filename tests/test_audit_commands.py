@@ -64,6 +64,8 @@ EVERYTHING = [
     (3, "asset.created"),
     (4, "finding.created"),
     (5, "finding.updated"),
+    # At its first end, a workspace gets a key that signs checkpoints.
+    (6, "checkpoint_key.key_added"),
 ]
 
 
@@ -84,17 +86,17 @@ def test_export_prints_every_entry_with_what_is_encrypted_opened(printed, regist
         "hash": entries[4]["hash"],
     }
     assert entries[3]["detail"] is None
-    assert len({entry["hash"] for entry in entries}) == 5
+    assert len({entry["hash"] for entry in entries}) == 6
     assert {len(entry["hash"]) for entry in entries} == {64}
 
 
 @pytest.mark.parametrize(
     ("filters", "ids"),
     [
-        ("--from 2026-06-01T12:01:00Z", [4, 5]),
+        ("--from 2026-06-01T12:01:00Z", [4, 5, 6]),
         ("--from 2026-06-01T14:01:00+02:00 --to 2026-06-01T12:01:00Z", [4]),
         ("--to 2026-06-01T12:00:59.999Z", [1, 2, 3]),
-        ("--from 2026-06-01 --to 2026-06-01", [1, 2, 3, 4, 5]),
+        ("--from 2026-06-01 --to 2026-06-01", [1, 2, 3, 4, 5, 6]),
         ("--from 2026-06-02", []),
         ("--to 2026-05-31", []),
         ("--from 2026-06-02 --to 2026-05-31", []),
@@ -103,7 +105,7 @@ def test_export_prints_every_entry_with_what_is_encrypted_opened(printed, regist
         ("--action finding.updated", [5]),
         ("--action finding", []),
         ("--actor console --action finding.created --to 2026-06-01T12:01:00Z", [4]),
-        ("--actor system --from 2026-06-01T12:01:00Z", []),
+        ("--actor system --from 2026-06-01T12:01:00Z", [6]),
     ],
 )
 def test_export_filters_exactly_and_inclusively(printed, register, filters, ids):
@@ -125,8 +127,8 @@ def test_a_time_that_is_none_is_refused_in_words(capsys, register, text):
 
 @pytest.mark.parametrize(
     ("options", "ids"),
-    [("", [1, 2, 3, 4, 5]), ("-n 2", [4, 5]), ("-n 0", []), ("--after 3", [4, 5]),
-     ("--after 5", []), ("--after 99", [])],
+    [("", [1, 2, 3, 4, 5, 6]), ("-n 2", [5, 6]), ("-n 0", []), ("--after 3", [4, 5, 6]),
+     ("--after 6", []), ("--after 99", [])],
 )  # fmt: skip
 def test_tail_prints_the_last_entries_or_all_after_one(printed, register, options, ids):
     assert [entry["id"] for entry in printed(f"audit tail {options}")] == ids
@@ -278,7 +280,7 @@ def test_whoever_follows_lets_others_write_and_knows_the_keys_that_they_add(regi
             lite.collection("assets").create(**ASSET | {"assetKey": "jack-7"}, reason=WHY)
         told = [next_entry(process), next_entry(process)]
 
-    assert begun["id"] == 5
+    assert begun["id"] == 6
     assert [(entry["action"], entry["reason"]) for entry in told] == [
         ("key_ring.key_added", "A new key for the key ring."),
         ("asset.created", WHY),

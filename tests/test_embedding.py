@@ -290,7 +290,7 @@ def test_the_context_manager_closes_the_file_also_when_something_is_raised(tmp_p
         found = [record["id"] for record in lite.collection("assets").list()]
 
     assert {"register.db.lock", "register.db-wal"} <= set(held)
-    assert left == ["register.db", "register.db.key"]
+    assert left == ["register.db", "register.db.checkpoints", "register.db.key"]
     assert found == [asset["id"]]
 
 
