@@ -35,13 +35,13 @@ Contents
         Rego evaluation, Rego engine, Policy archives, Policy bundles, Policy decisions,
         Security scans, Regulatory frameworks, Compliance assessments, Regulatory reports,
         Evidence documents, Evidence vault, Vault requests, HashiCorp Vault, Audit log, Search,
-        Reports, Incoming webhooks, Incoming events, Slack, Slack commands, Jira, Confluence,
-        Ledger, Hub templates, Audit packages
+        Reports, Incoming webhooks, Incoming events, Slack, Slack commands, Slack requests,
+        Atlassian, Jira, Jira tickets, Confluence, Ledger, Hub templates, Audit packages
     Part V    Application   Rows, OSCAL, Opening workspaces, Imports, Collections, Demo vocabulary,
         Demo plans, Demo records, Demo data, Demo delivery, WSGI application, Clients, Servers,
-        Maintenance, Installs, NovantraLite, Reference page, Documents, OpenAPI, Service, Commands,
-        Commands: serve, Commands: records, Commands: accounts and webhooks, Commands: install,
-        Command line
+        Maintenance, Audit records, Installs, NovantraLite, Reference page, Documents, OpenAPI,
+        Service, Commands, Commands: serve, Commands: records, Commands: accounts and webhooks,
+        Commands: install, Commands: audit, Command line
 
 Every section reads only from itself and from the sections above it.
 """
@@ -313,6 +313,7 @@ class Settings:
         (), "Private networks that webhooks, notifications and integrations may reach."
     )
     webhook_timeout: float = setting(10.0, "Seconds that a webhook receiver has to answer.")
+    slack_url: str = setting("https://slack.com/api", "Where Slack's Web API is.")
     factstore_auth: str = setting("on", "`open` lets loopback callers without credentials through.")
     factstore_region: str = setting("us-east-1", "Sent as X-Factstore-Region.")
     cors_origins: tuple = setting(
@@ -651,7 +652,7 @@ class Member:
     #: Kept encrypted in the file.
     sealed = False
     #: Opens something: not even the audit log keeps what it was.
-    secret = False
+    is_secret = False
 
     def read(self, value: Any) -> Any:
         """Take a JSON value in, or raise ValueError with what is wrong."""
@@ -1037,8 +1038,10 @@ class SealedAccessor(peewee.FieldAccessor):
     def __get__(self, instance, instance_type=None):
         value = super().__get__(instance, instance_type)
         if type(value) is Sealed:
-            value = session().ring.open(value, self.field.place(instance._pk))
-            instance.__data__[self.name] = value
+            opened = session().ring.open(value, self.field.place(instance._pk))
+            # As long as it is not replaced, the file keeps the bytes that the ledger knows.
+            instance.__dict__.setdefault("sealed_values", {})[self.name] = opened, value
+            instance.__data__[self.name] = value = opened
         return value
 
 
@@ -1049,7 +1052,7 @@ class Encrypted(Text):
     sealed = True
 
     @property
-    def secret(self) -> bool:
+    def is_secret(self) -> bool:
         """Whether it opens something, as what is encrypted and never shown does."""
         return self.hidden
 
@@ -1211,7 +1214,7 @@ class Model(peewee.Model):
     fact: ClassVar[str] = ""
     made: ClassVar[str] = "created"
     key: ClassVar[str] = ""
-    #: The fields of one more index, separated by spaces.
+    #: The fields of more indexes: separated by spaces, and one index from the next by a comma.
     lookup: ClassVar[str] = ""
     moves: ClassVar[Mapping[str, str]] = {}
     subject: ClassVar[tuple[str, str] | None] = None
@@ -1307,7 +1310,7 @@ class Model(peewee.Model):
             setattr(self, name, value)
         self.store(list(changed))
         if self.fact:
-            told = [name for name in values if name in changed and not known[name].secret]
+            told = [name for name in values if name in changed and not known[name].is_secret]
             was = {camel(known[name].column_name): before[name] for name in told}
             session().facts.append(("updated", type(self), self._pk, self.row(), was))
         return set(changed)
@@ -1545,6 +1548,11 @@ class KeyRing:
         self._keys: dict[str, AESGCM] = {}
         self._root = b""
         self._newest = ""
+
+    @property
+    def newest(self) -> int:
+        """The number of the key that seals."""
+        return int(self._newest)
 
     def wrap(self, key_id: int, key: bytes) -> str:
         """Encrypt a new key for the file."""
@@ -1929,6 +1937,12 @@ class Workspace:
                 return None
             raise
 
+    def give_way(self) -> None:
+        """Give the lock free and read on, so that whoever writes may open the file meanwhile."""
+        if self.lock and self.read_only:
+            self.lock.release()
+            self.lock = None
+
     def connect(self, read_only: bool = False, shared: bool = False, **pragmas) -> Database:
         """A database on the file: one connection per thread, or one `shared` by all."""
         target, options = str(self.file), {"timeout": self.settings.busy_timeout}
@@ -2026,7 +2040,17 @@ def tables_sql(models: Sequence[type[Model]]) -> list[str]:
         statements += create_indexes(model)
         if model.append_only:
             statements += refuse_changes(model._meta.table_name)
-    return statements
+    kept = (model for model in models if issubclass(model, SelfKept))
+    return [*statements, *(sql for model in kept for sql in model.triggers())]
+
+
+class SelfKept:
+    """Mixed into a model whose records the file itself keeps, by triggers on other tables."""
+
+    @classmethod
+    def triggers(cls) -> Iterable[str]:
+        """The statements that make them, once all tables are there."""
+        raise NotImplementedError
 
 
 def create_table(model: type[Model]) -> str:
@@ -2066,8 +2090,9 @@ def model_indexes(model: type[Model]) -> dict[str, list[str]]:
     indexes = {"created": order} if order else {}
     if model.key:
         indexes["key"] = [column.column_name for column in model.key_fields()]
-    if model.lookup:
-        indexes["lookup"] = [known[name].column_name for name in model.lookup.split()]
+    for number, names in enumerate(filter(None, model.lookup.split(",")), 1):
+        columns = [known[name].column_name for name in names.split()]
+        indexes["lookup" if number == 1 else f"lookup_{number}"] = columns
     for field in model._meta.sorted_fields:
         if field.index and not field.unique and not field.primary_key:
             indexes[field.column_name] = [field.column_name, *order]
@@ -2469,6 +2494,7 @@ class Tokens:
 # temporary file once it is large.
 
 UPLOAD_MEDIA = "multipart/form-data"
+FORM_MEDIA = "application/x-www-form-urlencoded"
 PIECE = 262_144
 #: Bytes that are kept of a text beside the file.
 FIELD_SIZE = 65_536
@@ -2638,13 +2664,13 @@ def sent_type(part: Any) -> str:
     return sent if re.fullmatch(MEDIA_TYPE, sent) else BYTES_MEDIA
 
 
-def attachment_headers(name: str, kind: str, size: int) -> dict[str, str]:
+def attachment_headers(name: str, kind: str, size: int | None = None) -> dict[str, str]:
     """Headers under which a file is kept, not shown, whatever it holds (RFC 6266)."""
     plain = re.sub(r"[^\w .()+-]", "_", name, flags=re.A)
     exact = urllib.parse.quote(name, safe="")
     return {
         "Content-Type": kind,
-        "Content-Length": str(size),
+        **({} if size is None else {"Content-Length": str(size)}),
         "Content-Disposition": f"attachment; filename=\"{plain}\"; filename*=UTF-8''{exact}",
         "Content-Security-Policy": "default-src 'none'; sandbox",
     }
@@ -2722,6 +2748,8 @@ class Context:
 
     def take_raw(self) -> bytes:
         """The bytes of the body, refused when they are over the operation's limit."""
+        if self.raw:
+            return self.raw
         limit = getattr(self.settings, self.operation.limit)
         length = self.request.content_length
         if length is None or length <= limit:
@@ -2913,6 +2941,9 @@ class Operation:
     setting: str = ""
     #: Whether it answers without credentials.
     public: bool = False
+    #: Names the method of the resource by which a public operation knows its caller: by a signature
+    #: over the raw body. See `identify_signer`.
+    signed: str = ""
     partial: bool = False
     #: What a multipart form holds, where that is not what another body holds.
     form: Schema | None = None
@@ -2942,6 +2973,11 @@ class Operation:
     def surface(self) -> Surface:
         """The API that the operation is of."""
         return self.resource.surface
+
+    @property
+    def writes(self) -> bool:
+        """Whether it is answered in a transaction that a dry run rolls back."""
+        return self.method != "GET" and (bool(self.signed) or not self.public)
 
     @functools.cached_property
     def handler(self) -> Callable:
@@ -3288,7 +3324,7 @@ class AuditEntry(Model):
     append_only = True
 
     id = Integer(primary_key=True)
-    at = Timestamp()
+    at = Timestamp(index=True)
     actor = Text(index=True)
     action = Text(index=True)
     subject_type = Text()
@@ -3871,6 +3907,11 @@ class Errand(Model):
         """What is sent; Invalid where it must not be, which counts as an attempt that failed."""
         raise NotImplementedError
 
+    def deliver(self, workspace: Workspace, transport: Any, at: float) -> Answer:
+        """Make one attempt; Invalid where none can be made."""
+        letter = self.letter(workspace, at)
+        return transport.post(letter.url, letter.body, letter.headers)
+
     def accepts(self, sent: Answer) -> bool:
         """Whether the other side has taken it, by what it answered."""
         return 200 <= sent.status < 300
@@ -4346,10 +4387,10 @@ def answer(context: Context, given: Mapping[str, str]) -> Reply:
     context.read_query()
     if operation.method == "GET":
         return operation.handler(context, *path) if operation.public else look(context, path)
+    if operation.signed:
+        identify_signer(context, path)
     context.read_body()
-    if operation.public:
-        return operation.handler(context, *path)
-    return write(context, path)
+    return write(context, path) if operation.writes else operation.handler(context, *path)
 
 
 def refuse_what_is_off(operation: Operation, settings: Settings) -> None:
@@ -4382,6 +4423,36 @@ def identify(context: Context, at: float) -> None:
         raise
 
 
+def identify_signer(context: Context, path: Sequence[str]) -> None:
+    """Find the workspace and the principal that a signature over the raw body speaks for.
+
+    The operation's method is asked in every workspace, so that no answer comes sooner than another:
+    it tells the principal, or None where nothing that the workspace keeps verifies. NotFound stands
+    when all raise it. Two workspaces with the same secret are a refusal, as none is meant.
+    """
+    if context.request.content_length:
+        context.check_media()
+    context.take_raw()
+    ask = getattr(context.operation.resource, context.operation.signed)
+    found, absent = [], []
+    for workspace in context.lite.workspaces.values():
+        with workspace.read():
+            try:
+                found.append((workspace, ask(context, *path)))
+            except NotFound as problem:
+                absent.append(problem)
+    verified = [(workspace, principal) for workspace, principal in found if principal]
+    if len(verified) == 1:
+        context.workspace, context.principal = verified[0]
+        return
+    if absent and not found:
+        raise absent[0]
+    if verified:
+        log.warning("Several workspaces verify a signature at %s.", context.operation.path)
+    note_refusal(context, f"{context.request.method} {context.operation.path}")
+    raise Invalid("The signature is missing or does not verify.")
+
+
 def note_refusal(context: Context, what: str, actor: str = "unknown") -> None:
     """Audit credentials that were refused, in the workspace that they name or in the only one."""
     every = list(context.lite.workspaces.values())
@@ -4412,7 +4483,9 @@ def look(context: Context, path: Sequence[str]) -> Reply:
 def write(context: Context, path: Sequence[str]) -> Reply:
     """Answer a write: once for each Idempotency-Key, or as a rehearsal."""
     rehearsal = context.operation.surface.rehearses(context.request)
-    asked = context.request.get_header("Idempotency-Key") is not None
+    # What is signed brings an id of its own, if any, by which a repeat is known.
+    signed = context.operation.signed
+    asked = not signed and context.request.get_header("Idempotency-Key") is not None
     idempotency = Idempotency(context) if asked else None
     # A rehearsal refuses a key that is none, and neither replays nor remembers.
     idempotency = None if rehearsal else idempotency
@@ -4603,6 +4676,14 @@ class Answer:
     retry_after: int | None
     note: str
     body: bytes | None = dataclasses.field(default=None, compare=False, repr=False)
+
+    @property
+    def json(self) -> Any:
+        """What the body holds as JSON; None where it is none."""
+        try:
+            return read_json(self.body or b"")
+        except Invalid:
+            return None
 
 
 def time_left(deadline: float) -> float:
@@ -4846,11 +4927,9 @@ class Dispatcher:
     def attempt(self, workspace: Workspace, errand: Errand, at: float) -> bool:
         """Send one errand, and write down what came of it."""
         try:
-            letter = errand.letter(workspace, at)
+            sent = errand.deliver(workspace, self.transport, at)
         except Invalid as problem:
             sent = Answer(0, None, str(problem))
-        else:
-            sent = self.transport.post(letter.url, letter.body, letter.headers)
 
         def work(current):
             # It may be gone, together with what it was on its way to.
@@ -5427,9 +5506,7 @@ class Authentication(Resource, surface=NOVANTRA, tag="Authentication"):
         "POST /api/v1/auth/token",
         public=True,
         body=TokenRequest(),
-        media=MappingProxyType(
-            {"application/json": read_json, "application/x-www-form-urlencoded": read_form}
-        ),
+        media=MappingProxyType({"application/json": read_json, FORM_MEDIA: read_form}),
         answer=TOKEN_ANSWER,
         id="createToken",
     )
@@ -7236,19 +7313,22 @@ class AuditEvent(Model):
     """One of the happenings that the Factstore surface tells of in its audit log."""
 
     fact, made, append_only, since = "factstore.event", "recorded", True, 2
+    lookup = (
+        "trail_id occurred_at actor event_type, actor occurred_at, event_type occurred_at, "
+        "actor event_type occurred_at"
+    )
     schema_name = "AuditEventResponse"
 
     id = Uuid()
     event_type = Choice(
         "ARTIFACT_DEPLOYED ARTIFACT_REMOVED ARTIFACT_UPDATED ENVIRONMENT_CREATED "
         "ENVIRONMENT_DELETED POLICY_EVALUATED ATTESTATION_RECORDED APPROVAL_GRANTED "
-        "APPROVAL_REJECTED GATE_BLOCKED GATE_ALLOWED",
-        index=True,
+        "APPROVAL_REJECTED GATE_BLOCKED GATE_ALLOWED"
     )
     environment_id = Id(null=True)
-    trail_id = Id(null=True, index=True)
+    trail_id = Id(null=True)
     artifact_sha256 = Text(255, null=True)
-    actor = Text(320, index=True)
+    actor = Text(320)
     payload = Text(2**31)
     occurred_at = Timestamp(6, default=now_exactly, index=True)
     region = Text(255, null=True)
@@ -7503,6 +7583,18 @@ class Paging(Filters):
     def __init__(self, *columns: Member, **own: Any):
         page, size = Integer(0, 2**31 - 1), Integer(1, 2**31 - 1)
         super().__init__(*columns, **own, page=page, size=size)
+
+
+class LenientRequest(Schema):
+    """A body with members that are told as required, and not missed where they are absent."""
+
+    def __init__(self, *columns: Member, demanded: str, **own: Any):
+        super().__init__(*columns, optional=demanded, **own)
+        self.demanded = demanded.split()
+
+    def describe(self):
+        described = super().describe()
+        return described | {"required": [*described.get("required", ()), *self.demanded]}
 
 
 #: What the token of a person who signed in starts with.
@@ -7854,7 +7946,7 @@ class ScmIntegrations(
 
 
 def read_in_path(field: Member, value: str) -> Any:
-    """A value of a path as a field takes it."""
+    """A value of a path, or of a header, as a field takes it."""
     try:
         return field.read(value)
     except ValueError as error:
@@ -8617,8 +8709,14 @@ def check_channel(channel_type: str, config: str, settings: Settings) -> None:
         check_target(url, networks, needs_tls(url, networks))
 
 
-def slack_text(told: Mapping[str, Any]) -> str:
-    """A notification in Slack's mrkdwn, which wants three characters escaped."""
+def slack_text(lines: Iterable[str]) -> str:
+    """Lines as Slack takes a text, in which no name can address people or draw a link."""
+    # Slack asks for these three characters to be escaped, and for no others.
+    return "\n".join(escape(" ".join(line.split())[:3000], quote=False) for line in lines)
+
+
+def slack_message(told: Mapping[str, Any]) -> str:
+    """A notification as Slack shows it."""
     facts = {
         "Severity": told["severity"],
         "Event": told["triggerEvent"],
@@ -8630,7 +8728,7 @@ def slack_text(told: Mapping[str, Any]) -> str:
     for name, value in facts.items():
         if value not in (None, "", []):
             lines.append(f"• {name}: {value if isinstance(value, str) else to_json(value)}")
-    return escape("\n".join(lines), quote=False)
+    return slack_text(lines)
 
 
 # --- Notifying ----------------------------------------------------------------
@@ -8648,7 +8746,7 @@ MATCHING = """SELECT "id", "channel_type" FROM "notification_rule"
 class ChannelConfig(Encrypted):
     """A JSON object as text, whose URL lets whoever knows it post to the channel."""
 
-    secret = True
+    is_secret = True
 
 
 class NotificationRule(Model):
@@ -8735,7 +8833,9 @@ class NotificationErrand(Errand):
         url = read_receiver(self.rule.channel_config)
         split_target(url, needs_tls(url, allowed_networks(workspace.settings)))
         is_slack = self.rule.channel_type == "SLACK"
-        body = to_json({"text": slack_text(json.loads(self.payload))}) if is_slack else self.payload
+        body = (
+            to_json({"text": slack_message(json.loads(self.payload))}) if is_slack else self.payload
+        )
         return Letter(url, body.encode(), {"Content-Type": "application/json"})
 
     def settle(self, sent, at):
@@ -8928,6 +9028,7 @@ class Trail(Model):
     """One run of a pipeline for a commit, and all that was recorded about it."""
 
     fact, made, key, touched, since = "trail", "begun", "flow name", True, 2
+    lookup = "flow git_commit_sha"
     schema_name = "TrailResponse"
     derived: ClassVar[dict] = {
         "flowName": Derived(
@@ -9660,6 +9761,21 @@ class BuildProvenance(Model):
     recorded_at = Timestamp(6, default=now_exactly)
 
     @classmethod
+    def create(cls, **values):
+        made = super().create(**values)
+        artifact = made.artifact
+        payload = {
+            "artifactId": artifact.id,
+            "provenanceId": made.id,
+            "builderId": made.builder_id,
+            "slsaLevel": made.slsa_level,
+            "provenanceStatus": made.provenance_status,
+        }
+        about = {"trail_id": artifact.trail_id, "artifact_sha256": artifact.sha256_digest}
+        AuditEvent.record("ARTIFACT_UPDATED", session().actor, payload, **about)
+        return made
+
+    @classmethod
     def of(cls, artifact: Artifact) -> BuildProvenance | None:
         """The provenance of an artifact, if any is recorded."""
         return cls.get_or_none(cls.artifact == artifact.id)
@@ -9780,7 +9896,7 @@ class Provenance(
         }
 
     @route(
-        "GET /api/v1/artifacts/{sha256}/provenance",
+        "GET /api/v1/artifacts/{artifactKey}/provenance",
         id="getProvenanceByDigest",
         answer=FACTSTORE.one_schema("BuildProvenanceResponse"),
     )
@@ -9830,7 +9946,7 @@ class ProvenanceV2(Provenance, tag="V2 Artifacts"):
         return self.verify(context, trail, key)
 
     @route(
-        "GET /api/v2/artifacts/{sha256}/provenance",
+        "GET /api/v2/artifacts/{artifactKey}/provenance",
         id="getProvenanceByDigestV2",
         answer=FACTSTORE.one_schema("BuildProvenanceResponse"),
     )
@@ -10066,6 +10182,12 @@ class EvidenceFile(Model):
             return False
         return (size, digest.hexdigest()) == (self.file_size_bytes, self.sha256_hash)
 
+    def must_be_intact(self) -> None:
+        """Refuse to give out bytes that are not those whose hash was recorded."""
+        if not self.is_intact():
+            log.error("Evidence file %s does not match its recorded hash.", self.id)
+            raise Damaged(f"The stored bytes of evidence file {self.id} do not match its hash.")
+
     def content(self, workspace: Workspace) -> Iterator[bytes]:
         """The bytes of the file, read as they are asked for, long after the request's session."""
         sql = 'SELECT "content" FROM "evidence_piece" WHERE "evidence_file_id" = ? AND "number" = ?'
@@ -10159,9 +10281,7 @@ class EvidenceFiles(
         if known.external_url:
             where = urllib.parse.quote(known.external_url, safe=":/?#[]@!$&'()*+,;=%~")
             return Reply(302, headers={"Location": where})
-        if not known.is_intact():
-            log.error("Evidence file %s does not match its recorded hash.", known.id)
-            raise Damaged(f"The stored bytes of evidence file {known.id} do not match its hash.")
+        known.must_be_intact()
         headers = attachment_headers(known.file_name, known.content_type, known.file_size_bytes)
         return Reply(200, headers=headers, stream=known.content(context.workspace))
 
@@ -11527,16 +11647,6 @@ def reject(approval: Approval, said: Mapping[str, Any]) -> None:
     )
 
 
-class ApprovalRequest(Schema):
-    """What asks for an approval; the trail in the path wins over the one in the body.
-
-    The reference demands `trailId` and ignores it: it is told as required, and not missed.
-    """
-
-    def describe(self):
-        return super().describe() | {"required": ["trailId"]}
-
-
 APPROVALS_BY_TRAIL = Array(Approval, {"trail": lambda trail: Approval.trail == trail})
 
 
@@ -11567,12 +11677,13 @@ class Approvals(
     @route(
         "POST /api/v1/trails/{trailId}/approvals",
         id="requestApproval",
-        body=ApprovalRequest(
+        # The trail in the path wins over the one in the body.
+        body=LenientRequest(
             Approval.required_approvers,
             Approval.comments,
             Approval.deadline,
             trail_id=Id(),
-            optional="trailId",
+            demanded="trailId",
             name="CreateApprovalRequest",
         ),
         answer=FACTSTORE.one_schema("ApprovalResponse"),
@@ -11890,7 +12001,9 @@ class Environment(Model):
     def create(cls, **values):
         check_environment_name(cls, values["name"])
         check_organisation(values.get("org_slug"))
-        return super().create(**values | {"scope": tidy_scope(values.get("scope"))})
+        made = super().create(**values | {"scope": tidy_scope(values.get("scope"))})
+        made.tell("ENVIRONMENT_CREATED")
+        return made
 
     def change(self, **values):
         if values.get("name", self.name) != self.name:
@@ -11898,6 +12011,15 @@ class Environment(Model):
         if "scope" in values:
             values["scope"] = tidy_scope(values["scope"])
         return super().change(**values)
+
+    def remove(self):
+        super().remove()
+        self.tell("ENVIRONMENT_DELETED")
+
+    def tell(self, event_type: str) -> None:
+        """Put into the audit log what whoever acts has done with this environment."""
+        payload = {"environmentId": self.id, "name": self.name, "type": self.type}
+        AuditEvent.record(event_type, session().actor, payload, environment_id=self.id)
 
     def covers(self, name: str) -> bool:
         """Whether snapshots hold artifacts of this name: included if anything is, not excluded."""
@@ -12006,8 +12128,8 @@ class EnvironmentSnapshot(Model):
     ) -> EnvironmentSnapshot:
         """Record what runs now, as far as the environment's scope covers it."""
         kept = [one for one in artifacts if environment.covers(one["artifactName"])]
-        newest = peewee.fn.max(cls.snapshot_index)
-        last = cls.select(newest).where(cls.environment == environment).scalar() or 0
+        before = cls.newest(environment.id)
+        last = before.snapshot_index if before else 0
         seen = SnapshotArtifact.seen(environment, kept)
         snapshot = cls.create(
             environment=environment.id,
@@ -12021,6 +12143,14 @@ class EnvironmentSnapshot(Model):
             if one["artifactSha256"] not in seen:
                 seen.add(one["artifactSha256"])
                 emit("factstore.artifact.deployed", {**place, "snapshotIndex": last + 1, **one})
+        # What the scope leaves out may run on.
+        still = {one["artifactSha256"] for one in artifacts}
+        gone = {one["artifactSha256"]: one for one in before.artifacts} if before else {}
+        for digest, one in gone.items():
+            if digest not in still:
+                payload = {**place, "snapshotIndex": last + 1, **one}
+                subject = {"environment_id": environment.id, "artifact_sha256": digest}
+                AuditEvent.record("ARTIFACT_REMOVED", recorded_by, payload, **subject)
         return snapshot
 
     @classmethod
@@ -13543,7 +13673,7 @@ class IdentityProvider:
         headers = {"Accept": "application/json", **headers}
         if form is None:
             return transport.get(url, headers)
-        headers["Content-Type"] = "application/x-www-form-urlencoded"
+        headers["Content-Type"] = FORM_MEDIA
         return transport.post(url, urllib.parse.urlencode(form).encode(), headers)
 
     def read(self, answer: Answer) -> dict:
@@ -16286,6 +16416,221 @@ def evidence_store(settings: Settings) -> EvidenceStore:
 
 
 # --- Audit log ----------------------------------------------------------------
+# The entries are in the order of their times; those of one moment, in the order of writing. A page
+# and its total take as long in a long log as in a short one: about one entry in 256 is a mark,
+# which knows its place in the order, and what lies beyond a mark is counted along an index.
+
+#: The columns whose values entries may be asked to share, the most telling first.
+AUDIT_COLUMNS = ("trail_id", "actor", "event_type")
+#: The groups in which marks know their place, each with the index of its entries.
+AUDIT_GROUPS = MappingProxyType(
+    {
+        (): "audit_event_occurred_at",
+        ("trail_id",): "audit_event_lookup",
+        ("actor",): "audit_event_lookup_2",
+        ("event_type",): "audit_event_lookup_3",
+        ("actor", "event_type"): "audit_event_lookup_4",
+    }
+)
+#: Which events are marks, by their rowid: one in 256 (2^24 of 2^32), spread evenly over whatever is
+#: regular in the order of writing (Knuth's multiplicative hash: The Art of Computer Programming,
+#: 6.4).
+MARKED = "({} * 2654435761 & 4294967295) < 16777216"
+
+
+def entries_sql(group: tuple[str, ...], value: str) -> str:
+    """SQL that takes the entries which share the values of these columns; without an index of their
+    own, those with the most telling one are gone through."""
+    index = AUDIT_GROUPS.get(group) or AUDIT_GROUPS[group[:1]]
+    shared = "".join(f"e.{column} = {value}{column} AND " for column in group)
+    return f"FROM audit_event AS e INDEXED BY {index} WHERE {shared}"
+
+
+def marks_sql(group: tuple[str, ...], value: str) -> str:
+    """SQL that only the marks which know their place among such entries fulfil."""
+    shared = (f"{column} IS {value}{column} AND " for column in group)
+    others = (f"{column} IS NULL AND " for column in AUDIT_COLUMNS if column not in group)
+    return "".join([*shared, *others])
+
+
+@functools.cache
+def rank_sql(group: tuple[str, ...], value: str = ":", number: str = ":number") -> str:
+    """SQL for how many such entries there are up to a time and, at that time, a number."""
+    place = f"({value}occurred_at, {number})"
+    return (
+        f"SELECT m.ordinal + (SELECT count(*) {entries_sql(group, value)}"
+        f"(e.occurred_at, e.rowid) > (m.occurred_at, m.number) "
+        f"AND (e.occurred_at, e.rowid) <= {place}) "
+        "FROM (SELECT '' AS occurred_at, 0 AS number, 0 AS ordinal UNION ALL "
+        f"SELECT occurred_at, number, ordinal FROM audit_mark WHERE "
+        f"{marks_sql(group, value)}(occurred_at, number) <= {place} "
+        "ORDER BY 1 DESC, 2 DESC LIMIT 1) AS m"
+    )
+
+
+class AuditMark(SelfKept, Model):
+    """The place of an audit event among all, or among those that share what is not null.
+
+    The file keeps these itself, whoever writes an event and whatever its time. They prove nothing,
+    so that the ledger does not know them.
+    """
+
+    key, since = "trail_id actor event_type occurred_at number", 4
+    lookup = "trail_id actor event_type ordinal"
+
+    id = Integer(primary_key=True, null=True)
+    trail_id = Id(null=True)
+    actor = Text(320, null=True)
+    event_type = Text(null=True)
+    occurred_at = Timestamp(6)
+    #: The event's rowid.
+    number = Integer()
+    #: How many there are up to and including this event.
+    ordinal = Integer()
+
+    @classmethod
+    def triggers(cls):
+        makes, moves = [], []
+        for group in AUDIT_GROUPS:
+            shared = "".join(f"new.{column}, " for column in group)
+            rank = rank_sql(group, "new.", "new.rowid")
+            known = " AND ".join(["1", *(f"new.{column} IS NOT NULL" for column in group)])
+            makes.append(
+                f"INSERT INTO audit_mark ({place_columns(group)}) "
+                f"SELECT {shared}new.occurred_at, new.rowid, ({rank}) WHERE {known}; "
+            )
+            moves.append(
+                f"UPDATE audit_mark SET ordinal = ordinal + 1 WHERE {marks_sql(group, 'new.')}"
+                f"{known} AND occurred_at > new.occurred_at; "
+            )
+        head = "CREATE TRIGGER audit_event_{} AFTER INSERT ON audit_event WHEN {} BEGIN {}END"
+        yield head.format("makes_marks", MARKED.format("new.rowid"), "".join(makes))
+        # A clock may be set back.
+        later = f"SELECT 1 FROM audit_mark WHERE {marks_sql((), '')}occurred_at > new.occurred_at"
+        yield head.format("moves_marks", f"EXISTS ({later})", "".join(moves))
+
+
+def place_columns(group: tuple[str, ...]) -> str:
+    """The columns of the marks which know their place among such entries."""
+    return ", ".join([*group, "occurred_at", "number", "ordinal"])
+
+
+def mark_older_events() -> Iterator[str]:
+    """The statements that make the marks of a log which was written without them."""
+    for group in AUDIT_GROUPS:
+        columns, shared = place_columns(group), "".join(f"{column}, " for column in group)
+        apart = f"PARTITION BY {', '.join(group)}" if group else ""
+        known = " AND ".join(["1", *(f"{column} IS NOT NULL" for column in group)])
+        yield (
+            f"INSERT INTO audit_mark ({columns}) SELECT {columns} FROM (SELECT {shared}"
+            f"occurred_at, rowid AS number, {MARKED.format('rowid')} AS is_mark, row_number() OVER "
+            f"({apart} ORDER BY occurred_at, rowid) AS ordinal FROM audit_event WHERE {known}) "
+            "WHERE is_mark"
+        )
+
+
+def check_marks() -> Iterator[str]:
+    """Count anew, from each mark to the next, what the marks in the current session's file say."""
+    for group in AUDIT_GROUPS:
+        kind = (f"{column} IS {'NOT ' * (column in group)}NULL" for column in AUDIT_COLUMNS)
+        wrong = (
+            "SELECT 1 FROM (SELECT *, lag(occurred_at, 1, '') OVER each AS since, "
+            "lag(number, 1, 0) OVER each AS after, lag(ordinal, 1, 0) OVER each AS before "
+            f"FROM audit_mark WHERE {' AND '.join(kind)} WINDOW each AS (PARTITION BY "
+            f"{', '.join(AUDIT_COLUMNS)} ORDER BY occurred_at, number)) AS m WHERE m.ordinal <> "
+            f"m.before + (SELECT count(*) {entries_sql(group, 'm.')}(e.occurred_at, e.rowid) > "
+            "(m.since, m.after) AND (e.occurred_at, e.rowid) <= (m.occurred_at, m.number)) LIMIT 1"
+        )
+        if session().workspace.fetch_row(wrong):
+            by = f", by {' and '.join(group)}," if group else ""
+            yield f"The marks of the audit log{by} do not count its entries."
+
+
+class Instant(Timestamp):
+    """A point in time in a query, for which a date does not stand."""
+
+    def parse(self, text):
+        return text
+
+
+def audit_page(
+    shared: Mapping[str, str], stretch: tuple[str, str], skip: int, limit: int, newest_first: bool
+) -> tuple[int, bytes]:
+    """How many entries share these values in a stretch of time, and some of them as JSON text."""
+    group = tuple(column for column in AUDIT_COLUMNS if column in shared)
+    fetch = session().workspace.fetch_row
+    # Before the first entry at the start, and after the last one at the end.
+    before, until = (
+        fetch(rank_sql(group), {**shared, "occurred_at": at, "number": number})[0]
+        for at, number in zip(stretch, (0, 1 << 62), strict=True)
+    )
+    limit = min(limit, until - before - skip)
+    if limit <= 0:
+        return max(0, until - before), b""
+    first = until - skip - limit if newest_first else before + skip
+    nearest = f"SELECT occurred_at, number, ordinal FROM audit_mark WHERE {marks_sql(group, ':')}"
+    nearest += "ordinal <= :ordinal ORDER BY ordinal DESC LIMIT 1"
+    at, number, ordinal = fetch(nearest, {**shared, "ordinal": first}) or ("", 0, 0)
+    page = f"SELECT CAST(e.json AS BLOB) {entries_sql(group, ':')}"
+    page += "(e.occurred_at, e.rowid) > (:occurred_at, :number) "
+    page += "ORDER BY e.occurred_at, e.rowid LIMIT :limit OFFSET :offset"
+    place = {"occurred_at": at, "number": number, "limit": limit, "offset": first - ordinal}
+    found = session().database.connection().execute(page, {**shared, **place})
+    texts = [text for (text,) in found]
+    return until - before, b",".join(reversed(texts) if newest_first else texts)
+
+
+AUDIT_NUMBERS = ("page", "size", "totalElements", "totalPages")
+
+
+class Audit(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/audit",
+    model=AuditEvent,
+    scope="factstore",
+    tag="Audit",
+    item="auditEventId",
+    schema_name="AuditEventResponse",
+    verbs="retrieve",
+):
+    """What happened, as the Factstore surface tells it."""
+
+    @route(
+        "GET /api/v1/audit",
+        id="listAuditEvents",
+        query=Filters(
+            AuditEvent.event_type,
+            trail_id=Id(),
+            actor=Text(),
+            page=Integer(0, 2**31 - 1, default=0),
+            size=Integer(1, 100, default=20),
+            sort_desc=Boolean(default=True),
+            **{"from": Instant(6), "to": Instant(6)},
+        ),
+        answer={
+            "type": "object",
+            "required": ["events", *AUDIT_NUMBERS],
+            "properties": {
+                "events": FACTSTORE.array_schema("AuditEventResponse"),
+                **{name: {"type": "integer"} for name in AUDIT_NUMBERS},
+            },
+        },
+    )
+    def page(self, context):
+        """List one page of the audit log, newest first unless told otherwise."""
+        query = context.query
+        number, size = query.get("page", 0), query.get("size", 20)
+        total, text = 0, b""
+        # Other filters count as absent when they are empty; of this one, nobody has such a name.
+        if context.request.get_param("actor") != "":
+            shared = {column: query[column] for column in AUDIT_COLUMNS if column in query}
+            stretch = query.get("from", ""), query.get("to", "~")
+            newest_first = query.get("sort_desc", True)
+            total, text = audit_page(shared, stretch, number * size, size, newest_first)
+        told = (number, size, total, -(-total // size))
+        told = to_json(dict(zip(AUDIT_NUMBERS, told, strict=True)))
+        return Reply(200, b'{"events":[%b],%b' % (text, told[1:].encode()))
 
 
 # --- Search -------------------------------------------------------------------
@@ -16295,21 +16640,1375 @@ def evidence_store(settings: Settings) -> EvidenceStore:
 
 
 # --- Incoming webhooks --------------------------------------------------------
+# CI systems tell of what they did. A config says which of them may tell of which flow.
+
+
+class WebhookSource(Choice):
+    """A CI system that sends webhooks, in any letter case."""
+
+    def read(self, value):
+        return super().read(value.upper() if isinstance(value, str) else value)
+
+
+class WebhookConfig(Model):
+    """A CI system that may tell of a flow, and the secret that it signs with."""
+
+    fact, since = "webhook_config", 4
+    schema_name = "WebhookConfigResponse"
+
+    id = Uuid()
+    source = WebhookSource("GITHUB JENKINS CIRCLECI GITLAB GENERIC", index=True)
+    secret = Encrypted(
+        255, 1, pattern=r"(?s:.*\S.*)", hint="Expected text that is not blank", hidden=True
+    )
+    flow = Owner(Flow, index=True)
+    is_active = Boolean(default=True)
+    created_at = Timestamp(6, default=now_exactly)
+
+    def has_signed(self, body: bytes, signature: str) -> bool:
+        """Whether a signature in hexadecimal is HMAC-SHA-256 of the body under the secret."""
+        expected = hmac.digest(self.secret.encode(), body, "sha256").hex()
+        return hmac.compare_digest(expected.encode(), signature.encode("utf-8", "replace"))
+
+
+class WebhookDelivery(Model):
+    """A webhook that was taken, by the id that its sender gave it, and what came of it."""
+
+    fact, made, key, since = "webhook_delivery", "taken", "webhook_config delivery_id", 4
+    schema_name = "WebhookDeliveryResponse"
+    derived: ClassVar[dict] = {
+        "source": Derived(
+            WebhookConfig.source,
+            """json_quote((SELECT "source" FROM "webhook_config"
+                WHERE "id" = t1."webhook_config_id"))""",
+        )
+    }
+
+    id = Uuid()
+    webhook_config = Owner(WebhookConfig, index=True, on_delete="CASCADE")
+    delivery_id = Text(255, 1)
+    event_type = Text(255, null=True)
+    status = Choice("SUCCESS FAILED DUPLICATE")
+    status_message = Text(10_000, null=True)
+    received_at = Timestamp(6, default=now_exactly)
+
+
+DELIVERIES = Array(
+    WebhookDelivery, {"config": lambda config: WebhookDelivery.webhook_config == config}
+)
+
+
+class WebhookConfigs(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/webhook-configs",
+    model=WebhookConfig,
+    scope="factstore",
+    access="admin",
+    tag="Webhooks",
+    verbs="list create delete",
+):
+    """The CI systems that may tell of flows; their secrets are told to nobody again."""
+
+    creates = Schema(
+        WebhookConfig.source,
+        WebhookConfig.secret,
+        WebhookConfig.flow,
+        name="CreateWebhookConfigRequest",
+    )
+
+    def create(self, context):
+        """Let a CI system tell of a flow, in webhooks that it signs with this secret."""
+        Flow.fetch(context.body["flow"])
+        return super().create(context)
+
+    def delete(self, context, key):
+        """Take a CI system's leave to tell of a flow away, and what it delivered."""
+        return super().delete(context, key)
+
+
+class WebhookDeliveries(
+    Resource, surface=FACTSTORE, model=WebhookDelivery, scope="factstore", tag="Webhooks"
+):
+    """The webhooks that were taken."""
+
+    @route(
+        "GET /api/v1/webhook-configs/{webhookConfigId}/deliveries",
+        id="listWebhookDeliveries",
+        query=Paging(),
+        answer=FACTSTORE.paged_schema("WebhookDeliveryResponse"),
+    )
+    def of_config(self, context, key):
+        """List the webhooks that were taken under a config."""
+        WebhookConfig.fetch(key)
+        return FACTSTORE.array(context, DELIVERIES, {"config": key})
 
 
 # --- Incoming events ----------------------------------------------------------
+# What a webhook tells, and what follows for a trail: the table in section 6 of the notes.
+
+#: The principal of a webhook is this and the id of the config whose secret signed it.
+WEBHOOK_ACTOR = "webhook:"
+#: The type and the status of what an event attests of its trail.
+ATTESTING = {
+    "build.succeeded": ("BUILD", "PASSED"),
+    "build.failed": ("BUILD", "FAILED"),
+    "test.passed": ("TEST", "PASSED"),
+    "test.failed": ("TEST", "FAILED"),
+    "scan.passed": ("SECURITY_SCAN", "PASSED"),
+    "scan.failed": ("SECURITY_SCAN", "FAILED"),
+}
+#: The field of its trail in which an event names its author.
+NAMING = {"deployment.triggered": "deployment_actor", "approval.granted": "pull_request_reviewer"}
+EVENTS_OF_TRAILS = ("build.started", *ATTESTING, *NAMING)
+
+GENERIC_WEBHOOK = Schema(
+    event_type=Text(255),
+    trail_id=Id(null=True),
+    git_commit_sha=Text(255, null=True),
+    git_branch=Text(255, null=True),
+    git_author=Text(255, null=True),
+    git_author_email=Text(255, null=True),
+    attestation_type=Text(255, null=True),
+    attestation_status=Choice("PASSED FAILED PENDING", null=True),
+    details=Text(1_000_000, null=True),
+    name="GenericWebhookPayload",
+)
+TEXT_OR_NULL = {"type": ["string", "null"]}
+LOGIN = {"type": "object", "properties": {"login": TEXT_OR_NULL}}
+GITHUB_WEBHOOK = {
+    "type": "object",
+    "properties": {
+        "action": TEXT_OR_NULL,
+        "sender": LOGIN,
+        "workflow_run": {
+            "type": "object",
+            "properties": {
+                "head_sha": TEXT_OR_NULL,
+                "head_branch": TEXT_OR_NULL,
+                "conclusion": TEXT_OR_NULL,
+                "actor": LOGIN,
+            },
+        },
+    },
+}
+
+
+class WebhookBody(Schema):
+    """A body in either shape; which one it must have shows by its source, and it is read then."""
+
+    def read(self, data, **options):
+        return {}
+
+    def describe(self):
+        return {"anyOf": [GITHUB_WEBHOOK, GENERIC_WEBHOOK.describe()]}
+
+
+def read_webhook(source: str, data: bytes, media_type: str, event: str) -> dict:
+    """What a webhook tells, from its bytes; Invalid where they are not what the source sends.
+
+    `event` is GitHub's own name for it, where it was told.
+    """
+    if media_type == FORM_MEDIA:
+        # GitHub's other content type: the same JSON, in a form.
+        data = read_form(data).get("payload", "").encode()
+    told = read_json(data)
+    if not isinstance(told, dict):
+        raise Invalid("The body is not a JSON object.")
+    told = read_github(told, event) if source == "GITHUB" else told
+    # What is blank counts as absent.
+    present = {member: value for member, value in told.items() if str(value or "").strip()}
+    try:
+        return GENERIC_WEBHOOK.read(present, coerce=True)
+    except Faults as faults:
+        raise Invalid(issues=[issue(*fault) for fault in faults.issues]) from None
+
+
+def read_github(told: dict, event: str) -> dict:
+    """GitHub's event `workflow_run` in the generic shape; another one by name is unknown."""
+    action, conclusion = told.get("action"), dig(told, "workflow_run.conclusion")
+    if event not in ("", "workflow_run"):
+        # Of a check suite, say, which is completed with each of its workflows.
+        return {"eventType": "unknown"}
+    if action in ("requested", "in_progress"):
+        event = "build.started"
+    elif action == "completed":
+        event = "build.succeeded" if conclusion == "success" else "build.failed"
+    else:
+        return {"eventType": "unknown"}
+    return {
+        "eventType": event,
+        "gitCommitSha": dig(told, "workflow_run.head_sha"),
+        "gitBranch": dig(told, "workflow_run.head_branch"),
+        "gitAuthor": dig(told, "sender.login") or dig(told, "workflow_run.actor.login"),
+    }
+
+
+def trail_of_webhook(config: WebhookConfig, told: Mapping[str, str]) -> Trail:
+    """The trail that a webhook names, or else the first of its commit, or else a new one."""
+    trail = "trail_id" in told and Trail.seek(told["trail_id"])
+    if not trail and "git_commit_sha" in told:
+        mine = (Trail.flow == config.flow_id) & (Trail.git_commit_sha == told["git_commit_sha"])
+        trail = Trail.select().where(mine).order_by(peewee.SQL('"t1"."rowid"')).first()
+    return trail or begin_trail(
+        {
+            "flow": config.flow_id,
+            "git_commit_sha": told.get("git_commit_sha", "unknown"),
+            "git_branch": told.get("git_branch", "unknown"),
+            "git_author": told.get("git_author", "webhook"),
+            "git_author_email": told.get("git_author_email", "webhook@factstore"),
+        }
+    )
+
+
+def act_on_webhook(config: WebhookConfig, delivery_id: str, told: Mapping[str, str]) -> str:
+    """Do what a webhook is for; a sentence about it."""
+    event = told["event_type"]
+    if event not in EVENTS_OF_TRAILS:
+        return f"The event {event} was recorded; nothing follows from it."
+    trail = trail_of_webhook(config, told)
+    if event in NAMING:
+        trail.change(**{NAMING[event]: told.get("git_author")})
+    if event not in ATTESTING:
+        return f"The event {event} was recorded for the trail {trail.id}."
+    given = told.get("attestation_type"), told.get("attestation_status")
+    kind, status = given if all(given) else ATTESTING[event]
+    sender = {"source": config.source, "deliveryId": delivery_id}
+    record_attestation(trail, sender, type=kind, status=status, details=told.get("details"))
+    return f"The attestation {kind} {status} was recorded on the trail {trail.id}."
+
+
+class IncomingEvents(Resource, surface=FACTSTORE, tag="Webhooks"):
+    """What CI systems tell; no delivery has its effect twice."""
+
+    def signer(self, context: Context, source: str) -> Principal | None:
+        """The first config of a source whose secret has signed the body, as the caller."""
+        source, header = read_in_path(WebhookConfig.source, source), context.request.get_header
+        told = header("X-Hub-Signature-256") or header("X-Webhook-Signature") or ""
+        signature = told.strip().lower().removeprefix("sha256=")
+        active = (WebhookConfig.source == source) & WebhookConfig.is_active
+        configs = WebhookConfig.select().where(active).order_by(peewee.SQL('"t1"."rowid"'))
+        # Each is tried, whichever fits, so that the time taken tells nothing.
+        fitting = [config for config in configs if config.has_signed(context.raw, signature)]
+        return Principal(WEBHOOK_ACTOR + fitting[0].id) if fitting else None
+
+    @route(
+        "POST /api/v1/webhooks/{source}",
+        id="receiveWebhook",
+        public=True,
+        signed="signer",
+        body=WebhookBody(),
+        # The handler parses it, as what cannot be read is recorded, too.
+        media=MappingProxyType({"application/json": bytes, FORM_MEDIA: bytes}),
+        request_headers=(
+            "X-Hub-Signature-256",
+            "X-Webhook-Signature",
+            "X-Delivery-Id",
+            "X-GitHub-Delivery",
+        ),
+        answer=closed_schema(accepted=Boolean().describe(), deliveryId=TEXT, message=TEXT),
+    )
+    def take(self, context, source):
+        """Take what a CI system tells, signed with the secret of a webhook config."""
+        config = WebhookConfig.fetch(context.principal.id.removeprefix(WEBHOOK_ACTOR))
+        key = self.delivery_id(context)
+        taken = (WebhookDelivery.webhook_config == config) & (WebhookDelivery.delivery_id == key)
+        if WebhookDelivery.select().where(taken).exists():
+            message = "This delivery was taken before; nothing was done."
+            return {"accepted": True, "deliveryId": key, "message": message}
+        delivery = {"webhook_config": config.id, "delivery_id": key}
+        try:
+            event = context.request.get_header("X-GitHub-Event", default="")
+            told = read_webhook(config.source, context.raw, context.media_type(), event)
+        except Invalid as problem:
+            refusal = FACTSTORE.present_problem(problem, context)
+            WebhookDelivery.create(
+                **delivery, status="FAILED", status_message=refusal["message"][:10_000]
+            )
+            return Reply(problem.status, to_json(refusal).encode())
+        message = act_on_webhook(config, key, told)
+        WebhookDelivery.create(
+            **delivery, event_type=told["event_type"], status="SUCCESS", status_message=message
+        )
+        return {"accepted": True, "deliveryId": key, "message": message}
+
+    def delivery_id(self, context: Context) -> str:
+        """The id by which a repeat of a delivery is known, random where the sender tells none."""
+        header = context.request.get_header
+        told = header("X-Delivery-Id") or header("X-GitHub-Delivery") or context.lite.source.uuid()
+        return read_in_path(WebhookDelivery.delivery_id, told)
 
 
 # --- Slack --------------------------------------------------------------------
+# Messages to the channel of an organisation, through Slack's Web API.
+
+#: What Slack says of a message that may well be taken later (Web API, chat.postMessage).
+SLACK_RETRIES = (
+    "ratelimited", "rate_limited", "internal_error", "fatal_error", "service_unavailable",
+    "request_timeout", "team_added_to_org",
+)  # fmt: skip
+
+
+class SlackConfig(Belonging, Model):
+    """An organisation's place in Slack: a channel, the bot that posts there, and the secret that
+    signs what comes from there."""
+
+    fact, key, touched, since = "slack_config", "org_slug", True, 4
+    schema_name = "SlackConfigResponse"
+
+    id = Uuid()
+    org_slug = Text(255)
+    bot_token = Encrypted(
+        255, 1, pattern="[!-~]+", hint="Expected a token of visible ASCII characters", hidden=True
+    )
+    signing_secret = Encrypted(
+        255, 1, pattern="[!-~]+", hint="Expected a secret of visible ASCII characters", hidden=True
+    )
+    channel = Name()
+    created_at = Timestamp(6, default=now_exactly)
+    updated_at = Timestamp(6, default=now_exactly)
+
+    @classmethod
+    def of(cls, slug: str) -> SlackConfig:
+        """The settings of an organisation, which need not be there itself; or NotFound."""
+        found = cls.get_or_none(cls.org_slug == slug)
+        if found is None:
+            raise NotFound(f"Organisation '{slug}' has no Slack settings.")
+        return found
+
+    @classmethod
+    def end_with(cls, slug):
+        for config in cls.select().where(cls.org_slug == slug):
+            config.remove()
+
+    def remove(self):
+        # What waits goes too, at once: there may be much, and none of it is a fact.
+        SlackMessage.delete().where(SlackMessage.config == self).execute()
+        super().remove()
+
+
+class SlackMessage(Errand):
+    """A text on its way to the channel of an organisation."""
+
+    lane, since = "config", 4
+
+    id = Uuid()
+    config = ForeignKey(SlackConfig, index=True)
+    text = Text(40_000)
+
+    @classmethod
+    def post(cls, config: SlackConfig, lines: Iterable[str]) -> SlackMessage:
+        """Put a message on its way."""
+        message, current = cls.send(config=config.id, text=slack_text(lines)), session()
+        current.workspace.journal.note(current, "slack_message.posted", "slack_message", message.id)
+        return message
+
+    @classmethod
+    def waiting(cls, moment, failing):
+        return super().waiting(moment, failing).select(cls, SlackConfig).join(SlackConfig)
+
+    def letter(self, workspace, at):
+        url = f"{workspace.settings.slack_url.rstrip('/')}/chat.postMessage"
+        body = to_json({"channel": self.config.channel, "text": self.text}).encode()
+        headers = {"Content-Type": "application/json; charset=utf-8"}
+        return Letter(url, body, headers | {"Authorization": f"Bearer {self.config.bot_token}"})
+
+    def accepts(self, sent):
+        return slack_verdict(sent) == "ok"
+
+    def settle(self, sent, at):
+        verdict = slack_verdict(sent)
+        if verdict in ("ratelimited", "rate_limited"):
+            # Said with status 200, it means what it means with 429.
+            sent = dataclasses.replace(sent, status=429)
+        super().settle(sent, at)
+        if verdict in ("", "ok"):
+            return
+        self.change(note=f"Slack refused the message: {verdict}.")
+        if verdict not in SLACK_RETRIES:
+            self.change(state="failed", due_at=None)
+
+
+def slack_verdict(sent: Answer) -> str:
+    """What Slack says of a message: ok, the name of its error, or nothing where it says neither."""
+    if sent.status != 200:
+        return ""
+    told = sent.json
+    if dig(told, "ok") is True:
+        return "ok"
+    error = dig(told, "error")
+    known = isinstance(error, str) and re.fullmatch("[a-z0-9_]{1,100}", error)
+    return error if known else ""
+
+
+def list_some(names: Sequence[str], at_most: int = 20) -> str:
+    """Names in a sentence, and how many more there are."""
+    rest = len(names) - at_most
+    return ", ".join(names[:at_most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+class SlackConfigs(
+    Resource,
+    surface=FACTSTORE,
+    model=SlackConfig,
+    scope="factstore",
+    access="admin",
+    tag="Slack",
+    schema_name="SlackConfigResponse",
+):
+    """The places of organisations in Slack: one each, without the secrets."""
+
+    @route(
+        "GET /api/v1/organisations/{slug}/slack",
+        id="getSlackConfig",
+        answer=FACTSTORE.one_schema("SlackConfigResponse"),
+    )
+    def read(self, context, slug):
+        """Get the Slack settings of an organisation."""
+        return SlackConfig.of(organisation_slug(slug))
+
+    @route(
+        "POST /api/v1/organisations/{slug}/slack",
+        id="configureSlack",
+        body=Schema(
+            SlackConfig.bot_token,
+            SlackConfig.signing_secret,
+            SlackConfig.channel,
+            name="ConfigureSlackRequest",
+        ),
+        answer=FACTSTORE.one_schema("SlackConfigResponse"),
+    )
+    def configure(self, context, slug):
+        """Store the Slack settings of an organisation, instead of those before."""
+        slug = organisation_slug(slug)
+        config = SlackConfig.get_or_none(SlackConfig.org_slug == slug)
+        if config is None:
+            return SlackConfig.create(org_slug=slug, **context.body)
+        config.change(**context.body)
+        return config
+
+    @route("DELETE /api/v1/organisations/{slug}/slack", id="removeSlack", status=204)
+    def forget(self, context, slug):
+        """Forget the Slack settings of an organisation, and drop what was on its way there."""
+        config = SlackConfig.of(organisation_slug(slug))
+        told = config.json()
+        config.remove()
+        return told
+
+
+class SlackNotices(Resource, surface=FACTSTORE, scope="factstore", tag="Slack"):
+    """Messages to the channels of organisations; each is sent until Slack takes it."""
+
+    @route(
+        "POST /api/v1/organisations/{slug}/slack/notify/trail-non-compliant",
+        id="notifySlackTrailNonCompliant",
+        body=Schema(
+            trail_id=Id(),
+            flow_name=Text(255),
+            missing_attestation_types=Json(ListOf(Text(255))),
+            failed_attestation_types=Json(ListOf(Text(255))),
+            trail_url=Text(2048, null=True),
+            name="TrailNonCompliantNotificationRequest",
+        ),
+        status=202,
+    )
+    def trail_non_compliant(self, context, slug):
+        """Tell the channel of an organisation that a trail is not compliant."""
+        body = context.body
+        told = {
+            "Flow": body["flow_name"],
+            "Missing": list_some(body["missing_attestation_types"]),
+            "Failed": list_some(body["failed_attestation_types"]),
+            "Details": body.get("trail_url"),
+        }
+        lines = [f"🚨 Trail {body['trail_id']} is not compliant."]
+        lines += [f"{name}: {value}" for name, value in told.items() if value]
+        SlackMessage.post(SlackConfig.of(organisation_slug(slug)), lines)
+
+    @route(
+        "POST /api/v1/organisations/{slug}/slack/notify/approval-requested",
+        id="notifySlackApprovalRequested",
+        body=Schema(
+            approval_id=Text(255),
+            artifact_sha=Text(255),
+            target_environment=Text(255),
+            required_approvers=Json(ListOf(Text(255))),
+            name="ApprovalRequestedNotificationRequest",
+        ),
+        status=202,
+    )
+    def approval_requested(self, context, slug):
+        """Tell the channel of an organisation that an approval is asked for."""
+        body = context.body
+        key = body["approval_id"]
+        lines = [
+            f"🔔 Approval {key} is asked for.",
+            f"Artifact: {body['artifact_sha']}",
+            f"Environment: {body['target_environment']}",
+            f"Approvers: {list_some(body['required_approvers']) or 'anybody'}",
+            f"Decide with `approve {key}` or `reject {key}`, and a comment if you like.",
+        ]
+        SlackMessage.post(SlackConfig.of(organisation_slug(slug)), lines)
 
 
 # --- Slack commands -----------------------------------------------------------
+# What people in Slack ask for and do. Slack shows nothing but answers of status 200.
+
+SLACK_LISTED = 10
+SLACK_HELP = (
+    "What you can ask for:",
+    "`search PREFIX`: artifacts whose digest starts so, such as sha256:4f2a",
+    "`trail UUID`: a trail and its attestations",
+    "`env NAME`: what runs in an environment, and whether it may",
+    "`approve ID [comment]` and `reject ID [comment]`: decide on an approval",
+    "`help`: this text",
+)
+SLACK_MARKS = MappingProxyType({"PASSED": "✅", "FAILED": "❌", "PENDING": "⏳"})
+SLACK_BUTTONS = MappingProxyType({"approve_release": "approve", "reject_release": "reject"})
+
+
+def find_in_slack(text: str) -> list[str]:
+    """What a command asks to be shown, or help."""
+    word, argument = (*text.split(None, 2), "", "")[:2]
+    match word.lower():
+        case "search" if argument:
+            return show_artifacts(argument)
+        case "trail" if UUID.fullmatch(argument.lower()):
+            return show_trail(argument.lower())
+        case "env" if argument:
+            return show_environment(text.split(None, 1)[1].strip())
+        case "" | "help" | "search" | "trail" | "env" | "approve" | "reject":
+            return list(SLACK_HELP)
+    return [f"There is no command `{text[:200]}`; `help` tells which there are."]
+
+
+def show_artifacts(prefix: str) -> list[str]:
+    """The artifacts whose digest starts with a prefix, the first few of them."""
+    digest = Artifact.sha256_digest
+    starting = Artifact.select(Artifact.image_name, Artifact.image_tag, digest).where(
+        digest >= prefix, digest < prefix + chr(0x10FFFF)
+    )
+    found = list(starting.order_by(digest).limit(SLACK_LISTED + 1).tuples())
+    if not found:
+        return [f"There is no artifact whose digest starts with {prefix}."]
+    lines = [f"{name}:{tag} {digest}" for name, tag, digest in found[:SLACK_LISTED]]
+    return lines + ["… and more: a longer prefix finds fewer."] * (len(found) > SLACK_LISTED)
+
+
+def show_trail(key: str) -> list[str]:
+    """A trail, and what was attested on it."""
+    trail = Trail.seek(key)
+    if trail is None:
+        return [f"There is no trail {key}."]
+    said = Attestation.select(Attestation.status, Attestation.type).where(
+        Attestation.trail == trail
+    )
+    rows = said.order_by(peewee.SQL('"t1"."rowid"')).limit(51).tuples()
+    lines = [f"{SLACK_MARKS[status]} {kind}" for status, kind in rows]
+    return [
+        f"Trail {trail.id}",
+        f"Flow: {trail.flow.name}",
+        f"Commit: {trail.git_commit_sha}",
+        f"Branch: {trail.git_branch}",
+        f"Author: {trail.git_author}",
+        f"Status: {trail.status}",
+        *(lines[:50] or ["There are no attestations."]),
+        *["… and more attestations."] * (len(lines) > 50),
+    ]
+
+
+def show_environment(name: str) -> list[str]:
+    """What runs in an environment, whether it may, and whether it drifted."""
+    environment = Environment.get_or_none(Environment.name == name)
+    if environment is None:
+        return [f"There is no environment '{name}'."]
+    snapshot = EnvironmentSnapshot.newest(environment.id)
+    lines = [f"Environment {name} ({environment.type})"]
+    lines += [f"Compliance: {environment.json()['complianceState']}"]
+    if snapshot is None:
+        return [*lines, "There is no snapshot of it yet."]
+    lines += [f"Snapshot: {snapshot.snapshot_index} of {snapshot.recorded_at}"]
+    lines += [f"Artifacts: {len(snapshot.artifacts)}"]
+    report = DriftReport.last(environment.id)
+    if report:
+        lines += ["It drifted from its baseline." if report.has_drift else "It did not drift."]
+    return lines
+
+
+def decide_in_slack(verb: str, key: str, speaker: str, comment: str) -> list[str]:
+    """Approve or reject as somebody in Slack, and tell what came of it."""
+    approval = Approval.seek(key.lower())
+    if approval is None:
+        return [f"There is no approval {key[:200]}."]
+    approvers = approval.required_approvers
+    # Approvers may be named as Slack knows them, or so that nobody outside of Slack is meant.
+    known = (name for name in (speaker, speaker.removeprefix("slack:")) if name in approvers)
+    identity = next(known, speaker)
+    if approvers and identity not in approvers:
+        names = list_some(approvers)
+        return [f"Approval {approval.id} is for {names} to decide; here you are {speaker}."]
+    # Whoever reads the audit log wants to know who it was, not which channel it came through.
+    session().actor = speaker
+    said = {"approver_identity": identity, "comments": comment or None}
+    try:
+        {"approve": approve, "reject": reject}[verb](approval, said)
+    except Conflict as problem:
+        return [str(problem)]
+    told = approval.json()
+    heard = {decision["approverIdentity"] for decision in told["decisions"]}
+    missing = [name for name in approvers if name not in heard]
+    sentence = {
+        "APPROVED": f"✅ Approval {approval.id} is granted by {speaker}.",
+        "REJECTED": f"❌ Approval {approval.id} is rejected by {speaker}.",
+        "PENDING_APPROVAL": f"⏳ {speaker} approves {approval.id}, which still waits for "
+        f"{list_some(missing)}.",
+    }[told["status"]]
+    return [sentence, *[f"Comment: {comment}"] * bool(comment)]
+
+
+def speaker_in_slack(*names: Any) -> str:
+    """Who acts, by the first usable name that Slack gives."""
+    usable = (name for name in names if isinstance(name, str) and 0 < len(name.strip()) <= 200)
+    return f"slack:{next(usable, 'unknown').strip()}"
+
+
+# --- Slack requests -----------------------------------------------------------
+# What comes from Slack: known by its signature, and answered once.
+
+#: Seconds by which the time of a request may be off (Slack, Verifying requests).
+SLACK_WINDOW = 300
+
+
+class SlackRequest(Model):
+    """A request from Slack that was answered, by its signature: a repeat does nothing."""
+
+    since = 4
+
+    id = Text(primary_key=True)
+    expires_at = Timestamp(index=True)
+
+    @classmethod
+    def is_new(cls, signature: str, timestamp: str) -> bool:
+        """Whether a request comes for the first time; from now on, it does not."""
+        source = session().source
+        cls.delete().where(cls.expires_at < source.now()).execute()
+        key = signature.lower()
+        if cls.has(key):
+            return False
+        cls.create(id=key, expires_at=source.timestamp(int(timestamp) + SLACK_WINDOW))
+        return True
+
+
+def slack_headers(context: Context) -> tuple[str, str]:
+    """The signature of a request, and the time that it states."""
+    names = ("X-Slack-Signature", "X-Slack-Request-Timestamp")
+    return tuple(context.request.get_header(name, default="") for name in names)
+
+
+def is_from_slack(secret: str, context: Context) -> bool:
+    """Whether a request was signed with a secret, and just now."""
+    signature, timestamp = slack_headers(context)
+    signed = b"v0:%b:%b" % (timestamp.encode("utf-8", "replace"), context.raw)
+    expected = b"v0=" + hmac.digest(secret.encode(), signed, "sha256").hex().encode()
+    verified = hmac.compare_digest(expected, signature.lower().encode("utf-8", "replace"))
+    if not re.fullmatch("[0-9]{1,12}", timestamp):
+        return False
+    return verified and abs(context.lite.source.clock() - int(timestamp)) <= SLACK_WINDOW
+
+
+class SlackForm(Schema):
+    """A form of Slack, which spells its members as Python does."""
+
+    def __init__(self, name: str, **own: Member):
+        super().__init__(name=name)
+        self.members = {member: (member, field) for member, field in own.items()}
+
+
+SLACK_ANSWER = {
+    "type": "object",
+    "required": ["responseType", "text"],
+    "properties": {
+        "responseType": {"type": "string"},
+        # The name by which Slack itself knows it.
+        "response_type": {"type": "string"},
+        "text": {"type": "string"},
+    },
+}
+
+
+def answer_slack(lines: Iterable[str]) -> dict:
+    """Lines as Slack shows them in a channel."""
+    text = slack_text(lines)
+    return {"responseType": "in_channel", "response_type": "in_channel", "text": text}
+
+
+FROM_SLACK = MappingProxyType(
+    {
+        "public": True,
+        "signed": "signer",
+        "media": MappingProxyType({"application/x-www-form-urlencoded": read_form}),
+        "request_headers": ("X-Slack-Signature", "X-Slack-Request-Timestamp"),
+        "answer": SLACK_ANSWER,
+        "refuses": (400, 404),
+    }
+)
+
+
+class SlackCommands(Resource, surface=FACTSTORE, tag="Slack"):
+    """What comes from Slack, known by its signature."""
+
+    def signer(self, context: Context, slug: str) -> Principal | None:
+        """Slack, where a request is signed with the secret of an organisation."""
+        slug = organisation_slug(slug)
+        if not is_from_slack(SlackConfig.of(slug).signing_secret, context):
+            return None
+        return Principal(f"slack:{slug}", name="Slack")
+
+    @route(
+        "POST /api/v1/organisations/{slug}/slack/commands",
+        id="handleSlackCommand",
+        body=SlackForm(
+            "SlackSlashCommandForm",
+            text=Text(default=""),
+            user_id=Text(default=""),
+            user_name=Text(default=""),
+        ),
+        **FROM_SLACK,
+    )
+    def command(self, context, slug):
+        """Answer a slash command, once."""
+        if not SlackRequest.is_new(*slack_headers(context)):
+            return answer_slack(["This was answered before."])
+        text = context.body.get("text", "")
+        word, key, comment = (*text.split(None, 2), "", "", "")[:3]
+        if word.lower() in SLACK_BUTTONS.values() and key:
+            names = context.body.get("user_name"), context.body.get("user_id")
+            speaker = speaker_in_slack(*names)
+            return answer_slack(decide_in_slack(word.lower(), key, speaker, comment))
+        return answer_slack(find_in_slack(text))
+
+    @route(
+        "POST /api/v1/organisations/{slug}/slack/actions",
+        id="handleSlackAction",
+        body=LenientRequest(payload=Text(1_000_000), demanded="payload", name="SlackActionForm"),
+        **FROM_SLACK,
+    )
+    def act(self, context, slug):
+        """Do what a button says that was pressed, once."""
+        if "payload" not in context.body:
+            told = answer_slack(["The form has no payload."])
+            return Reply(400, to_json(told).encode())
+        if not SlackRequest.is_new(*slack_headers(context)):
+            return answer_slack(["This was answered before."])
+        try:
+            told = read_json(context.body["payload"].encode())
+        except Invalid:
+            told = None
+        pressed = dig(told, "actions")
+        first = pressed[0] if isinstance(pressed, list) and pressed else None
+        name, key = dig(first, "action_id"), dig(first, "value")
+        if not (isinstance(name, str) and name in SLACK_BUTTONS and isinstance(key, str)):
+            return answer_slack(["This button does nothing here."])
+        speaker = speaker_in_slack(dig(told, "user.username"))
+        return answer_slack(decide_in_slack(SLACK_BUTTONS[name], key, speaker, ""))
+
+
+# --- Atlassian ----------------------------------------------------------------
+# What Jira and Confluence have in common: where they are, and who calls there.
+
+
+class SiteUrl(Text):
+    """The base URL of a server, kept without slashes at its end."""
+
+    def read(self, value):
+        url = super().read(value).rstrip("/")
+        try:
+            parts, _ = split_target(url)
+        except Invalid as problem:
+            raise ValueError(str(problem)) from None
+        if parts.query or parts.fragment or url.endswith(("?", "#")):
+            raise ValueError("Expected a URL without query and fragment")
+        return url
+
+
+class UserName(Text):
+    """A user name as HTTP Basic takes one (RFC 7617)."""
+
+    def __init__(self, **options: Any):
+        hint = "Expected a name without a colon"
+        super().__init__(255, 1, pattern="[^:\\x00-\\x1f\\x7f]+", hint=hint, **options)
+
+
+class AtlassianSite(Model):
+    """The one connection of a workspace to a product of Atlassian."""
+
+    abstract: ClassVar[bool] = True
+    #: What people call the product.
+    title: ClassVar[str]
+    base_url: str
+    username: str
+    api_token: str
+
+    @classmethod
+    def only(cls) -> AtlassianSite | None:
+        """The connection, if there is one."""
+        return cls.select().first()
+
+    @classmethod
+    def stored(cls) -> AtlassianSite:
+        """The connection, or NotFound."""
+        site = cls.only()
+        if site is None:
+            raise NotFound(f"{cls.title} is not configured.")
+        return site
+
+    @classmethod
+    def keep(cls, values: Mapping[str, Any]) -> AtlassianSite:
+        """Store the connection, instead of the one before."""
+        site = cls.only()
+        if site is None:
+            return cls.create(**values)
+        site.change(**values)
+        return site
+
+    def headers(self) -> dict[str, str]:
+        """The headers of every request, the credentials among them."""
+        credentials = base64.b64encode(f"{self.username}:{self.api_token}".encode()).decode()
+        return {"Accept": "application/json", "Authorization": f"Basic {credentials}"}
+
+    def ask(self, transport: Transport, path: str) -> Answer:
+        """What is answered when a path is read."""
+        return transport.get(self.base_url + path, self.headers())
+
+    def explain(self, answer: Answer) -> str:
+        """Why an answer is of no use."""
+        reasons = {
+            401: f"{self.title} refused the user name or the token.",
+            403: f"{self.title} does not let this user do that.",
+            200: f"{self.title} gave an answer that cannot be understood.",
+        }
+        return reasons.get(answer.status, f"{self.title} gave no usable answer. {answer.note}")
+
+    def probe_path(self) -> str:
+        """What is read to see whether the connection works."""
+        raise NotImplementedError
+
+    def probe(self, transport: Transport) -> dict:
+        """Whether the connection works, and if not, why."""
+        answer = self.ask(transport, self.probe_path())
+        # Whoever is not known may be shown a page for people, with a good status.
+        works = answer.status == 200 and isinstance(answer.json, dict)
+        sentence = f"{self.title} knows {self.username}." if works else self.explain(answer)
+        return {"success": works, "message": sentence}
+
+
+CONNECTION_TEST = {
+    "type": "object",
+    "required": ["success", "message"],
+    "properties": {"success": {"type": "boolean"}, "message": {"type": "string"}},
+}
+
+
+class SiteKeeper:
+    """Mixed into the resource of a connection: what is found out before its handlers."""
+
+    def check(self, context: Context) -> None:
+        """Refuse a URL that nothing may be sent to."""
+        check_target(context.body["base_url"], allowed_networks(context.settings))
+
+    def probe(self, context: Context) -> dict:
+        """What comes of a first request over the connection."""
+        site = self.model.only()
+        if site is None:
+            return {"success": False, "message": f"{self.model.title} is not configured."}
+        return site.probe(context.lite.transport)
 
 
 # --- Jira ---------------------------------------------------------------------
+# Tickets are put down here first; an errand carries each to Jira (REST API, version 2).
+
+#: Seconds that one sync may wait for Jira, and how many tickets of a kind it takes up.
+SYNC_TIME, SYNC_BATCH = 20, 100
+#: How a server says that it does not have an operation.
+NO_OPERATION = (404, 405, 410, 501)
+
+
+class JiraConnection(AtlassianSite):
+    """Where Jira is, and as whom tickets are made there."""
+
+    fact, touched, since = "jira_connection", True, 4
+    schema_name = "JiraConfigResponse"
+    title = "Jira"
+
+    id = Uuid()
+    base_url = SiteUrl(255, 1, column_name="jira_base_url")
+    username = UserName(column_name="jira_username")
+    api_token = Encrypted(255, 1, column_name="jira_api_token", hidden=True)
+    default_project_key = Name()
+    created_at = Timestamp(6, default=now_exactly)
+    updated_at = Timestamp(6, default=now_exactly)
+
+    def probe_path(self):
+        return "/rest/api/2/myself"
+
+    def find_issue(self, transport: Transport, label: str) -> Answer | None:
+        """The answer that tells the issue with a label, or why nobody knows; None for no issue."""
+        query = urllib.parse.urlencode({"jql": f'labels = "{label}"', "fields": "status"})
+        # Jira Cloud has moved the operation, which Data Center has under its old path only.
+        for path in ("/rest/api/2/search", "/rest/api/2/search/jql"):
+            answer = self.ask(transport, f"{path}?{query}")
+            if answer.status not in NO_OPERATION:
+                break
+        else:
+            return None
+        found = dig(answer.json, "issues")
+        if answer.status == 200 and isinstance(found, list):
+            one = [dataclasses.replace(answer, body=to_json(issue).encode()) for issue in found[:1]]
+            return one[0] if one else None
+        # Not knowing is no refusal of the ticket: it is tried again.
+        status = 0 if answer.status == 400 else answer.status
+        return dataclasses.replace(answer, status=status, body=None)
+
+
+class JiraTicket(Model):
+    """An issue in Jira that somebody asked for here, or one that Jira is still to make."""
+
+    fact, since, lookup = "jira_ticket", 4, "stage refreshed_at"
+    key = "synced_for"
+    schema_name = "JiraTicketResponse"
+
+    id = Uuid()
+    ticket_key = Text(255)
+    summary = Name(512)
+    #: Pending until Jira has made the issue, Failed if it will not; else as Jira calls it.
+    status = Text(255, default="Pending")
+    issue_type = Name(default="Task")
+    project_key = Text(255)
+    trail_id = Id(null=True, index=True)
+    created_at = Timestamp(6, default=now_exactly)
+    #: Why it is Pending or Failed.
+    problem = Text(1000, null=True)
+    #: The trail that a sync made it for: one ticket for each.
+    synced_for = Id(null=True, hidden=True)
+    #: Of pending, failed, open and closed: Jira may call a status whatever it likes.
+    stage = Text(10, default="pending", hidden=True)
+    refreshed_at = Timestamp(6, null=True, hidden=True)
+
+    @property
+    def label(self) -> str:
+        """What the issue is found by, whether or not Jira's answer arrived."""
+        return f"factstore-{self.id}"
+
+    def fields(self) -> dict:
+        """The issue as Jira takes it: a summary is one line of at most 255 characters."""
+        return {
+            "project": {"key": self.project_key},
+            "summary": " ".join(self.summary.split())[:255],
+            "issuetype": {"name": self.issue_type},
+            "labels": [self.label],
+        }
+
+    def refresh(self, told: Any) -> bool:
+        """Take over the status that Jira tells of the issue; say whether it told one."""
+        name, kind = dig(told, "fields.status.name"), dig(told, "fields.status.statusCategory.key")
+        known = isinstance(name, str) and 0 < len(name) <= 255
+        status = {"status": name} if known else {}
+        stage = "closed" if kind == "done" else "open"
+        self.change(stage=stage, refreshed_at=now_exactly(), **status)
+        return known
+
+
+class JiraPosting(Errand):
+    """A ticket on its way to Jira."""
+
+    lane, since = "connection", 4
+
+    id = Uuid()
+    connection = ForeignKey(JiraConnection, index=True)
+    ticket = ForeignKey(JiraTicket, index=True)
+
+    @classmethod
+    def begin(cls, connection: JiraConnection, ticket: JiraTicket) -> JiraPosting:
+        """Put down that a request is about to send a ticket; the dispatcher does if that ends."""
+        current = session()
+        # All that the request may take: the time of a sync, and that of its last attempt.
+        grace = SYNC_TIME + 4 * current.workspace.settings.webhook_timeout
+        due = current.source.timestamp(current.source.clock() + grace)
+        return cls.create(connection=connection.id, ticket=ticket.id, due_at=due)
+
+    @classmethod
+    def waiting(cls, moment, failing):
+        due = super().waiting(moment, failing).select(cls, JiraConnection, JiraTicket)
+        return due.join(JiraConnection).switch(cls).join(JiraTicket)
+
+    def letter(self, workspace, at):
+        body = to_json({"fields": self.ticket.fields()}).encode()
+        headers = self.connection.headers()
+        return Letter(f"{self.connection.base_url}/rest/api/2/issue", body, headers)
+
+    def deliver(self, workspace, transport, at):
+        # Of an attempt before, only the answer may have been lost.
+        found = self.connection.find_issue(transport, self.ticket.label)
+        return found or super().deliver(workspace, transport, at)
+
+    def deliver_first(self, workspace: Workspace, transport: Transport, at: float) -> Answer:
+        """Make the attempt before which there was none."""
+        return super().deliver(workspace, transport, at)
+
+    def accepts(self, sent):
+        return super().accepts(sent) and issue_key(sent) is not None
+
+    def settle(self, sent, at):
+        if self.state != "due":
+            # A request that took too long finds that the dispatcher came to an end before.
+            return
+        super().settle(sent, at)
+        if self.state == "done":
+            self.ticket.change(
+                ticket_key=issue_key(sent), status="Open", stage="open", problem=None
+            )
+            return
+        self.change(note=issue_complaint(sent) or self.connection.explain(sent))
+        if sent.status == 400:
+            self.change(state="failed", due_at=None)
+        if self.state == "failed":
+            self.ticket.change(status="Failed", stage="failed")
+        self.ticket.change(problem=self.note)
+
+
+def issue_key(sent: Answer) -> str | None:
+    """The key of an issue in an answer."""
+    key = dig(sent.json, "key")
+    known = isinstance(key, str) and re.fullmatch("[A-Za-z0-9_]{1,200}-[0-9]{1,20}", key)
+    return key if known else None
+
+
+def issue_complaint(sent: Answer) -> str:
+    """What Jira has against an issue, in its own words."""
+    if sent.status != 400:
+        return ""
+    said, faults = dig(sent.json, "errorMessages"), dig(sent.json, "errors")
+    words = [str(word) for word in said] if isinstance(said, list) else []
+    if isinstance(faults, dict):
+        words += [f"{name}: {word}" for name, word in faults.items()]
+    return f"Jira refused the ticket. {' '.join(words)[:900]}".strip()
+
+
+def make_ticket(connection: JiraConnection, **values: Any) -> JiraPosting:
+    """Put a ticket down that Jira does not know of yet, and that it is about to be sent."""
+    project = connection.default_project_key
+    mark = session().source.random.randbytes(4).hex().upper()
+    ticket = JiraTicket.create(
+        ticket_key=f"{project}-PENDING-{mark}", project_key=project, **values
+    )
+    return JiraPosting.begin(connection, ticket)
+
+
+class JiraConnections(
+    SiteKeeper,
+    Resource,
+    surface=FACTSTORE,
+    model=JiraConnection,
+    scope="factstore",
+    access="admin",
+    tag="Atlassian",
+    schema_name="JiraConfigResponse",
+):
+    """The connection to Jira, without its token."""
+
+    @route(
+        "GET /api/v1/integrations/jira/config",
+        id="getJiraConfig",
+        answer=FACTSTORE.one_schema("JiraConfigResponse"),
+    )
+    def read(self, context):
+        """Get the connection to Jira."""
+        return JiraConnection.stored()
+
+    @route(
+        "POST /api/v1/integrations/jira/config",
+        id="saveJiraConfig",
+        body=Schema(
+            JiraConnection.base_url,
+            JiraConnection.username,
+            JiraConnection.api_token,
+            JiraConnection.default_project_key,
+            name="JiraConfigRequest",
+        ),
+        answer=FACTSTORE.one_schema("JiraConfigResponse"),
+        before="check",
+        # A name may take seconds to resolve.
+        slow=True,
+    )
+    def keep(self, context):
+        """Store the connection to Jira, instead of the one before."""
+        return JiraConnection.keep(context.body)
+
+    @route(
+        "POST /api/v1/integrations/jira/test",
+        id="testJira",
+        answer=CONNECTION_TEST,
+        before="probe",
+        slow=True,
+    )
+    def test(self, context):
+        """Try the connection to Jira."""
+        return context.prepared
+
+
+# --- Jira tickets -------------------------------------------------------------
+
+
+class JiraSync:
+    """One exchange with Jira over what is missing there and what may be news here.
+
+    Tickets are put down in a transaction of its own before anything is sent, and `settle` writes
+    down in another what came of it; while Jira is waited for, none is open.
+    """
+
+    def __init__(self, context: Context, connection: JiraConnection):
+        self.context, self.connection = context, connection
+        self.deadline = time.monotonic() + SYNC_TIME
+        self.sent: list[tuple[JiraPosting, Answer]] = []
+        self.read: list[tuple[JiraTicket, Answer]] = []
+        self.waiting = 0
+
+    def run(self) -> JiraSync:
+        """Send what is missing, then read what may have changed, as far as time allows."""
+        workspace, lite = self.context.workspace, self.context.lite
+        trails, at = list(trails_without_ticket()), lite.source.clock()
+        first, again = write_before(self.context, lambda current: self.begin(trails))
+        self.waiting = len(first) + len(again)
+        for postings, attempt in ((first, JiraPosting.deliver_first), (again, JiraPosting.deliver)):
+            for key in postings:
+                posting = JiraPosting.fetch(key)
+                answer = attempt(posting, workspace, lite.transport, at)
+                self.sent.append((posting, answer))
+                if not self.goes_on(answer):
+                    return self
+        for ticket in open_tickets():
+            path = f"/rest/api/2/issue/{segments(ticket.ticket_key)}?fields=status"
+            answer = self.connection.ask(lite.transport, path)
+            self.read.append((ticket, answer))
+            if not self.goes_on(answer):
+                break
+        return self
+
+    def begin(self, trails: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
+        """Put down what is about to be sent: for the first time, and again after a refusal."""
+        known = JiraTicket.trail_id
+        first = [
+            make_ticket(self.connection, summary=summary, trail_id=key, synced_for=key).id
+            for key, summary in trails
+            # Another sync may have come first.
+            if not JiraTicket.select().where(known == key).exists()
+        ]
+        refused = JiraTicket.select().where(JiraTicket.stage == "failed").limit(SYNC_BATCH)
+        again = []
+        for ticket in list(refused):
+            ticket.change(status="Pending", stage="pending")
+            again.append(JiraPosting.begin(self.connection, ticket).id)
+        return first, again
+
+    def goes_on(self, answer: Answer) -> bool:
+        """Whether Jira may be asked more: it is there, knows us, and there is time left."""
+        usable = 200 <= answer.status < 300 or answer.status in (400, 404)
+        return usable and time.monotonic() < self.deadline
+
+    def settle(self, at: float) -> dict:
+        """Write down what came of it, and tell how much was exchanged."""
+        made = read = 0
+        for posting, answer in self.sent:
+            JiraPosting.fetch(posting.id).settle(answer, at)
+            made += posting.accepts(answer)
+        for ticket, answer in self.read:
+            if answer.status == 200:
+                read += JiraTicket.fetch(ticket.id).refresh(answer.json)
+            elif answer.status == 404:
+                # Somebody took it away, or out of this user's sight.
+                JiraTicket.fetch(ticket.id).refresh(None)
+        sentence = f"Tickets made in Jira: {made}, read from there: {read}"
+        waits = self.waiting - made
+        sentence += f", waiting for Jira: {waits}." if waits else "."
+        return {"syncedCount": made + read, "message": sentence}
+
+
+def trails_without_ticket() -> Iterator[tuple[str, str]]:
+    """Some of the trails that are not compliant and have no ticket: id, and a summary."""
+    has = JiraTicket.select().where(JiraTicket.trail_id == Trail.id)
+    found = Trail.select(Trail.id, Trail.name, Trail.git_commit_sha, Flow.name).join(Flow)
+    found = found.where(Trail.status == "NON_COMPLIANT", ~peewee.fn.EXISTS(has))
+    rows = found.order_by(peewee.SQL('"t1"."rowid"')).limit(SYNC_BATCH).tuples()
+    for key, name, commit, flow in rows:
+        yield key, f"Trail {name or commit} of flow {flow} is not compliant"[:512]
+
+
+def open_tickets() -> list[JiraTicket]:
+    """Some of the tickets whose status may change, those first that were not read for longest."""
+    tickets = JiraTicket.select().where(JiraTicket.stage == "open")
+    return list(tickets.order_by(JiraTicket.refreshed_at).limit(SYNC_BATCH))
+
+
+def write_before(context: Context, work: Callable[[Session], Any]) -> Any:
+    """Do a part of a write that must stand before its handler's transaction begins."""
+    return perform(
+        context.workspace,
+        work,
+        actor=context.principal.id,
+        reason=context.reason,
+        request_id=context.request_id,
+    )
+
+
+class JiraTickets(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/integrations/jira/tickets",
+    model=JiraTicket,
+    scope="factstore",
+    tag="Atlassian",
+    schema_name="JiraTicketResponse",
+    verbs="list create",
+    options={"create": {"before": "send", "slow": True}},
+):
+    """Tickets in Jira that are about trails."""
+
+    creates = Schema(
+        JiraTicket.summary,
+        JiraTicket.issue_type,
+        trail_id=Id(),
+        name="CreateJiraTicketRequest",
+    )
+
+    def send(self, context: Context) -> tuple[str, Answer] | None:
+        """Put a ticket down and try to send it; nothing for a dry run, which leaves no trace."""
+        connection = JiraConnection.stored()
+        Trail.fetch(context.body["trail_id"])
+        if self.surface.rehearses(context.request):
+            return None
+        key = write_before(context, lambda current: make_ticket(connection, **context.body).id)
+        lite = context.lite
+        posting = JiraPosting.fetch(key)
+        at = lite.source.clock()
+        return key, posting.deliver_first(context.workspace, lite.transport, at)
+
+    def create(self, context):
+        """Make a ticket for a trail; one that Jira does not take now is sent until it does."""
+        if context.prepared is None:
+            return make_ticket(JiraConnection.stored(), **context.body).ticket
+        key, sent = context.prepared
+        posting = JiraPosting.fetch(key)
+        posting.settle(sent, context.lite.source.clock())
+        return posting.ticket
+
+    def exchange(self, context: Context) -> JiraSync | None:
+        """Have everything exchanged that a sync is for; nothing for a dry run."""
+        connection = JiraConnection.only()
+        if connection is None or self.surface.rehearses(context.request):
+            return None
+        return JiraSync(context, connection).run()
+
+    @route(
+        "POST /api/v1/integrations/jira/sync",
+        id="syncJira",
+        answer={
+            "type": "object",
+            "required": ["syncedCount", "message"],
+            "properties": {"syncedCount": {"type": "integer"}, "message": {"type": "string"}},
+        },
+        before="exchange",
+        slow=True,
+    )
+    def sync(self, context):
+        """Make the tickets that trails lack in Jira, and read the status of those that are open.
+
+        A trail that is not compliant gets one ticket; what Jira refused before is sent again.
+        """
+        if context.prepared is not None:
+            return context.prepared.settle(context.lite.source.clock())
+        if JiraConnection.only() is None:
+            return {"syncedCount": 0, "message": "Jira is not configured."}
+        count = len(list(trails_without_ticket()))
+        return {"syncedCount": 0, "message": f"Trails that would get a ticket: {count}."}
 
 
 # --- Confluence ---------------------------------------------------------------
+
+
+class ConfluenceConnection(AtlassianSite):
+    """Where Confluence is, and as whom it is called."""
+
+    fact, touched, since = "confluence_connection", True, 4
+    schema_name = "ConfluenceConfigResponse"
+    title = "Confluence"
+
+    id = Uuid()
+    base_url = SiteUrl(255, 1, column_name="confluence_base_url")
+    username = UserName(column_name="confluence_username")
+    api_token = Encrypted(255, 1, column_name="confluence_api_token", hidden=True)
+    default_space_key = Name()
+    created_at = Timestamp(6, default=now_exactly)
+    updated_at = Timestamp(6, default=now_exactly)
+
+    def probe_path(self):
+        return f"/wiki/rest/api/space/{segments(self.default_space_key)}"
+
+    def explain(self, answer):
+        if answer.status == 404:
+            return f"Confluence shows this user no space {self.default_space_key}."
+        return super().explain(answer)
+
+
+class ConfluenceConnections(
+    SiteKeeper,
+    Resource,
+    surface=FACTSTORE,
+    model=ConfluenceConnection,
+    scope="factstore",
+    access="admin",
+    tag="Atlassian",
+    schema_name="ConfluenceConfigResponse",
+):
+    """The connection to Confluence, without its token."""
+
+    @route(
+        "GET /api/v1/integrations/confluence/config",
+        id="getConfluenceConfig",
+        answer=FACTSTORE.one_schema("ConfluenceConfigResponse"),
+    )
+    def read(self, context):
+        """Get the connection to Confluence."""
+        return ConfluenceConnection.stored()
+
+    @route(
+        "POST /api/v1/integrations/confluence/config",
+        id="saveConfluenceConfig",
+        body=Schema(
+            ConfluenceConnection.base_url,
+            ConfluenceConnection.username,
+            ConfluenceConnection.api_token,
+            ConfluenceConnection.default_space_key,
+            name="ConfluenceConfigRequest",
+        ),
+        answer=FACTSTORE.one_schema("ConfluenceConfigResponse"),
+        before="check",
+        # A name may take seconds to resolve.
+        slow=True,
+    )
+    def keep(self, context):
+        """Store the connection to Confluence, instead of the one before."""
+        return ConfluenceConnection.keep(context.body)
+
+    @route(
+        "POST /api/v1/integrations/confluence/test",
+        id="testConfluence",
+        answer=CONNECTION_TEST,
+        before="probe",
+        slow=True,
+    )
+    def test(self, context):
+        """Try the connection to Confluence."""
+        return context.prepared
 
 
 # --- Chain --------------------------------------------------------------------
@@ -16586,9 +18285,327 @@ class Ledger(Resource, surface=FACTSTORE, scope="factstore", access="read", tag=
 
 
 # --- Hub templates ------------------------------------------------------------
+# Templates of flows for well-known frameworks, which are part of the product.
+
+
+@dataclass(frozen=True)
+class HubTemplate:
+    """What a framework asks of every delivery: attestations by name, each with its type."""
+
+    id: str
+    name: str
+    description: str
+    framework: str
+    version: str
+    attestations: Mapping[str, str]
+
+    def yaml(self) -> str:
+        """The template as a flow has it, in which every text is quoted as in JSON."""
+        head = ("id", "name", "description", "framework", "version")
+        lines = [f"{member}: {quote(getattr(self, member))}" for member in head]
+        lines += ["trail:", "  attestations:"]
+        for name, kind in self.attestations.items():
+            lines += [f"    - name: {quote(name)}", f"      type: {quote(kind)}"]
+        return "\n".join([*lines, ""])
+
+    def json(self) -> dict:
+        """The template as the API tells it."""
+        head = ("id", "name", "description", "framework", "version")
+        return {**{member: getattr(self, member) for member in head}, "yaml": self.yaml()}
+
+
+def attested_by(names: str) -> dict[str, str]:
+    """Attestations with their types, from words such as `name` or `name=type`."""
+    pairs = (word.partition("=") for word in names.split())
+    return {name: kind or name for name, _, kind in pairs}
+
+
+HUB_TEMPLATES = {
+    one.id: one
+    for one in (
+        HubTemplate(
+            "slsa-level-2",
+            "SLSA Level 2",
+            "A hosted build tells where the artifact comes from, and its source is under control.",
+            "SLSA",
+            "1.0",
+            attested_by("build-provenance source-control"),
+        ),
+        HubTemplate(
+            "slsa-level-3",
+            "SLSA Level 3",
+            "Level 2 on a hardened builder: nothing gets in unseen, and a second build agrees.",
+            "SLSA",
+            "1.0",
+            attested_by("build-provenance source-control hermetic-build reproducible-build"),
+        ),
+        HubTemplate(
+            "pci-dss-v4",
+            "PCI DSS v4.0",
+            "Software that touches card data: reviewed, scanned, attacked and assessed.",
+            "PCI-DSS",
+            "4.0",
+            attested_by(
+                "code-review security-scan penetration-test "
+                "vulnerability-assessment=vulnerability-scan"
+            ),
+        ),
+        HubTemplate(
+            "sox-itgc",
+            "SOX IT General Controls",
+            "Changes to systems of financial reporting: approved, reviewed and on record.",
+            "SOX",
+            "2024",
+            attested_by("change-approval=approval access-review code-review audit-log=audit-trail"),
+        ),
+        HubTemplate(
+            "gdpr-art32",
+            "GDPR Article 32",
+            "Security of processing: personal data reviewed, scanned for holes and encrypted.",
+            "GDPR",
+            "2018",
+            attested_by(
+                "data-protection-review security-scan encryption-verified=encryption-attestation"
+            ),
+        ),
+    )
+}
+HUB_TEMPLATE = closed_schema(
+    id=TEXT, name=TEXT, description=TEXT, framework=TEXT, version=TEXT, yaml=TEXT
+)
+
+
+class HubTemplates(Resource, surface=FACTSTORE, scope="factstore", tag="Hub"):
+    """The templates that the product brings along."""
+
+    def find(self, key):
+        if key not in HUB_TEMPLATES:
+            raise NotFound(f"There is no template '{key}'; there are {', '.join(HUB_TEMPLATES)}.")
+        return HUB_TEMPLATES[key]
+
+    @route(
+        "GET /api/v1/hub/templates",
+        id="listHubTemplates",
+        answer={"type": "array", "items": HUB_TEMPLATE},
+    )
+    def list(self, context):
+        """List the templates that the product brings along."""
+        return [template.json() for template in HUB_TEMPLATES.values()]
+
+    @route("GET /api/v1/hub/templates/{template}", id="getHubTemplate", answer=HUB_TEMPLATE)
+    def retrieve(self, context, key):
+        """Get one of the templates that the product brings along."""
+        return self.find(key).json()
+
+    @route(
+        "POST /api/v1/hub/templates/{template}/import",
+        id="importHubTemplate",
+        status=201,
+        answer=FACTSTORE.one_schema("FlowResponse"),
+    )
+    def take_over(self, context, key):
+        """Create a flow with the name of a template, which asks for what the template does."""
+        template = self.find(key)
+        return Flow.create(
+            name=template.name,
+            description=template.description,
+            required_attestation_types=[*template.attestations.values()],
+            template_yaml=template.yaml(),
+        )
 
 
 # --- Audit packages -----------------------------------------------------------
+# What was recorded of a delivery, in one archive for people without access here. The same facts
+# give the same bytes, so nothing in it tells when it was put together, or by whom.
+
+GZIP_MEDIA = "application/gzip"
+PACKAGE_FORMAT = "factstore-audit-package/1"
+
+
+@dataclass(frozen=True)
+class PackedFile:
+    """A file of an archive: its path, its size, its SHA-256, and where its bytes come from."""
+
+    path: str
+    size: int
+    sha256: str
+    pieces: Callable[[], Iterable[bytes]]
+
+    @classmethod
+    def holding(cls, path: str, data: bytes) -> PackedFile:
+        """A file of bytes that are at hand."""
+        return cls(path, len(data), hashlib.sha256(data).hexdigest(), lambda: [data])
+
+    def tar(self) -> Iterator[bytes]:
+        """The file as tar has it (POSIX ustar), of no time and no owner.
+
+        Damaged, at its end, where the bytes are not those that were announced.
+        """
+        import tarfile
+
+        head, digest = tarfile.TarInfo(self.path), hashlib.sha256()
+        head.size = self.size
+        yield head.tobuf(tarfile.USTAR_FORMAT)
+        for piece in self.pieces():
+            digest.update(piece)
+            yield piece
+        if digest.hexdigest() != self.sha256:
+            raise Damaged
+        yield bytes(-self.size % tarfile.BLOCKSIZE)
+
+
+class AuditPackage:
+    """Records and evidence, gathered now and sent later.
+
+    Documents wait in a temporary file, since the manifest, which goes first, has the hashes of all;
+    evidence is read when its turn comes.
+    """
+
+    def __init__(self, documents: IO[bytes]):
+        self.documents = documents
+        self.files: dict[str, PackedFile] = {}
+        self.evidence: list[dict] = []
+
+    def add(self, path: str, data: bytes) -> None:
+        """Put a document in."""
+        start = self.documents.seek(0, os.SEEK_END)
+        self.documents.write(data)
+        digest = hashlib.sha256(data).hexdigest()
+        self.put(PackedFile(path, len(data), digest, lambda: [self.read(start, len(data))]))
+
+    def read(self, start: int, size: int) -> bytes:
+        """A stretch of the documents."""
+        self.documents.seek(start)
+        return self.documents.read(size)
+
+    def put(self, file: PackedFile) -> None:
+        """Put a file in; of several with one path, the first."""
+        self.files.setdefault(file.path, file)
+
+    def add_records(self, folder: str, model: type[Model], condition: peewee.Expression) -> None:
+        """Put records in as the API tells them, in the order in which they were made."""
+        told = model.select(model.id, model.statements().text).where(condition)
+        for key, text in told.order_by(peewee.SQL('"t1"."rowid"')).tuples().iterator():
+            self.add(f"{folder}/{key}.json", unseal(text.encode(), session().ring))
+
+    def add_evidence(self, file: EvidenceFile, workspace: Workspace) -> None:
+        """Put a file of evidence in by its hash, or where it lies; Damaged if it is another."""
+        known = file.sha256_hash
+        if not re.fullmatch("[0-9a-f]{64}", known):
+            raise Damaged(f"Evidence file {file.id} has no hash that it could be held against.")
+        if file.external_url is not None:
+            path = f"evidence/{known}.ref.json"
+            self.add(path, to_json(file.json()).encode())
+        else:
+            file.must_be_intact()
+            path = f"evidence/{known}{plain_suffix(file.file_name)}"
+            content = functools.partial(file.content, workspace)
+            self.put(PackedFile(path, file.file_size_bytes, known, content))
+        self.evidence.append({**file.json(), "path": path})
+
+    def manifest(self, subject: Model) -> bytes:
+        """What the archive is about, and what is in it beside this."""
+        told = {
+            "format": PACKAGE_FORMAT,
+            "subject": {"type": subject.noun(), "id": subject.id},
+            "files": [
+                {"path": file.path, "size": file.size, "sha256": file.sha256}
+                for file in self.files.values()
+            ],
+            "evidence": self.evidence,
+        }
+        return json.dumps(told, indent=2, ensure_ascii=False).encode()
+
+    def archive(self, *first: PackedFile) -> Iterator[bytes]:
+        """These files, then those of the package, as tar in gzip (RFC 1952) without a time."""
+        import zlib
+
+        squeeze = zlib.compressobj(wbits=31)
+        with self.documents:
+            for file in (*first, *self.files.values()):
+                yield from filter(None, map(squeeze.compress, file.tar()))
+        # Two empty blocks are the end of an archive.
+        yield squeeze.compress(bytes(1024)) + squeeze.flush()
+
+
+def plain_suffix(name: str) -> str:
+    """The suffix of a file's name, where it is short and made of letters and digits."""
+    suffix = re.search(r"\.[A-Za-z0-9]{1,10}\Z", name)
+    return suffix[0].lower() if suffix else ""
+
+
+def send_package(
+    context: Context,
+    subject: Model,
+    trail: str,
+    artifacts: peewee.Expression,
+    attestations: peewee.Expression,
+) -> Reply:
+    """Answer with the records of a trail that fit, and the evidence of those attestations."""
+    named = Attestation.select(Attestation.id).where(attestations)
+    files = EvidenceFile.select().where(EvidenceFile.attestation.in_(named))
+    with contextlib.ExitStack() as unless_done:
+        package = AuditPackage(unless_done.enter_context(temporary_file()))
+        # All at one moment, however much is written meanwhile.
+        with session().database.atomic():
+            flow = Trail.fetch(trail).flow_id
+            package.add("trail.json", context.workspace.json_of(Trail, trail))
+            package.add("flow.json", context.workspace.json_of(Flow, flow))
+            package.add_records("artifacts", Artifact, artifacts)
+            package.add_records("attestations", Attestation, attestations)
+            found = list(files.order_by(peewee.SQL('"t1"."rowid"')))
+        for file in found:
+            package.add_evidence(file, context.workspace)
+        manifest = PackedFile.holding("manifest.json", package.manifest(subject))
+        unless_done.pop_all()
+    name = f"audit-package-{subject.noun()}-{subject.id}.tar.gz"
+    headers = attachment_headers(name, GZIP_MEDIA)
+    return Reply(200, headers=headers, stream=package.archive(manifest))
+
+
+class AuditPackages(Resource, surface=FACTSTORE, scope="factstore", tag="Audit package"):
+    """Archives of what was recorded: a manifest with the hash of every file, and the files."""
+
+    @route(
+        "GET /api/v1/trails/{trailId}/audit-package",
+        id="downloadTrailAuditPackage",
+        answers_with=GZIP_MEDIA,
+        answer=File().describe(),
+        slow=True,
+    )
+    def of_trail(self, context, key):
+        """Download all that was recorded of a trail."""
+        trail = Trail.fetch(key)
+        own = Artifact.trail == key, Attestation.trail == key
+        return send_package(context, trail, key, *own)
+
+    @route(
+        "GET /api/v1/artifacts/{artifactKey}/audit-package",
+        id="downloadArtifactAuditPackage",
+        answers_with=GZIP_MEDIA,
+        answer=File().describe(),
+        slow=True,
+    )
+    def of_artifact(self, context, key):
+        """Download what was recorded of an artifact, and all that its trail was attested."""
+        artifact = Artifact.fetch(read_in_path(Artifact.id, key))
+        trail = artifact.trail_id
+        own = Artifact.id == artifact.id, Attestation.trail == trail
+        return send_package(context, artifact, trail, *own)
+
+    @route(
+        "GET /api/v1/attestations/{attestationId}/audit-package",
+        id="downloadAttestationAuditPackage",
+        answers_with=GZIP_MEDIA,
+        answer=File().describe(),
+        slow=True,
+    )
+    def of_attestation(self, context, key):
+        """Download an attestation with its evidence, and the artifacts of its trail."""
+        attestation = Attestation.fetch(key)
+        trail = attestation.trail_id
+        own = Artifact.trail == trail, Attestation.id == key
+        return send_package(context, attestation, trail, *own)
 
 
 # === Part V: Application ======================================================
@@ -17017,6 +19034,14 @@ MIGRATIONS = (
         (
             'DROP INDEX IF EXISTS "event_type"',
             'ALTER TABLE "ledger_entry" ADD COLUMN "record_key" TEXT',
+            'CREATE INDEX IF NOT EXISTS "trail_lookup" ON "trail" ("flow_id", "git_commit_sha")',
+            'CREATE INDEX "audit_entry_at" ON "audit_entry" ("at")',
+            "DROP INDEX audit_event_event_type",
+            "DROP INDEX audit_event_trail_id",
+            "DROP INDEX audit_event_actor",
+            "DROP INDEX audit_event_occurred_at",
+            *create_indexes(AuditEvent),
+            *mark_older_events(),
         ),
     ),
 )
@@ -18846,7 +20871,7 @@ def check_everything() -> Iterator[str]:
     yield from check_file(connection)
     faults = list(check_chains())
     # An index is held against records that are what they were.
-    yield from faults or check_snapshots()
+    yield from faults or [*check_snapshots(), *check_marks()]
     yield from check_layout(connection)
     if session().ring:
         yield from check_attachments()
@@ -18997,6 +21022,131 @@ def governed() -> list[Resource]:
 
 
 DEMO_START = datetime(2026, 6, 1, 8, 0, tzinfo=UTC)
+
+
+# --- Audit records ------------------------------------------------------------
+# The whole audit log, of both surfaces, for whoever watches over it elsewhere.
+
+#: Stands for what was there before where that is kept encrypted, or is never shown.
+WITHHELD = "(withheld)"
+
+
+class AuditRecords:
+    """The entries of a workspace's audit log as JSON members, in the order of writing.
+
+    It goes through those that there are when it is begun, in little memory. `since` and `until` are
+    times, and belong to what they bound; a date stands for the whole day. `actor` and `action` are
+    exact; `after` is the id of an entry that was seen already.
+    """
+
+    BATCH = 500
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        *,
+        since: str = "",
+        until: str = "",
+        actor: str = "",
+        action: str = "",
+        after: int = 0,
+    ):
+        self.workspace, self.after = workspace, after
+        self.since = self.read_time("since", since, "T00:00:00Z") if since else ""
+        self.until = self.read_time("until", until, "T23:59:59.999Z") if until else "~"
+        self.exact = {"actor": actor, "action": action}
+
+    @staticmethod
+    def read_time(name: str, text: str, of_day: str) -> str:
+        """A time as the log writes it, from an ISO 8601 date-time with an offset or a date."""
+        try:
+            return parse_timestamp(text + of_day * (len(text) == len("2026-01-31")))
+        except ValueError as error:
+            raise Invalid(
+                f"'{text}' is no time; write a date, or a date-time with an offset such as "
+                "2026-07-30T23:59:59Z.",
+                [issue([name], str(error))],
+            ) from None
+
+    def __iter__(self) -> Iterator[dict]:
+        first, last = self.bounds()
+        while batch := self.batch(first, last):
+            yield from batch
+            first = batch[-1]["id"] + 1
+
+    def newest(self) -> int:
+        """The id of the last entry that there is."""
+        with self.workspace.read():
+            return self.workspace.fetch_row("SELECT max(id) FROM audit_entry")[0]
+
+    def bounds(self) -> tuple[int, int]:
+        """The first and the last id between which all entries of the time lie."""
+        if not self.since and self.until == "~":
+            return self.after + 1, self.newest()
+        spanned = "SELECT min(id), max(id) FROM audit_entry WHERE at >= ? AND at <= ?"
+        with self.workspace.read():
+            first, last = self.workspace.fetch_row(spanned, (self.since, self.until))
+        return max(first or 1, self.after + 1), last or 0
+
+    def batch(self, first: int, last: int) -> list[dict]:
+        """The next few entries from an id on."""
+        exact = {name: value for name, value in self.exact.items() if value}
+        columns = ", ".join(column.column_name for column in AuditEntry.members().values())
+        # The plus keeps SQLite from sorting what it finds by time.
+        sql = f"SELECT {columns} FROM audit_entry WHERE id >= ? AND id <= ? AND +at BETWEEN ? AND ?"
+        sql += "".join(f" AND {name} = ?" for name in exact) + " ORDER BY id LIMIT ?"
+        values = [first, last, self.since, self.until, *exact.values(), self.BATCH]
+        with self.workspace.read() as current:
+            rows = current.database.connection().execute(sql, values).fetchall()
+            self.take_new_keys()
+            entries = [
+                self.entry(dict(zip(AuditEntry.members(), row, strict=True))) for row in rows
+            ]
+            self.add_events(
+                {one["subjectId"]: one for one in entries if one["subjectType"] == "audit_event"}
+            )
+            return entries
+
+    def take_new_keys(self) -> None:
+        """Know the keys, too, that somebody else has added to the ring in the meantime."""
+        ring = self.workspace.ring
+        newer = "SELECT id, wrapped FROM ring_key WHERE id > ? ORDER BY id"
+        for number, wrapped in session().database.connection().execute(newer, (ring.newest,)):
+            ring.add(number, wrapped)
+
+    def entry(self, told: dict) -> dict:
+        """An entry with what is encrypted in it opened, as far as it may be seen."""
+        for member in (AuditEntry.reason, AuditEntry.detail):
+            if sealed := told[member.name]:
+                told[member.name] = self.workspace.ring.open(sealed, member.place(str(told["id"])))
+        if told["detail"] is not None:
+            detail = told["detail"] = json.loads(told["detail"])
+            if "before" in detail:
+                detail["before"] = withhold(told["subjectType"], detail["before"])
+        return told
+
+    def add_events(self, entries: Mapping[str, dict]) -> None:
+        """Add to entries of Factstore's happenings what its own audit log tells of them."""
+        wanted = f"SELECT id, json FROM audit_event WHERE id IN ({', '.join('?' * len(entries))})"
+        for key, text in session().database.connection().execute(wanted, [*entries]):
+            entries[key]["event"] = json.loads(text)
+
+
+def audit_records(lite: Install, **filters: Any) -> AuditRecords:
+    """The audit log of an instance's workspace; `filters` are those of AuditRecords."""
+    return AuditRecords(lite.workspace, **filters)
+
+
+def withhold(table: str, before: dict) -> dict:
+    """What a record's members were before, without what is encrypted or never shown."""
+    open_members = {
+        camel(column.column_name)
+        for model in all_models()
+        if model._meta.table_name == table
+        for column in model._meta.sorted_fields
+        if not (column.sealed or column.hidden)
+    }
+    return {name: value if name in open_members else WITHHELD for name, value in before.items()}
 
 
 # --- Installs -----------------------------------------------------------------
@@ -19163,6 +21313,8 @@ class NovantraLite(Install):
     It takes what Install takes, and is a context manager that closes its files.
     """
 
+    audit = audit_records
+
     @functools.cached_property
     def accounts(self) -> Accounts:
         """The service accounts of the workspace."""
@@ -19281,10 +21433,8 @@ class NovantraLite(Install):
 
     def rotate_keys(self) -> int:
         """Add a key to the ring, which seals from now on; the older ones still open. Its number."""
-        workspace = self.workspace
-        with workspace.read():
-            number = RingKey.select(peewee.fn.max(RingKey.id)).scalar() + 1
-        add_ring_key(workspace, number)
+        number = self.workspace.ring.newest + 1
+        add_ring_key(self.workspace, number)
         return number
 
     def doctor(self) -> dict:
@@ -19778,8 +21928,9 @@ def describe_parameters(operation: Operation) -> list[dict]:
         for member, (_, field) in query.members.items()
     ]
     places += [("header", name, False, {"type": "string"}) for name in operation.request_headers]
-    if operation.method != "GET" and not operation.public:
+    if operation.writes and not operation.signed:
         places.append(("header", "Idempotency-Key", False, IDEMPOTENCY_TEXT))
+    if operation.writes:
         places.append(("header", "X-Dry-Run", False, FLAG_TEXT))
     parameters = []
     for place, name, required, schema in places:
@@ -19799,7 +21950,7 @@ def describe_answers(operation: Operation) -> dict:
     """The answers that an operation may give, refusals included."""
     done = describe_answer("Done.", operation.answer, operation.answers_with)
     answers = {str(operation.status): done}
-    if operation.method != "GET" and not operation.public:
+    if operation.writes:
         would = rehearsed_as(operation)
         rehearsal = {
             "type": "object",
@@ -20691,9 +22842,73 @@ def document_command(chosen) -> Output:
     return Output(data, text.rstrip("\n"))
 
 
+# --- Commands: audit ----------------------------------------------------------
+
+
+def print_records(records: Iterable[dict]) -> int:
+    """Print entries of the audit log, a JSON object a line; the id of the last one, or 0."""
+    last = 0
+    for record in records:
+        print(to_json(record))
+        last = record["id"]
+    sys.stdout.flush()
+    return last
+
+
+@command(
+    "audit tail",
+    argument("-n", "--lines", type=int, default=10, metavar="N", help="how many; default: 10"),
+    argument("--after", type=int, metavar="ID", help="instead, all that follow this entry"),
+    argument("-f", "--follow", action="store_true", help="go on, until interrupted"),
+    opens="reader",
+)
+def audit_tail_command(lite, chosen) -> None:
+    """Print the last entries of the audit log, a JSON object a line.
+
+    With --follow, new entries are printed within a second, also while a server
+    writes them. Whoever starts again passes the id of the last entry as --after,
+    and misses none.
+
+    Examples:
+      novantra-lite audit tail -n 3 --database register.db
+      novantra-lite audit tail --after 1200 --follow | logger -t novantra
+    """
+    if chosen.follow:
+        lite.workspace.give_way()
+    last = lite.audit().newest() - chosen.lines if chosen.after is None else chosen.after
+    last = print_records(lite.audit(after=max(0, last))) or last
+    while chosen.follow:
+        time.sleep(0.5)
+        last = print_records(lite.audit(after=last)) or last
+
+
+@command(
+    "audit export",
+    argument("--from", dest="since", default="", metavar="TIME", help="at this time or later"),
+    argument("--to", dest="until", default="", metavar="TIME", help="at this time or earlier"),
+    argument("--actor", default="", metavar="ID", help="by this account, key or person"),
+    argument("--action", default="", metavar="A", help="such as finding.created"),
+    opens="reader",
+)
+def audit_export_command(lite, chosen) -> None:
+    """Print the audit log, a JSON object a line, oldest entry first.
+
+    Reasons and details are decrypted; what was there before a change is withheld
+    where it is kept encrypted. A TIME is a date-time with an offset, or a date,
+    which stands for the whole day.
+
+    Examples:
+      novantra-lite audit export --database register.db > audit.ndjson
+      novantra-lite audit export --from 2026-06-01 --to 2026-06-30 --action finding.created
+    """
+    filters = {name: getattr(chosen, name) for name in ("since", "until", "actor", "action")}
+    print_records(lite.audit(**filters))
+
+
 # --- Command line -------------------------------------------------------------
 
 GROUPS = {
+    "audit": "The audit log: who did what, when and why, for machines that watch over it.",
     "workspace": "Make and list the workspaces of an install.",
     "account": "Service accounts: who may call, and with which scopes.",
     "webhook": "Where events are sent, and how their deliveries went.",

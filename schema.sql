@@ -102,6 +102,8 @@ CREATE TABLE "trail" (
 
 CREATE UNIQUE INDEX "trail_key" ON "trail" ("flow_id", "name");
 
+CREATE INDEX "trail_lookup" ON "trail" ("flow_id", "git_commit_sha");
+
 CREATE INDEX "trail_flow_id" ON "trail" ("flow_id");
 
 CREATE INDEX "trail_org_slug" ON "trail" ("org_slug");
@@ -367,6 +369,8 @@ CREATE TABLE "audit_entry" (
     "hash" TEXT NOT NULL
 ) STRICT;
 
+CREATE INDEX "audit_entry_at" ON "audit_entry" ("at");
+
 CREATE INDEX "audit_entry_actor" ON "audit_entry" ("actor");
 
 CREATE INDEX "audit_entry_action" ON "audit_entry" ("action");
@@ -391,17 +395,34 @@ CREATE TABLE "audit_event" (
     "json" TEXT NOT NULL
 ) STRICT;
 
-CREATE INDEX "audit_event_event_type" ON "audit_event" ("event_type");
+CREATE INDEX "audit_event_lookup" ON "audit_event" ("trail_id", "occurred_at", "actor", "event_type");
 
-CREATE INDEX "audit_event_trail_id" ON "audit_event" ("trail_id");
+CREATE INDEX "audit_event_lookup_2" ON "audit_event" ("actor", "occurred_at");
 
-CREATE INDEX "audit_event_actor" ON "audit_event" ("actor");
+CREATE INDEX "audit_event_lookup_3" ON "audit_event" ("event_type", "occurred_at");
+
+CREATE INDEX "audit_event_lookup_4" ON "audit_event" ("actor", "event_type", "occurred_at");
 
 CREATE INDEX "audit_event_occurred_at" ON "audit_event" ("occurred_at");
 
 CREATE TRIGGER "audit_event_refuses_update" BEFORE UPDATE ON "audit_event" BEGIN SELECT RAISE(ABORT, 'audit_event only grows'); END;
 
 CREATE TRIGGER "audit_event_refuses_delete" BEFORE DELETE ON "audit_event" BEGIN SELECT RAISE(ABORT, 'audit_event only grows'); END;
+
+-- The place of an audit event among all, or among those that share what is not null.
+CREATE TABLE "audit_mark" (
+    "id" INTEGER PRIMARY KEY,
+    "trail_id" TEXT,
+    "actor" TEXT,
+    "event_type" TEXT,
+    "occurred_at" TEXT NOT NULL,
+    "number" INTEGER NOT NULL,
+    "ordinal" INTEGER NOT NULL
+) STRICT;
+
+CREATE UNIQUE INDEX "audit_mark_key" ON "audit_mark" ("trail_id", "actor", "event_type", "occurred_at", "number");
+
+CREATE INDEX "audit_mark_lookup" ON "audit_mark" ("trail_id", "actor", "event_type", "ordinal");
 
 -- What somebody approved an environment to run.
 CREATE TABLE "baseline" (
@@ -525,6 +546,18 @@ CREATE INDEX "configuration_baseline_created" ON "configuration_baseline" ("crea
 CREATE UNIQUE INDEX "configuration_baseline_key" ON "configuration_baseline" ("baseline_key");
 
 CREATE INDEX "configuration_baseline_status" ON "configuration_baseline" ("status", "created_at", "id");
+
+-- Where Confluence is, and as whom it is called.
+CREATE TABLE "confluence_connection" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "confluence_base_url" TEXT NOT NULL,
+    "confluence_username" TEXT NOT NULL,
+    "confluence_api_token" TEXT NOT NULL,
+    "default_space_key" TEXT NOT NULL,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL
+) STRICT;
 
 -- A measure that keeps a risk down or a requirement met.
 CREATE TABLE "control" (
@@ -1033,6 +1066,64 @@ CREATE INDEX "indicator_measurement_created" ON "indicator_measurement" ("create
 CREATE UNIQUE INDEX "indicator_measurement_key" ON "indicator_measurement" ("indicator_definition_id", "measured_at");
 
 CREATE INDEX "indicator_measurement_indicator_definition_id" ON "indicator_measurement" ("indicator_definition_id", "created_at", "id");
+
+-- Where Jira is, and as whom tickets are made there.
+CREATE TABLE "jira_connection" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "jira_base_url" TEXT NOT NULL,
+    "jira_username" TEXT NOT NULL,
+    "jira_api_token" TEXT NOT NULL,
+    "default_project_key" TEXT NOT NULL,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL
+) STRICT;
+
+-- An issue in Jira that somebody asked for here, or one that Jira is still to make.
+CREATE TABLE "jira_ticket" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "ticket_key" TEXT NOT NULL,
+    "summary" TEXT NOT NULL,
+    "status" TEXT NOT NULL,
+    "issue_type" TEXT NOT NULL,
+    "project_key" TEXT NOT NULL,
+    "trail_id" TEXT,
+    "created_at" TEXT NOT NULL,
+    "problem" TEXT,
+    "synced_for" TEXT,
+    "stage" TEXT NOT NULL,
+    "refreshed_at" TEXT,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE UNIQUE INDEX "jira_ticket_key" ON "jira_ticket" ("synced_for");
+
+CREATE INDEX "jira_ticket_lookup" ON "jira_ticket" ("stage", "refreshed_at");
+
+CREATE INDEX "jira_ticket_trail_id" ON "jira_ticket" ("trail_id");
+
+-- A ticket on its way to Jira.
+CREATE TABLE "jira_posting" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "state" TEXT NOT NULL CHECK ("state" IN ('due', 'done', 'failed')),
+    "attempts" INTEGER NOT NULL,
+    "due_at" TEXT,
+    "status_code" INTEGER,
+    "note" TEXT NOT NULL,
+    "failed_at" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "connection_id" TEXT NOT NULL,
+    "ticket_id" TEXT NOT NULL,
+    FOREIGN KEY ("connection_id") REFERENCES "jira_connection" ("id"),
+    FOREIGN KEY ("ticket_id") REFERENCES "jira_ticket" ("id")
+) STRICT;
+
+CREATE INDEX "jira_posting_due_at" ON "jira_posting" ("due_at");
+
+CREATE INDEX "jira_posting_connection_id" ON "jira_posting" ("connection_id");
+
+CREATE INDEX "jira_posting_ticket_id" ON "jira_posting" ("ticket_id");
 
 -- When a credential was accepted last; kept apart from its own record, which is proven.
 CREATE TABLE "last_use" (
@@ -1624,6 +1715,48 @@ CREATE UNIQUE INDEX "service_review_key" ON "service_review" ("review_key");
 
 CREATE INDEX "service_review_engagement_id" ON "service_review" ("engagement_id", "created_at", "id");
 
+-- An organisation's place in Slack: a channel, the bot that posts there, and the secret that signs what comes from there.
+CREATE TABLE "slack_config" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "org_slug" TEXT NOT NULL,
+    "bot_token" TEXT NOT NULL,
+    "signing_secret" TEXT NOT NULL,
+    "channel" TEXT NOT NULL,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE UNIQUE INDEX "slack_config_key" ON "slack_config" ("org_slug");
+
+-- A text on its way to the channel of an organisation.
+CREATE TABLE "slack_message" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "state" TEXT NOT NULL CHECK ("state" IN ('due', 'done', 'failed')),
+    "attempts" INTEGER NOT NULL,
+    "due_at" TEXT,
+    "status_code" INTEGER,
+    "note" TEXT NOT NULL,
+    "failed_at" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "config_id" TEXT NOT NULL,
+    "text" TEXT NOT NULL,
+    FOREIGN KEY ("config_id") REFERENCES "slack_config" ("id")
+) STRICT;
+
+CREATE INDEX "slack_message_due_at" ON "slack_message" ("due_at");
+
+CREATE INDEX "slack_message_config_id" ON "slack_message" ("config_id");
+
+-- A request from Slack that was answered, by its signature: a repeat does nothing.
+CREATE TABLE "slack_request" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "expires_at" TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX "slack_request_expires_at" ON "slack_request" ("expires_at");
+
 -- One artifact of a snapshot, to be found by its digest.
 CREATE TABLE "snapshot_artifact" (
     "id" INTEGER PRIMARY KEY,
@@ -1832,3 +1965,40 @@ CREATE INDEX "vulnerability_assessment_created" ON "vulnerability_assessment" ("
 CREATE UNIQUE INDEX "vulnerability_assessment_key" ON "vulnerability_assessment" ("assessment_key");
 
 CREATE INDEX "vulnerability_assessment_status" ON "vulnerability_assessment" ("status", "created_at", "id");
+
+-- A CI system that may tell of a flow, and the secret that it signs with.
+CREATE TABLE "webhook_config" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "source" TEXT NOT NULL CHECK ("source" IN ('GITHUB', 'JENKINS', 'CIRCLECI', 'GITLAB', 'GENERIC')),
+    "secret" TEXT NOT NULL,
+    "flow_id" TEXT NOT NULL,
+    "is_active" INTEGER NOT NULL CHECK ("is_active" IN (0, 1)),
+    "created_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("flow_id") REFERENCES "flow" ("id")
+) STRICT;
+
+CREATE INDEX "webhook_config_source" ON "webhook_config" ("source");
+
+CREATE INDEX "webhook_config_flow_id" ON "webhook_config" ("flow_id");
+
+-- A webhook that was taken, by the id that its sender gave it, and what came of it.
+CREATE TABLE "webhook_delivery" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "webhook_config_id" TEXT NOT NULL,
+    "delivery_id" TEXT NOT NULL,
+    "event_type" TEXT,
+    "status" TEXT NOT NULL CHECK ("status" IN ('SUCCESS', 'FAILED', 'DUPLICATE')),
+    "status_message" TEXT,
+    "received_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL,
+    FOREIGN KEY ("webhook_config_id") REFERENCES "webhook_config" ("id") ON DELETE CASCADE
+) STRICT;
+
+CREATE UNIQUE INDEX "webhook_delivery_key" ON "webhook_delivery" ("webhook_config_id", "delivery_id");
+
+CREATE INDEX "webhook_delivery_webhook_config_id" ON "webhook_delivery" ("webhook_config_id");
+
+CREATE TRIGGER audit_event_makes_marks AFTER INSERT ON audit_event WHEN (new.rowid * 2654435761 & 4294967295) < 16777216 BEGIN INSERT INTO audit_mark (occurred_at, number, ordinal) SELECT new.occurred_at, new.rowid, (SELECT m.ordinal + (SELECT count(*) FROM audit_event AS e INDEXED BY audit_event_occurred_at WHERE (e.occurred_at, e.rowid) > (m.occurred_at, m.number) AND (e.occurred_at, e.rowid) <= (new.occurred_at, new.rowid)) FROM (SELECT '' AS occurred_at, 0 AS number, 0 AS ordinal UNION ALL SELECT occurred_at, number, ordinal FROM audit_mark WHERE trail_id IS NULL AND actor IS NULL AND event_type IS NULL AND (occurred_at, number) <= (new.occurred_at, new.rowid) ORDER BY 1 DESC, 2 DESC LIMIT 1) AS m) WHERE 1; INSERT INTO audit_mark (trail_id, occurred_at, number, ordinal) SELECT new.trail_id, new.occurred_at, new.rowid, (SELECT m.ordinal + (SELECT count(*) FROM audit_event AS e INDEXED BY audit_event_lookup WHERE e.trail_id = new.trail_id AND (e.occurred_at, e.rowid) > (m.occurred_at, m.number) AND (e.occurred_at, e.rowid) <= (new.occurred_at, new.rowid)) FROM (SELECT '' AS occurred_at, 0 AS number, 0 AS ordinal UNION ALL SELECT occurred_at, number, ordinal FROM audit_mark WHERE trail_id IS new.trail_id AND actor IS NULL AND event_type IS NULL AND (occurred_at, number) <= (new.occurred_at, new.rowid) ORDER BY 1 DESC, 2 DESC LIMIT 1) AS m) WHERE 1 AND new.trail_id IS NOT NULL; INSERT INTO audit_mark (actor, occurred_at, number, ordinal) SELECT new.actor, new.occurred_at, new.rowid, (SELECT m.ordinal + (SELECT count(*) FROM audit_event AS e INDEXED BY audit_event_lookup_2 WHERE e.actor = new.actor AND (e.occurred_at, e.rowid) > (m.occurred_at, m.number) AND (e.occurred_at, e.rowid) <= (new.occurred_at, new.rowid)) FROM (SELECT '' AS occurred_at, 0 AS number, 0 AS ordinal UNION ALL SELECT occurred_at, number, ordinal FROM audit_mark WHERE actor IS new.actor AND trail_id IS NULL AND event_type IS NULL AND (occurred_at, number) <= (new.occurred_at, new.rowid) ORDER BY 1 DESC, 2 DESC LIMIT 1) AS m) WHERE 1 AND new.actor IS NOT NULL; INSERT INTO audit_mark (event_type, occurred_at, number, ordinal) SELECT new.event_type, new.occurred_at, new.rowid, (SELECT m.ordinal + (SELECT count(*) FROM audit_event AS e INDEXED BY audit_event_lookup_3 WHERE e.event_type = new.event_type AND (e.occurred_at, e.rowid) > (m.occurred_at, m.number) AND (e.occurred_at, e.rowid) <= (new.occurred_at, new.rowid)) FROM (SELECT '' AS occurred_at, 0 AS number, 0 AS ordinal UNION ALL SELECT occurred_at, number, ordinal FROM audit_mark WHERE event_type IS new.event_type AND trail_id IS NULL AND actor IS NULL AND (occurred_at, number) <= (new.occurred_at, new.rowid) ORDER BY 1 DESC, 2 DESC LIMIT 1) AS m) WHERE 1 AND new.event_type IS NOT NULL; INSERT INTO audit_mark (actor, event_type, occurred_at, number, ordinal) SELECT new.actor, new.event_type, new.occurred_at, new.rowid, (SELECT m.ordinal + (SELECT count(*) FROM audit_event AS e INDEXED BY audit_event_lookup_4 WHERE e.actor = new.actor AND e.event_type = new.event_type AND (e.occurred_at, e.rowid) > (m.occurred_at, m.number) AND (e.occurred_at, e.rowid) <= (new.occurred_at, new.rowid)) FROM (SELECT '' AS occurred_at, 0 AS number, 0 AS ordinal UNION ALL SELECT occurred_at, number, ordinal FROM audit_mark WHERE actor IS new.actor AND event_type IS new.event_type AND trail_id IS NULL AND (occurred_at, number) <= (new.occurred_at, new.rowid) ORDER BY 1 DESC, 2 DESC LIMIT 1) AS m) WHERE 1 AND new.actor IS NOT NULL AND new.event_type IS NOT NULL; END;
+
+CREATE TRIGGER audit_event_moves_marks AFTER INSERT ON audit_event WHEN EXISTS (SELECT 1 FROM audit_mark WHERE trail_id IS NULL AND actor IS NULL AND event_type IS NULL AND occurred_at > new.occurred_at) BEGIN UPDATE audit_mark SET ordinal = ordinal + 1 WHERE trail_id IS NULL AND actor IS NULL AND event_type IS NULL AND 1 AND occurred_at > new.occurred_at; UPDATE audit_mark SET ordinal = ordinal + 1 WHERE trail_id IS new.trail_id AND actor IS NULL AND event_type IS NULL AND 1 AND new.trail_id IS NOT NULL AND occurred_at > new.occurred_at; UPDATE audit_mark SET ordinal = ordinal + 1 WHERE actor IS new.actor AND trail_id IS NULL AND event_type IS NULL AND 1 AND new.actor IS NOT NULL AND occurred_at > new.occurred_at; UPDATE audit_mark SET ordinal = ordinal + 1 WHERE event_type IS new.event_type AND trail_id IS NULL AND actor IS NULL AND 1 AND new.event_type IS NOT NULL AND occurred_at > new.occurred_at; UPDATE audit_mark SET ordinal = ordinal + 1 WHERE actor IS new.actor AND event_type IS new.event_type AND trail_id IS NULL AND 1 AND new.actor IS NOT NULL AND new.event_type IS NOT NULL AND occurred_at > new.occurred_at; END;

@@ -119,9 +119,9 @@ NO_EXAMPLE = {
 def test_the_commands_are_these():
     assert sorted(COMMANDS) == [
         "account create", "account disable", "account enable", "account list", "account rotate",
-        "attachment", "backup", "checkpoint", "doctor", "export", "import", "key create",
-        "key list", "key revoke", "key rotate", "openapi", "restore", "routes", "schema", "serve",
-        "set", "token", "verify",
+        "attachment", "audit export", "audit tail", "backup", "checkpoint", "doctor", "export",
+        "import", "key create", "key list", "key revoke", "key rotate", "openapi", "restore",
+        "routes", "schema", "serve", "set", "token", "verify",
         "webhook add", "webhook deliveries",
         "webhook list", "webhook pause", "webhook redeliver", "webhook remove", "webhook resume",
         "webhook rotate", "webhook test", "workspace create", "workspace list",

@@ -79,8 +79,8 @@ def test_an_environment_needs_a_name_and_a_type(lite, factstore):
         ("complianceState", "UNKNOWN"),
     ]
     assert factstore.get(f"{ENVIRONMENTS}/{key.upper()}").json == created.json
-    assert audit(lite)[-1][1:3] == ("environment.created", key)
-    assert ledger(lite)[-1] == ("ENVIRONMENT_CREATED", key)
+    assert audit(lite)[-2][1:3] == ("environment.created", key)
+    assert ledger(lite)[-2] == ("ENVIRONMENT_CREATED", key)
     assert events(lite) == []
 
 

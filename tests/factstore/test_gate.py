@@ -615,7 +615,7 @@ def test_an_artifact_on_the_allow_list_passes_at_once(
         assert (result["policiesEvaluated"], result["signatureVerified"]) == (0, None)
         assert result["reason"] == "The allow-list of environment 'production' has this artifact."
         assert result["policyName"] == ""
-    assert told == ["GATE_ALLOWED", "GATE_ALLOWED"]
+    assert told == ["ENVIRONMENT_CREATED", "GATE_ALLOWED", "GATE_ALLOWED"]
 
 
 @pytest.mark.parametrize(

@@ -146,8 +146,8 @@ def test_provenance_needs_only_a_builder(lite, factstore, trail, artifact, path)
     assert factstore.get(path).json == recorded.json
     (listed,) = factstore.get(f"/api/v1/trails/{trail}/artifacts").json
     assert listed == artifact | {"provenanceStatus": "PROVENANCE_UNVERIFIED"}
-    assert audit(lite)[-1][1:3] == ("build_provenance.recorded", key)
-    assert ledger(lite)[-1] == ("BUILD_PROVENANCE_RECORDED", key)
+    assert audit(lite)[-2][1:3] == ("build_provenance.recorded", key)
+    assert ledger(lite)[-2] == ("BUILD_PROVENANCE_RECORDED", key)
     assert [type for type, _ in events(lite)] == ["factstore.artifact.reported"]
     assert lite.verify() == []
 

@@ -8,7 +8,7 @@ from conftest import WHY
 from inside import FINDING, FINDINGS, audit, rows, tamper
 from looking import stored_bytes
 
-from novantra_lite import AuditEntry, Client, NovantraLite, perform
+from novantra_lite import AuditEntry, Client, Endpoint, NovantraLite, perform
 
 #: The audit log begins with a key, the organization and an account; the ledger with the latter two.
 OPENING = [
@@ -68,14 +68,27 @@ def test_a_change_keeps_what_was_there_before(lite, findings):
         assert entry.detail == '{"before":{"severity":"high"}}'
 
 
-def test_a_secret_that_was_replaced_is_not_kept(lite):
+def test_a_record_whose_secret_was_read_is_changed_without_sealing_that_anew(lite):
+    key = lite.webhooks.add("https://93.184.216.34/hook")["id"]
+
+    def work(current):
+        endpoint = Endpoint.fetch(key)
+        assert endpoint.secret.startswith("whsec_")
+        endpoint.change(status="paused")
+
+    perform(lite.workspace, work, actor="test")
+
+    assert lite.webhooks.list()[0]["status"] == "paused"
+    assert lite.verify() == []
+
+
+def test_a_secret_that_is_replaced_does_not_stay_in_the_audit_log(lite):
     endpoint = lite.webhooks.add("https://93.184.216.34/hook")
 
     lite.webhooks.rotate(endpoint["id"])
 
     with lite.workspace.read():
-        entry = AuditEntry.select().order_by(AuditEntry.id.desc()).get()
-        assert entry.action == "webhook_endpoint.updated"
+        (entry,) = AuditEntry.select().where(AuditEntry.action == "webhook_endpoint.updated")
         assert entry.detail == '{"before":{"previousUntil":null}}'
 
 
