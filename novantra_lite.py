@@ -16570,6 +16570,13 @@ def check_marks() -> Iterator[str]:
             yield f"The marks of the audit log{by} do not count its entries."
 
 
+class PageNumber(Integer):
+    """Which page is wanted of a list that always comes in pages."""
+
+    def describe(self):
+        return super().describe() | {"description": "Number of a page, from 0 on; 0 unless told."}
+
+
 class Instant(Timestamp):
     """A point in time in a query, for which a date does not stand."""
 
@@ -16627,9 +16634,9 @@ class Audit(
             AuditEvent.event_type,
             trail_id=Id(),
             actor=Text(),
-            page=Integer(0, 2**31 - 1, default=0),
-            size=Integer(1, 100, default=20),
-            sort_desc=Boolean(default=True),
+            page=PageNumber(0, 2**31 - 1),
+            size=Integer(1, 100),
+            sort_desc=Boolean(),
             **{"from": Instant(6), "to": Instant(6)},
         ),
         answer={
