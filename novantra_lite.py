@@ -2144,6 +2144,11 @@ class Migration(NamedTuple):
     statements: tuple[str, ...] = ()
 
 
+#: The layout of a file, whose it is, and whether nothing is in it yet.
+FILE_FACTS = """SELECT user_version, application_id, NOT EXISTS (SELECT 1 FROM sqlite_schema)
+    FROM pragma_user_version, pragma_application_id"""
+
+
 def open_file(
     workspace: Workspace,
     create: Callable[[int | None], Sequence[str]],
@@ -2162,9 +2167,7 @@ def open_file(
         raise translate(error) from None
     except peewee.DatabaseError:
         raise not_ours(workspace) from None
-    facts = "SELECT user_version, application_id, NOT EXISTS (SELECT 1 FROM sqlite_schema) FROM "
-    facts += "pragma_user_version, pragma_application_id"
-    version, application, empty = connection.execute(facts).fetchone()
+    version, application, empty = connection.execute(FILE_FACTS).fetchone()
     if not empty and application != APPLICATION_ID:
         raise not_ours(workspace)
     if version > newest:
