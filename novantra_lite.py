@@ -16,7 +16,7 @@ Contents
 
     Part I    Kernel   Problems, Settings, Clock and ids, JSON and sessions, Fields,
         Compound fields, Statements, Models, Schemas, Keys and encryption, Connections, Workspaces,
-        Tables and migrations, Pages, Principals and tokens, Uploads, Contexts, Surfaces,
+        Tables and migrations, Tallies, Pages, Principals and tokens, Uploads, Contexts, Surfaces,
         Operations and resources
     Part II   Records of every write   Idempotency, Rate limits, Audit and ledger, Verification,
         Webhook signatures, Outbox, Writes, Answers, Outbound addresses, Outbound requests,
@@ -1357,6 +1357,25 @@ def check_move(record: Model, status: str) -> None:
         )
 
 
+def all_models() -> list[type[Model]]:
+    """Every table's model, those that others point to first."""
+    return sort_models(tuple(concrete(Model)))
+
+
+def concrete(model: type[Model]) -> Iterator[type[Model]]:
+    """The models below one that have a table."""
+    for kind in model.__subclasses__():
+        if not kind.__dict__.get("abstract"):
+            yield kind
+        yield from concrete(kind)
+
+
+@functools.cache
+def sort_models(models: tuple[type[Model], ...]) -> list[type[Model]]:
+    """Models, those that others point to first."""
+    return peewee.sort_models(models)
+
+
 # --- Schemas ------------------------------------------------------------------
 
 
@@ -2187,6 +2206,99 @@ def run_together(connection: sqlite3.Connection, statements: Iterable[str]) -> N
         raise
 
 
+# --- Tallies ------------------------------------------------------------------
+
+
+class Tallied(Model):
+    """A record that is counted as it comes, changes and goes."""
+
+    abstract: ClassVar[bool] = True
+    #: SQL for the place and the state in which a row counts, and for how much it counts there.
+    tallied: ClassVar[Sequence[tuple[str, str, str]]]
+
+
+def tallied_models() -> list[type[Tallied]]:
+    """The models whose records are counted."""
+    return [model for model in all_models() if issubclass(model, Tallied)]
+
+
+class Tally(SelfKept, Model):
+    """How many records of a kind there are in a place and state, or what they add up to there.
+
+    Triggers keep it in step with the tables, so that nobody has to count a million records. The
+    place of all is `all`.
+    """
+
+    key, since = "kind place state", 4
+
+    id = Integer(primary_key=True, null=True)
+    kind = Text()
+    place = Text()
+    state = Text()
+    number = Integer()
+
+    @classmethod
+    def of(cls, model: type[Tallied]) -> Counter[str]:
+        """The numbers of all of a model's records, by state."""
+        mine = (cls.kind == model._meta.table_name) & (cls.place == "all")
+        return Counter(dict(cls.select(cls.state, cls.number).where(mine).tuples()))
+
+    @classmethod
+    def triggers(cls):
+        return (sql for model in tallied_models() for sql in keep_tally(model))
+
+
+def recount_sql(model: type[Tallied]) -> Iterator[str]:
+    """Queries for the whole tally of a table: kind, place, state and number."""
+    table = model._meta.table_name
+    for place, state, number in model.tallied:
+        yield f"SELECT '{table}', {place}, {state}, sum({number}) FROM \"{table}\" GROUP BY 2, 3"
+
+
+def tally_steps(model: type[Tallied], row: str, sign: str = "") -> str:
+    """The statements that put a row of a table into the tally, or with a minus take it out."""
+    table, steps = model._meta.table_name, ""
+    for line in model.tallied:
+        place, state, number = (re.sub(r'"\w+"', rf"{row}.\g<0>", sql) for sql in line)
+        steps += f"""
+    INSERT INTO "tally" ("kind", "place", "state", "number")
+        VALUES ('{table}', {place}, {state}, {sign}({number}))
+        ON CONFLICT ("kind", "place", "state")
+        DO UPDATE SET "number" = "number" + excluded."number";"""
+    return steps
+
+
+def keep_tally(model: type[Tallied]) -> Iterator[str]:
+    """Triggers that keep the tally of a table in step with it."""
+    table, told = model._meta.table_name, " ".join(map(" ".join, model.tallied))
+    columns = [f'"{column.column_name}"' for column in model._meta.sorted_fields]
+    changes = ", ".join(column for column in columns if column in told)
+    comes, goes = tally_steps(model, "NEW"), tally_steps(model, "OLD", "-")
+    for name, change, steps in (
+        ("insert", "INSERT", comes),
+        ("update", f"UPDATE OF {changes}", goes + comes),
+        ("delete", "DELETE", goes),
+    ):
+        head = f'CREATE TRIGGER "{table}_tally_{name}" AFTER {change} ON "{table}"'
+        yield f"{head} BEGIN{steps}\nEND"
+
+
+def count_older_records() -> Iterator[str]:
+    """The statements that put into the tally what an older file holds already."""
+    for query in (sql for model in tallied_models() for sql in recount_sql(model)):
+        yield f'INSERT INTO "tally" ("kind", "place", "state", "number") {query}'
+
+
+def check_tallies(connection: sqlite3.Connection) -> Iterator[str]:
+    """Count anew what the tally knows of each table."""
+    for model in tallied_models():
+        counted = {row[:3]: row[3] for sql in recount_sql(model) for row in connection.execute(sql)}
+        columns = Tally.kind, Tally.place, Tally.state, Tally.number
+        kept = Tally.select(*columns).where(Tally.kind == model._meta.table_name).tuples()
+        if Counter(counted) != Counter({row[:3]: row[3] for row in kept}):
+            yield f"The tally of {model.noun()} records does not add up."
+
+
 # --- Pages --------------------------------------------------------------------
 
 
@@ -2938,6 +3050,8 @@ class Operation:
     slow: bool = False
     #: Statuses of refusals that it has beyond those that all operations have.
     refuses: tuple[int, ...] = ()
+    #: JSON schemas of what it answers with further statuses, in place of the surface's envelope.
+    others: Mapping[int, dict] = dataclasses.field(default_factory=dict)
     #: Whether it may send the caller elsewhere (302) instead.
     redirects: bool = False
     id: str = ""
@@ -3438,10 +3552,12 @@ class Journal:
 
 
 def check_chains() -> Iterator[str]:
-    """Recompute both chains of the current session's file; tell each fault in a sentence."""
+    """Recompute both chains of the current session's file, and what is counted there; tell each
+    fault in a sentence."""
     connection = session().database.connection()
     faults = [*check_audit(connection), *check_ledger(connection)]
     yield from faults or check_agreement(connection)
+    yield from check_tallies(connection)
 
 
 def check_audit(connection: sqlite3.Connection) -> Iterator[str]:
@@ -3530,25 +3646,6 @@ def check_contents(connection: sqlite3.Connection, newest: dict) -> Iterator[str
         for (kind, gone), (event, _) in newest.items():
             if kind == table and gone not in seen and not event.endswith("_DELETED"):
                 yield f"{model.noun().capitalize()} {gone} is in the ledger but not in its table."
-
-
-def all_models() -> list[type[Model]]:
-    """Every table's model, those that others point to first."""
-    return sort_models(tuple(concrete(Model)))
-
-
-def concrete(model: type[Model]) -> Iterator[type[Model]]:
-    """The models below one that have a table."""
-    for kind in model.__subclasses__():
-        if not kind.__dict__.get("abstract"):
-            yield kind
-        yield from concrete(kind)
-
-
-@functools.cache
-def sort_models(models: tuple[type[Model], ...]) -> list[type[Model]]:
-    """Models, those that others point to first."""
-    return peewee.sort_models(models)
 
 
 # --- Webhook signatures -------------------------------------------------------
@@ -8504,12 +8601,21 @@ class NotificationDeliveries(
 # What a trail gathers, and what follows for its status.
 
 
-class Trail(Model):
+class Trail(Tallied):
     """One run of a pipeline for a commit, and all that was recorded about it."""
 
     fact, made, key, touched, since = "trail", "begun", "flow name", True, 2
-    lookup = "flow git_commit_sha"
+    lookup = "flow git_commit_sha, flow status created_at"
     schema_name = "TrailResponse"
+    #: In all, in all on one day, and of one flow on one day.
+    tallied = tuple(
+        (place, '"status"', "1")
+        for place in (
+            "'all'",
+            """'all/' || date("created_at")""",
+            """"flow_id" || '/' || date("created_at")""",
+        )
+    )
     derived: ClassVar[dict] = {
         "flowName": Derived(
             Text(255), 'json_quote((SELECT "name" FROM "flow" WHERE "id" = t1."flow_id"))'
@@ -8601,11 +8707,12 @@ class Artifact(Model):
     commit_url = Text(2048, null=True)
 
 
-class Attestation(Model):
+class Attestation(Tallied):
     """What somebody says of a trail: that something was done, and how it ended."""
 
     fact, made, lookup, since = "attestation", "recorded", "trail type status", 2
     schema_name = "AttestationResponse"
+    tallied = (("'all'", '"status"', "1"),)
     derived: ClassVar[dict] = {
         "compliant": Derived(
             Boolean(), """CASE t1."status" WHEN 'PASSED' THEN 'true' ELSE 'false' END"""
@@ -14611,11 +14718,22 @@ BREACHES = f"""FROM (SELECT l."key" AS severity, l."value" AS allowed, CASE l."k
 } END AS found FROM json_each(t1."thresholds") AS l) WHERE found > allowed"""
 
 
-class SecurityScan(Model):
+#: SQL for how a scan counts: as failed with anything critical or high (section 4 of the notes on
+#: operations).
+SCAN_STATE = """CASE WHEN "critical_vulnerabilities" + "high_vulnerabilities" > 0
+    THEN 'FAILED' ELSE 'PASSED' END"""
+
+
+class SecurityScan(Tallied):
     """What a scanner found on a trail, by severity, and the thresholds that were in force then."""
 
     fact, made, append_only, since = "security_scan", "recorded", True, 3
     schema_name = "SecurityScanResponse"
+    tallied = (
+        ("'all'", SCAN_STATE, "1"),
+        ("'all'", "'withCritical'", '"critical_vulnerabilities" > 0'),
+        *(("'all'", f"'{name}'", f'"{COUNTED[name]}"') for name in JUDGED),
+    )
     derived: ClassVar[dict] = {
         "thresholdBreached": Derived(
             Boolean(), f"CASE WHEN EXISTS (SELECT 1 {BREACHES}) THEN 'true' ELSE 'false' END"
@@ -14676,13 +14794,13 @@ def keep_report(scan: SecurityScan, upload: Upload) -> None:
 
 
 TRAIL_SCANS = Array(SecurityScan, {"trail": lambda trail: SecurityScan.trail == trail})
-SCAN_TOTALS = """SELECT json_object('totalScans', count(*),
-    'totalCritical', ifnull(sum("critical_vulnerabilities"), 0),
-    'totalHigh', ifnull(sum("high_vulnerabilities"), 0),
-    'totalMedium', ifnull(sum("medium_vulnerabilities"), 0),
-    'totalLow', ifnull(sum("low_vulnerabilities"), 0),
-    'scansWithCritical', count(CASE WHEN "critical_vulnerabilities" > 0 THEN 1 END))
-    FROM security_scan"""
+SCAN_TOTALS = ("totalScans", *(f"total{name.capitalize()}" for name in JUDGED))
+
+
+def scan_totals(counted: Counter[str]) -> dict[str, int]:
+    """How many scans there are, and how much they found, out of their tally."""
+    scans = counted["PASSED"] + counted["FAILED"]
+    return dict(zip(SCAN_TOTALS, (scans, *(counted[name] for name in JUDGED)), strict=True))
 
 
 class SecurityScans(
@@ -14742,18 +14860,12 @@ class SecurityScans(
     @route(
         "GET /api/v1/security-scans/summary",
         id="getSecurityScanSummary",
-        answer=closed_schema(
-            totalScans=WHOLE,
-            totalCritical=WHOLE,
-            totalHigh=WHOLE,
-            totalMedium=WHOLE,
-            totalLow=WHOLE,
-            scansWithCritical=WHOLE,
-        ),
+        answer=closed_schema(**dict.fromkeys(SCAN_TOTALS, WHOLE), scansWithCritical=WHOLE),
     )
     def summarise(self, context):
         """Add up all security scans."""
-        return context.workspace.fetch_row(SCAN_TOTALS)[0].encode()
+        counted = Tally.of(SecurityScan)
+        return scan_totals(counted) | {"scansWithCritical": counted["withCritical"]}
 
 
 # --- Regulatory frameworks ----------------------------------------------------
@@ -15100,6 +15212,11 @@ CUSTODY = {
 }
 
 
+def join_members(told: Mapping[str, bytes]) -> bytes:
+    """A JSON object out of its members, each of which is JSON text already."""
+    return b"{%b}" % b",".join(b'"%b":%b' % (name.encode(), one) for name, one in told.items())
+
+
 class ChainOfCustody(Resource, surface=FACTSTORE, scope="factstore", tag="Compliance"):
     """All that is known of where an artifact comes from."""
 
@@ -15126,7 +15243,7 @@ class ChainOfCustody(Resource, surface=FACTSTORE, scope="factstore", tag="Compli
             "evidenceFiles": b"[%b]" % files,
             "complianceStatus": b'"COMPLIANT"' if complies else b'"NON_COMPLIANT"',
         }
-        return b"{%b}" % b",".join(b'"%b":%b' % (name.encode(), one) for name, one in told.items())
+        return join_members(told)
 
 
 # --- Regulatory reports -------------------------------------------------------
@@ -18221,6 +18338,8 @@ MIGRATIONS = (
         (
             'DROP INDEX IF EXISTS "event_type"',
             'CREATE INDEX IF NOT EXISTS "trail_lookup" ON "trail" ("flow_id", "git_commit_sha")',
+            'CREATE INDEX IF NOT EXISTS "trail_lookup_2" '
+            'ON "trail" ("flow_id", "status", "created_at")',
             'CREATE INDEX "audit_entry_at" ON "audit_entry" ("at")',
             "DROP INDEX audit_event_event_type",
             "DROP INDEX audit_event_trail_id",
@@ -18228,6 +18347,7 @@ MIGRATIONS = (
             "DROP INDEX audit_event_occurred_at",
             *create_indexes(AuditEvent),
             *mark_older_events(),
+            *count_older_records(),
         ),
     ),
 )
@@ -20031,6 +20151,15 @@ def check_file(workspace: Workspace) -> Iterator[str]:
         yield f"Row {row} of {table} points at a {parent} that is not there."
 
 
+def file_bytes(workspace: Workspace) -> int:
+    """The size of a workspace's file, without what still waits beside it to be taken over."""
+    connection = workspace.reader.connection()
+    pages, each = (
+        connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size")
+    )
+    return pages * each
+
+
 def examine(lite: NovantraLite) -> dict:
     """What a person who helps would ask first."""
     import platform
@@ -20041,20 +20170,19 @@ def examine(lite: NovantraLite) -> dict:
     workspaces = []
     for workspace in lite.workspaces.values():
         connection = workspace.reader.connection()
-        pages = [
-            connection.execute(f"PRAGMA {name}").fetchone()[0]
-            for name in ("page_count", "page_size")
-        ]
         workspaces.append(
             {
                 "slug": workspace.slug,
                 "file": str(workspace.path or "temporary"),
-                "bytes": pages[0] * pages[1],
+                "bytes": file_bytes(workspace),
                 "layout": connection.execute("PRAGMA user_version").fetchone()[0],
                 "freeDiskBytes": shutil.disk_usage(workspace.file.parent).free,
             }
         )
-    packages = ("falcon", "peewee", "itsdangerous", "waitress", "cryptography", "PyYAML")
+    packages = (
+        "cryptography", "falcon", "itsdangerous", "peewee", "PyYAML",
+        "waitress",
+    )  # fmt: skip
     return {
         "version": __version__,
         "python": platform.python_version(),
@@ -21047,6 +21175,8 @@ def describe_answers(operation: Operation) -> dict:
     statuses = [*REFUSALS, *writing, *operation.refuses]
     for status in sorted(statuses):
         answers[str(status)] = {"$ref": f"#/components/responses/{operation.surface.name}{status}"}
+    for status, schema in operation.others.items():
+        answers[str(status)] = describe_answer(HTTPStatus(status).phrase, schema)
     return answers
 
 
@@ -21080,6 +21210,15 @@ def describe_refusals(surface: Surface) -> dict[str, dict]:
 # --- Service ------------------------------------------------------------------
 
 
+def is_readable(workspace: Workspace) -> bool:
+    """Whether something can be read from a workspace."""
+    try:
+        workspace.reader.connection().execute("SELECT id FROM organization").fetchone()
+    except (sqlite3.Error, peewee.PeeweeException):
+        return False
+    return True
+
+
 class Service(Resource, surface=NOVANTRA, tag="Service"):
     """What answers without credentials: health, the OpenAPI document, the reference page."""
 
@@ -21099,11 +21238,8 @@ class Service(Resource, surface=NOVANTRA, tag="Service"):
     )
     def get_readiness(self, context):
         """Tell whether every workspace can be read."""
-        for workspace in context.lite.workspaces.values():
-            try:
-                workspace.reader.connection().execute("SELECT id FROM organization").fetchone()
-            except (sqlite3.Error, peewee.PeeweeException):
-                raise Unavailable from None
+        if not all(map(is_readable, context.lite.workspaces.values())):
+            raise Unavailable
         return Reply(200, b'{"status":"ok"}')
 
     @route("GET /api/v1/openapi.json", public=True, answer={"type": "object"})
