@@ -7181,7 +7181,7 @@ SESSION_PREFIX = "fsu_"
 class FactstoreSurface(Surface):
     """Bare records and arrays in creation order, and the error body of its clients."""
 
-    claims = ("/api",)
+    claims = ("/api", "/actuator", "/api-docs", "/swagger-ui.html")
     coerces = ignores_empty = api_keys = True
     error_schema: ClassVar[dict] = {
         "type": "object",
@@ -16212,6 +16212,254 @@ class Audit(
 
 # --- Reports ------------------------------------------------------------------
 
+RATE, MOMENT = {"type": "number", "minimum": 0, "maximum": 100}, Timestamp(6).describe()
+STANDINGS = ("COMPLIANT", "NON_COMPLIANT", "PENDING")
+TRAIL_TOTALS = {
+    **dict.fromkeys(
+        ("totalTrails", "compliantTrails", "nonCompliantTrails", "pendingTrails"), WHOLE
+    ),
+    "complianceRate": RATE,
+}
+
+
+def trail_totals(counted: Mapping[str, int]) -> dict[str, int | float]:
+    """How many trails there are by status, and the percentage of all that complies.
+
+    It is rounded half up to two decimals, and 0 where there are no trails.
+    """
+    numbers = [counted.get(status, 0) for status in STANDINGS]
+    total = sum(numbers)
+    rate = (20_000 * numbers[0] + total) // (2 * total) / 100 if total else 0.0
+    return dict(zip(TRAIL_TOTALS, (total, *numbers, rate), strict=True))
+
+
+#: What a report says of a trail that does not comply.
+SUMMARY = {
+    camel(column.column_name): column
+    for column in (
+        Trail.id,
+        Trail.git_commit_sha,
+        Trail.git_branch,
+        Trail.git_author,
+        Trail.status,
+        Trail.created_at,
+    )
+}
+
+
+def begun_sql(one_flow: bool, status: str, period: str) -> str:
+    """SQL for the trails of the flow `?1`, or of all, with a status that began in a period."""
+    flows = '(SELECT "id" FROM "flow" WHERE "id" = ?1)' if one_flow else '"flow"'
+    # The index of trails begins with the flow: those of all flows are looked up flow by flow.
+    return f"""FROM {flows} AS f CROSS JOIN "trail" AS t1 WHERE t1."flow_id" = f."id"
+        AND t1."status" = '{status}' AND t1."created_at" BETWEEN {period}"""
+
+
+def number_sql(one_flow: bool, status: str) -> str:
+    """SQL for the number of trails with a status that began between `?2` and `?3`.
+
+    Whole days are in the tally; only what began on the first and on the last day is counted.
+    """
+    first_day = begun_sql(one_flow, status, "?2 AND min(ifnull(?3, '~'), date(?2) || '~')")
+    last_day = begun_sql(one_flow, status, "max(date(?3), ifnull(date(?2, '+1 day'), '')) AND ?3")
+    return f"""(SELECT ifnull(sum("number"), 0) FROM "tally"
+            WHERE "kind" = 'trail' AND "state" = '{status}'
+            AND "place" > ifnull(?1, 'all') || '/' || ifnull(date(?2), '')
+            AND "place" < ifnull(?1, 'all') || '/' || ifnull(date(?3), '~'))
+        + (SELECT count(*) {first_day}) + (SELECT count(*) {last_day})"""
+
+
+@functools.cache
+def report_sql(one_flow: bool) -> str:
+    """SQL for the numbers of trails by status, and for the JSON text of those that do not comply.
+
+    It takes a flow's id, the first and the last moment. All comes from one statement, so that it is
+    of one moment, too.
+    """
+    told = ", ".join(
+        f"""'{name}', t1."{column.column_name}\"""" for name, column in SUMMARY.items()
+    )
+    failing = begun_sql(one_flow, "NON_COMPLIANT", "ifnull(?2, '') AND ifnull(?3, '~')")
+    return f"""SELECT {", ".join(number_sql(one_flow, status) for status in STANDINGS)},
+        (SELECT CAST(group_concat(text) AS BLOB)
+            FROM (SELECT json_object({told}) AS text {failing} ORDER BY t1."rowid"))"""
+
+
+#: The members of a trail's export: whose records they hold, and which of these, by the trail `?1`.
+EXPORTED = {
+    "trail": (Trail, '"id" = ?1'),
+    "flow": (Flow, '"id" = (SELECT "flow_id" FROM "trail" WHERE "id" = ?1)'),
+    "artifacts": (Artifact, '"trail_id" = ?1'),
+    "attestations": (Attestation, '"trail_id" = ?1'),
+    "evidenceFiles": (
+        EvidenceFile,
+        '"attestation_id" IN (SELECT "id" FROM "attestation" WHERE "trail_id" = ?1)',
+    ),
+}
+
+
+@functools.cache
+def export_sql() -> str:
+    """SQL for the JSON text of the records in each member of an export, all of one moment."""
+    columns = (
+        f"""(SELECT CAST(group_concat(text) AS BLOB) FROM (
+            SELECT {model.statements().text.sql} AS text FROM "{model._meta.table_name}" AS t1
+            WHERE t1.{condition} ORDER BY t1."rowid"))"""
+        for model, condition in EXPORTED.values()
+    )
+    return f"SELECT {', '.join(columns)}"
+
+
+class Reports(Resource, surface=FACTSTORE, scope="factstore", tag="Reports"):
+    """Where trails stand, and all that was recorded for one."""
+
+    @route(
+        "GET /api/v1/reports/compliance",
+        id="getComplianceReport",
+        query=Filters(flow_id=Id(), **{"from": Timestamp(6), "to": Timestamp(6)}),
+        answer=closed_schema(
+            flowId={"type": ["string", "null"], "format": "uuid"},
+            flowName=TEXT,
+            **dict.fromkeys(("from", "to"), describe_member(Timestamp(6, null=True))),
+            **TRAIL_TOTALS,
+            nonCompliantTrailList={
+                "type": "array",
+                "items": closed_schema(
+                    **{name: describe_member(column) for name, column in SUMMARY.items()}
+                ),
+            },
+        ),
+        slow=True,
+    )
+    def report(self, context):
+        """Count the trails of one flow or of all, and list those that do not comply."""
+        flow_id, first, last = (context.query.get(name) for name in ("flow_id", "from", "to"))
+        named = {
+            "flowId": flow_id,
+            "flowName": Flow.fetch(flow_id).name if flow_id else "All Flows",
+            "from": first,
+            "to": last,
+        }
+        values = flow_id, first, last
+        *numbers, listed = context.workspace.fetch_row(report_sql(flow_id is not None), values)
+        totals = trail_totals(dict(zip(STANDINGS, numbers, strict=True)))
+        text = to_json(named | totals)[:-1].encode()
+        return b'%b,"nonCompliantTrailList":[%b]}' % (text, listed or b"")
+
+    @route(
+        "GET /api/v1/reports/audit-trail/{trailId}",
+        id="exportAuditTrail",
+        answer=closed_schema(
+            trailId=UUID_TEXT,
+            exportedAt=MOMENT,
+            trail=FACTSTORE.one_schema("TrailResponse"),
+            flow=FACTSTORE.one_schema("FlowResponse"),
+            artifacts=FACTSTORE.array_schema("ArtifactResponse"),
+            attestations=FACTSTORE.array_schema("AttestationResponse"),
+            evidenceFiles=FACTSTORE.array_schema("EvidenceFileResponse"),
+        ),
+        slow=True,
+    )
+    def export(self, context, key):
+        """Get everything that was recorded for a trail in one document."""
+        trail, flow, *lists = context.workspace.fetch_row(export_sql(), (key,))
+        if trail is None:
+            raise NotFound(f"There is no trail with the id {key}.")
+        arrays = [b"[%b]" % (text or b"") for text in lists]
+        told = dict(zip(EXPORTED, (trail, flow, *arrays), strict=True))
+        named = {"trailId": key, "exportedAt": now_exactly()}
+        return join_members({name: to_json(text).encode() for name, text in named.items()} | told)
+
+
+def percentage(part: int, total: int) -> float:
+    """A share of a total in percent, unrounded; 0 of nothing."""
+    return 100 * part / total if total else 0.0
+
+
+class Metrics(Resource, surface=FACTSTORE, scope="factstore", tag="Metrics"):
+    """Numbers about everything that was recorded."""
+
+    @route(
+        "GET /api/v1/metrics/compliance",
+        id="getComplianceMetrics",
+        answer=closed_schema(
+            totalTrails=WHOLE,
+            compliantTrails=WHOLE,
+            nonCompliantTrails=WHOLE,
+            complianceRate=RATE,
+            totalAttestations=WHOLE,
+            passedAttestations=WHOLE,
+            failedAttestations=WHOLE,
+            generatedAt=MOMENT,
+        ),
+    )
+    def of_compliance(self, context):
+        """Count all trails and attestations by how they ended; the percentage is not rounded."""
+        trails, attestations = Tally.of(Trail), Tally.of(Attestation)
+        return {
+            "totalTrails": trails.total(),
+            "compliantTrails": trails["COMPLIANT"],
+            "nonCompliantTrails": trails["NON_COMPLIANT"],
+            "complianceRate": percentage(trails["COMPLIANT"], trails.total()),
+            "totalAttestations": attestations.total(),
+            "passedAttestations": attestations["PASSED"],
+            "failedAttestations": attestations["FAILED"],
+            "generatedAt": now_exactly(),
+        }
+
+    @route(
+        "GET /api/v1/metrics/security",
+        id="getSecurityMetrics",
+        answer=closed_schema(
+            **dict.fromkeys(("totalScans", "passedScans", "failedScans", *SCAN_TOTALS), WHOLE),
+            generatedAt=MOMENT,
+        ),
+    )
+    def of_security(self, context):
+        """Add up all security scans; one passes that found nothing critical or high."""
+        scans = Tally.of(SecurityScan)
+        ended = {"passedScans": scans["PASSED"], "failedScans": scans["FAILED"]}
+        return scan_totals(scans) | ended | {"generatedAt": now_exactly()}
+
+
+class Dashboard(Resource, surface=FACTSTORE, scope="factstore", tag="Dashboard"):
+    """What a dashboard shows first."""
+
+    @route(
+        "GET /api/v1/dashboard/stats",
+        id="getDashboardStats",
+        answer=closed_schema(totalFlows=WHOLE, **TRAIL_TOTALS),
+    )
+    def tell(self, context):
+        """Count flows and trails."""
+        return {"totalFlows": Flow.select().count()} | trail_totals(Tally.of(Trail))
+
+
+#: The last report of an environment tells how things stand there.
+DRIFTED = """SELECT count(*) FROM "environment" AS e WHERE (SELECT d."has_drift"
+    FROM "drift_report" AS d WHERE d."environment_id" = e."id" ORDER BY d."rowid" DESC LIMIT 1)"""
+UNDECIDED = f"""SELECT count(*) FROM "approval" AS t1
+    WHERE t1."status" = 'PENDING_APPROVAL' AND {Approval.standing} = 'PENDING_APPROVAL'"""
+
+
+def compliance_gauges(workspace: Workspace) -> Iterator[tuple[str, str, float]]:
+    """Name, meaning and value of each gauge that the dashboards of Grafana ask for."""
+    trails, attestations, scans = map(Tally.of, (Trail, Attestation, SecurityScan))
+    rate = percentage(trails["COMPLIANT"], trails.total())
+    yield "trails_total", "Trails.", trails.total()
+    yield "trails_compliant", "Trails that comply.", trails["COMPLIANT"]
+    yield "trails_non_compliant", "Trails that do not comply.", trails["NON_COMPLIANT"]
+    yield "attestations_total", "Attestations.", attestations.total()
+    yield "attestations_passed", "Attestations that passed.", attestations["PASSED"]
+    yield "attestations_failed", "Attestations that failed.", attestations["FAILED"]
+    yield "security_scans_total", "Security scans.", scans["PASSED"] + scans["FAILED"]
+    yield "security_scans_passed", "Scans without anything critical or high.", scans["PASSED"]
+    yield "security_scans_failed", "Scans with something critical or high.", scans["FAILED"]
+    yield "compliance_rate", "Percentage of all trails that comply, from 0 to 100.", rate
+    pending, drifted = (workspace.fetch_row(sql)[0] for sql in (UNDECIDED, DRIFTED))
+    yield "approvals_pending", "Approvals that somebody still has to decide.", pending
+    yield "drift_detected", "Environments that differ from their baseline.", drifted
+
 
 # --- Incoming webhooks --------------------------------------------------------
 # CI systems tell of what they did. A config says which of them may tell of which flow.
@@ -20180,7 +20428,7 @@ def examine(lite: NovantraLite) -> dict:
             }
         )
     packages = (
-        "cryptography", "falcon", "itsdangerous", "peewee", "PyYAML",
+        "cryptography", "falcon", "itsdangerous", "peewee", "prometheus-client", "PyYAML",
         "waitress",
     )  # fmt: skip
     return {
@@ -21219,6 +21467,9 @@ def is_readable(workspace: Workspace) -> bool:
     return True
 
 
+HEALTH = closed_schema(status={"type": "string", "enum": ["UP", "DOWN"]})
+
+
 class Service(Resource, surface=NOVANTRA, tag="Service"):
     """What answers without credentials: health, the OpenAPI document, the reference page."""
 
@@ -21260,6 +21511,94 @@ class Service(Resource, surface=NOVANTRA, tag="Service"):
     def get_root(self, context):
         """Go to the reference page."""
         return Reply(307, b"", {"Location": f"{context.request.root_path}/docs"})
+
+
+class WorkspaceMetrics:
+    """Tells Prometheus of one workspace, by its name where the install has several."""
+
+    def __init__(self, lite: NovantraLite, workspace: Workspace):
+        self.workspace = workspace
+        self.labels = {"workspace": workspace.slug} if len(lite.workspaces) > 1 else {}
+
+    def collect(self) -> Iterator[Any]:
+        """What holds at this moment, as a collector of prometheus-client gives it."""
+        from prometheus_client.core import (
+            CounterMetricFamily,
+            GaugeMetricFamily,
+            InfoMetricFamily,
+        )
+
+        yield InfoMetricFamily(
+            "novantra_lite", "The version that answers.", {"version": __version__}
+        )
+        for prefix, family, measured in (
+            ("factstore", GaugeMetricFamily, compliance_gauges(self.workspace)),
+            ("novantra_lite", GaugeMetricFamily, self.gauges()),
+            ("novantra_lite", CounterMetricFamily, self.counters()),
+        ):
+            for name, meaning, value in measured:
+                metric = family(f"{prefix}_{name}", meaning, labels=self.labels)
+                metric.add_metric(self.labels.values(), value)
+                yield metric
+
+    def gauges(self) -> Iterator[tuple[str, str, float]]:
+        """How much there is to do, and to store."""
+        waiting = sum(kind.select().where(kind.due_at > "").count() for kind in errand_kinds())
+        yield "deliveries_waiting", "What has still to be sent to other servers.", waiting
+        yield "file_bytes", "Size of the workspace's file.", file_bytes(self.workspace)
+
+    def counters(self) -> Iterator[tuple[str, str, float]]:
+        """How much was written."""
+        for name, model, meaning in (
+            ("audit_entries", AuditEntry, "Entries in the audit log."),
+            ("ledger_entries", LedgerEntry, "Entries in the ledger, one for each fact."),
+        ):
+            # They are numbered without gaps.
+            yield name, meaning, model.select(peewee.fn.max(model.id)).scalar() or 0
+
+
+class Operations(Resource, surface=FACTSTORE, scope="factstore", tag="Operations"):
+    """What operators and their monitoring ask for, under the paths of the reference server."""
+
+    @route(
+        "GET /actuator/health",
+        id="getActuatorHealth",
+        public=True,
+        scope="",
+        answer=HEALTH,
+        others={503: HEALTH},
+    )
+    def tell_health(self, context):
+        """Tell whether every workspace can be read."""
+        if all(map(is_readable, context.lite.workspaces.values())):
+            return Reply(200, b'{"status":"UP"}')
+        return Reply(503, b'{"status":"DOWN"}', {"Retry-After": "1"})
+
+    @route(
+        "GET /actuator/prometheus",
+        id="getPrometheusMetrics",
+        answer=TEXT,
+        answers_with="text/plain",
+    )
+    def expose_metrics(self, context):
+        """Get the gauges of the workspace and of the process, in the text format of Prometheus."""
+        from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+
+        registry = CollectorRegistry()
+        registry.register(WorkspaceMetrics(context.lite, context.workspace))
+        ProcessCollector(registry=registry)
+        media = "text/plain; version=0.0.4; charset=utf-8"
+        return Reply(200, generate_latest(registry), {"Content-Type": media})
+
+    @route("GET /api-docs", id="getApiDocs", public=True, scope="", answer={"type": "object"})
+    def get_document(self, context):
+        """Get the OpenAPI document."""
+        return Reply(200, openapi_bytes())
+
+    @route("GET /swagger-ui.html", id="getSwaggerUi", public=True, scope="", status=302)
+    def go_to_reference(self, context):
+        """Go to the reference page."""
+        return Reply(302, b"", {"Location": f"{context.request.root_path}/docs"})
 
 
 @functools.cache
