@@ -16,7 +16,7 @@ Contents
 
     Part I    Kernel   Problems, Settings, Clock and ids, JSON and sessions, Fields,
         Compound fields, Statements, Models, Schemas, Keys and encryption, Connections, Workspaces,
-        Tables and migrations, Pages, Principals and tokens, Uploads, Contexts, Surfaces,
+        Tables and migrations, Tallies, Pages, Principals and tokens, Uploads, Contexts, Surfaces,
         Operations and resources
     Part II   Records of every write   Idempotency, Rate limits, Audit and ledger, Verification,
         Webhook signatures, Outbox, Writes, Checkpoints, Checkpoint verification, Answers,
@@ -1385,6 +1385,25 @@ def check_move(record: Model, status: str) -> None:
         )
 
 
+def all_models() -> list[type[Model]]:
+    """Every table's model, those that others point to first."""
+    return sort_models(tuple(concrete(Model)))
+
+
+def concrete(model: type[Model]) -> Iterator[type[Model]]:
+    """The models below one that have a table."""
+    for kind in model.__subclasses__():
+        if not kind.__dict__.get("abstract"):
+            yield kind
+        yield from concrete(kind)
+
+
+@functools.cache
+def sort_models(models: tuple[type[Model], ...]) -> list[type[Model]]:
+    """Models, those that others point to first."""
+    return peewee.sort_models(models)
+
+
 # --- Schemas ------------------------------------------------------------------
 
 
@@ -2241,6 +2260,99 @@ def run_together(connection: sqlite3.Connection, statements: Iterable[str]) -> N
         raise
 
 
+# --- Tallies ------------------------------------------------------------------
+
+
+class Tallied(Model):
+    """A record that is counted as it comes, changes and goes."""
+
+    abstract: ClassVar[bool] = True
+    #: SQL for the place and the state in which a row counts, and for how much it counts there.
+    tallied: ClassVar[Sequence[tuple[str, str, str]]]
+
+
+def tallied_models() -> list[type[Tallied]]:
+    """The models whose records are counted."""
+    return [model for model in all_models() if issubclass(model, Tallied)]
+
+
+class Tally(SelfKept, Model):
+    """How many records of a kind there are in a place and state, or what they add up to there.
+
+    Triggers keep it in step with the tables, so that nobody has to count a million records. The
+    place of all is `all`.
+    """
+
+    key, since = "kind place state", 4
+
+    id = Integer(primary_key=True, null=True)
+    kind = Text()
+    place = Text()
+    state = Text()
+    number = Integer()
+
+    @classmethod
+    def of(cls, model: type[Tallied]) -> Counter[str]:
+        """The numbers of all of a model's records, by state."""
+        mine = (cls.kind == model._meta.table_name) & (cls.place == "all")
+        return Counter(dict(cls.select(cls.state, cls.number).where(mine).tuples()))
+
+    @classmethod
+    def triggers(cls):
+        return (sql for model in tallied_models() for sql in keep_tally(model))
+
+
+def recount_sql(model: type[Tallied]) -> Iterator[str]:
+    """Queries for the whole tally of a table: kind, place, state and number."""
+    table = model._meta.table_name
+    for place, state, number in model.tallied:
+        yield f"SELECT '{table}', {place}, {state}, sum({number}) FROM \"{table}\" GROUP BY 2, 3"
+
+
+def tally_steps(model: type[Tallied], row: str, sign: str = "") -> str:
+    """The statements that put a row of a table into the tally, or with a minus take it out."""
+    table, steps = model._meta.table_name, ""
+    for line in model.tallied:
+        place, state, number = (re.sub(r'"\w+"', rf"{row}.\g<0>", sql) for sql in line)
+        steps += f"""
+    INSERT INTO "tally" ("kind", "place", "state", "number")
+        VALUES ('{table}', {place}, {state}, {sign}({number}))
+        ON CONFLICT ("kind", "place", "state")
+        DO UPDATE SET "number" = "number" + excluded."number";"""
+    return steps
+
+
+def keep_tally(model: type[Tallied]) -> Iterator[str]:
+    """Triggers that keep the tally of a table in step with it."""
+    table, told = model._meta.table_name, " ".join(map(" ".join, model.tallied))
+    columns = [f'"{column.column_name}"' for column in model._meta.sorted_fields]
+    changes = ", ".join(column for column in columns if column in told)
+    comes, goes = tally_steps(model, "NEW"), tally_steps(model, "OLD", "-")
+    for name, change, steps in (
+        ("insert", "INSERT", comes),
+        ("update", f"UPDATE OF {changes}", goes + comes),
+        ("delete", "DELETE", goes),
+    ):
+        head = f'CREATE TRIGGER "{table}_tally_{name}" AFTER {change} ON "{table}"'
+        yield f"{head} BEGIN{steps}\nEND"
+
+
+def count_older_records() -> Iterator[str]:
+    """The statements that put into the tally what an older file holds already."""
+    for query in (sql for model in tallied_models() for sql in recount_sql(model)):
+        yield f'INSERT INTO "tally" ("kind", "place", "state", "number") {query}'
+
+
+def check_tallies(connection: sqlite3.Connection) -> Iterator[str]:
+    """Count anew what the tally knows of each table."""
+    for model in tallied_models():
+        counted = {row[:3]: row[3] for sql in recount_sql(model) for row in connection.execute(sql)}
+        columns = Tally.kind, Tally.place, Tally.state, Tally.number
+        kept = Tally.select(*columns).where(Tally.kind == model._meta.table_name).tuples()
+        if Counter(counted) != Counter({row[:3]: row[3] for row in kept}):
+            yield f"The tally of {model.noun()} records does not add up."
+
+
 # --- Pages --------------------------------------------------------------------
 
 
@@ -2992,6 +3104,8 @@ class Operation:
     slow: bool = False
     #: Statuses of refusals that it has beyond those that all operations have.
     refuses: tuple[int, ...] = ()
+    #: JSON schemas of what it answers with further statuses, in place of the surface's envelope.
+    others: Mapping[int, dict] = dataclasses.field(default_factory=dict)
     #: Whether it may send the caller elsewhere (302) instead.
     redirects: bool = False
     id: str = ""
@@ -3528,11 +3642,13 @@ class Journal:
 
 
 def check_chains() -> Iterator[str]:
-    """Recompute both chains of the current session's file; tell each fault in a sentence."""
+    """Recompute both chains of the current session's file, and what is counted there; tell each
+    fault in a sentence."""
     connection = session().database.connection()
     faults = [*check_audit(connection), *check_ledger(connection)]
     yield from faults or check_agreement(connection)
     yield from check_keys(connection)
+    yield from check_tallies(connection)
 
 
 def check_audit(connection: sqlite3.Connection) -> Iterator[str]:
@@ -3725,25 +3841,6 @@ def check_keys(connection: sqlite3.Connection) -> Iterator[str]:
             yield f"The audit log knows nothing of {model.noun()} {key}."
         for key in sorted(noted - present):
             yield f"{model.noun().capitalize()} {key} is in the audit log but not in its table."
-
-
-def all_models() -> list[type[Model]]:
-    """Every table's model, those that others point to first."""
-    return sort_models(tuple(concrete(Model)))
-
-
-def concrete(model: type[Model]) -> Iterator[type[Model]]:
-    """The models below one that have a table."""
-    for kind in model.__subclasses__():
-        if not kind.__dict__.get("abstract"):
-            yield kind
-        yield from concrete(kind)
-
-
-@functools.cache
-def sort_models(models: tuple[type[Model], ...]) -> list[type[Model]]:
-    """Models, those that others point to first."""
-    return peewee.sort_models(models)
 
 
 # --- Webhook signatures -------------------------------------------------------
@@ -7631,7 +7728,7 @@ SESSION_PREFIX = "fsu_"
 class FactstoreSurface(Surface):
     """Bare records and arrays in creation order, and the error body of its clients."""
 
-    claims = ("/api",)
+    claims = ("/api", "/actuator", "/api-docs", "/swagger-ui.html")
     coerces = ignores_empty = api_keys = True
     error_schema: ClassVar[dict] = {
         "type": "object",
@@ -9051,12 +9148,21 @@ class NotificationDeliveries(
 # What a trail gathers, and what follows for its status.
 
 
-class Trail(Model):
+class Trail(Tallied):
     """One run of a pipeline for a commit, and all that was recorded about it."""
 
     fact, made, key, touched, since = "trail", "begun", "flow name", True, 2
-    lookup = "flow git_commit_sha"
+    lookup = "flow git_commit_sha, flow status created_at"
     schema_name = "TrailResponse"
+    #: In all, in all on one day, and of one flow on one day.
+    tallied = tuple(
+        (place, '"status"', "1")
+        for place in (
+            "'all'",
+            """'all/' || date("created_at")""",
+            """"flow_id" || '/' || date("created_at")""",
+        )
+    )
     derived: ClassVar[dict] = {
         "flowName": Derived(
             Text(255), 'json_quote((SELECT "name" FROM "flow" WHERE "id" = t1."flow_id"))'
@@ -9148,11 +9254,12 @@ class Artifact(Model):
     commit_url = Text(2048, null=True)
 
 
-class Attestation(Model):
+class Attestation(Tallied):
     """What somebody says of a trail: that something was done, and how it ended."""
 
     fact, made, lookup, since = "attestation", "recorded", "trail type status", 2
     schema_name = "AttestationResponse"
+    tallied = (("'all'", '"status"', "1"),)
     derived: ClassVar[dict] = {
         "compliant": Derived(
             Boolean(), """CASE t1."status" WHEN 'PASSED' THEN 'true' ELSE 'false' END"""
@@ -15181,11 +15288,22 @@ BREACHES = f"""FROM (SELECT l."key" AS severity, l."value" AS allowed, CASE l."k
 } END AS found FROM json_each(t1."thresholds") AS l) WHERE found > allowed"""
 
 
-class SecurityScan(Model):
+#: SQL for how a scan counts: as failed with anything critical or high (section 4 of the notes on
+#: operations).
+SCAN_STATE = """CASE WHEN "critical_vulnerabilities" + "high_vulnerabilities" > 0
+    THEN 'FAILED' ELSE 'PASSED' END"""
+
+
+class SecurityScan(Tallied):
     """What a scanner found on a trail, by severity, and the thresholds that were in force then."""
 
     fact, made, append_only, since = "security_scan", "recorded", True, 3
     schema_name = "SecurityScanResponse"
+    tallied = (
+        ("'all'", SCAN_STATE, "1"),
+        ("'all'", "'withCritical'", '"critical_vulnerabilities" > 0'),
+        *(("'all'", f"'{name}'", f'"{COUNTED[name]}"') for name in JUDGED),
+    )
     derived: ClassVar[dict] = {
         "thresholdBreached": Derived(
             Boolean(), f"CASE WHEN EXISTS (SELECT 1 {BREACHES}) THEN 'true' ELSE 'false' END"
@@ -15246,13 +15364,13 @@ def keep_report(scan: SecurityScan, upload: Upload) -> None:
 
 
 TRAIL_SCANS = Array(SecurityScan, {"trail": lambda trail: SecurityScan.trail == trail})
-SCAN_TOTALS = """SELECT json_object('totalScans', count(*),
-    'totalCritical', ifnull(sum("critical_vulnerabilities"), 0),
-    'totalHigh', ifnull(sum("high_vulnerabilities"), 0),
-    'totalMedium', ifnull(sum("medium_vulnerabilities"), 0),
-    'totalLow', ifnull(sum("low_vulnerabilities"), 0),
-    'scansWithCritical', count(CASE WHEN "critical_vulnerabilities" > 0 THEN 1 END))
-    FROM security_scan"""
+SCAN_TOTALS = ("totalScans", *(f"total{name.capitalize()}" for name in JUDGED))
+
+
+def scan_totals(counted: Counter[str]) -> dict[str, int]:
+    """How many scans there are, and how much they found, out of their tally."""
+    scans = counted["PASSED"] + counted["FAILED"]
+    return dict(zip(SCAN_TOTALS, (scans, *(counted[name] for name in JUDGED)), strict=True))
 
 
 class SecurityScans(
@@ -15312,18 +15430,12 @@ class SecurityScans(
     @route(
         "GET /api/v1/security-scans/summary",
         id="getSecurityScanSummary",
-        answer=closed_schema(
-            totalScans=WHOLE,
-            totalCritical=WHOLE,
-            totalHigh=WHOLE,
-            totalMedium=WHOLE,
-            totalLow=WHOLE,
-            scansWithCritical=WHOLE,
-        ),
+        answer=closed_schema(**dict.fromkeys(SCAN_TOTALS, WHOLE), scansWithCritical=WHOLE),
     )
     def summarise(self, context):
         """Add up all security scans."""
-        return context.workspace.fetch_row(SCAN_TOTALS)[0].encode()
+        counted = Tally.of(SecurityScan)
+        return scan_totals(counted) | {"scansWithCritical": counted["withCritical"]}
 
 
 # --- Regulatory frameworks ----------------------------------------------------
@@ -15670,6 +15782,11 @@ CUSTODY = {
 }
 
 
+def join_members(told: Mapping[str, bytes]) -> bytes:
+    """A JSON object out of its members, each of which is JSON text already."""
+    return b"{%b}" % b",".join(b'"%b":%b' % (name.encode(), one) for name, one in told.items())
+
+
 class ChainOfCustody(Resource, surface=FACTSTORE, scope="factstore", tag="Compliance"):
     """All that is known of where an artifact comes from."""
 
@@ -15696,7 +15813,7 @@ class ChainOfCustody(Resource, surface=FACTSTORE, scope="factstore", tag="Compli
             "evidenceFiles": b"[%b]" % files,
             "complianceStatus": b'"COMPLIANT"' if complies else b'"NON_COMPLIANT"',
         }
-        return b"{%b}" % b",".join(b'"%b":%b' % (name.encode(), one) for name, one in told.items())
+        return join_members(told)
 
 
 # --- Regulatory reports -------------------------------------------------------
@@ -16671,6 +16788,254 @@ class Audit(
 
 
 # --- Reports ------------------------------------------------------------------
+
+RATE, MOMENT = {"type": "number", "minimum": 0, "maximum": 100}, Timestamp(6).describe()
+STANDINGS = ("COMPLIANT", "NON_COMPLIANT", "PENDING")
+TRAIL_TOTALS = {
+    **dict.fromkeys(
+        ("totalTrails", "compliantTrails", "nonCompliantTrails", "pendingTrails"), WHOLE
+    ),
+    "complianceRate": RATE,
+}
+
+
+def trail_totals(counted: Mapping[str, int]) -> dict[str, int | float]:
+    """How many trails there are by status, and the percentage of all that complies.
+
+    It is rounded half up to two decimals, and 0 where there are no trails.
+    """
+    numbers = [counted.get(status, 0) for status in STANDINGS]
+    total = sum(numbers)
+    rate = (20_000 * numbers[0] + total) // (2 * total) / 100 if total else 0.0
+    return dict(zip(TRAIL_TOTALS, (total, *numbers, rate), strict=True))
+
+
+#: What a report says of a trail that does not comply.
+SUMMARY = {
+    camel(column.column_name): column
+    for column in (
+        Trail.id,
+        Trail.git_commit_sha,
+        Trail.git_branch,
+        Trail.git_author,
+        Trail.status,
+        Trail.created_at,
+    )
+}
+
+
+def begun_sql(one_flow: bool, status: str, period: str) -> str:
+    """SQL for the trails of the flow `?1`, or of all, with a status that began in a period."""
+    flows = '(SELECT "id" FROM "flow" WHERE "id" = ?1)' if one_flow else '"flow"'
+    # The index of trails begins with the flow: those of all flows are looked up flow by flow.
+    return f"""FROM {flows} AS f CROSS JOIN "trail" AS t1 WHERE t1."flow_id" = f."id"
+        AND t1."status" = '{status}' AND t1."created_at" BETWEEN {period}"""
+
+
+def number_sql(one_flow: bool, status: str) -> str:
+    """SQL for the number of trails with a status that began between `?2` and `?3`.
+
+    Whole days are in the tally; only what began on the first and on the last day is counted.
+    """
+    first_day = begun_sql(one_flow, status, "?2 AND min(ifnull(?3, '~'), date(?2) || '~')")
+    last_day = begun_sql(one_flow, status, "max(date(?3), ifnull(date(?2, '+1 day'), '')) AND ?3")
+    return f"""(SELECT ifnull(sum("number"), 0) FROM "tally"
+            WHERE "kind" = 'trail' AND "state" = '{status}'
+            AND "place" > ifnull(?1, 'all') || '/' || ifnull(date(?2), '')
+            AND "place" < ifnull(?1, 'all') || '/' || ifnull(date(?3), '~'))
+        + (SELECT count(*) {first_day}) + (SELECT count(*) {last_day})"""
+
+
+@functools.cache
+def report_sql(one_flow: bool) -> str:
+    """SQL for the numbers of trails by status, and for the JSON text of those that do not comply.
+
+    It takes a flow's id, the first and the last moment. All comes from one statement, so that it is
+    of one moment, too.
+    """
+    told = ", ".join(
+        f"""'{name}', t1."{column.column_name}\"""" for name, column in SUMMARY.items()
+    )
+    failing = begun_sql(one_flow, "NON_COMPLIANT", "ifnull(?2, '') AND ifnull(?3, '~')")
+    return f"""SELECT {", ".join(number_sql(one_flow, status) for status in STANDINGS)},
+        (SELECT CAST(group_concat(text) AS BLOB)
+            FROM (SELECT json_object({told}) AS text {failing} ORDER BY t1."rowid"))"""
+
+
+#: The members of a trail's export: whose records they hold, and which of these, by the trail `?1`.
+EXPORTED = {
+    "trail": (Trail, '"id" = ?1'),
+    "flow": (Flow, '"id" = (SELECT "flow_id" FROM "trail" WHERE "id" = ?1)'),
+    "artifacts": (Artifact, '"trail_id" = ?1'),
+    "attestations": (Attestation, '"trail_id" = ?1'),
+    "evidenceFiles": (
+        EvidenceFile,
+        '"attestation_id" IN (SELECT "id" FROM "attestation" WHERE "trail_id" = ?1)',
+    ),
+}
+
+
+@functools.cache
+def export_sql() -> str:
+    """SQL for the JSON text of the records in each member of an export, all of one moment."""
+    columns = (
+        f"""(SELECT CAST(group_concat(text) AS BLOB) FROM (
+            SELECT {model.statements().text.sql} AS text FROM "{model._meta.table_name}" AS t1
+            WHERE t1.{condition} ORDER BY t1."rowid"))"""
+        for model, condition in EXPORTED.values()
+    )
+    return f"SELECT {', '.join(columns)}"
+
+
+class Reports(Resource, surface=FACTSTORE, scope="factstore", tag="Reports"):
+    """Where trails stand, and all that was recorded for one."""
+
+    @route(
+        "GET /api/v1/reports/compliance",
+        id="getComplianceReport",
+        query=Filters(flow_id=Id(), **{"from": Timestamp(6), "to": Timestamp(6)}),
+        answer=closed_schema(
+            flowId={"type": ["string", "null"], "format": "uuid"},
+            flowName=TEXT,
+            **dict.fromkeys(("from", "to"), describe_member(Timestamp(6, null=True))),
+            **TRAIL_TOTALS,
+            nonCompliantTrailList={
+                "type": "array",
+                "items": closed_schema(
+                    **{name: describe_member(column) for name, column in SUMMARY.items()}
+                ),
+            },
+        ),
+        slow=True,
+    )
+    def report(self, context):
+        """Count the trails of one flow or of all, and list those that do not comply."""
+        flow_id, first, last = (context.query.get(name) for name in ("flow_id", "from", "to"))
+        named = {
+            "flowId": flow_id,
+            "flowName": Flow.fetch(flow_id).name if flow_id else "All Flows",
+            "from": first,
+            "to": last,
+        }
+        values = flow_id, first, last
+        *numbers, listed = context.workspace.fetch_row(report_sql(flow_id is not None), values)
+        totals = trail_totals(dict(zip(STANDINGS, numbers, strict=True)))
+        text = to_json(named | totals)[:-1].encode()
+        return b'%b,"nonCompliantTrailList":[%b]}' % (text, listed or b"")
+
+    @route(
+        "GET /api/v1/reports/audit-trail/{trailId}",
+        id="exportAuditTrail",
+        answer=closed_schema(
+            trailId=UUID_TEXT,
+            exportedAt=MOMENT,
+            trail=FACTSTORE.one_schema("TrailResponse"),
+            flow=FACTSTORE.one_schema("FlowResponse"),
+            artifacts=FACTSTORE.array_schema("ArtifactResponse"),
+            attestations=FACTSTORE.array_schema("AttestationResponse"),
+            evidenceFiles=FACTSTORE.array_schema("EvidenceFileResponse"),
+        ),
+        slow=True,
+    )
+    def export(self, context, key):
+        """Get everything that was recorded for a trail in one document."""
+        trail, flow, *lists = context.workspace.fetch_row(export_sql(), (key,))
+        if trail is None:
+            raise NotFound(f"There is no trail with the id {key}.")
+        arrays = [b"[%b]" % (text or b"") for text in lists]
+        told = dict(zip(EXPORTED, (trail, flow, *arrays), strict=True))
+        named = {"trailId": key, "exportedAt": now_exactly()}
+        return join_members({name: to_json(text).encode() for name, text in named.items()} | told)
+
+
+def percentage(part: int, total: int) -> float:
+    """A share of a total in percent, unrounded; 0 of nothing."""
+    return 100 * part / total if total else 0.0
+
+
+class Metrics(Resource, surface=FACTSTORE, scope="factstore", tag="Metrics"):
+    """Numbers about everything that was recorded."""
+
+    @route(
+        "GET /api/v1/metrics/compliance",
+        id="getComplianceMetrics",
+        answer=closed_schema(
+            totalTrails=WHOLE,
+            compliantTrails=WHOLE,
+            nonCompliantTrails=WHOLE,
+            complianceRate=RATE,
+            totalAttestations=WHOLE,
+            passedAttestations=WHOLE,
+            failedAttestations=WHOLE,
+            generatedAt=MOMENT,
+        ),
+    )
+    def of_compliance(self, context):
+        """Count all trails and attestations by how they ended; the percentage is not rounded."""
+        trails, attestations = Tally.of(Trail), Tally.of(Attestation)
+        return {
+            "totalTrails": trails.total(),
+            "compliantTrails": trails["COMPLIANT"],
+            "nonCompliantTrails": trails["NON_COMPLIANT"],
+            "complianceRate": percentage(trails["COMPLIANT"], trails.total()),
+            "totalAttestations": attestations.total(),
+            "passedAttestations": attestations["PASSED"],
+            "failedAttestations": attestations["FAILED"],
+            "generatedAt": now_exactly(),
+        }
+
+    @route(
+        "GET /api/v1/metrics/security",
+        id="getSecurityMetrics",
+        answer=closed_schema(
+            **dict.fromkeys(("totalScans", "passedScans", "failedScans", *SCAN_TOTALS), WHOLE),
+            generatedAt=MOMENT,
+        ),
+    )
+    def of_security(self, context):
+        """Add up all security scans; one passes that found nothing critical or high."""
+        scans = Tally.of(SecurityScan)
+        ended = {"passedScans": scans["PASSED"], "failedScans": scans["FAILED"]}
+        return scan_totals(scans) | ended | {"generatedAt": now_exactly()}
+
+
+class Dashboard(Resource, surface=FACTSTORE, scope="factstore", tag="Dashboard"):
+    """What a dashboard shows first."""
+
+    @route(
+        "GET /api/v1/dashboard/stats",
+        id="getDashboardStats",
+        answer=closed_schema(totalFlows=WHOLE, **TRAIL_TOTALS),
+    )
+    def tell(self, context):
+        """Count flows and trails."""
+        return {"totalFlows": Flow.select().count()} | trail_totals(Tally.of(Trail))
+
+
+#: The last report of an environment tells how things stand there.
+DRIFTED = """SELECT count(*) FROM "environment" AS e WHERE (SELECT d."has_drift"
+    FROM "drift_report" AS d WHERE d."environment_id" = e."id" ORDER BY d."rowid" DESC LIMIT 1)"""
+UNDECIDED = f"""SELECT count(*) FROM "approval" AS t1
+    WHERE t1."status" = 'PENDING_APPROVAL' AND {Approval.standing} = 'PENDING_APPROVAL'"""
+
+
+def compliance_gauges(workspace: Workspace) -> Iterator[tuple[str, str, float]]:
+    """Name, meaning and value of each gauge that the dashboards of Grafana ask for."""
+    trails, attestations, scans = map(Tally.of, (Trail, Attestation, SecurityScan))
+    rate = percentage(trails["COMPLIANT"], trails.total())
+    yield "trails_total", "Trails.", trails.total()
+    yield "trails_compliant", "Trails that comply.", trails["COMPLIANT"]
+    yield "trails_non_compliant", "Trails that do not comply.", trails["NON_COMPLIANT"]
+    yield "attestations_total", "Attestations.", attestations.total()
+    yield "attestations_passed", "Attestations that passed.", attestations["PASSED"]
+    yield "attestations_failed", "Attestations that failed.", attestations["FAILED"]
+    yield "security_scans_total", "Security scans.", scans["PASSED"] + scans["FAILED"]
+    yield "security_scans_passed", "Scans without anything critical or high.", scans["PASSED"]
+    yield "security_scans_failed", "Scans with something critical or high.", scans["FAILED"]
+    yield "compliance_rate", "Percentage of all trails that comply, from 0 to 100.", rate
+    pending, drifted = (workspace.fetch_row(sql)[0] for sql in (UNDECIDED, DRIFTED))
+    yield "approvals_pending", "Approvals that somebody still has to decide.", pending
+    yield "drift_detected", "Environments that differ from their baseline.", drifted
 
 
 # --- Incoming webhooks --------------------------------------------------------
@@ -19068,6 +19433,7 @@ MIGRATIONS = (
         (
             'ALTER TABLE "ledger_entry" ADD COLUMN "record_key" TEXT',
             *mark_older_events(),
+            *count_older_records(),
         ),
     ),
 )
@@ -20980,6 +21346,15 @@ def back_up(workspace: Workspace, target: Path) -> None:
         append_note(target.with_name(f"{target.name}.checkpoints"), note)
 
 
+def file_bytes(workspace: Workspace) -> int:
+    """The size of a workspace's file, without what still waits beside it to be taken over."""
+    connection = workspace.reader.connection()
+    pages, each = (
+        connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size")
+    )
+    return pages * each
+
+
 def examine(lite: NovantraLite) -> dict:
     """What a person who helps would ask first."""
     import platform
@@ -20990,20 +21365,19 @@ def examine(lite: NovantraLite) -> dict:
     workspaces = []
     for workspace in lite.workspaces.values():
         connection = workspace.reader.connection()
-        pages = [
-            connection.execute(f"PRAGMA {name}").fetchone()[0]
-            for name in ("page_count", "page_size")
-        ]
         workspaces.append(
             {
                 "slug": workspace.slug,
                 "file": str(workspace.path or "temporary"),
-                "bytes": pages[0] * pages[1],
+                "bytes": file_bytes(workspace),
                 "layout": connection.execute("PRAGMA user_version").fetchone()[0],
                 "freeDiskBytes": shutil.disk_usage(workspace.file.parent).free,
             }
         )
-    packages = ("falcon", "peewee", "itsdangerous", "waitress", "cryptography", "PyYAML")
+    packages = (
+        "cryptography", "falcon", "itsdangerous", "peewee", "prometheus-client", "PyYAML",
+        "waitress",
+    )  # fmt: skip
     return {
         "version": __version__,
         "python": platform.python_version(),
@@ -21992,6 +22366,8 @@ def describe_answers(operation: Operation) -> dict:
     statuses = [*REFUSALS, *writing, *operation.refuses]
     for status in sorted(statuses):
         answers[str(status)] = {"$ref": f"#/components/responses/{operation.surface.name}{status}"}
+    for status, schema in operation.others.items():
+        answers[str(status)] = describe_answer(HTTPStatus(status).phrase, schema)
     return answers
 
 
@@ -22025,6 +22401,18 @@ def describe_refusals(surface: Surface) -> dict[str, dict]:
 # --- Service ------------------------------------------------------------------
 
 
+def is_readable(workspace: Workspace) -> bool:
+    """Whether something can be read from a workspace."""
+    try:
+        workspace.reader.connection().execute("SELECT id FROM organization").fetchone()
+    except (sqlite3.Error, peewee.PeeweeException):
+        return False
+    return True
+
+
+HEALTH = closed_schema(status={"type": "string", "enum": ["UP", "DOWN"]})
+
+
 class Service(Resource, surface=NOVANTRA, tag="Service"):
     """What answers without credentials: health, the OpenAPI document, the reference page."""
 
@@ -22044,11 +22432,8 @@ class Service(Resource, surface=NOVANTRA, tag="Service"):
     )
     def get_readiness(self, context):
         """Tell whether every workspace can be read."""
-        for workspace in context.lite.workspaces.values():
-            try:
-                workspace.reader.connection().execute("SELECT id FROM organization").fetchone()
-            except (sqlite3.Error, peewee.PeeweeException):
-                raise Unavailable from None
+        if not all(map(is_readable, context.lite.workspaces.values())):
+            raise Unavailable
         return Reply(200, b'{"status":"ok"}')
 
     @route("GET /api/v1/openapi.json", public=True, answer={"type": "object"})
@@ -22069,6 +22454,94 @@ class Service(Resource, surface=NOVANTRA, tag="Service"):
     def get_root(self, context):
         """Go to the reference page."""
         return Reply(307, b"", {"Location": f"{context.request.root_path}/docs"})
+
+
+class WorkspaceMetrics:
+    """Tells Prometheus of one workspace, by its name where the install has several."""
+
+    def __init__(self, lite: NovantraLite, workspace: Workspace):
+        self.workspace = workspace
+        self.labels = {"workspace": workspace.slug} if len(lite.workspaces) > 1 else {}
+
+    def collect(self) -> Iterator[Any]:
+        """What holds at this moment, as a collector of prometheus-client gives it."""
+        from prometheus_client.core import (
+            CounterMetricFamily,
+            GaugeMetricFamily,
+            InfoMetricFamily,
+        )
+
+        yield InfoMetricFamily(
+            "novantra_lite", "The version that answers.", {"version": __version__}
+        )
+        for prefix, family, measured in (
+            ("factstore", GaugeMetricFamily, compliance_gauges(self.workspace)),
+            ("novantra_lite", GaugeMetricFamily, self.gauges()),
+            ("novantra_lite", CounterMetricFamily, self.counters()),
+        ):
+            for name, meaning, value in measured:
+                metric = family(f"{prefix}_{name}", meaning, labels=self.labels)
+                metric.add_metric(self.labels.values(), value)
+                yield metric
+
+    def gauges(self) -> Iterator[tuple[str, str, float]]:
+        """How much there is to do, and to store."""
+        waiting = sum(kind.select().where(kind.due_at > "").count() for kind in errand_kinds())
+        yield "deliveries_waiting", "What has still to be sent to other servers.", waiting
+        yield "file_bytes", "Size of the workspace's file.", file_bytes(self.workspace)
+
+    def counters(self) -> Iterator[tuple[str, str, float]]:
+        """How much was written."""
+        for name, model, meaning in (
+            ("audit_entries", AuditEntry, "Entries in the audit log."),
+            ("ledger_entries", LedgerEntry, "Entries in the ledger, one for each fact."),
+        ):
+            # They are numbered without gaps.
+            yield name, meaning, model.select(peewee.fn.max(model.id)).scalar() or 0
+
+
+class Operations(Resource, surface=FACTSTORE, scope="factstore", tag="Operations"):
+    """What operators and their monitoring ask for, under the paths of the reference server."""
+
+    @route(
+        "GET /actuator/health",
+        id="getActuatorHealth",
+        public=True,
+        scope="",
+        answer=HEALTH,
+        others={503: HEALTH},
+    )
+    def tell_health(self, context):
+        """Tell whether every workspace can be read."""
+        if all(map(is_readable, context.lite.workspaces.values())):
+            return Reply(200, b'{"status":"UP"}')
+        return Reply(503, b'{"status":"DOWN"}', {"Retry-After": "1"})
+
+    @route(
+        "GET /actuator/prometheus",
+        id="getPrometheusMetrics",
+        answer=TEXT,
+        answers_with="text/plain",
+    )
+    def expose_metrics(self, context):
+        """Get the gauges of the workspace and of the process, in the text format of Prometheus."""
+        from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+
+        registry = CollectorRegistry()
+        registry.register(WorkspaceMetrics(context.lite, context.workspace))
+        ProcessCollector(registry=registry)
+        media = "text/plain; version=0.0.4; charset=utf-8"
+        return Reply(200, generate_latest(registry), {"Content-Type": media})
+
+    @route("GET /api-docs", id="getApiDocs", public=True, scope="", answer={"type": "object"})
+    def get_document(self, context):
+        """Get the OpenAPI document."""
+        return Reply(200, openapi_bytes())
+
+    @route("GET /swagger-ui.html", id="getSwaggerUi", public=True, scope="", status=302)
+    def go_to_reference(self, context):
+        """Go to the reference page."""
+        return Reply(302, b"", {"Location": f"{context.request.root_path}/docs"})
 
 
 @functools.cache

@@ -4,9 +4,11 @@ import random
 import threading
 
 import pytest
+from forms import upload
 from looking import audit, events, ledger, tables
 
 from factstore.delivering import begin_trail, happenings, status_of
+from factstore.trails import evidence_path
 from novantra_lite import FACTSTORE_SCOPES, NovantraLite
 
 NOON = "2026-06-01T12:00:00.000000Z"
@@ -353,6 +355,42 @@ def test_every_part_of_a_path_is_looked_for_in_turn(lite, factstore, acme, path,
     assert refused.status == status
     assert named in refused.json["message"]
     assert factstore.get(f"/api/v1/trails/{acme}/attestations").json == []
+
+
+#: Types as people write them, a file of theirs, and what it says of the attestation.
+DOCUMENTED = [
+    ("junit", b'<testsuite tests="2" failures="0"/>', "PASSED"),
+    ("JUnit", b'<testsuite tests="2" failures="1"/>', "FAILED"),
+    ("snyk", b'{"vulnerabilities": []}', "PASSED"),
+    ("SNYK", b'{"runs": [{"results": [{}]}]}', "FAILED"),
+    ("sonar", b'{"projectStatus": {"status": "OK"}}', "PASSED"),
+    ("Sonar", b'{"projectStatus": {"status": "ERROR"}}', "FAILED"),
+    ("jira", b"PAY-17", "PASSED"),
+    ("JIRA", b"none", "FAILED"),
+    ("generic", b"<testsuite/>", "PENDING"),
+    ("pull-request", b"{}", "PENDING"),
+    ("pull_request", b"{}", "PENDING"),
+    ("custom:threat-model", b"<testsuite failures='1'/>", "PENDING"),
+]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(("type", "content", "status"), DOCUMENTED)
+def test_every_type_is_attested_by_path_and_read_from_its_file(
+    factstore, acme, type, content, status, version
+):
+    path = f"/api/v2/attestations/acme/payments/{acme}/sha256:1"
+
+    made = factstore.post(path, {"type": type}).json
+    uploaded = upload(factstore, evidence_path(acme, made["id"], version), content)
+
+    (told,) = factstore.get(f"/api/v2/trails/{acme}/attestations").json
+    assert uploaded.status == 201
+    assert (made["type"], made["status"]) == (type, "PENDING")
+    assert (told["type"], told["status"]) == (type, status)
+    assert told["evidenceFileSizeBytes"] == len(content)
+    failed = "NON_COMPLIANT" if status == "FAILED" else "PENDING"
+    assert factstore.get(f"/api/v1/trails/{acme}").json["status"] == failed
 
 
 # --- Rehearsals and repeats ---------------------------------------------------

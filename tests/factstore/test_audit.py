@@ -1,17 +1,16 @@
 """The audit log: section 2 of the notes on operations. Its pages against plain counting, its cost
 against its length, and what happens where."""
 
-import contextlib
 import itertools
 import json
 import random
-import sqlite3
 
 import pytest
 from looking import tables
+from older import make_older, write_as_before
 
 from factstore.delivering import begin_trail, happenings
-from novantra_lite import FACTSTORE_SCOPES, AuditEvent, NovantraLite, all_models, perform
+from novantra_lite import FACTSTORE_SCOPES, AuditEvent, NovantraLite, perform
 
 AUDIT = "/api/v1/audit"
 TRAILS = [f"{number:08}-0000-4000-8000-000000000000" for number in range(4)]
@@ -270,23 +269,6 @@ def test_a_page_costs_no_more_deep_in_a_long_log_than_at_the_end_of_a_short_one(
 # --- The marks ----------------------------------------------------------------
 
 
-def make_older(path):
-    """Turn a file into one of the layout before the marks."""
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as file:
-        made = file.execute("SELECT type, name FROM sqlite_schema WHERE sql IS NOT NULL").fetchall()
-        gone = ("audit_event_makes", "audit_event_moves", "audit_event_lookup", "audit_entry_at")
-        for kind, name in made:
-            if name.startswith(gone):
-                file.execute(f"DROP {kind} {name}")
-        for column in ("event_type", "trail_id", "actor"):
-            file.execute(f"CREATE INDEX audit_event_{column} ON audit_event ({column})")
-        for model in all_models()[::-1]:
-            if model.since == 4:
-                file.execute(f"DROP TABLE {model._meta.table_name}")
-        file.execute("ALTER TABLE ledger_entry DROP COLUMN record_key")
-        file.execute("PRAGMA user_version = 3")
-
-
 def test_a_file_from_before_the_marks_gets_them_and_stays_sound(tmp_path, clock, monkeypatch):
     path = tmp_path / "register.db"
     happened = [
@@ -294,9 +276,8 @@ def test_a_file_from_before_the_marks_gets_them_and_stays_sound(tmp_path, clock,
         | {"occurred_at": moment(number - 500 * (number > 700))}
         for number in range(1000)
     ]
-    with monkeypatch.context() as earlier:
-        earlier.setattr("novantra_lite.record_uuid", lambda table, key: key)
-        earlier.setattr("novantra_lite.Checkpoints.write", lambda self: None)
+    with monkeypatch.context() as patch:
+        write_as_before(patch)
         with NovantraLite(path, clock=clock) as lite:
             write(lite, *happened)
             before = tables(lite), sorted(rows(lite, "SELECT type, name FROM sqlite_schema"))
