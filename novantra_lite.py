@@ -71,7 +71,7 @@ import sys
 import threading
 import time
 import urllib.parse
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -345,6 +345,15 @@ class Settings:
     )
     sso_timeout: float = setting(10.0, "Seconds that an identity provider has to answer.")
     sso_session_life: int = setting(28_800, "Seconds that a session of single sign-on stays good.")
+    ledger: bool = setting(
+        True, "Whether the ledger's operations answer; entries are written in any case."
+    )
+    checkpoints: str = setting(
+        "", "A directory for signed checkpoints, best on other media; empty: beside the file."
+    )
+    checkpoint_interval: int = setting(
+        3600, "Seconds between signed checkpoints, written if there is something new."
+    )
     rego_deadline: float = setting(2.0, "Seconds that a policy has to compile, or to decide.")
     rego_memory: int = setting(256, "MiB that policies may take while they are evaluated.")
 
@@ -403,6 +412,8 @@ def parse_setting(name: str, text: str, default: Any) -> Any:
 # --- Clock and ids ------------------------------------------------------------
 
 CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+#: From the digits of a ULID to those that Python writes 32 values with.
+TO_BASE_32 = str.maketrans(CROCKFORD, "0123456789abcdefghijklmnopqrstuv")
 #: Two characters for every ten bits.
 _PAIRS = [high + low for high in CROCKFORD for low in CROCKFORD]
 
@@ -453,8 +464,7 @@ class Source:
         """A random UUID (version 4) in lower case."""
         # RFC 9562, 5.4: four bits say the version, two the variant.
         number = self.random.getrandbits(128) & ~(0xF << 76 | 0x3 << 62) | 0x4 << 76 | 0x2 << 62
-        text = f"{number:032x}"
-        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+        return encode_uuid(number)
 
     def secret(self, prefix: str = "") -> str:
         """Thirty-two random bytes as URL-safe text behind a prefix."""
@@ -466,6 +476,12 @@ def encode_ulid(milliseconds: int, number: int) -> str:
     """Write a time and an 80-bit number as the 26 characters of a ULID."""
     number |= milliseconds << 80
     return "".join([_PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])
+
+
+def encode_uuid(number: int) -> str:
+    """Write 128 bits as a UUID, whatever version they say."""
+    text = f"{number:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 @functools.lru_cache(4096)
@@ -3279,6 +3295,27 @@ class LedgerEntry(Model):
     previous_hash = Text()
     timestamp = Timestamp()
     entry_hash = Text()
+    #: The record's own id, where `record_id` is not that.
+    record_key = Text(null=True)
+
+
+#: An id such as find_01HXY…, which ends with a ULID of 128 bits.
+ULID = re.compile(rf"[a-z]+_([0-7][{CROCKFORD}]{{25}})")
+
+
+def record_uuid(table: str, key: str) -> str:
+    """The UUID by which the ledger tells a record: its id, if that is one.
+
+    An id that ends with a ULID gives its 128 bits; any other one the UUID of version 5 (RFC 9562)
+    of `<table>/<id>` among URLs.
+    """
+    if UUID.fullmatch(key):
+        return key
+    if found := ULID.fullmatch(key):
+        return encode_uuid(int(found[1].translate(TO_BASE_32), 32))
+    import uuid
+
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{table}/{key}"))
 
 
 def hash_audit(previous: str, row: Sequence) -> str:
@@ -3305,6 +3342,21 @@ class ReadCount(Model):
     count = Integer()
 
 
+class CheckpointKey(Model):
+    """A public key that signed checkpoints of the workspace can be verified with."""
+
+    append_only, since = True, 4
+
+    id = Text(primary_key=True)
+    created_at = Timestamp(default=now)
+
+
+#: Keys are no facts, since what wraps them lies outside; that they were made is audited.
+NOTED_KEYS = MappingProxyType(
+    {RingKey: "key_ring.key_added", CheckpointKey: "checkpoint_key.key_added"}
+)
+
+
 class LastUse(Model):
     """When a credential was accepted last; kept apart from its own record, which is proven."""
 
@@ -3324,10 +3376,11 @@ class Journal:
     def load(self) -> None:
         """Take the heads of the chains from the file."""
         connection = self.workspace.writer.database.connection()
-        newest = 'SELECT "id", "{}" FROM "{}" ORDER BY "id" DESC LIMIT 1'
-        audit = connection.execute(newest.format("hash", "audit_entry")).fetchone()
-        ledger = connection.execute(newest.format("entry_hash", "ledger_entry")).fetchone()
-        self.audit, self.ledger = audit or (0, ZEROS), ledger or (0, ZEROS)
+        newest = 'SELECT "id", {} FROM "{}" ORDER BY "id" DESC LIMIT 1'
+        audit = connection.execute(newest.format('"hash"', "audit_entry")).fetchone()
+        proof = newest.format('"entry_hash", "timestamp"', "ledger_entry")
+        ledger = connection.execute(proof).fetchone()
+        self.audit, self.ledger = audit or (0, ZEROS), ledger or (0, ZEROS, "")
 
     def heads(self) -> tuple:
         """Where both chains stand, to go back to when a piece of work fails."""
@@ -3381,14 +3434,16 @@ class Journal:
 
     def proof(self, current: Session, table: str, key: str, verb: str, row: list) -> tuple:
         """The next row of the ledger."""
-        number, previous = self.ledger
+        number, previous, last = self.ledger
         event = f"{table}_{verb}".upper()
         content = hash_content(row)
-        at = current.source.now()
-        entry_id = current.source.uuid()
-        proof = hash_ledger((entry_id, key, event, content, previous, at))
-        self.ledger = number + 1, proof
-        return (number + 1, entry_id, table, key, event, content, previous, at, proof)
+        # A clock that was set back does not take the ledger back: its times are found by halving.
+        at = max(current.source.now(), last)
+        entry_id, record = current.source.uuid(), record_uuid(table, key)
+        proof = hash_ledger((entry_id, record, event, content, previous, at))
+        self.ledger = number + 1, proof, at
+        own = None if record == key else key
+        return (number + 1, entry_id, table, record, event, content, previous, at, proof, own)
 
 
 # --- Verification -------------------------------------------------------------
@@ -3399,6 +3454,7 @@ def check_chains() -> Iterator[str]:
     connection = session().database.connection()
     faults = [*check_audit(connection), *check_ledger(connection)]
     yield from faults or check_agreement(connection)
+    yield from check_keys(connection)
 
 
 def check_audit(connection: sqlite3.Connection) -> Iterator[str]:
@@ -3418,75 +3474,173 @@ def check_audit(connection: sqlite3.Connection) -> Iterator[str]:
 
 def check_agreement(connection: sqlite3.Connection) -> Iterator[str]:
     """Compare the facts in the audit log with the proofs in the ledger, one by one."""
-    facts = {model._meta.table_name: f"{model.fact}." for model in all_models() if model.fact}
+    facts = {table: f"{model.fact}." for table, model in fact_models().items()}
     audited = connection.execute(
         'SELECT "subject_type", "subject_id", "action", "id" FROM "audit_entry" ORDER BY "id"'
     )
     told = (row for row in audited if row[0] in facts and row[2].startswith(facts[row[0]]))
-    proofs = connection.execute(
-        'SELECT "record_type", "record_id", "id" FROM "ledger_entry" ORDER BY "id"'
-    )
-    for entry, proof in itertools.zip_longest(told, proofs):
+    for entry, proof in itertools.zip_longest(told, proofs(connection)):
         if entry is None:
-            yield f"Ledger entry {proof[2]} has no entry in the audit log."
+            yield f"Ledger entry {proof.number} has no entry in the audit log."
         elif proof is None:
             yield f"Audit entry {entry[3]} has no proof in the ledger."
-        elif entry[:2] != proof[:2]:
-            yield f"Audit entry {entry[3]} and ledger entry {proof[2]} are of different records."
+        elif entry[:2] != proof.subject:
+            told_of = f"Audit entry {entry[3]} and ledger entry {proof.number}"
+            yield f"{told_of} are of different records."
         else:
             continue
         return
 
 
+class Proof(NamedTuple):
+    """An entry of the ledger, as the file holds it."""
+
+    number: int
+    entry_id: str
+    record_type: str
+    record_id: str
+    event_type: str
+    content_hash: str
+    previous_hash: str
+    timestamp: str
+    entry_hash: str
+    record_key: str | None
+
+    @property
+    def subject(self) -> tuple[str, str]:
+        """The table of the record that is proven, and its own id."""
+        return self.record_type, self.record_key or self.record_id
+
+    def follows(self, previous: str) -> bool:
+        """Whether the entry is as it was written, after the one with this hash."""
+        _, entry_id, table, record, event, content, before, at, proof, key = self
+        return (
+            before == previous
+            and proof == hash_ledger((entry_id, record, event, content, before, at))
+            # What the hash does not cover follows from what it does.
+            and event.startswith(f"{table}_".upper())
+            and (key is None or record == record_uuid(table, key))
+        )
+
+
+@functools.cache
+def proofs_sql() -> str:
+    """SQL for the entries of the ledger, to be followed by a condition or an order."""
+    columns = ", ".join(f'"{column.column_name}"' for column in LedgerEntry._meta.sorted_fields)
+    return f'SELECT {columns} FROM "ledger_entry" '
+
+
+def proofs(
+    connection: sqlite3.Connection, tail: str = 'ORDER BY "id"', values: Sequence = ()
+) -> Iterator[Proof]:
+    """The entries of the ledger, all of them unless `tail` is told."""
+    return map(Proof._make, connection.execute(proofs_sql() + tail, values))
+
+
+class Known(NamedTuple):
+    """What the ledger says last of a record, and the entry that tells of its making."""
+
+    event: str
+    content: str
+    made: int
+
+
+UNKNOWN = Known("", "", 0)
+
+
 def check_ledger(connection: sqlite3.Connection) -> Iterator[str]:
     """Recompute the ledger's chain, then compare every record with the last proof of it."""
-    previous = ZEROS
-    columns = ", ".join(f'"{column.column_name}"' for column in LedgerEntry._meta.sorted_fields)
-    newest = proofs_of_seeds()
-    rows = connection.execute(f'SELECT {columns} FROM "ledger_entry" ORDER BY "id"')
-    for number, row in enumerate(rows, 1):
-        _, entry_id, table, key, event, content, before, at, proof = row
-        if row[0] != number:
+    previous, known = ZEROS, known_of_seeds()
+    for number, proof in enumerate(proofs(connection), 1):
+        if proof.number != number:
             yield f"Ledger entry {number} is missing."
             return
-        if before != previous or proof != hash_ledger((entry_id, key, event, content, before, at)):
+        if not proof.follows(previous):
             yield f"Ledger entry {number} was changed, or the one before it was."
             return
-        newest[table, key] = event, content
-        previous = proof
-    yield from check_contents(connection, newest)
+        table, key = proof.subject
+        last = known[table].get(key, UNKNOWN)
+        is_new = not last.event or last.event.endswith("_DELETED")
+        made = number if is_new else last.made
+        known[table][key] = Known(proof.event_type, proof.content_hash, made)
+        previous = proof.entry_hash
+    yield from check_contents(connection, known)
 
 
-def proofs_of_seeds() -> dict[tuple[str, str], tuple[str, str]]:
+def known_of_seeds() -> dict[str, dict[str, Known]]:
     """What is known, without any entry, of the records that tables hold from the beginning."""
-    return {
-        (model._meta.table_name, record._pk): ("SEEDED", hash_content(record.row()))
-        for model in all_models()
-        for record in seeded(model)
-    }
+    known: dict[str, dict[str, Known]] = defaultdict(dict)
+    for model in all_models():
+        for record in seeded(model):
+            content = hash_content(record.row())
+            known[model._meta.table_name][record._pk] = Known("SEEDED", content, 0)
+    return known
 
 
-def check_contents(connection: sqlite3.Connection, newest: dict) -> Iterator[str]:
-    """Compare the records in the file with what the ledger says of them."""
-    for model in (model for model in all_models() if model.fact):
-        table, key = model._meta.table_name, model._meta.primary_key.column_name
-        columns = [column.column_name for column in model._meta.sorted_fields]
-        listed = ", ".join(f'"{column}"' for column in columns)
-        place = columns.index(key)
-        seen = set()
-        fits = f'"json" IS {model.statements().json}'
-        for *row, is_told in connection.execute(f'SELECT {listed}, {fits} FROM "{table}"'):
-            seen.add(row[place])
-            _, content = newest.get((table, row[place]), ("", ""))
-            if not content:
-                yield f"The ledger knows nothing of {model.noun()} {row[place]}."
-            elif content != hash_content(row):
-                yield f"{model.noun().capitalize()} {row[place]} is not what the ledger recorded."
-            elif not is_told:
-                yield f"{model.noun().capitalize()} {row[place]} is not told as it is stored."
-        for (kind, gone), (event, _) in newest.items():
-            if kind == table and gone not in seen and not event.endswith("_DELETED"):
-                yield f"{model.noun().capitalize()} {gone} is in the ledger but not in its table."
+def check_contents(connection: sqlite3.Connection, known: dict) -> Iterator[str]:
+    """Compare the records in the file, and their order, with what the ledger says of them."""
+    for table, model in fact_models().items():
+        told, newest = known.pop(table, {}), 0
+        place = model._meta.sorted_fields.index(model._meta.primary_key)
+        for row in connection.execute(f"{stored_sql(model)} ORDER BY rowid"):
+            last = told.pop(row[place], UNKNOWN)
+            if fault := content_fault(model, row[place], row, last.event, last.content):
+                yield fault
+            elif last.made < newest:
+                yield f"{model.noun().capitalize()} {row[place]} does not stand where it was put."
+            newest = max(newest, last.made)
+        for key, last in told.items():
+            if fault := content_fault(model, key, None, last.event, last.content):
+                yield fault
+    for table in known:
+        yield f"The ledger tells of a kind of record that there is not: {table}."
+
+
+@functools.cache
+def stored_sql(model: type[Model]) -> str:
+    """SQL for the records of a model as they are stored, and whether each is told like that."""
+    columns = ", ".join(f'"{column.column_name}"' for column in model._meta.sorted_fields)
+    return f'SELECT {columns}, "json" IS {model.statements().json} FROM "{model._meta.table_name}"'
+
+
+def content_fault(
+    model: type[Model], key: str, row: Sequence | None, event: str, content: str
+) -> str:
+    """What is wrong with a record, by the last that the ledger says of it; empty: nothing."""
+    name, is_deleted = f"{model.noun().capitalize()} {key}", event.endswith("_DELETED")
+    if row is None:
+        return "" if is_deleted else f"{name} is in the ledger but not in its table."
+    *stored, is_told = row
+    if not event:
+        return f"The ledger knows nothing of {model.noun()} {key}."
+    if is_deleted:
+        return f"{name} is in its table, though the ledger says that it was deleted."
+    if content != hash_content(stored):
+        return f"{name} is not what the ledger recorded."
+    return "" if is_told else f"{name} is not told as it is stored."
+
+
+def fact_models() -> dict[str, type[Model]]:
+    """The models whose records are proven, by the names of their tables."""
+    return {model._meta.table_name: model for model in all_models() if model.fact}
+
+
+def noted_subjects(connection: sqlite3.Connection, action: str) -> set[str]:
+    """The ids that the audit log has with an action, for records that are no facts."""
+    entries = 'SELECT "subject_id" FROM "audit_entry" WHERE "action" = ?'
+    return {subject for (subject,) in connection.execute(entries, (action,))}
+
+
+def check_keys(connection: sqlite3.Connection) -> Iterator[str]:
+    """Compare the keys that the file holds with those whose making is in the audit log."""
+    for model, action in NOTED_KEYS.items():
+        noted = noted_subjects(connection, action)
+        select = f'SELECT CAST("id" AS TEXT) FROM "{model._meta.table_name}"'
+        present = {key for (key,) in connection.execute(select)}
+        for key in sorted(present - noted):
+            yield f"The audit log knows nothing of {model.noun()} {key}."
+        for key in sorted(noted - present):
+            yield f"{model.noun().capitalize()} {key} is in the audit log but not in its table."
 
 
 def all_models() -> list[type[Model]]:
@@ -3858,6 +4012,295 @@ def perform(
     return result
 
 
+# --- Checkpoints --------------------------------------------------------------
+# Whoever has the file can cut the ends off both chains, or write them anew with hashes that fit. A
+# checkpoint says, signed, what both were at one time; kept elsewhere, it shows that.
+
+ED25519_NOTE = b"\x01"
+
+
+@dataclass(frozen=True)
+class NoteKey:
+    """A public key under the name that signs: https://c2sp.org/signed-note, with Ed25519."""
+
+    name: str
+    key: bytes
+
+    @property
+    def id(self) -> bytes:
+        """Four bytes by which a signature names its key."""
+        named = self.name.encode() + b"\n" + ED25519_NOTE + self.key
+        return hashlib.sha256(named).digest()[:4]
+
+    def __str__(self) -> str:
+        encoded = base64.b64encode(ED25519_NOTE + self.key).decode()
+        return f"{self.name}+{self.id.hex()}+{encoded}"
+
+    @classmethod
+    def read(cls, text: str) -> NoteKey:
+        """The key that a text such as `name+hex+base64` spells, or Invalid."""
+        name, _, rest = text.strip().partition("+")
+        number, _, encoded = rest.partition("+")
+        with contextlib.suppress(ValueError):
+            raw = base64.b64decode(encoded, validate=True)
+            found = cls(name, raw[1:])
+            if raw[:1] == ED25519_NOTE and len(raw) == 33 and found.id == bytes.fromhex(number):
+                return found
+        raise Invalid("A public key for checkpoints reads NAME+HEX+BASE64.")
+
+    def has_signed(self, text: str, signature: bytes) -> bool:
+        """Whether a signature is of this key over a text."""
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+        try:
+            Ed25519PublicKey.from_public_bytes(self.key).verify(signature, text.encode())
+        except (InvalidSignature, ValueError):
+            return False
+        return True
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """How long both chains of a workspace were at a time, and the hash at the end of each.
+
+    It reads as https://c2sp.org/tlog-checkpoint says, but for one thing: what it tells is the head
+    of a hash chain, not the root of a Merkle tree.
+    """
+
+    origin: str
+    ledger: tuple[int, str]
+    audit: tuple[int, str]
+    time: str
+
+    FORM: ClassVar = re.compile(
+        r"(.+)\n(0|[1-9]\d*)\n([A-Za-z0-9+/]{43}=)\n"
+        r"audit (0|[1-9]\d*) ([A-Za-z0-9+/]{43}=)\ntime (\S+)\n"
+    )
+    #: One statement, which sees both chains at one moment.
+    HEADS: ClassVar = """SELECT
+        (SELECT max("id") FROM "ledger_entry"),
+        (SELECT "entry_hash" FROM "ledger_entry" ORDER BY "id" DESC LIMIT 1),
+        (SELECT max("id") FROM "audit_entry"),
+        (SELECT "hash" FROM "audit_entry" ORDER BY "id" DESC LIMIT 1)"""
+
+    @classmethod
+    def take(cls, connection: sqlite3.Connection, origin: str, time: str) -> Checkpoint:
+        """What both chains in a file are now; Damaged if they end with no hash."""
+        size, head, audits, audit = connection.execute(cls.HEADS).fetchone()
+        if not all(re.fullmatch("[0-9a-f]{64}", told or ZEROS) for told in (head, audit)):
+            raise Damaged("The ledger or the audit log ends with an entry that has no hash.")
+        return cls(origin, (size or 0, head or ZEROS), (audits or 0, audit or ZEROS), time)
+
+    def __str__(self) -> str:
+        (size, head), (audits, audit) = self.ledger, self.audit
+        spelt = [base64.b64encode(bytes.fromhex(told)).decode() for told in (head, audit)]
+        return f"{self.origin}\n{size}\n{spelt[0]}\naudit {audits} {spelt[1]}\ntime {self.time}\n"
+
+    @classmethod
+    def read(cls, text: str) -> Checkpoint | None:
+        """The checkpoint that a note's text is, if it is one."""
+        found = cls.FORM.fullmatch(text)
+        if not found:
+            return None
+        origin, size, head, audits, audit, time = found.groups()
+        heads = [base64.b64decode(told).hex() for told in (head, audit)]
+        return cls(origin, (int(size), heads[0]), (int(audits), heads[1]), time)
+
+
+class Checkpoints:
+    """Signs what a workspace's chains are, and appends it to a file; without one, to none.
+
+    The signing key derives from the first key of the ring, and is not made until it is needed.
+    """
+
+    def __init__(self, workspace: Workspace, path: Path | None):
+        self.workspace, self.path = workspace, path
+        self.tried = -math.inf
+        #: How long the audit log, which grows whenever the ledger does, was at the last checkpoint.
+        self.covered: int | None = None
+
+    @property
+    def origin(self) -> str:
+        """The workspace's name in its checkpoints, and that of its key."""
+        return checkpoint_origin(self.workspace.id)
+
+    @cached_property
+    def signer(self) -> Any:
+        """The private key."""
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+        return Ed25519PrivateKey.from_private_bytes(self.workspace.ring.derive("checkpoints"))
+
+    @cached_property
+    def key(self) -> NoteKey:
+        """The public key."""
+        return NoteKey(self.origin, self.signer.public_key().public_bytes_raw())
+
+    def sign(self, connection: sqlite3.Connection) -> str:
+        """A signed checkpoint of the chains in a file of the workspace: its own, or a copy."""
+        text = str(Checkpoint.take(connection, self.origin, self.workspace.source.now()))
+        signature = base64.b64encode(self.key.id + self.signer.sign(text.encode())).decode()
+        return f"{text}\n\N{EM DASH} {self.key.name} {signature}\n"
+
+    def tell(self) -> dict[str, str]:
+        """A signed checkpoint of now, and the public key to keep for verifying it."""
+        note = self.sign(self.workspace.reader.connection())
+        return {"checkpoint": note, "publicKey": str(self.key)}
+
+    def publish(self) -> None:
+        """Put the public key into the file, so that the file alone tells it to whoever verifies."""
+        workspace, key = self.workspace, str(self.key)
+        with workspace.read():
+            if CheckpointKey.has(key):
+                return
+        perform(
+            workspace,
+            lambda current: [
+                CheckpointKey.create(id=key),
+                workspace.journal.note(current, NOTED_KEYS[CheckpointKey], "checkpoint_key", key),
+            ],
+            actor="system",
+            reason="The first signed checkpoint needs a key.",
+        )
+
+    def write_due(self, at: float) -> None:
+        """Write a checkpoint if the last one is long enough ago."""
+        if at - self.tried >= self.workspace.settings.checkpoint_interval:
+            self.tried = at
+            self.write()
+
+    def write(self) -> None:
+        """Append a checkpoint if something was audited since the last one; a failure is logged."""
+        if self.path is None:
+            return
+        try:
+            if self.covered is None:
+                self.covered = last_covered(self.path)
+            if self.covered != self.workspace.journal.audit[0]:
+                self.publish()
+                append_note(self.path, self.sign(self.workspace.reader.connection()))
+                self.covered = last_covered(self.path)
+        except (OSError, Problem) as error:
+            log.error("No checkpoint was written to %s: %s", self.path, error)
+
+
+def checkpoint_origin(organization: str) -> str:
+    """What a workspace is called in its checkpoints, by the id of its organization."""
+    return f"novantra-lite/{organization}"
+
+
+def append_note(path: Path, note: str) -> None:
+    """Append a note to a file, for its owner only, and keep nothing of one that does not fit."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "ab") as stream:
+        before = stream.tell()
+        try:
+            stream.write(f"{note}\n".encode())
+            stream.flush()
+        except OSError:
+            os.ftruncate(descriptor, before)
+            raise
+        os.fsync(descriptor)
+
+
+def last_covered(path: Path) -> int:
+    """How long the audit log was at the last checkpoint in a file; -1 where there is none."""
+    try:
+        with open(path, "rb") as stream:
+            stream.seek(max(0, stream.seek(0, os.SEEK_END) - 4096))
+            told = re.findall(rb"^audit (\d+) ", stream.read(), re.M)
+    except FileNotFoundError:
+        return -1
+    return int(told[-1]) if told else -1
+
+
+# --- Checkpoint verification --------------------------------------------------
+
+#: A text, an empty line, and the lines of its signatures.
+NOTE = re.compile("((?:[^\\n]+\\n)+)\\n((?:\N{EM DASH} [^ +\\n]+ [A-Za-z0-9+/]+=*\\n)+)\\n*")
+
+
+def read_notes(data: bytes) -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
+    """The notes in a file: the text of each, with the names and the bytes of its signatures.
+
+    Invalid tells the line from which on there is something else.
+    """
+    text, place = data.decode(errors="replace"), 0
+    while place < len(text):
+        found = NOTE.match(text, place)
+        if not found or re.search(r"[\x00-\x09\x0b-\x1f\ufffd]", found[0]):
+            line = text.count("\n", 0, place) + 1
+            raise Invalid(f"From line {line} on, this is no signed note.")
+        lines = (line.split(" ") for line in found[2].splitlines())
+        yield found[1], [(name, binascii.a2b_base64(signed)) for _, name, signed in lines]
+        place = found.end()
+
+
+def check_checkpoints(data: bytes, keys: Sequence[NoteKey], origin: str) -> Iterator[str]:
+    """Hold the signed checkpoints in a file against the chains of the current session's file."""
+    connection, number = session().database.connection(), 0
+    try:
+        for number, (text, signatures) in enumerate(read_notes(data), 1):
+            name = f"checkpoint {number}"
+            checkpoint = Checkpoint.read(text)
+            if fault := signature_fault(name, text, signatures, keys):
+                yield fault
+            elif checkpoint is None:
+                yield f"The note {number} is signed, but no checkpoint of novantra-lite."
+            elif checkpoint.origin != origin:
+                yield f"{name.capitalize()} is of another workspace, {checkpoint.origin}."
+            else:
+                name += f" of {checkpoint.time}"
+                yield from check_heads(connection, name, checkpoint)
+    except (Invalid, binascii.Error) as problem:
+        yield f"After {number} checkpoints: {problem}"
+    if not number:
+        yield "The file of checkpoints holds none."
+
+
+def signature_fault(
+    name: str, text: str, signatures: Sequence[tuple[str, bytes]], keys: Sequence[NoteKey]
+) -> str:
+    """What is wrong with a note's signatures; those of unknown keys do not count."""
+    known = [
+        key.has_signed(text, signed[4:])
+        for signer, signed in signatures
+        for key in keys
+        if (signer, signed[:4]) == (key.name, key.id)
+    ]
+    if not known:
+        return f"{name.capitalize()} is not signed by a key that is known."
+    return "" if all(known) else f"The signature of {name} does not fit: it was changed."
+
+
+def known_note_keys() -> list[NoteKey]:
+    """The public keys that the current session's file tells; what is none does not count."""
+    keys = []
+    for record in CheckpointKey.select():
+        with contextlib.suppress(Invalid):
+            keys.append(NoteKey.read(record.id))
+    return keys
+
+
+def check_heads(connection: sqlite3.Connection, name: str, checkpoint: Checkpoint) -> Iterator[str]:
+    """Compare both chains at the lengths that a checkpoint tells with the hashes that it tells."""
+    chains = (
+        ("Ledger", "ledger_entry", "entry_hash", checkpoint.ledger),
+        ("Audit", "audit_entry", "hash", checkpoint.audit),
+    )
+    for noun, table, column, (size, head) in chains:
+        (held,) = connection.execute(f'SELECT max("id") FROM "{table}"').fetchone()
+        select = f'SELECT "{column}" FROM "{table}" WHERE "id" = ?'
+        row = connection.execute(select, (size,)).fetchone() if size else (ZEROS,)
+        if (held or 0) < size:
+            yield (
+                f"{noun} entries {(held or 0) + 1} to {size}, which {name} saw, are missing: the "
+                "end was cut off."
+            )
+        elif row != (head,):
+            yield f"{noun} entry {size} is not what {name} saw: the entries were written anew."
+
+
 # --- Answers ------------------------------------------------------------------
 
 
@@ -3872,10 +4315,7 @@ def answer(context: Context, given: Mapping[str, str]) -> Reply:
         lite.limits.take(context, at)
         context.principal.must_have(operation.scope)
     if operation.setting and not getattr(lite.settings, operation.setting):
-        raise NotAllowed(
-            f"This operation is off; the setting {operation.setting} turns it on.",
-            headers={"Allow": ", ".join(allowed_methods(operation, lite.settings))},
-        )
+        refuse_what_is_off(operation, lite.settings)
     path = operation.surface.read_path(operation, given)
     context.read_query()
     if operation.method == "GET":
@@ -3884,6 +4324,14 @@ def answer(context: Context, given: Mapping[str, str]) -> Reply:
         identify_signer(context, path)
     context.read_body()
     return write(context, path) if operation.writes else operation.handler(context, *path)
+
+
+def refuse_what_is_off(operation: Operation, settings: Settings) -> None:
+    """Refuse an operation that a setting takes away: the method, or a path without any other."""
+    told = f"This operation is off; the setting {operation.setting} turns it on."
+    if methods := allowed_methods(operation, settings):
+        raise NotAllowed(told, headers={"Allow": ", ".join(methods)})
+    raise NotFound(told)
 
 
 def allowed_methods(operation: Operation, settings: Settings) -> list[str]:
@@ -4431,6 +4879,7 @@ def tidy(workspace: Workspace, at: float) -> None:
     if workspace.read_only:
         return
     write_counts(workspace, at)
+    workspace.checkpoints.write_due(at)
     for model in all_models():
         for record in model.overdue(workspace, at):
             perform(
@@ -5261,7 +5710,7 @@ class Risks(
     filters = Filters(Risk.status)
 
 
-# --- Evidence -----------------------------------------------------------------
+# --- Evidence records ---------------------------------------------------------
 
 
 class Blob(Member, peewee.BlobField):
@@ -5373,6 +5822,11 @@ class EvidenceClaim(Model):
         )
 
 
+# --- Attachments --------------------------------------------------------------
+
+ATTACHMENT_KEPT = "evidence.attachment.kept"
+
+
 class AttachmentContent(Model):
     """The bytes of an attachment, encrypted."""
 
@@ -5380,10 +5834,102 @@ class AttachmentContent(Model):
     evidence_claim = ForeignKey(EvidenceClaim, index=True, on_delete="CASCADE")
     content = Blob()
 
+    @classmethod
+    def keep(cls, claim: EvidenceClaim, key: str, content: bytes) -> None:
+        """Store the bytes of a claim's attachment, and note in the audit log that they are here."""
+        current = session()
+        sealed = current.ring.seal_bytes(content, cls.place(key))
+        cls.create(id=key, evidence_claim=claim.id, content=sealed)
+        current.workspace.journal.note(current, ATTACHMENT_KEPT, "attachment_content", key)
+
     @staticmethod
     def place(key: str) -> str:
         """What the encryption of an attachment is bound to."""
         return f"attachment_content/content/{key}"
+
+    def opened(self) -> bytes:
+        """The bytes; Unavailable if they are not those that were stored here."""
+        return session().ring.open_bytes(bytes(self.content), self.place(self.id))
+
+    @classmethod
+    def read(cls, key: str) -> tuple[dict, bytes]:
+        """What is known of an attachment, and its bytes, held against its digest."""
+        content = cls.seek(key)
+        if content is None:
+            raise NotFound(f"There is no attachment {key} whose content is kept here.")
+        (told,) = (one for one in content.evidence_claim.attachments if one["id"] == key)
+        data = content.opened()
+        if hashlib.sha256(data).hexdigest() != told["sha256"]:
+            raise Unavailable(f"The content of attachment {key} does not match its digest.")
+        return told, data
+
+
+def check_attachments() -> Iterator[str]:
+    """Hold the bytes of every attachment in the current session's file against its digest."""
+    connection = session().database.connection()
+    told = connection.execute(
+        """SELECT a."value" ->> '$.id', a."value" ->> '$.sha256'
+        FROM "evidence_claim", json_each("evidence_claim"."attachments") AS a"""
+    )
+    digests, present = dict(told), set()
+    for content in AttachmentContent.select().iterator():
+        present.add(content.id)
+        try:
+            digest = hashlib.sha256(content.opened()).hexdigest()
+        except Unavailable:
+            digest = "closed"
+        if digests.get(content.id) != digest:
+            yield f"The content of attachment {content.id} is not what its claim says."
+    kept = noted_subjects(connection, ATTACHMENT_KEPT)
+    for key in sorted((kept & digests.keys()) - present):
+        yield f"The content of attachment {key} is gone."
+
+
+def read_attachments(given: list[dict], settings: Settings) -> list[tuple[dict, bytes | None]]:
+    """Check attachments: what is told of each, and its bytes unless it lies elsewhere."""
+    read, issues, total = [], [], 0
+    for index, attachment in enumerate(given):
+        try:
+            content = read_content(attachment, settings)
+        except ValueError as error:
+            issues += Faults.of(error, "attachments", index)
+            continue
+        total += len(content or b"")
+        digest = attachment["sha256"] or hashlib.sha256(content).hexdigest()
+        told = {
+            "fileName": attachment["fileName"],
+            "contentType": attachment["contentType"],
+            "sizeBytes": len(content or b""),
+            "sha256": digest.lower(),
+            "uri": attachment["uri"],
+        }
+        read.append((told, content))
+    if issues:
+        raise Invalid(issues=[issue(*fault) for fault in issues])
+    if total > settings.attachments_limit:
+        raise TooLarge(f"The attachments are over {settings.attachments_limit} bytes together.")
+    return read
+
+
+def read_content(attachment: dict, settings: Settings) -> bytes | None:
+    """The bytes of one new attachment, held against its digest; None when only a URI is given."""
+    text, digest = attachment["contentBase64"], attachment["sha256"]
+    if text is None:
+        if attachment["uri"] is None or digest is None:
+            raise ValueError("Expected contentBase64, or uri with sha256")
+        return None
+    try:
+        content = base64.b64decode(text, validate=True)
+    except ValueError:
+        raise Faults([(["contentBase64"], "Expected base64")]) from None
+    if len(content) > settings.attachment_limit:
+        raise TooLarge(f"An attachment is over the limit of {settings.attachment_limit} bytes.")
+    if digest and digest.lower() != hashlib.sha256(content).hexdigest():
+        raise Faults([(["sha256"], "The content has another digest")])
+    return content
+
+
+# --- Evidence -----------------------------------------------------------------
 
 
 class EvidenceRequirements(
@@ -5455,54 +6001,8 @@ class EvidenceClaims(
         claim = EvidenceClaim.create(**body, attachments=stored)
         for told, (_, content) in zip(stored, contents, strict=True):
             if content is not None:
-                place = AttachmentContent.place(told["id"])
-                sealed = context.workspace.ring.seal_bytes(content, place)
-                AttachmentContent.create(id=told["id"], evidence_claim=claim.id, content=sealed)
+                AttachmentContent.keep(claim, told["id"], content)
         return claim
-
-
-def read_attachments(given: list[dict], settings: Settings) -> list[tuple[dict, bytes | None]]:
-    """Check attachments: what is told of each, and its bytes unless it lies elsewhere."""
-    read, issues, total = [], [], 0
-    for index, attachment in enumerate(given):
-        try:
-            content = read_content(attachment, settings)
-        except ValueError as error:
-            issues += Faults.of(error, "attachments", index)
-            continue
-        total += len(content or b"")
-        digest = attachment["sha256"] or hashlib.sha256(content).hexdigest()
-        told = {
-            "fileName": attachment["fileName"],
-            "contentType": attachment["contentType"],
-            "sizeBytes": len(content or b""),
-            "sha256": digest.lower(),
-            "uri": attachment["uri"],
-        }
-        read.append((told, content))
-    if issues:
-        raise Invalid(issues=[issue(*fault) for fault in issues])
-    if total > settings.attachments_limit:
-        raise TooLarge(f"The attachments are over {settings.attachments_limit} bytes together.")
-    return read
-
-
-def read_content(attachment: dict, settings: Settings) -> bytes | None:
-    """The bytes of one new attachment, held against its digest; None when only a URI is given."""
-    text, digest = attachment["contentBase64"], attachment["sha256"]
-    if text is None:
-        if attachment["uri"] is None or digest is None:
-            raise ValueError("Expected contentBase64, or uri with sha256")
-        return None
-    try:
-        content = base64.b64decode(text, validate=True)
-    except ValueError:
-        raise Faults([(["contentBase64"], "Expected base64")]) from None
-    if len(content) > settings.attachment_limit:
-        raise TooLarge(f"An attachment is over the limit of {settings.attachment_limit} bytes.")
-    if digest and digest.lower() != hashlib.sha256(content).hexdigest():
-        raise Faults([(["sha256"], "The content has another digest")])
-    return content
 
 
 # --- Assessments --------------------------------------------------------------
@@ -11087,6 +11587,28 @@ class SnapshotArtifact(Model):
         return {digest for (digest,) in known.tuples().execute(cls._meta.database)}
 
 
+def check_snapshots() -> Iterator[str]:
+    """Hold the index of what ran where against the snapshots in the current session's file."""
+    connection = session().database.connection()
+    columns = ", ".join(f'"{name}"' for name in SNAPSHOT_ARTIFACT)
+    indexed = connection.execute(
+        f'SELECT "snapshot_id", "environment_id", {columns} FROM "snapshot_artifact" ORDER BY "id"'
+    )
+    snapshots = connection.execute(
+        'SELECT "id", "environment_id", "artifacts" FROM "environment_snapshot" ORDER BY rowid'
+    )
+    recorded = (
+        (key, environment, *(one[camel(name)] for name in SNAPSHOT_ARTIFACT))
+        for key, environment, artifacts in snapshots
+        for one in json.loads(artifacts)
+    )
+    for found, told in itertools.zip_longest(indexed, recorded):
+        if found != told:
+            snapshot = (told or found)[0]
+            yield f"The artifacts of environment snapshot {snapshot} are not indexed as recorded."
+            return
+
+
 DIFF_ENTRIES = ListOf(
     Shape(
         artifact_name=Text(255),
@@ -15565,7 +16087,279 @@ class IncomingEvents(Resource, surface=FACTSTORE, tag="Webhooks"):
 # --- Confluence ---------------------------------------------------------------
 
 
+# --- Chain --------------------------------------------------------------------
+
+
+class Chain:
+    """The ledger in the file of the current session, read link by link.
+
+    The numbers of its entries have no gaps, and their times never go back: any place in it, by
+    number or by time, is found without counting.
+    """
+
+    def __init__(self):
+        self.connection, self.models = session().database.connection(), fact_models()
+
+    def __len__(self) -> int:
+        (newest,) = self.connection.execute('SELECT max("id") FROM "ledger_entry"').fetchone()
+        return newest or 0
+
+    def span(self, first: int, last: int) -> Iterator[Proof]:
+        """The entries from one number to another, both included."""
+        return proofs(self.connection, 'WHERE "id" BETWEEN ? AND ? ORDER BY "id"', (first, last))
+
+    def before(self, number: int) -> str:
+        """The hash that the entry with a number has to be linked to."""
+        tail = 'WHERE "id" < ? ORDER BY "id" DESC LIMIT 1'
+        return next((p.entry_hash for p in proofs(self.connection, tail, (number,))), ZEROS)
+
+    def between(self, begin: str, end: str) -> tuple[int, int]:
+        """The numbers of the first and the last entry from one time to another, both included; the
+        first is the higher one where there is none."""
+        numbers = range(1, len(self) + 1)
+        first = bisect_left(numbers, begin, key=self.time_of)
+        return first + 1, bisect_right(numbers, end, key=self.time_of)
+
+    def time_of(self, number: int) -> str:
+        """When an entry was made, or the one before it if it is gone, with microseconds."""
+        tail = 'WHERE "id" <= ? ORDER BY "id" DESC LIMIT 1'
+        return next(
+            (f"{p.timestamp[:-1]}000Z" for p in proofs(self.connection, tail, (number,))), ""
+        )
+
+    def of_record(self, record: str) -> list[Proof]:
+        """The entries of a record, oldest first, by its UUID.
+
+        A file of an earlier version has entries under the id itself, which may end with a ULID.
+        """
+        number = int(record.replace("-", ""), 16)
+        ulid = encode_ulid(number >> 80, number & (1 << 80) - 1)
+        keys = [
+            f"{model._meta.primary_key.prefix}_{ulid}"
+            for model in self.models.values()
+            if isinstance(model._meta.primary_key, PrefixedId)
+        ]
+        marks = ", ".join("?" * (len(keys) + 1))
+        tail = f'WHERE "record_id" IN ({marks}) ORDER BY "id"'
+        return list(proofs(self.connection, tail, (record, *keys)))
+
+    def fault_of(self, proof: Proof, previous: str) -> str:
+        """What is wrong with an entry after the one with this hash, or with the record as the
+        newest entry of it has it; empty: nothing."""
+        if not proof.follows(previous):
+            return f"Ledger entry {proof.number} was changed, or the one before it was."
+        newer = 'SELECT 1 FROM "ledger_entry" WHERE "record_id" IN (?, ?) AND "id" > ? LIMIT 1'
+        table, key = proof.subject
+        ids = proof.record_id, record_uuid(table, key), proof.number
+        if self.connection.execute(newer, ids).fetchone():
+            return ""
+        model = self.models.get(table)
+        if model is None:
+            return f"Ledger entry {proof.number} is of a kind that there is not: {table}."
+        place = f'WHERE "{model._meta.primary_key.column_name}" = ?'
+        row = self.connection.execute(f"{stored_sql(model)} {place}", (key,)).fetchone()
+        return content_fault(model, key, row, proof.event_type, proof.content_hash)
+
+
+def told_proof(proof: Proof) -> dict:
+    """An entry of the ledger as it is told.
+
+    What its hash is over is told as it is hashed, but for the record of an entry that an earlier
+    version made: that was hashed by the id which the metadata tell.
+    """
+    table, key = proof.subject
+    record = record_uuid(table, key)
+    return {
+        "entryId": proof.entry_id,
+        "recordId": record,
+        "factId": record,
+        "eventType": proof.event_type,
+        "contentHash": proof.content_hash,
+        "previousHash": proof.previous_hash,
+        "timestamp": proof.timestamp,
+        "metadata": {
+            "recordType": table,
+            "recordKey": key,
+            "position": str(proof.number - 1),
+            "entryHash": proof.entry_hash,
+        },
+    }
+
+
 # --- Ledger -------------------------------------------------------------------
+
+LEDGER_ENTRY = Schema(
+    LedgerEntry.entry_id,
+    record_id=Id(),
+    fact_id=Id(),
+    event_type=Text(),
+    content_hash=Text(64),
+    previous_hash=Text(64),
+    timestamp=Timestamp(),
+    metadata=Json(MapOf(Text())),
+)
+LEDGER_ENTRIES = Schema(
+    entries=Json(ListOf(LEDGER_ENTRY, 2**31)),
+    page=Integer(0, 2**31 - 1),
+    size=Integer(1, 2**31 - 1),
+    total_elements=Integer(0),
+    total_pages=Integer(0),
+)
+RECORD_VERDICT = Schema(
+    record_id=Id(),
+    fact_id=Id(),
+    verified=Boolean(),
+    content_hash=Text(64, null=True),
+    chain_position=Integer(0, null=True),
+    previous_hash=Text(64, null=True),
+    ledger_timestamp=Timestamp(null=True),
+    verified_at=Timestamp(),
+    message=Text(),
+    required="contentHash chainPosition previousHash ledgerTimestamp",
+)
+CHAIN_VERDICT = Schema(
+    valid=Boolean(),
+    entries_checked=Integer(0),
+    first_entry_timestamp=Timestamp(null=True),
+    last_entry_timestamp=Timestamp(null=True),
+    broken_at=Text(null=True),
+    message=Text(),
+    required="firstEntryTimestamp lastEntryTimestamp brokenAt",
+)
+LEDGER_STATUS = Schema(
+    enabled=Boolean(),
+    type=Choice("local qldb"),
+    total_entries=Integer(0),
+    healthy=Boolean(),
+    message=Text(),
+)
+
+
+class Ledger(Resource, surface=FACTSTORE, scope="factstore", access="read", tag="Ledger"):
+    """The proofs of every fact recorded, and their verification."""
+
+    @route(
+        "GET /api/v1/ledger/entries",
+        id="listLedgerEntries",
+        query=Filters(
+            page=Integer(0, 2**31 - 1, default=0), size=Integer(1, 2**31 - 1, default=20)
+        ),
+        answer=LEDGER_ENTRIES.describe(),
+        setting="ledger",
+        slow=True,
+    )
+    def entries(self, context):
+        """Page through the chain, oldest first."""
+        page, size = context.query.get("page", 0), context.query.get("size", 20)
+        chain = Chain()
+        total, first = len(chain), page * size + 1
+        return {
+            "entries": [told_proof(proof) for proof in chain.span(first, first + size - 1)],
+            "page": page,
+            "size": size,
+            "totalElements": total,
+            "totalPages": -(-total // size),
+        }
+
+    @route(
+        "GET /api/v1/ledger/entries/{recordId}",
+        id="getLedgerEntry",
+        answer=LEDGER_ENTRY.describe(),
+        setting="ledger",
+    )
+    def newest(self, context, record):
+        """Get the newest entry of a record."""
+        own = Chain().of_record(record)
+        if not own:
+            raise NotFound(f"The ledger has no entry of a record {record}.")
+        return told_proof(own[-1])
+
+    @route(
+        "POST /api/v1/ledger/verify/{recordId}",
+        id="verifyLedgerRecord",
+        answer=RECORD_VERDICT.describe(),
+        before="examine_record",
+        setting="ledger",
+        slow=True,
+    )
+    def verify_record(self, context, record):
+        """Check a record against all its entries, and each of these against the one before."""
+        return context.prepared
+
+    def examine_record(self, context, record):
+        """Find out whether a record is what the ledger says."""
+        chain = Chain()
+        own = chain.of_record(record)
+        faults = (chain.fault_of(proof, chain.before(proof.number)) for proof in own)
+        fault = next(filter(None, faults), "") if own else "The ledger has no entry of this record."
+        first = own[0] if own else None
+        return {
+            "recordId": record,
+            "factId": record,
+            "verified": not fault,
+            "contentHash": first and first.content_hash,
+            "chainPosition": first and first.number - 1,
+            "previousHash": first and first.previous_hash,
+            "ledgerTimestamp": first and first.timestamp,
+            "verifiedAt": now(),
+            "message": fault or "The record and its entries are as they were recorded.",
+        }
+
+    @route(
+        "POST /api/v1/ledger/verify-chain",
+        id="verifyLedgerChain",
+        body=Schema(**{"from": Timestamp(6), "to": Timestamp(6)}, name="VerifyChainRequest"),
+        answer=CHAIN_VERDICT.describe(),
+        before="examine_chain",
+        setting="ledger",
+        slow=True,
+    )
+    def verify_chain(self, context):
+        """Check every entry between two times, both included, and the records as they stand."""
+        return context.prepared
+
+    def examine_chain(self, context):
+        """Find the first entry of a time that is not as it was written."""
+        chain, asked = Chain(), context.body
+        first, last = chain.between(asked["from"], asked["to"])
+        previous, begin, newest, fault = chain.before(first), None, None, ""
+        checked = 0
+        for newest in chain.span(first, last):
+            checked += 1
+            begin = begin or newest.timestamp
+            fault = chain.fault_of(newest, previous)
+            if fault:
+                break
+            previous = newest.entry_hash
+        return {
+            "valid": not fault,
+            "entriesChecked": checked,
+            "firstEntryTimestamp": begin,
+            "lastEntryTimestamp": newest and newest.timestamp,
+            "brokenAt": newest.entry_id if fault else None,
+            "message": fault or f"{checked} entries checked; every one is as it was written.",
+        }
+
+    @route(
+        "GET /api/v1/ledger/status",
+        id="getLedgerStatus",
+        answer=LEDGER_STATUS.describe(),
+        setting="ledger",
+    )
+    def status(self, context):
+        """Tell how long the ledger is, and whether its newest entry is sound."""
+        chain = Chain()
+        total = len(chain)
+        newest = next(chain.span(total, total), None)
+        healthy = newest is None or newest.follows(chain.before(total))
+        told = "The newest entry is sound." if healthy else "The newest entry is not sound."
+        return {
+            "enabled": context.settings.ledger,
+            "type": "local",
+            "totalEntries": total,
+            "healthy": healthy,
+            "message": told,
+        }
 
 
 # --- Hub templates ------------------------------------------------------------
@@ -16315,7 +17109,10 @@ MIGRATIONS = (
     Migration(
         4,
         "Search, notifications and integrations",
-        ('CREATE INDEX "trail_lookup" ON "trail" ("flow_id", "git_commit_sha")',),
+        (
+            'CREATE INDEX "trail_lookup" ON "trail" ("flow_id", "git_commit_sha")',
+            'ALTER TABLE "ledger_entry" ADD COLUMN "record_key" TEXT',
+        ),
     ),
 )
 #: A ready-made empty file, so that a fresh workspace inside a test is a copy.
@@ -16324,29 +17121,59 @@ _template: list[bytes] = []
 
 def prepare(workspace: Workspace, settings: Settings, bell: threading.Event) -> None:
     """Bring a workspace's file up to date, open its keys, and start its chains."""
+    notes = None if workspace.read_only else checkpoint_file(workspace.path, settings)
     if workspace.path is None:
         workspace.file.write_bytes(template())
     open_file(workspace, tables_since, MIGRATIONS)
-    beside = workspace.path and workspace.path.with_name(workspace.path.name + ".key")
     workspace.bell = bell
     workspace.ring = None
+    is_new = not open_ring(workspace)
+    workspace.reading = Session(workspace, workspace.reader)
+    workspace.journal = None if workspace.read_only else Journal(workspace)
+    workspace.checkpoints = Checkpoints(workspace, notes)
+    if is_new:
+        add_ring_key(workspace, 1)
+
+
+def open_ring(workspace: Workspace) -> bool:
+    """Open the keys that a workspace's file holds, with the one outside of it; whether it has any.
+
+    A new file gets a key file beside it, unless the key is set.
+    """
     # The writer has the file open already; a reader is opened by whoever reads first.
     opened = workspace.reader if workspace.read_only else workspace.writer.database
     found = opened.connection().execute('SELECT "id", "wrapped" FROM "ring_key" ORDER BY "id"')
-    keys = found.fetchall()
-    if keys and beside and not settings.key and not beside.exists():
+    keys, beside = found.fetchall(), key_file(workspace)
+    if keys and beside and not is_key_at_hand(workspace):
         raise Unavailable(
             f"The key file {beside.name} is missing: put it back beside the database, or set "
             "NOVANTRA_LITE_KEY."
         )
-    wrapping = wrapping_key(settings.key, beside, workspace.source)
+    wrapping = wrapping_key(workspace.settings.key, beside, workspace.source)
     workspace.ring = KeyRing(wrapping, workspace.source)
-    workspace.reading = Session(workspace, workspace.reader)
-    workspace.journal = None if workspace.read_only else Journal(workspace)
     for number, wrapped in keys:
         workspace.ring.add(number, wrapped)
-    if not keys:
-        add_ring_key(workspace, 1)
+    return bool(keys)
+
+
+def key_file(workspace: Workspace) -> Path | None:
+    """The file beside a workspace's own with the key that wraps its ring."""
+    return workspace.path and workspace.path.with_name(workspace.path.name + ".key")
+
+
+def is_key_at_hand(workspace: Workspace) -> bool:
+    """Whether the keys of a workspace with a file can be opened without making a new one."""
+    return bool(workspace.settings.key) or key_file(workspace).exists()
+
+
+def checkpoint_file(path: Path | None, settings: Settings) -> Path | None:
+    """Where the checkpoints of a workspace's file go: beside it, or where the setting says."""
+    if path is None or not settings.checkpoints:
+        return path and path.with_name(f"{path.name}.checkpoints")
+    folder = Path(settings.checkpoints)
+    if not folder.is_dir():
+        raise Invalid(f"There is no directory {folder}, which the setting checkpoints names.")
+    return folder / f"{path.name}.checkpoints"
 
 
 def tables_since(version: int | None) -> list[str]:
@@ -18106,14 +18933,87 @@ def listener(listen: str) -> socket.socket:
 # --- Maintenance --------------------------------------------------------------
 
 
-def check_file(workspace: Workspace) -> Iterator[str]:
-    """What SQLite itself finds wrong with the current session's file."""
+def check_everything() -> Iterator[str]:
+    """Verify the current session's file as a whole, and what is encrypted if its keys are open."""
     connection = session().database.connection()
+    yield from check_file(connection)
+    yield from check_chains()
+    yield from check_snapshots()
+    yield from check_layout(connection)
+    if session().ring:
+        yield from check_attachments()
+        yield from check_evidence()
+
+
+def check_file(connection: sqlite3.Connection) -> Iterator[str]:
+    """What SQLite itself finds wrong with a file."""
     for (told,) in connection.execute("PRAGMA integrity_check"):
         if told != "ok":
             yield f"The file is damaged: {told}."
     for table, row, parent, _ in connection.execute("PRAGMA foreign_key_check"):
         yield f"Row {row} of {table} points at a {parent} that is not there."
+
+
+def check_layout(connection: sqlite3.Connection) -> Iterator[str]:
+    """Compare the tables, indexes and triggers of a file with those that a fresh one has."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as fresh:
+        fresh.deserialize(template())
+        expected, found = layout_of(fresh), layout_of(connection)
+    for kind, name in sorted(expected.keys() | found.keys()):
+        if (kind, name) not in found:
+            yield f"The {kind} {name} is missing."
+        elif (kind, name) not in expected:
+            yield f"The {kind} {name} is not of novantra-lite."
+        elif expected[kind, name] != found[kind, name]:
+            yield f"The {kind} {name} is not as novantra-lite makes it."
+
+
+def layout_of(connection: sqlite3.Connection) -> dict[tuple[str, str], Any]:
+    """What a file holds of each kind: a table by its columns, all else by its SQL.
+
+    A column that a migration added stands in another place of a table's SQL.
+    """
+    listed = 'SELECT "type", "name", "sql" FROM "sqlite_schema" WHERE "name" NOT LIKE \'sqlite_%\''
+    layout: dict[tuple[str, str], Any] = {}
+    for kind, name, sql in connection.execute(listed).fetchall():
+        columns = connection.execute(f'PRAGMA table_xinfo("{name}")') if kind == "table" else ()
+        layout[kind, name] = sorted(row[1:] for row in columns) or sql
+    return layout
+
+
+def verify_beside(path: Path, settings: Settings, notes: bytes, key: str = "") -> list[str]:
+    """Verify a workspace's file together with signed checkpoints, without any secret.
+
+    What is encrypted is verified too where the keys are at hand. `key` is the public key that must
+    have signed; without one, those count that the file itself tells.
+    """
+    trusted = [NoteKey.read(key)] if key else []
+    workspace = Workspace(path, settings, Source(time.time, random_module.SystemRandom()), True)
+    with contextlib.closing(workspace):
+        open_file(workspace, tables_since, MIGRATIONS)
+        workspace.ring = None
+        if is_key_at_hand(workspace):
+            open_ring(workspace)
+        workspace.reading = Session(workspace, workspace.reader)
+        with workspace.read():
+            (organization,) = workspace.fetch_row('SELECT max("id") FROM "organization"')
+            origin = checkpoint_origin(organization)
+            told = check_checkpoints(notes, trusted or known_note_keys(), origin)
+            return [*check_everything(), *told]
+
+
+def back_up(workspace: Workspace, target: Path) -> None:
+    """Copy a workspace to a new file, and put a signed checkpoint of the copy beside it.
+
+    One that ends with the process has none, as its key ends with it.
+    """
+    workspace.backup(target)
+    if workspace.path:
+        with contextlib.closing(sqlite3.connect(target)) as copy:
+            note = workspace.checkpoints.sign(copy)
+        beside = target.with_name(f"{target.name}.checkpoints")
+        beside.unlink(missing_ok=True)
+        append_note(beside, note)
 
 
 def examine(lite: NovantraLite) -> dict:
@@ -18333,6 +19233,7 @@ class Install:
                     # The minute at hand ends here; a full disk is no reason not to close.
                     with contextlib.suppress(Problem):
                         write_counts(workspace, self.source.clock() + 60)
+                    workspace.checkpoints.write()
 
     def __enter__(self) -> Install:
         return self
@@ -18390,17 +19291,8 @@ class NovantraLite(Install):
 
     def attachment(self, key: str) -> tuple[dict, bytes]:
         """What is known of an attachment, and its bytes."""
-        workspace = self.workspace
-        with workspace.read():
-            content = AttachmentContent.seek(key)
-            if content is None:
-                raise NotFound(f"There is no attachment {key} whose content is kept here.")
-            known = content.evidence_claim.attachments
-            data = workspace.ring.open_bytes(bytes(content.content), AttachmentContent.place(key))
-        (told,) = (attachment for attachment in known if attachment["id"] == key)
-        if hashlib.sha256(data).hexdigest() != told["sha256"]:
-            raise Unavailable(f"The content of attachment {key} does not match its digest.")
-        return told, data
+        with self.workspace.read():
+            return AttachmentContent.read(key)
 
     def token(self, *scopes: str, life: int | None = None) -> str:
         """A bearer token with these scopes, from an account made for it."""
@@ -18465,11 +19357,15 @@ class NovantraLite(Install):
     def verify(self) -> list[str]:
         """Recompute the chains and check the file; a sentence for each fault."""
         with self.workspace.read():
-            return [*check_file(self.workspace), *check_chains(), *check_evidence()]
+            return list(check_everything())
 
     def backup(self, target: str | os.PathLike) -> None:
         """Copy the workspace to a new file, as it stands at one moment, while it is in use."""
-        self.workspace.backup(Path(target))
+        back_up(self.workspace, Path(target))
+
+    def checkpoint(self) -> dict[str, str]:
+        """A signed checkpoint of now, and the public key to keep for verifying it."""
+        return self.workspace.checkpoints.tell()
 
     def rotate_keys(self) -> int:
         """Add a key to the ring, which seals from now on; the older ones still open. Its number."""
@@ -19119,7 +20015,7 @@ class Command(NamedTuple):
     `opens` says which workspace it is handed, in words: `existing` (must be there), `new` (made
     where there is none), `temporary` (may go unnamed), `directory` (one of several), `reader`
     (read-only, beside a server); empty, it is handed none. `settings` names the arguments that
-    are settings of the instance.
+    are settings of the instance. One that says `itself` opens what it needs.
     """
 
     path: str
@@ -19168,6 +20064,19 @@ def location(chosen) -> tuple[str, str]:
     if chosen.workspace and not directory:
         chosen.parser.error("--workspace SLUG goes with --workspaces DIR")
     return file or "", directory or ""
+
+
+def file_of(chosen) -> Path:
+    """The database file that the command line names, also as one of a directory."""
+    file, directory = location(chosen)
+    if directory and not chosen.workspace:
+        chosen.parser.error("name the workspace: --workspace SLUG")
+    if not file and not directory:
+        chosen.parser.error("name the workspace: --database FILE, or set NOVANTRA_LITE_DATABASE")
+    path = Path(file) if file else Path(directory, f"{chosen.workspace}.db")
+    if not path.exists():
+        raise NotFound(f"There is no workspace at {path}.")
+    return path
 
 
 def open_lite(chosen) -> NovantraLite:
@@ -19762,14 +20671,58 @@ def restore_command(chosen) -> Output:
     return Output({"file": chosen.register, "restored": True}, text)
 
 
-@command("verify", REGISTER, opens="reader")
-def verify_command(lite, chosen) -> Output:
+@command(
+    "checkpoint",
+    argument("--public-key", action="store_true", help="print the key to verify with instead"),
+    opens="reader",
+)
+def checkpoint_command(lite, chosen) -> Output:
+    """Print a signed checkpoint of the ledger and the audit log.
+
+    Kept where whoever writes the file cannot write, it shows later whether the
+    end was cut off or written anew. Keep the public key there too.
+
+    Examples:
+      novantra-lite checkpoint --database register.db >> /mnt/other/register.checkpoints
+      novantra-lite checkpoint --public-key --database register.db
+    """
+    told = lite.checkpoint()
+    text = told["publicKey"] if chosen.public_key else told["checkpoint"]
+    return Output(told, text)
+
+
+@command(
+    "verify",
+    REGISTER,
+    argument("--checkpoint", metavar="FILE", help="hold the chains against these checkpoints too"),
+    argument("--public-key", default="", metavar="KEY", help="the key that must have signed them"),
+    opens="reader itself",
+)
+def verify_command(chosen) -> Output:
     """Check the file, the ledger and the audit chain.
 
+    With --checkpoint, no secret is needed: without the key file, only the bytes
+    of evidence stay unread. The file tells which key signs its checkpoints, but
+    whoever wrote it anew may have put in a key of his own: only a public key
+    that was kept elsewhere, given by --public-key, proves that yours signed.
+
     Exit status 1: there are faults, one a line.
+
+    Examples:
+      novantra-lite verify register.db
+      novantra-lite verify register.db --checkpoint /mnt/other/register.checkpoints
     """
-    faults = lite.verify()
-    text = "\n".join(faults) or "Sound: the file, the ledger and the audit chain."
+    told = "Sound: the file, the ledger and the audit chain."
+    if chosen.checkpoint:
+        notes = Path(chosen.checkpoint).read_bytes()
+        faults = verify_beside(file_of(chosen), Settings.read(), notes, chosen.public_key)
+        told = "Sound: the file, the ledger, the audit chain and the checkpoints."
+    elif chosen.public_key:
+        chosen.parser.error("--public-key KEY goes with --checkpoint FILE")
+    else:
+        with open_lite(chosen) as lite:
+            faults = lite.verify()
+    text = "\n".join(faults) or told
     return Output({"sound": not faults, "faults": faults}, text, 1 if faults else 0)
 
 
@@ -19880,7 +20833,7 @@ def add_arguments(parser, of: Command) -> None:
 
 def run_command(chosen) -> int:
     """Run the command that was chosen and print what it says; its exit status."""
-    if chosen.command.opens:
+    if chosen.command.opens and "itself" not in chosen.command.opens:
         with open_lite(chosen) as lite:
             output = chosen.command.function(lite, chosen)
     else:

@@ -14,7 +14,7 @@ def ledger(lite):
     """What happened to which record, oldest first."""
     with lite.workspace.read():
         entries = LedgerEntry.select().order_by(LedgerEntry.id)
-        return [(entry.event_type, entry.record_id) for entry in entries]
+        return [(entry.event_type, entry.record_key or entry.record_id) for entry in entries]
 
 
 def events(lite):

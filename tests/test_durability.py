@@ -133,7 +133,7 @@ def test_what_was_acknowledged_is_there_exactly_once_after_twelve_kills(file, to
     assert findings == sorted((title, *ids) for title, ids in writers.told.items())
     ids = sorted(id for _, id in findings)
     audited = "SELECT subject_id FROM audit_entry WHERE action = 'finding.created'"
-    proven = "SELECT record_id FROM ledger_entry WHERE event_type = 'FINDING_CREATED'"
+    proven = "SELECT record_key FROM ledger_entry WHERE event_type = 'FINDING_CREATED'"
     events = "SELECT json_extract(data, '$.finding.id') FROM event WHERE type = 'finding.created'"
     assert rows(file, audited) == ids
     assert rows(file, proven) == ids

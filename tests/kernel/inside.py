@@ -28,12 +28,16 @@ def counts(lite):
 
 
 def tamper(lite, *statements):
-    """Change the file behind the product's back, its triggers taken away."""
+    """Change the file behind the product's back, its triggers out of the way for the time."""
     with contextlib.closing(sqlite3.connect(lite.workspace.file, isolation_level=None)) as file:
-        triggers = file.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'").fetchall()
-        for (name,) in triggers:
+        found = file.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'")
+        triggers = dict(found.fetchall())
+        for name in triggers:
             file.execute(f"DROP TRIGGER {name}")
-        return sum(file.execute(statement).rowcount for statement in statements)
+        touched = sum(file.execute(statement).rowcount for statement in statements)
+        for sql in triggers.values():
+            file.execute(sql)
+        return touched
 
 
 def until(condition):

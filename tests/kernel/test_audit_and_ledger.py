@@ -56,7 +56,7 @@ def test_a_write_is_one_audit_entry_and_one_proof(lite, novantra, clock):
     assert entry.request_id == answer.headers["x-request-id"]
     assert rows(
         lite,
-        "SELECT id, record_type, record_id, event_type, timestamp FROM ledger_entry WHERE id = 3",
+        "SELECT id, record_type, record_key, event_type, timestamp FROM ledger_entry WHERE id = 3",
     ) == [(3, "finding", finding, "FINDING_CREATED", "2026-06-01T12:00:01.500Z")]
 
 
@@ -116,7 +116,9 @@ def test_the_file_itself_refuses_to_change_what_was_recorded(lite, findings, sta
 SWAP = """UPDATE {0} SET id = CASE id WHEN {1} THEN -{2} ELSE -{1} END WHERE id IN ({1}, {2})"""
 COPY = "INSERT INTO {0} SELECT {1}, {2} FROM {0} WHERE id = {3}"
 AUDIT = "at, actor, action, subject_type, subject_id, reason, request_id, detail, hash"
-LEDGER = "record_type, record_id, event_type, content_hash, previous_hash, timestamp, entry_hash"
+LEDGER = (
+    "record_type, record_id, event_type, content_hash, previous_hash, timestamp, entry_hash, record_key"
+)
 ONE = "WHERE rowid = (SELECT min(rowid) FROM finding)"
 
 TAMPERINGS = {

@@ -45,7 +45,7 @@ def test_a_change_tells_which_fields_were_other_before(lite, finding, clock):
     assert audit(lite, after=3) == [
         ("console", "finding.updated", "finding", finding["id"]),
     ]
-    assert rows(lite, "SELECT event_type FROM ledger_entry WHERE record_id = ?", finding["id"]) == [
+    assert rows(lite, "SELECT event_type FROM ledger_entry WHERE record_key = ?", finding["id"]) == [
         ("FINDING_CREATED",),
         ("FINDING_UPDATED",),
     ]
