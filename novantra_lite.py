@@ -4138,7 +4138,12 @@ class Checkpoints:
 
     def sign(self, connection: sqlite3.Connection) -> str:
         """A signed checkpoint of the chains in a file of the workspace: its own, or a copy."""
-        text = str(Checkpoint.take(connection, self.origin, self.workspace.source.now()))
+        return self.sign_note(
+            str(Checkpoint.take(connection, self.origin, self.workspace.source.now()))
+        )
+
+    def sign_note(self, text: str) -> str:
+        """A signed note of a text whose lines all end; it must not read as a checkpoint does."""
         signature = base64.b64encode(self.key.id + self.signer.sign(text.encode())).decode()
         return f"{text}\n\N{EM DASH} {self.key.name} {signature}\n"
 
