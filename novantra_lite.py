@@ -4323,7 +4323,12 @@ class Checkpoints:
 
     def sign(self, connection: sqlite3.Connection) -> str:
         """A signed checkpoint of the chains in a file of the workspace: its own, or a copy."""
-        text = str(Checkpoint.take(connection, self.origin, self.workspace.source.now()))
+        return self.sign_note(
+            str(Checkpoint.take(connection, self.origin, self.workspace.source.now()))
+        )
+
+    def sign_note(self, text: str) -> str:
+        """A signed note of a text whose lines all end; it must not read as a checkpoint does."""
         signature = base64.b64encode(self.key.id + self.signer.sign(text.encode())).decode()
         return f"{text}\n\N{EM DASH} {self.key.name} {signature}\n"
 
@@ -17122,7 +17127,7 @@ class WebhookConfigs(
         return super().create(context)
 
     def delete(self, context, key):
-        """Take a CI system's leave to tell of a flow away, and what it delivered."""
+        """Delete a webhook config, and what was delivered under it."""
         return super().delete(context, key)
 
 
@@ -18902,18 +18907,24 @@ class AuditPackage:
             self.put(PackedFile(path, file.file_size_bytes, known, content))
         self.evidence.append({**file.json(), "path": path})
 
-    def manifest(self, subject: Model) -> bytes:
-        """What the archive is about, and what is in it beside this."""
+    def signed_manifest(self, subject: Model, checkpoints: Checkpoints) -> list[PackedFile]:
+        """What the archive is about and what else is in it, and a signed note of that."""
         told = {
             "format": PACKAGE_FORMAT,
             "subject": {"type": subject.noun(), "id": subject.id},
+            "signedBy": str(checkpoints.key),
             "files": [
                 {"path": file.path, "size": file.size, "sha256": file.sha256}
                 for file in self.files.values()
             ],
             "evidence": self.evidence,
         }
-        return json.dumps(told, indent=2, ensure_ascii=False).encode()
+        text = json.dumps(told, indent=2, ensure_ascii=False).encode()
+        manifest = PackedFile.holding("manifest.json", text)
+        about = f"{subject.noun()} {subject.id}", f"sha256 {manifest.sha256}"
+        lines = f"{checkpoints.origin}/audit-package", *about
+        note = checkpoints.sign_note("".join(f"{line}\n" for line in lines))
+        return [manifest, PackedFile.holding("manifest.sig", note.encode())]
 
     def archive(self, *first: PackedFile) -> Iterator[bytes]:
         """These files, then those of the package, as tar in gzip (RFC 1952) without a time."""
@@ -18955,15 +18966,19 @@ def send_package(
             found = list(files.order_by(peewee.SQL('"t1"."rowid"')))
         for file in found:
             package.add_evidence(file, context.workspace)
-        manifest = PackedFile.holding("manifest.json", package.manifest(subject))
+        signed = package.signed_manifest(subject, context.workspace.checkpoints)
         unless_done.pop_all()
     name = f"audit-package-{subject.noun()}-{subject.id}.tar.gz"
     headers = attachment_headers(name, GZIP_MEDIA)
-    return Reply(200, headers=headers, stream=package.archive(manifest))
+    return Reply(200, headers=headers, stream=package.archive(*signed))
 
 
 class AuditPackages(Resource, surface=FACTSTORE, scope="factstore", tag="Audit package"):
-    """Archives of what was recorded: a manifest with the hash of every file, and the files."""
+    """Archives of what was recorded: a signed manifest with the hash of every file, and the files.
+
+    `manifest.sig` is a note with the manifest's SHA-256 (https://c2sp.org/signed-note), signed with
+    the key that signs checkpoints of the ledger.
+    """
 
     @route(
         "GET /api/v1/trails/{trailId}/audit-package",

@@ -16,7 +16,15 @@ from kernel.inside import tamper
 from looking import tables
 
 from factstore.trails import evidence_path, make, make_attestation, make_trail
-from novantra_lite import Artifact, Client, EvidenceFile
+from novantra_lite import (
+    Artifact,
+    Checkpoint,
+    Client,
+    EvidenceFile,
+    NoteKey,
+    read_notes,
+    signature_fault,
+)
 
 NOBODY = "00000000-0000-4000-8000-000000000000"
 DIGEST = "sha256:" + "a" * 64
@@ -95,6 +103,7 @@ def test_the_package_of_a_trail_has_all_that_was_recorded_of_it(
     flow = factstore.get(f"/api/v1/trails/{trail}").json["flowId"]
     assert list(files) == [
         "manifest.json",
+        "manifest.sig",
         "trail.json",
         "flow.json",
         f"artifacts/{artifact}.json",
@@ -121,7 +130,7 @@ def test_the_manifest_says_what_the_package_is_about_and_whose_the_evidence_is(
     files = unpack(package(factstore, "trails", trail).body)
 
     manifest = json.loads(files["manifest.json"])
-    assert list(manifest) == ["format", "subject", "files", "evidence"]
+    assert list(manifest) == ["format", "subject", "signedBy", "files", "evidence"]
     assert manifest["format"] == "factstore-audit-package/1"
     assert manifest["subject"] == {"type": "trail", "id": trail}
     assert manifest["evidence"] == [{**stored, "path": f"evidence/{ABC}.xml"}]
@@ -143,6 +152,7 @@ def test_the_package_of_an_artifact_has_no_other_artifact(
 
     assert list(files) == [
         "manifest.json",
+        "manifest.sig",
         "trail.json",
         "flow.json",
         f"artifacts/{artifact}.json",
@@ -164,6 +174,7 @@ def test_the_package_of_an_attestation_has_its_own_evidence_only(
 
     assert list(files) == [
         "manifest.json",
+        "manifest.sig",
         "trail.json",
         "flow.json",
         f"artifacts/{artifact}.json",
@@ -232,7 +243,7 @@ def test_the_name_of_a_file_leads_nowhere(factstore, trail, scan, name, suffix):
 def test_a_trail_without_anything_has_a_package(factstore, trail):
     files = unpack(package(factstore, "trails", trail.upper()).body)
 
-    assert list(files) == ["manifest.json", "trail.json", "flow.json"]
+    assert list(files) == ["manifest.json", "manifest.sig", "trail.json", "flow.json"]
 
 
 @pytest.mark.parametrize("kind", ["trails", "artifacts", "attestations"])
@@ -240,6 +251,19 @@ def test_what_is_not_there_has_no_package(factstore, kind):
     answers = [package(factstore, kind, key) for key in (NOBODY, "x")]
 
     assert [answer.status for answer in answers] == [404, 400]
+
+
+def test_the_manifest_is_signed_with_the_key_of_the_checkpoints(lite, factstore, trail, scan):
+    files = unpack(package(factstore, "trails", trail).body)
+
+    key = NoteKey.read(json.loads(files["manifest.json"])["signedBy"])
+    ((text, signatures),) = read_notes(files["manifest.sig"])
+    digest = hashlib.sha256(files["manifest.json"]).hexdigest()
+    assert key == lite.workspace.checkpoints.key
+    assert text == f"{key.name}/audit-package\ntrail {trail}\nsha256 {digest}\n"
+    assert signature_fault("manifest", text, signatures, [key]) == ""
+    assert signature_fault("manifest", text.replace(digest[0], "x", 1), signatures, [key]) != ""
+    assert Checkpoint.read(text) is None
 
 
 # --- Bytes --------------------------------------------------------------------
@@ -263,6 +287,7 @@ def test_the_same_facts_give_the_same_bytes(lite, clock, factstore, trail, scan,
         "audit_entry",
         "ledger_entry",
         "service_account",
+        "tally",
     }
 
 
