@@ -9450,7 +9450,7 @@ class NotificationDeliveries(
 
 
 # --- Trail records ------------------------------------------------------------
-# What a trail gathers, and what follows for its status.
+# What a trail gathers.
 
 
 class Trail(Tallied):
@@ -9646,6 +9646,10 @@ class Approval(Model):
                 ORDER BY "rowid")), '') || ']'""",
         ),
     }
+
+
+# --- Trail status -------------------------------------------------------------
+# What follows for a trail from all that it has gathered.
 
 
 def settle(trail: Trail, failed: bool = False) -> None:

@@ -201,13 +201,13 @@ def test_a_character_is_folded_as_the_index_folds_it(character, lower):
 
 
 def test_an_older_file_is_searched_once_it_is_opened(tmp_path, monkeypatch):
-    earlier = monkeypatch.context()
-    with earlier as patch, NovantraLite(tmp_path / "register.db") as lite:
+    with monkeypatch.context() as patch:
         write_as_before(patch)
-        first = write(lite, lambda: an_asset("wrench one"))
-        control = write(lite, lambda: Control.create(control_key="c", title="A wrench is kept"))
-        second = write(lite, lambda: an_asset("wrench two"))
-        write(lite, lambda: Asset.fetch(first.id).change(display_name="the first wrench"))
+        with NovantraLite(tmp_path / "register.db") as lite:
+            first = write(lite, lambda: an_asset("wrench one"))
+            control = write(lite, lambda: Control.create(control_key="c", title="Wrenches"))
+            second = write(lite, lambda: an_asset("wrench two"))
+            write(lite, lambda: Asset.fetch(first.id).change(display_name="the first wrench"))
     make_older(tmp_path / "register.db")
 
     with NovantraLite(tmp_path / "register.db") as lite:
