@@ -1088,6 +1088,26 @@ class Derived(NamedTuple):
     sql: str
 
 
+@dataclass(frozen=True)
+class Searched:
+    """What a search looks through in a model's records, and how it tells of one that it found.
+
+    `names` are the columns by which people know a record: who gives the beginning of one, or all of
+    it, finds that record first. `text` are the other columns that are looked through. `title` and
+    `description` are templates over columns; `told` are the columns that go with them. `number` is
+    the kind's own in the index of every file and never changes; where too much is found, higher
+    numbers are looked at first.
+    """
+
+    number: int
+    kind: str
+    names: str
+    description: str
+    text: str = ""
+    title: str = "{title}"
+    told: str = "status created_at"
+
+
 class Statements:
     """The SQL of one model that hot paths use again and again, made once from peewee's queries."""
 
@@ -1102,7 +1122,10 @@ class Statements:
             # What a read gives out is written once, instead of at every read.
             names, values = [*names, '"json"'], [*values, self.json_text(given)]
         table = f'"{model._meta.table_name}"'
-        self.insert = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join(values)})"
+        # One row comes or does not, so FAIL does what ABORT does; but for ABORT, where there is a
+        # trigger, SQLite keeps a copy of every page that the row goes to.
+        listed = f"({', '.join(names)}) VALUES ({', '.join(values)})"
+        self.insert = f"INSERT OR FAIL INTO {table} {listed}"
         self.plain = '"json"' if model.fact else self.json
         self.text = peewee.SQL(self.with_derived(self.plain, model.derived))
         self._retrievals: dict[tuple[str, ...], str] = {}
@@ -1207,15 +1230,14 @@ class Model(peewee.Model):
 
     A model says with class attributes: `fact`, what the audit log calls it (empty: its writes are
     not facts); `key`, the field or fields (separated by spaces) that name a record among its kind;
-    `moves`, which status may follow which; `subject`, under which (module, type) other records
-    point at it; `append_only`, that triggers refuse update and delete; `seeds`, what its table
-    holds from the beginning.
+    `lookup`, those of more indexes, parted by commas; `moves`, which status may follow which;
+    `subject`, under which (module, type) other records point at it; `append_only`, that triggers
+    refuse update and delete; `seeds`, what it holds at first; `searched`, how a search finds it.
     """
 
     fact: ClassVar[str] = ""
     made: ClassVar[str] = "created"
     key: ClassVar[str] = ""
-    #: The fields of more indexes: separated by spaces, and one index from the next by a comma.
     lookup: ClassVar[str] = ""
     moves: ClassVar[Mapping[str, str]] = {}
     subject: ClassVar[tuple[str, str] | None] = None
@@ -1224,6 +1246,7 @@ class Model(peewee.Model):
     touched: ClassVar[bool] = False
     #: What a read adds to the stored members, by member.
     derived: ClassVar[Mapping[str, Derived]] = {}
+    searched: ClassVar[Searched | None] = None
     #: The layout of the file that brought the table.
     since: ClassVar[int] = 1
     seeds: ClassVar[Sequence[Mapping[str, Any]]] = ()
@@ -1689,8 +1712,225 @@ def wrapping_key(setting: str, beside: Path | None, source: Source) -> bytes:
     return key
 
 
+# --- Search index -------------------------------------------------------------
+# SQLite's FTS5 with its tokenizer of trigrams finds any three characters wherever they stand, in
+# every script, and folds upper to lower case as Unicode 6.1 does.
+#
+# A trigger on the ledger notes each record that is made, changed or taken away, and the writer
+# takes the notes into the index before it commits. The trigger could not: with trusted_schema off,
+# SQLite before 3.41 lets none write to a virtual table. One on each table would make every opening
+# of the file slower, and every insert: SQLite keeps a copy of each page that one goes to if it may
+# fail halfway.
+
+#: How many matches are counted and ranked at most.
+MATCHES = 10_000
+#: How many trigrams stand for a text that is shorter than one.
+TRIGRAMS = 500
+#: Before and after a name; between other texts: characters that Unicode sets aside for such use.
+#: Two stand at the end, so that each character of the text begins a trigram: by these are found
+#: texts that are shorter than one.
+NAMED, PARTED = "\ufdd0", "\ufdd1"
+#: How many places in the index each kind of record has.
+PLACES = 1 << 40
+
+SEARCH_INDEX = """CREATE VIRTUAL TABLE "search" USING fts5(
+    "text", content = 'search_record', content_rowid = 'place', columnsize = 0, tokenize = 'trigram'
+)"""
+SEARCH_TABLES = (
+    SEARCH_INDEX,
+    """CREATE VIRTUAL TABLE "search_term" USING fts5vocab("search", 'row')""",
+    """CREATE TRIGGER "ledger_entry_is_noted" AFTER INSERT ON "ledger_entry" BEGIN
+    INSERT INTO "search_note" ("id", "kind", "record")
+    VALUES (NEW."id", NEW."record_type", ifnull(NEW."record_key", NEW."record_id"));
+END""",
+)
+
+
+class SearchRecord(Model):
+    """A record as the search index has it: the table, the id, the text, and the place of all that.
+
+    Places are ordered as the records of a kind were made.
+    """
+
+    since, key = 4, "kind record"
+
+    place = Integer(primary_key=True)
+    kind = Text()
+    record = Text()
+    text = Text()
+
+
+class SearchNote(Model):
+    """A record that the transaction at hand has touched, and what its searched text was and is."""
+
+    since = 4
+
+    id = Integer(primary_key=True)
+    kind = Text()
+    record = Text()
+    place = Integer(null=True)
+    was = Text(null=True)
+    text = Text(null=True)
+
+
+@functools.cache
+def searched_models() -> dict[str, type[Model]]:
+    """The models that are searched, by the names of their tables."""
+    return {model._meta.table_name: model for model in all_models() if model.searched}
+
+
+def searched_sql(model: type[Model]) -> str:
+    """SQL for the text of the row `t` that is searched."""
+    known, text = model._meta.fields, []
+    for names, mark in ((model.searched.names, NAMED), (model.searched.text, PARTED)):
+        for field in (known[name] for name in names.split()):
+            column = f't."{field.column_name}"'
+            text += [f"'{mark}'", f"ifnull({column}, '')" if field.null else column]
+        if mark == NAMED:
+            text.append(f"'{mark}'")
+    return " || ".join([*text, f"'{PARTED}{PARTED}'"])
+
+
+def fill_search() -> Iterator[str]:
+    """The statements that fill a new search index with the records of an older file.
+
+    Its ledger has the records under their own ids.
+    """
+    for table, model in searched_models().items():
+        yield (
+            f"INSERT INTO search_record SELECT {model.searched.number * PLACES} + min(l.id), "
+            f"'{table}', t.id, {searched_sql(model)} FROM \"{table}\" AS t JOIN ledger_entry AS l "
+            f"ON l.record_id = t.id AND l.record_type = '{table}' GROUP BY t.id"
+        )
+    yield "INSERT INTO search(search) VALUES ('rebuild')"
+
+
+@functools.cache
+def note_sql(table: str) -> str:
+    """SQL that puts into the notes on one table what was and what is to be in the index."""
+    model = searched_models()[table]
+    known = 'FROM "search_record" AS r WHERE r."kind" = n."kind" AND r."record" = n."record"'
+    return f"""UPDATE "search_note" AS n SET
+        "place" = ifnull((SELECT r."place" {known}), {model.searched.number * PLACES} + n."id"),
+        "was" = (SELECT r."text" {known}),
+        "text" = (SELECT {searched_sql(model)} FROM "{table}" AS t WHERE t."id" = n."record")
+        WHERE n."kind" = '{table}'"""
+
+
+#: What leaves one note on each record.
+ONE_NOTE_EACH = """DELETE FROM "search_note" WHERE "id" NOT IN
+    (SELECT min("id") FROM "search_note" GROUP BY "kind", "record")"""
+#: What takes the notes into the index.
+TAKING_UP = (
+    """INSERT INTO "search" ("search", "rowid", "text") SELECT 'delete', "place", "was"
+        FROM "search_note" WHERE "was" IS NOT "text" AND "was" IS NOT NULL ORDER BY "place" """,
+    """INSERT INTO "search" ("rowid", "text") SELECT "place", "text"
+        FROM "search_note" WHERE "was" IS NOT "text" AND "text" IS NOT NULL ORDER BY "place" """,
+    """DELETE FROM "search_record" WHERE "place" IN
+        (SELECT "place" FROM "search_note" WHERE "text" IS NULL)""",
+    """INSERT INTO "search_record" SELECT "place", "kind", "record", "text"
+        FROM "search_note" WHERE "was" IS NOT "text" AND "text" IS NOT NULL
+        ON CONFLICT ("place") DO UPDATE SET "text" = excluded."text" """,
+    'DELETE FROM "search_note"',
+)
+
+
+def take_up_notes(connection: sqlite3.Connection) -> None:
+    """Bring the index up to date with all that the transaction has changed."""
+    noted = connection.execute('SELECT DISTINCT "kind" FROM "search_note"').fetchall()
+    if noted:
+        connection.execute(ONE_NOTE_EACH)
+    for (table,) in noted:
+        if table in searched_models():
+            connection.execute(note_sql(table))
+    for sql in TAKING_UP if noted else ():
+        connection.execute(sql)
+
+
+def check_search() -> Iterator[str]:
+    """Compare the search index with the records; tell each fault in a sentence."""
+    connection, file = session().database.connection(), session().workspace.file
+    for table, model in searched_models().items():
+        missing = f"""SELECT t."id" FROM "{table}" AS t LEFT JOIN "search_record" AS r
+            ON r."kind" = '{table}' AND r."record" = t."id"
+            WHERE r."text" IS NOT {searched_sql(model)}"""
+        gone = f"""SELECT r."record" FROM "search_record" AS r WHERE r."kind" = '{table}'
+            AND NOT EXISTS (SELECT 1 FROM "{table}" AS t WHERE t."id" = r."record")"""
+        for (key,) in connection.execute(f"{missing} UNION ALL {gone}"):
+            yield f"The search index does not have {model.noun()} {key} as it is."
+    with contextlib.closing(sqlite3.connect("", uri=True, isolation_level=None)) as copy:
+        # In a copy of it, for the comparison counts as a write.
+        copy.execute("ATTACH ? AS file", (f"{file.absolute().as_uri()}?mode=ro",))
+        copy.execute('CREATE TABLE "search_record" ("place" INTEGER PRIMARY KEY, "text" TEXT)')
+        copy.execute(SEARCH_INDEX)
+        copy.execute(
+            'INSERT INTO main."search_record" SELECT "place", "text" FROM file."search_record"'
+        )
+        for part in ("search_data", "search_idx"):
+            copy.execute(f'DELETE FROM main."{part}"')
+            copy.execute(f'INSERT INTO main."{part}" SELECT * FROM file."{part}"')
+        try:
+            copy.execute(
+                """INSERT INTO main."search" ("search", "rank") VALUES ('integrity-check', 1)"""
+            )
+        except sqlite3.DatabaseError:
+            yield "The search index is not that of the texts of the records."
+
+
+def find_places(text: str, numbers: Iterable[int]) -> list[int]:
+    """The places of the texts of these kinds that hold this text; no more than `MATCHES`.
+
+    The highest places are found first.
+    """
+    connection, found = session().database.connection(), []
+    asked = match_of(text, connection)
+    sql = (
+        'SELECT "rowid" FROM "search" WHERE "search" MATCH ? AND "rowid" BETWEEN ? AND ? '
+        'ORDER BY "rowid" DESC LIMIT ?'
+    )
+    for first, last in place_ranges(numbers) if asked else ():
+        rows = connection.execute(sql, (asked, first, last, MATCHES - len(found)))
+        found += [place for (place,) in rows]
+    return found
+
+
+def place_ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """The first and the last place of kinds whose numbers follow each other, the highest first."""
+    runs = itertools.groupby(enumerate(sorted(numbers)), lambda counted: counted[1] - counted[0])
+    edges = [[number for _, number in run] for _, run in runs]
+    return [(run[0] * PLACES, (run[-1] + 1) * PLACES - 1) for run in reversed(edges)]
+
+
+def match_of(text: str, connection: sqlite3.Connection) -> str:
+    """What FTS5 is asked for a text: nothing in quotes means anything but itself."""
+    if len(text) > 2:
+        return quoted_term(text)
+    # The most frequent, in case they are too many.
+    sql = """SELECT "term" FROM "search_term" WHERE "term" >= ? AND "term" < ?
+        ORDER BY "doc" DESC LIMIT ?"""
+    terms = []
+    for start in {text, "".join(map(folded, text))}:
+        rows = connection.execute(sql, (start, start + chr(sys.maxunicode), TRIGRAMS))
+        terms += [term for (term,) in rows]
+    return " OR ".join(map(quoted_term, terms))
+
+
+def quoted_term(text: str) -> str:
+    """A text as FTS5 writes it."""
+    return '"' + text.replace('"', '""') + '"'
+
+
+def folded(character: str) -> str:
+    """A character as the index has it, whatever its case."""
+    for lower in (character.casefold(), character.lower()):
+        if len(lower) == 1:
+            return lower
+    return character
+
+
 # --- Connections --------------------------------------------------------------
-# What is SQLite's own (pragmas, backup, locks, triggers) stays in this section and the next two.
+# What is SQLite's own (full text, pragmas, backup, locks, triggers) stays in the section before, in
+# this one and in the next two.
 
 APPLICATION_ID = 0x4E56_4C54
 #: Without recursive_triggers, REPLACE would get past the triggers that refuse to delete.
@@ -1848,6 +2088,7 @@ class Writer:
         try:
             connection.execute("BEGIN IMMEDIATE")
             yield connection
+            take_up_notes(connection)
             begin = time.perf_counter()
             connection.execute("COMMIT")
             self.pace += (time.perf_counter() - begin - self.pace) / 8
@@ -2853,7 +3094,9 @@ class Context:
             value = value[-1] if isinstance(value, list) else value
             if "\0" in value:
                 raise Invalid(issues=[issue([name], "Expected text without NUL")])
-            if value or not self.operation.surface.ignores_empty:
+            # What must be there is given even when it is empty.
+            required = name in self.operation.query.required
+            if value or required or not self.operation.surface.ignores_empty:
                 given[name] = value
         try:
             self.query = self.operation.query.read(given, parse=True)
@@ -5706,6 +5949,7 @@ class Framework(Model):
     """A body of requirements: a standard, a law, a policy of the house."""
 
     fact, key, subject = "framework", "framework_key", ("frameworks", "framework")
+    searched = Searched(24, "framework", "name framework_key", "{framework_key}", title="{name}")
 
     id = PrefixedId("frwk")
     framework_key = Key()
@@ -5739,6 +5983,10 @@ class FrameworkNode(Model):
     """One group or requirement in the hierarchy of a framework version."""
 
     fact, key = "framework.node", "framework_version node_key"
+    searched = Searched(
+        8, "framework-node", "title reference_code node_key", "{reference_code}",
+        told="node_kind status created_at",
+    )  # fmt: skip
 
     id = PrefixedId("fnode")
     framework_version = ForeignKey(FrameworkVersion, index=True)
@@ -5842,6 +6090,7 @@ class Control(Model):
     """A measure that keeps a risk down or a requirement met."""
 
     fact, key, subject = "control", "control_key", ("controls", "control")
+    searched = Searched(23, "control", "title control_key", "{control_key}")
 
     id = PrefixedId("ctrl")
     control_key = Key()
@@ -5881,6 +6130,7 @@ class Risk(Model):
     """Something that may go wrong, and what is done about it."""
 
     fact, key, subject = "risk", "risk_key", ("risks", "risk")
+    searched = Searched(22, "risk", "title risk_key", "{risk_key}")
 
     id = PrefixedId("risk")
     risk_key = Key()
@@ -5926,6 +6176,7 @@ class EvidenceRequirement(Model):
 
     fact, key = "evidence.requirement", "requirement_key"
     subject = ("evidence", "evidence-requirement")
+    searched = Searched(18, "evidence-requirement", "title requirement_key", "{requirement_key}")
 
     id = PrefixedId("evreq")
     requirement_key = Key()
@@ -5964,6 +6215,7 @@ class EvidenceClaim(Model):
     """A claim that a requirement is met, for a time, with files that show it."""
 
     fact, key, subject = "evidence.claim", "claim_key", ("evidence", "evidence-claim")
+    searched = Searched(7, "evidence-claim", "title claim_key", "{claim_key}")
     moves: ClassVar[dict] = {
         "pending": "approved rejected withdrawn",
         "approved": "expired superseded withdrawn",
@@ -6215,6 +6467,7 @@ class Assessment(Model):
     """A look at how well something is done, from plan to conclusion."""
 
     fact, key, subject = "assessment", "assessment_key", ("assessments", "assessment")
+    searched = Searched(14, "assessment", "title assessment_key", "{assessment_key}")
     moves: ClassVar[dict] = {
         "planned": "in-progress archived",
         "in-progress": "completed planned archived",
@@ -6273,6 +6526,10 @@ class Finding(Model):
     """A gap, from the day that a person or a scanner sees it to the day it is closed."""
 
     fact, key, subject = "finding", "finding_key", ("findings", "finding")
+    searched = Searched(
+        5, "finding", "title finding_key", "{finding_key}, {severity}",
+        told="severity status created_at",
+    )  # fmt: skip
     moves: ClassVar[dict] = {
         "open": "triaged accepted archived",
         "triaged": "remediation_planned accepted archived",
@@ -6406,6 +6663,10 @@ class GovernanceException(Model):
 
     fact, key, subject = "exception", "exception_key", ("exceptions", "exception")
     schema_name = "Exception"
+    searched = Searched(
+        13, "exception", "title exception_key", "{exception_key}, {exception_kind}",
+        text="exception_kind", told="exception_kind status created_at",
+    )  # fmt: skip
 
     id = PrefixedId("excp")
     exception_key = Key()
@@ -6454,6 +6715,7 @@ class MonitorDefinition(Model):
     """What is watched, over and over."""
 
     fact, key, subject = "monitor", "monitor_key", ("monitoring", "monitor-definition")
+    searched = Searched(21, "monitor", "title monitor_key", "{monitor_key}")
 
     id = PrefixedId("monit")
     monitor_key = Key()
@@ -6578,6 +6840,10 @@ class Indicator(Model):
     """A number that says how things stand."""
 
     fact, key, subject = "indicator", "indicator_key", ("indicators", "indicator")
+    searched = Searched(
+        20, "indicator", "title indicator_key", "{indicator_key}, {indicator_kind}",
+        told="indicator_kind status created_at",
+    )  # fmt: skip
 
     id = PrefixedId("ind")
     indicator_key = Key()
@@ -6667,6 +6933,11 @@ class SubmissionRequirement(Model):
 
     fact, key = "submission.requirement", "requirement_key"
     subject = ("submissions", "submission-requirement")
+    searched = Searched(
+        17, "submission-requirement", "title requirement_key",
+        "{requirement_key}, {submission_kind}", text="submission_kind",
+        told="submission_kind status created_at",
+    )  # fmt: skip
 
     id = PrefixedId("subreq")
     requirement_key = Key()
@@ -6682,6 +6953,9 @@ class SubmissionPackage(Model):
 
     fact, key = "submission.package", "package_key"
     subject = ("submissions", "submission-package")
+    searched = Searched(
+        16, "submission-package", "title package_key external_reference", "{package_key}",
+    )  # fmt: skip
     moves: ClassVar[dict] = {
         "draft": "in_review ready submitted",
         "in_review": "draft ready submitted",
@@ -6865,6 +7139,10 @@ class Asset(Model):
     """Something that the organization has and answers for."""
 
     fact, key, subject = "asset", "asset_key", ("assets", "asset")
+    searched = Searched(
+        6, "asset", "display_name asset_key", "{asset_key}, {asset_kind}", text="asset_kind",
+        title="{display_name}", told="asset_kind status created_at",
+    )  # fmt: skip
 
     id = PrefixedId("asset")
     asset_key = Key()
@@ -6971,6 +7249,10 @@ class PartyEngagement(Model):
     """What the organization has going with a supplier or another party."""
 
     fact, key, subject = "engagement", "engagement_key", ("party-engagements", "engagement")
+    searched = Searched(
+        19, "engagement", "title engagement_key", "{engagement_key}, {engagement_kind}",
+        text="engagement_kind provider_party_id", told="engagement_kind status created_at",
+    )  # fmt: skip
 
     id = PrefixedId("peng")
     engagement_key = Key()
@@ -7127,6 +7409,10 @@ class ChangeRequest(Model):
 
     fact, key = "change_request", "change_request_key"
     subject = ("change-management", "change-request")
+    searched = Searched(
+        10, "change-request", "title change_request_key", "{change_request_key}, {change_kind}",
+        text="change_kind", told="change_kind status created_at",
+    )  # fmt: skip
 
     id = PrefixedId("chreq")
     change_request_key = Key()
@@ -7147,6 +7433,7 @@ class ConfigurationBaseline(Model):
     """How something was set up at one moment."""
 
     fact, key = "configuration_baseline", "baseline_key"
+    searched = Searched(12, "configuration-baseline", "title baseline_key", "{baseline_key}")
 
     id = PrefixedId("chbsl")
     baseline_key = Key()
@@ -7165,6 +7452,7 @@ class Release(Model):
     """Changes that go out together."""
 
     fact, key = "release", "release_key"
+    searched = Searched(11, "release", "title release_key", "{release_key}")
 
     id = PrefixedId("chrel")
     release_key = Key()
@@ -7299,6 +7587,10 @@ class Vulnerability(Model):
 
     fact, key = "vulnerability", "vulnerability_key"
     subject = ("vulnerability-management", "vulnerability")
+    searched = Searched(
+        4, "vulnerability", "title vulnerability_key", "{vulnerability_key}, {severity}",
+        text="vulnerability_kind", told="severity status created_at",
+    )  # fmt: skip
 
     id = PrefixedId("vuln")
     vulnerability_key = Key()
@@ -7319,6 +7611,7 @@ class VulnerabilityAssessment(Model):
     """How bad one or more vulnerabilities are here."""
 
     fact, key = "vulnerability.assessment", "assessment_key"
+    searched = Searched(15, "vulnerability-assessment", "title assessment_key", "{assessment_key}")
 
     id = PrefixedId("vulnas")
     assessment_key = Key()
@@ -7336,6 +7629,10 @@ class PatchRequirement(Model):
     """What has to be mended, how soon, and by whom."""
 
     fact, key = "vulnerability.patch_requirement", "patch_requirement_key"
+    searched = Searched(
+        9, "patch-requirement", "title patch_requirement_key",
+        "{patch_requirement_key}, {urgency}", told="urgency status created_at",
+    )  # fmt: skip
 
     id = PrefixedId("vulnpr")
     patch_requirement_key = Key()
@@ -7904,6 +8201,10 @@ class Organisation(Model):
     """A label that flows, trails and artifacts may carry; a record, not a tenant."""
 
     fact, key, touched = "organisation", "slug", True
+    searched = Searched(
+        30, "organisation", "name slug", "{description}", text="description", title="{name}",
+        told="slug type created_at",
+    )  # fmt: skip
 
     id = Uuid()
     slug = Name()
@@ -8506,6 +8807,10 @@ class Flow(Model):
     """A path to production, and the attestations that it asks for."""
 
     fact, key, touched = "flow", "name", True
+    searched = Searched(
+        29, "flow", "name", "{description}", text="description", title="{name}",
+        told="visibility org_slug created_at",
+    )  # fmt: skip
 
     id = Uuid()
     name = Name()
@@ -9150,7 +9455,7 @@ class NotificationDeliveries(
 
 
 # --- Trail records ------------------------------------------------------------
-# What a trail gathers, and what follows for its status.
+# What a trail gathers.
 
 
 class Trail(Tallied):
@@ -9159,6 +9464,11 @@ class Trail(Tallied):
     fact, made, key, touched, since = "trail", "begun", "flow name", True, 2
     lookup = "flow git_commit_sha, flow status created_at"
     schema_name = "TrailResponse"
+    searched = Searched(
+        3, "trail", "git_commit_sha name", "{git_author} <{git_author_email}>",
+        text="git_branch git_author git_author_email", title="{git_commit_sha:.8} — {git_branch}",
+        told="status git_branch created_at",
+    )  # fmt: skip
     #: In all, in all on one day, and of one flow on one day.
     tallied = tuple(
         (place, '"status"', "1")
@@ -9232,6 +9542,11 @@ class Artifact(Model):
 
     fact, made, since = "artifact", "reported", 2
     schema_name = "ArtifactResponse"
+    searched = Searched(
+        2, "artifact", "image_name sha256_digest", "{sha256_digest:.16}",
+        text="image_tag reported_by", title="{image_name}:{image_tag}",
+        told="sha256_digest registry reported_at",
+    )  # fmt: skip
     derived: ClassVar[dict] = {
         "provenanceStatus": Derived(
             Choice("NO_PROVENANCE PROVENANCE_UNVERIFIED PROVENANCE_VERIFIED"),
@@ -9264,6 +9579,11 @@ class Attestation(Tallied):
 
     fact, made, lookup, since = "attestation", "recorded", "trail type status", 2
     schema_name = "AttestationResponse"
+    searched = Searched(
+        1, "attestation", "name", "{name} {status}",
+        text="type evidence_file_name evidence_url artifact_fingerprint", title="{type}",
+        told="status trail created_at",
+    )  # fmt: skip
     tallied = (("'all'", '"status"', "1"),)
     derived: ClassVar[dict] = {
         "compliant": Derived(
@@ -9331,6 +9651,10 @@ class Approval(Model):
                 ORDER BY "rowid")), '') || ']'""",
         ),
     }
+
+
+# --- Trail status -------------------------------------------------------------
+# What follows for a trail from all that it has gathered.
 
 
 def settle(trail: Trail, failed: bool = False) -> None:
@@ -12124,6 +12448,10 @@ class Environment(Model):
 
     fact, key, touched, since = "environment", "name", True, 2
     schema_name = "EnvironmentResponse"
+    searched = Searched(
+        28, "environment", "name", "{description}", text="description", title="{name}",
+        told="type org_slug created_at",
+    )  # fmt: skip
     derived: ClassVar[dict] = {"complianceState": Derived(COMPLIANCE, ENVIRONMENT_STATE)}
 
     id = Uuid()
@@ -12793,6 +13121,10 @@ class LogicalEnvironment(Model):
 
     fact, key, touched, since = "logical_environment", "name", True, 2
     schema_name = "LogicalEnvironmentResponse"
+    searched = Searched(
+        27, "logical-environment", "name", "{description}", text="description", title="{name}",
+        told="created_at",
+    )  # fmt: skip
     derived: ClassVar[dict] = {"members": Derived(Json(ListOf(MEMBER_SHAPE)), MEMBERS_SQL)}
 
     id = Uuid()
@@ -12975,6 +13307,10 @@ class Policy(Model):
 
     fact, key, touched, since = "policy", "name", True, 2
     schema_name = "PolicyResponse"
+    searched = Searched(
+        26, "policy", "name", "{policy_type}", text="policy_type", title="{name}",
+        told="org_slug created_at",
+    )  # fmt: skip
     #: The fields that turn a demand of the gate on.
     switches = ("enforce_provenance", "enforce_trail_compliance", "require_signature")
 
@@ -13124,6 +13460,10 @@ class DeploymentPolicy(Model):
 
     fact, touched, since = "deployment_policy", True, 2
     schema_name = "DeploymentPolicyResponse"
+    searched = Searched(
+        25, "deployment-policy", "name", "{description}", text="description", title="{name}",
+        told="flow created_at",
+    )  # fmt: skip
     switches = ("enforce_provenance", "enforce_approvals", "require_signature")
 
     id = Uuid()
@@ -16790,6 +17130,126 @@ class Audit(
 
 
 # --- Search -------------------------------------------------------------------
+# What is found is what holds all of the text that was asked for, in either case. First come the
+# records of which it is a name, then those of which a name begins with it, then all others; among
+# equals the newest is first.
+
+
+class SearchedKind(Text):
+    """The kind of records that a search is limited to, in either letter case."""
+
+    def describe(self):
+        return {"type": "string", "enum": list(searched_kinds())}
+
+
+@functools.cache
+def searched_kinds() -> dict[str, tuple[type[Model], str]]:
+    """The kinds of records that are searched: the model of each, and the scope that reads it."""
+    scopes = {resource.model: f"{resource.scope}:read" for resource in RESOURCES if resource.model}
+    models = sorted(searched_models().values(), key=lambda model: model.searched.number)
+    return {model.searched.kind: (model, scopes[model]) for model in models}
+
+
+def find_records(text: str, models: Sequence[type[Model]], limit: int) -> tuple[list, int]:
+    """What is told of the best matches among these models, and how many there are."""
+    numbers = [model.searched.number for model in models]
+    ranks: dict[int, int] = {}
+    for rank, asked in enumerate((NAMED + text + NAMED, NAMED + text, text)):
+        for place in find_places(asked, numbers):
+            ranks.setdefault(place, rank)
+    best = sorted(ranks, key=lambda place: (ranks[place], -(place % PLACES)))[:limit]
+    told = {}
+    for model in models:
+        places = [place for place in best if place // PLACES == model.searched.number]
+        rows = matched_rows(model, places) if places else ()
+        told |= {row["place"]: tell_match(model, row) for row in rows}
+    # One that was deleted meanwhile is told no more.
+    return [told[place] for place in best if place in told], min(len(ranks), MATCHES)
+
+
+def matched_rows(model: type[Model], places: Sequence[int]) -> Iterable[dict]:
+    """What a search needs to tell of the records at these places, by the names of the fields."""
+    searched = model.searched
+    names = {*re.findall(r"{(\w+)", searched.title + searched.description)}
+    names |= {"id", *searched.told.split()}
+    fields = (model._meta.fields[name] for name in sorted(names))
+    query = model.select(SearchRecord.place, *fields)
+    query = query.join(SearchRecord, on=SearchRecord.record == model.id)
+    return query.where(SearchRecord.place.in_(places)).dicts()
+
+
+def tell_match(model: type[Model], row: Mapping[str, Any]) -> dict:
+    """One match as an answer tells it."""
+    searched, known = model.searched, model._meta.fields
+    text = {name: "" if value is None else value for name, value in row.items()}
+    return {
+        "type": searched.kind,
+        "id": row["id"],
+        "title": searched.title.format_map(text).strip(),
+        "description": searched.description.format_map(text).strip(),
+        "metadata": {camel(known[name].column_name): row[name] for name in searched.told.split()},
+    }
+
+
+SEARCH_RESPONSE = {
+    "type": "object",
+    "required": ["results", "total", "query", "type"],
+    "properties": {
+        "results": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["type", "id", "title", "description", "metadata"],
+                "properties": {
+                    "type": {"type": "string"},
+                    "id": {"type": "string"},
+                    "title": {"type": "string"},
+                    "description": {"type": "string"},
+                    "metadata": {
+                        "type": "object",
+                        "additionalProperties": {"type": ["string", "null"]},
+                    },
+                },
+            },
+        },
+        "total": {"type": "integer", "maximum": MATCHES},
+        "query": {"type": "string"},
+        "type": {"type": ["string", "null"]},
+    },
+}
+
+
+class Search(Resource, surface=FACTSTORE, scope="factstore", tag="Search"):
+    """The texts of all records that the file does not encrypt."""
+
+    @route(
+        "GET /api/v1/search",
+        id="search",
+        query=Filters(
+            q=Text(1000), type=SearchedKind(), limit=Integer(1, 1000, default=100), required="q"
+        ),
+        answer=SEARCH_RESPONSE,
+    )
+    def search(self, context):
+        """Search the records of both APIs that the token may read for a text.
+
+        `total` counts the matches, up to 10,000.
+        """
+        text, kind = context.query["q"].strip(), context.query.get("type")
+        told = {"results": [], "total": 0, "query": text, "type": kind}
+        if not text:
+            return told
+        if kind and kind.lower() not in searched_kinds():
+            raise Invalid(
+                issues=[issue(["type"], f"Expected one of: {', '.join(searched_kinds())}")]
+            )
+        readable = [
+            model
+            for name, (model, scope) in searched_kinds().items()
+            if scope in context.principal.scopes and (not kind or name == kind.lower())
+        ]
+        results, total = find_records(text, readable, context.query.get("limit", 100))
+        return told | {"results": results, "total": total}
 
 
 # --- Reports ------------------------------------------------------------------
@@ -19514,10 +19974,13 @@ def checkpoint_file(path: Path | None, settings: Settings) -> Path | None:
 
 
 def tables_since(version: int | None) -> list[str]:
-    """The statements for the tables that came with a layout of the file, and for what these hold
-    from the beginning; None: for all."""
+    """The statements for the tables that came with a layout of the file, for what these hold from
+    the beginning, and for the search index; None: for all."""
     models = [model for model in all_models() if version in (None, model.since)]
-    return [*tables_sql(models), *seeds_sql(models)]
+    statements = [*tables_sql(models), *seeds_sql(models)]
+    if SearchNote in models:
+        statements += [*SEARCH_TABLES, *fill_search()]
+    return statements
 
 
 def template() -> bytes:
@@ -21278,7 +21741,7 @@ def check_everything() -> Iterator[str]:
     yield from check_file(connection)
     faults = list(check_chains())
     # An index is held against records that are what they were.
-    yield from faults or check_snapshots()
+    yield from faults or itertools.chain(check_snapshots(), check_search())
     yield from check_marks()
     yield from check_layout(connection)
     if session().ring:
@@ -22137,7 +22600,7 @@ export TOKEN=$({token} | sed -E 's/.*"access_token": *"([^"]+)".*/\\1/')</code><
 
 def schema_sql() -> str:
     """Every table, index and trigger as SQL: the text of schema.sql."""
-    statements = tables_sql(all_models())
+    statements = [*tables_sql(all_models()), *SEARCH_TABLES]
     return "\n".join(["-- Printed by: novantra-lite schema", *(f"\n{sql};" for sql in statements)])
 
 

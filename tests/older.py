@@ -15,6 +15,9 @@ def write_as_before(patch):
 def make_older(path):
     """Turn a file into one of the third layout: without marks, tallies and all that came later."""
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as file:
+        file.execute("DROP TRIGGER ledger_entry_is_noted")
+        for table in ("search_term", "search"):
+            file.execute(f"DROP TABLE {table}")
         made = file.execute("SELECT type, name FROM sqlite_schema WHERE sql IS NOT NULL").fetchall()
         gone = ("audit_event_makes", "audit_event_moves", "audit_event_lookup", "audit_entry_at")
         for kind, name in made:

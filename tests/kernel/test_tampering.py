@@ -324,6 +324,8 @@ def test_a_tail_cut_off_both_chains_with_its_record_shows_only_at_the_checkpoint
             "DELETE FROM flow WHERE name = 'two'",
             "DELETE FROM ledger_entry WHERE id = 4",
             "DELETE FROM audit_entry WHERE id = 6",
+            "DELETE FROM search_record WHERE text LIKE '%two%'",
+            "INSERT INTO search (search) VALUES ('rebuild')",
         ],
     )
 
@@ -349,7 +351,12 @@ def test_a_ledger_written_anew_with_hashes_that_fit_shows_only_at_the_checkpoint
         (row,) = rows(lite, f"SELECT {columns} FROM flow WHERE name = 'won'")
         text = json.dumps(row, ensure_ascii=False, separators=(",", ":"))
         content = hashlib.sha256(text.encode()).hexdigest()
-        tamper(lite, f"UPDATE ledger_entry SET content_hash = '{content}' WHERE id = 3")
+        tamper(
+            lite,
+            f"UPDATE ledger_entry SET content_hash = '{content}' WHERE id = 3",
+            "UPDATE search_record SET text = replace(text, 'one', 'won')",
+            "INSERT INTO search (search) VALUES ('rebuild')",
+        )
         return rehash(lite, 3)
 
     change(register, rewrite)
