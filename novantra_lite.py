@@ -9120,6 +9120,8 @@ class NotificationRules(
             flow_id=rule.filter_flow_id,
             environment_id=rule.filter_environment_id,
         )
+        # What would be named after the rule itself would be a fact about it.
+        context.workspace.journal.note(session(), "notification.tested", "notification_rule", key)
 
 
 class NotificationDeliveries(
