@@ -17750,7 +17750,6 @@ FROM_SLACK = MappingProxyType(
         "media": MappingProxyType({"application/x-www-form-urlencoded": read_form}),
         "request_headers": ("X-Slack-Signature", "X-Slack-Request-Timestamp"),
         "answer": SLACK_ANSWER,
-        "refuses": (400, 404),
     }
 )
 
@@ -17792,6 +17791,8 @@ class SlackCommands(Resource, surface=FACTSTORE, tag="Slack"):
         "POST /api/v1/organisations/{slug}/slack/actions",
         id="handleSlackAction",
         body=LenientRequest(payload=Text(1_000_000), demanded="payload", name="SlackActionForm"),
+        # What is not signed is refused as everywhere, what has no payload in Slack's own way.
+        others={400: {"anyOf": [{"$ref": "#/components/schemas/FactstoreError"}, SLACK_ANSWER]}},
         **FROM_SLACK,
     )
     def act(self, context, slug):
@@ -22283,8 +22284,10 @@ def describe_operation(operation: Operation) -> dict:
         content = dict.fromkeys(operation.media, named_or_whole(operation.body, whole))
         if operation.form:
             content[UPLOAD_MEDIA] = named_or_whole(operation.form, operation.form.describe())
-        # An absent body is an empty object, which is fine where nothing is required.
-        described["requestBody"] = {"required": "required" in whole, "content": content}
+        # An absent body is an empty object, which is fine where nothing is required; where there
+        # are several shapes, it is none of them.
+        required = "required" in whole or "anyOf" in whole
+        described["requestBody"] = {"required": required, "content": content}
     return described
 
 
