@@ -224,6 +224,7 @@ NEEDS = {
     "GET /integrations/jira/tickets": "ticketId",
     "POST /integrations/jira/tickets": "jiraId",
     "POST /integrations/jira/sync": "lackingTrailId",
+    "GET /audit": "auditEventId",
     "GET /integrations/confluence/config": "confluenceId",
     "POST /integrations/confluence/test": "confluenceId",
 }
@@ -330,6 +331,12 @@ class Records(dict):
     def decisionId(self):
         self["activeBundleId"]
         return self.client.post("/api/v1/opa/evaluate", {"artifactName": "shop"}).json["id"]
+
+    def auditEventId(self):
+        """Something that happened to a trail."""
+        self["trailId"]
+        self["artifactId"]
+        return self.client.get("/api/v1/audit").json["content"][0]["id"]
 
     def notificationId(self):
         tested = self.client.post(f"/api/v1/notification-rules/{self['ruleId']}/test", {})
