@@ -140,6 +140,8 @@ ALIASES = {
     "trail": "trailId",
     "physicalEnvironmentId": "environmentId",
     "ownerId": "serviceAccountId",
+    # Whatever the ledger has proofs of.
+    "recordId": "flowId",
 }
 #: What paths name by something else than an id.
 TOLD = {
@@ -225,6 +227,8 @@ NEEDS = {
     "POST /integrations/jira/tickets": "jiraId",
     "POST /integrations/jira/sync": "lackingTrailId",
     "GET /audit": "auditEventId",
+    "GET /ledger/entries": "recordId",
+    "POST /ledger/verify-chain": "recordId",
     "GET /integrations/confluence/config": "confluenceId",
     "POST /integrations/confluence/test": "confluenceId",
 }
@@ -336,7 +340,7 @@ class Records(dict):
         """Something that happened to a trail."""
         self["trailId"]
         self["artifactId"]
-        return self.client.get("/api/v1/audit").json["content"][0]["id"]
+        return self.client.get("/api/v1/audit").json["events"][0]["id"]
 
     def notificationId(self):
         tested = self.client.post(f"/api/v1/notification-rules/{self['ruleId']}/test", {})

@@ -25,6 +25,7 @@ from novantra_lite import (
 
 FINDINGS = "/api/v1/governance/findings"
 CLAIMS = "/api/v1/governance/evidence/claims"
+GATED = {"artifactSha256": "{sha256}", "environmentId": "{environmentId}", "requestedBy": "ann"}
 NEW = {"title": "A finding", "severity": "low", "reason": WHY}
 
 
@@ -318,7 +319,8 @@ def test_no_record_of_delivery_is_there_for_another_workspace(delivering):
 
     told = [(one, answer.body) for one, answer in others.items() if answer.status != 404]
     assert {path: status for path, status in own.items() if status != 200} == {}
-    assert [one for one in told if one[1] != b"[]"] == []
+    # Whoever asks for a proof is told that there is none.
+    assert [one for one in told if one[1] != b"[]" and b'"verified":false' not in one[1]] == []
     assert len(others) > 50
 
 
@@ -331,24 +333,29 @@ def test_what_one_workspace_keeps_changes_no_answer_to_another(delivering):
         if "{" not in operation.path and not operation.public
     ]
 
+    records = Records(lite, alpha)
+
     def answers(client):
         return {
             operation.path: client.get(
-                operation.path, **dict.fromkeys(operation.query.required, "shop")
+                operation.path, **{name: records[name] for name in operation.query.required}
             ).json
             for operation in reads
         }
 
-    before, records = answers(beta), Records(lite, alpha)
+    before = answers(beta)
     for operation in every_operation():
         if operation.surface is FACTSTORE:
             records.prepare(operation.method, operation.path)
+    alpha.post("/api/v1/gate/evaluate", records.fill(GATED))
+    lacking = {"requiredAttestationTypes": ["signature"]}
+    alpha.put(f"/api/v1/flows/{records['flowId']}", lacking)
     own, after = answers(alpha), answers(beta)
 
     assert after == before
-    # What is part of the product is the same everywhere.
+    # What is part of the product, or of the whole install, is the same everywhere.
     same = {path for path, answer in own.items() if answer == before[path]}
-    assert same == {"/api/v1/hub/templates"}
+    assert same == {"/api/v1/hub/templates", "/api/v1/evidence/health"}
 
 
 def test_a_signature_speaks_for_the_workspace_that_keeps_its_secret(delivering):
