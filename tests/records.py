@@ -398,23 +398,25 @@ def signature(data):
     return hmac.digest(SECRET.encode(), data, "sha256").hex()
 
 
+#: What Slack, Jira, Confluence and the receiver of notifications answer, by path.
+ANSWERS = {
+    "/chat.postMessage": b'{"ok": true}',
+    "/hook": b"{}",
+    "/rest/api/2/issue": b'{"key": "OPS-1"}',
+    "/rest/api/2/myself": b"{}",
+    "/rest/api/2/search": b'{"issues": []}',
+    "/wiki/rest/api/space/OPS": b"{}",
+}
+
+
 class Others(http.server.BaseHTTPRequestHandler):
     """All that is asked for something: a source host without a single pull request, an identity
     provider without people, Slack, Jira and Confluence."""
 
-    answers = {
-        "/chat.postMessage": b'{"ok": true}',
-        "/hook": b"{}",
-        "/rest/api/2/issue": b'{"key": "OPS-1"}',
-        "/rest/api/2/myself": b"{}",
-        "/rest/api/2/search": b'{"issues": []}',
-        "/wiki/rest/api/space/OPS": b"{}",
-    }
-
     def respond(self):
         self.rfile.read(int(self.headers["Content-Length"] or 0))
         url = f"http://{self.headers['Host']}"
-        told = self.answers.get(self.path.partition("?")[0], b"")
+        told = ANSWERS.get(self.path.partition("?")[0], b"")
         if self.path == "/.well-known/openid-configuration":
             endpoints = ("authorization_endpoint", "token_endpoint", "jwks_uri")
             document = {"issuer": url} | {name: f"{url}/{name}" for name in endpoints}

@@ -236,7 +236,8 @@ def aim(case) -> None:
         for name in case.query.keys() & NAMED.keys():
             case.query[name] = a_record(NAMED[name])["id"]
         told = {name: name for name in ("flowId", "sha256", "evidenceType")}
-        told |= {"from": "index", "to": "index"}
+        if case.path.endswith("/diff"):
+            told |= {"from": "index", "to": "index"}
         for name in case.query.keys() & told.keys():
             case.query[name] = records[told[name]]
         case.query.pop("cursor", None)
