@@ -227,6 +227,7 @@ NEEDS = {
     "POST /integrations/jira/tickets": "jiraId",
     "POST /integrations/jira/sync": "lackingTrailId",
     "GET /audit": "auditEventId",
+    "GET /reports/compliance": "lackingTrailId",
     "GET /ledger/entries": "recordId",
     "POST /ledger/verify-chain": "recordId",
     "GET /integrations/confluence/config": "confluenceId",

@@ -3,6 +3,7 @@
 import base64
 import json
 import random
+import re
 from dataclasses import dataclass
 
 import pytest
@@ -336,12 +337,13 @@ def test_what_one_workspace_keeps_changes_no_answer_to_another(delivering):
     records = Records(lite, alpha)
 
     def answers(client):
-        return {
-            operation.path: client.get(
-                operation.path, **{name: records[name] for name in operation.query.required}
-            ).json
-            for operation in reads
-        }
+        told = {}
+        for operation in reads:
+            query = {name: records[name] for name in operation.query.required}
+            body = client.get(operation.path, **query).body
+            # What the process itself needs is the same process's for everybody.
+            told[operation.path] = re.sub(rb"(?m)^.*process_.*\n", b"", body)
+        return told
 
     before = answers(beta)
     for operation in every_operation():
