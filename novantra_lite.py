@@ -9430,6 +9430,8 @@ class NotificationRules(
             flow_id=rule.filter_flow_id,
             environment_id=rule.filter_environment_id,
         )
+        # What would be named after the rule itself would be a fact about it.
+        context.workspace.journal.note(session(), "notification.tested", "notification_rule", key)
 
 
 class NotificationDeliveries(
@@ -18213,7 +18215,6 @@ FROM_SLACK = MappingProxyType(
         "media": MappingProxyType({"application/x-www-form-urlencoded": read_form}),
         "request_headers": ("X-Slack-Signature", "X-Slack-Request-Timestamp"),
         "answer": SLACK_ANSWER,
-        "refuses": (400, 404),
     }
 )
 
@@ -18255,6 +18256,8 @@ class SlackCommands(Resource, surface=FACTSTORE, tag="Slack"):
         "POST /api/v1/organisations/{slug}/slack/actions",
         id="handleSlackAction",
         body=LenientRequest(payload=Text(1_000_000), demanded="payload", name="SlackActionForm"),
+        # What is not signed is refused as everywhere, what has no payload in Slack's own way.
+        others={400: {"anyOf": [{"$ref": "#/components/schemas/FactstoreError"}, SLACK_ANSWER]}},
         **FROM_SLACK,
     )
     def act(self, context, slug):
@@ -22759,8 +22762,10 @@ def describe_operation(operation: Operation) -> dict:
         content = dict.fromkeys(operation.media, named_or_whole(operation.body, whole))
         if operation.form:
             content[UPLOAD_MEDIA] = named_or_whole(operation.form, operation.form.describe())
-        # An absent body is an empty object, which is fine where nothing is required.
-        described["requestBody"] = {"required": "required" in whole, "content": content}
+        # An absent body is an empty object, which is fine where nothing is required; where there
+        # are several shapes, it is none of them.
+        required = "required" in whole or "anyOf" in whole
+        described["requestBody"] = {"required": required, "content": content}
     return described
 
 

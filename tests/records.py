@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import hmac
 import http.server
 import itertools
 import json
@@ -21,6 +22,8 @@ IMAGE = {"imageName": "shop", "imageTag": "1.0", "reportedBy": "ci", "sha256Dige
 ALLOWED = {"sha256": DIGEST, "reason": WHY, "approvedBy": "ann"}
 REGO = "package shop\n\nimport rego.v1\n\nallow if input.artifactName\n"
 DOCUMENT = {"evidenceType": "review", "data": {"result": "good"}}
+#: What every caller signs with who is known by a signature.
+SECRET = "signing-secret"
 CLAIMED = {"artifactSha256": DIGEST, "artifactName": "shop", "artifactTag": "1.0"}
 
 #: By the name of its id: where a record is made, and with what. Words in braces are other ids;
@@ -93,6 +96,36 @@ MADE = {
         {"frameworkId": "{frameworkId}", "trailId": "{trailId}"},
     ),
     "documentId": ("/evidence/{evidenceKey}/{entityKey}", DOCUMENT),
+    "ruleId": (
+        "/notification-rules",
+        {"name": "{unique}", "triggerEvent": "GATE_BLOCKED", "channelType": "IN_APP"},
+    ),
+    "webhookConfigId": (
+        "/webhook-configs",
+        {"source": "GENERIC", "secret": SECRET, "flowId": "{flowId}"},
+    ),
+    "slackId": (
+        "/organisations/{slug}/slack",
+        {"botToken": "xoxb-1", "signingSecret": SECRET, "channel": "#releases"},
+    ),
+    "jiraId": (
+        "/integrations/jira/config",
+        {
+            "jiraBaseUrl": "{site}",
+            "jiraUsername": "robot",
+            "jiraApiToken": "x",
+            "defaultProjectKey": "OPS",
+        },
+    ),
+    "confluenceId": (
+        "/integrations/confluence/config",
+        {
+            "confluenceBaseUrl": "{site}",
+            "confluenceUsername": "robot",
+            "confluenceApiToken": "x",
+            "defaultSpaceKey": "OPS",
+        },
+    ),
 }
 #: The member that names a record, where that is not its id.
 NAMES = {
@@ -107,6 +140,8 @@ ALIASES = {
     "trail": "trailId",
     "physicalEnvironmentId": "environmentId",
     "ownerId": "serviceAccountId",
+    # Whatever the ledger has proofs of.
+    "recordId": "flowId",
 }
 #: What paths name by something else than an id.
 TOLD = {
@@ -117,12 +152,14 @@ TOLD = {
     "entityKey": "42",
     "evidenceType": "review",
     "index": "1",
+    "template": "sox-itgc",
+    "source": "generic",
 }
 #: What must be there besides the records that its path names, for an operation to succeed.
 NEEDS = {
     "GET /flows/{flowId}/security-thresholds": "thresholdId",
     "GET /artifacts": "artifactId",
-    "GET /artifacts/{sha256}/provenance": "provenanceId",
+    "GET /artifacts/{artifactKey}/provenance": "provenanceId",
     "GET /trails/{trailId}/artifacts/{artifactId}/provenance": "provenanceId",
     "POST /trails/{trailId}/artifacts/{artifactId}/provenance/verify": "provenanceId",
     "POST /attestations/{org}/{flow}/{trail}/{artifactFingerprint}": "artifactId",
@@ -170,6 +207,31 @@ NEEDS = {
     "GET /compliance/assessments": "assessmentId",
     "GET /compliance/artifact/{sha256}": "artifactId",
     "GET /reports/regulatory/{frameworkId}": "assessmentId",
+    "GET /notifications": "notificationId",
+    "GET /notifications/unread-count": "notificationId",
+    "POST /notifications/read-all": "notificationId",
+    "GET /notification-rules": "ruleId",
+    "GET /notification-rules/{ruleId}/deliveries": "notificationId",
+    "GET /webhook-configs": "webhookConfigId",
+    "GET /webhook-configs/{webhookConfigId}/deliveries": "deliveryId",
+    "POST /webhooks/{source}": "webhookConfigId",
+    "GET /organisations/{slug}/slack": "slackId",
+    "DELETE /organisations/{slug}/slack": "slackId",
+    "POST /organisations/{slug}/slack/notify/trail-non-compliant": "slackId",
+    "POST /organisations/{slug}/slack/notify/approval-requested": "slackId",
+    "POST /organisations/{slug}/slack/commands": "slackId",
+    "POST /organisations/{slug}/slack/actions": "slackId",
+    "GET /integrations/jira/config": "jiraId",
+    "POST /integrations/jira/test": "jiraId",
+    "GET /integrations/jira/tickets": "ticketId",
+    "POST /integrations/jira/tickets": "jiraId",
+    "POST /integrations/jira/sync": "lackingTrailId",
+    "GET /audit": "auditEventId",
+    "GET /reports/compliance": "lackingTrailId",
+    "GET /ledger/entries": "recordId",
+    "POST /ledger/verify-chain": "recordId",
+    "GET /integrations/confluence/config": "confluenceId",
+    "POST /integrations/confluence/test": "confluenceId",
 }
 NUMBERS = itertools.count(1)
 
@@ -200,6 +262,9 @@ class Records(dict):
         needed = NEEDS.get(f"{method} {path[len('/api/v1') :]}")
         if needed:
             self[needed]
+        if "{artifactKey}" in path:
+            # A digest where provenance is asked for, or else an id.
+            self["artifactKey"] = DIGEST if path.endswith("/provenance") else self["artifactId"]
         return self.fill(path)
 
     def post(self, name):
@@ -256,6 +321,13 @@ class Records(dict):
         """The identity provider that the install may ask though it is on this machine."""
         return self.lite.settings.sso_private_issuers[0]
 
+    def site(self):
+        """The server on this machine that is Slack, Jira, Confluence and what notifications go to.
+
+        It is told to the install as Slack.
+        """
+        return self.lite.settings.slack_url
+
     def activeBundleId(self):
         key = self["bundleId"]
         assert self.client.put(f"/api/v1/opa/bundles/{key}/activate", {}).status == 200
@@ -264,6 +336,48 @@ class Records(dict):
     def decisionId(self):
         self["activeBundleId"]
         return self.client.post("/api/v1/opa/evaluate", {"artifactName": "shop"}).json["id"]
+
+    def auditEventId(self):
+        """Something that happened to a trail."""
+        self["trailId"]
+        self["artifactId"]
+        return self.client.get("/api/v1/audit").json["events"][0]["id"]
+
+    def notificationId(self):
+        tested = self.client.post(f"/api/v1/notification-rules/{self['ruleId']}/test", {})
+        assert tested.status == 202
+        return self.client.get("/api/v1/notifications").json[0]["id"]
+
+    def deliveryId(self):
+        """A webhook that was taken, by the id that its sender gave it."""
+        self["webhookConfigId"]
+        body = b'{"eventType": "build.started"}'
+        path = "/api/v1/webhooks/generic"
+        taken = self.client.request("POST", path, body=body, headers=self.signed(path, body))
+        assert taken.status == 200
+        return taken.json["deliveryId"]
+
+    def ticketId(self):
+        self["jiraId"]
+        body = {"trailId": self["trailId"], "summary": "Sign the artifact"}
+        return self.client.post("/api/v1/integrations/jira/tickets", body).json["id"]
+
+    def lackingTrailId(self):
+        """A trail that is not compliant, for which Jira has no ticket yet."""
+        self["jiraId"]
+        path = f"/api/v1/trails/{self['trailId']}/attestations"
+        assert self.client.post(path, {"type": "junit", "status": "FAILED"}).status == 201
+        return self["trailId"]
+
+    def signed(self, path, body):
+        """The headers with which Slack, or a CI system, signs a body for a path."""
+        if "/slack/" not in path:
+            return {"X-Hub-Signature-256": f"sha256={signature(body)}"}
+        at = str(int(self.lite.source.clock()))
+        return {
+            "X-Slack-Signature": f"v0={signature(b'v0:%b:%b' % (at.encode(), body))}",
+            "X-Slack-Request-Timestamp": at,
+        }
 
     def token(self):
         """An identity token as GitHub Actions hands it out, unused so far."""
@@ -280,11 +394,30 @@ def part_of_token(value):
     return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
 
 
-class Others(http.server.BaseHTTPRequestHandler):
-    """A source host without a single pull request, and an identity provider without people."""
+def signature(data):
+    """HMAC-SHA-256 in hexadecimal."""
+    return hmac.digest(SECRET.encode(), data, "sha256").hex()
 
-    def do_GET(self):
-        told, url = b"", f"http://{self.headers['Host']}"
+
+#: What Slack, Jira, Confluence and the receiver of notifications answer, by path.
+ANSWERS = {
+    "/chat.postMessage": b'{"ok": true}',
+    "/hook": b"{}",
+    "/rest/api/2/issue": b'{"key": "OPS-1"}',
+    "/rest/api/2/myself": b"{}",
+    "/rest/api/2/search": b'{"issues": []}',
+    "/wiki/rest/api/space/OPS": b"{}",
+}
+
+
+class Others(http.server.BaseHTTPRequestHandler):
+    """All that is asked for something: a source host without a single pull request, an identity
+    provider without people, Slack, Jira and Confluence."""
+
+    def respond(self):
+        self.rfile.read(int(self.headers["Content-Length"] or 0))
+        url = f"http://{self.headers['Host']}"
+        told = ANSWERS.get(self.path.partition("?")[0], b"")
         if self.path == "/.well-known/openid-configuration":
             endpoints = ("authorization_endpoint", "token_endpoint", "jwks_uri")
             document = {"issuer": url} | {name: f"{url}/{name}" for name in endpoints}
@@ -293,6 +426,8 @@ class Others(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(told)))
         self.end_headers()
         self.wfile.write(told)
+
+    do_GET = do_POST = respond
 
     def log_message(self, *told):
         """Keep quiet."""
@@ -306,6 +441,11 @@ def other_services():
         thread.start()
         url = f"http://127.0.0.1:{server.server_port}"
         hosts = tuple(f"{p}={url}" for p in ("GITHUB", "GITLAB", "BITBUCKET", "AZURE_DEVOPS"))
-        yield {"scm_hosts": hosts, "sso_private_issuers": (url,)}
+        yield {
+            "scm_hosts": hosts,
+            "slack_url": url,
+            "sso_private_issuers": (url,),
+            "webhook_private_targets": ("127.0.0.1/32",),
+        }
         server.shutdown()
         thread.join()

@@ -4,6 +4,7 @@ import copy
 import json
 import random
 import re
+from urllib.parse import urlencode
 
 import pytest
 from conftest import NOON, WHY, Clock
@@ -18,6 +19,7 @@ OPERATIONS = every_operation()
 GUARDED = [operation for operation in OPERATIONS if not operation.public]
 READS = [operation for operation in GUARDED if operation.method == "GET"]
 WRITES = [operation for operation in GUARDED if operation.method != "GET"]
+SIGNED = [operation for operation in OPERATIONS if operation.signed]
 #: The lists that have cursors; those of Factstore have none.
 LISTS = [operation for operation in READS if "cursor" in operation.query.members]
 WITH_BODY = [operation for operation in OPERATIONS if operation.body is not novantra_lite.NOTHING]
@@ -152,11 +154,17 @@ def test_every_operation_that_is_not_public_has_a_scope():
 
     assert public == {
         "POST /api/v1/auth/token",
+        "POST /api/v1/organisations/{slug}/slack/actions",
+        "POST /api/v1/organisations/{slug}/slack/commands",
+        "POST /api/v1/webhooks/{source}",
         "GET /api/health/live",
         "GET /api/health/ready",
         "GET /api/v1/openapi.json",
         "GET /api/v1/organisations/{slug}/sso/login",
         "GET /api/v1/organisations/{slug}/sso/callback",
+        "GET /actuator/health",
+        "GET /api-docs",
+        "GET /swagger-ui.html",
         "GET /docs",
         "GET /",
     }
@@ -614,6 +622,76 @@ BODIES = {
     },
     "POST /api/v1/evidence/{evidenceKey}/{entityKey}": DOCUMENT,
     "DELETE /api/v1/evidence/{evidenceKey}/{entityKey}": {},
+    "POST /api/v1/notifications/{notificationId}/read": {},
+    "POST /api/v1/notifications/read-all": {},
+    "POST /api/v1/notification-rules": {
+        "name": "Failures",
+        "triggerEvent": "ATTESTATION_FAILED",
+        "channelType": "WEBHOOK",
+        "channelConfig": '{"webhookUrl": "{site}/hook"}',
+        "filterFlowId": "{flowId}",
+        "filterEnvironmentId": "{environmentId}",
+    },
+    "PUT /api/v1/notification-rules/{ruleId}": {
+        "name": "Renamed",
+        "isActive": True,
+        "triggerEvent": "DRIFT_DETECTED",
+        "channelType": "SLACK",
+        "channelConfig": '{"webhookUrl": "{site}/hook"}',
+        "filterFlowId": "{flowId}",
+        "filterEnvironmentId": "{environmentId}",
+        "clearFilterFlowId": False,
+        "clearFilterEnvironmentId": True,
+    },
+    "DELETE /api/v1/notification-rules/{ruleId}": {},
+    "POST /api/v1/notification-rules/{ruleId}/test": {},
+    "POST /api/v1/webhook-configs": {"source": "JENKINS", "secret": "s", "flowId": "{flowId}"},
+    "DELETE /api/v1/webhook-configs/{webhookConfigId}": {},
+    "POST /api/v1/organisations/{slug}/slack": {
+        "botToken": "xoxb-2",
+        "signingSecret": "s",
+        "channel": "#builds",
+    },
+    "DELETE /api/v1/organisations/{slug}/slack": {},
+    "POST /api/v1/organisations/{slug}/slack/notify/trail-non-compliant": {
+        "trailId": "{trailId}",
+        "flowName": "{flow}",
+        "missingAttestationTypes": ["junit"],
+        "failedAttestationTypes": ["snyk"],
+        "trailUrl": "https://register.example.org/trails/1",
+    },
+    "POST /api/v1/organisations/{slug}/slack/notify/approval-requested": {
+        "approvalId": "{approvalId}",
+        "artifactSha": DIGEST,
+        "targetEnvironment": "production",
+        "requiredApprovers": ["ann"],
+    },
+    "POST /api/v1/integrations/jira/config": {
+        "jiraBaseUrl": "{site}/jira",
+        "jiraUsername": "robot",
+        "jiraApiToken": "y",
+        "defaultProjectKey": "DEV",
+    },
+    "POST /api/v1/integrations/jira/test": {},
+    "POST /api/v1/integrations/jira/tickets": {
+        "summary": "Sign the artifact",
+        "issueType": "Bug",
+        "trailId": "{trailId}",
+    },
+    "POST /api/v1/integrations/jira/sync": {},
+    "POST /api/v1/integrations/confluence/config": {
+        "confluenceBaseUrl": "{site}/confluence",
+        "confluenceUsername": "robot",
+        "confluenceApiToken": "y",
+        "defaultSpaceKey": "DEV",
+    },
+    "POST /api/v1/integrations/confluence/test": {},
+    "POST /api/v1/hub/templates/{template}/import": {},
+    "POST /api/v1/ledger/verify/{recordId}": {},
+    "POST /api/v1/ledger/verify-chain": {
+        "from": "2026-01-01T00:00:00Z",
+        "to": "2026-12-31T00:00:00Z",
+    },
 }
 ATTESTATION = BODIES["POST /api/v1/trails/{trailId}/attestations"]
 BODIES |= {
@@ -657,8 +735,37 @@ WOULD = {
     "POST /api/v1/trails/{trailId}/artifacts/{artifactId}/provenance/verify": "result",
     "POST /api/v2/trails/{trailId}/artifacts/{artifactId}/provenance/verify": "result",
 }
+WOULD |= dict.fromkeys(
+    (
+        "POST /api/v1/notifications/{notificationId}/read",
+        "POST /api/v1/notifications/read-all",
+        "POST /api/v1/notification-rules/{ruleId}/test",
+        "POST /api/v1/organisations/{slug}/slack",
+        "POST /api/v1/organisations/{slug}/slack/notify/trail-non-compliant",
+        "POST /api/v1/organisations/{slug}/slack/notify/approval-requested",
+        "POST /api/v1/integrations/jira/config",
+        "POST /api/v1/integrations/jira/test",
+        "POST /api/v1/integrations/jira/sync",
+        "POST /api/v1/integrations/confluence/config",
+        "POST /api/v1/integrations/confluence/test",
+        "POST /api/v1/ledger/verify/{recordId}",
+        "POST /api/v1/ledger/verify-chain",
+    ),
+    "result",
+)
+#: What is audited and no fact for the ledger.
+NO_FACTS = {
+    "evidence.attachment.kept",
+    "notification.read",
+    "notification.tested",
+    "slack_message.posted",
+}
 #: They only tell what they found out.
 STORE_NOTHING = {
+    "POST /api/v1/integrations/jira/test",
+    "POST /api/v1/integrations/confluence/test",
+    "POST /api/v1/ledger/verify/{recordId}",
+    "POST /api/v1/ledger/verify-chain",
     "POST /api/v1/organisations/{slug}/sso/test",
     "POST /api/v1/trails/{trailId}/artifacts/{artifactId}/provenance/verify",
     "POST /api/v2/trails/{trailId}/artifacts/{artifactId}/provenance/verify",
@@ -705,9 +812,9 @@ def test_a_dry_run_answers_as_the_write_would_and_stores_nothing(prepared, opera
     name = WOULD.get(line(operation), WOULD[operation.method])
     assert list(rehearsed.json) == ["dryRun", name]
     assert rehearsed.json["dryRun"] is True
-    assert rehearsed.json[name]
     assert after == before
     check(real, operation.surface, operation.status)
+    assert rehearsed.json[name] or not real.body
     assert "idempotency-replayed" not in real.headers
     assert (again.status, again.body) == (real.status, real.body)
     assert again.headers["idempotency-replayed"] == "true"
@@ -724,7 +831,76 @@ def test_a_write_without_a_fault_is_in_the_audit_log_and_the_ledger(prepared, op
     after = tables(lite)
     audited = after["audit_entry"][len(before["audit_entry"]) :]
     assert {row[7] for row in audited} == {done.headers["x-request-id"]}
-    assert len(audited) == len(after["ledger_entry"]) - len(before["ledger_entry"]) > 0
+    facts = [row for row in audited if row[3] not in NO_FACTS]
+    assert len(facts) == len(after["ledger_entry"]) - len(before["ledger_entry"])
+    assert lite.verify() == []
+
+
+# --- Callers who are known by a signature -------------------------------------
+
+PRESSED = (
+    '{"user": {"username": "ann"},'
+    ' "actions": [{"action_id": "approve_release", "value": "{approvalId}"}]}'
+)
+#: What each of them is told that has an effect.
+TOLD = {
+    "POST /api/v1/webhooks/{source}": {"eventType": "test.passed", "gitCommitSha": "c0ffee"},
+    "POST /api/v1/organisations/{slug}/slack/commands": {
+        "text": "approve {approvalId}",
+        "user_name": "ann",
+    },
+    "POST /api/v1/organisations/{slug}/slack/actions": {"payload": PRESSED},
+}
+
+
+def letter(records, operation):
+    """The path, the bytes and the headers with which an operation is told something."""
+    path = records.prepare(operation.method, operation.path)
+    told, media = records.fill(TOLD[line(operation)]), next(iter(operation.media))
+    body = (json.dumps(told) if media == "application/json" else urlencode(told)).encode()
+    return path, body, {"Content-Type": media}
+
+
+@each(SIGNED)
+def test_what_is_not_signed_is_refused_and_does_nothing(prepared, operation):
+    lite, client, records = prepared
+    path, body, headers = letter(records, operation)
+    another = records.signed(path, body + b" ")
+    signatures = [{}, another, dict.fromkeys(another, ""), dict.fromkeys(another, "v0=\u00e9")]
+    before = tables(lite)
+
+    for signature in signatures:
+        refused = client.request("POST", path, body=body, headers=headers | signature)
+        check(refused, operation.surface, 400)
+        assert refused.json["message"] == "The signature is missing or does not verify."
+
+    after = tables(lite)
+    refusals = after.pop("audit_entry")[len(before.pop("audit_entry")) :]
+    assert [row[3] for row in refusals] == ["api.authentication.refused"] * len(signatures)
+    assert after == before
+
+
+@each(SIGNED)
+def test_what_is_signed_is_rehearsed_or_done_without_a_token(prepared, operation):
+    lite, _, records = prepared
+    path, body, headers = letter(records, operation)
+    headers |= records.signed(path, body)
+    before = tables(lite)
+
+    dry = {"X-Dry-Run": "true"}
+    rehearsed = lite.client().request("POST", path, body=body, headers=headers | dry)
+    rehearsal = tables(lite)
+    done = lite.client().request("POST", path, body=body, headers=headers)
+    after = tables(lite)
+
+    check(rehearsed, operation.surface, 200)
+    assert list(rehearsed.json) == ["dryRun", "result"]
+    assert rehearsal == before
+    check(done, operation.surface, operation.status)
+    audited = after["audit_entry"][len(before["audit_entry"]) :]
+    assert {row[7] for row in audited} == {done.headers["x-request-id"]}
+    assert {row[2].partition(":")[0] for row in audited} <= {"slack", "webhook"}
+    assert len(audited) == len(after["ledger_entry"]) - len(before["ledger_entry"])
     assert lite.verify() == []
 
 
@@ -835,7 +1011,7 @@ def test_whatever_stands_in_a_member_is_taken_or_refused_in_the_right_words(prep
         for name in body.keys() & INSIDE.keys()
         for member in INSIDE[name]
         for value in NASTY
-        if body[name]
+        if isinstance(body[name], list | dict) and body[name]
     ]
     assert bodies or operation.method == "DELETE" or operation.body is novantra_lite.NOTHING
 

@@ -3,6 +3,7 @@
 import base64
 import json
 import random
+import re
 from dataclasses import dataclass
 
 import pytest
@@ -25,6 +26,7 @@ from novantra_lite import (
 
 FINDINGS = "/api/v1/governance/findings"
 CLAIMS = "/api/v1/governance/evidence/claims"
+GATED = {"artifactSha256": "{sha256}", "environmentId": "{environmentId}", "requestedBy": "ann"}
 NEW = {"title": "A finding", "severity": "low", "reason": WHY}
 
 
@@ -66,7 +68,8 @@ class Tenant:
 def opened(folder, slug="", **options):
     """An install with a directory of workspaces, speaking of one of them."""
     options = {"clock": Clock(), "random": random.Random(slug), "rate_limits": False} | options
-    networks = ("203.0.113.0/24", "198.51.100.0/24")
+    networks = options.pop("webhook_private_targets", ())
+    networks += ("203.0.113.0/24", "198.51.100.0/24")
     return NovantraLite(
         workspaces=folder, workspace=slug, webhook_private_targets=networks, **options
     )
@@ -278,12 +281,23 @@ def test_the_limits_of_one_workspace_are_not_used_up_by_another(tmp_path):
     assert statuses == [200, 200, 429, 200]
 
 
-def test_no_record_of_delivery_is_there_for_another_workspace(tmp_path):
+@pytest.fixture
+def delivering(tmp_path):
+    """An install with two empty workspaces, and a client of Factstore for each."""
     tokens = {}
     for slug in ("alpha", "beta"):
         with opened(tmp_path, slug) as lite:
             lite.create_workspace(slug)
             tokens[slug] = lite.token(*FACTSTORE_SCOPES)
+    with other_services() as others, opened(tmp_path, **others) as lite:
+        alpha, beta = (
+            Client(lite, {"Authorization": f"Bearer {token}"}) for token in tokens.values()
+        )
+        yield lite, alpha, beta
+
+
+def test_no_record_of_delivery_is_there_for_another_workspace(delivering):
+    lite, alpha, beta = delivering
     about_one = [
         operation
         for operation in every_operation()
@@ -291,25 +305,89 @@ def test_no_record_of_delivery_is_there_for_another_workspace(tmp_path):
         if operation.body is NOTHING and not operation.public
         # What lies in a vault has tests of its own.
         if "{entityKey}" not in operation.path
+        # The templates of the hub are part of the product.
+        if "{template}" not in operation.path
     ]
+    records = Records(lite, alpha)
+    own, others = {}, {}
 
-    with other_services() as others, opened(tmp_path, **others) as lite:
-        alpha, beta = (
-            Client(lite, {"Authorization": f"Bearer {token}"}) for token in tokens.values()
-        )
-        records = Records(lite, alpha)
-        own, others = {}, {}
-        for operation in about_one:
-            method, path = operation.method, records.prepare(operation.method, operation.path)
-            query = dict.fromkeys(operation.query.required, "1")
-            others[method, path] = beta.request(method, path, **query)
-            if method == "GET":
-                own[path] = alpha.get(path, **query).status
+    for operation in about_one:
+        method, path = operation.method, records.prepare(operation.method, operation.path)
+        query = dict.fromkeys(operation.query.required, "1")
+        others[method, path] = beta.request(method, path, **query)
+        if method == "GET":
+            own[path] = alpha.get(path, **query).status
 
     told = [(one, answer.body) for one, answer in others.items() if answer.status != 404]
     assert {path: status for path, status in own.items() if status != 200} == {}
-    assert [one for one in told if one[1] != b"[]"] == []
+    # Whoever asks for a proof is told that there is none.
+    assert [one for one in told if one[1] != b"[]" and b'"verified":false' not in one[1]] == []
     assert len(others) > 50
+
+
+def test_what_one_workspace_keeps_changes_no_answer_to_another(delivering):
+    lite, alpha, beta = delivering
+    reads = [
+        operation
+        for operation in every_operation()
+        if operation.surface is FACTSTORE and operation.method == "GET"
+        if "{" not in operation.path and not operation.public
+    ]
+
+    records = Records(lite, alpha)
+
+    def answers(client):
+        told = {}
+        for operation in reads:
+            query = {name: records[name] for name in operation.query.required}
+            body = client.get(operation.path, **query).body
+            # What the process itself needs is the same process's for everybody.
+            told[operation.path] = re.sub(rb"(?m)^.*process_.*\n", b"", body)
+        return told
+
+    before = answers(beta)
+    for operation in every_operation():
+        if operation.surface is FACTSTORE:
+            records.prepare(operation.method, operation.path)
+    alpha.post("/api/v1/gate/evaluate", records.fill(GATED))
+    lacking = {"requiredAttestationTypes": ["signature"]}
+    alpha.put(f"/api/v1/flows/{records['flowId']}", lacking)
+    own, after = answers(alpha), answers(beta)
+
+    assert after == before
+    # What is part of the product, or of the whole install, is the same everywhere.
+    same = {path for path, answer in own.items() if answer == before[path]}
+    assert same == {"/api/v1/hub/templates", "/api/v1/evidence/health"}
+
+
+def test_a_signature_speaks_for_the_workspace_that_keeps_its_secret(delivering):
+    lite, alpha, beta = delivering
+    records = Records(lite, alpha)
+    told = {
+        "/api/v1/webhooks/generic": b'{"eventType": "test.passed"}',
+        f"/api/v1/organisations/{records['slug']}/slack/commands": b"text=env+production",
+    }
+    kept = records["webhookConfigId"], records["slackId"]
+    alpha.post("/api/v1/environments", {"name": "production", "type": "K8S"})
+
+    def send(path, body):
+        kind = "application/json" if body.startswith(b"{") else "application/x-www-form-urlencoded"
+        headers = {"Content-Type": kind} | records.signed(path, body)
+        return lite.client().request("POST", path, body=body, headers=headers)
+
+    taken = [send(path, body) for path, body in told.items()]
+    # Elsewhere, the same is kept with the same secret: now it does not show who is meant.
+    twin = Records(lite, beta)
+    beta.post("/api/v1/organisations", {"slug": records["slug"], "name": "Acme"})
+    twin["slug"] = records["slug"]
+    assert {*kept}.isdisjoint([twin["webhookConfigId"], twin["slackId"]])
+    refused = [send(path, body + b" ") for path, body in told.items()]
+
+    assert [answer.status for answer in taken] == [200, 200]
+    assert "Environment production (K8S)" in taken[1].json["text"]
+    assert len(alpha.get("/api/v1/trails").json) == 1
+    assert beta.get("/api/v1/trails").json == []
+    assert [answer.status for answer in refused] == [400, 400]
 
 
 def test_attachments_and_endpoints_of_another_workspace_are_not_there(install, tmp_path):

@@ -289,6 +289,17 @@ def test_a_test_reaches_every_active_rule_with_the_trigger_and_the_filters(facts
     assert shown(factstore) == [("Test notification", "INFO", "notification_rule", rule)] * 2
 
 
+def test_the_audit_log_tells_who_sent_a_test(lite, factstore):
+    rule = add_rule(factstore)
+
+    send_test(factstore, rule)
+
+    actor, action, subject, _ = audit(lite)[-1]
+    assert (action, subject) == ("notification.tested", rule)
+    assert actor.startswith("svc_")
+    assert lite.verify() == []
+
+
 def test_an_inactive_rule_gets_no_test(factstore):
     rule, other = add_rule(factstore), add_rule(factstore)
     factstore.put(f"{RULES}/{rule}", {"isActive": False})
