@@ -24,10 +24,14 @@ def events(lite):
 
 
 def tables(lite):
-    """Every row of every table, to be compared with a later look."""
+    """Every row of every table as it is stored, to be compared with a later look."""
     with lite.workspace.read():
+        look = lite.workspace.reader.connection().execute
         return {
-            model._meta.table_name: list(model.select().order_by(model._meta.primary_key).tuples())
+            model._meta.table_name: look(
+                f'SELECT * FROM "{model._meta.table_name}" '
+                f'ORDER BY "{model._meta.primary_key.column_name}"'
+            ).fetchall()
             for model in all_models()
         }
 
