@@ -15,9 +15,9 @@ A governance register and a supply-chain fact store: two REST APIs over one SQLi
 Contents
 
     Part I    Kernel   Problems, Settings, Clock and ids, JSON and sessions, Fields,
-        Compound fields, Statements, Models, Schemas, Keys and encryption, Connections, Workspaces,
-        Tables and migrations, Tallies, Pages, Principals and tokens, Uploads, Contexts, Surfaces,
-        Operations and resources
+        Compound fields, Statements, Models, Schemas, Keys and encryption, Search index,
+        Connections, Workspaces, Tables and migrations, Tallies, Pages, Principals and tokens,
+        Uploads, Contexts, Surfaces, Operations and resources
     Part II   Records of every write   Idempotency, Rate limits, Audit and ledger, Verification,
         Webhook signatures, Outbox, Writes, Checkpoints, Checkpoint verification, Answers,
         Outbound addresses, Outbound requests, Dispatcher, Webhooks
@@ -27,8 +27,8 @@ Contents
         Vulnerability management
     Part IV   Factstore   Factstore fields, API keys, Factstore conventions, Organisations,
         Source hosts, Patterns, Templates, Flows, Notifications, Notification channels, Notifying,
-        Notification rules, Trail records, Trails, Artifacts, Provenance signatures, Provenance,
-        Attestations, Evidence files, Scan reports, Scanners, Evidence processors,
+        Notification rules, Trail records, Trail status, Trails, Artifacts, Provenance signatures,
+        Provenance, Attestations, Evidence files, Scan reports, Scanners, Evidence processors,
         Evidence collection, Pull request look-ups, Pull requests, Identity tokens, Approvals,
         Assertions, Environments, Snapshot records, Environment snapshots, Environment drift,
         Logical environments, Policies, Deployment policies, Gate, Users, Service accounts,

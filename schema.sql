@@ -1641,6 +1641,26 @@ CREATE TABLE "scm_integration" (
 
 CREATE UNIQUE INDEX "scm_integration_key" ON "scm_integration" ("org_slug", "provider");
 
+-- A record that the transaction at hand has touched, and what its searched text was and is.
+CREATE TABLE "search_note" (
+    "id" INTEGER NOT NULL PRIMARY KEY,
+    "kind" TEXT NOT NULL,
+    "record" TEXT NOT NULL,
+    "place" INTEGER,
+    "was" TEXT,
+    "text" TEXT
+) STRICT;
+
+-- A record as the search index has it: the table, the id, the text, and the place of all that.
+CREATE TABLE "search_record" (
+    "place" INTEGER NOT NULL PRIMARY KEY,
+    "kind" TEXT NOT NULL,
+    "record" TEXT NOT NULL,
+    "text" TEXT NOT NULL
+) STRICT;
+
+CREATE UNIQUE INDEX "search_record_key" ON "search_record" ("kind", "record");
+
 -- What a scanner found on a trail, by severity, and the thresholds that were in force then.
 CREATE TABLE "security_scan" (
     "id" TEXT NOT NULL PRIMARY KEY,
@@ -2218,4 +2238,15 @@ CREATE TRIGGER "security_scan_tally_delete" AFTER DELETE ON "security_scan" BEGI
         VALUES ('security_scan', 'all', 'low', -(OLD."low_vulnerabilities"))
         ON CONFLICT ("kind", "place", "state")
         DO UPDATE SET "number" = "number" + excluded."number";
+END;
+
+CREATE VIRTUAL TABLE "search" USING fts5(
+    "text", content = 'search_record', content_rowid = 'place', columnsize = 0, tokenize = 'trigram'
+);
+
+CREATE VIRTUAL TABLE "search_term" USING fts5vocab("search", 'row');
+
+CREATE TRIGGER "ledger_entry_is_noted" AFTER INSERT ON "ledger_entry" BEGIN
+    INSERT INTO "search_note" ("id", "kind", "record")
+    VALUES (NEW."id", NEW."record_type", ifnull(NEW."record_key", NEW."record_id"));
 END;
