@@ -152,6 +152,7 @@ TOLD = {
     "entityKey": "42",
     "evidenceType": "review",
     "index": "1",
+    "q": "shop",
     "template": "sox-itgc",
     "source": "generic",
 }
@@ -227,6 +228,7 @@ NEEDS = {
     "POST /integrations/jira/tickets": "jiraId",
     "POST /integrations/jira/sync": "lackingTrailId",
     "GET /audit": "auditEventId",
+    "GET /search": "artifactId",
     "GET /reports/compliance": "lackingTrailId",
     "GET /ledger/entries": "recordId",
     "POST /ledger/verify-chain": "recordId",
