@@ -1,5 +1,7 @@
 """What a test looks at behind the API: audit log, ledger, events, tables and the bytes stored."""
 
+import functools
+
 from novantra_lite import AuditEntry, Event, LedgerEntry, all_models
 
 
@@ -27,13 +29,16 @@ def tables(lite):
     """Every row of every table as it is stored, to be compared with a later look."""
     with lite.workspace.read():
         look = lite.workspace.reader.connection().execute
-        return {
-            model._meta.table_name: look(
-                f'SELECT * FROM "{model._meta.table_name}" '
-                f'ORDER BY "{model._meta.primary_key.column_name}"'
-            ).fetchall()
-            for model in all_models()
-        }
+        return {name: look(query).fetchall() for name, query in queries().items()}
+
+
+@functools.cache
+def queries():
+    """For every table, the query for all its rows."""
+    return {
+        model._meta.table_name: model.select().order_by(model._meta.primary_key).sql()[0]
+        for model in all_models()
+    }
 
 
 def stored_bytes(lite):
