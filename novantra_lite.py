@@ -7703,12 +7703,16 @@ def now_exactly() -> str:
     return session().source.now(6)
 
 
+#: A text with a character that is no blank, neither to Python nor in JSON Schema (ECMA-262).
+NOT_BLANK = r"(?s:.*[^\s\x1c-\x1f\x85\ufeff].*)"
+
+
 class Name(Text):
     """A name of 1 to 255 characters that are not all blank."""
 
     def __init__(self, at_most: int = 255, **options: Any):
         super().__init__(
-            at_most, 1, pattern=r"(?s:.*\S.*)", hint="Expected text that is not blank", **options
+            at_most, 1, pattern=NOT_BLANK, hint="Expected text that is not blank", **options
         )
 
 
@@ -8817,7 +8821,7 @@ class Flow(Model):
     description = Text(2048, default="")
     required_attestation_types = Json(ListOf(Text(255)), default=list)
     tags = Json(
-        MapOf(Text(256), 50, name=Text(64, 1, pattern=r"(?s:.*\S.*)", hint="Expected a name")),
+        MapOf(Text(256), 50, name=Text(64, 1, pattern=NOT_BLANK, hint="Expected a name")),
         default=dict,
     )
     org_slug = Text(255, null=True, index=True)
@@ -14559,7 +14563,7 @@ class CallbackQuery(Filters):
 
     def __init__(self):
         word = Text(100, pattern="[A-Za-z0-9_.-]+", hint="Expected the code of an error")
-        super().__init__(code=Text(8192), state=Text(255), error=word, required="code state")
+        super().__init__(code=Text(8192, 1), state=Text(255, 1), error=word, required="code state")
 
     def read(self, data, **options):
         # Some providers leave out the state where they refuse.
@@ -17525,7 +17529,7 @@ class WebhookConfig(Model):
     id = Uuid()
     source = WebhookSource("GITHUB JENKINS CIRCLECI GITLAB GENERIC", index=True)
     secret = Encrypted(
-        255, 1, pattern=r"(?s:.*\S.*)", hint="Expected text that is not blank", hidden=True
+        255, 1, pattern=NOT_BLANK, hint="Expected text that is not blank", hidden=True
     )
     flow = Owner(Flow, index=True)
     is_active = Boolean(default=True)
