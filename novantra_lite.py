@@ -3094,14 +3094,17 @@ class Context:
             value = value[-1] if isinstance(value, list) else value
             if "\0" in value:
                 raise Invalid(issues=[issue([name], "Expected text without NUL")])
-            # What must be there is given even when it is empty.
-            required = name in self.operation.query.required
-            if value or required or not self.operation.surface.ignores_empty:
+            if value or not self.ignores_empty(name):
                 given[name] = value
         try:
             self.query = self.operation.query.read(given, parse=True)
         except Faults as faults:
             raise Invalid(issues=[issue(*fault) for fault in faults.issues]) from None
+
+    def ignores_empty(self, name: str) -> bool:
+        """Whether a parameter of the query that is empty counts as absent."""
+        _, field = self.operation.query.members.get(name, ("", None))
+        return self.operation.surface.ignores_empty and not getattr(field, "may_be_empty", False)
 
     def read_body(self) -> None:
         """Read the body as the operation wants it, and take the reason out of it."""
@@ -14563,7 +14566,7 @@ class CallbackQuery(Filters):
 
     def __init__(self):
         word = Text(100, pattern="[A-Za-z0-9_.-]+", hint="Expected the code of an error")
-        super().__init__(code=Text(8192, 1), state=Text(255, 1), error=word, required="code state")
+        super().__init__(code=Text(8192), state=Text(255), error=word, required="code state")
 
     def read(self, data, **options):
         # Some providers leave out the state where they refuse.
@@ -17141,6 +17144,13 @@ class Audit(
 # equals the newest is first.
 
 
+class SearchedText(Text):
+    """The text that is searched for; nothing is found by an empty one."""
+
+    #: Empty, it is not absent.
+    may_be_empty = True
+
+
 class SearchedKind(Text):
     """The kind of records that a search is limited to, in either letter case."""
 
@@ -17232,7 +17242,10 @@ class Search(Resource, surface=FACTSTORE, scope="factstore", tag="Search"):
         "GET /api/v1/search",
         id="search",
         query=Filters(
-            q=Text(1000), type=SearchedKind(), limit=Integer(1, 1000, default=100), required="q"
+            q=SearchedText(1000),
+            type=SearchedKind(),
+            limit=Integer(1, 1000, default=100),
+            required="q",
         ),
         answer=SEARCH_RESPONSE,
     )

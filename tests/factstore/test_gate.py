@@ -1,5 +1,6 @@
 """Deployment policies and the gate: section 10 of the delivery notes, and decision 25."""
 
+import itertools
 import json
 
 import jsonschema
@@ -717,8 +718,9 @@ def test_the_number_of_queries_does_not_grow(lite, ask, demand, attach, story, e
         connection.set_trace_callback(seen.append)
         assert ask(environmentId=environment)["decision"] == "BLOCKED"
         connection.set_trace_callback(None)
-        # The search index is brought up to date before a commit, however much that holds.
-        return [sql for sql in seen if "search" not in sql]
+        # What a trigger does is traced as the statement that set it off. The search index is brought
+        # up to date before a commit, however much that holds.
+        return [sql for sql, _ in itertools.groupby(seen) if "search" not in sql]
 
     asked = {"requiredAttestationTypes": ["junit", "snyk"], "enforceProvenance": True}
     demand("deployment-0", **asked, enforceApprovals=True)
