@@ -718,8 +718,8 @@ def test_the_number_of_queries_does_not_grow(lite, ask, demand, attach, story, e
         connection.set_trace_callback(seen.append)
         assert ask(environmentId=environment)["decision"] == "BLOCKED"
         connection.set_trace_callback(None)
-        # What a trigger does is traced as the statement that set it off. The search index is brought
-        # up to date before a commit, however much that holds.
+        # What a trigger does is traced as the statement that set it off. The search index is
+        # brought up to date before a commit, however much that holds.
         return [sql for sql, _ in itertools.groupby(seen) if "search" not in sql]
 
     asked = {"requiredAttestationTypes": ["junit", "snyk"], "enforceProvenance": True}
