@@ -21553,7 +21553,8 @@ class LoopFirst:
     """Stands before waitress's own task dispatcher, and answers what is quick on the server's loop.
 
     A read, or a small write to a quick disk, takes less time than waking a thread for it. Writes
-    that came in at the same turn of the loop share a commit. What waits longer goes to the threads.
+    that came in at the same turn of the loop share a commit, where all are of one workspace. What
+    waits longer goes to the threads.
     """
 
     #: Bytes of a body, and seconds that recent commits took, up to which a write is quick.
@@ -21591,19 +21592,21 @@ class LoopFirst:
         self.loop = threading.get_ident()
         turn, self.ready = self.ready, deque()
         writes = [channel for channel in turn if channel.requests[0].command != "GET"]
-        if len(writes) > 1:
-            self.prepare(writes)
+        # Of the commits of several files, one may succeed where another fails.
+        workspace, *others = self.install.workspaces.values() or [None]
+        if len(writes) > 1 and workspace and not (others or workspace.read_only):
+            self.prepare(workspace.writer, writes)
         for channel in turn:
             channel.service()
 
-    def prepare(self, channels: Sequence[Any]) -> None:
+    def prepare(self, writer: Writer, channels: Sequence[Any]) -> None:
         """Find the answers to writes in one transaction, to be sent after its commit.
 
         When that fails, no answer is kept: each is tried by itself.
         """
         bodies = [channel.requests[0].get_body_stream() for channel in channels]
         try:
-            with self.install.together():
+            with writer.together():
                 for channel in channels:
                     task = channel.task_class(channel, channel.requests[0])
                     prepared = Prepared(self.application, task.get_environment())
@@ -22173,15 +22176,6 @@ class Install:
         """Deliver webhooks from a thread; whoever mounts the application elsewhere calls this."""
         if not self.read_only:
             self.dispatcher.start()
-
-    @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
-        """Have what this thread writes meanwhile share one commit, in each workspace."""
-        with contextlib.ExitStack() as commits:
-            for workspace in self.workspaces.values():
-                if not workspace.read_only:
-                    commits.enter_context(workspace.writer.together())
-            yield
 
     def close(self) -> None:
         """Stop delivering, and close every workspace."""

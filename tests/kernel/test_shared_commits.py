@@ -10,7 +10,7 @@ import pytest
 from conftest import WHY
 from inside import FINDING, FINDINGS, counts, rows
 
-from novantra_lite import Finding, NovantraLite, Server, perform
+from novantra_lite import Finding, LoopFirst, NovantraLite, Server, perform
 
 KEYS = [f"f{number}" for number in range(6)]
 READ = "SELECT finding_key FROM finding ORDER BY finding_key"
@@ -24,8 +24,9 @@ def stored(tmp_path, clock):
 
 
 @pytest.fixture
-def server(stored):
-    """The workspace behind a real port."""
+def server(stored, monkeypatch):
+    """The workspace behind a real port, its disk taken for a quick one."""
+    monkeypatch.setattr(LoopFirst, "QUICK", 3600)
     server = Server(stored, stored.settings, "127.0.0.1:0")
     server.start()
     yield server
@@ -83,7 +84,7 @@ def test_what_a_thread_writes_together_is_seen_by_nobody_before_its_one_commit(l
         current.afterwards.append(lambda: followed.append(connection.in_transaction))
         return make("second")(current)
 
-    with lite.together():
+    with lite.workspace.writer.together():
         perform(lite.workspace, make("first"), actor="test", reason=WHY)
         perform(lite.workspace, work, actor="test", reason=WHY)
         seen += rows(lite, READ)
@@ -101,7 +102,7 @@ def test_what_a_thread_writes_together_is_seen_by_nobody_before_its_one_commit(l
 
 
 def test_a_failure_among_them_takes_nothing_with_it(lite):
-    with lite.together():
+    with lite.workspace.writer.together():
         perform(lite.workspace, make("first"), actor="test", reason=WHY)
         with pytest.raises(ZeroDivisionError):
             perform(lite.workspace, lambda current: make("lost")(current) and 1 / 0, actor="test")
@@ -119,7 +120,7 @@ def test_a_commit_that_fails_undoes_all_of_them_and_nothing_follows(lite):
         make("lost")(current)
 
     def refuse_commit():
-        with lite.together():
+        with lite.workspace.writer.together():
             perform(lite.workspace, work, actor="test", reason=WHY)
             connection.set_authorizer(deny_commits(1))
 
@@ -165,6 +166,29 @@ def test_when_their_commit_fails_each_is_done_by_itself_and_once(stored, callers
     assert rows(stored, READ) == [(key,) for key in KEYS]
     assert counts(stored)[0] == 6
     assert stored.verify() == []
+
+
+def test_writes_to_several_files_are_each_done_by_themselves(tmp_path, clock, monkeypatch):
+    monkeypatch.setattr(LoopFirst, "QUICK", 3600)
+    with NovantraLite(workspaces=tmp_path, workspace="south", clock=clock) as lite:
+        lite.create_workspace("north")
+        lite.create_workspace("south")
+        connections = [w.writer.database.connection() for w in lite.workspaces.values()]
+        server = Server(lite, lite.settings, "127.0.0.1:0")
+        server.start()
+        callers = Callers(server, lite)
+        connections[0].set_authorizer(deny_commits(1))
+
+        try:
+            answers = callers.post([{**FINDING, "findingKey": key} for key in KEYS])
+        finally:
+            connections[0].set_authorizer(None)
+            callers.close()
+            server.stop()
+
+        assert [status for status, _ in answers] == [201] * 6
+        assert rows(lite, READ) == [(key,) for key in KEYS]
+        assert lite.verify() == []
 
 
 def deny_commits(times):
