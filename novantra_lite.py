@@ -1736,14 +1736,6 @@ PLACES = 1 << 40
 SEARCH_INDEX = """CREATE VIRTUAL TABLE "search" USING fts5(
     "text", content = 'search_record', content_rowid = 'place', columnsize = 0, tokenize = 'trigram'
 )"""
-SEARCH_TABLES = (
-    SEARCH_INDEX,
-    """CREATE VIRTUAL TABLE "search_term" USING fts5vocab("search", 'row')""",
-    """CREATE TRIGGER "ledger_entry_is_noted" AFTER INSERT ON "ledger_entry" BEGIN
-    INSERT INTO "search_note" ("id", "kind", "record")
-    VALUES (NEW."id", NEW."record_type", ifnull(NEW."record_key", NEW."record_id"));
-END""",
-)
 
 
 class SearchRecord(Model):
@@ -1777,6 +1769,20 @@ class SearchNote(Model):
 def searched_models() -> dict[str, type[Model]]:
     """The models that are searched, by the names of their tables."""
     return {model._meta.table_name: model for model in all_models() if model.searched}
+
+
+def search_tables() -> list[str]:
+    """The statements that make the index, a look at its terms, and what notes changed records."""
+    kinds = ", ".join(f"'{table}'" for table in searched_models())
+    return [
+        SEARCH_INDEX,
+        """CREATE VIRTUAL TABLE "search_term" USING fts5vocab("search", 'row')""",
+        f"""CREATE TRIGGER "ledger_entry_is_noted" AFTER INSERT ON "ledger_entry"
+WHEN NEW."record_type" IN ({kinds}) BEGIN
+    INSERT INTO "search_note" ("id", "kind", "record")
+    VALUES (NEW."id", NEW."record_type", ifnull(NEW."record_key", NEW."record_id"));
+END""",
+    ]
 
 
 def searched_sql(model: type[Model]) -> str:
@@ -1837,12 +1843,12 @@ TAKING_UP = (
 
 def take_up_notes(connection: sqlite3.Connection) -> None:
     """Bring the index up to date with all that the transaction has changed."""
-    noted = connection.execute('SELECT DISTINCT "kind" FROM "search_note"').fetchall()
-    if noted:
+    counting = 'SELECT "kind", count(*) FROM "search_note" GROUP BY "kind"'
+    noted = dict(connection.execute(counting).fetchall())
+    if sum(noted.values()) > 1:
         connection.execute(ONE_NOTE_EACH)
-    for (table,) in noted:
-        if table in searched_models():
-            connection.execute(note_sql(table))
+    for table in noted:
+        connection.execute(note_sql(table))
     for sql in TAKING_UP if noted else ():
         connection.execute(sql)
 
@@ -19999,7 +20005,7 @@ def tables_since(version: int | None) -> list[str]:
     models = [model for model in all_models() if version in (None, model.since)]
     statements = [*tables_sql(models), *seeds_sql(models)]
     if SearchNote in models:
-        statements += [*SEARCH_TABLES, *fill_search()]
+        statements += [*search_tables(), *fill_search()]
     return statements
 
 
@@ -22614,7 +22620,7 @@ export TOKEN=$({token} | sed -E 's/.*"access_token": *"([^"]+)".*/\\1/')</code><
 
 def schema_sql() -> str:
     """Every table, index and trigger as SQL: the text of schema.sql."""
-    statements = [*tables_sql(all_models()), *SEARCH_TABLES]
+    statements = [*tables_sql(all_models()), *search_tables()]
     return "\n".join(["-- Printed by: novantra-lite schema", *(f"\n{sql};" for sql in statements)])
 
 

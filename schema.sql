@@ -2246,7 +2246,8 @@ CREATE VIRTUAL TABLE "search" USING fts5(
 
 CREATE VIRTUAL TABLE "search_term" USING fts5vocab("search", 'row');
 
-CREATE TRIGGER "ledger_entry_is_noted" AFTER INSERT ON "ledger_entry" BEGIN
+CREATE TRIGGER "ledger_entry_is_noted" AFTER INSERT ON "ledger_entry"
+WHEN NEW."record_type" IN ('environment', 'flow', 'trail', 'artifact', 'assessment', 'asset', 'evidence_requirement', 'evidence_claim', 'attestation', 'change_request', 'configuration_baseline', 'control', 'deployment_policy', 'party_engagement', 'finding', 'framework', 'framework_node', 'governance_exception', 'indicator', 'logical_environment', 'monitor_definition', 'organisation', 'vulnerability', 'patch_requirement', 'policy', 'release', 'risk', 'submission_requirement', 'submission_package', 'vulnerability_assessment') BEGIN
     INSERT INTO "search_note" ("id", "kind", "record")
     VALUES (NEW."id", NEW."record_type", ifnull(NEW."record_key", NEW."record_id"));
 END;
