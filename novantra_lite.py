@@ -18399,6 +18399,12 @@ CONNECTION_TEST = {
 }
 
 
+#: How a connection is stored: the name in its URL may take seconds to resolve.
+KEPT = MappingProxyType({"before": "check", "slow": True})
+#: How a connection is tried.
+TRIED = MappingProxyType({"answer": CONNECTION_TEST, "before": "probe", "slow": True})
+
+
 class SiteKeeper:
     """Mixed into the resource of a connection: what is found out before its handlers."""
 
@@ -18626,9 +18632,7 @@ class JiraConnections(
             name="JiraConfigRequest",
         ),
         answer=FACTSTORE.one_schema("JiraConfigResponse"),
-        before="check",
-        # A name may take seconds to resolve.
-        slow=True,
+        **KEPT,
     )
     def keep(self, context):
         """Store the connection to Jira, instead of the one before."""
@@ -18637,9 +18641,7 @@ class JiraConnections(
     @route(
         "POST /api/v1/integrations/jira/test",
         id="testJira",
-        answer=CONNECTION_TEST,
-        before="probe",
-        slow=True,
+        **TRIED,
     )
     def test(self, context):
         """Try the connection to Jira."""
@@ -18881,9 +18883,7 @@ class ConfluenceConnections(
             name="ConfluenceConfigRequest",
         ),
         answer=FACTSTORE.one_schema("ConfluenceConfigResponse"),
-        before="check",
-        # A name may take seconds to resolve.
-        slow=True,
+        **KEPT,
     )
     def keep(self, context):
         """Store the connection to Confluence, instead of the one before."""
@@ -18892,9 +18892,7 @@ class ConfluenceConnections(
     @route(
         "POST /api/v1/integrations/confluence/test",
         id="testConfluence",
-        answer=CONNECTION_TEST,
-        before="probe",
-        slow=True,
+        **TRIED,
     )
     def test(self, context):
         """Try the connection to Confluence."""
@@ -21617,8 +21615,9 @@ class LoopFirst:
                     task = channel.task_class(channel, channel.requests[0])
                     prepared = Prepared(self.application, task.get_environment())
                     self.prepared[channel.check_client_disconnected] = prepared
-        except (sqlite3.Error, peewee.PeeweeException) as error:
-            log.error("Writes failed together, and are tried one by one: %s", error)
+        except Exception:
+            # Whatever it was: nothing was committed, and nobody may be left without an answer.
+            log.exception("Writes failed together, and are tried one by one.")
             self.prepared.clear()
             for body in bodies:
                 body.seek(0)
