@@ -21596,21 +21596,23 @@ class LoopFirst:
         self.loop = threading.get_ident()
         turn, self.ready = self.ready, deque()
         writes = [channel for channel in turn if channel.requests[0].command != "GET"]
-        # Of the commits of several files, one may succeed where another fails.
-        workspace, *others = self.install.workspaces.values() or [None]
-        if len(writes) > 1 and workspace and not (others or workspace.read_only):
-            self.prepare(workspace.writer, writes)
+        if len(writes) > 1:
+            self.prepare(writes)
         for channel in turn:
             channel.service()
 
-    def prepare(self, writer: Writer, channels: Sequence[Any]) -> None:
+    def prepare(self, channels: Sequence[Any]) -> None:
         """Find the answers to writes in one transaction, to be sent after its commit.
 
         When that fails, no answer is kept: each is tried by itself.
         """
+        workspaces = list(self.install.workspaces.values())
+        # Of the commits of several files, one may succeed where another fails.
+        if len(workspaces) != 1 or workspaces[0].read_only:
+            return
         bodies = [channel.requests[0].get_body_stream() for channel in channels]
         try:
-            with writer.together():
+            with workspaces[0].writer.together():
                 for channel in channels:
                     task = channel.task_class(channel, channel.requests[0])
                     prepared = Prepared(self.application, task.get_environment())
