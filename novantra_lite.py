@@ -282,9 +282,9 @@ class Settings:
     listen: str = setting(
         "127.0.0.1:8080", "Address and port to serve on; port 0 picks a free one."
     )
-    threads: int = setting(4, "Threads for requests that are not answered on the server's loop.")
-    answer_on_loop: bool = setting(
-        True, "Whether quick requests are answered on the server's loop, without a thread."
+    threads: int = setting(8, "Threads that answer requests.")
+    one_processor: bool = setting(
+        True, "Whether the threads that answer requests share one processor, which is quicker."
     )
     synchronous: str = setting(
         "FULL", "SQLite's synchronous: FULL (fsync at commit), NORMAL or OFF."
@@ -2040,52 +2040,19 @@ class Writer:
         self.database = database
         #: How many transactions were lost as a whole; the heads of the chains are stale after one.
         self.failures = 0
-        #: Seconds that a commit took lately.
-        self.pace = 0.0
         self._lock = threading.Lock()
         self._waiting: deque[Slot] = deque()
-        #: The thread whose writes share a commit now, and what is to be done after that.
-        self._together = 0
-        self._afterwards: list[Callable[[], None]] = []
 
     def run(self, work: Callable[[], Any]) -> Any:
         """Do the work in a transaction; return its result, or raise what it raised."""
         slot = Slot(work)
-        if self._together == threading.get_ident():
-            self.attempt(self.database.connection(), slot)
-        else:
-            self._waiting.append(slot)
-            with self._lock:
-                if not slot.done:
-                    self.drain()
+        self._waiting.append(slot)
+        with self._lock:
+            if not slot.done:
+                self.drain()
         if slot.error is not None:
             raise slot.error
         return slot.result
-
-    def follow(self, afterwards: Iterable[Callable[[], None]]) -> None:
-        """Do what comes after the work that this thread ran: now, or once that is committed."""
-        if self._together == threading.get_ident():
-            self._afterwards += afterwards
-            return
-        for follow in afterwards:
-            follow()
-
-    @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
-        """Have all that this thread runs meanwhile share one commit, made at the end.
-
-        Nobody may be told of it before. When the commit fails, nothing of it was done.
-        """
-        with self._lock:
-            self._together, self._afterwards = threading.get_ident(), []
-            try:
-                with self.transaction():
-                    yield
-            finally:
-                self._together = 0
-            afterwards = self._afterwards
-        for follow in afterwards:
-            follow()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -2095,9 +2062,7 @@ class Writer:
             connection.execute("BEGIN IMMEDIATE")
             yield connection
             take_up_notes(connection)
-            begin = time.perf_counter()
             connection.execute("COMMIT")
-            self.pace += (time.perf_counter() - begin - self.pace) / 8
         except BaseException:
             self.failures += 1
             if connection.in_transaction:
@@ -3352,8 +3317,6 @@ class Operation:
     would: str = ""
     #: Makes what is answered out of the record that the handler returned; a dry run tells it all.
     brief: Callable[[Model], dict] | None = None
-    #: Whether an answer may take long, so that no other request should wait behind it.
-    slow: bool = False
     #: Statuses of refusals that it has beyond those that all operations have.
     refuses: tuple[int, ...] = ()
     #: JSON schemas of what it answers with further statuses, in place of the surface's envelope.
@@ -4446,7 +4409,8 @@ def perform(
         result, afterwards = workspace.writer.run(run)
     except Rehearsed as rehearsed:
         return rehearsed.result
-    workspace.writer.follow(afterwards)
+    for follow in afterwards:
+        follow()
     return result
 
 
@@ -9377,8 +9341,8 @@ class NotificationRules(
     item="ruleId",
     verbs="list create retrieve update delete",
     options={
-        "create": {"before": "check_new", "slow": True},
-        "update": {"before": "find_changes", "slow": True},
+        "create": {"before": "check_new"},
+        "update": {"before": "find_changes"},
     },
 ):
     """Who is told of what; for admins only, since a rule tells the secret URL of its channel."""
@@ -10744,7 +10708,6 @@ class EvidenceFiles(
         answers_with="*/*",
         answer=File().describe(),
         redirects=True,
-        slow=True,
     )
     def download(self, context, digest):
         """Download an evidence file by the SHA-256 of its bytes; the oldest one that has it."""
@@ -11840,7 +11803,6 @@ PULL_REQUEST = MappingProxyType(
         "answer": FACTSTORE.one_schema("AttestationResponse"),
         "before": "look_up",
         "refuses": (502,),
-        "slow": True,
     }
 )
 
@@ -14473,7 +14435,6 @@ class SsoConfigs(
         "POST /api/v1/organisations/{slug}/sso/test",
         id="testSsoConnection",
         before="probe",
-        slow=True,
         answer=closed_schema(
             success=Boolean().describe(),
             message=TEXT,
@@ -14587,7 +14548,6 @@ class SsoLogins(Resource, surface=FACTSTORE, tag="SSO"):
         "GET /api/v1/organisations/{slug}/sso/login",
         id="startSsoLogin",
         public=True,
-        slow=True,
         query=Filters(redirect_uri=Text(2048, 1), required="redirectUri"),
         answer=closed_schema(loginUrl={"type": "string", "format": "uri"}, state=TEXT),
         refuses=(502,),
@@ -14622,7 +14582,6 @@ class SsoLogins(Resource, surface=FACTSTORE, tag="SSO"):
         "GET /api/v1/organisations/{slug}/sso/callback",
         id="completeSsoLogin",
         public=True,
-        slow=True,
         query=CallbackQuery(),
         answer=closed_schema(token=TEXT, userId=UUID_TEXT, email=TEXT, name=TEXT),
         refuses=(502,),
@@ -15396,7 +15355,6 @@ class PolicyBundles(
                 name="UploadBundleMultipart",
             ),
             "before": "compile",
-            "slow": True,
         },
         "retrieve": {"id": "getPolicyBundle"},
     },
@@ -15600,7 +15558,6 @@ class PolicyDecisions(
         ),
         answer=FACTSTORE.one_schema("PolicyDecisionResponse"),
         before="ask",
-        slow=True,
     )
     def evaluate(self, context):
         """Let the active policy bundle judge an artifact, and keep the decision."""
@@ -16555,7 +16512,6 @@ class VaultEvidence(Resource, surface=FACTSTORE, scope="factstore", tag="Vault e
         query=which,
         answer=VAULT_EVIDENCE,
         refuses=(502,),
-        slow=True,
     )
     def read(self, context, *path):
         """Get the version and the time of a document, deleted or not, without its contents."""
@@ -16573,7 +16529,6 @@ class VaultEvidence(Resource, surface=FACTSTORE, scope="factstore", tag="Vault e
         ),
         status=201,
         before="send",
-        slow=True,
         answer=VAULT_EVIDENCE,
         refuses=(502,),
     )
@@ -16594,7 +16549,6 @@ class VaultEvidence(Resource, surface=FACTSTORE, scope="factstore", tag="Vault e
         query=which,
         status=204,
         before="withdraw",
-        slow=True,
         refuses=(502,),
     )
     def discard(self, context, *path):
@@ -16617,7 +16571,6 @@ class VaultEvidence(Resource, surface=FACTSTORE, scope="factstore", tag="Vault e
             evidence_types=Json(ListOf(Text(255), 2**31)),
         ).describe(),
         refuses=(502,),
-        slow=True,
     )
     def types(self, context, *path):
         """List the types of evidence that there is about something."""
@@ -16634,7 +16587,6 @@ class VaultEvidence(Resource, surface=FACTSTORE, scope="factstore", tag="Vault e
         query=which,
         answer=VAULT_DATA.describe(),
         refuses=(502,),
-        slow=True,
     )
     def download(self, context, *path):
         """Download a document's contents; there are none while its newest version is deleted."""
@@ -16656,7 +16608,6 @@ class VaultEvidence(Resource, surface=FACTSTORE, scope="factstore", tag="Vault e
             message=Text(1000),
             checked_at=Timestamp(6),
         ).describe(),
-        slow=True,
     )
     def health(self, context):
         """Tell whether the store of evidence can be used."""
@@ -17396,7 +17347,6 @@ class Reports(Resource, surface=FACTSTORE, scope="factstore", tag="Reports"):
                 ),
             },
         ),
-        slow=True,
     )
     def report(self, context):
         """Count the trails of one flow or of all, and list those that do not comply."""
@@ -17425,7 +17375,6 @@ class Reports(Resource, surface=FACTSTORE, scope="factstore", tag="Reports"):
             attestations=FACTSTORE.array_schema("AttestationResponse"),
             evidenceFiles=FACTSTORE.array_schema("EvidenceFileResponse"),
         ),
-        slow=True,
     )
     def export(self, context, key):
         """Get everything that was recorded for a trail in one document."""
@@ -18400,9 +18349,9 @@ CONNECTION_TEST = {
 
 
 #: How a connection is stored: the name in its URL may take seconds to resolve.
-KEPT = MappingProxyType({"before": "check", "slow": True})
+KEPT = MappingProxyType({"before": "check"})
 #: How a connection is tried.
-TRIED = MappingProxyType({"answer": CONNECTION_TEST, "before": "probe", "slow": True})
+TRIED = MappingProxyType({"answer": CONNECTION_TEST, "before": "probe"})
 
 
 class SiteKeeper:
@@ -18761,7 +18710,7 @@ class JiraTickets(
     tag="Atlassian",
     schema_name="JiraTicketResponse",
     verbs="list create",
-    options={"create": {"before": "send", "slow": True}},
+    options={"create": {"before": "send"}},
 ):
     """Tickets in Jira that are about trails."""
 
@@ -18809,7 +18758,6 @@ class JiraTickets(
             "properties": {"syncedCount": {"type": "integer"}, "message": {"type": "string"}},
         },
         before="exchange",
-        slow=True,
     )
     def sync(self, context):
         """Make the tickets that trails lack in Jira, and read the status of those that are open.
@@ -19056,7 +19004,6 @@ class Ledger(Resource, surface=FACTSTORE, scope="factstore", access="read", tag=
         query=Paging(),
         answer=LEDGER_ENTRIES.describe(),
         setting="ledger",
-        slow=True,
     )
     def entries(self, context):
         """Page through the chain, oldest first."""
@@ -19090,7 +19037,6 @@ class Ledger(Resource, surface=FACTSTORE, scope="factstore", access="read", tag=
         answer=RECORD_VERDICT.describe(),
         before="examine_record",
         setting="ledger",
-        slow=True,
     )
     def verify_record(self, context, record):
         """Check a record against all its entries, and each of these against the one before."""
@@ -19122,7 +19068,6 @@ class Ledger(Resource, surface=FACTSTORE, scope="factstore", access="read", tag=
         answer=CHAIN_VERDICT.describe(),
         before="examine_chain",
         setting="ledger",
-        slow=True,
     )
     def verify_chain(self, context):
         """Check every entry between two times, both included, and the records as they stand."""
@@ -19469,7 +19414,6 @@ class AuditPackages(Resource, surface=FACTSTORE, scope="factstore", tag="Audit p
         id="downloadTrailAuditPackage",
         answers_with=GZIP_MEDIA,
         answer=File().describe(),
-        slow=True,
     )
     def of_trail(self, context, key):
         """Download all that was recorded of a trail."""
@@ -19482,7 +19426,6 @@ class AuditPackages(Resource, surface=FACTSTORE, scope="factstore", tag="Audit p
         id="downloadArtifactAuditPackage",
         answers_with=GZIP_MEDIA,
         answer=File().describe(),
-        slow=True,
     )
     def of_artifact(self, context, key):
         """Download what was recorded of an artifact, and all that its trail was attested."""
@@ -19496,7 +19439,6 @@ class AuditPackages(Resource, surface=FACTSTORE, scope="factstore", tag="Audit p
         id="downloadAttestationAuditPackage",
         answers_with=GZIP_MEDIA,
         answer=File().describe(),
-        slow=True,
     )
     def of_attestation(self, context, key):
         """Download an attestation with its evidence, and the artifacts of its trail."""
@@ -21534,123 +21476,22 @@ class Client:
 # --- Servers ------------------------------------------------------------------
 
 
-@functools.cache
-def slow_requests() -> re.Pattern:
-    """What the method and path of a request look like whose answer may take long."""
-    slow = [f"{one.method} {one.path}" for one in every_operation() if one.slow]
-    return re.compile("|".join(re.sub(r"{\w+}", "[^/]+", path) for path in slow) or "(?!)")
+@contextlib.contextmanager
+def on_one_processor() -> Iterator[None]:
+    """Have the threads that are started meanwhile share one processor, where the system can.
 
-
-class Prepared:
-    """What an application answers a request with, before it goes anywhere."""
-
-    def __init__(self, application: Callable, environment: dict):
-        self.status, self.headers = "", []
-        self.body = application(environment, self.start)
-
-    def start(self, status: str, headers: list[tuple[str, str]], *raised: object) -> None:
-        """Take the status and the headers, as WSGI wants it."""
-        self.status, self.headers = status, headers
-
-
-class LoopFirst:
-    """Stands before waitress's own task dispatcher, and answers what is quick on the server's loop.
-
-    A read, or a small write to a quick disk, takes less time than waking a thread for it. Writes
-    that came in at the same turn of the loop share a commit, where all are of one workspace. What
-    waits longer goes to the threads.
+    Python runs one of them at a time. To hand a request over, and the interpreter with it, is many
+    times quicker within a processor than between two. All servers of a process share the same one.
     """
-
-    #: Bytes of a body, and seconds that recent commits took, up to which a write is quick.
-    SMALL, QUICK = 65_536, 0.005
-
-    def __init__(self, server: Any, install: Install):
-        self.server, self.threads, self.install = server, server.task_dispatcher, install
-        self.ready: deque[Any] = deque()
-        #: What goes back over a connection, once it is asked for.
-        self.prepared: dict[Callable, Prepared] = {}
-        self.loop, self.application = 0, server.application
-        server.task_dispatcher, server.pull_trigger = self, self.wake
-        server.application = self.answer
-
-    @staticmethod
-    def fits(server: Any) -> bool:
-        """Whether a server has the parts that this one stands between; without, threads answer."""
-        parts = ("task_dispatcher", "pull_trigger", "trigger", "application")
-        return all(hasattr(server, name) for name in parts)
-
-    def add_task(self, channel: Any) -> None:
-        """Answer a request: at the loop's next turn, or in a thread."""
-        request = channel.requests[0]
-        # What a slow receiver holds up must not hold up the loop.
-        if not request.error and not channel.total_outbufs_len and self.is_quick(request):
-            # Not at once, since the channel that calls has its requests locked.
-            self.ready.append(channel)
-            if len(self.ready) == 1:
-                self.server.trigger.pull_trigger(self.answer_ready)
-        else:
-            self.threads.add_task(channel)
-
-    def answer_ready(self) -> None:
-        """Answer all that is quick and waits; runs in the loop."""
-        self.loop = threading.get_ident()
-        turn, self.ready = self.ready, deque()
-        writes = [channel for channel in turn if channel.requests[0].command != "GET"]
-        if len(writes) > 1:
-            self.prepare(writes)
-        for channel in turn:
-            channel.service()
-
-    def prepare(self, channels: Sequence[Any]) -> None:
-        """Find the answers to writes in one transaction, to be sent after its commit.
-
-        When that fails, no answer is kept: each is tried by itself.
-        """
-        workspaces = list(self.install.workspaces.values())
-        # Of the commits of several files, one may succeed where another fails.
-        if len(workspaces) != 1 or workspaces[0].read_only:
-            return
-        bodies = [channel.requests[0].get_body_stream() for channel in channels]
-        try:
-            with workspaces[0].writer.together():
-                for channel in channels:
-                    task = channel.task_class(channel, channel.requests[0])
-                    prepared = Prepared(self.application, task.get_environment())
-                    self.prepared[channel.check_client_disconnected] = prepared
-        except Exception:
-            # Whatever it was: nothing was committed, and nobody may be left without an answer.
-            log.exception("Writes failed together, and are tried one by one.")
-            self.prepared.clear()
-            for body in bodies:
-                body.seek(0)
-
-    def answer(self, environment: dict, start_response: Callable) -> Iterable[bytes]:
-        """Answer a request as a WSGI application: with what is prepared for it, if it is."""
-        prepared = self.prepared.pop(environment["waitress.client_disconnected"], None)
-        if prepared is None:
-            return self.application(environment, start_response)
-        start_response(prepared.status, prepared.headers)
-        return prepared.body
-
-    def wake(self) -> None:
-        """Wake the loop, unless it is the loop that asks."""
-        if threading.get_ident() != self.loop:
-            self.server.trigger.pull_trigger()
-
-    def is_quick(self, request: Any) -> bool:
-        """Whether a request is answered sooner than a thread is woken."""
-        if slow_requests().fullmatch(f"{request.command} {request.path}"):
-            return False
-        if request.command == "GET":
-            return True
-        workspaces = list(self.install.workspaces.values())
-        return request.content_length <= self.SMALL and all(
-            workspace.writer.pace < self.QUICK for workspace in workspaces
-        )
-
-    def shutdown(self, **options: Any) -> bool:
-        """End the threads."""
-        return self.threads.shutdown(**options)
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    if len(allowed) < 2:
+        yield
+        return
+    os.sched_setaffinity(0, {sorted(allowed)[os.getpid() % len(allowed)]})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 class Server:
@@ -21661,17 +21502,20 @@ class Server:
 
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)
         self.grace = settings.shutdown_grace
-        self.waitress = create_server(
-            application,
-            map={},
-            sockets=[listener(listen)],
-            threads=settings.threads,
-            max_request_body_size=settings.upload_limit,
-            asyncore_use_poll=True,
-            ident="novantra-lite",
-        )
-        if settings.answer_on_loop and LoopFirst.fits(self.waitress):
-            LoopFirst(self.waitress, application)
+        self.together = on_one_processor if settings.one_processor else contextlib.nullcontext
+        with self.together():
+            self.waitress = create_server(
+                application,
+                map={},
+                sockets=[listener(listen)],
+                threads=settings.threads,
+                max_request_body_size=settings.upload_limit,
+                asyncore_use_poll=True,
+                ident="novantra-lite",
+            )
+        # Answers up to this size leave whole, sent by the thread that has the sockets. As an option
+        # it is deprecated; a waitress that has it no more takes no notice.
+        self.waitress.adj.send_bytes = 65_536
         run = self.waitress.run
         self.thread = threading.Thread(target=run, name="novantra-lite-server", daemon=True)
 
@@ -21685,7 +21529,8 @@ class Server:
     def start(self) -> None:
         """Answer requests from now on."""
         wsgi_application()
-        self.thread.start()
+        with self.together():
+            self.thread.start()
 
     def stop(self) -> None:
         """Take no more connections, answer what is in flight, then end.

@@ -1,16 +1,17 @@
-"""Writes that arrive at the same turn of the server's loop share a commit, and wait for it."""
+"""Writes that wait for the writer share a commit; the threads that answer share a processor."""
 
 import http.client
 import json
-import sqlite3
+import os
 import threading
+import time
 from urllib.parse import urlsplit
 
 import pytest
 from conftest import WHY
 from inside import FINDING, FINDINGS, counts, rows
 
-from novantra_lite import Finding, LoopFirst, NovantraLite, Server, perform
+from novantra_lite import NovantraLite, Server, perform
 
 KEYS = [f"f{number}" for number in range(6)]
 READ = "SELECT finding_key FROM finding ORDER BY finding_key"
@@ -23,41 +24,54 @@ def stored(tmp_path, clock):
         yield lite
 
 
-@pytest.fixture
-def server(stored, monkeypatch):
-    """The workspace behind a real port, its disk taken for a quick one."""
-    monkeypatch.setattr(LoopFirst, "QUICK", 3600)
-    server = Server(stored, stored.settings, "127.0.0.1:0")
+def served(lite):
+    """A server of an instance that answers from now on."""
+    server = Server(lite, lite.settings, "127.0.0.1:0")
     server.start()
+    return server
+
+
+@pytest.fixture
+def server(stored):
+    """The workspace behind a real port."""
+    server = served(stored)
     yield server
     server.stop()
 
 
 class Callers:
-    """Connections whose requests reach the server while its loop is held, and so at one turn."""
+    """Connections whose writes reach the server while its writer is held by other work."""
 
     def __init__(self, server, lite):
-        self.server, self.port = server, urlsplit(server.url).port
-        scopes = ("governance.findings:read", "governance.findings:write")
-        self.headers = {"Authorization": f"Bearer {lite.token(*scopes)}"}
+        self.lite, self.port = lite, urlsplit(server.url).port
+        self.headers = {"Authorization": f"Bearer {lite.token('governance.findings:write')}"}
         self.open = []
 
     def post(self, bodies):
         """The answers to these findings, each sent over a connection of its own."""
         held, go_on = threading.Event(), threading.Event()
-        for _ in bodies:
-            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
-            connection.request("GET", FINDINGS, headers=self.headers)
-            connection.getresponse().read()
-            self.open.append(connection)
-        self.server.waitress.trigger.pull_trigger(lambda: (held.set(), go_on.wait(10)))
+        hold = lambda current: (held.set(), go_on.wait(10))  # noqa: E731
+        work = (self.lite.workspace, hold)
+        holder = threading.Thread(target=perform, args=work, kwargs={"actor": "t", "reason": WHY})
+        holder.start()
         assert held.wait(10)
-        for connection, body in zip(self.open, bodies, strict=True):
+        for body in bodies:
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
             headers = {**self.headers, "Content-Type": "application/json"}
             connection.request("POST", FINDINGS, json.dumps(body), headers)
+            self.open.append(connection)
+            self.wait_for(len(self.open))
         go_on.set()
+        holder.join()
         answers = [connection.getresponse() for connection in self.open]
         return [(answer.status, json.loads(answer.read())) for answer in answers]
+
+    def wait_for(self, count):
+        """Return once so many writes wait for the writer."""
+        deadline = time.monotonic() + 10
+        while len(self.lite.workspace.writer._waiting) < count:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
 
     def close(self):
         for connection in self.open:
@@ -71,72 +85,10 @@ def callers(server, stored):
     callers.close()
 
 
-def make(key):
-    return lambda current: Finding.create(finding_key=key, title=key, severity="low")
-
-
-def test_what_a_thread_writes_together_is_seen_by_nobody_before_its_one_commit(lite):
-    statements, seen, followed = [], [], []
-    connection = lite.workspace.writer.database.connection()
-    connection.set_trace_callback(statements.append)
-
-    def work(current):
-        current.afterwards.append(lambda: followed.append(connection.in_transaction))
-        return make("second")(current)
-
-    with lite.workspace.writer.together():
-        perform(lite.workspace, make("first"), actor="test", reason=WHY)
-        perform(lite.workspace, work, actor="test", reason=WHY)
-        seen += rows(lite, READ)
-        assert followed == []
-    connection.set_trace_callback(None)
-
-    assert seen == []
-    assert followed == [False]
-    assert [word for word in statements if word in ("BEGIN IMMEDIATE", "COMMIT")] == [
-        "BEGIN IMMEDIATE",
-        "COMMIT",
-    ]
-    assert rows(lite, READ) == [("first",), ("second",)]
-    assert lite.verify() == []
-
-
-def test_a_failure_among_them_takes_nothing_with_it(lite):
-    with lite.workspace.writer.together():
-        perform(lite.workspace, make("first"), actor="test", reason=WHY)
-        with pytest.raises(ZeroDivisionError):
-            perform(lite.workspace, lambda current: make("lost")(current) and 1 / 0, actor="test")
-        perform(lite.workspace, make("second"), actor="test", reason=WHY)
-
-    assert rows(lite, READ) == [("first",), ("second",)]
-    assert lite.verify() == []
-
-
-def test_a_commit_that_fails_undoes_all_of_them_and_nothing_follows(lite):
-    connection, followed = lite.workspace.writer.database.connection(), []
-
-    def work(current):
-        current.afterwards.append(lambda: followed.append("told"))
-        make("lost")(current)
-
-    def refuse_commit():
-        with lite.workspace.writer.together():
-            perform(lite.workspace, work, actor="test", reason=WHY)
-            connection.set_authorizer(deny_commits(1))
-
-    with pytest.raises(sqlite3.DatabaseError):
-        refuse_commit()
-    connection.set_authorizer(None)
-    perform(lite.workspace, make("kept"), actor="test", reason=WHY)
-
-    assert (rows(lite, READ), followed) == ([("kept",)], [])
-    assert lite.verify() == []
-
-
-def test_requests_that_come_at_once_share_a_commit_and_each_gets_its_own_answer(stored, callers):
+def test_requests_that_wait_share_a_commit_and_each_gets_its_own_answer(stored, callers):
     statements = []
     bodies = [{**FINDING, "findingKey": key} for key in KEYS]
-    bodies[2] = {**FINDING, "severity": "grave"}
+    bodies[2] = {**FINDING, "findingKey": KEYS[1]}
     bodies[4] = {**FINDING, "findingKey": KEYS[0]}
     connection = stored.workspace.writer.database.connection()
     connection.set_trace_callback(statements.append)
@@ -144,61 +96,42 @@ def test_requests_that_come_at_once_share_a_commit_and_each_gets_its_own_answer(
     answers = callers.post(bodies)
     connection.set_trace_callback(None)
 
-    assert [status for status, _ in answers] == [201, 201, 400, 201, 409, 201]
+    assert [status for status, _ in answers] == [201, 201, 409, 201, 409, 201]
     assert [told["finding"]["findingKey"] for status, told in answers if status == 201] == [
         "f0", "f1", "f3", "f5",
     ]  # fmt: skip
     assert statements.count("COMMIT") == 1
     assert rows(stored, READ) == [("f0",), ("f1",), ("f3",), ("f5",)]
+    assert counts(stored)[0] == 4
     assert stored.verify() == []
 
 
-def test_when_their_commit_fails_each_is_done_by_itself_and_once(stored, callers):
-    connection = stored.workspace.writer.database.connection()
-    connection.set_authorizer(deny_commits(1))
-
-    answers = callers.post([{**FINDING, "findingKey": key} for key in KEYS])
-    connection.set_authorizer(None)
-
-    assert [(status, told["finding"]["findingKey"]) for status, told in answers] == [
-        (201, key) for key in KEYS
-    ]
-    assert rows(stored, READ) == [(key,) for key in KEYS]
-    assert counts(stored)[0] == 6
-    assert stored.verify() == []
+def processors(name):
+    """The sets of processors that threads with such a name may run on."""
+    threads = [thread for thread in threading.enumerate() if name in thread.name]
+    assert threads
+    return {frozenset(os.sched_getaffinity(thread.native_id)) for thread in threads}
 
 
-def test_writes_to_several_files_are_each_done_by_themselves(tmp_path, clock, monkeypatch):
-    monkeypatch.setattr(LoopFirst, "QUICK", 3600)
-    with NovantraLite(workspaces=tmp_path, workspace="south", clock=clock) as lite:
-        lite.create_workspace("north")
-        lite.create_workspace("south")
-        connections = [w.writer.database.connection() for w in lite.workspaces.values()]
-        server = Server(lite, lite.settings, "127.0.0.1:0")
-        server.start()
-        callers = Callers(server, lite)
-        connections[0].set_authorizer(deny_commits(1))
-
-        try:
-            answers = callers.post([{**FINDING, "findingKey": key} for key in KEYS])
-        finally:
-            connections[0].set_authorizer(None)
-            callers.close()
-            server.stop()
-
-        assert [status for status, _ in answers] == [201] * 6
-        assert rows(lite, READ) == [(key,) for key in KEYS]
-        assert lite.verify() == []
+needs_affinity = pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity"), reason="the system cannot bind threads to a processor"
+)
 
 
-def deny_commits(times):
-    """An authorizer of SQLite that refuses so many commits."""
-    left = [times]
+@needs_affinity
+def test_the_threads_that_answer_share_a_processor_and_no_others_do(server):
+    sets = processors("novantra-lite-server") | processors("waitress-")
 
-    def judge(action, word, *rest):
-        if action == sqlite3.SQLITE_TRANSACTION and word == "COMMIT" and left[0]:
-            left[0] -= 1
-            return sqlite3.SQLITE_DENY
-        return sqlite3.SQLITE_OK
+    assert len(sets) == 1
+    assert len(sets.pop()) == 1
+    assert len(os.sched_getaffinity(0)) == len(os.sched_getaffinity(os.getppid()))
 
-    return judge
+
+@needs_affinity
+def test_threads_run_on_any_processor_where_that_is_set(tmp_path):
+    with NovantraLite(tmp_path / "register.db", one_processor=False) as lite:
+        server = served(lite)
+
+        assert processors("novantra-lite-server") == {frozenset(os.sched_getaffinity(0))}
+        assert processors("waitress-") == {frozenset(os.sched_getaffinity(0))}
+        server.stop()
