@@ -1716,11 +1716,14 @@ def wrapping_key(setting: str, beside: Path | None, source: Source) -> bytes:
 # SQLite's FTS5 with its tokenizer of trigrams finds any three characters wherever they stand, in
 # every script, and folds upper to lower case as Unicode 6.1 does.
 #
-# A trigger on the ledger notes each record that is made, changed or taken away, and the writer
-# takes the notes into the index before it commits. The trigger could not: with trusted_schema off,
-# SQLite before 3.41 lets none write to a virtual table. One on each table would make every opening
-# of the file slower, and every insert: SQLite keeps a copy of each page that one goes to if it may
-# fail halfway.
+# A trigger on the ledger notes each record that is made, changed or taken away. The writer takes
+# the notes into the index once they are many, for one alone costs as much as a dozen, and before
+# somebody searches. The trigger could not: with trusted_schema off, SQLite before 3.41 lets none
+# write to a virtual table. One on each table would make every opening of the file slower, and every
+# insert: SQLite keeps a copy of each page that one goes to if it may fail halfway.
+
+#: How many notes wait for the index at most.
+NOTES = 64
 
 #: How many matches are counted and ranked at most.
 MATCHES = 10_000
@@ -1753,7 +1756,10 @@ class SearchRecord(Model):
 
 
 class SearchNote(Model):
-    """A record that the transaction at hand has touched, and what its searched text was and is."""
+    """A record that was touched since the index was brought up to date.
+
+    What its searched text was and is stands here only while that is done.
+    """
 
     since = 4
 
@@ -1841,27 +1847,34 @@ TAKING_UP = (
 )
 
 
-def take_up_notes(connection: sqlite3.Connection) -> None:
-    """Bring the index up to date with all that the transaction has changed."""
-    counting = 'SELECT "kind", count(*) FROM "search_note" GROUP BY "kind"'
-    noted = dict(connection.execute(counting).fetchall())
-    if sum(noted.values()) > 1:
+def take_up_notes(connection: sqlite3.Connection, beyond: int = 0) -> None:
+    """Bring the index up to date in the transaction at hand, if more than so many notes wait."""
+    (waiting,) = connection.execute('SELECT count(*) FROM "search_note"').fetchone()
+    if waiting <= beyond:
+        return
+    if waiting > 1:
         connection.execute(ONE_NOTE_EACH)
-    for table in noted:
+    for (table,) in connection.execute('SELECT DISTINCT "kind" FROM "search_note"').fetchall():
         connection.execute(note_sql(table))
-    for sql in TAKING_UP if noted else ():
+    for sql in TAKING_UP:
         connection.execute(sql)
 
 
 def check_search() -> Iterator[str]:
-    """Compare the search index with the records; tell each fault in a sentence."""
+    """Compare the search index with the records; tell each fault in a sentence.
+
+    What is noted is not in it yet.
+    """
     connection, file = session().database.connection(), session().workspace.file
+    noted = """SELECT 1 FROM "search_note" AS n WHERE n."kind" = '{}' AND n."record" = {}"""
     for table, model in searched_models().items():
         missing = f"""SELECT t."id" FROM "{table}" AS t LEFT JOIN "search_record" AS r
             ON r."kind" = '{table}' AND r."record" = t."id"
-            WHERE r."text" IS NOT {searched_sql(model)}"""
+            WHERE r."text" IS NOT {searched_sql(model)}
+            AND NOT EXISTS ({noted.format(table, 't."id"')})"""
         gone = f"""SELECT r."record" FROM "search_record" AS r WHERE r."kind" = '{table}'
-            AND NOT EXISTS (SELECT 1 FROM "{table}" AS t WHERE t."id" = r."record")"""
+            AND NOT EXISTS (SELECT 1 FROM "{table}" AS t WHERE t."id" = r."record")
+            AND NOT EXISTS ({noted.format(table, 'r."record"')})"""
         for (key,) in connection.execute(f"{missing} UNION ALL {gone}"):
             yield f"The search index does not have {model.noun()} {key} as it is."
     with contextlib.closing(sqlite3.connect("", uri=True, isolation_level=None)) as copy:
@@ -1888,6 +1901,7 @@ def find_places(text: str, numbers: Iterable[int]) -> list[int]:
 
     The highest places are found first.
     """
+    session().workspace.update_index()
     connection, found = session().database.connection(), []
     asked = match_of(text, connection)
     sql = (
@@ -2061,7 +2075,7 @@ class Writer:
         try:
             connection.execute("BEGIN IMMEDIATE")
             yield connection
-            take_up_notes(connection)
+            take_up_notes(connection, NOTES)
             connection.execute("COMMIT")
         except BaseException:
             self.failures += 1
@@ -2201,6 +2215,12 @@ class Workspace:
             raise NotFound(f"There is no {model.noun()} with the id {key}.")
         return unseal(row[0], self.ring)
 
+    def update_index(self) -> None:
+        """Take into the search index what it lacks; a file open for reading stays as it is."""
+        noted = 'SELECT 1 FROM "search_note" LIMIT 1'
+        if not self.read_only and self.reader.connection().execute(noted).fetchone():
+            self.writer.run(lambda: take_up_notes(self.writer.database.connection()))
+
     def read(self) -> contextlib.AbstractContextManager[Session]:
         """Look at the workspace, in this thread."""
         return using(self.reading)
@@ -2243,6 +2263,10 @@ class Workspace:
 
     def close(self) -> None:
         """Close readers, then the writer (which checkpoints), then give the lock free."""
+        if self.path:
+            # Whoever opens the file for reading then finds all of it. What fails here waits there.
+            with contextlib.suppress(Problem, sqlite3.Error, peewee.DatabaseError):
+                self.update_index()
         self.reader.close_every()
         if self.lock and self.read_only:
             # A reader may not take away the files that SQLite keeps beside the database.
@@ -21695,6 +21719,9 @@ def back_up(workspace: Workspace, target: Path) -> None:
     workspace.backup(target)
     if workspace.path:
         with contextlib.closing(sqlite3.connect(target)) as copy:
+            with copy:
+                # Whoever opens it only for reading finds all of it, too.
+                take_up_notes(copy)
             note = workspace.checkpoints.sign(copy)
         append_note(target.with_name(f"{target.name}.checkpoints"), note)
 

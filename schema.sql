@@ -1641,7 +1641,7 @@ CREATE TABLE "scm_integration" (
 
 CREATE UNIQUE INDEX "scm_integration_key" ON "scm_integration" ("org_slug", "provider");
 
--- A record that the transaction at hand has touched, and what its searched text was and is.
+-- A record that was touched since the index was brought up to date.
 CREATE TABLE "search_note" (
     "id" INTEGER NOT NULL PRIMARY KEY,
     "kind" TEXT NOT NULL,

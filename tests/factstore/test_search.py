@@ -411,6 +411,7 @@ def test_another_workspace_is_not_searched(lite, clock, everything):
 
 def test_searching_stores_nothing(lite, everything):
     make(lite, lambda: an_asset("wrench"))
+    lite.workspace.update_index()
     connection = lite.workspace.writer.database.connection()
     before = connection.execute("PRAGMA data_version").fetchone(), connection.total_changes
 

@@ -1,14 +1,16 @@
 """Search index: it has each record's text as it is, whatever becomes of record and file."""
 
+import shutil
 import threading
 from functools import partial
 
 import pytest
-from inside import FINDING, FINDINGS, rows, tamper, until
+from inside import rows, tamper, until
 from older import make_older, write_as_before
 
 import novantra_lite
 from novantra_lite import (
+    NOTES,
     PLACES,
     Asset,
     Control,
@@ -87,9 +89,11 @@ def test_only_text_is_searched_and_only_of_facts():
 
 def test_a_change_of_the_text_and_only_that_moves_the_index(lite):
     asset = write(lite, lambda: an_asset("wrench"))
+    lite.workspace.update_index()
     index = rows(lite, "SELECT * FROM search_data")
 
     write(lite, lambda: Asset.fetch(asset.id).change(status="retired"))
+    lite.workspace.update_index()
     same = rows(lite, "SELECT * FROM search_data")
     write(lite, lambda: Asset.fetch(asset.id).change(display_name="pump"))
 
@@ -121,6 +125,7 @@ def test_a_record_keeps_its_place_while_it_is_there(lite):
 )
 def test_a_record_may_become_several_things_in_one_transaction(lite, becomes, finds):
     write(lite, becomes)
+    lite.workspace.update_index()
 
     texts = [text for (text,) in rows(lite, "SELECT text FROM search_record")]
     assert [text.split("\ufdd0")[1] for text in texts] == finds
@@ -257,6 +262,7 @@ OTHER = "The search index is not that of the texts of the records."
 )
 def test_an_index_that_is_not_that_of_the_records_is_told(lite, tampering, fault):
     write(lite, lambda: an_asset("wrench"))
+    lite.workspace.update_index()
 
     tamper(lite, tampering)
 
@@ -276,8 +282,28 @@ def test_the_index_of_a_file_that_is_open_for_reading_is_checked(tmp_path):
         assert lite.verify() == []
 
 
-def test_a_write_through_the_api_notes_nothing_that_stays(lite, novantra):
-    novantra.post(FINDINGS, FINDING)
+def test_what_is_written_waits_for_a_search_or_until_it_is_much(lite):
+    waiting = []
+    for number in range(NOTES + 2):
+        write(lite, lambda name=f"wrench {number}": an_asset(name))
+        waiting += rows(lite, "SELECT count(*) FROM search_note")[0]
 
+    assert waiting == [*range(1, NOTES + 1), 0, 1]
+    assert lite.verify() == []
+    assert len(found(lite, "wrench")) == NOTES + 2
     assert rows(lite, "SELECT count(*) FROM search_note") == [(0,)]
-    assert len(found(lite, "torque wrench")) == 1
+
+
+def test_what_waits_is_there_after_a_kill_and_in_every_copy_for_reading(tmp_path):
+    with NovantraLite(tmp_path / "register.db") as lite:
+        asset = write(lite, lambda: an_asset("wrench"))
+        lite.workspace.backup(tmp_path / "killed.db")
+        lite.backup(tmp_path / "copy.db")
+    for name in ("killed", "copy"):
+        shutil.copy(tmp_path / "register.db.key", tmp_path / f"{name}.db.key")
+
+    for name, finds in (("killed", []), ("copy", [asset.id]), ("register", [asset.id])):
+        with NovantraLite(tmp_path / f"{name}.db", read_only=True) as lite:
+            assert (found(lite, "wrench"), lite.verify()) == (finds, [])
+    with NovantraLite(tmp_path / "killed.db") as lite:
+        assert (found(lite, "wrench"), lite.verify()) == ([asset.id], [])
