@@ -465,10 +465,14 @@ class Source:
         return prefix + "_" + encode_ulid(moment, number)
 
     def uuid(self) -> str:
-        """A random UUID (version 4) in lower case."""
-        # RFC 9562, 5.4: four bits say the version, two the variant.
-        number = self.random.getrandbits(128) & ~(0xF << 76 | 0x3 << 62) | 0x4 << 76 | 0x2 << 62
-        return encode_uuid(number)
+        """A UUID of the time and 74 random bits (version 7), in lower case.
+
+        Those made later sort later, so that an index of them grows at its end.
+        """
+        # RFC 9562, 5.7: four bits say the version, two the variant.
+        moment, number = round(self.clock() * 1000), self.random.getrandbits(74)
+        high, low = number >> 62, number & (1 << 62) - 1
+        return encode_uuid(moment << 80 | 0x7 << 76 | high << 64 | 0x2 << 62 | low)
 
     def secret(self, prefix: str = "") -> str:
         """Thirty-two random bytes as URL-safe text behind a prefix."""
@@ -478,8 +482,14 @@ class Source:
 
 def encode_ulid(milliseconds: int, number: int) -> str:
     """Write a time and an 80-bit number as the 26 characters of a ULID."""
-    number |= milliseconds << 80
-    return "".join([_PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])
+    moment = _encode_moment(milliseconds)
+    return moment + "".join([_PAIRS[number >> shift & 1023] for shift in range(70, -1, -10)])
+
+
+@functools.lru_cache(16)
+def _encode_moment(milliseconds: int) -> str:
+    """The first ten characters of a ULID, which many have in common."""
+    return "".join([_PAIRS[milliseconds >> shift & 1023] for shift in range(40, -1, -10)])
 
 
 def decode_ulid(text: str) -> int | None:
@@ -704,7 +714,9 @@ class Text(Member, peewee.TextField):
         self.pattern, self.hint, self.hidden = pattern, hint, hidden
 
     def read(self, value):
-        size = len(super().read(value))
+        if type(value) is not str:
+            raise ValueError("Expected string")
+        size = len(value)
         if "\0" in value or not (value.isascii() or is_text(value)):
             raise ValueError("Expected text without NUL and lone surrogates")
         if not self.at_least <= size <= self.at_most:
@@ -1132,6 +1144,13 @@ class Statements:
         one = model._meta.primary_key == peewee.SQL("?")
         self.row = model.select().where(one).sql()[0]
         self.exists = model.select(peewee.SQL("1")).where(one).sql()[0]
+        self.names = [column.name for column in columns]
+        #: Which columns the file does not hold as a record does.
+        self.converted = [
+            (index, column)
+            for index, column in enumerate(columns)
+            if type(column).stored is not Member.stored
+        ]
         key = stored[model._meta.primary_key]
         self.refresh = f'UPDATE {table} SET "json" = {self.json} WHERE {key} = ?'
         self.delete = f"DELETE FROM {table} WHERE {key} = ?"
@@ -1368,7 +1387,11 @@ class Model(peewee.Model):
 
     def row(self) -> list:
         """All columns as the file holds them, in the order of the table."""
-        return [field.stored(self) for field in self._meta.sorted_fields]
+        statements = self.statements()
+        row = list(map(self.__data__.get, statements.names))
+        for index, field in statements.converted:
+            row[index] = field.stored(self)
+        return row
 
     def json(self) -> dict:
         """This record as both APIs give it out."""
@@ -1627,7 +1650,7 @@ class KeyRing:
         What is encrypted is its JSON, so that an answer is put together without reading it.
         """
         sealed = self.seal_bytes(quote(text).encode(), place)
-        return self._newest + "." + base64.b64encode(sealed).decode()
+        return self._newest + "." + binascii.b2a_base64(sealed, newline=False).decode()
 
     def open(self, sealed: str, place: str) -> str:
         """Decrypt a text from one place in the file; Unavailable if it was tampered with."""
@@ -2167,7 +2190,13 @@ class Workspace:
         self.reader = self.connect(query_only=1, mmap_size=1 << 30, read_only=read_only)
         # What a savepoint may have to take back is kept in a file: in memory, SQLite takes time
         # that grows with the square of the pages changed.
-        self.writer = Writer(self.connect(synchronous=synchronous, temp_store=1, shared=True))
+        # Four times the pages that SQLite lets gather in the log by default before they go to the
+        # file: that is to be waited for less often, and one table of its index still knows them.
+        self.writer = Writer(
+            self.connect(
+                synchronous=synchronous, temp_store=1, wal_autocheckpoint=4000, shared=True
+            )
+        )
         #: Keys of the writes with an Idempotency-Key that are running now.
         self.running: set[str] = set()
         self._reads: dict[tuple[str, int], int] = {}

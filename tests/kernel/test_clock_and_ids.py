@@ -73,9 +73,16 @@ def test_ids_made_by_several_threads_are_all_different(source):
     assert len(set(made)) == 2000
 
 
-def test_a_uuid_is_of_version_4_in_lower_case(source):
-    assert re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}",
-                        source.uuid())  # fmt: skip
+def test_a_uuid_is_of_version_7_in_lower_case_and_sorts_by_time(source, clock):
+    made = []
+    for _ in range(20):
+        made.append(source.uuid())
+        clock.advance(0.001)
+
+    form = r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
+    assert all(re.fullmatch(form, one) for one in made)
+    assert made == sorted(made)
+    assert int(made[0][:13].replace("-", ""), 16) == round((clock() - 0.02) * 1000)
 
 
 def test_a_secret_is_thirty_two_bytes_that_a_url_may_hold(source):
