@@ -55,6 +55,7 @@ import contextlib
 import contextvars
 import dataclasses
 import functools
+import gc
 import hashlib
 import hmac
 import inspect
@@ -109,6 +110,11 @@ __all__ = [
 __version__ = "0.1.0"
 
 log = logging.getLogger("novantra_lite")
+
+# Classes are made by the hundred below, and none of them is garbage: to look for it again and again
+# would be an eighth of the time that importing takes.
+_collecting = gc.isenabled()
+gc.disable()
 
 
 # === Part I: Kernel ===========================================================
@@ -270,7 +276,7 @@ def setting(default: Any, explanation: str, also: str = "", **options: Any) -> A
     return dataclasses.field(default=default, metadata=told, **options)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Settings:
     """Everything that can be set: by keyword, or as NOVANTRA_LITE_<NAME> in the environment."""
 
@@ -1100,7 +1106,7 @@ class Derived(NamedTuple):
     sql: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Searched:
     """What a search looks through in a model's records, and how it tells of one that it found.
 
@@ -1157,6 +1163,13 @@ class Statements:
         given = {column.name: column.default for column in columns if column.default is not None}
         self.constants = {name: one for name, one in given.items() if not callable(one)}
         self.makers = {name: one for name, one in given.items() if callable(one)}
+
+    def values(self, record: Model) -> list:
+        """All columns of a record as the file holds them, in the order of the table."""
+        row = list(map(record.__data__.get, self.names))
+        for index, column in self.converted:
+            row[index] = column.stored(record)
+        return row
 
     def with_defaults(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The values of a new record, with the defaults of those that are not told."""
@@ -1387,11 +1400,7 @@ class Model(peewee.Model):
 
     def row(self) -> list:
         """All columns as the file holds them, in the order of the table."""
-        statements = self.statements()
-        row = list(map(self.__data__.get, statements.names))
-        for index, field in statements.converted:
-            row[index] = field.stored(self)
-        return row
+        return self.statements().values(self)
 
     def json(self) -> dict:
         """This record as both APIs give it out."""
@@ -3329,7 +3338,7 @@ def read_form(data: bytes) -> dict:
 JSON_MEDIA = MappingProxyType({"application/json": read_json})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Operation:
     """One line of an API: what it promises on the wire, and the handler that keeps it.
 
@@ -19174,7 +19183,7 @@ class Ledger(Resource, surface=FACTSTORE, scope="factstore", access="read", tag=
 # Templates of flows for well-known frameworks, which are part of the product.
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class HubTemplate:
     """What a framework asks of every delivery: attestations by name, each with its type."""
 
@@ -23915,6 +23924,9 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
 
+
+if _collecting:
+    gc.enable()
 
 if __name__ == "__main__":
     raise SystemExit(main())

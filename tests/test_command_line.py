@@ -184,7 +184,7 @@ options:
   -h, --help          show this help message and exit
   --demo              fill an empty workspace with demo data
   --listen HOST:PORT  address and port to serve on; port 0 picks a free one
-  --threads N         threads for requests that are not answered on the server's loop
+  --threads N         threads that answer requests
   --open-factstore    let Factstore clients on this machine in without credentials
   --json              print JSON, for machines
 
@@ -967,7 +967,7 @@ def test_the_doctor_tells_facts_and_no_secret(run, register, monkeypatch):
     assert told.json["sqlite"] == sqlite3.sqlite_version
     assert told.json["workspaces"][0]["file"] == "register.db"
     assert told.json["workspaces"][0]["slug"] == "register"
-    assert told.json["settings"]["threads"] == 4
+    assert told.json["settings"]["threads"] == 8
     assert os.environ["NOVANTRA_LITE_KEY"] not in told.out + plain.out
     assert "  rate_limits " in plain.out
 
