@@ -60,6 +60,8 @@ def pytest_configure(config):
     # What somebody's own shell is set up with, a Vault above all, is no business of the tests.
     for name in [name for name in os.environ if name.startswith(("NOVANTRA_LITE_", "VAULT_"))]:
         del os.environ[name]
+    # Processes that tests start find the module compiled from the second one on.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     answer = novantra_lite.answer
 
     @functools.wraps(answer)

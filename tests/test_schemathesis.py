@@ -23,6 +23,7 @@ from schemathesis.core.parameters import ParameterLocation
 from schemathesis.generation.feedback import FeedbackSources
 from schemathesis.pytest._test_builder import build_operation_test
 from schemathesis.python._constants.orchestrator import make_constants_value_source
+from schemathesis.specs.openapi.checks import ignored_auth
 
 import novantra_lite
 from novantra_lite import Client, NovantraLite, all_scopes, every_operation, openapi_document
@@ -43,7 +44,7 @@ CONFIG = SchemathesisConfig.from_dict(
         "generation": {
             "deterministic": True,
             "database": "none",
-            "max-examples": 10,
+            "max-examples": 4,
             # No text of either API may hold NUL, and JSON Schema has no short way to say so.
             "allow-x00": False,
         },
@@ -321,14 +322,20 @@ def deliver(body: dict, records: Records) -> None:
         body["ownerId"] = records["userId"]
 
 
+#: The operations that were tried without credentials and with wrong ones, which once is enough.
+TRIED = set()
+
+
 def hold(case):
     """Hold one answer to the document."""
     aim(case)
     answer = case.call()
+    known = [ignored_auth] if case.operation.label in TRIED else []
     if answer.status_code < 400:
         unused.cache_clear()
+        TRIED.add(case.operation.label)
 
-    case.validate_response(answer)
+    case.validate_response(answer, excluded_checks=known)
 
 
 @pytest.mark.parametrize("label", LABELS, ids=LABELS)
