@@ -380,10 +380,9 @@ class Settings:
         known = {item.name: item for item in fields(cls)}
         if unknown := given.keys() - known.keys():
             raise TypeError(f"No such setting: {', '.join(sorted(unknown))}.")
-        values = {}
+        values, told = {}, dict(environment)
         for name, item in known.items():
-            text = environment.get(f"NOVANTRA_LITE_{name.upper()}")
-            text = environment.get(item.metadata["also"]) if text is None else text
+            text = told.get(f"NOVANTRA_LITE_{name.upper()}", told.get(item.metadata["also"]))
             if text is not None and item.default is not MISSING:
                 values[name] = parse_setting(name, text, item.default)
         settings = cls(**values | given)
@@ -20040,8 +20039,9 @@ def add_ring_key(workspace: Workspace, number: int) -> None:
 def identify_organization(workspace: Workspace, profile: Mapping[str, str]) -> None:
     """Take the organization from the file, or put it there when the file is new."""
     opened = workspace.reader if workspace.read_only else workspace.writer.database
+    known = opened.connection().execute('SELECT "id" FROM "organization"').fetchone()
     with using(Session(workspace, opened)):
-        organization = Organization.get_or_none()
+        organization = Organization.seek(known[0]) if known else None
     if organization is None:
         organization = perform(
             workspace,
