@@ -2632,8 +2632,8 @@ def check_tallies(connection: sqlite3.Connection) -> Iterator[str]:
 class Listing:
     """A list of one model: newest first by (created_at, id), or oldest first, cut by keyset.
 
-    The SQL is made once for each set of filters in use, from a peewee query; SQLite writes the JSON
-    of a page and gives it back as one row: text, number of records, and the place of the last.
+    The SQL is made once for each set of filters in use, from peewee queries; SQLite writes the JSON
+    of a page and gives it back as one row: text, number of records, and where the next page begins.
     """
 
     def __init__(
@@ -2655,40 +2655,37 @@ class Listing:
         return kept
 
     def make_sql(self, names: tuple[str, ...], cursor: bool) -> str:
-        """Write the SQL of a page with peewee, and let SQLite join what it finds."""
+        """Write the SQL of a page with peewee, and let SQLite join what it finds.
+
+        What follows the page is looked up by itself: no row of the page has to carry its place.
+        """
         model = self.model
         place = peewee.EnclosedNodeList([model.created_at, model.id])
-        told = model.statements().without(self.without)
-        query = model.select(told, model.created_at, model.id)
+        order = [model.created_at, model.id]
+        order = [column.desc() for column in order] if self.newest_first else order
+        query = model.select().order_by(*order)
         for name in names:
             query = query.where(self.filters[name]("?"))
         if cursor:
             mark = peewee.EnclosedNodeList([peewee.Value("?"), peewee.Value("?")])
             query = query.where(place <= mark if self.newest_first else place >= mark)
-        order = [model.created_at, model.id]
-        order = [column.desc() for column in order] if self.newest_first else order
-        text = told.sql
-        inner = query.order_by(*order).limit(1).sql()[0].replace(text, f"{text} AS text", 1)
-        last = "min" if self.newest_first else "max"
-        joined = "CAST(group_concat(text, char(30)) AS BLOB)"
-        return f"SELECT {joined}, count(*), {last}(created_at || id) FROM ({inner})"
+        begin = peewee.SQL('"t1"."created_at" || "t1"."id"')
+        following = query.select(begin).limit(1).offset(1).sql()[0]
+        text = model.statements().without(self.without)
+        inner = query.select(text.alias("text")).limit(1).sql()[0]
+        joined = "CAST(group_concat(text) AS BLOB)"
+        return f"SELECT {joined}, count(*), ({following}) FROM ({inner})"
 
     def page(self, values: Mapping[str, Any], start: tuple[str, str] | None, limit: int) -> Page:
-        """A page of at most `limit` records (-1: of all), from a place in the list on.
-
-        One record more than asked for is read: it says that more follows, and where.
-        """
+        """A page of at most `limit` records (-1: of all), from a place in the list on."""
         sql = self.sql(tuple(values), start is not None)
-        given = [*values.values(), *(start or ()), limit + 1 if limit >= 0 else -1]
-        text, count, last = session().database.connection().execute(sql, given).fetchone()
-        place = None
-        if 0 <= limit < count:
-            text, count = text.rpartition(b"\x1e")[0], limit
-            width = len("2026-01-01T00:00:00.Z") + self.model.created_at.digits
-            place = last[:width], last[width:]
-        # JSON text never holds the separator raw, so each one found stands between two records.
-        text = (text or b"").replace(b"\x1e", b",")
-        return Page(unseal(text, session().ring), count, place)
+        asked = (*values.values(), *(start or ()))
+        following = (1, limit) if limit >= 0 else (0, 0)
+        given = (*asked, *following, *asked, limit)
+        text, count, begin = session().database.connection().execute(sql, given).fetchone()
+        width = len("2026-01-01T00:00:00.Z") + self.model.created_at.digits
+        place = (begin[:width], begin[width:]) if begin else None
+        return Page(unseal(text or b"", session().ring), count, place)
 
 
 class Array:
@@ -2725,7 +2722,7 @@ class Array:
         text = model.statements().without(self.without)
         order = rowid.desc() if self.newest_first else rowid
         inner = query.select(text.alias("text")).order_by(order).limit(1).offset(1).sql()[0]
-        joined = "CAST(group_concat(text, char(30)) AS BLOB)"
+        joined = "CAST(group_concat(text) AS BLOB)"
         return f"SELECT {joined}, count(*) FROM ({inner})", counting
 
     def slice(self, values: Mapping[str, Any], offset: int = 0, limit: int = -1) -> Page:
@@ -2733,9 +2730,11 @@ class Array:
         given = (*values.values(), limit, offset)
         reading = self.sql(tuple(values))[0]
         text, count = session().database.connection().execute(reading, given).fetchone()
-        # JSON text never holds the separator raw, so each one found stands between two records.
-        text = unseal((text or b"").replace(b"\x1e", b","), session().ring)
-        return Page(text, count, (offset + count,) if count == limit else None)
+        return Page(
+            unseal(text or b"", session().ring),
+            count,
+            (offset + count,) if count == limit else None,
+        )
 
     def page(self, values: Mapping[str, Any], start: tuple[int] | None, limit: int) -> Page:
         """A page of at most `limit` records, from a place in the list on."""
