@@ -21572,6 +21572,8 @@ class Server:
                 threads=settings.threads,
                 max_request_body_size=settings.upload_limit,
                 asyncore_use_poll=True,
+                # Nothing here believes, or looks at, what a proxy may say in its headers.
+                clear_untrusted_proxy_headers=False,
                 ident="novantra-lite",
             )
         # Answers up to this size leave whole, sent by the thread that has the sockets. As an option
