@@ -21548,11 +21548,14 @@ def on_one_processor() -> Iterator[None]:
     if len(allowed) < 2:
         yield
         return
-    os.sched_setaffinity(0, {sorted(allowed)[os.getpid() % len(allowed)]})
+    # A container may forbid it, which costs speed and nothing else.
+    with contextlib.suppress(OSError):
+        os.sched_setaffinity(0, {sorted(allowed)[os.getpid() % len(allowed)]})
     try:
         yield
     finally:
-        os.sched_setaffinity(0, allowed)
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, allowed)
 
 
 class Server:

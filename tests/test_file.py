@@ -16,14 +16,24 @@ import novantra_lite
 PATH = Path(novantra_lite.__file__)
 ROOT = Path(__file__).parents[1]
 SOURCE = PATH.read_text()
-TREE = ast.parse(SOURCE)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
-DEFINITIONS = [node for node in ast.walk(TREE) if isinstance(node, ast.FunctionDef | ast.ClassDef)]
 BANNERS = [
     (SOURCE.count("\n", 0, mark.start()) + 1, mark[1] == "=", mark[2])
     for mark in re.finditer(r"^# ([=-])\1\1 (.+?) \1+$", SOURCE, re.M)
 ]
 SECTIONS = [(line, name) for line, is_part, name in BANNERS if not is_part]
+
+
+@functools.cache
+def tree():
+    """The file as Python's syntax; each process collects all tests, and few run these."""
+    return ast.parse(SOURCE)
+
+
+@functools.cache
+def definitions():
+    """Every function and class of the file, inner ones too."""
+    return [node for node in ast.walk(tree()) if isinstance(node, ast.FunctionDef | ast.ClassDef)]
 
 
 def section_at(line):
@@ -73,11 +83,11 @@ def read_names(node, own=frozenset()):
 
 
 def test_a_section_reads_only_itself_and_what_stands_above():
-    defined = dict(defined_names(TREE))
+    defined = dict(defined_names(tree()))
 
     downward = [
         f"line {line} reads {name}, defined on line {defined[name]}"
-        for name, line in read_names(TREE)
+        for name, line in read_names(tree())
         if name in defined and section_at(defined[name]) > section_at(line)
     ]
 
@@ -128,7 +138,7 @@ def test_no_section_is_longer_than_250_lines():
 def test_a_function_and_a_class_fit_in_view(kind, most):
     lengths = {
         f"{node.name}:{node.lineno}": node.end_lineno - node.lineno + 1
-        for node in DEFINITIONS
+        for node in definitions()
         if isinstance(node, kind)
     }
 
@@ -137,9 +147,9 @@ def test_a_function_and_a_class_fit_in_view(kind, most):
 
 def test_no_code_asks_which_surface_it_serves():
     """Asking a surface a question is how it is meant; asking which one it is, is not."""
-    tests = [node.test for node in ast.walk(TREE) if isinstance(node, ast.If | ast.IfExp)]
-    tests += [test for node in ast.walk(TREE) for test in getattr(node, "ifs", ())]
-    tests += [node.subject for node in ast.walk(TREE) if isinstance(node, ast.Match)]
+    tests = [node.test for node in ast.walk(tree()) if isinstance(node, ast.If | ast.IfExp)]
+    tests += [test for node in ast.walk(tree()) for test in getattr(node, "ifs", ())]
+    tests += [node.subject for node in ast.walk(tree()) if isinstance(node, ast.Match)]
 
     asking = [
         f"line {test.lineno}: {ast.unparse(test)}"
@@ -199,12 +209,12 @@ def imported(nodes):
 def test_a_function_imports_nothing_that_the_top_of_the_file_does():
     inner = {
         module
-        for function in DEFINITIONS
+        for function in definitions()
         if isinstance(function, ast.FunctionDef)
         for module in imported(ast.walk(function))
     }
 
-    assert inner & set(imported(TREE.body)) == set()
+    assert inner & set(imported(tree().body)) == set()
 
 
 def test_starting_loads_nothing_that_only_some_commands_need():

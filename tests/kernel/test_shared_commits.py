@@ -135,3 +135,17 @@ def test_threads_run_on_any_processor_where_that_is_set(tmp_path):
         assert processors("novantra-lite-server") == {frozenset(os.sched_getaffinity(0))}
         assert processors("waitress-") == {frozenset(os.sched_getaffinity(0))}
         server.stop()
+
+
+@needs_affinity
+def test_a_server_starts_where_threads_may_not_be_bound(tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "sched_setaffinity", refuse)
+    with NovantraLite(tmp_path / "register.db") as lite, lite.listening() as url:
+        connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=10)
+        connection.request("GET", "/actuator/health")
+
+        assert connection.getresponse().status == 200
+        connection.close()
