@@ -1502,6 +1502,8 @@ class Schema:
             value = data.get(member)
             if value is None and self.aliases:
                 value = self.by_alias(data, member)
+            if value is None and member not in data and member not in self.required:
+                continue
             try:
                 if value is None:
                     self.read_absent(data, member, name, field, partial, values)
