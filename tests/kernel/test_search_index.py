@@ -307,3 +307,13 @@ def test_what_waits_is_there_after_a_kill_and_in_every_copy_for_reading(tmp_path
             assert (found(lite, "wrench"), lite.verify()) == (finds, [])
     with NovantraLite(tmp_path / "killed.db") as lite:
         assert (found(lite, "wrench"), lite.verify()) == ([asset.id], [])
+
+
+def test_who_reads_beside_the_writer_finds_what_the_index_has(tmp_path):
+    path = tmp_path / "register.db"
+    with NovantraLite(path) as writer, NovantraLite(path, read_only=True) as reader:
+        asset = write(writer, lambda: an_asset("wrench"))
+        before = found(reader, "wrench")
+        found(writer, "wrench")
+
+        assert (before, found(reader, "wrench")) == ([], [asset.id])
