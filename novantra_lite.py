@@ -22215,17 +22215,19 @@ class NovantraLite(Install):
 
     def serve(self, listen: str = "", *, ready: Callable[[str], Any] = lambda url: None) -> None:
         """Answer until SIGTERM or SIGINT; `ready` is told the URL once requests are answered."""
+        import queue
         import signal
 
-        stopped = threading.Event()
+        # Of what can be waited for, this may be set off from within the wait itself.
+        stops: queue.SimpleQueue = queue.SimpleQueue()
         before = {
-            number: signal.signal(number, lambda *_: stopped.set())
+            number: signal.signal(number, lambda *_: stops.put(None))
             for number in (signal.SIGTERM, signal.SIGINT)
         }
         try:
             with self.listening(listen or self.settings.listen) as url:
                 ready(url)
-                stopped.wait()
+                stops.get()
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)

@@ -382,3 +382,28 @@ def test_a_setting_that_does_not_exist_is_named():
         NovantraLite(thread=4)
 
     assert str(refused.value) == "No such setting: thread."
+
+
+STRUCK_WHILE_IT_BEGINS_TO_WAIT = """
+import os, signal, sys
+from novantra_lite import NovantraLite
+
+def strike(frame, event, called):
+    holds_a_lock = event == "call" and frame.f_code.co_qualname == "Condition.wait"
+    waits = event == "c_call" and called.__qualname__ == "SimpleQueue.get"
+    if holds_a_lock or waits:
+        sys.setprofile(None)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+with NovantraLite() as lite:
+    lite.serve("127.0.0.1:0", ready=lambda url: sys.setprofile(strike))
+print("stopped")
+"""
+
+
+def test_a_signal_stops_a_server_that_just_begins_to_wait_for_one():
+    line = [sys.executable, "-c", STRUCK_WHILE_IT_BEGINS_TO_WAIT]
+
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60)
+
+    assert (done.stdout, done.returncode) == ("stopped\n", 0)
