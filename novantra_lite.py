@@ -15032,6 +15032,10 @@ def serve_rego(folder: str, megabytes: str) -> None:
 
     import regopy.interpreter  # noqa: F401
 
+    if hasattr(os, "sched_getaffinity"):
+        # Begun by a thread that shares one processor with others, it need not stay there.
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, os.sched_getaffinity(os.getppid()))
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     # What a policy prints goes where nobody listens.
     os.dup2(2, 1)

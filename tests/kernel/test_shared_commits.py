@@ -50,7 +50,11 @@ class Callers:
     def post(self, bodies):
         """The answers to these findings, each sent over a connection of its own."""
         held, go_on = threading.Event(), threading.Event()
-        hold = lambda current: (held.set(), go_on.wait(10))  # noqa: E731
+
+        def hold(current):
+            held.set()
+            go_on.wait(10)
+
         work = (self.lite.workspace, hold)
         holder = threading.Thread(target=perform, args=work, kwargs={"actor": "t", "reason": WHY})
         holder.start()
@@ -119,12 +123,32 @@ needs_affinity = pytest.mark.skipif(
 
 
 @needs_affinity
-def test_the_threads_that_answer_share_a_processor_and_no_others_do(server):
-    sets = processors("novantra-lite-server") | processors("waitress-")
+def test_the_threads_that_answer_share_a_processor_and_no_others_do(stored):
+    allowed = os.sched_getaffinity(0)
 
-    assert len(sets) == 1
-    assert len(sets.pop()) == 1
-    assert len(os.sched_getaffinity(0)) == len(os.sched_getaffinity(os.getppid()))
+    with stored.listening():
+        sets = processors("novantra-lite-server") | processors("waitress-")
+
+        assert [len(each) for each in sets] == [1]
+        assert processors("MainThread") | processors("novantra-lite-dispatcher") == {
+            frozenset(allowed)
+        }
+
+
+@needs_affinity
+def test_a_process_that_an_answering_thread_begins_is_not_bound(stored):
+    bundle = {"name": "gate", "version": "1", "regoContent": "package p\ndefault allow := false\n"}
+    token = stored.token("factstore:admin", "factstore:write")
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+
+    with stored.listening() as url:
+        connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+        connection.request("POST", "/api/v1/opa/bundles", json.dumps(bundle), headers)
+        status = connection.getresponse().status
+        connection.close()
+
+        assert status == 201
+        assert os.sched_getaffinity(stored.rego.pid) == os.sched_getaffinity(0)
 
 
 @needs_affinity
