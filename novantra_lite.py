@@ -1932,9 +1932,10 @@ def check_search() -> Iterator[str]:
 def find_places(text: str, numbers: Iterable[int]) -> list[int]:
     """The places of the texts of these kinds that hold this text; no more than `MATCHES`.
 
+    What is noted and not in the index yet is not found: `Workspace.update_index` comes before.
+
     The highest places are found first.
     """
-    session().workspace.update_index()
     connection, found = session().database.connection(), []
     asked = match_of(text, connection)
     sql = (
@@ -17191,6 +17192,7 @@ def searched_kinds() -> dict[str, tuple[type[Model], str]]:
 
 def find_records(text: str, models: Sequence[type[Model]], limit: int) -> tuple[list, int]:
     """What is told of the best matches among these models, and how many there are."""
+    session().workspace.update_index()
     numbers = [model.searched.number for model in models]
     ranks: dict[int, int] = {}
     for rank, asked in enumerate((NAMED + text + NAMED, NAMED + text, text)):

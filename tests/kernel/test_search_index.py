@@ -36,6 +36,7 @@ def an_asset(name):
 
 def found(lite, text):
     """The ids of the records that the index finds for a text, the newest first."""
+    lite.workspace.update_index()
     with lite.workspace.read():
         places = find_places(text, [model.searched.number for model in searched_models().values()])
     query = "SELECT record FROM search_record WHERE place = ?"
