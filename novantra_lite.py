@@ -21658,6 +21658,35 @@ class Server:
         self.waitress.close()
 
 
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Callable[[], None]]:
+    """Outlive SIGTERM and SIGINT; yields what waits for the first of them, in the main thread.
+
+    A handler in Python runs at the main thread's next step, so one that is due just as that thread
+    lies down to wait would wait along with it. What wakes it here is a byte that the interpreter
+    writes in the signal itself (`signal.set_wakeup_fd`), whichever thread it strikes.
+    """
+    import signal
+
+    waiting, woken = socket.socketpair()
+    woken.setblocking(False)
+    stopping = {signal.SIGTERM, signal.SIGINT}
+
+    def wait() -> None:
+        while waiting.recv(1)[0] not in stopping:
+            pass  # A signal that someone else handles.
+
+    with waiting, woken:
+        before = signal.set_wakeup_fd(woken.fileno())
+        handlers = {number: signal.signal(number, lambda *_: None) for number in stopping}
+        try:
+            yield wait
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(before)
+
+
 def has_input(connection: socket.socket) -> bool:
     """Whether something was sent over a connection that nobody has read yet."""
     try:
@@ -22221,22 +22250,9 @@ class NovantraLite(Install):
 
     def serve(self, listen: str = "", *, ready: Callable[[str], Any] = lambda url: None) -> None:
         """Answer until SIGTERM or SIGINT; `ready` is told the URL once requests are answered."""
-        import queue
-        import signal
-
-        # Of what can be waited for, this may be set off from within the wait itself.
-        stops: queue.SimpleQueue = queue.SimpleQueue()
-        before = {
-            number: signal.signal(number, lambda *_: stops.put(None))
-            for number in (signal.SIGTERM, signal.SIGINT)
-        }
-        try:
-            with self.listening(listen or self.settings.listen) as url:
-                ready(url)
-                stops.get()
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        with stop_signals() as wait, self.listening(listen or self.settings.listen) as url:
+            ready(url)
+            wait()
 
     def load_demo(self) -> None:
         """Fill an empty workspace with a believable one; the same records on every machine."""
