@@ -49,13 +49,19 @@ Every section reads only from itself and from the sections above it.
 
 from __future__ import annotations
 
+import gc
+
+# Classes are made by the hundred below, and none of them is garbage: to look for it again and again
+# would be a sixth of the time that importing takes.
+if _collecting := gc.isenabled():
+    gc.disable()
+
 import base64
 import binascii
 import contextlib
 import contextvars
 import dataclasses
 import functools
-import gc
 import hashlib
 import hmac
 import inspect
@@ -110,11 +116,6 @@ __all__ = [
 __version__ = "0.1.0"
 
 log = logging.getLogger("novantra_lite")
-
-# Classes are made by the hundred below, and none of them is garbage: to look for it again and again
-# would be an eighth of the time that importing takes.
-_collecting = gc.isenabled()
-gc.disable()
 
 
 # === Part I: Kernel ===========================================================
