@@ -289,7 +289,10 @@ class Settings:
     listen: str = setting(
         "127.0.0.1:8080", "Address and port to serve on; port 0 picks a free one."
     )
-    threads: int = setting(8, "Threads that answer requests.")
+    threads: int = setting(
+        8,
+        "Threads that answer requests; more, while some of them wait for another service.",
+    )
     one_processor: bool = setting(
         True, "Whether the threads that answer requests share one processor, which is quicker."
     )
@@ -5052,6 +5055,14 @@ def is_permitted(address: IPv4Address | IPv6Address, allowed: Networks = ()) -> 
     return not special and not any(inner in network for network in NEVER_PUBLIC)
 
 
+_leave: contextvars.ContextVar[Callable] = contextvars.ContextVar("leave", default=nullcontext)
+
+
+def away() -> contextlib.AbstractContextManager:
+    """Around a wait for something outside: a server lets another thread answer meanwhile."""
+    return _leave.get()()
+
+
 def call_within(seconds: float, function: Callable, *arguments: Any) -> Any:
     """What a call returns or raises, or TimeoutError: a look-up of a name takes no time limit."""
     from concurrent.futures import Future
@@ -5065,7 +5076,8 @@ def call_within(seconds: float, function: Callable, *arguments: Any) -> Any:
             future.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
-    return future.result(seconds)
+    with away():
+        return future.result(seconds)
 
 
 # --- Outbound requests --------------------------------------------------------
@@ -5175,7 +5187,7 @@ class Transport:
             parts, port = split_target(url)
             where = parts.hostname, port, self.allowed, self.resolve, self.remedy
             addresses = call_within(time_left(deadline), public_addresses, *where)
-            with connect_first(addresses, deadline) as connection:
+            with away(), connect_first(addresses, deadline) as connection:
                 # Headers and body are two packets; the second must not wait for an answer.
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 connection.settimeout(time_left(deadline))
@@ -15188,13 +15200,13 @@ class RegoEngine:
 
     def compile(self, modules: Mapping[str, str]) -> str:
         """Compile modules, by their paths; the version of Rego that they are written in."""
-        with self._turn:
+        with away(), self._turn:
             return self.load(modules)["version"]
 
     def ask(self, modules: Mapping[str, str], text: str) -> list[dict]:
         """What every deciding rule of modules makes of an input, as JSON text."""
         request = {"policy": policy_key(modules), "input": text}
-        with self._turn:
+        with away(), self._turn:
             told = self.exchange(request)
             if "unknown" in told:
                 self.load(modules)
@@ -16750,7 +16762,8 @@ class VaultRequests:
     def attempt(self, call: Callable, *arguments: Any, **options: Any) -> Any:
         """Vault's answer to a call of the client, whatever it says."""
         try:
-            return call(*arguments, **options)
+            with away():
+                return call(*arguments, **options)
         except OSError as error:
             # Its own text may tell too much; what requests raises is an OSError as well.
             log.warning("Vault does not answer (%s).", type(error).__name__)
@@ -21567,6 +21580,10 @@ def on_one_processor() -> Iterator[None]:
             os.sched_setaffinity(0, allowed)
 
 
+#: Threads that a server adds at most while others wait for something outside.
+REPLACEMENTS = 64
+
+
 class Server:
     """waitress in a thread, stopped so that requests in flight are answered and nothing is left."""
 
@@ -21574,14 +21591,15 @@ class Server:
         from waitress.server import create_server
 
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)
-        self.grace = settings.shutdown_grace
+        self.application, self.grace = application, settings.shutdown_grace
+        self.threads, self.absent, self.lock = settings.threads, 0, threading.Lock()
         self.together = on_one_processor if settings.one_processor else contextlib.nullcontext
         with self.together():
             self.waitress = create_server(
-                application,
+                self.answer,
                 map={},
                 sockets=[listener(listen)],
-                threads=settings.threads,
+                threads=self.threads,
                 max_request_body_size=settings.upload_limit,
                 asyncore_use_poll=True,
                 # Nothing here believes, or looks at, what a proxy may say in its headers.
@@ -21593,6 +21611,29 @@ class Server:
         self.waitress.adj.send_bytes = 65_536
         run = self.waitress.run
         self.thread = threading.Thread(target=run, name="novantra-lite-server", daemon=True)
+
+    def answer(self, environ: dict, start_response: Callable) -> Iterable[bytes]:
+        """Have the application answer; while that waits for something outside, others may, too."""
+        _leave.set(self.leave)
+        return self.application(environ, start_response)
+
+    @contextlib.contextmanager
+    def leave(self) -> Iterator[None]:
+        """Let another thread answer in the place of this one."""
+        self.replace(1)
+        try:
+            yield
+        finally:
+            self.replace(-1)
+
+    def replace(self, more: int) -> None:
+        """Keep half of the threads for requests that wait for nothing outside."""
+        with self.lock:
+            self.absent += more
+            spare = min(max(0, self.absent - self.threads // 2), REPLACEMENTS)
+            # None as soon as the server ends.
+            if self.threads:
+                self.waitress.task_dispatcher.set_thread_count(self.threads + spare)
 
     @property
     def url(self) -> str:
@@ -21617,6 +21658,8 @@ class Server:
         self.in_loop(self.refuse_connections)
         while self.in_loop(self.close_idle) and time.monotonic() < deadline:
             time.sleep(0.002)
+        with self.lock:
+            self.threads = 0
         server.task_dispatcher.shutdown(cancel_pending=False, timeout=self.grace)
         self.in_loop(self.close_connections)
         self.thread.join(self.grace)

@@ -3,17 +3,21 @@
 Jira is a real server on this machine.
 """
 
+import contextlib
 import random
 import re
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from kernel.inside import until
 from looking import audit, events, ledger, stored_bytes, tables
+from processes import call, connect
 
 from factstore.delivering import another_trail, begin_trail
 from factstore.jira import TOKEN, USER, running_jira
-from factstore.neighbours import LOOPBACK
+from factstore.neighbours import LOOPBACK, neighbour
 from novantra_lite import (
     Answer,
     AuditEntry,
@@ -32,6 +36,7 @@ CONNECTION = {
     "jiraApiToken": TOKEN,
     "defaultProjectKey": "OPS",
 }
+SCOPES = ("factstore:read", "factstore:write", "factstore:admin")
 NOBODY = "00000000-0000-4000-8000-000000000000"
 NOON = "2026-06-01T12:00:00.000000Z"
 
@@ -60,7 +65,7 @@ def near(clock):
 
 @pytest.fixture
 def client(near):
-    return near.client("factstore:read", "factstore:write", "factstore:admin")
+    return near.client(*SCOPES)
 
 
 @pytest.fixture
@@ -800,3 +805,46 @@ def test_a_transport_of_somebody_else_is_enough(clock):
         assert made.json["ticketKey"] == "OPS-7"
         with lite.workspace.read():
             assert JiraTicket.get().stage == "open"
+
+
+# A Jira that takes its time
+
+
+def waiting_threads():
+    return sum(thread.name.startswith("waitress-") for thread in threading.enumerate())
+
+
+def test_reads_are_answered_while_more_requests_wait_for_jira_than_there_are_threads():
+    open_again = threading.Event()
+
+    def answer(asked):
+        open_again.wait(60)
+        return 200, {"name": "robot", "displayName": "Robot"}
+
+    def test_connection(url, token):
+        with contextlib.closing(connect(url)) as connection:
+            return call(connection, "POST", f"{JIRA}/test", token)
+
+    settings = {"threads": 2, "webhook_private_targets": LOOPBACK, "webhook_timeout": 60.0}
+    with (
+        neighbour(answer) as slow,
+        NovantraLite(rate_limits=False, **settings) as lite,
+        lite.listening() as url,
+        ThreadPoolExecutor(12) as callers,
+    ):
+        lite.client(*SCOPES).post(CONFIG, CONNECTION | {"jiraBaseUrl": slow.url})
+        token = lite.token(*SCOPES)
+
+        waiting = [callers.submit(test_connection, url, token) for _ in range(12)]
+        until(lambda: len(slow.asked) == 12)
+        with contextlib.closing(connect(url)) as connection:
+            read, _ = call(connection, "GET", CONFIG, token)
+        meanwhile = waiting_threads()
+        open_again.set()
+        answers = [one.result() for one in waiting]
+        until(lambda: waiting_threads() == 2)
+
+    assert read == 200
+    assert meanwhile == 2 + 12 - 1
+    assert [(status, told["success"]) for status, told in answers] == [(200, True)] * 12
+    assert waiting_threads() == 0
