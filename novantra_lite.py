@@ -289,10 +289,7 @@ class Settings:
     listen: str = setting(
         "127.0.0.1:8080", "Address and port to serve on; port 0 picks a free one."
     )
-    threads: int = setting(
-        8,
-        "Threads that answer requests; more, while some of them wait for another service.",
-    )
+    threads: int = setting(8, "Threads that answer requests.")
     one_processor: bool = setting(
         True, "Whether the threads that answer requests share one processor, which is quicker."
     )
