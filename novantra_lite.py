@@ -1147,9 +1147,6 @@ class Statements:
         self.plain = '"json"' if model.fact else self.json
         self.text = peewee.SQL(self.with_derived(self.plain, model.derived))
         self._retrievals: dict[tuple[str, ...], str] = {}
-        one = model._meta.primary_key == peewee.SQL("?")
-        self.row = model.select().where(one).sql()[0]
-        self.exists = model.select(peewee.SQL("1")).where(one).sql()[0]
         self.names = [column.name for column in columns]
         #: Which columns the file does not hold as a record does.
         self.converted = [
@@ -1163,6 +1160,20 @@ class Statements:
         given = {column.name: column.default for column in columns if column.default is not None}
         self.constants = {name: one for name, one in given.items() if not callable(one)}
         self.makers = {name: one for name, one in given.items() if callable(one)}
+
+    @cached_property
+    def row(self) -> str:
+        """SQL that reads all columns of one record."""
+        return self.of_one().sql()[0]
+
+    @cached_property
+    def exists(self) -> str:
+        """SQL that reads whether a record is there."""
+        return self.of_one(peewee.SQL("1")).sql()[0]
+
+    def of_one(self, *columns: Any) -> peewee.Select:
+        """A query of one record by its primary key."""
+        return self.model.select(*columns).where(self.model._meta.primary_key == peewee.SQL("?"))
 
     def values(self, record: Model) -> list:
         """All columns of a record as the file holds them, in the order of the table."""
@@ -1205,9 +1216,8 @@ class Statements:
     def retrieval(self, members: tuple[str, ...] = ()) -> str:
         """SQL that reads the JSON text of one record, less some members."""
         if members not in self._retrievals:
-            one = self.model._meta.primary_key == peewee.SQL("?")
             text = self.without(members).cast("BLOB")
-            self._retrievals[members] = self.model.select(text).where(one).sql()[0]
+            self._retrievals[members] = self.of_one(text).sql()[0]
         return self._retrievals[members]
 
     def json_text(self, stored: Mapping[Member, str]) -> str:
@@ -2407,11 +2417,9 @@ def refuse_changes(table: str) -> Iterator[str]:
 
 def seeds_sql(models: Sequence[type[Model]]) -> Iterator[str]:
     """The statements that put into new tables what they hold from the beginning."""
-    for model in models:
-        insert = model.statements().insert
-        for record in seeded(model):
-            values = list(map(literal, record.row()))
-            yield re.sub(r"\?(\d+)", lambda found, values=values: values[int(found[1]) - 1], insert)
+    for record in itertools.chain.from_iterable(map(seeded, models)):
+        insert, values = record.statements().insert, list(map(literal, record.row()))
+        yield re.sub(r"\?(\d+)", lambda found, values=values: values[int(found[1]) - 1], insert)
 
 
 def seeded(model: type[Model]) -> Iterator[Model]:
