@@ -992,8 +992,20 @@ class Json(Member, peewee.TextField):
         return f"json({value})"
 
 
+class Related(peewee.ForeignKeyAccessor):
+    """Reads the record that a foreign key names by the SQL that is kept for its model."""
+
+    def get_rel_instance(self, instance):
+        key = instance.__data__.get(self.name)
+        if key is not None and self.name not in instance.__rel__:
+            instance.__rel__[self.name] = self.rel_model.fetch(key)
+        return super().get_rel_instance(instance)
+
+
 class ForeignKey(Member, peewee.ForeignKeyField):
-    """Points at another record; its member is that record's id."""
+    """Points at another record by its id, which is its member; reads as that record."""
+
+    accessor_class = Related
 
     def read(self, value):
         if not 0 < len(super().read(value)) <= 64:
