@@ -1159,6 +1159,7 @@ class Statements:
         self.plain = '"json"' if model.fact else self.json
         self.text = peewee.SQL(self.with_derived(self.plain, model.derived))
         self._retrievals: dict[tuple[str, ...], str] = {}
+        self._finds: dict[tuple[str, ...], str] = {}
         self.names = [column.name for column in columns]
         #: Which columns the file does not hold as a record does.
         self.converted = [
@@ -1173,19 +1174,26 @@ class Statements:
         self.constants = {name: one for name, one in given.items() if not callable(one)}
         self.makers = {name: one for name, one in given.items() if callable(one)}
 
-    @cached_property
-    def row(self) -> str:
-        """SQL that reads all columns of one record."""
-        return self.of_one().sql()[0]
+    def find(self, key: Sequence, values: Mapping[str, Any], columns: str = "") -> tuple | None:
+        """The row of the record with a key, or else of one with these values; None without.
 
-    @cached_property
-    def exists(self) -> str:
-        """SQL that reads whether a record is there."""
-        return self.of_one(peewee.SQL("1")).sql()[0]
+        It has the columns that are told, or all.
+        """
+        told = columns, *values
+        sql = self._finds.get(told) or self._finds.setdefault(told, self.make_find(*told))
+        if values:
+            fields = self.model._meta.fields
+            key = [fields[name].db_value(value) for name, value in values.items()]
+        return session().database.connection().execute(sql, key).fetchone()
 
-    def of_one(self, *columns: Any) -> peewee.Select:
-        """A query of one record by its primary key."""
-        return self.model.select(*columns).where(self.model._meta.primary_key == peewee.SQL("?"))
+    def make_find(self, columns: str, *names: str) -> str:
+        """Write the SQL of one record with certain values, or else of the one with a key."""
+        meta = self.model._meta
+        sought = [meta.fields[name] for name in names] or [meta.primary_key]
+        # Unlike =, IS finds what is null, too; an index serves both.
+        where = " AND ".join(f'"{field.column_name}" IS ?' for field in sought)
+        every = ", ".join(f'"{field.column_name}"' for field in meta.sorted_fields)
+        return f'SELECT {columns or every} FROM "{meta.table_name}" WHERE {where} LIMIT 1'
 
     def values(self, record: Model) -> list:
         """All columns of a record as the file holds them, in the order of the table."""
@@ -1229,7 +1237,8 @@ class Statements:
         """SQL that reads the JSON text of one record, less some members."""
         if members not in self._retrievals:
             text = self.without(members).cast("BLOB")
-            self._retrievals[members] = self.of_one(text).sql()[0]
+            one = self.model._meta.primary_key == peewee.SQL("?")
+            self._retrievals[members] = self.model.select(text).where(one).sql()[0]
         return self._retrievals[members]
 
     def json_text(self, stored: Mapping[Member, str]) -> str:
@@ -1345,9 +1354,9 @@ class Model(peewee.Model):
         return record
 
     @classmethod
-    def seek(cls, key: str) -> Model | None:
-        """The record with this id, or None."""
-        row = session().database.connection().execute(cls.statements().row, (key,)).fetchone()
+    def seek(cls, *key: str, **values: Any) -> Model | None:
+        """The record with this id, or one with these values (None is one, too); None without."""
+        row = cls.statements().find(key, values)
         if row is None:
             return None
         record = cls(__no_default__=True)
@@ -1357,10 +1366,9 @@ class Model(peewee.Model):
         return record
 
     @classmethod
-    def has(cls, key: str) -> bool:
-        """Whether there is a record with this id."""
-        rows = session().database.connection().execute(cls.statements().exists, (key,))
-        return rows.fetchone() is not None
+    def has(cls, *key: str, **values: Any) -> bool:
+        """Whether there is a record with this id, or one with these values."""
+        return cls.statements().find(key, values, "1") is not None
 
     @classmethod
     def fetch(cls, key: str) -> Model:
@@ -4315,6 +4323,12 @@ class Errand(Model):
         return cls.create(due_at=current.source.now(), **values)
 
     @classmethod
+    def is_due(cls, moment: str) -> bool:
+        """Whether any is due at a time; asked every second, of every workspace."""
+        sql = f'SELECT EXISTS (SELECT 1 FROM "{cls._meta.table_name}" WHERE "due_at" <= ?)'
+        return bool(session().database.connection().execute(sql, (moment,)).fetchone()[0])
+
+    @classmethod
     def waiting(cls, moment: str, failing: Iterable[str]) -> Iterable[Errand]:
         """A batch of those that are due, the oldest first, without the lanes that are failing."""
         way = cls._meta.fields[cls.lane]
@@ -5350,9 +5364,9 @@ class Dispatcher:
 
         A lane that failed is left alone for the rest of the step.
         """
-        arrived = 0
+        arrived, moment = 0, self.source.timestamp(at)
         with workspace.read():
-            due = list(kind.waiting(self.source.timestamp(at), failing))
+            due = list(kind.waiting(moment, failing)) if kind.is_due(moment) else []
             for errand in due:
                 if self._stopping or errand.way in failing:
                     continue
@@ -5380,6 +5394,7 @@ class Dispatcher:
         return errand.accepts(sent)
 
 
+@functools.cache
 def errand_kinds() -> list[type[Errand]]:
     """Every kind of what leaves by itself."""
     return [model for model in all_models() if issubclass(model, Errand)]
@@ -6281,6 +6296,7 @@ class EvidenceClaim(Model):
     """A claim that a requirement is met, for a time, with files that show it."""
 
     fact, key, subject = "evidence.claim", "claim_key", ("evidence", "evidence-claim")
+    lookup = "status valid_until"
     searched = Searched(7, "evidence-claim", "title claim_key", "{claim_key}")
     moves: ClassVar[dict] = {
         "pending": "approved rejected withdrawn",
@@ -6329,9 +6345,12 @@ class EvidenceClaim(Model):
 
     @classmethod
     def overdue(cls, workspace, at):
-        with workspace.read():
-            passed = cls.valid_until <= workspace.source.timestamp(at)
-            return list(cls.select().where(cls.status == "approved", passed))
+        sql = """SELECT "id" FROM "evidence_claim"
+            WHERE "status" = 'approved' AND "valid_until" <= ?"""
+        with workspace.read() as current:
+            passed = (workspace.source.timestamp(at),)
+            found = current.database.connection().execute(sql, passed).fetchall()
+            return [cls.fetch(key) for (key,) in found]
 
     def told(self) -> dict:
         """What events tell of a claim."""
@@ -7861,7 +7880,7 @@ class MachineAccount(Model):
     @classmethod
     def named(cls, name: str) -> MachineAccount | None:
         """The account of this name."""
-        return cls.get_or_none(cls.name == name)
+        return cls.seek(name=name)
 
     @classmethod
     def create(cls, **values):
@@ -8298,7 +8317,7 @@ class Organisation(Model):
 
     def is_carried_by(self, model: type[Model]) -> bool:
         """Whether a record of a kind carries this organisation's slug."""
-        return model.select().where(model.org_slug == self.slug).exists()
+        return model.has(org_slug=self.slug)
 
 
 def labelled() -> list[type[Model]]:
@@ -8308,7 +8327,7 @@ def labelled() -> list[type[Model]]:
 
 def check_organisation(slug: str | None) -> None:
     """Refuse the slug of an organisation that is not there."""
-    if slug and not Organisation.select().where(Organisation.slug == slug).exists():
+    if slug and not Organisation.has(slug=slug):
         raise NotFound(f"There is no organisation '{slug}'.")
 
 
@@ -8336,16 +8355,14 @@ class Organisations(
     changes = Schema(Organisation.name, Organisation.description, name="UpdateOrganisationRequest")
 
     def find(self, key):
-        record = Organisation.get_or_none(Organisation.slug == key) or Organisation.get_or_none(
-            Organisation.id == key.lower()
-        )
+        record = Organisation.seek(slug=key) or Organisation.seek(key.lower())
         if record is None:
             raise NotFound(f"There is no organisation '{key}'.")
         return record
 
     def create(self, context):
         slug = context.body["slug"]
-        if Organisation.select().where(Organisation.slug == slug).exists():
+        if Organisation.has(slug=slug):
             raise Conflict(f"Organisation with slug '{slug}' already exists")
         return super().create(context)
 
@@ -8397,7 +8414,7 @@ class ScmIntegration(Model):
     @classmethod
     def of(cls, slug: str, provider: str) -> ScmIntegration | None:
         """The integration of an organisation with a provider."""
-        return cls.get_or_none(cls.org_slug == slug, cls.provider == provider)
+        return cls.seek(org_slug=slug, provider=provider)
 
 
 INTEGRATIONS = Array(ScmIntegration, {"org_slug": lambda slug: ScmIntegration.org_slug == slug})
@@ -8921,7 +8938,7 @@ class Flow(Model):
 
 def check_flow_name(name: str) -> None:
     """Refuse a name that another flow has."""
-    if Flow.select().where(Flow.name == name).exists():
+    if Flow.has(name=name):
         raise Conflict(f"Flow with name '{name}' already exists")
 
 
@@ -9063,7 +9080,7 @@ class SecurityThresholds(
     )
     def read(self, context, key):
         """Get the scan limits of a flow."""
-        threshold = SecurityThreshold.get_or_none(SecurityThreshold.flow == key)
+        threshold = SecurityThreshold.seek(flow=key)
         if threshold is None:
             raise NotFound(f"The flow {key} has no security thresholds.")
         return threshold
@@ -9086,7 +9103,7 @@ class SecurityThresholds(
         flow = Flow.fetch(key)
         limits = ("max_critical", "max_high", "max_medium", "max_low")
         defaults = {name: getattr(SecurityThreshold, name).default for name in limits}
-        threshold = SecurityThreshold.get_or_none(SecurityThreshold.flow == flow)
+        threshold = SecurityThreshold.seek(flow=flow.id)
         if threshold is None:
             return SecurityThreshold.create(flow=flow.id, **defaults | context.body)
         threshold.change(**defaults | context.body)
@@ -9694,6 +9711,7 @@ class Approval(Model):
     """A request to let a trail be released, and what became of it."""
 
     fact, made, since = "approval", "requested", 2
+    lookup = "trail status"
     schema_name = "ApprovalResponse"
     moves: ClassVar[dict] = {"PENDING_APPROVAL": "APPROVED REJECTED"}
 
@@ -9723,6 +9741,11 @@ class Approval(Model):
                 ORDER BY "rowid")), '') || ']'""",
         ),
     }
+
+    @classmethod
+    def releases(cls, trail: Trail | str) -> bool:
+        """Whether an approval lets a trail be released."""
+        return cls.has(trail=trail, status="APPROVED")
 
 
 # --- Trail status -------------------------------------------------------------
@@ -9776,8 +9799,7 @@ def meets_its_flow(trail: Trail) -> bool:
     )
     if not required <= {one for (one,) in passed.distinct().tuples()}:
         return False
-    approved = Approval.select().where(Approval.trail == trail, Approval.status == "APPROVED")
-    return not flow.requires_approval or approved.exists()
+    return not flow.requires_approval or Approval.releases(trail)
 
 
 def names_required(trail: Trail, template: Template) -> set[str]:
@@ -9847,7 +9869,7 @@ def begin_trail(values: dict) -> Trail:
     if missing:
         raise Invalid(issues=[issue([member], "Required") for member in missing])
     check_organisation(values.get("org_slug"))
-    if name is not None and Trail.select().where(Trail.flow == flow, Trail.name == name).exists():
+    if name is not None and Trail.has(flow=flow.id, name=name):
         raise Conflict(f"Trail with name '{name}' already exists in flow '{flow.name}'")
     return Trail.create(**values)
 
@@ -10313,7 +10335,7 @@ class BuildProvenance(Model):
     @classmethod
     def of(cls, artifact: Artifact) -> BuildProvenance | None:
         """The provenance of an artifact, if any is recorded."""
-        return cls.get_or_none(cls.artifact == artifact.id)
+        return cls.seek(artifact=artifact.id)
 
 
 def examine_provenance(
@@ -10597,7 +10619,7 @@ class Attestations(
 
 def check_flow_of(slug: str, name: str) -> None:
     """Refuse the name of a flow that an organisation does not have."""
-    if not Flow.select().where(Flow.org_slug == slug, Flow.name == name).exists():
+    if not Flow.has(org_slug=slug, name=name):
         raise NotFound(f"The organisation '{slug}' has no flow '{name}'.")
 
 
@@ -10955,7 +10977,7 @@ class ScanReport(NamedTuple):
 
 def limits_of(trail: Trail) -> dict[str, int]:
     """The thresholds of a trail's flow that are in force, by severity; none where it has none."""
-    threshold = SecurityThreshold.get_or_none(SecurityThreshold.flow == trail.flow_id)
+    threshold = SecurityThreshold.seek(flow=trail.flow_id)
     return {name: getattr(threshold, f"max_{name}") for name in JUDGED} if threshold else {}
 
 
@@ -12364,8 +12386,7 @@ def conclude(flow, missing, failed, named, trail, attestations) -> Verdict:
     if missing:
         sentence = f"Not passed for the flow {flow.name}: {', '.join(missing)}."
         return Verdict(False, sentence, missing, failed, **decided)
-    approved = Approval.select().where(Approval.trail == trail, Approval.status == "APPROVED")
-    if flow.requires_approval and not approved.exists():
+    if flow.requires_approval and not Approval.releases(trail):
         sentence = f"The flow {flow.name} requires an approval, and the trail {trail} has none."
         return Verdict(False, sentence, **decided)
     sentence = f"Everything that the flow {flow.name} requires has passed."
@@ -12579,7 +12600,7 @@ def is_listed(name: str, names: Sequence[str], patterns: Sequence[str]) -> bool:
 
 def check_environment_name(model: type[Model], name: str) -> None:
     """Refuse a name that another environment of a kind has."""
-    if model.select().where(model.name == name).exists():
+    if model.has(name=name):
         raise Conflict(f"{model.noun().capitalize()} with name '{name}' already exists")
 
 
@@ -12783,7 +12804,7 @@ class Baseline(Model):
     @classmethod
     def active(cls, environment: str) -> Baseline | None:
         """The baseline that an environment is held against."""
-        return cls.get_or_none(cls.environment == environment, cls.is_active == 1)
+        return cls.seek(environment=environment, is_active=True)
 
     @classmethod
     def approve(
@@ -13227,7 +13248,7 @@ class LogicalMember(Model):
     @classmethod
     def of(cls, logical: str, physical: str) -> LogicalMember | None:
         """The membership of an environment in a logical one."""
-        return cls.get_or_none(cls.logical_environment == logical, cls.environment == physical)
+        return cls.seek(logical_environment=logical, environment=physical)
 
 
 MERGED_SNAPSHOT = Shape(
@@ -13411,7 +13432,7 @@ class Policy(Model):
 
 def check_policy_name(name: str) -> None:
     """Refuse a name that another policy has."""
-    if Policy.select().where(Policy.name == name).exists():
+    if Policy.has(name=name):
         raise Conflict(f"Policy with name '{name}' already exists")
 
 
@@ -13466,7 +13487,7 @@ class Policies(
     def upload(self, context, key):
         """Store the text of a WASM module with a policy, in place of the one before."""
         policy = self.find(key)
-        module = PolicyModule.get_or_none(PolicyModule.policy == policy)
+        module = PolicyModule.seek(policy=policy.id)
         if module is None:
             PolicyModule.create(policy=policy.id, **context.body)
         else:
@@ -13489,8 +13510,7 @@ class PolicyAttachment(Model):
     def create(cls, **values):
         policy = Policy.fetch(values["policy"])
         environment = Environment.fetch(values["environment"])
-        same = (cls.policy == policy) & (cls.environment == environment)
-        if cls.select().where(same).exists():
+        if cls.has(policy=policy.id, environment=environment.id):
             raise Conflict(
                 f"Policy '{policy.name}' is already attached to environment '{environment.name}'"
             )
@@ -13811,9 +13831,7 @@ class Gate(
         """Decide whether an artifact may run in an environment, and keep the decision."""
         digest, actor = context.body["artifact_sha256"], context.body.get("requested_by")
         key, name = context.body.get("environment_id"), context.body.get("environment")
-        environment = Environment.get_or_none(
-            Environment.id == key if key else Environment.name == name
-        )
+        environment = Environment.seek(key) if key else Environment.seek(name=name)
         return pass_gate(digest, environment.id if environment else key, environment, actor)
 
     @route(
@@ -13826,7 +13844,7 @@ class Gate(
         """List what the gate decided, of one environment (by name or id) where one is named."""
         values, offset = {}, 0
         if text := context.query.get("environment"):
-            environment = Environment.get_or_none(Environment.name == text)
+            environment = Environment.seek(name=text)
             values["environment_id"] = environment.id if environment else text.lower()
         if limit := context.query.get("limit"):
             offset = max(0, GATE_RESULTS.count(values) - limit)
@@ -13852,7 +13870,7 @@ class User(Model):
     @classmethod
     def with_email(cls, email: str) -> User | None:
         """The user with exactly this address."""
-        return cls.get_or_none(cls.email == email)
+        return cls.seek(email=email)
 
     @classmethod
     def create(cls, **values):
@@ -13873,7 +13891,7 @@ class User(Model):
 
 def check_github_id(github_id: str | None) -> None:
     """Refuse the GitHub id that another user has."""
-    if github_id is not None and User.select().where(User.github_id == github_id).exists():
+    if github_id is not None and User.has(github_id=github_id):
         raise Conflict(f"User with GitHub id '{github_id}' already exists")
 
 
@@ -13945,7 +13963,7 @@ class ServiceAccounts(
     )
     def revoke_key(self, context, account_id, key_id):
         """End an API key of a service account, at once and for good."""
-        key = ApiKey.get_or_none(ApiKey.id == key_id, ApiKey.owner_id == self.find(account_id).id)
+        key = ApiKey.seek(id=key_id, owner_id=self.find(account_id).id)
         if key is None:
             raise NotFound(f"The service account {account_id} has no API key {key_id}.")
         told = key.json()
@@ -14036,7 +14054,7 @@ class Membership(Belonging, Model):
     @classmethod
     def of(cls, slug: str, user_id: str) -> Membership | None:
         """The place of a user in an organisation."""
-        return cls.get_or_none(cls.org_slug == slug, cls.user == user_id)
+        return cls.seek(org_slug=slug, user=user_id)
 
     @classmethod
     def end_with(cls, slug):
@@ -14409,7 +14427,7 @@ class SsoConfig(Model):
     @classmethod
     def of(cls, key: str) -> SsoConfig | None:
         """The set-up of an organisation, by its slug or its UUID."""
-        return cls.get_or_none(cls.org_slug == organisation_slug(key))
+        return cls.seek(org_slug=organisation_slug(key))
 
     @classmethod
     def must_be_of(cls, key: str) -> SsoConfig:
@@ -15419,7 +15437,7 @@ class PolicyBundle(Model):
     @classmethod
     def active(cls) -> PolicyBundle | None:
         """The bundle that decides, if there is one."""
-        return cls.get_or_none(cls.status == "ACTIVE")
+        return cls.seek(status="ACTIVE")
 
     def activate(self) -> None:
         """Make this the one that decides."""
@@ -17849,8 +17867,7 @@ class IncomingEvents(Resource, surface=FACTSTORE, tag="Webhooks"):
         """Take what a CI system tells, signed with the secret of a webhook config."""
         config = WebhookConfig.fetch(context.principal.id.removeprefix(WEBHOOK_ACTOR))
         key = self.delivery_id(context)
-        taken = (WebhookDelivery.webhook_config == config) & (WebhookDelivery.delivery_id == key)
-        if WebhookDelivery.select().where(taken).exists():
+        if WebhookDelivery.has(webhook_config=config.id, delivery_id=key):
             message = "This delivery was taken before; nothing was done."
             return {"accepted": True, "deliveryId": key, "message": message}
         delivery = {"webhook_config": config.id, "delivery_id": key}
@@ -17908,7 +17925,7 @@ class SlackConfig(Belonging, Model):
     @classmethod
     def of(cls, slug: str) -> SlackConfig:
         """The settings of an organisation, which need not be there itself; or NotFound."""
-        found = cls.get_or_none(cls.org_slug == slug)
+        found = cls.seek(org_slug=slug)
         if found is None:
             raise NotFound(f"Organisation '{slug}' has no Slack settings.")
         return found
@@ -18018,7 +18035,7 @@ class SlackConfigs(
     def configure(self, context, slug):
         """Store the Slack settings of an organisation, instead of those before."""
         slug = organisation_slug(slug)
-        config = SlackConfig.get_or_none(SlackConfig.org_slug == slug)
+        config = SlackConfig.seek(org_slug=slug)
         if config is None:
             return SlackConfig.create(org_slug=slug, **context.body)
         config.change(**context.body)
@@ -18156,7 +18173,7 @@ def show_trail(key: str) -> list[str]:
 
 def show_environment(name: str) -> list[str]:
     """What runs in an environment, whether it may, and whether it drifted."""
-    environment = Environment.get_or_none(Environment.name == name)
+    environment = Environment.seek(name=name)
     if environment is None:
         return [f"There is no environment '{name}'."]
     snapshot = EnvironmentSnapshot.newest(environment.id)
@@ -18736,12 +18753,11 @@ class JiraSync:
 
     def begin(self, trails: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
         """Put down what is about to be sent: for the first time, and again after a refusal."""
-        known = JiraTicket.trail_id
         first = [
             make_ticket(self.connection, summary=summary, trail_id=key, synced_for=key).id
             for key, summary in trails
             # Another sync may have come first.
-            if not JiraTicket.select().where(known == key).exists()
+            if not JiraTicket.has(trail_id=key)
         ]
         refused = JiraTicket.select().where(JiraTicket.stage == "failed").limit(SYNC_BATCH)
         again = []
@@ -19976,6 +19992,7 @@ MIGRATIONS = (
             *count_older_records(),
         ),
     ),
+    Migration(5, "Indexes for what is released, and for what has expired"),
 )
 #: A ready-made empty file, so that a fresh workspace inside a test is a copy.
 _template: list[bytes] = []

@@ -126,6 +126,8 @@ CREATE TABLE "approval" (
     FOREIGN KEY ("flow_id") REFERENCES "flow" ("id") ON DELETE CASCADE
 ) STRICT;
 
+CREATE INDEX "approval_lookup" ON "approval" ("trail_id", "status");
+
 CREATE INDEX "approval_trail_id" ON "approval" ("trail_id");
 
 CREATE INDEX "approval_flow_id" ON "approval" ("flow_id");
@@ -316,6 +318,8 @@ CREATE TABLE "evidence_claim" (
 CREATE INDEX "evidence_claim_created" ON "evidence_claim" ("created_at", "id");
 
 CREATE UNIQUE INDEX "evidence_claim_key" ON "evidence_claim" ("claim_key");
+
+CREATE INDEX "evidence_claim_lookup" ON "evidence_claim" ("status", "valid_until");
 
 CREATE INDEX "evidence_claim_evidence_requirement_id" ON "evidence_claim" ("evidence_requirement_id", "created_at", "id");
 

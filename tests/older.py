@@ -20,6 +20,7 @@ def make_older(path):
             file.execute(f"DROP TABLE {table}")
         made = file.execute("SELECT type, name FROM sqlite_schema WHERE sql IS NOT NULL").fetchall()
         gone = ("audit_event_makes", "audit_event_moves", "audit_event_lookup", "audit_entry_at")
+        gone += ("approval_lookup", "evidence_claim_lookup")
         for kind, name in made:
             if name.startswith((*gone, "trail_lookup")) or "_tally_" in name:
                 file.execute(f"DROP {kind} {name}")

@@ -664,3 +664,19 @@ def test_a_stopped_dispatcher_leaves_no_thread_and_can_start_again(receiver):
         receiver.get(timeout=10)
 
     assert (running, stopped, threading.active_count()) == (before + 1, before, before)
+
+
+def test_what_a_step_asks_every_second_goes_by_indexes(lite):
+    lite.load_demo()
+    lite.step()
+    asked, connection = [], lite.workspace.reader.connection()
+
+    connection.set_trace_callback(asked.append)
+    lite.step()
+    connection.set_trace_callback(None)
+
+    plans = [connection.execute(f"EXPLAIN QUERY PLAN {sql}").fetchall() for sql in asked]
+    found = [step[3] for plan in plans for step in plan if "SCAN CONSTANT" not in step[3]]
+    assert any("evidence_claim_lookup (status=? AND valid_until<?)" in step for step in found)
+    assert any("delivery_due_at (due_at<?)" in step for step in found)
+    assert [step for step in found if step.startswith("SCAN")] == []

@@ -9,10 +9,13 @@ from inside import audit, counts, rows
 from looking import stored_bytes
 
 from novantra_lite import (
+    Approval,
     Conflict,
     Finding,
+    Flow,
     NotFound,
     NovantraLite,
+    Trail,
     Unprocessable,
     governed,
     perform,
@@ -176,3 +179,48 @@ def test_the_statement_of_a_record_with_line_separators_and_brackets_is_opened_w
     told = lite.collection("findings").retrieve(finding["id"])
     assert (told["title"], told["description"]) == (odd, odd)
     assert [one["description"] for one in lite.collection("findings").list()] == [odd]
+
+
+# --- Looking records up -------------------------------------------------------
+
+
+@pytest.fixture
+def shop(lite, factstore):
+    """A flow of no organisation, with a trail."""
+    flow = factstore.post("/api/v1/flows", {"name": "shop"}).json
+    commit = {"gitCommitSha": "4f2a", "gitBranch": "main", "gitAuthor": "Ann"}
+    trail = {"flowId": flow["id"], "name": "one", "gitAuthorEmail": "ann@example.org"} | commit
+    return flow["id"], factstore.post("/api/v1/trails", trail).json["id"]
+
+
+def test_a_record_is_found_by_its_id_or_by_values_of_which_none_is_one(lite, shop):
+    flow, trail = shop
+
+    with lite.workspace.read():
+        assert Flow.seek(flow).name == Flow.seek(name="shop", org_slug=None).name == "shop"
+        assert (Flow.seek("nobody"), Flow.seek(name="shop", org_slug="acme")) == (None, None)
+        assert Trail.has(flow=flow, name="one") and Trail.has(flow=Flow.fetch(flow), name="one")
+        assert not Trail.has(flow=flow, name="two") and not Trail.has(flow=trail, name="one")
+
+
+def test_a_foreign_key_reads_as_its_record_which_is_looked_up_once(lite, shop):
+    asked = []
+    with lite.workspace.read() as current:
+        trail = Trail.fetch(shop[1])
+        connection = current.database.connection()
+        connection.set_trace_callback(asked.append)
+        names = [trail.flow.name, trail.flow.name]
+        connection.set_trace_callback(None)
+
+    assert names == ["shop", "shop"]
+    assert trail.flow_id == shop[0]
+    assert len(asked) == 1
+
+
+def test_an_approval_is_found_by_its_trail_rather_than_among_all_that_were_given(lite):
+    sql = Approval.statements().make_find("1", "trail", "status")
+    connection = lite.workspace.reader.connection()
+
+    (plan,) = connection.execute(f"EXPLAIN QUERY PLAN {sql}", ("t", "APPROVED")).fetchall()
+
+    assert "approval_lookup (trail_id=? AND status=?)" in plan[3]

@@ -296,7 +296,7 @@ def newer_workspace(path):
         ),
         (
             newer_workspace,
-            "register.db was written by a newer novantra-lite (layout 9, this one knows 4); "
+            "register.db was written by a newer novantra-lite (layout 9, this one knows 5); "
             "install that version or a later one.",
         ),
     ],
