@@ -1174,26 +1174,26 @@ class Statements:
         self.constants = {name: one for name, one in given.items() if not callable(one)}
         self.makers = {name: one for name, one in given.items() if callable(one)}
 
-    def find(self, key: Sequence, values: Mapping[str, Any], columns: str = "") -> tuple | None:
-        """The row of the record with a key, or else of one with these values; None without.
+    def found(
+        self, key: Sequence, values: Mapping[str, Any], ending: str, columns: str = ""
+    ) -> tuple[str, Sequence]:
+        """SQL for the records with certain values, or with a key, and what it is given.
 
-        It has the columns that are told, or all.
+        It reads the columns that are told, or all; the ending says in which order, and how many.
         """
-        told = columns, *values
+        told = columns, ending, bool(key), *values
         sql = self._finds.get(told) or self._finds.setdefault(told, self.make_find(*told))
-        if values:
-            fields = self.model._meta.fields
-            key = [fields[name].db_value(value) for name, value in values.items()]
-        return session().database.connection().execute(sql, key).fetchone()
+        fields = self.model._meta.fields
+        return sql, key or [fields[name].db_value(value) for name, value in values.items()]
 
-    def make_find(self, columns: str, *names: str) -> str:
-        """Write the SQL of one record with certain values, or else of the one with a key."""
+    def make_find(self, columns: str, ending: str, by_key: bool, *names: str) -> str:
+        """Write the SQL of the records with certain values, or with a key."""
         meta = self.model._meta
-        sought = [meta.fields[name] for name in names] or [meta.primary_key]
+        sought = [meta.primary_key] if by_key else [meta.fields[name] for name in names]
         # Unlike =, IS finds what is null, too; an index serves both.
-        where = " AND ".join(f'"{field.column_name}" IS ?' for field in sought)
+        where = " AND ".join(f'"{field.column_name}" IS ?' for field in sought) or "1"
         every = ", ".join(f'"{field.column_name}"' for field in meta.sorted_fields)
-        return f'SELECT {columns or every} FROM "{meta.table_name}" WHERE {where} LIMIT 1'
+        return f'SELECT {columns or every} FROM "{meta.table_name}" WHERE {where} {ending}'
 
     def values(self, record: Model) -> list:
         """All columns of a record as the file holds them, in the order of the table."""
@@ -1288,7 +1288,71 @@ class CurrentDatabase:
         return getattr(current.database if current else self.dialect, name)
 
 
-class Model(peewee.Model):
+class Findable:
+    """Mixed into what has a table: how its records are found, by SQL that is written once.
+
+    Values are those of fields, by name; None is one, too.
+    """
+
+    @classmethod
+    def noun(cls) -> str:
+        """What one of these is called in a sentence."""
+        return cls._meta.table_name.replace("_", " ")
+
+    @classmethod
+    @functools.cache
+    def statements(cls) -> Statements:
+        """The SQL kept for this model."""
+        return Statements(cls)
+
+    @classmethod
+    def loaded(cls, row: Sequence) -> Model:
+        """The record that a row of all columns holds."""
+        record = cls(__no_default__=True)
+        for field, value in zip(cls._meta.sorted_fields, row, strict=True):
+            record.__data__[field.name] = field.python_value(value)
+        record._dirty.clear()
+        return record
+
+    @classmethod
+    def load(cls, sql: str, values: Sequence = ()) -> list[Model]:
+        """The records whose rows a query of all columns finds."""
+        found = session().database.connection().execute(sql, values).fetchall()
+        return [cls.loaded(row) for row in found]
+
+    @classmethod
+    def every(cls, **values: Any) -> list[Model]:
+        """The records with these values, in the order in which they were made."""
+        return cls.load(*cls.statements().found((), values, "ORDER BY rowid"))
+
+    @classmethod
+    def last(cls, **values: Any) -> Model | None:
+        """The record with these values that was made last, or None."""
+        newest = cls.statements().found((), values, "ORDER BY rowid DESC LIMIT 1")
+        return next(iter(cls.load(*newest)), None)
+
+    @classmethod
+    def seek(cls, *key: str, **values: Any) -> Model | None:
+        """The record with this id, or the first one made with these values; None without."""
+        oldest = cls.statements().found(key, values, "ORDER BY rowid LIMIT 1")
+        return next(iter(cls.load(*oldest)), None)
+
+    @classmethod
+    def has(cls, *key: str, **values: Any) -> bool:
+        """Whether there is a record with this id, or one with these values."""
+        sql, given = cls.statements().found(key, values, "LIMIT 1", "1")
+        return session().database.connection().execute(sql, given).fetchone() is not None
+
+    @classmethod
+    def fetch(cls, key: str) -> Model:
+        """The record with this id, or NotFound."""
+        record = cls.seek(key)
+        if record is None:
+            raise NotFound(f"There is no {cls.noun()} with the id {key}.")
+        return record
+
+
+class Model(Findable, peewee.Model):
     """The base of every table, and of the rules of its records.
 
     A model says with class attributes: `fact`, what the audit log calls it (empty: its writes are
@@ -1323,23 +1387,12 @@ class Model(peewee.Model):
         primary_key = False
 
     @classmethod
-    def noun(cls) -> str:
-        """What one of these is called in a sentence."""
-        return cls._meta.table_name.replace("_", " ")
-
-    @classmethod
     @functools.cache
     def members(cls) -> dict[str, Member]:
         """The fields that callers see, by the names of their members."""
         named = {camel(f.column_name): f for f in cls._meta.sorted_fields if not f.hidden}
         # A derived member stands in for the stored one of its name.
         return {name: f for name, f in named.items() if name not in cls.derived}
-
-    @classmethod
-    @functools.cache
-    def statements(cls) -> Statements:
-        """The SQL kept for this model."""
-        return Statements(cls)
 
     @classmethod
     def create(cls, **values) -> Model:
@@ -1351,31 +1404,6 @@ class Model(peewee.Model):
         session().database.connection().execute(statements.insert, row)
         if cls.fact:
             session().facts.append((cls.made, cls, record._pk, row, None))
-        return record
-
-    @classmethod
-    def seek(cls, *key: str, **values: Any) -> Model | None:
-        """The record with this id, or one with these values (None is one, too); None without."""
-        row = cls.statements().find(key, values)
-        if row is None:
-            return None
-        record = cls(__no_default__=True)
-        for field, value in zip(cls._meta.sorted_fields, row, strict=True):
-            record.__data__[field.name] = field.python_value(value)
-        record._dirty.clear()
-        return record
-
-    @classmethod
-    def has(cls, *key: str, **values: Any) -> bool:
-        """Whether there is a record with this id, or one with these values."""
-        return cls.statements().find(key, values, "1") is not None
-
-    @classmethod
-    def fetch(cls, key: str) -> Model:
-        """The record with this id, or NotFound."""
-        record = cls.seek(key)
-        if record is None:
-            raise NotFound(f"There is no {cls.noun()} with the id {key}.")
         return record
 
     def change(self, **values) -> set[str]:
@@ -8473,9 +8501,8 @@ def read_in_path(field: Member, value: str) -> Any:
 def organisation_slug(key: str) -> str:
     """The slug that a path means, which may hold an organisation's UUID instead."""
     key = read_in_path(ScmIntegration.org_slug, key)
-    named = Organisation.slug == key
-    query = Organisation.select(Organisation.slug).where(named | (Organisation.id == key.lower()))
-    return query.order_by(named.desc()).scalar() or key
+    named = None if Organisation.has(slug=key) else Organisation.seek(key.lower())
+    return named.slug if named else key
 
 
 @functools.cache
@@ -10026,8 +10053,7 @@ def artifact_of(trail_id: str, artifact_id: str) -> Artifact:
 
 def first_artifact(digest: str) -> Artifact:
     """The artifact that was the first to be reported with a digest, or NotFound."""
-    reported = Artifact.select().where(Artifact.sha256_digest == digest)
-    artifact = reported.order_by(peewee.SQL('"t1"."rowid"')).first()
+    artifact = Artifact.seek(sha256_digest=digest)
     if artifact is None:
         raise NotFound(f"There is no artifact with the digest '{digest}'.")
     return artifact
@@ -12686,7 +12712,7 @@ class EnvironmentSnapshot(Model):
     ) -> EnvironmentSnapshot:
         """Record what runs now, as far as the environment's scope covers it."""
         kept = [one for one in artifacts if environment.covers(one["artifactName"])]
-        before = cls.newest(environment.id)
+        before = cls.last(environment=environment.id)
         last = before.snapshot_index if before else 0
         seen = SnapshotArtifact.seen(environment, kept)
         snapshot = cls.create(
@@ -12710,12 +12736,6 @@ class EnvironmentSnapshot(Model):
                 subject = {"environment_id": environment.id, "artifact_sha256": digest}
                 AuditEvent.record("ARTIFACT_REMOVED", recorded_by, payload, **subject)
         return snapshot
-
-    @classmethod
-    def newest(cls, environment: str) -> EnvironmentSnapshot | None:
-        """The snapshot with the highest index of an environment."""
-        own = cls.select().where(cls.environment == environment)
-        return own.order_by(cls.snapshot_index.desc()).first()
 
     def remove(self):
         SnapshotArtifact.delete().where(SnapshotArtifact.snapshot == self).execute()
@@ -12815,7 +12835,7 @@ class Baseline(Model):
             before.change(is_active=False)
         if snapshot_id:
             snapshot = EnvironmentSnapshot.seek(snapshot_id)
-        elif snapshot := EnvironmentSnapshot.newest(environment.id):
+        elif snapshot := EnvironmentSnapshot.last(environment=environment.id):
             snapshot_id = snapshot.id
         return cls.create(
             environment=environment.id,
@@ -12841,12 +12861,6 @@ class DriftReport(Model):
     removed = Json(DIFF_ENTRIES, default=list)
     updated = Json(DIFF_ENTRIES, default=list)
 
-    @classmethod
-    def last(cls, environment: str) -> DriftReport | None:
-        """The report that tells how things stand in an environment."""
-        own = cls.select().where(cls.environment == environment)
-        return own.order_by(peewee.SQL('"t1"."rowid"').desc()).first()
-
     def drift(self) -> dict[str, list[dict]]:
         """The three lists of what differs."""
         return {"added": self.added, "removed": self.removed, "updated": self.updated}
@@ -12862,7 +12876,7 @@ def note_drift(environment: Environment, snapshot: EnvironmentSnapshot | None) -
         return
     drift = compare(baseline.artifacts, snapshot.artifacts)
     del drift["unchanged"]
-    last = DriftReport.last(environment.id)
+    last = DriftReport.last(environment=environment.id)
     before = last.drift() if last else {kind: [] for kind in drift}
     if last and last.baseline_id == baseline.id and before == drift:
         return
@@ -13053,7 +13067,7 @@ class Baselines(Resource, surface=FACTSTORE, model=Baseline, scope="factstore", 
         """Make a snapshot the active baseline of an environment."""
         environment = Environment.fetch(key)
         baseline = Baseline.approve(environment, **context.body)
-        note_drift(environment, EnvironmentSnapshot.newest(key))
+        note_drift(environment, EnvironmentSnapshot.last(environment=key))
         return baseline
 
     @route(
@@ -13087,12 +13101,12 @@ class DriftReports(
     def check(self, context, key):
         """Tell how the latest snapshot of an environment differs from its baseline."""
         baseline = active_baseline(key)
-        newest = EnvironmentSnapshot.newest(key)
+        newest = EnvironmentSnapshot.last(environment=key)
         if newest is None or baseline.snapshot_id is None:
             what = "no snapshot" if newest is None else "a baseline without a snapshot"
             raise NotFound(f"The environment {key} has {what}.")
         # Whatever moves the drift writes a report, so the last one is true of this snapshot too.
-        return DriftReport.last(key).json() | {"snapshotId": newest.id}
+        return DriftReport.last(environment=key).json() | {"snapshotId": newest.id}
 
     @route(
         "GET /api/v1/environments/{environmentId}/drift/history",
@@ -13710,28 +13724,26 @@ def policies_for(key: str | None, environment: Environment | None) -> list:
     To these come the policies attached to it. Where no known environment is named, those attached
     to any: a name that is mistyped must not open the gate.
     """
-    order = peewee.SQL('"t1"."rowid"')
-    active = list(DeploymentPolicy.select().where(DeploymentPolicy.is_active).order_by(order))
+    active = DeploymentPolicy.every(is_active=True)
     own = [policy for policy in active if key and policy.environment_id == key]
+    attached = Policy.load(attached_sql(bool(environment)), [environment.id] if environment else [])
+    return [*(own or active), *attached]
+
+
+@functools.cache
+def attached_sql(to_one: bool) -> str:
+    """SQL for the policies that are attached to one environment, or to any."""
     attached = PolicyAttachment.select(PolicyAttachment.policy)
-    if environment:
-        attached = attached.where(PolicyAttachment.environment == environment)
-    return [*(own or active), *Policy.select().where(Policy.id.in_(attached)).order_by(order)]
+    if to_one:
+        attached = attached.where(PolicyAttachment.environment == peewee.SQL("?"))
+    query = Policy.select().where(Policy.id.in_(attached))
+    return query.order_by(peewee.SQL('"t1"."rowid"')).sql()[0]
 
 
 def is_on_allowlist(digest: str, environment: Environment) -> bool:
     """Whether an entry in force of an environment's allow-list has exactly this digest."""
-    lasting = AllowlistEntry.expires_at.is_null() | (AllowlistEntry.expires_at > now_exactly())
-    return (
-        AllowlistEntry.select()
-        .where(
-            AllowlistEntry.environment == environment,
-            AllowlistEntry.sha256 == digest,
-            AllowlistEntry.status == "ACTIVE",
-            lasting,
-        )
-        .exists()
-    )
+    given = AllowlistEntry.every(environment=environment.id, sha256=digest, status="ACTIVE")
+    return any(one.expires_at is None or one.expires_at > now_exactly() for one in given)
 
 
 def decide(digest: str, key: str | None, environment: Environment | None) -> dict:
@@ -15627,17 +15639,12 @@ def document_of(body: Mapping[str, Any]) -> dict:
 
 def artifact_named(body: Mapping[str, Any]) -> Artifact:
     """The artifact that a body names, as it was first reported, or NotFound."""
-    asked = (
-        (Artifact.id, body.get("artifact_id")),
-        (Artifact.sha256_digest, body.get("artifact_digest")),
-        (Artifact.trail, body.get("trail_id")),
-    )
-    artifact = (
-        Artifact.select()
-        .where(*(column == value for column, value in asked if value))
-        .order_by(peewee.SQL('"t1"."rowid"'))
-        .first()
-    )
+    asked = {
+        "id": body.get("artifact_id"),
+        "sha256_digest": body.get("artifact_digest"),
+        "trail": body.get("trail_id"),
+    }
+    artifact = Artifact.seek(**{name: value for name, value in asked.items() if value})
     if artifact is None:
         key = body.get("artifact_id") or body.get("artifact_digest")
         raise NotFound(f"There is no artifact {key} here.")
@@ -18176,14 +18183,14 @@ def show_environment(name: str) -> list[str]:
     environment = Environment.seek(name=name)
     if environment is None:
         return [f"There is no environment '{name}'."]
-    snapshot = EnvironmentSnapshot.newest(environment.id)
+    snapshot = EnvironmentSnapshot.last(environment=environment.id)
     lines = [f"Environment {name} ({environment.type})"]
     lines += [f"Compliance: {environment.json()['complianceState']}"]
     if snapshot is None:
         return [*lines, "There is no snapshot of it yet."]
     lines += [f"Snapshot: {snapshot.snapshot_index} of {snapshot.recorded_at}"]
     lines += [f"Artifacts: {len(snapshot.artifacts)}"]
-    report = DriftReport.last(environment.id)
+    report = DriftReport.last(environment=environment.id)
     if report:
         lines += ["It drifted from its baseline." if report.has_drift else "It did not drift."]
     return lines
@@ -18407,7 +18414,7 @@ class AtlassianSite(Model):
     @classmethod
     def only(cls) -> AtlassianSite | None:
         """The connection, if there is one."""
-        return cls.select().first()
+        return cls.seek()
 
     @classmethod
     def stored(cls) -> AtlassianSite:
@@ -22291,7 +22298,7 @@ class NovantraLite(Install):
         """A bearer token with these scopes, from an account made for it."""
         name, wanted = "In-process client", sorted(set(scopes))
         with self.workspace.read():
-            known = ServiceAccount.select().where(ServiceAccount.name == name)
+            known = ServiceAccount.every(name=name)
             usable = (one for one in known if one.scopes == wanted and not one.disabled)
             account = next(usable, None)
         if account is None:

@@ -203,6 +203,18 @@ def test_a_record_is_found_by_its_id_or_by_values_of_which_none_is_one(lite, sho
         assert not Trail.has(flow=flow, name="two") and not Trail.has(flow=trail, name="one")
 
 
+def test_records_with_the_same_values_come_in_the_order_in_which_they_were_made(lite, factstore):
+    made = [factstore.post("/api/v1/flows", {"name": name}).json["id"] for name in "zyx"]
+
+    with lite.workspace.read():
+        assert [flow.id for flow in Flow.every(org_slug=None)] == made
+        assert [flow.id for flow in Flow.every()] == made
+        assert Flow.every(org_slug="acme") == []
+        assert Flow.seek(org_slug=None).id == made[0]
+        assert Flow.last(org_slug=None).id == made[-1]
+        assert Flow.last(org_slug="acme") is None
+
+
 def test_a_foreign_key_reads_as_its_record_which_is_looked_up_once(lite, shop):
     asked = []
     with lite.workspace.read() as current:
@@ -218,9 +230,10 @@ def test_a_foreign_key_reads_as_its_record_which_is_looked_up_once(lite, shop):
 
 
 def test_an_approval_is_found_by_its_trail_rather_than_among_all_that_were_given(lite):
-    sql = Approval.statements().make_find("1", "trail", "status")
+    values = {"trail": "t", "status": "APPROVED"}
+    sql, given = Approval.statements().found((), values, "LIMIT 1")
     connection = lite.workspace.reader.connection()
 
-    (plan,) = connection.execute(f"EXPLAIN QUERY PLAN {sql}", ("t", "APPROVED")).fetchall()
+    (plan,) = connection.execute(f"EXPLAIN QUERY PLAN {sql}", given).fetchall()
 
     assert "approval_lookup (trail_id=? AND status=?)" in plan[3]
