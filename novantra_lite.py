@@ -1159,7 +1159,7 @@ class Statements:
         self.plain = '"json"' if model.fact else self.json
         self.text = peewee.SQL(self.with_derived(self.plain, model.derived))
         self._retrievals: dict[tuple[str, ...], str] = {}
-        self._finds: dict[tuple[str, ...], str] = {}
+        self._queries: dict[tuple[str, ...], str] = {}
         self.names = [column.name for column in columns]
         #: Which columns the file does not hold as a record does.
         self.converted = [
@@ -1174,7 +1174,7 @@ class Statements:
         self.constants = {name: one for name, one in given.items() if not callable(one)}
         self.makers = {name: one for name, one in given.items() if callable(one)}
 
-    def found(
+    def query(
         self, key: Sequence, values: Mapping[str, Any], ending: str, columns: str = ""
     ) -> tuple[str, Sequence]:
         """SQL for the records with certain values, or with a key, and what it is given.
@@ -1182,11 +1182,11 @@ class Statements:
         It reads the columns that are told, or all; the ending says in which order, and how many.
         """
         told = columns, ending, bool(key), *values
-        sql = self._finds.get(told) or self._finds.setdefault(told, self.make_find(*told))
+        sql = self._queries.get(told) or self._queries.setdefault(told, self.make_query(*told))
         fields = self.model._meta.fields
         return sql, key or [fields[name].db_value(value) for name, value in values.items()]
 
-    def make_find(self, columns: str, ending: str, by_key: bool, *names: str) -> str:
+    def make_query(self, columns: str, ending: str, by_key: bool, *names: str) -> str:
         """Write the SQL of the records with certain values, or with a key."""
         meta = self.model._meta
         sought = [meta.primary_key] if by_key else [meta.fields[name] for name in names]
@@ -1323,24 +1323,24 @@ class Findable:
     @classmethod
     def every(cls, **values: Any) -> list[Model]:
         """The records with these values, in the order in which they were made."""
-        return cls.load(*cls.statements().found((), values, "ORDER BY rowid"))
+        return cls.load(*cls.statements().query((), values, "ORDER BY rowid"))
 
     @classmethod
     def last(cls, **values: Any) -> Model | None:
         """The record with these values that was made last, or None."""
-        newest = cls.statements().found((), values, "ORDER BY rowid DESC LIMIT 1")
+        newest = cls.statements().query((), values, "ORDER BY rowid DESC LIMIT 1")
         return next(iter(cls.load(*newest)), None)
 
     @classmethod
     def seek(cls, *key: str, **values: Any) -> Model | None:
         """The record with this id, or the first one made with these values; None without."""
-        oldest = cls.statements().found(key, values, "ORDER BY rowid LIMIT 1")
+        oldest = cls.statements().query(key, values, "ORDER BY rowid LIMIT 1")
         return next(iter(cls.load(*oldest)), None)
 
     @classmethod
     def has(cls, *key: str, **values: Any) -> bool:
         """Whether there is a record with this id, or one with these values."""
-        sql, given = cls.statements().found(key, values, "LIMIT 1", "1")
+        sql, given = cls.statements().query(key, values, "LIMIT 1", "1")
         return session().database.connection().execute(sql, given).fetchone() is not None
 
     @classmethod

@@ -231,7 +231,7 @@ def test_a_foreign_key_reads_as_its_record_which_is_looked_up_once(lite, shop):
 
 def test_an_approval_is_found_by_its_trail_rather_than_among_all_that_were_given(lite):
     values = {"trail": "t", "status": "APPROVED"}
-    sql, given = Approval.statements().found((), values, "LIMIT 1")
+    sql, given = Approval.statements().query((), values, "LIMIT 1")
     connection = lite.workspace.reader.connection()
 
     (plan,) = connection.execute(f"EXPLAIN QUERY PLAN {sql}", given).fetchall()
