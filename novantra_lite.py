@@ -52,7 +52,7 @@ from __future__ import annotations
 import gc
 
 # Classes are made by the hundred below, and none of them is garbage: to look for it again and again
-# would be a sixth of the time that importing takes.
+# would take its time and find nothing.
 if _collecting := gc.isenabled():
     gc.disable()
 
