@@ -1236,8 +1236,8 @@ class Statements:
     def retrieval(self, members: tuple[str, ...] = ()) -> str:
         """SQL that reads the JSON text of one record, less some members."""
         if members not in self._retrievals:
-            text = self.without(members).cast("BLOB")
             one = self.model._meta.primary_key == peewee.SQL("?")
+            text = self.without(members).cast("BLOB")
             self._retrievals[members] = self.model.select(text).where(one).sql()[0]
         return self._retrievals[members]
 
@@ -10852,12 +10852,8 @@ class EvidenceFiles(
     )
     def download(self, context, digest):
         """Download an evidence file by the SHA-256 of its bytes; the oldest one that has it."""
-        known = re.fullmatch("[0-9a-f]{64}", digest) and (
-            EvidenceFile.select()
-            .where(EvidenceFile.sha256_hash == digest)
-            .order_by(peewee.SQL('"t1"."rowid"'))
-            .first()
-        )
+        is_hash = re.fullmatch("[0-9a-f]{64}", digest)
+        known = is_hash and EvidenceFile.seek(sha256_hash=digest)
         if not known:
             raise NotFound("There is no evidence file with this hash.")
         if known.external_url:
@@ -17810,8 +17806,7 @@ def trail_of_webhook(config: WebhookConfig, told: Mapping[str, str]) -> Trail:
     """The trail that a webhook names, or else the first of its commit, or else a new one."""
     trail = "trail_id" in told and Trail.seek(told["trail_id"])
     if not trail and "git_commit_sha" in told:
-        mine = (Trail.flow == config.flow_id) & (Trail.git_commit_sha == told["git_commit_sha"])
-        trail = Trail.select().where(mine).order_by(peewee.SQL('"t1"."rowid"')).first()
+        trail = Trail.seek(flow=config.flow_id, git_commit_sha=told["git_commit_sha"])
     return trail or begin_trail(
         {
             "flow": config.flow_id,
