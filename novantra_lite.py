@@ -60,7 +60,6 @@ import base64
 import binascii
 import contextlib
 import contextvars
-import dataclasses
 import functools
 import hashlib
 import hmac
@@ -83,7 +82,6 @@ from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import MISSING, asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
 from html import escape
@@ -268,124 +266,123 @@ class Faults(ValueError):
 # --- Settings -----------------------------------------------------------------
 
 
-def setting(default: Any, explanation: str, also: str = "", **options: Any) -> Any:
-    """Declare one setting: its default, whose type is the setting's, and one sentence about it.
+class Setting:
+    """One setting: its default, whose type is the setting's, and one sentence about it.
 
-    `also` names a variable of the environment that is read where the setting's own is not set.
+    `also` names a variable of the environment that is read where the setting's own is not set. A
+    secret is told to nobody.
     """
-    told = {"help": explanation, "also": also}
-    return dataclasses.field(default=default, metadata=told, **options)
+
+    def __init__(self, default: Any, explanation: str, also: str = "", is_secret: bool = False):
+        self.default, self.explanation = default, explanation
+        self.also, self.is_secret = also, is_secret
+
+    def __set_name__(self, owner: type[Settings], name: str):
+        owner.KNOWN[name] = self
 
 
-@dataclass(frozen=True, eq=False, repr=False)
 class Settings:
     """Everything that can be set: by keyword, or as NOVANTRA_LITE_<NAME> in the environment."""
 
-    database: str = setting("", "The workspace's file; empty for one that ends with the process.")
-    workspaces: str = setting(
-        "", "A directory of workspaces, one file each, instead of `database`."
-    )
-    key: str = setting("", "Wraps the key ring; empty: a key file beside the database.", repr=False)
-    listen: str = setting(
-        "127.0.0.1:8080", "Address and port to serve on; port 0 picks a free one."
-    )
-    threads: int = setting(8, "Threads that answer requests.")
-    one_processor: bool = setting(
+    #: Every setting by its name, in the order of the reference.
+    KNOWN: ClassVar[dict[str, Setting]] = {}
+
+    database = Setting("", "The workspace's file; empty for one that ends with the process.")
+    workspaces = Setting("", "A directory of workspaces, one file each, instead of `database`.")
+    key = Setting("", "Wraps the key ring; empty: a key file beside the database.", is_secret=True)
+    listen = Setting("127.0.0.1:8080", "Address and port to serve on; port 0 picks a free one.")
+    threads = Setting(8, "Threads that answer requests.")
+    one_processor = Setting(
         True, "Whether the threads that answer requests share one processor, which is quicker."
     )
-    synchronous: str = setting(
-        "FULL", "SQLite's synchronous: FULL (fsync at commit), NORMAL or OFF."
-    )
-    busy_timeout: float = setting(10.0, "Seconds to wait for a lock on the file.")
-    token_life: int = setting(900, "Seconds that an access token stays good.")
-    cursor_life: int = setting(172_800, "Seconds that a cursor stays good.")
-    idempotency_life: int = setting(86_400, "Seconds that an Idempotency-Key is remembered.")
-    event_life: int = setting(2_592_000, "Seconds that delivered events and their log are kept.")
-    rate_limits: bool = setting(True, "Whether rate limits are enforced; headers are always sent.")
-    rate_reads: int = setting(600, "Reads a minute for one service account.")
-    rate_writes: int = setting(60, "Writes a minute for one service account.")
-    rate_organization: int = setting(3000, "Requests a minute for the whole organization.")
-    rate_address: int = setting(60, "Requests a minute for one address without usable credentials.")
-    rate_failures: int = setting(10, "Failed token requests a minute for one client id.")
-    json_limit: int = setting(1_048_576, "Bytes that a JSON body may have.")
-    claim_limit: int = setting(
-        20_971_520, "Bytes that an evidence claim with attachments may have."
-    )
-    attachment_limit: int = setting(10_485_760, "Bytes that one attachment may have.")
-    attachments_limit: int = setting(
-        15_728_640, "Bytes that a claim's attachments may have together."
-    )
-    upload_limit: int = setting(52_428_800, "Bytes that any request may have.")
-    finding_updates: bool = setting(False, "Whether PATCH may change the status of a finding.")
-    webhook_private_targets: tuple = setting(
+    synchronous = Setting("FULL", "SQLite's synchronous: FULL (fsync at commit), NORMAL or OFF.")
+    busy_timeout = Setting(10.0, "Seconds to wait for a lock on the file.")
+    token_life = Setting(900, "Seconds that an access token stays good.")
+    cursor_life = Setting(172_800, "Seconds that a cursor stays good.")
+    idempotency_life = Setting(86_400, "Seconds that an Idempotency-Key is remembered.")
+    event_life = Setting(2_592_000, "Seconds that delivered events and their log are kept.")
+    rate_limits = Setting(True, "Whether rate limits are enforced; headers are always sent.")
+    rate_reads = Setting(600, "Reads a minute for one service account.")
+    rate_writes = Setting(60, "Writes a minute for one service account.")
+    rate_organization = Setting(3000, "Requests a minute for the whole organization.")
+    rate_address = Setting(60, "Requests a minute for one address without usable credentials.")
+    rate_failures = Setting(10, "Failed token requests a minute for one client id.")
+    json_limit = Setting(1_048_576, "Bytes that a JSON body may have.")
+    claim_limit = Setting(20_971_520, "Bytes that an evidence claim with attachments may have.")
+    attachment_limit = Setting(10_485_760, "Bytes that one attachment may have.")
+    attachments_limit = Setting(15_728_640, "Bytes that a claim's attachments may have together.")
+    upload_limit = Setting(52_428_800, "Bytes that any request may have.")
+    finding_updates = Setting(False, "Whether PATCH may change the status of a finding.")
+    webhook_private_targets = Setting(
         (), "Private networks that webhooks, notifications and integrations may reach."
     )
-    webhook_timeout: float = setting(10.0, "Seconds that a webhook receiver has to answer.")
-    slack_url: str = setting("https://slack.com/api", "Where Slack's Web API is.")
-    factstore_auth: str = setting("on", "`open` lets loopback callers without credentials through.")
-    factstore_region: str = setting("us-east-1", "Sent as X-Factstore-Region.")
-    cors_origins: tuple = setting(
+    webhook_timeout = Setting(10.0, "Seconds that a webhook receiver has to answer.")
+    slack_url = Setting("https://slack.com/api", "Where Slack's Web API is.")
+    factstore_auth = Setting("on", "`open` lets loopback callers without credentials through.")
+    factstore_region = Setting("us-east-1", "Sent as X-Factstore-Region.")
+    cors_origins = Setting(
         (), "Origins whose pages may call the Factstore surface, such as http://localhost:5173."
     )
-    provenance_keys: tuple = setting(
+    provenance_keys = Setting(
         (), "Files with public keys (PEM) that build provenance is verified with."
     )
-    scm_hosts: tuple = setting(
+    scm_hosts = Setting(
         (), "Base URLs of source hosts other than the public ones, such as GITLAB=https://git.lan."
     )
-    scm_timeout: float = setting(10.0, "Seconds that a source host has to answer.")
-    vault_address: str = setting(
+    scm_timeout = Setting(10.0, "Seconds that a source host has to answer.")
+    vault_address = Setting(
         "", "The URL of HashiCorp Vault; empty: evidence stays in the file.", also="VAULT_ADDR"
     )
-    vault_auth_method: str = setting(
+    vault_auth_method = Setting(
         "TOKEN", "How to log in to Vault: TOKEN or APPROLE.", also="VAULT_AUTH_METHOD"
     )
-    vault_token: str = setting("", "The token for Vault.", also="VAULT_TOKEN", repr=False)
-    vault_role_id: str = setting(
-        "", "The id of the AppRole for Vault.", also="VAULT_ROLE_ID", repr=False
+    vault_token = Setting("", "The token for Vault.", also="VAULT_TOKEN", is_secret=True)
+    vault_role_id = Setting(
+        "", "The id of the AppRole for Vault.", also="VAULT_ROLE_ID", is_secret=True
     )
-    vault_secret_id: str = setting(
-        "", "The secret id of the AppRole for Vault.", also="VAULT_SECRET_ID", repr=False
+    vault_secret_id = Setting(
+        "", "The secret id of the AppRole for Vault.", also="VAULT_SECRET_ID", is_secret=True
     )
-    vault_mount: str = setting("secret", "Where in Vault the KV store of version 2 is mounted.")
-    vault_timeout: float = setting(10.0, "Seconds that Vault has to answer.")
-    sso_private_issuers: tuple = setting(
+    vault_mount = Setting("secret", "Where in Vault the KV store of version 2 is mounted.")
+    vault_timeout = Setting(10.0, "Seconds that Vault has to answer.")
+    sso_private_issuers = Setting(
         (), "Base URLs of identity providers in private networks, such as http://localhost:9000."
     )
-    sso_timeout: float = setting(10.0, "Seconds that an identity provider has to answer.")
-    sso_session_life: int = setting(28_800, "Seconds that a session of single sign-on stays good.")
-    ledger: bool = setting(
+    sso_timeout = Setting(10.0, "Seconds that an identity provider has to answer.")
+    sso_session_life = Setting(28_800, "Seconds that a session of single sign-on stays good.")
+    ledger = Setting(
         True, "Whether the ledger's operations answer; entries are written in any case."
     )
-    checkpoints: str = setting(
+    checkpoints = Setting(
         "", "A directory for signed checkpoints, best on other media; empty: beside the file."
     )
-    checkpoint_interval: int = setting(
+    checkpoint_interval = Setting(
         3600, "Seconds between signed checkpoints, written if there is something new."
     )
-    rego_deadline: float = setting(2.0, "Seconds that a policy has to compile, or to decide.")
-    rego_memory: int = setting(256, "MiB that policies may take while they are evaluated.")
+    rego_deadline = Setting(2.0, "Seconds that a policy has to compile, or to decide.")
+    rego_memory = Setting(256, "MiB that policies may take while they are evaluated.")
+    shutdown_grace = Setting(10.0, "Seconds that requests in flight have to finish at a stop.")
 
-    shutdown_grace: float = setting(
-        10.0, "Seconds that requests in flight have to finish at a stop."
-    )
     WORDS: ClassVar = {
         "synchronous": ("FULL", "NORMAL", "OFF"),
         "factstore_auth": ("on", "open"),
         "vault_auth_method": ("TOKEN", "APPROLE"),
     }
 
+    def __init__(self, **given: Any):
+        if unknown := given.keys() - self.KNOWN.keys():
+            raise TypeError(f"No such setting: {', '.join(sorted(unknown))}.")
+        defaults = {name: known.default for name, known in self.KNOWN.items()}
+        vars(self).update(defaults | given)
+
     @classmethod
     def read(cls, environment: Mapping[str, str] = os.environ, **given: Any) -> Settings:
         """Take settings from keywords, then from the environment, then the defaults."""
-        known = {item.name: item for item in fields(cls)}
-        if unknown := given.keys() - known.keys():
-            raise TypeError(f"No such setting: {', '.join(sorted(unknown))}.")
         values, told = {}, dict(environment)
-        for name, item in known.items():
-            text = told.get(f"NOVANTRA_LITE_{name.upper()}", told.get(item.metadata["also"]))
-            if text is not None and item.default is not MISSING:
-                values[name] = parse_setting(name, text, item.default)
+        for name, known in cls.KNOWN.items():
+            text = told.get(f"NOVANTRA_LITE_{name.upper()}", told.get(known.also))
+            if text is not None:
+                values[name] = parse_setting(name, text, known.default)
         settings = cls(**values | given)
         for name, words in cls.WORDS.items():
             if getattr(settings, name) not in words:
@@ -1118,8 +1115,7 @@ class Derived(NamedTuple):
     sql: str
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class Searched:
+class Searched(NamedTuple):
     """What a search looks through in a model's records, and how it tells of one that it found.
 
     `names` are the columns by which people know a record: who gives the beginning of one, or all of
@@ -2996,19 +2992,18 @@ class File:
         return {"type": "string", "format": "binary", "contentMediaType": BYTES_MEDIA}
 
 
-@dataclass
 class Upload:
     """A file that came in: its bytes, a name and a type fit to be told, its size and SHA-256."""
 
-    content: IO[bytes]
-    file_name: str
-    content_type: str
-    size: int
-    sha256: str
-    #: SHA-256 of the whole body, which an Idempotency-Key is bound to.
-    body_digest: bytes = b""
-    #: The texts of the form's other parts, by name; empty ones count as absent.
-    fields: dict[str, str] = dataclasses.field(default_factory=dict)
+    def __init__(
+        self, content: IO[bytes], file_name: str, content_type: str, size: int, sha256: str
+    ):
+        self.content, self.file_name, self.content_type = content, file_name, content_type
+        self.size, self.sha256 = size, sha256
+        #: SHA-256 of the whole body, which an Idempotency-Key is bound to.
+        self.body_digest = b""
+        #: The texts of the form's other parts, by name; empty ones count as absent.
+        self.fields: dict[str, str] = {}
 
     def pieces(self) -> Iterator[bytes]:
         """The content from its beginning, in pieces of 256 KiB and a last one."""
@@ -3296,12 +3291,17 @@ class Surface:
     error_schema: ClassVar[dict] = {}
 
     def __init__(self) -> None:
-        self.operations: list[Operation] = []
+        self.resources: list[Resource] = []
 
     @property
     def name(self) -> str:
         """What the API is called."""
         return type(self).__name__.removesuffix("Surface")
+
+    @functools.cached_property
+    def operations(self) -> list[Operation]:
+        """All that the API offers, in the order of the chapters; put together at the first use."""
+        return [operation for resource in self.resources for operation in resource.declare()]
 
     def credentials(self, request: falcon.Request) -> str:
         """The token that a request presents, or nothing."""
@@ -3396,7 +3396,6 @@ def read_form(data: bytes) -> dict:
 JSON_MEDIA = MappingProxyType({"application/json": read_json})
 
 
-@dataclass(frozen=True, eq=False, repr=False)
 class Operation:
     """One line of an API: what it promises on the wire, and the handler that keeps it.
 
@@ -3423,7 +3422,7 @@ class Operation:
     partial: bool = False
     #: What a multipart form holds, where that is not what another body holds.
     form: Schema | None = None
-    media: Mapping[str, Callable] = dataclasses.field(default_factory=lambda: JSON_MEDIA)
+    media: Mapping[str, Callable] = JSON_MEDIA
     #: The media types of the answer, separated by spaces; all but the first are text.
     answers_with: str = "application/json"
     #: Names the setting that bounds the body.
@@ -3440,10 +3439,15 @@ class Operation:
     #: Statuses of refusals that it has beyond those that all operations have.
     refuses: tuple[int, ...] = ()
     #: JSON schemas of what it answers with further statuses, in place of the surface's envelope.
-    others: Mapping[int, dict] = dataclasses.field(default_factory=dict)
+    others: Mapping[int, dict] = MappingProxyType({})
     #: Whether it may send the caller elsewhere (302) instead.
     redirects: bool = False
     id: str = ""
+
+    def __init__(self, resource: Resource, name: str, **options: Any):
+        if unknown := options.keys() - Operation.__annotations__.keys():
+            raise TypeError(f"An operation has no {', '.join(sorted(unknown))}.")
+        vars(self).update(options, resource=resource, name=name)
 
     @property
     def surface(self) -> Surface:
@@ -3508,9 +3512,11 @@ class Resource:
     without: ClassVar[tuple[str, ...]] = ()
     #: What a verb promises otherwise than all resources do.
     options: ClassVar[Mapping[str, dict]] = MappingProxyType({})
-    operations: ClassVar[list[Operation]]
+    #: Those of the five verbs that it serves.
+    verbs: ClassVar[str] = ""
 
     def __init_subclass__(cls, verbs: str = "", **traits: Any):
+        cls.verbs = verbs
         for name, value in traits.items():
             setattr(cls, name, value)
         if cls.model and "noun" not in traits:
@@ -3520,13 +3526,13 @@ class Resource:
         cls.plural = cls.plural or cls.noun + "s"
         cls.item = traits.get("item", cls.noun + "Id")
         resource = cls()
-        resource.operations = list(resource.declare(verbs.split()))
-        cls.surface.operations += resource.operations
+        cls.surface.resources.append(resource)
         RESOURCES.append(resource)
 
-    def declare(self, verbs: list[str]) -> Iterator[Operation]:
+    def declare(self) -> Iterator[Operation]:
         """The operations that this resource offers."""
-        lines = self.standard_lines() if verbs else {}
+        lines = self.standard_lines() if self.verbs else {}
+        verbs = self.verbs.split()
         declared = {verb: {**lines[verb], **self.options.get(verb, {})} for verb in verbs}
         for name, function in vars(type(self)).items():
             if hasattr(function, "options"):
@@ -3547,6 +3553,7 @@ class Resource:
         named = {name: self.condition(name, column) for name, column in query.members.values()}
         conditions = named | conditions | dict(self.conditions)
         self.listing = surface.listing(self.model, conditions, without=self.without)
+        create = {"method": "POST", "path": self.path, "body": self.creates}
         update = {"method": surface.update_method, "path": path, "body": self.changes}
         return {
             "list": {
@@ -3556,14 +3563,7 @@ class Resource:
                 "answer": surface.page_schema(self),
                 "id": f"list{type(self).__name__}",
             },
-            "create": {
-                "method": "POST",
-                "path": self.path,
-                "body": self.creates,
-                "status": 201,
-                "id": f"create{record}",
-                **one,
-            },
+            "create": {**create, "status": 201, "id": f"create{record}", **one},
             "retrieve": {"method": "GET", "path": path, "id": f"get{record}", **one},
             "update": {**update, "partial": True, "id": f"update{record}", **one},
             "delete": {"method": "DELETE", "path": path, "status": 204, "id": f"delete{record}"},
@@ -5145,8 +5145,7 @@ def call_within(seconds: float, function: Callable, *arguments: Any) -> Any:
 ANSWER_LIMIT = 65_536
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """What came of a request: status 0 when no answer came, retry_after in seconds.
 
     `body` is None where it was too long, or broke off.
@@ -5155,7 +5154,7 @@ class Answer:
     status: int
     retry_after: int | None
     note: str
-    body: bytes | None = dataclasses.field(default=None, compare=False, repr=False)
+    body: bytes | None = None
 
     @property
     def json(self) -> Any:
@@ -5844,15 +5843,17 @@ class Profile(
 # --- Authentication -----------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Credentials:
+class Credentials(NamedTuple):
     """What a new or rotated service account needs to get tokens; the secret is told only once."""
 
     client_id: str
-    client_secret: str = dataclasses.field(repr=False)
+    client_secret: str
     name: str
     scopes: list[str]
     expires: str | None
+
+    def __repr__(self) -> str:
+        return f"<Credentials of {self.name}, {self.client_id}>"
 
 
 class Accounts:
@@ -17976,7 +17977,7 @@ class SlackMessage(Errand):
         verdict = slack_verdict(sent)
         if verdict in ("ratelimited", "rate_limited"):
             # Said with status 200, it means what it means with 429.
-            sent = dataclasses.replace(sent, status=429)
+            sent = sent._replace(status=429)
         super().settle(sent, at)
         if verdict in ("", "ok"):
             return
@@ -18526,11 +18527,11 @@ class JiraConnection(AtlassianSite):
             return None
         found = dig(answer.json, "issues")
         if answer.status == 200 and isinstance(found, list):
-            one = [dataclasses.replace(answer, body=to_json(issue).encode()) for issue in found[:1]]
+            one = [answer._replace(body=to_json(issue).encode()) for issue in found[:1]]
             return one[0] if one else None
         # Not knowing is no refusal of the ticket: it is tried again.
         status = 0 if answer.status == 400 else answer.status
-        return dataclasses.replace(answer, status=status, body=None)
+        return answer._replace(status=status, body=None)
 
 
 class JiraTicket(Model):
@@ -19238,8 +19239,7 @@ class Ledger(Resource, surface=FACTSTORE, scope="factstore", access="read", tag=
 # Templates of flows for well-known frameworks, which are part of the product.
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class HubTemplate:
+class HubTemplate(NamedTuple):
     """What a framework asks of every delivery: attestations by name, each with its type."""
 
     id: str
@@ -19372,8 +19372,7 @@ GZIP_MEDIA = "application/gzip"
 PACKAGE_FORMAT = "factstore-audit-package/1"
 
 
-@dataclass(frozen=True)
-class PackedFile:
+class PackedFile(NamedTuple):
     """A file of an archive: its path, its size, its SHA-256, and where its bytes come from."""
 
     path: str
@@ -19573,8 +19572,7 @@ class AuditPackages(Resource, surface=FACTSTORE, scope="factstore", tag="Audit p
 # whoever refuses it can say where it stands.
 
 
-@dataclass(frozen=True)
-class RowFault:
+class RowFault(NamedTuple):
     """What is wrong with one row; an empty field means the row as a whole."""
 
     line: int
@@ -19582,17 +19580,14 @@ class RowFault:
     message: str
 
 
-@dataclass
 class Report:
     """What became of the rows of an import; only the first 1,000 faults are kept."""
 
-    created: int = 0
-    updated: int = 0
-    unchanged: int = 0
-    refused: int = 0
-    faults: list[RowFault] = dataclasses.field(default_factory=list)
-    #: Faults beyond those that are kept.
-    omitted: int = 0
+    def __init__(self):
+        self.created = self.updated = self.unchanged = self.refused = 0
+        self.faults: list[RowFault] = []
+        #: Faults beyond those that are kept.
+        self.omitted = 0
 
     @property
     def total(self) -> int:
@@ -19608,7 +19603,8 @@ class Report:
 
     def json(self) -> dict:
         """The report as a JSON object."""
-        return {**asdict(self), "total": self.total}
+        faults = [fault._asdict() for fault in self.faults]
+        return {**vars(self), "faults": faults, "total": self.total}
 
 
 def utf8_lines(stream: IO[bytes]) -> Iterator[str]:
@@ -20350,8 +20346,8 @@ class Collection:
     write through the API.
     """
 
-    #: Rows of an import that share a transaction.
-    BATCH = 500
+    #: Rows of an import that share a transaction, and records that a list takes from the file.
+    BATCH, PAGE = 2000, 500
     #: What makes a record itself.
     FIXED = ("id", "createdAt", "updatedAt")
 
@@ -20426,7 +20422,7 @@ class Collection:
             None,
         )
         while limit is None or limit > 0:
-            size = self.BATCH if limit is None else min(limit, self.BATCH)
+            size = self.PAGE if limit is None else min(limit, self.PAGE)
             with self.workspace.read():
                 page = listing.page(values, place, size)
             yield from json.loads(b"[%b]" % page.text)
@@ -21900,7 +21896,7 @@ def examine(lite: NovantraLite) -> dict:
     import shutil
     from importlib.metadata import version
 
-    hidden = {item.name for item in fields(Settings) if not item.repr}
+    secret = {name for name, known in Settings.KNOWN.items() if known.is_secret}
     workspaces = []
     for workspace in lite.workspaces.values():
         connection = workspace.reader.connection()
@@ -21923,7 +21919,7 @@ def examine(lite: NovantraLite) -> dict:
         "sqlite": sqlite3.sqlite_version,
         "packages": {name: version(name) for name in packages},
         "settings": {
-            name: value for name, value in asdict(lite.settings).items() if name not in hidden
+            name: value for name, value in vars(lite.settings).items() if name not in secret
         },
         "workspaces": workspaces,
     }
@@ -22656,12 +22652,12 @@ def routes_text() -> str:
 def settings_table() -> str:
     """Every setting as a row of a Markdown table."""
     rows = ["| Setting | Default | What it does |", "|---|---|---|"]
-    for item in fields(Settings):
-        default = " ".join(item.default) if isinstance(item.default, tuple) else item.default
+    for name, known in Settings.KNOWN.items():
+        default = " ".join(known.default) if isinstance(known.default, tuple) else known.default
         default = {True: "on", False: "off"}[default] if isinstance(default, bool) else default
         shown = f"`{default}`" if default != "" else ""
-        also = f" Also `{item.metadata['also']}`." if item.metadata["also"] else ""
-        rows.append(f"| `{item.name}` | {shown} | {item.metadata['help']}{also} |")
+        also = f" Also `{known.also}`." if known.also else ""
+        rows.append(f"| `{name}` | {shown} | {known.explanation}{also} |")
     return "\n".join(rows)
 
 
@@ -23098,7 +23094,8 @@ class Command(NamedTuple):
     `opens` says which workspace it is handed, in words: `existing` (must be there), `new` (made
     where there is none), `temporary` (may go unnamed), `directory` (one of several), `reader`
     (read-only, beside a server); empty, it is handed none. `settings` names the arguments that
-    are settings of the instance. One that says `itself` opens what it needs.
+    are settings of the instance. One that says `itself` opens what it needs. `help` stands in place
+    of the function's docstring.
     """
 
     path: str
@@ -23113,11 +23110,10 @@ COMMANDS: dict[str, Command] = {}
 
 
 def command(path: str, *arguments, help="", opens="existing", settings="") -> Callable:
-    """Register a function as the command with these words; its docstring is the help."""
+    """Register a function as the command with these words; its docstring is its help by default."""
 
     def register(function: Callable) -> Callable:
-        text = help or inspect.getdoc(function) or ""
-        COMMANDS[path] = Command(path, function, arguments, text, opens, settings)
+        COMMANDS[path] = Command(path, function, arguments, help, opens, settings)
         return function
 
     return register
@@ -23130,9 +23126,9 @@ def argument(*names: str, **options) -> tuple[tuple, dict]:
 
 def setting_argument(flag: str, name: str, **options) -> tuple[tuple, dict]:
     """An argument that is a setting, and has its type and its explanation."""
-    found = next(item for item in fields(Settings) if item.name == name)
-    text = found.metadata["help"].rstrip(".").replace("%", "%%")
-    options = {"type": type(found.default), "help": text[:1].lower() + text[1:], **options}
+    known = Settings.KNOWN[name]
+    text = known.explanation.rstrip(".").replace("%", "%%")
+    options = {"type": type(known.default), "help": text[:1].lower() + text[1:], **options}
     return argument(flag, dest=name, **options)
 
 
@@ -23348,7 +23344,7 @@ def first_key(lite, label: str) -> dict:
 
 def credentials_data(credentials) -> dict:
     """Credentials as JSON members."""
-    return {camel(name): value for name, value in asdict(credentials).items()}
+    return {camel(name): value for name, value in credentials._asdict().items()}
 
 
 def welcome(data: dict, passing: bool) -> str:
@@ -23959,8 +23955,9 @@ def build_parser():
             texts = {"help": GROUPS[group], "description": GROUPS[group]}
             branch = branches[""].add_parser(group, **texts, **layout)
             branches[group] = branch.add_subparsers(**branching)
-        description, mark, examples = each.help.partition("Examples:")
-        texts = {"help": each.help.partition("\n")[0], "description": description.rstrip()}
+        help = each.help or inspect.getdoc(each.function)
+        description, mark, examples = help.partition("Examples:")
+        texts = {"help": help.partition("\n")[0], "description": description.rstrip()}
         leaf = branches[group].add_parser(name, **texts, epilog=mark.lower() + examples, **layout)
         add_arguments(leaf, each)
     return parser

@@ -22,7 +22,7 @@ import pytest
 from conftest import WHY
 from processes import PROGRAM, Receiver, call, connect, serving
 
-from novantra_lite import COMMANDS, NovantraLite, main, verify_webhook
+from novantra_lite import COMMANDS, Collection, NovantraLite, main, verify_webhook
 
 DATABASE = Path("register.db")
 ASSETS = "/api/v1/assets"
@@ -1161,7 +1161,8 @@ def test_demo_data_goes_into_one_workspace_that_is_named(run):
 
 def test_ctrl_c_ends_a_command_with_130_and_no_words(register):
     line = [*PROGRAM, "import", "assets", "-", "--format", "ndjson"]
-    tools = "".join(f"{json.dumps(ASSET | {'assetKey': f'tool-{n}'})}\n" for n in range(1000))
+    some = Collection.BATCH
+    tools = "".join(f"{json.dumps(ASSET | {'assetKey': f'tool-{n}'})}\n" for n in range(2 * some))
 
     with subprocess.Popen(
         line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -1169,14 +1170,14 @@ def test_ctrl_c_ends_a_command_with_130_and_no_words(register):
         process.stdin.write(tools.encode())
         process.stdin.flush()
         # What it has committed shows that it is under way; it goes on to wait for more rows.
-        while len(rows(NAMES)) < 501:
+        while len(rows(NAMES)) <= some:
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
 
     assert (process.returncode, out, err) == (130, b"", b"")
     assert not Path("register.db.lock").exists()
-    assert len(rows(NAMES)) in (501, 1001)
+    assert len(rows(NAMES)) in (1 + some, 1 + 2 * some)
 
 
 @pytest.mark.parametrize("line", ["openapi", "export assets", "--help"])

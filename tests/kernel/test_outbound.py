@@ -243,7 +243,7 @@ def test_a_request_arrives_whole_and_is_answered_with_the_status():
         answer = transport.post(url, BODY, {"webhook-id": "evt_1"})
 
     head, body = server.requests[0]
-    assert answer == Answer(204, None, "Answered with status 204.")
+    assert answer == Answer(204, None, "Answered with status 204.", b"")
     assert head[0] == "POST /a/b?c=d HTTP/1.1"
     assert sorted(line for line in head[1:] if not line.startswith("Accept")) == [
         "Connection: close",
@@ -305,7 +305,7 @@ def test_a_redirect_is_its_status_and_is_not_followed():
 
         answer = send(b"HTTP/1.1 302 Found\r\n" + location + b"Content-Length: 0\r\n\r\n")
 
-    assert answer == Answer(302, None, "Answered with status 302; redirects are not followed.")
+    assert answer == Answer(302, None, "Answered with status 302; redirects are not followed.", b"")
     assert aim.requests == []
 
 
@@ -339,7 +339,7 @@ def elsewhere(monkeypatch):
 def test_retry_after_is_read_as_seconds_or_as_a_date(value, seconds, elsewhere):
     answer = send(b"HTTP/1.1 503 Busy\r\nRetry-After: " + value + b"\r\nContent-Length: 0\r\n\r\n")
 
-    assert answer == Answer(503, seconds, "Answered with status 503.")
+    assert answer == Answer(503, seconds, "Answered with status 503.", b"")
 
 
 def drip_head(connection, over):
@@ -504,7 +504,7 @@ def test_tls_is_verified_against_the_name_of_the_url(authority, monkeypatch):
         right = transport.post(f"https://hooks.example:{server.port}/", BODY, {})
         wrong = transport.post(f"https://other.example:{server.port}/", BODY, {})
 
-    assert right == Answer(200, None, "Answered with status 200.")
+    assert right == Answer(200, None, "Answered with status 200.", b"ok")
     assert f"Host: hooks.example:{server.port}" in server.requests[0][0]
     assert wrong == Answer(0, None, "The certificate of the host could not be verified.")
     assert len(server.requests) == 1

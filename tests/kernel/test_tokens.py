@@ -1,7 +1,5 @@
 """Principals and tokens: an account's state counts at every request, not at the token's expiry."""
 
-import dataclasses
-
 import pytest
 from inside import FINDING, FINDINGS, audit, rows
 from looking import stored_bytes
@@ -217,7 +215,7 @@ def test_issued_and_refused_credentials_are_audited_without_secrets(lite, accoun
 
 def test_a_secret_does_not_show_where_credentials_are_printed(account):
     assert account.client_secret not in repr(account)
-    assert account.client_secret == dataclasses.asdict(account)["client_secret"]
+    assert account.client_secret == account._asdict()["client_secret"]
 
 
 def test_the_memory_of_tokens_stays_bounded(lite, account):
