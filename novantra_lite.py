@@ -2509,6 +2509,8 @@ def open_file(
     # Reading leaves the file alone; a connection that may write would checkpoint it at its end.
     database = workspace.reader if workspace.read_only else workspace.writer.database
     newest = max([1, *(step.version for step in steps)])
+    if workspace.path is None:
+        workspace.file.write_bytes(new_file(create, newest))
     try:
         connection = database.connection()
     except peewee.OperationalError as error:
@@ -2526,16 +2528,35 @@ def open_file(
     if not workspace.read_only:
         connection.execute("PRAGMA journal_mode = WAL")
     if empty:
-        statements = [*create(None), f"PRAGMA application_id = {APPLICATION_ID}"]
-    else:
-        due = [step for step in steps if step.version > version]
-        made = [sql for step in due for sql in create(step.version)]
-        statements = [*made, *(sql for step in due for sql in step.statements)]
-        if due:
-            keep_before(workspace, newest)
-            statements += change_indexes(connection, create(None), made)
-    if statements:
-        run_together(connection, [*statements, f"PRAGMA user_version = {newest}"])
+        # All of it arrives, or nothing.
+        with contextlib.closing(sqlite3.connect(":memory:")) as made:
+            made.deserialize(new_file(create, newest))
+            made.backup(connection)
+    elif version < newest:
+        keep_before(workspace, newest)
+        migrate(connection, create, [step for step in steps if step.version > version])
+
+
+def migrate(
+    connection: sqlite3.Connection,
+    create: Callable[[int | None], Sequence[str]],
+    steps: Sequence[Migration],
+) -> None:
+    """Take an older file through these steps, and give it the indexes that its models have now."""
+    new = [sql for step in steps for sql in create(step.version)]
+    own = (sql for step in steps for sql in step.statements)
+    indexes = change_indexes(connection, create(None), new)
+    reached = f"PRAGMA user_version = {steps[-1].version}"
+    run_together(connection, [*new, *own, *indexes, reached])
+
+
+@functools.cache
+def new_file(create: Callable[[int | None], Sequence[str]], newest: int) -> bytes:
+    """The bytes of a file with every table and nothing in it, made once for the process."""
+    facts = (f"PRAGMA application_id = {APPLICATION_ID}", f"PRAGMA user_version = {newest}")
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        run_together(connection, [*create(None), *facts])
+        return connection.serialize()
 
 
 def change_indexes(
@@ -19992,15 +20013,11 @@ MIGRATIONS = (
     ),
     Migration(5, "Indexes for what is released, and for what has expired"),
 )
-#: A ready-made empty file, so that a fresh workspace inside a test is a copy.
-_template: list[bytes] = []
 
 
 def prepare(workspace: Workspace, settings: Settings, bell: threading.Event) -> None:
     """Bring a workspace's file up to date, open its keys, and start its chains."""
     notes = None if workspace.read_only else checkpoint_file(workspace.path, settings)
-    if workspace.path is None:
-        workspace.file.write_bytes(template())
     open_file(workspace, tables_since, MIGRATIONS)
     workspace.bell = bell
     workspace.ring = None
@@ -20061,17 +20078,6 @@ def tables_since(version: int | None) -> list[str]:
     if SearchNote in models:
         statements += [*search_tables(), *fill_search()]
     return statements
-
-
-def template() -> bytes:
-    """The bytes of an empty workspace's file, made once for the process."""
-    if not _template:
-        with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
-            statements = [*tables_since(None), f"PRAGMA application_id = {APPLICATION_ID}"]
-            newest = MIGRATIONS[-1].version
-            run_together(connection, [*statements, f"PRAGMA user_version = {newest}"])
-            _template.append(connection.serialize())
-    return _template[0]
 
 
 def add_ring_key(workspace: Workspace, number: int) -> None:
@@ -21828,7 +21834,7 @@ def check_layout(connection: sqlite3.Connection) -> Iterator[str]:
 def fresh_layout() -> dict[tuple[str, str], Any]:
     """What a file holds that was made just now."""
     with contextlib.closing(sqlite3.connect(":memory:")) as fresh:
-        fresh.deserialize(template())
+        fresh.deserialize(new_file(tables_since, MIGRATIONS[-1].version))
         return layout_of(fresh)
 
 

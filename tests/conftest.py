@@ -1,6 +1,7 @@
 """What every test starts from: a fresh workspace with its own time, and its callers."""
 
 import functools
+import gc
 import os
 import random
 
@@ -77,6 +78,12 @@ def pytest_configure(config):
 def pytest_make_parametrize_id(val, argname):
     """Long values, which may be of chance such as keys, do not name a test."""
     return argname if isinstance(val, str | bytes) and len(val) > 50 else None
+
+
+def pytest_collection_finish():
+    """What is loaded by now stays: the garbage collector need not go through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_testnodedown(node, error):
