@@ -1587,22 +1587,23 @@ class Schema:
         elif not partial and member in data and field.null and field.default is None:
             values[name] = None
 
-    def describe(self) -> dict:
-        """This schema as a JSON schema."""
+    def describe(self, partial: bool = False) -> dict:
+        """This schema as a JSON schema; where it is `partial`, what is absent stays as it is."""
         schema = {
             "type": "object",
             "properties": {
-                member: describe_member(field, member not in self.required)
+                member: describe_member(field, member not in self.required, not partial)
                 for member, (_, field) in self.members.items()
             },
         }
-        if self.required:
+        if self.required and not partial:
             schema["required"] = [member for member in self.members if member in self.required]
         return schema
 
 
-def describe_member(field: Any, writing: bool = False) -> dict:
-    """One member's JSON schema, with null and the default where the field has them."""
+def describe_member(field: Any, writing: bool = False, fills: bool = True) -> dict:
+    """One member's JSON schema, with null where the field has it, and with the default that it
+    fills in."""
     schema = field.describe()
     if getattr(field, "null", False) or (writing and getattr(field, "default", None) is not None):
         types = schema["type"]
@@ -1610,7 +1611,7 @@ def describe_member(field: Any, writing: bool = False) -> dict:
         if "enum" in schema:
             schema["enum"] = [*schema["enum"], None]
     default = getattr(field, "default", None)
-    if writing and default is not None and not callable(default):
+    if writing and fills and default is not None and not callable(default):
         schema["default"] = default
     return schema
 
@@ -2265,6 +2266,7 @@ class Workspace:
         )
         #: Keys of the writes with an Idempotency-Key that are running now.
         self.running: set[str] = set()
+        self._counting = threading.Lock()
         self._reads: dict[tuple[str, int], int] = {}
         self._uses: dict[tuple[str, int], float] = {}
         self.tidied = -1
@@ -2322,12 +2324,18 @@ class Workspace:
 
     def count_read(self, account: str) -> None:
         """Count a read of an account, for the audit log of this minute."""
-        key = account, int(self.source.clock()) // 60
-        self._reads[key] = self._reads.get(key, 0) + 1
+        self.count_reads({(account, int(self.source.clock()) // 60): 1})
+
+    def count_reads(self, reads: Mapping[tuple[str, int], int]) -> None:
+        """Count reads by account and minute, on top of those that are counted."""
+        with self._counting:
+            for key, number in reads.items():
+                self._reads[key] = self._reads.get(key, 0) + number
 
     def counted_reads(self, at: float) -> dict[tuple[str, int], int]:
         """The reads of the minutes that are over, taken out of the count."""
-        return take_out(self._reads, int(at) // 60)
+        with self._counting:
+            return take_out(self._reads, int(at) // 60)
 
     def note_use(self, credential: str, at: float) -> None:
         """Remember that a credential was accepted, until `noted_uses` takes it up."""
@@ -2865,13 +2873,19 @@ def read_cursor(key: bytes, binding: str, cursor: str, at: float, life: int) -> 
 class Principal(NamedTuple):
     """Who is calling, what they may do, and until when (seconds since 1970).
 
-    `name` is what people call them.
+    `name` is what people call them; `account` is whose credentials these are, if not their own.
     """
 
     id: str
     scopes: frozenset[str] = frozenset()
     expires_at: float = float("inf")
     name: str = ""
+    account: str = ""
+
+    @property
+    def party(self) -> str:
+        """By whom requests are counted and remembered, whichever credentials they present."""
+        return self.account or self.id
 
     def must_have(self, scope: str) -> None:
         """Refuse the request unless the credentials carry this scope."""
@@ -3680,7 +3694,7 @@ class Idempotency:
             raise Invalid(
                 issues=[issue(["Idempotency-Key"], "Expected 1 to 255 visible ASCII characters")]
             )
-        parts = [context.principal.id, context.request.method, context.request.path, key]
+        parts = [context.principal.party, context.request.method, context.request.path, key]
         self.id = hashlib.sha256(to_json(parts).encode()).hexdigest()
         self.fingerprint = context.body_digest().hex()
         self.workspace = context.workspace
@@ -3760,7 +3774,7 @@ class RateLimits:
         limit = self.settings.rate_reads if kind == "read" else self.settings.rate_writes
         organization = id(context.workspace)
         buckets = (
-            ((organization, context.principal.id, kind), limit, f"token-{kind}"),
+            ((organization, context.principal.party, kind), limit, f"token-{kind}"),
             ((organization,), self.settings.rate_organization, "org"),
         )
         self.count(context.headers, buckets, at)
@@ -4389,6 +4403,11 @@ class Errand(Model):
         """The lane that this one takes."""
         return self.__data__[self.lane]
 
+    def is_wanted(self) -> bool:
+        """Whether it is still to be sent; others may have had a say since it was taken up."""
+        stored = type(self).seek(self.id)
+        return stored is not None and (stored.state, stored.due_at) == (self.state, self.due_at)
+
     def letter(self, workspace: Workspace, at: float) -> Letter:
         """What is sent; Invalid where it must not be, which counts as an attempt that failed."""
         raise NotImplementedError
@@ -4444,6 +4463,10 @@ class Delivery(Errand):
     def waiting(cls, moment, failing):
         due = super().waiting(moment, failing).where(Endpoint.status == "enabled")
         return due.select(cls, Event, Endpoint).join(Event).switch(cls).join(Endpoint)
+
+    def is_wanted(self):
+        endpoint = Endpoint.seek(self.endpoint_id)
+        return endpoint is not None and endpoint.status == "enabled" and super().is_wanted()
 
     def letter(self, workspace, at):
         body = event_body(workspace, self.event)
@@ -5026,7 +5049,7 @@ def find_out(
 
 def remember_refusal(idempotency: Idempotency, problem: Problem, current: Session) -> None:
     """Keep a final refusal, unless it is about the key itself."""
-    if not IdempotencyRecord.has(idempotency.id):
+    if idempotency.stale or not IdempotencyRecord.has(idempotency.id):
         idempotency.remember_refusal(problem)
 
 
@@ -5393,43 +5416,61 @@ class Dispatcher:
                 log.exception("The dispatcher stumbled; it goes on.")
 
     def step(self, at: float) -> int:
-        """Do what is due at a time in every workspace; tell how many errands arrived."""
-        arrived = 0
+        """Do what is due at a time in every workspace; tell how many errands arrived.
+
+        A workspace that fails keeps nothing from the others; its failure is raised at the end.
+        """
+        arrived, failures = 0, []
         for workspace in list(self.workspaces.values()):
-            tidy(workspace, at)
-            for kind in errand_kinds():
-                failing: set[str] = set()
-                full = True
-                while full and not self._stopping:
-                    count, full = self.deliver_due(workspace, kind, at, failing)
-                    arrived += count
+            try:
+                tidy(workspace, at)
+                arrived += self.deliver(workspace, at - self.source.clock())
+            except Exception as failure:
+                failures.append(failure)
+        if failures:
+            raise ExceptionGroup("Workspaces failed.", failures) if failures[1:] else failures[0]
+        return arrived
+
+    def deliver(self, workspace: Workspace, ahead: float) -> int:
+        """Attempt all that is due in a workspace; tell how many errands arrived.
+
+        The time is the clock's and so many seconds `ahead`; it goes on while receivers answer.
+        """
+        arrived = 0
+        for kind in errand_kinds():
+            failing: set[str] = set()
+            full = True
+            while full and not self._stopping:
+                count, full = self.deliver_due(workspace, kind, ahead, failing)
+                arrived += count
         return arrived
 
     def deliver_due(
-        self, workspace: Workspace, kind: type[Errand], at: float, failing: set[str]
+        self, workspace: Workspace, kind: type[Errand], ahead: float, failing: set[str]
     ) -> tuple[int, bool]:
         """Attempt a batch of what is due; tell how many arrived, and whether the batch was full.
 
         A lane that failed is left alone for the rest of the step.
         """
-        arrived, moment = 0, self.source.timestamp(at)
+        arrived, moment = 0, self.source.timestamp(self.source.clock() + ahead)
         with workspace.read():
             due = list(kind.waiting(moment, failing)) if kind.is_due(moment) else []
             for errand in due:
-                if self._stopping or errand.way in failing:
+                if self._stopping or errand.way in failing or not errand.is_wanted():
                     continue
-                if self.attempt(workspace, errand, at):
+                if self.attempt(workspace, errand, ahead):
                     arrived += 1
                 else:
                     failing.add(errand.way)
         return arrived, len(due) == BATCH
 
-    def attempt(self, workspace: Workspace, errand: Errand, at: float) -> bool:
+    def attempt(self, workspace: Workspace, errand: Errand, ahead: float = 0.0) -> bool:
         """Send one errand, and write down what came of it."""
         try:
-            sent = errand.deliver(workspace, self.transport, at)
-        except Invalid as problem:
+            sent = errand.deliver(workspace, self.transport, self.source.clock() + ahead)
+        except Problem as problem:
             sent = Answer(0, None, str(problem))
+        at = self.source.clock() + ahead
 
         def work(current):
             # It may be gone, together with what it was on its way to.
@@ -5479,13 +5520,22 @@ def write_counts(workspace: Workspace, at: float) -> None:
         for (credential, _), used in uses.items():
             LastUse.replace(id=credential, at=stamp(used, 6)).execute()
 
-    if reads or uses:
-        perform(workspace, work, actor="system")
+    try:
+        if reads or uses:
+            perform(workspace, work, actor="system")
+    except BaseException:
+        # They are written with those of the next minute.
+        workspace.count_reads(reads)
+        for (credential, _), used in uses.items():
+            workspace.note_use(credential, used)
+        raise
 
 
 def expire(record: Model, current: Session) -> None:
-    """Take one record to the status that its end of validity brings."""
-    record.change(status="expired")
+    """Take one record to the status that its end of validity brings, if it is as it was found."""
+    stored = type(record).seek(record._pk)
+    if stored is not None and stored.__data__ == record.__data__:
+        stored.change(status="expired")
 
 
 def forget_old(workspace: Workspace, at: float) -> None:
@@ -5605,7 +5655,7 @@ class Webhooks:
 
         delivery = self.act("Webhook endpoint tested.", work)
         with self.workspace.read():
-            self.dispatcher.attempt(self.workspace, Delivery.fetch(delivery.id), source.clock())
+            self.dispatcher.attempt(self.workspace, Delivery.fetch(delivery.id))
         # A test says how things stand now; it is not tried again.
         given_up = Delivery.update(state="failed", due_at=None)
         waits = given_up.where(Delivery.id == delivery.id, Delivery.state == "due")
@@ -5637,7 +5687,8 @@ class Webhooks:
         at = self.workspace.source.now()
 
         def work():
-            count = Delivery.update(state="due", attempts=0, due_at=at).where(which).execute()
+            anew = Delivery.update(state="due", attempts=0, due_at=at, failed_at=None)
+            count = anew.where(which).execute()
             check(count)
             return count
 
@@ -5999,7 +6050,10 @@ class Authentication(Resource, surface=NOVANTRA, tag="Authentication"):
         try:
             user, _, password = base64.b64decode(text, validate=True).decode().partition(":")
         except ValueError:
-            raise Unauthenticated("The Authorization header is not HTTP Basic.") from None
+            raise Unauthenticated(
+                "The Authorization header is not HTTP Basic.",
+                headers={"WWW-Authenticate": "Basic"},
+            ) from None
         return data | {
             "client_id": urllib.parse.unquote_plus(user),
             "client_secret": urllib.parse.unquote_plus(password),
@@ -7177,12 +7231,11 @@ class SubmissionEvent(Model):
                 f"{' or '.join(sources)}."
             )
         event = cls.create(**values, resulting_status=result)
-        told = {"submissionEvent": event.json(), "submissionPackage": package.told()}
-        told["submissionPackage"]["status"] = result
-        emit("submission.package.event_recorded", told)
         dated = {package.DATED[result]: event.occurred_at} if result in package.DATED else {}
         reference = event.external_reference or package.external_reference
         package.change(status=result, external_reference=reference, **dated)
+        told = {"submissionEvent": event.json(), "submissionPackage": package.told()}
+        emit("submission.package.event_recorded", told)
         return event
 
 
@@ -8102,7 +8155,7 @@ class ApiKeys:
         for key in candidates:
             if hmac.compare_digest(key.key_hash, digest) and key.is_active:
                 expiry = seconds_of(key.expires_at) if key.expires_at else float("inf")
-                return Principal(key.id, frozenset(key.scopes), expiry, key.label)
+                return Principal(key.id, frozenset(key.scopes), expiry, key.label, key.owner_id)
         return None
 
     def forget(self) -> None:
@@ -8245,9 +8298,9 @@ class FactstoreSurface(Surface):
         return Reply(200, b'{"items":[%b],%b' % (text, to_json(told)[1:].encode()))
 
     def rehearses(self, request):
-        asked = request.get_header("X-Factstore-Dry-Run", default="")
-        asked = asked or request.get_param("dryRun", default="")
-        return super().rehearses(request) or asked.lower() == "true"
+        header = request.get_header("X-Factstore-Dry-Run", default="")
+        asked = {header.lower(), request.get_param("dryRun", default="").lower()}
+        return super().rehearses(request) or "true" in asked
 
     def region(self, context):
         return context.request.get_header("X-Factstore-Region", default="")[:255]
@@ -9058,7 +9111,7 @@ class Flows(
     )
     def of_organisation(self, context, key):
         """List the flows that carry an organisation's slug."""
-        return FACTSTORE.array(context, FLOWS_BY_SLUG, {"org_slug": key})
+        return FACTSTORE.array(context, FLOWS_BY_SLUG, {"org_slug": organisation_slug(key)})
 
     @route(
         "GET /api/v1/flows/{flowId}/template",
@@ -9804,15 +9857,16 @@ class Approval(Model):
 def settle(trail: Trail, failed: bool = False) -> None:
     """Let a trail's status follow a fact that was just recorded (decision 24 of the contract).
 
-    A failure makes it NON_COMPLIANT; once everything has passed that its flow requires, and the
-    trail is approved where the flow asks for it, it is COMPLIANT.
+    A failure makes it NON_COMPLIANT, until what failed has passed. Once everything has passed that
+    its flow requires, and the trail is approved where the flow asks for it, it is COMPLIANT, until
+    more is required.
     """
     if failed:
         status = "NON_COMPLIANT"
-    elif trail.status != "COMPLIANT" and meets_its_flow(trail):
+    elif meets_its_flow(trail):
         status = "COMPLIANT"
     else:
-        return
+        status = "PENDING" if trail.status == "COMPLIANT" else trail.status
     if status == trail.status:
         return
     trail.change(status=status)
@@ -9831,7 +9885,8 @@ def settle(trail: Trail, failed: bool = False) -> None:
 
 
 def meets_its_flow(trail: Trail) -> bool:
-    """Whether everything has passed that a trail's flow requires; False where that is nothing.
+    """Whether everything has passed that a trail's flow requires, and all that had failed; False
+    where that is nothing.
 
     A template, the trail's or else the flow's, requires attestations by name instead of by type.
     """
@@ -9843,10 +9898,17 @@ def meets_its_flow(trail: Trail) -> bool:
         member, required = Attestation.name, names_required(trail, read_template(template))
     if not required:
         return False
-    passed = Attestation.select(member).where(
-        Attestation.trail == trail, Attestation.status == "PASSED"
+    newest = peewee.fn.max(peewee.SQL('"t1"."rowid"'))
+    decided = Attestation.select(member, Attestation.status, newest).where(
+        Attestation.trail == trail, Attestation.status.in_(("PASSED", "FAILED"))
     )
-    if not required <= {one for (one,) in passed.distinct().tuples()}:
+    last: dict[str, dict[str, int]] = {"PASSED": {}, "FAILED": {}}
+    for one, status, row in decided.group_by(member, Attestation.status).tuples():
+        last[status][one] = row
+    passed = last["PASSED"]
+    if any(passed.get(one, 0) < row for one, row in last["FAILED"].items()):
+        return False
+    if not required <= passed.keys():
         return False
     return not flow.requires_approval or Approval.releases(trail)
 
@@ -10061,6 +10123,8 @@ def report_artifact(trail: Trail, **values: Any) -> Artifact:
     about = {"trail_id": trail.id, "artifact_sha256": artifact.sha256_digest}
     AuditEvent.record("ARTIFACT_DEPLOYED", artifact.reported_by, payload, **about)
     emit("factstore.artifact.reported", {"artifact": artifact.json()})
+    # A template may require something of it.
+    settle(trail)
     return artifact
 
 
@@ -11292,7 +11356,7 @@ class JunitReader:
 
 
 #: What is looked at in a JSON report; nothing else of it is kept.
-REPORTED = {"runs", "results", "vulnerabilities", "projectStatus", "status", "issueRef"}
+REPORTED = {"runs", "results", "vulnerabilities", "ok", "projectStatus", "status", "issueRef"}
 
 
 def must_be_object(report: Any) -> dict:
@@ -11320,6 +11384,8 @@ def count_findings(report: Any) -> int:
     runs, name = must_be_object(report).get("runs"), "results"
     if not isinstance(runs, list):
         runs, name = [report], "vulnerabilities"
+        if report.get("ok") is False and report.get(name) is None:
+            raise Unreadable("The report says that something is wrong, and not what was found.")
     lists = [must_be_object(run).get(name) for run in runs]
     if not all(isinstance(found, list | None) for found in lists):
         raise Unreadable(f"The {name} of the report are not a list.")
@@ -13124,7 +13190,10 @@ class DriftReports(
             what = "no snapshot" if newest is None else "a baseline without a snapshot"
             raise NotFound(f"The environment {key} has {what}.")
         # Whatever moves the drift writes a report, so the last one is true of this snapshot too.
-        return DriftReport.last(environment=key).json() | {"snapshotId": newest.id}
+        report = DriftReport.last(environment=key)
+        if report is None:
+            raise NotFound(f"The environment {key} was deleted just now.")
+        return report.json() | {"snapshotId": newest.id}
 
     @route(
         "GET /api/v1/environments/{environmentId}/drift/history",
@@ -13872,13 +13941,13 @@ class Gate(
     )
     def results(self, context):
         """List what the gate decided, of one environment (by name or id) where one is named."""
-        values, offset = {}, 0
+        values, offset, limit = {}, 0, context.query.get("limit") or -1
         if text := context.query.get("environment"):
             environment = Environment.seek(name=text)
             values["environment_id"] = environment.id if environment else text.lower()
-        if limit := context.query.get("limit"):
+        if limit > 0:
             offset = max(0, GATE_RESULTS.count(values) - limit)
-        return Reply(200, b"[%b]" % GATE_RESULTS.slice(values, offset).text)
+        return Reply(200, b"[%b]" % GATE_RESULTS.slice(values, offset, limit).text)
 
 
 # --- Users --------------------------------------------------------------------
@@ -21486,7 +21555,8 @@ def surface_at(path: str) -> Surface:
         for claim in surface.claims
         if path == claim or path.startswith(claim.rstrip("/") + "/")
     ]
-    return max(claims, key=lambda claim: claim[0])[1]
+    # What is no path at all, such as the * of OPTIONS, is claimed by neither.
+    return max(claims, key=lambda claim: claim[0], default=(0, NOVANTRA))[1]
 
 
 def all_scopes() -> list[str]:
@@ -22825,10 +22895,7 @@ def named_bodies(operation: Operation) -> dict[str, dict]:
 
 def describe_body(operation: Operation) -> dict:
     """The JSON schema of an operation's body; a partial one requires nothing."""
-    schema = operation.body.describe()
-    if operation.partial:
-        schema.pop("required", None)
-    return schema
+    return operation.body.describe(partial=True) if operation.partial else operation.body.describe()
 
 
 #: What is said of parameters that many operations have, unless their schema says it.

@@ -307,13 +307,14 @@ def test_a_key_that_comes_twice_updates_what_the_first_made(assets):
 
 
 def test_a_file_that_breaks_off_keeps_the_rows_of_finished_batches(assets):
-    good = "".join(f"drill-{n},calibrated-tool,Drill\n" for n in range(600))
+    count = assets.BATCH + 100
+    good = "".join(f"drill-{n},calibrated-tool,Drill\n" for n in range(count))
     data = f'assetKey,assetKind,displayName\n{good}drill-x,"open'
 
-    with pytest.raises(Invalid, match="line 602 is not CSV"):
+    with pytest.raises(Invalid, match=f"line {count + 2} is not CSV"):
         assets.import_rows(rows(data, "csv"), reason=WHY)
 
-    assert len(list(assets.list())) == 500
+    assert len(list(assets.list())) == assets.BATCH
 
 
 def test_progress_is_told(assets):

@@ -356,7 +356,8 @@ def test_no_records_make_an_empty_file_of_their_format(format, expected):
 
 
 def test_a_report_keeps_a_thousand_faults_and_counts_the_others():
-    report = Report(created=1, updated=2, unchanged=3)
+    report = Report()
+    report.created, report.updated, report.unchanged = 1, 2, 3
 
     for line in range(1, 601):
         report.refuse(RowFault(line, "title", "Required."), RowFault(line, "status", "Unknown."))
@@ -367,7 +368,8 @@ def test_a_report_keeps_a_thousand_faults_and_counts_the_others():
 
 
 def test_a_report_reads_as_json():
-    report = Report(created=4)
+    report = Report()
+    report.created = 4
 
     report.refuse(RowFault(7, "title", "Required."))
 
