@@ -270,12 +270,19 @@ class Setting:
     """One setting: its default, whose type is the setting's, and one sentence about it.
 
     `also` names a variable of the environment that is read where the setting's own is not set. A
-    secret is told to nobody.
+    secret is told to nobody. A number is not below `at_least`.
     """
 
-    def __init__(self, default: Any, explanation: str, also: str = "", is_secret: bool = False):
+    def __init__(
+        self,
+        default: Any,
+        explanation: str,
+        also: str = "",
+        is_secret: bool = False,
+        at_least: float = 0,
+    ):
         self.default, self.explanation = default, explanation
-        self.also, self.is_secret = also, is_secret
+        self.also, self.is_secret, self.at_least = also, is_secret, at_least
 
     def __set_name__(self, owner: type[Settings], name: str):
         owner.KNOWN[name] = self
@@ -291,7 +298,7 @@ class Settings:
     workspaces = Setting("", "A directory of workspaces, one file each, instead of `database`.")
     key = Setting("", "Wraps the key ring; empty: a key file beside the database.", is_secret=True)
     listen = Setting("127.0.0.1:8080", "Address and port to serve on; port 0 picks a free one.")
-    threads = Setting(8, "Threads that answer requests.")
+    threads = Setting(8, "Threads that answer requests.", at_least=1)
     one_processor = Setting(
         True, "Whether the threads that answer requests share one processor, which is quicker."
     )
@@ -387,6 +394,10 @@ class Settings:
         for name, words in cls.WORDS.items():
             if getattr(settings, name) not in words:
                 raise Invalid(f"The setting {name} is one of {', '.join(words)}.")
+        for name, known in cls.KNOWN.items():
+            is_number = type(known.default) in (int, float)
+            if is_number and not known.at_least <= getattr(settings, name) < math.inf:
+                raise Invalid(f"The setting {name} needs a number from {known.at_least} on.")
         return settings
 
 
@@ -2239,8 +2250,7 @@ class Workspace:
         self, path: Path | None, settings: Settings, source: Source, read_only: bool = False
     ):
         self.settings, self.source, self.read_only = settings, source, read_only
-        self.path, self.lock = path, None
-        self.folder = None
+        self.path, self.lock, self.folder = path, None, None
         if path is None:
             import tempfile
 
@@ -2266,10 +2276,9 @@ class Workspace:
         )
         #: Keys of the writes with an Idempotency-Key that are running now.
         self.running: set[str] = set()
-        self._counting = threading.Lock()
         self._reads: dict[tuple[str, int], int] = {}
         self._uses: dict[tuple[str, int], float] = {}
-        self.tidied = -1
+        self._counting, self.tidied = threading.Lock(), -1
 
     def take_lock(self, path: Path) -> FileLock | None:
         """Lock the file; who only reads may do so beside the one that has it."""
@@ -2322,15 +2331,11 @@ class Workspace:
         """Look at the workspace, in this thread."""
         return using(self.reading)
 
-    def count_read(self, account: str) -> None:
-        """Count a read of an account, for the audit log of this minute."""
-        self.count_reads({(account, int(self.source.clock()) // 60): 1})
-
-    def count_reads(self, reads: Mapping[tuple[str, int], int]) -> None:
-        """Count reads by account and minute, on top of those that are counted."""
+    def count_read(self, account: str, minute: int | None = None, number: int = 1) -> None:
+        """Count reads of an account for the audit log, one of this minute unless told."""
+        key = account, int(self.source.clock()) // 60 if minute is None else minute
         with self._counting:
-            for key, number in reads.items():
-                self._reads[key] = self._reads.get(key, 0) + number
+            self._reads[key] = self._reads.get(key, 0) + number
 
     def counted_reads(self, at: float) -> dict[tuple[str, int], int]:
         """The reads of the minutes that are over, taken out of the count."""
@@ -2360,6 +2365,10 @@ class Workspace:
         with contextlib.closing(copy):
             self.reader.connection().backup(copy)
             copy.execute("PRAGMA journal_mode = DELETE")
+            sound = is_sound(copy)
+        if not sound:
+            part.unlink()
+            raise Damaged(f"{self.file.name} is damaged, and no backup was made: restore one.")
         with open(part, "rb") as stream:
             os.fsync(stream.fileno())
         part.rename(target)
@@ -2380,6 +2389,13 @@ class Workspace:
             self.folder.cleanup()
         if self.lock:
             self.lock.release()
+
+
+def is_sound(connection: sqlite3.Connection) -> bool:
+    """Whether a database holds together."""
+    with contextlib.suppress(sqlite3.DatabaseError):
+        return connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+    return False
 
 
 def take_out(counts: dict[tuple[str, int], Any], minute: int) -> dict[tuple[str, int], Any]:
@@ -2523,8 +2539,8 @@ def open_file(
         connection = database.connection()
     except peewee.OperationalError as error:
         raise translate(error) from None
-    except peewee.DatabaseError:
-        raise not_ours(workspace) from None
+    except peewee.DatabaseError as error:
+        raise not_ours(workspace, error) from None
     version, application, empty = connection.execute(FILE_FACTS).fetchone()
     if not empty and application != APPLICATION_ID:
         raise not_ours(workspace)
@@ -2588,8 +2604,11 @@ def named_indexes(statements: Iterable[str]) -> dict[str, str]:
     return {head[1]: sql for head, sql in found if head}
 
 
-def not_ours(workspace: Workspace) -> Conflict:
-    """What is said of a file that is no workspace."""
+def not_ours(workspace: Workspace, error: Exception | None = None) -> Problem:
+    """What is said of a file that is no workspace, or not one any more."""
+    cause = getattr(error, "__context__", None)
+    if getattr(cause, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CORRUPT:
+        return Damaged(f"{workspace.file.name} is damaged: restore a backup of it.")
     return Conflict(f"{workspace.file.name} is not a file of novantra-lite; name another one.")
 
 
@@ -5525,7 +5544,8 @@ def write_counts(workspace: Workspace, at: float) -> None:
             perform(workspace, work, actor="system")
     except BaseException:
         # They are written with those of the next minute.
-        workspace.count_reads(reads)
+        for (account, minute), number in reads.items():
+            workspace.count_read(account, minute, number)
         for (credential, _), used in uses.items():
             workspace.note_use(credential, used)
         raise
@@ -7231,11 +7251,13 @@ class SubmissionEvent(Model):
                 f"{' or '.join(sources)}."
             )
         event = cls.create(**values, resulting_status=result)
+        # Told before what it does to its package, and with what came of that.
+        told = {"submissionEvent": event.json()}
+        emit("submission.package.event_recorded", told)
         dated = {package.DATED[result]: event.occurred_at} if result in package.DATED else {}
         reference = event.external_reference or package.external_reference
         package.change(status=result, external_reference=reference, **dated)
-        told = {"submissionEvent": event.json(), "submissionPackage": package.told()}
-        emit("submission.package.event_recorded", told)
+        told["submissionPackage"] = package.told()
         return event
 
 
@@ -19676,6 +19698,8 @@ class Report:
     def __init__(self):
         self.created = self.updated = self.unchanged = self.refused = 0
         self.faults: list[RowFault] = []
+        #: Members of rows that the records do not have.
+        self.ignored: set[str] = set()
         #: Faults beyond those that are kept.
         self.omitted = 0
 
@@ -19694,7 +19718,9 @@ class Report:
     def json(self) -> dict:
         """The report as a JSON object."""
         faults = [fault._asdict() for fault in self.faults]
-        return {**vars(self), "faults": faults, "total": self.total}
+        return {
+            **vars(self), "faults": faults, "ignored": sorted(self.ignored), "total": self.total
+        }  # fmt: skip
 
 
 def utf8_lines(stream: IO[bytes]) -> Iterator[str]:
@@ -20204,13 +20230,17 @@ def restore(backup: Path, database: Path) -> None:
     """
     import shutil
 
-    if database.exists():
-        raise Conflict(f"{database.name} exists already; move it away before you restore.")
+    # What SQLite left beside a file would be taken for part of the one that is restored.
+    names = [database.name + ending for ending in ("", "-wal", "-shm", "-journal")]
+    if present := [name for name in names if database.with_name(name).exists()]:
+        several = "exist already; move them away together" if present[1:] else ""
+        several = several or "exists already; move it away"
+        raise Conflict(f"{', '.join(present)} {several} before you restore.")
     try:
         with contextlib.closing(
             sqlite3.connect(f"{backup.absolute().as_uri()}?mode=ro", uri=True)
         ) as file:
-            sound = file.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+            sound = is_sound(file)
             ours = file.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
     except sqlite3.Error:
         sound = ours = False
@@ -20297,6 +20327,8 @@ class Import:
     def bring_in(self, row: dict) -> str:
         """Make or change the record of a row; tell which of the Report's counts it belongs to."""
         schema = self.collection.schema
+        if not row.keys() <= schema.members.keys():
+            self.report.ignored |= row.keys() - schema.members.keys()
         present = self.find(row)
         values = schema.read(row, partial=present is not None, parse=True)
         resolve_references(self.model, values)
@@ -21812,7 +21844,9 @@ class Server:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[], None]]:
-    """Outlive SIGTERM and SIGINT; yields what waits for the first of them, in the main thread.
+    """Outlive what asks to stop; yields what waits for the first such signal, in the main thread.
+
+    That is SIGTERM, SIGINT, and SIGHUP unless it is ignored, as under nohup.
 
     A handler in Python runs at the main thread's next step, so one that is due just as that thread
     lies down to wait would wait along with it. What wakes it here is a byte that the interpreter
@@ -21823,6 +21857,8 @@ def stop_signals() -> Iterator[Callable[[], None]]:
     waiting, woken = socket.socketpair()
     woken.setblocking(False)
     stopping = {signal.SIGTERM, signal.SIGINT}
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        stopping.add(signal.SIGHUP)
 
     def wait() -> None:
         while waiting.recv(1)[0] not in stopping:
@@ -23531,8 +23567,31 @@ def report_output(report, chosen) -> Output:
         lines.append(f"{place}: {fault.message}")
     if report.omitted:
         lines.append(f"{report.omitted:,} more faults are not shown.")
+    if report.ignored:
+        names = ", ".join(sorted(report.ignored))
+        lines.append(f"Left out, since {chosen.collection} have no such member: {names}.")
     data = {"collection": chosen.collection, "dryRun": chosen.dry_run, **report.json()}
     return Output(data, "\n".join(lines), 1 if report.refused else 0)
+
+
+@contextlib.contextmanager
+def replacing(file: str) -> Iterator[IO[str]]:
+    """A text file to write, which takes the place of that of its name once all of it is there.
+
+    What is no regular file, such as a pipe, is written to as it stands.
+    """
+    target = Path(file).resolve()
+    stays = target.exists() and not target.is_file()
+    path = Path(file) if stays else target.with_name(target.name + ".unfinished")
+    try:
+        with open(path, "w", encoding="utf-8", newline="") as stream:
+            yield stream
+        if not stays:
+            os.replace(path, target)
+    except BaseException:
+        if not stays:
+            path.unlink(missing_ok=True)
+        raise
 
 
 @command(
@@ -23562,10 +23621,8 @@ def export_command(lite, chosen) -> Output | None:
             chosen.parser.error(f"--json and --format {kind} cannot share standard output")
         write_rows(collection.list(), sys.stdout, kind, collection.columns)
         return None
-    unfinished = f"{chosen.file}.unfinished"
-    with open(unfinished, "w", encoding="utf-8", newline="") as stream:
+    with replacing(chosen.file) as stream:
         count = write_rows(collection.list(), stream, kind, collection.columns)
-    os.replace(unfinished, chosen.file)
     data = {"collection": chosen.collection, "file": chosen.file, "records": count}
     return Output(data, f"{chosen.collection}: {count:,} records written to {chosen.file}.")
 
@@ -23600,7 +23657,7 @@ def value_of(text: str, present: Any) -> Any:
     """The value that a text on the command line stands for, in place of the present one."""
     try:
         return text or None if isinstance(present, str) or not text else json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 

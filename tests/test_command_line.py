@@ -15,6 +15,7 @@ import stat
 import subprocess
 import sys
 import types
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -1219,3 +1220,71 @@ def test_a_digest_of_the_file_is_the_same_after_every_command_that_only_reads(ru
         "copy.db", "copy.db.checkpoints", "register.db", "register.db.checkpoints",
         "register.db.key",
     ]  # fmt: skip
+
+
+# --- Files that are in the way ------------------------------------------------
+
+
+def test_nothing_is_restored_beside_what_is_left_of_another_file(run, register):
+    run("backup copy.db")
+    Path("other.db-wal").write_bytes(b"left behind")
+
+    refused = run("restore copy.db other.db")
+    Path("other.db").write_bytes(b"")
+    both = run("restore copy.db other.db")
+
+    assert (refused.status, both.status) == (1, 1)
+    assert "other.db-wal exists already; move it away" in refused.err
+    assert "other.db, other.db-wal exist already; move them away together" in both.err
+    assert Path("other.db").read_bytes() == b""
+
+
+def test_an_export_goes_through_a_link_and_into_a_pipe(run, register):
+    Path("kept.csv").write_text("old")
+    Path("link.csv").symlink_to("kept.csv")
+    os.mkfifo("pipe")
+    with ThreadPoolExecutor() as reader:
+        read = reader.submit(Path("pipe").read_text)
+        piped = run("export assets pipe --format csv")
+
+    linked = run("export assets link.csv")
+
+    assert (piped.status, linked.status) == (0, 0)
+    assert Path("link.csv").is_symlink()
+    assert Path("pipe").is_fifo()
+    assert Path("kept.csv").read_bytes().decode() == read.result(10).replace("\n", "\r\n")
+    assert "torque-wrench-7" in read.result()
+
+
+def test_an_export_that_fails_leaves_nothing_behind(run, register):
+    Path("folder.csv").mkdir()
+
+    refused = run("export assets folder.csv")
+
+    assert refused.status == 1
+    assert "folder.csv: is a directory" in refused.err
+    assert not list(Path().glob("*.unfinished"))
+
+
+def test_columns_that_nobody_knows_are_named(run, register):
+    Path("typo.csv").write_text("assetKey,assetKind,displayName,descripton\na,tool,A,long\n")
+
+    said = run("import assets typo.csv")
+    told = run("import assets typo.csv --json").json
+
+    assert said.status == 0
+    assert "Left out, since assets have no such member: descripton." in said.out
+    assert told["ignored"] == ["descripton"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_server_that_is_asked_to_stop_leaves_one_file_and_its_keys(number):
+    with serving("register.db") as server:
+        server.send_signal(number)
+        assert server.wait(60) == 0
+
+    assert {path.name for path in Path().iterdir()} == {
+        "register.db",
+        "register.db.key",
+        "register.db.checkpoints",
+    }

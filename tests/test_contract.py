@@ -1204,3 +1204,30 @@ def test_openapi_documents_every_path_that_there_is(document):
     paths = {o.path for o in OPERATIONS if o.path.startswith(CONTRACTED)}
 
     assert paths <= document["paths"].keys()
+
+
+@pytest.mark.parametrize("path", ["*", "foo", "a:1"])
+def test_what_is_no_path_is_not_found_in_an_envelope(lite, path):
+    """As in `OPTIONS *`; RFC 9112, section 3.2 has the forms that begin with no slash."""
+    environ = novantra_lite.wsgi_environment("GET", path, "", b"")
+
+    said = []
+    body = b"".join(lite(environ, lambda status, headers: said.append((status, dict(headers)))))
+
+    ((status, headers),) = said
+    assert status.startswith("404 ")
+    assert json.loads(body)["error"] == "not_found"
+    assert (
+        json.loads(body)["requestId"] == {k.lower(): v for k, v in headers.items()}["x-request-id"]
+    )
+
+
+def test_what_a_change_leaves_out_has_no_default_in_the_document(document):
+    schemas = document["components"]["schemas"]
+    partial = [schemas[operation.body.name] for operation in WITH_BODY if operation.partial]
+
+    told = [member for schema in partial for member in schema["properties"].values()]
+
+    assert len(partial) > 8
+    assert not [member for member in told if "default" in member]
+    assert "default" in schemas["CreateFlowRequest"]["properties"]["description"]

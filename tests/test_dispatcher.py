@@ -14,7 +14,16 @@ import standardwebhooks
 from conftest import NOON, WHY, Clock
 from looking import stored_bytes
 
-from novantra_lite import Answer, Invalid, NotFound, NovantraLite, WebhookError, verify_webhook
+from novantra_lite import (
+    Answer,
+    EvidenceClaim,
+    Invalid,
+    NotFound,
+    NovantraLite,
+    Unavailable,
+    WebhookError,
+    verify_webhook,
+)
 
 FINDINGS = "/api/v1/governance/findings"
 FINDING = {"title": "Torque wrench 7 is overdue", "severity": "high", "reason": WHY}
@@ -680,3 +689,131 @@ def test_what_a_step_asks_every_second_goes_by_indexes(lite):
     assert any("evidence_claim_lookup (status=? AND valid_until<?)" in step for step in found)
     assert any("delivery_due_at (due_at<?)" in step for step in found)
     assert [step for step in found if step.startswith("SCAN")] == []
+
+
+# --- What goes on meanwhile ---------------------------------------------------
+
+
+def test_time_goes_on_while_receivers_answer(lite, network, clock):
+    secret = lite.webhooks.add(FIRST)["secret"]
+    lite.webhooks.add(SECOND)
+    find(lite)
+    network.answers[FIRST] = network.answers[SECOND] = Answer(429, 10, "")
+    network.before = lambda: clock.advance(400)
+
+    lite.step()
+
+    first, second = sorted(network.sent, key=lambda request: request.url)
+    assert {int(each.headers["webhook-timestamp"]) for each in (first, second)} == {
+        int(NOON),
+        int(NOON) + 400,
+    }
+    assert is_verified(first, secret, int(first.headers["webhook-timestamp"]))
+    told = sorted(
+        datetime.fromisoformat(one["dueAt"]).timestamp() for one in lite.webhooks.deliveries()
+    )
+    assert told == [NOON + 410, NOON + 810]
+
+
+@pytest.mark.parametrize("act", ["pause", "remove"])
+def test_an_endpoint_that_is_stopped_gets_nothing_more_of_the_batch_at_hand(lite, network, act):
+    endpoint = lite.webhooks.add(FIRST)["id"]
+    for _ in range(3):
+        find(lite)
+
+    def stop():
+        network.before = lambda: None
+        getattr(lite.webhooks, act)(endpoint)
+
+    network.before = stop
+    lite.step()
+
+    assert network.urls() == [FIRST]
+
+
+def test_what_failed_long_ago_and_fails_again_disables_nobody(lite, network, clock):
+    lite.webhooks.add(FIRST)
+    find(lite)
+    network.answers[FIRST] = Answer(404, None, "Answered with status 404.")
+    for _ in range(11):
+        lite.step()
+        clock.advance(24 * HOURS / 2)
+        if delivery(lite)["state"] == "failed":
+            break
+    old = delivery(lite)["id"]
+    lite.webhooks.resume(lite.webhooks.list()[0]["id"])
+    network.answers[FIRST] = OK
+    find(lite)
+    lite.step()
+    clock.advance(144 * HOURS)
+    network.answers[FIRST] = DOWN
+
+    lite.webhooks.redeliver(old)
+    lite.step()
+
+    assert lite.webhooks.list()[0]["status"] == "enabled"
+
+
+def test_a_secret_that_cannot_be_opened_fails_its_own_deliveries_only(lite, network):
+    broken = lite.webhooks.add(FIRST)["id"]
+    lite.webhooks.add(SECOND)
+    connection = lite.workspace.writer.database.connection()
+    connection.execute("UPDATE endpoint SET secret = '1.AAAA' WHERE id = ?", (broken,))
+    find(lite)
+
+    lite.step()
+
+    told = {one["endpointId"]: one for one in lite.webhooks.deliveries()}[broken]
+    assert network.urls() == [SECOND]
+    assert (told["state"], told["attempts"]) == ("due", 1)
+    assert told["note"] == "An encrypted value of this record cannot be opened."
+
+
+def test_a_workspace_that_fails_keeps_nothing_from_the_others(tmp_path, clock, network):
+    with NovantraLite(workspaces=tmp_path, clock=clock, transport=network) as lite:
+        for slug in ("dock", "hangar"):
+            lite.create_workspace(slug)
+        lite._chosen = "hangar"
+        lite.webhooks.add(FIRST)
+        find(lite)
+        lite.workspaces["dock"].count_read("someone")
+        clock.advance(60)
+        dock = lite.workspaces["dock"].writer.database.connection()
+        dock.execute("PRAGMA query_only = 1")
+
+        with pytest.raises(Unavailable):
+            lite.step()
+
+        assert network.urls() == [FIRST]
+        dock.execute("PRAGMA query_only = 0")
+        lite.step()
+        counted = dock.execute("SELECT actor, count FROM read_count").fetchall()
+    assert counted == [("someone", 1)]
+
+
+def test_an_expiry_leaves_alone_what_was_changed_meanwhile(lite, clock, monkeypatch):
+    made = lite.collection("evidence-requirements").create(
+        requirementKey="log", title="Log", reason=WHY
+    )
+    claims = lite.collection("evidence-claims")
+    told = {"evidenceRequirementId": made["id"], "title": "Log of May", "reason": WHY}
+    until = "2026-06-01T13:00:00Z"
+    first, second = (
+        claims.create(claimKey=key, validUntil=until, **told)["id"] for key in ("one", "two")
+    )
+    for key in (first, second):
+        claims.update(key, status="approved", reason=WHY)
+    clock.advance(2 * HOURS)
+    overdue = EvidenceClaim.overdue
+
+    def then_withdrawn(workspace, at):
+        found = overdue(workspace, at)
+        claims.update(first, status="withdrawn", reason=WHY)
+        return found
+
+    monkeypatch.setattr(EvidenceClaim, "overdue", then_withdrawn)
+    lite.step()
+
+    states = [claims.retrieve(key)["status"] for key in (first, second)]
+    assert states == ["withdrawn", "expired"]
+    assert lite.verify() == []

@@ -379,6 +379,7 @@ def test_a_report_reads_as_json():
         "unchanged": 0,
         "refused": 1,
         "faults": [{"line": 7, "field": "title", "message": "Required."}],
+        "ignored": [],
         "omitted": 0,
         "total": 5,
     }

@@ -127,3 +127,22 @@ def test_what_a_key_cannot_be_is_said(lite):
         lite.api_keys.create("never", days=0)
     with pytest.raises(NotFound):
         lite.api_keys.revoke("00000000-0000-4000-8000-000000000000")
+
+
+def test_the_keys_of_one_account_share_its_limit_and_its_idempotency_keys(clock):
+    with NovantraLite(clock=clock, random=random.Random(7), rate_writes=4) as lite:
+        admin = lite.client(*FACTSTORE_SCOPES)
+        account = admin.post("/api/v1/service-accounts", {"name": "ci"}).json["id"]
+        path = f"/api/v1/service-accounts/{account}/api-keys"
+        first, second = (admin.post(path, {"label": label}).json for label in ("one", "two"))
+        texts = first["plainTextKey"], second["plainTextKey"]
+        again = {"Idempotency-Key": "rotated"}
+
+        told = [
+            lite.client().post(FLOWS, {"name": "a"}, headers={"X-Api-Key": text, **again})
+            for text in texts
+        ]
+        told += [call(lite, text, "POST", json={"name": text[-9:]}) for text in (*texts, *texts)]
+
+    assert told[0].json["id"] == told[1].json["id"]
+    assert [one.status for one in told] == [201, 201, 201, 201, 429, 429]

@@ -457,3 +457,64 @@ def test_a_thousand_attestations_from_eight_threads_are_all_there(clock):
         assert client.get(path, size=1).json["totalItems"] == 1000
         assert len(happenings(lite)) == 1000
         assert lite.verify() == []
+
+
+# --- What the trail says ------------------------------------------------------
+
+
+def test_what_failed_counts_until_it_has_passed_whatever_else_is_recorded(lite, factstore):
+    trail = begin_trail(lite, factstore, requiredAttestationTypes=["junit"])
+    path = f"/api/v1/trails/{trail}/attestations"
+    steps = [
+        *[("junit", "PASSED"), ("scan", "FAILED"), ("note", "PENDING"), ("lint", "PASSED")],
+        *[("scan", "PASSED"), ("junit", "FAILED"), ("note", "PENDING"), ("junit", "PASSED")],
+    ]
+
+    told = []
+    for type, status in steps:
+        factstore.post(path, {"type": type, "status": status})
+        told.append(status_of(lite, trail))
+
+    good, bad = "COMPLIANT", "NON_COMPLIANT"
+    assert told == [good, bad, bad, bad, good, bad, bad, good]
+
+
+def test_a_trail_is_pending_again_once_more_is_required(lite, factstore):
+    trail = begin_trail(lite, factstore, requiredAttestationTypes=["junit"])
+    path = f"/api/v1/trails/{trail}/attestations"
+    factstore.post(path, {"type": "junit", "status": "PASSED"})
+    flow = factstore.get(f"/api/v1/trails/{trail}").json["flowId"]
+    before = status_of(lite, trail)
+
+    factstore.put(f"/api/v1/flows/{flow}", {"requiredAttestationTypes": ["junit", "sbom"]})
+    factstore.post(path, {"type": "note"})
+
+    assert (before, status_of(lite, trail)) == ("COMPLIANT", "PENDING")
+
+
+def test_an_artifact_of_which_the_template_requires_something_makes_its_trail_wait(lite, factstore):
+    template = """
+        trail:
+          attestations:
+            - name: unit
+              type: junit
+            - name: sbom
+              type: sbom
+              if: matches(artifact.name, "svc-.*")
+    """
+    trail = begin_trail(lite, factstore, templateYaml=template)
+    factstore.post(
+        f"/api/v1/trails/{trail}/attestations",
+        {"type": "junit", "name": "unit", "status": "PASSED"},
+    )
+    before = status_of(lite, trail)
+
+    made = {
+        "imageName": "svc-a",
+        "imageTag": "1",
+        "sha256Digest": "sha256:" + "a" * 64,
+        "reportedBy": "ci",
+    }
+    created = factstore.post(f"/api/v1/trails/{trail}/artifacts", made)
+
+    assert (created.status, before, status_of(lite, trail)) == (201, "COMPLIANT", "PENDING")

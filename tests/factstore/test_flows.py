@@ -369,3 +369,27 @@ def test_a_threshold_is_a_number_of_32_bits(factstore, flow, value):
 
     assert (refused.status, refused.json["error"]) == (400, "Bad Request")
     assert "maxHigh" in refused.json["message"]
+
+
+def test_the_flows_of_an_organisation_are_listed_under_its_slug_and_its_uuid(factstore):
+    made = factstore.post("/api/v1/organisations", {"slug": "acme", "name": "Acme"}).json
+    factstore.post("/api/v1/flows", {"name": "shop", "orgSlug": "acme"})
+
+    told = [
+        [flow["name"] for flow in factstore.get(f"/api/v1/organisations/{key}/flows").json]
+        for key in ("acme", made["id"], made["id"].upper(), "nobody")
+    ]
+
+    assert told == [["shop"], ["shop"], ["shop"], []]
+
+
+@pytest.mark.parametrize(("header", "parameter"), [("false", "true"), ("true", "false")])
+def test_a_dry_run_is_asked_for_by_the_header_or_the_parameter(factstore, header, parameter):
+    headers = {"X-Factstore-Dry-Run": header}
+
+    told = factstore.post(
+        f"/api/v1/flows?dryRun={parameter}", {"name": "rehearsed"}, headers=headers
+    )
+
+    assert told.status == 200
+    assert factstore.get("/api/v1/flows").json == []

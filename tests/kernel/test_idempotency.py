@@ -288,3 +288,23 @@ def test_two_instances_give_the_same_answer_for_the_same_chance():
             return client.post(FINDINGS, FINDING, headers=KEY).body
 
     assert post() == post()
+
+
+def test_a_refusal_after_the_window_of_the_first_is_kept_anew(lite, clock):
+    account = lite.accounts.create("Scanner", ["governance.findings:write"])
+    gone = FINDING | {
+        "subjectModuleKey": "assets",
+        "subjectResourceType": "asset",
+        "subjectResourceId": "asset_01J00000000000000000000000",
+    }
+    first = client_of(lite, account.client_id).post(FINDINGS, gone, headers=KEY)
+    clock.advance(24 * 3600 + 900)
+    client = client_of(lite, account.client_id)
+
+    again, replayed = (client.post(FINDINGS, gone, headers=KEY) for _ in range(2))
+    other = client.post(FINDINGS, gone | {"severity": "low"}, headers=KEY)
+
+    assert (first.status, again.status, replayed.status) == (422, 422, 422)
+    assert "idempotency-replayed" not in again.headers
+    assert replayed.headers["idempotency-replayed"] == "true"
+    assert other.status == 409

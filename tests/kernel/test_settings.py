@@ -97,3 +97,12 @@ def test_every_setting_is_explained_in_one_sentence():
 def test_private_targets_that_are_no_networks_are_refused_at_the_start():
     with pytest.raises(Invalid, match=r"webhook_private_targets needs networks such as"):
         NovantraLite(webhook_private_targets=("intranet",))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("threads", "0"), ("shutdown_grace", "-1"), ("busy_timeout", "nan"), ("scm_timeout", "1e400")],
+)
+def test_a_number_out_of_bounds_is_refused_at_the_start(name, text):
+    with pytest.raises(Invalid, match=f"The setting {name} needs a number from [01] on"):
+        Settings.read({f"NOVANTRA_LITE_{name.upper()}": text})

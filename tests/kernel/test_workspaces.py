@@ -14,6 +14,7 @@ from inside import FINDING, FINDINGS, audit, counts, rows, until
 from novantra_lite import (
     Client,
     Conflict,
+    Damaged,
     FileLock,
     Finding,
     Invalid,
@@ -368,3 +369,28 @@ def test_an_error_of_the_file_itself_is_unavailable(lite):
 
     assert "nowhere" not in str(refusal.value)
     assert refusal.value.headers == {"Retry-After": "1"}
+
+
+def test_a_file_whose_end_is_missing_is_called_damaged(tmp_path):
+    path = tmp_path / "register.db"
+    with NovantraLite(path, key="k"):
+        pass
+    os.truncate(path, path.stat().st_size - 8192)
+
+    with pytest.raises(Damaged, match="is damaged: restore a backup of it"):
+        NovantraLite(path, key="k")
+
+
+def test_no_backup_is_made_of_a_damaged_file(tmp_path):
+    path = tmp_path / "register.db"
+    with NovantraLite(path, key="k"):
+        pass
+    pages = path.stat().st_size // 4096
+    with open(path, "r+b") as stream:
+        stream.seek((pages - 3) * 4096)
+        stream.write(b"\xff" * 4096)
+
+    with NovantraLite(path, key="k") as lite, pytest.raises(Damaged, match="no backup was made"):
+        lite.workspace.backup(tmp_path / "copy.db")
+
+    assert not list(tmp_path.glob("copy*"))

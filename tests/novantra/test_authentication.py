@@ -314,3 +314,14 @@ def test_a_secret_is_told_once_and_nowhere_in_the_file(lite, account):
     assert secret not in repr(account)
     assert listed[0]["name"] == "Scanner"
     assert [member for member in listed[0] if "secret" in member.lower()] == []
+
+
+def test_a_header_that_is_not_http_basic_is_told_what_is_asked_for(lite):
+    headers = {"Authorization": "Basic ???", "Content-Type": "application/x-www-form-urlencoded"}
+
+    refused = lite.client().post(
+        "/api/v1/auth/token", body=b"grant_type=client_credentials", headers=headers
+    )
+
+    assert refused.status == 401
+    assert refused.headers["www-authenticate"] == "Basic"
