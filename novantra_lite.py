@@ -785,6 +785,10 @@ class Integer(Member, peewee.IntegerField):
         super().__init__(**options)
         self.at_least, self.at_most = at_least, at_most
 
+    def coerce(self, value):
+        is_number = type(value) is str and re.fullmatch(r"-?[0-9]{1,19}", value)
+        return int(value) if is_number else value
+
     def read(self, value):
         # JSON has one kind of number: 5.0 is the whole number 5.
         whole = int(value) if type(value) is float and value.is_integer() else value
@@ -4909,8 +4913,12 @@ def answer(context: Context, given: Mapping[str, str]) -> Reply:
     """Answer one request: who is it, how often, may they, what do they want, here it is."""
     operation, lite = context.operation, context.lite
     at = lite.source.clock()
-    if operation.public:
-        lite.limits.take_address(context, at, by=int(operation.method != "GET"))
+    if operation.public and operation.method == "GET":
+        # It counts nowhere: whether the server is well is told whatever others of the address do.
+        with contextlib.suppress(RateLimited):
+            lite.limits.take_address(context, at, by=0)
+    elif operation.public:
+        lite.limits.take_address(context, at)
     else:
         identify(context, at)
         lite.limits.take(context, at)

@@ -1206,6 +1206,16 @@ def test_openapi_documents_every_path_that_there_is(document):
     assert paths <= document["paths"].keys()
 
 
+def test_whoever_used_up_the_limit_of_an_address_keeps_nobody_from_asking_how_the_server_is(clock):
+    with NovantraLite(clock=clock, rate_address=3) as lite:
+        refused = [lite.client().get("/api/v1/assets").status for _ in range(4)]
+
+        told = [lite.client().get(f"/api/health/{what}") for what in ("live", "ready")]
+
+    assert refused == [401, 401, 401, 429]
+    assert [(one.status, one.headers["x-ratelimit-remaining"]) for one in told] == [(200, "0")] * 2
+
+
 @pytest.mark.parametrize("path", ["*", "foo", "a:1"])
 def test_what_is_no_path_is_not_found_in_an_envelope(lite, path):
     """As in `OPTIONS *`; RFC 9112, section 3.2 has the forms that begin with no slash."""

@@ -92,7 +92,7 @@ def test_a_key_of_a_machine_is_made_here_too(factstore, machine):
         {"ownerType": "user"},
         {"label": None},
         {"label": "x" * 256},
-        {"ttlDays": "30"},
+        {"ttlDays": "a month"},
         {"ttlDays": 2**31},
         {"scopes": []},
         {"scopes": "factstore:read"},

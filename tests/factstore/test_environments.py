@@ -434,7 +434,7 @@ def test_names_tags_and_digests_are_taken_as_they_are(factstore, path):
         {"artifacts": ["api"]},
         {"artifacts": [{"artifactName": "api", "artifactTag": "1.0"}]},
         {"artifacts": [an_artifact("x" * 256)]},
-        {"artifacts": [an_artifact("api", count="3")]},
+        {"artifacts": [an_artifact("api", count="three")]},
         {"artifacts": [an_artifact("api", count=2**31)]},
         {"artifacts": [an_artifact("a\0b")]},
     ],

@@ -363,12 +363,21 @@ def test_overwriting_thresholds_sets_what_is_left_out_back(lite, factstore, cloc
     assert audit(lite)[-1][1:3] == ("security_threshold.updated", first["id"])
 
 
-@pytest.mark.parametrize("value", ["3", 1.5, 2**31, -(2**31) - 1, [], True])
+@pytest.mark.parametrize("value", ["3.0", "three", 1.5, 2**31, -(2**31) - 1, [], True])
 def test_a_threshold_is_a_number_of_32_bits(factstore, flow, value):
     refused = factstore.post(f"{FLOWS}/{flow['id']}/security-thresholds", {"maxHigh": value})
 
     assert (refused.status, refused.json["error"]) == (400, "Bad Request")
     assert "maxHigh" in refused.json["message"]
+
+
+def test_a_number_may_be_sent_as_text(factstore, flow):
+    """As clients of the Factstore surface do (section 0 of the governance notes)."""
+    path = f"{FLOWS}/{flow['id']}/security-thresholds"
+
+    made = factstore.post(path, {"maxHigh": "3", "maxLow": 4})
+
+    assert (made.status, made.json["maxHigh"], made.json["maxLow"]) == (201, 3, 4)
 
 
 def test_the_flows_of_an_organisation_are_listed_under_its_slug_and_its_uuid(factstore):
