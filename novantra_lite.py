@@ -9928,19 +9928,30 @@ def meets_its_flow(trail: Trail) -> bool:
         member, required = Attestation.name, names_required(trail, read_template(template))
     if not required:
         return False
+    passed, failed = outcomes(trail, member)
+    if failed or not required <= passed:
+        return False
+    return not flow.requires_approval or Approval.releases(trail)
+
+
+def outcomes(trail: Trail, member: Member) -> tuple[set[str], bool]:
+    """What has passed on a trail, by the type or the name; and whether something failed that has
+    not passed since. What has no name goes by its type.
+    """
     newest = peewee.fn.max(peewee.SQL('"t1"."rowid"'))
-    decided = Attestation.select(member, Attestation.status, newest).where(
+    known_by = member, Attestation.type, Attestation.status
+    decided = Attestation.select(*known_by, newest).where(
         Attestation.trail == trail, Attestation.status.in_(("PASSED", "FAILED"))
     )
     last: dict[str, dict[str, int]] = {"PASSED": {}, "FAILED": {}}
-    for one, status, row in decided.group_by(member, Attestation.status).tuples():
-        last[status][one] = row
-    passed = last["PASSED"]
-    if any(passed.get(one, 0) < row for one, row in last["FAILED"].items()):
-        return False
-    if not required <= passed.keys():
-        return False
-    return not flow.requires_approval or Approval.releases(trail)
+    passed = set()
+    for own, type, status, row in decided.group_by(*known_by).tuples():
+        key = own or type
+        last[status][key] = max(row, last[status].get(key, 0))
+        if status == "PASSED":
+            passed.add(own)
+    failed = any(last["PASSED"].get(key, 0) < row for key, row in last["FAILED"].items())
+    return passed, failed
 
 
 def names_required(trail: Trail, template: Template) -> set[str]:

@@ -518,3 +518,21 @@ def test_an_artifact_of_which_the_template_requires_something_makes_its_trail_wa
     created = factstore.post(f"/api/v1/trails/{trail}/artifacts", made)
 
     assert (created.status, before, status_of(lite, trail)) == (201, "COMPLIANT", "PENDING")
+
+
+def test_what_has_no_name_fails_and_passes_by_its_type(lite, factstore):
+    template = "trail: {attestations: [{name: unit, type: junit}]}"
+    trail = begin_trail(lite, factstore, templateYaml=template)
+    path = f"/api/v1/trails/{trail}/attestations"
+
+    told = []
+    for member in (
+        {"type": "junit", "name": "unit", "status": "PASSED"},
+        {"type": "scan", "status": "FAILED"},
+        {"type": "lint", "status": "PASSED"},
+        {"type": "scan", "status": "PASSED"},
+    ):
+        factstore.post(path, member)
+        told.append(status_of(lite, trail))
+
+    assert told == ["COMPLIANT", "NON_COMPLIANT", "NON_COMPLIANT", "COMPLIANT"]
