@@ -3,6 +3,8 @@
 import pytest
 from looking import audit, events, ledger, tables
 
+from novantra_lite import EnvironmentSnapshot
+
 ENVIRONMENTS = "/api/v1/environments"
 NOON = "2026-06-01T12:00:00.000000Z"
 LATER = "2026-06-01T12:01:00.000000Z"
@@ -114,6 +116,24 @@ def test_a_baseline_made_before_any_snapshot_tells_no_drift(factstore, path, sna
     assert approved.json["snapshotId"] is None
     assert (before.status, after.status) == (404, 404)
     assert "snapshot" in before.json["message"]
+
+
+def test_an_environment_that_is_deleted_while_its_drift_is_read_is_not_found(
+    factstore, path, snap, approve, monkeypatch
+):
+    snap(api="1")
+    approve()
+    snap(api="2")
+    last = EnvironmentSnapshot.last
+
+    def then_deleted(**values):
+        found = last(**values)
+        factstore.delete(path)
+        return found
+
+    monkeypatch.setattr(EnvironmentSnapshot, "last", then_deleted)
+
+    assert factstore.get(f"{path}/drift").status == 404
 
 
 def test_drift_is_what_differs_from_the_baseline(

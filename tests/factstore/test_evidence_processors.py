@@ -133,6 +133,7 @@ WORDS = {
     "list": "of the report are not a list.",
     "word": "The status of the quality gate is not a word.",
     "issue": "The file does not hold the reference of an issue.",
+    "wrong": "The report says that something is wrong",
 }
 UNREADABLE = [
     *(("junit", content, "xml")
@@ -148,6 +149,8 @@ UNREADABLE = [
     ("snyk", '{"runs": [5]}', "object"),
     ("snyk", '{"runs": [{"results": 5}]}', "list"),
     ("snyk", '{"vulnerabilities": {}}', "list"),
+    ("snyk", '{"ok": false, "error": "Authentication failed."}', "wrong"),
+    ("snyk", '[{"vulnerabilities": []}, {"ok": false}]', "wrong"),
     ("sonar", "[]", "object"),
     ("sonar", f'{{"status": "{"x" * 256}"}}', "word"),
     ("sonar", '{"status": {"status": "OK"}}', "word"),

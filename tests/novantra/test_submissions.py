@@ -159,7 +159,7 @@ def test_an_event_moves_its_package_and_both_are_audited_proven_and_told(lite, n
         "submission.package.status_changed",
     )
     assert told["submissionEvent"] == event
-    assert told["submissionPackage"]["status"] == "submitted"
+    assert told["submissionPackage"].items() >= moved.items()
     assert (moving["previousStatus"], moving["submissionPackage"]["status"]) == (
         "draft",
         "submitted",
