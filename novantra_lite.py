@@ -4914,7 +4914,8 @@ def answer(context: Context, given: Mapping[str, str]) -> Reply:
     operation, lite = context.operation, context.lite
     at = lite.source.clock()
     if operation.public and operation.method == "GET":
-        # It counts nowhere: whether the server is well is told whatever others of the address do.
+        # Whether the server is well is told whatever others of the address do. What has to be
+        # limited, as signing in has, counts in its handler.
         with contextlib.suppress(RateLimited):
             lite.limits.take_address(context, at, by=0)
     elif operation.public:
@@ -5226,6 +5227,10 @@ class Answer(NamedTuple):
     retry_after: int | None
     note: str
     body: bytes | None = None
+
+    def __repr__(self) -> str:
+        # What another server answers may be secret, such as a token.
+        return f"<Answer {self.status}: {self.note}>"
 
     @property
     def json(self) -> Any:
@@ -19737,9 +19742,8 @@ class Report:
     def json(self) -> dict:
         """The report as a JSON object."""
         faults = [fault._asdict() for fault in self.faults]
-        return {
-            **vars(self), "faults": faults, "ignored": sorted(self.ignored), "total": self.total
-        }  # fmt: skip
+        ignored = sorted(self.ignored)
+        return {**vars(self), "faults": faults, "ignored": ignored, "total": self.total}
 
 
 def utf8_lines(stream: IO[bytes]) -> Iterator[str]:
@@ -20252,9 +20256,8 @@ def restore(backup: Path, database: Path) -> None:
     # What SQLite left beside a file would be taken for part of the one that is restored.
     names = [database.name + ending for ending in ("", "-wal", "-shm", "-journal")]
     if present := [name for name in names if database.with_name(name).exists()]:
-        several = "exist already; move them away together" if present[1:] else ""
-        several = several or "exists already; move it away"
-        raise Conflict(f"{', '.join(present)} {several} before you restore.")
+        words = "exist already; move them away together", "exists already; move it away"
+        raise Conflict(f"{', '.join(present)} {words[len(present) == 1]} before you restore.")
     try:
         with contextlib.closing(
             sqlite3.connect(f"{backup.absolute().as_uri()}?mode=ro", uri=True)

@@ -44,12 +44,10 @@ CONFIG = SchemathesisConfig.from_dict(
         "generation": {
             "deterministic": True,
             "database": "none",
-            "max-examples": 2,
+            "max-examples": 4,
             # No text of either API may hold NUL, and JSON Schema has no short way to say so.
             "allow-x00": False,
         },
-        # What a path does not answer to is in test_contract.py.
-        "phases": {"coverage": {"unexpected-methods": []}},
         "checks": {
             # Without a history there is nothing that these two could look at.
             "use_after_free": {"enabled": False},

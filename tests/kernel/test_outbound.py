@@ -699,3 +699,7 @@ def test_a_secret_that_cannot_be_one_is_refused_without_repeating_it(secret):
         verify(signed(), secret=secret)
 
     assert str(refusal.value) == ("The secret is not a webhook secret: expected whsec_ and Base64.")
+
+
+def test_what_was_answered_does_not_show_where_answers_are_printed():
+    assert "s3cret" not in repr(Answer(200, None, "Answered with status 200.", b"s3cret"))
