@@ -679,6 +679,11 @@ class Member:
     #: Opens something: not even the audit log keeps what it was.
     is_secret = False
 
+    def __init__(self, *arguments: Any, since: int = 1, former_name: str = "", **options: Any):
+        super().__init__(*arguments, **options)
+        #: The layout of the file that brought the column, and what it was called until then.
+        self.since, self.former_name = since, former_name
+
     def read(self, value: Any) -> Any:
         """Take a JSON value in, or raise ValueError with what is wrong."""
         if type(value) is not self.python_type:
@@ -20130,6 +20135,7 @@ MIGRATIONS = (
         ),
     ),
     Migration(5, "Indexes for what is released, and for what has expired"),
+    Migration(6, "Verdicts from findings: facts may gain columns"),
 )
 
 
