@@ -13556,6 +13556,15 @@ MERGED_SNAPSHOT = Shape(
 )
 
 
+#: Whether the newest snapshot of a member of the logical environment holds what does not comply.
+MERGED_FAILURE = f"""SELECT EXISTS (SELECT 1 FROM "logical_member" AS m
+    JOIN "snapshot_artifact" AS i ON i."snapshot_id" = (
+        SELECT l."id" FROM "environment_snapshot" AS l
+        WHERE l."environment_id" = m."environment_id" ORDER BY l."snapshot_index" DESC LIMIT 1)
+    WHERE m."logical_environment_id" = ?
+        AND {digest_state('i."artifact_sha256"')} = 'NON_COMPLIANT')"""
+
+
 def newest_of_members(logical: str) -> Iterator[tuple[dict, dict | None, list[dict]]]:
     """Each member of a logical environment with the head and artifacts of its newest snapshot."""
     snapshot, other = EnvironmentSnapshot, EnvironmentSnapshot.alias()
@@ -13644,11 +13653,12 @@ class LogicalEnvironments(
         for member, head, held in newest_of_members(key):
             summaries.append({**member, **head, "artifactCount": len(held)})
             artifacts += [{**one, **member} for one in held]
-        complete = all(summary["snapshotIndex"] for summary in summaries)
+        complete = bool(summaries) and all(summary["snapshotIndex"] for summary in summaries)
+        (has_failure,) = context.workspace.fetch_row(MERGED_FAILURE, (key,))
         return {
             "logicalEnvId": key,
             "logicalEnvName": logical.name,
-            "complianceStatus": "COMPLIANT" if summaries and complete else "NON_COMPLIANT",
+            "complianceStatus": ("COMPLIANT" if complete and not has_failure else "NON_COMPLIANT"),
             "memberSnapshots": summaries,
             "mergedArtifacts": artifacts,
         }
