@@ -9999,7 +9999,17 @@ def evaluate_compliance(facts: str) -> Compliance:
 @sql_function
 def compliance(facts: str | None) -> str:
     """The state of a trail or an artifact; UNKNOWN where there is no such trail."""
-    return evaluate_compliance(facts).state if facts else "UNKNOWN"
+    if not facts:
+        return "UNKNOWN"
+    return (_recent_state if len(facts) <= 20_000 else _state)(facts)
+
+
+def _state(facts: str) -> str:
+    return evaluate_compliance(facts).state
+
+
+#: Many artifacts have the same facts, which do not name them.
+_recent_state = functools.lru_cache(maxsize=256)(_state)
 
 
 def latest_results(results: Sequence, by_name: bool) -> tuple[set[str], list[str]]:
