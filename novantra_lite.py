@@ -9777,11 +9777,13 @@ def facts_sql(trail: str, digest: str = "", flow: str = 'k."flow_id"') -> str:
     The arguments are SQL for ids: of a trail, and of a flow that is not its own. Without a digest,
     the facts are about all artifacts of the trail.
     """
-    template = """ifnull(k."template_yaml", f."template_yaml")"""
+    # The template of a trail speaks for its own flow only.
+    template = """CASE WHEN k."template_yaml" IS NULL OR k."flow_id" <> f."id"
+        THEN f."template_yaml" ELSE k."template_yaml" END"""
     with_digest = f'AND i."sha256_digest" = {digest}' if digest else ""
     return f"""(SELECT json_object('flow', f."name", 'tags', json(f."tags"),
         'types', json(f."required_attestation_types"), 'template', {template},
-        'artifacts', CASE WHEN {template} IS NOT NULL THEN (
+        'artifacts', CASE WHEN ({template}) IS NOT NULL THEN (
             SELECT json_group_array(json_array("image_name", "sha256_digest")) FROM (
                 SELECT DISTINCT i."image_name", i."sha256_digest" FROM "artifact" AS i
                 WHERE i."trail_id" = k."id" {with_digest})) END,
@@ -9984,7 +9986,7 @@ def evaluate_compliance(facts: str) -> Compliance:
     """Hold the facts that `facts_sql` gathers against the flow.
 
     The latest result of each required type or name counts, and no failure may be left that did not
-    pass since. A template, the trail's or else the flow's, requires names instead of types.
+    pass since. A template, the trail's own or else the flow's, requires names instead of types.
     """
     read = json.loads(facts)
     by_name = read["template"] is not None
