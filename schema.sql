@@ -351,6 +351,7 @@ CREATE TABLE "attestation" (
     "artifact_fingerprint" TEXT,
     "created_at" TEXT NOT NULL,
     "metadata" TEXT,
+    "decided" INTEGER,
     "json" TEXT NOT NULL,
     FOREIGN KEY ("trail_id") REFERENCES "trail" ("id")
 ) STRICT;
@@ -828,6 +829,8 @@ CREATE TABLE "evidence_file" (
     "content_type" TEXT NOT NULL,
     "stored_at" TEXT NOT NULL,
     "external_url" TEXT,
+    "status" TEXT CHECK ("status" IN ('PASSED', 'FAILED')),
+    "details" TEXT,
     "json" TEXT NOT NULL,
     FOREIGN KEY ("attestation_id") REFERENCES "attestation" ("id")
 ) STRICT;
