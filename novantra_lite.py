@@ -26,18 +26,19 @@ Contents
         Monitoring, Indicators, Submissions, Assets, Party engagements, Change management,
         Vulnerability management
     Part IV   Factstore   Factstore fields, API keys, Factstore conventions, Organisations,
-        Source hosts, Patterns, Templates, Flows, Notifications, Notification channels, Notifying,
-        Notification rules, Trail records, Trail status, Trails, Artifacts, Provenance signatures,
-        Provenance, Attestations, Evidence files, Scan reports, Scanners, Evidence processors,
-        Evidence collection, Pull request look-ups, Pull requests, Identity tokens, Approvals,
-        Assertions, Environments, Snapshot records, Environment snapshots, Environment drift,
-        Logical environments, Policies, Deployment policies, Gate, Users, Service accounts,
-        API key management, Members, Identity providers, Single sign-on, Signing in, Rego,
-        Rego evaluation, Rego engine, Policy archives, Policy bundles, Policy decisions,
-        Security scans, Regulatory frameworks, Compliance assessments, Regulatory reports,
-        Evidence documents, Evidence vault, Vault requests, HashiCorp Vault, Audit log, Search,
-        Reports, Incoming webhooks, Incoming events, Slack, Slack commands, Slack requests,
-        Atlassian, Jira, Jira tickets, Confluence, Chain, Ledger, Hub templates, Audit packages
+        Source hosts, Patterns, YAML, Conditions, Templates, Flows, Notifications,
+        Notification channels, Notifying, Notification rules, Trail records, Trail status, Trails,
+        Artifacts, Provenance signatures, Provenance, Attestations, Evidence files, Scan reports,
+        Scanners, Evidence processors, Evidence collection, Pull request look-ups, Pull requests,
+        Identity tokens, Approvals, Assertions, Environments, Snapshot records,
+        Environment snapshots, Environment drift, Logical environments, Policies,
+        Deployment policies, Gate, Users, Service accounts, API key management, Members,
+        Identity providers, Single sign-on, Signing in, Rego, Rego evaluation, Rego engine,
+        Policy archives, Policy bundles, Policy decisions, Security scans, Regulatory frameworks,
+        Compliance assessments, Regulatory reports, Evidence documents, Evidence vault,
+        Vault requests, HashiCorp Vault, Audit log, Search, Reports, Incoming webhooks,
+        Incoming events, Slack, Slack commands, Slack requests, Atlassian, Jira, Jira tickets,
+        Confluence, Chain, Ledger, Hub templates, Audit packages
     Part V    Application   Rows, OSCAL, Opening workspaces, Imports, Collections, Demo vocabulary,
         Demo plans, Demo records, Demo data, Demo delivery, WSGI application, Clients, Servers,
         Maintenance, Audit records, Installs, NovantraLite, Reference page, Documents, OpenAPI,
@@ -8673,14 +8674,15 @@ class Words:
     """
 
     def __init__(self, pattern: str, text: str):
-        self.left: deque[tuple[str, str]] = deque()
+        self.left: deque[tuple[str, str, int]] = deque()
         at, match = 0, re.compile(pattern).match
         while at < len(text):
             found = match(text, at)
             if found is None:
-                raise ValueError(f"unexpected text at {at}")
+                raise ValueError(f"unexpected {text[at : at + 20]!r} at character {at + 1}")
             word = found[found.lastgroup]
-            self.left.append((word if found.lastgroup == "mark" else found.lastgroup, word))
+            start = found.start(found.lastgroup) + 1
+            self.left.append((word if found.lastgroup == "mark" else found.lastgroup, word, start))
             at = found.end()
 
     def take(self, *kinds: str) -> str:
@@ -8690,8 +8692,12 @@ class Words:
     def need(self, kind: str) -> str:
         """The next word, which must be of this kind."""
         if not self.left or self.left[0][0] != kind:
-            raise ValueError(f"expected {kind}")
+            raise ValueError(f"expected {kind} {self.position()}")
         return self.left.popleft()[1]
+
+    def position(self) -> str:
+        """Where the next word stands, for an error."""
+        return f"at character {self.left[0][2]}" if self.left else "at the end"
 
 
 class Pattern:
@@ -8820,70 +8826,115 @@ def repeat_steps(steps: list[tuple], times: str) -> list[tuple]:
     return low * steps + (high - low) * [(None, (1, size + 1)), *steps]
 
 
-# --- Templates ----------------------------------------------------------------
-# A template says in YAML which attestations a trail and its artifacts must have, and some of them
-# only on a condition. Its text, what its aliases unfold to, its nesting and the steps of all its
-# patterns are bounded.
+# --- YAML ---------------------------------------------------------------------
+# YAML that others write: what is wrong with it is an error with its line and column, and what its
+# aliases unfold to is bounded.
 
-#: Characters of a template; values in it once its aliases are unfolded; steps of its patterns.
-TEMPLATE_SIZE, TEMPLATE_VALUES, TEMPLATE_STEPS = 100_000, 50_000, 2_000
+#: Values in a document once its aliases are unfolded.
+YAML_VALUES = 50_000
+#: What YAML does not print (YAML 1.2, 5.1).
+_UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def read_yaml(text: str) -> dict | None:
-    """The mapping that a YAML text holds, as JSON has it; None where it holds no such thing."""
+def yaml_error(mark: Any, message: str) -> ValueError:
+    """An error at a mark in a YAML document."""
+    return ValueError(f"Line {mark.line + 1}, column {mark.column + 1}: {message}")
+
+
+def parse_yaml(text: str) -> tuple[Any, Any]:
+    """The root node of a YAML document, and its value as JSON has it.
+
+    ValueError says what is wrong, and where.
+    """
     import yaml
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    if bad := _UNPRINTABLE.search(text):
+        before = text[: bad.start()].rpartition("\n")
+        where = f"Line {text.count(chr(10), 0, bad.start()) + 1}, column {len(before[2]) + 1}"
+        raise ValueError(f"{where}: the character U+{ord(bad[0]):04X} cannot stand in YAML.")
+    loader_class = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        check_nesting(yaml.parse(text, loader), DEPTH)
-        reader = loader(text)
-        root = reader.get_single_node()
-        if not isinstance(root, yaml.MappingNode):
-            return None
-        check_unfolded(root, DEPTH, iter(range(TEMPLATE_VALUES)))
-        parsed = reader.construct_document(root)
-        # JSON has neither dates nor infinities; both become text.
-        document = json.loads(json.dumps(parsed, default=str, skipkeys=True), parse_constant=str)
+        _check_nesting(yaml.parse(text, loader_class), DEPTH)
+        loader = loader_class(text)
+        root = loader.get_single_node()
+        if root is None:
+            raise ValueError("Line 1, column 1: the document is empty.")
+        _check_nodes(loader, root, DEPTH, iter(range(YAML_VALUES)))
+        value = loader.construct_document(root)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        reason = ", ".join(filter(None, (error.context, error.problem)))
+        raise yaml_error(mark, f"{reason}.") from None
+    # JSON has neither dates nor infinities; both become text.
+    document = json.loads(json.dumps(value, default=str, skipkeys=True), parse_constant=str)
+    try:
         check_json(document, DEPTH)
-    # A value that does not fit its tag makes PyYAML fail in whichever way Python does there.
-    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError):
-        return None
-    except Invalid:
-        return None
-    return document
+    except Invalid as problem:
+        raise ValueError(f"Line 1, column 1: {problem.issues[0]['message']}.") from None
+    return root, document
 
 
-def check_nesting(events: Iterable, most: int) -> None:
+def _check_nesting(events: Iterable, limit: int) -> None:
     """Refuse YAML that is nested too deep, as soon as the parser comes to it."""
     depth = 0
     for event in events:
-        kind = type(event).__name__
-        depth += kind.endswith(("MappingStartEvent", "SequenceStartEvent"))
-        depth -= kind.endswith(("MappingEndEvent", "SequenceEndEvent"))
-        if depth > most:
-            raise ValueError("nested too deep")
+        name = type(event).__name__
+        depth += name.endswith(("MappingStartEvent", "SequenceStartEvent"))
+        depth -= name.endswith(("MappingEndEvent", "SequenceEndEvent"))
+        if depth > limit:
+            raise yaml_error(event.start_mark, f"expected at most {limit} levels of nesting.")
 
 
-def check_unfolded(node: Any, depth: int, budget: Iterator) -> None:
-    """Refuse YAML whose aliases, which share what they name, stand for too many values."""
+def _check_nodes(loader: Any, node: Any, depth: int, budget: Iterator) -> None:
+    """Refuse values that do not fit their tags, names that stand twice in a mapping, and aliases,
+    which share what they name, that stand for too much."""
     if depth < 0 or next(budget, None) is None:
-        raise ValueError("too many values")
-    if isinstance(node.value, list):
-        for inner in node.value:
-            for one in inner if isinstance(inner, tuple) else (inner,):
-                check_unfolded(one, depth - 1, budget)
+        raise yaml_error(node.start_mark, "this holds too many values, or is nested too deep.")
+    if node.id == "scalar":
+        _check_scalar(loader, node)
+    elif node.id == "sequence":
+        for item in node.value:
+            _check_nodes(loader, item, depth - 1, budget)
+    else:
+        names = set()
+        for key, value in node.value:
+            if key.id != "scalar":
+                raise yaml_error(key.start_mark, "a name must be text.")
+            if key.value in names:
+                raise yaml_error(key.start_mark, f"{key.value[:60]!r} stands here twice.")
+            names.add(key.value)
+            _check_nodes(loader, key, depth - 1, budget)
+            _check_nodes(loader, value, depth - 1, budget)
+
+
+def _check_scalar(loader: Any, node: Any) -> None:
+    """Refuse a value that does not fit its tag, such as 2001-99-99."""
+    if node.tag.endswith(":merge"):
+        return
+    try:
+        loader.construct_object(node)
+    # PyYAML fails there in whichever way Python does.
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError):
+        kind = node.tag.rpartition(":")[2]
+        raise yaml_error(node.start_mark, f"{node.value[:60]!r} is no {kind}.") from None
+
+
+# --- Conditions ---------------------------------------------------------------
 
 
 class Condition:
-    """The `if` of an entry in a template, read once and judged for every artifact.
+    """The `if` of an entry in a template, read once and evaluated for every artifact.
 
-    Precedence rises from `or` over `and` to `not`; a field that is not known is unlike every text.
+    Precedence rises from `or` over `and` to `not`. A tag that the flow lacks is unlike every text.
     """
 
     WORDS = r"""(?x)\s*(?:(?P<text>"[^"]*"|'[^']*')
         | (?P<call>exists|matches)(?=\s*\()
-        | (?P<mark>==|!=|[][(),]|(?:and|or|not|in)(?![\w.-]))
+        | (?P<mark>==|!=|=|[][(),]|(?:and|or|not|in)(?![\w.-]))
         | (?P<field>flow\.tags\[\s*(?:"[^"]*"|'[^']*')\s*\]|[A-Za-z_][\w.-]*))"""
+    #: Fields that hold text, and those that only exist.
+    FIELDS = ("flow.name", "flow.tags.<name>", "artifact.name", "artifact.fingerprint")
+    OBJECTS = ("flow", "flow.tags", "artifact")
 
     def __init__(self, text: str):
         #: Steps of all patterns in it.
@@ -8892,7 +8943,7 @@ class Condition:
         self.words = Words(self.WORDS, (wrapped[1] if wrapped else text).strip())
         self.holds = self.any_of(DEPTH)
         if self.words.left:
-            raise ValueError("unexpected words at the end")
+            raise ValueError(f"unexpected {self.words.left[0][1]!r} {self.words.position()}")
 
     def any_of(self, depth: int) -> Callable[[Mapping], bool]:
         """Parts of which one must hold."""
@@ -8903,17 +8954,17 @@ class Condition:
 
     def all_of(self, depth: int) -> Callable[[Mapping], bool]:
         """Parts that must all hold."""
-        parts = [self.one(depth)]
+        parts = [self.part(depth)]
         while self.words.take("and"):
-            parts.append(self.one(depth))
+            parts.append(self.part(depth))
         return lambda fields: all(part(fields) for part in parts)
 
-    def one(self, depth: int) -> Callable[[Mapping], bool]:
+    def part(self, depth: int) -> Callable[[Mapping], bool]:
         """A part that is denied, in parentheses, a call or a comparison."""
         if depth == 0:
-            raise ValueError("nested too deep")
+            raise ValueError(f"nested too deep {self.words.position()}")
         if self.words.take("not"):
-            denied = self.one(depth - 1)
+            denied = self.part(depth - 1)
             return lambda fields: not denied(fields)
         if self.words.take("("):
             inner = self.any_of(depth - 1)
@@ -8925,26 +8976,32 @@ class Condition:
     def call(self, name: str) -> Callable[[Mapping], bool]:
         """Either exists(field) or matches(field, "pattern")."""
         self.words.need("(")
-        field = self.field()
         if name == "exists":
+            present = self.field(*self.FIELDS, *self.OBJECTS)
             self.words.need(")")
-            return lambda fields: field in fields
+            return lambda fields: present in fields
+        field = self.field(*self.FIELDS)
         self.words.need(",")
-        pattern = Pattern(self.text())
+        where = self.words.position()
+        try:
+            pattern = Pattern(self.text())
+        except (ValueError, OverflowError) as error:
+            raise ValueError(f"the pattern {where} cannot be used: {error}") from None
         self.words.need(")")
         self.weight += len(pattern.steps)
         return lambda fields: fields.get(field) is not None and pattern.matches(fields[field])
 
     def compare(self) -> Callable[[Mapping], bool]:
         """A field held against one text or a list of them."""
-        field = self.field()
+        field, where = self.field(*self.FIELDS), self.words.position()
         if self.words.take("=="):
             equal = self.text()
             return lambda fields: fields.get(field) == equal
         if self.words.take("!="):
             unequal = self.text()
             return lambda fields: fields.get(field) != unequal
-        self.words.need("in")
+        if not self.words.take("in"):
+            raise ValueError(f"expected ==, != or in {where}")
         self.words.need("[")
         listed = [] if self.words.take("]") else [self.text()]
         while listed and not self.words.take("]"):
@@ -8952,63 +9009,144 @@ class Condition:
             listed.append(self.text())
         return lambda fields: fields.get(field) in listed
 
-    def field(self) -> str:
+    def field(self, *expected: str) -> str:
         """The name of a field; a tag's in brackets means the one after a full stop."""
+        where = self.words.position()
         name, bracket, key = self.words.need("field").partition("[")
-        return f"{name}.{key[:-1].strip()[1:-1]}" if bracket else name
+        name = f"{name}.{key[:-1].strip()[1:-1]}" if bracket else name
+        if name not in expected and not re.fullmatch(r"flow\.tags\.(?s:.+)", name):
+            raise ValueError(f"unknown field {name[:60]!r} {where}: use {', '.join(expected)}")
+        return name
 
     def text(self) -> str:
         """What stands between quotation marks."""
         return self.words.need("text")[1:-1]
 
 
-def told_text(value: Any) -> str:
-    """A value of a template where text is expected; nothing for null."""
-    return value if isinstance(value, str) else "" if value is None else to_json(value)
+# --- Templates ----------------------------------------------------------------
+# A template says in YAML which attestations a trail and its artifacts must have, and some of them
+# only on a condition. Its text, its nesting and the steps of all its patterns are bounded.
+
+#: Characters of a template, steps of its patterns, and of what it takes to evaluate all of its
+#: conditions for several artifacts at once.
+TEMPLATE_SIZE, TEMPLATE_STEPS, TEMPLATE_BUDGET = 100_000, 2_000, 500_000
+#: The members of each part of a template. What a template does not know could be a demand.
+TEMPLATE_MEMBERS = {
+    "template": "trail artifacts requiredAttestations version id name description framework tags",
+    "trail": "attestations artifacts description",
+    "artifact": "name attestations description",
+    "attestation": "name type if description",
+}
+#: What an unreadable template asks for. No attestation has a name as long as this.
+UNREADABLE = (
+    "a template that can be read. The stored template is not understood, so it asks for everything "
+    "and nothing meets it. Store a corrected one in the member templateYaml of the flow; a trail "
+    "keeps the template that it began with, so begin a new trail where it has one of its own. "
+    "What is wrong: {}"
+)
 
 
-def mappings(value: Any) -> list[dict]:
-    """The mappings in what should be a list of them."""
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+def _members(node: Any, part: str) -> dict[str, Any]:
+    """The members of a part of a template."""
+    known = TEMPLATE_MEMBERS[part].split()
+    article = "an" if part[0] == "a" else "a"
+    if node.id != "mapping":
+        raise yaml_error(node.start_mark, f"expected {article} {part}, which is a mapping.")
+    for key, _ in node.value:
+        if key.value not in known:
+            unknown = f"{article} {part} has no member {key.value[:60]!r}"
+            raise yaml_error(key.start_mark, f"{unknown}; it has {', '.join(known)}.")
+    return {key.value: value for key, value in node.value}
+
+
+def _items(members: Mapping[str, Any], name: str) -> list:
+    """The elements of a member, which must be a list where it is there."""
+    node = members.get(name)
+    if node is not None and node.id != "sequence":
+        raise yaml_error(node.start_mark, f"expected a list of {name}.")
+    return node.value if node is not None else []
+
+
+def _text(node: Any) -> str:
+    """The text of a node, which must be a name."""
+    is_text = node.id == "scalar" and node.tag.endswith(":str")
+    if not is_text or not node.value.strip() or len(node.value) > 255:
+        rule = "expected text of 1 to 255 characters; put numbers, yes and no in quotation marks."
+        raise yaml_error(node.start_mark, rule)
+    return node.value
+
+
+def _name(node: Any, part: str, members: Mapping[str, Any]) -> str:
+    """The name of a part of a template, which must have one."""
+    if "name" not in members:
+        raise yaml_error(node.start_mark, f"this {part} has no name.")
+    return _text(members["name"])
+
+
+def _always(fields: Mapping) -> bool:
+    """The condition of an entry without one."""
+    return True
 
 
 class Template:
     """What a template asks for: attestations by name, of the trail and of artifacts by theirs.
 
-    A text that is no YAML asks for nothing.
+    One that cannot be read asks for what nobody can have; `fault` says why.
     """
 
     def __init__(self, text: str):
-        self.document, self.weight = read_yaml(text), 0
-        root = self.document or {}
-        trail = root.get("trail") if isinstance(root.get("trail"), dict) else {}
-        self.trail = list(self.entries(trail))
-        artifacts = mappings(trail.get("artifacts")) or mappings(root.get("artifacts"))
-        self.artifacts = [
-            (told_text(one.get("name")), list(self.entries(one))) for one in artifacts
-        ]
-
-    def entries(self, holder: dict) -> Iterator[tuple[str, Callable[[Mapping], bool]]]:
-        """The name of each attestation asked for, and when it is."""
-        for entry in mappings(holder.get("attestations")):
-            yield told_text(entry.get("name")), self.condition(entry.get("if"))
-
-    def condition(self, given: Any) -> Callable[[Mapping], bool]:
-        """When an entry counts: always without an `if`, never where that is malformed."""
-        if given is None or given is True or given == "":
-            return lambda fields: True
+        self.document: Any = None
+        self.weight, self.fault = 0, ""
+        self.trail: list[tuple[str, Callable[[Mapping], bool]]] = []
+        self.artifacts: list[tuple[str, list[tuple[str, Callable[[Mapping], bool]]]]] = []
         try:
-            condition = Condition(told_text(given))
-        except ValueError:
-            return lambda fields: False
-        except OverflowError:
-            self.weight += PATTERN_STEPS
-        else:
-            self.weight += condition.weight
-            if self.weight <= TEMPLATE_STEPS:
-                return condition.holds
-        # What is too large to be judged does not get anybody around a requirement.
-        return lambda fields: True
+            root, self.document = parse_yaml(text)
+            self._read(root)
+        except ValueError as error:
+            self.fault = str(error)
+            self.trail = [(UNREADABLE.format(self.fault), _always)]
+            self.artifacts = []
+
+    def _read(self, root: Any) -> None:
+        """Read what is asked for, or raise ValueError at the first thing that is not understood."""
+        members = _members(root, "template")
+        trail = _members(members["trail"], "trail") if "trail" in members else {}
+        required = _items(members, "requiredAttestations")
+        self.trail = [(_text(item), _always) for item in required] + self._entries(trail)
+        for item in [*_items(trail, "artifacts"), *_items(members, "artifacts")]:
+            artifact = _members(item, "artifact")
+            self.artifacts.append((_name(item, "artifact", artifact), self._entries(artifact)))
+
+    def _entries(self, holder: dict) -> list[tuple[str, Callable[[Mapping], bool]]]:
+        """The name of each attestation asked for, and when it is."""
+        entries = []
+        for item in _items(holder, "attestations"):
+            members = _members(item, "attestation")
+            if "type" in members:
+                _text(members["type"])
+            name = _name(item, "attestation", members)
+            entries.append((name, self._condition(members.get("if"))))
+        return entries
+
+    def _condition(self, node: Any) -> Callable[[Mapping], bool]:
+        """When an entry counts: always without an `if`."""
+        if node is None or (node.id == "scalar" and not node.value.strip()):
+            return _always
+        if node.id == "scalar" and node.tag.endswith(":bool"):
+            is_on = node.value.lower() in ("true", "yes", "on")
+            return lambda fields: is_on
+        if node.id != "scalar" or not node.tag.endswith((":str", ":null")):
+            raise yaml_error(node.start_mark, "expected a condition, such as exists(flow).")
+        if node.tag.endswith(":null"):
+            return _always
+        try:
+            condition = Condition(node.value)
+        except ValueError as error:
+            raise yaml_error(node.start_mark, f"this condition cannot be read: {error}.") from None
+        self.weight += condition.weight
+        if self.weight > TEMPLATE_STEPS:
+            raise yaml_error(node.start_mark, "the patterns up to here are too large together.")
+        return condition.holds
 
     def names(self, fields: Mapping[str, str | None]) -> list[str]:
         """The attestations asked for where the fields of conditions have these values."""
@@ -9017,11 +9155,36 @@ class Template:
         entries = itertools.chain(self.trail, *own)
         return list(dict.fromkeys(name for name, holds in entries if holds(fields)))
 
+    def names_of_all(self, fields: Mapping, artifacts: Sequence[Mapping]) -> set[str]:
+        """The attestations asked for of several artifacts together.
+
+        Where it would take too long to evaluate every condition, all of them count as true.
+        """
+        size = len(self.trail) + sum(len(entries) for _, entries in self.artifacts)
+        letters = sum(len(value or "") for own in artifacts for value in own.values())
+        if size * len(artifacts) + self.weight * letters <= TEMPLATE_BUDGET:
+            return {name for own in artifacts for name in self.names({**fields, **own})}
+        reported = {own.get("artifact.name") for own in artifacts}
+        own = (entries for artifact, entries in self.artifacts if artifact in reported)
+        return {name for name, _ in itertools.chain(self.trail, *own)}
+
 
 @functools.lru_cache(maxsize=64)
 def read_template(text: str) -> Template:
     """A template, read once for as long as it is in use."""
     return Template(text)
+
+
+class TemplateText(Text):
+    """A template, which must be understood when it is stored; blank text stands for none."""
+
+    def read(self, value):
+        text = super().read(value)
+        if not text.strip():
+            return None
+        if fault := read_template(text).fault:
+            raise ValueError(fault)
+        return text
 
 
 def artifact_fields(name: str, digest: str) -> dict[str, str | None]:
@@ -9050,7 +9213,7 @@ class Flow(Model):
         default=dict,
     )
     org_slug = Text(255, null=True, index=True)
-    template_yaml = Text(TEMPLATE_SIZE, null=True)
+    template_yaml = TemplateText(TEMPLATE_SIZE, null=True)
     created_at = Timestamp(6, default=now_exactly)
     updated_at = Timestamp(6, default=now_exactly)
     requires_approval = Boolean(default=False)
@@ -9726,7 +9889,7 @@ class Trail(Tallied):
     deployment_actor = Text(255, null=True)
     status = Choice("PENDING COMPLIANT NON_COMPLIANT", default="PENDING")
     org_slug = Text(255, null=True, index=True)
-    template_yaml = Text(TEMPLATE_SIZE, null=True)
+    template_yaml = TemplateText(TEMPLATE_SIZE, null=True)
     build_url = Text(2048, null=True)
     name = Text(255, null=True)
     created_at = Timestamp(6, default=now_exactly)
@@ -9974,7 +10137,7 @@ def names_required(trail: Trail, template: Template) -> set[str]:
     known = {one["artifact.name"] for one in artifacts}
     missing = {name for name, _ in template.artifacts} - known
     artifacts += [{"artifact": None, "artifact.name": name} for name in missing]
-    return {name for own in artifacts or [{}] for name in template.names(fields | own)}
+    return template.names_of_all(fields, artifacts or [{}])
 
 
 # --- Trails -------------------------------------------------------------------
