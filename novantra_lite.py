@@ -9029,7 +9029,7 @@ class Condition:
 
 #: Characters of a template, steps of its patterns, and of what it takes to evaluate all of its
 #: conditions for several artifacts at once.
-TEMPLATE_SIZE, TEMPLATE_STEPS, TEMPLATE_BUDGET = 100_000, 2_000, 500_000
+TEMPLATE_SIZE, TEMPLATE_STEPS, TEMPLATE_BUDGET = 100_000, 2_000, 2_000_000
 #: The members of each part of a template. What a template does not know could be a demand.
 TEMPLATE_MEMBERS = {
     "template": "trail artifacts requiredAttestations version id name description framework tags",
@@ -13688,24 +13688,91 @@ class LogicalEnvironments(
 # --- Policies -----------------------------------------------------------------
 
 
-class Threshold:
-    """A whole number, or the text of a form's field; blank text stands for none."""
+class StrictRequest(Schema):
+    """A body whose unknown members are refused: nothing that a policy asks for is dropped.
 
-    number, text = Integer(-(2**31), 2**31 - 1), Text(255)
+    `harmless` names what clients send along and what asks for nothing.
+    """
+
+    def __init__(self, *columns: Member, harmless: str = "", **options: Any):
+        super().__init__(*columns, **options)
+        self.harmless = harmless.split()
+
+    def read(self, data, **options):
+        values = super().read(data, **options)
+        faults = []
+        for member, value in data.items():
+            meant = self.aliases.get(member, member)
+            if value is None or member in self.harmless:
+                continue
+            if meant not in self.members:
+                faults.append(([member], f"Unknown; known are {', '.join(self.members)}"))
+            elif meant != member and data.get(meant) not in (None, value):
+                faults.append(([member], f"Contradicts {meant}"))
+        if faults:
+            told = "; ".join(f"{path[0][:60]}: {message}" for path, message in faults[:5])
+            refusal = f"Nothing that a policy asks for is left out: {told}."
+            raise Unprocessable(refusal, [issue(*fault) for fault in faults[:100]])
+        return values
+
+    def describe(self, partial=False):
+        schema = super().describe(partial)
+        properties = schema["properties"]
+        properties |= {alias: properties[meant] for alias, meant in self.aliases.items()}
+        ignored = {"description": "Taken and not looked at."}
+        return schema | {
+            "properties": dict.fromkeys(self.harmless, ignored) | properties,
+            "additionalProperties": False,
+        }
+
+
+class Threshold:
+    """A whole number, also as the text of a form's field; blank text stands for none."""
+
+    number, pattern = Integer(-(2**31), 2**31 - 1), r" *[0-9]{0,9} *"
 
     def coerce(self, value: Any) -> Any:
-        """The value as it is: a number is no text here."""
+        """The value as it is."""
         return value
 
-    def read(self, value: Any) -> int | str | None:
-        """The number or the text; None for blank text."""
-        if isinstance(value, str):
-            return self.text.read(value) if value.strip() else None
-        return self.number.read(value)
+    def read(self, value: Any) -> int | None:
+        """The number; None for blank text."""
+        if not isinstance(value, str):
+            return self.number.read(value)
+        if not re.fullmatch(self.pattern, value):
+            raise ValueError("Expected a whole number")
+        return int(value) if value.strip() else None
 
     def describe(self) -> dict:
         """The JSON schema of both."""
-        return {**self.number.describe(), **self.text.describe(), "type": ["integer", "string"]}
+        text = {"type": ["integer", "string"], "maxLength": 255, "pattern": f"^{self.pattern}$"}
+        return self.number.describe() | text
+
+
+#: The rules that a policy may be, and what their threshold is; the last one has none.
+POLICY_RULES = {
+    "ATTESTATION_COUNT": "how many attestations must have passed",
+    "APPROVAL_REQUIRED": "how many people must have approved",
+    "SIGNATURE_REQUIRED": "",
+}
+
+
+def rule_fault(policy_type: str | None, threshold: Any, evaluator: str) -> str:
+    """What of a policy's rule is not understood, or nothing."""
+    known = ", ".join(POLICY_RULES)
+    if policy_type == "CUSTOM_WASM" or evaluator not in ("", "opa"):
+        return f"no WASM runtime is installed; known rules are {known}, evaluated by 'opa'"
+    if policy_type and policy_type not in POLICY_RULES:
+        return f"policyType '{policy_type[:60]}' is unknown; known are {known}"
+    counted = POLICY_RULES.get(policy_type or "", "")
+    if not counted:
+        only = "a threshold belongs to ATTESTATION_COUNT and APPROVAL_REQUIRED only"
+        return only if threshold else ""
+    if policy_type == "APPROVAL_REQUIRED" and threshold is None:
+        return ""
+    if type(threshold) is not int or threshold < 1:
+        return f"{policy_type} needs a whole number from 1 on as its threshold: {counted}"
+    return ""
 
 
 class Policy(Model):
@@ -13737,12 +13804,22 @@ class Policy(Model):
     def create(cls, **values):
         check_policy_name(values["name"])
         check_organisation(values.get("org_slug"))
+        evaluator = values.get("policy_evaluator", "")
+        check_rule(values.get("policy_type"), values.get("threshold"), evaluator)
         return super().create(**split_lists(values))
 
     def change(self, **values):
         if values.get("name", self.name) != self.name:
             check_policy_name(values["name"])
+        rule = ("policy_type", "threshold", "policy_evaluator")
+        check_rule(*(values.get(name, getattr(self, name)) for name in rule))
         return super().change(**split_lists(values))
+
+
+def check_rule(policy_type: str | None, threshold: Any, evaluator: str) -> None:
+    """Refuse a rule that is not understood."""
+    if fault := rule_fault(policy_type, threshold, evaluator):
+        raise Unprocessable(f"This policy cannot be enforced: {fault}.")
 
 
 def check_policy_name(name: str) -> None:
@@ -13752,13 +13829,19 @@ def check_policy_name(name: str) -> None:
 
 
 class PolicyModule(Model):
-    """The text of a policy's WASM module; it is kept, and never told."""
+    """The text of a policy's WASM module, which an older version took. Nothing can evaluate it."""
 
     fact, made, key, since = "policy_module", "stored", "policy", 2
 
     id = Uuid()
     policy = Owner(Policy, on_delete="CASCADE")
     wasm_content = Text(1 << 20, hidden=True)
+
+
+POLICY_ALIASES = {
+    "requireProvenance": "enforceProvenance",
+    "requiredAttestations": "requiredAttestationTypes",
+}
 
 
 class Policies(
@@ -13773,7 +13856,7 @@ class Policies(
 ):
     """Policies, and the modules that belong to them."""
 
-    creates = Schema(
+    creates = StrictRequest(
         Policy.name,
         Policy.enforce_provenance,
         Policy.enforce_trail_compliance,
@@ -13783,13 +13866,21 @@ class Policies(
         Policy.threshold,
         Policy.require_signature,
         Policy.policy_evaluator,
+        aliases=POLICY_ALIASES,
+        harmless="id createdAt updatedAt description enabled isActive",
         name="CreatePolicyRequest",
     )
-    changes = Schema(
+    changes = StrictRequest(
         Policy.name,
         Policy.enforce_provenance,
         Policy.enforce_trail_compliance,
         Policy.required_attestation_types,
+        Policy.policy_type,
+        Policy.threshold,
+        Policy.require_signature,
+        Policy.policy_evaluator,
+        aliases=POLICY_ALIASES,
+        harmless="id createdAt updatedAt description enabled isActive orgSlug",
         name="UpdatePolicyRequest",
     )
 
@@ -13800,14 +13891,12 @@ class Policies(
         status=204,
     )
     def upload(self, context, key):
-        """Store the text of a WASM module with a policy, in place of the one before."""
-        policy = self.find(key)
-        module = PolicyModule.seek(policy=policy.id)
-        if module is None:
-            PolicyModule.create(policy=policy.id, **context.body)
-        else:
-            module.change(**context.body)
-        return policy
+        """Refuse a WASM module: no runtime here could evaluate it."""
+        self.find(key)
+        raise Unprocessable(
+            "No WASM runtime is installed, so this module would decide nothing. "
+            "Write it in Rego, and store it with POST /api/v1/opa/bundles."
+        )
 
 
 class PolicyAttachment(Model):
@@ -13869,7 +13958,9 @@ class DeploymentPolicy(Model):
         25, "deployment-policy", "name", "{description}", text="description", title="{name}",
         told="flow created_at",
     )  # fmt: skip
-    switches = ("enforce_provenance", "enforce_approvals", "require_signature")
+    switches = (
+        "enforce_provenance", "enforce_approvals", "require_signature", "block_on_failed_scan",
+    )  # fmt: skip
 
     id = Uuid()
     name = Text(255)
@@ -13883,6 +13974,7 @@ class DeploymentPolicy(Model):
     created_at = Timestamp(6, default=now_exactly)
     updated_at = Timestamp(6, default=now_exactly)
     require_signature = Boolean(default=False)
+    block_on_failed_scan = Boolean(default=False, since=6)
 
     @classmethod
     def create(cls, **values):
@@ -13890,7 +13982,16 @@ class DeploymentPolicy(Model):
         return super().create(**split_lists(values))
 
     def change(self, **values):
+        fixed = {"flow": self.flow_id, "environment_id": self.environment_id}
+        for name, present in fixed.items():
+            if values.pop(name, None) not in (None, present):
+                raise Unprocessable(
+                    "A deployment policy keeps its flow and its environment; create another one."
+                )
         return super().change(**split_lists(values))
+
+
+DEPLOYMENT_ALIASES = POLICY_ALIASES | {"requireApproval": "enforceApprovals"}
 
 
 class DeploymentPolicies(
@@ -13906,7 +14007,7 @@ class DeploymentPolicies(
 ):
     """Deployment policies, inactive ones included."""
 
-    creates = Schema(
+    creates = StrictRequest(
         DeploymentPolicy.name,
         DeploymentPolicy.description,
         DeploymentPolicy.flow,
@@ -13915,16 +14016,25 @@ class DeploymentPolicies(
         DeploymentPolicy.enforce_approvals,
         DeploymentPolicy.required_attestation_types,
         DeploymentPolicy.require_signature,
+        DeploymentPolicy.block_on_failed_scan,
+        aliases=DEPLOYMENT_ALIASES,
+        harmless="id createdAt updatedAt enabled isActive orgSlug",
         name="CreateDeploymentPolicyRequest",
     )
-    changes = Schema(
+    changes = StrictRequest(
         DeploymentPolicy.name,
         DeploymentPolicy.description,
+        DeploymentPolicy.flow,
+        DeploymentPolicy.environment_id,
         DeploymentPolicy.enforce_provenance,
         DeploymentPolicy.enforce_approvals,
         DeploymentPolicy.required_attestation_types,
         DeploymentPolicy.is_active,
         DeploymentPolicy.require_signature,
+        DeploymentPolicy.block_on_failed_scan,
+        optional="flowId",
+        aliases=DEPLOYMENT_ALIASES,
+        harmless="id createdAt updatedAt enabled orgSlug",
         name="UpdateDeploymentPolicyRequest",
     )
 
@@ -13967,6 +14077,7 @@ DEMANDS = {
     "enforce_approvals": "an approval",
     "enforce_trail_compliance": "a compliant trail",
     "require_signature": "a provenance signature that verifies",
+    "block_on_failed_scan": "security scans, and none that failed",
 }
 REPORTS = """
 SELECT a."image_name" || ':' || a."image_tag" || ' of trail ' || t."id",
@@ -13982,20 +14093,64 @@ WHERE a."sha256_digest" = ? ORDER BY a."rowid"
 """
 
 
+#: What counts as a security scan: what is recorded as one, and evidence of these types.
+SCAN_EVIDENCE = (
+    "security_scan security-scan vulnerability-scan container-scan sast sca dast zap semgrep "
+    "codeql snyk trivy grype sarif cyclonedx vex"
+)
+_NEWEST = """(SELECT r."id", r."type", r."status", max(r."rowid") FROM "attestation" AS r
+    WHERE r."trail_id" = a."trail_id" AND r."status" IN ('PASSED', 'FAILED')
+    GROUP BY r."type", r."name")"""
+_SCANS = f"""{_NEWEST} AS n WHERE lower(n."type") IN ({
+    ", ".join(f"'{type}'" for type in SCAN_EVIDENCE.split())
+})"""
+#: What rules count of a trail: its attestations of which the newest has passed, its approvers, its
+#: scans, and those of them that failed. A scan without thresholds fails with what is high or worse.
+COUNTS = f"""
+SELECT (SELECT count(*) FROM {_NEWEST} AS n WHERE n."status" = 'PASSED'),
+    (SELECT count(DISTINCT d."approver_identity") FROM "approval" AS v
+        JOIN "approval_decision" AS d ON d."approval_id" = v."id" AND d."decision" = 'APPROVED'
+        WHERE v."trail_id" = a."trail_id" AND v."status" = 'APPROVED'),
+    (SELECT count(*) FROM {_SCANS}),
+    (SELECT count(*) FROM {_SCANS} AND (n."status" = 'FAILED' OR EXISTS (
+        SELECT 1 FROM "security_scan" AS s WHERE s."trail_id" = a."trail_id"
+        AND s."attestation_id" = n."id" AND s."thresholds" = '{{}}'
+        AND s."critical_vulnerabilities" + s."high_vulnerabilities" > 0)))
+FROM "artifact" AS a WHERE a."sha256_digest" = ? ORDER BY a."rowid"
+"""
+
+
 class Reported(NamedTuple):
-    """An artifact as one trail reported it, and which demands of policies it meets."""
+    """An artifact as one trail reported it, which demands of policies it meets, and what rules
+    count of it."""
 
     title: str
     met: frozenset[str]
+    counts: Mapping[str, int]
 
 
 def reports_of(digest: str) -> list[Reported]:
     """Every report of the artifact with this digest."""
-    reports = []
-    for title, types, *flags in session().database.connection().execute(REPORTS, (digest,)):
+    connection, reports = session().database.connection(), []
+    counted = connection.execute(COUNTS, (digest,)).fetchall()
+    reported = connection.execute(REPORTS, (digest,))
+    for (title, types, *flags), (attestations, people, scans, failed) in zip(
+        reported, counted, strict=True
+    ):
         met = {passing(type) for type in json.loads(types)}
-        reports.append(Reported(title, frozenset(met.union(itertools.compress(DEMANDS, flags)))))
+        met.update(itertools.compress(DEMANDS, [*flags, scans and not failed]))
+        # An approval that nobody's decision stands under is one all the same.
+        people = max(people, "enforce_approvals" in met)
+        counts = {"ATTESTATION_COUNT": attestations, "APPROVAL_REQUIRED": people}
+        reports.append(Reported(title, frozenset(met), counts))
     return reports
+
+
+#: What a rule with a threshold asks for, in words.
+RULE_WORDS = {
+    "ATTESTATION_COUNT": "at least {} passed attestations",
+    "APPROVAL_REQUIRED": "the approval of at least {} people",
+}
 
 
 def passing(type: str) -> str:
@@ -14003,42 +14158,79 @@ def passing(type: str) -> str:
     return f"a passed '{type}' attestation"
 
 
-def objections(policy: DeploymentPolicy | Policy, reports: list[Reported]) -> Iterator[str]:
+def demands_of(policy: DeploymentPolicy | Policy) -> dict[str, Callable[[Reported], bool]]:
+    """What a policy asks for: in words, and whether a report of an artifact has it."""
+    rule = getattr(policy, "policy_type", "")
+    names = [name for name in policy.switches if getattr(policy, name)]
+    if rule == "SIGNATURE_REQUIRED" and "require_signature" not in names:
+        names.append("require_signature")
+    asked = {passing(type): passing(type) for type in policy.required_attestation_types}
+    asked |= {name: DEMANDS[name] for name in names}
+    demands = {words: partial(_has, demand) for demand, words in asked.items()}
+    if rule in RULE_WORDS:
+        least = policy.threshold or 1
+        demands[RULE_WORDS[rule].format(least)] = lambda report: report.counts[rule] >= least
+    return demands
+
+
+def _has(demand: str, report: Reported) -> bool:
+    """Whether a report meets a demand."""
+    return demand in report.met
+
+
+def policy_faults(policies: Sequence[DeploymentPolicy | Policy]) -> dict[str, str]:
+    """What of these policies cannot be enforced, as an older version may have stored them."""
+    rows = session().database.connection().execute('SELECT "policy_id" FROM "policy_module"')
+    faults = {key: "it has a WASM module, and no WASM runtime is installed" for (key,) in rows}
+    for policy in policies:
+        if isinstance(policy, Policy):
+            rule = policy.policy_type, policy.threshold, policy.policy_evaluator
+            faults[policy.id] = rule_fault(*rule) or faults.get(policy.id, "")
+    return faults
+
+
+def objections(
+    policy: DeploymentPolicy | Policy, reports: list[Reported], fault: str = ""
+) -> Iterator[str]:
     """Why a policy stops an artifact: a sentence for each thing that a report of it lacks.
 
-    An artifact that nobody reported meets no demand.
+    An artifact that nobody reported meets no demand, and no artifact meets a policy that cannot be
+    enforced.
     """
     title = f"{policy.noun().capitalize()} '{policy.name}'"
-    asked = {passing(type): passing(type) for type in policy.required_attestation_types}
-    asked |= {name: DEMANDS[name] for name in policy.switches if getattr(policy, name)}
+    if fault:
+        yield f"{title} cannot be enforced, so it stops everything: {fault}."
+    demands = {} if fault else demands_of(policy)
     for report in reports:
-        for demand, words in asked.items():
-            if demand not in report.met:
+        for words, is_met in demands.items():
+            if not is_met(report):
                 yield f"{title} asks for {words}, which {report.title} lacks."
-    for words in asked.values() if not reports else ():
+    for words in demands if not reports else ():
         yield f"{title} asks for {words}, but nobody has reported this artifact."
 
 
 def policies_for(key: str | None, environment: Environment | None) -> list:
-    """The policies that hold in an environment: its active deployment policies, or else all.
+    """The policies that hold in an environment: those of its own, and those of no environment.
 
-    To these come the policies attached to it. Where no known environment is named, those attached
-    to any: a name that is mistyped must not open the gate.
+    An environment without deployment policies of its own is asked all that are active. Where no
+    known environment is named, all hold: a name that is mistyped must not open the gate.
     """
     active = DeploymentPolicy.every(is_active=True)
-    own = [policy for policy in active if key and policy.environment_id == key]
+    if key and any(policy.environment_id == key for policy in active):
+        active = [policy for policy in active if policy.environment_id in (None, key)]
     attached = Policy.load(attached_sql(bool(environment)), [environment.id] if environment else [])
-    return [*(own or active), *attached]
+    return [*active, *attached]
 
 
 @functools.cache
 def attached_sql(to_one: bool) -> str:
-    """SQL for the policies that are attached to one environment, or to any."""
-    attached = PolicyAttachment.select(PolicyAttachment.policy)
+    """SQL for the policies that are attached to one environment and to none, or for all."""
+    query = Policy.select().order_by(peewee.SQL('"t1"."rowid"'))
     if to_one:
-        attached = attached.where(PolicyAttachment.environment == peewee.SQL("?"))
-    query = Policy.select().where(Policy.id.in_(attached))
-    return query.order_by(peewee.SQL('"t1"."rowid"')).sql()[0]
+        attached = PolicyAttachment.select(PolicyAttachment.policy)
+        here = attached.where(PolicyAttachment.environment == peewee.SQL("?"))
+        query = query.where(Policy.id.in_(here) | Policy.id.not_in(attached))
+    return query.sql()[0]
 
 
 def is_on_allowlist(digest: str, environment: Environment) -> bool:
@@ -14053,10 +14245,12 @@ def decide(digest: str, key: str | None, environment: Environment | None) -> dic
         listed = f"The allow-list of environment '{environment.name}' has this artifact."
         return {"decision": "ALLOWED", "reason": listed}
     policies, reports = policies_for(key, environment), reports_of(digest)
-    found = {policy: list(objections(policy, reports)) for policy in policies}
+    faults = policy_faults(policies)
+    found = {one: list(objections(one, reports, faults.get(one.id, ""))) for one in policies}
     reasons = list(itertools.chain.from_iterable(found.values()))
     blocking = [policy for policy in policies if found[policy]]
     met = "Every policy is met." if policies else "No policy holds here."
+    asks_signature = any(DEMANDS["require_signature"] in demands_of(one) for one in policies)
     is_signed = bool(reports) and all("require_signature" in report.met for report in reports)
     return {
         "decision": "BLOCKED" if reasons else "ALLOWED",
@@ -14064,7 +14258,7 @@ def decide(digest: str, key: str | None, environment: Environment | None) -> dic
         "reason": " ".join(reasons) or met,
         "policy_name": "".join(policy.name for policy in (blocking[:1] or policies[-1:])),
         "policies_evaluated": len(policies),
-        "signature_verified": is_signed if any(p.require_signature for p in policies) else None,
+        "signature_verified": is_signed if asks_signature else None,
     }
 
 
@@ -14136,6 +14330,7 @@ class Gate(
             GateResult.requested_by,
             environment=Text(null=True),
             flow_id=Text(null=True),
+            aliases={"artifactDigest": "artifactSha256", "targetEnvironment": "environment"},
             name="GateEvaluateRequest",
         ),
         answer=FACTSTORE.one_schema("GateEvaluateResponse"),

@@ -4,7 +4,7 @@ import pytest
 from looking import audit, ledger, tables
 
 from factstore.delivering import another_trail, status_of
-from novantra_lite import read_template, read_yaml
+from novantra_lite import parse_yaml, read_template
 
 HUB = "/api/v1/hub/templates"
 #: Id, framework, version, and the attestations by name and type.
