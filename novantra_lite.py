@@ -680,8 +680,16 @@ class Member:
     #: Opens something: not even the audit log keeps what it was.
     is_secret = False
 
-    def __init__(self, *arguments: Any, since: int = 1, former_name: str = "", **options: Any):
+    def __init__(
+        self,
+        *arguments: Any,
+        since: int = 1,
+        former_name: str = "",
+        hidden: bool = False,
+        **options: Any,
+    ):
         super().__init__(*arguments, **options)
+        self.hidden = hidden or type(self).hidden
         #: The layout of the file that brought the column, and what it was called until then.
         self.since, self.former_name = since, former_name
 
@@ -726,12 +734,11 @@ class Text(Member, peewee.TextField):
         *,
         pattern: str = "",
         hint: str = "",
-        hidden: bool = False,
         **options: Any,
     ):
         super().__init__(**options)
         self.at_most, self.at_least = at_most, at_least
-        self.pattern, self.hint, self.hidden = pattern, hint, hidden
+        self.pattern, self.hint = pattern, hint
 
     def read(self, value):
         if type(value) is not str:
@@ -869,9 +876,9 @@ class Timestamp(Member, peewee.TextField):
     `dates` takes a plain date for its first moment.
     """
 
-    def __init__(self, digits: int = 3, *, dates: bool = False, hidden: bool = False, **options):
+    def __init__(self, digits: int = 3, *, dates: bool = False, **options):
         super().__init__(**options)
-        self.digits, self.dates, self.hidden = digits, dates, hidden
+        self.digits, self.dates = digits, dates
 
     def read(self, value):
         return parse_timestamp(super().read(value), self.digits, self.dates)
@@ -975,9 +982,9 @@ def read_each(items: Iterable[tuple[Any, Any]], element: Any) -> tuple[list, lis
 class Json(Member, peewee.TextField):
     """A JSON array or object, kept as text; `of` says what it must hold."""
 
-    def __init__(self, of: Any, *, hidden: bool = False, **options: Any):
+    def __init__(self, of: Any, **options: Any):
         super().__init__(**options)
-        self.of, self.hidden = of, hidden
+        self.of = of
 
     def read(self, value):
         return self.of.read(value)
@@ -2071,6 +2078,16 @@ PRAGMAS = {
 }  # fmt: skip
 
 
+#: The functions that sections further down add to SQL, by name. Each takes one value.
+SQL_FUNCTIONS: dict[str, Callable[[Any], Any]] = {}
+
+
+def sql_function(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Let SQL call a function whose result depends on its argument only."""
+    SQL_FUNCTIONS[function.__name__] = function
+    return function
+
+
 class Database(peewee.SqliteDatabase):
     """A peewee database whose connections are all known, so that all can be closed."""
 
@@ -2082,6 +2099,8 @@ class Database(peewee.SqliteDatabase):
         self.close_ended()
         connection = super()._connect()
         connection.create_function("present", 0, lambda: session().source.now(6))
+        for name, function in SQL_FUNCTIONS.items():
+            connection.create_function(name, 1, function, deterministic=True)
         self.opened.append((threading.current_thread(), connection))
         return connection
 
@@ -9155,7 +9174,7 @@ class Template:
         entries = itertools.chain(self.trail, *own)
         return list(dict.fromkeys(name for name, holds in entries if holds(fields)))
 
-    def names_of_all(self, fields: Mapping, artifacts: Sequence[Mapping]) -> set[str]:
+    def names_of_all(self, fields: Mapping, artifacts: Sequence[Mapping]) -> list[str]:
         """The attestations asked for of several artifacts together.
 
         Where it would take too long to evaluate every condition, all of them count as true.
@@ -9163,10 +9182,11 @@ class Template:
         size = len(self.trail) + sum(len(entries) for _, entries in self.artifacts)
         letters = sum(len(value or "") for own in artifacts for value in own.values())
         if size * len(artifacts) + self.weight * letters <= TEMPLATE_BUDGET:
-            return {name for own in artifacts for name in self.names({**fields, **own})}
+            named = (self.names({**fields, **own}) for own in artifacts)
+            return list(dict.fromkeys(itertools.chain.from_iterable(named)))
         reported = {own.get("artifact.name") for own in artifacts}
         own = (entries for artifact, entries in self.artifacts if artifact in reported)
-        return {name for name, _ in itertools.chain(self.trail, *own)}
+        return list(dict.fromkeys(name for name, _ in itertools.chain(self.trail, *own)))
 
 
 @functools.lru_cache(maxsize=64)
@@ -9185,6 +9205,12 @@ class TemplateText(Text):
         if fault := read_template(text).fault:
             raise ValueError(fault)
         return text
+
+
+def flow_fields(name: str, tags: Mapping[str, str]) -> dict[str, str | None]:
+    """What a condition may ask of the flow."""
+    values = {f"flow.tags.{key}": value for key, value in tags.items()}
+    return {"flow": None, "flow.name": name, "flow.tags": None, **values}
 
 
 def artifact_fields(name: str, digest: str) -> dict[str, str | None]:
@@ -9234,11 +9260,6 @@ class Flow(Model):
     def template(self) -> Any:
         """The template as JSON; None without one, and when the text is no YAML mapping."""
         return read_template(self.template_yaml).document if self.template_yaml else None
-
-    def condition_fields(self) -> dict[str, str | None]:
-        """What a condition in a template may ask of the flow."""
-        tags = {f"flow.tags.{key}": value for key, value in self.tags.items()}
-        return {"flow": None, "flow.name": self.name, "flow.tags": None, **tags}
 
 
 def check_flow_name(name: str) -> None:
@@ -9902,19 +9923,64 @@ class Trail(Tallied):
         return f"trail {self.name or self.id} ({commit})"
 
 
-def compliance_sql(trail: str) -> str:
-    """SQL for COMPLIANT, NON_COMPLIANT or UNKNOWN, from SQL for the id of a trail.
+#: SQL for the position of the result of the attestation `r` among all results: where it was
+#: recorded, or where evidence brought it later.
+RESULT_ORDER = """ifnull(r."decided", r."rowid" << 32)"""
 
-    UNKNOWN where the flow requires no types; NON_COMPLIANT where one has failed or has not passed.
+
+def approved_sql(trail: str) -> str:
+    """SQL for whether a trail is released: of its approvals, the one decided last decides."""
+    return f"""ifnull((SELECT v."status" = 'APPROVED' FROM "approval" AS v
+        WHERE v."trail_id" = {trail} AND v."status" IN ('APPROVED', 'REJECTED')
+        ORDER BY v."resolved_at" DESC, v."rowid" DESC LIMIT 1), 0)"""
+
+
+def facts_sql(trail: str, digest: str = "", flow: str = 'k."flow_id"') -> str:
+    """SQL for the facts, as JSON, that `evaluate_compliance` holds against a flow.
+
+    The arguments are SQL for ids: of a trail, and of a flow that is not its own. Without a digest,
+    the facts are about all artifacts of the trail.
     """
-    recorded = """EXISTS (SELECT 1 FROM "attestation" AS a WHERE a."trail_id" = k."id"
-        AND a."type" = r."value" AND a."status" = '{}')"""
-    passed, failed = recorded.format("PASSED"), recorded.format("FAILED")
-    return f"""ifnull((SELECT CASE WHEN f."required_attestation_types" = '[]' THEN 'UNKNOWN'
-        WHEN EXISTS (SELECT 1 FROM json_each(f."required_attestation_types") AS r
-            WHERE {failed} OR NOT {passed}) THEN 'NON_COMPLIANT' ELSE 'COMPLIANT' END
-        FROM "trail" AS k JOIN "flow" AS f ON f."id" = k."flow_id"
-        WHERE k."id" = {trail}), 'UNKNOWN')"""
+    # Blank text, which older versions stored, is no template.
+    blank = "nullif(trim({}.\"template_yaml\", char(9, 10, 13, 32)), '')"
+    template = f"ifnull({blank.format('k')}, {blank.format('f')})"
+    with_digest = f'AND i."sha256_digest" = {digest}' if digest else ""
+    return f"""(SELECT json_object('flow', f."name", 'tags', json(f."tags"),
+        'types', json(f."required_attestation_types"), 'template', {template},
+        'artifacts', CASE WHEN {template} IS NOT NULL THEN (
+            SELECT json_group_array(json_array("image_name", "sha256_digest")) FROM (
+                SELECT DISTINCT i."image_name", i."sha256_digest" FROM "artifact" AS i
+                WHERE i."trail_id" = k."id" {with_digest})) END,
+        'is_whole_trail', {int(not digest)},
+        'results', (SELECT json_group_array(json_array("type", "name", "status")) FROM (
+            SELECT r."type", r."name", r."status" FROM "attestation" AS r
+            WHERE r."trail_id" = k."id" AND r."status" <> 'PENDING' ORDER BY {RESULT_ORDER})),
+        'requires_approval', f."requires_approval",
+        'is_approved', f."requires_approval" AND {approved_sql('k."id"')})
+        FROM "trail" AS k JOIN "flow" AS f ON f."id" = {flow} WHERE k."id" = {trail})"""
+
+
+def compliance_sql(trail: str, digest: str = "") -> str:
+    """SQL for COMPLIANT, NON_COMPLIANT or UNKNOWN: a trail, or an artifact of it, and its flow."""
+    return f"compliance({facts_sql(trail, digest)})"
+
+
+def passed_types_sql(trail: str) -> str:
+    """SQL for the types whose latest result on a trail is PASSED."""
+    return f"""SELECT "type" FROM (
+        SELECT r."type", r."status", max({RESULT_ORDER}) FROM "attestation" AS r
+        WHERE r."trail_id" = {trail} AND r."status" <> 'PENDING' GROUP BY r."type")
+        WHERE "status" = 'PASSED'"""
+
+
+def deciding_sql(digest: str) -> str:
+    """SQL for the trails that decide on a digest: of each flow, the one that reported it last.
+
+    `report` is the rowid of that artifact.
+    """
+    return f"""SELECT a."trail_id", max(a."rowid") AS "report" FROM "artifact" AS a
+        JOIN "trail" AS k ON k."id" = a."trail_id"
+        WHERE a."sha256_digest" = {digest} GROUP BY k."flow_id\""""
 
 
 #: SQL for the names of the environments whose newest snapshot holds the artifact `t1`: there, the
@@ -9949,7 +10015,7 @@ class Artifact(Model):
         ),
         "complianceState": Derived(
             Choice("COMPLIANT NON_COMPLIANT UNKNOWN"),
-            f"json_quote({compliance_sql('t1.trail_id')})",
+            f"json_quote({compliance_sql('t1.trail_id', 't1.sha256_digest')})",
         ),
         "runningInEnvironments": Derived(Json(ListOf(Text(255))), RUNNING_IN),
     }
@@ -9999,6 +10065,8 @@ class Attestation(Tallied):
     artifact_fingerprint = Text(255, null=True)
     created_at = Timestamp(6, default=now_exactly)
     metadata = Json(MapOf(Anything()), null=True)
+    #: See RESULT_ORDER; null where the result came with the record.
+    decided = Integer(null=True, hidden=True, since=6)
 
 
 class Records:
@@ -10047,34 +10115,114 @@ class Approval(Model):
         ),
     }
 
-    @classmethod
-    def releases(cls, trail: Trail | str) -> bool:
-        """Whether an approval lets a trail be released."""
-        return cls.has(trail=trail, status="APPROVED")
-
 
 # --- Trail status -------------------------------------------------------------
-# What follows for a trail from all that it has gathered.
+# What a flow asks of a trail and its artifacts, held against what was recorded. The status of the
+# trail, `assert`, the gate, the chain of custody and all that tells of compliance ask here.
 
 
-def settle(trail: Trail, failed: bool = False) -> None:
-    """Let a trail's status follow a fact that was just recorded (decision 24 of the contract).
+class Compliance(NamedTuple):
+    """What a trail, or an artifact of it, lacks for a flow."""
 
-    A failure makes it NON_COMPLIANT, until what failed has passed. Once everything has passed that
-    its flow requires, and the trail is approved where the flow asks for it, it is COMPLIANT, until
-    more is required.
+    #: Whether the flow asks for anything.
+    is_judged: bool
+    #: Whether attestations are required by name, in a template, and not by type.
+    by_name: bool
+    missing: Sequence[str]
+    #: What failed, and did not pass since.
+    failed: Sequence[str]
+    lacks_approval: bool
+    #: Why the template cannot be read, if so: it asks for everything.
+    fault: str = ""
+
+    @property
+    def is_compliant(self) -> bool:
+        """Whether nothing stands against it."""
+        return not (self.missing or self.failed or self.lacks_approval)
+
+    @property
+    def state(self) -> str:
+        """The verdict in a word; UNKNOWN where the flow asks for nothing, and nothing failed."""
+        if not self.is_compliant:
+            return "NON_COMPLIANT"
+        return "COMPLIANT" if self.is_judged else "UNKNOWN"
+
+
+def evaluate_compliance(facts: str) -> Compliance:
+    """Hold the facts that `facts_sql` gathers against the flow.
+
+    The latest result of each required type or name counts, and no failure may be left that did not
+    pass since. A template, the trail's or else the flow's, requires names instead of types.
     """
-    if failed:
-        status = "NON_COMPLIANT"
-    elif meets_its_flow(trail):
+    read = json.loads(facts)
+    by_name = read["template"] is not None
+    required = required_names(read) if by_name else read["types"]
+    passed, failed = latest_results(read["results"], by_name)
+    missing = [requirement for requirement in required if requirement not in passed]
+    lacks_approval = bool(read["requires_approval"] and not read["is_approved"])
+    is_judged = bool(required or read["requires_approval"])
+    fault = read_template(read["template"]).fault if by_name else ""
+    return Compliance(is_judged, by_name, missing, failed, lacks_approval, fault)
+
+
+@sql_function
+def compliance(facts: str | None) -> str:
+    """The state of a trail or an artifact; UNKNOWN where there is no such trail."""
+    return evaluate_compliance(facts).state if facts else "UNKNOWN"
+
+
+def latest_results(results: Sequence, by_name: bool) -> tuple[set[str], list[str]]:
+    """The types or names that passed last, and those of all failures that did not pass since.
+
+    Results come in the order in which they were decided. By name, an attestation without one
+    meets no requirement, and its failure counts by its type.
+    """
+    latest, last_pass, failures = {}, {}, []
+    for number, (type, name, status) in enumerate(results):
+        key = (name or type) if by_name else type
+        latest[name if by_name else type] = status
+        if status == "PASSED":
+            last_pass[key] = number
+        else:
+            failures.append((number, key))
+    passed = {key for key, status in latest.items() if status == "PASSED"}
+    return passed, [key for number, key in failures if number > last_pass.get(key, -1)]
+
+
+def required_names(facts: Mapping[str, Any]) -> list[str]:
+    """The attestations that a template asks of the artifacts, or of the trail as a whole.
+
+    To the artifacts of a trail belong those in the template that it still has to report.
+    """
+    template = read_template(facts["template"])
+    fields = flow_fields(facts["flow"], facts["tags"])
+    artifacts = [artifact_fields(*artifact) for artifact in facts["artifacts"]]
+    if facts["is_whole_trail"]:
+        reported = {artifact["artifact.name"] for artifact in artifacts}
+        expected = dict.fromkeys(name for name, _ in template.artifacts if name not in reported)
+        artifacts += [{"artifact": None, "artifact.name": name} for name in expected]
+    return template.names_of_all(fields, artifacts or [{}])
+
+
+TRAIL_FACTS = f"SELECT {facts_sql('?')}"
+
+
+def update_trail_status(trail: Trail) -> None:
+    """Set a trail's status from all that was recorded for it, and tell of a change.
+
+    A failure makes it NON_COMPLIANT until what failed has passed. It is COMPLIANT as soon as it has
+    all that its flow asks for; where the flow asks for nothing, it stays PENDING.
+    """
+    (facts,) = session().database.connection().execute(TRAIL_FACTS, (trail.id,)).fetchone()
+    result = evaluate_compliance(facts)
+    status = "NON_COMPLIANT" if result.failed or result.fault else "PENDING"
+    if result.state == "COMPLIANT":
         status = "COMPLIANT"
-    else:
-        status = "PENDING" if trail.status == "COMPLIANT" else trail.status
     if status == trail.status:
         return
     trail.change(status=status)
     emit("factstore.trail.settled", {"trail": trail.json()})
-    if failed:
+    if status == "NON_COMPLIANT":
         notify(
             "TRAIL_NON_COMPLIANT",
             title="A trail is not compliant",
@@ -10085,59 +10233,6 @@ def settle(trail: Trail, failed: bool = False) -> None:
             flow_id=trail.flow_id,
             payload={"gitCommitSha": trail.git_commit_sha, "buildUrl": trail.build_url},
         )
-
-
-def meets_its_flow(trail: Trail) -> bool:
-    """Whether everything has passed that a trail's flow requires, and all that had failed; False
-    where that is nothing.
-
-    A template, the trail's or else the flow's, requires attestations by name instead of by type.
-    """
-    flow = trail.flow
-    template = flow.template_yaml if trail.template_yaml is None else trail.template_yaml
-    if template is None:
-        member, required = Attestation.type, set(flow.required_attestation_types)
-    else:
-        member, required = Attestation.name, names_required(trail, read_template(template))
-    if not required:
-        return False
-    passed, failed = outcomes(trail, member)
-    if failed or not required <= passed:
-        return False
-    return not flow.requires_approval or Approval.releases(trail)
-
-
-def outcomes(trail: Trail, member: Member) -> tuple[set[str], bool]:
-    """What has passed on a trail, by the type or the name; and whether something failed that has
-    not passed since. What has no name goes by its type.
-    """
-    newest = peewee.fn.max(peewee.SQL('"t1"."rowid"'))
-    known_by = member, Attestation.type, Attestation.status
-    decided = Attestation.select(*known_by, newest).where(
-        Attestation.trail == trail, Attestation.status.in_(("PASSED", "FAILED"))
-    )
-    last: dict[str, dict[str, int]] = {"PASSED": {}, "FAILED": {}}
-    passed = set()
-    for own, type, status, row in decided.group_by(*known_by).tuples():
-        key = own or type
-        last[status][key] = max(row, last[status].get(key, 0))
-        if status == "PASSED":
-            passed.add(own)
-    failed = any(last["PASSED"].get(key, 0) < row for key, row in last["FAILED"].items())
-    return passed, failed
-
-
-def names_required(trail: Trail, template: Template) -> set[str]:
-    """The attestations that a template asks of all that a trail reported or still has to report."""
-    fields = trail.flow.condition_fields()
-    reported = Artifact.select(Artifact.image_name, Artifact.sha256_digest).where(
-        Artifact.trail == trail
-    )
-    artifacts = [artifact_fields(*row) for row in reported.distinct().tuples()]
-    known = {one["artifact.name"] for one in artifacts}
-    missing = {name for name, _ in template.artifacts} - known
-    artifacts += [{"artifact": None, "artifact.name": name} for name in missing]
-    return template.names_of_all(fields, artifacts or [{}])
 
 
 # --- Trails -------------------------------------------------------------------
@@ -10338,7 +10433,7 @@ def report_artifact(trail: Trail, **values: Any) -> Artifact:
     AuditEvent.record("ARTIFACT_DEPLOYED", artifact.reported_by, payload, **about)
     emit("factstore.artifact.reported", {"artifact": artifact.json()})
     # A template may require something of it.
-    settle(trail)
+    update_trail_status(trail)
     return artifact
 
 
@@ -10862,10 +10957,9 @@ def record_attestation(trail: Trail, told: Mapping[str, Any] | None, **values: A
     """
     check_organisation(values.get("org_slug"))
     attestation = Attestation.create(trail=trail.id, **values)
-    failed = attestation.status == "FAILED"
-    if failed:
+    if attestation.status == "FAILED":
         tell_of_failure(trail, attestation)
-    settle(trail, failed)
+    update_trail_status(trail)
     if told is not None:
         payload = {
             "attestationId": attestation.id,
@@ -11025,9 +11119,12 @@ class EvidenceFile(Model):
     stored_at = Timestamp(6, default=now_exactly)
     #: Where a file lies whose bytes are not kept here.
     external_url = Text(2048, null=True)
+    #: What the file by itself says of its attestation, where it says something.
+    status = Choice("PASSED FAILED", null=True, hidden=True, since=6)
+    details = Text(1_000_000, null=True, hidden=True, since=6)
 
     @classmethod
-    def keep(cls, attestation: Attestation, upload: Upload) -> EvidenceFile:
+    def keep(cls, attestation: Attestation, upload: Upload, **result: str) -> EvidenceFile:
         """Store a file that came in, piece by piece, each encrypted for its place."""
         kept = cls.create(
             attestation=attestation.id,
@@ -11035,6 +11132,7 @@ class EvidenceFile(Model):
             sha256_hash=upload.sha256,
             file_size_bytes=upload.size,
             content_type=upload.content_type,
+            **result,
         )
         seal = session().ring.seal_bytes
         for number, piece in enumerate(upload.pieces()):
@@ -11096,6 +11194,55 @@ class EvidencePiece(Model):
     def place(file_id: str, number: int) -> str:
         """What the encryption of a piece is bound to."""
         return f"evidence_piece/content/{file_id}/{number}"
+
+
+#: The results of the files of the attestation `?1`, of each file name that of the newest.
+FILE_RESULTS = """SELECT "status", "details" FROM "evidence_file" WHERE "rowid" IN (
+        SELECT max("rowid") FROM "evidence_file" WHERE "attestation_id" = ?1 GROUP BY "file_name")
+    AND "status" IS NOT NULL ORDER BY "rowid\""""
+#: A place for RESULT_ORDER behind all results so far; each new file moves it on.
+NEXT_RESULT = """SELECT ((SELECT max("rowid") FROM "attestation") << 32)
+    + (SELECT max("rowid") FROM "evidence_file")"""
+#: How many items the lists in the details of several files keep.
+COMBINED_ITEMS = 100
+
+
+def combined_result(attestation: Attestation) -> dict[str, Any]:
+    """What all current files of an attestation say of it together, by its columns.
+
+    It passes when each of them passes; a file that comes again under its name replaces the former.
+    """
+    connection = session().database.connection()
+    results = connection.execute(FILE_RESULTS, (attestation.id,)).fetchall()
+    failed = [details for status, details in results if status == "FAILED"]
+    details = results[-1][1]
+    if len(results) > 1:
+        every = [json.loads(details) for _, details in results if details]
+        details = to_json(combine_details(every, [json.loads(text) for text in failed if text]))
+    return {
+        "status": "FAILED" if failed else "PASSED",
+        "details": details,
+        "decided": connection.execute(NEXT_RESULT).fetchone()[0],
+    }
+
+
+def combine_details(every: list[dict], failed: list[dict]) -> dict[str, Any]:
+    """The details of several files as one: counts add up, and lists follow each other.
+
+    Anything else is told as the first file that failed has it, or else the last file.
+    """
+    combined = {}
+    for name in dict.fromkeys(itertools.chain.from_iterable(every)):
+        values = [details[name] for details in every if details.get(name) is not None]
+        if values and all(type(value) in (int, float) for value in values):
+            combined[name] = sum(values)
+        elif values and all(isinstance(value, list) for value in values):
+            items = itertools.chain.from_iterable(values)
+            combined[name] = list(itertools.islice(items, COMBINED_ITEMS))
+        else:
+            decisive = [details[name] for details in failed if name in details]
+            combined[name] = (decisive or [every[-1].get(name), *reversed(values)])[0]
+    return combined
 
 
 def check_evidence() -> Iterator[str]:
@@ -11692,13 +11839,20 @@ class EvidenceUploads(
     def store(self, context, trail: str, key: str) -> tuple[Attestation, EvidenceFile]:
         """Store the file, and let its attestation and its trail follow."""
         attestation, outcome = self.addressed(trail, key), context.prepared
-        kept = EvidenceFile.keep(attestation, context.upload)
-        changed = attestation.change(**kept.told(), **outcome.values() if outcome else {})
-        if outcome:
-            trail = Trail.fetch(trail)
-            if "status" in changed and not outcome.passed:
-                tell_of_failure(trail, attestation)
-            settle(trail, failed=not outcome.passed)
+        if outcome is None:
+            kept = EvidenceFile.keep(attestation, context.upload)
+            attestation.change(**kept.told())
+            return attestation, kept
+        last = EvidenceFile.last(attestation=key)
+        if last and last.status is None and attestation.status == "FAILED":
+            # It was stored before files had results of their own, and made the attestation fail.
+            last.change(status="FAILED")
+        kept = EvidenceFile.keep(attestation, context.upload, **outcome.values())
+        changed = attestation.change(**kept.told(), **combined_result(attestation))
+        trail = Trail.fetch(trail)
+        if "status" in changed and attestation.status == "FAILED":
+            tell_of_failure(trail, attestation)
+        update_trail_status(trail)
         return attestation, kept
 
     @route(
@@ -12505,7 +12659,7 @@ def approve(approval: Approval, said: Mapping[str, Any]) -> None:
     if set(approval.required_approvers) <= {identity for (identity,) in heard}:
         approval.change(status="APPROVED", resolved_at=now_exactly())
         emit("factstore.approval.granted", {"approval": approval.json()})
-        settle(approval.trail)
+        update_trail_status(approval.trail)
 
 
 def reject(approval: Approval, said: Mapping[str, Any]) -> None:
@@ -12513,6 +12667,7 @@ def reject(approval: Approval, said: Mapping[str, Any]) -> None:
     ApprovalDecision.record(approval, "REJECTED", said)
     approval.change(status="REJECTED", resolved_at=now_exactly())
     emit("factstore.approval.rejected", {"approval": approval.json()})
+    update_trail_status(approval.trail)
     who, comments = said["approver_identity"], said.get("comments")
     notify(
         "APPROVAL_REJECTED",
@@ -12631,12 +12786,15 @@ class ApprovalDecisions(
 
 # --- Assertions ---------------------------------------------------------------
 
-#: What a digest was reported as, and where; what was said there. Each in the order of recording.
-REPORTED_UNDER = """SELECT a."trail_id", a."image_name", k."template_yaml"
-    FROM "artifact" AS a JOIN "trail" AS k ON k."id" = a."trail_id"
-    WHERE a."sha256_digest" = ? ORDER BY a."rowid\""""
-SAID = """SELECT "trail_id", "type", "status", "name" FROM "attestation" WHERE "trail_id" IN
-    (SELECT "trail_id" FROM "artifact" WHERE "sha256_digest" = ?) ORDER BY "rowid\""""
+#: The trail that decides on the digest `?1` for the flow `?2`, and what `evaluate_compliance` reads
+#: about both: of the trails of the flow that reported it, or else of all, the one that did so last.
+ASSERTED = f"""WITH d AS (SELECT a."trail_id" FROM "artifact" AS a
+        JOIN "trail" AS k ON k."id" = a."trail_id" WHERE a."sha256_digest" = ?1
+        ORDER BY k."flow_id" = ?2 DESC, a."rowid" DESC LIMIT 1)
+    SELECT d."trail_id", {facts_sql('d."trail_id"', "?1", "?2")} FROM d"""
+ATTESTED_ON = (
+    """SELECT "type", "status" FROM "attestation" WHERE "trail_id" = ? ORDER BY "rowid\""""
+)
 
 
 class Verdict(NamedTuple):
@@ -12657,64 +12815,42 @@ class Verdict(NamedTuple):
         return "COMPLIANT" if self.compliant else "NON_COMPLIANT"
 
 
-def judge(flow: Flow, digest: str) -> Verdict:
-    """Hold whatever was reported under a digest against a flow; the best of it decides.
+def assert_compliance(flow: Flow, digest: str) -> Verdict:
+    """Hold the artifact with a digest against a flow, as the trail has it that reported it last.
 
-    Which flow it was reported for makes no difference. The first artifact that lacks nothing
-    decides, or else the first of those that lack least.
+    A trail of another flow counts where no trail of this one reported it.
     """
     connection = session().database.connection()
-    # The same image may be reported on a trail again and again.
-    artifacts = list(dict.fromkeys(connection.execute(REPORTED_UNDER, (digest,))))
-    types = flow.required_attestation_types
-    if not artifacts:
-        return Verdict(False, f"No artifact with the digest {digest} was reported.", types)
-    first = flow.template_yaml if artifacts[0][2] is None else artifacts[0][2]
-    if first is None and not types:
-        return Verdict(True, f"The flow {flow.name} requires no attestations.")
-    told, passed, failed = defaultdict(list), defaultdict(set), defaultdict(list)
-    for trail, type, status, name in connection.execute(SAID, (digest,)):
-        told[trail].append({"type": type, "status": status})
-        said = type if first is None else name
-        if status == "PASSED":
-            passed[trail].add(said)
-        elif status == "FAILED" and said is not None:
-            failed[trail].append(said)
-    required = requirement(flow, digest, first)
-    lacking = [
-        ([one for one in required(image, template) if one not in passed[trail]], trail)
-        for trail, image, template in artifacts
-    ]
-    missing, trail = min(lacking, key=lambda one: len(one[0]))
-    return conclude(flow, missing, failed[trail], first is not None, trail, told[trail])
+    row = connection.execute(ASSERTED, (digest, flow.id)).fetchone()
+    if row is None:
+        sentence = f"No artifact with the digest {digest} was reported."
+        return Verdict(False, sentence, flow.required_attestation_types)
+    trail, facts = row
+    result = evaluate_compliance(facts)
+    recorded = connection.execute(ATTESTED_ON, (trail,))
+    return Verdict(
+        result.is_compliant,
+        verdict_sentence(flow, trail, result),
+        result.missing,
+        result.failed,
+        result.by_name,
+        trail,
+        [{"type": type, "status": status} for type, status in recorded],
+    )
 
 
-def requirement(flow: Flow, digest: str, first: str | None) -> Callable:
-    """What is required of an image name on a trail with this template or none."""
-    if first is None:
-        return lambda image, template: flow.required_attestation_types
-    fields = flow.condition_fields()
-
-    @functools.cache
-    def names(image: str, template: str | None) -> list[str]:
-        own = flow.template_yaml if template is None else template
-        chosen = read_template(first if own is None else own)
-        return chosen.names(fields | artifact_fields(image, digest))
-
-    return names
-
-
-def conclude(flow, missing, failed, named, trail, attestations) -> Verdict:
-    """The verdict on the artifact that decides."""
-    decided = {"named": named, "trail_id": trail, "attestations": attestations}
-    if missing:
-        sentence = f"Not passed for the flow {flow.name}: {', '.join(missing)}."
-        return Verdict(False, sentence, missing, failed, **decided)
-    if flow.requires_approval and not Approval.releases(trail):
-        sentence = f"The flow {flow.name} requires an approval, and the trail {trail} has none."
-        return Verdict(False, sentence, **decided)
-    sentence = f"Everything that the flow {flow.name} requires has passed."
-    return Verdict(True, sentence, failed=failed, **decided)
+def verdict_sentence(flow: Flow, trail: str, result: Compliance) -> str:
+    """A verdict in a sentence."""
+    if result.missing:
+        return f"Not passed for the flow {flow.name}: {', '.join(result.missing)}."
+    if result.failed:
+        failed = ", ".join(dict.fromkeys(result.failed))
+        return f"Failed on the trail {trail} of an artifact of the flow {flow.name}: {failed}."
+    if result.lacks_approval:
+        return f"The flow {flow.name} requires an approval, and the trail {trail} has none."
+    if not result.is_judged:
+        return f"The flow {flow.name} requires no attestations."
+    return f"Everything that the flow {flow.name} requires has passed."
 
 
 LISTED = {"type": "array", "items": {"type": "string"}}
@@ -12805,7 +12941,7 @@ class Assertions(Resource, surface=FACTSTORE, scope="factstore", tag="Assert"):
     def weigh(self, context: Context) -> tuple[Flow, Verdict]:
         """Come to the verdict before the transaction that records it, so that no writer waits."""
         flow = Flow.fetch(context.body["flow_id"])
-        return flow, judge(flow, context.body["sha256_digest"])
+        return flow, assert_compliance(flow, context.body["sha256_digest"])
 
 
 # --- Environments -------------------------------------------------------------
@@ -12841,10 +12977,11 @@ COMPLIANCE = Choice("COMPLIANT NON_COMPLIANT UNKNOWN")
 
 
 def digest_state(digest: str) -> str:
-    """SQL for the compliance of a digest: that of the trail which reported it first."""
-    first = f"""(SELECT b."trail_id" FROM "artifact" AS b WHERE b."sha256_digest" = {digest}
-        ORDER BY b."rowid" LIMIT 1)"""
-    return compliance_sql(first)
+    """SQL for the compliance of a digest: the worst that the trails which decide on it say."""
+    return f"""(SELECT CASE max(CASE {compliance_sql('d."trail_id"', digest)}
+            WHEN 'NON_COMPLIANT' THEN 2 WHEN 'COMPLIANT' THEN 1 END)
+        WHEN 2 THEN 'NON_COMPLIANT' WHEN 1 THEN 'COMPLIANT' ELSE 'UNKNOWN' END
+        FROM ({deciding_sql(digest)}) AS d)"""
 
 
 #: SQL for the state of the environment `t1`: the worst of what its newest snapshot holds. Unknown
@@ -13587,6 +13724,15 @@ MERGED_SNAPSHOT = Shape(
 )
 
 
+#: Whether the newest snapshot of a member of the logical environment holds what does not comply.
+MERGED_FAILURE = f"""SELECT EXISTS (SELECT 1 FROM "logical_member" AS m
+    JOIN "snapshot_artifact" AS i ON i."snapshot_id" = (
+        SELECT l."id" FROM "environment_snapshot" AS l
+        WHERE l."environment_id" = m."environment_id" ORDER BY l."snapshot_index" DESC LIMIT 1)
+    WHERE m."logical_environment_id" = ?
+        AND {digest_state('i."artifact_sha256"')} = 'NON_COMPLIANT')"""
+
+
 def newest_of_members(logical: str) -> Iterator[tuple[dict, dict | None, list[dict]]]:
     """Each member of a logical environment with the head and artifacts of its newest snapshot."""
     snapshot, other = EnvironmentSnapshot, EnvironmentSnapshot.alias()
@@ -13675,11 +13821,12 @@ class LogicalEnvironments(
         for member, head, held in newest_of_members(key):
             summaries.append({**member, **head, "artifactCount": len(held)})
             artifacts += [{**one, **member} for one in held]
-        complete = all(summary["snapshotIndex"] for summary in summaries)
+        complete = bool(summaries) and all(summary["snapshotIndex"] for summary in summaries)
+        (has_failure,) = context.workspace.fetch_row(MERGED_FAILURE, (key,))
         return {
             "logicalEnvId": key,
             "logicalEnvName": logical.name,
-            "complianceStatus": "COMPLIANT" if summaries and complete else "NON_COMPLIANT",
+            "complianceStatus": ("COMPLIANT" if complete and not has_failure else "NON_COMPLIANT"),
             "memberSnapshots": summaries,
             "mergedArtifacts": artifacts,
         }
@@ -14079,44 +14226,41 @@ DEMANDS = {
     "require_signature": "a provenance signature that verifies",
     "block_on_failed_scan": "security scans, and none that failed",
 }
-REPORTS = """
-SELECT a."image_name" || ':' || a."image_tag" || ' of trail ' || t."id",
-    (SELECT json_group_array(DISTINCT r."type") FROM "attestation" AS r
-        WHERE r."trail_id" = t."id" AND r."status" = 'PASSED'),
-    p."id" IS NOT NULL,
-    EXISTS (SELECT 1 FROM "approval" AS v WHERE v."trail_id" = t."id" AND v."status" = 'APPROVED'),
-    t."status" = 'COMPLIANT',
-    p."provenance_status" IS 'PROVENANCE_VERIFIED'
-FROM "artifact" AS a JOIN "trail" AS t ON t."id" = a."trail_id"
-    LEFT JOIN "build_provenance" AS p ON p."artifact_id" = a."id"
-WHERE a."sha256_digest" = ? ORDER BY a."rowid"
-"""
-
-
 #: What counts as a security scan: what is recorded as one, and evidence of these types.
 SCAN_EVIDENCE = (
     "security_scan security-scan vulnerability-scan container-scan sast sca dast zap semgrep "
     "codeql snyk trivy grype sarif cyclonedx vex"
 )
-_NEWEST = """(SELECT r."id", r."type", r."status", max(r."rowid") FROM "attestation" AS r
-    WHERE r."trail_id" = a."trail_id" AND r."status" IN ('PASSED', 'FAILED')
-    GROUP BY r."type", r."name")"""
-_SCANS = f"""{_NEWEST} AS n WHERE lower(n."type") IN ({
-    ", ".join(f"'{type}'" for type in SCAN_EVIDENCE.split())
-})"""
-#: What rules count of a trail: its attestations of which the newest has passed, its approvers, its
-#: scans, and those of them that failed. A scan without thresholds fails with what is high or worse.
-COUNTS = f"""
-SELECT (SELECT count(*) FROM {_NEWEST} AS n WHERE n."status" = 'PASSED'),
-    (SELECT count(DISTINCT d."approver_identity") FROM "approval" AS v
-        JOIN "approval_decision" AS d ON d."approval_id" = v."id" AND d."decision" = 'APPROVED'
-        WHERE v."trail_id" = a."trail_id" AND v."status" = 'APPROVED'),
-    (SELECT count(*) FROM {_SCANS}),
-    (SELECT count(*) FROM {_SCANS} AND (n."status" = 'FAILED' OR EXISTS (
-        SELECT 1 FROM "security_scan" AS s WHERE s."trail_id" = a."trail_id"
-        AND s."attestation_id" = n."id" AND s."thresholds" = '{{}}'
-        AND s."critical_vulnerabilities" + s."high_vulnerabilities" > 0)))
-FROM "artifact" AS a WHERE a."sha256_digest" = ? ORDER BY a."rowid"
+_NEWEST = f"""(SELECT r."id", r."type", r."status", max({RESULT_ORDER}) FROM "attestation" AS r
+    WHERE r."trail_id" = t."id" AND r."status" <> 'PENDING' GROUP BY r."type", r."name") AS n"""
+_IS_SCAN = f"""lower(n."type") IN ({", ".join(f"'{type}'" for type in SCAN_EVIDENCE.split())})"""
+#: SQL for what rules count of the trail `t`: its attestations whose latest result is PASSED, its
+#: approvers, its scans, and those of them that failed. Without thresholds, a scan fails with
+#: anything critical or high.
+RULE_COUNTS = f"""
+(SELECT count(*) FROM {_NEWEST} WHERE n."status" = 'PASSED'),
+(SELECT count(DISTINCT d."approver_identity") FROM "approval" AS v
+    JOIN "approval_decision" AS d ON d."approval_id" = v."id" AND d."decision" = 'APPROVED'
+    WHERE v."trail_id" = t."id" AND v."status" = 'APPROVED'),
+(SELECT count(*) FROM {_NEWEST} WHERE {_IS_SCAN}),
+(SELECT count(*) FROM {_NEWEST} WHERE {_IS_SCAN} AND (n."status" = 'FAILED' OR EXISTS (
+    SELECT 1 FROM "security_scan" AS s WHERE s."trail_id" = t."id"
+    AND s."attestation_id" = n."id" AND s."thresholds" = '{{}}'
+    AND s."critical_vulnerabilities" + s."high_vulnerabilities" > 0)))
+"""
+REPORTS = f"""
+WITH d AS MATERIALIZED ({deciding_sql("?1")})
+SELECT a."image_name" || ':' || a."image_tag" || ' of trail ' || t."id",
+    (SELECT json_group_array("type") FROM ({passed_types_sql('t."id"')})),
+    p."id" IS NOT NULL,
+    {approved_sql('t."id"')},
+    {compliance_sql('t."id"')} = 'COMPLIANT',
+    p."provenance_status" IS 'PROVENANCE_VERIFIED',
+    {RULE_COUNTS}
+FROM d JOIN "trail" AS t ON t."id" = d."trail_id"
+    JOIN "artifact" AS a ON a."trail_id" = t."id" AND a."sha256_digest" = ?1
+    LEFT JOIN "build_provenance" AS p ON p."artifact_id" = a."id"
+ORDER BY a."rowid"
 """
 
 
@@ -14130,17 +14274,14 @@ class Reported(NamedTuple):
 
 
 def reports_of(digest: str) -> list[Reported]:
-    """Every report of the artifact with this digest."""
-    connection, reports = session().database.connection(), []
-    counted = connection.execute(COUNTS, (digest,)).fetchall()
-    reported = connection.execute(REPORTS, (digest,))
-    for (title, types, *flags), (attestations, people, scans, failed) in zip(
-        reported, counted, strict=True
-    ):
+    """The reports of the artifact with this digest on the trails that decide on it."""
+    reports = []
+    for title, types, *flags in session().database.connection().execute(REPORTS, (digest,)):
+        *flags, attestations, people, scans, failed = flags
         met = {passing(type) for type in json.loads(types)}
         met.update(itertools.compress(DEMANDS, [*flags, scans and not failed]))
-        # An approval that nobody's decision stands under is one all the same.
-        people = max(people, "enforce_approvals" in met)
+        # Who approved counts while the approval stands, which needs nobody's decision on record.
+        people = max(people, 1) if "enforce_approvals" in met else 0
         counts = {"ATTESTATION_COUNT": attestations, "APPROVAL_REQUIRED": people}
         reports.append(Reported(title, frozenset(met), counts))
     return reports
@@ -16605,11 +16746,9 @@ class ComplianceAssessment(Model):
 
 
 def passed_types(trail_id: str) -> set[str]:
-    """The types of the attestations of a trail that have passed."""
-    passed = Attestation.select(Attestation.type).where(
-        Attestation.trail == trail_id, Attestation.status == "PASSED"
-    )
-    return {one for (one,) in passed.distinct().tuples()}
+    """The types whose latest result on a trail is PASSED."""
+    passed = session().database.connection().execute(passed_types_sql("?"), (trail_id,))
+    return {type for (type,) in passed}
 
 
 def assess_control(control: RegulatoryControl, passed: set[str]) -> dict:
@@ -16700,6 +16839,13 @@ class ComplianceAssessments(
         return assess_trail(given["framework"], given["trail_id"], given.get("org_slug"))
 
 
+#: The artifact with a digest, and its state: of the trails that decide on it, the one that says the
+#: worst of it, or else the one that came first.
+CUSTODY_ARTIFACT = f"""SELECT c."id", c."trail_id", d."state" FROM (
+        SELECT e."report", {compliance_sql('e."trail_id"', "?1")} AS "state"
+        FROM ({deciding_sql("?1")}) AS e) AS d
+    JOIN "artifact" AS c ON c."rowid" = d."report"
+    ORDER BY d."state" <> 'NON_COMPLIANT', d."state" <> 'COMPLIANT', d."report" LIMIT 1"""
 #: In the order of the attestations that they belong to.
 CUSTODY_EVIDENCE = f"""SELECT CAST(group_concat(text) AS BLOB) FROM (
     SELECT {EvidenceFile.statements().text.sql} AS text FROM "evidence_file" AS t1
@@ -16731,12 +16877,13 @@ class ChainOfCustody(Resource, surface=FACTSTORE, scope="factstore", tag="Compli
         answer={"type": "object", "required": [*CUSTODY], "properties": CUSTODY},
     )
     def trace(self, context, digest):
-        """Get the first artifact with a digest, its trail and flow, attestations and evidence."""
-        workspace, artifact = context.workspace, first_artifact(digest)
+        """Get the artifact with a digest, its trail and flow, attestations and evidence."""
+        workspace, row = context.workspace, context.workspace.fetch_row(CUSTODY_ARTIFACT, (digest,))
+        if row is None:
+            raise NotFound(f"There is no artifact with the digest '{digest}'.")
+        artifact, state = Artifact.fetch(row[0]), row[2]
         trail = Trail.fetch(artifact.trail_id)
         flow = Flow.fetch(trail.flow_id)
-        required = set(flow.required_attestation_types)
-        complies = required <= passed_types(trail.id)
         attestations = TRAIL_ATTESTATIONS.slice({"trail": trail.id}).text
         files = workspace.fetch_row(CUSTODY_EVIDENCE, (trail.id,))[0] or b""
         told = {
@@ -16746,7 +16893,7 @@ class ChainOfCustody(Resource, surface=FACTSTORE, scope="factstore", tag="Compli
             "flow": workspace.json_of(Flow, flow.id),
             "attestations": b"[%b]" % attestations,
             "evidenceFiles": b"[%b]" % files,
-            "complianceStatus": b'"COMPLIANT"' if complies else b'"NON_COMPLIANT"',
+            "complianceStatus": b'"NON_COMPLIANT"' if state == "NON_COMPLIANT" else b'"COMPLIANT"',
         }
         return join_members(told)
 

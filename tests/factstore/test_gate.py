@@ -388,8 +388,9 @@ def test_an_attached_policy_bites(ask, attach, story, environment, demands, word
     assert (reported["policyName"], reported["policiesEvaluated"]) == ("strict", 1)
 
 
-def test_what_meets_every_demand_is_allowed(ask, demand, attach, story, environment):
-    trail = story.trail("COMPLIANT")
+def test_what_meets_every_demand_is_allowed(factstore, ask, demand, attach, story, environment):
+    factstore.put(f"{FLOWS}/{story.flow}", {"requiredAttestationTypes": ["junit"]})
+    trail = story.trail()
     story.provenance(story.artifact(trail), "PROVENANCE_VERIFIED")
     story.attest(trail, "junit")
     story.approve(trail)
@@ -427,22 +428,56 @@ def test_reasons_come_policy_by_policy_and_name_the_first_that_blocks(
     assert (result["policyName"], result["policiesEvaluated"]) == ("hard", 3)
 
 
-def test_every_report_of_an_artifact_is_looked_at(ask, demand, story):
-    good, bad = story.trail(), story.trail()
-    for trail in (good, bad):
-        story.artifact(trail)
-    story.attest(good, "junit")
-    story.attest(good, "junit", "FAILED")
-    story.attest(bad, "junit", "FAILED")
-    story.attest(bad, "snyk")
+def test_of_each_flow_the_trail_that_reported_an_artifact_last_is_looked_at(
+    factstore, ask, demand, story
+):
+    mine, other = story.flow, factstore.post(FLOWS, {"name": "other"}).json["id"]
+    trails = []
+    for story.flow, status in (
+        (mine, "FAILED"), (mine, "PASSED"), (other, "PASSED"), (other, "FAILED"),
+    ):  # fmt: skip
+        trails.append(story.trail())
+        story.artifact(trails[-1])
+        story.attest(trails[-1], "junit", status)
     demand(requiredAttestationTypes=["junit"])
 
     result = ask()
 
     assert result["blockReasons"] == [
         "Deployment policy 'careful' asks for a passed 'junit' attestation, "
-        f"which shop:1.0 of trail {bad.id} lacks."
+        f"which shop:1.0 of trail {trails[-1].id} lacks."
     ]
+
+
+@pytest.mark.parametrize(
+    ("statuses", "decision"),
+    [
+        (["PASSED", "FAILED"], "BLOCKED"),
+        (["PASSED", "FAILED", "PASSED"], "ALLOWED"),
+        (["PASSED", "PENDING"], "ALLOWED"),
+    ],
+)
+def test_the_latest_result_of_a_type_counts(ask, demand, story, statuses, decision):
+    trail = story.trail()
+    story.artifact(trail)
+    for status in statuses:
+        story.attest(trail, "junit", status)
+    demand(requiredAttestationTypes=["junit"])
+
+    assert ask()["decision"] == decision
+
+
+def test_an_approval_counts_until_another_is_rejected(ask, demand, story):
+    trail = story.trail()
+    story.artifact(trail)
+    demand(enforceApprovals=True)
+    decisions = []
+
+    for status in ("APPROVED", "PENDING_APPROVAL", "REJECTED", "APPROVED"):
+        story.approve(trail, status)
+        decisions.append(ask()["decision"])
+
+    assert decisions == ["ALLOWED", "ALLOWED", "BLOCKED", "ALLOWED"]
 
 
 @pytest.mark.parametrize("status", ["PENDING_APPROVAL", "REJECTED", "EXPIRED"])
@@ -742,8 +777,9 @@ def test_the_number_of_queries_does_not_grow(lite, ask, demand, attach, story, e
 
 
 def test_an_answer_with_many_reasons_keeps_to_its_own_schema(lite, factstore, story):
+    trail = story.trail()
     for _ in range(11):
-        story.artifact(story.trail())
+        story.artifact(trail)
     types = [f"type-{number}" for number in range(100)]
     told = {"name": "all", "flowId": story.flow, "requiredAttestationTypes": types}
     factstore.post(DEPLOYMENT, told)

@@ -20,7 +20,7 @@ from novantra_lite import (
     perform,
     read_yaml,
     record_attestation,
-    settle,
+    update_trail_status,
 )
 
 FIELDS = {
@@ -378,7 +378,7 @@ def record(lite):
             trail = Trail.fetch(key)
             if kind == "approve":
                 Approval.create(trail=key, flow=trail.flow_id, status="APPROVED")
-                settle(trail)
+                update_trail_status(trail)
             elif kind == "image":
                 Artifact.create(
                     trail=key, image_name=values[0], image_tag="1", sha256_digest="sha256:00"
