@@ -17,7 +17,9 @@ from novantra_lite import FACTSTORE, NOVANTRA, NovantraLite, every_operation
 OPERATIONS = every_operation()
 GUARDED = [operation for operation in OPERATIONS if not operation.public]
 READS = [operation for operation in GUARDED if operation.method == "GET"]
-WRITES = [operation for operation in GUARDED if operation.method != "GET"]
+#: The one operation that refuses everything: no WASM runtime is installed.
+REFUSING = "/api/v1/policies/{policyId}/wasm"
+WRITES = [one for one in GUARDED if one.method != "GET" and one.path != REFUSING]
 SIGNED = [operation for operation in OPERATIONS if operation.signed]
 #: The lists that have cursors; those of Factstore have none.
 LISTS = [operation for operation in READS if "cursor" in operation.query.members]
@@ -331,7 +333,7 @@ BODIES = {
         "requiredAttestationTypes": ["junit"],
         "tags": {"team": "money"},
         "orgSlug": "{slug}",
-        "templateYaml": "a: 1",
+        "templateYaml": "version: 1",
         "requiresApproval": True,
         "requiredApproverRoles": ["boss"],
         "visibility": "PUBLIC",
@@ -341,7 +343,7 @@ BODIES = {
         "description": "Something",
         "requiredAttestationTypes": ["junit"],
         "tags": {"team": "money"},
-        "templateYaml": "a: 1",
+        "templateYaml": "version: 1",
         "requiresApproval": True,
         "requiredApproverRoles": ["boss"],
         "visibility": "PUBLIC",
@@ -365,7 +367,7 @@ BODIES = {
         "pullRequestReviewer": "Bea",
         "deploymentActor": "ci",
         "orgSlug": "{slug}",
-        "templateYaml": "a: 1",
+        "templateYaml": "version: 1",
         "buildUrl": "https://ci.example.org/1",
         "name": "build-1",
     },
@@ -502,8 +504,8 @@ BODIES = {
         "enforceTrailCompliance": True,
         "requiredAttestationTypes": ["junit"],
         "orgSlug": "{slug}",
-        "policyType": "coverage",
-        "threshold": 80,
+        "policyType": "ATTESTATION_COUNT",
+        "threshold": 2,
         "requireSignature": True,
         "policyEvaluator": "opa",
     },

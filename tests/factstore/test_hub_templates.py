@@ -5,7 +5,7 @@ import yaml
 from looking import audit, ledger, tables
 
 from factstore.delivering import another_trail, status_of
-from novantra_lite import parse_yaml, read_template
+from novantra_lite import read_template
 
 HUB = "/api/v1/hub/templates"
 #: Id, framework, version, and the attestations by name and type.
