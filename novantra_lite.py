@@ -8698,7 +8698,9 @@ class Words:
         while at < len(text):
             found = match(text, at)
             if found is None:
-                raise ValueError(f"unexpected {text[at : at + 20]!r} at character {at + 1}")
+                rest = text[at:].lstrip()
+                start = len(text) - len(rest) + 1
+                raise ValueError(f"unexpected {rest[:20]!r} at character {start}")
             word = found[found.lastgroup]
             start = found.start(found.lastgroup) + 1
             self.left.append((word if found.lastgroup == "mark" else found.lastgroup, word, start))
