@@ -14291,8 +14291,8 @@ def reports_of(digest: str) -> list[Reported]:
 
 #: What a rule with a threshold asks for, in words.
 RULE_WORDS = {
-    "ATTESTATION_COUNT": "at least {} passed attestations",
-    "APPROVAL_REQUIRED": "the approval of at least {} people",
+    "ATTESTATION_COUNT": "{} or more passed attestations",
+    "APPROVAL_REQUIRED": "approval by {} or more people",
 }
 
 
