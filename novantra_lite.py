@@ -9943,13 +9943,15 @@ def facts_sql(trail: str, digest: str = "", flow: str = 'k."flow_id"') -> str:
     The arguments are SQL for ids: of a trail, and of a flow that is not its own. Without a digest,
     the facts are about all artifacts of the trail.
     """
-    # Blank text, which older versions stored, is no template.
+    # The template of a trail speaks for its own flow only; blank text, which older versions stored,
+    # is no template.
     blank = "nullif(trim({}.\"template_yaml\", char(9, 10, 13, 32)), '')"
-    template = f"ifnull({blank.format('k')}, {blank.format('f')})"
+    own = f"""CASE WHEN k."flow_id" = f."id" THEN {blank.format("k")} END"""
+    template = f"ifnull({own}, {blank.format('f')})"
     with_digest = f'AND i."sha256_digest" = {digest}' if digest else ""
     return f"""(SELECT json_object('flow', f."name", 'tags', json(f."tags"),
         'types', json(f."required_attestation_types"), 'template', {template},
-        'artifacts', CASE WHEN {template} IS NOT NULL THEN (
+        'artifacts', CASE WHEN ({template}) IS NOT NULL THEN (
             SELECT json_group_array(json_array("image_name", "sha256_digest")) FROM (
                 SELECT DISTINCT i."image_name", i."sha256_digest" FROM "artifact" AS i
                 WHERE i."trail_id" = k."id" {with_digest})) END,
@@ -10154,7 +10156,7 @@ def evaluate_compliance(facts: str) -> Compliance:
     """Hold the facts that `facts_sql` gathers against the flow.
 
     The latest result of each required type or name counts, and no failure may be left that did not
-    pass since. A template, the trail's or else the flow's, requires names instead of types.
+    pass since. A template, the trail's own or else the flow's, requires names instead of types.
     """
     read = json.loads(facts)
     by_name = read["template"] is not None
@@ -10170,7 +10172,17 @@ def evaluate_compliance(facts: str) -> Compliance:
 @sql_function
 def compliance(facts: str | None) -> str:
     """The state of a trail or an artifact; UNKNOWN where there is no such trail."""
-    return evaluate_compliance(facts).state if facts else "UNKNOWN"
+    if not facts:
+        return "UNKNOWN"
+    return (_recent_state if len(facts) <= 20_000 else _state)(facts)
+
+
+def _state(facts: str) -> str:
+    return evaluate_compliance(facts).state
+
+
+#: Many artifacts have the same facts, which do not name them.
+_recent_state = functools.lru_cache(maxsize=256)(_state)
 
 
 def latest_results(results: Sequence, by_name: bool) -> tuple[set[str], list[str]]:

@@ -346,6 +346,17 @@ def test_a_trail_of_the_flow_goes_before_a_later_one_of_another(lite, factstore,
     assert gate_events(lite)[0][2] == own
 
 
+@pytest.mark.parametrize("template", ["", UNIT])
+def test_the_template_of_a_trail_speaks_for_no_other_flow(factstore, story, template):
+    story(("x:unit+", "api", template))
+    other = {"name": "other", "requiredAttestationTypes": ["pentest"]}
+    key = factstore.post("/api/v1/flows", other).json["id"]
+
+    found = factstore.post(ASSERT, {"sha256Digest": DIGEST, "flowId": key}).json
+
+    assert (found["status"], found["missingAttestationTypes"]) == ("NON_COMPLIANT", ["pentest"])
+
+
 def test_the_trail_that_reported_a_digest_last_decides_however_old_it_is(lite, factstore, story):
     flow, (first, _) = story(("junit+ snyk+",), ("junit-",), **TYPES)
 
