@@ -8962,6 +8962,7 @@ class Condition:
         self.weight = 0
         wrapped = re.fullmatch(r"\$\{\{(.*)\}\}", text.strip(), re.DOTALL)
         self.words = Words(self.WORDS, (wrapped[1] if wrapped else text).strip())
+        self.size = len(self.words.left)
         self.holds = self.any_of(DEPTH)
         if self.words.left:
             raise ValueError(f"unexpected {self.words.left[0][1]!r} {self.words.position()}")
@@ -9117,7 +9118,9 @@ class Template:
 
     def __init__(self, text: str):
         self.document: Any = None
-        self.weight, self.fault = 0, ""
+        #: Words of its conditions and steps of their patterns, which take time to evaluate.
+        self.size = self.weight = 0
+        self.fault = ""
         self.trail: list[tuple[str, Callable[[Mapping], bool]]] = []
         self.artifacts: list[tuple[str, list[tuple[str, Callable[[Mapping], bool]]]]] = []
         try:
@@ -9147,6 +9150,7 @@ class Template:
                 _text(members["type"])
             name = _name(item, "attestation", members)
             entries.append((name, self._condition(members.get("if"))))
+            self.size += 1
         return entries
 
     def _condition(self, node: Any) -> Callable[[Mapping], bool]:
@@ -9164,6 +9168,7 @@ class Template:
             condition = Condition(node.value)
         except ValueError as error:
             raise yaml_error(node.start_mark, f"this condition cannot be read: {error}.") from None
+        self.size += condition.size
         self.weight += condition.weight
         if self.weight > TEMPLATE_STEPS:
             raise yaml_error(node.start_mark, "the patterns up to here are too large together.")
@@ -9181,9 +9186,8 @@ class Template:
 
         Where it would take too long to evaluate every condition, all of them count as true.
         """
-        size = len(self.trail) + sum(len(entries) for _, entries in self.artifacts)
         letters = sum(len(value or "") for own in artifacts for value in own.values())
-        if size * len(artifacts) + self.weight * letters <= TEMPLATE_BUDGET:
+        if self.size * len(artifacts) + self.weight * letters <= TEMPLATE_BUDGET:
             named = (self.names({**fields, **own}) for own in artifacts)
             return list(dict.fromkeys(itertools.chain.from_iterable(named)))
         reported = {own.get("artifact.name") for own in artifacts}
@@ -9937,17 +9941,24 @@ def approved_sql(trail: str) -> str:
         ORDER BY v."resolved_at" DESC, v."rowid" DESC LIMIT 1), 0)"""
 
 
+def template_sql(trail: str, flow: str) -> str:
+    """SQL for the template of a trail or else of a flow, from their aliases.
+
+    The template of a trail speaks for its own flow only. Blank text, which older versions stored,
+    is no template.
+    """
+    blank = "nullif(trim({}.\"template_yaml\", char(9, 10, 13, 32)), '')"
+    own = f'CASE WHEN {trail}."flow_id" = {flow}."id" THEN {blank.format(trail)} END'
+    return f"ifnull({own}, {blank.format(flow)})"
+
+
 def facts_sql(trail: str, digest: str = "", flow: str = 'k."flow_id"') -> str:
     """SQL for the facts, as JSON, that `evaluate_compliance` holds against a flow.
 
     The arguments are SQL for ids: of a trail, and of a flow that is not its own. Without a digest,
     the facts are about all artifacts of the trail.
     """
-    # The template of a trail speaks for its own flow only; blank text, which older versions stored,
-    # is no template.
-    blank = "nullif(trim({}.\"template_yaml\", char(9, 10, 13, 32)), '')"
-    own = f"""CASE WHEN k."flow_id" = f."id" THEN {blank.format("k")} END"""
-    template = f"ifnull({own}, {blank.format('f')})"
+    template = template_sql("k", "f")
     with_digest = f'AND i."sha256_digest" = {digest}' if digest else ""
     return f"""(SELECT json_object('flow', f."name", 'tags', json(f."tags"),
         'types', json(f."required_attestation_types"), 'template', {template},
@@ -14265,13 +14276,14 @@ RULE_COUNTS = f"""
 REPORTS = f"""
 WITH d AS MATERIALIZED ({deciding_sql("?1")})
 SELECT a."image_name" || ':' || a."image_tag" || ' of trail ' || t."id",
+    {template_sql("t", "f")},
     (SELECT json_group_array("type") FROM ({passed_types_sql('t."id"')})),
     p."id" IS NOT NULL,
     {approved_sql('t."id"')},
     {compliance_sql('t."id"')} = 'COMPLIANT',
     p."provenance_status" IS 'PROVENANCE_VERIFIED',
     {RULE_COUNTS}
-FROM d JOIN "trail" AS t ON t."id" = d."trail_id"
+FROM d JOIN "trail" AS t ON t."id" = d."trail_id" JOIN "flow" AS f ON f."id" = t."flow_id"
     JOIN "artifact" AS a ON a."trail_id" = t."id" AND a."sha256_digest" = ?1
     LEFT JOIN "build_provenance" AS p ON p."artifact_id" = a."id"
 ORDER BY a."rowid"
@@ -14285,19 +14297,22 @@ class Reported(NamedTuple):
     title: str
     met: frozenset[str]
     counts: Mapping[str, int]
+    #: Why its trail's template cannot be read, if so.
+    fault: str = ""
 
 
 def reports_of(digest: str) -> list[Reported]:
     """The reports of the artifact with this digest on the trails that decide on it."""
     reports = []
-    for title, types, *flags in session().database.connection().execute(REPORTS, (digest,)):
-        *flags, attestations, people, scans, failed = flags
+    rows = session().database.connection().execute(REPORTS, (digest,))
+    for title, template, types, *flags, attestations, people, scans, failed in rows:
         met = {passing(type) for type in json.loads(types)}
         met.update(itertools.compress(DEMANDS, [*flags, scans and not failed]))
         # Who approved counts while the approval stands, which needs nobody's decision on record.
         people = max(people, 1) if "enforce_approvals" in met else 0
         counts = {"ATTESTATION_COUNT": attestations, "APPROVAL_REQUIRED": people}
-        reports.append(Reported(title, frozenset(met), counts))
+        fault = read_template(template).fault if template else ""
+        reports.append(Reported(title, frozenset(met), counts, fault))
     return reports
 
 
@@ -14359,7 +14374,9 @@ def objections(
     for report in reports:
         for words, is_met in demands.items():
             if not is_met(report):
-                yield f"{title} asks for {words}, which {report.title} lacks."
+                is_about_template = report.fault and words == DEMANDS["enforce_trail_compliance"]
+                why = f" Its template cannot be read: {report.fault}" if is_about_template else ""
+                yield f"{title} asks for {words}, which {report.title} lacks.{why}"
     for words in demands if not reports else ():
         yield f"{title} asks for {words}, but nobody has reported this artifact."
 

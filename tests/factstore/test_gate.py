@@ -44,7 +44,7 @@ class Story:
         """Make a record of another chapter."""
         return perform(self.lite.workspace, lambda current: model.create(**values), actor="test")
 
-    def trail(self, status="PENDING"):
+    def trail(self, status="PENDING", **values):
         return self.make(
             Trail,
             flow=self.flow,
@@ -53,6 +53,7 @@ class Story:
             git_author="ann",
             git_author_email="ann@example.org",
             status=status,
+            **values,
         )
 
     def artifact(self, trail, digest=DIGEST):
@@ -801,6 +802,20 @@ def test_a_module_of_an_older_version_stops_everything(ask, attach, story, envir
         "Policy 'strict' cannot be enforced, so it stops everything: it has a WASM module, and no "
         "WASM runtime is installed."
     ]
+
+
+def test_a_template_that_cannot_be_read_is_told_as_the_reason(ask, attach, story, environment):
+    trail = story.trail(template_yaml="trial: {}")
+    story.artifact(trail)
+    attach(environment, enforceTrailCompliance=True)
+
+    result = ask(environmentId=environment)
+
+    [reason] = result["blockReasons"]
+    assert reason.startswith(
+        f"Policy 'strict' asks for a compliant trail, which shop:1.0 of trail {trail.id} lacks. "
+        "Its template cannot be read: Line 1, column 1: a template has no member 'trial'; it has "
+    )
 
 
 def test_the_gate_takes_the_names_of_the_guide(factstore, demand, environment):
