@@ -14269,8 +14269,7 @@ RULE_COUNTS = f"""
     WHERE v."trail_id" = t."id" AND v."status" = 'APPROVED'),
 (SELECT count(*) FROM {_NEWEST} WHERE {_IS_SCAN}),
 (SELECT count(*) FROM {_NEWEST} WHERE {_IS_SCAN} AND (n."status" = 'FAILED' OR EXISTS (
-    SELECT 1 FROM "security_scan" AS s WHERE s."trail_id" = t."id"
-    AND s."attestation_id" = n."id" AND s."thresholds" = '{{}}'
+    SELECT 1 FROM "security_scan" AS s WHERE s."attestation_id" = n."id" AND s."thresholds" = '{{}}'
     AND s."critical_vulnerabilities" + s."high_vulnerabilities" > 0)))
 """
 REPORTS = f"""
