@@ -12999,6 +12999,8 @@ SNAPSHOT_SCOPE = Shape(
     include=Json(SCOPE_LIST, default=NO_SCOPE), exclude=Json(SCOPE_LIST, default=NO_SCOPE)
 )
 COMPLIANCE = Choice("COMPLIANT NON_COMPLIANT UNKNOWN")
+#: How long it may take to hold the names of a snapshot against a scope.
+SCOPE_SECONDS = 2.0
 
 
 def digest_state(digest: str) -> str:
@@ -13065,23 +13067,38 @@ class Environment(Model):
         payload = {"environmentId": self.id, "name": self.name, "type": self.type}
         AuditEvent.record(event_type, session().actor, payload, environment_id=self.id)
 
-    def covers(self, name: str) -> bool:
-        """Whether snapshots hold artifacts of this name: included if anything is, not excluded."""
+    def covered(self, names: Iterable[str]) -> frozenset[str]:
+        """Those of these names that snapshots hold: included if anything is, and not excluded."""
         if self.scope is None or self.type in ("S3", "GENERIC"):
-            return True
-        names, patterns = self.scope["include"]["names"], self.patterns("include")
-        included = not (names or patterns) or is_listed(name, names, patterns)
-        excluded = is_listed(name, self.scope["exclude"]["names"], self.patterns("exclude"))
-        return included and not excluded
+            return frozenset(names)
+        listed, patterns = self.scope["include"]["names"], self.patterns("include")
+        excluded, hidden = self.scope["exclude"]["names"], self.patterns("exclude")
+        ends_at = time.monotonic() + SCOPE_SECONDS
+        return frozenset(
+            name
+            for name in set(names)
+            if (not (listed or patterns) or is_listed(name, listed, patterns, ends_at))
+            and not is_listed(name, excluded, hidden, ends_at)
+        )
 
     def patterns(self, half: str) -> list[str]:
         """The patterns that count in one half of the scope; none do for Docker."""
         return [] if self.type == "DOCKER" else self.scope[half]["patterns"]
 
 
-def is_listed(name: str, names: Sequence[str], patterns: Sequence[str]) -> bool:
-    """Whether a name is among these, or one of the patterns matches it."""
-    return name in names or any(compiled(pattern).matches(name) for pattern in patterns)
+def is_listed(name: str, names: Sequence[str], patterns: Sequence[str], ends_at: float) -> bool:
+    """Whether a name is among these, or one of the patterns matches it; refused after this time."""
+    if name in names:
+        return True
+    for pattern in patterns:
+        if time.monotonic() > ends_at:
+            raise Unprocessable(
+                "The patterns of the environment's scope take too long for so many names: make "
+                "the patterns simpler or fewer."
+            )
+        if compiled(pattern).matches(name):
+            return True
+    return False
 
 
 def check_environment_name(model: type[Model], name: str) -> None:
@@ -13168,10 +13185,16 @@ class EnvironmentSnapshot(Model):
 
     @classmethod
     def record(
-        cls, environment: Environment, recorded_by: str, artifacts: list[dict]
+        cls,
+        environment: Environment,
+        recorded_by: str,
+        artifacts: list[dict],
+        covered: frozenset[str] | None = None,
     ) -> EnvironmentSnapshot:
         """Record what runs now, as far as the environment's scope covers it."""
-        kept = [one for one in artifacts if environment.covers(one["artifactName"])]
+        if covered is None:
+            covered = environment.covered(one["artifactName"] for one in artifacts)
+        kept = [one for one in artifacts if one["artifactName"] in covered]
         before = cls.last(environment=environment.id)
         last = before.snapshot_index if before else 0
         seen = SnapshotArtifact.seen(environment, kept)
@@ -13451,13 +13474,25 @@ class EnvironmentSnapshots(
         ),
         status=201,
         answer=FACTSTORE.one_schema("EnvironmentSnapshotResponse"),
+        before="cover",
     )
     def record(self, context, key):
         """Record what runs in an environment now."""
         environment = Environment.fetch(key)
-        snapshot = EnvironmentSnapshot.record(environment, **{"artifacts": [], **context.body})
+        *scope, covered = context.prepared
+        snapshot = EnvironmentSnapshot.record(
+            environment,
+            **{"artifacts": [], **context.body},
+            covered=covered if scope == [environment.type, environment.scope] else None,
+        )
         note_drift(environment, snapshot)
         return snapshot
+
+    def cover(self, context: Context, key: str) -> tuple[str, dict | None, frozenset[str]]:
+        """Match the names against the scope before the transaction, so that no writer waits."""
+        environment = Environment.fetch(key)
+        names = (one["artifactName"] for one in context.body.get("artifacts", ()))
+        return environment.type, environment.scope, environment.covered(names)
 
     @route(
         "GET /api/v1/environments/{environmentId}/snapshots/latest",
