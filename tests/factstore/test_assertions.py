@@ -188,6 +188,18 @@ CASES = {
     "the template of an earlier trail does not matter": (
         TYPES, [("x:unit+", "api", UNIT), ("",)], False, ["junit", "snyk"], [], 1,
     ),
+    "a blank template": (
+        TYPES | {"template_yaml": ""}, [("snyk+",)], False, ["junit"], [], 0,
+    ),
+    "a blank template, and a failure": (
+        TYPES | {"template_yaml": " \n"}, [("junit+ snyk-",)], False, ["snyk"], ["snyk"], 0,
+    ),
+    "a blank template, approval missing": (
+        APPROVED | {"template_yaml": ""}, [("y+",)], False, [], [], 0,
+    ),
+    "a blank template, approved": (
+        APPROVED | {"template_yaml": ""}, [("", "api", None, "APPROVED")], True, [], [], 0,
+    ),
     "missing goes before approval": (TYPES | APPROVED, [("junit+",)], False, ["snyk"], [], 0),
 }  # fmt: skip
 
@@ -239,24 +251,17 @@ NAMED_CASES = {
         TIER, [("x:unit- x:review+ x:audit+",)], False, ["unit"], ["unit"], 0,
     ),
     "the trail that reported it last": (TIER, [("x:unit-",), (ALL,)], True, [], [], 1),
-    "a blank template": (TYPES | {"template_yaml": ""}, [("snyk+",)], True, [], [], 0),
-    "a blank template, and a failure": (
-        TYPES | {"template_yaml": ""}, [("snyk-",)], False, [], ["snyk"], 0,
-    ),
-    "no template at all": (TYPES | {"template_yaml": "["}, [("x:y+",)], True, [], [], 0),
-    "a bomb": (TYPES | {"template_yaml": "a: &a [*a]"}, [("",)], True, [], [], 0),
-    "nothing required, approval missing": (
-        APPROVED | {"template_yaml": ""}, [("x:y+",)], False, [], [], 0,
-    ),
-    "nothing required, approved": (
-        APPROVED | {"template_yaml": ""}, [("", "api", None, "APPROVED")], True, [], [], 0,
+    "a template that asks for nothing": (
+        TYPES | {"template_yaml": "version: 1"}, [("snyk+",)], True, [], [], 0,
     ),
     "the trail's template before the flow's": (
         TIER,
         [("x:own-", "api", "trail: {attestations: [{name: own}]}")],
         False, ["own"], ["own"], 0,
     ),
-    "a blank one of the trail's": (TIER, [("", "api", "")], True, [], [], 0),
+    "a blank one of the trail's": (
+        TIER, [("", "api", "")], False, ["review", "audit", "unit"], [], 0,
+    ),
     "each trail's own": (
         {"template_yaml": UNIT},
         [("x:unit+",), ("x:review+", "api", NAMED)],
@@ -284,6 +289,37 @@ def test_required_names(lite, factstore, story, flow, trails, compliant, missing
     assert event == ("GATE_ALLOWED" if compliant else "GATE_BLOCKED")
     assert trail == made[deciding]
     assert payload.items() <= found.items()
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("[", "Line 2, column 1: while parsing a flow node"),
+        ("- name: unit", "Line 1, column 1: expected a template, which is a mapping."),
+        ("trail:\nattestations: [{name: x}]", "Line 2, column 1: a template has no member"),
+        ("a: &a [*a]", "Line 1, column 4: "),
+        ("trail: {attestations: [{name: x, if: flow.nam == 'x'}]}", "Line 1, column 38: "),
+    ],
+)
+@pytest.mark.parametrize("of_trail", [False, True])
+def test_a_stored_template_that_cannot_be_read_asks_for_everything(
+    lite, factstore, story, text, fault, of_trail
+):
+    flow, (trail,) = story(
+        ("junit:x+ x:unit+", "api", text if of_trail else None),
+        template_yaml=None if of_trail else text,
+    )
+    factstore.post(f"/api/v1/trails/{trail}/attestations", {"type": "y", "status": "PASSED"})
+
+    found = factstore.post(ASSERT, {"sha256Digest": DIGEST, "flowId": flow}).json
+
+    [missing] = found["missingAttestationNames"]
+    assert (found["status"], found["compliant"]) == ("NON_COMPLIANT", False)
+    assert missing.startswith("a template that can be read.") and len(missing) > 255
+    assert fault in missing and fault in found["details"]
+    assert factstore.get(f"/api/v1/trails/{trail}").json["status"] == "NON_COMPLIANT"
+    [artifact] = factstore.get(f"/api/v1/trails/{trail}/artifacts").json
+    assert artifact["complianceState"] == "NON_COMPLIANT"
 
 
 def test_an_artifact_counts_whichever_flow_it_was_reported_for(lite, factstore, story):
