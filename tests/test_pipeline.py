@@ -145,7 +145,9 @@ def provenance(key, digest=HEX, builder=BUILDER):
 @pytest.fixture
 def lite(clock, tmp_path):
     keys = tmp_path / "builders.pem"
-    keys.write_bytes(SIGNER.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    keys.write_bytes(
+        SIGNER.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    )
     with NovantraLite(
         clock=clock, random=random.Random(7), rate_limits=False, provenance_keys=str(keys)
     ) as lite:
