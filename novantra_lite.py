@@ -14558,10 +14558,11 @@ def objections(
 
 
 def policies_for(key: str | None, environment: Environment | None) -> list:
-    """The policies that hold in an environment: those of its own, and those of no environment.
+    """The policies that hold in an environment: its own, and deployment policies of no environment.
 
     An environment without deployment policies of its own is asked all that are active. Where no
-    known environment is named, all hold: a name that is mistyped must not open the gate.
+    known environment is named, all that are attached anywhere hold, too: a name that is mistyped
+    must not open the gate.
     """
     active = DeploymentPolicy.every(is_active=True)
     if key and any(policy.environment_id == key for policy in active):
@@ -14572,13 +14573,12 @@ def policies_for(key: str | None, environment: Environment | None) -> list:
 
 @functools.cache
 def attached_sql(to_one: bool) -> str:
-    """SQL for the policies that are attached to one environment and to none, or for all."""
-    query = Policy.select().order_by(peewee.SQL('"t1"."rowid"'))
+    """SQL for the policies that are attached to one environment, or to any."""
+    attached = PolicyAttachment.select(PolicyAttachment.policy)
     if to_one:
-        attached = PolicyAttachment.select(PolicyAttachment.policy)
-        here = attached.where(PolicyAttachment.environment == peewee.SQL("?"))
-        query = query.where(Policy.id.in_(here) | Policy.id.not_in(attached))
-    return query.sql()[0]
+        attached = attached.where(PolicyAttachment.environment == peewee.SQL("?"))
+    query = Policy.select().where(Policy.id.in_(attached))
+    return query.order_by(peewee.SQL('"t1"."rowid"')).sql()[0]
 
 
 def is_on_allowlist(digest: str, environment: Environment) -> bool:
