@@ -14973,14 +14973,16 @@ class SsoLogins(Resource, surface=FACTSTORE, tag="SSO"):
                 config = SsoConfig.must_be_of(login.slug)
                 claims = self.fetch_claims(context, config, login)
                 person = identify_person(config, claims)
+            session_begun = perform(
+                context.workspace,
+                functools.partial(admit, config, person),
+                actor="sso",
+                reason=f"Signed in to organisation '{config.org_slug}'.",
+                request_id=context.request_id,
+            )
         except Invalid:
             note_refusal(context, f"GET {context.operation.path}", "sso")
             raise
-        work = functools.partial(admit, config, person)
-        reason = f"Signed in to organisation '{config.org_slug}'."
-        session_begun = perform(
-            context.workspace, work, actor="sso", reason=reason, request_id=context.request_id
-        )
         return Reply(200, to_json(session_begun).encode())
 
     def take_up(self, context: Context, key: str) -> SsoLogin:
