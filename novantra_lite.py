@@ -18567,7 +18567,7 @@ def decide_in_slack(
     identity = (config.approvers or {}).get(user_id) if isinstance(user_id, str) else None
     if identity is None:
         return [
-            f"Your Slack user {str(user_id)[:100] or 'without an id'} is mapped to no approver; an"
+            f"Your Slack user {str(user_id or 'without an id')[:100]} is mapped to no approver; an"
             " administrator names it in `approvers` of the Slack settings."
         ]
     approvers, speaker = approval.required_approvers, f"slack:{user_id}"
@@ -23672,6 +23672,8 @@ def prepare_to_serve(lite, chosen) -> dict:
         return {"workspaces": sorted(lite.workspaces)}
     facts = {"workspace": lite.workspace.slug}
     if chosen.demo:
+        # There is one person who tries things out.
+        lite.settings.self_approval = True
         return facts | demo_credentials(lite)
     return facts if lite.accounts.list() else facts | new_credentials(lite, "First account")
 

@@ -21,6 +21,7 @@ from novantra_lite import (
     Artifact,
     Attestation,
     AuditEntry,
+    Client,
     NovantraLite,
     SlackConfig,
     SlackMessage,
@@ -606,7 +607,8 @@ def test_a_request_of_a_user_is_not_decided_by_the_same_person_in_slack(clock):
         factstore = lite.client(*FACTSTORE_SCOPES)
         ann = factstore.post("/api/v1/users", {"email": "ann@acme.example", "name": "Ann"}).json
         owner = {"ownerId": ann["id"], "ownerType": "USER", "label": "hers"}
-        own = lite.client(api_key=factstore.post("/api/v1/api-keys", owner).json["plainTextKey"])
+        key = factstore.post("/api/v1/api-keys", owner).json["plainTextKey"]
+        own = Client(lite, {"X-Api-Key": key})
         approvers = {"UANN": "ann@acme.example", "UBEA": "bea"}
         factstore.post(ACME, CONFIG | {"approvers": approvers})
         trail = begin_trail(lite, factstore)
