@@ -132,6 +132,7 @@ def test_one_decision_approves_where_nobody_is_required(lite, factstore, clock, 
         "decision": "APPROVED",
         "comments": "Fine.",
         "decidedAt": LATER,
+        "decidedBy": approval["requestedBy"],
     }
     assert approved.json == approval | {
         "status": "APPROVED",
