@@ -333,10 +333,10 @@ def test_who_is_a_member_no_more_has_no_keys_any_more(lite, factstore, users, ad
 
     factstore.delete(f"{MEMBERS}/{users['bob']}")
 
+    assert [entry[1] for entry in audit(lite)[-2:]] == ["member.deleted", "api_key.updated"]
     (key,) = factstore.get(f"{KEYS}/owners/{users['bob']}").json
     assert client.get("/api/v1/flows").status == 401
     assert key["isActive"] is False
-    assert [entry[1] for entry in audit(lite)[-2:]] == ["member.deleted", "api_key.updated"]
     assert lite.verify() == []
 
 
