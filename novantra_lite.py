@@ -327,6 +327,9 @@ class Settings:
     webhook_timeout = Setting(10.0, "Seconds that a webhook receiver has to answer.")
     slack_url = Setting("https://slack.com/api", "Where Slack's Web API is.")
     factstore_auth = Setting("on", "`open` lets loopback callers without credentials through.")
+    self_approval = Setting(
+        False, "Whether those who ask for an approval may decide it; they may where auth is `open`."
+    )
     factstore_region = Setting("us-east-1", "Sent as X-Factstore-Region.")
     cors_origins = Setting(
         (), "Origins whose pages may call the Factstore surface, such as http://localhost:5173."
@@ -3042,9 +3045,14 @@ class Principal(NamedTuple):
         """By whom requests are counted and remembered, whichever credentials they present."""
         return self.account or self.id
 
+    def has_scope(self, scope: str) -> bool:
+        """Return whether the credentials carry a scope; `x:admin` contains `x:govern`."""
+        area, _, access = scope.rpartition(":")
+        return scope in self.scopes or (access == "govern" and f"{area}:admin" in self.scopes)
+
     def must_have(self, scope: str) -> None:
         """Refuse the request unless the credentials carry this scope."""
-        if scope and scope not in self.scopes:
+        if scope and not self.has_scope(scope):
             raise Forbidden(
                 f"This needs the scope {scope}.",
                 headers={"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{scope}"'},
@@ -3052,8 +3060,11 @@ class Principal(NamedTuple):
 
     def may_give(self, scopes: Iterable[str]) -> None:
         """Refuse to give others a scope that the principal does not have."""
-        for scope in sorted(set(scopes) - self.scopes):
-            raise Forbidden(f"You cannot give the scope {scope}, which you do not have yourself.")
+        for scope in sorted(set(scopes)):
+            if not self.has_scope(scope):
+                raise Forbidden(
+                    f"You cannot give the scope {scope}, which you do not have yourself."
+                )
 
 
 class ServiceAccount(Model):
@@ -3688,8 +3699,10 @@ class Resource:
     path: ClassVar[str] = ""
     model: ClassVar[type[Model] | None] = None
     scope: ClassVar[str] = ""
-    #: What of the scope its operations take; nothing: `read` or `write`, as the method says.
+    #: What of the scope its operations take; nothing: `read` or else `write_access`.
     access: ClassVar[str] = ""
+    #: What of the scope its writes take: `govern` where they decide what others must meet.
+    write_access: ClassVar[str] = "write"
     tag: ClassVar[str] = ""
     noun: ClassVar[str] = ""
     plural: ClassVar[str] = ""
@@ -3728,7 +3741,7 @@ class Resource:
             if hasattr(function, "options"):
                 declared[name] = {"id": camel(name), **function.options}
         for name, options in declared.items():
-            access = self.access or ("read" if options["method"] == "GET" else "write")
+            access = self.access or ("read" if options["method"] == "GET" else self.write_access)
             options = {"scope": f"{self.scope}:{access}" if self.scope else "", **options}
             if "body" in options and not options.get("public"):
                 options["body"] = self.surface.complete(options["body"], options["method"])
@@ -8085,7 +8098,7 @@ class PatchRequirements(
 # === Part IV: Factstore =======================================================
 # --- Factstore fields ---------------------------------------------------------
 
-FACTSTORE_SCOPES = ("factstore:read", "factstore:write", "factstore:admin")
+FACTSTORE_SCOPES = ("factstore:read", "factstore:write", "factstore:govern", "factstore:admin")
 
 
 def now_exactly() -> str:
@@ -8152,15 +8165,16 @@ class AuditEvent(Model):
     payload = Text(2**31)
     occurred_at = Timestamp(6, default=now_exactly, index=True)
     region = Text(255, null=True)
+    #: Whose credentials made the request; `actor` may be a name that the body gave.
+    principal = Text(320, null=True, since=6)
 
     @classmethod
     def record(cls, event_type: str, actor: str, payload: dict, **subject: Any) -> AuditEvent:
         """Put a happening into the log; `subject` names trail, artifact or environment."""
         current = session()
         region = current.region or current.workspace.settings.factstore_region
-        return cls.create(
-            event_type=event_type, actor=actor, payload=to_json(payload), region=region, **subject
-        )
+        subject |= {"region": region, "principal": current.actor or None}
+        return cls.create(event_type=event_type, actor=actor, payload=to_json(payload), **subject)
 
 
 # --- API keys -----------------------------------------------------------------
@@ -8230,7 +8244,19 @@ class ApiKey(Model):
 
     def revoke(self) -> None:
         """End the key for good; whoever presents it once this is committed is refused."""
-        self.change(is_active=False)
+        self._update(is_active=False)
+
+    def narrow(self, allowed: set[str]) -> None:
+        """Take away the scopes that are not allowed; revoke the key where none would be left."""
+        scopes = [scope for scope in self.scopes if scope in allowed]
+        if not scopes:
+            self.revoke()
+        elif scopes != self.scopes:
+            self._update(scopes=scopes)
+
+    def _update(self, **values: Any) -> None:
+        """Change the key, and have every key checked anew after the commit."""
+        self.change(**values)
         current = session()
         current.afterwards.append(current.workspace.api_keys.forget)
 
@@ -9437,6 +9463,10 @@ FLOW_TEMPLATE = {
 }
 
 
+#: What an update or a removal would take away others rely on: requirements, policies, allow-lists.
+GOVERNED = MappingProxyType({"scope": "factstore:govern"})
+
+
 class Flows(
     Resource,
     surface=FACTSTORE,
@@ -9447,8 +9477,9 @@ class Flows(
     schema_name="FlowResponse",
     collection="flows",
     verbs="list create retrieve update delete",
+    options={"update": GOVERNED, "delete": GOVERNED},
 ):
-    """Paths to production."""
+    """Paths to production; who may change what one asks for governs it."""
 
     creates = Schema(
         Flow.name,
@@ -9510,8 +9541,8 @@ class FlowsV2(
     options={
         "create": {"id": "createFlowV2", "answer": COMMAND_RESULT, "brief": created},
         "retrieve": {"id": "getFlowV2"},
-        "update": {"id": "updateFlowV2", "answer": COMMAND_RESULT, "brief": updated},
-        "delete": {"id": "deleteFlowV2"},
+        "update": {"id": "updateFlowV2", "answer": COMMAND_RESULT, "brief": updated, **GOVERNED},
+        "delete": {"id": "deleteFlowV2", **GOVERNED},
     },
 ):
     """The same flows, with short answers to what is written."""
@@ -9542,6 +9573,7 @@ class SecurityThresholds(
     surface=FACTSTORE,
     model=SecurityThreshold,
     scope="factstore",
+    write_access="govern",
     tag="Flows",
     schema_name="SecurityThresholdResponse",
 ):
@@ -10256,6 +10288,8 @@ class Approval(Model):
     requested_at = Timestamp(6, default=now_exactly)
     deadline = Timestamp(6, null=True)
     resolved_at = Timestamp(6, null=True)
+    #: Whose credentials asked for it.
+    requested_by = Text(320, null=True, since=6)
 
     #: SQL for the status at the present: what nobody decided in time has expired.
     standing = (
@@ -12802,13 +12836,24 @@ class ApprovalDecision(Model):
     decision = Choice("APPROVED REJECTED")
     comments = Text(10_000, null=True)
     decided_at = Timestamp(6, default=now_exactly)
+    #: Whose credentials decided, whatever name the body gave.
+    decided_by = Text(320, null=True, since=6)
 
     @classmethod
     def record(cls, approval: Approval, decision: str, said: Mapping[str, Any]) -> None:
-        """Put a decision down; Conflict unless the approval is still pending."""
-        status = approval.json()["status"]
+        """Record a decision; Conflict unless the approval is still pending.
+
+        Forbidden where the principal in `decided_by` requested it, unless self_approval is on.
+        """
+        status, settings = approval.json()["status"], session().workspace.settings
         if status != "PENDING_APPROVAL":
             raise Conflict(f"Approval {approval.id} is {status} and cannot be decided any more.")
+        is_own = approval.requested_by is not None and approval.requested_by == said["decided_by"]
+        if is_own and not settings.self_approval and settings.factstore_auth != "open":
+            raise Forbidden(
+                f"Approval {approval.id} was requested with credentials of the same owner; somebody"
+                " else must decide it, or the setting self_approval must be on."
+            )
         made = cls.create(approval=approval.id, decision=decision, **said)
         AuditEvent.record(
             "APPROVAL_GRANTED" if decision == "APPROVED" else "APPROVAL_REJECTED",
@@ -12895,6 +12940,7 @@ class Approvals(
         trail = Trail.fetch(key)
         context.body.pop("trail_id", None)
         asked = split_lists(context.body)
+        asked["requested_by"] = context.principal.party
         approval = Approval.create(trail=trail.id, flow=trail.flow_id, **asked)
         emit("factstore.approval.requested", {"approval": approval.json()})
         notify(
@@ -12915,6 +12961,7 @@ class ApprovalDecisions(
     surface=FACTSTORE,
     model=ApprovalDecision,
     scope="factstore",
+    write_access="govern",
     tag="Approvals",
     schema_name="ApprovalDecisionResponse",
 ):
@@ -12935,7 +12982,7 @@ class ApprovalDecisions(
     def approve(self, context, key):
         """Add an approving decision to an approval."""
         approval = Approval.fetch(key)
-        approve(approval, context.body)
+        approve(approval, context.body | {"decided_by": context.principal.party})
         return approval
 
     @route(
@@ -12947,7 +12994,7 @@ class ApprovalDecisions(
     def reject(self, context, key):
         """Reject an approval, which ends it."""
         approval = Approval.fetch(key)
-        reject(approval, context.body)
+        reject(approval, context.body | {"decided_by": context.principal.party})
         return approval
 
 
@@ -13266,9 +13313,13 @@ class Environments(
     scope="factstore",
     tag="Environments",
     verbs="list create retrieve update delete",
-    options={"list": {"answer": FACTSTORE.paged_schema("EnvironmentResponse")}},
+    options={
+        "list": {"answer": FACTSTORE.paged_schema("EnvironmentResponse")},
+        "update": GOVERNED,
+        "delete": GOVERNED,
+    },
 ):
-    """Places where artifacts run."""
+    """Places where artifacts run; a new name or no environment at all would shed its policies."""
 
     filters = Paging()
     creates = Schema(
@@ -13795,7 +13846,12 @@ ALLOWLIST = Array(AllowlistEntry, {"environment": lambda key: AllowlistEntry.env
 
 
 class Allowlist(
-    Resource, surface=FACTSTORE, model=AllowlistEntry, scope="factstore", tag="Environments"
+    Resource,
+    surface=FACTSTORE,
+    model=AllowlistEntry,
+    scope="factstore",
+    write_access="govern",
+    tag="Environments",
 ):
     """What is let into environments whatever is known of it."""
 
@@ -14199,6 +14255,7 @@ class Policies(
     path="/api/v1/policies",
     model=Policy,
     scope="factstore",
+    write_access="govern",
     tag="Policies",
     plural="policies",
     verbs="list create retrieve update delete",
@@ -14276,6 +14333,7 @@ class PolicyAttachments(
     path="/api/v1/policy-attachments",
     model=PolicyAttachment,
     scope="factstore",
+    write_access="govern",
     tag="Policies",
     verbs="list create retrieve delete",
 ):
@@ -14349,6 +14407,7 @@ class DeploymentPolicies(
     path="/api/v1/deployment-policies",
     model=DeploymentPolicy,
     scope="factstore",
+    write_access="govern",
     tag="Gate",
     plural="deploymentPolicies",
     verbs="list create retrieve update delete",
@@ -14918,15 +14977,26 @@ class Membership(Belonging, Model):
         # Nobody else could ever take the last admin away.
         if [member.role for member in members] == ["ADMIN"]:
             Model.remove(members[0])
+            members[0].narrow_keys()
 
     def change(self, **values):
         if values.get("role", "ADMIN") != "ADMIN":
             self.check_admin_remains()
-        return super().change(**values)
+        changes = super().change(**values)
+        self.narrow_keys()
+        return changes
 
     def remove(self):
         self.check_admin_remains()
         super().remove()
+        self.narrow_keys()
+
+    def narrow_keys(self) -> None:
+        """Take from the user's API keys what no membership of the user gives any more."""
+        memberships = Membership.select().where(Membership.user == self.user_id)
+        allowed = {scope for member in memberships for scope in MEMBER_SCOPES[member.role]}
+        for key in ApiKey.select().where(ApiKey.owner_id == self.user_id, ApiKey.is_active):
+            key.narrow(allowed)
 
     def is_last_admin(self) -> bool:
         """Whether the organisation would be without an admin if it were without this one."""
@@ -15258,6 +15328,17 @@ class Mappings(Text):
         return text
 
 
+class SsoIdentity(Model):
+    """A person at an issuer, who is a user here, whatever becomes of e-mail addresses."""
+
+    key, since = "issuer subject", 6
+
+    id = Uuid()
+    issuer = Text(2048)
+    subject = Text(255, 1)
+    user = Owner(User, on_delete="CASCADE", index=True)
+
+
 class SsoConfig(Model):
     """How the members of an organisation sign in: at which provider, and what its claims mean."""
 
@@ -15306,8 +15387,6 @@ class SsoConfig(Model):
         names = json.loads(self.attribute_mappings)
         claim = names.get("email", "email")
         email, name = claims.get(claim), claims.get(names.get("name", "name"))
-        if claim == "email" and claims.get("email_verified", True) is not True:
-            raise Invalid("The identity provider has not verified the e-mail address.")
         try:
             email = User.email.read(email)
         except ValueError:
@@ -15315,6 +15394,14 @@ class SsoConfig(Model):
         with contextlib.suppress(ValueError):
             return email, User.name.read(name)
         return email, email
+
+    def subject(self, claims: Mapping[str, Any]) -> str:
+        """What identifies a person at the issuer for good: `sub`, or Entra ID's `oid`."""
+        claim = "oid" if self.provider == "ENTRA_ID" else "sub"
+        try:
+            return SsoIdentity.subject.read(claims.get(claim))
+        except ValueError:
+            raise Invalid(f"The ID token has no usable claim {claim}.") from None
 
     def role(self, claims: Mapping[str, Any]) -> str:
         """The highest role that the groups in claims stand for; MEMBER where there is none."""
@@ -15375,8 +15462,15 @@ class SsoConfigs(
 
     def update(self, context, key):
         """Change the single sign-on of an organisation; it gives no scopes beyond your own."""
-        if "issuer_url" in context.body:
-            context.body["issuer_url"] = read_issuer(context.body["issuer_url"], context.settings)
+        body, existing = context.body, self.find(key)
+        if "issuer_url" in body:
+            body["issuer_url"] = read_issuer(body["issuer_url"], context.settings)
+        identity = {name: getattr(existing, name) for name in ("issuer_url", "client_id")}
+        is_moved = any(body.get(name, value) != value for name, value in identity.items())
+        if is_moved and existing.client_secret and "client_secret" not in body:
+            # Else whoever may change the issuer could have the secret sent to a server of theirs.
+            message = "Required, since the issuer or the client changes; null for a client without"
+            raise Invalid(issues=[issue(["clientSecret"], message)])
         config = super().update(context, key)
         context.principal.may_give(config.scopes())
         return config
@@ -15508,6 +15602,28 @@ class CallbackQuery(Filters):
         return super().read(filled, **options)
 
 
+class RedirectUri(Text):
+    """Where the browser returns to: one exact https URL, or http on the machine itself."""
+
+    def read(self, value):
+        text = super().read(value)
+        try:
+            url = urllib.parse.urlsplit(text)
+            is_local = url.scheme == "http" and url.hostname in ("localhost", "127.0.0.1", "::1")
+            is_usable = bool(url.hostname) and (url.scheme == "https" or is_local)
+            # Reading the port refuses one that is no number.
+            is_exact = url.port != 0 and "@" not in url.netloc
+        except ValueError:
+            is_usable = is_exact = False
+        if not (is_usable and is_exact and re.fullmatch(r"[!-~]+", text)) or set("#*\\") & set(
+            text
+        ):
+            raise ValueError(
+                "Expected an https URL, or http on localhost, without user, fragment and wildcard"
+            )
+        return text
+
+
 class SsoLogins(Resource, surface=FACTSTORE, tag="SSO"):
     """Signing in through the identity provider of an organisation."""
 
@@ -15515,7 +15631,7 @@ class SsoLogins(Resource, surface=FACTSTORE, tag="SSO"):
         "GET /api/v1/organisations/{slug}/sso/login",
         id="startSsoLogin",
         public=True,
-        query=Filters(redirect_uri=Text(2048, 1), required="redirectUri"),
+        query=Filters(redirect_uri=RedirectUri(2048, 1), required="redirectUri"),
         answer=closed_schema(loginUrl={"type": "string", "format": "uri"}, state=TEXT),
         refuses=(502,),
     )
@@ -15562,15 +15678,17 @@ class SsoLogins(Resource, surface=FACTSTORE, tag="SSO"):
             with context.workspace.read():
                 config = SsoConfig.must_be_of(login.slug)
                 claims = self.fetch_claims(context, config, login)
-                told = *config.person(claims), config.role(claims)
+                person = identify_person(config, claims)
+            session_begun = perform(
+                context.workspace,
+                functools.partial(admit, config, person),
+                actor="sso",
+                reason=f"Signed in to organisation '{config.org_slug}'.",
+                request_id=context.request_id,
+            )
         except Invalid:
             note_refusal(context, f"GET {context.operation.path}", "sso")
             raise
-        work = functools.partial(admit, config.org_slug, *told)
-        reason = f"Signed in to organisation '{config.org_slug}'."
-        session_begun = perform(
-            context.workspace, work, actor="sso", reason=reason, request_id=context.request_id
-        )
         return Reply(200, to_json(session_begun).encode())
 
     def take_up(self, context: Context, key: str) -> SsoLogin:
@@ -15623,12 +15741,62 @@ def find_set_up(lite: NovantraLite, key: str) -> tuple[Workspace, SsoConfig]:
     return found[0]
 
 
-def admit(slug: str, email: str, name: str, role: str, current: Session) -> dict:
+class Person(NamedTuple):
+    """Who signed in: a subject of an issuer, with an address that it has verified or not."""
+
+    subject: str
+    email: str
+    name: str
+    role: str
+    is_verified: bool
+
+
+def identify_person(config: SsoConfig, claims: Mapping[str, Any]) -> Person:
+    """Read who signed in; Invalid for a new person whose address does not count.
+
+    An address counts only with `email_verified: true`. Entra ID, which does not send it, vouches
+    for the object id alone: a new person is told apart by it, and gets no existing user.
+    """
+    subject, (email, name) = config.subject(claims), config.person(claims)
+    is_verified = claims.get("email_verified") is True
+    person = Person(subject, email, name, config.role(claims), is_verified)
+    if not (is_verified or config.provider == "ENTRA_ID") and known_user(config, person) is None:
+        raise Invalid("The identity provider has not verified the e-mail address.")
+    return person
+
+
+def known_user(config: SsoConfig, person: Person) -> User | None:
+    """The user that a person at the issuer of an organisation is, from an earlier sign-in."""
+    identity = SsoIdentity.seek(issuer=config.issuer_url, subject=person.subject)
+    return identity and identity.user
+
+
+def find_or_make_user(config: SsoConfig, person: Person) -> User:
+    """The user who signed in: known by issuer and subject, or else linked by a verified address.
+
+    Invalid where the address is another person's, or is a user's and nobody has verified it.
+    """
+    if user := known_user(config, person):
+        return user
+    user = User.with_email(person.email)
+    if user and not person.is_verified:
+        raise Invalid(
+            "The e-mail address belongs to a user, and the identity provider has not verified it."
+        )
+    if user and SsoIdentity.has(issuer=config.issuer_url, user=user.id):
+        raise Invalid("The e-mail address belongs to another person of this identity provider.")
+    user = user or User.create(email=person.email, name=person.name)
+    SsoIdentity.create(issuer=config.issuer_url, subject=person.subject, user=user.id)
+    return user
+
+
+def admit(config: SsoConfig, person: Person, current: Session) -> dict:
     """Make who signed in a user and a member with a role, and begin a session.
 
     The last admin of an organisation stays one; a known user's name stays as it is.
     """
-    user = User.with_email(email) or User.create(email=email, name=name)
+    slug, role = config.org_slug, person.role
+    user = find_or_make_user(config, person)
     member = Membership.of(slug, user.id)
     if member is None:
         member = add_member(slug, user, role)
@@ -15637,7 +15805,7 @@ def admit(slug: str, email: str, name: str, role: str, current: Session) -> dict
     workspace = current.workspace
     workspace.journal.note(current, "api.session.issued", "user", user.id)
     token = workspace.sessions.issue(member)
-    return {"token": token, "userId": user.id, "email": email, "name": name}
+    return {"token": token, "userId": user.id, "email": user.email, "name": person.name}
 
 
 # --- Rego ---------------------------------------------------------------------
@@ -16309,6 +16477,7 @@ class PolicyBundles(
     path="/api/v1/opa/bundles",
     model=PolicyBundle,
     scope="factstore",
+    write_access="govern",
     tag="OPA",
     item="bundleId",
     schema_name="BundleResponse",
@@ -16852,6 +17021,7 @@ class RegulatoryFrameworks(
     path="/api/v1/frameworks",
     model=RegulatoryFramework,
     scope="factstore",
+    write_access="govern",
     tag="Frameworks",
     item="frameworkId",
     verbs="list create retrieve",
@@ -16872,7 +17042,12 @@ class RegulatoryFrameworks(
 
 
 class RegulatoryControls(
-    Resource, surface=FACTSTORE, model=RegulatoryControl, scope="factstore", tag="Frameworks"
+    Resource,
+    surface=FACTSTORE,
+    model=RegulatoryControl,
+    scope="factstore",
+    write_access="govern",
+    tag="Frameworks",
 ):
     """The rules of frameworks."""
 
@@ -16901,6 +17076,7 @@ class ControlMappings(
     path="/api/v1/compliance/mappings",
     model=ControlMapping,
     scope="factstore",
+    write_access="govern",
     tag="Compliance",
     item="mappingId",
     verbs="list create",
@@ -18476,6 +18652,8 @@ class WebhookConfig(Model):
     flow = Owner(Flow, index=True)
     is_active = Boolean(default=True)
     created_at = Timestamp(6, default=now_exactly)
+    #: The types that it may attest; null for any.
+    allowed_types = Json(ListOf(Text(255, 1), 100), null=True, since=6)
 
     def has_signed(self, body: bytes, signature: str) -> bool:
         """Whether a signature in hexadecimal is HMAC-SHA-256 of the body under the secret."""
@@ -18487,6 +18665,7 @@ class WebhookDelivery(Model):
     """A webhook that was taken, by the id that its sender gave it, and what came of it."""
 
     fact, made, key, since = "webhook_delivery", "taken", "webhook_config delivery_id", 4
+    lookup = "webhook_config body_digest"
     schema_name = "WebhookDeliveryResponse"
     derived: ClassVar[dict] = {
         "source": Derived(
@@ -18503,6 +18682,8 @@ class WebhookDelivery(Model):
     status = Choice("SUCCESS FAILED DUPLICATE")
     status_message = Text(10_000, null=True)
     received_at = Timestamp(6, default=now_exactly)
+    #: SHA-256 of the signed body. The delivery's id is a header, which no signature covers.
+    body_digest = Text(64, null=True, hidden=True, since=6)
 
 
 DELIVERIES = Array(
@@ -18516,7 +18697,7 @@ class WebhookConfigs(
     path="/api/v1/webhook-configs",
     model=WebhookConfig,
     scope="factstore",
-    access="admin",
+    access="govern",
     tag="Webhooks",
     verbs="list create delete",
 ):
@@ -18526,6 +18707,7 @@ class WebhookConfigs(
         WebhookConfig.source,
         WebhookConfig.secret,
         WebhookConfig.flow,
+        WebhookConfig.allowed_types,
         name="CreateWebhookConfigRequest",
     )
 
@@ -18657,9 +18839,17 @@ def read_github(told: dict, event: str) -> dict:
 
 
 def trail_of_webhook(config: WebhookConfig, told: Mapping[str, str]) -> Trail:
-    """The trail that a webhook names, or else the first of its commit, or else a new one."""
-    trail = "trail_id" in told and Trail.seek(told["trail_id"])
-    if not trail and "git_commit_sha" in told:
+    """The trail of the config's flow that a webhook names, or NotFound where it has no such trail.
+
+    Without a name: the first of its commit, or else a new one.
+    """
+    if "trail_id" in told:
+        trail = Trail.seek(id=told["trail_id"], flow=config.flow_id)
+        if trail is None:
+            raise NotFound(f"The flow of this webhook has no trail {told['trail_id']}.")
+        return trail
+    trail = None
+    if "git_commit_sha" in told:
         trail = Trail.seek(flow=config.flow_id, git_commit_sha=told["git_commit_sha"])
     return trail or begin_trail(
         {
@@ -18672,6 +18862,24 @@ def trail_of_webhook(config: WebhookConfig, told: Mapping[str, str]) -> Trail:
     )
 
 
+def attestation_of(told: Mapping[str, str]) -> tuple[str, str]:
+    """The type and the status that a webhook attests, if anything; else two empty texts."""
+    if told["event_type"] not in ATTESTING:
+        return "", ""
+    named = told.get("attestation_type"), told.get("attestation_status")
+    return named if all(named) else ATTESTING[told["event_type"]]
+
+
+def is_replay(config: WebhookConfig, digest: str, told: Mapping[str, str]) -> bool:
+    """Return whether a signed body came before, and may therefore be somebody else's copy.
+
+    A failure counts again: a build that failed, passed and failed in the same words has failed.
+    """
+    if attestation_of(told)[1] == "FAILED":
+        return False
+    return WebhookDelivery.has(webhook_config=config.id, body_digest=digest, status="SUCCESS")
+
+
 def act_on_webhook(config: WebhookConfig, delivery_id: str, told: Mapping[str, str]) -> str:
     """Do what a webhook is for; a sentence about it."""
     event = told["event_type"]
@@ -18682,8 +18890,11 @@ def act_on_webhook(config: WebhookConfig, delivery_id: str, told: Mapping[str, s
         trail.change(**{NAMING[event]: told.get("git_author")})
     if event not in ATTESTING:
         return f"The event {event} was recorded for the trail {trail.id}."
-    given = told.get("attestation_type"), told.get("attestation_status")
-    kind, status = given if all(given) else ATTESTING[event]
+    kind, status = attestation_of(told)
+    allowed = config.allowed_types
+    if allowed is not None and kind not in allowed:
+        names = ", ".join(allowed) or "nothing"
+        raise Forbidden(f"This webhook may not attest {kind}; it may attest {names}.")
     sender = {"source": config.source, "deliveryId": delivery_id}
     record_attestation(trail, sender, type=kind, status=status, details=told.get("details"))
     return f"The attestation {kind} {status} was recorded on the trail {trail.id}."
@@ -18723,10 +18934,15 @@ class IncomingEvents(Resource, surface=FACTSTORE, tag="Webhooks"):
         """Take what a CI system tells, signed with the secret of a webhook config."""
         config = WebhookConfig.fetch(context.principal.id.removeprefix(WEBHOOK_ACTOR))
         key = self.delivery_id(context)
+        repeated = {
+            "accepted": True,
+            "deliveryId": key,
+            "message": "This delivery was taken before; nothing was done.",
+        }
         if WebhookDelivery.has(webhook_config=config.id, delivery_id=key):
-            message = "This delivery was taken before; nothing was done."
-            return {"accepted": True, "deliveryId": key, "message": message}
-        delivery = {"webhook_config": config.id, "delivery_id": key}
+            return repeated
+        digest = hashlib.sha256(context.raw).hexdigest()
+        delivery = {"webhook_config": config.id, "delivery_id": key, "body_digest": digest}
         try:
             event = context.request.get_header("X-GitHub-Event", default="")
             told = read_webhook(config.source, context.raw, context.media_type(), event)
@@ -18736,6 +18952,8 @@ class IncomingEvents(Resource, surface=FACTSTORE, tag="Webhooks"):
                 **delivery, status="FAILED", status_message=refusal["message"][:10_000]
             )
             return Reply(problem.status, to_json(refusal).encode())
+        if is_replay(config, digest, told):
+            return repeated
         message = act_on_webhook(config, key, told)
         WebhookDelivery.create(
             **delivery, event_type=told["event_type"], status="SUCCESS", status_message=message
@@ -18777,6 +18995,8 @@ class SlackConfig(Belonging, Model):
     channel = Name()
     created_at = Timestamp(6, default=now_exactly)
     updated_at = Timestamp(6, default=now_exactly)
+    #: Who decides approvals: approvers by the ids of their users in Slack.
+    approvers = Json(MapOf(Text(255, 1)), null=True, since=6)
 
     @classmethod
     def of(cls, slug: str) -> SlackConfig:
@@ -18884,6 +19104,7 @@ class SlackConfigs(
             SlackConfig.bot_token,
             SlackConfig.signing_secret,
             SlackConfig.channel,
+            SlackConfig.approvers,
             name="ConfigureSlackRequest",
         ),
         answer=FACTSTORE.one_schema("SlackConfigResponse"),
@@ -19045,41 +19266,45 @@ def show_environment(name: str) -> list[str]:
     return lines
 
 
-def decide_in_slack(verb: str, key: str, speaker: str, comment: str) -> list[str]:
-    """Approve or reject as somebody in Slack, and tell what came of it."""
+def decide_in_slack(
+    config: SlackConfig, verb: str, key: str, user_id: Any, comment: str
+) -> list[str]:
+    """Approve or reject as the approver that a Slack user is mapped to, and say what came of it.
+
+    Only the id decides, since people choose their names themselves.
+    """
     approval = Approval.seek(key.lower())
     if approval is None:
         return [f"There is no approval {key[:200]}."]
-    approvers = approval.required_approvers
-    # Approvers may be named as Slack knows them, or so that nobody outside of Slack is meant.
-    known = (name for name in (speaker, speaker.removeprefix("slack:")) if name in approvers)
-    identity = next(known, speaker)
+    identity = (config.approvers or {}).get(user_id) if isinstance(user_id, str) else None
+    if identity is None:
+        return [
+            f"Your Slack user {str(user_id or 'without an id')[:100]} is mapped to no approver; an"
+            " administrator names it in `approvers` of the Slack settings."
+        ]
+    approvers, speaker = approval.required_approvers, f"slack:{user_id}"
     if approvers and identity not in approvers:
         names = list_some(approvers)
-        return [f"Approval {approval.id} is for {names} to decide; here you are {speaker}."]
+        return [f"Approval {approval.id} is for {names} to decide; here you are {identity}."]
     # Whoever reads the audit log wants to know who it was, not which channel it came through.
     session().actor = speaker
+    user = User.with_email(identity)
     said = {"approver_identity": identity, "comments": comment or None}
+    said["decided_by"] = user.id if user else speaker
     try:
         {"approve": approve, "reject": reject}[verb](approval, said)
-    except Conflict as problem:
+    except (Conflict, Forbidden) as problem:
         return [str(problem)]
     told = approval.json()
     heard = {decision["approverIdentity"] for decision in told["decisions"]}
     missing = [name for name in approvers if name not in heard]
     sentence = {
-        "APPROVED": f"✅ Approval {approval.id} is granted by {speaker}.",
-        "REJECTED": f"❌ Approval {approval.id} is rejected by {speaker}.",
-        "PENDING_APPROVAL": f"⏳ {speaker} approves {approval.id}, which still waits for "
+        "APPROVED": f"✅ Approval {approval.id} is granted by {identity}.",
+        "REJECTED": f"❌ Approval {approval.id} is rejected by {identity}.",
+        "PENDING_APPROVAL": f"⏳ {identity} approves {approval.id}, which still waits for "
         f"{list_some(missing)}.",
     }[told["status"]]
     return [sentence, *[f"Comment: {comment}"] * bool(comment)]
-
-
-def speaker_in_slack(*names: Any) -> str:
-    """Who acts, by the first usable name that Slack gives."""
-    usable = (name for name in names if isinstance(name, str) and 0 < len(name.strip()) <= 200)
-    return f"slack:{next(usable, 'unknown').strip()}"
 
 
 # --- Slack requests -----------------------------------------------------------
@@ -19191,9 +19416,8 @@ class SlackCommands(Resource, surface=FACTSTORE, tag="Slack"):
         text = context.body.get("text", "")
         word, key, comment = (*text.split(None, 2), "", "", "")[:3]
         if word.lower() in SLACK_BUTTONS.values() and key:
-            names = context.body.get("user_name"), context.body.get("user_id")
-            speaker = speaker_in_slack(*names)
-            return answer_slack(decide_in_slack(word.lower(), key, speaker, comment))
+            config, user_id = SlackConfig.of(organisation_slug(slug)), context.body.get("user_id")
+            return answer_slack(decide_in_slack(config, word.lower(), key, user_id, comment))
         return answer_slack(find_in_slack(text))
 
     @route(
@@ -19220,8 +19444,8 @@ class SlackCommands(Resource, surface=FACTSTORE, tag="Slack"):
         name, key = dig(first, "action_id"), dig(first, "value")
         if not (isinstance(name, str) and name in SLACK_BUTTONS and isinstance(key, str)):
             return answer_slack(["This button does nothing here."])
-        speaker = speaker_in_slack(dig(told, "user.username"))
-        return answer_slack(decide_in_slack(SLACK_BUTTONS[name], key, speaker, ""))
+        config, user_id = SlackConfig.of(organisation_slug(slug)), dig(told, "user.id")
+        return answer_slack(decide_in_slack(config, SLACK_BUTTONS[name], key, user_id, ""))
 
 
 # --- Atlassian ----------------------------------------------------------------
@@ -24158,6 +24382,8 @@ def prepare_to_serve(lite, chosen) -> dict:
         return {"workspaces": sorted(lite.workspaces)}
     facts = {"workspace": lite.workspace.slug}
     if chosen.demo:
+        # There is one person who tries things out.
+        lite.settings.self_approval = True
         return facts | demo_credentials(lite)
     return facts if lite.accounts.list() else facts | new_credentials(lite, "First account")
 

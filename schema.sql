@@ -121,6 +121,7 @@ CREATE TABLE "approval" (
     "requested_at" TEXT NOT NULL,
     "deadline" TEXT,
     "resolved_at" TEXT,
+    "requested_by" TEXT,
     "json" TEXT NOT NULL,
     FOREIGN KEY ("trail_id") REFERENCES "trail" ("id") ON DELETE CASCADE,
     FOREIGN KEY ("flow_id") REFERENCES "flow" ("id") ON DELETE CASCADE
@@ -142,6 +143,7 @@ CREATE TABLE "approval_decision" (
     "decision" TEXT NOT NULL CHECK ("decision" IN ('APPROVED', 'REJECTED')),
     "comments" TEXT,
     "decided_at" TEXT NOT NULL,
+    "decided_by" TEXT,
     "json" TEXT NOT NULL,
     FOREIGN KEY ("approval_id") REFERENCES "approval" ("id") ON DELETE CASCADE
 ) STRICT;
@@ -399,6 +401,7 @@ CREATE TABLE "audit_event" (
     "payload" TEXT NOT NULL,
     "occurred_at" TEXT NOT NULL,
     "region" TEXT,
+    "principal" TEXT,
     "json" TEXT NOT NULL
 ) STRICT;
 
@@ -1767,6 +1770,7 @@ CREATE TABLE "slack_config" (
     "channel" TEXT NOT NULL,
     "created_at" TEXT NOT NULL,
     "updated_at" TEXT NOT NULL,
+    "approvers" TEXT,
     "json" TEXT NOT NULL
 ) STRICT;
 
@@ -1833,6 +1837,19 @@ CREATE TABLE "sso_config" (
 ) STRICT;
 
 CREATE UNIQUE INDEX "sso_config_key" ON "sso_config" ("org_slug");
+
+-- A person at an issuer, who is a user here, whatever becomes of e-mail addresses.
+CREATE TABLE "sso_identity" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "issuer" TEXT NOT NULL,
+    "subject" TEXT NOT NULL,
+    "user_id" TEXT NOT NULL,
+    FOREIGN KEY ("user_id") REFERENCES "user" ("id") ON DELETE CASCADE
+) STRICT;
+
+CREATE UNIQUE INDEX "sso_identity_key" ON "sso_identity" ("issuer", "subject");
+
+CREATE INDEX "sso_identity_user_id" ON "sso_identity" ("user_id");
 
 -- A sign-in that was begun, by a keyed hash of its state: good once, for ten minutes.
 CREATE TABLE "sso_login" (
@@ -2028,6 +2045,7 @@ CREATE TABLE "webhook_config" (
     "flow_id" TEXT NOT NULL,
     "is_active" INTEGER NOT NULL CHECK ("is_active" IN (0, 1)),
     "created_at" TEXT NOT NULL,
+    "allowed_types" TEXT,
     "json" TEXT NOT NULL,
     FOREIGN KEY ("flow_id") REFERENCES "flow" ("id")
 ) STRICT;
@@ -2045,11 +2063,14 @@ CREATE TABLE "webhook_delivery" (
     "status" TEXT NOT NULL CHECK ("status" IN ('SUCCESS', 'FAILED', 'DUPLICATE')),
     "status_message" TEXT,
     "received_at" TEXT NOT NULL,
+    "body_digest" TEXT,
     "json" TEXT NOT NULL,
     FOREIGN KEY ("webhook_config_id") REFERENCES "webhook_config" ("id") ON DELETE CASCADE
 ) STRICT;
 
 CREATE UNIQUE INDEX "webhook_delivery_key" ON "webhook_delivery" ("webhook_config_id", "delivery_id");
+
+CREATE INDEX "webhook_delivery_lookup" ON "webhook_delivery" ("webhook_config_id", "body_digest");
 
 CREATE INDEX "webhook_delivery_webhook_config_id" ON "webhook_delivery" ("webhook_config_id");
 

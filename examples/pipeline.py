@@ -1,10 +1,12 @@
 """Take a build from commit to gate: flow, trail, artifact, attestations, approval, gate, drift.
 
-    export FACTSTORE_URL=http://127.0.0.1:8080 FACTSTORE_API_KEY=fss_…
+    export FACTSTORE_URL=http://127.0.0.1:8080 FACTSTORE_API_KEY=fss_… FACTSTORE_MANAGER_KEY=fss_…
     python examples/pipeline.py payments.tar.gz junit.xml scan.sarif
 
 The three files are what a pipeline has at its end: what was built, the report of its tests, and the
 report of a scanner. Flow, environment and policy are made at the first run and found at the next.
+The key of the release manager has the scope factstore:govern, which no pipeline should have: it writes
+the policy and decides the approval. Elsewhere a person does that.
 Exit status 0: the gate lets the build through; 1: it does not, and says why.
 """
 
@@ -25,9 +27,12 @@ FLOW = {
 }
 
 
-def call(method, path, body=None, data=None, kind="application/json"):
+MANAGER = "FACTSTORE_MANAGER_KEY"
+
+
+def call(method, path, body=None, data=None, kind="application/json", key="FACTSTORE_API_KEY"):
     """The answer of an operation as JSON; a refusal ends the pipeline with its message."""
-    headers = {"X-Api-Key": os.environ["FACTSTORE_API_KEY"], "Content-Type": kind}
+    headers = {"X-Api-Key": os.environ[key], "Content-Type": kind}
     data = json.dumps(body).encode() if body is not None else data
     request = Request(os.environ["FACTSTORE_URL"] + path, data, headers, method=method)
     try:
@@ -38,10 +43,10 @@ def call(method, path, body=None, data=None, kind="application/json"):
             sys.exit(f"{method} {path}: {json.load(refusal)['message']}")
 
 
-def ensure(path, wanted):
+def ensure(path, wanted, **options):
     """The record of this name in a list; made when it is not there."""
     known = (record for record in call("GET", path) if record["name"] == wanted["name"])
-    return next(known, None) or call("POST", path, wanted)
+    return next(known, None) or call("POST", path, wanted, **options)
 
 
 def upload(path, file_name):
@@ -90,7 +95,7 @@ def approve(trail):
     path = f"/api/v1/trails/{trail['id']}/approvals"
     approval = call("POST", path, {"requiredApprovers": ["release-manager"]})
     decision = {"approverIdentity": "release-manager", "comments": "Looks good."}
-    return call("POST", f"/api/v1/approvals/{approval['id']}/approve", decision)
+    return call("POST", f"/api/v1/approvals/{approval['id']}/approve", decision, key=MANAGER)
 
 
 def deploy(environment, digest):
@@ -109,7 +114,7 @@ def main(built, junit, sarif):
     production = ensure("/api/v1/environments", {"name": "production", "type": "K8S"})
     policy = {"name": "payments to production", "flowId": flow["id"], "enforceApprovals": True}
     policy |= {"environmentId": production["id"], "requiredAttestationTypes": ["junit", "snyk"]}
-    ensure("/api/v1/deployment-policies", policy)
+    ensure("/api/v1/deployment-policies", policy, key=MANAGER)
 
     trail, digest = record(flow, built, junit, sarif)
     asked = {"sha256Digest": digest, "flowId": flow["id"]}

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Take a build from commit to gate with curl and jq; pipeline.py does the same in Python.
 #
-#   export FACTSTORE_URL=http://127.0.0.1:8080 FACTSTORE_API_KEY=fss_…
+#   export FACTSTORE_URL=http://127.0.0.1:8080 FACTSTORE_API_KEY=fss_… FACTSTORE_MANAGER_KEY=fss_…
 #   bash examples/pipeline.sh payments.tar.gz junit.xml scan.sarif
 #
+# The key of the release manager has the scope factstore:govern; it writes the policy and decides.
 # Exit status 0: the gate lets the build through; 1: it does not; more: something went wrong.
 set -euo pipefail
-[ $# -eq 3 ] || { sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -eq 3 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 built=$1 junit=$2 sarif=$3
 
 call() { # METHOD PATH [curl options]: the answer's body; a refusal's message ends the script
@@ -19,6 +20,9 @@ call() { # METHOD PATH [curl options]: the answer's body; a refusal's message en
     return 22
   fi
   printf '%s' "$body"
+}
+manage() { # FUNCTION ARGUMENTS: the same with the key of the release manager
+  FACTSTORE_API_KEY=$FACTSTORE_MANAGER_KEY "$@"
 }
 post() { # PATH JSON
   call POST "$1" -H 'Content-Type: application/json' -d "$2"
@@ -33,7 +37,7 @@ ensure() { # PATH JSON: the id of the record of this name, made when it is not t
 flow=$(ensure /api/v1/flows '{"name": "payments", "requiresApproval": true,
   "requiredAttestationTypes": ["junit", "snyk"]}')
 production=$(ensure /api/v1/environments '{"name": "production", "type": "K8S"}')
-ensure /api/v1/deployment-policies "$(jq -n --arg flow "$flow" --arg environment "$production" \
+manage ensure /api/v1/deployment-policies "$(jq -n --arg flow "$flow" --arg environment "$production" \
   '{name: "payments to production", flowId: $flow, environmentId: $environment,
     enforceApprovals: true, requiredAttestationTypes: ["junit", "snyk"]}')" > /dev/null
 
@@ -56,7 +60,7 @@ call GET "/api/v1/trails/$trail/attestations" | jq -r '.[] | "\(.type): \(.statu
 asked=$(jq -n --arg digest "$digest" --arg flow "$flow" '{sha256Digest: $digest, flowId: $flow}')
 echo "Before the approval: $(post /api/v1/assert "$asked" | jq -r .message)"
 approval=$(post "/api/v1/trails/$trail/approvals" '{"requiredApprovers": ["lead"]}' | jq -r .id)
-decided=$(post "/api/v1/approvals/$approval/approve" '{"approverIdentity": "lead"}')
+decided=$(manage post "/api/v1/approvals/$approval/approve" '{"approverIdentity": "lead"}')
 echo "Approval: $(jq -r .status <<< "$decided")"
 echo "After it: $(post /api/v1/assert "$asked" | jq -r .message)"
 

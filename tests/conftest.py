@@ -36,7 +36,9 @@ def clock():
 
 @pytest.fixture
 def lite(clock):
-    with NovantraLite(clock=clock, random=random.Random(7)) as lite:
+    # Tests ask and decide with one client, unless they are about who may.
+    options = {"random": random.Random(7), "self_approval": True}
+    with NovantraLite(clock=clock, **options) as lite:
         yield lite
 
 

@@ -27,7 +27,7 @@ def make_older(path):
         for column in ("event_type", "trail_id", "actor"):
             file.execute(f"CREATE INDEX audit_event_{column} ON audit_event ({column})")
         for model in all_models()[::-1]:
-            if model.since == 4:
+            if model.since >= 4:
                 file.execute(f"DROP TABLE {model._meta.table_name}")
         file.execute("ALTER TABLE ledger_entry DROP COLUMN record_key")
         file.execute("PRAGMA user_version = 3")

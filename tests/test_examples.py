@@ -401,6 +401,12 @@ def credentials(lite, kind):
     return lite.api_keys.create("ci")["apiKey"] if kind == "key" else lite.token(*scopes)
 
 
+def manager(lite):
+    """The key of who decides, which is not the pipeline's."""
+    scopes = ("factstore:read", "factstore:govern")
+    return {"FACTSTORE_MANAGER_KEY": lite.api_keys.create("release manager", scopes)["apiKey"]}
+
+
 PIPELINES = [("examples/pipeline.py",)]
 if shutil.which("jq") and shutil.which("curl"):
     PIPELINES.append(("bash", "examples/pipeline.sh"))
@@ -413,7 +419,7 @@ def test_a_build_goes_from_commit_to_gate_and_a_second_one_finds_what_is_there(
 ):
     files = delivered(tmp_path)
     with NovantraLite(rate_limits=False) as lite, lite.listening() as url:
-        own = {"FACTSTORE_URL": url, "FACTSTORE_API_KEY": credentials(lite, kind)}
+        own = {"FACTSTORE_URL": url, "FACTSTORE_API_KEY": credentials(lite, kind), **manager(lite)}
 
         first = run(*command, *files, **own)
         second = run(*command, *files, **own)
@@ -436,9 +442,24 @@ def test_a_build_goes_from_commit_to_gate_and_a_second_one_finds_what_is_there(
     assert faults == []
 
 
+def second_key(said):
+    """A key of another service account, which the first key of a served file may make."""
+
+    def post(path, body):
+        headers = {"X-Api-Key": said["apiKey"], "Content-Type": "application/json"}
+        request = urllib.request.Request(said["url"] + path, json.dumps(body).encode(), headers)
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return json.load(response)
+
+    account = post("/api/v1/service-accounts", {"name": "release manager"})["id"]
+    asked = {"label": "manager", "scopes": ["factstore:read", "factstore:govern"]}
+    return post(f"/api/v1/service-accounts/{account}/api-keys", asked)["plainTextKey"]
+
+
 def test_the_first_key_of_a_served_file_takes_a_build_through(tmp_path):
     with serving(tmp_path / "register.db") as server:
         own = {"FACTSTORE_URL": server.said["url"], "FACTSTORE_API_KEY": server.said["apiKey"]}
+        own["FACTSTORE_MANAGER_KEY"] = second_key(server.said)
         done = run("examples/pipeline.py", *delivered(tmp_path), **own)
         server.send_signal(signal.SIGTERM)
         ended = server.wait(60)
@@ -452,7 +473,8 @@ def test_the_first_key_of_a_served_file_takes_a_build_through(tmp_path):
 def test_a_build_whose_tests_fail_is_stopped_at_the_gate_with_the_reason(tmp_path, command):
     files = delivered(tmp_path, failures=2)
     with NovantraLite(rate_limits=False) as lite, lite.listening() as url:
-        done = run(*command, *files, FACTSTORE_URL=url, FACTSTORE_API_KEY=credentials(lite, "key"))
+        own = {"FACTSTORE_API_KEY": credentials(lite, "key"), **manager(lite)}
+        done = run(*command, *files, FACTSTORE_URL=url, **own)
 
     assert done.returncode == 1
     assert "junit: FAILED" in done.stdout

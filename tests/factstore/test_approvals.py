@@ -3,7 +3,7 @@
 import pytest
 from looking import audit, events, ledger, tables
 
-from novantra_lite import Attestation, perform
+from novantra_lite import Attestation, Client, NovantraLite, perform
 
 FLOWS, TRAILS, APPROVALS = "/api/v1/flows", "/api/v1/trails", "/api/v1/approvals"
 NOON = "2026-06-01T12:00:00.000000Z"
@@ -65,8 +65,10 @@ def test_an_approval_is_asked_for_with_nothing_but_the_path(lite, factstore, flo
         "requestedAt": NOON,
         "deadline": None,
         "resolvedAt": None,
+        "requestedBy": asked.json["requestedBy"],
         "decisions": [],
     }
+    assert asked.json["requestedBy"].startswith("svc_")
     assert factstore.get(f"{APPROVALS}/{key}").json == asked.json
     assert audit(lite)[-1][1:3] == ("approval.requested", key)
     assert ledger(lite)[-1] == ("APPROVAL_REQUESTED", key)
@@ -130,6 +132,7 @@ def test_one_decision_approves_where_nobody_is_required(lite, factstore, clock, 
         "decision": "APPROVED",
         "comments": "Fine.",
         "decidedAt": LATER,
+        "decidedBy": approval["requestedBy"],
     }
     assert approved.json == approval | {
         "status": "APPROVED",
@@ -340,3 +343,78 @@ def test_a_dry_run_tells_and_stores_nothing(lite, factstore, trail, ask):
     assert approved.json["result"]["status"] == "APPROVED"
     assert rejected.json["result"]["status"] == "REJECTED"
     assert tables(lite) == before
+
+
+# --- Who may decide -----------------------------------------------------------
+
+
+@pytest.fixture
+def strict(clock):
+    """An instance whose requesters decide nothing, as any is unless told otherwise."""
+    with NovantraLite(clock=clock) as lite:
+        yield lite
+
+
+def own_client(lite, label, scopes=("factstore:read", "factstore:write", "factstore:govern")):
+    return Client(lite, {"X-Api-Key": lite.api_keys.create(label, scopes)["apiKey"]})
+
+
+def ask_with(client):
+    """Ask for an approval, with these credentials, of a new trail."""
+    flow = client.post(FLOWS, {"name": "payments"}).json["id"]
+    commit = {"flowId": flow, "gitCommitSha": "4f2a", "gitBranch": "main"}
+    commit |= {"gitAuthor": "Ann", "gitAuthorEmail": "ann@example.org"}
+    trail = client.post(TRAILS, commit).json["id"]
+    return client.post(f"{TRAILS}/{trail}/approvals", {"requiredApprovers": ["ciso"]}).json
+
+
+@pytest.mark.parametrize("verb", ["approve", "reject"])
+def test_who_asked_does_not_decide_under_whatever_name_and_key(strict, verb):
+    first, second = own_client(strict, "ci"), own_client(strict, "ci")
+    approval = ask_with(first)
+
+    refused = [decide(key, approval, verb, approverIdentity="ciso") for key in (first, second)]
+
+    after = first.get(f"{APPROVALS}/{approval['id']}").json
+    assert [answer.status for answer in refused] == [403, 403]
+    assert refused[0].json["message"] == (
+        f"Approval {approval['id']} was requested with credentials of the same owner; somebody"
+        " else must decide it, or the setting self_approval must be on."
+    )
+    assert (after["status"], after["decisions"]) == ("PENDING_APPROVAL", [])
+
+
+def test_somebody_else_decides_and_is_recorded_beside_the_name(strict):
+    approval = ask_with(own_client(strict, "ci"))
+    desk = own_client(strict, "release desk")
+
+    decided = decide(desk, approval, "approve", approverIdentity="ciso").json
+
+    keys = {key["label"]: key for key in strict.api_keys.list()}
+    (decision,) = decided["decisions"]
+    (event,) = desk.get(f"{TRAILS}/{approval['trailId']}/audit").json
+    assert decided["status"] == "APPROVED"
+    assert decided["requestedBy"] == keys["ci"]["ownerId"]
+    assert decision["approverIdentity"] == "ciso"
+    assert decision["decidedBy"] == keys["release desk"]["ownerId"]
+    assert (event["actor"], event["principal"]) == ("ciso", keys["release desk"]["id"])
+
+
+def test_names_of_principals_in_a_body_count_for_nothing(strict):
+    ci = own_client(strict, "ci")
+    approval = ask_with(ci)
+
+    refused = decide(ci, approval, "approve", decidedBy="somebody", requestedBy="somebody")
+
+    assert refused.status == 403
+
+
+@pytest.mark.parametrize("settings", [{"self_approval": True}, {"factstore_auth": "open"}])
+def test_who_asked_may_decide_where_that_is_wanted(clock, settings):
+    with NovantraLite(clock=clock, **settings) as lite:
+        ci = own_client(lite, "ci")
+        approval = ask_with(ci)
+
+        decided = decide(ci, approval, "approve", approverIdentity="ciso")
+
+        assert (decided.status, decided.json["status"]) == (200, "APPROVED")

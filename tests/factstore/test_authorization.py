@@ -65,7 +65,9 @@ def insufficient(lite, unusable):
     """Good credentials that lack one scope, by that scope and by what they are."""
     credentials = {}
     for scope in FACTSTORE_SCOPES:
-        others = [other for other in FACTSTORE_SCOPES if other != scope]
+        # To administer is to govern too.
+        lacking = {scope} | ({"factstore:admin"} if scope == "factstore:govern" else set())
+        others = [other for other in FACTSTORE_SCOPES if other not in lacking]
         token = lite.token(*others, *novantra_scopes(), life=10**9)
         key = lite.api_keys.create(f"all but {scope}", others)["apiKey"]
         credentials[scope] = {"a token": bearer(token), "a key": {"X-Api-Key": key}}
@@ -127,5 +129,94 @@ def test_only_administrators_hear_of_people_and_credentials():
     assert open_to_others == []
 
 
-def test_every_operation_takes_one_of_the_three_scopes():
+def test_every_operation_takes_one_of_the_four_scopes():
     assert {operation.scope for operation in OPERATIONS} == set(FACTSTORE_SCOPES)
+
+
+GOVERNED = """
+DELETE /api/v1/deployment-policies/{deploymentPolicyId}
+DELETE /api/v1/environments/{environmentId}
+DELETE /api/v1/environments/{environmentId}/allowlist/{entryId}
+DELETE /api/v1/flows/{flowId}
+DELETE /api/v1/policies/{policyId}
+DELETE /api/v1/policy-attachments/{policyAttachmentId}
+DELETE /api/v1/webhook-configs/{webhookConfigId}
+DELETE /api/v2/flows/{flowId}
+GET /api/v1/webhook-configs
+POST /api/v1/approvals/{approvalId}/approve
+POST /api/v1/approvals/{approvalId}/reject
+POST /api/v1/compliance/mappings
+POST /api/v1/deployment-policies
+POST /api/v1/environments/{environmentId}/allowlist
+POST /api/v1/flows/{flowId}/security-thresholds
+POST /api/v1/frameworks
+POST /api/v1/frameworks/{frameworkId}/controls
+POST /api/v1/opa/bundles
+POST /api/v1/policies
+POST /api/v1/policy-attachments
+POST /api/v1/webhook-configs
+PUT /api/v1/deployment-policies/{deploymentPolicyId}
+PUT /api/v1/environments/{environmentId}
+PUT /api/v1/flows/{flowId}
+PUT /api/v1/opa/bundles/{bundleId}/activate
+PUT /api/v1/policies/{policyId}
+PUT /api/v1/policies/{policyId}/wasm
+PUT /api/v2/flows/{flowId}
+"""
+
+
+def test_what_others_must_meet_is_for_those_who_govern():
+    governed = {
+        f"{operation.method} {operation.path}"
+        for operation in OPERATIONS
+        if operation.scope == "factstore:govern"
+    }
+
+    assert sorted(governed) == GOVERNED.split("\n")[1:-1]
+
+
+def test_the_description_of_the_api_says_which_scope_an_operation_needs(lite):
+    paths = lite.client().get("/api-docs").json["paths"]
+
+    assert paths["/api/v1/approvals/{approvalId}/approve"]["post"]["x-scope"] == "factstore:govern"
+    assert paths["/api/v1/flows"]["post"]["x-scope"] == "factstore:write"
+    assert paths["/api/v1/flows/{flowId}"]["put"]["x-scope"] == "factstore:govern"
+
+
+def test_a_key_of_an_administrator_governs_and_gives_what_it_may_do(lite):
+    admin = Client(lite, {"X-Api-Key": lite.api_keys.create("a", ["factstore:admin"])["apiKey"]})
+    account = admin.post("/api/v1/service-accounts", {"name": "release desk"}).json["id"]
+    keys = f"/api/v1/service-accounts/{account}/api-keys"
+
+    made = admin.post(keys, {"label": "desk", "scopes": ["factstore:govern"]})
+    refused = admin.post(keys, {"label": "desk", "scopes": ["factstore:write"]})
+
+    desk = Client(lite, {"X-Api-Key": made.json["plainTextKey"]})
+    assert (made.status, refused.status) == (201, 403)
+    for client in (admin, desk):
+        created = client.post("/api/v1/policies", {"name": f"policy of {id(client)}"})
+        assert created.status == 201
+    assert desk.get("/api/v1/users").status == 403
+
+
+def test_a_key_of_a_pipeline_neither_decides_nor_relaxes_anything(lite):
+    pipeline = Client(lite, {"X-Api-Key": lite.api_keys.create("pipeline")["apiKey"]})
+    flow = pipeline.post("/api/v1/flows", {"name": "guarded", "requiresApproval": True}).json["id"]
+    commit = {"flowId": flow, "gitCommitSha": "4f2a", "gitBranch": "main"}
+    commit |= {"gitAuthor": "Ann", "gitAuthorEmail": "ann@example.org"}
+    trail = pipeline.post("/api/v1/trails", commit).json["id"]
+    asked = pipeline.post(f"/api/v1/trails/{trail}/approvals", {"requiredApprovers": ["ciso"]})
+
+    answers = [
+        pipeline.post(
+            f"/api/v1/approvals/{asked.json['id']}/approve", {"approverIdentity": "ciso"}
+        ),
+        pipeline.put(f"/api/v1/flows/{flow}", {"requiresApproval": False}),
+        pipeline.delete(f"/api/v1/flows/{flow}"),
+    ]
+
+    assert [answer.status for answer in answers] == [403, 403, 403]
+    assert {answer.json["message"] for answer in answers} == {
+        "This needs the scope factstore:govern."
+    }
+    assert pipeline.get(f"/api/v1/approvals/{asked.json['id']}").json["decisions"] == []

@@ -110,6 +110,7 @@ def test_a_config_is_told_without_its_secret(lite, factstore, flow):
         ("flowId", flow),
         ("isActive", True),
         ("createdAt", AT_NOON),
+        ("allowedTypes", None),
     ]
     assert factstore.get(CONFIGS).json == [made.json]
     assert audit(lite)[-1][1:3] == ("webhook_config.created", key)
@@ -153,7 +154,7 @@ def test_a_dry_run_of_a_config_stores_nothing(lite, factstore, flow):
     assert tables(lite) == before
 
 
-def test_only_an_administrator_sees_and_sets_up_configs(lite, config, flow):
+def test_only_who_governs_sees_and_sets_up_configs(lite, config, flow):
     client = lite.client("factstore:read", "factstore:write")
     given = {"source": "GENERIC", "secret": SECRET, "flowId": flow}
 
@@ -384,9 +385,9 @@ def test_the_same_id_under_another_config_is_another_delivery(factstore, strange
 
 def test_the_id_of_a_delivery_is_taken_from_either_header_or_made(factstore, stranger, config):
     named = send(stranger, BODY, X_GitHub_Delivery="two")
-    github = send(stranger, BODY, delivery=None, X_GitHub_Delivery="two")
-    made = send(stranger, BODY, delivery=None)
-    long = send(stranger, BODY, delivery="x" * 256)
+    github = send(stranger, BODY + b" ", delivery=None, X_GitHub_Delivery="two")
+    made = send(stranger, BODY + b"\n", delivery=None)
+    long = send(stranger, BODY + b"\t", delivery="x" * 256)
 
     assert [answer.status for answer in (named, github, made, long)] == [200, 200, 200, 400]
     assert [row[0] for row in deliveries(factstore, config)] == [
@@ -477,7 +478,7 @@ def test_a_dry_run_of_a_signed_webhook_tells_and_stores_nothing(lite, stranger, 
 
 def test_deliveries_come_in_pages_where_that_is_asked_for(factstore, stranger, config):
     for name in ("one", "two", "three"):
-        send(stranger, BODY, delivery=name)
+        send(stranger, {"eventType": "build.started", "details": name}, delivery=name)
 
     page = factstore.get(f"{CONFIGS}/{config}/deliveries", page=1, size=2).json
 
@@ -574,20 +575,85 @@ def test_a_trail_is_found_by_its_commit_within_the_flow(lite, factstore, strange
     another_trail(lite, other)
     first, _ = another_trail(lite, flow), another_trail(lite, flow)
 
-    send(stranger, {"eventType": "test.passed", "gitCommitSha": "c0ffee", "trailId": NOBODY})
+    send(stranger, {"eventType": "test.passed", "gitCommitSha": "c0ffee"})
 
     assert attestations(factstore, first) == [("TEST", "PASSED", None)]
     assert len(trails(factstore)) == 3
 
 
-def test_a_trail_may_be_of_any_flow_where_it_is_named(lite, factstore, stranger, config):
+@pytest.mark.parametrize("event", ["test.passed", "build.started", "approval.granted"])
+@pytest.mark.parametrize("where", ["in another flow", "nowhere"])
+def test_a_trail_of_another_flow_is_as_if_it_were_not_there(
+    lite, factstore, stranger, config, event, where
+):
     other = factstore.post("/api/v1/flows", {"name": "payouts"}).json["id"]
     trail = another_trail(lite, other)
+    named = trail if where == "in another flow" else NOBODY
+    before = tables(lite)
 
-    send(stranger, {"eventType": "test.passed", "trailId": trail})
+    refused = send(stranger, {"eventType": event, "trailId": named, "gitCommitSha": "c0ffee"})
 
-    assert attestations(factstore, trail) == [("TEST", "PASSED", None)]
-    assert len(trails(factstore)) == 1
+    assert refused.status == 404
+    assert refused.json["message"] == f"The flow of this webhook has no trail {named}."
+    assert tables(lite) == before
+
+
+def test_a_config_attests_only_the_types_that_it_allows(lite, factstore, stranger, flow):
+    given = {"source": "GENERIC", "secret": SECRET, "flowId": flow, "allowedTypes": ["BUILD"]}
+    assert factstore.post(CONFIGS, given).json["allowedTypes"] == ["BUILD"]
+    trail = another_trail(lite, flow)
+    told = {"trailId": trail, "attestationType": "SNYK", "attestationStatus": "PASSED"}
+
+    answers = [
+        send(stranger, {"eventType": "build.succeeded", "trailId": trail}, delivery="one"),
+        send(stranger, {"eventType": "scan.passed", "trailId": trail}, delivery="two"),
+        send(stranger, {"eventType": "build.succeeded", **told}, delivery="three"),
+    ]
+
+    assert [answer.status for answer in answers] == [200, 403, 403]
+    message = "This webhook may not attest SNYK; it may attest BUILD."
+    assert answers[2].json["message"] == message
+    assert attestations(factstore, trail) == [("BUILD", "PASSED", None)]
+
+
+def test_a_config_that_allows_no_type_attests_nothing(lite, factstore, stranger, flow):
+    given = {"source": "GENERIC", "secret": SECRET, "flowId": flow, "allowedTypes": []}
+    factstore.post(CONFIGS, given)
+    trail = another_trail(lite, flow)
+
+    refused = send(stranger, {"eventType": "test.passed", "trailId": trail})
+
+    assert (refused.status, attestations(factstore, trail)) == (403, [])
+
+
+def test_a_copy_of_a_signed_body_does_nothing_under_another_id(
+    lite, factstore, clock, stranger, config, flow
+):
+    trail = another_trail(lite, flow)
+    send(stranger, {"eventType": "test.passed", "trailId": trail}, delivery="one")
+    send(stranger, {"eventType": "test.failed", "trailId": trail}, delivery="two")
+    before = tables(lite)
+    clock.advance(10**7)
+
+    again = send(stranger, {"eventType": "test.passed", "trailId": trail}, delivery="three")
+
+    assert again.json == {
+        "accepted": True,
+        "deliveryId": "three",
+        "message": "This delivery was taken before; nothing was done.",
+    }
+    assert tables(lite) == before
+
+
+def test_a_failure_in_the_same_words_fails_again(lite, factstore, stranger, config, flow):
+    trail = another_trail(lite, flow)
+
+    for number, event in enumerate(("test.failed", "test.passed", "test.failed")):
+        send(stranger, {"eventType": event, "trailId": trail}, delivery=str(number))
+
+    statuses = [status for _, status, _ in attestations(factstore, trail)]
+    assert statuses == ["FAILED", "PASSED", "FAILED"]
+    assert factstore.get(f"/api/v1/trails/{trail}").json["status"] == "NON_COMPLIANT"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 import pytest
 from looking import audit, events, ledger, tables
 
+from novantra_lite import FACTSTORE_SCOPES, Client
+
 ORGANISATIONS = "/api/v1/organisations"
 MEMBERS = f"{ORGANISATIONS}/acme/members"
 NOON = "2026-06-01T12:00:00.000000Z"
@@ -265,3 +267,106 @@ def test_a_dry_run_stores_nothing(lite, factstore, users, ada):
     assert change.json == {"dryRun": True, "wouldUpdate": ada}
     assert last.status == 409
     assert tables(lite) == before
+
+
+# --- Keys of those who go -----------------------------------------------------
+
+KEYS = "/api/v1/api-keys"
+EVERYTHING = list(FACTSTORE_SCOPES)
+
+
+@pytest.fixture
+def keys_of(lite, factstore):
+    """Makes an API key of a user; the key's record, and a client that presents it."""
+
+    def make(user, scopes):
+        asked = {"ownerId": user, "ownerType": "USER", "label": "own", "scopes": scopes}
+        made = factstore.post(KEYS, asked).json
+        return made, Client(lite, {"X-Api-Key": made["plainTextKey"]})
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("role", "left", "statuses"),
+    [
+        ("MEMBER", ["factstore:read", "factstore:write"], [200, 201, 403, 403]),
+        ("VIEWER", ["factstore:read"], [200, 403, 403, 403]),
+    ],
+)
+def test_a_member_with_a_lesser_role_keeps_keys_of_that_role(
+    lite, factstore, users, ada, keys_of, role, left, statuses
+):
+    factstore.post(MEMBERS, {"email": "bob", "role": "ADMIN"})
+    _, client = keys_of(users["bob"], EVERYTHING)
+    assert client.get("/api/v1/users").status == 200
+
+    factstore.put(f"{MEMBERS}/{users['bob']}", {"role": role})
+
+    answers = [
+        client.get("/api/v1/flows"),
+        client.post("/api/v1/flows", {"name": "payments"}),
+        client.post("/api/v1/policies", {"name": "lax"}),
+        client.get("/api/v1/users"),
+    ]
+    (key,) = factstore.get(f"{KEYS}/owners/{users['bob']}").json
+    assert [answer.status for answer in answers] == statuses
+    assert (key["scopes"], key["isActive"]) == (left, True)
+    assert lite.verify() == []
+
+
+def test_a_key_without_any_scope_left_ends(factstore, users, ada, keys_of):
+    factstore.post(MEMBERS, {"email": "bob", "role": "ADMIN"})
+    _, client = keys_of(users["bob"], ["factstore:admin"])
+
+    factstore.put(f"{MEMBERS}/{users['bob']}", {"role": "VIEWER"})
+
+    (key,) = factstore.get(f"{KEYS}/owners/{users['bob']}").json
+    assert client.get("/api/v1/users").status == 401
+    assert (key["scopes"], key["isActive"]) == (["factstore:admin"], False)
+
+
+def test_who_is_a_member_no_more_has_no_keys_any_more(lite, factstore, users, ada, keys_of):
+    factstore.post(MEMBERS, {"email": "bob", "role": "MEMBER"})
+    _, client = keys_of(users["bob"], ["factstore:read", "factstore:write"])
+    assert client.get("/api/v1/flows").status == 200
+
+    factstore.delete(f"{MEMBERS}/{users['bob']}")
+
+    assert [entry[1] for entry in audit(lite)[-2:]] == ["member.deleted", "api_key.updated"]
+    (key,) = factstore.get(f"{KEYS}/owners/{users['bob']}").json
+    assert client.get("/api/v1/flows").status == 401
+    assert key["isActive"] is False
+    assert lite.verify() == []
+
+
+def test_keys_go_with_the_organisation_of_its_last_admin(factstore, users, ada, keys_of):
+    _, client = keys_of(users["ada"], EVERYTHING)
+
+    assert factstore.delete(f"{ORGANISATIONS}/acme").status == 204
+
+    assert client.get("/api/v1/flows").status == 401
+
+
+def test_what_another_membership_gives_stays(factstore, users, ada, keys_of):
+    factstore.post(ORGANISATIONS, {"slug": "other", "name": "Other"})
+    factstore.post(f"{ORGANISATIONS}/other/members", {"email": "bob", "role": "VIEWER"})
+    factstore.post(MEMBERS, {"email": "bob", "role": "ADMIN"})
+    _, client = keys_of(users["bob"], EVERYTHING)
+    _, unrelated = keys_of(users["eve"], EVERYTHING)
+
+    factstore.delete(f"{MEMBERS}/{users['bob']}")
+
+    (key,) = factstore.get(f"{KEYS}/owners/{users['bob']}").json
+    assert (key["scopes"], key["isActive"]) == (["factstore:read"], True)
+    assert client.get("/api/v1/flows").status == 200
+    assert unrelated.get("/api/v1/users").status == 200
+
+
+def test_a_rehearsed_removal_leaves_the_keys(factstore, users, ada, keys_of):
+    factstore.post(MEMBERS, {"email": "bob", "role": "MEMBER"})
+    _, client = keys_of(users["bob"], ["factstore:read"])
+
+    factstore.delete(f"{MEMBERS}/{users['bob']}", dryRun="true")
+
+    assert client.get("/api/v1/flows").status == 200

@@ -24,7 +24,15 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from looking import audit, events, ledger, stored_bytes, tables
 
 import novantra_lite
-from novantra_lite import Client, Membership, NovantraLite, SsoLogin, User, perform
+from novantra_lite import (
+    Client,
+    Membership,
+    NovantraLite,
+    SsoIdentity,
+    SsoLogin,
+    User,
+    perform,
+)
 
 with warnings.catch_warnings():
     # It uses what its own dependency is about to drop, and which insists on saying so.
@@ -104,8 +112,8 @@ class HostileProvider(http.server.ThreadingHTTPServer):
         if path == "/keys":
             return {"keys": self.keys}
         usual = {"iss": self.url, "aud": "factstore", "sub": "1", "iat": NOW, "exp": NOW + 300}
-        person = {"nonce": self.nonce, "email": "ada@acme.example", "name": "Ada"}
-        claims = {**usual, **person, **self.claims}
+        person = {"email": "ada@acme.example", "email_verified": True, "name": "Ada"}
+        claims = {**usual, "nonce": self.nonce, **person, **self.claims}
         claims = {name: value for name, value in claims.items() if value is not None}
         return {"id_token": self.make_token(claims)}
 
@@ -710,6 +718,9 @@ def test_who_has_no_usable_name_is_called_by_the_address(lite, config, provider,
         ({"email": "a" * 256}, "The ID token has no e-mail address in the claim email."),
         ({"email_verified": False}, "The identity provider has not verified the e-mail address."),
         ({"email_verified": "no"}, "The identity provider has not verified the e-mail address."),
+        ({"email_verified": "true"}, "The identity provider has not verified the e-mail address."),
+        ({"email_verified": 1}, "The identity provider has not verified the e-mail address."),
+        ({"email_verified": None}, "The identity provider has not verified the e-mail address."),
     ],
 )
 def test_nobody_signs_in_without_an_address(lite, factstore, config, provider, claims, message):
@@ -717,6 +728,135 @@ def test_nobody_signs_in_without_an_address(lite, factstore, config, provider, c
 
     assert (refused.status, refused.json["message"]) == (400, message)
     assert factstore.get("/api/v1/users").json == []
+
+
+# --- Who it is ----------------------------------------------------------------
+
+
+def test_who_signed_in_is_known_by_the_subject_whatever_the_address(
+    lite, factstore, config, provider
+):
+    first = sign_in(lite, provider).json
+
+    moved = sign_in(lite, provider, email="ada.l@acme.example", email_verified=False).json
+
+    assert (moved["userId"], moved["email"]) == (first["userId"], "ada@acme.example")
+    assert len(factstore.get("/api/v1/users").json) == 1
+
+
+def test_an_address_that_another_subject_has_now_opens_nothing(lite, factstore, config, provider):
+    sign_in(lite, provider, groups=["admins"])
+
+    refused = sign_in(lite, provider, sub="2")
+
+    assert refused.status == 400
+    assert refused.json["message"] == (
+        "The e-mail address belongs to another person of this identity provider."
+    )
+    assert audit(lite)[-1][:2] == ("sso", "api.authentication.refused")
+
+
+def test_a_user_of_before_is_linked_by_the_first_verified_address(
+    lite, factstore, config, provider
+):
+    known = factstore.post("/api/v1/users", {"email": "ada@acme.example", "name": "Ada"}).json
+
+    refused = sign_in(lite, provider, email_verified=None)
+    linked = sign_in(lite, provider, email_verified=True)
+    again = sign_in(lite, provider, email="other@acme.example", email_verified=None)
+
+    assert refused.status == 400
+    assert linked.json["userId"] == again.json["userId"] == known["id"]
+
+
+def test_the_same_subject_of_another_issuer_is_somebody_else(lite, factstore, config, provider):
+    sign_in(lite, provider)
+    with lite.workspace.read():
+        (issuer,) = [row.issuer for row in SsoIdentity.select()]
+    perform(
+        lite.workspace,
+        lambda current: SsoIdentity.update(issuer="https://other.example").execute(),
+        actor="test",
+    )
+
+    refused = sign_in(lite, provider, email="eve@acme.example", email_verified=None)
+
+    assert issuer == provider.url
+    assert refused.status == 400
+
+
+def test_entra_id_names_people_by_their_object_id(lite, factstore, config, provider):
+    factstore.put(SSO, {"provider": "ENTRA_ID"})
+    claims = {"email_verified": None, "oid": "o-1"}
+
+    first = sign_in(lite, provider, **claims)
+    again = sign_in(lite, provider, **claims | {"sub": "pairwise", "email": "ada@new.example"})
+    nameless = sign_in(lite, provider, oid=None)
+
+    assert first.json["userId"] == again.json["userId"]
+    assert nameless.json["message"] == "The ID token has no usable claim oid."
+
+
+def test_entra_id_gives_no_user_of_before_to_an_address_that_is_not_verified(
+    lite, factstore, config, provider
+):
+    factstore.post("/api/v1/users", {"email": "ada@acme.example", "name": "Ada"})
+    factstore.put(SSO, {"provider": "ENTRA_ID"})
+
+    refused = sign_in(lite, provider, email_verified=None, oid="o-1")
+    linked = sign_in(lite, provider, email_verified=True)
+
+    assert (refused.status, linked.status) == (400, 200)
+    assert refused.json["message"] == (
+        "The e-mail address belongs to a user, and the identity provider has not verified it."
+    )
+
+
+@pytest.mark.parametrize(
+    "change", [{"issuerUrl": "https://evil.example"}, {"clientId": "another client"}]
+)
+def test_another_issuer_or_client_needs_the_secret_again(factstore, config, change):
+    before = factstore.get(SSO).json
+
+    refused = factstore.put(SSO, change)
+    accepted = factstore.put(SSO, change | {"clientSecret": "its own"})
+
+    assert refused.status == 400
+    assert refused.json["message"].startswith("clientSecret: Required, since the issuer or")
+    assert accepted.status == 200
+    assert accepted.json.items() >= change.items()
+    assert before.items() >= {"clientId": "factstore"}.items()
+
+
+def test_the_same_issuer_and_client_need_no_secret(factstore, config, provider):
+    given = {"issuerUrl": f"{provider.url}/", "clientId": "factstore"}
+
+    assert factstore.put(SSO, given).status == 200
+
+
+@pytest.mark.parametrize(
+    ("url", "status"),
+    [
+        ("https://app.example/callback", 200),
+        ("http://localhost:5173/callback", 200),
+        ("http://127.0.0.1/callback", 200),
+        ("http://[::1]:8080/callback", 200),
+        ("http://app.example/callback", 400),
+        ("http://localhost.evil.example/callback", 400),
+        ("https://app.example@evil.example/", 400),
+        ("https://*.example/callback", 400),
+        ("https://app.example/callback#x", 400),
+        ("https://app.example\\@evil.example/", 400),
+        ("https://app.example:x/", 400),
+        ("https:///callback", 400),
+        ("//app.example/callback", 400),
+        ("javascript:alert(1)", 400),
+        ("app://callback", 400),
+        ("https://app.example/a b", 400),
+    ],
+)
+def test_the_browser_returns_over_https_or_to_this_machine(lite, config, url, status):
+    assert Client(lite).get(f"{SSO}/login", redirectUri=url).status == status
 
 
 @pytest.mark.parametrize(
@@ -1273,9 +1413,17 @@ def test_an_install_without_the_library_says_what_to_install(lite, config, monke
 def real():
     people = [
         oidc_provider_mock.User(
-            sub="ada", claims={"email": "ada@acme.example", "name": "Ada", "groups": ["admins"]}
+            sub="ada",
+            claims={
+                "email": "ada@acme.example",
+                "email_verified": True,
+                "name": "Ada",
+                "groups": ["admins"],
+            },
         ),
-        oidc_provider_mock.User(sub="bob", claims={"email": "bob@acme.example"}),
+        oidc_provider_mock.User(
+            sub="bob", claims={"email": "bob@acme.example", "email_verified": True}
+        ),
     ]
     with oidc_provider_mock.run_server_in_thread(require_nonce=True, user_claims=people) as server:
         yield f"http://localhost:{server.server_port}"

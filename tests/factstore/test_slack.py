@@ -17,9 +17,11 @@ from looking import audit, events, ledger, stored_bytes, tables
 from factstore.delivering import begin_trail, happenings
 from factstore.neighbours import LOOPBACK, neighbour
 from novantra_lite import (
+    FACTSTORE_SCOPES,
     Artifact,
     Attestation,
     AuditEntry,
+    Client,
     NovantraLite,
     SlackConfig,
     SlackMessage,
@@ -30,6 +32,8 @@ from novantra_lite import (
 ACME = "/api/v1/organisations/acme/slack"
 SECRET = "8f742231b10e8888abcd99yyyzzz85a5"
 CONFIG = {"botToken": "xoxb-0123-Secret", "signingSecret": SECRET, "channel": "#releases"}
+#: Who decides, by the ids of users in Slack.
+APPROVERS = {"UANN": "ann", "UBEA": "bea", "UCYD": "cyd"}
 NOBODY = "00000000-0000-4000-8000-000000000000"
 NOON = 1_780_315_200
 FORM = "application/x-www-form-urlencoded"
@@ -44,13 +48,13 @@ ASKED = {
     "approvalId": NOBODY,
     "artifactSha": "sha256:4f2a",
     "targetEnvironment": "production",
-    "requiredApprovers": ["slack:ann", "bea"],
+    "requiredApprovers": ["ann", "bea"],
 }
 
 
 @pytest.fixture
 def acme(factstore):
-    return factstore.post(ACME, CONFIG).json
+    return factstore.post(ACME, CONFIG | {"approvers": APPROVERS}).json
 
 
 def sign(body, at=NOON, secret=SECRET):
@@ -67,9 +71,10 @@ def send(lite, path, form, headers=None, at=NOON, **more):
     return lite.client().request("POST", path, body=body, headers=given)
 
 
-def say(lite, text, user="ann", at=NOON):
+def say(lite, text, user="UANN", at=NOON):
     """The text that a command is answered with."""
-    answer = send(lite, f"{ACME}/commands", {"text": text, "user_name": user}, at=at)
+    form = {"text": text, "user_id": user, "user_name": "whoever"}
+    answer = send(lite, f"{ACME}/commands", form, at=at)
     assert answer.status == 200
     assert answer.json["responseType"] == answer.json["response_type"] == "in_channel"
     return answer.json["text"]
@@ -112,6 +117,7 @@ def test_settings_are_stored_and_read_without_their_secrets(lite, factstore):
             "id": key,
             "orgSlug": "acme",
             "channel": "#releases",
+            "approvers": None,
             "createdAt": "2026-06-01T12:00:00.000000Z",
             "updatedAt": "2026-06-01T12:00:00.000000Z",
         }
@@ -309,8 +315,8 @@ def test_of_several_workspaces_the_one_acts_whose_secret_verifies(tmp_path):
 
 
 def test_a_request_acts_once_however_often_it_comes(lite, factstore, clock, acme, ask):
-    key = ask(requiredApprovers=["slack:ann", "bea"])
-    form = {"text": f"approve {key}", "user_name": "ann"}
+    key = ask(requiredApprovers=["ann", "bea"])
+    form = {"text": f"approve {key}", "user_id": "UANN", "user_name": "bea"}
 
     first = send(lite, f"{ACME}/commands", form)
     before = tables(lite)
@@ -318,7 +324,7 @@ def test_a_request_acts_once_however_often_it_comes(lite, factstore, clock, acme
     second = send(lite, f"{ACME}/commands", form)
     third = send(lite, f"{ACME}/commands", form, sign(urlencode(form).encode()))
 
-    assert first.json["text"].startswith("⏳ slack:ann approves")
+    assert first.json["text"].startswith("⏳ ann approves")
     assert (second.status, second.json["text"]) == (200, "This was answered before.")
     assert third.json["text"] == "This was answered before."
     assert len(read_approval(factstore, key)["decisions"]) == 1
@@ -326,8 +332,8 @@ def test_a_request_acts_once_however_often_it_comes(lite, factstore, clock, acme
 
 
 def test_two_of_the_same_request_at_once_act_once(lite, factstore, acme, ask):
-    key = ask(requiredApprovers=["slack:ann", "bea"])
-    form = {"text": f"approve {key}", "user_name": "ann"}
+    key = ask(requiredApprovers=["ann", "bea"])
+    form = {"text": f"approve {key}", "user_id": "UANN", "user_name": "bea"}
     texts = []
     threads = [
         threading.Thread(
@@ -357,11 +363,11 @@ def test_signatures_are_forgotten_when_they_are_too_old_to_be_used(lite, clock, 
 def test_a_dry_run_of_a_command_acts_on_nothing(lite, factstore, acme, ask):
     key = ask()
     before = tables(lite)
-    form = {"text": f"approve {key}", "user_name": "ann"}
+    form = {"text": f"approve {key}", "user_id": "UANN", "user_name": "bea"}
 
     told = send(lite, f"{ACME}/commands", form, **{"X-Dry-Run": "true"})
 
-    assert told.json["result"]["text"] == f"✅ Approval {key} is granted by slack:ann."
+    assert told.json["result"]["text"] == f"✅ Approval {key} is granted by ann."
     assert tables(lite) == before
 
 
@@ -488,17 +494,17 @@ def test_an_approval_in_slack_is_a_decision_like_any_other(lite, factstore, acme
     approval = read_approval(factstore, key)
     (decision,) = approval["decisions"]
     assert told.splitlines() == [
-        f"✅ Approval {key} is granted by slack:ann.",
+        f"✅ Approval {key} is granted by ann.",
         "Comment: Fine by me &amp; all",
     ]
     assert approval["status"] == "APPROVED"
     assert (decision["approverIdentity"], decision["comments"]) == (
-        "slack:ann",
+        "ann",
         "Fine  by me & all",
     )
     assert events(lite)[-1] == ("factstore.approval.granted", {"approval": approval})
-    assert happenings(lite)[-1][:3] == ("APPROVAL_GRANTED", "slack:ann", {"approvalId": key})
-    assert audit(lite)[-1][:3] == ("slack:ann", "approval.updated", key)
+    assert happenings(lite)[-1][:3] == ("APPROVAL_GRANTED", "ann", {"approvalId": key})
+    assert audit(lite)[-1][:3] == ("slack:UANN", "approval.updated", key)
     assert lite.verify() == []
 
 
@@ -508,18 +514,18 @@ def test_a_rejection_in_slack_ends_the_approval(lite, factstore, acme, ask):
     told = say(lite, f"reject {key}")
 
     approval = read_approval(factstore, key)
-    assert told == f"❌ Approval {key} is rejected by slack:ann."
+    assert told == f"❌ Approval {key} is rejected by ann."
     assert (approval["status"], approval["decisions"][0]["comments"]) == ("REJECTED", None)
     assert events(lite)[-1] == ("factstore.approval.rejected", {"approval": approval})
-    assert happenings(lite)[-1][:2] == ("APPROVAL_REJECTED", "slack:ann")
+    assert happenings(lite)[-1][:2] == ("APPROVAL_REJECTED", "ann")
 
 
 def test_an_approval_that_needs_others_too_says_whom(lite, factstore, acme, ask):
-    key = ask(requiredApprovers=["slack:ann", "bea"])
+    key = ask(requiredApprovers=["ann", "bea"])
 
     told = say(lite, f"approve {key}")
 
-    assert told == f"⏳ slack:ann approves {key}, which still waits for bea."
+    assert told == f"⏳ ann approves {key}, which still waits for bea."
     assert read_approval(factstore, key)["status"] == "PENDING_APPROVAL"
 
 
@@ -528,20 +534,20 @@ def test_an_approver_may_be_named_as_slack_knows_them(lite, factstore, acme, ask
 
     told = say(lite, f"approve {key}")
 
-    assert told == f"✅ Approval {key} is granted by slack:ann."
+    assert told == f"✅ Approval {key} is granted by ann."
     (decision,) = read_approval(factstore, key)["decisions"]
     assert decision["approverIdentity"] == "ann"
-    assert audit(lite)[-1][:3] == ("slack:ann", "approval.updated", key)
+    assert audit(lite)[-1][:3] == ("slack:UANN", "approval.updated", key)
 
 
 @pytest.mark.parametrize("verb", ["approve", "reject"])
 def test_who_is_no_approver_is_told_so_and_changes_nothing(lite, factstore, acme, ask, verb):
-    key = ask(requiredApprovers=["cora", "slack:bea"])
+    key = ask(requiredApprovers=["cora", "bea"])
     before = read_approval(factstore, key)
 
     told = say(lite, f"{verb} {key}")
 
-    assert told == f"Approval {key} is for cora, slack:bea to decide; here you are slack:ann."
+    assert told == f"Approval {key} is for cora, bea to decide; here you are ann."
     assert read_approval(factstore, key) == before
 
 
@@ -564,20 +570,58 @@ def test_what_cannot_be_decided_any_more_is_told_as_text(lite, factstore, clock,
 
 
 @pytest.mark.parametrize(
-    ("form", "speaker"),
+    ("form", "named"),
     [
-        ({"user_name": "ann", "user_id": "U1"}, "slack:ann"),
-        ({"user_id": "U1"}, "slack:U1"),
-        ({"user_name": "x" * 201}, "slack:unknown"),
-        ({}, "slack:unknown"),
+        ({"user_name": "ann"}, "Your Slack user without an id is mapped"),
+        ({"user_name": "ann", "user_id": "UEVE"}, "Your Slack user UEVE is mapped"),
+        ({"user_name": "UANN", "user_id": "ann"}, "Your Slack user ann is mapped"),
+        ({"user_id": "uann"}, "Your Slack user uann is mapped"),
+        ({}, "Your Slack user without an id is mapped"),
     ],
 )
-def test_who_decides_goes_by_the_name_that_slack_gives(lite, factstore, acme, ask, form, speaker):
+@pytest.mark.parametrize("approvers", [[], ["ann"]])
+def test_a_name_that_people_choose_in_slack_decides_nothing(
+    lite, factstore, acme, ask, form, named, approvers
+):
+    key = ask(requiredApprovers=approvers)
+
+    answer = send(lite, f"{ACME}/commands", {"text": f"approve {key}"} | form)
+
+    approval = read_approval(factstore, key)
+    assert answer.json["text"].startswith(f"{named} to no approver; an administrator names it")
+    assert (approval["status"], approval["decisions"]) == ("PENDING_APPROVAL", [])
+
+
+def test_nobody_decides_in_slack_before_somebody_is_named(lite, factstore, ask):
+    factstore.post(ACME, CONFIG)
     key = ask()
 
-    send(lite, f"{ACME}/commands", {"text": f"approve {key}"} | form)
+    told = say(lite, f"approve {key}")
 
-    assert read_approval(factstore, key)["decisions"][0]["approverIdentity"] == speaker
+    assert told.startswith("Your Slack user UANN is mapped to no approver")
+    assert read_approval(factstore, key)["status"] == "PENDING_APPROVAL"
+
+
+def test_a_request_of_a_user_is_not_decided_by_the_same_person_in_slack(clock):
+    with NovantraLite(clock=clock, random=random.Random(7)) as lite:
+        factstore = lite.client(*FACTSTORE_SCOPES)
+        ann = factstore.post("/api/v1/users", {"email": "ann@acme.example", "name": "Ann"}).json
+        owner = {"ownerId": ann["id"], "ownerType": "USER", "label": "hers"}
+        key = factstore.post("/api/v1/api-keys", owner).json["plainTextKey"]
+        own = Client(lite, {"X-Api-Key": key})
+        approvers = {"UANN": "ann@acme.example", "UBEA": "bea"}
+        factstore.post(ACME, CONFIG | {"approvers": approvers})
+        trail = begin_trail(lite, factstore)
+        key = own.post(f"/api/v1/trails/{trail}/approvals").json["id"]
+
+        refused, granted = say(lite, f"approve {key}"), say(lite, f"approve {key}", "UBEA")
+
+        assert refused.startswith(
+            f"Approval {key} was requested with credentials of the same owner"
+        )
+        assert granted == f"✅ Approval {key} is granted by bea."
+        (decision,) = read_approval(factstore, key)["decisions"]
+        assert (decision["approverIdentity"], decision["decidedBy"]) == ("bea", "slack:UBEA")
 
 
 @pytest.mark.parametrize(
@@ -587,15 +631,15 @@ def test_a_button_decides(lite, factstore, acme, ask, button, status):
     key = ask()
     actions = [{"action_id": button, "value": key}, {"action_id": "other", "value": key}]
 
-    answer = press(lite, {"actions": actions, "user": {"username": "bea"}})
-    again = press(lite, {"actions": actions, "user": {"username": "cyd"}})
+    answer = press(lite, {"actions": actions, "user": {"id": "UBEA", "username": "cyd"}})
+    again = press(lite, {"actions": actions, "user": {"id": "UCYD"}})
 
     approval = read_approval(factstore, key)
     assert answer.status == again.status == 200
-    assert "slack:bea" in answer.json["text"]
+    assert "bea" in answer.json["text"]
     assert again.json["text"] == f"Approval {key} is {status} and cannot be decided any more."
     assert approval["status"] == status
-    assert [one["approverIdentity"] for one in approval["decisions"]] == ["slack:bea"]
+    assert [one["approverIdentity"] for one in approval["decisions"]] == ["bea"]
 
 
 @pytest.mark.parametrize(
@@ -634,14 +678,13 @@ def test_a_button_without_a_payload_is_refused_in_slacks_own_way(lite, acme):
     assert refused.json["text"] == "The form has no payload."
 
 
-def test_a_button_of_somebody_without_a_name_is_pressed_by_somebody_unknown(
-    lite, factstore, acme, ask
-):
+@pytest.mark.parametrize("user", ["x", {}, {"id": 7}, {"username": "ann"}, None])
+def test_a_button_of_somebody_without_an_id_decides_nothing(lite, factstore, acme, ask, user):
     key = ask()
 
-    press(lite, {"actions": [{"action_id": "approve_release", "value": key}], "user": "x"})
+    press(lite, {"actions": [{"action_id": "approve_release", "value": key}], "user": user})
 
-    assert read_approval(factstore, key)["decisions"][0]["approverIdentity"] == "slack:unknown"
+    assert read_approval(factstore, key)["decisions"] == []
 
 
 # Messages
@@ -713,7 +756,7 @@ def test_an_approval_that_is_asked_for_is_told_to_the_channel(connected, slack):
         f"🔔 Approval {NOBODY} is asked for.",
         "Artifact: sha256:4f2a",
         "Environment: &lt;!here&gt; &amp; there",
-        "Approvers: slack:ann, bea",
+        "Approvers: ann, bea",
         f"Decide with `approve {NOBODY}` or `reject {NOBODY}`, and a comment if you like.",
     ]
 

@@ -272,6 +272,7 @@ def test_audit_events_of_a_trail_come_newest_first(lite, factstore, clock, trail
         ("payload", '{"n":0,"x":null}'),
         ("occurredAt", NOON),
         ("region", "us-east-1"),
+        ("principal", "test"),
     ]
 
 
