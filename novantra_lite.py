@@ -312,10 +312,18 @@ class Settings:
     rate_reads = Setting(600, "Reads a minute for one service account.")
     rate_writes = Setting(60, "Writes a minute for one service account.")
     rate_organization = Setting(3000, "Requests a minute for the whole organization.")
+    factstore_rate_reads = Setting(6000, "Factstore API: reads a minute for one account.")
+    factstore_rate_writes = Setting(1200, "Factstore API: writes a minute for one account.")
     rate_address = Setting(60, "Requests a minute for one address without usable credentials.")
     rate_failures = Setting(10, "Failed token requests a minute for one client id.")
+    trusted_proxies = Setting(
+        (), "Networks of reverse proxies whose X-Forwarded-For header is believed."
+    )
     json_limit = Setting(1_048_576, "Bytes that a JSON body may have.")
-    claim_limit = Setting(20_971_520, "Bytes that an evidence claim with attachments may have.")
+    claim_limit = Setting(
+        22_020_096,
+        "Bytes that the JSON body of an evidence claim may have; base64 makes 4 bytes of 3.",
+    )
     attachment_limit = Setting(10_485_760, "Bytes that one attachment may have.")
     attachments_limit = Setting(15_728_640, "Bytes that a claim's attachments may have together.")
     upload_limit = Setting(52_428_800, "Bytes that any request may have.")
@@ -326,6 +334,10 @@ class Settings:
     webhook_timeout = Setting(10.0, "Seconds that a webhook receiver has to answer.")
     slack_url = Setting("https://slack.com/api", "Where Slack's Web API is.")
     factstore_auth = Setting("on", "`open` lets loopback callers without credentials through.")
+    factstore_pages = Setting(
+        False,
+        "Whether lists of environments and of a trail's attestations are always page objects.",
+    )
     factstore_region = Setting("us-east-1", "Sent as X-Factstore-Region.")
     cors_origins = Setting(
         (), "Origins whose pages may call the Factstore surface, such as http://localhost:5173."
@@ -559,7 +571,7 @@ def read_json(data: bytes) -> Any:
     except (ValueError, RecursionError):
         raise Invalid("The body is not JSON in UTF-8.", [issue([], "Expected JSON")]) from None
     if data.count(b"[") + data.count(b"{") > DEPTH or b"\\u" in data:
-        check_json(value, DEPTH)
+        check_json(value, ())
     return value
 
 
@@ -576,18 +588,21 @@ def read_float(text: str) -> float:
     return number
 
 
-def check_json(value: Any, depth: int) -> None:
-    """Refuse a parsed value that is nested too deep or holds text that is no text."""
+def check_json(value: Any, path: tuple) -> None:
+    """Refuse a parsed value that is nested too deep or holds text that is no text.
+
+    The issue names the member; a name that is no text itself is reported where it stands.
+    """
     if isinstance(value, str):
         if "\0" in value or (not value.isascii() and not is_text(value)):
-            raise Invalid(issues=[issue([], "Expected text without NUL and lone surrogates")])
+            raise Invalid(issues=[issue(path, "Expected text without NUL and lone surrogates")])
     elif isinstance(value, dict | list):
-        if depth == 0:
+        if len(path) == DEPTH:
             raise Invalid(issues=[issue([], f"Expected at most {DEPTH} levels of nesting")])
-        for inner in value:
-            check_json(inner, depth - 1)
-        for inner in value.values() if isinstance(value, dict) else ():
-            check_json(inner, depth - 1)
+        for name in value if isinstance(value, dict) else ():
+            check_json(name, path)
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            check_json(inner, (*path, key))
 
 
 def is_text(value: str) -> bool:
@@ -1304,6 +1319,14 @@ class CurrentDatabase:
         return getattr(current.database if current else self.dialect, name)
 
 
+class StillInUse(Conflict):
+    """A record cannot be removed, since others point at it, or at what would go with it."""
+
+    def __init__(self, record: Model, users: str):
+        super().__init__(f"This {record.noun()} is still in use by {users} records.")
+        self.users = users
+
+
 class Findable:
     """Mixed into what has a table: how its records are found, by SQL that is written once.
 
@@ -1484,17 +1507,19 @@ class Model(Findable, peewee.Model):
 
 
 def take_along(record: Model) -> None:
-    """Remove what goes with a record; Conflict names what still points at it and stays."""
+    """Remove what goes with a record; StillInUse names the record itself and what stays."""
     for key in record._meta.backrefs:
         sql = pointing_sql(key)
         pointing = session().database.connection().execute(sql, (record._pk,)).fetchall()
         if key.on_delete == "CASCADE":
             # Through the same door, so that the ledger knows of it.
-            for (other,) in pointing:
-                key.model.fetch(other).remove()
+            try:
+                for (other,) in pointing:
+                    key.model.fetch(other).remove()
+            except StillInUse as refusal:
+                raise StillInUse(record, refusal.users) from None
         elif pointing:
-            user = key.model.noun()
-            raise Conflict(f"This {record.noun()} is still in use by {user} records.")
+            raise StillInUse(record, key.model.noun())
 
 
 @functools.cache
@@ -2230,12 +2255,20 @@ class Writer:
             self.database.close_every()
 
 
+def already_there(text: str) -> Conflict:
+    """The Conflict that names the type of record and the members that have to be unique."""
+    columns = re.findall(r"(\w+)\.(\w+)", text)
+    members = " and ".join(camel(column) for _, column in columns)
+    where = f" ({columns[0][0].replace('_', ' ')}, {members})" if columns else ""
+    return Conflict(f"There is already a record with this key{where}.")
+
+
 def translate(error: BaseException) -> BaseException:
     """What an error of the file means to a caller; other errors stand as they are."""
     if isinstance(error, sqlite3.IntegrityError | peewee.IntegrityError):
         text = str(error)
         if "UNIQUE" in text:
-            return Conflict("There is already a record with this key.")
+            return already_there(text)
         if "FOREIGN KEY" in text:
             return Conflict("Other records still point here, or a record pointed to is not there.")
         return Invalid("A value is outside of what the table may hold.")
@@ -5303,7 +5336,7 @@ class Transport:
         *,
         clock: Callable[[], float] = time.time,
         limit: int = ANSWER_LIMIT,
-        agent: str = "Novantra-Lite-Webhooks/1",
+        agent: str = "Novantra-Webhooks/1.0",
         remedy: str = WEBHOOK_REMEDY,
     ):
         self.allowed, self.timeout, self.resolve, self.clock = allowed, timeout, resolve, clock
@@ -5794,6 +5827,17 @@ class Limit(Integer):
         return {"type": "integer", "minimum": 1}
 
 
+#: A filter without documented words: any text, which matches nothing where no record has it.
+FREE_TEXT = Text(100_000)
+
+
+def free_text(field: Member, is_required: bool) -> Member:
+    """The field that reads a filter: ids and free text are only compared, never refused."""
+    if not isinstance(field, Text | ForeignKey):
+        return field
+    return Text(FREE_TEXT.at_most, 1) if is_required else FREE_TEXT
+
+
 class NovantraSurface(Surface):
     """Envelopes named after the resource, signed cursors, and a reason for every write."""
 
@@ -5840,8 +5884,12 @@ class NovantraSurface(Surface):
     def list_query(self, resource):
         own = {"created_after": Timestamp(dates=True), "cursor": Text(100_000), "limit": Limit()}
         query = Filters(**own)
-        query.members = resource.filters.members | query.members
         query.required = set(resource.filters.required)
+        filters = {
+            member: (name, free_text(field, member in query.required))
+            for member, (name, field) in resource.filters.members.items()
+        }
+        query.members = filters | query.members
         return query, {"created_after": lambda value: resource.model.created_at > value}
 
     def list_page(self, context, listing):
@@ -6414,6 +6462,10 @@ class EvidenceRequirement(Model):
 
 SHA256 = Text(64, 64, pattern="[0-9a-fA-F]{64}", hint="Expected 64 hexadecimal digits", null=True)
 ADDRESS = Text(2000, 1, pattern=r"[A-Za-z][A-Za-z0-9+.-]*:\S+", hint="Expected a URI", null=True)
+WEB_ADDRESS = Text(
+    2000, 1, pattern=r"[Hh][Tt][Tt][Pp][Ss]?://[^\s/?#]\S*", hint="Expected an http or https URI",
+    null=True,
+)  # fmt: skip
 
 ATTACHMENT = Shape(
     id=Key(),
@@ -6429,7 +6481,7 @@ NEW_ATTACHMENT = Shape(
     file_name=Text(255, 1),
     content_type=Text(255, 1),
     content_base64=Text(100_000_000, null=True),
-    uri=ADDRESS,
+    uri=WEB_ADDRESS,
     sha256=SHA256,
 )
 
@@ -6596,6 +6648,8 @@ def read_attachments(given: list[dict], settings: Settings) -> list[tuple[dict, 
 def read_content(attachment: dict, settings: Settings) -> bytes | None:
     """The bytes of one new attachment, held against its digest; None when only a URI is given."""
     text, digest = attachment["contentBase64"], attachment["sha256"]
+    if text is not None and attachment["uri"] is not None:
+        raise ValueError("Expected either contentBase64 or uri, not both")
     if text is None:
         if attachment["uri"] is None or digest is None:
             raise ValueError("Expected contentBase64, or uri with sha256")
@@ -6644,7 +6698,8 @@ class EvidenceClaims(
 ):
     """Claims with their attachments; the API makes claims, and never approves them."""
 
-    filters = Filters(EvidenceClaim.evidence_requirement, EvidenceClaim.status)
+    # The API reference gives the statuses of other records as words, and this one as text.
+    filters = Filters(EvidenceClaim.evidence_requirement, status=FREE_TEXT)
     creates = Schema(
         EvidenceClaim.evidence_requirement,
         EvidenceClaim.claim_key,
@@ -6878,6 +6933,8 @@ class Findings(
     def update_status(self, context, key):
         """Change the status of a finding (off unless the setting finding_updates is on)."""
         finding = Finding.fetch(key)
+        # The same status again is a move like any other, and none allows it.
+        check_move(finding, context.body["status"])
         finding.change(**context.body)
         return finding
 
@@ -7351,6 +7408,7 @@ class SubmissionEvents(
     )
     def create_for_package(self, context, key):
         """Create one submission event of the package that the path names."""
+        SubmissionPackage.fetch(key)
         return SubmissionEvent.record(**context.body, submission_package=key)
 
     def enter(self, values):
