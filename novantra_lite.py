@@ -693,6 +693,11 @@ def camel(name: str) -> str:
     return head + "".join(word.capitalize() for word in tail)
 
 
+def default_of(field: Any) -> Any:
+    """The value of a member that a request leaves out."""
+    return field.default() if callable(field.default) else field.default
+
+
 class Member:
     """Mixed into every field: how its value crosses the border to JSON."""
 
@@ -704,10 +709,22 @@ class Member:
     #: Opens something: not even the audit log keeps what it was.
     is_secret = False
 
-    def __init__(self, *arguments: Any, since: int = 1, former_name: str = "", **options: Any):
+    def __init__(self, *arguments: Any, since: int = 1, former_names: str = "", **options: Any):
         super().__init__(*arguments, **options)
-        #: The layout of the file that brought the column, and what it was called until then.
-        self.since, self.former_name = since, former_name
+        #: The layout of the file that brought the column; its former names, oldest first.
+        self.since, self.former_names = since, tuple(former_names.split())
+
+    @property
+    def recorded_name(self) -> str:
+        """The name under which the ledger hashes the column; renaming does not change it."""
+        return (*self.former_names, self.column_name)[0]
+
+    @property
+    def initial(self) -> Any:
+        """The stored value of the column in a row that is older than the column."""
+        if self.since == 1 or self.null:
+            return None
+        return self.db_value(default_of(self))
 
     def read(self, value: Any) -> Any:
         """Take a JSON value in, or raise ValueError with what is wrong."""
@@ -1202,6 +1219,10 @@ class Statements:
         self._retrievals: dict[tuple[str, ...], str] = {}
         self._queries: dict[tuple[str, ...], str] = {}
         self.names = [column.name for column in columns]
+        #: Position, recorded name and initial value of each column, as `hash_content` takes them.
+        self.recorded = sorted(
+            ((column.recorded_name, index, column.initial) for index, column in enumerate(columns))
+        )
         #: Which columns the file does not hold as a record does.
         self.converted = [
             (index, column)
@@ -1292,17 +1313,24 @@ class Statements:
             if not column.sealed:
                 plain.append(f"'{member}', {column.sql(stored[column])}")
                 continue
-            before = f"json_object({', '.join(plain)})"
-            before = f"substr({before}, 2)" if parts else before
-            # All that precedes the last character, so that the object is written only once.
-            parts.append(f"substr({before}, -1, {-(1 << 30)})")
+            parts += self.opened_object(plain, is_first=not parts)
             closed = (
                 f"char(31) || '{column.place('')}' || {key} || '/' || {stored[column]} || char(31)"
             )
-            parts.append(f"""',"{member}":' || ifnull({closed}, 'null') || ','""")
+            parts.append(f"""',"{member}":' || ifnull({closed}, 'null')""")
             plain = []
-        last = f"json_object({', '.join(plain)})"
-        return " || ".join([*parts, f"substr({last}, 2)" if parts else last])
+        if not parts:
+            return f"json_object({', '.join(plain)})"
+        return " || ".join([*parts, *self.opened_object(plain, is_first=False), "'}'"])
+
+    @staticmethod
+    def opened_object(plain: Sequence[str], is_first: bool) -> list[str]:
+        """SQL for a stretch of an object's members: all that precedes the last character of theirs,
+        so that the object is written only once; behind a comma where it is not the first."""
+        text = f"substr(json_object({', '.join(plain)}), -1, {-(1 << 30)})"
+        if is_first:
+            return [text]
+        return [f"',' || substr({text}, 2)"] if plain else []
 
 
 def unseal(text: bytes, ring: KeyRing) -> bytes:
@@ -1425,6 +1453,8 @@ class Model(Findable, peewee.Model):
     searched: ClassVar[Searched | None] = None
     #: The layout of the file that brought the table.
     since: ClassVar[int] = 1
+    #: The columns in their order before layout 6, where the fields now stand in another one.
+    former_order: ClassVar[str] = ""
     seeds: ClassVar[Sequence[Mapping[str, Any]]] = ()
     schema_name: ClassVar[str] = ""
 
@@ -1702,11 +1732,6 @@ class Shape(Schema):
             member: values[name] if name in values else default_of(field)
             for member, (name, field) in self.members.items()
         }
-
-
-def default_of(field: Any) -> Any:
-    """What a member is that nobody gave."""
-    return field.default() if callable(field.default) else field.default
 
 
 NOTHING = Schema()
@@ -2560,7 +2585,9 @@ def literal(value: str | int | None) -> str:
 class Migration(NamedTuple):
     """One numbered step from the layout of an older file to the next.
 
-    It makes the tables whose models say that they came with it, then runs its statements.
+    Before all steps, the tables that the file has get the columns and checks that their models
+    declare now. A step makes the tables whose models say that they came with it, then runs its
+    statements.
     """
 
     version: int
@@ -2618,12 +2645,29 @@ def migrate(
     create: Callable[[int | None], Sequence[str]],
     steps: Sequence[Migration],
 ) -> None:
-    """Take an older file through these steps, and give it the indexes that its models have now."""
+    """Take an older file through these steps, to the tables, indexes and triggers of its models.
+
+    Foreign keys are off meanwhile: to rebuild a table must not delete what points at it.
+    """
+    declared = statements_by_name(create(None))
     new = [sql for step in steps for sql in create(step.version)]
     own = (sql for step in steps for sql in step.statements)
-    indexes = change_indexes(connection, create(None), new)
     reached = f"PRAGMA user_version = {steps[-1].version}"
-    run_together(connection, [*new, *own, *indexes, reached])
+    connection.execute("PRAGMA foreign_keys = OFF")
+    try:
+        run_together(
+            connection,
+            itertools.chain(
+                drop_outdated(connection, declared),
+                rebuild_tables(connection, declared),
+                new,
+                own,
+                create_missing(connection, declared),
+                [reached],
+            ),
+        )
+    finally:
+        connection.execute("PRAGMA foreign_keys = ON")
 
 
 @functools.cache
@@ -2635,25 +2679,88 @@ def new_file(create: Callable[[int | None], Sequence[str]], newest: int) -> byte
         return connection.serialize()
 
 
-def change_indexes(
-    connection: sqlite3.Connection, declared: Iterable[str], made: Iterable[str]
-) -> list[str]:
-    """The statements that give an older file the indexes that its models have now.
+def statements_by_name(statements: Iterable[str]) -> dict[tuple[str, str], str]:
+    """The CREATE statements among some, by what each makes and its name."""
+    head = re.compile(r'(?:--.*\n)?(CREATE (?:UNIQUE )?(TABLE|INDEX|TRIGGER) "?(\w+).*)', re.S)
+    matches = filter(None, map(head.fullmatch, statements))
+    return {(match[2].lower(), match[3]): match[1] for match in matches}
 
-    `declared` makes all that there is in a new file, and `made` what this file is about to get.
+
+def present_sql(connection: sqlite3.Connection, type: str) -> dict[str, str]:
+    """The SQL of a file's tables, indexes or triggers, by name."""
+    listed = 'SELECT "name", "sql" FROM "sqlite_schema" WHERE "type" = ? AND "sql" IS NOT NULL'
+    return dict(connection.execute(listed, (type,)).fetchall())
+
+
+def drop_outdated(
+    connection: sqlite3.Connection, declared: Mapping[tuple[str, str], str]
+) -> Iterator[str]:
+    """Drop all triggers, and the indexes that are not as they are declared now."""
+    for name in present_sql(connection, "trigger"):
+        yield f'DROP TRIGGER "{name}"'
+    for name, sql in present_sql(connection, "index").items():
+        if declared.get(("index", name)) != sql:
+            yield f'DROP INDEX "{name}"'
+
+
+def create_missing(
+    connection: sqlite3.Connection, declared: Mapping[tuple[str, str], str]
+) -> Iterator[str]:
+    """Create the indexes and triggers that are declared and not there."""
+    present = {type: present_sql(connection, type) for type in ("index", "trigger")}
+    for (type, name), sql in declared.items():
+        if type in present and name not in present[type]:
+            yield sql
+
+
+def columns_of(sql: str) -> list[str]:
+    """The columns and constraints of a CREATE TABLE statement, sorted, and what follows them."""
+    body, _, options = re.sub(r"\s+", " ", sql).partition("(")[2].rpartition(")")
+    return [*sorted(part.strip() for part in re.split(r',(?= "| FOREIGN)', body)), options.strip()]
+
+
+def rebuild_tables(
+    connection: sqlite3.Connection, declared: Mapping[tuple[str, str], str]
+) -> Iterator[str]:
+    """Bring the tables that a file has to the columns and checks that their models declare now.
+
+    SQLite changes no CHECK in place, so such a table is written anew, row by row in its order:
+    https://www.sqlite.org/lang_altertable.html#otheralter
     """
-    indexes = "SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL"
-    present = dict(connection.execute(indexes)) | named_indexes(made)
-    wanted = named_indexes(declared)
-    gone = (name for name, sql in present.items() if wanted.get(name) != sql)
-    new = (sql for name, sql in wanted.items() if present.get(name) != sql)
-    return [*(f'DROP INDEX "{name}"' for name in gone), *new]
+    present = present_sql(connection, "table")
+    for model in all_models():
+        table = model._meta.table_name
+        sql = declared.get(("table", table))
+        if sql and table in present and columns_of(sql) != columns_of(present[table]):
+            columns = {row[1] for row in connection.execute(f'PRAGMA table_info("{table}")')}
+            yield sql.replace(f'"{table}"', f'"{table}_rebuilt"', 1)
+            yield copy_rows(model, columns)
+            yield f'DROP TABLE "{table}"'
+            yield f'ALTER TABLE "{table}_rebuilt" RENAME TO "{table}"'
 
 
-def named_indexes(statements: Iterable[str]) -> dict[str, str]:
-    """Those of some statements that make an index, by its name."""
-    found = ((re.match(r'CREATE (?:UNIQUE )?INDEX "(\w+)"', sql), sql) for sql in statements)
-    return {head[1]: sql for head, sql in found if head}
+def copy_rows(model: type[Model], columns: set[str]) -> str:
+    """SQL that copies a table's rows, which have these columns, to its rebuilt form.
+
+    Each fact's JSON is written anew from its columns.
+    """
+    table, fields = model._meta.table_name, model._meta.sorted_fields
+    sources = {}
+    for field in fields:
+        names = [name for name in (field.column_name, *field.former_names) if name in columns]
+        sources[field.column_name] = f'"{names[0]}"' if names else literal(field.initial)
+    # An integer that is the primary key is the rowid itself.
+    if not isinstance(model._meta.primary_key, Integer):
+        sources["rowid"] = "rowid"
+    if model.fact:
+        sources["json"] = model.statements().json
+    targets = ", ".join(f'"{name}"' for name in sources)
+    json = sources.pop("json", "")
+    inner = ", ".join(f'{source} AS "{name}"' for name, source in sources.items())
+    return (
+        f'INSERT INTO "{table}_rebuilt" ({targets}) SELECT *{json and f", {json}"} '
+        f'FROM (SELECT {inner} FROM "{table}" ORDER BY rowid)'
+    )
 
 
 def not_ours(workspace: Workspace, error: Exception | None = None) -> Problem:
@@ -4000,9 +4107,43 @@ def hash_audit(previous: str, row: Sequence) -> str:
     return hashlib.sha256((previous + to_json(row)).encode()).hexdigest()
 
 
-def hash_content(row: Sequence) -> str:
-    """SHA-256 over a record's columns as they are stored."""
-    return hashlib.sha256(to_json(row).encode()).hexdigest()
+def hash_content(model: type[Model], row: Sequence) -> str:
+    """SHA-256 over a record's columns as they are stored: a JSON object, sorted by its names.
+
+    A column is left out while it holds what every row older than the column holds, usually null.
+    So a fact that was recorded once keeps its hash when its model gains, renames or moves columns.
+    """
+    recorded = model.statements().recorded
+    content = {name: row[index] for name, index, initial in recorded if row[index] != initial}
+    return hashlib.sha256(to_json(content).encode()).hexdigest()
+
+
+#: The layout since which content hashes are over objects.
+OBJECTS = 6
+
+
+def hash_former_content(model: type[Model], row: Sequence) -> str:
+    """The content hash as layouts before 6 made it: over a JSON array of the columns of that time.
+
+    Empty where a younger column holds something, which such a record cannot have had.
+    """
+    fields, columns = model._meta.sorted_fields, former_columns(model)
+    if any(row[i] != f.initial for i, f in enumerate(fields) if f.since >= OBJECTS):
+        return ""
+    return hashlib.sha256(to_json([row[index] for index in columns]).encode()).hexdigest()
+
+
+@functools.cache
+def former_columns(model: type[Model]) -> list[int]:
+    """The positions today of the columns that a model had before layout 6, in their order then."""
+    fields = enumerate(model._meta.sorted_fields)
+    columns = {field.recorded_name: index for index, field in fields if field.since < OBJECTS}
+    return [columns[name] for name in model.former_order.split() or columns]
+
+
+def is_recorded(content: str, model: type[Model], row: Sequence) -> bool:
+    """Return whether a content hash in the ledger matches a row, in today's or the former form."""
+    return content == hash_content(model, row) or content == hash_former_content(model, row)
 
 
 def hash_ledger(entry: Sequence[str]) -> str:
@@ -4077,7 +4218,7 @@ class Journal:
             detail = to_json({"before": was}) if was is not None else None
             table = model._meta.table_name
             audited.append(self.entry(current, f"{model.fact}.{verb}", table, key, detail))
-            proofs.append(self.proof(current, table, key, verb, row))
+            proofs.append(self.proof(current, model, key, verb, row))
         execute = current.database.connection().executemany
         execute(AuditEntry.statements().insert, audited)
         execute(LedgerEntry.statements().insert, proofs)
@@ -4109,11 +4250,12 @@ class Journal:
         self.audit = number, row[-1]
         return row
 
-    def proof(self, current: Session, table: str, key: str, verb: str, row: list) -> tuple:
+    def proof(self, current: Session, model: type[Model], key: str, verb: str, row: list) -> tuple:
         """The next row of the ledger."""
         number, previous, last = self.ledger
+        table = model._meta.table_name
         event = f"{table}_{verb}".upper()
-        content = hash_content(row)
+        content = hash_content(model, row)
         # A clock that was set back does not take the ledger back: its times are found by halving.
         at = max(current.source.now(), last)
         entry_id, record = current.source.uuid(), record_uuid(table, key)
@@ -4251,7 +4393,7 @@ def known_of_seeds() -> dict[str, dict[str, Known]]:
     known: dict[str, dict[str, Known]] = defaultdict(dict)
     for table, model in fact_models().items():
         for record in seeded(model):
-            known[table][record._pk] = Known("SEEDED", hash_content(record.row()), 0)
+            known[table][record._pk] = Known("SEEDED", hash_content(model, record.row()), 0)
     return known
 
 
@@ -4300,7 +4442,7 @@ def content_fault(
         return f"The ledger knows nothing of {model.noun()} {key}."
     if is_deleted:
         return f"{name} is in its table, though the ledger says that it was deleted."
-    if content != hash_content(stored):
+    if not is_recorded(content, model, stored):
         return f"{name} is not what the ledger recorded."
     return "" if is_told else f"{name} is not told as it is stored."
 
@@ -20242,7 +20384,6 @@ MIGRATIONS = (
         4,
         "Search, notifications and integrations",
         (
-            'ALTER TABLE "ledger_entry" ADD COLUMN "record_key" TEXT',
             *mark_older_events(),
             *count_older_records(),
         ),
@@ -22141,16 +22282,15 @@ def fresh_layout() -> dict[tuple[str, str], Any]:
 
 
 def layout_of(connection: sqlite3.Connection) -> dict[tuple[str, str], Any]:
-    """What a file holds of each kind: a table by its columns, all else by its SQL.
+    """The SQL of all that a file holds; of a table its columns and constraints, in any order.
 
-    A column that a migration added stands in another place of a table's SQL.
+    A column that a migration added stands in another position of a table's SQL.
     """
     listed = 'SELECT "type", "name", "sql" FROM "sqlite_schema" WHERE "name" NOT LIKE \'sqlite_%\''
-    layout: dict[tuple[str, str], Any] = {}
-    for kind, name, sql in connection.execute(listed).fetchall():
-        columns = connection.execute(f'PRAGMA table_xinfo("{name}")') if kind == "table" else ()
-        layout[kind, name] = sorted(row[1:] for row in columns) or sql
-    return layout
+    return {
+        (type, name): columns_of(sql) if type == "table" else sql
+        for type, name, sql in connection.execute(listed).fetchall()
+    }
 
 
 def verify_beside(path: Path, settings: Settings, notes: bytes, key: str = "") -> list[str]:
