@@ -5158,6 +5158,8 @@ def answer(context: Context, given: Mapping[str, str]) -> Reply:
         context.principal.must_have(operation.scope)
     if operation.setting and not getattr(lite.settings, operation.setting):
         refuse_what_is_off(operation, lite.settings)
+    if (context.request.content_length or 0) > lite.settings.upload_limit:
+        raise TooLarge(f"The body is over the limit of {lite.settings.upload_limit} bytes.")
     path = operation.surface.read_path(operation, given)
     context.read_query()
     if operation.method == "GET":
@@ -8489,11 +8491,15 @@ def make_key(context: Context, owner_id: str, owner_type: str) -> dict:
 # --- Factstore conventions ----------------------------------------------------
 
 
+#: At most so many records make a numbered page.
+PAGE_SIZE = 10_000
+
+
 class Paging(Filters):
     """The query of a list that is cut into numbered pages, from 0 on, when it is asked for."""
 
     def __init__(self, *columns: Member, **own: Any):
-        page, size = Integer(0, 2**31 - 1), Integer(1, 2**31 - 1)
+        page, size = Integer(0, 2**31 - 1), Integer(1, PAGE_SIZE)
         super().__init__(*columns, **own, page=page, size=size)
 
 
@@ -11003,9 +11009,10 @@ class Attestations(
         answer=FACTSTORE.paged_schema("AttestationResponse"),
     )
     def list(self, context, trail):
-        """List the attestations of a trail, in pages where the query asks for one."""
+        """List the attestations of a trail, in pages where the query or a setting asks for them."""
         Trail.fetch(trail)
-        return FACTSTORE.array(context, TRAIL_ATTESTATIONS, {"trail": trail})
+        paged = context.settings.factstore_pages
+        return FACTSTORE.array(context, TRAIL_ATTESTATIONS, {"trail": trail}, paged)
 
     @route(
         "POST /api/v1/trails/{trailId}/attestations",
@@ -13059,6 +13066,10 @@ class Environments(
         Environment.scope,
         name="UpdateEnvironmentRequest",
     )
+
+    def list(self, context):
+        """List environments, in pages where the query or a setting asks for them."""
+        return FACTSTORE.array(context, self.listing, {}, context.settings.factstore_pages)
 
 
 # --- Snapshot records ---------------------------------------------------------
@@ -19475,7 +19486,7 @@ LEDGER_ENTRY = Schema(
 LEDGER_ENTRIES = Schema(
     entries=Json(ListOf(LEDGER_ENTRY, 2**31)),
     page=Integer(0, 2**31 - 1),
-    size=Integer(1, 2**31 - 1),
+    size=Integer(1, PAGE_SIZE),
     total_elements=Integer(0),
     total_pages=Integer(0),
 )
@@ -22060,6 +22071,30 @@ def on_one_processor() -> Iterator[None]:
 REPLACEMENTS = 64
 
 
+def refusing_channel(limit: int) -> type:
+    """waitress's channel, except that the application words what is wrong with too large a body."""
+    from waitress.channel import HTTPChannel
+    from waitress.task import ErrorTask, WSGITask
+    from waitress.utilities import RequestEntityTooLarge
+
+    class TooLargeTask(WSGITask):
+        """Has the application answer as if the body were still to come, and hangs up."""
+
+        def execute(self):
+            self.set_close_on_finish()
+            super().execute()
+
+        def get_environment(self):
+            size = {"CONTENT_LENGTH": str(limit + 1), "wsgi.input": io.BytesIO()}
+            return super().get_environment() | size
+
+    def error_task(channel, request):
+        is_too_large = isinstance(request.error, RequestEntityTooLarge)
+        return (TooLargeTask if is_too_large else ErrorTask)(channel, request)
+
+    return type("Channel", (HTTPChannel,), {"error_task_class": staticmethod(error_task)})
+
+
 class Server:
     """waitress in a thread, stopped so that requests in flight are answered and nothing is left."""
 
@@ -22083,6 +22118,7 @@ class Server:
                 clear_untrusted_proxy_headers=False,
                 ident="novantra-lite",
             )
+        self.waitress.channel_class = refusing_channel(settings.upload_limit)
         # Answers up to this size leave whole, sent by the thread that has the sockets. As an option
         # it is deprecated; a waitress that has it no more takes no notice.
         self.waitress.adj.send_bytes = 65_536
