@@ -581,7 +581,7 @@ def read_json(data: bytes) -> Any:
     except (ValueError, RecursionError):
         raise Invalid("The body is not JSON in UTF-8.", [issue([], "Expected JSON")]) from None
     if data.count(b"[") + data.count(b"{") > DEPTH or b"\\u" in data:
-        check_json(value, ())
+        check_json(value, DEPTH)
     return value
 
 
@@ -598,7 +598,7 @@ def read_float(text: str) -> float:
     return number
 
 
-def check_json(value: Any, path: tuple) -> None:
+def check_json(value: Any, depth: int, path: tuple = ()) -> None:
     """Refuse a parsed value that is nested too deep or holds text that is no text.
 
     The issue names the member; a name that is no text itself is reported where it stands.
@@ -607,12 +607,12 @@ def check_json(value: Any, path: tuple) -> None:
         if "\0" in value or (not value.isascii() and not is_text(value)):
             raise Invalid(issues=[issue(path, "Expected text without NUL and lone surrogates")])
     elif isinstance(value, dict | list):
-        if len(path) == DEPTH:
+        if depth == 0:
             raise Invalid(issues=[issue([], f"Expected at most {DEPTH} levels of nesting")])
         for name in value if isinstance(value, dict) else ():
-            check_json(name, path)
+            check_json(name, depth, path)
         for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            check_json(inner, (*path, key))
+            check_json(inner, depth - 1, (*path, key))
 
 
 def is_text(value: str) -> bool:
@@ -21857,9 +21857,9 @@ def send(response, context: Context, surface: Surface, reply: Reply) -> None:
 
 def refuse_early(request, response, error: falcon.HTTPError, path: dict) -> None:
     """Word what Falcon refused before any operation was reached: unknown paths and methods."""
-    lite, surface = request.env[INSTANCE], surface_at(request.path)
+    lite, operations = request.env[INSTANCE], by_path().get(request.uri_template)
+    surface = operations[0].surface if operations else surface_at(request.path)
     context = Context(lite, None, request)
-    operations = by_path().get(request.uri_template)
     methods = allowed_methods(operations[0], lite.settings) if operations else []
     error_class = PROBLEMS.get(error.status_code, Invalid)
     if error.status_code in (400, 405):
@@ -21897,7 +21897,7 @@ def surface_at(path: str) -> Surface:
     """The surface that words what is wrong with a path: the one that claims most of it.
 
     Where only the general claims to / and /api fit, the path may be misspelt, as /api/v1/workspace
-    or /api/v1/finding: the first word in it that only one surface uses decides.
+    or /api/v1/finding: the first word in it that is known decides.
     """
     claims = [
         (len(claim), surface)
@@ -21909,8 +21909,9 @@ def surface_at(path: str) -> Surface:
     length, surface = max(claims, key=lambda claim: claim[0], default=(0, NOVANTRA))
     if length > len("/api"):
         return surface
-    users = (surface_words().get(_path_word(segment)) for segment in path.split("/"))
-    return next(filter(None, users), surface)
+    words = map(_path_word, path.split("/"))
+    known = (surface_words()[word] for word in words if word in surface_words())
+    return next(known, None) or surface
 
 
 def _path_word(segment: str) -> str:
@@ -21920,8 +21921,9 @@ def _path_word(segment: str) -> str:
 
 
 @functools.cache
-def surface_words() -> dict[str, Surface]:
-    """The words of paths and chapters, each with the surface that has it nearest to its root."""
+def surface_words() -> dict[str, Surface | None]:
+    """The words of paths and chapters, each with the surface that has it nearest to its root, or
+    None where both have it equally near."""
     depths: dict[str, dict[Surface, int]] = defaultdict(dict)
     for operation in every_operation():
         for path in {operation.path, operation.path.replace("/governance", "")}:
@@ -21930,12 +21932,11 @@ def surface_words() -> dict[str, Surface]:
                 if segment and segment[0] != "{":
                     users = depths[_path_word(segment)]
                     users[operation.surface] = min(depth, users.get(operation.surface, depth))
-    nearest = {word: min(users.values()) for word, users in depths.items()}
-    return {
-        word: min(users, key=users.get)
-        for word, users in depths.items()
-        if list(users.values()).count(nearest[word]) == 1
-    }
+    words: dict[str, Surface | None] = {}
+    for word, users in depths.items():
+        nearest = [surface for surface, depth in users.items() if depth == min(users.values())]
+        words[word] = nearest[0] if len(nearest) == 1 else None
+    return words
 
 
 def all_scopes() -> list[str]:
