@@ -313,10 +313,18 @@ class Settings:
     rate_reads = Setting(600, "Reads a minute for one service account.")
     rate_writes = Setting(60, "Writes a minute for one service account.")
     rate_organization = Setting(3000, "Requests a minute for the whole organization.")
+    factstore_rate_reads = Setting(6000, "Factstore API: reads a minute for one account.")
+    factstore_rate_writes = Setting(1200, "Factstore API: writes a minute for one account.")
     rate_address = Setting(60, "Requests a minute for one address without usable credentials.")
     rate_failures = Setting(10, "Failed token requests a minute for one client id.")
+    trusted_proxies = Setting(
+        (), "Networks of reverse proxies whose X-Forwarded-For header is believed."
+    )
     json_limit = Setting(1_048_576, "Bytes that a JSON body may have.")
-    claim_limit = Setting(20_971_520, "Bytes that an evidence claim with attachments may have.")
+    claim_limit = Setting(
+        22_020_096,
+        "Bytes that the JSON body of an evidence claim may have; base64 makes 4 bytes of 3.",
+    )
     attachment_limit = Setting(10_485_760, "Bytes that one attachment may have.")
     attachments_limit = Setting(15_728_640, "Bytes that a claim's attachments may have together.")
     upload_limit = Setting(52_428_800, "Bytes that any request may have.")
@@ -329,6 +337,10 @@ class Settings:
     factstore_auth = Setting("on", "`open` lets loopback callers without credentials through.")
     self_approval = Setting(
         False, "Whether those who ask for an approval may decide it; they may where auth is `open`."
+    )
+    factstore_pages = Setting(
+        False,
+        "Whether lists of environments and of a trail's attestations are always page objects.",
     )
     factstore_region = Setting("us-east-1", "Sent as X-Factstore-Region.")
     cors_origins = Setting(
@@ -402,7 +414,17 @@ class Settings:
             is_number = type(known.default) in (int, float)
             if is_number and not known.at_least <= getattr(settings, name) < math.inf:
                 raise Invalid(f"The setting {name} needs a number from {known.at_least} on.")
+        networks_of(settings, "trusted_proxies")
         return settings
+
+
+@functools.cache
+def networks_of(settings: Settings, name: str) -> list[IPv4Network | IPv6Network]:
+    """The networks that a setting lists."""
+    try:
+        return [ip_network(text) for text in getattr(settings, name)]
+    except ValueError:
+        raise Invalid(f"The setting {name} needs networks such as 10.1.0.0/16.") from None
 
 
 def parse_setting(name: str, text: str, default: Any) -> Any:
@@ -580,18 +602,21 @@ def read_float(text: str) -> float:
     return number
 
 
-def check_json(value: Any, depth: int) -> None:
-    """Refuse a parsed value that is nested too deep or holds text that is no text."""
+def check_json(value: Any, depth: int, path: tuple = ()) -> None:
+    """Refuse a parsed value that is nested too deep or holds text that is no text.
+
+    The issue names the member; a name that is no text itself is reported where it stands.
+    """
     if isinstance(value, str):
         if "\0" in value or (not value.isascii() and not is_text(value)):
-            raise Invalid(issues=[issue([], "Expected text without NUL and lone surrogates")])
+            raise Invalid(issues=[issue(path, "Expected text without NUL and lone surrogates")])
     elif isinstance(value, dict | list):
         if depth == 0:
             raise Invalid(issues=[issue([], f"Expected at most {DEPTH} levels of nesting")])
-        for inner in value:
-            check_json(inner, depth - 1)
-        for inner in value.values() if isinstance(value, dict) else ():
-            check_json(inner, depth - 1)
+        for name in value if isinstance(value, dict) else ():
+            check_json(name, depth, path)
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            check_json(inner, depth - 1, (*path, key))
 
 
 def is_text(value: str) -> bool:
@@ -1343,6 +1368,14 @@ class CurrentDatabase:
         return getattr(current.database if current else self.dialect, name)
 
 
+class StillInUse(Conflict):
+    """A record cannot be removed, since others point at it, or at what would go with it."""
+
+    def __init__(self, record: Model, users: str):
+        super().__init__(f"This {record.noun()} is still in use by {users} records.")
+        self.users = users
+
+
 class Findable:
     """Mixed into what has a table: how its records are found, by SQL that is written once.
 
@@ -1525,17 +1558,19 @@ class Model(Findable, peewee.Model):
 
 
 def take_along(record: Model) -> None:
-    """Remove what goes with a record; Conflict names what still points at it and stays."""
+    """Remove what goes with a record; StillInUse names the record itself and what stays."""
     for key in record._meta.backrefs:
         sql = pointing_sql(key)
         pointing = session().database.connection().execute(sql, (record._pk,)).fetchall()
         if key.on_delete == "CASCADE":
             # Through the same door, so that the ledger knows of it.
-            for (other,) in pointing:
-                key.model.fetch(other).remove()
+            try:
+                for (other,) in pointing:
+                    key.model.fetch(other).remove()
+            except StillInUse as refusal:
+                raise StillInUse(record, refusal.users) from None
         elif pointing:
-            user = key.model.noun()
-            raise Conflict(f"This {record.noun()} is still in use by {user} records.")
+            raise StillInUse(record, key.model.noun())
 
 
 @functools.cache
@@ -2278,12 +2313,20 @@ class Writer:
             self.database.close_every()
 
 
+def already_there(text: str) -> Conflict:
+    """The Conflict that names the type of record and the members that have to be unique."""
+    columns = re.findall(r"(\w+)\.(\w+)", text)
+    members = " and ".join(camel(column) for _, column in columns)
+    where = f" ({columns[0][0].replace('_', ' ')}, {members})" if columns else ""
+    return Conflict(f"There is already a record with this key{where}.")
+
+
 def translate(error: BaseException) -> BaseException:
     """What an error of the file means to a caller; other errors stand as they are."""
     if isinstance(error, sqlite3.IntegrityError | peewee.IntegrityError):
         text = str(error)
         if "UNIQUE" in text:
-            return Conflict("There is already a record with this key.")
+            return already_there(text)
         if "FOREIGN KEY" in text:
             return Conflict("Other records still point here, or a record pointed to is not there.")
         return Invalid("A value is outside of what the table may hold.")
@@ -3346,12 +3389,21 @@ def attachment_headers(name: str, kind: str, size: int | None = None) -> dict[st
 # --- Contexts -----------------------------------------------------------------
 
 
+def read_address(text: str) -> IPv4Address | IPv6Address | None:
+    """The IP address in a text that may have a port, or brackets; None where there is none."""
+    match = re.fullmatch(r"\[(.+)\](?::\d+)?|([^:]+)(?::\d+)?|(.+)", text.strip())
+    with contextlib.suppress(ValueError):
+        address = ip_address(next(filter(None, match.groups()))) if match else None
+        return getattr(address, "ipv4_mapped", None) or address
+    return None
+
+
 class Context:
     """One request being answered: workspace, principal, query, body, and headers to send."""
 
     __slots__ = (
-        "body", "headers", "lite", "operation", "prepared", "principal", "query", "raw", "reason",
-        "request", "request_id", "upload", "workspace",
+        "body", "headers", "is_counted", "lite", "operation", "prepared", "principal", "query",
+        "raw", "reason", "request", "request_id", "upload", "workspace",
     )  # fmt: skip
 
     def __init__(self, lite: NovantraLite, operation: Operation, request: falcon.Request):
@@ -3366,11 +3418,26 @@ class Context:
         #: What the operation's `before` found out.
         self.prepared: Any = None
         self.headers: dict[str, str] = {}
+        #: Whether a rate limit has counted this request.
+        self.is_counted = False
 
     @property
     def settings(self) -> Settings:
         """What is set for the instance that answers."""
         return self.lite.settings
+
+    @property
+    def address(self) -> str:
+        """The caller's address: the peer's, or what a trusted proxy says in X-Forwarded-For."""
+        address = self.request.remote_addr or ""
+        proxies = networks_of(self.settings, "trusted_proxies")
+        hops = self.request.get_header("X-Forwarded-For", default="").split(",") if proxies else []
+        while hops and (peer := read_address(address)):
+            if not any(peer in network for network in proxies):
+                break
+            # A hop that is no address ends the search: what stands before it is hearsay.
+            address = str(read_address(hops.pop()) or "unknown")
+        return address
 
     def read_query(self) -> None:
         """Read the query as the operation wants it."""
@@ -3489,6 +3556,8 @@ class Surface:
     ignores_empty = False
     #: Whether API keys are taken beside tokens.
     api_keys = False
+    #: The settings that limit the reads and the writes of an account, and all of an organization.
+    rates: ClassVar[tuple[str, ...]] = ("rate_reads", "rate_writes", "rate_organization")
     error_schema: ClassVar[dict] = {}
 
     def __init__(self) -> None:
@@ -3922,10 +3991,12 @@ class Idempotency:
 
 
 class RateLimits:
-    """Fixed windows of 60 s, counted in memory: per account and kind, and per organization.
+    """Fixed windows of 60 s, counted in memory: per account and API, reads and writes apart, and
+    per organization where the API has such a limit.
 
-    Whoever cannot be identified counts by address. A refused request does not count. All four
-    headers go out with every answer and speak of the bucket with the smallest share left.
+    Only a request without usable credentials counts against its address: of IPv6, the /64. A
+    refused request does not count. All four headers go out with every answer and speak of the
+    bucket with the smallest share left.
     """
 
     WINDOW = 60
@@ -3936,32 +4007,48 @@ class RateLimits:
         self._minute = 0
         self._counts: dict[tuple, int] = {}
 
-    def take(self, context: Context, at: float) -> None:
+    @staticmethod
+    def kind(context: Context) -> str:
+        """What a request counts as."""
+        return "read" if context.request.method in ("GET", "HEAD", "OPTIONS") else "write"
+
+    def take(self, context: Context, surface: Surface, at: float) -> None:
         """Count one request of a principal, or raise RateLimited."""
-        kind = "read" if context.request.method in ("GET", "HEAD") else "write"
-        limit = self.settings.rate_reads if kind == "read" else self.settings.rate_writes
-        organization = id(context.workspace)
-        buckets = (
-            ((organization, context.principal.party, kind), limit, f"token-{kind}"),
-            ((organization,), self.settings.rate_organization, "org"),
-        )
+        kind, organization = self.kind(context), id(context.workspace)
+        reads, writes, *shared = surface.rates
+        limit = getattr(self.settings, reads if kind == "read" else writes)
+        account = organization, surface.name, context.principal.party, kind
+        buckets = [(account, limit, f"token-{kind}")]
+        buckets += [((organization,), getattr(self.settings, name), "org") for name in shared]
+        context.is_counted = True
         self.count(context.headers, buckets, at)
 
-    def take_address(self, context: Context, at: float, by: int = 1) -> None:
-        """Count one request of an address that presented nothing usable."""
-        kind = "token-read" if context.request.method in ("GET", "HEAD") else "token-write"
-        bucket = (context.request.remote_addr,), self.settings.rate_address, kind
-        self.count(context.headers, (bucket,), at, by)
+    def take_address(self, context: Context, at: float, by: int = 1, what: str = "") -> None:
+        """Count one request of an address that presented nothing usable.
 
-    def take_failure(self, headers: dict, client_id: str, at: float) -> None:
-        """Count one failed token request of a client id."""
-        bucket = ("failures", client_id), self.settings.rate_failures, "token-write"
-        self.count(headers, (bucket,), at)
+        `what` names a bucket of its own: that of unknown paths, or of one operation.
+        """
+        context.is_counted = context.is_counted or bool(by)
+        self.count(context.headers, (self.of_address(context, what),), at, by)
 
-    def check_failures(self, headers: dict, client_id: str, at: float) -> None:
-        """Refuse a client id that has failed too often in this minute."""
-        bucket = ("failures", client_id), self.settings.rate_failures, "token-write"
-        self.count(headers, (bucket,), at, by=0)
+    def of_address(self, context: Context, what: str) -> tuple:
+        """The bucket of the address that a request comes from."""
+        address = read_address(context.address)
+        network = int(address) >> 64 if isinstance(address, IPv6Address) else str(address)
+        return ("address", what, network), self.settings.rate_address, f"token-{self.kind(context)}"
+
+    def take_token(self, context: Context, account_id: str, at: float) -> None:
+        """Count a token that an account got; apart from its writes, under the same limit."""
+        bucket = ("tokens", account_id), self.settings.rate_writes, "token-write"
+        context.is_counted = True
+        self.count(context.headers, (bucket,), at)
+
+    def take_failure(self, context: Context, client_id: str, at: float) -> None:
+        """Count one failed token request of a client id, and of the address it came from."""
+        failures = ("failures", client_id), self.settings.rate_failures, "token-write"
+        context.is_counted = True
+        address = self.of_address(context, context.operation.id)
+        self.count(context.headers, (failures, address), at)
 
     def count(
         self, headers: dict, buckets: Sequence[tuple[tuple, int, str]], at: float, by: int = 1
@@ -5093,27 +5180,37 @@ def answer(context: Context, given: Mapping[str, str]) -> Reply:
     """Answer one request: who is it, how often, may they, what do they want, here it is."""
     operation, lite = context.operation, context.lite
     at = lite.source.clock()
-    if operation.public and operation.method == "GET":
-        # Whether the server is well is told whatever others of the address do. What has to be
-        # limited, as signing in has, counts in its handler.
+    if operation.public:
+        # Neither health nor a right secret depends on what others of the address do: a write
+        # counts when it is refused, and a read that has to be limited counts in its handler.
         with contextlib.suppress(RateLimited):
-            lite.limits.take_address(context, at, by=0)
-    elif operation.public:
-        lite.limits.take_address(context, at)
+            lite.limits.take_address(context, at, by=0, what=public_bucket(operation))
     else:
         identify(context, at)
-        lite.limits.take(context, at)
+        lite.limits.take(context, operation.surface, at)
         context.principal.must_have(operation.scope)
     if operation.setting and not getattr(lite.settings, operation.setting):
         refuse_what_is_off(operation, lite.settings)
+    if (context.request.content_length or 0) > lite.settings.upload_limit:
+        raise TooLarge(f"The body is over the limit of {lite.settings.upload_limit} bytes.")
     path = operation.surface.read_path(operation, given)
     context.read_query()
     if operation.method == "GET":
         return operation.handler(context, *path) if operation.public else look(context, path)
-    if operation.signed:
-        identify_signer(context, path)
-    context.read_body()
-    return write(context, path) if operation.writes else operation.handler(context, *path)
+    try:
+        if operation.signed:
+            identify_signer(context, path, at)
+        context.read_body()
+        return write(context, path) if operation.writes else operation.handler(context, *path)
+    except Problem:
+        if not context.is_counted:
+            lite.limits.take_address(context, at, what=public_bucket(operation))
+        raise
+
+
+def public_bucket(operation: Operation) -> str:
+    """The bucket in which an address counts: a public write, as the token endpoint, has its own."""
+    return "" if operation.method == "GET" else operation.id
 
 
 def refuse_what_is_off(operation: Operation, settings: Settings) -> None:
@@ -5125,12 +5222,13 @@ def refuse_what_is_off(operation: Operation, settings: Settings) -> None:
 
 
 def allowed_methods(operation: Operation, settings: Settings) -> list[str]:
-    """The methods that a path answers to, with these settings."""
-    return [
+    """The methods that a path answers to, with these settings; HEAD wherever GET is."""
+    methods = [
         other.method
         for other in operation.surface.operations
         if other.path == operation.path and (not other.setting or getattr(settings, other.setting))
     ]
+    return [*methods, "HEAD"] if "GET" in methods else methods
 
 
 def identify(context: Context, at: float) -> None:
@@ -5146,7 +5244,7 @@ def identify(context: Context, at: float) -> None:
         raise
 
 
-def identify_signer(context: Context, path: Sequence[str]) -> None:
+def identify_signer(context: Context, path: Sequence[str], at: float) -> None:
     """Find the workspace and the principal that a signature over the raw body speaks for.
 
     The operation's method is asked in every workspace, so that no answer comes sooner than another:
@@ -5167,11 +5265,13 @@ def identify_signer(context: Context, path: Sequence[str]) -> None:
     verified = [(workspace, principal) for workspace, principal in found if principal]
     if len(verified) == 1:
         context.workspace, context.principal = verified[0]
+        context.lite.limits.take(context, context.operation.surface, at)
         return
     if absent and not found:
         raise absent[0]
     if verified:
         log.warning("Several workspaces verify a signature at %s.", context.operation.path)
+    context.lite.limits.take_address(context, at, what=context.operation.id)
     note_refusal(context, f"{context.request.method} {context.operation.path}")
     raise Invalid("The signature is missing or does not verify.")
 
@@ -5478,7 +5578,7 @@ class Transport:
         *,
         clock: Callable[[], float] = time.time,
         limit: int = ANSWER_LIMIT,
-        agent: str = "Novantra-Lite-Webhooks/1",
+        agent: str = "Novantra-Webhooks/1.0",
         remedy: str = WEBHOOK_REMEDY,
     ):
         self.allowed, self.timeout, self.resolve, self.clock = allowed, timeout, resolve, clock
@@ -5910,15 +6010,9 @@ class Webhooks:
         return count
 
 
-@functools.cache
 def allowed_networks(settings: Settings) -> list:
     """The private networks that webhooks may be sent to."""
-    try:
-        return [ip_network(text) for text in settings.webhook_private_targets]
-    except ValueError:
-        raise Invalid(
-            "The setting webhook_private_targets needs networks such as 10.1.0.0/16."
-        ) from None
+    return networks_of(settings, "webhook_private_targets")
 
 
 # === Part III: Novantra =======================================================
@@ -5969,6 +6063,17 @@ class Limit(Integer):
         return {"type": "integer", "minimum": 1}
 
 
+#: A filter without documented words: any text, which matches nothing where no record has it.
+FREE_TEXT = Text(100_000)
+
+
+def free_text(field: Member, is_required: bool) -> Member:
+    """The field that reads a filter: ids and free text are only compared, never refused."""
+    if not isinstance(field, Text | ForeignKey):
+        return field
+    return Text(FREE_TEXT.at_most, 1) if is_required else FREE_TEXT
+
+
 class NovantraSurface(Surface):
     """Envelopes named after the resource, signed cursors, and a reason for every write."""
 
@@ -6015,8 +6120,12 @@ class NovantraSurface(Surface):
     def list_query(self, resource):
         own = {"created_after": Timestamp(dates=True), "cursor": Text(100_000), "limit": Limit()}
         query = Filters(**own)
-        query.members = resource.filters.members | query.members
         query.required = set(resource.filters.required)
+        filters = {
+            member: (name, free_text(field, member in query.required))
+            for member, (name, field) in resource.filters.members.items()
+        }
+        query.members = filters | query.members
         return query, {"created_after": lambda value: resource.model.created_at > value}
 
     def list_page(self, context, listing):
@@ -6283,13 +6392,8 @@ class Authentication(Resource, surface=NOVANTRA, tag="Authentication"):
     def create_token(self, context):
         """Exchange client credentials for a bearer token."""
         body, at = context.body, context.lite.source.clock()
-        client_id = body["client_id"]
-        context.lite.limits.check_failures(context.headers, client_id, at)
-        try:
-            account = self.authenticate(context, client_id, body["client_secret"], at)
-        except Unauthenticated:
-            context.lite.limits.take_failure(context.headers, client_id, at)
-            raise
+        account = self.authenticate(context, body["client_id"], body["client_secret"], at)
+        context.lite.limits.take_token(context, account.id, at)
         scopes = (body.get("scope") or "").split() or account.scopes
         if foreign := set(scopes) - set(account.scopes):
             message = f"Not granted to this account: {' '.join(sorted(foreign))}"
@@ -6297,23 +6401,23 @@ class Authentication(Resource, surface=NOVANTRA, tag="Authentication"):
         return self.grant(context, account, scopes, at)
 
     def authenticate(self, context, client_id, secret, at) -> ServiceAccount:
-        """The account of a client id and secret; the same refusal for whatever is wrong."""
-        found = context.lite.workspace_of_account(client_id)
-        refused = Unauthenticated(
+        """The account of a client id and secret; the same refusal for whatever is wrong.
+
+        Failures are counted once the secret is known to be wrong, so that they lock nobody out.
+        """
+        workspace = context.workspace = context.lite.workspace_of_account(client_id)
+        if workspace:
+            with workspace.read():
+                account = ServiceAccount.fetch(client_id)
+            expected = hash_secret(workspace.ring, secret)
+            if hmac.compare_digest(expected, account.secret_hash) and account.is_usable(at):
+                return account
+        context.lite.limits.take_failure(context, client_id, at)
+        note_refusal(context, "POST /api/v1/auth/token", client_id)
+        raise Unauthenticated(
             "The client id or the client secret is wrong, or the account is not active.",
             headers={"WWW-Authenticate": "Basic"},
         )
-        if found is None:
-            note_refusal(context, "POST /api/v1/auth/token", client_id)
-            raise refused
-        context.workspace = found
-        with found.read():
-            account = ServiceAccount.fetch(client_id)
-        expected = hash_secret(found.ring, secret)
-        if not hmac.compare_digest(expected, account.secret_hash) or not account.is_usable(at):
-            note_refusal(context, "POST /api/v1/auth/token", client_id)
-            raise refused
-        return account
 
     def grant(self, context, account, scopes, at) -> Reply:
         """Issue a token, and audit it."""
@@ -6589,6 +6693,10 @@ class EvidenceRequirement(Model):
 
 SHA256 = Text(64, 64, pattern="[0-9a-fA-F]{64}", hint="Expected 64 hexadecimal digits", null=True)
 ADDRESS = Text(2000, 1, pattern=r"[A-Za-z][A-Za-z0-9+.-]*:\S+", hint="Expected a URI", null=True)
+WEB_ADDRESS = Text(
+    2000, 1, pattern=r"[Hh][Tt][Tt][Pp][Ss]?://[^\s/?#]\S*", hint="Expected an http or https URI",
+    null=True,
+)  # fmt: skip
 
 ATTACHMENT = Shape(
     id=Key(),
@@ -6604,7 +6712,7 @@ NEW_ATTACHMENT = Shape(
     file_name=Text(255, 1),
     content_type=Text(255, 1),
     content_base64=Text(100_000_000, null=True),
-    uri=ADDRESS,
+    uri=WEB_ADDRESS,
     sha256=SHA256,
 )
 
@@ -6771,6 +6879,8 @@ def read_attachments(given: list[dict], settings: Settings) -> list[tuple[dict, 
 def read_content(attachment: dict, settings: Settings) -> bytes | None:
     """The bytes of one new attachment, held against its digest; None when only a URI is given."""
     text, digest = attachment["contentBase64"], attachment["sha256"]
+    if text is not None and attachment["uri"] is not None:
+        raise ValueError("Expected either contentBase64 or uri, not both")
     if text is None:
         if attachment["uri"] is None or digest is None:
             raise ValueError("Expected contentBase64, or uri with sha256")
@@ -6819,7 +6929,8 @@ class EvidenceClaims(
 ):
     """Claims with their attachments; the API makes claims, and never approves them."""
 
-    filters = Filters(EvidenceClaim.evidence_requirement, EvidenceClaim.status)
+    # The API reference gives the statuses of other records as words, and this one as text.
+    filters = Filters(EvidenceClaim.evidence_requirement, status=FREE_TEXT)
     creates = Schema(
         EvidenceClaim.evidence_requirement,
         EvidenceClaim.claim_key,
@@ -7053,6 +7164,8 @@ class Findings(
     def update_status(self, context, key):
         """Change the status of a finding (off unless the setting finding_updates is on)."""
         finding = Finding.fetch(key)
+        # The same status again is a move like any other, and none allows it.
+        check_move(finding, context.body["status"])
         finding.change(**context.body)
         return finding
 
@@ -7526,6 +7639,7 @@ class SubmissionEvents(
     )
     def create_for_package(self, context, key):
         """Create one submission event of the package that the path names."""
+        SubmissionPackage.fetch(key)
         return SubmissionEvent.record(**context.body, submission_package=key)
 
     def enter(self, values):
@@ -8423,11 +8537,15 @@ def make_key(context: Context, owner_id: str, owner_type: str) -> dict:
 # --- Factstore conventions ----------------------------------------------------
 
 
+#: At most so many records make a numbered page.
+PAGE_SIZE = 10_000
+
+
 class Paging(Filters):
     """The query of a list that is cut into numbered pages, from 0 on, when it is asked for."""
 
     def __init__(self, *columns: Member, **own: Any):
-        page, size = Integer(0, 2**31 - 1), Integer(1, 2**31 - 1)
+        page, size = Integer(0, 2**31 - 1), Integer(1, PAGE_SIZE)
         super().__init__(*columns, **own, page=page, size=size)
 
 
@@ -8452,6 +8570,7 @@ class FactstoreSurface(Surface):
 
     claims = ("/api", "/actuator", "/api-docs", "/swagger-ui.html")
     coerces = ignores_empty = api_keys = True
+    rates = ("factstore_rate_reads", "factstore_rate_writes")
     error_schema: ClassVar[dict] = {
         "type": "object",
         "required": ["status", "error", "message", "timestamp"],
@@ -8484,7 +8603,7 @@ class FactstoreSurface(Surface):
             context.workspace = lite.workspace_of(credentials.removeprefix(SESSION_PREFIX))
             context.principal = context.workspace.sessions.check(credentials)
             return
-        near = (request.remote_addr or "").startswith("127.") or request.remote_addr == "::1"
+        near = context.address.startswith("127.") or context.address == "::1"
         is_open = lite.settings.factstore_auth == "open" and near and len(lite.workspaces) == 1
         if is_open and not credentials:
             context.workspace = lite.workspace
@@ -11206,9 +11325,10 @@ class Attestations(
         answer=FACTSTORE.paged_schema("AttestationResponse"),
     )
     def list(self, context, trail):
-        """List the attestations of a trail, in pages where the query asks for one."""
+        """List the attestations of a trail, in pages where the query or a setting asks for them."""
         Trail.fetch(trail)
-        return FACTSTORE.array(context, TRAIL_ATTESTATIONS, {"trail": trail})
+        paged = context.settings.factstore_pages
+        return FACTSTORE.array(context, TRAIL_ATTESTATIONS, {"trail": trail}, paged)
 
     @route(
         "POST /api/v1/trails/{trailId}/attestations",
@@ -13339,6 +13459,10 @@ class Environments(
         Environment.scope,
         name="UpdateEnvironmentRequest",
     )
+
+    def list(self, context):
+        """List environments, in pages where the query or a setting asks for them."""
+        return FACTSTORE.array(context, self.listing, {}, context.settings.factstore_pages)
 
 
 # --- Snapshot records ---------------------------------------------------------
@@ -20156,7 +20280,7 @@ LEDGER_ENTRY = Schema(
 LEDGER_ENTRIES = Schema(
     entries=Json(ListOf(LEDGER_ENTRY, 2**31)),
     page=Integer(0, 2**31 - 1),
-    size=Integer(1, 2**31 - 1),
+    size=Integer(1, PAGE_SIZE),
     total_elements=Integer(0),
     total_pages=Integer(0),
 )
@@ -22448,6 +22572,9 @@ def wsgi_application() -> falcon.App:
         for operation in operations:
             name = f"on_{operation.method.lower()}"
             setattr(responders, name, functools.partial(respond, operation))
+            if operation.method == "GET":
+                # Answered as GET is; Falcon leaves out the body.
+                responders.on_head = responders.on_get
         responders.on_options = functools.partial(offer, operations[0])
         # The router is compiled with the last of them, rather than in the way of a first request.
         application.add_route(path, responders, compile=path == last)
@@ -22459,6 +22586,7 @@ def every_operation() -> list[Operation]:
     return [operation for surface in SURFACES for operation in surface.operations]
 
 
+@functools.cache
 def by_path() -> dict[str, list[Operation]]:
     """Every operation, by its path."""
     paths: dict[str, list[Operation]] = {}
@@ -22487,12 +22615,10 @@ def offer(operation: Operation, request, response, **path: str) -> None:
     """Answer OPTIONS: the methods that a path answers to."""
     context = Context(request.env[INSTANCE], operation, request)
     allowed = ", ".join(allowed_methods(operation, context.settings))
-    try:
-        context.lite.limits.take_address(context, context.lite.source.clock())
-        reply = Reply(204, headers={"Allow": allowed})
-    except RateLimited as problem:
-        reply = refuse(context, operation.surface, problem)
-    send(response, context, operation.surface, reply)
+    # A browser asks so before each request of a page, without credentials: it is not counted.
+    with contextlib.suppress(RateLimited):
+        context.lite.limits.take_address(context, context.lite.source.clock(), by=0)
+    send(response, context, operation.surface, Reply(204, headers={"Allow": allowed}))
 
 
 def refuse(context: Context, surface: Surface, problem: Problem) -> Reply:
@@ -22508,6 +22634,9 @@ def send(response, context: Context, surface: Surface, reply: Reply) -> None:
         response.data = reply.body
     else:
         response.stream = reply.stream
+        if context.request.method == "HEAD" and hasattr(reply.stream, "close"):
+            # Nobody will read it; what it holds open is let go.
+            reply.stream.close()
     response.content_type = "application/json"
     response.set_headers(
         {
@@ -22522,16 +22651,32 @@ def send(response, context: Context, surface: Surface, reply: Reply) -> None:
 
 def refuse_early(request, response, error: falcon.HTTPError, path: dict) -> None:
     """Word what Falcon refused before any operation was reached: unknown paths and methods."""
-    lite, surface = request.env[INSTANCE], surface_at(request.path)
+    lite, operations = request.env[INSTANCE], by_path().get(request.uri_template)
+    surface = operations[0].surface if operations else surface_at(request.path)
     context = Context(lite, None, request)
-    kind = PROBLEMS.get(error.status_code, Invalid)
-    headers = {name: value for name, value in dict(error.headers or {}).items() if name == "Allow"}
+    methods = allowed_methods(operations[0], lite.settings) if operations else []
+    error_class = PROBLEMS.get(error.status_code, Invalid)
+    if error.status_code in (400, 405):
+        # Falcon calls a method that it has never heard of a bad request.
+        error_class = NotAllowed if methods else NotFound
+    headers = {"Allow": ", ".join(methods)} if error_class is NotAllowed else {}
     try:
-        lite.limits.take_address(context, lite.source.clock())
-        problem = kind(headers=headers)
-    except RateLimited as limited:
-        problem = limited
+        count_unrouted(context, surface)
+        problem = error_class(headers=headers)
+    except Problem as refusal:
+        problem = refusal
     send(response, context, surface, refuse(context, surface, problem))
+
+
+def count_unrouted(context: Context, surface: Surface) -> None:
+    """Count a request that no operation answers: against its account, or else its address."""
+    limits, at = context.lite.limits, context.lite.source.clock()
+    try:
+        surface.identify(context)
+    except Unauthenticated:
+        limits.take_address(context, at, what="unrouted")
+    else:
+        limits.take(context, surface, at)
 
 
 def refuse_late(request, response, error: Exception, path: dict) -> None:
@@ -22543,7 +22688,11 @@ def refuse_late(request, response, error: Exception, path: dict) -> None:
 
 
 def surface_at(path: str) -> Surface:
-    """The surface that words what is wrong with a path: the one that claims most of it."""
+    """The surface that words what is wrong with a path: the one that claims most of it.
+
+    Where only the general claims to / and /api fit, the path may be misspelt, as /api/v1/workspace
+    or /api/v1/finding: the first word in it that is known decides.
+    """
     claims = [
         (len(claim), surface)
         for surface in SURFACES
@@ -22551,7 +22700,37 @@ def surface_at(path: str) -> Surface:
         if path == claim or path.startswith(claim.rstrip("/") + "/")
     ]
     # What is no path at all, such as the * of OPTIONS, is claimed by neither.
-    return max(claims, key=lambda claim: claim[0], default=(0, NOVANTRA))[1]
+    length, surface = max(claims, key=lambda claim: claim[0], default=(0, NOVANTRA))
+    if length > len("/api"):
+        return surface
+    words = map(_path_word, path.split("/"))
+    known = (surface_words()[word] for word in words if word in surface_words())
+    return next(known, None) or surface
+
+
+def _path_word(segment: str) -> str:
+    """A segment of a path, the same in the singular and the plural, however it is spelt."""
+    word = re.sub(r"[\W_]", "", segment.lower())
+    return re.sub(r"ies$", "y", word).removesuffix("s")
+
+
+@functools.cache
+def surface_words() -> dict[str, Surface | None]:
+    """The words of paths and chapters, each with the surface that has it nearest to its root, or
+    None where both have it equally near."""
+    depths: dict[str, dict[Surface, int]] = defaultdict(dict)
+    for operation in every_operation():
+        for path in {operation.path, operation.path.replace("/governance", "")}:
+            root = re.match(r"/(api/)?(v\d+/)?", path).end()
+            for depth, segment in enumerate([operation.resource.tag, *path[root:].split("/")]):
+                if segment and segment[0] != "{":
+                    users = depths[_path_word(segment)]
+                    users[operation.surface] = min(depth, users.get(operation.surface, depth))
+    words: dict[str, Surface | None] = {}
+    for word, users in depths.items():
+        nearest = [surface for surface, depth in users.items() if depth == min(users.values())]
+        words[word] = nearest[0] if len(nearest) == 1 else None
+    return words
 
 
 def all_scopes() -> list[str]:
@@ -22687,6 +22866,30 @@ def on_one_processor() -> Iterator[None]:
 REPLACEMENTS = 64
 
 
+def refusing_channel(limit: int) -> type:
+    """waitress's channel, except that the application words what is wrong with too large a body."""
+    from waitress.channel import HTTPChannel
+    from waitress.task import ErrorTask, WSGITask
+    from waitress.utilities import RequestEntityTooLarge
+
+    class TooLargeTask(WSGITask):
+        """Has the application answer as if the body were still to come, and hangs up."""
+
+        def execute(self):
+            self.set_close_on_finish()
+            super().execute()
+
+        def get_environment(self):
+            size = {"CONTENT_LENGTH": str(limit + 1), "wsgi.input": io.BytesIO()}
+            return super().get_environment() | size
+
+    def error_task(channel, request):
+        is_too_large = isinstance(request.error, RequestEntityTooLarge)
+        return (TooLargeTask if is_too_large else ErrorTask)(channel, request)
+
+    return type("Channel", (HTTPChannel,), {"error_task_class": staticmethod(error_task)})
+
+
 class Server:
     """waitress in a thread, stopped so that requests in flight are answered and nothing is left."""
 
@@ -22703,12 +22906,14 @@ class Server:
                 map={},
                 sockets=[listener(listen)],
                 threads=self.threads,
-                max_request_body_size=settings.upload_limit,
+                # What is as large as the limit is not over it.
+                max_request_body_size=settings.upload_limit + 1,
                 asyncore_use_poll=True,
-                # Nothing here believes, or looks at, what a proxy may say in its headers.
+                # Which proxies are believed is the application's business (trusted_proxies).
                 clear_untrusted_proxy_headers=False,
                 ident="novantra-lite",
             )
+        self.waitress.channel_class = refusing_channel(settings.upload_limit)
         # Answers up to this size leave whole, sent by the thread that has the sockets. As an option
         # it is deprecated; a waitress that has it no more takes no notice.
         self.waitress.adj.send_bytes = 65_536

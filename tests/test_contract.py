@@ -1132,6 +1132,28 @@ def test_unknown_parameters_are_ignored(client, operation):
         ("/api/v1/flows/x/nothing", FACTSTORE),
         ("/api/v3/flows", FACTSTORE),
         ("/api/v1/assetsandmore", FACTSTORE),
+        ("/api/v1/workspace", NOVANTRA),
+        ("/api/v1/workspace/", NOVANTRA),
+        ("/api/v1/organizations", NOVANTRA),
+        ("/api/v1/organisation", FACTSTORE),
+        ("/api/v1/assets/asset_1/", NOVANTRA),
+        ("/api/v1/asset", NOVANTRA),
+        ("/api/v1/findings", NOVANTRA),
+        ("/api/v1/finding/find_1", NOVANTRA),
+        ("/api/v1/controls", NOVANTRA),
+        ("/api/v1/vulnerabilities", NOVANTRA),
+        ("/api/v1/change-request", NOVANTRA),
+        ("/api/v1/partyEngagements", NOVANTRA),
+        ("/api/v1/token", NOVANTRA),
+        ("/api/v2/governance/findings", NOVANTRA),
+        ("/api/governance/findings", NOVANTRA),
+        ("/api//v1/assets", NOVANTRA),
+        ("/API/V1/ASSETS", NOVANTRA),
+        ("/v1/flows", FACTSTORE),
+        ("/api/v1/flow", FACTSTORE),
+        ("/api/v1/policy", FACTSTORE),
+        ("/api/v1/frameworks/x/controls/y", FACTSTORE),
+        ("/api/v1/evidence/health/x/y", FACTSTORE),
     ],
 )
 def test_an_unknown_path_is_not_found_in_the_words_of_the_surface_that_claims_it(
@@ -1173,6 +1195,60 @@ def test_a_method_that_a_path_does_not_answer_to_is_refused_with_those_that_it_d
         check(refused, operation.surface, 405)
         allowed = {method.strip() for method in refused.headers["allow"].split(",")}
         assert offered <= allowed <= offered | {"OPTIONS", "HEAD"}
+
+
+@pytest.mark.parametrize("method", ["BREW", "get", "PROPFIND", "TRACE", "CONNECT"])
+@pytest.mark.parametrize(
+    ("path", "surface", "allowed"),
+    [
+        ("/api/v1/flows", FACTSTORE, "GET, POST, HEAD"),
+        ("/api/v1/governance/findings/find_1", NOVANTRA, "GET, PATCH, HEAD"),
+        ("/api/v1/auth/token", NOVANTRA, "POST"),
+    ],
+)
+def test_a_method_that_nobody_knows_is_refused_with_those_that_the_path_has(
+    client, method, path, surface, allowed
+):
+    refused = client.request(method, path)
+
+    check(refused, surface, 405)
+    assert refused.headers["allow"] == allowed
+    check(client.request(method, "/api/v1/nothing"), FACTSTORE, 404)
+
+
+def test_a_method_that_a_setting_takes_away_is_not_offered(clock):
+    path = "/api/v1/governance/findings/find_1"
+    with NovantraLite(clock=clock) as lite:
+        client = lite.client(*SCOPES)
+
+        refused = [client.request(method, path) for method in ("PATCH", "PUT", "DELETE", "BREW")]
+        offered = client.request("OPTIONS", path)
+
+    for answer in refused:
+        check(answer, NOVANTRA, 405)
+    assert {answer.headers["allow"] for answer in [*refused, offered]} == {"GET, HEAD"}
+
+
+#: What is another with each answer.
+PASSING = ("x-request-id", "x-ratelimit-remaining", "content-length")
+
+
+@each([operation for operation in OPERATIONS if operation.method == "GET"])
+def test_head_is_answered_as_get_is_without_the_body(client, operation):
+    required = dict.fromkeys(operation.query.required, "x")
+    path = filled(operation.path)
+
+    read, head = (client.request(method, path, **required) for method in ("GET", "HEAD"))
+
+    assert (head.status, head.body) == (read.status, b"")
+    assert re.fullmatch("req_[0-9A-HJKMNP-TV-Z]{26}", head.headers["x-request-id"])
+    if "content-length" in read.headers:
+        assert head.headers["content-length"].isdigit()
+    shown = [
+        {name: value for name, value in answer.headers.items() if name not in PASSING}
+        for answer in (read, head)
+    ]
+    assert shown[0] == shown[1]
 
 
 @pytest.mark.parametrize("method", ["OPTIONS", "HEAD", "TRACE", "CONNECT", "BREW", "get"])

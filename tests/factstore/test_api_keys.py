@@ -98,8 +98,8 @@ def test_a_key_is_no_token_of_the_other_surface(lite):
 def test_a_key_counts_against_its_own_limit_and_sends_the_headers(lite, key):
     answer = call(lite, key["apiKey"])
 
-    assert answer.headers["x-ratelimit-limit"] == "600"
-    assert answer.headers["x-ratelimit-remaining"] == "599"
+    assert answer.headers["x-ratelimit-limit"] == "6000"
+    assert answer.headers["x-ratelimit-remaining"] == "5999"
 
 
 def test_a_key_of_one_workspace_is_of_no_use_in_another(tmp_path, clock):
@@ -130,7 +130,7 @@ def test_what_a_key_cannot_be_is_said(lite):
 
 
 def test_the_keys_of_one_account_share_its_limit_and_its_idempotency_keys(clock):
-    with NovantraLite(clock=clock, random=random.Random(7), rate_writes=4) as lite:
+    with NovantraLite(clock=clock, random=random.Random(7), factstore_rate_writes=4) as lite:
         admin = lite.client(*FACTSTORE_SCOPES)
         account = admin.post("/api/v1/service-accounts", {"name": "ci"}).json["id"]
         path = f"/api/v1/service-accounts/{account}/api-keys"

@@ -214,7 +214,8 @@ WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < {last})
 INSERT INTO audit_event SELECT printf('{generation}%035d', i),
     CASE i % 3 WHEN 0 THEN 'GATE_BLOCKED' ELSE 'GATE_ALLOWED' END, NULL, '{trail}', NULL,
     CASE i % 2 WHEN 0 THEN 'ada' ELSE 'system' END, '{{}}',
-    strftime('%Y-%m-%dT%H:%M:%S.000000Z', 1767225600 + {second} + i, 'unixepoch'), NULL, NULL, '{{}}'
+    strftime('%Y-%m-%dT%H:%M:%S.000000Z', 1767225600 + {second} + i, 'unixepoch'), NULL,
+    NULL, '{{}}'
 FROM n"""
 
 

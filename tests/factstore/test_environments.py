@@ -7,7 +7,9 @@ import time
 import pytest
 from looking import audit, events, ledger, tables
 
+from factstore.delivering import begin_trail
 from novantra_lite import (
+    FACTSTORE_SCOPES,
     Artifact,
     Attestation,
     EnvironmentSnapshot,
@@ -700,3 +702,31 @@ def test_a_diff_needs_two_snapshots(factstore, path, snap, query, status):
 
     assert refused.status == status
     assert ("no snapshot 2" in refused.json["message"]) == (status == 404)
+
+
+def test_a_setting_makes_pages_of_the_lists_that_the_reference_server_pages(clock):
+    with NovantraLite(clock=clock, random=random.Random(7), factstore_pages=True) as lite:
+        factstore = lite.client(*FACTSTORE_SCOPES)
+        made = factstore.post("/api/v1/environments", {"name": "production", "type": "K8S"}).json
+        trail = begin_trail(lite, factstore)
+        factstore.post(f"/api/v1/trails/{trail}/attestations", {"type": "junit"})
+
+        environments = factstore.get("/api/v1/environments").json
+        attestations = factstore.get(f"/api/v1/trails/{trail}/attestations").json
+        second = factstore.get("/api/v1/environments", page=1).json
+        flows = factstore.get("/api/v1/flows").json
+
+    numbers = {"page": 0, "size": 20, "totalItems": 1, "totalPages": 1}
+    assert environments == {"items": [made], **numbers}
+    assert [one["type"] for one in attestations.pop("items")] == ["junit"]
+    assert attestations == numbers
+    assert second == {"items": [], **numbers, "page": 1}
+    assert isinstance(flows, list)
+
+
+@pytest.mark.parametrize("query", ["size=10001", "size=2000000000", "size=0", "page=2147483648"])
+def test_a_page_has_at_most_10000_records(factstore, query):
+    refused = factstore.get(f"/api/v1/environments?{query}")
+
+    assert refused.status == 400
+    assert refused.json["message"].startswith(query.partition("=")[0] + ": Expected a number from")

@@ -314,6 +314,14 @@ def test_a_file_comes_back_byte_for_byte(factstore, path, content):
     assert loaded.headers["x-content-type-options"] == "nosniff"
 
 
+def test_head_tells_the_length_of_a_file_and_sends_none_of_it(factstore, path):
+    upload(factstore, path, b"abc")
+
+    head = factstore.request("HEAD", f"/api/v1/evidence/{ABC}")
+
+    assert (head.status, head.headers["content-length"], head.body) == (200, "3", b"")
+
+
 @pytest.mark.parametrize(
     ("name", "disposition"),
     [

@@ -297,13 +297,18 @@ def test_a_config_that_is_not_active_takes_nothing(lite, stranger, config):
     assert (refused.status, refused.json["message"]) == (400, UNSIGNED)
 
 
-def test_webhooks_are_limited_by_address(flow, lite, stranger, config):
+def test_webhooks_that_are_not_signed_are_limited_by_address_and_signed_ones_are_not(
+    flow, lite, stranger, config
+):
     for number in range(lite.settings.rate_address):
         assert send(stranger, BODY, secret="guess", delivery=str(number)).status == 400
 
-    refused = send(stranger, BODY)
+    refused = send(stranger, BODY, secret="guess")
+    taken = send(stranger, BODY)
 
     assert (refused.status, refused.headers["retry-after"]) == (429, "60")
+    assert taken.status < 300
+    assert taken.headers["x-ratelimit-remaining"] == "1199"
 
 
 def test_the_workspace_whose_secret_verifies_takes_the_webhook(tmp_path):

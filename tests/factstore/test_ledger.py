@@ -78,8 +78,8 @@ def test_the_chain_can_be_recomputed_from_what_the_pages_tell(lite, factstore, n
         ("?size=3", [0, 1, 2], (0, 3, 2)),
         ("?page=1&size=3", [3], (1, 3, 2)),
         ("?page=2&size=3", [], (2, 3, 2)),
-        ("?page=0&size=1000000", [0, 1, 2, 3], (0, 1_000_000, 1)),
-        ("?page=2147483647&size=2147483647", [], (2_147_483_647, 2_147_483_647, 1)),
+        ("?page=0&size=10000", [0, 1, 2, 3], (0, 10_000, 1)),
+        ("?page=2147483647&size=10000", [], (2_147_483_647, 10_000, 1)),
     ],
 )
 def test_pages_go_from_the_oldest_entry_on(factstore, renamed, query, positions, pages):
@@ -90,7 +90,7 @@ def test_pages_go_from_the_oldest_entry_on(factstore, renamed, query, positions,
     assert page["totalElements"] == 4
 
 
-@pytest.mark.parametrize("query", ["page=-1", "size=0", "page=one", "size=2147483648"])
+@pytest.mark.parametrize("query", ["page=-1", "size=0", "page=one", "size=10001"])
 def test_a_page_that_cannot_be_meant_is_refused(factstore, query):
     assert factstore.get(f"{ENTRIES}?{query}").status == 400
 

@@ -291,7 +291,7 @@ def test_a_flow_whose_trails_were_scanned_stays(lite, factstore, trail):
     refused = factstore.delete(f"/api/v1/flows/{trail_of(lite, trail).flow_id}")
 
     assert refused.status == 409
-    assert refused.json["message"].startswith("This trail is still in use by ")
+    assert refused.json["message"] == "This flow is still in use by attestation records."
 
 
 def test_recording_takes_the_scope_to_write(lite, trail):

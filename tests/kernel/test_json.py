@@ -66,3 +66,22 @@ def test_such_a_body_gets_a_400_and_leaves_nothing(lite, novantra, data):
 
     assert (answer.status, answer.json["error"]) == (400, "validation")
     assert counts(lite) == (0, 3, 2, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("data", "path"),
+    [
+        (b'{"title": "a\\u0000b"}', ["title"]),
+        (b'{"title": "\\ud800"}', ["title"]),
+        (b'{"x": [{"y": 1}, {"y": "\\ud83d x"}]}', ["x", 1, "y"]),
+        (b'{"x": {"\\udfff": 1}}', ["x"]),
+        (b'["\\u0000"]', [0]),
+    ],
+)
+def test_the_issue_names_the_member_whose_text_is_no_text(novantra, data, path):
+    refused = novantra.request("POST", FINDINGS, body=data)
+
+    assert (refused.status, refused.json["error"]) == (400, "validation")
+    assert refused.json["issues"] == [
+        {"path": path, "message": "Expected text without NUL and lone surrogates"}
+    ]

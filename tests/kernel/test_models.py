@@ -94,7 +94,7 @@ def test_an_end_status_stays_as_it_is(lite, finding):
 def test_a_key_belongs_to_one_record(lite, finding):
     before = counts(lite)
 
-    with pytest.raises(Conflict, match="already a record with this key"):
+    with pytest.raises(Conflict, match=r"already a record with this key \(finding, findingKey\)"):
         lite.collection("findings").create(
             findingKey="f-1", title="Another", severity="low", reason=WHY
         )

@@ -250,7 +250,7 @@ def test_a_request_arrives_whole_and_is_answered_with_the_status():
         "Content-Length: 39",
         "Content-Type: application/json",
         f"Host: hooks.example:{server.port}",
-        "User-Agent: Novantra-Lite-Webhooks/1",
+        "User-Agent: Novantra-Webhooks/1.0",
         "webhook-id: evt_1",
     ]
     assert body == BODY

@@ -1,7 +1,9 @@
 """Uploads: a file in a multipart form is taken in piece by piece, and bad forms are refused."""
 
+import contextlib
 import gc
 import hashlib
+import http.client
 import io
 import json
 
@@ -303,3 +305,57 @@ def test_an_upload_is_documented_as_a_form_with_a_file():
         },
         "required": ["file"],
     }
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "members"),
+    [
+        (
+            "/api/v1/trails/{id}/attestations/{id}/evidence",
+            "multipart/form-data; boundary=x",
+            ["status", "error", "message", "timestamp"],
+        ),
+        ("/api/v1/governance/findings", "application/json", ["error", "message", "requestId"]),
+        ("/api/v1/flows", "application/json", ["status", "error", "message", "timestamp"]),
+    ],
+)
+def test_a_server_refuses_what_is_over_every_limit_in_the_envelope(lite, path, kind, members):
+    scopes = ("factstore:write", "governance.findings:write")
+    path = path.replace("{id}", "00000000-0000-4000-8000-000000000000")
+    with lite.listening() as url:
+        host, port = url.removeprefix("http://").split(":")
+        connection = http.client.HTTPConnection(host, int(port), timeout=10)
+        connection.putrequest("POST", path)
+        connection.putheader("Authorization", f"Bearer {lite.token(*scopes)}")
+        connection.putheader("Content-Type", kind)
+        connection.putheader("Content-Length", "52428801")
+        connection.endheaders()
+
+        with contextlib.closing(connection), connection.getresponse() as refused:
+            body = json.loads(refused.read())
+
+    assert refused.status == 413
+    assert list(body) == members
+    assert body["message"] == "The body is over the limit of 52428800 bytes."
+    assert refused.headers["X-Request-Id"].startswith("req_")
+    assert refused.headers["Connection"] == "close"
+
+
+def test_a_body_that_comes_in_chunks_is_refused_in_the_envelope_too(clock):
+    with (
+        NovantraLite(clock=clock, upload_limit=100_000, json_limit=100_000) as lite,
+        lite.listening() as url,
+    ):
+        host, port = url.removeprefix("http://").split(":")
+        connection = http.client.HTTPConnection(host, int(port), timeout=10)
+        headers = {
+            "Authorization": f"Bearer {lite.token('factstore:write')}",
+            "Content-Type": "application/json",
+        }
+        chunks = iter([b'{"name": "', b"x" * 100_000])
+        connection.request("POST", "/api/v1/flows", chunks, headers, encode_chunked=True)
+
+        with contextlib.closing(connection), connection.getresponse() as refused:
+            body = json.loads(refused.read())
+
+    assert (refused.status, body["error"]) == (413, "Request Entity Too Large")

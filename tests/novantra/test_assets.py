@@ -1,6 +1,7 @@
 """Assets: section 21 of the contract."""
 
 from typing import ClassVar
+from urllib.parse import quote
 
 import pytest
 
@@ -112,3 +113,20 @@ def test_assets_are_not_below_governance(novantra):
     refused = novantra.get("/api/v1/governance/assets")
 
     assert (refused.status, refused.json["error"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize("value", ["", "no such status", "x" * 5000, "💥"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/v1/assets?status=",
+        "/api/v1/assets?assetKind=",
+        "/api/v1/assets/custody-assignments?assetId=",
+        "/api/v1/governance/evidence/claims?status=",
+    ],
+)
+def test_whatever_a_filter_of_free_text_holds_it_matches_nothing_at_worst(novantra, path, value):
+    listed = novantra.get(path + quote(value))
+
+    assert (listed.status, listed.json["pagination"]) == (200, {})
+    assert [rows for name, rows in listed.json.items() if name != "pagination"] == [[]]

@@ -51,7 +51,6 @@ class TestClaims(Retrieved):
         "sourceKind collectedAt reviewedAt"
     )
     filters = "evidenceRequirementId status"
-    choices = "status"
 
     def rows(self, lite):
         one, other = (
@@ -111,7 +110,7 @@ def elsewhere(**members):
     return {
         "fileName": "minutes.pdf",
         "contentType": "application/pdf",
-        "uri": "s3://bucket/minutes.pdf",
+        "uri": "https://files.example.org/minutes.pdf",
         "sha256": "AB" * 32,
     } | members
 
@@ -177,7 +176,7 @@ def test_attachments_are_told_by_name_size_and_digest(novantra, new):
         "uri": None,
         "createdAt": "2026-06-01T12:00:00.000Z",
     }
-    assert (second["uri"], second["sha256"]) == ("s3://bucket/minutes.pdf", "ab" * 32)
+    assert (second["uri"], second["sha256"]) == ("https://files.example.org/minutes.pdf", "ab" * 32)
 
 
 def test_content_is_downloadable_and_content_elsewhere_is_not(lite, novantra, new):
@@ -233,6 +232,11 @@ def test_a_digest_that_is_given_is_verified(novantra, new):
         (elsewhere(sha256=None), ["attachments", 1]),
         (elsewhere(sha256="ab"), ["attachments", 1, "sha256"]),
         (elsewhere(uri="not a uri"), ["attachments", 1, "uri"]),
+        (elsewhere(uri="s3://bucket/minutes.pdf"), ["attachments", 1, "uri"]),
+        (elsewhere(uri="javascript:alert(1)"), ["attachments", 1, "uri"]),
+        (elsewhere(uri="http:minutes.pdf"), ["attachments", 1, "uri"]),
+        (elsewhere(contentBase64="YWJj"), ["attachments", 1]),
+        (attachment(uri="https://files.example.org/minutes.pdf"), ["attachments", 1]),
         ("minutes.txt", ["attachments", 1]),
     ],
 )
@@ -272,6 +276,25 @@ def test_attachments_are_limited_each_and_together(clock, sizes, status):
         assert answer.status == status
         assert answer.json.get("error") == {201: None, 413: "payload_too_large"}[status]
         assert len(list(lite.collection("evidence-claims").list())) == (status == 201)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "status"),
+    [
+        ((10_485_760, 5_242_880), 201),
+        ((10_485_761,), 413),
+        ((10_485_760, 5_242_881), 413),
+    ],
+)
+def test_the_documented_sizes_fit_into_one_claim_to_the_byte(novantra, new, sizes, status):
+    files = [attachment(bytes(size)) for size in sizes]
+
+    answer = novantra.post(CLAIMS, new | {"attachments": files})
+
+    assert (answer.status, answer.json.get("error")) == (
+        status,
+        {201: None, 413: "payload_too_large"}[status],
+    )
 
 
 def test_only_claims_may_be_larger_than_other_bodies(clock):

@@ -431,3 +431,15 @@ def test_changes_that_integrations_act_on_are_told(lite, members, told):
     lite.collection("findings").update(finding["id"], reason=WHY, **members)
 
     assert [kind for kind, _ in events(lite)] == ["finding.created", *told]
+
+
+def test_the_same_status_again_is_refused_and_leaves_nothing(updating):
+    client = updating.client(*novantra_scopes())
+    finding = make(updating, "findings", findingKey="f-1", title="A finding", severity="low")
+    before = tables(updating)
+
+    refused = client.patch(f"{FINDINGS}/{finding['id']}", {"status": "open", "reason": WHY})
+
+    assert (refused.status, refused.json["error"]) == (422, "unprocessable")
+    assert refused.json["message"].startswith("This finding is open and cannot become open")
+    assert tables(updating) == before

@@ -279,3 +279,14 @@ def test_the_console_moves_a_package_by_its_status(lite):
     ((kind, told),) = events(lite)
     assert kind == "submission.package.status_changed"
     assert (told["previousStatus"], told["submissionPackage"]["status"]) == ("draft", "ready")
+
+
+def test_an_unknown_package_in_the_path_is_not_found_and_one_in_the_body_is_unprocessable(novantra):
+    key = "subpkg_01HXY000000000000000000000"
+    body = {"eventKind": "submission", "reason": WHY}
+
+    in_path = novantra.post(f"{SUBMISSIONS}/packages/{key}/events", body)
+    in_body = novantra.post(EVENTS, body | {"submissionPackageId": key})
+
+    assert (in_path.status, in_path.json["error"]) == (404, "not_found")
+    assert (in_body.status, in_body.json["error"]) == (422, "unprocessable")
