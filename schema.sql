@@ -1679,6 +1679,8 @@ CREATE TABLE "security_scan" (
     "medium_vulnerabilities" INTEGER NOT NULL,
     "low_vulnerabilities" INTEGER NOT NULL,
     "informational" INTEGER NOT NULL,
+    "unknown" INTEGER NOT NULL,
+    "passed" INTEGER CHECK ("passed" IN (0, 1)),
     "scan_duration_seconds" INTEGER,
     "report_url" TEXT,
     "org_slug" TEXT,
@@ -2138,7 +2140,7 @@ END;
 CREATE TRIGGER "security_scan_tally_insert" AFTER INSERT ON "security_scan" BEGIN
     INSERT INTO "tally" ("kind", "place", "state", "number")
         VALUES ('security_scan', 'all', CASE WHEN NEW."critical_vulnerabilities" + NEW."high_vulnerabilities" > 0
-    THEN 'FAILED' ELSE 'PASSED' END, (1))
+    OR NEW."passed" IS 0 THEN 'FAILED' ELSE 'PASSED' END, (1))
         ON CONFLICT ("kind", "place", "state")
         DO UPDATE SET "number" = "number" + excluded."number";
     INSERT INTO "tally" ("kind", "place", "state", "number")
@@ -2163,10 +2165,10 @@ CREATE TRIGGER "security_scan_tally_insert" AFTER INSERT ON "security_scan" BEGI
         DO UPDATE SET "number" = "number" + excluded."number";
 END;
 
-CREATE TRIGGER "security_scan_tally_update" AFTER UPDATE OF "critical_vulnerabilities", "high_vulnerabilities", "medium_vulnerabilities", "low_vulnerabilities" ON "security_scan" BEGIN
+CREATE TRIGGER "security_scan_tally_update" AFTER UPDATE OF "critical_vulnerabilities", "high_vulnerabilities", "medium_vulnerabilities", "low_vulnerabilities", "passed" ON "security_scan" BEGIN
     INSERT INTO "tally" ("kind", "place", "state", "number")
         VALUES ('security_scan', 'all', CASE WHEN OLD."critical_vulnerabilities" + OLD."high_vulnerabilities" > 0
-    THEN 'FAILED' ELSE 'PASSED' END, -(1))
+    OR OLD."passed" IS 0 THEN 'FAILED' ELSE 'PASSED' END, -(1))
         ON CONFLICT ("kind", "place", "state")
         DO UPDATE SET "number" = "number" + excluded."number";
     INSERT INTO "tally" ("kind", "place", "state", "number")
@@ -2191,7 +2193,7 @@ CREATE TRIGGER "security_scan_tally_update" AFTER UPDATE OF "critical_vulnerabil
         DO UPDATE SET "number" = "number" + excluded."number";
     INSERT INTO "tally" ("kind", "place", "state", "number")
         VALUES ('security_scan', 'all', CASE WHEN NEW."critical_vulnerabilities" + NEW."high_vulnerabilities" > 0
-    THEN 'FAILED' ELSE 'PASSED' END, (1))
+    OR NEW."passed" IS 0 THEN 'FAILED' ELSE 'PASSED' END, (1))
         ON CONFLICT ("kind", "place", "state")
         DO UPDATE SET "number" = "number" + excluded."number";
     INSERT INTO "tally" ("kind", "place", "state", "number")
@@ -2219,7 +2221,7 @@ END;
 CREATE TRIGGER "security_scan_tally_delete" AFTER DELETE ON "security_scan" BEGIN
     INSERT INTO "tally" ("kind", "place", "state", "number")
         VALUES ('security_scan', 'all', CASE WHEN OLD."critical_vulnerabilities" + OLD."high_vulnerabilities" > 0
-    THEN 'FAILED' ELSE 'PASSED' END, -(1))
+    OR OLD."passed" IS 0 THEN 'FAILED' ELSE 'PASSED' END, -(1))
         ON CONFLICT ("kind", "place", "state")
         DO UPDATE SET "number" = "number" + excluded."number";
     INSERT INTO "tally" ("kind", "place", "state", "number")
