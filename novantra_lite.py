@@ -82,7 +82,7 @@ import time
 import urllib.parse
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
@@ -11018,13 +11018,16 @@ class Unreadable(Exception):
     """A report that is not what it should be."""
 
 
-def read_report(upload: Upload, kept: set[str]) -> Any:
-    """The JSON of a report, of each object only members of these names; Unreadable if none."""
+def read_report(upload: Upload, kept: Set[str] | None = None) -> Any:
+    """The JSON of a report, of each object only members of these names; Unreadable if none.
+
+    Numbers stay text.
+    """
     if sum(piece.count(b",") for piece in upload.pieces()) > 3_000_000:
         raise Unreadable("The JSON holds more than 3,000,000 values.")
 
     def keep_members(pairs):
-        pairs = [pair for pair in pairs if pair[0] in kept]
+        pairs = [pair for pair in pairs if kept is None or pair[0] in kept]
         members = dict(pairs)
         if len(members) < len(pairs):
             # Which of the two is meant, and what the other one hides, nobody can say.
