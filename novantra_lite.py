@@ -23928,6 +23928,7 @@ def scan_output(lite, chosen, source, name: str, reason: str) -> Output:
         told = {"trail": chosen.trail, "reason": reason, "dry_run": chosen.dry_run}
         scan = lite.import_scan(stream, name, **told)
     found = ", ".join(f"{scan[camel(column)]:,} {severity}" for severity, column in COUNTED.items())
+    found += f"; of unknown severity: {scan['unknown']:,}" if scan["unknown"] else ""
     lines = [f"{scan['tool']}: {found}.", *(f"{told}." for told in scan["breachDetails"])]
     if chosen.dry_run:
         lines[0] += " Nothing is stored."
