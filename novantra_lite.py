@@ -16242,7 +16242,10 @@ class SecurityScan(Tallied):
 
 
 def record_scan(
-    trail: Trail, values: Mapping[str, Any], default: Mapping[str, int], failure: str = ""
+    trail: Trail,
+    values: Mapping[str, Any],
+    default: Mapping[str, int] = MappingProxyType({}),
+    failure: str = "",
 ) -> SecurityScan:
     """Record a scan, held against the thresholds of now, and an attestation that says how it went.
 
@@ -16356,7 +16359,7 @@ class SecurityScans(
     def create(self, context, trail):
         """Record what a scanner found, by severity; the flow's thresholds say how that ends."""
         values = count_unknown(counts_of(context.body), context.settings.unknown_severity)
-        return record_scan(Trail.fetch(trail), values, {})
+        return record_scan(Trail.fetch(trail), values)
 
     @route(
         "GET /api/v1/security-scans/summary",
