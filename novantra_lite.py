@@ -26,10 +26,11 @@ Contents
         Monitoring, Indicators, Submissions, Assets, Party engagements, Change management,
         Vulnerability management
     Part IV   Factstore   Factstore fields, API keys, Factstore conventions, Organisations,
-        Source hosts, Patterns, Templates, Flows, Notifications, Notification channels, Notifying,
-        Notification rules, Trail records, Trail status, Trails, Artifacts, Provenance signatures,
-        Provenance, Attestations, Evidence files, Scan reports, SARIF, Scanners, JUnit reports,
-        Evidence processors, Evidence collection, Pull request look-ups, Pull requests,
+        Source hosts, Patterns, YAML, Conditions, Templates, Flows, Notifications,
+        Notification channels, Notifying, Notification rules, Trail records, Trail status, Trails,
+        Artifacts, Provenance signatures, Provenance, Attestations, Evidence files, Scan reports,
+        SARIF, Scanners, JUnit reports, Evidence processors, Evidence collection,
+        Pull request look-ups, Pull requests,
         Identity tokens, Approvals, Assertions, Environments, Snapshot records,
         Environment snapshots, Environment drift, Logical environments, Policies,
         Deployment policies, Gate, Users, Service accounts, API key management, Members,
@@ -674,6 +675,11 @@ def camel(name: str) -> str:
     return head + "".join(word.capitalize() for word in tail)
 
 
+def default_of(field: Any) -> Any:
+    """The value of a member that a request leaves out."""
+    return field.default() if callable(field.default) else field.default
+
+
 class Member:
     """Mixed into every field: how its value crosses the border to JSON."""
 
@@ -685,10 +691,30 @@ class Member:
     #: Opens something: not even the audit log keeps what it was.
     is_secret = False
 
-    def __init__(self, *arguments: Any, since: int = 1, former_name: str = "", **options: Any):
+    def __init__(
+        self,
+        *arguments: Any,
+        since: int = 1,
+        former_names: str = "",
+        hidden: bool = False,
+        **options: Any,
+    ):
         super().__init__(*arguments, **options)
-        #: The layout of the file that brought the column, and what it was called until then.
-        self.since, self.former_name = since, former_name
+        self.hidden = hidden or type(self).hidden
+        #: The layout of the file that brought the column; its former names, oldest first.
+        self.since, self.former_names = since, tuple(former_names.split())
+
+    @property
+    def recorded_name(self) -> str:
+        """The name under which the ledger hashes the column; renaming does not change it."""
+        return (*self.former_names, self.column_name)[0]
+
+    @property
+    def initial(self) -> Any:
+        """The stored value of the column in a row that is older than the column."""
+        if self.since == 1 or self.null:
+            return None
+        return self.db_value(default_of(self))
 
     def read(self, value: Any) -> Any:
         """Take a JSON value in, or raise ValueError with what is wrong."""
@@ -731,12 +757,11 @@ class Text(Member, peewee.TextField):
         *,
         pattern: str = "",
         hint: str = "",
-        hidden: bool = False,
         **options: Any,
     ):
         super().__init__(**options)
         self.at_most, self.at_least = at_most, at_least
-        self.pattern, self.hint, self.hidden = pattern, hint, hidden
+        self.pattern, self.hint = pattern, hint
 
     def read(self, value):
         if type(value) is not str:
@@ -874,9 +899,9 @@ class Timestamp(Member, peewee.TextField):
     `dates` takes a plain date for its first moment.
     """
 
-    def __init__(self, digits: int = 3, *, dates: bool = False, hidden: bool = False, **options):
+    def __init__(self, digits: int = 3, *, dates: bool = False, **options):
         super().__init__(**options)
-        self.digits, self.dates, self.hidden = digits, dates, hidden
+        self.digits, self.dates = digits, dates
 
     def read(self, value):
         return parse_timestamp(super().read(value), self.digits, self.dates)
@@ -980,9 +1005,9 @@ def read_each(items: Iterable[tuple[Any, Any]], element: Any) -> tuple[list, lis
 class Json(Member, peewee.TextField):
     """A JSON array or object, kept as text; `of` says what it must hold."""
 
-    def __init__(self, of: Any, *, hidden: bool = False, **options: Any):
+    def __init__(self, of: Any, **options: Any):
         super().__init__(**options)
-        self.of, self.hidden = of, hidden
+        self.of = of
 
     def read(self, value):
         return self.of.read(value)
@@ -1183,6 +1208,10 @@ class Statements:
         self._retrievals: dict[tuple[str, ...], str] = {}
         self._queries: dict[tuple[str, ...], str] = {}
         self.names = [column.name for column in columns]
+        #: Position, recorded name and initial value of each column, as `hash_content` takes them.
+        self.recorded = sorted(
+            ((column.recorded_name, index, column.initial) for index, column in enumerate(columns))
+        )
         #: Which columns the file does not hold as a record does.
         self.converted = [
             (index, column)
@@ -1273,17 +1302,24 @@ class Statements:
             if not column.sealed:
                 plain.append(f"'{member}', {column.sql(stored[column])}")
                 continue
-            before = f"json_object({', '.join(plain)})"
-            before = f"substr({before}, 2)" if parts else before
-            # All that precedes the last character, so that the object is written only once.
-            parts.append(f"substr({before}, -1, {-(1 << 30)})")
+            parts += self.opened_object(plain, is_first=not parts)
             closed = (
                 f"char(31) || '{column.place('')}' || {key} || '/' || {stored[column]} || char(31)"
             )
-            parts.append(f"""',"{member}":' || ifnull({closed}, 'null') || ','""")
+            parts.append(f"""',"{member}":' || ifnull({closed}, 'null')""")
             plain = []
-        last = f"json_object({', '.join(plain)})"
-        return " || ".join([*parts, f"substr({last}, 2)" if parts else last])
+        if not parts:
+            return f"json_object({', '.join(plain)})"
+        return " || ".join([*parts, *self.opened_object(plain, is_first=False), "'}'"])
+
+    @staticmethod
+    def opened_object(plain: Sequence[str], is_first: bool) -> list[str]:
+        """SQL for a stretch of an object's members: all that precedes the last character of theirs,
+        so that the object is written only once; behind a comma where it is not the first."""
+        text = f"substr(json_object({', '.join(plain)}), -1, {-(1 << 30)})"
+        if is_first:
+            return [text]
+        return [f"',' || substr({text}, 2)"] if plain else []
 
 
 def unseal(text: bytes, ring: KeyRing) -> bytes:
@@ -1398,6 +1434,8 @@ class Model(Findable, peewee.Model):
     searched: ClassVar[Searched | None] = None
     #: The layout of the file that brought the table.
     since: ClassVar[int] = 1
+    #: The columns in their order before layout 6, where the fields now stand in another one.
+    former_order: ClassVar[str] = ""
     seeds: ClassVar[Sequence[Mapping[str, Any]]] = ()
     schema_name: ClassVar[str] = ""
 
@@ -1673,11 +1711,6 @@ class Shape(Schema):
             member: values[name] if name in values else default_of(field)
             for member, (name, field) in self.members.items()
         }
-
-
-def default_of(field: Any) -> Any:
-    """What a member is that nobody gave."""
-    return field.default() if callable(field.default) else field.default
 
 
 NOTHING = Schema()
@@ -2076,6 +2109,16 @@ PRAGMAS = {
 }  # fmt: skip
 
 
+#: The functions that sections further down add to SQL, by name. Each takes one value.
+SQL_FUNCTIONS: dict[str, Callable[[Any], Any]] = {}
+
+
+def sql_function(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Let SQL call a function whose result depends on its argument only."""
+    SQL_FUNCTIONS[function.__name__] = function
+    return function
+
+
 class Database(peewee.SqliteDatabase):
     """A peewee database whose connections are all known, so that all can be closed."""
 
@@ -2087,6 +2130,8 @@ class Database(peewee.SqliteDatabase):
         self.close_ended()
         connection = super()._connect()
         connection.create_function("present", 0, lambda: session().source.now(6))
+        for name, function in SQL_FUNCTIONS.items():
+            connection.create_function(name, 1, function, deterministic=True)
         self.opened.append((threading.current_thread(), connection))
         return connection
 
@@ -2523,7 +2568,9 @@ def literal(value: str | int | None) -> str:
 class Migration(NamedTuple):
     """One numbered step from the layout of an older file to the next.
 
-    It makes the tables whose models say that they came with it, then runs its statements.
+    Before all steps, the tables that the file has get the columns and checks that their models
+    declare now. A step makes the tables whose models say that they came with it, then runs its
+    statements.
     """
 
     version: int
@@ -2581,12 +2628,29 @@ def migrate(
     create: Callable[[int | None], Sequence[str]],
     steps: Sequence[Migration],
 ) -> None:
-    """Take an older file through these steps, and give it the indexes that its models have now."""
+    """Take an older file through these steps, to the tables, indexes and triggers of its models.
+
+    Foreign keys are off meanwhile: to rebuild a table must not delete what points at it.
+    """
+    declared = statements_by_name(create(None))
     new = [sql for step in steps for sql in create(step.version)]
     own = (sql for step in steps for sql in step.statements)
-    indexes = change_indexes(connection, create(None), new)
     reached = f"PRAGMA user_version = {steps[-1].version}"
-    run_together(connection, [*new, *own, *indexes, reached])
+    connection.execute("PRAGMA foreign_keys = OFF")
+    try:
+        run_together(
+            connection,
+            itertools.chain(
+                drop_outdated(connection, declared),
+                rebuild_tables(connection, declared),
+                new,
+                own,
+                create_missing(connection, declared),
+                [reached],
+            ),
+        )
+    finally:
+        connection.execute("PRAGMA foreign_keys = ON")
 
 
 @functools.cache
@@ -2598,25 +2662,88 @@ def new_file(create: Callable[[int | None], Sequence[str]], newest: int) -> byte
         return connection.serialize()
 
 
-def change_indexes(
-    connection: sqlite3.Connection, declared: Iterable[str], made: Iterable[str]
-) -> list[str]:
-    """The statements that give an older file the indexes that its models have now.
+def statements_by_name(statements: Iterable[str]) -> dict[tuple[str, str], str]:
+    """The CREATE statements among some, by what each makes and its name."""
+    head = re.compile(r'(?:--.*\n)?(CREATE (?:UNIQUE )?(TABLE|INDEX|TRIGGER) "?(\w+).*)', re.S)
+    matches = filter(None, map(head.fullmatch, statements))
+    return {(match[2].lower(), match[3]): match[1] for match in matches}
 
-    `declared` makes all that there is in a new file, and `made` what this file is about to get.
+
+def present_sql(connection: sqlite3.Connection, type: str) -> dict[str, str]:
+    """The SQL of a file's tables, indexes or triggers, by name."""
+    listed = 'SELECT "name", "sql" FROM "sqlite_schema" WHERE "type" = ? AND "sql" IS NOT NULL'
+    return dict(connection.execute(listed, (type,)).fetchall())
+
+
+def drop_outdated(
+    connection: sqlite3.Connection, declared: Mapping[tuple[str, str], str]
+) -> Iterator[str]:
+    """Drop all triggers, and the indexes that are not as they are declared now."""
+    for name in present_sql(connection, "trigger"):
+        yield f'DROP TRIGGER "{name}"'
+    for name, sql in present_sql(connection, "index").items():
+        if declared.get(("index", name)) != sql:
+            yield f'DROP INDEX "{name}"'
+
+
+def create_missing(
+    connection: sqlite3.Connection, declared: Mapping[tuple[str, str], str]
+) -> Iterator[str]:
+    """Create the indexes and triggers that are declared and not there."""
+    present = {type: present_sql(connection, type) for type in ("index", "trigger")}
+    for (type, name), sql in declared.items():
+        if type in present and name not in present[type]:
+            yield sql
+
+
+def columns_of(sql: str) -> list[str]:
+    """The columns and constraints of a CREATE TABLE statement, sorted, and what follows them."""
+    body, _, options = re.sub(r"\s+", " ", sql).partition("(")[2].rpartition(")")
+    return [*sorted(part.strip() for part in re.split(r',(?= "| FOREIGN)', body)), options.strip()]
+
+
+def rebuild_tables(
+    connection: sqlite3.Connection, declared: Mapping[tuple[str, str], str]
+) -> Iterator[str]:
+    """Bring the tables that a file has to the columns and checks that their models declare now.
+
+    SQLite changes no CHECK in place, so such a table is written anew, row by row in its order:
+    https://www.sqlite.org/lang_altertable.html#otheralter
     """
-    indexes = "SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL"
-    present = dict(connection.execute(indexes)) | named_indexes(made)
-    wanted = named_indexes(declared)
-    gone = (name for name, sql in present.items() if wanted.get(name) != sql)
-    new = (sql for name, sql in wanted.items() if present.get(name) != sql)
-    return [*(f'DROP INDEX "{name}"' for name in gone), *new]
+    present = present_sql(connection, "table")
+    for model in all_models():
+        table = model._meta.table_name
+        sql = declared.get(("table", table))
+        if sql and table in present and columns_of(sql) != columns_of(present[table]):
+            columns = {row[1] for row in connection.execute(f'PRAGMA table_info("{table}")')}
+            yield sql.replace(f'"{table}"', f'"{table}_rebuilt"', 1)
+            yield copy_rows(model, columns)
+            yield f'DROP TABLE "{table}"'
+            yield f'ALTER TABLE "{table}_rebuilt" RENAME TO "{table}"'
 
 
-def named_indexes(statements: Iterable[str]) -> dict[str, str]:
-    """Those of some statements that make an index, by its name."""
-    found = ((re.match(r'CREATE (?:UNIQUE )?INDEX "(\w+)"', sql), sql) for sql in statements)
-    return {head[1]: sql for head, sql in found if head}
+def copy_rows(model: type[Model], columns: set[str]) -> str:
+    """SQL that copies a table's rows, which have these columns, to its rebuilt form.
+
+    Each fact's JSON is written anew from its columns.
+    """
+    table, fields = model._meta.table_name, model._meta.sorted_fields
+    sources = {}
+    for field in fields:
+        names = [name for name in (field.column_name, *field.former_names) if name in columns]
+        sources[field.column_name] = f'"{names[0]}"' if names else literal(field.initial)
+    # An integer that is the primary key is the rowid itself.
+    if not isinstance(model._meta.primary_key, Integer):
+        sources["rowid"] = "rowid"
+    if model.fact:
+        sources["json"] = model.statements().json
+    targets = ", ".join(f'"{name}"' for name in sources)
+    json = sources.pop("json", "")
+    inner = ", ".join(f'{source} AS "{name}"' for name, source in sources.items())
+    return (
+        f'INSERT INTO "{table}_rebuilt" ({targets}) SELECT *{json and f", {json}"} '
+        f'FROM (SELECT {inner} FROM "{table}" ORDER BY rowid)'
+    )
 
 
 def not_ours(workspace: Workspace, error: Exception | None = None) -> Problem:
@@ -3922,9 +4049,43 @@ def hash_audit(previous: str, row: Sequence) -> str:
     return hashlib.sha256((previous + to_json(row)).encode()).hexdigest()
 
 
-def hash_content(row: Sequence) -> str:
-    """SHA-256 over a record's columns as they are stored."""
-    return hashlib.sha256(to_json(row).encode()).hexdigest()
+def hash_content(model: type[Model], row: Sequence) -> str:
+    """SHA-256 over a record's columns as they are stored: a JSON object, sorted by its names.
+
+    A column is left out while it holds what every row older than the column holds, usually null.
+    So a fact that was recorded once keeps its hash when its model gains, renames or moves columns.
+    """
+    recorded = model.statements().recorded
+    content = {name: row[index] for name, index, initial in recorded if row[index] != initial}
+    return hashlib.sha256(to_json(content).encode()).hexdigest()
+
+
+#: The layout since which content hashes are over objects.
+OBJECTS = 6
+
+
+def hash_former_content(model: type[Model], row: Sequence) -> str:
+    """The content hash as layouts before 6 made it: over a JSON array of the columns of that time.
+
+    Empty where a younger column holds something, which such a record cannot have had.
+    """
+    fields, columns = model._meta.sorted_fields, former_columns(model)
+    if any(row[i] != f.initial for i, f in enumerate(fields) if f.since >= OBJECTS):
+        return ""
+    return hashlib.sha256(to_json([row[index] for index in columns]).encode()).hexdigest()
+
+
+@functools.cache
+def former_columns(model: type[Model]) -> list[int]:
+    """The positions today of the columns that a model had before layout 6, in their order then."""
+    fields = enumerate(model._meta.sorted_fields)
+    columns = {field.recorded_name: index for index, field in fields if field.since < OBJECTS}
+    return [columns[name] for name in model.former_order.split() or columns]
+
+
+def is_recorded(content: str, model: type[Model], row: Sequence) -> bool:
+    """Return whether a content hash in the ledger matches a row, in today's or the former form."""
+    return content == hash_content(model, row) or content == hash_former_content(model, row)
 
 
 def hash_ledger(entry: Sequence[str]) -> str:
@@ -3999,7 +4160,7 @@ class Journal:
             detail = to_json({"before": was}) if was is not None else None
             table = model._meta.table_name
             audited.append(self.entry(current, f"{model.fact}.{verb}", table, key, detail))
-            proofs.append(self.proof(current, table, key, verb, row))
+            proofs.append(self.proof(current, model, key, verb, row))
         execute = current.database.connection().executemany
         execute(AuditEntry.statements().insert, audited)
         execute(LedgerEntry.statements().insert, proofs)
@@ -4031,11 +4192,12 @@ class Journal:
         self.audit = number, row[-1]
         return row
 
-    def proof(self, current: Session, table: str, key: str, verb: str, row: list) -> tuple:
+    def proof(self, current: Session, model: type[Model], key: str, verb: str, row: list) -> tuple:
         """The next row of the ledger."""
         number, previous, last = self.ledger
+        table = model._meta.table_name
         event = f"{table}_{verb}".upper()
-        content = hash_content(row)
+        content = hash_content(model, row)
         # A clock that was set back does not take the ledger back: its times are found by halving.
         at = max(current.source.now(), last)
         entry_id, record = current.source.uuid(), record_uuid(table, key)
@@ -4173,7 +4335,7 @@ def known_of_seeds() -> dict[str, dict[str, Known]]:
     known: dict[str, dict[str, Known]] = defaultdict(dict)
     for table, model in fact_models().items():
         for record in seeded(model):
-            known[table][record._pk] = Known("SEEDED", hash_content(record.row()), 0)
+            known[table][record._pk] = Known("SEEDED", hash_content(model, record.row()), 0)
     return known
 
 
@@ -4222,7 +4384,7 @@ def content_fault(
         return f"The ledger knows nothing of {model.noun()} {key}."
     if is_deleted:
         return f"{name} is in its table, though the ledger says that it was deleted."
-    if content != hash_content(stored):
+    if not is_recorded(content, model, stored):
         return f"{name} is not what the ledger recorded."
     return "" if is_told else f"{name} is not told as it is stored."
 
@@ -8682,14 +8844,17 @@ class Words:
     """
 
     def __init__(self, pattern: str, text: str):
-        self.left: deque[tuple[str, str]] = deque()
+        self.left: deque[tuple[str, str, int]] = deque()
         at, match = 0, re.compile(pattern).match
         while at < len(text):
             found = match(text, at)
             if found is None:
-                raise ValueError(f"unexpected text at {at}")
+                rest = text[at:].lstrip()
+                start = len(text) - len(rest) + 1
+                raise ValueError(f"unexpected {rest[:20]!r} at character {start}")
             word = found[found.lastgroup]
-            self.left.append((word if found.lastgroup == "mark" else found.lastgroup, word))
+            start = found.start(found.lastgroup) + 1
+            self.left.append((word if found.lastgroup == "mark" else found.lastgroup, word, start))
             at = found.end()
 
     def take(self, *kinds: str) -> str:
@@ -8699,8 +8864,12 @@ class Words:
     def need(self, kind: str) -> str:
         """The next word, which must be of this kind."""
         if not self.left or self.left[0][0] != kind:
-            raise ValueError(f"expected {kind}")
+            raise ValueError(f"expected {kind} {self.position()}")
         return self.left.popleft()[1]
+
+    def position(self) -> str:
+        """Where the next word stands, for an error."""
+        return f"at character {self.left[0][2]}" if self.left else "at the end"
 
 
 class Pattern:
@@ -8829,79 +8998,125 @@ def repeat_steps(steps: list[tuple], times: str) -> list[tuple]:
     return low * steps + (high - low) * [(None, (1, size + 1)), *steps]
 
 
-# --- Templates ----------------------------------------------------------------
-# A template says in YAML which attestations a trail and its artifacts must have, and some of them
-# only on a condition. Its text, what its aliases unfold to, its nesting and the steps of all its
-# patterns are bounded.
+# --- YAML ---------------------------------------------------------------------
+# YAML that others write: what is wrong with it is an error with its line and column, and what its
+# aliases unfold to is bounded.
 
-#: Characters of a template; values in it once its aliases are unfolded; steps of its patterns.
-TEMPLATE_SIZE, TEMPLATE_VALUES, TEMPLATE_STEPS = 100_000, 50_000, 2_000
+#: Values in a document once its aliases are unfolded.
+YAML_VALUES = 50_000
+#: What YAML does not print (YAML 1.2, 5.1).
+_UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def read_yaml(text: str) -> dict | None:
-    """The mapping that a YAML text holds, as JSON has it; None where it holds no such thing."""
+def yaml_error(mark: Any, message: str) -> ValueError:
+    """An error at a mark in a YAML document."""
+    return ValueError(f"Line {mark.line + 1}, column {mark.column + 1}: {message}")
+
+
+def parse_yaml(text: str) -> tuple[Any, Any]:
+    """The root node of a YAML document, and its value as JSON has it.
+
+    ValueError says what is wrong, and where.
+    """
     import yaml
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    if bad := _UNPRINTABLE.search(text):
+        before = text[: bad.start()].rpartition("\n")
+        where = f"Line {text.count(chr(10), 0, bad.start()) + 1}, column {len(before[2]) + 1}"
+        raise ValueError(f"{where}: the character U+{ord(bad[0]):04X} cannot stand in YAML.")
+    loader_class = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        check_nesting(yaml.parse(text, loader), DEPTH)
-        reader = loader(text)
-        root = reader.get_single_node()
-        if not isinstance(root, yaml.MappingNode):
-            return None
-        check_unfolded(root, DEPTH, iter(range(TEMPLATE_VALUES)))
-        parsed = reader.construct_document(root)
-        # JSON has neither dates nor infinities; both become text.
-        document = json.loads(json.dumps(parsed, default=str, skipkeys=True), parse_constant=str)
+        _check_nesting(yaml.parse(text, loader_class), DEPTH)
+        loader = loader_class(text)
+        root = loader.get_single_node()
+        if root is None:
+            raise ValueError("Line 1, column 1: the document is empty.")
+        _check_nodes(loader, root, DEPTH, iter(range(YAML_VALUES)))
+        value = loader.construct_document(root)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        reason = ", ".join(filter(None, (error.context, error.problem)))
+        raise yaml_error(mark, f"{reason}.") from None
+    # JSON has neither dates nor infinities; both become text.
+    document = json.loads(json.dumps(value, default=str, skipkeys=True), parse_constant=str)
+    try:
         check_json(document, DEPTH)
-    # A value that does not fit its tag makes PyYAML fail in whichever way Python does there.
-    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError):
-        return None
-    except Invalid:
-        return None
-    return document
+    except Invalid as problem:
+        raise ValueError(f"Line 1, column 1: {problem.issues[0]['message']}.") from None
+    return root, document
 
 
-def check_nesting(events: Iterable, most: int) -> None:
+def _check_nesting(events: Iterable, limit: int) -> None:
     """Refuse YAML that is nested too deep, as soon as the parser comes to it."""
     depth = 0
     for event in events:
-        kind = type(event).__name__
-        depth += kind.endswith(("MappingStartEvent", "SequenceStartEvent"))
-        depth -= kind.endswith(("MappingEndEvent", "SequenceEndEvent"))
-        if depth > most:
-            raise ValueError("nested too deep")
+        name = type(event).__name__
+        depth += name.endswith(("MappingStartEvent", "SequenceStartEvent"))
+        depth -= name.endswith(("MappingEndEvent", "SequenceEndEvent"))
+        if depth > limit:
+            raise yaml_error(event.start_mark, f"expected at most {limit} levels of nesting.")
 
 
-def check_unfolded(node: Any, depth: int, budget: Iterator) -> None:
-    """Refuse YAML whose aliases, which share what they name, stand for too many values."""
+def _check_nodes(loader: Any, node: Any, depth: int, budget: Iterator) -> None:
+    """Refuse values that do not fit their tags, names that stand twice in a mapping, and aliases,
+    which share what they name, that stand for too much."""
     if depth < 0 or next(budget, None) is None:
-        raise ValueError("too many values")
-    if isinstance(node.value, list):
-        for inner in node.value:
-            for one in inner if isinstance(inner, tuple) else (inner,):
-                check_unfolded(one, depth - 1, budget)
+        raise yaml_error(node.start_mark, "this holds too many values, or is nested too deep.")
+    if node.id == "scalar":
+        _check_scalar(loader, node)
+    elif node.id == "sequence":
+        for item in node.value:
+            _check_nodes(loader, item, depth - 1, budget)
+    else:
+        names = set()
+        for key, value in node.value:
+            if key.id != "scalar":
+                raise yaml_error(key.start_mark, "a name must be text.")
+            if key.value in names:
+                raise yaml_error(key.start_mark, f"{key.value[:60]!r} stands here twice.")
+            names.add(key.value)
+            _check_nodes(loader, key, depth - 1, budget)
+            _check_nodes(loader, value, depth - 1, budget)
+
+
+def _check_scalar(loader: Any, node: Any) -> None:
+    """Refuse a value that does not fit its tag, such as 2001-99-99."""
+    if node.tag.endswith(":merge"):
+        return
+    try:
+        loader.construct_object(node)
+    # PyYAML fails there in whichever way Python does.
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError):
+        kind = node.tag.rpartition(":")[2]
+        raise yaml_error(node.start_mark, f"{node.value[:60]!r} is no {kind}.") from None
+
+
+# --- Conditions ---------------------------------------------------------------
 
 
 class Condition:
-    """The `if` of an entry in a template, read once and judged for every artifact.
+    """The `if` of an entry in a template, read once and evaluated for every artifact.
 
-    Precedence rises from `or` over `and` to `not`; a field that is not known is unlike every text.
+    Precedence rises from `or` over `and` to `not`. A tag that the flow lacks is unlike every text.
     """
 
     WORDS = r"""(?x)\s*(?:(?P<text>"[^"]*"|'[^']*')
         | (?P<call>exists|matches)(?=\s*\()
-        | (?P<mark>==|!=|[][(),]|(?:and|or|not|in)(?![\w.-]))
+        | (?P<mark>==|!=|=|[][(),]|(?:and|or|not|in)(?![\w.-]))
         | (?P<field>flow\.tags\[\s*(?:"[^"]*"|'[^']*')\s*\]|[A-Za-z_][\w.-]*))"""
+    #: Fields that hold text, and those that only exist.
+    FIELDS = ("flow.name", "flow.tags.<name>", "artifact.name", "artifact.fingerprint")
+    OBJECTS = ("flow", "flow.tags", "artifact")
 
     def __init__(self, text: str):
         #: Steps of all patterns in it.
         self.weight = 0
         wrapped = re.fullmatch(r"\$\{\{(.*)\}\}", text.strip(), re.DOTALL)
         self.words = Words(self.WORDS, (wrapped[1] if wrapped else text).strip())
+        self.size = len(self.words.left)
         self.holds = self.any_of(DEPTH)
         if self.words.left:
-            raise ValueError("unexpected words at the end")
+            raise ValueError(f"unexpected {self.words.left[0][1]!r} {self.words.position()}")
 
     def any_of(self, depth: int) -> Callable[[Mapping], bool]:
         """Parts of which one must hold."""
@@ -8912,17 +9127,17 @@ class Condition:
 
     def all_of(self, depth: int) -> Callable[[Mapping], bool]:
         """Parts that must all hold."""
-        parts = [self.one(depth)]
+        parts = [self.part(depth)]
         while self.words.take("and"):
-            parts.append(self.one(depth))
+            parts.append(self.part(depth))
         return lambda fields: all(part(fields) for part in parts)
 
-    def one(self, depth: int) -> Callable[[Mapping], bool]:
+    def part(self, depth: int) -> Callable[[Mapping], bool]:
         """A part that is denied, in parentheses, a call or a comparison."""
         if depth == 0:
-            raise ValueError("nested too deep")
+            raise ValueError(f"nested too deep {self.words.position()}")
         if self.words.take("not"):
-            denied = self.one(depth - 1)
+            denied = self.part(depth - 1)
             return lambda fields: not denied(fields)
         if self.words.take("("):
             inner = self.any_of(depth - 1)
@@ -8934,26 +9149,32 @@ class Condition:
     def call(self, name: str) -> Callable[[Mapping], bool]:
         """Either exists(field) or matches(field, "pattern")."""
         self.words.need("(")
-        field = self.field()
         if name == "exists":
+            present = self.field(*self.FIELDS, *self.OBJECTS)
             self.words.need(")")
-            return lambda fields: field in fields
+            return lambda fields: present in fields
+        field = self.field(*self.FIELDS)
         self.words.need(",")
-        pattern = Pattern(self.text())
+        where = self.words.position()
+        try:
+            pattern = Pattern(self.text())
+        except (ValueError, OverflowError) as error:
+            raise ValueError(f"the pattern {where} cannot be used: {error}") from None
         self.words.need(")")
         self.weight += len(pattern.steps)
         return lambda fields: fields.get(field) is not None and pattern.matches(fields[field])
 
     def compare(self) -> Callable[[Mapping], bool]:
         """A field held against one text or a list of them."""
-        field = self.field()
+        field, where = self.field(*self.FIELDS), self.words.position()
         if self.words.take("=="):
             equal = self.text()
             return lambda fields: fields.get(field) == equal
         if self.words.take("!="):
             unequal = self.text()
             return lambda fields: fields.get(field) != unequal
-        self.words.need("in")
+        if not self.words.take("in"):
+            raise ValueError(f"expected ==, != or in {where}")
         self.words.need("[")
         listed = [] if self.words.take("]") else [self.text()]
         while listed and not self.words.take("]"):
@@ -8961,63 +9182,148 @@ class Condition:
             listed.append(self.text())
         return lambda fields: fields.get(field) in listed
 
-    def field(self) -> str:
+    def field(self, *expected: str) -> str:
         """The name of a field; a tag's in brackets means the one after a full stop."""
+        where = self.words.position()
         name, bracket, key = self.words.need("field").partition("[")
-        return f"{name}.{key[:-1].strip()[1:-1]}" if bracket else name
+        name = f"{name}.{key[:-1].strip()[1:-1]}" if bracket else name
+        if name not in expected and not re.fullmatch(r"flow\.tags\.(?s:.+)", name):
+            raise ValueError(f"unknown field {name[:60]!r} {where}: use {', '.join(expected)}")
+        return name
 
     def text(self) -> str:
         """What stands between quotation marks."""
         return self.words.need("text")[1:-1]
 
 
-def told_text(value: Any) -> str:
-    """A value of a template where text is expected; nothing for null."""
-    return value if isinstance(value, str) else "" if value is None else to_json(value)
+# --- Templates ----------------------------------------------------------------
+# A template says in YAML which attestations a trail and its artifacts must have, and some of them
+# only on a condition. Its text, its nesting and the steps of all its patterns are bounded.
+
+#: Characters of a template, steps of its patterns, and of what it takes to evaluate all of its
+#: conditions for several artifacts at once.
+TEMPLATE_SIZE, TEMPLATE_STEPS, TEMPLATE_BUDGET = 100_000, 2_000, 2_000_000
+#: The members of each part of a template. What a template does not know could be a demand.
+TEMPLATE_MEMBERS = {
+    "template": "trail artifacts requiredAttestations version id name description framework tags",
+    "trail": "attestations artifacts description",
+    "artifact": "name attestations description",
+    "attestation": "name type if description",
+}
+#: What an unreadable template asks for. No attestation has a name as long as this.
+UNREADABLE = (
+    "a template that can be read. The stored template is not understood, so it asks for everything "
+    "and nothing meets it. Store a corrected one in the member templateYaml of the flow; a trail "
+    "keeps the template that it began with, so begin a new trail where it has one of its own. "
+    "What is wrong: {}"
+)
 
 
-def mappings(value: Any) -> list[dict]:
-    """The mappings in what should be a list of them."""
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+def _members(node: Any, part: str) -> dict[str, Any]:
+    """The members of a part of a template."""
+    known = TEMPLATE_MEMBERS[part].split()
+    article = "an" if part[0] == "a" else "a"
+    if node.id != "mapping":
+        raise yaml_error(node.start_mark, f"expected {article} {part}, which is a mapping.")
+    for key, _ in node.value:
+        if key.value not in known:
+            unknown = f"{article} {part} has no member {key.value[:60]!r}"
+            raise yaml_error(key.start_mark, f"{unknown}; it has {', '.join(known)}.")
+    return {key.value: value for key, value in node.value}
+
+
+def _items(members: Mapping[str, Any], name: str) -> list:
+    """The elements of a member, which must be a list where it is there."""
+    node = members.get(name)
+    if node is not None and node.id != "sequence":
+        raise yaml_error(node.start_mark, f"expected a list of {name}.")
+    return node.value if node is not None else []
+
+
+def _text(node: Any) -> str:
+    """The text of a node, which must be a name."""
+    is_text = node.id == "scalar" and node.tag.endswith(":str")
+    if not is_text or not node.value.strip() or len(node.value) > 255:
+        rule = "expected text of 1 to 255 characters; put numbers, yes and no in quotation marks."
+        raise yaml_error(node.start_mark, rule)
+    return node.value
+
+
+def _name(node: Any, part: str, members: Mapping[str, Any]) -> str:
+    """The name of a part of a template, which must have one."""
+    if "name" not in members:
+        raise yaml_error(node.start_mark, f"this {part} has no name.")
+    return _text(members["name"])
+
+
+def _always(fields: Mapping) -> bool:
+    """The condition of an entry without one."""
+    return True
 
 
 class Template:
     """What a template asks for: attestations by name, of the trail and of artifacts by theirs.
 
-    A text that is no YAML asks for nothing.
+    One that cannot be read asks for what nobody can have; `fault` says why.
     """
 
     def __init__(self, text: str):
-        self.document, self.weight = read_yaml(text), 0
-        root = self.document or {}
-        trail = root.get("trail") if isinstance(root.get("trail"), dict) else {}
-        self.trail = list(self.entries(trail))
-        artifacts = mappings(trail.get("artifacts")) or mappings(root.get("artifacts"))
-        self.artifacts = [
-            (told_text(one.get("name")), list(self.entries(one))) for one in artifacts
-        ]
-
-    def entries(self, holder: dict) -> Iterator[tuple[str, Callable[[Mapping], bool]]]:
-        """The name of each attestation asked for, and when it is."""
-        for entry in mappings(holder.get("attestations")):
-            yield told_text(entry.get("name")), self.condition(entry.get("if"))
-
-    def condition(self, given: Any) -> Callable[[Mapping], bool]:
-        """When an entry counts: always without an `if`, never where that is malformed."""
-        if given is None or given is True or given == "":
-            return lambda fields: True
+        self.document: Any = None
+        #: Words of its conditions and steps of their patterns, which take time to evaluate.
+        self.size = self.weight = 0
+        self.fault = ""
+        self.trail: list[tuple[str, Callable[[Mapping], bool]]] = []
+        self.artifacts: list[tuple[str, list[tuple[str, Callable[[Mapping], bool]]]]] = []
         try:
-            condition = Condition(told_text(given))
-        except ValueError:
-            return lambda fields: False
-        except OverflowError:
-            self.weight += PATTERN_STEPS
-        else:
-            self.weight += condition.weight
-            if self.weight <= TEMPLATE_STEPS:
-                return condition.holds
-        # What is too large to be judged does not get anybody around a requirement.
-        return lambda fields: True
+            root, self.document = parse_yaml(text)
+            self._read(root)
+        except ValueError as error:
+            self.fault = str(error)
+            self.trail = [(UNREADABLE.format(self.fault), _always)]
+            self.artifacts = []
+
+    def _read(self, root: Any) -> None:
+        """Read what is asked for, or raise ValueError at the first thing that is not understood."""
+        members = _members(root, "template")
+        trail = _members(members["trail"], "trail") if "trail" in members else {}
+        required = _items(members, "requiredAttestations")
+        self.trail = [(_text(item), _always) for item in required] + self._entries(trail)
+        for item in [*_items(trail, "artifacts"), *_items(members, "artifacts")]:
+            artifact = _members(item, "artifact")
+            self.artifacts.append((_name(item, "artifact", artifact), self._entries(artifact)))
+
+    def _entries(self, holder: dict) -> list[tuple[str, Callable[[Mapping], bool]]]:
+        """The name of each attestation asked for, and when it is."""
+        entries = []
+        for item in _items(holder, "attestations"):
+            members = _members(item, "attestation")
+            if "type" in members:
+                _text(members["type"])
+            name = _name(item, "attestation", members)
+            entries.append((name, self._condition(members.get("if"))))
+            self.size += 1
+        return entries
+
+    def _condition(self, node: Any) -> Callable[[Mapping], bool]:
+        """When an entry counts: always without an `if`."""
+        if node is None or (node.id == "scalar" and not node.value.strip()):
+            return _always
+        if node.id == "scalar" and node.tag.endswith(":bool"):
+            is_on = node.value.lower() in ("true", "yes", "on")
+            return lambda fields: is_on
+        if node.id != "scalar" or not node.tag.endswith((":str", ":null")):
+            raise yaml_error(node.start_mark, "expected a condition, such as exists(flow).")
+        if node.tag.endswith(":null"):
+            return _always
+        try:
+            condition = Condition(node.value)
+        except ValueError as error:
+            raise yaml_error(node.start_mark, f"this condition cannot be read: {error}.") from None
+        self.size += condition.size
+        self.weight += condition.weight
+        if self.weight > TEMPLATE_STEPS:
+            raise yaml_error(node.start_mark, "the patterns up to here are too large together.")
+        return condition.holds
 
     def names(self, fields: Mapping[str, str | None]) -> list[str]:
         """The attestations asked for where the fields of conditions have these values."""
@@ -9026,11 +9332,42 @@ class Template:
         entries = itertools.chain(self.trail, *own)
         return list(dict.fromkeys(name for name, holds in entries if holds(fields)))
 
+    def names_of_all(self, fields: Mapping, artifacts: Sequence[Mapping]) -> list[str]:
+        """The attestations asked for of several artifacts together.
+
+        Where it would take too long to evaluate every condition, all of them count as true.
+        """
+        letters = sum(len(value or "") for own in artifacts for value in own.values())
+        if self.size * len(artifacts) + self.weight * letters <= TEMPLATE_BUDGET:
+            named = (self.names({**fields, **own}) for own in artifacts)
+            return list(dict.fromkeys(itertools.chain.from_iterable(named)))
+        reported = {own.get("artifact.name") for own in artifacts}
+        own = (entries for artifact, entries in self.artifacts if artifact in reported)
+        return list(dict.fromkeys(name for name, _ in itertools.chain(self.trail, *own)))
+
 
 @functools.lru_cache(maxsize=64)
 def read_template(text: str) -> Template:
     """A template, read once for as long as it is in use."""
     return Template(text)
+
+
+class TemplateText(Text):
+    """A template, which must be understood when it is stored; blank text stands for none."""
+
+    def read(self, value):
+        text = super().read(value)
+        if not text.strip():
+            return None
+        if fault := read_template(text).fault:
+            raise ValueError(fault)
+        return text
+
+
+def flow_fields(name: str, tags: Mapping[str, str]) -> dict[str, str | None]:
+    """What a condition may ask of the flow."""
+    values = {f"flow.tags.{key}": value for key, value in tags.items()}
+    return {"flow": None, "flow.name": name, "flow.tags": None, **values}
 
 
 def artifact_fields(name: str, digest: str) -> dict[str, str | None]:
@@ -9059,7 +9396,7 @@ class Flow(Model):
         default=dict,
     )
     org_slug = Text(255, null=True, index=True)
-    template_yaml = Text(TEMPLATE_SIZE, null=True)
+    template_yaml = TemplateText(TEMPLATE_SIZE, null=True)
     created_at = Timestamp(6, default=now_exactly)
     updated_at = Timestamp(6, default=now_exactly)
     requires_approval = Boolean(default=False)
@@ -9080,11 +9417,6 @@ class Flow(Model):
     def template(self) -> Any:
         """The template as JSON; None without one, and when the text is no YAML mapping."""
         return read_template(self.template_yaml).document if self.template_yaml else None
-
-    def condition_fields(self) -> dict[str, str | None]:
-        """What a condition in a template may ask of the flow."""
-        tags = {f"flow.tags.{key}": value for key, value in self.tags.items()}
-        return {"flow": None, "flow.name": self.name, "flow.tags": None, **tags}
 
 
 def check_flow_name(name: str) -> None:
@@ -9735,7 +10067,7 @@ class Trail(Tallied):
     deployment_actor = Text(255, null=True)
     status = Choice("PENDING COMPLIANT NON_COMPLIANT", default="PENDING")
     org_slug = Text(255, null=True, index=True)
-    template_yaml = Text(TEMPLATE_SIZE, null=True)
+    template_yaml = TemplateText(TEMPLATE_SIZE, null=True)
     build_url = Text(2048, null=True)
     name = Text(255, null=True)
     created_at = Timestamp(6, default=now_exactly)
@@ -9748,19 +10080,73 @@ class Trail(Tallied):
         return f"trail {self.name or self.id} ({commit})"
 
 
-def compliance_sql(trail: str) -> str:
-    """SQL for COMPLIANT, NON_COMPLIANT or UNKNOWN, from SQL for the id of a trail.
+#: SQL for the position of the result of the attestation `r` among all results: where it was
+#: recorded, or where evidence brought it later.
+RESULT_ORDER = """ifnull(r."decided", r."rowid" << 32)"""
 
-    UNKNOWN where the flow requires no types; NON_COMPLIANT where one has failed or has not passed.
+
+def approved_sql(trail: str) -> str:
+    """SQL for whether a trail is released: of its approvals, the one decided last decides."""
+    return f"""ifnull((SELECT v."status" = 'APPROVED' FROM "approval" AS v
+        WHERE v."trail_id" = {trail} AND v."status" IN ('APPROVED', 'REJECTED')
+        ORDER BY v."resolved_at" DESC, v."rowid" DESC LIMIT 1), 0)"""
+
+
+def template_sql(trail: str, flow: str) -> str:
+    """SQL for the template of a trail or else of a flow, from their aliases.
+
+    The template of a trail speaks for its own flow only. Blank text, which older versions stored,
+    is no template.
     """
-    recorded = """EXISTS (SELECT 1 FROM "attestation" AS a WHERE a."trail_id" = k."id"
-        AND a."type" = r."value" AND a."status" = '{}')"""
-    passed, failed = recorded.format("PASSED"), recorded.format("FAILED")
-    return f"""ifnull((SELECT CASE WHEN f."required_attestation_types" = '[]' THEN 'UNKNOWN'
-        WHEN EXISTS (SELECT 1 FROM json_each(f."required_attestation_types") AS r
-            WHERE {failed} OR NOT {passed}) THEN 'NON_COMPLIANT' ELSE 'COMPLIANT' END
-        FROM "trail" AS k JOIN "flow" AS f ON f."id" = k."flow_id"
-        WHERE k."id" = {trail}), 'UNKNOWN')"""
+    blank = "nullif(trim({}.\"template_yaml\", char(9, 10, 13, 32)), '')"
+    own = f'CASE WHEN {trail}."flow_id" = {flow}."id" THEN {blank.format(trail)} END'
+    return f"ifnull({own}, {blank.format(flow)})"
+
+
+def facts_sql(trail: str, digest: str = "", flow: str = 'k."flow_id"') -> str:
+    """SQL for the facts, as JSON, that `evaluate_compliance` holds against a flow.
+
+    The arguments are SQL for ids: of a trail, and of a flow that is not its own. Without a digest,
+    the facts are about all artifacts of the trail.
+    """
+    template = template_sql("k", "f")
+    with_digest = f'AND i."sha256_digest" = {digest}' if digest else ""
+    return f"""(SELECT json_object('flow', f."name", 'tags', json(f."tags"),
+        'types', json(f."required_attestation_types"), 'template', {template},
+        'artifacts', CASE WHEN ({template}) IS NOT NULL THEN (
+            SELECT json_group_array(json_array("image_name", "sha256_digest")) FROM (
+                SELECT DISTINCT i."image_name", i."sha256_digest" FROM "artifact" AS i
+                WHERE i."trail_id" = k."id" {with_digest})) END,
+        'is_whole_trail', {int(not digest)},
+        'results', (SELECT json_group_array(json_array("type", "name", "status")) FROM (
+            SELECT r."type", r."name", r."status" FROM "attestation" AS r
+            WHERE r."trail_id" = k."id" AND r."status" <> 'PENDING' ORDER BY {RESULT_ORDER})),
+        'requires_approval', f."requires_approval",
+        'is_approved', f."requires_approval" AND {approved_sql('k."id"')})
+        FROM "trail" AS k JOIN "flow" AS f ON f."id" = {flow} WHERE k."id" = {trail})"""
+
+
+def compliance_sql(trail: str, digest: str = "") -> str:
+    """SQL for COMPLIANT, NON_COMPLIANT or UNKNOWN: a trail, or an artifact of it, and its flow."""
+    return f"compliance({facts_sql(trail, digest)})"
+
+
+def passed_types_sql(trail: str) -> str:
+    """SQL for the types whose latest result on a trail is PASSED."""
+    return f"""SELECT "type" FROM (
+        SELECT r."type", r."status", max({RESULT_ORDER}) FROM "attestation" AS r
+        WHERE r."trail_id" = {trail} AND r."status" <> 'PENDING' GROUP BY r."type")
+        WHERE "status" = 'PASSED'"""
+
+
+def deciding_sql(digest: str) -> str:
+    """SQL for the trails that decide on a digest: of each flow, the one that reported it last.
+
+    `report` is the rowid of that artifact.
+    """
+    return f"""SELECT a."trail_id", max(a."rowid") AS "report" FROM "artifact" AS a
+        JOIN "trail" AS k ON k."id" = a."trail_id"
+        WHERE a."sha256_digest" = {digest} GROUP BY k."flow_id\""""
 
 
 #: SQL for the names of the environments whose newest snapshot holds the artifact `t1`: there, the
@@ -9795,7 +10181,7 @@ class Artifact(Model):
         ),
         "complianceState": Derived(
             Choice("COMPLIANT NON_COMPLIANT UNKNOWN"),
-            f"json_quote({compliance_sql('t1.trail_id')})",
+            f"json_quote({compliance_sql('t1.trail_id', 't1.sha256_digest')})",
         ),
         "runningInEnvironments": Derived(Json(ListOf(Text(255))), RUNNING_IN),
     }
@@ -9845,6 +10231,8 @@ class Attestation(Tallied):
     artifact_fingerprint = Text(255, null=True)
     created_at = Timestamp(6, default=now_exactly)
     metadata = Json(MapOf(Anything()), null=True)
+    #: See RESULT_ORDER; null where the result came with the record.
+    decided = Integer(null=True, hidden=True, since=6)
 
 
 class Records:
@@ -9893,34 +10281,124 @@ class Approval(Model):
         ),
     }
 
-    @classmethod
-    def releases(cls, trail: Trail | str) -> bool:
-        """Whether an approval lets a trail be released."""
-        return cls.has(trail=trail, status="APPROVED")
-
 
 # --- Trail status -------------------------------------------------------------
-# What follows for a trail from all that it has gathered.
+# What a flow asks of a trail and its artifacts, held against what was recorded. The status of the
+# trail, `assert`, the gate, the chain of custody and all that tells of compliance ask here.
 
 
-def settle(trail: Trail, failed: bool = False) -> None:
-    """Let a trail's status follow a fact that was just recorded (decision 24 of the contract).
+class Compliance(NamedTuple):
+    """What a trail, or an artifact of it, lacks for a flow."""
 
-    A failure makes it NON_COMPLIANT, until what failed has passed. Once everything has passed that
-    its flow requires, and the trail is approved where the flow asks for it, it is COMPLIANT, until
-    more is required.
+    #: Whether the flow asks for anything.
+    is_judged: bool
+    #: Whether attestations are required by name, in a template, and not by type.
+    by_name: bool
+    missing: Sequence[str]
+    #: What failed, and did not pass since.
+    failed: Sequence[str]
+    lacks_approval: bool
+    #: Why the template cannot be read, if so: it asks for everything.
+    fault: str = ""
+
+    @property
+    def is_compliant(self) -> bool:
+        """Whether nothing stands against it."""
+        return not (self.missing or self.failed or self.lacks_approval)
+
+    @property
+    def state(self) -> str:
+        """The verdict in a word; UNKNOWN where the flow asks for nothing, and nothing failed."""
+        if not self.is_compliant:
+            return "NON_COMPLIANT"
+        return "COMPLIANT" if self.is_judged else "UNKNOWN"
+
+
+def evaluate_compliance(facts: str) -> Compliance:
+    """Hold the facts that `facts_sql` gathers against the flow.
+
+    The latest result of each required type or name counts, and no failure may be left that did not
+    pass since. A template, the trail's own or else the flow's, requires names instead of types.
     """
-    if failed:
-        status = "NON_COMPLIANT"
-    elif meets_its_flow(trail):
+    read = json.loads(facts)
+    by_name = read["template"] is not None
+    required = required_names(read) if by_name else read["types"]
+    passed, failed = latest_results(read["results"], by_name)
+    missing = [requirement for requirement in required if requirement not in passed]
+    lacks_approval = bool(read["requires_approval"] and not read["is_approved"])
+    is_judged = bool(required or read["requires_approval"])
+    fault = read_template(read["template"]).fault if by_name else ""
+    return Compliance(is_judged, by_name, missing, failed, lacks_approval, fault)
+
+
+@sql_function
+def compliance(facts: str | None) -> str:
+    """The state of a trail or an artifact; UNKNOWN where there is no such trail."""
+    if not facts:
+        return "UNKNOWN"
+    return (_recent_state if len(facts) <= 20_000 else _state)(facts)
+
+
+def _state(facts: str) -> str:
+    return evaluate_compliance(facts).state
+
+
+#: Many artifacts have the same facts, which do not name them.
+_recent_state = functools.lru_cache(maxsize=256)(_state)
+
+
+def latest_results(results: Sequence, by_name: bool) -> tuple[set[str], list[str]]:
+    """The types or names that passed last, and those of all failures that did not pass since.
+
+    Results come in the order in which they were decided. By name, an attestation without one
+    meets no requirement, and its failure counts by its type.
+    """
+    latest, last_pass, failures = {}, {}, []
+    for number, (type, name, status) in enumerate(results):
+        key = (name or type) if by_name else type
+        latest[name if by_name else type] = status
+        if status == "PASSED":
+            last_pass[key] = number
+        else:
+            failures.append((number, key))
+    passed = {key for key, status in latest.items() if status == "PASSED"}
+    return passed, [key for number, key in failures if number > last_pass.get(key, -1)]
+
+
+def required_names(facts: Mapping[str, Any]) -> list[str]:
+    """The attestations that a template asks of the artifacts, or of the trail as a whole.
+
+    To the artifacts of a trail belong those in the template that it still has to report.
+    """
+    template = read_template(facts["template"])
+    fields = flow_fields(facts["flow"], facts["tags"])
+    artifacts = [artifact_fields(*artifact) for artifact in facts["artifacts"]]
+    if facts["is_whole_trail"]:
+        reported = {artifact["artifact.name"] for artifact in artifacts}
+        expected = dict.fromkeys(name for name, _ in template.artifacts if name not in reported)
+        artifacts += [{"artifact": None, "artifact.name": name} for name in expected]
+    return template.names_of_all(fields, artifacts or [{}])
+
+
+TRAIL_FACTS = f"SELECT {facts_sql('?')}"
+
+
+def update_trail_status(trail: Trail) -> None:
+    """Set a trail's status from all that was recorded for it, and tell of a change.
+
+    A failure makes it NON_COMPLIANT until what failed has passed. It is COMPLIANT as soon as it has
+    all that its flow asks for; where the flow asks for nothing, it stays PENDING.
+    """
+    (facts,) = session().database.connection().execute(TRAIL_FACTS, (trail.id,)).fetchone()
+    result = evaluate_compliance(facts)
+    status = "NON_COMPLIANT" if result.failed or result.fault else "PENDING"
+    if result.state == "COMPLIANT":
         status = "COMPLIANT"
-    else:
-        status = "PENDING" if trail.status == "COMPLIANT" else trail.status
     if status == trail.status:
         return
     trail.change(status=status)
     emit("factstore.trail.settled", {"trail": trail.json()})
-    if failed:
+    if status == "NON_COMPLIANT":
         notify(
             "TRAIL_NON_COMPLIANT",
             title="A trail is not compliant",
@@ -9931,59 +10409,6 @@ def settle(trail: Trail, failed: bool = False) -> None:
             flow_id=trail.flow_id,
             payload={"gitCommitSha": trail.git_commit_sha, "buildUrl": trail.build_url},
         )
-
-
-def meets_its_flow(trail: Trail) -> bool:
-    """Whether everything has passed that a trail's flow requires, and all that had failed; False
-    where that is nothing.
-
-    A template, the trail's or else the flow's, requires attestations by name instead of by type.
-    """
-    flow = trail.flow
-    template = flow.template_yaml if trail.template_yaml is None else trail.template_yaml
-    if template is None:
-        member, required = Attestation.type, set(flow.required_attestation_types)
-    else:
-        member, required = Attestation.name, names_required(trail, read_template(template))
-    if not required:
-        return False
-    passed, failed = outcomes(trail, member)
-    if failed or not required <= passed:
-        return False
-    return not flow.requires_approval or Approval.releases(trail)
-
-
-def outcomes(trail: Trail, member: Member) -> tuple[set[str], bool]:
-    """What has passed on a trail, by the type or the name; and whether something failed that has
-    not passed since. What has no name goes by its type.
-    """
-    newest = peewee.fn.max(peewee.SQL('"t1"."rowid"'))
-    known_by = member, Attestation.type, Attestation.status
-    decided = Attestation.select(*known_by, newest).where(
-        Attestation.trail == trail, Attestation.status.in_(("PASSED", "FAILED"))
-    )
-    last: dict[str, dict[str, int]] = {"PASSED": {}, "FAILED": {}}
-    passed = set()
-    for own, type, status, row in decided.group_by(*known_by).tuples():
-        key = own or type
-        last[status][key] = max(row, last[status].get(key, 0))
-        if status == "PASSED":
-            passed.add(own)
-    failed = any(last["PASSED"].get(key, 0) < row for key, row in last["FAILED"].items())
-    return passed, failed
-
-
-def names_required(trail: Trail, template: Template) -> set[str]:
-    """The attestations that a template asks of all that a trail reported or still has to report."""
-    fields = trail.flow.condition_fields()
-    reported = Artifact.select(Artifact.image_name, Artifact.sha256_digest).where(
-        Artifact.trail == trail
-    )
-    artifacts = [artifact_fields(*row) for row in reported.distinct().tuples()]
-    known = {one["artifact.name"] for one in artifacts}
-    missing = {name for name, _ in template.artifacts} - known
-    artifacts += [{"artifact": None, "artifact.name": name} for name in missing]
-    return {name for own in artifacts or [{}] for name in template.names(fields | own)}
 
 
 # --- Trails -------------------------------------------------------------------
@@ -10184,7 +10609,7 @@ def report_artifact(trail: Trail, **values: Any) -> Artifact:
     AuditEvent.record("ARTIFACT_DEPLOYED", artifact.reported_by, payload, **about)
     emit("factstore.artifact.reported", {"artifact": artifact.json()})
     # A template may require something of it.
-    settle(trail)
+    update_trail_status(trail)
     return artifact
 
 
@@ -10708,10 +11133,9 @@ def record_attestation(trail: Trail, told: Mapping[str, Any] | None, **values: A
     """
     check_organisation(values.get("org_slug"))
     attestation = Attestation.create(trail=trail.id, **values)
-    failed = attestation.status == "FAILED"
-    if failed:
+    if attestation.status == "FAILED":
         tell_of_failure(trail, attestation)
-    settle(trail, failed)
+    update_trail_status(trail)
     if told is not None:
         payload = {
             "attestationId": attestation.id,
@@ -10871,9 +11295,12 @@ class EvidenceFile(Model):
     stored_at = Timestamp(6, default=now_exactly)
     #: Where a file lies whose bytes are not kept here.
     external_url = Text(2048, null=True)
+    #: What the file by itself says of its attestation, where it says something.
+    status = Choice("PASSED FAILED", null=True, hidden=True, since=6)
+    details = Text(1_000_000, null=True, hidden=True, since=6)
 
     @classmethod
-    def keep(cls, attestation: Attestation, upload: Upload) -> EvidenceFile:
+    def keep(cls, attestation: Attestation, upload: Upload, **result: str) -> EvidenceFile:
         """Store a file that came in, piece by piece, each encrypted for its place."""
         kept = cls.create(
             attestation=attestation.id,
@@ -10881,6 +11308,7 @@ class EvidenceFile(Model):
             sha256_hash=upload.sha256,
             file_size_bytes=upload.size,
             content_type=upload.content_type,
+            **result,
         )
         seal = session().ring.seal_bytes
         for number, piece in enumerate(upload.pieces()):
@@ -10942,6 +11370,55 @@ class EvidencePiece(Model):
     def place(file_id: str, number: int) -> str:
         """What the encryption of a piece is bound to."""
         return f"evidence_piece/content/{file_id}/{number}"
+
+
+#: The results of the files of the attestation `?1`, of each file name that of the newest.
+FILE_RESULTS = """SELECT "status", "details" FROM "evidence_file" WHERE "rowid" IN (
+        SELECT max("rowid") FROM "evidence_file" WHERE "attestation_id" = ?1 GROUP BY "file_name")
+    AND "status" IS NOT NULL ORDER BY "rowid\""""
+#: A place for RESULT_ORDER behind all results so far; each new file moves it on.
+NEXT_RESULT = """SELECT ((SELECT max("rowid") FROM "attestation") << 32)
+    + (SELECT max("rowid") FROM "evidence_file")"""
+#: How many items the lists in the details of several files keep.
+COMBINED_ITEMS = 100
+
+
+def combined_result(attestation: Attestation) -> dict[str, Any]:
+    """What all current files of an attestation say of it together, by its columns.
+
+    It passes when each of them passes; a file that comes again under its name replaces the former.
+    """
+    connection = session().database.connection()
+    results = connection.execute(FILE_RESULTS, (attestation.id,)).fetchall()
+    failed = [details for status, details in results if status == "FAILED"]
+    details = results[-1][1]
+    if len(results) > 1:
+        every = [json.loads(details) for _, details in results if details]
+        details = to_json(combine_details(every, [json.loads(text) for text in failed if text]))
+    return {
+        "status": "FAILED" if failed else "PASSED",
+        "details": details,
+        "decided": connection.execute(NEXT_RESULT).fetchone()[0],
+    }
+
+
+def combine_details(every: list[dict], failed: list[dict]) -> dict[str, Any]:
+    """The details of several files as one: counts add up, and lists follow each other.
+
+    Anything else is told as the first file that failed has it, or else the last file.
+    """
+    combined = {}
+    for name in dict.fromkeys(itertools.chain.from_iterable(every)):
+        values = [details[name] for details in every if details.get(name) is not None]
+        if values and all(type(value) in (int, float) for value in values):
+            combined[name] = sum(values)
+        elif values and all(isinstance(value, list) for value in values):
+            items = itertools.chain.from_iterable(values)
+            combined[name] = list(itertools.islice(items, COMBINED_ITEMS))
+        else:
+            decisive = [details[name] for details in failed if name in details]
+            combined[name] = (decisive or [every[-1].get(name), *reversed(values)])[0]
+    return combined
 
 
 def check_evidence() -> Iterator[str]:
@@ -11423,9 +11900,8 @@ def _snyk_issues(project: ReportPart) -> Iterable[str]:
     applications = project.each("applications")
     if not (is_ok or issues or any(part.each("vulnerabilities") for part in applications)):
         raise Unreadable(f"{project.where}: Snyk says that something is wrong, and not what.")
-    return {
-        issue.text("id") or issue.where: issue.severity("severity") for issue in issues
-    }.values()
+    distinct = {(issue.text("id") or issue.where, issue.severity("severity")) for issue in issues}
+    return [severity for _, severity in distinct]
 
 
 #: The states of an analysis by which a vulnerability is none of the product's.
@@ -11851,13 +12327,20 @@ class EvidenceUploads(
     def store(self, context, trail: str, key: str) -> tuple[Attestation, EvidenceFile]:
         """Store the file, and let its attestation and its trail follow."""
         attestation, outcome = self.addressed(trail, key), context.prepared
-        kept = EvidenceFile.keep(attestation, context.upload)
-        changed = attestation.change(**kept.told(), **outcome.values() if outcome else {})
-        if outcome:
-            trail = Trail.fetch(trail)
-            if "status" in changed and not outcome.passed:
-                tell_of_failure(trail, attestation)
-            settle(trail, failed=not outcome.passed)
+        if outcome is None:
+            kept = EvidenceFile.keep(attestation, context.upload)
+            attestation.change(**kept.told())
+            return attestation, kept
+        last = EvidenceFile.last(attestation=key)
+        if last and last.status is None and attestation.status == "FAILED":
+            # It was stored before files had results of their own, and made the attestation fail.
+            last.change(status="FAILED")
+        kept = EvidenceFile.keep(attestation, context.upload, **outcome.values())
+        changed = attestation.change(**kept.told(), **combined_result(attestation))
+        trail = Trail.fetch(trail)
+        if "status" in changed and attestation.status == "FAILED":
+            tell_of_failure(trail, attestation)
+        update_trail_status(trail)
         return attestation, kept
 
     @route(
@@ -12664,7 +13147,7 @@ def approve(approval: Approval, said: Mapping[str, Any]) -> None:
     if set(approval.required_approvers) <= {identity for (identity,) in heard}:
         approval.change(status="APPROVED", resolved_at=now_exactly())
         emit("factstore.approval.granted", {"approval": approval.json()})
-        settle(approval.trail)
+        update_trail_status(approval.trail)
 
 
 def reject(approval: Approval, said: Mapping[str, Any]) -> None:
@@ -12672,6 +13155,7 @@ def reject(approval: Approval, said: Mapping[str, Any]) -> None:
     ApprovalDecision.record(approval, "REJECTED", said)
     approval.change(status="REJECTED", resolved_at=now_exactly())
     emit("factstore.approval.rejected", {"approval": approval.json()})
+    update_trail_status(approval.trail)
     who, comments = said["approver_identity"], said.get("comments")
     notify(
         "APPROVAL_REJECTED",
@@ -12790,12 +13274,15 @@ class ApprovalDecisions(
 
 # --- Assertions ---------------------------------------------------------------
 
-#: What a digest was reported as, and where; what was said there. Each in the order of recording.
-REPORTED_UNDER = """SELECT a."trail_id", a."image_name", k."template_yaml"
-    FROM "artifact" AS a JOIN "trail" AS k ON k."id" = a."trail_id"
-    WHERE a."sha256_digest" = ? ORDER BY a."rowid\""""
-SAID = """SELECT "trail_id", "type", "status", "name" FROM "attestation" WHERE "trail_id" IN
-    (SELECT "trail_id" FROM "artifact" WHERE "sha256_digest" = ?) ORDER BY "rowid\""""
+#: The trail that decides on the digest `?1` for the flow `?2`, and what `evaluate_compliance` reads
+#: about both: of the trails of the flow that reported it, or else of all, the one that did so last.
+ASSERTED = f"""WITH d AS (SELECT a."trail_id" FROM "artifact" AS a
+        JOIN "trail" AS k ON k."id" = a."trail_id" WHERE a."sha256_digest" = ?1
+        ORDER BY k."flow_id" = ?2 DESC, a."rowid" DESC LIMIT 1)
+    SELECT d."trail_id", {facts_sql('d."trail_id"', "?1", "?2")} FROM d"""
+ATTESTED_ON = (
+    """SELECT "type", "status" FROM "attestation" WHERE "trail_id" = ? ORDER BY "rowid\""""
+)
 
 
 class Verdict(NamedTuple):
@@ -12816,64 +13303,42 @@ class Verdict(NamedTuple):
         return "COMPLIANT" if self.compliant else "NON_COMPLIANT"
 
 
-def judge(flow: Flow, digest: str) -> Verdict:
-    """Hold whatever was reported under a digest against a flow; the best of it decides.
+def assert_compliance(flow: Flow, digest: str) -> Verdict:
+    """Hold the artifact with a digest against a flow, as the trail has it that reported it last.
 
-    Which flow it was reported for makes no difference. The first artifact that lacks nothing
-    decides, or else the first of those that lack least.
+    A trail of another flow counts where no trail of this one reported it.
     """
     connection = session().database.connection()
-    # The same image may be reported on a trail again and again.
-    artifacts = list(dict.fromkeys(connection.execute(REPORTED_UNDER, (digest,))))
-    types = flow.required_attestation_types
-    if not artifacts:
-        return Verdict(False, f"No artifact with the digest {digest} was reported.", types)
-    first = flow.template_yaml if artifacts[0][2] is None else artifacts[0][2]
-    if first is None and not types:
-        return Verdict(True, f"The flow {flow.name} requires no attestations.")
-    told, passed, failed = defaultdict(list), defaultdict(set), defaultdict(list)
-    for trail, type, status, name in connection.execute(SAID, (digest,)):
-        told[trail].append({"type": type, "status": status})
-        said = type if first is None else name
-        if status == "PASSED":
-            passed[trail].add(said)
-        elif status == "FAILED" and said is not None:
-            failed[trail].append(said)
-    required = requirement(flow, digest, first)
-    lacking = [
-        ([one for one in required(image, template) if one not in passed[trail]], trail)
-        for trail, image, template in artifacts
-    ]
-    missing, trail = min(lacking, key=lambda one: len(one[0]))
-    return conclude(flow, missing, failed[trail], first is not None, trail, told[trail])
+    row = connection.execute(ASSERTED, (digest, flow.id)).fetchone()
+    if row is None:
+        sentence = f"No artifact with the digest {digest} was reported."
+        return Verdict(False, sentence, flow.required_attestation_types)
+    trail, facts = row
+    result = evaluate_compliance(facts)
+    recorded = connection.execute(ATTESTED_ON, (trail,))
+    return Verdict(
+        result.is_compliant,
+        verdict_sentence(flow, trail, result),
+        result.missing,
+        result.failed,
+        result.by_name,
+        trail,
+        [{"type": type, "status": status} for type, status in recorded],
+    )
 
 
-def requirement(flow: Flow, digest: str, first: str | None) -> Callable:
-    """What is required of an image name on a trail with this template or none."""
-    if first is None:
-        return lambda image, template: flow.required_attestation_types
-    fields = flow.condition_fields()
-
-    @functools.cache
-    def names(image: str, template: str | None) -> list[str]:
-        own = flow.template_yaml if template is None else template
-        chosen = read_template(first if own is None else own)
-        return chosen.names(fields | artifact_fields(image, digest))
-
-    return names
-
-
-def conclude(flow, missing, failed, named, trail, attestations) -> Verdict:
-    """The verdict on the artifact that decides."""
-    decided = {"named": named, "trail_id": trail, "attestations": attestations}
-    if missing:
-        sentence = f"Not passed for the flow {flow.name}: {', '.join(missing)}."
-        return Verdict(False, sentence, missing, failed, **decided)
-    if flow.requires_approval and not Approval.releases(trail):
-        sentence = f"The flow {flow.name} requires an approval, and the trail {trail} has none."
-        return Verdict(False, sentence, **decided)
-    sentence = f"Everything that the flow {flow.name} requires has passed."
-    return Verdict(True, sentence, failed=failed, **decided)
+def verdict_sentence(flow: Flow, trail: str, result: Compliance) -> str:
+    """A verdict in a sentence."""
+    if result.missing:
+        return f"Not passed for the flow {flow.name}: {', '.join(result.missing)}."
+    if result.failed:
+        failed = ", ".join(dict.fromkeys(result.failed))
+        return f"Failed on the trail {trail} of an artifact of the flow {flow.name}: {failed}."
+    if result.lacks_approval:
+        return f"The flow {flow.name} requires an approval, and the trail {trail} has none."
+    if not result.is_judged:
+        return f"The flow {flow.name} requires no attestations."
+    return f"Everything that the flow {flow.name} requires has passed."
 
 
 LISTED = {"type": "array", "items": {"type": "string"}}
@@ -12964,7 +13429,7 @@ class Assertions(Resource, surface=FACTSTORE, scope="factstore", tag="Assert"):
     def weigh(self, context: Context) -> tuple[Flow, Verdict]:
         """Come to the verdict before the transaction that records it, so that no writer waits."""
         flow = Flow.fetch(context.body["flow_id"])
-        return flow, judge(flow, context.body["sha256_digest"])
+        return flow, assert_compliance(flow, context.body["sha256_digest"])
 
 
 # --- Environments -------------------------------------------------------------
@@ -12997,13 +13462,16 @@ SNAPSHOT_SCOPE = Shape(
     include=Json(SCOPE_LIST, default=NO_SCOPE), exclude=Json(SCOPE_LIST, default=NO_SCOPE)
 )
 COMPLIANCE = Choice("COMPLIANT NON_COMPLIANT UNKNOWN")
+#: How long it may take to hold the names of a snapshot against a scope.
+SCOPE_SECONDS = 2.0
 
 
 def digest_state(digest: str) -> str:
-    """SQL for the compliance of a digest: that of the trail which reported it first."""
-    first = f"""(SELECT b."trail_id" FROM "artifact" AS b WHERE b."sha256_digest" = {digest}
-        ORDER BY b."rowid" LIMIT 1)"""
-    return compliance_sql(first)
+    """SQL for the compliance of a digest: the worst that the trails which decide on it say."""
+    return f"""(SELECT CASE max(CASE {compliance_sql('d."trail_id"', digest)}
+            WHEN 'NON_COMPLIANT' THEN 2 WHEN 'COMPLIANT' THEN 1 END)
+        WHEN 2 THEN 'NON_COMPLIANT' WHEN 1 THEN 'COMPLIANT' ELSE 'UNKNOWN' END
+        FROM ({deciding_sql(digest)}) AS d)"""
 
 
 #: SQL for the state of the environment `t1`: the worst of what its newest snapshot holds. Unknown
@@ -13062,23 +13530,38 @@ class Environment(Model):
         payload = {"environmentId": self.id, "name": self.name, "type": self.type}
         AuditEvent.record(event_type, session().actor, payload, environment_id=self.id)
 
-    def covers(self, name: str) -> bool:
-        """Whether snapshots hold artifacts of this name: included if anything is, not excluded."""
+    def covered(self, names: Iterable[str]) -> frozenset[str]:
+        """Those of these names that snapshots hold: included if anything is, and not excluded."""
         if self.scope is None or self.type in ("S3", "GENERIC"):
-            return True
-        names, patterns = self.scope["include"]["names"], self.patterns("include")
-        included = not (names or patterns) or is_listed(name, names, patterns)
-        excluded = is_listed(name, self.scope["exclude"]["names"], self.patterns("exclude"))
-        return included and not excluded
+            return frozenset(names)
+        listed, patterns = self.scope["include"]["names"], self.patterns("include")
+        excluded, hidden = self.scope["exclude"]["names"], self.patterns("exclude")
+        ends_at = time.monotonic() + SCOPE_SECONDS
+        return frozenset(
+            name
+            for name in set(names)
+            if (not (listed or patterns) or is_listed(name, listed, patterns, ends_at))
+            and not is_listed(name, excluded, hidden, ends_at)
+        )
 
     def patterns(self, half: str) -> list[str]:
         """The patterns that count in one half of the scope; none do for Docker."""
         return [] if self.type == "DOCKER" else self.scope[half]["patterns"]
 
 
-def is_listed(name: str, names: Sequence[str], patterns: Sequence[str]) -> bool:
-    """Whether a name is among these, or one of the patterns matches it."""
-    return name in names or any(compiled(pattern).matches(name) for pattern in patterns)
+def is_listed(name: str, names: Sequence[str], patterns: Sequence[str], ends_at: float) -> bool:
+    """Whether a name is among these, or one of the patterns matches it; refused after this time."""
+    if name in names:
+        return True
+    for pattern in patterns:
+        if time.monotonic() > ends_at:
+            raise Unprocessable(
+                "The patterns of the environment's scope take too long for so many names: make "
+                "the patterns simpler or fewer."
+            )
+        if compiled(pattern).matches(name):
+            return True
+    return False
 
 
 def check_environment_name(model: type[Model], name: str) -> None:
@@ -13165,10 +13648,16 @@ class EnvironmentSnapshot(Model):
 
     @classmethod
     def record(
-        cls, environment: Environment, recorded_by: str, artifacts: list[dict]
+        cls,
+        environment: Environment,
+        recorded_by: str,
+        artifacts: list[dict],
+        covered: frozenset[str] | None = None,
     ) -> EnvironmentSnapshot:
         """Record what runs now, as far as the environment's scope covers it."""
-        kept = [one for one in artifacts if environment.covers(one["artifactName"])]
+        if covered is None:
+            covered = environment.covered(one["artifactName"] for one in artifacts)
+        kept = [one for one in artifacts if one["artifactName"] in covered]
         before = cls.last(environment=environment.id)
         last = before.snapshot_index if before else 0
         seen = SnapshotArtifact.seen(environment, kept)
@@ -13448,13 +13937,25 @@ class EnvironmentSnapshots(
         ),
         status=201,
         answer=FACTSTORE.one_schema("EnvironmentSnapshotResponse"),
+        before="cover",
     )
     def record(self, context, key):
         """Record what runs in an environment now."""
         environment = Environment.fetch(key)
-        snapshot = EnvironmentSnapshot.record(environment, **{"artifacts": [], **context.body})
+        *scope, covered = context.prepared
+        snapshot = EnvironmentSnapshot.record(
+            environment,
+            **{"artifacts": [], **context.body},
+            covered=covered if scope == [environment.type, environment.scope] else None,
+        )
         note_drift(environment, snapshot)
         return snapshot
+
+    def cover(self, context: Context, key: str) -> tuple[str, dict | None, frozenset[str]]:
+        """Match the names against the scope before the transaction, so that no writer waits."""
+        environment = Environment.fetch(key)
+        names = (one["artifactName"] for one in context.body.get("artifacts", ()))
+        return environment.type, environment.scope, environment.covered(names)
 
     @route(
         "GET /api/v1/environments/{environmentId}/snapshots/latest",
@@ -13746,6 +14247,15 @@ MERGED_SNAPSHOT = Shape(
 )
 
 
+#: Whether the newest snapshot of a member of the logical environment holds what does not comply.
+MERGED_FAILURE = f"""SELECT EXISTS (SELECT 1 FROM "logical_member" AS m
+    JOIN "snapshot_artifact" AS i ON i."snapshot_id" = (
+        SELECT l."id" FROM "environment_snapshot" AS l
+        WHERE l."environment_id" = m."environment_id" ORDER BY l."snapshot_index" DESC LIMIT 1)
+    WHERE m."logical_environment_id" = ?
+        AND {digest_state('i."artifact_sha256"')} = 'NON_COMPLIANT')"""
+
+
 def newest_of_members(logical: str) -> Iterator[tuple[dict, dict | None, list[dict]]]:
     """Each member of a logical environment with the head and artifacts of its newest snapshot."""
     snapshot, other = EnvironmentSnapshot, EnvironmentSnapshot.alias()
@@ -13834,11 +14344,12 @@ class LogicalEnvironments(
         for member, head, held in newest_of_members(key):
             summaries.append({**member, **head, "artifactCount": len(held)})
             artifacts += [{**one, **member} for one in held]
-        complete = all(summary["snapshotIndex"] for summary in summaries)
+        complete = bool(summaries) and all(summary["snapshotIndex"] for summary in summaries)
+        (has_failure,) = context.workspace.fetch_row(MERGED_FAILURE, (key,))
         return {
             "logicalEnvId": key,
             "logicalEnvName": logical.name,
-            "complianceStatus": "COMPLIANT" if summaries and complete else "NON_COMPLIANT",
+            "complianceStatus": ("COMPLIANT" if complete and not has_failure else "NON_COMPLIANT"),
             "memberSnapshots": summaries,
             "mergedArtifacts": artifacts,
         }
@@ -13847,24 +14358,91 @@ class LogicalEnvironments(
 # --- Policies -----------------------------------------------------------------
 
 
-class Threshold:
-    """A whole number, or the text of a form's field; blank text stands for none."""
+class StrictRequest(Schema):
+    """A body whose unknown members are refused: nothing that a policy asks for is dropped.
 
-    number, text = Integer(-(2**31), 2**31 - 1), Text(255)
+    `harmless` names what clients send along and what asks for nothing.
+    """
+
+    def __init__(self, *columns: Member, harmless: str = "", **options: Any):
+        super().__init__(*columns, **options)
+        self.harmless = harmless.split()
+
+    def read(self, data, **options):
+        values = super().read(data, **options)
+        faults = []
+        for member, value in data.items():
+            meant = self.aliases.get(member, member)
+            if value is None or member in self.harmless:
+                continue
+            if meant not in self.members:
+                faults.append(([member], f"Unknown; known are {', '.join(self.members)}"))
+            elif meant != member and data.get(meant) not in (None, value):
+                faults.append(([member], f"Contradicts {meant}"))
+        if faults:
+            told = "; ".join(f"{path[0][:60]}: {message}" for path, message in faults[:5])
+            refusal = f"Nothing that a policy asks for is left out: {told}."
+            raise Unprocessable(refusal, [issue(*fault) for fault in faults[:100]])
+        return values
+
+    def describe(self, partial=False):
+        schema = super().describe(partial)
+        properties = schema["properties"]
+        properties |= {alias: properties[meant] for alias, meant in self.aliases.items()}
+        ignored = {"description": "Taken and not looked at."}
+        return schema | {
+            "properties": dict.fromkeys(self.harmless, ignored) | properties,
+            "additionalProperties": False,
+        }
+
+
+class Threshold:
+    """A whole number, also as the text of a form's field; blank text stands for none."""
+
+    number, pattern = Integer(-(2**31), 2**31 - 1), r" *[0-9]{0,9} *"
 
     def coerce(self, value: Any) -> Any:
-        """The value as it is: a number is no text here."""
+        """The value as it is."""
         return value
 
-    def read(self, value: Any) -> int | str | None:
-        """The number or the text; None for blank text."""
-        if isinstance(value, str):
-            return self.text.read(value) if value.strip() else None
-        return self.number.read(value)
+    def read(self, value: Any) -> int | None:
+        """The number; None for blank text."""
+        if not isinstance(value, str):
+            return self.number.read(value)
+        if not re.fullmatch(self.pattern, value):
+            raise ValueError("Expected a whole number")
+        return int(value) if value.strip() else None
 
     def describe(self) -> dict:
         """The JSON schema of both."""
-        return {**self.number.describe(), **self.text.describe(), "type": ["integer", "string"]}
+        text = {"type": ["integer", "string"], "maxLength": 255, "pattern": f"^{self.pattern}$"}
+        return self.number.describe() | text
+
+
+#: The rules that a policy may be, and what their threshold is; the last one has none.
+POLICY_RULES = {
+    "ATTESTATION_COUNT": "how many attestations must have passed",
+    "APPROVAL_REQUIRED": "how many people must have approved",
+    "SIGNATURE_REQUIRED": "",
+}
+
+
+def rule_fault(policy_type: str | None, threshold: Any, evaluator: str) -> str:
+    """What of a policy's rule is not understood, or nothing."""
+    known = ", ".join(POLICY_RULES)
+    if policy_type == "CUSTOM_WASM" or evaluator not in ("", "opa"):
+        return f"no WASM runtime is installed; known rules are {known}, evaluated by 'opa'"
+    if policy_type and policy_type not in POLICY_RULES:
+        return f"policyType '{policy_type[:60]}' is unknown; known are {known}"
+    counted = POLICY_RULES.get(policy_type or "", "")
+    if not counted:
+        only = "a threshold belongs to ATTESTATION_COUNT and APPROVAL_REQUIRED only"
+        return only if threshold else ""
+    if policy_type == "APPROVAL_REQUIRED" and threshold is None:
+        return ""
+    if type(threshold) is not int or threshold < 1:
+        return f"{policy_type} needs a whole number from 1 on as its threshold: {counted}"
+    return ""
 
 
 class Policy(Model):
@@ -13896,12 +14474,22 @@ class Policy(Model):
     def create(cls, **values):
         check_policy_name(values["name"])
         check_organisation(values.get("org_slug"))
+        evaluator = values.get("policy_evaluator", "")
+        check_rule(values.get("policy_type"), values.get("threshold"), evaluator)
         return super().create(**split_lists(values))
 
     def change(self, **values):
         if values.get("name", self.name) != self.name:
             check_policy_name(values["name"])
+        rule = ("policy_type", "threshold", "policy_evaluator")
+        check_rule(*(values.get(name, getattr(self, name)) for name in rule))
         return super().change(**split_lists(values))
+
+
+def check_rule(policy_type: str | None, threshold: Any, evaluator: str) -> None:
+    """Refuse a rule that is not understood."""
+    if fault := rule_fault(policy_type, threshold, evaluator):
+        raise Unprocessable(f"This policy cannot be enforced: {fault}.")
 
 
 def check_policy_name(name: str) -> None:
@@ -13911,13 +14499,19 @@ def check_policy_name(name: str) -> None:
 
 
 class PolicyModule(Model):
-    """The text of a policy's WASM module; it is kept, and never told."""
+    """The text of a policy's WASM module, which an older version took. Nothing can evaluate it."""
 
     fact, made, key, since = "policy_module", "stored", "policy", 2
 
     id = Uuid()
     policy = Owner(Policy, on_delete="CASCADE")
     wasm_content = Text(1 << 20, hidden=True)
+
+
+POLICY_ALIASES = {
+    "requireProvenance": "enforceProvenance",
+    "requiredAttestations": "requiredAttestationTypes",
+}
 
 
 class Policies(
@@ -13932,7 +14526,7 @@ class Policies(
 ):
     """Policies, and the modules that belong to them."""
 
-    creates = Schema(
+    creates = StrictRequest(
         Policy.name,
         Policy.enforce_provenance,
         Policy.enforce_trail_compliance,
@@ -13942,13 +14536,21 @@ class Policies(
         Policy.threshold,
         Policy.require_signature,
         Policy.policy_evaluator,
+        aliases=POLICY_ALIASES,
+        harmless="id createdAt updatedAt description enabled isActive",
         name="CreatePolicyRequest",
     )
-    changes = Schema(
+    changes = StrictRequest(
         Policy.name,
         Policy.enforce_provenance,
         Policy.enforce_trail_compliance,
         Policy.required_attestation_types,
+        Policy.policy_type,
+        Policy.threshold,
+        Policy.require_signature,
+        Policy.policy_evaluator,
+        aliases=POLICY_ALIASES,
+        harmless="id createdAt updatedAt description enabled isActive orgSlug",
         name="UpdatePolicyRequest",
     )
 
@@ -13959,14 +14561,12 @@ class Policies(
         status=204,
     )
     def upload(self, context, key):
-        """Store the text of a WASM module with a policy, in place of the one before."""
-        policy = self.find(key)
-        module = PolicyModule.seek(policy=policy.id)
-        if module is None:
-            PolicyModule.create(policy=policy.id, **context.body)
-        else:
-            module.change(**context.body)
-        return policy
+        """Refuse a WASM module: no runtime here could evaluate it."""
+        self.find(key)
+        raise Unprocessable(
+            "No WASM runtime is installed, so this module would decide nothing. "
+            "Write it in Rego, and store it with POST /api/v1/opa/bundles."
+        )
 
 
 class PolicyAttachment(Model):
@@ -14028,7 +14628,9 @@ class DeploymentPolicy(Model):
         25, "deployment-policy", "name", "{description}", text="description", title="{name}",
         told="flow created_at",
     )  # fmt: skip
-    switches = ("enforce_provenance", "enforce_approvals", "require_signature")
+    switches = (
+        "enforce_provenance", "enforce_approvals", "require_signature", "block_on_failed_scan",
+    )  # fmt: skip
 
     id = Uuid()
     name = Text(255)
@@ -14042,6 +14644,7 @@ class DeploymentPolicy(Model):
     created_at = Timestamp(6, default=now_exactly)
     updated_at = Timestamp(6, default=now_exactly)
     require_signature = Boolean(default=False)
+    block_on_failed_scan = Boolean(default=False, since=6)
 
     @classmethod
     def create(cls, **values):
@@ -14049,7 +14652,16 @@ class DeploymentPolicy(Model):
         return super().create(**split_lists(values))
 
     def change(self, **values):
+        fixed = {"flow": self.flow_id, "environment_id": self.environment_id}
+        for name, present in fixed.items():
+            if values.pop(name, None) not in (None, present):
+                raise Unprocessable(
+                    "A deployment policy keeps its flow and its environment; create another one."
+                )
         return super().change(**split_lists(values))
+
+
+DEPLOYMENT_ALIASES = POLICY_ALIASES | {"requireApproval": "enforceApprovals"}
 
 
 class DeploymentPolicies(
@@ -14065,7 +14677,7 @@ class DeploymentPolicies(
 ):
     """Deployment policies, inactive ones included."""
 
-    creates = Schema(
+    creates = StrictRequest(
         DeploymentPolicy.name,
         DeploymentPolicy.description,
         DeploymentPolicy.flow,
@@ -14074,16 +14686,25 @@ class DeploymentPolicies(
         DeploymentPolicy.enforce_approvals,
         DeploymentPolicy.required_attestation_types,
         DeploymentPolicy.require_signature,
+        DeploymentPolicy.block_on_failed_scan,
+        aliases=DEPLOYMENT_ALIASES,
+        harmless="id createdAt updatedAt enabled isActive orgSlug",
         name="CreateDeploymentPolicyRequest",
     )
-    changes = Schema(
+    changes = StrictRequest(
         DeploymentPolicy.name,
         DeploymentPolicy.description,
+        DeploymentPolicy.flow,
+        DeploymentPolicy.environment_id,
         DeploymentPolicy.enforce_provenance,
         DeploymentPolicy.enforce_approvals,
         DeploymentPolicy.required_attestation_types,
         DeploymentPolicy.is_active,
         DeploymentPolicy.require_signature,
+        DeploymentPolicy.block_on_failed_scan,
+        optional="flowId",
+        aliases=DEPLOYMENT_ALIASES,
+        harmless="id createdAt updatedAt enabled orgSlug",
         name="UpdateDeploymentPolicyRequest",
     )
 
@@ -14126,35 +14747,77 @@ DEMANDS = {
     "enforce_approvals": "an approval",
     "enforce_trail_compliance": "a compliant trail",
     "require_signature": "a provenance signature that verifies",
+    "block_on_failed_scan": "security scans, and none that failed",
 }
-REPORTS = """
+#: What counts as a security scan: what is recorded as one, and evidence of these types.
+SCAN_EVIDENCE = (
+    "security_scan security-scan vulnerability-scan container-scan sast sca dast zap semgrep "
+    "codeql snyk trivy grype sarif cyclonedx vex"
+)
+_NEWEST = f"""(SELECT r."id", r."type", r."status", max({RESULT_ORDER}) FROM "attestation" AS r
+    WHERE r."trail_id" = t."id" AND r."status" <> 'PENDING' GROUP BY r."type", r."name") AS n"""
+_IS_SCAN = f"""lower(n."type") IN ({", ".join(f"'{type}'" for type in SCAN_EVIDENCE.split())})"""
+#: SQL for what rules count of the trail `t`: its attestations whose latest result is PASSED, its
+#: approvers, its scans, and those of them that failed. Without thresholds, a scan fails with
+#: anything critical or high.
+RULE_COUNTS = f"""
+(SELECT count(*) FROM {_NEWEST} WHERE n."status" = 'PASSED'),
+(SELECT count(DISTINCT d."approver_identity") FROM "approval" AS v
+    JOIN "approval_decision" AS d ON d."approval_id" = v."id" AND d."decision" = 'APPROVED'
+    WHERE v."trail_id" = t."id" AND v."status" = 'APPROVED'),
+(SELECT count(*) FROM {_NEWEST} WHERE {_IS_SCAN}),
+(SELECT count(*) FROM {_NEWEST} WHERE {_IS_SCAN} AND (n."status" = 'FAILED' OR EXISTS (
+    SELECT 1 FROM "security_scan" AS s WHERE s."attestation_id" = n."id" AND s."thresholds" = '{{}}'
+    AND s."critical_vulnerabilities" + s."high_vulnerabilities" > 0)))
+"""
+REPORTS = f"""
+WITH d AS MATERIALIZED ({deciding_sql("?1")})
 SELECT a."image_name" || ':' || a."image_tag" || ' of trail ' || t."id",
-    (SELECT json_group_array(DISTINCT r."type") FROM "attestation" AS r
-        WHERE r."trail_id" = t."id" AND r."status" = 'PASSED'),
+    {template_sql("t", "f")},
+    (SELECT json_group_array("type") FROM ({passed_types_sql('t."id"')})),
     p."id" IS NOT NULL,
-    EXISTS (SELECT 1 FROM "approval" AS v WHERE v."trail_id" = t."id" AND v."status" = 'APPROVED'),
-    t."status" = 'COMPLIANT',
-    p."provenance_status" IS 'PROVENANCE_VERIFIED'
-FROM "artifact" AS a JOIN "trail" AS t ON t."id" = a."trail_id"
+    {approved_sql('t."id"')},
+    {compliance_sql('t."id"')} = 'COMPLIANT',
+    p."provenance_status" IS 'PROVENANCE_VERIFIED',
+    {RULE_COUNTS}
+FROM d JOIN "trail" AS t ON t."id" = d."trail_id" JOIN "flow" AS f ON f."id" = t."flow_id"
+    JOIN "artifact" AS a ON a."trail_id" = t."id" AND a."sha256_digest" = ?1
     LEFT JOIN "build_provenance" AS p ON p."artifact_id" = a."id"
-WHERE a."sha256_digest" = ? ORDER BY a."rowid"
+ORDER BY a."rowid"
 """
 
 
 class Reported(NamedTuple):
-    """An artifact as one trail reported it, and which demands of policies it meets."""
+    """An artifact as one trail reported it, which demands of policies it meets, and what rules
+    count of it."""
 
     title: str
     met: frozenset[str]
+    counts: Mapping[str, int]
+    #: Why its trail's template cannot be read, if so.
+    fault: str = ""
 
 
 def reports_of(digest: str) -> list[Reported]:
-    """Every report of the artifact with this digest."""
+    """The reports of the artifact with this digest on the trails that decide on it."""
     reports = []
-    for title, types, *flags in session().database.connection().execute(REPORTS, (digest,)):
+    rows = session().database.connection().execute(REPORTS, (digest,))
+    for title, template, types, *flags, attestations, people, scans, failed in rows:
         met = {passing(type) for type in json.loads(types)}
-        reports.append(Reported(title, frozenset(met.union(itertools.compress(DEMANDS, flags)))))
+        met.update(itertools.compress(DEMANDS, [*flags, scans and not failed]))
+        # Who approved counts while the approval stands, which needs nobody's decision on record.
+        people = max(people, 1) if "enforce_approvals" in met else 0
+        counts = {"ATTESTATION_COUNT": attestations, "APPROVAL_REQUIRED": people}
+        fault = read_template(template).fault if template else ""
+        reports.append(Reported(title, frozenset(met), counts, fault))
     return reports
+
+
+#: What a rule with a threshold asks for, in words.
+RULE_WORDS = {
+    "ATTESTATION_COUNT": "{} or more passed attestations",
+    "APPROVAL_REQUIRED": "approval by {} or more people",
+}
 
 
 def passing(type: str) -> str:
@@ -14162,32 +14825,71 @@ def passing(type: str) -> str:
     return f"a passed '{type}' attestation"
 
 
-def objections(policy: DeploymentPolicy | Policy, reports: list[Reported]) -> Iterator[str]:
+def demands_of(policy: DeploymentPolicy | Policy) -> dict[str, Callable[[Reported], bool]]:
+    """What a policy asks for: in words, and whether a report of an artifact has it."""
+    rule = getattr(policy, "policy_type", "")
+    names = [name for name in policy.switches if getattr(policy, name)]
+    if rule == "SIGNATURE_REQUIRED" and "require_signature" not in names:
+        names.append("require_signature")
+    asked = {passing(type): passing(type) for type in policy.required_attestation_types}
+    asked |= {name: DEMANDS[name] for name in names}
+    demands = {words: partial(_has, demand) for demand, words in asked.items()}
+    if rule in RULE_WORDS:
+        least = policy.threshold or 1
+        demands[RULE_WORDS[rule].format(least)] = lambda report: report.counts[rule] >= least
+    return demands
+
+
+def _has(demand: str, report: Reported) -> bool:
+    """Whether a report meets a demand."""
+    return demand in report.met
+
+
+def policy_faults(policies: Sequence[DeploymentPolicy | Policy]) -> dict[str, str]:
+    """What of these policies cannot be enforced, as an older version may have stored them."""
+    rows = session().database.connection().execute('SELECT "policy_id" FROM "policy_module"')
+    faults = {key: "it has a WASM module, and no WASM runtime is installed" for (key,) in rows}
+    for policy in policies:
+        if isinstance(policy, Policy):
+            rule = policy.policy_type, policy.threshold, policy.policy_evaluator
+            faults[policy.id] = rule_fault(*rule) or faults.get(policy.id, "")
+    return faults
+
+
+def objections(
+    policy: DeploymentPolicy | Policy, reports: list[Reported], fault: str = ""
+) -> Iterator[str]:
     """Why a policy stops an artifact: a sentence for each thing that a report of it lacks.
 
-    An artifact that nobody reported meets no demand.
+    An artifact that nobody reported meets no demand, and no artifact meets a policy that cannot be
+    enforced.
     """
     title = f"{policy.noun().capitalize()} '{policy.name}'"
-    asked = {passing(type): passing(type) for type in policy.required_attestation_types}
-    asked |= {name: DEMANDS[name] for name in policy.switches if getattr(policy, name)}
+    if fault:
+        yield f"{title} cannot be enforced, so it stops everything: {fault}."
+    demands = {} if fault else demands_of(policy)
     for report in reports:
-        for demand, words in asked.items():
-            if demand not in report.met:
-                yield f"{title} asks for {words}, which {report.title} lacks."
-    for words in asked.values() if not reports else ():
+        for words, is_met in demands.items():
+            if not is_met(report):
+                is_about_template = report.fault and words == DEMANDS["enforce_trail_compliance"]
+                why = f" Its template cannot be read: {report.fault}" if is_about_template else ""
+                yield f"{title} asks for {words}, which {report.title} lacks.{why}"
+    for words in demands if not reports else ():
         yield f"{title} asks for {words}, but nobody has reported this artifact."
 
 
 def policies_for(key: str | None, environment: Environment | None) -> list:
-    """The policies that hold in an environment: its active deployment policies, or else all.
+    """The policies that hold in an environment: its own, and deployment policies of no environment.
 
-    To these come the policies attached to it. Where no known environment is named, those attached
-    to any: a name that is mistyped must not open the gate.
+    An environment without deployment policies of its own is asked all that are active. Where no
+    known environment is named, all that are attached anywhere hold, too: a name that is mistyped
+    must not open the gate.
     """
     active = DeploymentPolicy.every(is_active=True)
-    own = [policy for policy in active if key and policy.environment_id == key]
+    if key and any(policy.environment_id == key for policy in active):
+        active = [policy for policy in active if policy.environment_id in (None, key)]
     attached = Policy.load(attached_sql(bool(environment)), [environment.id] if environment else [])
-    return [*(own or active), *attached]
+    return [*active, *attached]
 
 
 @functools.cache
@@ -14212,10 +14914,12 @@ def decide(digest: str, key: str | None, environment: Environment | None) -> dic
         listed = f"The allow-list of environment '{environment.name}' has this artifact."
         return {"decision": "ALLOWED", "reason": listed}
     policies, reports = policies_for(key, environment), reports_of(digest)
-    found = {policy: list(objections(policy, reports)) for policy in policies}
+    faults = policy_faults(policies)
+    found = {one: list(objections(one, reports, faults.get(one.id, ""))) for one in policies}
     reasons = list(itertools.chain.from_iterable(found.values()))
     blocking = [policy for policy in policies if found[policy]]
     met = "Every policy is met." if policies else "No policy holds here."
+    asks_signature = any(DEMANDS["require_signature"] in demands_of(one) for one in policies)
     is_signed = bool(reports) and all("require_signature" in report.met for report in reports)
     return {
         "decision": "BLOCKED" if reasons else "ALLOWED",
@@ -14223,7 +14927,7 @@ def decide(digest: str, key: str | None, environment: Environment | None) -> dic
         "reason": " ".join(reasons) or met,
         "policy_name": "".join(policy.name for policy in (blocking[:1] or policies[-1:])),
         "policies_evaluated": len(policies),
-        "signature_verified": is_signed if any(p.require_signature for p in policies) else None,
+        "signature_verified": is_signed if asks_signature else None,
     }
 
 
@@ -14295,6 +14999,7 @@ class Gate(
             GateResult.requested_by,
             environment=Text(null=True),
             flow_id=Text(null=True),
+            aliases={"artifactDigest": "artifactSha256", "targetEnvironment": "environment"},
             name="GateEvaluateRequest",
         ),
         answer=FACTSTORE.one_schema("GateEvaluateResponse"),
@@ -16604,11 +17309,9 @@ class ComplianceAssessment(Model):
 
 
 def passed_types(trail_id: str) -> set[str]:
-    """The types of the attestations of a trail that have passed."""
-    passed = Attestation.select(Attestation.type).where(
-        Attestation.trail == trail_id, Attestation.status == "PASSED"
-    )
-    return {one for (one,) in passed.distinct().tuples()}
+    """The types whose latest result on a trail is PASSED."""
+    passed = session().database.connection().execute(passed_types_sql("?"), (trail_id,))
+    return {type for (type,) in passed}
 
 
 def assess_control(control: RegulatoryControl, passed: set[str]) -> dict:
@@ -16699,6 +17402,13 @@ class ComplianceAssessments(
         return assess_trail(given["framework"], given["trail_id"], given.get("org_slug"))
 
 
+#: The artifact with a digest, and its state: of the trails that decide on it, the one that says the
+#: worst of it, or else the one that came first.
+CUSTODY_ARTIFACT = f"""SELECT c."id", c."trail_id", d."state" FROM (
+        SELECT e."report", {compliance_sql('e."trail_id"', "?1")} AS "state"
+        FROM ({deciding_sql("?1")}) AS e) AS d
+    JOIN "artifact" AS c ON c."rowid" = d."report"
+    ORDER BY d."state" <> 'NON_COMPLIANT', d."state" <> 'COMPLIANT', d."report" LIMIT 1"""
 #: In the order of the attestations that they belong to.
 CUSTODY_EVIDENCE = f"""SELECT CAST(group_concat(text) AS BLOB) FROM (
     SELECT {EvidenceFile.statements().text.sql} AS text FROM "evidence_file" AS t1
@@ -16730,12 +17440,13 @@ class ChainOfCustody(Resource, surface=FACTSTORE, scope="factstore", tag="Compli
         answer={"type": "object", "required": [*CUSTODY], "properties": CUSTODY},
     )
     def trace(self, context, digest):
-        """Get the first artifact with a digest, its trail and flow, attestations and evidence."""
-        workspace, artifact = context.workspace, first_artifact(digest)
+        """Get the artifact with a digest, its trail and flow, attestations and evidence."""
+        workspace, row = context.workspace, context.workspace.fetch_row(CUSTODY_ARTIFACT, (digest,))
+        if row is None:
+            raise NotFound(f"There is no artifact with the digest '{digest}'.")
+        artifact, state = Artifact.fetch(row[0]), row[2]
         trail = Trail.fetch(artifact.trail_id)
         flow = Flow.fetch(trail.flow_id)
-        required = set(flow.required_attestation_types)
-        complies = required <= passed_types(trail.id)
         attestations = TRAIL_ATTESTATIONS.slice({"trail": trail.id}).text
         files = workspace.fetch_row(CUSTODY_EVIDENCE, (trail.id,))[0] or b""
         told = {
@@ -16745,7 +17456,7 @@ class ChainOfCustody(Resource, surface=FACTSTORE, scope="factstore", tag="Compli
             "flow": workspace.json_of(Flow, flow.id),
             "attestations": b"[%b]" % attestations,
             "evidenceFiles": b"[%b]" % files,
-            "complianceStatus": b'"COMPLIANT"' if complies else b'"NON_COMPLIANT"',
+            "complianceStatus": b'"NON_COMPLIANT"' if state == "NON_COMPLIANT" else b'"COMPLIANT"',
         }
         return join_members(told)
 
@@ -20486,7 +21197,6 @@ MIGRATIONS = (
         4,
         "Search, notifications and integrations",
         (
-            'ALTER TABLE "ledger_entry" ADD COLUMN "record_key" TEXT',
             *mark_older_events(),
             *count_older_records(),
         ),
@@ -22338,16 +23048,15 @@ def fresh_layout() -> dict[tuple[str, str], Any]:
 
 
 def layout_of(connection: sqlite3.Connection) -> dict[tuple[str, str], Any]:
-    """What a file holds of each kind: a table by its columns, all else by its SQL.
+    """The SQL of all that a file holds; of a table its columns and constraints, in any order.
 
-    A column that a migration added stands in another place of a table's SQL.
+    A column that a migration added stands in another position of a table's SQL.
     """
     listed = 'SELECT "type", "name", "sql" FROM "sqlite_schema" WHERE "name" NOT LIKE \'sqlite_%\''
-    layout: dict[tuple[str, str], Any] = {}
-    for kind, name, sql in connection.execute(listed).fetchall():
-        columns = connection.execute(f'PRAGMA table_xinfo("{name}")') if kind == "table" else ()
-        layout[kind, name] = sorted(row[1:] for row in columns) or sql
-    return layout
+    return {
+        (type, name): columns_of(sql) if type == "table" else sql
+        for type, name, sql in connection.execute(listed).fetchall()
+    }
 
 
 def verify_beside(path: Path, settings: Settings, notes: bytes, key: str = "") -> list[str]:

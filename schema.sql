@@ -351,6 +351,7 @@ CREATE TABLE "attestation" (
     "artifact_fingerprint" TEXT,
     "created_at" TEXT NOT NULL,
     "metadata" TEXT,
+    "decided" INTEGER,
     "json" TEXT NOT NULL,
     FOREIGN KEY ("trail_id") REFERENCES "trail" ("id")
 ) STRICT;
@@ -715,6 +716,7 @@ CREATE TABLE "deployment_policy" (
     "created_at" TEXT NOT NULL,
     "updated_at" TEXT NOT NULL,
     "require_signature" INTEGER NOT NULL CHECK ("require_signature" IN (0, 1)),
+    "block_on_failed_scan" INTEGER NOT NULL CHECK ("block_on_failed_scan" IN (0, 1)),
     "json" TEXT NOT NULL,
     FOREIGN KEY ("flow_id") REFERENCES "flow" ("id")
 ) STRICT;
@@ -828,6 +830,8 @@ CREATE TABLE "evidence_file" (
     "content_type" TEXT NOT NULL,
     "stored_at" TEXT NOT NULL,
     "external_url" TEXT,
+    "status" TEXT CHECK ("status" IN ('PASSED', 'FAILED')),
+    "details" TEXT,
     "json" TEXT NOT NULL,
     FOREIGN KEY ("attestation_id") REFERENCES "attestation" ("id")
 ) STRICT;
@@ -1535,7 +1539,7 @@ CREATE TRIGGER "policy_decision_refuses_update" BEFORE UPDATE ON "policy_decisio
 
 CREATE TRIGGER "policy_decision_refuses_delete" BEFORE DELETE ON "policy_decision" BEGIN SELECT RAISE(ABORT, 'policy_decision only grows'); END;
 
--- The text of a policy's WASM module; it is kept, and never told.
+-- The text of a policy's WASM module, which an older version took. Nothing can evaluate it.
 CREATE TABLE "policy_module" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "policy_id" TEXT NOT NULL,

@@ -18,6 +18,8 @@ OPERATIONS = every_operation()
 GUARDED = [operation for operation in OPERATIONS if not operation.public]
 READS = [operation for operation in GUARDED if operation.method == "GET"]
 WRITES = [operation for operation in GUARDED if operation.method != "GET"]
+#: The one that refuses every module, since no WASM runtime is installed, is tested with policies.
+DOING = [one for one in WRITES if one.path != "/api/v1/policies/{policyId}/wasm"]
 SIGNED = [operation for operation in OPERATIONS if operation.signed]
 #: The lists that have cursors; those of Factstore have none.
 LISTS = [operation for operation in READS if "cursor" in operation.query.members]
@@ -331,7 +333,7 @@ BODIES = {
         "requiredAttestationTypes": ["junit"],
         "tags": {"team": "money"},
         "orgSlug": "{slug}",
-        "templateYaml": "a: 1",
+        "templateYaml": "version: 1",
         "requiresApproval": True,
         "requiredApproverRoles": ["boss"],
         "visibility": "PUBLIC",
@@ -341,7 +343,7 @@ BODIES = {
         "description": "Something",
         "requiredAttestationTypes": ["junit"],
         "tags": {"team": "money"},
-        "templateYaml": "a: 1",
+        "templateYaml": "version: 1",
         "requiresApproval": True,
         "requiredApproverRoles": ["boss"],
         "visibility": "PUBLIC",
@@ -365,7 +367,7 @@ BODIES = {
         "pullRequestReviewer": "Bea",
         "deploymentActor": "ci",
         "orgSlug": "{slug}",
-        "templateYaml": "a: 1",
+        "templateYaml": "version: 1",
         "buildUrl": "https://ci.example.org/1",
         "name": "build-1",
     },
@@ -502,8 +504,8 @@ BODIES = {
         "enforceTrailCompliance": True,
         "requiredAttestationTypes": ["junit"],
         "orgSlug": "{slug}",
-        "policyType": "coverage",
-        "threshold": 80,
+        "policyType": "ATTESTATION_COUNT",
+        "threshold": 2,
         "requireSignature": True,
         "policyEvaluator": "opa",
     },
@@ -512,6 +514,10 @@ BODIES = {
         "enforceProvenance": True,
         "enforceTrailCompliance": True,
         "requiredAttestationTypes": ["junit"],
+        "policyType": "APPROVAL_REQUIRED",
+        "threshold": 2,
+        "requireSignature": True,
+        "policyEvaluator": "opa",
     },
     "DELETE /api/v1/policies/{policyId}": {},
     "PUT /api/v1/policies/{policyId}/wasm": {"wasmContent": "AGFzbQEAAAA="},
@@ -529,15 +535,19 @@ BODIES = {
         "enforceApprovals": True,
         "requiredAttestationTypes": ["junit"],
         "requireSignature": True,
+        "blockOnFailedScan": True,
     },
     "PUT /api/v1/deployment-policies/{deploymentPolicyId}": {
         "name": "renamed",
         "description": "Before the night shift",
+        "flowId": "{flowId}",
+        "environmentId": None,
         "enforceProvenance": True,
         "enforceApprovals": True,
         "requiredAttestationTypes": ["junit"],
         "isActive": False,
         "requireSignature": True,
+        "blockOnFailedScan": True,
     },
     "DELETE /api/v1/deployment-policies/{deploymentPolicyId}": {},
     "POST /api/v1/gate/evaluate": {
@@ -804,7 +814,7 @@ def test_the_table_of_bodies_knows_every_member(operation):
     assert BODIES[line(operation)].keys() == operation.body.members.keys()
 
 
-@each(WRITES)
+@each(DOING)
 def test_a_dry_run_answers_as_the_write_would_and_stores_nothing(prepared, operation):
     lite, client, records = prepared
     path, body = request_for(records, operation)
@@ -828,7 +838,7 @@ def test_a_dry_run_answers_as_the_write_would_and_stores_nothing(prepared, opera
     assert again.headers["idempotency-replayed"] == "true"
 
 
-@each([operation for operation in WRITES if line(operation) not in STORE_NOTHING])
+@each([operation for operation in DOING if line(operation) not in STORE_NOTHING])
 def test_a_write_without_a_fault_is_in_the_audit_log_and_the_ledger(prepared, operation):
     lite, client, records = prepared
     path, body = request_for(records, operation)

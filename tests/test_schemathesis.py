@@ -208,6 +208,7 @@ CODE = {
     "regoContent": REGO,
     "sha256": DIGEST,
     "sha256Digest": DIGEST,
+    "templateYaml": "version: 1",
 }
 
 

@@ -294,12 +294,14 @@ def test_a_search_without_a_digest_is_refused(factstore, version, query):
 @pytest.mark.parametrize(
     ("required", "recorded", "state"),
     [
-        ([], [("junit", "FAILED")], "UNKNOWN"),
+        ([], [("junit", "PASSED")], "UNKNOWN"),
+        ([], [("junit", "FAILED")], "NON_COMPLIANT"),
         (["junit", "snyk"], [], "NON_COMPLIANT"),
         (["junit", "snyk"], [("junit", "PASSED")], "NON_COMPLIANT"),
         (["junit"], [("junit", "PENDING")], "NON_COMPLIANT"),
         (["junit"], [("junit", "PASSED"), ("junit", "FAILED")], "NON_COMPLIANT"),
-        (["junit"], [("junit", "PASSED"), ("snyk", "FAILED")], "COMPLIANT"),
+        (["junit"], [("junit", "FAILED"), ("junit", "PASSED")], "COMPLIANT"),
+        (["junit"], [("junit", "PASSED"), ("snyk", "FAILED")], "NON_COMPLIANT"),
         (["junit", "snyk"], [("snyk", "PASSED"), ("junit", "PASSED")], "COMPLIANT"),
     ],
 )

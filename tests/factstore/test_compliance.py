@@ -156,7 +156,8 @@ def test_each_control_tells_what_satisfies_it_and_what_is_missing(lite, factstor
         ([("scan", "FAILED")], "NOT_SATISFIED"),
         ([("scan", "PENDING")], "NOT_SATISFIED"),
         ([("SCAN", "PASSED")], "NOT_SATISFIED"),
-        ([("scan", "PASSED"), ("scan", "FAILED")], "SATISFIED"),
+        ([("scan", "PASSED"), ("scan", "FAILED")], "NOT_SATISFIED"),
+        ([("scan", "PASSED"), ("scan", "PENDING")], "SATISFIED"),
         ([("scan", "FAILED"), ("scan", "PASSED")], "SATISFIED"),
     ],
 )
@@ -346,7 +347,7 @@ def keep_file(lite, attestation, name):
 def test_a_digest_leads_to_everything_behind_it(lite, factstore, trail):
     artifact = report_artifact(lite, trail)
     first = make_attestation(lite, trail, "scan", status="PASSED")
-    second = make_attestation(lite, trail, "test", status="FAILED")
+    second = make_attestation(lite, trail, "test", status="PASSED")
     files = [
         keep_file(lite, second, "late.txt"),
         keep_file(lite, first, "early.txt"),
@@ -403,19 +404,21 @@ def test_the_status_of_provenance_is_the_recorded_one(lite, factstore, trail):
     ("required", "recorded", "status"),
     [
         ([], [], "COMPLIANT"),
+        ([], [("test", "FAILED")], "NON_COMPLIANT"),
         (["scan"], [], "NON_COMPLIANT"),
         (["scan"], [("scan", "PENDING")], "NON_COMPLIANT"),
         (["scan"], [("Scan", "PASSED")], "NON_COMPLIANT"),
         (["scan"], [("scan", "PASSED")], "COMPLIANT"),
-        (["scan"], [("scan", "PASSED"), ("scan", "FAILED")], "COMPLIANT"),
-        (["scan"], [("scan", "PASSED"), ("test", "FAILED")], "COMPLIANT"),
+        (["scan"], [("scan", "PASSED"), ("scan", "FAILED")], "NON_COMPLIANT"),
+        (["scan"], [("scan", "FAILED"), ("scan", "PASSED")], "COMPLIANT"),
+        (["scan"], [("scan", "PASSED"), ("test", "FAILED")], "NON_COMPLIANT"),
         (["scan", "test"], [("scan", "PASSED")], "NON_COMPLIANT"),
     ],
 )
 def test_an_artifact_complies_once_all_that_its_flow_requires_has_passed(
     lite, factstore, required, recorded, status
 ):
-    trail = make_trail(lite, required_attestation_types=required, requires_approval=True)
+    trail = make_trail(lite, required_attestation_types=required)
     report_artifact(lite, trail)
     for kind, outcome in recorded:
         make_attestation(lite, trail, kind, status=outcome)
@@ -423,6 +426,47 @@ def test_an_artifact_complies_once_all_that_its_flow_requires_has_passed(
     told = factstore.get(f"{CUSTODY}/{DIGEST}").json
 
     assert told["complianceStatus"] == status
+
+
+def test_an_artifact_that_waits_for_its_approval_does_not_comply(lite, factstore, trail):
+    waiting = make_trail(lite, "waiting", requires_approval=True)
+    report_artifact(lite, waiting)
+
+    before = factstore.get(f"{CUSTODY}/{DIGEST}").json["complianceStatus"]
+    key = factstore.post(f"/api/v1/trails/{waiting}/approvals", {"trailId": waiting}).json["id"]
+    factstore.post(f"/api/v1/approvals/{key}/approve", {"approverIdentity": "grace"})
+    after = factstore.get(f"{CUSTODY}/{DIGEST}").json["complianceStatus"]
+
+    assert (before, after) == ("NON_COMPLIANT", "COMPLIANT")
+
+
+def test_the_trail_of_a_flow_that_reported_a_digest_last_is_traced(lite, factstore, trail):
+    report_artifact(lite, trail, name="first")
+    make_attestation(lite, trail, "scan", status="FAILED")
+    flow = factstore.get(f"/api/v1/trails/{trail}").json["flowId"]
+    commit = {"gitCommitSha": "f00d", "gitBranch": "main", "gitAuthor": "ada"}
+    again = factstore.post(
+        "/api/v1/trails", {"flowId": flow, "gitAuthorEmail": "ada@example.org", **commit}
+    ).json["id"]
+    before = factstore.get(f"{CUSTODY}/{DIGEST}").json
+    report_artifact(lite, again, name="again")
+
+    after = factstore.get(f"{CUSTODY}/{DIGEST}").json
+
+    assert (before["trail"]["id"], before["complianceStatus"]) == (trail, "NON_COMPLIANT")
+    assert (after["trail"]["id"], after["complianceStatus"]) == (again, "COMPLIANT")
+
+
+def test_of_several_flows_the_one_that_says_the_worst_is_traced(lite, factstore, trail):
+    report_artifact(lite, trail, name="first")
+    other = make_trail(lite, "other", required_attestation_types=["scan"])
+    report_artifact(lite, other, name="second")
+    report_artifact(lite, make_trail(lite, "third"), name="third")
+
+    told = factstore.get(f"{CUSTODY}/{DIGEST}").json
+
+    assert (told["artifact"]["imageName"], told["trail"]["id"]) == ("second", other)
+    assert told["complianceStatus"] == "NON_COMPLIANT"
 
 
 def test_the_first_artifact_with_a_digest_is_traced(lite, factstore, trail):

@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 
 import pytest
 from looking import audit, events, ledger, tables
@@ -201,6 +202,23 @@ def test_a_pattern_with_many_ways_to_match_keeps_nobody_waiting(factstore, patte
     environment = factstore.post(ENVIRONMENTS, told).json
 
     assert recorded(factstore, environment, "a" * 250) == []
+
+
+def test_many_patterns_times_many_names_are_refused_in_bounded_time(lite, factstore):
+    patterns = [f"(a|b)*a(a|b){{60}}{number}" for number in range(300)]
+    told = {"name": "x", "type": "K8S", "scope": {"exclude": {"patterns": patterns}}}
+    environment = factstore.post(ENVIRONMENTS, told).json["id"]
+    names = [an_artifact("ab" * 120 + f"{number}") for number in range(2000)]
+    before, start = tables(lite), time.monotonic()
+
+    refused = factstore.post(
+        f"{ENVIRONMENTS}/{environment}/snapshots", {"recordedBy": "agent", "artifacts": names}
+    )
+
+    assert (refused.status, refused.json["error"]) == (422, "Unprocessable Entity")
+    assert refused.json["message"].startswith("The patterns of the environment's scope take too")
+    assert time.monotonic() - start < 8
+    assert tables(lite) == before
 
 
 def test_a_name_is_taken_once(factstore, production):
@@ -573,8 +591,9 @@ def reported(lite, factstore):
             Attestation.create(trail=trail.id, type=type, status=status)
 
     def fill(current):
-        report(needy, "good", a="PASSED", b="PASSED")
         report(needy, "good", a="FAILED")
+        report(needy, "good", a="PASSED", b="PASSED")
+        report(free, "good")
         report(needy, "missing", a="PASSED")
         report(needy, "failed", a="PASSED", b="FAILED")
         report(free, "free")
@@ -582,7 +601,9 @@ def reported(lite, factstore):
     perform(lite.workspace, fill, actor="test")
 
 
-def test_the_first_artifact_with_a_digest_says_whether_it_complies(factstore, path, snap, reported):
+def test_the_trail_that_reported_a_digest_last_says_whether_it_complies(
+    factstore, path, snap, reported
+):
     names = ["good", "missing", "failed", "free", "nobody"]
 
     recorded = snap(*[an_artifact(name, name) for name in names])

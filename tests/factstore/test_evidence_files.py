@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import http.client
 import itertools
+import json
 import tracemalloc
 from urllib.parse import urlsplit
 
@@ -36,6 +37,122 @@ def attestation(lite, trail):
 @pytest.fixture
 def path(trail, attestation):
     return evidence_path(trail, attestation)
+
+
+# --- Several files ------------------------------------------------------------
+
+GREEN = b'<testsuite name="s" tests="1"><testcase name="t"/></testsuite>'
+RED = (
+    b'<testsuite name="s" tests="2" failures="1"><testcase name="t"><failure/></testcase>'
+    b'<testcase name="u"/></testsuite>'
+)
+#: Files as they are uploaded, and what the attestation says after each: status, tests, failures.
+SEVERAL = {
+    "all pass": ([("a", GREEN), ("b", GREEN)], [("PASSED", 1, 0), ("PASSED", 2, 0)]),
+    "a failure stays": (
+        [("a", RED), ("b", GREEN), ("c", GREEN)],
+        [("FAILED", 2, 1), ("FAILED", 3, 1), ("FAILED", 4, 1)],
+    ),
+    "a failure comes late": ([("a", GREEN), ("b", RED)], [("PASSED", 1, 0), ("FAILED", 3, 1)]),
+    "the same file again": (
+        [("a", RED), ("b", GREEN), ("a", GREEN)],
+        [("FAILED", 2, 1), ("FAILED", 3, 1), ("PASSED", 2, 0)],
+    ),
+    "the same file again, and worse": (
+        [("a", GREEN), ("b", GREEN), ("a", RED)],
+        [("PASSED", 1, 0), ("PASSED", 2, 0), ("FAILED", 3, 1)],
+    ),
+    "one file only": ([("a", RED), ("a", GREEN)], [("FAILED", 2, 1), ("PASSED", 1, 0)]),
+    "names in another letter case": (
+        [("a", RED), ("A", GREEN)], [("FAILED", 2, 1), ("FAILED", 3, 1)],
+    ),
+}  # fmt: skip
+
+
+def attested(lite, key):
+    """The status of an attestation, and what its details say."""
+    with lite.workspace.read():
+        attestation = Attestation.fetch(key)
+        return attestation.status, json.loads(attestation.details)
+
+
+@pytest.mark.parametrize(("files", "expected"), SEVERAL.values(), ids=SEVERAL)
+def test_the_files_of_an_attestation_are_judged_together(lite, factstore, files, expected):
+    trail = make_trail(lite, required_attestation_types=["junit"])
+    key, said, statuses = make_attestation(lite, trail, "junit"), [], []
+
+    for number, (name, content) in enumerate(files):
+        upload(factstore, evidence_path(trail, key, 1 + number % 2), content, name=name)
+        status, details = attested(lite, key)
+        said.append((status, details["tests"], details["failures"]))
+        statuses.append(factstore.get(f"/api/v1/trails/{trail}").json["status"])
+
+    outcomes = {"PASSED": "COMPLIANT", "FAILED": "NON_COMPLIANT"}
+    assert said == expected
+    assert statuses == [outcomes[status] for status, *_ in expected]
+    assert lite.verify() == []
+
+
+def test_a_file_that_cannot_be_read_fails_beside_others_that_pass(lite, factstore):
+    trail = make_trail(lite, required_attestation_types=["junit"])
+    key = make_attestation(lite, trail, "junit")
+
+    for name, content in (("a.xml", GREEN), ("b.xml", b"<broken"), ("c.xml", GREEN)):
+        upload(factstore, evidence_path(trail, key), content, name=name)
+
+    status, details = attested(lite, key)
+    assert (status, details["tests"]) == ("FAILED", 2)
+    assert "XML" in details["error"]
+
+
+def test_the_counts_of_scans_add_up(lite, factstore, trail):
+    key = make_attestation(lite, trail, "sarif")
+    run = {"tool": {"driver": {"name": "zap"}}, "results": []}
+    found = run | {"results": [{"level": "error", "message": {"text": "x"}}]}
+
+    for name, runs in (("a", [found]), ("b", [found, found]), ("c", [run])):
+        report = json.dumps({"version": "2.1.0", "runs": runs}).encode()
+        upload(factstore, evidence_path(trail, key), report, name=name)
+
+    status, details = attested(lite, key)
+    assert (status, details["highVulnerabilities"], details["tool"]) == ("FAILED", 3, "zap")
+
+
+def test_files_of_another_attestation_do_not_count(lite, factstore, trail):
+    first, second = (make_attestation(lite, trail, "junit") for _ in range(2))
+
+    upload(factstore, evidence_path(trail, first), RED, name="a.xml")
+    upload(factstore, evidence_path(trail, second), GREEN, name="b.xml")
+
+    assert (attested(lite, first)[0], attested(lite, second)[0]) == ("FAILED", "PASSED")
+
+
+def test_a_file_for_an_older_attestation_brings_the_latest_result(lite, factstore):
+    trail = make_trail(lite, required_attestation_types=["junit"])
+    older, newer = (make_attestation(lite, trail, "junit") for _ in range(2))
+    statuses = []
+
+    for key, content in ((newer, GREEN), (older, RED), (newer, GREEN), (older, GREEN)):
+        upload(factstore, evidence_path(trail, key), content)
+        statuses.append(factstore.get(f"/api/v1/trails/{trail}").json["status"])
+
+    assert statuses == ["COMPLIANT", "NON_COMPLIANT", "COMPLIANT", "COMPLIANT"]
+
+
+@pytest.mark.parametrize(("name", "status"), [("old.xml", "PASSED"), ("new.xml", "FAILED")])
+def test_a_failure_from_before_files_had_results_is_undone_only_under_its_name(
+    lite, factstore, name, status
+):
+    trail = make_trail(lite)
+    key = make_attestation(lite, trail, "junit", status="FAILED", details="{}")
+    old = {"file_name": "old.xml", "sha256_hash": ABC, "file_size_bytes": 3}
+    make(lite, lambda: EvidenceFile.create(attestation=key, content_type="text/xml", **old))
+
+    upload(factstore, evidence_path(trail, key), GREEN, name=name)
+    first = attested(lite, key)[0]
+    upload(factstore, evidence_path(trail, key), GREEN, name=name)
+
+    assert (first, attested(lite, key)[0]) == (status, status)
 
 
 # --- Upload -------------------------------------------------------------------

@@ -16,6 +16,8 @@ from novantra_lite import (
     BuildProvenance,
     Environment,
     GateResult,
+    Policy,
+    PolicyModule,
     Trail,
     perform,
 )
@@ -42,7 +44,7 @@ class Story:
         """Make a record of another chapter."""
         return perform(self.lite.workspace, lambda current: model.create(**values), actor="test")
 
-    def trail(self, status="PENDING"):
+    def trail(self, status="PENDING", **values):
         return self.make(
             Trail,
             flow=self.flow,
@@ -51,6 +53,7 @@ class Story:
             git_author="ann",
             git_author_email="ann@example.org",
             status=status,
+            **values,
         )
 
     def artifact(self, trail, digest=DIGEST):
@@ -152,6 +155,7 @@ def test_a_deployment_policy_needs_a_name_and_a_flow(lite, factstore, flow):
         ("createdAt", NOON),
         ("updatedAt", NOON),
         ("requireSignature", False),
+        ("blockOnFailedScan", False),
     ]
     assert factstore.get(f"{DEPLOYMENT}/{key}").json == created.json
     assert audit(lite)[-1][1:3] == ("deployment_policy.created", key)
@@ -229,7 +233,7 @@ def test_a_change_keeps_flow_and_environment(lite, factstore, clock, demand):
     changed = factstore.put(
         path,
         {
-            "flowId": "x",
+            "flowId": policy["flowId"].upper(),
             "environmentId": None,
             "isActive": False,
             "description": "Asleep.",
@@ -250,6 +254,70 @@ def test_a_change_keeps_flow_and_environment(lite, factstore, clock, demand):
     assert empty.json == policy | moved | {"updatedAt": "2026-06-01T12:02:00.000000Z"}
     assert factstore.get(DEPLOYMENT).json == [empty.json]
     assert audit(lite)[-1][1:3] == ("deployment_policy.updated", policy["id"])
+
+
+@pytest.mark.parametrize("change", [{"flowId": NOBODY}, {"environmentId": NOBODY}])
+def test_a_policy_is_not_moved_to_another_flow_or_environment(lite, factstore, demand, change):
+    policy = demand()
+    before = tables(lite)
+
+    refused = factstore.put(f"{DEPLOYMENT}/{policy['id']}", change)
+
+    assert (refused.status, refused.json["message"]) == (
+        422,
+        "A deployment policy keeps its flow and its environment; create another one.",
+    )
+    assert tables(lite) == before
+
+
+@pytest.mark.parametrize(
+    ("asked", "stored"),
+    [
+        ({"requireApproval": True}, {"enforceApprovals": True}),
+        ({"requireApproval": True, "enforceApprovals": True}, {"enforceApprovals": True}),
+        ({"requireProvenance": True}, {"enforceProvenance": True}),
+        ({"requiredAttestations": ["junit"]}, {"requiredAttestationTypes": ["junit"]}),
+        ({"blockOnFailedScan": True}, {"blockOnFailedScan": True}),
+        ({"enabled": True, "orgSlug": "acme", "id": NOBODY}, {"isActive": True}),
+    ],
+)
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+def test_all_that_the_guide_asks_for_is_stored(factstore, flow, demand, asked, stored, method):
+    if method == "POST":
+        answer = factstore.post(DEPLOYMENT, {"name": "careful", "flowId": flow} | asked)
+    else:
+        answer = factstore.put(f"{DEPLOYMENT}/{demand()['id']}", asked)
+
+    assert answer.status == 200
+    assert answer.json.items() >= stored.items()
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"blockOnCritical": True}, "blockOnCritical: Unknown; known are name, description"),
+        ({"minApprovals": 2}, "minApprovals: Unknown"),
+        ({"rules": []}, "rules: Unknown"),
+        ({"enforceTrailCompliance": True}, "enforceTrailCompliance: Unknown"),
+        (
+            {"requireApproval": True, "enforceApprovals": False},
+            "requireApproval: Contradicts enforceApprovals",
+        ),
+    ],
+)
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+def test_a_policy_that_asks_for_more_than_is_known_is_refused(
+    lite, factstore, flow, demand, asked, message, method
+):
+    path = DEPLOYMENT if method == "POST" else f"{DEPLOYMENT}/{demand()['id']}"
+    before = tables(lite)
+
+    refused = factstore.request(method, path, json={"name": "new", "flowId": flow} | asked)
+
+    assert (refused.status, refused.json["error"]) == (422, "Unprocessable Entity")
+    rule = "Nothing that a policy asks for is left out: "
+    assert refused.json["message"].startswith(rule + message)
+    assert tables(lite) == before
 
 
 def test_a_flow_with_a_deployment_policy_stays(lite, factstore, flow, demand):
@@ -343,6 +411,8 @@ def test_who_asks_without_a_name_is_the_system(lite, ask, asker):
         ({"enforceProvenance": True}, "a record of its provenance"),
         ({"enforceApprovals": True}, "an approval"),
         ({"requireSignature": True}, "a provenance signature that verifies"),
+        ({"requireApproval": True}, "an approval"),
+        ({"blockOnFailedScan": True}, "security scans, and none that failed"),
     ],
 )
 def test_a_deployment_policy_says_what_it_asks_for(ask, demand, story, demands, words):
@@ -369,6 +439,10 @@ def test_a_deployment_policy_says_what_it_asks_for(ask, demand, story, demands, 
         ({"enforceProvenance": True}, "a record of its provenance"),
         ({"enforceTrailCompliance": True}, "a compliant trail"),
         ({"requireSignature": True}, "a provenance signature that verifies"),
+        ({"policyType": "SIGNATURE_REQUIRED"}, "a provenance signature that verifies"),
+        ({"policyType": "APPROVAL_REQUIRED"}, "approval by 1 or more people"),
+        ({"policyType": "APPROVAL_REQUIRED", "threshold": 2}, "approval by 2 or more people"),
+        ({"policyType": "ATTESTATION_COUNT", "threshold": 3}, "3 or more passed attestations"),
     ],
 )
 def test_an_attached_policy_bites(ask, attach, story, environment, demands, words):
@@ -388,8 +462,9 @@ def test_an_attached_policy_bites(ask, attach, story, environment, demands, word
     assert (reported["policyName"], reported["policiesEvaluated"]) == ("strict", 1)
 
 
-def test_what_meets_every_demand_is_allowed(ask, demand, attach, story, environment):
-    trail = story.trail("COMPLIANT")
+def test_what_meets_every_demand_is_allowed(factstore, ask, demand, attach, story, environment):
+    factstore.put(f"{FLOWS}/{story.flow}", {"requiredAttestationTypes": ["junit"]})
+    trail = story.trail()
     story.provenance(story.artifact(trail), "PROVENANCE_VERIFIED")
     story.attest(trail, "junit")
     story.approve(trail)
@@ -427,22 +502,56 @@ def test_reasons_come_policy_by_policy_and_name_the_first_that_blocks(
     assert (result["policyName"], result["policiesEvaluated"]) == ("hard", 3)
 
 
-def test_every_report_of_an_artifact_is_looked_at(ask, demand, story):
-    good, bad = story.trail(), story.trail()
-    for trail in (good, bad):
-        story.artifact(trail)
-    story.attest(good, "junit")
-    story.attest(good, "junit", "FAILED")
-    story.attest(bad, "junit", "FAILED")
-    story.attest(bad, "snyk")
+def test_of_each_flow_the_trail_that_reported_an_artifact_last_is_looked_at(
+    factstore, ask, demand, story
+):
+    mine, other = story.flow, factstore.post(FLOWS, {"name": "other"}).json["id"]
+    trails = []
+    for story.flow, status in (
+        (mine, "FAILED"), (mine, "PASSED"), (other, "PASSED"), (other, "FAILED"),
+    ):  # fmt: skip
+        trails.append(story.trail())
+        story.artifact(trails[-1])
+        story.attest(trails[-1], "junit", status)
     demand(requiredAttestationTypes=["junit"])
 
     result = ask()
 
     assert result["blockReasons"] == [
         "Deployment policy 'careful' asks for a passed 'junit' attestation, "
-        f"which shop:1.0 of trail {bad.id} lacks."
+        f"which shop:1.0 of trail {trails[-1].id} lacks."
     ]
+
+
+@pytest.mark.parametrize(
+    ("statuses", "decision"),
+    [
+        (["PASSED", "FAILED"], "BLOCKED"),
+        (["PASSED", "FAILED", "PASSED"], "ALLOWED"),
+        (["PASSED", "PENDING"], "ALLOWED"),
+    ],
+)
+def test_the_latest_result_of_a_type_counts(ask, demand, story, statuses, decision):
+    trail = story.trail()
+    story.artifact(trail)
+    for status in statuses:
+        story.attest(trail, "junit", status)
+    demand(requiredAttestationTypes=["junit"])
+
+    assert ask()["decision"] == decision
+
+
+def test_an_approval_counts_until_another_is_rejected(ask, demand, story):
+    trail = story.trail()
+    story.artifact(trail)
+    demand(enforceApprovals=True)
+    decisions = []
+
+    for status in ("APPROVED", "PENDING_APPROVAL", "REJECTED", "APPROVED"):
+        story.approve(trail, status)
+        decisions.append(ask()["decision"])
+
+    assert decisions == ["ALLOWED", "ALLOWED", "BLOCKED", "ALLOWED"]
 
 
 @pytest.mark.parametrize("status", ["PENDING_APPROVAL", "REJECTED", "EXPIRED"])
@@ -500,6 +609,224 @@ def test_digests_are_compared_as_they_stand(ask, demand, story):
     assert decisions == ["ALLOWED", "BLOCKED", "BLOCKED", "BLOCKED"]
 
 
+# --- Rules --------------------------------------------------------------------
+
+
+@pytest.fixture
+def scan(factstore):
+    """Records a scan of a trail through the API."""
+
+    def record(trail, tool="trivy", **counts):
+        answer = factstore.post(
+            f"/api/v1/trails/{trail.id}/security-scans", {"tool": tool} | counts
+        )
+        assert answer.status == 201
+
+    return record
+
+
+def test_what_is_approved_and_scanned_is_let_through(factstore, ask, demand, story, scan):
+    trail = story.trail()
+    story.artifact(trail)
+    demand(requireApproval=True, blockOnFailedScan=True)
+    decisions = [ask()["blockReasons"]]
+    story.approve(trail)
+    decisions.append(ask()["blockReasons"])
+    scan(trail)
+
+    result = ask()
+
+    asks, lacks = (
+        "Deployment policy 'careful' asks for",
+        f"which shop:1.0 of trail {trail.id} lacks.",
+    )
+    scans = f"{asks} security scans, and none that failed, {lacks}"
+    assert decisions == [[f"{asks} an approval, {lacks}", scans], [scans]]
+    assert (result["decision"], result["reason"]) == ("ALLOWED", "Every policy is met.")
+
+
+@pytest.mark.parametrize(
+    ("scans", "thresholds", "decision"),
+    [
+        ([("trivy", {})], None, "ALLOWED"),
+        ([("trivy", {"mediumVulnerabilities": 3, "lowVulnerabilities": 9})], None, "ALLOWED"),
+        ([("trivy", {"criticalVulnerabilities": 1})], None, "BLOCKED"),
+        ([("trivy", {"highVulnerabilities": 1})], None, "BLOCKED"),
+        ([("trivy", {"highVulnerabilities": 1})], {"maxHigh": 1}, "ALLOWED"),
+        ([("trivy", {"mediumVulnerabilities": 3})], {"maxMedium": 2}, "BLOCKED"),
+        ([("trivy", {"highVulnerabilities": 1}), ("grype", {})], None, "BLOCKED"),
+        ([("grype", {}), ("trivy", {"highVulnerabilities": 1})], None, "BLOCKED"),
+        ([("trivy", {"highVulnerabilities": 1}), ("trivy", {})], None, "ALLOWED"),
+        ([("trivy", {}), ("trivy", {"highVulnerabilities": 1})], None, "BLOCKED"),
+    ],
+)
+def test_the_latest_scan_of_every_tool_must_not_have_failed(
+    factstore, flow, ask, demand, story, scan, scans, thresholds, decision
+):
+    if thresholds:
+        factstore.post(f"{FLOWS}/{flow}/security-thresholds", thresholds)
+    trail = story.trail()
+    story.artifact(trail)
+    demand(blockOnFailedScan=True)
+    for tool, counts in scans:
+        scan(trail, tool, **counts)
+
+    result = ask()
+
+    assert result["decision"] == decision
+
+
+@pytest.mark.parametrize(
+    ("type", "statuses", "decision"),
+    [
+        ("snyk", "PASSED", "ALLOWED"),
+        ("Snyk", "PASSED", "ALLOWED"),
+        ("trivy", "FAILED", "BLOCKED"),
+        ("sarif", "FAILED PASSED", "ALLOWED"),
+        ("cyclonedx", "PASSED FAILED", "BLOCKED"),
+        ("grype", "PENDING", "BLOCKED"),
+        ("junit", "PASSED", "BLOCKED"),
+    ],
+)
+def test_evidence_of_a_scanner_is_a_scan_too(ask, demand, story, type, statuses, decision):
+    trail = story.trail()
+    story.artifact(trail)
+    demand(blockOnFailedScan=True)
+    for status in statuses.split():
+        story.attest(trail, type, status)
+
+    result = ask()
+
+    assert result["decision"] == decision
+
+
+@pytest.mark.parametrize(
+    ("attestations", "decision"),
+    [
+        ("junit:PASSED snyk:PASSED", "BLOCKED"),
+        ("junit:PASSED snyk:PASSED lint:PASSED", "ALLOWED"),
+        ("junit:PASSED junit:PASSED junit:PASSED", "BLOCKED"),
+        ("junit:PASSED snyk:PASSED lint:FAILED", "BLOCKED"),
+        ("junit:PASSED snyk:PASSED lint:PENDING", "BLOCKED"),
+        ("junit:PASSED snyk:PASSED lint:PASSED lint:FAILED", "BLOCKED"),
+        ("junit:PASSED snyk:PASSED lint:FAILED lint:PASSED", "ALLOWED"),
+    ],
+)
+def test_attestations_are_counted_by_their_latest_results(
+    ask, attach, story, environment, attestations, decision
+):
+    trail = story.trail()
+    story.artifact(trail)
+    attach(environment, policyType="ATTESTATION_COUNT", threshold=3)
+    for attestation in attestations.split():
+        story.attest(trail, *attestation.split(":"))
+
+    result = ask(environmentId=environment)
+
+    assert result["decision"] == decision
+
+
+def test_as_many_people_must_have_approved_as_the_threshold_says(
+    factstore, ask, attach, story, environment
+):
+    trail = story.trail()
+    story.artifact(trail)
+    attach(environment, policyType="APPROVAL_REQUIRED", threshold=2)
+    decisions = []
+
+    for person in ("ann", "ann", "bob"):
+        path = f"/api/v1/trails/{trail.id}/approvals"
+        approval = factstore.post(path, {"requiredApprovers": []}).json["id"]
+        told = {"approverIdentity": person}
+        assert factstore.post(f"/api/v1/approvals/{approval}/approve", told).status == 200
+        decisions.append(ask(environmentId=environment)["decision"])
+
+    assert decisions == ["BLOCKED", "BLOCKED", "ALLOWED"]
+
+
+def test_a_signature_rule_asks_for_a_signature_that_verifies(ask, attach, story, environment):
+    artifact = story.artifact(story.trail())
+    attach(environment, policyType="SIGNATURE_REQUIRED")
+    before = ask(environmentId=environment)
+    story.provenance(artifact, "PROVENANCE_VERIFIED")
+
+    after = ask(environmentId=environment)
+
+    assert (before["decision"], before["signatureVerified"]) == ("BLOCKED", False)
+    assert (after["decision"], after["signatureVerified"]) == ("ALLOWED", True)
+
+
+@pytest.mark.parametrize(
+    ("stored", "fault"),
+    [
+        ({"policy_type": "CUSTOM_WASM"}, "no WASM runtime is installed; known rules are "),
+        ({"policy_evaluator": "wasm"}, "no WASM runtime is installed; known rules are "),
+        ({"policy_type": "coverage", "threshold": 80}, "policyType 'coverage' is unknown; known"),
+        ({"policy_type": "ATTESTATION_COUNT"}, "ATTESTATION_COUNT needs a whole number from 1 "),
+        (
+            {"policy_type": "ATTESTATION_COUNT", "threshold": "80 %"},
+            "ATTESTATION_COUNT needs a whole number from 1 ",
+        ),
+        ({"threshold": "80 %"}, "a threshold belongs to ATTESTATION_COUNT and APPROVAL_REQUIRED"),
+    ],
+)
+def test_a_policy_of_an_older_version_that_is_not_understood_stops_everything(
+    ask, attach, story, environment, stored, fault
+):
+    policy = attach(environment)
+    story.artifact(story.trail())
+    rewrite_policy(story, policy["id"], stored)
+
+    result = ask(environmentId=environment)
+
+    [reason] = result["blockReasons"]
+    rule = "Policy 'strict' cannot be enforced, so it stops everything: "
+    assert (result["decision"], result["policyName"]) == ("BLOCKED", "strict")
+    assert reason.startswith(rule + fault)
+
+
+def rewrite_policy(story, key, values):
+    """Store a policy as an older version did, which looked at nothing."""
+    change = super(Policy, Policy).change
+    perform(story.lite.workspace, lambda current: change(Policy.fetch(key), **values), actor="test")
+
+
+def test_a_module_of_an_older_version_stops_everything(ask, attach, story, environment):
+    policy = attach(environment)
+    story.artifact(story.trail())
+    story.make(PolicyModule, policy=policy["id"], wasm_content="AGFzbQ==")
+
+    result = ask(environmentId=environment)
+
+    assert result["blockReasons"] == [
+        "Policy 'strict' cannot be enforced, so it stops everything: it has a WASM module, and no "
+        "WASM runtime is installed."
+    ]
+
+
+def test_a_template_that_cannot_be_read_is_told_as_the_reason(ask, attach, story, environment):
+    trail = story.trail(template_yaml="trial: {}")
+    story.artifact(trail)
+    attach(environment, enforceTrailCompliance=True)
+
+    result = ask(environmentId=environment)
+
+    [reason] = result["blockReasons"]
+    assert reason.startswith(
+        f"Policy 'strict' asks for a compliant trail, which shop:1.0 of trail {trail.id} lacks. "
+        "Its template cannot be read: Line 1, column 1: a template has no member 'trial'; it has "
+    )
+
+
+def test_the_gate_takes_the_names_of_the_guide(factstore, demand, environment):
+    demand(environmentId=environment, requiredAttestationTypes=["junit"])
+
+    answer = factstore.post(EVALUATE, {"artifactDigest": DIGEST, "targetEnvironment": "production"})
+
+    told = (answer.json["artifactSha256"], answer.json["environment"], answer.json["allowed"])
+    assert (answer.status, told) == (200, (DIGEST, "production", False))
+
+
 # --- Which policies hold ------------------------------------------------------
 
 
@@ -511,8 +838,34 @@ def test_an_environment_with_policies_of_its_own_asks_only_these(ask, demand, st
 
     own, other, none = ask(environmentId=environment), ask(environmentId=staging), ask()
 
-    assert own["policiesEvaluated"] == 2
+    assert own["policiesEvaluated"] == 3
     assert other["policiesEvaluated"] == none["policiesEvaluated"] == 3
+
+
+def test_a_policy_of_no_environment_holds_beside_those_of_one(factstore, ask, demand, environment):
+    demand("everywhere", requiredAttestationTypes=["junit"])
+    before = ask(environmentId=environment)
+    demand("empty", environmentId=environment)
+    demand("elsewhere", environmentId=NOBODY, requireSignature=True)
+
+    after = ask(environmentId=environment)
+
+    reasons = [
+        "Deployment policy 'everywhere' asks for a passed 'junit' attestation, "
+        "but nobody has reported this artifact."
+    ]
+    assert (before["decision"], before["blockReasons"]) == ("BLOCKED", reasons)
+    assert (after["decision"], after["blockReasons"]) == ("BLOCKED", reasons)
+    assert after["policiesEvaluated"] == 2
+
+
+def test_a_policy_that_is_attached_nowhere_is_a_draft(factstore, ask, environment):
+    made = factstore.post(POLICIES, {"name": "draft", "policyType": "APPROVAL_REQUIRED"})
+
+    result = ask(environmentId=environment)
+
+    assert made.status == 201
+    assert (result["decision"], result["policiesEvaluated"]) == ("ALLOWED", 0)
 
 
 def test_an_inactive_policy_asks_nothing(factstore, ask, demand):
@@ -742,8 +1095,9 @@ def test_the_number_of_queries_does_not_grow(lite, ask, demand, attach, story, e
 
 
 def test_an_answer_with_many_reasons_keeps_to_its_own_schema(lite, factstore, story):
+    trail = story.trail()
     for _ in range(11):
-        story.artifact(story.trail())
+        story.artifact(trail)
     types = [f"type-{number}" for number in range(100)]
     told = {"name": "all", "flowId": story.flow, "requiredAttestationTypes": types}
     factstore.post(DEPLOYMENT, told)

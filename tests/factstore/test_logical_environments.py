@@ -3,6 +3,8 @@
 import pytest
 from looking import audit, events, ledger, tables
 
+from factstore.delivering import begin_trail
+
 LOGICAL = "/api/v1/logical-environments"
 ENVIRONMENTS = "/api/v1/environments"
 NOON = "2026-06-01T12:00:00.000000Z"
@@ -224,6 +226,27 @@ def test_a_merged_snapshot_puts_the_latest_of_the_members_together(factstore, pa
     assert half["complianceStatus"] == "NON_COMPLIANT"
     assert whole["complianceStatus"] == "COMPLIANT"
     assert whole["mergedArtifacts"] == [api | one, api | one, api | two]
+
+
+def test_a_merged_snapshot_of_what_does_not_comply_does_not_comply(lite, factstore, path, physical):
+    trail = begin_trail(lite, factstore, requiredAttestationTypes=["junit"])
+    digest = "sha256:" + "a" * 64
+    artifact = {"imageName": "api", "imageTag": "1", "sha256Digest": digest}
+    factstore.post(f"/api/v1/trails/{trail}/artifacts", artifact)
+    for name, digests in (("first", [digest]), ("second", ["sha256:" + "b" * 64])):
+        factstore.post(f"{path}/members/{(key := physical(name))}")
+        running = [
+            {"artifactSha256": one, "artifactName": "x", "artifactTag": ""} for one in digests
+        ]
+        snapshot = {"recordedBy": "agent", "artifacts": running}
+        factstore.post(f"{ENVIRONMENTS}/{key}/snapshots", snapshot)
+    before = factstore.get(f"{path}/snapshots/latest").json["complianceStatus"]
+
+    passed = {"type": "junit", "status": "PASSED"}
+    factstore.post(f"/api/v1/trails/{trail}/attestations", passed)
+    after = factstore.get(f"{path}/snapshots/latest").json["complianceStatus"]
+
+    assert (before, after) == ("NON_COMPLIANT", "COMPLIANT")
 
 
 def test_a_merged_snapshot_takes_the_same_queries_for_any_number_of_members(

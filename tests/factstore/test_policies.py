@@ -73,10 +73,10 @@ def test_everything_that_may_be_given_is_kept(factstore):
         "policyType": "ATTESTATION_COUNT",
         "threshold": 3,
         "requireSignature": True,
-        "policyEvaluator": "wasm",
+        "policyEvaluator": "opa",
     }
 
-    created = factstore.post(POLICIES, given | {"enabled": True})
+    created = factstore.post(POLICIES, given | {"enabled": True, "description": "Ours"})
 
     assert created.status == 201
     assert created.json.items() >= given.items()
@@ -88,10 +88,15 @@ def test_everything_that_may_be_given_is_kept(factstore):
     [
         ({"threshold": ""}, {"threshold": None}),
         ({"threshold": None}, {"threshold": None}),
-        ({"threshold": "80 %"}, {"threshold": "80 %"}),
-        ({"threshold": "80"}, {"threshold": "80"}),
-        ({"threshold": -5}, {"threshold": -5}),
-        ({"threshold": 7.0}, {"threshold": 7}),
+        ({"threshold": 0}, {"threshold": 0}),
+        ({"threshold": "80", "policyType": "ATTESTATION_COUNT"}, {"threshold": 80}),
+        ({"threshold": 7.0, "policyType": "ATTESTATION_COUNT"}, {"threshold": 7}),
+        ({"threshold": "", "policyType": "APPROVAL_REQUIRED"}, {"threshold": None}),
+        ({"threshold": 2, "policyType": "APPROVAL_REQUIRED"}, {"threshold": 2}),
+        ({"threshold": "", "policyType": "SIGNATURE_REQUIRED"}, {"threshold": None}),
+        ({"requireProvenance": True}, {"enforceProvenance": True}),
+        ({"requiredAttestations": ["a"]}, {"requiredAttestationTypes": ["a"]}),
+        ({"requireSignature": True, "unknown": None}, {"requireSignature": True}),
         ({"requiredAttestationTypes": None}, {"requiredAttestationTypes": []}),
         ({"requiredAttestationTypes": [" a , b", ""]}, {"requiredAttestationTypes": ["a", "b"]}),
         ({"enforceProvenance": None}, {"enforceProvenance": False}),
@@ -121,6 +126,8 @@ def test_members_are_taken_as_clients_send_them(factstore, given, kept):
         {"threshold": [3]},
         {"threshold": 2**31},
         {"threshold": "x" * 256},
+        {"threshold": "80 %"},
+        {"threshold": "-5"},
         {"requireSignature": "true"},
         {"policyType": {}},
     ],
@@ -133,6 +140,105 @@ def test_a_wrong_member_is_refused(lite, factstore, change):
     assert (refused.status, refused.json["error"]) == (400, "Bad Request")
     assert next(iter(change)) in refused.json["message"]
     assert tables(lite) == before
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"enforceAproval": True}, "enforceAproval: Unknown; known are name, enforceProvenance"),
+        ({"requireApproval": True}, "requireApproval: Unknown"),
+        ({"requireApproval": False}, "requireApproval: Unknown"),
+        ({"yaml": "artifacts: {}"}, "yaml: Unknown"),
+        ({"rules": [{"type": "APPROVAL_REQUIRED"}]}, "rules: Unknown"),
+        ({"x" * 300: 1}, f"{'x' * 60}: Unknown"),
+        (
+            {"requireProvenance": True, "enforceProvenance": False},
+            "requireProvenance: Contradicts enforceProvenance",
+        ),
+    ],
+)
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+def test_a_policy_that_asks_for_more_than_is_known_is_refused(
+    lite, factstore, policy, asked, message, method
+):
+    path = f"{POLICIES}/{policy['id']}" if method == "PUT" else POLICIES
+    before = tables(lite)
+
+    refused = factstore.request(method, path, json={"name": "other"} | asked)
+
+    assert (refused.status, refused.json["error"]) == (422, "Unprocessable Entity")
+    rule = "Nothing that a policy asks for is left out: "
+    assert refused.json["message"].startswith(rule + message)
+    assert len(refused.json["message"]) < 400
+    assert tables(lite) == before
+
+
+KNOWN = "ATTESTATION_COUNT, APPROVAL_REQUIRED, SIGNATURE_REQUIRED"
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (
+            {"policyType": "CUSTOM_WASM"},
+            f"no WASM runtime is installed; known rules are {KNOWN}, evaluated by 'opa'",
+        ),
+        (
+            {"policyEvaluator": "wasm"},
+            f"no WASM runtime is installed; known rules are {KNOWN}, evaluated by 'opa'",
+        ),
+        ({"policyType": "FOUR_EYES"}, f"policyType 'FOUR_EYES' is unknown; known are {KNOWN}"),
+        (
+            {"policyType": "approval_required"},
+            f"policyType 'approval_required' is unknown; known are {KNOWN}",
+        ),
+        *(
+            (
+                {"policyType": "ATTESTATION_COUNT"} | threshold,
+                "ATTESTATION_COUNT needs a whole number from 1 on as its threshold: how many "
+                "attestations must have passed",
+            )
+            for threshold in ({}, {"threshold": ""}, {"threshold": 0}, {"threshold": -1})
+        ),
+        (
+            {"policyType": "APPROVAL_REQUIRED", "threshold": 0},
+            "APPROVAL_REQUIRED needs a whole number from 1 on as its threshold: how many people "
+            "must have approved",
+        ),
+        (
+            {"policyType": "SIGNATURE_REQUIRED", "threshold": 1},
+            "a threshold belongs to ATTESTATION_COUNT and APPROVAL_REQUIRED only",
+        ),
+        (
+            {"threshold": 80},
+            "a threshold belongs to ATTESTATION_COUNT and APPROVAL_REQUIRED only",
+        ),
+    ],
+)
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+def test_a_rule_that_cannot_be_enforced_is_refused(lite, factstore, policy, rule, message, method):
+    path = f"{POLICIES}/{policy['id']}" if method == "PUT" else POLICIES
+    before = tables(lite)
+
+    refused = factstore.request(method, path, json={"name": "other"} | rule)
+
+    assert (refused.status, refused.json["error"]) == (422, "Unprocessable Entity")
+    assert refused.json["message"] == f"This policy cannot be enforced: {message}."
+    assert tables(lite) == before
+
+
+def test_a_rule_can_be_changed_and_taken_away(factstore):
+    rule = {"name": "counted", "policyType": "ATTESTATION_COUNT", "threshold": 3}
+    path = f"{POLICIES}/{factstore.post(POLICIES, rule).json['id']}"
+
+    changed = factstore.put(path, {"threshold": 4}).json
+    half = factstore.put(path, {"policyType": "SIGNATURE_REQUIRED"})
+    whole = factstore.put(path, {"policyType": "SIGNATURE_REQUIRED", "threshold": ""}).json
+    none = factstore.put(path, {"policyType": ""}).json
+
+    told = [(one["policyType"], one["threshold"]) for one in (changed, whole, none)]
+    assert half.status == 422
+    assert told == [("ATTESTATION_COUNT", 4), ("SIGNATURE_REQUIRED", None), ("", None)]
 
 
 def test_a_name_is_taken_once(factstore, policy):
@@ -158,7 +264,12 @@ def test_an_organisation_that_is_not_there_is_not_found(factstore):
 def test_a_change_moves_only_what_is_given(lite, factstore, clock):
     policy = factstore.post(
         POLICIES,
-        {"name": "a", "requiredAttestationTypes": ["junit"], "threshold": 2, "policyType": "X"},
+        {
+            "name": "a",
+            "requiredAttestationTypes": ["junit"],
+            "threshold": 2,
+            "policyType": "APPROVAL_REQUIRED",
+        },
     ).json
     clock.advance(60)
 
@@ -171,11 +282,14 @@ def test_a_change_moves_only_what_is_given(lite, factstore, clock):
             "requiredAttestationTypes": [],
             "orgSlug": "x",
             "threshold": 9,
+            "requireSignature": True,
         },
     )
 
     moved = {
         "name": "b",
+        "threshold": 9,
+        "requireSignature": True,
         "enforceTrailCompliance": True,
         "requiredAttestationTypes": [],
         "updatedAt": LATER,
@@ -193,23 +307,14 @@ def test_an_empty_change_moves_the_time(factstore, clock, policy):
     assert changed.json == policy | {"updatedAt": LATER}
 
 
-def test_a_module_is_kept_and_never_told(lite, factstore, clock, policy):
-    path = f"{POLICIES}/{policy['id']}"
-    clock.advance(60)
+def test_a_module_is_refused_since_nothing_can_evaluate_it(lite, factstore, policy):
+    before = tables(lite)
 
-    first = factstore.put(f"{path}/wasm", {"wasmContent": "AGFzbQ=="})
-    second = factstore.put(f"{path}/wasm", {"wasmContent": "AGFzbTI="})
+    refused = factstore.put(f"{POLICIES}/{policy['id']}/wasm", {"wasmContent": "AGFzbQ=="})
 
-    with lite.workspace.read():
-        kept = list(PolicyModule.select(PolicyModule.policy, PolicyModule.wasm_content).tuples())
-    assert (first.status, first.body, second.status) == (204, b"", 204)
-    assert kept == [(policy["id"], "AGFzbTI=")]
-    assert factstore.get(path).json == policy
-    assert [entry[1] for entry in audit(lite)[-2:]] == [
-        "policy_module.stored",
-        "policy_module.updated",
-    ]
-    assert lite.verify() == []
+    assert (refused.status, refused.json["error"]) == (422, "Unprocessable Entity")
+    assert refused.json["message"].startswith("No WASM runtime is installed, ")
+    assert tables(lite) == before
 
 
 @pytest.mark.parametrize("body", [{}, {"wasmContent": None}, {"wasmContent": ["AGFzbQ=="]}])
@@ -228,7 +333,9 @@ def test_a_module_needs_its_text(lite, factstore, policy, body):
     ("method", "below"), [("GET", ""), ("PUT", ""), ("DELETE", ""), ("PUT", "/wasm")]
 )
 def test_a_policy_that_is_not_there_is_not_found(factstore, method, below, key):
-    refused = factstore.request(method, f"{POLICIES}/{key}{below}", json={"wasmContent": "x"})
+    refused = factstore.request(
+        method, f"{POLICIES}/{key}{below}", json={"wasmContent": "x"} if below else {}
+    )
 
     assert refused.status == (404 if key == NOBODY else 400)
     assert key != NOBODY or key in refused.json["message"]
@@ -237,7 +344,8 @@ def test_a_policy_that_is_not_there_is_not_found(factstore, method, below, key):
 def test_a_deleted_policy_takes_its_module_and_attachments_along(
     lite, factstore, policy, attachment
 ):
-    factstore.put(f"{POLICIES}/{policy['id']}/wasm", {"wasmContent": "AGFzbQ=="})
+    module = {"policy": policy["id"], "wasm_content": "AGFzbQ=="}
+    perform(lite.workspace, lambda current: PolicyModule.create(**module), actor="test")
 
     deleted = factstore.delete(f"{POLICIES}/{policy['id']}")
     again = factstore.delete(f"{POLICIES}/{policy['id']}")
@@ -338,6 +446,7 @@ def test_a_dry_run_stores_nothing(lite, factstore, policy, attachment, environme
     create = factstore.post(POLICIES, {"name": "other"}, dryRun="true")
     taken = factstore.post(POLICIES, {"name": "signed-only"}, dryRun="true")
     module = factstore.put(f"{path}/wasm", {"wasmContent": "AGFzbQ=="}, dryRun="true")
+    unknown = factstore.post(POLICIES, {"name": "third", "rules": []}, dryRun="true")
     delete = factstore.delete(path, dryRun="true")
     again = factstore.post(
         ATTACHMENTS, {"policyId": policy["id"], "environmentId": environment}, dryRun="true"
@@ -346,7 +455,7 @@ def test_a_dry_run_stores_nothing(lite, factstore, policy, attachment, environme
 
     assert [create.status, taken.status, again.status] == [200, 409, 409]
     assert (create.json["dryRun"], create.json["wouldCreate"]["name"]) == (True, "other")
-    assert module.json == {"dryRun": True, "wouldUpdate": policy}
+    assert [module.status, unknown.status] == [422, 422]
     assert delete.json == {"dryRun": True, "wouldDelete": policy}
     assert detach.json == {"dryRun": True, "wouldDelete": attachment}
     assert tables(lite) == before

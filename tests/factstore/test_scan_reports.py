@@ -141,6 +141,10 @@ REPORTS = {
         (*SNYK, [1, 1, 1, 1, 0]),
     ),
     "snyk, one issue on several paths": (snyk(*[("A", "high")] * 3), (*SNYK, [0, 1, 0, 0, 0])),
+    "snyk, one id of two severities": (
+        snyk(("A", "high"), ("A", "low"), ("A", "low")),
+        (*SNYK, [0, 1, 0, 1, 0]),
+    ),
     "snyk, several projects": (
         [snyk(("A", "high")), snyk(("A", "high"), ("B", "low"), projectName="admin")],
         ("Snyk", None, "SCA", "shop, admin", [0, 2, 0, 1, 0]),
