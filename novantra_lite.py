@@ -29,7 +29,8 @@ Contents
         Source hosts, Patterns, YAML, Conditions, Templates, Flows, Notifications,
         Notification channels, Notifying, Notification rules, Trail records, Trail status, Trails,
         Artifacts, Provenance signatures, Provenance, Attestations, Evidence files, Scan reports,
-        Scanners, Evidence processors, Evidence collection, Pull request look-ups, Pull requests,
+        SARIF, Scanners, JUnit reports, Evidence processors, Evidence collection,
+        Pull request look-ups, Pull requests,
         Identity tokens, Approvals, Assertions, Environments, Snapshot records,
         Environment snapshots, Environment drift, Logical environments, Policies,
         Deployment policies, Gate, Users, Service accounts, API key management, Members,
@@ -59,6 +60,7 @@ if _collecting := gc.isenabled():
 
 import base64
 import binascii
+import codecs
 import contextlib
 import contextvars
 import functools
@@ -81,7 +83,7 @@ import time
 import urllib.parse
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
@@ -346,6 +348,9 @@ class Settings:
     cors_origins = Setting(
         (), "Origins whose pages may call the Factstore surface, such as http://localhost:5173."
     )
+    unknown_severity = Setting(
+        "HIGH", "What a finding of unknown severity counts as: CRITICAL, HIGH, MEDIUM or LOW."
+    )
     provenance_keys = Setting(
         (), "Files with public keys (PEM) that build provenance is verified with."
     )
@@ -389,6 +394,7 @@ class Settings:
     WORDS: ClassVar = {
         "synchronous": ("FULL", "NORMAL", "OFF"),
         "factstore_auth": ("on", "open"),
+        "unknown_severity": ("CRITICAL", "HIGH", "MEDIUM", "LOW"),
         "vault_auth_method": ("TOKEN", "APPROLE"),
     }
 
@@ -3260,7 +3266,10 @@ class Upload:
         return {**self.fields, "file": self}
 
     def text(self) -> str:
-        """The content as text in UTF-8, decoded from where it lies; ValueError if it is none."""
+        """The content as text, decoded from where it lies; ValueError if it is none.
+
+        It is in UTF-8, or in what JSON may else be in, which its first bytes show.
+        """
         import mmap
 
         if not self.size:
@@ -3268,7 +3277,7 @@ class Upload:
         self.content.rollover()
         self.content.flush()
         with mmap.mmap(self.content.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            return str(mapped, "utf-8").removeprefix("\ufeff")
+            return str(mapped, json.detect_encoding(mapped[:4]))
 
     def close(self) -> None:
         """Let the temporary file go."""
@@ -11640,27 +11649,39 @@ class Unreadable(Exception):
     """A report that is not what it should be."""
 
 
-def read_report(upload: Upload, kept: set[str]) -> Any:
-    """The JSON of a report, of each object only members of these names; Unreadable if none."""
+def read_report(upload: Upload, kept: Set[str] | None = None) -> Any:
+    """The JSON of a report, of each object only members of these names; Unreadable if none.
+
+    Numbers stay text.
+    """
     if sum(piece.count(b",") for piece in upload.pieces()) > 3_000_000:
         raise Unreadable("The JSON holds more than 3,000,000 values.")
+
+    def keep_members(pairs):
+        pairs = [pair for pair in pairs if kept is None or pair[0] in kept]
+        members = dict(pairs)
+        if len(members) < len(pairs):
+            # Which of the two is meant, and what the other one hides, nobody can say.
+            raise Unreadable("An object in the JSON has two members of one name.")
+        return members
+
     try:
         return json.loads(
             upload.text(),
-            object_hook=lambda found: {name: found[name] for name in found if name in kept},
+            object_pairs_hook=keep_members,
             parse_constant=refuse_constant,
             parse_float=str,
             parse_int=str,
         )
     except (ValueError, RecursionError) as error:
-        told = "The file is not JSON in UTF-8."
+        reason = "The file is not JSON in UTF-8."
         if isinstance(error, json.JSONDecodeError):
-            told += f" Line {error.lineno}, column {error.colno}: {error.msg}."
-        raise Unreadable(told) from None
+            reason += f" Line {error.lineno}, column {error.colno}: {error.msg}."
+        raise Unreadable(reason) from None
 
 
 #: What is counted of a scan, the worst first, and the columns that hold it; what is only
-#: informational, or of a severity that nobody knows, is never judged.
+#: informational is never judged.
 COUNTED = {
     "critical": "critical_vulnerabilities",
     "high": "high_vulnerabilities",
@@ -11669,14 +11690,13 @@ COUNTED = {
     "informational": "informational",
 }
 JUDGED = ("critical", "high", "medium", "low")
-#: What the tools call a severity, in lower case, beside the words above; levels of SARIF
-#: (2.1.0, 3.27.10) count as code scanning hosts have them.
+#: What the tools call a severity, in lower case, beside the words above; any other is unknown.
 SEVERITIES = {name: name for name in COUNTED} | {
-    "error": "high",
-    "warning": "medium",
-    "note": "low",
-    **dict.fromkeys(("negligible", "info", "none", "unknown"), "informational"),
+    **{"important": "high", "moderate": "medium"},
+    **dict.fromkeys(("negligible", "info", "none"), "informational"),
 }
+#: The least scores of the severities (CVSS 3.1, section 5).
+_SCORES = ((9, "critical"), (7, "high"), (4, "medium"), (0.1, "low"), (0, "informational"))
 
 
 class ReportPart:
@@ -11720,7 +11740,7 @@ class ReportPart:
         """The objects in this part, which must be a list."""
         if not isinstance(self.value, list):
             raise Unreadable(f"{self.where}: Expected a list.")
-        return [ReportPart(one, at, self) for at, one in enumerate(self.value)]
+        return [ReportPart(value, index, self) for index, value in enumerate(self.value)]
 
     def text(self, name: str) -> str:
         """The text or number that a member holds; nothing where there is none."""
@@ -11730,39 +11750,77 @@ class ReportPart:
         raise Unreadable(f"{self.member(name).where}: Expected text.")
 
     def severity(self, name: str) -> str:
-        """The severity that a word means; one that is not told counts as unknown."""
-        word = self.text(name).strip().lower() or "unknown"
-        if word in SEVERITIES:
-            return SEVERITIES[word]
-        raise Unreadable(f"{self.member(name).where}: {word[:40]!r} is no severity.")
+        """The severity that a word means; `unknown` where there is none, or another word."""
+        return SEVERITIES.get(self.text(name).strip().lower(), "unknown")
 
-    def rated(self, name: str) -> str:
-        """The severity that a CVSS score means (CVSS 3.1, section 5)."""
+    def score(self, name: str) -> str:
+        """The severity that a CVSS score means; `unknown` where there is none from 0 to 10."""
         score = self.text(name).strip()
         if not re.fullmatch(r"10(\.0+)?|[0-9](\.[0-9]+)?", score, re.A):
-            raise Unreadable(f"{self.member(name).where}: Expected a score from 0 to 10.")
-        steps = ((9, "critical"), (7, "high"), (4, "medium"), (0.1, "low"), (0, "informational"))
-        return next(severity for least, severity in steps if float(score) >= least)
+            return "unknown"
+        return next(severity for least, severity in _SCORES if float(score) >= least)
+
+
+#: The weights of the metrics in the base score (CVSS 3.1, section 7.4).
+_CVSS_WEIGHTS = {
+    "AV": {"N": 0.85, "A": 0.62, "L": 0.55, "P": 0.2},
+    "AC": {"L": 0.77, "H": 0.44},
+    "UI": {"N": 0.85, "R": 0.62},
+    **{metric: {"H": 0.56, "L": 0.22, "N": 0} for metric in "CIA"},
+}
+_CVSS_PRIVILEGES = {"U": {"N": 0.85, "L": 0.62, "H": 0.27}, "C": {"N": 0.85, "L": 0.68, "H": 0.5}}
+
+
+def cvss_severity(vector: str) -> str:
+    """The severity that a vector of CVSS 3 means by its base score, else `unknown`."""
+    metrics = dict(part.partition(":")[::2] for part in vector[:200].strip().split("/"))
+    if not metrics.get("CVSS", "3").startswith("3"):
+        return "unknown"
+    try:
+        weight = {name: weights[metrics[name]] for name, weights in _CVSS_WEIGHTS.items()}
+        privileges = _CVSS_PRIVILEGES[metrics["S"]][metrics["PR"]]
+    except KeyError:
+        return "unknown"
+    loss = 1 - math.prod(1 - weight[name] for name in "CIA")
+    is_changed = metrics["S"] == "C"
+    impact = 7.52 * (loss - 0.029) - 3.25 * (loss - 0.02) ** 15 if is_changed else 6.42 * loss
+    ease = 8.22 * weight["AV"] * weight["AC"] * privileges * weight["UI"]
+    score = min((1.08 if is_changed else 1) * (impact + ease), 10) if impact > 0 else 0
+    # A score is rounded up to one digit, less what floating point adds (appendix A).
+    score = math.ceil(round(score * 10, 4)) / 10
+    return next(severity for least, severity in _SCORES if score >= least)
 
 
 class ScanReport(NamedTuple):
-    """What one report says: by which tool, of what, and how much was found of each severity."""
+    """What one report says: by which tool, of what, and how much was found of each severity.
+
+    `failure` says why the scan itself failed, whatever it found.
+    """
 
     tool: str
     found: Mapping[str, int]
     tool_version: str = ""
     scan_type: str | None = None
     target: str = ""
+    failure: str = ""
 
-    def values(self) -> dict:
+    def values(self, unknown_severity: str) -> dict:
         """What it says, by the columns of a scan; what is too long or unseen is left out."""
         tool, version, target = (
             re.sub(UNSEEN, "", text).strip()[:most]
             for text, most in ((self.tool, 100), (self.tool_version, 50), (self.target, 500))
         )
-        told = {"tool": tool or "unknown", "tool_version": version or None}
-        told |= {"scan_type": self.scan_type, "target": target or None}
-        return told | {column: self.found[name] for name, column in COUNTED.items()}
+        values = {"tool": tool or "unknown", "tool_version": version or None}
+        values |= {"scan_type": self.scan_type, "target": target or None}
+        values |= {column: self.found[name] for name, column in COUNTED.items()}
+        values |= {"passed": False} if self.failure else {}
+        return count_unknown(values | {"unknown": self.found["unknown"]}, unknown_severity)
+
+
+def count_unknown(values: dict, unknown_severity: str) -> dict:
+    """Count what is of unknown severity as the setting says, too."""
+    column = COUNTED[unknown_severity.lower()]
+    return values | {column: values.get(column, 0) + values.get("unknown", 0)}
 
 
 def limits_of(trail: Trail) -> dict[str, int]:
@@ -11771,16 +11829,170 @@ def limits_of(trail: Trail) -> dict[str, int]:
     return {name: getattr(threshold, f"max_{name}") for name in JUDGED} if threshold else {}
 
 
+#: What a report may hold where the flow has no thresholds.
+NO_FINDINGS = MappingProxyType(dict.fromkeys(JUDGED, 0))
+
+
 def is_breached(values: Mapping[str, Any], limits: Mapping[str, int]) -> bool:
-    """Whether a scan found more of a severity than its limit."""
-    return any(values[COUNTED[name]] > limit for name, limit in limits.items())
+    """Whether a scan found more of a severity than its limit, or says that it did not pass."""
+    is_over = any(values[COUNTED[name]] > limit for name, limit in limits.items())
+    return is_over or values.get("passed") is False
 
 
-def scan_details(values: Mapping[str, Any]) -> dict:
+def scan_details(values: Mapping[str, Any], failure: str = "") -> dict:
     """What an attestation tells of a scan, by the columns of the scan."""
     names = ("tool", "tool_version", "scan_type", "target", *COUNTED.values())
     names = (*names, "scan_duration_seconds", "report_url")
-    return {camel(name): values.get(name) for name in names}
+    details = {camel(name): values.get(name) for name in names}
+    details |= {"unknown": values.get("unknown", 0)}
+    if values.get("passed") is False:
+        details["error"] = failure or "The scan is recorded as not passed."
+    return details
+
+
+# --- SARIF --------------------------------------------------------------------
+# SARIF 2.1.0 of whichever tool. One reader serves evidence, scans and pushed findings.
+
+#: What the levels count as, as code scanning hosts have them (3.27.10).
+_LEVELS = {"error": "high", "warning": "medium", "note": "low", "none": "informational"}
+
+
+class _SarifRules:
+    """The rules of a run, in the tool's driver and in its extensions (3.52.4)."""
+
+    def __init__(self, tool: ReportPart):
+        self.driver, self.extensions = tool.inner("driver"), tool.each("extensions")
+        parts = [self.driver, *self.extensions]
+        self.rules = {id(part): part.each("rules") for part in parts}
+        #: The rules by id: of each component, and of all, where the driver's come first.
+        self.own = {
+            key: {rule.text("id"): rule for rule in reversed(rules)}
+            for key, rules in self.rules.items()
+        }
+        listed = [rule for rules in self.rules.values() for rule in rules]
+        self.all = {rule.text("id"): rule for rule in reversed(listed)}
+        self.names = {
+            name: part
+            for part in reversed(parts)
+            for name in (part.text("guid"), part.text("name"))
+            if name
+        }
+
+    def find(self, result: ReportPart) -> ReportPart:
+        """The rule of a result, by its index or its id; an empty one where it is not told."""
+        reference = result.inner("rule")
+        rule_id = result.text("ruleId") or reference.text("id")
+        component = self.component(reference.inner("toolComponent"))
+        rules = self.rules[id(component)]
+        index = _index_of(reference.text("index") or result.text("ruleIndex"), rules)
+        parents = _rule_parents(rule_id)
+        if index is not None and (not rule_id or rules[index].text("id") in parents):
+            return rules[index]
+        for known in (self.own[id(component)], self.all):
+            for parent in parents:
+                if parent in known:
+                    return known[parent]
+        return ReportPart({}, "rule", result)
+
+    def component(self, reference: ReportPart) -> ReportPart:
+        """The driver or the extension that a reference means (3.54)."""
+        index = _index_of(reference.text("index"), self.extensions)
+        if index is not None:
+            return self.extensions[index]
+        name = reference.text("guid") or reference.text("name")
+        return self.names.get(name, self.driver)
+
+
+def _index_of(text: str, items: Sequence) -> int | None:
+    """The place in a list that a number means, if it has that place."""
+    index = int(text) if re.fullmatch("[0-9]{1,9}", text, re.A) else len(items)
+    return index if index < len(items) else None
+
+
+def _rule_parents(rule_id: str) -> list[str]:
+    """A rule's id and those of its parents: what stands behind a slash is more exact (3.27.5).
+
+    Parents of more than 32 parts are not looked for.
+    """
+    parents = itertools.accumulate(rule_id.split("/", 32)[:32], "{}/{}".format)
+    return [rule_id, *reversed([*parents])] if rule_id else []
+
+
+class SarifResult(NamedTuple):
+    """A result that counts, with its severity, its rule, and the run that it is of."""
+
+    severity: str
+    result: ReportPart
+    rule: ReportPart
+    run: ReportPart
+
+
+def sarif_results(report: ReportPart) -> Iterator[SarifResult]:
+    """The results that are neither passed, suppressed nor gone, as evidence counts them."""
+    if report.text("version") and not report.text("version").startswith("2.1.0"):
+        raise Unreadable(f"{report.where}.version: Expected SARIF 2.1.0.")
+    runs = report.each("runs", needed=True)
+    if not runs:
+        raise Unreadable("The SARIF file holds no run: nothing was scanned.")
+    for run in runs:
+        elsewhere = run.inner("externalPropertyFileReferences").object()
+        if elsewhere.get("results") or elsewhere.get("invocations"):
+            raise Unreadable(f"{run.where}: The results stand in another file.")
+        rules = _SarifRules(run.inner("tool"))
+        for result in run.each("results", needed=True):
+            if is_standing(result):
+                rule = rules.find(result)
+                yield SarifResult(sarif_severity(result, rule), result, rule, run)
+
+
+def sarif_failure(report: ReportPart) -> str:
+    """Why a scan failed, as its runs say themselves; nothing where none does."""
+    for run in report.each("runs"):
+        for invocation in run.each("invocations"):
+            if invocation.object().get("executionSuccessful", True) is not True:
+                return f"{invocation.where}: The tool says that its run was not successful."
+    return ""
+
+
+def read_sarif(report: ReportPart) -> ScanReport:
+    """SARIF of whichever tool; results that are suppressed or gone do not count."""
+    found = Counter(result.severity for result in sarif_results(report))
+    drivers = [run.inner("tool").inner("driver") for run in report.each("runs")]
+    tools = dict.fromkeys(driver.text("name") for driver in drivers)
+    versions = {driver.text("semanticVersion") or driver.text("version") for driver in drivers}
+    version = versions.pop() if len(versions) == 1 else ""
+    tool = ", ".join(filter(None, tools)) or "SARIF"
+    return ScanReport(tool, found, version, failure=sarif_failure(report))
+
+
+def is_standing(result: ReportPart) -> bool:
+    """Whether a result is a finding, still there, and no suppression was refused (3.27.23)."""
+    if result.text("kind") in ("pass", "notApplicable"):
+        return False
+    suppressions = result.each("suppressions")
+    is_suppressed = all(part.text("status") in ("", "accepted") for part in suppressions)
+    return not (suppressions and is_suppressed) and result.text("baselineState") != "absent"
+
+
+def sarif_severity(result: ReportPart, rule: ReportPart) -> str:
+    """By the rating that code scanning hosts read, or else by the level."""
+    has_rating = False
+    for properties in (result.inner("properties"), rule.inner("properties")):
+        rating = properties.score("security-severity")
+        if rating == "unknown":
+            rating = properties.severity("security-severity")
+        if rating != "unknown" and properties.text("security-severity").lower() != "none":
+            return rating
+        has_rating = has_rating or bool(properties.text("security-severity"))
+    kind = result.text("kind")
+    if kind == "informational":
+        return "informational"
+    levels = [part.text("level") for part in (result, rule.inner("defaultConfiguration"))]
+    if kind in ("open", "review"):
+        # What nobody has decided yet has the level `none` by definition, and is a finding.
+        levels = [level for level in levels if level != "none"]
+    level = next(filter(None, levels), "" if has_rating else "warning")
+    return _LEVELS.get(level.lower(), "unknown")
 
 
 # --- Scanners -----------------------------------------------------------------
@@ -11789,12 +12001,14 @@ def scan_details(values: Mapping[str, Any]) -> dict:
 
 def read_trivy(report: ReportPart) -> ScanReport:
     """Trivy's JSON: vulnerabilities, checks that failed, and secrets."""
+    if not report.text("SchemaVersion") or not report.text("ArtifactName"):
+        raise Unreadable("The file is not Trivy's: SchemaVersion and ArtifactName are missing.")
     found = Counter(
-        one.severity("Severity")
+        finding.severity("Severity")
         for result in report.each("Results")
-        for kind in ("Vulnerabilities", "Misconfigurations", "Secrets")
-        for one in result.each(kind)
-        if one.text("Status") not in ("PASS", "EXCEPTION")
+        for name in ("Vulnerabilities", "Misconfigurations", "Secrets")
+        for finding in result.each(name)
+        if finding.text("Status") not in ("PASS", "EXCEPTION")
     )
     is_image = report.text("ArtifactType") == "container_image"
     kind, version = "CONTAINER" if is_image else "SCA", report.inner("Trivy").text("Version")
@@ -11806,6 +12020,8 @@ def read_grype(report: ReportPart) -> ScanReport:
     matches = report.each("matches", needed=True)
     found = Counter(match.inner("vulnerability").severity("severity") for match in matches)
     tool, source = report.inner("descriptor"), report.inner("source")
+    if tool.text("name").lower() != "grype":
+        raise Unreadable("The file is not Grype's: its descriptor does not name grype.")
     is_image = source.text("type") == "image"
     target = source.inner("target")
     name = target.text("userInput") if isinstance(target.value, dict) else source.text("target")
@@ -11816,72 +12032,30 @@ def read_grype(report: ReportPart) -> ScanReport:
 def read_snyk(report: ReportPart) -> ScanReport:
     """Snyk's JSON of one project or of several; an issue on several paths counts once in each."""
     projects = report.parts() if isinstance(report.value, list) else [report]
-    projects += [inner for project in projects for inner in project.each("applications")]
     if not projects:
         raise Unreadable(f"{report.where}: The report holds no project.")
     found, names = Counter(), {}
     for project in projects:
-        issues = project.each("vulnerabilities", needed=True)
-        known = {issue.text("id") or issue.where: issue.severity("severity") for issue in issues}
-        found.update(known.values())
-        names[project.text("projectName") or project.text("path")] = True
+        for part in (project, *project.each("applications")):
+            found.update(_snyk_issues(part))
+            names[part.text("projectName") or part.text("path")] = True
     is_image = any(project.member("docker").value is not None for project in projects)
     kind = "CONTAINER" if is_image else "SCA"
     return ScanReport("Snyk", found, "", kind, ", ".join(filter(None, names)))
 
 
-def read_sarif(report: ReportPart) -> ScanReport:
-    """SARIF 2.1.0 of whichever tool; results that are suppressed or gone do not count."""
-    found, tools, versions = Counter(), {}, {}
-    for run in report.each("runs", needed=True):
-        tool = run.inner("tool")
-        driver = tool.inner("driver")
-        listed = driver.each("rules")
-        rules = [*listed, *(rule for one in tool.each("extensions") for rule in one.each("rules"))]
-        known = {rule.text("id"): rule for rule in rules}
-        results = run.each("results", needed=True)
-        rated = ((one, rule_of(one, known, listed)) for one in results if is_standing(one))
-        found.update(itertools.starmap(sarif_severity, rated))
-        tools[driver.text("name")] = True
-        versions[driver.text("semanticVersion") or driver.text("version")] = True
-    version = next(iter(versions)) if len(versions) == 1 else ""
-    return ScanReport(", ".join(filter(None, tools)) or "SARIF", found, version)
-
-
-def is_standing(result: ReportPart) -> bool:
-    """Whether a result of SARIF is a finding, still there, whose suppression nobody accepted."""
-    if result.text("kind") in ("pass", "notApplicable"):
-        return False
-    suppressed = any(one.text("status") in ("", "accepted") for one in result.each("suppressions"))
-    return not suppressed and result.text("baselineState") != "absent"
-
-
-def rule_of(
-    result: ReportPart, known: Mapping[str, ReportPart], listed: Sequence[ReportPart]
-) -> ReportPart:
-    """The rule that a result of SARIF goes by, an empty one where it is not told (3.27.5)."""
-    name = result.text("ruleId") or result.inner("rule").text("id")
-    while name:
-        if name in known:
-            return known[name]
-        # What stands behind a slash makes a part of a rule more exact.
-        name = name.rpartition("/")[0]
-    place = result.text("ruleIndex")
-    at = int(place) if re.fullmatch("[0-9]{1,9}", place, re.A) else len(listed)
-    return listed[at] if at < len(listed) else result.inner("rule")
-
-
-def sarif_severity(result: ReportPart, rule: ReportPart) -> str:
-    """By the score that code scanning hosts read, or else by the level."""
-    for bag in (result.inner("properties"), rule.inner("properties")):
-        if bag.text("security-severity"):
-            return bag.rated("security-severity")
-    if result.text("kind") == "informational":
-        return "informational"
-    for part in (result, rule.inner("defaultConfiguration")):
-        if part.text("level"):
-            return part.severity("level")
-    return SEVERITIES["warning"]
+def _snyk_issues(project: ReportPart) -> Iterable[str]:
+    """The severities of a project's issues, or Unreadable where `ok` is missing or denies them."""
+    issues = project.each("vulnerabilities", needed=True)
+    issues += project.each("infrastructureAsCodeIssues")
+    is_ok = project.member("ok").value
+    if not isinstance(is_ok, bool):
+        raise Unreadable(f"{project.where}: The report is not Snyk's: it does not say `ok`.")
+    applications = project.each("applications")
+    if not (is_ok or issues or any(part.each("vulnerabilities") for part in applications)):
+        raise Unreadable(f"{project.where}: Snyk says that something is wrong, and not what.")
+    distinct = {(issue.text("id") or issue.where, issue.severity("severity")) for issue in issues}
+    return [severity for _, severity in distinct]
 
 
 #: The states of an analysis by which a vulnerability is none of the product's.
@@ -11890,12 +12064,14 @@ CLEARED = ("resolved", "resolved_with_pedigree", "false_positive", "not_affected
 
 def read_cyclonedx(report: ReportPart) -> ScanReport:
     """CycloneDX with vulnerabilities, each by its worst rating, less those that VEX clears."""
+    if report.text("bomFormat") != "CycloneDX":
+        raise Unreadable("The file is not CycloneDX: its bomFormat is another.")
     if report.member("vulnerabilities").value is None:
         raise Unreadable("The CycloneDX document lists components, but no vulnerabilities.")
     found = Counter(
-        min(ratings_of(one), key=[*COUNTED].index, default="informational")
-        for one in report.each("vulnerabilities")
-        if one.inner("analysis").text("state") not in CLEARED
+        min(map(_rating, vulnerability.each("ratings")), key=_RANKS.index, default="unknown")
+        for vulnerability in report.each("vulnerabilities")
+        if vulnerability.inner("analysis").text("state") not in CLEARED
     )
     metadata = report.inner("metadata")
     component, tools = metadata.inner("component"), metadata.member("tools")
@@ -11907,15 +12083,22 @@ def read_cyclonedx(report: ReportPart) -> ScanReport:
     return ScanReport(name, found, tool.text("version"), kind, component.text("name"))
 
 
-def ratings_of(vulnerability: ReportPart) -> list[str]:
-    """The severities that its sources give a vulnerability, by word or else by CVSS score."""
-    ratings = vulnerability.each("ratings")
-    return [
-        one.rated("score")
-        if not one.text("severity") and one.text("score") and one.text("method")[:4] == "CVSS"
-        else one.severity("severity")
-        for one in ratings
-    ]
+#: What sources say of one vulnerability, the worst first; a source that knows outranks one that
+#: does not.
+_RANKS = (*COUNTED, "unknown")
+
+
+def _rating(part: ReportPart) -> str:
+    """The severity in a rating: by its word, or else by the score or the vector of CVSS."""
+    severity, score, method = part.severity("severity"), part.score("score"), part.text("method")
+    if severity != "unknown":
+        return severity
+    if method.startswith("CVSS") and score != "unknown":
+        return score
+    severity = cvss_severity(part.text("vector"))
+    # Of which method a score is that names none is not known; as CVSS it may be worse still.
+    is_worse = not method and score == "critical"
+    return score if severity == "unknown" and is_worse else severity
 
 
 SCANNERS = MappingProxyType(
@@ -11942,24 +12125,216 @@ SCANNED = {
     *("ArtifactName", "ArtifactType", "Misconfigurations", "Secrets", "Severity", "Status"),
     *("Trivy", "Version", "Vulnerabilities"),
     *("descriptor", "name", "source", "target", "type", "userInput", "version", "vulnerability"),
-    *("applications", "docker", "id", "path", "projectName", "severity"),
-    *("baselineState", "defaultConfiguration", "driver", "extensions", "kind", "level"),
+    *("applications", "docker", "id", "infrastructureAsCodeIssues", "ok", "path"),
+    *("projectName", "severity"),
+    *("baselineState", "defaultConfiguration", "driver", "executionSuccessful", "extensions"),
+    *("externalPropertyFileReferences", "guid", "index", "invocations", "kind", "level"),
     *("properties", "results", "rule", "ruleId", "ruleIndex", "rules", "security-severity"),
-    *("semanticVersion", "status", "suppressions", "tool"),
+    *("semanticVersion", "status", "suppressions", "tool", "toolComponent"),
     *("analysis", "component", "components", "metadata", "method", "ratings", "score"),
-    *("state", "tools"),
+    *("state", "tools", "vector"),
 }
 
 
 def read_scan(upload: Upload, formats: Mapping | Sequence = SCANNERS) -> ScanReport:
     """What a scanner's report says, in whichever of these formats it is; or Unreadable."""
     report = read_report(upload, SCANNED)
-    holds = report if isinstance(report, dict) else {}
-    listed = "Snyk" if isinstance(report, list) else None
-    name = next((SIGNS[sign] for sign in SIGNS if sign in holds), listed)
+    members = report if isinstance(report, dict) else {}
+    default = "Snyk" if isinstance(report, list) else None
+    name = next((SIGNS[sign] for sign in SIGNS if sign in members), default)
     if name not in formats:
         raise Unreadable(f"The file is in none of these formats: {', '.join(formats)}.")
     return SCANNERS[name](ReportPart(report, "report"))
+
+
+# --- JUnit reports ------------------------------------------------------------
+# There is no standard but what the tools write; what passes is what the test cases say.
+
+
+#: Encodings that a declaration of XML may name, and codecs of text that Python has for them.
+_XML_ENCODING = (
+    r"utf-?(8|16|32)([-_]?[lb]e)?|(us-)?ascii|iso-?8859-\d+|latin-?1|(windows|cp)-?\d+|koi8-[ru]"
+    r"|big5(-hkscs)?|gb(k|2312|18030)|shift[-_]jis|euc-(jp|kr)|iso-2022-(jp|kr)|mac-?roman"
+)
+#: Characters that no XML may hold (section 2.2), and references to them.
+_NO_XML = dict.fromkeys(
+    [*(set(range(32)) - {9, 10, 13}), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF], "?"
+)
+_NO_XML_REFERENCE = re.compile(
+    "&#(?:0{0,6}(?:[0-8]|1[124-9]|2[0-9]|3[01]|5529[6-9]|55[3-9][0-9]{2}|56[0-9]{3}|57[0-2][0-9]{2}"
+    "|573[0-3][0-9]|5734[0-3]|6553[45])|x0{0,6}(?:[0-8bcef]|1[0-9a-f]|d[89a-f][0-9a-f]{2}|fff[ef]));",
+    re.I,
+)
+
+
+def _xml_encoding(head: bytes) -> str:
+    """The encoding of a document: by its byte order mark or else its declaration; UTF-8 if none."""
+    encoding = json.detect_encoding(head[:4])
+    if encoding != "utf-8":
+        return encoding
+    declared = re.match(rb"""\s*<\?xml[^>]{1,200}?encoding\s*=\s*["']([\w.:-]{1,40})["']""", head)
+    name = declared[1].decode("ascii", "replace").lower() if declared else "utf-8"
+    if not re.fullmatch(_XML_ENCODING, name, re.A):
+        raise Unreadable(f"The file is not well-formed XML: the encoding {name!r} is not known.")
+    # What could be read so far is in no encoding of two bytes, whatever it says of itself.
+    return "utf-8" if re.match("utf-?(16|32)", name) else name
+
+
+def _xml_pieces(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """A document in UTF-8, with question marks for what its output holds and XML may not."""
+    pieces = iter(pieces)
+    head, rest = next(pieces, b""), ""
+    decode = codecs.getincrementaldecoder(_xml_encoding(head))("replace").decode
+    for piece in itertools.chain([head], pieces, [b""]):
+        text = rest + decode(piece, not piece)
+        # A reference may go on in the next piece.
+        cut = text.rfind("&", max(len(text) - 20, 0)) if piece else -1
+        text, rest = (text[:cut], text[cut:]) if cut >= 0 else (text, "")
+        yield _NO_XML_REFERENCE.sub("?", text.translate(_NO_XML)).encode()
+
+
+class _JunitCase:
+    """What a test case says of itself."""
+
+    FAILED: ClassVar = {
+        "fail": "failures",
+        "failed": "failures",
+        "failure": "failures",
+        "error": "errors",
+    }
+    SKIPPED = ("notrun", "disabled", "skipped")
+
+    def __init__(self, attributes: Mapping[str, str]):
+        names = (attributes.get("classname", ""), attributes.get("name", ""))
+        self.name = ".".join(filter(None, names))[:200] or "a test without a name"
+        status = attributes.get("status", "").lower()
+        self.results = {self.FAILED.get(status, "skipped" if status in self.SKIPPED else "")}
+
+    def result(self) -> str:
+        """What it counts as; a case that failed is not skipped, too."""
+        return next(
+            (name for name in ("failures", "errors", "skipped") if name in self.results), ""
+        )
+
+
+class JunitReader:
+    """Counts the test cases of a JUnit report and what its suites claim, as the report streams by.
+
+    Entities are refused; so is what only serves to exhaust.
+    """
+
+    DEPTH, ELEMENTS, TAG, NAMES = 256, 2_000_000, 4 << 20, 20
+    COUNTED = ("tests", "failures", "errors", "skipped")
+    #: Elements of a test case, and what they mean. A flaky test has passed in the end.
+    MEANINGS: ClassVar = {
+        "failure": "failures", "error": "errors", "skipped": "skipped", "ignored": "skipped",
+        "rerunfailure": "failures", "rerunerror": "errors",
+    }  # fmt: skip
+
+    def __init__(self) -> None:
+        self.depth = self.elements = 0
+        self.case: _JunitCase | None = None
+        #: For each suite that is open: what it claims, and what it was found to hold.
+        self.suites: list[tuple[Counter, Counter]] = []
+        self.cases, self.claims = Counter(), Counter()
+        self.failed: list[str] = []
+
+    def read(self, pieces: Iterable[bytes]) -> None:
+        """Read a whole report, or raise Unreadable."""
+        from xml.parsers import expat
+
+        parser, fed = expat.ParserCreate("utf-8"), 0
+        parser.StartElementHandler, parser.EndElementHandler = self.begin, self.end
+        parser.StartDoctypeDeclHandler = self.begin_doctype
+        parser.EntityDeclHandler = parser.ExternalEntityRefHandler = self.refuse
+        parser.SkippedEntityHandler = self.refuse
+        try:
+            for piece in _xml_pieces(pieces):
+                parser.Parse(piece)
+                fed += len(piece)
+                # A tag is read anew with every piece until it is complete.
+                if fed - parser.CurrentByteIndex > self.TAG:
+                    raise Unreadable("The XML holds a tag that is too long.")
+            parser.Parse(b"", True)
+        except (expat.ExpatError, LookupError, ValueError) as error:
+            raise Unreadable(f"The file is not well-formed XML: {error}.") from None
+
+    def counts(self) -> dict[str, int]:
+        """The larger of what was counted and what is claimed."""
+        return {name: max(self.cases[name], self.claims[name]) for name in self.COUNTED}
+
+    def executed(self) -> int:
+        """How many test cases were not skipped, by the smaller of both counts."""
+        counts = self.counts()
+        return min(self.cases["tests"] - self.cases["skipped"], counts["tests"] - counts["skipped"])
+
+    def refuse(self, *declared: Any) -> None:
+        """Refuse a declaration."""
+        raise Unreadable("The XML declares entities or refers to another document.")
+
+    def begin_doctype(self, name: str, system: str | None, public: str | None, *rest: Any) -> None:
+        """Let a document type pass that stands in the report itself."""
+        if system or public:
+            self.refuse()
+
+    def begin(self, name: str, attributes: dict[str, str]) -> None:
+        """Count what a test suite claims, and what a test case says of itself."""
+        name = name.rpartition(":")[2].lower()
+        is_suite = name in ("testsuite", "testsuites")
+        if not self.depth and not is_suite:
+            raise Unreadable("The file is not a JUnit report: its root is no testsuite.")
+        self.depth += 1
+        self.elements += 1
+        if self.depth > self.DEPTH or self.elements > self.ELEMENTS:
+            raise Unreadable("The XML is nested too deep, or holds too many elements.")
+        if is_suite:
+            self.suites.append((_claims_of(attributes), Counter()))
+        elif name == "testcase":
+            self.end_case()
+            self.case = _JunitCase(attributes)
+        elif self.case:
+            self.case.results.add(self.MEANINGS.get(name, ""))
+        elif name in ("failure", "error"):
+            # A suite as a whole broke off.
+            self.add(self.MEANINGS[name], attributes.get("message", "")[:200] or "a test suite")
+
+    def add(self, result: str, name: str) -> None:
+        """Count a failure, an error or a skipped test, and keep the names of the first failures."""
+        self.cases[result] += 1
+        self.suites[-1][1][result] += 1
+        if result in ("failures", "errors") and len(self.failed) < self.NAMES:
+            self.failed.append(name)
+
+    def end_case(self) -> None:
+        """Count the test case that is open."""
+        if self.case:
+            self.add("tests", "")
+            if result := self.case.result():
+                self.add(result, self.case.name)
+        self.case = None
+
+    def end(self, name: str) -> None:
+        """Leave an element; what a suite holds is counted once in those around it."""
+        self.depth -= 1
+        name = name.rpartition(":")[2].lower()
+        if name == "testcase":
+            self.end_case()
+        elif name in ("testsuite", "testsuites"):
+            claimed, held = self.suites.pop()
+            around = self.suites[-1][1] if self.suites else self.claims
+            # The larger of both, in each count.
+            around.update(claimed | held)
+
+
+def _claims_of(attributes: Mapping[str, str]) -> Counter[str]:
+    """What a suite says of itself; a count that is empty is none."""
+    claims = Counter()
+    for name in JunitReader.COUNTED:
+        text = attributes.get(name, "").strip() or "0"
+        if not re.fullmatch(r"[0-9]{1,9}(\.0{1,9})?", text, re.A):
+            raise Unreadable(f"The attribute {name} of a testsuite is not a number.")
+        claims[name] = int(text.partition(".")[0])
+    return claims
 
 
 # --- Evidence processors ------------------------------------------------------
@@ -11979,66 +12354,8 @@ class Outcome(NamedTuple):
         return {"status": "PASSED" if self.passed else "FAILED", "details": details}
 
 
-class JunitReader:
-    """Adds up what the test suites of a JUnit report count, as the report streams by.
-
-    A document type, which entities need, is refused; so is what only serves to exhaust.
-    """
-
-    DEPTH, ELEMENTS, TAG = 256, 2_000_000, 4 << 20
-    COUNTED = ("tests", "failures", "errors", "skipped")
-
-    def __init__(self) -> None:
-        self.counts = dict.fromkeys(self.COUNTED, 0)
-        self.depth = self.elements = 0
-
-    def read(self, pieces: Iterable[bytes]) -> dict[str, int]:
-        """The sums over every `testsuite` element, or Unreadable."""
-        from xml.parsers import expat
-
-        parser, fed = expat.ParserCreate(), 0
-        parser.StartElementHandler, parser.EndElementHandler = self.begin, self.end
-        parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = self.refuse
-        parser.ExternalEntityRefHandler = self.refuse
-        try:
-            for piece in pieces:
-                parser.Parse(piece)
-                fed += len(piece)
-                # A tag is read anew with every piece until it is complete.
-                if fed - parser.CurrentByteIndex > self.TAG:
-                    raise Unreadable("The XML holds a tag that is too long.")
-            parser.Parse(b"", True)
-        except (expat.ExpatError, LookupError, ValueError) as error:
-            raise Unreadable(f"The file is not well-formed XML: {error}.") from None
-        return self.counts
-
-    def refuse(self, *declared: Any) -> None:
-        """Refuse a declaration."""
-        raise Unreadable("The XML declares a document type or entities, which is refused.")
-
-    def begin(self, name: str, attributes: dict[str, str]) -> None:
-        """Count what a test suite says of itself."""
-        if not self.depth and name not in ("testsuite", "testsuites"):
-            raise Unreadable("The file is not a JUnit report: its root is no testsuite.")
-        self.depth += 1
-        self.elements += 1
-        if self.depth > self.DEPTH or self.elements > self.ELEMENTS:
-            raise Unreadable("The XML is nested too deep, or holds too many elements.")
-        if name != "testsuite":
-            return
-        for counted in self.COUNTED:
-            text = attributes.get(counted, "0").strip()
-            if not re.fullmatch("[0-9]{1,9}", text):
-                raise Unreadable(f"The attribute {counted} of a testsuite is not a number.")
-            self.counts[counted] += int(text)
-
-    def end(self, name: str) -> None:
-        """Leave an element."""
-        self.depth -= 1
-
-
 #: What is looked at in a JSON report; nothing else of it is kept.
-REPORTED = {"runs", "results", "vulnerabilities", "ok", "projectStatus", "status", "issueRef"}
+REPORTED = {"conditions", "issueRef", "projectStatus", "status"}
 
 
 def must_be_object(report: Any) -> dict:
@@ -12048,41 +12365,34 @@ def must_be_object(report: Any) -> dict:
     return report
 
 
-def process_junit(upload: Upload) -> Outcome:
-    """Tests pass when none has failed or broken off."""
-    counts = JunitReader().read(upload.pieces())
-    return Outcome(counts["failures"] + counts["errors"] == 0, counts)
-
-
-def process_snyk(upload: Upload) -> Outcome:
-    """A scan passes when it found nothing: SARIF 2.1.0, or Snyk's own JSON of projects."""
-    report = read_report(upload, REPORTED)
-    number = sum(map(count_findings, report if isinstance(report, list) else [report]))
-    return Outcome(number == 0, {"vulnerabilities": number})
-
-
-def count_findings(report: Any) -> int:
-    """How much a scan found, or Unreadable."""
-    runs, name = must_be_object(report).get("runs"), "results"
-    if not isinstance(runs, list):
-        runs, name = [report], "vulnerabilities"
-        if report.get("ok") is False and report.get(name) is None:
-            raise Unreadable("The report says that something is wrong, and not what was found.")
-    lists = [must_be_object(run).get(name) for run in runs]
-    if not all(isinstance(found, list | None) for found in lists):
-        raise Unreadable(f"The {name} of the report are not a list.")
-    return sum(len(found or ()) for found in lists)
+def process_junit(upload: Upload, minimum: int = 1) -> Outcome:
+    """Tests pass when as many as are asked for were executed, and none failed or broke off."""
+    reader = JunitReader()
+    reader.read(upload.pieces())
+    counts, executed = reader.counts(), reader.executed()
+    failed = counts["failures"] + counts["errors"]
+    details = counts | ({"failedTests": reader.failed} if reader.failed else {})
+    if not reader.cases["tests"]:
+        details["error"] = "The report holds no test case."
+    elif executed < 1:
+        details["error"] = "Every test was skipped: nothing was tested."
+    elif executed < minimum:
+        details["error"] = f"Tests executed: {executed:,}; asked for: at least {minimum:,}."
+    return Outcome(not failed and "error" not in details, details)
 
 
 def process_sonar(upload: Upload) -> Outcome:
-    """A quality gate passes when it says OK or PASSED."""
+    """A quality gate passes when it says OK or PASSED, and none of its conditions ERROR."""
     report = must_be_object(read_report(upload, REPORTED))
-    project = report.get("projectStatus")
-    inner = project.get("status") if isinstance(project, dict) else None
+    project = ReportPart(report, "report").inner("projectStatus")
+    inner = project.object().get("status")
     status = next((one for one in (inner, report.get("status")) if one), "")
     if not isinstance(status, str) or len(status) > 255:
         raise Unreadable("The status of the quality gate is not a word.")
-    return Outcome(status.upper() in ("OK", "PASSED"), {"qualityGateStatus": status})
+    conditions = project.each("conditions")
+    has_error = any(condition.text("status").upper() == "ERROR" for condition in conditions)
+    passed = status.upper() in ("OK", "PASSED") and not has_error
+    return Outcome(passed, {"qualityGateStatus": status})
 
 
 def process_jira(upload: Upload) -> Outcome:
@@ -12103,17 +12413,18 @@ def process_jira(upload: Upload) -> Outcome:
 
 #: What both versions' uploads promise alike.
 UPLOADING = {
-    "body": Schema(file=File(), name="EvidenceUpload"),
+    "body": Schema(file=File(), minimum_tests=Integer(1, null=True), name="EvidenceUpload"),
     "media": {UPLOAD_MEDIA: None},
     "limit": "upload_limit",
     "before": "process",
     "status": 201,
 }
 PROCESSORS = MappingProxyType(
-    {"junit": process_junit, "snyk": process_snyk, "sonar": process_sonar, "jira": process_jira}
+    {"junit": process_junit, "sonar": process_sonar, "jira": process_jira}
 )
 #: The formats that attestations of a type take, which are judged by severity.
 SCAN_TYPES = {
+    "snyk": ("Snyk", "SARIF"),
     "trivy": ("Trivy", "SARIF", "CycloneDX"),
     "grype": ("Grype", "SARIF", "CycloneDX"),
     "sarif": ("SARIF",),
@@ -12122,11 +12433,16 @@ SCAN_TYPES = {
 }
 
 
-def process_scan(upload: Upload, kind: str, limits: Mapping[str, int]) -> Outcome:
+def process_scan(
+    upload: Upload, type: str, limits: Mapping[str, int], unknown_severity: str
+) -> Outcome:
     """A scan passes within the limits of its flow, or without any, when nothing was found."""
-    values = read_scan(upload, SCAN_TYPES[kind]).values()
-    passed = not is_breached(values, limits or dict.fromkeys(JUDGED, 0))
-    return Outcome(passed, scan_details(values))
+    report = read_scan(upload, SCAN_TYPES[type])
+    values = report.values(unknown_severity)
+    details = scan_details(values, report.failure)
+    if type == "snyk":
+        details["vulnerabilities"] = sum(values[COUNTED[name]] for name in JUDGED)
+    return Outcome(not is_breached(values, limits or NO_FINDINGS), details)
 
 
 class EvidenceUploads(
@@ -12141,10 +12457,15 @@ class EvidenceUploads(
     def process(self, context, trail, key):
         """What the file says of its attestation, for types that have a processor."""
         attestation = self.addressed(trail, key)
-        type = attestation.type.lower()
+        type, minimum = attestation.type.strip().lower(), context.body.get("minimum_tests")
+        if minimum and type != "junit":
+            raise Invalid(issues=[issue(["minimumTests"], "Only a report of type junit has tests")])
         try:
             if type in SCAN_TYPES:
-                return process_scan(context.upload, type, limits_of(attestation.trail))
+                limits, settings = limits_of(attestation.trail), context.settings
+                return process_scan(context.upload, type, limits, settings.unknown_severity)
+            if minimum:
+                return process_junit(context.upload, minimum)
             return PROCESSORS[type](context.upload) if type in PROCESSORS else None
         except Unreadable as error:
             return Outcome(False, {"error": str(error)})
@@ -16864,10 +17185,9 @@ BREACHES = f"""FROM (SELECT l."key" AS severity, l."value" AS allowed, CASE l."k
 } END AS found FROM json_each(t1."thresholds") AS l) WHERE found > allowed"""
 
 
-#: SQL for how a scan counts: as failed with anything critical or high (section 4 of the notes on
-#: operations).
+#: SQL for how a scan counts: as failed with anything critical or high, or where it says so itself.
 SCAN_STATE = """CASE WHEN "critical_vulnerabilities" + "high_vulnerabilities" > 0
-    THEN 'FAILED' ELSE 'PASSED' END"""
+    OR "passed" IS 0 THEN 'FAILED' ELSE 'PASSED' END"""
 
 
 class SecurityScan(Tallied):
@@ -16882,13 +17202,16 @@ class SecurityScan(Tallied):
     )
     derived: ClassVar[dict] = {
         "thresholdBreached": Derived(
-            Boolean(), f"CASE WHEN EXISTS (SELECT 1 {BREACHES}) THEN 'true' ELSE 'false' END"
+            Boolean(),
+            f"""CASE WHEN t1."passed" IS 0 OR EXISTS (SELECT 1 {BREACHES})
+                THEN 'true' ELSE 'false' END""",
         ),
         "breachDetails": Derived(
             Json(ListOf(Text(255))),
-            f"""(SELECT json_group_array(upper(substr(severity, 1, 1)) || substr(severity, 2)
-                || ' vulnerabilities: ' || found || ' found, at most ' || allowed || ' allowed')
-                {BREACHES})""",
+            f"""(SELECT json_group_array(words) FROM (
+                SELECT upper(substr(severity, 1, 1)) || substr(severity, 2) || ' vulnerabilities: '
+                    || found || ' found, at most ' || allowed || ' allowed' AS words {BREACHES}
+                UNION ALL SELECT 'The scan is recorded as not passed' WHERE t1."passed" IS 0))""",
         ),
     }
 
@@ -16904,6 +17227,10 @@ class SecurityScan(Tallied):
     medium_vulnerabilities = Integer(0, 2**31 - 1, default=0)
     low_vulnerabilities = Integer(0, 2**31 - 1, default=0)
     informational = Integer(0, 2**31 - 1, default=0)
+    #: How many of these had no severity that is known; they count as the setting says.
+    unknown = Integer(0, 2**31 - 1, default=0, since=6)
+    #: Whether it passed, as far as that was said.
+    passed = Boolean(null=True, since=6)
     scan_duration_seconds = Integer(0, null=True)
     report_url = Text(500, null=True)
     org_slug = Text(255, null=True, index=True)
@@ -16912,12 +17239,18 @@ class SecurityScan(Tallied):
     thresholds = Json(MapOf(Integer()), default=dict, hidden=True)
 
 
-def record_scan(trail: Trail, values: Mapping[str, Any]) -> SecurityScan:
+def record_scan(
+    trail: Trail,
+    values: Mapping[str, Any],
+    default: Mapping[str, int] = MappingProxyType({}),
+    failure: str = "",
+) -> SecurityScan:
     """Record a scan, held against the thresholds of now, and an attestation that says how it went.
 
-    A breach makes the trail NON_COMPLIANT.
+    A breach makes the trail NON_COMPLIANT, and so does a scan that says that it did not pass.
+    `default` are the limits where the flow has none.
     """
-    limits = limits_of(trail)
+    limits = limits_of(trail) or dict(default)
     values = dict.fromkeys(COUNTED.values(), 0) | values
     attestation = record_attestation(
         trail,
@@ -16925,7 +17258,7 @@ def record_scan(trail: Trail, values: Mapping[str, Any]) -> SecurityScan:
         type="SECURITY_SCAN",
         name=f"security-scan-{values['tool']}",
         status="FAILED" if is_breached(values, limits) else "PASSED",
-        details=to_json(scan_details(values)),
+        details=to_json(scan_details(values, failure)),
         org_slug=values.get("org_slug"),
     )
     return SecurityScan.create(
@@ -16947,6 +17280,30 @@ def scan_totals(counted: Counter[str]) -> dict[str, int]:
     """How many scans there are, and how much they found, out of their tally."""
     scans = counted["PASSED"] + counted["FAILED"]
     return dict(zip(SCAN_TOTALS, (scans, *(counted[name] for name in JUDGED)), strict=True))
+
+
+#: The columns that counts of a scan stand in, and the names under which a count may come.
+COUNT_NAMES = {
+    column: (name, f"{name}_count", f"{name}_vulnerabilities")
+    for name, column in (COUNTED | {"unknown": "unknown"}).items()
+}
+COUNTS = {
+    name: Integer(0, 2**31 - 1, default=0) for names in COUNT_NAMES.values() for name in names
+}
+SCAN_SUMMARY = Shape(**COUNTS, passed=Boolean(null=True))
+
+
+def counts_of(body: dict) -> dict:
+    """What a body says of a scan by the columns of one: the largest of what it says twice."""
+    summary = body.pop("summary", None) or {}
+    counts = {
+        column: max(
+            count for name in names for count in (body.pop(name, 0), summary.get(camel(name), 0))
+        )
+        for column, names in COUNT_NAMES.items()
+    }
+    is_failed = False in (body.get("passed"), summary.get("passed"))
+    return body | counts | ({"passed": False} if is_failed else {})
 
 
 class SecurityScans(
@@ -16984,12 +17341,13 @@ class SecurityScans(
             SecurityScan.medium_vulnerabilities,
             SecurityScan.low_vulnerabilities,
             SecurityScan.informational,
+            SecurityScan.unknown,
+            SecurityScan.passed,
             SecurityScan.scan_duration_seconds,
             SecurityScan.report_url,
             SecurityScan.org_slug,
-            summary=Json(
-                Shape(**{name: Integer(0, 2**31 - 1, default=0) for name in COUNTED}), null=True
-            ),
+            summary=Json(SCAN_SUMMARY, null=True),
+            **{name: count for name, count in COUNTS.items() if name not in COUNT_NAMES},
             aliases={"version": "toolVersion"},
             name="RecordSecurityScanRequest",
         ),
@@ -16998,9 +17356,7 @@ class SecurityScans(
     )
     def create(self, context, trail):
         """Record what a scanner found, by severity; the flow's thresholds say how that ends."""
-        values, summary = context.body, context.body.pop("summary", None)
-        if summary and not values.keys() & COUNTED.values():
-            values |= {column: summary[name] for name, column in COUNTED.items()}
+        values = count_unknown(counts_of(context.body), context.settings.unknown_severity)
         return record_scan(Trail.fetch(trail), values)
 
     @route(
@@ -21513,17 +21869,25 @@ def import_catalog(collections: Callable[[str], Collection], document: dict, rea
 
 
 def import_scan(
-    collection: Collection, trail: str, upload: Upload, reason: str, dry_run: bool
+    collection: Collection,
+    trail: str,
+    upload: Upload,
+    reason: str,
+    dry_run: bool,
+    unknown_severity: str,
 ) -> dict:
     """Record a scan of a trail out of a scanner's report, which is kept as evidence of it."""
     try:
-        values = read_scan(upload).values()
+        report = read_scan(upload)
     except Unreadable as error:
         raise Invalid(f"{upload.file_name}: {error}") from None
+    values = report.values(unknown_severity)
 
     def work(current):
         known = Trail.fetch(trail.lower())
-        scan = record_scan(known, values | {"org_slug": known.org_slug})
+        scan = record_scan(
+            known, values | {"org_slug": known.org_slug}, NO_FINDINGS, report.failure
+        )
         keep_report(scan, upload)
         return scan.json()
 
@@ -23557,7 +23921,8 @@ class NovantraLite(Install):
     ) -> dict:
         """Record a scan of a trail out of a scanner's report, which is kept as its evidence."""
         with contextlib.closing(read_file(stream, name, self.settings.upload_limit)) as upload:
-            return import_scan(self.collection("flows"), trail, upload, reason, dry_run)
+            unknown = self.settings.unknown_severity
+            return import_scan(self.collection("flows"), trail, upload, reason, dry_run, unknown)
 
     def attachment(self, key: str) -> tuple[dict, bytes]:
         """What is known of an attachment, and its bytes."""
@@ -24706,6 +25071,7 @@ def scan_output(lite, chosen, source, name: str, reason: str) -> Output:
         told = {"trail": chosen.trail, "reason": reason, "dry_run": chosen.dry_run}
         scan = lite.import_scan(stream, name, **told)
     found = ", ".join(f"{scan[camel(column)]:,} {severity}" for severity, column in COUNTED.items())
+    found += f"; of unknown severity: {scan['unknown']:,}" if scan["unknown"] else ""
     lines = [f"{scan['tool']}: {found}.", *(f"{told}." for told in scan["breachDetails"])]
     if chosen.dry_run:
         lines[0] += " Nothing is stored."

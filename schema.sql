@@ -1686,6 +1686,8 @@ CREATE TABLE "security_scan" (
     "medium_vulnerabilities" INTEGER NOT NULL,
     "low_vulnerabilities" INTEGER NOT NULL,
     "informational" INTEGER NOT NULL,
+    "unknown" INTEGER NOT NULL,
+    "passed" INTEGER CHECK ("passed" IN (0, 1)),
     "scan_duration_seconds" INTEGER,
     "report_url" TEXT,
     "org_slug" TEXT,
@@ -2163,7 +2165,7 @@ END;
 CREATE TRIGGER "security_scan_tally_insert" AFTER INSERT ON "security_scan" BEGIN
     INSERT INTO "tally" ("kind", "place", "state", "number")
         VALUES ('security_scan', 'all', CASE WHEN NEW."critical_vulnerabilities" + NEW."high_vulnerabilities" > 0
-    THEN 'FAILED' ELSE 'PASSED' END, (1))
+    OR NEW."passed" IS 0 THEN 'FAILED' ELSE 'PASSED' END, (1))
         ON CONFLICT ("kind", "place", "state")
         DO UPDATE SET "number" = "number" + excluded."number";
     INSERT INTO "tally" ("kind", "place", "state", "number")
@@ -2188,10 +2190,10 @@ CREATE TRIGGER "security_scan_tally_insert" AFTER INSERT ON "security_scan" BEGI
         DO UPDATE SET "number" = "number" + excluded."number";
 END;
 
-CREATE TRIGGER "security_scan_tally_update" AFTER UPDATE OF "critical_vulnerabilities", "high_vulnerabilities", "medium_vulnerabilities", "low_vulnerabilities" ON "security_scan" BEGIN
+CREATE TRIGGER "security_scan_tally_update" AFTER UPDATE OF "critical_vulnerabilities", "high_vulnerabilities", "medium_vulnerabilities", "low_vulnerabilities", "passed" ON "security_scan" BEGIN
     INSERT INTO "tally" ("kind", "place", "state", "number")
         VALUES ('security_scan', 'all', CASE WHEN OLD."critical_vulnerabilities" + OLD."high_vulnerabilities" > 0
-    THEN 'FAILED' ELSE 'PASSED' END, -(1))
+    OR OLD."passed" IS 0 THEN 'FAILED' ELSE 'PASSED' END, -(1))
         ON CONFLICT ("kind", "place", "state")
         DO UPDATE SET "number" = "number" + excluded."number";
     INSERT INTO "tally" ("kind", "place", "state", "number")
@@ -2216,7 +2218,7 @@ CREATE TRIGGER "security_scan_tally_update" AFTER UPDATE OF "critical_vulnerabil
         DO UPDATE SET "number" = "number" + excluded."number";
     INSERT INTO "tally" ("kind", "place", "state", "number")
         VALUES ('security_scan', 'all', CASE WHEN NEW."critical_vulnerabilities" + NEW."high_vulnerabilities" > 0
-    THEN 'FAILED' ELSE 'PASSED' END, (1))
+    OR NEW."passed" IS 0 THEN 'FAILED' ELSE 'PASSED' END, (1))
         ON CONFLICT ("kind", "place", "state")
         DO UPDATE SET "number" = "number" + excluded."number";
     INSERT INTO "tally" ("kind", "place", "state", "number")
@@ -2244,7 +2246,7 @@ END;
 CREATE TRIGGER "security_scan_tally_delete" AFTER DELETE ON "security_scan" BEGIN
     INSERT INTO "tally" ("kind", "place", "state", "number")
         VALUES ('security_scan', 'all', CASE WHEN OLD."critical_vulnerabilities" + OLD."high_vulnerabilities" > 0
-    THEN 'FAILED' ELSE 'PASSED' END, -(1))
+    OR OLD."passed" IS 0 THEN 'FAILED' ELSE 'PASSED' END, -(1))
         ON CONFLICT ("kind", "place", "state")
         DO UPDATE SET "number" = "number" + excluded."number";
     INSERT INTO "tally" ("kind", "place", "state", "number")

@@ -3,10 +3,11 @@
     export NOVANTRA_URL=http://127.0.0.1:8080 NOVANTRA_CLIENT_ID=svc_… NOVANTRA_CLIENT_SECRET=nvs_…
     python examples/push_sarif.py scan.sarif
 
-Each result has an identity made of what it says and where. It goes along as the Idempotency-Key and
-as the key of the finding, so that a second run, a retry and tomorrow's scan add nothing twice.
-Suppressed results, results that passed and results that are gone are left out. The service account
-needs the scope governance.findings:write.
+The file is read as novantra-lite itself reads evidence. Each result has an identity made of its
+tool, rule, location and fingerprint. It goes along as the Idempotency-Key and as the key of the
+finding, so that a second run, a retry and tomorrow's scan add nothing twice. Suppressed results,
+results that passed and results that are gone are left out. The service account needs the scope
+governance.findings:write. Exit status 1: the scan itself failed, or findings were refused.
 """
 
 import hashlib
@@ -15,15 +16,29 @@ import os
 import random
 import sys
 import time
+from contextlib import closing
+from http.client import HTTPException
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-ATTEMPTS = 5
-LEVELS = {"error": "high", "warning": "medium", "note": "low", "none": "low"}
+from novantra_lite import (
+    Problem,
+    ReportPart,
+    Unreadable,
+    read_file,
+    read_report,
+    sarif_failure,
+    sarif_results,
+)
+
+VARIABLES = ("NOVANTRA_URL", "NOVANTRA_CLIENT_ID", "NOVANTRA_CLIENT_SECRET")
+ATTEMPTS, SIZE_LIMIT = 5, 1 << 28
+#: What is no severity of a finding.
+SEVERITIES = {"informational": "low", "unknown": "high"}
 
 
 def post(path, body, headers=None):
-    """POST a JSON body; the status and the answer. Waits and tries again while the API is busy."""
+    """POST a JSON body; the status, headers and answer. Waits and retries while the API is busy."""
     url, data = os.environ["NOVANTRA_URL"] + path, json.dumps(body).encode()
     headers = {"Content-Type": "application/json"} | (headers or {})
     for attempt in range(1, ATTEMPTS + 1):
@@ -46,105 +61,101 @@ def tokens():
         "client_secret": os.environ["NOVANTRA_CLIENT_SECRET"],
     }
     while True:
-        asked = time.monotonic()
+        issued = time.monotonic()
         status, _, answer = post("/api/v1/auth/token", credentials)
         if status != 200:
             sys.exit(f"No token: {answer['message']}")
-        while time.monotonic() < asked + 480:
+        while time.monotonic() < issued + 480:
             yield answer["access_token"]
-
-
-def is_open(result):
-    """Whether a result is a fault, and no suppression of it is in force."""
-    suppressions = result.get("suppressions", [])
-    return (
-        result.get("kind", "fail") in ("fail", "open", "review")
-        and result.get("baselineState") != "absent"
-        and not any(each.get("status", "accepted") == "accepted" for each in suppressions)
-    )
-
-
-def severity_of(result, rule):
-    """The severity: by the CVSS score that many scanners give, else by the level."""
-    properties = rule.get("properties", {}) | result.get("properties", {})
-    if "security-severity" in properties:
-        score = float(properties["security-severity"])
-        steps = ((9, "critical"), (7, "high"), (4, "medium"))
-        return next((word for least, word in steps if score >= least), "low")
-    default = rule.get("defaultConfiguration", {}).get("level", "warning")
-    return LEVELS[result.get("level", default)]
 
 
 def text_of(result, rule):
     """The message of a result, from the result itself or from its rule."""
-    message = result["message"]
-    known = rule.get("messageStrings", {}).get(message.get("id"), {})
-    text = message.get("text") or known.get("text") or result.get("ruleId", "Result")
-    for number, argument in enumerate(message.get("arguments", [])):
-        text = text.replace(f"{{{number}}}", argument)
+    message = result.inner("message")
+    template = rule.inner("messageStrings").inner(message.text("id") or "default")
+    text = message.text("text") or template.text("text") or result.text("ruleId") or "Result"
+    for number, argument in enumerate(message.member("arguments").value or []):
+        text = text.replace(f"{{{number}}}", str(argument))
     return text
 
 
-def place_of(result):
-    """Where a result is, as file:line, as far as it says."""
-    for location in result.get("locations", []):
-        physical = location.get("physicalLocation", {})
-        uri = physical.get("artifactLocation", {}).get("uri", "")
-        line = physical.get("region", {}).get("startLine", "")
-        return f"{uri}:{line}".strip(":")
+def location_of(result, run):
+    """Where a result is, as file:line:column or as the name of a thing, as far as it says."""
+    for location in result.each("locations"):
+        physical = location.inner("physicalLocation")
+        artifact, region = physical.inner("artifactLocation"), physical.inner("region")
+        uri, index, artifacts = artifact.text("uri"), artifact.text("index"), run.each("artifacts")
+        if not uri and index.isdecimal() and int(index) < len(artifacts):
+            uri = artifacts[int(index)].inner("location").text("uri")
+        if uri:
+            return ":".join(
+                filter(None, (uri, region.text("startLine"), region.text("startColumn")))
+            )
+        for logical in location.each("logicalLocations"):
+            return logical.text("fullyQualifiedName") or logical.text("name")
     return ""
 
 
-def findings(log):
-    """The key and the members of a finding for each open result."""
-    for run in log["runs"]:
-        driver = run["tool"]["driver"]
-        rules = {rule["id"]: rule for rule in driver.get("rules", [])}
-        for result in filter(is_open, run.get("results") or []):
-            name = result.get("ruleId") or result.get("rule", {}).get("id", "")
-            rule = rules.get(name, {})
-            text, place = text_of(result, rule), place_of(result)
-            prints = result.get("fingerprints") or result.get("partialFingerprints")
-            identity = json.dumps([driver["name"], name, prints or [place, text]], sort_keys=True)
-            key = f"sarif-{hashlib.sha256(identity.encode()).hexdigest()[:32]}"
-            yield {
-                "findingKey": key,
-                "title": f"{name}: {text}".strip(": ").splitlines()[0][:300],
-                "description": "\n\n".join(filter(None, (text, place, rule.get("helpUri"))))[
-                    :10_000
-                ],
-                "severity": severity_of(result, rule),
-                "sourceKind": "module_signal",
-                "sourceModuleKey": driver["name"][:200],
-                "sourceResourceType": "sarif-result",
-                "sourceResourceId": name[:200] or None,
-                "reason": f"Reported by {driver['name'][:200]} in a SARIF file.",
-            }
+def findings(report):
+    """The members of a finding for each result that counts."""
+    for severity, result, rule, run in sarif_results(report):
+        tool = run.inner("tool").inner("driver").text("name") or "SARIF"
+        name = result.text("ruleId") or result.inner("rule").text("id") or rule.text("id")
+        text, location = text_of(result, rule), location_of(result, run)
+        prints = (
+            result.inner("fingerprints").object() or result.inner("partialFingerprints").object()
+        )
+        # A fingerprint is often that of a line's text, which many files have.
+        identity = json.dumps([tool, name, location, prints or text], sort_keys=True)
+        key = f"sarif-{hashlib.sha256(identity.encode()).hexdigest()[:32]}"
+        title = f"{name}: {text}".strip(": \r\n") or "Result"
+        yield {
+            "findingKey": key,
+            "title": title.splitlines()[0][:300],
+            "description": "\n\n".join(filter(None, (text, location, rule.text("helpUri"))))[
+                :10_000
+            ],
+            "severity": SEVERITIES.get(severity, severity),
+            "sourceKind": "module_signal",
+            "sourceModuleKey": tool[:200],
+            "sourceResourceType": "sarif-result",
+            "sourceResourceId": name[:200] or None,
+            "reason": f"Reported by {tool[:200]} in a SARIF file.",
+        }
 
 
-def main():
-    with open(sys.argv[1], encoding="utf-8-sig") as stream:
-        log = json.load(stream)
-    if log.get("version") != "2.1.0":
-        sys.exit(f"{sys.argv[1]} is not SARIF 2.1.0.")
+def main(path):
+    """Push a file; the exit status. Nothing is pushed of a file that cannot be read."""
+    if missing := [name for name in VARIABLES if not os.environ.get(name)]:
+        sys.exit(f"Set {', '.join(missing)} in the environment.")
+    with open(path, "rb") as stream, closing(read_file(stream, path, SIZE_LIMIT)) as upload:
+        report = ReportPart(read_report(upload), "report")
+    rows, failure = list(findings(report)), sarif_failure(report)
     counts = {"added": 0, "known": 0, "refused": 0}
-    for finding, token in zip(findings(log), tokens(), strict=False):
+    for finding, token in zip(rows, tokens(), strict=False):
         key = finding["findingKey"]
         headers = {"Authorization": f"Bearer {token}", "Idempotency-Key": key}
-        status, told, answer = post("/api/v1/governance/findings", finding, headers)
+        status, answered, answer = post("/api/v1/governance/findings", finding, headers)
         if status == 201:
-            outcome = "known" if told.get("Idempotency-Replayed") else "added"
+            outcome = "known" if answered.get("Idempotency-Replayed") else "added"
         else:
             outcome = "known" if status == 409 else "refused"
         counts[outcome] += 1
         if outcome == "refused":
             print(f"{finding['title']}: {answer['message']}", file=sys.stderr)
     print(", ".join(f"{count} {outcome}" for outcome, count in counts.items()))
-    return 1 if counts["refused"] else 0
+    if failure:
+        print(f"{path}: {failure}", file=sys.stderr)
+    return 1 if counts["refused"] or failure else 0
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         print(__doc__, file=sys.stderr)
         sys.exit(2)
-    sys.exit(main())
+    try:
+        sys.exit(main(sys.argv[1]))
+    except (Problem, Unreadable) as error:
+        sys.exit(f"{sys.argv[1]}: {error}")
+    except (OSError, HTTPException, ValueError) as error:
+        sys.exit(f"Nothing more was pushed: {error}.")

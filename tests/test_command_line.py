@@ -876,6 +876,19 @@ def test_a_scanner_s_report_is_imported_for_a_trail(run, trail, monkeypatch):
     assert run("verify").status == 0
 
 
+def test_what_is_of_unknown_severity_is_told(run, trail):
+    Path("grype.json").write_text(
+        '{"matches": [{"vulnerability": {"severity": "Unknown"}}], "descriptor": {"name": "grype"}}'
+    )
+
+    said = run(f"import scans grype.json --trail {trail}")
+
+    assert said.out == (
+        "Grype: 0 critical, 1 high, 0 medium, 0 low, 0 informational; of unknown severity: 1.\n"
+        "High vulnerabilities: 1 found, at most 0 allowed.\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("line", "status", "told"),
     [
@@ -889,7 +902,7 @@ def test_a_scanner_s_report_is_imported_for_a_trail(run, trail, monkeypatch):
 )
 def test_a_report_that_cannot_be_imported_is_told_in_a_sentence(run, trail, line, status, told):
     Path("notes.txt").write_text("Nothing found.")
-    Path("empty.json").write_text('{"matches": []}')
+    Path("empty.json").write_text('{"matches": [], "descriptor": {"name": "grype"}}')
 
     said = run(line.format(trail=trail))
 

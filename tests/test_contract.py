@@ -601,6 +601,15 @@ BODIES = {
         "mediumVulnerabilities": 2,
         "lowVulnerabilities": 3,
         "informational": 4,
+        "unknown": 0,
+        "passed": True,
+        **{
+            name + suffix: 0
+            for name in ("critical", "high", "medium", "low", "informational", "unknown")
+            for suffix in ("", "Count", "Vulnerabilities")
+            if name + suffix not in ("informational", "unknown")
+            and (suffix != "Vulnerabilities" or name in ("informational", "unknown"))
+        },
         "scanDurationSeconds": 12,
         "reportUrl": "https://ci.example.org/1",
         "orgSlug": "{slug}",

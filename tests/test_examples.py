@@ -28,7 +28,8 @@ WHY = "Arranged by a test."
 def environment(**own):
     """The environment of a process: this one's, less what would lead it to another register."""
     mine = {name: value for name, value in os.environ.items() if not name.startswith("NOVANTRA")}
-    return mine | {"PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}"} | own
+    path = f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}"
+    return mine | {"PATH": path, "PYTHONPATH": str(ROOT)} | own
 
 
 def run(*command, cwd=ROOT, **own):
@@ -179,12 +180,13 @@ def test_scanner_results_become_findings_once_without_the_suppressed_ones(lite, 
         first = run("examples/push_sarif.py", file, **register)
         second = run("examples/push_sarif.py", file, **register)
 
-    assert first.stdout == "4 added, 0 known, 0 refused\n"
-    assert second.stdout == "0 added, 4 known, 0 refused\n"
+    assert first.stdout == "5 added, 0 known, 0 refused\n"
+    assert second.stdout == "0 added, 5 known, 0 refused\n"
     assert [found["title"] for found in lite.collection("findings").list()] == [
         "X1: open",
         "X1: rejected",
         "X1: under review",
+        "X1: one accepted, one rejected",
         "X1: under review and rejected",
     ]
 
@@ -245,6 +247,123 @@ def test_severities_come_from_scores_levels_and_rules(lite, tmp_path):
     }
 
 
+def located(text, uri, line, fingerprint="39fa2ee980eb94b0:1"):
+    place = {"artifactLocation": {"uri": uri}, "region": {"startLine": line}}
+    prints = (
+        {"partialFingerprints": {"primaryLocationLineHash": fingerprint}} if fingerprint else {}
+    )
+    return result(text) | {"locations": [{"physicalLocation": place}]} | prints
+
+
+def test_results_of_one_fingerprint_in_several_places_are_findings_of_their_own(lite, tmp_path):
+    file = sarif(
+        tmp_path,
+        located("Hard-coded password.", "a.py", 7),
+        located("Hard-coded password.", "b.py", 7),
+        located("Hard-coded password.", "b.py", 9),
+        located("Hard-coded password.", "b.py", 9) | {"ruleId": "X2"},
+        located("Hard-coded password.", "b.py", 9, "0000000000000000:1"),
+        located("Unset value.", "b.py", 9, ""),
+        located("Unused value.", "b.py", 9, ""),
+        located("Hard-coded password, in other words.", "a.py", 7),
+    )
+
+    with served(lite, "governance.findings:write") as register:
+        done = run("examples/push_sarif.py", file, **register)
+
+    assert done.stdout == "7 added, 1 known, 0 refused\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_a_file_of_another_encoding_is_pushed_with_rules_of_extensions(lite, tmp_path, encoding):
+    rule = {"id": "java/xxe", "properties": {"security-severity": "9.8"}}
+    reference = {"index": 0, "toolComponent": {"index": 0}}
+    log = {
+        "version": "2.1.0",
+        "runs": [
+            {
+                "tool": {
+                    "driver": {"name": "CodeQL"},
+                    "extensions": [{"name": "codeql/java-queries", "rules": [rule]}],
+                },
+                "artifacts": [{"location": {"uri": "src/A.java"}}],
+                "results": [
+                    {
+                        "rule": reference,
+                        "message": {"text": "XXE in café"},
+                        "locations": [{"physicalLocation": {"artifactLocation": {"index": 0}}}],
+                    }
+                ],
+            }
+        ],
+    }
+    file = tmp_path / "scan.sarif"
+    file.write_text(json.dumps(log, ensure_ascii=False), encoding=encoding)
+
+    with served(lite, "governance.findings:write") as register:
+        done = run("examples/push_sarif.py", str(file), **register)
+
+    (finding,) = lite.collection("findings").list()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (finding["title"], finding["severity"]) == ("java/xxe: XXE in café", "critical")
+    assert finding["description"] == "XXE in café\n\nsrc/A.java"
+
+
+def test_a_scan_that_failed_is_pushed_as_far_as_it_went_and_ends_in_status_1(lite, tmp_path):
+    file = Path(sarif(tmp_path, result("open")))
+    log = json.loads(file.read_text())
+    log["runs"][0]["invocations"] = [{"executionSuccessful": False}]
+    file.write_text(json.dumps(log))
+
+    with served(lite, "governance.findings:write") as register:
+        done = run("examples/push_sarif.py", str(file), **register)
+
+    assert (done.returncode, done.stdout) == (1, "1 added, 0 known, 0 refused\n")
+    assert done.stderr == (
+        f"{file}: report.runs[0].invocations[0]: The tool says that its run was not successful.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("", "The file is not JSON in UTF-8. Line 1, column 1: Expecting value."),
+        ("[]", "report: Expected an object."),
+        ('{"version": "1.0.0", "runs": []}', "report.version: Expected SARIF 2.1.0."),
+        ('{"version": "2.1.0"}', "report.runs: Expected a list."),
+        ('{"version": "2.1.0", "runs": []}', "The SARIF file holds no run: nothing was scanned."),
+        ('{"runs": [{"tool": {}}]}', "report.runs[0].results: Expected a list."),
+        (
+            '{"runs": [{"results": [{"message": "x"}]}]}',
+            "report.runs[0].results[0].message: Expected an object.",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_refused_in_a_sentence(tmp_path, content, why):
+    file = tmp_path / "scan.sarif"
+    file.write_text(content)
+    own = dict.fromkeys(("NOVANTRA_CLIENT_ID", "NOVANTRA_CLIENT_SECRET"), "x")
+
+    done = run("examples/push_sarif.py", str(file), NOVANTRA_URL="http://127.0.0.1:9", **own)
+
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"{file}: {why}\n")
+
+
+def test_what_a_push_lacks_is_named(tmp_path):
+    file = sarif(tmp_path, result("open"))
+    own = dict.fromkeys(("NOVANTRA_CLIENT_ID", "NOVANTRA_CLIENT_SECRET"), "x")
+
+    unset = run("examples/push_sarif.py", file, **own)
+    absent = run("examples/push_sarif.py", file + "x", NOVANTRA_URL="http://127.0.0.1:9", **own)
+    away = run("examples/push_sarif.py", file, NOVANTRA_URL="http://127.0.0.1:9", **own)
+
+    assert [done.returncode for done in (unset, absent, away)] == [1, 1, 1]
+    assert unset.stderr == "Set NOVANTRA_URL in the environment.\n"
+    assert "No such file" in absent.stderr
+    assert "refused" in away.stderr
+    assert all(done.stderr.count("\n") == 1 for done in (unset, absent, away))
+
+
 class Busy(NovantraLite):
     """A register whose next minute begins as soon as it has refused somebody for the rate."""
 
@@ -268,7 +387,7 @@ def test_a_push_that_is_over_the_rate_waits_and_goes_on(clock, tmp_path):
             done = run("examples/push_sarif.py", file, **register)
 
         assert lite.refused == 1
-        assert done.stdout == "4 added, 0 known, 0 refused\n"
+        assert done.stdout == "5 added, 0 known, 0 refused\n"
 
 
 # --- Webhook receiver ---------------------------------------------------------
@@ -383,7 +502,7 @@ def test_the_python_lines_of_the_readme_run_as_printed(tmp_path):
 
 # --- From commit to gate ------------------------------------------------------
 
-JUNIT = '<testsuite tests="{tests}" failures="{failures}" errors="0" skipped="0"/>'
+JUNIT = '<testsuite tests="{tests}" failures="{failures}"><testcase name="t"/></testsuite>'
 
 
 def delivered(tmp_path, failures=0):

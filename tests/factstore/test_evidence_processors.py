@@ -4,7 +4,7 @@ import json
 import time
 
 import pytest
-from forms import upload
+from forms import FORM, form, part, upload
 from looking import audit, events, ledger
 
 from factstore.trails import evidence_path, make_attestation, make_trail
@@ -32,30 +32,128 @@ def status_of(lite, trail):
         return Trail.fetch(trail).status
 
 
-def counts(tests=0, failures=0, errors=0, skipped=0):
-    return {"tests": tests, "failures": failures, "errors": errors, "skipped": skipped}
+def counts(tests=0, failures=0, errors=0, skipped=0, **others):
+    return {"tests": tests, "failures": failures, "errors": errors, "skipped": skipped, **others}
+
+
+EMPTY = {"error": "The report holds no test case."}
+SKIPPED = {"error": "Every test was skipped: nothing was tested."}
+CASE = '<testcase name="t"/>'
+SUITE = f'<testsuite tests="1">{CASE}</testsuite>'
+FAILED_SUITE = '<testsuite><testcase name="t"><failure/></testcase></testsuite>'
 
 
 JUNIT = {
-    '<testsuite tests="3" failures="0" errors="0" skipped="1"/>': ("PASSED", counts(3, skipped=1)),
-    '<testsuite tests="3" failures="1"/>': ("FAILED", counts(3, 1)),
-    '<testsuite tests="3" errors="2"/>': ("FAILED", counts(3, errors=2)),
-    '<testsuites tests="99"/>': ("PASSED", counts()),
-    '<testsuites><testsuite tests="2"/><testsuite tests=" 3 "/></testsuites>': (
-        "PASSED",
-        counts(5),
-    ),
-    '<testsuite tests="2"><testsuite tests="2" failures="1"/></testsuite>': (
+    # A summary is no test.
+    '<testsuite tests="3" failures="0" errors="0" skipped="1"/>': (
         "FAILED",
-        counts(4, 1),
+        counts(3, skipped=1, **EMPTY),
     ),
-    '<testsuite tests="1"><testcase><failure>&lt;no&gt;</failure></testcase></testsuite>': (
+    '<testsuite tests="3" failures="1"/>': ("FAILED", counts(3, 1, **EMPTY)),
+    '<testsuites tests="3" failures="1"/>': ("FAILED", counts(3, 1, **EMPTY)),
+    '<testsuites tests="99"/>': ("FAILED", counts(99, **EMPTY)),
+    "<testsuites/>": ("FAILED", counts(**EMPTY)),
+    "<testsuite/>": ("FAILED", counts(**EMPTY)),
+    '<testsuites><testsuite name="s"><properties/></testsuite></testsuites>': (
+        "FAILED",
+        counts(**EMPTY),
+    ),
+    # The larger of what is counted and what is claimed.
+    FAILED_SUITE: ("FAILED", counts(1, 1, failedTests=["t"])),
+    '<testsuite tests="1" failures="0"><testcase classname="a.B" name="t">'
+    "<failure>&lt;no&gt;</failure></testcase></testsuite>": (
+        "FAILED",
+        counts(1, 1, failedTests=["a.B.t"]),
+    ),
+    "<testsuite><testcase><error/></testcase></testsuite>": (
+        "FAILED",
+        counts(1, errors=1, failedTests=["a test without a name"]),
+    ),
+    f'<testsuite tests="3" failures="1">{CASE}</testsuite>': ("FAILED", counts(3, 1)),
+    f'<testsuites failures="1"><testsuite>{CASE}</testsuite></testsuites>': (
+        "FAILED",
+        counts(1, 1),
+    ),
+    f'<testsuite errors="2">{CASE}</testsuite>': ("FAILED", counts(1, errors=2)),
+    f'<testsuite tests="2" failures="" errors="0.0" skipped=" 0 ">{CASE * 2}</testsuite>': (
+        "PASSED",
+        counts(2),
+    ),
+    f'<testsuite tests="1.0">{CASE}</testsuite>': ("PASSED", counts(1)),
+    f"<testsuite>{CASE * 3}</testsuite>": ("PASSED", counts(3)),
+    # Each case once, however suites nest.
+    f'<testsuites tests="5"><testsuite tests="2">{CASE * 2}</testsuite>'
+    f'<testsuite tests=" 3 ">{CASE * 3}</testsuite></testsuites>': ("PASSED", counts(5)),
+    f'<testsuite tests="2"><testsuite tests="2">{CASE * 2}</testsuite></testsuite>': (
+        "PASSED",
+        counts(2),
+    ),
+    f'<testsuites tests="3"><testsuite tests="3" failures="1"><testsuite tests="3" failures="1">'
+    f"{CASE * 2}<testcase name='u'><failure/><failure/></testcase>"
+    "</testsuite></testsuite></testsuites>": ("FAILED", counts(3, 1, failedTests=["u"])),
+    # What broke off before a test of it ran.
+    f'<testsuite>{CASE}<error message="No database."/></testsuite>': (
+        "FAILED",
+        counts(1, errors=1, failedTests=["No database."]),
+    ),
+    # Reruns of surefire: a flaky test has passed in the end.
+    '<testsuite tests="1"><testcase name="t"><flakyFailure/><flakyError/></testcase></testsuite>': (
         "PASSED",
         counts(1),
     ),
-    '<?xml version="1.0" encoding="UTF-8"?>\n<!-- é --><testsuite tests="1" name="é"/>': (
+    '<testsuite tests="1" failures="1"><testcase name="t"><failure/><rerunFailure/><rerunError/>'
+    "</testcase></testsuite>": ("FAILED", counts(1, 1, failedTests=["t"])),
+    '<testsuite><testcase name="t"><rerunFailure/></testcase></testsuite>': (
+        "FAILED",
+        counts(1, 1, failedTests=["t"]),
+    ),
+    # What was skipped was not tested.
+    f'<testsuite>{CASE}<testcase name="u"><skipped message="later"/></testcase></testsuite>': (
+        "PASSED",
+        counts(2, skipped=1),
+    ),
+    '<testsuite tests="1"><testcase name="t"><skipped/></testcase></testsuite>': (
+        "FAILED",
+        counts(1, skipped=1, **SKIPPED),
+    ),
+    f'<testsuite tests="2" skipped="2">{CASE * 2}</testsuite>': (
+        "FAILED",
+        counts(2, skipped=2, **SKIPPED),
+    ),
+    '<testsuite><testcase name="t" status="notrun"/></testsuite>': (
+        "FAILED",
+        counts(1, skipped=1, **SKIPPED),
+    ),
+    f'<testsuite>{CASE}<testcase name="u" status="failed"/></testsuite>': (
+        "FAILED",
+        counts(2, 1, failedTests=["u"]),
+    ),
+    '<testsuite><testcase name="t"><skipped/><failure/></testcase></testsuite>': (
+        "FAILED",
+        counts(1, 1, failedTests=["t"]),
+    ),
+    # What the output of a test holds is none of its results.
+    f"<testsuite>{CASE}<system-out>\x1b[32mok\x1b[0m \x00&#27;[0m&#x1B;&#55357;&#56832;\ufffe"
+    "</system-out></testsuite>": ("PASSED", counts(1)),
+    f"<testsuite>{CASE}<system-out><![CDATA[\x08<failure/>]]></system-out></testsuite>": (
         "PASSED",
         counts(1),
+    ),
+    f'<?xml version="1.0" encoding="UTF-8"?>\n<!-- é --><testsuite name="é">{CASE}</testsuite>': (
+        "PASSED",
+        counts(1),
+    ),
+    f'<?xml version="1.0"?><!DOCTYPE testsuite><testsuite>{CASE}</testsuite>': (
+        "PASSED",
+        counts(1),
+    ),
+    f"<!DOCTYPE testsuite [<!ELEMENT testsuite ANY>]><testsuite>{CASE}</testsuite>": (
+        "PASSED",
+        counts(1),
+    ),
+    '<j:testsuite xmlns:j="urn:j"><j:testcase name="t"><j:failure/></j:testcase></j:testsuite>': (
+        "FAILED",
+        counts(1, 1, failedTests=["t"]),
     ),
 }
 
@@ -65,26 +163,101 @@ def test_a_junit_report_is_added_up(lite, factstore, trail, report):
     assert sent(lite, factstore, trail, "junit", report.encode()) == JUNIT[report]
 
 
-def test_a_junit_report_may_be_in_another_encoding(lite, factstore, trail):
-    utf16 = '<?xml version="1.0" encoding="utf-16"?><testsuite tests="1"/>'.encode("utf-16")
-    latin = '<?xml version="1.0" encoding="iso-8859-1"?><testsuite tests="1" name="é"/>'
+NAMED = [
+    *("utf-16", "utf-16-le", "utf-8-sig", "iso-8859-1", "windows-1252", "big5", "shift_jis"),
+    *("gb18030", "euc-jp", "koi8-r"),
+]
 
-    assert sent(lite, factstore, trail, "junit", utf16) == ("PASSED", counts(1))
-    assert sent(lite, factstore, trail, "junit", latin.encode("latin-1")) == ("PASSED", counts(1))
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_junit_report_may_be_in_another_encoding(lite, factstore, trail, name):
+    word = {"big5": "測試", "gb18030": "测试", "koi8-r": "тест"}.get(name, "テスト")
+    word = "é" if name in ("iso-8859-1", "windows-1252") else word
+    case = f'<testcase name="{word}"><failure/></testcase>'
+    declared = "utf-8" if name == "utf-8-sig" else name.removesuffix("-le")
+    report = f'<?xml version="1.0" encoding="{declared}"?><testsuite>{case}</testsuite>'
+
+    told = sent(lite, factstore, trail, "junit", report.encode(name))
+
+    assert told == ("FAILED", counts(1, 1, failedTests=[word]))
+
+
+def test_a_report_in_utf_8_may_say_that_it_is_in_utf_16(lite, factstore, trail):
+    report = f'<?xml version="1.0" encoding="utf-16"?>{SUITE}'.encode()
+
+    assert sent(lite, factstore, trail, "junit", report) == ("PASSED", counts(1))
+
+
+def test_bytes_of_no_encoding_in_the_output_of_a_test_do_not_fail_it(lite, factstore, trail):
+    report = b"<testsuite><testcase/><system-out>\xff\xfe</system-out></testsuite>"
+
+    assert sent(lite, factstore, trail, "junit", report) == ("PASSED", counts(1))
+
+
+def test_a_control_character_may_stand_between_two_pieces_of_a_report(lite, factstore, trail):
+    for shift in range(8):
+        output = " " * (262_144 - len("<testsuite><testcase/><system-out>") - shift) + "&#27;"
+        report = f"<testsuite><testcase/><system-out>{output}</system-out></testsuite>"
+
+        assert sent(lite, factstore, trail, "junit", report.encode())[0] == "PASSED"
+
+
+def test_the_names_of_failed_tests_are_kept_as_far_as_they_can_be_read(lite, factstore, trail):
+    case = '<testcase classname="{}" name="{}"><failure/></testcase>'
+    cases = "".join(case.format("x" * 300, number) for number in range(30))
+
+    status, details = sent(
+        lite, factstore, trail, "junit", f"<testsuite>{cases}</testsuite>".encode()
+    )
+
+    assert (status, details["failures"]) == ("FAILED", 30)
+    assert details["failedTests"] == ["x" * 200] * 20
+
+
+def asking(client, path, content, minimum):
+    """Upload a report and ask for at least so many tests."""
+    field = part(minimum.encode(), 'form-data; name="minimumTests"', "")
+    return client.request("POST", path, body=form(part(content), field), headers=FORM)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_upload_may_ask_for_a_number_of_tests_that_were_executed(
+    lite, factstore, trail, version
+):
+    report = f"<testsuite tests='9'>{CASE * 3}<testcase><skipped/></testcase></testsuite>".encode()
+    enough, lacking = (make_attestation(lite, trail, "junit") for _ in range(2))
+
+    for key, minimum in ((enough, "3"), (lacking, "4")):
+        assert asking(factstore, evidence_path(trail, key, version), report, minimum).status == 201
+
+    with lite.workspace.read():
+        enough, lacking = map(Attestation.fetch, (enough, lacking))
+    assert (enough.status, lacking.status) == ("PASSED", "FAILED")
+    assert json.loads(lacking.details)["error"] == "Tests executed: 3; asked for: at least 4."
+
+
+@pytest.mark.parametrize(
+    ("type", "minimum", "why"),
+    [
+        ("junit", "0", "minimumTests: Expected a number from 1"),
+        ("junit", "-1", "minimumTests: Expected a number from 1"),
+        ("junit", "many", "minimumTests: Expected"),
+        ("sarif", "1", "minimumTests: Only a report of type junit has tests"),
+        ("generic", "1", "minimumTests: Only a report of type junit has tests"),
+    ],
+)
+def test_a_number_of_tests_that_means_nothing_is_refused(
+    lite, factstore, trail, type, minimum, why
+):
+    path = evidence_path(trail, make_attestation(lite, trail, type))
+
+    refused = asking(factstore, path, SUITE.encode(), minimum)
+
+    assert refused.status == 400
+    assert why in refused.json["message"]
 
 
 JSON = {
-    "snyk": {
-        '{"vulnerabilities": []}': ("PASSED", {"vulnerabilities": 0}),
-        '{"ok": true}': ("PASSED", {"vulnerabilities": 0}),
-        '{"vulnerabilities": [{"id": 1, "status": "x"}, {}]}': ("FAILED", {"vulnerabilities": 2}),
-        '\ufeff{"vulnerabilities": [1]}': ("FAILED", {"vulnerabilities": 1}),
-        '{"runs": [{"results": []}, {"results": null}, {}]}': ("PASSED", {"vulnerabilities": 0}),
-        '{"runs": [{"results": [{}, {}]}, {"results": [{}]}]}': ("FAILED", {"vulnerabilities": 3}),
-        '{"runs": [], "vulnerabilities": [1]}': ("PASSED", {"vulnerabilities": 0}),
-        '{"runs": 5, "vulnerabilities": [1]}': ("FAILED", {"vulnerabilities": 1}),
-        '[{"vulnerabilities": [1]}, {"vulnerabilities": [2]}]': ("FAILED", {"vulnerabilities": 2}),
-    },
     "sonar": {
         '{"projectStatus": {"status": "OK"}}': ("PASSED", {"qualityGateStatus": "OK"}),
         '{"projectStatus": {"status": "passed"}}': ("PASSED", {"qualityGateStatus": "passed"}),
@@ -96,6 +269,14 @@ JSON = {
         '{"projectStatus": {"status": "ERROR"}, "status": "OK"}': (
             "FAILED",
             {"qualityGateStatus": "ERROR"},
+        ),
+        '{"projectStatus": {"status": "OK", "conditions": [{"status": "OK"}]}}': (
+            "PASSED",
+            {"qualityGateStatus": "OK"},
+        ),
+        '{"projectStatus": {"status": "OK", "conditions": [{"status": "ERROR"}]}}': (
+            "FAILED",
+            {"qualityGateStatus": "OK"},
         ),
         '{"status": 5}': ("FAILED", {"qualityGateStatus": "5"}),
         "{}": ("FAILED", {"qualityGateStatus": ""}),
@@ -130,27 +311,20 @@ WORDS = {
     "number": "of a testsuite is not a number.",
     "json": "The file is not JSON in UTF-8.",
     "object": "The report is not a JSON object.",
-    "list": "of the report are not a list.",
     "word": "The status of the quality gate is not a word.",
     "issue": "The file does not hold the reference of an issue.",
-    "wrong": "The report says that something is wrong",
 }
 UNREADABLE = [
     *(("junit", content, "xml")
       for content in ("", "no xml", "<testsuite>", "\0", "<testsuite></b>")),
     *(("junit", f'<?xml version="1.0" encoding="{e}"?><testsuite/>', "xml")
-      for e in ("big5", "rot13", "nonsense", "utf-7")),
+      for e in ("rot13", "nonsense", "utf-7", "punycode", "unicode_escape")),
     *(("junit", content, "root") for content in ("<html/>", "<a><testsuite/></a>")),
     *(("junit", f'<testsuite failures="{number}"/>', "number")
-      for number in ("", "one", "-1", "1.5", "1e3", "٣", "NaN", "9" * 20)),
+      for number in ("one", "-1", "1.5", "1e3", "٣", "NaN", "9" * 20)),
     *((type, content, "json") for type in ("snyk", "sonar")
       for content in ("", "no json", '{"a": ', "{} {}", '{"a": NaN}')),
-    *((type, content, "object") for type in ("snyk", "sonar") for content in ("5", "null", '"x"')),
-    ("snyk", '{"runs": [5]}', "object"),
-    ("snyk", '{"runs": [{"results": 5}]}', "list"),
-    ("snyk", '{"vulnerabilities": {}}', "list"),
-    ("snyk", '{"ok": false, "error": "Authentication failed."}', "wrong"),
-    ("snyk", '[{"vulnerabilities": []}, {"ok": false}]', "wrong"),
+    *(("sonar", content, "object") for content in ("5", "null", '"x"')),
     ("sonar", "[]", "object"),
     ("sonar", f'{{"status": "{"x" * 256}"}}', "word"),
     ("sonar", '{"status": {"status": "OK"}}', "word"),
@@ -187,7 +361,7 @@ HOSTILE = {
     "an external document type": '<!DOCTYPE x SYSTEM "http://127.0.0.1:9/x.dtd"><testsuite/>',
     "a parameter entity": '<!DOCTYPE x [<!ENTITY % p SYSTEM "file:///etc/passwd"> %p;]>'
     "<testsuite/>",
-    "a plain document type": "<!DOCTYPE testsuite><testsuite/>",
+    "a public document type": '<!DOCTYPE x PUBLIC "-//x" "http://127.0.0.1:9/"><testsuite/>',
     "an entity that nobody declared": "<testsuite>&secret;</testsuite>",
     "a great depth": "<testsuite>" * 500_000,
     "an endless tag": f"<testsuite name='{'x' * 9_000_000}'/>",
@@ -228,14 +402,16 @@ def test_a_report_larger_than_what_stays_in_memory_is_read_whole(lite, factstore
     sarif = b'{"runs": [{"results": [' + b",".join([finding] * 1000) + b"]}]}"
     junit = b"<testsuites>" + suite * 1000 + b"</testsuites>"
 
-    assert sent(lite, factstore, trail, "snyk", sarif) == ("FAILED", {"vulnerabilities": 1000})
+    status, details = sent(lite, factstore, trail, "snyk", sarif)
+
+    assert (status, details["vulnerabilities"]) == ("FAILED", 1000)
     assert sent(lite, factstore, trail, "junit", junit) == ("PASSED", counts(1000))
 
 
 @pytest.mark.parametrize("version", [1, 2])
-@pytest.mark.parametrize("type", ["junit", "JUnit", "JUNIT"])
+@pytest.mark.parametrize("type", ["junit", "JUnit", " JUNIT"])
 def test_both_versions_process_a_type_in_any_letter_case(lite, factstore, trail, type, version):
-    told = sent(lite, factstore, trail, type, b'<testsuite tests="1"/>', version)
+    told = sent(lite, factstore, trail, type, SUITE.encode(), version)
 
     assert told == ("PASSED", counts(1))
 
@@ -252,9 +428,9 @@ def test_a_report_settles_its_trail(lite, factstore, trail):
     key = make_attestation(lite, trail, "junit")
     path = evidence_path(trail, key)
 
-    upload(factstore, path, b'<testsuite failures="1"/>')
+    upload(factstore, path, FAILED_SUITE.encode())
     failed = status_of(lite, trail)
-    upload(factstore, path, b'<testsuite tests="1"/>')
+    upload(factstore, path, SUITE.encode())
     passed = status_of(lite, trail)
 
     assert (failed, passed) == ("NON_COMPLIANT", "COMPLIANT")
@@ -274,7 +450,7 @@ def test_a_dry_run_tells_the_outcome_and_leaves_the_trail_alone(lite, factstore,
     key = make_attestation(lite, trail, "junit")
 
     rehearsed = upload(
-        factstore, evidence_path(trail, key, 2), b'<testsuite failures="1"/>', X_Dry_Run="true"
+        factstore, evidence_path(trail, key, 2), FAILED_SUITE.encode(), X_Dry_Run="true"
     )
 
     told = rehearsed.json["wouldCreate"]

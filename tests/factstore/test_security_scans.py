@@ -56,6 +56,8 @@ def test_a_scan_needs_only_a_tool(lite, factstore, trail):
         ("mediumVulnerabilities", 0),
         ("lowVulnerabilities", 0),
         ("informational", 0),
+        ("unknown", 0),
+        ("passed", None),
         ("scanDurationSeconds", None),
         ("reportUrl", None),
         ("orgSlug", None),
@@ -91,7 +93,7 @@ def test_everything_that_may_be_told_of_a_scan_is_kept_and_attested(factstore, t
 
     (attestation,) = factstore.get(f"/api/v1/trails/{trail}/attestations").json
     assert created.json.items() >= (told | {"orgSlug": "acme"}).items()
-    assert list(json.loads(attestation["details"]).items()) == list(told.items())
+    assert list(json.loads(attestation["details"]).items()) == [*told.items(), ("unknown", 0)]
     assert attestation["id"] == created.json["attestationId"]
     assert (attestation["type"], attestation["name"]) == ("SECURITY_SCAN", "security-scan-Trivy")
     assert (attestation["status"], attestation["orgSlug"]) == ("PASSED", "acme")
@@ -183,12 +185,23 @@ GUIDE = {"tool": "zap", "version": "2.15", "passed": True}
     [
         ({"summary": {"critical": 1, "low": 4}}, "2.15", [1, 0, 0, 4]),
         ({"summary": {"high": 2, "medium": None, "total": 9}}, "2.15", [0, 2, 0, 0]),
-        ({"summary": {"critical": 1}, "highVulnerabilities": 3}, "2.15", [0, 3, 0, 0]),
+        ({"summary": {"critical": 1}, "highVulnerabilities": 3}, "2.15", [1, 3, 0, 0]),
         ({"summary": {"critical": 1}, "criticalVulnerabilities": None}, "2.15", [1, 0, 0, 0]),
         ({"summary": None, "toolVersion": "3"}, "3", [0, 0, 0, 0]),
+        (
+            {"criticalCount": 1, "highCount": 2, "mediumCount": 3, "lowCount": 4},
+            "2.15",
+            [1, 2, 3, 4],
+        ),
+        ({"critical": 1, "high": 2, "medium": 3, "low": 4}, "2.15", [1, 2, 3, 4]),
+        ({"criticalVulnerabilities": 0, "critical": 5, "criticalCount": 2}, "2.15", [5, 0, 0, 0]),
+        ({"summary": {"criticalCount": 4, "lowVulnerabilities": 1}}, "2.15", [4, 0, 0, 1]),
+        ({"summary": {"critical": 3}, "critical": 2}, "2.15", [3, 0, 0, 0]),
+        ({"unknown": 2, "high": 1}, "2.15", [0, 3, 0, 0]),
+        ({"summary": {"unknown": 2}}, "2.15", [0, 2, 0, 0]),
     ],
 )
-def test_the_form_of_the_guide_is_taken_where_it_says_one_thing(
+def test_counts_are_taken_in_every_form_and_the_largest_of_what_is_said_twice(
     factstore, trail, body, version, found
 ):
     created = factstore.post(path(trail), GUIDE | body)
@@ -216,6 +229,8 @@ def test_the_form_of_the_guide_is_taken_where_it_says_one_thing(
         ({"tool": "x", "informational": "many"}, "informational: Expected integer"),
         ({"tool": "x", "scanDurationSeconds": 2**63}, "scanDurationSeconds: Expected a number"),
         ({"tool": "x", "summary": []}, "summary: Expected object"),
+        ({"tool": "x", "passed": "no idea"}, "passed: Expected"),
+        ({"tool": "x", "criticalCount": -1}, "criticalCount: Expected a number from 0 to"),
         ({"tool": "x", "summary": {"low": -1}}, "summary.low: Expected a number from 0 to"),
     ],
 )
@@ -227,6 +242,37 @@ def test_a_wrong_scan_is_refused(lite, factstore, trail, body, why):
     assert refused.status == 400
     assert why in refused.json["message"]
     assert tables(lite) == before
+
+
+@pytest.mark.parametrize("body", [{"passed": False}, {"summary": {"passed": False}}])
+@pytest.mark.parametrize("limits", [None, {}, {"critical": 9, "high": 9}])
+def test_a_scan_that_did_not_pass_by_its_own_word_never_passes(
+    lite, factstore, trail, body, limits
+):
+    if limits is not None:
+        set_thresholds(lite, factstore, trail, **limits)
+
+    scan = factstore.post(path(trail), {"tool": "zap", **body})
+
+    (attestation,) = factstore.get(f"/api/v1/trails/{trail}/attestations").json
+    assert (scan.json["passed"], scan.json["thresholdBreached"]) == (False, True)
+    assert scan.json["breachDetails"] == ["The scan is recorded as not passed"]
+    assert attestation["status"] == "FAILED"
+    assert json.loads(attestation["details"])["error"] == "The scan is recorded as not passed."
+    assert trail_of(lite, trail).status == "NON_COMPLIANT"
+    assert factstore.get("/api/v1/metrics/security").json["failedScans"] == 1
+    assert lite.verify() == []
+
+
+def test_a_scan_that_passed_by_its_own_word_is_held_against_the_thresholds_all_the_same(
+    lite, factstore, trail
+):
+    set_thresholds(lite, factstore, trail)
+
+    factstore.post(path(trail), {"tool": "zap", "passed": True, "criticalCount": 1})
+
+    (attestation,) = factstore.get(f"/api/v1/trails/{trail}/attestations").json
+    assert attestation["status"] == "FAILED"
 
 
 def test_what_is_not_there_is_named(lite, factstore, trail):
