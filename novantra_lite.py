@@ -28,9 +28,10 @@ Contents
     Part IV   Factstore   Factstore fields, API keys, Factstore conventions, Organisations,
         Source hosts, Patterns, Templates, Flows, Notifications, Notification channels, Notifying,
         Notification rules, Trail records, Trail status, Trails, Artifacts, Provenance signatures,
-        Provenance, Attestations, Evidence files, Scan reports, Scanners, Evidence processors,
-        Evidence collection, Pull request look-ups, Pull requests, Identity tokens, Approvals,
-        Assertions, Environments, Snapshot records, Environment snapshots, Environment drift,
+        Provenance statements, Provenance, Attestations, Evidence files, Scan reports, Scanners,
+        Evidence processors, Evidence collection, Pull request look-ups, Pull requests,
+        Identity tokens, Approvals, Assertions, Environments, Snapshot records,
+        Environment snapshots, Environment drift,
         Logical environments, Policies, Deployment policies, Gate, Users, Service accounts,
         API key management, Members, Identity providers, Single sign-on, Signing in, Rego,
         Rego evaluation, Rego engine, Policy archives, Policy bundles, Policy decisions,
@@ -10309,32 +10310,43 @@ class ArtifactsV2(Artifacts, tag="V2 Artifacts"):
 
 
 # --- Provenance signatures ----------------------------------------------------
-# A signature of provenance is a DSSE envelope around an in-toto statement about the
-# artifact, or a detached one over the text of the artifact's digest.
+# A signature of provenance is a DSSE envelope around an in-toto statement with SLSA
+# provenance of the artifact, or a detached one over the artifact's digest or its text.
 
-#: Signatures of one envelope that are looked at; each is tried with every key.
-SIGNATURES = 16
-KEY_KINDS = "a public key in PEM, Ed25519 or ECDSA P-256"
+#: Signatures of one envelope that are tried, each with every key; and envelopes of one text.
+SIGNATURES = ENVELOPES = 16
+KEY_TYPES = (
+    "a public key or a certificate in PEM: Ed25519, ECDSA P-256 or P-384, or RSA from 2048 bits"
+)
+_PEM_BLOCK = re.compile(rb"-----BEGIN (PUBLIC KEY|CERTIFICATE)-----.+?-----END \1-----", re.S)
 
 
 def read_public_keys(pem: bytes) -> list:
-    """The public keys in PEM text; ValueError where one is of a kind that nothing here checks."""
-    from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    """The public keys in PEM text; ValueError where one is of a type that nothing here checks."""
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
+    from cryptography.x509 import load_pem_x509_certificate
 
-    blocks = re.findall(rb"-----BEGIN PUBLIC KEY-----.+?-----END PUBLIC KEY-----", pem, re.S)
+    keys: list = []
     try:
-        keys = [load_pem_public_key(block) for block in blocks]
+        for block in _PEM_BLOCK.finditer(pem):
+            is_certificate = block[1] == b"CERTIFICATE"
+            certificate = load_pem_x509_certificate(block[0]) if is_certificate else None
+            keys.append(certificate.public_key() if certificate else load_pem_public_key(block[0]))
     except (ValueError, UnsupportedAlgorithm):
-        raise ValueError(f"Expected {KEY_KINDS}") from None
+        raise ValueError(f"Expected {KEY_TYPES}") from None
     for key in keys:
-        is_p256 = isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1)
-        if not is_p256 and not isinstance(key, Ed25519PublicKey):
-            raise ValueError(f"Expected {KEY_KINDS}")
+        is_curve = isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in _CURVES
+        is_rsa = isinstance(key, rsa.RSAPublicKey) and key.key_size >= 2048
+        if not is_curve and not is_rsa and not isinstance(key, ed25519.Ed25519PublicKey):
+            raise ValueError(f"Expected {KEY_TYPES}")
     if not keys:
-        raise ValueError(f"Expected {KEY_KINDS}")
+        raise ValueError(f"Expected {KEY_TYPES}")
     return keys
+
+
+#: Bytes of r and of s in a signature of each curve.
+_CURVES = MappingProxyType({"secp256r1": 32, "secp384r1": 48})
 
 
 #: The keys in each set of files, as they were when an instance last started with them.
@@ -10359,22 +10371,33 @@ def trusted_keys(settings: Settings) -> list:
     return _trusted[settings.provenance_keys]
 
 
-def is_signed(key: Any, signature: bytes, data: bytes) -> bool:
-    """Whether a key made a signature: Ed25519 (RFC 8032), or ECDSA with SHA-256, DER or r and s."""
-    from cryptography.hazmat.primitives.asymmetric import ec, utils
-    from cryptography.hazmat.primitives.hashes import SHA256
+def is_signed(key: Any, signature: bytes, data: bytes, is_hash: bool = False) -> bool:
+    """Return whether a key signed data, or the content whose SHA-256 the data is.
 
-    try:
-        if not isinstance(key, ec.EllipticCurvePublicKey):
-            key.verify(signature, data)
-            return True
-        if len(signature) == 64:
-            r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
+    Ed25519 (RFC 8032) signs the bytes themselves. ECDSA takes DER or r and s, with SHA-256, and
+    with SHA-384 too where the curve is P-384; RSA takes PKCS #1 v1.5 and PSS, with SHA-256.
+    """
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
+    from cryptography.hazmat.primitives.hashes import SHA256, SHA384
+
+    sha256 = utils.Prehashed(SHA256()) if is_hash else SHA256()
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        schemes: list[tuple] = [()]
+    elif isinstance(key, rsa.RSAPublicKey):
+        pss = padding.PSS(padding.MGF1(SHA256()), padding.PSS.AUTO)
+        schemes = [(padding.PKCS1v15(), sha256), (pss, sha256)]
+    else:
+        size = _CURVES[key.curve.name]
+        if len(signature) == 2 * size:
+            r, s = int.from_bytes(signature[:size], "big"), int.from_bytes(signature[size:], "big")
             signature = utils.encode_dss_signature(r, s)
-        key.verify(signature, data, ec.ECDSA(SHA256()))
-    except (InvalidSignature, ValueError):
-        return False
-    return True
+        is_p384 = size == 48 and not is_hash
+        schemes = [(ec.ECDSA(hash),) for hash in (sha256, *([SHA384()] if is_p384 else []))]
+    for scheme in schemes:
+        with contextlib.suppress(InvalidSignature, ValueError):
+            key.verify(signature, data, *scheme)
+            return True
+    return False
 
 
 def decode_base64(text: Any) -> bytes:
@@ -10385,75 +10408,213 @@ def decode_base64(text: Any) -> bytes:
     return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
 
 
-class Signed(NamedTuple):
-    """What a provenance signature is over, the signatures, and what an envelope states."""
+class SignedContent(NamedTuple):
+    """The bytes that a provenance signature is over, its signatures, and an envelope's payload."""
 
     data: bytes
     signatures: list[bytes]
-    #: The payload of an envelope; None for a detached signature.
-    statement: bytes | None = None
+    statement: bytes
 
     @classmethod
-    def read(cls, text: str, digest: str) -> Signed:
-        """Read an envelope or a detached signature; ValueError says what is wrong with it."""
-        if text.startswith("{"):
-            return cls.read_envelope(text)
+    def read_envelope(cls, envelope: Any) -> SignedContent:
+        """Read a DSSE envelope (version 1.0.2 of its specification), also in a sigstore bundle."""
         try:
-            return cls(digest.encode(), [decode_base64(text)])
-        except ValueError:
-            raise ValueError("The signature is neither a DSSE envelope nor base64.") from None
-
-    @classmethod
-    def read_envelope(cls, text: str) -> Signed:
-        """Read a DSSE envelope (version 1.0.2 of its specification)."""
-        try:
-            envelope = read_json(text.encode())
-            kind, payload = envelope["payloadType"], decode_base64(envelope["payload"])
-            given = envelope["signatures"][:SIGNATURES]
-            signatures = [decode_base64(one["sig"]) for one in given]
-            named = kind.encode()
-        except (Invalid, ValueError, LookupError, TypeError, AttributeError):
+            envelope = envelope.get("dsseEnvelope", envelope)
+            payload_type, payload = envelope["payloadType"], decode_base64(envelope["payload"])
+            entries = envelope["signatures"][:SIGNATURES]
+            signatures = [decode_base64(entry["sig"]) for entry in entries]
+            type_bytes = payload_type.encode()
+        except (ValueError, LookupError, TypeError, AttributeError):
             raise ValueError("The signature is not a DSSE envelope.") from None
         # In-toto's envelope layer: the type is in-toto's own or that of one predicate.
-        if not re.fullmatch(r"application/vnd\.in-toto(\.[\w.-]+)?\+json", kind):
+        if not re.fullmatch(r"application/vnd\.in-toto(\.[\w.-]+)?\+json", payload_type):
             raise ValueError("The envelope does not hold an in-toto statement.")
         # What is signed is the pre-authentication encoding of type and payload.
-        data = b"DSSEv1 %d %b %d %b" % (len(named), named, len(payload), payload)
+        data = b"DSSEv1 %d %b %d %b" % (len(type_bytes), type_bytes, len(payload), payload)
         return cls(data, signatures, payload)
 
-    def names(self, digest: str) -> bool:
-        """Whether what is signed is about the artifact with this digest."""
-        if self.statement is None:
-            return True
-        algorithm, _, value = digest.rpartition(":")
+
+def read_envelopes(text: str) -> list:
+    """The JSON of one envelope, or of JSON lines of them; ValueError where there is none."""
+    try:
+        return [read_json(text.encode())]
+    except Invalid:
+        lines = [line for line in text.splitlines() if line.strip()]
+    if not 1 < len(lines) <= ENVELOPES:
+        raise ValueError(
+            f"The signature is not a DSSE envelope, nor 2 to {ENVELOPES} lines of them."
+        )
+    try:
+        return [read_json(line.encode()) for line in lines]
+    except Invalid:
+        raise ValueError("A line of the signature is not a DSSE envelope.") from None
+
+
+# --- Provenance statements ----------------------------------------------------
+
+_STATEMENTS = ("https://in-toto.io/Statement/v0.1", "https://in-toto.io/Statement/v1")
+_PREDICATES = ("https://slsa.dev/provenance/v0.2", "https://slsa.dev/provenance/v1")
+
+
+class BuildClaims(NamedTuple):
+    """What a signed statement says of a build; None where it does not say it."""
+
+    builder_id: str | None = None
+    source_repository_uri: str | None = None
+    source_commit_sha: str | None = None
+
+    @classmethod
+    def read(cls, statement: bytes, digest: str) -> BuildClaims:
+        """Read an in-toto statement with SLSA provenance of a digest; ValueError says the fault."""
         try:
-            statement = read_json(self.statement)
-            if not statement["_type"].startswith("https://in-toto.io/Statement/"):
-                return False
-            known = [
-                one["digest"].get(algorithm.lower() or "sha256") for one in statement["subject"]
-            ]
-            return any(one.lower() == value.lower() for one in known if one)
+            document = read_json(statement)
+            if document["_type"] not in _STATEMENTS:
+                raise ValueError("The envelope does not hold an in-toto statement.")
+            algorithm, _, value = digest.rpartition(":")
+            algorithm, subjects = algorithm.lower() or "sha256", document["subject"]
+            digests = [subject["digest"].get(algorithm) for subject in subjects]
+            if not any(entry.lower() == value.lower() for entry in digests if entry):
+                raise ValueError(f"The signed statement is not about the digest '{digest}'.")
+            if document.get("predicateType") not in _PREDICATES:
+                raise ValueError(
+                    "The signed statement is not SLSA provenance; "
+                    f"its predicateType must be {' or '.join(_PREDICATES)}."
+                )
+            predicate = document["predicate"]
+            if document["predicateType"].endswith("/v1"):
+                build = predicate.get("buildDefinition") or {}
+                parameters = build.get("externalParameters") or {}
+                source = (parameters.get("workflow") or {}).get("repository")
+                source = source or parameters.get("source")
+                dependencies = build.get("resolvedDependencies") or []
+                builder = predicate["runDetails"]["builder"]["id"]
+            else:
+                source = (predicate.get("invocation") or {}).get("configSource")
+                dependencies = predicate.get("materials") or []
+                builder = predicate["builder"]["id"]
+            return cls(_text(builder), *_source_of(source, dependencies))
         except (Invalid, LookupError, TypeError, AttributeError):
-            return False
+            raise ValueError("The signed statement is not well formed SLSA provenance.") from None
+
+    def differences(self, body: Mapping[str, Any]) -> list[str]:
+        """The members of a record of provenance that the signed statement does not bear out."""
+        names = []
+        for name, signed in self._asdict().items():
+            claimed = body.get(name)
+            if claimed and (not signed or _comparable(name, claimed) != _comparable(name, signed)):
+                names.append(camel(name))
+        return names
 
 
-def weigh_signature(digest: str, signature: str | None, keys: Sequence) -> tuple[str, str]:
-    """VERIFIED, FAILED or UNVERIFIED, and a sentence why, for a signature about a digest."""
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _source_of(source: Any, dependencies: list) -> tuple[str | None, str | None]:
+    """The repository and the commit that were built.
+
+    Where the statement names the source, only a dependency of that address tells its commit:
+    another repository that the build used is not its source.
+    """
+    name = "source_repository_uri"
+    named = source if isinstance(source, dict) else {"uri": source}
+    uri, digest = _text(named.get("uri")), named.get("digest") or {}
+    for dependency in dependencies:
+        address, hashes = _text(dependency.get("uri")), dependency.get("digest") or {}
+        is_git = bool(address) and (address.startswith("git+") or "gitCommit" in hashes)
+        if (
+            is_git
+            and not digest
+            and (not uri or _comparable(name, uri) == _comparable(name, address))
+        ):
+            uri, digest = uri or address, hashes
+    return uri, _text(digest.get("gitCommit") or digest.get("sha1"))
+
+
+def _comparable(name: str, value: str) -> str:
+    """A claim without what only spells it differently: git+ and .git, a ref, a letter case."""
+    if name == "source_repository_uri":
+        value = re.sub(r"@refs/[^@]*$", "", value.removeprefix("git+"))
+        return value.rstrip("/").removesuffix(".git")
+    return value.lower() if name == "source_commit_sha" else value
+
+
+class SignatureVerdict(NamedTuple):
+    """VERIFIED, FAILED or UNVERIFIED, a sentence why, and what a verified statement claims."""
+
+    word: str
+    message: str
+    claims: BuildClaims = BuildClaims()
+
+
+def verify_signature(
+    digest: str, signature: str | None, keys: Sequence, body: Mapping[str, Any]
+) -> SignatureVerdict:
+    """Verify the signature of a record of provenance (`body`) of the artifact with a digest."""
     text = (signature or "").strip()
     if not text:
-        return "UNVERIFIED", "The provenance is recorded, but carries no signature."
-    if not keys:
-        return "UNVERIFIED", "The signature was not checked: there is no public key to check with."
+        return SignatureVerdict(
+            "UNVERIFIED", "The provenance is recorded, but carries no signature."
+        )
     try:
-        signed = Signed.read(text, digest)
+        if not text.startswith("{"):
+            return _verify_detached(digest, _decode_detached(text), keys)
+        verdicts = [_verify_envelope(digest, entry, keys, body) for entry in read_envelopes(text)]
     except ValueError as fault:
-        return "FAILED", str(fault)
+        return SignatureVerdict("FAILED", str(fault))
+    # One good statement is enough: a build may sign a list of its parts beside its provenance.
+    return min(
+        verdicts, key=lambda verdict: ("VERIFIED", "UNVERIFIED", "FAILED").index(verdict.word)
+    )
+
+
+_NO_KEY = SignatureVerdict(
+    "UNVERIFIED", "The signature was not checked: there is no public key to check with."
+)
+_NOT_SIGNED = SignatureVerdict(
+    "FAILED", "None of the keys to check with made this signature over this content."
+)
+
+
+def _verify_envelope(
+    digest: str, envelope: Any, keys: Sequence, body: Mapping[str, Any]
+) -> SignatureVerdict:
+    try:
+        signed = SignedContent.read_envelope(envelope)
+        claims = BuildClaims.read(signed.statement, digest)
+    except ValueError as fault:
+        return SignatureVerdict("FAILED", str(fault))
+    if names := claims.differences(body):
+        message = f"The signed statement does not say the same of: {', '.join(names)}."
+        return SignatureVerdict("FAILED", message)
+    if not keys:
+        return _NO_KEY
     if not any(is_signed(key, one, signed.data) for one in signed.signatures for key in keys):
-        return "FAILED", "None of the keys to check with made this signature over this content."
-    if not signed.names(digest):
-        return "FAILED", f"The signed statement is not about the digest '{digest}'."
-    return "VERIFIED", "The signature is good, and is about this artifact's digest."
+        return _NOT_SIGNED
+    message = "The signature is good, and is about this artifact's digest."
+    return SignatureVerdict("VERIFIED", message, claims)
+
+
+def _decode_detached(text: str) -> bytes:
+    try:
+        return decode_base64(text)
+    except ValueError:
+        raise ValueError("The signature is neither a DSSE envelope nor base64.") from None
+
+
+def _verify_detached(digest: str, signature: bytes, keys: Sequence) -> SignatureVerdict:
+    """Verify a signature over a digest itself (as over the artifact), or over its text."""
+    if not keys:
+        return _NO_KEY
+    algorithm, _, value = digest.rpartition(":")
+    contents = [(text.encode(), False) for text in dict.fromkeys((digest, value)) if value]
+    if algorithm.lower() in ("", "sha256") and re.fullmatch("[0-9a-fA-F]{64}", value):
+        contents.append((bytes.fromhex(value), True))
+    if not any(is_signed(key, signature, *content) for content in contents for key in keys):
+        return _NOT_SIGNED
+    return SignatureVerdict(
+        "VERIFIED", "The signature is good, and is over this artifact's digest."
+    )
 
 
 # --- Provenance ---------------------------------------------------------------
@@ -10474,11 +10635,13 @@ class BuildProvenance(Model):
     source_commit_sha = Text(255, null=True)
     build_started_on = Timestamp(6, null=True)
     build_finished_on = Timestamp(6, null=True)
-    provenance_signature = Text(65_536, null=True)
+    provenance_signature = Text(1_000_000, null=True)
     slsa_level = Choice("L0 L1 L2 L3", default="L0")
     #: What the trusted keys said when it was recorded.
     provenance_status = Choice("PROVENANCE_UNVERIFIED PROVENANCE_VERIFIED")
     recorded_at = Timestamp(6, default=now_exactly)
+    #: The verdict behind that status; None in records of older versions, which judged less.
+    signature_verdict = Text(16, null=True, hidden=True, since=6)
 
     @classmethod
     def create(cls, **values):
@@ -10507,7 +10670,8 @@ def examine_provenance(
     """NONE, UNVERIFIED, FAILED or VERIFIED, and a sentence why, by these public keys."""
     if provenance is None:
         return "NONE", "No provenance is recorded for this artifact."
-    return weigh_signature(artifact.sha256_digest, provenance.provenance_signature, keys)
+    signature, body = provenance.provenance_signature, provenance.__data__
+    return verify_signature(artifact.sha256_digest, signature, keys, body)[:2]
 
 
 def provenance_verdict(
@@ -10586,12 +10750,18 @@ class Provenance(
         artifact = artifact_of(trail, key)
         if BuildProvenance.of(artifact):
             raise Conflict(f"The artifact {artifact.id} has its provenance already.")
-        signature = context.body.get("provenance_signature")
-        keys = trusted_keys(context.settings)
-        verdict, _ = weigh_signature(artifact.sha256_digest, signature, keys)
-        status = PROVENANCE_STATUSES[verdict]
+        body, keys = context.body, trusted_keys(context.settings)
+        signature = body.get("provenance_signature")
+        verdict = verify_signature(artifact.sha256_digest, signature, keys, body)
+        for name, claim in verdict.claims._asdict().items():
+            # What the body leaves out is taken from what was signed, where there is room for it.
+            with contextlib.suppress(ValueError):
+                body[name] = body.get(name) or getattr(BuildProvenance, name).read(claim)
         return BuildProvenance.create(
-            artifact=artifact.id, provenance_status=status, **context.body
+            artifact=artifact.id,
+            provenance_status=PROVENANCE_STATUSES[verdict.word],
+            signature_verdict=verdict.word,
+            **body,
         )
 
     @route(
@@ -13812,7 +13982,11 @@ SELECT a."image_name" || ':' || a."image_tag" || ' of trail ' || t."id",
     p."id" IS NOT NULL,
     EXISTS (SELECT 1 FROM "approval" AS v WHERE v."trail_id" = t."id" AND v."status" = 'APPROVED'),
     t."status" = 'COMPLIANT',
-    p."provenance_status" IS 'PROVENANCE_VERIFIED'
+    p."signature_verdict" IS 'VERIFIED',
+    p."signature_verdict",
+    CASE WHEN p."id" IS NOT NULL AND p."signature_verdict" IS NULL THEN json_object(
+        'builder_id', p."builder_id", 'source_repository_uri', p."source_repository_uri",
+        'source_commit_sha', p."source_commit_sha", 'signature', p."provenance_signature") END
 FROM "artifact" AS a JOIN "trail" AS t ON t."id" = a."trail_id"
     LEFT JOIN "build_provenance" AS p ON p."artifact_id" = a."id"
 WHERE a."sha256_digest" = ? ORDER BY a."rowid"
@@ -13829,7 +14003,16 @@ class Reported(NamedTuple):
 def reports_of(digest: str) -> list[Reported]:
     """Every report of the artifact with this digest."""
     reports = []
-    for title, types, *flags in session().database.connection().execute(REPORTS, (digest,)):
+    current = session()
+    rows = current.database.connection().execute(REPORTS, (digest,))
+    for title, types, *flags, verdict, unjudged in rows:
+        if unjudged:
+            # An older version recorded it, which took what is no provenance for verified.
+            body, keys = json.loads(unjudged), trusted_keys(current.workspace.settings)
+            verdict = verify_signature(digest, body["signature"], keys, body).word
+        # A signature that fails is worse than none.
+        flags[0] = bool(flags[0]) and verdict != "FAILED"
+        flags[-1] = verdict == "VERIFIED"
         met = {passing(type) for type in json.loads(types)}
         reports.append(Reported(title, frozenset(met.union(itertools.compress(DEMANDS, flags)))))
     return reports

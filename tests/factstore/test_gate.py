@@ -71,6 +71,7 @@ class Story:
             builder_id="builder",
             builder_type="GENERIC",
             provenance_status=status,
+            signature_verdict=status.removeprefix("PROVENANCE_"),
         )
 
     def environment(self, name):
