@@ -30,10 +30,11 @@ Contents
         Notification rules, Trail records, Trail status, Trails, Artifacts, Provenance signatures,
         Provenance statements, Provenance, Attestations, Evidence files, Scan reports, Scanners,
         Evidence processors, Evidence collection, Pull request look-ups, Pull requests,
-        Identity tokens, Approvals, Assertions, Environments, Snapshot records,
+        Approvals, Assertions, Environments, Snapshot records,
         Environment snapshots, Environment drift,
         Logical environments, Policies, Deployment policies, Gate, Users, Service accounts,
-        API key management, Members, Identity providers, Single sign-on, Signing in, Rego,
+        API key management, Members, Identity providers, Single sign-on, Signing in,
+        Identity tokens, Rego,
         Rego evaluation, Rego engine, Policy archives, Policy bundles, Policy decisions,
         Security scans, Regulatory frameworks, Compliance assessments, Regulatory reports,
         Evidence documents, Evidence vault, Vault requests, HashiCorp Vault, Audit log, Search,
@@ -334,6 +335,12 @@ class Settings:
     provenance_keys = Setting(
         (), "Files with public keys (PEM) that build provenance is verified with."
     )
+    oidc_issuers = Setting(
+        (),
+        "Issuers whose CI identity tokens are verified, as issuer=file or https URL of its JWKS; "
+        "of GitHub Actions and gitlab.com the issuer alone will do.",
+    )
+    oidc_audience = Setting("", "The audience that CI identity tokens must name; empty: any.")
     scm_hosts = Setting(
         (), "Base URLs of source hosts other than the public ones, such as GITLAB=https://git.lan."
     )
@@ -12353,126 +12360,6 @@ def read_commit(body: Mapping[str, Any]) -> str | None:
     return commit
 
 
-# --- Identity tokens ----------------------------------------------------------
-
-TOKEN_ISSUERS = ("https://token.actions.githubusercontent.com", "https://gitlab.com")
-
-#: The members of an attestation's details, and the claims that they come from: GitHub Actions'
-#: (OpenID Connect reference) before GitLab's (ID token authentication).
-TOKEN_CLAIMS = {
-    "issuer": ("iss",),
-    "subject": ("sub",),
-    "repository": ("repository", "project_path"),
-    "workflow": ("workflow", "ci_config_ref_uri"),
-    "ref": ("ref",),
-    "sha": ("sha",),
-    "actor": ("actor", "user_login"),
-    "runId": ("run_id", "pipeline_id"),
-}
-
-
-class UsedToken(Model):
-    """That an identity token was used: SHA-256 of its issuer and its id, never the token."""
-
-    since = 2
-
-    id = Text(64, primary_key=True)
-    used_at = Timestamp(6, default=now_exactly)
-
-
-#: The first second of the year 10000, which no date can tell.
-TIME_IS_OVER = 253_402_300_800
-
-
-def read_token_part(part: str) -> dict:
-    """The JSON object in one part of a token (RFC 7515, section 3.1); empty where it is none."""
-    try:
-        read = read_json(base64.b64decode(part + "=" * (-len(part) % 4), b"-_", validate=True))
-    except (ValueError, Invalid):
-        return {}
-    return read if isinstance(read, dict) else {}
-
-
-def read_claims(token: str) -> dict:
-    """The claims of a well-formed token of a known issuer that has not expired.
-
-    Its signature is not verified: the issuer's keys are on the internet, an install need not be.
-    """
-    parts = token.split(".")
-    header, claims = read_token_part(parts[0]), read_token_part(parts[1] if parts[1:] else "")
-    # An unsecured token (RFC 7518, section 3.6) is not what an issuer hands out.
-    unsecured = str(header.get("alg") or "none").lower() == "none" or not parts[-1]
-    if len(parts) != 3 or not claims or unsecured:
-        raise Invalid("The token is not well formed: expected a signed JWT.")
-    if claims.get("iss") not in TOKEN_ISSUERS:
-        raise Invalid(f"The token is not of an issuer known here: {' or '.join(TOKEN_ISSUERS)}.")
-    for name in ("exp", "iat"):
-        moment = claims.get(name, 0)
-        if type(moment) not in (int, float) or not 0 <= moment < TIME_IS_OVER:
-            raise Invalid(f"The token's {name} is not a time in seconds since 1970.")
-    if claims.get("exp", TIME_IS_OVER) <= session().source.clock():
-        raise Invalid("The token has expired; ask its issuer for a new one.")
-    return claims
-
-
-def claim_text(claims: Mapping[str, Any], names: Iterable[str]) -> str | None:
-    """The first of some claims that is text or a whole number, as text."""
-    found = (claims[name] for name in names if type(claims.get(name)) in (str, int))
-    return next(map(str, found), None)
-
-
-def use_token(token: str, claims: Mapping[str, Any]) -> None:
-    """Remember that a token was used; Conflict where it was used before."""
-    # A token without an id is told by what it says.
-    own = claim_text(claims, ("jti",)) or token.split(".")[1]
-    key = hashlib.sha256(to_json([claims["iss"], own]).encode()).hexdigest()
-    if UsedToken.has(key):
-        raise Conflict("This identity token was used before; its jti is good for one attestation.")
-    UsedToken.create(id=key)
-
-
-class IdentityTokens(
-    Resource,
-    surface=FACTSTORE,
-    model=Attestation,
-    scope="factstore",
-    tag="V2 Attestations",
-):
-    """Attestations of where a build ran, by the identity that its CI system gave it."""
-
-    @route(
-        "POST /api/v2/attestations/oidc",
-        id="recordOidcAttestation",
-        body=Schema(
-            Attestation.trail,
-            Attestation.org_slug,
-            token=Text(100_000, 1),
-            name="OidcAttestationRequest",
-        ),
-        status=201,
-        answer=FACTSTORE.one_schema("AttestationResponse"),
-    )
-    def create(self, context):
-        """Record what a CI system's identity token says, without verifying its signature."""
-        trail, token = Trail.fetch(context.body["trail"]), context.body["token"].strip()
-        slug = context.body.get("org_slug")
-        check_organisation(slug)
-        claims = read_claims(token)
-        use_token(token, claims)
-        details = {name: claim_text(claims, sources) for name, sources in TOKEN_CLAIMS.items()}
-        issued = claims.get("iat")
-        details["issuedAt"] = None if issued is None else session().source.timestamp(issued, 6)
-        details["signatureVerified"] = False
-        return record_attestation(
-            trail,
-            None,
-            type="oidc-provenance",
-            status="PASSED",
-            details=to_json(details),
-            org_slug=slug,
-        )
-
-
 # --- Approvals ----------------------------------------------------------------
 
 
@@ -14515,7 +14402,7 @@ def load_pyjwt() -> Any:
         import jwt
     except ImportError:
         raise Unavailable(
-            "Single sign-on needs the library PyJWT; install novantra-lite[sso]."
+            "Verifying tokens needs the library PyJWT; install novantra-lite[sso]."
         ) from None
     return jwt
 
@@ -15115,6 +15002,248 @@ def admit(slug: str, email: str, name: str, role: str, current: Session) -> dict
     workspace.journal.note(current, "api.session.issued", "user", user.id)
     token = workspace.sessions.issue(member)
     return {"token": token, "userId": user.id, "email": email, "name": name}
+
+
+# --- Identity tokens ----------------------------------------------------------
+
+#: Where GitHub Actions and gitlab.com publish the keys of their identity tokens.
+TOKEN_ISSUERS = MappingProxyType(
+    {
+        "https://token.actions.githubusercontent.com": (
+            "https://token.actions.githubusercontent.com/.well-known/jwks"
+        ),
+        "https://gitlab.com": "https://gitlab.com/oauth/discovery/keys",
+    }
+)
+
+#: The members of an attestation's details, and the claims that they come from: GitHub Actions'
+#: (OpenID Connect reference) before GitLab's (ID token authentication).
+TOKEN_CLAIMS = {
+    "issuer": ("iss",),
+    "subject": ("sub",),
+    "repository": ("repository", "project_path"),
+    "workflow": ("workflow", "ci_config_ref_uri"),
+    "ref": ("ref",),
+    "sha": ("sha",),
+    "actor": ("actor", "user_login"),
+    "runId": ("run_id", "pipeline_id"),
+}
+
+
+class UsedToken(Model):
+    """That an identity token was used: SHA-256 of its issuer and its id, never the token."""
+
+    since = 2
+
+    id = Text(64, primary_key=True)
+    used_at = Timestamp(6, default=now_exactly)
+
+
+#: The first second of the year 10000, which no date can tell.
+TIME_IS_OVER = 253_402_300_800
+
+
+def read_token_part(part: str) -> dict:
+    """The JSON object in one part of a token (RFC 7515, section 3.1); empty where it is none."""
+    try:
+        read = read_json(base64.b64decode(part + "=" * (-len(part) % 4), b"-_", validate=True))
+    except (ValueError, Invalid):
+        return {}
+    return read if isinstance(read, dict) else {}
+
+
+class IssuerKeys:
+    """The public keys of the issuers in the setting oidc_issuers, read anew after a while.
+
+    A set is good for an hour, and a key that it lacks is looked for again after a minute, as
+    issuers change their keys.
+    """
+
+    LIFE, RETRY = 3600, 60
+
+    def __init__(self, settings: Settings):
+        self.locations: dict[str, str] = {}
+        self._sets: dict[str, tuple[float, list | None]] = {}
+        for entry in settings.oidc_issuers:
+            issuer, _, location = entry.partition("=")
+            location = location or TOKEN_ISSUERS.get(issuer, "")
+            is_url = location.startswith("https://")
+            if not issuer.startswith("https://") or not (is_url or Path(location).is_file()):
+                raise Invalid(
+                    f"The setting oidc_issuers has {entry!r}: expected the https URL of an issuer, "
+                    "=, and a file or the https URL of its JWKS."
+                )
+            self.locations[issuer] = location
+            if not is_url and self._read(location, None) is None:
+                raise Invalid(f"The file {location} of oidc_issuers is not a JWKS.")
+
+    def find(self, issuer: str, name: Any, context: Context) -> list | None:
+        """The keys of an issuer, new enough to have the one with a name; None: they are not known.
+
+        Those that cannot be read are not known, even if they were.
+        """
+        if issuer not in self.locations:
+            return None
+        now = context.lite.source.clock()
+        read_at, keys = self._sets.get(issuer, (-math.inf, None))
+        is_named = any(isinstance(key, dict) and key.get("kid") == name for key in keys or ())
+        if not 0 <= now - read_at < (self.LIFE if is_named else self.RETRY):
+            keys = self._read(self.locations[issuer], context.lite.transport)
+            self._sets[issuer] = now, keys
+            if keys is None:
+                log.warning("The keys of the token issuer %s could not be read.", issuer)
+        return keys
+
+    @staticmethod
+    def _read(location: str, transport: Transport | None) -> list | None:
+        text = b""
+        with contextlib.suppress(OSError, Invalid):
+            if location.startswith("https://"):
+                answer = transport.get(location, {"Accept": "application/json"})
+                text = (answer.body or b"") if answer.status == 200 else b""
+            else:
+                with open(location, "rb") as file:
+                    text = file.read(PROVIDER_ANSWER_LIMIT)
+            document = read_json(text)
+            if isinstance(document, dict) and isinstance(document.get("keys"), list):
+                return document["keys"]
+        return None
+
+
+@functools.lru_cache(64)
+def issuer_keys(settings: Settings) -> IssuerKeys:
+    """The keys of the issuers that an instance is set up with."""
+    return IssuerKeys(settings)
+
+
+class VerifiedToken(NamedTuple):
+    """The claims of a token, and whether they are proven."""
+
+    claims: dict
+    is_verified: bool
+
+    @classmethod
+    def read(cls, token: str, context: Context) -> VerifiedToken:
+        """Read a token of a known issuer, and verify it where the issuer's keys are at hand.
+
+        A token that is not the issuer's is refused; one that cannot be verified proves nothing.
+        """
+        header, claims = read_token(token, context.settings)
+        keys = issuer_keys(context.settings).find(claims["iss"], header.get("kid"), context)
+        if keys is None:
+            return cls(claims, False)
+        jwt = load_pyjwt()
+        required = {"require": ["iss", "sub", "exp"], "verify_aud": False}
+        try:
+            # The key was chosen to fit, so that the token cannot talk it into another algorithm.
+            claims = jwt.decode(
+                token,
+                find_key(header, keys),
+                algorithms=[header["alg"]],
+                issuer=claims["iss"],
+                options={**CLAIMS_TO_CHECK, **required},
+            )
+        except (jwt.PyJWTError, ValueError, TypeError) as error:
+            reason = explain_refusal(error)
+            raise Invalid(f"The identity token was refused: {reason}.") from None
+        return cls(claims, True)
+
+
+def read_token(token: str, settings: Settings) -> tuple[dict, dict]:
+    """The header and the claims of a well-formed token of a known issuer that is of now.
+
+    Its signature is not verified here.
+    """
+    parts = token.split(".")
+    header, claims = read_token_part(parts[0]), read_token_part(parts[1] if parts[1:] else "")
+    if len(parts) != 3 or not claims or not parts[-1] or not header:
+        raise Invalid("The token is not well formed: expected a signed JWT.")
+    algorithm = header.get("alg")
+    if not isinstance(algorithm, str) or algorithm not in TOKEN_SIGNATURES:
+        # Neither an unsecured token (RFC 7518, section 3.6) nor one under a shared secret.
+        raise Invalid(f"The token must be signed with one of {', '.join(TOKEN_SIGNATURES)}.")
+    issuers = {**TOKEN_ISSUERS, **issuer_keys(settings).locations}
+    if not isinstance(claims.get("iss"), str) or claims["iss"] not in issuers:
+        raise Invalid(f"The token is not of an issuer known here: {' or '.join(issuers)}.")
+    for name in ("exp", "iat", "nbf"):
+        timestamp = claims.get(name, 0)
+        if type(timestamp) not in (int, float) or not 0 <= timestamp < TIME_IS_OVER:
+            raise Invalid(f"The token's {name} is not a time in seconds since 1970.")
+    now = session().source.clock()
+    if claims.get("exp", TIME_IS_OVER) <= now:
+        raise Invalid("The token has expired; ask its issuer for a new one.")
+    if claims.get("nbf", 0) > now + LEEWAY:
+        raise Invalid("The token is not valid yet; its nbf is in the future.")
+    audience, audiences = settings.oidc_audience, claims.get("aud")
+    if audience and audience not in (audiences if isinstance(audiences, list) else [audiences]):
+        raise Invalid(f"The token is for another audience; ask its issuer for one for {audience}.")
+    return header, claims
+
+
+def claim_text(claims: Mapping[str, Any], names: Iterable[str]) -> str | None:
+    """The first of some claims that is text or a whole number, as text."""
+    found = (claims[name] for name in names if type(claims.get(name)) in (str, int))
+    return next(map(str, found), None)
+
+
+def use_token(token: str, claims: Mapping[str, Any]) -> None:
+    """Remember that a token was used; Conflict where it was used before."""
+    # A token without an id is told by what it says.
+    own = claim_text(claims, ("jti",)) or token.split(".")[1]
+    key = hashlib.sha256(to_json([claims["iss"], own]).encode()).hexdigest()
+    if UsedToken.has(key):
+        raise Conflict("This identity token was used before; its jti is good for one attestation.")
+    UsedToken.create(id=key)
+
+
+class IdentityTokens(
+    Resource,
+    surface=FACTSTORE,
+    model=Attestation,
+    scope="factstore",
+    tag="V2 Attestations",
+):
+    """Attestations of where a build ran, by the identity that its CI system gave it."""
+
+    @route(
+        "POST /api/v2/attestations/oidc",
+        id="recordOidcAttestation",
+        body=Schema(
+            Attestation.trail,
+            Attestation.org_slug,
+            token=Text(100_000, 1),
+            name="OidcAttestationRequest",
+        ),
+        status=201,
+        answer=FACTSTORE.one_schema("AttestationResponse"),
+        before="verify",
+    )
+    def create(self, context):
+        """Record what a CI system's identity token says: PASSED if it is verified, else PENDING.
+
+        A token is verified against its issuer's keys, as oidc_issuers names them.
+        """
+        trail, token = Trail.fetch(context.body["trail"]), context.body["token"].strip()
+        claims, is_verified = context.prepared
+        use_token(token, claims)
+        details = {name: claim_text(claims, sources) for name, sources in TOKEN_CLAIMS.items()}
+        issued = claims.get("iat")
+        details["issuedAt"] = None if issued is None else session().source.timestamp(issued, 6)
+        details["signatureVerified"] = is_verified
+        return record_attestation(
+            trail,
+            None,
+            type="oidc-provenance",
+            status="PASSED" if is_verified else "PENDING",
+            details=to_json(details),
+            org_slug=context.body.get("org_slug"),
+        )
+
+    def verify(self, context: Context) -> VerifiedToken:
+        """Verify the token while no transaction is open; trail and organisation come first."""
+        Trail.fetch(context.body["trail"])
+        check_organisation(context.body.get("org_slug"))
+        return VerifiedToken.read(context.body["token"].strip(), context)
 
 
 # --- Rego ---------------------------------------------------------------------
@@ -22445,8 +22574,9 @@ class Install:
         self.transport = transport or Transport(
             networks, self.settings.webhook_timeout, clock=self.source.clock
         )
-        # A setting that cannot be meant is refused now, not at the first pull request.
+        # A setting that cannot be meant is refused now, not at the first request that needs it.
         source_bases(self.settings)
+        issuer_keys(self.settings)
         self.vault = evidence_store(self.settings)
         self.dispatcher = Dispatcher(self.workspaces, self.transport, self.source, self.bell)
         self.rego = RegoEngine(self.settings)

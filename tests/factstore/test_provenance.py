@@ -125,6 +125,12 @@ def reported(lite):
     return client, f"/api/v1/trails/{trail}/artifacts/{artifact}/provenance"
 
 
+def demand(client, name, **demands):
+    flow = client.get("/api/v1/flows").json[0]["id"]
+    made = client.post("/api/v1/deployment-policies", {"name": name, "flowId": flow} | demands)
+    assert made.status == 200
+
+
 @pytest.fixture
 def trusting(tmp_path, clock):
     """An instance that trusts both keys, each from a file of its own."""
@@ -707,10 +713,9 @@ def test_a_signature_that_fails_opens_no_gate(trusting, signature, enforced, req
     client.post(path, BUILT | {"provenanceSignature": signature})
     asked = {"artifactSha256": DIGEST, "requestedBy": "ci"}
 
-    policy = {"name": "proven", "enforceProvenance": True}
-    client.post("/api/v1/deployment-policies", policy)
+    demand(client, "proven", enforceProvenance=True)
     first = client.post("/api/v1/gate/evaluate", asked).json
-    client.post("/api/v1/deployment-policies", {"name": "signed", "requireSignature": True})
+    demand(client, "signed", requireSignature=True)
     second = client.post("/api/v1/gate/evaluate", asked).json
 
     assert (first["decision"], second["decision"]) == (enforced, required)
@@ -730,7 +735,7 @@ def test_a_record_of_an_older_version_is_judged_anew_at_the_gate(trusting):
         ),
         actor="test",
     )
-    client.post("/api/v1/deployment-policies", {"name": "proven", "enforceProvenance": True})
+    demand(client, "proven", enforceProvenance=True)
 
     result = client.post("/api/v1/gate/evaluate", {"artifactSha256": DIGEST}).json
 
