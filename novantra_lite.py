@@ -90,7 +90,7 @@ from html import escape
 from http import HTTPStatus
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from itertools import product
-from operator import itemgetter
+from operator import itemgetter, or_
 from pathlib import Path
 from random import Random
 from types import MappingProxyType
@@ -7952,6 +7952,43 @@ class Name(Text):
         )
 
 
+class Digest(Text):
+    """The SHA-256 of an artifact, with `sha256:` or bare, in either letter case."""
+
+    def __init__(self, **options: Any):
+        pattern = "(?:[sS][hH][aA]256:)?[0-9a-fA-F]{64}"
+        hint = "Expected 64 hexadecimal digits, or sha256: and these"
+        super().__init__(pattern=pattern, hint=hint, **options)
+
+    def read(self, value):
+        return canonical_digest(super().read(value))
+
+
+def canonical_digest(digest: str) -> str:
+    """A digest as it is stored: sha256: and lower case; what is none, as an old record may have
+    it, stays as it is."""
+    digits = digest.lower().removeprefix("sha256:")
+    return f"sha256:{digits}" if re.fullmatch("[0-9a-f]{64}", digits) else digest
+
+
+def digest_spellings(digest: str) -> str:
+    """The JSON array of the ways in which older versions stored a digest, for DIGEST_IN."""
+    digits = digest.removeprefix("sha256:")
+    upper = digits.upper()
+    return to_json([digest, digits, f"sha256:{upper}", upper, f"SHA256:{upper}"])
+
+
+#: SQL that follows a column: whether it holds one of these spellings.
+DIGEST_IN = 'IN (SELECT "value" FROM json_each(?))'
+
+
+def spellings_sql(digest: str) -> str:
+    """SQL for the list of the spellings of a digest in SQL, after IN."""
+    digits = f"replace(lower({digest}), 'sha256:', '')"
+    prefixed = f"'sha256:' || {digits}, 'sha256:' || upper({digits}), 'SHA256:' || upper({digits})"
+    return f"({digest}, {digits}, upper({digits}), {prefixed})"
+
+
 class Id(Text):
     """The id of a record that may be gone, or in a query: a UUID, in either letter case."""
 
@@ -9764,12 +9801,13 @@ def compliance_sql(trail: str) -> str:
 
 #: SQL for the names of the environments whose newest snapshot holds the artifact `t1`: there, the
 #: newest snapshot that holds its digest is the newest of all. Most artifacts run nowhere.
-RUNNING_IN = """(SELECT json_group_array(n."name") FROM (
+RUNNING_IN = f"""(SELECT json_group_array(n."name") FROM (
     SELECT e."name" FROM "environment" AS e
     WHERE EXISTS (SELECT 1 FROM "snapshot_artifact" AS s
-            WHERE s."artifact_sha256" = t1."sha256_digest")
+            WHERE s."artifact_sha256" IN {spellings_sql('t1."sha256_digest"')})
         AND (SELECT i."snapshot_id" FROM "snapshot_artifact" AS i
-            WHERE i."artifact_sha256" = t1."sha256_digest" AND i."environment_id" = e."id"
+            WHERE i."artifact_sha256" IN {spellings_sql('t1."sha256_digest"')}
+                AND i."environment_id" = e."id"
             ORDER BY i."rowid" DESC LIMIT 1)
         = (SELECT l."id" FROM "environment_snapshot" AS l WHERE l."environment_id" = e."id"
             ORDER BY l."snapshot_index" DESC LIMIT 1)
@@ -10196,9 +10234,28 @@ def artifact_of(trail_id: str, artifact_id: str) -> Artifact:
     return artifact
 
 
+def reported_under(digest: str, *columns: Any) -> peewee.ModelSelect:
+    """The artifacts with a digest in any spelling, in the order in which they were reported."""
+    query = Artifact.select(*columns).where(of_digest(Artifact.sha256_digest, digest))
+    return query.order_by(peewee.SQL('"t1"."rowid"'))
+
+
+def of_digest(column: Text, digest: str) -> Any:
+    """Whether a column holds a digest in one of its spellings."""
+    return column.in_(json.loads(digest_spellings(digest)))
+
+
+#: What a digest in a path must be.
+DIGEST = Digest()
+
+
 def first_artifact(digest: str) -> Artifact:
     """The artifact that was the first to be reported with a digest, or NotFound."""
-    artifact = Artifact.seek(sha256_digest=digest)
+    try:
+        digest = DIGEST.read(digest)
+    except ValueError as error:
+        raise Invalid(issues=[issue(["sha256"], str(error))]) from None
+    artifact = reported_under(digest).first()
     if artifact is None:
         raise NotFound(f"There is no artifact with the digest '{digest}'.")
     return artifact
@@ -10208,7 +10265,7 @@ ARTIFACTS = Array(
     Artifact,
     {
         "trail": lambda trail: Artifact.trail == trail,
-        "digest": lambda digest: Artifact.sha256_digest == digest,
+        "digest": lambda spellings: peewee.SQL(f'"t1"."sha256_digest" {DIGEST_IN}'),
     },
 )
 
@@ -10237,10 +10294,7 @@ class Artifacts(Resource, surface=FACTSTORE, model=Artifact, scope="factstore", 
             Artifact.commit_url,
             image_name=Name(),
             image_tag=Name(),
-            sha256_digest=Text(
-                pattern="sha256:[0-9a-fA-F]{64}",
-                hint="Expected sha256: and 64 hexadecimal digits",
-            ),
+            sha256_digest=Digest(),
             aliases={"name": "imageName", "tag": "imageTag"},
             name="CreateArtifactRequest",
         ),
@@ -10255,12 +10309,13 @@ class Artifacts(Resource, surface=FACTSTORE, model=Artifact, scope="factstore", 
     @route(
         "GET /api/v1/artifacts",
         id="findArtifacts",
-        query=Filters(sha256=Text(255, 1), required="sha256"),
+        query=Filters(sha256=Digest(), required="sha256"),
         answer=FACTSTORE.array_schema("ArtifactResponse"),
     )
     def with_digest(self, context):
-        """List every artifact with this digest, prefix and letter case included."""
-        return FACTSTORE.array(context, ARTIFACTS, {"digest": context.query["sha256"]})
+        """List every artifact with this digest, with or without sha256:, in either letter case."""
+        spellings = digest_spellings(context.query["sha256"])
+        return FACTSTORE.array(context, ARTIFACTS, {"digest": spellings})
 
 
 class ArtifactsV2(Artifacts, tag="V2 Artifacts"):
@@ -10281,13 +10336,13 @@ class ArtifactsV2(Artifacts, tag="V2 Artifacts"):
         body=Schema(
             Artifact.image_name,
             Artifact.image_tag,
-            Artifact.sha256_digest,
             Artifact.registry,
             Artifact.reported_by,
             Artifact.org_slug,
             Artifact.artifact_type,
             Artifact.build_url,
             Artifact.commit_url,
+            sha256_digest=Digest(),
             required="reportedBy",
             name="ReportArtifactRequestV2",
         ),
@@ -10302,7 +10357,7 @@ class ArtifactsV2(Artifacts, tag="V2 Artifacts"):
     @route(
         "GET /api/v2/artifacts",
         id="findArtifactV2",
-        query=Filters(sha256=Text(255, 1), required="sha256"),
+        query=Filters(sha256=Digest(), required="sha256"),
         # The contract leaves room for an array; its clients read one object.
         answer={
             "anyOf": [
@@ -10312,7 +10367,7 @@ class ArtifactsV2(Artifacts, tag="V2 Artifacts"):
         },
     )
     def first_with_digest(self, context):
-        """Get the first artifact with this digest, prefix and letter case included."""
+        """Get the first artifact with this digest, in any of its spellings."""
         return first_artifact(context.query["sha256"])
 
 
@@ -10967,7 +11022,7 @@ class AttestationsV2(Attestations, tag="V2 Attestations"):
     """The second version's commands: organisation and flow are looked for before the trail is."""
 
     #: What a path says of an attestation.
-    named = Schema(Attestation.trail, artifact_fingerprint=Text(255, 1))
+    named = Schema(Attestation.trail, artifact_fingerprint=Digest())
 
     @route(
         "GET /api/v2/trails/{trailId}/attestations",
@@ -10983,7 +11038,7 @@ class AttestationsV2(Attestations, tag="V2 Attestations"):
         id="recordAttestationV2",
         body=Schema(
             *ATTESTED,
-            Attestation.artifact_fingerprint,
+            artifact_fingerprint=Digest(null=True),
             flow_name=Text(255, null=True),
             aliases=ATTESTED_ALIASES,
             name="RecordAttestationRequestV2",
@@ -12526,11 +12581,11 @@ class ApprovalDecisions(
 # --- Assertions ---------------------------------------------------------------
 
 #: What a digest was reported as, and where; what was said there. Each in the order of recording.
-REPORTED_UNDER = """SELECT a."trail_id", a."image_name", k."template_yaml"
+REPORTED_UNDER = f"""SELECT a."trail_id", a."image_name", k."template_yaml"
     FROM "artifact" AS a JOIN "trail" AS k ON k."id" = a."trail_id"
-    WHERE a."sha256_digest" = ? ORDER BY a."rowid\""""
-SAID = """SELECT "trail_id", "type", "status", "name" FROM "attestation" WHERE "trail_id" IN
-    (SELECT "trail_id" FROM "artifact" WHERE "sha256_digest" = ?) ORDER BY "rowid\""""
+    WHERE a."sha256_digest" {DIGEST_IN} ORDER BY a."rowid\""""
+SAID = f"""SELECT "trail_id", "type", "status", "name" FROM "attestation" WHERE "trail_id" IN
+    (SELECT "trail_id" FROM "artifact" WHERE "sha256_digest" {DIGEST_IN}) ORDER BY "rowid\""""
 
 
 class Verdict(NamedTuple):
@@ -12557,9 +12612,9 @@ def judge(flow: Flow, digest: str) -> Verdict:
     Which flow it was reported for makes no difference. The first artifact that lacks nothing
     decides, or else the first of those that lack least.
     """
-    connection = session().database.connection()
+    connection, spellings = session().database.connection(), (digest_spellings(digest),)
     # The same image may be reported on a trail again and again.
-    artifacts = list(dict.fromkeys(connection.execute(REPORTED_UNDER, (digest,))))
+    artifacts = list(dict.fromkeys(connection.execute(REPORTED_UNDER, spellings)))
     types = flow.required_attestation_types
     if not artifacts:
         return Verdict(False, f"No artifact with the digest {digest} was reported.", types)
@@ -12567,7 +12622,7 @@ def judge(flow: Flow, digest: str) -> Verdict:
     if first is None and not types:
         return Verdict(True, f"The flow {flow.name} requires no attestations.")
     told, passed, failed = defaultdict(list), defaultdict(set), defaultdict(list)
-    for trail, type, status, name in connection.execute(SAID, (digest,)):
+    for trail, type, status, name in connection.execute(SAID, spellings):
         told[trail].append({"type": type, "status": status})
         said = type if first is None else name
         if status == "PASSED":
@@ -12665,7 +12720,7 @@ class Assertions(Resource, surface=FACTSTORE, scope="factstore", tag="Assert"):
     @route(
         "POST /api/v1/assert",
         id="assertCompliance",
-        body=Schema(sha256_digest=Text(255), flow_id=Id(), name="AssertRequest"),
+        body=Schema(sha256_digest=Digest(), flow_id=Id(), name="AssertRequest"),
         answer={"type": "object", "required": list(VERDICT), "properties": VERDICT},
         before="weigh",
         would="wouldCreate",
@@ -12736,7 +12791,8 @@ COMPLIANCE = Choice("COMPLIANT NON_COMPLIANT UNKNOWN")
 
 def digest_state(digest: str) -> str:
     """SQL for the compliance of a digest: that of the trail which reported it first."""
-    first = f"""(SELECT b."trail_id" FROM "artifact" AS b WHERE b."sha256_digest" = {digest}
+    first = f"""(SELECT b."trail_id" FROM "artifact" AS b
+        WHERE b."sha256_digest" IN {spellings_sql(digest)}
         ORDER BY b."rowid" LIMIT 1)"""
     return compliance_sql(first)
 
@@ -12872,6 +12928,8 @@ SNAPSHOT_ARTIFACT = {
     "artifact_tag": Text(255),
     "instance_count": Integer(-(2**31), 2**31 - 1, default=1),
 }
+#: The same, as a new snapshot says it.
+RUNNING_ARTIFACT = Shape(**SNAPSHOT_ARTIFACT | {"artifact_sha256": Digest()})
 #: SQL for the artifacts of the snapshot `t1` as they were recorded, with what is known of each.
 SNAPSHOT_ARTIFACTS = f"""(SELECT json_group_array(json_insert(o."value", '$.complianceState',
     {digest_state('''json_extract(o."value", '$.artifactSha256')''')}))
@@ -12921,7 +12979,8 @@ class EnvironmentSnapshot(Model):
                 emit("factstore.artifact.deployed", {**place, "snapshotIndex": last + 1, **one})
         # What the scope leaves out may run on.
         still = {one["artifactSha256"] for one in artifacts}
-        gone = {one["artifactSha256"]: one for one in before.artifacts} if before else {}
+        earlier = before.artifacts if before else []
+        gone = {canonical_digest(one["artifactSha256"]): one for one in earlier}
         for digest, one in gone.items():
             if digest not in still:
                 payload = {**place, "snapshotIndex": last + 1, **one}
@@ -12959,7 +13018,8 @@ class SnapshotArtifact(Model):
     def seen(cls, environment: Environment, artifacts: list[dict]) -> set[str]:
         """Which digests of these artifacts the environment had before."""
         had = cls.select().where(
-            cls.artifact_sha256 == peewee.SQL('o."value"'), cls.environment_id == environment.id
+            cls.artifact_sha256.in_(peewee.SQL(spellings_sql('o."value"'))),
+            cls.environment_id == environment.id,
         )
         digests = to_json([one["artifactSha256"] for one in artifacts])
         told = peewee.fn.json_each(digests).alias("o")
@@ -12992,7 +13052,8 @@ def compare(before: list[dict], after: list[dict]) -> dict[str, list[dict]]:
             "sha256From": old and old["artifactSha256"],
             "sha256To": new and new["artifactSha256"],
         }
-        same = "unchanged" if entry["sha256From"] == entry["sha256To"] else "updated"
+        digests = {canonical_digest(one["artifactSha256"]) for one in (old, new) if one}
+        same = "unchanged" if len(digests) == 1 else "updated"
         told["added" if old is None else "removed" if new is None else same].append(entry)
     return told
 
@@ -13178,7 +13239,7 @@ class EnvironmentSnapshots(
         id="recordSnapshot",
         body=Schema(
             EnvironmentSnapshot.recorded_by,
-            EnvironmentSnapshot.artifacts,
+            artifacts=Json(ListOf(RUNNING_ARTIFACT, 10_000), default=list),
             name="RecordSnapshotRequest",
         ),
         status=201,
@@ -13367,11 +13428,11 @@ class Allowlist(
         "POST /api/v1/environments/{environmentId}/allowlist",
         id="addAllowlistEntry",
         body=Schema(
-            AllowlistEntry.sha256,
             AllowlistEntry.name_pattern,
             AllowlistEntry.reason,
             AllowlistEntry.approved_by,
             AllowlistEntry.expires_at,
+            sha256=Digest(null=True),
             name="CreateAllowlistEntryRequest",
         ),
         status=201,
@@ -13862,7 +13923,7 @@ DEMANDS = {
     "enforce_trail_compliance": "a compliant trail",
     "require_signature": "a provenance signature that verifies",
 }
-REPORTS = """
+REPORTS = f"""
 SELECT a."image_name" || ':' || a."image_tag" || ' of trail ' || t."id",
     (SELECT json_group_array(DISTINCT r."type") FROM "attestation" AS r
         WHERE r."trail_id" = t."id" AND r."status" = 'PASSED'),
@@ -13876,7 +13937,7 @@ SELECT a."image_name" || ':' || a."image_tag" || ' of trail ' || t."id",
         'source_commit_sha', p."source_commit_sha", 'signature', p."provenance_signature") END
 FROM "artifact" AS a JOIN "trail" AS t ON t."id" = a."trail_id"
     LEFT JOIN "build_provenance" AS p ON p."artifact_id" = a."id"
-WHERE a."sha256_digest" = ? ORDER BY a."rowid"
+WHERE a."sha256_digest" {DIGEST_IN} ORDER BY a."rowid"
 """
 
 
@@ -13891,7 +13952,7 @@ def reports_of(digest: str) -> list[Reported]:
     """Every report of the artifact with this digest."""
     reports = []
     current = session()
-    rows = current.database.connection().execute(REPORTS, (digest,))
+    rows = current.database.connection().execute(REPORTS, (digest_spellings(digest),))
     for title, types, *flags, verdict, unjudged in rows:
         if unjudged:
             # An older version recorded it, which took what is no provenance for verified.
@@ -13949,8 +14010,12 @@ def attached_sql(to_one: bool) -> str:
 
 
 def is_on_allowlist(digest: str, environment: Environment) -> bool:
-    """Whether an entry in force of an environment's allow-list has exactly this digest."""
-    given = AllowlistEntry.every(environment=environment.id, sha256=digest, status="ACTIVE")
+    """Whether an entry in force of an environment's allow-list has this digest."""
+    given = AllowlistEntry.select().where(
+        AllowlistEntry.environment == environment.id,
+        of_digest(AllowlistEntry.sha256, digest),
+        AllowlistEntry.status == "ACTIVE",
+    )
     return any(one.expires_at is None or one.expires_at > now_exactly() for one in given)
 
 
@@ -13977,8 +14042,7 @@ def decide(digest: str, key: str | None, environment: Environment | None) -> dic
 
 def flow_that_built(digest: str) -> str | None:
     """The flow whose trail was the first to report an artifact."""
-    reported = Artifact.select(Trail.flow).join(Trail).where(Artifact.sha256_digest == digest)
-    return reported.order_by(peewee.SQL('"t1"."rowid"')).limit(1).scalar()
+    return reported_under(digest, Trail.flow).join(Trail).limit(1).scalar()
 
 
 def pass_gate(
@@ -14038,9 +14102,9 @@ class Gate(
         "POST /api/v1/gate/evaluate",
         id="evaluateGate",
         body=Schema(
-            GateResult.artifact_sha256,
             GateResult.environment_id,
             GateResult.requested_by,
+            artifact_sha256=Digest(),
             environment=Text(null=True),
             flow_id=Text(null=True),
             name="GateEvaluateRequest",
@@ -16089,12 +16153,11 @@ def document_of(body: Mapping[str, Any]) -> dict:
 
 def artifact_named(body: Mapping[str, Any]) -> Artifact:
     """The artifact that a body names, as it was first reported, or NotFound."""
-    asked = {
-        "id": body.get("artifact_id"),
-        "sha256_digest": body.get("artifact_digest"),
-        "trail": body.get("trail_id"),
-    }
-    artifact = Artifact.seek(**{name: value for name, value in asked.items() if value})
+    asked = {Artifact.id: body.get("artifact_id"), Artifact.trail: body.get("trail_id")}
+    query = Artifact.select().where(*(column == key for column, key in asked.items() if key))
+    if body.get("artifact_digest"):
+        query = query.where(of_digest(Artifact.sha256_digest, body["artifact_digest"]))
+    artifact = query.order_by(peewee.SQL('"t1"."rowid"')).first()
     if artifact is None:
         key = body.get("artifact_id") or body.get("artifact_digest")
         raise NotFound(f"There is no artifact {key} here.")
@@ -16125,7 +16188,7 @@ class PolicyDecisions(
             approval_status=Text(255, null=True),
             trail_id=MaybeId(null=True),
             artifact_id=MaybeId(null=True),
-            artifact_digest=Text(255, null=True),
+            artifact_digest=Digest(null=True),
             name="EvaluatePolicyRequest",
         ),
         answer=FACTSTORE.one_schema("PolicyDecisionResponse"),
@@ -18594,9 +18657,12 @@ def find_in_slack(text: str) -> list[str]:
 
 def show_artifacts(prefix: str) -> list[str]:
     """The artifacts whose digest starts with a prefix, the first few of them."""
-    digest = Artifact.sha256_digest
+    digest, digits = Artifact.sha256_digest, prefix.lower().removeprefix("sha256:")
+    # Older versions stored digests without sha256: too.
+    spellings = [f"sha256:{digits}", *([digits] if digits else [])]
+    starts = [digest.between(text, text + chr(0x10FFFF)) for text in spellings]
     starting = Artifact.select(Artifact.image_name, Artifact.image_tag, digest).where(
-        digest >= prefix, digest < prefix + chr(0x10FFFF)
+        functools.reduce(or_, starts)
     )
     found = list(starting.order_by(digest).limit(SLACK_LISTED + 1).tuples())
     if not found:
