@@ -7960,6 +7960,10 @@ class Digest(Text):
         hint = "Expected 64 hexadecimal digits, or sha256: and these"
         super().__init__(pattern=pattern, hint=hint, **options)
 
+    def coerce(self, value):
+        # A form sends an empty text for a digest that it leaves out.
+        return None if self.null and value == "" else super().coerce(value)
+
     def read(self, value):
         return canonical_digest(super().read(value))
 
