@@ -6,7 +6,7 @@ import pytest
 from looking import audit, events, ledger, tables
 
 import novantra_lite
-from novantra_lite import Approval, Attestation, AuditEvent, Flow, Trail
+from novantra_lite import Approval, Artifact, Attestation, AuditEvent, Flow, Trail
 
 NOON = "2026-06-01T12:00:00.000000Z"
 NOBODY = "00000000-0000-4000-8000-000000000000"
