@@ -7958,14 +7958,13 @@ class Digest(Text):
     def __init__(self, **options: Any):
         pattern = "(?:[sS][hH][aA]256:)?[0-9a-fA-F]{64}"
         hint = "Expected 64 hexadecimal digits, or sha256: and these"
+        if options.get("null"):
+            # A form sends an empty text for a digest that it leaves out.
+            pattern = f"(?:{pattern})?"
         super().__init__(pattern=pattern, hint=hint, **options)
 
-    def coerce(self, value):
-        # A form sends an empty text for a digest that it leaves out.
-        return None if self.null and value == "" else super().coerce(value)
-
     def read(self, value):
-        return canonical_digest(super().read(value))
+        return canonical_digest(super().read(value)) if value != "" or not self.null else None
 
 
 def canonical_digest(digest: str) -> str:

@@ -651,15 +651,15 @@ def test_a_diff_tells_what_came_went_and_changed(factstore, production, path, sn
             ("environmentId", production["id"]),
             ("fromSnapshotIndex", 1),
             ("toSnapshotIndex", 2),
-            ("added", [an_entry("job", None, "1")]),
-            ("removed", [an_entry("web", "1", None, "old")]),
-            ("updated", [an_entry("api", "1", "2", "new")]),
-            ("unchanged", [an_entry("db", "1", "1", "9")]),
+            ("added", [an_entry("job", None, ONE)]),
+            ("removed", [an_entry("web", ONE, None, "old")]),
+            ("updated", [an_entry("api", ONE, TWO, "new")]),
+            ("unchanged", [an_entry("db", ONE, ONE, "9")]),
         ],
     )
-    assert back.json["added"] == [an_entry("web", None, "1", "old")]
-    assert back.json["removed"] == [an_entry("job", "1", None)]
-    assert back.json["updated"] == [an_entry("api", "2", "1", "1.0")]
+    assert back.json["added"] == [an_entry("web", None, ONE, "old")]
+    assert back.json["removed"] == [an_entry("job", ONE, None)]
+    assert back.json["updated"] == [an_entry("api", TWO, ONE, "1.0")]
     assert len(same.json["unchanged"]) == 3
 
 
@@ -669,7 +669,7 @@ def test_the_last_of_several_with_one_name_is_compared(factstore, path, snap):
 
     diff = factstore.request("GET", f"{path}/diff?from=1&to=2")
 
-    assert diff.json["unchanged"] == [an_entry("api", "2", "2")]
+    assert diff.json["unchanged"] == [an_entry("api", TWO, TWO)]
     assert diff.json["updated"] == []
 
 
