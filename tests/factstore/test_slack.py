@@ -392,14 +392,14 @@ def test_artifacts_are_found_by_the_beginning_of_their_digest(lite, factstore, a
 
     def work(current):
         for number in range(12):
-            digest = f"sha256:4f{number:062}"
+            digest = f"sha256:4f{number:02}{0:060}"
             Artifact.create(trail=trail, image_name="app", image_tag="1", sha256_digest=digest)
         Artifact.create(trail=trail, image_name="db", image_tag="2", sha256_digest="50" * 32)
 
     perform(lite.workspace, work, actor="test")
 
     assert say(lite, "search sha256:4f").splitlines() == [
-        *[f"app:1 sha256:4f{number:062}" for number in range(10)],
+        *[f"app:1 sha256:4f{number:02}{0:060}" for number in range(10)],
         "… and more: a longer prefix finds fewer.",
     ]
     assert say(lite, "SEARCH sha256:50") == f"db:2 {'50' * 32}"
