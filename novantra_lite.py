@@ -28,18 +28,18 @@ Contents
     Part IV   Factstore   Factstore fields, API keys, Factstore conventions, Organisations,
         Source hosts, Patterns, YAML, Conditions, Templates, Flows, Notifications,
         Notification channels, Notifying, Notification rules, Trail records, Trail status, Trails,
-        Artifacts, Provenance signatures, Provenance, Attestations, Evidence files, Scan reports,
-        SARIF, Scanners, JUnit reports, Evidence processors, Evidence collection,
-        Pull request look-ups, Pull requests,
-        Identity tokens, Approvals, Assertions, Environments, Snapshot records,
-        Environment snapshots, Environment drift, Logical environments, Policies,
-        Deployment policies, Gate, Users, Service accounts, API key management, Members,
-        Identity providers, Single sign-on, Signing in, Rego, Rego evaluation, Rego engine,
-        Policy archives, Policy bundles, Policy decisions, Security scans, Regulatory frameworks,
-        Compliance assessments, Regulatory reports, Evidence documents, Evidence vault,
-        Vault requests, HashiCorp Vault, Audit log, Search, Reports, Incoming webhooks,
-        Incoming events, Slack, Slack commands, Slack requests, Atlassian, Jira, Jira tickets,
-        Confluence, Chain, Ledger, Hub templates, Audit packages
+        Artifacts, Provenance signatures, Provenance statements, Provenance, Attestations,
+        Evidence files, Scan reports, SARIF, Scanners, JUnit reports, Evidence processors,
+        Evidence collection, Pull request look-ups, Pull requests, Approvals, Assertions,
+        Environments, Snapshot records, Environment snapshots, Environment drift,
+        Logical environments, Policies, Deployment policies, Gate, Users, Service accounts,
+        API key management, Members, Identity providers, Single sign-on, Signing in,
+        Identity tokens, Rego, Rego evaluation, Rego engine, Policy archives, Policy bundles,
+        Policy decisions, Security scans, Regulatory frameworks, Compliance assessments,
+        Regulatory reports, Evidence documents, Evidence vault, Vault requests, HashiCorp Vault,
+        Audit log, Search, Reports, Incoming webhooks, Incoming events, Slack, Slack commands,
+        Slack requests, Atlassian, Jira, Jira tickets, Confluence, Chain, Ledger, Hub templates,
+        Audit packages
     Part V    Application   Rows, OSCAL, Opening workspaces, Imports, Collections, Demo vocabulary,
         Demo plans, Demo records, Demo data, Demo delivery, WSGI application, Clients, Servers,
         Maintenance, Audit records, Installs, NovantraLite, Reference page, Documents, OpenAPI,
@@ -91,7 +91,7 @@ from html import escape
 from http import HTTPStatus
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from itertools import product
-from operator import itemgetter
+from operator import itemgetter, or_
 from pathlib import Path
 from random import Random
 from types import MappingProxyType
@@ -354,6 +354,12 @@ class Settings:
     provenance_keys = Setting(
         (), "Files with public keys (PEM) that build provenance is verified with."
     )
+    oidc_issuers = Setting(
+        (),
+        "Issuers whose CI identity tokens are verified, as issuer=file or https URL of its JWKS; "
+        "of GitHub Actions and gitlab.com the issuer alone will do.",
+    )
+    oidc_audience = Setting("", "The audience that CI identity tokens must name; empty: any.")
     scm_hosts = Setting(
         (), "Base URLs of source hosts other than the public ones, such as GITLAB=https://git.lan."
     )
@@ -8242,6 +8248,46 @@ class Name(Text):
         )
 
 
+class Digest(Text):
+    """The SHA-256 of an artifact, with `sha256:` or bare, in either letter case."""
+
+    def __init__(self, **options: Any):
+        pattern = "(?:[sS][hH][aA]256:)?[0-9a-fA-F]{64}"
+        hint = "Expected 64 hexadecimal digits, or sha256: and these"
+        if options.get("null"):
+            # A form sends an empty text for a digest that it leaves out.
+            pattern = f"(?:{pattern})?"
+        super().__init__(pattern=pattern, hint=hint, **options)
+
+    def read(self, value):
+        return canonical_digest(super().read(value)) if value != "" or not self.null else None
+
+
+def canonical_digest(digest: str) -> str:
+    """A digest as it is stored: sha256: and lower case; what is none, as an old record may have
+    it, stays as it is."""
+    digits = digest.lower().removeprefix("sha256:")
+    return f"sha256:{digits}" if re.fullmatch("[0-9a-f]{64}", digits) else digest
+
+
+def digest_spellings(digest: str) -> str:
+    """The JSON array of the ways in which older versions stored a digest, for DIGEST_IN."""
+    digits = digest.removeprefix("sha256:")
+    upper = digits.upper()
+    return to_json([digest, digits, f"sha256:{upper}", upper, f"SHA256:{upper}"])
+
+
+#: SQL that follows a column: whether it holds one of these spellings.
+DIGEST_IN = 'IN (SELECT "value" FROM json_each(?))'
+
+
+def spellings_sql(digest: str) -> str:
+    """SQL for the list of the spellings of a digest in SQL, after IN."""
+    digits = f"replace(lower({digest}), 'sha256:', '')"
+    prefixed = f"'sha256:' || {digits}, 'sha256:' || upper({digits}), 'SHA256:' || upper({digits})"
+    return f"({digest}, {digits}, upper({digits}), {prefixed})"
+
+
 class Id(Text):
     """The id of a record that may be gone, or in a query: a UUID, in either letter case."""
 
@@ -10261,7 +10307,7 @@ def facts_sql(trail: str, digest: str = "", flow: str = 'k."flow_id"') -> str:
     the facts are about all artifacts of the trail.
     """
     template = template_sql("k", "f")
-    with_digest = f'AND i."sha256_digest" = {digest}' if digest else ""
+    with_digest = f'AND i."sha256_digest" IN {spellings_sql(digest)}' if digest else ""
     return f"""(SELECT json_object('flow', f."name", 'tags', json(f."tags"),
         'types', json(f."required_attestation_types"), 'template', {template},
         'artifacts', CASE WHEN ({template}) IS NOT NULL THEN (
@@ -10297,17 +10343,18 @@ def deciding_sql(digest: str) -> str:
     """
     return f"""SELECT a."trail_id", max(a."rowid") AS "report" FROM "artifact" AS a
         JOIN "trail" AS k ON k."id" = a."trail_id"
-        WHERE a."sha256_digest" = {digest} GROUP BY k."flow_id\""""
+        WHERE a."sha256_digest" IN {spellings_sql(digest)} GROUP BY k."flow_id\""""
 
 
 #: SQL for the names of the environments whose newest snapshot holds the artifact `t1`: there, the
 #: newest snapshot that holds its digest is the newest of all. Most artifacts run nowhere.
-RUNNING_IN = """(SELECT json_group_array(n."name") FROM (
+RUNNING_IN = f"""(SELECT json_group_array(n."name") FROM (
     SELECT e."name" FROM "environment" AS e
     WHERE EXISTS (SELECT 1 FROM "snapshot_artifact" AS s
-            WHERE s."artifact_sha256" = t1."sha256_digest")
+            WHERE s."artifact_sha256" IN {spellings_sql('t1."sha256_digest"')})
         AND (SELECT i."snapshot_id" FROM "snapshot_artifact" AS i
-            WHERE i."artifact_sha256" = t1."sha256_digest" AND i."environment_id" = e."id"
+            WHERE i."artifact_sha256" IN {spellings_sql('t1."sha256_digest"')}
+                AND i."environment_id" = e."id"
             ORDER BY i."rowid" DESC LIMIT 1)
         = (SELECT l."id" FROM "environment_snapshot" AS l WHERE l."environment_id" = e."id"
             ORDER BY l."snapshot_index" DESC LIMIT 1)
@@ -10775,9 +10822,28 @@ def artifact_of(trail_id: str, artifact_id: str) -> Artifact:
     return artifact
 
 
+def reported_under(digest: str, *columns: Any) -> peewee.ModelSelect:
+    """The artifacts with a digest in any spelling, in the order in which they were reported."""
+    query = Artifact.select(*columns).where(of_digest(Artifact.sha256_digest, digest))
+    return query.order_by(peewee.SQL('"t1"."rowid"'))
+
+
+def of_digest(column: Text, digest: str) -> Any:
+    """Whether a column holds a digest in one of its spellings."""
+    return column.in_(json.loads(digest_spellings(digest)))
+
+
+#: What a digest in a path must be.
+DIGEST = Digest()
+
+
 def first_artifact(digest: str) -> Artifact:
     """The artifact that was the first to be reported with a digest, or NotFound."""
-    artifact = Artifact.seek(sha256_digest=digest)
+    try:
+        digest = DIGEST.read(digest)
+    except ValueError as error:
+        raise Invalid(issues=[issue(["sha256"], str(error))]) from None
+    artifact = reported_under(digest).first()
     if artifact is None:
         raise NotFound(f"There is no artifact with the digest '{digest}'.")
     return artifact
@@ -10787,7 +10853,7 @@ ARTIFACTS = Array(
     Artifact,
     {
         "trail": lambda trail: Artifact.trail == trail,
-        "digest": lambda digest: Artifact.sha256_digest == digest,
+        "digest": lambda spellings: peewee.SQL(f'"t1"."sha256_digest" {DIGEST_IN}'),
     },
 )
 
@@ -10816,10 +10882,7 @@ class Artifacts(Resource, surface=FACTSTORE, model=Artifact, scope="factstore", 
             Artifact.commit_url,
             image_name=Name(),
             image_tag=Name(),
-            sha256_digest=Text(
-                pattern="sha256:[0-9a-fA-F]{64}",
-                hint="Expected sha256: and 64 hexadecimal digits",
-            ),
+            sha256_digest=Digest(),
             aliases={"name": "imageName", "tag": "imageTag"},
             name="CreateArtifactRequest",
         ),
@@ -10834,12 +10897,13 @@ class Artifacts(Resource, surface=FACTSTORE, model=Artifact, scope="factstore", 
     @route(
         "GET /api/v1/artifacts",
         id="findArtifacts",
-        query=Filters(sha256=Text(255, 1), required="sha256"),
+        query=Filters(sha256=Digest(), required="sha256"),
         answer=FACTSTORE.array_schema("ArtifactResponse"),
     )
     def with_digest(self, context):
-        """List every artifact with this digest, prefix and letter case included."""
-        return FACTSTORE.array(context, ARTIFACTS, {"digest": context.query["sha256"]})
+        """List every artifact with this digest, with or without sha256:, in either letter case."""
+        spellings = digest_spellings(context.query["sha256"])
+        return FACTSTORE.array(context, ARTIFACTS, {"digest": spellings})
 
 
 class ArtifactsV2(Artifacts, tag="V2 Artifacts"):
@@ -10860,13 +10924,13 @@ class ArtifactsV2(Artifacts, tag="V2 Artifacts"):
         body=Schema(
             Artifact.image_name,
             Artifact.image_tag,
-            Artifact.sha256_digest,
             Artifact.registry,
             Artifact.reported_by,
             Artifact.org_slug,
             Artifact.artifact_type,
             Artifact.build_url,
             Artifact.commit_url,
+            sha256_digest=Digest(),
             required="reportedBy",
             name="ReportArtifactRequestV2",
         ),
@@ -10881,7 +10945,7 @@ class ArtifactsV2(Artifacts, tag="V2 Artifacts"):
     @route(
         "GET /api/v2/artifacts",
         id="findArtifactV2",
-        query=Filters(sha256=Text(255, 1), required="sha256"),
+        query=Filters(sha256=Digest(), required="sha256"),
         # The contract leaves room for an array; its clients read one object.
         answer={
             "anyOf": [
@@ -10891,37 +10955,48 @@ class ArtifactsV2(Artifacts, tag="V2 Artifacts"):
         },
     )
     def first_with_digest(self, context):
-        """Get the first artifact with this digest, prefix and letter case included."""
+        """Get the first artifact with this digest, in any of its spellings."""
         return first_artifact(context.query["sha256"])
 
 
 # --- Provenance signatures ----------------------------------------------------
-# A signature of provenance is a DSSE envelope around an in-toto statement about the
-# artifact, or a detached one over the text of the artifact's digest.
+# A signature of provenance is a DSSE envelope around an in-toto statement with SLSA
+# provenance of the artifact, or a detached one over the artifact's digest or its text.
 
-#: Signatures of one envelope that are looked at; each is tried with every key.
-SIGNATURES = 16
-KEY_KINDS = "a public key in PEM, Ed25519 or ECDSA P-256"
+#: Signatures of one envelope that are tried, each with every key; and envelopes of one text.
+SIGNATURES = ENVELOPES = 16
+KEY_TYPES = (
+    "a public key or a certificate in PEM: Ed25519, ECDSA P-256 or P-384, or RSA from 2048 bits"
+)
+_PEM_BLOCK = re.compile(rb"-----BEGIN (PUBLIC KEY|CERTIFICATE)-----.+?-----END \1-----", re.S)
 
 
 def read_public_keys(pem: bytes) -> list:
-    """The public keys in PEM text; ValueError where one is of a kind that nothing here checks."""
-    from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    """The public keys in PEM text; ValueError where one is of a type that nothing here checks."""
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
+    from cryptography.x509 import load_pem_x509_certificate
 
-    blocks = re.findall(rb"-----BEGIN PUBLIC KEY-----.+?-----END PUBLIC KEY-----", pem, re.S)
+    keys: list = []
     try:
-        keys = [load_pem_public_key(block) for block in blocks]
+        for block in _PEM_BLOCK.finditer(pem):
+            is_certificate = block[1] == b"CERTIFICATE"
+            certificate = load_pem_x509_certificate(block[0]) if is_certificate else None
+            keys.append(certificate.public_key() if certificate else load_pem_public_key(block[0]))
     except (ValueError, UnsupportedAlgorithm):
-        raise ValueError(f"Expected {KEY_KINDS}") from None
+        raise ValueError(f"Expected {KEY_TYPES}") from None
     for key in keys:
-        is_p256 = isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP256R1)
-        if not is_p256 and not isinstance(key, Ed25519PublicKey):
-            raise ValueError(f"Expected {KEY_KINDS}")
+        is_curve = isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in _CURVES
+        is_rsa = isinstance(key, rsa.RSAPublicKey) and key.key_size >= 2048
+        if not is_curve and not is_rsa and not isinstance(key, ed25519.Ed25519PublicKey):
+            raise ValueError(f"Expected {KEY_TYPES}")
     if not keys:
-        raise ValueError(f"Expected {KEY_KINDS}")
+        raise ValueError(f"Expected {KEY_TYPES}")
     return keys
+
+
+#: Bytes of r and of s in a signature of each curve.
+_CURVES = MappingProxyType({"secp256r1": 32, "secp384r1": 48})
 
 
 #: The keys in each set of files, as they were when an instance last started with them.
@@ -10946,22 +11021,33 @@ def trusted_keys(settings: Settings) -> list:
     return _trusted[settings.provenance_keys]
 
 
-def is_signed(key: Any, signature: bytes, data: bytes) -> bool:
-    """Whether a key made a signature: Ed25519 (RFC 8032), or ECDSA with SHA-256, DER or r and s."""
-    from cryptography.hazmat.primitives.asymmetric import ec, utils
-    from cryptography.hazmat.primitives.hashes import SHA256
+def is_signed(key: Any, signature: bytes, data: bytes, is_hash: bool = False) -> bool:
+    """Return whether a key signed data, or the content whose SHA-256 the data is.
 
-    try:
-        if not isinstance(key, ec.EllipticCurvePublicKey):
-            key.verify(signature, data)
-            return True
-        if len(signature) == 64:
-            r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
+    Ed25519 (RFC 8032) signs the bytes themselves. ECDSA takes DER or r and s, with SHA-256, and
+    with SHA-384 too where the curve is P-384; RSA takes PKCS #1 v1.5 and PSS, with SHA-256.
+    """
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
+    from cryptography.hazmat.primitives.hashes import SHA256, SHA384
+
+    sha256 = utils.Prehashed(SHA256()) if is_hash else SHA256()
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        schemes: list[tuple] = [()]
+    elif isinstance(key, rsa.RSAPublicKey):
+        pss = padding.PSS(padding.MGF1(SHA256()), padding.PSS.AUTO)
+        schemes = [(padding.PKCS1v15(), sha256), (pss, sha256)]
+    else:
+        size = _CURVES[key.curve.name]
+        if len(signature) == 2 * size:
+            r, s = int.from_bytes(signature[:size], "big"), int.from_bytes(signature[size:], "big")
             signature = utils.encode_dss_signature(r, s)
-        key.verify(signature, data, ec.ECDSA(SHA256()))
-    except (InvalidSignature, ValueError):
-        return False
-    return True
+        is_p384 = size == 48 and not is_hash
+        schemes = [(ec.ECDSA(hash),) for hash in (sha256, *([SHA384()] if is_p384 else []))]
+    for scheme in schemes:
+        with contextlib.suppress(InvalidSignature, ValueError):
+            key.verify(signature, data, *scheme)
+            return True
+    return False
 
 
 def decode_base64(text: Any) -> bytes:
@@ -10972,75 +11058,213 @@ def decode_base64(text: Any) -> bytes:
     return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
 
 
-class Signed(NamedTuple):
-    """What a provenance signature is over, the signatures, and what an envelope states."""
+class SignedContent(NamedTuple):
+    """The bytes that a provenance signature is over, its signatures, and an envelope's payload."""
 
     data: bytes
     signatures: list[bytes]
-    #: The payload of an envelope; None for a detached signature.
-    statement: bytes | None = None
+    statement: bytes
 
     @classmethod
-    def read(cls, text: str, digest: str) -> Signed:
-        """Read an envelope or a detached signature; ValueError says what is wrong with it."""
-        if text.startswith("{"):
-            return cls.read_envelope(text)
+    def read_envelope(cls, envelope: Any) -> SignedContent:
+        """Read a DSSE envelope (version 1.0.2 of its specification), also in a sigstore bundle."""
         try:
-            return cls(digest.encode(), [decode_base64(text)])
-        except ValueError:
-            raise ValueError("The signature is neither a DSSE envelope nor base64.") from None
-
-    @classmethod
-    def read_envelope(cls, text: str) -> Signed:
-        """Read a DSSE envelope (version 1.0.2 of its specification)."""
-        try:
-            envelope = read_json(text.encode())
-            kind, payload = envelope["payloadType"], decode_base64(envelope["payload"])
-            given = envelope["signatures"][:SIGNATURES]
-            signatures = [decode_base64(one["sig"]) for one in given]
-            named = kind.encode()
-        except (Invalid, ValueError, LookupError, TypeError, AttributeError):
+            envelope = envelope.get("dsseEnvelope", envelope)
+            payload_type, payload = envelope["payloadType"], decode_base64(envelope["payload"])
+            entries = envelope["signatures"][:SIGNATURES]
+            signatures = [decode_base64(entry["sig"]) for entry in entries]
+            type_bytes = payload_type.encode()
+        except (ValueError, LookupError, TypeError, AttributeError):
             raise ValueError("The signature is not a DSSE envelope.") from None
         # In-toto's envelope layer: the type is in-toto's own or that of one predicate.
-        if not re.fullmatch(r"application/vnd\.in-toto(\.[\w.-]+)?\+json", kind):
+        if not re.fullmatch(r"application/vnd\.in-toto(\.[\w.-]+)?\+json", payload_type):
             raise ValueError("The envelope does not hold an in-toto statement.")
         # What is signed is the pre-authentication encoding of type and payload.
-        data = b"DSSEv1 %d %b %d %b" % (len(named), named, len(payload), payload)
+        data = b"DSSEv1 %d %b %d %b" % (len(type_bytes), type_bytes, len(payload), payload)
         return cls(data, signatures, payload)
 
-    def names(self, digest: str) -> bool:
-        """Whether what is signed is about the artifact with this digest."""
-        if self.statement is None:
-            return True
-        algorithm, _, value = digest.rpartition(":")
+
+def read_envelopes(text: str) -> list:
+    """The JSON of one envelope, or of JSON lines of them; ValueError where there is none."""
+    try:
+        return [read_json(text.encode())]
+    except Invalid:
+        lines = [line for line in text.splitlines() if line.strip()]
+    if not 1 < len(lines) <= ENVELOPES:
+        raise ValueError(
+            f"The signature is not a DSSE envelope, nor 2 to {ENVELOPES} lines of them."
+        )
+    try:
+        return [read_json(line.encode()) for line in lines]
+    except Invalid:
+        raise ValueError("A line of the signature is not a DSSE envelope.") from None
+
+
+# --- Provenance statements ----------------------------------------------------
+
+_STATEMENTS = ("https://in-toto.io/Statement/v0.1", "https://in-toto.io/Statement/v1")
+_PREDICATES = ("https://slsa.dev/provenance/v0.2", "https://slsa.dev/provenance/v1")
+
+
+class BuildClaims(NamedTuple):
+    """What a signed statement says of a build; None where it does not say it."""
+
+    builder_id: str | None = None
+    source_repository_uri: str | None = None
+    source_commit_sha: str | None = None
+
+    @classmethod
+    def read(cls, statement: bytes, digest: str) -> BuildClaims:
+        """Read an in-toto statement with SLSA provenance of a digest; ValueError says the fault."""
         try:
-            statement = read_json(self.statement)
-            if not statement["_type"].startswith("https://in-toto.io/Statement/"):
-                return False
-            known = [
-                one["digest"].get(algorithm.lower() or "sha256") for one in statement["subject"]
-            ]
-            return any(one.lower() == value.lower() for one in known if one)
+            document = read_json(statement)
+            if document["_type"] not in _STATEMENTS:
+                raise ValueError("The envelope does not hold an in-toto statement.")
+            algorithm, _, value = digest.rpartition(":")
+            algorithm, subjects = algorithm.lower() or "sha256", document["subject"]
+            digests = [subject["digest"].get(algorithm) for subject in subjects]
+            if not any(entry.lower() == value.lower() for entry in digests if entry):
+                raise ValueError(f"The signed statement is not about the digest '{digest}'.")
+            if document.get("predicateType") not in _PREDICATES:
+                raise ValueError(
+                    "The signed statement is not SLSA provenance; "
+                    f"its predicateType must be {' or '.join(_PREDICATES)}."
+                )
+            predicate = document["predicate"]
+            if document["predicateType"].endswith("/v1"):
+                build = predicate.get("buildDefinition") or {}
+                parameters = build.get("externalParameters") or {}
+                source = (parameters.get("workflow") or {}).get("repository")
+                source = source or parameters.get("source")
+                dependencies = build.get("resolvedDependencies") or []
+                builder = predicate["runDetails"]["builder"]["id"]
+            else:
+                source = (predicate.get("invocation") or {}).get("configSource")
+                dependencies = predicate.get("materials") or []
+                builder = predicate["builder"]["id"]
+            return cls(_string(builder), *_source_of(source, dependencies))
         except (Invalid, LookupError, TypeError, AttributeError):
-            return False
+            raise ValueError("The signed statement is not well formed SLSA provenance.") from None
+
+    def differences(self, body: Mapping[str, Any]) -> list[str]:
+        """The members of a record of provenance that the signed statement does not bear out."""
+        names = []
+        for name, signed in self._asdict().items():
+            claimed = body.get(name)
+            if claimed and (not signed or _comparable(name, claimed) != _comparable(name, signed)):
+                names.append(camel(name))
+        return names
 
 
-def weigh_signature(digest: str, signature: str | None, keys: Sequence) -> tuple[str, str]:
-    """VERIFIED, FAILED or UNVERIFIED, and a sentence why, for a signature about a digest."""
+def _string(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _source_of(source: Any, dependencies: list) -> tuple[str | None, str | None]:
+    """The repository and the commit that were built.
+
+    Where the statement names the source, only a dependency of that address tells its commit:
+    another repository that the build used is not its source.
+    """
+    name = "source_repository_uri"
+    named = source if isinstance(source, dict) else {"uri": source}
+    uri, digest = _string(named.get("uri")), named.get("digest") or {}
+    for dependency in dependencies:
+        address, hashes = _string(dependency.get("uri")), dependency.get("digest") or {}
+        is_git = bool(address) and (address.startswith("git+") or "gitCommit" in hashes)
+        if (
+            is_git
+            and not digest
+            and (not uri or _comparable(name, uri) == _comparable(name, address))
+        ):
+            uri, digest = uri or address, hashes
+    return uri, _string(digest.get("gitCommit") or digest.get("sha1"))
+
+
+def _comparable(name: str, value: str) -> str:
+    """A claim without what only spells it differently: git+ and .git, a ref, a letter case."""
+    if name == "source_repository_uri":
+        value = re.sub(r"@refs/[^@]*$", "", value.removeprefix("git+"))
+        return value.rstrip("/").removesuffix(".git")
+    return value.lower() if name == "source_commit_sha" else value
+
+
+class SignatureVerdict(NamedTuple):
+    """VERIFIED, FAILED or UNVERIFIED, a sentence why, and what a verified statement claims."""
+
+    word: str
+    message: str
+    claims: BuildClaims = BuildClaims()
+
+
+def verify_signature(
+    digest: str, signature: str | None, keys: Sequence, body: Mapping[str, Any]
+) -> SignatureVerdict:
+    """Verify the signature of a record of provenance (`body`) of the artifact with a digest."""
     text = (signature or "").strip()
     if not text:
-        return "UNVERIFIED", "The provenance is recorded, but carries no signature."
-    if not keys:
-        return "UNVERIFIED", "The signature was not checked: there is no public key to check with."
+        return SignatureVerdict(
+            "UNVERIFIED", "The provenance is recorded, but carries no signature."
+        )
     try:
-        signed = Signed.read(text, digest)
+        if not text.startswith("{"):
+            return _verify_detached(digest, _decode_detached(text), keys)
+        verdicts = [_verify_envelope(digest, entry, keys, body) for entry in read_envelopes(text)]
     except ValueError as fault:
-        return "FAILED", str(fault)
+        return SignatureVerdict("FAILED", str(fault))
+    # One good statement is enough: a build may sign a list of its parts beside its provenance.
+    return min(
+        verdicts, key=lambda verdict: ("VERIFIED", "UNVERIFIED", "FAILED").index(verdict.word)
+    )
+
+
+_NO_KEY = SignatureVerdict(
+    "UNVERIFIED", "The signature was not checked: there is no public key to check with."
+)
+_NOT_SIGNED = SignatureVerdict(
+    "FAILED", "None of the keys to check with made this signature over this content."
+)
+
+
+def _verify_envelope(
+    digest: str, envelope: Any, keys: Sequence, body: Mapping[str, Any]
+) -> SignatureVerdict:
+    try:
+        signed = SignedContent.read_envelope(envelope)
+        claims = BuildClaims.read(signed.statement, digest)
+    except ValueError as fault:
+        return SignatureVerdict("FAILED", str(fault))
+    if names := claims.differences(body):
+        message = f"The signed statement does not say the same of: {', '.join(names)}."
+        return SignatureVerdict("FAILED", message)
+    if not keys:
+        return _NO_KEY
     if not any(is_signed(key, one, signed.data) for one in signed.signatures for key in keys):
-        return "FAILED", "None of the keys to check with made this signature over this content."
-    if not signed.names(digest):
-        return "FAILED", f"The signed statement is not about the digest '{digest}'."
-    return "VERIFIED", "The signature is good, and is about this artifact's digest."
+        return _NOT_SIGNED
+    message = "The signature is good, and is about this artifact's digest."
+    return SignatureVerdict("VERIFIED", message, claims)
+
+
+def _decode_detached(text: str) -> bytes:
+    try:
+        return decode_base64(text)
+    except ValueError:
+        raise ValueError("The signature is neither a DSSE envelope nor base64.") from None
+
+
+def _verify_detached(digest: str, signature: bytes, keys: Sequence) -> SignatureVerdict:
+    """Verify a signature over a digest itself (as over the artifact), or over its text."""
+    if not keys:
+        return _NO_KEY
+    algorithm, _, value = digest.rpartition(":")
+    contents = [(text.encode(), False) for text in dict.fromkeys((digest, value)) if value]
+    if algorithm.lower() in ("", "sha256") and re.fullmatch("[0-9a-fA-F]{64}", value):
+        contents.append((bytes.fromhex(value), True))
+    if not any(is_signed(key, signature, *content) for content in contents for key in keys):
+        return _NOT_SIGNED
+    return SignatureVerdict(
+        "VERIFIED", "The signature is good, and is over this artifact's digest."
+    )
 
 
 # --- Provenance ---------------------------------------------------------------
@@ -11061,11 +11285,13 @@ class BuildProvenance(Model):
     source_commit_sha = Text(255, null=True)
     build_started_on = Timestamp(6, null=True)
     build_finished_on = Timestamp(6, null=True)
-    provenance_signature = Text(65_536, null=True)
+    provenance_signature = Text(1_000_000, null=True)
     slsa_level = Choice("L0 L1 L2 L3", default="L0")
     #: What the trusted keys said when it was recorded.
     provenance_status = Choice("PROVENANCE_UNVERIFIED PROVENANCE_VERIFIED")
     recorded_at = Timestamp(6, default=now_exactly)
+    #: The verdict behind that status; None in records of older versions, which judged less.
+    signature_verdict = Text(16, null=True, hidden=True, since=6)
 
     @classmethod
     def create(cls, **values):
@@ -11094,7 +11320,8 @@ def examine_provenance(
     """NONE, UNVERIFIED, FAILED or VERIFIED, and a sentence why, by these public keys."""
     if provenance is None:
         return "NONE", "No provenance is recorded for this artifact."
-    return weigh_signature(artifact.sha256_digest, provenance.provenance_signature, keys)
+    signature, body = provenance.provenance_signature, provenance.__data__
+    return verify_signature(artifact.sha256_digest, signature, keys, body)[:2]
 
 
 def provenance_verdict(
@@ -11173,12 +11400,18 @@ class Provenance(
         artifact = artifact_of(trail, key)
         if BuildProvenance.of(artifact):
             raise Conflict(f"The artifact {artifact.id} has its provenance already.")
-        signature = context.body.get("provenance_signature")
-        keys = trusted_keys(context.settings)
-        verdict, _ = weigh_signature(artifact.sha256_digest, signature, keys)
-        status = PROVENANCE_STATUSES[verdict]
+        body, keys = context.body, trusted_keys(context.settings)
+        signature = body.get("provenance_signature")
+        verdict = verify_signature(artifact.sha256_digest, signature, keys, body)
+        for name, claim in verdict.claims._asdict().items():
+            # What the body leaves out is taken from what was signed, where there is room for it.
+            with contextlib.suppress(ValueError):
+                body[name] = body.get(name) or getattr(BuildProvenance, name).read(claim)
         return BuildProvenance.create(
-            artifact=artifact.id, provenance_status=status, **context.body
+            artifact=artifact.id,
+            provenance_status=PROVENANCE_STATUSES[verdict.word],
+            signature_verdict=verdict.word,
+            **body,
         )
 
     @route(
@@ -11377,7 +11610,7 @@ class AttestationsV2(Attestations, tag="V2 Attestations"):
     """The second version's commands: organisation and flow are looked for before the trail is."""
 
     #: What a path says of an attestation.
-    named = Schema(Attestation.trail, artifact_fingerprint=Text(255, 1))
+    named = Schema(Attestation.trail, artifact_fingerprint=Digest())
 
     @route(
         "GET /api/v2/trails/{trailId}/attestations",
@@ -11393,7 +11626,7 @@ class AttestationsV2(Attestations, tag="V2 Attestations"):
         id="recordAttestationV2",
         body=Schema(
             *ATTESTED,
-            Attestation.artifact_fingerprint,
+            artifact_fingerprint=Digest(null=True),
             flow_name=Text(255, null=True),
             aliases=ATTESTED_ALIASES,
             name="RecordAttestationRequestV2",
@@ -13142,126 +13375,6 @@ def read_commit(body: Mapping[str, Any]) -> str | None:
     return commit
 
 
-# --- Identity tokens ----------------------------------------------------------
-
-TOKEN_ISSUERS = ("https://token.actions.githubusercontent.com", "https://gitlab.com")
-
-#: The members of an attestation's details, and the claims that they come from: GitHub Actions'
-#: (OpenID Connect reference) before GitLab's (ID token authentication).
-TOKEN_CLAIMS = {
-    "issuer": ("iss",),
-    "subject": ("sub",),
-    "repository": ("repository", "project_path"),
-    "workflow": ("workflow", "ci_config_ref_uri"),
-    "ref": ("ref",),
-    "sha": ("sha",),
-    "actor": ("actor", "user_login"),
-    "runId": ("run_id", "pipeline_id"),
-}
-
-
-class UsedToken(Model):
-    """That an identity token was used: SHA-256 of its issuer and its id, never the token."""
-
-    since = 2
-
-    id = Text(64, primary_key=True)
-    used_at = Timestamp(6, default=now_exactly)
-
-
-#: The first second of the year 10000, which no date can tell.
-TIME_IS_OVER = 253_402_300_800
-
-
-def read_token_part(part: str) -> dict:
-    """The JSON object in one part of a token (RFC 7515, section 3.1); empty where it is none."""
-    try:
-        read = read_json(base64.b64decode(part + "=" * (-len(part) % 4), b"-_", validate=True))
-    except (ValueError, Invalid):
-        return {}
-    return read if isinstance(read, dict) else {}
-
-
-def read_claims(token: str) -> dict:
-    """The claims of a well-formed token of a known issuer that has not expired.
-
-    Its signature is not verified: the issuer's keys are on the internet, an install need not be.
-    """
-    parts = token.split(".")
-    header, claims = read_token_part(parts[0]), read_token_part(parts[1] if parts[1:] else "")
-    # An unsecured token (RFC 7518, section 3.6) is not what an issuer hands out.
-    unsecured = str(header.get("alg") or "none").lower() == "none" or not parts[-1]
-    if len(parts) != 3 or not claims or unsecured:
-        raise Invalid("The token is not well formed: expected a signed JWT.")
-    if claims.get("iss") not in TOKEN_ISSUERS:
-        raise Invalid(f"The token is not of an issuer known here: {' or '.join(TOKEN_ISSUERS)}.")
-    for name in ("exp", "iat"):
-        moment = claims.get(name, 0)
-        if type(moment) not in (int, float) or not 0 <= moment < TIME_IS_OVER:
-            raise Invalid(f"The token's {name} is not a time in seconds since 1970.")
-    if claims.get("exp", TIME_IS_OVER) <= session().source.clock():
-        raise Invalid("The token has expired; ask its issuer for a new one.")
-    return claims
-
-
-def claim_text(claims: Mapping[str, Any], names: Iterable[str]) -> str | None:
-    """The first of some claims that is text or a whole number, as text."""
-    found = (claims[name] for name in names if type(claims.get(name)) in (str, int))
-    return next(map(str, found), None)
-
-
-def use_token(token: str, claims: Mapping[str, Any]) -> None:
-    """Remember that a token was used; Conflict where it was used before."""
-    # A token without an id is told by what it says.
-    own = claim_text(claims, ("jti",)) or token.split(".")[1]
-    key = hashlib.sha256(to_json([claims["iss"], own]).encode()).hexdigest()
-    if UsedToken.has(key):
-        raise Conflict("This identity token was used before; its jti is good for one attestation.")
-    UsedToken.create(id=key)
-
-
-class IdentityTokens(
-    Resource,
-    surface=FACTSTORE,
-    model=Attestation,
-    scope="factstore",
-    tag="V2 Attestations",
-):
-    """Attestations of where a build ran, by the identity that its CI system gave it."""
-
-    @route(
-        "POST /api/v2/attestations/oidc",
-        id="recordOidcAttestation",
-        body=Schema(
-            Attestation.trail,
-            Attestation.org_slug,
-            token=Text(100_000, 1),
-            name="OidcAttestationRequest",
-        ),
-        status=201,
-        answer=FACTSTORE.one_schema("AttestationResponse"),
-    )
-    def create(self, context):
-        """Record what a CI system's identity token says, without verifying its signature."""
-        trail, token = Trail.fetch(context.body["trail"]), context.body["token"].strip()
-        slug = context.body.get("org_slug")
-        check_organisation(slug)
-        claims = read_claims(token)
-        use_token(token, claims)
-        details = {name: claim_text(claims, sources) for name, sources in TOKEN_CLAIMS.items()}
-        issued = claims.get("iat")
-        details["issuedAt"] = None if issued is None else session().source.timestamp(issued, 6)
-        details["signatureVerified"] = False
-        return record_attestation(
-            trail,
-            None,
-            type="oidc-provenance",
-            status="PASSED",
-            details=to_json(details),
-            org_slug=slug,
-        )
-
-
 # --- Approvals ----------------------------------------------------------------
 
 
@@ -13444,7 +13557,7 @@ class ApprovalDecisions(
 #: The trail that decides on the digest `?1` for the flow `?2`, and what `evaluate_compliance` reads
 #: about both: of the trails of the flow that reported it, or else of all, the one that did so last.
 ASSERTED = f"""WITH d AS (SELECT a."trail_id" FROM "artifact" AS a
-        JOIN "trail" AS k ON k."id" = a."trail_id" WHERE a."sha256_digest" = ?1
+        JOIN "trail" AS k ON k."id" = a."trail_id" WHERE a."sha256_digest" IN {spellings_sql("?1")}
         ORDER BY k."flow_id" = ?2 DESC, a."rowid" DESC LIMIT 1)
     SELECT d."trail_id", {facts_sql('d."trail_id"', "?1", "?2")} FROM d"""
 ATTESTED_ON = (
@@ -13562,7 +13675,7 @@ class Assertions(Resource, surface=FACTSTORE, scope="factstore", tag="Assert"):
     @route(
         "POST /api/v1/assert",
         id="assertCompliance",
-        body=Schema(sha256_digest=Text(255), flow_id=Id(), name="AssertRequest"),
+        body=Schema(sha256_digest=Digest(), flow_id=Id(), name="AssertRequest"),
         answer={"type": "object", "required": list(VERDICT), "properties": VERDICT},
         before="weigh",
         would="wouldCreate",
@@ -13795,6 +13908,8 @@ SNAPSHOT_ARTIFACT = {
     "artifact_tag": Text(255),
     "instance_count": Integer(-(2**31), 2**31 - 1, default=1),
 }
+#: The same, as a new snapshot says it.
+RUNNING_ARTIFACT = Shape(**SNAPSHOT_ARTIFACT | {"artifact_sha256": Digest()})
 #: SQL for the artifacts of the snapshot `t1` as they were recorded, with what is known of each.
 SNAPSHOT_ARTIFACTS = f"""(SELECT json_group_array(json_insert(o."value", '$.complianceState',
     {digest_state('''json_extract(o."value", '$.artifactSha256')''')}))
@@ -13850,7 +13965,8 @@ class EnvironmentSnapshot(Model):
                 emit("factstore.artifact.deployed", {**place, "snapshotIndex": last + 1, **one})
         # What the scope leaves out may run on.
         still = {one["artifactSha256"] for one in artifacts}
-        gone = {one["artifactSha256"]: one for one in before.artifacts} if before else {}
+        earlier = before.artifacts if before else []
+        gone = {canonical_digest(one["artifactSha256"]): one for one in earlier}
         for digest, one in gone.items():
             if digest not in still:
                 payload = {**place, "snapshotIndex": last + 1, **one}
@@ -13888,7 +14004,8 @@ class SnapshotArtifact(Model):
     def seen(cls, environment: Environment, artifacts: list[dict]) -> set[str]:
         """Which digests of these artifacts the environment had before."""
         had = cls.select().where(
-            cls.artifact_sha256 == peewee.SQL('o."value"'), cls.environment_id == environment.id
+            cls.artifact_sha256.in_(peewee.SQL(spellings_sql('o."value"'))),
+            cls.environment_id == environment.id,
         )
         digests = to_json([one["artifactSha256"] for one in artifacts])
         told = peewee.fn.json_each(digests).alias("o")
@@ -13921,7 +14038,8 @@ def compare(before: list[dict], after: list[dict]) -> dict[str, list[dict]]:
             "sha256From": old and old["artifactSha256"],
             "sha256To": new and new["artifactSha256"],
         }
-        same = "unchanged" if entry["sha256From"] == entry["sha256To"] else "updated"
+        digests = {canonical_digest(one["artifactSha256"]) for one in (old, new) if one}
+        same = "unchanged" if len(digests) == 1 else "updated"
         told["added" if old is None else "removed" if new is None else same].append(entry)
     return told
 
@@ -14107,7 +14225,7 @@ class EnvironmentSnapshots(
         id="recordSnapshot",
         body=Schema(
             EnvironmentSnapshot.recorded_by,
-            EnvironmentSnapshot.artifacts,
+            artifacts=Json(ListOf(RUNNING_ARTIFACT, 10_000), default=list),
             name="RecordSnapshotRequest",
         ),
         status=201,
@@ -14313,11 +14431,11 @@ class Allowlist(
         "POST /api/v1/environments/{environmentId}/allowlist",
         id="addAllowlistEntry",
         body=Schema(
-            AllowlistEntry.sha256,
             AllowlistEntry.name_pattern,
             AllowlistEntry.reason,
             AllowlistEntry.approved_by,
             AllowlistEntry.expires_at,
+            sha256=Digest(null=True),
             name="CreateAllowlistEntryRequest",
         ),
         status=201,
@@ -14945,7 +15063,7 @@ _IS_SCAN = f"""lower(n."type") IN ({", ".join(f"'{type}'" for type in SCAN_EVIDE
 #: anything critical or high.
 RULE_COUNTS = f"""
 (SELECT count(*) FROM {_NEWEST} WHERE n."status" = 'PASSED'),
-(SELECT count(DISTINCT d."approver_identity") FROM "approval" AS v
+(SELECT count(DISTINCT coalesce(d."decided_by", d."approver_identity")) FROM "approval" AS v
     JOIN "approval_decision" AS d ON d."approval_id" = v."id" AND d."decision" = 'APPROVED'
     WHERE v."trail_id" = t."id" AND v."status" = 'APPROVED'),
 (SELECT count(*) FROM {_NEWEST} WHERE {_IS_SCAN}),
@@ -14961,10 +15079,14 @@ SELECT a."image_name" || ':' || a."image_tag" || ' of trail ' || t."id",
     p."id" IS NOT NULL,
     {approved_sql('t."id"')},
     {compliance_sql('t."id"')} = 'COMPLIANT',
-    p."provenance_status" IS 'PROVENANCE_VERIFIED',
+    p."signature_verdict" IS 'VERIFIED',
+    p."signature_verdict",
+    CASE WHEN p."id" IS NOT NULL AND p."signature_verdict" IS NULL THEN json_object(
+        'builder_id', p."builder_id", 'source_repository_uri', p."source_repository_uri",
+        'source_commit_sha', p."source_commit_sha", 'signature', p."provenance_signature") END,
     {RULE_COUNTS}
 FROM d JOIN "trail" AS t ON t."id" = d."trail_id" JOIN "flow" AS f ON f."id" = t."flow_id"
-    JOIN "artifact" AS a ON a."trail_id" = t."id" AND a."sha256_digest" = ?1
+    JOIN "artifact" AS a ON a."trail_id" = t."id" AND a."sha256_digest" IN {spellings_sql("?1")}
     LEFT JOIN "build_provenance" AS p ON p."artifact_id" = a."id"
 ORDER BY a."rowid"
 """
@@ -14984,10 +15106,18 @@ class Reported(NamedTuple):
 def reports_of(digest: str) -> list[Reported]:
     """The reports of the artifact with this digest on the trails that decide on it."""
     reports = []
-    rows = session().database.connection().execute(REPORTS, (digest,))
-    for title, template, types, *flags, attestations, people, scans, failed in rows:
+    current = session()
+    rows = current.database.connection().execute(REPORTS, (digest,))
+    for title, template, types, *flags, verdict, unjudged, attestations, people, scans, bad in rows:
+        if unjudged:
+            # An older version recorded it, which took what is no provenance for verified.
+            body, keys = json.loads(unjudged), trusted_keys(current.workspace.settings)
+            verdict = verify_signature(digest, body["signature"], keys, body).word
+        # A signature that fails is worse than none.
+        flags[0] = bool(flags[0]) and verdict != "FAILED"
+        flags[-1] = verdict == "VERIFIED"
         met = {passing(type) for type in json.loads(types)}
-        met.update(itertools.compress(DEMANDS, [*flags, scans and not failed]))
+        met.update(itertools.compress(DEMANDS, [*flags, scans and not bad]))
         # Who approved counts while the approval stands, which needs nobody's decision on record.
         people = max(people, 1) if "enforce_approvals" in met else 0
         counts = {"ATTESTATION_COUNT": attestations, "APPROVAL_REQUIRED": people}
@@ -15086,8 +15216,12 @@ def attached_sql(to_one: bool) -> str:
 
 
 def is_on_allowlist(digest: str, environment: Environment) -> bool:
-    """Whether an entry in force of an environment's allow-list has exactly this digest."""
-    given = AllowlistEntry.every(environment=environment.id, sha256=digest, status="ACTIVE")
+    """Whether an entry in force of an environment's allow-list has this digest."""
+    given = AllowlistEntry.select().where(
+        AllowlistEntry.environment == environment.id,
+        of_digest(AllowlistEntry.sha256, digest),
+        AllowlistEntry.status == "ACTIVE",
+    )
     return any(one.expires_at is None or one.expires_at > now_exactly() for one in given)
 
 
@@ -15116,8 +15250,7 @@ def decide(digest: str, key: str | None, environment: Environment | None) -> dic
 
 def flow_that_built(digest: str) -> str | None:
     """The flow whose trail was the first to report an artifact."""
-    reported = Artifact.select(Trail.flow).join(Trail).where(Artifact.sha256_digest == digest)
-    return reported.order_by(peewee.SQL('"t1"."rowid"')).limit(1).scalar()
+    return reported_under(digest, Trail.flow).join(Trail).limit(1).scalar()
 
 
 def pass_gate(
@@ -15177,9 +15310,9 @@ class Gate(
         "POST /api/v1/gate/evaluate",
         id="evaluateGate",
         body=Schema(
-            GateResult.artifact_sha256,
             GateResult.environment_id,
             GateResult.requested_by,
+            artifact_sha256=Digest(),
             environment=Text(null=True),
             flow_id=Text(null=True),
             aliases={"artifactDigest": "artifactSha256", "targetEnvironment": "environment"},
@@ -15553,7 +15686,7 @@ def load_pyjwt() -> Any:
         import jwt
     except ImportError:
         raise Unavailable(
-            "Single sign-on needs the library PyJWT; install novantra-lite[sso]."
+            "Verifying tokens needs the library PyJWT; install novantra-lite[sso]."
         ) from None
     return jwt
 
@@ -16251,6 +16384,248 @@ def admit(config: SsoConfig, person: Person, current: Session) -> dict:
     workspace.journal.note(current, "api.session.issued", "user", user.id)
     token = workspace.sessions.issue(member)
     return {"token": token, "userId": user.id, "email": user.email, "name": person.name}
+
+
+# --- Identity tokens ----------------------------------------------------------
+
+#: Where GitHub Actions and gitlab.com publish the keys of their identity tokens.
+TOKEN_ISSUERS = MappingProxyType(
+    {
+        "https://token.actions.githubusercontent.com": (
+            "https://token.actions.githubusercontent.com/.well-known/jwks"
+        ),
+        "https://gitlab.com": "https://gitlab.com/oauth/discovery/keys",
+    }
+)
+
+#: The members of an attestation's details, and the claims that they come from: GitHub Actions'
+#: (OpenID Connect reference) before GitLab's (ID token authentication).
+TOKEN_CLAIMS = {
+    "issuer": ("iss",),
+    "subject": ("sub",),
+    "repository": ("repository", "project_path"),
+    "workflow": ("workflow", "ci_config_ref_uri"),
+    "ref": ("ref",),
+    "sha": ("sha",),
+    "actor": ("actor", "user_login"),
+    "runId": ("run_id", "pipeline_id"),
+}
+
+
+class UsedToken(Model):
+    """That an identity token was used: SHA-256 of its issuer and its id, never the token."""
+
+    since = 2
+
+    id = Text(64, primary_key=True)
+    used_at = Timestamp(6, default=now_exactly)
+
+
+#: The first second of the year 10000, which no date can tell.
+TIME_IS_OVER = 253_402_300_800
+
+
+def read_token_part(part: str) -> dict:
+    """The JSON object in one part of a token (RFC 7515, section 3.1); empty where it is none."""
+    try:
+        read = read_json(base64.b64decode(part + "=" * (-len(part) % 4), b"-_", validate=True))
+    except (ValueError, Invalid):
+        return {}
+    return read if isinstance(read, dict) else {}
+
+
+class IssuerKeys:
+    """The public keys of the issuers in the setting oidc_issuers, read anew after a while.
+
+    A set is good for an hour, and a key that it lacks is looked for again after a minute, as
+    issuers change their keys.
+    """
+
+    LIFE, RETRY = 3600, 60
+
+    def __init__(self, settings: Settings):
+        self.locations: dict[str, str] = {}
+        self._sets: dict[str, tuple[float, list | None]] = {}
+        for entry in settings.oidc_issuers:
+            issuer, _, location = entry.partition("=")
+            location = location or TOKEN_ISSUERS.get(issuer, "")
+            is_url = location.startswith("https://")
+            if not issuer.startswith("https://") or not (is_url or Path(location).is_file()):
+                raise Invalid(
+                    f"The setting oidc_issuers has {entry!r}: expected the https URL of an issuer, "
+                    "=, and a file or the https URL of its JWKS."
+                )
+            self.locations[issuer] = location
+            if not is_url and self._read(location, None) is None:
+                raise Invalid(f"The file {location} of oidc_issuers is not a JWKS.")
+
+    def find(self, issuer: str, name: Any, context: Context) -> list | None:
+        """The keys of an issuer, new enough to have the one with a name; None: they are not known.
+
+        Those that cannot be read are not known, even if they were.
+        """
+        if issuer not in self.locations:
+            return None
+        now = context.lite.source.clock()
+        read_at, keys = self._sets.get(issuer, (-math.inf, None))
+        is_named = any(isinstance(key, dict) and key.get("kid") == name for key in keys or ())
+        if not 0 <= now - read_at < (self.LIFE if is_named else self.RETRY):
+            keys = self._read(self.locations[issuer], context.lite.transport)
+            self._sets[issuer] = now, keys
+            if keys is None:
+                log.warning("The keys of the token issuer %s could not be read.", issuer)
+        return keys
+
+    @staticmethod
+    def _read(location: str, transport: Transport | None) -> list | None:
+        text = b""
+        with contextlib.suppress(OSError, Invalid):
+            if location.startswith("https://"):
+                answer = transport.get(location, {"Accept": "application/json"})
+                text = (answer.body or b"") if answer.status == 200 else b""
+            else:
+                with open(location, "rb") as file:
+                    text = file.read(PROVIDER_ANSWER_LIMIT)
+            document = read_json(text)
+            if isinstance(document, dict) and isinstance(document.get("keys"), list):
+                return document["keys"]
+        return None
+
+
+@functools.lru_cache(64)
+def issuer_keys(settings: Settings) -> IssuerKeys:
+    """The keys of the issuers that an instance is set up with."""
+    return IssuerKeys(settings)
+
+
+class VerifiedToken(NamedTuple):
+    """The claims of a token, and whether they are proven."""
+
+    claims: dict
+    is_verified: bool
+
+    @classmethod
+    def read(cls, token: str, context: Context) -> VerifiedToken:
+        """Read a token of a known issuer, and verify it where the issuer's keys are at hand.
+
+        A token that is not the issuer's is refused; one that cannot be verified proves nothing.
+        """
+        header, claims = read_token(token, context.settings)
+        keys = issuer_keys(context.settings).find(claims["iss"], header.get("kid"), context)
+        if keys is None:
+            return cls(claims, False)
+        jwt = load_pyjwt()
+        required = {"require": ["iss", "sub", "exp"], "verify_aud": False}
+        try:
+            # The key was chosen to fit, so that the token cannot talk it into another algorithm.
+            claims = jwt.decode(
+                token,
+                find_key(header, keys),
+                algorithms=[header["alg"]],
+                issuer=claims["iss"],
+                options={**CLAIMS_TO_CHECK, **required},
+            )
+        except (jwt.PyJWTError, ValueError, TypeError) as error:
+            reason = explain_refusal(error)
+            raise Invalid(f"The identity token was refused: {reason}.") from None
+        return cls(claims, True)
+
+
+def read_token(token: str, settings: Settings) -> tuple[dict, dict]:
+    """The header and the claims of a well-formed token of a known issuer that is of now.
+
+    Its signature is not verified here.
+    """
+    parts = token.split(".")
+    header, claims = read_token_part(parts[0]), read_token_part(parts[1] if parts[1:] else "")
+    if len(parts) != 3 or not claims or not parts[-1] or not header:
+        raise Invalid("The token is not well formed: expected a signed JWT.")
+    algorithm = header.get("alg")
+    if not isinstance(algorithm, str) or algorithm not in TOKEN_SIGNATURES:
+        # Neither an unsecured token (RFC 7518, section 3.6) nor one under a shared secret.
+        raise Invalid(f"The token must be signed with one of {', '.join(TOKEN_SIGNATURES)}.")
+    issuers = {**TOKEN_ISSUERS, **issuer_keys(settings).locations}
+    if not isinstance(claims.get("iss"), str) or claims["iss"] not in issuers:
+        raise Invalid(f"The token is not of an issuer known here: {' or '.join(issuers)}.")
+    for name in ("exp", "iat", "nbf"):
+        timestamp = claims.get(name, 0)
+        if type(timestamp) not in (int, float) or not 0 <= timestamp < TIME_IS_OVER:
+            raise Invalid(f"The token's {name} is not a time in seconds since 1970.")
+    now = session().source.clock()
+    if claims.get("exp", TIME_IS_OVER) <= now:
+        raise Invalid("The token has expired; ask its issuer for a new one.")
+    if claims.get("nbf", 0) > now + LEEWAY:
+        raise Invalid("The token is not valid yet; its nbf is in the future.")
+    audience, audiences = settings.oidc_audience, claims.get("aud")
+    if audience and audience not in (audiences if isinstance(audiences, list) else [audiences]):
+        raise Invalid(f"The token is for another audience; ask its issuer for one for {audience}.")
+    return header, claims
+
+
+def claim_text(claims: Mapping[str, Any], names: Iterable[str]) -> str | None:
+    """The first of some claims that is text or a whole number, as text."""
+    found = (claims[name] for name in names if type(claims.get(name)) in (str, int))
+    return next(map(str, found), None)
+
+
+def use_token(token: str, claims: Mapping[str, Any]) -> None:
+    """Remember that a token was used; Conflict where it was used before."""
+    # A token without an id is told by what it says.
+    own = claim_text(claims, ("jti",)) or token.split(".")[1]
+    key = hashlib.sha256(to_json([claims["iss"], own]).encode()).hexdigest()
+    if UsedToken.has(key):
+        raise Conflict("This identity token was used before; its jti is good for one attestation.")
+    UsedToken.create(id=key)
+
+
+class IdentityTokens(
+    Resource,
+    surface=FACTSTORE,
+    model=Attestation,
+    scope="factstore",
+    tag="V2 Attestations",
+):
+    """Attestations of where a build ran, by the identity that its CI system gave it."""
+
+    @route(
+        "POST /api/v2/attestations/oidc",
+        id="recordOidcAttestation",
+        body=Schema(
+            Attestation.trail,
+            Attestation.org_slug,
+            token=Text(100_000, 1),
+            name="OidcAttestationRequest",
+        ),
+        status=201,
+        answer=FACTSTORE.one_schema("AttestationResponse"),
+        before="verify",
+    )
+    def create(self, context):
+        """Record what a CI system's identity token says: PASSED if it is verified, else PENDING.
+
+        A token is verified against its issuer's keys, as oidc_issuers names them.
+        """
+        trail, token = Trail.fetch(context.body["trail"]), context.body["token"].strip()
+        claims, is_verified = context.prepared
+        use_token(token, claims)
+        details = {name: claim_text(claims, sources) for name, sources in TOKEN_CLAIMS.items()}
+        issued = claims.get("iat")
+        details["issuedAt"] = None if issued is None else session().source.timestamp(issued, 6)
+        details["signatureVerified"] = is_verified
+        return record_attestation(
+            trail,
+            None,
+            type="oidc-provenance",
+            status="PASSED" if is_verified else "PENDING",
+            details=to_json(details),
+            org_slug=context.body.get("org_slug"),
+        )
+
+    def verify(self, context: Context) -> VerifiedToken:
+        """Verify the token while no transaction is open; trail and organisation come first."""
+        Trail.fetch(context.body["trail"])
+        check_organisation(context.body.get("org_slug"))
+        return VerifiedToken.read(context.body["token"].strip(), context)
 
 
 # --- Rego ---------------------------------------------------------------------
@@ -17097,12 +17472,11 @@ def document_of(body: Mapping[str, Any]) -> dict:
 
 def artifact_named(body: Mapping[str, Any]) -> Artifact:
     """The artifact that a body names, as it was first reported, or NotFound."""
-    asked = {
-        "id": body.get("artifact_id"),
-        "sha256_digest": body.get("artifact_digest"),
-        "trail": body.get("trail_id"),
-    }
-    artifact = Artifact.seek(**{name: value for name, value in asked.items() if value})
+    asked = {Artifact.id: body.get("artifact_id"), Artifact.trail: body.get("trail_id")}
+    query = Artifact.select().where(*(column == key for column, key in asked.items() if key))
+    if body.get("artifact_digest"):
+        query = query.where(of_digest(Artifact.sha256_digest, body["artifact_digest"]))
+    artifact = query.order_by(peewee.SQL('"t1"."rowid"')).first()
     if artifact is None:
         key = body.get("artifact_id") or body.get("artifact_digest")
         raise NotFound(f"There is no artifact {key} here.")
@@ -17133,7 +17507,7 @@ class PolicyDecisions(
             approval_status=Text(255, null=True),
             trail_id=MaybeId(null=True),
             artifact_id=MaybeId(null=True),
-            artifact_digest=Text(255, null=True),
+            artifact_digest=Digest(null=True),
             name="EvaluatePolicyRequest",
         ),
         answer=FACTSTORE.one_schema("PolicyDecisionResponse"),
@@ -19695,9 +20069,12 @@ def find_in_slack(text: str) -> list[str]:
 
 def show_artifacts(prefix: str) -> list[str]:
     """The artifacts whose digest starts with a prefix, the first few of them."""
-    digest = Artifact.sha256_digest
+    digest, digits = Artifact.sha256_digest, prefix.lower().removeprefix("sha256:")
+    # Older versions stored digests without sha256: too.
+    spellings = [f"sha256:{digits}", *([digits] if digits else [])]
+    starts = [digest.between(text, text + chr(0x10FFFF)) for text in spellings]
     starting = Artifact.select(Artifact.image_name, Artifact.image_tag, digest).where(
-        digest >= prefix, digest < prefix + chr(0x10FFFF)
+        functools.reduce(or_, starts)
     )
     found = list(starting.order_by(digest).limit(SLACK_LISTED + 1).tuples())
     if not found:
@@ -23765,8 +24142,9 @@ class Install:
         self.transport = transport or Transport(
             networks, self.settings.webhook_timeout, clock=self.source.clock
         )
-        # A setting that cannot be meant is refused now, not at the first pull request.
+        # A setting that cannot be meant is refused now, not at the first request that needs it.
         source_bases(self.settings)
+        issuer_keys(self.settings)
         self.vault = evidence_store(self.settings)
         self.dispatcher = Dispatcher(self.workspaces, self.transport, self.source, self.bell)
         self.rego = RegoEngine(self.settings)

@@ -467,6 +467,7 @@ CREATE TABLE "build_provenance" (
     "slsa_level" TEXT NOT NULL CHECK ("slsa_level" IN ('L0', 'L1', 'L2', 'L3')),
     "provenance_status" TEXT NOT NULL CHECK ("provenance_status" IN ('PROVENANCE_UNVERIFIED', 'PROVENANCE_VERIFIED')),
     "recorded_at" TEXT NOT NULL,
+    "signature_verdict" TEXT,
     "json" TEXT NOT NULL,
     FOREIGN KEY ("artifact_id") REFERENCES "artifact" ("id")
 ) STRICT;

@@ -11,6 +11,7 @@ from factstore.delivering import begin_trail, happenings, status_of
 from factstore.trails import evidence_path
 from novantra_lite import FACTSTORE_SCOPES, NovantraLite
 
+ONE = "sha256:" + "1" * 64
 NOON = "2026-06-01T12:00:00.000000Z"
 NOBODY = "00000000-0000-4000-8000-000000000000"
 
@@ -84,7 +85,7 @@ def test_everything_that_may_be_given_is_kept(factstore, acme):
         "metadata": {"count": 0, "ratio": 0.5, "tools": [{"name": "snyk"}], "note": None},
     }
 
-    created = factstore.post(path, given | {"artifactFingerprint": "sha256:1", "visibility": "x"})
+    created = factstore.post(path, given | {"artifactFingerprint": ONE, "visibility": "x"})
 
     assert created.status == 201
     assert created.json.items() >= given.items()
@@ -129,7 +130,7 @@ def test_a_wrong_member_is_refused_by_every_form(lite, factstore, acme, change):
         f"/api/v1/trails/{acme}/attestations",
         "/api/v1/attestations",
         f"/api/v2/trails/{acme}/attestations",
-        f"/api/v2/attestations/acme/payments/{acme}/sha256:1",
+        f"/api/v2/attestations/acme/payments/{acme}/{ONE}",
     )
     before = tables(lite)
 
@@ -267,7 +268,7 @@ def test_the_second_version_answers_with_the_short_result(lite, factstore, acme)
         "name": "unit",
         "evidenceUrl": "https://ci.example/1",
         "orgSlug": "acme",
-        "artifactFingerprint": "sha256:1",
+        "artifactFingerprint": ONE,
     }
 
     created = factstore.post(path, given | {"flowName": "payments"})
@@ -317,18 +318,18 @@ def test_a_path_may_name_organisation_flow_trail_and_fingerprint(lite, factstore
     other = begin_trail(lite, factstore, "other")
 
     created = factstore.post(
-        f"/api/v2/attestations/acme/payments/{acme.upper()}/sha256:1",
+        f"/api/v2/attestations/acme/payments/{acme.upper()}/{ONE}",
         {"type": "junit", "status": "PASSED", "orgSlug": "elsewhere"},
     )
     foreign = factstore.post(
-        f"/api/v2/attestations/acme/payments/{other}/anything%20at%20all", {"type": "junit"}
+        f"/api/v2/attestations/acme/payments/{other}/{'1' * 64}", {"type": "junit"}
     )
 
     assert (created.status, foreign.status) == (201, 201)
     assert created.json["trailId"] == acme
     assert created.json["orgSlug"] == "acme"
-    assert created.json["artifactFingerprint"] == "sha256:1"
-    assert foreign.json["artifactFingerprint"] == "anything at all"
+    assert created.json["artifactFingerprint"] == ONE
+    assert foreign.json["artifactFingerprint"] == ONE
     assert factstore.get(f"/api/v1/trails/{acme}/attestations").json == [created.json]
     assert [told[3] for told in happenings(lite)] == [acme, other]
 
@@ -336,15 +337,15 @@ def test_a_path_may_name_organisation_flow_trail_and_fingerprint(lite, factstore
 @pytest.mark.parametrize(
     ("path", "status", "named"),
     [
-        (f"nobody/payments/{NOBODY}/sha256:1", 404, "organisation 'nobody'"),
-        ("nobody/payments/nonsense/sha256:1", 404, "organisation 'nobody'"),
-        ("acme/nothing/nonsense/sha256:1", 404, "flow 'nothing'"),
-        ("acme/loose/nonsense/sha256:1", 404, "flow 'loose'"),
-        ("acme/payments/nonsense/sha256:1", 400, "trailId"),
-        (f"acme/payments/{NOBODY}/sha256:1", 404, NOBODY),
-        (f"acme/payments/{NOBODY}/{'x' * 256}", 400, "artifactFingerprint"),
+        (f"nobody/payments/{NOBODY}/{ONE}", 404, "organisation 'nobody'"),
+        (f"nobody/payments/nonsense/{ONE}", 404, "organisation 'nobody'"),
+        (f"acme/nothing/nonsense/{ONE}", 404, "flow 'nothing'"),
+        (f"acme/loose/nonsense/{ONE}", 404, "flow 'loose'"),
+        (f"acme/payments/nonsense/{ONE}", 400, "trailId"),
+        (f"acme/payments/{NOBODY}/{ONE}", 404, NOBODY),
+        (f"acme/payments/{NOBODY}/{'x' * 64}", 400, "artifactFingerprint"),
         (f"acme/payments/{NOBODY}/%00", 400, "artifactFingerprint"),
-        ("%00/payments/nonsense/sha256:1", 404, "organisation"),
+        ("%00/payments/nonsense/{ONE}", 404, "organisation"),
     ],
 )
 def test_every_part_of_a_path_is_looked_for_in_turn(lite, factstore, acme, path, status, named):
@@ -379,7 +380,7 @@ DOCUMENTED = [
 def test_every_type_is_attested_by_path_and_read_from_its_file(
     factstore, acme, type, content, status, version
 ):
-    path = f"/api/v2/attestations/acme/payments/{acme}/sha256:1"
+    path = f"/api/v2/attestations/acme/payments/{acme}/{ONE}"
 
     made = factstore.post(path, {"type": type}).json
     uploaded = upload(factstore, evidence_path(acme, made["id"], version), content)
@@ -401,7 +402,7 @@ def test_a_dry_run_of_every_form_gives_the_whole_attestation(lite, factstore, ac
         f"/api/v1/trails/{acme}/attestations",
         "/api/v1/attestations",
         f"/api/v2/trails/{acme}/attestations",
-        f"/api/v2/attestations/acme/payments/{acme}/sha256:1",
+        f"/api/v2/attestations/acme/payments/{acme}/{ONE}",
     )
     body = {"trailId": acme, "type": "junit", "status": "FAILED", "name": "unit"}
     before = tables(lite)

@@ -12,6 +12,10 @@ from older import make_older, write_as_before
 from factstore.delivering import begin_trail, happenings
 from novantra_lite import FACTSTORE_SCOPES, AuditEvent, NovantraLite, perform
 
+ONE = "sha256:" + "1" * 64
+TWO = "sha256:" + "2" * 64
+THREE = "sha256:" + "3" * 64
+FOUR = "sha256:" + "4" * 64
 AUDIT = "/api/v1/audit"
 TRAILS = [f"{number:08}-0000-4000-8000-000000000000" for number in range(4)]
 NOBODY = "00000000-0000-4000-8000-00000000beef"
@@ -377,30 +381,29 @@ def test_what_is_refused_or_only_rehearsed_is_not_told(factstore, production):
 
 
 def test_an_artifact_that_a_snapshot_has_no_more_is_told_once(factstore, production):
-    run_there(factstore, production, "sha256:1", "sha256:2", "sha256:3")
+    run_there(factstore, production, ONE, TWO, THREE)
 
-    run_there(factstore, production, "sha256:2", "sha256:4")
-    run_there(factstore, production, "sha256:2", "sha256:4")
+    run_there(factstore, production, TWO, FOUR)
+    run_there(factstore, production, TWO, FOUR)
 
     told = newest(factstore, eventType="ARTIFACT_REMOVED", sortDesc="false")
     place = {"environmentId": production, "environmentName": "production", "snapshotIndex": 2}
     rest = place | {"artifactTag": "1", "instanceCount": 1}
     first, third = (
-        rest | {"artifactSha256": digest, "artifactName": digest}
-        for digest in ("sha256:1", "sha256:3")
+        rest | {"artifactSha256": digest, "artifactName": digest} for digest in (ONE, THREE)
     )
     assert told == [
-        ("ARTIFACT_REMOVED", "agent", production, "sha256:1", first),
-        ("ARTIFACT_REMOVED", "agent", production, "sha256:3", third),
+        ("ARTIFACT_REMOVED", "agent", production, ONE, first),
+        ("ARTIFACT_REMOVED", "agent", production, THREE, third),
     ]
 
 
 def test_an_artifact_that_only_the_scope_leaves_out_is_not_told_as_removed(factstore, production):
-    run_there(factstore, production, "sha256:1")
-    scope = {"exclude": {"names": ["sha256:1"]}}
+    run_there(factstore, production, ONE)
+    scope = {"exclude": {"names": [ONE]}}
     factstore.put(f"{ENVIRONMENTS}/{production}", {"scope": scope})
 
-    run_there(factstore, production, "sha256:1")
+    run_there(factstore, production, ONE)
 
     assert newest(factstore, eventType="ARTIFACT_REMOVED") == []
 

@@ -5,6 +5,8 @@ from looking import audit, events, ledger, tables
 
 from novantra_lite import EnvironmentSnapshot
 
+ONE = "sha256:" + "1" * 64
+TWO = "sha256:" + "2" * 64
 ENVIRONMENTS = "/api/v1/environments"
 NOON = "2026-06-01T12:00:00.000000Z"
 LATER = "2026-06-01T12:01:00.000000Z"
@@ -51,7 +53,7 @@ def drift_events(lite):
 
 
 def test_a_baseline_is_the_latest_snapshot_unless_told(lite, factstore, production, path, snap):
-    snapshot = snap(api="sha256:1")
+    snapshot = snap(api=ONE)
 
     approved = factstore.post(f"{path}/baselines", {"approvedBy": "ada"})
 
@@ -73,8 +75,8 @@ def test_a_baseline_is_the_latest_snapshot_unless_told(lite, factstore, producti
 
 
 def test_a_new_baseline_takes_the_place_of_the_one_before(lite, factstore, path, snap, approve):
-    first_snapshot = snap(api="1")
-    snap(api="2")
+    first_snapshot = snap(api=ONE)
+    snap(api=TWO)
     first = approve().json
 
     second = approve(snapshotId=first_snapshot["id"].upper(), description="As it was.").json
@@ -110,7 +112,7 @@ def test_an_environment_without_a_baseline_has_none(factstore, path, snap):
 def test_a_baseline_made_before_any_snapshot_tells_no_drift(factstore, path, snap, approve):
     approved = approve()
     before = factstore.get(f"{path}/drift")
-    snap(api="1")
+    snap(api=ONE)
     after = factstore.get(f"{path}/drift")
 
     assert approved.json["snapshotId"] is None
@@ -121,9 +123,9 @@ def test_a_baseline_made_before_any_snapshot_tells_no_drift(factstore, path, sna
 def test_an_environment_that_is_deleted_while_its_drift_is_read_is_not_found(
     factstore, path, snap, approve, monkeypatch
 ):
-    snap(api="1")
+    snap(api=ONE)
     approve()
-    snap(api="2")
+    snap(api=TWO)
     last = EnvironmentSnapshot.last
 
     def then_deleted(**values):
@@ -139,10 +141,10 @@ def test_an_environment_that_is_deleted_while_its_drift_is_read_is_not_found(
 def test_drift_is_what_differs_from_the_baseline(
     lite, factstore, clock, production, path, snap, approve
 ):
-    snap(api="sha256:1", db="sha256:1", web="sha256:1")
+    snap(api=ONE, db=ONE, web=ONE)
     baseline = approve().json
     clock.advance(60)
-    snapshot = snap(api="sha256:2", db="sha256:1", job="sha256:1")
+    snapshot = snap(api=TWO, db=ONE, job=ONE)
 
     drift = factstore.get(f"{path}/drift")
 
@@ -157,12 +159,12 @@ def test_drift_is_what_differs_from_the_baseline(
             ("snapshotId", snapshot["id"]),
             ("generatedAt", LATER),
             ("hasDrift", True),
-            ("added", [api | {"artifactName": "job", "sha256From": None, "sha256To": "sha256:1"}]),
+            ("added", [api | {"artifactName": "job", "sha256From": None, "sha256To": ONE}]),
             (
                 "removed",
-                [api | {"artifactName": "web", "sha256From": "sha256:1", "sha256To": None}],
+                [api | {"artifactName": "web", "sha256From": ONE, "sha256To": None}],
             ),
-            ("updated", [api | {"sha256From": "sha256:1", "sha256To": "sha256:2"}]),
+            ("updated", [api | {"sha256From": ONE, "sha256To": TWO}]),
         ],
     )
     assert audit(lite)[-1][1:3] == ("drift_report.recorded", key)
@@ -174,7 +176,7 @@ def test_drift_is_what_differs_from_the_baseline(
 
 
 def test_reading_the_drift_stores_nothing(lite, factstore, path, snap, approve):
-    snap(api="1")
+    snap(api=ONE)
     approve()
     before = tables(lite)
 
@@ -187,12 +189,12 @@ def test_reading_the_drift_stores_nothing(lite, factstore, path, snap, approve):
 def test_a_report_is_kept_when_the_drift_changes_and_only_then(
     lite, factstore, path, snap, approve
 ):
-    snap(api="1", web="1")
+    snap(api=ONE, web=ONE)
     approve()
-    snap(api="2", web="1")
-    snap(web="1", api="2")
+    snap(api=TWO, web=ONE)
+    snap(web=ONE, api=TWO)
     same = factstore.get(f"{path}/drift").json
-    last = snap(api="1", web="1")
+    last = snap(api=ONE, web=ONE)
 
     history = factstore.get(f"{path}/drift/history").json
 
@@ -205,9 +207,9 @@ def test_a_report_is_kept_when_the_drift_changes_and_only_then(
 
 
 def test_a_new_baseline_gets_a_report_of_its_own(lite, factstore, path, snap, approve):
-    snap(api="1")
+    snap(api=ONE)
     first = approve().json
-    snap(api="2")
+    snap(api=TWO)
 
     second = approve().json
 
@@ -218,7 +220,7 @@ def test_a_new_baseline_gets_a_report_of_its_own(lite, factstore, path, snap, ap
 
 
 def test_a_baseline_of_no_known_snapshot_compares_with_nothing(factstore, path, snap, approve):
-    snap(api="1")
+    snap(api=ONE)
 
     approve(snapshotId=NOBODY)
 
@@ -229,14 +231,14 @@ def test_a_baseline_of_no_known_snapshot_compares_with_nothing(factstore, path, 
 
 def test_a_baseline_stays_what_it_was_when_its_snapshot_goes(factstore, path, snap, approve):
     other = factstore.post(ENVIRONMENTS, {"name": "test", "type": "K8S"}).json["id"]
-    artifacts = [{"artifactSha256": "1", "artifactName": "api", "artifactTag": "1.0"}]
+    artifacts = [{"artifactSha256": ONE, "artifactName": "api", "artifactTag": "1.0"}]
     told = {"recordedBy": "agent", "artifacts": artifacts}
     tested = factstore.post(f"{ENVIRONMENTS}/{other}/snapshots", told).json
-    snap(api="1")
+    snap(api=ONE)
     approve(snapshotId=tested["id"])
 
     factstore.delete(f"{ENVIRONMENTS}/{other}")
-    snap(api="2")
+    snap(api=TWO)
 
     assert len(factstore.get(f"{path}/drift").json["updated"]) == 1
 
@@ -244,10 +246,10 @@ def test_a_baseline_stays_what_it_was_when_its_snapshot_goes(factstore, path, sn
 @pytest.mark.parametrize(("policy", "raised"), [("WARN", 1), ("BLOCK", 1), ("IGNORE", 0)])
 def test_an_environment_may_ignore_drift(lite, factstore, path, snap, approve, policy, raised):
     factstore.put(path, {"driftPolicy": policy})
-    snap(api="1")
+    snap(api=ONE)
     approve()
 
-    snap(api="2")
+    snap(api=TWO)
 
     assert factstore.get(f"{path}/drift").json["hasDrift"] is True
     assert [data["driftPolicy"] for data in drift_events(lite)] == [policy] * raised
@@ -269,14 +271,14 @@ def allow(factstore, path):
 
 
 def test_an_entry_lets_a_digest_in(lite, factstore, production, path, allow):
-    added = allow(sha256="sha256:1")
+    added = allow(sha256=ONE)
 
     key = added.json["id"]
     assert added.status == 201
     assert list(added.json.items()) == [
         ("id", key),
         ("environmentId", production["id"]),
-        ("sha256", "sha256:1"),
+        ("sha256", ONE),
         ("namePattern", None),
         ("reason", "Hot fix"),
         ("approvedBy", "ada"),
@@ -301,10 +303,10 @@ def test_an_entry_lets_a_digest_in(lite, factstore, production, path, allow):
         ({"namePattern": "("}, "namePattern"),
         ({"namePattern": "(?=a)a"}, "namePattern"),
         ({"namePattern": "x" * 501}, "namePattern"),
-        ({"sha256": "x", "reason": None}, "reason"),
-        ({"sha256": "x", "approvedBy": None}, "approvedBy"),
-        ({"sha256": "x", "expiresAt": "tomorrow"}, "expiresAt"),
-        ({"sha256": "x", "expiresAt": "2026-06-01T12:00:00"}, "expiresAt"),
+        ({"sha256": ONE, "reason": None}, "reason"),
+        ({"sha256": ONE, "approvedBy": None}, "approvedBy"),
+        ({"sha256": ONE, "expiresAt": "tomorrow"}, "expiresAt"),
+        ({"sha256": ONE, "expiresAt": "2026-06-01T12:00:00"}, "expiresAt"),
     ],
 )
 def test_a_wrong_entry_is_refused(lite, allow, told, member):
@@ -325,7 +327,7 @@ def test_an_empty_text_beside_a_name_pattern_names_nothing(allow):
 
 
 def test_an_entry_ends_with_its_time_and_stays_active(factstore, clock, path, allow):
-    added = allow(sha256="1", expiresAt="2026-06-01T14:01:00+02:00").json
+    added = allow(sha256=ONE, expiresAt="2026-06-01T14:01:00+02:00").json
     clock.advance(59)
     before = factstore.get(f"{path}/allowlist").json
 
@@ -336,13 +338,13 @@ def test_an_entry_ends_with_its_time_and_stays_active(factstore, clock, path, al
 
 
 def test_an_entry_may_be_added_twice(factstore, path, allow):
-    both = [allow(sha256="1").json, allow(sha256="1").json]
+    both = [allow(sha256=ONE).json, allow(sha256=ONE).json]
 
     assert factstore.get(f"{path}/allowlist").json == both
 
 
 def test_a_removed_entry_stays_in_the_list(lite, factstore, path, allow):
-    added = allow(sha256="1").json
+    added = allow(sha256=ONE).json
     entry = f"{path}/allowlist/{added['id']}"
 
     rehearsed = factstore.delete(entry, headers={"X-Dry-Run": "true"})
@@ -359,7 +361,7 @@ def test_a_removed_entry_stays_in_the_list(lite, factstore, path, allow):
 
 
 def test_an_entry_of_another_environment_is_not_found(factstore, path, allow):
-    added = allow(sha256="1").json
+    added = allow(sha256=ONE).json
     other = factstore.post(ENVIRONMENTS, {"name": "test", "type": "S3"}).json["id"]
 
     refused = factstore.delete(f"{ENVIRONMENTS}/{other}/allowlist/{added['id']}")

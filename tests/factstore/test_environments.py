@@ -20,15 +20,25 @@ from novantra_lite import (
     perform,
 )
 
+ONE = "sha256:" + "1" * 64
+TWO = "sha256:" + "2" * 64
+THREE = "sha256:" + "3" * 64
 ENVIRONMENTS = "/api/v1/environments"
 NOON = "2026-06-01T12:00:00.000000Z"
 LATER = "2026-06-01T12:01:00.000000Z"
 NOBODY = "00000000-0000-4000-8000-000000000000"
 
 
-def an_artifact(name, digest="sha256:1", tag="1.0", count=1):
+#: Digests of artifacts whose trails stand so.
+NAMED = {
+    name: f"sha256:{number:064}"
+    for number, name in enumerate(("good", "missing", "failed", "free", "nobody"))
+}
+
+
+def an_artifact(name, digest=ONE, tag="1.0", count=1):
     return {
-        "artifactSha256": digest,
+        "artifactSha256": NAMED.get(digest, digest),
         "artifactName": name,
         "artifactTag": tag,
         "instanceCount": count,
@@ -309,7 +319,7 @@ def test_a_deleted_environment_takes_along_what_hangs_on_it(lite, factstore, pat
     factstore.post(f"{member}/members/{path.rpartition('/')[2]}")
     snap(an_artifact("api"))
     factstore.post(f"{path}/baselines", {"approvedBy": "ada"})
-    factstore.post(f"{path}/allowlist", {"sha256": "x", "reason": "y", "approvedBy": "z"})
+    factstore.post(f"{path}/allowlist", {"sha256": ONE, "reason": "y", "approvedBy": "z"})
 
     deleted = factstore.delete(path)
     again = factstore.delete(path)
@@ -349,7 +359,7 @@ BELOW = [
 
 @pytest.mark.parametrize(("method", "below"), BELOW)
 def test_an_environment_that_is_not_there_is_not_found(factstore, method, below):
-    body = {"recordedBy": "a", "approvedBy": "b", "reason": "c", "sha256": "d"}
+    body = {"recordedBy": "a", "approvedBy": "b", "reason": "c", "sha256": ONE}
 
     missing = factstore.request(method, f"{ENVIRONMENTS}/{NOBODY}{below}", json=body)
     nonsense = factstore.request(method, f"{ENVIRONMENTS}/nonsense{below}", json=body)
@@ -383,7 +393,7 @@ def test_a_dry_run_changes_nothing(lite, factstore, production, path):
 
 
 def test_a_snapshot_tells_what_runs(lite, factstore, production, path):
-    told = {"recordedBy": "agent", "artifacts": [an_artifact("api", "sha256:1", "1.0", 3)]}
+    told = {"recordedBy": "agent", "artifacts": [an_artifact("api", ONE, "1.0", 3)]}
 
     recorded = factstore.post(f"{path}/snapshots", told)
 
@@ -399,7 +409,7 @@ def test_a_snapshot_tells_what_runs(lite, factstore, production, path):
             "artifacts",
             [
                 {
-                    "artifactSha256": "sha256:1",
+                    "artifactSha256": ONE,
                     "artifactName": "api",
                     "artifactTag": "1.0",
                     "instanceCount": 3,
@@ -435,12 +445,12 @@ def test_a_snapshot_may_be_empty(factstore, path, told):
     assert factstore.get(f"{path}/snapshots/latest").json == recorded.json
 
 
-def test_names_tags_and_digests_are_taken_as_they_are(factstore, path):
-    odd = {"artifactSha256": "", "artifactName": "", "artifactTag": 1.5, "instanceCount": None}
+def test_names_and_tags_are_taken_as_they_are(factstore, path):
+    odd = {"artifactSha256": ONE, "artifactName": "", "artifactTag": 1.5, "instanceCount": None}
 
     recorded = factstore.post(f"{path}/snapshots", {"recordedBy": "", "artifacts": [odd, odd]})
 
-    kept = {"artifactSha256": "", "artifactName": "", "artifactTag": "1.5", "instanceCount": 1}
+    kept = {"artifactSha256": ONE, "artifactName": "", "artifactTag": "1.5", "instanceCount": 1}
     assert recorded.status == 201
     assert recorded.json["artifacts"] == [kept | {"complianceState": "UNKNOWN"}] * 2
 
@@ -457,6 +467,8 @@ def test_names_tags_and_digests_are_taken_as_they_are(factstore, path):
         {"artifacts": [an_artifact("api", count="three")]},
         {"artifacts": [an_artifact("api", count=2**31)]},
         {"artifacts": [an_artifact("a\0b")]},
+        {"artifacts": [an_artifact("api", "")]},
+        {"artifacts": [an_artifact("api", "sha256:12")]},
     ],
 )
 def test_a_wrong_snapshot_is_refused(lite, factstore, path, change):
@@ -549,18 +561,18 @@ def test_a_scope_says_what_a_snapshot_holds(factstore, type, scope, kept):
 
 
 def test_the_first_sighting_of_a_digest_is_told(lite, factstore, production, snap):
-    snap(an_artifact("api", "sha256:1"), an_artifact("api", "sha256:1", "again"))
-    snap(an_artifact("web", "sha256:1"), an_artifact("web", "sha256:2"))
+    snap(an_artifact("api", ONE), an_artifact("api", ONE, "again"))
+    snap(an_artifact("web", ONE), an_artifact("web", TWO))
 
     place = {"environmentId": production["id"], "environmentName": "production"}
     assert events(lite) == [
         (
             "factstore.artifact.deployed",
-            {**place, "snapshotIndex": 1, **an_artifact("api", "sha256:1")},
+            {**place, "snapshotIndex": 1, **an_artifact("api", ONE)},
         ),
         (
             "factstore.artifact.deployed",
-            {**place, "snapshotIndex": 2, **an_artifact("web", "sha256:2")},
+            {**place, "snapshotIndex": 2, **an_artifact("web", TWO)},
         ),
     ]
 
@@ -588,7 +600,7 @@ def reported(lite, factstore):
         commit = {"git_commit_sha": "c", "git_branch": "b"}
         author = {"git_author": "ada", "git_author_email": ""}
         trail = Trail.create(flow=flow.json["id"], **commit, **author)
-        Artifact.create(trail=trail.id, image_name="x", image_tag="1", sha256_digest=digest)
+        Artifact.create(trail=trail.id, image_name="x", image_tag="1", sha256_digest=NAMED[digest])
         for type, status in states.items():
             Attestation.create(trail=trail.id, type=type, status=status)
 
@@ -649,8 +661,8 @@ def an_entry(name, before, after, tag="1.0"):
 
 
 def test_a_diff_tells_what_came_went_and_changed(factstore, production, path, snap):
-    snap(an_artifact("api", "1"), an_artifact("db", "1"), an_artifact("web", "1", "old"))
-    snap(an_artifact("api", "2", "new"), an_artifact("db", "1", "9", 5), an_artifact("job", "1"))
+    snap(an_artifact("api", ONE), an_artifact("db", ONE), an_artifact("web", ONE, "old"))
+    snap(an_artifact("api", TWO, "new"), an_artifact("db", ONE, "9", 5), an_artifact("job", ONE))
 
     forth = factstore.request("GET", f"{path}/diff?from=1&to=2")
     back = factstore.request("GET", f"{path}/diff?from=2&to=1")
@@ -662,25 +674,25 @@ def test_a_diff_tells_what_came_went_and_changed(factstore, production, path, sn
             ("environmentId", production["id"]),
             ("fromSnapshotIndex", 1),
             ("toSnapshotIndex", 2),
-            ("added", [an_entry("job", None, "1")]),
-            ("removed", [an_entry("web", "1", None, "old")]),
-            ("updated", [an_entry("api", "1", "2", "new")]),
-            ("unchanged", [an_entry("db", "1", "1", "9")]),
+            ("added", [an_entry("job", None, ONE)]),
+            ("removed", [an_entry("web", ONE, None, "old")]),
+            ("updated", [an_entry("api", ONE, TWO, "new")]),
+            ("unchanged", [an_entry("db", ONE, ONE, "9")]),
         ],
     )
-    assert back.json["added"] == [an_entry("web", None, "1", "old")]
-    assert back.json["removed"] == [an_entry("job", "1", None)]
-    assert back.json["updated"] == [an_entry("api", "2", "1", "1.0")]
+    assert back.json["added"] == [an_entry("web", None, ONE, "old")]
+    assert back.json["removed"] == [an_entry("job", ONE, None)]
+    assert back.json["updated"] == [an_entry("api", TWO, ONE, "1.0")]
     assert len(same.json["unchanged"]) == 3
 
 
 def test_the_last_of_several_with_one_name_is_compared(factstore, path, snap):
-    snap(an_artifact("api", "1"), an_artifact("api", "2"))
-    snap(an_artifact("api", "3"), an_artifact("api", "2"))
+    snap(an_artifact("api", ONE), an_artifact("api", TWO))
+    snap(an_artifact("api", THREE), an_artifact("api", TWO))
 
     diff = factstore.request("GET", f"{path}/diff?from=1&to=2")
 
-    assert diff.json["unchanged"] == [an_entry("api", "2", "2")]
+    assert diff.json["unchanged"] == [an_entry("api", TWO, TWO)]
     assert diff.json["updated"] == []
 
 

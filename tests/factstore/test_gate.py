@@ -31,6 +31,7 @@ NOON = "2026-06-01T12:00:00.000000Z"
 LATER = "2026-06-01T12:01:00.000000Z"
 NOBODY = "00000000-0000-4000-8000-000000000000"
 DIGEST = "sha256:" + "a" * 64
+SPELLINGS = (DIGEST, DIGEST.upper(), DIGEST[7:], DIGEST[7:].upper())
 UNKNOWN = "sha256:" + "f" * 64
 
 
@@ -74,6 +75,7 @@ class Story:
             builder_id="builder",
             builder_type="GENERIC",
             provenance_status=status,
+            signature_verdict=status.removeprefix("PROVENANCE_"),
         )
 
     def environment(self, name):
@@ -598,15 +600,16 @@ def test_a_signature_counts_only_when_it_was_verified_for_every_report(ask, dema
     assert ask(UNKNOWN)["signatureVerified"] is False
 
 
-def test_digests_are_compared_as_they_stand(ask, demand, story):
+def test_a_digest_is_one_in_every_spelling(ask, demand, story):
     trail = story.trail()
     story.artifact(trail)
     story.attest(trail, "junit")
     demand(requiredAttestationTypes=["junit"])
 
-    decisions = [ask(digest)["decision"] for digest in (DIGEST, DIGEST.upper(), "a" * 64, "")]
+    decisions = [ask(digest)["decision"] for digest in SPELLINGS]
 
-    assert decisions == ["ALLOWED", "BLOCKED", "BLOCKED", "BLOCKED"]
+    assert decisions == ["ALLOWED"] * 4
+    assert ask(UNKNOWN)["decision"] == "BLOCKED"
 
 
 # --- Rules --------------------------------------------------------------------
@@ -932,7 +935,8 @@ def test_an_id_goes_before_a_name(ask, story, environment):
     "change",
     [
         {"artifactSha256": None},
-        {"artifactSha256": "x" * 256},
+        {"artifactSha256": "x" * 64},
+        {"artifactSha256": ""},
         {"artifactSha256": [DIGEST]},
         {"environmentId": "production"},
         {"environmentId": 5},
@@ -977,7 +981,6 @@ def test_an_artifact_on_the_allow_list_passes_at_once(
     [
         {"sha256": DIGEST, "status": "REMOVED"},
         {"sha256": DIGEST, "expires_at": NOON},
-        {"sha256": DIGEST.upper()},
         {"sha256": UNKNOWN},
         {"name_pattern": "shop"},
     ],
@@ -992,6 +995,20 @@ def test_an_entry_that_is_not_in_force_or_not_exact_lets_nothing_through(
     result = ask(environmentId=environment)
 
     assert result["decision"] == "BLOCKED"
+
+
+@pytest.mark.parametrize("position", range(4))
+def test_an_entry_lets_a_digest_through_in_every_spelling(
+    ask, demand, story, environment, position
+):
+    story.artifact(story.trail())
+    # An older version stored what it was told.
+    story.allow(environment, sha256=SPELLINGS[position])
+    demand(requireSignature=True)
+
+    decisions = [ask(digest, environmentId=environment)["decision"] for digest in SPELLINGS]
+
+    assert decisions == ["ALLOWED"] * 4
 
 
 def test_an_allow_list_is_of_one_environment(ask, demand, story, environment):

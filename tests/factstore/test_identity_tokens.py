@@ -2,11 +2,15 @@
 
 import base64
 import json
+import random
 
+import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from looking import audit, events, ledger, stored_bytes, tables
 
 from factstore.delivering import begin_trail, happenings, status_of
+from novantra_lite import FACTSTORE_SCOPES, Answer, Invalid, NovantraLite
 
 OIDC = "/api/v2/attestations/oidc"
 NOON = 1_780_315_200
@@ -71,10 +75,10 @@ def test_a_token_of_github_becomes_an_attestation(lite, factstore, trail):
         "issuedAt": "2026-06-01T11:59:00.000000Z",
         "signatureVerified": False,
     }
-    assert (created.json["type"], created.json["status"]) == ("oidc-provenance", "PASSED")
-    assert (created.json["compliant"], created.json["trailId"]) == (True, trail)
+    assert (created.json["type"], created.json["status"]) == ("oidc-provenance", "PENDING")
+    assert (created.json["compliant"], created.json["trailId"]) == (False, trail)
     assert factstore.get(f"/api/v1/trails/{trail}/attestations").json == [created.json]
-    assert status_of(lite, trail) == "COMPLIANT"
+    assert status_of(lite, trail) == "PENDING"
     assert ("attestation.recorded", key) in [entry[1:3] for entry in audit(lite)]
     assert ("ATTESTATION_RECORDED", key) in ledger(lite)
     assert happenings(lite) == []
@@ -160,6 +164,8 @@ def test_a_token_without_an_id_is_told_by_what_it_says(factstore, trail):
         sign(GITHUB, signature=""),
         sign(GITHUB, header={"alg": "none"}),
         sign(GITHUB, header={"alg": "None"}),
+        sign(GITHUB, header={"alg": "HS256"}),
+        sign(GITHUB, header={"alg": ["RS256"]}),
         sign(GITHUB, header={"typ": "JWT"}),
         sign(GITHUB, header="[]"),
         sign("[1]"),
@@ -201,6 +207,8 @@ def test_what_is_no_signed_token_is_refused(lite, factstore, trail, token):
         ({"exp": 10**30}, "exp"),
         ({"iat": 1e300}, "iat"),
         ({"iat": "now"}, "iat"),
+        ({"nbf": NOON + 61}, "nbf"),
+        ({"nbf": "now"}, "nbf"),
     ],
 )
 def test_claims_that_do_not_hold_are_refused(lite, factstore, trail, change, named):
@@ -252,3 +260,198 @@ def test_a_dry_run_does_not_use_the_token(lite, factstore, trail):
     assert told.json["wouldCreate"]["type"] == "oidc-provenance"
     assert tables(lite) == before
     assert factstore.post(OIDC, body).status == 201
+
+
+# --- Verified -----------------------------------------------------------------
+
+RSA = rsa.generate_private_key(65537, 2048)
+P256 = ec.derive_private_key(20260601, ec.SECP256R1())
+STRANGER = rsa.generate_private_key(65537, 2048)
+LOCAL = "https://git.acme.example"
+
+
+def public(key, name):
+    algorithm = jwt.algorithms.RSAAlgorithm if key is not P256 else jwt.algorithms.ECAlgorithm
+    return algorithm.to_jwk(key.public_key(), as_dict=True) | {"kid": name, "use": "sig"}
+
+
+def signed(claims, key=RSA, name="first", algorithm="RS256"):
+    return jwt.encode(claims, key, algorithm=algorithm, headers={"kid": name})
+
+
+def jwks(*keys):
+    return json.dumps({"keys": [public(key, name) for key, name in keys]})
+
+
+@pytest.fixture
+def start(tmp_path, clock):
+    """Starts an instance that knows the keys of GitHub Actions and of a server of its own."""
+    file, started = tmp_path / "jwks.json", []
+    file.write_text(jwks((RSA, "first"), (P256, "second")))
+
+    def make(**settings):
+        given = {"oidc_issuers": (f"{GITHUB['iss']}={file}", f"{LOCAL}={file}")} | settings
+        lite = NovantraLite(clock=clock, random=random.Random(7), **given)
+        started.append(lite)
+        client = lite.client(*FACTSTORE_SCOPES)
+        trail = begin_trail(lite, client, requiredAttestationTypes=["oidc-provenance"])
+        return lite, client, trail
+
+    make.file = file
+    yield make
+    for lite in started:
+        lite.close()
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        signed(GITHUB),
+        signed(GITHUB, algorithm="PS256"),
+        signed(GITHUB, P256, "second", "ES256"),
+        signed(GITHUB | {"iss": LOCAL, "nbf": NOON, "aud": ["anybody"]}),
+    ],
+)
+def test_a_token_that_its_issuer_signed_passes(start, token):
+    lite, client, trail = start()
+
+    created = client.post(OIDC, {"trailId": trail, "token": token})
+
+    assert (created.status, created.json["status"], created.json["compliant"]) == (
+        201,
+        "PASSED",
+        True,
+    )
+    assert json.loads(created.json["details"])["signatureVerified"] is True
+    assert status_of(lite, trail) == "COMPLIANT"
+    assert lite.verify() == []
+
+
+def tampered(token):
+    head, _, signature = token.split(".")
+    return f"{head}.{part(GITHUB | {'repository': 'acme/other'})}.{signature}"
+
+
+@pytest.mark.parametrize(
+    ("token", "reason"),
+    [
+        (sign(GITHUB), "signature"),
+        (sign(GITHUB, {"alg": "RS256", "kid": "first"}), "signature"),
+        (signed(GITHUB, STRANGER), "signature"),
+        (signed(GITHUB, STRANGER, "unknown"), "key"),
+        (tampered(signed(GITHUB)), "signature"),
+        (signed(GITHUB, P256, "first", "ES256"), "key"),
+        (signed({name: GITHUB[name] for name in GITHUB if name != "exp"}), "claim"),
+        (signed(GITHUB | {"exp": NOON}), "expired"),
+        (signed(GITHUB | {"nbf": NOON + 100}), "not valid yet"),
+    ],
+)
+def test_a_token_that_its_issuer_did_not_sign_is_refused(start, token, reason):
+    lite, client, trail = start()
+    before = tables(lite)
+
+    refused = client.post(OIDC, {"trailId": trail, "token": token})
+
+    assert (refused.status, refused.json["error"]) == (400, "Bad Request")
+    assert reason in refused.json["message"]
+    assert tables(lite) == before
+
+
+def test_an_issuer_without_keys_here_is_pending(start):
+    lite, client, trail = start()
+
+    created = client.post(OIDC, {"trailId": trail, "token": signed(GITLAB)})
+
+    assert (created.status, created.json["status"]) == (201, "PENDING")
+    assert json.loads(created.json["details"])["signatureVerified"] is False
+    assert status_of(lite, trail) == "PENDING"
+
+
+@pytest.mark.parametrize(
+    ("audience", "status"), [("us", 201), (["them", "us"], 201), ("them", 400), (None, 400)]
+)
+def test_a_token_may_have_to_be_meant_for_us(start, audience, status):
+    _, client, trail = start(oidc_audience="us")
+
+    created = client.post(OIDC, {"trailId": trail, "token": signed(GITHUB | {"aud": audience})})
+
+    assert created.status == status
+
+
+class Publisher:
+    """Stands in for the network: the issuer's keys, or nothing."""
+
+    def __init__(self):
+        self.body, self.urls = jwks((RSA, "first")), []
+
+    def get(self, url, headers):
+        self.urls.append(url)
+        if self.body is None:
+            return Answer(0, None, "The host refused the connection.")
+        return Answer(200, None, "Answered with status 200.", self.body.encode())
+
+
+def test_published_keys_are_fetched_once_and_again_for_a_new_one(start, clock):
+    publisher = Publisher()
+    _, client, trail = start(oidc_issuers=(GITHUB["iss"],), transport=publisher)
+    claims = GITHUB | {"exp": NOON + 10_000}
+
+    def record(number, *key):
+        token = signed(claims | {"jti": f"{number}"}, *key)
+        return client.post(OIDC, {"trailId": trail, "token": token})
+
+    answers = [record(1), record(2), record(3, STRANGER, "new")]
+    publisher.body = jwks((STRANGER, "new"))
+    answers.append(record(4, STRANGER, "new"))
+    clock.advance(61)
+    answers.append(record(5, STRANGER, "new"))
+
+    assert [answer.status for answer in answers] == [201, 201, 400, 400, 201]
+    assert answers[-1].json["status"] == "PASSED"
+    assert publisher.urls == [f"{GITHUB['iss']}/.well-known/jwks"] * 2
+
+
+@pytest.mark.parametrize("body", [None, "", "[]", "{}", '{"keys": 7}', "x" * 100])
+def test_keys_that_cannot_be_fetched_verify_nothing(start, clock, body):
+    publisher = Publisher()
+    publisher.body = body
+    lite, client, trail = start(oidc_issuers=(GITHUB["iss"],), transport=publisher)
+
+    first = client.post(OIDC, {"trailId": trail, "token": signed(GITHUB)})
+    second = client.post(OIDC, {"trailId": trail, "token": signed(GITHUB | {"jti": "two"})})
+
+    assert [one.json["status"] for one in (first, second)] == ["PENDING", "PENDING"]
+    assert status_of(lite, trail) == "PENDING"
+    assert len(publisher.urls) == 1
+
+
+@pytest.mark.parametrize(
+    "keys", [[], [7], [{"kty": "RSA", "kid": "first"}], [{"kty": "RSA", "kid": "first", "n": 7}]]
+)
+def test_keys_that_are_none_refuse(start, keys):
+    start.file.write_text(json.dumps({"keys": keys}))
+    _, client, trail = start()
+
+    refused = client.post(OIDC, {"trailId": trail, "token": signed(GITHUB)})
+
+    assert (refused.status, refused.json["error"]) == (400, "Bad Request")
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "https://git.acme.example",
+        "https://git.acme.example=",
+        "https://git.acme.example=http://git.acme.example/keys",
+        "https://git.acme.example=/nowhere.json",
+        "git.acme.example=https://git.acme.example/keys",
+        "{file}",
+        "https://git.acme.example={file}",
+    ],
+)
+def test_an_issuer_that_cannot_be_meant_stops_the_start(tmp_path, entry):
+    file = tmp_path / "keys.json"
+    file.write_text("no keys")
+
+    with pytest.raises(Invalid, match="oidc_issuers"):
+        NovantraLite(oidc_issuers=(entry.format(file=file),))

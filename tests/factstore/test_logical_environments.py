@@ -5,6 +5,7 @@ from looking import audit, events, ledger, tables
 
 from factstore.delivering import begin_trail
 
+ONE = "sha256:" + "1" * 64
 LOGICAL = "/api/v1/logical-environments"
 ENVIRONMENTS = "/api/v1/environments"
 NOON = "2026-06-01T12:00:00.000000Z"
@@ -205,7 +206,7 @@ def test_without_members_a_merged_snapshot_is_empty(factstore, everything, path)
 
 
 def test_a_merged_snapshot_puts_the_latest_of_the_members_together(factstore, path, physical):
-    api = {"artifactSha256": "1", "artifactName": "api", "artifactTag": "1.0", "instanceCount": 2}
+    api = {"artifactSha256": ONE, "artifactName": "api", "artifactTag": "1.0", "instanceCount": 2}
     first, second = physical("first"), physical("second")
     for key in (first, second):
         factstore.post(f"{path}/members/{key}")

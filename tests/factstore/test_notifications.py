@@ -11,6 +11,8 @@ from factstore.delivering import begin_trail
 from factstore.trails import evidence_path, make_attestation
 from novantra_lite import Conflict, Trail, perform, record_attestation
 
+ONE = "sha256:" + "1" * 64
+TWO = "sha256:" + "2" * 64
 NOON = "2026-06-01T12:00:00.000000Z"
 NOBODY = "00000000-0000-4000-8000-000000000000"
 DIGEST = "sha256:" + "a" * 64
@@ -302,10 +304,10 @@ def snap(client, environment, digest):
 def test_drift_is_told_of_when_it_appears(factstore, production):
     path = f"/api/v1/environments/{production}"
     rule = add_rule(factstore, "DRIFT_DETECTED", filterEnvironmentId=production)
-    snap(factstore, production, "sha256:1")
+    snap(factstore, production, ONE)
     factstore.post(f"{path}/baselines", {"approvedBy": "ada"})
 
-    for digest in ("sha256:2", "sha256:2", "sha256:1"):
+    for digest in (TWO, TWO, ONE):
         snap(factstore, production, digest)
 
     report = next(r for r in factstore.get(f"{path}/drift/history").json if r["hasDrift"])
@@ -319,10 +321,10 @@ def test_an_environment_that_ignores_drift_raises_nothing(factstore):
     told = {"name": "sandbox", "type": "K8S", "driftPolicy": "IGNORE"}
     key = factstore.post("/api/v1/environments", told).json["id"]
     add_rule(factstore, "DRIFT_DETECTED")
-    snap(factstore, key, "sha256:1")
+    snap(factstore, key, ONE)
     factstore.post(f"/api/v1/environments/{key}/baselines", {"approvedBy": "ada"})
 
-    snap(factstore, key, "sha256:2")
+    snap(factstore, key, TWO)
 
     assert factstore.get(NOTIFICATIONS).json == []
 

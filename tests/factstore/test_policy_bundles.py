@@ -17,6 +17,7 @@ from factstore.delivering import another_trail, begin_trail, happenings
 from novantra_lite import Artifact, NovantraLite, PolicyBundle, RegoEngine, Settings, perform
 
 BUNDLES, EVALUATE = "/api/v1/opa/bundles", "/api/v1/opa/evaluate"
+ONE = "sha256:" + "1" * 64
 DECISIONS = "/api/v1/opa/decisions"
 ALLOW_QA = 'package p\ndefault allow := false\nallow if input.environment == "qa"\n'
 DENY_ALL = 'package p\ndeny contains "frozen"\n'
@@ -566,7 +567,7 @@ def test_the_input_has_the_five_members_in_order_and_nulls(factstore):
     )
 
 
-def report(lite, trail, digest="sha256:abc"):
+def report(lite, trail, digest=ONE):
     """The id of an artifact that a trail reports."""
     values = {"image_name": "svc", "image_tag": "1", "sha256_digest": digest}
     return perform(
@@ -583,7 +584,7 @@ def test_a_trail_and_an_artifact_that_are_named_are_part_of_the_input(lite, fact
         '  input.artifact.imageName == "svc"; input.scans == []\n}'
     )
     activate(factstore, store(factstore, policy))
-    body = {"artifactName": "svc", "trailId": trail.upper(), "artifactDigest": "sha256:abc"}
+    body = {"artifactName": "svc", "trailId": trail.upper(), "artifactDigest": ONE.upper()}
 
     told = factstore.post(EVALUATE, body)
 
@@ -591,7 +592,7 @@ def test_a_trail_and_an_artifact_that_are_named_are_part_of_the_input(lite, fact
     assert told.json["resultAllow"] is True
     assert list(document)[5:] == ["trail", "artifact", "scans"]
     assert (document["trail"]["id"], document["artifact"]["id"]) == (trail, artifact)
-    assert happenings(lite)[-1][3:] == (trail, "sha256:abc")
+    assert happenings(lite)[-1][3:] == (trail, ONE)
 
 
 def test_an_artifact_is_the_one_first_reported_or_that_of_the_trail_or_the_one_named(
@@ -602,8 +603,8 @@ def test_an_artifact_is_the_one_first_reported_or_that_of_the_trail_or_the_one_n
     artifacts = [report(lite, trail) for trail in (first, second)]
     activate(factstore, store(factstore, ALLOW_QA))
     asked = [
-        {"artifactDigest": "sha256:abc"},
-        {"artifactDigest": "sha256:abc", "trailId": second},
+        {"artifactDigest": ONE.upper()},
+        {"artifactDigest": ONE.upper(), "trailId": second},
         {"artifactId": artifacts[1]},
     ]
 
@@ -618,7 +619,8 @@ def test_an_artifact_is_the_one_first_reported_or_that_of_the_trail_or_the_one_n
     [
         ({"trailId": UNKNOWN}, 404),
         ({"artifactId": UNKNOWN}, 404),
-        ({"artifactDigest": "sha256:none"}, 404),
+        ({"artifactDigest": "ab" * 32}, 404),
+        ({"artifactDigest": "sha256:none"}, 400),
         ({"trailId": "x"}, 400),
         ({"artifactId": 7}, 400),
         ({"artifactName": None}, 400),

@@ -1401,7 +1401,7 @@ def test_an_install_without_the_library_says_what_to_install(lite, config, monke
     begun = Client(lite).get(f"{SSO}/login", redirectUri=REDIRECT)
     finished = finish(lite, "0" * 32)
 
-    told = "Single sign-on needs the library PyJWT; install novantra-lite[sso]."
+    told = "Verifying tokens needs the library PyJWT; install novantra-lite[sso]."
     assert (begun.status, begun.json["message"]) == (503, told)
     assert (finished.status, finished.json["message"]) == (503, told)
 

@@ -29,6 +29,7 @@ from novantra_lite import (
     perform,
 )
 
+ONE = "sha256:" + "1" * 64
 ACME = "/api/v1/organisations/acme/slack"
 SECRET = "8f742231b10e8888abcd99yyyzzz85a5"
 CONFIG = {"botToken": "xoxb-0123-Secret", "signingSecret": SECRET, "channel": "#releases"}
@@ -397,20 +398,20 @@ def test_artifacts_are_found_by_the_beginning_of_their_digest(lite, factstore, a
 
     def work(current):
         for number in range(12):
-            digest = f"sha256:4f{number:02}"
+            digest = f"sha256:4f{number:02}{0:060}"
             Artifact.create(trail=trail, image_name="app", image_tag="1", sha256_digest=digest)
-        Artifact.create(trail=trail, image_name="db", image_tag="2", sha256_digest="sha256:50%")
+        Artifact.create(trail=trail, image_name="db", image_tag="2", sha256_digest="50" * 32)
 
     perform(lite.workspace, work, actor="test")
 
     assert say(lite, "search sha256:4f").splitlines() == [
-        *[f"app:1 sha256:4f{number:02}" for number in range(10)],
+        *[f"app:1 sha256:4f{number:02}{0:060}" for number in range(10)],
         "… and more: a longer prefix finds fewer.",
     ]
-    assert say(lite, "SEARCH sha256:50") == "db:2 sha256:50%"
-    assert say(lite, "search sha256:4f0").count("\n") == 9
-    assert say(lite, "search sha256:4F") == (
-        "There is no artifact whose digest starts with sha256:4F."
+    assert say(lite, "SEARCH sha256:50") == f"db:2 {'50' * 32}"
+    assert say(lite, "search SHA256:4F0").count("\n") == 9
+    assert say(lite, "search sha256:4e") == (
+        "There is no artifact whose digest starts with sha256:4e."
     )
     assert say(lite, "search %") == "There is no artifact whose digest starts with %."
 
@@ -461,7 +462,7 @@ def test_an_environment_is_shown_as_it_stands(lite, factstore, acme):
     key = factstore.post("/api/v1/environments", {"name": "line 1", "type": "K8S"}).json["id"]
     path = f"/api/v1/environments/{key}"
     empty = say(lite, "env line 1")
-    artifact = {"artifactSha256": "sha256:1", "artifactName": "app", "artifactTag": "1"}
+    artifact = {"artifactSha256": ONE, "artifactName": "app", "artifactTag": "1"}
     factstore.post(f"{path}/snapshots", {"recordedBy": "ci", "artifacts": [artifact]})
     undisputed = say(lite, "ENV  line 1 ")
     factstore.post(f"{path}/baselines", {"approvedBy": "ann"})

@@ -48,7 +48,7 @@ def names(lite, novantra, factstore):
     path = evidence_path(trail, make_attestation(lite, trail))
     file = upload(factstore, path, b"abc").json["id"]
     place = factstore.post(ENVIRONMENTS, {"name": "prod", "type": "K8S"}).json["id"]
-    ran = {"artifactSha256": "a" * 64, "artifactName": "app", "artifactTag": "1"}
+    ran = {"artifactSha256": "sha256:" + "a" * 64, "artifactName": "app", "artifactTag": "1"}
     snapshot = factstore.post(
         f"{ENVIRONMENTS}/{place}/snapshots", {"recordedBy": "agent", "artifacts": [ran, ran]}
     ).json["id"]
