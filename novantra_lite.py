@@ -33,7 +33,8 @@ Contents
         Assertions, Environments, Snapshot records, Environment snapshots, Environment drift,
         Logical environments, Policies, Deployment policies, Gate, Users, Service accounts,
         API key management, Members, Identity providers, Single sign-on, Signing in, Rego,
-        Rego evaluation, Rego engine, Policy archives, Policy bundles, Policy decisions,
+        Rego modules, Rego evaluation, Rego engine, Policy archives, Policy bundles,
+        Policy decisions,
         Security scans, Regulatory frameworks, Compliance assessments, Regulatory reports,
         Evidence documents, Evidence vault, Vault requests, HashiCorp Vault, Audit log, Search,
         Reports, Incoming webhooks, Incoming events, Slack, Slack commands, Slack requests,
@@ -14935,28 +14936,60 @@ def admit(slug: str, email: str, name: str, role: str, current: Session) -> dict
 
 
 # --- Rego ---------------------------------------------------------------------
-# What runs in a process of its own: regopy compiles policies and answers by them. Where it is laxer
-# than the Rego of the Open Policy Agent, its plan (www.openpolicyagent.org/docs/ir) is held to the
-# rules, and mended, before anything is decided by it.
+# What runs in a process of its own: regorus evaluates policies. Where it is laxer than the Open
+# Policy Agent, a module is refused, or a call of it is rewritten before it is evaluated.
 
 #: The rules of a package that decide.
 DECIDING = ("allow", "deny", "violation")
+#: Files of a bundle that are documents of `data`, at the path of their directory.
+DATA_FILES = ("data.json", "data.yaml", "data.yml")
 #: Compiled policies that the process keeps.
 POLICIES_KEPT = 4
-ORDERED = frozenset(("lt", "lte", "gt", "gte"))
-ORDER = "novantra_lite_order"
-#: Rego puts null before booleans, numbers, strings, arrays, objects and sets; regopy compares their
-#: texts, by which null is more than 2.
-ORDER_MODULE = f"package {ORDER}\n" + "".join(
-    [f"rank(x) := {rank} if is_{kind}(x)\n" for rank, kind in enumerate(
-        ("null", "boolean", "number", "string", "array", "object", "set"))]
-    + [f"{name}(x, y) := x {sign} y if rank(x) == rank(y)\nelse := rank(x) {sign} rank(y)\n"
-       for name, sign in (("lt", "<"), ("lte", "<="), ("gt", ">"), ("gte", ">="))]
-)  # fmt: skip
-REGO_WORD = r"""(?xs)(?P<skip>[ \t\r]+|\#[^\n]*) | (?P<text>"(?:[^"\\\n]|\\.)*"|`[^`]*`)
-    | (?P<name>[A-Za-z_]\w*) | (?P<mark>.)"""
-PACKAGE = r'\s*package\s+([A-Za-z_]\w*(?:\.[A-Za-z_]\w*|\["[^"/\\]+"\])*)'
-REGO_FAULT = r"\(error(?: \d+:m(\d+)\|(\d+)\|\d+)?\s+\(errormsg (\d+):"
+#: The builtins that the engine evaluates as OPA documents them, with their numbers of arguments.
+#: A call of anything else is refused.
+BUILTINS = dict(re.findall(r"(\S+)/(\S)", """
+abs/1 array.concat/2 array.reverse/1 array.slice/3 base64.decode/1 base64.encode/1 base64.is_valid/1
+base64url.decode/1 base64url.encode/1 base64url.encode_no_pad/1 bits.and/2 bits.lsh/2 bits.negate/1
+bits.or/2 bits.rsh/2 bits.xor/2 ceil/1 concat/2 contains/2 count/1 endswith/2 floor/1 format_int/2
+glob.match/3 glob.quote_meta/1 graph.reachable/2 graph.reachable_paths/2 hex.decode/1 hex.encode/1
+indexof/2 indexof_n/2 intersection/1 is_array/1 is_boolean/1 is_null/1 is_number/1 is_object/1
+is_set/1 is_string/1 json.filter/2 json.is_valid/1 json.marshal/1 json.match_schema/2 json.patch/2
+json.remove/2 json.unmarshal/1 json.verify_schema/1 lower/1 max/1 min/1 net.cidr_contains/2
+net.cidr_expand/1 net.cidr_is_valid/1 numbers.range/2 numbers.range_step/3 object.filter/2
+object.get/3 object.keys/1 object.remove/2 object.subset/2 object.union/2 object.union_n/1 print/*
+product/1 regex.find_all_string_submatch_n/3 regex.find_n/3 regex.is_valid/1 regex.match/2
+regex.replace/3 regex.split/2 replace/3 round/1 semver.compare/2 semver.is_valid/1 sort/1 split/2
+sprintf/2 startswith/2 strings.any_prefix_match/2 strings.any_suffix_match/2 strings.count/2
+strings.replace_n/2 strings.reverse/1 substring/3 sum/1 time.add_date/4 time.clock/1 time.date/1
+time.diff/2 time.format/1 time.now_ns/0 time.parse_duration_ns/1 time.parse_ns/2
+time.parse_rfc3339_ns/1 time.weekday/1 to_number/1 trace/1 trim/2 trim_left/2 trim_prefix/2
+trim_right/2 trim_space/1 trim_suffix/2 type_name/1 union/1 units.parse/1 units.parse_bytes/1
+upper/1 urlquery.decode/1 urlquery.decode_object/1 urlquery.encode/1 urlquery.encode_object/1
+uuid.parse/1 uuid.rfc4122/1 walk/* yaml.is_valid/1 yaml.marshal/1 yaml.unmarshal/1
+"""))  # fmt: skip
+#: Calls that are sent through a module of ours, since the engine formats numbers otherwise than Go,
+#: and counts letters and digits of all alphabets to the classes of a regular expression.
+OWN_PACKAGE = "novantra_lite"
+OWN_MODULE = f"""package {OWN_PACKAGE}
+own_sprintf(format, values) := {OWN_PACKAGE}_format(format, [[type_name(value), text, scalar(value)] |
+    some value in values; text := sprintf("%v", [value])])
+scalar(value) := value if not is_collection(value)
+else := null
+is_collection(value) if type_name(value) in {{"array", "object", "set"}}
+""" + "".join(
+    f"own_{name.replace('.', '_')}(pattern{more}) := {name}({OWN_PACKAGE}_pattern(pattern){more})\n"
+    for name, more in (
+        ("regex.match", ", text"), ("regex.split", ", text"), ("regex.is_valid", ""),
+        ("regex.find_n", ", text, n"), ("regex.find_all_string_submatch_n", ", text, n"),
+    )
+) + f"""
+own_regex_replace(text, pattern, value) := regex.replace(text, {OWN_PACKAGE}_pattern(pattern), value)
+"""  # fmt: skip
+REWRITTEN = re.findall(r"^own_\w+", OWN_MODULE, re.M)
+FORMAT_VERB = r"(?s)%([-+ 0]*)(\d*)(?:\.(\d*))?(.|$)"
+REGEX_CLASSES = {"d": "[:digit:]", "w": "[:word:]", "s": r"\t\n\f\r ",
+                 "D": "[:^digit:]", "W": "[:^word:]"}  # fmt: skip
+REGO_FAULT = r"(?s)--> (.*?):(\d+):(\d+)\n.*?error: (.*)"
 
 
 class RegoFailure(Exception):
@@ -14967,189 +15000,336 @@ class RegoMissing(RegoFailure):
     """The package that Rego comes with is not installed."""
 
 
-def statements_in(text: str) -> Iterator[list[tuple[int, int]]]:
-    """Where the words of a module stand, one line of rules after the other.
+def describe_fault(error: Exception, *, with_column: bool = True) -> str:
+    """Say what the engine reports in one line: path, line, column, reason.
 
-    What is in brackets is one word, and the end of a line inside it ends nothing.
+    Columns of rewritten modules are not those of what was sent, so evaluation leaves them out.
     """
-    words, depth, opened = [], 0, 0
-    for word in re.finditer(REGO_WORD, text):
-        mark = word[0] if word.lastgroup == "mark" else ""
-        if mark and mark in "([{":
-            opened = word.start() if depth == 0 else opened
-            depth += 1
-        elif mark and mark in ")]}" and depth:
-            depth -= 1
-            if depth == 0:
-                words.append((opened, word.end()))
-        elif depth == 0 and mark == "\n":
-            yield words
-            words = []
-        elif depth == 0 and word.lastgroup != "skip":
-            words.append(word.span())
-    yield words
+    text = str(error).partition("\n\nStack backtrace")[0].strip()
+    if not (match := re.match(REGO_FAULT, text)):
+        return " ".join(text.split())[:500] or "the engine reports an error that it does not name"
+    path, line, column, reason = match.groups()
+    reason = " ".join(reason.partition("\n-->")[0].split())[:500].rstrip(".")
+    return f"{path}:{line}:{column if with_column else ''}".rstrip(":") + f": {reason}"
 
 
-def ends(word: str) -> bool:
-    """Whether a word may end the head of a rule, so that a brace after it opens a body."""
-    if word in ("if", "in", "as", "contains"):
-        return False
-    return word[0] in '"`([_' or word[0].isalnum()
+def nodes_in(tree: Any) -> Iterator[tuple[str, dict]]:
+    """Every typed node below a part of a syntax tree: its type, and its members."""
+    waiting = [tree]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, list):
+            waiting += reversed(part)
+        elif isinstance(part, dict):
+            for name, value in part.items():
+                if name[:1].isupper() and isinstance(value, dict):
+                    yield name, value
+            waiting += reversed(part.values())
+
+
+def reference_of(node: dict) -> tuple[str, ...]:
+    """The names of a reference up to the first one that is computed: `data.a["b"][x]`: data, a, b.
+
+    What is no reference has none.
+    """
+    names: list[str] = []
+    while True:
+        ((type, part),) = node.items()
+        match type:
+            case "Var":
+                return (part["value"], *reversed(names))
+            case "RefDot":
+                names.append(part["field"][1])
+            case "RefBrack":
+                index = part["index"].get("String") or part["index"].get("RawString")
+                names = [*names, index["value"]] if index else []
+            case _:
+                return ()
+        node = part["refr"]
+
+
+def start_of(node: dict) -> int:
+    """The offset at which the first name of a reference stands, in bytes."""
+    ((_, part),) = node.items()
+    return start_of(part["refr"]) if "refr" in part else part["span"]["start"]
+
+
+def translate_pattern(pattern: str) -> str:
+    """A regular expression of Go for the engine: classes are of ASCII, brackets do not nest."""
+    pieces, in_class = [], False
+    for piece in re.findall(r"(?s)\[:\^?\w+:\]|\\?.", pattern):
+        if piece[0] == "\\" and (own := REGEX_CLASSES.get(piece[1:])):
+            piece = own if in_class else f"[{own}]"
+        elif piece == r"\S":
+            piece = r"[^\t\n\f\r ]"
+        elif piece.lower() == r"\b" and not in_class:
+            piece = f"(?-u:{piece})"
+        elif in_class and piece in ("[", "&", "~"):
+            piece = f"\\{piece}"
+        in_class = piece == "[" or (in_class and piece != "]")
+        pieces.append(piece)
+    return "".join(pieces)
+
+
+def format_values(format: str, values: Sequence[Sequence]) -> str:
+    """What `sprintf` of Go makes of values: each a type of Rego, a text, and a scalar."""
+    waiting = list(values)
+
+    def replace(match: re.Match) -> str:
+        flags, width, precision, verb = match.groups()
+        if verb == "%":
+            return "%"
+        if not waiting:
+            return f"%!{verb}(MISSING)" if verb else "%!(NOVERB)"
+        return format_value(verb, flags, width, precision, *waiting.pop(0))
+
+    text = re.sub(FORMAT_VERB, replace, format)
+    more = ", ".join(f"{go_type(value)}={text}" for _, text, value in waiting)
+    return f"{text}%!(EXTRA {more})" if waiting else text
+
+
+def go_type(value: Any) -> str:
+    """The type as which `sprintf` of OPA is given a value."""
+    return type(value).__name__.replace("float", "float64") if is_count(value) else "string"
+
+
+def is_count(value: Any) -> bool:
+    """Whether a value is a number, and no boolean."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def format_value(
+    verb: str, flags: str, width: str, precision: str | None, type: str, text: str, value: Any
+) -> str:
+    """Format a value as a verb says; OPA hands over what is no number as its text."""
+    sized = f"%{flags}{width}" + (f".{precision or 0}" if precision is not None else "")
+    if isinstance(value, int) and is_count(value):
+        if verb in "dvxXo" and precision is None:
+            return f"{sized}{verb.replace('v', 'd')}" % value
+        if verb in "bc":
+            return f"%{flags}{width}s" % (f"{value:b}" if verb == "b" else chr(value))
+    elif isinstance(value, float):
+        if verb in "feEF":
+            return f"{sized}{verb}" % value
+        if verb in "vg" and precision is None:
+            return f"%{flags}{width}s" % shortest_float(value)
+    elif verb in "svqx" and "0" not in flags:
+        text = text.encode().hex() if verb == "x" else text
+        text = text if precision is None else text[: int(precision or 0)]
+        text = json.dumps(text, ensure_ascii=False) if verb == "q" else text
+        return f"%{flags}{width}s" % text
+    if verb in "svdxXobcqeEfFgGt" and not (flags or width or precision):
+        return f"%!{verb}({go_type(value)}={text})"
+    raise ValueError(f"sprintf does not support {sized}{verb} here")
+
+
+def shortest_float(value: float) -> str:
+    """A float as Go's %v: the digits that it takes, with an exponent where that is large."""
+    from decimal import Decimal
+
+    number = Decimal(repr(value)).normalize()
+    if value == 0 or -4 <= number.adjusted() < 6:
+        return f"{number:f}"
+    mantissa, exponent = number.scaleb(-number.adjusted()), number.adjusted()
+    return f"{mantissa:f}e{exponent:+03d}"
+
+
+# --- Rego modules -------------------------------------------------------------
+# The files of a bundle: modules in either version of Rego, documents for `data`, the manifest.
 
 
 class RegoModule:
-    """A module as regopy reads it, which tells places as they were sent.
+    """A module of a bundle, parsed and checked; `text` is what is evaluated of it."""
 
-    `is_old`: it is of Rego v0, in which bodies come without `if`. What differs there in meaning is
-    `deny[msg] {…}`: it becomes `deny contains msg if {…}`, as regopy would make it an object. And
-    `if every x in xs {…}` gets the braces of a body, as regopy would not read it.
-    """
-
-    def __init__(self, path: str, text: str):
-        self.path, self.is_old = path, False
-        #: Without comments, at some of which regopy stumbles; lines and columns stay.
-        self.text = re.sub(REGO_WORD, lambda word: "" if word[0][0] == "#" else word[0], text)
-        found = re.match(PACKAGE, self.text)
-        if found is None:
-            raise RegoFailure(f"{path}:1:1: rego_parse_error: package expected")
-        names = re.findall(r'\["([^"]+)"\]|(\w+)', found[1])
-        self.package = tuple(map("".join, names))
+    def __init__(self, path: str, source: str, version: int | None):
+        self.path, self.source = path, source.encode()
+        self.version, tree = parse_module(path, source, version)
+        self.package = reference_of(tree["package"]["refr"])
+        self.rules = [next(iter(rule.values())) for rule in tree["rules"]]
+        self.imports = {}
+        for item in tree["imports"]:
+            names = reference_of(item["refr"])
+            alias = item["as"][1] if item.get("as") else names[-1] if names else ""
+            self.imports[alias] = names
+        #: Of every rule its head, the path of its name below the package, and its arguments.
+        self.heads = []
+        for rule in self.rules:
+            (head,) = rule["head"].values() if "head" in rule else (rule,)
+            self.heads.append((head, reference_of(head["refr"]), head.get("args")))
         self.edits: list[tuple[int, int, str]] = []
-        for places in statements_in(self.text):
-            self.modernize(places, [self.text[start:end] for start, end in places])
+
+    def functions(self) -> dict[tuple[str, ...], int]:
+        """The functions that this module defines, with their numbers of arguments."""
+        return {(*self.package, *name): len(args) for _, name, args in self.heads if args}
+
+    def fault(self, offset: int, reason: str) -> str:
+        """Describe a fault at an offset in bytes: path, line, column, reason."""
+        before = self.source[:offset].decode(errors="ignore")
+        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        return f"{self.path}:{line}:{column}: {reason}"
+
+    def check(self, functions: Mapping[tuple[str, ...], int]) -> Iterator[str]:
+        """Yield what the engine does not evaluate as OPA does, and note what is to be rewritten.
+
+        `functions`: those that all modules define.
+        """
+        for type, node in nodes_in(self.rules):
+            if type == "Call":
+                yield from self.check_call(node, functions)
+            elif type == "NotExpr":
+                # The engine asks whether some element fails, where OPA asks whether none holds.
+                start, end = node["span"]["start"], node["span"]["end"]
+                # The span of a text ends before its closing quote.
+                end += self.source[end : end + 1] in (b'"', b"`")
+                self.edits += (start, start + 3, "count([1 |"), (end, end, "]) == 0")
+            elif type == "Number" and isinstance(node["value"], float):
+                text = self.source[node["span"]["start"] : node["span"]["end"]].decode()
+                if text.isdigit():
+                    yield self.fault(node["span"]["start"], "a whole number beyond 64 bits")
+        for statement in statements_in(self.rules):
+            for change in statement.get("with_mods") or ():
+                if reference_of(change["refr"])[:1] not in (("input",), ("data",)):
+                    reason = "`with` may replace only what is in input and data here"
+                    yield self.fault(start_of(change["refr"]), reason)
+        for rule, (head, _, args) in zip(self.rules, self.heads, strict=True):
+            yield from self.check_head(rule, head, args)
+
+    def check_call(self, node: dict, functions: Mapping[tuple[str, ...], int]) -> Iterator[str]:
+        """Yield what is wrong with a call of a builtin or of a function."""
+        names, offset = reference_of(node["fcn"]), start_of(node["fcn"])
+        name, size = ".".join(names), len(node["params"])
+        imported = (*self.imports.get(names[0], names[:1]), *names[1:]) if names else ()
+        own = functions.get(("data", *self.package, *names), functions.get(imported))
+        expected = str(own) if own is not None else BUILTINS.get(name)
+        if expected is None:
+            yield self.fault(offset, f"undefined function {name}, or one that is not supported")
+        elif expected not in ("*", str(size)):
+            yield self.fault(offset, f"{name}: wrong number of arguments")
+        elif own is None and (rewritten := f"own_{name.replace('.', '_')}") in REWRITTEN:
+            end = node["fcn"][next(iter(node["fcn"]))]["span"]["end"]
+            self.edits.append((offset, end, f"data.{OWN_PACKAGE}.{rewritten}"))
+            format = node["params"][0].get("String") or node["params"][0].get("RawString")
+            if name == "sprintf" and format and (verb := unknown_verb(format["value"])):
+                yield self.fault(offset, f"sprintf: {verb} is not supported")
+
+    def check_head(self, rule: dict, head: dict, args: Any) -> Iterator[str]:
+        """Yield the variables of a head that its bodies do not mention."""
+        known = {"input", "data", "_", *self.imports, *(name[0] for _, name, _ in self.heads)}
+        known.update(node["value"] for _, node in nodes_in(args or []) if "refr" not in node
+                     and isinstance(node.get("value"), str))  # fmt: skip
+        known.update(variables_in(rule.get("bodies", []), nested=True))
+        value = (head.get("assign") or {}).get("value", {}) if "bodies" in rule else {}
+        for name, offset in variables_in([head.get("key"), value]).items():
+            if name not in known:
+                yield self.fault(offset, f"the variable {name} never gets a value")
+
+    @property
+    def text(self) -> str:
+        """The text of the module with its edits."""
         done, pieces = 0, []
-        for start, end, new in self.edits:
-            pieces += self.text[done:start], new
+        for start, end, new in sorted(self.edits):
+            pieces += self.source[done:start], new.encode()
             done = end
-        self.modern = "".join([*pieces, self.text[done:]])
-
-    def modernize(self, places: list[tuple[int, int]], words: list[str]) -> None:
-        """Note what has to be edited in a statement."""
-        bodies = [n for n in range(1, len(words)) if words[n][0] == "{" and ends(words[n - 1])]
-        every = words.index("every") if "every" in words else 0
-        if every and words[every - 1] == "if" and words[-1][0] == "{":
-            (start, _), (_, end) = places[every], places[-1]
-            self.edits += (start, start, "{ "), (end, end, " }")
-        elif bodies and "if" not in words:
-            self.is_old = True
-            if bodies[0] == 2 and words[1][0] == "[":
-                (_, after), (start, end), (body, _) = places[:3]
-                self.edits += (after, start + 1, " contains "), (end - 1, body, " if ")
-
-    def place(self, offset: int) -> str:
-        """Path, line and column of what regopy finds so many bytes after the beginning."""
-        at, moved = len(self.modern.encode()[:offset].decode(errors="ignore")), 0
-        for start, end, new in self.edits:
-            if at - moved < start:
-                break
-            # What was put in stands where it was put.
-            moved += min(len(new) - (end - start), at - moved - start)
-        before = self.text[: at - moved]
-        return f"{self.path}:{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10))}"
-
-    def place_in_row(self, row: int, column: int) -> str:
-        """Path, line and column of a row and a column in bytes, both from 0."""
-        return self.place(len(b"".join(self.modern.encode().splitlines(True)[:row])) + column)
+        return b"".join([*pieces, self.source[done:]]).decode()
 
 
-def told_faults(error: str, modules: Sequence[RegoModule]) -> str:
-    """What regopy says of modules, one fault a line: the path, the line, the column, why."""
-    faults = []
-    for fault in re.finditer(REGO_FAULT, error):
-        number, offset, size = fault.groups()
-        why = error[fault.end() :][: int(size)]
-        known = number is not None and int(number) < len(modules)
-        faults.append(f"{modules[int(number)].place(int(offset))}: {why}" if known else why)
-    return "\n".join(dict.fromkeys(faults[:10])) or "the policy cannot be compiled"
+def parse_module(path: str, source: str, version: int | None) -> tuple[int, dict]:
+    """The version of Rego in which a module can be read, and its syntax tree."""
+    import regorus
+
+    failures = []
+    for candidate in (1, 0) if version is None else (version,):
+        engine = regorus.Engine()
+        engine.set_rego_v0(candidate == 0)
+        try:
+            engine.add_policy(path, source)
+            return candidate, json.loads(engine.get_ast_as_json())[0]["ast"]
+        except RuntimeError as error:
+            failures.append(describe_fault(error))
+    # Bodies without `if` are of Rego v0, so that what is wrong there is something else.
+    is_old = "keyword is required" in failures[0]
+    raise RegoFailure(failures[-1 if is_old else 0])
 
 
-def statements_of(plan: Any) -> Iterator[tuple[str, dict]]:
-    """Every statement below a part of a plan: its type, and what it holds."""
-    if isinstance(plan, dict):
-        if isinstance(plan.get("stmt"), dict):
-            yield plan["type"], plan["stmt"]
-        plan = list(plan.values())
-    for part in plan if isinstance(plan, list) else ():
-        yield from statements_of(part)
+def statements_in(tree: Any) -> Iterator[dict]:
+    """Every statement of the bodies below a part of a syntax tree."""
+    waiting = [tree]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            if "literal" in part:
+                yield part
+            part = list(part.values())
+        waiting += part if isinstance(part, list) else ()
 
 
-def read_by(statement: dict) -> Iterator[int]:
-    """The variables that a statement itself reads."""
-    operands = [value for key, value in statement.items() if key not in ("block", "blocks")]
-    while operands:
-        operand = operands.pop()
-        if isinstance(operand, list):
-            operands += operand
-        elif isinstance(operand, dict) and operand.get("type") == "local":
-            yield operand["value"]
+def variables_in(tree: Any, *, nested: bool = False) -> dict[str, int]:
+    """The variables below a part of a syntax tree, with their offsets; those of comprehensions,
+    which may be local to them, only where `nested`."""
+    variables, waiting = {}, [tree]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            if "Var" in part:
+                variables[part["Var"]["value"]] = part["Var"]["span"]["start"]
+            for type, value in part.items():
+                if type == "vars":
+                    variables.update((name, span["start"]) for span, name in value)
+                elif type != "fcn" and (nested or not type.endswith("Compr")):
+                    waiting.append(value)
+        elif isinstance(part, list):
+            waiting += part
+    return variables
 
 
-def set_by(kind: str, statement: dict) -> Iterator[int]:
-    """The variables that a statement gives values to."""
-    members = {"ScanStmt": ("key", "value"), "WithStmt": ("local",), "ResetLocalStmt": ()}
-    for member in members.get(kind, ("target", "result")):
-        if isinstance(statement.get(member), int):
-            yield statement[member]
+def unknown_verb(format: str) -> str:
+    """The first verb of a format that is not supported; nothing where all are."""
+    for match in re.finditer(FORMAT_VERB, format):
+        if match[4] not in tuple("%svdxXobcqeEfFgt"):
+            return match[0]
+    return ""
 
 
-def faults_of(function: dict, sizes: Mapping[str, int]) -> Iterator[tuple[tuple, str]]:
-    """What the reference compiler refuses in a function of a plan, and regopy does not: places
-    (file, row and column, from 0) and words. `sizes`: how many arguments a function takes."""
-    place, given, asked = (0, 0, 0), {0, 1, *function["params"]}, {}
-    for kind, statement in statements_of(function):
-        if "row" in statement:
-            place = tuple(statement.get(part, 0) for part in ("file", "row", "col"))
-        given.update(set_by(kind, statement))
-        scanned = [statement["source"]] if kind == "ScanStmt" else []
-        for variable in (*read_by(statement), *scanned):
-            asked.setdefault(variable, place)
-        if kind == "CallStmt" and statement["func"] not in sizes:
-            yield place, f"rego_type_error: undefined function {statement['func']}"
-        elif kind == "CallStmt" and len(statement["args"]) != sizes[statement["func"]]:
-            yield place, f"rego_type_error: {statement['func']}: wrong number of arguments"
-    for variable in asked.keys() - given:
-        unsafe = "rego_unsafe_var_error: a variable in this expression never gets a value"
-        yield asked[variable], unsafe
+def merge_data(document: dict, path: Sequence[str], value: Any, file: str) -> None:
+    """Put what a file holds into `data`, at the path that its directories are."""
+    for name in reversed(path):
+        value = {name: value}
+    if not isinstance(value, dict):
+        raise RegoFailure(f"{file}:1:1: expected an object")
+    for name, member in value.items():
+        if isinstance(document.get(name), dict) and isinstance(member, dict):
+            merge_data(document[name], (), member, file)
+        elif name in document:
+            raise RegoFailure(f"{file}:1:1: {name} is in more than one file")
+        else:
+            document[name] = member
 
 
-def check_plan(plan: dict, modules: Sequence[RegoModule]) -> None:
-    """Refuse variables without a value, functions that are not there, and rules in a circle."""
-    import graphlib
-
-    functions = {one["name"]: one for one in plan["funcs"]["funcs"]}
-    sizes = {one["name"]: len(one["decl"]["args"]) for one in plan["static"]["builtin_funcs"]}
-    sizes |= {name: len(one["params"]) for name, one in functions.items()}
-    numbers = [int(one["value"].removeprefix("m")) for one in plan["static"]["files"]]
-    told = [
-        f"{modules[numbers[file]].place_in_row(row, column)}: {why}"
-        for (file, row, column), why in sorted(
-            fault for function in functions.values() for fault in faults_of(function, sizes)
-        )
-        if numbers[file] < len(modules)
-    ]
-    calls = {
-        name: {inner["func"] for kind, inner in statements_of(function) if kind == "CallStmt"}
-        for name, function in functions.items()
-    }
+def read_data(path: str, text: str) -> Any:
+    """The document in a file of data, JSON or YAML."""
     try:
-        graphlib.TopologicalSorter(calls).prepare()
-    except graphlib.CycleError as circle:
-        rules = " -> ".join(name.removeprefix("g0.") for name in circle.args[1])
-        told.append(f"rego_recursion_error: rules are recursive: {rules}")
-    if told:
-        raise RegoFailure("\n".join(dict.fromkeys(told[:10])))
+        if path.endswith(".json"):
+            document = read_json(text.encode())
+        else:
+            import yaml
 
-
-def mend_order(plan: dict) -> None:
-    """Have values of different types compared in the order that Rego has for them."""
-    for function in plan["funcs"]["funcs"]:
-        if function["name"].startswith(f"g0.data.{ORDER}."):
-            continue
-        for kind, statement in statements_of(function):
-            if kind == "CallStmt" and statement["func"] in ORDERED:
-                statement["func"] = f"g0.data.{ORDER}.{statement['func']}"
-                surroundings = [{"type": "local", "value": number} for number in (0, 1)]
-                statement["args"] = surroundings + statement["args"]
+            document = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        # Dates, keys that are no texts, and numbers that JSON has not.
+        if json.loads(json.dumps(document, allow_nan=False)) != document:
+            raise ValueError
+    except Exception as error:
+        mark = getattr(error, "problem_mark", None)
+        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        reason = "expected JSON, or YAML with texts as keys and dates in quotes"
+        raise RegoFailure(f"{path}:{line}:{column}: {reason}") from None
+    waiting = [document]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict | list):
+            waiting += part.values() if isinstance(part, dict) else part
+        elif isinstance(part, int) and not -(2**63) <= part < 2**64:
+            raise RegoFailure(f"{path}:1:1: a whole number beyond 64 bits")
+    return document
 
 
 # --- Rego evaluation ----------------------------------------------------------
@@ -15157,79 +15337,154 @@ def mend_order(plan: dict) -> None:
 
 
 class CompiledPolicy:
-    """Modules that regopy has compiled, ready to be asked."""
+    """The files of a bundle, ready to be asked."""
 
-    def __init__(self, texts: Mapping[str, str], folder: Path):
-        from regopy import Interpreter
-        from regopy.rego_shared import LogLevel, RegoError
+    def __init__(self, files: Mapping[str, str]):
+        import regorus
 
-        modules = [RegoModule(path, text) for path, text in texts.items()]
-        packages = dict.fromkeys(module.package for module in modules)
-        asked = [(package, rule) for package in packages for rule in DECIDING]
-        self.version = "v0" if any(module.is_old for module in modules) else "v1"
-        self.interpreter, compiler = Interpreter(), Interpreter()
-        compiler.log_level = self.interpreter.log_level = LogLevel.NONE
+        manifest = read_manifest(files.get(".manifest", "{}"))
+        self.modules = [
+            RegoModule(path, text, manifest.version_of(path))
+            for path, text in files.items() if path.endswith(".rego")
+        ]  # fmt: skip
+        self.document: dict = {}
+        for path, text in files.items():
+            if path.rpartition("/")[2] in DATA_FILES:
+                directories = path.split("/")[:-1]
+                merge_data(self.document, directories, read_data(path, text), path)
+        self.check(manifest)
+        self.version = "v0" if any(module.version == 0 for module in self.modules) else "v1"
+        self.engine = regorus.Engine()
         try:
-            for number, text in enumerate([*(module.modern for module in modules), ORDER_MODULE]):
-                compiler.add_module(f"m{number}", text)
-            entries = ["/".join((*package, rule)) for package, rule in asked]
-            bundle = compiler.build(None, [*entries, ORDER])
-        except RegoError as error:
-            raise RegoFailure(told_faults(str(error), modules)) from None
-        if not bundle.ok():
-            raise RegoFailure(told_node(bundle.node()))
-        compiler.save_bundle(str(folder), bundle)
-        file = folder / "plan.json"
-        plan = json.loads(file.read_bytes())
-        check_plan(plan, modules)
-        mend_order(plan)
-        file.write_text(json.dumps(plan))
-        self.bundle = self.interpreter.load_bundle(str(folder))
-        there = [tuple(one["path"][1:]) for one in plan["funcs"]["funcs"]]
+            for module in self.modules:
+                self.engine.set_rego_v0(module.version == 0)
+                self.engine.add_policy(module.path, module.text)
+            self.engine.set_rego_v0(False)
+            self.engine.add_policy("novantra_lite", OWN_MODULE)
+            self.engine.add_extension(f"{OWN_PACKAGE}_format", 2, format_values)
+            self.engine.add_extension(f"{OWN_PACKAGE}_pattern", 1, translate_pattern)
+            self.engine.add_data_json(json.dumps(self.document))
+            self.engine.clone().eval_query("true")
+        except RuntimeError as error:
+            raise RegoFailure(describe_fault(error, with_column=False)) from None
+        names = [
+            (module.package, name[0]) for module in self.modules for _, name, _ in module.heads
+        ]
         self.rules = [
             (package, rule)
-            for package, rule in asked
-            if any(path[: len(package) + 1] == (*package, rule) for path in there)
+            for package in dict.fromkeys(module.package for module in self.modules)
+            for rule in DECIDING
+            if (package, rule) in names
         ]
+
+    def check(self, manifest: Manifest) -> None:
+        """Refuse what cannot be evaluated as OPA would, and what OPA would refuse."""
+        import regorus
+
+        functions: dict[tuple[str, ...], int] = {}
+        for module in self.modules:
+            functions |= {("data", *name): size for name, size in module.functions().items()}
+        faults = []
+        for module in self.modules:
+            faults += module.check(functions)
+            if module.package[0] == OWN_PACKAGE or not manifest.covers(module.package):
+                faults.append(f"{module.path}:1:1: the package is not in the roots of the bundle")
+            for head, name, _ in module.heads:
+                if name[0] in ("data", "input"):
+                    reason = f"{name[0]} cannot be the name of a rule"
+                    faults.append(module.fault(start_of(head["refr"]), reason))
+                if is_defined(self.document, (*module.package, *name)):
+                    rule = ".".join(name)
+                    faults.append(module.fault(start_of(head["refr"]), f"data has {rule}, too"))
+        for path in leaves_of(self.document):
+            if not manifest.covers(path):
+                faults.append(f"data.{'.'.join(path)} is not in the roots of the bundle")
+        if faults:
+            raise RegoFailure("\n".join(dict.fromkeys(faults[:10])))
+        engine = regorus.Engine()
+        try:
+            for module in self.modules:
+                engine.set_rego_v0(module.version == 0)
+                engine.add_policy(module.path, module.source.decode())
+            engine.eval_query("true")
+        except RuntimeError as error:
+            raise RegoFailure(describe_fault(error)) from None
 
     def ask(self, text: str) -> list[dict]:
         """What every deciding rule makes of an input, as JSON text: nothing where undefined."""
-        answers = []
-        self.interpreter.set_input_term(text)
-        for package, rule in self.rules:
-            answer = {"package": ".".join(package), "rule": rule}
-            try:
-                entry = "/".join((*package, rule))
-                output = self.interpreter.query_bundle_entrypoint(self.bundle, entry)
-            except json.JSONDecodeError as error:
-                raise RegoFailure(told_faults(error.doc, ())) from None
-            if not output.ok():
-                raise RegoFailure(told_node(output.node()))
-            # One term in one result; none where the rule is undefined.
-            terms = [term for result in output.results for term in result.expressions]
-            answers.append({**answer, "value": terms[0]} if terms else answer)
+        answers, engine = [], self.engine.clone()
+        try:
+            engine.set_input_json(text)
+            for package, rule in self.rules:
+                path = "data" + "".join(f"[{json.dumps(name)}]" for name in (*package, rule))
+                results = json.loads(engine.eval_query_as_json(path)).get("result", [])
+                values = [e["value"] for result in results for e in result["expressions"]]
+                answer = {"package": ".".join(package), "rule": rule}
+                answers.append({**answer, "value": values[0]} if values else answer)
+        except RuntimeError as error:
+            raise RegoFailure(describe_fault(error, with_column=False)) from None
         return answers
 
 
-def told_node(node: Any) -> str:
-    """What a tree of errors says, from its first message."""
-    from regopy import rego_shared as rego
+class Manifest(NamedTuple):
+    """What the manifest of a bundle says of its files."""
 
-    waiting = [node._impl]
-    while waiting:
-        one = waiting.pop(0)
-        if rego.rego_node_type(one) == rego.NodeKind.ErrorMessage:
-            return rego.rego_node_value(one)
-        waiting += [rego.rego_node_get(one, number) for number in range(rego.rego_node_size(one))]
-    return "the engine reports an error that it does not name"
+    roots: Sequence[tuple[str, ...]]
+    version: int | None
+    versions: Mapping[str, int]
+
+    def version_of(self, path: str) -> int | None:
+        """The version of Rego of a module; None where nothing says it."""
+        import fnmatch
+
+        matches = (self.versions[p] for p in self.versions if fnmatch.fnmatch(f"/{path}", p))
+        return next(matches, self.version)
+
+    def covers(self, path: Sequence[str]) -> bool:
+        """Whether a path of `data` is below a root."""
+        return any(tuple(path[: len(root)]) == root for root in self.roots)
 
 
-def serve_rego(folder: str, megabytes: str) -> None:
+def read_manifest(text: str) -> Manifest:
+    """The manifest of a bundle, in which nothing that is unknown may change what is decided."""
+    roots, version, versions = [""], None, {}
+    try:
+        manifest = json.loads(text)
+        roots = manifest.get("roots") or [""]
+        version = manifest.get("rego_version")
+        versions = manifest.get("file_rego_versions") or {}
+        is_known = {version, *versions.values()} <= {None, 0, 1} and not manifest.get("wasm")
+        roots = [tuple(filter(None, root.split("/"))) for root in roots]
+    except (ValueError, AttributeError, TypeError):
+        is_known = False
+    if not is_known:
+        raise RegoFailure(".manifest:1:1: expected roots and a rego_version of 0 or 1, no wasm")
+    return Manifest(roots, version, versions)
+
+
+def is_defined(document: Any, path: Sequence[str]) -> bool:
+    """Whether a document has something at a path, or on the way what is no object."""
+    for name in path:
+        if not isinstance(document, dict):
+            return True
+        if name not in document:
+            return False
+        document = document[name]
+    return True
+
+
+def leaves_of(document: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The paths of a document that lead to what is no object, or to an empty one."""
+    if isinstance(document, dict) and document:
+        for name, member in document.items():
+            yield from leaves_of(member, (*path, name))
+    elif path:
+        yield path
+
+
+def serve_rego(megabytes: str) -> None:
     """Be the child: answer requests, a line of JSON each, until the parent is gone."""
-    import queue
-    import tempfile
-
-    import regopy.interpreter  # noqa: F401
+    import regorus  # noqa: F401
 
     if hasattr(os, "sched_getaffinity"):
         # Begun by a thread that shares one processor with others, it need not stay there.
@@ -15238,39 +15493,46 @@ def serve_rego(folder: str, megabytes: str) -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     # What a policy prints goes where nobody listens.
     os.dup2(2, 1)
-    requests: queue.SimpleQueue = queue.SimpleQueue()
-    threading.Thread(target=listen_to_parent, args=(requests, folder), daemon=True).start()
     limit_memory(int(megabytes))
     policies: dict[str, CompiledPolicy] = {}
-    told: dict[str, Any] = {"ready": True}
+    response: dict[str, Any] = {"ready": True}
     while True:
-        answers.write(json.dumps(told) + "\n")
+        answers.write(json.dumps(response) + "\n")
         answers.flush()
-        request = json.loads(requests.get())
-        key = request["policy"]
+        line = sys.stdin.buffer.readline()
+        if not line:
+            return
+        end_with_parent(True)
         try:
-            if "modules" in request:
-                with tempfile.TemporaryDirectory(dir=folder) as place:
-                    policies[key] = CompiledPolicy(request["modules"], Path(place))
-                while len(policies) > POLICIES_KEPT:
-                    del policies[next(iter(policies))]
-                told = {"version": policies[key].version}
-            elif key not in policies:
-                told = {"unknown": key}
-            else:
-                told = {"answers": policies[key].ask(request["input"])}
+            response = answer_request(json.loads(line), policies)
         except RegoFailure as failure:
-            told = {"failure": str(failure)}
+            response = {"failure": str(failure)}
+        end_with_parent(False)
 
 
-def listen_to_parent(requests: Any, folder: str) -> None:
-    """Pass requests on, and end the child with its parent, whatever it is busy with."""
-    import shutil
+def answer_request(request: dict, policies: dict[str, CompiledPolicy]) -> dict:
+    """Compile the files of a bundle, or evaluate one that was compiled before."""
+    key = request["policy"]
+    if "modules" in request:
+        policies[key] = CompiledPolicy(request["modules"])
+        while len(policies) > POLICIES_KEPT:
+            del policies[next(iter(policies))]
+        return {"version": policies[key].version}
+    if key not in policies:
+        return {"unknown": key}
+    return {"answers": policies[key].ask(request["input"])}
 
-    for line in sys.stdin.buffer:
-        requests.put(line)
-    shutil.rmtree(folder, ignore_errors=True)
-    os._exit(0)
+
+def end_with_parent(is_busy: bool) -> None:
+    """Have the kernel end this process with its parent while the engine lets no thread run."""
+    if sys.platform != "linux":
+        return
+    import fcntl
+
+    # The pipe from the parent signals that it was closed, which ends who does not handle it.
+    fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
+    flags = fcntl.fcntl(0, fcntl.F_GETFL)
+    fcntl.fcntl(0, fcntl.F_SETFL, flags | os.O_ASYNC if is_busy else flags & ~os.O_ASYNC)
 
 
 def limit_memory(megabytes: int) -> None:
@@ -15279,7 +15541,6 @@ def limit_memory(megabytes: int) -> None:
         return
     import resource
 
-    # rego-cpp has set aside hundreds of gigabytes of addresses by now, which are not memory.
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * resource.getpagesize() + (megabytes << 20)
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
@@ -15299,10 +15560,8 @@ class RegoProcess:
 
     def __init__(self, megabytes: int):
         import subprocess
-        import tempfile
         import weakref
 
-        folder = tempfile.TemporaryDirectory(prefix="novantra-lite-rego-")
         own = Path(__file__)
         program = (
             "import json, sys; sys.path[:] = json.loads(sys.argv.pop()); "
@@ -15312,15 +15571,15 @@ class RegoProcess:
         # A policy can read the environment, and keys are in it.
         kept = {name: os.environ[name] for name in self.ENVIRONMENT if name in os.environ}
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", program, folder.name, str(megabytes), places],
+            [sys.executable, "-I", "-S", "-c", program, str(megabytes), places],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            cwd=folder.name,
+            cwd=os.sep,
             env=kept,
             start_new_session=True,
         )
-        self.end = weakref.finalize(self, end_process, self.process, folder)
+        self.end = weakref.finalize(self, end_process, self.process)
         try:
             self.exchange(b"", self.START)
         except RegoFailure:
@@ -15357,14 +15616,13 @@ class RegoProcess:
         return json.loads(told)
 
 
-def end_process(process: Any, folder: Any) -> None:
-    """End a child and take its folder away."""
+def end_process(process: Any) -> None:
+    """End a child."""
     process.kill()
     process.wait()
     with contextlib.suppress(OSError):
         process.stdin.close()
     process.stdout.close()
-    folder.cleanup()
 
 
 class RegoEngine:
@@ -15408,7 +15666,7 @@ class RegoEngine:
 
         if self._child is None or self._child.process.poll() is not None:
             self.end_child()
-            if find_spec("regopy") is None:
+            if find_spec("regorus") is None:
                 raise RegoMissing("Rego needs an extra: pip install 'novantra-lite[rego]'")
             self._child = RegoProcess(self.memory)
         try:
