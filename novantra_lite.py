@@ -13821,6 +13821,7 @@ own_regex_replace(text, pattern, new) := regex.replace(text, {OWN_PACKAGE}_patte
 """  # fmt: skip
 REWRITTEN = re.findall(r"^own_\w+", OWN_MODULE, re.M)
 FORMAT_VERB = r"(?s)%([-+ 0]*)(\d*)(?:\.(\d*))?(.|$)"
+REGO_KEYWORDS = ("if", "in", "every", "contains")
 REGEX_CLASSES = {"d": "[:digit:]", "w": "[:word:]", "s": r"\t\n\f\r ",
                  "D": "[:^digit:]", "W": "[:^word:]"}  # fmt: skip
 REGO_FAULT = r"(?s)--> (.*?):(\d+):(\d+)\n.*?error: (.*)"
@@ -14048,9 +14049,11 @@ class RegoModule:
                 yield self.fault(offset, f"sprintf: {verb} is not supported")
 
     def check_head(self, rule: dict, head: dict, args: Any) -> Iterator[str]:
-        """Yield the variables of a head that its bodies do not mention."""
+        """Yield the variables of a head that its bodies do not mention, and heads that stand alone:
+        to Rego v0 without its imports, `allow if {…}` is a rule `allow` and a rule `if`."""
+        names = reference_of(head["refr"])
         is_bare = "bodies" in rule and not (rule["bodies"] or head.get("assign"))
-        if is_bare and not head.get("key") and "Var" in head["refr"]:
+        if (is_bare and not head.get("key") and len(names) == 1) or names[0] in REGO_KEYWORDS:
             yield self.fault(start_of(head["refr"]), "a rule needs a value or a body")
         known = {"input", "data", "_", *self.imports, *(name[0] for _, name, _ in self.heads)}
         known.update(node["value"] for _, node in nodes_in(args or []) if "refr" not in node
@@ -14112,9 +14115,7 @@ def variables_in(tree: Any, *, nested: bool = False) -> dict[str, int]:
             if "Var" in part:
                 variables[part["Var"]["value"]] = part["Var"]["span"]["start"]
             for type, value in part.items():
-                if type == "vars":
-                    variables.update((name, span["start"]) for span, name in value)
-                elif type != "fcn" and (nested or not type.endswith("Compr")):
+                if type != "fcn" and (nested or not type.endswith("Compr")):
                     waiting.append(value)
         elif isinstance(part, list):
             waiting += part
@@ -14229,9 +14230,6 @@ class CompiledPolicy:
             if module.package[0] == OWN_PACKAGE or not manifest.covers(module.package):
                 faults.append(f"{module.path}:1:1: the package is not in the roots of the bundle")
             for head, name, _ in module.heads:
-                if name[0] in ("data", "input"):
-                    reason = f"{name[0]} cannot be the name of a rule"
-                    faults.append(module.fault(start_of(head["refr"]), reason))
                 if is_defined(self.document, (*module.package, *name)):
                     rule = ".".join(name)
                     faults.append(module.fault(start_of(head["refr"]), f"data has {rule}, too"))
