@@ -409,7 +409,7 @@ IDIOMS = {
         NOT_ALLOWED,
     ),
     "some with a key and a value": (
-        "package p\ndeny contains k if some k, v in input.checks; v == false",
+        "package p\ndeny contains k if { some k, v in input.checks; v == false }",
         {"checks": {"lint": True, "sast": False}},
         ["sast"],
     ),
@@ -497,7 +497,7 @@ IDIOMS = {
     "nested sets of objects": (
         allowing(
             "p",
-            'bad contains {"id": s.id} if some s in input.found; s.severity == "CRITICAL"',
+            'bad contains {"id": s.id} if { some s in input.found; s.severity == "CRITICAL" }',
             'deny contains sprintf("%d critical: %v", [count(bad), bad]) if count(bad) > 0',
         ),
         {"found": [{"id": "CVE-1", "severity": "CRITICAL"}]},
@@ -630,6 +630,15 @@ REFUSED = {
     "a loop over a mistyped name": (
         "package p\nallow if {\n  inptu[_] == 1\n}",
         "policy.rego:3:3: use of undefined variable `inptu` is unsafe",
+    ),
+    "both versions in one module": (
+        "package p\nallow if { input.x }\ndeny[msg] { msg := input.y }",
+        "policy.rego:2:1: a rule needs a value or a body\n"
+        "policy.rego:2:7: a rule needs a value or a body",
+    ),
+    "both versions in one module, with a value": (
+        "package p\nallow := true if { input.x }\ndeny[msg] { msg := input.y }",
+        "policy.rego:2:15: a rule needs a value or a body",
     ),
     "a message without a value": (
         'package p\ndeny[msg] { input.environment == "production" }',
@@ -837,10 +846,11 @@ def test_files_of_data_are_the_document_data(shared, more, reasons):
         ({".manifest": '{"roots": ["q"]}'}, "p.rego:1:1: the package is not in the roots"),
         ({".manifest": '{"roots": ["p"]}', "data.json": '{"q": 1}'}, "data.q is not in the roots"),
         ({".manifest": '{"rego_version": 2}'}, ".manifest:1:1: expected roots"),
-        ({".manifest": '{"rego_version": 0}'}, "p.rego:"),
+        ({".manifest": '{"rego_version": 0}'}, "p.rego:3:"),
+        ({".manifest": '{"rego_version": 1}', "q.rego": OLD_ALLOW}, "q.rego:3:7: `if` keyword"),
         ({".manifest": '{"wasm": [{"entrypoint": "p/allow"}]}'}, "no wasm"),
         ({".manifest": "[]"}, ".manifest:1:1: expected roots"),
-        ({".manifest": '{"file_rego_versions": {"/p.rego": 0}}'}, "p.rego:"),
+        ({".manifest": '{"file_rego_versions": {"/p*": 0}}'}, "p.rego:3:"),
     ],
 )
 def test_files_that_contradict_each_other_are_refused(shared, more, told):
