@@ -14029,6 +14029,7 @@ class RegoModule:
                     yield self.fault(start_of(change["refr"]), reason)
         for rule, (head, _, args) in zip(self.rules, self.heads, strict=True):
             yield from self.check_head(rule, head, args)
+            yield from self.check_negations(rule)
 
     def check_call(self, node: dict, functions: Mapping[tuple[str, ...], int]) -> Iterator[str]:
         """Yield what is wrong with a call of a builtin or of a function."""
@@ -14063,6 +14064,17 @@ class RegoModule:
         for name, offset in variables_in([head.get("key"), value]).items():
             if name not in known:
                 yield self.fault(offset, f"the variable {name} never gets a value")
+
+    def check_negations(self, rule: dict) -> Iterator[str]:
+        """Yield the variables that only a negation mentions, which gives them no value."""
+        known = {"input", "data", "_", *self.imports, *(name[0] for _, name, _ in self.heads)}
+        everywhere = Counter(node["value"] for type, node in nodes_in(rule) if type == "Var")
+        for type, negation in nodes_in(rule):
+            if type == "NotExpr":
+                inside = [node["value"] for type, node in nodes_in(negation) if type == "Var"]
+                for name, offset in variables_in(negation).items():
+                    if name not in known and inside.count(name) == everywhere[name]:
+                        yield self.fault(offset, f"the variable {name} never gets a value")
 
     @property
     def text(self) -> str:

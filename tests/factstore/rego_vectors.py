@@ -274,6 +274,8 @@ UNSUPPORTED = {
     "deny if input.n == 12345678901234567890123": 20,
     "deny if not inptu.blocked": 13,
     "deny contains msg if input.n": 15,
+    "deny if { some x; not x == 2 }": 23,
+    "deny if not input.xs[i] == 1": 22,
     "deny": 1,
     "data := 1": 1,
     "input := 1": 1,
