@@ -14069,6 +14069,9 @@ class RegoModule:
         """Yield the variables that only a negation mentions, which gives them no value."""
         known = {"input", "data", "_", *self.imports, *(name[0] for _, name, _ in self.heads)}
         everywhere = Counter(node["value"] for type, node in nodes_in(rule) if type == "Var")
+        for type, node in nodes_in(rule):
+            spans = [node.get("key"), node.get("value")] if type == "Every" else []
+            known.update(self.source[s["start"] : s["end"]].decode() for s in spans if s)
         for type, negation in nodes_in(rule):
             if type == "NotExpr":
                 inside = [node["value"] for type, node in nodes_in(negation) if type == "Var"]

@@ -625,7 +625,7 @@ REFUSED = {
     "nothing": ("", "policy.rego:1:1: expecting `package` Missing package declaration"),
     "a mistyped name": (
         "package p\nallow if not inptu.blocked",
-        "policy.rego:2:14: use of undefined variable `inptu` is unsafe",
+        "policy.rego:2:14: the variable inptu never gets a value",
     ),
     "a loop over a mistyped name": (
         "package p\nallow if {\n  inptu[_] == 1\n}",
