@@ -14334,7 +14334,7 @@ def leaves_of(document: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, 
         yield path
 
 
-def serve_rego(megabytes: str) -> None:
+def serve_rego(megabytes: str, lifeline: str) -> None:
     """Be the child: answer requests, a line of JSON each, until the parent is gone."""
     import regorus  # noqa: F401
 
@@ -14346,6 +14346,7 @@ def serve_rego(megabytes: str) -> None:
     # What a policy prints goes where nobody listens.
     os.dup2(2, 1)
     limit_memory(int(megabytes))
+    end_with_parent(int(lifeline))
     policies: dict[str, CompiledPolicy] = {}
     response: dict[str, Any] = {"ready": True}
     while True:
@@ -14354,12 +14355,10 @@ def serve_rego(megabytes: str) -> None:
         line = sys.stdin.buffer.readline()
         if not line:
             return
-        end_with_parent(True)
         try:
             response = answer_request(json.loads(line), policies)
         except RegoFailure as failure:
             response = {"failure": str(failure)}
-        end_with_parent(False)
 
 
 def answer_request(request: dict, policies: dict[str, CompiledPolicy]) -> dict:
@@ -14375,16 +14374,16 @@ def answer_request(request: dict, policies: dict[str, CompiledPolicy]) -> dict:
     return {"answers": policies[key].ask(request["input"])}
 
 
-def end_with_parent(is_busy: bool) -> None:
-    """Have the kernel end this process with its parent while the engine lets no thread run."""
-    if sys.platform != "linux":
-        return
-    import fcntl
+def end_with_parent(lifeline: int) -> None:
+    """Have the kernel end this process with its parent, also while the engine lets no thread run.
 
-    # The pipe from the parent signals that it was closed, which ends who does not handle it.
-    fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
-    flags = fcntl.fcntl(0, fcntl.F_GETFL)
-    fcntl.fcntl(0, fcntl.F_SETFL, flags | os.O_ASYNC if is_busy else flags & ~os.O_ASYNC)
+    `lifeline`: a pipe that the parent never writes to; that it was closed is signalled.
+    """
+    if sys.platform == "linux":
+        import fcntl
+
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 def limit_memory(megabytes: int) -> None:
@@ -14422,16 +14421,19 @@ class RegoProcess:
         places = json.dumps([str(own.parent), *sys.path])
         # A policy can read the environment, and keys are in it.
         kept = {name: os.environ[name] for name in self.ENVIRONMENT if name in os.environ}
+        lifeline, own_end = os.pipe()
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", program, str(megabytes), places],
+            [sys.executable, "-I", "-S", "-c", program, str(megabytes), str(lifeline), places],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             cwd=os.sep,
+            pass_fds=(lifeline,) if sys.platform == "linux" else (),
             env=kept,
             start_new_session=True,
         )
-        self.end = weakref.finalize(self, end_process, self.process)
+        os.close(lifeline)
+        self.end = weakref.finalize(self, end_process, self.process, own_end)
         try:
             self.exchange(b"", self.START)
         except RegoFailure:
@@ -14468,8 +14470,9 @@ class RegoProcess:
         return json.loads(told)
 
 
-def end_process(process: Any) -> None:
+def end_process(process: Any, lifeline: int) -> None:
     """End a child."""
+    os.close(lifeline)
     process.kill()
     process.wait()
     with contextlib.suppress(OSError):
