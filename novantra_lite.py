@@ -32,14 +32,14 @@ Contents
         Evidence files, Scan reports, SARIF, Scanners, JUnit reports, Evidence processors,
         Evidence collection, Pull request look-ups, Pull requests, Approvals, Assertions,
         Environments, Snapshot records, Environment snapshots, Environment drift,
-        Logical environments, Policies, Deployment policies, Gate, Users, Service accounts,
-        API key management, Members, Identity providers, Single sign-on, Signing in,
-        Identity tokens, Rego, Rego evaluation, Rego engine, Policy archives, Policy bundles,
-        Policy decisions, Security scans, Regulatory frameworks, Compliance assessments,
-        Regulatory reports, Evidence documents, Evidence vault, Vault requests, HashiCorp Vault,
-        Audit log, Search, Reports, Incoming webhooks, Incoming events, Slack, Slack commands,
-        Slack requests, Atlassian, Jira, Jira tickets, Confluence, Chain, Ledger, Hub templates,
-        Audit packages
+        Logical environments, Policies, Deployment policies, Rego, Rego modules, Rego evaluation,
+        Rego engine, Policy archives, Policy bundles, Policy decisions, Policy bundles at the gate,
+        Policy demands, Gate, Users, Service accounts, API key management, Members,
+        Identity providers, Single sign-on, Signing in, Identity tokens, Security scans,
+        Regulatory frameworks, Compliance assessments, Regulatory reports, Evidence documents,
+        Evidence vault, Vault requests, HashiCorp Vault, Audit log, Search, Reports,
+        Incoming webhooks, Incoming events, Slack, Slack commands, Slack requests, Atlassian, Jira,
+        Jira tickets, Confluence, Chain, Ledger, Hub templates, Audit packages
     Part V    Application   Rows, OSCAL, Opening workspaces, Imports, Collections, Demo vocabulary,
         Demo plans, Demo records, Demo data, Demo delivery, WSGI application, Clients, Servers,
         Maintenance, Audit records, Installs, NovantraLite, Reference page, Documents, OpenAPI,
@@ -15010,37 +15010,1302 @@ class DeploymentPolicies(
     )
 
 
-# --- Gate ---------------------------------------------------------------------
-# May this artifact run there? The policies of the place ask, what was recorded answers.
+# --- Rego ---------------------------------------------------------------------
+# What runs in a process of its own: regorus evaluates policies. Where it is laxer than the Open
+# Policy Agent, a module is refused, or a call of it is rewritten before it is evaluated.
+
+#: The rules of a package that decide.
+DECIDING = ("allow", "deny", "violation")
+#: Files of a bundle that are documents of `data`, at the path of their directory.
+DATA_FILES = ("data.json", "data.yaml", "data.yml")
+#: Compiled policies that the process keeps.
+POLICIES_KEPT = 4
+#: The builtins that the engine evaluates as OPA documents them, with their numbers of arguments.
+#: A call of anything else is refused.
+BUILTINS = dict(re.findall(r"(\S+)/(\S)", """
+abs/1 array.concat/2 array.reverse/1 array.slice/3 base64.decode/1 base64.encode/1 base64.is_valid/1
+base64url.decode/1 base64url.encode/1 base64url.encode_no_pad/1 bits.and/2 bits.lsh/2 bits.negate/1
+bits.or/2 bits.rsh/2 bits.xor/2 ceil/1 concat/2 contains/2 count/1 endswith/2 floor/1 format_int/2
+glob.match/3 glob.quote_meta/1 graph.reachable/2 graph.reachable_paths/2 hex.decode/1 hex.encode/1
+indexof/2 indexof_n/2 intersection/1 is_array/1 is_boolean/1 is_null/1 is_number/1 is_object/1
+is_set/1 is_string/1 json.filter/2 json.is_valid/1 json.marshal/1 json.match_schema/2 json.patch/2
+json.remove/2 json.unmarshal/1 json.verify_schema/1 lower/1 max/1 min/1 net.cidr_contains/2
+net.cidr_expand/1 net.cidr_is_valid/1 numbers.range/2 numbers.range_step/3 object.filter/2
+object.get/3 object.keys/1 object.remove/2 object.subset/2 object.union/2 object.union_n/1 print/*
+product/1 regex.find_all_string_submatch_n/3 regex.find_n/3 regex.is_valid/1 regex.match/2
+regex.replace/3 regex.split/2 replace/3 round/1 semver.compare/2 semver.is_valid/1 sort/1 split/2
+sprintf/2 startswith/2 strings.any_prefix_match/2 strings.any_suffix_match/2 strings.count/2
+strings.replace_n/2 strings.reverse/1 substring/3 sum/1 time.add_date/4 time.clock/1 time.date/1
+time.diff/2 time.format/1 time.now_ns/0 time.parse_duration_ns/1 time.parse_ns/2
+time.parse_rfc3339_ns/1 time.weekday/1 to_number/1 trace/1 trim/2 trim_left/2 trim_prefix/2
+trim_right/2 trim_space/1 trim_suffix/2 type_name/1 union/1 units.parse/1 units.parse_bytes/1
+upper/1 urlquery.decode/1 urlquery.decode_object/1 urlquery.encode/1 urlquery.encode_object/1
+uuid.parse/1 uuid.rfc4122/1 walk/* yaml.is_valid/1 yaml.marshal/1 yaml.unmarshal/1
+"""))  # fmt: skip
+#: Calls that are sent through a module of ours, since the engine formats numbers otherwise than Go,
+#: and counts letters and digits of all alphabets to the classes of a regular expression.
+OWN_PACKAGE = "novantra_lite"
+OWN_MODULE = f"""package {OWN_PACKAGE}
+own_sprintf(format, values) := {OWN_PACKAGE}_format(format, [[text, scalar(value)] |
+    some value in values
+    text := sprintf("%v", [value])
+])
+scalar(value) := value if not is_collection(value)
+else := null
+is_collection(value) if type_name(value) in {{"array", "object", "set"}}
+""" + "".join(
+    f"own_{name.replace('.', '_')}(pattern{more}) := {name}({OWN_PACKAGE}_pattern(pattern){more})\n"
+    for name, more in (
+        ("regex.match", ", text"), ("regex.split", ", text"), ("regex.is_valid", ""),
+        ("regex.find_n", ", text, n"), ("regex.find_all_string_submatch_n", ", text, n"),
+    )
+) + f"""
+own_regex_replace(text, pattern, new) := regex.replace(text, {OWN_PACKAGE}_pattern(pattern), new)
+"""  # fmt: skip
+REWRITTEN = re.findall(r"^own_\w+", OWN_MODULE, re.M)
+FORMAT_VERB = r"(?s)%([-+ 0]*)(\d*)(?:\.(\d*))?(.|$)"
+REGO_KEYWORDS = ("if", "in", "every", "contains")
+REGEX_CLASSES = {"d": "[:digit:]", "w": "[:word:]", "s": r"\t\n\f\r ",
+                 "D": "[:^digit:]", "W": "[:^word:]"}  # fmt: skip
+REGO_FAULT = r"(?s)--> (.*?):(\d+):(\d+)\n.*?error: (.*)"
 
 
-class GateResult(Model):
-    """What the gate decided on an artifact, and why."""
+class RegoFailure(Exception):
+    """Rego gave no answer; the message says why, without a full stop."""
 
-    fact, made, append_only, since = "gate_result", "evaluated", True, 2
-    schema_name = "GateEvaluateResponse"
-    derived: ClassVar[dict] = {
-        "allowed": Derived(
-            Boolean(), """CASE t1."decision" WHEN 'ALLOWED' THEN 'true' ELSE 'false' END"""
+
+class RegoMissing(RegoFailure):
+    """The package that Rego comes with is not installed."""
+
+
+def describe_fault(error: Exception, *, with_column: bool = True) -> str:
+    """Say what the engine reports in one line: path, line, column, reason.
+
+    Columns of rewritten modules are not those of what was sent, so evaluation leaves them out.
+    """
+    text = str(error).partition("\n\nStack backtrace")[0].strip()
+    if not (match := re.match(REGO_FAULT, text)):
+        return " ".join(text.split())[:500] or "the engine reports an error that it does not name"
+    path, line, column, reason = match.groups()
+    reason = " ".join(reason.partition("\n-->")[0].split())[:500].rstrip(".")
+    return f"{path}:{line}:{column if with_column else ''}".rstrip(":") + f": {reason}"
+
+
+def nodes_in(tree: Any) -> Iterator[tuple[str, dict]]:
+    """Every typed node below a part of a syntax tree: its type, and its members."""
+    waiting = [tree]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, list):
+            waiting += reversed(part)
+        elif isinstance(part, dict):
+            for name, value in part.items():
+                if name[:1].isupper() and isinstance(value, dict):
+                    yield name, value
+            waiting += reversed(part.values())
+
+
+def reference_of(node: dict) -> tuple[str, ...]:
+    """The names of a reference up to the first one that is computed: `data.a["b"][x]`: data, a, b.
+
+    What is no reference has none.
+    """
+    names: list[str] = []
+    while True:
+        ((type, part),) = node.items()
+        match type:
+            case "Var":
+                return (part["value"], *reversed(names))
+            case "RefDot":
+                names.append(part["field"][1])
+            case "RefBrack":
+                index = part["index"].get("String") or part["index"].get("RawString")
+                names = [*names, index["value"]] if index else []
+            case _:
+                return ()
+        node = part["refr"]
+
+
+def start_of(node: dict) -> int:
+    """The offset at which the first name of a reference stands, in bytes."""
+    ((_, part),) = node.items()
+    return start_of(part["refr"]) if "refr" in part else part["span"]["start"]
+
+
+def translate_pattern(pattern: str) -> str:
+    """A regular expression of Go for the engine: classes are of ASCII, brackets do not nest."""
+    pieces, in_class = [], False
+    for piece in re.findall(r"(?s)\[:\^?\w+:\]|\\?.", pattern):
+        if piece[0] == "\\" and (own := REGEX_CLASSES.get(piece[1:])):
+            piece = own if in_class else f"[{own}]"
+        elif piece == r"\S":
+            piece = r"[^\t\n\f\r ]"
+        elif piece.lower() == r"\b" and not in_class:
+            piece = f"(?-u:{piece})"
+        elif in_class and piece in ("[", "&", "~"):
+            piece = f"\\{piece}"
+        in_class = piece == "[" or (in_class and piece != "]")
+        pieces.append(piece)
+    return "".join(pieces)
+
+
+def format_values(format: str, values: Sequence[Sequence]) -> str:
+    """What `sprintf` of Go makes of values: of each its text, and itself if scalar."""
+    waiting = list(values)
+
+    def replace(match: re.Match) -> str:
+        flags, width, precision, verb = match.groups()
+        if verb == "%":
+            return "%"
+        if not waiting:
+            return f"%!{verb}(MISSING)" if verb else "%!(NOVERB)"
+        return format_value(verb, flags, width, precision, *waiting.pop(0))
+
+    text = re.sub(FORMAT_VERB, replace, format)
+    more = ", ".join(f"{go_type(value)}={text}" for text, value in waiting)
+    return f"{text}%!(EXTRA {more})" if waiting else text
+
+
+def go_type(value: Any) -> str:
+    """The type as which `sprintf` of OPA is given a value."""
+    return type(value).__name__.replace("float", "float64") if is_count(value) else "string"
+
+
+def is_count(value: Any) -> bool:
+    """Whether a value is a number, and no boolean."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def format_value(
+    verb: str, flags: str, width: str, precision: str | None, text: str, value: Any
+) -> str:
+    """Format a value as a verb says; OPA hands over what is no number as its text."""
+    sized = f"%{flags}{width}" + (f".{precision or 0}" if precision is not None else "")
+    if isinstance(value, int) and is_count(value):
+        if verb in "dvxXo" and precision is None:
+            return f"{sized}{verb.replace('v', 'd')}" % value
+        if verb in "bc":
+            return f"%{flags}{width}s" % (f"{value:b}" if verb == "b" else chr(value))
+    elif isinstance(value, float):
+        if verb in "feEF":
+            return f"{sized}{verb}" % value
+        if verb in "vg" and precision is None:
+            return f"%{flags}{width}s" % shortest_float(value)
+    elif verb in "svqx" and "0" not in flags:
+        text = text.encode().hex() if verb == "x" else text
+        text = text if precision is None else text[: int(precision or 0)]
+        text = json.dumps(text, ensure_ascii=False) if verb == "q" else text
+        return f"%{flags}{width}s" % text
+    if verb in "svdxXobcqeEfFgGt" and not (flags or width or precision):
+        return f"%!{verb}({go_type(value)}={text})"
+    raise ValueError(f"sprintf does not support {sized}{verb} here")
+
+
+def shortest_float(value: float) -> str:
+    """A float as Go's %v: the digits that it takes, with an exponent where that is large."""
+    from decimal import Decimal
+
+    number = Decimal(repr(value)).normalize()
+    if value == 0 or -4 <= number.adjusted() < 6:
+        return f"{number:f}"
+    mantissa, exponent = number.scaleb(-number.adjusted()), number.adjusted()
+    return f"{mantissa:f}e{exponent:+03d}"
+
+
+# --- Rego modules -------------------------------------------------------------
+# The files of a bundle: modules in either version of Rego, documents for `data`, the manifest.
+
+
+class RegoModule:
+    """A module of a bundle, parsed and checked; `text` is what is evaluated of it."""
+
+    def __init__(self, path: str, source: str, version: int | None):
+        self.path, self.source = path, source.encode()
+        self.version, tree = parse_module(path, source, version)
+        self.package = reference_of(tree["package"]["refr"])
+        self.rules = [next(iter(rule.values())) for rule in tree["rules"]]
+        self.imports = {}
+        for item in tree["imports"]:
+            names = reference_of(item["refr"])
+            span = item.get("as")
+            alias = self.source[span["start"] : span["end"]].decode() if span else names[-1]
+            self.imports[alias] = names
+        #: Of every rule its head, the path of its name below the package, and its arguments.
+        self.heads = []
+        for rule in self.rules:
+            (head,) = rule["head"].values() if "head" in rule else (rule,)
+            self.heads.append((head, reference_of(head["refr"]), head.get("args")))
+        self.edits: list[tuple[int, int, str]] = []
+
+    def functions(self) -> dict[tuple[str, ...], int]:
+        """The functions that this module defines, with their numbers of arguments."""
+        return {(*self.package, *name): len(args) for _, name, args in self.heads if args}
+
+    def fault(self, offset: int, reason: str) -> str:
+        """Describe a fault at an offset in bytes: path, line, column, reason."""
+        before = self.source[:offset].decode(errors="ignore")
+        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        return f"{self.path}:{line}:{column}: {reason}"
+
+    def check(self, functions: Mapping[tuple[str, ...], int]) -> Iterator[str]:
+        """Yield what the engine does not evaluate as OPA does, and note what is to be rewritten.
+
+        `functions`: those that all modules define.
+        """
+        for type, node in nodes_in(self.rules):
+            if type == "Call":
+                yield from self.check_call(node, functions)
+            elif type == "NotExpr":
+                # The engine asks whether some element fails, where OPA asks whether none holds.
+                start, end = node["span"]["start"], node["span"]["end"]
+                # The span of a text ends before its closing quote.
+                end += self.source[end : end + 1] in (b'"', b"`")
+                self.edits += (start, start + 3, "count([1 |"), (end, end, "]) == 0")
+            elif type == "Number" and isinstance(node["value"], float):
+                text = self.source[node["span"]["start"] : node["span"]["end"]].decode()
+                if text.isdigit():
+                    yield self.fault(node["span"]["start"], "a whole number beyond 64 bits")
+        for statement in statements_in(self.rules):
+            for change in statement.get("with_mods") or ():
+                if reference_of(change["refr"])[:1] not in (("input",), ("data",)):
+                    reason = "`with` may replace only what is in input and data here"
+                    yield self.fault(start_of(change["refr"]), reason)
+        for rule, (head, _, args) in zip(self.rules, self.heads, strict=True):
+            yield from self.check_head(rule, head, args)
+            yield from self.check_negations(rule)
+
+    def check_call(self, node: dict, functions: Mapping[tuple[str, ...], int]) -> Iterator[str]:
+        """Yield what is wrong with a call of a builtin or of a function."""
+        names, offset = reference_of(node["fcn"]), start_of(node["fcn"])
+        name, size = ".".join(names), len(node["params"])
+        imported = (*self.imports.get(names[0], names[:1]), *names[1:]) if names else ()
+        own = functions.get(("data", *self.package, *names), functions.get(imported))
+        expected = str(own) if own is not None else BUILTINS.get(name)
+        if expected is None:
+            yield self.fault(offset, f"undefined function {name}, or one that is not supported")
+        elif expected not in ("*", str(size)):
+            yield self.fault(offset, f"{name}: wrong number of arguments")
+        elif own is None and (rewritten := f"own_{name.replace('.', '_')}") in REWRITTEN:
+            end = node["fcn"][next(iter(node["fcn"]))]["span"]["end"]
+            self.edits.append((offset, end, f"data.{OWN_PACKAGE}.{rewritten}"))
+            format = node["params"][0].get("String") or node["params"][0].get("RawString")
+            if name == "sprintf" and format and (verb := unknown_verb(format["value"])):
+                yield self.fault(offset, f"sprintf: {verb} is not supported")
+
+    def check_head(self, rule: dict, head: dict, args: Any) -> Iterator[str]:
+        """Yield the variables of a head that its bodies do not mention, and heads that stand alone:
+        to Rego v0 without its imports, `allow if {…}` is a rule `allow` and a rule `if`."""
+        names = reference_of(head["refr"])
+        is_bare = "bodies" in rule and not (rule["bodies"] or head.get("assign"))
+        if (is_bare and not head.get("key") and len(names) == 1) or names[0] in REGO_KEYWORDS:
+            yield self.fault(start_of(head["refr"]), "a rule needs a value or a body")
+        known = {"input", "data", "_", *self.imports, *(name[0] for _, name, _ in self.heads)}
+        known.update(node["value"] for _, node in nodes_in(args or []) if "refr" not in node
+                     and isinstance(node.get("value"), str))  # fmt: skip
+        known.update(variables_in(rule.get("bodies", []), nested=True))
+        value = (head.get("assign") or {}).get("value", {}) if "bodies" in rule else {}
+        for name, offset in variables_in([head.get("key"), value]).items():
+            if name not in known:
+                yield self.fault(offset, f"the variable {name} never gets a value")
+
+    def check_negations(self, rule: dict) -> Iterator[str]:
+        """Yield the variables that only a negation mentions, which gives them no value."""
+        known = {"input", "data", "_", *self.imports, *(name[0] for _, name, _ in self.heads)}
+        everywhere = Counter(node["value"] for type, node in nodes_in(rule) if type == "Var")
+        for type, node in nodes_in(rule):
+            spans = [node.get("key"), node.get("value")] if type == "Every" else []
+            known.update(self.source[s["start"] : s["end"]].decode() for s in spans if s)
+        for type, negation in nodes_in(rule):
+            if type == "NotExpr":
+                inside = [node["value"] for type, node in nodes_in(negation) if type == "Var"]
+                for name, offset in variables_in(negation).items():
+                    if name not in known and inside.count(name) == everywhere[name]:
+                        yield self.fault(offset, f"the variable {name} never gets a value")
+
+    @property
+    def text(self) -> str:
+        """The text of the module with its edits."""
+        done, pieces = 0, []
+        for start, end, new in sorted(self.edits):
+            pieces += self.source[done:start], new.encode()
+            done = end
+        return b"".join([*pieces, self.source[done:]]).decode()
+
+
+def parse_module(path: str, source: str, version: int | None) -> tuple[int, dict]:
+    """The version of Rego in which a module can be read, and its syntax tree."""
+    import regorus
+
+    failure = ""
+    for candidate in (1, 0) if version is None else (version,):
+        engine = regorus.Engine()
+        engine.set_rego_v0(candidate == 0)
+        try:
+            engine.add_policy(path, source)
+            return candidate, json.loads(engine.get_ast_as_json())[0]["ast"]
+        except RuntimeError as error:
+            failure = describe_fault(error)
+            # Bodies without `if` are of Rego v0.
+            if "keyword is required" not in failure:
+                break
+    raise RegoFailure(failure)
+
+
+def statements_in(tree: Any) -> Iterator[dict]:
+    """Every statement of the bodies below a part of a syntax tree."""
+    waiting = [tree]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            if "literal" in part:
+                yield part
+            part = list(part.values())
+        waiting += part if isinstance(part, list) else ()
+
+
+def variables_in(tree: Any, *, nested: bool = False) -> dict[str, int]:
+    """The variables below a part of a syntax tree, with their offsets; those of comprehensions,
+    which may be local to them, only where `nested`."""
+    variables, waiting = {}, [tree]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            if "Var" in part:
+                variables[part["Var"]["value"]] = part["Var"]["span"]["start"]
+            for type, value in part.items():
+                if type != "fcn" and (nested or not type.endswith("Compr")):
+                    waiting.append(value)
+        elif isinstance(part, list):
+            waiting += part
+    return variables
+
+
+def unknown_verb(format: str) -> str:
+    """The first verb of a format that is not supported; nothing where all are."""
+    for match in re.finditer(FORMAT_VERB, format):
+        if match[4] not in tuple("%svdxXobcqeEfFgt"):
+            return match[0]
+    return ""
+
+
+def merge_data(document: dict, path: Sequence[str], value: Any, file: str) -> None:
+    """Put what a file holds into `data`, at the path that its directories are."""
+    for name in reversed(path):
+        value = {name: value}
+    if not isinstance(value, dict):
+        raise RegoFailure(f"{file}:1:1: expected an object")
+    for name, member in value.items():
+        if isinstance(document.get(name), dict) and isinstance(member, dict):
+            merge_data(document[name], (), member, file)
+        elif name in document:
+            raise RegoFailure(f"{file}:1:1: {name} is in more than one file")
+        else:
+            document[name] = member
+
+
+def read_data(path: str, text: str) -> Any:
+    """The document in a file of data, JSON or YAML."""
+    try:
+        if path.endswith(".json"):
+            document = read_json(text.encode())
+        else:
+            import yaml
+
+            document = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        # Dates, keys that are no texts, and numbers that JSON has not.
+        if json.loads(json.dumps(document, allow_nan=False)) != document:
+            raise ValueError
+    except Exception as error:
+        mark = getattr(error, "problem_mark", None)
+        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        reason = "expected JSON, or YAML with texts as keys and dates in quotes"
+        raise RegoFailure(f"{path}:{line}:{column}: {reason}") from None
+    waiting = [document]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict | list):
+            waiting += part.values() if isinstance(part, dict) else part
+        elif isinstance(part, int) and not -(2**63) <= part < 2**64:
+            raise RegoFailure(f"{path}:1:1: a whole number beyond 64 bits")
+    return document
+
+
+# --- Rego evaluation ----------------------------------------------------------
+# The child: it compiles, answers, and is allowed little.
+
+
+class CompiledPolicy:
+    """The files of a bundle, ready to be asked."""
+
+    def __init__(self, files: Mapping[str, str]):
+        import regorus
+
+        manifest = read_manifest(files.get(".manifest", "{}"))
+        self.modules = [
+            RegoModule(path, text, manifest.version_of(path))
+            for path, text in files.items() if path.endswith(".rego")
+        ]  # fmt: skip
+        self.document: dict = {}
+        for path, text in files.items():
+            if path.rpartition("/")[2] in DATA_FILES:
+                directories = path.split("/")[:-1]
+                merge_data(self.document, directories, read_data(path, text), path)
+        self.check(manifest)
+        self.version = "v0" if any(module.version == 0 for module in self.modules) else "v1"
+        self.engine = regorus.Engine()
+        try:
+            for module in self.modules:
+                self.engine.set_rego_v0(module.version == 0)
+                self.engine.add_policy(module.path, module.text)
+            self.engine.set_rego_v0(False)
+            self.engine.add_policy("novantra_lite", OWN_MODULE)
+            self.engine.add_extension(f"{OWN_PACKAGE}_format", 2, format_values)
+            self.engine.add_extension(f"{OWN_PACKAGE}_pattern", 1, translate_pattern)
+            self.engine.add_data_json(json.dumps(self.document))
+            self.engine.clone().eval_query("true")
+        except RuntimeError as error:
+            raise RegoFailure(describe_fault(error, with_column=False)) from None
+        names = [
+            (module.package, name[0]) for module in self.modules for _, name, _ in module.heads
+        ]
+        self.rules = [
+            (package, rule)
+            for package in dict.fromkeys(module.package for module in self.modules)
+            for rule in DECIDING
+            if (package, rule) in names
+        ]
+
+    def check(self, manifest: Manifest) -> None:
+        """Refuse what cannot be evaluated as OPA would, and what OPA would refuse."""
+        import regorus
+
+        functions: dict[tuple[str, ...], int] = {}
+        for module in self.modules:
+            functions |= {("data", *name): size for name, size in module.functions().items()}
+        faults = []
+        for module in self.modules:
+            faults += module.check(functions)
+            if module.package[0] == OWN_PACKAGE or not manifest.covers(module.package):
+                faults.append(f"{module.path}:1:1: the package is not in the roots of the bundle")
+            for head, name, _ in module.heads:
+                if is_defined(self.document, (*module.package, *name)):
+                    rule = ".".join(name)
+                    faults.append(module.fault(start_of(head["refr"]), f"data has {rule}, too"))
+        for path in leaves_of(self.document):
+            if not manifest.covers(path):
+                faults.append(f"data.{'.'.join(path)} is not in the roots of the bundle")
+        if faults:
+            raise RegoFailure("\n".join(dict.fromkeys(faults[:10])))
+        engine = regorus.Engine()
+        try:
+            for module in self.modules:
+                engine.set_rego_v0(module.version == 0)
+                engine.add_policy(module.path, module.source.decode())
+            engine.eval_query("true")
+        except RuntimeError as error:
+            raise RegoFailure(describe_fault(error)) from None
+
+    def ask(self, text: str) -> list[dict]:
+        """What every deciding rule makes of an input, as JSON text: nothing where undefined."""
+        answers, engine = [], self.engine.clone()
+        try:
+            engine.set_input_json(text)
+            for package, rule in self.rules:
+                path = "data" + "".join(f"[{json.dumps(name)}]" for name in (*package, rule))
+                results = json.loads(engine.eval_query_as_json(path)).get("result", [])
+                values = [e["value"] for result in results for e in result["expressions"]]
+                answer = {"package": ".".join(package), "rule": rule}
+                answers.append({**answer, "value": values[0]} if values else answer)
+        except RuntimeError as error:
+            raise RegoFailure(describe_fault(error, with_column=False)) from None
+        return answers
+
+
+class Manifest(NamedTuple):
+    """What the manifest of a bundle says of its files."""
+
+    roots: Sequence[tuple[str, ...]]
+    version: int | None
+    versions: Mapping[str, int]
+
+    def version_of(self, path: str) -> int | None:
+        """The version of Rego of a module; None where nothing says it."""
+        import fnmatch
+
+        matches = (self.versions[p] for p in self.versions if fnmatch.fnmatch(f"/{path}", p))
+        return next(matches, self.version)
+
+    def covers(self, path: Sequence[str]) -> bool:
+        """Whether a path of `data` is below a root."""
+        return any(tuple(path[: len(root)]) == root for root in self.roots)
+
+
+def read_manifest(text: str) -> Manifest:
+    """The manifest of a bundle, in which nothing that is unknown may change what is decided."""
+    roots, version, versions = [""], None, {}
+    try:
+        manifest = json.loads(text)
+        roots = manifest.get("roots") or [""]
+        version = manifest.get("rego_version")
+        versions = manifest.get("file_rego_versions") or {}
+        is_known = {version, *versions.values()} <= {None, 0, 1} and not manifest.get("wasm")
+        roots = [tuple(filter(None, root.split("/"))) for root in roots]
+    except (ValueError, AttributeError, TypeError):
+        is_known = False
+    if not is_known:
+        raise RegoFailure(".manifest:1:1: expected roots and a rego_version of 0 or 1, no wasm")
+    return Manifest(roots, version, versions)
+
+
+def is_defined(document: Any, path: Sequence[str]) -> bool:
+    """Whether a document has something at a path, or on the way what is no object."""
+    for name in path:
+        if not isinstance(document, dict):
+            return True
+        if name not in document:
+            return False
+        document = document[name]
+    return True
+
+
+def leaves_of(document: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The paths of a document that lead to what is no object, or to an empty one."""
+    if isinstance(document, dict) and document:
+        for name, member in document.items():
+            yield from leaves_of(member, (*path, name))
+    elif path:
+        yield path
+
+
+def serve_rego(megabytes: str, lifeline: str) -> None:
+    """Be the child: answer requests, a line of JSON each, until the parent is gone."""
+    import regorus  # noqa: F401
+
+    if hasattr(os, "sched_getaffinity"):
+        # Begun by a thread that shares one processor with others, it need not stay there.
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, os.sched_getaffinity(os.getppid()))
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    # What a policy prints goes where nobody listens.
+    os.dup2(2, 1)
+    limit_memory(int(megabytes))
+    end_with_parent(int(lifeline))
+    policies: dict[str, CompiledPolicy] = {}
+    response: dict[str, Any] = {"ready": True}
+    while True:
+        answers.write(json.dumps(response) + "\n")
+        answers.flush()
+        line = sys.stdin.buffer.readline()
+        if not line:
+            return
+        try:
+            response = answer_request(json.loads(line), policies)
+        except RegoFailure as failure:
+            response = {"failure": str(failure)}
+
+
+def answer_request(request: dict, policies: dict[str, CompiledPolicy]) -> dict:
+    """Compile the files of a bundle, or evaluate one that was compiled before."""
+    key = request["policy"]
+    if "modules" in request:
+        policies[key] = CompiledPolicy(request["modules"])
+        while len(policies) > POLICIES_KEPT:
+            del policies[next(iter(policies))]
+        return {"version": policies[key].version}
+    if key not in policies:
+        return {"unknown": key}
+    return {"answers": policies[key].ask(request["input"])}
+
+
+def end_with_parent(lifeline: int) -> None:
+    """Have the kernel end this process with its parent, also while the engine lets no thread run.
+
+    `lifeline`: a pipe that the parent never writes to; that it was closed is signalled.
+    """
+    if sys.platform == "linux":
+        import fcntl
+
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+def limit_memory(megabytes: int) -> None:
+    """Let this process take so much more memory than it has now, and leave no core behind."""
+    if sys.platform != "linux":
+        return
+    import resource
+
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + (megabytes << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+# --- Rego engine --------------------------------------------------------------
+
+
+class RegoProcess:
+    """A child that compiles and evaluates; it ends with this object, or with the interpreter."""
+
+    #: Seconds that it may take to begin, and bytes that an answer may have.
+    START, ANSWER = 30.0, 1_000_000
+    #: Without which some do not begin.
+    ENVIRONMENT = ("LD_LIBRARY_PATH", "SYSTEMROOT")
+
+    def __init__(self, megabytes: int):
+        import subprocess
+        import weakref
+
+        own = Path(__file__)
+        program = (
+            "import json, sys; sys.path[:] = json.loads(sys.argv.pop()); "
+            f"from {own.stem} import serve_rego; serve_rego(*sys.argv[1:])"
         )
-    }
+        places = json.dumps([str(own.parent), *sys.path])
+        # A policy can read the environment, and keys are in it.
+        kept = {name: os.environ[name] for name in self.ENVIRONMENT if name in os.environ}
+        lifeline, own_end = os.pipe()
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", program, str(megabytes), str(lifeline), places],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=os.sep,
+            pass_fds=(lifeline,) if sys.platform == "linux" else (),
+            env=kept,
+            start_new_session=True,
+        )
+        os.close(lifeline)
+        self.end = weakref.finalize(self, end_process, self.process, own_end)
+        try:
+            self.exchange(b"", self.START)
+        except RegoFailure:
+            self.end()
+            raise
+
+    def exchange(self, line: bytes, seconds: float) -> dict:
+        """Send a request and take the answer; the child is ended if that takes too long."""
+        late = threading.Event()
+
+        def give_up():
+            late.set()
+            self.process.kill()
+
+        timer = threading.Timer(seconds, give_up)
+        timer.daemon = True
+        timer.start()
+        told = b""
+        try:
+            # A child that is gone by now answers nothing, which is told below.
+            with contextlib.suppress(OSError):
+                self.process.stdin.write(line)
+                self.process.stdin.flush()
+                told = self.process.stdout.readline(self.ANSWER)
+        finally:
+            timer.cancel()
+            timer.join()
+        if late.is_set():
+            raise RegoFailure(f"it took longer than {seconds:g} s")
+        if not told:
+            raise RegoFailure("the engine crashed or ran out of memory")
+        if not told.endswith(b"\n"):
+            raise RegoFailure("the answer is too large")
+        return json.loads(told)
+
+
+def end_process(process: Any, lifeline: int) -> None:
+    """End a child."""
+    os.close(lifeline)
+    process.kill()
+    process.wait()
+    with contextlib.suppress(OSError):
+        process.stdin.close()
+    process.stdout.close()
+
+
+class RegoEngine:
+    """Rego for an install: one child, begun when it is needed and anew after any failure.
+
+    Calls take turns; each has the time of the setting `rego_deadline` from when its turn comes.
+    """
+
+    def __init__(self, settings: Settings):
+        self.deadline, self.memory = settings.rego_deadline, settings.rego_memory
+        self._turn = threading.Lock()
+        self._child: RegoProcess | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The number of the child's process, if there is one."""
+        return self._child.process.pid if self._child else None
+
+    def compile(self, modules: Mapping[str, str]) -> str:
+        """Compile modules, by their paths; the version of Rego that they are written in."""
+        with away(), self._turn:
+            return self.load(modules)["version"]
+
+    def ask(self, modules: Mapping[str, str], text: str) -> list[dict]:
+        """What every deciding rule of modules makes of an input, as JSON text."""
+        request = {"policy": policy_key(modules), "input": text}
+        with away(), self._turn:
+            told = self.exchange(request)
+            if "unknown" in told:
+                self.load(modules)
+                told = self.exchange(request)
+            return told["answers"]
+
+    def load(self, modules: Mapping[str, str]) -> dict:
+        """Have the child compile modules and keep them."""
+        return self.exchange({"policy": policy_key(modules), "modules": modules})
+
+    def exchange(self, request: dict) -> dict:
+        """Send a request to a child that lives, and take its answer or its failure."""
+        from importlib.util import find_spec
+
+        if self._child is None or self._child.process.poll() is not None:
+            self.end_child()
+            if find_spec("regorus") is None:
+                raise RegoMissing("Rego needs an extra: pip install 'novantra-lite[rego]'")
+            self._child = RegoProcess(self.memory)
+        try:
+            told = self._child.exchange(json.dumps(request).encode() + b"\n", self.deadline)
+        except RegoFailure:
+            self.end_child()
+            raise
+        if "failure" in told:
+            raise RegoFailure(told["failure"])
+        return told
+
+    def end_child(self) -> None:
+        """End the child, if there is one."""
+        if self._child:
+            self._child.end()
+            self._child = None
+
+    def close(self) -> None:
+        """End the child once nobody is using it."""
+        with self._turn:
+            self.end_child()
+
+
+def policy_key(modules: Mapping[str, str]) -> str:
+    """What modules are known by: the SHA-256 of their paths and texts."""
+    return hashlib.sha256(to_json(modules).encode()).hexdigest()
+
+
+# --- Policy archives ----------------------------------------------------------
+# Modules and data may come in a zip or tar.gz, as `opa build` writes it. Nothing is written where
+# an archive says; what is read of it is bounded while it is read.
+
+#: Characters that the modules of a bundle may have together, and entries of an archive.
+ARCHIVE_SIZE, ARCHIVE_ENTRIES = 1_000_000, 1000
+#: What a module is called that came without a name.
+MODULE = "policy.rego"
+
+
+def refused_file(why: str) -> Invalid:
+    """The refusal of an upload for what its file is."""
+    return Invalid(issues=[issue(["file"], why)])
+
+
+def unpack(upload: Upload) -> dict[str, str]:
+    """The modules in an upload, by their paths: of a zip, of a tar.gz, or the one that it is."""
+    import tarfile
+    import zlib
+    from zipfile import BadZipFile
+
+    start = next(upload.pieces(), b"")[:4]
+    upload.content.seek(0)
+    archive = Archive()
+    try:
+        if start.startswith(b"PK"):
+            archive.take_zip(upload.content)
+        elif start.startswith(b"\x1f\x8b"):
+            archive.take_tar(upload.content)
+        else:
+            name = upload.file_name if upload.file_name.endswith(".rego") else MODULE
+            archive.take(name, upload.content)
+    except (BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, ValueError):
+        raise refused_file("Expected a Rego module, or a sound zip or tar.gz of some") from None
+    if not any(path.endswith(".rego") for path in archive.modules):
+        raise refused_file("Expected at least one .rego file in the archive")
+    return archive.modules
+
+
+class Archive:
+    """What has been taken out of an archive so far."""
+
+    def __init__(self) -> None:
+        self.modules: dict[str, str] = {}
+        self.entries, self.left = 0, ARCHIVE_SIZE
+
+    def take_zip(self, content: IO[bytes]) -> None:
+        """Take the modules out of a zip."""
+        import stat
+        import zipfile
+
+        with zipfile.ZipFile(content) as file:
+            for entry in file.infolist():
+                kind = stat.S_IFMT(entry.external_attr >> 16)
+                path = self.enter(entry.filename, kind in (0, stat.S_IFREG, stat.S_IFDIR))
+                plain = entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+                if not plain or entry.flag_bits & 1:
+                    raise refused_file(f"{path} is encrypted, or packed in a rare way")
+                if not entry.is_dir() and is_policy_file(path):
+                    with file.open(entry) as stream:
+                        self.take(path, stream)
+
+    def take_tar(self, content: IO[bytes]) -> None:
+        """Take the modules out of a tar.gz."""
+        import gzip
+        import tarfile
+
+        # Headers and what is no module count as well, since all of it has to be unpacked.
+        unpacked = Metered(gzip.GzipFile(fileobj=content, mode="rb"), 4 * ARCHIVE_SIZE)
+        try:
+            with tarfile.open(fileobj=unpacked, mode="r|") as file:
+                for entry in file:
+                    path = self.enter(entry.name, entry.isreg() or entry.isdir())
+                    if entry.isreg() and is_policy_file(path):
+                        self.take(path, file.extractfile(entry))
+        except TooLarge:
+            raise refused_file(f"Expected at most {4 * ARCHIVE_SIZE} bytes when unpacked") from None
+
+    def enter(self, name: str, is_plain: bool) -> str:
+        """Look at an entry before it is read; its path, without what does not matter.
+
+        `opa build` writes names that begin with a slash.
+        """
+        self.entries += 1
+        if self.entries > ARCHIVE_ENTRIES:
+            raise refused_file(f"Expected at most {ARCHIVE_ENTRIES} entries")
+        parts = [part for part in name.split("/") if part not in ("", ".")]
+        if ".." in parts or re.search(UNSEEN, name) or re.search(r"[\\:]", name):
+            raise refused_file("Expected only paths that stay inside the archive")
+        if not is_plain:
+            raise refused_file("Expected only files and directories, no links or devices")
+        path = "/".join(parts)
+        if path in self.modules:
+            raise refused_file(f"Expected {path} only once")
+        return path
+
+    def take(self, path: str, stream: IO[bytes]) -> None:
+        """Read a module."""
+        data = stream.read(self.left + 1)
+        self.left -= len(data)
+        if self.left < 0:
+            raise refused_file(f"Expected modules of at most {ARCHIVE_SIZE} bytes together")
+        try:
+            text = data.decode().removeprefix("\ufeff")
+        except UnicodeDecodeError:
+            text = "\0"
+        if "\0" in text:
+            raise refused_file(f"Expected text in UTF-8 without NUL in {path}")
+        self.modules[path] = text
+
+
+def is_policy_file(path: str) -> bool:
+    """Whether a file decides something by its name: modules but for tests, data, the manifest."""
+    name = path.rpartition("/")[2]
+    is_module = name.endswith(".rego") and not name.endswith("_test.rego") and name[0] != "."
+    return is_module or name in DATA_FILES or path == ".manifest"
+
+
+def text_of(modules: Mapping[str, str]) -> str:
+    """All modules as one text: several each under a comment with its path."""
+    texts = {path: text for path, text in modules.items() if path.endswith(".rego")}
+    if len(texts) == 1:
+        return next(iter(texts.values()))
+    return "\n".join(f"# {path}\n{text}" for path, text in texts.items())
+
+
+# --- Policy bundles -----------------------------------------------------------
+
+
+class PolicyBundle(Model):
+    """Rego modules that were uploaded together.
+
+    Of those that are bound to nothing, the one that is ACTIVE decides when it is asked to. The gate
+    asks those that are bound to a flow, an environment or both; one is ACTIVE for each binding.
+    """
+
+    fact, made, touched, since = "policy_bundle", "uploaded", True, 3
+    schema_name = "BundleResponse"
 
     id = Uuid()
-    decision = Choice("ALLOWED BLOCKED")
-    artifact_sha256 = Text(255)
-    environment_id = MaybeId(null=True, index=True)
+    name = Name()
+    version = Text(50)
+    rego_content = Text(ARCHIVE_SIZE)
+    status = Choice("INACTIVE ACTIVE", default="INACTIVE", index=True)
+    org_slug = Text(255, null=True)
+    created_at = Timestamp(6, default=now_exactly)
+    updated_at = Timestamp(6, default=now_exactly)
+    #: The texts of the modules by their paths, as JSON.
+    modules = Text(hidden=True)
+    #: The version of Rego that compiled: v1, or v0 where a module has bodies without `if`.
+    syntax = Text(hidden=True)
+    flow_id = MaybeId(null=True, since=6)
+    environment_id = MaybeId(null=True, since=6)
+
+    @classmethod
+    def active(cls) -> PolicyBundle | None:
+        """The bundle that decides where none is bound, if there is one."""
+        return next((one for one in cls.every(status="ACTIVE") if not one.is_bound()), None)
+
+    def is_bound(self) -> bool:
+        """Whether the gate asks this bundle, since it is bound to a flow or an environment."""
+        return bool(self.flow_id or self.environment_id)
+
+    def activate(self) -> None:
+        """Make this the one that decides for what it is bound to."""
+        binding = self.flow_id, self.environment_id
+        for other in PolicyBundle.every(status="ACTIVE"):
+            if other.id != self.id and (other.flow_id, other.environment_id) == binding:
+                other.change(status="INACTIVE")
+        self.change(status="ACTIVE")
+
+
+class PolicyBundles(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/opa/bundles",
+    model=PolicyBundle,
+    scope="factstore",
+    write_access="govern",
+    tag="OPA",
+    item="bundleId",
+    schema_name="BundleResponse",
+    verbs="list create retrieve",
+    options={
+        "list": {"id": "listPolicyBundles"},
+        "create": {
+            "id": "uploadPolicyBundle",
+            "media": {"application/json": read_json, UPLOAD_MEDIA: None},
+            "form": Schema(
+                PolicyBundle.name,
+                PolicyBundle.org_slug,
+                PolicyBundle.flow_id,
+                PolicyBundle.environment_id,
+                file=File(),
+                version=Text(50, default="1.0.0"),
+                name="UploadBundleMultipart",
+            ),
+            "before": "compile",
+        },
+        "retrieve": {"id": "getPolicyBundle"},
+    },
+):
+    """Rego policies, of which one decides, and those that are bound decide at the gate."""
+
+    creates = Schema(
+        PolicyBundle.name,
+        PolicyBundle.version,
+        PolicyBundle.rego_content,
+        PolicyBundle.org_slug,
+        PolicyBundle.flow_id,
+        PolicyBundle.environment_id,
+        name="UploadBundleRequest",
+    )
+
+    def compile(self, context):
+        """Take the modules out of what came in, and compile them while no transaction is open."""
+        upload = context.upload
+        modules = unpack(upload) if upload else {MODULE: context.body["rego_content"]}
+        try:
+            return modules, context.lite.rego.compile(modules)
+        except RegoMissing as missing:
+            raise Unavailable(f"{missing}.") from None
+        except RegoFailure as failure:
+            raise Unprocessable(f"The policy does not compile: {failure}") from None
+
+    def create(self, context):
+        """Store a policy bundle, which decides nothing yet."""
+        modules, syntax = context.prepared
+        check_organisation(context.body.get("org_slug"))
+        binding = {"flow_id": Flow, "environment_id": Environment}
+        binding = {
+            name: model.fetch(context.body[name]).id
+            for name, model in binding.items()
+            if context.body.get(name)
+        }
+        return PolicyBundle.create(
+            **binding,
+            name=context.body["name"],
+            version=context.body.get("version", "1.0.0"),
+            org_slug=context.body.get("org_slug"),
+            rego_content=text_of(modules),
+            modules=to_json(modules),
+            syntax=syntax,
+        )
+
+    @route(
+        "PUT /api/v1/opa/bundles/{bundleId}/activate",
+        id="activatePolicyBundle",
+        answer=FACTSTORE.one_schema("BundleResponse"),
+    )
+    def activate(self, context, key):
+        """Make a policy bundle the one that decides."""
+        bundle = self.find(key)
+        bundle.activate()
+        return bundle
+
+
+# --- Policy decisions ---------------------------------------------------------
+
+
+class PolicyDecision(Model):
+    """What a policy bundle made of an input; inputJson is what it was given, letter by letter."""
+
+    fact, made, append_only, since = "policy_decision", "made", True, 3
+    schema_name = "PolicyDecisionResponse"
+
+    id = Uuid()
+    bundle = Owner(PolicyBundle, null=True)
+    input_json = Text(2**31)
+    result_allow = Boolean()
+    deny_reasons = Json(ListOf(Text(2**31), 2**31))
+    org_slug = Text(255, null=True)
     evaluated_at = Timestamp(6, default=now_exactly)
-    # One for each demand and report, of which there may be thousands.
-    block_reasons = Json(ListOf(Text(), 2**31), default=list)
-    policies_evaluated = Integer(default=0)
-    signature_verified = Boolean(null=True)
-    reason = Text(2**31)
-    policy_name = Text(255, default="")
-    environment = Text(255, default="")
-    requested_by = Text(255, null=True, hidden=True)
 
 
-GATE_RESULTS = Array(GateResult, {"environment_id": lambda key: GateResult.environment_id == key})
+#: Said where a policy denies and gives no reason of its own.
+DENIED = "The policy denies this."
+
+
+def objections_in(answers: Sequence[dict]) -> list[str]:
+    """Why the answers of the deciding rules come to a denial; nothing where they allow.
+
+    Whatever denies wins. Every rule named `allow` must be true, and there must be one: where none
+    is defined, nothing is allowed (decision 26 of the contract).
+    """
+    denying = [answer for answer in answers if answer["rule"] != "allow"]
+    reasons = [reason for answer in denying for reason in reasons_of(answer.get("value"))]
+    allowing = [answer for answer in answers if answer["rule"] == "allow"]
+    if not reasons and not answers:
+        reasons = ["The policy has no rule named allow, deny or violation."]
+    allows = allowing and all(answer.get("value") is True for answer in allowing)
+    if not reasons and not allows:
+        reasons = ["The policy does not allow this."]
+    return list(dict.fromkeys(reasons))
+
+
+def reasons_of(value: Any) -> list[str]:
+    """The reasons in the value of a rule that denies: of each element of a set or an array."""
+    match value:
+        case None | False:
+            return []
+        case list():
+            return list(map(reason_of, value))
+        case dict() if "msg" not in value:
+            # A rule that builds an object: its keys are the reasons.
+            return [reason_of(key) for key, holds in value.items() if holds is not False]
+    return [reason_of(value)]
+
+
+def reason_of(element: Any) -> str:
+    """One reason: a text, the `msg` of an object, or whatever it is as JSON."""
+    match element:
+        case {"msg": str(text)} | str(text):
+            return text or DENIED
+        case True:
+            return DENIED
+    return to_json(element)
+
+
+def reasons_against(bundle: PolicyBundle, text: str, engine: RegoEngine) -> list[str]:
+    """Why a bundle denies an input, as JSON text; nothing where it allows. A failure denies."""
+    try:
+        return objections_in(engine.ask(json.loads(bundle.modules), text))
+    except RegoFailure as failure:
+        return [f"The policy could not be evaluated: {failure}."]
+
+
+def scans_of(trail: str) -> list[dict]:
+    """The security scans of a trail, for policies to see."""
+    for model in all_models():
+        if model._meta.table_name == "security_scan":
+            column = model._meta.columns["trail_id"]
+            scans = Array(model, {"trail": lambda key, column=column: column == key})
+            return json.loads(b"[%b]" % scans.slice({"trail": trail}).text)
+    return []
+
+
+class MaybeText(Text):
+    """A text inside a list or object that may be null."""
+
+    def __init__(self, at_most: int):
+        super().__init__(at_most, null=True)
+
+    def read(self, value):
+        return None if value is None else super().read(value)
+
+    def describe(self):
+        return super().describe() | {"type": ["string", "null"]}
+
+
+def document_of(body: Mapping[str, Any]) -> dict:
+    """What a policy is given as its input: the five members, then the records that ids name."""
+    document = {
+        "artifactName": body["artifact_name"],
+        "artifactVersion": body.get("artifact_version"),
+        "environment": body.get("environment"),
+        "attestations": body.get("attestations") or [],
+        "approvalStatus": body.get("approval_status"),
+    }
+    trail, artifact = body.get("trail_id"), None
+    if trail:
+        document["trail"] = Trail.fetch(trail).json()
+    if body.get("artifact_id") or body.get("artifact_digest"):
+        artifact = artifact_named(body)
+        document["artifact"] = artifact.json()
+    if trail or artifact:
+        document["scans"] = scans_of(trail or artifact.trail_id)
+    return document
+
+
+def artifact_named(body: Mapping[str, Any]) -> Artifact:
+    """The artifact that a body names, as it was first reported, or NotFound."""
+    asked = {Artifact.id: body.get("artifact_id"), Artifact.trail: body.get("trail_id")}
+    query = Artifact.select().where(*(column == key for column, key in asked.items() if key))
+    if body.get("artifact_digest"):
+        query = query.where(of_digest(Artifact.sha256_digest, body["artifact_digest"]))
+    artifact = query.order_by(peewee.SQL('"t1"."rowid"')).first()
+    if artifact is None:
+        key = body.get("artifact_id") or body.get("artifact_digest")
+        raise NotFound(f"There is no artifact {key} here.")
+    return artifact
+
+
+class PolicyDecisions(
+    Resource,
+    surface=FACTSTORE,
+    path="/api/v1/opa/decisions",
+    model=PolicyDecision,
+    scope="factstore",
+    tag="OPA",
+    item="decisionId",
+    schema_name="PolicyDecisionResponse",
+    verbs="list retrieve",
+):
+    """What policies decided."""
+
+    @route(
+        "POST /api/v1/opa/evaluate",
+        id="evaluatePolicy",
+        body=Schema(
+            artifact_name=Text(255),
+            artifact_version=Text(255, null=True),
+            environment=Text(255, null=True),
+            attestations=Json(ListOf(MapOf(MaybeText(10_000))), default=list),
+            approval_status=Text(255, null=True),
+            trail_id=MaybeId(null=True),
+            artifact_id=MaybeId(null=True),
+            artifact_digest=Digest(null=True),
+            name="EvaluatePolicyRequest",
+        ),
+        answer=FACTSTORE.one_schema("PolicyDecisionResponse"),
+        before="ask",
+    )
+    def evaluate(self, context):
+        """Let the active policy bundle judge an artifact, and keep the decision."""
+        bundle, text, reasons = context.prepared
+        decision = PolicyDecision.create(
+            bundle=bundle.id,
+            input_json=text,
+            result_allow=not reasons,
+            deny_reasons=reasons,
+            org_slug=bundle.org_slug,
+        )
+        payload = {
+            "decisionId": decision.id,
+            "bundleId": bundle.id,
+            "artifactName": context.body["artifact_name"],
+            "resultAllow": decision.result_allow,
+            "denyReasons": reasons,
+        }
+        document = json.loads(text)
+        subject = {
+            "trail_id": document.get("trail", {}).get("id"),
+            "artifact_sha256": document.get("artifact", {}).get("sha256Digest"),
+        }
+        AuditEvent.record("POLICY_EVALUATED", context.principal.id, payload, **subject)
+        return decision
+
+    def ask(self, context):
+        """Put the input together, and ask the active bundle while no transaction is open."""
+        bundle = PolicyBundle.active()
+        if bundle is None:
+            raise NotFound("There is no active policy bundle; activate one first.")
+        text = to_json(document_of(context.body))
+        return bundle, text, reasons_against(bundle, text, context.lite.rego)
+
+
+# --- Policy bundles at the gate -----------------------------------------------
+
+#: Reports of an artifact that the gate has bundles evaluate; with more of them it is shut.
+REPORTS_ASKED = 20
+
+
+def ask_bound_bundles(
+    digest: str,
+    flow: str | None,
+    key: str | None,
+    environment: Environment | None,
+    engine: RegoEngine,
+) -> list[tuple[str, list[str]]]:
+    """The names of the active bundles that are bound to where an artifact comes from or goes to,
+    and why each denies it: every report of the artifact has to be allowed.
+
+    What is not known holds nothing back: without a known environment those bound to any apply, and
+    for an artifact that nobody reported and a flow that nobody names those of any flow.
+    """
+    bundles = [one for one in PolicyBundle.every(status="ACTIVE") if one.is_bound()]
+    verdicts = []
+    artifacts = Artifact.every(sha256_digest=digest) if bundles else []
+    trails = {artifact.trail_id: Trail.fetch(artifact.trail_id) for artifact in artifacts[:500]}
+    flows = {trail.flow_id for trail in trails.values()} | ({flow} if flow else set())
+    for bundle in bundles:
+        here = bundle.environment_id in (None, key) or environment is None
+        if not here or (flows and bundle.flow_id not in (None, *flows)):
+            continue
+        asked = [
+            artifact
+            for artifact in artifacts[:500]
+            if bundle.flow_id in (None, trails[artifact.trail_id].flow_id)
+        ]
+        reasons = {} if len(asked) <= REPORTS_ASKED else {"Too many trails report it.": None}
+        for artifact in asked[:REPORTS_ASKED] or [None]:
+            text = to_json(gate_document(digest, artifact, environment))
+            reasons |= dict.fromkeys(reasons_against(bundle, text, engine))
+        verdicts.append((bundle.name, list(reasons)))
+    return verdicts
+
+
+def gate_document(digest: str, artifact: Artifact | None, environment: Environment | None) -> dict:
+    """What a bundle is given at the gate: what `POST /opa/evaluate` would be told of a report."""
+    body = {"artifact_name": digest, "environment": environment.name if environment else None}
+    if artifact is None:
+        return document_of(body)
+    approval = Approval.last(trail=artifact.trail_id)
+    attestations = [
+        {"type": one.type, "name": one.name, "status": one.status}
+        for one in Attestation.every(trail=artifact.trail_id)
+    ]
+    return document_of(
+        body
+        | {
+            "artifact_name": artifact.image_name,
+            "artifact_version": artifact.image_tag,
+            "attestations": attestations,
+            "approval_status": approval.status if approval else None,
+            "trail_id": artifact.trail_id,
+            "artifact_id": artifact.id,
+        }
+    )
+
+
+# --- Policy demands -----------------------------------------------------------
+# What policies ask of an artifact, held against what was reported of it.
 
 #: What a policy's switches ask for, in words, in the order in which REPORTS tells of it.
 DEMANDS = {
@@ -15191,6 +16456,39 @@ def objections(
         yield f"{title} asks for {words}, but nobody has reported this artifact."
 
 
+# --- Gate ---------------------------------------------------------------------
+# May this artifact run there? The policies of the place ask, what was recorded answers.
+
+
+class GateResult(Model):
+    """What the gate decided on an artifact, and why."""
+
+    fact, made, append_only, since = "gate_result", "evaluated", True, 2
+    schema_name = "GateEvaluateResponse"
+    derived: ClassVar[dict] = {
+        "allowed": Derived(
+            Boolean(), """CASE t1."decision" WHEN 'ALLOWED' THEN 'true' ELSE 'false' END"""
+        )
+    }
+
+    id = Uuid()
+    decision = Choice("ALLOWED BLOCKED")
+    artifact_sha256 = Text(255)
+    environment_id = MaybeId(null=True, index=True)
+    evaluated_at = Timestamp(6, default=now_exactly)
+    # One for each demand and report, of which there may be thousands.
+    block_reasons = Json(ListOf(Text(), 2**31), default=list)
+    policies_evaluated = Integer(default=0)
+    signature_verified = Boolean(null=True)
+    reason = Text(2**31)
+    policy_name = Text(255, default="")
+    environment = Text(255, default="")
+    requested_by = Text(255, null=True, hidden=True)
+
+
+GATE_RESULTS = Array(GateResult, {"environment_id": lambda key: GateResult.environment_id == key})
+
+
 def policies_for(key: str | None, environment: Environment | None) -> list:
     """The policies that hold in an environment: its own, and deployment policies of no environment.
 
@@ -15253,16 +16551,40 @@ def flow_that_built(digest: str) -> str | None:
     return reported_under(digest, Trail.flow).join(Trail).limit(1).scalar()
 
 
+def with_bundles(values: dict, verdicts: Sequence[tuple[str, list[str]]]) -> dict:
+    """A decision with what bound policy bundles say, unless the allow-list has decided."""
+    if not verdicts or "policies_evaluated" not in values:
+        return values
+    denials = [
+        f"Policy bundle '{name}': {reason}" for name, reasons in verdicts for reason in reasons
+    ]
+    reasons = [*values["block_reasons"], *denials]
+    blocking = [name for name, denied in verdicts if denied]
+    name = blocking[0] if blocking and not values["block_reasons"] else values["policy_name"]
+    return values | {
+        "decision": "BLOCKED" if reasons else "ALLOWED",
+        "block_reasons": reasons,
+        "reason": " ".join(reasons) or "Every policy is met.",
+        "policy_name": name or verdicts[-1][0],
+        "policies_evaluated": values["policies_evaluated"] + len(verdicts),
+    }
+
+
 def pass_gate(
-    digest: str, key: str | None, environment: Environment | None, actor: str | None
+    digest: str,
+    key: str | None,
+    environment: Environment | None,
+    actor: str | None,
+    verdicts: Sequence[tuple[str, list[str]]] = (),
 ) -> dict:
-    """Decide on an artifact, and keep, audit and tell of the decision."""
+    """Decide on an artifact, and keep, audit and tell of the decision, with the `verdicts` of the
+    policy bundles that apply."""
     result = GateResult.create(
         artifact_sha256=digest,
         environment_id=key,
         environment=environment.name if environment else "",
         requested_by=actor,
-        **decide(digest, key, environment),
+        **with_bundles(decide(digest, key, environment), verdicts),
     )
     payload = {
         "sha256Digest": digest,
@@ -15319,13 +16641,26 @@ class Gate(
             name="GateEvaluateRequest",
         ),
         answer=FACTSTORE.one_schema("GateEvaluateResponse"),
+        before="ask_bundles",
     )
     def evaluate(self, context):
         """Decide whether an artifact may run in an environment, and keep the decision."""
         digest, actor = context.body["artifact_sha256"], context.body.get("requested_by")
-        key, name = context.body.get("environment_id"), context.body.get("environment")
+        key, environment = self.addressed(context.body)
+        return pass_gate(digest, key, environment, actor, context.prepared)
+
+    def addressed(self, body):
+        """The environment that a body names, and its id, known or not."""
+        key, name = body.get("environment_id"), body.get("environment")
         environment = Environment.seek(key) if key else Environment.seek(name=name)
-        return pass_gate(digest, environment.id if environment else key, environment, actor)
+        return environment.id if environment else key, environment
+
+    def ask_bundles(self, context):
+        """Have the policy bundles that apply evaluated while no transaction is open."""
+        body = context.body
+        key, environment = self.addressed(body)
+        digest, flow = body["artifact_sha256"], body.get("flow_id")
+        return ask_bound_bundles(digest, flow, key, environment, context.lite.rego)
 
     @route(
         "GET /api/v1/gate/results",
@@ -16626,929 +17961,6 @@ class IdentityTokens(
         Trail.fetch(context.body["trail"])
         check_organisation(context.body.get("org_slug"))
         return VerifiedToken.read(context.body["token"].strip(), context)
-
-
-# --- Rego ---------------------------------------------------------------------
-# What runs in a process of its own: regopy compiles policies and answers by them. Where it is laxer
-# than the Rego of the Open Policy Agent, its plan (www.openpolicyagent.org/docs/ir) is held to the
-# rules, and mended, before anything is decided by it.
-
-#: The rules of a package that decide.
-DECIDING = ("allow", "deny", "violation")
-#: Compiled policies that the process keeps.
-POLICIES_KEPT = 4
-ORDERED = frozenset(("lt", "lte", "gt", "gte"))
-ORDER = "novantra_lite_order"
-#: Rego puts null before booleans, numbers, strings, arrays, objects and sets; regopy compares their
-#: texts, by which null is more than 2.
-ORDER_MODULE = f"package {ORDER}\n" + "".join(
-    [f"rank(x) := {rank} if is_{kind}(x)\n" for rank, kind in enumerate(
-        ("null", "boolean", "number", "string", "array", "object", "set"))]
-    + [f"{name}(x, y) := x {sign} y if rank(x) == rank(y)\nelse := rank(x) {sign} rank(y)\n"
-       for name, sign in (("lt", "<"), ("lte", "<="), ("gt", ">"), ("gte", ">="))]
-)  # fmt: skip
-REGO_WORD = r"""(?xs)(?P<skip>[ \t\r]+|\#[^\n]*) | (?P<text>"(?:[^"\\\n]|\\.)*"|`[^`]*`)
-    | (?P<name>[A-Za-z_]\w*) | (?P<mark>.)"""
-PACKAGE = r'\s*package\s+([A-Za-z_]\w*(?:\.[A-Za-z_]\w*|\["[^"/\\]+"\])*)'
-REGO_FAULT = r"\(error(?: \d+:m(\d+)\|(\d+)\|\d+)?\s+\(errormsg (\d+):"
-
-
-class RegoFailure(Exception):
-    """Rego gave no answer; the message says why, without a full stop."""
-
-
-class RegoMissing(RegoFailure):
-    """The package that Rego comes with is not installed."""
-
-
-def statements_in(text: str) -> Iterator[list[tuple[int, int]]]:
-    """Where the words of a module stand, one line of rules after the other.
-
-    What is in brackets is one word, and the end of a line inside it ends nothing.
-    """
-    words, depth, opened = [], 0, 0
-    for word in re.finditer(REGO_WORD, text):
-        mark = word[0] if word.lastgroup == "mark" else ""
-        if mark and mark in "([{":
-            opened = word.start() if depth == 0 else opened
-            depth += 1
-        elif mark and mark in ")]}" and depth:
-            depth -= 1
-            if depth == 0:
-                words.append((opened, word.end()))
-        elif depth == 0 and mark == "\n":
-            yield words
-            words = []
-        elif depth == 0 and word.lastgroup != "skip":
-            words.append(word.span())
-    yield words
-
-
-def ends(word: str) -> bool:
-    """Whether a word may end the head of a rule, so that a brace after it opens a body."""
-    if word in ("if", "in", "as", "contains"):
-        return False
-    return word[0] in '"`([_' or word[0].isalnum()
-
-
-class RegoModule:
-    """A module as regopy reads it, which tells places as they were sent.
-
-    `is_old`: it is of Rego v0, in which bodies come without `if`. What differs there in meaning is
-    `deny[msg] {…}`: it becomes `deny contains msg if {…}`, as regopy would make it an object. And
-    `if every x in xs {…}` gets the braces of a body, as regopy would not read it.
-    """
-
-    def __init__(self, path: str, text: str):
-        self.path, self.is_old = path, False
-        #: Without comments, at some of which regopy stumbles; lines and columns stay.
-        self.text = re.sub(REGO_WORD, lambda word: "" if word[0][0] == "#" else word[0], text)
-        found = re.match(PACKAGE, self.text)
-        if found is None:
-            raise RegoFailure(f"{path}:1:1: rego_parse_error: package expected")
-        names = re.findall(r'\["([^"]+)"\]|(\w+)', found[1])
-        self.package = tuple(map("".join, names))
-        self.edits: list[tuple[int, int, str]] = []
-        for places in statements_in(self.text):
-            self.modernize(places, [self.text[start:end] for start, end in places])
-        done, pieces = 0, []
-        for start, end, new in self.edits:
-            pieces += self.text[done:start], new
-            done = end
-        self.modern = "".join([*pieces, self.text[done:]])
-
-    def modernize(self, places: list[tuple[int, int]], words: list[str]) -> None:
-        """Note what has to be edited in a statement."""
-        bodies = [n for n in range(1, len(words)) if words[n][0] == "{" and ends(words[n - 1])]
-        every = words.index("every") if "every" in words else 0
-        if every and words[every - 1] == "if" and words[-1][0] == "{":
-            (start, _), (_, end) = places[every], places[-1]
-            self.edits += (start, start, "{ "), (end, end, " }")
-        elif bodies and "if" not in words:
-            self.is_old = True
-            if bodies[0] == 2 and words[1][0] == "[":
-                (_, after), (start, end), (body, _) = places[:3]
-                self.edits += (after, start + 1, " contains "), (end - 1, body, " if ")
-
-    def place(self, offset: int) -> str:
-        """Path, line and column of what regopy finds so many bytes after the beginning."""
-        at, moved = len(self.modern.encode()[:offset].decode(errors="ignore")), 0
-        for start, end, new in self.edits:
-            if at - moved < start:
-                break
-            # What was put in stands where it was put.
-            moved += min(len(new) - (end - start), at - moved - start)
-        before = self.text[: at - moved]
-        return f"{self.path}:{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10))}"
-
-    def place_in_row(self, row: int, column: int) -> str:
-        """Path, line and column of a row and a column in bytes, both from 0."""
-        return self.place(len(b"".join(self.modern.encode().splitlines(True)[:row])) + column)
-
-
-def told_faults(error: str, modules: Sequence[RegoModule]) -> str:
-    """What regopy says of modules, one fault a line: the path, the line, the column, why."""
-    faults = []
-    for fault in re.finditer(REGO_FAULT, error):
-        number, offset, size = fault.groups()
-        why = error[fault.end() :][: int(size)]
-        known = number is not None and int(number) < len(modules)
-        faults.append(f"{modules[int(number)].place(int(offset))}: {why}" if known else why)
-    return "\n".join(dict.fromkeys(faults[:10])) or "the policy cannot be compiled"
-
-
-def statements_of(plan: Any) -> Iterator[tuple[str, dict]]:
-    """Every statement below a part of a plan: its type, and what it holds."""
-    if isinstance(plan, dict):
-        if isinstance(plan.get("stmt"), dict):
-            yield plan["type"], plan["stmt"]
-        plan = list(plan.values())
-    for part in plan if isinstance(plan, list) else ():
-        yield from statements_of(part)
-
-
-def read_by(statement: dict) -> Iterator[int]:
-    """The variables that a statement itself reads."""
-    operands = [value for key, value in statement.items() if key not in ("block", "blocks")]
-    while operands:
-        operand = operands.pop()
-        if isinstance(operand, list):
-            operands += operand
-        elif isinstance(operand, dict) and operand.get("type") == "local":
-            yield operand["value"]
-
-
-def set_by(kind: str, statement: dict) -> Iterator[int]:
-    """The variables that a statement gives values to."""
-    members = {"ScanStmt": ("key", "value"), "WithStmt": ("local",), "ResetLocalStmt": ()}
-    for member in members.get(kind, ("target", "result")):
-        if isinstance(statement.get(member), int):
-            yield statement[member]
-
-
-def faults_of(function: dict, sizes: Mapping[str, int]) -> Iterator[tuple[tuple, str]]:
-    """What the reference compiler refuses in a function of a plan, and regopy does not: places
-    (file, row and column, from 0) and words. `sizes`: how many arguments a function takes."""
-    place, given, asked = (0, 0, 0), {0, 1, *function["params"]}, {}
-    for kind, statement in statements_of(function):
-        if "row" in statement:
-            place = tuple(statement.get(part, 0) for part in ("file", "row", "col"))
-        given.update(set_by(kind, statement))
-        scanned = [statement["source"]] if kind == "ScanStmt" else []
-        for variable in (*read_by(statement), *scanned):
-            asked.setdefault(variable, place)
-        if kind == "CallStmt" and statement["func"] not in sizes:
-            yield place, f"rego_type_error: undefined function {statement['func']}"
-        elif kind == "CallStmt" and len(statement["args"]) != sizes[statement["func"]]:
-            yield place, f"rego_type_error: {statement['func']}: wrong number of arguments"
-    for variable in asked.keys() - given:
-        unsafe = "rego_unsafe_var_error: a variable in this expression never gets a value"
-        yield asked[variable], unsafe
-
-
-def check_plan(plan: dict, modules: Sequence[RegoModule]) -> None:
-    """Refuse variables without a value, functions that are not there, and rules in a circle."""
-    import graphlib
-
-    functions = {one["name"]: one for one in plan["funcs"]["funcs"]}
-    sizes = {one["name"]: len(one["decl"]["args"]) for one in plan["static"]["builtin_funcs"]}
-    sizes |= {name: len(one["params"]) for name, one in functions.items()}
-    numbers = [int(one["value"].removeprefix("m")) for one in plan["static"]["files"]]
-    told = [
-        f"{modules[numbers[file]].place_in_row(row, column)}: {why}"
-        for (file, row, column), why in sorted(
-            fault for function in functions.values() for fault in faults_of(function, sizes)
-        )
-        if numbers[file] < len(modules)
-    ]
-    calls = {
-        name: {inner["func"] for kind, inner in statements_of(function) if kind == "CallStmt"}
-        for name, function in functions.items()
-    }
-    try:
-        graphlib.TopologicalSorter(calls).prepare()
-    except graphlib.CycleError as circle:
-        rules = " -> ".join(name.removeprefix("g0.") for name in circle.args[1])
-        told.append(f"rego_recursion_error: rules are recursive: {rules}")
-    if told:
-        raise RegoFailure("\n".join(dict.fromkeys(told[:10])))
-
-
-def mend_order(plan: dict) -> None:
-    """Have values of different types compared in the order that Rego has for them."""
-    for function in plan["funcs"]["funcs"]:
-        if function["name"].startswith(f"g0.data.{ORDER}."):
-            continue
-        for kind, statement in statements_of(function):
-            if kind == "CallStmt" and statement["func"] in ORDERED:
-                statement["func"] = f"g0.data.{ORDER}.{statement['func']}"
-                surroundings = [{"type": "local", "value": number} for number in (0, 1)]
-                statement["args"] = surroundings + statement["args"]
-
-
-# --- Rego evaluation ----------------------------------------------------------
-# The child: it compiles, answers, and is allowed little.
-
-
-class CompiledPolicy:
-    """Modules that regopy has compiled, ready to be asked."""
-
-    def __init__(self, texts: Mapping[str, str], folder: Path):
-        from regopy import Interpreter
-        from regopy.rego_shared import LogLevel, RegoError
-
-        modules = [RegoModule(path, text) for path, text in texts.items()]
-        packages = dict.fromkeys(module.package for module in modules)
-        asked = [(package, rule) for package in packages for rule in DECIDING]
-        self.version = "v0" if any(module.is_old for module in modules) else "v1"
-        self.interpreter, compiler = Interpreter(), Interpreter()
-        compiler.log_level = self.interpreter.log_level = LogLevel.NONE
-        try:
-            for number, text in enumerate([*(module.modern for module in modules), ORDER_MODULE]):
-                compiler.add_module(f"m{number}", text)
-            entries = ["/".join((*package, rule)) for package, rule in asked]
-            bundle = compiler.build(None, [*entries, ORDER])
-        except RegoError as error:
-            raise RegoFailure(told_faults(str(error), modules)) from None
-        if not bundle.ok():
-            raise RegoFailure(told_node(bundle.node()))
-        compiler.save_bundle(str(folder), bundle)
-        file = folder / "plan.json"
-        plan = json.loads(file.read_bytes())
-        check_plan(plan, modules)
-        mend_order(plan)
-        file.write_text(json.dumps(plan))
-        self.bundle = self.interpreter.load_bundle(str(folder))
-        there = [tuple(one["path"][1:]) for one in plan["funcs"]["funcs"]]
-        self.rules = [
-            (package, rule)
-            for package, rule in asked
-            if any(path[: len(package) + 1] == (*package, rule) for path in there)
-        ]
-
-    def ask(self, text: str) -> list[dict]:
-        """What every deciding rule makes of an input, as JSON text: nothing where undefined."""
-        answers = []
-        self.interpreter.set_input_term(text)
-        for package, rule in self.rules:
-            answer = {"package": ".".join(package), "rule": rule}
-            try:
-                entry = "/".join((*package, rule))
-                output = self.interpreter.query_bundle_entrypoint(self.bundle, entry)
-            except json.JSONDecodeError as error:
-                raise RegoFailure(told_faults(error.doc, ())) from None
-            if not output.ok():
-                raise RegoFailure(told_node(output.node()))
-            # One term in one result; none where the rule is undefined.
-            terms = [term for result in output.results for term in result.expressions]
-            answers.append({**answer, "value": terms[0]} if terms else answer)
-        return answers
-
-
-def told_node(node: Any) -> str:
-    """What a tree of errors says, from its first message."""
-    from regopy import rego_shared as rego
-
-    waiting = [node._impl]
-    while waiting:
-        one = waiting.pop(0)
-        if rego.rego_node_type(one) == rego.NodeKind.ErrorMessage:
-            return rego.rego_node_value(one)
-        waiting += [rego.rego_node_get(one, number) for number in range(rego.rego_node_size(one))]
-    return "the engine reports an error that it does not name"
-
-
-def serve_rego(folder: str, megabytes: str) -> None:
-    """Be the child: answer requests, a line of JSON each, until the parent is gone."""
-    import queue
-    import tempfile
-
-    import regopy.interpreter  # noqa: F401
-
-    if hasattr(os, "sched_getaffinity"):
-        # Begun by a thread that shares one processor with others, it need not stay there.
-        with contextlib.suppress(OSError):
-            os.sched_setaffinity(0, os.sched_getaffinity(os.getppid()))
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    # What a policy prints goes where nobody listens.
-    os.dup2(2, 1)
-    requests: queue.SimpleQueue = queue.SimpleQueue()
-    threading.Thread(target=listen_to_parent, args=(requests, folder), daemon=True).start()
-    limit_memory(int(megabytes))
-    policies: dict[str, CompiledPolicy] = {}
-    told: dict[str, Any] = {"ready": True}
-    while True:
-        answers.write(json.dumps(told) + "\n")
-        answers.flush()
-        request = json.loads(requests.get())
-        key = request["policy"]
-        try:
-            if "modules" in request:
-                with tempfile.TemporaryDirectory(dir=folder) as place:
-                    policies[key] = CompiledPolicy(request["modules"], Path(place))
-                while len(policies) > POLICIES_KEPT:
-                    del policies[next(iter(policies))]
-                told = {"version": policies[key].version}
-            elif key not in policies:
-                told = {"unknown": key}
-            else:
-                told = {"answers": policies[key].ask(request["input"])}
-        except RegoFailure as failure:
-            told = {"failure": str(failure)}
-
-
-def listen_to_parent(requests: Any, folder: str) -> None:
-    """Pass requests on, and end the child with its parent, whatever it is busy with."""
-    import shutil
-
-    for line in sys.stdin.buffer:
-        requests.put(line)
-    shutil.rmtree(folder, ignore_errors=True)
-    os._exit(0)
-
-
-def limit_memory(megabytes: int) -> None:
-    """Let this process take so much more memory than it has now, and leave no core behind."""
-    if sys.platform != "linux":
-        return
-    import resource
-
-    # rego-cpp has set aside hundreds of gigabytes of addresses by now, which are not memory.
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    most = pages * resource.getpagesize() + (megabytes << 20)
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-# --- Rego engine --------------------------------------------------------------
-
-
-class RegoProcess:
-    """A child that compiles and evaluates; it ends with this object, or with the interpreter."""
-
-    #: Seconds that it may take to begin, and bytes that an answer may have.
-    START, ANSWER = 30.0, 1_000_000
-    #: Without which some do not begin.
-    ENVIRONMENT = ("LD_LIBRARY_PATH", "SYSTEMROOT")
-
-    def __init__(self, megabytes: int):
-        import subprocess
-        import tempfile
-        import weakref
-
-        folder = tempfile.TemporaryDirectory(prefix="novantra-lite-rego-")
-        own = Path(__file__)
-        program = (
-            "import json, sys; sys.path[:] = json.loads(sys.argv.pop()); "
-            f"from {own.stem} import serve_rego; serve_rego(*sys.argv[1:])"
-        )
-        places = json.dumps([str(own.parent), *sys.path])
-        # A policy can read the environment, and keys are in it.
-        kept = {name: os.environ[name] for name in self.ENVIRONMENT if name in os.environ}
-        self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", program, folder.name, str(megabytes), places],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd=folder.name,
-            env=kept,
-            start_new_session=True,
-        )
-        self.end = weakref.finalize(self, end_process, self.process, folder)
-        try:
-            self.exchange(b"", self.START)
-        except RegoFailure:
-            self.end()
-            raise
-
-    def exchange(self, line: bytes, seconds: float) -> dict:
-        """Send a request and take the answer; the child is ended if that takes too long."""
-        late = threading.Event()
-
-        def give_up():
-            late.set()
-            self.process.kill()
-
-        timer = threading.Timer(seconds, give_up)
-        timer.daemon = True
-        timer.start()
-        told = b""
-        try:
-            # A child that is gone by now answers nothing, which is told below.
-            with contextlib.suppress(OSError):
-                self.process.stdin.write(line)
-                self.process.stdin.flush()
-                told = self.process.stdout.readline(self.ANSWER)
-        finally:
-            timer.cancel()
-            timer.join()
-        if late.is_set():
-            raise RegoFailure(f"it took longer than {seconds:g} s")
-        if not told:
-            raise RegoFailure("the engine crashed or ran out of memory")
-        if not told.endswith(b"\n"):
-            raise RegoFailure("the answer is too large")
-        return json.loads(told)
-
-
-def end_process(process: Any, folder: Any) -> None:
-    """End a child and take its folder away."""
-    process.kill()
-    process.wait()
-    with contextlib.suppress(OSError):
-        process.stdin.close()
-    process.stdout.close()
-    folder.cleanup()
-
-
-class RegoEngine:
-    """Rego for an install: one child, begun when it is needed and anew after any failure.
-
-    Calls take turns; each has the time of the setting `rego_deadline` from when its turn comes.
-    """
-
-    def __init__(self, settings: Settings):
-        self.deadline, self.memory = settings.rego_deadline, settings.rego_memory
-        self._turn = threading.Lock()
-        self._child: RegoProcess | None = None
-
-    @property
-    def pid(self) -> int | None:
-        """The number of the child's process, if there is one."""
-        return self._child.process.pid if self._child else None
-
-    def compile(self, modules: Mapping[str, str]) -> str:
-        """Compile modules, by their paths; the version of Rego that they are written in."""
-        with away(), self._turn:
-            return self.load(modules)["version"]
-
-    def ask(self, modules: Mapping[str, str], text: str) -> list[dict]:
-        """What every deciding rule of modules makes of an input, as JSON text."""
-        request = {"policy": policy_key(modules), "input": text}
-        with away(), self._turn:
-            told = self.exchange(request)
-            if "unknown" in told:
-                self.load(modules)
-                told = self.exchange(request)
-            return told["answers"]
-
-    def load(self, modules: Mapping[str, str]) -> dict:
-        """Have the child compile modules and keep them."""
-        return self.exchange({"policy": policy_key(modules), "modules": modules})
-
-    def exchange(self, request: dict) -> dict:
-        """Send a request to a child that lives, and take its answer or its failure."""
-        from importlib.util import find_spec
-
-        if self._child is None or self._child.process.poll() is not None:
-            self.end_child()
-            if find_spec("regopy") is None:
-                raise RegoMissing("Rego needs an extra: pip install 'novantra-lite[rego]'")
-            self._child = RegoProcess(self.memory)
-        try:
-            told = self._child.exchange(json.dumps(request).encode() + b"\n", self.deadline)
-        except RegoFailure:
-            self.end_child()
-            raise
-        if "failure" in told:
-            raise RegoFailure(told["failure"])
-        return told
-
-    def end_child(self) -> None:
-        """End the child, if there is one."""
-        if self._child:
-            self._child.end()
-            self._child = None
-
-    def close(self) -> None:
-        """End the child once nobody is using it."""
-        with self._turn:
-            self.end_child()
-
-
-def policy_key(modules: Mapping[str, str]) -> str:
-    """What modules are known by: the SHA-256 of their paths and texts."""
-    return hashlib.sha256(to_json(modules).encode()).hexdigest()
-
-
-# --- Policy archives ----------------------------------------------------------
-# Modules may come in a zip or tar.gz. Nothing is written where an archive says; what is read of it
-# is bounded while it is read.
-
-#: Characters that the modules of a bundle may have together, and entries of an archive.
-ARCHIVE_SIZE, ARCHIVE_ENTRIES = 1_000_000, 1000
-#: What a module is called that came without a name.
-MODULE = "policy.rego"
-
-
-def refused_file(why: str) -> Invalid:
-    """The refusal of an upload for what its file is."""
-    return Invalid(issues=[issue(["file"], why)])
-
-
-def unpack(upload: Upload) -> dict[str, str]:
-    """The modules in an upload, by their paths: of a zip, of a tar.gz, or the one that it is."""
-    import tarfile
-    import zlib
-    from zipfile import BadZipFile
-
-    start = next(upload.pieces(), b"")[:4]
-    upload.content.seek(0)
-    archive = Archive()
-    try:
-        if start.startswith(b"PK"):
-            archive.take_zip(upload.content)
-        elif start.startswith(b"\x1f\x8b"):
-            archive.take_tar(upload.content)
-        else:
-            name = upload.file_name if upload.file_name.endswith(".rego") else MODULE
-            archive.take(name, upload.content)
-    except (BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, ValueError):
-        raise refused_file("Expected a Rego module, or a sound zip or tar.gz of some") from None
-    if not archive.modules:
-        raise refused_file("Expected at least one .rego file in the archive")
-    return archive.modules
-
-
-class Archive:
-    """What has been taken out of an archive so far."""
-
-    def __init__(self) -> None:
-        self.modules: dict[str, str] = {}
-        self.entries, self.left = 0, ARCHIVE_SIZE
-
-    def take_zip(self, content: IO[bytes]) -> None:
-        """Take the modules out of a zip."""
-        import stat
-        import zipfile
-
-        with zipfile.ZipFile(content) as file:
-            for entry in file.infolist():
-                kind = stat.S_IFMT(entry.external_attr >> 16)
-                path = self.enter(entry.filename, kind in (0, stat.S_IFREG, stat.S_IFDIR))
-                plain = entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-                if not plain or entry.flag_bits & 1:
-                    raise refused_file(f"{path} is encrypted, or packed in a rare way")
-                if not entry.is_dir() and is_module(path):
-                    with file.open(entry) as stream:
-                        self.take(path, stream)
-
-    def take_tar(self, content: IO[bytes]) -> None:
-        """Take the modules out of a tar.gz."""
-        import gzip
-        import tarfile
-
-        # Headers and what is no module count as well, since all of it has to be unpacked.
-        unpacked = Metered(gzip.GzipFile(fileobj=content, mode="rb"), 4 * ARCHIVE_SIZE)
-        try:
-            with tarfile.open(fileobj=unpacked, mode="r|") as file:
-                for entry in file:
-                    path = self.enter(entry.name, entry.isreg() or entry.isdir())
-                    if entry.isreg() and is_module(path):
-                        self.take(path, file.extractfile(entry))
-        except TooLarge:
-            raise refused_file(f"Expected at most {4 * ARCHIVE_SIZE} bytes when unpacked") from None
-
-    def enter(self, name: str, is_plain: bool) -> str:
-        """Look at an entry before it is read; its path, without what does not matter."""
-        self.entries += 1
-        if self.entries > ARCHIVE_ENTRIES:
-            raise refused_file(f"Expected at most {ARCHIVE_ENTRIES} entries")
-        parts = [part for part in name.split("/") if part not in ("", ".")]
-        if (
-            name.startswith("/")
-            or ".." in parts
-            or re.search(UNSEEN, name)
-            or re.search(r"[\\:]", name)
-        ):
-            raise refused_file("Expected only paths that stay inside the archive")
-        if not is_plain:
-            raise refused_file("Expected only files and directories, no links or devices")
-        path = "/".join(parts)
-        if path in self.modules:
-            raise refused_file(f"Expected {path} only once")
-        return path
-
-    def take(self, path: str, stream: IO[bytes]) -> None:
-        """Read a module."""
-        data = stream.read(self.left + 1)
-        self.left -= len(data)
-        if self.left < 0:
-            raise refused_file(f"Expected modules of at most {ARCHIVE_SIZE} bytes together")
-        try:
-            text = data.decode().removeprefix("\ufeff")
-        except UnicodeDecodeError:
-            text = "\0"
-        if "\0" in text:
-            raise refused_file(f"Expected text in UTF-8 without NUL in {path}")
-        self.modules[path] = text
-
-
-def is_module(path: str) -> bool:
-    """Whether a file is a module by its name; those that a dot hides are none."""
-    return path.endswith(".rego") and not path.rpartition("/")[2].startswith(".")
-
-
-def text_of(modules: Mapping[str, str]) -> str:
-    """All modules as one text: several each under a comment with its path."""
-    if len(modules) == 1:
-        return next(iter(modules.values()))
-    return "\n".join(f"# {path}\n{text}" for path, text in modules.items())
-
-
-# --- Policy bundles -----------------------------------------------------------
-
-
-class PolicyBundle(Model):
-    """Rego modules that were uploaded together; the one that is ACTIVE decides."""
-
-    fact, made, touched, since = "policy_bundle", "uploaded", True, 3
-    schema_name = "BundleResponse"
-
-    id = Uuid()
-    name = Name()
-    version = Text(50)
-    rego_content = Text(ARCHIVE_SIZE)
-    status = Choice("INACTIVE ACTIVE", default="INACTIVE", index=True)
-    org_slug = Text(255, null=True)
-    created_at = Timestamp(6, default=now_exactly)
-    updated_at = Timestamp(6, default=now_exactly)
-    #: The texts of the modules by their paths, as JSON.
-    modules = Text(hidden=True)
-    #: The version of Rego that compiled: v1, or v0 where a module has bodies without `if`.
-    syntax = Text(hidden=True)
-
-    @classmethod
-    def active(cls) -> PolicyBundle | None:
-        """The bundle that decides, if there is one."""
-        return cls.seek(status="ACTIVE")
-
-    def activate(self) -> None:
-        """Make this the one that decides."""
-        others = PolicyBundle.status == "ACTIVE", PolicyBundle.id != self.id
-        for other in list(PolicyBundle.select().where(*others)):
-            other.change(status="INACTIVE")
-        self.change(status="ACTIVE")
-
-
-class PolicyBundles(
-    Resource,
-    surface=FACTSTORE,
-    path="/api/v1/opa/bundles",
-    model=PolicyBundle,
-    scope="factstore",
-    write_access="govern",
-    tag="OPA",
-    item="bundleId",
-    schema_name="BundleResponse",
-    verbs="list create retrieve",
-    options={
-        "list": {"id": "listPolicyBundles"},
-        "create": {
-            "id": "uploadPolicyBundle",
-            "media": {"application/json": read_json, UPLOAD_MEDIA: None},
-            "form": Schema(
-                PolicyBundle.name,
-                PolicyBundle.org_slug,
-                file=File(),
-                version=Text(50, default="1.0.0"),
-                name="UploadBundleMultipart",
-            ),
-            "before": "compile",
-        },
-        "retrieve": {"id": "getPolicyBundle"},
-    },
-):
-    """Rego policies, of which one decides."""
-
-    creates = Schema(
-        PolicyBundle.name,
-        PolicyBundle.version,
-        PolicyBundle.rego_content,
-        PolicyBundle.org_slug,
-        name="UploadBundleRequest",
-    )
-
-    def compile(self, context):
-        """Take the modules out of what came in, and compile them while no transaction is open."""
-        upload = context.upload
-        modules = unpack(upload) if upload else {MODULE: context.body["rego_content"]}
-        try:
-            return modules, context.lite.rego.compile(modules)
-        except RegoMissing as missing:
-            raise Unavailable(f"{missing}.") from None
-        except RegoFailure as failure:
-            raise Unprocessable(f"The policy does not compile: {failure}") from None
-
-    def create(self, context):
-        """Store a policy bundle, which decides nothing yet."""
-        modules, syntax = context.prepared
-        check_organisation(context.body.get("org_slug"))
-        return PolicyBundle.create(
-            name=context.body["name"],
-            version=context.body.get("version", "1.0.0"),
-            org_slug=context.body.get("org_slug"),
-            rego_content=text_of(modules),
-            modules=to_json(modules),
-            syntax=syntax,
-        )
-
-    @route(
-        "PUT /api/v1/opa/bundles/{bundleId}/activate",
-        id="activatePolicyBundle",
-        answer=FACTSTORE.one_schema("BundleResponse"),
-    )
-    def activate(self, context, key):
-        """Make a policy bundle the one that decides."""
-        bundle = self.find(key)
-        bundle.activate()
-        return bundle
-
-
-# --- Policy decisions ---------------------------------------------------------
-
-
-class PolicyDecision(Model):
-    """What a policy bundle made of an input; inputJson is what it was given, letter by letter."""
-
-    fact, made, append_only, since = "policy_decision", "made", True, 3
-    schema_name = "PolicyDecisionResponse"
-
-    id = Uuid()
-    bundle = Owner(PolicyBundle, null=True)
-    input_json = Text(2**31)
-    result_allow = Boolean()
-    deny_reasons = Json(ListOf(Text(2**31), 2**31))
-    org_slug = Text(255, null=True)
-    evaluated_at = Timestamp(6, default=now_exactly)
-
-
-#: Said where a policy denies and gives no reason of its own.
-DENIED = "The policy denies this."
-
-
-def objections_in(answers: Sequence[dict]) -> list[str]:
-    """Why the answers of the deciding rules come to a denial; nothing where they allow.
-
-    Whatever denies wins. Every rule named `allow` must be true, and there must be one: where none
-    is defined, nothing is allowed (decision 26 of the contract).
-    """
-    denying = [answer for answer in answers if answer["rule"] != "allow"]
-    reasons = [reason for answer in denying for reason in reasons_of(answer.get("value"))]
-    allowing = [answer for answer in answers if answer["rule"] == "allow"]
-    if not reasons and not answers:
-        reasons = ["The policy has no rule named allow, deny or violation."]
-    allows = allowing and all(answer.get("value") is True for answer in allowing)
-    if not reasons and not allows:
-        reasons = ["The policy does not allow this."]
-    return list(dict.fromkeys(reasons))
-
-
-def reasons_of(value: Any) -> list[str]:
-    """The reasons in the value of a rule that denies: of each element of a set or an array."""
-    match value:
-        case None | False:
-            return []
-        case list():
-            return list(map(reason_of, value))
-        case dict() if "msg" not in value:
-            # A rule that builds an object: its keys are the reasons.
-            return [reason_of(key) for key, holds in value.items() if holds is not False]
-    return [reason_of(value)]
-
-
-def reason_of(element: Any) -> str:
-    """One reason: a text, the `msg` of an object, or whatever it is as JSON."""
-    match element:
-        case {"msg": str(text)} | str(text):
-            return text or DENIED
-        case True:
-            return DENIED
-    return to_json(element)
-
-
-def scans_of(trail: str) -> list[dict]:
-    """The security scans of a trail, for policies to see."""
-    for model in all_models():
-        if model._meta.table_name == "security_scan":
-            column = model._meta.columns["trail_id"]
-            scans = Array(model, {"trail": lambda key, column=column: column == key})
-            return json.loads(b"[%b]" % scans.slice({"trail": trail}).text)
-    return []
-
-
-class MaybeText(Text):
-    """A text inside a list or object that may be null."""
-
-    def __init__(self, at_most: int):
-        super().__init__(at_most, null=True)
-
-    def read(self, value):
-        return None if value is None else super().read(value)
-
-    def describe(self):
-        return super().describe() | {"type": ["string", "null"]}
-
-
-def document_of(body: Mapping[str, Any]) -> dict:
-    """What a policy is given as its input: the five members, then the records that ids name."""
-    document = {
-        "artifactName": body["artifact_name"],
-        "artifactVersion": body.get("artifact_version"),
-        "environment": body.get("environment"),
-        "attestations": body.get("attestations") or [],
-        "approvalStatus": body.get("approval_status"),
-    }
-    trail, artifact = body.get("trail_id"), None
-    if trail:
-        document["trail"] = Trail.fetch(trail).json()
-    if body.get("artifact_id") or body.get("artifact_digest"):
-        artifact = artifact_named(body)
-        document["artifact"] = artifact.json()
-    if trail or artifact:
-        document["scans"] = scans_of(trail or artifact.trail_id)
-    return document
-
-
-def artifact_named(body: Mapping[str, Any]) -> Artifact:
-    """The artifact that a body names, as it was first reported, or NotFound."""
-    asked = {Artifact.id: body.get("artifact_id"), Artifact.trail: body.get("trail_id")}
-    query = Artifact.select().where(*(column == key for column, key in asked.items() if key))
-    if body.get("artifact_digest"):
-        query = query.where(of_digest(Artifact.sha256_digest, body["artifact_digest"]))
-    artifact = query.order_by(peewee.SQL('"t1"."rowid"')).first()
-    if artifact is None:
-        key = body.get("artifact_id") or body.get("artifact_digest")
-        raise NotFound(f"There is no artifact {key} here.")
-    return artifact
-
-
-class PolicyDecisions(
-    Resource,
-    surface=FACTSTORE,
-    path="/api/v1/opa/decisions",
-    model=PolicyDecision,
-    scope="factstore",
-    tag="OPA",
-    item="decisionId",
-    schema_name="PolicyDecisionResponse",
-    verbs="list retrieve",
-):
-    """What policies decided."""
-
-    @route(
-        "POST /api/v1/opa/evaluate",
-        id="evaluatePolicy",
-        body=Schema(
-            artifact_name=Text(255),
-            artifact_version=Text(255, null=True),
-            environment=Text(255, null=True),
-            attestations=Json(ListOf(MapOf(MaybeText(10_000))), default=list),
-            approval_status=Text(255, null=True),
-            trail_id=MaybeId(null=True),
-            artifact_id=MaybeId(null=True),
-            artifact_digest=Digest(null=True),
-            name="EvaluatePolicyRequest",
-        ),
-        answer=FACTSTORE.one_schema("PolicyDecisionResponse"),
-        before="ask",
-    )
-    def evaluate(self, context):
-        """Let the active policy bundle judge an artifact, and keep the decision."""
-        bundle, text, reasons = context.prepared
-        decision = PolicyDecision.create(
-            bundle=bundle.id,
-            input_json=text,
-            result_allow=not reasons,
-            deny_reasons=reasons,
-            org_slug=bundle.org_slug,
-        )
-        payload = {
-            "decisionId": decision.id,
-            "bundleId": bundle.id,
-            "artifactName": context.body["artifact_name"],
-            "resultAllow": decision.result_allow,
-            "denyReasons": reasons,
-        }
-        document = json.loads(text)
-        subject = {
-            "trail_id": document.get("trail", {}).get("id"),
-            "artifact_sha256": document.get("artifact", {}).get("sha256Digest"),
-        }
-        AuditEvent.record("POLICY_EVALUATED", context.principal.id, payload, **subject)
-        return decision
-
-    def ask(self, context):
-        """Put the input together, and ask the active bundle while no transaction is open."""
-        bundle = PolicyBundle.active()
-        if bundle is None:
-            raise NotFound("There is no active policy bundle; activate one first.")
-        text = to_json(document_of(context.body))
-        try:
-            reasons = objections_in(context.lite.rego.ask(json.loads(bundle.modules), text))
-        except RegoFailure as failure:
-            reasons = [f"The policy could not be evaluated: {failure}."]
-        return bundle, text, reasons
 
 
 # --- Security scans -----------------------------------------------------------

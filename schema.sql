@@ -1507,7 +1507,7 @@ CREATE INDEX "policy_attachment_policy_id" ON "policy_attachment" ("policy_id");
 
 CREATE INDEX "policy_attachment_environment_id" ON "policy_attachment" ("environment_id");
 
--- Rego modules that were uploaded together; the one that is ACTIVE decides.
+-- Rego modules that were uploaded together.
 CREATE TABLE "policy_bundle" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "name" TEXT NOT NULL,
@@ -1519,6 +1519,8 @@ CREATE TABLE "policy_bundle" (
     "updated_at" TEXT NOT NULL,
     "modules" TEXT NOT NULL,
     "syntax" TEXT NOT NULL,
+    "flow_id" TEXT,
+    "environment_id" TEXT,
     "json" TEXT NOT NULL
 ) STRICT;
 

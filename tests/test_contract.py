@@ -579,6 +579,8 @@ BODIES = {
         "version": "1.0",
         "regoContent": REGO,
         "orgSlug": "{slug}",
+        "flowId": "{flowId}",
+        "environmentId": "{environmentId}",
     },
     "PUT /api/v1/opa/bundles/{bundleId}/activate": {},
     "POST /api/v1/opa/evaluate": {

@@ -97,6 +97,8 @@ def test_a_bundle_is_stored_and_decides_nothing_yet(lite, factstore):
         "orgSlug": "acme",
         "createdAt": "2026-06-01T12:00:00.000000Z",
         "updatedAt": "2026-06-01T12:00:00.000000Z",
+        "flowId": None,
+        "environmentId": None,
     }
     assert factstore.get(f"{BUNDLES}/{stored.json['id']}").json == stored.json
     assert factstore.get(BUNDLES).json == [stored.json]
@@ -139,8 +141,7 @@ def test_what_does_not_compile_is_refused_with_the_words_of_the_compiler(lite, f
 
     assert refused.status == 422
     assert refused.json["message"] == (
-        "The policy does not compile: policy.rego:4:5: Invalid assignment operator\n"
-        "policy.rego:4:8: Invalid assignment operator"
+        "The policy does not compile: policy.rego:4:8: expecting expression"
     )
     assert tables(lite) == before
 
@@ -245,14 +246,58 @@ def test_a_fault_in_an_archive_is_told_by_the_path(factstore):
 
     assert refused.status == 422
     assert refused.json["message"] == (
-        "The policy does not compile: b/c.rego:2:6: rego_type_error: undefined function nofn"
+        "The policy does not compile: b/c.rego:2:6: undefined function nofn, "
+        "or one that is not supported"
     )
+
+
+def test_a_bundle_as_opa_builds_it_decides_with_its_data_and_without_its_tests(factstore):
+    files = {
+        "/data.json": '{"limits": {"prod": 1}}',
+        "/policy/teams/data.json": '{"payments": ["ann"]}',
+        "/policy/gate.rego": "package gate\ndefault allow := false\n"
+        "allow if input.artifactName in data.policy.teams.payments\n"
+        'deny contains "at its limit" if data.limits[input.environment] < 2',
+        "/policy/gate_test.rego": "package gate_test\ntest_it if not data.gate.allow",
+        "/.manifest": '{"revision": "", "roots": [""], "rego_version": 1}',
+    }
+
+    stored = send(factstore, tarred(files), "bundle.tar.gz")
+
+    assert (stored.status, stored.json["regoContent"]) == (201, files["/policy/gate.rego"])
+    activate(factstore, stored.json["id"])
+    asked = [{"artifactName": "ann"}, {"artifactName": "bo"}]
+    asked.append({"artifactName": "ann", "environment": "prod"})
+    told = [factstore.post(EVALUATE, body).json["denyReasons"] for body in asked]
+    assert told == [[], ["The policy does not allow this."], ["at its limit"]]
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ({"data.json": '{"p": {"allow": true}}'}, "p.rego:2:9: data has allow, too"),
+        ({"data.yaml": "a: ["}, "data.yaml:2:1: expected JSON, or YAML"),
+        ({".manifest": '{"roots": ["q"]}'}, "p.rego:1:1: the package is not in the roots"),
+        (
+            {"http.rego": "package h\nx := http.send({})"},
+            "http.rego:2:6: undefined function http.se",
+        ),
+    ],
+)
+def test_a_bundle_that_is_not_understood_is_refused_with_the_place(lite, factstore, files, told):
+    before = tables(lite)
+
+    refused = send(factstore, zipped({"p.rego": ALLOW_QA} | files))
+
+    assert refused.status == 422
+    assert told in refused.json["message"]
+    assert tables(lite) == before
 
 
 @pytest.mark.parametrize("pack", [zipped, tarred])
 @pytest.mark.parametrize(
     "name",
-    ["/etc/p.rego", "../p.rego", "a/../../p.rego", "a\\p.rego", "C:/p.rego", "p\n.rego"],
+    ["/../p.rego", "../p.rego", "a/../../p.rego", "a\\p.rego", "C:/p.rego", "p\n.rego"],
 )
 def test_a_path_that_leads_out_of_an_archive_is_refused(lite, factstore, pack, name):
     before = tables(lite)
@@ -426,6 +471,111 @@ def test_of_two_threads_that_activate_one_remains(lite, factstore):
 
     statuses = [bundle["status"] for bundle in factstore.get(BUNDLES).json]
     assert sorted(statuses) == ["ACTIVE", "INACTIVE", "INACTIVE", "INACTIVE"]
+
+
+# --- Bundles of a flow or an environment --------------------------------------
+
+GATE = "/api/v1/gate/evaluate"
+
+
+def environment(factstore, name):
+    """The id of a new environment."""
+    return factstore.post("/api/v1/environments", {"name": name, "type": "K8S"}).json["id"]
+
+
+def test_a_bundle_of_an_environment_shuts_its_gate_and_no_other(lite, factstore):
+    prod, qa = environment(factstore, "prod"), environment(factstore, "qa")
+    report(lite, begin_trail(lite, factstore))
+    bundle = store(factstore, DENY_ALL, name="freeze", environmentId=prod)
+    body = {"artifactSha256": "sha256:abc"}
+
+    before = factstore.post(GATE, body | {"environmentId": prod}).json
+    activate(factstore, bundle)
+    shut = factstore.post(GATE, body | {"environmentId": prod}).json
+    other = factstore.post(GATE, body | {"environmentId": qa}).json
+    mistyped = factstore.post(GATE, body | {"environment": "prdo"}).json
+
+    assert (before["decision"], before["policiesEvaluated"]) == ("ALLOWED", 0)
+    assert (shut["decision"], shut["allowed"], shut["policiesEvaluated"]) == ("BLOCKED", False, 1)
+    assert shut["blockReasons"] == ["Policy bundle 'freeze': frozen"]
+    assert (shut["reason"], shut["policyName"]) == ("Policy bundle 'freeze': frozen", "freeze")
+    assert (other["decision"], mistyped["decision"]) == ("ALLOWED", "BLOCKED")
+
+
+def test_a_bundle_of_a_flow_is_asked_about_the_artifacts_of_that_flow(lite, factstore):
+    trail = begin_trail(lite, factstore)
+    flow = factstore.get(f"/api/v1/trails/{trail}").json["flowId"]
+    second = factstore.post("/api/v1/flows", {"name": "other", "description": ""}).json["id"]
+    report(lite, trail)
+    policy = (
+        'package p\nallow if {\n  input.artifactName == "svc"; input.artifactVersion == "1"\n'
+        '  input.trail.flowName == "payments"; input.attestations[_].type == "SBOM"\n}'
+    )
+    activate(factstore, store(factstore, policy, name="sbom", flowId=flow))
+    activate(factstore, store(factstore, DENY_ALL, name="freeze", flowId=second))
+    body = {"artifactSha256": "sha256:abc"}
+
+    without = factstore.post(GATE, body).json
+    factstore.post(f"/api/v1/trails/{trail}/attestations", {"type": "SBOM", "status": "PASSED"})
+    allowed = factstore.post(GATE, body).json
+    named = factstore.post(GATE, body | {"flowId": second}).json
+    unreported = factstore.post(GATE, {"artifactSha256": "sha256:def"}).json
+
+    assert without["blockReasons"] == ["Policy bundle 'sbom': The policy does not allow this."]
+    assert (allowed["decision"], allowed["reason"]) == ("ALLOWED", "Every policy is met.")
+    assert named["blockReasons"] == ["Policy bundle 'freeze': frozen"]
+    assert unreported["blockReasons"] == [
+        "Policy bundle 'sbom': The policy does not allow this.",
+        "Policy bundle 'freeze': frozen",
+    ]
+
+
+def test_one_bundle_is_active_for_each_binding_and_one_for_none(factstore):
+    prod, qa = environment(factstore, "prod"), environment(factstore, "qa")
+    bindings = [{}, {"environmentId": prod}, {"environmentId": qa}, {"environmentId": prod}]
+    bundles = [store(factstore, ALLOW_QA, **binding) for binding in bindings]
+
+    for bundle in bundles:
+        activate(factstore, bundle)
+
+    listed = factstore.get(BUNDLES).json
+    assert [bundle["status"] for bundle in listed] == ["ACTIVE", "INACTIVE", "ACTIVE", "ACTIVE"]
+    assert [bundle["environmentId"] for bundle in listed] == [None, prod, qa, prod]
+    told = factstore.post(EVALUATE, {"artifactName": "svc", "environment": "qa"})
+    assert (told.status, told.json["bundleId"]) == (200, bundles[0])
+
+
+def test_a_bundle_that_fails_shuts_the_gate(lite, factstore):
+    prod = environment(factstore, "prod")
+    policy = 'package p\nallow := true\ndeny contains "x" if to_number(input.environment) > 1'
+    activate(factstore, store(factstore, policy, name="number", environmentId=prod))
+
+    told = factstore.post(GATE, {"artifactSha256": "sha256:abc", "environmentId": prod}).json
+
+    assert told["decision"] == "BLOCKED"
+    assert told["blockReasons"] == [
+        "Policy bundle 'number': The policy could not be evaluated: "
+        "policy.rego:3: could not parse string as number."
+    ]
+
+
+@pytest.mark.parametrize("member", ["flowId", "environmentId"])
+def test_a_bundle_of_what_is_not_there_is_refused(factstore, member):
+    body = {"name": "gate", "version": "1", "regoContent": ALLOW_QA, member: UNKNOWN}
+
+    refused = factstore.post(BUNDLES, body)
+    mistyped = factstore.post(BUNDLES, body | {member: "x"})
+
+    assert (refused.status, mistyped.status) == (404, 400)
+    assert UNKNOWN in refused.json["message"]
+
+
+def test_a_bundle_in_a_form_is_bound_by_its_fields(factstore):
+    prod = environment(factstore, "prod")
+
+    stored = send(factstore, ALLOW_QA.encode(), environmentId=prod)
+
+    assert (stored.status, stored.json["environmentId"]) == (201, prod)
 
 
 @pytest.mark.parametrize(
@@ -668,7 +818,8 @@ def test_a_policy_that_contradicts_itself_denies(factstore):
 
     assert told["resultAllow"] is False
     assert told["denyReasons"] == [
-        "The policy could not be evaluated: complete rules must not produce multiple outputs."
+        "The policy could not be evaluated: policy.rego:3: rule conflicts with rule at "
+        "policy.rego:2:1."
     ]
 
 
