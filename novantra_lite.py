@@ -23742,8 +23742,9 @@ def import_command(lite, chosen) -> Output:
     """Import records, a framework from an OSCAL catalog, or a scanner's report.
 
     A row whose key is known updates that record; any other creates one. Good
-    rows are stored even if others are refused, unless --all-or-nothing. Exit
-    status 1: rows were refused.
+    rows are stored even if others are refused, unless --all-or-nothing. Where
+    the file cannot be read on, or at Ctrl-C, the rows before that stay, and the
+    counts say how many. Exit status 1: rows were refused.
 
     Examples:
       novantra-lite import assets assets.csv --database register.db
