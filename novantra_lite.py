@@ -3818,13 +3818,11 @@ class Resource:
     without: ClassVar[tuple[str, ...]] = ()
     #: What a verb promises otherwise than all resources do.
     options: ClassVar[Mapping[str, dict]] = MappingProxyType({})
-    #: Those of the five verbs that it serves.
     verbs: ClassVar[str] = ""
 
     def __init_subclass__(cls, verbs: str = "", **traits: Any):
         cls.verbs = verbs
-        # The second version of an API has the records of the first, which are one collection.
-        cls.collection = ""
+        cls.collection = ""  # Both versions of an API have the same records: one collection.
         for name, value in traits.items():
             setattr(cls, name, value)
         if cls.model and "noun" not in traits:
@@ -7030,6 +7028,8 @@ class EvidenceClaims(
         source, stored = workspace.source, []
         for attachment, (told, _) in zip(attachments, contents, strict=True):
             key = attachment.get("id") or source.ulid("evatt")
+            if key in {other["id"] for other in stored} or AttachmentContent.has(key):
+                raise Conflict(f"The attachment {key} exists already.")
             created = attachment.get("createdAt") or source.now()
             stored.append({"id": key, **told, "createdAt": created})
         claim = EvidenceClaim.create(**values, attachments=stored)
@@ -8312,7 +8312,9 @@ NOT_BLANK = r"(?s:.*[^\s\x1c-\x1f\x85\ufeff].*)"
 
 
 class Name(Text):
-    """A name of 1 to 255 characters that are not all blank."""
+    """A name of 1 to 255 characters that are not all blank, without blanks around them."""
+
+    strips = True
 
     def __init__(self, at_most: int = 255, **options: Any):
         super().__init__(
@@ -10749,7 +10751,8 @@ class Trails(
         return begin_trail(context.body)
 
     def enter(self, values):
-        return begin_trail(values)
+        # A status follows from what is recorded on the trail, and nothing is yet.
+        return begin_trail(values | {"status": "PENDING"})
 
     @route(
         "GET /api/v1/flows/{flowId}/trails",

@@ -704,6 +704,42 @@ def test_the_status_of_a_trail_follows_the_attestations_that_are_seeded(seeded):
     assert trails.retrieve(TRAIL)["status"] == "NON_COMPLIANT"
 
 
+def test_a_trail_is_seeded_without_a_verdict(seeded):
+    made = seeded.collection("trails").create(reason=WHY, id=SEED, status="COMPLIANT", **COMMIT)
+
+    assert made["status"] == "PENDING"
+
+
+@pytest.mark.parametrize("name", SEEDS)
+def test_an_id_that_exists_or_is_none_is_refused(seeded, name):
+    collection = seeded.collection(name)
+    collection.create(reason=WHY, id=SEED, **SEEDS[name])
+
+    with pytest.raises(Conflict):
+        collection.create(reason=WHY, id=SEED, **SEEDS[name])
+    with pytest.raises(Invalid, match="id: Expected a UUID"):
+        collection.create(reason=WHY, id="trail-1", **SEEDS[name])
+
+
+def test_the_name_of_a_flow_is_taken_without_the_blanks_around_it(lite):
+    data = "name,description\n payments\u200b ,first\npayments,second\n"
+
+    report = lite.collection("flows").import_rows(rows(data, "csv"), reason=WHY)
+
+    assert told(report) == (1, 0, 0, 1)
+    assert [flow["name"] for flow in lite.collection("flows").list()] == ["payments"]
+
+
+def test_an_attachment_keeps_its_id_to_itself(lite, claim):
+    claims, attachment = lite.collection("evidence-claims"), attached(b"abc", id="evatt_1")
+    claims.create(reason=WHY, **claim, attachments=[attachment])
+    elsewhere = attachment | {"contentBase64": None, "uri": "https://e.org/1", "sha256": "a" * 64}
+
+    for other in (attachment, elsewhere):
+        with pytest.raises(Conflict, match="The attachment evatt_1 exists already"):
+            claims.create(reason=WHY, **claim | {"claimKey": "2027"}, attachments=[other])
+
+
 @pytest.mark.parametrize("name", ["trails", "artifacts", "attestations"])
 def test_what_a_pipeline_recorded_is_seeded_once_and_never_changed(seeded, name):
     collection = seeded.collection(name)
