@@ -80,6 +80,7 @@ import sqlite3
 import sys
 import threading
 import time
+import unicodedata
 import urllib.parse
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict, deque
@@ -781,8 +782,23 @@ class Member:
         return value
 
 
+def is_visible(character: str) -> bool:
+    """Whether a character shows: no white space, control, format or filler character."""
+    category = unicodedata.category(character)
+    return category[0] not in "ZC" and character not in "\u034f\u115f\u1160\u2800\u3164\uffa0"
+
+
+def strip_text(value: str) -> str:
+    """A text without the white space and the invisible characters at both ends."""
+    visible = [index for index, character in enumerate(value) if is_visible(character)]
+    return value[visible[0] : visible[-1] + 1] if visible else ""
+
+
 class Text(Member, peewee.TextField):
-    """A string; lengths count characters."""
+    """A string; lengths count characters, and a minimum asks for one that is visible."""
+
+    #: Whether blanks and invisible characters at both ends are taken off.
+    strips = False
 
     def __init__(
         self,
@@ -800,6 +816,11 @@ class Text(Member, peewee.TextField):
     def read(self, value):
         if type(value) is not str:
             raise ValueError("Expected string")
+        if self.at_least and not ("!" <= value[:1] <= "~" and "!" <= value[-1:] <= "~"):
+            stripped = strip_text(value)
+            if value and not stripped:
+                raise ValueError("Expected text that is not blank")
+            value = stripped if self.strips else value
         size = len(value)
         if "\0" in value or not (value.isascii() or is_text(value)):
             raise ValueError("Expected text without NUL and lone surrogates")
@@ -3792,6 +3813,10 @@ class Resource:
     plural: ClassVar[str] = ""
     item: ClassVar[str] = ""
     collection: ClassVar[str] = ""
+    #: Whether the records of the collection are made, and never changed, by the console.
+    immutable: ClassVar[bool] = False
+    #: What an import reads otherwise than the API tells it, by member.
+    imported: ClassVar[Mapping[str, Member]] = MappingProxyType({})
     schema_name: ClassVar[str] = ""
     filters = creates = changes = NOTHING
     conditions: ClassVar[Mapping[str, Any]] = MappingProxyType({})
@@ -3799,11 +3824,11 @@ class Resource:
     without: ClassVar[tuple[str, ...]] = ()
     #: What a verb promises otherwise than all resources do.
     options: ClassVar[Mapping[str, dict]] = MappingProxyType({})
-    #: Those of the five verbs that it serves.
     verbs: ClassVar[str] = ""
 
     def __init_subclass__(cls, verbs: str = "", **traits: Any):
         cls.verbs = verbs
+        cls.collection = ""  # Both versions of an API have the same records: one collection.
         for name, value in traits.items():
             setattr(cls, name, value)
         if cls.model and "noun" not in traits:
@@ -3878,6 +3903,16 @@ class Resource:
     def enter(self, values: dict) -> Model:
         """Make a record as the console or an import does."""
         return self.model.create(**values)
+
+    def amend(self, record: Model, values: dict) -> dict:
+        """What the console or an import changes in a record, by what it says of it."""
+        if self.immutable and values:
+            raise Conflict(f"The {record.noun()} {record._pk} exists already, and never changes.")
+        return values
+
+    def export(self, row: dict) -> dict:
+        """A record as an export writes it."""
+        return row
 
     def find(self, key: str) -> Model:
         """The record that a path names, or NotFound."""
@@ -6037,25 +6072,26 @@ def allowed_networks(settings: Settings) -> list:
 class Reason(Text):
     """Why the caller acts: 10 to 1000 characters without the blanks around them."""
 
+    strips = True
+
     def __init__(self):
         super().__init__(1000, 10)
 
-    def read(self, value):
-        return super().read(value.strip() if isinstance(value, str) else value)
-
 
 class Key(Text):
-    """A name that a record has among its kind: 1 to 200 characters."""
+    """A name that a record has among its kind: 1 to 200 characters, without blanks around them."""
+
+    strips = True
 
     def __init__(self, **options: Any):
         super().__init__(200, 1, **options)
 
 
-class Reference(Text):
+class Reference(Key):
     """The optional name of something elsewhere: 1 to 200 characters."""
 
     def __init__(self, **options: Any):
-        super().__init__(200, 1, **{"null": True, **options})
+        super().__init__(**{"null": True, **options})
 
 
 class Title(Text):
@@ -6723,12 +6759,20 @@ ATTACHMENT = Shape(
     created_at=Timestamp(),
 )
 
-NEW_ATTACHMENT = Shape(
-    file_name=Text(255, 1),
-    content_type=Text(255, 1),
-    content_base64=Text(100_000_000, null=True),
-    uri=WEB_ADDRESS,
-    sha256=SHA256,
+NEW_ATTACHMENT_MEMBERS: dict[str, Member] = {
+    "file_name": Text(255, 1),
+    "content_type": Text(255, 1),
+    "content_base64": Text(100_000_000, null=True),
+    "uri": WEB_ADDRESS,
+    "sha256": SHA256,
+}
+NEW_ATTACHMENT = Shape(**NEW_ATTACHMENT_MEMBERS)
+#: As an export writes it: what is known of an attachment, and its bytes.
+EXPORTED_ATTACHMENT = Shape(
+    **NEW_ATTACHMENT_MEMBERS,
+    id=Text(60, pattern="evatt_[0-9A-Za-z]{1,40}", hint="Expected an id of evatt_", null=True),
+    size_bytes=Integer(0, null=True),
+    created_at=Timestamp(null=True),
 )
 
 
@@ -6847,11 +6891,13 @@ def check_attachments() -> Iterator[str]:
     """Hold the bytes of every attachment in the current session's file against its digest."""
     connection = session().database.connection()
     told = connection.execute(
-        """SELECT json_extract(a."value", '$.id'), json_extract(a."value", '$.sha256')
+        """SELECT json_extract(a."value", '$.id'), json_extract(a."value", '$.sha256'),
+            json_extract(a."value", '$.uri') IS NOT NULL
         FROM "evidence_claim" AS c
         JOIN json_each(CASE WHEN json_valid(c."attachments") THEN c."attachments" END) AS a"""
     )
-    digests, present = dict(told), set()
+    told = told.fetchall()
+    digests, present = {key: digest for key, digest, _ in told}, set()
     for content in AttachmentContent.select().iterator():
         present.add(content.id)
         try:
@@ -6863,6 +6909,9 @@ def check_attachments() -> Iterator[str]:
     kept = noted_subjects(connection, ATTACHMENT_KEPT)
     for key in sorted((kept & digests.keys()) - present):
         yield f"The content of attachment {key} is gone."
+    held = present | kept | {key for key, _, is_elsewhere in told if is_elsewhere}
+    for key in sorted(digests.keys() - held):
+        yield f"The content of attachment {key} was never stored, and it has no URI."
 
 
 def read_attachments(given: list[dict], settings: Settings) -> list[tuple[dict, bytes | None]]:
@@ -6962,6 +7011,7 @@ class EvidenceClaims(
         optional="claimKey",
         name="CreateEvidenceClaimRequest",
     )
+    imported: ClassVar[dict] = {"attachments": Json(ListOf(EXPORTED_ATTACHMENT, 10), default=list)}
 
     def create(self, context):
         body = context.body
@@ -6974,18 +7024,46 @@ class EvidenceClaims(
             raise Unprocessable(
                 f"The evidence requirement {key} is {requirement.status}, not active."
             )
-        contents = read_attachments(body.pop("attachments", []), context.settings)
-        source = context.workspace.source
-        body["id"] = source.ulid("evclm")
+        body["id"] = context.workspace.source.ulid("evclm")
         body.setdefault("claim_key", f"api-{body['id'][-12:].lower()}")
-        stored = [
-            {"id": source.ulid("evatt"), **told, "createdAt": source.now()} for told, _ in contents
-        ]
-        claim = EvidenceClaim.create(**body, attachments=stored)
+        return self.enter(body)
+
+    def enter(self, values):
+        workspace, attachments = session().workspace, values.pop("attachments", [])
+        contents = read_attachments(attachments, workspace.settings)
+        source, stored = workspace.source, []
+        for attachment, (told, _) in zip(attachments, contents, strict=True):
+            key = attachment.get("id") or source.ulid("evatt")
+            if key in {other["id"] for other in stored} or AttachmentContent.has(key):
+                raise Conflict(f"The attachment {key} exists already.")
+            created = attachment.get("createdAt") or source.now()
+            stored.append({"id": key, **told, "createdAt": created})
+        claim = EvidenceClaim.create(**values, attachments=stored)
         for told, (_, content) in zip(stored, contents, strict=True):
             if content is not None:
                 AttachmentContent.keep(claim, told["id"], content)
         return claim
+
+    def amend(self, record, values):
+        known = {one["id"]: one["sha256"] for one in record.attachments}
+        for attachment in values.pop("attachments", record.attachments):
+            text, key = attachment.get("contentBase64"), attachment["id"]
+            digest = (attachment["sha256"] or "").lower()
+            if text is not None:
+                content = read_content(attachment, session().workspace.settings)
+                digest = hashlib.sha256(content).hexdigest()
+            if known.pop(key, None) != digest:
+                known[key] = digest
+        if known:
+            raise Conflict("The attachments of a claim are made with it, and never change.")
+        return values
+
+    def export(self, row):
+        for attachment in row["attachments"]:
+            if AttachmentContent.has(attachment["id"]):
+                content = AttachmentContent.read(attachment["id"])[1]
+                attachment["contentBase64"] = base64.b64encode(content).decode()
+        return row
 
 
 # --- Assessments --------------------------------------------------------------
@@ -8240,7 +8318,9 @@ NOT_BLANK = r"(?s:.*[^\s\x1c-\x1f\x85\ufeff].*)"
 
 
 class Name(Text):
-    """A name of 1 to 255 characters that are not all blank."""
+    """A name of 1 to 255 characters that are not all blank, without blanks around them."""
+
+    strips = True
 
     def __init__(self, at_most: int = 255, **options: Any):
         super().__init__(
@@ -8841,6 +8921,7 @@ class Organisations(
     surface=FACTSTORE,
     path="/api/v1/organisations",
     model=Organisation,
+    collection="organisations",
     scope="factstore",
     tag="Organisations",
     item="slug",
@@ -9709,7 +9790,6 @@ class FlowsV2(
     Flows,
     path="/api/v2/flows",
     tag="V2 Flows",
-    collection="",
     schema_name="FlowResponse",
     verbs="list create retrieve update delete",
     options={
@@ -10692,6 +10772,8 @@ class Trails(
     surface=FACTSTORE,
     path="/api/v1/trails",
     model=Trail,
+    collection="trails",
+    immutable=True,
     scope="factstore",
     tag="Trails",
     verbs="list create retrieve",
@@ -10714,6 +10796,10 @@ class Trails(
 
     def create(self, context):
         return begin_trail(context.body)
+
+    def enter(self, values):
+        # A status follows from what is recorded on the trail, and nothing is yet.
+        return begin_trail(values | {"status": "PENDING"})
 
     @route(
         "GET /api/v1/flows/{flowId}/trails",
@@ -10858,7 +10944,15 @@ ARTIFACTS = Array(
 )
 
 
-class Artifacts(Resource, surface=FACTSTORE, model=Artifact, scope="factstore", tag="Artifacts"):
+class Artifacts(
+    Resource,
+    surface=FACTSTORE,
+    model=Artifact,
+    collection="artifacts",
+    immutable=True,
+    scope="factstore",
+    tag="Artifacts",
+):
     """What trails have built."""
 
     @route(
@@ -10893,6 +10987,9 @@ class Artifacts(Resource, surface=FACTSTORE, model=Artifact, scope="factstore", 
         """Record an artifact on a trail; unless it is said, whoever calls has reported it."""
         caller = context.principal.name or context.principal.id
         return report_artifact(Trail.fetch(key), **{"reported_by": caller} | context.body)
+
+    def enter(self, values):
+        return report_artifact(Trail.fetch(values.pop("trail")), **values)
 
     @route(
         "GET /api/v1/artifacts",
@@ -11555,6 +11652,8 @@ class Attestations(
     Resource,
     surface=FACTSTORE,
     model=Attestation,
+    collection="attestations",
+    immutable=True,
     scope="factstore",
     tag="Attestations",
 ):
@@ -11582,6 +11681,9 @@ class Attestations(
     def create(self, context, trail):
         """Record an attestation on a trail."""
         return record_attestation(Trail.fetch(trail), {}, **context.body)
+
+    def enter(self, values):
+        return record_attestation(Trail.fetch(values.pop("trail")), {}, **values)
 
     @route(
         "POST /api/v1/attestations",
@@ -13864,6 +13966,7 @@ class Environments(
     surface=FACTSTORE,
     path="/api/v1/environments",
     model=Environment,
+    collection="environments",
     scope="factstore",
     tag="Environments",
     verbs="list create retrieve update delete",
@@ -14584,6 +14687,7 @@ class LogicalEnvironments(
     surface=FACTSTORE,
     path="/api/v1/logical-environments",
     model=LogicalEnvironment,
+    collection="logical-environments",
     scope="factstore",
     tag="Logical environments",
     verbs="list create retrieve update delete",
@@ -14817,6 +14921,7 @@ class Policies(
     surface=FACTSTORE,
     path="/api/v1/policies",
     model=Policy,
+    collection="policies",
     scope="factstore",
     write_access="govern",
     tag="Policies",
@@ -14895,6 +15000,7 @@ class PolicyAttachments(
     surface=FACTSTORE,
     path="/api/v1/policy-attachments",
     model=PolicyAttachment,
+    collection="policy-attachments",
     scope="factstore",
     write_access="govern",
     tag="Policies",
@@ -14969,6 +15075,7 @@ class DeploymentPolicies(
     surface=FACTSTORE,
     path="/api/v1/deployment-policies",
     model=DeploymentPolicy,
+    collection="deployment-policies",
     scope="factstore",
     write_access="govern",
     tag="Gate",
@@ -16728,6 +16835,7 @@ class Users(
     surface=FACTSTORE,
     path="/api/v1/users",
     model=User,
+    collection="users",
     scope="factstore",
     access="admin",
     tag="Users",
@@ -16748,6 +16856,7 @@ class ServiceAccounts(
     surface=FACTSTORE,
     path="/api/v1/service-accounts",
     model=MachineAccount,
+    collection="service-accounts",
     scope="factstore",
     access="admin",
     tag="Service accounts",
@@ -18286,6 +18395,7 @@ class RegulatoryFrameworks(
     surface=FACTSTORE,
     path="/api/v1/frameworks",
     model=RegulatoryFramework,
+    collection="regulatory-frameworks",
     scope="factstore",
     write_access="govern",
     tag="Frameworks",
@@ -18341,6 +18451,7 @@ class ControlMappings(
     surface=FACTSTORE,
     path="/api/v1/compliance/mappings",
     model=ControlMapping,
+    collection="control-mappings",
     scope="factstore",
     write_access="govern",
     tag="Compliance",
@@ -21936,6 +22047,8 @@ class Report:
         self.ignored: set[str] = set()
         #: Faults beyond those that are kept.
         self.omitted = 0
+        #: The line from which on the file could not be read; 0: all of it was read.
+        self.stopped = 0
 
     @property
     def total(self) -> int:
@@ -21949,6 +22062,14 @@ class Report:
         self.faults += faults[:room]
         self.omitted += len(faults[room:])
 
+    def counts(self) -> tuple[int, int, int]:
+        """How many rows are stored: created, updated, unchanged."""
+        return self.created, self.updated, self.unchanged
+
+    def reset(self, counts: tuple[int, int, int]) -> None:
+        """Go back to these counts, since what came after them was rolled back."""
+        self.created, self.updated, self.unchanged = counts
+
     def json(self) -> dict:
         """The report as a JSON object."""
         faults = [fault._asdict() for fault in self.faults]
@@ -21956,15 +22077,54 @@ class Report:
         return {**vars(self), "faults": faults, "ignored": ignored, "total": self.total}
 
 
-def utf8_lines(stream: IO[bytes]) -> Iterator[str]:
-    """The lines of a UTF-8 file, with or without a byte order mark; Invalid at one that is not."""
-    encoding = "utf-8-sig"
-    for number, line in enumerate(stream, 1):
-        try:
-            yield line.decode(encoding)
-        except UnicodeDecodeError:
-            raise Invalid(f"Line {number} is not UTF-8: save the file as CSV in UTF-8.") from None
-        encoding = "utf-8"
+class BrokenFile(Invalid):
+    """A file cannot be read on from a line."""
+
+    def __init__(self, line: int, message: str):
+        super().__init__(message)
+        self.line = line
+
+
+def _text_lines(stream: IO[bytes], errors: str = "strict") -> Iterator[str]:
+    """The lines of a file in UTF-8 or UTF-16, with or without a byte order mark."""
+    pieces = iter(stream)
+    first = next(pieces, b"")
+    decoder = codecs.getincrementaldecoder(json.detect_encoding(first[:4]))(errors)
+    number, text = 1, ""
+    try:
+        # In UTF-16 a line of bytes is a piece of text that may end anywhere.
+        for piece in itertools.chain([first], pieces):
+            text += decoder.decode(piece)
+            while end := text.find("\n") + 1:
+                yield text[:end]
+                text, number = text[end:], number + 1
+        text += decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        message = f"Line {number} is not UTF-8: save the file as CSV in UTF-8."
+        raise BrokenFile(number, message) from None
+    if text:
+        yield text
+
+
+def _read_header(lines: Iterator[tuple[int, str]], delimiter: str) -> tuple[int, list[str], str]:
+    """The line, the names and the delimiter of a CSV's header.
+
+    Excel writes its delimiter into a line of its own, `sep=;`, and may end lines in empty cells.
+    """
+    line, text = next((pair for pair in lines if pair[1].strip()), (1, ""))
+    if match := re.fullmatch(r'"?sep=([^\r\n"])"?[;,\s]*', text, re.IGNORECASE):
+        delimiter = match[1]
+        line, text = next((pair for pair in lines if pair[1].strip()), (line + 1, ""))
+    delimiter = delimiter or max(",;\t", key=re.sub(r'"[^"]*"', "", text).count)
+    import csv
+
+    cells = next(csv.reader([text], delimiter=delimiter, strict=True), [])
+    names = [cell.strip() for cell in cells]
+    while names and not names[-1]:
+        names.pop()
+    if not names or not all(names) or len(set(names)) < len(names):
+        raise Invalid(f"Line {line} must be a header that names every column, each name once.")
+    return line, names, delimiter
 
 
 def csv_rows(stream: IO[bytes], delimiter: str = "") -> Iterator[tuple[int, dict | RowFault]]:
@@ -21972,27 +22132,23 @@ def csv_rows(stream: IO[bytes], delimiter: str = "") -> Iterator[tuple[int, dict
     import csv
 
     # This limit on a cell's length holds for the whole process: it is raised, never lowered.
-    csv.field_size_limit(max(csv.field_size_limit(), 16 << 20))
-    lines = utf8_lines(stream)
-    line, header = next((pair for pair in enumerate(lines, 1) if pair[1].strip()), (1, ""))
-    delimiter = delimiter or max(",;\t", key=re.sub(r'"[^"]*"', "", header).count)
+    csv.field_size_limit(max(csv.field_size_limit(), 32 << 20))
+    lines = _text_lines(stream)
+    line = 1
     try:
-        cells = next(csv.reader([header], delimiter=delimiter, strict=True))
-        names = [cell.strip() for cell in cells]
-        if not names or not all(names) or len(set(names)) < len(names):
-            raise Invalid(f"Line {line} must be a header that names every column, each name once.")
+        line, names, delimiter = _read_header(enumerate(lines, 1), delimiter)
         reader = csv.reader(lines, delimiter=delimiter, strict=True)
         line = first = line + 1
         for cells in reader:
-            if len(cells) > len(names):
+            if len(cells) > len(names) and any(cells[len(names) :]):
                 found = f"{len(cells)} cells under a header of {len(names)}"
                 yield line, RowFault(line, "", f"{found}: quote cells that hold the delimiter.")
             elif any(cells):
                 yield line, {name: cell for name, cell in zip(names, cells, strict=False) if cell}
             line = first + reader.line_num
     except csv.Error:
-        rule = "close quotes, double those in cells, end lines with LF, keep cells under 16 MiB"
-        raise Invalid(f"The row in line {line} is not CSV: {rule}.") from None
+        rule = "close quotes, double those in cells, end lines with LF, keep cells under 32 MiB"
+        raise BrokenFile(line, f"The row in line {line} is not CSV: {rule}.") from None
 
 
 # int refuses NaN and Infinity, which Python would read and RFC 8259 does not know.
@@ -22004,7 +22160,7 @@ def json_rows(stream: IO[bytes]) -> Iterator[tuple[int, dict | RowFault]]:
     """The elements of a JSON array, or of the one array in an object such as {"assets": […]}."""
     data = stream.read()
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode(json.detect_encoding(data))
         json_decoder.decode(text)
     except (ValueError, RecursionError) as error:
         before = data.count(b"\n", 0, getattr(error, "start", 0))
@@ -22038,10 +22194,10 @@ def json_items(text: str, where: int) -> Iterator[tuple[int, object]]:
 
 def ndjson_rows(stream: IO[bytes]) -> Iterator[tuple[int, dict | RowFault]]:
     """One JSON object a line; blank lines are skipped, and a broken line spoils only itself."""
-    for number, line in enumerate(stream, 1):
+    for number, line in enumerate(_text_lines(stream, "surrogateescape"), 1):
         if line.strip():
             try:
-                row = json_decoder.decode(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+                row = json_decoder.decode(line) if is_text(line) else None
             except (ValueError, RecursionError):
                 row = None
             if not isinstance(row, dict):
@@ -22066,12 +22222,12 @@ def row_format(name: str) -> str:
 
 
 def read_rows(source: Path | IO[bytes], format: str = "") -> Iterator[tuple[int, dict | RowFault]]:
-    """The records of a CSV, TSV, JSON or NDJSON file in UTF-8, each with its 1-based line.
+    """The records of a CSV, TSV, JSON or NDJSON file, in UTF-8 or UTF-16, each with its line.
 
-    In every format that is the physical line on which the record starts. A CSV cell stays text; an
-    empty one means that the member is absent, as does a cell missing at a row's end; rows of empty
-    cells are skipped. A faulty row comes as a RowFault and the next one follows. What cannot be
-    read on raises Invalid, possibly after good rows. Only JSON is held in memory whole.
+    In every format that is the physical line, from 1 on, where the record starts. A CSV cell stays
+    text; an empty one means that the member is absent, as does a cell missing at a row's end; rows
+    of empty cells are skipped. A faulty row comes as a RowFault and the next one follows. What
+    cannot be read on raises Invalid, possibly after good rows. Only JSON is held in memory whole.
     """
     is_path = isinstance(source, Path)
     reader = ROW_READERS[row_format(format or (source.suffix[1:] if is_path else ""))]
@@ -22307,8 +22463,6 @@ def oscal_text(element: dict, name: str) -> str:
 
 def oscal_slug(title: str) -> str:
     """The title as a key of lower-case ASCII letters, digits and hyphens."""
-    import unicodedata
-
     ascii_title = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode()
     return re.sub(r"[^a-z0-9]+", "-", ascii_title.lower()).strip("-")
 
@@ -22514,6 +22668,7 @@ def foreign_keys(model: type[Model]) -> list[tuple[str, ForeignKey]]:
 def find_reference(model: type[Model], value: str) -> str | None:
     """The id of a record that is named by its id, or by its key where that is one field."""
     table, connection = model._meta.table_name, session().database.connection()
+    value = strip_text(value)
     names = ["id", *([model.key_fields()[0].column_name] if len(model.key_fields()) == 1 else [])]
     for name in names:
         row = connection.execute(
@@ -22525,9 +22680,15 @@ def find_reference(model: type[Model], value: str) -> str | None:
 
 
 class Import:
-    """One batch of rows on its way into a collection, in one session."""
+    """One batch of rows on its way into a collection, in one session.
 
-    def __init__(self, collection: Collection, current: Session, report: Report):
+    `lines` has the line of every record that a row of the file named before, by its id.
+    """
+
+    def __init__(
+        self, collection: Collection, current: Session, report: Report, lines: dict | None = None
+    ):
+        self.lines = {} if lines is None else lines
         self.collection, self.current, self.report = collection, current, report
         self.model, self.size = collection.model, 0
         self.connection = current.database.connection()
@@ -22550,13 +22711,13 @@ class Import:
             return
         facts, events = len(self.current.facts), len(self.current.events)
         try:
-            outcome = self.bring_in(row)
+            outcome = self.bring_in(line, row)
             setattr(self.report, outcome, getattr(self.report, outcome) + 1)
         except (ValueError, Problem, peewee.IntegrityError, sqlite3.IntegrityError) as error:
             del self.current.facts[facts:], self.current.events[events:]
             self.report.refuse(*row_faults(line, translate(error)))
 
-    def bring_in(self, row: dict) -> str:
+    def bring_in(self, line: int, row: dict) -> str:
         """Make or change the record of a row; tell which of the Report's counts it belongs to."""
         schema = self.collection.schema
         if not row.keys() <= schema.members.keys():
@@ -22566,16 +22727,20 @@ class Import:
         resolve_references(self.model, values)
         if present is None and not self.collection.key:
             present = self.find_by_key(values)
+        if present in self.lines:
+            same = f"It names the same record as line {self.lines[present]}"
+            raise Conflict(f"{same}, {present}: a file may name each record once.")
         record = self.model.fetch(present) if present else None
         self.collection.check_subject(values, record.__data__ if record else {})
         with nullcontext() if self.simple and record is None else self.undoing():
             if record is None:
-                self.collection.resource.enter(values)
-                return "created"
-            return "updated" if self.change(record, values) else "unchanged"
+                record, outcome = self.collection.resource.enter(values), "created"
+            else:
+                outcome = "updated" if self.change(record, values) else "unchanged"
+        self.lines[record._pk] = line
+        return outcome
 
-    @staticmethod
-    def change(record: Model, values: dict) -> bool:
+    def change(self, record: Model, values: dict) -> bool:
         """Change what a row says otherwise; a row that says the same leaves the record alone."""
         fixed, known = ("id", "created_at", "updated_at"), record._meta.fields
         values = {
@@ -22583,6 +22748,7 @@ class Import:
             for name, value in values.items()
             if name not in fixed and known[name].value(record) != value
         }
+        values = self.collection.resource.amend(record, values)
         return bool(values and record.change(**values))
 
     @contextlib.contextmanager
@@ -22606,7 +22772,7 @@ class Import:
             return found[0]
         value = row.get(self.collection.key)
         if isinstance(value, str):
-            found = self.connection.execute(self.by_key, (value,)).fetchone()
+            found = self.connection.execute(self.by_key, (strip_text(value),)).fetchone()
             return found[0] if found else None
         return None
 
@@ -22617,6 +22783,59 @@ class Import:
         key = [values.get(field.name) for field in self.model.key_fields()]
         found = self.connection.execute(self.by_key, key).fetchone()
         return found[0] if found else None
+
+
+def import_batches(
+    collection: Collection,
+    rows: Iterator[tuple[int, dict | RowFault]],
+    report: Report,
+    *,
+    reason: str,
+    dry_run: bool,
+    all_or_nothing: bool,
+    progress: Callable[[int], Any] | None,
+) -> None:
+    """Import rows in transactions of BATCH each, or in one; the report says what is stored."""
+    whole, lines = dry_run or all_or_nothing, {}
+
+    def work(current):
+        batch = Import(collection, current, report, lines)
+        for count, (line, row) in enumerate(taken, 1):
+            batch.take(line, row)
+            if progress and count % 100 == 0:
+                progress(100)
+        if progress and batch.size % 100:
+            progress(batch.size % 100)
+        if all_or_nothing and report.refused:
+            raise Rehearsed(report)
+        return batch.size
+
+    size = 1
+    while size:
+        taken = rows if whole else itertools.islice(rows, collection.BATCH)
+        stored = report.counts()
+        try:
+            size = collection.act(reason, work, rehearsal=dry_run)
+        except BaseException:
+            report.reset(stored)
+            raise
+        if isinstance(size, Report) and not dry_run:
+            report.reset((0, 0, 0))
+        if whole:
+            return
+
+
+def readable(rows: Iterable, report: Report) -> Iterator[tuple[int, dict | RowFault]]:
+    """Rows as far as they can be read; what breaks a file after its first row is their last."""
+    line = 0
+    try:
+        for line, row in rows:
+            yield line, row
+    except BrokenFile as error:
+        if not line:
+            raise
+        report.stopped = error.line
+        yield error.line, RowFault(error.line, "", f"{error} No row from here on is stored.")
 
 
 def row_faults(line: int, error: Exception) -> list[RowFault]:
@@ -22702,7 +22921,9 @@ class Collection:
         self.workspace, self.resource, self.model = workspace, resource, resource.model
         self.name = resource.collection
         fields = self.model.members()
-        self.schema = Schema(*fields.values())
+        imported = resource.imported
+        own = [field for member, field in fields.items() if member not in imported]
+        self.schema = Schema(*own, **imported)
         self.columns = list(fields)
         keys = [camel(column.column_name) for column in self.model.key_fields()]
         self.key = keys[0] if len(keys) == 1 else ""
@@ -22740,7 +22961,7 @@ class Collection:
         def work(current):
             record = self.model.fetch(key)
             self.check(values, record.__data__)
-            record.change(**values)
+            record.change(**self.resource.amend(record, values))
             return record.json()
 
         return self.act(reason, work)
@@ -22778,6 +22999,12 @@ class Collection:
             if place is None:
                 return
 
+    def export(self) -> Iterator[dict]:
+        """Every record, with all that it takes to import it elsewhere."""
+        for row in self.list():
+            with self.workspace.read():
+                yield self.resource.export(row)
+
     def check(self, values: dict, present: Mapping[str, Any]) -> None:
         """Refuse references and subjects that are not there."""
         resolve_references(self.model, values)
@@ -22800,34 +23027,20 @@ class Collection:
         dry_run: bool = False,
         all_or_nothing: bool = False,
         progress: Callable[[int], Any] | None = None,
+        report: Report | None = None,
     ) -> Report:
         """Bring rows in: a row whose id or key is known updates that record, others make one.
 
         Faulty rows are reported and left out; with `all_or_nothing` one keeps all others out too.
+        Where the file cannot be read on, the rows before that are stored, and the report says where
+        it stopped. A `report` of the caller's always says what is stored, also after an exception.
         """
-        report = Report()
-        whole = dry_run or all_or_nothing
-
-        def work(current):
-            batch = Import(self, current, report)
-            for count, (line, row) in enumerate(taken, 1):
-                batch.take(line, row)
-                if progress and count % 100 == 0:
-                    progress(100)
-            if progress and batch.size % 100:
-                progress(batch.size % 100)
-            if all_or_nothing and report.refused:
-                raise Rehearsed(report)
-            return batch.size
-
-        rows = iter(rows)
-        while True:
-            taken = rows if whole else itertools.islice(rows, self.BATCH)
-            size = self.act(reason, work, rehearsal=dry_run)
-            if isinstance(size, Report) and not dry_run:
-                report.created = report.updated = report.unchanged = 0
-            if whole or not size:
-                return report
+        report = Report() if report is None else report
+        import_batches(
+            *(self, readable(rows, report), report),
+            reason=reason, dry_run=dry_run, all_or_nothing=all_or_nothing, progress=progress,
+        )  # fmt: skip
+        return report
 
 
 # --- Demo vocabulary ----------------------------------------------------------
@@ -24361,7 +24574,9 @@ def load_demo(lite: NovantraLite) -> None:
     """Fill an empty workspace with the records of the demo, in one transaction."""
     workspace = lite.workspace
     with workspace.read():
-        if any(Collection(workspace, resource).model.select().exists() for resource in governed()):
+        if any(
+            resource.model.select().count() > len(resource.model.seeds) for resource in governed()
+        ):
             raise Conflict("The workspace holds records already; the demo goes into an empty one.")
     chance = random_module.Random("novantra-lite demo")
 
@@ -25825,8 +26040,9 @@ def import_command(lite, chosen) -> Output:
     """Import records, a framework from an OSCAL catalog, or a scanner's report.
 
     A row whose key is known updates that record; any other creates one. Good
-    rows are stored even if others are refused, unless --all-or-nothing. Exit
-    status 1: rows were refused.
+    rows are stored even if others are refused, unless --all-or-nothing. Where
+    the file cannot be read on, or at Ctrl-C, the rows before that stay, and the
+    counts say how many. Exit status 1: rows were refused.
 
     Examples:
       novantra-lite import assets assets.csv --database register.db
@@ -25876,8 +26092,15 @@ def import_rows_of(lite, chosen, source, modes: dict) -> Report:
     if isinstance(source, Path) and source.is_file() and sys.stderr.isatty():
         with source.open("rb") as file:
             total = sum(1 for _ in file)
-    with Progress(total, noun="rows") as progress:
-        return collection.import_rows(rows, progress=progress.advance, **modes)
+    report = Report()
+    try:
+        with Progress(total, noun="rows") as progress:
+            return collection.import_rows(rows, progress=progress.advance, report=report, **modes)
+    except BaseException:
+        counts = "{:,} created, {:,} updated, {:,} unchanged".format(*report.counts())
+        if report.total:
+            print(f"{chosen.collection}: {counts} before it stopped; these stay.", file=sys.stderr)
+        raise
 
 
 def report_output(report, chosen) -> Output:
@@ -25944,10 +26167,10 @@ def export_command(lite, chosen) -> Output | None:
     if chosen.file == "-":
         if chosen.json and kind != "json":
             chosen.parser.error(f"--json and --format {kind} cannot share standard output")
-        write_rows(collection.list(), sys.stdout, kind, collection.columns)
+        write_rows(collection.export(), sys.stdout, kind, collection.columns)
         return None
     with replacing(chosen.file) as stream:
-        count = write_rows(collection.list(), stream, kind, collection.columns)
+        count = write_rows(collection.export(), stream, kind, collection.columns)
     data = {"collection": chosen.collection, "file": chosen.file, "records": count}
     return Output(data, f"{chosen.collection}: {count:,} records written to {chosen.file}.")
 

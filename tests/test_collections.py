@@ -1,5 +1,6 @@
 """The Python API to the records that v1 only reads: collections, imports, exports, OSCAL."""
 
+import base64
 import io
 import json
 import random
@@ -9,12 +10,16 @@ from conftest import WHY, Clock
 from looking import audit, events, ledger, tables
 
 from novantra_lite import (
+    Conflict,
+    EvidenceClaim,
     Invalid,
     NotFound,
     NovantraLite,
+    Report,
     RowFault,
     Unprocessable,
     collection_names,
+    perform,
     read_rows,
     write_rows,
 )
@@ -297,24 +302,67 @@ def test_a_dry_run_tells_what_would_be_and_stores_nothing(lite, assets, all_or_n
     assert tables(lite) == before
 
 
-def test_a_key_that_comes_twice_updates_what_the_first_made(assets):
-    twice = [(1, ASSET), (2, ASSET | {"displayName": "Second"})]
+def test_a_key_that_comes_twice_in_a_file_is_reported_with_both_lines(assets):
+    twice = [(4, ASSET), (9, ASSET | {"assetKey": " drill-7\u00a0", "displayName": "Second"})]
 
     report = assets.import_rows(twice, reason=WHY)
 
-    assert told(report) == (1, 1, 0, 0)
-    assert [asset["displayName"] for asset in assets.list()] == ["Second"]
+    [asset] = assets.list()
+    assert told(report) == (1, 0, 0, 1)
+    assert (asset["assetKey"], asset["displayName"]) == ("drill-7", "Drill 7")
+    assert report.faults == [
+        RowFault(
+            9,
+            "",
+            f"It names the same record as line 4, {asset['id']}: a file may name each record once.",
+        )
+    ]
 
 
-def test_a_file_that_breaks_off_keeps_the_rows_of_finished_batches(assets):
+def test_keys_with_blanks_around_them_name_one_asset(assets):
+    for key in ("drill-7", " drill-7", "drill-7\u3000", "\ufeffdrill-7\u200b"):
+        report = assets.import_rows([(1, ASSET | {"assetKey": key})], reason=WHY)
+
+        assert report.refused == 0
+    assert [asset["assetKey"] for asset in assets.list()] == ["drill-7"]
+
+
+def test_a_file_that_breaks_off_keeps_all_rows_before_that(assets):
     count = assets.BATCH + 100
     good = "".join(f"drill-{n},calibrated-tool,Drill\n" for n in range(count))
     data = f'assetKey,assetKind,displayName\n{good}drill-x,"open'
 
-    with pytest.raises(Invalid, match=f"line {count + 2} is not CSV"):
-        assets.import_rows(rows(data, "csv"), reason=WHY)
+    report = assets.import_rows(rows(data, "csv"), reason=WHY)
 
-    assert len(list(assets.list())) == assets.BATCH
+    assert told(report) == (2100, 0, 0, 1)
+    assert (report.stopped, report.faults[0].line) == (2102, 2102)
+    assert report.faults[0].message.startswith("The row in line 2102 is not CSV: close quotes")
+    assert report.faults[0].message.endswith("No row from here on is stored.")
+    assert len(list(assets.list())) == 2100
+
+
+def test_a_file_that_breaks_off_brings_in_nothing_where_it_is_all_or_nothing(assets):
+    data = b"assetKey,assetKind,displayName\na,tool,A\nb,tool,\xff\n"
+
+    report = assets.import_rows(read_rows(io.BytesIO(data), "csv"), reason=WHY, all_or_nothing=True)
+
+    assert (told(report), report.stopped) == ((0, 0, 0, 1), 3)
+    assert list(assets.list()) == []
+
+
+def test_a_report_says_what_is_stored_when_an_import_is_interrupted(assets):
+    report = Report()
+
+    def interrupted():
+        for number in range(2500):
+            yield number + 2, ASSET | {"assetKey": f"drill-{number}"}
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        assets.import_rows(interrupted(), reason=WHY, report=report)
+
+    assert told(report) == (2000, 0, 0, 0)
+    assert len(list(assets.list())) == 2000
 
 
 def test_progress_is_told(assets):
@@ -413,6 +461,12 @@ configuration-baselines releases system-acceptances environment-separation-revie
 exceptions evidence-claims indicators indicator-measurements monitor-definitions
 monitor-runs monitor-result-items flows
 """
+#: What follows from these is recorded anew when they come in.
+OF_PIPELINES = """
+organisations trails artifacts attestations environments logical-environments policies
+policy-attachments deployment-policies users service-accounts regulatory-frameworks
+control-mappings
+"""
 
 
 @pytest.fixture(scope="module")
@@ -427,7 +481,7 @@ def test_everything_exported_and_imported_elsewhere_is_the_same(demo, lite, form
     for name in IN_ORDER.split():
         stream = io.StringIO(newline="")
         source = demo.collection(name)
-        count = write_rows(source.list(), stream, format, source.columns)
+        count = write_rows(source.export(), stream, format, source.columns)
 
         report = lite.collection(name).import_rows(
             rows(stream.getvalue(), format), reason=WHY, all_or_nothing=True
@@ -435,7 +489,7 @@ def test_everything_exported_and_imported_elsewhere_is_the_same(demo, lite, form
 
         assert (name, report.faults) == (name, [])
         assert (name, told(report)) == (name, (count, 0, 0, 0))
-    assert sorted(IN_ORDER.split()) == sorted(collection_names())
+    assert sorted((IN_ORDER + OF_PIPELINES).split()) == sorted(collection_names())
     for name in IN_ORDER.split():
         assert list(lite.collection(name).list()) == list(demo.collection(name).list())
     assert lite.verify() == []
@@ -457,13 +511,253 @@ def test_the_demo_fills_every_collection_the_same_way_each_time(demo):
         other.load_demo()
         same = [
             list(other.collection(name).list()) == list(demo.collection(name).list())
-            for name in collection_names()
+            for name in IN_ORDER.split()
         ]
 
     assert set(same) == {True}
     assert [
-        name for name in collection_names() if not list(demo.collection(name).list(limit=1))
+        name for name in IN_ORDER.split() if not list(demo.collection(name).list(limit=1))
     ] == []
+
+
+# --- Attachments --------------------------------------------------------------
+
+
+def attached(content, **members):
+    """An attachment with its bytes, as an export writes it."""
+    text = base64.b64encode(content).decode()
+    named = {"fileName": "minutes.pdf", "contentType": "application/pdf"}
+    return named | {"contentBase64": text} | members
+
+
+@pytest.fixture
+def claim(lite):
+    """The members of a claim that can be made."""
+    requirement = lite.collection("evidence-requirements").create(
+        reason=WHY, requirementKey="minutes", title="Minutes"
+    )
+    return {
+        "evidenceRequirementId": requirement["id"],
+        "claimKey": "minutes-2026",
+        "title": "Minutes of 2026",
+        "subjectModuleKey": "assets",
+        "subjectResourceType": "asset",
+        "subjectResourceId": lite.collection("assets").create(reason=WHY, **ASSET)["id"],
+        "sourceKind": "manual",
+    }
+
+
+@pytest.mark.parametrize("format", ["csv", "json", "ndjson"])
+def test_attachments_travel_with_their_bytes(lite, claim, format):
+    claims = lite.collection("evidence-claims")
+    content = bytes(range(256)) * 40
+    address = {"uri": "https://files.example/1", "sha256": "a" * 64}
+    elsewhere = attached(b"") | address | {"contentBase64": None}
+    made = claims.create(reason=WHY, **claim, attachments=[attached(content), elsewhere])
+    needed = ("assets", "evidence-requirements", "evidence-claims")
+
+    with NovantraLite() as other:
+        for name in needed:
+            stream, source = io.StringIO(newline=""), lite.collection(name)
+            write_rows(source.export(), stream, format, source.columns)
+            for expected in ((1, 0, 0, 0), (0, 0, 1, 0)):
+                report = other.collection(name).import_rows(
+                    rows(stream.getvalue(), format), reason=WHY
+                )
+                assert (report.faults, told(report)) == ([], expected)
+
+        assert other.collection("evidence-claims").retrieve(made["id"]) == made
+        assert other.attachment(made["attachments"][0]["id"])[1] == content
+        assert other.verify() == []
+
+
+@pytest.mark.parametrize(
+    ("members", "field", "message"),
+    [
+        ({"contentBase64": None}, "attachments.0", "Expected contentBase64, or uri with sha256"),
+        ({"sha256": "a" * 64}, "attachments.0.sha256", "The content has another digest"),
+        ({"id": "evatt_"}, "attachments.0.id", "Expected an id of evatt_"),
+    ],
+)
+def test_an_attachment_without_its_bytes_is_refused_with_its_row(
+    lite, claim, members, field, message
+):
+    claims = lite.collection("evidence-claims")
+    row = claim | {"attachments": [attached(b"abc", **members)]}
+
+    report = claims.import_rows([(5, row)], reason=WHY)
+
+    assert (report.created, report.faults) == (0, [RowFault(5, field, message)])
+    assert list(claims.list()) == []
+
+
+@pytest.mark.parametrize("attachments", [[], [attached(b"other")], [attached(b"abc")] * 2])
+def test_the_attachments_of_a_claim_never_change(lite, claim, attachments):
+    claims = lite.collection("evidence-claims")
+    made = claims.create(reason=WHY, **claim, attachments=[attached(b"abc")])
+    changed = [one | {"id": made["attachments"][0]["id"]} for one in attachments]
+
+    report = claims.import_rows([(2, claim | {"attachments": changed})], reason=WHY)
+
+    assert report.faults == [
+        RowFault(2, "", "The attachments of a claim are made with it, and never change.")
+    ]
+    assert claims.retrieve(made["id"]) == made
+    with pytest.raises(Conflict, match="never change"):
+        claims.update(made["id"], reason=WHY, attachments=changed)
+
+
+def test_an_attachment_that_was_never_held_is_told_by_verify(lite, claim):
+    claims = lite.collection("evidence-claims")
+    made = claims.create(reason=WHY, **claim)
+    attachment = {"id": "evatt_1", "fileName": "a", "contentType": "text/plain", "sizeBytes": 3}
+    attachment |= {"sha256": "a" * 64, "uri": None, "createdAt": made["createdAt"]}
+    perform(
+        lite.workspace,
+        lambda current: EvidenceClaim.fetch(made["id"]).change(attachments=[attachment]),
+        actor="console",
+        reason=WHY,
+    )
+
+    faults = lite.verify()
+
+    assert faults == [
+        "The content of attachment evatt_1 was never stored, and it has no URI.",
+    ]
+
+
+# --- Seeds --------------------------------------------------------------------
+
+FLOW = "0c4ffa8e-2b0a-4c6e-9f58-7a1d6b1f2a01"
+TRAIL = "0c4ffa8e-2b0a-4c6e-9f58-7a1d6b1f2a02"
+DIGEST = "sha256:" + "a" * 64
+SEED = "0c4ffa8e-2b0a-4c6e-9f58-7a1d6b1f2a03"
+COMMIT = {
+    "flowId": FLOW,
+    "gitCommitSha": "a1b2c3",
+    "gitBranch": "main",
+    "gitAuthor": "Ada",
+    "gitAuthorEmail": "ada@example.org",
+}
+SEEDS = {
+    "trails": COMMIT,
+    "artifacts": {
+        "trailId": TRAIL,
+        "imageName": "app",
+        "imageTag": "1",
+        "sha256Digest": DIGEST,
+        "reportedBy": "ci",
+    },
+    "attestations": {"trailId": TRAIL, "type": "junit", "status": "PASSED"},
+    "environments": {"name": "prod", "type": "K8S"},
+    "logical-environments": {"name": "live"},
+    "organisations": {"slug": "acme", "name": "Acme"},
+    "policies": {"name": "signed"},
+    "deployment-policies": {"name": "deploy", "flowId": FLOW},
+    "users": {"email": "ada@example.org", "name": "Ada"},
+    "service-accounts": {"name": "robot"},
+    "regulatory-frameworks": {"name": "Own rules", "version": "1"},
+}
+
+
+@pytest.fixture
+def seeded(lite):
+    """A register with a flow and a trail of given ids."""
+    lite.collection("flows").create(
+        reason=WHY, id=FLOW, name="app", requiredAttestationTypes=["junit"]
+    )
+    lite.collection("trails").create(reason=WHY, id=TRAIL, **COMMIT)
+    return lite
+
+
+@pytest.mark.parametrize(("name", "members"), SEEDS.items(), ids=SEEDS)
+def test_a_record_of_a_pipeline_is_seeded_with_a_given_id(seeded, name, members):
+    collection = seeded.collection(name)
+
+    made = collection.create(reason=WHY, id=SEED.upper(), **members)
+
+    assert made["id"] == SEED
+    assert made.items() >= members.items()
+    assert collection.retrieve(SEED) == made
+    assert seeded.verify() == []
+    with pytest.raises(Conflict):
+        collection.create(reason=WHY, id=SEED, **members)
+    with pytest.raises(Invalid, match="id: Expected a UUID"):
+        collection.create(reason=WHY, id="trail-1", **members)
+
+
+def test_the_time_of_a_trail_can_be_given(seeded):
+    made = seeded.collection("trails").create(
+        reason=WHY, **COMMIT, createdAt="2020-02-03T04:05:06Z"
+    )
+
+    assert made["createdAt"] == "2020-02-03T04:05:06.000000Z"
+
+
+def test_the_status_of_a_trail_follows_the_attestations_that_are_seeded(seeded):
+    attestations, trails = seeded.collection("attestations"), seeded.collection("trails")
+
+    attestations.create(reason=WHY, trailId=TRAIL, type="junit", status="PASSED")
+
+    assert trails.retrieve(TRAIL)["status"] == "COMPLIANT"
+    attestations.create(reason=WHY, trailId=TRAIL, type="junit", status="FAILED")
+    assert trails.retrieve(TRAIL)["status"] == "NON_COMPLIANT"
+
+
+def test_a_trail_is_seeded_without_a_verdict(seeded):
+    made = seeded.collection("trails").create(reason=WHY, id=SEED, status="COMPLIANT", **COMMIT)
+
+    assert made["status"] == "PENDING"
+
+
+@pytest.mark.parametrize("name", SEEDS)
+def test_an_id_that_exists_or_is_none_is_refused(seeded, name):
+    collection = seeded.collection(name)
+    collection.create(reason=WHY, id=SEED, **SEEDS[name])
+
+    with pytest.raises(Conflict):
+        collection.create(reason=WHY, id=SEED, **SEEDS[name])
+    with pytest.raises(Invalid, match="id: Expected a UUID"):
+        collection.create(reason=WHY, id="trail-1", **SEEDS[name])
+
+
+def test_the_name_of_a_flow_is_taken_without_the_blanks_around_it(lite):
+    data = "name,description\n payments\u200b ,first\npayments,second\n"
+
+    report = lite.collection("flows").import_rows(rows(data, "csv"), reason=WHY)
+
+    assert told(report) == (1, 0, 0, 1)
+    assert [flow["name"] for flow in lite.collection("flows").list()] == ["payments"]
+
+
+def test_an_attachment_keeps_its_id_to_itself(lite, claim):
+    claims, attachment = lite.collection("evidence-claims"), attached(b"abc", id="evatt_1")
+    claims.create(reason=WHY, **claim, attachments=[attachment])
+    elsewhere = attachment | {"contentBase64": None, "uri": "https://e.org/1", "sha256": "a" * 64}
+
+    for other in (attachment, elsewhere):
+        with pytest.raises(Conflict, match="The attachment evatt_1 exists already"):
+            claims.create(reason=WHY, **claim | {"claimKey": "2027"}, attachments=[other])
+
+
+@pytest.mark.parametrize("name", ["trails", "artifacts", "attestations"])
+def test_what_a_pipeline_recorded_is_seeded_once_and_never_changed(seeded, name):
+    collection = seeded.collection(name)
+    row = SEEDS[name] | {"id": SEED}
+    changed = row | {"orgSlug": "acme"}
+
+    first = collection.import_rows([(2, row)], reason=WHY)
+    again = collection.import_rows([(2, row)], reason=WHY)
+    other = collection.import_rows([(2, changed)], reason=WHY)
+
+    assert [told(report) for report in (first, again, other)] == [
+        (1, 0, 0, 0),
+        (0, 0, 1, 0),
+        (0, 0, 0, 1),
+    ]
+    assert "exists already, and never changes" in other.faults[0].message
+    with pytest.raises(Conflict, match="never changes"):
+        collection.update(SEED, reason=WHY, orgSlug="acme")
 
 
 # --- OSCAL --------------------------------------------------------------------

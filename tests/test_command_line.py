@@ -565,6 +565,100 @@ def test_an_import_that_is_all_good_is_stored_all(run, register):
     assert len(rows(NAMES)) == 2
 
 
+def test_an_import_of_a_broken_file_says_what_is_stored_and_where_it_broke(run, register):
+    good = "".join(f"hoist-{number},hoist,Hoist\n" for number in range(5000))
+    Path("assets.csv").write_bytes(
+        b"assetKey,assetKind,displayName\n" + good.encode() + b"hoist-x,hoist,Gr\xfcn\nz,hoist,Z\n"
+    )
+
+    said = run("import assets assets.csv")
+
+    assert (said.status, said.err) == (1, "")
+    assert said.out.splitlines() == [
+        "assets: 5,000 created, 0 updated, 0 unchanged, 1 refused.",
+        "line 5002: Line 5002 is not UTF-8: save the file as CSV in UTF-8. "
+        "No row from here on is stored.",
+    ]
+    assert len(rows(NAMES)) == 5001
+    again = run("import assets assets.csv --json").json
+    assert (again["unchanged"], again["refused"], again["stopped"]) == (5000, 1, 5002)
+
+
+def test_an_import_that_is_interrupted_says_what_is_stored(run, register, monkeypatch):
+    def lines():
+        for number in range(2500):
+            asset = ASSET | {"assetKey": f"hoist-{number}"}
+            yield json.dumps(asset).encode() + b"\n"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=lines()))
+
+    said = run("import assets - --format ndjson")
+
+    assert (said.status, said.out) == (130, "")
+    assert said.err == (
+        "assets: 2,000 created, 0 updated, 0 unchanged before it stopped; these stay.\n"
+    )
+    assert len(rows(NAMES)) == 2001
+
+
+def test_trails_artifacts_and_attestations_are_seeded_with_given_ids(run):
+    flow, trail, artifact, attestation = (f"{n}c4ffa8e-2b0a-4c6e-9f58-7a1d6b1f2a01" for n in "1234")
+    commit = f"{trail},{flow},a1b2c3,main,Ada,ada@example.org,2020-02-03T04:05:06Z"
+    files = {
+        "flows": f"id,name,requiredAttestationTypes\n{flow},app,[]\n",
+        "trails": "id,flowId,gitCommitSha,gitBranch,gitAuthor,gitAuthorEmail,createdAt\n" + commit,
+        "artifacts": "id,trailId,imageName,imageTag,sha256Digest,reportedBy\n"
+        f"{artifact},{trail},app,1,sha256:{'a' * 64},ci\n",
+        "attestations": f"id,trailId,type,status\n{attestation},{trail},junit,PASSED\n",
+    }
+    for name, text in files.items():
+        Path(f"{name}.csv").write_text(text)
+
+    for created in ("1 created, 0 updated, 0 unchanged", "0 created, 0 updated, 1 unchanged"):
+        for name in files:
+            said = run(f"import {name} {name}.csv")
+
+            assert said == Said(0, f"{name}: {created}, 0 refused.\n", "")
+    [seeded] = json.loads(run("export trails --json").out)
+    assert (seeded["id"], seeded["createdAt"]) == (trail, "2020-02-03T04:05:06.000000Z")
+    Path("bad.csv").write_text(f"id,trailId,type\nattestation-1,{trail},junit\n")
+    refused = run("import attestations bad.csv")
+    assert refused.status == 1
+    assert refused.out.splitlines()[1] == "line 2, id: Expected a UUID"
+    assert run("verify").status == 0
+
+
+def test_an_export_of_claims_carries_the_bytes_of_their_attachments(run, register):
+    content = base64.b64encode(b"minutes").decode()
+    attachment = {"fileName": "a.txt", "contentType": "text/plain", "contentBase64": content}
+    requirement = {"id": "evreq_1", "requirementKey": "minutes", "title": "Minutes"}
+    claim = {
+        "evidenceRequirementId": "minutes",
+        "claimKey": "2026",
+        "title": "Minutes",
+        "subjectModuleKey": "assets",
+        "subjectResourceType": "asset",
+        "subjectResourceId": "asset_1",
+        "sourceKind": "manual",
+        "attachments": [attachment],
+    }
+    asset = ASSET | {"id": "asset_1", "assetKey": "hoist"}
+    names = {"assets": asset, "evidence-requirements": requirement, "evidence-claims": claim}
+    for name, record in names.items():
+        Path(f"{name}.ndjson").write_text(json.dumps(record))
+        assert run(f"import {name} {name}.ndjson").status == 0
+        assert run(f"export {name} {name}.json").status == 0
+
+    for name in names:
+        assert run(f"import {name} {name}.json --database other.db").status == 0
+
+    [moved] = json.loads(Path("evidence-claims.json").read_text())
+    assert run(f"attachment {moved['attachments'][0]['id']} out --database other.db").status == 0
+    assert Path("out").read_bytes() == b"minutes"
+    assert run("verify --database other.db").status == 0
+
+
 def test_an_import_reads_standard_input(run, register, monkeypatch):
     stream = io.BytesIO(json.dumps(ASSET | {"assetKey": "hoist-1"}).encode())
     monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=stream))
@@ -1173,7 +1267,7 @@ def test_demo_data_goes_into_one_workspace_that_is_named(run):
     )
 
 
-def test_ctrl_c_ends_a_command_with_130_and_no_words(register):
+def test_ctrl_c_ends_an_import_with_130_and_says_what_is_stored(register):
     line = [*PROGRAM, "import", "assets", "-", "--format", "ndjson"]
     some = Collection.BATCH
     tools = "".join(f"{json.dumps(ASSET | {'assetKey': f'tool-{n}'})}\n" for n in range(2 * some))
@@ -1189,9 +1283,11 @@ def test_ctrl_c_ends_a_command_with_130_and_no_words(register):
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
 
-    assert (process.returncode, out, err) == (130, b"", b"")
+    stored = len(rows(NAMES)) - 1
+    counts = f"assets: {stored:,} created, 0 updated, 0 unchanged before it stopped; these stay."
+    assert (process.returncode, out, err.decode()) == (130, b"", f"{counts}\n")
     assert not Path("register.db.lock").exists()
-    assert len(rows(NAMES)) in (1 + some, 1 + 2 * some)
+    assert stored in (some, 2 * some)
 
 
 @pytest.mark.parametrize("line", ["openapi", "export assets", "--help"])

@@ -145,6 +145,96 @@ def test_the_drift_check_does_not_take_a_refusal_for_drift(hangar, tmp_path):
     assert done.stderr.startswith("Not compared: /api/v1/assets?limit=200: ")
 
 
+def test_the_drift_check_takes_a_date_for_its_first_moment(lite, tmp_path):
+    asset = {"assetKey": "jack-1", "assetKind": "tool", "displayName": "Jack 1"}
+    commissioned = {"commissionedAt": "2013-01-05T00:00:00.000Z"}
+    lite.collection("assets").create(reason=WHY, **asset, **commissioned)
+    text = "sep=;\r\nassetKey;commissionedAt;decommissionedAt;;\r\n jack-1 ;2013-01-05;;;\r\n"
+    file = tmp_path / "cmms.csv"
+    file.write_bytes(text.encode("utf-16"))
+
+    with served(lite, "assets:read") as register:
+        done = run("examples/drift_check.py", str(file), **register)
+
+    assert (done.returncode, done.stdout) == (0, "1 rows compared, 0 differences.\n")
+
+
+@pytest.mark.parametrize("name", ["cmms.json", "cmms.ndjson", "cmms.tsv"])
+def test_the_drift_check_reads_what_an_import_reads(hangar, tmp_path, name):
+    file = tmp_path / name
+    with file.open("w", encoding="utf-8", newline="") as stream:
+        columns = ["assetKey", "displayName"]
+        novantra_lite.write_rows(hangar.collection("assets").list(), stream, name[5:], columns)
+
+    with served(hangar, "assets:read") as register:
+        done = run("examples/drift_check.py", str(file), **register)
+
+    assert (done.returncode, done.stdout) == (0, "250 rows compared, 0 differences.\n")
+
+
+def test_the_drift_check_names_active_assets_that_nobody_has_in_custody(lite, tmp_path):
+    assets, custody = lite.collection("assets"), lite.collection("custody-assignments")
+    for key, status in (("a", "active"), ("b", "active"), ("c", "active"), ("d", "scrapped")):
+        asset = {"assetKey": key, "assetKind": "tool", "displayName": key.upper()}
+        made = assets.create(reason=WHY, **asset, status=status)
+        if key in "ab":
+            custodian = {"subjectModuleKey": "membership", "subjectResourceId": "user_1"}
+            custodian |= {"subjectResourceType": "member-user", "assetId": made["id"]}
+            status = "active" if key == "a" else "ended"
+            custody.create(reason=WHY, assignmentKey=f"of-{key}", status=status, **custodian)
+    file = tmp_path / "cmms.csv"
+    file.write_text("assetKey\na\nb\nc\nd\n", encoding="utf-8")
+
+    with served(lite, "assets:read") as register:
+        done = run("examples/drift_check.py", str(file), "--custody", **register)
+
+    assert done.returncode == 1
+    assert sorted(done.stdout.splitlines()) == [
+        "4 rows compared, 2 differences.",
+        "custody    b: active, and nobody has it in custody",
+        "custody    c: active, and nobody has it in custody",
+    ]
+
+
+def test_the_drift_check_reports_a_key_that_comes_twice(hangar, tmp_path):
+    rows = [(f"jack-{number}", f"Jack {number}", "active") for number in range(1, 251)]
+    file = write_cmms(tmp_path / "cmms.csv", [*rows, (" jack-3", "Jack", "active")])
+
+    with served(hangar, "assets:read") as register:
+        done = run("examples/drift_check.py", file, **register)
+
+    assert done.returncode == 1
+    assert done.stdout.splitlines() == [
+        "twice      jack-3: in lines 4 and 252",
+        "250 rows compared, 1 differences.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('assetKey\na\n"b', "The row in line 3 is not CSV"),
+        ("assetKey,title\na,b\n", "Assets of the register have no title."),
+        ("displayName\na\n", "line 2: a row needs an assetKey."),
+        ("assetKey\na,b\n", "line 2: 2 cells under a header of 1"),
+        ("assetKey\n", "has no rows."),
+        (None, "There is no file"),
+        ("assetKey\na\n", "NOVANTRA_CLIENT_ID is not set"),
+    ],
+)
+def test_the_drift_check_says_in_a_sentence_why_it_cannot_compare(tmp_path, text, message):
+    file = tmp_path / "cmms.csv"
+    if text is not None:
+        file.write_text(text, encoding="utf-8")
+
+    done = run("examples/drift_check.py", str(file))
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Not compared: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 # --- SARIF --------------------------------------------------------------------
 
 

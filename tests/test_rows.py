@@ -105,12 +105,55 @@ def test_a_csv_that_is_not_utf8_is_refused_with_its_line():
     assert message == "Line 3 is not UTF-8: save the file as CSV in UTF-8."
 
 
-def test_a_text_that_excel_saved_as_utf16_is_refused_at_its_first_line():
-    data = "assetKey,title\n".encode("utf-16")
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_a_table_that_excel_or_powershell_saved_as_utf16_is_read(encoding):
+    # Both characters have the byte of a line feed in them.
+    data = "assetKey\ttitle\r\na-1\tcaf\u00e9 \u0a0d\r\na-2\t\u010a\r\n".encode(encoding)
+
+    found = read(data, "csv")
+
+    assert found == [
+        (2, {"assetKey": "a-1", "title": "caf\u00e9 \u0a0d"}),
+        (3, {"assetKey": "a-2", "title": "\u010a"}),
+    ]
+
+
+def test_a_utf16_file_that_ends_within_a_character_is_refused_with_its_line():
+    data = "assetKey,title\na-1,x\na-2,y".encode("utf-16")[:-1]
 
     message = refusal(data, "csv")
 
-    assert message == "Line 1 is not UTF-8: save the file as CSV in UTF-8."
+    assert message == "Line 3 is not UTF-8: save the file as CSV in UTF-8."
+
+
+@pytest.mark.parametrize("format", ["json", "ndjson"])
+def test_json_is_read_in_utf16_too(format):
+    text = '{"assetKey": "a-1"}'
+    data = (f"[{text}]" if format == "json" else text).encode("utf-16")
+
+    assert read(data, format) == [(1, {"assetKey": "a-1"})]
+
+
+def test_the_empty_columns_that_excel_leaves_at_the_end_are_no_columns():
+    text = "assetKey;title;;;\r\na-1;x;;;\r\na-2;y\r\n;;;;\r\na-3;z;;!;\r\n"
+
+    found = read(text, "csv")
+
+    message = "5 cells under a header of 2: quote cells that hold the delimiter."
+    assert found == [
+        (2, {"assetKey": "a-1", "title": "x"}),
+        (3, {"assetKey": "a-2", "title": "y"}),
+        (5, RowFault(5, "", message)),
+    ]
+
+
+@pytest.mark.parametrize("first", ["sep=;", '"sep=;"', "SEP=;", "\ufeffsep=;", "sep=;;;"])
+def test_the_first_line_of_excel_names_the_delimiter(first):
+    text = f"{first}\r\nassetKey;title\r\na-1;1,5,7\r\n"
+
+    found = read(text, "csv")
+
+    assert found == [(3, {"assetKey": "a-1", "title": "1,5,7"})]
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "a,,c\n1,2,3\n", "a,b,a\n1,2,3\n"])
@@ -381,6 +424,7 @@ def test_a_report_reads_as_json():
         "faults": [{"line": 7, "field": "title", "message": "Required."}],
         "ignored": [],
         "omitted": 0,
+        "stopped": 0,
         "total": 5,
     }
 

@@ -11,6 +11,7 @@ from novantra_lite import (
     Faults,
     Integer,
     Json,
+    Key,
     ListOf,
     MapOf,
     PrefixedId,
@@ -192,3 +193,29 @@ def test_the_table_itself_holds_every_value_to_its_field(lite, novantra, stateme
         lite.workspace.writer.database.connection().execute(statement)
 
     assert rows(lite, "SELECT * FROM finding") == before
+
+
+@pytest.mark.parametrize(
+    "value", [" ", "\t\n", "\u00a0", "\u3000", "\u200b\u200d", "\ufeff", "\x01", "\u3164", "\u2800"]
+)
+def test_text_that_nobody_sees_is_empty_where_a_minimum_length_is_asked(value):
+    with pytest.raises(ValueError, match="Expected text that is not blank"):
+        Text(20, 1).read(value * 10)
+
+    assert Text(20).read(value) == value
+
+
+@pytest.mark.parametrize(
+    "value", ["k-7", "  k-7\t", "\u00a0k-7\u3000", "\ufeffk-7\u200b", "\nk-7 "]
+)
+def test_a_key_is_taken_without_the_blanks_around_it(value):
+    assert Key().read(value) == "k-7"
+
+
+def test_a_text_keeps_the_blanks_around_it_and_a_key_those_within():
+    assert Text(20, 1).read(" a b ") == " a b "
+    assert Key().read(" a b ") == "a b"
+
+
+def test_a_key_is_as_long_as_it_is_without_the_blanks_around_it():
+    assert Key().read(" " * 300 + "k" * 200) == "k" * 200
