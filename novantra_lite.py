@@ -10923,12 +10923,17 @@ def of_digest(column: Text, digest: str) -> Any:
 DIGEST = Digest()
 
 
-def first_artifact(digest: str) -> Artifact:
-    """The artifact that was the first to be reported with a digest, or NotFound."""
+def digest_in_path(digest: str) -> str:
+    """A digest that a path holds, as it is stored, or Invalid."""
     try:
-        digest = DIGEST.read(digest)
+        return DIGEST.read(digest)
     except ValueError as error:
         raise Invalid(issues=[issue(["sha256"], str(error))]) from None
+
+
+def first_artifact(digest: str) -> Artifact:
+    """The artifact that was the first to be reported with a digest, or NotFound."""
+    digest = digest_in_path(digest)
     artifact = reported_under(digest).first()
     if artifact is None:
         raise NotFound(f"There is no artifact with the digest '{digest}'.")
@@ -16272,11 +16277,12 @@ def document_of(body: Mapping[str, Any]) -> dict:
 
 def artifact_named(body: Mapping[str, Any]) -> Artifact:
     """The artifact that a body names, as it was first reported, or NotFound."""
-    asked = {Artifact.id: body.get("artifact_id"), Artifact.trail: body.get("trail_id")}
-    query = Artifact.select().where(*(column == key for column, key in asked.items() if key))
+    keys = {Artifact.id: body.get("artifact_id"), Artifact.trail: body.get("trail_id")}
+    conditions = [column == key for column, key in keys.items() if key]
     if body.get("artifact_digest"):
-        query = query.where(of_digest(Artifact.sha256_digest, body["artifact_digest"]))
-    artifact = query.order_by(peewee.SQL('"t1"."rowid"')).first()
+        conditions.append(of_digest(Artifact.sha256_digest, body["artifact_digest"]))
+    oldest = Artifact.select().where(*conditions).order_by(peewee.SQL('"t1"."rowid"'))
+    artifact = oldest.first()
     if artifact is None:
         key = body.get("artifact_id") or body.get("artifact_digest")
         raise NotFound(f"There is no artifact {key} here.")
@@ -18638,7 +18644,8 @@ class ChainOfCustody(Resource, surface=FACTSTORE, scope="factstore", tag="Compli
     )
     def trace(self, context, digest):
         """Get the artifact with a digest, its trail and flow, attestations and evidence."""
-        workspace, row = context.workspace, context.workspace.fetch_row(CUSTODY_ARTIFACT, (digest,))
+        workspace, digest = context.workspace, digest_in_path(digest)
+        row = workspace.fetch_row(CUSTODY_ARTIFACT, (digest,))
         if row is None:
             raise NotFound(f"There is no artifact with the digest '{digest}'.")
         artifact, state = Artifact.fetch(row[0]), row[2]

@@ -149,7 +149,7 @@ def lite(clock, tmp_path):
         SIGNER.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     )
     with NovantraLite(
-        clock=clock, random=random.Random(7), rate_limits=False, provenance_keys=str(keys)
+        clock=clock, random=random.Random(7), rate_limits=False, provenance_keys=(str(keys),)
     ) as lite:
         yield lite
 

@@ -487,7 +487,7 @@ def test_a_bundle_of_an_environment_shuts_its_gate_and_no_other(lite, factstore)
     prod, qa = environment(factstore, "prod"), environment(factstore, "qa")
     report(lite, begin_trail(lite, factstore))
     bundle = store(factstore, DENY_ALL, name="freeze", environmentId=prod)
-    body = {"artifactSha256": "sha256:abc"}
+    body = {"artifactSha256": ONE}
 
     before = factstore.post(GATE, body | {"environmentId": prod}).json
     activate(factstore, bundle)
@@ -513,13 +513,13 @@ def test_a_bundle_of_a_flow_is_asked_about_the_artifacts_of_that_flow(lite, fact
     )
     activate(factstore, store(factstore, policy, name="sbom", flowId=flow))
     activate(factstore, store(factstore, DENY_ALL, name="freeze", flowId=second))
-    body = {"artifactSha256": "sha256:abc"}
+    body = {"artifactSha256": ONE}
 
     without = factstore.post(GATE, body).json
     factstore.post(f"/api/v1/trails/{trail}/attestations", {"type": "SBOM", "status": "PASSED"})
     allowed = factstore.post(GATE, body).json
     named = factstore.post(GATE, body | {"flowId": second}).json
-    unreported = factstore.post(GATE, {"artifactSha256": "sha256:def"}).json
+    unreported = factstore.post(GATE, {"artifactSha256": "sha256:" + "2" * 64}).json
 
     assert without["blockReasons"] == ["Policy bundle 'sbom': The policy does not allow this."]
     assert (allowed["decision"], allowed["reason"]) == ("ALLOWED", "Every policy is met.")
@@ -550,7 +550,7 @@ def test_a_bundle_that_fails_shuts_the_gate(lite, factstore):
     policy = 'package p\nallow := true\ndeny contains "x" if to_number(input.environment) > 1'
     activate(factstore, store(factstore, policy, name="number", environmentId=prod))
 
-    told = factstore.post(GATE, {"artifactSha256": "sha256:abc", "environmentId": prod}).json
+    told = factstore.post(GATE, {"artifactSha256": ONE, "environmentId": prod}).json
 
     assert told["decision"] == "BLOCKED"
     assert told["blockReasons"] == [
