@@ -10919,21 +10919,20 @@ def of_digest(column: Text, digest: str) -> Any:
     return column.in_(json.loads(digest_spellings(digest)))
 
 
-#: What a digest in a path must be.
 DIGEST = Digest()
 
 
-def digest_in_path(digest: str) -> str:
-    """A digest that a path holds, as it is stored, or Invalid."""
+def read_digest(digest: str, member: str = "sha256") -> str:
+    """A digest as it is stored, from one of a path or of a seed, or Invalid."""
     try:
         return DIGEST.read(digest)
     except ValueError as error:
-        raise Invalid(issues=[issue(["sha256"], str(error))]) from None
+        raise Invalid(issues=[issue([member], str(error))]) from None
 
 
 def first_artifact(digest: str) -> Artifact:
     """The artifact that was the first to be reported with a digest, or NotFound."""
-    digest = digest_in_path(digest)
+    digest = read_digest(digest)
     artifact = reported_under(digest).first()
     if artifact is None:
         raise NotFound(f"There is no artifact with the digest '{digest}'.")
@@ -10994,7 +10993,9 @@ class Artifacts(
         return report_artifact(Trail.fetch(key), **{"reported_by": caller} | context.body)
 
     def enter(self, values):
-        return report_artifact(Trail.fetch(values.pop("trail")), **values)
+        digest = read_digest(values.pop("sha256_digest"), "sha256Digest")
+        trail = Trail.fetch(values.pop("trail"))
+        return report_artifact(trail, sha256_digest=digest, **values)
 
     @route(
         "GET /api/v1/artifacts",
@@ -11792,9 +11793,12 @@ class EvidenceFile(Model):
     #: What the file by itself says of its attestation, where it says something.
     status = Choice("PASSED FAILED", null=True, hidden=True, since=6)
     details = Text(1_000_000, null=True, hidden=True, since=6)
+    #: How many tests it shows as executed, and how many all files of the attestation must show.
+    executed_tests = Integer(0, null=True, hidden=True, since=6)
+    minimum_tests = Integer(1, null=True, hidden=True, since=6)
 
     @classmethod
-    def keep(cls, attestation: Attestation, upload: Upload, **result: str) -> EvidenceFile:
+    def keep(cls, attestation: Attestation, upload: Upload, **result: Any) -> EvidenceFile:
         """Store a file that came in, piece by piece, each encrypted for its place."""
         kept = cls.create(
             attestation=attestation.id,
@@ -11867,7 +11871,8 @@ class EvidencePiece(Model):
 
 
 #: The results of the files of the attestation `?1`, of each file name that of the newest.
-FILE_RESULTS = """SELECT "status", "details" FROM "evidence_file" WHERE "rowid" IN (
+FILE_RESULTS = """SELECT "status", "details", "executed_tests", "minimum_tests"
+    FROM "evidence_file" WHERE "rowid" IN (
         SELECT max("rowid") FROM "evidence_file" WHERE "attestation_id" = ?1 GROUP BY "file_name")
     AND "status" IS NOT NULL ORDER BY "rowid\""""
 #: A place for RESULT_ORDER behind all results so far; each new file moves it on.
@@ -11884,14 +11889,19 @@ def combined_result(attestation: Attestation) -> dict[str, Any]:
     """
     connection = session().database.connection()
     results = connection.execute(FILE_RESULTS, (attestation.id,)).fetchall()
-    failed = [details for status, details in results if status == "FAILED"]
-    details = results[-1][1]
-    if len(results) > 1:
-        every = [json.loads(details) for _, details in results if details]
-        details = to_json(combine_details(every, [json.loads(text) for text in failed if text]))
+    parsed = [(status, json.loads(details)) for status, details, *_ in results if details]
+    failed = [details for status, details in parsed if status == "FAILED"]
+    details = parsed[-1][1]
+    if len(parsed) > 1:
+        details = combine_details([details for _, details in parsed], failed)
+    minimum = max(number or 0 for *_, number in results)
+    executed = sum(number or 0 for _, _, number, _ in results)
+    is_short = executed < minimum
+    if is_short and not failed:
+        details["error"] = f"Tests executed: {executed:,}; asked for: at least {minimum:,}."
     return {
-        "status": "FAILED" if failed else "PASSED",
-        "details": details,
+        "status": "FAILED" if failed or is_short else "PASSED",
+        "details": to_json(details),
         "decided": connection.execute(NEXT_RESULT).fetchone()[0],
     }
 
@@ -12686,12 +12696,14 @@ class Outcome(NamedTuple):
 
     passed: bool
     details: dict
+    executed_tests: int | None = None
 
     def values(self) -> dict:
-        """What it sets in the attestation."""
+        """The columns of the evidence file that it sets."""
         # A report may spell halves of characters, which are no text.
         details = to_json(self.details).encode("utf-8", "replace").decode()
-        return {"status": "PASSED" if self.passed else "FAILED", "details": details}
+        status = "PASSED" if self.passed else "FAILED"
+        return {"status": status, "details": details, "executed_tests": self.executed_tests}
 
 
 #: What is looked at in a JSON report; nothing else of it is kept.
@@ -12705,20 +12717,16 @@ def must_be_object(report: Any) -> dict:
     return report
 
 
-def process_junit(upload: Upload, minimum: int = 1) -> Outcome:
-    """Tests pass when as many as are asked for were executed, and none failed or broke off."""
+def process_junit(upload: Upload) -> Outcome:
+    """Tests pass when there are any, and none failed or broke off."""
     reader = JunitReader()
     reader.read(upload.pieces())
-    counts, executed = reader.counts(), reader.executed()
+    counts = reader.counts()
     failed = counts["failures"] + counts["errors"]
     details = counts | ({"failedTests": reader.failed} if reader.failed else {})
     if not reader.cases["tests"]:
         details["error"] = "The report holds no test case."
-    elif executed < 1:
-        details["error"] = "Every test was skipped: nothing was tested."
-    elif executed < minimum:
-        details["error"] = f"Tests executed: {executed:,}; asked for: at least {minimum:,}."
-    return Outcome(not failed and "error" not in details, details)
+    return Outcome(not failed and "error" not in details, details, reader.executed())
 
 
 def process_sonar(upload: Upload) -> Outcome:
@@ -12797,15 +12805,13 @@ class EvidenceUploads(
     def process(self, context, trail, key):
         """What the file says of its attestation, for types that have a processor."""
         attestation = self.addressed(trail, key)
-        type, minimum = attestation.type.strip().lower(), context.body.get("minimum_tests")
-        if minimum and type != "junit":
+        type = attestation.type.strip().lower()
+        if context.body.get("minimum_tests") and type != "junit":
             raise Invalid(issues=[issue(["minimumTests"], "Only a report of type junit has tests")])
         try:
             if type in SCAN_TYPES:
                 limits, settings = limits_of(attestation.trail), context.settings
                 return process_scan(context.upload, type, limits, settings.unknown_severity)
-            if minimum:
-                return process_junit(context.upload, minimum)
             return PROCESSORS[type](context.upload) if type in PROCESSORS else None
         except Unreadable as error:
             return Outcome(False, {"error": str(error)})
@@ -12829,7 +12835,11 @@ class EvidenceUploads(
         if last and last.status is None and attestation.status == "FAILED":
             # It was stored before files had results of their own, and made the attestation fail.
             last.change(status="FAILED")
-        kept = EvidenceFile.keep(attestation, context.upload, **outcome.values())
+        # A report in which every test was skipped has tested nothing.
+        is_junit = attestation.type.strip().lower() == "junit"
+        minimum = context.body.get("minimum_tests") or 1 if is_junit else None
+        result = outcome.values() | {"minimum_tests": minimum}
+        kept = EvidenceFile.keep(attestation, context.upload, **result)
         changed = attestation.change(**kept.told(), **combined_result(attestation))
         trail = Trail.fetch(trail)
         if "status" in changed and attestation.status == "FAILED":
@@ -18644,7 +18654,7 @@ class ChainOfCustody(Resource, surface=FACTSTORE, scope="factstore", tag="Compli
     )
     def trace(self, context, digest):
         """Get the artifact with a digest, its trail and flow, attestations and evidence."""
-        workspace, digest = context.workspace, digest_in_path(digest)
+        workspace, digest = context.workspace, read_digest(digest)
         row = workspace.fetch_row(CUSTODY_ARTIFACT, (digest,))
         if row is None:
             raise NotFound(f"There is no artifact with the digest '{digest}'.")

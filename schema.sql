@@ -836,6 +836,8 @@ CREATE TABLE "evidence_file" (
     "external_url" TEXT,
     "status" TEXT CHECK ("status" IN ('PASSED', 'FAILED')),
     "details" TEXT,
+    "executed_tests" INTEGER,
+    "minimum_tests" INTEGER,
     "json" TEXT NOT NULL,
     FOREIGN KEY ("attestation_id") REFERENCES "attestation" ("id")
 ) STRICT;

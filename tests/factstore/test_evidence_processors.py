@@ -37,7 +37,7 @@ def counts(tests=0, failures=0, errors=0, skipped=0, **others):
 
 
 EMPTY = {"error": "The report holds no test case."}
-SKIPPED = {"error": "Every test was skipped: nothing was tested."}
+SKIPPED = {"error": "Tests executed: 0; asked for: at least 1."}
 CASE = '<testcase name="t"/>'
 SUITE = f'<testsuite tests="1">{CASE}</testsuite>'
 FAILED_SUITE = '<testsuite><testcase name="t"><failure/></testcase></testsuite>'
@@ -214,10 +214,11 @@ def test_the_names_of_failed_tests_are_kept_as_far_as_they_can_be_read(lite, fac
     assert details["failedTests"] == ["x" * 200] * 20
 
 
-def asking(client, path, content, minimum):
+def asking(client, path, content, minimum, name="report.xml"):
     """Upload a report and ask for at least so many tests."""
     field = part(minimum.encode(), 'form-data; name="minimumTests"', "")
-    return client.request("POST", path, body=form(part(content), field), headers=FORM)
+    file = part(content, f'form-data; name="file"; filename="{name}"')
+    return client.request("POST", path, body=form(file, field), headers=FORM)
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -234,6 +235,24 @@ def test_an_upload_may_ask_for_a_number_of_tests_that_were_executed(
         enough, lacking = map(Attestation.fetch, (enough, lacking))
     assert (enough.status, lacking.status) == ("PASSED", "FAILED")
     assert json.loads(lacking.details)["error"] == "Tests executed: 3; asked for: at least 4."
+
+
+def test_the_tests_of_all_files_of_an_attestation_are_counted_together(lite, factstore, trail):
+    key = make_attestation(lite, trail, "junit")
+    path, statuses = evidence_path(trail, key), []
+    skipped = b"<testsuite><testcase name='t'><skipped/></testcase></testsuite>"
+
+    for name, report in (
+        ("a.xml", f"<testsuite>{CASE * 2}</testsuite>".encode()),
+        ("disabled.xml", skipped),
+        ("b.xml", f"<testsuite tests='900'>{CASE}</testsuite>".encode()),
+        ("b.xml", skipped),
+    ):
+        assert asking(factstore, path, report, "3", name).status == 201
+        with lite.workspace.read():
+            statuses.append(Attestation.fetch(key).status)
+
+    assert statuses == ["FAILED", "FAILED", "PASSED", "FAILED"]
 
 
 @pytest.mark.parametrize(
