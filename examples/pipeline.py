@@ -5,8 +5,8 @@
 
 The three files are what a pipeline has at its end: what was built, the report of its tests, and the
 report of a scanner. Flow, environment and policy are made at the first run and found at the next.
-The key of the release manager has the scope factstore:govern, which no pipeline should have: it writes
-the policy and decides the approval. Elsewhere a person does that.
+The key of the release manager has the scope factstore:govern, which no pipeline should have: it
+writes the policy and decides the approval. Elsewhere a person does that.
 Exit status 0: the gate lets the build through; 1: it does not, and says why.
 """
 
