@@ -106,7 +106,8 @@ MADE = {
     ),
     "slackId": (
         "/organisations/{slug}/slack",
-        {"botToken": "xoxb-1", "signingSecret": SECRET, "channel": "#releases"},
+        {"botToken": "xoxb-1", "signingSecret": SECRET, "channel": "#releases"}
+        | {"approvers": {"UANN": "ann"}},
     ),
     "jiraId": (
         "/integrations/jira/config",
