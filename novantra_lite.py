@@ -16156,10 +16156,11 @@ def document_of(body: Mapping[str, Any]) -> dict:
 
 def artifact_named(body: Mapping[str, Any]) -> Artifact:
     """The artifact that a body names, as it was first reported, or NotFound."""
-    asked = {Artifact.id: body.get("artifact_id"), Artifact.trail: body.get("trail_id")}
-    query = Artifact.select().where(*(column == key for column, key in asked.items() if key))
+    keys = {Artifact.id: body.get("artifact_id"), Artifact.trail: body.get("trail_id")}
+    conditions = [column == key for column, key in keys.items() if key]
     if body.get("artifact_digest"):
-        query = query.where(of_digest(Artifact.sha256_digest, body["artifact_digest"]))
+        conditions.append(of_digest(Artifact.sha256_digest, body["artifact_digest"]))
+    query = Artifact.select().where(*conditions)
     artifact = query.order_by(peewee.SQL('"t1"."rowid"')).first()
     if artifact is None:
         key = body.get("artifact_id") or body.get("artifact_digest")
