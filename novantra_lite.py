@@ -782,16 +782,20 @@ class Member:
         return value
 
 
-def is_visible(character: str) -> bool:
-    """Whether a character shows: no white space, control, format or filler character."""
-    category = unicodedata.category(character)
-    return category[0] not in "ZC" and character not in "\u034f\u115f\u1160\u2800\u3164\uffa0"
+#: A class of regular expressions, in Python and in ECMA-262: white space, control characters, and
+#: the format characters and fillers that show nothing.
+_INVISIBLE = (
+    r"\u0000-\u0020\u007f-\u00a0\u00ad\u034f\u061c\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f"
+    r"\u2000-\u200f\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
+)
+VISIBLE = f"[^{_INVISIBLE}]"
+_STRIPPED = re.compile(f"{VISIBLE}(?:.*{VISIBLE})?", re.S)
 
 
 def strip_text(value: str) -> str:
     """A text without the white space and the invisible characters at both ends."""
-    visible = [index for index, character in enumerate(value) if is_visible(character)]
-    return value[visible[0] : visible[-1] + 1] if visible else ""
+    match = _STRIPPED.search(value)
+    return match[0] if match else ""
 
 
 class Text(Member, peewee.TextField):
@@ -843,6 +847,10 @@ class Text(Member, peewee.TextField):
             schema["minLength"] = self.at_least
         if self.pattern:
             schema["pattern"] = f"^(?:{self.pattern})$"
+        elif self.strips and self.at_least > 1:
+            schema["pattern"] = f"{VISIBLE}[\\s\\S]{{{self.at_least - 2},}}{VISIBLE}"
+        elif self.at_least:
+            schema["pattern"] = VISIBLE
         return schema
 
 
@@ -1758,6 +1766,17 @@ class Filters(Schema):
     def __init__(self, *columns: Member, required: str = "", **own: Any):
         super().__init__(*columns, **own)
         self.required = set(required.split())
+
+
+class Form(Schema):
+    """The fields of a multipart form, whose texts know no null."""
+
+    def describe(self, partial=False):
+        schema = super().describe(partial)
+        for member in schema["properties"].values():
+            if isinstance(member.get("type"), list):
+                member["type"] = next(type for type in member["type"] if type != "null")
+        return schema
 
 
 class Shape(Schema):
@@ -6766,7 +6785,20 @@ NEW_ATTACHMENT_MEMBERS: dict[str, Member] = {
     "uri": WEB_ADDRESS,
     "sha256": SHA256,
 }
-NEW_ATTACHMENT = Shape(**NEW_ATTACHMENT_MEMBERS)
+
+
+class AttachmentShape(Shape):
+    """A new attachment: its bytes, or where it is found, and never both."""
+
+    def describe(self, partial=False):
+        given = [
+            {"required": [name], "properties": {name: {"type": "string"}}}
+            for name in ("contentBase64", "uri")
+        ]
+        return super().describe(partial) | {"oneOf": given}
+
+
+NEW_ATTACHMENT = AttachmentShape(**NEW_ATTACHMENT_MEMBERS)
 #: As an export writes it: what is known of an attachment, and its bytes.
 EXPORTED_ATTACHMENT = Shape(
     **NEW_ATTACHMENT_MEMBERS,
@@ -12761,7 +12793,12 @@ def process_jira(upload: Upload) -> Outcome:
 
 #: What both versions' uploads promise alike.
 UPLOADING = {
-    "body": Schema(file=File(), minimum_tests=Integer(1, null=True), name="EvidenceUpload"),
+    "body": Form(
+        file=File(),
+        minimum_tests=Integer(1, 1_000_000),
+        optional="minimumTests",
+        name="EvidenceUpload",
+    ),
     "media": {UPLOAD_MEDIA: None},
     "limit": "upload_limit",
     "before": "process",
@@ -16103,7 +16140,7 @@ class PolicyBundles(
         "create": {
             "id": "uploadPolicyBundle",
             "media": {"application/json": read_json, UPLOAD_MEDIA: None},
-            "form": Schema(
+            "form": Form(
                 PolicyBundle.name,
                 PolicyBundle.org_slug,
                 PolicyBundle.flow_id,
@@ -17660,6 +17697,11 @@ class RedirectUri(Text):
                 "Expected an https URL, or http on localhost, without user, fragment and wildcard"
             )
         return text
+
+    def describe(self):
+        host = r"(https://[A-Za-z0-9][A-Za-z0-9.-]*|http://(localhost|127\.0\.0\.1|\[::1\]))"
+        rest = r"(:[1-9][0-9]{0,3})?([/?][!-\x22$-)+-\[\]-~]*)?"
+        return super().describe() | {"pattern": f"^{host}{rest}$"}
 
 
 class SsoLogins(Resource, surface=FACTSTORE, tag="SSO"):

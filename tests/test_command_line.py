@@ -962,7 +962,10 @@ def test_a_scanner_s_report_is_imported_for_a_trail(run, trail, monkeypatch):
     piped = run(f"import scans - --trail {trail} --json").json
 
     told = "Trivy: 1 critical, 0 high, 0 medium, 1 low, 0 informational."
-    breach = "Critical vulnerabilities: 1 found, at most 0 allowed.\n"
+    breach = (
+        "Critical vulnerabilities: 1 found, at most 0 allowed.\n"
+        "Low vulnerabilities: 1 found, at most 0 allowed.\n"
+    )
     assert (tried.status, said.status) == (0, 0)
     assert (tried.out, said.out) == (f"{told} Nothing is stored.\n{breach}", f"{told}\n{breach}")
     assert (piped["trailId"], piped["target"], piped["thresholdBreached"]) == (trail, "app:7", True)

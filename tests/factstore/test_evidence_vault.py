@@ -203,7 +203,7 @@ def test_a_repeated_store_makes_one_version(factstore):
         ({"evidenceType": ".."}, "evidenceType: Expected printable text without slashes"),
         ({"evidenceType": "."}, "evidenceType: Expected printable text without slashes"),
         ({"evidenceType": "..\n"}, "evidenceType: Expected printable text without slashes"),
-        ({"evidenceType": " "}, "evidenceType: Expected printable text without slashes"),
+        ({"evidenceType": " "}, "evidenceType: Expected text that is not blank"),
         ({"evidenceType": "a\u202eb"}, "evidenceType: Expected printable text without slashes"),
         ({"evidenceType": {}}, "evidenceType: Expected string"),
         ({"data": None}, "data: Required"),

@@ -1,10 +1,12 @@
 """Fields: one declaration is column, CHECK, JSON member, validation and schema at once."""
 
+import re
 import sqlite3
 
 import pytest
 from inside import FINDING, FINDINGS, rows
 
+import novantra_lite
 from novantra_lite import (
     Boolean,
     Choice,
@@ -147,7 +149,10 @@ def test_a_lenient_surface_takes_a_number_for_its_text(value, text):
 @pytest.mark.parametrize(
     ("field", "schema"),
     [
-        (Text(9, 1), {"type": "string", "maxLength": 9, "minLength": 1}),
+        (
+            Text(9, 1),
+            {"type": "string", "maxLength": 9, "minLength": 1, "pattern": novantra_lite.VISIBLE},
+        ),
         (SEVERITY, {"type": "string", "enum": ["low", "medium", "high"]}),
         (Integer(1, 5), {"type": "integer", "minimum": 1, "maximum": 5}),
         (Boolean(), {"type": "boolean"}),
@@ -219,3 +224,16 @@ def test_a_text_keeps_the_blanks_around_it_and_a_key_those_within():
 
 def test_a_key_is_as_long_as_it_is_without_the_blanks_around_it():
     assert Key().read(" " * 300 + "k" * 200) == "k" * 200
+
+
+@pytest.mark.parametrize("text", ["a", " a ", "日本", "é", "\u200bx", "\u0600"])
+def test_the_document_takes_a_text_that_shows_something(text):
+    assert re.search(Text(9, 1).describe()["pattern"], text)
+    assert Text(9, 1).read(text) == text
+
+
+@pytest.mark.parametrize("text", [" ", "\t\n", "\u200b", "\u3000\ufeff", "\u3164"])
+def test_the_document_refuses_a_text_that_shows_nothing_as_the_field_does(text):
+    assert not re.search(Text(9, 1).describe()["pattern"], text)
+    with pytest.raises(ValueError, match="Expected text that is not blank"):
+        Text(9, 1).read(text)

@@ -301,7 +301,8 @@ def test_an_upload_is_documented_as_a_form_with_a_file():
                 "type": "string",
                 "format": "binary",
                 "contentMediaType": "application/octet-stream",
-            }
+            },
+            "minimumTests": {"type": "integer", "minimum": 1, "maximum": 1_000_000},
         },
         "required": ["file"],
     }
