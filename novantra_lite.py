@@ -3799,6 +3799,11 @@ class Operation:
             .format(resource=self.resource)
         )
 
+    @property
+    def description(self) -> str:
+        """What there is to know beyond the summary: the further paragraphs of the docstring."""
+        return inspect.getdoc(self.handler).partition("\n\n")[2]
+
 
 def route(line: str, **options: Any) -> Callable:
     """Mark a method of a resource as an operation, by the line that an API reference has for it."""
@@ -11531,7 +11536,14 @@ class Provenance(
         answer=FACTSTORE.one_schema("BuildProvenanceResponse"),
     )
     def record(self, context, trail, key):
-        """Attach build provenance to an artifact, once."""
+        """Attach build provenance to an artifact, once.
+
+        PROVENANCE_VERIFIED takes SLSA provenance (v0.2 or v1) in an in-toto statement about this
+        digest, signed by a key of `provenance_keys`, whose builder, source and commit are those of
+        the body where the body has them: a DSSE envelope, one in a sigstore bundle, or JSON lines
+        of these. A detached signature (base64) is over the digest or its text. `slsaLevel` is what
+        the builder claims.
+        """
         artifact = artifact_of(trail, key)
         if BuildProvenance.of(artifact):
             raise Conflict(f"The artifact {artifact.id} has its provenance already.")
@@ -11607,7 +11619,10 @@ class ProvenanceV2(Provenance, tag="V2 Artifacts"):
         answer=FACTSTORE.one_schema("BuildProvenanceResponse"),
     )
     def record_too(self, context, trail, key):
-        """Attach build provenance to an artifact, once."""
+        """Attach build provenance to an artifact, once.
+
+        It is verified as under `/api/v1`.
+        """
         return self.record(context, trail, key)
 
     @route(
@@ -12891,7 +12906,21 @@ class EvidenceUploads(
         answer=FACTSTORE.one_schema("EvidenceFileResponse"),
     )
     def upload(self, context, trail, key):
-        """Upload an evidence file for an attestation; some types read their status out of it."""
+        """Upload an evidence file for an attestation; some types read their status out of it.
+
+        The verdict comes from the findings, never from a summary: what is empty, unreadable, of
+        another tool, or says itself that it failed is FAILED, and `details` say why.
+
+        `junit` passes when at least one test was executed (`minimumTests` asks for more, counted
+        over all files of the attestation), and no test case failed or broke off. `snyk`, `trivy`,
+        `grype`, `sarif`, `cyclonedx` and `vex` pass when the findings are within the thresholds of
+        the flow, or without any when there are none; what is of unknown severity counts as the
+        setting `unknown_severity`. `sonar` passes when the quality gate does, `jira` when the
+        reference is an issue's key.
+
+        Several files of an attestation are judged together: it is FAILED while one of them is. A
+        file of the same name replaces the earlier one.
+        """
         return self.store(context, trail, key)[1]
 
 
@@ -12906,7 +12935,10 @@ class EvidenceUploadsV2(EvidenceUploads, model=Attestation, tag="V2 Attestations
         brief=created,
     )
     def upload_briefly(self, context, trail, key):
-        """Upload an evidence file for an attestation, and hear the attestation's id."""
+        """Upload an evidence file for an attestation, and hear the attestation's id.
+
+        The file is judged as under `/api/v1`.
+        """
         return self.store(context, trail, key)[0]
 
 
@@ -13835,7 +13867,12 @@ class Assertions(Resource, surface=FACTSTORE, scope="factstore", tag="Assert"):
         would="wouldCreate",
     )
     def decide(self, context):
-        """Decide whether an artifact meets a flow."""
+        """Decide whether an artifact meets a flow.
+
+        Of each required type, or under a template of each name, the latest result that is PASSED
+        or FAILED counts, and no failure may be left that has not passed since. The trail of the
+        flow that reported the artifact last decides.
+        """
         flow, verdict = context.prepared
         digest = context.body["sha256_digest"]
         missing, failed = list(verdict.missing), list(verdict.failed)
@@ -16804,7 +16841,13 @@ class Gate(
         before="ask_bundles",
     )
     def evaluate(self, context):
-        """Decide whether an artifact may run in an environment, and keep the decision."""
+        """Decide whether an artifact may run in an environment, and keep the decision.
+
+        Asked are the deployment policies of the environment and those of none, the policies
+        attached to it, and the active policy bundles that are bound to it or to the flow. What a
+        policy asks for and nobody has recorded blocks. An entry of the allow-list lets the
+        artifact through.
+        """
         digest, actor = context.body["artifact_sha256"], context.body.get("requested_by")
         key, environment = self.addressed(context.body)
         return pass_gate(digest, key, environment, actor, context.prepared)
@@ -25383,7 +25426,13 @@ def operations_table() -> str:
 
 API_DESCRIPTION = """\
 Requests and answers are JSON in UTF-8. Get a token with `POST /api/v1/auth/token` and send it as \
-`Authorization: Bearer …`; it is good for 15 minutes.
+`Authorization: Bearer …`; it is good for 15 minutes. The Factstore surface also takes API keys, \
+as `X-Api-Key: …`, `Authorization: ApiKey …` or `Authorization: Bearer …`.
+
+`factstore:read` reads; `factstore:write` does what a pipeline does; `factstore:govern` decides \
+approvals and writes what builds are held against (policies, templates of existing flows, \
+allow-lists, thresholds, bundles, frameworks, webhook configurations); `factstore:admin` contains \
+it and manages users, keys and integrations. Whoever requested an approval cannot decide it.
 
 Every write of the Novantra surface needs a `reason` of 10 to 1000 characters, which the audit log \
 keeps. A write with an `Idempotency-Key` can be sent again: the first answer comes back. \
@@ -25488,6 +25537,7 @@ def describe_operation(operation: Operation) -> dict:
         "operationId": operation.id,
         "tags": [operation.resource.tag],
         "summary": operation.summary,
+        **({"description": operation.description} if operation.description else {}),
         "parameters": describe_parameters(operation),
         "responses": describe_answers(operation),
     }
