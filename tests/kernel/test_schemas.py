@@ -3,6 +3,7 @@
 import pytest
 
 from novantra_lite import (
+    VISIBLE,
     NOTHING,
     Boolean,
     Choice,
@@ -136,7 +137,7 @@ def test_a_schema_describes_itself():
     assert VISIT.describe() == {
         "type": "object",
         "properties": {
-            "title": {"type": "string", "maxLength": 300, "minLength": 1},
+            "title": {"type": "string", "maxLength": 300, "minLength": 1, "pattern": VISIBLE},
             "dueAt": {"type": ["string", "null"], "format": "date-time"},
             "level": {"type": ["integer", "null"], "minimum": 1, "maximum": 5, "default": 3},
             "open": {"type": ["boolean", "null"], "default": False},
