@@ -3,8 +3,8 @@
 import pytest
 
 from novantra_lite import (
-    VISIBLE,
     NOTHING,
+    VISIBLE,
     Boolean,
     Choice,
     Faults,
