@@ -25260,6 +25260,9 @@ class ReferencePage:
         schema = self.fold(node)
         choices = [c for s in (node, *schema["parts"]) for c in self.fold(s).get("enum", [])]
         told = {"one of": choices} | {key: [schema[key]] for key in FACTS if key in schema}
+        if schema.get("pattern") == VISIBLE:
+            # What almost every text has to hold is said in short.
+            told["pattern"] = [r"\S"]
         facts = ""
         for key, values in told.items():
             texts = [v if isinstance(v, str) else json.dumps(v) for v in values if v is not None]
