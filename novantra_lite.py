@@ -12335,6 +12335,8 @@ def sarif_results(report: ReportPart) -> Iterator[SarifResult]:
         raise Unreadable("The SARIF file holds no run: nothing was scanned.")
     for run in runs:
         elsewhere = run.inner("externalPropertyFileReferences").object()
+        if report.member("inlineExternalProperties").value:
+            raise Unreadable(f"{report.where}: Results in inlineExternalProperties are not read.")
         if elsewhere.get("results") or elsewhere.get("invocations"):
             raise Unreadable(f"{run.where}: The results stand in another file.")
         rules = _SarifRules(run.inner("tool"))
@@ -12348,7 +12350,7 @@ def sarif_failure(report: ReportPart) -> str:
     """Why a scan failed, as its runs say themselves; nothing where none does."""
     for run in report.each("runs"):
         for invocation in run.each("invocations"):
-            if invocation.object().get("executionSuccessful", True) is not True:
+            if invocation.object().get("executionSuccessful") is not True:
                 return f"{invocation.where}: The tool says that its run was not successful."
     return ""
 
@@ -12450,6 +12452,8 @@ def _snyk_issues(project: ReportPart) -> Iterable[str]:
     is_ok = project.member("ok").value
     if not isinstance(is_ok, bool):
         raise Unreadable(f"{project.where}: The report is not Snyk's: it does not say `ok`.")
+    if any(project.object().get(name) for name in ("error", "errors", "message")):
+        raise Unreadable(f"{project.where}: Snyk says that something went wrong.")
     applications = project.each("applications")
     if not (is_ok or issues or any(part.each("vulnerabilities") for part in applications)):
         raise Unreadable(f"{project.where}: Snyk says that something is wrong, and not what.")
@@ -12527,6 +12531,7 @@ SCANNED = {
     *("applications", "docker", "id", "infrastructureAsCodeIssues", "ok", "path"),
     *("projectName", "severity"),
     *("baselineState", "defaultConfiguration", "driver", "executionSuccessful", "extensions"),
+    *("error", "errors", "message", "inlineExternalProperties"),
     *("externalPropertyFileReferences", "guid", "index", "invocations", "kind", "level"),
     *("properties", "results", "rule", "ruleId", "ruleIndex", "rules", "security-severity"),
     *("semanticVersion", "status", "suppressions", "tool", "toolComponent"),
@@ -12778,18 +12783,25 @@ def process_junit(upload: Upload) -> Outcome:
     return Outcome(not failed and "error" not in details, details, reader.executed())
 
 
+#: The words for a condition of a quality gate that does not fail it.
+SONAR_CONDITIONS = ("", "OK", "PASSED", "WARN", "NONE", "NO_VALUE")
+
+
 def process_sonar(upload: Upload) -> Outcome:
-    """A quality gate passes when it says OK or PASSED, and none of its conditions ERROR."""
+    """A quality gate passes when all that it says of itself and of its conditions does."""
     report = must_be_object(read_report(upload, REPORTED))
-    project = ReportPart(report, "report").inner("projectStatus")
-    inner = project.object().get("status")
-    status = next((one for one in (inner, report.get("status")) if one), "")
-    if not isinstance(status, str) or len(status) > 255:
+    root = ReportPart(report, "report")
+    project = root.inner("projectStatus")
+    statuses = [part.text("status") for part in (project, root) if part.text("status")]
+    if any(len(status) > 255 for status in statuses):
         raise Unreadable("The status of the quality gate is not a word.")
-    conditions = project.each("conditions")
-    has_error = any(condition.text("status").upper() == "ERROR" for condition in conditions)
-    passed = status.upper() in ("OK", "PASSED") and not has_error
-    return Outcome(passed, {"qualityGateStatus": status})
+    conditions = [*project.each("conditions"), *root.each("conditions")]
+    passed = (
+        bool(statuses)
+        and all(status.upper() in ("OK", "PASSED") for status in statuses)
+        and all(part.text("status").upper() in SONAR_CONDITIONS for part in conditions)
+    )
+    return Outcome(passed, {"qualityGateStatus": (statuses or [""])[0]})
 
 
 def process_jira(upload: Upload) -> Outcome:
@@ -16460,16 +16472,19 @@ def ask_bound_bundles(
     """
     bundles = [one for one in PolicyBundle.every(status="ACTIVE") if one.is_bound()]
     verdicts = []
-    artifacts = Artifact.every(sha256_digest=digest) if bundles else []
-    trails = {artifact.trail_id: Trail.fetch(artifact.trail_id) for artifact in artifacts[:500]}
-    flows = {trail.flow_id for trail in trails.values()} | ({flow} if flow else set())
+    artifacts = list(reported_under(digest).limit(500)) if bundles else []
+    trails = {artifact.trail_id: Trail.fetch(artifact.trail_id) for artifact in artifacts}
+    flows = {trail.flow_id for trail in trails.values()}
+    # A flow that is not there must not keep bundles from being asked.
+    if flow and Flow.has(flow):
+        flows.add(flow)
     for bundle in bundles:
         here = bundle.environment_id in (None, key) or environment is None
         if not here or (flows and bundle.flow_id not in (None, *flows)):
             continue
         asked = [
             artifact
-            for artifact in artifacts[:500]
+            for artifact in artifacts
             if bundle.flow_id in (None, trails[artifact.trail_id].flow_id)
         ]
         reasons = {} if len(asked) <= REPORTS_ASKED else {"Too many trails report it.": None}
@@ -16517,11 +16532,15 @@ DEMANDS = {
 #: What counts as a security scan: what is recorded as one, and evidence of these types.
 SCAN_EVIDENCE = (
     "security_scan security-scan vulnerability-scan container-scan sast sca dast zap semgrep "
-    "codeql snyk trivy grype sarif cyclonedx vex"
+    "codeql snyk trivy grype sarif cyclonedx vex trivy-scan container_scan vulnerability_scan "
+    "sca_scan sca-scan dast_scan dast-scan sast_scan sast-scan dependency-check dependency-scan "
+    "dependency_scan secret-scan secret_scan license-scan scan"
 )
 _NEWEST = f"""(SELECT r."id", r."type", r."status", max({RESULT_ORDER}) FROM "attestation" AS r
     WHERE r."trail_id" = t."id" AND r."status" <> 'PENDING' GROUP BY r."type", r."name") AS n"""
-_IS_SCAN = f"""lower(n."type") IN ({", ".join(f"'{type}'" for type in SCAN_EVIDENCE.split())})"""
+_IS_SCAN = (
+    f"""lower(trim(n."type")) IN ({", ".join(f"'{type}'" for type in SCAN_EVIDENCE.split())})"""
+)
 #: SQL for what rules count of the trail `t`: its attestations whose latest result is PASSED, its
 #: approvers, its scans, and those of them that failed. Without thresholds, a scan fails with
 #: anything critical or high.

@@ -331,6 +331,7 @@ WORDS = {
     "json": "The file is not JSON in UTF-8.",
     "object": "The report is not a JSON object.",
     "word": "The status of the quality gate is not a word.",
+    "text": "report.status: Expected text",
     "issue": "The file does not hold the reference of an issue.",
 }
 UNREADABLE = [
@@ -346,7 +347,7 @@ UNREADABLE = [
     *(("sonar", content, "object") for content in ("5", "null", '"x"')),
     ("sonar", "[]", "object"),
     ("sonar", f'{{"status": "{"x" * 256}"}}', "word"),
-    ("sonar", '{"status": {"status": "OK"}}', "word"),
+    ("sonar", '{"status": {"status": "OK"}}', "text"),
     *(("jira", content, "issue") for content in ("", " \n", "PAY-17 " * 50_000)),
     ("jira", "{PAY-17}", "json"),
 ]  # fmt: skip

@@ -97,6 +97,7 @@ FAILING = {
         {"ok": True, "vulnerabilities": [{"id": "A", "severity": "low"}]},
         {"ok": False, "vulnerabilities": [{"id": "A"}]},
         [CLEAN["snyk"], {"ok": False, "error": "x", "path": "."}],
+        *(CLEAN["snyk"] | {name: "x"} for name in ("error", "errors", "message")),
         CLEAN["snyk"] | {"applications": [{"ok": False, "vulnerabilities": [{"id": "A"}]}]},
         CLEAN["snyk"] | {"applications": [{"ok": False, "vulnerabilities": []}]},
     ],

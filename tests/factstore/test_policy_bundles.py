@@ -519,7 +519,9 @@ def test_a_bundle_of_a_flow_is_asked_about_the_artifacts_of_that_flow(lite, fact
     factstore.post(f"/api/v1/trails/{trail}/attestations", {"type": "SBOM", "status": "PASSED"})
     allowed = factstore.post(GATE, body).json
     named = factstore.post(GATE, body | {"flowId": second}).json
-    unreported = factstore.post(GATE, {"artifactSha256": "sha256:" + "2" * 64}).json
+    nobody = {"artifactSha256": "sha256:" + "2" * 64}
+    unreported = factstore.post(GATE, nobody).json
+    mistyped = factstore.post(GATE, nobody | {"flowId": "no such flow"}).json
 
     assert without["blockReasons"] == ["Policy bundle 'sbom': The policy does not allow this."]
     assert (allowed["decision"], allowed["reason"]) == ("ALLOWED", "Every policy is met.")
@@ -528,6 +530,19 @@ def test_a_bundle_of_a_flow_is_asked_about_the_artifacts_of_that_flow(lite, fact
         "Policy bundle 'sbom': The policy does not allow this.",
         "Policy bundle 'freeze': frozen",
     ]
+    assert mistyped["blockReasons"] == unreported["blockReasons"]
+
+
+def test_a_bundle_is_asked_about_an_artifact_whose_digest_an_older_version_spelled(lite, factstore):
+    trail = begin_trail(lite, factstore)
+    (flow,) = (flow["id"] for flow in factstore.get("/api/v1/flows").json)
+    report(lite, trail, digest="1" * 64)
+    policy = 'package p\nallow := true\ndeny contains "old" if input.trail.status == "PENDING"\n'
+    activate(factstore, store(factstore, policy, flowId=flow))
+
+    result = factstore.post(GATE, {"artifactSha256": ONE}).json
+
+    assert result["blockReasons"] == ["Policy bundle 'gate': old"]
 
 
 def test_one_bundle_is_active_for_each_binding_and_one_for_none(factstore):
