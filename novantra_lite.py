@@ -12401,15 +12401,16 @@ def sarif_severity(result: ReportPart, rule: ReportPart) -> str:
 
 
 def read_trivy(report: ReportPart) -> ScanReport:
-    """Trivy's JSON: vulnerabilities, checks that failed, and secrets."""
+    """Trivy's JSON: vulnerabilities, checks that failed, secrets and licenses."""
     if not report.text("SchemaVersion") or not report.text("ArtifactName"):
         raise Unreadable("The file is not Trivy's: SchemaVersion and ArtifactName are missing.")
     found = Counter(
         finding.severity("Severity")
         for result in report.each("Results")
-        for name in ("Vulnerabilities", "Misconfigurations", "Secrets")
+        for name in ("Vulnerabilities", "Misconfigurations", "Secrets", "Licenses")
         for finding in result.each(name)
-        if finding.text("Status") not in ("PASS", "EXCEPTION")
+        # Only a check has a status that clears it.
+        if name != "Misconfigurations" or finding.text("Status") not in ("PASS", "EXCEPTION")
     )
     is_image = report.text("ArtifactType") == "container_image"
     kind, version = "CONTAINER" if is_image else "SCA", report.inner("Trivy").text("Version")
@@ -12486,9 +12487,9 @@ def read_cyclonedx(report: ReportPart) -> ScanReport:
     return ScanReport(name, found, tool.text("version"), kind, component.text("name"))
 
 
-#: What sources say of one vulnerability, the worst first; a source that knows outranks one that
-#: does not.
-_RANKS = (*COUNTED, "unknown")
+#: What sources say of one vulnerability, the worst first; a source that knows of harm outranks one
+#: that does not know.
+_RANKS = ("critical", "high", "medium", "low", "unknown", "informational")
 
 
 def _rating(part: ReportPart) -> str:
@@ -12525,7 +12526,8 @@ SIGNS = {
 #: What is looked at in any of them.
 SCANNED = {
     *SIGNS,
-    *("ArtifactName", "ArtifactType", "Misconfigurations", "Secrets", "Severity", "Status"),
+    *("ArtifactName", "ArtifactType", "Licenses", "Misconfigurations", "Secrets"),
+    *("Severity", "Status"),
     *("Trivy", "Version", "Vulnerabilities"),
     *("descriptor", "name", "source", "target", "type", "userInput", "version", "vulnerability"),
     *("applications", "docker", "id", "infrastructureAsCodeIssues", "ok", "path"),

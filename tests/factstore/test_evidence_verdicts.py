@@ -106,11 +106,14 @@ FAILING = {
         {"projectStatus": {"status": "NONE"}},
         {"projectStatus": {"status": "OK", "conditions": [{"status": "ERROR"}]}},
         {"projectStatus": {"status": "ERROR"}, "status": "OK"},
+        {"projectStatus": {"status": "OK"}, "status": "ERROR"},
+        {"status": "OK", "conditions": [{"status": "ERROR"}]},
+        {"projectStatus": {"status": "OK", "conditions": [{"status": "FAILED"}]}},
     ],
     "jira": [b"pay-17", b"PAY", b"PAY-17 PAY-18", {"issueRef": "", "status": "Done"}],
     "trivy": [
         CLEAN["trivy"] | {"Results": [{name: [{"Severity": severity}]}]}
-        for name in ("Vulnerabilities", "Misconfigurations", "Secrets")
+        for name in ("Vulnerabilities", "Misconfigurations", "Secrets", "Licenses")
         for severity in ("LOW", "UNKNOWN", "", None)
     ],
     "grype": [
@@ -125,6 +128,12 @@ FAILING = {
         {
             "version": "2.1.0",
             "runs": [{"results": [], "invocations": [{"executionSuccessful": False}]}],
+        },
+        {"version": "2.1.0", "runs": [{"results": [], "invocations": [{"exitCode": 137}]}]},
+        {
+            "version": "2.1.0",
+            "runs": [{"results": []}],
+            "inlineExternalProperties": [{"results": [{"level": "error"}]}],
         },
         {
             "version": "2.1.0",

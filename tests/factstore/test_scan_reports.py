@@ -122,7 +122,7 @@ REPORTS = {
     ),
     "trivy, beyond vulnerabilities": (
         trivy("LOW", results=[TRIVY_FILES], ArtifactType="repository", ArtifactName="."),
-        ("Trivy", None, "SCA", ".", [1, 1, 0, 1, 0]),
+        ("Trivy", None, "SCA", ".", [2, 1, 0, 1, 0]),
     ),
     "trivy, nothing scanned": (
         {"SchemaVersion": 2, "ArtifactName": ".", "ArtifactType": "filesystem"},
@@ -227,7 +227,7 @@ REPORTS = {
             rated(),
             {"id": "CVE-2"},
         ),
-        (*CYCLONEDX, [1, 3, 0, 0, 2]),
+        (*CYCLONEDX, [1, 4, 0, 0, 1]),
     ),
     "cyclonedx by score": (
         cyclonedx(scored(9.8, 4), scored("7.0"), scored(0), scored(9, method="OWASP")),
