@@ -13599,15 +13599,22 @@ class ApprovalDecision(Model):
     def record(cls, approval: Approval, decision: str, said: Mapping[str, Any]) -> None:
         """Record a decision; Conflict unless the approval is still pending.
 
-        Forbidden where the principal in `decided_by` requested it, unless self_approval is on.
+        Forbidden where the principal in `decided_by` requested it, or has decided it already under
+        another name, unless self_approval is on.
         """
         status, settings = approval.json()["status"], session().workspace.settings
         if status != "PENDING_APPROVAL":
             raise Conflict(f"Approval {approval.id} is {status} and cannot be decided any more.")
-        is_own = approval.requested_by is not None and approval.requested_by == said["decided_by"]
-        if is_own and not settings.self_approval and settings.factstore_auth != "open":
+        principal, name = said["decided_by"], said["approver_identity"]
+        is_own = approval.requested_by is not None and approval.requested_by == principal
+        earlier = cls.every(approval=approval.id, decided_by=principal)
+        is_double = any(decision.approver_identity != name for decision in earlier)
+        if (is_own or is_double) and not (
+            settings.self_approval or settings.factstore_auth == "open"
+        ):
+            done = "requested" if is_own else "decided under another name"
             raise Forbidden(
-                f"Approval {approval.id} was requested with credentials of the same owner; somebody"
+                f"Approval {approval.id} was {done} with credentials of the same owner; somebody"
                 " else must decide it, or the setting self_approval must be on."
             )
         made = cls.create(approval=approval.id, decision=decision, **said)

@@ -359,13 +359,14 @@ def own_client(lite, label, scopes=("factstore:read", "factstore:write", "factst
     return Client(lite, {"X-Api-Key": lite.api_keys.create(label, scopes)["apiKey"]})
 
 
-def ask_with(client):
+def ask_with(client, *approvers):
     """Ask for an approval, with these credentials, of a new trail."""
     flow = client.post(FLOWS, {"name": "payments"}).json["id"]
     commit = {"flowId": flow, "gitCommitSha": "4f2a", "gitBranch": "main"}
     commit |= {"gitAuthor": "Ann", "gitAuthorEmail": "ann@example.org"}
     trail = client.post(TRAILS, commit).json["id"]
-    return client.post(f"{TRAILS}/{trail}/approvals", {"requiredApprovers": ["ciso"]}).json
+    required = list(approvers or ["ciso"])
+    return client.post(f"{TRAILS}/{trail}/approvals", {"requiredApprovers": required}).json
 
 
 @pytest.mark.parametrize("verb", ["approve", "reject"])
@@ -398,6 +399,20 @@ def test_somebody_else_decides_and_is_recorded_beside_the_name(strict):
     assert decision["approverIdentity"] == "ciso"
     assert decision["decidedBy"] == keys["release desk"]["ownerId"]
     assert (event["actor"], event["principal"]) == ("ciso", keys["release desk"]["id"])
+
+
+def test_nobody_is_two_approvers(strict):
+    approval = ask_with(own_client(strict, "ci"), "ciso", "cto")
+    desk, board = own_client(strict, "release desk"), own_client(strict, "board")
+
+    first = decide(desk, approval, "approve", approverIdentity="ciso")
+    again = decide(desk, approval, "approve", approverIdentity="cto")
+    second = decide(board, approval, "approve", approverIdentity="cto")
+
+    assert (first.status, first.json["status"]) == (200, "PENDING_APPROVAL")
+    assert again.status == 403
+    assert "was decided under another name with credentials of the same" in again.json["message"]
+    assert (second.status, second.json["status"]) == (200, "APPROVED")
 
 
 def test_names_of_principals_in_a_body_count_for_nothing(strict):
