@@ -11918,7 +11918,8 @@ class EvidencePiece(Model):
 
 
 #: The results of the files of the attestation `?1`, of each file name that of the newest.
-FILE_RESULTS = """SELECT "status", "details", "executed_tests", "minimum_tests"
+FILE_RESULTS = """SELECT "status", "details", "executed_tests",
+    (SELECT max("minimum_tests") FROM "evidence_file" WHERE "attestation_id" = ?1)
     FROM "evidence_file" WHERE "rowid" IN (
         SELECT max("rowid") FROM "evidence_file" WHERE "attestation_id" = ?1 GROUP BY "file_name")
     AND "status" IS NOT NULL ORDER BY "rowid\""""
@@ -11941,6 +11942,7 @@ def combined_result(attestation: Attestation) -> dict[str, Any]:
     details = parsed[-1][1]
     if len(parsed) > 1:
         details = combine_details([details for _, details in parsed], failed)
+    # What was asked for once stays asked for, also when the file comes again without it.
     minimum = max(number or 0 for *_, number in results)
     executed = sum(number or 0 for _, _, number, _ in results)
     # A file of a former layout has no details.

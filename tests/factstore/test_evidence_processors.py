@@ -255,6 +255,18 @@ def test_the_tests_of_all_files_of_an_attestation_are_counted_together(lite, fac
     assert statuses == ["FAILED", "FAILED", "PASSED", "FAILED"]
 
 
+def test_a_file_that_comes_again_does_not_ask_for_less(lite, factstore, trail):
+    key = make_attestation(lite, trail, "junit")
+    path, report = evidence_path(trail, key), f"<testsuite>{CASE}</testsuite>".encode()
+
+    first = asking(factstore, path, report, "5")
+    again = upload(factstore, path, report)
+
+    with lite.workspace.read():
+        attestation = Attestation.fetch(key)
+    assert (first.status, again.status, attestation.status) == (201, 201, "FAILED")
+
+
 @pytest.mark.parametrize(
     ("type", "minimum", "why"),
     [
