@@ -13607,9 +13607,9 @@ class ApprovalDecision(Model):
         status, settings = approval.json()["status"], session().workspace.settings
         if status != "PENDING_APPROVAL":
             raise Conflict(f"Approval {approval.id} is {status} and cannot be decided any more.")
-        principal, name = said["decided_by"], said["approver_identity"]
+        principal, name = said.get("decided_by"), said["approver_identity"]
         is_own = approval.requested_by is not None and approval.requested_by == principal
-        earlier = cls.every(approval=approval.id, decided_by=principal)
+        earlier = cls.every(approval=approval.id, decided_by=principal) if principal else ()
         is_double = any(decision.approver_identity != name for decision in earlier)
         if (is_own or is_double) and not (
             settings.self_approval or settings.factstore_auth == "open"

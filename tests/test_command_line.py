@@ -1231,6 +1231,8 @@ def test_serve_greets_people_with_lines_that_a_shell_can_run():
         greeting = []
         while not greeting or greeting[-1] != "Stop with Ctrl-C.\n":
             greeting.append(server.stdout.readline())
+            # An empty line is the end: the server did not start.
+            assert greeting[-1]
         pasted = "".join(line for line in greeting if "curl" in line)
         done = subprocess.run(pasted, shell=True, capture_output=True, text=True, timeout=60)
         server.send_signal(signal.SIGINT)
