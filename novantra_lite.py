@@ -12335,10 +12335,10 @@ def sarif_results(report: ReportPart) -> Iterator[SarifResult]:
     runs = report.each("runs", needed=True)
     if not runs:
         raise Unreadable("The SARIF file holds no run: nothing was scanned.")
+    if report.member("inlineExternalProperties").value:
+        raise Unreadable(f"{report.where}: Results in inlineExternalProperties are not read.")
     for run in runs:
         elsewhere = run.inner("externalPropertyFileReferences").object()
-        if report.member("inlineExternalProperties").value:
-            raise Unreadable(f"{report.where}: Results in inlineExternalProperties are not read.")
         if elsewhere.get("results") or elsewhere.get("invocations"):
             raise Unreadable(f"{run.where}: The results stand in another file.")
         rules = _SarifRules(run.inner("tool"))
@@ -12788,7 +12788,7 @@ def process_junit(upload: Upload) -> Outcome:
 
 
 #: The words for a condition of a quality gate that does not fail it.
-SONAR_CONDITIONS = ("", "OK", "PASSED", "WARN", "NONE", "NO_VALUE")
+_SONAR_CONDITIONS = ("", "OK", "PASSED", "WARN", "NONE", "NO_VALUE")
 
 
 def process_sonar(upload: Upload) -> Outcome:
@@ -12803,7 +12803,7 @@ def process_sonar(upload: Upload) -> Outcome:
     passed = (
         bool(statuses)
         and all(status.upper() in ("OK", "PASSED") for status in statuses)
-        and all(part.text("status").upper() in SONAR_CONDITIONS for part in conditions)
+        and all(part.text("status").upper() in _SONAR_CONDITIONS for part in conditions)
     )
     return Outcome(passed, {"qualityGateStatus": (statuses or [""])[0]})
 
