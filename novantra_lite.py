@@ -11464,13 +11464,6 @@ def examine_provenance(
     return verify_signature(artifact.sha256_digest, signature, keys, body)[:2]
 
 
-def provenance_verdict(
-    artifact: Artifact, provenance: BuildProvenance | None, keys: Sequence
-) -> str:
-    """NONE, UNVERIFIED, FAILED or VERIFIED, by these public keys."""
-    return examine_provenance(artifact, provenance, keys)[0]
-
-
 #: What the contract calls each verdict: only what was verified is ever called so.
 PROVENANCE_STATUSES = MappingProxyType(
     {

@@ -28,7 +28,7 @@ from novantra_lite import (
     Invalid,
     NovantraLite,
     Trail,
-    provenance_verdict,
+    examine_provenance,
     read_public_keys,
     trusted_keys,
 )
@@ -798,11 +798,11 @@ def test_the_gate_hears_the_verdict_on_a_record(trusting):
         artifact, other = Artifact(sha256_digest=DIGEST), Artifact(sha256_digest=OTHER)
         signed = BuildProvenance(provenance_signature=detached(P256))
         verdicts = [
-            provenance_verdict(artifact, signed, keys),
-            provenance_verdict(artifact, signed, []),
-            provenance_verdict(artifact, None, keys),
-            provenance_verdict(other, signed, keys),
-            provenance_verdict(artifact, BuildProvenance(provenance_signature=None), keys),
+            examine_provenance(artifact, signed, keys)[0],
+            examine_provenance(artifact, signed, [])[0],
+            examine_provenance(artifact, None, keys)[0],
+            examine_provenance(other, signed, keys)[0],
+            examine_provenance(artifact, BuildProvenance(provenance_signature=None), keys)[0],
         ]
 
     assert len(keys) == 2
