@@ -22621,6 +22621,7 @@ MIGRATIONS = (
     ),
     Migration(5, "Indexes for what is released, and for what has expired"),
     Migration(6, "Verdicts from findings: facts may gain columns"),
+    Migration(7, "Limits on what comes from outside"),
 )
 
 

@@ -30,20 +30,20 @@ GROWN = {
         "        'created_at updated_at')\n"
         "    title = Text(300, 1, column_name='asset_title', former_names='display_name')\n"
         "    asset_kind = Key(index=True)\n"
-        "    serial = Text(40, null=True, since=7)\n"
-        "    grade = Choice('A B C', default='B', since=7)\n"
-        "    uses = Integer(0, default=0, since=7)\n"
-        "    weight = Number(null=True, since=7)\n"
-        "    is_loaned = Boolean(default=False, since=7)\n"
-        "    tags = Json(ListOf(Text(20)), default=list, since=7)\n"
-        "    bought_at = Timestamp(null=True, since=7)\n"
-        "    remark = Encrypted(100, null=True, since=7)\n"
+        "    serial = Text(40, null=True, since=8)\n"
+        "    grade = Choice('A B C', default='B', since=8)\n"
+        "    uses = Integer(0, default=0, since=8)\n"
+        "    weight = Number(null=True, since=8)\n"
+        "    is_loaned = Boolean(default=False, since=8)\n"
+        "    tags = Json(ListOf(Text(20)), default=list, since=8)\n"
+        "    bought_at = Timestamp(null=True, since=8)\n"
+        "    remark = Encrypted(100, null=True, since=8)\n"
     ),
     '"display_name asset_key", "{asset_key}, {asset_kind}"': (
         '"title asset_key", "{asset_key}, {asset_kind}"'
     ),
     'title="{display_name}", told="asset_kind': 'title="{asset_title}", told="asset_kind',
-    "MIGRATIONS = (\n": "MIGRATIONS = (\n    Migration(7, 'Assets have a serial number'),\n",
+    "MIGRATIONS = (\n": "MIGRATIONS = (\n    Migration(8, 'Assets have a serial number'),\n",
 }
 
 #: Opens files with the code of the next layout, makes assets in them, and says what it sees there.
@@ -119,7 +119,7 @@ def path(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("layout", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("layout", [1, 2, 3, 4, 5, 6])
 def test_a_file_of_a_former_layout_opens_and_is_sound(layout, tmp_path):
     path = unpack(layout, tmp_path)
 
@@ -132,7 +132,7 @@ def test_a_file_of_a_former_layout_opens_and_is_sound(layout, tmp_path):
     assert [finding["description"] for finding in findings["findings"]] == ["By the door"] * 2
 
 
-@pytest.mark.parametrize("layout", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("layout", [1, 2, 3, 4, 5, 6])
 def test_tampering_with_a_record_of_a_former_layout_is_found(layout, tmp_path):
     path = unpack(layout, tmp_path)
     with opened(path):
@@ -145,7 +145,7 @@ def test_tampering_with_a_record_of_a_former_layout_is_found(layout, tmp_path):
     assert [fault.split(" ", 2)[2] for fault in faults] == ["is not what the ledger recorded."]
 
 
-@pytest.mark.parametrize("layout", [2, 3, 4, 5])
+@pytest.mark.parametrize("layout", [2, 3, 4, 5, 6])
 def test_a_list_of_former_records_has_every_member_that_the_document_requires(layout, tmp_path):
     path = unpack(layout, tmp_path)
 
