@@ -9634,6 +9634,11 @@ class Template:
             raise yaml_error(node.start_mark, "the patterns up to here are too large together.")
         return condition.holds
 
+    @property
+    def entries(self) -> list[tuple[str, Callable[[Mapping], bool]]]:
+        """The name of every attestation that it may ask for, and when it does."""
+        return [*self.trail, *(entry for _, entries in self.artifacts for entry in entries)]
+
     def names(self, fields: Mapping[str, str | None]) -> list[str]:
         """The attestations asked for where the fields of conditions have these values."""
         name = fields.get("artifact.name")
@@ -10406,15 +10411,15 @@ def approved_sql(trail: str) -> str:
         ORDER BY v."resolved_at" DESC, v."rowid" DESC LIMIT 1), 0)"""
 
 
-def template_sql(trail: str, flow: str) -> str:
-    """SQL for the template of a trail or else of a flow, from their aliases.
+def templates_sql(trail: str, flow: str) -> str:
+    """SQL for the JSON array of the templates of a flow and of a trail, from their aliases.
 
-    The template of a trail speaks for its own flow only. Blank text, which older versions stored,
-    is no template.
+    Each is null where there is none. The template of a trail speaks for its own flow only. Blank
+    text, which older versions stored, is no template.
     """
-    blank = "nullif(trim({}.\"template_yaml\", char(9, 10, 13, 32)), '')"
-    own = f'CASE WHEN {trail}."flow_id" = {flow}."id" THEN {blank.format(trail)} END'
-    return f"ifnull({own}, {blank.format(flow)})"
+    text = "nullif(trim({}.\"template_yaml\", char(9, 10, 13, 32)), '')"
+    own = f'CASE WHEN {trail}."flow_id" = {flow}."id" THEN {text.format(trail)} END'
+    return f"json_array({text.format(flow)}, {own})"
 
 
 def facts_sql(trail: str, digest: str = "", flow: str = 'k."flow_id"') -> str:
@@ -10423,11 +10428,11 @@ def facts_sql(trail: str, digest: str = "", flow: str = 'k."flow_id"') -> str:
     The arguments are SQL for ids: of a trail, and of a flow that is not its own. Without a digest,
     the facts are about all artifacts of the trail.
     """
-    template = template_sql("k", "f")
+    templates = templates_sql("k", "f")
     with_digest = f'AND i."sha256_digest" IN {spellings_sql(digest)}' if digest else ""
     return f"""(SELECT json_object('flow', f."name", 'tags', json(f."tags"),
-        'types', json(f."required_attestation_types"), 'template', {template},
-        'artifacts', CASE WHEN ({template}) IS NOT NULL THEN (
+        'types', json(f."required_attestation_types"), 'templates', {templates},
+        'artifacts', CASE WHEN {templates} <> '[null,null]' THEN (
             SELECT json_group_array(json_array("image_name", "sha256_digest")) FROM (
                 SELECT DISTINCT i."image_name", i."sha256_digest" FROM "artifact" AS i
                 WHERE i."trail_id" = k."id" {with_digest})) END,
@@ -10609,14 +10614,25 @@ class Compliance(NamedTuple):
 
     #: Whether the flow asks for anything.
     is_judged: bool
-    #: Whether attestations are required by name, in a template, and not by type.
-    by_name: bool
-    missing: Sequence[str]
-    #: What failed, and did not pass since.
-    failed: Sequence[str]
+    #: What is required and did not pass: by type, and under a template by name.
+    missing_types: Sequence[str]
+    missing_names: Sequence[str]
+    #: What failed, and did not pass since: by type, and under a template by name.
+    failed_types: Sequence[str]
+    failed_names: Sequence[str]
     lacks_approval: bool
-    #: Why the template cannot be read, if so: it asks for everything.
+    #: Why a template cannot be read, if so: it asks for everything.
     fault: str = ""
+
+    @property
+    def missing(self) -> list[str]:
+        """The types and names of all that is required and did not pass."""
+        return [*self.missing_types, *self.missing_names]
+
+    @property
+    def failed(self) -> list[str]:
+        """The types and names of all that failed, and did not pass since."""
+        return [*self.failed_types, *self.failed_names]
 
     @property
     def is_compliant(self) -> bool:
@@ -10635,17 +10651,35 @@ def evaluate_compliance(facts: str) -> Compliance:
     """Hold the facts that `facts_sql` gathers against the flow.
 
     The latest result of each required type or name counts, and no failure may be left that did not
-    pass since. A template, the trail's own or else the flow's, requires names instead of types.
+    pass since. A template of the flow requires names instead of the flow's types, unless it names
+    nothing. A template of the trail, which needs no more than the right to record, only adds to
+    what the flow requires.
     """
     read = json.loads(facts)
-    by_name = read["template"] is not None
-    required = required_names(read) if by_name else read["types"]
-    passed, failed = latest_results(read["results"], by_name)
-    missing = [requirement for requirement in required if requirement not in passed]
-    lacks_approval = bool(read["requires_approval"] and not read["is_approved"])
-    is_judged = bool(required or read["requires_approval"])
-    fault = read_template(read["template"]).fault if by_name else ""
-    return Compliance(is_judged, by_name, missing, failed, lacks_approval, fault)
+    of_flow, of_trail = (read_template(text) if text else None for text in read["templates"])
+    by_name = [template for template in (of_flow, of_trail) if template and template.entries]
+    types = [] if of_flow in by_name else read["types"]
+    names = required_names(read, by_name)
+    missing_types = missing_names = failed_types = failed_names = ()
+    if types or not by_name:
+        missing_types, failed_types = unmet(types, read["results"], by_name=False)
+    if by_name:
+        missing_names, failed_names = unmet(names, read["results"], by_name=True)
+    return Compliance(
+        bool(types or names or read["requires_approval"]),
+        missing_types,
+        missing_names,
+        failed_types,
+        failed_names,
+        bool(read["requires_approval"] and not read["is_approved"]),
+        next((template.fault for template in by_name if template.fault), ""),
+    )
+
+
+def unmet(required: Iterable[str], results: Sequence, by_name: bool) -> tuple[list, list]:
+    """The required types or names that did not pass, and what failed and did not pass since."""
+    passed, failed = latest_results(results, by_name)
+    return [requirement for requirement in required if requirement not in passed], failed
 
 
 @sql_function
@@ -10682,19 +10716,21 @@ def latest_results(results: Sequence, by_name: bool) -> tuple[set[str], list[str
     return passed, [key for number, key in failures if number > last_pass.get(key, -1)]
 
 
-def required_names(facts: Mapping[str, Any]) -> list[str]:
-    """The attestations that a template asks of the artifacts, or of the trail as a whole.
+def required_names(facts: Mapping[str, Any], templates: Iterable[Template]) -> list[str]:
+    """The attestations that templates ask of the artifacts, or of the trail as a whole.
 
     To the artifacts of a trail belong those in the template that it still has to report.
     """
-    template = read_template(facts["template"])
     fields = flow_fields(facts["flow"], facts["tags"])
-    artifacts = [artifact_fields(*artifact) for artifact in facts["artifacts"]]
-    if facts["is_whole_trail"]:
-        reported = {artifact["artifact.name"] for artifact in artifacts}
-        expected = dict.fromkeys(name for name, _ in template.artifacts if name not in reported)
-        artifacts += [{"artifact": None, "artifact.name": name} for name in expected]
-    return template.names_of_all(fields, artifacts or [{}])
+    names: dict[str, None] = {}
+    for template in templates:
+        artifacts = [artifact_fields(*artifact) for artifact in facts["artifacts"]]
+        if facts["is_whole_trail"]:
+            reported = {artifact["artifact.name"] for artifact in artifacts}
+            expected = dict.fromkeys(name for name, _ in template.artifacts if name not in reported)
+            artifacts += [{"artifact": None, "artifact.name": name} for name in expected]
+        names |= dict.fromkeys(template.names_of_all(fields, artifacts or [{}]))
+    return list(names)
 
 
 TRAIL_FACTS = f"SELECT {facts_sql('?')}"
@@ -13774,10 +13810,10 @@ class Verdict(NamedTuple):
 
     compliant: bool
     details: str
-    missing: Sequence[str] = ()
-    failed: Sequence[str] = ()
-    #: Whether attestations are required by name, in a template, and not by type.
-    named: bool = False
+    missing_types: Sequence[str] = ()
+    missing_names: Sequence[str] = ()
+    failed_types: Sequence[str] = ()
+    failed_names: Sequence[str] = ()
     trail_id: str | None = None
     attestations: Sequence[dict] = ()
 
@@ -13803,9 +13839,10 @@ def assert_compliance(flow: Flow, digest: str) -> Verdict:
     return Verdict(
         result.is_compliant,
         verdict_sentence(flow, trail, result),
-        result.missing,
-        result.failed,
-        result.by_name,
+        result.missing_types,
+        result.missing_names,
+        result.failed_types,
+        result.failed_names,
         trail,
         [{"type": type, "status": status} for type, status in recorded],
     )
@@ -13893,24 +13930,23 @@ class Assertions(Resource, surface=FACTSTORE, scope="factstore", tag="Assert"):
         """
         flow, verdict = context.prepared
         digest = context.body["sha256_digest"]
-        missing, failed = list(verdict.missing), list(verdict.failed)
         asked = {"sha256Digest": digest, "flowId": flow.id, "status": verdict.status}
         by_type = {
-            "missingAttestationTypes": [] if verdict.named else missing,
-            "failedAttestationTypes": [] if verdict.named else failed,
+            "missingAttestationTypes": list(verdict.missing_types),
+            "failedAttestationTypes": list(verdict.failed_types),
         }
         note_verdict(flow, digest, verdict, asked | by_type)
         return {
             **asked,
             **by_type,
             "details": verdict.details,
-            "missingAttestationNames": missing if verdict.named else [],
-            "failedAttestationNames": failed if verdict.named else [],
+            "missingAttestationNames": list(verdict.missing_names),
+            "failedAttestationNames": list(verdict.failed_names),
             "compliant": verdict.compliant,
             "message": verdict.details,
             "flowName": flow.name,
-            "missingAttestations": missing,
-            "failedAttestations": failed,
+            "missingAttestations": [*verdict.missing_types, *verdict.missing_names],
+            "failedAttestations": [*verdict.failed_types, *verdict.failed_names],
             "checkedAt": now_exactly(),
             "attestations": list(verdict.attestations),
         }
@@ -16561,7 +16597,7 @@ RULE_COUNTS = f"""
 REPORTS = f"""
 WITH d AS MATERIALIZED ({deciding_sql("?1")})
 SELECT a."image_name" || ':' || a."image_tag" || ' of trail ' || t."id",
-    {template_sql("t", "f")},
+    {templates_sql("t", "f")},
     (SELECT json_group_array("type") FROM ({passed_types_sql('t."id"')})),
     p."id" IS NOT NULL,
     {approved_sql('t."id"')},
@@ -16595,7 +16631,7 @@ def reports_of(digest: str) -> list[Reported]:
     reports = []
     current = session()
     rows = current.database.connection().execute(REPORTS, (digest,))
-    for title, template, types, *flags, verdict, unjudged, attestations, people, scans, bad in rows:
+    for title, texts, types, *flags, verdict, unjudged, attestations, people, scans, bad in rows:
         if unjudged:
             # An older version recorded it, which took what is no provenance for verified.
             body, keys = json.loads(unjudged), trusted_keys(current.workspace.settings)
@@ -16608,7 +16644,8 @@ def reports_of(digest: str) -> list[Reported]:
         # Who approved counts while the approval stands, which needs nobody's decision on record.
         people = max(people, 1) if "enforce_approvals" in met else 0
         counts = {"ATTESTATION_COUNT": attestations, "APPROVAL_REQUIRED": people}
-        fault = read_template(template).fault if template else ""
+        templates = (read_template(text) for text in json.loads(texts) if text)
+        fault = next((template.fault for template in templates if template.fault), "")
         reports.append(Reported(title, frozenset(met), counts, fault))
     return reports
 
