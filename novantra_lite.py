@@ -360,7 +360,9 @@ class Settings:
         "Issuers whose CI identity tokens are verified, as issuer=file or https URL of its JWKS; "
         "of GitHub Actions and gitlab.com the issuer alone will do.",
     )
-    oidc_audience = Setting("", "The audience that CI identity tokens must name; empty: any.")
+    oidc_audience = Setting(
+        "", "The audience that CI identity tokens must name; while empty, none of them passes."
+    )
     scm_hosts = Setting(
         (), "Base URLs of source hosts other than the public ones, such as GITLAB=https://git.lan."
     )
@@ -591,15 +593,39 @@ to_json = _ENCODER.encode
 quote = json.encoder.encode_basestring
 
 
-def read_json(data: bytes) -> Any:
-    """Parse a JSON body; refuse NUL, lone surrogates, NaN and a depth over 32."""
+def read_json(data: bytes, read_object: Callable[[list], dict] | None = None) -> Any:
+    """Parse a JSON body; refuse NUL, lone surrogates, NaN and a depth over 32.
+
+    `read_object` makes each object from its pairs of name and value.
+    """
     try:
-        value = json.loads(data.decode(), parse_constant=refuse_constant, parse_float=read_float)
+        value = json.loads(
+            data.decode(),
+            parse_constant=refuse_constant,
+            parse_float=read_float,
+            object_pairs_hook=read_object,
+        )
     except (ValueError, RecursionError):
         raise Invalid("The body is not JSON in UTF-8.", [issue([], "Expected JSON")]) from None
     if data.count(b"[") + data.count(b"{") > DEPTH or b"\\u" in data:
         check_json(value, DEPTH)
     return value
+
+
+def read_signed_json(data: bytes) -> Any:
+    """Parse JSON that proves something; refuse an object that has two members of one name.
+
+    Of those, one reader takes the first and another the last (RFC 8259, section 4), so that the
+    signer might have meant something else.
+    """
+
+    def read_object(pairs: list) -> dict:
+        value = dict(pairs)
+        if len(value) < len(pairs):
+            raise ValueError("two members of one name")
+        return value
+
+    return read_json(data, read_object)
 
 
 def refuse_constant(name: str) -> None:
@@ -11263,7 +11289,7 @@ class SignedContent(NamedTuple):
 def read_envelopes(text: str) -> list:
     """The JSON of one envelope, or of JSON lines of them; ValueError where there is none."""
     try:
-        return [read_json(text.encode())]
+        return [read_signed_json(text.encode())]
     except Invalid:
         lines = [line for line in text.splitlines() if line.strip()]
     if not 1 < len(lines) <= ENVELOPES:
@@ -11271,7 +11297,7 @@ def read_envelopes(text: str) -> list:
             f"The signature is not a DSSE envelope, nor 2 to {ENVELOPES} lines of them."
         )
     try:
-        return [read_json(line.encode()) for line in lines]
+        return [read_signed_json(line.encode()) for line in lines]
     except Invalid:
         raise ValueError("A line of the signature is not a DSSE envelope.") from None
 
@@ -11293,7 +11319,7 @@ class BuildClaims(NamedTuple):
     def read(cls, statement: bytes, digest: str) -> BuildClaims:
         """Read an in-toto statement with SLSA provenance of a digest; ValueError says the fault."""
         try:
-            document = read_json(statement)
+            document = read_signed_json(statement)
             if document["_type"] not in _STATEMENTS:
                 raise ValueError("The envelope does not hold an in-toto statement.")
             algorithm, _, value = digest.rpartition(":")
@@ -15657,7 +15683,7 @@ def read_data(path: str, text: str) -> Any:
     """The document in a file of data, JSON or YAML."""
     try:
         if path.endswith(".json"):
-            document = read_json(text.encode())
+            document = read_signed_json(text.encode())
         else:
             import yaml
 
@@ -17411,6 +17437,8 @@ class IdentityProvider:
         try:
             header = jwt.get_unverified_header(token)
             key = find_key(header, keys if isinstance(keys, list) else [])
+            if not all(map(read_token_part, token.split(".")[:2])):
+                raise ValueError("a part that readers take differently")
             # The key was chosen to fit, so that the token cannot talk it into another algorithm.
             claims = jwt.decode(
                 token,
@@ -17425,6 +17453,16 @@ class IdentityProvider:
             raise Invalid(f"The ID token was refused: {refused}.") from None
         check_claims(claims, client_id, nonce, at)
         return claims
+
+
+def read_token_part(part: str) -> dict:
+    """The JSON object in one part of a token (RFC 7515, section 3.1); empty where it is none."""
+    try:
+        data = base64.b64decode(part + "=" * (-len(part) % 4), b"-_", validate=True)
+        claims = read_signed_json(data)
+    except (ValueError, Invalid):
+        return {}
+    return claims if isinstance(claims, dict) else {}
 
 
 #: PyJWT would hold the times against the machine's clock, not the instance's.
@@ -18005,6 +18043,11 @@ TOKEN_ISSUERS = MappingProxyType(
     }
 )
 
+#: Pairs of links of artifacts that a token's repository is compared with.
+LINKS = 1000
+#: Where the repositories are of an issuer that is on another host.
+TOKEN_HOSTS = {"https://token.actions.githubusercontent.com": "https://github.com"}
+
 #: The members of an attestation's details, and the claims that they come from: GitHub Actions'
 #: (OpenID Connect reference) before GitLab's (ID token authentication).
 TOKEN_CLAIMS = {
@@ -18030,15 +18073,6 @@ class UsedToken(Model):
 
 #: The first second of the year 10000, which no date can tell.
 TIME_IS_OVER = 253_402_300_800
-
-
-def read_token_part(part: str) -> dict:
-    """The JSON object in one part of a token (RFC 7515, section 3.1); empty where it is none."""
-    try:
-        read = read_json(base64.b64decode(part + "=" * (-len(part) % 4), b"-_", validate=True))
-    except (ValueError, Invalid):
-        return {}
-    return read if isinstance(read, dict) else {}
 
 
 class IssuerKeys:
@@ -18154,15 +18188,18 @@ def read_token(token: str, settings: Settings) -> tuple[dict, dict]:
     issuers = {**TOKEN_ISSUERS, **issuer_keys(settings).locations}
     if not isinstance(claims.get("iss"), str) or claims["iss"] not in issuers:
         raise Invalid(f"The token is not of an issuer known here: {' or '.join(issuers)}.")
+    if "exp" not in claims:
+        raise Invalid("The token has no exp: expected the time at which it expires.")
     for name in ("exp", "iat", "nbf"):
         timestamp = claims.get(name, 0)
         if type(timestamp) not in (int, float) or not 0 <= timestamp < TIME_IS_OVER:
             raise Invalid(f"The token's {name} is not a time in seconds since 1970.")
     now = session().source.clock()
-    if claims.get("exp", TIME_IS_OVER) <= now:
+    if claims["exp"] <= now:
         raise Invalid("The token has expired; ask its issuer for a new one.")
-    if claims.get("nbf", 0) > now + LEEWAY:
-        raise Invalid("The token is not valid yet; its nbf is in the future.")
+    for name in ("iat", "nbf"):
+        if claims.get(name, 0) > now + LEEWAY:
+            raise Invalid(f"The token is not valid yet; its {name} is in the future.")
     audience, audiences = settings.oidc_audience, claims.get("aud")
     if audience and audience not in (audiences if isinstance(audiences, list) else [audiences]):
         raise Invalid(f"The token is for another audience; ask its issuer for one for {audience}.")
@@ -18183,6 +18220,55 @@ def use_token(token: str, claims: Mapping[str, Any]) -> None:
     if UsedToken.has(key):
         raise Conflict("This identity token was used before; its jti is good for one attestation.")
     UsedToken.create(id=key)
+
+
+def _branch_of(claims: Mapping[str, Any]) -> str | None:
+    """The branch that a token is of; None where it is of a tag, of a merge, or does not say."""
+    ref = claim_text(claims, TOKEN_CLAIMS["ref"]) or ""
+    is_branch = ref.startswith("refs/heads/") or claims.get("ref_type") == "branch"
+    return ref.removeprefix("refs/heads/") if is_branch else None
+
+
+def _linked_paths(trail: Trail, issuer: str) -> list[str]:
+    """The paths, in lower case, of what a trail links to on the host of a token's issuer.
+
+    They begin with the path of the repository. Addresses on other hosts tell nothing of it.
+    """
+    base = urllib.parse.urlsplit(TOKEN_HOSTS.get(issuer, issuer))
+    rows = Artifact.select(Artifact.build_url, Artifact.commit_url).where(
+        Artifact.trail == trail.id
+    )
+    links = itertools.chain([trail.build_url], *rows.distinct().limit(LINKS).tuples())
+    paths = []
+    for link in filter(None, links):
+        with contextlib.suppress(ValueError):
+            parts = urllib.parse.urlsplit(link)
+            if parts.hostname == base.hostname:
+                paths.append(parts.path.lower().removeprefix(base.path.rstrip("/").lower()))
+    return paths
+
+
+def _token_verdict(token: VerifiedToken, trail: Trail, audience: str) -> tuple[str, str | None]:
+    """PASSED, FAILED or PENDING for a trail and a token, and a sentence why it did not pass."""
+    claims = token.claims
+    if not token.is_verified:
+        return "PENDING", "The token is not verified: its issuer's keys are not at hand."
+    sha = claim_text(claims, TOKEN_CLAIMS["sha"])
+    if sha and sha.lower() != trail.git_commit_sha.lower():
+        return "FAILED", f"The token is of the commit {sha:.255}, which is not the trail's."
+    branch = _branch_of(claims)
+    if branch and branch != trail.git_branch.removeprefix("refs/heads/"):
+        return "FAILED", f"The token is of the branch {branch:.255}, which is not the trail's."
+    repository = claim_text(claims, TOKEN_CLAIMS["repository"])
+    prefix, paths = f"/{repository}/".lower(), _linked_paths(trail, claims["iss"])
+    if repository and not all(f"{path}/".startswith(prefix) for path in paths):
+        return "FAILED", f"The token is of the repository {repository}, which is not the trail's."
+    if not sha:
+        return "PENDING", "The token names no commit, so nothing binds it to the trail."
+    if not audience:
+        reason = "The setting oidc_audience is not set, so the token may be meant for anyone."
+        return "PENDING", reason
+    return "PASSED", None
 
 
 class IdentityTokens(
@@ -18208,22 +18294,25 @@ class IdentityTokens(
         before="verify",
     )
     def create(self, context):
-        """Record what a CI system's identity token says: PASSED if it is verified, else PENDING.
+        """Record what a CI system's identity token says: PASSED if it proves the trail's build.
 
-        A token is verified against its issuer's keys, as oidc_issuers names them.
+        A token is verified against its issuer's keys, as `oidc_issuers` names them, and has to name
+        `oidc_audience`; else it is PENDING. One of another commit, branch or repository than the
+        trail's is FAILED. The details have the `reason`.
         """
         trail, token = Trail.fetch(context.body["trail"]), context.body["token"].strip()
         claims, is_verified = context.prepared
         use_token(token, claims)
+        status, reason = _token_verdict(context.prepared, trail, context.settings.oidc_audience)
         details = {name: claim_text(claims, sources) for name, sources in TOKEN_CLAIMS.items()}
         issued = claims.get("iat")
         details["issuedAt"] = None if issued is None else session().source.timestamp(issued, 6)
-        details["signatureVerified"] = is_verified
+        details |= {"signatureVerified": is_verified, "reason": reason}
         return record_attestation(
             trail,
             None,
             type="oidc-provenance",
-            status="PASSED" if is_verified else "PENDING",
+            status=status,
             details=to_json(details),
             org_slug=context.body.get("org_slug"),
         )
@@ -20347,7 +20436,7 @@ def read_webhook(source: str, data: bytes, media_type: str, event: str) -> dict:
     if media_type == FORM_MEDIA:
         # GitHub's other content type: the same JSON, in a form.
         data = read_form(data).get("payload", "").encode()
-    told = read_json(data)
+    told = read_signed_json(data)
     if not isinstance(told, dict):
         raise Invalid("The body is not a JSON object.")
     told = read_github(told, event) if source == "GITHUB" else told
@@ -20980,7 +21069,7 @@ class SlackCommands(Resource, surface=FACTSTORE, tag="Slack"):
         if not SlackRequest.is_new(*slack_headers(context)):
             return answer_slack(["This was answered before."])
         try:
-            told = read_json(context.body["payload"].encode())
+            told = read_signed_json(context.body["payload"].encode())
         except Invalid:
             told = None
         pressed = dig(told, "actions")
