@@ -11363,24 +11363,30 @@ def _string(value: Any) -> str | None:
 
 
 def _source_of(source: Any, dependencies: list) -> tuple[str | None, str | None]:
-    """The repository and the commit that were built.
+    """The repository and the commit that were built; None where the statement does not name them.
 
-    Where the statement names the source, only a dependency of that address tells its commit:
-    another repository that the build used is not its source.
+    Only dependencies of the source's address tell its commit, and only if they agree: another
+    repository that the build used is not its source.
     """
-    name = "source_repository_uri"
     named = source if isinstance(source, dict) else {"uri": source}
-    uri, digest = _string(named.get("uri")), named.get("digest") or {}
-    for dependency in dependencies:
-        address, hashes = _string(dependency.get("uri")), dependency.get("digest") or {}
-        is_git = bool(address) and (address.startswith("git+") or "gitCommit" in hashes)
-        if (
-            is_git
-            and not digest
-            and (not uri or _comparable(name, uri) == _comparable(name, address))
-        ):
-            uri, digest = uri or address, hashes
-    return uri, _string(digest.get("gitCommit") or digest.get("sha1"))
+    uri = _string(named.get("uri"))
+    commits = {_commit_in(named)} - {None}
+    if uri and not commits:
+        name = "source_repository_uri"
+        address = _comparable(name, uri)
+        commits = {
+            _commit_in(dependency)
+            for dependency in dependencies
+            if _comparable(name, _string(dependency.get("uri")) or "") == address
+        } - {None}
+    return uri, commits.pop() if len(commits) == 1 else None
+
+
+def _commit_in(resource: Mapping[str, Any]) -> str | None:
+    """The commit in the digests of a resource descriptor, in lower case."""
+    digest = resource.get("digest") or {}
+    commit = _string(digest.get("gitCommit") or digest.get("sha1"))
+    return commit and commit.lower()
 
 
 def _comparable(name: str, value: str) -> str:
@@ -11392,7 +11398,10 @@ def _comparable(name: str, value: str) -> str:
 
 
 class SignatureVerdict(NamedTuple):
-    """VERIFIED, FAILED or UNVERIFIED, a sentence why, and what a verified statement claims."""
+    """VERIFIED, SIGNED, FAILED or UNVERIFIED, a sentence why, and what a verified statement claims.
+
+    SIGNED is a good signature over the digest alone, which says nothing of the build.
+    """
 
     word: str
     message: str
@@ -11465,7 +11474,9 @@ def _verify_detached(digest: str, signature: bytes, keys: Sequence) -> Signature
     if not any(is_signed(key, signature, *content) for content in contents for key in keys):
         return _NOT_SIGNED
     return SignatureVerdict(
-        "VERIFIED", "The signature is good, and is over this artifact's digest."
+        "SIGNED",
+        "The signature is good, but only over this artifact's digest: builder, source and commit "
+        "are not signed.",
     )
 
 
@@ -11519,7 +11530,7 @@ class BuildProvenance(Model):
 def examine_provenance(
     artifact: Artifact, provenance: BuildProvenance | None, keys: Sequence
 ) -> tuple[str, str]:
-    """NONE, UNVERIFIED, FAILED or VERIFIED, and a sentence why, by these public keys."""
+    """NONE, UNVERIFIED, FAILED, SIGNED or VERIFIED, and a sentence why, by these public keys."""
     if provenance is None:
         return "NONE", "No provenance is recorded for this artifact."
     signature, body = provenance.provenance_signature, provenance.__data__
@@ -11532,6 +11543,7 @@ PROVENANCE_STATUSES = MappingProxyType(
         "NONE": "NO_PROVENANCE",
         "UNVERIFIED": "PROVENANCE_UNVERIFIED",
         "FAILED": "PROVENANCE_UNVERIFIED",
+        "SIGNED": "PROVENANCE_UNVERIFIED",
         "VERIFIED": "PROVENANCE_VERIFIED",
     }
 )
@@ -11596,8 +11608,8 @@ class Provenance(
         PROVENANCE_VERIFIED takes SLSA provenance (v0.2 or v1) in an in-toto statement about this
         digest, signed by a key of `provenance_keys`, whose builder, source and commit are those of
         the body where the body has them: a DSSE envelope, one in a sigstore bundle, or JSON lines
-        of these. A detached signature (base64) is over the digest or its text. `slsaLevel` is what
-        the builder claims.
+        of these. A detached signature (base64) is over the digest or its text, and proves nothing
+        else. `slsaLevel` is what the builder claims.
         """
         artifact = artifact_of(trail, key)
         if BuildProvenance.of(artifact):
@@ -16628,7 +16640,7 @@ SELECT a."image_name" || ':' || a."image_tag" || ' of trail ' || t."id",
     p."id" IS NOT NULL,
     {approved_sql('t."id"')},
     {compliance_sql('t."id"')} = 'COMPLIANT',
-    p."signature_verdict" IS 'VERIFIED',
+    p."signature_verdict" IN ('VERIFIED', 'SIGNED'),
     p."signature_verdict",
     CASE WHEN p."id" IS NOT NULL AND p."signature_verdict" IS NULL THEN json_object(
         'builder_id', p."builder_id", 'source_repository_uri', p."source_repository_uri",
@@ -16664,7 +16676,7 @@ def reports_of(digest: str) -> list[Reported]:
             verdict = verify_signature(digest, body["signature"], keys, body).word
         # A signature that fails is worse than none.
         flags[0] = bool(flags[0]) and verdict != "FAILED"
-        flags[-1] = verdict == "VERIFIED"
+        flags[-1] = verdict in ("VERIFIED", "SIGNED")
         met = {passing(type) for type in json.loads(types)}
         met.update(itertools.compress(DEMANDS, [*flags, scans and not bad]))
         # Who approved counts while the approval stands, which needs nobody's decision on record.

@@ -960,6 +960,10 @@ MALFORMED = "The ID token was refused: it, or the key for it, is not well formed
         (lambda claims: "a.b.c", MALFORMED),
         (lambda claims: "é.é.é", MALFORMED),
         (lambda claims: sign(b"[]"), MALFORMED),
+        (
+            lambda claims: sign(b'{"sub": "root", ' + json.dumps(claims).encode()[1:]),
+            MALFORMED,
+        ),
         (lambda claims: sign(b"{"), MALFORMED),
         (lambda claims: 7, "The identity provider answered without an ID token."),
         (lambda claims: None, "The identity provider answered without an ID token."),
