@@ -15553,6 +15553,9 @@ class RegoModule:
                 text = self.source[node["span"]["start"] : node["span"]["end"]].decode()
                 if text.isdigit():
                     yield self.fault(node["span"]["start"], "a whole number beyond 64 bits")
+        for offset in self.inexact_comparisons():
+            reason = "a comparison with arithmetic on this number is not exact with 64 bits"
+            yield self.fault(offset, reason)
         for statement in statements_in(self.rules):
             for change in statement.get("with_mods") or ():
                 if reference_of(change["refr"])[:1] not in (("input",), ("data",)):
@@ -15561,6 +15564,29 @@ class RegoModule:
         for rule, (head, _, args) in zip(self.rules, self.heads, strict=True):
             yield from self.check_head(rule, head, args)
             yield from self.check_negations(rule)
+
+    def inexact_comparisons(self) -> list[int]:
+        """The offsets of decimals that the engine, but not OPA, rounds before it compares.
+
+        With 64 bits `0.1 + 0.2 == 0.3` is false.
+        """
+        from decimal import Decimal
+
+        offsets = set()
+        for type, comparison in nodes_in(self.rules):
+            sides = [comparison.get("lhs"), comparison.get("rhs")]
+            is_unification = type == "AssignExpr" and comparison["op"] == "Eq"
+            if type != "BoolExpr" and not (is_unification and not any("Var" in s for s in sides)):
+                continue
+            for part, term in nodes_in(sides):
+                is_sum = part == "Call" and reference_of(term["fcn"]) in (("sum",), ("product",))
+                for leaf, number in nodes_in(term) if is_sum or part == "ArithExpr" else ():
+                    if leaf == "Number" and isinstance(number["value"], float):
+                        start, end = number["span"]["start"], number["span"]["end"]
+                        text = Decimal(self.source[start:end].decode())
+                        if abs(text) != abs(Decimal(number["value"])):
+                            offsets.add(start)
+        return sorted(offsets)
 
     def check_call(self, node: dict, functions: Mapping[tuple[str, ...], int]) -> Iterator[str]:
         """Yield what is wrong with a call of a builtin or of a function."""
@@ -16210,11 +16236,16 @@ def text_of(modules: Mapping[str, str]) -> str:
 # --- Policy bundles -----------------------------------------------------------
 
 
+#: Bundles that may be active at a time for one flow and environment.
+ACTIVE_BUNDLES = 10
+
+
 class PolicyBundle(Model):
     """Rego modules that were uploaded together.
 
     Of those that are bound to nothing, the one that is ACTIVE decides when it is asked to. The gate
-    asks those that are bound to a flow, an environment or both; one is ACTIVE for each binding.
+    asks all that are bound to a flow, an environment or both, and ACTIVE: of each binding and name,
+    one.
     """
 
     fact, made, touched, since = "policy_bundle", "uploaded", True, 3
@@ -16245,11 +16276,24 @@ class PolicyBundle(Model):
         return bool(self.flow_id or self.environment_id)
 
     def activate(self) -> None:
-        """Make this the one that decides for what it is bound to."""
+        """Make this one decide, instead of the active one of its binding and, if bound, its name.
+
+        Conflict where too many are active for the binding.
+        """
         binding = self.flow_id, self.environment_id
-        for other in PolicyBundle.every(status="ACTIVE"):
-            if other.id != self.id and (other.flow_id, other.environment_id) == binding:
-                other.change(status="INACTIVE")
+        others = [
+            other
+            for other in PolicyBundle.every(status="ACTIVE")
+            if other.id != self.id and (other.flow_id, other.environment_id) == binding
+        ]
+        replaced = [other for other in others if not self.is_bound() or other.name == self.name]
+        if len(others) - len(replaced) >= ACTIVE_BUNDLES:
+            raise Conflict(
+                f"{ACTIVE_BUNDLES} policy bundles are active for this flow and environment; "
+                "activate this one under the name of one that it is to replace."
+            )
+        for other in replaced:
+            other.change(status="INACTIVE")
         self.change(status="ACTIVE")
 
 
@@ -16332,7 +16376,7 @@ class PolicyBundles(
         answer=FACTSTORE.one_schema("BundleResponse"),
     )
     def activate(self, context, key):
-        """Make a policy bundle the one that decides."""
+        """Make a policy bundle decide, instead of an active one; if bound, of one of its name."""
         bundle = self.find(key)
         bundle.activate()
         return bundle
@@ -16531,8 +16575,9 @@ class PolicyDecisions(
 
 # --- Policy bundles at the gate -----------------------------------------------
 
-#: Reports of an artifact that the gate has bundles evaluate; with more of them it is shut.
-REPORTS_ASKED = 20
+#: Reports of an artifact that the gate has a bundle evaluate, and evaluations for one decision;
+#: with more of them it is shut.
+REPORTS_ASKED, EVALUATIONS = 20, 200
 
 
 def ask_bound_bundles(
@@ -16549,7 +16594,7 @@ def ask_bound_bundles(
     for an artifact that nobody reported and a flow that nobody names those of any flow.
     """
     bundles = [one for one in PolicyBundle.every(status="ACTIVE") if one.is_bound()]
-    verdicts = []
+    verdicts, left = [], EVALUATIONS
     artifacts = list(reported_under(digest).limit(500)) if bundles else []
     trails = {artifact.trail_id: Trail.fetch(artifact.trail_id) for artifact in artifacts}
     flows = {trail.flow_id for trail in trails.values()}
@@ -16567,6 +16612,10 @@ def ask_bound_bundles(
         ]
         reasons = {} if len(asked) <= REPORTS_ASKED else {"Too many trails report it.": None}
         for artifact in asked[:REPORTS_ASKED] or [None]:
+            left -= 1
+            if left < 0:
+                reasons["Too many policy bundles and trails are to be asked."] = None
+                break
             text = to_json(gate_document(digest, artifact, environment))
             reasons |= dict.fromkeys(reasons_against(bundle, text, engine))
         verdicts.append((bundle.name, list(reasons)))
