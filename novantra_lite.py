@@ -3055,8 +3055,10 @@ class Listing:
 class Array:
     """A list of one model in the order in which its records were made, or against it.
 
-    `without` names members that this list does not tell.
+    `without` names members that this list does not tell, `including` hidden ones that it tells.
     """
+
+    including: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -3084,6 +3086,9 @@ class Array:
             query = query.where(self.filters[name]("?"))
         counting = query.select(peewee.fn.count(peewee.SQL("*"))).sql()[0]
         text = model.statements().without(self.without)
+        for name in self.including:
+            path = peewee.SQL(f"'$.{camel(name)}'")
+            text = peewee.fn.json_insert(text, path, getattr(model, name))
         order = rowid.desc() if self.newest_first else rowid
         inner = query.select(text.alias("text")).order_by(order).limit(1).offset(1).sql()[0]
         joined = "CAST(group_concat(text) AS BLOB)"
@@ -3858,15 +3863,15 @@ class Resource:
     access: ClassVar[str] = ""
     #: What of the scope its writes take: `govern` where they decide what others must meet.
     write_access: ClassVar[str] = "write"
-    tag: ClassVar[str] = ""
-    noun: ClassVar[str] = ""
-    plural: ClassVar[str] = ""
-    item: ClassVar[str] = ""
-    collection: ClassVar[str] = ""
+    tag = noun = plural = item = collection = ""
     #: Whether the records of the collection are made, and never changed, by the console.
     immutable: ClassVar[bool] = False
     #: What an import reads otherwise than the API tells it, by member.
     imported: ClassVar[Mapping[str, Member]] = MappingProxyType({})
+    #: Members that an import may leave out, since they follow from others.
+    inferred: ClassVar[str] = ""
+    #: Hidden members that an export writes.
+    exported: ClassVar[tuple[str, ...]] = ()
     schema_name: ClassVar[str] = ""
     filters = creates = changes = NOTHING
     conditions: ClassVar[Mapping[str, Any]] = MappingProxyType({})
@@ -9894,6 +9899,7 @@ class SecurityThresholds(
     Resource,
     surface=FACTSTORE,
     model=SecurityThreshold,
+    collection="security-thresholds",
     scope="factstore",
     write_access="govern",
     tag="Flows",
@@ -10273,6 +10279,7 @@ class NotificationRules(
     surface=FACTSTORE,
     path="/api/v1/notification-rules",
     model=NotificationRule,
+    collection="notification-rules",
     scope="factstore",
     access="admin",
     tag="Notification rules",
@@ -10312,6 +10319,12 @@ class NotificationRules(
         body = context.body
         config = body.get("channel_config", NotificationRule.channel_config.default)
         check_channel(body["channel_type"], config, context.settings)
+
+    def enter(self, values):
+        if values["channel_type"] != "IN_APP":
+            # Where that is, is looked at when something is sent.
+            read_receiver(values.get("channel_config", NotificationRule.channel_config.default))
+        return super().enter(values)
 
     def find_changes(self, context: Context, key: str) -> dict:
         """What a body changes of a rule, whose channel must still lead somewhere."""
@@ -11581,10 +11594,39 @@ VERIFIED = {
 }
 
 
+def record_provenance(artifact: Artifact, body: dict) -> BuildProvenance:
+    """Record the provenance of an artifact, verified with the keys that are trusted."""
+    if BuildProvenance.of(artifact):
+        raise Conflict(f"The artifact {artifact.id} has its provenance already.")
+    keys, signature = trusted_keys(session().workspace.settings), body.get("provenance_signature")
+    verdict = verify_signature(artifact.sha256_digest, signature, keys, body)
+    for name, claim in verdict.claims._asdict().items():
+        # What the body leaves out is taken from what was signed, where there is room for it.
+        with contextlib.suppress(ValueError):
+            body[name] = body.get(name) or getattr(BuildProvenance, name).read(claim)
+    judged = {
+        "artifact": artifact.id,
+        "provenance_status": PROVENANCE_STATUSES[verdict.word],
+        "signature_verdict": verdict.word,
+    }
+    return BuildProvenance.create(**body | judged)
+
+
 class Provenance(
-    Resource, surface=FACTSTORE, model=BuildProvenance, scope="factstore", tag="Provenance"
+    Resource,
+    surface=FACTSTORE,
+    model=BuildProvenance,
+    collection="provenance",
+    immutable=True,
+    inferred="provenanceStatus",
+    scope="factstore",
+    tag="Provenance",
 ):
     """How artifacts were built."""
+
+    def enter(self, values):
+        # Its status is what the keys say here.
+        return record_provenance(Artifact.fetch(values["artifact"]), values)
 
     @route(
         "GET /api/v1/trails/{trailId}/artifacts/{artifactId}/provenance",
@@ -11611,22 +11653,7 @@ class Provenance(
         of these. A detached signature (base64) is over the digest or its text, and proves nothing
         else. `slsaLevel` is what the builder claims.
         """
-        artifact = artifact_of(trail, key)
-        if BuildProvenance.of(artifact):
-            raise Conflict(f"The artifact {artifact.id} has its provenance already.")
-        body, keys = context.body, trusted_keys(context.settings)
-        signature = body.get("provenance_signature")
-        verdict = verify_signature(artifact.sha256_digest, signature, keys, body)
-        for name, claim in verdict.claims._asdict().items():
-            # What the body leaves out is taken from what was signed, where there is room for it.
-            with contextlib.suppress(ValueError):
-                body[name] = body.get(name) or getattr(BuildProvenance, name).read(claim)
-        return BuildProvenance.create(
-            artifact=artifact.id,
-            provenance_status=PROVENANCE_STATUSES[verdict.word],
-            signature_verdict=verdict.word,
-            **body,
-        )
+        return record_provenance(artifact_of(trail, key), context.body)
 
     @route(
         "POST /api/v1/trails/{trailId}/artifacts/{artifactId}/provenance/verify",
@@ -13064,6 +13091,9 @@ class CoverageReports(
     Resource,
     surface=FACTSTORE,
     model=CoverageReport,
+    collection="coverage-reports",
+    immutable=True,
+    inferred="passed",
     scope="factstore",
     tag="Evidence",
 ):
@@ -13097,8 +13127,12 @@ class CoverageReports(
     )
     def create(self, context, trail):
         """Report the coverage of a trail, and attest whether it is enough."""
-        trail, told = Trail.fetch(trail), context.body
-        report = CoverageReport.create(trail=trail.id, passed=is_covered(told), **told)
+        return self.enter(context.body | {"trail": trail})
+
+    def enter(self, values):
+        trail = Trail.fetch(values["trail"])
+        measured = {"trail": trail.id, "passed": is_covered(values)}
+        report = CoverageReport.create(**values | measured)
         figures = {
             "tool": report.tool,
             "lineCoverage": report.line_coverage,
@@ -13733,6 +13767,9 @@ class Approvals(
     surface=FACTSTORE,
     path="/api/v1/approvals",
     model=Approval,
+    collection="approvals",
+    immutable=True,
+    inferred="flowId",
     scope="factstore",
     tag="Approvals",
     schema_name="ApprovalResponse",
@@ -13742,6 +13779,15 @@ class Approvals(
 
     filters = Filters(Approval.status)
     conditions: ClassVar[dict] = {"status": lambda status: peewee.SQL(Approval.standing) == status}
+    imported: ClassVar[dict] = {"status": Approval.status}
+
+    def enter(self, values):
+        trail = Trail.fetch(values["trail"])
+        if values.get("status") in ("APPROVED", "REJECTED"):
+            values["resolved_at"] = values.get("resolved_at") or now_exactly()
+        approval = Approval.create(**values | {"flow": trail.flow_id})
+        update_trail_status(trail)
+        return approval
 
     @route(
         "GET /api/v1/trails/{trailId}/approvals",
@@ -14227,6 +14273,7 @@ class EnvironmentSnapshot(Model):
         recorded_by: str,
         artifacts: list[dict],
         covered: frozenset[str] | None = None,
+        **given: Any,
     ) -> EnvironmentSnapshot:
         """Record what runs now, as far as the environment's scope covers it."""
         if covered is None:
@@ -14240,6 +14287,7 @@ class EnvironmentSnapshot(Model):
             snapshot_index=last + 1,
             recorded_by=recorded_by,
             artifacts=kept,
+            **given,
         )
         SnapshotArtifact.keep(snapshot)
         place = {"environmentId": environment.id, "environmentName": environment.name}
@@ -14490,10 +14538,23 @@ class EnvironmentSnapshots(
     Resource,
     surface=FACTSTORE,
     model=EnvironmentSnapshot,
+    collection="snapshots",
+    immutable=True,
+    inferred="snapshotIndex",
     scope="factstore",
     tag="Environments",
 ):
     """What ran in environments, from time to time."""
+
+    imported: ClassVar[dict] = {"artifacts": Json(ListOf(RUNNING_ARTIFACT, 10_000), default=list)}
+
+    def enter(self, values):
+        # The index is the next one of the environment.
+        values.pop("snapshot_index", None)
+        environment = Environment.fetch(values.pop("environment"))
+        snapshot = EnvironmentSnapshot.record(environment, **{"artifacts": [], **values})
+        note_drift(environment, snapshot)
+        return snapshot
 
     @route(
         "GET /api/v1/environments/{environmentId}/snapshots",
@@ -14583,8 +14644,21 @@ class EnvironmentSnapshots(
 DRIFT_REPORTS = Array(DriftReport, {"environment": lambda key: DriftReport.environment == key})
 
 
-class Baselines(Resource, surface=FACTSTORE, model=Baseline, scope="factstore", tag="Environments"):
+class Baselines(
+    Resource,
+    surface=FACTSTORE,
+    model=Baseline,
+    collection="baselines",
+    immutable=True,
+    scope="factstore",
+    tag="Environments",
+):
     """What environments should run."""
+
+    def enter(self, values):
+        # The newest is the active one.
+        values.pop("is_active", None)
+        return Baseline.approve(Environment.fetch(values.pop("environment")), **values)
 
     @route(
         "POST /api/v1/environments/{environmentId}/baselines",
@@ -14696,11 +14770,18 @@ class Allowlist(
     Resource,
     surface=FACTSTORE,
     model=AllowlistEntry,
+    collection="allowlist-entries",
+    inferred="reason",
     scope="factstore",
     write_access="govern",
     tag="Environments",
 ):
     """What is let into environments whatever is known of it."""
+
+    imported: ClassVar[dict] = {"sha256": Digest(null=True)}
+
+    def enter(self, values):
+        return AllowlistEntry.create(**{"reason": session().reason, **values})
 
     @route(
         "GET /api/v1/environments/{environmentId}/allowlist",
@@ -16302,6 +16383,9 @@ class PolicyBundles(
     surface=FACTSTORE,
     path="/api/v1/opa/bundles",
     model=PolicyBundle,
+    collection="policy-bundles",
+    immutable=True,
+    exported=("modules",),
     scope="factstore",
     write_access="govern",
     tag="OPA",
@@ -16338,6 +16422,25 @@ class PolicyBundles(
         PolicyBundle.environment_id,
         name="UploadBundleRequest",
     )
+
+    imported: ClassVar[dict] = {"modules": Json(MapOf(Text(ARCHIVE_SIZE)), null=True)}
+
+    def enter(self, values):
+        """Store a bundle without compiling it, which would hold up all writers.
+
+        One that does not compile denies.
+        """
+        is_active = values.pop("status", "") == "ACTIVE"
+        modules = values.get("modules") or {MODULE: values["rego_content"]}
+        bundle = PolicyBundle.create(**values | {"modules": to_json(modules), "syntax": ""})
+        if is_active:
+            bundle.activate()
+        return bundle
+
+    def amend(self, record, values):
+        # They are stored as text, and never change.
+        values.pop("modules", None)
+        return super().amend(record, values)
 
     def compile(self, context):
         """Take the modules out of what came in, and compile them while no transaction is open."""
@@ -17295,6 +17398,8 @@ class Members(
     surface=FACTSTORE,
     path="/api/v1/organisations/{slug}/members",
     model=Membership,
+    collection="members",
+    exported=("id", "org_slug"),
     scope="factstore",
     access="admin",
     tag="Members",
@@ -17306,6 +17411,17 @@ class Members(
     creates = Schema(User.email, Membership.role, name="InviteMemberRequest")
     changes = Schema(Membership.role, name="UpdateMemberRoleRequest")
     options: ClassVar[dict] = {"update": {"partial": False}}
+
+    imported: ClassVar[dict] = {"id": Id(null=True), "org_slug": Text(255)}
+
+    def enter(self, values):
+        check_organisation(values["org_slug"])
+        return super().enter(values)
+
+    def amend(self, record, values):
+        if values.keys() & {"org_slug", "user"}:
+            raise Conflict(f"The member {record._pk} keeps its organisation and its user.")
+        return values
 
     def slug(self, key: str) -> str:
         """The slug of the organisation that a path names, or NotFound."""
@@ -18519,12 +18635,31 @@ class SecurityScans(
     surface=FACTSTORE,
     path="/api/v1/security-scans",
     model=SecurityScan,
+    collection="security-scans",
+    immutable=True,
+    inferred="attestationId",
     scope="factstore",
     tag="Security scans",
     item="scanId",
     verbs="retrieve",
 ):
     """What scanners found."""
+
+    def enter(self, values):
+        trail, key = Trail.fetch(values.pop("trail")), values.pop("attestation", None)
+        if key is None:
+            severity = session().workspace.settings.unknown_severity
+            return record_scan(trail, count_unknown(values, severity))
+        attestation = Attestation.fetch(key)
+        is_other = attestation.status == "PASSED" and values.get("passed") is False
+        if attestation.trail_id != trail.id or is_other:
+            message = (
+                "Expected the attestation of this scan on its trail; leave it out for a new one"
+            )
+            raise Invalid(issues=[issue(["attestationId"], message)])
+        return SecurityScan.create(
+            trail=trail.id, attestation=key, thresholds=limits_of(trail), **values
+        )
 
     @route(
         "GET /api/v1/trails/{trailId}/security-scans",
@@ -18734,6 +18869,8 @@ class RegulatoryControls(
     Resource,
     surface=FACTSTORE,
     model=RegulatoryControl,
+    collection="regulatory-controls",
+    immutable=True,
     scope="factstore",
     write_access="govern",
     tag="Frameworks",
@@ -23238,8 +23375,8 @@ class Collection:
         fields = self.model.members()
         imported = resource.imported
         own = [field for member, field in fields.items() if member not in imported]
-        self.schema = Schema(*own, **imported)
-        self.columns = list(fields)
+        self.schema = Schema(*own, optional=resource.inferred, **imported)
+        self.columns = list(dict.fromkeys([*fields, *self.schema.members]))
         keys = [camel(column.column_name) for column in self.model.key_fields()]
         self.key = keys[0] if len(keys) == 1 else ""
         self.required = [member for member in self.columns if member in self.schema.required]
@@ -23295,7 +23432,7 @@ class Collection:
         """The records in the order in which they were made, filtered by members being equal."""
         conditions, values = {}, {}
         for member, value in filters.items():
-            if member not in self.columns or self.model.members()[member].sealed:
+            if member not in self.model.members() or self.model.members()[member].sealed:
                 raise Invalid(f"{self.name} cannot be filtered by {member}.")
             field = self.model.members()[member]
             conditions[member] = functools.partial(peewee.Expression, field, peewee.OP.EQ)
@@ -23304,6 +23441,7 @@ class Collection:
             self.resource.surface.listing(self.model, conditions, newest_first=False),
             None,
         )
+        listing.including = self.resource.exported
         while limit is None or limit > 0:
             size = self.PAGE if limit is None else min(limit, self.PAGE)
             with self.workspace.read():
