@@ -11381,17 +11381,14 @@ def _source_of(source: Any, dependencies: list) -> tuple[str | None, str | None]
     Only dependencies of the source's address tell its commit, and only if they agree: another
     repository that the build used is not its source.
     """
+    name = "source_repository_uri"
     named = source if isinstance(source, dict) else {"uri": source}
-    uri = _string(named.get("uri"))
-    commits = {_commit_in(named)} - {None}
-    if uri and not commits:
-        name = "source_repository_uri"
-        address = _comparable(name, uri)
-        commits = {
-            _commit_in(dependency)
-            for dependency in dependencies
-            if _comparable(name, _string(dependency.get("uri")) or "") == address
-        } - {None}
+    uri, own = _string(named.get("uri")), _commit_in(named)
+    located = [(_string(part.get("uri")) or "", _commit_in(part)) for part in dependencies]
+    if own or not uri:
+        return uri, own
+    address = _comparable(name, uri)
+    commits = {commit for other, commit in located if _comparable(name, other) == address} - {None}
     return uri, commits.pop() if len(commits) == 1 else None
 
 
@@ -15056,6 +15053,8 @@ class StrictRequest(Schema):
         if faults:
             told = "; ".join(f"{path[0][:60]}: {message}" for path, message in faults[:5])
             refusal = f"Nothing that a policy asks for is left out: {told}."
+            if "yaml" in data:
+                refusal += " Write what its YAML asks for as members, as a template, or in Rego."
             raise Unprocessable(refusal, [issue(*fault) for fault in faults[:100]])
         return values
 
@@ -15285,6 +15284,14 @@ class PolicyAttachments(
         PolicyAttachment.environment,
         name="CreatePolicyAttachmentRequest",
     )
+
+    def accept(self, context, data):
+        if isinstance(data, dict) and data.get("flowId") is not None:
+            raise Unprocessable(
+                "A policy is attached to an environment, not to a flow. Flows ask by their own"
+                " requiredAttestationTypes or templateYaml, or by a policy bundle with its flowId."
+            )
+        return data
 
 
 # --- Deployment policies ------------------------------------------------------

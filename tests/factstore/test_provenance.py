@@ -559,6 +559,14 @@ BAD = {
     "another builder": envelope(
         P256, STATEMENT | {"predicate": {"runDetails": {"builder": {"id": "https://evil.example"}}}}
     ),
+    "dependencies that are texts": envelope(
+        P256,
+        STATEMENT
+        | {
+            "predicate": STATEMENT["predicate"]
+            | {"buildDefinition": {"resolvedDependencies": ["git+https://github.com/acme/tools"]}}
+        },
+    ),
     "no builder": envelope(P256, STATEMENT | {"predicate": {"runDetails": {}}}),
     "a builder that is a number": envelope(
         P256, STATEMENT | {"predicate": {"runDetails": {"builder": {"id": 7}}}}
