@@ -17631,8 +17631,6 @@ class IdentityProvider:
         try:
             header = jwt.get_unverified_header(token)
             key = find_key(header, keys if isinstance(keys, list) else [])
-            if not all(map(read_token_part, token.split(".")[:2])):
-                raise ValueError("a part that readers take differently")
             # The key was chosen to fit, so that the token cannot talk it into another algorithm.
             claims = jwt.decode(
                 token,
@@ -17646,6 +17644,8 @@ class IdentityProvider:
             refused = explain_refusal(error)
             raise Invalid(f"The ID token was refused: {refused}.") from None
         check_claims(claims, client_id, nonce, at)
+        if not all(map(read_token_part, token.split(".")[:2])):
+            raise Invalid("The ID token was refused: it, or the key for it, is not well formed.")
         return claims
 
 
