@@ -12451,7 +12451,7 @@ def sarif_failure(report: ReportPart) -> str:
             for name in ("toolExecutionNotifications", "toolConfigurationNotifications"):
                 for notification in invocation.each(name):
                     # What it has found may be incomplete, then (3.20.21, 3.20.22).
-                    if notification.text("level").strip().lower() == "error":
+                    if notification.text("level") not in ("", "none", "note", "warning"):
                         return f"{notification.where}: The tool reports an error of its run."
     return ""
 
@@ -12509,7 +12509,7 @@ def read_trivy(report: ReportPart) -> ScanReport:
     if report.text("SchemaVersion") != "2":
         raise Unreadable(f"{report.where}.SchemaVersion: Expected 2.")
     # Where there was nothing to scan, Trivy writes no results, but what it looked at.
-    if report.member("Results").value is None and not report.text("ArtifactType"):
+    if not report.member("Results").value and not report.text("ArtifactType"):
         raise Unreadable("The file is not Trivy's: it has neither Results nor ArtifactType.")
     found = Counter()
     for result in (report, *report.each("Results")):
@@ -12753,41 +12753,56 @@ def _xml_pieces(pieces: Iterable[bytes]) -> Iterator[bytes]:
 #: named in the plural (the second) counts them.
 _TROUBLE = re.compile(
     r"(?:total|num|rerun|test|assertion|fatal)?[-_]?(?:(fail(?:ure|ed)?)|error(?:ed)?|abort(?:ed)?"
-    r"|crash(?:ed)?|time[-_]?(?:d[-_]?)?out|panic(?:ked)?|exception|interrupt(?:ed)?|killed|broken)"
+    r"|crash(?:ed)?|time[-_]?(?:d[-_]?)?out|panic(?:ked)?|exception|interrupt(?:ed)?|broken)"
     r"(e?s|[-_]?counts?)?"
 )
 #: What the tools say of a test that passed, and of one that was not run; any other word is a
 #: failure or an error.
-_PASSED = frozenset(
-    "run completed complete executed finished done pass passed bpass xfail bfail bxfail bxpass ok"
-    " success successful succeeded true yes 1".split()
-)
-_SKIPPED = frozenset(
-    "notrun notexecuted disabled skip skipped bskip ignore ignored suppressed pending todo untested"
-    " inconclusive filtered excluded".split()
-)
+_PASSED = {
+    *("run", "completed", "complete", "executed", "finished", "done", "pass", "passed", "ok"),
+    *("success", "successful", "succeeded", "true", "yes", "1"),
+    # Of Qt: failures that are expected, and tests that cannot fail.
+    *("xfail", "bpass", "bfail", "bxfail", "bxpass"),
+}
+_SKIPPED = {
+    *("notrun", "notexecuted", "disabled", "skip", "skipped", "bskip", "ignore", "ignored"),
+    *("suppressed", "pending", "todo", "untested", "inconclusive", "filtered", "excluded"),
+}
 
 
 def _trouble(name: str) -> str:
     """What an element or an attribute of this name tells of, if it does of trouble."""
-    match = _TROUBLE.fullmatch(name)
-    return match and ("failures" if match[1] else "errors") or ""
+    if not (match := _TROUBLE.fullmatch(name)):
+        return ""
+    return "failures" if match[1] else "errors"
 
 
-def _local_names(attributes: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Attributes by their names in lower case, without their namespaces."""
-    return [(name.rpartition(":")[2].lower(), text) for name, text in attributes.items()]
+@functools.lru_cache(1000)
+def _attribute_type(name: str) -> str:
+    """What an attribute of this name tells, in any letter case; nothing if no result."""
+    name = name.lower()
+    if name in ("status", "result", "outcome"):
+        return "word"
+    if name in ("success", "passed"):
+        return "answer"
+    return "tests" if name == "tests" else "skipped" if name in _SKIPPED else _trouble(name)
 
 
-def _words_of(attributes: Mapping[str, str]) -> Iterator[str]:
-    """What the words that a case or a suite says of itself count as, each."""
-    for name, text in _local_names(attributes):
-        word = re.sub(r"[\s_-]+", "", text).lower()
-        if name in ("status", "result", "outcome", "success", "passed") and word:
-            is_answer = name in ("success", "passed") and word in ("false", "no", "0")
-            is_failure = is_answer or _trouble(word) == "failures"
-            trouble = "failures" if is_failure else "errors"
-            yield "" if word in _PASSED else "skipped" if word in _SKIPPED else trouble
+def _telling(attributes: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """The attributes that tell of a result: what they tell, their names and their text."""
+    types = ((_attribute_type(name.rpartition(":")[2][:40]), name) for name in attributes)
+    return [(type, name, attributes[name].strip().lower()) for type, name in types if type]
+
+
+def _result_of(type: str, text: str) -> str:
+    """What a word that a case or a suite says of itself counts as; nothing if it passed."""
+    word = re.sub(r"[\s_-]+", "", text)
+    if not word or word in _PASSED:
+        return ""
+    if word in _SKIPPED:
+        return "skipped"
+    is_no = type == "answer" and word in ("false", "no", "0")
+    return "failures" if is_no or _trouble(word) == "failures" else "errors"
 
 
 class _JunitCase:
@@ -12796,11 +12811,13 @@ class _JunitCase:
     def __init__(self, attributes: Mapping[str, str]):
         names = (attributes.get("classname", ""), attributes.get("name", ""))
         self.name = ".".join(filter(None, names))[:200] or "a test without a name"
-        self.results = {*_words_of(attributes)}
-        for name, text in _local_names(attributes):
+        self.results = set()
+        for type, name, text in _telling(attributes):
+            if type in ("word", "answer"):
+                self.results.add(_result_of(type, text))
             # How long a test may take is none of its results.
-            if "out" not in name and text.strip().lower() not in ("", "0", "false", "no", "none"):
-                self.results.add(_trouble(name))
+            elif "out" not in name.lower() and text not in ("", "0", "false", "no", "none"):
+                self.results.add(type)
 
     def result(self) -> str:
         """What it counts as; a case that failed is not skipped, too."""
@@ -12883,7 +12900,7 @@ class JunitReader:
             raise Unreadable("The XML is nested too deep, or holds too many elements.")
         if is_suite:
             self.suites.append((_claims_of(attributes), Counter()))
-            if {"failures", "errors"} & {*_words_of(attributes)}:
+            if _is_denied(attributes):
                 self.denied = self.denied or attributes.get("name", "")[:200] or "without a name"
         elif name == "testcase":
             self.end_case()
@@ -12926,17 +12943,22 @@ class JunitReader:
 def _claims_of(attributes: Mapping[str, str]) -> Counter[str]:
     """What a suite says of itself; a count that is empty is none."""
     claims = Counter()
-    for name, text in _local_names(attributes):
-        count = "skipped" if name in _SKIPPED else name if name == "tests" else _trouble(name)
-        if not count:
+    for type, name, text in _telling(attributes):
+        if type in ("word", "answer"):
             continue
-        text = {"": "0", "false": "0", "true": "1"}.get(text.strip().lower(), text.strip())
+        text = {"": "0", "false": "0", "true": "1"}.get(text, text)
         if not re.fullmatch(r"[0-9]{1,9}(\.0{1,9})?", text, re.A):
             raise Unreadable(f"The attribute {name} of a testsuite is not a number.")
-        claims[count] = max(claims[count], int(text.partition(".")[0]))
+        claims[type] = max(claims[type], int(text.partition(".")[0]))
     if _counts_otherwise(attributes):
         del claims["tests"]
     return claims
+
+
+def _is_denied(attributes: Mapping[str, str]) -> bool:
+    """Whether a suite says that it did not pass."""
+    words = [(type, text) for type, _, text in _telling(attributes) if type in ("word", "answer")]
+    return any(_result_of(type, text) in ("failures", "errors") for type, text in words)
 
 
 def _counts_otherwise(attributes: Mapping[str, str]) -> bool:
