@@ -12788,7 +12788,7 @@ def _attribute_type(name: str) -> str:
     return "tests" if name == "tests" else "skipped" if name in _SKIPPED else _trouble(name)
 
 
-def _telling(attributes: Mapping[str, str]) -> list[tuple[str, str, str]]:
+def _result_attributes(attributes: Mapping[str, str]) -> list[tuple[str, str, str]]:
     """The attributes that tell of a result: what they tell, their names and their text."""
     types = ((_attribute_type(name.rpartition(":")[2][:40]), name) for name in attributes)
     return [(type, name, attributes[name].strip().lower()) for type, name in types if type]
@@ -12812,7 +12812,7 @@ class _JunitCase:
         names = (attributes.get("classname", ""), attributes.get("name", ""))
         self.name = ".".join(filter(None, names))[:200] or "a test without a name"
         self.results = set()
-        for type, name, text in _telling(attributes):
+        for type, name, text in _result_attributes(attributes):
             if type in ("word", "answer"):
                 self.results.add(_result_of(type, text))
             # How long a test may take is none of its results.
@@ -12843,7 +12843,7 @@ class JunitReader:
         self.cases, self.claims = Counter(), Counter()
         self.failed: list[str] = []
         #: The suite that says of itself that it did not pass.
-        self.denied = ""
+        self.failed_suite = ""
 
     def read(self, pieces: Iterable[bytes]) -> None:
         """Read a whole report, or raise Unreadable."""
@@ -12900,8 +12900,10 @@ class JunitReader:
             raise Unreadable("The XML is nested too deep, or holds too many elements.")
         if is_suite:
             self.suites.append((_claims_of(attributes), Counter()))
-            if _is_denied(attributes):
-                self.denied = self.denied or attributes.get("name", "")[:200] or "without a name"
+            if _is_failed_suite(attributes):
+                self.failed_suite = (
+                    self.failed_suite or attributes.get("name", "")[:200] or "without a name"
+                )
         elif name == "testcase":
             self.end_case()
             self.case = _JunitCase(attributes)
@@ -12943,25 +12945,29 @@ class JunitReader:
 def _claims_of(attributes: Mapping[str, str]) -> Counter[str]:
     """What a suite says of itself; a count that is empty is none."""
     claims = Counter()
-    for type, name, text in _telling(attributes):
+    for type, name, text in _result_attributes(attributes):
         if type in ("word", "answer"):
             continue
         text = {"": "0", "false": "0", "true": "1"}.get(text, text)
         if not re.fullmatch(r"[0-9]{1,9}(\.0{1,9})?", text, re.A):
             raise Unreadable(f"The attribute {name} of a testsuite is not a number.")
         claims[type] = max(claims[type], int(text.partition(".")[0]))
-    if _counts_otherwise(attributes):
+    if _has_other_counts(attributes):
         del claims["tests"]
     return claims
 
 
-def _is_denied(attributes: Mapping[str, str]) -> bool:
+def _is_failed_suite(attributes: Mapping[str, str]) -> bool:
     """Whether a suite says that it did not pass."""
-    words = [(type, text) for type, _, text in _telling(attributes) if type in ("word", "answer")]
+    words = [
+        (type, text)
+        for type, _, text in _result_attributes(attributes)
+        if type in ("word", "answer")
+    ]
     return any(_result_of(type, text) in ("failures", "errors") for type, text in words)
 
 
-def _counts_otherwise(attributes: Mapping[str, str]) -> bool:
+def _has_other_counts(attributes: Mapping[str, str]) -> bool:
     """Whether a suite is of a tool whose `tests` are not its test cases.
 
     Catch2 and doctest count assertions, pytest counts subtests that it does not list.
@@ -13012,8 +13018,8 @@ def process_junit(upload: Upload) -> Outcome:
     details = counts | ({"failedTests": reader.failed} if reader.failed else {})
     if not reader.cases["tests"]:
         details["error"] = "The report holds no test case."
-    elif not failed and reader.denied:
-        details["error"] = f"A test suite says that it did not pass: {reader.denied}."
+    elif not failed and reader.failed_suite:
+        details["error"] = f"A test suite says that it did not pass: {reader.failed_suite}."
     elif not failed and reader.missing() > 0:
         claimed, held = counts["tests"], reader.cases["tests"]
         details["error"] = f"The report claims {claimed} test cases, and holds {held}."
