@@ -12187,8 +12187,17 @@ SEVERITIES = {name: name for name in COUNTED} | {
     **{"important": "high", "moderate": "medium"},
     **dict.fromkeys(("negligible", "info", "none"), "informational"),
 }
+#: Words that promise no harm; which of them a tool has, its reader says.
+HARMLESS = tuple(word for word, name in SEVERITIES.items() if name == "informational")
 #: The least scores of the severities (CVSS 3.1, section 5).
 _SCORES = ((9, "critical"), (7, "high"), (4, "medium"), (0.1, "low"), (0, "informational"))
+#: The severities, the worst first; who knows of harm outranks who does not know.
+_RANKS = ("critical", "high", "medium", "low", "unknown", "informational")
+
+
+def worst(severities: Iterable[str]) -> str:
+    """The worst of severities; `unknown` where there is none."""
+    return min(severities, key=_RANKS.index, default="unknown")
 
 
 class ReportPart:
@@ -12202,10 +12211,11 @@ class ReportPart:
     @property
     def where(self) -> str:
         """The way to this part from the whole."""
-        if self.parent is None:
-            return str(self.name)
-        step = f"[{self.name}]" if isinstance(self.name, int) else f".{self.name}"
-        return self.parent.where + step
+        steps, part = [], self
+        while part.parent is not None:
+            steps.append(f"[{part.name}]" if isinstance(part.name, int) else f".{part.name}")
+            part = part.parent
+        return "".join([str(part.name), *reversed(steps)])
 
     def object(self) -> dict:
         """This part, which must be an object."""
@@ -12241,9 +12251,18 @@ class ReportPart:
             return value or ""
         raise Unreadable(f"{self.member(name).where}: Expected text.")
 
-    def severity(self, name: str) -> str:
+    def count(self, name: str) -> int:
+        """The count that a member holds; zero where there is none."""
+        text = self.text(name) or "0"
+        if not re.fullmatch("[0-9]{1,9}", text, re.A):
+            raise Unreadable(f"{self.member(name).where}: Expected a number.")
+        return int(text)
+
+    def severity(self, name: str, harmless: Sequence[str] = HARMLESS) -> str:
         """The severity that a word means; `unknown` where there is none, or another word."""
-        return SEVERITIES.get(self.text(name).strip().lower(), "unknown")
+        word = self.text(name).strip().lower()
+        is_another = word in HARMLESS and word not in harmless
+        return "unknown" if is_another else SEVERITIES.get(word, "unknown")
 
     def score(self, name: str) -> str:
         """The severity that a CVSS score means; `unknown` where there is none from 0 to 10."""
@@ -12345,14 +12364,23 @@ def scan_details(values: Mapping[str, Any], failure: str = "") -> dict:
 # --- SARIF --------------------------------------------------------------------
 # SARIF 2.1.0 of whichever tool. One reader serves evidence, scans and pushed findings.
 
+#: What a process that was killed ended by.
+_EXIT_SIGNALS = ("exitSignalName", "exitSignalNumber")
 #: What the levels count as, as code scanning hosts have them (3.27.10).
 _LEVELS = {"error": "high", "warning": "medium", "note": "low", "none": "informational"}
+
+
+def level_severity(part: ReportPart) -> Set[str]:
+    """The severity that a part's level means, if it has one."""
+    level = part.text("level").strip().lower()
+    return {_LEVELS.get(level, "unknown")} if level else set()
 
 
 class _SarifRules:
     """The rules of a run, in the tool's driver and in its extensions (3.52.4)."""
 
-    def __init__(self, tool: ReportPart):
+    def __init__(self, run: ReportPart):
+        tool = run.inner("tool")
         self.driver, self.extensions = tool.inner("driver"), tool.each("extensions")
         parts = [self.driver, *self.extensions]
         self.rules = {id(part): part.each("rules") for part in parts}
@@ -12369,14 +12397,41 @@ class _SarifRules:
             for name in (part.text("guid"), part.text("name"))
             if name
         }
+        #: What invocations turned the level of a rule into: by the rule's id and the invocation,
+        #: and under "" by any.
+        self.overrides: dict[tuple[str, str], set[str]] = {}
+        for number, invocation in enumerate(run.each("invocations")):
+            for override in invocation.each("ruleConfigurationOverrides"):
+                descriptor = override.inner("descriptor")
+                rule_id = self.find(descriptor).text("id") or descriptor.text("id")
+                severities = level_severity(override.inner("configuration"))
+                for index in (str(number), ""):
+                    self.overrides.setdefault((rule_id, index), set()).update(severities)
 
-    def find(self, result: ReportPart) -> ReportPart:
-        """The rule of a result, by its index or its id; an empty one where it is not told."""
-        reference = result.inner("rule")
-        rule_id = result.text("ruleId") or reference.text("id")
+    def levels(self, result: ReportPart, rule: ReportPart) -> Set[str]:
+        """The severities that overrides or the default give to a result's rule (3.27.10).
+
+        A result that does not say of which invocation it is may be of any.
+        """
+        rule_id = rule.text("id") or result.text("ruleId") or result.inner("rule").text("id")
+        index = result.inner("provenance").text("invocationIndex").removeprefix("-1")
+        overrides = self.overrides.get((rule_id, index), set())
+        is_exact = index and overrides
+        return (
+            overrides
+            if is_exact
+            else overrides | level_severity(rule.inner("defaultConfiguration"))
+        )
+
+    def find(self, reference: ReportPart, rule_id: str = "", index: str = "") -> ReportPart:
+        """The rule that is referred to, by its index or its id; an empty one where it is not told.
+
+        A result may tell both beside the reference, too.
+        """
+        rule_id = rule_id or reference.text("id")
         component = self.component(reference.inner("toolComponent"))
         rules = self.rules[id(component)]
-        index = _index_of(reference.text("index") or result.text("ruleIndex"), rules)
+        index = _index_of(reference.text("index") or index, rules)
         parents = _rule_parents(rule_id)
         if index is not None and (not rule_id or rules[index].text("id") in parents):
             return rules[index]
@@ -12384,7 +12439,7 @@ class _SarifRules:
             for parent in parents:
                 if parent in known:
                     return known[parent]
-        return ReportPart({}, "rule", result)
+        return ReportPart({}, "rule", reference)
 
     def component(self, reference: ReportPart) -> ReportPart:
         """The driver or the extension that a reference means (3.54)."""
@@ -12421,9 +12476,9 @@ class SarifResult(NamedTuple):
 
 def sarif_results(report: ReportPart) -> Iterator[SarifResult]:
     """The results that are neither passed, suppressed nor gone, as evidence counts them."""
-    if report.text("version") and not report.text("version").startswith("2.1.0"):
-        raise Unreadable(f"{report.where}.version: Expected SARIF 2.1.0.")
     runs = report.each("runs", needed=True)
+    if not report.text("version").startswith("2.1.0"):
+        raise Unreadable(f"{report.where}.version: Expected SARIF 2.1.0.")
     if not runs:
         raise Unreadable("The SARIF file holds no run: nothing was scanned.")
     if report.member("inlineExternalProperties").value:
@@ -12432,19 +12487,34 @@ def sarif_results(report: ReportPart) -> Iterator[SarifResult]:
         elsewhere = run.inner("externalPropertyFileReferences").object()
         if elsewhere.get("results") or elsewhere.get("invocations"):
             raise Unreadable(f"{run.where}: The results stand in another file.")
-        rules = _SarifRules(run.inner("tool"))
-        for result in run.each("results", needed=True):
+        results, rules = run.each("results", needed=True), _SarifRules(run)
+        if not rules.driver.text("name").strip():
+            raise Unreadable(f"{run.where}.tool.driver.name: Expected the name of a tool.")
+        for result in results:
             if is_standing(result):
-                rule = rules.find(result)
-                yield SarifResult(sarif_severity(result, rule), result, rule, run)
+                reference = result.inner("rule")
+                rule = rules.find(reference, result.text("ruleId"), result.text("ruleIndex"))
+                severity = sarif_severity(result, rule, rules.levels(result, rule))
+                yield SarifResult(severity, result, rule, run)
 
 
 def sarif_failure(report: ReportPart) -> str:
-    """Why a scan failed, as its runs say themselves; nothing where none does."""
+    """Why a scan failed, as its runs say themselves; nothing where none does.
+
+    An exit code is the tool's own (many have one for "something was found"), and says nothing.
+    """
     for run in report.each("runs"):
-        for invocation in run.each("invocations"):
-            if invocation.object().get("executionSuccessful") is not True:
+        conversion = run.inner("conversion").inner("invocation")
+        for invocation in [*run.each("invocations"), *([conversion] if conversion.value else [])]:
+            members = invocation.object()
+            is_dead = any(map(members.get, ("processStartFailureMessage", *_EXIT_SIGNALS)))
+            if is_dead or members.get("executionSuccessful") is not True:
                 return f"{invocation.where}: The tool says that its run was not successful."
+            for name in ("toolExecutionNotifications", "toolConfigurationNotifications"):
+                for notification in invocation.each(name):
+                    # What it has found may be incomplete, then (3.20.21, 3.20.22).
+                    if notification.text("level") not in ("", "none", "note", "warning"):
+                        return f"{notification.where}: The tool reports an error of its run."
     return ""
 
 
@@ -12468,25 +12538,26 @@ def is_standing(result: ReportPart) -> bool:
     return not (suppressions and is_suppressed) and result.text("baselineState") != "absent"
 
 
-def sarif_severity(result: ReportPart, rule: ReportPart) -> str:
-    """By the rating that code scanning hosts read, or else by the level."""
-    has_rating = False
+def sarif_severity(result: ReportPart, rule: ReportPart, configured: Set[str]) -> str:
+    """By the rating that code scanning hosts read, or else by the level.
+
+    A rating that promises no harm does not outrank the level.
+    """
+    is_unreadable = False
     for properties in (result.inner("properties"), rule.inner("properties")):
         rating = properties.score("security-severity")
         if rating == "unknown":
             rating = properties.severity("security-severity")
-        if rating != "unknown" and properties.text("security-severity").lower() != "none":
+        if rating in JUDGED:
             return rating
-        has_rating = has_rating or bool(properties.text("security-severity"))
-    kind = result.text("kind")
+        is_unreadable |= rating == "unknown" and bool(properties.text("security-severity"))
+    kind, levels = result.text("kind"), level_severity(result)
     if kind == "informational":
-        return "informational"
-    levels = [part.text("level") for part in (result, rule.inner("defaultConfiguration"))]
-    if kind in ("open", "review"):
-        # What nobody has decided yet has the level `none` by definition, and is a finding.
-        levels = [level for level in levels if level != "none"]
-    level = next(filter(None, levels), "" if has_rating else "warning")
-    return _LEVELS.get(level.lower(), "unknown")
+        return worst(levels or {"informational"})
+    if kind:
+        # Of what has failed, or what nobody has decided yet, `none` is no severity.
+        levels, configured = levels - {"informational"}, configured - {"informational"}
+    return worst(levels or configured or {"unknown" if is_unreadable else "medium"})
 
 
 # --- Scanners -----------------------------------------------------------------
@@ -12497,14 +12568,25 @@ def read_trivy(report: ReportPart) -> ScanReport:
     """Trivy's JSON: vulnerabilities, checks that failed, secrets and licenses."""
     if not report.text("SchemaVersion") or not report.text("ArtifactName"):
         raise Unreadable("The file is not Trivy's: SchemaVersion and ArtifactName are missing.")
-    found = Counter(
-        finding.severity("Severity")
-        for result in report.each("Results")
-        for name in ("Vulnerabilities", "Misconfigurations", "Secrets", "Licenses")
-        for finding in result.each(name)
-        # Only a check has a status that clears it.
-        if name != "Misconfigurations" or finding.text("Status") not in ("PASS", "EXCEPTION")
-    )
+    if report.text("SchemaVersion") != "2":
+        raise Unreadable(f"{report.where}.SchemaVersion: Expected 2.")
+    # Where there was nothing to scan, Trivy writes no results, but what it looked at.
+    if not report.member("Results").value and not report.text("ArtifactType"):
+        raise Unreadable("The file is not Trivy's: it has neither Results nor ArtifactType.")
+    found = Counter()
+    for result in (report, *report.each("Results")):
+        if result is not report and result.member("Results").value:
+            raise Unreadable(f"{result.where}: Results of results are not read.")
+        checks = [
+            check
+            for check in result.each("Misconfigurations") + result.each("Checks")
+            if check.text("Status") not in ("PASS", "EXCEPTION")
+        ]
+        lists = map(result.each, ("Vulnerabilities", "Secrets", "Licenses"))
+        findings = itertools.chain(checks, *lists)
+        found.update(finding.severity("Severity", ()) for finding in findings)
+        failures = result.inner("MisconfSummary").count("Failures")
+        found["unknown"] += max(failures - len(checks), 0)
     is_image = report.text("ArtifactType") == "container_image"
     kind, version = "CONTAINER" if is_image else "SCA", report.inner("Trivy").text("Version")
     return ScanReport("Trivy", found, version, kind, report.text("ArtifactName"))
@@ -12513,7 +12595,10 @@ def read_trivy(report: ReportPart) -> ScanReport:
 def read_grype(report: ReportPart) -> ScanReport:
     """Grype's JSON; matches that it ignored stand elsewhere in it."""
     matches = report.each("matches", needed=True)
-    found = Counter(match.inner("vulnerability").severity("severity") for match in matches)
+    vulnerabilities = (match.inner("vulnerability") for match in matches)
+    found = Counter(
+        vulnerability.severity("severity", ("negligible",)) for vulnerability in vulnerabilities
+    )
     tool, source = report.inner("descriptor"), report.inner("source")
     if tool.text("name").lower() != "grype":
         raise Unreadable("The file is not Grype's: its descriptor does not name grype.")
@@ -12531,7 +12616,10 @@ def read_snyk(report: ReportPart) -> ScanReport:
         raise Unreadable(f"{report.where}: The report holds no project.")
     found, names = Counter(), {}
     for project in projects:
-        for part in (project, *project.each("applications")):
+        applications = project.each("applications")
+        for part in (project, *applications):
+            if part is not project and part.member("applications").value:
+                raise Unreadable(f"{part.where}: Applications of applications are not read.")
             found.update(_snyk_issues(part))
             names[part.text("projectName") or part.text("path")] = True
     is_image = any(project.member("docker").value is not None for project in projects)
@@ -12539,20 +12627,26 @@ def read_snyk(report: ReportPart) -> ScanReport:
     return ScanReport("Snyk", found, "", kind, ", ".join(filter(None, names)))
 
 
-def _snyk_issues(project: ReportPart) -> Iterable[str]:
-    """The severities of a project's issues, or Unreadable where `ok` is missing or denies them."""
-    issues = project.each("vulnerabilities", needed=True)
-    issues += project.each("infrastructureAsCodeIssues")
+def _snyk_issues(project: ReportPart) -> Counter[str]:
+    """The issues of a project by severity, or Unreadable where `ok` is missing or denies them."""
+    issues, others = project.each("vulnerabilities", needed=True), project.member("issues")
+    if isinstance(others.value, dict):
+        issues += others.each("vulnerabilities") + others.each("licenses")
+        others = ReportPart([], "issues", project)
+    issues += others.parts() if others.value is not None else []
+    issues += project.each("infrastructureAsCodeIssues") + project.each("licenseIssues")
     is_ok = project.member("ok").value
     if not isinstance(is_ok, bool):
         raise Unreadable(f"{project.where}: The report is not Snyk's: it does not say `ok`.")
     if any(project.object().get(name) for name in ("error", "errors", "message")):
         raise Unreadable(f"{project.where}: Snyk says that something went wrong.")
+    distinct = {(issue.text("id") or id(issue), issue.severity("severity", ())) for issue in issues}
+    found = Counter(severity for _, severity in distinct)
+    found["unknown"] += max(project.count("uniqueCount") - len(distinct), 0)
     applications = project.each("applications")
-    if not (is_ok or issues or any(part.each("vulnerabilities") for part in applications)):
+    if not (is_ok or found.total() or any(part.each("vulnerabilities") for part in applications)):
         raise Unreadable(f"{project.where}: Snyk says that something is wrong, and not what.")
-    distinct = {(issue.text("id") or issue.where, issue.severity("severity")) for issue in issues}
-    return [severity for _, severity in distinct]
+    return found
 
 
 #: The states of an analysis by which a vulnerability is none of the product's.
@@ -12565,10 +12659,15 @@ def read_cyclonedx(report: ReportPart) -> ScanReport:
         raise Unreadable("The file is not CycloneDX: its bomFormat is another.")
     if report.member("vulnerabilities").value is None:
         raise Unreadable("The CycloneDX document lists components, but no vulnerabilities.")
+    holders = [report]
+    for holder in holders:
+        # By the standard only the document has vulnerabilities.
+        holders += holder.each("components")
     found = Counter(
-        min(map(_rating, vulnerability.each("ratings")), key=_RANKS.index, default="unknown")
-        for vulnerability in report.each("vulnerabilities")
-        if vulnerability.inner("analysis").text("state") not in CLEARED
+        _vulnerability_severity(vulnerability)
+        for holder in holders
+        for vulnerability in holder.each("vulnerabilities")
+        if not _is_cleared(vulnerability)
     )
     metadata = report.inner("metadata")
     component, tools = metadata.inner("component"), metadata.member("tools")
@@ -12580,22 +12679,38 @@ def read_cyclonedx(report: ReportPart) -> ScanReport:
     return ScanReport(name, found, tool.text("version"), kind, component.text("name"))
 
 
-#: What sources say of one vulnerability, the worst first; a source that knows of harm outranks one
-#: that does not know.
-_RANKS = ("critical", "high", "medium", "low", "unknown", "informational")
+def _is_cleared(vulnerability: ReportPart) -> bool:
+    """Whether an analysis clears the product, and no version that is listed as affected denies it.
+
+    A version that is listed as unaffected, too, is the one that a fix is in.
+    """
+    affects = vulnerability.each("affects")
+    listed = {version.text("status") for part in affects for version in part.each("versions")}
+    is_denied = "affected" in listed and "unaffected" not in listed
+    return vulnerability.inner("analysis").text("state") in CLEARED and not is_denied
+
+
+def _vulnerability_severity(vulnerability: ReportPart) -> str:
+    """By the worst of its ratings; what is being analyzed or can be exploited is not harmless."""
+    ratings = [_rating(rating) for rating in vulnerability.each("ratings")]
+    return worst(
+        [*ratings, *(["unknown"] if vulnerability.inner("analysis").text("state") else [])]
+    )
 
 
 def _rating(part: ReportPart) -> str:
-    """The severity in a rating: by its word, or else by the score or the vector of CVSS."""
-    severity, score, method = part.severity("severity"), part.score("score"), part.text("method")
-    if severity != "unknown":
-        return severity
-    if method.startswith("CVSS") and score != "unknown":
-        return score
-    severity = cvss_severity(part.text("vector"))
-    # Of which method a score is that names none is not known; as CVSS it may be worse still.
-    is_worse = not method and score == "critical"
-    return score if severity == "unknown" and is_worse else severity
+    """The worst that a rating says: by its word, and by the score and the vector of CVSS."""
+    word, score, method = part.text("severity"), part.score("score"), part.text("method")
+    if method == "CVSSv2" and score == "critical":
+        score = "high"
+    if not method.startswith("CVSS") and not (word and score == "informational"):
+        # Of which method a score is that names none is not known; as CVSS it may be worse still.
+        score = score if not method and score == "critical" else "unknown"
+    severities = [part.severity("severity", ("info", "none"))] if word else []
+    severities += [score] if part.text("score") else []
+    if part.text("vector") and (not method or method.startswith("CVSS")):
+        severities.append(cvss_severity(part.text("vector")))
+    return worst(severities)
 
 
 SCANNERS = MappingProxyType(
@@ -12631,7 +12746,11 @@ SCANNED = {
     *("properties", "results", "rule", "ruleId", "ruleIndex", "rules", "security-severity"),
     *("semanticVersion", "status", "suppressions", "tool", "toolComponent"),
     *("analysis", "component", "components", "metadata", "method", "ratings", "score"),
-    *("state", "tools", "vector"),
+    *("state", "tools", "vector", "affects", "versions", "issues", "licenseIssues", "licenses"),
+    *("Checks", "Failures", "MisconfSummary", "uniqueCount"),
+    *("configuration", "conversion", "exitSignalName", "exitSignalNumber", "invocation"),
+    *("invocationIndex", "processStartFailureMessage", "provenance", "ruleConfigurationOverrides"),
+    *("toolConfigurationNotifications", "toolExecutionNotifications"),
 }
 
 
@@ -12692,22 +12811,75 @@ def _xml_pieces(pieces: Iterable[bytes]) -> Iterator[bytes]:
         yield _NO_XML_REFERENCE.sub("?", text.translate(_NO_XML)).encode()
 
 
+#: Names of elements and attributes that tell of a failure (the first group) or an error; what is
+#: named in the plural (the second) counts them.
+_TROUBLE = re.compile(
+    r"(?:total|num|rerun|test|assertion|fatal)?[-_]?(?:(fail(?:ure|ed)?)|error(?:ed)?|abort(?:ed)?"
+    r"|crash(?:ed)?|time[-_]?(?:d[-_]?)?out|panic(?:ked)?|exception|interrupt(?:ed)?|broken)"
+    r"(e?s|[-_]?counts?)?"
+)
+#: What the tools say of a test that passed, and of one that was not run; any other word is a
+#: failure or an error.
+_PASSED = {
+    *("run", "completed", "complete", "executed", "finished", "done", "pass", "passed", "ok"),
+    *("success", "successful", "succeeded", "true", "yes", "1"),
+    # Of Qt: failures that are expected, and tests that cannot fail.
+    *("xfail", "bpass", "bfail", "bxfail", "bxpass"),
+}
+_SKIPPED = {
+    *("notrun", "notexecuted", "disabled", "skip", "skipped", "bskip", "ignore", "ignored"),
+    *("suppressed", "pending", "todo", "untested", "inconclusive", "filtered", "excluded"),
+}
+
+
+def _trouble(name: str) -> str:
+    """What an element or an attribute of this name tells of, if it does of trouble."""
+    if not (match := _TROUBLE.fullmatch(name)):
+        return ""
+    return "failures" if match[1] else "errors"
+
+
+@functools.lru_cache(1000)
+def _attribute_type(name: str) -> str:
+    """What an attribute of this name tells, in any letter case; nothing if no result."""
+    name = name.lower()
+    if name in ("status", "result", "outcome"):
+        return "word"
+    if name in ("success", "passed"):
+        return "answer"
+    return "tests" if name == "tests" else "skipped" if name in _SKIPPED else _trouble(name)
+
+
+def _result_attributes(attributes: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """The attributes that tell of a result: what they tell, their names and their text."""
+    types = ((_attribute_type(name.rpartition(":")[2][:40]), name) for name in attributes)
+    return [(type, name, attributes[name].strip().lower()) for type, name in types if type]
+
+
+def _result_of(type: str, text: str) -> str:
+    """What a word that a case or a suite says of itself counts as; nothing if it passed."""
+    word = re.sub(r"[\s_-]+", "", text)
+    if not word or word in _PASSED:
+        return ""
+    if word in _SKIPPED:
+        return "skipped"
+    is_no = type == "answer" and word in ("false", "no", "0")
+    return "failures" if is_no or _trouble(word) == "failures" else "errors"
+
+
 class _JunitCase:
     """What a test case says of itself."""
-
-    FAILED: ClassVar = {
-        "fail": "failures",
-        "failed": "failures",
-        "failure": "failures",
-        "error": "errors",
-    }
-    SKIPPED = ("notrun", "disabled", "skipped")
 
     def __init__(self, attributes: Mapping[str, str]):
         names = (attributes.get("classname", ""), attributes.get("name", ""))
         self.name = ".".join(filter(None, names))[:200] or "a test without a name"
-        status = attributes.get("status", "").lower()
-        self.results = {self.FAILED.get(status, "skipped" if status in self.SKIPPED else "")}
+        self.results = set()
+        for type, name, text in _result_attributes(attributes):
+            if type in ("word", "answer"):
+                self.results.add(_result_of(type, text))
+            # How long a test may take is none of its results.
+            elif "out" not in name.lower() and text not in ("", "0", "false", "no", "none"):
+                self.results.add(type)
 
     def result(self) -> str:
         """What it counts as; a case that failed is not skipped, too."""
@@ -12724,11 +12896,6 @@ class JunitReader:
 
     DEPTH, ELEMENTS, TAG, NAMES = 256, 2_000_000, 4 << 20, 20
     COUNTED = ("tests", "failures", "errors", "skipped")
-    #: Elements of a test case, and what they mean. A flaky test has passed in the end.
-    MEANINGS: ClassVar = {
-        "failure": "failures", "error": "errors", "skipped": "skipped", "ignored": "skipped",
-        "rerunfailure": "failures", "rerunerror": "errors",
-    }  # fmt: skip
 
     def __init__(self) -> None:
         self.depth = self.elements = 0
@@ -12737,6 +12904,8 @@ class JunitReader:
         self.suites: list[tuple[Counter, Counter]] = []
         self.cases, self.claims = Counter(), Counter()
         self.failed: list[str] = []
+        #: The suite that says of itself that it did not pass.
+        self.failed_suite = ""
 
     def read(self, pieces: Iterable[bytes]) -> None:
         """Read a whole report, or raise Unreadable."""
@@ -12761,6 +12930,11 @@ class JunitReader:
     def counts(self) -> dict[str, int]:
         """The larger of what was counted and what is claimed."""
         return {name: max(self.cases[name], self.claims[name]) for name in self.COUNTED}
+
+    def missing(self) -> int:
+        """How many test cases are claimed and not there; what was skipped may be left out."""
+        skipped = max(self.claims["skipped"] - self.cases["skipped"], 0)
+        return self.claims["tests"] - self.cases["tests"] - skipped
 
     def executed(self) -> int:
         """How many test cases were not skipped, by the smaller of both counts."""
@@ -12788,14 +12962,19 @@ class JunitReader:
             raise Unreadable("The XML is nested too deep, or holds too many elements.")
         if is_suite:
             self.suites.append((_claims_of(attributes), Counter()))
+            if _is_failed_suite(attributes):
+                self.failed_suite = (
+                    self.failed_suite or attributes.get("name", "")[:200] or "without a name"
+                )
         elif name == "testcase":
             self.end_case()
             self.case = _JunitCase(attributes)
         elif self.case:
-            self.case.results.add(self.MEANINGS.get(name, ""))
-        elif name in ("failure", "error"):
+            # A flaky test has passed in the end; its elements have names of their own.
+            self.case.results.add("skipped" if name in _SKIPPED else _trouble(name))
+        elif (trouble := _trouble(name)) and not name.endswith("s"):
             # A suite as a whole broke off.
-            self.add(self.MEANINGS[name], attributes.get("message", "")[:200] or "a test suite")
+            self.add(trouble, attributes.get("message", "")[:200] or "a test suite")
 
     def add(self, result: str, name: str) -> None:
         """Count a failure, an error or a skipped test, and keep the names of the first failures."""
@@ -12828,12 +13007,35 @@ class JunitReader:
 def _claims_of(attributes: Mapping[str, str]) -> Counter[str]:
     """What a suite says of itself; a count that is empty is none."""
     claims = Counter()
-    for name in JunitReader.COUNTED:
-        text = attributes.get(name, "").strip() or "0"
+    for type, name, text in _result_attributes(attributes):
+        if type in ("word", "answer"):
+            continue
+        text = {"": "0", "false": "0", "true": "1"}.get(text, text)
         if not re.fullmatch(r"[0-9]{1,9}(\.0{1,9})?", text, re.A):
             raise Unreadable(f"The attribute {name} of a testsuite is not a number.")
-        claims[name] = int(text.partition(".")[0])
+        claims[type] = max(claims[type], int(text.partition(".")[0]))
+    if _has_other_counts(attributes):
+        del claims["tests"]
     return claims
+
+
+def _is_failed_suite(attributes: Mapping[str, str]) -> bool:
+    """Whether a suite says that it did not pass."""
+    words = [
+        (type, text)
+        for type, _, text in _result_attributes(attributes)
+        if type in ("word", "answer")
+    ]
+    return any(_result_of(type, text) in ("failures", "errors") for type, text in words)
+
+
+def _has_other_counts(attributes: Mapping[str, str]) -> bool:
+    """Whether a suite is of a tool whose `tests` are not its test cases.
+
+    Catch2 and doctest count assertions, pytest counts subtests that it does not list.
+    """
+    name, host = attributes.get("name", ""), attributes.get("hostname", "")
+    return host == "tbd" or "doctest_version" in attributes or name in ("pytest", "pytest tests")
 
 
 # --- Evidence processors ------------------------------------------------------
@@ -12856,7 +13058,10 @@ class Outcome(NamedTuple):
 
 
 #: What is looked at in a JSON report; nothing else of it is kept.
-REPORTED = {"conditions", "issueRef", "projectStatus", "status"}
+REPORTED = {
+    *("conditions", "errorMessages", "errors", "issueRef", "projectStatus", "qualityGate"),
+    "status",
+}
 
 
 def must_be_object(report: Any) -> dict:
@@ -12875,28 +13080,46 @@ def process_junit(upload: Upload) -> Outcome:
     details = counts | ({"failedTests": reader.failed} if reader.failed else {})
     if not reader.cases["tests"]:
         details["error"] = "The report holds no test case."
+    elif not failed and reader.failed_suite:
+        details["error"] = f"A test suite says that it did not pass: {reader.failed_suite}."
+    elif not failed and reader.missing() > 0:
+        claimed, held = counts["tests"], reader.cases["tests"]
+        details["error"] = f"The report claims {claimed} test cases, and holds {held}."
     return Outcome(not failed and "error" not in details, details, reader.executed())
 
 
-#: The words for a condition of a quality gate that does not fail it.
-_SONAR_CONDITIONS = ("", "OK", "PASSED", "WARN", "NONE", "NO_VALUE")
+#: The words for a quality gate that passes, and for a condition of one that does not fail it.
+_SONAR_GATES = ("OK", "PASSED")
+_SONAR_CONDITIONS = (*_SONAR_GATES, "WARN", "NONE", "NO_VALUE")
+
+
+def refuse_errors(report: Mapping, tool: str) -> None:
+    """Refuse a report that is one of errors."""
+    if report.get("errors") or report.get("errorMessages"):
+        raise Unreadable(f"{tool} says that something went wrong.")
 
 
 def process_sonar(upload: Upload) -> Outcome:
     """A quality gate passes when all that it says of itself and of its conditions does."""
-    report = must_be_object(read_report(upload, REPORTED))
-    root = ReportPart(report, "report")
-    project = root.inner("projectStatus")
-    statuses = [part.text("status") for part in (project, root) if part.text("status")]
+    root = ReportPart(must_be_object(read_report(upload, REPORTED)), "report")
+    # The answer of the API holds the gate as projectStatus, a webhook as qualityGate.
+    parts = [root]
+    for part in parts:
+        refuse_errors(part.object(), "SonarQube")
+        members = map(part.member, ("projectStatus", "qualityGate"))
+        parts += [member for member in members if member.value is not None]
+    statuses = [part.text("status") for part in parts[1:]]
+    # Beside the gate of a webhook stands how the task ended that computed it.
+    is_webhook = root.member("qualityGate").value and root.text("status") == "SUCCESS"
+    if not statuses or (root.text("status") and not is_webhook):
+        statuses.append(root.text("status"))
     if any(len(status) > 255 for status in statuses):
         raise Unreadable("The status of the quality gate is not a word.")
-    conditions = [*project.each("conditions"), *root.each("conditions")]
-    passed = (
-        bool(statuses)
-        and all(status.upper() in ("OK", "PASSED") for status in statuses)
-        and all(part.text("status").upper() in _SONAR_CONDITIONS for part in conditions)
+    conditions = [condition for part in parts for condition in part.each("conditions")]
+    passed = all(status in _SONAR_GATES for status in statuses) and all(
+        condition.text("status") in _SONAR_CONDITIONS for condition in conditions
     )
-    return Outcome(passed, {"qualityGateStatus": (statuses or [""])[0]})
+    return Outcome(passed, {"qualityGateStatus": next(filter(None, statuses), "")})
 
 
 def process_jira(upload: Upload) -> Outcome:
@@ -12910,8 +13133,10 @@ def process_jira(upload: Upload) -> Outcome:
     details = {"issueRef": text}
     if text.startswith("{"):
         report = must_be_object(read_report(upload, REPORTED))
+        refuse_errors(report, "Jira")
         details = {name: report.get(name) or "" for name in ("issueRef", "status")}
-    passed = re.fullmatch("[A-Z]+-[0-9]+", str(details["issueRef"]))
+    # Issues are numbered from 1; an encoding looks like a key.
+    passed = re.fullmatch(r"(?!UTF-\d+$)[A-Z]+-[1-9][0-9]*", str(details["issueRef"]), re.A)
     return Outcome(passed is not None, details)
 
 
