@@ -151,6 +151,12 @@ class Invalid(Problem):
     status, code, sentence = 400, "validation", "Request failed validation."
 
 
+class InvalidRequest(Invalid):
+    """The request for a token is not one that RFC 6749 allows."""
+
+    code = "invalid_request"
+
+
 class InvalidCursor(Problem):
     """The cursor was not made for this list and these filters, or is too old."""
 
@@ -3484,6 +3490,55 @@ def read_address(text: str) -> IPv4Address | IPv6Address | None:
     return None
 
 
+def is_loopback(host: str) -> bool:
+    """Return whether a host, with a port or without, is the machine itself by its very name."""
+    host = host.strip().strip('"')
+    if address := read_address(host):
+        return address.is_loopback
+    return bool(re.fullmatch(r"(?:[a-z0-9_-]+\.)*localhost\.?(?::\d*)?", host, re.IGNORECASE))
+
+
+#: Headers in which proxies name, parted by commas, for whom they ask and by which name.
+FORWARDING_HEADERS = (
+    "X-Forwarded-For", "X-Real-IP", "X-Forwarded-Host", "X-Client-IP", "X-Cluster-Client-IP",
+    "True-Client-IP", "CF-Connecting-IP", "Fastly-Client-IP", "X-Original-Forwarded-For",
+)  # fmt: skip
+
+
+def forwarded_hosts(request: falcon.Request) -> list[str]:
+    """The hosts that proxies name in a request; a proxy that names none is named itself."""
+    header = functools.partial(request.get_header, default="")
+    hosts = [
+        host for name in FORWARDING_HEADERS if header(name) for host in header(name).split(",")
+    ]
+    if forwarded := header("Forwarded"):
+        # RFC 7239: what has no such parameter hides for whom it asks, and stands for itself.
+        pairs = re.findall(
+            r"""\b(?:for|by|host)\s*=\s*("[^"]*"|[^;,\s]*)""", forwarded, re.IGNORECASE
+        )
+        hosts += pairs or [forwarded]
+    if not hosts and (via := header("Via")):
+        hosts = [next(iter(hop.split()[1:]), "") for hop in via.split(",")]
+    return hosts
+
+
+def is_of_foreign_page(request: falcon.Request, origins: Sequence[str]) -> bool:
+    """Return whether a browser says that a page of another origin, none of these, makes a request.
+
+    Programs say nothing. A page that a proxy serves has the proxy's origin.
+    """
+    origin, site = request.get_header("Origin"), request.get_header("Sec-Fetch-Site")
+    if origin is not None and origin in origins:
+        return False
+    if site not in (None, "same-origin", "none"):
+        return True
+    if origin is None:
+        return False
+    host = origin.partition("://")[2].lower()
+    is_same = site == "same-origin" or host == request.get_header("Host", default="").lower()
+    return not (is_same and is_loopback(host))
+
+
 class Context:
     """One request being answered: workspace, principal, query, body, and headers to send."""
 
@@ -3602,14 +3657,18 @@ class Context:
         return self.upload.body_digest if self.upload else hashlib.sha256(self.raw).digest()
 
     def media_type(self) -> str:
-        """The media type of the body; one that names none is taken for JSON."""
-        return (self.request.content_type or "application/json").partition(";")[0].strip().lower()
+        """The media type of the body; empty where the request does not say it."""
+        return (self.request.content_type or "").partition(";")[0].strip().lower()
 
     def check_media(self) -> None:
-        """Refuse a body of a kind that the operation does not read."""
+        """Refuse a body of a kind that the operation does not read, or that is not said.
+
+        A browser lets a page of any origin send a body without a type.
+        """
         if self.media_type() not in self.operation.media:
             kinds = " or ".join(self.operation.media)
-            raise UnsupportedMediaType(f"This operation reads {kinds}.")
+            hint = "" if self.media_type() else " Say so in the Content-Type header."
+            raise UnsupportedMediaType(f"This operation reads {kinds}.{hint}")
 
     def load(self) -> Any:
         """Parse the body by its media type."""
@@ -3739,10 +3798,10 @@ class Surface:
 # --- Operations and resources -------------------------------------------------
 
 
-def read_form(data: bytes) -> dict:
-    """Parse a form-encoded body; the last of several values counts."""
+def read_form(data: bytes, collect: Callable[[list], dict] = dict) -> dict:
+    """Parse a form-encoded body; the last of several values counts, unless `collect` says else."""
     try:
-        return dict(
+        return collect(
             urllib.parse.parse_qsl(data.decode("ascii"), strict_parsing=True, errors="strict")
         )
     except ValueError:
@@ -5698,7 +5757,10 @@ class Transport:
         return self.send("POST", url, body, {"Content-Type": "application/json", **headers})
 
     def send(self, method: str, url: str, body: bytes | None, headers: Mapping) -> Answer:
-        """Connect to where a URL leads, if that is permitted, and make one request there."""
+        """Connect to where a URL leads, if that is permitted, and make one request there.
+
+        Without TLS, credentials go to networks that the operator listed, and nowhere else.
+        """
         from http.client import HTTPException
 
         deadline = time.monotonic() + self.timeout
@@ -5706,6 +5768,9 @@ class Transport:
             parts, port = split_target(url)
             where = parts.hostname, port, self.allowed, self.resolve, self.remedy
             addresses = call_within(time_left(deadline), public_addresses, *where)
+            is_secret = not CREDENTIAL_HEADERS.isdisjoint(map(str.lower, headers))
+            if is_secret and parts.scheme == "http" and not lie_within(addresses, self.allowed):
+                raise Invalid("Credentials are not sent without TLS: the URL must be https.")
             with away(), connect_first(addresses, deadline) as connection:
                 # Headers and body are two packets; the second must not wait for an answer.
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -5748,6 +5813,16 @@ class Transport:
         wait = read_retry_after(response.getheader("Retry-After", ""), self.clock())
         note = f"Answered with status {response.status}{ending}"
         return Answer(response.status, wait, note, content)
+
+
+#: Headers that hold a secret, or that belong to a request which has one in its body.
+CREDENTIAL_HEADERS = frozenset({"authorization", "private-token", "x-vault-request"})
+
+
+def lie_within(addresses: Iterable[tuple[str, int]], networks: Networks) -> bool:
+    """Return whether every (address, port) is in one of the networks."""
+    hosts = [ip_address(address) for address, _ in addresses]
+    return all(any(host in network for network in networks) for host in hosts)
 
 
 def connect_first(addresses: Sequence[tuple[str, int]], deadline: float) -> socket.socket:
@@ -6467,11 +6542,32 @@ class TokenRequest(Schema):
         self.required = {"grant_type", "client_id", "client_secret"}
 
 
+def _unrepeated(pairs: Sequence[tuple[str, Any]]) -> dict:
+    """Members or parameters, none of which may come twice (RFC 6749, section 3.2)."""
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise InvalidRequest("A parameter of the request comes more than once.")
+    return values
+
+
+def _read_token_json(data: bytes) -> Any:
+    """Parse a token request in JSON, and refuse a member that comes twice."""
+    value = read_json(data)
+    json.loads(data, object_pairs_hook=_unrepeated)
+    return value
+
+
 class Authentication(Resource, surface=NOVANTRA, tag="Authentication"):
     """Short-lived bearer tokens for service accounts (RFC 6749, section 4.4)."""
 
     def accept(self, context, data):
-        """Take client id and secret from HTTP Basic where the request has them there."""
+        """Take client id and secret from HTTP Basic where the request has them there.
+
+        They are never taken from the URL, and never from two places at once (RFC 6749, 2.3).
+        """
+        in_query = sorted(set(context.request.params) & set(TokenRequest().members))
+        if in_query:
+            raise InvalidRequest(f"Send {in_query[0]} in the body: a URL is kept in logs.")
         scheme, _, text = (context.request.auth or "").partition(" ")
         if scheme.lower() != "basic" or not isinstance(data, dict):
             return data
@@ -6482,8 +6578,14 @@ class Authentication(Resource, surface=NOVANTRA, tag="Authentication"):
                 "The Authorization header is not HTTP Basic.",
                 headers={"WWW-Authenticate": "Basic"},
             ) from None
+        client_id = urllib.parse.unquote_plus(user)
+        if data.get("client_secret") or data.get("client_id", client_id) != client_id:
+            raise InvalidRequest(
+                "Send the client id and secret in the Authorization header or in the body, not in "
+                "both."
+            )
         return data | {
-            "client_id": urllib.parse.unquote_plus(user),
+            "client_id": client_id,
             "client_secret": urllib.parse.unquote_plus(password),
         }
 
@@ -6491,7 +6593,12 @@ class Authentication(Resource, surface=NOVANTRA, tag="Authentication"):
         "POST /api/v1/auth/token",
         public=True,
         body=TokenRequest(),
-        media=MappingProxyType({"application/json": read_json, FORM_MEDIA: read_form}),
+        media=MappingProxyType(
+            {
+                "application/json": _read_token_json,
+                FORM_MEDIA: functools.partial(read_form, collect=_unrepeated),
+            }
+        ),
         answer=TOKEN_ANSWER,
         id="createToken",
     )
@@ -8768,6 +8875,24 @@ class LenientRequest(Schema):
 SESSION_PREFIX = "fsu_"
 
 
+def check_nearness(request: falcon.Request, settings: Settings) -> None:
+    """Refuse a request without credentials that the machine itself only passes on.
+
+    A page elsewhere may have the operator's browser make it, under a name that leads to loopback;
+    a proxy makes it for anybody.
+    """
+    host = request.get_header("Host")
+    if host is not None and not is_loopback(host):
+        refused = "its Host header must name localhost"
+    elif not all(map(is_loopback, forwarded_hosts(request))):
+        refused = "a proxy must not ask for other machines"
+    elif is_of_foreign_page(request, settings.cors_origins):
+        refused = "a page of another origin must be listed in the setting cors_origins"
+    else:
+        return
+    raise Forbidden(f"A request without credentials is of this machine alone: {refused}.")
+
+
 class FactstoreSurface(Surface):
     """Bare records and arrays in creation order, and the error body of its clients."""
 
@@ -8806,11 +8931,11 @@ class FactstoreSurface(Surface):
             context.workspace = lite.workspace_of(credentials.removeprefix(SESSION_PREFIX))
             context.principal = context.workspace.sessions.check(credentials)
             return
-        near = context.address.startswith("127.") or context.address == "::1"
-        is_open = lite.settings.factstore_auth == "open" and near and len(lite.workspaces) == 1
-        if is_open and not credentials:
+        is_open = lite.settings.factstore_auth == "open" and len(lite.workspaces) == 1
+        if is_open and not credentials and is_loopback(context.address or "none"):
             context.workspace = lite.workspace
             context.principal = Principal("anonymous", frozenset(FACTSTORE_SCOPES))
+            check_nearness(request, lite.settings)
             return
         super().identify(context)
 
@@ -8939,6 +9064,16 @@ class Belonging:
         raise NotImplementedError
 
 
+class Slug(Name):
+    """The name of an organisation in a path, which may hold a UUID there instead."""
+
+    def read(self, value):
+        slug = super().read(value)
+        if UUID.fullmatch(slug.lower()):
+            raise ValueError("Expected a slug that does not have the form of a UUID")
+        return slug
+
+
 class Organisation(Model):
     """A label that flows, trails and artifacts may carry; a record, not a tenant."""
 
@@ -8949,12 +9084,18 @@ class Organisation(Model):
     )  # fmt: skip
 
     id = Uuid()
-    slug = Name()
+    slug = Slug()
     name = Name()
     description = Text(10_000, default="")
     type = Choice("PERSONAL SHARED", default="SHARED")
     created_at = Timestamp(6, default=now_exactly)
     updated_at = Timestamp(6, default=now_exactly)
+
+    @classmethod
+    def named(cls, key: str) -> Organisation | None:
+        """The organisation of a UUID or a slug, which older versions let be another's UUID."""
+        by_id = cls.seek(key.lower()) if UUID.fullmatch(key.lower()) else None
+        return by_id or cls.seek(slug=key)
 
     def remove(self):
         for model in labelled():
@@ -9009,7 +9150,7 @@ class Organisations(
     changes = Schema(Organisation.name, Organisation.description, name="UpdateOrganisationRequest")
 
     def find(self, key):
-        record = Organisation.seek(slug=key) or Organisation.seek(key.lower())
+        record = Organisation.named(key)
         if record is None:
             raise NotFound(f"There is no organisation '{key}'.")
         return record
@@ -9127,8 +9268,8 @@ def read_in_path(field: Member, value: str) -> Any:
 def organisation_slug(key: str) -> str:
     """The slug that a path means, which may hold an organisation's UUID instead."""
     key = read_in_path(ScmIntegration.org_slug, key)
-    named = None if Organisation.has(slug=key) else Organisation.seek(key.lower())
-    return named.slug if named else key
+    organisation = Organisation.named(key)
+    return organisation.slug if organisation else key
 
 
 @functools.cache
@@ -10047,8 +10188,7 @@ def lies_within(url: str, networks: Networks) -> bool:
     parts, port = split_target(url)
     with contextlib.suppress(OSError, UnicodeError):
         found = call_within(5, socket.getaddrinfo, parts.hostname, port)
-        addresses = {ip_address(entry[4][0]) for entry in found}
-        return all(any(one in network for network in networks) for one in addresses)
+        return lie_within((entry[4][:2] for entry in found), networks)
     return False
 
 
@@ -19842,6 +19982,8 @@ class VaultEvidence(Resource, surface=FACTSTORE, scope="factstore", tag="Vault e
 # --- Vault requests -----------------------------------------------------------
 # https://developer.hashicorp.com/vault/api-docs
 
+#: Bytes of an answer: a document of a megabyte, in which Vault may write each character as six.
+VAULT_ANSWER_LIMIT = 8 << 20
 STRANGE_VAULT = "What answers as Vault does not speak as a key-value store of version 2 does."
 UNWELCOME = "Vault refuses the credentials of this server, or permits them nothing of this kind."
 
@@ -19855,10 +19997,7 @@ def inside(told: Any, *names: str) -> Any:
 
 def read_vault(response: Any) -> dict:
     """The JSON object of an answer; empty when it is none."""
-    try:
-        told = response.json()
-    except ValueError:
-        return {}
+    told = response.json()
     return told if isinstance(told, dict) else {}
 
 
@@ -19869,12 +20008,63 @@ def vault_problem(status: int) -> Problem:
         return BadGateway(UNWELCOME)
     if status == 404:
         return BadGateway("Vault has no key-value store where the setting vault_mount says.")
+    if 300 <= status < 400:
+        return BadGateway(
+            "Vault redirects to another server, where its token is not sent; the setting "
+            "vault_address must name the active node or a load balancer."
+        )
     if status in (429, 501, 503):
         return Unavailable(
             "Vault is sealed, or cannot answer now; try again later.",
             headers={"Retry-After": "10"},
         )
     return BadGateway(STRANGE_VAULT)
+
+
+class VaultResponse(NamedTuple):
+    """What Vault answers, as hvac and its callers look at it."""
+
+    status_code: int
+    told: Any
+
+    @property
+    def ok(self) -> bool:
+        """Whether Vault did what it was asked for."""
+        return 200 <= self.status_code < 300
+
+    def json(self) -> Any:
+        """What the answer holds; None where it is no JSON, or too long."""
+        return self.told
+
+
+class VaultSession:
+    """Sends what hvac asks for as every request is sent: bounded, and without redirects."""
+
+    #: What hvac looks for in a session of the library requests.
+    verify, cert, proxies = True, None, None
+
+    def __init__(self, settings: Settings):
+        self.transport = Transport(
+            PRIVATE_NETWORKS,
+            settings.vault_timeout,
+            limit=VAULT_ANSWER_LIMIT,
+            agent="Novantra-Lite/1",
+            remedy="Vault may be in a private network, but at no link-local address",
+        )
+
+    def request(self, method, url, headers, json=None, params=None, **options) -> VaultResponse:
+        """Make one request; BadGateway where no answer comes."""
+        query = f"?{urllib.parse.urlencode(params)}" if params else ""
+        body = None if json is None else to_json(json).encode()
+        headers = headers | {"Content-Type": "application/json"}
+        answer = self.transport.send(method.upper(), url + query, body, headers)
+        if not answer.status:
+            log.warning("Vault does not answer. %s", answer.note)
+            raise BadGateway("Vault cannot be reached, or did not answer in time.")
+        return VaultResponse(answer.status, answer.json)
+
+    def close(self) -> None:
+        """No connection is kept."""
 
 
 class VaultRequests:
@@ -19894,18 +20084,9 @@ class VaultRequests:
             token=settings.vault_token if settings.vault_auth_method == "TOKEN" else "",
             timeout=settings.vault_timeout,
             adapter=hvac.adapters.RawAdapter,
+            session=VaultSession(settings),
             ignore_exceptions=True,
         )
-
-    def attempt(self, call: Callable, *arguments: Any, **options: Any) -> Any:
-        """Vault's answer to a call of the client, whatever it says."""
-        try:
-            with away():
-                return call(*arguments, **options)
-        except OSError as error:
-            # Its own text may tell too much; what requests raises is an OSError as well.
-            log.warning("Vault does not answer (%s).", type(error).__name__)
-            raise BadGateway("Vault cannot be reached, or did not answer in time.") from None
 
     def ask(self, call: Callable, *arguments: Any, **options: Any) -> dict | None:
         """What Vault says to a call of the client; None where it has nothing."""
@@ -19913,11 +20094,11 @@ class VaultRequests:
         if by_role and not self.client.token:
             self.log_in("")
         token = self.client.token
-        response = self.attempt(call, *arguments, **options)
+        response = call(*arguments, **options)
         if response.status_code == 403 and by_role:
             # A role's token comes to its end, and nothing but this tells.
             self.log_in(token)
-            response = self.attempt(call, *arguments, **options)
+            response = call(*arguments, **options)
         told = read_vault(response)
         if response.status_code == 204 or (response.status_code == 200 and told):
             return told
@@ -19932,8 +20113,7 @@ class VaultRequests:
         with self._login:
             if self.client.token != stale:
                 return
-            login = self.client.auth.approle.login
-            response = self.attempt(login, role, secret, use_token=False)
+            response = self.client.auth.approle.login(role, secret, use_token=False)
             if response.status_code in (400, 403):
                 raise BadGateway("Vault refuses the role that this server logs in with.")
             if response.status_code != 200:
@@ -20029,7 +20209,7 @@ class HashicorpVault(EvidenceStore):
     def health(self):
         look = self.system.read_health_status
         try:
-            told = read_vault(self.requests.attempt(look, standby_ok=True, method="GET"))
+            told = read_vault(look(standby_ok=True, method="GET"))
         except BadGateway as problem:
             return False, str(problem)
         state = told.get("initialized"), told.get("sealed")
@@ -20918,10 +21098,7 @@ def trail_of_webhook(config: WebhookConfig, told: Mapping[str, str]) -> Trail:
         if trail is None:
             raise NotFound(f"The flow of this webhook has no trail {told['trail_id']}.")
         return trail
-    trail = None
-    if "git_commit_sha" in told:
-        trail = Trail.seek(flow=config.flow_id, git_commit_sha=told["git_commit_sha"])
-    return trail or begin_trail(
+    return trail_of_commit(config, told) or begin_trail(
         {
             "flow": config.flow_id,
             "git_commit_sha": told.get("git_commit_sha", "unknown"),
@@ -20930,6 +21107,12 @@ def trail_of_webhook(config: WebhookConfig, told: Mapping[str, str]) -> Trail:
             "git_author_email": told.get("git_author_email", "webhook@factstore"),
         }
     )
+
+
+def trail_of_commit(config: WebhookConfig, told: Mapping[str, str]) -> Trail | None:
+    """The first trail of the config's flow with the commit that a webhook names, if any."""
+    commit = told.get("git_commit_sha")
+    return commit and Trail.seek(flow=config.flow_id, git_commit_sha=commit)
 
 
 def attestation_of(told: Mapping[str, str]) -> tuple[str, str]:
@@ -20943,11 +21126,17 @@ def attestation_of(told: Mapping[str, str]) -> tuple[str, str]:
 def is_replay(config: WebhookConfig, digest: str, told: Mapping[str, str]) -> bool:
     """Return whether a signed body came before, and may therefore be somebody else's copy.
 
-    A failure counts again: a build that failed, passed and failed in the same words has failed.
+    A failure counts again once it is not the latest: a build that failed, passed and failed in the
+    same words has failed. So copies of it leave one attestation, however many come.
     """
-    if attestation_of(told)[1] == "FAILED":
+    if not WebhookDelivery.has(webhook_config=config.id, body_digest=digest, status="SUCCESS"):
         return False
-    return WebhookDelivery.has(webhook_config=config.id, body_digest=digest, status="SUCCESS")
+    kind, status = attestation_of(told)
+    if status != "FAILED":
+        return True
+    trail = trail_of_webhook(config, told) if "trail_id" in told else trail_of_commit(config, told)
+    latest = trail and Attestation.last(trail=trail.id, type=kind)
+    return latest is None or latest.status == "FAILED"
 
 
 def act_on_webhook(config: WebhookConfig, delivery_id: str, told: Mapping[str, str]) -> str:
@@ -21018,9 +21207,11 @@ class IncomingEvents(Resource, surface=FACTSTORE, tag="Webhooks"):
             told = read_webhook(config.source, context.raw, context.media_type(), event)
         except Invalid as problem:
             refusal = FACTSTORE.present_problem(problem, context)
-            WebhookDelivery.create(
-                **delivery, status="FAILED", status_message=refusal["message"][:10_000]
-            )
+            # What was signed once is kept once, whatever the unsigned headers say of it.
+            if not WebhookDelivery.has(webhook_config=config.id, body_digest=digest):
+                WebhookDelivery.create(
+                    **delivery, status="FAILED", status_message=refusal["message"][:10_000]
+                )
             return Reply(problem.status, to_json(refusal).encode())
         if is_replay(config, digest, told):
             return repeated
@@ -21627,8 +21818,9 @@ class SiteKeeper:
     """Mixed into the resource of a connection: what is found out before its handlers."""
 
     def check(self, context: Context) -> None:
-        """Refuse a URL that nothing may be sent to."""
-        check_target(context.body["base_url"], allowed_networks(context.settings))
+        """Refuse a URL that nothing may be sent to, or to which a token would go without TLS."""
+        url, networks = context.body["base_url"], allowed_networks(context.settings)
+        check_target(url, networks, needs_tls(url, networks))
 
     def probe(self, context: Context) -> dict:
         """What comes of a first request over the connection."""
