@@ -171,6 +171,14 @@ class Unauthenticated(Problem):
     sentence = "A valid bearer token is required."
 
 
+class Ended(Unauthenticated):
+    """Credentials of an account or a key that is known, and that are good no more."""
+
+    def __init__(self, account: str, message: str = ""):
+        super().__init__(message)
+        self.account = account
+
+
 class Forbidden(Problem):
     """The credentials do not permit this."""
 
@@ -686,13 +694,13 @@ class Session:
     """
 
     __slots__ = (
-        "actor", "afterwards", "database", "events", "facts", "reason", "region", "request_id",
-        "ring", "source", "workspace",
+        "actor", "address", "afterwards", "database", "events", "facts", "reason", "region",
+        "request_id", "ring", "source", "workspace",
     )  # fmt: skip
 
-    def __init__(self, workspace, database, actor="", reason="", request_id=""):
-        #: Where the request says that it comes from.
-        self.region = ""
+    def __init__(self, workspace, database, actor="", reason="", request_id="", address=""):
+        #: Where the request says that it comes from, and the address that it does come from.
+        self.region, self.address = "", address
         self.workspace, self.database = workspace, database
         self.source, self.ring = workspace.source, workspace.ring
         self.actor, self.reason, self.request_id = actor, reason, request_id
@@ -3266,7 +3274,7 @@ class Tokens:
                 known.clear()
             known[token] = principal
         if at >= principal.expires_at:
-            raise Unauthenticated("The token has expired; get a new one.")
+            raise Ended(principal.id, "The token has expired; get a new one.")
         return principal
 
     def verify(self, token: str, at: float) -> Principal:
@@ -3278,7 +3286,7 @@ class Tokens:
         with self.workspace.read():
             account = ServiceAccount.seek(account_id)
         if account is None or account.generation != generation or not account.is_usable(at):
-            raise Unauthenticated
+            raise Ended(account_id)
         if account.expires_at:
             expiry = min(expiry, seconds_of(account.expires_at))
         allowed = frozenset(scopes) & frozenset(account.scopes)
@@ -3572,13 +3580,28 @@ class Context:
         """The caller's address: the peer's, or what a trusted proxy says in X-Forwarded-For."""
         address = self.request.remote_addr or ""
         proxies = networks_of(self.settings, "trusted_proxies")
-        hops = self.request.get_header("X-Forwarded-For", default="").split(",") if proxies else []
+        # No more than some proxies stand in a row; what is left in one piece is no address.
+        forwarded = self.request.get_header("X-Forwarded-For", default="") if proxies else ""
+        hops = forwarded.rsplit(",", 16)
         while hops and (peer := read_address(address)):
             if not any(peer in network for network in proxies):
                 break
             # A hop that is no address ends the search: what stands before it is hearsay.
             address = str(read_address(hops.pop()) or "unknown")
         return address
+
+    @property
+    def network(self) -> str:
+        """What of the caller's address counts as one caller: of IPv6, its network of 64 bits."""
+        address = read_address(self.address)
+        if isinstance(address, IPv6Address):
+            return str(ip_network((int(address) >> 64 << 64, 64)))
+        return str(address)
+
+    def acting(self, actor: str = "") -> dict[str, str]:
+        """Who acts in a transaction of this request, for `perform`: its principal unless told."""
+        actor = actor or self.principal.id
+        return {"actor": actor, "request_id": self.request_id, "address": self.address}
 
     def read_query(self) -> None:
         """Read the query as the operation wants it."""
@@ -4160,10 +4183,11 @@ class RateLimits:
 
     Only a request without usable credentials counts against its address: of IPv6, the /64. A
     refused request does not count. All four headers go out with every answer and speak of the
-    bucket with the smallest share left.
+    bucket with the smallest share left. Of a kind, MOST callers without credentials are counted one
+    by one in a minute; whoever comes later shares a bucket with others.
     """
 
-    WINDOW = 60
+    WINDOW, MOST, SHARED = 60, 10_000, 1024
 
     def __init__(self, settings: Settings):
         self.settings = settings
@@ -4197,9 +4221,15 @@ class RateLimits:
 
     def of_address(self, context: Context, what: str) -> tuple:
         """The bucket of the address that a request comes from."""
-        address = read_address(context.address)
-        network = int(address) >> 64 if isinstance(address, IPv6Address) else str(address)
-        return ("address", what, network), self.settings.rate_address, f"token-{self.kind(context)}"
+        bucket = self.bounded("address", what, context.network)
+        return bucket, self.settings.rate_address, f"token-{self.kind(context)}"
+
+    def bounded(self, kind: str, what: str, caller: str) -> tuple:
+        """The bucket of somebody unproven, of whom there may be any number."""
+        bucket = kind, what, caller
+        if len(self._counts) < self.MOST or bucket in self._counts:
+            return bucket
+        return kind, what, hash(caller) % self.SHARED
 
     def take_token(self, context: Context, account_id: str, at: float) -> None:
         """Count a token that an account got; apart from its writes, under the same limit."""
@@ -4209,7 +4239,8 @@ class RateLimits:
 
     def take_failure(self, context: Context, client_id: str, at: float) -> None:
         """Count one failed token request of a client id, and of the address it came from."""
-        failures = ("failures", client_id), self.settings.rate_failures, "token-write"
+        bucket = self.bounded("failures", "", client_id)
+        failures = bucket, self.settings.rate_failures, "token-write"
         context.is_counted = True
         address = self.of_address(context, context.operation.id)
         self.count(context.headers, (failures, address), at)
@@ -4225,7 +4256,7 @@ class RateLimits:
             counts = self._counts
             left = [(limit - counts.get(key, 0), limit, name) for key, limit, name in buckets]
             empty = self.settings.rate_limits and any(rest <= 0 for rest, _, _ in left)
-            if not empty:
+            if by and not empty:
                 for key, _, _ in buckets:
                     counts[key] = counts.get(key, 0) + by
                 left = [(rest - by, limit, name) for rest, limit, name in left]
@@ -4263,6 +4294,8 @@ class AuditEntry(Model):
     request_id = Text()
     detail = Encrypted(1_000_000, null=True)
     hash = Text()
+    #: The address that the request came from; null for what the console or time did.
+    address = Text(100, null=True, since=7)
 
 
 class LedgerEntry(Model):
@@ -4299,8 +4332,12 @@ def record_uuid(table: str, key: str) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{table}/{key}"))
 
 
-def hash_audit(previous: str, row: Sequence) -> str:
-    """SHA-256 over the hash before and the entry as it is stored, encrypted values included."""
+def hash_audit(previous: str, row: Sequence, address: str | None) -> str:
+    """SHA-256 over the hash before and the entry as it is stored, encrypted values included.
+
+    An address that is null is left out, as in entries of before there were addresses.
+    """
+    row = row if address is None else [*row, address]
     return hashlib.sha256((previous + to_json(row)).encode()).hexdigest()
 
 
@@ -4381,11 +4418,65 @@ class LastUse(Model):
     at = Timestamp(6)
 
 
+class Refusals:
+    """Requests that were refused, by the action that the audit log has for that.
+
+    Anybody may cause them, so that they must not fill the disk: in each minute the first of each of
+    FIRST callers has an entry of its own; all others are counted, and one entry tells of them once
+    the minute is over. Of what is counted, at most MOST requests and networks are named.
+    """
+
+    FIRST, MOST = 10, 20
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._minute, self._callers = -1, Counter()
+        self._counted: dict[tuple[str, int], dict[str, Counter]] = {}
+
+    def is_first(self, action: str, caller: tuple, at: float) -> bool:
+        """Return whether a refusal is to have an entry of its own; it is to be counted if not."""
+        minute = int(at) // 60
+        with self._lock:
+            if minute != self._minute:
+                self._minute, self._callers = minute, Counter()
+            if self._callers[action] >= self.FIRST or (action, caller) in self._callers:
+                return False
+            self._callers.update([action, (action, caller)])
+            return True
+
+    def count(self, action: str, at: float, number: int = 1, **features: str) -> None:
+        """Count refusals with such features, which come as `requests="GET /api/v1/flows"`."""
+        with self._lock:
+            # A minute that nobody took out goes on: there are never many.
+            key = next((key for key in self._counted if key[0] == action), (action, int(at) // 60))
+            counts = self._counted.setdefault(key, {"count": Counter()})
+            counts["count"]["all"] += number
+            for feature, value in features.items():
+                seen = counts.setdefault(feature, Counter())
+                seen[value if value in seen or len(seen) < self.MOST else "others"] += number
+
+    def take(self, at: float) -> list[tuple[str, float, dict]]:
+        """Remove and return what was counted before this minute: action, since when, and what."""
+        with self._lock:
+            over = take_out(self._counted, int(at) // 60)
+        return [
+            (action, minute * 60, {**counts, "count": counts["count"]["all"]})
+            for (action, minute), counts in over.items()
+        ]
+
+    def restore(self, taken: Iterable[tuple[str, float, dict]]) -> None:
+        """Count again what was taken out and could not be written."""
+        for action, since, details in taken:
+            self.count(action, since, details["count"])
+
+
 class Journal:
     """Writes a workspace's audit log and ledger; knows the heads of both chains."""
 
     def __init__(self, workspace: Workspace):
         self.workspace, self.failures = workspace, 0
+        #: Refused requests that have no entry yet.
+        self.refusals = Refusals()
         self.load()
 
     def load(self) -> None:
@@ -4427,6 +4518,14 @@ class Journal:
         row = self.entry(current, action, kind, key, detail)
         current.database.connection().execute(AuditEntry.statements().insert, row)
 
+    def note_refusals(self, current: Session, taken: Iterable[tuple[str, float, dict]]) -> None:
+        """Put counted refusals into the audit log, one entry for each action."""
+        # No one caller is behind them, whoever made the request that has them written.
+        own = Session(current.workspace, current.database, "system")
+        for action, since, details in taken:
+            detail = to_json({"since": own.source.timestamp(since), **details})
+            self.note(own, action, "request", f"{details['count']} more requests", detail)
+
     def entry(self, current: Session, action: str, kind: str, key: str, detail: str | None) -> list:
         """The next row of the audit log."""
         number, previous = self.audit
@@ -4443,9 +4542,10 @@ class Journal:
             current.request_id,
             detail and seal(detail, AuditEntry.detail.place(str(number))),
         ]
-        row.append(hash_audit(previous, row))
-        self.audit = number, row[-1]
-        return row
+        address = current.address or None
+        proof = hash_audit(previous, row, address)
+        self.audit = number, proof
+        return [*row, proof, address]
 
     def proof(self, current: Session, model: type[Model], key: str, verb: str, row: list) -> tuple:
         """The next row of the ledger."""
@@ -4484,10 +4584,11 @@ def check_audit(connection: sqlite3.Connection) -> Iterator[str]:
         if row[0] != number:
             yield f"Audit entry {number} is missing."
             return
-        if hash_audit(previous, row[:-1]) != row[-1]:
+        *entry, proof, address = row
+        if hash_audit(previous, entry, address) != proof:
             yield f"Audit entry {number} was changed, or the one before it was."
             return
-        previous = row[-1]
+        previous = proof
 
 
 def check_agreement(connection: sqlite3.Connection) -> Iterator[str]:
@@ -5005,6 +5106,7 @@ def perform(
     actor: str,
     reason: str = "",
     request_id: str = "",
+    address: str = "",
     rehearsal: bool = False,
 ) -> Any:
     """Do a piece of work that writes: effects, audit entries, ledger entries and events together.
@@ -5014,7 +5116,8 @@ def perform(
 
     def run():
         heads = workspace.journal.heads()
-        current = Session(workspace, workspace.writer.database, actor, reason, request_id)
+        database = workspace.writer.database
+        current = Session(workspace, database, actor, reason, request_id, address)
         try:
             with using(current):
                 result = work(current)
@@ -5400,11 +5503,13 @@ def identify(context: Context, at: float) -> None:
     try:
         context.operation.surface.identify(context)
     except Unauthenticated as problem:
-        request = context.request
         context.lite.limits.take_address(context, at)
-        if context.operation.surface.credentials(request):
-            note_refusal(context, f"{request.method} {context.operation.path}")
+        if context.operation.surface.credentials(context.request):
+            note_refusal(context, getattr(problem, "account", ""))
         problem.headers.setdefault("WWW-Authenticate", "Bearer")
+        raise
+    except Forbidden:
+        context.lite.limits.take_address(context, at)
         raise
 
 
@@ -5436,23 +5541,56 @@ def identify_signer(context: Context, path: Sequence[str], at: float) -> None:
     if verified:
         log.warning("Several workspaces verify a signature at %s.", context.operation.path)
     context.lite.limits.take_address(context, at, what=context.operation.id)
-    note_refusal(context, f"{context.request.method} {context.operation.path}")
+    context.workspace = found[0][0] if len(found) == 1 else None
+    note_refusal(context)
     raise Invalid("The signature is missing or does not verify.")
 
 
-def note_refusal(context: Context, what: str, actor: str = "unknown") -> None:
-    """Audit credentials that were refused, in the workspace that they name or in the only one."""
-    every = list(context.lite.workspaces.values())
-    workspace = context.workspace or (every[0] if len(every) == 1 else None)
-    if workspace is None or workspace.read_only:
+#: How the audit log calls requests with credentials that are not accepted, or do not suffice.
+UNAUTHENTICATED, FORBIDDEN = "api.authentication.refused", "api.authorization.refused"
+
+
+def note_refusal(context: Context, actor: str = "", action: str = UNAUTHENTICATED) -> None:
+    """Audit a refused request where it belongs, or else as one of a number in every workspace.
+
+    The first of a caller in a minute is an entry of its own; see Refusals.
+    """
+    at, request = context.lite.source.clock(), context.request
+    what = f"{request.method} {context.operation.path}"
+    everywhere = list(context.lite.workspaces.values())
+    concerned = [context.workspace] if context.workspace else everywhere
+    concerned = [workspace for workspace in concerned if not workspace.read_only]
+    caller = context.network, actor
+    if len(concerned) == 1:
+        if not concerned[0].journal.refusals.is_first(action, caller, at):
+            concerned[0].journal.refusals.count(action, at, requests=what, networks=context.network)
+        else:
+            _note_first_refusal(concerned[0], context, what, actor or "unknown", action)
         return
-    journal = workspace.journal
-    perform(
-        workspace,
-        lambda current: journal.note(current, "api.authentication.refused", "request", what),
-        actor=actor,
-        request_id=context.request_id,
-    )
+    for workspace in concerned:
+        # From where it came is no business of most of them.
+        workspace.journal.refusals.count(action, at, requests=what)
+    if concerned and concerned[0].journal.refusals.is_first("log", caller, at):
+        log.warning("Credentials of no workspace were refused: %s from %s.", what, context.network)
+
+
+def _note_first_refusal(
+    workspace: Workspace, context: Context, what: str, actor: str, action: str
+) -> None:
+    """Put one refusal into the audit log, and what was counted in minutes that are over."""
+    journal, at = workspace.journal, context.lite.source.clock()
+    counted = journal.refusals.take(at)
+
+    def work(current):
+        journal.note_refusals(current, counted)
+        journal.note(current, action, "request", what)
+
+    try:
+        perform(workspace, work, **context.acting(actor))
+    except Problem:
+        # A file that takes no entry now does not turn a refusal into another one.
+        journal.refusals.restore(counted)
+        journal.refusals.count(action, at, requests=what, networks=context.network)
 
 
 def look(context: Context, path: Sequence[str]) -> Reply:
@@ -5485,13 +5623,7 @@ def write(context: Context, path: Sequence[str]) -> Reply:
             idempotency.remember(reply)
         return reply
 
-    doing = functools.partial(
-        perform,
-        context.workspace,
-        actor=context.principal.id,
-        reason=context.reason,
-        request_id=context.request_id,
-    )
+    doing = functools.partial(perform, context.workspace, reason=context.reason, **context.acting())
     if not idempotency:
         find_out(context, path)
         return doing(work, rehearsal=rehearsal)
@@ -6002,20 +6134,24 @@ def tidy(workspace: Workspace, at: float) -> None:
 
 
 def write_counts(workspace: Workspace, at: float) -> None:
-    """Write down the reads of the minutes that are over, and the last uses of credentials."""
+    """Write down the reads and the refusals of minutes that are over, and the last uses of
+    credentials."""
     reads, uses = workspace.counted_reads(at), workspace.noted_uses(at)
-    stamp = workspace.source.timestamp
+    stamp, refusals = workspace.source.timestamp, workspace.journal.refusals
+    refused = refusals.take(at)
 
     def work(current):
+        workspace.journal.note_refusals(current, refused)
         for (actor, minute), count in reads.items():
             ReadCount.create(id=None, actor=actor, minute=stamp(minute * 60), count=count)
         for (credential, _), used in uses.items():
             LastUse.replace(id=credential, at=stamp(used, 6)).execute()
 
     try:
-        if reads or uses:
+        if reads or uses or refused:
             perform(workspace, work, actor="system")
     except BaseException:
+        refusals.restore(refused)
         # They are written with those of the next minute.
         for (account, minute), number in reads.items():
             workspace.count_read(account, minute, number)
@@ -6626,7 +6762,9 @@ class Authentication(Resource, surface=NOVANTRA, tag="Authentication"):
             if hmac.compare_digest(expected, account.secret_hash) and account.is_usable(at):
                 return account
         context.lite.limits.take_failure(context, client_id, at)
-        note_refusal(context, "POST /api/v1/auth/token", client_id)
+        # What is no id may be a secret in the wrong field, which must not stay for ever.
+        is_id = workspace or re.fullmatch(f"svc_[{CROCKFORD}]{{26}}", client_id)
+        note_refusal(context, client_id if is_id else "")
         raise Unauthenticated(
             "The client id or the client secret is wrong, or the account is not active.",
             headers={"WWW-Authenticate": "Basic"},
@@ -6644,8 +6782,7 @@ class Authentication(Resource, surface=NOVANTRA, tag="Authentication"):
                 lambda current: workspace.journal.note(
                     current, "api.token.issued", "service_account", account.id
                 ),
-                actor=account.id,
-                request_id=context.request_id,
+                **context.acting(account.id),
             )
         told = {
             "access_token": token,
@@ -8691,6 +8828,8 @@ def revoke_keys_of(owner_id: str) -> None:
         key.revoke()
 
 
+#: Said of a key that was revoked, too, so that nobody learns which keys there were.
+UNKNOWN_KEY = "The API key is not known here, or was revoked."
 KEYS = Array(ApiKey, {"owner_id": lambda owner: ApiKey.owner_id == owner})
 KEY_SCOPES = ("factstore:read", "factstore:write")
 #: The last second that a timestamp of four digits for the year can name.
@@ -8795,7 +8934,7 @@ class ApiKeys:
                 known.clear()
             known[text] = principal
         if at >= principal.expires_at:
-            raise Unauthenticated("The API key has expired; make a new one.")
+            raise Ended(principal.id, "The API key has expired; make a new one.")
         self.workspace.note_use(principal.id, at)
         return principal
 
@@ -8805,7 +8944,9 @@ class ApiKeys:
         with self.workspace.read():
             candidates = list(ApiKey.select().where(ApiKey.key_prefix == text[:12]))
         for key in candidates:
-            if hmac.compare_digest(key.key_hash, digest) and key.is_active:
+            if hmac.compare_digest(key.key_hash, digest):
+                if not key.is_active:
+                    raise Ended(key.id, UNKNOWN_KEY)
                 expiry = seconds_of(key.expires_at) if key.expires_at else float("inf")
                 return Principal(key.id, frozenset(key.scopes), expiry, key.label, key.owner_id)
         return None
@@ -8922,11 +9063,12 @@ class FactstoreSurface(Surface):
         lite, request = context.lite, context.request
         credentials = self.credentials(request)
         if credentials.startswith(tuple(ApiKeys.PREFIXES.values())):
-            for workspace in lite.workspaces.values():
-                if principal := workspace.api_keys.check(credentials):
-                    context.workspace, context.principal = workspace, principal
+            for context.workspace in lite.workspaces.values():
+                if principal := context.workspace.api_keys.check(credentials):
+                    context.principal = principal
                     return
-            raise Unauthenticated("The API key is not known here, or was revoked.")
+            context.workspace = None
+            raise Unauthenticated(UNKNOWN_KEY)
         if credentials.startswith(SESSION_PREFIX):
             context.workspace = lite.workspace_of(credentials.removeprefix(SESSION_PREFIX))
             context.principal = context.workspace.sessions.check(credentials)
@@ -18358,11 +18500,11 @@ class Sessions:
         except (BadData, ValueError):
             raise Unauthenticated from None
         if self.workspace.source.clock() >= expiry:
-            raise Unauthenticated("The session has expired; sign in again.")
+            raise Ended(key, "The session has expired; sign in again.")
         with self.workspace.read():
             member = Membership.seek(key)
         if member is None or member.role != role:
-            raise Unauthenticated("The session has ended; sign in again.")
+            raise Ended(key, "The session has ended; sign in again.")
         return Principal(member.user_id, frozenset(MEMBER_SCOPES[role]), expiry)
 
 
@@ -18419,7 +18561,8 @@ class SsoLogins(Resource, surface=FACTSTORE, tag="SSO"):
     )
     def login(self, context, key):
         """Begin a sign-in: the URL to send the browser to, and the state that will come back."""
-        context.lite.limits.take_address(context, context.lite.source.clock())
+        at, own = context.lite.source.clock(), context.operation.id
+        context.lite.limits.take_address(context, at, what=own)
         load_pyjwt()
         context.workspace, config = find_set_up(context.lite, key)
         provider = IdentityProvider(config.issuer_url, context.settings)
@@ -18439,7 +18582,7 @@ class SsoLogins(Resource, surface=FACTSTORE, tag="SSO"):
             }
             return urllib.parse.urlencode(parameters), state
 
-        query, state = perform(context.workspace, work, actor="sso", request_id=context.request_id)
+        query, state = perform(context.workspace, work, **context.acting("sso"))
         url = f"{endpoint}{'&' if '?' in endpoint else '?'}{query}"
         return Reply(200, to_json({"loginUrl": url, "state": state}).encode())
 
@@ -18453,7 +18596,6 @@ class SsoLogins(Resource, surface=FACTSTORE, tag="SSO"):
     )
     def callback(self, context, key):
         """Finish a sign-in: swap the authorization code for a session token."""
-        context.lite.limits.take_address(context, context.lite.source.clock())
         load_pyjwt()
         try:
             login = self.take_up(context, key)
@@ -18464,12 +18606,14 @@ class SsoLogins(Resource, surface=FACTSTORE, tag="SSO"):
             session_begun = perform(
                 context.workspace,
                 functools.partial(admit, config, person),
-                actor="sso",
                 reason=f"Signed in to organisation '{config.org_slug}'.",
-                request_id=context.request_id,
+                **context.acting("sso"),
             )
-        except Invalid:
-            note_refusal(context, f"GET {context.operation.path}", "sso")
+        except (Invalid, NotFound):
+            # Only wrong states and codes count, so that they lock out nobody who has a right one.
+            at, own = context.lite.source.clock(), context.operation.id
+            context.lite.limits.take_address(context, at, what=own)
+            note_refusal(context, "sso")
             raise
         return Reply(200, to_json(session_begun).encode())
 
@@ -18481,7 +18625,8 @@ class SsoLogins(Resource, surface=FACTSTORE, tag="SSO"):
                 known = SsoLogin.has(hash_secret(workspace.ring, state))
             if known:
                 context.workspace = workspace
-                login = perform(workspace, lambda current: SsoLogin.use_up(state), actor="sso")
+                used = context.acting("sso")
+                login = perform(workspace, lambda current: SsoLogin.use_up(state), **used)
                 break
         if error := context.query.get("error"):
             raise Invalid(f"The identity provider refused the sign-in: {error}.")
@@ -21820,7 +21965,9 @@ class SiteKeeper:
     def check(self, context: Context) -> None:
         """Refuse a URL that nothing may be sent to, or to which a token would go without TLS."""
         url, networks = context.body["base_url"], allowed_networks(context.settings)
-        check_target(url, networks, needs_tls(url, networks))
+        check_target(url, networks)
+        if needs_tls(url, networks):
+            split_target(url, https_only=True)
 
     def probe(self, context: Context) -> dict:
         """What comes of a first request over the connection."""
@@ -24854,6 +25001,8 @@ def respond(operation: Operation, request, response, **path: str) -> None:
     try:
         reply = answer(context, path)
     except Problem as problem:
+        if isinstance(problem, Forbidden):
+            note_refusal(context, context.principal.id if context.principal else "", FORBIDDEN)
         reply = refuse(context, operation.surface, problem)
     except Exception:
         log.exception("Request %s failed.", context.request_id)
@@ -24925,7 +25074,8 @@ def count_unrouted(context: Context, surface: Surface) -> None:
     """Count a request that no operation answers: against its account, or else its address."""
     limits, at = context.lite.limits, context.lite.source.clock()
     try:
-        surface.identify(context)
+        # A key counts as usable under paths of the other API, too, which takes no keys.
+        (FACTSTORE if FACTSTORE.credentials(context.request) else surface).identify(context)
     except Unauthenticated:
         limits.take_address(context, at, what="unrouted")
     else:

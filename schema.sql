@@ -375,7 +375,8 @@ CREATE TABLE "audit_entry" (
     "reason" TEXT NOT NULL,
     "request_id" TEXT NOT NULL,
     "detail" TEXT,
-    "hash" TEXT NOT NULL
+    "hash" TEXT NOT NULL,
+    "address" TEXT
 ) STRICT;
 
 CREATE INDEX "audit_entry_at" ON "audit_entry" ("at");
