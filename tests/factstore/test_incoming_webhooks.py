@@ -650,6 +650,56 @@ def test_a_copy_of_a_signed_body_does_nothing_under_another_id(
     assert tables(lite) == before
 
 
+@pytest.mark.parametrize("source", ["GITHUB", "JENKINS", "CIRCLECI", "GITLAB", "GENERIC"])
+@pytest.mark.parametrize("is_success", [True, False])
+def test_copies_of_a_signed_body_leave_one_delivery_whatever_the_source(
+    lite, factstore, stranger, configure, source, is_success
+):
+    config = configure(source)
+    told = {"eventType": "build.succeeded" if is_success else "build.failed", "gitCommitSha": "c0"}
+    if source == "GITHUB":
+        run = RUN["workflow_run"] | {"conclusion": "success" if is_success else "failure"}
+        told = RUN | {"workflow_run": run}
+    send(stranger, told, source.lower())
+    before = tables(lite)
+
+    copies = [
+        send(stranger, told, source.lower(), f"copy-{number}", X_GitHub_Delivery=f"other-{number}")
+        for number in range(5)
+    ]
+
+    assert [copy.status for copy in copies] == [200] * 5
+    assert all("was taken before" in copy.json["message"] for copy in copies)
+    assert tables(lite) == before
+    assert len(deliveries(factstore, config)) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        (b"{", {}),
+        (json.dumps(RUN).encode(), {"Content_Type": FORM}),
+    ],
+)
+def test_copies_of_what_cannot_be_read_are_kept_once(
+    lite, factstore, stranger, configure, body, headers
+):
+    config = configure("GITHUB")
+    first = send(stranger, body, "github", **headers)
+
+    copies = [send(stranger, body, "github", f"copy-{n}", **headers) for n in range(5)]
+
+    assert [answer.status for answer in (first, *copies)] == [400] * 6
+    assert [row[2] for row in deliveries(factstore, config)] == ["FAILED"]
+
+
+def test_a_failure_that_names_no_trail_begins_one_trail_only(lite, factstore, stranger, config):
+    for number in range(3):
+        send(stranger, {"eventType": "build.failed"}, delivery=str(number))
+
+    assert len(trails(factstore)) == 1
+
+
 def test_a_failure_in_the_same_words_fails_again(lite, factstore, stranger, config, flow):
     trail = another_trail(lite, flow)
 

@@ -812,6 +812,17 @@ def test_entra_id_gives_no_user_of_before_to_an_address_that_is_not_verified(
     )
 
 
+def test_wrong_states_lock_out_nobody_who_has_a_right_one(lite, config, provider):
+    sent, state = begin(lite)
+    provider.nonce = sent["nonce"]
+
+    wrong = [finish(lite, f"wrong-{number}").status for number in range(61)]
+    right = finish(lite, state)
+
+    assert wrong == [400] * 60 + [429]
+    assert right.status == 200
+
+
 @pytest.mark.parametrize(
     "change", [{"issuerUrl": "https://evil.example"}, {"clientId": "another client"}]
 )
