@@ -9074,7 +9074,8 @@ class FactstoreSurface(Surface):
             context.principal = context.workspace.sessions.check(credentials)
             return
         is_open = lite.settings.factstore_auth == "open" and len(lite.workspaces) == 1
-        if is_open and not credentials and is_loopback(context.address or "none"):
+        address = read_address(context.address) if is_open and not credentials else None
+        if address and address.is_loopback:
             context.workspace = lite.workspace
             context.principal = Principal("anonymous", frozenset(FACTSTORE_SCOPES))
             check_nearness(request, lite.settings)

@@ -388,6 +388,27 @@ def test_the_open_mode_refuses_what_others_have_this_machine_ask(opened, headers
     assert refusals(lite, action=DENIED)[0][:3] == ("anonymous", f"{method} {FLOWS}", "127.0.0.1")
 
 
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        ("Host: localhost\r\nX-Forwarded-For: 127.0.0.1\r\n", b"201"),
+        ("Host: localhost\r\nX-Forwarded-For: 203.0.113.7\r\n", b"403"),
+        ("Host: localhost\r\nX-Forwarded-For: 203.0.113.7\r\nX-Forwarded-For: ::1\r\n", b"403"),
+        ("Host: evil.example\r\n", b"403"),
+    ],
+)
+def test_the_open_mode_sees_the_headers_of_proxies_on_a_socket(opened, head, status):
+    lite = opened(factstore_auth="open")
+    body = b'{"name": "payments"}'
+
+    with lite.listening() as url:
+        head = f"POST {FLOWS} HTTP/1.1\r\n{head}Content-Type: application/json\r\n"
+        head += f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        answer = exchange(url, head.encode() + body)
+
+    assert answer[9:12] == status
+
+
 def test_a_key_is_good_from_anywhere_in_open_mode_too(opened):
     lite = opened(factstore_auth="open")
     key = lite.api_keys.create("Pipeline")["apiKey"]
