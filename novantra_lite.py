@@ -18444,12 +18444,16 @@ class SsoLogin(Model):
     expires_at = Timestamp(6, index=True)
 
     LIFE: ClassVar[int] = 600
+    #: So many may be under way; anybody can begin one, and the oldest ones go.
+    MOST: ClassVar[int] = 10_000
 
     @classmethod
     def begin(cls, slug: str, redirect_uri: str) -> tuple[SsoLogin, str]:
         """Begin a sign-in, and forget those that nobody finished; the state is told only now."""
         source = session().source
         cls.delete().where(cls.expires_at <= source.now(6)).execute()
+        oldest = cls.select(cls.id).order_by(cls.expires_at.desc()).offset(cls.MOST - 1)
+        cls.delete().where(cls.id.in_(oldest)).execute()
         state = source.random.randbytes(16).hex()
         login = cls.create(
             id=hash_secret(session().ring, state),

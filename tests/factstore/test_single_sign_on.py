@@ -812,6 +812,22 @@ def test_entra_id_gives_no_user_of_before_to_an_address_that_is_not_verified(
     )
 
 
+def test_sign_ins_that_nobody_finishes_are_bounded(lite, config, provider, clock, monkeypatch):
+    monkeypatch.setattr(SsoLogin, "MOST", 3)
+    sent, states = {}, []
+    for _ in range(5):
+        sent, state = begin(lite)
+        states.append(state)
+        clock.advance(1)
+    provider.nonce = sent["nonce"]
+
+    statuses = [finish(lite, states[0]).status, finish(lite, states[4]).status]
+
+    assert statuses == [400, 200]
+    with lite.workspace.read():
+        assert SsoLogin.select().count() == 2
+
+
 def test_wrong_states_lock_out_nobody_who_has_a_right_one(lite, config, provider):
     sent, state = begin(lite)
     provider.nonce = sent["nonce"]
