@@ -20175,7 +20175,7 @@ class VaultResponse(NamedTuple):
     """What Vault answers, as hvac and its callers look at it."""
 
     status_code: int
-    told: Any
+    content: Any
 
     @property
     def ok(self) -> bool:
@@ -20184,7 +20184,7 @@ class VaultResponse(NamedTuple):
 
     def json(self) -> Any:
         """What the answer holds; None where it is no JSON, or too long."""
-        return self.told
+        return self.content
 
 
 class VaultSession:
