@@ -12786,14 +12786,8 @@ SCANNED = {
     *("descriptor", "name", "source", "target", "type", "userInput", "version", "vulnerability"),
     *("applications", "docker", "id", "infrastructureAsCodeIssues", "ok", "path"),
     *("projectName", "severity"),
-    *(
-        "automationDetails",
-        "baselineState",
-        "defaultConfiguration",
-        "driver",
-        "executionSuccessful",
-        "extensions",
-    ),
+    "automationDetails",
+    *("baselineState", "defaultConfiguration", "driver", "executionSuccessful", "extensions"),
     *("error", "errors", "message", "inlineExternalProperties"),
     *("externalPropertyFileReferences", "guid", "index", "invocations", "kind", "level"),
     *("properties", "results", "rule", "ruleId", "ruleIndex", "rules", "security-severity"),
@@ -13324,8 +13318,9 @@ class EvidenceUploads(
         setting `unknown_severity`. `sonar` passes when the quality gate does, `jira` when the
         reference is an issue's key.
 
-        Several files of an attestation are judged together: it is FAILED while one of them is. A
-        file of the same name replaces the earlier one.
+        Several files of an attestation are judged together: it is FAILED while one of them is, and
+        always where it was recorded as FAILED. A file of the same name and path, about the same
+        suites or of the same tool and target, replaces the earlier one.
         """
         return self.store(context, trail, key)[1]
 
@@ -13372,7 +13367,9 @@ _PASSING_WORDS = (
 )
 #: Words that say that it ended, and not how.
 _NEUTRAL_WORDS = ("", "complete", "completed", "done", "finished")
-_FAILING_WORD = re.compile("fail|error|abort|cancel|time|block|reject|den(y|ied)|unstable|broken")
+_FAILING_WORD = re.compile(
+    "fail|error|abort|cancel|timed|time.?out|block|reject|den(y|ied)|unstable|broken"
+)
 _MOST = 2**31 - 1
 
 
@@ -13380,8 +13377,10 @@ class StatedResult:
     """What a body says of a result: counts by severity, and whether it failed.
 
     It is read wherever it stands in the body. A count or a word that is not understood is a
-    failure.
+    failure; so is what stands behind the first 20,000 members and items.
     """
+
+    MEMBERS = 20_000
 
     def __init__(self, body: dict, noun: str):
         self.noun = noun
@@ -13390,21 +13389,30 @@ class StatedResult:
         self.failure = ""
         #: Whether anything was said that can pass: a count, a list of findings, or a verdict.
         self.is_stated = False
+        #: What objects inside add up to, and the findings that are listed; and how many it claims.
+        self._parts: Counter[str] = Counter()
         self._listed: Counter[str] = Counter()
-        self._total = 0
-        # Whether an object stands in a list: there, states are rather those of the items.
-        parts = [(body, False)]
-        while parts:
-            part, is_item = parts.pop()
-            for name, value in part.items():
-                parts += self._read(name, value, is_item)
-        self.counts |= self._listed
+        self._total, left = 0, self.MEMBERS
+        parts = [(body, "whole")]
+        while parts and left > 0:
+            part, level = parts.pop()
+            for name, value in itertools.islice(part.items(), left):
+                parts += self._read(name, value, level)
+                left -= 1 + (len(value) if isinstance(value, list) else 0)
+                if left <= 0:
+                    self.failure = f"The {noun} says more than {self.MEMBERS:,} things."
+                    break
+        self.counts |= self._parts | self._listed
         self.counts["unknown"] += max(self._total - self.counts.total(), 0)
         for severity, number in self.counts.items():
             self.counts[severity] = min(number, _MOST)
 
-    def _read(self, name: str, value: Any, is_item: bool) -> Iterator[tuple[dict, bool]]:
-        """Read one member; the objects in it that are left to read."""
+    def _read(self, name: str, value: Any, level: str) -> Iterator[tuple[dict, str]]:
+        """Read one member; the objects in it that are left to read.
+
+        They, and what is read, may be the `whole` body or its summary, a `part` of it, or an `item`
+        of a list.
+        """
         key = re.sub("[^a-z]", "", name[:100].lower())
         if _FAILURE_NAME.fullmatch(key):
             if value and str(value).strip().lower() not in ("false", "no", "none", "0", ""):
@@ -13413,29 +13421,34 @@ class StatedResult:
             return
         elif match := _COUNT_NAME.fullmatch(key):
             severity = SEVERITIES.get(match[1], "unknown")
-            self.counts[severity] = max(self.counts[severity], self._number(name, value))
+            number = self._number(name, value, is_judged=severity != "informational")
+            self._parts[severity] += number if level != "whole" else 0
+            self.counts[severity] = max(self.counts[severity], number)
         elif _FINDINGS_NAME.fullmatch(key) and not isinstance(value, dict):
             self._total = max(self._total, self._number(name, value))
-            self._list(value if isinstance(value, list) else [])
+            self._list(value[: self.MEMBERS] if isinstance(value, list) else [])
         elif _VERDICT_NAME.fullmatch(key) and not isinstance(value, (dict, list)):
-            self._judge(name, value, is_item)
+            self._judge(name, value, level == "item")
         elif isinstance(value, dict):
-            yield value, is_item
+            yield value, level if name == "summary" or level == "item" else "part"
         elif isinstance(value, list):
-            items = [item for item in value if isinstance(item, dict)]
+            items = [item for item in value[: self.MEMBERS] if isinstance(item, dict)]
             findings = [item for item in items if _severity_of(item)]
             self._list(findings)
-            yield from ((item, True) for item in items if not _severity_of(item))
+            yield from ((item, "item") for item in items if not _severity_of(item))
 
-    def _number(self, name: str, value: Any) -> int:
+    def _number(self, name: str, value: Any, is_judged: bool = True) -> int:
         """The count that a member holds, or how many items it lists."""
-        self.is_stated = True
         if isinstance(value, list):
-            return len(value)
-        if isinstance(value, (int, str)) and re.fullmatch("[0-9]{1,10}", str(value), re.A):
-            return int(value)
-        self._fail(name, value, "which is no count")
-        return 0
+            number = len(value)
+        elif isinstance(value, (int, str)) and re.fullmatch("[0-9]{1,10}", str(value), re.A):
+            number = int(value)
+        else:
+            if is_judged:
+                self._fail(name, value, "which is no count")
+            return 0
+        self.is_stated = True
+        return number
 
     def _list(self, findings: Sequence[Any]) -> None:
         """Count findings, each by its own severity."""
@@ -21234,7 +21247,10 @@ class IncomingEvents(Resource, surface=FACTSTORE, tag="Webhooks"):
         answer=closed_schema(accepted=Boolean().describe(), deliveryId=TEXT, message=TEXT),
     )
     def take(self, context, source):
-        """Take what a CI system tells, signed with the secret of a webhook config."""
+        """Take what a CI system tells, signed with the secret of a webhook config.
+
+        Where an event and the statuses beside it disagree, the worst of them counts.
+        """
         config = WebhookConfig.fetch(context.principal.id.removeprefix(WEBHOOK_ACTOR))
         key = self.delivery_id(context)
         repeated = {
