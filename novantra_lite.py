@@ -19082,6 +19082,7 @@ COUNTS = {
     name: Integer(0, 2**31 - 1, default=0) for names in COUNT_NAMES.values() for name in names
 }
 SCAN_SUMMARY = Shape(**COUNTS, passed=Boolean(null=True))
+SILENT_SCAN = "It says neither what the scan found nor whether it passed."
 
 
 def scan_values(body: dict, stated: StatedResult) -> dict:
@@ -19112,7 +19113,10 @@ class SecurityScans(
         trail, key = Trail.fetch(values.pop("trail")), values.pop("attestation", None)
         if key is None:
             severity = session().workspace.settings.unknown_severity
-            return record_scan(trail, count_unknown(values, severity))
+            names = (*COUNTED.values(), "unknown", "passed")
+            is_silent = all(values.get(name) is None for name in names)
+            failure = SILENT_SCAN if is_silent else ""
+            return record_scan(trail, count_unknown(values, severity), failure=failure)
         attestation = Attestation.fetch(key)
         is_other = attestation.status == "PASSED" and values.get("passed") is False
         if attestation.trail_id != trail.id or is_other:
@@ -19120,8 +19124,9 @@ class SecurityScans(
                 "Expected the attestation of this scan on its trail; leave it out for a new one"
             )
             raise Invalid(issues=[issue(["attestationId"], message)])
+        limits, verdict = limits_of(trail), "FAILED" if attestation.status == "FAILED" else None
         return SecurityScan.create(
-            trail=trail.id, attestation=key, thresholds=limits_of(trail), **values
+            trail=trail.id, attestation=key, thresholds=limits, verdict=verdict, **values
         )
 
     @route(
@@ -19174,7 +19179,7 @@ class SecurityScans(
         values = count_unknown(scan_values(context.body, stated), unknown_severity)
         failure = stated.failure
         if not stated.is_stated:
-            failure = failure or "It says neither what the scan found nor whether it passed."
+            failure = failure or SILENT_SCAN
         return record_scan(Trail.fetch(trail), values, failure=failure)
 
     @route(
