@@ -30,8 +30,8 @@ Contents
         Notification channels, Notifying, Notification rules, Trail records, Trail status, Trails,
         Artifacts, Provenance signatures, Provenance statements, Provenance, Attestations,
         Evidence files, Scan reports, SARIF, Scanners, JUnit reports, Evidence processors,
-        Evidence collection, Pull request look-ups, Pull requests, Approvals, Assertions,
-        Environments, Snapshot records, Environment snapshots, Environment drift,
+        Stated results, Evidence collection, Pull request look-ups, Pull requests, Approvals,
+        Assertions, Environments, Snapshot records, Environment snapshots, Environment drift,
         Logical environments, Policies, Deployment policies, Rego, Rego modules, Rego evaluation,
         Rego engine, Policy archives, Policy bundles, Policy decisions, Policy bundles at the gate,
         Policy demands, Gate, Users, Service accounts, API key management, Members,
@@ -3345,6 +3345,8 @@ class Upload:
         self.body_digest = b""
         #: The texts of the form's other parts, by name; empty ones count as absent.
         self.fields: dict[str, str] = {}
+        #: See `name_with_path`.
+        self.path = ""
 
     def pieces(self) -> Iterator[bytes]:
         """The content from its beginning, in pieces of 256 KiB and a last one."""
@@ -3431,7 +3433,9 @@ def temporary_file() -> IO[bytes]:
 
 def keep_part(part: Any, content: IO[bytes]) -> Upload:
     """Take the content of one part in."""
-    return keep(part.stream, content, part.filename or part.name, sent_type(part))
+    upload = keep(part.stream, content, part.filename or part.name, sent_type(part))
+    upload.path = name_with_path(part.filename or "")
+    return upload
 
 
 def keep(stream: Any, content: IO[bytes], name: str, kind: str) -> Upload:
@@ -3465,6 +3469,17 @@ def safe_name(name: str) -> str:
     """A file's name without the path before it, and without what cannot be seen (RFC 7578, 4.2)."""
     last = re.split(r"[/\\]", re.sub(UNSEEN, "", name))[-1].strip()
     return (last if last.strip(".") else "file")[:255]
+
+
+def name_with_path(name: str) -> str:
+    """A file's name with the path before it, as far as that was sent, which is only compared.
+
+    Nothing where it has no name: clients call so what comes from a pipe or a variable.
+    """
+    parts = [part.strip() for part in re.split(r"[/\\]", re.sub(UNSEEN, "", name))]
+    path = "/".join(part for part in parts if part not in ("", "."))
+    is_nameless = path in ("-", "blob") or not parts[-1].strip(".") or len(path) > 1000
+    return "" if is_nameless else path
 
 
 def sent_type(part: Any) -> str:
@@ -10875,6 +10890,8 @@ class Attestation(Tallied):
     metadata = Json(MapOf(Anything()), null=True)
     #: See RESULT_ORDER; null where the result came with the record.
     decided = Integer(null=True, hidden=True, since=6)
+    #: The status that came with the record, once evidence brought another result.
+    declared = Choice("PASSED FAILED PENDING", null=True, hidden=True, since=7)
 
 
 class Records:
@@ -12217,6 +12234,10 @@ class EvidenceFile(Model):
     #: How many tests it shows as executed, and how many all files of the attestation must show.
     executed_tests = Integer(0, null=True, hidden=True, since=6)
     minimum_tests = Integer(1, null=True, hidden=True, since=6)
+    #: Its name with the path that came with it, empty where it has none, and SHA-256 of what the
+    #: report says it is about: the next file with the same of both is the same report again.
+    file_path = Text(1000, null=True, hidden=True, since=7)
+    subject = Text(64, null=True, hidden=True, since=7)
 
     @classmethod
     def keep(cls, attestation: Attestation, upload: Upload, **result: Any) -> EvidenceFile:
@@ -12227,6 +12248,7 @@ class EvidenceFile(Model):
             sha256_hash=upload.sha256,
             file_size_bytes=upload.size,
             content_type=upload.content_type,
+            file_path=upload.path,
             **result,
         )
         seal = session().ring.seal_bytes
@@ -12291,12 +12313,18 @@ class EvidencePiece(Model):
         return f"evidence_piece/content/{file_id}/{number}"
 
 
-#: The results of the files of the attestation `?1`, of each file name that of the newest.
-FILE_RESULTS = """SELECT "status", "details", "executed_tests",
-    (SELECT max("minimum_tests") FROM "evidence_file" WHERE "attestation_id" = ?1)
-    FROM "evidence_file" WHERE "rowid" IN (
-        SELECT max("rowid") FROM "evidence_file" WHERE "attestation_id" = ?1 GROUP BY "file_name")
-    AND "status" IS NOT NULL ORDER BY "rowid\""""
+#: The results of the files of the attestation `?1`, of each report that of the newest. A file
+#: without a name is none that came before. One that does not say what it is about, as files of
+#: former layouts, was about whatever comes next under its path.
+FILE_RESULTS = """
+    WITH f AS MATERIALIZED (
+        SELECT "rowid" AS number, "status", "details", "executed_tests", "minimum_tests", "subject",
+            CASE "file_path" WHEN '' THEN "rowid" ELSE ifnull("file_path", "file_name") END AS path
+        FROM "evidence_file" WHERE "attestation_id" = ?1)
+    SELECT "status", "details", "executed_tests", (SELECT max("minimum_tests") FROM f) FROM f
+    WHERE number IN (SELECT max(number) FROM f GROUP BY path, "subject")
+        AND ("subject" IS NOT NULL OR number IN (SELECT max(number) FROM f GROUP BY path))
+        AND "status" IS NOT NULL ORDER BY number"""
 #: A place for RESULT_ORDER behind all results so far; each new file moves it on.
 NEXT_RESULT = """SELECT ((SELECT max("rowid") FROM "attestation") << 32)
     + (SELECT max("rowid") FROM "evidence_file")"""
@@ -12304,10 +12332,11 @@ NEXT_RESULT = """SELECT ((SELECT max("rowid") FROM "attestation") << 32)
 COMBINED_ITEMS = 100
 
 
-def combined_result(attestation: Attestation) -> dict[str, Any]:
+def combined_result(attestation: Attestation, declared: str | None) -> dict[str, Any]:
     """What all current files of an attestation say of it together, by its columns.
 
-    It passes when each of them passes; a file that comes again under its name replaces the former.
+    It passes when each of them passes, and it was not declared FAILED when it was recorded; a
+    report that comes again under its name replaces the former.
     """
     connection = session().database.connection()
     results = connection.execute(FILE_RESULTS, (attestation.id,)).fetchall()
@@ -12324,10 +12353,16 @@ def combined_result(attestation: Attestation) -> dict[str, Any]:
     is_short = executed < minimum
     if is_short and not is_failed:
         details["error"] = f"Tests executed: {executed:,}; asked for: at least {minimum:,}."
+    is_failed = is_failed or is_short
+    position = connection.execute(NEXT_RESULT).fetchone()[0]
+    if declared == "FAILED" and not is_failed:
+        details["error"] = "It was recorded as FAILED; only another attestation can say otherwise."
+        position = attestation.decided
     return {
-        "status": "FAILED" if is_failed or is_short else "PASSED",
+        "status": "FAILED" if is_failed or declared == "FAILED" else "PASSED",
         "details": to_json(details),
-        "decided": connection.execute(NEXT_RESULT).fetchone()[0],
+        "decided": position,
+        "declared": declared,
     }
 
 
@@ -12614,7 +12649,8 @@ class ScanReport(NamedTuple):
 def count_unknown(values: dict, unknown_severity: str) -> dict:
     """Count what is of unknown severity as the setting says, too."""
     column = COUNTED[unknown_severity.lower()]
-    return values | {column: values.get(column, 0) + values.get("unknown", 0)}
+    count = values.get(column, 0) + values.get("unknown", 0)
+    return values | {column: min(count, 2**31 - 1)}
 
 
 def limits_of(trail: Trail) -> dict[str, int]:
@@ -12625,6 +12661,13 @@ def limits_of(trail: Trail) -> dict[str, int]:
 
 #: What a report may hold where the flow has no thresholds.
 NO_FINDINGS = MappingProxyType(dict.fromkeys(JUDGED, 0))
+
+
+#: What a scan that is recorded by hand may hold there: the defaults of thresholds.
+UNSET_LIMITS = MappingProxyType(
+    {name: getattr(SecurityThreshold, f"max_{name}").default for name in JUDGED}
+)
+UNSET_WORDS = ", ".join(f"{UNSET_LIMITS[name]} {name}" for name in JUDGED[:3])
 
 
 def is_breached(values: Mapping[str, Any], limits: Mapping[str, int]) -> bool:
@@ -12639,7 +12682,7 @@ def scan_details(values: Mapping[str, Any], failure: str = "") -> dict:
     names = (*names, "scan_duration_seconds", "report_url")
     details = {camel(name): values.get(name) for name in names}
     details |= {"unknown": values.get("unknown", 0)}
-    if values.get("passed") is False:
+    if failure or values.get("passed") is False:
         details["error"] = failure or "The scan is recorded as not passed."
     return details
 
@@ -12809,7 +12852,10 @@ def read_sarif(report: ReportPart) -> ScanReport:
     versions = {driver.text("semanticVersion") or driver.text("version") for driver in drivers}
     version = versions.pop() if len(versions) == 1 else ""
     tool = ", ".join(filter(None, tools)) or "SARIF"
-    return ScanReport(tool, found, version, failure=sarif_failure(report))
+    # What follows the last slash is of this run only (3.17.3).
+    ids = [run.inner("automationDetails").text("id") for run in report.each("runs")]
+    target = ", ".join(dict.fromkeys(filter(None, (re.sub("/[^/]*$", "", id) for id in ids))))
+    return ScanReport(tool, found, version, target=target, failure=sarif_failure(report))
 
 
 def is_standing(result: ReportPart) -> bool:
@@ -13023,6 +13069,7 @@ SCANNED = {
     *("descriptor", "name", "source", "target", "type", "userInput", "version", "vulnerability"),
     *("applications", "docker", "id", "infrastructureAsCodeIssues", "ok", "path"),
     *("projectName", "severity"),
+    "automationDetails",
     *("baselineState", "defaultConfiguration", "driver", "executionSuccessful", "extensions"),
     *("error", "errors", "message", "inlineExternalProperties"),
     *("externalPropertyFileReferences", "guid", "index", "invocations", "kind", "level"),
@@ -13177,7 +13224,7 @@ class JunitReader:
     Entities are refused; so is what only serves to exhaust.
     """
 
-    DEPTH, ELEMENTS, TAG, NAMES = 256, 2_000_000, 4 << 20, 20
+    DEPTH, ELEMENTS, TAG, NAMES, SUBJECTS = 256, 2_000_000, 4 << 20, 20, 10_000
     COUNTED = ("tests", "failures", "errors", "skipped")
 
     def __init__(self) -> None:
@@ -13189,6 +13236,8 @@ class JunitReader:
         self.failed: list[str] = []
         #: The suite that says of itself that it did not pass.
         self.failed_suite = ""
+        #: The names of the first suites and classes, and the directory that they were built in.
+        self.about: set[str] = set()
 
     def read(self, pieces: Iterable[bytes]) -> None:
         """Read a whole report, or raise Unreadable."""
@@ -13243,6 +13292,11 @@ class JunitReader:
         self.elements += 1
         if self.depth > self.DEPTH or self.elements > self.ELEMENTS:
             raise Unreadable("The XML is nested too deep, or holds too many elements.")
+        about = "name" if is_suite else "classname" if name == "testcase" else ""
+        if name == "property" and attributes.get("name") == "basedir":
+            about = "value"
+        if attributes.get(about) and len(self.about) < self.SUBJECTS:
+            self.about.add(f"{about} {attributes[about][:200]}")
         if is_suite:
             self.suites.append((_claims_of(attributes), Counter()))
             if _is_failed_suite(attributes):
@@ -13331,13 +13385,21 @@ class Outcome(NamedTuple):
     passed: bool
     details: dict
     executed_tests: int | None = None
+    #: What the report says that it is about, if it says so.
+    subject: Sequence[str] = ()
 
     def values(self) -> dict:
         """The columns of the evidence file that it sets."""
+        subject = hashlib.sha256(to_json([*self.subject]).encode("utf-8", "replace")).hexdigest()
         # A report may spell halves of characters, which are no text.
         details = to_json(self.details).encode("utf-8", "replace").decode()
         status = "PASSED" if self.passed else "FAILED"
-        return {"status": status, "details": details, "executed_tests": self.executed_tests}
+        return {
+            "status": status,
+            "details": details,
+            "executed_tests": self.executed_tests,
+            "subject": subject if self.subject else None,
+        }
 
 
 #: What is looked at in a JSON report; nothing else of it is kept.
@@ -13368,7 +13430,8 @@ def process_junit(upload: Upload) -> Outcome:
     elif not failed and reader.missing() > 0:
         claimed, held = counts["tests"], reader.cases["tests"]
         details["error"] = f"The report claims {claimed} test cases, and holds {held}."
-    return Outcome(not failed and "error" not in details, details, reader.executed())
+    passed = not failed and "error" not in details
+    return Outcome(passed, details, reader.executed(), sorted(reader.about))
 
 
 #: The words for a quality gate that passes, and for a condition of one that does not fail it.
@@ -13459,7 +13522,8 @@ def process_scan(
     details = scan_details(values, report.failure)
     if type == "snyk":
         details["vulnerabilities"] = sum(values[COUNTED[name]] for name in JUDGED)
-    return Outcome(not is_breached(values, limits or NO_FINDINGS), details)
+    passed = not is_breached(values, limits or NO_FINDINGS)
+    return Outcome(passed, details, subject=(report.tool, report.target))
 
 
 class EvidenceUploads(
@@ -13500,16 +13564,18 @@ class EvidenceUploads(
             kept = EvidenceFile.keep(attestation, context.upload)
             attestation.change(**kept.told())
             return attestation, kept
-        last = EvidenceFile.last(attestation=key)
+        last, declared = EvidenceFile.last(attestation=key), attestation.declared
         if last and last.status is None and attestation.status == "FAILED":
             # It was stored before files had results of their own, and made the attestation fail.
             last.change(status="FAILED")
+        elif attestation.decided is None:
+            declared = attestation.status
         # A report in which every test was skipped has tested nothing.
         is_junit = attestation.type.strip().lower() == "junit"
         minimum = context.body.get("minimum_tests") or 1 if is_junit else None
         result = outcome.values() | {"minimum_tests": minimum}
         kept = EvidenceFile.keep(attestation, context.upload, **result)
-        changed = attestation.change(**kept.told(), **combined_result(attestation))
+        changed = attestation.change(**kept.told(), **combined_result(attestation, declared))
         trail = Trail.fetch(trail)
         if "status" in changed and attestation.status == "FAILED":
             tell_of_failure(trail, attestation)
@@ -13535,8 +13601,9 @@ class EvidenceUploads(
         setting `unknown_severity`. `sonar` passes when the quality gate does, `jira` when the
         reference is an issue's key.
 
-        Several files of an attestation are judged together: it is FAILED while one of them is. A
-        file of the same name replaces the earlier one.
+        Several files of an attestation are judged together: it is FAILED while one of them is, and
+        always where it was recorded as FAILED. A file of the same name and path, about the same
+        suites or of the same tool and target, replaces the earlier one.
         """
         return self.store(context, trail, key)[1]
 
@@ -13557,6 +13624,143 @@ class EvidenceUploadsV2(EvidenceUploads, model=Attestation, tag="V2 Attestations
         The file is judged as under `/api/v1`.
         """
         return self.store(context, trail, key)[0]
+
+
+# --- Stated results -----------------------------------------------------------
+# What a body says of a result by hand, under whichever names its sender has for it.
+
+_NOUNS = "vulnerabilit(?:y|ies)|vulns?|findings?|issues?|alerts?|matches"
+_COUNT_NAME = re.compile(
+    f"(?:total|number|num)?(?:of)?({'|'.join([*SEVERITIES, 'unknown'])})(?:severity)?"
+    f"(?:{_NOUNS}|counts?|s){{0,3}}"
+)
+_FINDINGS_NAME = re.compile(f"(?:total|number|num)?(?:of)?(?:{_NOUNS})(?:counts?)?")
+_STATES = ("status", "state", "result", "outcome", "conclusion", "verdict")
+_VERDICT_NAME = re.compile(
+    f"(?:is)?(?:passed|ok|success(?:ful)?|succeeded)|.*(?:{'|'.join(_STATES)})"
+)
+_FAILURE_NAME = re.compile("(?:is|has)?(?:failed|failures?|errors?|timedout)|.*breached")
+#: Members that hold what was allowed, or what was before, and not what was found.
+_OTHER_NAME = re.compile(
+    "max.*|.*(?:threshold|limit|allowed|accepted|baseline|previous|suppress|ignored).*"
+)
+_PASSING_WORDS = (
+    *("ok", "pass", "passed", "success", "successful", "succeeded"),
+    *("clean", "green", "true", "yes"),
+)
+#: Words that say that it ended, and not how.
+_NEUTRAL_WORDS = ("", "complete", "completed", "done", "finished")
+_FAILING_WORD = re.compile(
+    "fail|error|abort|cancel|timed|time.?out|block|reject|den(y|ied)|unstable|broken"
+)
+_MOST = 2**31 - 1
+
+
+class StatedResult:
+    """What a body says of a result: counts by severity, and whether it failed.
+
+    It is read wherever it stands in the body. A count or a word that is not understood is a
+    failure; so is what stands behind the first 20,000 members and items.
+    """
+
+    MEMBERS = 20_000
+
+    def __init__(self, body: dict, noun: str):
+        self.noun = noun
+        self.counts: Counter[str] = Counter()
+        #: What was said first that does not pass; nothing where nothing was.
+        self.failure = ""
+        #: Whether anything was said that can pass: a count, a list of findings, or a verdict.
+        self.is_stated = False
+        #: What objects inside add up to, and the findings that are listed; and how many it claims.
+        self._parts: Counter[str] = Counter()
+        self._listed: Counter[str] = Counter()
+        self._total, left = 0, self.MEMBERS
+        parts = [(body, "whole")]
+        while parts and left > 0:
+            part, level = parts.pop()
+            for name, value in itertools.islice(part.items(), left):
+                parts += self._read(name, value, level)
+                left -= 1 + (len(value) if isinstance(value, list) else 0)
+                if left <= 0:
+                    self.failure = f"The {noun} says more than {self.MEMBERS:,} things."
+                    break
+        self.counts |= self._parts | self._listed
+        self.counts["unknown"] += max(self._total - self.counts.total(), 0)
+        for severity, number in self.counts.items():
+            self.counts[severity] = min(number, _MOST)
+
+    def _read(self, name: str, value: Any, level: str) -> Iterator[tuple[dict, str]]:
+        """Read one member; the objects in it that are left to read.
+
+        They, and what is read, may be the `whole` body or its summary, a `part` of it, or an `item`
+        of a list.
+        """
+        key = re.sub("[^a-z]", "", name[:100].lower())
+        if _FAILURE_NAME.fullmatch(key):
+            if value and str(value).strip().lower() not in ("false", "no", "none", "0", ""):
+                self._fail(name, value)
+        elif value is None or _OTHER_NAME.fullmatch(key):
+            return
+        elif match := _COUNT_NAME.fullmatch(key):
+            severity = SEVERITIES.get(match[1], "unknown")
+            number = self._number(name, value, is_judged=severity != "informational")
+            self._parts[severity] += number if level != "whole" else 0
+            self.counts[severity] = max(self.counts[severity], number)
+        elif _FINDINGS_NAME.fullmatch(key) and not isinstance(value, dict):
+            self._total = max(self._total, self._number(name, value))
+            self._list(value[: self.MEMBERS] if isinstance(value, list) else [])
+        elif _VERDICT_NAME.fullmatch(key) and not isinstance(value, (dict, list)):
+            self._judge(name, value, level == "item")
+        elif isinstance(value, dict):
+            yield value, level if name == "summary" or level == "item" else "part"
+        elif isinstance(value, list):
+            items = [item for item in value[: self.MEMBERS] if isinstance(item, dict)]
+            findings = [item for item in items if _severity_of(item)]
+            self._list(findings)
+            yield from ((item, "item") for item in items if not _severity_of(item))
+
+    def _number(self, name: str, value: Any, is_judged: bool = True) -> int:
+        """The count that a member holds, or how many items it lists."""
+        if isinstance(value, list):
+            number = len(value)
+        elif isinstance(value, (int, str)) and re.fullmatch("[0-9]{1,10}", str(value), re.A):
+            number = int(value)
+        else:
+            if is_judged:
+                self._fail(name, value, "which is no count")
+            return 0
+        self.is_stated = True
+        return number
+
+    def _list(self, findings: Sequence[Any]) -> None:
+        """Count findings, each by its own severity."""
+        for finding in findings:
+            word = _severity_of(finding) if isinstance(finding, dict) else ""
+            self._listed[SEVERITIES.get(word, "unknown")] += 1
+
+    def _judge(self, name: str, value: Any, is_item: bool) -> None:
+        """Note how the result ended, as a member says."""
+        word, is_number = str(value).strip().lower(), type(value) in (int, float)
+        # So many tests passed, say.
+        if is_number and value and not name.lower().endswith(_STATES):
+            return
+        if word in _PASSING_WORDS:
+            self.is_stated = True
+        elif _FAILING_WORD.search(word) if is_item else word not in _NEUTRAL_WORDS:
+            if value is False and name == "passed":
+                self.failure = self.failure or f"The {self.noun} is recorded as not passed."
+            self._fail(name, value)
+
+    def _fail(self, name: str, value: Any, why: str = "which does not pass") -> None:
+        text = value if isinstance(value, str) else to_json(value)
+        self.failure = self.failure or f"The member {name[:50]!r} says {text[:100]!r}, {why}."
+
+
+def _severity_of(finding: dict) -> str:
+    """The severity that a finding has by its own word, in lower case."""
+    words = (value for name, value in finding.items() if name.lower() == "severity")
+    return str(next(words, None) or "").strip().lower()
 
 
 # --- Evidence collection ------------------------------------------------------
@@ -13584,12 +13788,21 @@ class CoverageReport(Model):
 TRAIL_COVERAGE = Array(CoverageReport, {"trail": lambda trail: CoverageReport.trail == trail})
 
 
-def is_covered(told: Mapping[str, Any]) -> bool:
-    """Whether each figure that is told reaches the minimum; no figure reaches one."""
-    figures = [told.get("line_coverage"), told.get("branch_coverage")]
+def coverage_fault(report: Mapping[str, Any], failure: str = "") -> str:
+    """Why a report of coverage does not pass; nothing where it does.
+
+    It has a figure, each figure reaches the minimum, and nothing else in it says a failure.
+    """
+    if failure or report.get("passed") is False:
+        return failure or "The report is recorded as not passed."
+    figures = [report.get("line_coverage"), report.get("branch_coverage")]
     figures = [figure for figure in figures if figure is not None]
-    least = told.get("min_coverage")
-    return least is None or (bool(figures) and min(figures) >= least)
+    least = report.get("min_coverage") or 0
+    if not figures:
+        return "The report has no figure: lineCoverage or branchCoverage is needed."
+    if not all(0 <= figure <= 100 for figure in figures):
+        return "A figure is no percentage from 0 to 100."
+    return "" if min(figures) >= least else f"A figure is below the minimum of {least:g} percent."
 
 
 class CoverageReports(
@@ -13625,26 +13838,31 @@ class CoverageReports(
             CoverageReport.report_file_name,
             CoverageReport.report_file_hash,
             CoverageReport.details,
+            passed=Boolean(null=True),
             name="ReportCoverageRequest",
         ),
         status=201,
         answer=FACTSTORE.one_schema("CoverageReportResponse"),
     )
     def create(self, context, trail):
-        """Report the coverage of a trail, and attest whether it is enough."""
-        return self.enter(context.body | {"trail": trail})
+        """Report the coverage of a trail, and attest whether it is enough.
 
-    def enter(self, values):
-        trail = Trail.fetch(values["trail"])
-        measured = {"trail": trail.id, "passed": is_covered(values)}
-        report = CoverageReport.create(**values | measured)
+        It is not without a figure, with one below `minCoverage`, or where the body says otherwise
+        that it failed (`passed`, `status`…).
+        """
+        stated = StatedResult(context.load(), "report")
+        return self.enter(context.body | {"trail": trail}, stated.failure)
+
+    def enter(self, values, failure=""):
+        trail, fault = Trail.fetch(values["trail"]), coverage_fault(values, failure)
+        report = CoverageReport.create(**values | {"trail": trail.id, "passed": not fault})
         figures = {
             "tool": report.tool,
             "lineCoverage": report.line_coverage,
             "branchCoverage": report.branch_coverage,
             "minCoverage": report.min_coverage,
             "coverageReportId": report.id,
-        }
+        } | ({"error": fault} if fault else {})
         record_attestation(
             trail,
             None,
@@ -19041,9 +19259,10 @@ BREACHES = f"""FROM (SELECT l."key" AS severity, l."value" AS allowed, CASE l."k
 } END AS found FROM json_each(t1."thresholds") AS l) WHERE found > allowed"""
 
 
-#: SQL for how a scan counts: as failed with anything critical or high, or where it says so itself.
-SCAN_STATE = """CASE WHEN "critical_vulnerabilities" + "high_vulnerabilities" > 0
-    OR "passed" IS 0 THEN 'FAILED' ELSE 'PASSED' END"""
+#: SQL for how a scan counts: as its attestation was recorded. One of an older layout failed with
+#: anything critical or high, or where it said so itself.
+SCAN_STATE = """ifnull("verdict", CASE WHEN "critical_vulnerabilities" + "high_vulnerabilities" > 0
+    OR "passed" IS 0 THEN 'FAILED' ELSE 'PASSED' END)"""
 
 
 class SecurityScan(Tallied):
@@ -19093,6 +19312,8 @@ class SecurityScan(Tallied):
     created_at = Timestamp(6, default=now_exactly)
     #: Limits by severity; none where the flow had none.
     thresholds = Json(MapOf(Integer()), default=dict, hidden=True)
+    #: The status of its attestation.
+    verdict = Choice("PASSED FAILED", null=True, hidden=True, since=7)
 
 
 def record_scan(
@@ -19104,21 +19325,25 @@ def record_scan(
     """Record a scan, held against the thresholds of now, and an attestation that says how it went.
 
     A breach makes the trail NON_COMPLIANT, and so does a scan that says that it did not pass.
-    `default` are the limits where the flow has none.
+    `default` are the limits where the flow has none; without them it breaches nothing, and passes
+    within the limits that thresholds start with. `failure` says why it does not pass, if so.
     """
     limits = limits_of(trail) or dict(default)
     values = dict.fromkeys(COUNTED.values(), 0) | values
+    if not failure and not limits and is_breached(values, UNSET_LIMITS):
+        failure = f"Found more than passes where the flow has no thresholds: {UNSET_WORDS}."
+    verdict = "FAILED" if failure or is_breached(values, limits) else "PASSED"
     attestation = record_attestation(
         trail,
         None,
         type="SECURITY_SCAN",
         name=f"security-scan-{values['tool']}",
-        status="FAILED" if is_breached(values, limits) else "PASSED",
+        status=verdict,
         details=to_json(scan_details(values, failure)),
         org_slug=values.get("org_slug"),
     )
     return SecurityScan.create(
-        trail=trail.id, attestation=attestation.id, thresholds=limits, **values
+        trail=trail.id, attestation=attestation.id, thresholds=limits, verdict=verdict, **values
     )
 
 
@@ -19147,19 +19372,16 @@ COUNTS = {
     name: Integer(0, 2**31 - 1, default=0) for names in COUNT_NAMES.values() for name in names
 }
 SCAN_SUMMARY = Shape(**COUNTS, passed=Boolean(null=True))
+SILENT_SCAN = "It says neither what the scan found nor whether it passed."
 
 
-def counts_of(body: dict) -> dict:
-    """What a body says of a scan by the columns of one: the largest of what it says twice."""
-    summary = body.pop("summary", None) or {}
-    counts = {
-        column: max(
-            count for name in names for count in (body.pop(name, 0), summary.get(camel(name), 0))
-        )
-        for column, names in COUNT_NAMES.items()
-    }
-    is_failed = False in (body.get("passed"), summary.get("passed"))
-    return body | counts | ({"passed": False} if is_failed else {})
+def scan_values(body: dict, stated: StatedResult) -> dict:
+    """A scan by its columns, from a body and what it says: the largest of what it says twice."""
+    names = {name for names in COUNT_NAMES.values() for name in names} | {"summary"}
+    values = {name: value for name, value in body.items() if name not in names}
+    values |= {column: stated.counts[name] for name, column in COUNTED.items()}
+    values["unknown"] = stated.counts["unknown"]
+    return values | ({"passed": False} if stated.failure else {})
 
 
 class SecurityScans(
@@ -19181,7 +19403,10 @@ class SecurityScans(
         trail, key = Trail.fetch(values.pop("trail")), values.pop("attestation", None)
         if key is None:
             severity = session().workspace.settings.unknown_severity
-            return record_scan(trail, count_unknown(values, severity))
+            names = (*COUNTED.values(), "unknown", "passed")
+            is_silent = all(values.get(name) is None for name in names)
+            failure = SILENT_SCAN if is_silent else ""
+            return record_scan(trail, count_unknown(values, severity), failure=failure)
         attestation = Attestation.fetch(key)
         is_other = attestation.status == "PASSED" and values.get("passed") is False
         if attestation.trail_id != trail.id or is_other:
@@ -19189,8 +19414,9 @@ class SecurityScans(
                 "Expected the attestation of this scan on its trail; leave it out for a new one"
             )
             raise Invalid(issues=[issue(["attestationId"], message)])
+        limits, verdict = limits_of(trail), "FAILED" if attestation.status == "FAILED" else None
         return SecurityScan.create(
-            trail=trail.id, attestation=key, thresholds=limits_of(trail), **values
+            trail=trail.id, attestation=key, thresholds=limits, verdict=verdict, **values
         )
 
     @route(
@@ -19230,9 +19456,21 @@ class SecurityScans(
         answer=FACTSTORE.one_schema("SecurityScanResponse"),
     )
     def create(self, context, trail):
-        """Record what a scanner found, by severity; the flow's thresholds say how that ends."""
-        values = count_unknown(counts_of(context.body), context.settings.unknown_severity)
-        return record_scan(Trail.fetch(trail), values)
+        """Record what a scanner found, by severity; the flow's thresholds say how that ends.
+
+        Without thresholds it passes within those that thresholds start with. It never passes where
+        the body says in any member that it failed, or says neither a count nor a verdict. Counts,
+        lists of findings and verdicts are read wherever they stand in the body.
+        """
+        stated, unknown_severity = (
+            StatedResult(context.load(), "scan"),
+            context.settings.unknown_severity,
+        )
+        values = count_unknown(scan_values(context.body, stated), unknown_severity)
+        failure = stated.failure
+        if not stated.is_stated:
+            failure = failure or SILENT_SCAN
+        return record_scan(Trail.fetch(trail), values, failure=failure)
 
     @route(
         "GET /api/v1/security-scans/summary",
@@ -20982,7 +21220,7 @@ class Metrics(Resource, surface=FACTSTORE, scope="factstore", tag="Metrics"):
         ),
     )
     def of_security(self, context):
-        """Add up all security scans; one passes that found nothing critical or high."""
+        """Add up all security scans; one passes whose attestation did."""
         scans = Tally.of(SecurityScan)
         ended = {"passedScans": scans["PASSED"], "failedScans": scans["FAILED"]}
         return scan_totals(scans) | ended | {"generatedAt": now_exactly()}
@@ -21019,8 +21257,8 @@ def compliance_gauges(workspace: Workspace) -> Iterator[tuple[str, str, float]]:
     yield "attestations_passed", "Attestations that passed.", attestations["PASSED"]
     yield "attestations_failed", "Attestations that failed.", attestations["FAILED"]
     yield "security_scans_total", "Security scans.", scans["PASSED"] + scans["FAILED"]
-    yield "security_scans_passed", "Scans without anything critical or high.", scans["PASSED"]
-    yield "security_scans_failed", "Scans with something critical or high.", scans["FAILED"]
+    yield "security_scans_passed", "Scans that passed.", scans["PASSED"]
+    yield "security_scans_failed", "Scans that failed.", scans["FAILED"]
     yield "compliance_rate", "Percentage of all trails that comply, from 0 to 100.", rate
     pending, drifted = (workspace.fetch_row(sql)[0] for sql in (UNDECIDED, DRIFTED))
     yield "approvals_pending", "Approvals that somebody still has to decide.", pending
@@ -21156,6 +21394,9 @@ ATTESTING = {
 NAMING = {"deployment.triggered": "deployment_actor", "approval.granted": "pull_request_reviewer"}
 EVENTS_OF_TRAILS = ("build.started", *ATTESTING, *NAMING)
 
+#: What of two results that an event tells counts: the one that comes first here.
+WORST_FIRST = ("FAILED", "PENDING", "PASSED")
+
 GENERIC_WEBHOOK = Schema(
     event_type=Text(255),
     trail_id=Id(null=True),
@@ -21213,9 +21454,13 @@ def read_webhook(source: str, data: bytes, media_type: str, event: str) -> dict:
     # What is blank counts as absent.
     present = {member: value for member, value in told.items() if str(value or "").strip()}
     try:
-        return GENERIC_WEBHOOK.read(present, coerce=True)
+        values = GENERIC_WEBHOOK.read(present, coerce=True)
     except Faults as faults:
         raise Invalid(issues=[issue(*fault) for fault in faults.issues]) from None
+    present.pop("attestationStatus", None)
+    return values | (
+        {"attestation_status": "FAILED"} if StatedResult(present, "event").failure else {}
+    )
 
 
 def read_github(told: dict, event: str) -> dict:
@@ -21266,11 +21511,17 @@ def trail_of_commit(config: WebhookConfig, told: Mapping[str, str]) -> Trail | N
 
 
 def attestation_of(told: Mapping[str, str]) -> tuple[str, str]:
-    """The type and the status that a webhook attests, if anything; else two empty texts."""
+    """The type and the status that a webhook attests, if anything; else two empty texts.
+
+    A type counts only beside a status. Where event and status disagree, the worse counts.
+    """
     if told["event_type"] not in ATTESTING:
         return "", ""
-    named = told.get("attestation_type"), told.get("attestation_status")
-    return named if all(named) else ATTESTING[told["event_type"]]
+    type, status = ATTESTING[told["event_type"]]
+    if named := told.get("attestation_status"):
+        type = told.get("attestation_type") or type
+        status = min(named, status, key=WORST_FIRST.index)
+    return type, status
 
 
 def is_replay(config: WebhookConfig, digest: str, told: Mapping[str, str]) -> bool:
@@ -21340,7 +21591,10 @@ class IncomingEvents(Resource, surface=FACTSTORE, tag="Webhooks"):
         answer=closed_schema(accepted=Boolean().describe(), deliveryId=TEXT, message=TEXT),
     )
     def take(self, context, source):
-        """Take what a CI system tells, signed with the secret of a webhook config."""
+        """Take what a CI system tells, signed with the secret of a webhook config.
+
+        Where an event and the statuses beside it disagree, the worst of them counts.
+        """
         config = WebhookConfig.fetch(context.principal.id.removeprefix(WEBHOOK_ACTOR))
         key = self.delivery_id(context)
         repeated = {

@@ -354,6 +354,7 @@ CREATE TABLE "attestation" (
     "created_at" TEXT NOT NULL,
     "metadata" TEXT,
     "decided" INTEGER,
+    "declared" TEXT CHECK ("declared" IN ('PASSED', 'FAILED', 'PENDING')),
     "json" TEXT NOT NULL,
     FOREIGN KEY ("trail_id") REFERENCES "trail" ("id")
 ) STRICT;
@@ -839,6 +840,8 @@ CREATE TABLE "evidence_file" (
     "details" TEXT,
     "executed_tests" INTEGER,
     "minimum_tests" INTEGER,
+    "file_path" TEXT,
+    "subject" TEXT,
     "json" TEXT NOT NULL,
     FOREIGN KEY ("attestation_id") REFERENCES "attestation" ("id")
 ) STRICT;
@@ -1699,6 +1702,7 @@ CREATE TABLE "security_scan" (
     "org_slug" TEXT,
     "created_at" TEXT NOT NULL,
     "thresholds" TEXT NOT NULL,
+    "verdict" TEXT CHECK ("verdict" IN ('PASSED', 'FAILED')),
     "json" TEXT NOT NULL,
     FOREIGN KEY ("trail_id") REFERENCES "trail" ("id"),
     FOREIGN KEY ("attestation_id") REFERENCES "attestation" ("id")
@@ -2170,8 +2174,8 @@ END;
 
 CREATE TRIGGER "security_scan_tally_insert" AFTER INSERT ON "security_scan" BEGIN
     INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('security_scan', 'all', CASE WHEN NEW."critical_vulnerabilities" + NEW."high_vulnerabilities" > 0
-    OR NEW."passed" IS 0 THEN 'FAILED' ELSE 'PASSED' END, (1))
+        VALUES ('security_scan', 'all', ifnull(NEW."verdict", CASE WHEN NEW."critical_vulnerabilities" + NEW."high_vulnerabilities" > 0
+    OR NEW."passed" IS 0 THEN 'FAILED' ELSE 'PASSED' END), (1))
         ON CONFLICT ("kind", "place", "state")
         DO UPDATE SET "number" = "number" + excluded."number";
     INSERT INTO "tally" ("kind", "place", "state", "number")
@@ -2196,10 +2200,10 @@ CREATE TRIGGER "security_scan_tally_insert" AFTER INSERT ON "security_scan" BEGI
         DO UPDATE SET "number" = "number" + excluded."number";
 END;
 
-CREATE TRIGGER "security_scan_tally_update" AFTER UPDATE OF "critical_vulnerabilities", "high_vulnerabilities", "medium_vulnerabilities", "low_vulnerabilities", "passed" ON "security_scan" BEGIN
+CREATE TRIGGER "security_scan_tally_update" AFTER UPDATE OF "critical_vulnerabilities", "high_vulnerabilities", "medium_vulnerabilities", "low_vulnerabilities", "passed", "verdict" ON "security_scan" BEGIN
     INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('security_scan', 'all', CASE WHEN OLD."critical_vulnerabilities" + OLD."high_vulnerabilities" > 0
-    OR OLD."passed" IS 0 THEN 'FAILED' ELSE 'PASSED' END, -(1))
+        VALUES ('security_scan', 'all', ifnull(OLD."verdict", CASE WHEN OLD."critical_vulnerabilities" + OLD."high_vulnerabilities" > 0
+    OR OLD."passed" IS 0 THEN 'FAILED' ELSE 'PASSED' END), -(1))
         ON CONFLICT ("kind", "place", "state")
         DO UPDATE SET "number" = "number" + excluded."number";
     INSERT INTO "tally" ("kind", "place", "state", "number")
@@ -2223,8 +2227,8 @@ CREATE TRIGGER "security_scan_tally_update" AFTER UPDATE OF "critical_vulnerabil
         ON CONFLICT ("kind", "place", "state")
         DO UPDATE SET "number" = "number" + excluded."number";
     INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('security_scan', 'all', CASE WHEN NEW."critical_vulnerabilities" + NEW."high_vulnerabilities" > 0
-    OR NEW."passed" IS 0 THEN 'FAILED' ELSE 'PASSED' END, (1))
+        VALUES ('security_scan', 'all', ifnull(NEW."verdict", CASE WHEN NEW."critical_vulnerabilities" + NEW."high_vulnerabilities" > 0
+    OR NEW."passed" IS 0 THEN 'FAILED' ELSE 'PASSED' END), (1))
         ON CONFLICT ("kind", "place", "state")
         DO UPDATE SET "number" = "number" + excluded."number";
     INSERT INTO "tally" ("kind", "place", "state", "number")
@@ -2251,8 +2255,8 @@ END;
 
 CREATE TRIGGER "security_scan_tally_delete" AFTER DELETE ON "security_scan" BEGIN
     INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('security_scan', 'all', CASE WHEN OLD."critical_vulnerabilities" + OLD."high_vulnerabilities" > 0
-    OR OLD."passed" IS 0 THEN 'FAILED' ELSE 'PASSED' END, -(1))
+        VALUES ('security_scan', 'all', ifnull(OLD."verdict", CASE WHEN OLD."critical_vulnerabilities" + OLD."high_vulnerabilities" > 0
+    OR OLD."passed" IS 0 THEN 'FAILED' ELSE 'PASSED' END), -(1))
         ON CONFLICT ("kind", "place", "state")
         DO UPDATE SET "number" = "number" + excluded."number";
     INSERT INTO "tally" ("kind", "place", "state", "number")

@@ -806,10 +806,28 @@ def test_what_is_seeded_counts_as_if_it_had_been_recorded(seeded, factstore):
     assert (before, status()) == ("COMPLIANT", "NON_COMPLIANT")
     assert [(one["type"], one["status"]) for one in attested] == [
         ("junit", "PASSED"),
-        ("SECURITY_SCAN", "PASSED"),
+        ("SECURITY_SCAN", "FAILED"),
         ("test-coverage", "FAILED"),
     ]
     assert attested[1]["id"] == scan["attestationId"]
+
+
+@pytest.mark.parametrize(
+    ("counts", "status"),
+    [
+        ({}, "FAILED"),
+        ({"highVulnerabilities": 0}, "PASSED"),
+        ({"passed": True}, "PASSED"),
+        ({"unknown": 1}, "FAILED"),
+    ],
+)
+def test_a_seeded_scan_passes_only_by_what_is_said_of_it(seeded, factstore, counts, status):
+    seeded.collection("security-scans").create(reason=WHY, trailId=TRAIL, tool="zap", **counts)
+
+    (attestation,) = factstore.get(f"/api/v1/trails/{TRAIL}/attestations").json
+    metrics = factstore.get("/api/v1/metrics/security").json
+    assert attestation["status"] == status
+    assert metrics["failedScans"] == (1 if status == "FAILED" else 0)
 
 
 def test_a_scan_may_name_its_attestation_and_not_one_that_says_otherwise(seeded):

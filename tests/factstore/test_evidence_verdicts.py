@@ -515,3 +515,34 @@ def test_what_is_empty_foreign_unreadable_or_failing_never_passes(register, type
     assert details
     with lite.workspace.read():
         assert Trail.fetch(trail).status == "NON_COMPLIANT"
+
+
+# --- Files of one attestation -------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["", "-", "m2/report"])
+@pytest.mark.parametrize("type", CLEAN)
+def test_a_clean_file_of_another_or_no_name_undoes_no_failure(register, type, name):
+    lite, client, trail = register
+    key = make_attestation(lite, trail, type)
+    path, first = evidence_path(trail, key), "m1/report" if name else ""
+
+    upload(client, path, b"", name=first)
+    upload(client, path, whole(type), name=name)
+
+    with lite.workspace.read():
+        assert Attestation.fetch(key).status == "FAILED"
+
+
+@pytest.mark.parametrize("type", CLEAN)
+def test_a_clean_file_does_not_overrule_a_declared_failure(register, type):
+    lite, client, trail = register
+    body = {"type": type, "status": "FAILED"}
+    key = client.post(f"/api/v1/trails/{trail}/attestations", body).json["id"]
+
+    upload(client, evidence_path(trail, key), whole(type))
+
+    with lite.workspace.read():
+        attestation = Attestation.fetch(key)
+    assert attestation.status == "FAILED"
+    assert json.loads(attestation.details)["error"]
