@@ -8723,7 +8723,7 @@ class AuditEvent(Model):
 
     fact, made, append_only, since = "factstore.event", "recorded", True, 2
     lookup = (
-        "trail_id occurred_at actor event_type, actor occurred_at, event_type occurred_at, "
+        "trail_id occurred_at, actor occurred_at, event_type occurred_at, "
         "actor event_type occurred_at"
     )
     schema_name = "AuditEventResponse"
@@ -20658,134 +20658,12 @@ def evidence_store(settings: Settings) -> EvidenceStore:
 
 
 # --- Audit log ----------------------------------------------------------------
-# The entries are in the order of their times; those of one moment, in the order of writing. A page
-# and its total take as long in a long log as in a short one: about one entry in 256 is a mark,
-# which knows its place in the order, and what lies beyond a mark is counted along an index.
+# The entries are in the order of their times; those of one moment, in the order of writing.
 
-#: The columns whose values entries may be asked to share, the most telling first.
+#: The columns whose values entries may be asked to share.
 AUDIT_COLUMNS = ("trail_id", "actor", "event_type")
-#: The groups in which marks know their place, each with the index of its entries.
-AUDIT_GROUPS = MappingProxyType(
-    {
-        (): "audit_event_occurred_at",
-        ("trail_id",): "audit_event_lookup",
-        ("actor",): "audit_event_lookup_2",
-        ("event_type",): "audit_event_lookup_3",
-        ("actor", "event_type"): "audit_event_lookup_4",
-    }
-)
-#: Which events are marks, by their rowid: one in 256 (2^24 of 2^32), spread evenly over whatever is
-#: regular in the order of writing (Knuth's multiplicative hash: The Art of Computer Programming,
-#: 6.4).
-MARKED = "({} * 2654435761 & 4294967295) < 16777216"
-
-
-def entries_sql(group: tuple[str, ...], value: str) -> str:
-    """SQL that takes the entries which share the values of these columns; without an index of their
-    own, those with the most telling one are gone through."""
-    index = AUDIT_GROUPS.get(group) or AUDIT_GROUPS[group[:1]]
-    shared = "".join(f"e.{column} = {value}{column} AND " for column in group)
-    return f"FROM audit_event AS e INDEXED BY {index} WHERE {shared}"
-
-
-def marks_sql(group: tuple[str, ...], value: str) -> str:
-    """SQL that only the marks which know their place among such entries fulfil."""
-    shared = (f"{column} IS {value}{column} AND " for column in group)
-    others = (f"{column} IS NULL AND " for column in AUDIT_COLUMNS if column not in group)
-    return "".join([*shared, *others])
-
-
-@functools.cache
-def rank_sql(group: tuple[str, ...], value: str = ":", number: str = ":number") -> str:
-    """SQL for how many such entries there are up to a time and, at that time, a number."""
-    place = f"({value}occurred_at, {number})"
-    return (
-        f"SELECT m.ordinal + (SELECT count(*) {entries_sql(group, value)}"
-        f"(e.occurred_at, e.rowid) > (m.occurred_at, m.number) "
-        f"AND (e.occurred_at, e.rowid) <= {place}) "
-        "FROM (SELECT '' AS occurred_at, 0 AS number, 0 AS ordinal UNION ALL "
-        f"SELECT occurred_at, number, ordinal FROM audit_mark WHERE "
-        f"{marks_sql(group, value)}(occurred_at, number) <= {place} "
-        "ORDER BY 1 DESC, 2 DESC LIMIT 1) AS m"
-    )
-
-
-class AuditMark(SelfKept, Model):
-    """The place of an audit event among all, or among those that share what is not null.
-
-    The file keeps these itself, whoever writes an event and whatever its time. They prove nothing,
-    so that the ledger does not know them.
-    """
-
-    key, since = "trail_id actor event_type occurred_at number", 4
-    lookup = "trail_id actor event_type ordinal"
-
-    id = Integer(primary_key=True, null=True)
-    trail_id = Id(null=True)
-    actor = Text(320, null=True)
-    event_type = Text(null=True)
-    occurred_at = Timestamp(6)
-    #: The event's rowid.
-    number = Integer()
-    #: How many there are up to and including this event.
-    ordinal = Integer()
-
-    @classmethod
-    def triggers(cls):
-        makes, moves = [], []
-        for group in AUDIT_GROUPS:
-            shared = "".join(f"new.{column}, " for column in group)
-            rank = rank_sql(group, "new.", "new.rowid")
-            known = " AND ".join(["1", *(f"new.{column} IS NOT NULL" for column in group)])
-            makes.append(
-                f"INSERT INTO audit_mark ({place_columns(group)}) "
-                f"SELECT {shared}new.occurred_at, new.rowid, ({rank}) WHERE {known}; "
-            )
-            moves.append(
-                f"UPDATE audit_mark SET ordinal = ordinal + 1 WHERE {marks_sql(group, 'new.')}"
-                f"{known} AND occurred_at > new.occurred_at; "
-            )
-        head = "CREATE TRIGGER audit_event_{} AFTER INSERT ON audit_event WHEN {} BEGIN {}END"
-        yield head.format("makes_marks", MARKED.format("new.rowid"), "".join(makes))
-        # A clock may be set back.
-        later = f"SELECT 1 FROM audit_mark WHERE {marks_sql((), '')}occurred_at > new.occurred_at"
-        yield head.format("moves_marks", f"EXISTS ({later})", "".join(moves))
-
-
-def place_columns(group: tuple[str, ...]) -> str:
-    """The columns of the marks which know their place among such entries."""
-    return ", ".join([*group, "occurred_at", "number", "ordinal"])
-
-
-def mark_older_events() -> Iterator[str]:
-    """The statements that make the marks of a log which was written without them."""
-    for group in AUDIT_GROUPS:
-        columns, shared = place_columns(group), "".join(f"{column}, " for column in group)
-        apart = f"PARTITION BY {', '.join(group)}" if group else ""
-        known = " AND ".join(["1", *(f"{column} IS NOT NULL" for column in group)])
-        yield (
-            f"INSERT INTO audit_mark ({columns}) SELECT {columns} FROM (SELECT {shared}"
-            f"occurred_at, rowid AS number, {MARKED.format('rowid')} AS is_mark, row_number() OVER "
-            f"({apart} ORDER BY occurred_at, rowid) AS ordinal FROM audit_event WHERE {known}) "
-            "WHERE is_mark"
-        )
-
-
-def check_marks() -> Iterator[str]:
-    """Count anew, from each mark to the next, what the marks in the current session's file say."""
-    for group in AUDIT_GROUPS:
-        kind = (f"{column} IS {'NOT ' * (column in group)}NULL" for column in AUDIT_COLUMNS)
-        wrong = (
-            "SELECT 1 FROM (SELECT *, lag(occurred_at, 1, '') OVER each AS since, "
-            "lag(number, 1, 0) OVER each AS after, lag(ordinal, 1, 0) OVER each AS before "
-            f"FROM audit_mark WHERE {' AND '.join(kind)} WINDOW each AS (PARTITION BY "
-            f"{', '.join(AUDIT_COLUMNS)} ORDER BY occurred_at, number)) AS m WHERE m.ordinal <> "
-            f"m.before + (SELECT count(*) {entries_sql(group, 'm.')}(e.occurred_at, e.rowid) > "
-            "(m.since, m.after) AND (e.occurred_at, e.rowid) <= (m.occurred_at, m.number)) LIMIT 1"
-        )
-        if session().workspace.fetch_row(wrong):
-            by = f", by {' and '.join(group)}," if group else ""
-            yield f"The marks of the audit log{by} do not count its entries."
+#: The ends of a period, both inclusive.
+AUDIT_PERIOD = MappingProxyType({"from": ">= :from", "to": "<= :to"})
 
 
 class PageNumber(Integer):
@@ -20803,30 +20681,25 @@ class Instant(Timestamp):
 
 
 def audit_page(
-    shared: Mapping[str, str], stretch: tuple[str, str], skip: int, limit: int, newest_first: bool
+    filters: Mapping[str, str], skip: int, limit: int, newest_first: bool
 ) -> tuple[int, bytes]:
-    """How many entries share these values in a stretch of time, and some of them as JSON text."""
-    group = tuple(column for column in AUDIT_COLUMNS if column in shared)
-    fetch = session().workspace.fetch_row
-    # Before the first entry at the start, and after the last one at the end.
-    before, until = (
-        fetch(rank_sql(group), {**shared, "occurred_at": at, "number": number})[0]
-        for at, number in zip(stretch, (0, 1 << 62), strict=True)
+    """How many entries these filters leave, and some of them as JSON text.
+
+    Both are read off an index: a million entries are counted in some hundredths of a second.
+    """
+    values = {**filters, "limit": limit, "offset": skip}
+    conditions = [f"{column} = :{column}" for column in AUDIT_COLUMNS if column in filters]
+    conditions += [f"occurred_at {AUDIT_PERIOD[name]}" for name in filters.keys() & AUDIT_PERIOD]
+    entries = "WHERE " + " AND ".join(conditions) if conditions else ""
+    order = "DESC" if newest_first else "ASC"
+    total, text = session().workspace.fetch_row(
+        f"""SELECT (SELECT count(*) FROM audit_event {entries}),
+            (SELECT CAST(group_concat(json) AS BLOB) FROM (
+                SELECT json FROM audit_event {entries}
+                ORDER BY occurred_at {order}, rowid {order} LIMIT :limit OFFSET :offset))""",
+        values,
     )
-    limit = min(limit, until - before - skip)
-    if limit <= 0:
-        return max(0, until - before), b""
-    first = until - skip - limit if newest_first else before + skip
-    nearest = f"SELECT occurred_at, number, ordinal FROM audit_mark WHERE {marks_sql(group, ':')}"
-    nearest += "ordinal <= :ordinal ORDER BY ordinal DESC LIMIT 1"
-    at, number, ordinal = fetch(nearest, {**shared, "ordinal": first}) or ("", 0, 0)
-    page = f"SELECT CAST(e.json AS BLOB) {entries_sql(group, ':')}"
-    page += "(e.occurred_at, e.rowid) > (:occurred_at, :number) "
-    page += "ORDER BY e.occurred_at, e.rowid LIMIT :limit OFFSET :offset"
-    place = {"occurred_at": at, "number": number, "limit": limit, "offset": first - ordinal}
-    found = session().database.connection().execute(page, {**shared, **place})
-    texts = [text for (text,) in found]
-    return until - before, b",".join(reversed(texts) if newest_first else texts)
+    return total, text or b""
 
 
 AUDIT_NUMBERS = ("page", "size", "totalElements", "totalPages")
@@ -20873,10 +20746,9 @@ class Audit(
         total, text = 0, b""
         # Other filters count as absent when they are empty; of this one, nobody has such a name.
         if context.request.get_param("actor") != "":
-            shared = {column: query[column] for column in AUDIT_COLUMNS if column in query}
-            stretch = query.get("from", ""), query.get("to", "~")
-            newest_first = query.get("sort_desc", True)
-            total, text = audit_page(shared, stretch, number * size, size, newest_first)
+            names = query.keys() & {*AUDIT_COLUMNS, *AUDIT_PERIOD}
+            filters = {name: query[name] for name in names}
+            total, text = audit_page(filters, number * size, size, query.get("sort_desc", True))
         told = (number, size, total, -(-total // size))
         told = to_json(dict(zip(AUDIT_NUMBERS, told, strict=True)))
         return Reply(200, b'{"events":[%b],%b' % (text, told[1:].encode()))
@@ -23775,17 +23647,10 @@ def oscal_time(metadata: dict) -> str:
 MIGRATIONS = (
     Migration(2, "Factstore from trail to gate"),
     Migration(3, "Identity, policy and compliance"),
-    Migration(
-        4,
-        "Search, notifications and integrations",
-        (
-            *mark_older_events(),
-            *count_older_records(),
-        ),
-    ),
+    Migration(4, "Search, notifications and integrations", tuple(count_older_records())),
     Migration(5, "Indexes for what is released, and for what has expired"),
     Migration(6, "Verdicts from findings: facts may gain columns"),
-    Migration(7, "Limits on what comes from outside"),
+    Migration(7, "Limits on what comes from outside", ("DROP TABLE IF EXISTS audit_mark",)),
 )
 
 
@@ -25738,7 +25603,6 @@ def check_everything() -> Iterator[str]:
     faults = list(check_chains())
     # An index is held against records that are what they were.
     yield from faults or itertools.chain(check_snapshots(), check_search())
-    yield from check_marks()
     yield from check_layout(connection)
     if session().ring:
         yield from check_attachments()

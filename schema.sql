@@ -407,7 +407,7 @@ CREATE TABLE "audit_event" (
     "json" TEXT NOT NULL
 ) STRICT;
 
-CREATE INDEX "audit_event_lookup" ON "audit_event" ("trail_id", "occurred_at", "actor", "event_type");
+CREATE INDEX "audit_event_lookup" ON "audit_event" ("trail_id", "occurred_at");
 
 CREATE INDEX "audit_event_lookup_2" ON "audit_event" ("actor", "occurred_at");
 
@@ -420,21 +420,6 @@ CREATE INDEX "audit_event_occurred_at" ON "audit_event" ("occurred_at");
 CREATE TRIGGER "audit_event_refuses_update" BEFORE UPDATE ON "audit_event" BEGIN SELECT RAISE(ABORT, 'audit_event only grows'); END;
 
 CREATE TRIGGER "audit_event_refuses_delete" BEFORE DELETE ON "audit_event" BEGIN SELECT RAISE(ABORT, 'audit_event only grows'); END;
-
--- The place of an audit event among all, or among those that share what is not null.
-CREATE TABLE "audit_mark" (
-    "id" INTEGER PRIMARY KEY,
-    "trail_id" TEXT,
-    "actor" TEXT,
-    "event_type" TEXT,
-    "occurred_at" TEXT NOT NULL,
-    "number" INTEGER NOT NULL,
-    "ordinal" INTEGER NOT NULL
-) STRICT;
-
-CREATE UNIQUE INDEX "audit_mark_key" ON "audit_mark" ("trail_id", "actor", "event_type", "occurred_at", "number");
-
-CREATE INDEX "audit_mark_lookup" ON "audit_mark" ("trail_id", "actor", "event_type", "ordinal");
 
 -- What somebody approved an environment to run.
 CREATE TABLE "baseline" (
@@ -2085,10 +2070,6 @@ CREATE UNIQUE INDEX "webhook_delivery_key" ON "webhook_delivery" ("webhook_confi
 CREATE INDEX "webhook_delivery_lookup" ON "webhook_delivery" ("webhook_config_id", "body_digest");
 
 CREATE INDEX "webhook_delivery_webhook_config_id" ON "webhook_delivery" ("webhook_config_id");
-
-CREATE TRIGGER audit_event_makes_marks AFTER INSERT ON audit_event WHEN (new.rowid * 2654435761 & 4294967295) < 16777216 BEGIN INSERT INTO audit_mark (occurred_at, number, ordinal) SELECT new.occurred_at, new.rowid, (SELECT m.ordinal + (SELECT count(*) FROM audit_event AS e INDEXED BY audit_event_occurred_at WHERE (e.occurred_at, e.rowid) > (m.occurred_at, m.number) AND (e.occurred_at, e.rowid) <= (new.occurred_at, new.rowid)) FROM (SELECT '' AS occurred_at, 0 AS number, 0 AS ordinal UNION ALL SELECT occurred_at, number, ordinal FROM audit_mark WHERE trail_id IS NULL AND actor IS NULL AND event_type IS NULL AND (occurred_at, number) <= (new.occurred_at, new.rowid) ORDER BY 1 DESC, 2 DESC LIMIT 1) AS m) WHERE 1; INSERT INTO audit_mark (trail_id, occurred_at, number, ordinal) SELECT new.trail_id, new.occurred_at, new.rowid, (SELECT m.ordinal + (SELECT count(*) FROM audit_event AS e INDEXED BY audit_event_lookup WHERE e.trail_id = new.trail_id AND (e.occurred_at, e.rowid) > (m.occurred_at, m.number) AND (e.occurred_at, e.rowid) <= (new.occurred_at, new.rowid)) FROM (SELECT '' AS occurred_at, 0 AS number, 0 AS ordinal UNION ALL SELECT occurred_at, number, ordinal FROM audit_mark WHERE trail_id IS new.trail_id AND actor IS NULL AND event_type IS NULL AND (occurred_at, number) <= (new.occurred_at, new.rowid) ORDER BY 1 DESC, 2 DESC LIMIT 1) AS m) WHERE 1 AND new.trail_id IS NOT NULL; INSERT INTO audit_mark (actor, occurred_at, number, ordinal) SELECT new.actor, new.occurred_at, new.rowid, (SELECT m.ordinal + (SELECT count(*) FROM audit_event AS e INDEXED BY audit_event_lookup_2 WHERE e.actor = new.actor AND (e.occurred_at, e.rowid) > (m.occurred_at, m.number) AND (e.occurred_at, e.rowid) <= (new.occurred_at, new.rowid)) FROM (SELECT '' AS occurred_at, 0 AS number, 0 AS ordinal UNION ALL SELECT occurred_at, number, ordinal FROM audit_mark WHERE actor IS new.actor AND trail_id IS NULL AND event_type IS NULL AND (occurred_at, number) <= (new.occurred_at, new.rowid) ORDER BY 1 DESC, 2 DESC LIMIT 1) AS m) WHERE 1 AND new.actor IS NOT NULL; INSERT INTO audit_mark (event_type, occurred_at, number, ordinal) SELECT new.event_type, new.occurred_at, new.rowid, (SELECT m.ordinal + (SELECT count(*) FROM audit_event AS e INDEXED BY audit_event_lookup_3 WHERE e.event_type = new.event_type AND (e.occurred_at, e.rowid) > (m.occurred_at, m.number) AND (e.occurred_at, e.rowid) <= (new.occurred_at, new.rowid)) FROM (SELECT '' AS occurred_at, 0 AS number, 0 AS ordinal UNION ALL SELECT occurred_at, number, ordinal FROM audit_mark WHERE event_type IS new.event_type AND trail_id IS NULL AND actor IS NULL AND (occurred_at, number) <= (new.occurred_at, new.rowid) ORDER BY 1 DESC, 2 DESC LIMIT 1) AS m) WHERE 1 AND new.event_type IS NOT NULL; INSERT INTO audit_mark (actor, event_type, occurred_at, number, ordinal) SELECT new.actor, new.event_type, new.occurred_at, new.rowid, (SELECT m.ordinal + (SELECT count(*) FROM audit_event AS e INDEXED BY audit_event_lookup_4 WHERE e.actor = new.actor AND e.event_type = new.event_type AND (e.occurred_at, e.rowid) > (m.occurred_at, m.number) AND (e.occurred_at, e.rowid) <= (new.occurred_at, new.rowid)) FROM (SELECT '' AS occurred_at, 0 AS number, 0 AS ordinal UNION ALL SELECT occurred_at, number, ordinal FROM audit_mark WHERE actor IS new.actor AND event_type IS new.event_type AND trail_id IS NULL AND (occurred_at, number) <= (new.occurred_at, new.rowid) ORDER BY 1 DESC, 2 DESC LIMIT 1) AS m) WHERE 1 AND new.actor IS NOT NULL AND new.event_type IS NOT NULL; END;
-
-CREATE TRIGGER audit_event_moves_marks AFTER INSERT ON audit_event WHEN EXISTS (SELECT 1 FROM audit_mark WHERE trail_id IS NULL AND actor IS NULL AND event_type IS NULL AND occurred_at > new.occurred_at) BEGIN UPDATE audit_mark SET ordinal = ordinal + 1 WHERE trail_id IS NULL AND actor IS NULL AND event_type IS NULL AND 1 AND occurred_at > new.occurred_at; UPDATE audit_mark SET ordinal = ordinal + 1 WHERE trail_id IS new.trail_id AND actor IS NULL AND event_type IS NULL AND 1 AND new.trail_id IS NOT NULL AND occurred_at > new.occurred_at; UPDATE audit_mark SET ordinal = ordinal + 1 WHERE actor IS new.actor AND trail_id IS NULL AND event_type IS NULL AND 1 AND new.actor IS NOT NULL AND occurred_at > new.occurred_at; UPDATE audit_mark SET ordinal = ordinal + 1 WHERE event_type IS new.event_type AND trail_id IS NULL AND actor IS NULL AND 1 AND new.event_type IS NOT NULL AND occurred_at > new.occurred_at; UPDATE audit_mark SET ordinal = ordinal + 1 WHERE actor IS new.actor AND event_type IS new.event_type AND trail_id IS NULL AND 1 AND new.actor IS NOT NULL AND new.event_type IS NOT NULL AND occurred_at > new.occurred_at; END;
 
 CREATE TRIGGER "trail_tally_insert" AFTER INSERT ON "trail" BEGIN
     INSERT INTO "tally" ("kind", "place", "state", "number")
