@@ -1988,14 +1988,12 @@ def wrapping_key(setting: str, beside: Path | None, source: Source) -> bytes:
 # SQLite's FTS5 with its tokenizer of trigrams finds any three characters wherever they stand, in
 # every script, and folds upper to lower case as Unicode 6.1 does.
 #
-# A trigger on the ledger notes each record that is made, changed or taken away. The writer takes
-# the notes into the index once they are many, for one alone costs as much as a dozen, and before
-# somebody searches. The trigger could not: with trusted_schema off, SQLite before 3.41 lets none
-# write to a virtual table. One on each table would make every opening of the file slower, and every
-# insert: SQLite keeps a copy of each page that one goes to if it may fail halfway.
+# The ledger knows each record that is made, changed or taken away. The writer brings the index up
+# to date from it once many entries wait, for one alone costs as much as a dozen, and before
+# somebody searches.
 
-#: How many notes wait for the index at most.
-NOTES = 64
+#: How many entries of the ledger wait for the index at most.
+ENTRIES_WAITING = 64
 
 #: How many matches are counted and ranked at most.
 MATCHES = 10_000
@@ -2027,20 +2025,13 @@ class SearchRecord(Model):
     text = Text()
 
 
-class SearchNote(Model):
-    """A record that was touched since the index was brought up to date.
+class SearchPosition(Model):
+    """The entry of the ledger up to which the index is up to date; no row: none yet."""
 
-    What its searched text was and is stands here only while that is done.
-    """
-
-    since = 4
+    since = 7
 
     id = Integer(primary_key=True)
-    kind = Text()
-    record = Text()
-    place = Integer(null=True)
-    was = Text(null=True)
-    text = Text(null=True)
+    entry = Integer()
 
 
 @functools.cache
@@ -2050,17 +2041,8 @@ def searched_models() -> dict[str, type[Model]]:
 
 
 def search_tables() -> list[str]:
-    """The statements that make the index, a look at its terms, and what notes changed records."""
-    kinds = ", ".join(f"'{table}'" for table in searched_models())
-    return [
-        SEARCH_INDEX,
-        """CREATE VIRTUAL TABLE "search_term" USING fts5vocab("search", 'row')""",
-        f"""CREATE TRIGGER "ledger_entry_is_noted" AFTER INSERT ON "ledger_entry"
-WHEN NEW."record_type" IN ({kinds}) BEGIN
-    INSERT INTO "search_note" ("id", "kind", "record")
-    VALUES (NEW."id", NEW."record_type", ifnull(NEW."record_key", NEW."record_id"));
-END""",
-    ]
+    """The statements that make the index, and a look at its terms."""
+    return [SEARCH_INDEX, """CREATE VIRTUAL TABLE "search_term" USING fts5vocab("search", 'row')"""]
 
 
 def searched_sql(model: type[Model]) -> str:
@@ -2089,64 +2071,74 @@ def fill_search() -> Iterator[str]:
     yield "INSERT INTO search(search) VALUES ('rebuild')"
 
 
+#: Up to which entry of the ledger the index is up to date, and the newest entry.
+SEARCH_POSITIONS = """SELECT ifnull((SELECT "entry" FROM "search_position"), 0),
+    ifnull((SELECT max("id") FROM "ledger_entry"), 0)"""
+#: Records that the index has otherwise than they are: the place, and the text before and now.
+SEARCH_CHANGE = """CREATE TEMP TABLE IF NOT EXISTS "search_change"
+    ("kind" TEXT, "record" TEXT, "place" INTEGER, "was" TEXT, "text" TEXT)"""
+
+
 @functools.cache
-def note_sql(table: str) -> str:
-    """SQL that puts into the notes on one table what was and what is to be in the index."""
+def search_change_sql(table: str) -> str:
+    """SQL that collects the records of one table with entries of the ledger after `?1`."""
     model = searched_models()[table]
-    known = 'FROM "search_record" AS r WHERE r."kind" = n."kind" AND r."record" = n."record"'
-    return f"""UPDATE "search_note" AS n SET
-        "place" = ifnull((SELECT r."place" {known}), {model.searched.number * PLACES} + n."id"),
-        "was" = (SELECT r."text" {known}),
-        "text" = (SELECT {searched_sql(model)} FROM "{table}" AS t WHERE t."id" = n."record")
-        WHERE n."kind" = '{table}'"""
+    indexed = f'FROM "search_record" AS r WHERE r."kind" = \'{table}\' AND r."record" = n."record"'
+    return f"""INSERT INTO "search_change" SELECT '{table}', n."record",
+        ifnull((SELECT r."place" {indexed}), {model.searched.number * PLACES} + n."id"),
+        (SELECT r."text" {indexed}),
+        (SELECT {searched_sql(model)} FROM "{table}" AS t WHERE t."id" = n."record")
+        FROM (SELECT min("id") AS "id", ifnull("record_key", "record_id") AS "record"
+            FROM "ledger_entry" WHERE "id" > ?1 AND "record_type" = '{table}' GROUP BY 2) AS n"""
 
 
-#: What leaves one note on each record.
-ONE_NOTE_EACH = """DELETE FROM "search_note" WHERE "id" NOT IN
-    (SELECT min("id") FROM "search_note" GROUP BY "kind", "record")"""
-#: What takes the notes into the index.
-TAKING_UP = (
+#: What brings the collected changes into the index.
+SEARCH_UPDATE = (
     """INSERT INTO "search" ("search", "rowid", "text") SELECT 'delete', "place", "was"
-        FROM "search_note" WHERE "was" IS NOT "text" AND "was" IS NOT NULL ORDER BY "place" """,
+        FROM "search_change" WHERE "was" IS NOT "text" AND "was" IS NOT NULL ORDER BY "place" """,
     """INSERT INTO "search" ("rowid", "text") SELECT "place", "text"
-        FROM "search_note" WHERE "was" IS NOT "text" AND "text" IS NOT NULL ORDER BY "place" """,
+        FROM "search_change" WHERE "was" IS NOT "text" AND "text" IS NOT NULL ORDER BY "place" """,
     """DELETE FROM "search_record" WHERE "place" IN
-        (SELECT "place" FROM "search_note" WHERE "text" IS NULL)""",
+        (SELECT "place" FROM "search_change" WHERE "text" IS NULL)""",
     """INSERT INTO "search_record" SELECT "place", "kind", "record", "text"
-        FROM "search_note" WHERE "was" IS NOT "text" AND "text" IS NOT NULL
+        FROM "search_change" WHERE "was" IS NOT "text" AND "text" IS NOT NULL
         ON CONFLICT ("place") DO UPDATE SET "text" = excluded."text" """,
-    'DELETE FROM "search_note"',
+    'DELETE FROM "search_change"',
 )
 
 
-def take_up_notes(connection: sqlite3.Connection, beyond: int = 0) -> None:
-    """Bring the index up to date in the transaction at hand, if more than so many notes wait."""
-    (waiting,) = connection.execute('SELECT count(*) FROM "search_note"').fetchone()
-    if waiting <= beyond:
+def update_search_index(connection: sqlite3.Connection, beyond: int = 0) -> None:
+    """Bring the index up to date in the transaction at hand, if more than so many entries wait."""
+    entry, newest = connection.execute(SEARCH_POSITIONS).fetchone()
+    if newest - entry <= beyond:
         return
-    if waiting > 1:
-        connection.execute(ONE_NOTE_EACH)
-    for (table,) in connection.execute('SELECT DISTINCT "kind" FROM "search_note"').fetchall():
-        connection.execute(note_sql(table))
-    for sql in TAKING_UP:
+    connection.execute(SEARCH_CHANGE)
+    recorded = 'SELECT DISTINCT "record_type" FROM "ledger_entry" WHERE "id" > ?'
+    for (table,) in connection.execute(recorded, (entry,)).fetchall():
+        if table in searched_models():
+            connection.execute(search_change_sql(table), (entry,))
+    for sql in SEARCH_UPDATE:
         connection.execute(sql)
+    connection.execute('REPLACE INTO "search_position" VALUES (1, ?)', (newest,))
 
 
 def check_search() -> Iterator[str]:
     """Compare the search index with the records; tell each fault in a sentence.
 
-    What is noted is not in it yet.
+    What the newest entries of the ledger are about is not in it yet.
     """
     connection, file = session().database.connection(), session().workspace.file
-    noted = """SELECT 1 FROM "search_note" AS n WHERE n."kind" = '{}' AND n."record" = {}"""
+    entry, _ = connection.execute(SEARCH_POSITIONS).fetchone()
     for table, model in searched_models().items():
+        waiting = f"""(SELECT ifnull("record_key", "record_id") FROM "ledger_entry"
+            WHERE "id" > {entry} AND "record_type" = '{table}')"""
         missing = f"""SELECT t."id" FROM "{table}" AS t LEFT JOIN "search_record" AS r
             ON r."kind" = '{table}' AND r."record" = t."id"
             WHERE r."text" IS NOT {searched_sql(model)}
-            AND NOT EXISTS ({noted.format(table, 't."id"')})"""
+            AND t."id" NOT IN {waiting}"""
         gone = f"""SELECT r."record" FROM "search_record" AS r WHERE r."kind" = '{table}'
             AND NOT EXISTS (SELECT 1 FROM "{table}" AS t WHERE t."id" = r."record")
-            AND NOT EXISTS ({noted.format(table, 'r."record"')})"""
+            AND r."record" NOT IN {waiting}"""
         for (key,) in connection.execute(f"{missing} UNION ALL {gone}"):
             yield f"The search index does not have {model.noun()} {key} as it is."
     with contextlib.closing(sqlite3.connect("", uri=True, isolation_level=None)) as copy:
@@ -2171,7 +2163,7 @@ def check_search() -> Iterator[str]:
 def find_places(text: str, numbers: Iterable[int]) -> list[int]:
     """The places of the texts of these kinds that hold this text; no more than `MATCHES`.
 
-    What is noted and not in the index yet is not found: `Workspace.update_index` comes before.
+    What is not in the index yet is not found: `Workspace.update_index` comes before.
 
     The highest places are found first.
     """
@@ -2360,7 +2352,7 @@ class Writer:
         try:
             connection.execute("BEGIN IMMEDIATE")
             yield connection
-            take_up_notes(connection, NOTES)
+            update_search_index(connection, ENTRIES_WAITING)
             connection.execute("COMMIT")
         except BaseException:
             self.failures += 1
@@ -2515,9 +2507,9 @@ class Workspace:
 
     def update_index(self) -> None:
         """Take into the search index what it lacks; a file open for reading stays as it is."""
-        noted = 'SELECT 1 FROM "search_note" LIMIT 1'
-        if not self.read_only and self.reader.connection().execute(noted).fetchone():
-            self.writer.run(lambda: take_up_notes(self.writer.database.connection()))
+        entry, newest = self.reader.connection().execute(SEARCH_POSITIONS).fetchone()
+        if newest > entry and not self.read_only:
+            self.writer.run(lambda: update_search_index(self.writer.database.connection()))
 
     def read(self) -> contextlib.AbstractContextManager[Session]:
         """Look at the workspace, in this thread."""
@@ -23650,7 +23642,18 @@ MIGRATIONS = (
     Migration(4, "Search, notifications and integrations", tuple(count_older_records())),
     Migration(5, "Indexes for what is released, and for what has expired"),
     Migration(6, "Verdicts from findings: facts may gain columns"),
-    Migration(7, "Limits on what comes from outside", ("DROP TABLE IF EXISTS audit_mark",)),
+    Migration(
+        7,
+        "Limits on what comes from outside",
+        (
+            "DROP TABLE IF EXISTS audit_mark",
+            # What a file of layout 4 to 6 had noted for the index waits in the ledger now.
+            "CREATE TABLE IF NOT EXISTS search_note (id INTEGER)",
+            """INSERT INTO search_position SELECT 1, coalesce((SELECT min(id) - 1 FROM search_note),
+                (SELECT max(id) FROM ledger_entry), 0)""",
+            "DROP TABLE search_note",
+        ),
+    ),
 )
 
 
@@ -23714,7 +23717,7 @@ def tables_since(version: int | None) -> list[str]:
     the beginning, and for the search index; None: for all."""
     models = [model for model in all_models() if version in (None, model.since)]
     statements = [*tables_sql(models), *seeds_sql(models)]
-    if SearchNote in models:
+    if SearchRecord in models:
         statements += [*search_tables(), *fill_search()]
     return statements
 
@@ -25681,7 +25684,7 @@ def back_up(workspace: Workspace, target: Path) -> None:
         with contextlib.closing(sqlite3.connect(target)) as copy:
             with copy:
                 # Whoever opens it only for reading finds all of it, too.
-                take_up_notes(copy)
+                update_search_index(copy)
             note = workspace.checkpoints.sign(copy)
         append_note(target.with_name(f"{target.name}.checkpoints"), note)
 

@@ -1646,14 +1646,10 @@ CREATE TABLE "scm_integration" (
 
 CREATE UNIQUE INDEX "scm_integration_key" ON "scm_integration" ("org_slug", "provider");
 
--- A record that was touched since the index was brought up to date.
-CREATE TABLE "search_note" (
+-- The entry of the ledger up to which the index is up to date; no row: none yet.
+CREATE TABLE "search_position" (
     "id" INTEGER NOT NULL PRIMARY KEY,
-    "kind" TEXT NOT NULL,
-    "record" TEXT NOT NULL,
-    "place" INTEGER,
-    "was" TEXT,
-    "text" TEXT
+    "entry" INTEGER NOT NULL
 ) STRICT;
 
 -- A record as the search index has it: the table, the id, the text, and the place of all that.
@@ -2267,9 +2263,3 @@ CREATE VIRTUAL TABLE "search" USING fts5(
 );
 
 CREATE VIRTUAL TABLE "search_term" USING fts5vocab("search", 'row');
-
-CREATE TRIGGER "ledger_entry_is_noted" AFTER INSERT ON "ledger_entry"
-WHEN NEW."record_type" IN ('environment', 'flow', 'trail', 'artifact', 'assessment', 'asset', 'evidence_requirement', 'evidence_claim', 'attestation', 'change_request', 'configuration_baseline', 'control', 'deployment_policy', 'party_engagement', 'finding', 'framework', 'framework_node', 'governance_exception', 'indicator', 'logical_environment', 'monitor_definition', 'organisation', 'vulnerability', 'patch_requirement', 'policy', 'release', 'risk', 'submission_requirement', 'submission_package', 'vulnerability_assessment') BEGIN
-    INSERT INTO "search_note" ("id", "kind", "record")
-    VALUES (NEW."id", NEW."record_type", ifnull(NEW."record_key", NEW."record_id"));
-END;
