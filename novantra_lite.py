@@ -16,8 +16,8 @@ Contents
 
     Part I    Kernel   Problems, Settings, Clock and ids, JSON and sessions, Fields,
         Compound fields, Statements, Models, Schemas, Keys and encryption, Search index,
-        Connections, Workspaces, Tables and migrations, Tallies, Pages, Principals and tokens,
-        Uploads, Contexts, Surfaces, Operations and resources
+        Connections, Workspaces, Tables and migrations, Pages, Principals and tokens, Uploads,
+        Contexts, Surfaces, Operations and resources
     Part II   Records of every write   Idempotency, Rate limits, Audit and ledger, Verification,
         Webhook signatures, Outbox, Writes, Checkpoints, Checkpoint verification, Answers,
         Outbound addresses, Outbound requests, Dispatcher, Webhooks
@@ -2599,17 +2599,7 @@ def tables_sql(models: Sequence[type[Model]]) -> list[str]:
         statements += create_indexes(model)
         if model.append_only:
             statements += refuse_changes(model._meta.table_name)
-    kept = (model for model in models if issubclass(model, SelfKept))
-    return [*statements, *(sql for model in kept for sql in model.triggers())]
-
-
-class SelfKept:
-    """Mixed into a model whose records the file itself keeps, by triggers on other tables."""
-
-    @classmethod
-    def triggers(cls) -> Iterable[str]:
-        """The statements that make them, once all tables are there."""
-        raise NotImplementedError
+    return statements
 
 
 def create_table(model: type[Model]) -> str:
@@ -2901,99 +2891,6 @@ def run_together(connection: sqlite3.Connection, statements: Iterable[str]) -> N
     except BaseException:
         connection.execute("ROLLBACK")
         raise
-
-
-# --- Tallies ------------------------------------------------------------------
-
-
-class Tallied(Model):
-    """A record that is counted as it comes, changes and goes."""
-
-    abstract: ClassVar[bool] = True
-    #: SQL for the place and the state in which a row counts, and for how much it counts there.
-    tallied: ClassVar[Sequence[tuple[str, str, str]]]
-
-
-def tallied_models() -> list[type[Tallied]]:
-    """The models whose records are counted."""
-    return [model for model in all_models() if issubclass(model, Tallied)]
-
-
-class Tally(SelfKept, Model):
-    """How many records of a kind there are in a place and state, or what they add up to there.
-
-    Triggers keep it in step with the tables, so that nobody has to count a million records. The
-    place of all is `all`.
-    """
-
-    key, since = "kind place state", 4
-
-    id = Integer(primary_key=True, null=True)
-    kind = Text()
-    place = Text()
-    state = Text()
-    number = Integer()
-
-    @classmethod
-    def of(cls, model: type[Tallied]) -> Counter[str]:
-        """The numbers of all of a model's records, by state."""
-        mine = (cls.kind == model._meta.table_name) & (cls.place == "all")
-        return Counter(dict(cls.select(cls.state, cls.number).where(mine).tuples()))
-
-    @classmethod
-    def triggers(cls):
-        return (sql for model in tallied_models() for sql in keep_tally(model))
-
-
-def recount_sql(model: type[Tallied]) -> Iterator[str]:
-    """Queries for the whole tally of a table: kind, place, state and number."""
-    table = model._meta.table_name
-    for place, state, number in model.tallied:
-        yield f"SELECT '{table}', {place}, {state}, sum({number}) FROM \"{table}\" GROUP BY 2, 3"
-
-
-def tally_steps(model: type[Tallied], row: str, sign: str = "") -> str:
-    """The statements that put a row of a table into the tally, or with a minus take it out."""
-    table, steps = model._meta.table_name, ""
-    for line in model.tallied:
-        place, state, number = (re.sub(r'"\w+"', rf"{row}.\g<0>", sql) for sql in line)
-        steps += f"""
-    INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('{table}', {place}, {state}, {sign}({number}))
-        ON CONFLICT ("kind", "place", "state")
-        DO UPDATE SET "number" = "number" + excluded."number";"""
-    return steps
-
-
-def keep_tally(model: type[Tallied]) -> Iterator[str]:
-    """Triggers that keep the tally of a table in step with it."""
-    table, told = model._meta.table_name, " ".join(map(" ".join, model.tallied))
-    columns = [f'"{column.column_name}"' for column in model._meta.sorted_fields]
-    changes = ", ".join(column for column in columns if column in told)
-    comes, goes = tally_steps(model, "NEW"), tally_steps(model, "OLD", "-")
-    for name, change, steps in (
-        ("insert", "INSERT", comes),
-        ("update", f"UPDATE OF {changes}", goes + comes),
-        ("delete", "DELETE", goes),
-    ):
-        head = f'CREATE TRIGGER "{table}_tally_{name}" AFTER {change} ON "{table}"'
-        yield f"{head} BEGIN{steps}\nEND"
-
-
-def count_older_records() -> Iterator[str]:
-    """The statements that put into the tally what an older file holds already."""
-    for query in (sql for model in tallied_models() for sql in recount_sql(model)):
-        yield f'INSERT INTO "tally" ("kind", "place", "state", "number") {query}'
-
-
-def check_tallies(connection: sqlite3.Connection) -> Iterator[str]:
-    """Count anew what the tally knows of each table."""
-    for model in tallied_models():
-        counted = {row[:3]: row[3] for sql in recount_sql(model) for row in connection.execute(sql)}
-        columns = Tally.kind, Tally.place, Tally.state, Tally.number
-        kept = Tally.select(*columns).where(Tally.kind == model._meta.table_name).tuples()
-        if Counter(counted) != Counter({row[:3]: row[3] for row in kept}):
-            yield f"The tally of {model.noun()} records does not add up."
 
 
 # --- Pages --------------------------------------------------------------------
@@ -4579,7 +4476,6 @@ def check_chains() -> Iterator[str]:
     faults = [*check_audit(connection), *check_ledger(connection)]
     yield from faults or check_agreement(connection)
     yield from check_keys(connection)
-    yield from check_tallies(connection)
 
 
 def check_audit(connection: sqlite3.Connection) -> Iterator[str]:
@@ -10678,7 +10574,7 @@ class NotificationDeliveries(
 # What a trail gathers.
 
 
-class Trail(Tallied):
+class Trail(Model):
     """One run of a pipeline for a commit, and all that was recorded about it."""
 
     fact, made, key, touched, since = "trail", "begun", "flow name", True, 2
@@ -10689,15 +10585,6 @@ class Trail(Tallied):
         text="git_branch git_author git_author_email", title="{git_commit_sha:.8} — {git_branch}",
         told="status git_branch created_at",
     )  # fmt: skip
-    #: In all, in all on one day, and of one flow on one day.
-    tallied = tuple(
-        (place, '"status"', "1")
-        for place in (
-            "'all'",
-            """'all/' || date("created_at")""",
-            """"flow_id" || '/' || date("created_at")""",
-        )
-    )
     derived: ClassVar[dict] = {
         "flowName": Derived(
             Text(255), 'json_quote((SELECT "name" FROM "flow" WHERE "id" = t1."flow_id"))'
@@ -10849,7 +10736,7 @@ class Artifact(Model):
     commit_url = Text(2048, null=True)
 
 
-class Attestation(Tallied):
+class Attestation(Model):
     """What somebody says of a trail: that something was done, and how it ended."""
 
     fact, made, lookup, since = "attestation", "recorded", "trail type status", 2
@@ -10859,7 +10746,6 @@ class Attestation(Tallied):
         text="type evidence_file_name evidence_url artifact_fingerprint", title="{type}",
         told="status trail created_at",
     )  # fmt: skip
-    tallied = (("'all'", '"status"', "1"),)
     derived: ClassVar[dict] = {
         "compliant": Derived(
             Boolean(), """CASE t1."status" WHEN 'PASSED' THEN 'true' ELSE 'false' END"""
@@ -10884,6 +10770,12 @@ class Attestation(Tallied):
     decided = Integer(null=True, hidden=True, since=6)
     #: The status that came with the record, once evidence brought another result.
     declared = Choice("PASSED FAILED PENDING", null=True, hidden=True, since=7)
+
+
+def count_by_status(model: type[Model]) -> Counter[str]:
+    """How many records of a model there are by status."""
+    counts = model.select(model.status, peewee.fn.count(peewee.SQL("*"))).group_by(model.status)
+    return Counter(dict(counts.tuples()))
 
 
 class Records:
@@ -19257,16 +19149,11 @@ SCAN_STATE = """ifnull("verdict", CASE WHEN "critical_vulnerabilities" + "high_v
     OR "passed" IS 0 THEN 'FAILED' ELSE 'PASSED' END)"""
 
 
-class SecurityScan(Tallied):
+class SecurityScan(Model):
     """What a scanner found on a trail, by severity, and the thresholds that were in force then."""
 
     fact, made, append_only, since = "security_scan", "recorded", True, 3
     schema_name = "SecurityScanResponse"
-    tallied = (
-        ("'all'", SCAN_STATE, "1"),
-        ("'all'", "'withCritical'", '"critical_vulnerabilities" > 0'),
-        *(("'all'", f"'{name}'", f'"{COUNTED[name]}"') for name in JUDGED),
-    )
     derived: ClassVar[dict] = {
         "thresholdBreached": Derived(
             Boolean(),
@@ -19349,10 +19236,15 @@ TRAIL_SCANS = Array(SecurityScan, {"trail": lambda trail: SecurityScan.trail == 
 SCAN_TOTALS = ("totalScans", *(f"total{name.capitalize()}" for name in JUDGED))
 
 
-def scan_totals(counted: Counter[str]) -> dict[str, int]:
-    """How many scans there are, and how much they found, out of their tally."""
-    scans = counted["PASSED"] + counted["FAILED"]
-    return dict(zip(SCAN_TOTALS, (scans, *(counted[name] for name in JUDGED)), strict=True))
+SCAN_COUNTS = f"""SELECT count(*), {", ".join(f'sum("{COUNTED[name]}")' for name in JUDGED)},
+    sum({SCAN_STATE} = 'PASSED'), sum("critical_vulnerabilities" > 0) FROM "security_scan\""""
+
+
+def scan_totals() -> tuple[dict[str, int], int, int]:
+    """How many scans there are and how much they found; how many passed, and had criticals."""
+    row = session().workspace.fetch_row(SCAN_COUNTS)
+    *numbers, passed, critical = (number or 0 for number in row)
+    return dict(zip(SCAN_TOTALS, numbers, strict=True)), passed, critical
 
 
 #: The columns that counts of a scan stand in, and the names under which a count may come.
@@ -19471,8 +19363,8 @@ class SecurityScans(
     )
     def summarise(self, context):
         """Add up all security scans."""
-        counted = Tally.of(SecurityScan)
-        return scan_totals(counted) | {"scansWithCritical": counted["withCritical"]}
+        totals, _, critical = scan_totals()
+        return totals | {"scansWithCritical": critical}
 
 
 # --- Regulatory frameworks ----------------------------------------------------
@@ -20925,20 +20817,6 @@ def begun_sql(one_flow: bool, status: str, period: str) -> str:
         AND t1."status" = '{status}' AND t1."created_at" BETWEEN {period}"""
 
 
-def number_sql(one_flow: bool, status: str) -> str:
-    """SQL for the number of trails with a status that began between `?2` and `?3`.
-
-    Whole days are in the tally; only what began on the first and on the last day is counted.
-    """
-    first_day = begun_sql(one_flow, status, "?2 AND min(ifnull(?3, '~'), date(?2) || '~')")
-    last_day = begun_sql(one_flow, status, "max(date(?3), ifnull(date(?2, '+1 day'), '')) AND ?3")
-    return f"""(SELECT ifnull(sum("number"), 0) FROM "tally"
-            WHERE "kind" = 'trail' AND "state" = '{status}'
-            AND "place" > ifnull(?1, 'all') || '/' || ifnull(date(?2), '')
-            AND "place" < ifnull(?1, 'all') || '/' || ifnull(date(?3), '~'))
-        + (SELECT count(*) {first_day}) + (SELECT count(*) {last_day})"""
-
-
 @functools.cache
 def report_sql(one_flow: bool) -> str:
     """SQL for the numbers of trails by status, and for the JSON text of those that do not comply.
@@ -20949,8 +20827,10 @@ def report_sql(one_flow: bool) -> str:
     told = ", ".join(
         f"""'{name}', t1."{column.column_name}\"""" for name, column in SUMMARY.items()
     )
-    failing = begun_sql(one_flow, "NON_COMPLIANT", "ifnull(?2, '') AND ifnull(?3, '~')")
-    return f"""SELECT {", ".join(number_sql(one_flow, status) for status in STANDINGS)},
+    period = "ifnull(?2, '') AND ifnull(?3, '~')"
+    begun = {status: begun_sql(one_flow, status, period) for status in STANDINGS}
+    failing = begun["NON_COMPLIANT"]
+    return f"""SELECT {", ".join(f"(SELECT count(*) {sql})" for sql in begun.values())},
         (SELECT CAST(group_concat(text) AS BLOB)
             FROM (SELECT json_object({told}) AS text {failing} ORDER BY t1."rowid"))"""
 
@@ -21063,7 +20943,7 @@ class Metrics(Resource, surface=FACTSTORE, scope="factstore", tag="Metrics"):
     )
     def of_compliance(self, context):
         """Count all trails and attestations by how they ended; the percentage is not rounded."""
-        trails, attestations = Tally.of(Trail), Tally.of(Attestation)
+        trails, attestations = count_by_status(Trail), count_by_status(Attestation)
         return {
             "totalTrails": trails.total(),
             "compliantTrails": trails["COMPLIANT"],
@@ -21085,9 +20965,9 @@ class Metrics(Resource, surface=FACTSTORE, scope="factstore", tag="Metrics"):
     )
     def of_security(self, context):
         """Add up all security scans; one passes whose attestation did."""
-        scans = Tally.of(SecurityScan)
-        ended = {"passedScans": scans["PASSED"], "failedScans": scans["FAILED"]}
-        return scan_totals(scans) | ended | {"generatedAt": now_exactly()}
+        totals, passed, _ = scan_totals()
+        ended = {"passedScans": passed, "failedScans": totals["totalScans"] - passed}
+        return totals | ended | {"generatedAt": now_exactly()}
 
 
 class Dashboard(Resource, surface=FACTSTORE, scope="factstore", tag="Dashboard"):
@@ -21100,7 +20980,7 @@ class Dashboard(Resource, surface=FACTSTORE, scope="factstore", tag="Dashboard")
     )
     def tell(self, context):
         """Count flows and trails."""
-        return {"totalFlows": Flow.select().count()} | trail_totals(Tally.of(Trail))
+        return {"totalFlows": Flow.select().count()} | trail_totals(count_by_status(Trail))
 
 
 #: The last report of an environment tells how things stand there.
@@ -21112,7 +20992,8 @@ UNDECIDED = f"""SELECT count(*) FROM "approval" AS t1
 
 def compliance_gauges(workspace: Workspace) -> Iterator[tuple[str, str, float]]:
     """Name, meaning and value of each gauge that the dashboards of Grafana ask for."""
-    trails, attestations, scans = map(Tally.of, (Trail, Attestation, SecurityScan))
+    trails, attestations = count_by_status(Trail), count_by_status(Attestation)
+    scans, passed, _ = scan_totals()
     rate = percentage(trails["COMPLIANT"], trails.total())
     yield "trails_total", "Trails.", trails.total()
     yield "trails_compliant", "Trails that comply.", trails["COMPLIANT"]
@@ -21120,9 +21001,9 @@ def compliance_gauges(workspace: Workspace) -> Iterator[tuple[str, str, float]]:
     yield "attestations_total", "Attestations.", attestations.total()
     yield "attestations_passed", "Attestations that passed.", attestations["PASSED"]
     yield "attestations_failed", "Attestations that failed.", attestations["FAILED"]
-    yield "security_scans_total", "Security scans.", scans["PASSED"] + scans["FAILED"]
-    yield "security_scans_passed", "Scans that passed.", scans["PASSED"]
-    yield "security_scans_failed", "Scans that failed.", scans["FAILED"]
+    yield "security_scans_total", "Security scans.", scans["totalScans"]
+    yield "security_scans_passed", "Scans that passed.", passed
+    yield "security_scans_failed", "Scans that failed.", scans["totalScans"] - passed
     yield "compliance_rate", "Percentage of all trails that comply, from 0 to 100.", rate
     pending, drifted = (workspace.fetch_row(sql)[0] for sql in (UNDECIDED, DRIFTED))
     yield "approvals_pending", "Approvals that somebody still has to decide.", pending
@@ -23639,7 +23520,7 @@ def oscal_time(metadata: dict) -> str:
 MIGRATIONS = (
     Migration(2, "Factstore from trail to gate"),
     Migration(3, "Identity, policy and compliance"),
-    Migration(4, "Search, notifications and integrations", tuple(count_older_records())),
+    Migration(4, "Search, notifications and integrations"),
     Migration(5, "Indexes for what is released, and for what has expired"),
     Migration(6, "Verdicts from findings: facts may gain columns"),
     Migration(
@@ -23647,6 +23528,7 @@ MIGRATIONS = (
         "Limits on what comes from outside",
         (
             "DROP TABLE IF EXISTS audit_mark",
+            "DROP TABLE IF EXISTS tally",
             # What a file of layout 4 to 6 had noted for the index waits in the ledger now.
             "CREATE TABLE IF NOT EXISTS search_note (id INTEGER)",
             """INSERT INTO search_position SELECT 1, coalesce((SELECT min(id) - 1 FROM search_note),

@@ -287,7 +287,6 @@ def test_the_same_facts_give_the_same_bytes(lite, clock, factstore, trail, scan,
         "audit_entry",
         "ledger_entry",
         "service_account",
-        "tally",
     }
 
 
