@@ -8903,7 +8903,34 @@ class Paging(Filters):
         super().__init__(*columns, **own, page=page, size=size)
 
 
-class LenientRequest(Schema):
+#: How the names of members begin that ask for something.
+DEMAND = re.compile("require|enforce|block|deny|forbid|fail|must|min|max|approv|templ", re.I)
+
+
+class DemandingRequest(Schema):
+    """A body whose unknown members are refused where their names ask for something.
+
+    Others that clients send along are passed over.
+    """
+
+    def read(self, data, **options):
+        values = super().read(data, **options)
+        unknown = [
+            member
+            for member, value in data.items()
+            if member not in self.members and member not in self.aliases and value is not None
+        ]
+        demands = [member for member in unknown if DEMAND.match(member.lstrip("_"))]
+        if demands:
+            message = f"Unknown; known are {', '.join([*self.members, *self.aliases])}"
+            raise Unprocessable(
+                f"Nothing that is asked for is left out: {demands[0][:60]} is not known here.",
+                [issue([member], message) for member in demands[:100]],
+            )
+        return values
+
+
+class LenientRequest(DemandingRequest):
     """A body with members that are told as required, and not missed where they are absent."""
 
     def __init__(self, *columns: Member, demanded: str, **own: Any):
@@ -9996,7 +10023,7 @@ class Flows(
 ):
     """Paths to production; who may change what one asks for governs it."""
 
-    creates = Schema(
+    creates = DemandingRequest(
         Flow.name,
         Flow.description,
         Flow.required_attestation_types,
@@ -10009,7 +10036,7 @@ class Flows(
         aliases={"requiredAttestations": "requiredAttestationTypes"},
         name="CreateFlowRequest",
     )
-    changes = Schema(
+    changes = DemandingRequest(
         Flow.name,
         Flow.description,
         Flow.required_attestation_types,
@@ -10109,7 +10136,7 @@ class SecurityThresholds(
     @route(
         "POST /api/v1/flows/{flowId}/security-thresholds",
         id="setSecurityThresholds",
-        body=Schema(
+        body=DemandingRequest(
             SecurityThreshold.max_critical,
             SecurityThreshold.max_high,
             SecurityThreshold.max_medium,
@@ -10620,11 +10647,39 @@ class Trail(Model):
 RESULT_ORDER = """ifnull(r."decided", r."rowid" << 32)"""
 
 
-def approved_sql(trail: str) -> str:
-    """SQL for whether a trail is released: of its approvals, the one decided last decides."""
-    return f"""ifnull((SELECT v."status" = 'APPROVED' FROM "approval" AS v
-        WHERE v."trail_id" = {trail} AND v."status" IN ('APPROVED', 'REJECTED')
+def covers_sql(digest: str = "") -> str:
+    """SQL for whether the approval `v` covers an artifact, or without a digest all of its trail.
+
+    Nobody has approved what was reported for the first time after the decision.
+    """
+    with_digest = f'AND i."sha256_digest" IN {spellings_sql(digest)}' if digest else ""
+    return f"""NOT EXISTS (SELECT 1 FROM "artifact" AS i WHERE i."trail_id" = v."trail_id"
+        {with_digest} GROUP BY i."sha256_digest" HAVING min(i."reported_at")
+            > ifnull(v."resolved_at", v."requested_at"))"""
+
+
+def approved_sql(trail: str, flow: str, digest: str = "") -> str:
+    """SQL for whether a trail, or an artifact of it, is released for a flow: of the approvals, the
+    one decided last decides."""
+    return f"""ifnull((SELECT v."status" = 'APPROVED' AND {covers_sql(digest)} FROM "approval" AS v
+        WHERE v."trail_id" = {trail} AND v."flow_id" = {flow}
+            AND v."status" IN ('APPROVED', 'REJECTED')
         ORDER BY v."resolved_at" DESC, v."rowid" DESC LIMIT 1), 0)"""
+
+
+def concerns_sql(trail: str, digest: str = "") -> str:
+    """SQL for whether the result `r` counts for an artifact, or without a digest for its trail.
+
+    One with a fingerprint is about that artifact alone; of a trail, a failure always counts.
+    """
+    own = (
+        f'r."artifact_fingerprint" IN {spellings_sql(digest)}'
+        if digest
+        else f"""(
+        r."status" = 'FAILED' OR EXISTS (SELECT 1 FROM "artifact" AS i WHERE i."trail_id" = {trail}
+            AND i."sha256_digest" IN {spellings_sql('r."artifact_fingerprint"')}))"""
+    )
+    return f"""(ifnull(r."artifact_fingerprint", '') = '' OR {own})"""
 
 
 def templates_sql(trail: str, flow: str) -> str:
@@ -10645,19 +10700,25 @@ def facts_sql(trail: str, digest: str = "", flow: str = 'k."flow_id"') -> str:
     the facts are about all artifacts of the trail.
     """
     templates = templates_sql("k", "f")
-    with_digest = f'AND i."sha256_digest" IN {spellings_sql(digest)}' if digest else ""
+    # A digest keeps the names under which trails of the flow have reported it.
+    reported = 'WHERE i."trail_id" = k."id"'
+    if digest:
+        reported = f"""JOIN "trail" AS o ON o."id" = i."trail_id" AND o."flow_id" = k."flow_id"
+                WHERE i."sha256_digest" IN {spellings_sql(digest)}"""
     return f"""(SELECT json_object('flow', f."name", 'tags', json(f."tags"),
         'types', json(f."required_attestation_types"), 'templates', {templates},
         'artifacts', CASE WHEN {templates} <> '[null,null]' THEN (
             SELECT json_group_array(json_array("image_name", "sha256_digest")) FROM (
                 SELECT DISTINCT i."image_name", i."sha256_digest" FROM "artifact" AS i
-                WHERE i."trail_id" = k."id" {with_digest})) END,
+                {reported})) END,
         'is_whole_trail', {int(not digest)},
-        'results', (SELECT json_group_array(json_array("type", "name", "status")) FROM (
-            SELECT r."type", r."name", r."status" FROM "attestation" AS r
-            WHERE r."trail_id" = k."id" AND r."status" <> 'PENDING' ORDER BY {RESULT_ORDER})),
+        'results', (SELECT json_group_array(json_array("type", "name", "status", "about")) FROM (
+            SELECT r."type", r."name", r."status", r."artifact_fingerprint" AS "about"
+            FROM "attestation" AS r WHERE r."trail_id" = k."id" AND r."status" <> 'PENDING'
+                AND {concerns_sql('k."id"', digest)} ORDER BY {RESULT_ORDER})),
         'requires_approval', f."requires_approval",
-        'is_approved', f."requires_approval" AND {approved_sql('k."id"')})
+        'is_approved',
+            f."requires_approval" AND {approved_sql('k."id"', 'f."id"', digest)})
         FROM "trail" AS k JOIN "flow" AS f ON f."id" = {flow} WHERE k."id" = {trail})"""
 
 
@@ -10666,11 +10727,12 @@ def compliance_sql(trail: str, digest: str = "") -> str:
     return f"compliance({facts_sql(trail, digest)})"
 
 
-def passed_types_sql(trail: str) -> str:
-    """SQL for the types whose latest result on a trail is PASSED."""
+def passed_types_sql(trail: str, digest: str = "") -> str:
+    """SQL for the types whose latest result is PASSED: of a trail, or of an artifact of it."""
     return f"""SELECT "type" FROM (
         SELECT r."type", r."status", max({RESULT_ORDER}) FROM "attestation" AS r
-        WHERE r."trail_id" = {trail} AND r."status" <> 'PENDING' GROUP BY r."type")
+        WHERE r."trail_id" = {trail} AND r."status" <> 'PENDING'
+            AND {concerns_sql(trail, digest)} GROUP BY r."type")
         WHERE "status" = 'PASSED'"""
 
 
@@ -10924,19 +10986,21 @@ _recent_state = functools.lru_cache(maxsize=256)(_state)
 def latest_results(results: Sequence, by_name: bool) -> tuple[set[str], list[str]]:
     """The types or names that passed last, and those of all failures that did not pass since.
 
-    Results come in the order in which they were decided. By name, an attestation without one
-    meets no requirement, and its failure counts by its type.
+    Results come in the order in which they were decided. By name, an attestation without one meets
+    no requirement. What failed passes under the same name about the same artifact: a result of
+    another scanner or test suite does not undo it.
     """
     latest, last_pass, failures = {}, {}, []
-    for number, (type, name, status) in enumerate(results):
-        key = (name or type) if by_name else type
+    for number, (type, name, status, artifact) in enumerate(results):
         latest[name if by_name else type] = status
+        key = (None if by_name and name else type, name, canonical_digest(artifact or ""))
         if status == "PASSED":
             last_pass[key] = number
         else:
-            failures.append((number, key))
-    passed = {key for key, status in latest.items() if status == "PASSED"}
-    return passed, [key for number, key in failures if number > last_pass.get(key, -1)]
+            failures.append((number, key, (name or type) if by_name else type))
+    passed = {subject for subject, status in latest.items() if status == "PASSED"}
+    lasting = [label for number, key, label in failures if number > last_pass.get(key, -1)]
+    return passed, lasting
 
 
 def required_names(facts: Mapping[str, Any], templates: Iterable[Template]) -> list[str]:
@@ -11973,7 +12037,9 @@ ATTESTED = (
     Attestation.metadata,
 )
 ATTESTED_ALIASES = {"description": "details"}
-NEW_ATTESTATION = Schema(*ATTESTED, aliases=ATTESTED_ALIASES, name="CreateAttestationRequest")
+NEW_ATTESTATION = DemandingRequest(
+    *ATTESTED, aliases=ATTESTED_ALIASES, name="CreateAttestationRequest"
+)
 
 
 class Attestations(
@@ -14695,8 +14761,8 @@ SCOPE_SECONDS = 2.0
 def digest_state(digest: str) -> str:
     """SQL for the compliance of a digest: the worst that the trails which decide on it say."""
     return f"""(SELECT CASE max(CASE {compliance_sql('d."trail_id"', digest)}
-            WHEN 'NON_COMPLIANT' THEN 2 WHEN 'COMPLIANT' THEN 1 END)
-        WHEN 2 THEN 'NON_COMPLIANT' WHEN 1 THEN 'COMPLIANT' ELSE 'UNKNOWN' END
+            WHEN 'NON_COMPLIANT' THEN 2 WHEN 'COMPLIANT' THEN 0 ELSE 1 END)
+        WHEN 2 THEN 'NON_COMPLIANT' WHEN 0 THEN 'COMPLIANT' ELSE 'UNKNOWN' END
         FROM ({deciding_sql(digest)}) AS d)"""
 
 
@@ -14742,7 +14808,7 @@ class Environment(Model):
 
     def change(self, **values):
         if values.get("name", self.name) != self.name:
-            check_environment_name(type(self), values["name"])
+            check_environment_name(type(self), values["name"], self.id)
         if "scope" in values:
             values["scope"] = tidy_scope(values["scope"])
         return super().change(**values)
@@ -14790,10 +14856,24 @@ def is_listed(name: str, names: Sequence[str], patterns: Sequence[str], ends_at:
     return False
 
 
-def check_environment_name(model: type[Model], name: str) -> None:
-    """Refuse a name that another environment of a kind has."""
+def check_environment_name(model: type[Model], name: str, key: str = "") -> None:
+    """Refuse a name that an environment with another key has, in whatever letter case.
+
+    What a policy asks of `production` must not be missed by making a `Production`.
+    """
     if model.has(name=name):
         raise Conflict(f"{model.noun().capitalize()} with name '{name}' already exists")
+    for (other,) in model.select(model.name).where(model.id != key).tuples():
+        if fold_name(other) == fold_name(name):
+            raise Conflict(
+                f"{model.noun().capitalize()} with name '{other}' already exists; '{name}' differs "
+                "from it in letter case or form only"
+            )
+
+
+def fold_name(name: str) -> str:
+    """A name without the differences of letter case and form that the eye passes over."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
 
 
 def tidy_scope(scope: dict | None) -> dict | None:
@@ -15486,7 +15566,7 @@ class LogicalEnvironment(Model):
 
     def change(self, **values):
         if values.get("name", self.name) != self.name:
-            check_environment_name(type(self), values["name"])
+            check_environment_name(type(self), values["name"], self.id)
         return super().change(**values)
 
 
@@ -17394,7 +17474,8 @@ SCAN_EVIDENCE = (
     "dependency_scan secret-scan secret_scan license-scan scan"
 )
 _NEWEST = f"""(SELECT r."id", r."type", r."status", max({RESULT_ORDER}) FROM "attestation" AS r
-    WHERE r."trail_id" = t."id" AND r."status" <> 'PENDING' GROUP BY r."type", r."name") AS n"""
+    WHERE r."trail_id" = t."id" AND r."status" <> 'PENDING' AND {concerns_sql('t."id"', "?1")}
+    GROUP BY r."type", r."name", r."artifact_fingerprint") AS n"""
 _IS_SCAN = (
     f"""lower(trim(n."type")) IN ({", ".join(f"'{type}'" for type in SCAN_EVIDENCE.split())})"""
 )
@@ -17405,7 +17486,7 @@ RULE_COUNTS = f"""
 (SELECT count(*) FROM {_NEWEST} WHERE n."status" = 'PASSED'),
 (SELECT count(DISTINCT coalesce(d."decided_by", d."approver_identity")) FROM "approval" AS v
     JOIN "approval_decision" AS d ON d."approval_id" = v."id" AND d."decision" = 'APPROVED'
-    WHERE v."trail_id" = t."id" AND v."status" = 'APPROVED'),
+    WHERE v."trail_id" = t."id" AND v."status" = 'APPROVED' AND {covers_sql("?1")}),
 (SELECT count(*) FROM {_NEWEST} WHERE {_IS_SCAN}),
 (SELECT count(*) FROM {_NEWEST} WHERE {_IS_SCAN} AND (n."status" = 'FAILED' OR EXISTS (
     SELECT 1 FROM "security_scan" AS s WHERE s."attestation_id" = n."id" AND s."thresholds" = '{{}}'
@@ -17415,9 +17496,9 @@ REPORTS = f"""
 WITH d AS MATERIALIZED ({deciding_sql("?1")})
 SELECT a."image_name" || ':' || a."image_tag" || ' of trail ' || t."id",
     {templates_sql("t", "f")},
-    (SELECT json_group_array("type") FROM ({passed_types_sql('t."id"')})),
+    (SELECT json_group_array("type") FROM ({passed_types_sql('t."id"', "?1")})),
     p."id" IS NOT NULL,
-    {approved_sql('t."id"')},
+    {approved_sql('t."id"', 't."flow_id"', "?1")},
     {compliance_sql('t."id"')} = 'COMPLIANT',
     p."signature_verdict" IN ('VERIFIED', 'SIGNED'),
     p."signature_verdict",
@@ -17735,6 +17816,10 @@ class Gate(
         """The environment that a body names, and its id, known or not."""
         key, name = body.get("environment_id"), body.get("environment")
         environment = Environment.seek(key) if key else Environment.seek(name=name)
+        if key and name and (environment is None or environment.name != name):
+            raise Unprocessable(
+                f"The environment {key} is not the one named '{name}'; name one of them only."
+            )
         return environment.id if environment else key, environment
 
     def ask_bundles(self, context):
@@ -19076,6 +19161,9 @@ def _token_verdict(token: VerifiedToken, trail: Trail, audience: str) -> tuple[s
         return "FAILED", f"The token is of the repository {repository}, which is not the trail's."
     if not sha:
         return "PENDING", "The token names no commit, so nothing binds it to the trail."
+    if not repository or not paths:
+        reason = "Nothing binds the token's repository to the trail: the buildUrl of the trail or "
+        return "PENDING", reason + "the commitUrl of an artifact lies in it, on the issuer's host."
     if not audience:
         reason = "The setting oidc_audience is not set, so the token may be meant for anyone."
         return "PENDING", reason
@@ -19611,7 +19699,7 @@ class ComplianceAssessment(Model):
 
 def passed_types(trail_id: str) -> set[str]:
     """The types whose latest result on a trail is PASSED."""
-    passed = session().database.connection().execute(passed_types_sql("?"), (trail_id,))
+    passed = session().database.connection().execute(passed_types_sql("?1"), (trail_id,))
     return {type for (type,) in passed}
 
 

@@ -124,7 +124,7 @@ def test_the_gauges_say_what_holds_when_they_are_asked_for(lite, factstore):
 def test_approvals_are_pending_until_somebody_decides_or_their_time_is_over(lite, factstore, clock):
     trail = make_trail(lite)
     for deadline in (None, "2026-06-01T12:05:00Z", "2026-06-01T13:00:00Z"):
-        told = {"approvers": ["eve"], "deadline": deadline}
+        told = {"requiredApprovers": ["eve"], "deadline": deadline}
         asked = factstore.post(f"/api/v1/trails/{trail}/approvals", told)
         assert asked.status == 200
     before = scrape(factstore)["factstore_approvals_pending"]

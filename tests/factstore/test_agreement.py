@@ -120,10 +120,11 @@ class Pipeline:
 
     def expected(self, trail):
         """The status that a trail must have: the newest result of everything counts."""
-        types, names, either = {}, {}, {}
+        types, names, suites, either = {}, {}, {}, {}
         for type, name, status in self.results[trail]:
-            types[type] = names[name] = either[name or type] = status
-        last = [*(types.values() if self.types else ()), *(either.values() if self.names else ())]
+            types[type] = names[name] = suites[type, name] = status
+            either[name or (type, "without a name")] = status
+        last = [*(suites.values() if self.types else ()), *(either.values() if self.names else ())]
         if "FAILED" in last:
             return "NON_COMPLIANT"
         met = all(types.get(type) == "PASSED" for type in self.types)

@@ -140,7 +140,10 @@ CASES = {
     "failed, then passed": (TYPES, [("snyk- snyk+ junit+",)], True, [], [], 0),
     "passed, then failed": (TYPES, [("snyk+ junit+ snyk-",)], False, ["snyk"], ["snyk"], 0),
     "passed, then pending": (TYPES, [("snyk+ junit+ snyk?",)], True, [], [], 0),
-    "passed under another name since": (TYPES, [("snyk:a- snyk:b+ junit+",)], True, [], [], 0),
+    "passed under another name since": (
+        TYPES, [("snyk:a- snyk:b+ junit+",)], False, [], ["snyk"], 0,
+    ),
+    "passed under its name since": (TYPES, [("snyk:a- snyk:b+ snyk:a+ junit+",)], True, [], [], 0),
     "what nobody requires failed": (TYPES, [("snyk+ a- junit+",)], False, [], ["a"], 0),
     "what nobody requires passed again": (TYPES, [("snyk+ a- junit+ a+",)], True, [], [], 0),
     "failures twice, others too": (

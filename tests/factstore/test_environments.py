@@ -32,7 +32,7 @@ NOBODY = "00000000-0000-4000-8000-000000000000"
 #: Digests of artifacts whose trails stand so.
 NAMED = {
     name: f"sha256:{number:064}"
-    for number, name in enumerate(("good", "missing", "failed", "free", "nobody"))
+    for number, name in enumerate(("good", "missing", "failed", "free", "both", "nobody"))
 }
 
 
@@ -607,7 +607,8 @@ def reported(lite, factstore):
     def fill(current):
         report(needy, "good", a="FAILED")
         report(needy, "good", a="PASSED", b="PASSED")
-        report(free, "good")
+        report(free, "both")
+        report(needy, "both", a="PASSED", b="PASSED")
         report(needy, "missing", a="PASSED")
         report(needy, "failed", a="PASSED", b="FAILED")
         report(free, "free")
@@ -618,12 +619,12 @@ def reported(lite, factstore):
 def test_the_trail_that_reported_a_digest_last_says_whether_it_complies(
     factstore, path, snap, reported
 ):
-    names = ["good", "missing", "failed", "free", "nobody"]
+    names = ["good", "missing", "failed", "free", "both", "nobody"]
 
     recorded = snap(*[an_artifact(name, name) for name in names])
 
     states = [one["complianceState"] for one in recorded["artifacts"]]
-    assert states == ["COMPLIANT", "NON_COMPLIANT", "NON_COMPLIANT", "UNKNOWN", "UNKNOWN"]
+    assert states == ["COMPLIANT", "NON_COMPLIANT", "NON_COMPLIANT", *["UNKNOWN"] * 3]
     assert factstore.get(f"{path}/snapshots").json == [recorded]
 
 
@@ -634,6 +635,7 @@ def test_the_trail_that_reported_a_digest_last_says_whether_it_complies(
         ([], "UNKNOWN"),
         (["good"], "COMPLIANT"),
         (["good", "free"], "UNKNOWN"),
+        (["good", "both"], "UNKNOWN"),
         (["good", "missing", "nobody"], "NON_COMPLIANT"),
     ],
 )

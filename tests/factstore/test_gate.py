@@ -929,12 +929,15 @@ def test_an_environment_is_known_by_name_too(ask, environment, given, meant):
     assert result["environmentId"] == (environment if meant else None)
 
 
-def test_an_id_goes_before_a_name(ask, story, environment):
+def test_an_id_and_a_name_must_be_of_one_environment(factstore, ask, story, environment):
     staging = story.environment("staging")
 
-    result = ask(environmentId=staging.upper(), environment="production")
+    result = ask(environmentId=staging.upper(), environment="staging")
+    body = {"artifactSha256": DIGEST, "environmentId": staging, "environment": "production"}
+    refused = factstore.post(EVALUATE, body)
 
     assert (result["environmentId"], result["environment"]) == (staging, "staging")
+    assert (refused.status, "'production'" in refused.json["message"]) == (422, True)
 
 
 @pytest.mark.parametrize(

@@ -307,6 +307,11 @@ def start(tmp_path, clock):
         started.append(lite)
         client = lite.client(*FACTSTORE_SCOPES)
         trail = begin_trail(lite, client, requiredAttestationTypes=["oidc-provenance"])
+        for number, link in enumerate(
+            ("https://github.com/acme/payments", f"{LOCAL}/acme/payments")
+        ):
+            artifact = {"imageName": "pay", "imageTag": "1", "sha256Digest": f"{number}" * 64}
+            client.post(f"/api/v1/trails/{trail}/artifacts", artifact | {"commitUrl": link})
         return lite, client, trail
 
     make.file = file
@@ -444,7 +449,9 @@ def test_a_token_of_another_build_does_not_pass(start, claims, status, named):
         ({}, "https://github.com/acme/payments-2/actions/runs/7", None, "FAILED"),
         ({}, None, "https://github.com/acme/payments/commit/c0ffee", "PASSED"),
         ({}, None, "https://github.com/acme/other/commit/c0ffee", "FAILED"),
-        ({}, "https://ci.acme.example/job/7", "https://[", "PASSED"),
+        ({}, "https://ci.acme.example/job/7", "https://[", "PENDING"),
+        ({}, None, None, "PENDING"),
+        ({"repository": None}, "https://github.com/acme/payments/actions/runs/7", None, "PENDING"),
         (
             {"iss": LOCAL, "repository": None, "project_path": "acme/pay/api"},
             f"{LOCAL}/acme/pay/api/-/jobs/7",
