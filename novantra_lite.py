@@ -331,6 +331,10 @@ class Settings:
     attachment_limit = Setting(10_485_760, "Bytes that one attachment may have.")
     attachments_limit = Setting(15_728_640, "Bytes that a claim's attachments may have together.")
     upload_limit = Setting(52_428_800, "Bytes that any request may have.")
+    list_limit = Setting(268_435_456, "Bytes that the answer to a read may have.")
+    read_deadline = Setting(
+        10.0, "Seconds that a read may work on the file before it is answered 503.", at_least=0.01
+    )
     finding_updates = Setting(False, "Whether PATCH may change the status of a finding.")
     webhook_private_targets = Setting(
         (), "Private networks that webhooks, notifications and integrations may reach."
@@ -554,15 +558,25 @@ def decode_ulid(text: str) -> int | None:
     return number if len(text) == 26 and number < 1 << 128 else None
 
 
+#: Characters of a date-time; a longer one would also fill the cache of those that were read.
+TIMESTAMP_SIZE = 64
+
+
 def encode_uuid(number: int) -> str:
     """Write 128 bits as a UUID, whatever version they say."""
     text = f"{number:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
-@functools.lru_cache(4096)
 def parse_timestamp(text: str, digits: int = 3, dates: bool = False) -> str:
     """Read an ISO 8601 date-time with an offset as UTC text; `dates` takes a plain date too."""
+    if len(text) > TIMESTAMP_SIZE:
+        raise ValueError("Expected a date-time such as 2026-07-30T23:59:59Z")
+    return _parse_timestamp(text, digits, dates)
+
+
+@functools.lru_cache(4096)
+def _parse_timestamp(text: str, digits: int, dates: bool) -> str:
     if dates and re.fullmatch(r"\d{4}-\d\d-\d\d", text):
         text += "T00:00:00Z"
     if not re.fullmatch(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d[0-9:.,]*(?:[Zz]|[+-][0-9:]+)", text):
@@ -2203,6 +2217,69 @@ def sql_function(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return function
 
 
+#: When the SQL of the read at hand has to end, by time.monotonic().
+_ends_at: contextvars.ContextVar[float] = contextvars.ContextVar("ends_at", default=math.inf)
+#: How many steps of SQLite's machine pass between two looks at the time: some milliseconds.
+STEPS_BETWEEN_LOOKS = 200_000
+#: Bytes of one text or value that SQLite may make for a read: what is larger comes row by row.
+VALUE_BYTES = 1 << 25
+
+
+class TooMuch(Unprocessable):
+    """The answer would be larger than any may be."""
+
+    sentence = (
+        "The answer would be too large: ask for a page of it (page and size, limit and cursor) or "
+        "narrow it by a filter, such as a flow or a time."
+    )
+
+
+class ReadBudget:
+    """Bounds the seconds of the SQL in a with statement.
+
+    Time that is spent away, on something outside, does not count: see `extend_deadline`.
+    """
+
+    __slots__ = ("deadline", "seconds")
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+
+    def __enter__(self) -> None:
+        self.deadline = _ends_at.set(time.monotonic() + self.seconds)
+
+    def __exit__(self, error_class: type | None, error: BaseException | None, trace: Any) -> None:
+        _ends_at.reset(self.deadline)
+        if error and isinstance(error, sqlite3.Error | peewee.DatabaseError):
+            text = str(error)
+            if text == "interrupted":
+                raise Unavailable(
+                    f"This read was ended after {self.seconds:g} seconds (setting read_deadline): "
+                    "ask for less, by a page, a filter or a shorter time."
+                ) from None
+            if text == "string or blob too big":
+                raise TooMuch from None
+
+
+def fetch_joined(connection: sqlite3.Connection, sql: str, values: Sequence) -> tuple:
+    """The one row of a query that joins the texts of many, none of them larger than VALUE_BYTES."""
+    limit = connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, VALUE_BYTES)
+    try:
+        return connection.execute(sql, values).fetchone()
+    finally:
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, limit)
+
+
+def extend_deadline(seconds: float) -> None:
+    """Let the read at hand have so many seconds more, which it has waited for something outside."""
+    _ends_at.set(_ends_at.get() + seconds)
+
+
+def _is_late() -> bool:
+    """Whether the SQL that runs in this thread has to end."""
+    return time.monotonic() > _ends_at.get()
+
+
 class Database(peewee.SqliteDatabase):
     """A peewee database whose connections are all known, so that all can be closed."""
 
@@ -2216,6 +2293,7 @@ class Database(peewee.SqliteDatabase):
         connection.create_function("present", 0, lambda: session().source.now(6))
         for name, function in SQL_FUNCTIONS.items():
             connection.create_function(name, 1, function, deterministic=True)
+        connection.set_progress_handler(_is_late, STEPS_BETWEEN_LOOKS)
         self.opened.append((threading.current_thread(), connection))
         return connection
 
@@ -2966,6 +3044,9 @@ def check_tallies(connection: sqlite3.Connection) -> Iterator[str]:
 
 # --- Pages --------------------------------------------------------------------
 
+#: Records that SQLite joins to one text; of a longer list they come one by one.
+JOINED_ROWS = 1000
+
 
 class Listing:
     """A list of one model: newest first by (created_at, id), or oldest first, cut by keyset.
@@ -3020,7 +3101,8 @@ class Listing:
         asked = (*values.values(), *(start or ()))
         following = (1, limit) if limit >= 0 else (0, 0)
         given = (*asked, *following, *asked, limit)
-        text, count, begin = session().database.connection().execute(sql, given).fetchone()
+        connection = session().database.connection()
+        text, count, begin = fetch_joined(connection, sql, given)
         width = len("2026-01-01T00:00:00.Z") + self.model.created_at.digits
         place = (begin[:width], begin[width:]) if begin else None
         return Page(unseal(text or b"", session().ring), count, place)
@@ -3041,17 +3123,18 @@ class Array:
     ):
         self.model, self.filters = model, filters
         self.newest_first, self.without = newest_first, without
-        self._kept: dict[tuple, tuple[str, str]] = {}
+        self._kept: dict[tuple, tuple[str, str, str]] = {}
 
-    def sql(self, names: tuple[str, ...]) -> tuple[str, str]:
-        """The SQL of a stretch of the list under these filters, and that which counts them."""
+    def sql(self, names: tuple[str, ...]) -> tuple[str, str, str]:
+        """The SQL of a stretch of the list under these filters, joined and row by row, and that
+        which counts them."""
         kept = self._kept.get(names)
         if kept is None:
             kept = self._kept[names] = self.make_sql(names)
         return kept
 
-    def make_sql(self, names: tuple[str, ...]) -> tuple[str, str]:
-        """Write both with peewee, and let SQLite join what it finds."""
+    def make_sql(self, names: tuple[str, ...]) -> tuple[str, str, str]:
+        """Write them with peewee, and let SQLite join what it finds."""
         model, rowid = self.model, peewee.SQL('"t1"."rowid"')
         query = model.select(peewee.SQL("1"))
         for name in names:
@@ -3061,13 +3144,29 @@ class Array:
         order = rowid.desc() if self.newest_first else rowid
         inner = query.select(text.alias("text")).order_by(order).limit(1).offset(1).sql()[0]
         joined = "CAST(group_concat(text) AS BLOB)"
-        return f"SELECT {joined}, count(*) FROM ({inner})", counting
+        each = f"SELECT CAST(text AS BLOB) FROM ({inner})"
+        return f"SELECT {joined}, count(*) FROM ({inner})", each, counting
+
+    def pieces(
+        self, values: Mapping[str, Any], offset: int = 0, limit: int = -1
+    ) -> Sequence[bytes] | Iterator[bytes]:
+        """The text of at most `limit` records (-1: all): one piece of a short list, or else many,
+        so that no more than one of them has to be held in memory."""
+        short = JOINED_ROWS if limit < 0 else min(limit, JOINED_ROWS)
+        with contextlib.suppress(sqlite3.Error):
+            # Too large to be joined, it comes row by row; any other error comes once more.
+            page = self.slice(values, offset, short)
+            if page.place is None or short == limit:
+                return [page.text]
+        given = (*values.values(), limit, offset)
+        rows = session().database.connection().execute(self.sql(tuple(values))[1], given)
+        return join_rows(rows, session().ring)
 
     def slice(self, values: Mapping[str, Any], offset: int = 0, limit: int = -1) -> Page:
         """At most `limit` records (-1: all) from the offset on; the next place is an offset."""
         given = (*values.values(), limit, offset)
         reading = self.sql(tuple(values))[0]
-        text, count = session().database.connection().execute(reading, given).fetchone()
+        text, count = fetch_joined(session().database.connection(), reading, given)
         return Page(
             unseal(text or b"", session().ring),
             count,
@@ -3080,8 +3179,16 @@ class Array:
 
     def count(self, values: Mapping[str, Any]) -> int:
         """How many records there are under these filters."""
-        counting = self.sql(tuple(values))[1]
+        counting = self.sql(tuple(values))[2]
         return session().database.connection().execute(counting, (*values.values(),)).fetchone()[0]
+
+
+def join_rows(rows: Iterable[tuple], ring: KeyRing) -> Iterator[bytes]:
+    """The JSON texts of rows, with commas between them."""
+    comma = b""
+    for (text,) in rows:
+        yield comma + unseal(text, ring)
+        comma = b","
 
 
 class Page(NamedTuple):
@@ -3595,8 +3702,32 @@ class Reply(NamedTuple):
     status: int
     body: bytes = b""
     headers: Mapping[str, str] = MappingProxyType({})
-    #: Pieces of a body that is not held in memory, instead of `body`.
+    #: Pieces of a body that is not held in memory, or a file, instead of `body`.
     stream: Iterable[bytes] | None = None
+
+    @classmethod
+    def of_pieces(cls, pieces: Iterable[bytes], limit: int) -> Reply:
+        """Answer with what pieces are together, read now into a temporary file, or TooMuch."""
+        if isinstance(pieces, list):
+            return cls(200, b"".join(pieces))
+        size = 0
+        with contextlib.ExitStack() as unless_done:
+            body = unless_done.enter_context(temporary_file())
+            for piece in pieces:
+                size += len(piece)
+                if size > limit:
+                    raise TooMuch
+                body.write(piece)
+            body.seek(0)
+            unless_done.pop_all()
+        return cls(200, headers={"Content-Length": str(size)}, stream=body)
+
+
+def between(head: bytes, pieces: Sequence[bytes] | Iterator[bytes], tail: bytes) -> Iterable[bytes]:
+    """Pieces with others around them: in a list where it is one."""
+    if isinstance(pieces, list):
+        return [head, *pieces, tail]
+    return itertools.chain([head], pieces, [tail])
 
 
 class Surface:
@@ -5369,7 +5500,7 @@ def look(context: Context, path: Sequence[str]) -> Reply:
     """Answer a read, and count it."""
     operation, workspace = context.operation, context.workspace
     workspace.count_read(context.principal.id)
-    with workspace.read():
+    with workspace.read(), ReadBudget(context.settings.read_deadline):
         result = operation.handler(context, *path)
         if isinstance(result, Reply):
             return result
@@ -5543,9 +5674,15 @@ def is_permitted(address: IPv4Address | IPv6Address, allowed: Networks = ()) -> 
 _leave: contextvars.ContextVar[Callable] = contextvars.ContextVar("leave", default=nullcontext)
 
 
-def away() -> contextlib.AbstractContextManager:
+@contextlib.contextmanager
+def away() -> Iterator[None]:
     """Around a wait for something outside: a server lets another thread answer meanwhile."""
-    return _leave.get()()
+    began = time.monotonic()
+    try:
+        with _leave.get()():
+            yield
+    finally:
+        extend_deadline(time.monotonic() - began)
 
 
 def call_within(seconds: float, function: Callable, *arguments: Any) -> Any:
@@ -8808,13 +8945,15 @@ class FactstoreSurface(Surface):
         """Answer a list: bare, or in pages where the query asks for one or that is the rule."""
         values = {name: value for name, value in values.items() if name not in ("page", "size")}
         number, size = context.query.get("page"), context.query.get("size")
+        limit = context.settings.list_limit
         if not paged and number is None and size is None:
-            return Reply(200, b"[%b]" % array.slice(values).text)
+            return Reply.of_pieces(between(b"[", array.pieces(values), b"]"), limit)
         number, size = number or 0, size or 20
         total = array.count(values)
         told = {"page": number, "size": size, "totalItems": total, "totalPages": -(-total // size)}
-        text = array.slice(values, number * size, size).text
-        return Reply(200, b'{"items":[%b],%b' % (text, to_json(told)[1:].encode()))
+        tail = b"]," + to_json(told)[1:].encode()
+        pieces = array.pieces(values, number * size, size)
+        return Reply.of_pieces(between(b'{"items":[', pieces, tail), limit)
 
     def rehearses(self, request):
         header = request.get_header("X-Factstore-Dry-Run", default="")
@@ -16904,7 +17043,8 @@ class Gate(
             values["environment_id"] = environment.id if environment else text.lower()
         if limit > 0:
             offset = max(0, GATE_RESULTS.count(values) - limit)
-        return Reply(200, b"[%b]" % GATE_RESULTS.slice(values, offset, limit).text)
+        pieces = between(b"[", GATE_RESULTS.pieces(values, offset, limit), b"]")
+        return Reply.of_pieces(pieces, context.settings.list_limit)
 
 
 # --- Users --------------------------------------------------------------------
