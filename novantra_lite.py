@@ -2261,8 +2261,9 @@ class ReadBudget:
                 raise TooMuch from None
 
 
-def fetch_joined(connection: sqlite3.Connection, sql: str, values: Sequence) -> tuple:
-    """The one row of a query that joins the texts of many, none of them larger than VALUE_BYTES."""
+def fetch_joined(sql: str, values: Sequence) -> tuple:
+    """The one row of a query that joins texts of many records, none larger than VALUE_BYTES."""
+    connection = session().database.connection()
     limit = connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, VALUE_BYTES)
     try:
         return connection.execute(sql, values).fetchone()
@@ -3101,8 +3102,7 @@ class Listing:
         asked = (*values.values(), *(start or ()))
         following = (1, limit) if limit >= 0 else (0, 0)
         given = (*asked, *following, *asked, limit)
-        connection = session().database.connection()
-        text, count, begin = fetch_joined(connection, sql, given)
+        text, count, begin = fetch_joined(sql, given)
         width = len("2026-01-01T00:00:00.Z") + self.model.created_at.digits
         place = (begin[:width], begin[width:]) if begin else None
         return Page(unseal(text or b"", session().ring), count, place)
@@ -3166,7 +3166,7 @@ class Array:
         """At most `limit` records (-1: all) from the offset on; the next place is an offset."""
         given = (*values.values(), limit, offset)
         reading = self.sql(tuple(values))[0]
-        text, count = fetch_joined(session().database.connection(), reading, given)
+        text, count = fetch_joined(reading, given)
         return Page(
             unseal(text or b"", session().ring),
             count,
@@ -18912,7 +18912,7 @@ class ChainOfCustody(Resource, surface=FACTSTORE, scope="factstore", tag="Compli
         trail = Trail.fetch(artifact.trail_id)
         flow = Flow.fetch(trail.flow_id)
         attestations = TRAIL_ATTESTATIONS.slice({"trail": trail.id}).text
-        files = workspace.fetch_row(CUSTODY_EVIDENCE, (trail.id,))[0] or b""
+        files = fetch_joined(CUSTODY_EVIDENCE, (trail.id,))[0] or b""
         told = {
             "sha256Digest": to_json(artifact.sha256_digest).encode(),
             "artifact": workspace.json_of(Artifact, artifact.id),
@@ -20152,7 +20152,7 @@ class Reports(Resource, surface=FACTSTORE, scope="factstore", tag="Reports"):
             "to": last,
         }
         values = flow_id, first, last
-        *numbers, listed = context.workspace.fetch_row(report_sql(flow_id is not None), values)
+        *numbers, listed = fetch_joined(report_sql(flow_id is not None), values)
         totals = trail_totals(dict(zip(STANDINGS, numbers, strict=True)))
         text = to_json(named | totals)[:-1].encode()
         return b'%b,"nonCompliantTrailList":[%b]}' % (text, listed or b"")
@@ -20172,7 +20172,7 @@ class Reports(Resource, surface=FACTSTORE, scope="factstore", tag="Reports"):
     )
     def export(self, context, key):
         """Get everything that was recorded for a trail in one document."""
-        trail, flow, *lists = context.workspace.fetch_row(export_sql(), (key,))
+        trail, flow, *lists = fetch_joined(export_sql(), (key,))
         if trail is None:
             raise NotFound(f"There is no trail with the id {key}.")
         arrays = [b"[%b]" % (text or b"") for text in lists]
@@ -22134,14 +22134,16 @@ class AuditPackage:
     evidence is read when its turn comes.
     """
 
-    def __init__(self, documents: IO[bytes]):
-        self.documents = documents
+    def __init__(self, documents: IO[bytes], limit: int):
+        self.documents, self.limit = documents, limit
         self.files: dict[str, PackedFile] = {}
         self.evidence: list[dict] = []
 
     def add(self, path: str, data: bytes) -> None:
         """Put a document in."""
         start = self.documents.seek(0, os.SEEK_END)
+        if start + len(data) > self.limit:
+            raise TooMuch
         self.documents.write(data)
         digest = hashlib.sha256(data).hexdigest()
         self.put(PackedFile(path, len(data), digest, lambda: [self.read(start, len(data))]))
@@ -22224,7 +22226,8 @@ def send_package(
     named = Attestation.select(Attestation.id).where(attestations)
     files = EvidenceFile.select().where(EvidenceFile.attestation.in_(named))
     with contextlib.ExitStack() as unless_done:
-        package = AuditPackage(unless_done.enter_context(temporary_file()))
+        documents = unless_done.enter_context(temporary_file())
+        package = AuditPackage(documents, context.settings.list_limit)
         # All at one moment, however much is written meanwhile.
         with session().database.atomic():
             flow = Trail.fetch(trail).flow_id
@@ -24447,7 +24450,11 @@ class Client:
             environ[variable if variable == "CONTENT_TYPE" else f"HTTP_{variable}"] = value
         started: list = []
         chunks = self.application(environ, lambda *answer: started.append(answer[:2]))
-        data = b"".join(chunks)
+        try:
+            data = b"".join(chunks)
+        finally:
+            if hasattr(chunks, "close"):
+                chunks.close()
         status, pairs = started[0]
         return ClientAnswer(int(status[:3]), {name.lower(): value for name, value in pairs}, data)
 
