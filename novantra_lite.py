@@ -2276,6 +2276,12 @@ def extend_deadline(seconds: float) -> None:
     _ends_at.set(_ends_at.get() + seconds)
 
 
+def check_deadline() -> None:
+    """End the read at hand if its time is over, where it works on without the file."""
+    if _is_late():
+        raise sqlite3.OperationalError("interrupted")
+
+
 def _is_late() -> bool:
     """Whether the SQL that runs in this thread has to end."""
     return time.monotonic() > _ends_at.get()
@@ -15427,6 +15433,10 @@ class RegoFailure(Exception):
     """Rego gave no answer; the message says why, without a full stop."""
 
 
+class RegoTimeout(RegoFailure):
+    """Rego took longer than its deadline."""
+
+
 class RegoMissing(RegoFailure):
     """The package that Rego comes with is not installed."""
 
@@ -16032,9 +16042,10 @@ class RegoProcess:
         self.end = weakref.finalize(self, end_process, self.process, own_end)
         try:
             self.exchange(b"", self.START)
-        except RegoFailure:
+        except RegoFailure as failure:
+            # However long that took, no policy is to blame.
             self.end()
-            raise
+            raise RegoFailure(str(failure)) from None
 
     def exchange(self, line: bytes, seconds: float) -> dict:
         """Send a request and take the answer; the child is ended if that takes too long."""
@@ -16058,7 +16069,7 @@ class RegoProcess:
             timer.cancel()
             timer.join()
         if late.is_set():
-            raise RegoFailure(f"it took longer than {seconds:g} s")
+            raise RegoTimeout(f"it took longer than {seconds:g} s")
         if not told:
             raise RegoFailure("the engine crashed or ran out of memory")
         if not told.endswith(b"\n"):
@@ -16076,16 +16087,76 @@ def end_process(process: Any, lifeline: int) -> None:
     process.stdout.close()
 
 
+class RegoQueue:
+    """Lets one caller at a time have the child: first come, first served within a workspace, and
+    workspaces in rotation. Unavailable where too many wait already, or for too long."""
+
+    #: Callers that may wait for one workspace and in all, and for how many deadlines.
+    EACH, ALL, DEADLINES = 16, 64, 3
+
+    def __init__(self, deadline: float):
+        self.longest = max(1.0, self.DEADLINES * deadline)
+        self._changed = threading.Condition()
+        self._is_taken = False
+        #: Those who wait, by workspace; the workspace whose turn is next comes first.
+        self._waiting: dict[Any, deque[object]] = {}
+
+    @contextlib.contextmanager
+    def turn(self, owner: Any) -> Iterator[None]:
+        """Wait for the child, and have it for the length of a with statement."""
+        ticket = object()
+        with self._changed:
+            own = self._waiting.get(owner, ())
+            if len(own) >= self.EACH or sum(map(len, self._waiting.values())) >= self.ALL:
+                raise self.busy()
+            self._waiting.setdefault(owner, deque()).append(ticket)
+            is_next = self._changed.wait_for(lambda: self.is_next(ticket), self.longest)
+            self.leave(owner, ticket)
+            if not is_next:
+                raise self.busy()
+            self._is_taken = True
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._is_taken = False
+                self._changed.notify_all()
+
+    def is_next(self, ticket: object) -> bool:
+        """Whether the child is free for the holder of a ticket."""
+        return not self._is_taken and next(iter(self._waiting.values()))[0] is ticket
+
+    def leave(self, owner: Any, ticket: object) -> None:
+        """Take a ticket out of the queue; its workspace goes behind all others."""
+        own = self._waiting.pop(owner)
+        own.remove(ticket)
+        if own:
+            self._waiting[owner] = own
+        self._changed.notify_all()
+
+    def busy(self) -> Unavailable:
+        """What those who would have to wait too long are told."""
+        message = "Too many policies wait to be evaluated; try again."
+        return Unavailable(message, headers={"Retry-After": str(math.ceil(self.longest))})
+
+
 class RegoEngine:
     """Rego for an install: one child, begun when it is needed and anew after any failure.
 
-    Calls take turns; each has the time of the setting `rego_deadline` from when its turn comes.
+    Calls take turns; each has the time of the setting `rego_deadline` from when its turn comes. A
+    policy that took longer several times is not evaluated for a while.
     """
+
+    #: How often a policy may take too long, for how many seconds it is refused then, and how many
+    #: such policies are remembered.
+    TIMEOUTS, PAUSE, REMEMBERED = 3, 60.0, 1000
 
     def __init__(self, settings: Settings):
         self.deadline, self.memory = settings.rego_deadline, settings.rego_memory
-        self._turn = threading.Lock()
+        self._queue = RegoQueue(self.deadline)
         self._child: RegoProcess | None = None
+        #: How often a policy took too long, and when it did last, by its key.
+        self._timeouts: dict[str, tuple[int, float]] = {}
 
     @property
     def pid(self) -> int | None:
@@ -16094,18 +16165,44 @@ class RegoEngine:
 
     def compile(self, modules: Mapping[str, str]) -> str:
         """Compile modules, by their paths; the version of Rego that they are written in."""
-        with away(), self._turn:
+        with self.turn(policy_key(modules)):
             return self.load(modules)["version"]
 
     def ask(self, modules: Mapping[str, str], text: str) -> list[dict]:
         """What every deciding rule of modules makes of an input, as JSON text."""
         request = {"policy": policy_key(modules), "input": text}
-        with away(), self._turn:
+        with self.turn(request["policy"]):
             told = self.exchange(request)
             if "unknown" in told:
                 self.load(modules)
                 told = self.exchange(request)
             return told["answers"]
+
+    @contextlib.contextmanager
+    def turn(self, policy: str) -> Iterator[None]:
+        """Have the child for a policy, unless it took too long several times just now."""
+        current = _session.get(None)
+        self.refuse_runaway(policy)
+        with away(), self._queue.turn(current and current.workspace):
+            self.refuse_runaway(policy)
+            try:
+                yield
+            except RegoTimeout:
+                count, _ = self._timeouts.pop(policy, (0, 0.0))
+                self._timeouts[policy] = count + 1, time.monotonic()
+                while len(self._timeouts) > self.REMEMBERED:
+                    del self._timeouts[next(iter(self._timeouts))]
+                raise
+            self._timeouts.pop(policy, None)
+
+    def refuse_runaway(self, policy: str) -> None:
+        """Fail at once for a policy that took too long several times just now."""
+        count, last = self._timeouts.get(policy, (0, 0.0))
+        if count >= self.TIMEOUTS and time.monotonic() < last + self.PAUSE:
+            raise RegoFailure(
+                f"it took longer than {self.deadline:g} s {count} times, and is not evaluated "
+                f"again for {self.PAUSE:g} s"
+            )
 
     def load(self, modules: Mapping[str, str]) -> dict:
         """Have the child compile modules and keep them."""
@@ -16136,9 +16233,10 @@ class RegoEngine:
             self._child = None
 
     def close(self) -> None:
-        """End the child once nobody is using it."""
-        with self._turn:
-            self.end_child()
+        """End the child once nobody is using it, or none of those who wait had a turn."""
+        with contextlib.suppress(Unavailable), self._queue.turn(None):
+            pass
+        self.end_child()
 
 
 def policy_key(modules: Mapping[str, str]) -> str:
@@ -16423,6 +16521,19 @@ class PolicyDecision(Model):
 
 #: Said where a policy denies and gives no reason of its own.
 DENIED = "The policy denies this."
+#: Bytes of what a policy is given, which is kept with its decision; reasons that a decision lists,
+#: and characters of each.
+INPUT_SIZE, REASONS_LISTED, REASON_SIZE = 1_000_000, 100, 1_500
+
+
+def list_reasons(reasons: Iterable[str]) -> list[str]:
+    """The first of these reasons, no longer than need be, and how many more there are."""
+    reasons = iter(reasons)
+    listed = [reason[:REASON_SIZE] for reason in itertools.islice(reasons, REASONS_LISTED)]
+    if more := sum(1 for _ in itertools.islice(reasons, 100 * REASONS_LISTED)):
+        least = "or more " if more == 100 * REASONS_LISTED else ""
+        listed.append(f"{more} {least}further reasons are not listed.")
+    return listed
 
 
 def objections_in(answers: Sequence[dict]) -> list[str]:
@@ -16467,8 +16578,10 @@ def reason_of(element: Any) -> str:
 
 def reasons_against(bundle: PolicyBundle, text: str, engine: RegoEngine) -> list[str]:
     """Why a bundle denies an input, as JSON text; nothing where it allows. A failure denies."""
+    if len(text.encode()) > INPUT_SIZE:
+        return [f"What the policy would be given is over the limit of {INPUT_SIZE} bytes."]
     try:
-        return objections_in(engine.ask(json.loads(bundle.modules), text))
+        return list_reasons(objections_in(engine.ask(json.loads(bundle.modules), text)))
     except RegoFailure as failure:
         return [f"The policy could not be evaluated: {failure}."]
 
@@ -16591,6 +16704,10 @@ class PolicyDecisions(
         if bundle is None:
             raise NotFound("There is no active policy bundle; activate one first.")
         text = to_json(document_of(context.body))
+        if len(text.encode()) > INPUT_SIZE:
+            raise Unprocessable(
+                f"The input with the records that it names is over the limit of {INPUT_SIZE} bytes."
+            )
         return bundle, text, reasons_against(bundle, text, context.lite.rego)
 
 
@@ -16598,6 +16715,8 @@ class PolicyDecisions(
 
 #: Reports of an artifact that the gate has bundles evaluate; with more of them it is shut.
 REPORTS_ASKED = 20
+#: Seconds that all bundles may take together at the gate; those that are left then deny.
+BUNDLES_SECONDS = 10.0
 
 
 def ask_bound_bundles(
@@ -16614,7 +16733,7 @@ def ask_bound_bundles(
     for an artifact that nobody reported and a flow that nobody names those of any flow.
     """
     bundles = [one for one in PolicyBundle.every(status="ACTIVE") if one.is_bound()]
-    verdicts = []
+    verdicts, ends_at = [], time.monotonic() + BUNDLES_SECONDS
     artifacts = list(reported_under(digest).limit(500)) if bundles else []
     trails = {artifact.trail_id: Trail.fetch(artifact.trail_id) for artifact in artifacts}
     flows = {trail.flow_id for trail in trails.values()}
@@ -16632,9 +16751,12 @@ def ask_bound_bundles(
         ]
         reasons = {} if len(asked) <= REPORTS_ASKED else {"Too many trails report it.": None}
         for artifact in asked[:REPORTS_ASKED] or [None]:
+            if time.monotonic() > ends_at:
+                reasons["All bundles together took too long, so this one was not asked."] = None
+                break
             text = to_json(gate_document(digest, artifact, environment))
             reasons |= dict.fromkeys(reasons_against(bundle, text, engine))
-        verdicts.append((bundle.name, list(reasons)))
+        verdicts.append((bundle.name, list_reasons(reasons)))
     return verdicts
 
 
@@ -16644,10 +16766,16 @@ def gate_document(digest: str, artifact: Artifact | None, environment: Environme
     if artifact is None:
         return document_of(body)
     approval = Approval.last(trail=artifact.trail_id)
-    attestations = [
-        {"type": one.type, "name": one.name, "status": one.status}
-        for one in Attestation.every(trail=artifact.trail_id)
-    ]
+    names = ("type", "name", "status")
+    rows = (
+        session()
+        .database.connection()
+        .execute(
+            f'SELECT {", ".join(names)} FROM "attestation" WHERE "trail_id" = ? ORDER BY "rowid"',
+            (artifact.trail_id,),
+        )
+    )
+    attestations = [dict(zip(names, row, strict=True)) for row in rows]
     return document_of(
         body
         | {
@@ -16716,6 +16844,13 @@ FROM d JOIN "trail" AS t ON t."id" = d."trail_id" JOIN "flow" AS f ON f."id" = t
     LEFT JOIN "build_provenance" AS p ON p."artifact_id" = a."id"
 ORDER BY a."rowid"
 """
+
+
+#: Reports of an artifact that policies are held against; with more of them the gate is shut.
+REPORTS_JUDGED = 500
+REPORTS_COUNTED = f"""SELECT count(*) FROM (SELECT 1 FROM ({deciding_sql("?1")}) AS d
+    JOIN "artifact" AS a ON a."trail_id" = d."trail_id"
+        AND a."sha256_digest" IN {spellings_sql("?1")} LIMIT {REPORTS_JUDGED + 1})"""
 
 
 class Reported(NamedTuple):
@@ -16808,6 +16943,7 @@ def objections(
         yield f"{title} cannot be enforced, so it stops everything: {fault}."
     demands = {} if fault else demands_of(policy)
     for report in reports:
+        check_deadline()
         for words, is_met in demands.items():
             if not is_met(report):
                 is_about_template = report.fault and words == DEMANDS["enforce_trail_compliance"]
@@ -16837,7 +16973,6 @@ class GateResult(Model):
     artifact_sha256 = Text(255)
     environment_id = MaybeId(null=True, index=True)
     evaluated_at = Timestamp(6, default=now_exactly)
-    # One for each demand and report, of which there may be thousands.
     block_reasons = Json(ListOf(Text(), 2**31), default=list)
     policies_evaluated = Integer(default=0)
     signature_verified = Boolean(null=True)
@@ -16889,11 +17024,20 @@ def decide(digest: str, key: str | None, environment: Environment | None) -> dic
     if environment and is_on_allowlist(digest, environment):
         listed = f"The allow-list of environment '{environment.name}' has this artifact."
         return {"decision": "ALLOWED", "reason": listed}
+    (number,) = session().workspace.fetch_row(REPORTS_COUNTED, (digest,))
+    if number > REPORTS_JUDGED:
+        why = f"More than {REPORTS_JUDGED} reports decide on this artifact: too many for the gate."
+        return {"decision": "BLOCKED", "block_reasons": [why], "reason": why}
     policies, reports = policies_for(key, environment), reports_of(digest)
-    faults = policy_faults(policies)
-    found = {one: list(objections(one, reports, faults.get(one.id, ""))) for one in policies}
-    reasons = list(itertools.chain.from_iterable(found.values()))
-    blocking = [policy for policy in policies if found[policy]]
+    faults, blocking = policy_faults(policies), []
+
+    def objections_of_all() -> Iterator[str]:
+        for policy in policies:
+            for reason in objections(policy, reports, faults.get(policy.id, "")):
+                blocking.append(policy)
+                yield reason
+
+    reasons = list_reasons(objections_of_all())
     met = "Every policy is met." if policies else "No policy holds here."
     asks_signature = any(DEMANDS["require_signature"] in demands_of(one) for one in policies)
     is_signed = bool(reports) and all("require_signature" in report.met for report in reports)
@@ -16919,7 +17063,7 @@ def with_bundles(values: dict, verdicts: Sequence[tuple[str, list[str]]]) -> dic
     denials = [
         f"Policy bundle '{name}': {reason}" for name, reasons in verdicts for reason in reasons
     ]
-    reasons = [*values["block_reasons"], *denials]
+    reasons = [*values["block_reasons"], *list_reasons(denials)]
     blocking = [name for name, denied in verdicts if denied]
     name = blocking[0] if blocking and not values["block_reasons"] else values["policy_name"]
     return values | {
@@ -16936,16 +17080,15 @@ def pass_gate(
     key: str | None,
     environment: Environment | None,
     actor: str | None,
-    verdicts: Sequence[tuple[str, list[str]]] = (),
+    values: dict,
 ) -> dict:
-    """Decide on an artifact, and keep, audit and tell of the decision, with the `verdicts` of the
-    policy bundles that apply."""
+    """Keep, audit and tell of a decision, whose values `decide` has."""
     result = GateResult.create(
         artifact_sha256=digest,
         environment_id=key,
         environment=environment.name if environment else "",
         requested_by=actor,
-        **with_bundles(decide(digest, key, environment), verdicts),
+        **values,
     )
     payload = {
         "sha256Digest": digest,
@@ -17002,7 +17145,7 @@ class Gate(
             name="GateEvaluateRequest",
         ),
         answer=FACTSTORE.one_schema("GateEvaluateResponse"),
-        before="ask_bundles",
+        before="decide",
     )
     def evaluate(self, context):
         """Decide whether an artifact may run in an environment, and keep the decision.
@@ -17022,12 +17165,14 @@ class Gate(
         environment = Environment.seek(key) if key else Environment.seek(name=name)
         return environment.id if environment else key, environment
 
-    def ask_bundles(self, context):
-        """Have the policy bundles that apply evaluated while no transaction is open."""
+    def decide(self, context):
+        """Have the policies and bundles that apply evaluated while no transaction is open."""
         body = context.body
         key, environment = self.addressed(body)
         digest, flow = body["artifact_sha256"], body.get("flow_id")
-        return ask_bound_bundles(digest, flow, key, environment, context.lite.rego)
+        with ReadBudget(context.settings.read_deadline):
+            verdicts = ask_bound_bundles(digest, flow, key, environment, context.lite.rego)
+            return with_bundles(decide(digest, key, environment), verdicts)
 
     @route(
         "GET /api/v1/gate/results",
@@ -24157,7 +24302,8 @@ class DemoDelivery:
             if number < DEMO_BUILDS - 1:
                 approve(approval, {"approver_identity": approver, "comments": None})
         production = self.environments[1]
-        if pass_gate(digest, production.id, production, "ci")["allowed"]:
+        values = decide(digest, production.id, production)
+        if pass_gate(digest, production.id, production, "ci", values)["allowed"]:
             self.deploy(production, flow, digest, named["image_tag"])
 
     def deploy(self, environment: Environment, flow: Flow, digest: str, tag: str) -> None:
