@@ -9656,7 +9656,7 @@ class Condition:
 
 #: Characters of a template, steps of its patterns, and of what it takes to evaluate all of its
 #: conditions for several artifacts at once.
-TEMPLATE_SIZE, TEMPLATE_STEPS, TEMPLATE_BUDGET = 100_000, 2_000, 2_000_000
+TEMPLATE_SIZE, TEMPLATE_STEPS, TEMPLATE_BUDGET = 100_000, 2_000, 1_000_000
 #: The members of each part of a template. What a template does not know could be a demand.
 TEMPLATE_MEMBERS = {
     "template": "trail artifacts requiredAttestations version id name description framework tags",
@@ -9800,7 +9800,7 @@ class Template:
         return list(dict.fromkeys(name for name, _ in itertools.chain(self.trail, *own)))
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=32)
 def read_template(text: str) -> Template:
     """A template, read once for as long as it is in use."""
     return Template(text)
@@ -14087,9 +14087,22 @@ class NamePattern(Text):
         return value
 
 
+class PatternList(ListOf):
+    """Regular expressions for names, which take time to compile: bounded together, too."""
+
+    #: Characters of all patterns in the list.
+    SIZE = 25_000
+
+    def read(self, value):
+        texts = value if isinstance(value, list) else ()
+        if sum(len(text) for text in texts if isinstance(text, str)) > self.SIZE:
+            raise ValueError(f"Expected at most {self.SIZE} characters in all patterns together")
+        return super().read(value)
+
+
 SCOPE_LIST = Shape(
     names=Json(ListOf(Text(255)), default=list),
-    patterns=Json(ListOf(NamePattern(500)), default=list),
+    patterns=Json(PatternList(NamePattern(500)), default=list),
 )
 NO_SCOPE = partial(SCOPE_LIST.read, {})
 SNAPSHOT_SCOPE = Shape(
@@ -14168,32 +14181,41 @@ class Environment(Model):
         """Those of these names that snapshots hold: included if anything is, and not excluded."""
         if self.scope is None or self.type in ("S3", "GENERIC"):
             return frozenset(names)
-        listed, patterns = self.scope["include"]["names"], self.patterns("include")
-        excluded, hidden = self.scope["exclude"]["names"], self.patterns("exclude")
         ends_at = time.monotonic() + SCOPE_SECONDS
+        include, exclude = (self.half(half, ends_at) for half in ("include", "exclude"))
         return frozenset(
             name
             for name in set(names)
-            if (not (listed or patterns) or is_listed(name, listed, patterns, ends_at))
-            and not is_listed(name, excluded, hidden, ends_at)
+            if (not any(include) or is_listed(name, *include, ends_at))
+            and not is_listed(name, *exclude, ends_at)
         )
 
-    def patterns(self, half: str) -> list[str]:
-        """The patterns that count in one half of the scope; none do for Docker."""
-        return [] if self.type == "DOCKER" else self.scope[half]["patterns"]
+    def half(self, half: str, ends_at: float) -> tuple[set[str], list[Pattern]]:
+        """The names and the patterns that count in one half of the scope; none do for Docker."""
+        texts = [] if self.type == "DOCKER" else self.scope[half]["patterns"]
+        patterns = []
+        for text in texts:
+            check_scope_time(ends_at)
+            patterns.append(compiled(text))
+        return set(self.scope[half]["names"]), patterns
 
 
-def is_listed(name: str, names: Sequence[str], patterns: Sequence[str], ends_at: float) -> bool:
+def check_scope_time(ends_at: float) -> None:
+    """Refuse to go on with a scope after this time."""
+    if time.monotonic() > ends_at:
+        raise Unprocessable(
+            "The patterns of the environment's scope take too long for so many names: make "
+            "the patterns simpler or fewer."
+        )
+
+
+def is_listed(name: str, names: Set[str], patterns: Sequence[Pattern], ends_at: float) -> bool:
     """Whether a name is among these, or one of the patterns matches it; refused after this time."""
     if name in names:
         return True
     for pattern in patterns:
-        if time.monotonic() > ends_at:
-            raise Unprocessable(
-                "The patterns of the environment's scope take too long for so many names: make "
-                "the patterns simpler or fewer."
-            )
-        if compiled(pattern).matches(name):
+        check_scope_time(ends_at)
+        if pattern.matches(name):
             return True
     return False
 
@@ -14591,10 +14613,14 @@ class EnvironmentSnapshots(
         """Record what runs in an environment now."""
         environment = Environment.fetch(key)
         *scope, covered = context.prepared
+        if scope != [environment.type, environment.scope]:
+            raise Conflict(
+                f"The scope of environment '{environment.name}' was changed just now; send the "
+                "snapshot again."
+            )
+        artifacts = context.body.get("artifacts", [])
         snapshot = EnvironmentSnapshot.record(
-            environment,
-            **{"artifacts": [], **context.body},
-            covered=covered if scope == [environment.type, environment.scope] else None,
+            environment, context.body["recorded_by"], artifacts, covered
         )
         note_drift(environment, snapshot)
         return snapshot
