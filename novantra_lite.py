@@ -12241,10 +12241,13 @@ _SCORES = ((9, "critical"), (7, "high"), (4, "medium"), (0.1, "low"), (0, "infor
 class ReportPart:
     """A part of a report, which knows where it stands; Unreadable names the place of a fault."""
 
-    __slots__ = ("name", "parent", "value")
+    #: How many elements of lists are looked at in a whole report.
+    ELEMENTS = 250_000
+    __slots__ = ("left", "name", "parent", "root", "value")
 
     def __init__(self, value: Any, name: str | int, parent: ReportPart | None = None):
         self.value, self.name, self.parent = value, name, parent
+        self.root, self.left = parent.root if parent else self, self.ELEMENTS
 
     @property
     def where(self) -> str:
@@ -12279,6 +12282,9 @@ class ReportPart:
         """The objects in this part, which must be a list."""
         if not isinstance(self.value, list):
             raise Unreadable(f"{self.where}: Expected a list.")
+        self.root.left -= len(self.value)
+        if self.root.left < 0:
+            raise Unreadable(f"The report lists more than {self.ELEMENTS:,} findings and rules.")
         return [ReportPart(value, index, self) for index, value in enumerate(self.value)]
 
     def text(self, name: str) -> str:
@@ -12769,7 +12775,7 @@ class JunitReader:
     Entities are refused; so is what only serves to exhaust.
     """
 
-    DEPTH, ELEMENTS, TAG, NAMES = 256, 2_000_000, 4 << 20, 20
+    DEPTH, ELEMENTS, TAG, NAMES = 256, 500_000, 4 << 20, 20
     COUNTED = ("tests", "failures", "errors", "skipped")
     #: Elements of a test case, and what they mean. A flaky test has passed in the end.
     MEANINGS: ClassVar = {
