@@ -4256,7 +4256,7 @@ class RateLimits:
 
     def take_failure(self, context: Context, client_id: str, at: float) -> None:
         """Count one failed token request of a client id, and of the address it came from."""
-        failures = ("failures", client_id), self.settings.rate_failures, "token-write"
+        failures = ("failures", client_id[:200]), self.settings.rate_failures, "token-write"
         context.is_counted = True
         address = self.of_address(context, context.operation.id)
         self.count(context.headers, (failures, address), at)
@@ -8997,6 +8997,12 @@ class FactstoreSurface(Surface):
             "timestamp": context.lite.source.now(6),
         }
 
+    def page_schema(self, resource):
+        is_paged = isinstance(getattr(resource, "filters", None), Paging)
+        return (
+            self.paged_schema(resource.schema_name) if is_paged else super().page_schema(resource)
+        )
+
     def paged_schema(self, schema_name: str, always: bool = False) -> dict:
         """The JSON schema of a list that is bare, or cut into pages when that is asked for."""
         bare = self.page_schema(Named("", schema_name))
@@ -10963,7 +10969,7 @@ class Trails(
 ):
     """Runs of pipelines."""
 
-    filters = Filters(Trail.flow)
+    filters = Paging(Trail.flow)
     creates = Schema(
         *TRAIL_COLUMNS,
         Trail.name,
@@ -11006,7 +11012,8 @@ class TrailEvents(Resource, surface=FACTSTORE, model=AuditEvent, scope="factstor
     @route(
         "GET /api/v1/trails/{trailId}/audit",
         id="listTrailAuditEvents",
-        answer=FACTSTORE.array_schema("AuditEventResponse"),
+        query=Paging(),
+        answer=FACTSTORE.paged_schema("AuditEventResponse"),
     )
     def of_trail(self, context, trail):
         """List the audit events of a trail, newest first."""
@@ -11032,6 +11039,7 @@ class TrailsV2(
     """The same trails without names, and with short answers to what is written."""
 
     without = ("name", "flowName")
+    filters = Filters(Trail.flow)
     creates = Schema(
         *TRAIL_COLUMNS, **TRAIL_COMMIT, aliases=TRAIL_ALIASES, name="CreateTrailCommand"
     )
@@ -11144,7 +11152,8 @@ class Artifacts(
     @route(
         "GET /api/v1/trails/{trailId}/artifacts",
         id="listTrailArtifacts",
-        answer=FACTSTORE.array_schema("ArtifactResponse"),
+        query=Paging(),
+        answer=FACTSTORE.paged_schema("ArtifactResponse"),
     )
     def of_trail(self, context, key):
         """List the artifacts of a trail."""
@@ -11182,8 +11191,8 @@ class Artifacts(
     @route(
         "GET /api/v1/artifacts",
         id="findArtifacts",
-        query=Filters(sha256=Digest(), required="sha256"),
-        answer=FACTSTORE.array_schema("ArtifactResponse"),
+        query=Paging(sha256=Digest(), required="sha256"),
+        answer=FACTSTORE.paged_schema("ArtifactResponse"),
     )
     def with_digest(self, context):
         """List every artifact with this digest, with or without sha256:, in either letter case."""
@@ -12144,7 +12153,8 @@ class EvidenceFiles(
     @route(
         "GET /api/v1/trails/{trailId}/evidence",
         id="listTrailEvidence",
-        answer=FACTSTORE.array_schema("EvidenceFileResponse"),
+        query=Paging(),
+        answer=FACTSTORE.paged_schema("EvidenceFileResponse"),
     )
     def of_trail(self, context, trail):
         """List the evidence files of a trail."""
@@ -12153,7 +12163,8 @@ class EvidenceFiles(
     @route(
         "GET /api/v1/attestations/{attestationId}/evidence",
         id="listAttestationEvidence",
-        answer=FACTSTORE.array_schema("EvidenceFileResponse"),
+        query=Paging(),
+        answer=FACTSTORE.paged_schema("EvidenceFileResponse"),
     )
     def of_attestation(self, context, attestation):
         """List the evidence files of an attestation."""
@@ -13149,7 +13160,8 @@ class CoverageReports(
     @route(
         "GET /api/v1/trails/{trailId}/coverage",
         id="listCoverageReports",
-        answer=FACTSTORE.array_schema("CoverageReportResponse"),
+        query=Paging(),
+        answer=FACTSTORE.paged_schema("CoverageReportResponse"),
     )
     def list(self, context, trail):
         """List the coverage reports of a trail."""
@@ -13817,13 +13829,14 @@ class Approvals(
 ):
     """Requests to let trails be released."""
 
-    filters = Filters(Approval.status)
+    filters = Paging(Approval.status)
     conditions: ClassVar[dict] = {"status": lambda status: peewee.SQL(Approval.standing) == status}
 
     @route(
         "GET /api/v1/trails/{trailId}/approvals",
         id="listApprovalsByTrail",
-        answer=FACTSTORE.array_schema("ApprovalResponse"),
+        query=Paging(),
+        answer=FACTSTORE.paged_schema("ApprovalResponse"),
     )
     def of_trail(self, context, trail):
         """List the approvals of a trail."""
@@ -14569,7 +14582,7 @@ SNAPSHOT_DIFF = Shape(
 def of_environment(context: Context, array: Array, key: str) -> Reply:
     """Answer the list of what belongs to an environment, or NotFound."""
     reply = FACTSTORE.array(context, array, {"environment": key})
-    if reply.body == b"[]":
+    if reply.body.startswith((b"[]", b'{"items":[]')):
         Environment.fetch(key)
     return reply
 
@@ -14597,7 +14610,8 @@ class EnvironmentSnapshots(
     @route(
         "GET /api/v1/environments/{environmentId}/snapshots",
         id="listSnapshots",
-        answer=FACTSTORE.array_schema("EnvironmentSnapshotResponse"),
+        query=Paging(),
+        answer=FACTSTORE.paged_schema("EnvironmentSnapshotResponse"),
     )
     def list(self, context, key):
         """List the snapshots of an environment, lowest index first."""
@@ -14752,7 +14766,8 @@ class DriftReports(
     @route(
         "GET /api/v1/environments/{environmentId}/drift/history",
         id="listDriftHistory",
-        answer=FACTSTORE.array_schema("DriftReportResponse"),
+        query=Paging(),
+        answer=FACTSTORE.paged_schema("DriftReportResponse"),
     )
     def history(self, context, key):
         """List the drift reports of an environment, each from when the drift changed."""
@@ -16687,6 +16702,8 @@ class PolicyDecisions(
     verbs="list retrieve",
 ):
     """What policies decided."""
+
+    filters = Paging()
 
     @route(
         "POST /api/v1/opa/evaluate",
@@ -18659,7 +18676,8 @@ class SecurityScans(
     @route(
         "GET /api/v1/trails/{trailId}/security-scans",
         id="listSecurityScans",
-        answer=FACTSTORE.array_schema("SecurityScanResponse"),
+        query=Paging(),
+        answer=FACTSTORE.paged_schema("SecurityScanResponse"),
     )
     def of_trail(self, context, trail):
         """List the security scans of a trail."""
@@ -19023,6 +19041,8 @@ class ComplianceAssessments(
     options={"retrieve": {"id": "getComplianceAssessment"}},
 ):
     """How trails stood against frameworks."""
+
+    filters = Paging()
 
     @route(
         "POST /api/v1/compliance/assess",
@@ -21732,6 +21752,8 @@ class JiraTickets(
     options={"create": {"before": "send"}},
 ):
     """Tickets in Jira that are about trails."""
+
+    filters = Paging()
 
     creates = Schema(
         JiraTicket.summary,
