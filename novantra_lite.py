@@ -3714,7 +3714,7 @@ class Reply(NamedTuple):
     @classmethod
     def of_pieces(cls, pieces: Iterable[bytes], limit: int) -> Reply:
         """Answer with what pieces are together, read now into a temporary file, or TooMuch."""
-        if isinstance(pieces, list):
+        if isinstance(pieces, list) and sum(map(len, pieces)) <= limit:
             return cls(200, b"".join(pieces))
         size = 0
         with contextlib.ExitStack() as unless_done:
@@ -16153,8 +16153,7 @@ class RegoQueue:
         """Wait for the child, and have it for the length of a with statement."""
         ticket = object()
         with self._changed:
-            own = self._waiting.get(owner, ())
-            if len(own) >= self.EACH or sum(map(len, self._waiting.values())) >= self.ALL:
+            if self.waiting(owner) >= self.EACH or self.waiting_in_all() >= self.ALL:
                 raise self.busy()
             self._waiting.setdefault(owner, deque()).append(ticket)
             is_next = self._changed.wait_for(lambda: self.is_next(ticket), self.longest)
@@ -16168,6 +16167,14 @@ class RegoQueue:
             with self._changed:
                 self._is_taken = False
                 self._changed.notify_all()
+
+    def waiting(self, owner: Any) -> int:
+        """How many callers wait for a workspace."""
+        return len(self._waiting.get(owner, ()))
+
+    def waiting_in_all(self) -> int:
+        """How many callers wait."""
+        return sum(map(len, list(self._waiting.values())))
 
     def is_next(self, ticket: object) -> bool:
         """Whether the child is free for the holder of a ticket."""
