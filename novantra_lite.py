@@ -16254,7 +16254,7 @@ class RegoEngine:
         count, last = self._timeouts.get(policy, (0, 0.0))
         if count >= self.TIMEOUTS and time.monotonic() < last + self.PAUSE:
             raise RegoFailure(
-                f"it took longer than {self.deadline:g} s {count} times, and is not evaluated "
+                f"it took longer than {self.deadline:g} s several times, and is not evaluated "
                 f"again for {self.PAUSE:g} s"
             )
 
