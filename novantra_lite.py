@@ -2300,7 +2300,9 @@ class Database(peewee.SqliteDatabase):
         connection.create_function("present", 0, lambda: session().source.now(6))
         for name, function in SQL_FUNCTIONS.items():
             connection.create_function(name, 1, function, deterministic=True)
-        connection.set_progress_handler(_is_late, STEPS_BETWEEN_LOOKS)
+        if self.thread_safe:
+            # A reader's own. What the writer does in one thread may be the work of many.
+            connection.set_progress_handler(_is_late, STEPS_BETWEEN_LOOKS)
         self.opened.append((threading.current_thread(), connection))
         return connection
 
@@ -9662,7 +9664,7 @@ class Condition:
 
 #: Characters of a template, steps of its patterns, and of what it takes to evaluate all of its
 #: conditions for several artifacts at once.
-TEMPLATE_SIZE, TEMPLATE_STEPS, TEMPLATE_BUDGET = 100_000, 2_000, 1_000_000
+TEMPLATE_SIZE, TEMPLATE_STEPS, TEMPLATE_BUDGET = 100_000, 2_000, 500_000
 #: The members of each part of a template. What a template does not know could be a demand.
 TEMPLATE_MEMBERS = {
     "template": "trail artifacts requiredAttestations version id name description framework tags",
