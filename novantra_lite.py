@@ -13253,21 +13253,21 @@ def collect_item(trail: Trail, item: Mapping[str, Any]) -> dict:
 
 
 #: The trails that lack an attestation of a required type, as JSON text, and their number.
-EVIDENCE_GAPS = """
-    WITH lacking AS MATERIALIZED (
-        SELECT t.rowid AS place, t.*, (
-            SELECT json_group_array(r.value) FROM json_each(f.required_attestation_types) AS r
-            WHERE NOT EXISTS (
-                SELECT 1 FROM attestation AS a WHERE a.trail_id = t.id AND a.type = r.value)
-        ) AS missing
-        FROM trail AS t JOIN flow AS f ON f.id = t.flow_id
-        WHERE f.required_attestation_types <> '[]'
-    )
-    SELECT CAST(ifnull(group_concat(text), '') AS BLOB), count(*) FROM (
+def gaps_sql(one_flow: bool) -> str:
+    """SQL for the JSON text and the number of the trails, of the flow `?` or of all, that lack an
+    attestation of a type which their flow requires."""
+    return f"""SELECT CAST(ifnull(group_concat(text), '') AS BLOB), count(*) FROM (
         SELECT json_object('trailId', id, 'gitCommitSha', git_commit_sha, 'gitBranch', git_branch,
             'flowId', flow_id, 'missingTypes', json(missing), 'trailStatus', status) AS text
-        FROM lacking WHERE missing <> '[]' ORDER BY place LIMIT -1)
-"""
+        FROM (
+            SELECT t.id, t.git_commit_sha, t.git_branch, t.flow_id, t.status, (
+                SELECT json_group_array(r.value) FROM json_each(f.required_attestation_types) AS r
+                WHERE NOT EXISTS (SELECT 1 FROM attestation AS a
+                    WHERE a.trail_id = t.id AND a.type = r.value)) AS missing
+            FROM trail AS t CROSS JOIN flow AS f ON f.id = t.flow_id
+            WHERE f.required_attestation_types <> '[]' {"AND t.flow_id = ?" if one_flow else ""}
+            ORDER BY t.rowid LIMIT -1)
+        WHERE missing <> '[]')"""
 
 
 def closed_schema(**properties: dict) -> dict:
@@ -13350,6 +13350,7 @@ class EvidenceCollection(Resource, surface=FACTSTORE, scope="factstore", tag="Ev
     @route(
         "GET /api/v1/evidence/gaps",
         id="getEvidenceGaps",
+        query=Filters(flow_id=Id()),
         answer=closed_schema(
             gaps={
                 "type": "array",
@@ -13367,9 +13368,9 @@ class EvidenceCollection(Resource, surface=FACTSTORE, scope="factstore", tag="Ev
     )
     def list_gaps(self, context):
         """List the trails that have no attestation of a type that their flow requires."""
-        return b'{"gaps":[%b],"totalTrailsWithGaps":%d}' % context.workspace.fetch_row(
-            EVIDENCE_GAPS
-        )
+        flows = [*context.query.values()]
+        gaps = fetch_joined(gaps_sql(bool(flows)), flows)
+        return b'{"gaps":[%b],"totalTrailsWithGaps":%d}' % gaps
 
 
 # --- Pull request look-ups ----------------------------------------------------
@@ -24478,11 +24479,11 @@ def send(response, context: Context, surface: Surface, reply: Reply) -> None:
     response.status = reply.status
     if reply.stream is None:
         response.data = reply.body
-    else:
+    elif context.request.method != "HEAD":
         response.stream = reply.stream
-        if context.request.method == "HEAD" and hasattr(reply.stream, "close"):
-            # Nobody will read it; what it holds open is let go.
-            reply.stream.close()
+    elif hasattr(reply.stream, "close"):
+        # Nobody will read it; what it holds open is let go.
+        reply.stream.close()
     response.content_type = "application/json"
     response.set_headers(
         {

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+import urllib.request
 
 import pytest
 from forms import FORM, form, part
@@ -69,6 +70,20 @@ def test_a_long_list_is_complete_and_in_order(factstore, many):
 
     assert [record["id"] for record in bare.json] == many
     assert bare.headers["content-length"] == str(len(bare.body))
+
+
+def test_a_long_list_comes_over_a_socket_and_its_head_alone(lite, many):
+    headers = {"Authorization": f"Bearer {lite.token('factstore:read')}"}
+    with lite.listening() as url:
+        for method, size in (("GET", 1_000_000), ("HEAD", 0)):
+            asked = urllib.request.Request(url + TRAILS, headers=headers, method=method)
+
+            with urllib.request.urlopen(asked, timeout=30) as answer:
+                body = answer.read()
+
+            assert (answer.status, len(body) >= size) == (200, True)
+            assert int(answer.headers["Content-Length"]) >= 1_000_000
+            assert len(body) in (0, int(answer.headers["Content-Length"]))
 
 
 def test_a_page_of_a_long_list_is_what_stands_there(factstore, many):
