@@ -11811,16 +11811,20 @@ def tell_of_failure(trail: Trail, attestation: Attestation) -> None:
     )
 
 
-def record_attestation(trail: Trail, told: Mapping[str, Any] | None, **values: Any) -> Attestation:
+def record_attestation(
+    trail: Trail, told: Mapping[str, Any] | None, *, is_last: bool = True, **values: Any
+) -> Attestation:
     """Record an attestation on a trail, and let the trail's status follow.
 
-    `told` is what the audit event says beyond the attestation; None: there is no audit event.
+    `told` is what the audit event says beyond the attestation; None: there is no audit event. Of
+    many on one trail only the last has the status follow, which can take a while.
     """
     check_organisation(values.get("org_slug"))
     attestation = Attestation.create(trail=trail.id, **values)
     if attestation.status == "FAILED":
         tell_of_failure(trail, attestation)
-    update_trail_status(trail)
+    if is_last:
+        update_trail_status(trail)
     if told is not None:
         payload = {
             "attestationId": attestation.id,
@@ -13237,13 +13241,12 @@ def summarise_evidence(trail: Trail) -> dict:
     }
 
 
-def collect_item(trail: Trail, item: Mapping[str, Any]) -> dict:
+def collect_item(trail: Trail, item: Mapping[str, Any], is_last: bool) -> dict:
     """Record one item of a collection, and tell what came of it."""
     status = "PASSED" if item["passed"] else "FAILED"
     kind, details = item["evidenceType"], item["details"]
-    attestation = record_attestation(
-        trail, None, type=kind, status=status, name=item["tool"], details=details
-    )
+    values = {"type": kind, "status": status, "name": item["tool"], "details": details}
+    attestation = record_attestation(trail, None, is_last=is_last, **values)
     return {
         "trailId": trail.id,
         "evidenceType": kind,
@@ -13252,7 +13255,6 @@ def collect_item(trail: Trail, item: Mapping[str, Any]) -> dict:
     }
 
 
-#: The trails that lack an attestation of a required type, as JSON text, and their number.
 def gaps_sql(one_flow: bool) -> str:
     """SQL for the JSON text and the number of the trails, of the flow `?` or of all, that lack an
     attestation of a type which their flow requires."""
@@ -13343,7 +13345,11 @@ class EvidenceCollection(Resource, surface=FACTSTORE, scope="factstore", tag="Ev
         named = {item["trailId"] for item in items}
         trails = {trail.id: trail for trail in Trail.select().where(Trail.id.in_(named))}
         known = [item for item in items if item["trailId"] in trails]
-        results = [collect_item(trails[item["trailId"]], item) for item in known]
+        last = {item["trailId"]: number for number, item in enumerate(known)}
+        results = [
+            collect_item(trails[item["trailId"]], item, last[item["trailId"]] == number)
+            for number, item in enumerate(known)
+        ]
         failed = len(items) - len(results)
         return {"results": results, "accepted": len(results), "failed": failed}
 

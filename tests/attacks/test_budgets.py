@@ -7,6 +7,7 @@ import urllib.request
 
 import pytest
 from forms import FORM, form, part
+from looking import ledger
 from records import AUTHOR, COMMIT, DIGEST, IMAGE
 
 import novantra_lite
@@ -225,6 +226,18 @@ def test_a_scope_that_changes_under_a_snapshot_is_not_matched_by_the_writer(fact
         409,
         "The scope of environment 'x' was changed just now; send the snapshot again.",
     )
+
+
+def test_a_collection_has_the_status_of_a_trail_follow_once(lite, factstore, flow, trail):
+    factstore.put(f"{FLOWS}/{flow}", {"requiredAttestationTypes": ["junit"]})
+    item = {"trailId": trail, "evidenceType": "junit", "tool": "t", "details": ""}
+    items = [item | {"passed": number % 2 == 1} for number in range(100)]
+
+    collected = factstore.post("/api/v1/evidence/collect", {"items": items})
+
+    assert (collected.status, collected.json["accepted"]) == (201, 100)
+    assert factstore.get(f"{TRAILS}/{trail}").json["status"] == "COMPLIANT"
+    assert [event for event, _ in ledger(lite)].count("TRAIL_UPDATED") == 1
 
 
 # --- The gate -----------------------------------------------------------------
