@@ -26026,8 +26026,9 @@ def describe_answers(operation: Operation) -> dict:
         answers["200"] = describe_answer("Done, or what a dry run would do.", {"anyOf": both})
     if operation.redirects:
         answers["302"] = describe_answer("It lies elsewhere; Location says where.", None)
-    writing = WRITE_REFUSALS if operation.method != "GET" else ()
-    statuses = [*REFUSALS, *writing, *operation.refuses]
+    reading = () if operation.public else (TooMuch.status,)
+    own = WRITE_REFUSALS if operation.method != "GET" else reading
+    statuses = [*REFUSALS, *own, *operation.refuses]
     for status in sorted(statuses):
         answers[str(status)] = {"$ref": f"#/components/responses/{operation.surface.name}{status}"}
     for status, schema in operation.others.items():
