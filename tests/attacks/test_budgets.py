@@ -382,13 +382,17 @@ def upload(factstore, trail, type, content):
 @pytest.mark.parametrize(
     "run",
     [
-        b'{"results":[' + b",".join([b"{}"] * 250_001) + b"]}",
-        b'{"results":[],"tool":{"extensions":[' + b",".join([b"{}"] * 250_001) + b"]}}",
+        b'{"tool":{"driver":{"name":"x"}},"results":[' + b",".join([b"{}"] * 250_001) + b"]}",
+        b'{"results":[],"tool":{"driver":{"name":"x"},"extensions":['
+        + b",".join([b"{}"] * 250_001)
+        + b"]}}",
     ],
     ids=["results", "extensions"],
 )
 def test_a_report_of_too_many_elements_fails_at_once(factstore, trail, run):
-    status, details = upload(factstore, trail, "sarif", b'{"runs":[' + run + b"]}")
+    status, details = upload(
+        factstore, trail, "sarif", b'{"version":"2.1.0","runs":[' + run + b"]}"
+    )
 
     assert (status, details) == (
         "FAILED",
@@ -397,7 +401,8 @@ def test_a_report_of_too_many_elements_fails_at_once(factstore, trail, run):
 
 
 def test_a_rule_id_of_a_million_slashes_is_read_in_one_pass(factstore, trail):
-    content = b'{"runs":[{"results":[{"ruleId":"' + b"a/" * 1_000_000 + b'"}]}]}'
+    content = b'{"version":"2.1.0","runs":[{"tool":{"driver":{"name":"x"}},"results":[{"ruleId":"'
+    content += b"a/" * 1_000_000 + b'"}]}]}'
 
     status, details = upload(factstore, trail, "sarif", content)
 
