@@ -345,6 +345,10 @@ class Settings:
     attachment_limit = Setting(10_485_760, "Bytes that one attachment may have.")
     attachments_limit = Setting(15_728_640, "Bytes that a claim's attachments may have together.")
     upload_limit = Setting(52_428_800, "Bytes that any request may have.")
+    list_limit = Setting(268_435_456, "Bytes that the answer to a read may have.")
+    read_deadline = Setting(
+        10.0, "Seconds that a read may work on the file before it is answered 503.", at_least=0.01
+    )
     finding_updates = Setting(False, "Whether PATCH may change the status of a finding.")
     webhook_private_targets = Setting(
         (), "Private networks that webhooks, notifications and integrations may reach."
@@ -570,15 +574,25 @@ def decode_ulid(text: str) -> int | None:
     return number if len(text) == 26 and number < 1 << 128 else None
 
 
+#: Characters of a date-time; a longer one would also fill the cache of those that were read.
+TIMESTAMP_SIZE = 64
+
+
 def encode_uuid(number: int) -> str:
     """Write 128 bits as a UUID, whatever version they say."""
     text = f"{number:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
-@functools.lru_cache(4096)
 def parse_timestamp(text: str, digits: int = 3, dates: bool = False) -> str:
     """Read an ISO 8601 date-time with an offset as UTC text; `dates` takes a plain date too."""
+    if len(text) > TIMESTAMP_SIZE:
+        raise ValueError("Expected a date-time such as 2026-07-30T23:59:59Z")
+    return _parse_timestamp(text, digits, dates)
+
+
+@functools.lru_cache(4096)
+def _parse_timestamp(text: str, digits: int, dates: bool) -> str:
     if dates and re.fullmatch(r"\d{4}-\d\d-\d\d", text):
         text += "T00:00:00Z"
     if not re.fullmatch(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d[0-9:.,]*(?:[Zz]|[+-][0-9:]+)", text):
@@ -2235,6 +2249,76 @@ def sql_function(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return function
 
 
+#: When the SQL of the read at hand has to end, by time.monotonic().
+_ends_at: contextvars.ContextVar[float] = contextvars.ContextVar("ends_at", default=math.inf)
+#: How many steps of SQLite's machine pass between two looks at the time: some milliseconds.
+STEPS_BETWEEN_LOOKS = 200_000
+#: Bytes of one text or value that SQLite may make for a read: what is larger comes row by row.
+VALUE_BYTES = 1 << 25
+
+
+class TooMuch(Unprocessable):
+    """The answer would be larger than any may be."""
+
+    sentence = (
+        "The answer would be too large: ask for a page of it (page and size, limit and cursor) or "
+        "narrow it by a filter, such as a flow or a time."
+    )
+
+
+class ReadBudget:
+    """Bounds the seconds of the SQL in a with statement.
+
+    Time that is spent away, on something outside, does not count: see `extend_deadline`.
+    """
+
+    __slots__ = ("deadline", "seconds")
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+
+    def __enter__(self) -> None:
+        self.deadline = _ends_at.set(time.monotonic() + self.seconds)
+
+    def __exit__(self, error_class: type | None, error: BaseException | None, trace: Any) -> None:
+        _ends_at.reset(self.deadline)
+        if error and isinstance(error, sqlite3.Error | peewee.DatabaseError):
+            text = str(error)
+            if text == "interrupted":
+                raise Unavailable(
+                    f"This read was ended after {self.seconds:g} seconds (setting read_deadline): "
+                    "ask for less, by a page, a filter or a shorter time."
+                ) from None
+            if text == "string or blob too big":
+                raise TooMuch from None
+
+
+def fetch_joined(sql: str, values: Sequence) -> tuple:
+    """The one row of a query that joins texts of many records, none larger than VALUE_BYTES."""
+    connection = session().database.connection()
+    limit = connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, VALUE_BYTES)
+    try:
+        return connection.execute(sql, values).fetchone()
+    finally:
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, limit)
+
+
+def extend_deadline(seconds: float) -> None:
+    """Let the read at hand have so many seconds more, which it has waited for something outside."""
+    _ends_at.set(_ends_at.get() + seconds)
+
+
+def check_deadline() -> None:
+    """End the read at hand if its time is over, where it works on without the file."""
+    if _is_late():
+        raise sqlite3.OperationalError("interrupted")
+
+
+def _is_late() -> bool:
+    """Whether the SQL that runs in this thread has to end."""
+    return time.monotonic() > _ends_at.get()
+
+
 class Database(peewee.SqliteDatabase):
     """A peewee database whose connections are all known, so that all can be closed."""
 
@@ -2248,6 +2332,9 @@ class Database(peewee.SqliteDatabase):
         connection.create_function("present", 0, lambda: session().source.now(6))
         for name, function in SQL_FUNCTIONS.items():
             connection.create_function(name, 1, function, deterministic=True)
+        if self.thread_safe:
+            # A reader's own. What the writer does in one thread may be the work of many.
+            connection.set_progress_handler(_is_late, STEPS_BETWEEN_LOOKS)
         self.opened.append((threading.current_thread(), connection))
         return connection
 
@@ -2895,6 +2982,9 @@ def run_together(connection: sqlite3.Connection, statements: Iterable[str]) -> N
 
 # --- Pages --------------------------------------------------------------------
 
+#: Records that SQLite joins to one text; of a longer list they come one by one.
+JOINED_ROWS = 1000
+
 
 class Listing:
     """A list of one model: newest first by (created_at, id), or oldest first, cut by keyset.
@@ -2949,7 +3039,7 @@ class Listing:
         asked = (*values.values(), *(start or ()))
         following = (1, limit) if limit >= 0 else (0, 0)
         given = (*asked, *following, *asked, limit)
-        text, count, begin = session().database.connection().execute(sql, given).fetchone()
+        text, count, begin = fetch_joined(sql, given)
         width = len("2026-01-01T00:00:00.Z") + self.model.created_at.digits
         place = (begin[:width], begin[width:]) if begin else None
         return Page(unseal(text or b"", session().ring), count, place)
@@ -2972,17 +3062,18 @@ class Array:
     ):
         self.model, self.filters = model, filters
         self.newest_first, self.without = newest_first, without
-        self._kept: dict[tuple, tuple[str, str]] = {}
+        self._kept: dict[tuple, tuple[str, str, str]] = {}
 
-    def sql(self, names: tuple[str, ...]) -> tuple[str, str]:
-        """The SQL of a stretch of the list under these filters, and that which counts them."""
+    def sql(self, names: tuple[str, ...]) -> tuple[str, str, str]:
+        """The SQL of a stretch of the list under these filters, joined and row by row, and that
+        which counts them."""
         kept = self._kept.get(names)
         if kept is None:
             kept = self._kept[names] = self.make_sql(names)
         return kept
 
-    def make_sql(self, names: tuple[str, ...]) -> tuple[str, str]:
-        """Write both with peewee, and let SQLite join what it finds."""
+    def make_sql(self, names: tuple[str, ...]) -> tuple[str, str, str]:
+        """Write them with peewee, and let SQLite join what it finds."""
         model, rowid = self.model, peewee.SQL('"t1"."rowid"')
         query = model.select(peewee.SQL("1"))
         for name in names:
@@ -2995,13 +3086,29 @@ class Array:
         order = rowid.desc() if self.newest_first else rowid
         inner = query.select(text.alias("text")).order_by(order).limit(1).offset(1).sql()[0]
         joined = "CAST(group_concat(text) AS BLOB)"
-        return f"SELECT {joined}, count(*) FROM ({inner})", counting
+        each = f"SELECT CAST(text AS BLOB) FROM ({inner})"
+        return f"SELECT {joined}, count(*) FROM ({inner})", each, counting
+
+    def pieces(
+        self, values: Mapping[str, Any], offset: int = 0, limit: int = -1
+    ) -> Sequence[bytes] | Iterator[bytes]:
+        """The text of at most `limit` records (-1: all): one piece of a short list, or else many,
+        so that no more than one of them has to be held in memory."""
+        short = JOINED_ROWS if limit < 0 else min(limit, JOINED_ROWS)
+        with contextlib.suppress(sqlite3.Error):
+            # Too large to be joined, it comes row by row; any other error comes once more.
+            page = self.slice(values, offset, short)
+            if page.place is None or short == limit:
+                return [page.text]
+        given = (*values.values(), limit, offset)
+        rows = session().database.connection().execute(self.sql(tuple(values))[1], given)
+        return join_rows(rows, session().ring)
 
     def slice(self, values: Mapping[str, Any], offset: int = 0, limit: int = -1) -> Page:
         """At most `limit` records (-1: all) from the offset on; the next place is an offset."""
         given = (*values.values(), limit, offset)
         reading = self.sql(tuple(values))[0]
-        text, count = session().database.connection().execute(reading, given).fetchone()
+        text, count = fetch_joined(reading, given)
         return Page(
             unseal(text or b"", session().ring),
             count,
@@ -3014,8 +3121,16 @@ class Array:
 
     def count(self, values: Mapping[str, Any]) -> int:
         """How many records there are under these filters."""
-        counting = self.sql(tuple(values))[1]
+        counting = self.sql(tuple(values))[2]
         return session().database.connection().execute(counting, (*values.values(),)).fetchone()[0]
+
+
+def join_rows(rows: Iterable[tuple], ring: KeyRing) -> Iterator[bytes]:
+    """The JSON texts of rows, with commas between them."""
+    comma = b""
+    for (text,) in rows:
+        yield comma + unseal(text, ring)
+        comma = b","
 
 
 class Page(NamedTuple):
@@ -3612,8 +3727,32 @@ class Reply(NamedTuple):
     status: int
     body: bytes = b""
     headers: Mapping[str, str] = MappingProxyType({})
-    #: Pieces of a body that is not held in memory, instead of `body`.
+    #: Pieces of a body that is not held in memory, or a file, instead of `body`.
     stream: Iterable[bytes] | None = None
+
+    @classmethod
+    def of_pieces(cls, pieces: Iterable[bytes], limit: int) -> Reply:
+        """Answer with what pieces are together, read now into a temporary file, or TooMuch."""
+        if isinstance(pieces, list) and sum(map(len, pieces)) <= limit:
+            return cls(200, b"".join(pieces))
+        size = 0
+        with contextlib.ExitStack() as unless_done:
+            body = unless_done.enter_context(temporary_file())
+            for piece in pieces:
+                size += len(piece)
+                if size > limit:
+                    raise TooMuch
+                body.write(piece)
+            body.seek(0)
+            unless_done.pop_all()
+        return cls(200, headers={"Content-Length": str(size)}, stream=body)
+
+
+def between(head: bytes, pieces: Sequence[bytes] | Iterator[bytes], tail: bytes) -> Iterable[bytes]:
+    """Pieces with others around them: in a list where it is one."""
+    if isinstance(pieces, list):
+        return [head, *pieces, tail]
+    return itertools.chain([head], pieces, [tail])
 
 
 class Surface:
@@ -5500,7 +5639,7 @@ def look(context: Context, path: Sequence[str]) -> Reply:
     """Answer a read, and count it."""
     operation, workspace = context.operation, context.workspace
     workspace.count_read(context.principal.id)
-    with workspace.read():
+    with workspace.read(), ReadBudget(context.settings.read_deadline):
         result = operation.handler(context, *path)
         if isinstance(result, Reply):
             return result
@@ -5668,9 +5807,15 @@ def is_permitted(address: IPv4Address | IPv6Address, allowed: Networks = ()) -> 
 _leave: contextvars.ContextVar[Callable] = contextvars.ContextVar("leave", default=nullcontext)
 
 
-def away() -> contextlib.AbstractContextManager:
+@contextlib.contextmanager
+def away() -> Iterator[None]:
     """Around a wait for something outside: a server lets another thread answer meanwhile."""
-    return _leave.get()()
+    began = time.monotonic()
+    try:
+        with _leave.get()():
+            yield
+    finally:
+        extend_deadline(time.monotonic() - began)
 
 
 def call_within(seconds: float, function: Callable, *arguments: Any) -> Any:
@@ -9037,13 +9182,15 @@ class FactstoreSurface(Surface):
         """Answer a list: bare, or in pages where the query asks for one or that is the rule."""
         values = {name: value for name, value in values.items() if name not in ("page", "size")}
         number, size = context.query.get("page"), context.query.get("size")
+        limit = context.settings.list_limit
         if not paged and number is None and size is None:
-            return Reply(200, b"[%b]" % array.slice(values).text)
+            return Reply.of_pieces(between(b"[", array.pieces(values), b"]"), limit)
         number, size = number or 0, size or 20
         total = array.count(values)
         told = {"page": number, "size": size, "totalItems": total, "totalPages": -(-total // size)}
-        text = array.slice(values, number * size, size).text
-        return Reply(200, b'{"items":[%b],%b' % (text, to_json(told)[1:].encode()))
+        tail = b"]," + to_json(told)[1:].encode()
+        pieces = array.pieces(values, number * size, size)
+        return Reply.of_pieces(between(b'{"items":[', pieces, tail), limit)
 
     def rehearses(self, request):
         header = request.get_header("X-Factstore-Dry-Run", default="")
@@ -9080,6 +9227,12 @@ class FactstoreSurface(Surface):
             "message": message,
             "timestamp": context.lite.source.now(6),
         }
+
+    def page_schema(self, resource):
+        is_paged = isinstance(getattr(resource, "filters", None), Paging)
+        return (
+            self.paged_schema(resource.schema_name) if is_paged else super().page_schema(resource)
+        )
 
     def paged_schema(self, schema_name: str, always: bool = False) -> dict:
         """The JSON schema of a list that is bare, or cut into pages when that is asked for."""
@@ -9756,7 +9909,7 @@ class Condition:
 
 #: Characters of a template, steps of its patterns, and of what it takes to evaluate all of its
 #: conditions for several artifacts at once.
-TEMPLATE_SIZE, TEMPLATE_STEPS, TEMPLATE_BUDGET = 100_000, 2_000, 2_000_000
+TEMPLATE_SIZE, TEMPLATE_STEPS, TEMPLATE_BUDGET = 100_000, 2_000, 500_000
 #: The members of each part of a template. What a template does not know could be a demand.
 TEMPLATE_MEMBERS = {
     "template": "trail artifacts requiredAttestations version id name description framework tags",
@@ -9905,7 +10058,7 @@ class Template:
         return list(dict.fromkeys(name for name, _ in itertools.chain(self.trail, *own)))
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=32)
 def read_template(text: str) -> Template:
     """A template, read once for as long as it is in use."""
     return Template(text)
@@ -11141,7 +11294,7 @@ class Trails(
 ):
     """Runs of pipelines."""
 
-    filters = Filters(Trail.flow)
+    filters = Paging(Trail.flow)
     creates = Schema(
         *TRAIL_COLUMNS,
         Trail.name,
@@ -11184,7 +11337,8 @@ class TrailEvents(Resource, surface=FACTSTORE, model=AuditEvent, scope="factstor
     @route(
         "GET /api/v1/trails/{trailId}/audit",
         id="listTrailAuditEvents",
-        answer=FACTSTORE.array_schema("AuditEventResponse"),
+        query=Paging(),
+        answer=FACTSTORE.paged_schema("AuditEventResponse"),
     )
     def of_trail(self, context, trail):
         """List the audit events of a trail, newest first."""
@@ -11210,6 +11364,7 @@ class TrailsV2(
     """The same trails without names, and with short answers to what is written."""
 
     without = ("name", "flowName")
+    filters = Filters(Trail.flow)
     creates = Schema(
         *TRAIL_COLUMNS, **TRAIL_COMMIT, aliases=TRAIL_ALIASES, name="CreateTrailCommand"
     )
@@ -11322,7 +11477,8 @@ class Artifacts(
     @route(
         "GET /api/v1/trails/{trailId}/artifacts",
         id="listTrailArtifacts",
-        answer=FACTSTORE.array_schema("ArtifactResponse"),
+        query=Paging(),
+        answer=FACTSTORE.paged_schema("ArtifactResponse"),
     )
     def of_trail(self, context, key):
         """List the artifacts of a trail."""
@@ -11360,8 +11516,8 @@ class Artifacts(
     @route(
         "GET /api/v1/artifacts",
         id="findArtifacts",
-        query=Filters(sha256=Digest(), required="sha256"),
-        answer=FACTSTORE.array_schema("ArtifactResponse"),
+        query=Paging(sha256=Digest(), required="sha256"),
+        answer=FACTSTORE.paged_schema("ArtifactResponse"),
     )
     def with_digest(self, context):
         """List every artifact with this digest, with or without sha256:, in either letter case."""
@@ -12001,16 +12157,20 @@ def tell_of_failure(trail: Trail, attestation: Attestation) -> None:
     )
 
 
-def record_attestation(trail: Trail, told: Mapping[str, Any] | None, **values: Any) -> Attestation:
+def record_attestation(
+    trail: Trail, told: Mapping[str, Any] | None, *, is_last: bool = True, **values: Any
+) -> Attestation:
     """Record an attestation on a trail, and let the trail's status follow.
 
-    `told` is what the audit event says beyond the attestation; None: there is no audit event.
+    `told` is what the audit event says beyond the attestation; None: there is no audit event. Of
+    many on one trail only the last has the status follow, which can take a while.
     """
     check_organisation(values.get("org_slug"))
     attestation = Attestation.create(trail=trail.id, **values)
     if attestation.status == "FAILED":
         tell_of_failure(trail, attestation)
-    update_trail_status(trail)
+    if is_last:
+        update_trail_status(trail)
     if told is not None:
         payload = {
             "attestationId": attestation.id,
@@ -12365,7 +12525,8 @@ class EvidenceFiles(
     @route(
         "GET /api/v1/trails/{trailId}/evidence",
         id="listTrailEvidence",
-        answer=FACTSTORE.array_schema("EvidenceFileResponse"),
+        query=Paging(),
+        answer=FACTSTORE.paged_schema("EvidenceFileResponse"),
     )
     def of_trail(self, context, trail):
         """List the evidence files of a trail."""
@@ -12374,7 +12535,8 @@ class EvidenceFiles(
     @route(
         "GET /api/v1/attestations/{attestationId}/evidence",
         id="listAttestationEvidence",
-        answer=FACTSTORE.array_schema("EvidenceFileResponse"),
+        query=Paging(),
+        answer=FACTSTORE.paged_schema("EvidenceFileResponse"),
     )
     def of_attestation(self, context, attestation):
         """List the evidence files of an attestation."""
@@ -12471,10 +12633,13 @@ def worst(severities: Iterable[str]) -> str:
 class ReportPart:
     """A part of a report, which knows where it stands; Unreadable names the place of a fault."""
 
-    __slots__ = ("name", "parent", "value")
+    #: How many elements of lists are looked at in a whole report.
+    ELEMENTS = 250_000
+    __slots__ = ("left", "name", "parent", "root", "value")
 
     def __init__(self, value: Any, name: str | int, parent: ReportPart | None = None):
         self.value, self.name, self.parent = value, name, parent
+        self.root, self.left = parent.root if parent else self, self.ELEMENTS
 
     @property
     def where(self) -> str:
@@ -12510,6 +12675,9 @@ class ReportPart:
         """The objects in this part, which must be a list."""
         if not isinstance(self.value, list):
             raise Unreadable(f"{self.where}: Expected a list.")
+        self.root.left -= len(self.value)
+        if self.root.left < 0:
+            raise Unreadable(f"The report lists more than {self.ELEMENTS:,} findings and rules.")
         return [ReportPart(value, index, self) for index, value in enumerate(self.value)]
 
     def text(self, name: str) -> str:
@@ -13174,7 +13342,7 @@ class JunitReader:
     Entities are refused; so is what only serves to exhaust.
     """
 
-    DEPTH, ELEMENTS, TAG, NAMES, SUBJECTS = 256, 2_000_000, 4 << 20, 20, 10_000
+    DEPTH, ELEMENTS, TAG, NAMES, SUBJECTS = 256, 500_000, 4 << 20, 20, 10_000
     COUNTED = ("tests", "failures", "errors", "skipped")
 
     def __init__(self) -> None:
@@ -13770,7 +13938,8 @@ class CoverageReports(
     @route(
         "GET /api/v1/trails/{trailId}/coverage",
         id="listCoverageReports",
-        answer=FACTSTORE.array_schema("CoverageReportResponse"),
+        query=Paging(),
+        answer=FACTSTORE.paged_schema("CoverageReportResponse"),
     )
     def list(self, context, trail):
         """List the coverage reports of a trail."""
@@ -13853,13 +14022,12 @@ def summarise_evidence(trail: Trail) -> dict:
     }
 
 
-def collect_item(trail: Trail, item: Mapping[str, Any]) -> dict:
+def collect_item(trail: Trail, item: Mapping[str, Any], is_last: bool) -> dict:
     """Record one item of a collection, and tell what came of it."""
     status = "PASSED" if item["passed"] else "FAILED"
     kind, details = item["evidenceType"], item["details"]
-    attestation = record_attestation(
-        trail, None, type=kind, status=status, name=item["tool"], details=details
-    )
+    values = {"type": kind, "status": status, "name": item["tool"], "details": details}
+    attestation = record_attestation(trail, None, is_last=is_last, **values)
     return {
         "trailId": trail.id,
         "evidenceType": kind,
@@ -13868,22 +14036,21 @@ def collect_item(trail: Trail, item: Mapping[str, Any]) -> dict:
     }
 
 
-#: The trails that lack an attestation of a required type, as JSON text, and their number.
-EVIDENCE_GAPS = """
-    WITH lacking AS MATERIALIZED (
-        SELECT t.rowid AS place, t.*, (
-            SELECT json_group_array(r.value) FROM json_each(f.required_attestation_types) AS r
-            WHERE NOT EXISTS (
-                SELECT 1 FROM attestation AS a WHERE a.trail_id = t.id AND a.type = r.value)
-        ) AS missing
-        FROM trail AS t JOIN flow AS f ON f.id = t.flow_id
-        WHERE f.required_attestation_types <> '[]'
-    )
-    SELECT CAST(ifnull(group_concat(text), '') AS BLOB), count(*) FROM (
+def gaps_sql(one_flow: bool) -> str:
+    """SQL for the JSON text and the number of the trails, of the flow `?` or of all, that lack an
+    attestation of a type which their flow requires."""
+    return f"""SELECT CAST(ifnull(group_concat(text), '') AS BLOB), count(*) FROM (
         SELECT json_object('trailId', id, 'gitCommitSha', git_commit_sha, 'gitBranch', git_branch,
             'flowId', flow_id, 'missingTypes', json(missing), 'trailStatus', status) AS text
-        FROM lacking WHERE missing <> '[]' ORDER BY place LIMIT -1)
-"""
+        FROM (
+            SELECT t.id, t.git_commit_sha, t.git_branch, t.flow_id, t.status, (
+                SELECT json_group_array(r.value) FROM json_each(f.required_attestation_types) AS r
+                WHERE NOT EXISTS (SELECT 1 FROM attestation AS a
+                    WHERE a.trail_id = t.id AND a.type = r.value)) AS missing
+            FROM trail AS t CROSS JOIN flow AS f ON f.id = t.flow_id
+            WHERE f.required_attestation_types <> '[]' {"AND t.flow_id = ?" if one_flow else ""}
+            ORDER BY t.rowid LIMIT -1)
+        WHERE missing <> '[]')"""
 
 
 def closed_schema(**properties: dict) -> dict:
@@ -13959,13 +14126,18 @@ class EvidenceCollection(Resource, surface=FACTSTORE, scope="factstore", tag="Ev
         named = {item["trailId"] for item in items}
         trails = {trail.id: trail for trail in Trail.select().where(Trail.id.in_(named))}
         known = [item for item in items if item["trailId"] in trails]
-        results = [collect_item(trails[item["trailId"]], item) for item in known]
+        last = {item["trailId"]: number for number, item in enumerate(known)}
+        results = [
+            collect_item(trails[item["trailId"]], item, last[item["trailId"]] == number)
+            for number, item in enumerate(known)
+        ]
         failed = len(items) - len(results)
         return {"results": results, "accepted": len(results), "failed": failed}
 
     @route(
         "GET /api/v1/evidence/gaps",
         id="getEvidenceGaps",
+        query=Filters(flow_id=Id()),
         answer=closed_schema(
             gaps={
                 "type": "array",
@@ -13983,9 +14155,9 @@ class EvidenceCollection(Resource, surface=FACTSTORE, scope="factstore", tag="Ev
     )
     def list_gaps(self, context):
         """List the trails that have no attestation of a type that their flow requires."""
-        return b'{"gaps":[%b],"totalTrailsWithGaps":%d}' % context.workspace.fetch_row(
-            EVIDENCE_GAPS
-        )
+        flows = [*context.query.values()]
+        gaps = fetch_joined(gaps_sql(bool(flows)), flows)
+        return b'{"gaps":[%b],"totalTrailsWithGaps":%d}' % gaps
 
 
 # --- Pull request look-ups ----------------------------------------------------
@@ -14457,7 +14629,7 @@ class Approvals(
 ):
     """Requests to let trails be released."""
 
-    filters = Filters(Approval.status)
+    filters = Paging(Approval.status)
     conditions: ClassVar[dict] = {"status": lambda status: peewee.SQL(Approval.standing) == status}
     imported: ClassVar[dict] = {"status": Approval.status}
 
@@ -14472,7 +14644,8 @@ class Approvals(
     @route(
         "GET /api/v1/trails/{trailId}/approvals",
         id="listApprovalsByTrail",
-        answer=FACTSTORE.array_schema("ApprovalResponse"),
+        query=Paging(),
+        answer=FACTSTORE.paged_schema("ApprovalResponse"),
     )
     def of_trail(self, context, trail):
         """List the approvals of a trail."""
@@ -14745,9 +14918,22 @@ class NamePattern(Text):
         return value
 
 
+class PatternList(ListOf):
+    """Regular expressions for names, which take time to compile: bounded together, too."""
+
+    #: Characters of all patterns in the list.
+    SIZE = 25_000
+
+    def read(self, value):
+        texts = value if isinstance(value, list) else ()
+        if sum(len(text) for text in texts if isinstance(text, str)) > self.SIZE:
+            raise ValueError(f"Expected at most {self.SIZE} characters in all patterns together")
+        return super().read(value)
+
+
 SCOPE_LIST = Shape(
     names=Json(ListOf(Text(255)), default=list),
-    patterns=Json(ListOf(NamePattern(500)), default=list),
+    patterns=Json(PatternList(NamePattern(500)), default=list),
 )
 NO_SCOPE = partial(SCOPE_LIST.read, {})
 SNAPSHOT_SCOPE = Shape(
@@ -14826,32 +15012,41 @@ class Environment(Model):
         """Those of these names that snapshots hold: included if anything is, and not excluded."""
         if self.scope is None or self.type in ("S3", "GENERIC"):
             return frozenset(names)
-        listed, patterns = self.scope["include"]["names"], self.patterns("include")
-        excluded, hidden = self.scope["exclude"]["names"], self.patterns("exclude")
         ends_at = time.monotonic() + SCOPE_SECONDS
+        include, exclude = (self.half(half, ends_at) for half in ("include", "exclude"))
         return frozenset(
             name
             for name in set(names)
-            if (not (listed or patterns) or is_listed(name, listed, patterns, ends_at))
-            and not is_listed(name, excluded, hidden, ends_at)
+            if (not any(include) or is_listed(name, *include, ends_at))
+            and not is_listed(name, *exclude, ends_at)
         )
 
-    def patterns(self, half: str) -> list[str]:
-        """The patterns that count in one half of the scope; none do for Docker."""
-        return [] if self.type == "DOCKER" else self.scope[half]["patterns"]
+    def half(self, half: str, ends_at: float) -> tuple[set[str], list[Pattern]]:
+        """The names and the patterns that count in one half of the scope; none do for Docker."""
+        texts = [] if self.type == "DOCKER" else self.scope[half]["patterns"]
+        patterns = []
+        for text in texts:
+            check_scope_time(ends_at)
+            patterns.append(compiled(text))
+        return set(self.scope[half]["names"]), patterns
 
 
-def is_listed(name: str, names: Sequence[str], patterns: Sequence[str], ends_at: float) -> bool:
+def check_scope_time(ends_at: float) -> None:
+    """Refuse to go on with a scope after this time."""
+    if time.monotonic() > ends_at:
+        raise Unprocessable(
+            "The patterns of the environment's scope take too long for so many names: make "
+            "the patterns simpler or fewer."
+        )
+
+
+def is_listed(name: str, names: Set[str], patterns: Sequence[Pattern], ends_at: float) -> bool:
     """Whether a name is among these, or one of the patterns matches it; refused after this time."""
     if name in names:
         return True
     for pattern in patterns:
-        if time.monotonic() > ends_at:
-            raise Unprocessable(
-                "The patterns of the environment's scope take too long for so many names: make "
-                "the patterns simpler or fewer."
-            )
-        if compiled(pattern).matches(name):
+        check_scope_time(ends_at)
+        if pattern.matches(name):
             return True
     return False
 
@@ -15215,7 +15410,7 @@ SNAPSHOT_DIFF = Shape(
 def of_environment(context: Context, array: Array, key: str) -> Reply:
     """Answer the list of what belongs to an environment, or NotFound."""
     reply = FACTSTORE.array(context, array, {"environment": key})
-    if reply.body == b"[]":
+    if reply.body.startswith((b"[]", b'{"items":[]')):
         Environment.fetch(key)
     return reply
 
@@ -15256,7 +15451,8 @@ class EnvironmentSnapshots(
     @route(
         "GET /api/v1/environments/{environmentId}/snapshots",
         id="listSnapshots",
-        answer=FACTSTORE.array_schema("EnvironmentSnapshotResponse"),
+        query=Paging(),
+        answer=FACTSTORE.paged_schema("EnvironmentSnapshotResponse"),
     )
     def list(self, context, key):
         """List the snapshots of an environment, lowest index first."""
@@ -15278,10 +15474,14 @@ class EnvironmentSnapshots(
         """Record what runs in an environment now."""
         environment = Environment.fetch(key)
         *scope, covered = context.prepared
+        if scope != [environment.type, environment.scope]:
+            raise Conflict(
+                f"The scope of environment '{environment.name}' was changed just now; send the "
+                "snapshot again."
+            )
+        artifacts = context.body.get("artifacts", [])
         snapshot = EnvironmentSnapshot.record(
-            environment,
-            **{"artifacts": [], **context.body},
-            covered=covered if scope == [environment.type, environment.scope] else None,
+            environment, context.body["recorded_by"], artifacts, covered
         )
         note_drift(environment, snapshot)
         return snapshot
@@ -15420,7 +15620,8 @@ class DriftReports(
     @route(
         "GET /api/v1/environments/{environmentId}/drift/history",
         id="listDriftHistory",
-        answer=FACTSTORE.array_schema("DriftReportResponse"),
+        query=Paging(),
+        answer=FACTSTORE.paged_schema("DriftReportResponse"),
     )
     def history(self, context, key):
         """List the drift reports of an environment, each from when the drift changed."""
@@ -16150,6 +16351,10 @@ class RegoFailure(Exception):
     """Rego gave no answer; the message says why, without a full stop."""
 
 
+class RegoTimeout(RegoFailure):
+    """Rego took longer than its deadline."""
+
+
 class RegoMissing(RegoFailure):
     """The package that Rego comes with is not installed."""
 
@@ -16781,9 +16986,10 @@ class RegoProcess:
         self.end = weakref.finalize(self, end_process, self.process, own_end)
         try:
             self.exchange(b"", self.START)
-        except RegoFailure:
+        except RegoFailure as failure:
+            # However long that took, no policy is to blame.
             self.end()
-            raise
+            raise RegoFailure(str(failure)) from None
 
     def exchange(self, line: bytes, seconds: float) -> dict:
         """Send a request and take the answer; the child is ended if that takes too long."""
@@ -16807,7 +17013,7 @@ class RegoProcess:
             timer.cancel()
             timer.join()
         if late.is_set():
-            raise RegoFailure(f"it took longer than {seconds:g} s")
+            raise RegoTimeout(f"it took longer than {seconds:g} s")
         if not told:
             raise RegoFailure("the engine crashed or ran out of memory")
         if not told.endswith(b"\n"):
@@ -16825,16 +17031,83 @@ def end_process(process: Any, lifeline: int) -> None:
     process.stdout.close()
 
 
+class RegoQueue:
+    """Lets one caller at a time have the child: first come, first served within a workspace, and
+    workspaces in rotation. Unavailable where too many wait already, or for too long."""
+
+    #: Callers that may wait for one workspace and in all, and for how many deadlines.
+    EACH, ALL, DEADLINES = 16, 64, 3
+
+    def __init__(self, deadline: float):
+        self.longest = max(1.0, self.DEADLINES * deadline)
+        self._changed = threading.Condition()
+        self._is_taken = False
+        #: Those who wait, by workspace; the workspace whose turn is next comes first.
+        self._waiting: dict[Any, deque[object]] = {}
+
+    @contextlib.contextmanager
+    def turn(self, owner: Any) -> Iterator[None]:
+        """Wait for the child, and have it for the length of a with statement."""
+        ticket = object()
+        with self._changed:
+            if self.waiting(owner) >= self.EACH or self.waiting_in_all() >= self.ALL:
+                raise self.busy()
+            self._waiting.setdefault(owner, deque()).append(ticket)
+            is_next = self._changed.wait_for(lambda: self.is_next(ticket), self.longest)
+            self.leave(owner, ticket)
+            if not is_next:
+                raise self.busy()
+            self._is_taken = True
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._is_taken = False
+                self._changed.notify_all()
+
+    def waiting(self, owner: Any) -> int:
+        """How many callers wait for a workspace."""
+        return len(self._waiting.get(owner, ()))
+
+    def waiting_in_all(self) -> int:
+        """How many callers wait."""
+        return sum(map(len, list(self._waiting.values())))
+
+    def is_next(self, ticket: object) -> bool:
+        """Whether the child is free for the holder of a ticket."""
+        return not self._is_taken and next(iter(self._waiting.values()))[0] is ticket
+
+    def leave(self, owner: Any, ticket: object) -> None:
+        """Take a ticket out of the queue; its workspace goes behind all others."""
+        own = self._waiting.pop(owner)
+        own.remove(ticket)
+        if own:
+            self._waiting[owner] = own
+        self._changed.notify_all()
+
+    def busy(self) -> Unavailable:
+        """What those who would have to wait too long are told."""
+        message = "Too many policies wait to be evaluated; try again."
+        return Unavailable(message, headers={"Retry-After": str(math.ceil(self.longest))})
+
+
 class RegoEngine:
     """Rego for an install: one child, begun when it is needed and anew after any failure.
 
-    Calls take turns; each has the time of the setting `rego_deadline` from when its turn comes.
+    Calls take turns; each has the time of the setting `rego_deadline` from when its turn comes. A
+    policy that took longer several times is not evaluated for a while.
     """
+
+    #: How often a policy may take too long, for how many seconds it is refused then, and how many
+    #: such policies are remembered.
+    TIMEOUTS, PAUSE, REMEMBERED = 3, 60.0, 1000
 
     def __init__(self, settings: Settings):
         self.deadline, self.memory = settings.rego_deadline, settings.rego_memory
-        self._turn = threading.Lock()
+        self._queue = RegoQueue(self.deadline)
         self._child: RegoProcess | None = None
+        #: How often a policy took too long, and when it did last, by its key.
+        self._timeouts: dict[str, tuple[int, float]] = {}
 
     @property
     def pid(self) -> int | None:
@@ -16843,18 +17116,44 @@ class RegoEngine:
 
     def compile(self, modules: Mapping[str, str]) -> str:
         """Compile modules, by their paths; the version of Rego that they are written in."""
-        with away(), self._turn:
+        with self.turn(policy_key(modules)):
             return self.load(modules)["version"]
 
     def ask(self, modules: Mapping[str, str], text: str) -> list[dict]:
         """What every deciding rule of modules makes of an input, as JSON text."""
         request = {"policy": policy_key(modules), "input": text}
-        with away(), self._turn:
+        with self.turn(request["policy"]):
             told = self.exchange(request)
             if "unknown" in told:
                 self.load(modules)
                 told = self.exchange(request)
             return told["answers"]
+
+    @contextlib.contextmanager
+    def turn(self, policy: str) -> Iterator[None]:
+        """Have the child for a policy, unless it took too long several times just now."""
+        current = _session.get(None)
+        self.refuse_runaway(policy)
+        with away(), self._queue.turn(current and current.workspace):
+            self.refuse_runaway(policy)
+            try:
+                yield
+            except RegoTimeout:
+                count, _ = self._timeouts.pop(policy, (0, 0.0))
+                self._timeouts[policy] = count + 1, time.monotonic()
+                while len(self._timeouts) > self.REMEMBERED:
+                    del self._timeouts[next(iter(self._timeouts))]
+                raise
+            self._timeouts.pop(policy, None)
+
+    def refuse_runaway(self, policy: str) -> None:
+        """Fail at once for a policy that took too long several times just now."""
+        count, last = self._timeouts.get(policy, (0, 0.0))
+        if count >= self.TIMEOUTS and time.monotonic() < last + self.PAUSE:
+            raise RegoFailure(
+                f"it took longer than {self.deadline:g} s several times, and is not evaluated "
+                f"again for {self.PAUSE:g} s"
+            )
 
     def load(self, modules: Mapping[str, str]) -> dict:
         """Have the child compile modules and keep them."""
@@ -16885,9 +17184,10 @@ class RegoEngine:
             self._child = None
 
     def close(self) -> None:
-        """End the child once nobody is using it."""
-        with self._turn:
-            self.end_child()
+        """End the child once nobody is using it, or none of those who wait had a turn."""
+        with contextlib.suppress(Unavailable), self._queue.turn(None):
+            pass
+        self.end_child()
 
 
 def policy_key(modules: Mapping[str, str]) -> str:
@@ -17212,6 +17512,19 @@ class PolicyDecision(Model):
 
 #: Said where a policy denies and gives no reason of its own.
 DENIED = "The policy denies this."
+#: Bytes of what a policy is given, which is kept with its decision; reasons that a decision lists,
+#: and characters of each.
+INPUT_SIZE, REASONS_LISTED, REASON_SIZE = 1_000_000, 100, 1_500
+
+
+def list_reasons(reasons: Iterable[str]) -> list[str]:
+    """The first of these reasons, no longer than need be, and how many more there are."""
+    reasons = iter(reasons)
+    listed = [reason[:REASON_SIZE] for reason in itertools.islice(reasons, REASONS_LISTED)]
+    if more := sum(1 for _ in itertools.islice(reasons, 100 * REASONS_LISTED)):
+        least = "or more " if more == 100 * REASONS_LISTED else ""
+        listed.append(f"{more} {least}further reasons are not listed.")
+    return listed
 
 
 def objections_in(answers: Sequence[dict]) -> list[str]:
@@ -17256,8 +17569,10 @@ def reason_of(element: Any) -> str:
 
 def reasons_against(bundle: PolicyBundle, text: str, engine: RegoEngine) -> list[str]:
     """Why a bundle denies an input, as JSON text; nothing where it allows. A failure denies."""
+    if len(text.encode()) > INPUT_SIZE:
+        return [f"What the policy would be given is over the limit of {INPUT_SIZE} bytes."]
     try:
-        return objections_in(engine.ask(json.loads(bundle.modules), text))
+        return list_reasons(objections_in(engine.ask(json.loads(bundle.modules), text)))
     except RegoFailure as failure:
         return [f"The policy could not be evaluated: {failure}."]
 
@@ -17332,6 +17647,8 @@ class PolicyDecisions(
 ):
     """What policies decided."""
 
+    filters = Paging()
+
     @route(
         "POST /api/v1/opa/evaluate",
         id="evaluatePolicy",
@@ -17380,6 +17697,10 @@ class PolicyDecisions(
         if bundle is None:
             raise NotFound("There is no active policy bundle; activate one first.")
         text = to_json(document_of(context.body))
+        if len(text.encode()) > INPUT_SIZE:
+            raise Unprocessable(
+                f"The input with the records that it names is over the limit of {INPUT_SIZE} bytes."
+            )
         return bundle, text, reasons_against(bundle, text, context.lite.rego)
 
 
@@ -17388,6 +17709,8 @@ class PolicyDecisions(
 #: Reports of an artifact that the gate has a bundle evaluate, and evaluations for one decision;
 #: with more of them it is shut.
 REPORTS_ASKED, EVALUATIONS = 20, 200
+#: Seconds that all bundles may take together at the gate; those that are left then deny.
+BUNDLES_SECONDS = 10.0
 
 
 def ask_bound_bundles(
@@ -17404,7 +17727,7 @@ def ask_bound_bundles(
     for an artifact that nobody reported and a flow that nobody names those of any flow.
     """
     bundles = [one for one in PolicyBundle.every(status="ACTIVE") if one.is_bound()]
-    verdicts, left = [], EVALUATIONS
+    verdicts, left, ends_at = [], EVALUATIONS, time.monotonic() + BUNDLES_SECONDS
     artifacts = list(reported_under(digest).limit(500)) if bundles else []
     trails = {artifact.trail_id: Trail.fetch(artifact.trail_id) for artifact in artifacts}
     flows = {trail.flow_id for trail in trails.values()}
@@ -17423,12 +17746,12 @@ def ask_bound_bundles(
         reasons = {} if len(asked) <= REPORTS_ASKED else {"Too many trails report it.": None}
         for artifact in asked[:REPORTS_ASKED] or [None]:
             left -= 1
-            if left < 0:
+            if left < 0 or time.monotonic() > ends_at:
                 reasons["Too many policy bundles and trails are to be asked."] = None
                 break
             text = to_json(gate_document(digest, artifact, environment))
             reasons |= dict.fromkeys(reasons_against(bundle, text, engine))
-        verdicts.append((bundle.name, list(reasons)))
+        verdicts.append((bundle.name, list_reasons(reasons)))
     return verdicts
 
 
@@ -17438,10 +17761,16 @@ def gate_document(digest: str, artifact: Artifact | None, environment: Environme
     if artifact is None:
         return document_of(body)
     approval = Approval.last(trail=artifact.trail_id)
-    attestations = [
-        {"type": one.type, "name": one.name, "status": one.status}
-        for one in Attestation.every(trail=artifact.trail_id)
-    ]
+    names = ("type", "name", "status")
+    rows = (
+        session()
+        .database.connection()
+        .execute(
+            f'SELECT {", ".join(names)} FROM "attestation" WHERE "trail_id" = ? ORDER BY "rowid"',
+            (artifact.trail_id,),
+        )
+    )
+    attestations = [dict(zip(names, row, strict=True)) for row in rows]
     return document_of(
         body
         | {
@@ -17511,6 +17840,13 @@ FROM d JOIN "trail" AS t ON t."id" = d."trail_id" JOIN "flow" AS f ON f."id" = t
     LEFT JOIN "build_provenance" AS p ON p."artifact_id" = a."id"
 ORDER BY a."rowid"
 """
+
+
+#: Reports of an artifact that policies are held against; with more of them the gate is shut.
+REPORTS_JUDGED = 500
+REPORTS_COUNTED = f"""SELECT count(*) FROM (SELECT 1 FROM ({deciding_sql("?1")}) AS d
+    JOIN "artifact" AS a ON a."trail_id" = d."trail_id"
+        AND a."sha256_digest" IN {spellings_sql("?1")} LIMIT {REPORTS_JUDGED + 1})"""
 
 
 class Reported(NamedTuple):
@@ -17604,6 +17940,7 @@ def objections(
         yield f"{title} cannot be enforced, so it stops everything: {fault}."
     demands = {} if fault else demands_of(policy)
     for report in reports:
+        check_deadline()
         for words, is_met in demands.items():
             if not is_met(report):
                 is_about_template = report.fault and words == DEMANDS["enforce_trail_compliance"]
@@ -17633,7 +17970,6 @@ class GateResult(Model):
     artifact_sha256 = Text(255)
     environment_id = MaybeId(null=True, index=True)
     evaluated_at = Timestamp(6, default=now_exactly)
-    # One for each demand and report, of which there may be thousands.
     block_reasons = Json(ListOf(Text(), 2**31), default=list)
     policies_evaluated = Integer(default=0)
     signature_verified = Boolean(null=True)
@@ -17685,11 +18021,20 @@ def decide(digest: str, key: str | None, environment: Environment | None) -> dic
     if environment and is_on_allowlist(digest, environment):
         listed = f"The allow-list of environment '{environment.name}' has this artifact."
         return {"decision": "ALLOWED", "reason": listed}
+    (number,) = session().workspace.fetch_row(REPORTS_COUNTED, (digest,))
+    if number > REPORTS_JUDGED:
+        why = f"More than {REPORTS_JUDGED} reports decide on this artifact: too many for the gate."
+        return {"decision": "BLOCKED", "block_reasons": [why], "reason": why}
     policies, reports = policies_for(key, environment), reports_of(digest)
-    faults = policy_faults(policies)
-    found = {one: list(objections(one, reports, faults.get(one.id, ""))) for one in policies}
-    reasons = list(itertools.chain.from_iterable(found.values()))
-    blocking = [policy for policy in policies if found[policy]]
+    faults, blocking = policy_faults(policies), []
+
+    def objections_of_all() -> Iterator[str]:
+        for policy in policies:
+            for reason in objections(policy, reports, faults.get(policy.id, "")):
+                blocking.append(policy)
+                yield reason
+
+    reasons = list_reasons(objections_of_all())
     met = "Every policy is met." if policies else "No policy holds here."
     asks_signature = any(DEMANDS["require_signature"] in demands_of(one) for one in policies)
     is_signed = bool(reports) and all("require_signature" in report.met for report in reports)
@@ -17715,7 +18060,7 @@ def with_bundles(values: dict, verdicts: Sequence[tuple[str, list[str]]]) -> dic
     denials = [
         f"Policy bundle '{name}': {reason}" for name, reasons in verdicts for reason in reasons
     ]
-    reasons = [*values["block_reasons"], *denials]
+    reasons = [*values["block_reasons"], *list_reasons(denials)]
     blocking = [name for name, denied in verdicts if denied]
     name = blocking[0] if blocking and not values["block_reasons"] else values["policy_name"]
     return values | {
@@ -17732,16 +18077,15 @@ def pass_gate(
     key: str | None,
     environment: Environment | None,
     actor: str | None,
-    verdicts: Sequence[tuple[str, list[str]]] = (),
+    values: dict,
 ) -> dict:
-    """Decide on an artifact, and keep, audit and tell of the decision, with the `verdicts` of the
-    policy bundles that apply."""
+    """Keep, audit and tell of a decision, whose values `decide` has."""
     result = GateResult.create(
         artifact_sha256=digest,
         environment_id=key,
         environment=environment.name if environment else "",
         requested_by=actor,
-        **with_bundles(decide(digest, key, environment), verdicts),
+        **values,
     )
     payload = {
         "sha256Digest": digest,
@@ -17798,7 +18142,7 @@ class Gate(
             name="GateEvaluateRequest",
         ),
         answer=FACTSTORE.one_schema("GateEvaluateResponse"),
-        before="ask_bundles",
+        before="decide",
     )
     def evaluate(self, context):
         """Decide whether an artifact may run in an environment, and keep the decision.
@@ -17822,12 +18166,14 @@ class Gate(
             )
         return environment.id if environment else key, environment
 
-    def ask_bundles(self, context):
-        """Have the policy bundles that apply evaluated while no transaction is open."""
+    def decide(self, context):
+        """Have the policies and bundles that apply evaluated while no transaction is open."""
         body = context.body
         key, environment = self.addressed(body)
         digest, flow = body["artifact_sha256"], body.get("flow_id")
-        return ask_bound_bundles(digest, flow, key, environment, context.lite.rego)
+        with ReadBudget(context.settings.read_deadline):
+            verdicts = ask_bound_bundles(digest, flow, key, environment, context.lite.rego)
+            return with_bundles(decide(digest, key, environment), verdicts)
 
     @route(
         "GET /api/v1/gate/results",
@@ -17843,7 +18189,8 @@ class Gate(
             values["environment_id"] = environment.id if environment else text.lower()
         if limit > 0:
             offset = max(0, GATE_RESULTS.count(values) - limit)
-        return Reply(200, b"[%b]" % GATE_RESULTS.slice(values, offset, limit).text)
+        pieces = between(b"[", GATE_RESULTS.pieces(values, offset, limit), b"]")
+        return Reply.of_pieces(pieces, context.settings.list_limit)
 
 
 # --- Users --------------------------------------------------------------------
@@ -19394,7 +19741,8 @@ class SecurityScans(
     @route(
         "GET /api/v1/trails/{trailId}/security-scans",
         id="listSecurityScans",
-        answer=FACTSTORE.array_schema("SecurityScanResponse"),
+        query=Paging(),
+        answer=FACTSTORE.paged_schema("SecurityScanResponse"),
     )
     def of_trail(self, context, trail):
         """List the security scans of a trail."""
@@ -19773,6 +20121,8 @@ class ComplianceAssessments(
 ):
     """How trails stood against frameworks."""
 
+    filters = Paging()
+
     @route(
         "POST /api/v1/compliance/assess",
         id="assessTrail",
@@ -19838,7 +20188,7 @@ class ChainOfCustody(Resource, surface=FACTSTORE, scope="factstore", tag="Compli
         trail = Trail.fetch(artifact.trail_id)
         flow = Flow.fetch(trail.flow_id)
         attestations = TRAIL_ATTESTATIONS.slice({"trail": trail.id}).text
-        files = workspace.fetch_row(CUSTODY_EVIDENCE, (trail.id,))[0] or b""
+        files = fetch_joined(CUSTODY_EVIDENCE, (trail.id,))[0] or b""
         told = {
             "sha256Digest": to_json(artifact.sha256_digest).encode(),
             "artifact": workspace.json_of(Artifact, artifact.id),
@@ -20978,7 +21328,7 @@ class Reports(Resource, surface=FACTSTORE, scope="factstore", tag="Reports"):
             "to": last,
         }
         values = flow_id, first, last
-        *numbers, listed = context.workspace.fetch_row(report_sql(flow_id is not None), values)
+        *numbers, listed = fetch_joined(report_sql(flow_id is not None), values)
         totals = trail_totals(dict(zip(STANDINGS, numbers, strict=True)))
         text = to_json(named | totals)[:-1].encode()
         return b'%b,"nonCompliantTrailList":[%b]}' % (text, listed or b"")
@@ -20998,7 +21348,7 @@ class Reports(Resource, surface=FACTSTORE, scope="factstore", tag="Reports"):
     )
     def export(self, context, key):
         """Get everything that was recorded for a trail in one document."""
-        trail, flow, *lists = context.workspace.fetch_row(export_sql(), (key,))
+        trail, flow, *lists = fetch_joined(export_sql(), (key,))
         if trail is None:
             raise NotFound(f"There is no trail with the id {key}.")
         arrays = [b"[%b]" % (text or b"") for text in lists]
@@ -22413,6 +22763,8 @@ class JiraTickets(
 ):
     """Tickets in Jira that are about trails."""
 
+    filters = Paging()
+
     creates = Schema(
         JiraTicket.summary,
         JiraTicket.issue_type,
@@ -22991,14 +23343,16 @@ class AuditPackage:
     evidence is read when its turn comes.
     """
 
-    def __init__(self, documents: IO[bytes]):
-        self.documents = documents
+    def __init__(self, documents: IO[bytes], limit: int):
+        self.documents, self.limit = documents, limit
         self.files: dict[str, PackedFile] = {}
         self.evidence: list[dict] = []
 
     def add(self, path: str, data: bytes) -> None:
         """Put a document in."""
         start = self.documents.seek(0, os.SEEK_END)
+        if start + len(data) > self.limit:
+            raise TooMuch
         self.documents.write(data)
         digest = hashlib.sha256(data).hexdigest()
         self.put(PackedFile(path, len(data), digest, lambda: [self.read(start, len(data))]))
@@ -23081,7 +23435,8 @@ def send_package(
     named = Attestation.select(Attestation.id).where(attestations)
     files = EvidenceFile.select().where(EvidenceFile.attestation.in_(named))
     with contextlib.ExitStack() as unless_done:
-        package = AuditPackage(unless_done.enter_context(temporary_file()))
+        documents = unless_done.enter_context(temporary_file())
+        package = AuditPackage(documents, context.settings.list_limit)
         # All at one moment, however much is written meanwhile.
         with session().database.atomic():
             flow = Trail.fetch(trail).flow_id
@@ -25017,7 +25372,8 @@ class DemoDelivery:
             if number < DEMO_BUILDS - 1:
                 approve(approval, {"approver_identity": approver, "comments": None}, True)
         production = self.environments[1]
-        if pass_gate(digest, production.id, production, "ci")["allowed"]:
+        values = decide(digest, production.id, production)
+        if pass_gate(digest, production.id, production, "ci", values)["allowed"]:
             self.deploy(production, flow, digest, named["image_tag"])
 
     def deploy(self, environment: Environment, flow: Flow, digest: str, tag: str) -> None:
@@ -25131,11 +25487,11 @@ def send(response, context: Context, surface: Surface, reply: Reply) -> None:
     response.status = reply.status
     if reply.stream is None:
         response.data = reply.body
-    else:
+    elif context.request.method != "HEAD":
         response.stream = reply.stream
-        if context.request.method == "HEAD" and hasattr(reply.stream, "close"):
-            # Nobody will read it; what it holds open is let go.
-            reply.stream.close()
+    elif hasattr(reply.stream, "close"):
+        # Nobody will read it; what it holds open is let go.
+        reply.stream.close()
     response.content_type = "application/json"
     response.set_headers(
         {
@@ -25313,7 +25669,11 @@ class Client:
             environ[variable if variable == "CONTENT_TYPE" else f"HTTP_{variable}"] = value
         started: list = []
         chunks = self.application(environ, lambda *answer: started.append(answer[:2]))
-        data = b"".join(chunks)
+        try:
+            data = b"".join(chunks)
+        finally:
+            if hasattr(chunks, "close"):
+                chunks.close()
         status, pairs = started[0]
         return ClientAnswer(int(status[:3]), {name.lower(): value for name, value in pairs}, data)
 
@@ -26668,8 +27028,9 @@ def describe_answers(operation: Operation) -> dict:
         answers["200"] = describe_answer("Done, or what a dry run would do.", {"anyOf": both})
     if operation.redirects:
         answers["302"] = describe_answer("It lies elsewhere; Location says where.", None)
-    writing = WRITE_REFUSALS if operation.method != "GET" else ()
-    statuses = [*REFUSALS, *writing, *operation.refuses]
+    reading = () if operation.public else (TooMuch.status,)
+    own = WRITE_REFUSALS if operation.method != "GET" else reading
+    statuses = [*REFUSALS, *own, *operation.refuses]
     for status in sorted(statuses):
         answers[str(status)] = {"$ref": f"#/components/responses/{operation.surface.name}{status}"}
     for status, schema in operation.others.items():

@@ -452,6 +452,22 @@ def test_gaps_are_the_trails_that_lack_a_required_type_altogether(lite, factstor
     }
 
 
+def test_the_gaps_of_one_flow_can_be_asked_for(lite, factstore):
+    first, second = (
+        factstore.post("/api/v1/flows", {"name": name, "requiredAttestationTypes": ["junit"]}).json[
+            "id"
+        ]
+        for name in ("payments", "billing")
+    )
+    another_trail(lite, first)
+    lacking = another_trail(lite, second)
+
+    gaps = factstore.get(GAPS, flowId=second).json
+
+    assert [gap["trailId"] for gap in gaps["gaps"]] == [lacking]
+    assert gaps["totalTrailsWithGaps"] == 1
+
+
 def test_there_are_no_gaps_without_trails(factstore):
     gaps = factstore.get(GAPS)
 

@@ -442,7 +442,7 @@ def test_the_evidence_of_what_is_not_there_is_an_empty_list(factstore, kind):
 
 
 def test_the_list_of_a_trail_goes_by_indexes(lite):
-    reading, _ = EVIDENCE.sql(("trail",))
+    reading, *_ = EVIDENCE.sql(("trail",))
 
     plan = [row[3] for row in rows(lite, f"EXPLAIN QUERY PLAN {reading}", NOBODY, -1, 0)]
 

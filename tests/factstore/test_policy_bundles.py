@@ -884,6 +884,26 @@ def test_a_policy_that_does_not_end_denies_and_the_next_one_decides(lite, factst
     assert again.json["resultAllow"] is True
 
 
+def test_a_policy_that_took_too_long_is_not_evaluated_for_a_while(lite, factstore, monkeypatch):
+    monkeypatch.setattr(RegoEngine, "TIMEOUTS", 1)
+    endless = (
+        "package p\nmany := numbers.range(1, 200000)\n"
+        "allow if { some a in many; some b in many; a + b == -1 }"
+    )
+    activate(factstore, store(factstore, endless))
+    lite.rego.deadline = 0.5
+
+    first = factstore.post(EVALUATE, {"artifactName": "svc"}).json["denyReasons"]
+    second = factstore.post(EVALUATE, {"artifactName": "svc"}).json["denyReasons"]
+
+    lite.rego.deadline = 60.0
+    assert first == ["The policy could not be evaluated: it took longer than 0.5 s."]
+    assert second == [
+        "The policy could not be evaluated: it took longer than 0.5 s several times, and is not "
+        "evaluated again for 60 s."
+    ]
+
+
 def test_a_policy_that_contradicts_itself_denies(factstore):
     activate(factstore, store(factstore, "package p\nallow := true\nallow := false"))
 
