@@ -15,12 +15,12 @@ A governance register and a supply-chain fact store: two REST APIs over one SQLi
 Contents
 
     Part I    Kernel   Problems, Settings, Clock and ids, JSON and sessions, Fields,
-        Compound fields, Statements, Models, Schemas, Keys and encryption, Search index,
-        Connections, Workspaces, Tables and migrations, Pages, Principals and tokens, Uploads,
-        Contexts, Surfaces, Operations and resources
-    Part II   Records of every write   Idempotency, Rate limits, Audit and ledger, Verification,
-        Webhook signatures, Outbox, Writes, Checkpoints, Checkpoint verification, Answers,
-        Outbound addresses, Outbound requests, Dispatcher, Webhooks
+        Compound fields, Statements, Models, Schemas, Keys and encryption, Search index, Leases,
+        Connections, Files, Workspaces, Tables and migrations, Pages, Principals and tokens,
+        Uploads, Contexts, Surfaces, Operations and resources
+    Part II   Records of every write   Idempotency, Rate limits, Clock guard, Audit and ledger,
+        Verification, Webhook signatures, Outbox, Writes, Checkpoints, Checkpoint verification,
+        Answers, Outbound addresses, Outbound requests, Dispatcher, Webhooks
     Part III  Novantra   Novantra conventions, Workspace, Authentication, Frameworks, Controls,
         Risks, Evidence records, Attachments, Evidence, Assessments, Findings, Exceptions,
         Monitoring, Indicators, Submissions, Assets, Party engagements, Change management,
@@ -63,6 +63,7 @@ import binascii
 import codecs
 import contextlib
 import contextvars
+import errno
 import functools
 import hashlib
 import hmac
@@ -417,6 +418,11 @@ class Settings:
     rego_deadline = Setting(2.0, "Seconds that a policy has to compile, or to decide.")
     rego_memory = Setting(256, "MiB that policies may take while they are evaluated.")
     shutdown_grace = Setting(10.0, "Seconds that requests in flight have to finish at a stop.")
+    clock_tolerance = Setting(
+        100.0,
+        "Days that the system's clock may be ahead of the newest entry before writes are refused; "
+        "0: any.",
+    )
 
     WORDS: ClassVar = {
         "synchronous": ("FULL", "NORMAL", "OFF"),
@@ -503,6 +509,8 @@ class Source:
 
     def __init__(self, clock: Callable[[], float], random: random_module.Random):
         self.clock, self.random = clock, random
+        #: Whether the time is the system's, which may be wrong.
+        self.is_system = clock is time.time
         self._lock = threading.Lock()
         self._last = (0, 0)
         self._second = (-1, "")
@@ -2227,6 +2235,116 @@ def folded(character: str) -> str:
     return character
 
 
+# --- Leases -------------------------------------------------------------------
+
+
+class Leases:
+    """The threads that use a workspace: its end waits for them, and lets no others in.
+
+    A thread that is inside may enter again, so that it finishes what it has begun.
+    """
+
+    def __init__(self):
+        self._condition = threading.Condition(threading.Lock())
+        self._depths: dict[int, int] = {}
+        #: The thread that ends the use, once one does: it may have some last work to do.
+        self._ender: int | None = None
+        self.is_over = False
+        #: Closes the connection of a thread that leaves after the end.
+        self.on_late_exit: Callable[[int], None] = lambda thread: None
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether nobody new is let in."""
+        return self._ender is not None
+
+    def acquire(self) -> int:
+        """Enter; returns what `release` needs, or raises Unavailable once the end has begun."""
+        thread = threading.get_ident()
+        with self._condition:
+            depth = self._depths.get(thread, 0)
+            if self.is_over or (self._ender not in (None, thread) and not depth):
+                raise closed()
+            self._depths[thread] = depth + 1
+        return thread
+
+    def release(self, thread: int) -> None:
+        """Leave, as often as it was entered."""
+        with self._condition:
+            depth = self._depths.pop(thread, 0) - 1
+            if depth > 0:
+                self._depths[thread] = depth
+                return
+            self._condition.notify_all()
+            if self.is_over:
+                self.on_late_exit(thread)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Be inside for the length of a with statement."""
+        thread = self.acquire()
+        try:
+            yield
+        finally:
+            self.release(thread)
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """Leave while something outside is waited for; after an end there is no way back in."""
+        thread = threading.get_ident()
+        with self._condition:
+            depth = self._depths.pop(thread, 0)
+            self._condition.notify_all()
+        try:
+            yield
+        finally:
+            with self._condition:
+                if depth and not self.is_over:
+                    self._depths[thread] = depth
+
+    def stream(self, chunks: Iterable[bytes]) -> LeasedStream:
+        """Chunks that are read after their request, during which the workspace stays open."""
+        return LeasedStream(chunks, functools.partial(self.release, self.acquire()))
+
+    def end(self, deadline: float) -> bool:
+        """Let nobody new in, and wait for the others to leave; whether they did by the deadline."""
+        with self._condition:
+            self._ender = threading.get_ident()
+            time_left = max(0.0, deadline - time.monotonic())
+            return self._condition.wait_for(lambda: self._depths.keys() <= {self._ender}, time_left)
+
+    def finish(self, close: Callable[[Set[int]], None]) -> None:
+        """End all use; `close` is called with the threads that are still inside."""
+        with self._condition:
+            self.is_over = True
+            close(self._depths.keys() - {threading.get_ident()})
+
+
+class LeasedStream:
+    """An iterable of bytes that releases a lease when its server closes it (PEP 3333)."""
+
+    def __init__(self, chunks: Iterable[bytes], release: Callable[[], None]):
+        self._chunks, self._release = chunks, release
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._chunks)
+
+    def close(self) -> None:
+        """Close the chunks and release the lease, once."""
+        release, self._release = self._release, None
+        if release:
+            try:
+                if hasattr(self._chunks, "close"):
+                    self._chunks.close()
+            finally:
+                release()
+
+
+def closed() -> Unavailable:
+    """The refusal after the end of a workspace, or of an instance."""
+    return Unavailable("The workspace was closed.", headers={"Retry-After": "1"})
+
+
 # --- Connections --------------------------------------------------------------
 # What is SQLite's own (full text, pragmas, backup, locks, triggers) stays in the section before, in
 # this one and in the next two.
@@ -2320,14 +2438,24 @@ def _is_late() -> bool:
 
 
 class Database(peewee.SqliteDatabase):
-    """A peewee database whose connections are all known, so that all can be closed."""
+    """A peewee database whose connections are all known, so that all can be closed.
 
-    def __init__(self, *arguments, **options):
+    `check` raises Unavailable where the file is not the one that was opened.
+    """
+
+    def __init__(self, *arguments, check: Callable[[], None] = lambda: None, **options):
         self.opened: list[tuple[threading.Thread, sqlite3.Connection]] = []
+        self.check, self.is_over = check, False
         super().__init__(*arguments, **options)
+
+    def connection(self):
+        if self.is_over:
+            raise closed()
+        return super().connection()
 
     def _connect(self):
         self.close_ended()
+        self.check()
         connection = super()._connect()
         connection.create_function("present", 0, lambda: session().source.now(6))
         for name, function in SQL_FUNCTIONS.items():
@@ -2340,15 +2468,204 @@ class Database(peewee.SqliteDatabase):
 
     def close_ended(self) -> None:
         """Close the connections of threads that have ended; a host may make one per request."""
-        for held in [held for held in self.opened if not held[0].is_alive()]:
+        self.close_where(lambda thread: not thread.is_alive())
+
+    def close_where(self, is_meant: Callable[[threading.Thread], bool]) -> None:
+        """Close the connections of some threads, none of which may be running a statement."""
+        for held in [held for held in self.opened if is_meant(held[0])]:
             with contextlib.suppress(ValueError):
                 self.opened.remove(held)
                 held[1].close()
 
-    def close_every(self) -> None:
-        """Close the connections of all threads."""
-        while self.opened:
-            self.opened.pop()[1].close()
+    def close_unused(self, used: Set[int]) -> None:
+        """Close for good: the connections of threads in `used` are interrupted and left to them."""
+        self.is_over = True
+        self.close_where(lambda thread: thread.ident not in used)
+        self.interrupt()
+
+    def interrupt(self) -> None:
+        """Stop the statements that are running; they raise."""
+        for _, connection in list(self.opened):
+            with contextlib.suppress(sqlite3.ProgrammingError):
+                connection.interrupt()
+
+
+class Slot:
+    """One piece of work that waits for the writer."""
+
+    __slots__ = ("done", "error", "result", "work")
+
+    def __init__(self, work: Callable[[], Any]):
+        self.work, self.done = work, False
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+
+class Writer:
+    """The one connection of a workspace that writes.
+
+    Whoever waits for it shares a commit: each piece of work runs in a savepoint of its own, so that
+    one that fails takes nothing with it, and nobody is answered before the commit.
+    """
+
+    def __init__(self, database: Database, check: Callable[[], None], leases: Leases):
+        self.database, self.check, self.leases = database, check, leases
+        #: How many transactions were lost as a whole; the heads of the chains are stale after one.
+        self.failures = 0
+        #: Whether the last commit went into a file that is not at its path any more.
+        self.is_displaced = False
+        #: What follows the last piece of work, once the end was asked for.
+        self._at_end: Callable[[], None] | None = None
+        self._lock = threading.Lock()
+        self._waiting: deque[Slot] = deque()
+
+    def run(self, work: Callable[[], Any]) -> Any:
+        """Do the work in a transaction; return its result, or raise what it raised."""
+        slot = Slot(work)
+        with self.leases.held():
+            self._waiting.append(slot)
+            with self._lock:
+                if not slot.done:
+                    self.drain()
+                self.finish()
+        if slot.error is not None:
+            raise slot.error
+        return slot.result
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """One transaction, undone as a whole by whatever is raised in it."""
+        connection = self.database.connection()
+        try:
+            if self.is_displaced:
+                self.check()
+            connection.execute("BEGIN IMMEDIATE")
+            yield connection
+            update_search_index(connection, ENTRIES_WAITING)
+            connection.execute("COMMIT")
+            # What went into a file that nobody will find again is not acknowledged.
+            self.is_displaced = True
+            self.check()
+            self.is_displaced = False
+        except BaseException:
+            self.failures += 1
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+    def drain(self) -> None:
+        """Do everything that waits, in one transaction."""
+        batch: list[Slot] = []
+        try:
+            with self.transaction() as connection:
+                while self._waiting:
+                    batch.append(self._waiting.popleft())
+                    self.attempt(connection, batch[-1])
+        except BaseException as error:
+            # One by one: work that arrives just now shares the failure or waits for its turn.
+            while self._waiting:
+                batch.append(self._waiting.popleft())
+            for slot in batch:
+                slot.error = slot.error or translate(error)
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            for slot in batch:
+                slot.done = True
+
+    @staticmethod
+    def attempt(connection: sqlite3.Connection, slot: Slot) -> None:
+        """Do one piece of work in a savepoint, and keep what it raises for whoever waits for it."""
+        connection.execute("SAVEPOINT work")
+        try:
+            slot.result = slot.work()
+        except Exception as error:
+            connection.execute("ROLLBACK TO work")
+            slot.error = translate(error)
+        connection.execute("RELEASE work")
+
+    def close(self, deadline: float, afterwards: Callable[[], None]) -> None:
+        """Close the connection, then call `afterwards`: when the work at hand is done.
+
+        After the deadline it is interrupted. If it still goes on, its own thread closes at its end.
+        """
+        self._at_end = afterwards
+        if not self._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            self.database.interrupt()
+            if not self._lock.acquire(timeout=0.5):
+                return
+        try:
+            self.finish()
+        finally:
+            self._lock.release()
+
+    def finish(self) -> None:
+        """Close the connection if that was asked for; the lock is held."""
+        at_end, self._at_end = self._at_end, None
+        if at_end:
+            self.database.close_unused(frozenset())
+            at_end()
+
+
+def already_there(text: str) -> Conflict:
+    """The Conflict that names the type of record and the members that have to be unique."""
+    columns = re.findall(r"(\w+)\.(\w+)", text)
+    members = " and ".join(camel(column) for _, column in columns)
+    where = f" ({columns[0][0].replace('_', ' ')}, {members})" if columns else ""
+    return Conflict(f"There is already a record with this key{where}.")
+
+
+class FileDamaged(Unavailable):
+    """The workspace's file does not hold together any more."""
+
+    sentence = "The workspace's file is damaged; restore a backup of it."
+
+
+#: What the primary result codes of SQLite mean that are about the file, not about a statement.
+FILE_FAULTS = {
+    sqlite3.SQLITE_CORRUPT: FileDamaged.sentence,
+    sqlite3.SQLITE_NOTADB: FileDamaged.sentence,
+    sqlite3.SQLITE_IOERR: "The disk under the workspace fails: a read or a write did not succeed.",
+    sqlite3.SQLITE_CANTOPEN: "The workspace's file cannot be opened.",
+    sqlite3.SQLITE_FULL: "The disk under the workspace is full.",
+    sqlite3.SQLITE_READONLY: "The workspace's file cannot be written to.",
+    sqlite3.SQLITE_PERM: "The workspace's file cannot be opened: permission was denied.",
+    sqlite3.SQLITE_BUSY: Unavailable.sentence,
+    sqlite3.SQLITE_LOCKED: Unavailable.sentence,
+    sqlite3.SQLITE_INTERRUPT: Unavailable.sentence,
+}
+
+
+def file_problem(error: BaseException) -> Unavailable | None:
+    """The refusal for an error that is about the file; None for any other error."""
+    for cause in (error, error.__context__):
+        code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
+        if isinstance(cause, sqlite3.Error) and code in FILE_FAULTS:
+            log.error("The database refused: %s", error)
+            is_damaged = FILE_FAULTS[code] == FileDamaged.sentence
+            problem_class = FileDamaged if is_damaged else Unavailable
+            return problem_class(FILE_FAULTS[code], headers={"Retry-After": "1"})
+    return None
+
+
+def translate(error: BaseException) -> BaseException:
+    """What an error of the file means to a caller; other errors stand as they are."""
+    if isinstance(error, sqlite3.IntegrityError | peewee.IntegrityError):
+        text = str(error)
+        if "UNIQUE" in text:
+            return already_there(text)
+        if "FOREIGN KEY" in text:
+            return Conflict("Other records still point here, or a record pointed to is not there.")
+        return Invalid("A value is outside of what the table may hold.")
+    if problem := file_problem(error):
+        return problem
+    if isinstance(error, sqlite3.OperationalError | peewee.OperationalError):
+        log.error("The database refused: %s", error)
+        return Unavailable(headers={"Retry-After": "1"})
+    return error
+
+
+# --- Files --------------------------------------------------------------------
 
 
 class FileLock:
@@ -2396,118 +2713,133 @@ class FileLock:
         os.close(self.descriptor)
 
 
-class Slot:
-    """One piece of work that waits for the writer."""
+class WorkspaceFile:
+    """Where a workspace is stored, who has it locked, and whether it is still what was opened.
 
-    __slots__ = ("done", "error", "result", "work")
-
-    def __init__(self, work: Callable[[], Any]):
-        self.work, self.done = work, False
-        self.result: Any = None
-        self.error: BaseException | None = None
-
-
-class Writer:
-    """The one connection of a workspace that writes.
-
-    Whoever waits for it shares a commit: each piece of work runs in a savepoint of its own, so that
-    one that fails takes nothing with it, and nobody is answered before the commit.
+    Without a path it is a temporary file.
     """
 
-    def __init__(self, database: Database):
-        self.database = database
-        #: How many transactions were lost as a whole; the heads of the chains are stale after one.
-        self.failures = 0
-        self._lock = threading.Lock()
-        self._waiting: deque[Slot] = deque()
+    def __init__(self, path: Path | None, read_only: bool):
+        self.path, self.read_only = path, read_only
+        self.lock: FileLock | None = None
+        self.folder: tempfile.TemporaryDirectory | None = None
+        self._identities: dict[Path, tuple[int, int]] = {}
+        if path is None:
+            import tempfile
 
-    def run(self, work: Callable[[], Any]) -> Any:
-        """Do the work in a transaction; return its result, or raise what it raised."""
-        slot = Slot(work)
-        self._waiting.append(slot)
-        with self._lock:
-            if not slot.done:
-                self.drain()
-        if slot.error is not None:
-            raise slot.error
-        return slot.result
+            self.folder = tempfile.TemporaryDirectory(prefix="novantra-lite-")
+            self.file = Path(self.folder.name) / "workspace.db"
+        else:
+            # A lock beside one of several names would not be seen by who opens another.
+            self.file = path.resolve()
+            refuse_links(self.file)
+            self.lock = self.take_lock(self.file.with_name(self.file.name + ".lock"))
+        #: SQLite's write-ahead log.
+        self.wal = self.file.with_name(self.file.name + "-wal")
+        if self.path and not read_only:
+            try:
+                self.make()
+            except BaseException:
+                self.release()
+                raise
 
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """One transaction, undone as a whole by whatever is raised in it."""
-        connection = self.database.connection()
+    def take_lock(self, path: Path) -> FileLock | None:
+        """Lock the file; who only reads may do so beside the one that has it."""
         try:
-            connection.execute("BEGIN IMMEDIATE")
-            yield connection
-            update_search_index(connection, ENTRIES_WAITING)
-            connection.execute("COMMIT")
-        except BaseException:
-            self.failures += 1
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+            return FileLock(path)
+        except (Conflict, OSError):
+            if self.read_only:
+                return None
             raise
 
-    def drain(self) -> None:
-        """Do everything that waits, in one transaction."""
-        batch: list[Slot] = []
-        try:
-            with self.transaction() as connection:
-                while self._waiting:
-                    batch.append(self._waiting.popleft())
-                    self.attempt(connection, batch[-1])
-        except BaseException as error:
-            # One by one: work that arrives just now shares the failure or waits for its turn.
-            while self._waiting:
-                batch.append(self._waiting.popleft())
-            for slot in batch:
-                slot.error = slot.error or translate(error)
-            if not isinstance(error, Exception):
-                raise
-        finally:
-            for slot in batch:
-                slot.done = True
+    def make(self) -> None:
+        """Make the file, for its owner only, where there is none; Conflict where there was one."""
+        if self.file.exists() and self.file.stat().st_size:
+            return
+        # Beside an empty file, SQLite would delete the log, whatever is in it.
+        refuse_lost(self.path, ".key", ".checkpoints", "-wal")
+        # SQLite gives the files beside it the mode of this one.
+        os.close(os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
-    @staticmethod
-    def attempt(connection: sqlite3.Connection, slot: Slot) -> None:
-        """Do one piece of work in a savepoint, and keep what it raises for whoever waits for it."""
-        connection.execute("SAVEPOINT work")
-        try:
-            slot.result = slot.work()
-        except Exception as error:
-            connection.execute("ROLLBACK TO work")
-            slot.error = translate(error)
-        connection.execute("RELEASE work")
+    def is_in_place(self, *paths: Path) -> bool:
+        """Return whether the files at these paths are those that were there at first."""
+        for path in paths:
+            try:
+                status = os.stat(path)
+            except OSError:
+                return False
+            # No other file gets the number of one that is open.
+            identity = status.st_dev, status.st_ino
+            if self._identities.setdefault(path, identity) != identity:
+                return False
+        return True
 
-    def close(self) -> None:
-        """Wait for the work at hand, then close the connection."""
-        with self._lock:
-            self.database.close_every()
+    def check(self) -> None:
+        """Raise Unavailable where the path does not lead to the file that was opened any more."""
+        if self.path and not self.is_in_place(self.file, *self._identities):
+            raise self.displaced()
+
+    def check_log(self) -> None:
+        """Check the file, and the log beside it that SQLite commits to."""
+        if self.path and not self.is_in_place(self.file, self.wal):
+            raise self.displaced()
+
+    def displaced(self) -> Unavailable:
+        """The refusal of all that would go into a file that nobody finds any more."""
+        return Unavailable(
+            f"{self.file.name} was moved, deleted or replaced while it was open: put it back, or "
+            "end the process and restore a backup.",
+            headers={"Retry-After": "10"},
+        )
+
+    def unlock(self) -> None:
+        """Let others open the file."""
+        if self.lock:
+            self.lock.release()
+            self.lock = None
+
+    def release(self) -> None:
+        """Give free what others may have once the connections are closed."""
+        if self.folder:
+            self.folder.cleanup()
+        self.unlock()
 
 
-def already_there(text: str) -> Conflict:
-    """The Conflict that names the type of record and the members that have to be unique."""
-    columns = re.findall(r"(\w+)\.(\w+)", text)
-    members = " and ".join(camel(column) for _, column in columns)
-    where = f" ({columns[0][0].replace('_', ' ')}, {members})" if columns else ""
-    return Conflict(f"There is already a record with this key{where}.")
+def refuse_links(file: Path) -> None:
+    """Refuse a file with several names: a lock, and SQLite's log, belong to one name."""
+    with contextlib.suppress(FileNotFoundError):
+        if (names := os.stat(file).st_nlink) > 1:
+            raise Conflict(
+                f"{file.name} has {names} names (hard links), which SQLite does not survive: "
+                "remove the others, or make copies of them."
+            )
 
 
-def translate(error: BaseException) -> BaseException:
-    """What an error of the file means to a caller; other errors stand as they are."""
-    if isinstance(error, sqlite3.IntegrityError | peewee.IntegrityError):
-        text = str(error)
-        if "UNIQUE" in text:
-            return already_there(text)
-        if "FOREIGN KEY" in text:
-            return Conflict("Other records still point here, or a record pointed to is not there.")
-        return Invalid("A value is outside of what the table may hold.")
-    if isinstance(error, sqlite3.OperationalError | peewee.OperationalError):
-        log.error("The database refused: %s", error)
-        return Unavailable(headers={"Retry-After": "1"})
-    return error
+def refuse_lost(path: Path, *endings: str) -> None:
+    """Refuse to make a file anew beside what belongs to one that was there."""
+    belongings = [path.with_name(path.name + ending) for ending in endings]
+    if present := [file.name for file in belongings if file.exists() and file.stat().st_size]:
+        raise Conflict(
+            f"{path.name} is missing or empty, though there is {' and '.join(present)}: restore a "
+            f"backup of it, or move {' and '.join(present)} away to begin a new one."
+        )
 
 
 # --- Workspaces ---------------------------------------------------------------
+
+
+class Reading(using):
+    """A session that reads a workspace, which stays open meanwhile."""
+
+    __slots__ = ("lease",)
+
+    def __enter__(self) -> Session:
+        self.lease = self.current.workspace.leases.acquire()
+        return super().__enter__()
+
+    def __exit__(self, *raised: object) -> None:
+        super().__exit__(*raised)
+        self.current.workspace.leases.release(self.lease)
 
 
 class Workspace:
@@ -2521,21 +2853,15 @@ class Workspace:
         self, path: Path | None, settings: Settings, source: Source, read_only: bool = False
     ):
         self.settings, self.source, self.read_only = settings, source, read_only
-        self.path, self.lock, self.folder = path, None, None
-        if path is None:
-            import tempfile
-
-            self.folder = tempfile.TemporaryDirectory(prefix="novantra-lite-")
-            self.file = Path(self.folder.name) / "workspace.db"
-        else:
-            self.file = path
-            self.lock = self.take_lock(path.with_name(path.name + ".lock"))
-            if not read_only:
-                # SQLite gives the files beside it the mode of this one.
-                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        self.path, self.storage = path, WorkspaceFile(path, read_only)
+        self.file = self.storage.file
+        self.leases, self.damage = Leases(), ""
         synchronous = settings.synchronous if path else "OFF"
-        # Reading a mapped file copies nothing; how deep a page lies makes no difference then.
-        self.reader = self.connect(query_only=1, mmap_size=1 << 30, read_only=read_only)
+        # The file is never mapped: a read beyond the end of a map would end the process (SIGBUS).
+        self.reader = self.connect(query_only=1, read_only=read_only)
+        self.leases.on_late_exit = lambda left: self.reader.close_where(
+            lambda thread: thread.ident == left
+        )
         # What a savepoint may have to take back is kept in a file: in memory, SQLite takes time
         # that grows with the square of the pages changed.
         # Four times the pages that SQLite lets gather in the log by default before they go to the
@@ -2543,7 +2869,9 @@ class Workspace:
         self.writer = Writer(
             self.connect(
                 synchronous=synchronous, temp_store=1, wal_autocheckpoint=4000, shared=True
-            )
+            ),
+            self.storage.check_log,
+            self.leases,
         )
         #: Keys of the writes with an Idempotency-Key that are running now.
         self.running: set[str] = set()
@@ -2551,28 +2879,18 @@ class Workspace:
         self._uses: dict[tuple[str, int], float] = {}
         self._counting, self.tidied = threading.Lock(), -1
 
-    def take_lock(self, path: Path) -> FileLock | None:
-        """Lock the file; who only reads may do so beside the one that has it."""
-        try:
-            return FileLock(path)
-        except (Conflict, OSError):
-            if self.read_only:
-                return None
-            raise
-
     def give_way(self) -> None:
         """Give the lock free and read on, so that whoever writes may open the file meanwhile."""
-        if self.lock and self.read_only:
-            self.lock.release()
-            self.lock = None
+        if self.read_only:
+            self.storage.unlock()
 
     def connect(self, read_only: bool = False, shared: bool = False, **pragmas) -> Database:
         """A database on the file: one connection per thread, or one `shared` by all."""
-        target, options = str(self.file), {"timeout": self.settings.busy_timeout}
-        if read_only:
-            target, options["uri"] = f"{self.file.absolute().as_uri()}?mode=ro", True
+        # By its mode, SQLite does not make a file that was taken away anew.
+        mode = "ro" if read_only else "rw"
+        options = {"timeout": self.settings.busy_timeout, "uri": True, "check": self.storage.check}
         return Database(
-            target,
+            f"{self.file.absolute().as_uri()}?mode={mode}",
             pragmas={**PRAGMAS, **pragmas},
             thread_safe=not shared,
             check_same_thread=False,
@@ -2600,7 +2918,19 @@ class Workspace:
 
     def read(self) -> contextlib.AbstractContextManager[Session]:
         """Look at the workspace, in this thread."""
-        return using(self.reading)
+        return Reading(self.reading)
+
+    def find_fault(self) -> str:
+        """What keeps the workspace from being read or written; empty: nothing that is known."""
+        try:
+            self.storage.check()
+            with self.read():
+                self.fetch_row('SELECT "id" FROM "organization"')
+        except Problem as problem:
+            return str(problem)
+        except (sqlite3.Error, peewee.PeeweeException) as error:
+            return str(file_problem(error) or "The workspace's file cannot be read.")
+        return self.damage or (self.journal.clock.find_fault() if self.journal else "")
 
     def count_read(self, account: str, minute: int | None = None, number: int = 1) -> None:
         """Count reads of an account for the audit log, one of this minute unless told."""
@@ -2644,22 +2974,22 @@ class Workspace:
             os.fsync(stream.fileno())
         part.rename(target)
 
-    def close(self) -> None:
-        """Close readers, then the writer (which checkpoints), then give the lock free."""
-        if self.path:
+    def close(self, deadline: float = 0.0) -> None:
+        """Close readers, then the writer (which checkpoints), then give the lock free.
+
+        It waits for the threads that use the workspace until a time of the monotonic clock. Those
+        that have not left by then are interrupted, and close their own connections.
+        """
+        if self.leases.end(deadline) and self.path:
             # Whoever opens the file for reading then finds all of it. What fails here waits there.
             with contextlib.suppress(Problem, sqlite3.Error, peewee.DatabaseError):
                 self.update_index()
-        self.reader.close_every()
-        if self.lock and self.read_only:
+        self.leases.finish(self.reader.close_unused)
+        if self.storage.lock and self.read_only:
             # A reader may not take away the files that SQLite keeps beside the database.
-            with contextlib.suppress(peewee.DatabaseError):
+            with contextlib.suppress(Problem, peewee.DatabaseError):
                 self.writer.database.connection()
-        self.writer.close()
-        if self.folder:
-            self.folder.cleanup()
-        if self.lock:
-            self.lock.release()
+        self.writer.close(deadline, self.storage.release)
 
 
 def is_sound(connection: sqlite3.Connection) -> bool:
@@ -2814,6 +3144,8 @@ def open_file(
         )
     if not workspace.read_only:
         connection.execute("PRAGMA journal_mode = WAL")
+    if empty and workspace.path:
+        refuse_lost(workspace.path, ".key", ".checkpoints")
     if empty:
         # All of it arrives, or nothing.
         with contextlib.closing(sqlite3.connect(":memory:")) as made:
@@ -4315,6 +4647,49 @@ class RateLimits:
             raise RateLimited(headers={"Retry-After": str(wait)})
 
 
+# --- Clock guard --------------------------------------------------------------
+
+
+class ClockGuard:
+    """Compares the system's clock with all that a workspace recorded.
+
+    Entries cannot be changed, so those of one hour under a wrong clock would stay for ever.
+    """
+
+    def __init__(self, workspace: Workspace):
+        self.workspace, tolerance = workspace, workspace.settings.clock_tolerance
+        #: Seconds; a clock of the embedder's own may say what it likes.
+        self.tolerance = (
+            tolerance * 86_400 if tolerance and workspace.source.is_system else math.inf
+        )
+        self.latest = self.load_latest()
+
+    def load_latest(self) -> float:
+        """The latest time that something was recorded at; the present where nothing was."""
+        connection, times = self.workspace.writer.database.connection(), []
+        stamps = {"audit_entry": "at", "ledger_entry": "timestamp", "read_count": "minute"}
+        for table, column in stamps.items():
+            newest = f'SELECT "{column}" FROM "{table}" ORDER BY "id" DESC LIMIT 1'
+            # What is no time is what somebody else has put there; `verify` tells.
+            with contextlib.suppress(ValueError):
+                times += map(seconds_of, connection.execute(newest).fetchone() or ())
+        return max(times, default=self.workspace.source.clock())
+
+    def find_fault(self) -> str:
+        """Why nothing may be written under this clock; empty: it is plausible."""
+        now = self.workspace.source.clock()
+        if now - self.latest <= self.tolerance:
+            self.latest = max(now, self.latest)
+            return ""
+        stamp = self.workspace.source.timestamp
+        return (
+            f"The clock says {stamp(now)}, {(now - self.latest) / 86_400:,.0f} days after the "
+            f"newest entry: nothing is written until it is right. If {stamp(self.latest)} is that "
+            "long ago, start the server once with --accept-clock, or set "
+            "NOVANTRA_LITE_CLOCK_TOLERANCE (clock_tolerance= in Python) to more days."
+        )
+
+
 # --- Audit and ledger ---------------------------------------------------------
 # The audit log says who did what, when and why; the ledger proves what was recorded.
 # Both are chains of hashes: an edited, removed or moved row shows.
@@ -4520,6 +4895,7 @@ class Journal:
         self.workspace, self.failures = workspace, 0
         #: Refused requests that have no entry yet.
         self.refusals = Refusals()
+        self.clock = ClockGuard(workspace)
         self.load()
 
     def load(self) -> None:
@@ -4533,6 +4909,8 @@ class Journal:
 
     def heads(self) -> tuple:
         """Where both chains stand, to go back to when a piece of work fails."""
+        if fault := self.clock.find_fault():
+            raise Unavailable(fault)
         if self.failures != self.workspace.writer.failures:
             self.failures = self.workspace.writer.failures
             self.load()
@@ -5155,6 +5533,8 @@ def perform(
 
     A rehearsal is the same, rolled back. Whatever is raised is rolled back, too.
     """
+    if workspace.read_only:
+        raise Conflict("The workspace is open for reading only.")
 
     def run():
         heads = workspace.journal.heads()
@@ -5172,8 +5552,6 @@ def perform(
             raise
         return result, current.afterwards
 
-    if workspace.read_only:
-        raise Conflict("The workspace is open for reading only.")
     try:
         result, afterwards = workspace.writer.run(run)
     except Rehearsed as rehearsed:
@@ -5181,6 +5559,24 @@ def perform(
     for follow in afterwards:
         follow()
     return result
+
+
+#: Shows a secret; what could not be shown is not stored.
+Show = Callable[[Any], None] | None
+
+
+def administer(
+    workspace: Workspace, reason: str, work: Callable[[], Any], show: Show = None
+) -> Any:
+    """Do one administrative write; what it returns is shown before it is stored."""
+
+    def run(current):
+        result = work()
+        if show:
+            show(result)
+        return result
+
+    return perform(workspace, run, actor="console", reason=reason)
 
 
 # --- Checkpoints --------------------------------------------------------------
@@ -5603,7 +5999,7 @@ def note_refusal(context: Context, actor: str = "", action: str = UNAUTHENTICATE
     concerned = [context.workspace] if context.workspace else everywhere
     concerned = [workspace for workspace in concerned if not workspace.read_only]
     caller = context.network, actor
-    if len(concerned) == 1:
+    if len(concerned) == 1 and (context.workspace or not context.lite.workspaces.has_several):
         if not concerned[0].journal.refusals.is_first(action, caller, at):
             concerned[0].journal.refusals.count(action, at, requests=what, networks=context.network)
         else:
@@ -5642,6 +6038,8 @@ def look(context: Context, path: Sequence[str]) -> Reply:
     with workspace.read(), ReadBudget(context.settings.read_deadline):
         result = operation.handler(context, *path)
         if isinstance(result, Reply):
+            if result.stream is not None:
+                return result._replace(stream=workspace.leases.stream(result.stream))
             return result
         # A record's derived members are read from the file.
         return Reply(operation.status, operation.surface.present(operation, result))
@@ -5665,11 +6063,13 @@ def write(context: Context, path: Sequence[str]) -> Reply:
             idempotency.remember(reply)
         return reply
 
-    doing = functools.partial(perform, context.workspace, reason=context.reason, **context.acting())
+    workspace = context.workspace
+    doing = functools.partial(perform, workspace, reason=context.reason, **context.acting())
     if not idempotency:
-        find_out(context, path)
-        return doing(work, rehearsal=rehearsal)
-    with idempotency.alone():
+        with workspace.leases.held():
+            find_out(context, path)
+            return doing(work, rehearsal=rehearsal)
+    with workspace.leases.held(), idempotency.alone():
         try:
             return find_out(context, path, idempotency) or doing(work)
         except Problem as problem:
@@ -6057,6 +6457,8 @@ class Dispatcher:
         self.bell = bell
         self._thread: threading.Thread | None = None
         self._stopping = False
+        #: Threads that a stop did not wait for any longer; they end after the delivery at hand.
+        self._abandoned: set[threading.Thread] = set()
 
     def start(self) -> None:
         """Deliver in a thread of its own, until stopped."""
@@ -6069,23 +6471,41 @@ class Dispatcher:
             # What waited for this process to start is due now.
             self.bell.set()
 
-    def stop(self) -> None:
-        """Finish the delivery at hand, then end the thread."""
+    def stop(self, deadline: float = math.inf) -> None:
+        """Finish the delivery at hand, then end the thread.
+
+        At the deadline, a time of the monotonic clock, it is left to end by itself.
+        """
+        self.begin_stop()
+        if self._thread is not None:
+            wait = min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
+            self._thread.join(wait)
+            if self._thread.is_alive():
+                self._abandoned.add(self._thread)
+                log.warning("A receiver still keeps a delivery waiting; it will be sent again.")
+            self._thread, self._stopping = None, False
+
+    def begin_stop(self) -> None:
+        """Have the thread begin no further delivery; `stop` waits for its end."""
         if self._thread is not None:
             self._stopping = True
             self.bell.set()
-            self._thread.join()
-            self._thread, self._stopping = None, False
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether this thread is to begin no further delivery."""
+        return self._stopping or threading.current_thread() in self._abandoned
 
     def run(self) -> None:
         """Step whenever something was committed, and every second."""
-        while not self._stopping:
+        while not self.is_stopping:
             self.bell.wait(1.0)
             self.bell.clear()
             try:
                 self.step(self.source.clock())
             except Exception:
                 log.exception("The dispatcher stumbled; it goes on.")
+        self._abandoned.discard(threading.current_thread())
 
     def step(self, at: float) -> int:
         """Do what is due at a time in every workspace; tell how many errands arrived.
@@ -6094,11 +6514,16 @@ class Dispatcher:
         """
         arrived, failures = 0, []
         for workspace in list(self.workspaces.values()):
+            if workspace.journal and workspace.journal.clock.find_fault():
+                # What is due by that clock may not be.
+                continue
             try:
                 tidy(workspace, at)
                 arrived += self.deliver(workspace, at - self.source.clock())
             except Exception as failure:
-                failures.append(failure)
+                # One that was closed meanwhile has nothing left to do.
+                if not workspace.leases.is_ending:
+                    failures.append(failure)
         if failures:
             raise ExceptionGroup("Workspaces failed.", failures) if failures[1:] else failures[0]
         return arrived
@@ -6112,7 +6537,7 @@ class Dispatcher:
         for kind in errand_kinds():
             failing: set[str] = set()
             full = True
-            while full and not self._stopping:
+            while full and not self.is_stopping:
                 count, full = self.deliver_due(workspace, kind, ahead, failing)
                 arrived += count
         return arrived
@@ -6128,7 +6553,7 @@ class Dispatcher:
         with workspace.read():
             due = list(kind.waiting(moment, failing)) if kind.is_due(moment) else []
             for errand in due:
-                if self._stopping or errand.way in failing or not errand.is_wanted():
+                if self.is_stopping or errand.way in failing or not errand.is_wanted():
                     continue
                 if self.attempt(workspace, errand, ahead):
                     arrived += 1
@@ -6138,10 +6563,14 @@ class Dispatcher:
 
     def attempt(self, workspace: Workspace, errand: Errand, ahead: float = 0.0) -> bool:
         """Send one errand, and write down what came of it."""
+        # While a receiver is waited for, the workspace may end.
+        leave = _leave.set(workspace.leases.away)
         try:
             sent = errand.deliver(workspace, self.transport, self.source.clock() + ahead)
         except Problem as problem:
             sent = Answer(0, None, str(problem))
+        finally:
+            _leave.reset(leave)
         at = self.source.clock() + ahead
 
         def work(current):
@@ -6262,23 +6691,27 @@ class Webhooks:
     def __init__(self, workspace: Workspace, dispatcher: Dispatcher):
         self.workspace, self.dispatcher = workspace, dispatcher
 
-    def act(self, reason: str, work: Callable[[], Any]) -> Any:
+    def act(self, reason: str, work: Callable[[], Any], show: Show = None) -> Any:
         """Do one administrative write."""
-        return perform(self.workspace, lambda current: work(), actor="console", reason=reason)
+        return administer(self.workspace, reason, work, show)
 
-    def add(self, url: str, events: Iterable[str] = ()) -> dict:
-        """Add an endpoint for the named events (none: all); the secret is told only now."""
+    def add(self, url: str, events: Iterable[str] = (), show: Show = None) -> dict:
+        """Add an endpoint for the named events (none: all); the secret is told only now.
+
+        `show` is called with the answer before it is stored; if it raises, nothing is.
+        """
         wanted = list(events)
         known = (*WEBHOOK_EVENTS, *FACTSTORE_EVENTS)
         if unknown := [event for event in wanted if event not in known]:
             raise Invalid(f"There is no event {unknown[0]}; there are {', '.join(known)}.")
         check_target(url, allowed_networks(self.workspace.settings))
         secret = new_webhook_secret(self.workspace.source.random.randbytes(32))
-        endpoint = self.act(
-            "Webhook endpoint added.",
-            lambda: Endpoint.create(url=url, events=wanted, secret=secret),
-        )
-        return endpoint.json() | {"secret": secret}
+
+        def work():
+            made = Endpoint.create(url=url, events=wanted, secret=secret)
+            return made.json() | {"secret": secret}
+
+        return self.act("Webhook endpoint added.", work, show)
 
     def list(self) -> list[dict]:
         """All endpoints, without their secrets."""
@@ -6294,7 +6727,7 @@ class Webhooks:
 
         self.act("Webhook endpoint removed.", work)
 
-    def rotate(self, key: str) -> dict:
+    def rotate(self, key: str, show: Show = None) -> dict:
         """Give an endpoint a new secret; the old one signs too for 24 h."""
         source = self.workspace.source
         secret = new_webhook_secret(source.random.randbytes(32))
@@ -6303,9 +6736,9 @@ class Webhooks:
             endpoint = Endpoint.fetch(key)
             until = source.timestamp(source.clock() + ROTATION)
             endpoint.change(secret=secret, previous_secret=endpoint.secret, previous_until=until)
-            return endpoint
+            return endpoint.json() | {"secret": secret}
 
-        return self.act("Webhook secret rotated.", work).json() | {"secret": secret}
+        return self.act("Webhook secret rotated.", work, show)
 
     def set_status(self, key: str, status: str) -> None:
         """Set an endpoint's status."""
@@ -6615,22 +7048,40 @@ class Credentials(NamedTuple):
         return f"<Credentials of {self.name}, {self.client_id}>"
 
 
+def credentials_of(account: ServiceAccount, secret: str) -> Credentials:
+    """What an account is used with, whose secret is still known."""
+    return Credentials(account.id, secret, account.name, account.scopes, account.expires_at)
+
+
 class Accounts:
     """The service accounts of one workspace, as the Python API and the command line manage them."""
 
     def __init__(self, workspace: Workspace, known_scopes: Callable[[], Sequence[str]]):
         self.workspace, self.known_scopes = workspace, known_scopes
 
-    def act(self, reason: str, work: Callable[[], ServiceAccount]) -> ServiceAccount:
+    def act(self, reason: str, work: Callable[[], Any], show: Show = None) -> Any:
         """Do one administrative write, and have every token checked anew."""
-        account = perform(self.workspace, lambda current: work(), actor="console", reason=reason)
+        result = administer(self.workspace, reason, work, show)
         self.workspace.tokens.forget()
-        return account
+        return result
 
     def create(
-        self, name: str, scopes: Iterable[str], expires: str | None = None, contact: str = ""
+        self,
+        name: str,
+        scopes: Iterable[str],
+        expires: str | None = None,
+        contact: str = "",
+        show: Show = None,
     ) -> Credentials:
-        """Make an account with these scopes; `expires` is a date or date-time."""
+        """Make an account with these scopes; `expires` is a date or date-time.
+
+        `show` is called with the credentials before they are stored; if it raises, they are not.
+        """
+        values = self.check(name, scopes, expires, contact)
+        return self.act("Service account created.", lambda: self.issue(values), show)
+
+    def check(self, name: str, scopes: Iterable[str], expires: str | None, contact: str) -> dict:
+        """The columns of a new account, or Invalid."""
         wanted = sorted(set(scopes))
         known = self.known_scopes()
         if not wanted:
@@ -6638,26 +7089,30 @@ class Accounts:
         if unknown := [scope for scope in wanted if scope not in known]:
             raise Invalid(f"There is no scope {unknown[0]}; there are {', '.join(known)}.")
         given = {"name": name, "expiresAt": expires, "contact": contact}
-        values = read_members(NEW_ACCOUNT, given) | {"scopes": wanted}
+        return read_members(NEW_ACCOUNT, given) | {"scopes": wanted}
+
+    def issue(self, values: Mapping[str, Any]) -> Credentials:
+        """Make an account in the current session."""
         secret = self.workspace.source.secret("nvs_")
-        values["secret_hash"] = hash_secret(self.workspace.ring, secret)
-        account = self.act("Service account created.", lambda: ServiceAccount.create(**values))
-        return Credentials(account.id, secret, account.name, wanted, account.expires_at)
+        hashed = hash_secret(self.workspace.ring, secret)
+        account = ServiceAccount.create(**values, secret_hash=hashed)
+        return credentials_of(account, secret)
 
-    def rotate(self, client_id: str) -> Credentials:
-        """Give an account a new secret; the old one and its tokens end at once."""
-        secret = self.workspace.source.secret("nvs_")
+    def rotate(self, client_id: str, show: Show = None) -> Credentials:
+        """Give an account a new secret; the old one and its tokens end at once.
 
-        def work():
-            account = ServiceAccount.fetch(client_id)
-            account.change(
-                secret_hash=hash_secret(self.workspace.ring, secret),
-                generation=account.generation + 1,
-            )
-            return account
+        `show` is called with the credentials before they are stored; if it raises, they are not.
+        """
+        return self.act("Service account secret rotated.", lambda: self.renew(client_id), show)
 
-        account = self.act("Service account secret rotated.", work)
-        return Credentials(account.id, secret, account.name, account.scopes, account.expires_at)
+    def renew(self, client_id: str) -> Credentials:
+        """Give an account a new secret in the current session."""
+        secret, account = self.workspace.source.secret("nvs_"), ServiceAccount.fetch(client_id)
+        account.change(
+            secret_hash=hash_secret(self.workspace.ring, secret),
+            generation=account.generation + 1,
+        )
+        return credentials_of(account, secret)
 
     def set_disabled(self, client_id: str, disabled: bool) -> None:
         """Shut an account out, or let it in again."""
@@ -8926,11 +9381,16 @@ class ApiKeys:
         return record.json(), text
 
     def create(
-        self, label: str, scopes: Iterable[str] = KEY_SCOPES, days: int | None = None
+        self,
+        label: str,
+        scopes: Iterable[str] = KEY_SCOPES,
+        days: int | None = None,
+        show: Show = None,
     ) -> dict:
         """Make a key of the service account of this name, which is made where it is missing.
 
-        The key is good for so many days or until revoked; `apiKey` is its text.
+        The key is good for so many days or until revoked; `apiKey` is its text. `show` is called
+        with the answer before it is stored; if it raises, nothing is.
         """
         wanted = set(scopes)
         if unknown := wanted.difference(FACTSTORE_SCOPES):
@@ -8940,13 +9400,14 @@ class ApiKeys:
             raise Invalid("An API key needs at least one scope.")
         asked = Schema(label=Name(), ttl_days=Integer(1, 36_500, null=True))
         label = read_members(asked, {"label": label, "ttlDays": days})["label"]
+        work = functools.partial(self.issue_named, label, wanted, days)
+        return administer(self.workspace, "API key created.", work, show)
 
-        def work(current):
-            account = MachineAccount.named(label) or MachineAccount.create(name=label)
-            return self.issue(account.id, "SERVICE_ACCOUNT", label, days, wanted)
-
-        told, text = self.act("API key created.", work)
-        return {**told, "apiKey": text}
+    def issue_named(self, label: str, scopes: Iterable[str], days: int | None = None) -> dict:
+        """Make a key of the service account of this name, in the current session."""
+        account = MachineAccount.named(label) or MachineAccount.create(name=label)
+        record, text = self.issue(account.id, "SERVICE_ACCOUNT", label, days, scopes)
+        return {**record, "apiKey": text}
 
     def list(self, **filters: str) -> list[dict]:
         """All keys, or those of one `owner_id`, without their texts, in the order of their making.
@@ -8963,11 +9424,7 @@ class ApiKeys:
 
     def revoke(self, key: str) -> None:
         """End a key, at once."""
-        self.act("API key revoked.", lambda current: ApiKey.fetch(key).revoke())
-
-    def act(self, reason: str, work: Callable[[Session], Any]) -> Any:
-        """Do one administrative write."""
-        return perform(self.workspace, work, actor="console", reason=reason)
+        administer(self.workspace, "API key revoked.", lambda: ApiKey.fetch(key).revoke())
 
     def check(self, text: str) -> Principal | None:
         """The principal that a key speaks for; None where this workspace does not know it."""
@@ -9143,12 +9600,13 @@ class FactstoreSurface(Surface):
                     context.principal = principal
                     return
             context.workspace = None
+            lite.workspaces.refuse_unopened()
             raise Unauthenticated(UNKNOWN_KEY)
         if credentials.startswith(SESSION_PREFIX):
             context.workspace = lite.workspace_of(credentials.removeprefix(SESSION_PREFIX))
             context.principal = context.workspace.sessions.check(credentials)
             return
-        is_open = lite.settings.factstore_auth == "open" and len(lite.workspaces) == 1
+        is_open = lite.settings.factstore_auth == "open" and not lite.workspaces.has_several
         address = read_address(context.address) if is_open and not credentials else None
         if address and address.is_loopback:
             context.workspace = lite.workspace
@@ -25452,18 +25910,29 @@ def respond(operation: Operation, request, response, **path: str) -> None:
     """Answer a request to an operation, whatever happens."""
     context = Context(request.env[INSTANCE], operation, request)
     try:
+        if context.lite.is_closed:
+            raise closed()
         reply = answer(context, path)
-    except Problem as problem:
-        if isinstance(problem, Forbidden):
+    except Exception as error:
+        if isinstance(error, Forbidden):
             note_refusal(context, context.principal.id if context.principal else "", FORBIDDEN)
-        reply = refuse(context, operation.surface, problem)
-    except Exception:
-        log.exception("Request %s failed.", context.request_id)
-        reply = refuse(context, operation.surface, Problem())
+        reply = refuse(context, operation.surface, problem_of(context, error))
     finally:
         if context.upload:
             context.upload.close()
     send(response, context, operation.surface, reply)
+
+
+def problem_of(context: Context, error: Exception) -> Problem:
+    """What a caller hears of an error; what is unexpected is logged."""
+    problem = error if isinstance(error, Problem) else file_problem(error)
+    if problem is None and context.workspace and context.workspace.leases.is_ending:
+        problem = closed()
+    if isinstance(problem, FileDamaged) and context.workspace:
+        context.workspace.damage = str(problem)
+    if problem is None:
+        log.error("Request %s failed.", context.request_id, exc_info=error)
+    return problem or Problem()
 
 
 def offer(operation: Operation, request, response, **path: str) -> None:
@@ -25538,9 +26007,8 @@ def count_unrouted(context: Context, surface: Surface) -> None:
 def refuse_late(request, response, error: Exception, path: dict) -> None:
     """Word a failure outside of any operation, and log it."""
     context = Context(request.env[INSTANCE], None, request)
-    log.error("Request %s failed.", context.request_id, exc_info=error)
     surface = surface_at(request.path)
-    send(response, context, surface, refuse(context, surface, Problem()))
+    send(response, context, surface, refuse(context, surface, problem_of(context, error)))
 
 
 def surface_at(path: str) -> Surface:
@@ -26228,6 +26696,86 @@ def withhold(table: str, before: dict) -> dict:
 # --- Installs -----------------------------------------------------------------
 
 
+class Workspaces(dict[str, Workspace]):
+    """The workspaces of an install that are open, by their slugs."""
+
+    def __init__(self):
+        #: Why others in the directory could not be opened, by their slugs.
+        self.unopened: dict[str, str] = {}
+        self.failures: list[Exception] = []
+
+    def leave_out(self, slug: str, failure: Exception) -> None:
+        """Go on without a workspace that could not be opened."""
+        self.failures.append(failure)
+        self.unopened[slug] = why = explain_unopened(failure)
+        log.error("Workspace %s is not served: %s", slug, why)
+
+    def require_any(self) -> None:
+        """Raise the first failure if nothing else came of opening the directory."""
+        if self.failures and not self:
+            raise self.failures[0]
+
+    def opened(self) -> list[Workspace]:
+        """The workspaces that are open now, even if others are opened or closed meanwhile."""
+        return list(self.values())
+
+    def choose(self, slug: str) -> Workspace:
+        """The workspace of a slug, or the only one; Invalid where there are several."""
+        slugs = sorted([*self, *self.unopened])
+        if not slug and len(slugs) != 1:
+            raise Invalid(f"Name one of the workspaces: {', '.join(slugs) or 'there is none'}.")
+        return self.find(slug or slugs[0])
+
+    def find(self, slug: str) -> Workspace:
+        """The workspace of a slug; Unavailable if its file could not be opened, or NotFound."""
+        if slug in self.unopened:
+            raise Unavailable(f"The workspace {slug} is not served. {self.unopened[slug]}")
+        if slug not in self:
+            raise NotFound(f"There is no workspace {slug}.")
+        return self[slug]
+
+    @property
+    def has_several(self) -> bool:
+        """Whether there is more than one workspace, open or not."""
+        return len(self) + len(self.unopened) > 1
+
+    def refuse_unopened(self) -> None:
+        """Refuse credentials that may belong to a workspace that could not be opened."""
+        if self.unopened:
+            raise Unavailable(f"Not every workspace is served: {', '.join(self.unopened)} is not.")
+
+    def find_faults(self) -> dict[str, str]:
+        """What keeps workspaces from being read or written, by their slugs."""
+        faults = {workspace.slug: workspace.find_fault() for workspace in self.opened()}
+        return self.unopened | {slug: fault for slug, fault in faults.items() if fault}
+
+
+def close_workspace(workspace: Workspace, deadline: float) -> None:
+    """Write down what is kept in memory, and close a workspace."""
+    try:
+        is_free, journal = workspace.leases.end(deadline), workspace.journal
+        if is_free and workspace.path and journal and not journal.clock.find_fault():
+            # The minute at hand ends here; a full disk is no reason not to close.
+            with contextlib.suppress(Problem):
+                write_counts(workspace, workspace.source.clock() + 60)
+            workspace.checkpoints.write()
+    finally:
+        workspace.close(deadline)
+
+
+def accept_clock(workspace: Workspace) -> None:
+    """Take the clock for right where it is refused, and audit that."""
+    journal = workspace.journal
+    if journal and journal.clock.find_fault():
+        journal.clock.latest = workspace.source.clock()
+        perform(
+            workspace,
+            lambda current: journal.note(current, "clock.accepted", "workspace", workspace.id),
+            actor="console",
+            reason="The clock is right, though nothing was recorded for long.",
+        )
+
+
 class Install:
     """The workspaces of a process, with the clock, the limits and the dispatcher that they share.
 
@@ -26256,7 +26804,8 @@ class Install:
         self.limits = RateLimits(self.settings)
         self.bell = threading.Event()
         self._collections: dict[str, Collection] = {}
-        self.workspaces: dict[str, Workspace] = {}
+        self.workspaces = Workspaces()
+        self.is_closed, self._ending = False, threading.RLock()
         read_trusted_keys(self.settings)
         networks = allowed_networks(self.settings)
         self.transport = transport or Transport(
@@ -26283,7 +26832,12 @@ class Install:
         folder = Path(self.settings.workspaces)
         folder.mkdir(parents=True, exist_ok=True)
         for path in sorted(folder.glob("*.db")):
-            self.open_workspace(path, {})
+            try:
+                self.open_workspace(path, {})
+            except Exception as failure:
+                # One that cannot be opened keeps nobody from the others.
+                self.workspaces.leave_out(slug_of(path), failure)
+        self.workspaces.require_any()
 
     def open_workspace(self, path: Path | None, profile: Mapping[str, str]) -> Workspace:
         """Open a workspace's file; a new file gets the profile for its organization."""
@@ -26294,6 +26848,8 @@ class Install:
         try:
             prepare(workspace, self.settings, self.bell)
             identify_organization(workspace, {"slug": slug, "name": title_of(slug), **profile})
+            if path and workspace.slug in self.workspaces:
+                raise Conflict(f"Another file holds the workspace {workspace.slug} too.")
         except BaseException:
             workspace.close()
             raise
@@ -26322,22 +26878,16 @@ class Install:
     @property
     def workspace(self) -> Workspace:
         """The one workspace that is meant; Invalid when there are several and none was named."""
-        if self._chosen:
-            if self._chosen not in self.workspaces:
-                raise NotFound(f"There is no workspace {self._chosen}.")
-            return self.workspaces[self._chosen]
-        if len(self.workspaces) != 1:
-            raise Invalid(
-                f"Name one of the workspaces: {', '.join(self.workspaces) or 'there is none'}."
-            )
-        return next(iter(self.workspaces.values()))
+        if self.is_closed:
+            raise closed()
+        return self.workspaces.choose(self._chosen)
 
     def workspace_of(self, token: str) -> Workspace:
         """The workspace that a token names; Unauthenticated when there is none of that name."""
-        workspace = self.workspaces.get(token.partition(".")[0])
-        if workspace is None:
-            raise Unauthenticated
-        return workspace
+        try:
+            return self.workspaces.find(token.partition(".")[0])
+        except NotFound:
+            raise Unauthenticated from None
 
     def workspace_of_account(self, client_id: str) -> Workspace | None:
         """The workspace that has a service account."""
@@ -26345,6 +26895,7 @@ class Install:
             with workspace.read():
                 if ServiceAccount.has(client_id):
                     return workspace
+        self.workspaces.refuse_unopened()
         return None
 
     def start(self) -> None:
@@ -26353,23 +26904,37 @@ class Install:
             self.dispatcher.start()
 
     def close(self) -> None:
-        """Stop delivering, and close every workspace."""
-        self.dispatcher.stop()
-        self.vault.close()
-        self.rego.close()
-        while self.workspaces:
-            with contextlib.closing(self.workspaces.popitem()[1]) as workspace:
-                if workspace.path and not workspace.read_only:
-                    # The minute at hand ends here; a full disk is no reason not to close.
-                    with contextlib.suppress(Problem):
-                        write_counts(workspace, self.source.clock() + 60)
-                    workspace.checkpoints.write()
+        """Stop delivering, and close every workspace.
+
+        Requests in flight have `shutdown_grace` seconds to finish; all others are refused.
+        """
+        with self._ending:
+            self.is_closed = True
+            deadline = time.monotonic() + self.settings.shutdown_grace
+            self.dispatcher.begin_stop()
+            for workspace in self.workspaces.opened():
+                workspace.leases.end(deadline)
+            self.dispatcher.stop(deadline)
+            self.vault.close()
+            self.rego.close()
+            for workspace in self.workspaces.opened():
+                close_workspace(workspace, deadline)
+            self.workspaces.clear()
 
     def __enter__(self) -> Install:
         return self
 
     def __exit__(self, *raised: object) -> None:
         self.close()
+
+
+def explain_unopened(failure: Exception) -> str:
+    """A sentence about a workspace that could not be opened."""
+    if isinstance(failure, Problem):
+        return str(failure)
+    if isinstance(failure, OSError) and failure.strerror:
+        return f"Its file cannot be opened: {failure.strerror.lower()}."
+    return str(file_problem(failure) or "Its file cannot be opened; the log says why.")
 
 
 # --- NovantraLite -------------------------------------------------------------
@@ -26383,12 +26948,12 @@ class NovantraLite(Install):
 
     audit = audit_records
 
-    @functools.cached_property
+    @property
     def accounts(self) -> Accounts:
         """The service accounts of the workspace."""
         return Accounts(self.workspace, all_scopes)
 
-    @functools.cached_property
+    @property
     def webhooks(self) -> Webhooks:
         """The webhook endpoints of the workspace."""
         return Webhooks(self.workspace, self.dispatcher)
@@ -26400,7 +26965,8 @@ class NovantraLite(Install):
 
     def collection(self, name: str) -> Collection:
         """The records of one kind, by the name of their collection or of their list on the wire."""
-        if name not in self._collections:
+        collection = self._collections.get(name)
+        if collection is None or collection.workspace.leases.is_ending:
             for resource in RESOURCES:
                 if resource.collection and name in (resource.collection, resource.plural):
                     self._collections[name] = Collection(self.workspace, resource)
@@ -26429,16 +26995,17 @@ class NovantraLite(Install):
 
     def token(self, *scopes: str, life: int | None = None) -> str:
         """A bearer token with these scopes, from an account made for it."""
-        name, wanted = "In-process client", sorted(set(scopes))
-        with self.workspace.read():
-            known = ServiceAccount.every(name=name)
-            usable = (one for one in known if one.scopes == wanted and not one.disabled)
-            account = next(usable, None)
-        if account is None:
-            made = self.accounts.create(name, wanted)
-            with self.workspace.read():
-                account = ServiceAccount.fetch(made.client_id)
-        return self.workspace.tokens.issue(account, wanted, life or self.settings.token_life)
+        name, wanted, workspace = "In-process client", sorted(set(scopes)), self.workspace
+        with workspace.leases.held():
+            with workspace.read():
+                known = ServiceAccount.every(name=name)
+                usable = (one for one in known if one.scopes == wanted and not one.disabled)
+                account = next(usable, None)
+            if account is None:
+                made = Accounts(workspace, all_scopes).create(name, wanted)
+                with workspace.read():
+                    account = ServiceAccount.fetch(made.client_id)
+            return workspace.tokens.issue(account, wanted, life or self.settings.token_life)
 
     def client(self, *scopes: str) -> Client:
         """A client in this process that presents a token with these scopes; no socket."""
@@ -26461,9 +27028,10 @@ class NovantraLite(Install):
             self.start()
             yield server.url
         finally:
+            deadline = time.monotonic() + self.settings.shutdown_grace
             server.stop()
-            self.dispatcher.stop()
-            for workspace in self.workspaces.values():
+            self.dispatcher.stop(deadline)
+            for workspace in self.workspaces.opened():
                 workspace.reader.close_ended()
 
     def serve(self, listen: str = "", *, ready: Callable[[str], Any] = lambda url: None) -> None:
@@ -26483,11 +27051,13 @@ class NovantraLite(Install):
 
     def backup(self, target: str | os.PathLike) -> None:
         """Copy the workspace to a new file, as it stands at one moment, while it is in use."""
-        back_up(self.workspace, Path(target))
+        with self.workspace.leases.held():
+            back_up(self.workspace, Path(target))
 
     def checkpoint(self) -> dict[str, str]:
         """A signed checkpoint of now, and the public key to keep for verifying it."""
-        return self.workspace.checkpoints.tell()
+        with self.workspace.leases.held():
+            return self.workspace.checkpoints.tell()
 
     def rotate_keys(self) -> int:
         """Add a key to the ring, which seals from now on; the older ones still open. Its number."""
@@ -26497,18 +27067,28 @@ class NovantraLite(Install):
 
     def doctor(self) -> dict:
         """Facts about versions, settings and the file, without secrets."""
-        return examine(self)
+        with contextlib.ExitStack() as leases:
+            for workspace in self.workspaces.opened():
+                leases.enter_context(workspace.leases.held())
+            return examine(self)
 
     def reset(self) -> None:
-        """Empty a workspace that ends with the process, as between two tests."""
+        """Empty a workspace that ends with the process, as between two tests.
+
+        Requests that begin now find the new one; those in flight finish with the former one.
+        """
         if self.settings.database or self.settings.workspaces:
             raise Conflict("Only a workspace without a file can be reset.")
-        self.workspaces.popitem()[1].close()
-        for name in ("accounts", "webhooks"):
-            self.__dict__.pop(name, None)
-        self._collections.clear()
-        self.limits = RateLimits(self.settings)
-        self.open_workspace(None, {})
+        with self._ending:
+            former = self.workspace
+            self.limits = RateLimits(self.settings)
+            self.open_workspace(None, {})
+            former.close(time.monotonic() + self.settings.shutdown_grace)
+
+    def accept_clock(self) -> None:
+        """Take the clock for right where it is refused as too far ahead of the newest entry."""
+        for workspace in self.workspaces.opened():
+            accept_clock(workspace)
 
 
 def create_app() -> NovantraLite:
@@ -27068,16 +27648,19 @@ def describe_refusals(surface: Surface) -> dict[str, dict]:
 # --- Service ------------------------------------------------------------------
 
 
-def is_readable(workspace: Workspace) -> bool:
-    """Whether something can be read from a workspace."""
-    try:
-        workspace.reader.connection().execute("SELECT id FROM organization").fetchone()
-    except (sqlite3.Error, peewee.PeeweeException):
-        return False
-    return True
-
-
+FAULTS = {"type": "array", "items": closed_schema(workspace=TEXT, fault=TEXT)}
 HEALTH = closed_schema(status={"type": "string", "enum": ["UP", "DOWN"]})
+HEALTH["properties"]["faults"] = FAULTS
+
+
+def health_of(lite: Install, up: str, down: str) -> tuple[bool, bytes]:
+    """Whether any workspace is as it should be, and a body that names those that are not."""
+    faults = lite.workspaces.find_faults()
+    is_up = not faults or any(slug not in faults for slug in lite.workspaces)
+    body: dict[str, Any] = {"status": up if is_up else down}
+    if faults:
+        body["faults"] = [{"workspace": slug, "fault": fault} for slug, fault in faults.items()]
+    return is_up, to_json(body).encode()
 
 
 class Service(Resource, surface=NOVANTRA, tag="Service"):
@@ -27095,13 +27678,14 @@ class Service(Resource, surface=NOVANTRA, tag="Service"):
     @route(
         "GET /api/health/ready",
         public=True,
-        answer={"type": "object", "properties": {"status": {"type": "string"}}},
+        answer={"type": "object", "properties": {"status": {"type": "string"}, "faults": FAULTS}},
     )
     def get_readiness(self, context):
-        """Tell whether every workspace can be read."""
-        if not all(map(is_readable, context.lite.workspaces.values())):
-            raise Unavailable
-        return Reply(200, b'{"status":"ok"}')
+        """Tell whether a workspace can be read and written, and which of several cannot."""
+        is_up, body = health_of(context.lite, "ok", "down")
+        if not is_up:
+            raise Unavailable(" ".join(context.lite.workspaces.find_faults().values()))
+        return Reply(200, body)
 
     @route("GET /api/v1/openapi.json", public=True, answer={"type": "object"})
     def get_openapi(self, context):
@@ -27128,7 +27712,7 @@ class WorkspaceMetrics:
 
     def __init__(self, lite: NovantraLite, workspace: Workspace):
         self.workspace = workspace
-        self.labels = {"workspace": workspace.slug} if len(lite.workspaces) > 1 else {}
+        self.labels = {"workspace": workspace.slug} if lite.workspaces.has_several else {}
 
     def collect(self) -> Iterator[Any]:
         """What holds at this moment, as a collector of prometheus-client gives it."""
@@ -27179,10 +27763,9 @@ class Operations(Resource, surface=FACTSTORE, scope="factstore", tag="Operations
         others={503: HEALTH},
     )
     def tell_health(self, context):
-        """Tell whether every workspace can be read."""
-        if all(map(is_readable, context.lite.workspaces.values())):
-            return Reply(200, b'{"status":"UP"}')
-        return Reply(503, b'{"status":"DOWN"}', {"Retry-After": "1"})
+        """Tell whether a workspace can be read and written, and which of several cannot."""
+        is_up, body = health_of(context.lite, "UP", "DOWN")
+        return Reply(200, body) if is_up else Reply(503, body, {"Retry-After": "1"})
 
     @route(
         "GET /actuator/prometheus",
@@ -27392,6 +27975,29 @@ def show_output(output: Output, as_json: bool) -> None:
     print(json.dumps(output.data, default=str) if as_json else output.text, flush=True)
 
 
+def shows_secret(chosen) -> Callable[[Any], None]:
+    """What prints a secret before it is stored, so that none is lost that is shown only once."""
+
+    def show(result: Credentials | dict) -> None:
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, "standard output is closed, so nothing was made")
+        data = credentials_data(result) if isinstance(result, Credentials) else result
+        show_output(secret_output(data), chosen.json)
+
+    return show
+
+
+def credentials_data(credentials: Credentials) -> dict:
+    """Credentials as JSON members."""
+    return {camel(name): value for name, value in credentials._asdict().items()}
+
+
+def flush_output() -> None:
+    """Write out what was printed; a process may have been started without standard output."""
+    if sys.stdout:
+        sys.stdout.flush()
+
+
 # --- Commands: serve ----------------------------------------------------------
 
 DEMO_ACCOUNT = "Demo account"
@@ -27414,6 +28020,11 @@ def listen_address(text: str) -> str:
     setting_argument("--listen", "listen", type=listen_address, metavar="HOST:PORT"),
     setting_argument("--threads", "threads", metavar="N"),
     argument(
+        "--accept-clock",
+        action="store_true",
+        help="write, though the clock is far ahead of the newest entry",
+    ),
+    argument(
         "--open-factstore",
         action="store_const",
         const="open",
@@ -27427,7 +28038,8 @@ def serve_command(lite, chosen) -> None:
     """Answer requests over HTTP until stopped.
 
     Without FILE the workspace ends with the server. A workspace that has no
-    account yet gets one with every Novantra scope, shown once. --demo shows an
+    account yet gets one with every Novantra scope, shown once: on a terminal,
+    else in FILE.credentials, which only you can read. --demo does so with an
     account for trying things out, with a new secret at every start. With --json
     the first line on standard output is one JSON object, printed as soon as
     requests are answered.
@@ -27439,64 +28051,106 @@ def serve_command(lite, chosen) -> None:
       novantra-lite serve --workspaces /var/lib/novantra
     """
     passing = not any(location(chosen))
+    if chosen.accept_clock:
+        lite.accept_clock()
 
     def announce(url: str) -> None:
         # Only now, since a start that fails must not use up a secret that is shown once.
-        data = {"url": url, "docs": f"{url}/docs", **prepare_to_serve(lite, chosen)}
-        show_output(Output(data, welcome(data, passing)), chosen.json)
+        def show(data: dict) -> None:
+            data = {"url": url, "docs": f"{url}/docs", **data}
+            show_output(Output(data, welcome(data, passing)), chosen.json)
+
+        prepare_to_serve(lite, chosen, show)
 
     lite.serve(lite.settings.listen, ready=announce)
 
 
-def prepare_to_serve(lite, chosen) -> dict:
-    """Load demo data and make accounts as asked; what to announce of them."""
-    if chosen.demo and not lite.workspaces:
+def prepare_to_serve(lite, chosen, show: Callable[[dict], None]) -> None:
+    """Load demo data and make accounts as asked, and show what there is to announce of them."""
+    if chosen.demo and not lite.workspaces.has_several and not lite.workspaces:
         lite.create_workspace("demo", name="Demo")
     if not lite.workspaces:
         make = f"{PROGRAM} workspace create SLUG --name NAME"
         raise NotFound(f"There is no workspace to serve; make one with `{make}`.")
-    if len(lite.workspaces) > 1 and not chosen.workspace:
+    if lite.workspaces.has_several and not chosen.workspace:
         if chosen.demo:
             raise Conflict("Demo data goes into one workspace: add --workspace SLUG.")
-        return {"workspaces": sorted(lite.workspaces)}
+        unserved = {"unserved": lite.workspaces.unopened} if lite.workspaces.unopened else {}
+        return show({"workspaces": sorted(lite.workspaces), **unserved})
     facts = {"workspace": lite.workspace.slug}
     if chosen.demo:
         # There is one person who tries things out.
         lite.settings.self_approval = True
-        return facts | demo_credentials(lite)
-    return facts if lite.accounts.list() else facts | new_credentials(lite, "First account")
+        try:
+            lite.load_demo()
+        except Conflict:
+            log.info("The workspace holds records already; no demo data was added.")
+    elif lite.accounts.list():
+        return show(facts)
+    name = DEMO_ACCOUNT if chosen.demo else "First account"
+    if lite.workspace.path and sys.stdout and sys.stdout.isatty():
+        make_credentials(lite, name, lambda data: show(facts | data))
+    else:
+        # What a program reads may be used at once, so it is printed after the commit.
+        data = make_credentials(lite, name, lambda data: write_credentials(lite, data))
+        show(facts | announced(lite, data))
 
 
-def demo_credentials(lite) -> dict:
-    """Fill the workspace unless it holds records; the demo account, with a new secret."""
+def make_credentials(lite, name: str, show: Callable[[dict], None]) -> dict:
+    """Give an account of this name, made where it is missing, a new secret and a new API key.
+
+    It has every scope. Both are stored together, once they were shown.
+    """
+    existing = [account["clientId"] for account in lite.accounts.list() if account["name"] == name]
+    former = [key["id"] for key in lite.api_keys.list() if key["label"] == name and key["isActive"]]
+    values = lite.accounts.check(name, novantra_scopes(), None, "")
+
+    def work() -> dict:
+        made = lite.accounts.renew(existing[0]) if existing else lite.accounts.issue(values)
+        for key in former:
+            ApiKey.fetch(key).revoke()
+        key = lite.api_keys.issue_named(name, FACTSTORE_SCOPES)
+        return credentials_data(made) | {"apiKey": key["apiKey"]}
+
+    return lite.accounts.act(f"Credentials of the {name.lower()}.", work, show)
+
+
+def credentials_file(lite) -> Path | None:
+    """Where new secrets are written down that nobody at a terminal reads; what is printed elsewhere
+    ends up in a log. A workspace that ends with the process has no such place, and no need."""
+    path = lite.workspace.path
+    return path and path.with_name(f"{path.name}.credentials")
+
+
+def write_credentials(lite, data: dict) -> None:
+    """Write new credentials beside the database, for its owner only."""
+    if file := credentials_file(lite):
+        write_private(file, json.dumps(data, indent=2).encode() + b"\n")
+
+
+def announced(lite, data: dict) -> dict:
+    """What is printed of new credentials: the name of the file that holds the secrets, if any."""
+    file, secrets = credentials_file(lite), ("clientSecret", "apiKey")
+    if file is None:
+        return data
+    shown = {name: value for name, value in data.items() if name not in secrets}
+    return {**shown, "credentialsFile": str(file)}
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file as a whole, for its owner only, in the place of one that may be there."""
+    part = path.with_name(f"{path.name}.part")
+    part.unlink(missing_ok=True)
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        lite.load_demo()
-    except Conflict:
-        log.info("The workspace holds records already; no demo data was added.")
-    for account in lite.accounts.list():
-        if account["name"] == DEMO_ACCOUNT:
-            credentials = credentials_data(lite.accounts.rotate(account["clientId"]))
-            return credentials | first_key(lite, DEMO_ACCOUNT)
-    return new_credentials(lite, DEMO_ACCOUNT)
-
-
-def new_credentials(lite, name: str) -> dict:
-    """The credentials of a new account that has every Novantra scope, and a first API key."""
-    credentials = credentials_data(lite.accounts.create(name, novantra_scopes()))
-    return credentials | first_key(lite, name)
-
-
-def first_key(lite, label: str) -> dict:
-    """A new API key with every Factstore scope; one of this label from before is revoked."""
-    for key in lite.api_keys.list():
-        if key["label"] == label and key["isActive"]:
-            lite.api_keys.revoke(key["id"])
-    return {"apiKey": lite.api_keys.create(label, FACTSTORE_SCOPES)["apiKey"]}
-
-
-def credentials_data(credentials) -> dict:
-    """Credentials as JSON members."""
-    return {camel(name): value for name, value in credentials._asdict().items()}
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(descriptor)
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def welcome(data: dict, passing: bool) -> str:
@@ -27509,6 +28163,10 @@ def welcome(data: dict, passing: bool) -> str:
         often = "new at every start" if passing else "shown this once"
         lines += [f"  Client id      {id}", f"  Client secret  {secret}  ({often})"]
         lines.append(f"  API key        {data['apiKey']}  (Factstore, {often})")
+    if file := data.get("credentialsFile"):
+        lines += [f"  Client id      {id}", f"  Secrets        {file}  (read it, then delete it)"]
+    for slug, why in data.get("unserved", {}).items():
+        lines.append(f"  Not served     {slug}: {why}")
     if passing:
         lines += ["", "The workspace ends with the server; `serve FILE` keeps it."]
     if secret:
@@ -27759,7 +28417,7 @@ def do_command(manager, chosen) -> Output:
     argument("--contact", default="", metavar="MAIL", help="who answers for it"),
     opens="new",
 )
-def account_create_command(lite, chosen) -> Output:
+def account_create_command(lite, chosen) -> None:
     """Make a service account and show its client id and secret, once.
 
     Examples:
@@ -27767,8 +28425,8 @@ def account_create_command(lite, chosen) -> Output:
       novantra-lite account create console --scope all --expires 2027-01-31 --json
     """
     scopes, optional = scopes_of(chosen.scope), {"expires": chosen.expires}
-    made = lite.accounts.create(chosen.name, scopes, contact=chosen.contact, **optional)
-    return secret_output(credentials_data(made))
+    optional["show"] = shows_secret(chosen)
+    lite.accounts.create(chosen.name, scopes, contact=chosen.contact, **optional)
 
 
 @command("account list", opens="reader")
@@ -27778,9 +28436,9 @@ def account_list_command(lite, chosen) -> Output:
 
 
 @command("account rotate", ACCOUNT)
-def account_rotate_command(lite, chosen) -> Output:
+def account_rotate_command(lite, chosen) -> None:
     """Give an account a new secret; the old one ends at once."""
-    return secret_output(credentials_data(lite.accounts.rotate(chosen.id)))
+    lite.accounts.rotate(chosen.id, show=shows_secret(chosen))
 
 
 @command("account enable", ACCOUNT, help="Let a disabled account in again.")
@@ -27810,13 +28468,13 @@ def token_command(lite, chosen) -> Output:
     argument("--event", **SEVERAL, metavar="E", help="such as finding.created; default: all"),
     opens="new",
 )
-def webhook_add_command(lite, chosen) -> Output:
+def webhook_add_command(lite, chosen) -> None:
     """Send events to an address, and show the signing secret, once.
 
     Examples:
       novantra-lite webhook add https://example.org/hook --event finding.created finding.closed
     """
-    return secret_output(lite.webhooks.add(chosen.url, events=words_of(chosen.event)))
+    lite.webhooks.add(chosen.url, events=words_of(chosen.event), show=shows_secret(chosen))
 
 
 @command("webhook list", opens="reader")
@@ -27834,9 +28492,9 @@ def webhook_state_command(lite, chosen) -> Output:
 
 
 @command("webhook rotate", ENDPOINT)
-def webhook_rotate_command(lite, chosen) -> Output:
+def webhook_rotate_command(lite, chosen) -> None:
     """Give an endpoint a new secret; for 24 hours both sign."""
-    return secret_output(lite.webhooks.rotate(chosen.id))
+    lite.webhooks.rotate(chosen.id, show=shows_secret(chosen))
 
 
 @command("webhook test", ENDPOINT)
@@ -28000,7 +28658,7 @@ def doctor_command(lite, chosen) -> Output:
     argument("--days", type=int, metavar="N", help="how long it works; default: until revoked"),
     opens="new",
 )
-def key_create_command(lite, chosen) -> Output:
+def key_create_command(lite, chosen) -> None:
     """Make an API key for the Factstore surface and show it, once.
 
     Examples:
@@ -28008,7 +28666,7 @@ def key_create_command(lite, chosen) -> Output:
       novantra-lite key create auditor --scope factstore:read --days 90 --json
     """
     scopes = words_of(chosen.scope) or ["factstore:read", "factstore:write"]
-    return secret_output(lite.api_keys.create(chosen.label, scopes, chosen.days))
+    lite.api_keys.create(chosen.label, scopes, chosen.days, show=shows_secret(chosen))
 
 
 @command("key list", opens="reader")
@@ -28050,7 +28708,7 @@ def print_records(records: Iterable[dict]) -> int:
     for record in records:
         print(to_json(record))
         last = record["id"]
-    sys.stdout.flush()
+    flush_output()
     return last
 
 
@@ -28165,7 +28823,7 @@ def run_command(chosen) -> int:
         output = chosen.command.function(chosen)
     if output:
         show_output(output, chosen.json)
-    sys.stdout.flush()
+    flush_output()
     return output.status if output else 0
 
 
@@ -28179,10 +28837,19 @@ def refuse_command(error: Exception, as_json: bool) -> int:
         message = f"{error.filename}: {reason}." if error.filename else f"{reason}.".capitalize()
     log.debug("The command failed.", exc_info=error)
     print(f"{PROGRAM}: {message}", file=sys.stderr)
-    if as_json:
-        data = {"error": message} | ({"issues": issues} if issues else {})
-        show_output(Output(data, ""), as_json)
+    try:
+        if as_json:
+            data = {"error": message} | ({"issues": issues} if issues else {})
+            show_output(Output(data, ""), as_json)
+        flush_output()
+    except OSError:
+        discard_output()
     return 1
+
+
+def discard_output() -> None:
+    """Let what is left in the buffer go nowhere, or leaving would trip over it again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def answer_arguments(arguments: list[str] | None) -> int:
@@ -28190,7 +28857,7 @@ def answer_arguments(arguments: list[str] | None) -> int:
     try:
         chosen = build_parser().parse_args(arguments)
     except SystemExit as stopped:
-        sys.stdout.flush()
+        flush_output()
         return int(stopped.code or 0)
     try:
         return run_command(chosen)
@@ -28209,8 +28876,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # What is left in the buffer goes nowhere, or leaving would trip over the pipe again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         return 141
 
 

@@ -166,14 +166,16 @@ def test_the_help_of_serve_reads_well(run):
     assert (
         said.out
         == """\
-usage: novantra-lite serve [-h] [--demo] [--listen HOST:PORT] [--threads N] [--open-factstore]
-                           [--json] [--database FILE] [--workspaces DIR] [--workspace SLUG]
+usage: novantra-lite serve [-h] [--demo] [--listen HOST:PORT] [--threads N] [--accept-clock]
+                           [--open-factstore] [--json] [--database FILE] [--workspaces DIR]
+                           [--workspace SLUG]
                            [FILE]
 
 Answer requests over HTTP until stopped.
 
 Without FILE the workspace ends with the server. A workspace that has no
-account yet gets one with every Novantra scope, shown once. --demo shows an
+account yet gets one with every Novantra scope, shown once: on a terminal,
+else in FILE.credentials, which only you can read. --demo does so with an
 account for trying things out, with a new secret at every start. With --json
 the first line on standard output is one JSON object, printed as soon as
 requests are answered.
@@ -186,6 +188,7 @@ options:
   --demo              fill an empty workspace with demo data
   --listen HOST:PORT  address and port to serve on; port 0 picks a free one
   --threads N         threads that answer requests
+  --accept-clock      write, though the clock is far ahead of the newest entry
   --open-factstore    let Factstore clients on this machine in without credentials
   --json              print JSON, for machines
 
@@ -1202,11 +1205,12 @@ def test_serve_demo_says_in_one_line_how_to_reach_a_register_full_of_data():
     assert list(Path().iterdir()) == []
 
 
-def test_serve_shows_the_first_account_once_and_the_demo_account_anew(run):
-    kept = []
+def test_serve_writes_the_first_account_down_once_and_the_demo_account_anew(run):
+    kept, written, file = [], [], Path(f"{DATABASE}.credentials")
     for arguments in ([], [], ["--demo"], ["--demo"]):
         with serving(DATABASE, *arguments) as server:
             kept.append(server.said)
+            written.append((file.stat().st_mode & 0o777, json.loads(file.read_text())))
             server.send_signal(signal.SIGTERM)
             server.wait(60)
 
@@ -1214,11 +1218,17 @@ def test_serve_shows_the_first_account_once_and_the_demo_account_anew(run):
     assert [said.get("name") for said in kept] == [
         "First account", None, "Demo account", "Demo account",
     ]  # fmt: skip
-    assert "clientSecret" not in kept[1]
-    assert kept[2]["clientId"] == kept[3]["clientId"]
-    assert kept[2]["clientSecret"] != kept[3]["clientSecret"]
-    assert get("/api/v1/flows", kept[2]["apiKey"]) == 401
-    assert get("/api/v1/flows", kept[3]["apiKey"]) == 200
+    assert not any({"clientSecret", "apiKey"} & said.keys() for said in kept)
+    assert [said.get("credentialsFile", "").endswith(file.name) for said in kept] == [
+        True, False, True, True,
+    ]  # fmt: skip
+    modes, secrets = zip(*written, strict=True)
+    assert set(modes) == {0o600}
+    assert secrets[0] == secrets[1]
+    assert kept[2]["clientId"] == kept[3]["clientId"] == secrets[3]["clientId"]
+    assert secrets[2]["clientSecret"] != secrets[3]["clientSecret"]
+    assert get("/api/v1/flows", secrets[2]["apiKey"]) == 401
+    assert get("/api/v1/flows", secrets[3]["apiKey"]) == 200
     assert names == ["First account", "Demo account"]
     assert run("verify").status == 0
 
@@ -1401,4 +1411,5 @@ def test_a_server_that_is_asked_to_stop_leaves_one_file_and_its_keys(number):
         "register.db",
         "register.db.key",
         "register.db.checkpoints",
+        "register.db.credentials",
     }

@@ -673,8 +673,9 @@ def second_key(said):
 
 def test_the_first_key_of_a_served_file_takes_a_build_through(tmp_path):
     with serving(tmp_path / "register.db") as server:
-        own = {"FACTSTORE_URL": server.said["url"], "FACTSTORE_API_KEY": server.said["apiKey"]}
-        own["FACTSTORE_MANAGER_KEY"] = second_key(server.said)
+        said = server.said | json.loads(Path(server.said["credentialsFile"]).read_text())
+        own = {"FACTSTORE_URL": said["url"], "FACTSTORE_API_KEY": said["apiKey"]}
+        own["FACTSTORE_MANAGER_KEY"] = second_key(said)
         done = run("examples/pipeline.py", *delivered(tmp_path), **own)
         server.send_signal(signal.SIGTERM)
         ended = server.wait(60)

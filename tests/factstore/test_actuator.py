@@ -54,7 +54,19 @@ def test_health_is_public_and_up(lite):
     assert (answer.status, answer.json) == (200, {"status": "UP"})
 
 
-def test_health_is_down_while_a_workspace_cannot_be_read(tmp_path):
+def test_health_is_down_while_no_workspace_can_be_read(lite):
+    lite.workspace.writer.database.connection().execute("DROP TABLE organization")
+
+    answer = lite.client().get(HEALTH)
+    ready = lite.client().get("/api/health/ready")
+
+    fault = {"workspace": "workspace", "fault": "The workspace's file cannot be read."}
+    assert (answer.status, answer.json) == (503, {"status": "DOWN", "faults": [fault]})
+    assert answer.headers["retry-after"] == "1"
+    assert (ready.status, ready.json["message"]) == (503, "The workspace's file cannot be read.")
+
+
+def test_health_names_a_workspace_that_cannot_be_read_beside_those_that_can(tmp_path):
     with NovantraLite(workspaces=tmp_path) as lite:
         lite.create_workspace("alpha")
         broken = lite.create_workspace("beta")
@@ -63,9 +75,9 @@ def test_health_is_down_while_a_workspace_cannot_be_read(tmp_path):
         answer = lite.client().get(HEALTH)
         ready = lite.client().get("/api/health/ready")
 
-    assert (answer.status, answer.json) == (503, {"status": "DOWN"})
-    assert answer.headers["retry-after"] == "1"
-    assert ready.status == 503
+    faults = [{"workspace": "beta", "fault": "The workspace's file cannot be read."}]
+    assert (answer.status, answer.json) == (200, {"status": "UP", "faults": faults})
+    assert (ready.status, ready.json) == (200, {"status": "ok", "faults": faults})
 
 
 def test_the_document_says_what_health_answers_when_it_is_down(lite):

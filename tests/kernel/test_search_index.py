@@ -212,7 +212,8 @@ def test_an_older_file_is_searched_once_it_is_opened(layout, tmp_path):
     path = tmp_path / "register.db"
     path.write_bytes(lzma.decompress((LAYOUTS / f"layout-{layout}.db.xz").read_bytes()))
 
-    with NovantraLite(path, key="layouts-of-old-files-key-0123456789abcdef") as lite:
+    key = "layouts-of-old-files-key-0123456789abcdef"
+    with NovantraLite(path, clock=lambda: 1_780_400_000.0, key=key) as lite:
         [(finding,)] = rows(lite, "SELECT id FROM finding WHERE title = 'Second'")
         asset = write(lite, lambda: an_asset("The second drill"))
 
