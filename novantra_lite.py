@@ -2299,6 +2299,8 @@ class Writer:
         self.database = database
         #: How many transactions were lost as a whole; the heads of the chains are stale after one.
         self.failures = 0
+        #: Until when the file counts as damaged, in seconds of `time.monotonic`.
+        self.damaged_until = -math.inf
         self._lock = threading.Lock()
         self._waiting: deque[Slot] = deque()
 
@@ -2341,28 +2343,93 @@ class Writer:
             while self._waiting:
                 batch.append(self._waiting.popleft())
             for slot in batch:
-                slot.error = slot.error or translate(error)
+                slot.error = slot.error or self.explain(error)
             if not isinstance(error, Exception):
                 raise
         finally:
             for slot in batch:
                 slot.done = True
 
-    @staticmethod
-    def attempt(connection: sqlite3.Connection, slot: Slot) -> None:
+    def explain(self, error: BaseException) -> BaseException:
+        """What an error of the file means to a caller; that the file is damaged is remembered.
+
+        What the disk could not read now it may read later; damage stays until the file is replaced.
+        """
+        if is_damage(error):
+            is_lasting = sqlite_code(error) & 0xFF != sqlite3.SQLITE_IOERR
+            self.damaged_until = math.inf if is_lasting else time.monotonic() + 60
+        return translate(error)
+
+    def attempt(self, connection: sqlite3.Connection, slot: Slot) -> None:
         """Do one piece of work in a savepoint, and keep what it raises for whoever waits for it."""
         connection.execute("SAVEPOINT work")
         try:
             slot.result = slot.work()
         except Exception as error:
             connection.execute("ROLLBACK TO work")
-            slot.error = translate(error)
+            slot.error = self.explain(error)
         connection.execute("RELEASE work")
 
     def close(self) -> None:
         """Wait for the work at hand, then close the connection."""
         with self._lock:
             self.database.close_every()
+
+
+#: What an error of SQLite says of a file, by its primary code: the class, and the sentence.
+FILE_PROBLEMS = {
+    sqlite3.SQLITE_FULL: (
+        Unavailable, "{} cannot grow: the disk is full. Free some space, then try again.",
+    ),
+    sqlite3.SQLITE_READONLY: (Conflict, "{} cannot be written: this user may only read it."),
+    sqlite3.SQLITE_PERM: (Conflict, "{} cannot be opened: this user has no permission."),
+    sqlite3.SQLITE_CANTOPEN: (
+        Unavailable,
+        "{} cannot be opened: check that it exists, and that this user may write to its directory.",
+    ),
+    sqlite3.SQLITE_BUSY: (
+        Unavailable, "{} is locked by another process; try again when that one is done.",
+    ),
+    sqlite3.SQLITE_NOTADB: (Conflict, "{} is not a file of novantra-lite; name another one."),
+    sqlite3.SQLITE_CORRUPT: (Damaged, "{} is damaged: restore a backup of it."),
+    sqlite3.SQLITE_IOERR: (
+        Unavailable, "The disk failed while {} was read: check the disk, and keep a copy.",
+    ),
+    sqlite3.SQLITE_NOMEM: (Unavailable, "There is not enough memory to work on {}."),
+}  # fmt: skip
+FILE_PROBLEMS[sqlite3.SQLITE_LOCKED] = FILE_PROBLEMS[sqlite3.SQLITE_BUSY]
+#: Extended codes of writes that failed, such as over a quota or a limit of the size of files.
+FAILED_WRITES = {
+    sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC,
+    sqlite3.SQLITE_IOERR_TRUNCATE, sqlite3.SQLITE_IOERR_SHMSIZE,
+}  # fmt: skip
+
+
+def sqlite_code(error: BaseException | None) -> int:
+    """The extended code of an error of SQLite, also where peewee wraps it; 0 for other errors."""
+    while error is not None:
+        if code := getattr(error, "sqlite_errorcode", 0):
+            return code
+        error = error.__cause__ or error.__context__
+    return 0
+
+
+def file_problem(error: BaseException, name: str) -> Problem:
+    """What an error of SQLite says of the file with a name, in words that people can act on."""
+    code = sqlite_code(error)
+    if code in FAILED_WRITES:
+        return Unavailable(
+            f"{name} cannot be written: the disk fails, or a quota or a limit of the size of files "
+            "allows no more."
+        )
+    error_class, text = FILE_PROBLEMS.get(code & 0xFF, (Unavailable, "SQLite cannot work on {}."))
+    return error_class(text.format(name))
+
+
+def is_damage(error: BaseException | None) -> bool:
+    """Return whether an error says that what the disk holds of a file is not what was written."""
+    codes = sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR
+    return sqlite_code(error) not in FAILED_WRITES and sqlite_code(error) & 0xFF in codes
 
 
 def already_there(text: str) -> Conflict:
@@ -2382,13 +2449,19 @@ def translate(error: BaseException) -> BaseException:
         if "FOREIGN KEY" in text:
             return Conflict("Other records still point here, or a record pointed to is not there.")
         return Invalid("A value is outside of what the table may hold.")
-    if isinstance(error, sqlite3.OperationalError | peewee.OperationalError):
+    if isinstance(error, sqlite3.OperationalError | peewee.OperationalError) or is_damage(error):
         log.error("The database refused: %s", error)
-        return Unavailable(headers={"Retry-After": "1"})
+        is_known = sqlite_code(error) & 0xFF in FILE_PROBLEMS
+        message = str(file_problem(error, "The workspace's file")) if is_known else ""
+        return Unavailable(message, headers={"Retry-After": "1"})
     return error
 
 
 # --- Workspaces ---------------------------------------------------------------
+
+
+#: Seconds that a look for damage may take; what is left then is not looked at.
+DAMAGE_CHECK = 5.0
 
 
 class Workspace:
@@ -2479,6 +2552,26 @@ class Workspace:
         if not self.read_only and self.reader.connection().execute(noted).fetchone():
             self.writer.run(lambda: take_up_notes(self.writer.database.connection()))
 
+    def is_damaged(self) -> bool:
+        """Return whether something was seen of the file that is not what was written to it."""
+        return time.monotonic() < self.writer.damaged_until
+
+    def look_for_damage(self) -> None:
+        """Read the structure of the file for some seconds, so that health knows of damage."""
+        database = self.connect(read_only=True, mmap_size=0)
+        deadline = time.monotonic() + DAMAGE_CHECK
+        try:
+            connection = database.connection()
+            connection.set_progress_handler(lambda: time.monotonic() > deadline, 100_000)
+            (fault,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            if fault != "ok":
+                log.error("%s is damaged: %s", self.file.name, fault)
+                self.writer.damaged_until = math.inf
+        except (sqlite3.Error, peewee.PeeweeException) as error:
+            self.writer.explain(error)
+        finally:
+            database.close_every()
+
     def read(self) -> contextlib.AbstractContextManager[Session]:
         """Look at the workspace, in this thread."""
         return using(self.reading)
@@ -2510,20 +2603,26 @@ class Workspace:
         """Copy the file as it stands at one moment to a new file, while it is in use."""
         if target.exists():
             raise Conflict(f"{target.name} exists already; name a new file for the backup.")
-        part = target.with_name(target.name + ".part")
-        # SQLite would let others read it, and would not say that the directory is missing.
-        os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
-        copy = sqlite3.connect(part)
-        with contextlib.closing(copy):
+        with new_file_beside(target) as part:
+            with contextlib.closing(sqlite3.connect(part)) as copy:
+                self.copy_to(copy, target)
+                sound = is_sound(copy)
+            if not sound:
+                raise self.no_backup()
+
+    def copy_to(self, copy: sqlite3.Connection, target: Path) -> None:
+        """Copy the file into an open one; the problem says which of both failed, and why."""
+        try:
             self.reader.connection().backup(copy)
             copy.execute("PRAGMA journal_mode = DELETE")
-            sound = is_sound(copy)
-        if not sound:
-            part.unlink()
-            raise Damaged(f"{self.file.name} is damaged, and no backup was made: restore one.")
-        with open(part, "rb") as stream:
-            os.fsync(stream.fileno())
-        part.rename(target)
+        except (sqlite3.Error, peewee.PeeweeException) as error:
+            if is_damage(error):
+                raise self.no_backup() from None
+            raise file_problem(error, target.name) from None
+
+    def no_backup(self) -> Damaged:
+        """What is said where a damaged file would have been copied."""
+        return Damaged(f"{self.file.name} is damaged, and no backup was made: restore one.")
 
     def close(self) -> None:
         """Close readers, then the writer (which checkpoints), then give the lock free."""
@@ -2541,6 +2640,31 @@ class Workspace:
             self.folder.cleanup()
         if self.lock:
             self.lock.release()
+
+
+@contextlib.contextmanager
+def new_file_beside(target: Path) -> Iterator[Path]:
+    """A file for its owner only that takes the name of `target` once it is whole and on the disk.
+
+    Whatever is raised, a full disk above all, takes it away.
+    """
+    part = target.with_name(target.name + ".part")
+    try:
+        # SQLite would let others read it, and would not say that the directory is missing.
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        os.fchmod(descriptor, 0o600)
+        os.close(descriptor)
+        yield part
+        with open(part, "rb") as stream:
+            os.fsync(stream.fileno())
+        part.rename(target)
+    except BaseException as error:
+        for ending in ("", "-journal", "-wal", "-shm"):
+            part.with_name(part.name + ending).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            reason = (error.strerror or "the operating system refused").lower()
+            raise Unavailable(f"{target} cannot be written: {reason}.") from None
+        raise
 
 
 def is_sound(connection: sqlite3.Connection) -> bool:
@@ -2691,13 +2815,11 @@ def open_file(
         workspace.file.write_bytes(new_file(create, newest))
     try:
         connection = database.connection()
-    except peewee.OperationalError as error:
-        raise translate(error) from None
-    except peewee.DatabaseError as error:
-        raise not_ours(workspace, error) from None
-    version, application, empty = connection.execute(FILE_FACTS).fetchone()
+        version, application, empty = connection.execute(FILE_FACTS).fetchone()
+    except (sqlite3.Error, peewee.PeeweeException) as error:
+        raise file_problem(error, workspace.file.name) from None
     if not empty and application != APPLICATION_ID:
-        raise not_ours(workspace)
+        raise Conflict(f"{workspace.file.name} is not a file of novantra-lite; name another one.")
     if version > newest:
         raise Conflict(
             f"{workspace.file.name} was written by a newer novantra-lite (layout {version}, this "
@@ -2836,14 +2958,6 @@ def copy_rows(model: type[Model], columns: set[str]) -> str:
         f'INSERT INTO "{table}_rebuilt" ({targets}) SELECT *{json and f", {json}"} '
         f'FROM (SELECT {inner} FROM "{table}" ORDER BY rowid)'
     )
-
-
-def not_ours(workspace: Workspace, error: Exception | None = None) -> Problem:
-    """What is said of a file that is no workspace, or not one any more."""
-    cause = getattr(error, "__context__", None)
-    if getattr(cause, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CORRUPT:
-        return Damaged(f"{workspace.file.name} is damaged: restore a backup of it.")
-    return Conflict(f"{workspace.file.name} is not a file of novantra-lite; name another one.")
 
 
 def keep_before(workspace: Workspace, newest: int) -> None:
@@ -5892,6 +6006,8 @@ def tidy(workspace: Workspace, at: float) -> None:
     hour = int(at) // 3600
     if workspace.tidied != hour:
         workspace.tidied = hour
+        if workspace.path:
+            workspace.look_for_damage()
         perform(workspace, lambda current: forget_old(workspace, at), actor="system")
 
 
@@ -22760,12 +22876,8 @@ def restore(backup: Path, database: Path) -> None:
         sound = ours = False
     if not (sound and ours):
         raise Invalid(f"{backup.name} is not a sound backup of a workspace.")
-    part = database.with_name(database.name + ".part")
-    shutil.copyfile(backup, part)
-    os.chmod(part, 0o600)
-    with open(part, "rb") as stream:
-        os.fsync(stream.fileno())
-    part.rename(database)
+    with new_file_beside(database) as part:
+        shutil.copyfile(backup, part)
 
 
 # --- Imports ------------------------------------------------------------------
@@ -24096,13 +24208,20 @@ def respond(operation: Operation, request, response, **path: str) -> None:
         reply = answer(context, path)
     except Problem as problem:
         reply = refuse(context, operation.surface, problem)
-    except Exception:
+    except Exception as error:
         log.exception("Request %s failed.", context.request_id)
-        reply = refuse(context, operation.surface, Problem())
+        reply = refuse(context, operation.surface, problem_of(context, error))
     finally:
         if context.upload:
             context.upload.close()
     send(response, context, operation.surface, reply)
+
+
+def problem_of(context: Context, error: Exception) -> Problem:
+    """What a caller hears of an error that nobody foresaw; a damaged file is remembered."""
+    if context.workspace is not None:
+        error = context.workspace.writer.explain(error)
+    return error if isinstance(error, Problem) else Problem()
 
 
 def offer(operation: Operation, request, response, **path: str) -> None:
@@ -24929,8 +25048,10 @@ class Install:
         try:
             prepare(workspace, self.settings, self.bell)
             identify_organization(workspace, {"slug": slug, "name": title_of(slug), **profile})
-        except BaseException:
+        except BaseException as error:
             workspace.close()
+            if isinstance(error, sqlite3.Error | peewee.PeeweeException):
+                raise file_problem(error, workspace.file.name) from error
             raise
         self.workspaces[workspace.slug] = workspace
         return workspace
@@ -25703,12 +25824,13 @@ def describe_refusals(surface: Surface) -> dict[str, dict]:
 
 
 def is_readable(workspace: Workspace) -> bool:
-    """Whether something can be read from a workspace."""
+    """Whether something can be read from a workspace, and no damage of its file was seen."""
     try:
         workspace.reader.connection().execute("SELECT id FROM organization").fetchone()
-    except (sqlite3.Error, peewee.PeeweeException):
+    except (sqlite3.Error, peewee.PeeweeException) as error:
+        workspace.writer.explain(error)
         return False
-    return True
+    return not workspace.is_damaged()
 
 
 HEALTH = closed_schema(status={"type": "string", "enum": ["UP", "DOWN"]})
@@ -25732,7 +25854,7 @@ class Service(Resource, surface=NOVANTRA, tag="Service"):
         answer={"type": "object", "properties": {"status": {"type": "string"}}},
     )
     def get_readiness(self, context):
-        """Tell whether every workspace can be read."""
+        """Tell whether every workspace can be read, and no damage of its file was seen."""
         if not all(map(is_readable, context.lite.workspaces.values())):
             raise Unavailable
         return Reply(200, b'{"status":"ok"}')
@@ -25813,7 +25935,7 @@ class Operations(Resource, surface=FACTSTORE, scope="factstore", tag="Operations
         others={503: HEALTH},
     )
     def tell_health(self, context):
-        """Tell whether every workspace can be read."""
+        """Tell whether every workspace can be read, and no damage of its file was seen."""
         if all(map(is_readable, context.lite.workspaces.values())):
             return Reply(200, b'{"status":"UP"}')
         return Reply(503, b'{"status":"DOWN"}', {"Retry-After": "1"})
@@ -26805,11 +26927,12 @@ def run_command(chosen) -> int:
 
 def refuse_command(error: Exception, as_json: bool) -> int:
     """Say in one sentence what went wrong, to people and on request to machines; status 1."""
-    message, issues = "The database file is damaged, in use, or of another kind.", []
+    if not isinstance(error, Problem | OSError):
+        error = file_problem(error, "The database file")
     if isinstance(error, Problem):
         message, issues = str(error), error.issues
-    elif isinstance(error, OSError):
-        reason = (error.strerror or "the operating system refused").lower()
+    else:
+        issues, reason = [], (error.strerror or "the operating system refused").lower()
         message = f"{error.filename}: {reason}." if error.filename else f"{reason}.".capitalize()
     log.debug("The command failed.", exc_info=error)
     print(f"{PROGRAM}: {message}", file=sys.stderr)
