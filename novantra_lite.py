@@ -19,8 +19,9 @@ Contents
         Connections, Workspaces, Tables and migrations, Tallies, Pages, Principals and tokens,
         Uploads, Contexts, Surfaces, Operations and resources
     Part II   Records of every write   Idempotency, Rate limits, Audit and ledger, Verification,
-        Webhook signatures, Outbox, Writes, Checkpoints, Checkpoint verification, Answers,
-        Outbound addresses, Outbound requests, Dispatcher, Webhooks
+        Chain verification, Record verification, Webhook signatures, Outbox, Writes, Checkpoints,
+        Checkpoint verification, Answers, Outbound addresses, Outbound requests, Dispatcher,
+        Webhooks
     Part III  Novantra   Novantra conventions, Workspace, Authentication, Frameworks, Controls,
         Risks, Evidence records, Attachments, Evidence, Assessments, Findings, Exceptions,
         Monitoring, Indicators, Submissions, Assets, Party engagements, Change management,
@@ -1576,6 +1577,10 @@ class Model(Findable, peewee.Model):
         if self.fact:
             session().facts.append(("deleted", type(self), self._pk, row, None))
 
+    def fits_checksum(self) -> bool:
+        """Return whether the record is what its checksum is over; most have none."""
+        return True
+
     @classmethod
     def overdue(cls, workspace: Workspace, at: float) -> Iterable[Model]:
         """The records whose validity has passed at a time, and that do not say so yet."""
@@ -2114,12 +2119,15 @@ def check_search() -> Iterator[str]:
         copy.execute("ATTACH ? AS file", (f"{file.absolute().as_uri()}?mode=ro",))
         copy.execute('CREATE TABLE "search_record" ("place" INTEGER PRIMARY KEY, "text" TEXT)')
         copy.execute(SEARCH_INDEX)
+        # The texts and the index are those of one moment.
+        copy.execute("BEGIN")
         copy.execute(
             'INSERT INTO main."search_record" SELECT "place", "text" FROM file."search_record"'
         )
         for part in ("search_data", "search_idx"):
             copy.execute(f'DELETE FROM main."{part}"')
             copy.execute(f'INSERT INTO main."{part}" SELECT * FROM file."{part}"')
+        copy.execute("COMMIT")
         try:
             copy.execute(
                 """INSERT INTO main."search" ("search", "rank") VALUES ('integrity-check', 1)"""
@@ -2390,6 +2398,7 @@ FILE_PROBLEMS = {
     sqlite3.SQLITE_BUSY: (
         Unavailable, "{} is locked by another process; try again when that one is done.",
     ),
+    sqlite3.SQLITE_LOCKED: (Unavailable, "{} is locked by this process; try again in a moment."),
     sqlite3.SQLITE_NOTADB: (Conflict, "{} is not a file of novantra-lite; name another one."),
     sqlite3.SQLITE_CORRUPT: (Damaged, "{} is damaged: restore a backup of it."),
     sqlite3.SQLITE_IOERR: (
@@ -2397,7 +2406,6 @@ FILE_PROBLEMS = {
     ),
     sqlite3.SQLITE_NOMEM: (Unavailable, "There is not enough memory to work on {}."),
 }  # fmt: skip
-FILE_PROBLEMS[sqlite3.SQLITE_LOCKED] = FILE_PROBLEMS[sqlite3.SQLITE_BUSY]
 #: Extended codes of writes that failed, such as over a quota or a limit of the size of files.
 FAILED_WRITES = {
     sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC,
@@ -2451,8 +2459,10 @@ def translate(error: BaseException) -> BaseException:
         return Invalid("A value is outside of what the table may hold.")
     if isinstance(error, sqlite3.OperationalError | peewee.OperationalError) or is_damage(error):
         log.error("The database refused: %s", error)
-        is_known = sqlite_code(error) & 0xFF in FILE_PROBLEMS
-        message = str(file_problem(error, "The workspace's file")) if is_known else ""
+        # What passes by itself is told as it always was.
+        passing = 0, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED
+        is_lasting = sqlite_code(error) & 0xFF not in passing
+        message = str(file_problem(error, "The workspace's file")) if is_lasting else ""
         return Unavailable(message, headers={"Retry-After": "1"})
     return error
 
@@ -2556,22 +2566,6 @@ class Workspace:
         """Return whether something was seen of the file that is not what was written to it."""
         return time.monotonic() < self.writer.damaged_until
 
-    def look_for_damage(self) -> None:
-        """Read the structure of the file for some seconds, so that health knows of damage."""
-        database = self.connect(read_only=True, mmap_size=0)
-        deadline = time.monotonic() + DAMAGE_CHECK
-        try:
-            connection = database.connection()
-            connection.set_progress_handler(lambda: time.monotonic() > deadline, 100_000)
-            (fault,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-            if fault != "ok":
-                log.error("%s is damaged: %s", self.file.name, fault)
-                self.writer.damaged_until = math.inf
-        except (sqlite3.Error, peewee.PeeweeException) as error:
-            self.writer.explain(error)
-        finally:
-            database.close_every()
-
     def read(self) -> contextlib.AbstractContextManager[Session]:
         """Look at the workspace, in this thread."""
         return using(self.reading)
@@ -2605,24 +2599,10 @@ class Workspace:
             raise Conflict(f"{target.name} exists already; name a new file for the backup.")
         with new_file_beside(target) as part:
             with contextlib.closing(sqlite3.connect(part)) as copy:
-                self.copy_to(copy, target)
+                copy_workspace(self, copy, target)
                 sound = is_sound(copy)
             if not sound:
-                raise self.no_backup()
-
-    def copy_to(self, copy: sqlite3.Connection, target: Path) -> None:
-        """Copy the file into an open one; the problem says which of both failed, and why."""
-        try:
-            self.reader.connection().backup(copy)
-            copy.execute("PRAGMA journal_mode = DELETE")
-        except (sqlite3.Error, peewee.PeeweeException) as error:
-            if is_damage(error):
-                raise self.no_backup() from None
-            raise file_problem(error, target.name) from None
-
-    def no_backup(self) -> Damaged:
-        """What is said where a damaged file would have been copied."""
-        return Damaged(f"{self.file.name} is damaged, and no backup was made: restore one.")
+                raise no_backup(self)
 
     def close(self) -> None:
         """Close readers, then the writer (which checkpoints), then give the lock free."""
@@ -2640,6 +2620,39 @@ class Workspace:
             self.folder.cleanup()
         if self.lock:
             self.lock.release()
+
+
+def look_for_damage(workspace: Workspace) -> None:
+    """Read the structure of the file for some seconds, so that health knows of damage."""
+    database = workspace.connect(read_only=True, mmap_size=0)
+    deadline = time.monotonic() + DAMAGE_CHECK
+    try:
+        connection = database.connection()
+        connection.set_progress_handler(lambda: time.monotonic() > deadline, 100_000)
+        (fault,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if fault != "ok":
+            log.error("%s is damaged: %s", workspace.file.name, fault)
+            workspace.writer.damaged_until = math.inf
+    except (sqlite3.Error, peewee.PeeweeException) as error:
+        workspace.writer.explain(error)
+    finally:
+        database.close_every()
+
+
+def copy_workspace(workspace: Workspace, copy: sqlite3.Connection, target: Path) -> None:
+    """Copy the file into an open one; the problem says which of both failed, and why."""
+    try:
+        workspace.reader.connection().backup(copy)
+        copy.execute("PRAGMA journal_mode = DELETE")
+    except (sqlite3.Error, peewee.PeeweeException) as error:
+        if is_damage(error):
+            raise no_backup(workspace) from None
+        raise file_problem(error, target.name) from None
+
+
+def no_backup(workspace: Workspace) -> Damaged:
+    """What is said where a damaged file would have been copied."""
+    return Damaged(f"{workspace.file.name} is damaged, and no backup was made: restore one.")
 
 
 @contextlib.contextmanager
@@ -2817,9 +2830,10 @@ def open_file(
         connection = database.connection()
         version, application, empty = connection.execute(FILE_FACTS).fetchone()
     except (sqlite3.Error, peewee.PeeweeException) as error:
-        raise file_problem(error, workspace.file.name) from None
+        problem = file_problem(error, workspace.file.name)
+        raise problem if type(problem) is not Conflict else not_ours(workspace) from None
     if not empty and application != APPLICATION_ID:
-        raise Conflict(f"{workspace.file.name} is not a file of novantra-lite; name another one.")
+        raise not_ours(workspace)
     if version > newest:
         raise Conflict(
             f"{workspace.file.name} was written by a newer novantra-lite (layout {version}, this "
@@ -2958,6 +2972,13 @@ def copy_rows(model: type[Model], columns: set[str]) -> str:
         f'INSERT INTO "{table}_rebuilt" ({targets}) SELECT *{json and f", {json}"} '
         f'FROM (SELECT {inner} FROM "{table}" ORDER BY rowid)'
     )
+
+
+def not_ours(workspace: Workspace) -> Problem:
+    """What is said of a file that is no workspace, or not any more: a key beside it shows that."""
+    if workspace.file.with_name(f"{workspace.file.name}.key").exists():
+        return Damaged(f"{workspace.file.name} is damaged in its first page: restore a backup.")
+    return Conflict(f"{workspace.file.name} is not a file of novantra-lite; name another one.")
 
 
 def keep_before(workspace: Workspace, newest: int) -> None:
@@ -4487,51 +4508,136 @@ class Journal:
 
 
 # --- Verification -------------------------------------------------------------
+# A file is verified as it stands at one moment, in memory that does not grow with it, and to its
+# end: what cannot be read is named, and what comes after it is verified all the same.
+
+#: How many faults of one check are listed at most; the others are counted.
+LISTED_FAULTS = 1000
+#: After how many rows progress is reported.
+_PROGRESS_STEP = 5000
+_FIRST_ROWID, _LAST_ROWID = -(1 << 63), 1 << 62
+_UNREADABLE = {
+    sqlite3.SQLITE_CORRUPT: "the page is damaged",
+    sqlite3.SQLITE_IOERR: "the disk failed",
+    sqlite3.SQLITE_ERROR: "a value is not of the type of its column",
+}
 
 
-def check_chains() -> Iterator[str]:
-    """Recompute both chains of the current session's file, and what is counted there; tell each
-    fault in a sentence."""
-    connection = session().database.connection()
-    faults = [*check_audit(connection), *check_ledger(connection)]
-    yield from faults or check_agreement(connection)
-    yield from check_keys(connection)
-    yield from check_tallies(connection)
+def no_progress(rows: int) -> None:
+    """Report nothing of so many more rows that were verified."""
 
 
-def check_audit(connection: sqlite3.Connection) -> Iterator[str]:
-    """Recompute the chain of the audit log."""
-    previous = ZEROS
-    columns = ", ".join(f'"{column.column_name}"' for column in AuditEntry._meta.sorted_fields)
-    rows = connection.execute(f'SELECT {columns} FROM "audit_entry" ORDER BY "id"')
-    for number, row in enumerate(rows, 1):
-        if row[0] != number:
-            yield f"Audit entry {number} is missing."
-            return
-        if hash_audit(previous, row[:-1]) != row[-1]:
-            yield f"Audit entry {number} was changed, or the one before it was."
-            return
-        previous = row[-1]
+@contextlib.contextmanager
+def snapshot(workspace: Workspace) -> Iterator[Session]:
+    """A session that sees the file as it stands at one moment, however long it is used.
+
+    Its connection is its own and only reads. Nothing is mapped, temporary tables are files, and
+    text that is not UTF-8 is read as well, with surrogates.
+    """
+    options = {"mmap_size": 0, "temp_store": 1, "cache_size": -65_536}
+    database = workspace.connect(read_only=True, **options)
+    try:
+        connection = database.connection()
+        connection.text_factory = partial(str, encoding="utf-8", errors="surrogateescape")
+        connection.execute("BEGIN")
+        # A transaction sees the file as it is at its first read.
+        connection.execute(FILE_FACTS).fetchone()
+        with using(Session(workspace, database)) as current:
+            yield current
+    finally:
+        database.close_every()
 
 
-def check_agreement(connection: sqlite3.Connection) -> Iterator[str]:
-    """Compare the facts in the audit log with the proofs in the ledger, one by one."""
-    facts = {table: f"{model.fact}." for table, model in fact_models().items()}
-    audited = connection.execute(
-        'SELECT "subject_type", "subject_id", "action", "id" FROM "audit_entry" ORDER BY "id"'
-    )
-    told = (row for row in audited if row[0] in facts and row[2].startswith(facts[row[0]]))
-    for entry, proof in itertools.zip_longest(told, proofs(connection)):
-        if entry is None:
-            yield f"Ledger entry {proof.number} has no entry in the audit log."
-        elif proof is None:
-            yield f"Audit entry {entry[3]} has no proof in the ledger."
-        elif entry[:2] != proof.subject:
-            told_of = f"Audit entry {entry[3]} and ledger entry {proof.number}"
-            yield f"{told_of} are of different records."
-        else:
-            continue
-        return
+def run_check(name: str, check: Callable[[], Iterable[str]]) -> Iterator[str]:
+    """The faults that a check finds; that it cannot go on is one of them."""
+    number = 0
+    try:
+        for number, fault in enumerate(check(), 1):
+            if number <= LISTED_FAULTS:
+                yield fault.encode(errors="replace").decode()
+    except Exception as error:
+        log.debug("The check of %s stopped.", name, exc_info=error)
+        yield f"{name} cannot be verified to the end: {_read_failure(error)}."
+    if number > LISTED_FAULTS:
+        yield f"{name}: {number - LISTED_FAULTS:,} more faults are not listed."
+
+
+def _read_failure(error: Exception) -> str:
+    """Why something could not be read, in a few words."""
+    if isinstance(error, Problem):
+        return str(error).rstrip(".")
+    return _UNREADABLE.get(sqlite_code(error) & 0xFF, "a stored value is not what it should be")
+
+
+class TableScan:
+    """The rows of a table in the order of their numbers, of which those that can be read are given.
+
+    `sql` selects the number first, `WHERE rowid > ?`, in the order of the rowid. `gaps` lists what
+    could not be read: the first and the last number, and why. `has_skipped` says that rows before
+    the present one were skipped; whoever uses it sets it back.
+    """
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        sql: str,
+        values: Sequence = (),
+        advance: Callable[[int], None] = no_progress,
+    ):
+        self.connection, self.sql, self.values, self.advance = connection, sql, values, advance
+        self.gaps: list[tuple[int, int | None, str]] = []
+        self.has_skipped = False
+
+    def __iter__(self) -> Iterator[tuple]:
+        after: int | None = _FIRST_ROWID
+        while after is not None:
+            try:
+                for count, row in enumerate(self.rows(after), 1):
+                    yield row
+                    after = row[0]
+                    if not count % _PROGRESS_STEP:
+                        self.advance(_PROGRESS_STEP)
+                return
+            except sqlite3.DatabaseError as error:
+                first = max(after, 0) + 1
+                after = self.next_readable(first)
+                self.gaps.append((first, after, _read_failure(error)))
+                self.has_skipped = True
+
+    def rows(self, after: int) -> sqlite3.Cursor:
+        """The rows behind a number."""
+        return self.connection.execute(self.sql, (*self.values, after))
+
+    def next_readable(self, first: int) -> int | None:
+        """The least number behind which rows can be read again; None if there is none."""
+        step = 1
+        while not self.is_readable(first + step):
+            step *= 2
+            if first + step > _LAST_ROWID:
+                return None
+        candidates = range(first, first + step)
+        return first + bisect_left(candidates, True, key=self.is_readable)
+
+    def is_readable(self, after: int) -> bool:
+        """Return whether the row behind a number, if there is any, can be read."""
+        try:
+            self.rows(after).fetchone()
+        except sqlite3.DatabaseError:
+            return False
+        return True
+
+    def faults(
+        self, table: str, keys: Callable[[int, int | None], list[str]] = lambda *rows: []
+    ) -> Iterator[str]:
+        """A sentence for each gap; `keys` gives the ids of the records in it, if they are known."""
+        for first, last, reason in self.gaps:
+            rows = f"Rows {first} to {last}" if last else f"Rows from {first} on"
+            rows = f"Row {first}" if last == first else rows
+            names = f" ({', '.join(found)})" if (found := keys(first, last)) else ""
+            yield f"{rows} of the table {table} cannot be read: {reason}{names}."
+
+
+# --- Chain verification -------------------------------------------------------
 
 
 class Proof(NamedTuple):
@@ -4579,98 +4685,114 @@ def proofs(
     return map(Proof._make, connection.execute(proofs_sql() + tail, values))
 
 
-class Known(NamedTuple):
-    """What the ledger says last of a record, and the entry that tells of its making."""
-
-    event: str
-    content: str
-    made: int
-
-
-UNKNOWN = Known("", "", 0)
-
-
-def check_ledger(connection: sqlite3.Connection) -> Iterator[str]:
-    """Recompute the ledger's chain, then compare every record with the last proof of it."""
-    previous, known = ZEROS, known_of_seeds()
-    for number, proof in enumerate(proofs(connection), 1):
-        if proof.number != number:
-            yield f"Ledger entry {number} is missing."
-            return
-        if not proof.follows(previous):
-            yield f"Ledger entry {number} was changed, or the one before it was."
-            return
-        table, key = proof.subject
-        last = known[table].get(key, UNKNOWN)
-        is_new = not last.event or last.event.endswith("_DELETED")
-        made = number if is_new else last.made
-        known[table][key] = Known(proof.event_type, proof.content_hash, made)
-        previous = proof.entry_hash
-    yield from check_contents(connection, known)
-
-
-def known_of_seeds() -> dict[str, dict[str, Known]]:
-    """What is known, without any entry, of the records that tables hold from the beginning."""
-    known: dict[str, dict[str, Known]] = defaultdict(dict)
-    for table, model in fact_models().items():
-        for record in seeded(model):
-            known[table][record._pk] = Known("SEEDED", hash_content(model, record.row()), 0)
-    return known
-
-
-def check_contents(connection: sqlite3.Connection, known: dict) -> Iterator[str]:
-    """Compare the records in the file, and their order, with what the ledger says of them."""
-    for table, model in fact_models().items():
-        told, newest = known.pop(table, {}), 0
-        place = model._meta.sorted_fields.index(model._meta.primary_key)
-        for row in connection.execute(f"{stored_sql(model)} ORDER BY rowid"):
-            last = told.pop(row[place], UNKNOWN)
-            if fault := content_fault(model, row[place], row, last.event, last.content):
-                yield fault
-            elif last.made < newest:
-                yield f"{model.noun().capitalize()} {row[place]} does not stand where it was put."
-            newest = max(newest, last.made)
-        for key, last in told.items():
-            if fault := content_fault(model, key, None, last.event, last.content):
-                yield fault
-    for table in known:
-        yield f"The ledger tells of a kind of record that there is not: {table}."
-
-
-@functools.cache
-def stored_sql(model: type[Model]) -> str:
-    """SQL for the records of a model as they are stored, and whether each is told like that."""
-    fields = model._meta.sorted_fields
-    columns = ", ".join(f'"{column.column_name}"' for column in fields)
-    # SQLite would stop at a value that was made to be no JSON; it takes NULL for none, too.
-    values = [f"coalesce(\"{one.column_name}\", '[]')" for one in fields if isinstance(one, Json)]
-    is_told = f'"json" IS {model.statements().json}'
-    if values:
-        are_json = " AND ".join(f"json_valid({value})" for value in values)
-        is_told = f"CASE WHEN {are_json} THEN {is_told} END"
-    return f'SELECT {columns}, {is_told} FROM "{model._meta.table_name}"'
-
-
-def content_fault(
-    model: type[Model], key: str, row: Sequence | None, event: str, content: str
-) -> str:
-    """What is wrong with a record, by the last that the ledger says of it; empty: nothing."""
-    name, is_deleted = f"{model.noun().capitalize()} {key}", event.endswith("_DELETED")
-    if row is None:
-        return "" if is_deleted else f"{name} is in the ledger but not in its table."
-    *stored, is_told = row
-    if not event:
-        return f"The ledger knows nothing of {model.noun()} {key}."
-    if is_deleted:
-        return f"{name} is in its table, though the ledger says that it was deleted."
-    if not is_recorded(content, model, stored):
-        return f"{name} is not what the ledger recorded."
-    return "" if is_told else f"{name} is not told as it is stored."
-
-
 def fact_models() -> dict[str, type[Model]]:
     """The models whose records are proven, by the names of their tables."""
     return {model._meta.table_name: model for model in all_models() if model.fact}
+
+
+#: The text that an entry's hash is over is made by SQLite, which is quicker: a hash that fits
+#: proves that it is the same. Where it does not fit, Python makes the text anew.
+_AUDIT_ROWS = """SELECT "id", "hash", "subject_type", "subject_id", "action",
+    CAST(json_array("id", "at", "actor", "action", "subject_type", "subject_id", "reason",
+        "request_id", "detail") AS BLOB)
+    FROM "audit_entry" WHERE "id" > ? ORDER BY "id" """
+_LEDGER_ROWS = """SELECT "id", "entry_hash", "previous_hash", "record_type", "record_id",
+    "record_key", substr("event_type", 1, length("record_type") + 1) = upper("record_type") || '_',
+    CAST("entry_id" || '|' || "record_id" || '|' || "event_type" || '|' || "content_hash" || '|'
+        || "previous_hash" || '|' || "timestamp" AS BLOB)
+    FROM "ledger_entry" WHERE "id" > ? ORDER BY "id" """
+
+
+def check_chains(advance: Callable[[int], None], differences: list[str]) -> Iterator[str]:
+    """Recompute both chains of the current session's file, and compare the facts in the audit log
+    with the proofs in the ledger, one by one.
+
+    Where they begin to differ is put into `differences`: it matters if all else is as it was.
+    """
+    connection, faults = session().database.connection(), []
+    audit = TableScan(connection, _AUDIT_ROWS, advance=advance)
+    ledger = TableScan(connection, _LEDGER_ROWS, advance=advance)
+    difference = ""
+    pairs = itertools.zip_longest(_audited_facts(audit, faults), _proven_facts(ledger, faults))
+    for entry, proof in pairs:
+        if not difference:
+            difference = _difference(entry, proof)
+        if faults:
+            yield from faults
+            faults.clear()
+    yield from faults
+    yield from audit.faults("audit_entry")
+    yield from ledger.faults("ledger_entry")
+    if difference:
+        differences.append(difference)
+
+
+def _difference(entry: tuple | None, proof: tuple | None) -> str:
+    """How an audit entry and the ledger entry beside it, each a number and a subject, differ."""
+    if entry is None:
+        return f"Ledger entry {proof[0]} has no entry in the audit log."
+    if proof is None:
+        return f"Audit entry {entry[0]} has no proof in the ledger."
+    if entry[1:] != proof[1:]:
+        return f"Audit entry {entry[0]} and ledger entry {proof[0]} are of different records."
+    return ""
+
+
+def _missing(noun: str, expected: int, scan: TableScan, number: int) -> str:
+    """What is said where the numbers of a chain leave some out; empty where these were skipped."""
+    if scan.has_skipped:
+        scan.has_skipped = False
+        return ""
+    if number < expected:
+        return f"{noun} {number} stands outside of the chain."
+    if number == expected + 1:
+        return f"{noun} {expected} is missing."
+    return f"{noun[:-5]}entries {expected} to {number - 1} are missing."
+
+
+def _audited_facts(scan: TableScan, faults: list[str]) -> Iterator[tuple[int, str, str]]:
+    """Recompute the audit log's chain; gives the number and the subject of each fact in it."""
+    prefixes = {table: f"{model.fact}." for table, model in fact_models().items()}
+    previous, expected = ZEROS.encode(), 1
+    for number, digest, table, key, action, text in scan:
+        follows = number == expected
+        if not follows and (fault := _missing("Audit entry", expected, scan, number)):
+            faults.append(fault)
+        fits = not follows or hashlib.sha256(previous + text).hexdigest() == digest
+        if not (fits or _is_audited(scan.connection, number, previous.decode(errors="replace"))):
+            faults.append(f"Audit entry {number} was changed, or the one before it was.")
+        if table in prefixes and str(action).startswith(prefixes[table]):
+            yield number, table, key
+        previous, expected = str(digest).encode(errors="replace"), number + 1
+
+
+def _is_audited(connection: sqlite3.Connection, number: int, previous: str) -> bool:
+    """Return whether an audit entry is as it was written, by the text that Python makes of it."""
+    columns = ", ".join(f'"{column.column_name}"' for column in AuditEntry._meta.sorted_fields)
+    sql = f'SELECT {columns} FROM "audit_entry" WHERE "id" = ?'
+    *row, digest = connection.execute(sql, (number,)).fetchone()
+    with contextlib.suppress(UnicodeEncodeError):
+        return hash_audit(previous, row) == digest
+    return False
+
+
+def _proven_facts(scan: TableScan, faults: list[str]) -> Iterator[tuple[int, str, str]]:
+    """Recompute the ledger's chain; gives the number and the subject of each entry."""
+    previous, expected = ZEROS, 1
+    for number, digest, before, table, record, key, is_named, text in scan:
+        follows = number == expected
+        if not follows and (fault := _missing("Ledger entry", expected, scan, number)):
+            faults.append(fault)
+        if not (
+            (before == previous or not follows)
+            and is_named
+            and hashlib.sha256(text or b"").hexdigest() == digest
+            # What the hash does not cover follows from what it does.
+            and (key is None or record == record_uuid(table, str(key)))
+        ):
+            faults.append(f"Ledger entry {number} was changed, or the one before it was.")
+        yield number, table, key or record
+        previous, expected = digest, number + 1
 
 
 def noted_subjects(connection: sqlite3.Connection, action: str) -> set[str]:
@@ -4689,6 +4811,176 @@ def check_keys(connection: sqlite3.Connection) -> Iterator[str]:
             yield f"The audit log knows nothing of {model.noun()} {key}."
         for key in sorted(noted - present):
             yield f"{model.noun().capitalize()} {key} is in the audit log but not in its table."
+
+
+# --- Record verification ------------------------------------------------------
+
+#: What the ledger says of each record: the numbers of its first entry and of its last deletion, and
+#: of its newest entry the number, the content hash and the event, which sort by the number.
+_LATEST = """CREATE TEMP TABLE "latest" (
+    "latest_type" TEXT, "latest_key" TEXT, "latest_made" INTEGER, "latest_gone" INTEGER,
+    "latest_newest" TEXT, PRIMARY KEY ("latest_type", "latest_key")) WITHOUT ROWID"""
+_FILL_LATEST = """INSERT INTO temp."latest"
+    SELECT "record_type", coalesce("record_key", "record_id"), min("id"),
+        max(CASE WHEN "event_type" LIKE '%\\_DELETED' ESCAPE '\\' THEN "id" END),
+        max(printf('%019d', "id") || '|' || "content_hash" || '|' || "event_type")
+    FROM {} GROUP BY 1, 2"""
+_LINKS = '"id", "record_type", "record_key", "record_id", "event_type", "content_hash"'
+_ADD_SEED = """INSERT INTO temp."latest" VALUES (?, ?, 0, NULL, ?)
+    ON CONFLICT DO UPDATE
+    SET "latest_made" = CASE WHEN "latest_gone" IS NULL THEN 0 ELSE "latest_made" END"""
+
+
+def check_records(advance: Callable[[int], None] = no_progress) -> Iterator[str]:
+    """Compare the records in the current session's file, and their order, with the ledger."""
+    connection, models = session().database.connection(), fact_models()
+    _collect_latest(connection)
+    for table, model in models.items():
+        check = partial(_check_table, connection, model, advance)
+        yield from run_check(f"The table {table}", check)
+    for (table,) in connection.execute(
+        'SELECT DISTINCT "latest_type" FROM temp."latest"'
+    ).fetchall():
+        if table not in models:
+            yield f"The ledger tells of a kind of record that there is not: {table}."
+
+
+def _collect_latest(connection: sqlite3.Connection) -> None:
+    """Put into a temporary table what the ledger says of each record, as far as it can be read."""
+    connection.execute(_LATEST)
+    try:
+        connection.execute(_FILL_LATEST.format('"ledger_entry"'))
+    except sqlite3.DatabaseError:
+        connection.execute(f'CREATE TEMP TABLE "link" ({_LINKS})')
+        rows = f'SELECT {_LINKS} FROM "ledger_entry" WHERE "id" > ? ORDER BY "id"'
+        insert = 'INSERT INTO temp."link" VALUES (?, ?, ?, ?, ?, ?)'
+        connection.executemany(insert, TableScan(connection, rows))
+        connection.execute(_FILL_LATEST.format('temp."link"'))
+    for table, model in fact_models().items():
+        for record in seeded(model):
+            newest = f"{0:019}|{hash_content(model, record.row())}|SEEDED"
+            connection.execute(_ADD_SEED, (table, record._pk, newest))
+
+
+@functools.cache
+def _records_sql(model: type[Model]) -> str:
+    """SQL for the records of a model, each with the text that its content hash is over, whether it
+    is told as it is stored, and what the ledger says of it."""
+    columns = {column.recorded_name: column for column in model._meta.sorted_fields}
+    text = " || ".join(
+        f"""CASE WHEN {quoted} IS {literal(columns[name].initial)} THEN ''
+            ELSE ',"{name}":' || json_quote({quoted}) END"""
+        for name in sorted(columns)
+        for quoted in [f't."{columns[name].column_name}"']
+    )
+    # The text begins with a comma, which gives way to the bracket.
+    return f"""SELECT t.rowid, t."{model._meta.primary_key.column_name}",
+        CAST('{{' || substr({text}, 2) || '}}' AS BLOB), {is_told_sql(model, "t.")},
+        l."latest_made", l."latest_gone", l."latest_newest"
+        FROM "{model._meta.table_name}" AS t LEFT JOIN temp."latest" AS l
+            ON l."latest_type" = ? AND l."latest_key" = t."{model._meta.primary_key.column_name}"
+        WHERE t.rowid > ? ORDER BY t.rowid"""
+
+
+def _check_table(
+    connection: sqlite3.Connection, model: type[Model], advance: Callable[[int], None]
+) -> Iterator[str]:
+    """Compare the records of one model with what the ledger says of them."""
+    table, noun, order = model._meta.table_name, model.noun().capitalize(), 0
+    scan = TableScan(connection, _records_sql(model), (table,), advance)
+    for rowid, key, text, is_told, made, gone, newest in scan:
+        number, content, event = (newest or "0||").split("|", 2)
+        fits = hashlib.sha256(text).hexdigest() == content and is_told
+        fits = fits and not event.endswith("_DELETED")
+        fault = "" if fits else _stored_fault(connection, model, rowid, key, event, content)
+        if fault:
+            yield fault
+            continue
+        if gone is not None and gone < int(number):
+            made = _made_anew(connection, table, key, gone)
+        if made is not None and made < order:
+            yield f"{noun} {key} does not stand where it was put."
+        order = max(order, made or 0)
+    yield from scan.faults(table, partial(_keys_of_rows, connection, model))
+    primary = model._meta.primary_key.column_name
+    missing = f"""SELECT l."latest_key", l."latest_newest" FROM temp."latest" AS l
+        WHERE l."latest_type" = ?
+        AND NOT EXISTS (SELECT 1 FROM "{table}" AS t WHERE t."{primary}" = l."latest_key")"""
+    for key, newest in connection.execute(missing, (table,)):
+        _, content, event = newest.split("|", 2)
+        if fault := content_fault(model, key, None, event, content):
+            yield fault
+
+
+def _stored_fault(
+    connection: sqlite3.Connection, model: type[Model], rowid: int, key: str, *latest: str
+) -> str:
+    """What is wrong with the record in a row; values that no column may hold count as a change."""
+    row = connection.execute(f"{stored_sql(model)} WHERE rowid = ?", (rowid,)).fetchone()
+    try:
+        return content_fault(model, key, row, *latest)
+    except (TypeError, UnicodeEncodeError):
+        return f"{model.noun().capitalize()} {key} is not what the ledger recorded."
+
+
+def _keys_of_rows(
+    connection: sqlite3.Connection, model: type[Model], first: int, last: int | None
+) -> list[str]:
+    """The ids of the records in rows that cannot be read, where the index of the ids has them."""
+    table, primary = model._meta.table_name, model._meta.primary_key.column_name
+    sql = f"""SELECT "{primary}" FROM "{table}" INDEXED BY "sqlite_autoindex_{table}_1"
+        WHERE rowid BETWEEN ? AND ? ORDER BY rowid LIMIT ?"""
+    with contextlib.suppress(sqlite3.Error):
+        found = connection.execute(sql, (first, last or _LAST_ROWID, LISTED_FAULTS))
+        return [str(key) for (key,) in found]
+    return []
+
+
+def _made_anew(connection: sqlite3.Connection, table: str, key: str, gone: int) -> int:
+    """The number of the entry by which a record was made again after it had been deleted."""
+    made = """SELECT min("id") FROM "ledger_entry"
+        WHERE "record_id" IN (?, ?) AND "record_type" = ? AND "id" > ?"""
+    return connection.execute(made, (key, record_uuid(table, key), table, gone)).fetchone()[0]
+
+
+@functools.cache
+def stored_sql(model: type[Model]) -> str:
+    """SQL for the records of a model as they are stored, and whether each is told like that."""
+    columns = ", ".join(f'"{column.column_name}"' for column in model._meta.sorted_fields)
+    return f'SELECT {columns}, {is_told_sql(model)} FROM "{model._meta.table_name}"'
+
+
+def is_told_sql(model: type[Model], row: str = "") -> str:
+    """SQL for whether the JSON text of a record is that of its columns; null where it is not."""
+    fields = model._meta.sorted_fields
+    # SQLite would stop at a value that was made to be no JSON; it takes NULL for none, too.
+    values = [
+        f"coalesce({row}\"{field.column_name}\", '[]')"
+        for field in fields
+        if isinstance(field, Json)
+    ]
+    is_told = f'{row}"json" IS {model.statements().json}'
+    if values:
+        are_json = " AND ".join(f"json_valid({value})" for value in values)
+        is_told = f"CASE WHEN {are_json} THEN {is_told} END"
+    return is_told
+
+
+def content_fault(
+    model: type[Model], key: str, row: Sequence | None, event: str, content: str
+) -> str:
+    """What is wrong with a record, by the last that the ledger says of it; empty: nothing."""
+    name, is_deleted = f"{model.noun().capitalize()} {key}", event.endswith("_DELETED")
+    if row is None:
+        return "" if is_deleted else f"{name} is in the ledger but not in its table."
+    *stored, is_told = row
+    if not event:
+        return f"The ledger knows nothing of {model.noun()} {key}."
+    if is_deleted:
+        return f"{name} is in its table, though the ledger says that it was deleted."
+    if not is_recorded(content, model, stored):
+        return f"{name} is not what the ledger recorded."
+    return "" if is_told else f"{name} is not told as it is stored."
 
 
 # --- Webhook signatures -------------------------------------------------------
@@ -4814,6 +5106,23 @@ class Event(Model):
     type = Text()
     data = Json(MapOf(Text()))
     created_at = Timestamp()
+    #: What `verify` tells damage by, as the ledger proves no events; null in older rows.
+    checksum = Text(64, null=True, hidden=True, since=7)
+
+    @classmethod
+    def post(cls, type: str, data: Mapping[str, Any]) -> Event:
+        """Store an event of now with its checksum."""
+        at = session().source.now()
+        return cls.create(type=type, data=data, created_at=at, checksum=cls.hash(type, data, at))
+
+    @staticmethod
+    def hash(type: str, data: Mapping[str, Any], created_at: str) -> str:
+        """SHA-256 over what is told of an event."""
+        return hashlib.sha256(to_json([type, data, created_at]).encode()).hexdigest()
+
+    def fits_checksum(self) -> bool:
+        expected = self.hash(self.type, self.data, self.created_at)
+        return self.checksum in (None, expected)
 
 
 #: Seconds to wait before each further attempt (decision 16 of the contract).
@@ -5007,7 +5316,7 @@ def post_events(current: Session) -> None:
     """Put a session's events into the outbox, addressed to every endpoint that wants them."""
     connection = current.database.connection()
     for name, data in current.events:
-        event = Event.create(type=name, data=data, created_at=current.source.now())
+        event = Event.post(name, data)
         for (endpoint,) in connection.execute(WANTING, (name,)).fetchall():
             Delivery.send(event=event.id, endpoint=endpoint)
 
@@ -6007,7 +6316,7 @@ def tidy(workspace: Workspace, at: float) -> None:
     if workspace.tidied != hour:
         workspace.tidied = hour
         if workspace.path:
-            workspace.look_for_damage()
+            look_for_damage(workspace)
         perform(workspace, lambda current: forget_old(workspace, at), actor="system")
 
 
@@ -6153,7 +6462,7 @@ class Webhooks:
         def work():
             endpoint = Endpoint.fetch(key)
             at = source.now()
-            event = Event.create(type="webhook.test", data={"test": True}, created_at=at)
+            event = Event.post("webhook.test", {"test": True})
             return Delivery.create(event=event.id, endpoint=endpoint.id, due_at=None, created_at=at)
 
         delivery = self.act("Webhook endpoint tested.", work)
@@ -24682,27 +24991,129 @@ def listener(listen: str) -> socket.socket:
 # --- Maintenance --------------------------------------------------------------
 
 
-def check_everything() -> Iterator[str]:
-    """Verify the current session's file as a whole, and what is encrypted if its keys are open."""
-    connection = session().database.connection()
-    yield from check_file(connection)
-    faults = list(check_chains())
-    # An index is held against records that are what they were.
-    yield from faults or itertools.chain(check_snapshots(), check_search())
-    yield from check_marks()
-    yield from check_layout(connection)
-    if session().ring:
-        yield from check_attachments()
-        yield from check_evidence()
+def verify_workspace(
+    workspace: Workspace,
+    advance: Callable[[int], None] = no_progress,
+    more: Callable[[], Iterable[str]] = tuple,
+) -> list[str]:
+    """Verify the file of a workspace as a whole, and what is encrypted if its keys are open.
+
+    It goes on to the end whatever cannot be read; `more` is checked at the same moment.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool:
+        # SQLite works on this beside Python, on a connection of its own.
+        structure = pool.submit(_check_structure, workspace)
+        with snapshot(workspace) as current:
+            connection = current.database.connection()
+            differences: list[str] = []
+            checks = {
+                "The audit log and the ledger": partial(check_chains, advance, differences),
+                "The records": partial(check_records, advance),
+                "The keys": partial(check_keys, connection),
+                "The tallies": partial(check_tallies, connection),
+            }
+            faults = _run_checks(checks) or differences
+            # An index is held against records that are what they were.
+            checks = {} if faults else {"The index of what ran where": check_snapshots}
+            checks |= {
+                "The marks of the audit log": check_marks,
+                "The layout": partial(check_layout, connection),
+                "The other tables": check_other_tables,
+            }
+            if current.ring:
+                checks |= {"The attachments": check_attachments, "The evidence": check_evidence}
+            others = _run_checks({**checks, "The checkpoints": more})
+        of_file, of_search = structure.result()
+    return [*of_file, *faults, *([] if faults else of_search), *others]
 
 
-def check_file(connection: sqlite3.Connection) -> Iterator[str]:
-    """What SQLite itself finds wrong with a file."""
-    for (told,) in connection.execute("PRAGMA integrity_check"):
-        if told != "ok":
-            yield f"The file is damaged: {told}."
+def _run_checks(checks: Mapping[str, Callable[[], Iterable[str]]]) -> list[str]:
+    """The faults that several checks find, by what each of them verifies."""
+    return [fault for name, check in checks.items() for fault in run_check(name, check)]
+
+
+def _check_structure(workspace: Workspace) -> tuple[list[str], list[str]]:
+    """What SQLite finds wrong with the file, and what is wrong with the search index."""
+    with snapshot(workspace) as current:
+        of_file = partial(check_file, current.database.connection())
+        return [*run_check("The file", of_file)], [*run_check("The search index", check_search)]
+
+
+def check_file(connection: sqlite3.Connection, check: str = "integrity_check") -> Iterator[str]:
+    """What SQLite itself finds wrong with a file, by table and page where it tells them."""
+    whole = list(_integrity_faults(connection, check))
+    named = set()
+    for table in present_sql(connection, "table") if whole else ():
+        for fault in _integrity_faults(connection, f"{check}({literal(table)})"):
+            named.add(fault)
+            page = re.match(r"(?:On tree |Tree \d+ )?page (\d+)[^:]*: (.*)", fault, re.I)
+            place = f", page {page[1]}" if page else ""
+            yield f"The file is damaged: the table {table}{place}: {page[2] if page else fault}."
+    yield from (f"The file is damaged: {fault}." for fault in whole if fault not in named)
     for table, row, parent, _ in connection.execute("PRAGMA foreign_key_check"):
         yield f"Row {row} of {table} points at a {parent} that is not there."
+
+
+def _integrity_faults(connection: sqlite3.Connection, check: str) -> Iterator[str]:
+    """The faults that a pragma of SQLite lists, a line each."""
+    for (text,) in connection.execute(f"PRAGMA {check}"):
+        for line in text.splitlines():
+            if line != "ok" and not line.startswith("***"):
+                yield line
+
+
+#: Tables that a check of their own holds against others.
+_CHECKED_TABLES = {
+    "audit_entry", "ledger_entry", "audit_mark", "tally", "search_record", "snapshot_artifact",
+    "attachment_content", "evidence_piece", "ring_key",
+}  # fmt: skip
+
+
+_STORED_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z")
+
+
+def check_other_tables() -> Iterator[str]:
+    """Read every row of the tables that the ledger does not prove."""
+    for model in all_models():
+        if not model.fact and model._meta.table_name not in _CHECKED_TABLES:
+            name = f"The table {model._meta.table_name}"
+            yield from run_check(name, partial(_check_rows, model))
+
+
+def _check_rows(model: type[Model]) -> Iterator[str]:
+    """Read every row of a table: its texts, JSON, times, what is encrypted, and its checksum."""
+    table, fields = model._meta.table_name, model._meta.sorted_fields
+    columns = ", ".join(f'"{field.column_name}"' for field in fields)
+    sql = f'SELECT rowid, {columns} FROM "{table}" WHERE rowid > ? ORDER BY rowid'
+    scan = TableScan(session().database.connection(), sql)
+    for rowid, *row in scan:
+        try:
+            is_intact = _is_intact(model.loaded(row))
+        except (Problem, ValueError, TypeError):
+            is_intact = False
+        if not is_intact:
+            yield f"Row {rowid} of the table {table} holds a value that was not stored there."
+    yield from scan.faults(table)
+
+
+def _is_intact(record: Model) -> bool:
+    """Return whether a record's values have the form of their columns, and fit its checksum.
+
+    Raises ValueError or a Problem where a text is no text, or cannot be decrypted.
+    """
+    for field in record._meta.sorted_fields:
+        # What is encrypted is decrypted, but for what only its own key opens.
+        is_open = not field.sealed or session().ring
+        is_reference = isinstance(field, peewee.ForeignKeyField)
+        name = field.object_id_name if is_reference else field.name
+        value = getattr(record, name) if is_open else None
+        if isinstance(value, str):
+            value.encode()
+        if isinstance(field, Timestamp) and value and not _STORED_TIME.fullmatch(value):
+            return False
+    return record.fits_checksum()
 
 
 def check_layout(connection: sqlite3.Connection) -> Iterator[str]:
@@ -24737,8 +25148,14 @@ def layout_of(connection: sqlite3.Connection) -> dict[tuple[str, str], Any]:
     }
 
 
-def verify_beside(path: Path, settings: Settings, notes: bytes, key: str = "") -> list[str]:
-    """Verify a workspace's file together with signed checkpoints, without any secret.
+def verify_file(
+    path: Path,
+    settings: Settings,
+    advance: Callable[[int], None] = no_progress,
+    notes: bytes | None = None,
+    key: str = "",
+) -> list[str]:
+    """Verify a workspace's file without any secret, together with signed checkpoints if told.
 
     What is encrypted is verified too where the keys are at hand. `key` is the public key that must
     have signed; without one, those count that the file itself tells.
@@ -24746,16 +25163,29 @@ def verify_beside(path: Path, settings: Settings, notes: bytes, key: str = "") -
     trusted = [NoteKey.read(key)] if key else []
     workspace = Workspace(path, settings, Source(time.time, random_module.SystemRandom()), True)
     with contextlib.closing(workspace):
-        open_file(workspace, tables_since, MIGRATIONS)
-        workspace.ring = None
+        try:
+            open_file(workspace, tables_since, MIGRATIONS)
+        except Damaged as problem:
+            return [str(problem)]
+        faults, workspace.ring = [], None
         if is_key_at_hand(workspace):
-            open_ring(workspace)
-        workspace.reading = Session(workspace, workspace.reader)
-        with workspace.read():
+            faults = list(run_check("The key ring", partial(_open_ring, workspace)))
+            workspace.ring = None if faults else workspace.ring
+
+        def checkpoints() -> Iterator[str]:
             (organization,) = workspace.fetch_row('SELECT max("id") FROM "organization"')
             origin = checkpoint_origin(organization)
-            told = check_checkpoints(notes, trusted or known_note_keys(), origin)
-            return [*check_everything(), *told]
+            return check_checkpoints(notes, trusted or known_note_keys(), origin)
+
+        return faults + verify_workspace(
+            workspace, advance, tuple if notes is None else checkpoints
+        )
+
+
+def _open_ring(workspace: Workspace) -> Iterable[str]:
+    """Open the keys of a workspace, as a check that finds nothing or cannot go on."""
+    open_ring(workspace)
+    return ()
 
 
 def back_up(workspace: Workspace, target: Path) -> None:
@@ -25234,8 +25664,7 @@ class NovantraLite(Install):
 
     def verify(self) -> list[str]:
         """Recompute the chains and check the file; a sentence for each fault."""
-        with self.workspace.read():
-            return list(check_everything())
+        return verify_workspace(self.workspace)
 
     def backup(self, target: str | os.PathLike) -> None:
         """Copy the workspace to a new file, as it stands at one moment, while it is in use."""
@@ -26728,16 +27157,16 @@ def verify_command(chosen) -> Output:
       novantra-lite verify register.db
       novantra-lite verify register.db --checkpoint /mnt/other/register.checkpoints
     """
-    told = "Sound: the file, the ledger and the audit chain."
+    told, notes = "Sound: the file, the ledger and the audit chain.", None
     if chosen.checkpoint:
+        # Read first: whatever these saw is in the file by the time that it is looked at.
         notes = Path(chosen.checkpoint).read_bytes()
-        faults = verify_beside(file_of(chosen), Settings.read(), notes, chosen.public_key)
         told = "Sound: the file, the ledger, the audit chain and the checkpoints."
     elif chosen.public_key:
         chosen.parser.error("--public-key KEY goes with --checkpoint FILE")
-    else:
-        with open_lite(chosen) as lite:
-            faults = lite.verify()
+    with Progress(None) as progress:
+        rest = progress.advance, notes, chosen.public_key
+        faults = verify_file(file_of(chosen), Settings.read(), *rest)
     text = "\n".join(faults) or told
     return Output({"sound": not faults, "faults": faults}, text, 1 if faults else 0)
 

@@ -660,7 +660,8 @@ CREATE TABLE "event" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "type" TEXT NOT NULL,
     "data" TEXT NOT NULL,
-    "created_at" TEXT NOT NULL
+    "created_at" TEXT NOT NULL,
+    "checksum" TEXT
 ) STRICT;
 
 CREATE INDEX "event_created" ON "event" ("created_at", "id");

@@ -297,7 +297,7 @@ def newer_workspace(path):
         ),
         (
             newer_workspace,
-            "register.db was written by a newer novantra-lite (layout 9, this one knows 6); "
+            "register.db was written by a newer novantra-lite (layout 9, this one knows 7); "
             "install that version or a later one.",
         ),
     ],
