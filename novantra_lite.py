@@ -4511,10 +4511,12 @@ class Journal:
 # A file is verified as it stands at one moment, in memory that does not grow with it, and to its
 # end: what cannot be read is named, and what comes after it is verified all the same.
 
+#: KiB of what is looked up in no order: indexes, and what the ledger says of each record.
+VERIFICATION_CACHE = 65_536
 #: How many faults of one check are listed at most; the others are counted.
 LISTED_FAULTS = 1000
-#: After how many rows progress is reported.
-_PROGRESS_STEP = 5000
+#: How many rows are read at once.
+_BATCH_ROWS = 1000
 _FIRST_ROWID, _LAST_ROWID = -(1 << 63), 1 << 62
 _UNREADABLE = {
     sqlite3.SQLITE_CORRUPT: "the page is damaged",
@@ -4531,14 +4533,11 @@ def no_progress(rows: int) -> None:
 def snapshot(workspace: Workspace) -> Iterator[Session]:
     """A session that sees the file as it stands at one moment, however long it is used.
 
-    Its connection is its own and only reads. Nothing is mapped, temporary tables are files, and
-    text that is not UTF-8 is read as well, with surrogates.
+    Its connection is its own and only reads. Nothing is mapped, and temporary tables are files.
     """
-    options = {"mmap_size": 0, "temp_store": 1, "cache_size": -65_536}
-    database = workspace.connect(read_only=True, **options)
+    database = workspace.connect(read_only=True, mmap_size=0, temp_store=1)
     try:
         connection = database.connection()
-        connection.text_factory = partial(str, encoding="utf-8", errors="surrogateescape")
         connection.execute("BEGIN")
         # A transaction sees the file as it is at its first read.
         connection.execute(FILE_FACTS).fetchone()
@@ -4546,6 +4545,10 @@ def snapshot(workspace: Workspace) -> Iterator[Session]:
             yield current
     finally:
         database.close_every()
+
+
+#: Reads text that is not UTF-8 as well, with surrogates; Python's own is several times quicker.
+_ANY_TEXT = partial(str, encoding="utf-8", errors="surrogateescape")
 
 
 def run_check(name: str, check: Callable[[], Iterable[str]]) -> Iterator[str]:
@@ -4592,11 +4595,18 @@ class TableScan:
         after: int | None = _FIRST_ROWID
         while after is not None:
             try:
-                for count, row in enumerate(self.rows(after), 1):
+                with contextlib.suppress(sqlite3.DatabaseError):
+                    cursor = self.rows(after)
+                    while rows := cursor.fetchmany(_BATCH_ROWS):
+                        yield from rows
+                        after = rows[-1][0]
+                        self.advance(len(rows))
+                    return
+                # A batch that cannot be read is read again, row by row, and whatever its text is.
+                self.connection.text_factory = _ANY_TEXT
+                for row in self.rows(after):
                     yield row
                     after = row[0]
-                    if not count % _PROGRESS_STEP:
-                        self.advance(_PROGRESS_STEP)
                 return
             except sqlite3.DatabaseError as error:
                 first = max(after, 0) + 1
@@ -4692,12 +4702,17 @@ def fact_models() -> dict[str, type[Model]]:
 
 #: The text that an entry's hash is over is made by SQLite, which is quicker: a hash that fits
 #: proves that it is the same. Where it does not fit, Python makes the text anew.
-_AUDIT_ROWS = """SELECT "id", "hash", "subject_type", "subject_id", "action",
+_AUDIT_ROWS = """SELECT "id", CAST("hash" AS BLOB), "subject_type" || '/' || "subject_id",
+    "subject_type", CAST("action" AS TEXT),
     CAST(json_array("id", "at", "actor", "action", "subject_type", "subject_id", "reason",
         "request_id", "detail") AS BLOB)
     FROM "audit_entry" WHERE "id" > ? ORDER BY "id" """
-_LEDGER_ROWS = """SELECT "id", "entry_hash", "previous_hash", "record_type", "record_id",
-    "record_key", substr("event_type", 1, length("record_type") + 1) = upper("record_type") || '_',
+#: Of an entry whose record has another id than a UUID, `own` is that id.
+_LEDGER_ROWS = """SELECT "id", CAST("entry_hash" AS BLOB), CAST("previous_hash" AS BLOB),
+    "record_type" || '/' || coalesce("record_key", "record_id"),
+    substr("event_type", 1, length("record_type") + 1) = upper("record_type") || '_',
+    CASE WHEN "record_key" IS NOT NULL THEN "record_type" END AS table_of_own,
+    "record_key" AS own, CASE WHEN "record_key" IS NOT NULL THEN "record_id" END,
     CAST("entry_id" || '|' || "record_id" || '|' || "event_type" || '|' || "content_hash" || '|'
         || "previous_hash" || '|' || "timestamp" AS BLOB)
     FROM "ledger_entry" WHERE "id" > ? ORDER BY "id" """
@@ -4715,7 +4730,7 @@ def check_chains(advance: Callable[[int], None], differences: list[str]) -> Iter
     difference = ""
     pairs = itertools.zip_longest(_audited_facts(audit, faults), _proven_facts(ledger, faults))
     for entry, proof in pairs:
-        if not difference:
+        if not difference and (not entry or not proof or entry[1] != proof[1]):
             difference = _difference(entry, proof)
         if faults:
             yield from faults
@@ -4733,9 +4748,7 @@ def _difference(entry: tuple | None, proof: tuple | None) -> str:
         return f"Ledger entry {proof[0]} has no entry in the audit log."
     if proof is None:
         return f"Audit entry {entry[0]} has no proof in the ledger."
-    if entry[1:] != proof[1:]:
-        return f"Audit entry {entry[0]} and ledger entry {proof[0]} are of different records."
-    return ""
+    return f"Audit entry {entry[0]} and ledger entry {proof[0]} are of different records."
 
 
 def _missing(noun: str, expected: int, scan: TableScan, number: int) -> str:
@@ -4750,20 +4763,20 @@ def _missing(noun: str, expected: int, scan: TableScan, number: int) -> str:
     return f"{noun[:-5]}entries {expected} to {number - 1} are missing."
 
 
-def _audited_facts(scan: TableScan, faults: list[str]) -> Iterator[tuple[int, str, str]]:
+def _audited_facts(scan: TableScan, faults: list[str]) -> Iterator[tuple[int, str]]:
     """Recompute the audit log's chain; gives the number and the subject of each fact in it."""
     prefixes = {table: f"{model.fact}." for table, model in fact_models().items()}
-    previous, expected = ZEROS.encode(), 1
-    for number, digest, table, key, action, text in scan:
+    previous, expected, sha256 = ZEROS.encode(), 1, hashlib.sha256
+    for number, digest, subject, table, action, text in scan:
         follows = number == expected
         if not follows and (fault := _missing("Audit entry", expected, scan, number)):
             faults.append(fault)
-        fits = not follows or hashlib.sha256(previous + text).hexdigest() == digest
+        fits = not follows or sha256(previous + text).hexdigest().encode() == digest
         if not (fits or _is_audited(scan.connection, number, previous.decode(errors="replace"))):
             faults.append(f"Audit entry {number} was changed, or the one before it was.")
-        if table in prefixes and str(action).startswith(prefixes[table]):
-            yield number, table, key
-        previous, expected = str(digest).encode(errors="replace"), number + 1
+        if (prefix := prefixes.get(table)) and action.startswith(prefix):
+            yield number, subject
+        previous, expected = digest, number + 1
 
 
 def _is_audited(connection: sqlite3.Connection, number: int, previous: str) -> bool:
@@ -4776,22 +4789,22 @@ def _is_audited(connection: sqlite3.Connection, number: int, previous: str) -> b
     return False
 
 
-def _proven_facts(scan: TableScan, faults: list[str]) -> Iterator[tuple[int, str, str]]:
+def _proven_facts(scan: TableScan, faults: list[str]) -> Iterator[tuple[int, str]]:
     """Recompute the ledger's chain; gives the number and the subject of each entry."""
-    previous, expected = ZEROS, 1
-    for number, digest, before, table, record, key, is_named, text in scan:
+    previous, expected, sha256 = ZEROS.encode(), 1, hashlib.sha256
+    for number, digest, before, subject, is_named, table, own, record, text in scan:
         follows = number == expected
         if not follows and (fault := _missing("Ledger entry", expected, scan, number)):
             faults.append(fault)
         if not (
             (before == previous or not follows)
             and is_named
-            and hashlib.sha256(text or b"").hexdigest() == digest
+            and sha256(text or b"").hexdigest().encode() == digest
             # What the hash does not cover follows from what it does.
-            and (key is None or record == record_uuid(table, str(key)))
+            and (own is None or record == record_uuid(table, str(own)))
         ):
             faults.append(f"Ledger entry {number} was changed, or the one before it was.")
-        yield number, table, key or record
+        yield number, subject
         previous, expected = digest, number + 1
 
 
@@ -4848,6 +4861,7 @@ def check_records(advance: Callable[[int], None] = no_progress) -> Iterator[str]
 def _collect_latest(connection: sqlite3.Connection) -> None:
     """Put into a temporary table what the ledger says of each record, as far as it can be read."""
     connection.execute(_LATEST)
+    connection.execute(f"PRAGMA temp.cache_size = {-VERIFICATION_CACHE}")
     try:
         connection.execute(_FILL_LATEST.format('"ledger_entry"'))
     except sqlite3.DatabaseError:
@@ -4916,6 +4930,7 @@ def _stored_fault(
     connection: sqlite3.Connection, model: type[Model], rowid: int, key: str, *latest: str
 ) -> str:
     """What is wrong with the record in a row; values that no column may hold count as a change."""
+    connection.text_factory = _ANY_TEXT
     row = connection.execute(f"{stored_sql(model)} WHERE rowid = ?", (rowid,)).fetchone()
     try:
         return content_fault(model, key, row, *latest)
@@ -23074,15 +23089,20 @@ def open_ring(workspace: Workspace) -> bool:
     found = opened.connection().execute('SELECT "id", "wrapped" FROM "ring_key" ORDER BY "id"')
     keys, beside = found.fetchall(), key_file(workspace)
     if keys and beside and not is_key_at_hand(workspace):
-        raise Unavailable(
-            f"The key file {beside.name} is missing: put it back beside the database, or set "
-            "NOVANTRA_LITE_KEY."
-        )
+        raise missing_key(workspace)
     wrapping = wrapping_key(workspace.settings.key, beside, workspace.source)
     workspace.ring = KeyRing(wrapping, workspace.source)
     for number, wrapped in keys:
         workspace.ring.add(number, wrapped)
     return bool(keys)
+
+
+def missing_key(workspace: Workspace) -> Unavailable:
+    """What is said of a file whose keys cannot be opened, since what wraps them is not there."""
+    return Unavailable(
+        f"The key file {key_file(workspace).name} is missing: put it back beside the database, or "
+        "set NOVANTRA_LITE_KEY."
+    )
 
 
 def key_file(workspace: Workspace) -> Path | None:
@@ -25002,22 +25022,20 @@ def verify_workspace(
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    with ThreadPoolExecutor(1) as pool:
-        # SQLite works on this beside Python, on a connection of its own.
+    with ThreadPoolExecutor(2) as pool:
+        # SQLite works on these beside Python, each on a connection of its own.
         structure = pool.submit(_check_structure, workspace)
+        records = pool.submit(_check_records, workspace, advance)
         with snapshot(workspace) as current:
-            connection = current.database.connection()
-            differences: list[str] = []
+            connection, differences = current.database.connection(), []
+            faults = _run_checks(
+                {
+                    "The audit log and the ledger": partial(check_chains, advance, differences),
+                    "The keys": partial(check_keys, connection),
+                    "The tallies": partial(check_tallies, connection),
+                }
+            )
             checks = {
-                "The audit log and the ledger": partial(check_chains, advance, differences),
-                "The records": partial(check_records, advance),
-                "The keys": partial(check_keys, connection),
-                "The tallies": partial(check_tallies, connection),
-            }
-            faults = _run_checks(checks) or differences
-            # An index is held against records that are what they were.
-            checks = {} if faults else {"The index of what ran where": check_snapshots}
-            checks |= {
                 "The marks of the audit log": check_marks,
                 "The layout": partial(check_layout, connection),
                 "The other tables": check_other_tables,
@@ -25025,20 +25043,33 @@ def verify_workspace(
             if current.ring:
                 checks |= {"The attachments": check_attachments, "The evidence": check_evidence}
             others = _run_checks({**checks, "The checkpoints": more})
-        of_file, of_search = structure.result()
-    return [*of_file, *faults, *([] if faults else of_search), *others]
-
-
-def _run_checks(checks: Mapping[str, Callable[[], Iterable[str]]]) -> list[str]:
-    """The faults that several checks find, by what each of them verifies."""
-    return [fault for name, check in checks.items() for fault in run_check(name, check)]
+            of_file, of_search = structure.result()
+            faults += records.result()
+            if not faults:
+                # An index is held against records that are what they were.
+                indexes = {"The index of what ran where": check_snapshots}
+                faults = differences or [*_run_checks(indexes), *of_search]
+    return [*of_file, *faults, *others]
 
 
 def _check_structure(workspace: Workspace) -> tuple[list[str], list[str]]:
     """What SQLite finds wrong with the file, and what is wrong with the search index."""
     with snapshot(workspace) as current:
-        of_file = partial(check_file, current.database.connection())
-        return [*run_check("The file", of_file)], [*run_check("The search index", check_search)]
+        connection = current.database.connection()
+        connection.execute(f"PRAGMA cache_size = {-VERIFICATION_CACHE}")
+        of_file = _run_checks({"The file": partial(check_file, connection)})
+        return of_file, _run_checks({"The search index": check_search})
+
+
+def _check_records(workspace: Workspace, advance: Callable[[int], None]) -> list[str]:
+    """What is wrong with the records of a workspace."""
+    with snapshot(workspace):
+        return _run_checks({"The records": partial(check_records, advance)})
+
+
+def _run_checks(checks: Mapping[str, Callable[[], Iterable[str]]]) -> list[str]:
+    """The faults that several checks find, by what each of them verifies."""
+    return [fault for name, check in checks.items() for fault in run_check(name, check)]
 
 
 def check_file(connection: sqlite3.Connection, check: str = "integrity_check") -> Iterator[str]:
@@ -25168,6 +25199,8 @@ def verify_file(
         except Damaged as problem:
             return [str(problem)]
         faults, workspace.ring = [], None
+        if notes is None and not is_key_at_hand(workspace):
+            raise missing_key(workspace)
         if is_key_at_hand(workspace):
             faults = list(run_check("The key ring", partial(_open_ring, workspace)))
             workspace.ring = None if faults else workspace.ring
