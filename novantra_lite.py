@@ -2470,8 +2470,8 @@ def translate(error: BaseException) -> BaseException:
 # --- Workspaces ---------------------------------------------------------------
 
 
-#: Seconds that a look for damage may take; what is left then is not looked at.
-DAMAGE_CHECK = 5.0
+#: Seconds that a look for damage may take, since deliveries wait meanwhile.
+DAMAGE_CHECK = 1.0
 
 
 class Workspace:
@@ -2634,7 +2634,8 @@ def look_for_damage(workspace: Workspace) -> None:
             log.error("%s is damaged: %s", workspace.file.name, fault)
             workspace.writer.damaged_until = math.inf
     except (sqlite3.Error, peewee.PeeweeException) as error:
-        workspace.writer.explain(error)
+        if is_damage(error):
+            workspace.writer.explain(error)
     finally:
         database.close_every()
 
@@ -5247,9 +5248,9 @@ class Errand(Model):
         return wait
 
     @classmethod
-    def forget(cls, before: str) -> None:
-        """Drop what came to its end and was made before a time."""
-        cls.delete().where(cls.created_at < before, cls.state != "due").execute()
+    def finished(cls, before: str) -> peewee.Expression:
+        """The condition for what came to its end and was made before a time."""
+        return (cls.created_at < before) & (cls.state != "due")
 
 
 class Delivery(Errand):
@@ -5384,6 +5385,32 @@ def perform(
     for follow in afterwards:
         follow()
     return result
+
+
+#: How many records are deleted in one transaction where there may be many.
+DELETED_AT_ONCE = 1000
+
+
+def delete_in_batches(
+    workspace: Workspace,
+    model: type[Model],
+    condition: peewee.Expression,
+    is_stopping: Callable[[], bool] = lambda: False,
+) -> None:
+    """Delete records that are no facts, a batch in each transaction, so that others write between.
+
+    They are looked for without the writer; what does not meet the condition any more stays.
+    """
+    rowid, after = peewee.SQL('t1."rowid"'), 0
+    while not is_stopping():
+        with workspace.read():
+            query = model.select(rowid).where(condition, peewee.SQL('t1."rowid" > ?', (after,)))
+            batch = [row[0] for row in query.order_by(rowid).limit(DELETED_AT_ONCE).tuples()]
+        if not batch:
+            return
+        after, rows = batch[-1], peewee.SQL("rowid").in_(batch)
+        deletion = model.delete().where(rows, condition)
+        perform(workspace, lambda current, query=deletion: query.execute(), actor="system")
 
 
 # --- Checkpoints --------------------------------------------------------------
@@ -6247,7 +6274,7 @@ class Dispatcher:
         arrived, failures = 0, []
         for workspace in list(self.workspaces.values()):
             try:
-                tidy(workspace, at)
+                tidy(workspace, at, lambda: self._stopping)
                 arrived += self.deliver(workspace, at - self.source.clock())
             except Exception as failure:
                 failures.append(failure)
@@ -6313,7 +6340,7 @@ def errand_kinds() -> list[type[Errand]]:
     return [model for model in all_models() if issubclass(model, Errand)]
 
 
-def tidy(workspace: Workspace, at: float) -> None:
+def tidy(workspace: Workspace, at: float, is_stopping: Callable[[], bool] = lambda: False) -> None:
     """Do what time alone brings about: expiries, counted reads, and what is kept long enough."""
     if workspace.read_only:
         return
@@ -6332,7 +6359,7 @@ def tidy(workspace: Workspace, at: float) -> None:
         workspace.tidied = hour
         if workspace.path:
             look_for_damage(workspace)
-        perform(workspace, lambda current: forget_old(workspace, at), actor="system")
+        forget_old(workspace, at, is_stopping)
 
 
 def write_counts(workspace: Workspace, at: float) -> None:
@@ -6365,17 +6392,17 @@ def expire(record: Model, current: Session) -> None:
         stored.change(status="expired")
 
 
-def forget_old(workspace: Workspace, at: float) -> None:
-    """Drop idempotency records and delivered events that were kept long enough."""
+def forget_old(workspace: Workspace, at: float, is_stopping: Callable[[], bool]) -> None:
+    """Drop idempotency records and delivered events that were kept long enough, in batches."""
     stamp, settings = workspace.source.timestamp, workspace.settings
-    IdempotencyRecord.delete().where(
-        IdempotencyRecord.created_at < stamp(at - settings.idempotency_life)
-    ).execute()
+    old_answers = IdempotencyRecord.created_at < stamp(at - settings.idempotency_life)
+    delete_in_batches(workspace, IdempotencyRecord, old_answers, is_stopping)
     old = stamp(at - settings.event_life)
     for kind in errand_kinds():
-        kind.forget(old)
-    waiting = Delivery.select(Delivery.event)
-    Event.delete().where(Event.created_at < old, Event.id.not_in(waiting)).execute()
+        delete_in_batches(workspace, kind, kind.finished(old), is_stopping)
+    waiting = Delivery.select(peewee.SQL("1")).where(Delivery.event == Event.id)
+    delivered = (Event.created_at < old) & ~peewee.fn.EXISTS(waiting)
+    delete_in_batches(workspace, Event, delivered, is_stopping)
 
 
 # --- Webhooks -----------------------------------------------------------------
@@ -6436,7 +6463,8 @@ class Webhooks:
             return [endpoint.json() for endpoint in Endpoint.select().order_by(Endpoint.id)]
 
     def remove(self, key: str) -> None:
-        """Remove an endpoint, and what was on its way to it."""
+        """Remove an endpoint, and what was on its way to it, which may be much."""
+        delete_in_batches(self.workspace, Delivery, Delivery.endpoint == key)
 
         def work():
             Delivery.delete().where(Delivery.endpoint == key).execute()
@@ -7306,8 +7334,9 @@ class EvidenceClaim(Model):
 
     @classmethod
     def overdue(cls, workspace, at):
+        # The others are seen to at the next step.
         sql = """SELECT "id" FROM "evidence_claim"
-            WHERE "status" = 'approved' AND "valid_until" <= ?"""
+            WHERE "status" = 'approved' AND "valid_until" <= ? LIMIT 1000"""
         with workspace.read() as current:
             passed = (workspace.source.timestamp(at),)
             found = current.database.connection().execute(sql, passed).fetchall()
@@ -18112,7 +18141,9 @@ class SsoLogin(Model):
     def begin(cls, slug: str, redirect_uri: str) -> tuple[SsoLogin, str]:
         """Begin a sign-in, and forget those that nobody finished; the state is told only now."""
         source = session().source
-        cls.delete().where(cls.expires_at <= source.now(6)).execute()
+        # More than one goes for each that comes; many at once would keep the writer.
+        expired = cls.select(cls.id).where(cls.expires_at <= source.now(6)).limit(100)
+        cls.delete().where(cls.id.in_(expired)).execute()
         state = source.random.randbytes(16).hex()
         login = cls.create(
             id=hash_secret(session().ring, state),
@@ -21273,7 +21304,9 @@ class SlackRequest(Model):
     def is_new(cls, signature: str, timestamp: str) -> bool:
         """Whether a request comes for the first time; from now on, it does not."""
         source = session().source
-        cls.delete().where(cls.expires_at < source.now()).execute()
+        # More than one goes for each that comes; many at once would keep the writer.
+        expired = cls.select(cls.id).where(cls.expires_at < source.now()).limit(100)
+        cls.delete().where(cls.id.in_(expired)).execute()
         key = signature.lower()
         if cls.has(key):
             return False
@@ -25245,6 +25278,19 @@ def file_bytes(workspace: Workspace) -> int:
     return pages * each
 
 
+#: Files up to this size are verified whole by `doctor`, larger ones in their structure.
+DOCTOR_BYTES = 64 << 20
+
+
+def look_over(workspace: Workspace, is_small: bool) -> list[str]:
+    """The faults of a workspace's file: all of them if it is small, else those of its structure."""
+    if is_small:
+        return verify_workspace(workspace)
+    with snapshot(workspace) as current:
+        structure = partial(check_file, current.database.connection(), "quick_check")
+        return _run_checks({"The file": structure})
+
+
 def examine(lite: NovantraLite) -> dict:
     """What a person who helps would ask first."""
     import platform
@@ -25255,13 +25301,16 @@ def examine(lite: NovantraLite) -> dict:
     workspaces = []
     for workspace in lite.workspaces.values():
         connection = workspace.reader.connection()
+        size = file_bytes(workspace)
         workspaces.append(
             {
                 "slug": workspace.slug,
                 "file": str(workspace.path or "temporary"),
-                "bytes": file_bytes(workspace),
+                "bytes": size,
                 "layout": connection.execute("PRAGMA user_version").fetchone()[0],
                 "freeDiskBytes": shutil.disk_usage(workspace.file.parent).free,
+                "verified": "whole" if size <= DOCTOR_BYTES else "structure only",
+                "faults": look_over(workspace, size <= DOCTOR_BYTES),
             }
         )
     packages = (
@@ -27206,9 +27255,14 @@ def verify_command(chosen) -> Output:
 
 @command("doctor", REGISTER, opens="temporary reader")
 def doctor_command(lite, chosen) -> Output:
-    """Tell versions, settings in force and the state of the file."""
+    """Tell versions, settings in force and the state of the file.
+
+    A file up to 64 MiB is verified as `verify` does it, a larger one in its
+    structure. Exit status 1: there are faults.
+    """
     facts = lite.doctor()
-    return Output(facts, details(facts))
+    is_damaged = any(workspace["faults"] for workspace in facts["workspaces"])
+    return Output(facts, details(facts), 1 if is_damaged else 0)
 
 
 @command(
