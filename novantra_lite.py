@@ -16,8 +16,8 @@ Contents
 
     Part I    Kernel   Problems, Settings, Clock and ids, JSON and sessions, Fields,
         Compound fields, Statements, Models, Schemas, Keys and encryption, Search index,
-        Connections, Workspaces, Tables and migrations, Tallies, Pages, Principals and tokens,
-        Uploads, Contexts, Surfaces, Operations and resources
+        Connections, Workspaces, Tables, Migrations, Tallies, Pages, Principals and tokens, Uploads,
+        Contexts, Surfaces, Operations and resources
     Part II   Records of every write   Idempotency, Rate limits, Audit and ledger, Verification,
         Chain verification, Record verification, Webhook signatures, Outbox, Writes, Checkpoints,
         Checkpoint verification, Answers, Outbound addresses, Outbound requests, Dispatcher,
@@ -388,6 +388,9 @@ class Settings:
     sso_session_life = Setting(28_800, "Seconds that a session of single sign-on stays good.")
     ledger = Setting(
         True, "Whether the ledger's operations answer; entries are written in any case."
+    )
+    ledger_deadline = Setting(
+        10.0, "Seconds that one request may verify the ledger; the next one goes on from there."
     )
     checkpoints = Setting(
         "", "A directory for signed checkpoints, best on other media; empty: beside the file."
@@ -2191,7 +2194,7 @@ def folded(character: str) -> str:
 
 # --- Connections --------------------------------------------------------------
 # What is SQLite's own (full text, pragmas, backup, locks, triggers) stays in the section before, in
-# this one and in the next two.
+# this one and in the next three.
 
 APPLICATION_ID = 0x4E56_4C54
 #: Without recursive_triggers, REPLACE would get past the triggers that refuse to delete.
@@ -2694,7 +2697,7 @@ def take_out(counts: dict[tuple[str, int], Any], minute: int) -> dict[tuple[str,
     return {key: counts.pop(key) for key in over}
 
 
-# --- Tables and migrations ----------------------------------------------------
+# --- Tables -------------------------------------------------------------------
 
 
 def tables_sql(models: Sequence[type[Model]]) -> list[str]:
@@ -2795,6 +2798,9 @@ def literal(value: str | int | None) -> str:
     return str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"
 
 
+# --- Migrations ---------------------------------------------------------------
+
+
 class Migration(NamedTuple):
     """One numbered step from the layout of an older file to the next.
 
@@ -2827,12 +2833,8 @@ def open_file(
     newest = max([1, *(step.version for step in steps)])
     if workspace.path is None:
         workspace.file.write_bytes(new_file(create, newest))
-    try:
-        connection = database.connection()
-        version, application, empty = connection.execute(FILE_FACTS).fetchone()
-    except (sqlite3.Error, peewee.PeeweeException) as error:
-        problem = file_problem(error, workspace.file.name)
-        raise problem if type(problem) is not Conflict else not_ours(workspace) from None
+    connection = opened_file(database, workspace)
+    version, application, empty = connection.execute(FILE_FACTS).fetchone()
     if not empty and application != APPLICATION_ID:
         raise not_ours(workspace)
     if version > newest:
@@ -2850,6 +2852,23 @@ def open_file(
     elif version < newest:
         keep_before(workspace, newest)
         migrate(connection, create, [step for step in steps if step.version > version])
+
+
+def opened_file(database: Database, workspace: Workspace) -> sqlite3.Connection:
+    """A connection to a file whose first page and layout can be read; a Problem says why not."""
+    try:
+        connection = database.connection()
+        connection.execute(FILE_FACTS).fetchone()
+    except (sqlite3.Error, peewee.PeeweeException) as error:
+        if sqlite_code(error) & 0xFF == sqlite3.SQLITE_NOTADB:
+            raise not_ours(workspace) from None
+        raise file_problem(error, workspace.file.name) from None
+    except UnicodeDecodeError:
+        # Python cannot read what SQLite says of the layout, since a name in it is no text.
+        raise Damaged(
+            f"{workspace.file.name} is damaged in its layout: restore a backup."
+        ) from None
+    return connection
 
 
 def migrate(
@@ -5588,6 +5607,30 @@ class Checkpoints:
         except (OSError, Problem, sqlite3.Error) as error:
             log.error("No checkpoint was written to %s: %s", self.path, error)
 
+    def restart(self, reason: str) -> Path:
+        """Start a new file of checkpoints, as after a restored backup; the old one stays beside it.
+
+        The audit log says why, and under which name the old one is kept.
+        """
+        if self.path is None or not self.path.exists():
+            raise Conflict("There is no file of checkpoints that could be replaced.")
+        stamp = re.sub(r"[-:]|\.\d+", "", self.workspace.source.now())
+        kept = self.path.with_name(f"{self.path.name}.{stamp}")
+        if kept.exists():
+            raise Conflict(f"{kept.name} exists already; try again in a second.")
+        perform(
+            self.workspace,
+            lambda current: self.workspace.journal.note(
+                current, "checkpoints.restarted", "checkpoint_file", kept.name
+            ),
+            actor="console",
+            reason=reason,
+        )
+        self.path.rename(kept)
+        self.covered = None
+        self.write()
+        return kept
+
 
 def checkpoint_origin(organization: str) -> str:
     """What a workspace is called in its checkpoints, by the id of its organization."""
@@ -5667,6 +5710,21 @@ def check_checkpoints(data: bytes, keys: Sequence[NoteKey], origin: str) -> Iter
         yield f"After {number} checkpoints: {problem}"
     if not number:
         yield "The file of checkpoints holds none."
+
+
+def checkpoints_beyond(notes: Path, database: Path) -> int:
+    """How many checkpoints in a file saw entries that a database does not have, or not so."""
+    count = 0
+    with (
+        contextlib.closing(
+            sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)
+        ) as file,
+        contextlib.suppress(Invalid),
+    ):
+        for text, _ in read_notes(notes.read_bytes()):
+            checkpoint = Checkpoint.read(text)
+            count += bool(checkpoint and any(check_heads(file, "it", checkpoint)))
+    return count
 
 
 def signature_fault(
@@ -22062,7 +22120,7 @@ class Chain:
             (f"{p.timestamp[:-1]}000Z" for p in proofs(self.connection, tail, (number,))), ""
         )
 
-    def of_record(self, record: str) -> list[Proof]:
+    def of_record(self, record: str, order: str = 'ORDER BY "id"') -> Iterator[Proof]:
         """The entries of a record, oldest first, by its UUID.
 
         A file of an earlier version has entries under the id itself, which may end with a ULID.
@@ -22075,8 +22133,8 @@ class Chain:
             if isinstance(model._meta.primary_key, PrefixedId)
         ]
         marks = ", ".join("?" * (len(keys) + 1))
-        tail = f'WHERE "record_id" IN ({marks}) ORDER BY "id"'
-        return list(proofs(self.connection, tail, (record, *keys)))
+        tail = f'WHERE "record_id" IN ({marks}) {order}'
+        return proofs(self.connection, tail, (record, *keys))
 
     def fault_of(self, proof: Proof, previous: str) -> str:
         """What is wrong with an entry after the one with this hash, or with the record as the
@@ -22122,6 +22180,90 @@ def told_proof(proof: Proof) -> dict:
 
 
 # --- Ledger -------------------------------------------------------------------
+
+
+class ChainState(NamedTuple):
+    """How far a verification has come: since when it is under way, how many entries it has checked,
+    the time of the first, the newest, and the hash that the newest has to be linked to."""
+
+    started: float
+    previous: str
+    checked: int = 0
+    begin: str | None = None
+    newest: Proof | None = None
+
+    def passed(self, proof: Proof) -> ChainState:
+        """The state with the next entry."""
+        previous = self.newest.entry_hash if self.newest else self.previous
+        begin = self.begin or proof.timestamp
+        return ChainState(self.started, previous, self.checked + 1, begin, proof)
+
+
+class VerificationDeadline:
+    """The time that one request may verify the ledger, and the states of those that it ended.
+
+    A state is used for ten minutes at most: no verdict rests on what was read longer ago.
+    """
+
+    LIFE, KEPT = 600, 8
+
+    def __init__(self):
+        self.lock, self.ends_at = threading.Lock(), 0.0
+        self._states: dict[tuple, ChainState] = {}
+        self._workspace: Workspace | None = None
+
+    def begin(self, workspace: Workspace) -> None:
+        """Start the time of a request."""
+        self._workspace = workspace
+        self.ends_at = time.monotonic() + workspace.settings.ledger_deadline
+
+    def resume(self, asked: tuple[str, str], chain: Chain, first: int) -> ChainState:
+        """Where the verification of these times goes on: where it ended, or at the first entry."""
+        state = self._states.pop((self._workspace.id, *asked), None)
+        is_fresh = state and time.monotonic() < state.started + self.LIFE
+        if is_fresh and chain.before(first + state.checked) == state.newest.entry_hash:
+            return state
+        return ChainState(time.monotonic(), chain.before(first))
+
+    def check(
+        self, count: int, advice: str, asked: tuple = (), state: ChainState | None = None
+    ) -> None:
+        """Refuse to go on after so many entries once the time is over; a state is kept to resume.
+
+        Each request checks a hundred entries at least, so that it comes further.
+        """
+        if count == 0 or count % 100 or time.monotonic() < self.ends_at:
+            return
+        if state:
+            count = state.checked
+            self._states[(self._workspace.id, *asked)] = state
+            while len(self._states) > self.KEPT:
+                self._states.pop(next(iter(self._states)))
+        raise Unavailable(
+            f"The first {count:,} entries are as they were written; the time of one request does "
+            f"not allow more. {advice}",
+            headers={"Retry-After": "1"},
+        )
+
+
+_deadline = VerificationDeadline()
+
+
+@contextlib.contextmanager
+def one_verification(context: Context) -> Iterator[VerificationDeadline]:
+    """Verify the file as it stands at one moment, for one request of the process at a time."""
+    if not _deadline.lock.acquire(blocking=False):
+        raise Unavailable(
+            "Another request is verifying a ledger; try again when it is done.",
+            headers={"Retry-After": "1"},
+        )
+    try:
+        _deadline.begin(context.workspace)
+        with snapshot(context.workspace):
+            yield _deadline
+    finally:
+        _deadline.lock.release()
+
 
 LEDGER_ENTRY = Schema(
     LedgerEntry.entry_id,
@@ -22201,10 +22343,10 @@ class Ledger(Resource, surface=FACTSTORE, scope="factstore", access="read", tag=
     )
     def newest(self, context, record):
         """Get the newest entry of a record."""
-        own = Chain().of_record(record)
-        if not own:
+        own = next(Chain().of_record(record, 'ORDER BY "id" DESC LIMIT 1'), None)
+        if own is None:
             raise NotFound(f"The ledger has no entry of a record {record}.")
-        return told_proof(own[-1])
+        return told_proof(own)
 
     @route(
         "POST /api/v1/ledger/verify/{recordId}",
@@ -22219,11 +22361,13 @@ class Ledger(Resource, surface=FACTSTORE, scope="factstore", access="read", tag=
 
     def examine_record(self, context, record):
         """Find out whether a record is what the ledger says."""
-        chain = Chain()
-        own = chain.of_record(record)
-        faults = (chain.fault_of(proof, chain.before(proof.number)) for proof in own)
-        fault = next(filter(None, faults), "") if own else "The ledger has no entry of this record."
-        first = own[0] if own else None
+        with one_verification(context) as deadline:
+            chain, first, fault = Chain(), None, "The ledger has no entry of this record."
+            for count, proof in enumerate(chain.of_record(record), 1):
+                deadline.check(count, "`novantra-lite verify` has no limit.")
+                first = first or proof
+                if fault := chain.fault_of(proof, chain.before(proof.number)):
+                    break
         return {
             "recordId": record,
             "factId": record,
@@ -22249,25 +22393,28 @@ class Ledger(Resource, surface=FACTSTORE, scope="factstore", access="read", tag=
         return context.prepared
 
     def examine_chain(self, context):
-        """Find the first entry of a time that is not as it was written."""
-        chain, asked = Chain(), context.body
-        first, last = chain.between(asked["from"], asked["to"])
-        previous, begin, newest, fault = chain.before(first), None, None, ""
-        checked = 0
-        for newest in chain.span(first, last):
-            checked += 1
-            begin = begin or newest.timestamp
-            fault = chain.fault_of(newest, previous)
-            if fault:
-                break
-            previous = newest.entry_hash
+        """Find the first entry of a time that is not as it was written.
+
+        What takes longer than the deadline goes on with the next request for the same times.
+        """
+        asked, fault = (context.body["from"], context.body["to"]), ""
+        with one_verification(context) as deadline:
+            chain = Chain()
+            first, last = chain.between(*asked)
+            state = deadline.resume(asked, chain, first)
+            for count, proof in enumerate(chain.span(first + state.checked, last)):
+                deadline.check(count, "Send the same request again to go on.", asked, state)
+                state = state.passed(proof)
+                fault = chain.fault_of(proof, state.previous)
+                if fault:
+                    break
         return {
             "valid": not fault,
-            "entriesChecked": checked,
-            "firstEntryTimestamp": begin,
-            "lastEntryTimestamp": newest and newest.timestamp,
-            "brokenAt": newest.entry_id if fault else None,
-            "message": fault or f"{checked} entries checked; every one is as it was written.",
+            "entriesChecked": state.checked,
+            "firstEntryTimestamp": state.begin,
+            "lastEntryTimestamp": state.newest and state.newest.timestamp,
+            "brokenAt": state.newest.entry_id if fault else None,
+            "message": fault or f"{state.checked} entries checked; every one is as it was written.",
         }
 
     @route(
@@ -22839,20 +22986,30 @@ def read_rows(source: Path | IO[bytes], format: str = "") -> Iterator[tuple[int,
         yield from reader(stream)
 
 
-def csv_line(values: Iterable[object], delimiter: str) -> str:
-    """A record of a CSV: null is an empty cell, an empty text is "", anything but text is JSON."""
-    # A cell that starts with = + - @ tab or CR may act as a formula in a spreadsheet. It is written
-    # as it is all the same: importing this file must give the records that were exported.
+#: How a text begins that a spreadsheet may take for a formula, also in its wide forms.
+FORMULA = re.compile("[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+
+
+def csv_line(values: Iterable[object], delimiter: str, safe: bool = False) -> str:
+    """A record of a CSV: null is an empty cell, an empty text is "", anything but text is JSON.
+
+    A text that a spreadsheet may take for a formula gets an apostrophe in front where it is to be
+    `safe`; else it is written as it is, so that an import gives the records that were exported.
+    """
     cells = []
     for value in values:
         cell = value if isinstance(value, str) else "" if value is None else json_line(value)
+        if safe and isinstance(value, str) and FORMULA.match(value):
+            cell = "'" + cell
         if value == "" or re.search(r'[",;\t\r\n]', cell) or cell != cell.strip():
             cell = '"' + cell.replace('"', '""') + '"'
         cells.append(cell)
     return delimiter.join(cells) + "\r\n"
 
 
-def write_rows(rows: Iterable[dict], stream: IO[str], format: str, columns: Sequence[str]) -> int:
+def write_rows(
+    rows: Iterable[dict], stream: IO[str], format: str, columns: Sequence[str], safe: bool = False
+) -> int:
     """Write these members of the records, and return how many records there were.
 
     JSON is an array with one record a line. CSV ends its lines with CRLF (open the file with
@@ -22864,7 +23021,7 @@ def write_rows(rows: Iterable[dict], stream: IO[str], format: str, columns: Sequ
         stream.write(csv_line(columns, delimiter))
     for count, row in enumerate(rows, 1):
         if delimiter:
-            stream.write(csv_line(map(row.get, columns), delimiter))
+            stream.write(csv_line(map(row.get, columns), delimiter, safe))
         else:
             line = json_line({name: row[name] for name in columns if name in row})
             opening = "[\n" if count == 1 else ",\n"
@@ -26575,8 +26732,9 @@ def file_of(chosen) -> Path:
     return path
 
 
-def open_lite(chosen) -> NovantraLite:
-    """The instance that a command works on, opened the way that the command declares."""
+def open_lite(chosen, writes: bool = False) -> NovantraLite:
+    """The instance that a command works on, opened the way that the command declares, or to write
+    in."""
     file, directory = location(chosen)
     opens, place = chosen.command.opens.split(), file or directory
     if not place and "temporary" not in opens and "directory" not in opens:
@@ -26587,7 +26745,7 @@ def open_lite(chosen) -> NovantraLite:
         raise NotFound(f"There is no workspace at {place}.")
     names = [*chosen.command.settings.split(), "workspace"]
     given = {name: getattr(chosen, name) for name in names if getattr(chosen, name) is not None}
-    if place and "reader" in opens:
+    if place and "reader" in opens and not writes:
         given["read_only"] = True
     return NovantraLite(file, workspaces=directory, **given)
 
@@ -26893,6 +27051,11 @@ def report_output(report, chosen) -> Output:
     return Output(data, "\n".join(lines), 1 if report.refused else 0)
 
 
+def open_private(path: str, flags: int) -> int:
+    """Open a file as `open` asks for it; a new one is for its owner only, whatever the umask."""
+    return os.open(path, flags, 0o600)
+
+
 @contextlib.contextmanager
 def replacing(file: str) -> Iterator[IO[str]]:
     """A text file to write, which takes the place of that of its name once all of it is there.
@@ -26902,8 +27065,12 @@ def replacing(file: str) -> Iterator[IO[str]]:
     target = Path(file).resolve()
     stays = target.exists() and not target.is_file()
     path = Path(file) if stays else target.with_name(target.name + ".unfinished")
+    # Others may read it if they might read what it takes the place of.
+    mode = target.stat().st_mode & 0o777 if target.is_file() else 0o600
     try:
-        with open(path, "w", encoding="utf-8", newline="") as stream:
+        with open(path, "w", encoding="utf-8", newline="", opener=open_private) as stream:
+            if not stays:
+                os.fchmod(stream.fileno(), mode)
             yield stream
         if not stays:
             os.replace(path, target)
@@ -26913,18 +27080,40 @@ def replacing(file: str) -> Iterator[IO[str]]:
         raise
 
 
+@contextlib.contextmanager
+def warning_of_formulas(collection: Collection, format: str, safe: bool) -> Iterator[Iterable]:
+    """The records of a collection; says afterwards how many cells of a CSV begin like formulas."""
+    cells = 0
+
+    def rows() -> Iterator[dict]:
+        nonlocal cells
+        for row in collection.export():
+            texts = (value for value in row.values() if isinstance(value, str))
+            cells += sum(map(bool, map(FORMULA.match, texts)))
+            yield row
+
+    is_harmless = safe or format not in ("csv", "tsv")
+    yield collection.export() if is_harmless else rows()
+    if cells:
+        noun = "cell begins" if cells == 1 else "cells begin"
+        advice = "add --safe before you open it in a spreadsheet"
+        print(f"{PROGRAM}: {cells:,} {noun} like a formula; {advice}.", file=sys.stderr)
+
+
 @command(
     "export",
     COLLECTION,
     argument("file", nargs="?", default="-", metavar="FILE", help="default: standard output"),
     argument("--format", choices=FORMATS, help="default: what FILE's suffix says, else csv"),
+    argument("--safe", action="store_true", help="put an apostrophe before cells like formulas"),
     opens="reader",
 )
 def export_command(lite, chosen) -> Output | None:
     """Write every record of a collection.
 
     On standard output, --json means --format json. A file is replaced once all
-    of it is written.
+    of it is written. For a spreadsheet, --safe puts an apostrophe before each text
+    of a CSV that begins like a formula; import the file that was written without.
 
     Examples:
       novantra-lite export assets assets.csv --database register.db
@@ -26938,10 +27127,14 @@ def export_command(lite, chosen) -> Output | None:
     if chosen.file == "-":
         if chosen.json and kind != "json":
             chosen.parser.error(f"--json and --format {kind} cannot share standard output")
-        write_rows(collection.export(), sys.stdout, kind, collection.columns)
+        with warning_of_formulas(collection, kind, chosen.safe) as rows:
+            write_rows(rows, sys.stdout, kind, collection.columns, chosen.safe)
         return None
-    with replacing(chosen.file) as stream:
-        count = write_rows(collection.export(), stream, kind, collection.columns)
+    with (
+        warning_of_formulas(collection, kind, chosen.safe) as rows,
+        replacing(chosen.file) as stream,
+    ):
+        count = write_rows(rows, stream, kind, collection.columns, chosen.safe)
     data = {"collection": chosen.collection, "file": chosen.file, "records": count}
     return Output(data, f"{chosen.collection}: {count:,} records written to {chosen.file}.")
 
@@ -26997,7 +27190,7 @@ def attachment_command(lite, chosen) -> Output | None:
     # The name came with an upload: only its last part counts, and it never replaces a file.
     name = re.split(r"[/\\]", facts.get("fileName") or "")[-1].lstrip(".")
     path = chosen.file or name or chosen.id
-    with open(path, "wb" if chosen.file else "xb") as stream:
+    with open(path, "wb" if chosen.file else "xb", opener=open_private) as stream:
         stream.write(content)
     return Output({**facts, "file": path}, f"{len(content):,} bytes written to {path}.")
 
@@ -27194,27 +27387,48 @@ def backup_command(lite, chosen) -> Output:
 )
 def restore_command(chosen) -> Output:
     """Put a backup in place of a database file that is not in use."""
-    restore(Path(chosen.backup), Path(chosen.register))
-    text = f"{chosen.register} is restored; put its key file beside it: {chosen.register}.key."
-    return Output({"file": chosen.register, "restored": True}, text)
+    database = Path(chosen.register)
+    restore(Path(chosen.backup), database)
+    text = f"{database} is restored; put its key file beside it: {database}.key."
+    notes = checkpoint_file(database, Settings.read())
+    beyond = checkpoints_beyond(notes, database) if notes.exists() else 0
+    if beyond:
+        text += (
+            f"\n{beyond:,} of the checkpoints in {notes} are of entries that the backup does "
+            "not have: they\nstay true, and `verify --checkpoint` names them. If this file is the "
+            "one to go on with, start a\nnew file of checkpoints; the old one is kept beside it:\n"
+            f'  {PROGRAM} checkpoint --restart "WHY" --database {database}'
+        )
+    return Output({"file": str(database), "restored": True, "checkpointsBeyond": beyond}, text)
 
 
 @command(
     "checkpoint",
     argument("--public-key", action="store_true", help="print the key to verify with instead"),
-    opens="reader",
+    argument("--restart", metavar="WHY", help="start a new file of checkpoints; the old one stays"),
+    opens="reader itself",
 )
-def checkpoint_command(lite, chosen) -> Output:
+def checkpoint_command(chosen) -> Output:
     """Print a signed checkpoint of the ledger and the audit log.
 
     Kept where whoever writes the file cannot write, it shows later whether the
     end was cut off or written anew. Keep the public key there too.
 
+    After an older backup was restored, --restart puts the checkpoints of what is
+    gone aside, under a name with the time, and begins a new file; the audit log
+    says why.
+
     Examples:
       novantra-lite checkpoint --database register.db >> /mnt/other/register.checkpoints
       novantra-lite checkpoint --public-key --database register.db
+      novantra-lite checkpoint --restart "Restored the backup of May 3rd" --database register.db
     """
-    told = lite.checkpoint()
+    if chosen.restart:
+        with open_lite(chosen, writes=True) as lite:
+            kept = lite.workspace.checkpoints.restart(chosen.restart)
+        return Output({"kept": str(kept)}, f"A new file is begun; the old one is kept as {kept}.")
+    with open_lite(chosen) as lite:
+        told = lite.checkpoint()
     return Output(told, told["publicKey" if chosen.public_key else "checkpoint"].rstrip("\n"))
 
 
@@ -27250,6 +27464,8 @@ def verify_command(chosen) -> Output:
         rest = progress.advance, notes, chosen.public_key
         faults = verify_file(file_of(chosen), Settings.read(), *rest)
     text = "\n".join(faults) or told
+    if any(fault.endswith(": the end was cut off.") for fault in faults):
+        text += "\nIf an older backup was restored on purpose, see `checkpoint --restart`."
     return Output({"sound": not faults, "faults": faults}, text, 1 if faults else 0)
 
 
