@@ -43,9 +43,9 @@ Contents
         Jira tickets, Confluence, Chain, Ledger, Hub templates, Audit packages
     Part V    Application   Rows, OSCAL, Opening workspaces, Imports, Collections, Demo vocabulary,
         Demo plans, Demo records, Demo data, Demo delivery, WSGI application, Clients, Servers,
-        Maintenance, Audit records, Installs, NovantraLite, Reference page, Documents, OpenAPI,
-        Service, Commands, Commands: serve, Commands: records, Commands: accounts and webhooks,
-        Commands: install, Commands: audit, Command line
+        Key rotation, Maintenance, Audit records, Installs, NovantraLite, Reference page, Documents,
+        OpenAPI, Service, Commands, Commands: serve, Commands: records,
+        Commands: accounts and webhooks, Commands: install, Commands: audit, Command line
 
 Every section reads only from itself and from the sections above it.
 """
@@ -302,6 +302,9 @@ class Settings:
     database = Setting("", "The workspace's file; empty for one that ends with the process.")
     workspaces = Setting("", "A directory of workspaces, one file each, instead of `database`.")
     key = Setting("", "Wraps the key ring; empty: a key file beside the database.", is_secret=True)
+    new_key = Setting(
+        "", "What `key rewrap` wraps the key ring by instead of `key`.", is_secret=True
+    )
     listen = Setting("127.0.0.1:8080", "Address and port to serve on; port 0 picks a free one.")
     threads = Setting(8, "Threads that answer requests.", at_least=1)
     one_processor = Setting(
@@ -1817,6 +1820,8 @@ class RingKey(Model):
     id = Integer(primary_key=True)
     wrapped = Text()
     created_at = Timestamp(default=now)
+    #: Since when the key signs nothing and only opens what it encrypted before.
+    retired_at = Timestamp(null=True, since=7)
 
 
 class KeyRing:
@@ -1829,6 +1834,9 @@ class KeyRing:
     def __init__(self, wrapping_key: bytes, source: Source):
         self._wrapping, self._source = AESGCM(wrapping_key), source
         self._keys: dict[str, AESGCM] = {}
+        #: The bytes of the keys, and the numbers of those that sign nothing any more.
+        self._bytes: dict[int, bytes] = {}
+        self._retired: set[int] = set()
         self._root = b""
         self._newest = ""
 
@@ -1843,7 +1851,7 @@ class KeyRing:
         sealed = nonce + self._wrapping.encrypt(nonce, key, b"ring/%d" % key_id)
         return base64.b64encode(sealed).decode()
 
-    def add(self, key_id: int, wrapped: str) -> None:
+    def add(self, key_id: int, wrapped: str, is_retired: bool = False) -> None:
         """Take a key from the file into use; Unavailable if the wrapping key is not its own."""
         sealed = base64.b64decode(wrapped)
         try:
@@ -1854,8 +1862,27 @@ class KeyRing:
                 "the database is not the one that this file was made with."
             ) from None
         self._root = self._root or key
-        self._keys[str(key_id)] = AESGCM(key)
+        self._keys[str(key_id)], self._bytes[key_id] = AESGCM(key), key
         self._newest = str(key_id)
+        if is_retired:
+            self._retired.add(key_id)
+
+    def retire_older(self) -> list[int]:
+        """Let only the newest key sign; the numbers of those that did until now."""
+        older = [number for number in self._bytes if number != self.newest]
+        retired = [number for number in older if number not in self._retired]
+        self._retired.update(retired)
+        return retired
+
+    def rewrapped(self, wrapping_key: bytes) -> dict[int, str]:
+        """The keys wrapped by another key than until now, by number."""
+        ring = KeyRing(wrapping_key, self._source)
+        return {number: ring.wrap(number, key) for number, key in self._bytes.items()}
+
+    def signing_keys(self, purpose: str) -> list[bytes]:
+        """A key for one purpose from each key that is not retired; the last one is to sign."""
+        active = [key for number, key in self._bytes.items() if number not in self._retired]
+        return [hmac.digest(key, purpose.encode(), "sha256") for key in active]
 
     def derive(self, purpose: str) -> bytes:
         """A key of 32 bytes for one purpose."""
@@ -1910,6 +1937,14 @@ class KeyRing:
         bound = f"{place}/{self._newest}".encode()
         return nonce + self._keys[self._newest].encrypt(nonce, data, bound)
 
+    def reseal_bytes(self, data: bytes, place: str) -> bytes | None:
+        """Bytes encrypted anew with the newest key; None if they are encrypted with it already."""
+        with contextlib.suppress(InvalidTag, ValueError):
+            bound = f"{place}/{self._newest}".encode()
+            self._keys[self._newest].decrypt(data[:12], data[12:], bound)
+            return None
+        return self.seal_bytes(self.open_bytes(data, place), place)
+
     def open_bytes(self, data: bytes, place: str) -> bytes:
         """Decrypt bytes from one place in the file, with whichever key sealed them."""
         for key_id, key in self._keys.items():
@@ -1917,6 +1952,19 @@ class KeyRing:
                 return key.decrypt(data[:12], data[12:], f"{place}/{key_id}".encode())
         log.error("Encrypted bytes in %s cannot be opened.", place)
         raise Unavailable("The encrypted content of this record cannot be opened.")
+
+
+def refuse_open_key(path: Path) -> None:
+    """Refuse a key file of this user that others may read, as ssh does.
+
+    One of another user, such as a secret that a container mounts, is its owner's business.
+    """
+    facts = path.stat()
+    if facts.st_uid == os.getuid() and facts.st_mode & 0o077:
+        raise Unavailable(
+            f"The key file {path} can be read by others (mode {facts.st_mode & 0o777:04o}): run "
+            f"`chmod 600 {path}`, and `novantra-lite key rewrap` if somebody may have read it."
+        )
 
 
 def wrapping_key(setting: str, beside: Path | None, source: Source) -> bytes:
@@ -1937,6 +1985,7 @@ def wrapping_key(setting: str, beside: Path | None, source: Source) -> bytes:
     try:
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
+        refuse_open_key(beside)
         with contextlib.suppress(ValueError):
             key = base64.b64decode(beside.read_text().strip(), validate=True)
             if len(key) == 32:
@@ -3346,7 +3395,7 @@ def hash_secret(ring: KeyRing, secret: str) -> str:
 def token_signer(ring: KeyRing, kind: str) -> URLSafeSerializer:
     """What signs the tokens of one kind with HMAC-SHA-256; another kind's are refused."""
     return URLSafeSerializer(
-        ring.derive("access tokens"),
+        ring.signing_keys("access tokens"),
         salt=kind,
         signer_kwargs={"digest_method": hashlib.sha256, "key_derivation": "hmac"},
     )
@@ -4614,29 +4663,31 @@ class TableScan:
     def __iter__(self) -> Iterator[tuple]:
         after: int | None = _FIRST_ROWID
         while after is not None:
+            with contextlib.suppress(sqlite3.DatabaseError):
+                cursor = self.connection.execute(self.sql, (*self.values, after))
+                while rows := cursor.fetchmany(_BATCH_ROWS):
+                    yield from rows
+                    after = rows[-1][0]
+                    self.advance(len(rows))
+                return
+            # A batch that cannot be read is read again, row by row, and whatever its text is.
+            self.connection.text_factory = _ANY_TEXT
             try:
-                with contextlib.suppress(sqlite3.DatabaseError):
-                    cursor = self.rows(after)
-                    while rows := cursor.fetchmany(_BATCH_ROWS):
-                        yield from rows
-                        after = rows[-1][0]
-                        self.advance(len(rows))
-                    return
-                # A batch that cannot be read is read again, row by row, and whatever its text is.
-                self.connection.text_factory = _ANY_TEXT
-                for row in self.rows(after):
+                for _ in range(_BATCH_ROWS):
+                    if (row := self.row(after)) is None:
+                        return
                     yield row
                     after = row[0]
-                return
             except sqlite3.DatabaseError as error:
                 first = max(after, 0) + 1
                 after = self.next_readable(first)
                 self.gaps.append((first, after, _read_failure(error)))
                 self.has_skipped = True
 
-    def rows(self, after: int) -> sqlite3.Cursor:
-        """The rows behind a number."""
-        return self.connection.execute(self.sql, (*self.values, after))
+    def row(self, after: int) -> tuple | None:
+        """The row behind a number; Python looks a row ahead unless there is only one."""
+        values = (*self.values, after)
+        return self.connection.execute(f"{self.sql} LIMIT 1", values).fetchone()
 
     def next_readable(self, first: int) -> int | None:
         """The least number behind which rows can be read again; None if there is none."""
@@ -4651,7 +4702,7 @@ class TableScan:
     def is_readable(self, after: int) -> bool:
         """Return whether the row behind a number, if there is any, can be read."""
         try:
-            self.rows(after).fetchone()
+            self.row(after)
         except sqlite3.DatabaseError:
             return False
         return True
@@ -4858,38 +4909,55 @@ _FILL_LATEST = """INSERT INTO temp."latest"
         max(CASE WHEN "event_type" LIKE '%\\_DELETED' ESCAPE '\\' THEN "id" END),
         max(printf('%019d', "id") || '|' || "content_hash" || '|' || "event_type")
     FROM {} GROUP BY 1, 2"""
-_LINKS = '"id", "record_type", "record_key", "record_id", "event_type", "content_hash"'
+_LINK = ("id", "record_type", "record_key", "record_id", "event_type", "content_hash")
 _ADD_SEED = """INSERT INTO temp."latest" VALUES (?, ?, 0, NULL, ?)
     ON CONFLICT DO UPDATE
     SET "latest_made" = CASE WHEN "latest_gone" IS NULL THEN 0 ELSE "latest_made" END"""
 
 
-def check_records(advance: Callable[[int], None] = no_progress) -> Iterator[str]:
-    """Compare the records in the current session's file, and their order, with the ledger."""
-    connection, models = session().database.connection(), fact_models()
-    _collect_latest(connection)
-    for table, model in models.items():
-        check = partial(_check_table, connection, model, advance)
-        yield from run_check(f"The table {table}", check)
-    for (table,) in connection.execute(
-        'SELECT DISTINCT "latest_type" FROM temp."latest"'
-    ).fetchall():
-        if table not in models:
-            yield f"The ledger tells of a kind of record that there is not: {table}."
+def check_records(
+    workspace: Workspace, advance: Callable[[int], None] = no_progress
+) -> Iterator[str]:
+    """Compare the records in a workspace's file, and their order, with the ledger."""
+    models = fact_models()
+    with _latest_entries(workspace) as (connection, is_whole):
+        for table, model in models.items():
+            check = partial(_check_table, connection, model, is_whole, advance)
+            yield from run_check(f"The table {table}", check)
+        types = 'SELECT DISTINCT "latest_type" FROM temp."latest"'
+        for (table,) in connection.execute(types).fetchall():
+            if table not in models:
+                yield f"The ledger tells of a kind of record that there is not: {table}."
 
 
-def _collect_latest(connection: sqlite3.Connection) -> None:
-    """Put into a temporary table what the ledger says of each record, as far as it can be read."""
+@contextlib.contextmanager
+def _latest_entries(workspace: Workspace) -> Iterator[tuple[sqlite3.Connection, bool]]:
+    """A connection that has in a temporary table what the ledger says of each record, as far as it
+    can be read, and whether all of it can."""
+    with contextlib.ExitStack() as stack:
+        connection, is_whole = stack.enter_context(snapshot(workspace)).database.connection(), True
+        try:
+            _fill_latest(connection, '"ledger_entry"')
+        except sqlite3.DatabaseError:
+            # A connection that met damage writes nothing any more, not even a temporary table.
+            damaged = stack.enter_context(snapshot(workspace)).database.connection()
+            connection = stack.enter_context(snapshot(workspace)).database.connection()
+            columns = ", ".join(f'CAST("{name}" AS BLOB)' for name in _LINK[1:])
+            rows = f'SELECT "id", {columns} FROM "ledger_entry" WHERE "id" > ? ORDER BY "id"'
+            connection.execute(f'CREATE TEMP TABLE "link" ({", ".join(_LINK)})')
+            values = ", ".join(["?", *["CAST(? AS TEXT)"] * len(_LINK[1:])])
+            insert = f'INSERT INTO temp."link" VALUES ({values})'
+            connection.executemany(insert, TableScan(damaged, rows))
+            _fill_latest(connection, 'temp."link"')
+            is_whole = False
+        yield connection, is_whole
+
+
+def _fill_latest(connection: sqlite3.Connection, ledger: str) -> None:
+    """Make the temporary table of what a table with entries of the ledger says of each record."""
     connection.execute(_LATEST)
     connection.execute(f"PRAGMA temp.cache_size = {-VERIFICATION_CACHE}")
-    try:
-        connection.execute(_FILL_LATEST.format('"ledger_entry"'))
-    except sqlite3.DatabaseError:
-        connection.execute(f'CREATE TEMP TABLE "link" ({_LINKS})')
-        rows = f'SELECT {_LINKS} FROM "ledger_entry" WHERE "id" > ? ORDER BY "id"'
-        insert = 'INSERT INTO temp."link" VALUES (?, ?, ?, ?, ?, ?)'
-        connection.executemany(insert, TableScan(connection, rows))
-        connection.execute(_FILL_LATEST.format('temp."link"'))
+    connection.execute(_FILL_LATEST.format(ledger))
     for table, model in fact_models().items():
         for record in seeded(model):
             newest = f"{0:019}|{hash_content(model, record.row())}|SEEDED"
@@ -4917,12 +4985,21 @@ def _records_sql(model: type[Model]) -> str:
 
 
 def _check_table(
-    connection: sqlite3.Connection, model: type[Model], advance: Callable[[int], None]
+    connection: sqlite3.Connection,
+    model: type[Model],
+    is_whole: bool,
+    advance: Callable[[int], None],
 ) -> Iterator[str]:
-    """Compare the records of one model with what the ledger says of them."""
-    table, noun, order = model._meta.table_name, model.noun().capitalize(), 0
+    """Compare the records of one model with what the ledger says of them.
+
+    Where the ledger `is_whole`, it knows every record.
+    """
+    table, noun, order, unproven = model._meta.table_name, model.noun().capitalize(), 0, 0
     scan = TableScan(connection, _records_sql(model), (table,), advance)
     for rowid, key, text, is_told, made, gone, newest in scan:
+        if newest is None and not is_whole:
+            unproven += 1
+            continue
         number, content, event = (newest or "0||").split("|", 2)
         fits = hashlib.sha256(text).hexdigest() == content and is_told
         fits = fits and not event.endswith("_DELETED")
@@ -4936,6 +5013,8 @@ def _check_table(
             yield f"{noun} {key} does not stand where it was put."
         order = max(order, made or 0)
     yield from scan.faults(table, partial(_keys_of_rows, connection, model))
+    if unproven:
+        yield f"{unproven:,} records of the table {table} have no ledger entry that can be read."
     primary = model._meta.primary_key.column_name
     missing = f"""SELECT l."latest_key", l."latest_newest" FROM temp."latest" AS l
         WHERE l."latest_type" = ?
@@ -23276,15 +23355,36 @@ def open_ring(workspace: Workspace) -> bool:
     """
     # The writer has the file open already; a reader is opened by whoever reads first.
     opened = workspace.reader if workspace.read_only else workspace.writer.database
-    found = opened.connection().execute('SELECT "id", "wrapped" FROM "ring_key" ORDER BY "id"')
+    found = opened.connection().execute(
+        'SELECT "id", "wrapped", "retired_at" IS NOT NULL FROM "ring_key" ORDER BY "id"'
+    )
     keys, beside = found.fetchall(), key_file(workspace)
     if keys and beside and not is_key_at_hand(workspace):
         raise missing_key(workspace)
+    following = beside and next_key_file(beside)
+    try:
+        take_keys(workspace, keys, beside)
+    except Unavailable:
+        if workspace.settings.key or not keys or not following or not following.exists():
+            raise
+        # A process ended after it had wrapped the keys anew, and before the new file had its name.
+        take_keys(workspace, keys, following)
+        if not workspace.read_only:
+            following.replace(beside)
+    return bool(keys)
+
+
+def take_keys(workspace: Workspace, keys: Sequence[tuple], beside: Path | None) -> None:
+    """Open these keys with the set one, or with that in a key file."""
     wrapping = wrapping_key(workspace.settings.key, beside, workspace.source)
     workspace.ring = KeyRing(wrapping, workspace.source)
-    for number, wrapped in keys:
-        workspace.ring.add(number, wrapped)
-    return bool(keys)
+    for number, wrapped, is_retired in keys:
+        workspace.ring.add(number, wrapped, bool(is_retired))
+
+
+def next_key_file(beside: Path) -> Path:
+    """The file that takes the place of a key file once the keys are wrapped by what is in it."""
+    return beside.with_name(f"{beside.name}.next")
 
 
 def missing_key(workspace: Workspace) -> Unavailable:
@@ -23340,6 +23440,34 @@ def add_ring_key(workspace: Workspace, number: int) -> None:
     )
 
 
+def rewrap_keys(workspace: Workspace) -> Path | None:
+    """Wrap the ring by another key: that of the setting new_key, or a new key file; its path.
+
+    The file beside a database takes the place of the one before, which is gone then.
+    """
+    settings, beside, following = workspace.settings, key_file(workspace), None
+    if beside is None:
+        raise Conflict("The keys of a workspace without a file end with it.")
+    if not settings.new_key:
+        if settings.key:
+            raise Conflict(
+                "Set NOVANTRA_LITE_NEW_KEY to the key that takes the place of NOVANTRA_LITE_KEY."
+            )
+        following = next_key_file(beside)
+    wrapping = wrapping_key(settings.new_key, following, workspace.source)
+
+    def work(current: Session) -> None:
+        for number, wrapped in workspace.ring.rewrapped(wrapping).items():
+            RingKey.update(wrapped=wrapped).where(RingKey.id == number).execute()
+        newest = str(workspace.ring.newest)
+        workspace.journal.note(current, "key_ring.rewrapped", "ring_key", newest)
+
+    perform(workspace, work, actor="console", reason="The keys are wrapped by another key.")
+    if following:
+        following.replace(beside)
+    return following and beside
+
+
 def identify_organization(workspace: Workspace, profile: Mapping[str, str]) -> None:
     """Take the organization from the file, or put it there when the file is new."""
     opened = workspace.reader if workspace.read_only else workspace.writer.database
@@ -23355,10 +23483,15 @@ def identify_organization(workspace: Workspace, profile: Mapping[str, str]) -> N
         )
     workspace.id, workspace.slug = organization.id, organization.slug
     workspace.name = organization.name
-    workspace.tokens = Tokens(workspace, organization.slug)
     workspace.api_keys = ApiKeys(workspace)
-    workspace.sessions = Sessions(workspace, organization.slug)
+    start_signing(workspace)
     workspace.cursor_key = workspace.ring.derive("cursors")
+
+
+def start_signing(workspace: Workspace) -> None:
+    """Sign tokens and sessions with the newest key, and believe those of keys that still sign."""
+    workspace.tokens = Tokens(workspace, workspace.slug)
+    workspace.sessions = Sessions(workspace, workspace.slug)
 
 
 def slug_of(path: Path | None) -> str:
@@ -25198,6 +25331,105 @@ def listener(listen: str) -> socket.socket:
         ) from None
 
 
+# --- Key rotation -------------------------------------------------------------
+# What a retired key encrypted is encrypted anew, but for the audit log and other rows that never
+# change: these are proven as they were written, so that the key stays, to open them.
+
+#: How many records are encrypted anew in one transaction.
+_REENCRYPTED_AT_ONCE = 100
+
+
+def retire_keys(workspace: Workspace, advance: Callable[[int], None] = no_progress) -> int:
+    """End what all keys but the newest signed, and encrypt anew what they encrypted; how much.
+
+    Records that are facts get entries in the audit log and in the ledger, which prove the new text.
+    """
+
+    def work(current: Session) -> None:
+        older = RingKey.id < workspace.ring.newest
+        RingKey.update(retired_at=now()).where(older, RingKey.retired_at.is_null()).execute()
+        for number in workspace.ring.retire_older():
+            workspace.journal.note(current, "key_ring.key_retired", "ring_key", str(number))
+
+    perform(workspace, work, actor="console", reason="The older keys are retired.")
+    start_signing(workspace)
+    texts = sum(_reencrypt_texts(workspace, model, advance) for model in all_models())
+    attachment = 'SELECT rowid, "content", "id" FROM "attachment_content"'
+    piece = 'SELECT rowid, "content", "evidence_file_id", "number" FROM "evidence_piece"'
+    return (
+        texts
+        + _reencrypt_bytes(workspace, "attachment_content", attachment, AttachmentContent.place)
+        + _reencrypt_bytes(workspace, "evidence_piece", piece, EvidencePiece.place)
+    )
+
+
+def _reencrypt_texts(
+    workspace: Workspace, model: type[Model], advance: Callable[[int], None]
+) -> int:
+    """Encrypt anew the texts of a model's records that another key than the newest encrypted."""
+    fields = [field for field in model._meta.sorted_fields if field.sealed]
+    if model.append_only or not fields:
+        return 0
+    columns = [f'"{field.column_name}"' for field in fields]
+    other = " OR ".join(f"{column} NOT LIKE '{workspace.ring.newest}.%'" for column in columns)
+    sql = f"""SELECT rowid, "{model._meta.primary_key.column_name}"
+        FROM "{model._meta.table_name}" WHERE rowid > ? AND ({other}) ORDER BY rowid LIMIT ?"""
+    after, count = -1, 0
+    while rows := _batch(workspace, sql, after):
+        work = partial(_reencrypt_records, model, fields, [key for _, key in rows])
+        count += perform(workspace, work, actor="console", reason="A key was retired.")
+        after = rows[-1][0]
+        advance(len(rows))
+    return count
+
+
+def _batch(workspace: Workspace, sql: str, after: int) -> list[tuple]:
+    """The next rows behind a number, read without the writer."""
+    with workspace.read() as current:
+        values = after, _REENCRYPTED_AT_ONCE
+        return current.database.connection().execute(sql, values).fetchall()
+
+
+def _reencrypt_records(
+    model: type[Model], fields: Sequence[Member], keys: Sequence[str], current: Session
+) -> int:
+    """Encrypt the texts of these records with the newest key; how many records there are."""
+    count = 0
+    for record in filter(None, map(model.seek, keys)):
+        try:
+            texts = {field.name: getattr(record, field.name) for field in fields}
+        except Unavailable:
+            # The log says which value cannot be opened; verify names it, too.
+            continue
+        # What was opened is remembered with the text of the file, which is not to be used again.
+        record.__dict__.pop("sealed_values", None)
+        record.store(list(texts))
+        if model.fact:
+            current.facts.append(("reencrypted", model, record._pk, record.row(), None))
+        count += 1
+    return count
+
+
+def _reencrypt_bytes(workspace: Workspace, table: str, sql: str, place: Callable[..., str]) -> int:
+    """Encrypt anew the bytes of a table that another key than the newest encrypted."""
+    after, count = -1, 0
+    while rows := _batch(workspace, f"{sql} WHERE rowid > ? ORDER BY rowid LIMIT ?", after):
+        changed = []
+        for rowid, content, *subject in rows:
+            with contextlib.suppress(Unavailable):
+                if resealed := workspace.ring.reseal_bytes(content, place(*subject)):
+                    changed.append((resealed, rowid, content))
+        update = f'UPDATE "{table}" SET "content" = ? WHERE rowid = ? AND "content" IS ?'
+
+        def work(current: Session, changed=changed, update=update) -> None:
+            current.database.connection().executemany(update, changed)
+
+        if changed:
+            perform(workspace, work, actor="console", reason="A key was retired.")
+        count, after = count + len(changed), rows[-1][0]
+    return count
+
+
 # --- Maintenance --------------------------------------------------------------
 
 
@@ -25215,7 +25447,8 @@ def verify_workspace(
     with ThreadPoolExecutor(2) as pool:
         # SQLite works on these beside Python, each on a connection of its own.
         structure = pool.submit(_check_structure, workspace)
-        records = pool.submit(_check_records, workspace, advance)
+        of_records = {"The records": partial(check_records, workspace, advance)}
+        records = pool.submit(_run_checks, of_records)
         with snapshot(workspace) as current:
             connection, differences = current.database.connection(), []
             faults = _run_checks(
@@ -25251,12 +25484,6 @@ def _check_structure(workspace: Workspace) -> tuple[list[str], list[str]]:
         return of_file, _run_checks({"The search index": check_search})
 
 
-def _check_records(workspace: Workspace, advance: Callable[[int], None]) -> list[str]:
-    """What is wrong with the records of a workspace."""
-    with snapshot(workspace):
-        return _run_checks({"The records": partial(check_records, advance)})
-
-
 def _run_checks(checks: Mapping[str, Callable[[], Iterable[str]]]) -> list[str]:
     """The faults that several checks find, by what each of them verifies."""
     return [fault for name, check in checks.items() for fault in run_check(name, check)]
@@ -25264,25 +25491,57 @@ def _run_checks(checks: Mapping[str, Callable[[], Iterable[str]]]) -> list[str]:
 
 def check_file(connection: sqlite3.Connection, check: str = "integrity_check") -> Iterator[str]:
     """What SQLite itself finds wrong with a file, by table and page where it tells them."""
-    whole = list(_integrity_faults(connection, check))
-    named = set()
-    for table in present_sql(connection, "table") if whole else ():
-        for fault in _integrity_faults(connection, f"{check}({literal(table)})"):
+    faults = _integrity_faults(connection, check)
+    if not faults:
+        for table, row, parent, _ in connection.execute("PRAGMA foreign_key_check"):
+            yield f"Row {row} of {table} points at a {parent} that is not there."
+        return
+    named, unreadable = set(), []
+    for table in present_sql(connection, "table"):
+        own = _listed_faults(connection, f"{check}({literal(table)})")
+        unreadable += [table] if own is None else []
+        for fault in own or ():
             named.add(fault)
-            page = re.match(r"(?:On tree |Tree \d+ )?page (\d+)[^:]*: (.*)", fault, re.I)
-            place = f", page {page[1]}" if page else ""
-            yield f"The file is damaged: the table {table}{place}: {page[2] if page else fault}."
-    yield from (f"The file is damaged: {fault}." for fault in whole if fault not in named)
-    for table, row, parent, _ in connection.execute("PRAGMA foreign_key_check"):
-        yield f"Row {row} of {table} points at a {parent} that is not there."
+            yield _named_fault(table, fault)
+    # What makes a table unreadable is told by its page alone.
+    only = unreadable[0] if len(unreadable) == 1 else ""
+    yield from (_named_fault(only, fault) for fault in faults if fault not in named)
+    if not only:
+        for table in unreadable:
+            yield f"The file is damaged: the table {table} cannot be read to its end."
 
 
-def _integrity_faults(connection: sqlite3.Connection, check: str) -> Iterator[str]:
-    """The faults that a pragma of SQLite lists, a line each."""
-    for (text,) in connection.execute(f"PRAGMA {check}"):
-        for line in text.splitlines():
-            if line != "ok" and not line.startswith("***"):
-                yield line
+def _named_fault(table: str, fault: str) -> str:
+    """A sentence for a fault that SQLite lists, with its table and page where they are known."""
+    page = re.match(r"(?:On tree |Tree \d+ )?page (\d+)[^:]*: (.*)", fault, re.I)
+    place = [f"the table {table}"] if table else []
+    place += [f"page {page[1]}"] if page else []
+    text = page[2] if page else fault
+    return f"The file is damaged: {', '.join(place)}{': ' * bool(place)}{text}."
+
+
+def _integrity_faults(connection: sqlite3.Connection, check: str) -> list[str]:
+    """The faults that a pragma of SQLite lists, a line each.
+
+    Python loses them if SQLite cannot go on; it is asked for fewer then, as long as it can.
+    """
+    faults = _listed_faults(connection, check)
+    for limit in range(1, 20) if faults is None else ():
+        fewer = _listed_faults(connection, f"{check}({limit})")
+        if fewer is None or (faults and len(fewer) == len(faults)):
+            break
+        faults = fewer
+    return ["it cannot be read to the end"] if faults is None else faults
+
+
+def _listed_faults(connection: sqlite3.Connection, check: str) -> list[str] | None:
+    """The lines of a pragma that are faults; None if it cannot be run to its end."""
+    try:
+        rows = connection.execute(f"PRAGMA {check}").fetchall()
+    except sqlite3.DatabaseError:
+        return None
+    lines = itertools.chain.from_iterable(text.splitlines() for (text,) in rows)
+    return [line for line in lines if line != "ok" and not line.startswith("***")]
 
 
 #: Tables that a check of their own holds against others.
@@ -25392,6 +25651,8 @@ def verify_file(
         if notes is None and not is_key_at_hand(workspace):
             raise missing_key(workspace)
         if is_key_at_hand(workspace):
+            if not settings.key:
+                refuse_open_key(key_file(workspace))
             faults = list(run_check("The key ring", partial(_open_ring, workspace)))
             workspace.ring = None if faults else workspace.ring
 
@@ -25913,10 +26174,17 @@ class NovantraLite(Install):
         """A signed checkpoint of now, and the public key to keep for verifying it."""
         return self.workspace.checkpoints.tell()
 
-    def rotate_keys(self) -> int:
-        """Add a key to the ring, which seals from now on; the older ones still open. Its number."""
+    def rotate_keys(self, retire: bool = False) -> int:
+        """Add a key to the ring, which seals and signs from now on; its number.
+
+        The older ones still open and verify. To `retire` them ends every token and session that
+        they signed, and encrypts anew what they encrypted.
+        """
         number = self.workspace.ring.newest + 1
         add_ring_key(self.workspace, number)
+        start_signing(self.workspace)
+        if retire:
+            retire_keys(self.workspace)
         return number
 
     def doctor(self) -> dict:
@@ -27511,11 +27779,40 @@ def key_revoke_command(lite, chosen) -> Output:
     return do_command(lite.api_keys, chosen)
 
 
-@command("key rotate")
+@command(
+    "key rotate",
+    argument("--retire", action="store_true", help="end what the older keys signed and encrypted"),
+)
 def key_rotate_command(lite, chosen) -> Output:
-    """Start a new encryption key; what older ones encrypted stays readable."""
+    """Start a new key, which encrypts and signs; the older ones open and verify.
+
+    --retire ends every access token and session that the older keys signed, and
+    encrypts anew what they encrypted, but for the audit log and other rows that
+    never change. API keys and client secrets stay: no key of the file gives them
+    away; revoke or rotate those that somebody may have seen.
+    """
     lite.rotate_keys()
-    return Output({"rotated": True}, "A new key encrypts from now on.")
+    if not chosen.retire:
+        return Output({"rotated": True}, "A new key encrypts and signs from now on.")
+    with Progress(None) as progress:
+        count = retire_keys(lite.workspace, progress.advance)
+    text = "A new key encrypts and signs; tokens and sessions of the older ones have ended."
+    text += f"\nEncrypted anew: {count:,}."
+    return Output({"rotated": True, "reencrypted": count}, text)
+
+
+@command("key rewrap")
+def key_rewrap_command(lite, chosen) -> Output:
+    """Wrap the keys of the file by a new key file, or by NOVANTRA_LITE_NEW_KEY.
+
+    The key file from before opens nothing any more, except backups made before:
+    keep a copy of it with them.
+    """
+    beside = rewrap_keys(lite.workspace)
+    text = f"The keys are wrapped by a new key in {beside}; keep a copy of it."
+    if beside is None:
+        text = "Set NOVANTRA_LITE_KEY to what NOVANTRA_LITE_NEW_KEY is now; a key file is obsolete."
+    return Output({"rewrapped": True, "keyFile": beside and str(beside)}, text)
 
 
 @command("openapi", opens="", help="Print the OpenAPI document of both APIs.")
