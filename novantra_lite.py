@@ -43,8 +43,8 @@ Contents
         Jira tickets, Confluence, Chain, Ledger, Hub templates, Audit packages
     Part V    Application   Rows, OSCAL, Opening workspaces, Imports, Collections, Demo vocabulary,
         Demo plans, Demo records, Demo data, Demo delivery, WSGI application, Clients, Servers,
-        Key rotation, Maintenance, Audit records, Installs, NovantraLite, Reference page, Documents,
-        OpenAPI, Service, Commands, Commands: serve, Commands: records,
+        Key rotation, File verification, Maintenance, Audit records, Installs, NovantraLite,
+        Reference page, Documents, OpenAPI, Service, Commands, Commands: serve, Commands: records,
         Commands: accounts and webhooks, Commands: install, Commands: audit, Command line
 
 Every section reads only from itself and from the sections above it.
@@ -25430,7 +25430,7 @@ def _reencrypt_bytes(workspace: Workspace, table: str, sql: str, place: Callable
     return count
 
 
-# --- Maintenance --------------------------------------------------------------
+# --- File verification --------------------------------------------------------
 
 
 def verify_workspace(
@@ -25448,10 +25448,10 @@ def verify_workspace(
         # SQLite works on these beside Python, each on a connection of its own.
         structure = pool.submit(_check_structure, workspace)
         of_records = {"The records": partial(check_records, workspace, advance)}
-        records = pool.submit(_run_checks, of_records)
+        records = pool.submit(run_checks, of_records)
         with snapshot(workspace) as current:
             connection, differences = current.database.connection(), []
-            faults = _run_checks(
+            faults = run_checks(
                 {
                     "The audit log and the ledger": partial(check_chains, advance, differences),
                     "The keys": partial(check_keys, connection),
@@ -25465,13 +25465,13 @@ def verify_workspace(
             }
             if current.ring:
                 checks |= {"The attachments": check_attachments, "The evidence": check_evidence}
-            others = _run_checks({**checks, "The checkpoints": more})
+            others = run_checks({**checks, "The checkpoints": more})
             of_file, of_search = structure.result()
             faults += records.result()
             if not faults:
                 # An index is held against records that are what they were.
                 indexes = {"The index of what ran where": check_snapshots}
-                faults = differences or [*_run_checks(indexes), *of_search]
+                faults = differences or [*run_checks(indexes), *of_search]
     return [*of_file, *faults, *others]
 
 
@@ -25480,11 +25480,11 @@ def _check_structure(workspace: Workspace) -> tuple[list[str], list[str]]:
     with snapshot(workspace) as current:
         connection = current.database.connection()
         connection.execute(f"PRAGMA cache_size = {-VERIFICATION_CACHE}")
-        of_file = _run_checks({"The file": partial(check_file, connection)})
-        return of_file, _run_checks({"The search index": check_search})
+        of_file = run_checks({"The file": partial(check_file, connection)})
+        return of_file, run_checks({"The search index": check_search})
 
 
-def _run_checks(checks: Mapping[str, Callable[[], Iterable[str]]]) -> list[str]:
+def run_checks(checks: Mapping[str, Callable[[], Iterable[str]]]) -> list[str]:
     """The faults that several checks find, by what each of them verifies."""
     return [fault for name, check in checks.items() for fault in run_check(name, check)]
 
@@ -25672,6 +25672,9 @@ def _open_ring(workspace: Workspace) -> Iterable[str]:
     return ()
 
 
+# --- Maintenance --------------------------------------------------------------
+
+
 def back_up(workspace: Workspace, target: Path) -> None:
     """Copy a workspace to a new file, and put a signed checkpoint of the copy beside it.
 
@@ -25706,7 +25709,7 @@ def look_over(workspace: Workspace, is_small: bool) -> list[str]:
         return verify_workspace(workspace)
     with snapshot(workspace) as current:
         structure = partial(check_file, current.database.connection(), "quick_check")
-        return _run_checks({"The file": structure})
+        return run_checks({"The file": structure})
 
 
 def examine(lite: NovantraLite) -> dict:
