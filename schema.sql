@@ -354,6 +354,7 @@ CREATE TABLE "attestation" (
     "created_at" TEXT NOT NULL,
     "metadata" TEXT,
     "decided" INTEGER,
+    "declared" TEXT CHECK ("declared" IN ('PASSED', 'FAILED', 'PENDING')),
     "json" TEXT NOT NULL,
     FOREIGN KEY ("trail_id") REFERENCES "trail" ("id")
 ) STRICT;
@@ -375,7 +376,8 @@ CREATE TABLE "audit_entry" (
     "reason" TEXT NOT NULL,
     "request_id" TEXT NOT NULL,
     "detail" TEXT,
-    "hash" TEXT NOT NULL
+    "hash" TEXT NOT NULL,
+    "address" TEXT
 ) STRICT;
 
 CREATE INDEX "audit_entry_at" ON "audit_entry" ("at");
@@ -405,7 +407,7 @@ CREATE TABLE "audit_event" (
     "json" TEXT NOT NULL
 ) STRICT;
 
-CREATE INDEX "audit_event_lookup" ON "audit_event" ("trail_id", "occurred_at", "actor", "event_type");
+CREATE INDEX "audit_event_lookup" ON "audit_event" ("trail_id", "occurred_at");
 
 CREATE INDEX "audit_event_lookup_2" ON "audit_event" ("actor", "occurred_at");
 
@@ -418,21 +420,6 @@ CREATE INDEX "audit_event_occurred_at" ON "audit_event" ("occurred_at");
 CREATE TRIGGER "audit_event_refuses_update" BEFORE UPDATE ON "audit_event" BEGIN SELECT RAISE(ABORT, 'audit_event only grows'); END;
 
 CREATE TRIGGER "audit_event_refuses_delete" BEFORE DELETE ON "audit_event" BEGIN SELECT RAISE(ABORT, 'audit_event only grows'); END;
-
--- The place of an audit event among all, or among those that share what is not null.
-CREATE TABLE "audit_mark" (
-    "id" INTEGER PRIMARY KEY,
-    "trail_id" TEXT,
-    "actor" TEXT,
-    "event_type" TEXT,
-    "occurred_at" TEXT NOT NULL,
-    "number" INTEGER NOT NULL,
-    "ordinal" INTEGER NOT NULL
-) STRICT;
-
-CREATE UNIQUE INDEX "audit_mark_key" ON "audit_mark" ("trail_id", "actor", "event_type", "occurred_at", "number");
-
-CREATE INDEX "audit_mark_lookup" ON "audit_mark" ("trail_id", "actor", "event_type", "ordinal");
 
 -- What somebody approved an environment to run.
 CREATE TABLE "baseline" (
@@ -839,6 +826,8 @@ CREATE TABLE "evidence_file" (
     "details" TEXT,
     "executed_tests" INTEGER,
     "minimum_tests" INTEGER,
+    "file_path" TEXT,
+    "subject" TEXT,
     "json" TEXT NOT NULL,
     FOREIGN KEY ("attestation_id") REFERENCES "attestation" ("id")
 ) STRICT;
@@ -1659,14 +1648,10 @@ CREATE TABLE "scm_integration" (
 
 CREATE UNIQUE INDEX "scm_integration_key" ON "scm_integration" ("org_slug", "provider");
 
--- A record that was touched since the index was brought up to date.
-CREATE TABLE "search_note" (
+-- The entry of the ledger up to which the index is up to date; no row: none yet.
+CREATE TABLE "search_position" (
     "id" INTEGER NOT NULL PRIMARY KEY,
-    "kind" TEXT NOT NULL,
-    "record" TEXT NOT NULL,
-    "place" INTEGER,
-    "was" TEXT,
-    "text" TEXT
+    "entry" INTEGER NOT NULL
 ) STRICT;
 
 -- A record as the search index has it: the table, the id, the text, and the place of all that.
@@ -1700,6 +1685,7 @@ CREATE TABLE "security_scan" (
     "org_slug" TEXT,
     "created_at" TEXT NOT NULL,
     "thresholds" TEXT NOT NULL,
+    "verdict" TEXT CHECK ("verdict" IN ('PASSED', 'FAILED')),
     "json" TEXT NOT NULL,
     FOREIGN KEY ("trail_id") REFERENCES "trail" ("id"),
     FOREIGN KEY ("attestation_id") REFERENCES "attestation" ("id")
@@ -1977,17 +1963,6 @@ CREATE UNIQUE INDEX "system_acceptance_key" ON "system_acceptance" ("acceptance_
 
 CREATE INDEX "system_acceptance_status" ON "system_acceptance" ("status", "created_at", "id");
 
--- How many records of a kind there are in a place and state, or what they add up to there.
-CREATE TABLE "tally" (
-    "id" INTEGER PRIMARY KEY,
-    "kind" TEXT NOT NULL,
-    "place" TEXT NOT NULL,
-    "state" TEXT NOT NULL,
-    "number" INTEGER NOT NULL
-) STRICT;
-
-CREATE UNIQUE INDEX "tally_key" ON "tally" ("kind", "place", "state");
-
 -- That an identity token was used: SHA-256 of its issuer and its id, never the token.
 CREATE TABLE "used_token" (
     "id" TEXT NOT NULL PRIMARY KEY,
@@ -2083,209 +2058,8 @@ CREATE INDEX "webhook_delivery_lookup" ON "webhook_delivery" ("webhook_config_id
 
 CREATE INDEX "webhook_delivery_webhook_config_id" ON "webhook_delivery" ("webhook_config_id");
 
-CREATE TRIGGER audit_event_makes_marks AFTER INSERT ON audit_event WHEN (new.rowid * 2654435761 & 4294967295) < 16777216 BEGIN INSERT INTO audit_mark (occurred_at, number, ordinal) SELECT new.occurred_at, new.rowid, (SELECT m.ordinal + (SELECT count(*) FROM audit_event AS e INDEXED BY audit_event_occurred_at WHERE (e.occurred_at, e.rowid) > (m.occurred_at, m.number) AND (e.occurred_at, e.rowid) <= (new.occurred_at, new.rowid)) FROM (SELECT '' AS occurred_at, 0 AS number, 0 AS ordinal UNION ALL SELECT occurred_at, number, ordinal FROM audit_mark WHERE trail_id IS NULL AND actor IS NULL AND event_type IS NULL AND (occurred_at, number) <= (new.occurred_at, new.rowid) ORDER BY 1 DESC, 2 DESC LIMIT 1) AS m) WHERE 1; INSERT INTO audit_mark (trail_id, occurred_at, number, ordinal) SELECT new.trail_id, new.occurred_at, new.rowid, (SELECT m.ordinal + (SELECT count(*) FROM audit_event AS e INDEXED BY audit_event_lookup WHERE e.trail_id = new.trail_id AND (e.occurred_at, e.rowid) > (m.occurred_at, m.number) AND (e.occurred_at, e.rowid) <= (new.occurred_at, new.rowid)) FROM (SELECT '' AS occurred_at, 0 AS number, 0 AS ordinal UNION ALL SELECT occurred_at, number, ordinal FROM audit_mark WHERE trail_id IS new.trail_id AND actor IS NULL AND event_type IS NULL AND (occurred_at, number) <= (new.occurred_at, new.rowid) ORDER BY 1 DESC, 2 DESC LIMIT 1) AS m) WHERE 1 AND new.trail_id IS NOT NULL; INSERT INTO audit_mark (actor, occurred_at, number, ordinal) SELECT new.actor, new.occurred_at, new.rowid, (SELECT m.ordinal + (SELECT count(*) FROM audit_event AS e INDEXED BY audit_event_lookup_2 WHERE e.actor = new.actor AND (e.occurred_at, e.rowid) > (m.occurred_at, m.number) AND (e.occurred_at, e.rowid) <= (new.occurred_at, new.rowid)) FROM (SELECT '' AS occurred_at, 0 AS number, 0 AS ordinal UNION ALL SELECT occurred_at, number, ordinal FROM audit_mark WHERE actor IS new.actor AND trail_id IS NULL AND event_type IS NULL AND (occurred_at, number) <= (new.occurred_at, new.rowid) ORDER BY 1 DESC, 2 DESC LIMIT 1) AS m) WHERE 1 AND new.actor IS NOT NULL; INSERT INTO audit_mark (event_type, occurred_at, number, ordinal) SELECT new.event_type, new.occurred_at, new.rowid, (SELECT m.ordinal + (SELECT count(*) FROM audit_event AS e INDEXED BY audit_event_lookup_3 WHERE e.event_type = new.event_type AND (e.occurred_at, e.rowid) > (m.occurred_at, m.number) AND (e.occurred_at, e.rowid) <= (new.occurred_at, new.rowid)) FROM (SELECT '' AS occurred_at, 0 AS number, 0 AS ordinal UNION ALL SELECT occurred_at, number, ordinal FROM audit_mark WHERE event_type IS new.event_type AND trail_id IS NULL AND actor IS NULL AND (occurred_at, number) <= (new.occurred_at, new.rowid) ORDER BY 1 DESC, 2 DESC LIMIT 1) AS m) WHERE 1 AND new.event_type IS NOT NULL; INSERT INTO audit_mark (actor, event_type, occurred_at, number, ordinal) SELECT new.actor, new.event_type, new.occurred_at, new.rowid, (SELECT m.ordinal + (SELECT count(*) FROM audit_event AS e INDEXED BY audit_event_lookup_4 WHERE e.actor = new.actor AND e.event_type = new.event_type AND (e.occurred_at, e.rowid) > (m.occurred_at, m.number) AND (e.occurred_at, e.rowid) <= (new.occurred_at, new.rowid)) FROM (SELECT '' AS occurred_at, 0 AS number, 0 AS ordinal UNION ALL SELECT occurred_at, number, ordinal FROM audit_mark WHERE actor IS new.actor AND event_type IS new.event_type AND trail_id IS NULL AND (occurred_at, number) <= (new.occurred_at, new.rowid) ORDER BY 1 DESC, 2 DESC LIMIT 1) AS m) WHERE 1 AND new.actor IS NOT NULL AND new.event_type IS NOT NULL; END;
-
-CREATE TRIGGER audit_event_moves_marks AFTER INSERT ON audit_event WHEN EXISTS (SELECT 1 FROM audit_mark WHERE trail_id IS NULL AND actor IS NULL AND event_type IS NULL AND occurred_at > new.occurred_at) BEGIN UPDATE audit_mark SET ordinal = ordinal + 1 WHERE trail_id IS NULL AND actor IS NULL AND event_type IS NULL AND 1 AND occurred_at > new.occurred_at; UPDATE audit_mark SET ordinal = ordinal + 1 WHERE trail_id IS new.trail_id AND actor IS NULL AND event_type IS NULL AND 1 AND new.trail_id IS NOT NULL AND occurred_at > new.occurred_at; UPDATE audit_mark SET ordinal = ordinal + 1 WHERE actor IS new.actor AND trail_id IS NULL AND event_type IS NULL AND 1 AND new.actor IS NOT NULL AND occurred_at > new.occurred_at; UPDATE audit_mark SET ordinal = ordinal + 1 WHERE event_type IS new.event_type AND trail_id IS NULL AND actor IS NULL AND 1 AND new.event_type IS NOT NULL AND occurred_at > new.occurred_at; UPDATE audit_mark SET ordinal = ordinal + 1 WHERE actor IS new.actor AND event_type IS new.event_type AND trail_id IS NULL AND 1 AND new.actor IS NOT NULL AND new.event_type IS NOT NULL AND occurred_at > new.occurred_at; END;
-
-CREATE TRIGGER "trail_tally_insert" AFTER INSERT ON "trail" BEGIN
-    INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('trail', 'all', NEW."status", (1))
-        ON CONFLICT ("kind", "place", "state")
-        DO UPDATE SET "number" = "number" + excluded."number";
-    INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('trail', 'all/' || date(NEW."created_at"), NEW."status", (1))
-        ON CONFLICT ("kind", "place", "state")
-        DO UPDATE SET "number" = "number" + excluded."number";
-    INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('trail', NEW."flow_id" || '/' || date(NEW."created_at"), NEW."status", (1))
-        ON CONFLICT ("kind", "place", "state")
-        DO UPDATE SET "number" = "number" + excluded."number";
-END;
-
-CREATE TRIGGER "trail_tally_update" AFTER UPDATE OF "flow_id", "status", "created_at" ON "trail" BEGIN
-    INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('trail', 'all', OLD."status", -(1))
-        ON CONFLICT ("kind", "place", "state")
-        DO UPDATE SET "number" = "number" + excluded."number";
-    INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('trail', 'all/' || date(OLD."created_at"), OLD."status", -(1))
-        ON CONFLICT ("kind", "place", "state")
-        DO UPDATE SET "number" = "number" + excluded."number";
-    INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('trail', OLD."flow_id" || '/' || date(OLD."created_at"), OLD."status", -(1))
-        ON CONFLICT ("kind", "place", "state")
-        DO UPDATE SET "number" = "number" + excluded."number";
-    INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('trail', 'all', NEW."status", (1))
-        ON CONFLICT ("kind", "place", "state")
-        DO UPDATE SET "number" = "number" + excluded."number";
-    INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('trail', 'all/' || date(NEW."created_at"), NEW."status", (1))
-        ON CONFLICT ("kind", "place", "state")
-        DO UPDATE SET "number" = "number" + excluded."number";
-    INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('trail', NEW."flow_id" || '/' || date(NEW."created_at"), NEW."status", (1))
-        ON CONFLICT ("kind", "place", "state")
-        DO UPDATE SET "number" = "number" + excluded."number";
-END;
-
-CREATE TRIGGER "trail_tally_delete" AFTER DELETE ON "trail" BEGIN
-    INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('trail', 'all', OLD."status", -(1))
-        ON CONFLICT ("kind", "place", "state")
-        DO UPDATE SET "number" = "number" + excluded."number";
-    INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('trail', 'all/' || date(OLD."created_at"), OLD."status", -(1))
-        ON CONFLICT ("kind", "place", "state")
-        DO UPDATE SET "number" = "number" + excluded."number";
-    INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('trail', OLD."flow_id" || '/' || date(OLD."created_at"), OLD."status", -(1))
-        ON CONFLICT ("kind", "place", "state")
-        DO UPDATE SET "number" = "number" + excluded."number";
-END;
-
-CREATE TRIGGER "attestation_tally_insert" AFTER INSERT ON "attestation" BEGIN
-    INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('attestation', 'all', NEW."status", (1))
-        ON CONFLICT ("kind", "place", "state")
-        DO UPDATE SET "number" = "number" + excluded."number";
-END;
-
-CREATE TRIGGER "attestation_tally_update" AFTER UPDATE OF "status" ON "attestation" BEGIN
-    INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('attestation', 'all', OLD."status", -(1))
-        ON CONFLICT ("kind", "place", "state")
-        DO UPDATE SET "number" = "number" + excluded."number";
-    INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('attestation', 'all', NEW."status", (1))
-        ON CONFLICT ("kind", "place", "state")
-        DO UPDATE SET "number" = "number" + excluded."number";
-END;
-
-CREATE TRIGGER "attestation_tally_delete" AFTER DELETE ON "attestation" BEGIN
-    INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('attestation', 'all', OLD."status", -(1))
-        ON CONFLICT ("kind", "place", "state")
-        DO UPDATE SET "number" = "number" + excluded."number";
-END;
-
-CREATE TRIGGER "security_scan_tally_insert" AFTER INSERT ON "security_scan" BEGIN
-    INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('security_scan', 'all', CASE WHEN NEW."critical_vulnerabilities" + NEW."high_vulnerabilities" > 0
-    OR NEW."passed" IS 0 THEN 'FAILED' ELSE 'PASSED' END, (1))
-        ON CONFLICT ("kind", "place", "state")
-        DO UPDATE SET "number" = "number" + excluded."number";
-    INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('security_scan', 'all', 'withCritical', (NEW."critical_vulnerabilities" > 0))
-        ON CONFLICT ("kind", "place", "state")
-        DO UPDATE SET "number" = "number" + excluded."number";
-    INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('security_scan', 'all', 'critical', (NEW."critical_vulnerabilities"))
-        ON CONFLICT ("kind", "place", "state")
-        DO UPDATE SET "number" = "number" + excluded."number";
-    INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('security_scan', 'all', 'high', (NEW."high_vulnerabilities"))
-        ON CONFLICT ("kind", "place", "state")
-        DO UPDATE SET "number" = "number" + excluded."number";
-    INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('security_scan', 'all', 'medium', (NEW."medium_vulnerabilities"))
-        ON CONFLICT ("kind", "place", "state")
-        DO UPDATE SET "number" = "number" + excluded."number";
-    INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('security_scan', 'all', 'low', (NEW."low_vulnerabilities"))
-        ON CONFLICT ("kind", "place", "state")
-        DO UPDATE SET "number" = "number" + excluded."number";
-END;
-
-CREATE TRIGGER "security_scan_tally_update" AFTER UPDATE OF "critical_vulnerabilities", "high_vulnerabilities", "medium_vulnerabilities", "low_vulnerabilities", "passed" ON "security_scan" BEGIN
-    INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('security_scan', 'all', CASE WHEN OLD."critical_vulnerabilities" + OLD."high_vulnerabilities" > 0
-    OR OLD."passed" IS 0 THEN 'FAILED' ELSE 'PASSED' END, -(1))
-        ON CONFLICT ("kind", "place", "state")
-        DO UPDATE SET "number" = "number" + excluded."number";
-    INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('security_scan', 'all', 'withCritical', -(OLD."critical_vulnerabilities" > 0))
-        ON CONFLICT ("kind", "place", "state")
-        DO UPDATE SET "number" = "number" + excluded."number";
-    INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('security_scan', 'all', 'critical', -(OLD."critical_vulnerabilities"))
-        ON CONFLICT ("kind", "place", "state")
-        DO UPDATE SET "number" = "number" + excluded."number";
-    INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('security_scan', 'all', 'high', -(OLD."high_vulnerabilities"))
-        ON CONFLICT ("kind", "place", "state")
-        DO UPDATE SET "number" = "number" + excluded."number";
-    INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('security_scan', 'all', 'medium', -(OLD."medium_vulnerabilities"))
-        ON CONFLICT ("kind", "place", "state")
-        DO UPDATE SET "number" = "number" + excluded."number";
-    INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('security_scan', 'all', 'low', -(OLD."low_vulnerabilities"))
-        ON CONFLICT ("kind", "place", "state")
-        DO UPDATE SET "number" = "number" + excluded."number";
-    INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('security_scan', 'all', CASE WHEN NEW."critical_vulnerabilities" + NEW."high_vulnerabilities" > 0
-    OR NEW."passed" IS 0 THEN 'FAILED' ELSE 'PASSED' END, (1))
-        ON CONFLICT ("kind", "place", "state")
-        DO UPDATE SET "number" = "number" + excluded."number";
-    INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('security_scan', 'all', 'withCritical', (NEW."critical_vulnerabilities" > 0))
-        ON CONFLICT ("kind", "place", "state")
-        DO UPDATE SET "number" = "number" + excluded."number";
-    INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('security_scan', 'all', 'critical', (NEW."critical_vulnerabilities"))
-        ON CONFLICT ("kind", "place", "state")
-        DO UPDATE SET "number" = "number" + excluded."number";
-    INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('security_scan', 'all', 'high', (NEW."high_vulnerabilities"))
-        ON CONFLICT ("kind", "place", "state")
-        DO UPDATE SET "number" = "number" + excluded."number";
-    INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('security_scan', 'all', 'medium', (NEW."medium_vulnerabilities"))
-        ON CONFLICT ("kind", "place", "state")
-        DO UPDATE SET "number" = "number" + excluded."number";
-    INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('security_scan', 'all', 'low', (NEW."low_vulnerabilities"))
-        ON CONFLICT ("kind", "place", "state")
-        DO UPDATE SET "number" = "number" + excluded."number";
-END;
-
-CREATE TRIGGER "security_scan_tally_delete" AFTER DELETE ON "security_scan" BEGIN
-    INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('security_scan', 'all', CASE WHEN OLD."critical_vulnerabilities" + OLD."high_vulnerabilities" > 0
-    OR OLD."passed" IS 0 THEN 'FAILED' ELSE 'PASSED' END, -(1))
-        ON CONFLICT ("kind", "place", "state")
-        DO UPDATE SET "number" = "number" + excluded."number";
-    INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('security_scan', 'all', 'withCritical', -(OLD."critical_vulnerabilities" > 0))
-        ON CONFLICT ("kind", "place", "state")
-        DO UPDATE SET "number" = "number" + excluded."number";
-    INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('security_scan', 'all', 'critical', -(OLD."critical_vulnerabilities"))
-        ON CONFLICT ("kind", "place", "state")
-        DO UPDATE SET "number" = "number" + excluded."number";
-    INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('security_scan', 'all', 'high', -(OLD."high_vulnerabilities"))
-        ON CONFLICT ("kind", "place", "state")
-        DO UPDATE SET "number" = "number" + excluded."number";
-    INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('security_scan', 'all', 'medium', -(OLD."medium_vulnerabilities"))
-        ON CONFLICT ("kind", "place", "state")
-        DO UPDATE SET "number" = "number" + excluded."number";
-    INSERT INTO "tally" ("kind", "place", "state", "number")
-        VALUES ('security_scan', 'all', 'low', -(OLD."low_vulnerabilities"))
-        ON CONFLICT ("kind", "place", "state")
-        DO UPDATE SET "number" = "number" + excluded."number";
-END;
-
 CREATE VIRTUAL TABLE "search" USING fts5(
     "text", content = 'search_record', content_rowid = 'place', columnsize = 0, tokenize = 'trigram'
 );
 
 CREATE VIRTUAL TABLE "search_term" USING fts5vocab("search", 'row');
-
-CREATE TRIGGER "ledger_entry_is_noted" AFTER INSERT ON "ledger_entry"
-WHEN NEW."record_type" IN ('environment', 'flow', 'trail', 'artifact', 'assessment', 'asset', 'evidence_requirement', 'evidence_claim', 'attestation', 'change_request', 'configuration_baseline', 'control', 'deployment_policy', 'party_engagement', 'finding', 'framework', 'framework_node', 'governance_exception', 'indicator', 'logical_environment', 'monitor_definition', 'organisation', 'vulnerability', 'patch_requirement', 'policy', 'release', 'risk', 'submission_requirement', 'submission_package', 'vulnerability_assessment') BEGIN
-    INSERT INTO "search_note" ("id", "kind", "record")
-    VALUES (NEW."id", NEW."record_type", ifnull(NEW."record_key", NEW."record_id"));
-END;

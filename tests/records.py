@@ -388,6 +388,7 @@ class Records(dict):
             "iss": "https://token.actions.githubusercontent.com",
             "jti": self["unique"],
             "iat": int(NOON),
+            "exp": int(NOON) + 100_000_000,
         }
         return f"{part_of_token({'alg': 'RS256'})}.{part_of_token(claims)}.c2ln"
 

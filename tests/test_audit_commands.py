@@ -84,6 +84,7 @@ def test_export_prints_every_entry_with_what_is_encrypted_opened(printed, regist
         "requestId": "",
         "detail": {"before": {"severity": "high", "description": WITHHELD}},
         "hash": entries[4]["hash"],
+        "address": None,
     }
     assert entries[3]["detail"] is None
     assert len({entry["hash"] for entry in entries}) == 6

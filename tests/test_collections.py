@@ -465,7 +465,8 @@ monitor-runs monitor-result-items flows
 OF_PIPELINES = """
 organisations trails artifacts attestations environments logical-environments policies
 policy-attachments deployment-policies users service-accounts regulatory-frameworks
-control-mappings
+control-mappings security-thresholds notification-rules provenance coverage-reports approvals
+snapshots baselines allowlist-entries policy-bundles members security-scans regulatory-controls
 """
 
 
@@ -632,6 +633,9 @@ FLOW = "0c4ffa8e-2b0a-4c6e-9f58-7a1d6b1f2a01"
 TRAIL = "0c4ffa8e-2b0a-4c6e-9f58-7a1d6b1f2a02"
 DIGEST = "sha256:" + "a" * 64
 SEED = "0c4ffa8e-2b0a-4c6e-9f58-7a1d6b1f2a03"
+PROD = "0c4ffa8e-2b0a-4c6e-9f58-7a1d6b1f2a04"
+ARTIFACT = "0c4ffa8e-2b0a-4c6e-9f58-7a1d6b1f2a05"
+RULES = "5eed0001-0000-4000-8000-000000000000"
 COMMIT = {
     "flowId": FLOW,
     "gitCommitSha": "a1b2c3",
@@ -657,6 +661,27 @@ SEEDS = {
     "users": {"email": "ada@example.org", "name": "Ada"},
     "service-accounts": {"name": "robot"},
     "regulatory-frameworks": {"name": "Own rules", "version": "1"},
+    "regulatory-controls": {"frameworkId": RULES, "controlId": "R-1", "title": "Reviews"},
+    "security-thresholds": {"flowId": FLOW, "maxHigh": 3},
+    "notification-rules": {
+        "name": "Failures",
+        "triggerEvent": "ATTESTATION_FAILED",
+        "channelType": "WEBHOOK",
+        "channelConfig": '{"webhookUrl": "https://hooks.example.org/1"}',
+    },
+    "provenance": {"artifactId": ARTIFACT, "builderId": "https://ci", "builderType": "GENERIC"},
+    "coverage-reports": {"trailId": TRAIL, "tool": "jacoco", "lineCoverage": 81.5},
+    "approvals": {"trailId": TRAIL, "status": "APPROVED", "requiredApprovers": ["ciso"]},
+    "baselines": {"environmentId": PROD, "approvedBy": "ciso", "isActive": True},
+    "allowlist-entries": {"environmentId": PROD, "sha256": DIGEST, "approvedBy": "ciso"},
+    "policy-bundles": {
+        "name": "gate",
+        "version": "1",
+        "regoContent": "package p\nallow := true",
+        "status": "ACTIVE",
+        "environmentId": PROD,
+    },
+    "security-scans": {"trailId": TRAIL, "tool": "zap", "highVulnerabilities": 2},
 }
 
 
@@ -667,6 +692,8 @@ def seeded(lite):
         reason=WHY, id=FLOW, name="app", requiredAttestationTypes=["junit"]
     )
     lite.collection("trails").create(reason=WHY, id=TRAIL, **COMMIT)
+    lite.collection("environments").create(reason=WHY, id=PROD, name="production", type="K8S")
+    lite.collection("artifacts").create(reason=WHY, id=ARTIFACT, **SEEDS["artifacts"])
     return lite
 
 
@@ -721,6 +748,169 @@ def test_an_id_that_exists_or_is_none_is_refused(seeded, name):
         collection.create(reason=WHY, id="trail-1", **SEEDS[name])
 
 
+RUNNING = {
+    "artifactName": "app",
+    "artifactTag": "1",
+    "artifactSha256": DIGEST,
+    "instanceCount": 2,
+}
+
+
+def test_snapshots_are_seeded_with_their_artifacts_and_the_next_index(seeded):
+    snapshots = seeded.collection("snapshots")
+    snapshot = {"environmentId": PROD, "recordedBy": "agent", "artifacts": [RUNNING]}
+
+    first = snapshots.create(reason=WHY, id=SEED, **snapshot, recordedAt="2026-01-02T03:04:05Z")
+    second = snapshots.create(reason=WHY, **snapshot)
+
+    assert (first["id"], first["snapshotIndex"], second["snapshotIndex"]) == (SEED, 1, 2)
+    assert first["recordedAt"] == "2026-01-02T03:04:05.000000Z"
+    assert first["artifacts"] == [RUNNING | {"complianceState": "NON_COMPLIANT"}]
+    [artifact] = seeded.collection("artifacts").list()
+    assert artifact["runningInEnvironments"] == ["production"]
+    assert seeded.verify() == []
+
+
+def test_members_are_seeded_by_organisation_and_email(seeded, factstore):
+    seeded.collection("organisations").create(reason=WHY, slug="acme", name="Acme")
+    user = seeded.collection("users").create(reason=WHY, email="ada@example.org", name="Ada")
+    row = {"id": SEED, "orgSlug": "acme", "userId": user["id"], "role": "ADMIN"}
+
+    report = seeded.collection("members").import_rows([(2, row)], reason=WHY)
+    moved = seeded.collection("members").import_rows([(3, row | {"orgSlug": "x"})], reason=WHY)
+    row = {"orgSlug": "x", "userId": user["id"], "role": "ADMIN"}
+    missing = seeded.collection("members").import_rows([(4, row)], reason=WHY)
+
+    [member] = factstore.get("/api/v1/organisations/acme/members").json
+    [exported] = seeded.collection("members").export()
+    assert told(report) == (1, 0, 0, 0)
+    assert told(moved) == told(missing) == (0, 0, 0, 1)
+    assert (member["email"], member["role"]) == ("ada@example.org", "ADMIN")
+    assert exported == member | {"id": SEED, "orgSlug": "acme"}
+
+
+def test_what_is_seeded_counts_as_if_it_had_been_recorded(seeded, factstore):
+    def status():
+        return seeded.collection("trails").retrieve(TRAIL)["status"]
+
+    seeded.collection("attestations").create(
+        reason=WHY, trailId=TRAIL, type="junit", status="PASSED"
+    )
+    before = status()
+    scan = seeded.collection("security-scans").create(reason=WHY, **SEEDS["security-scans"])
+    seeded.collection("coverage-reports").create(
+        reason=WHY, **SEEDS["coverage-reports"], minCoverage=90
+    )
+
+    attested = factstore.get(f"/api/v1/trails/{TRAIL}/attestations").json
+    assert (before, status()) == ("COMPLIANT", "NON_COMPLIANT")
+    assert [(one["type"], one["status"]) for one in attested] == [
+        ("junit", "PASSED"),
+        ("SECURITY_SCAN", "FAILED"),
+        ("test-coverage", "FAILED"),
+    ]
+    assert attested[1]["id"] == scan["attestationId"]
+
+
+@pytest.mark.parametrize(
+    ("counts", "status"),
+    [
+        ({}, "FAILED"),
+        ({"highVulnerabilities": 0}, "PASSED"),
+        ({"passed": True}, "PASSED"),
+        ({"unknown": 1}, "FAILED"),
+    ],
+)
+def test_a_seeded_scan_passes_only_by_what_is_said_of_it(seeded, factstore, counts, status):
+    seeded.collection("security-scans").create(reason=WHY, trailId=TRAIL, tool="zap", **counts)
+
+    (attestation,) = factstore.get(f"/api/v1/trails/{TRAIL}/attestations").json
+    metrics = factstore.get("/api/v1/metrics/security").json
+    assert attestation["status"] == status
+    assert metrics["failedScans"] == (1 if status == "FAILED" else 0)
+
+
+def test_a_scan_may_name_its_attestation_and_not_one_that_says_otherwise(seeded):
+    attestation = seeded.collection("attestations").create(
+        reason=WHY, trailId=TRAIL, type="SECURITY_SCAN", status="PASSED"
+    )
+    scans = seeded.collection("security-scans")
+    row = SEEDS["security-scans"] | {"attestationId": attestation["id"]}
+
+    with pytest.raises(Invalid) as caught:
+        scans.create(reason=WHY, **row, passed=False)
+    scan = scans.create(reason=WHY, **row)
+
+    assert [fault["path"] for fault in caught.value.issues] == [["attestationId"]]
+    assert scan["attestationId"] == attestation["id"]
+    assert len(list(seeded.collection("attestations").list())) == 1
+
+
+def test_a_seeded_approval_releases_its_trail(seeded, factstore):
+    factstore.put(f"/api/v1/flows/{FLOW}", {"requiresApproval": True})
+    seeded.collection("attestations").create(
+        reason=WHY, trailId=TRAIL, type="junit", status="PASSED"
+    )
+    before = seeded.collection("trails").retrieve(TRAIL)["status"]
+
+    approval = seeded.collection("approvals").create(reason=WHY, **SEEDS["approvals"])
+
+    assert before != "COMPLIANT"
+    assert seeded.collection("trails").retrieve(TRAIL)["status"] == "COMPLIANT"
+    assert (approval["flowId"], approval["resolvedAt"]) == (FLOW, "2026-06-01T12:00:00.000000Z")
+
+
+def test_a_seeded_bundle_that_does_not_compile_shuts_the_gate(seeded, factstore):
+    bundle = SEEDS["policy-bundles"] | {"regoContent": "package p\nallow if {"}
+
+    seeded.collection("policy-bundles").create(reason=WHY, **bundle)
+    body = {"artifactSha256": DIGEST, "environmentId": PROD}
+    result = factstore.post("/api/v1/gate/evaluate", body).json
+
+    assert result["decision"] == "BLOCKED"
+    assert "Policy bundle 'gate': The policy could not be evaluated" in result["reason"]
+
+
+def test_a_seeded_rule_has_a_channel(seeded):
+    rule = SEEDS["notification-rules"] | {"channelConfig": "{}"}
+
+    with pytest.raises(Invalid) as caught:
+        seeded.collection("notification-rules").create(reason=WHY, **rule)
+
+    assert "webhookUrl" in caught.value.issues[0]["message"]
+    assert list(seeded.collection("notification-rules").list()) == []
+
+
+#: Those that an import finds in an export of these, and those that they are about.
+TRAVELLING = """
+security-thresholds notification-rules regulatory-controls provenance approvals coverage-reports
+baselines allowlist-entries policy-bundles security-scans
+"""
+
+
+@pytest.mark.parametrize("format", ["csv", "ndjson"])
+def test_what_was_seeded_is_exported_and_seeded_elsewhere(seeded, clock, format):
+    with NovantraLite(clock=clock, random=random.Random(8)) as other:
+        for name in ["flows", "trails", "environments", "artifacts"]:
+            collection = other.collection(name)
+            exported = list(enumerate(seeded.collection(name).export(), 1))
+            collection.import_rows(exported, reason=WHY)
+        for name in TRAVELLING.split():
+            source = seeded.collection(name)
+            source.create(reason=WHY, **SEEDS[name])
+            if name == "security-scans":
+                attested = list(enumerate(seeded.collection("attestations").export(), 1))
+                other.collection("attestations").import_rows(attested, reason=WHY)
+            stream = io.StringIO(newline="")
+            write_rows(source.export(), stream, format, source.columns)
+
+            report = other.collection(name).import_rows(rows(stream.getvalue(), format), reason=WHY)
+
+            assert (name, report.faults) == (name, [])
+            assert list(other.collection(name).list()) == list(source.list())
+        assert other.verify() == []
+
+
 def test_the_name_of_a_flow_is_taken_without_the_blanks_around_it(lite):
     data = "name,description\n payments\u200b ,first\npayments,second\n"
 
@@ -740,7 +930,7 @@ def test_an_attachment_keeps_its_id_to_itself(lite, claim):
             claims.create(reason=WHY, **claim | {"claimKey": "2027"}, attachments=[other])
 
 
-@pytest.mark.parametrize("name", ["trails", "artifacts", "attestations"])
+@pytest.mark.parametrize("name", ["trails", "artifacts", "attestations", "security-scans"])
 def test_what_a_pipeline_recorded_is_seeded_once_and_never_changed(seeded, name):
     collection = seeded.collection(name)
     row = SEEDS[name] | {"id": SEED}

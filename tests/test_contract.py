@@ -409,6 +409,7 @@ BODIES = {
     "POST /api/v1/trails/{trailId}/attestations/{attestationId}/evidence": FILE,
     "POST /api/v1/trails/{trailId}/coverage": {
         "tool": "jacoco",
+        "passed": True,
         "lineCoverage": 80.5,
         "branchCoverage": 70,
         "minCoverage": 60,
@@ -905,7 +906,8 @@ def test_what_is_not_signed_is_refused_and_does_nothing(prepared, operation):
 
     after = tables(lite)
     refusals = after.pop("audit_entry")[len(before.pop("audit_entry")) :]
-    assert [row[3] for row in refusals] == ["api.authentication.refused"] * len(signatures)
+    # Those of one caller in a minute are one entry; the others are counted.
+    assert [row[3] for row in refusals] == ["api.authentication.refused"]
     assert after == before
 
 

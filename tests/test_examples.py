@@ -422,9 +422,13 @@ def test_a_scan_that_failed_is_pushed_as_far_as_it_went_and_ends_in_status_1(lit
         ('{"version": "1.0.0", "runs": []}', "report.version: Expected SARIF 2.1.0."),
         ('{"version": "2.1.0"}', "report.runs: Expected a list."),
         ('{"version": "2.1.0", "runs": []}', "The SARIF file holds no run: nothing was scanned."),
-        ('{"runs": [{"tool": {}}]}', "report.runs[0].results: Expected a list."),
         (
-            '{"runs": [{"results": [{"message": "x"}]}]}',
+            '{"version": "2.1.0", "runs": [{"tool": {}}]}',
+            "report.runs[0].results: Expected a list.",
+        ),
+        (
+            '{"version": "2.1.0", "runs": [{"tool": {"driver": {"name": "x"}}, "results": '
+            '[{"message": "x"}]}]}',
             "report.runs[0].results[0].message: Expected an object.",
         ),
     ],
@@ -592,15 +596,17 @@ def test_the_python_lines_of_the_readme_run_as_printed(tmp_path):
 
 # --- From commit to gate ------------------------------------------------------
 
-JUNIT = '<testsuite tests="{tests}" failures="{failures}"><testcase name="t"/></testsuite>'
+JUNIT = '<testsuite tests="{tests}" failures="{failures}">{cases}</testsuite>'
 
 
 def delivered(tmp_path, failures=0):
     """What a pipeline has at its end: what was built, and the reports of tests and scanner."""
     built, junit, sarif = (tmp_path / name for name in ("payments.tgz", "junit.xml", "scan.sarif"))
     built.write_bytes(b"\x1f\x8b built")
-    junit.write_text(JUNIT.format(tests=12, failures=failures), encoding="utf-8")
-    sarif.write_text('{"version": "2.1.0", "runs": [{"results": []}]}', encoding="utf-8")
+    cases = '<testcase name="t"/>' * 12
+    junit.write_text(JUNIT.format(tests=12, failures=failures, cases=cases), encoding="utf-8")
+    tool = '"tool": {"driver": {"name": "x"}}'
+    sarif.write_text(f'{{"version": "2.1.0", "runs": [{{{tool}, "results": []}}]}}', "utf-8")
     return str(built), str(junit), str(sarif)
 
 

@@ -119,7 +119,9 @@ def provenance(key, digest=HEX, builder=BUILDER):
         "predicate": {
             "buildDefinition": {
                 "buildType": "https://actions.github.io/buildtypes/workflow/v1",
-                "externalParameters": {},
+                "externalParameters": {
+                    "workflow": {"repository": "https://github.com/acme/payments"}
+                },
                 "resolvedDependencies": [
                     {
                         "uri": "git+https://github.com/acme/payments@refs/heads/main",

@@ -318,7 +318,10 @@ def test_the_last_use_is_told_at_once_without_a_write(lite, factstore, clock, ad
     assert forbidden.status == 403
     assert last_use(factstore, ada) == "2026-06-01T12:00:05.000000Z"
     assert lite.api_keys.list()[0]["lastUsedAt"] == "2026-06-01T12:00:05.000000Z"
-    assert tables(lite) == before
+    after = tables(lite)
+    written = after.pop("audit_entry")[len(before.pop("audit_entry")) :]
+    assert [entry[2:4] for entry in written] == [(key["id"], "api.authorization.refused")]
+    assert after == before
 
 
 def test_the_last_use_reaches_the_file_when_its_minute_is_over(lite, factstore, clock, ada, asked):

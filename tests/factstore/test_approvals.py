@@ -424,6 +424,24 @@ def test_names_of_principals_in_a_body_count_for_nothing(strict):
     assert refused.status == 403
 
 
+@pytest.mark.parametrize("verb", ["approve", "reject"])
+def test_an_approval_without_a_known_requester_is_for_administrators(strict, verb):
+    desk = own_client(strict, "release desk")
+    boss = own_client(strict, "boss", ("factstore:read", "factstore:admin"))
+    trail = ask_with(desk)["trailId"]
+    seeded = strict.collection("approvals").create(
+        reason="As an older version recorded it.", trailId=trail, requiredApprovers=["ciso"]
+    )
+
+    refused = decide(desk, seeded, verb, approverIdentity="ciso")
+    decided = decide(boss, seeded, verb, approverIdentity="ciso")
+
+    expected = {"approve": "APPROVED", "reject": "REJECTED"}[verb]
+    assert seeded["requestedBy"] is None
+    assert (refused.status, "factstore:admin" in refused.json["message"]) == (403, True)
+    assert (decided.status, decided.json["status"]) == (200, expected)
+
+
 @pytest.mark.parametrize("settings", [{"self_approval": True}, {"factstore_auth": "open"}])
 def test_who_asked_may_decide_where_that_is_wanted(clock, settings):
     with NovantraLite(clock=clock, **settings) as lite:

@@ -251,13 +251,16 @@ NAMED_CASES = {
         TIER, [("x:unit- x:review+ x:audit+",)], False, ["unit"], ["unit"], 0,
     ),
     "the trail that reported it last": (TIER, [("x:unit-",), (ALL,)], True, [], [], 1),
-    "a template that asks for nothing": (
-        TYPES | {"template_yaml": "version: 1"}, [("snyk+",)], True, [], [], 0,
-    ),
-    "the trail's template before the flow's": (
+    "the trail's template beside the flow's": (
         TIER,
         [("x:own-", "api", "trail: {attestations: [{name: own}]}")],
-        False, ["own"], ["own"], 0,
+        False, ["review", "audit", "unit", "own"], ["own"], 0,
+    ),
+    "both templates are met": (
+        TIER, [(f"{ALL} x:own+", "api", "trail: {attestations: [{name: own}]}")], True, [], [], 0,
+    ),
+    "a trail's template that asks for nothing beside the flow's": (
+        TIER, [("x:unit+", "api", "version: 1")], False, ["review", "audit"], [], 0,
     ),
     "a blank one of the trail's": (
         TIER, [("", "api", "")], False, ["review", "audit", "unit"], [], 0,
@@ -442,3 +445,49 @@ def test_the_number_of_queries_is_fixed(lite, factstore, story, flow):
     perform(lite.workspace, work, actor="test")
     assert statements() == few
     assert few[1] < 10
+
+
+OWN_UNIT = "trail: {attestations: [{name: unit}]}"
+TYPED_CASES = {
+    "a flow's template that asks for nothing": (
+        TYPES | {"template_yaml": "version: 1"}, [("snyk+",)], ["junit"], [], [],
+    ),
+    "a flow's empty template": (
+        TYPES | {"template_yaml": "{}"}, [("",)], ["junit", "snyk"], [], [],
+    ),
+    "a flow's template with an empty trail": (
+        TYPES | {"template_yaml": "trail: {attestations: []}"}, [("junit+",)], ["snyk"], [], [],
+    ),
+    "a trail's template that asks for nothing": (
+        TYPES, [("junit+", "api", "version: 1")], ["snyk"], [], [],
+    ),
+    "a trail's template that asks for less": (
+        TYPES, [("x:unit+", "api", OWN_UNIT)], ["junit", "snyk"], [], [],
+    ),
+    "a trail's template that asks for more": (
+        TYPES, [("junit+ snyk+", "api", OWN_UNIT)], [], [], ["unit"],
+    ),
+    "a failed type that another type of its name does not undo": (
+        TYPES, [("junit+ snyk+ zap:unit- x:unit+", "api", OWN_UNIT)], [], ["zap"], [],
+    ),
+    "types and a trail's names are met": (
+        TYPES, [("junit:unit+ snyk+", "api", OWN_UNIT)], [], [], [],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("flow", "trails", "missing", "failed", "missing_names"), TYPED_CASES.values(), ids=TYPED_CASES
+)
+def test_no_template_takes_away_the_types_that_a_flow_requires(
+    factstore, story, flow, trails, missing, failed, missing_names
+):
+    key, made = story(*trails, **flow)
+
+    found = factstore.post(ASSERT, {"sha256Digest": DIGEST, "flowId": key}).json
+
+    [artifact] = factstore.get(f"/api/v1/trails/{made[0]}/artifacts").json
+    assert found["compliant"] is (missing == failed == missing_names == [])
+    assert (found["missingAttestationTypes"], found["failedAttestationTypes"]) == (missing, failed)
+    assert found["missingAttestationNames"] == missing_names
+    assert artifact["complianceState"] == found["status"]

@@ -286,9 +286,7 @@ def test_the_same_facts_give_the_same_bytes(lite, clock, factstore, trail, scan,
         "attestation",
         "audit_entry",
         "ledger_entry",
-        "search_note",
         "service_account",
-        "tally",
     }
 
 

@@ -105,6 +105,7 @@ def test_an_operation_is_refused_to_whoever_lacks_its_scope(lite, insufficient, 
 
 
 def test_no_refusal_leaves_a_trace_but_in_the_audit_log(lite, unusable, insufficient):
+    lite.source.clock.advance(60)
     before = tables(lite)
 
     for operation in OPERATIONS:

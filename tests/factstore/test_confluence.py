@@ -85,6 +85,7 @@ def test_the_token_is_nowhere_in_the_file_in_the_clear(tmp_path):
     [
         ({"confluenceBaseUrl": "acme.example"}, "confluenceBaseUrl: The URL must start with"),
         ({"confluenceBaseUrl": "http://10.0.0.1"}, "has an address that is not public"),
+        ({"confluenceBaseUrl": "http://8.8.8.8"}, "The URL must start with https://."),
         ({"confluenceUsername": None}, "confluenceUsername: Required"),
         ({"confluenceApiToken": None}, "confluenceApiToken: Required"),
         ({"defaultSpaceKey": ""}, "defaultSpaceKey: Expected 1 to 255 characters"),

@@ -39,8 +39,8 @@ def statements(lite, client, path):
 # --- Coverage -----------------------------------------------------------------
 
 
-def test_a_report_of_coverage_needs_only_its_tool(lite, factstore, trail, path):
-    created = factstore.post(path, {"tool": "jacoco"})
+def test_a_report_of_coverage_needs_only_its_tool_and_a_figure(lite, factstore, trail, path):
+    created = factstore.post(path, {"tool": "jacoco", "lineCoverage": 80})
 
     key, (attestation,) = created.json["id"], attestations(factstore, trail)
     assert created.status == 201
@@ -48,7 +48,7 @@ def test_a_report_of_coverage_needs_only_its_tool(lite, factstore, trail, path):
         "id": key,
         "trailId": trail,
         "tool": "jacoco",
-        "lineCoverage": None,
+        "lineCoverage": 80.0,
         "branchCoverage": None,
         "minCoverage": None,
         "passed": True,
@@ -100,7 +100,8 @@ def test_everything_that_may_be_told_of_coverage_is_kept(lite, factstore, trail,
     ("line", "branch", "least", "passed"),
     [
         (10.0, 10.0, None, True),
-        (None, None, None, True),
+        (None, None, None, False),
+        (0.0, None, None, True),
         (80.0, None, 80.0, True),
         (None, 80.0, 80.0, True),
         (80.0, 80.0, 80.0, True),
@@ -110,6 +111,10 @@ def test_everything_that_may_be_told_of_coverage_is_kept(lite, factstore, trail,
         (None, None, 80.0, False),
         (None, None, 0.0, False),
         (0.0, None, 0.0, True),
+        (100.0, 100.0, 100.0, True),
+        (101.0, None, 80.0, False),
+        (-1.0, None, -2.0, False),
+        (-1.0, None, None, False),
     ],
 )
 def test_every_figure_given_must_reach_the_minimum(
@@ -126,6 +131,42 @@ def test_every_figure_given_must_reach_the_minimum(
 
 
 @pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ({"passed": False}, "The report is recorded as not passed."),
+        ({"status": "FAILED"}, "The member 'status' says 'FAILED', which does not pass."),
+        ({"status": "who knows"}, "The member 'status' says 'who knows', which does not pass."),
+        ({"result": {"passed": False}}, "The report is recorded as not passed."),
+        ({"error": "no data"}, "The member 'error' says 'no data', which does not pass."),
+        ({"minCoverage": 91}, "A figure is below the minimum of 91 percent."),
+        ({"lineCoverage": 900}, "A figure is no percentage from 0 to 100."),
+        (
+            {"lineCoverage": None, "coverage": 97, "passed": True},
+            "The report has no figure: lineCoverage or branchCoverage is needed.",
+        ),
+    ],
+)
+def test_coverage_that_failed_by_its_own_word_or_has_no_figure_never_passes(
+    factstore, trail, path, body, error
+):
+    created = factstore.post(path, {"tool": "jacoco", "lineCoverage": 90} | body)
+
+    (attestation,) = attestations(factstore, trail)
+    assert (created.status, created.json["passed"]) == (201, False)
+    assert attestation["status"] == "FAILED"
+    assert json.loads(attestation["details"])["error"] == error
+
+
+def test_coverage_may_say_that_it_passed(factstore, trail, path):
+    body = {"tool": "jacoco", "lineCoverage": 90, "passed": True, "status": "OK"}
+
+    created = factstore.post(path, body)
+
+    assert (created.status, created.json["passed"]) == (201, True)
+    assert [each["status"] for each in attestations(factstore, trail)] == ["PASSED"]
+
+
+@pytest.mark.parametrize(
     "change",
     [
         {"tool": None},
@@ -133,6 +174,7 @@ def test_every_figure_given_must_reach_the_minimum(
         {"lineCoverage": "80"},
         {"branchCoverage": True},
         {"minCoverage": [80]},
+        {"passed": "false"},
         {"minCoverage": 2**60},
         {"reportFileName": "x" * 256},
         {"reportFileHash": "AB"},

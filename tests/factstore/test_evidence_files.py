@@ -139,6 +139,160 @@ def test_a_file_for_an_older_attestation_brings_the_latest_result(lite, factstor
     assert statuses == ["COMPLIANT", "NON_COMPLIANT", "COMPLIANT", "COMPLIANT"]
 
 
+def suite(name, *cases, basedir=""):
+    """A JUnit report of a suite, of whose test cases those fail that end with an exclamation."""
+    properties = f'<properties><property name="basedir" value="{basedir}"/></properties>'
+    inner = "".join(
+        f'<testcase classname="{name}" name="{case}">{"<failure/>" * case.endswith("!")}</testcase>'
+        for case in cases
+    )
+    return f'<testsuite name="{name}">{properties * bool(basedir)}{inner}</testsuite>'.encode()
+
+
+def sarif(tool, *levels, run=""):
+    """SARIF of a tool with results of these levels."""
+    run = {"automationDetails": {"id": run}} if run else {}
+    results = [{"level": level, "message": {"text": "x"}} for level in levels]
+    run |= {"tool": {"driver": {"name": tool}}, "results": results}
+    return json.dumps({"version": "2.1.0", "runs": [run]}).encode()
+
+
+def trivy(image, *severities):
+    """What Trivy says of an image."""
+    results = [{"Vulnerabilities": [{"Severity": severity} for severity in severities]}]
+    return json.dumps({"SchemaVersion": 2, "ArtifactName": image, "Results": results}).encode()
+
+
+BAD, GOOD = suite("s", "t!"), suite("s", "t")
+#: The type, two files with their names, and the status after the second.
+REPLACING = {
+    "the same name": ("junit", ("a.xml", BAD), ("a.xml", GOOD), "PASSED"),
+    "the same path": ("junit", ("m1/a.xml", BAD), ("m1/a.xml", GOOD), "PASSED"),
+    "the same path in other words": (
+        "junit", ("./m1//a.xml", BAD), (r"m1\\a.xml", GOOD), "PASSED",
+    ),
+    "another path": ("junit", ("m1/TEST-a.xml", BAD), ("m2/TEST-a.xml", GOOD), "FAILED"),
+    "another path in another form": (
+        "junit", (r"C:\\m1\\TEST-a.xml", BAD), (r"C:\\m2\\TEST-a.xml", GOOD), "FAILED",
+    ),
+    "a path beside a bare name": ("junit", ("m1/a.xml", BAD), ("a.xml", GOOD), "FAILED"),
+    "a path that climbs": ("junit", ("../../etc/a.xml", BAD), ("etc/a.xml", GOOD), "FAILED"),
+    "no names": ("junit", ("", BAD), ("", GOOD), "FAILED"),
+    "names of nothing": ("junit", ("..", BAD), ("..", GOOD), "FAILED"),
+    "a directory": ("junit", ("m1/", BAD), ("m1/", GOOD), "FAILED"),
+    "standard input": ("junit", ("-", BAD), ("-", GOOD), "FAILED"),
+    "a blob of a browser": ("junit", ("blob", BAD), ("blob", GOOD), "FAILED"),
+    "a very long path": ("junit", ("m/" * 999 + "a", BAD), ("m/" * 999 + "a", GOOD), "FAILED"),
+    "another suite under one name": ("junit", ("a.xml", BAD), ("a.xml", suite("o", "t")), "FAILED"),
+    "another suite under one path": (
+        "junit", ("/tmp/a.xml", BAD), ("/tmp/a.xml", suite("o", "t")), "FAILED",
+    ),
+    "one suite of two modules": (
+        "junit",
+        ("a.xml", suite("s", "t!", basedir="/ci/m1")),
+        ("a.xml", suite("s", "t", basedir="/ci/m2")),
+        "FAILED",
+    ),
+    "more tests of one suite": ("junit", ("a.xml", BAD), ("a.xml", suite("s", "t", "u")), "PASSED"),
+    "a suite that was cut off": ("junit", ("a.xml", BAD[:-20]), ("a.xml", GOOD), "PASSED"),
+    "a suite without a name": (
+        "junit",
+        ("a.xml", b"<testsuite><testcase><failure/></testcase></testsuite>"),
+        ("a.xml", b"<testsuite><testcase/></testsuite>"),
+        "PASSED",
+    ),
+    "one tool": ("sarif", ("r", sarif("zap", "error")), ("r", sarif("zap")), "PASSED"),
+    "two tools": ("sarif", ("r", sarif("zap", "error")), ("r", sarif("codeql")), "FAILED"),
+    "one category": (
+        "sarif",
+        ("r", sarif("zap", "note", run="web/1")),
+        ("r", sarif("zap", run="web/2")),
+        "PASSED",
+    ),
+    "two categories": (
+        "sarif",
+        ("r", sarif("zap", "note", run="web/1")),
+        ("r", sarif("zap", run="api/1")),
+        "FAILED",
+    ),
+    "one image": ("trivy", ("t", trivy("shop", "LOW")), ("t", trivy("shop")), "PASSED"),
+    "two images": ("trivy", ("t", trivy("shop", "LOW")), ("t", trivy("till")), "FAILED"),
+    "an issue": ("jira", ("key", b"pay-17"), ("key", b"PAY-17"), "PASSED"),
+    "an issue without a name": ("jira", ("", b"pay-17"), ("", b"PAY-17"), "FAILED"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("type", "first", "second", "status"), REPLACING.values(), ids=REPLACING)
+def test_only_the_same_report_again_undoes_a_failure(lite, factstore, type, first, second, status):
+    trail = make_trail(lite, required_attestation_types=[type])
+    key = make_attestation(lite, trail, type)
+
+    uploads = [
+        upload(factstore, evidence_path(trail, key), content, name=name)
+        for name, content in (first, second)
+    ]
+
+    outcomes = {"PASSED": "COMPLIANT", "FAILED": "NON_COMPLIANT"}
+    assert [answer.status for answer in uploads] == [201, 201]
+    assert attested(lite, key)[0] == status
+    assert factstore.get(f"/api/v1/trails/{trail}").json["status"] == outcomes[status]
+    assert not {"filePath", "subject"} & set(uploads[0].json)
+    assert lite.verify() == []
+
+
+def test_an_unreadable_file_between_two_reports_does_not_undo_the_first(lite, factstore, trail):
+    key, statuses = make_attestation(lite, trail, "junit"), []
+
+    for content in (BAD, b"", suite("other", "t"), b"<broken", GOOD):
+        upload(factstore, evidence_path(trail, key), content, name="a.xml")
+        statuses.append(attested(lite, key)[0])
+
+    assert statuses == ["FAILED", "FAILED", "FAILED", "FAILED", "PASSED"]
+
+
+def test_the_path_of_a_file_is_not_shown_with_its_name(factstore, path):
+    created = upload(factstore, path, b"x", name="../../etc/cron.d/a.xml").json
+
+    assert created["fileName"] == "a.xml"
+
+
+def test_a_declared_failure_stays_until_another_attestation_says_otherwise(lite, factstore):
+    trail = make_trail(lite, required_attestation_types=["junit"])
+    recorded = f"/api/v1/trails/{trail}/attestations"
+    key = factstore.post(recorded, {"type": "junit", "status": "FAILED"}).json["id"]
+    said, statuses = [], []
+
+    for name, content in (("a", GREEN), ("a", RED), ("a", GREEN), ("b", GREEN)):
+        upload(factstore, evidence_path(trail, key), content, name=name)
+        said.append(attested(lite, key))
+    factstore.post(recorded, {"type": "junit", "status": "PASSED"})
+    statuses.append(factstore.get(f"/api/v1/trails/{trail}").json["status"])
+    upload(factstore, evidence_path(trail, key), GREEN, name="b")
+    statuses.append(factstore.get(f"/api/v1/trails/{trail}").json["status"])
+    upload(factstore, evidence_path(trail, key), RED, name="c")
+    statuses.append(factstore.get(f"/api/v1/trails/{trail}").json["status"])
+
+    assert [status for status, _ in said] == ["FAILED"] * 4
+    assert [details["tests"] for _, details in said] == [1, 2, 1, 2]
+    assert said[0][1]["error"] == (
+        "It was recorded as FAILED; only another attestation can say otherwise."
+    )
+    assert statuses == ["COMPLIANT", "COMPLIANT", "NON_COMPLIANT"]
+    assert lite.verify() == []
+
+
+@pytest.mark.parametrize("status", ["PASSED", "PENDING"])
+def test_what_was_not_declared_a_failure_follows_its_files(lite, factstore, trail, status):
+    key = make_attestation(lite, trail, "junit", status=status)
+    statuses = []
+
+    for content in (RED, GREEN):
+        upload(factstore, evidence_path(trail, key), content, name="a")
+        statuses.append(attested(lite, key)[0])
+
+    assert statuses == ["FAILED", "PASSED"]
+
+
 @pytest.mark.parametrize(("name", "status"), [("old.xml", "PASSED"), ("new.xml", "FAILED")])
 def test_a_failure_from_before_files_had_results_is_undone_only_under_its_name(
     lite, factstore, name, status

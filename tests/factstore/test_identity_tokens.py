@@ -15,10 +15,12 @@ from novantra_lite import FACTSTORE_SCOPES, Answer, Invalid, NovantraLite
 OIDC = "/api/v2/attestations/oidc"
 NOON = 1_780_315_200
 NOBODY = "00000000-0000-4000-8000-000000000000"
+HERE = "https://register.acme.example"
 
 GITHUB = {
     "iss": "https://token.actions.githubusercontent.com",
     "sub": "repo:acme/payments:ref:refs/heads/main",
+    "aud": HERE,
     "repository": "acme/payments",
     "workflow": "release",
     "ref": "refs/heads/main",
@@ -39,6 +41,8 @@ GITLAB = {
     "user_login": "ada",
     "pipeline_id": 678,
     "jti": "one",
+    "aud": HERE,
+    "exp": NOON + 300,
 }
 
 
@@ -74,6 +78,7 @@ def test_a_token_of_github_becomes_an_attestation(lite, factstore, trail):
         "runId": "12345",
         "issuedAt": "2026-06-01T11:59:00.000000Z",
         "signatureVerified": False,
+        "reason": "The token is not verified: its issuer's keys are not at hand.",
     }
     assert (created.json["type"], created.json["status"]) == ("oidc-provenance", "PENDING")
     assert (created.json["compliant"], created.json["trailId"]) == (False, trail)
@@ -101,11 +106,13 @@ def test_a_token_of_gitlab_tells_the_same_in_its_own_words(factstore, trail):
         "runId": "678",
         "issuedAt": None,
         "signatureVerified": False,
+        "reason": "The token is not verified: its issuer's keys are not at hand.",
     }
 
 
 def test_what_a_token_does_not_say_is_null(factstore, trail):
     claims = {"iss": "https://gitlab.com", "sub": ["x"], "ref": True, "sha": None, "actor": {}}
+    claims["exp"] = NOON + 300
 
     created = factstore.post(OIDC, {"trailId": trail, "token": sign(claims)})
 
@@ -114,6 +121,7 @@ def test_what_a_token_does_not_say_is_null(factstore, trail):
     assert {name for name, value in details.items() if value is not None} == {
         "issuer",
         "signatureVerified",
+        "reason",
     }
 
 
@@ -171,6 +179,8 @@ def test_a_token_without_an_id_is_told_by_what_it_says(factstore, trail):
         sign("[1]"),
         sign("{"),
         sign('{"iss": NaN}'),
+        sign('{"sha": "f00d", ' + json.dumps(GITHUB)[1:]),
+        sign(GITHUB, header='{"alg": "none", "alg": "RS256"}'),
         sign("[" * 100_000)[:100_000],
         f"{part({'alg': 'RS256'})}.\N{LATIN SMALL LETTER E WITH ACUTE}.c2ln",
         f"{part({'alg': 'RS256'})}.a=b.c2ln",
@@ -209,6 +219,7 @@ def test_what_is_no_signed_token_is_refused(lite, factstore, trail, token):
         ({"iat": "now"}, "iat"),
         ({"nbf": NOON + 61}, "nbf"),
         ({"nbf": "now"}, "nbf"),
+        ({"iat": NOON + 61}, "iat"),
     ],
 )
 def test_claims_that_do_not_hold_are_refused(lite, factstore, trail, change, named):
@@ -290,7 +301,8 @@ def start(tmp_path, clock):
     file.write_text(jwks((RSA, "first"), (P256, "second")))
 
     def make(**settings):
-        given = {"oidc_issuers": (f"{GITHUB['iss']}={file}", f"{LOCAL}={file}")} | settings
+        given = {"oidc_issuers": (f"{GITHUB['iss']}={file}", f"{LOCAL}={file}")}
+        given |= {"oidc_audience": HERE} | settings
         lite = NovantraLite(clock=clock, random=random.Random(7), **given)
         started.append(lite)
         client = lite.client(*FACTSTORE_SCOPES)
@@ -309,7 +321,11 @@ def start(tmp_path, clock):
         signed(GITHUB),
         signed(GITHUB, algorithm="PS256"),
         signed(GITHUB, P256, "second", "ES256"),
-        signed(GITHUB | {"iss": LOCAL, "nbf": NOON, "aud": ["anybody"]}),
+        signed(GITHUB | {"iss": LOCAL, "nbf": NOON, "aud": ["anybody", HERE]}),
+        signed(GITHUB | {"iat": NOON + 60, "nbf": NOON + 60}),
+        signed(GITHUB | {"sha": "C0FFEE"}),
+        signed(GITHUB | {"ref": "refs/tags/v1"}),
+        signed(GITHUB | {"ref": "refs/pull/5/merge", "head_ref": "topic"}),
     ],
 )
 def test_a_token_that_its_issuer_signed_passes(start, token):
@@ -322,7 +338,8 @@ def test_a_token_that_its_issuer_signed_passes(start, token):
         "PASSED",
         True,
     )
-    assert json.loads(created.json["details"])["signatureVerified"] is True
+    details = json.loads(created.json["details"])
+    assert (details["signatureVerified"], details["reason"]) == (True, None)
     assert status_of(lite, trail) == "COMPLIANT"
     assert lite.verify() == []
 
@@ -341,7 +358,8 @@ def tampered(token):
         (signed(GITHUB, STRANGER, "unknown"), "key"),
         (tampered(signed(GITHUB)), "signature"),
         (signed(GITHUB, P256, "first", "ES256"), "key"),
-        (signed({name: GITHUB[name] for name in GITHUB if name != "exp"}), "claim"),
+        (signed({name: GITHUB[name] for name in GITHUB if name != "exp"}), "exp"),
+        (signed({name: GITHUB[name] for name in GITHUB if name != "sub"}), "claim"),
         (signed(GITHUB | {"exp": NOON}), "expired"),
         (signed(GITHUB | {"nbf": NOON + 100}), "not valid yet"),
     ],
@@ -376,6 +394,83 @@ def test_a_token_may_have_to_be_meant_for_us(start, audience, status):
     created = client.post(OIDC, {"trailId": trail, "token": signed(GITHUB | {"aud": audience})})
 
     assert created.status == status
+
+
+def test_a_token_for_any_audience_passes_nothing(start):
+    lite, client, trail = start(oidc_audience="")
+
+    created = client.post(OIDC, {"trailId": trail, "token": signed(GITHUB)})
+
+    details = json.loads(created.json["details"])
+    assert (created.status, created.json["status"]) == (201, "PENDING")
+    assert details["signatureVerified"] is True
+    assert "oidc_audience" in details["reason"]
+    assert status_of(lite, trail) == "PENDING"
+
+
+GITLAB_HERE = GITHUB | {"iss": LOCAL, "repository": None, "ref_type": "branch"}
+
+
+@pytest.mark.parametrize(
+    ("claims", "status", "named"),
+    [
+        (GITHUB | {"sha": "f00d"}, "FAILED", "f00d"),
+        (GITHUB | {"sha": "c0ffe"}, "FAILED", "c0ffe"),
+        (GITHUB | {"sha": None}, "PENDING", "commit"),
+        (GITHUB | {"sha": ["c0ffee"]}, "PENDING", "commit"),
+        (GITHUB | {"ref": "refs/heads/evil"}, "FAILED", "evil"),
+        (GITLAB_HERE | {"ref": "evil"}, "FAILED", "evil"),
+        (GITLAB_HERE | {"ref": "main", "sha": "f00d"}, "FAILED", "f00d"),
+    ],
+)
+def test_a_token_of_another_build_does_not_pass(start, claims, status, named):
+    lite, client, trail = start()
+
+    created = client.post(OIDC, {"trailId": trail, "token": signed(claims)})
+
+    details = json.loads(created.json["details"])
+    assert (created.status, created.json["status"]) == (201, status)
+    assert details["signatureVerified"] is True
+    assert named in details["reason"]
+    expected = {"FAILED": "NON_COMPLIANT", "PENDING": "PENDING"}[status]
+    assert status_of(lite, trail) == expected
+
+
+@pytest.mark.parametrize(
+    ("claims", "build", "commit", "status"),
+    [
+        ({}, "https://github.com/acme/payments/actions/runs/7", None, "PASSED"),
+        ({}, "https://github.com/Acme/Payments", None, "PASSED"),
+        ({}, "https://github.com/acme/payments-2/actions/runs/7", None, "FAILED"),
+        ({}, None, "https://github.com/acme/payments/commit/c0ffee", "PASSED"),
+        ({}, None, "https://github.com/acme/other/commit/c0ffee", "FAILED"),
+        ({}, "https://ci.acme.example/job/7", "https://[", "PASSED"),
+        (
+            {"iss": LOCAL, "repository": None, "project_path": "acme/pay/api"},
+            f"{LOCAL}/acme/pay/api/-/jobs/7",
+            None,
+            "PASSED",
+        ),
+        (
+            {"iss": LOCAL, "repository": None, "project_path": "acme/pay"},
+            f"{LOCAL}/evil/acme/pay/-/jobs/7",
+            None,
+            "FAILED",
+        ),
+    ],
+)
+def test_a_token_is_of_the_repository_that_the_trail_links_to(start, claims, build, commit, status):
+    _, client, trail = start()
+    trail = client.get(f"/api/v1/trails/{trail}").json
+    body = {"flowId": trail["flowId"], "gitAuthor": "Ada", "gitAuthorEmail": "ada@example.com"}
+    body |= {"gitCommitSha": "c0ffee", "gitBranch": "refs/heads/main", "buildUrl": build}
+    trail = client.post("/api/v1/trails", body).json["id"]
+    artifact = {"imageName": "pay", "imageTag": "1", "sha256Digest": "ab" * 32, "reportedBy": "ci"}
+    client.post(f"/api/v2/trails/{trail}/artifacts", artifact | {"commitUrl": commit})
+
+    created = client.post(OIDC, {"trailId": trail, "token": signed(GITHUB | claims)})
+
+    assert (created.status, created.json["status"]) == (201, status)
 
 
 class Publisher:

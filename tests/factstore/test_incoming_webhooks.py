@@ -539,17 +539,53 @@ def test_an_outcome_is_attested_of_the_trail(
     [
         ({"attestationType": "sonar", "attestationStatus": "FAILED"}, ("sonar", "FAILED", None)),
         ({"attestationType": "sonar"}, ("BUILD", "PASSED", None)),
-        ({"attestationStatus": "FAILED"}, ("BUILD", "PASSED", None)),
-        ({"attestationType": None, "attestationStatus": "FAILED"}, ("BUILD", "PASSED", None)),
+        ({"attestationStatus": "FAILED"}, ("BUILD", "FAILED", None)),
+        ({"attestationStatus": "PENDING"}, ("BUILD", "PENDING", None)),
+        ({"attestationType": None, "attestationStatus": "FAILED"}, ("BUILD", "FAILED", None)),
+        ({"attestationType": "sonar", "attestationStatus": "PENDING"}, ("sonar", "PENDING", None)),
+        ({"status": "success", "tests": {"passed": 12, "failed": 0}}, ("BUILD", "PASSED", None)),
+        ({"status": "cancelled"}, ("BUILD", "FAILED", None)),
+        ({"conclusion": "no idea"}, ("BUILD", "FAILED", None)),
+        ({"build": {"phase": "FINALIZED", "status": "FAILURE"}}, ("BUILD", "FAILED", None)),
+        ({"tests": {"passed": 11, "failed": 1}}, ("BUILD", "FAILED", None)),
+        (
+            {"attestationType": "sonar", "attestationStatus": "PASSED", "result": "UNSTABLE"},
+            ("sonar", "FAILED", None),
+        ),
     ],
 )
-def test_type_and_status_together_replace_those_of_the_event(
+def test_a_type_counts_beside_a_status_and_the_worst_of_what_is_said(
     factstore, stranger, config, given, attested
 ):
     send(stranger, {"eventType": "build.succeeded"} | given)
 
     (trail,) = trails(factstore)
     assert attestations(factstore, trail["id"]) == [attested]
+
+
+@pytest.mark.parametrize("event", ["build.failed", "test.failed", "scan.failed"])
+@pytest.mark.parametrize("status", ["PASSED", "PENDING", "FAILED"])
+@pytest.mark.parametrize("type", [{}, {"attestationType": "junit"}], ids=["no type", "junit"])
+def test_an_event_of_a_failure_fails_whatever_status_comes_with_it(
+    factstore, stranger, config, event, status, type
+):
+    send(stranger, {"eventType": event, "attestationStatus": status, "status": "success"} | type)
+
+    (trail,) = trails(factstore)
+    assert [each[1] for each in attestations(factstore, trail["id"])] == ["FAILED"]
+    assert trail["status"] == "NON_COMPLIANT"
+
+
+@pytest.mark.parametrize(
+    "event", ["build.passed", "BUILD.SUCCEEDED", "test.ok", "scan.clean", "build"]
+)
+def test_a_word_for_an_event_that_is_not_known_passes_nothing(factstore, stranger, config, event):
+    told = {"eventType": event, "attestationType": "junit", "attestationStatus": "PASSED"}
+
+    taken = send(stranger, told)
+
+    assert taken.json["message"] == f"The event {event} was recorded; nothing follows from it."
+    assert trails(factstore) == []
 
 
 @pytest.mark.parametrize(
@@ -650,6 +686,56 @@ def test_a_copy_of_a_signed_body_does_nothing_under_another_id(
     assert tables(lite) == before
 
 
+@pytest.mark.parametrize("source", ["GITHUB", "JENKINS", "CIRCLECI", "GITLAB", "GENERIC"])
+@pytest.mark.parametrize("is_success", [True, False])
+def test_copies_of_a_signed_body_leave_one_delivery_whatever_the_source(
+    lite, factstore, stranger, configure, source, is_success
+):
+    config = configure(source)
+    told = {"eventType": "build.succeeded" if is_success else "build.failed", "gitCommitSha": "c0"}
+    if source == "GITHUB":
+        run = RUN["workflow_run"] | {"conclusion": "success" if is_success else "failure"}
+        told = RUN | {"workflow_run": run}
+    send(stranger, told, source.lower())
+    before = tables(lite)
+
+    copies = [
+        send(stranger, told, source.lower(), f"copy-{number}", X_GitHub_Delivery=f"other-{number}")
+        for number in range(5)
+    ]
+
+    assert [copy.status for copy in copies] == [200] * 5
+    assert all("was taken before" in copy.json["message"] for copy in copies)
+    assert tables(lite) == before
+    assert len(deliveries(factstore, config)) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        (b"{", {}),
+        (json.dumps(RUN).encode(), {"Content_Type": FORM}),
+    ],
+)
+def test_copies_of_what_cannot_be_read_are_kept_once(
+    lite, factstore, stranger, configure, body, headers
+):
+    config = configure("GITHUB")
+    first = send(stranger, body, "github", **headers)
+
+    copies = [send(stranger, body, "github", f"copy-{n}", **headers) for n in range(5)]
+
+    assert [answer.status for answer in (first, *copies)] == [400] * 6
+    assert [row[2] for row in deliveries(factstore, config)] == ["FAILED"]
+
+
+def test_a_failure_that_names_no_trail_begins_one_trail_only(lite, factstore, stranger, config):
+    for number in range(3):
+        send(stranger, {"eventType": "build.failed"}, delivery=str(number))
+
+    assert len(trails(factstore)) == 1
+
+
 def test_a_failure_in_the_same_words_fails_again(lite, factstore, stranger, config, flow):
     trail = another_trail(lite, flow)
 
@@ -716,6 +802,13 @@ def test_a_trail_is_compliant_once_a_webhook_brings_what_its_flow_requires(
         ({"workflow_run": {"conclusion": "failure"}}, "build.failed", [("BUILD", "FAILED", None)]),
         ({"workflow_run": {"conclusion": None}}, "build.failed", [("BUILD", "FAILED", None)]),
         ({"workflow_run": None}, "build.failed", [("BUILD", "FAILED", None)]),
+        *(
+            ({"workflow_run": {"conclusion": word}}, "build.failed", [("BUILD", "FAILED", None)])
+            for word in (
+                *("action_required", "cancelled", "neutral", "skipped", "stale"),
+                *("startup_failure", "timed_out", "Success", "", ["success"], True),
+            )
+        ),
     ],
 )
 def test_a_workflow_run_of_github_is_a_build(

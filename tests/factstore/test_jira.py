@@ -160,6 +160,7 @@ def test_the_token_is_nowhere_in_the_file_in_the_clear(tmp_path):
         ({"jiraBaseUrl": "https://acme.example/" + "x" * 255}, "Expected 1 to 255 characters"),
         ({"jiraBaseUrl": "http://127.0.0.1:8080"}, "has an address that is not public"),
         ({"jiraBaseUrl": "http://169.254.169.254"}, "has an address that is not public"),
+        ({"jiraBaseUrl": "http://8.8.8.8"}, "The URL must start with https://."),
         ({"jiraUsername": ""}, "jiraUsername: Expected 1 to 255 characters"),
         ({"jiraUsername": "a:b"}, "jiraUsername: Expected a name without a colon"),
         ({"jiraApiToken": ""}, "jiraApiToken: Expected 1 to 255 characters"),

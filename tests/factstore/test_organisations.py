@@ -1,9 +1,10 @@
 """Organisations: section 5 of the governance notes, and decisions 7, 8, 18 to 23."""
 
 import pytest
+from conftest import WHY
 from looking import audit, events, ledger, tables
 
-from novantra_lite import Client
+from novantra_lite import Client, Invalid
 
 ORGANISATIONS = "/api/v1/organisations"
 NEW = {"slug": "acme", "name": "Acme", "description": "Makes everything."}
@@ -77,6 +78,8 @@ def test_a_slug_is_taken_once(factstore, acme):
         {"slug": "   "},
         {"slug": "x" * 256},
         {"slug": ["acme"]},
+        {"slug": "00000000-0000-4000-8000-000000000000"},
+        {"slug": " 0190ABCD-0000-7000-8000-00000000000A "},
         {"name": None},
         {"name": " "},
         {"name": {}},
@@ -166,6 +169,33 @@ def test_an_organisation_that_is_not_there_is_not_found(factstore, method, key):
 
     assert (refused.status, refused.json["error"]) == (404, "Not Found")
     assert key in refused.json["message"]
+
+
+def test_an_organisation_gets_no_slug_that_is_another_s_uuid(lite, factstore, acme):
+    lite.collection("organisations").create(slug="zeta", name="Zeta", reason=WHY)
+    zeta = factstore.get(f"{ORGANISATIONS}/zeta").json["id"]
+
+    with pytest.raises(
+        Invalid, match="slug: Expected a slug that does not have the form of a UUID"
+    ):
+        lite.collection("organisations").update(zeta, slug=acme["id"], reason=WHY)
+
+    assert factstore.get(f"{ORGANISATIONS}/{acme['id']}").json == acme
+
+
+def test_a_uuid_names_its_organisation_before_an_older_slug_of_that_form(lite, factstore, acme):
+    other = factstore.post(ORGANISATIONS, {"slug": "zeta", "name": "Zeta"}).json
+    with lite.workspace.read():
+        writer = lite.workspace.writer.database.connection()
+        writer.execute("UPDATE organisation SET slug = ? WHERE slug = 'zeta'", [acme["id"]])
+    token = {"provider": "GITHUB", "token": "ghp_1"}
+
+    found = factstore.get(f"{ORGANISATIONS}/{acme['id']}")
+    kept = factstore.post(f"{ORGANISATIONS}/{acme['id']}/scm-integrations", token)
+
+    assert found.json["slug"] == "acme"
+    assert kept.json["orgSlug"] == "acme"
+    assert factstore.get(f"{ORGANISATIONS}/{other['id']}").json["id"] == other["id"]
 
 
 def test_deleting_takes_an_administrator(lite, factstore, acme):

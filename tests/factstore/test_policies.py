@@ -417,6 +417,27 @@ def test_an_attachment_needs_two_ids(factstore, policy, environment, change):
     assert next(iter(change)) in refused.json["message"]
 
 
+@pytest.mark.parametrize("more", [{}, {"environmentId": None}, {"environmentId": "environment"}])
+def test_a_policy_is_not_attached_to_a_flow(lite, factstore, policy, environment, more):
+    flow = factstore.post("/api/v1/flows", {"name": "payments"}).json["id"]
+    more = {name: value and environment for name, value in more.items()}
+
+    refused = factstore.post(ATTACHMENTS, {"policyId": policy["id"], "flowId": flow} | more)
+
+    assert (refused.status, refused.json["error"]) == (422, "Unprocessable Entity")
+    assert "requiredAttestationTypes" in refused.json["message"]
+    assert factstore.get(ATTACHMENTS).json == []
+
+
+def test_the_yaml_of_a_policy_is_refused_with_the_other_ways(factstore):
+    refused = factstore.post(POLICIES, {"name": "sbom", "yaml": "artifacts: {}"})
+
+    assert refused.status == 422
+    assert refused.json["message"].endswith(
+        "Write what its YAML asks for as members, as a template, or in Rego."
+    )
+
+
 def test_a_policy_can_be_detached(lite, factstore, attachment):
     path = f"{ATTACHMENTS}/{attachment['id']}"
 

@@ -545,7 +545,7 @@ def test_a_bundle_is_asked_about_an_artifact_whose_digest_an_older_version_spell
     assert result["blockReasons"] == ["Policy bundle 'gate': old"]
 
 
-def test_one_bundle_is_active_for_each_binding_and_one_for_none(factstore):
+def test_one_bundle_of_a_name_is_active_for_each_binding_and_one_for_none(factstore):
     prod, qa = environment(factstore, "prod"), environment(factstore, "qa")
     bindings = [{}, {"environmentId": prod}, {"environmentId": qa}, {"environmentId": prod}]
     bundles = [store(factstore, ALLOW_QA, **binding) for binding in bindings]
@@ -558,6 +558,64 @@ def test_one_bundle_is_active_for_each_binding_and_one_for_none(factstore):
     assert [bundle["environmentId"] for bundle in listed] == [None, prod, qa, prod]
     told = factstore.post(EVALUATE, {"artifactName": "svc", "environment": "qa"})
     assert (told.status, told.json["bundleId"]) == (200, bundles[0])
+
+
+def test_any_of_several_bundles_of_one_binding_shuts_the_gate(lite, factstore):
+    prod = environment(factstore, "prod")
+    report(lite, begin_trail(lite, factstore))
+    allow = "package p\nallow := true\n"
+    for name, policy in [("freeze", DENY_ALL), ("lax", allow), ("open", allow)]:
+        activate(factstore, store(factstore, policy, name=name, environmentId=prod))
+    body = {"artifactSha256": ONE, "environmentId": prod}
+
+    shut = factstore.post(GATE, body).json
+    replaced = activate(factstore, store(factstore, allow, name="freeze", environmentId=prod))
+    opened = factstore.post(GATE, body).json
+
+    listed = factstore.get(BUNDLES).json
+    assert (shut["decision"], shut["policiesEvaluated"]) == ("BLOCKED", 3)
+    assert shut["blockReasons"] == ["Policy bundle 'freeze': frozen"]
+    assert replaced.status == 200
+    assert (opened["decision"], opened["policiesEvaluated"]) == ("ALLOWED", 3)
+    assert [bundle["status"] for bundle in listed] == ["INACTIVE", "ACTIVE", "ACTIVE", "ACTIVE"]
+
+
+def test_ten_bundles_at_most_are_active_for_one_binding(factstore):
+    prod = environment(factstore, "prod")
+    names = [f"policy {number}" for number in range(11)]
+    bundles = [store(factstore, ALLOW_QA, name=name, environmentId=prod) for name in names]
+    newer = store(factstore, ALLOW_QA, name="policy 3", environmentId=prod)
+    unbound = store(factstore, ALLOW_QA, name="policy 10")
+
+    answers = [activate(factstore, bundle) for bundle in [*bundles, newer, unbound]]
+
+    assert [answer.status for answer in answers] == [*[200] * 10, 409, 200, 200]
+    assert "10 policy bundles" in answers[10].json["message"]
+    listed = factstore.get(BUNDLES).json
+    inactive = [number for number, one in enumerate(listed) if one["status"] == "INACTIVE"]
+    assert inactive == [3, 10]
+
+
+def test_the_gate_is_shut_where_it_would_have_to_ask_too_much(lite, factstore):
+    trails = [begin_trail(lite, factstore, f"flow {number}") for number in range(20)]
+    for trail in trails:
+        report(lite, trail)
+    prod = environment(factstore, "prod")
+    allow = "package p\nallow := true\n"
+    names = [f"policy {number}" for number in range(10)]
+    for name in names:
+        activate(factstore, store(factstore, allow, name=name, environmentId=prod))
+    body = {"artifactSha256": ONE, "environmentId": prod}
+
+    within = factstore.post(GATE, body).json
+    (flow,) = {factstore.get(f"/api/v1/trails/{trails[0]}").json["flowId"]}
+    activate(factstore, store(factstore, allow, name="more", flowId=flow))
+    beyond = factstore.post(GATE, body).json
+
+    assert within["decision"] == "ALLOWED"
+    assert beyond["blockReasons"] == [
+        "Policy bundle 'more': Too many policy bundles and trails are to be asked."
+    ]
 
 
 def test_a_bundle_that_fails_shuts_the_gate(lite, factstore):

@@ -349,10 +349,16 @@ def test_what_cannot_be_checked_is_unverified(lite, factstore, path, signature, 
 
 
 @pytest.mark.parametrize("key", KEYS)
-@pytest.mark.parametrize("form", [detached, envelope])
+@pytest.mark.parametrize(
+    ("form", "status", "verdict"),
+    [
+        (detached, "PROVENANCE_UNVERIFIED", "SIGNED"),
+        (envelope, "PROVENANCE_VERIFIED", "VERIFIED"),
+    ],
+)
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_a_good_signature_is_verified_with_the_callers_key(
-    lite, factstore, trail, path, form, key, version
+    lite, factstore, trail, path, form, key, version, status, verdict
 ):
     path = path.replace("v1", version)
     recorded = factstore.post(path, BUILT | {"provenanceSignature": form(KEYS[key])}).json
@@ -361,7 +367,7 @@ def test_a_good_signature_is_verified_with_the_callers_key(
     wrong = factstore.post(f"{path}/verify", {"publicKey": pem(STRANGER)}).json
     none = factstore.post(f"{path}/verify", {}).json
 
-    assert (good["provenanceStatus"], good["verdict"]) == ("PROVENANCE_VERIFIED", "VERIFIED")
+    assert (good["provenanceStatus"], good["verdict"]) == (status, verdict)
     assert (wrong["provenanceStatus"], wrong["verdict"]) == ("PROVENANCE_UNVERIFIED", "FAILED")
     assert (none["provenanceStatus"], none["verdict"]) == ("PROVENANCE_UNVERIFIED", "UNVERIFIED")
     assert len({good["message"], wrong["message"], none["message"]}) == 3
@@ -481,7 +487,8 @@ def test_a_signature_is_taken_in_every_form_that_tools_write(factstore, path, fo
 
     verified = factstore.post(f"{path}/verify", {"publicKey": pem(key)})
 
-    assert (verified.status, verified.json["verdict"]) == (200, "VERIFIED")
+    verdict = "VERIFIED" if signature.startswith("{") else "SIGNED"
+    assert (verified.status, verified.json["verdict"]) == (200, verdict)
 
 
 BAD = {
@@ -536,11 +543,29 @@ BAD = {
     "no type of predicate": envelope(
         P256, {name: value for name, value in STATEMENT.items() if name != "predicateType"}
     ),
+    "two types of predicate": envelope(
+        P256, b'{"predicateType":"https://spdx.dev/Document",' + json.dumps(STATEMENT).encode()[1:]
+    ),
+    "two subjects": envelope(
+        P256, json.dumps(STATEMENT).encode()[:-1] + b',"subject":[{"digest":{"sha256":"cd"}}]}'
+    ),
+    "two digests of one name": envelope(
+        P256, json.dumps(STATEMENT).encode().replace(b'"sha256"', b'"sha256":"cd","sha256"')
+    ),
+    "two payloads": '{"payload":"e30",' + envelope(P256)[1:],
     "an unknown version of SLSA provenance": envelope(
         P256, STATEMENT | {"predicateType": "https://slsa.dev/provenance/v9"}
     ),
     "another builder": envelope(
         P256, STATEMENT | {"predicate": {"runDetails": {"builder": {"id": "https://evil.example"}}}}
+    ),
+    "dependencies that are texts": envelope(
+        P256,
+        STATEMENT
+        | {
+            "predicate": STATEMENT["predicate"]
+            | {"buildDefinition": {"resolvedDependencies": ["git+https://github.com/acme/tools"]}}
+        },
     ),
     "no builder": envelope(P256, STATEMENT | {"predicate": {"runDetails": {}}}),
     "a builder that is a number": envelope(
@@ -695,10 +720,54 @@ def test_a_source_that_the_statement_does_not_tell_is_not_verified(trusting):
     assert recorded["provenanceStatus"] == "PROVENANCE_UNVERIFIED"
 
 
+UNNAMED = {"resolvedDependencies": OF_GITHUB["buildDefinition"]["resolvedDependencies"][1:]}
+TWICE = OF_GITHUB["buildDefinition"] | {
+    "resolvedDependencies": [
+        {"uri": f"git+{REPOSITORY}@refs/heads/main", "digest": {"gitCommit": COMMIT}},
+        {"uri": f"git+{REPOSITORY}@refs/heads/evil", "digest": {"gitCommit": "e" * 40}},
+    ]
+}
+
+
+@pytest.mark.parametrize(
+    ("build", "source"),
+    [(UNNAMED, (None, None)), (TWICE, (REPOSITORY, None))],
+)
+@pytest.mark.parametrize("claim", [{"sourceCommitSha": COMMIT}, {"sourceCommitSha": "e" * 40}])
+def test_a_dependency_is_not_the_source_for_being_there(trusting, build, source, claim):
+    client, path = reported(trusting)
+    statement = STATEMENT | {"predicate": STATEMENT["predicate"] | {"buildDefinition": build}}
+    body = BUILT | {"provenanceSignature": envelope(P256, statement)}
+
+    claimed = client.post(path, body | claim, headers={"X-Dry-Run": "true"}).json["wouldCreate"]
+    recorded = client.post(path, body).json
+
+    assert claimed["provenanceStatus"] == "PROVENANCE_UNVERIFIED"
+    assert recorded["provenanceStatus"] == "PROVENANCE_VERIFIED"
+    assert (recorded["sourceRepositoryUri"], recorded["sourceCommitSha"]) == source
+
+
+def test_a_detached_signature_vouches_for_nothing_but_the_digest(trusting):
+    client, path = reported(trusting)
+    body = {"builderId": "https://evil.example", "sourceCommitSha": "e" * 40, "slsaLevel": "L3"}
+    body |= {"builderType": "GENERIC", "provenanceSignature": detached(P256)}
+
+    recorded = client.post(path, body)
+    verified = client.post(f"{path}/verify").json
+
+    assert recorded.json["provenanceStatus"] == "PROVENANCE_UNVERIFIED"
+    assert (verified["provenanceStatus"], verified["verdict"]) == (
+        "PROVENANCE_UNVERIFIED",
+        "SIGNED",
+    )
+    assert "builder, source and commit are not signed" in verified["message"]
+
+
 @pytest.mark.parametrize(
     ("signature", "enforced", "required"),
     [
         (envelope(P256), "ALLOWED", "ALLOWED"),
+        (detached(P256), "ALLOWED", "ALLOWED"),
         (None, "ALLOWED", "BLOCKED"),
         (envelope(STRANGER), "BLOCKED", "BLOCKED"),
         ("garbage", "BLOCKED", "BLOCKED"),
@@ -767,7 +836,7 @@ def test_a_certificate_serves_as_a_key(factstore, path, key):
 @pytest.mark.parametrize(
     ("signature", "status", "verdict"),
     [
-        (detached(ED25519), "PROVENANCE_VERIFIED", "VERIFIED"),
+        (detached(ED25519), "PROVENANCE_UNVERIFIED", "SIGNED"),
         (envelope(P256), "PROVENANCE_VERIFIED", "VERIFIED"),
         (envelope(STRANGER), "PROVENANCE_UNVERIFIED", "FAILED"),
         ("garbage", "PROVENANCE_UNVERIFIED", "FAILED"),
@@ -806,7 +875,7 @@ def test_the_gate_hears_the_verdict_on_a_record(trusting):
         ]
 
     assert len(keys) == 2
-    assert verdicts == ["VERIFIED", "UNVERIFIED", "NONE", "FAILED", "UNVERIFIED"]
+    assert verdicts == ["SIGNED", "UNVERIFIED", "NONE", "FAILED", "UNVERIFIED"]
 
 
 def test_the_files_are_read_once_at_the_start(tmp_path):

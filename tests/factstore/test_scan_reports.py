@@ -172,7 +172,7 @@ REPORTS = {
                 ],
             )
         ),
-        (*CODEQL, [2, 2, 1, 2, 1]),
+        (*CODEQL, [2, 2, 1, 3, 0]),
     ),
     "sarif by rule, wherever that is told": (
         sarif(
@@ -406,6 +406,142 @@ ONE_FINDING = {
         0,
     ),
     "sarif: another status": (results_of({"suppressions": [{"status": "maybe"}]}), "medium", 0),
+    # A rating that promises no harm does not outrank the level, nor the rule's rating.
+    "sarif: a score of zero beside an error": (
+        results_of({"ruleId": "a", "level": "error"}, rules=[rule("a", "0.0")]),
+        "high",
+        0,
+    ),
+    "sarif: a word of no harm beside an error": (
+        results_of({"level": "error", "properties": {"security-severity": "info"}}),
+        "high",
+        0,
+    ),
+    "sarif: a score of zero beside the score of the rule": (
+        results_of(
+            {"ruleId": "a", "properties": {"security-severity": 0}}, rules=[rule("a", "9.8")]
+        ),
+        "critical",
+        0,
+    ),
+    "sarif: a score of zero without a level": (
+        results_of({"ruleId": "a"}, rules=[rule("a", "0.0")]),
+        "medium",
+        0,
+    ),
+    "sarif: a failure of no level": (results_of({"kind": "fail", "level": "none"}), "medium", 0),
+    "sarif: information of a level": (
+        results_of({"kind": "informational", "level": "note"}),
+        "low",
+        0,
+    ),
+    "sarif: information by a rule that finds errors": (
+        results_of({"kind": "informational", "ruleId": "a"}, rules=[rule("a", level="error")]),
+        "informational",
+        0,
+    ),
+    # What invocations made of the level of a rule.
+    **{
+        f"sarif: {name}": (
+            sarif(
+                run(result, rules=[rule("a", level="note"), rule("b")])
+                | {
+                    "invocations": [
+                        {"executionSuccessful": True, "ruleConfigurationOverrides": overrides}
+                        for overrides in (
+                            [
+                                {"descriptor": {"id": "a"}, "configuration": {"level": "error"}},
+                                {"descriptor": {"index": 1}, "configuration": {"level": "none"}},
+                            ],
+                            [{"descriptor": {"index": 0}, "configuration": {"level": "warning"}}],
+                        )
+                    ]
+                }
+            ),
+            severity,
+            0,
+        )
+        for name, result, severity in (
+            ("the worst of all invocations", {"ruleId": "a"}, "high"),
+            (
+                "the second invocation",
+                {"ruleIndex": 0, "provenance": {"invocationIndex": 1}},
+                "medium",
+            ),
+            (
+                "an invocation of another rule",
+                {"ruleId": "b", "provenance": {"invocationIndex": 1}},
+                "medium",
+            ),
+            (
+                "an invocation that is not there",
+                {"ruleId": "a", "provenance": {"invocationIndex": 7}},
+                "low",
+            ),
+            ("a rule that is switched off", {"ruleId": "b"}, "informational"),
+            ("a level of the result", {"ruleId": "a", "level": "note"}, "low"),
+        )
+    },
+    # The worst that a rating says.
+    "cyclonedx: no harm beside a score": (
+        cyclonedx(vector("", severity="none", score=9.8, method="CVSSv31")),
+        "critical",
+        0,
+    ),
+    "cyclonedx: a score of zero beside a vector": (
+        cyclonedx(vector("AV:N/AC:L/PR:N/UI:N/S:U/C:H/I:H/A:H", score=0, method="CVSSv31")),
+        "critical",
+        0,
+    ),
+    "cyclonedx: a low score beside a word": (
+        cyclonedx(vector("", severity="high", score=2, method="CVSSv31")),
+        "high",
+        0,
+    ),
+    "cyclonedx: version 2 has no critical": (cyclonedx(scored(9.3, method="CVSSv2")), "high", 0),
+    "vex: exploitable, and of no harm": (stated("exploitable", "none"), "high", 1),
+    "vex: cleared, but for a version": (
+        cyclonedx(
+            rated(
+                "low",
+                analysis={"state": "false_positive"},
+                affects=[{"ref": "x", "versions": [{"version": "7", "status": "affected"}]}],
+            )
+        ),
+        "low",
+        0,
+    ),
+    "cyclonedx: in a component": (
+        cyclonedx() | {"components": [{"components": [{"vulnerabilities": [rated("low")]}]}]},
+        "low",
+        0,
+    ),
+    "trivy: a failure that is only summed up": (
+        trivy(
+            results=[
+                {
+                    "MisconfSummary": {"Successes": 3, "Failures": 1},
+                    "Misconfigurations": [{"Severity": "HIGH", "Status": "PASS"}],
+                }
+            ]
+        ),
+        "high",
+        1,
+    ),
+    "trivy: a failure that is listed, too": (
+        trivy(
+            results=[
+                {"MisconfSummary": {"Failures": 1}, "Misconfigurations": [{"Severity": "LOW"}]}
+            ]
+        ),
+        "low",
+        0,
+    ),
+    "trivy: beside the results": (trivy(Secrets=[{"Severity": "LOW"}]), "low", 0),
+    "snyk: an issue that is only counted": (snyk(uniqueCount=1), "high", 1),
+    "snyk: an issue that is listed, too": (snyk(("A", "low"), uniqueCount=1), "low", 0),
+    "snyk: a license": (snyk(issues={"licenses": [{"id": "L", "severity": "low"}]}), "low", 0),
+    "snyk: a word that it does not have": (snyk(("A", "none")), "high", 1),
     "snyk: an application of an image": (
         snyk(ok=True, docker={}, applications=[snyk(("A", "critical"))]),
         "critical",
@@ -473,13 +609,37 @@ def test_an_id_of_a_rule_with_countless_parents_takes_no_time(lite, trail, rule_
 
 def test_many_extensions_take_no_time(lite, trail):
     extensions = [{"name": str(n), "rules": [rule(str(n), "9.9")]} for n in range(20_000)]
-    report = sarif({"tool": {"driver": {}, "extensions": extensions}, "results": [{"ruleId": "7"}]})
+    report = sarif(
+        {"tool": {"driver": {"name": "x"}, "extensions": extensions}, "results": [{"ruleId": "7"}]}
+    )
     begin = time.process_time()
 
     scan = imported(lite, trail, report)
 
     assert scan["criticalVulnerabilities"] == 1
     assert time.process_time() - begin < 5
+
+
+def test_many_overrides_of_a_rule_with_many_results_are_read(lite, trail):
+    override = {"descriptor": {"id": "a"}, "configuration": {"level": "note"}}
+    invocation = {"executionSuccessful": True, "ruleConfigurationOverrides": [override] * 20_000}
+    results = [{"ruleId": "a", "provenance": {"invocationIndex": 0}}] * 20_000
+    report = sarif(run(*results) | {"invocations": [invocation]})
+
+    scan = imported(lite, trail, report)
+
+    assert scan["lowVulnerabilities"] == 20_000
+
+
+def test_a_fault_at_a_great_depth_is_told(lite, trail):
+    deep = {"components": 5}
+    for _ in range(400):
+        deep = {"components": [deep]}
+
+    with pytest.raises(Problem, match=r"\.components\[0\]\.components: Expected a list") as refused:
+        imported(lite, trail, cyclonedx() | deep)
+
+    assert refused.value.status == 400
 
 
 FAILED_RUN = run() | {
@@ -586,6 +746,21 @@ BROKEN = [
     (grype(descriptor={}), "The file is not Grype's: its descriptor does not name grype."),
     (sarif(), "The SARIF file holds no run: nothing was scanned."),
     ({"version": "1.0.0", "runs": [run()]}, "report.version: Expected SARIF 2.1.0."),
+    ({"runs": [run()]}, "report.version: Expected SARIF 2.1.0."),
+    (sarif(run(driver="")), "report.runs[0].tool.driver.name: Expected the name of a tool."),
+    (trivy(SchemaVersion=3), "report.SchemaVersion: Expected 2."),
+    (
+        {"SchemaVersion": 2, "ArtifactName": "x"},
+        "The file is not Trivy's: it has neither Results nor ArtifactType.",
+    ),
+    (
+        trivy(results=[{"MisconfSummary": {"Failures": -1}}]),
+        "report.Results[1].MisconfSummary.Failures: Expected a number.",
+    ),
+    (
+        snyk(applications=[snyk(applications=[snyk()])]),
+        "report.applications[0]: Applications of applications are not read.",
+    ),
     (
         sarif(run() | {"externalPropertyFileReferences": {"results": [{"location": {}}]}}),
         "report.runs[0]: The results stand in another file.",

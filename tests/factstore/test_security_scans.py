@@ -38,8 +38,8 @@ def counts(*numbers):
     return {f"{name}Vulnerabilities": n for name, n in zip(COUNTS, numbers, strict=False)}
 
 
-def test_a_scan_needs_only_a_tool(lite, factstore, trail):
-    created = factstore.post(path(trail), {"tool": "zap"})
+def test_a_scan_needs_only_a_tool_and_a_count(lite, factstore, trail):
+    created = factstore.post(path(trail), {"tool": "zap", "criticalVulnerabilities": 0})
 
     key, attestation = created.json["id"], created.json["attestationId"]
     assert created.status == 201
@@ -76,7 +76,8 @@ def test_a_scan_needs_only_a_tool(lite, factstore, trail):
     assert lite.verify() == []
 
 
-def test_everything_that_may_be_told_of_a_scan_is_kept_and_attested(factstore, trail):
+def test_everything_that_may_be_told_of_a_scan_is_kept_and_attested(lite, factstore, trail):
+    set_thresholds(lite, factstore, trail, critical=1, high=2)
     factstore.post("/api/v1/organisations", {"slug": "acme", "name": "Acme"})
     told = {
         "tool": "Trivy",
@@ -137,11 +138,133 @@ def test_a_scan_is_held_against_the_thresholds_of_its_flow(
     assert trail_of(lite, trail).status == ("NON_COMPLIANT" if breaches else "PENDING")
 
 
-def test_without_thresholds_nothing_is_a_breach(lite, factstore, trail):
+def test_without_thresholds_nothing_is_a_breach_and_too_much_fails_all_the_same(
+    lite, factstore, trail
+):
     scan = factstore.post(path(trail), {"tool": "zap", **counts(9, 9, 9, 9)})
 
+    (attestation,) = factstore.get(f"/api/v1/trails/{trail}/attestations").json
     assert (scan.json["thresholdBreached"], scan.json["breachDetails"]) == (False, [])
-    assert trail_of(lite, trail).status == "PENDING"
+    assert attestation["status"] == "FAILED"
+    assert json.loads(attestation["details"])["error"] == (
+        "Found more than passes where the flow has no thresholds: 0 critical, 0 high, 10 medium."
+    )
+    assert trail_of(lite, trail).status == "NON_COMPLIANT"
+
+
+#: What is said of a scan beside its tool.
+PASSING = [
+    {"criticalVulnerabilities": 0},
+    {"informational": 7},
+    counts(0, 0, 10, 99),
+    {"summary": {"critical": 0}},
+    {"summary": {"CRITICAL": 0, "HIGH": "0"}, "status": "completed"},
+    {"vulnerabilities": []},
+    {"findings": [{"severity": "low"}, {"severity": "INFO"}]},
+    {"vulnerabilities": 0},
+    {"passed": True},
+    {"status": "Passed"},
+    {"result": {"success": True}},
+    {"critical": 0, "thresholds": {"critical": 3, "high": 9}, "maxHigh": 4},
+    {"critical": 0, "errors": [], "failed": False, "error": None},
+    {"critical": 0, "layers": [{"status": "scanned"}]},
+    {"critical": 0, "tests": {"passed": 12, "failed": 0}},
+    {"critical": 0, "info": "the branch main"},
+    {"npm": {"medium": 5}, "pip": {"medium": 5}, "medium": 10},
+    {"report": {"medium": 6, "findings": [{"severity": "moderate"}] * 6}},
+]
+FAILING = [
+    {},
+    {"summary": {}},
+    {"summary": None, "target": "shop:7", "scanDurationSeconds": 3},
+    {"criticalVulnerabilities": None},
+    {"criticalVulnerabilities": 5},
+    {"highVulnerabilities": 1},
+    {"mediumVulnerabilities": 11},
+    {"npm": {"medium": 6}, "pip": {"medium": 6}, "medium": 6},
+    {"images": [{"medium": 6}, {"medium": 6}]},
+    {"findings": [{"severity": "medium"}] * 6, "issues": [{"severity": "medium"}] * 6},
+    {"info": "the branch main"},
+    {"unknown": 3},
+    {"critical": "3"},
+    {"summary": {"CRITICAL": 3}},
+    {"summary": {"high_count": 1}},
+    {"vulnerabilities": {"critical": 3}},
+    {"vulnerabilities": 4},
+    {"severityCounts": {"Critical": 2}, "criticalVulnerabilities": 0},
+    {"severityCounts": {"critical": "many"}, "passed": True},
+    {"severityCounts": {"critical": -1}, "passed": True},
+    {"severityCounts": {"critical": True}, "passed": True},
+    {"scan": {"report": {"totals": {"highFindings": 1}}}, "passed": True},
+    {"findings": [{"severity": "critical"}], "passed": True},
+    {"findings": [{"id": "CVE-1"}], "passed": True},
+    {"findings": ["CVE-1"], "critical": 0},
+    {"results": [{"target": "x", "vulnerabilities": [{"Severity": "HIGH"}]}], "critical": 0},
+    {"counts": {"critical": [{"id": "CVE-1"}]}, "passed": True},
+    {"status": "FAILED", "critical": 0},
+    {"status": "no idea", "critical": 0},
+    {"result": "failure", "critical": 0},
+    {"result": {"passed": False}, "critical": 0},
+    {"summary": {"outcome": "ERROR"}, "passed": True},
+    {"checks": [{"status": "failed"}], "critical": 0},
+    {"failed": True, "critical": 0},
+    {"error": "timeout", "critical": 0},
+    {"errors": ["timeout"], "passed": True},
+    {"thresholdBreached": True, "critical": 0},
+    {"passed": True, "status": "failed"},
+]
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [*((body, "PASSED") for body in PASSING), *((body, "FAILED") for body in FAILING)],
+    ids=str,
+)
+def test_a_scan_passes_only_by_what_is_said_of_it_wherever_that_stands(
+    lite, factstore, trail, body, expected
+):
+    created = factstore.post(path(trail), {"tool": "zap", **body})
+
+    (attestation,) = factstore.get(f"/api/v1/trails/{trail}/attestations").json
+    metrics = factstore.get("/api/v1/metrics/security").json
+    assert created.status == 201
+    assert attestation["status"] == expected
+    assert ("error" in json.loads(attestation["details"])) == (expected == "FAILED")
+    assert (metrics["passedScans"], metrics["failedScans"]) == (
+        (1, 0) if expected == "PASSED" else (0, 1)
+    )
+    assert lite.verify() == []
+
+
+def test_a_scan_counts_as_its_attestation_ended_under_thresholds_too(lite, factstore, trail):
+    set_thresholds(lite, factstore, trail, critical=5)
+
+    factstore.post(path(trail), {"tool": "zap", **counts(5)})
+
+    (attestation,) = factstore.get(f"/api/v1/trails/{trail}/attestations").json
+    metrics = factstore.get("/api/v1/metrics/security").json
+    assert attestation["status"] == "PASSED"
+    assert (metrics["passedScans"], metrics["failedScans"]) == (1, 0)
+
+
+def test_hostile_names_and_counts_of_a_scan_are_taken_at_once(lite, factstore, trail):
+    most = 2**31 - 1
+    bodies = [
+        {"critical" + "vulns" * 4000 + "x": 1, "high": most, "unknown": most},
+        {"severityCounts": {"critical": 10**30}},
+        {"findings": [{"severity": {"a": 1}}] * 15_000},
+        {"findings": [{"severity": "info"}] * 25_000},
+        {"critical": 0, **{f"a{number}": 0 for number in range(25_000)}},
+    ]
+
+    answers = [factstore.post(path(trail), {"tool": "zap"} | body) for body in bodies]
+
+    statuses = [
+        each["status"] for each in factstore.get(f"/api/v1/trails/{trail}/attestations").json
+    ]
+    assert [answer.status for answer in answers] == [201] * 5
+    assert answers[0].json["highVulnerabilities"] == most
+    assert statuses == ["FAILED"] * 5
 
 
 def test_a_read_judges_by_what_was_in_force_when_the_scan_was_recorded(lite, factstore, trail):
@@ -169,7 +292,7 @@ def test_a_breach_moves_its_trail_and_a_scan_that_completes_the_facts_does_too(
     breached = trail_of(lite, trail)
     factstore.post(f"/api/v1/trails/{trail}/attestations", {"type": "junit", "status": "PASSED"})
     lacking = trail_of(lite, trail).status
-    factstore.post(path(trail), {"tool": "zap"})
+    factstore.post(path(trail), {"tool": "zap", **counts(0)})
 
     assert breached.updated_at == "2026-06-01T12:01:00.000000Z"
     assert (breached.status, lacking) == ("NON_COMPLIANT", "NON_COMPLIANT")

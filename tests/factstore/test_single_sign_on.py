@@ -812,6 +812,33 @@ def test_entra_id_gives_no_user_of_before_to_an_address_that_is_not_verified(
     )
 
 
+def test_sign_ins_that_nobody_finishes_are_bounded(lite, config, provider, clock, monkeypatch):
+    monkeypatch.setattr(SsoLogin, "MOST", 3)
+    sent, states = {}, []
+    for _ in range(5):
+        sent, state = begin(lite)
+        states.append(state)
+        clock.advance(1)
+    provider.nonce = sent["nonce"]
+
+    statuses = [finish(lite, states[0]).status, finish(lite, states[4]).status]
+
+    assert statuses == [400, 200]
+    with lite.workspace.read():
+        assert SsoLogin.select().count() == 2
+
+
+def test_wrong_states_lock_out_nobody_who_has_a_right_one(lite, config, provider):
+    sent, state = begin(lite)
+    provider.nonce = sent["nonce"]
+
+    wrong = [finish(lite, f"wrong-{number}").status for number in range(61)]
+    right = finish(lite, state)
+
+    assert wrong == [400] * 60 + [429]
+    assert right.status == 200
+
+
 @pytest.mark.parametrize(
     "change", [{"issuerUrl": "https://evil.example"}, {"clientId": "another client"}]
 )
@@ -960,6 +987,10 @@ MALFORMED = "The ID token was refused: it, or the key for it, is not well formed
         (lambda claims: "a.b.c", MALFORMED),
         (lambda claims: "é.é.é", MALFORMED),
         (lambda claims: sign(b"[]"), MALFORMED),
+        (
+            lambda claims: sign(b'{"sub": "root", ' + json.dumps(claims).encode()[1:]),
+            MALFORMED,
+        ),
         (lambda claims: sign(b"{"), MALFORMED),
         (lambda claims: 7, "The identity provider answered without an ID token."),
         (lambda claims: None, "The identity provider answered without an ID token."),

@@ -122,7 +122,7 @@ def test_the_proof_is_the_hash_that_the_notes_describe(lite, findings):
         "UPDATE ledger_entry SET content_hash = ''",
         "DELETE FROM ledger_entry",
         "REPLACE INTO audit_entry SELECT 4, at, 'me', action, subject_type, subject_id, reason, "
-        "request_id, detail, hash FROM audit_entry WHERE id = 4",
+        "request_id, detail, hash, address FROM audit_entry WHERE id = 4",
         "REPLACE INTO ledger_entry SELECT * FROM ledger_entry WHERE id = 3",
     ],
 )
@@ -139,7 +139,7 @@ def test_the_file_itself_refuses_to_change_what_was_recorded(lite, findings, sta
 
 SWAP = """UPDATE {0} SET id = CASE id WHEN {1} THEN -{2} ELSE -{1} END WHERE id IN ({1}, {2})"""
 COPY = "INSERT INTO {0} SELECT {1}, {2} FROM {0} WHERE id = {3}"
-AUDIT = "at, actor, action, subject_type, subject_id, reason, request_id, detail, hash"
+AUDIT = "at, actor, action, subject_type, subject_id, reason, request_id, detail, hash, address"
 LEDGER = (
     "record_type, record_id, event_type, content_hash, previous_hash, timestamp, entry_hash, "
     "record_key"
@@ -186,6 +186,18 @@ TAMPERINGS = {
         "Audit entry 4 was",
     ),
     "an edited detail": ("UPDATE audit_entry SET detail = NULL WHERE id = 7", "Audit entry 7 was"),
+    "an edited address": (
+        "UPDATE audit_entry SET address = '192.0.2.1' WHERE id = 5",
+        "Audit entry 5 was",
+    ),
+    "a removed address": (
+        "UPDATE audit_entry SET address = NULL WHERE id = 5",
+        "Audit entry 5 was",
+    ),
+    "an address added": (
+        "UPDATE audit_entry SET address = '::1' WHERE id = 1",
+        "Audit entry 1 was",
+    ),
     "an edited audit hash": ("UPDATE audit_entry SET hash = '' WHERE id = 5", "Audit entry 5 was"),
     "a removed audit entry": ("DELETE FROM audit_entry WHERE id = 5", "Audit entry 5 is missing"),
     "the first audit entry removed": (

@@ -208,6 +208,16 @@ def test_a_public_host_is_its_addresses_with_the_port():
     assert found == [("8.8.8.8", 443), ("1.1.1.1", 443)]
 
 
+@pytest.mark.parametrize("header", ["Authorization", "PRIVATE-TOKEN", "X-Vault-Request"])
+@pytest.mark.parametrize("allowed", [(), LOOPBACK])
+def test_credentials_leave_without_tls_for_allowed_networks_only(header, allowed):
+    transport = Transport(allowed, resolve=resolver(["93.184.216.34"]))
+
+    answer = transport.get("http://jira.example/", {header: "secret"})
+
+    assert answer == Answer(0, None, "Credentials are not sent without TLS: the URL must be https.")
+
+
 def test_one_private_address_among_public_ones_refuses_the_host():
     assert is_refused("8.8.8.8", "10.0.0.1")
 

@@ -1,19 +1,19 @@
 """Search index: it has each record's text as it is, whatever becomes of record and file."""
 
+import lzma
 import shutil
 import threading
 from functools import partial
+from pathlib import Path
 
 import pytest
 from inside import rows, tamper, until
-from older import make_older, write_as_before
 
 import novantra_lite
 from novantra_lite import (
-    NOTES,
+    ENTRIES_WAITING,
     PLACES,
     Asset,
-    Control,
     NovantraLite,
     Text,
     find_places,
@@ -22,6 +22,8 @@ from novantra_lite import (
     restore,
     searched_models,
 )
+
+LAYOUTS = Path(__file__).parents[1] / "layouts"
 
 
 def write(lite, work):
@@ -153,7 +155,6 @@ def test_what_fails_takes_nothing_of_others_with_it(lite):
     kept = write(lite, lambda: an_asset("wrench"))
 
     assert (found(lite, "pump"), found(lite, "wrench")) == ([], [kept.id])
-    assert rows(lite, "SELECT * FROM search_note") == []
     assert lite.verify() == []
 
 
@@ -206,21 +207,16 @@ def test_a_character_is_folded_as_the_index_folds_it(character, lower):
     assert folded(character) == lower
 
 
-def test_an_older_file_is_searched_once_it_is_opened(tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        write_as_before(patch)
-        with NovantraLite(tmp_path / "register.db") as lite:
-            first = write(lite, lambda: an_asset("wrench one"))
-            control = write(lite, lambda: Control.create(control_key="c", title="Wrenches"))
-            second = write(lite, lambda: an_asset("wrench two"))
-            write(lite, lambda: Asset.fetch(first.id).change(display_name="the first wrench"))
-    make_older(tmp_path / "register.db")
+@pytest.mark.parametrize("layout", [1, 2, 3, 4, 5, 6])
+def test_an_older_file_is_searched_once_it_is_opened(layout, tmp_path):
+    path = tmp_path / "register.db"
+    path.write_bytes(lzma.decompress((LAYOUTS / f"layout-{layout}.db.xz").read_bytes()))
 
-    with NovantraLite(tmp_path / "register.db") as lite:
-        assert found(lite, "wrench") == [control.id, second.id, first.id]
-        assert found(lite, "the first") == [first.id]
-        third = write(lite, lambda: an_asset("wrench three"))
-        assert found(lite, "wrench") == [control.id, third.id, second.id, first.id]
+    with NovantraLite(path, key="layouts-of-old-files-key-0123456789abcdef") as lite:
+        [(finding,)] = rows(lite, "SELECT id FROM finding WHERE title = 'Second'")
+        asset = write(lite, lambda: an_asset("The second drill"))
+
+        assert sorted(found(lite, "second")) == sorted([asset.id, finding])
         assert lite.verify() == []
 
 
@@ -283,16 +279,20 @@ def test_the_index_of_a_file_that_is_open_for_reading_is_checked(tmp_path):
         assert lite.verify() == []
 
 
-def test_what_is_written_waits_for_a_search_or_until_it_is_much(lite):
-    waiting = []
-    for number in range(NOTES + 2):
-        write(lite, lambda name=f"wrench {number}": an_asset(name))
-        waiting += rows(lite, "SELECT count(*) FROM search_note")[0]
+WAITING = """SELECT max(id) - ifnull((SELECT entry FROM search_position), 0) FROM ledger_entry"""
 
-    assert waiting == [*range(1, NOTES + 1), 0, 1]
+
+def test_what_is_written_waits_for_a_search_or_until_it_is_much(lite):
+    lite.workspace.update_index()
+    waiting = []
+    for number in range(ENTRIES_WAITING + 2):
+        write(lite, lambda name=f"wrench {number}": an_asset(name))
+        waiting += rows(lite, WAITING)[0]
+
+    assert waiting == [*range(1, ENTRIES_WAITING + 1), 0, 1]
     assert lite.verify() == []
-    assert len(found(lite, "wrench")) == NOTES + 2
-    assert rows(lite, "SELECT count(*) FROM search_note") == [(0,)]
+    assert len(found(lite, "wrench")) == ENTRIES_WAITING + 2
+    assert rows(lite, WAITING) == [(0,)]
 
 
 def test_what_waits_is_there_after_a_kill_and_in_every_copy_for_reading(tmp_path):

@@ -1,7 +1,9 @@
 """Authentication: section 2 of the contract, and decisions 9, 13 and 15."""
 
 import base64
+import json
 import random
+import urllib.parse
 
 import pytest
 from conftest import NOON
@@ -78,6 +80,55 @@ def test_http_basic_holds_the_credentials_of_a_form(anyone, account, body):
     answer = anyone.request("POST", TOKEN, body=body, headers=headers)
 
     assert answer.status == {b"grant_type=client_credentials": 200, b"grant_type=wrong": 400}[body]
+
+
+def test_a_client_authenticates_in_one_way(lite, anyone, account):
+    both, own = basic(account.client_id, account.client_secret), request_of(account)
+    other = {"grant_type": "client_credentials", "client_id": "svc_other"}
+    same = other | {"client_id": account.client_id}
+
+    answers = [
+        anyone.request("POST", TOKEN, body=urllib.parse.urlencode(body).encode(), headers=both)
+        for body in (own, other, same)
+    ]
+
+    assert [answer.status for answer in answers] == [400, 400, 200]
+    assert [answer.json.get("error") for answer in answers[:2]] == ["invalid_request"] * 2
+    assert answers[0].json["message"] == (
+        "Send the client id and secret in the Authorization header or in the body, not in both."
+    )
+
+
+@pytest.mark.parametrize("name", ["grant_type", "client_id", "client_secret", "scope", "other"])
+@pytest.mark.parametrize("kind", ["application/json", "application/x-www-form-urlencoded"])
+def test_a_parameter_that_comes_twice_is_refused(anyone, account, name, kind):
+    pairs = [*request_of(account, scope="governance.controls:read").items(), ("other", "1")]
+    pairs.append((name, dict(pairs)[name]))
+    members = ",".join(f"{json.dumps(key)}:{json.dumps(value)}" for key, value in pairs)
+    body = f"{{{members}}}" if kind.endswith("json") else urllib.parse.urlencode(pairs)
+
+    refused = anyone.request("POST", TOKEN, body=body.encode(), headers={"Content-Type": kind})
+
+    assert (refused.status, refused.json["error"]) == (400, "invalid_request")
+    assert refused.json["message"] == "A parameter of the request comes more than once."
+
+
+@pytest.mark.parametrize("name", ["grant_type", "client_id", "client_secret", "scope"])
+def test_a_parameter_in_the_url_is_refused(anyone, account, name):
+    refused = anyone.post(TOKEN, request_of(account), **{name: "x"})
+
+    assert (refused.status, refused.json["error"]) == (400, "invalid_request")
+    assert refused.json["message"] == f"Send {name} in the body: a URL is kept in logs."
+    assert anyone.post(TOKEN, request_of(account), trace="1").status == 200
+
+
+@pytest.mark.parametrize("kind", ["", "text/plain", "multipart/form-data; boundary=x"])
+def test_a_token_request_of_another_kind_is_refused(anyone, account, kind):
+    body = urllib.parse.urlencode(request_of(account)).encode()
+
+    refused = anyone.request("POST", TOKEN, body=body, headers={"Content-Type": kind})
+
+    assert (refused.status, refused.json["error"]) == (415, "unsupported_media_type")
 
 
 @pytest.mark.parametrize("text", ["Basic", "Basic !!", "Basic /w==", "Basic bm8tY29sb24="])
