@@ -16,11 +16,12 @@ Contents
 
     Part I    Kernel   Problems, Settings, Clock and ids, JSON and sessions, Fields,
         Compound fields, Statements, Models, Schemas, Keys and encryption, Search index, Leases,
-        Connections, Files, Workspaces, Tables and migrations, Pages, Principals and tokens,
-        Uploads, Contexts, Surfaces, Operations and resources
+        File errors, Connections, Files, Workspaces, Tables, Migrations, Pages,
+        Principals and tokens, Uploads, Contexts, Surfaces, Operations and resources
     Part II   Records of every write   Idempotency, Rate limits, Clock guard, Audit and ledger,
-        Verification, Webhook signatures, Outbox, Writes, Checkpoints, Checkpoint verification,
-        Answers, Outbound addresses, Outbound requests, Dispatcher, Webhooks
+        Verification, Chain verification, Record verification, Webhook signatures, Outbox, Writes,
+        Checkpoints, Checkpoint verification, Answers, Outbound addresses, Outbound requests,
+        Dispatcher, Webhooks
     Part III  Novantra   Novantra conventions, Workspace, Authentication, Frameworks, Controls,
         Risks, Evidence records, Attachments, Evidence, Assessments, Findings, Exceptions,
         Monitoring, Indicators, Submissions, Assets, Party engagements, Change management,
@@ -42,9 +43,9 @@ Contents
         Jira tickets, Confluence, Chain, Ledger, Hub templates, Audit packages
     Part V    Application   Rows, OSCAL, Opening workspaces, Imports, Collections, Demo vocabulary,
         Demo plans, Demo records, Demo data, Demo delivery, WSGI application, Clients, Servers,
-        Maintenance, Audit records, Installs, NovantraLite, Reference page, Documents, OpenAPI,
-        Service, Commands, Commands: serve, Commands: records, Commands: accounts and webhooks,
-        Commands: install, Commands: audit, Command line
+        Key rotation, File verification, Maintenance, Audit records, Installs, NovantraLite,
+        Reference page, Documents, OpenAPI, Service, Commands, Commands: serve, Commands: records,
+        Commands: accounts and webhooks, Commands: install, Commands: audit, Command line
 
 Every section reads only from itself and from the sections above it.
 """
@@ -316,6 +317,9 @@ class Settings:
     database = Setting("", "The workspace's file; empty for one that ends with the process.")
     workspaces = Setting("", "A directory of workspaces, one file each, instead of `database`.")
     key = Setting("", "Wraps the key ring; empty: a key file beside the database.", is_secret=True)
+    new_key = Setting(
+        "", "What `key rewrap` wraps the key ring by instead of `key`.", is_secret=True
+    )
     listen = Setting("127.0.0.1:8080", "Address and port to serve on; port 0 picks a free one.")
     threads = Setting(8, "Threads that answer requests.", at_least=1)
     one_processor = Setting(
@@ -408,6 +412,9 @@ class Settings:
     sso_session_life = Setting(28_800, "Seconds that a session of single sign-on stays good.")
     ledger = Setting(
         True, "Whether the ledger's operations answer; entries are written in any case."
+    )
+    ledger_deadline = Setting(
+        10.0, "Seconds that one request may verify the ledger; the next one goes on from there."
     )
     checkpoints = Setting(
         "", "A directory for signed checkpoints, best on other media; empty: beside the file."
@@ -1638,6 +1645,10 @@ class Model(Findable, peewee.Model):
         if self.fact:
             session().facts.append(("deleted", type(self), self._pk, row, None))
 
+    def fits_checksum(self) -> bool:
+        """Return whether the record is what its checksum is over; most have none."""
+        return True
+
     @classmethod
     def overdue(cls, workspace: Workspace, at: float) -> Iterable[Model]:
         """The records whose validity has passed at a time, and that do not say so yet."""
@@ -1871,6 +1882,8 @@ class RingKey(Model):
     id = Integer(primary_key=True)
     wrapped = Text()
     created_at = Timestamp(default=now)
+    #: Since when the key signs nothing and only opens what it encrypted before.
+    retired_at = Timestamp(null=True, since=7)
 
 
 class KeyRing:
@@ -1883,6 +1896,9 @@ class KeyRing:
     def __init__(self, wrapping_key: bytes, source: Source):
         self._wrapping, self._source = AESGCM(wrapping_key), source
         self._keys: dict[str, AESGCM] = {}
+        #: The bytes of the keys, and the numbers of those that sign nothing any more.
+        self._bytes: dict[int, bytes] = {}
+        self._retired: set[int] = set()
         self._root = b""
         self._newest = ""
 
@@ -1897,7 +1913,7 @@ class KeyRing:
         sealed = nonce + self._wrapping.encrypt(nonce, key, b"ring/%d" % key_id)
         return base64.b64encode(sealed).decode()
 
-    def add(self, key_id: int, wrapped: str) -> None:
+    def add(self, key_id: int, wrapped: str, is_retired: bool = False) -> None:
         """Take a key from the file into use; Unavailable if the wrapping key is not its own."""
         sealed = base64.b64decode(wrapped)
         try:
@@ -1908,8 +1924,27 @@ class KeyRing:
                 "the database is not the one that this file was made with."
             ) from None
         self._root = self._root or key
-        self._keys[str(key_id)] = AESGCM(key)
+        self._keys[str(key_id)], self._bytes[key_id] = AESGCM(key), key
         self._newest = str(key_id)
+        if is_retired:
+            self._retired.add(key_id)
+
+    def retire_older(self) -> list[int]:
+        """Let only the newest key sign; the numbers of those that did until now."""
+        older = [number for number in self._bytes if number != self.newest]
+        retired = [number for number in older if number not in self._retired]
+        self._retired.update(retired)
+        return retired
+
+    def rewrapped(self, wrapping_key: bytes) -> dict[int, str]:
+        """The keys wrapped by another key than until now, by number."""
+        ring = KeyRing(wrapping_key, self._source)
+        return {number: ring.wrap(number, key) for number, key in self._bytes.items()}
+
+    def signing_keys(self, purpose: str) -> list[bytes]:
+        """A key for one purpose from each key that is not retired; the last one is to sign."""
+        active = [key for number, key in self._bytes.items() if number not in self._retired]
+        return [hmac.digest(key, purpose.encode(), "sha256") for key in active]
 
     def derive(self, purpose: str) -> bytes:
         """A key of 32 bytes for one purpose."""
@@ -1964,6 +1999,14 @@ class KeyRing:
         bound = f"{place}/{self._newest}".encode()
         return nonce + self._keys[self._newest].encrypt(nonce, data, bound)
 
+    def reseal_bytes(self, data: bytes, place: str) -> bytes | None:
+        """Bytes encrypted anew with the newest key; None if they are encrypted with it already."""
+        with contextlib.suppress(InvalidTag, ValueError):
+            bound = f"{place}/{self._newest}".encode()
+            self._keys[self._newest].decrypt(data[:12], data[12:], bound)
+            return None
+        return self.seal_bytes(self.open_bytes(data, place), place)
+
     def open_bytes(self, data: bytes, place: str) -> bytes:
         """Decrypt bytes from one place in the file, with whichever key sealed them."""
         for key_id, key in self._keys.items():
@@ -1971,6 +2014,19 @@ class KeyRing:
                 return key.decrypt(data[:12], data[12:], f"{place}/{key_id}".encode())
         log.error("Encrypted bytes in %s cannot be opened.", place)
         raise Unavailable("The encrypted content of this record cannot be opened.")
+
+
+def refuse_open_key(path: Path) -> None:
+    """Refuse a key file of this user that others may read, as ssh does.
+
+    One of another user, such as a secret that a container mounts, is its owner's business.
+    """
+    facts = path.stat()
+    if facts.st_uid == os.getuid() and facts.st_mode & 0o077:
+        raise Unavailable(
+            f"The key file {path} can be read by others (mode {facts.st_mode & 0o777:04o}): run "
+            f"`chmod 600 {path}`, and `novantra-lite key rewrap` if somebody may have read it."
+        )
 
 
 def wrapping_key(setting: str, beside: Path | None, source: Source) -> bytes:
@@ -1991,6 +2047,7 @@ def wrapping_key(setting: str, beside: Path | None, source: Source) -> bytes:
     try:
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
+        refuse_open_key(beside)
         with contextlib.suppress(ValueError):
             key = base64.b64decode(beside.read_text().strip(), validate=True)
             if len(key) == 32:
@@ -2168,12 +2225,15 @@ def check_search() -> Iterator[str]:
         copy.execute("ATTACH ? AS file", (f"{file.absolute().as_uri()}?mode=ro",))
         copy.execute('CREATE TABLE "search_record" ("place" INTEGER PRIMARY KEY, "text" TEXT)')
         copy.execute(SEARCH_INDEX)
+        # The texts and the index are those of one moment.
+        copy.execute("BEGIN")
         copy.execute(
             'INSERT INTO main."search_record" SELECT "place", "text" FROM file."search_record"'
         )
         for part in ("search_data", "search_idx"):
             copy.execute(f'DELETE FROM main."{part}"')
             copy.execute(f'INSERT INTO main."{part}" SELECT * FROM file."{part}"')
+        copy.execute("COMMIT")
         try:
             copy.execute(
                 """INSERT INTO main."search" ("search", "rank") VALUES ('integrity-check', 1)"""
@@ -2345,9 +2405,117 @@ def closed() -> Unavailable:
     return Unavailable("The workspace was closed.", headers={"Retry-After": "1"})
 
 
+# --- File errors --------------------------------------------------------------
+
+
+def already_there(text: str) -> Conflict:
+    """The Conflict that names the type of record and the members that have to be unique."""
+    columns = re.findall(r"(\w+)\.(\w+)", text)
+    members = " and ".join(camel(column) for _, column in columns)
+    where = f" ({columns[0][0].replace('_', ' ')}, {members})" if columns else ""
+    return Conflict(f"There is already a record with this key{where}.")
+
+
+#: What an error of SQLite says of a file, by its primary code: the class, and the sentence.
+FILE_PROBLEMS = {
+    sqlite3.SQLITE_FULL: (
+        Unavailable, "{} cannot grow: the disk is full. Free some space, then try again.",
+    ),
+    sqlite3.SQLITE_READONLY: (Conflict, "{} cannot be written: this user may only read it."),
+    sqlite3.SQLITE_PERM: (Conflict, "{} cannot be opened: this user has no permission."),
+    sqlite3.SQLITE_CANTOPEN: (
+        Unavailable,
+        "{} cannot be opened: check that it exists, and that this user may write to its directory.",
+    ),
+    sqlite3.SQLITE_BUSY: (
+        Unavailable, "{} is locked by another process; try again when that one is done.",
+    ),
+    sqlite3.SQLITE_LOCKED: (Unavailable, "{} is locked by this process; try again in a moment."),
+    sqlite3.SQLITE_NOTADB: (Conflict, "{} is not a file of novantra-lite; name another one."),
+    sqlite3.SQLITE_CORRUPT: (Damaged, "{} is damaged: restore a backup of it."),
+    sqlite3.SQLITE_IOERR: (
+        Unavailable, "The disk failed while {} was read: check the disk, and keep a copy.",
+    ),
+    sqlite3.SQLITE_NOMEM: (Unavailable, "There is not enough memory to work on {}."),
+}  # fmt: skip
+#: Extended codes of writes that failed, such as over a quota or a limit of the size of files.
+FAILED_WRITES = {
+    sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC,
+    sqlite3.SQLITE_IOERR_TRUNCATE, sqlite3.SQLITE_IOERR_SHMSIZE,
+}  # fmt: skip
+
+
+def sqlite_code(error: BaseException | None) -> int:
+    """The extended code of an error of SQLite, also where peewee wraps it; 0 for other errors."""
+    while error is not None:
+        if code := getattr(error, "sqlite_errorcode", 0):
+            return code
+        error = error.__cause__ or error.__context__
+    return 0
+
+
+def explain_file_error(error: BaseException, name: str) -> Problem:
+    """What an error of SQLite says of the file with a name, in words that people can act on."""
+    code = sqlite_code(error)
+    if code in FAILED_WRITES:
+        return Unavailable(
+            f"{name} cannot be written: the disk fails, or a quota or a limit of the size of files "
+            "allows no more."
+        )
+    error_class, text = FILE_PROBLEMS.get(code & 0xFF, (Unavailable, "SQLite cannot work on {}."))
+    return error_class(text.format(name))
+
+
+def is_damage(error: BaseException | None) -> bool:
+    """Return whether an error says that what the disk holds of a file is not what was written."""
+    codes = sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR
+    return sqlite_code(error) not in FAILED_WRITES and sqlite_code(error) & 0xFF in codes
+
+
+class FileDamaged(Unavailable):
+    """The workspace's file does not hold together any more."""
+
+    sentence = "The workspace's file is damaged: restore a backup of it."
+
+
+#: Codes of what passes by itself, which is worded as any other delay.
+PASSING_FAULTS = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_INTERRUPT)
+
+
+def file_problem(error: BaseException) -> Unavailable | None:
+    """The refusal of a request for an error that is about the file; None for any other error."""
+    code = sqlite_code(error) & 0xFF
+    if code not in FILE_PROBLEMS and code not in PASSING_FAULTS:
+        return None
+    log.error("The database refused: %s", error)
+    headers = {"Retry-After": "1"}
+    if code in PASSING_FAULTS:
+        return Unavailable(headers=headers)
+    is_damaged = code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    problem_class = FileDamaged if is_damaged else Unavailable
+    return problem_class(str(explain_file_error(error, "The workspace's file")), headers=headers)
+
+
+def translate(error: BaseException) -> BaseException:
+    """What an error of the file means to a caller; other errors stand as they are."""
+    if isinstance(error, sqlite3.IntegrityError | peewee.IntegrityError):
+        text = str(error)
+        if "UNIQUE" in text:
+            return already_there(text)
+        if "FOREIGN KEY" in text:
+            return Conflict("Other records still point here, or a record pointed to is not there.")
+        return Invalid("A value is outside of what the table may hold.")
+    if problem := file_problem(error):
+        return problem
+    if isinstance(error, sqlite3.OperationalError | peewee.OperationalError):
+        log.error("The database refused: %s", error)
+        return Unavailable(headers={"Retry-After": "1"})
+    return error
+
+
 # --- Connections --------------------------------------------------------------
 # What is SQLite's own (full text, pragmas, backup, locks, triggers) stays in the section before, in
-# this one and in the next two.
+# this one and in the next three.
 
 APPLICATION_ID = 0x4E56_4C54
 #: Without recursive_triggers, REPLACE would get past the triggers that refuse to delete.
@@ -2607,64 +2775,6 @@ class Writer:
             at_end()
 
 
-def already_there(text: str) -> Conflict:
-    """The Conflict that names the type of record and the members that have to be unique."""
-    columns = re.findall(r"(\w+)\.(\w+)", text)
-    members = " and ".join(camel(column) for _, column in columns)
-    where = f" ({columns[0][0].replace('_', ' ')}, {members})" if columns else ""
-    return Conflict(f"There is already a record with this key{where}.")
-
-
-class FileDamaged(Unavailable):
-    """The workspace's file does not hold together any more."""
-
-    sentence = "The workspace's file is damaged; restore a backup of it."
-
-
-#: What the primary result codes of SQLite mean that are about the file, not about a statement.
-FILE_FAULTS = {
-    sqlite3.SQLITE_CORRUPT: FileDamaged.sentence,
-    sqlite3.SQLITE_NOTADB: FileDamaged.sentence,
-    sqlite3.SQLITE_IOERR: "The disk under the workspace fails: a read or a write did not succeed.",
-    sqlite3.SQLITE_CANTOPEN: "The workspace's file cannot be opened.",
-    sqlite3.SQLITE_FULL: "The disk under the workspace is full.",
-    sqlite3.SQLITE_READONLY: "The workspace's file cannot be written to.",
-    sqlite3.SQLITE_PERM: "The workspace's file cannot be opened: permission was denied.",
-    sqlite3.SQLITE_BUSY: Unavailable.sentence,
-    sqlite3.SQLITE_LOCKED: Unavailable.sentence,
-    sqlite3.SQLITE_INTERRUPT: Unavailable.sentence,
-}
-
-
-def file_problem(error: BaseException) -> Unavailable | None:
-    """The refusal for an error that is about the file; None for any other error."""
-    for cause in (error, error.__context__):
-        code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
-        if isinstance(cause, sqlite3.Error) and code in FILE_FAULTS:
-            log.error("The database refused: %s", error)
-            is_damaged = FILE_FAULTS[code] == FileDamaged.sentence
-            problem_class = FileDamaged if is_damaged else Unavailable
-            return problem_class(FILE_FAULTS[code], headers={"Retry-After": "1"})
-    return None
-
-
-def translate(error: BaseException) -> BaseException:
-    """What an error of the file means to a caller; other errors stand as they are."""
-    if isinstance(error, sqlite3.IntegrityError | peewee.IntegrityError):
-        text = str(error)
-        if "UNIQUE" in text:
-            return already_there(text)
-        if "FOREIGN KEY" in text:
-            return Conflict("Other records still point here, or a record pointed to is not there.")
-        return Invalid("A value is outside of what the table may hold.")
-    if problem := file_problem(error):
-        return problem
-    if isinstance(error, sqlite3.OperationalError | peewee.OperationalError):
-        log.error("The database refused: %s", error)
-        return Unavailable(headers={"Retry-After": "1"})
-    return error
-
-
 # --- Files --------------------------------------------------------------------
 
 
@@ -2842,6 +2952,10 @@ class Reading(using):
         self.current.workspace.leases.release(self.lease)
 
 
+#: Seconds that a look for damage may take, since deliveries wait meanwhile.
+DAMAGE_CHECK = 1.0
+
+
 class Workspace:
     """One organization: its file, its connections, its keys.
 
@@ -2959,20 +3073,12 @@ class Workspace:
         """Copy the file as it stands at one moment to a new file, while it is in use."""
         if target.exists():
             raise Conflict(f"{target.name} exists already; name a new file for the backup.")
-        part = target.with_name(target.name + ".part")
-        # SQLite would let others read it, and would not say that the directory is missing.
-        os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
-        copy = sqlite3.connect(part)
-        with contextlib.closing(copy):
-            self.reader.connection().backup(copy)
-            copy.execute("PRAGMA journal_mode = DELETE")
-            sound = is_sound(copy)
-        if not sound:
-            part.unlink()
-            raise Damaged(f"{self.file.name} is damaged, and no backup was made: restore one.")
-        with open(part, "rb") as stream:
-            os.fsync(stream.fileno())
-        part.rename(target)
+        with new_file_beside(target) as part:
+            with contextlib.closing(sqlite3.connect(part)) as copy:
+                copy_workspace(self, copy, target)
+                sound = is_sound(copy)
+            if not sound:
+                raise no_backup(self)
 
     def close(self, deadline: float = 0.0) -> None:
         """Close readers, then the writer (which checkpoints), then give the lock free.
@@ -2992,6 +3098,65 @@ class Workspace:
         self.writer.close(deadline, self.storage.release)
 
 
+def look_for_damage(workspace: Workspace) -> None:
+    """Read the structure of the file for some seconds, so that health knows of damage."""
+    database = workspace.connect(read_only=True)
+    deadline = time.monotonic() + DAMAGE_CHECK
+    try:
+        connection = database.connection()
+        connection.set_progress_handler(lambda: time.monotonic() > deadline, 100_000)
+        (fault,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if fault != "ok":
+            log.error("%s is damaged: %s", workspace.file.name, fault)
+            workspace.damage = FileDamaged.sentence
+    except (sqlite3.Error, peewee.PeeweeException) as error:
+        if is_damage(error):
+            workspace.damage = str(file_problem(error))
+    finally:
+        database.close_unused(frozenset())
+
+
+def copy_workspace(workspace: Workspace, copy: sqlite3.Connection, target: Path) -> None:
+    """Copy the file into an open one; the problem says which of both failed, and why."""
+    try:
+        workspace.reader.connection().backup(copy)
+        copy.execute("PRAGMA journal_mode = DELETE")
+    except (sqlite3.Error, peewee.PeeweeException) as error:
+        if is_damage(error):
+            raise no_backup(workspace) from None
+        raise explain_file_error(error, target.name) from None
+
+
+def no_backup(workspace: Workspace) -> Damaged:
+    """What is said where a damaged file would have been copied."""
+    return Damaged(f"{workspace.file.name} is damaged, and no backup was made: restore one.")
+
+
+@contextlib.contextmanager
+def new_file_beside(target: Path) -> Iterator[Path]:
+    """A file for its owner only that takes the name of `target` once it is whole and on the disk.
+
+    Whatever is raised, a full disk above all, takes it away.
+    """
+    part = target.with_name(target.name + ".part")
+    try:
+        # SQLite would let others read it, and would not say that the directory is missing.
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        os.fchmod(descriptor, 0o600)
+        os.close(descriptor)
+        yield part
+        with open(part, "rb") as stream:
+            os.fsync(stream.fileno())
+        part.rename(target)
+    except BaseException as error:
+        for ending in ("", "-journal", "-wal", "-shm"):
+            part.with_name(part.name + ending).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            reason = (error.strerror or "the operating system refused").lower()
+            raise Unavailable(f"{target} cannot be written: {reason}.") from None
+        raise
+
+
 def is_sound(connection: sqlite3.Connection) -> bool:
     """Whether a database holds together."""
     with contextlib.suppress(sqlite3.DatabaseError):
@@ -3005,7 +3170,7 @@ def take_out(counts: dict[tuple[str, int], Any], minute: int) -> dict[tuple[str,
     return {key: counts.pop(key) for key in over}
 
 
-# --- Tables and migrations ----------------------------------------------------
+# --- Tables -------------------------------------------------------------------
 
 
 def tables_sql(models: Sequence[type[Model]]) -> list[str]:
@@ -3096,6 +3261,9 @@ def literal(value: str | int | None) -> str:
     return str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"
 
 
+# --- Migrations ---------------------------------------------------------------
+
+
 class Migration(NamedTuple):
     """One numbered step from the layout of an older file to the next.
 
@@ -3128,12 +3296,7 @@ def open_file(
     newest = max([1, *(step.version for step in steps)])
     if workspace.path is None:
         workspace.file.write_bytes(new_file(create, newest))
-    try:
-        connection = database.connection()
-    except peewee.OperationalError as error:
-        raise translate(error) from None
-    except peewee.DatabaseError as error:
-        raise not_ours(workspace, error) from None
+    connection = opened_file(database, workspace)
     version, application, empty = connection.execute(FILE_FACTS).fetchone()
     if not empty and application != APPLICATION_ID:
         raise not_ours(workspace)
@@ -3154,6 +3317,23 @@ def open_file(
     elif version < newest:
         keep_before(workspace, newest)
         migrate(connection, create, [step for step in steps if step.version > version])
+
+
+def opened_file(database: Database, workspace: Workspace) -> sqlite3.Connection:
+    """A connection to a file whose first page and layout can be read; a Problem says why not."""
+    try:
+        connection = database.connection()
+        connection.execute(FILE_FACTS).fetchone()
+    except (sqlite3.Error, peewee.PeeweeException) as error:
+        if sqlite_code(error) & 0xFF == sqlite3.SQLITE_NOTADB:
+            raise not_ours(workspace) from None
+        raise explain_file_error(error, workspace.file.name) from None
+    except UnicodeDecodeError:
+        # Python cannot read what SQLite says of the layout, since a name in it is no text.
+        raise Damaged(
+            f"{workspace.file.name} is damaged in its layout: restore a backup."
+        ) from None
+    return connection
 
 
 def migrate(
@@ -3279,11 +3459,10 @@ def copy_rows(model: type[Model], columns: set[str]) -> str:
     )
 
 
-def not_ours(workspace: Workspace, error: Exception | None = None) -> Problem:
-    """What is said of a file that is no workspace, or not one any more."""
-    cause = getattr(error, "__context__", None)
-    if getattr(cause, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CORRUPT:
-        return Damaged(f"{workspace.file.name} is damaged: restore a backup of it.")
+def not_ours(workspace: Workspace) -> Problem:
+    """What is said of a file that is no workspace, or not any more: a key beside it shows that."""
+    if workspace.file.with_name(f"{workspace.file.name}.key").exists():
+        return Damaged(f"{workspace.file.name} is damaged in its first page: restore a backup.")
     return Conflict(f"{workspace.file.name} is not a file of novantra-lite; name another one.")
 
 
@@ -3572,7 +3751,7 @@ def hash_secret(ring: KeyRing, secret: str) -> str:
 def token_signer(ring: KeyRing, kind: str) -> URLSafeSerializer:
     """What signs the tokens of one kind with HMAC-SHA-256; another kind's are refused."""
     return URLSafeSerializer(
-        ring.derive("access tokens"),
+        ring.signing_keys("access tokens"),
         salt=kind,
         signer_kwargs={"digest_method": hashlib.sha256, "key_derivation": "hmac"},
     )
@@ -4984,51 +5163,148 @@ class Journal:
 
 
 # --- Verification -------------------------------------------------------------
+# A file is verified as it stands at one moment, in memory that does not grow with it, and to its
+# end: what cannot be read is named, and what comes after it is verified all the same.
+
+#: KiB of what is looked up in no order: indexes, and what the ledger says of each record.
+VERIFICATION_CACHE = 65_536
+#: How many faults of one check are listed at most; the others are counted.
+LISTED_FAULTS = 1000
+#: How many rows are read at once.
+_BATCH_ROWS = 1000
+_FIRST_ROWID, _LAST_ROWID = -(1 << 63), 1 << 62
+_UNREADABLE = {
+    sqlite3.SQLITE_CORRUPT: "the page is damaged",
+    sqlite3.SQLITE_IOERR: "the disk failed",
+    sqlite3.SQLITE_ERROR: "a value is not of the type of its column",
+}
 
 
-def check_chains() -> Iterator[str]:
-    """Recompute both chains of the current session's file, and what is counted there; tell each
-    fault in a sentence."""
-    connection = session().database.connection()
-    faults = [*check_audit(connection), *check_ledger(connection)]
-    yield from faults or check_agreement(connection)
-    yield from check_keys(connection)
+def no_progress(rows: int) -> None:
+    """Report nothing of so many more rows that were verified."""
 
 
-def check_audit(connection: sqlite3.Connection) -> Iterator[str]:
-    """Recompute the chain of the audit log."""
-    previous = ZEROS
-    columns = ", ".join(f'"{column.column_name}"' for column in AuditEntry._meta.sorted_fields)
-    rows = connection.execute(f'SELECT {columns} FROM "audit_entry" ORDER BY "id"')
-    for number, row in enumerate(rows, 1):
-        if row[0] != number:
-            yield f"Audit entry {number} is missing."
-            return
-        *entry, proof, address = row
-        if hash_audit(previous, entry, address) != proof:
-            yield f"Audit entry {number} was changed, or the one before it was."
-            return
-        previous = proof
+@contextlib.contextmanager
+def snapshot(workspace: Workspace) -> Iterator[Session]:
+    """A session that sees the file as it stands at one moment, however long it is used.
+
+    Its connection is its own and only reads. Temporary tables are files.
+    """
+    database = workspace.connect(read_only=True, temp_store=1)
+    try:
+        connection = database.connection()
+        connection.execute("BEGIN")
+        # A transaction sees the file as it is at its first read.
+        connection.execute(FILE_FACTS).fetchone()
+        with using(Session(workspace, database)) as current:
+            yield current
+    finally:
+        database.close_unused(frozenset())
 
 
-def check_agreement(connection: sqlite3.Connection) -> Iterator[str]:
-    """Compare the facts in the audit log with the proofs in the ledger, one by one."""
-    facts = {table: f"{model.fact}." for table, model in fact_models().items()}
-    audited = connection.execute(
-        'SELECT "subject_type", "subject_id", "action", "id" FROM "audit_entry" ORDER BY "id"'
-    )
-    told = (row for row in audited if row[0] in facts and row[2].startswith(facts[row[0]]))
-    for entry, proof in itertools.zip_longest(told, proofs(connection)):
-        if entry is None:
-            yield f"Ledger entry {proof.number} has no entry in the audit log."
-        elif proof is None:
-            yield f"Audit entry {entry[3]} has no proof in the ledger."
-        elif entry[:2] != proof.subject:
-            told_of = f"Audit entry {entry[3]} and ledger entry {proof.number}"
-            yield f"{told_of} are of different records."
-        else:
-            continue
-        return
+#: Reads text that is not UTF-8 as well, with surrogates; Python's own is several times quicker.
+_ANY_TEXT = partial(str, encoding="utf-8", errors="surrogateescape")
+
+
+def run_check(name: str, check: Callable[[], Iterable[str]]) -> Iterator[str]:
+    """The faults that a check finds; that it cannot go on is one of them."""
+    number = 0
+    try:
+        for number, fault in enumerate(check(), 1):
+            if number <= LISTED_FAULTS:
+                yield fault.encode(errors="replace").decode()
+    except Exception as error:
+        log.debug("The check of %s stopped.", name, exc_info=error)
+        yield f"{name} cannot be verified to the end: {_read_failure(error)}."
+    if number > LISTED_FAULTS:
+        yield f"{name}: {number - LISTED_FAULTS:,} more faults are not listed."
+
+
+def _read_failure(error: Exception) -> str:
+    """Why something could not be read, in a few words."""
+    if isinstance(error, Problem):
+        return str(error).rstrip(".")
+    return _UNREADABLE.get(sqlite_code(error) & 0xFF, "a stored value is not what it should be")
+
+
+class TableScan:
+    """The rows of a table in the order of their numbers, of which those that can be read are given.
+
+    `sql` selects the number first, `WHERE rowid > ?`, in the order of the rowid. `gaps` lists what
+    could not be read: the first and the last number, and why. `has_skipped` says that rows before
+    the present one were skipped; whoever uses it sets it back.
+    """
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        sql: str,
+        values: Sequence = (),
+        advance: Callable[[int], None] = no_progress,
+    ):
+        self.connection, self.sql, self.values, self.advance = connection, sql, values, advance
+        self.gaps: list[tuple[int, int | None, str]] = []
+        self.has_skipped = False
+
+    def __iter__(self) -> Iterator[tuple]:
+        after: int | None = _FIRST_ROWID
+        while after is not None:
+            with contextlib.suppress(sqlite3.DatabaseError):
+                cursor = self.connection.execute(self.sql, (*self.values, after))
+                while rows := cursor.fetchmany(_BATCH_ROWS):
+                    yield from rows
+                    after = rows[-1][0]
+                    self.advance(len(rows))
+                return
+            # A batch that cannot be read is read again, row by row, and whatever its text is.
+            self.connection.text_factory = _ANY_TEXT
+            try:
+                for _ in range(_BATCH_ROWS):
+                    if (row := self.row(after)) is None:
+                        return
+                    yield row
+                    after = row[0]
+            except sqlite3.DatabaseError as error:
+                first = max(after, 0) + 1
+                after = self.next_readable(first)
+                self.gaps.append((first, after, _read_failure(error)))
+                self.has_skipped = True
+
+    def row(self, after: int) -> tuple | None:
+        """The row behind a number; Python looks a row ahead unless there is only one."""
+        values = (*self.values, after)
+        return self.connection.execute(f"{self.sql} LIMIT 1", values).fetchone()
+
+    def next_readable(self, first: int) -> int | None:
+        """The least number behind which rows can be read again; None if there is none."""
+        step = 1
+        while not self.is_readable(first + step):
+            step *= 2
+            if first + step > _LAST_ROWID:
+                return None
+        candidates = range(first, first + step)
+        return first + bisect_left(candidates, True, key=self.is_readable)
+
+    def is_readable(self, after: int) -> bool:
+        """Return whether the row behind a number, if there is any, can be read."""
+        try:
+            self.row(after)
+        except sqlite3.DatabaseError:
+            return False
+        return True
+
+    def faults(
+        self, table: str, keys: Callable[[int, int | None], list[str]] = lambda *rows: []
+    ) -> Iterator[str]:
+        """A sentence for each gap; `keys` gives the ids of the records in it, if they are known."""
+        for first, last, reason in self.gaps:
+            rows = f"Rows {first} to {last}" if last else f"Rows from {first} on"
+            rows = f"Row {first}" if last == first else rows
+            names = f" ({', '.join(found)})" if (found := keys(first, last)) else ""
+            yield f"{rows} of the table {table} cannot be read: {reason}{names}."
+
+
+# --- Chain verification -------------------------------------------------------
 
 
 class Proof(NamedTuple):
@@ -5076,98 +5352,120 @@ def proofs(
     return map(Proof._make, connection.execute(proofs_sql() + tail, values))
 
 
-class Known(NamedTuple):
-    """What the ledger says last of a record, and the entry that tells of its making."""
-
-    event: str
-    content: str
-    made: int
-
-
-UNKNOWN = Known("", "", 0)
-
-
-def check_ledger(connection: sqlite3.Connection) -> Iterator[str]:
-    """Recompute the ledger's chain, then compare every record with the last proof of it."""
-    previous, known = ZEROS, known_of_seeds()
-    for number, proof in enumerate(proofs(connection), 1):
-        if proof.number != number:
-            yield f"Ledger entry {number} is missing."
-            return
-        if not proof.follows(previous):
-            yield f"Ledger entry {number} was changed, or the one before it was."
-            return
-        table, key = proof.subject
-        last = known[table].get(key, UNKNOWN)
-        is_new = not last.event or last.event.endswith("_DELETED")
-        made = number if is_new else last.made
-        known[table][key] = Known(proof.event_type, proof.content_hash, made)
-        previous = proof.entry_hash
-    yield from check_contents(connection, known)
-
-
-def known_of_seeds() -> dict[str, dict[str, Known]]:
-    """What is known, without any entry, of the records that tables hold from the beginning."""
-    known: dict[str, dict[str, Known]] = defaultdict(dict)
-    for table, model in fact_models().items():
-        for record in seeded(model):
-            known[table][record._pk] = Known("SEEDED", hash_content(model, record.row()), 0)
-    return known
-
-
-def check_contents(connection: sqlite3.Connection, known: dict) -> Iterator[str]:
-    """Compare the records in the file, and their order, with what the ledger says of them."""
-    for table, model in fact_models().items():
-        told, newest = known.pop(table, {}), 0
-        place = model._meta.sorted_fields.index(model._meta.primary_key)
-        for row in connection.execute(f"{stored_sql(model)} ORDER BY rowid"):
-            last = told.pop(row[place], UNKNOWN)
-            if fault := content_fault(model, row[place], row, last.event, last.content):
-                yield fault
-            elif last.made < newest:
-                yield f"{model.noun().capitalize()} {row[place]} does not stand where it was put."
-            newest = max(newest, last.made)
-        for key, last in told.items():
-            if fault := content_fault(model, key, None, last.event, last.content):
-                yield fault
-    for table in known:
-        yield f"The ledger tells of a kind of record that there is not: {table}."
-
-
-@functools.cache
-def stored_sql(model: type[Model]) -> str:
-    """SQL for the records of a model as they are stored, and whether each is told like that."""
-    fields = model._meta.sorted_fields
-    columns = ", ".join(f'"{column.column_name}"' for column in fields)
-    # SQLite would stop at a value that was made to be no JSON; it takes NULL for none, too.
-    values = [f"coalesce(\"{one.column_name}\", '[]')" for one in fields if isinstance(one, Json)]
-    is_told = f'"json" IS {model.statements().json}'
-    if values:
-        are_json = " AND ".join(f"json_valid({value})" for value in values)
-        is_told = f"CASE WHEN {are_json} THEN {is_told} END"
-    return f'SELECT {columns}, {is_told} FROM "{model._meta.table_name}"'
-
-
-def content_fault(
-    model: type[Model], key: str, row: Sequence | None, event: str, content: str
-) -> str:
-    """What is wrong with a record, by the last that the ledger says of it; empty: nothing."""
-    name, is_deleted = f"{model.noun().capitalize()} {key}", event.endswith("_DELETED")
-    if row is None:
-        return "" if is_deleted else f"{name} is in the ledger but not in its table."
-    *stored, is_told = row
-    if not event:
-        return f"The ledger knows nothing of {model.noun()} {key}."
-    if is_deleted:
-        return f"{name} is in its table, though the ledger says that it was deleted."
-    if not is_recorded(content, model, stored):
-        return f"{name} is not what the ledger recorded."
-    return "" if is_told else f"{name} is not told as it is stored."
-
-
 def fact_models() -> dict[str, type[Model]]:
     """The models whose records are proven, by the names of their tables."""
     return {model._meta.table_name: model for model in all_models() if model.fact}
+
+
+#: The text that an entry's hash is over is made by SQLite, which is quicker: a hash that fits
+#: proves that it is the same. Where it does not fit, Python makes the text anew.
+_AUDIT_ROWS = """SELECT "id", CAST("hash" AS BLOB), "subject_type" || '/' || "subject_id",
+    "subject_type", CAST("action" AS TEXT),
+    CAST(CASE WHEN "address" IS NULL
+        THEN json_array("id", "at", "actor", "action", "subject_type", "subject_id", "reason",
+            "request_id", "detail")
+        ELSE json_array("id", "at", "actor", "action", "subject_type", "subject_id", "reason",
+            "request_id", "detail", "address") END AS BLOB)
+    FROM "audit_entry" WHERE "id" > ? ORDER BY "id" """
+#: Of an entry whose record has another id than a UUID, `own` is that id.
+_LEDGER_ROWS = """SELECT "id", CAST("entry_hash" AS BLOB), CAST("previous_hash" AS BLOB),
+    "record_type" || '/' || coalesce("record_key", "record_id"),
+    substr("event_type", 1, length("record_type") + 1) = upper("record_type") || '_',
+    CASE WHEN "record_key" IS NOT NULL THEN "record_type" END AS table_of_own,
+    "record_key" AS own, CASE WHEN "record_key" IS NOT NULL THEN "record_id" END,
+    CAST("entry_id" || '|' || "record_id" || '|' || "event_type" || '|' || "content_hash" || '|'
+        || "previous_hash" || '|' || "timestamp" AS BLOB)
+    FROM "ledger_entry" WHERE "id" > ? ORDER BY "id" """
+
+
+def check_chains(advance: Callable[[int], None], differences: list[str]) -> Iterator[str]:
+    """Recompute both chains of the current session's file, and compare the facts in the audit log
+    with the proofs in the ledger, one by one.
+
+    Where they begin to differ is put into `differences`: it matters if all else is as it was.
+    """
+    connection, faults = session().database.connection(), []
+    audit = TableScan(connection, _AUDIT_ROWS, advance=advance)
+    ledger = TableScan(connection, _LEDGER_ROWS, advance=advance)
+    difference = ""
+    pairs = itertools.zip_longest(_audited_facts(audit, faults), _proven_facts(ledger, faults))
+    for entry, proof in pairs:
+        if not difference and (not entry or not proof or entry[1] != proof[1]):
+            difference = _difference(entry, proof)
+        if faults:
+            yield from faults
+            faults.clear()
+    yield from faults
+    yield from audit.faults("audit_entry")
+    yield from ledger.faults("ledger_entry")
+    if difference:
+        differences.append(difference)
+
+
+def _difference(entry: tuple | None, proof: tuple | None) -> str:
+    """How an audit entry and the ledger entry beside it, each a number and a subject, differ."""
+    if entry is None:
+        return f"Ledger entry {proof[0]} has no entry in the audit log."
+    if proof is None:
+        return f"Audit entry {entry[0]} has no proof in the ledger."
+    return f"Audit entry {entry[0]} and ledger entry {proof[0]} are of different records."
+
+
+def _missing(noun: str, expected: int, scan: TableScan, number: int) -> str:
+    """What is said where the numbers of a chain leave some out; empty where these were skipped."""
+    if scan.has_skipped:
+        scan.has_skipped = False
+        return ""
+    if number < expected:
+        return f"{noun} {number} stands outside of the chain."
+    if number == expected + 1:
+        return f"{noun} {expected} is missing."
+    return f"{noun[:-5]}entries {expected} to {number - 1} are missing."
+
+
+def _audited_facts(scan: TableScan, faults: list[str]) -> Iterator[tuple[int, str]]:
+    """Recompute the audit log's chain; gives the number and the subject of each fact in it."""
+    prefixes = {table: f"{model.fact}." for table, model in fact_models().items()}
+    previous, expected, sha256 = ZEROS.encode(), 1, hashlib.sha256
+    for number, digest, subject, table, action, text in scan:
+        follows = number == expected
+        if not follows and (fault := _missing("Audit entry", expected, scan, number)):
+            faults.append(fault)
+        fits = not follows or sha256(previous + text).hexdigest().encode() == digest
+        if not (fits or _is_audited(scan.connection, number, previous.decode(errors="replace"))):
+            faults.append(f"Audit entry {number} was changed, or the one before it was.")
+        if (prefix := prefixes.get(table)) and action.startswith(prefix):
+            yield number, subject
+        previous, expected = digest, number + 1
+
+
+def _is_audited(connection: sqlite3.Connection, number: int, previous: str) -> bool:
+    """Return whether an audit entry is as it was written, by the text that Python makes of it."""
+    columns = ", ".join(f'"{column.column_name}"' for column in AuditEntry._meta.sorted_fields)
+    sql = f'SELECT {columns} FROM "audit_entry" WHERE "id" = ?'
+    *row, digest, address = connection.execute(sql, (number,)).fetchone()
+    with contextlib.suppress(UnicodeEncodeError):
+        return hash_audit(previous, row, address) == digest
+    return False
+
+
+def _proven_facts(scan: TableScan, faults: list[str]) -> Iterator[tuple[int, str]]:
+    """Recompute the ledger's chain; gives the number and the subject of each entry."""
+    previous, expected, sha256 = ZEROS.encode(), 1, hashlib.sha256
+    for number, digest, before, subject, is_named, table, own, record, text in scan:
+        follows = number == expected
+        if not follows and (fault := _missing("Ledger entry", expected, scan, number)):
+            faults.append(fault)
+        if not (
+            (before == previous or not follows)
+            and is_named
+            and sha256(text or b"").hexdigest().encode() == digest
+            # What the hash does not cover follows from what it does.
+            and (own is None or record == record_uuid(table, str(own)))
+        ):
+            faults.append(f"Ledger entry {number} was changed, or the one before it was.")
+        yield number, subject
+        previous, expected = digest, number + 1
 
 
 def noted_subjects(connection: sqlite3.Connection, action: str) -> set[str]:
@@ -5186,6 +5484,206 @@ def check_keys(connection: sqlite3.Connection) -> Iterator[str]:
             yield f"The audit log knows nothing of {model.noun()} {key}."
         for key in sorted(noted - present):
             yield f"{model.noun().capitalize()} {key} is in the audit log but not in its table."
+
+
+# --- Record verification ------------------------------------------------------
+
+#: What the ledger says of each record: the numbers of its first entry and of its last deletion, and
+#: of its newest entry the number, the content hash and the event, which sort by the number.
+_LATEST = """CREATE TEMP TABLE "latest" (
+    "latest_type" TEXT, "latest_key" TEXT, "latest_made" INTEGER, "latest_gone" INTEGER,
+    "latest_newest" TEXT, PRIMARY KEY ("latest_type", "latest_key")) WITHOUT ROWID"""
+_FILL_LATEST = """INSERT INTO temp."latest"
+    SELECT "record_type", coalesce("record_key", "record_id"), min("id"),
+        max(CASE WHEN "event_type" LIKE '%\\_DELETED' ESCAPE '\\' THEN "id" END),
+        max(printf('%019d', "id") || '|' || "content_hash" || '|' || "event_type")
+    FROM {} GROUP BY 1, 2"""
+_LINK = ("id", "record_type", "record_key", "record_id", "event_type", "content_hash")
+_ADD_SEED = """INSERT INTO temp."latest" VALUES (?, ?, 0, NULL, ?)
+    ON CONFLICT DO UPDATE
+    SET "latest_made" = CASE WHEN "latest_gone" IS NULL THEN 0 ELSE "latest_made" END"""
+
+
+def check_records(
+    workspace: Workspace, advance: Callable[[int], None] = no_progress
+) -> Iterator[str]:
+    """Compare the records in a workspace's file, and their order, with the ledger."""
+    models = fact_models()
+    with _latest_entries(workspace) as (connection, is_whole):
+        for table, model in models.items():
+            check = partial(_check_table, connection, model, is_whole, advance)
+            yield from run_check(f"The table {table}", check)
+        types = 'SELECT DISTINCT "latest_type" FROM temp."latest"'
+        for (table,) in connection.execute(types).fetchall():
+            if table not in models:
+                yield f"The ledger tells of a kind of record that there is not: {table}."
+
+
+@contextlib.contextmanager
+def _latest_entries(workspace: Workspace) -> Iterator[tuple[sqlite3.Connection, bool]]:
+    """A connection that has in a temporary table what the ledger says of each record, as far as it
+    can be read, and whether all of it can."""
+    with contextlib.ExitStack() as stack:
+        connection, is_whole = stack.enter_context(snapshot(workspace)).database.connection(), True
+        try:
+            _fill_latest(connection, '"ledger_entry"')
+        except sqlite3.DatabaseError:
+            # A connection that met damage writes nothing any more, not even a temporary table.
+            damaged = stack.enter_context(snapshot(workspace)).database.connection()
+            connection = stack.enter_context(snapshot(workspace)).database.connection()
+            columns = ", ".join(f'CAST("{name}" AS BLOB)' for name in _LINK[1:])
+            rows = f'SELECT "id", {columns} FROM "ledger_entry" WHERE "id" > ? ORDER BY "id"'
+            connection.execute(f'CREATE TEMP TABLE "link" ({", ".join(_LINK)})')
+            values = ", ".join(["?", *["CAST(? AS TEXT)"] * len(_LINK[1:])])
+            insert = f'INSERT INTO temp."link" VALUES ({values})'
+            connection.executemany(insert, TableScan(damaged, rows))
+            _fill_latest(connection, 'temp."link"')
+            is_whole = False
+        yield connection, is_whole
+
+
+def _fill_latest(connection: sqlite3.Connection, ledger: str) -> None:
+    """Make the temporary table of what a table with entries of the ledger says of each record."""
+    connection.execute(_LATEST)
+    connection.execute(f"PRAGMA temp.cache_size = {-VERIFICATION_CACHE}")
+    connection.execute(_FILL_LATEST.format(ledger))
+    for table, model in fact_models().items():
+        for record in seeded(model):
+            newest = f"{0:019}|{hash_content(model, record.row())}|SEEDED"
+            connection.execute(_ADD_SEED, (table, record._pk, newest))
+
+
+@functools.cache
+def _records_sql(model: type[Model]) -> str:
+    """SQL for the records of a model, each with the text that its content hash is over, whether it
+    is told as it is stored, and what the ledger says of it."""
+    columns = {column.recorded_name: column for column in model._meta.sorted_fields}
+    text = " || ".join(
+        f"""CASE WHEN {quoted} IS {literal(columns[name].initial)} THEN ''
+            ELSE ',"{name}":' || json_quote({quoted}) END"""
+        for name in sorted(columns)
+        for quoted in [f't."{columns[name].column_name}"']
+    )
+    # The text begins with a comma, which gives way to the bracket.
+    return f"""SELECT t.rowid, t."{model._meta.primary_key.column_name}",
+        CAST('{{' || substr({text}, 2) || '}}' AS BLOB), {is_told_sql(model, "t.")},
+        l."latest_made", l."latest_gone", l."latest_newest"
+        FROM "{model._meta.table_name}" AS t LEFT JOIN temp."latest" AS l
+            ON l."latest_type" = ? AND l."latest_key" = t."{model._meta.primary_key.column_name}"
+        WHERE t.rowid > ? ORDER BY t.rowid"""
+
+
+def _check_table(
+    connection: sqlite3.Connection,
+    model: type[Model],
+    is_whole: bool,
+    advance: Callable[[int], None],
+) -> Iterator[str]:
+    """Compare the records of one model with what the ledger says of them.
+
+    Where the ledger `is_whole`, it knows every record.
+    """
+    table, noun, order, unproven = model._meta.table_name, model.noun().capitalize(), 0, 0
+    scan = TableScan(connection, _records_sql(model), (table,), advance)
+    for rowid, key, text, is_told, made, gone, newest in scan:
+        if newest is None and not is_whole:
+            unproven += 1
+            continue
+        number, content, event = (newest or "0||").split("|", 2)
+        fits = hashlib.sha256(text).hexdigest() == content and is_told
+        fits = fits and not event.endswith("_DELETED")
+        fault = "" if fits else _stored_fault(connection, model, rowid, key, event, content)
+        if fault:
+            yield fault
+            continue
+        if gone is not None and gone < int(number):
+            made = _made_anew(connection, table, key, gone)
+        if made is not None and made < order:
+            yield f"{noun} {key} does not stand where it was put."
+        order = max(order, made or 0)
+    yield from scan.faults(table, partial(_keys_of_rows, connection, model))
+    if unproven:
+        yield f"{unproven:,} records of the table {table} have no ledger entry that can be read."
+    primary = model._meta.primary_key.column_name
+    missing = f"""SELECT l."latest_key", l."latest_newest" FROM temp."latest" AS l
+        WHERE l."latest_type" = ?
+        AND NOT EXISTS (SELECT 1 FROM "{table}" AS t WHERE t."{primary}" = l."latest_key")"""
+    for key, newest in connection.execute(missing, (table,)):
+        _, content, event = newest.split("|", 2)
+        if fault := content_fault(model, key, None, event, content):
+            yield fault
+
+
+def _stored_fault(
+    connection: sqlite3.Connection, model: type[Model], rowid: int, key: str, *latest: str
+) -> str:
+    """What is wrong with the record in a row; values that no column may hold count as a change."""
+    connection.text_factory = _ANY_TEXT
+    row = connection.execute(f"{stored_sql(model)} WHERE rowid = ?", (rowid,)).fetchone()
+    try:
+        return content_fault(model, key, row, *latest)
+    except (TypeError, UnicodeEncodeError):
+        return f"{model.noun().capitalize()} {key} is not what the ledger recorded."
+
+
+def _keys_of_rows(
+    connection: sqlite3.Connection, model: type[Model], first: int, last: int | None
+) -> list[str]:
+    """The ids of the records in rows that cannot be read, where the index of the ids has them."""
+    table, primary = model._meta.table_name, model._meta.primary_key.column_name
+    sql = f"""SELECT "{primary}" FROM "{table}" INDEXED BY "sqlite_autoindex_{table}_1"
+        WHERE rowid BETWEEN ? AND ? ORDER BY rowid LIMIT ?"""
+    with contextlib.suppress(sqlite3.Error):
+        found = connection.execute(sql, (first, last or _LAST_ROWID, LISTED_FAULTS))
+        return [str(key) for (key,) in found]
+    return []
+
+
+def _made_anew(connection: sqlite3.Connection, table: str, key: str, gone: int) -> int:
+    """The number of the entry by which a record was made again after it had been deleted."""
+    made = """SELECT min("id") FROM "ledger_entry"
+        WHERE "record_id" IN (?, ?) AND "record_type" = ? AND "id" > ?"""
+    return connection.execute(made, (key, record_uuid(table, key), table, gone)).fetchone()[0]
+
+
+@functools.cache
+def stored_sql(model: type[Model]) -> str:
+    """SQL for the records of a model as they are stored, and whether each is told like that."""
+    columns = ", ".join(f'"{column.column_name}"' for column in model._meta.sorted_fields)
+    return f'SELECT {columns}, {is_told_sql(model)} FROM "{model._meta.table_name}"'
+
+
+def is_told_sql(model: type[Model], row: str = "") -> str:
+    """SQL for whether the JSON text of a record is that of its columns; null where it is not."""
+    fields = model._meta.sorted_fields
+    # SQLite would stop at a value that was made to be no JSON; it takes NULL for none, too.
+    values = [
+        f"coalesce({row}\"{field.column_name}\", '[]')"
+        for field in fields
+        if isinstance(field, Json)
+    ]
+    is_told = f'{row}"json" IS {model.statements().json}'
+    if values:
+        are_json = " AND ".join(f"json_valid({value})" for value in values)
+        is_told = f"CASE WHEN {are_json} THEN {is_told} END"
+    return is_told
+
+
+def content_fault(
+    model: type[Model], key: str, row: Sequence | None, event: str, content: str
+) -> str:
+    """What is wrong with a record, by the last that the ledger says of it; empty: nothing."""
+    name, is_deleted = f"{model.noun().capitalize()} {key}", event.endswith("_DELETED")
+    if row is None:
+        return "" if is_deleted else f"{name} is in the ledger but not in its table."
+    *stored, is_told = row
+    if not event:
+        return f"The ledger knows nothing of {model.noun()} {key}."
+    if is_deleted:
+        return f"{name} is in its table, though the ledger says that it was deleted."
+    if not is_recorded(content, model, stored):
+        return f"{name} is not what the ledger recorded."
+    return "" if is_told else f"{name} is not told as it is stored."
 
 
 # --- Webhook signatures -------------------------------------------------------
@@ -5311,6 +5809,23 @@ class Event(Model):
     type = Text()
     data = Json(MapOf(Text()))
     created_at = Timestamp()
+    #: What `verify` tells damage by, as the ledger proves no events; null in older rows.
+    checksum = Text(64, null=True, hidden=True, since=7)
+
+    @classmethod
+    def post(cls, type: str, data: Mapping[str, Any]) -> Event:
+        """Store an event of now with its checksum."""
+        at = session().source.now()
+        return cls.create(type=type, data=data, created_at=at, checksum=cls.hash(type, data, at))
+
+    @staticmethod
+    def hash(type: str, data: Mapping[str, Any], created_at: str) -> str:
+        """SHA-256 over what is told of an event."""
+        return hashlib.sha256(to_json([type, data, created_at]).encode()).hexdigest()
+
+    def fits_checksum(self) -> bool:
+        expected = self.hash(self.type, self.data, self.created_at)
+        return self.checksum in (None, expected)
 
 
 #: Seconds to wait before each further attempt (decision 16 of the contract).
@@ -5420,9 +5935,9 @@ class Errand(Model):
         return wait
 
     @classmethod
-    def forget(cls, before: str) -> None:
-        """Drop what came to its end and was made before a time."""
-        cls.delete().where(cls.created_at < before, cls.state != "due").execute()
+    def finished(cls, before: str) -> peewee.Expression:
+        """The condition for what came to its end and was made before a time."""
+        return (cls.created_at < before) & (cls.state != "due")
 
 
 class Delivery(Errand):
@@ -5504,7 +6019,7 @@ def post_events(current: Session) -> None:
     """Put a session's events into the outbox, addressed to every endpoint that wants them."""
     connection = current.database.connection()
     for name, data in current.events:
-        event = Event.create(type=name, data=data, created_at=current.source.now())
+        event = Event.post(name, data)
         for (endpoint,) in connection.execute(WANTING, (name,)).fetchall():
             Delivery.send(event=event.id, endpoint=endpoint)
 
@@ -5577,6 +6092,32 @@ def administer(
         return result
 
     return perform(workspace, run, actor="console", reason=reason)
+
+
+#: How many records are deleted in one transaction where there may be many.
+DELETED_AT_ONCE = 1000
+
+
+def delete_in_batches(
+    workspace: Workspace,
+    model: type[Model],
+    condition: peewee.Expression,
+    is_stopping: Callable[[], bool] = lambda: False,
+) -> None:
+    """Delete records that are no facts, a batch in each transaction, so that others write between.
+
+    They are looked for without the writer; what does not meet the condition any more stays.
+    """
+    rowid, after = peewee.SQL('t1."rowid"'), 0
+    while not is_stopping():
+        with workspace.read():
+            query = model.select(rowid).where(condition, peewee.SQL('t1."rowid" > ?', (after,)))
+            batch = [row[0] for row in query.order_by(rowid).limit(DELETED_AT_ONCE).tuples()]
+        if not batch:
+            return
+        after, rows = batch[-1], peewee.SQL("rowid").in_(batch)
+        deletion = model.delete().where(rows, condition)
+        perform(workspace, lambda current, query=deletion: query.execute(), actor="system")
 
 
 # --- Checkpoints --------------------------------------------------------------
@@ -5754,6 +6295,30 @@ class Checkpoints:
         except (OSError, Problem, sqlite3.Error) as error:
             log.error("No checkpoint was written to %s: %s", self.path, error)
 
+    def restart(self, reason: str) -> Path:
+        """Start a new file of checkpoints, as after a restored backup; the old one stays beside it.
+
+        The audit log says why, and under which name the old one is kept.
+        """
+        if self.path is None or not self.path.exists():
+            raise Conflict("There is no file of checkpoints that could be replaced.")
+        stamp = re.sub(r"[-:]|\.\d+", "", self.workspace.source.now())
+        kept = self.path.with_name(f"{self.path.name}.{stamp}")
+        if kept.exists():
+            raise Conflict(f"{kept.name} exists already; try again in a second.")
+        perform(
+            self.workspace,
+            lambda current: self.workspace.journal.note(
+                current, "checkpoints.restarted", "checkpoint_file", kept.name
+            ),
+            actor="console",
+            reason=reason,
+        )
+        self.path.rename(kept)
+        self.covered = None
+        self.write()
+        return kept
+
 
 def checkpoint_origin(organization: str) -> str:
     """What a workspace is called in its checkpoints, by the id of its organization."""
@@ -5833,6 +6398,21 @@ def check_checkpoints(data: bytes, keys: Sequence[NoteKey], origin: str) -> Iter
         yield f"After {number} checkpoints: {problem}"
     if not number:
         yield "The file of checkpoints holds none."
+
+
+def checkpoints_beyond(notes: Path, database: Path) -> int:
+    """How many checkpoints in a file saw entries that a database does not have, or not so."""
+    count = 0
+    with (
+        contextlib.closing(
+            sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)
+        ) as file,
+        contextlib.suppress(Invalid),
+    ):
+        for text, _ in read_notes(notes.read_bytes()):
+            checkpoint = Checkpoint.read(text)
+            count += bool(checkpoint and any(check_heads(file, "it", checkpoint)))
+    return count
 
 
 def signature_fault(
@@ -6518,7 +7098,7 @@ class Dispatcher:
                 # What is due by that clock may not be.
                 continue
             try:
-                tidy(workspace, at)
+                tidy(workspace, at, lambda: self._stopping)
                 arrived += self.deliver(workspace, at - self.source.clock())
             except Exception as failure:
                 # One that was closed meanwhile has nothing left to do.
@@ -6590,7 +7170,7 @@ def errand_kinds() -> list[type[Errand]]:
     return [model for model in all_models() if issubclass(model, Errand)]
 
 
-def tidy(workspace: Workspace, at: float) -> None:
+def tidy(workspace: Workspace, at: float, is_stopping: Callable[[], bool] = lambda: False) -> None:
     """Do what time alone brings about: expiries, counted reads, and what is kept long enough."""
     if workspace.read_only:
         return
@@ -6607,7 +7187,9 @@ def tidy(workspace: Workspace, at: float) -> None:
     hour = int(at) // 3600
     if workspace.tidied != hour:
         workspace.tidied = hour
-        perform(workspace, lambda current: forget_old(workspace, at), actor="system")
+        if workspace.path:
+            look_for_damage(workspace)
+        forget_old(workspace, at, is_stopping)
 
 
 def write_counts(workspace: Workspace, at: float) -> None:
@@ -6644,17 +7226,17 @@ def expire(record: Model, current: Session) -> None:
         stored.change(status="expired")
 
 
-def forget_old(workspace: Workspace, at: float) -> None:
-    """Drop idempotency records and delivered events that were kept long enough."""
+def forget_old(workspace: Workspace, at: float, is_stopping: Callable[[], bool]) -> None:
+    """Drop idempotency records and delivered events that were kept long enough, in batches."""
     stamp, settings = workspace.source.timestamp, workspace.settings
-    IdempotencyRecord.delete().where(
-        IdempotencyRecord.created_at < stamp(at - settings.idempotency_life)
-    ).execute()
+    old_answers = IdempotencyRecord.created_at < stamp(at - settings.idempotency_life)
+    delete_in_batches(workspace, IdempotencyRecord, old_answers, is_stopping)
     old = stamp(at - settings.event_life)
     for kind in errand_kinds():
-        kind.forget(old)
-    waiting = Delivery.select(Delivery.event)
-    Event.delete().where(Event.created_at < old, Event.id.not_in(waiting)).execute()
+        delete_in_batches(workspace, kind, kind.finished(old), is_stopping)
+    waiting = Delivery.select(peewee.SQL("1")).where(Delivery.event == Event.id)
+    delivered = (Event.created_at < old) & ~peewee.fn.EXISTS(waiting)
+    delete_in_batches(workspace, Event, delivered, is_stopping)
 
 
 # --- Webhooks -----------------------------------------------------------------
@@ -6719,7 +7301,8 @@ class Webhooks:
             return [endpoint.json() for endpoint in Endpoint.select().order_by(Endpoint.id)]
 
     def remove(self, key: str) -> None:
-        """Remove an endpoint, and what was on its way to it."""
+        """Remove an endpoint, and what was on its way to it, which may be much."""
+        delete_in_batches(self.workspace, Delivery, Delivery.endpoint == key)
 
         def work():
             Delivery.delete().where(Delivery.endpoint == key).execute()
@@ -6760,7 +7343,7 @@ class Webhooks:
         def work():
             endpoint = Endpoint.fetch(key)
             at = source.now()
-            event = Event.create(type="webhook.test", data={"test": True}, created_at=at)
+            event = Event.post("webhook.test", {"test": True})
             return Delivery.create(event=event.id, endpoint=endpoint.id, due_at=None, created_at=at)
 
         delivery = self.act("Webhook endpoint tested.", work)
@@ -7644,8 +8227,9 @@ class EvidenceClaim(Model):
 
     @classmethod
     def overdue(cls, workspace, at):
+        # The others are seen to at the next step.
         sql = """SELECT "id" FROM "evidence_claim"
-            WHERE "status" = 'approved' AND "valid_until" <= ?"""
+            WHERE "status" = 'approved' AND "valid_until" <= ? LIMIT 1000"""
         with workspace.read() as current:
             passed = (workspace.source.timestamp(at),)
             found = current.database.connection().execute(sql, passed).fetchall()
@@ -19443,7 +20027,9 @@ class SsoLogin(Model):
     def begin(cls, slug: str, redirect_uri: str) -> tuple[SsoLogin, str]:
         """Begin a sign-in, and forget those that nobody finished; the state is told only now."""
         source = session().source
-        cls.delete().where(cls.expires_at <= source.now(6)).execute()
+        # More than one goes for each that comes; many at once would keep the writer.
+        expired = cls.select(cls.id).where(cls.expires_at <= source.now(6)).limit(100)
+        cls.delete().where(cls.id.in_(expired)).execute()
         oldest = cls.select(cls.id).order_by(cls.expires_at.desc()).offset(cls.MOST - 1)
         cls.delete().where(cls.id.in_(oldest)).execute()
         state = source.random.randbytes(16).hex()
@@ -22635,7 +23221,9 @@ class SlackRequest(Model):
     def is_new(cls, signature: str, timestamp: str) -> bool:
         """Whether a request comes for the first time; from now on, it does not."""
         source = session().source
-        cls.delete().where(cls.expires_at < source.now()).execute()
+        # More than one goes for each that comes; many at once would keep the writer.
+        expired = cls.select(cls.id).where(cls.expires_at < source.now()).limit(100)
+        cls.delete().where(cls.id.in_(expired)).execute()
         key = signature.lower()
         if cls.has(key):
             return False
@@ -23396,7 +23984,7 @@ class Chain:
             (f"{p.timestamp[:-1]}000Z" for p in proofs(self.connection, tail, (number,))), ""
         )
 
-    def of_record(self, record: str) -> list[Proof]:
+    def of_record(self, record: str, order: str = 'ORDER BY "id"') -> Iterator[Proof]:
         """The entries of a record, oldest first, by its UUID.
 
         A file of an earlier version has entries under the id itself, which may end with a ULID.
@@ -23409,8 +23997,8 @@ class Chain:
             if isinstance(model._meta.primary_key, PrefixedId)
         ]
         marks = ", ".join("?" * (len(keys) + 1))
-        tail = f'WHERE "record_id" IN ({marks}) ORDER BY "id"'
-        return list(proofs(self.connection, tail, (record, *keys)))
+        tail = f'WHERE "record_id" IN ({marks}) {order}'
+        return proofs(self.connection, tail, (record, *keys))
 
     def fault_of(self, proof: Proof, previous: str) -> str:
         """What is wrong with an entry after the one with this hash, or with the record as the
@@ -23456,6 +24044,90 @@ def told_proof(proof: Proof) -> dict:
 
 
 # --- Ledger -------------------------------------------------------------------
+
+
+class ChainState(NamedTuple):
+    """How far a verification has come: since when it is under way, how many entries it has checked,
+    the time of the first, the newest, and the hash that the newest has to be linked to."""
+
+    started: float
+    previous: str
+    checked: int = 0
+    begin: str | None = None
+    newest: Proof | None = None
+
+    def passed(self, proof: Proof) -> ChainState:
+        """The state with the next entry."""
+        previous = self.newest.entry_hash if self.newest else self.previous
+        begin = self.begin or proof.timestamp
+        return ChainState(self.started, previous, self.checked + 1, begin, proof)
+
+
+class VerificationDeadline:
+    """The time that one request may verify the ledger, and the states of those that it ended.
+
+    A state is used for ten minutes at most: no verdict rests on what was read longer ago.
+    """
+
+    LIFE, KEPT = 600, 8
+
+    def __init__(self):
+        self.lock, self.ends_at = threading.Lock(), 0.0
+        self._states: dict[tuple, ChainState] = {}
+        self._workspace: Workspace | None = None
+
+    def begin(self, workspace: Workspace) -> None:
+        """Start the time of a request."""
+        self._workspace = workspace
+        self.ends_at = time.monotonic() + workspace.settings.ledger_deadline
+
+    def resume(self, asked: tuple[str, str], chain: Chain, first: int) -> ChainState:
+        """Where the verification of these times goes on: where it ended, or at the first entry."""
+        state = self._states.pop((self._workspace.id, *asked), None)
+        is_fresh = state and time.monotonic() < state.started + self.LIFE
+        if is_fresh and chain.before(first + state.checked) == state.newest.entry_hash:
+            return state
+        return ChainState(time.monotonic(), chain.before(first))
+
+    def check(
+        self, count: int, advice: str, asked: tuple = (), state: ChainState | None = None
+    ) -> None:
+        """Refuse to go on after so many entries once the time is over; a state is kept to resume.
+
+        Each request checks a hundred entries at least, so that it comes further.
+        """
+        if count == 0 or count % 100 or time.monotonic() < self.ends_at:
+            return
+        if state:
+            count = state.checked
+            self._states[(self._workspace.id, *asked)] = state
+            while len(self._states) > self.KEPT:
+                self._states.pop(next(iter(self._states)))
+        raise Unavailable(
+            f"The first {count:,} entries are as they were written; the time of one request does "
+            f"not allow more. {advice}",
+            headers={"Retry-After": "1"},
+        )
+
+
+_deadline = VerificationDeadline()
+
+
+@contextlib.contextmanager
+def one_verification(context: Context) -> Iterator[VerificationDeadline]:
+    """Verify the file as it stands at one moment, for one request of the process at a time."""
+    if not _deadline.lock.acquire(blocking=False):
+        raise Unavailable(
+            "Another request is verifying a ledger; try again when it is done.",
+            headers={"Retry-After": "1"},
+        )
+    try:
+        _deadline.begin(context.workspace)
+        with snapshot(context.workspace):
+            yield _deadline
+    finally:
+        _deadline.lock.release()
+
 
 LEDGER_ENTRY = Schema(
     LedgerEntry.entry_id,
@@ -23535,10 +24207,10 @@ class Ledger(Resource, surface=FACTSTORE, scope="factstore", access="read", tag=
     )
     def newest(self, context, record):
         """Get the newest entry of a record."""
-        own = Chain().of_record(record)
-        if not own:
+        own = next(Chain().of_record(record, 'ORDER BY "id" DESC LIMIT 1'), None)
+        if own is None:
             raise NotFound(f"The ledger has no entry of a record {record}.")
-        return told_proof(own[-1])
+        return told_proof(own)
 
     @route(
         "POST /api/v1/ledger/verify/{recordId}",
@@ -23553,11 +24225,13 @@ class Ledger(Resource, surface=FACTSTORE, scope="factstore", access="read", tag=
 
     def examine_record(self, context, record):
         """Find out whether a record is what the ledger says."""
-        chain = Chain()
-        own = chain.of_record(record)
-        faults = (chain.fault_of(proof, chain.before(proof.number)) for proof in own)
-        fault = next(filter(None, faults), "") if own else "The ledger has no entry of this record."
-        first = own[0] if own else None
+        with one_verification(context) as deadline:
+            chain, first, fault = Chain(), None, "The ledger has no entry of this record."
+            for count, proof in enumerate(chain.of_record(record), 1):
+                deadline.check(count, "`novantra-lite verify` has no limit.")
+                first = first or proof
+                if fault := chain.fault_of(proof, chain.before(proof.number)):
+                    break
         return {
             "recordId": record,
             "factId": record,
@@ -23583,25 +24257,28 @@ class Ledger(Resource, surface=FACTSTORE, scope="factstore", access="read", tag=
         return context.prepared
 
     def examine_chain(self, context):
-        """Find the first entry of a time that is not as it was written."""
-        chain, asked = Chain(), context.body
-        first, last = chain.between(asked["from"], asked["to"])
-        previous, begin, newest, fault = chain.before(first), None, None, ""
-        checked = 0
-        for newest in chain.span(first, last):
-            checked += 1
-            begin = begin or newest.timestamp
-            fault = chain.fault_of(newest, previous)
-            if fault:
-                break
-            previous = newest.entry_hash
+        """Find the first entry of a time that is not as it was written.
+
+        What takes longer than the deadline goes on with the next request for the same times.
+        """
+        asked, fault = (context.body["from"], context.body["to"]), ""
+        with one_verification(context) as deadline:
+            chain = Chain()
+            first, last = chain.between(*asked)
+            state = deadline.resume(asked, chain, first)
+            for count, proof in enumerate(chain.span(first + state.checked, last)):
+                deadline.check(count, "Send the same request again to go on.", asked, state)
+                state = state.passed(proof)
+                fault = chain.fault_of(proof, state.previous)
+                if fault:
+                    break
         return {
             "valid": not fault,
-            "entriesChecked": checked,
-            "firstEntryTimestamp": begin,
-            "lastEntryTimestamp": newest and newest.timestamp,
-            "brokenAt": newest.entry_id if fault else None,
-            "message": fault or f"{checked} entries checked; every one is as it was written.",
+            "entriesChecked": state.checked,
+            "firstEntryTimestamp": state.begin,
+            "lastEntryTimestamp": state.newest and state.newest.timestamp,
+            "brokenAt": state.newest.entry_id if fault else None,
+            "message": fault or f"{state.checked} entries checked; every one is as it was written.",
         }
 
     @route(
@@ -24176,20 +24853,30 @@ def read_rows(source: Path | IO[bytes], format: str = "") -> Iterator[tuple[int,
         yield from reader(stream)
 
 
-def csv_line(values: Iterable[object], delimiter: str) -> str:
-    """A record of a CSV: null is an empty cell, an empty text is "", anything but text is JSON."""
-    # A cell that starts with = + - @ tab or CR may act as a formula in a spreadsheet. It is written
-    # as it is all the same: importing this file must give the records that were exported.
+#: How a text begins that a spreadsheet may take for a formula, also in its wide forms.
+FORMULA = re.compile("[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+
+
+def csv_line(values: Iterable[object], delimiter: str, safe: bool = False) -> str:
+    """A record of a CSV: null is an empty cell, an empty text is "", anything but text is JSON.
+
+    A text that a spreadsheet may take for a formula gets an apostrophe in front where it is to be
+    `safe`; else it is written as it is, so that an import gives the records that were exported.
+    """
     cells = []
     for value in values:
         cell = value if isinstance(value, str) else "" if value is None else json_line(value)
+        if safe and isinstance(value, str) and FORMULA.match(value):
+            cell = "'" + cell
         if value == "" or re.search(r'[",;\t\r\n]', cell) or cell != cell.strip():
             cell = '"' + cell.replace('"', '""') + '"'
         cells.append(cell)
     return delimiter.join(cells) + "\r\n"
 
 
-def write_rows(rows: Iterable[dict], stream: IO[str], format: str, columns: Sequence[str]) -> int:
+def write_rows(
+    rows: Iterable[dict], stream: IO[str], format: str, columns: Sequence[str], safe: bool = False
+) -> int:
     """Write these members of the records, and return how many records there were.
 
     JSON is an array with one record a line. CSV ends its lines with CRLF (open the file with
@@ -24201,7 +24888,7 @@ def write_rows(rows: Iterable[dict], stream: IO[str], format: str, columns: Sequ
         stream.write(csv_line(columns, delimiter))
     for count, row in enumerate(rows, 1):
         if delimiter:
-            stream.write(csv_line(map(row.get, columns), delimiter))
+            stream.write(csv_line(map(row.get, columns), delimiter, safe))
         else:
             line = json_line({name: row[name] for name in columns if name in row})
             opening = "[\n" if count == 1 else ",\n"
@@ -24461,18 +25148,44 @@ def open_ring(workspace: Workspace) -> bool:
     """
     # The writer has the file open already; a reader is opened by whoever reads first.
     opened = workspace.reader if workspace.read_only else workspace.writer.database
-    found = opened.connection().execute('SELECT "id", "wrapped" FROM "ring_key" ORDER BY "id"')
+    found = opened.connection().execute(
+        'SELECT "id", "wrapped", "retired_at" IS NOT NULL FROM "ring_key" ORDER BY "id"'
+    )
     keys, beside = found.fetchall(), key_file(workspace)
     if keys and beside and not is_key_at_hand(workspace):
-        raise Unavailable(
-            f"The key file {beside.name} is missing: put it back beside the database, or set "
-            "NOVANTRA_LITE_KEY."
-        )
+        raise missing_key(workspace)
+    following = beside and next_key_file(beside)
+    try:
+        take_keys(workspace, keys, beside)
+    except Unavailable:
+        if workspace.settings.key or not keys or not following or not following.exists():
+            raise
+        # A process ended after it had wrapped the keys anew, and before the new file had its name.
+        take_keys(workspace, keys, following)
+        if not workspace.read_only:
+            following.replace(beside)
+    return bool(keys)
+
+
+def take_keys(workspace: Workspace, keys: Sequence[tuple], beside: Path | None) -> None:
+    """Open these keys with the set one, or with that in a key file."""
     wrapping = wrapping_key(workspace.settings.key, beside, workspace.source)
     workspace.ring = KeyRing(wrapping, workspace.source)
-    for number, wrapped in keys:
-        workspace.ring.add(number, wrapped)
-    return bool(keys)
+    for number, wrapped, is_retired in keys:
+        workspace.ring.add(number, wrapped, bool(is_retired))
+
+
+def next_key_file(beside: Path) -> Path:
+    """The file that takes the place of a key file once the keys are wrapped by what is in it."""
+    return beside.with_name(f"{beside.name}.next")
+
+
+def missing_key(workspace: Workspace) -> Unavailable:
+    """What is said of a file whose keys cannot be opened, since what wraps them is not there."""
+    return Unavailable(
+        f"The key file {key_file(workspace).name} is missing: put it back beside the database, or "
+        "set NOVANTRA_LITE_KEY."
+    )
 
 
 def key_file(workspace: Workspace) -> Path | None:
@@ -24520,6 +25233,34 @@ def add_ring_key(workspace: Workspace, number: int) -> None:
     )
 
 
+def rewrap_keys(workspace: Workspace) -> Path | None:
+    """Wrap the ring by another key: that of the setting new_key, or a new key file; its path.
+
+    The file beside a database takes the place of the one before, which is gone then.
+    """
+    settings, beside, following = workspace.settings, key_file(workspace), None
+    if beside is None:
+        raise Conflict("The keys of a workspace without a file end with it.")
+    if not settings.new_key:
+        if settings.key:
+            raise Conflict(
+                "Set NOVANTRA_LITE_NEW_KEY to the key that takes the place of NOVANTRA_LITE_KEY."
+            )
+        following = next_key_file(beside)
+    wrapping = wrapping_key(settings.new_key, following, workspace.source)
+
+    def work(current: Session) -> None:
+        for number, wrapped in workspace.ring.rewrapped(wrapping).items():
+            RingKey.update(wrapped=wrapped).where(RingKey.id == number).execute()
+        newest = str(workspace.ring.newest)
+        workspace.journal.note(current, "key_ring.rewrapped", "ring_key", newest)
+
+    perform(workspace, work, actor="console", reason="The keys are wrapped by another key.")
+    if following:
+        following.replace(beside)
+    return following and beside
+
+
 def identify_organization(workspace: Workspace, profile: Mapping[str, str]) -> None:
     """Take the organization from the file, or put it there when the file is new."""
     opened = workspace.reader if workspace.read_only else workspace.writer.database
@@ -24535,10 +25276,15 @@ def identify_organization(workspace: Workspace, profile: Mapping[str, str]) -> N
         )
     workspace.id, workspace.slug = organization.id, organization.slug
     workspace.name = organization.name
-    workspace.tokens = Tokens(workspace, organization.slug)
     workspace.api_keys = ApiKeys(workspace)
-    workspace.sessions = Sessions(workspace, organization.slug)
+    start_signing(workspace)
     workspace.cursor_key = workspace.ring.derive("cursors")
+
+
+def start_signing(workspace: Workspace) -> None:
+    """Sign tokens and sessions with the newest key, and believe those of keys that still sign."""
+    workspace.tokens = Tokens(workspace, workspace.slug)
+    workspace.sessions = Sessions(workspace, workspace.slug)
 
 
 def slug_of(path: Path | None) -> str:
@@ -24575,12 +25321,8 @@ def restore(backup: Path, database: Path) -> None:
         sound = ours = False
     if not (sound and ours):
         raise Invalid(f"{backup.name} is not a sound backup of a workspace.")
-    part = database.with_name(database.name + ".part")
-    shutil.copyfile(backup, part)
-    os.chmod(part, 0o600)
-    with open(part, "rb") as stream:
-        os.fsync(stream.fileno())
-    part.rename(database)
+    with new_file_beside(database) as part:
+        shutil.copyfile(backup, part)
 
 
 # --- Imports ------------------------------------------------------------------
@@ -26394,29 +27136,267 @@ def listener(listen: str) -> socket.socket:
         ) from None
 
 
-# --- Maintenance --------------------------------------------------------------
+# --- Key rotation -------------------------------------------------------------
+# What a retired key encrypted is encrypted anew, but for the audit log and other rows that never
+# change: these are proven as they were written, so that the key stays, to open them.
+
+#: How many records are encrypted anew in one transaction.
+_REENCRYPTED_AT_ONCE = 100
 
 
-def check_everything() -> Iterator[str]:
-    """Verify the current session's file as a whole, and what is encrypted if its keys are open."""
-    connection = session().database.connection()
-    yield from check_file(connection)
-    faults = list(check_chains())
-    # An index is held against records that are what they were.
-    yield from faults or itertools.chain(check_snapshots(), check_search())
-    yield from check_layout(connection)
-    if session().ring:
-        yield from check_attachments()
-        yield from check_evidence()
+def retire_keys(workspace: Workspace, advance: Callable[[int], None] = no_progress) -> int:
+    """End what all keys but the newest signed, and encrypt anew what they encrypted; how much.
+
+    Records that are facts get entries in the audit log and in the ledger, which prove the new text.
+    """
+
+    def work(current: Session) -> None:
+        older = RingKey.id < workspace.ring.newest
+        RingKey.update(retired_at=now()).where(older, RingKey.retired_at.is_null()).execute()
+        for number in workspace.ring.retire_older():
+            workspace.journal.note(current, "key_ring.key_retired", "ring_key", str(number))
+
+    perform(workspace, work, actor="console", reason="The older keys are retired.")
+    start_signing(workspace)
+    texts = sum(_reencrypt_texts(workspace, model, advance) for model in all_models())
+    attachment = 'SELECT rowid, "content", "id" FROM "attachment_content"'
+    piece = 'SELECT rowid, "content", "evidence_file_id", "number" FROM "evidence_piece"'
+    return (
+        texts
+        + _reencrypt_bytes(workspace, "attachment_content", attachment, AttachmentContent.place)
+        + _reencrypt_bytes(workspace, "evidence_piece", piece, EvidencePiece.place)
+    )
 
 
-def check_file(connection: sqlite3.Connection) -> Iterator[str]:
-    """What SQLite itself finds wrong with a file."""
-    for (told,) in connection.execute("PRAGMA integrity_check"):
-        if told != "ok":
-            yield f"The file is damaged: {told}."
-    for table, row, parent, _ in connection.execute("PRAGMA foreign_key_check"):
-        yield f"Row {row} of {table} points at a {parent} that is not there."
+def _reencrypt_texts(
+    workspace: Workspace, model: type[Model], advance: Callable[[int], None]
+) -> int:
+    """Encrypt anew the texts of a model's records that another key than the newest encrypted."""
+    fields = [field for field in model._meta.sorted_fields if field.sealed]
+    if model.append_only or not fields:
+        return 0
+    columns = [f'"{field.column_name}"' for field in fields]
+    other = " OR ".join(f"{column} NOT LIKE '{workspace.ring.newest}.%'" for column in columns)
+    sql = f"""SELECT rowid, "{model._meta.primary_key.column_name}"
+        FROM "{model._meta.table_name}" WHERE rowid > ? AND ({other}) ORDER BY rowid LIMIT ?"""
+    after, count = -1, 0
+    while rows := _batch(workspace, sql, after):
+        work = partial(_reencrypt_records, model, fields, [key for _, key in rows])
+        count += perform(workspace, work, actor="console", reason="A key was retired.")
+        after = rows[-1][0]
+        advance(len(rows))
+    return count
+
+
+def _batch(workspace: Workspace, sql: str, after: int) -> list[tuple]:
+    """The next rows behind a number, read without the writer."""
+    with workspace.read() as current:
+        values = after, _REENCRYPTED_AT_ONCE
+        return current.database.connection().execute(sql, values).fetchall()
+
+
+def _reencrypt_records(
+    model: type[Model], fields: Sequence[Member], keys: Sequence[str], current: Session
+) -> int:
+    """Encrypt the texts of these records with the newest key; how many records there are."""
+    count = 0
+    for record in filter(None, map(model.seek, keys)):
+        try:
+            texts = {field.name: getattr(record, field.name) for field in fields}
+        except Unavailable:
+            # The log says which value cannot be opened; verify names it, too.
+            continue
+        # What was opened is remembered with the text of the file, which is not to be used again.
+        record.__dict__.pop("sealed_values", None)
+        record.store(list(texts))
+        if model.fact:
+            current.facts.append(("reencrypted", model, record._pk, record.row(), None))
+        count += 1
+    return count
+
+
+def _reencrypt_bytes(workspace: Workspace, table: str, sql: str, place: Callable[..., str]) -> int:
+    """Encrypt anew the bytes of a table that another key than the newest encrypted."""
+    after, count = -1, 0
+    while rows := _batch(workspace, f"{sql} WHERE rowid > ? ORDER BY rowid LIMIT ?", after):
+        changed = []
+        for rowid, content, *subject in rows:
+            with contextlib.suppress(Unavailable):
+                if resealed := workspace.ring.reseal_bytes(content, place(*subject)):
+                    changed.append((resealed, rowid, content))
+        update = f'UPDATE "{table}" SET "content" = ? WHERE rowid = ? AND "content" IS ?'
+
+        def work(current: Session, changed=changed, update=update) -> None:
+            current.database.connection().executemany(update, changed)
+
+        if changed:
+            perform(workspace, work, actor="console", reason="A key was retired.")
+        count, after = count + len(changed), rows[-1][0]
+    return count
+
+
+# --- File verification --------------------------------------------------------
+
+
+def verify_workspace(
+    workspace: Workspace,
+    advance: Callable[[int], None] = no_progress,
+    more: Callable[[], Iterable[str]] = tuple,
+) -> list[str]:
+    """Verify the file of a workspace as a whole, and what is encrypted if its keys are open.
+
+    It goes on to the end whatever cannot be read; `more` is checked at the same moment.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(2) as pool:
+        # SQLite works on these beside Python, each on a connection of its own.
+        structure = pool.submit(_check_structure, workspace)
+        of_records = {"The records": partial(check_records, workspace, advance)}
+        records = pool.submit(run_checks, of_records)
+        with snapshot(workspace) as current:
+            connection, differences = current.database.connection(), []
+            faults = run_checks(
+                {
+                    "The audit log and the ledger": partial(check_chains, advance, differences),
+                    "The keys": partial(check_keys, connection),
+                }
+            )
+            checks = {
+                "The layout": partial(check_layout, connection),
+                "The other tables": check_other_tables,
+            }
+            if current.ring:
+                checks |= {"The attachments": check_attachments, "The evidence": check_evidence}
+            others = run_checks({**checks, "The checkpoints": more})
+            of_file, of_search = structure.result()
+            faults += records.result()
+            if not faults:
+                # An index is held against records that are what they were.
+                indexes = {"The index of what ran where": check_snapshots}
+                faults = differences or [*run_checks(indexes), *of_search]
+    return [*of_file, *faults, *others]
+
+
+def _check_structure(workspace: Workspace) -> tuple[list[str], list[str]]:
+    """What SQLite finds wrong with the file, and what is wrong with the search index."""
+    with snapshot(workspace) as current:
+        connection = current.database.connection()
+        connection.execute(f"PRAGMA cache_size = {-VERIFICATION_CACHE}")
+        of_file = run_checks({"The file": partial(check_file, connection)})
+        return of_file, run_checks({"The search index": check_search})
+
+
+def run_checks(checks: Mapping[str, Callable[[], Iterable[str]]]) -> list[str]:
+    """The faults that several checks find, by what each of them verifies."""
+    return [fault for name, check in checks.items() for fault in run_check(name, check)]
+
+
+def check_file(connection: sqlite3.Connection, check: str = "integrity_check") -> Iterator[str]:
+    """What SQLite itself finds wrong with a file, by table and page where it tells them."""
+    faults = _integrity_faults(connection, check)
+    if not faults:
+        for table, row, parent, _ in connection.execute("PRAGMA foreign_key_check"):
+            yield f"Row {row} of {table} points at a {parent} that is not there."
+        return
+    named, unreadable = set(), []
+    for table in present_sql(connection, "table"):
+        own = _listed_faults(connection, f"{check}({literal(table)})")
+        unreadable += [table] if own is None else []
+        for fault in own or ():
+            named.add(fault)
+            yield _named_fault(table, fault)
+    # What makes a table unreadable is told by its page alone.
+    only = unreadable[0] if len(unreadable) == 1 else ""
+    yield from (_named_fault(only, fault) for fault in faults if fault not in named)
+    if not only:
+        for table in unreadable:
+            yield f"The file is damaged: the table {table} cannot be read to its end."
+
+
+def _named_fault(table: str, fault: str) -> str:
+    """A sentence for a fault that SQLite lists, with its table and page where they are known."""
+    page = re.match(r"(?:On tree |Tree \d+ )?page (\d+)[^:]*: (.*)", fault, re.I)
+    place = [f"the table {table}"] if table else []
+    place += [f"page {page[1]}"] if page else []
+    text = page[2] if page else fault
+    return f"The file is damaged: {', '.join(place)}{': ' * bool(place)}{text}."
+
+
+def _integrity_faults(connection: sqlite3.Connection, check: str) -> list[str]:
+    """The faults that a pragma of SQLite lists, a line each.
+
+    Python loses them if SQLite cannot go on; it is asked for fewer then, as long as it can.
+    """
+    faults = _listed_faults(connection, check)
+    for limit in range(1, 20) if faults is None else ():
+        fewer = _listed_faults(connection, f"{check}({limit})")
+        if fewer is None or (faults and len(fewer) == len(faults)):
+            break
+        faults = fewer
+    return ["it cannot be read to the end"] if faults is None else faults
+
+
+def _listed_faults(connection: sqlite3.Connection, check: str) -> list[str] | None:
+    """The lines of a pragma that are faults; None if it cannot be run to its end."""
+    try:
+        rows = connection.execute(f"PRAGMA {check}").fetchall()
+    except sqlite3.DatabaseError:
+        return None
+    lines = itertools.chain.from_iterable(text.splitlines() for (text,) in rows)
+    return [line for line in lines if line != "ok" and not line.startswith("***")]
+
+
+#: Tables that a check of their own holds against others.
+_CHECKED_TABLES = {
+    "audit_entry", "ledger_entry", "search_record", "snapshot_artifact",
+    "attachment_content", "evidence_piece", "ring_key",
+}  # fmt: skip
+
+
+_STORED_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z")
+
+
+def check_other_tables() -> Iterator[str]:
+    """Read every row of the tables that the ledger does not prove."""
+    for model in all_models():
+        if not model.fact and model._meta.table_name not in _CHECKED_TABLES:
+            name = f"The table {model._meta.table_name}"
+            yield from run_check(name, partial(_check_rows, model))
+
+
+def _check_rows(model: type[Model]) -> Iterator[str]:
+    """Read every row of a table: its texts, JSON, times, what is encrypted, and its checksum."""
+    table, fields = model._meta.table_name, model._meta.sorted_fields
+    columns = ", ".join(f'"{field.column_name}"' for field in fields)
+    sql = f'SELECT rowid, {columns} FROM "{table}" WHERE rowid > ? ORDER BY rowid'
+    scan = TableScan(session().database.connection(), sql)
+    for rowid, *row in scan:
+        try:
+            is_intact = _is_intact(model.loaded(row))
+        except (Problem, ValueError, TypeError):
+            is_intact = False
+        if not is_intact:
+            yield f"Row {rowid} of the table {table} holds a value that was not stored there."
+    yield from scan.faults(table)
+
+
+def _is_intact(record: Model) -> bool:
+    """Return whether a record's values have the form of their columns, and fit its checksum.
+
+    Raises ValueError or a Problem where a text is no text, or cannot be decrypted.
+    """
+    for field in record._meta.sorted_fields:
+        # What is encrypted is decrypted, but for what only its own key opens.
+        is_open = not field.sealed or session().ring
+        is_reference = isinstance(field, peewee.ForeignKeyField)
+        name = field.object_id_name if is_reference else field.name
+        value = getattr(record, name) if is_open else None
+        if isinstance(value, str):
+            value.encode()
+        if isinstance(field, Timestamp) and value and not _STORED_TIME.fullmatch(value):
+            return False
+    return record.fits_checksum()
 
 
 def check_layout(connection: sqlite3.Connection) -> Iterator[str]:
@@ -26451,8 +27431,14 @@ def layout_of(connection: sqlite3.Connection) -> dict[tuple[str, str], Any]:
     }
 
 
-def verify_beside(path: Path, settings: Settings, notes: bytes, key: str = "") -> list[str]:
-    """Verify a workspace's file together with signed checkpoints, without any secret.
+def verify_file(
+    path: Path,
+    settings: Settings,
+    advance: Callable[[int], None] = no_progress,
+    notes: bytes | None = None,
+    key: str = "",
+) -> list[str]:
+    """Verify a workspace's file without any secret, together with signed checkpoints if told.
 
     What is encrypted is verified too where the keys are at hand. `key` is the public key that must
     have signed; without one, those count that the file itself tells.
@@ -26460,16 +27446,36 @@ def verify_beside(path: Path, settings: Settings, notes: bytes, key: str = "") -
     trusted = [NoteKey.read(key)] if key else []
     workspace = Workspace(path, settings, Source(time.time, random_module.SystemRandom()), True)
     with contextlib.closing(workspace):
-        open_file(workspace, tables_since, MIGRATIONS)
-        workspace.ring = None
+        try:
+            open_file(workspace, tables_since, MIGRATIONS)
+        except Damaged as problem:
+            return [str(problem)]
+        faults, workspace.ring = [], None
+        if notes is None and not is_key_at_hand(workspace):
+            raise missing_key(workspace)
         if is_key_at_hand(workspace):
-            open_ring(workspace)
-        workspace.reading = Session(workspace, workspace.reader)
-        with workspace.read():
+            if not settings.key:
+                refuse_open_key(key_file(workspace))
+            faults = list(run_check("The key ring", partial(_open_ring, workspace)))
+            workspace.ring = None if faults else workspace.ring
+
+        def checkpoints() -> Iterator[str]:
             (organization,) = workspace.fetch_row('SELECT max("id") FROM "organization"')
             origin = checkpoint_origin(organization)
-            told = check_checkpoints(notes, trusted or known_note_keys(), origin)
-            return [*check_everything(), *told]
+            return check_checkpoints(notes, trusted or known_note_keys(), origin)
+
+        return faults + verify_workspace(
+            workspace, advance, tuple if notes is None else checkpoints
+        )
+
+
+def _open_ring(workspace: Workspace) -> Iterable[str]:
+    """Open the keys of a workspace, as a check that finds nothing or cannot go on."""
+    open_ring(workspace)
+    return ()
+
+
+# --- Maintenance --------------------------------------------------------------
 
 
 def back_up(workspace: Workspace, target: Path) -> None:
@@ -26496,6 +27502,19 @@ def file_bytes(workspace: Workspace) -> int:
     return pages * each
 
 
+#: Files up to this size are verified whole by `doctor`, larger ones in their structure.
+DOCTOR_BYTES = 64 << 20
+
+
+def look_over(workspace: Workspace, is_small: bool) -> list[str]:
+    """The faults of a workspace's file: all of them if it is small, else those of its structure."""
+    if is_small:
+        return verify_workspace(workspace)
+    with snapshot(workspace) as current:
+        structure = partial(check_file, current.database.connection(), "quick_check")
+        return run_checks({"The file": structure})
+
+
 def examine(lite: NovantraLite) -> dict:
     """What a person who helps would ask first."""
     import platform
@@ -26506,13 +27525,16 @@ def examine(lite: NovantraLite) -> dict:
     workspaces = []
     for workspace in lite.workspaces.values():
         connection = workspace.reader.connection()
+        size = file_bytes(workspace)
         workspaces.append(
             {
                 "slug": workspace.slug,
                 "file": str(workspace.path or "temporary"),
-                "bytes": file_bytes(workspace),
+                "bytes": size,
                 "layout": connection.execute("PRAGMA user_version").fetchone()[0],
                 "freeDiskBytes": shutil.disk_usage(workspace.file.parent).free,
+                "verified": "whole" if size <= DOCTOR_BYTES else "structure only",
+                "faults": look_over(workspace, size <= DOCTOR_BYTES),
             }
         )
     packages = (
@@ -26850,8 +27872,10 @@ class Install:
             identify_organization(workspace, {"slug": slug, "name": title_of(slug), **profile})
             if path and workspace.slug in self.workspaces:
                 raise Conflict(f"Another file holds the workspace {workspace.slug} too.")
-        except BaseException:
+        except BaseException as error:
             workspace.close()
+            if isinstance(error, sqlite3.Error | peewee.PeeweeException):
+                raise explain_file_error(error, workspace.file.name) from error
             raise
         self.workspaces[workspace.slug] = workspace
         return workspace
@@ -27046,8 +28070,7 @@ class NovantraLite(Install):
 
     def verify(self) -> list[str]:
         """Recompute the chains and check the file; a sentence for each fault."""
-        with self.workspace.read():
-            return list(check_everything())
+        return verify_workspace(self.workspace)
 
     def backup(self, target: str | os.PathLike) -> None:
         """Copy the workspace to a new file, as it stands at one moment, while it is in use."""
@@ -27059,10 +28082,17 @@ class NovantraLite(Install):
         with self.workspace.leases.held():
             return self.workspace.checkpoints.tell()
 
-    def rotate_keys(self) -> int:
-        """Add a key to the ring, which seals from now on; the older ones still open. Its number."""
+    def rotate_keys(self, retire: bool = False) -> int:
+        """Add a key to the ring, which seals and signs from now on; its number.
+
+        The older ones still open and verify. To `retire` them ends every token and session that
+        they signed, and encrypts anew what they encrypted.
+        """
         number = self.workspace.ring.newest + 1
         add_ring_key(self.workspace, number)
+        start_signing(self.workspace)
+        if retire:
+            retire_keys(self.workspace)
         return number
 
     def doctor(self) -> dict:
@@ -27891,8 +28921,9 @@ def file_of(chosen) -> Path:
     return path
 
 
-def open_lite(chosen) -> NovantraLite:
-    """The instance that a command works on, opened the way that the command declares."""
+def open_lite(chosen, writes: bool = False) -> NovantraLite:
+    """The instance that a command works on, opened the way that the command declares, or to write
+    in."""
     file, directory = location(chosen)
     opens, place = chosen.command.opens.split(), file or directory
     if not place and "temporary" not in opens and "directory" not in opens:
@@ -27903,7 +28934,7 @@ def open_lite(chosen) -> NovantraLite:
         raise NotFound(f"There is no workspace at {place}.")
     names = [*chosen.command.settings.split(), "workspace"]
     given = {name: getattr(chosen, name) for name in names if getattr(chosen, name) is not None}
-    if place and "reader" in opens:
+    if place and "reader" in opens and not writes:
         given["read_only"] = True
     return NovantraLite(file, workspaces=directory, **given)
 
@@ -28284,6 +29315,11 @@ def report_output(report, chosen) -> Output:
     return Output(data, "\n".join(lines), 1 if report.refused else 0)
 
 
+def open_private(path: str, flags: int) -> int:
+    """Open a file as `open` asks for it; a new one is for its owner only, whatever the umask."""
+    return os.open(path, flags, 0o600)
+
+
 @contextlib.contextmanager
 def replacing(file: str) -> Iterator[IO[str]]:
     """A text file to write, which takes the place of that of its name once all of it is there.
@@ -28293,8 +29329,12 @@ def replacing(file: str) -> Iterator[IO[str]]:
     target = Path(file).resolve()
     stays = target.exists() and not target.is_file()
     path = Path(file) if stays else target.with_name(target.name + ".unfinished")
+    # Others may read it if they might read what it takes the place of.
+    mode = target.stat().st_mode & 0o777 if target.is_file() else 0o600
     try:
-        with open(path, "w", encoding="utf-8", newline="") as stream:
+        with open(path, "w", encoding="utf-8", newline="", opener=open_private) as stream:
+            if not stays:
+                os.fchmod(stream.fileno(), mode)
             yield stream
         if not stays:
             os.replace(path, target)
@@ -28304,18 +29344,40 @@ def replacing(file: str) -> Iterator[IO[str]]:
         raise
 
 
+@contextlib.contextmanager
+def warning_of_formulas(collection: Collection, format: str, safe: bool) -> Iterator[Iterable]:
+    """The records of a collection; says afterwards how many cells of a CSV begin like formulas."""
+    cells = 0
+
+    def rows() -> Iterator[dict]:
+        nonlocal cells
+        for row in collection.export():
+            texts = (value for value in row.values() if isinstance(value, str))
+            cells += sum(map(bool, map(FORMULA.match, texts)))
+            yield row
+
+    is_harmless = safe or format not in ("csv", "tsv")
+    yield collection.export() if is_harmless else rows()
+    if cells:
+        noun = "cell begins" if cells == 1 else "cells begin"
+        advice = "add --safe before you open it in a spreadsheet"
+        print(f"{PROGRAM}: {cells:,} {noun} like a formula; {advice}.", file=sys.stderr)
+
+
 @command(
     "export",
     COLLECTION,
     argument("file", nargs="?", default="-", metavar="FILE", help="default: standard output"),
     argument("--format", choices=FORMATS, help="default: what FILE's suffix says, else csv"),
+    argument("--safe", action="store_true", help="put an apostrophe before cells like formulas"),
     opens="reader",
 )
 def export_command(lite, chosen) -> Output | None:
     """Write every record of a collection.
 
     On standard output, --json means --format json. A file is replaced once all
-    of it is written.
+    of it is written. For a spreadsheet, --safe puts an apostrophe before each text
+    of a CSV that begins like a formula; import the file that was written without.
 
     Examples:
       novantra-lite export assets assets.csv --database register.db
@@ -28329,10 +29391,14 @@ def export_command(lite, chosen) -> Output | None:
     if chosen.file == "-":
         if chosen.json and kind != "json":
             chosen.parser.error(f"--json and --format {kind} cannot share standard output")
-        write_rows(collection.export(), sys.stdout, kind, collection.columns)
+        with warning_of_formulas(collection, kind, chosen.safe) as rows:
+            write_rows(rows, sys.stdout, kind, collection.columns, chosen.safe)
         return None
-    with replacing(chosen.file) as stream:
-        count = write_rows(collection.export(), stream, kind, collection.columns)
+    with (
+        warning_of_formulas(collection, kind, chosen.safe) as rows,
+        replacing(chosen.file) as stream,
+    ):
+        count = write_rows(rows, stream, kind, collection.columns, chosen.safe)
     data = {"collection": chosen.collection, "file": chosen.file, "records": count}
     return Output(data, f"{chosen.collection}: {count:,} records written to {chosen.file}.")
 
@@ -28388,7 +29454,7 @@ def attachment_command(lite, chosen) -> Output | None:
     # The name came with an upload: only its last part counts, and it never replaces a file.
     name = re.split(r"[/\\]", facts.get("fileName") or "")[-1].lstrip(".")
     path = chosen.file or name or chosen.id
-    with open(path, "wb" if chosen.file else "xb") as stream:
+    with open(path, "wb" if chosen.file else "xb", opener=open_private) as stream:
         stream.write(content)
     return Output({**facts, "file": path}, f"{len(content):,} bytes written to {path}.")
 
@@ -28585,27 +29651,48 @@ def backup_command(lite, chosen) -> Output:
 )
 def restore_command(chosen) -> Output:
     """Put a backup in place of a database file that is not in use."""
-    restore(Path(chosen.backup), Path(chosen.register))
-    text = f"{chosen.register} is restored; put its key file beside it: {chosen.register}.key."
-    return Output({"file": chosen.register, "restored": True}, text)
+    database = Path(chosen.register)
+    restore(Path(chosen.backup), database)
+    text = f"{database} is restored; put its key file beside it: {database}.key."
+    notes = checkpoint_file(database, Settings.read())
+    beyond = checkpoints_beyond(notes, database) if notes.exists() else 0
+    if beyond:
+        text += (
+            f"\n{beyond:,} of the checkpoints in {notes} are of entries that the backup does "
+            "not have: they\nstay true, and `verify --checkpoint` names them. If this file is the "
+            "one to go on with, start a\nnew file of checkpoints; the old one is kept beside it:\n"
+            f'  {PROGRAM} checkpoint --restart "WHY" --database {database}'
+        )
+    return Output({"file": str(database), "restored": True, "checkpointsBeyond": beyond}, text)
 
 
 @command(
     "checkpoint",
     argument("--public-key", action="store_true", help="print the key to verify with instead"),
-    opens="reader",
+    argument("--restart", metavar="WHY", help="start a new file of checkpoints; the old one stays"),
+    opens="reader itself",
 )
-def checkpoint_command(lite, chosen) -> Output:
+def checkpoint_command(chosen) -> Output:
     """Print a signed checkpoint of the ledger and the audit log.
 
     Kept where whoever writes the file cannot write, it shows later whether the
     end was cut off or written anew. Keep the public key there too.
 
+    After an older backup was restored, --restart puts the checkpoints of what is
+    gone aside, under a name with the time, and begins a new file; the audit log
+    says why.
+
     Examples:
       novantra-lite checkpoint --database register.db >> /mnt/other/register.checkpoints
       novantra-lite checkpoint --public-key --database register.db
+      novantra-lite checkpoint --restart "Restored the backup of May 3rd" --database register.db
     """
-    told = lite.checkpoint()
+    if chosen.restart:
+        with open_lite(chosen, writes=True) as lite:
+            kept = lite.workspace.checkpoints.restart(chosen.restart)
+        return Output({"kept": str(kept)}, f"A new file is begun; the old one is kept as {kept}.")
+    with open_lite(chosen) as lite:
+        told = lite.checkpoint()
     return Output(told, told["publicKey" if chosen.public_key else "checkpoint"].rstrip("\n"))
 
 
@@ -28630,25 +29717,32 @@ def verify_command(chosen) -> Output:
       novantra-lite verify register.db
       novantra-lite verify register.db --checkpoint /mnt/other/register.checkpoints
     """
-    told = "Sound: the file, the ledger and the audit chain."
+    told, notes = "Sound: the file, the ledger and the audit chain.", None
     if chosen.checkpoint:
+        # Read first: whatever these saw is in the file by the time that it is looked at.
         notes = Path(chosen.checkpoint).read_bytes()
-        faults = verify_beside(file_of(chosen), Settings.read(), notes, chosen.public_key)
         told = "Sound: the file, the ledger, the audit chain and the checkpoints."
     elif chosen.public_key:
         chosen.parser.error("--public-key KEY goes with --checkpoint FILE")
-    else:
-        with open_lite(chosen) as lite:
-            faults = lite.verify()
+    with Progress(None) as progress:
+        rest = progress.advance, notes, chosen.public_key
+        faults = verify_file(file_of(chosen), Settings.read(), *rest)
     text = "\n".join(faults) or told
+    if any(fault.endswith(": the end was cut off.") for fault in faults):
+        text += "\nIf an older backup was restored on purpose, see `checkpoint --restart`."
     return Output({"sound": not faults, "faults": faults}, text, 1 if faults else 0)
 
 
 @command("doctor", REGISTER, opens="temporary reader")
 def doctor_command(lite, chosen) -> Output:
-    """Tell versions, settings in force and the state of the file."""
+    """Tell versions, settings in force and the state of the file.
+
+    A file up to 64 MiB is verified as `verify` does it, a larger one in its
+    structure. Exit status 1: there are faults.
+    """
     facts = lite.doctor()
-    return Output(facts, details(facts))
+    is_damaged = any(workspace["faults"] for workspace in facts["workspaces"])
+    return Output(facts, details(facts), 1 if is_damaged else 0)
 
 
 @command(
@@ -28681,11 +29775,40 @@ def key_revoke_command(lite, chosen) -> Output:
     return do_command(lite.api_keys, chosen)
 
 
-@command("key rotate")
+@command(
+    "key rotate",
+    argument("--retire", action="store_true", help="end what the older keys signed and encrypted"),
+)
 def key_rotate_command(lite, chosen) -> Output:
-    """Start a new encryption key; what older ones encrypted stays readable."""
+    """Start a new key, which encrypts and signs; the older ones open and verify.
+
+    --retire ends every access token and session that the older keys signed, and
+    encrypts anew what they encrypted, but for the audit log and other rows that
+    never change. API keys and client secrets stay: no key of the file gives them
+    away; revoke or rotate those that somebody may have seen.
+    """
     lite.rotate_keys()
-    return Output({"rotated": True}, "A new key encrypts from now on.")
+    if not chosen.retire:
+        return Output({"rotated": True}, "A new key encrypts and signs from now on.")
+    with Progress(None) as progress:
+        count = retire_keys(lite.workspace, progress.advance)
+    text = "A new key encrypts and signs; tokens and sessions of the older ones have ended."
+    text += f"\nEncrypted anew: {count:,}."
+    return Output({"rotated": True, "reencrypted": count}, text)
+
+
+@command("key rewrap")
+def key_rewrap_command(lite, chosen) -> Output:
+    """Wrap the keys of the file by a new key file, or by NOVANTRA_LITE_NEW_KEY.
+
+    The key file from before opens nothing any more, except backups made before:
+    keep a copy of it with them.
+    """
+    beside = rewrap_keys(lite.workspace)
+    text = f"The keys are wrapped by a new key in {beside}; keep a copy of it."
+    if beside is None:
+        text = "Set NOVANTRA_LITE_KEY to what NOVANTRA_LITE_NEW_KEY is now; a key file is obsolete."
+    return Output({"rewrapped": True, "keyFile": beside and str(beside)}, text)
 
 
 @command("openapi", opens="", help="Print the OpenAPI document of both APIs.")
@@ -28829,11 +29952,12 @@ def run_command(chosen) -> int:
 
 def refuse_command(error: Exception, as_json: bool) -> int:
     """Say in one sentence what went wrong, to people and on request to machines; status 1."""
-    message, issues = "The database file is damaged, in use, or of another kind.", []
+    if not isinstance(error, Problem | OSError):
+        error = explain_file_error(error, "The database file")
     if isinstance(error, Problem):
         message, issues = str(error), error.issues
-    elif isinstance(error, OSError):
-        reason = (error.strerror or "the operating system refused").lower()
+    else:
+        issues, reason = [], (error.strerror or "the operating system refused").lower()
         message = f"{error.filename}: {reason}." if error.filename else f"{reason}.".capitalize()
     log.debug("The command failed.", exc_info=error)
     print(f"{PROGRAM}: {message}", file=sys.stderr)

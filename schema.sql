@@ -647,7 +647,8 @@ CREATE TABLE "event" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "type" TEXT NOT NULL,
     "data" TEXT NOT NULL,
-    "created_at" TEXT NOT NULL
+    "created_at" TEXT NOT NULL,
+    "checksum" TEXT
 ) STRICT;
 
 CREATE INDEX "event_created" ON "event" ("created_at", "id");
@@ -1606,7 +1607,8 @@ CREATE INDEX "right_to_audit_record_engagement_id" ON "right_to_audit_record" ("
 CREATE TABLE "ring_key" (
     "id" INTEGER NOT NULL PRIMARY KEY,
     "wrapped" TEXT NOT NULL,
-    "created_at" TEXT NOT NULL
+    "created_at" TEXT NOT NULL,
+    "retired_at" TEXT
 ) STRICT;
 
 CREATE INDEX "ring_key_created" ON "ring_key" ("created_at", "id");

@@ -9,6 +9,7 @@ import os
 import random
 import re
 import shlex
+import shutil
 import signal
 import sqlite3
 import stat
@@ -110,8 +111,8 @@ def get(path, token):
 #: Commands that are plain without one.
 NO_EXAMPLE = {
     "account disable", "account enable", "account list", "account rotate", "attachment", "backup",
-    "doctor", "key list", "key revoke", "key rotate", "openapi", "restore", "routes", "schema",
-    "token",
+    "doctor", "key list", "key revoke", "key rewrap", "key rotate", "openapi", "restore",
+    "routes", "schema", "token",
     "webhook deliveries", "webhook list", "webhook pause", "webhook redeliver", "webhook remove",
     "webhook resume", "webhook rotate", "webhook test", "workspace list",
 }  # fmt: skip
@@ -121,8 +122,8 @@ def test_the_commands_are_these():
     assert sorted(COMMANDS) == [
         "account create", "account disable", "account enable", "account list", "account rotate",
         "attachment", "audit export", "audit tail", "backup", "checkpoint", "doctor", "export",
-        "import", "key create", "key list", "key revoke", "key rotate", "openapi", "restore",
-        "routes", "schema", "serve", "set", "token", "verify",
+        "import", "key create", "key list", "key revoke", "key rewrap", "key rotate", "openapi",
+        "restore", "routes", "schema", "serve", "set", "token", "verify",
         "webhook add", "webhook deliveries",
         "webhook list", "webhook pause", "webhook redeliver", "webhook remove", "webhook resume",
         "webhook rotate", "webhook test", "workspace create", "workspace list",
@@ -819,7 +820,7 @@ def test_a_backup_restored_elsewhere_verifies_and_answers(run, attachment):
     Path("elsewhere").mkdir()
 
     restored = run("restore copy.db elsewhere/register.db")
-    Path("elsewhere/register.db.key").write_bytes(Path("register.db.key").read_bytes())
+    shutil.copy("register.db.key", "elsewhere/register.db.key")
     checked = run("verify elsewhere/register.db")
     saved = run(f"attachment {attachment} - --database elsewhere/register.db")
     listed = run("export assets --json --database elsewhere/register.db")
@@ -847,7 +848,7 @@ def test_a_backup_is_whole_while_the_server_runs(run, register):
         said = run("backup copy.db")
         also = call(connection, "POST", path, token, body | {"title": "Later"})[0]
     run("restore copy.db other.db")
-    Path("other.db.key").write_bytes(Path("register.db.key").read_bytes())
+    shutil.copy("register.db.key", "other.db.key")
 
     assert (written, said.status, also) == (201, 0, 201)
     assert run("verify other.db").status == 0
@@ -1143,7 +1144,7 @@ READING = (
 )  # fmt: skip
 WRITING = (
     "account create x --scope assets:read", "account disable svc_1", "token --scope assets:read",
-    "webhook add https://example.org", "key rotate", "import assets assets.csv",
+    "webhook add https://example.org", "key rewrap", "key rotate", "import assets assets.csv",
     f"set assets asset_1 status=gone --reason {REASON}",
 )  # fmt: skip
 

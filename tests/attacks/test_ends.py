@@ -397,7 +397,7 @@ def test_a_file_that_was_cut_short_is_refused_in_words_and_does_not_end_the_proc
 
     assert (done.returncode, "Traceback" in done.stderr) == (0, False)
     answers, health = json.loads(done.stdout)
-    words = "The workspace's file is damaged; restore a backup of it."
+    words = "The workspace's file is damaged: restore a backup of it."
     assert answers == [[503, words]] * 4
     assert health == {"status": "DOWN", "faults": [{"workspace": "register", "fault": words}]}
 

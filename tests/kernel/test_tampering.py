@@ -140,7 +140,7 @@ UNSEEN_BY_THE_CHAIN = {
         "The artifacts of environment snapshot {snapshot} are not indexed as recorded.",
     ),
     "a key of the ring added": (
-        "INSERT INTO ring_key SELECT 2, wrapped, created_at FROM ring_key",
+        "INSERT INTO ring_key SELECT 2, wrapped, created_at, NULL FROM ring_key",
         "The audit log knows nothing of ring key 2.",
     ),
     "the key of the ring removed": (
