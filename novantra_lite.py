@@ -2395,6 +2395,8 @@ class Writer:
         self.failures = 0
         #: Whether the last transaction met a locked file, a full disk or the like.
         self.is_failing = False
+        #: When the transaction at hand began, on the monotonic clock.
+        self._begun = 0.0
         self._lock = threading.Lock()
         self._waiting: deque[Slot] = deque()
 
@@ -2406,7 +2408,7 @@ class Writer:
         """
         slot = Slot(work)
         self._waiting.append(slot)
-        if not self._lock.acquire(timeout=PATIENCE):
+        if not self._lock.acquire(timeout=0 if self.is_stalled() else PATIENCE):
             try:
                 with away(self):
                     self._lock.acquire()
@@ -2422,6 +2424,11 @@ class Writer:
         if slot.error is not None:
             raise slot.error
         return slot.result
+
+    def is_stalled(self) -> bool:
+        """Return whether the transaction at hand takes long, or is likely to."""
+        begun = self._begun
+        return self.is_failing or (begun and time.monotonic() - begun > PATIENCE)
 
     def withdraw(self, slot: Slot) -> bool:
         """Take work back, unless it has been taken up."""
@@ -2459,8 +2466,7 @@ class Writer:
         """One transaction, undone as a whole by whatever is raised in it."""
         connection = self.database.connection()
         try:
-            # What failed before is waited for in the place of no other thread.
-            with away() if self.is_failing else nullcontext():
+            with away():
                 connection.execute("BEGIN IMMEDIATE")
             yield connection
             update_search_index(connection, ENTRIES_WAITING)
@@ -2474,6 +2480,7 @@ class Writer:
     def drain(self) -> None:
         """Do everything that waits, in one transaction."""
         batch: list[Slot] = []
+        self._begun = time.monotonic()
         try:
             with self.transaction() as connection:
                 while self._waiting:
@@ -2490,6 +2497,7 @@ class Writer:
             if not isinstance(error, Exception):
                 raise
         finally:
+            self._begun = 0.0
             for slot in batch:
                 slot.done = True
 
@@ -25805,7 +25813,7 @@ class AnswerQueue:
                 while (
                     self.connected
                     and not self.will_close
-                    and self.total_outbufs_len > ANSWER_MEMORY
+                    and self.total_outbufs_len > max(ANSWER_MEMORY, self.reserved // 2)
                 ):
                     self.server.pull_trigger()
                     self.outbuf_lock.wait(1)
@@ -25921,6 +25929,7 @@ class ClientChannel(AnswerQueue):
 
     def service(self) -> None:
         """Answer one request."""
+        self.idle_until = math.inf
         super().service()
         self.idle_until = time.monotonic() + self.server.settings.idle_timeout
 
@@ -26170,7 +26179,7 @@ class Server:
 
     def __init__(self, application: Install, settings: Settings, listen: str):
         self.application, self.grace = application, settings.shutdown_grace
-        self.threads, self.absent, self.spare = settings.threads, 0, 0
+        self.threads, self.absent, self.spare, self.changed_at = settings.threads, 0, 0, 0.0
         self.lock, self.waiting = threading.Lock(), Counter()
         self.together = on_one_processor if settings.one_processor else contextlib.nullcontext
         with self.together():
@@ -26205,9 +26214,13 @@ class Server:
                     del self.waiting[cause]
             self.absent += more
             spare = min(max(0, self.absent - self.threads // 2), REPLACEMENTS)
-            # None as soon as the server ends.
-            if self.threads and spare != self.spare:
-                self.spare = spare
+            # None as soon as the server ends. Threads that were added stay a while: they may be
+            # needed again at once.
+            if spare == self.spare or not self.threads:
+                return
+            now = time.monotonic()
+            if spare > self.spare or now > self.changed_at + 1:
+                self.spare, self.changed_at = spare, now
                 self.waitress.task_dispatcher.set_thread_count(self.threads + spare)
 
     @property
@@ -27521,7 +27534,7 @@ class Service(Resource, surface=NOVANTRA, tag="Service"):
     def get_readiness(self, context):
         """Tell whether every workspace can be read, and written."""
         if not all(map(is_ready, context.lite.workspaces.values())):
-            raise Unavailable
+            raise Unavailable(headers={"Retry-After": "1"})
         return Reply(200, b'{"status":"ok"}')
 
     @route("GET /api/v1/openapi.json", public=True, answer={"type": "object"})
