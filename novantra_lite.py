@@ -25640,7 +25640,7 @@ class RequestParser:
         if (
             len(receiver.control_line) > CHUNK_LINE
             or len(receiver.trailer) > TRAILER
-            or overhead > size + INLINE_BODY
+            or overhead > size + TRAILER
         ):
             self.error, self.completed = BadRequest("The chunks are too small"), True
         elif size > self.limit:
@@ -25924,6 +25924,7 @@ class ClientChannel(AnswerQueue):
 
     def del_channel(self, map: dict | None = None) -> None:
         """Leave the server's books."""
+        self.server.unwatch(self._fileno)
         super().del_channel(map)
         self.server.forget(self)
 
@@ -25974,8 +25975,8 @@ def has_input(connection: socket.socket) -> bool:
 
 # --- Listeners ----------------------------------------------------------------
 
-#: Connections that are taken in at one turn of the loop.
-ACCEPTED_AT_ONCE = 64
+#: Connections that the system keeps until they are taken in, and that are at one turn of the loop.
+BACKLOG, ACCEPTED_AT_ONCE = 4096, 64
 #: File descriptors that are left for everything but connections.
 SPARE_DESCRIPTORS = 256
 
@@ -25998,6 +25999,84 @@ def descriptors_for(connections: int) -> int:
     return connections
 
 
+class Turn:
+    """One request that a thread answers in the turn of its caller."""
+
+    def __init__(self, queue: FairQueue, channel: Any, caller: str):
+        self.queue, self.channel, self.caller = queue, channel, caller
+
+    def service(self) -> None:
+        """Answer it."""
+        self.queue.current.turn = self
+        try:
+            self.channel.service()
+        finally:
+            self.queue.current.turn = None
+            # This thread looks for the next one by itself.
+            self.queue.count(self.caller, -1, wake=self.queue.dispatcher.stop_count > 0)
+
+    def cancel(self) -> None:
+        """Leave it unanswered."""
+        self.channel.cancel()
+
+
+class FairQueue:
+    """The requests that wait for a thread, in place of a dispatcher's own queue.
+
+    Callers take turns, and one caller leaves threads to others. A caller is who presents the same
+    credentials, or comes from the same address without any.
+    """
+
+    def __init__(self, dispatcher: Any, threads: int):
+        self.dispatcher, self.most = dispatcher, max(1, threads - max(1, threads // 4))
+        self.waiting: dict[str, deque] = {}
+        self.running: Counter[str] = Counter()
+        self.current = threading.local()
+
+    def __len__(self) -> int:
+        return sum(map(len, self.waiting.values()))
+
+    def __bool__(self) -> bool:
+        return any(self.running[caller] < self.most for caller in self.waiting)
+
+    def append(self, channel: Any) -> None:
+        """Have a request wait for its turn."""
+        headers = channel.requests[0].headers
+        caller = headers.get("AUTHORIZATION") or headers.get("X_API_KEY") or channel.addr[0]
+        self.waiting.setdefault(caller, deque()).append(channel)
+
+    def popleft(self) -> Turn:
+        """The next request, of the caller whose turn it is."""
+        caller = next(caller for caller in self.waiting if self.running[caller] < self.most)
+        channels = self.waiting.pop(caller)
+        turn = Turn(self, channels.popleft(), caller)
+        if channels:
+            self.waiting[caller] = channels
+        self.running[caller] += 1
+        return turn
+
+    def add(self, channel: Any) -> None:
+        """Have a request answered; wake no thread for a caller who has enough of them."""
+        with self.dispatcher.lock:
+            self.append(channel)
+            if self:
+                self.dispatcher.queue_cv.notify()
+
+    def count(self, caller: str, more: int, wake: bool) -> None:
+        """Count the threads that answer a caller, and wake one for what may go on then."""
+        with self.dispatcher.lock:
+            self.running[caller] += more
+            if not self.running[caller]:
+                del self.running[caller]
+            if wake and self:
+                self.dispatcher.queue_cv.notify()
+
+    def count_current(self, more: int) -> None:
+        """Count the thread at hand; not while another one answers in its place."""
+        if turn := getattr(self.current, "turn", None):
+            self.count(turn.caller, more, wake=more < 0)
+
+
 class Listener:
     """Over waitress's server: who may connect, how long a client may take, and who answers whom.
 
@@ -26013,10 +26092,13 @@ class Listener:
         self.settings, self.application, self.leave = settings, answer, leave
         self.spool, self.limit = Spool(settings), descriptors_for(settings.connection_limit)
         self.sources: Counter[str] = Counter()
+        self.touched, self.watched = set(), {}
         self.channel_class = over(ClientChannel, HTTPChannel)
         self.parser_class = over(RequestParser, HTTPRequestParser)
         timeouts = settings.head_timeout, settings.body_timeout, settings.idle_timeout
         self.tick = max(0.02, min(1.0, min(*timeouts, settings.send_timeout) / 4))
+        self.queue = FairQueue(self.task_dispatcher, settings.threads)
+        self.task_dispatcher.queue = self.queue
         self.lanes = {}
         for operation in every_operation():
             if operation.urgent:
@@ -26024,15 +26106,63 @@ class Listener:
                 self.lanes[operation.path].set_thread_count(1)
 
     def run(self) -> None:
-        """Serve until nothing is left to listen to."""
+        """Serve until nothing is left to listen to.
+
+        waitress's own loop asks every connection at each turn what it waits for; thousands of them
+        would slow each other down.
+        """
+        import select
+
         from waitress import wasyncore
 
-        due = 0.0
+        has_epoll = hasattr(select, "epoll")
+        self.poller = select.epoll() if has_epoll else select.poll()
+        self.touched = set(self._map.values())
+        pause, due = self.tick if has_epoll else self.tick * 1000, 0.0
         while self._map:
-            wasyncore.loop(self.tick, use_poll=True, map=self._map, count=1)
+            self.watch(wasyncore.write)
+            for descriptor, flags in self.poller.poll(pause):
+                if channel := self._map.get(descriptor):
+                    wasyncore.readwrite(channel, flags)
+                    self.touched.add(channel)
             if (now := time.monotonic()) >= due:
                 due = now + self.tick
                 self.close_overdue(now)
+        if has_epoll:
+            self.poller.close()
+
+    def watch(self, write: Callable) -> None:
+        """Send over the connections on which something happened, and see to what they wait for."""
+        import select
+
+        touched, self.touched = self.touched, set()
+        for channel in touched:
+            # As it stood before it is looked at: a thread may end with it meanwhile.
+            is_at_work = bool(getattr(channel, "requests", None))
+            if channel._fileno is not None and channel.writable():
+                write(channel)
+            descriptor = channel._fileno
+            if descriptor is None:
+                continue
+            flags = select.POLLIN if channel.readable() else 0
+            flags |= select.POLLOUT if channel.writable() else 0
+            if self.watched.get(descriptor) != flags:
+                change = self.poller.modify if descriptor in self.watched else self.poller.register
+                change(descriptor, flags)
+                self.watched[descriptor] = flags
+            if is_at_work or getattr(channel, "requests", None):
+                self.touched.add(channel)
+
+    def unwatch(self, descriptor: int | None) -> None:
+        """Wait for nothing more that happens on a descriptor."""
+        if self.watched.pop(descriptor, None) is not None:
+            with contextlib.suppress(OSError, KeyError, ValueError):
+                self.poller.unregister(descriptor)
+
+    def del_channel(self, map: dict | None = None) -> None:
+        """Listen no more."""
+        self.unwatch(self._fileno)
+        super().del_channel(map)
 
     def readable(self) -> bool:
         """Whether connections are taken in: `handle_accept` makes room for them."""
@@ -26073,6 +26203,7 @@ class Listener:
             return
         channel = self.channel_class(self, connection, address, self.adj, map=self._map)
         channel.source = source
+        self.touched.add(channel)
         if source:
             self.sources[source] += 1
 
@@ -26108,7 +26239,10 @@ class Listener:
     def add_task(self, channel: Any) -> None:
         """Have a request answered."""
         path = getattr(channel.requests[0], "path", "")
-        self.lanes.get(path, self.task_dispatcher).add_task(channel)
+        if lane := self.lanes.get(path):
+            lane.add_task(channel)
+        else:
+            self.queue.add(channel)
 
     def stop_lanes(self) -> None:
         """End the threads of the urgent operations."""
@@ -26122,9 +26256,12 @@ def create_listener(server_socket: socket.socket, threads: int) -> Any:
     from waitress.server import TcpWSGIServer
 
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+    # The system would take megabytes for each client that takes none.
+    server_socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SENT_AT_ONCE)
     adjustments = Adjustments(
         sockets=[server_socket],
         threads=threads,
+        backlog=BACKLOG,
         max_request_header_size=HEAD_BYTES,
         # The limit of a body is its operation's.
         max_request_body_size=sys.maxsize,
@@ -26198,9 +26335,11 @@ class Server:
         """Let another thread answer in the place of this one; Unavailable where too many wait for
         the same cause."""
         self.replace(1, cause)
+        self.waitress.queue.count_current(-1)
         try:
             yield
         finally:
+            self.waitress.queue.count_current(1)
             self.replace(-1, cause)
 
     def replace(self, more: int, cause: Any) -> None:
