@@ -25769,7 +25769,7 @@ class AnswerQueue:
             if self.total_outbufs_len >= ANSWER_MEMORY:
                 self._flush_exception(self._flush_some, do_close=False)
                 if self.total_outbufs_len >= ANSWER_MEMORY:
-                    self.server.pull_trigger()
+                    self.server.wake(self)
         return size
 
     def send_now(self, data: bytes) -> memoryview:
@@ -25815,11 +25815,11 @@ class AnswerQueue:
                     and not self.will_close
                     and self.total_outbufs_len > max(ANSWER_MEMORY, self.reserved // 2)
                 ):
-                    self.server.pull_trigger()
+                    self.server.wake(self)
                     self.outbuf_lock.wait(1)
         except Unavailable:
             self.will_close = True
-            self.server.pull_trigger()
+            self.server.wake(self)
 
     def find_room(self, size: int) -> bool:
         """Whether so much more can wait for the client, on the spool if need be."""
@@ -25933,6 +25933,7 @@ class ClientChannel(AnswerQueue):
         self.idle_until = math.inf
         super().service()
         self.idle_until = time.monotonic() + self.server.settings.idle_timeout
+        self.server.wake(self)
 
     def deadline(self) -> float:
         """Until when, on the monotonic clock, the client has to do what it is waited for."""
@@ -26012,8 +26013,10 @@ class Turn:
             self.channel.service()
         finally:
             self.queue.current.turn = None
-            # This thread looks for the next one by itself.
-            self.queue.count(self.caller, -1, wake=self.queue.dispatcher.stop_count > 0)
+            self.queue.ended.append(self.caller)
+            if self.queue.dispatcher.stop_count:
+                # This thread may be one that stops, and take up no other request.
+                self.queue.wake()
 
     def cancel(self) -> None:
         """Leave it unanswered."""
@@ -26024,20 +26027,28 @@ class FairQueue:
     """The requests that wait for a thread, in place of a dispatcher's own queue.
 
     Callers take turns, and one caller leaves threads to others. A caller is who presents the same
-    credentials, or comes from the same address without any.
+    credentials, or comes from the same address without any. The dispatcher's lock is held around
+    what it calls.
     """
 
     def __init__(self, dispatcher: Any, threads: int):
         self.dispatcher, self.most = dispatcher, max(1, threads - max(1, threads // 4))
         self.waiting: dict[str, deque] = {}
         self.running: Counter[str] = Counter()
+        #: The callers of requests that have been answered and are still counted.
+        self.ended: deque[str] = deque()
         self.current = threading.local()
 
     def __len__(self) -> int:
         return sum(map(len, self.waiting.values()))
 
     def __bool__(self) -> bool:
-        return any(self.running[caller] < self.most for caller in self.waiting)
+        while self.ended:
+            caller = self.ended.popleft()
+            self.running[caller] -= 1
+            if not self.running[caller]:
+                del self.running[caller]
+        return any(self.running.get(caller, 0) < self.most for caller in self.waiting)
 
     def append(self, channel: Any) -> None:
         """Have a request wait for its turn."""
@@ -26047,12 +26058,13 @@ class FairQueue:
 
     def popleft(self) -> Turn:
         """The next request, of the caller whose turn it is."""
-        caller = next(caller for caller in self.waiting if self.running[caller] < self.most)
+        running = self.running
+        caller = next(caller for caller in self.waiting if running.get(caller, 0) < self.most)
         channels = self.waiting.pop(caller)
         turn = Turn(self, channels.popleft(), caller)
         if channels:
             self.waiting[caller] = channels
-        self.running[caller] += 1
+        running[caller] += 1
         return turn
 
     def add(self, channel: Any) -> None:
@@ -26062,19 +26074,25 @@ class FairQueue:
             if self:
                 self.dispatcher.queue_cv.notify()
 
-    def count(self, caller: str, more: int, wake: bool) -> None:
-        """Count the threads that answer a caller, and wake one for what may go on then."""
+    def wake(self) -> None:
+        """Wake a thread for what can be answered."""
         with self.dispatcher.lock:
-            self.running[caller] += more
-            if not self.running[caller]:
-                del self.running[caller]
-            if wake and self:
+            if self:
                 self.dispatcher.queue_cv.notify()
 
-    def count_current(self, more: int) -> None:
-        """Count the thread at hand; not while another one answers in its place."""
-        if turn := getattr(self.current, "turn", None):
-            self.count(turn.caller, more, wake=more < 0)
+    @contextlib.contextmanager
+    def left(self) -> Iterator[None]:
+        """Do not count the thread at hand against its caller while another answers in its place."""
+        turn = getattr(self.current, "turn", None)
+        if turn:
+            self.ended.append(turn.caller)
+            self.wake()
+        try:
+            yield
+        finally:
+            if turn:
+                with self.dispatcher.lock:
+                    self.running[turn.caller] += 1
 
 
 class Listener:
@@ -26092,7 +26110,7 @@ class Listener:
         self.settings, self.application, self.leave = settings, answer, leave
         self.spool, self.limit = Spool(settings), descriptors_for(settings.connection_limit)
         self.sources: Counter[str] = Counter()
-        self.touched, self.watched = set(), {}
+        self.touched, self.watched, self.woken = set(), {}, deque()
         self.channel_class = over(ClientChannel, HTTPChannel)
         self.parser_class = over(RequestParser, HTTPRequestParser)
         timeouts = settings.head_timeout, settings.body_timeout, settings.idle_timeout
@@ -26135,10 +26153,10 @@ class Listener:
         """Send over the connections on which something happened, and see to what they wait for."""
         import select
 
-        touched, self.touched = self.touched, set()
-        for channel in touched:
-            # As it stood before it is looked at: a thread may end with it meanwhile.
-            is_at_work = bool(getattr(channel, "requests", None))
+        while self.woken:
+            self.touched.add(self.woken.popleft())
+        while self.touched:
+            channel = self.touched.pop()
             if channel._fileno is not None and channel.writable():
                 write(channel)
             descriptor = channel._fileno
@@ -26150,8 +26168,14 @@ class Listener:
                 change = self.poller.modify if descriptor in self.watched else self.poller.register
                 change(descriptor, flags)
                 self.watched[descriptor] = flags
-            if is_at_work or getattr(channel, "requests", None):
-                self.touched.add(channel)
+
+    def wake(self, channel: Any) -> None:
+        """Have the loop see to a channel; of any thread."""
+        self.woken.append(channel)
+        self.trigger.pull_trigger()
+
+    def pull_trigger(self) -> None:
+        """Leave the loop asleep: waitress would not say for which channel to wake it."""
 
     def unwatch(self, descriptor: int | None) -> None:
         """Wait for nothing more that happens on a descriptor."""
@@ -26335,11 +26359,10 @@ class Server:
         """Let another thread answer in the place of this one; Unavailable where too many wait for
         the same cause."""
         self.replace(1, cause)
-        self.waitress.queue.count_current(-1)
         try:
-            yield
+            with self.waitress.queue.left():
+                yield
         finally:
-            self.waitress.queue.count_current(1)
             self.replace(-1, cause)
 
     def replace(self, more: int, cause: Any) -> None:
