@@ -25534,7 +25534,10 @@ class Spool:
     """
 
     def __init__(self, settings: Settings):
+        from waitress.buffers import OverflowableBuffer
+
         self.folder, self.limit, self.used = storage_folder(settings), settings.spool_limit, 0
+        self.buffer_class = over(SpooledBuffer, OverflowableBuffer)
         self._lock = threading.Lock()
 
     def reserve(self, size: int, share: int = 1) -> bool:
@@ -25552,9 +25555,7 @@ class Spool:
 
     def buffer(self) -> Any:
         """A buffer that goes to a file when it outgrows what stays in memory."""
-        from waitress.buffers import OverflowableBuffer
-
-        buffer = over(SpooledBuffer, OverflowableBuffer)(INLINE_BODY)
+        buffer = self.buffer_class(INLINE_BODY)
         buffer.folder = self.folder
         return buffer
 
@@ -25750,20 +25751,19 @@ class AnswerQueue:
 
     def write_soon(self, data: Any) -> int:
         """Send bytes, or have them wait for the client."""
-        from waitress.buffers import ReadOnlyFileBasedBuffer
-        from waitress.channel import ClientDisconnected
-
         size = len(data)
+        is_file = not isinstance(data, bytes | bytearray | memoryview)
         with self.outbuf_lock:
             if self.total_outbufs_len < ANSWER_MEMORY:
                 self.sending_since = self.moved_at = time.monotonic()
                 self.sent = 0
-            is_file = isinstance(data, ReadOnlyFileBasedBuffer)
-            if not is_file and size >= ANSWER_MEMORY:
+            if size >= ANSWER_MEMORY and not is_file:
                 data = self.send_now(data)
             if not is_file:
                 self.make_room(len(data))
             if not self.connected or self.will_close:
+                from waitress.channel import ClientDisconnected
+
                 raise ClientDisconnected
             self.append(data, is_file)
             if self.total_outbufs_len >= ANSWER_MEMORY:
@@ -25978,6 +25978,8 @@ def has_input(connection: socket.socket) -> bool:
 
 #: Connections that the system keeps until they are taken in, and that are at one turn of the loop.
 BACKLOG, ACCEPTED_AT_ONCE = 4096, 64
+#: What poll(2) and epoll(7) call it that something can be read, and written.
+IN, OUT = 1, 4
 #: File descriptors that are left for everything but connections.
 SPARE_DESCRIPTORS = 256
 
@@ -26141,6 +26143,9 @@ class Listener:
             self.watch(wasyncore.write)
             for descriptor, flags in self.poller.poll(pause):
                 if channel := self._map.get(descriptor):
+                    if flags & IN and not channel.readable():
+                        self.subscribe(channel, exactly=True)
+                        flags &= ~IN
                     wasyncore.readwrite(channel, flags)
                     self.touched.add(channel)
             if (now := time.monotonic()) >= due:
@@ -26151,23 +26156,26 @@ class Listener:
 
     def watch(self, write: Callable) -> None:
         """Send over the connections on which something happened, and see to what they wait for."""
-        import select
-
         while self.woken:
             self.touched.add(self.woken.popleft())
         while self.touched:
             channel = self.touched.pop()
             if channel._fileno is not None and channel.writable():
                 write(channel)
-            descriptor = channel._fileno
-            if descriptor is None:
-                continue
-            flags = select.POLLIN if channel.readable() else 0
-            flags |= select.POLLOUT if channel.writable() else 0
-            if self.watched.get(descriptor) != flags:
-                change = self.poller.modify if descriptor in self.watched else self.poller.register
-                change(descriptor, flags)
-                self.watched[descriptor] = flags
+            if channel._fileno is not None:
+                self.subscribe(channel)
+
+    def subscribe(self, channel: Any, exactly: bool = False) -> None:
+        """Wait for what a channel waits for, or for more than that: few clients send before they
+        have been answered, and who does is noticed then."""
+        descriptor = channel._fileno
+        flags = IN if channel.readable() else 0
+        flags |= OUT if channel.writable() else 0
+        before = self.watched.get(descriptor)
+        if before == flags or (before == flags | IN and not exactly):
+            return
+        (self.poller.register if before is None else self.poller.modify)(descriptor, flags)
+        self.watched[descriptor] = flags
 
     def wake(self, channel: Any) -> None:
         """Have the loop see to a channel; of any thread."""
