@@ -42,7 +42,7 @@ Contents
         Jira tickets, Confluence, Chain, Ledger, Hub templates, Audit packages
     Part V    Application   Rows, OSCAL, Opening workspaces, Imports, Collections, Demo vocabulary,
         Demo plans, Demo records, Demo data, Demo delivery, WSGI application, Clients,
-        Server requests, Server connections, Listeners, Servers, Maintenance, Audit records,
+        Server requests, Server connections, Turns, Listeners, Servers, Maintenance, Audit records,
         Installs, NovantraLite, Reference page, Documents, OpenAPI, Service, Commands,
         Commands: serve, Commands: records, Commands: accounts and webhooks, Commands: install,
         Commands: audit, Command line
@@ -25974,32 +25974,7 @@ def has_input(connection: socket.socket) -> bool:
         return False
 
 
-# --- Listeners ----------------------------------------------------------------
-
-#: Connections that the system keeps until they are taken in, and that are at one turn of the loop.
-BACKLOG, ACCEPTED_AT_ONCE = 4096, 64
-#: What poll(2) and epoll(7) call it that something can be read, and written.
-IN, OUT = 1, 4
-#: File descriptors that are left for everything but connections.
-SPARE_DESCRIPTORS = 256
-
-
-def descriptors_for(connections: int) -> int:
-    """How many connections there can be: each may need a file, too. Raises this process's limit."""
-    try:
-        import resource
-    except ImportError:
-        return connections
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = 2 * connections + SPARE_DESCRIPTORS
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        ceiling = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (ceiling, hard))
-            soft = ceiling
-        if soft < needed:
-            return max(16, (soft - SPARE_DESCRIPTORS) // 2)
-    return connections
+# --- Turns --------------------------------------------------------------------
 
 
 class Turn:
@@ -26097,40 +26072,43 @@ class FairQueue:
                     self.running[turn.caller] += 1
 
 
-class Listener:
-    """Over waitress's server: who may connect, how long a client may take, and who answers whom.
+# --- Listeners ----------------------------------------------------------------
 
-    What an urgent operation is asked has a thread of its own for each path.
+#: Connections that the system keeps until they are taken in, and that are at one turn of the loop.
+BACKLOG, ACCEPTED_AT_ONCE = 4096, 64
+#: What poll(2) and epoll(7) call it that something can be read, and written.
+IN, OUT = 1, 4
+#: File descriptors that are left for everything but connections.
+SPARE_DESCRIPTORS = 256
+
+
+def descriptors_for(connections: int) -> int:
+    """How many connections there can be: each may need a file, too. Raises this process's limit."""
+    try:
+        import resource
+    except ImportError:
+        return connections
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = 2 * connections + SPARE_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        ceiling = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (ceiling, hard))
+            soft = ceiling
+        if soft < needed:
+            return max(16, (soft - SPARE_DESCRIPTORS) // 2)
+    return connections
+
+
+class Loop:
+    """The half of a listener that waits for all connections at once, in one thread.
+
+    waitress's own loop asks every connection at each turn what it waits for; thousands of them
+    would slow each other down.
     """
 
-    def prepare(self, settings: Settings, answer: Callable, leave: Callable) -> None:
-        """Take over what waitress knows nothing of."""
-        from waitress.channel import HTTPChannel
-        from waitress.parser import HTTPRequestParser
-        from waitress.task import ThreadedTaskDispatcher
-
-        self.settings, self.application, self.leave = settings, answer, leave
-        self.spool, self.limit = Spool(settings), descriptors_for(settings.connection_limit)
-        self.sources: Counter[str] = Counter()
-        self.touched, self.watched, self.woken = set(), {}, deque()
-        self.channel_class = over(ClientChannel, HTTPChannel)
-        self.parser_class = over(RequestParser, HTTPRequestParser)
-        timeouts = settings.head_timeout, settings.body_timeout, settings.idle_timeout
-        self.tick = max(0.02, min(1.0, min(*timeouts, settings.send_timeout) / 4))
-        self.queue = FairQueue(self.task_dispatcher, settings.threads)
-        self.task_dispatcher.queue = self.queue
-        self.lanes = {}
-        for operation in every_operation():
-            if operation.urgent:
-                self.lanes[operation.path] = ThreadedTaskDispatcher()
-                self.lanes[operation.path].set_thread_count(1)
-
     def run(self) -> None:
-        """Serve until nothing is left to listen to.
-
-        waitress's own loop asks every connection at each turn what it waits for; thousands of them
-        would slow each other down.
-        """
+        """Serve until nothing is left to listen to."""
         import select
 
         from waitress import wasyncore
@@ -26196,15 +26174,44 @@ class Listener:
         self.unwatch(self._fileno)
         super().del_channel(map)
 
-    def readable(self) -> bool:
-        """Whether connections are taken in: `handle_accept` makes room for them."""
-        return self.accepting
-
     def close_overdue(self, now: float) -> None:
         """Hang up on clients that owe something for too long."""
         for channel in list(self.active_channels.values()):
             if channel.deadline() < now:
                 channel.handle_close()
+
+
+class Listener(Loop):
+    """Over waitress's server: who may connect, how long a client may take, and who answers whom.
+
+    What an urgent operation is asked has a thread of its own for each path.
+    """
+
+    def prepare(self, settings: Settings, answer: Callable, leave: Callable) -> None:
+        """Take over what waitress knows nothing of."""
+        from waitress.channel import HTTPChannel
+        from waitress.parser import HTTPRequestParser
+        from waitress.task import ThreadedTaskDispatcher
+
+        self.settings, self.application, self.leave = settings, answer, leave
+        self.spool, self.limit = Spool(settings), descriptors_for(settings.connection_limit)
+        self.sources: Counter[str] = Counter()
+        self.touched, self.watched, self.woken = set(), {}, deque()
+        self.channel_class = over(ClientChannel, HTTPChannel)
+        self.parser_class = over(RequestParser, HTTPRequestParser)
+        timeouts = settings.head_timeout, settings.body_timeout, settings.idle_timeout
+        self.tick = max(0.02, min(1.0, min(*timeouts, settings.send_timeout) / 4))
+        self.queue = FairQueue(self.task_dispatcher, settings.threads)
+        self.task_dispatcher.queue = self.queue
+        self.lanes = {}
+        for operation in every_operation():
+            if operation.urgent:
+                self.lanes[operation.path] = ThreadedTaskDispatcher()
+                self.lanes[operation.path].set_thread_count(1)
+
+    def readable(self) -> bool:
+        """Whether connections are taken in: `handle_accept` makes room for them."""
+        return self.accepting
 
     def handle_accept(self) -> None:
         """Take in who has connected."""
