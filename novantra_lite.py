@@ -25709,8 +25709,10 @@ ANSWER_MEMORY = 65_536
 SENT_AT_ONCE = 262_144
 #: The share of the spool that the answer of one connection may take.
 ANSWER_SHARE = 16
-#: Seconds for which what a refused client still sends is read, so that it sees the refusal.
-LINGER = 2.0
+#: Seconds for which what a refused client still sends is read, so that it sees the refusal. Linux
+#: copies none of it for that (tcp(7)).
+LINGER, DISCARDED = 2.0, bytearray(1_048_576)
+DISCARD = socket.MSG_TRUNC if sys.platform == "linux" else 0
 
 
 class AnswerQueue:
@@ -25908,10 +25910,10 @@ class ClientChannel(AnswerQueue):
 
     def handle_read(self) -> None:
         """Read, or throw away what a refused client still sends."""
-        if self.lingering:
-            self.recv(ANSWER_MEMORY)
-        else:
+        if not self.lingering:
             super().handle_read()
+        elif not self.socket.recv_into(DISCARDED, 0, DISCARD):
+            self.handle_close()
 
     def handle_close(self) -> None:
         """Close, and let go what there is of a request and of an answer."""
@@ -26204,10 +26206,9 @@ class Listener(Loop):
         self.queue = FairQueue(self.task_dispatcher, settings.threads)
         self.task_dispatcher.queue = self.queue
         self.lanes = {}
-        for operation in every_operation():
-            if operation.urgent:
-                self.lanes[operation.path] = ThreadedTaskDispatcher()
-                self.lanes[operation.path].set_thread_count(1)
+        for path in (operation.path for operation in every_operation() if operation.urgent):
+            self.lanes[path] = ThreadedTaskDispatcher()
+            self.lanes[path].set_thread_count(1)
 
     def readable(self) -> bool:
         """Whether connections are taken in: `handle_accept` makes room for them."""
@@ -26259,8 +26260,10 @@ class Listener(Loop):
         return bool(waiting)
 
     def source_of(self, address: tuple) -> str:
-        """What counts as one source; nothing for this machine and for proxies, for many."""
-        peer = read_address(str(address[0]))
+        """What counts as one source; nothing for this machine, and for proxies, who serve many."""
+        if address[0].startswith("127."):
+            return ""
+        peer = read_address(address[0])
         if peer is None or peer.is_loopback:
             return ""
         if any(peer in network for network in networks_of(self.settings, "trusted_proxies")):
@@ -26295,8 +26298,9 @@ def create_listener(server_socket: socket.socket, threads: int) -> Any:
     from waitress.server import TcpWSGIServer
 
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
-    # The system would take megabytes for each client that takes none.
-    server_socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SENT_AT_ONCE)
+    # The system would take megabytes for each client that takes no answer, or may send nothing yet.
+    for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+        server_socket.setsockopt(socket.SOL_SOCKET, option, SENT_AT_ONCE)
     adjustments = Adjustments(
         sockets=[server_socket],
         threads=threads,

@@ -135,7 +135,7 @@ def test_downloads_that_stall_hold_no_thread_and_end(spool):
         statuses = site.serves(token)
         ended = wait_until(lambda: site.call("GET", "/actuator/health")[0] == 200)
         time.sleep(0.8)
-        sizes = [len(read_all(connection)) for connection in stalled]
+        sizes = [len(read_all(connection)) for connection in stalled[:2]]
         whole = site.call("GET", f"/api/v1/evidence/{key}", token)
 
     assert statuses == (200, 201, 200) and ended
@@ -416,7 +416,7 @@ def test_health_is_told_while_a_foreign_lock_holds_every_write(tmp_path):
 
 
 def test_one_workspace_whose_writes_wait_takes_no_thread_of_the_others(tmp_path):
-    with NovantraLite(workspaces=tmp_path, threads=2, busy_timeout=2.0, rate_limits=False) as lite:
+    with NovantraLite(workspaces=tmp_path, threads=2, busy_timeout=1.0, rate_limits=False) as lite:
         lite.create_workspace("stuck")
         lite.create_workspace("free")
         tokens = {
@@ -441,7 +441,7 @@ def test_one_workspace_whose_writes_wait_takes_no_thread_of_the_others(tmp_path)
                 foreign.execute("ROLLBACK")
 
     assert statuses == (200, 201, 200)
-    assert took < 1.5
+    assert took < 1
     assert set(refused) == {503}
 
 
