@@ -3695,11 +3695,10 @@ class Context:
 
     def take_upload(self) -> Upload:
         """The file of a multipart body, taken in piece by piece."""
-        limit = getattr(self.settings, self.operation.limit)
+        limit, folder = getattr(self.settings, self.operation.limit), storage_folder(self.settings)
         if (self.request.content_length or 0) > limit:
             raise TooLarge(f"The body is over the limit of {limit} bytes.")
-        stream, folder = Metered(self.stream(), limit), storage_folder(self.settings)
-        return read_upload(stream, self.request.content_type, folder)
+        return read_upload(Metered(self.stream(), limit), self.request.content_type, folder)
 
     def stream(self) -> IO[bytes]:
         """The bytes of the body as they come in, up to its end."""

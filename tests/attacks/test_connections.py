@@ -176,7 +176,8 @@ def test_hundreds_of_silent_connections_and_half_sent_heads_delay_nobody_and_end
 def test_a_body_that_drips_and_a_connection_that_rests_are_closed_in_time():
     with served(**SOON) as site:
         token = site.token()
-        request = head("POST", FINDINGS, "Content-Length: 90000", token=token)
+        lines = ["Content-Type: application/json", "Content-Length: 90000"]
+        request = head("POST", FINDINGS, *lines, token=token)
 
         dripping, resting = site.connect(request), site.connect(LIVE)
         first = status_of(resting)
