@@ -3434,7 +3434,7 @@ def read_upload(stream: Metered, content_type: str, folder: str | None = None) -
     return found
 
 
-def temporary_file(folder: str | None) -> IO[bytes]:
+def temporary_file(folder: str | None = None) -> IO[bytes]:
     """A file without a name that stays in memory up to one MiB, and else lies in a folder."""
     import tempfile
 
@@ -3465,7 +3465,7 @@ def keep(stream: Any, content: IO[bytes], name: str, kind: str) -> Upload:
     return Upload(content, safe_name(name), kind, size, digest.hexdigest())
 
 
-def read_file(stream: IO[bytes], name: str, limit: int, folder: str | None) -> Upload:
+def read_file(stream: IO[bytes], name: str, limit: int, folder: str | None = None) -> Upload:
     """Take a JSON file in that came another way; TooLarge beyond a limit."""
     with contextlib.ExitStack() as unless_done:
         content = unless_done.enter_context(temporary_file(folder))
