@@ -25604,7 +25604,11 @@ class RequestParser:
 
         if header_plus.count(b"\n") > HEAD_LINES:
             raise ParsingError(f"The head has more than {HEAD_LINES} lines")
-        super().parse_header(header_plus)
+        try:
+            super().parse_header(header_plus)
+        except ValueError:
+            # A path with half of an address in brackets, or a length of thousands of digits.
+            raise ParsingError("The head is invalid") from None
         host = self.headers.get("HOST")
         if (host is None and self.version == "1.1") or "," in (host or ""):
             raise ParsingError("Expected one Host header")
@@ -25948,7 +25952,8 @@ class ClientChannel(AnswerQueue):
         if request is None:
             return self.idle_until
         if not request.headers_finished:
-            return request.since + settings.head_timeout
+            # Empty lines before a request begin it anew, and the time of rest does not.
+            return min(request.since, self.idle_until) + settings.head_timeout
         return self.pace(request.since, request.body_bytes_received, settings.body_timeout)
 
     def pace(self, since: float, moved: int, timeout: float) -> float:
@@ -26139,10 +26144,14 @@ class Loop:
             self.touched.add(self.woken.popleft())
         while self.touched:
             channel = self.touched.pop()
-            if channel._fileno is not None and channel.writable():
-                write(channel)
-            if channel._fileno is not None:
-                self.subscribe(channel)
+            try:
+                if channel._fileno is not None and channel.writable():
+                    write(channel)
+                if channel._fileno is not None:
+                    self.subscribe(channel)
+            except Exception:
+                log.exception("A connection failed, and is closed.")
+                channel.handle_close()
 
     def subscribe(self, channel: Any, exactly: bool = False) -> None:
         """Wait for what a channel waits for, or for more than that: few clients send before they
@@ -26237,10 +26246,10 @@ class Listener(Loop):
             return
         try:
             self.set_socket_options(connection)
+            channel = self.channel_class(self, connection, address, self.adj, map=self._map)
         except OSError:
             connection.close()
             return
-        channel = self.channel_class(self, connection, address, self.adj, map=self._map)
         channel.source = source
         self.touched.add(channel)
         if source:

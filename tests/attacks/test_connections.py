@@ -161,13 +161,14 @@ def test_hundreds_of_silent_connections_and_half_sent_heads_delay_nobody_and_end
 
         silent = [site.connect() for _ in range(200)]
         halves = [site.connect(b"GET / HTTP/1.1\r\nHost") for _ in range(100)]
+        blank = [site.connect(b"\r\n") for _ in range(20)]
         statuses = site.serves(token)
-        for _ in range(6):
-            for connection in halves:
+        for _ in range(10):
+            for connection in (*halves, *blank):
                 with contextlib.suppress(ConnectionError):
-                    connection.send(b"a")
+                    connection.send(b"a" if connection in halves else b"\r\n\r\n\r\n")
             time.sleep(0.1)
-        ends = [read_all(connection) for connection in (*silent, *halves)]
+        ends = [read_all(connection) for connection in (*silent, *halves, *blank)]
 
     assert statuses == (200, 201, 200)
     assert set(ends) == {b""}
@@ -345,6 +346,8 @@ def asked_again(site, request):
         b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding:\r\nContent-Length: 5\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, chunked\r\n\r\n",
         b"POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n",
+        b"GET http://[ HTTP/1.1\r\nHost: a\r\n\r\n",
         b"GET / HTTP/1.1\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: a, b\r\n\r\n",
@@ -355,9 +358,13 @@ def asked_again(site, request):
 def test_a_head_that_can_be_read_in_two_ways_is_refused_and_ends_the_connection(data):
     with served() as site:
         answer = read_all(site.connect(data + LIVE))
+        second = read_all(site.connect(LIVE + data))
+        live = site.call("GET", "/api/health/live")[0]
 
     assert answer.split(b" ")[1] == b"400"
-    assert answer.count(b"HTTP/1.") == 1
+    assert (answer.count(b"HTTP/1."), second.count(b"HTTP/1.")) == (1, 2)
+    assert second.startswith(b"HTTP/1.1 200 ") and b" 400 Bad Request\r\n" in second
+    assert live == 200
 
 
 @pytest.mark.parametrize(
