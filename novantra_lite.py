@@ -42,9 +42,10 @@ Contents
         Incoming webhooks, Incoming events, Slack, Slack commands, Slack requests, Atlassian, Jira,
         Jira tickets, Confluence, Chain, Ledger, Hub templates, Audit packages
     Part V    Application   Rows, OSCAL, Opening workspaces, Imports, Collections, Demo vocabulary,
-        Demo plans, Demo records, Demo data, Demo delivery, WSGI application, Clients, Servers,
-        Key rotation, File verification, Maintenance, Audit records, Installs, NovantraLite,
-        Reference page, Documents, OpenAPI, Service, Commands, Commands: serve, Commands: records,
+        Demo plans, Demo records, Demo data, Demo delivery, WSGI application, Clients,
+        Server requests, Server connections, Turns, Listeners, Servers, Key rotation,
+        File verification, Maintenance, Audit records, Installs, NovantraLite, Reference page,
+        Documents, OpenAPI, Service, Commands, Commands: serve, Commands: records,
         Commands: accounts and webhooks, Commands: install, Commands: audit, Command line
 
 Every section reads only from itself and from the sections above it.
@@ -308,11 +309,47 @@ class Setting:
         owner.KNOWN[name] = self
 
 
-class Settings:
-    """Everything that can be set: by keyword, or as NOVANTRA_LITE_<NAME> in the environment."""
+class ServerSettings:
+    """What the server allows its clients."""
 
     #: Every setting by its name, in the order of the reference.
     KNOWN: ClassVar[dict[str, Setting]] = {}
+
+    connection_limit = Setting(
+        4096,
+        "Connections at once; beyond it the one that has asked nothing longest is closed.",
+        at_least=1,
+    )
+    address_connections = Setting(
+        256,
+        "Connections at once of one address (of IPv6, a /64) other than this machine and "
+        "`trusted_proxies`.",
+        at_least=1,
+    )
+    head_timeout = Setting(
+        10.0, "Seconds that the head of a request has from its first byte.", at_least=0.1
+    )
+    body_timeout = Setting(
+        30.0,
+        "Seconds that a client may pause within a body, and has for it beyond `minimum_rate`.",
+        at_least=0.1,
+    )
+    send_timeout = Setting(
+        60.0,
+        "Seconds that a client may take nothing of an answer, and has for it beyond "
+        "`minimum_rate`.",
+        at_least=0.1,
+    )
+    idle_timeout = Setting(60.0, "Seconds that a connection stays open unused.", at_least=0.1)
+    minimum_rate = Setting(4096, "Bytes a second that bodies and answers have to move.", at_least=1)
+    spool_limit = Setting(
+        1_073_741_824,
+        "Bytes that large bodies and answers on their way may take on the disk together.",
+    )
+
+
+class Settings(ServerSettings):
+    """Everything that can be set: by keyword, or as NOVANTRA_LITE_<NAME> in the environment."""
 
     database = Setting("", "The workspace's file; empty for one that ends with the process.")
     workspaces = Setting("", "A directory of workspaces, one file each, instead of `database`.")
@@ -462,6 +499,13 @@ class Settings:
                 raise Invalid(f"The setting {name} needs a number from {known.at_least} on.")
         networks_of(settings, "trusted_proxies")
         return settings
+
+
+def storage_folder(settings: Settings) -> str | None:
+    """Where the workspaces' files are, for files on their way; None for the system's own folder."""
+    database = settings.database and os.path.dirname(os.path.abspath(settings.database))
+    folder = settings.workspaces or database
+    return folder if folder and os.access(folder, os.W_OK) else None
 
 
 @functools.cache
@@ -2658,6 +2702,30 @@ class Database(peewee.SqliteDatabase):
                 connection.interrupt()
 
 
+#: How the thread at hand lets another one answer in its place; a server sets it.
+_leave: contextvars.ContextVar[Callable] = contextvars.ContextVar(
+    "leave", default=lambda cause=None: nullcontext()
+)
+
+
+@contextlib.contextmanager
+def away(cause: Any = None) -> Iterator[None]:
+    """Around a wait for something outside: a server lets another thread answer meanwhile.
+
+    It raises Unavailable where too many threads wait for the same cause.
+    """
+    began = time.monotonic()
+    try:
+        with _leave.get()(cause):
+            yield
+    finally:
+        extend_deadline(time.monotonic() - began)
+
+
+#: Seconds that a thread waits for the writer before another one takes its place.
+PATIENCE = 0.25
+
+
 class Slot:
     """One piece of work that waits for the writer."""
 
@@ -2682,23 +2750,82 @@ class Writer:
         self.failures = 0
         #: Whether the last commit went into a file that is not at its path any more.
         self.is_displaced = False
+        #: Whether the last transaction met a locked file, a full disk or the like.
+        self.is_failing = False
+        #: When the transaction at hand began, on the monotonic clock.
+        self._begun = 0.0
         #: What follows the last piece of work, once the end was asked for.
         self._at_end: Callable[[], None] | None = None
         self._lock = threading.Lock()
         self._waiting: deque[Slot] = deque()
 
     def run(self, work: Callable[[], Any]) -> Any:
-        """Do the work in a transaction; return its result, or raise what it raised."""
+        """Do the work in a transaction; return its result, or raise what it raised.
+
+        Where others are at it for long, another thread answers in the place of this one, unless too
+        many wait already: Unavailable.
+        """
         slot = Slot(work)
         with self.leases.held():
             self._waiting.append(slot)
-            with self._lock:
+            self.acquire(slot)
+            try:
                 if not slot.done:
                     self.drain()
                 self.finish()
+            finally:
+                self._lock.release()
         if slot.error is not None:
             raise slot.error
         return slot.result
+
+    def acquire(self, slot: Slot) -> None:
+        """Wait for the lock, or raise Unavailable where too many wait, and take the work back."""
+        if self._lock.acquire(timeout=0 if self.is_stalled() else PATIENCE):
+            return
+        try:
+            with away(self):
+                self._lock.acquire()
+        except Unavailable:
+            if self.withdraw(slot):
+                raise
+            self._lock.acquire()
+
+    def is_stalled(self) -> bool:
+        """Return whether the transaction at hand takes long, or is likely to."""
+        begun = self._begun
+        return self.is_failing or (begun and time.monotonic() - begun > PATIENCE)
+
+    def withdraw(self, slot: Slot) -> bool:
+        """Take work back, unless it has been taken up."""
+        try:
+            self._waiting.remove(slot)
+        except ValueError:
+            return False
+        return True
+
+    def is_working(self) -> bool:
+        """Return whether writes succeed: the last ones did, or one that changes nothing does."""
+        if not self.is_failing:
+            return True
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            connection = self.database.connection()
+            waited = connection.execute("PRAGMA busy_timeout").fetchone()[0]
+            connection.execute("PRAGMA busy_timeout = 0")
+            try:
+                with self.transaction():
+                    number = connection.execute("PRAGMA user_version").fetchone()[0]
+                    connection.execute(f"PRAGMA user_version = {number}")
+                self.is_failing = False
+            finally:
+                connection.execute(f"PRAGMA busy_timeout = {waited}")
+        except (Problem, sqlite3.Error, peewee.PeeweeException):
+            return False
+        finally:
+            self._lock.release()
+        return True
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -2707,7 +2834,8 @@ class Writer:
         try:
             if self.is_displaced:
                 self.check()
-            connection.execute("BEGIN IMMEDIATE")
+            with away():
+                connection.execute("BEGIN IMMEDIATE")
             yield connection
             update_search_index(connection, ENTRIES_WAITING)
             connection.execute("COMMIT")
@@ -2724,12 +2852,15 @@ class Writer:
     def drain(self) -> None:
         """Do everything that waits, in one transaction."""
         batch: list[Slot] = []
+        self._begun = time.monotonic()
         try:
             with self.transaction() as connection:
                 while self._waiting:
                     batch.append(self._waiting.popleft())
                     self.attempt(connection, batch[-1])
+            self.is_failing = any(isinstance(slot.error, Unavailable) for slot in batch)
         except BaseException as error:
+            self.is_failing = True
             # One by one: work that arrives just now shares the failure or waits for its turn.
             while self._waiting:
                 batch.append(self._waiting.popleft())
@@ -2738,6 +2869,7 @@ class Writer:
             if not isinstance(error, Exception):
                 raise
         finally:
+            self._begun = 0.0
             for slot in batch:
                 slot.done = True
 
@@ -3040,10 +3172,13 @@ class Workspace:
             self.storage.check()
             with self.read():
                 self.fetch_row('SELECT "id" FROM "organization"')
+                is_working = self.read_only or self.writer.is_working()
         except Problem as problem:
             return str(problem)
         except (sqlite3.Error, peewee.PeeweeException) as error:
             return str(file_problem(error) or "The workspace's file cannot be read.")
+        if not (self.damage or is_working):
+            return "Writes to the workspace's file do not succeed."
         return self.damage or (self.journal.clock.find_fault() if self.journal else "")
 
     def count_read(self, account: str, minute: int | None = None, number: int = 1) -> None:
@@ -3909,14 +4044,14 @@ class Metered:
         return data
 
 
-def read_upload(stream: Metered, content_type: str) -> Upload:
+def read_upload(stream: Metered, content_type: str, folder: str | None = None) -> Upload:
     """The part named `file` of a multipart body (RFC 7578); Invalid without one, or with two."""
     from falcon import HTTPError
     from falcon.media import MultipartFormHandler
 
     found, fields = None, {}
     with contextlib.ExitStack() as unless_done:
-        content = unless_done.enter_context(temporary_file())
+        content = unless_done.enter_context(temporary_file(folder))
         try:
             # Falcon wants a length; one byte more than what is allowed lets the limit be noticed.
             form = MultipartFormHandler().deserialize(stream, content_type, stream.limit + 1)
@@ -3939,11 +4074,18 @@ def read_upload(stream: Metered, content_type: str) -> Upload:
     return found
 
 
-def temporary_file() -> IO[bytes]:
-    """A file without a name that stays in memory up to one MiB."""
+def temporary_file(folder: str | None = None) -> IO[bytes]:
+    """A file without a name that stays in memory up to one MiB, and else lies in a folder."""
     import tempfile
 
-    return tempfile.SpooledTemporaryFile(1 << 20)
+    return tempfile.SpooledTemporaryFile(1 << 20, dir=folder)
+
+
+def nameless_file(folder: str | None) -> IO[bytes]:
+    """A file in a folder that nobody else can open, and that ends with whoever has it open."""
+    import tempfile
+
+    return tempfile.TemporaryFile(dir=folder)
 
 
 def keep_part(part: Any, content: IO[bytes]) -> Upload:
@@ -3963,10 +4105,10 @@ def keep(stream: Any, content: IO[bytes], name: str, kind: str) -> Upload:
     return Upload(content, safe_name(name), kind, size, digest.hexdigest())
 
 
-def read_file(stream: IO[bytes], name: str, limit: int) -> Upload:
+def read_file(stream: IO[bytes], name: str, limit: int, folder: str | None = None) -> Upload:
     """Take a JSON file in that came another way; TooLarge beyond a limit."""
     with contextlib.ExitStack() as unless_done:
-        content = unless_done.enter_context(temporary_file())
+        content = unless_done.enter_context(temporary_file(folder))
         taken = keep(Metered(stream, limit, "file"), content, name, "application/json")
         unless_done.pop_all()
     return taken
@@ -4193,10 +4335,10 @@ class Context:
 
     def take_upload(self) -> Upload:
         """The file of a multipart body, taken in piece by piece."""
-        limit = getattr(self.settings, self.operation.limit)
+        limit, folder = getattr(self.settings, self.operation.limit), storage_folder(self.settings)
         if (self.request.content_length or 0) > limit:
             raise TooLarge(f"The body is over the limit of {limit} bytes.")
-        return read_upload(Metered(self.stream(), limit), self.request.content_type)
+        return read_upload(Metered(self.stream(), limit), self.request.content_type, folder)
 
     def stream(self) -> IO[bytes]:
         """The bytes of the body as they come in, up to its end."""
@@ -4408,6 +4550,8 @@ class Operation:
     setting: str = ""
     #: Whether it answers without credentials.
     public: bool = False
+    #: Whether a server answers it with a thread of its own, beside all others.
+    urgent: bool = False
     #: Names the method of the resource by which a public operation knows its caller: by a signature
     #: over the raw body. See `identify_signer`.
     signed: str = ""
@@ -4754,8 +4898,8 @@ class RateLimits:
         """What a request counts as."""
         return "read" if context.request.method in ("GET", "HEAD", "OPTIONS") else "write"
 
-    def take(self, context: Context, surface: Surface, at: float) -> None:
-        """Count one request of a principal, or raise RateLimited."""
+    def take(self, context: Context, surface: Surface, at: float, by: int = 1) -> None:
+        """Count one request of a principal, or raise RateLimited; `by` 0 only raises."""
         kind, organization = self.kind(context), id(context.workspace)
         reads, writes, *shared = surface.rates
         limit = getattr(self.settings, reads if kind == "read" else writes)
@@ -4763,7 +4907,7 @@ class RateLimits:
         buckets = [(account, limit, f"token-{kind}")]
         buckets += [((organization,), getattr(self.settings, name), "org") for name in shared]
         context.is_counted = True
-        self.count(context.headers, buckets, at)
+        self.count(context.headers, buckets, at, by)
 
     def take_address(self, context: Context, at: float, by: int = 1, what: str = "") -> None:
         """Count one request of an address that presented nothing usable.
@@ -6471,9 +6615,7 @@ def answer(context: Context, given: Mapping[str, str]) -> Reply:
         with contextlib.suppress(RateLimited):
             lite.limits.take_address(context, at, by=0, what=public_bucket(operation))
     else:
-        identify(context, at)
-        lite.limits.take(context, operation.surface, at)
-        context.principal.must_have(operation.scope)
+        authorize(context, at)
     if operation.setting and not getattr(lite.settings, operation.setting):
         refuse_what_is_off(operation, lite.settings)
     if (context.request.content_length or 0) > lite.settings.upload_limit:
@@ -6491,6 +6633,25 @@ def answer(context: Context, given: Mapping[str, str]) -> Reply:
         if not context.is_counted:
             lite.limits.take_address(context, at, what=public_bucket(operation))
         raise
+
+
+def authorize(context: Context, at: float, by: int = 1) -> None:
+    """Find out who is calling, how often, and whether they may."""
+    identify(context, at)
+    context.lite.limits.take(context, context.operation.surface, at, by)
+    context.principal.must_have(context.operation.scope)
+
+
+def check_head(context: Context) -> Reply:
+    """Answer the head of a request, before its large body is read: 100 where it is welcome."""
+    operation = context.operation
+    if not operation.public:
+        authorize(context, context.lite.source.clock(), by=0)
+    if operation.setting and not getattr(context.settings, operation.setting):
+        refuse_what_is_off(operation, context.settings)
+    if operation.body is not NOTHING:
+        context.check_media()
+    return Reply(100)
 
 
 def public_bucket(operation: Operation) -> str:
@@ -6782,20 +6943,6 @@ def is_permitted(address: IPv4Address | IPv6Address, allowed: Networks = ()) -> 
         return True
     special = inner.is_multicast or inner.is_reserved or not inner.is_global
     return not special and not any(inner in network for network in NEVER_PUBLIC)
-
-
-_leave: contextvars.ContextVar[Callable] = contextvars.ContextVar("leave", default=nullcontext)
-
-
-@contextlib.contextmanager
-def away() -> Iterator[None]:
-    """Around a wait for something outside: a server lets another thread answer meanwhile."""
-    began = time.monotonic()
-    try:
-        with _leave.get()():
-            yield
-    finally:
-        extend_deadline(time.monotonic() - began)
 
 
 def call_within(seconds: float, function: Callable, *arguments: Any) -> Any:
@@ -24570,7 +24717,8 @@ def send_package(
     named = Attestation.select(Attestation.id).where(attestations)
     files = EvidenceFile.select().where(EvidenceFile.attestation.in_(named))
     with contextlib.ExitStack() as unless_done:
-        documents = unless_done.enter_context(temporary_file())
+        folder = storage_folder(context.settings)
+        documents = unless_done.enter_context(temporary_file(folder))
         package = AuditPackage(documents, context.settings.list_limit)
         # All at one moment, however much is written meanwhile.
         with session().database.atomic():
@@ -26606,7 +26754,25 @@ def demo_delivery(current: Session, random: Random, start: datetime) -> None:
 
 INSTANCE = "novantra_lite.instance"
 SURFACES = (NOVANTRA, FACTSTORE)
+#: What the environment says of a body that the server has not read: whether the application wants
+#: it (it answers 100, or refuses), that it is over its limit, or that there is no room for it.
+BODY_STATE = "novantra_lite.body"
+AWAITED, OVERSIZED, NO_ROOM = "awaited", "oversized", "no room"
 FIXED_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+
+
+@functools.cache
+def router() -> Any:
+    """The router of the application."""
+    from falcon.routing import CompiledRouter
+
+    return CompiledRouter()
+
+
+def operation_at(method: str, path: str) -> Operation | None:
+    """The operation that answers a method at a path, which is spelt as WSGI has it."""
+    match = router().find("/" + path.lstrip("/").encode("latin-1").decode("utf-8", "replace"))
+    return match[0].operations.get(method) if match else None
 
 
 @functools.cache
@@ -26615,13 +26781,14 @@ def wsgi_application() -> falcon.App:
     # Here, since a command that answers no requests starts in half the time without it.
     import falcon
 
-    application = falcon.App()
+    application = falcon.App(router=router())
     application.add_error_handler(falcon.HTTPError, refuse_early)
     application.add_error_handler(Exception, refuse_late)
     paths = by_path()
     last = next(reversed(paths))
     for path, operations in paths.items():
         responders = type("Responders", (), {})()
+        responders.operations = {operation.method: operation for operation in operations}
         for operation in operations:
             name = f"on_{operation.method.lower()}"
             setattr(responders, name, functools.partial(respond, operation))
@@ -26654,7 +26821,13 @@ def respond(operation: Operation, request, response, **path: str) -> None:
     try:
         if context.lite.is_closed:
             raise closed()
-        reply = answer(context, path)
+        match request.env.get(BODY_STATE):
+            case "awaited":
+                reply = check_head(context)
+            case "no room":
+                raise Unavailable(headers={"Retry-After": "5"})
+            case _:
+                reply = answer(context, path)
     except Exception as error:
         if isinstance(error, Forbidden):
             note_refusal(context, context.principal.id if context.principal else "", FORBIDDEN)
@@ -26908,6 +27081,836 @@ class Client:
         return self.request("DELETE", path, **options)
 
 
+# --- Server requests ----------------------------------------------------------
+# What the server makes of a request before the application answers it. The classes of this section
+# and of the next two stand over waitress's (`over`), which is imported at the first use, since a
+# command that serves nothing starts sooner without it.
+
+#: Bytes of a body that are read before it is known who sends it, and that stay in memory.
+INLINE_BODY = 65_536
+#: Bytes that the head of a request may have, and lines.
+HEAD_BYTES, HEAD_LINES = 65_536, 200
+#: Bytes that the control lines of a body in chunks may have: of one chunk, and of the trailer.
+CHUNK_LINE, TRAILER = 1024, 16_384
+
+#: The state of a body that the application wants, beside those of BODY_STATE.
+ADMITTED = "admitted"
+
+
+@functools.cache
+def over(own: type, base: type) -> type:
+    """A class of this file put over one of waitress's."""
+    return type(own.__name__, (own, base), {"__doc__": own.__doc__})
+
+
+class Spool:
+    """Nameless files for large bodies and answers on their way, bounded together.
+
+    They lie beside the database, only their owner can read them, and nothing is left of them after
+    a crash.
+    """
+
+    def __init__(self, settings: Settings):
+        from waitress.buffers import OverflowableBuffer
+
+        self.folder, self.limit, self.used = storage_folder(settings), settings.spool_limit, 0
+        self.buffer_class = over(SpooledBuffer, OverflowableBuffer)
+        self._lock = threading.Lock()
+
+    def reserve(self, size: int, share: int = 1) -> bool:
+        """Set bytes aside, unless more than this share (1, or 4 for a quarter) is in use then."""
+        with self._lock:
+            if self.used + size > self.limit // share:
+                return False
+            self.used += size
+            return True
+
+    def release(self, size: int) -> None:
+        """Give bytes back that were set aside."""
+        with self._lock:
+            self.used -= size
+
+    def buffer(self) -> Any:
+        """A buffer that goes to a file when it outgrows what stays in memory."""
+        buffer = self.buffer_class(INLINE_BODY)
+        buffer.folder = self.folder
+        return buffer
+
+
+class SpooledBuffer:
+    """Over waitress's OverflowableBuffer: its file lies in the folder of the spool."""
+
+    def _set_large_buffer(self) -> None:
+        from waitress.buffers import FileBasedBuffer
+
+        before, self.buf = self.buf, FileBasedBuffer(nameless_file(self.folder), self.buf)
+        self.overflowed = True
+        if before is not None:
+            before.close()
+
+
+class RequestParser:
+    """Over waitress's parser: decides at the end of a head what becomes of the body."""
+
+    state = ""
+    limit = INLINE_BODY
+    reserved, share = 0, 4
+
+    def __init__(self, adjustments: Any, settings: Settings, spool: Spool):
+        super().__init__(adjustments)
+        self.settings, self.spool, self.since = settings, spool, time.monotonic()
+
+    def received(self, data: bytes) -> int:
+        """Take bytes in, and return how many of them are of this request."""
+        is_head = not self.headers_finished
+        try:
+            consumed = super().received(data)
+        except OSError as error:
+            log.error("A request's body could not be stored: %s", error)
+            self.end(NO_ROOM)
+            return len(data)
+        if self.body_rcv is not None and not self.error:
+            if is_head:
+                self.admit_body()
+            elif self.chunked:
+                self.check_chunks()
+        return consumed
+
+    def parse_header(self, header_plus: bytes) -> None:
+        """Parse a head; refuse one whose length or host can be read in two ways (RFC 9112)."""
+        from waitress.parser import ParsingError
+
+        if header_plus.count(b"\n") > HEAD_LINES:
+            raise ParsingError(f"The head has more than {HEAD_LINES} lines")
+        try:
+            super().parse_header(header_plus)
+        except ValueError:
+            # A path with half of an address in brackets, or a length of thousands of digits.
+            raise ParsingError("The head is invalid") from None
+        host = self.headers.get("HOST")
+        if (host is None and self.version == "1.1") or "," in (host or ""):
+            raise ParsingError("Expected one Host header")
+        if b"transfer-encoding" in header_plus.lower():
+            codings = re.findall(rb"(?im)^transfer-encoding[ \t]*:([^\r\n]*)", header_plus)
+            is_chunked = [coding.strip(b" \t").lower() for coding in codings] == [b"chunked"]
+            if codings and (
+                not is_chunked or self.version != "1.1" or "CONTENT_LENGTH" in self.headers
+            ):
+                raise ParsingError("Expected Content-Length, or else Transfer-Encoding: chunked")
+
+    def admit_body(self) -> None:
+        """Refuse a body that is over its limit; ask the application before a large one is read."""
+        self.since = time.monotonic()
+        operation = operation_at(self.command, self.path)
+        if operation:
+            self.limit = getattr(self.settings, operation.limit)
+        if self.content_length > self.limit:
+            self.end(OVERSIZED)
+        elif self.chunked or self.expect_continue or self.content_length > INLINE_BODY:
+            self.state, self.body_rcv.buf = AWAITED, self.spool.buffer()
+            # Who shows no credentials cannot fill it alone.
+            is_known = "AUTHORIZATION" in self.headers or "X_API_KEY" in self.headers
+            self.share = 1 if operation and is_known and not operation.public else 4
+            self.reserve(self.content_length)
+
+    def check_chunks(self) -> None:
+        """Hold a body in chunks to the same limits, and its control lines to theirs."""
+        from waitress.utilities import BadRequest
+
+        receiver, size = self.body_rcv, len(self.body_rcv)
+        overhead = self.body_bytes_received - size
+        if (
+            len(receiver.control_line) > CHUNK_LINE
+            or len(receiver.trailer) > TRAILER
+            or overhead > size + TRAILER
+        ):
+            self.error, self.completed = BadRequest("The chunks are too small"), True
+        elif size > self.limit:
+            self.headers["CONTENT_LENGTH"] = str(size)
+            self.end(OVERSIZED)
+        elif size > max(self.reserved, INLINE_BODY):
+            self.reserve(size - self.reserved)
+
+    def reserve(self, size: int) -> None:
+        """Set room aside for so much of the body."""
+        if self.spool.reserve(size, self.share):
+            self.reserved += size
+        else:
+            self.end(NO_ROOM)
+
+    def end(self, state: str) -> None:
+        """Read no more: the application words why."""
+        self.state, self.completed = state, True
+
+    def close(self) -> None:
+        """Let the body go, unless it is still to come."""
+        if self.completed or self.state != ADMITTED:
+            self.discard()
+
+    def discard(self) -> None:
+        """Let go what there is of the body."""
+        super().close()
+        size, self.reserved = self.reserved, 0
+        self.spool.release(size)
+
+
+class HeadTask:
+    """Over waitress's task: has the application answer a request without its body, and hangs up
+    unless it answers that it wants the body."""
+
+    def get_environment(self) -> dict:
+        """The environment of the head alone."""
+        state = {BODY_STATE: self.request.state, "wsgi.input": io.BytesIO()}
+        return super().get_environment() | state
+
+    def write(self, data: bytes) -> None:
+        """Send what refuses the request."""
+        if self.status.startswith("100"):
+            self.wrote_header = True
+            self.request.state = ADMITTED
+            self.request.since = self.channel.moved_at = time.monotonic()
+            return
+        if not self.wrote_header:
+            self.set_close_on_finish()
+        super().write(data)
+
+
+def task_for(channel: Any, request: Any) -> Any:
+    """What answers a request: the application, with its body or by its head alone."""
+    from waitress.task import WSGITask
+
+    return (over(HeadTask, WSGITask) if request.state else WSGITask)(channel, request)
+
+
+# --- Server connections -------------------------------------------------------
+
+#: Bytes of an answer that wait in memory for a client; so much leaves in one piece, too.
+ANSWER_MEMORY = 65_536
+#: Bytes that are read again from a buffer at each attempt to send them.
+SENT_AT_ONCE = 262_144
+#: The share of the spool that the answer of one connection may take.
+ANSWER_SHARE = 16
+#: Seconds for which what a refused client still sends is read, so that it sees the refusal. Linux
+#: copies none of it for that (tcp(7)).
+LINGER, DISCARDED = 2.0, bytearray(1_048_576)
+DISCARD = socket.MSG_TRUNC if sys.platform == "linux" else 0
+
+
+class AnswerQueue:
+    """The half of a channel that sends: over waitress's, no thread waits for a client.
+
+    What the client has not taken yet waits in memory and on the spool.
+    """
+
+    reserved = sent = 0
+    #: Until when the rest of a refused request is read and thrown away.
+    lingering = 0.0
+    #: Whether the request at hand has sent, or will send, what nobody reads.
+    is_unread = False
+    #: What has come in and waits for its turn.
+    unparsed = b""
+
+    def writable(self) -> bool:
+        """Whether there is something to send; the end of a short answer waits for its beginning."""
+        return bool(
+            self.will_close
+            or self.close_when_flushed
+            or self.total_outbufs_len >= (self.adj.send_bytes if self.requests else 1)
+        )
+
+    def handle_write(self) -> None:
+        """Send; before hanging up on a client that still sends, let it see the answer."""
+        if not (self.close_when_flushed and (self.is_unread or self.unparsed)):
+            super().handle_write()
+            return
+        self._flush_exception(self._flush_some)
+        if self.will_close:
+            self.handle_close()
+        elif self.connected and not self.total_outbufs_len:
+            self.close_when_flushed, self.unparsed = False, b""
+            self.lingering = time.monotonic() + LINGER
+            with contextlib.suppress(OSError):
+                self.socket.shutdown(socket.SHUT_WR)
+
+    def write_soon(self, data: Any) -> int:
+        """Send bytes, or have them wait for the client."""
+        size = len(data)
+        is_file = not isinstance(data, bytes | bytearray | memoryview)
+        with self.outbuf_lock:
+            if self.total_outbufs_len < ANSWER_MEMORY:
+                self.sending_since = self.moved_at = time.monotonic()
+                self.sent = 0
+            if size >= ANSWER_MEMORY and not is_file:
+                data = self.send_now(data)
+            if not is_file:
+                self.make_room(len(data))
+            if not self.connected or self.will_close:
+                from waitress.channel import ClientDisconnected
+
+                raise ClientDisconnected
+            self.append(data, is_file)
+            if self.total_outbufs_len >= ANSWER_MEMORY:
+                self._flush_exception(self._flush_some, do_close=False)
+                if self.total_outbufs_len >= ANSWER_MEMORY:
+                    self.server.wake(self)
+        return size
+
+    def send_now(self, data: bytes) -> memoryview:
+        """Send what the client takes at once of a large piece; return what is left."""
+        rest = memoryview(data)
+        self._flush_exception(self._flush_some, do_close=False)
+        with contextlib.suppress(OSError):
+            while rest and self.connected and not (self.total_outbufs_len or self.will_close):
+                count = self.send(rest[:SENT_AT_ONCE], do_close=False)
+                if not count:
+                    break
+                rest = rest[count:]
+                self.sent += count
+                self.moved_at = time.monotonic()
+        return rest
+
+    def append(self, data: Any, is_file: bool) -> None:
+        """Add bytes, or a file that is read as it is sent, to what waits for the client."""
+        if is_file:
+            self.outbufs += [data, self.server.spool.buffer()]
+            self.current_outbuf_count = 0
+        elif data:
+            if self.current_outbuf_count >= self.adj.outbuf_high_watermark:
+                # What has been sent out of a buffer is let go with the whole of it.
+                self.outbufs.append(self.server.spool.buffer())
+                self.current_outbuf_count = 0
+            self.outbufs[-1].append(data)
+            self.current_outbuf_count += len(data)
+        self.total_outbufs_len += len(data)
+
+    def make_room(self, size: int) -> None:
+        """Set room aside on the spool for what does not fit into memory. Where there is none, wait
+        for the client, in which time another thread answers in the place of this one."""
+        if self.find_room(size):
+            return
+        self._flush_exception(self._flush_some, do_close=False)
+        if self.find_room(size):
+            return
+        try:
+            with self.server.leave(self.server):
+                while (
+                    self.connected
+                    and not self.will_close
+                    and self.total_outbufs_len > max(ANSWER_MEMORY, self.reserved // 2)
+                ):
+                    self.server.wake(self)
+                    self.outbuf_lock.wait(1)
+        except Unavailable:
+            self.will_close = True
+            self.server.wake(self)
+
+    def find_room(self, size: int) -> bool:
+        """Whether so much more can wait for the client, on the spool if need be."""
+        spool = self.server.spool
+        excess = self.total_outbufs_len + size - ANSWER_MEMORY - self.reserved
+        if excess <= 0:
+            return True
+        if self.reserved + excess > spool.limit // ANSWER_SHARE or not spool.reserve(excess):
+            return False
+        self.reserved += excess
+        return True
+
+    def release(self) -> None:
+        """Give back what was set aside on the spool."""
+        size, self.reserved = self.reserved, 0
+        if size:
+            self.server.spool.release(size)
+
+    def _flush_some(self, do_close: bool = True) -> bool:
+        with self.outbuf_lock:
+            before = self.total_outbufs_len
+            flushed = super()._flush_some(do_close)
+            if flushed:
+                self.sent += before - self.total_outbufs_len
+                self.moved_at = time.monotonic()
+            if not self.total_outbufs_len:
+                self.release()
+        return flushed
+
+
+class ClientChannel(AnswerQueue):
+    """Over waitress's channel: one request at a time, and a deadline for whatever a client owes.
+
+    The next request is read when the answer before it has left.
+    """
+
+    task_class = staticmethod(task_for)
+
+    def __init__(self, server: Any, connection: socket.socket, *arguments: Any, **options: Any):
+        super().__init__(server, connection, *arguments, **options)
+        self.outbufs = [server.spool.buffer()]
+        self.sendbuf_len = min(self.sendbuf_len, SENT_AT_ONCE)
+        self.moved_at = self.sending_since = time.monotonic()
+        self.idle_until = self.moved_at + server.settings.head_timeout
+
+    def readable(self) -> bool:
+        """Whether to read: not while a request is at work, or an answer is still to be taken."""
+        if self.lingering:
+            return True
+        if self.unparsed and not (self.requests or self.total_outbufs_len):
+            with self.requests_lock:
+                self.parse()
+        return not (
+            self.will_close
+            or self.close_when_flushed
+            or self.requests
+            or self.total_outbufs_len
+            or self.unparsed
+        )
+
+    def received(self, data: bytes) -> bool:
+        """Take bytes in."""
+        with self.requests_lock:
+            self.moved_at = time.monotonic()
+            self.unparsed += data
+            self.parse()
+        return True
+
+    def parse(self) -> None:
+        """Parse what has come in, up to the end of one request or of a head to be judged."""
+        while self.unparsed and not (self.requests or self.will_close or self.close_when_flushed):
+            if self.request is None:
+                settings, spool = self.server.settings, self.server.spool
+                self.request = self.server.parser_class(self.adj, settings, spool)
+            request = self.request
+            self.unparsed = self.unparsed[request.received(self.unparsed) :]
+            if request.completed:
+                self.request, self.sent_continue = None, False
+            if (request.completed and not request.empty) or request.state == AWAITED:
+                self.is_unread = bool(request.error) or request.state not in ("", ADMITTED)
+                if not self.is_unread:
+                    # It has been read whole, and is answered as any other.
+                    request.state = ""
+                self.requests.append(request)
+                self.server.add_task(self)
+
+    def handle_read(self) -> None:
+        """Read, or throw away what a refused client still sends."""
+        if not self.lingering:
+            super().handle_read()
+        elif not self.socket.recv_into(DISCARDED, 0, DISCARD):
+            self.handle_close()
+
+    def handle_close(self) -> None:
+        """Close, and let go what there is of a request and of an answer."""
+        super().handle_close()
+        with self.outbuf_lock:
+            self.release()
+        if self.request is not None:
+            self.request.discard()
+            self.request = None
+
+    def del_channel(self, map: dict | None = None) -> None:
+        """Leave the server's books."""
+        self.server.unwatch(self._fileno)
+        super().del_channel(map)
+        self.server.forget(self)
+
+    def service(self) -> None:
+        """Answer one request."""
+        self.idle_until = math.inf
+        super().service()
+        self.idle_until = time.monotonic() + self.server.settings.idle_timeout
+        self.server.wake(self)
+
+    def deadline(self) -> float:
+        """Until when, on the monotonic clock, the client has to do what it is waited for."""
+        settings, request = self.server.settings, self.request
+        if self.lingering or self.will_close:
+            return self.lingering
+        if self.total_outbufs_len and self.writable():
+            return self.pace(self.sending_since, self.sent, settings.send_timeout)
+        if self.requests:
+            return math.inf
+        if request is None:
+            return self.idle_until
+        if not request.headers_finished:
+            # Empty lines before a request begin it anew, and the time of rest does not.
+            return min(request.since, self.idle_until) + settings.head_timeout
+        return self.pace(request.since, request.body_bytes_received, settings.body_timeout)
+
+    def pace(self, since: float, moved: int, timeout: float) -> float:
+        """The end of a pause, or of the time that so many bytes may take, whichever is first."""
+        slowest = since + timeout + moved / self.server.settings.minimum_rate
+        return min(self.moved_at + timeout, slowest)
+
+    def is_idle(self) -> bool:
+        """Whether nothing is asked over the connection, in the order in which a request passes."""
+        return bool(self.lingering) or not (
+            has_input(self.socket)
+            or self.unparsed
+            or self.request
+            or self.requests
+            or self.total_outbufs_len
+        )
+
+
+def has_input(connection: socket.socket) -> bool:
+    """Whether something was sent over a connection that nobody has read yet."""
+    try:
+        return bool(connection.recv(1, socket.MSG_PEEK))
+    except OSError:
+        return False
+
+
+# --- Turns --------------------------------------------------------------------
+
+
+class Turn:
+    """One request that a thread answers in the turn of its caller."""
+
+    def __init__(self, queue: FairQueue, channel: Any, caller: str):
+        self.queue, self.channel, self.caller = queue, channel, caller
+
+    def service(self) -> None:
+        """Answer it."""
+        self.queue.current.turn = self
+        try:
+            self.channel.service()
+        finally:
+            self.queue.current.turn = None
+            self.queue.ended.append(self.caller)
+            if self.queue.dispatcher.stop_count:
+                # This thread may be one that stops, and take up no other request.
+                self.queue.wake()
+
+    def cancel(self) -> None:
+        """Leave it unanswered."""
+        self.channel.cancel()
+
+
+class FairQueue:
+    """The requests that wait for a thread, in place of a dispatcher's own queue.
+
+    Callers take turns, and one caller leaves threads to others. A caller is who presents the same
+    credentials, or comes from the same address without any. The dispatcher's lock is held around
+    what it calls.
+    """
+
+    def __init__(self, dispatcher: Any, threads: int):
+        self.dispatcher, self.most = dispatcher, max(1, threads - max(1, threads // 4))
+        self.waiting: dict[str, deque] = {}
+        self.running: Counter[str] = Counter()
+        #: The callers of requests that have been answered and are still counted.
+        self.ended: deque[str] = deque()
+        self.current = threading.local()
+
+    def __len__(self) -> int:
+        return sum(map(len, self.waiting.values()))
+
+    def __bool__(self) -> bool:
+        while self.ended:
+            caller = self.ended.popleft()
+            self.running[caller] -= 1
+            if not self.running[caller]:
+                del self.running[caller]
+        return any(self.running.get(caller, 0) < self.most for caller in self.waiting)
+
+    def append(self, channel: Any) -> None:
+        """Have a request wait for its turn."""
+        headers = channel.requests[0].headers
+        caller = headers.get("AUTHORIZATION") or headers.get("X_API_KEY") or channel.addr[0]
+        self.waiting.setdefault(caller, deque()).append(channel)
+
+    def popleft(self) -> Turn:
+        """The next request, of the caller whose turn it is."""
+        running = self.running
+        caller = next(caller for caller in self.waiting if running.get(caller, 0) < self.most)
+        channels = self.waiting.pop(caller)
+        turn = Turn(self, channels.popleft(), caller)
+        if channels:
+            self.waiting[caller] = channels
+        running[caller] += 1
+        return turn
+
+    def add(self, channel: Any) -> None:
+        """Have a request answered; wake no thread for a caller who has enough of them."""
+        with self.dispatcher.lock:
+            self.append(channel)
+            if self:
+                self.dispatcher.queue_cv.notify()
+
+    def wake(self) -> None:
+        """Wake a thread for what can be answered."""
+        with self.dispatcher.lock:
+            if self:
+                self.dispatcher.queue_cv.notify()
+
+    @contextlib.contextmanager
+    def left(self) -> Iterator[None]:
+        """Do not count the thread at hand against its caller while another answers in its place."""
+        turn = getattr(self.current, "turn", None)
+        if turn:
+            self.ended.append(turn.caller)
+            self.wake()
+        try:
+            yield
+        finally:
+            if turn:
+                with self.dispatcher.lock:
+                    self.running[turn.caller] += 1
+
+
+# --- Listeners ----------------------------------------------------------------
+
+#: Connections that the system keeps until they are taken in, and that are at one turn of the loop.
+BACKLOG, ACCEPTED_AT_ONCE = 4096, 64
+#: What poll(2) and epoll(7) call it that something can be read, and written.
+IN, OUT = 1, 4
+#: File descriptors that are left for everything but connections.
+SPARE_DESCRIPTORS = 256
+
+
+def descriptors_for(connections: int) -> int:
+    """How many connections there can be: each may need a file, too. Raises this process's limit."""
+    try:
+        import resource
+    except ImportError:
+        return connections
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = 2 * connections + SPARE_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        ceiling = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (ceiling, hard))
+            soft = ceiling
+        if soft < needed:
+            return max(16, (soft - SPARE_DESCRIPTORS) // 2)
+    return connections
+
+
+class Loop:
+    """The half of a listener that waits for all connections at once, in one thread.
+
+    waitress's own loop asks every connection at each turn what it waits for; thousands of them
+    would slow each other down.
+    """
+
+    def run(self) -> None:
+        """Serve until nothing is left to listen to."""
+        import select
+
+        from waitress import wasyncore
+
+        has_epoll = hasattr(select, "epoll")
+        self.poller = select.epoll() if has_epoll else select.poll()
+        self.touched = set(self._map.values())
+        pause, due = self.tick if has_epoll else self.tick * 1000, 0.0
+        while self._map:
+            self.watch(wasyncore.write)
+            for descriptor, flags in self.poller.poll(pause):
+                if channel := self._map.get(descriptor):
+                    if flags & IN and not channel.readable():
+                        self.subscribe(channel, exactly=True)
+                        flags &= ~IN
+                    wasyncore.readwrite(channel, flags)
+                    self.touched.add(channel)
+            if (now := time.monotonic()) >= due:
+                due = now + self.tick
+                self.close_overdue(now)
+        if has_epoll:
+            self.poller.close()
+
+    def watch(self, write: Callable) -> None:
+        """Send over the connections on which something happened, and see to what they wait for."""
+        while self.woken:
+            self.touched.add(self.woken.popleft())
+        while self.touched:
+            channel = self.touched.pop()
+            try:
+                if channel._fileno is not None and channel.writable():
+                    write(channel)
+                if channel._fileno is not None:
+                    self.subscribe(channel)
+            except Exception:
+                log.exception("A connection failed, and is closed.")
+                channel.handle_close()
+
+    def subscribe(self, channel: Any, exactly: bool = False) -> None:
+        """Wait for what a channel waits for, or for more than that: few clients send before they
+        have been answered, and who does is noticed then."""
+        descriptor = channel._fileno
+        flags = IN if channel.readable() else 0
+        flags |= OUT if channel.writable() else 0
+        before = self.watched.get(descriptor)
+        if before == flags or (before == flags | IN and not exactly):
+            return
+        (self.poller.register if before is None else self.poller.modify)(descriptor, flags)
+        self.watched[descriptor] = flags
+
+    def wake(self, channel: Any) -> None:
+        """Have the loop see to a channel; of any thread."""
+        self.woken.append(channel)
+        self.trigger.pull_trigger()
+
+    def pull_trigger(self) -> None:
+        """Leave the loop asleep: waitress would not say for which channel to wake it."""
+
+    def unwatch(self, descriptor: int | None) -> None:
+        """Wait for nothing more that happens on a descriptor."""
+        if self.watched.pop(descriptor, None) is not None:
+            with contextlib.suppress(OSError, KeyError, ValueError):
+                self.poller.unregister(descriptor)
+
+    def del_channel(self, map: dict | None = None) -> None:
+        """Listen no more."""
+        self.unwatch(self._fileno)
+        super().del_channel(map)
+
+    def close_overdue(self, now: float) -> None:
+        """Hang up on clients that owe something for too long."""
+        for channel in list(self.active_channels.values()):
+            if channel.deadline() < now:
+                channel.handle_close()
+
+
+class Listener(Loop):
+    """Over waitress's server: who may connect, how long a client may take, and who answers whom.
+
+    What an urgent operation is asked has a thread of its own for each path.
+    """
+
+    def prepare(self, settings: Settings, answer: Callable, leave: Callable) -> None:
+        """Take over what waitress knows nothing of."""
+        from waitress.channel import HTTPChannel
+        from waitress.parser import HTTPRequestParser
+        from waitress.task import ThreadedTaskDispatcher
+
+        self.settings, self.application, self.leave = settings, answer, leave
+        self.spool, self.limit = Spool(settings), descriptors_for(settings.connection_limit)
+        self.sources: Counter[str] = Counter()
+        self.touched, self.watched, self.woken = set(), {}, deque()
+        self.channel_class = over(ClientChannel, HTTPChannel)
+        self.parser_class = over(RequestParser, HTTPRequestParser)
+        timeouts = settings.head_timeout, settings.body_timeout, settings.idle_timeout
+        self.tick = max(0.02, min(1.0, min(*timeouts, settings.send_timeout) / 4))
+        self.queue = FairQueue(self.task_dispatcher, settings.threads)
+        self.task_dispatcher.queue = self.queue
+        self.lanes = {}
+        for path in (operation.path for operation in every_operation() if operation.urgent):
+            self.lanes[path] = ThreadedTaskDispatcher()
+            self.lanes[path].set_thread_count(1)
+
+    def readable(self) -> bool:
+        """Whether connections are taken in: `handle_accept` makes room for them."""
+        return self.accepting
+
+    def handle_accept(self) -> None:
+        """Take in who has connected."""
+        for _ in range(ACCEPTED_AT_ONCE):
+            try:
+                accepted = self.accept()
+            except OSError:
+                # There are no descriptors left, or the client has gone again.
+                self.close_longest_waiting()
+                return
+            if accepted is None:
+                return
+            self.take_in(*accepted)
+
+    def take_in(self, connection: socket.socket, address: tuple) -> None:
+        """Open a channel, unless its source has too many; where all are in use, one has to go."""
+        source = self.source_of(address)
+        if source and self.sources[source] >= self.settings.address_connections:
+            connection.close()
+            return
+        if len(self.active_channels) >= self.limit and not self.close_longest_waiting():
+            connection.close()
+            return
+        try:
+            self.set_socket_options(connection)
+            channel = self.channel_class(self, connection, address, self.adj, map=self._map)
+        except OSError:
+            connection.close()
+            return
+        channel.source = source
+        self.touched.add(channel)
+        if source:
+            self.sources[source] += 1
+
+    def close_longest_waiting(self) -> bool:
+        """Close the connection that would be closed next for asking nothing; whether there is."""
+        waiting = [
+            channel
+            for channel in self.active_channels.values()
+            if not (channel.requests or channel.total_outbufs_len or channel.unparsed)
+            and not (channel.request and channel.request.headers_finished)
+        ]
+        if waiting:
+            min(waiting, key=lambda channel: channel.deadline()).handle_close()
+        return bool(waiting)
+
+    def source_of(self, address: tuple) -> str:
+        """What counts as one source; nothing for this machine, and for proxies, who serve many."""
+        if address[0].startswith("127."):
+            return ""
+        peer = read_address(address[0])
+        if peer is None or peer.is_loopback:
+            return ""
+        if any(peer in network for network in networks_of(self.settings, "trusted_proxies")):
+            return ""
+        return f"{int(peer) >> 64:x}::/64" if peer.version == 6 else str(peer)
+
+    def forget(self, channel: Any) -> None:
+        """Count a connection no more."""
+        source, channel.source = getattr(channel, "source", ""), ""
+        if source:
+            self.sources[source] -= 1
+            if not self.sources[source]:
+                del self.sources[source]
+
+    def add_task(self, channel: Any) -> None:
+        """Have a request answered."""
+        path = getattr(channel.requests[0], "path", "")
+        if lane := self.lanes.get(path):
+            lane.add_task(channel)
+        else:
+            self.queue.add(channel)
+
+    def stop_lanes(self) -> None:
+        """End the threads of the urgent operations."""
+        for lane in self.lanes.values():
+            lane.shutdown(timeout=1)
+
+
+def create_listener(server_socket: socket.socket, threads: int) -> Any:
+    """A waitress server on a socket, with this file's classes over its own."""
+    from waitress.adjustments import Adjustments
+    from waitress.server import TcpWSGIServer
+
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+    # The system would take megabytes for each client that takes no answer, or may send nothing yet.
+    for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+        server_socket.setsockopt(socket.SOL_SOCKET, option, SENT_AT_ONCE)
+    adjustments = Adjustments(
+        sockets=[server_socket],
+        threads=threads,
+        backlog=BACKLOG,
+        max_request_header_size=HEAD_BYTES,
+        # The limit of a body is its operation's.
+        max_request_body_size=sys.maxsize,
+        # Which proxies are believed is the application's business (trusted_proxies).
+        clear_untrusted_proxy_headers=False,
+        ident="novantra-lite",
+    )
+    # Answers up to this size leave whole, sent by the thread that has the sockets. As an option it
+    # is deprecated; a waitress that has it no more takes no notice.
+    adjustments.send_bytes = ANSWER_MEMORY
+    return over(Listener, TcpWSGIServer)(
+        None,
+        {},
+        _sock=server_socket,
+        adj=adjustments,
+        sockinfo=(server_socket.family, server_socket.type, server_socket.proto, None),
+        bind_socket=False,
+    )
+
+
 # --- Servers ------------------------------------------------------------------
 
 
@@ -26932,61 +27935,22 @@ def on_one_processor() -> Iterator[None]:
             os.sched_setaffinity(0, allowed)
 
 
-#: Threads that a server adds at most while others wait for something outside.
-REPLACEMENTS = 64
-
-
-def refusing_channel(limit: int) -> type:
-    """waitress's channel, except that the application words what is wrong with too large a body."""
-    from waitress.channel import HTTPChannel
-    from waitress.task import ErrorTask, WSGITask
-    from waitress.utilities import RequestEntityTooLarge
-
-    class TooLargeTask(WSGITask):
-        """Has the application answer as if the body were still to come, and hangs up."""
-
-        def execute(self):
-            self.set_close_on_finish()
-            super().execute()
-
-        def get_environment(self):
-            size = {"CONTENT_LENGTH": str(limit + 1), "wsgi.input": io.BytesIO()}
-            return super().get_environment() | size
-
-    def error_task(channel, request):
-        is_too_large = isinstance(request.error, RequestEntityTooLarge)
-        return (TooLargeTask if is_too_large else ErrorTask)(channel, request)
-
-    return type("Channel", (HTTPChannel,), {"error_task_class": staticmethod(error_task)})
+#: Threads that a server adds at most while others wait for something outside, and how many of them
+#: may wait for the same thing: one workspace's writer, or clients that take no answer.
+REPLACEMENTS, REPLACED = 64, 16
 
 
 class Server:
     """waitress in a thread, stopped so that requests in flight are answered and nothing is left."""
 
     def __init__(self, application: Install, settings: Settings, listen: str):
-        from waitress.server import create_server
-
-        logging.getLogger("waitress.queue").setLevel(logging.ERROR)
         self.application, self.grace = application, settings.shutdown_grace
-        self.threads, self.absent, self.lock = settings.threads, 0, threading.Lock()
+        self.threads, self.absent, self.spare, self.changed_at = settings.threads, 0, 0, 0.0
+        self.lock, self.waiting = threading.Lock(), Counter()
         self.together = on_one_processor if settings.one_processor else contextlib.nullcontext
         with self.together():
-            self.waitress = create_server(
-                self.answer,
-                map={},
-                sockets=[listener(listen)],
-                threads=self.threads,
-                # What is as large as the limit is not over it.
-                max_request_body_size=settings.upload_limit + 1,
-                asyncore_use_poll=True,
-                # Which proxies are believed is the application's business (trusted_proxies).
-                clear_untrusted_proxy_headers=False,
-                ident="novantra-lite",
-            )
-        self.waitress.channel_class = refusing_channel(settings.upload_limit)
-        # Answers up to this size leave whole, sent by the thread that has the sockets. As an option
-        # it is deprecated; a waitress that has it no more takes no notice.
-        self.waitress.adj.send_bytes = 65_536
+            self.waitress = create_listener(listener(listen), self.threads)
+            self.waitress.prepare(settings, self.answer, self.leave)
         run = self.waitress.run
         self.thread = threading.Thread(target=run, name="novantra-lite-server", daemon=True)
 
@@ -26996,21 +27960,34 @@ class Server:
         return self.application(environ, start_response)
 
     @contextlib.contextmanager
-    def leave(self) -> Iterator[None]:
-        """Let another thread answer in the place of this one."""
-        self.replace(1)
+    def leave(self, cause: Any = None) -> Iterator[None]:
+        """Let another thread answer in the place of this one; Unavailable where too many wait for
+        the same cause."""
+        self.replace(1, cause)
         try:
-            yield
+            with self.waitress.queue.left():
+                yield
         finally:
-            self.replace(-1)
+            self.replace(-1, cause)
 
-    def replace(self, more: int) -> None:
+    def replace(self, more: int, cause: Any) -> None:
         """Keep half of the threads for requests that wait for nothing outside."""
         with self.lock:
+            if cause is not None:
+                if more > 0 and self.waiting[cause] >= REPLACED:
+                    raise Unavailable(headers={"Retry-After": "1"})
+                self.waiting[cause] += more
+                if not self.waiting[cause]:
+                    del self.waiting[cause]
             self.absent += more
             spare = min(max(0, self.absent - self.threads // 2), REPLACEMENTS)
-            # None as soon as the server ends.
-            if self.threads:
+            # None as soon as the server ends. Threads that were added stay a while: they may be
+            # needed again at once.
+            if spare == self.spare or not self.threads:
+                return
+            now = time.monotonic()
+            if spare > self.spare or now > self.changed_at + 1:
+                self.spare, self.changed_at = spare, now
                 self.waitress.task_dispatcher.set_thread_count(self.threads + spare)
 
     @property
@@ -27039,6 +28016,7 @@ class Server:
         with self.lock:
             self.threads = 0
         server.task_dispatcher.shutdown(cancel_pending=False, timeout=self.grace)
+        server.stop_lanes()
         self.in_loop(self.close_connections)
         self.thread.join(self.grace)
 
@@ -27063,13 +28041,7 @@ class Server:
     def close_idle(self) -> bool:
         """Close the connections on which nothing is asked; whether others are left. In the loop."""
         for channel in list(self.waitress.active_channels.values()):
-            # In the order in which a request passes through, so that none slips by.
-            if not (
-                has_input(channel.socket)
-                or channel.request
-                or channel.requests
-                or channel.total_outbufs_len
-            ):
+            if channel.is_idle():
                 channel.handle_close()
         return bool(self.waitress.active_channels)
 
@@ -27111,14 +28083,6 @@ def stop_signals() -> Iterator[Callable[[], None]]:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
             signal.set_wakeup_fd(before)
-
-
-def has_input(connection: socket.socket) -> bool:
-    """Whether something was sent over a connection that nobody has read yet."""
-    try:
-        return bool(connection.recv(1, socket.MSG_PEEK))
-    except OSError:
-        return False
 
 
 def listener(listen: str) -> socket.socket:
@@ -28008,7 +28972,8 @@ class NovantraLite(Install):
         self, stream: IO[bytes], name: str, *, trail: str, reason: str, dry_run: bool = False
     ) -> dict:
         """Record a scan of a trail out of a scanner's report, which is kept as its evidence."""
-        with contextlib.closing(read_file(stream, name, self.settings.upload_limit)) as upload:
+        limit, folder = self.settings.upload_limit, storage_folder(self.settings)
+        with contextlib.closing(read_file(stream, name, limit, folder)) as upload:
             unknown = self.settings.unknown_severity
             return import_scan(self.collection("flows"), trail, upload, reason, dry_run, unknown)
 
@@ -28679,6 +29644,28 @@ def describe_refusals(surface: Surface) -> dict[str, dict]:
 
 
 FAULTS = {"type": "array", "items": closed_schema(workspace=TEXT, fault=TEXT)}
+
+
+@functools.cache
+def compressed(document: bytes) -> bytes:
+    """A document as gzip."""
+    import gzip
+
+    return gzip.compress(document, mtime=0)
+
+
+def document_reply(
+    context: Context, document: bytes, headers: Mapping[str, str] = MappingProxyType({})
+) -> Reply:
+    """Answer with a document that is made once: all answers share its bytes, compressed or not."""
+    headers = {"Vary": "Accept-Encoding", **headers}
+    accepted = context.request.get_header("Accept-Encoding", default="")
+    if re.search(r"(?i)\b(?:x-)?gzip\b(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))", accepted):
+        document, headers["Content-Encoding"] = compressed(document), "gzip"
+    headers["Content-Length"] = str(len(document))
+    return Reply(200, headers=headers, stream=io.BytesIO(document))
+
+
 HEALTH = closed_schema(status={"type": "string", "enum": ["UP", "DOWN"]})
 HEALTH["properties"]["faults"] = FAULTS
 
@@ -28699,6 +29686,7 @@ class Service(Resource, surface=NOVANTRA, tag="Service"):
     @route(
         "GET /api/health/live",
         public=True,
+        urgent=True,
         answer={"type": "object", "properties": {"status": {"type": "string"}}},
     )
     def get_liveness(self, context):
@@ -28708,6 +29696,7 @@ class Service(Resource, surface=NOVANTRA, tag="Service"):
     @route(
         "GET /api/health/ready",
         public=True,
+        urgent=True,
         answer={"type": "object", "properties": {"status": {"type": "string"}, "faults": FAULTS}},
     )
     def get_readiness(self, context):
@@ -28720,7 +29709,7 @@ class Service(Resource, surface=NOVANTRA, tag="Service"):
     @route("GET /api/v1/openapi.json", public=True, answer={"type": "object"})
     def get_openapi(self, context):
         """Get this document."""
-        return Reply(200, openapi_bytes())
+        return document_reply(context, openapi_bytes())
 
     @route("GET /docs", public=True, answer={"type": "string"}, answers_with="text/html")
     def get_reference(self, context):
@@ -28729,7 +29718,7 @@ class Service(Resource, surface=NOVANTRA, tag="Service"):
             "Content-Type": "text/html; charset=utf-8",
             "Content-Security-Policy": REFERENCE_CSP,
         }
-        return Reply(200, reference_bytes(), headers)
+        return document_reply(context, reference_bytes(), headers)
 
     @route("GET /", public=True, status=307)
     def get_root(self, context):
@@ -28788,6 +29777,7 @@ class Operations(Resource, surface=FACTSTORE, scope="factstore", tag="Operations
         "GET /actuator/health",
         id="getActuatorHealth",
         public=True,
+        urgent=True,
         scope="",
         answer=HEALTH,
         others={503: HEALTH},
@@ -28816,7 +29806,7 @@ class Operations(Resource, surface=FACTSTORE, scope="factstore", tag="Operations
     @route("GET /api-docs", id="getApiDocs", public=True, scope="", answer={"type": "object"})
     def get_document(self, context):
         """Get the OpenAPI document."""
-        return Reply(200, openapi_bytes())
+        return document_reply(context, openapi_bytes())
 
     @route("GET /swagger-ui.html", id="getSwaggerUi", public=True, scope="", status=302)
     def go_to_reference(self, context):
