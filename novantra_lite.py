@@ -16,7 +16,7 @@ Contents
 
     Part I    Kernel   Problems, Settings, Clock and ids, JSON and sessions, Fields,
         Compound fields, Statements, Models, Schemas, Keys and encryption, Search index, Leases,
-        File errors, Connections, Files, Workspaces, Tables, Migrations, Pages,
+        File errors, Connections, Writer, Files, Workspaces, Tables, Migrations, Pages,
         Principals and tokens, Uploads, Contexts, Surfaces, Operations and resources
     Part II   Records of every write   Idempotency, Rate limits, Clock guard, Audit and ledger,
         Verification, Chain verification, Record verification, Webhook signatures, Outbox, Writes,
@@ -346,6 +346,7 @@ class ServerSettings:
         1_073_741_824,
         "Bytes that large bodies and answers on their way may take on the disk together.",
     )
+    shutdown_grace = Setting(10.0, "Seconds that requests in flight have to finish at a stop.")
 
 
 class Settings(ServerSettings):
@@ -461,7 +462,6 @@ class Settings(ServerSettings):
     )
     rego_deadline = Setting(2.0, "Seconds that a policy has to compile, or to decide.")
     rego_memory = Setting(256, "MiB that policies may take while they are evaluated.")
-    shutdown_grace = Setting(10.0, "Seconds that requests in flight have to finish at a stop.")
     clock_tolerance = Setting(
         100.0,
         "Days that the system's clock may be ahead of the newest entry before writes are refused; "
@@ -2393,7 +2393,7 @@ class Leases:
             self.release(thread)
 
     @contextlib.contextmanager
-    def away(self) -> Iterator[None]:
+    def away(self, cause: Any = None) -> Iterator[None]:
         """Leave while something outside is waited for; after an end there is no way back in."""
         thread = threading.get_ident()
         with self._condition:
@@ -2702,6 +2702,8 @@ class Database(peewee.SqliteDatabase):
                 connection.interrupt()
 
 
+# --- Writer -------------------------------------------------------------------
+
 #: How the thread at hand lets another one answer in its place; a server sets it.
 _leave: contextvars.ContextVar[Callable] = contextvars.ContextVar(
     "leave", default=lambda cause=None: nullcontext()
@@ -2756,7 +2758,7 @@ class Writer:
         self._begun = 0.0
         #: What follows the last piece of work, once the end was asked for.
         self._at_end: Callable[[], None] | None = None
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self._waiting: deque[Slot] = deque()
 
     def run(self, work: Callable[[], Any]) -> Any:
@@ -2774,22 +2776,22 @@ class Writer:
                     self.drain()
                 self.finish()
             finally:
-                self._lock.release()
+                self.lock.release()
         if slot.error is not None:
             raise slot.error
         return slot.result
 
     def acquire(self, slot: Slot) -> None:
         """Wait for the lock, or raise Unavailable where too many wait, and take the work back."""
-        if self._lock.acquire(timeout=0 if self.is_stalled() else PATIENCE):
+        if self.lock.acquire(timeout=0 if self.is_stalled() else PATIENCE):
             return
         try:
             with away(self):
-                self._lock.acquire()
+                self.lock.acquire()
         except Unavailable:
             if self.withdraw(slot):
                 raise
-            self._lock.acquire()
+            self.lock.acquire()
 
     def is_stalled(self) -> bool:
         """Return whether the transaction at hand takes long, or is likely to."""
@@ -2802,29 +2804,6 @@ class Writer:
             self._waiting.remove(slot)
         except ValueError:
             return False
-        return True
-
-    def is_working(self) -> bool:
-        """Return whether writes succeed: the last ones did, or one that changes nothing does."""
-        if not self.is_failing:
-            return True
-        if not self._lock.acquire(blocking=False):
-            return False
-        try:
-            connection = self.database.connection()
-            waited = connection.execute("PRAGMA busy_timeout").fetchone()[0]
-            connection.execute("PRAGMA busy_timeout = 0")
-            try:
-                with self.transaction():
-                    number = connection.execute("PRAGMA user_version").fetchone()[0]
-                    connection.execute(f"PRAGMA user_version = {number}")
-                self.is_failing = False
-            finally:
-                connection.execute(f"PRAGMA busy_timeout = {waited}")
-        except (Problem, sqlite3.Error, peewee.PeeweeException):
-            return False
-        finally:
-            self._lock.release()
         return True
 
     @contextlib.contextmanager
@@ -2890,14 +2869,14 @@ class Writer:
         After the deadline it is interrupted. If it still goes on, its own thread closes at its end.
         """
         self._at_end = afterwards
-        if not self._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+        if not self.lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
             self.database.interrupt()
-            if not self._lock.acquire(timeout=0.5):
+            if not self.lock.acquire(timeout=0.5):
                 return
         try:
             self.finish()
         finally:
-            self._lock.release()
+            self.lock.release()
 
     def finish(self) -> None:
         """Close the connection if that was asked for; the lock is held."""
@@ -2905,6 +2884,30 @@ class Writer:
         if at_end:
             self.database.close_unused(frozenset())
             at_end()
+
+
+def can_write(writer: Writer) -> bool:
+    """Return whether writes succeed: the last ones did, or one that changes nothing does."""
+    if not writer.is_failing:
+        return True
+    if not writer.lock.acquire(blocking=False):
+        return False
+    try:
+        connection = writer.database.connection()
+        waited = connection.execute("PRAGMA busy_timeout").fetchone()[0]
+        connection.execute("PRAGMA busy_timeout = 0")
+        try:
+            with writer.transaction():
+                number = connection.execute("PRAGMA user_version").fetchone()[0]
+                connection.execute(f"PRAGMA user_version = {number}")
+            writer.is_failing = False
+        finally:
+            connection.execute(f"PRAGMA busy_timeout = {waited}")
+    except (Problem, sqlite3.Error, peewee.PeeweeException):
+        return False
+    finally:
+        writer.lock.release()
+    return True
 
 
 # --- Files --------------------------------------------------------------------
@@ -3172,7 +3175,7 @@ class Workspace:
             self.storage.check()
             with self.read():
                 self.fetch_row('SELECT "id" FROM "organization"')
-                is_working = self.read_only or self.writer.is_working()
+                is_working = self.read_only or can_write(self.writer)
         except Problem as problem:
             return str(problem)
         except (sqlite3.Error, peewee.PeeweeException) as error:
@@ -28132,6 +28135,16 @@ def retire_keys(workspace: Workspace, advance: Callable[[int], None] = no_progre
     )
 
 
+def rotate_keys(workspace: Workspace, retire: bool) -> int:
+    """Add a key that seals and signs from now on, and retire the older ones or not; its number."""
+    number = workspace.ring.newest + 1
+    add_ring_key(workspace, number)
+    start_signing(workspace)
+    if retire:
+        retire_keys(workspace)
+    return number
+
+
 def _reencrypt_texts(
     workspace: Workspace, model: type[Model], advance: Callable[[int], None]
 ) -> int:
@@ -28850,12 +28863,8 @@ class Install:
         """Make a workspace of its own file in the directory of workspaces."""
         if not self.settings.workspaces:
             raise Conflict("Only an install with a directory of workspaces can have several.")
-        given = {
-            "slug": slug,
-            "name": name or title_of(slug),
-            "locale": locale,
-            "timezone": timezone,
-        }
+        name = name or title_of(slug)
+        given = {"slug": slug, "name": name, "locale": locale, "timezone": timezone}
         own = Organization.slug, Organization.name, Organization.locale, Organization.timezone
         profile = read_members(Schema(*own), given)
         path = Path(self.settings.workspaces) / f"{slug}.db"
@@ -28948,7 +28957,7 @@ class NovantraLite(Install):
 
     @property
     def api_keys(self) -> ApiKeys:
-        """The keys of the workspace that its Factstore surface is called with."""
+        """The keys for the workspace's Factstore surface."""
         return self.workspace.api_keys
 
     def collection(self, name: str) -> Collection:
@@ -29050,15 +29059,9 @@ class NovantraLite(Install):
     def rotate_keys(self, retire: bool = False) -> int:
         """Add a key to the ring, which seals and signs from now on; its number.
 
-        The older ones still open and verify. To `retire` them ends every token and session that
-        they signed, and encrypts anew what they encrypted.
+        To `retire` the older ones ends all that they signed, and encrypts anew what they encrypted.
         """
-        number = self.workspace.ring.newest + 1
-        add_ring_key(self.workspace, number)
-        start_signing(self.workspace)
-        if retire:
-            retire_keys(self.workspace)
-        return number
+        return rotate_keys(self.workspace, retire)
 
     def doctor(self) -> dict:
         """Facts about versions, settings and the file, without secrets."""

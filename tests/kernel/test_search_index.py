@@ -164,7 +164,7 @@ def test_pieces_of_work_that_share_a_commit_are_all_taken_up(lite):
     threads = [threading.Thread(target=write, args=(lite, work)) for work in works]
     statements = []
 
-    with writer._lock:
+    with writer.lock:
         for thread in threads:
             thread.start()
         until(lambda: len(writer._waiting) == 2)

@@ -44,7 +44,7 @@ class Crowd:
 
     def run(self):
         """Start all while the writer is held, then let them in; what SQLite was told is kept."""
-        with self.writer._lock:
+        with self.writer.lock:
             for count, thread in enumerate(self.threads, 1):
                 thread.start()
                 until(lambda count=count: len(self.writer._waiting) == count)
