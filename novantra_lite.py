@@ -29706,7 +29706,8 @@ class Service(Resource, surface=NOVANTRA, tag="Service"):
         """Tell whether a workspace can be read and written, and which of several cannot."""
         is_up, body = health_of(context.lite, "ok", "down")
         if not is_up:
-            raise Unavailable(" ".join(context.lite.workspaces.find_faults().values()))
+            faults = " ".join(context.lite.workspaces.find_faults().values())
+            raise Unavailable(faults, headers={"Retry-After": "1"})
         return Reply(200, body)
 
     @route("GET /api/v1/openapi.json", public=True, answer={"type": "object"})
