@@ -27772,6 +27772,15 @@ class Loop:
                 channel.handle_close()
 
 
+class Lane:
+    """Over waitress's dispatcher of tasks: the thread that answers one path beside all others."""
+
+    def start_new_thread(self, target: Callable, number: int) -> None:
+        """Start the thread."""
+        name = "novantra-lite-lane"
+        threading.Thread(target=target, name=name, args=(number,), daemon=True).start()
+
+
 class Listener(Loop):
     """Over waitress's server: who may connect, how long a client may take, and who answers whom.
 
@@ -27796,7 +27805,7 @@ class Listener(Loop):
         self.task_dispatcher.queue = self.queue
         self.lanes = {}
         for path in (operation.path for operation in every_operation() if operation.urgent):
-            self.lanes[path] = ThreadedTaskDispatcher()
+            self.lanes[path] = over(Lane, ThreadedTaskDispatcher)()
             self.lanes[path].set_thread_count(1)
 
     def readable(self) -> bool:
@@ -27984,12 +27993,12 @@ class Server:
                     del self.waiting[cause]
             self.absent += more
             spare = min(max(0, self.absent - self.threads // 2), REPLACEMENTS)
-            # None as soon as the server ends. Threads that were added stay a while: they may be
-            # needed again at once.
+            # None as soon as the server ends. Threads that were added stay while any other one
+            # waits, or a second: they may be needed again at once.
             if spare == self.spare or not self.threads:
                 return
             now = time.monotonic()
-            if spare > self.spare or now > self.changed_at + 1:
+            if spare > self.spare or not self.absent or now > self.changed_at + 1:
                 self.spare, self.changed_at = spare, now
                 self.waitress.task_dispatcher.set_thread_count(self.threads + spare)
 

@@ -337,7 +337,8 @@ TRIED = set()
 def hold(case):
     """Hold one answer to the document."""
     aim(case)
-    answer = case.call()
+    # The client of the tests reads no compressed bodies.
+    answer = case.call(headers={"Accept-Encoding": "identity"})
     known = [ignored_auth] if case.operation.label in TRIED else []
     if answer.status_code < 400:
         unused.cache_clear()
