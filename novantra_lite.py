@@ -14838,8 +14838,8 @@ def process_jira(upload: Upload) -> Outcome:
             details["status"] = status if isinstance(status, str) else ""
     wrong = [key for key in references if not _ISSUE_KEY.fullmatch(key)]
     if wrong or not references:
-        said = repr(wrong[0][:100]) if wrong else "Nothing"
-        details["error"] = f"{said} is not the key of an issue, such as PAY-17."
+        said = wrong[0][:100] if wrong else ""
+        details["error"] = f"Expected the key of an issue, such as PAY-17, and not {said!r}."
     return Outcome("error" not in details, details)
 
 

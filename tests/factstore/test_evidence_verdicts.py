@@ -630,7 +630,7 @@ def test_a_scan_that_was_not_judged_yet_passes_by_its_report(register, type):
 def test_a_reference_that_is_none_says_why(register):
     status, details = verdict(register, "jira", {"name": "PAY-17"})
 
-    assert (status, "not the key of an issue" in details["error"]) == ("FAILED", True)
+    assert (status, "Expected the key of an issue" in details["error"]) == ("FAILED", True)
 
 
 @pytest.mark.parametrize("name", ["minimumtests", "minTests", "minimum_tests"])
