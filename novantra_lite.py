@@ -13764,19 +13764,21 @@ class Unreadable(Exception):
 
 
 def read_report(upload: Upload, kept: Set[str] | None = None) -> Any:
-    """The JSON of a report, of each object only members of these names; Unreadable if none.
+    """The JSON of a report, or Unreadable; numbers stay text.
 
-    Numbers stay text.
+    Of members of other names than these only shows whether they hold anything: True if so.
     """
     if sum(piece.count(b",") for piece in upload.pieces()) > 3_000_000:
         raise Unreadable("The JSON holds more than 3,000,000 values.")
 
     def keep_members(pairs):
-        pairs = [pair for pair in pairs if kept is None or pair[0] in kept]
-        members = dict(pairs)
-        if len(members) < len(pairs):
+        members, names = dict(pairs), [name for name, _ in pairs if kept is None or name in kept]
+        if len(set(names)) < len(names):
             # Which of the two is meant, and what the other one hides, nobody can say.
             raise Unreadable("An object in the JSON has two members of one name.")
+        for name, value in members.items() if kept is not None else ():
+            if value and value != "0" and name not in kept:
+                members[name] = True
         return members
 
     try:
@@ -13898,6 +13900,17 @@ class ReportPart:
         if not re.fullmatch(r"10(\.0+)?|[0-9](\.[0-9]+)?", score, re.A):
             return "unknown"
         return next(severity for least, severity in _SCORES if float(score) >= least)
+
+
+_ERROR_NAME = re.compile(".*(error|exception).*|fail(ed|ures?)?|message", re.I)
+
+
+def refuse_errors(part: ReportPart) -> None:
+    """Refuse a part of a report that tells of an error."""
+    for name, value in part.object().items():
+        if value and value != "0" and _ERROR_NAME.fullmatch(name[:100]):
+            where = ReportPart(value, name, part).where[:200]
+            raise Unreadable(f"{where}: The tool says that something went wrong.")
 
 
 #: The weights of the metrics in the base score (CVSS 3.1, section 7.4).
@@ -14268,7 +14281,8 @@ def read_snyk(report: ReportPart) -> ScanReport:
 
 def _snyk_issues(project: ReportPart) -> Counter[str]:
     """The issues of a project by severity, or Unreadable where `ok` is missing or denies them."""
-    issues, others = project.each("vulnerabilities", needed=True), project.member("issues")
+    is_code = project.member("infrastructureAsCodeIssues").value is not None
+    issues, others = project.each("vulnerabilities", needed=not is_code), project.member("issues")
     if isinstance(others.value, dict):
         issues += others.each("vulnerabilities") + others.each("licenses")
         others = ReportPart([], "issues", project)
@@ -14277,8 +14291,7 @@ def _snyk_issues(project: ReportPart) -> Counter[str]:
     is_ok = project.member("ok").value
     if not isinstance(is_ok, bool):
         raise Unreadable(f"{project.where}: The report is not Snyk's: it does not say `ok`.")
-    if any(project.object().get(name) for name in ("error", "errors", "message")):
-        raise Unreadable(f"{project.where}: Snyk says that something went wrong.")
+    refuse_errors(project)
     distinct = {(issue.text("id") or id(issue), issue.severity("severity", ())) for issue in issues}
     found = Counter(severity for _, severity in distinct)
     found["unknown"] += max(project.count("uniqueCount") - len(distinct), 0)
@@ -14319,13 +14332,15 @@ def read_cyclonedx(report: ReportPart) -> ScanReport:
 
 
 def _is_cleared(vulnerability: ReportPart) -> bool:
-    """Whether an analysis clears the product, and no version that is listed as affected denies it.
+    """Whether an analysis clears the product, and no part of it denies that.
 
-    A version that is listed as unaffected, too, is the one that a fix is in.
+    What lists affected versions and no unaffected one, which a fix would be in, does. A version
+    without a status is affected, as the schema has it.
     """
-    affects = vulnerability.each("affects")
-    listed = {version.text("status") for part in affects for version in part.each("versions")}
-    is_denied = "affected" in listed and "unaffected" not in listed
+    is_denied = False
+    for part in vulnerability.each("affects"):
+        listed = {version.text("status") or "affected" for version in part.each("versions")}
+        is_denied |= "affected" in listed and "unaffected" not in listed
     return vulnerability.inner("analysis").text("state") in CLEARED and not is_denied
 
 
@@ -14352,6 +14367,23 @@ def _rating(part: ReportPart) -> str:
     return worst(severities)
 
 
+#: How ZAP numbers what it calls high, medium, low and informational.
+_ZAP_RISKS = {"3": "high", "2": "medium", "1": "low", "0": "informational"}
+
+
+def read_zap(report: ReportPart) -> ScanReport:
+    """ZAP's JSON: the alerts of each site."""
+    sites, program = report.each("site", needed=True), report.text("@programName")
+    if not report.text("@version") or "zap" not in (program or "zap").lower():
+        raise Unreadable("The file is not ZAP's: its @programName and @version are not.")
+    if not sites:
+        raise Unreadable(f"{report.where}.site: No site was scanned.")
+    alerts = [alert for site in sites for alert in site.each("alerts", needed=True)]
+    found = Counter(_ZAP_RISKS.get(alert.text("riskcode"), "unknown") for alert in alerts)
+    names = ", ".join(dict.fromkeys(site.text("@name") for site in sites))
+    return ScanReport("ZAP", found, report.text("@version"), "DAST", names)
+
+
 SCANNERS = MappingProxyType(
     {
         "Trivy": read_trivy,
@@ -14359,6 +14391,7 @@ SCANNERS = MappingProxyType(
         "Snyk": read_snyk,
         "SARIF": read_sarif,
         "CycloneDX": read_cyclonedx,
+        "ZAP": read_zap,
     }
 )
 #: The members that tell a format from the others.
@@ -14369,6 +14402,8 @@ SIGNS = {
     "SchemaVersion": "Trivy",
     "Results": "Trivy",
     "vulnerabilities": "Snyk",
+    "infrastructureAsCodeIssues": "Snyk",
+    "site": "ZAP",
 }
 #: What is looked at in any of them.
 SCANNED = {
@@ -14388,6 +14423,7 @@ SCANNED = {
     *("analysis", "component", "components", "metadata", "method", "ratings", "score"),
     *("state", "tools", "vector", "affects", "versions", "issues", "licenseIssues", "licenses"),
     *("Checks", "Failures", "MisconfSummary", "uniqueCount"),
+    *("@name", "@programName", "@version", "alerts", "riskcode"),
     *("configuration", "conversion", "exitSignalName", "exitSignalNumber", "invocation"),
     *("invocationIndex", "processStartFailureMessage", "provenance", "ruleConfigurationOverrides"),
     *("toolConfigurationNotifications", "toolExecutionNotifications"),
@@ -14402,7 +14438,10 @@ def read_scan(upload: Upload, formats: Mapping | Sequence = SCANNERS) -> ScanRep
     name = next((SIGNS[sign] for sign in SIGNS if sign in members), default)
     if name not in formats:
         raise Unreadable(f"The file is in none of these formats: {', '.join(formats)}.")
-    return SCANNERS[name](ReportPart(report, "report"))
+    part = ReportPart(report, "report")
+    if members:
+        refuse_errors(part)
+    return SCANNERS[name](part)
 
 
 # --- JUnit reports ------------------------------------------------------------
@@ -14543,6 +14582,8 @@ class JunitReader:
         #: For each suite that is open: what it claims, and what it was found to hold.
         self.suites: list[tuple[Counter, Counter]] = []
         self.cases, self.claims = Counter(), Counter()
+        #: Whether the root is of pytest, whose `tests` are not the test cases.
+        self.is_pytest = False
         self.failed: list[str] = []
         #: The suite that says of itself that it did not pass.
         self.failed_suite = ""
@@ -14608,7 +14649,13 @@ class JunitReader:
         if attributes.get(about) and len(self.about) < self.SUBJECTS:
             self.about.add(f"{about} {attributes[about][:200]}")
         if is_suite:
-            self.suites.append((_claims_of(attributes), Counter()))
+            claims = _claims_of(attributes)
+            is_root, is_all = self.depth == 1, name == "testsuites"
+            if is_root:
+                self.is_pytest = is_all and attributes.get("name") == "pytest tests"
+            if self.is_pytest or (not is_root and _counts_assertions(attributes)):
+                del claims["tests"]
+            self.suites.append((claims, Counter()))
             if _is_failed_suite(attributes):
                 self.failed_suite = (
                     self.failed_suite or attributes.get("name", "")[:200] or "without a name"
@@ -14661,8 +14708,6 @@ def _claims_of(attributes: Mapping[str, str]) -> Counter[str]:
         if not re.fullmatch(r"[0-9]{1,9}(\.0{1,9})?", text, re.A):
             raise Unreadable(f"The attribute {name} of a testsuite is not a number.")
         claims[type] = max(claims[type], int(text.partition(".")[0]))
-    if _has_other_counts(attributes):
-        del claims["tests"]
     return claims
 
 
@@ -14676,13 +14721,13 @@ def _is_failed_suite(attributes: Mapping[str, str]) -> bool:
     return any(_result_of(type, text) in ("failures", "errors") for type, text in words)
 
 
-def _has_other_counts(attributes: Mapping[str, str]) -> bool:
-    """Whether a suite is of a tool whose `tests` are not its test cases.
+def _counts_assertions(attributes: Mapping[str, str]) -> bool:
+    """Whether a suite is of Catch2 or doctest, whose `tests` are assertions.
 
-    Catch2 and doctest count assertions, pytest counts subtests that it does not list.
+    Both have it inside of `testsuites`; Catch2's has a host that is always the same, and a time.
     """
-    name, host = attributes.get("name", ""), attributes.get("hostname", "")
-    return host == "tbd" or "doctest_version" in attributes or name in ("pytest", "pytest tests")
+    is_catch = attributes.get("hostname") == "tbd" and {"errors", "time"} <= attributes.keys()
+    return is_catch or "doctest_version" in attributes
 
 
 # --- Evidence processors ------------------------------------------------------
@@ -14713,10 +14758,10 @@ class Outcome(NamedTuple):
 
 
 #: What is looked at in a JSON report; nothing else of it is kept.
-REPORTED = {
-    *("conditions", "errorMessages", "errors", "issueRef", "projectStatus", "qualityGate"),
-    "status",
-}
+REPORTED = {"conditions", "projectStatus", "qualityGate", "status"}
+_ISSUE = {"issueRef", "issues", "key", "status"}
+#: What the status of a quality gate stands beside, where it is no member of another object.
+_SONAR_GATE = {"caycStatus", "conditions", "ignoredConditions", "name", "period", "periods"}
 
 
 def must_be_object(report: Any) -> dict:
@@ -14749,24 +14794,21 @@ _SONAR_GATES = ("OK", "PASSED")
 _SONAR_CONDITIONS = (*_SONAR_GATES, "WARN", "NONE", "NO_VALUE")
 
 
-def refuse_errors(report: Mapping, tool: str) -> None:
-    """Refuse a report that is one of errors."""
-    if report.get("errors") or report.get("errorMessages"):
-        raise Unreadable(f"{tool} says that something went wrong.")
-
-
 def process_sonar(upload: Upload) -> Outcome:
     """A quality gate passes when all that it says of itself and of its conditions does."""
     root = ReportPart(must_be_object(read_report(upload, REPORTED)), "report")
     # The answer of the API holds the gate as projectStatus, a webhook as qualityGate.
     parts = [root]
     for part in parts:
-        refuse_errors(part.object(), "SonarQube")
+        refuse_errors(part)
         members = map(part.member, ("projectStatus", "qualityGate"))
         parts += [member for member in members if member.value is not None]
     statuses = [part.text("status") for part in parts[1:]]
     # Beside the gate of a webhook stands how the task ended that computed it.
     is_webhook = root.member("qualityGate").value and root.text("status") == "SUCCESS"
+    others = root.object().keys() - _SONAR_GATE - {"status"}
+    if not statuses and others:
+        raise Unreadable(f"The report is not SonarQube's: a gate has no {min(others)[:100]!r}.")
     if not statuses or (root.text("status") and not is_webhook):
         statuses.append(root.text("status"))
     if any(len(status) > 255 for status in statuses):
@@ -14786,19 +14828,40 @@ def process_jira(upload: Upload) -> Outcome:
         text = ""
     if not text:
         raise Unreadable("The file does not hold the reference of an issue.")
-    details = {"issueRef": text}
-    if text.startswith("{"):
-        report = must_be_object(read_report(upload, REPORTED))
-        refuse_errors(report, "Jira")
-        details = {name: report.get(name) or "" for name in ("issueRef", "status")}
-    # Issues are numbered from 1; an encoding looks like a key.
-    passed = re.fullmatch(r"(?!UTF-\d+$)[A-Z]+-[1-9][0-9]*", str(details["issueRef"]), re.A)
-    return Outcome(passed is not None, details)
+    details, references = {"issueRef": text}, [text]
+    if text[0] in '{"[':
+        report = read_report(upload, _ISSUE)
+        references = [report] if isinstance(report, str) else _issue_keys(report)
+        details["issueRef"] = ", ".join(references[:COMBINED_ITEMS])
+        if isinstance(report, dict):
+            status = report.get("status")
+            details["status"] = status if isinstance(status, str) else ""
+    wrong = [key for key in references if not _ISSUE_KEY.fullmatch(key)]
+    if wrong or not references:
+        said = wrong[0][:100] if wrong else ""
+        details["error"] = f"Expected the key of an issue, such as PAY-17, and not {said!r}."
+    return Outcome("error" not in details, details)
+
+
+#: Issues are numbered from 1; what names a standard looks like a key.
+_ISSUE_KEY = re.compile(r"(?!(?:UTF|SHA|ISO|CVE|CWE|RFC)-)[A-Z][A-Z0-9_]*-[1-9][0-9]*", re.A)
+
+
+def _issue_keys(report: Any) -> list[str]:
+    """The keys in a reference, in an issue of Jira's API, or in what a search for issues found."""
+    root = ReportPart(must_be_object(report), "report")
+    refuse_errors(root)
+    issues = [root] if root.member("issues").value is None else root.each("issues")
+    return [issue.text("issueRef") or issue.text("key") for issue in issues]
+
+
+class _UploadForm(Form, DemandingRequest):
+    """A form whose unknown fields are refused where their names ask for something."""
 
 
 #: What both versions' uploads promise alike.
 UPLOADING = {
-    "body": Form(
+    "body": _UploadForm(
         file=File(),
         minimum_tests=Integer(1, 1_000_000),
         optional="minimumTests",
@@ -14812,15 +14875,20 @@ UPLOADING = {
 PROCESSORS = MappingProxyType(
     {"junit": process_junit, "sonar": process_sonar, "jira": process_jira}
 )
-#: The formats that attestations of a type take, which are judged by severity.
-SCAN_TYPES = {
-    "snyk": ("Snyk", "SARIF"),
-    "trivy": ("Trivy", "SARIF", "CycloneDX"),
-    "grype": ("Grype", "SARIF", "CycloneDX"),
-    "sarif": ("SARIF",),
-    "cyclonedx": ("CycloneDX",),
-    "vex": ("CycloneDX",),
-}
+#: What counts as a security scan: what is recorded as one, and evidence of these types.
+SCAN_EVIDENCE = (
+    "security_scan security-scan vulnerability-scan container-scan sast sca dast zap semgrep "
+    "codeql snyk trivy grype sarif cyclonedx vex trivy-scan container_scan vulnerability_scan "
+    "sca_scan sca-scan dast_scan dast-scan sast_scan sast-scan dependency-check dependency-scan "
+    "dependency_scan secret-scan secret_scan license-scan scan"
+)
+#: The formats that types which name one take; other scans may be in any.
+SCAN_TYPES = MappingProxyType(
+    dict.fromkeys(SCAN_EVIDENCE.split(), tuple(SCANNERS))
+    | {"sarif": ("SARIF",), "cyclonedx": ("CycloneDX",), "vex": ("CycloneDX",)}
+)
+#: The tools that types are named after: their own reports count, and those of no other.
+_TYPE_TOOL = re.compile("codeql|dependency-check|grype|semgrep|snyk|trivy|zap")
 
 
 def process_scan(
@@ -14828,6 +14896,9 @@ def process_scan(
 ) -> Outcome:
     """A scan passes within the limits of its flow, or without any, when nothing was found."""
     report = read_scan(upload, SCAN_TYPES[type])
+    named = _TYPE_TOOL.match(type)
+    if named and not all(named[0] in tool.lower() for tool in report.tool.split(", ")):
+        raise Unreadable(f"The report is of {report.tool[:100]!r}, and not of {named[0]}.")
     values = report.values(unknown_severity)
     details = scan_details(values, report.failure)
     if type == "snyk":
@@ -14905,11 +14976,11 @@ class EvidenceUploads(
         another tool, or says itself that it failed is FAILED, and `details` say why.
 
         `junit` passes when at least one test was executed (`minimumTests` asks for more, counted
-        over all files of the attestation), and no test case failed or broke off. `snyk`, `trivy`,
-        `grype`, `sarif`, `cyclonedx` and `vex` pass when the findings are within the thresholds of
-        the flow, or without any when there are none; what is of unknown severity counts as the
-        setting `unknown_severity`. `sonar` passes when the quality gate does, `jira` when the
-        reference is an issue's key.
+        over all files of the attestation), and no test case failed or broke off. The types of
+        scans (`snyk`, `trivy`, `grype`, `sarif`, `cyclonedx`, `vex`, `zap`, `codeql`, `sast`…) pass
+        when the findings are within the thresholds of the flow, or without any when there are none;
+        what is of unknown severity counts as the setting `unknown_severity`. `sonar` passes when
+        the quality gate does, `jira` when the reference is an issue's key.
 
         Several files of an attestation are judged together: it is FAILED while one of them is, and
         always where it was recorded as FAILED. A file of the same name and path, about the same
@@ -18987,13 +19058,6 @@ DEMANDS = {
     "require_signature": "a provenance signature that verifies",
     "block_on_failed_scan": "security scans, and none that failed",
 }
-#: What counts as a security scan: what is recorded as one, and evidence of these types.
-SCAN_EVIDENCE = (
-    "security_scan security-scan vulnerability-scan container-scan sast sca dast zap semgrep "
-    "codeql snyk trivy grype sarif cyclonedx vex trivy-scan container_scan vulnerability_scan "
-    "sca_scan sca-scan dast_scan dast-scan sast_scan sast-scan dependency-check dependency-scan "
-    "dependency_scan secret-scan secret_scan license-scan scan"
-)
 _NEWEST = f"""(SELECT r."id", r."type", r."status", max({RESULT_ORDER}) FROM "attestation" AS r
     WHERE r."trail_id" = t."id" AND r."status" <> 'PENDING' AND {concerns_sql('t."id"', "?1")}
     GROUP BY r."type", r."name", r."artifact_fingerprint") AS n"""

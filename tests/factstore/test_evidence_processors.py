@@ -288,6 +288,11 @@ def test_a_number_of_tests_that_means_nothing_is_refused(
     assert why in refused.json["message"]
 
 
+def no_key(said):
+    """Why a reference is none."""
+    return f"Expected the key of an issue, such as PAY-17, and not '{said}'."
+
+
 JSON = {
     "sonar": {
         '{"projectStatus": {"status": "OK"}}': ("PASSED", {"qualityGateStatus": "OK"}),
@@ -320,18 +325,27 @@ JSON = {
     "jira": {
         "PAY-17": ("PASSED", {"issueRef": "PAY-17"}),
         "\n  PAY-17 \r\n": ("PASSED", {"issueRef": "PAY-17"}),
-        "pay-17": ("FAILED", {"issueRef": "pay-17"}),
-        "PAY-17x": ("FAILED", {"issueRef": "PAY-17x"}),
-        "PAY-١٧": ("FAILED", {"issueRef": "PAY-١٧"}),
-        "[]": ("FAILED", {"issueRef": "[]"}),
+        "pay-17": ("FAILED", {"issueRef": "pay-17", "error": no_key("pay-17")}),
+        "PAY-17x": ("FAILED", {"issueRef": "PAY-17x", "error": no_key("PAY-17x")}),
+        "PAY-١٧": ("FAILED", {"issueRef": "PAY-١٧", "error": no_key("PAY-١٧")}),
+        "[]": ("FAILED", {"error": "The report is not a JSON object."}),
         '{"issueRef": "PAY-17", "status": "Done"}': (
             "PASSED",
             {"issueRef": "PAY-17", "status": "Done"},
         ),
-        ' {"issueRef": "PAY", "status": null}': ("FAILED", {"issueRef": "PAY", "status": ""}),
-        "{}": ("FAILED", {"issueRef": "", "status": ""}),
-        '{"issueRef": "\\ud800"}': ("FAILED", {"issueRef": "?", "status": ""}),
-        '{"issueRef": "a\\u0000"}': ("FAILED", {"issueRef": "a\0", "status": ""}),
+        ' {"issueRef": "PAY", "status": null}': (
+            "FAILED",
+            {"issueRef": "PAY", "status": "", "error": no_key("PAY")},
+        ),
+        "{}": ("FAILED", {"issueRef": "", "status": "", "error": no_key("")}),
+        '{"issueRef": "\\ud800"}': (
+            "FAILED",
+            {"issueRef": "?", "status": "", "error": no_key("\\ud800")},
+        ),
+        '{"issueRef": "a\\u0000"}': (
+            "FAILED",
+            {"issueRef": "a\0", "status": "", "error": no_key("a\\x00")},
+        ),
     },
 }
 
@@ -436,7 +450,7 @@ def test_json_of_countless_values_is_refused(lite, factstore, trail):
 def test_a_report_larger_than_what_stays_in_memory_is_read_whole(lite, factstore, trail):
     finding = b'{"ruleId": "x", "message": {"text": "' + b"long " * 400 + b'"}}'
     suite = b'<testsuite tests="1"><testcase name="' + b"long " * 400 + b'"/></testsuite>'
-    tool = b'{"version": "2.1.0", "runs": [{"tool": {"driver": {"name": "x"}}, "results": ['
+    tool = b'{"version": "2.1.0", "runs": [{"tool": {"driver": {"name": "SnykCode"}}, "results": ['
     sarif = tool + b",".join([finding] * 1000) + b"]}]}"
     junit = b"<testsuites>" + suite * 1000 + b"</testsuites>"
 
@@ -454,7 +468,7 @@ def test_both_versions_process_a_type_in_any_letter_case(lite, factstore, trail,
     assert told == ("PASSED", counts(1))
 
 
-@pytest.mark.parametrize("type", ["scan", "junit-report", "", "pull-request"])
+@pytest.mark.parametrize("type", ["scans", "junit-report", "", "pull-request"])
 def test_other_types_stay_as_they_were_recorded(lite, factstore, trail, type):
     told = sent(lite, factstore, trail, type, b"<broken", status="PASSED", details='"mine"')
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from forms import upload
+from forms import FORM, form, part, upload
 
 import novantra_lite
 from factstore.trails import evidence_path, make_attestation, make_trail
@@ -23,14 +23,25 @@ CLEAN = {
         "specVersion": "1.6",
         "vulnerabilities": [{"id": "CVE-1", "analysis": {"state": "not_affected"}}],
     },
+    "zap": {
+        **{"@programName": "ZAP", "@version": "2.16.1"},
+        "site": [{"@name": "https://shop", "alerts": [{"riskcode": "0", "confidence": "2"}]}],
+    },
+    "sast": {"version": "2.1.0", "runs": [{"tool": {"driver": {"name": "x"}}, "results": []}]},
+}
+#: What else is a scan by its name: in any format, or of the tool that the name begins with.
+SCANS = {
+    *("security_scan", "security-scan", "vulnerability-scan", "vulnerability_scan", "scan"),
+    *("container-scan", "container_scan", "sca", "dast", "semgrep", "codeql", "trivy-scan"),
+    *("sca_scan", "sca-scan", "dast_scan", "dast-scan", "sast_scan", "sast-scan", "secret-scan"),
+    *("dependency-check", "dependency-scan", "dependency_scan", "secret_scan", "license-scan"),
 }
 #: The types that take reports of a tool beside their own.
 TAKES = {
-    "snyk": {"snyk", "sarif"},
-    "trivy": {"trivy", "sarif", "cyclonedx", "vex"},
-    "grype": {"grype", "sarif", "cyclonedx", "vex"},
     "cyclonedx": {"cyclonedx", "vex"},
     "vex": {"cyclonedx", "vex"},
+    "sarif": {"sarif", "sast"},
+    "sast": {"snyk", "trivy", "grype", "sarif", "cyclonedx", "vex", "zap", "sast"},
 }
 EMPTY = {
     "no bytes": b"",
@@ -46,6 +57,8 @@ FOREIGN = {
     "an error message": {"message": "Unauthorized"},
     "an error": {"ok": False, "error": "Authentication failed.", "path": "."},
     "a page of an error": b"<!DOCTYPE html><html><body>502 Bad Gateway</body></html>",
+    "a state of health": {"status": "PASSED", "health": "RED"},
+    "findings beside a status": {"status": "OK", "vulnerabilities": [{"severity": "high"}]},
     "a picture": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
     "an archive": b"\x1f\x8b\x08\0\0\0\0\0\0\3",
     "prose": b"All tests have passed.",
@@ -115,6 +128,23 @@ def scored(score, **result):
     )
 
 
+def made_by(driver):
+    """A SARIF file of these tools, without a result."""
+    runs = [{"tool": {"driver": {"name": name}}, "results": []} for name in driver.split("+")]
+    return {"version": "2.1.0", "runs": runs}
+
+
+def bom_by(name):
+    """A CycloneDX document without a vulnerability, by a tool of this name."""
+    return CLEAN["cyclonedx"] | {"metadata": {"tools": {"components": [{"name": name}]}}}
+
+
+def affecting(*parts, state="resolved"):
+    """A CycloneDX document of one vulnerability, with the versions of each part."""
+    affects = [{"ref": f"r{number}", "versions": part} for number, part in enumerate(parts)]
+    return bom(analysis={"state": state}, affects=affects)
+
+
 def bom(**vulnerability):
     """A CycloneDX document of one vulnerability."""
     return CLEAN["cyclonedx"] | {"vulnerabilities": [{"id": "CVE-1", **vulnerability}]}
@@ -169,6 +199,18 @@ FAILING = {
             )
         ),
         b"<testsuite>%s<crashed/></testsuite>" % CASE,
+        # As another tool's suites may be named, too.
+        *(
+            claim % CASE
+            for claim in (
+                b'<testsuite name="pytest" tests="500" failures="0" errors="0">%s</testsuite>',
+                b'<testsuite name="x" hostname="tbd" tests="500" failures="0">%s</testsuite>',
+                b'<testsuites><testsuite name="pytest" tests="5">%s</testsuite></testsuites>',
+                b'<testsuites><testsuite hostname="tbd" tests="5">%s</testsuite></testsuites>',
+                b'<testsuite name="pytest tests" tests="5">%s</testsuite>',
+                b'<testsuite doctest_version="2" tests="5">%s</testsuite>',
+            )
+        ),
     ],
     "snyk": [
         {"ok": False, "vulnerabilities": []},
@@ -189,6 +231,20 @@ FAILING = {
         CLEAN["snyk"] | {"issues": {"vulnerabilities": [], "licenses": [{"severity": "low"}]}},
         CLEAN["snyk"] | {"licenseIssues": [{"severity": "low"}]},
         {"ok": True, "issues": {"vulnerabilities": [], "licenses": []}},
+        *(
+            CLEAN["snyk"] | said
+            for said in (
+                {"error": {"code": "SNYK-9999"}},
+                {"errors": {"a": 1}},
+                {"message": {"text": "x"}},
+                {"errorMessage": "x"},
+                {"failures": [{"path": "x", "error": "y"}]},
+                {"applications": [CLEAN["snyk"] | {"error": {"code": "x"}}]},
+            )
+        ),
+        {"ok": True, "infrastructureAsCodeIssues": [{"severity": "low"}]},
+        {"infrastructureAsCodeIssues": []},
+        *(made_by(name) for name in ("OtherTool", "Snyk+ESLint")),
     ],
     "sonar": [
         {"projectStatus": {"status": "ERROR"}},
@@ -211,12 +267,20 @@ FAILING = {
         {"projectStatus": {"status": ""}, "status": "OK"},
         {"projectStatus": {"status": "OK"}, "errors": [{"msg": "Insufficient privileges"}]},
         {"projectStatus": {"status": "OK", "errors": [{"msg": "No analysis"}]}},
+        {"projectStatus": {"status": "OK"}, "errors": {"msg": "x"}},
+        {"projectStatus": {"status": "OK", "errorMessage": {"text": "x"}}},
     ],
     "jira": [
         *(b"pay-17", b"PAY", b"PAY-17 PAY-18", {"issueRef": "", "status": "Done"}),
         *(b"UTF-8", b"UTF-16", b"PAY-0", b"PAY-017"),
         {"issueRef": "PAY-17", "errorMessages": ["Issue does not exist"], "errors": {}},
         {"issueRef": "PAY-17", "errors": {"status": "Unknown"}},
+        {"errorMessages": [], "errors": {"summary": "Specify a summary"}, "issueRef": "PAY-17"},
+        *(b"CVE-2021", b"SHA-256", b"ISO-8601", b'"CVE-2021"', b"2PAY-1"),
+        {"issues": []},
+        {"issues": [{"key": "PAY-17"}, {"key": "none"}]},
+        {"name": "PAY-17"},
+        [{"key": "PAY-17"}],
     ],
     "trivy": [
         *(
@@ -228,13 +292,17 @@ FAILING = {
         CLEAN["trivy"] | {"Vulnerabilities": [{"Severity": "LOW"}]},
         CLEAN["trivy"] | {"Results": [{"Results": [{"Secrets": [{"Severity": "LOW"}]}]}]},
         CLEAN["trivy"] | {"SchemaVersion": 3},
+        *(CLEAN["trivy"] | {"error": said} for said in ("x", {"code": "y"})),
+        *(made_by(name) for name in ("ESLint", "Trivy+ESLint", "Grype")),
+        *(bom_by(name) for name in ("cdxgen", "grype")),
         {"SchemaVersion": 2, "ArtifactName": "shop:7"},
         {"SchemaVersion": 2, "ArtifactName": "shop:7", "Results": []},
     ],
     "grype": [
         CLEAN["grype"] | {"matches": [{"vulnerability": {"severity": severity}}]}
         for severity in ("Low", "Unknown", "None", "info", "")
-    ],
+    ]
+    + [made_by("ESLint"), bom_by("cdxgen")],
     "sarif": [
         {"version": "2.1.0", "runs": []},
         {"version": "2.1.0", "runs": [{"results": []}]},
@@ -300,11 +368,28 @@ FAILING = {
             analysis={"state": "not_affected"},
             affects=[{"ref": "x", "versions": [{"version": "1", "status": "affected"}]}],
         ),
+        affecting([{"version": "1"}]),
+        affecting([{"version": "1"}], state="not_affected"),
+        affecting(
+            [{"version": "1", "status": "affected"}], [{"version": "2", "status": "unaffected"}]
+        ),
     ]
     + [
         CLEAN["vex"] | {"vulnerabilities": [{"id": "CVE-1", "analysis": {"state": state}}]}
         for state in ("exploitable", "in_triage", "affected", "under_investigation", "", "fixed?")
     ],
+    "zap": [
+        *(
+            CLEAN["zap"] | {"site": [{"alerts": [{"riskcode": risk}]}]}
+            for risk in ("3", 2, "1", "4", "", None, "High")
+        ),
+        *(CLEAN["zap"] | {"site": site} for site in ([], [{}], {}, [{"alerts": {}}])),
+        CLEAN["zap"] | {"@programName": "Other"},
+        CLEAN["zap"] | {"error": {"code": 1}},
+        {"site": [{"alerts": []}]},
+        made_by("ESLint"),
+    ],
+    "sast": [scored("9.8"), sarif({"level": "note"})],
 }
 #: Reports that tools write when all is well, for each type.
 PASSING = {
@@ -356,6 +441,9 @@ PASSING = {
         b'<testsuites><testsuite name="t" errors="0" failures="0" tests="30"'
         b' doctest_version="2.4.11"><testcase classname="a.cpp" name="a" status="run"/>'
         b"</testsuite></testsuites>",
+        b'<testsuites name="pytest tests"><testsuite name="api" errors="0" failures="0"'
+        b' skipped="0" tests="6"><testcase classname="test_s" name="test_b" time="0.003"/>'
+        b"</testsuite></testsuites>",
         b'<testsuites name="pytest tests"><testsuite name="pytest" errors="0" failures="0"'
         b' skipped="0" tests="11"><testcase classname="test_s" name="test_b" time="0.003"/>'
         b"</testsuite></testsuites>",
@@ -369,6 +457,8 @@ PASSING = {
         },
         CLEAN["snyk"] | {"docker": {"baseImage": "node"}, "applications": [CLEAN["snyk"]]},
         CLEAN["snyk"] | {"infrastructureAsCodeIssues": []},
+        {"meta": {"isPrivate": True}, "ok": True, "infrastructureAsCodeIssues": []},
+        *(made_by(name) for name in ("SnykCode", "Snyk Open Source+Snyk Container")),
     ],
     "sonar": [
         {
@@ -382,8 +472,13 @@ PASSING = {
             "qualityGate": {"name": "way", "status": "OK", "conditions": [{"status": "NO_VALUE"}]},
         },
     ],
-    "jira": [b"PAY-17"],
+    "jira": [
+        *(b"PAY-17", b"P2P-17", b"PAY_X-17", b'"PAY-17"', b"A-1"),
+        {"id": "10002", "key": "PAY-17", "fields": {"summary": "Fix", "status": {"id": "3"}}},
+        {"startAt": 0, "total": 1, "issues": [{"key": "PAY-17", "fields": {}}]},
+    ],
     "trivy": [
+        *(made_by("Trivy"), bom_by("trivy")),
         {
             **{"SchemaVersion": 2, "Trivy": {"Version": "0.69.1"}, "ArtifactName": "."},
             **{"ArtifactType": "filesystem", "CreatedAt": "2026-01-01T00:00:00Z"},
@@ -399,7 +494,9 @@ PASSING = {
         },
     ],
     "grype": [
-        CLEAN["grype"] | {"matches": [{"vulnerability": {"id": "CVE-1", "severity": "Negligible"}}]}
+        CLEAN["grype"]
+        | {"matches": [{"vulnerability": {"id": "CVE-1", "severity": "Negligible"}}]},
+        *(made_by("Grype"), bom_by("grype")),
     ],
     "sarif": [
         # An exit code is the tool's own.
@@ -440,7 +537,10 @@ PASSING = {
                 }
             ],
         ),
+        affecting([{"version": "2", "status": "unaffected"}], state="not_affected"),
     ],
+    "zap": [made_by("OWASP ZAP"), {"@version": "2.11", "site": [{"@name": "x", "alerts": []}]}],
+    "sast": [made_by("CodeQL"), CLEAN["zap"]],
 }
 #: What a file is called, its bytes or what they are as JSON, and the type that it is sent for.
 CASES = [
@@ -489,7 +589,8 @@ def verdict(register, type, content):
 def test_every_type_that_is_read_stands_in_the_table():
     types = {*novantra_lite.PROCESSORS, *novantra_lite.SCAN_TYPES}
 
-    assert types == set(CLEAN) == set(FAILING) == set(PASSING)
+    assert types - SCANS == set(CLEAN) == set(FAILING) == set(PASSING)
+    assert types >= SCANS
 
 
 @pytest.mark.parametrize(
@@ -501,6 +602,46 @@ def test_a_clean_report_passes(register, type, content):
 
     assert status == "PASSED"
     assert "error" not in details
+
+
+@pytest.mark.parametrize("type", sorted({*SCANS, "SECURITY_SCAN", " Scan "}))
+def test_a_scan_of_any_type_is_judged_by_its_report(register, type):
+    tool = type if type in ("semgrep", "codeql", "dependency-check") else "Trivy"
+    finding = made_by(tool)
+    finding["runs"][0]["results"] = [{"properties": {"security-severity": "9.8"}}]
+
+    statuses = [verdict(register, type, content)[0] for content in (made_by(tool), finding, b"{}")]
+
+    assert statuses == ["PASSED", "FAILED", "FAILED"]
+
+
+@pytest.mark.parametrize("type", ["zap", "sast"])
+def test_a_scan_that_was_not_judged_yet_passes_by_its_report(register, type):
+    lite, client, trail = register
+    body = {"type": type, "status": "PENDING"}
+    key = client.post(f"/api/v1/trails/{trail}/attestations", body).json["id"]
+
+    upload(client, evidence_path(trail, key), whole(type))
+
+    with lite.workspace.read():
+        assert Attestation.fetch(key).status == "PASSED"
+
+
+def test_a_reference_that_is_none_says_why(register):
+    status, details = verdict(register, "jira", {"name": "PAY-17"})
+
+    assert (status, "Expected the key of an issue" in details["error"]) == ("FAILED", True)
+
+
+@pytest.mark.parametrize("name", ["minimumtests", "minTests", "minimum_tests"])
+def test_a_field_that_asks_for_something_in_other_words_is_refused(register, name):
+    lite, client, trail = register
+    path = evidence_path(trail, make_attestation(lite, trail, "junit"))
+
+    body = form(part(whole("junit")), part(b"5", f'form-data; name="{name}"', ""))
+    refused = client.request("POST", path, body=body, headers=FORM)
+
+    assert (refused.status, name in refused.json["message"]) == (422, True)
 
 
 @pytest.mark.parametrize(

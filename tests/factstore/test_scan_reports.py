@@ -110,6 +110,7 @@ def scored(*scores, method="CVSSv31"):
     return {"id": "CVE-1", "ratings": [{"score": one, "method": method} for one in scores]}
 
 
+GRYPE_TOOLS = [{"vendor": "anchore", "name": "grype"}]
 TRIVY = ("Trivy", None, "CONTAINER", "alpine:3.10")
 GRYPE = ("Grype", "0.118.0", "CONTAINER", "alpine:3.10")
 SNYK = ("Snyk", None, "SCA", "shop")
@@ -717,7 +718,7 @@ def test_names_are_cut_to_what_a_scan_holds_and_made_fit_to_be_shown(lite, trail
 
 BOM = {name: value for name, value in cyclonedx().items() if name != "vulnerabilities"}
 UNKNOWN = "The file is in none of these formats: "
-ANY = UNKNOWN + "Trivy, Grype, Snyk, SARIF, CycloneDX."
+ANY = UNKNOWN + "Trivy, Grype, Snyk, SARIF, CycloneDX, ZAP."
 BROKEN = [
     (b"", "The file is not JSON in UTF-8. Line 1, column 1: Expecting value."),
     (b'{"runs": [\n  {"tool": }\n]}', "The file is not JSON in UTF-8. Line 2, column 12:"),
@@ -845,7 +846,7 @@ def status_of(lite, trail):
         ("trivy", trivy(), trivy("LOW"), "Trivy"),
         ("Trivy", cyclonedx(), sarif(run({}, driver="Trivy")), "Trivy"),
         ("grype", grype(), grype("Low"), "Grype"),
-        ("GRYPE", cyclonedx(), sarif(run({}, driver="grype")), "grype"),
+        ("GRYPE", cyclonedx(tools=GRYPE_TOOLS), sarif(run({}, driver="grype")), "grype"),
         ("sarif", sarif(run()), sarif(run({})), "CodeQL"),
         ("cyclonedx", cyclonedx(), cyclonedx(rated("low")), "trivy"),
         (
@@ -898,8 +899,8 @@ def test_with_thresholds_a_report_passes_within_them(lite, factstore, trail):
 @pytest.mark.parametrize(
     ("type", "report", "why"),
     [
-        ("trivy", grype(), UNKNOWN + "Trivy, SARIF, CycloneDX."),
-        ("grype", trivy(), UNKNOWN + "Grype, SARIF, CycloneDX."),
+        ("trivy", grype(), "The report is of 'Grype', and not of trivy."),
+        ("grype", trivy(), "The report is of 'Trivy', and not of grype."),
         ("sarif", cyclonedx(), UNKNOWN + "SARIF."),
         ("vex", BOM, "The CycloneDX document lists components, but no vulnerabilities."),
         ("trivy", b"<xml/>", "The file is not JSON in UTF-8. Line 1, column 1:"),

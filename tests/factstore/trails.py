@@ -25,7 +25,7 @@ def make_trail(lite, name="payments", **values):
     return make(lite, work).id
 
 
-def make_attestation(lite, trail, type="scan", **values):
+def make_attestation(lite, trail, type="manual", **values):
     """An attestation of a type on a trail."""
     return make(lite, lambda: Attestation.create(trail=trail, type=type, **values)).id
 
