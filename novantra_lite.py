@@ -26828,27 +26828,28 @@ AWAITED, OVERSIZED, NO_ROOM = "awaited", "oversized", "no room"
 FIXED_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 
-@functools.cache
-def router() -> Any:
-    """The router of the application."""
-    from falcon.routing import CompiledRouter
-
-    return CompiledRouter()
-
-
 def operation_at(method: str, path: str) -> Operation | None:
     """The operation that answers a method at a path, which is spelt as WSGI has it."""
-    match = router().find("/" + path.lstrip("/").encode("latin-1").decode("utf-8", "replace"))
+    _, router = _application_and_router()
+    match = router.find("/" + path.lstrip("/").encode("latin-1").decode("utf-8", "replace"))
     return match[0].operations.get(method) if match else None
 
 
-@functools.cache
 def wsgi_application() -> falcon.App:
     """The Falcon application that all instances share; the instance travels with the request."""
+    application, _ = _application_and_router()
+    return application
+
+
+@functools.cache
+def _application_and_router() -> tuple[falcon.App, Any]:
+    """Both are made together: threads that meet here make one each, and none sees half of one."""
     # Here, since a command that answers no requests starts in half the time without it.
     import falcon
+    from falcon.routing import CompiledRouter
 
-    application = falcon.App(router=router())
+    router = CompiledRouter()
+    application = falcon.App(router=router)
     application.add_error_handler(falcon.HTTPError, refuse_early)
     application.add_error_handler(Exception, refuse_late)
     paths = by_path()
@@ -26865,7 +26866,7 @@ def wsgi_application() -> falcon.App:
         responders.on_options = functools.partial(offer, operations[0])
         # The router is compiled with the last of them, rather than in the way of a first request.
         application.add_route(path, responders, compile=path == last)
-    return application
+    return application, router
 
 
 def every_operation() -> list[Operation]:

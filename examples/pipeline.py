@@ -22,7 +22,7 @@ from urllib.request import Request, urlopen
 FLOW = {
     "name": "payments",
     "description": "From commit to cash.",
-    "requiredAttestationTypes": ["junit", "snyk"],
+    "requiredAttestationTypes": ["junit", "sarif"],
     "requiresApproval": True,
 }
 
@@ -82,7 +82,7 @@ def record(flow, built, junit, sarif):
         digest = "sha256:" + hashlib.sha256(stream.read()).hexdigest()
     artifact = {"imageName": "payments", "imageTag": "1.0.0", "sha256Digest": digest}
     call("POST", f"{place}/artifacts", artifact | {"reportedBy": "pipeline.py"})
-    for kind, file_name in (("junit", junit), ("snyk", sarif)):
+    for kind, file_name in (("junit", junit), ("sarif", sarif)):
         attestation = call("POST", f"{place}/attestations", {"type": kind, "name": kind})
         upload(f"{place}/attestations/{attestation['id']}/evidence", file_name)
     for attestation in call("GET", f"{place}/attestations"):
@@ -113,7 +113,7 @@ def main(built, junit, sarif):
     flow = ensure("/api/v1/flows", FLOW)
     production = ensure("/api/v1/environments", {"name": "production", "type": "K8S"})
     policy = {"name": "payments to production", "flowId": flow["id"], "enforceApprovals": True}
-    policy |= {"environmentId": production["id"], "requiredAttestationTypes": ["junit", "snyk"]}
+    policy |= {"environmentId": production["id"], "requiredAttestationTypes": ["junit", "sarif"]}
     ensure("/api/v1/deployment-policies", policy, key=MANAGER)
 
     trail, digest = record(flow, built, junit, sarif)

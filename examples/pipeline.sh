@@ -35,11 +35,11 @@ ensure() { # PATH JSON: the id of the record of this name, made when it is not t
 }
 
 flow=$(ensure /api/v1/flows '{"name": "payments", "requiresApproval": true,
-  "requiredAttestationTypes": ["junit", "snyk"]}')
+  "requiredAttestationTypes": ["junit", "sarif"]}')
 production=$(ensure /api/v1/environments '{"name": "production", "type": "K8S"}')
 manage ensure /api/v1/deployment-policies "$(jq -n --arg flow "$flow" --arg environment "$production" \
   '{name: "payments to production", flowId: $flow, environmentId: $environment,
-    enforceApprovals: true, requiredAttestationTypes: ["junit", "snyk"]}')" > /dev/null
+    enforceApprovals: true, requiredAttestationTypes: ["junit", "sarif"]}')" > /dev/null
 
 trail=$(post /api/v1/trails "$(jq -n --arg flow "$flow" \
   --arg sha "$(git rev-parse HEAD 2> /dev/null || printf '%040d' 0)" \
@@ -50,7 +50,7 @@ post "/api/v1/trails/$trail/artifacts" "$(jq -n --arg digest "$digest" \
   '{imageName: "payments", imageTag: "1.0.0", sha256Digest: $digest,
     reportedBy: "pipeline.sh"}')" > /dev/null
 
-for pair in "junit $junit" "snyk $sarif"; do
+for pair in "junit $junit" "sarif $sarif"; do
   kind=${pair%% *} file=${pair#* }
   attestation=$(post "/api/v1/trails/$trail/attestations" "{\"type\": \"$kind\"}" | jq -r .id)
   call POST "/api/v1/trails/$trail/attestations/$attestation/evidence" -F "file=@$file" > /dev/null

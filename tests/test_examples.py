@@ -646,7 +646,7 @@ def test_a_build_goes_from_commit_to_gate_and_a_second_one_finds_what_is_there(
     lines = first.stdout.splitlines()
     assert (first.returncode, first.stderr) == (0, "")
     assert lines[0].startswith("junit: PASSED ")
-    assert lines[1].startswith("snyk: PASSED ")
+    assert lines[1].startswith("sarif: PASSED ")
     assert lines[2].startswith("Before the approval: ")
     assert lines[3] == "Approval: APPROVED"
     assert lines[5:] == ["Gate: ALLOWED. Every policy is met.", lines[6]]
