@@ -15010,30 +15010,55 @@ class EvidenceUploadsV2(EvidenceUploads, model=Attestation, tag="V2 Attestations
 # --- Stated results -----------------------------------------------------------
 # What a body says of a result by hand, under whichever names its sender has for it.
 
-_NOUNS = "vulnerabilit(?:y|ies)|vulns?|findings?|issues?|alerts?|matches"
+_NOUNS = (
+    "vulnerabilit(?:y|ies)|vulns?|findings?|issues?|alerts?|matches|violations?|cves?|secrets?"
+    "|advisor(?:y|ies)|misconfigurations?"
+)
 _COUNT_NAME = re.compile(
     f"(?:total|number|num)?(?:of)?({'|'.join([*SEVERITIES, 'unknown'])})(?:severity)?"
     f"(?:{_NOUNS}|counts?|s){{0,3}}"
 )
-_FINDINGS_NAME = re.compile(f"(?:total|number|num)?(?:of)?(?:{_NOUNS})(?:counts?)?")
-_STATES = ("status", "state", "result", "outcome", "conclusion", "verdict")
+_FINDINGS_NAME = re.compile(
+    f"(?:total|number|num|open|new|policy)?(?:of)?(?:{_NOUNS})(?:counts?)?|totals?(?:counts?)?"
+)
+#: Words in names of counts beside those that count as a severity anywhere.
+_SEVERITY_WORDS = SEVERITIES | {"crit": "critical", "blocker": "critical", "severe": "high"}
+_STATES = ("status", "state", "result", "outcome", "conclusion", "verdict", "decision", "gate")
 _VERDICT_NAME = re.compile(
-    f"(?:is)?(?:passed|ok|success(?:ful)?|succeeded)|.*(?:{'|'.join(_STATES)})"
+    f"(?:is)?(?:passed|ok|success(?:ful)?|succeeded|compliant)|.*(?:{'|'.join(_STATES)})"
 )
 _FAILURE_NAME = re.compile("(?:is|has)?(?:failed|failures?|errors?|timedout)|.*breached")
+_TROUBLE_NAME = re.compile("fail|error|exception|abort|exitcode|exitstatus|incomplete|partial")
+_TESTS_NAME = re.compile("(?:total|num(?:ber)?)?(?:of)?tests?(?:run|executed|counts?)?")
+#: How names end, in the singular, of what only describes.
+_DESCRIBING = re.compile(
+    "id|uuid|guid|name|url|uri|link|version|time|timestamp|date|at|by|duration|second|ms"
+    "|minute|type|tool|scanner|vendor|engine|target|image|repo|repository|branch|commit|sha"
+    "|digest|hash|tag|label|path|file|host|project|component|application|service|author|user"
+    "|email|actor|description|title|comment|note|detail|info|environment|language|format"
+    "|source|organisation|organization|slug|build|run|job|pipeline|database|db|ref|platform"
+    "|registry|namespace"
+)
 #: Members that hold what was allowed, or what was before, and not what was found.
 _OTHER_NAME = re.compile(
     "max.*|.*(?:threshold|limit|allowed|accepted|baseline|previous|suppress|ignored).*"
 )
 _PASSING_WORDS = (
     *("ok", "pass", "passed", "success", "successful", "succeeded"),
-    *("clean", "green", "true", "yes"),
+    *("clean", "green", "true", "yes", "allow", "allowed"),
 )
 #: Words that say that it ended, and not how.
 _NEUTRAL_WORDS = ("", "complete", "completed", "done", "finished")
 _FAILING_WORD = re.compile(
     "fail|error|abort|cancel|timed|time.?out|block|reject|den(y|ied)|unstable|broken"
 )
+#: The same, as a member that is not named after a verdict may say it.
+_FAILED_WORD = re.compile(
+    "fail(ed|ure)?|errors?|errored|abort(ed)?|cancell?ed|time[d_ -]*out|block(ed)?|reject(ed)?"
+    "|den(y|ied)|unstable|broken"
+)
+#: Names of how often a finding was found.
+_COUNTS = ("count", "total", "number", "occurrences", "instances")
 _MOST = 2**31 - 1
 
 
@@ -15041,13 +15066,15 @@ class StatedResult:
     """What a body says of a result: counts by severity, and whether it failed.
 
     It is read wherever it stands in the body. A count or a word that is not understood is a
-    failure; so is what stands behind the first 20,000 members and items.
+    failure; so is what stands behind the first 20,000 members and items. `unread` is the first
+    member that neither describes nor is understood, nor one of the `known`, which are read
+    elsewhere; where there are such, names of limits are not passed over, either.
     """
 
     MEMBERS = 20_000
 
-    def __init__(self, body: dict, noun: str):
-        self.noun = noun
+    def __init__(self, body: dict, noun: str, known: Set[str] = frozenset()):
+        self.noun, self.known, self.unread = noun, known, ""
         self.counts: Counter[str] = Counter()
         #: What was said first that does not pass; nothing where nothing was.
         self.failure = ""
@@ -15079,12 +15106,10 @@ class StatedResult:
         """
         key = re.sub("[^a-z]", "", name[:100].lower())
         if _FAILURE_NAME.fullmatch(key):
-            if value and str(value).strip().lower() not in ("false", "no", "none", "0", ""):
-                self._fail(name, value)
-        elif value is None or _OTHER_NAME.fullmatch(key):
+            self._doubt(name, value)
+        elif value is None or self._is_limit(key, value):
             return
-        elif match := _COUNT_NAME.fullmatch(key):
-            severity = SEVERITIES.get(match[1], "unknown")
+        elif severity := _severity_named(name, key, value):
             number = self._number(name, value, is_judged=severity != "informational")
             self._parts[severity] += number if level != "whole" else 0
             self.counts[severity] = max(self.counts[severity], number)
@@ -15093,13 +15118,55 @@ class StatedResult:
             self._list(value[: self.MEMBERS] if isinstance(value, list) else [])
         elif _VERDICT_NAME.fullmatch(key) and not isinstance(value, (dict, list)):
             self._judge(name, value, level == "item")
+        elif level != "item" and _TROUBLE_NAME.search(key):
+            self._doubt(name, value)
         elif isinstance(value, dict):
             yield value, level if name == "summary" or level == "item" else "part"
         elif isinstance(value, list):
             items = [item for item in value[: self.MEMBERS] if isinstance(item, dict)]
-            findings = [item for item in items if _severity_of(item)]
-            self._list(findings)
+            self._list([item for item in items if _severity_of(item)])
+            if value and not any(map(_is_understood, items)):
+                self._leave(name)
             yield from ((item, "item") for item in items if not _severity_of(item))
+        elif level != "item":
+            self._describe(name, key, value)
+
+    def _is_limit(self, key: str, value: Any) -> bool:
+        """Whether a member holds what was allowed or before; its names are known, if any are."""
+        return not (self.known or isinstance(value, bool)) and bool(_OTHER_NAME.fullmatch(key))
+
+    def _doubt(self, name: str, value: Any) -> None:
+        """Fail by a member that is named after a failure, unless it says that there is none."""
+        if value and str(value).strip().lower() not in ("false", "no", "none", "0", ""):
+            self._fail(name, value)
+
+    def _describe(self, name: str, key: str, value: Any) -> None:
+        """Let a member pass that only describes."""
+        is_no_test = _TESTS_NAME.fullmatch(key) and str(value) == "0"
+        if is_no_test or (isinstance(value, str) and _FAILED_WORD.fullmatch(value.strip().lower())):
+            self._fail(name, value)
+        elif isinstance(value, bool) or value not in (0, "", "0"):
+            self._leave(name, is_flag=isinstance(value, bool))
+
+    def _leave(self, name: str, is_flag: bool = False) -> None:
+        """Note a member that is not understood, unless its name describes."""
+        last = ["", *_words_of(name)][-1]
+        if name not in self.known and (is_flag or not _DESCRIBING.fullmatch(last)):
+            self.unread = self.unread or name
+
+    def must_be_read(self) -> None:
+        """Refuse a body with a member that may say what nobody understands."""
+        if self.unread and not self.failure:
+            raise Unprocessable(
+                f"The {self.noun} says what is not understood: {self.unread[:60]!r}.",
+                [
+                    issue(
+                        [self.unread[:100]],
+                        "Expected counts by severity (critical, high, medium, low, summary), lists "
+                        "of findings with a severity, passed or status, and what describes",
+                    )
+                ],
+            )
 
     def _number(self, name: str, value: Any, is_judged: bool = True) -> int:
         """The count that a member holds, or how many items it lists."""
@@ -15115,10 +15182,12 @@ class StatedResult:
         return number
 
     def _list(self, findings: Sequence[Any]) -> None:
-        """Count findings, each by its own severity."""
+        """Count findings, each by its own severity, and as often as it says."""
         for finding in findings:
-            word = _severity_of(finding) if isinstance(finding, dict) else ""
-            self._listed[SEVERITIES.get(word, "unknown")] += 1
+            members = finding if isinstance(finding, dict) else {}
+            counts = [(name, members[name]) for name in members if name.lower() in _COUNTS]
+            number = max((self._number(*count) for count in counts), default=1)
+            self._listed[SEVERITIES.get(_severity_of(members), "unknown")] += number
 
     def _judge(self, name: str, value: Any, is_item: bool) -> None:
         """Note how the result ended, as a member says."""
@@ -15136,6 +15205,31 @@ class StatedResult:
     def _fail(self, name: str, value: Any, why: str = "which does not pass") -> None:
         text = value if isinstance(value, str) else to_json(value)
         self.failure = self.failure or f"The member {name[:50]!r} says {text[:100]!r}, {why}."
+
+
+def _words_of(name: str) -> list[str]:
+    """The words of a member's name, in lower case and in the singular."""
+    words = re.findall("[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name[:100])
+    return [word.lower().removesuffix("s") or "s" for word in words]
+
+
+def _severity_named(name: str, key: str, value: Any) -> str:
+    """The severity that a member counts, by its name; nothing if it is no count."""
+    if match := _COUNT_NAME.fullmatch(key):
+        return SEVERITIES.get(match[1], "unknown")
+    if isinstance(value, (bool, dict)) or not re.fullmatch(r"\[.*|[0-9]+", str(value), re.S):
+        return ""
+    severities = {_SEVERITY_WORDS.get(word) for word in _words_of(name)}
+    return worst(severities & {*JUDGED}) if severities & {*JUDGED} else ""
+
+
+def _is_understood(item: dict) -> bool:
+    """Whether anything in an item of a list is read."""
+    names = (re.sub("[^a-z]", "", name[:100].lower()) for name in item)
+    patterns = (_FAILURE_NAME, _COUNT_NAME, _FINDINGS_NAME, _VERDICT_NAME)
+    is_named = any(pattern.fullmatch(name) for name in names for pattern in patterns)
+    is_nested = any(isinstance(value, (dict, list)) for value in item.values())
+    return is_named or is_nested or bool(_severity_of(item))
 
 
 def _severity_of(finding: dict) -> str:
@@ -15166,6 +15260,17 @@ class CoverageReport(Model):
     created_at = Timestamp(6, default=now_exactly)
 
 
+COVERAGE = Schema(
+    CoverageReport.tool,
+    CoverageReport.line_coverage,
+    CoverageReport.branch_coverage,
+    CoverageReport.min_coverage,
+    CoverageReport.report_file_name,
+    CoverageReport.report_file_hash,
+    CoverageReport.details,
+    passed=Boolean(null=True),
+    name="ReportCoverageRequest",
+)
 TRAIL_COVERAGE = Array(CoverageReport, {"trail": lambda trail: CoverageReport.trail == trail})
 
 
@@ -15212,17 +15317,7 @@ class CoverageReports(
     @route(
         "POST /api/v1/trails/{trailId}/coverage",
         id="reportCoverage",
-        body=Schema(
-            CoverageReport.tool,
-            CoverageReport.line_coverage,
-            CoverageReport.branch_coverage,
-            CoverageReport.min_coverage,
-            CoverageReport.report_file_name,
-            CoverageReport.report_file_hash,
-            CoverageReport.details,
-            passed=Boolean(null=True),
-            name="ReportCoverageRequest",
-        ),
+        body=COVERAGE,
         status=201,
         answer=FACTSTORE.one_schema("CoverageReportResponse"),
     )
@@ -15232,7 +15327,8 @@ class CoverageReports(
         It is not without a figure, with one below `minCoverage`, or where the body says otherwise
         that it failed (`passed`, `status`…).
         """
-        stated = StatedResult(context.load(), "report")
+        stated = StatedResult(context.load(), "report", {*COVERAGE.members})
+        stated.must_be_read()
         return self.enter(context.body | {"trail": trail}, stated.failure)
 
     def enter(self, values, failure=""):
@@ -21045,6 +21141,7 @@ class SecurityScans(
             context.settings.unknown_severity,
         )
         values = count_unknown(scan_values(context.body, stated), unknown_severity)
+        stated.must_be_read()
         failure = stated.failure
         if not stated.is_stated:
             failure = failure or SILENT_SCAN
@@ -22898,10 +22995,13 @@ def read_webhook(source: str, data: bytes, media_type: str, event: str) -> dict:
         values = GENERIC_WEBHOOK.read(present, coerce=True)
     except Faults as faults:
         raise Invalid(issues=[issue(*fault) for fault in faults.issues]) from None
-    present.pop("attestationStatus", None)
-    return values | (
-        {"attestation_status": "FAILED"} if StatedResult(present, "event").failure else {}
-    )
+    # The status that is attested counts by itself.
+    said = {member: value for member, value in told.items() if member != "attestationStatus"}
+    stated = StatedResult(said, "event")
+    # No thresholds are known yet, and of what severity something is neither.
+    is_over = any(stated.counts[name] > most for name, most in UNSET_LIMITS.items())
+    is_failed = stated.failure or is_over or stated.counts["unknown"]
+    return values | ({"attestation_status": "FAILED"} if is_failed else {})
 
 
 def read_github(told: dict, event: str) -> dict:

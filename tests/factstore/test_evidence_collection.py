@@ -141,7 +141,7 @@ def test_every_figure_given_must_reach_the_minimum(
         ({"minCoverage": 91}, "A figure is below the minimum of 91 percent."),
         ({"lineCoverage": 900}, "A figure is no percentage from 0 to 100."),
         (
-            {"lineCoverage": None, "coverage": 97, "passed": True},
+            {"lineCoverage": None, "passed": True},
             "The report has no figure: lineCoverage or branchCoverage is needed.",
         ),
     ],
@@ -155,6 +155,14 @@ def test_coverage_that_failed_by_its_own_word_or_has_no_figure_never_passes(
     assert (created.status, created.json["passed"]) == (201, False)
     assert attestation["status"] == "FAILED"
     assert json.loads(attestation["details"])["error"] == error
+
+
+@pytest.mark.parametrize("name", ["coverage", "minLineCoverage", "min_coverage", "threshold"])
+def test_coverage_that_says_what_is_not_known_is_refused(factstore, trail, path, name):
+    refused = factstore.post(path, {"tool": "jacoco", "lineCoverage": 90, name: 97})
+
+    assert (refused.status, name in refused.json["message"]) == (422, True)
+    assert attestations(factstore, trail) == []
 
 
 def test_coverage_may_say_that_it_passed(factstore, trail, path):

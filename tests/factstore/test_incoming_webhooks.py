@@ -563,6 +563,32 @@ def test_a_type_counts_beside_a_status_and_the_worst_of_what_is_said(
     assert attestations(factstore, trail["id"]) == [attested]
 
 
+@pytest.mark.parametrize(
+    ("told", "status"),
+    [
+        ({"eventType": "scan.passed", "critical": 3}, "FAILED"),
+        ({"eventType": "scan.passed", "vulnerabilities": [{"severity": "CRITICAL"}]}, "FAILED"),
+        ({"eventType": "scan.passed", "summary": {"critical": 4}}, "FAILED"),
+        ({"eventType": "scan.passed", "findings": 1}, "FAILED"),
+        ({"eventType": "scan.passed", "critical": 0, "low": 4, "vulnerabilities": 4}, "PASSED"),
+        *(
+            ({"eventType": "test.passed", name: value}, "FAILED")
+            for name, value in (
+                *(("failedTests", 3), ("failureCount", 3), ("tests", 0), ("exitCode", 1)),
+                *(("compliant", False), ("buildPhase", "ABORTED")),
+            )
+        ),
+        ({"eventType": "test.passed", "failedTests": 0, "tests": 4, "exitCode": 0}, "PASSED"),
+        ({"eventType": "test.passed", "buildPhase": "FINALIZED", "queue": "x"}, "PASSED"),
+    ],
+)
+def test_an_event_that_passed_fails_by_what_it_found(factstore, stranger, config, told, status):
+    send(stranger, told)
+
+    (trail,) = trails(factstore)
+    assert [each[1] for each in attestations(factstore, trail["id"])] == [status]
+
+
 @pytest.mark.parametrize("event", ["build.failed", "test.failed", "scan.failed"])
 @pytest.mark.parametrize("status", ["PASSED", "PENDING", "FAILED"])
 @pytest.mark.parametrize("type", [{}, {"attestationType": "junit"}], ids=["no type", "junit"])
