@@ -194,7 +194,7 @@ class NotFound(Problem):
     status, code, sentence = 404, "not_found", "There is nothing here."
 
 
-class NotAllowed(Problem):
+class MethodNotAllowed(Problem):
     """The path is known, but not with this method."""
 
     status, code = 405, "method_not_allowed"
@@ -261,16 +261,17 @@ class Damaged(Problem):
 
 PROBLEMS = MappingProxyType(
     {
-        kind.status: kind
-        for kind in (
-            Problem, Invalid, Unauthenticated, Forbidden, NotFound, NotAllowed, Conflict, Gone,
-            TooLarge, UnsupportedMediaType, Unprocessable, RateLimited, BadGateway, Unavailable,
+        problem.status: problem
+        for problem in (
+            Problem, Invalid, Unauthenticated, Forbidden, NotFound, MethodNotAllowed, Conflict,
+            Gone, TooLarge, UnsupportedMediaType, Unprocessable, RateLimited, BadGateway,
+            Unavailable,
         )
     }
 )  # fmt: skip
 
 
-class Faults(ValueError):
+class ValidationErrors(ValueError):
     """What is wrong inside one value: a message for each path into it."""
 
     def __init__(self, issues: list[tuple[list, str]]):
@@ -280,7 +281,7 @@ class Faults(ValueError):
     @staticmethod
     def of(error: ValueError, *path: Any) -> list[tuple[list, str]]:
         """An error's faults, seen from one level further out."""
-        inner = error.issues if isinstance(error, Faults) else [([], str(error))]
+        inner = error.issues if isinstance(error, ValidationErrors) else [([], str(error))]
         return [([*path, *rest], message) for rest, message in inner]
 
 
@@ -475,28 +476,28 @@ class Settings(ServerSettings):
         "vault_auth_method": ("TOKEN", "APPROLE"),
     }
 
-    def __init__(self, **given: Any):
-        if unknown := given.keys() - self.KNOWN.keys():
+    def __init__(self, **values: Any):
+        if unknown := values.keys() - self.KNOWN.keys():
             raise TypeError(f"No such setting: {', '.join(sorted(unknown))}.")
-        defaults = {name: known.default for name, known in self.KNOWN.items()}
-        vars(self).update(defaults | given)
+        defaults = {name: setting.default for name, setting in self.KNOWN.items()}
+        vars(self).update(defaults | values)
 
     @classmethod
-    def read(cls, environment: Mapping[str, str] = os.environ, **given: Any) -> Settings:
+    def read(cls, environment: Mapping[str, str] = os.environ, **arguments: Any) -> Settings:
         """Take settings from keywords, then from the environment, then the defaults."""
-        values, told = {}, dict(environment)
-        for name, known in cls.KNOWN.items():
-            text = told.get(f"NOVANTRA_LITE_{name.upper()}", told.get(known.also))
+        values, variables = {}, dict(environment)
+        for name, setting in cls.KNOWN.items():
+            text = variables.get(f"NOVANTRA_LITE_{name.upper()}", variables.get(setting.also))
             if text is not None:
-                values[name] = parse_setting(name, text, known.default)
-        settings = cls(**values | given)
+                values[name] = parse_setting(name, text, setting.default)
+        settings = cls(**values | arguments)
         for name, words in cls.WORDS.items():
             if getattr(settings, name) not in words:
                 raise Invalid(f"The setting {name} is one of {', '.join(words)}.")
-        for name, known in cls.KNOWN.items():
-            is_number = type(known.default) in (int, float)
-            if is_number and not known.at_least <= getattr(settings, name) < math.inf:
-                raise Invalid(f"The setting {name} needs a number from {known.at_least} on.")
+        for name, setting in cls.KNOWN.items():
+            is_number = type(setting.default) in (int, float)
+            if is_number and not setting.at_least <= getattr(settings, name) < math.inf:
+                raise Invalid(f"The setting {name} needs a number from {setting.at_least} on.")
         networks_of(settings, "trusted_proxies")
         return settings
 
@@ -552,7 +553,7 @@ _DIGITS = bytes(
 _PAIRS = [high + low for high in CROCKFORD for low in CROCKFORD]
 
 
-class Source:
+class Generator:
     """Where an instance takes time, ids and secrets from; a test hands in its own of each.
 
     `clock` gives seconds since 1970; `random` is a random.Random (random.SystemRandom unless told).
@@ -579,8 +580,8 @@ class Source:
         if (known_whole, known_digits) == (whole, digits):
             return known_text
         second, fraction = divmod(whole, 10**digits)
-        known, text = self._second
-        if known != second:
+        second_of_text, text = self._second
+        if second_of_text != second:
             text = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
             self._second = (second, text)
         text = f"{text}{fraction:0{digits}d}Z"
@@ -693,7 +694,9 @@ def read_json(data: bytes, read_object: Callable[[list], dict] | None = None) ->
             object_pairs_hook=read_object,
         )
     except (ValueError, RecursionError):
-        raise Invalid("The body is not JSON in UTF-8.", [issue([], "Expected JSON")]) from None
+        raise Invalid(
+            "The body is not JSON in UTF-8.", [field_error([], "Expected JSON")]
+        ) from None
     if data.count(b"[") + data.count(b"{") > DEPTH or b"\\u" in data:
         check_json(value, DEPTH)
     return value
@@ -735,10 +738,12 @@ def check_json(value: Any, depth: int, path: tuple = ()) -> None:
     """
     if isinstance(value, str):
         if "\0" in value or (not value.isascii() and not is_text(value)):
-            raise Invalid(issues=[issue(path, "Expected text without NUL and lone surrogates")])
+            raise Invalid(
+                issues=[field_error(path, "Expected text without NUL and lone surrogates")]
+            )
     elif isinstance(value, dict | list):
         if depth == 0:
-            raise Invalid(issues=[issue([], f"Expected at most {DEPTH} levels of nesting")])
+            raise Invalid(issues=[field_error([], f"Expected at most {DEPTH} levels of nesting")])
         for name in value if isinstance(value, dict) else ():
             check_json(name, depth, path)
         for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
@@ -754,7 +759,7 @@ def is_text(value: str) -> bool:
     return True
 
 
-def issue(path: Sequence, message: str) -> dict:
+def field_error(path: Sequence, message: str) -> dict:
     """One fault as both the envelope and the reports spell it."""
     return {"path": list(path), "message": message}
 
@@ -1172,9 +1177,9 @@ def read_each(items: Iterable[tuple[Any, Any]], element: Any) -> tuple[list, lis
             values.append(element.read(value))
             names.append(name)
         except ValueError as error:
-            issues += Faults.of(error, name)
+            issues += ValidationErrors.of(error, name)
     if issues:
-        raise Faults(issues)
+        raise ValidationErrors(issues)
     return names, values
 
 
@@ -1293,7 +1298,7 @@ class SealedAccessor(peewee.FieldAccessor):
     def __get__(self, instance, instance_type=None):
         value = super().__get__(instance, instance_type)
         if type(value) is Sealed:
-            opened = session().ring.open(value, self.field.place(instance._pk))
+            opened = session().ring.open(value, self.field.associated_data(instance._pk))
             # As long as it is not replaced, the file keeps the bytes that the ledger knows.
             instance.__dict__.setdefault("sealed_values", {})[self.name] = opened, value
             instance.__data__[self.name] = value = opened
@@ -1311,7 +1316,7 @@ class Encrypted(Text):
         """Whether it opens something, as what is encrypted and never shown does."""
         return self.hidden
 
-    def place(self, key: str) -> str:
+    def associated_data(self, key: str) -> str:
         """What the encryption is bound to, so that a value cannot be moved elsewhere."""
         return f"{self.model._meta.table_name}/{self.column_name}/{key}"
 
@@ -1325,14 +1330,14 @@ class Encrypted(Text):
         # A row is hashed as it is stored, so one value is sealed only once.
         sealed = record.__dict__.setdefault("sealed_values", {})
         if self.name not in sealed or sealed[self.name][0] != value:
-            sealed[self.name] = value, session().ring.seal(value, self.place(record._pk))
+            sealed[self.name] = value, session().ring.seal(value, self.associated_data(record._pk))
         return sealed[self.name][1]
 
 
 # --- Statements ---------------------------------------------------------------
 
 
-class Derived(NamedTuple):
+class Computed(NamedTuple):
     """A member that is worked out at each read: `sql` gives its JSON text from the row `t1`.
 
     `present()` is the instance's time in that SQL; `(SELECT present())` asks for it only once.
@@ -1342,38 +1347,38 @@ class Derived(NamedTuple):
     sql: str
 
 
-class Searched(NamedTuple):
-    """What a search looks through in a model's records, and how it tells of one that it found.
+class Searchable(NamedTuple):
+    """Which columns of a model are searched, and how a result shows a record.
 
-    `names` are the columns by which people know a record: who gives the beginning of one, or all of
-    it, finds that record first. `text` are the other columns that are looked through. `title` and
-    `description` are templates over columns; `told` are the columns that go with them. `number` is
-    the kind's own in the index of every file and never changes; where too much is found, higher
-    numbers are looked at first.
+    `names` are the columns that identify a record to people: a record whose name begins with the
+    query, or equals it, ranks first. `text` are the other searched columns. `title` and
+    `description` are templates over columns; `details` are the columns shown beside them. `number`
+    identifies the model in every index file and never changes; where too many records match, those
+    of higher numbers are ranked first.
     """
 
     number: int
-    kind: str
+    type: str
     names: str
     description: str
     text: str = ""
     title: str = "{title}"
-    told: str = "status created_at"
+    details: str = "status created_at"
 
 
-class Statements:
+class ModelSql:
     """The SQL of one model that hot paths use again and again, made once from peewee's queries."""
 
     def __init__(self, model: type[Model]):
         self.model = model
         columns = model._meta.sorted_fields
         stored = {column: f'"{column.column_name}"' for column in columns}
-        given = {column: f"?{number}" for number, column in enumerate(columns, 1)}
-        names, values = list(stored.values()), list(given.values())
+        parameters = {column: f"?{number}" for number, column in enumerate(columns, 1)}
+        names, values = list(stored.values()), list(parameters.values())
         self.json = self.json_text(stored)
         if model.fact:
             # What a read gives out is written once, instead of at every read.
-            names, values = [*names, '"json"'], [*values, self.json_text(given)]
+            names, values = [*names, '"json"'], [*values, self.json_text(parameters)]
         table = f'"{model._meta.table_name}"'
         # One row comes or does not, so FAIL does what ABORT does; but for ABORT, where there is a
         # trigger, SQLite keeps a copy of every page that the row goes to.
@@ -1397,9 +1402,13 @@ class Statements:
         key = stored[model._meta.primary_key]
         self.refresh = f'UPDATE {table} SET "json" = {self.json} WHERE {key} = ?'
         self.delete = f"DELETE FROM {table} WHERE {key} = ?"
-        given = {column.name: column.default for column in columns if column.default is not None}
-        self.constants = {name: one for name, one in given.items() if not callable(one)}
-        self.makers = {name: one for name, one in given.items() if callable(one)}
+        parameters = {
+            column.name: column.default for column in columns if column.default is not None
+        }
+        self.constants = {
+            name: default for name, default in parameters.items() if not callable(default)
+        }
+        self.makers = {name: default for name, default in parameters.items() if callable(default)}
 
     def query(
         self, key: Sequence, values: Mapping[str, Any], ending: str, columns: str = ""
@@ -1408,8 +1417,10 @@ class Statements:
 
         It reads the columns that are told, or all; the ending says in which order, and how many.
         """
-        told = columns, ending, bool(key), *values
-        sql = self._queries.get(told) or self._queries.setdefault(told, self.make_query(*told))
+        arguments = columns, ending, bool(key), *values
+        sql = self._queries.get(arguments) or self._queries.setdefault(
+            arguments, self.make_query(*arguments)
+        )
         fields = self.model._meta.fields
         return sql, key or [fields[name].db_value(value) for name, value in values.items()]
 
@@ -1437,12 +1448,14 @@ class Statements:
                 data[name] = make()
         return data
 
-    def with_derived(self, text: str, derived: Mapping[str, Derived]) -> str:
+    def with_derived(self, text: str, derived: Mapping[str, Computed]) -> str:
         """SQL for a record's JSON text with members that are worked out at each read."""
         if not derived:
             return text
-        told = [f"""',"{name}":' || {one.sql}""" for name, one in derived.items()]
-        return " || ".join([f"substr({text}, -1, {-(1 << 30)})", *told, "'}'"])
+        members = [
+            f"""',"{name}":' || {derived_member.sql}""" for name, derived_member in derived.items()
+        ]
+        return " || ".join([f"substr({text}, -1, {-(1 << 30)})", *members, "'}'"])
 
     def update(self, names: Sequence[str]) -> str:
         """SQL that sets the named fields of one record."""
@@ -1455,7 +1468,9 @@ class Statements:
         """SQL for a record's JSON text that lacks some members."""
         if not members:
             return self.text
-        derived = {name: one for name, one in self.model.derived.items() if name not in members}
+        derived = {
+            name: member for name, member in self.model.derived.items() if name not in members
+        }
         paths = "".join(f", '$.{name}'" for name in members if name not in self.model.derived)
         text = f"json_remove({self.plain}{paths})" if paths else self.plain
         return peewee.SQL(self.with_derived(text, derived))
@@ -1463,9 +1478,9 @@ class Statements:
     def retrieval(self, members: tuple[str, ...] = ()) -> str:
         """SQL that reads the JSON text of one record, less some members."""
         if members not in self._retrievals:
-            one = self.model._meta.primary_key == peewee.SQL("?")
+            is_record = self.model._meta.primary_key == peewee.SQL("?")
             text = self.without(members).cast("BLOB")
-            self._retrievals[members] = self.model.select(text).where(one).sql()[0]
+            self._retrievals[members] = self.model.select(text).where(is_record).sql()[0]
         return self._retrievals[members]
 
     def json_text(self, stored: Mapping[Member, str]) -> str:
@@ -1479,10 +1494,9 @@ class Statements:
                 plain.append(f"'{member}', {column.sql(stored[column])}")
                 continue
             parts += self.opened_object(plain, is_first=not parts)
-            closed = (
-                f"char(31) || '{column.place('')}' || {key} || '/' || {stored[column]} || char(31)"
-            )
-            parts.append(f"""',"{member}":' || ifnull({closed}, 'null')""")
+            path = f"'{column.associated_data('')}' || {key}"
+            sealed = f"char(31) || {path} || '/' || {stored[column]} || char(31)"
+            parts.append(f"""',"{member}":' || ifnull({sealed}, 'null')""")
             plain = []
         if not parts:
             return f"json_object({', '.join(plain)})"
@@ -1530,7 +1544,7 @@ class StillInUse(Conflict):
         self.users = users
 
 
-class Findable:
+class Queries:
     """Mixed into what has a table: how its records are found, by SQL that is written once.
 
     Values are those of fields, by name; None is one, too.
@@ -1543,9 +1557,9 @@ class Findable:
 
     @classmethod
     @functools.cache
-    def statements(cls) -> Statements:
+    def statements(cls) -> ModelSql:
         """The SQL kept for this model."""
-        return Statements(cls)
+        return ModelSql(cls)
 
     @classmethod
     def loaded(cls, row: Sequence) -> Model:
@@ -1559,8 +1573,8 @@ class Findable:
     @classmethod
     def load(cls, sql: str, values: Sequence = ()) -> list[Model]:
         """The records whose rows a query of all columns finds."""
-        found = session().database.connection().execute(sql, values).fetchall()
-        return [cls.loaded(row) for row in found]
+        rows = session().database.connection().execute(sql, values).fetchall()
+        return [cls.loaded(row) for row in rows]
 
     @classmethod
     def every(cls, **values: Any) -> list[Model]:
@@ -1582,8 +1596,8 @@ class Findable:
     @classmethod
     def has(cls, *key: str, **values: Any) -> bool:
         """Whether there is a record with this id, or one with these values."""
-        sql, given = cls.statements().query(key, values, "LIMIT 1", "1")
-        return session().database.connection().execute(sql, given).fetchone() is not None
+        sql, parameters = cls.statements().query(key, values, "LIMIT 1", "1")
+        return session().database.connection().execute(sql, parameters).fetchone() is not None
 
     @classmethod
     def fetch(cls, key: str) -> Model:
@@ -1594,7 +1608,7 @@ class Findable:
         return record
 
 
-class Model(Findable, peewee.Model):
+class Model(Queries, peewee.Model):
     """The base of every table, and of the rules of its records.
 
     A model says with class attributes: `fact`, what the audit log calls it (empty: its writes are
@@ -1614,8 +1628,8 @@ class Model(Findable, peewee.Model):
     #: Whether a change moves `updated_at` even when it changes nothing else.
     touched: ClassVar[bool] = False
     #: What a read adds to the stored members, by member.
-    derived: ClassVar[Mapping[str, Derived]] = {}
-    searched: ClassVar[Searched | None] = None
+    derived: ClassVar[Mapping[str, Computed]] = {}
+    searched: ClassVar[Searchable | None] = None
     #: The layout of the file that brought the table.
     since: ClassVar[int] = 1
     #: The columns in their order before layout 6, where the fields now stand in another one.
@@ -1655,21 +1669,21 @@ class Model(Findable, peewee.Model):
 
         Returns the names of the fields that were another value before.
         """
-        known = self._meta.fields
-        before = {name: known[name].value(self) for name in values}
+        fields = self._meta.fields
+        before = {name: fields[name].value(self) for name in values}
         changed = {name: value for name, value in values.items() if before[name] != value}
         if not changed and not self.touched:
             return set()
         if "status" in changed and self.moves:
             check_move(self, changed["status"])
-        if "updated_at" in known:
-            changed.setdefault("updated_at", session().source.now(known["updated_at"].digits))
+        if "updated_at" in fields:
+            changed.setdefault("updated_at", session().source.now(fields["updated_at"].digits))
         for name, value in changed.items():
             setattr(self, name, value)
         self.store(list(changed))
         if self.fact:
-            told = [name for name in values if name in changed and not known[name].is_secret]
-            was = {camel(known[name].column_name): before[name] for name in told}
+            names = [name for name in values if name in changed and not fields[name].is_secret]
+            was = {camel(fields[name].column_name): before[name] for name in names}
             session().facts.append(("updated", type(self), self._pk, self.row(), was))
         return set(changed)
 
@@ -1744,7 +1758,7 @@ def check_move(record: Model, status: str) -> None:
         choices = f"it can become {', '.join(allowed)}" if allowed else "it stays as it is"
         raise Unprocessable(
             f"This {record.noun()} is {record.status} and cannot become {status}; {choices}.",
-            [issue(["status"], f"Cannot follow {record.status}")],
+            [field_error(["status"], f"Cannot follow {record.status}")],
         )
 
 
@@ -1755,10 +1769,10 @@ def all_models() -> list[type[Model]]:
 
 def concrete(model: type[Model]) -> Iterator[type[Model]]:
     """The models below one that have a table."""
-    for kind in model.__subclasses__():
-        if not kind.__dict__.get("abstract"):
-            yield kind
-        yield from concrete(kind)
+    for subclass in model.__subclasses__():
+        if not subclass.__dict__.get("abstract"):
+            yield subclass
+        yield from concrete(subclass)
 
 
 @functools.cache
@@ -1805,7 +1819,7 @@ class Schema:
         every value from text, as in a table's cell or a query.
         """
         if not isinstance(data, dict):
-            raise Faults([([], "Expected object")])
+            raise ValidationErrors([([], "Expected object")])
         values, issues = {}, []
         for member, (name, field) in self.members.items():
             value = data.get(member)
@@ -1821,9 +1835,9 @@ class Schema:
                     value = field.parse(value)
                 values[name] = field.read(field.coerce(value) if coerce else value)
             except ValueError as error:
-                issues += Faults.of(error, member)
+                issues += ValidationErrors.of(error, member)
         if issues:
-            raise Faults(issues)
+            raise ValidationErrors(issues)
         return values
 
     def by_alias(self, data: dict, member: str) -> Any:
@@ -1872,8 +1886,10 @@ def describe_member(field: Any, writing: bool = False, fills: bool = True) -> di
 
 def describe_model(model: type[Model], without: tuple[str, ...] = ()) -> dict:
     """A record, less some members, as a JSON schema: every member is always there."""
-    told = model.members() | {name: one.member for name, one in model.derived.items()}
-    properties = {name: describe_member(one) for name, one in told.items() if name not in without}
+    members = model.members() | {name: member.member for name, member in model.derived.items()}
+    properties = {
+        name: describe_member(member) for name, member in members.items() if name not in without
+    }
     return {"type": "object", "properties": properties, "required": list(properties)}
 
 
@@ -1903,8 +1919,10 @@ class Shape(Schema):
         """The object with each member as a lenient surface takes it."""
         if not isinstance(value, dict):
             return value
-        known = ((member, field) for member, (_, field) in self.members.items() if member in value)
-        return value | {member: field.coerce(value[member]) for member, field in known}
+        members = (
+            (member, field) for member, (_, field) in self.members.items() if member in value
+        )
+        return value | {member: field.coerce(value[member]) for member, field in members}
 
     def read(self, data, **options):
         values = super().read(data, **options)
@@ -1914,7 +1932,7 @@ class Shape(Schema):
         }
 
 
-NOTHING = Schema()
+EMPTY = Schema()
 
 
 # --- Keys and encryption ------------------------------------------------------
@@ -1937,7 +1955,7 @@ class KeyRing:
     Keys for other purposes (tokens, cursors, secrets) derive from the first key by HMAC-SHA-256.
     """
 
-    def __init__(self, wrapping_key: bytes, source: Source):
+    def __init__(self, wrapping_key: bytes, source: Generator):
         self._wrapping, self._source = AESGCM(wrapping_key), source
         self._keys: dict[str, AESGCM] = {}
         #: The bytes of the keys, and the numbers of those that sign nothing any more.
@@ -1994,23 +2012,23 @@ class KeyRing:
         """A key of 32 bytes for one purpose."""
         return hmac.digest(self._root, purpose.encode(), "sha256")
 
-    def seal(self, text: str, place: str) -> str:
+    def seal(self, text: str, associated_data: str) -> str:
         """Encrypt a text for one place in the file.
 
         What is encrypted is its JSON, so that an answer is put together without reading it.
         """
-        sealed = self.seal_bytes(quote(text).encode(), place)
+        sealed = self.seal_bytes(quote(text).encode(), associated_data)
         return self._newest + "." + binascii.b2a_base64(sealed, newline=False).decode()
 
-    def open(self, sealed: str, place: str) -> str:
+    def open(self, sealed: str, associated_data: str) -> str:
         """Decrypt a text from one place in the file; Unavailable if it was tampered with."""
         key_id, _, text = sealed.partition(".")
         try:
             data = binascii.a2b_base64(text)
-            bound = f"{place}/{key_id}".encode()
+            bound = f"{associated_data}/{key_id}".encode()
             return json.loads(self._keys[key_id].decrypt(data[:12], data[12:], bound))
         except (InvalidTag, KeyError, ValueError):
-            log.error("An encrypted value in %s cannot be opened.", place)
+            log.error("An encrypted value in %s cannot be opened.", associated_data)
             raise Unavailable("An encrypted value of this record cannot be opened.") from None
 
     def open_each(self, pieces: list[bytes]) -> None:
@@ -2037,26 +2055,26 @@ class KeyRing:
         """The key that is named at the end of what a value is bound to."""
         return self._keys[bound.rpartition(b"/")[2].decode()]
 
-    def seal_bytes(self, data: bytes, place: str) -> bytes:
+    def seal_bytes(self, data: bytes, associated_data: str) -> bytes:
         """Encrypt bytes for one place in the file: nonce, then ciphertext."""
         nonce = self._source.random.randbytes(12)
-        bound = f"{place}/{self._newest}".encode()
+        bound = f"{associated_data}/{self._newest}".encode()
         return nonce + self._keys[self._newest].encrypt(nonce, data, bound)
 
-    def reseal_bytes(self, data: bytes, place: str) -> bytes | None:
+    def reseal_bytes(self, data: bytes, associated_data: str) -> bytes | None:
         """Bytes encrypted anew with the newest key; None if they are encrypted with it already."""
         with contextlib.suppress(InvalidTag, ValueError):
-            bound = f"{place}/{self._newest}".encode()
+            bound = f"{associated_data}/{self._newest}".encode()
             self._keys[self._newest].decrypt(data[:12], data[12:], bound)
             return None
-        return self.seal_bytes(self.open_bytes(data, place), place)
+        return self.seal_bytes(self.open_bytes(data, associated_data), associated_data)
 
-    def open_bytes(self, data: bytes, place: str) -> bytes:
+    def open_bytes(self, data: bytes, associated_data: str) -> bytes:
         """Decrypt bytes from one place in the file, with whichever key sealed them."""
         for key_id, key in self._keys.items():
             with contextlib.suppress(InvalidTag, ValueError):
-                return key.decrypt(data[:12], data[12:], f"{place}/{key_id}".encode())
-        log.error("Encrypted bytes in %s cannot be opened.", place)
+                return key.decrypt(data[:12], data[12:], f"{associated_data}/{key_id}".encode())
+        log.error("Encrypted bytes in %s cannot be opened.", associated_data)
         raise Unavailable("The encrypted content of this record cannot be opened.")
 
 
@@ -2073,7 +2091,7 @@ def refuse_open_key(path: Path) -> None:
         )
 
 
-def wrapping_key(setting: str, beside: Path | None, source: Source) -> bytes:
+def wrapping_key(setting: str, beside: Path | None, source: Generator) -> bytes:
     """The key that wraps a ring: from the setting, from the key file, or made just now.
 
     The setting may be 32 bytes in base64 or a passphrase; the key file is made with mode 0600.
@@ -2135,15 +2153,15 @@ SEARCH_INDEX = """CREATE VIRTUAL TABLE "search" USING fts5(
 
 
 class SearchRecord(Model):
-    """A record as the search index has it: the table, the id, the text, and the place of all that.
+    """The text of one record in the search index, with the record's table and id.
 
-    Places are ordered as the records of a kind were made.
+    The numbers of one table's records are in the order of their creation.
     """
 
-    since, key = 4, "kind record"
+    since, key = 4, "type record"
 
-    place = Integer(primary_key=True)
-    kind = Text()
+    number = Integer(primary_key=True, column_name="place")
+    type = Text(column_name="kind")
     record = Text()
     text = Text()
 
@@ -2170,9 +2188,9 @@ def search_tables() -> list[str]:
 
 def searched_sql(model: type[Model]) -> str:
     """SQL for the text of the row `t` that is searched."""
-    known, text = model._meta.fields, []
+    fields, text = model._meta.fields, []
     for names, mark in ((model.searched.names, NAMED), (model.searched.text, PARTED)):
-        for field in (known[name] for name in names.split()):
+        for field in (fields[name] for name in names.split()):
             column = f't."{field.column_name}"'
             text += [f"'{mark}'", f"ifnull({column}, '')" if field.null else column]
         if mark == NAMED:
@@ -2293,16 +2311,16 @@ def find_places(text: str, numbers: Iterable[int]) -> list[int]:
 
     The highest places are found first.
     """
-    connection, found = session().database.connection(), []
-    asked = match_of(text, connection)
+    connection, rowids = session().database.connection(), []
+    query = match_of(text, connection)
     sql = (
         'SELECT "rowid" FROM "search" WHERE "search" MATCH ? AND "rowid" BETWEEN ? AND ? '
         'ORDER BY "rowid" DESC LIMIT ?'
     )
-    for first, last in place_ranges(numbers) if asked else ():
-        rows = connection.execute(sql, (asked, first, last, MATCHES - len(found)))
-        found += [place for (place,) in rows]
-    return found
+    for first, last in place_ranges(numbers) if query else ():
+        rows = connection.execute(sql, (query, first, last, MATCHES - len(rowids)))
+        rowids += [rowid for (rowid,) in rows]
+    return rowids
 
 
 def place_ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
@@ -3099,7 +3117,7 @@ class Workspace:
     """
 
     def __init__(
-        self, path: Path | None, settings: Settings, source: Source, read_only: bool = False
+        self, path: Path | None, settings: Settings, source: Generator, read_only: bool = False
     ):
         self.settings, self.source, self.read_only = settings, source, read_only
         self.path, self.storage = path, WorkspaceFile(path, read_only)
@@ -3352,15 +3370,15 @@ def create_indexes(model: type[Model]) -> Iterator[str]:
 @functools.cache
 def model_indexes(model: type[Model]) -> dict[str, list[str]]:
     """The columns of every index that is no constraint, by the name of the index."""
-    known = model._meta.fields
+    fields = model._meta.fields
     # The lists of what has a random key go by the rowid, which every index ends with anyway.
     is_random = isinstance(model._meta.primary_key, Uuid)
-    order = ["created_at", "id"] if "created_at" in known and not is_random else []
+    order = ["created_at", "id"] if "created_at" in fields and not is_random else []
     indexes = {"created": order} if order else {}
     if model.key:
         indexes["key"] = [column.column_name for column in model.key_fields()]
     for number, names in enumerate(filter(None, model.lookup.split(",")), 1):
-        columns = [known[name].column_name for name in names.split()]
+        columns = [fields[name].column_name for name in names.split()]
         indexes["lookup" if number == 1 else f"lookup_{number}"] = columns
     for field in model._meta.sorted_fields:
         if field.index and not field.unique and not field.primary_key:
@@ -3381,7 +3399,7 @@ def seeds_sql(models: Sequence[type[Model]]) -> Iterator[str]:
     """The statements that put into new tables what they hold from the beginning."""
     for record in itertools.chain.from_iterable(map(seeded, models)):
         insert, values = record.statements().insert, list(map(literal, record.row()))
-        yield re.sub(r"\?(\d+)", lambda found, values=values: values[int(found[1]) - 1], insert)
+        yield re.sub(r"\?(\d+)", lambda match, values=values: values[int(match[1]) - 1], insert)
 
 
 def seeded(model: type[Model]) -> Iterator[Model]:
@@ -3666,7 +3684,7 @@ class Listing:
         What follows the page is looked up by itself: no row of the page has to carry its place.
         """
         model = self.model
-        place = peewee.EnclosedNodeList([model.created_at, model.id])
+        position = peewee.EnclosedNodeList([model.created_at, model.id])
         order = [model.created_at, model.id]
         order = [column.desc() for column in order] if self.newest_first else order
         query = model.select().order_by(*order)
@@ -3674,7 +3692,7 @@ class Listing:
             query = query.where(self.filters[name]("?"))
         if cursor:
             mark = peewee.EnclosedNodeList([peewee.Value("?"), peewee.Value("?")])
-            query = query.where(place <= mark if self.newest_first else place >= mark)
+            query = query.where(position <= mark if self.newest_first else position >= mark)
         begin = peewee.SQL('"t1"."created_at" || "t1"."id"')
         following = query.select(begin).limit(1).offset(1).sql()[0]
         text = model.statements().without(self.without)
@@ -3685,13 +3703,13 @@ class Listing:
     def page(self, values: Mapping[str, Any], start: tuple[str, str] | None, limit: int) -> Page:
         """A page of at most `limit` records (-1: of all), from a place in the list on."""
         sql = self.sql(tuple(values), start is not None)
-        asked = (*values.values(), *(start or ()))
+        filters = (*values.values(), *(start or ()))
         following = (1, limit) if limit >= 0 else (0, 0)
-        given = (*asked, *following, *asked, limit)
-        text, count, begin = fetch_joined(sql, given)
+        parameters = (*filters, *following, *filters, limit)
+        text, count, begin = fetch_joined(sql, parameters)
         width = len("2026-01-01T00:00:00.Z") + self.model.created_at.digits
-        place = (begin[:width], begin[width:]) if begin else None
-        return Page(unseal(text or b"", session().ring), count, place)
+        position = (begin[:width], begin[width:]) if begin else None
+        return Page(unseal(text or b"", session().ring), count, position)
 
 
 class Array:
@@ -3747,17 +3765,17 @@ class Array:
         with contextlib.suppress(sqlite3.Error):
             # Too large to be joined, it comes row by row; any other error comes once more.
             page = self.slice(values, offset, short)
-            if page.place is None or short == limit:
+            if page.position is None or short == limit:
                 return [page.text]
-        given = (*values.values(), limit, offset)
-        rows = session().database.connection().execute(self.sql(tuple(values))[1], given)
+        parameters = (*values.values(), limit, offset)
+        rows = session().database.connection().execute(self.sql(tuple(values))[1], parameters)
         return join_rows(rows, session().ring)
 
     def slice(self, values: Mapping[str, Any], offset: int = 0, limit: int = -1) -> Page:
         """At most `limit` records (-1: all) from the offset on; the next place is an offset."""
-        given = (*values.values(), limit, offset)
+        parameters = (*values.values(), limit, offset)
         reading = self.sql(tuple(values))[0]
-        text, count = fetch_joined(reading, given)
+        text, count = fetch_joined(reading, parameters)
         return Page(
             unseal(text or b"", session().ring),
             count,
@@ -3787,7 +3805,7 @@ class Page(NamedTuple):
 
     text: bytes
     count: int
-    place: tuple | None
+    position: tuple | None
 
 
 def sign_place(key: bytes, binding: str, payload: bytes) -> bytes:
@@ -3795,9 +3813,9 @@ def sign_place(key: bytes, binding: str, payload: bytes) -> bytes:
     return hashlib.blake2b(binding.encode() + b"|" + payload, key=key, digest_size=16).digest()
 
 
-def write_cursor(key: bytes, binding: str, place: tuple[str, str], at: float) -> str:
+def write_cursor(key: bytes, binding: str, position: tuple[str, str], at: float) -> str:
     """Sign a place in a list, bound to the list and its filters, with the time of issue."""
-    payload = f"{int(at)}|{place[0]}|{place[1]}".encode()
+    payload = f"{int(at)}|{position[0]}|{position[1]}".encode()
     signed = sign_place(key, binding, payload) + payload
     return base64.urlsafe_b64encode(signed).rstrip(b"=").decode()
 
@@ -3843,7 +3861,7 @@ class Principal(NamedTuple):
         area, _, access = scope.rpartition(":")
         return scope in self.scopes or (access == "govern" and f"{area}:admin" in self.scopes)
 
-    def must_have(self, scope: str) -> None:
+    def require_scope(self, scope: str) -> None:
         """Refuse the request unless the credentials carry this scope."""
         if scope and not self.has_scope(scope):
             raise Forbidden(
@@ -3851,7 +3869,7 @@ class Principal(NamedTuple):
                 headers={"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{scope}"'},
             )
 
-    def may_give(self, scopes: Iterable[str]) -> None:
+    def can_grant(self, scopes: Iterable[str]) -> None:
         """Refuse to give others a scope that the principal does not have."""
         for scope in sorted(set(scopes)):
             if not self.has_scope(scope):
@@ -3886,11 +3904,11 @@ def hash_secret(ring: KeyRing, secret: str) -> str:
     return hmac.digest(ring.derive("secrets"), secret.encode(), "sha256").hex()
 
 
-def token_signer(ring: KeyRing, kind: str) -> URLSafeSerializer:
+def token_signer(ring: KeyRing, purpose: str) -> URLSafeSerializer:
     """What signs the tokens of one kind with HMAC-SHA-256; another kind's are refused."""
     return URLSafeSerializer(
         ring.signing_keys("access tokens"),
-        salt=kind,
+        salt=purpose,
         signer_kwargs={"digest_method": hashlib.sha256, "key_derivation": "hmac"},
     )
 
@@ -3918,14 +3936,14 @@ class Tokens:
     def check(self, token: str) -> Principal:
         """The principal that a token speaks for, or Unauthenticated."""
         # What is looked up while an account changes goes where nobody looks any more.
-        known = self._known
-        principal = known.get(token)
+        principals = self._known
+        principal = principals.get(token)
         at = self.workspace.source.clock()
         if principal is None:
             principal = self.verify(token, at)
-            if len(known) >= self.REMEMBERED:
-                known.clear()
-            known[token] = principal
+            if len(principals) >= self.REMEMBERED:
+                principals.clear()
+            principals[token] = principal
         if at >= principal.expires_at:
             raise Ended(principal.id, "The token has expired; get a new one.")
         return principal
@@ -4030,7 +4048,7 @@ class Upload:
         self.content.close()
 
 
-class Metered:
+class SizeLimitedStream:
     """A stream that is hashed as it is read, and refused beyond a limit."""
 
     def __init__(self, stream: Any, limit: int, noun: str = "body"):
@@ -4047,12 +4065,12 @@ class Metered:
         return data
 
 
-def read_upload(stream: Metered, content_type: str, folder: str | None = None) -> Upload:
+def read_upload(stream: SizeLimitedStream, content_type: str, folder: str | None = None) -> Upload:
     """The part named `file` of a multipart body (RFC 7578); Invalid without one, or with two."""
     from falcon import HTTPError
     from falcon.media import MultipartFormHandler
 
-    found, fields = None, {}
+    upload, fields = None, {}
     with contextlib.ExitStack() as unless_done:
         content = unless_done.enter_context(temporary_file(folder))
         try:
@@ -4061,20 +4079,20 @@ def read_upload(stream: Metered, content_type: str, folder: str | None = None) -
             for part in form:
                 if part.name != "file":
                     fields[part.name] = keep_field(part)
-                elif found:
-                    raise Invalid(issues=[issue(["file"], "Expected one file")])
+                elif upload:
+                    raise Invalid(issues=[field_error(["file"], "Expected one file")])
                 else:
-                    found = keep_part(part, content)
+                    upload = keep_part(part, content)
             while stream.read(PIECE):
                 pass
         except (HTTPError, ValueError):
             raise Invalid("The body is not a multipart form.") from None
-        if found is None:
-            raise Invalid(issues=[issue(["file"], "Required")])
+        if upload is None:
+            raise Invalid(issues=[field_error(["file"], "Required")])
         unless_done.pop_all()
-    found.body_digest = stream.digest.digest()
-    found.fields = {name: text for name, text in fields.items() if text}
-    return found
+    upload.body_digest = stream.digest.digest()
+    upload.fields = {name: text for name, text in fields.items() if text}
+    return upload
 
 
 def temporary_file(folder: str | None = None) -> IO[bytes]:
@@ -4093,26 +4111,26 @@ def nameless_file(folder: str | None) -> IO[bytes]:
 
 def keep_part(part: Any, content: IO[bytes]) -> Upload:
     """Take the content of one part in."""
-    upload = keep(part.stream, content, part.filename or part.name, sent_type(part))
+    upload = keep(part.stream, content, part.filename or part.name, declared_media_type(part))
     upload.path = name_with_path(part.filename or "")
     return upload
 
 
-def keep(stream: Any, content: IO[bytes], name: str, kind: str) -> Upload:
+def keep(stream: Any, content: IO[bytes], name: str, media_type: str) -> Upload:
     """Take all of a stream in, as a file of this name and media type."""
     digest, size = hashlib.sha256(), 0
     while piece := stream.read(PIECE):
         digest.update(piece)
         size += len(piece)
         content.write(piece)
-    return Upload(content, safe_name(name), kind, size, digest.hexdigest())
+    return Upload(content, safe_name(name), media_type, size, digest.hexdigest())
 
 
 def read_file(stream: IO[bytes], name: str, limit: int, folder: str | None = None) -> Upload:
     """Take a JSON file in that came another way; TooLarge beyond a limit."""
     with contextlib.ExitStack() as unless_done:
         content = unless_done.enter_context(temporary_file(folder))
-        taken = keep(Metered(stream, limit, "file"), content, name, "application/json")
+        taken = keep(SizeLimitedStream(stream, limit, "file"), content, name, "application/json")
         unless_done.pop_all()
     return taken
 
@@ -4142,19 +4160,19 @@ def name_with_path(name: str) -> str:
     return "" if is_nameless else path
 
 
-def sent_type(part: Any) -> str:
+def declared_media_type(part: Any) -> str:
     """The media type that a part came with; that of plain bytes where it is none or unfit."""
     # Only inside does Falcon tell a part without a type from one of text/plain.
     sent = getattr(part, "_headers", {}).get(b"content-type", b"").decode("latin-1").strip()
     return sent if re.fullmatch(MEDIA_TYPE, sent) else BYTES_MEDIA
 
 
-def attachment_headers(name: str, kind: str, size: int | None = None) -> dict[str, str]:
+def attachment_headers(name: str, media_type: str, size: int | None = None) -> dict[str, str]:
     """Headers under which a file is kept, not shown, whatever it holds (RFC 6266)."""
     plain = re.sub(r"[^\w .()+-]", "_", name, flags=re.A)
     exact = urllib.parse.quote(name, safe="")
     return {
-        "Content-Type": kind,
+        "Content-Type": media_type,
         **({} if size is None else {"Content-Length": str(size)}),
         "Content-Disposition": f"attachment; filename=\"{plain}\"; filename*=UTF-8''{exact}",
         "Content-Security-Policy": "default-src 'none'; sandbox",
@@ -4222,7 +4240,7 @@ def is_of_foreign_page(request: falcon.Request, origins: Sequence[str]) -> bool:
     return not (is_same and is_loopback(host))
 
 
-class Context:
+class RequestContext:
     """One request being answered: workspace, principal, query, body, and headers to send."""
 
     __slots__ = (
@@ -4239,7 +4257,7 @@ class Context:
         self.body: dict = {}
         self.raw, self.reason = b"", ""
         self.upload: Upload | None = None
-        #: What the operation's `before` found out.
+        #: The result of the operation's `before`.
         self.prepared: Any = None
         self.headers: dict[str, str] = {}
         #: Whether a rate limit has counted this request.
@@ -4280,19 +4298,19 @@ class Context:
 
     def read_query(self) -> None:
         """Read the query as the operation wants it."""
-        if self.operation.query is NOTHING:
+        if self.operation.query is EMPTY:
             return
-        given = {}
+        parameters = {}
         for name, value in self.request.params.items():
             value = value[-1] if isinstance(value, list) else value
             if "\0" in value:
-                raise Invalid(issues=[issue([name], "Expected text without NUL")])
+                raise Invalid(issues=[field_error([name], "Expected text without NUL")])
             if value or not self.ignores_empty(name):
-                given[name] = value
+                parameters[name] = value
         try:
-            self.query = self.operation.query.read(given, parse=True)
-        except Faults as faults:
-            raise Invalid(issues=[issue(*fault) for fault in faults.issues]) from None
+            self.query = self.operation.query.read(parameters, parse=True)
+        except ValidationErrors as faults:
+            raise Invalid(issues=[field_error(*fault) for fault in faults.issues]) from None
 
     def ignores_empty(self, name: str) -> bool:
         """Whether a parameter of the query that is empty counts as absent."""
@@ -4302,7 +4320,7 @@ class Context:
     def read_body(self) -> None:
         """Read the body as the operation wants it, and take the reason out of it."""
         operation = self.operation
-        if operation.body is NOTHING:
+        if operation.body is EMPTY:
             return
         if self.request.content_length:
             # Before it is read: what nobody reads may be large.
@@ -4313,15 +4331,11 @@ class Context:
         else:
             data = self.load() if self.take_raw() else {}
             schema, data = operation.body, operation.resource.accept(self, data)
+        coerce, parse = operation.surface.coerces, self.upload is not None
         try:
-            self.body = schema.read(
-                data,
-                partial=operation.partial,
-                coerce=operation.surface.coerces,
-                parse=self.upload is not None,
-            )
-        except Faults as faults:
-            raise Invalid(issues=[issue(*fault) for fault in faults.issues]) from None
+            self.body = schema.read(data, partial=operation.partial, coerce=coerce, parse=parse)
+        except ValidationErrors as faults:
+            raise Invalid(issues=[field_error(*fault) for fault in faults.issues]) from None
         self.reason = self.body.pop("reason", "")
 
     def take_raw(self) -> bytes:
@@ -4341,7 +4355,8 @@ class Context:
         limit, folder = getattr(self.settings, self.operation.limit), storage_folder(self.settings)
         if (self.request.content_length or 0) > limit:
             raise TooLarge(f"The body is over the limit of {limit} bytes.")
-        return read_upload(Metered(self.stream(), limit), self.request.content_type, folder)
+        stream = SizeLimitedStream(self.stream(), limit)
+        return read_upload(stream, self.request.content_type, folder)
 
     def stream(self) -> IO[bytes]:
         """The bytes of the body as they come in, up to its end."""
@@ -4377,7 +4392,7 @@ class Context:
 # --- Surfaces -----------------------------------------------------------------
 
 
-class Reply(NamedTuple):
+class Response(NamedTuple):
     """What goes back: a status, a body (empty for none), and headers of its own."""
 
     status: int
@@ -4387,7 +4402,7 @@ class Reply(NamedTuple):
     stream: Iterable[bytes] | None = None
 
     @classmethod
-    def of_pieces(cls, pieces: Iterable[bytes], limit: int) -> Reply:
+    def of_pieces(cls, pieces: Iterable[bytes], limit: int) -> Response:
         """Answer with what pieces are together, read now into a temporary file, or TooMuch."""
         if isinstance(pieces, list) and sum(map(len, pieces)) <= limit:
             return cls(200, b"".join(pieces))
@@ -4445,7 +4460,7 @@ class Surface:
         scheme, _, token = (request.auth or "").partition(" ")
         return token.strip() if scheme.lower() == "bearer" else ""
 
-    def identify(self, context: Context) -> None:
+    def identify(self, context: RequestContext) -> None:
         """Find out who is calling, and in which workspace."""
         token = self.credentials(context.request)
         context.workspace = context.lite.workspace_of(token)
@@ -4469,7 +4484,7 @@ class Surface:
         """A list of records less some members, in this order where the surface has no other."""
         return Listing(model, conditions, newest_first, without)
 
-    def list_page(self, context: Context, listing: Listing | Array) -> Any:
+    def list_page(self, context: RequestContext, listing: Listing | Array) -> Any:
         """Answer a list."""
         raise NotImplementedError
 
@@ -4477,12 +4492,12 @@ class Surface:
         """The values in a path, checked."""
         return tuple(values.values())
 
-    def rehearses(self, request: falcon.Request) -> bool:
+    def is_dry_run(self, request: falcon.Request) -> bool:
         """Whether the request asks for a dry run."""
-        asked = request.get_header("X-Dry-Run", default="false").lower()
-        if asked not in ("true", "false"):
-            raise Invalid(issues=[issue(["X-Dry-Run"], "Expected true or false")])
-        return asked == "true"
+        header = request.get_header("X-Dry-Run", default="false").lower()
+        if header not in ("true", "false"):
+            raise Invalid(issues=[field_error(["X-Dry-Run"], "Expected true or false")])
+        return header == "true"
 
     def present(self, operation: Operation, result: Any) -> bytes:
         """A handler's result as a body: JSON text stands as it is."""
@@ -4500,11 +4515,11 @@ class Surface:
         """A problem as a body."""
         raise NotImplementedError
 
-    def region(self, context: Context) -> str:
+    def region(self, context: RequestContext) -> str:
         """Where a request says that it comes from."""
         return ""
 
-    def headers(self, context: Context) -> dict[str, str]:
+    def headers(self, context: RequestContext) -> dict[str, str]:
         """Headers that every answer of this surface carries."""
         return {}
 
@@ -4527,7 +4542,9 @@ def read_form(data: bytes, collect: Callable[[list], dict] = dict) -> dict:
             urllib.parse.parse_qsl(data.decode("ascii"), strict_parsing=True, errors="strict")
         )
     except ValueError:
-        raise Invalid("The body is not form encoded.", [issue([], "Expected a form")]) from None
+        raise Invalid(
+            "The body is not form encoded.", [field_error([], "Expected a form")]
+        ) from None
 
 
 JSON_MEDIA = MappingProxyType({"application/json": read_json})
@@ -4544,8 +4561,8 @@ class Operation:
     name: str
     method: str
     path: str
-    body: Schema = NOTHING
-    query: Schema = NOTHING
+    body: Schema = EMPTY
+    query: Schema = EMPTY
     status: int = 200
     scope: str = ""
     answer: Any = None
@@ -4656,7 +4673,7 @@ class Resource:
     #: Hidden members that an export writes.
     exported: ClassVar[tuple[str, ...]] = ()
     schema_name: ClassVar[str] = ""
-    filters = creates = changes = NOTHING
+    filters = creates = changes = EMPTY
     conditions: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     #: The members of its records that it does not tell.
     without: ClassVar[tuple[str, ...]] = ()
@@ -4697,7 +4714,7 @@ class Resource:
     def standard_lines(self) -> dict[str, dict]:
         """What each of the five verbs promises."""
         surface, record = self.surface, self.schema_name.removesuffix("Response")
-        one = {"answer": surface.record_schema(self)}
+        record_answer = {"answer": surface.record_schema(self)}
         path = f"{self.path}/{{{self.item}}}"
         query, conditions = surface.list_query(self)
         named = {name: self.condition(name, column) for name, column in query.members.values()}
@@ -4713,9 +4730,9 @@ class Resource:
                 "answer": surface.page_schema(self),
                 "id": f"list{type(self).__name__}",
             },
-            "create": {**create, "status": 201, "id": f"create{record}", **one},
-            "retrieve": {"method": "GET", "path": path, "id": f"get{record}", **one},
-            "update": {**update, "partial": True, "id": f"update{record}", **one},
+            "create": {**create, "status": 201, "id": f"create{record}", **record_answer},
+            "retrieve": {"method": "GET", "path": path, "id": f"get{record}", **record_answer},
+            "update": {**update, "partial": True, "id": f"update{record}", **record_answer},
             "delete": {"method": "DELETE", "path": path, "status": 204, "id": f"delete{record}"},
         }
 
@@ -4734,7 +4751,7 @@ class Resource:
         """The plural as people write it."""
         return re.sub(r"(?=[A-Z])", " ", self.plural).lower()
 
-    def accept(self, context: Context, data: Any) -> Any:
+    def accept(self, context: RequestContext, data: Any) -> Any:
         """A parsed body as the resource's schemas expect it."""
         return data
 
@@ -4777,9 +4794,9 @@ class Resource:
     def delete(self, context, key):
         """Delete one {resource.noun_words}."""
         record = self.find(key)
-        told = context.workspace.json_of(self.model, record._pk)
+        deleted = context.workspace.json_of(self.model, record._pk)
         record.remove()
-        return told
+        return deleted
 
 
 RESOURCES: list[Resource] = []
@@ -4813,11 +4830,13 @@ class Idempotency:
     """One write's Idempotency-Key: bound to principal, method and path; the body's SHA-256 tells
     a repeat from another request (decision 8 of the contract)."""
 
-    def __init__(self, context: Context):
+    def __init__(self, context: RequestContext):
         key = context.request.get_header("Idempotency-Key")
         if not re.fullmatch(r"[\x21-\x7e]{1,255}", key):
             raise Invalid(
-                issues=[issue(["Idempotency-Key"], "Expected 1 to 255 visible ASCII characters")]
+                issues=[
+                    field_error(["Idempotency-Key"], "Expected 1 to 255 visible ASCII characters")
+                ]
             )
         parts = [context.principal.party, context.request.method, context.request.path, key]
         self.id = hashlib.sha256(to_json(parts).encode()).hexdigest()
@@ -4841,7 +4860,7 @@ class Idempotency:
         finally:
             running.discard(self.id)
 
-    def replay(self) -> Reply | None:
+    def replay(self) -> Response | None:
         """The answer that the first request got, if there was one in the window."""
         record = IdempotencyRecord.seek(self.id)
         if record is None:
@@ -4854,11 +4873,11 @@ class Idempotency:
             raise Conflict("This Idempotency-Key was used with another body.")
         headers = {"Idempotency-Replayed": "true"}
         if record.status in FINAL_REFUSALS:
-            told = json.loads(record.body)
-            raise PROBLEMS[record.status](told["message"], told["issues"], headers)
-        return Reply(record.status, (record.body or "").encode(), headers)
+            refusal = json.loads(record.body)
+            raise PROBLEMS[record.status](refusal["message"], refusal["issues"], headers)
+        return Response(record.status, (record.body or "").encode(), headers)
 
-    def remember(self, reply: Reply) -> None:
+    def remember(self, reply: Response) -> None:
         """Keep an answer for the next request with this key."""
         if self.stale:
             self.stale.delete_instance()
@@ -4871,8 +4890,8 @@ class Idempotency:
 
     def remember_refusal(self, problem: Problem) -> None:
         """Keep a refusal that a repeat would meet again."""
-        told = to_json({"message": str(problem), "issues": problem.issues})
-        self.remember(Reply(problem.status, told.encode()))
+        refusal = to_json({"message": str(problem), "issues": problem.issues})
+        self.remember(Response(problem.status, refusal.encode()))
 
 
 # --- Rate limits --------------------------------------------------------------
@@ -4897,22 +4916,22 @@ class RateLimits:
         self._counts: dict[tuple, int] = {}
 
     @staticmethod
-    def kind(context: Context) -> str:
+    def access(context: RequestContext) -> str:
         """What a request counts as."""
         return "read" if context.request.method in ("GET", "HEAD", "OPTIONS") else "write"
 
-    def take(self, context: Context, surface: Surface, at: float, by: int = 1) -> None:
+    def take(self, context: RequestContext, surface: Surface, at: float, by: int = 1) -> None:
         """Count one request of a principal, or raise RateLimited; `by` 0 only raises."""
-        kind, organization = self.kind(context), id(context.workspace)
+        access, organization = self.access(context), id(context.workspace)
         reads, writes, *shared = surface.rates
-        limit = getattr(self.settings, reads if kind == "read" else writes)
-        account = organization, surface.name, context.principal.party, kind
-        buckets = [(account, limit, f"token-{kind}")]
+        limit = getattr(self.settings, reads if access == "read" else writes)
+        account = organization, surface.name, context.principal.party, access
+        buckets = [(account, limit, f"token-{access}")]
         buckets += [((organization,), getattr(self.settings, name), "org") for name in shared]
         context.is_counted = True
         self.count(context.headers, buckets, at, by)
 
-    def take_address(self, context: Context, at: float, by: int = 1, what: str = "") -> None:
+    def take_address(self, context: RequestContext, at: float, by: int = 1, what: str = "") -> None:
         """Count one request of an address that presented nothing usable.
 
         `what` names a bucket of its own: that of unknown paths, or of one operation.
@@ -4920,25 +4939,25 @@ class RateLimits:
         context.is_counted = context.is_counted or bool(by)
         self.count(context.headers, (self.of_address(context, what),), at, by)
 
-    def of_address(self, context: Context, what: str) -> tuple:
+    def of_address(self, context: RequestContext, what: str) -> tuple:
         """The bucket of the address that a request comes from."""
         bucket = self.bounded("address", what, context.network)
-        return bucket, self.settings.rate_address, f"token-{self.kind(context)}"
+        return bucket, self.settings.rate_address, f"token-{self.access(context)}"
 
-    def bounded(self, kind: str, what: str, caller: str) -> tuple:
+    def bounded(self, bucket_kind: str, what: str, caller: str) -> tuple:
         """The bucket of somebody unproven, of whom there may be any number."""
-        bucket = kind, what, caller
+        bucket = bucket_kind, what, caller
         if len(self._counts) < self.MOST or bucket in self._counts:
             return bucket
-        return kind, what, hash(caller) % self.SHARED
+        return bucket_kind, what, hash(caller) % self.SHARED
 
-    def take_token(self, context: Context, account_id: str, at: float) -> None:
+    def take_token(self, context: RequestContext, account_id: str, at: float) -> None:
         """Count a token that an account got; apart from its writes, under the same limit."""
         bucket = ("tokens", account_id), self.settings.rate_writes, "token-write"
         context.is_counted = True
         self.count(context.headers, (bucket,), at)
 
-    def take_failure(self, context: Context, client_id: str, at: float) -> None:
+    def take_failure(self, context: RequestContext, client_id: str, at: float) -> None:
         """Count one failed token request of a client id, and of the address it came from."""
         bucket = self.bounded("failures", "", client_id)
         failures = bucket, self.settings.rate_failures, "token-write"
@@ -5214,7 +5233,7 @@ class Refusals:
             self.count(action, since, details["count"])
 
 
-class Journal:
+class AuditTrail:
     """Writes a workspace's audit log and ledger; knows the heads of both chains."""
 
     def __init__(self, workspace: Workspace):
@@ -5259,10 +5278,10 @@ class Journal:
         execute(LedgerEntry.statements().insert, proofs)
 
     def note(
-        self, current: Session, action: str, kind: str, key: str, detail: str | None = None
+        self, current: Session, action: str, subject_type: str, key: str, detail: str | None = None
     ) -> None:
         """Put one action into the audit log."""
-        row = self.entry(current, action, kind, key, detail)
+        row = self.entry(current, action, subject_type, key, detail)
         current.database.connection().execute(AuditEntry.statements().insert, row)
 
     def note_refusals(self, current: Session, taken: Iterable[tuple[str, float, dict]]) -> None:
@@ -5273,7 +5292,9 @@ class Journal:
             detail = to_json({"since": own.source.timestamp(since), **details})
             self.note(own, action, "request", f"{details['count']} more requests", detail)
 
-    def entry(self, current: Session, action: str, kind: str, key: str, detail: str | None) -> list:
+    def entry(
+        self, current: Session, action: str, subject_type: str, key: str, detail: str | None
+    ) -> list:
         """The next row of the audit log."""
         number, previous = self.audit
         number += 1
@@ -5283,11 +5304,11 @@ class Journal:
             current.source.now(),
             current.actor,
             action,
-            kind,
+            subject_type,
             key,
-            seal(current.reason, AuditEntry.reason.place(str(number))),
+            seal(current.reason, AuditEntry.reason.associated_data(str(number))),
             current.request_id,
-            detail and seal(detail, AuditEntry.detail.place(str(number))),
+            detail and seal(detail, AuditEntry.detail.associated_data(str(number))),
         ]
         address = current.address or None
         proof = hash_audit(previous, row, address)
@@ -5447,14 +5468,14 @@ class TableScan:
         for first, last, reason in self.gaps:
             rows = f"Rows {first} to {last}" if last else f"Rows from {first} on"
             rows = f"Row {first}" if last == first else rows
-            names = f" ({', '.join(found)})" if (found := keys(first, last)) else ""
+            names = f" ({', '.join(ids)})" if (ids := keys(first, last)) else ""
             yield f"{rows} of the table {table} cannot be read: {reason}{names}."
 
 
 # --- Chain verification -------------------------------------------------------
 
 
-class Proof(NamedTuple):
+class LedgerLink(NamedTuple):
     """An entry of the ledger, as the file holds it."""
 
     number: int
@@ -5494,9 +5515,9 @@ def proofs_sql() -> str:
 
 def proofs(
     connection: sqlite3.Connection, tail: str = 'ORDER BY "id"', values: Sequence = ()
-) -> Iterator[Proof]:
+) -> Iterator[LedgerLink]:
     """The entries of the ledger, all of them unless `tail` is told."""
-    return map(Proof._make, connection.execute(proofs_sql() + tail, values))
+    return map(LedgerLink._make, connection.execute(proofs_sql() + tail, values))
 
 
 def fact_models() -> dict[str, type[Model]]:
@@ -5781,8 +5802,8 @@ def _keys_of_rows(
     sql = f"""SELECT "{primary}" FROM "{table}" INDEXED BY "sqlite_autoindex_{table}_1"
         WHERE rowid BETWEEN ? AND ? ORDER BY rowid LIMIT ?"""
     with contextlib.suppress(sqlite3.Error):
-        found = connection.execute(sql, (first, last or _LAST_ROWID, LISTED_FAULTS))
-        return [str(key) for (key,) in found]
+        keys = connection.execute(sql, (first, last or _LAST_ROWID, LISTED_FAULTS))
+        return [str(key) for (key,) in keys]
     return []
 
 
@@ -5903,18 +5924,18 @@ def verify_webhook(
     if "webhook-signature" in values:
         timestamp, write = values.get("webhook-timestamp", ""), standard_signature
         prefix = f"{values.get('webhook-id', '')}.{timestamp}."
-        given = values["webhook-signature"].split()
+        signatures = values["webhook-signature"].split()
     else:
-        given = values.get("x-novantra-signature", "").replace(",", " ").split()
-        timestamp = next((part[2:] for part in given if part.startswith("t=")), "")
+        signatures = values.get("x-novantra-signature", "").replace(",", " ").split()
+        timestamp = next((part[2:] for part in signatures if part.startswith("t=")), "")
         prefix, write = f"{timestamp}.", combined_signature
     if prefix.startswith(".") or not re.fullmatch(r"[0-9]{1,12}", timestamp):
         raise WebhookError("The webhook's signature headers are missing or incomplete.")
     secrets = [secret] if isinstance(secret, str) else secret
     expected = [write(digest).encode() for digest in webhook_digests(secrets, prefix, body)]
-    # Every pair is compared, each in constant time: how long it takes tells nothing.
-    pairs = [(one, other.encode("utf-8", "replace")) for one in expected for other in given]
-    if not sum(hmac.compare_digest(*pair) for pair in pairs):
+    received = [signature.encode("utf-8", "replace") for signature in signatures]
+    # Every pair is compared, each in constant time: the duration reveals nothing.
+    if not sum(itertools.starmap(hmac.compare_digest, itertools.product(expected, received))):
         raise WebhookError("No signature matches: the secret is another, or the body was changed.")
     if abs(clock() - int(timestamp)) > tolerance:
         raise WebhookError(f"The webhook was signed more than {tolerance} seconds from this time.")
@@ -5983,7 +6004,7 @@ GIVE_UP_AFTER = 120 * 3600
 BATCH = 100
 
 
-class Letter(NamedTuple):
+class OutboundRequest(NamedTuple):
     """What an errand posts: these bytes, under these headers, to this URL."""
 
     url: str
@@ -5991,7 +6012,7 @@ class Letter(NamedTuple):
     headers: Mapping[str, str]
 
 
-class Errand(Model):
+class OutboxMessage(Model):
     """Something on its way to another server, and what came of the last attempt.
 
     It is tried at once, and again after each of `steps` (seconds, more or less `jitter` of them)
@@ -6016,7 +6037,7 @@ class Errand(Model):
     updated_at = Timestamp(default=now)
 
     @classmethod
-    def send(cls, **values) -> Errand:
+    def send(cls, **values) -> OutboxMessage:
         """Put one on its way, as soon as the current session is committed."""
         current = session()
         current.afterwards.append(current.workspace.bell.set)
@@ -6029,7 +6050,7 @@ class Errand(Model):
         return bool(session().database.connection().execute(sql, (moment,)).fetchone()[0])
 
     @classmethod
-    def waiting(cls, moment: str, failing: Iterable[str]) -> Iterable[Errand]:
+    def waiting(cls, moment: str, failing: Iterable[str]) -> Iterable[OutboxMessage]:
         """A batch of those that are due, the oldest first, without the lanes that are failing."""
         way = cls._meta.fields[cls.lane]
         due = cls.select().where(cls.due_at <= moment, way.not_in(list(failing)))
@@ -6040,38 +6061,38 @@ class Errand(Model):
         """The lane that this one takes."""
         return self.__data__[self.lane]
 
-    def is_wanted(self) -> bool:
+    def is_still_due(self) -> bool:
         """Whether it is still to be sent; others may have had a say since it was taken up."""
         stored = type(self).seek(self.id)
         return stored is not None and (stored.state, stored.due_at) == (self.state, self.due_at)
 
-    def letter(self, workspace: Workspace, at: float) -> Letter:
+    def letter(self, workspace: Workspace, at: float) -> OutboundRequest:
         """What is sent; Invalid where it must not be, which counts as an attempt that failed."""
         raise NotImplementedError
 
-    def deliver(self, workspace: Workspace, transport: Any, at: float) -> Answer:
+    def deliver(self, workspace: Workspace, transport: Any, at: float) -> HttpResponse:
         """Make one attempt; Invalid where none can be made."""
         letter = self.letter(workspace, at)
         return transport.post(letter.url, letter.body, letter.headers)
 
-    def accepts(self, sent: Answer) -> bool:
+    def accepts(self, sent: HttpResponse) -> bool:
         """Whether the other side has taken it, by what it answered."""
         return 200 <= sent.status < 300
 
-    def settle(self, sent: Answer, at: float) -> None:
+    def settle(self, sent: HttpResponse, at: float) -> None:
         """Write down what came of an attempt, and when the next one is due."""
         attempts, stamp = self.attempts + 1, session().source.timestamp
         self.change(attempts=attempts, status_code=sent.status or None, note=sent.note)
         if self.accepts(sent):
             self.change(state="done", due_at=None)
             return
-        wait = self.wait_before(attempts, sent)
+        wait = self.next_delay(attempts, sent)
         if wait is None:
             self.change(state="failed", due_at=None, failed_at=self.failed_at or stamp(at))
         else:
             self.change(due_at=stamp(at + wait), failed_at=self.failed_at or stamp(at))
 
-    def wait_before(self, attempts: int, sent: Answer) -> float | None:
+    def next_delay(self, attempts: int, sent: HttpResponse) -> float | None:
         """Seconds until the next attempt; None when there is none left."""
         if attempts > len(self.steps):
             return None
@@ -6087,7 +6108,7 @@ class Errand(Model):
         return (cls.created_at < before) & (cls.state != "due")
 
 
-class Delivery(Errand):
+class Delivery(OutboxMessage):
     """One event on its way to one endpoint, and what came of the last attempt."""
 
     lane = "endpoint"
@@ -6101,9 +6122,9 @@ class Delivery(Errand):
         due = super().waiting(moment, failing).where(Endpoint.status == "enabled")
         return due.select(cls, Event, Endpoint).join(Event).switch(cls).join(Endpoint)
 
-    def is_wanted(self):
+    def is_still_due(self):
         endpoint = Endpoint.seek(self.endpoint_id)
-        return endpoint is not None and endpoint.status == "enabled" and super().is_wanted()
+        return endpoint is not None and endpoint.status == "enabled" and super().is_still_due()
 
     def letter(self, workspace, at):
         body = event_body(workspace, self.event)
@@ -6111,7 +6132,7 @@ class Delivery(Errand):
         headers |= webhook_headers(
             endpoint_secrets(self.endpoint, at), self.event.id, int(at), body
         )
-        return Letter(self.endpoint.url, body, headers)
+        return OutboundRequest(self.endpoint.url, body, headers)
 
     def settle(self, sent, at):
         super().settle(sent, at)
@@ -6124,14 +6145,14 @@ class Delivery(Errand):
 
 def event_body(workspace: Workspace, event: Event) -> bytes:
     """An event as it goes out: the same bytes at every attempt and for every endpoint."""
-    told = {
+    payload = {
         "id": event.id,
         "type": event.type,
         "createdAt": event.created_at,
         "organization": {"id": workspace.id, "slug": workspace.slug},
         "data": event.data,
     }
-    return to_json(told).encode()
+    return to_json(payload).encode()
 
 
 def endpoint_secrets(endpoint: Endpoint, at: float) -> list[str]:
@@ -6174,14 +6195,14 @@ def post_events(current: Session) -> None:
 # --- Writes -------------------------------------------------------------------
 
 
-class Rehearsed(Exception):
+class DryRunRollback(Exception):
     """Carries the result of a dry run past the transaction that is rolled back."""
 
     def __init__(self, result: Any):
         self.result = result
 
 
-def perform(
+def write_transaction(
     workspace: Workspace,
     work: Callable[[Session], Any],
     *,
@@ -6189,11 +6210,11 @@ def perform(
     reason: str = "",
     request_id: str = "",
     address: str = "",
-    rehearsal: bool = False,
+    dry_run: bool = False,
 ) -> Any:
     """Do a piece of work that writes: effects, audit entries, ledger entries and events together.
 
-    A rehearsal is the same, rolled back. Whatever is raised is rolled back, too.
+    A dry_run is the same, rolled back. Whatever is raised is rolled back, too.
     """
     if workspace.read_only:
         raise Conflict("The workspace is open for reading only.")
@@ -6207,8 +6228,8 @@ def perform(
                 result = work(current)
                 workspace.journal.write(current)
                 post_events(current)
-            if rehearsal:
-                raise Rehearsed(result)
+            if dry_run:
+                raise DryRunRollback(result)
         except BaseException:
             workspace.journal.go_back(heads)
             raise
@@ -6216,7 +6237,7 @@ def perform(
 
     try:
         result, afterwards = workspace.writer.run(run)
-    except Rehearsed as rehearsed:
+    except DryRunRollback as rehearsed:
         return rehearsed.result
     for follow in afterwards:
         follow()
@@ -6238,7 +6259,7 @@ def administer(
             show(result)
         return result
 
-    return perform(workspace, run, actor="console", reason=reason)
+    return write_transaction(workspace, run, actor="console", reason=reason)
 
 
 #: How many records are deleted in one transaction where there may be many.
@@ -6264,7 +6285,9 @@ def delete_in_batches(
             return
         after, rows = batch[-1], peewee.SQL("rowid").in_(batch)
         deletion = model.delete().where(rows, condition)
-        perform(workspace, lambda current, query=deletion: query.execute(), actor="system")
+        write_transaction(
+            workspace, lambda current, query=deletion: query.execute(), actor="system"
+        )
 
 
 # --- Checkpoints --------------------------------------------------------------
@@ -6297,9 +6320,9 @@ class NoteKey(NamedTuple):
         number, _, encoded = rest.partition("+")
         with contextlib.suppress(ValueError):
             raw = base64.b64decode(encoded, validate=True)
-            found = cls(name, raw[1:])
-            if raw[:1] == ED25519_NOTE and len(raw) == 33 and found.id == bytes.fromhex(number):
-                return found
+            key = cls(name, raw[1:])
+            if raw[:1] == ED25519_NOTE and len(raw) == 33 and key.id == bytes.fromhex(number):
+                return key
         raise Invalid("A public key for checkpoints reads NAME+HEX+BASE64.")
 
     def has_signed(self, text: str, signature: bytes) -> bool:
@@ -6341,23 +6364,23 @@ class Checkpoint(NamedTuple):
     def take(cls, connection: sqlite3.Connection, origin: str, time: str) -> Checkpoint:
         """What both chains in a file are now; Damaged if they end with no hash."""
         size, head, audits, audit = connection.execute(HEADS).fetchone()
-        if not all(re.fullmatch("[0-9a-f]{64}", told or ZEROS) for told in (head, audit)):
+        if not all(re.fullmatch("[0-9a-f]{64}", digest or ZEROS) for digest in (head, audit)):
             raise Damaged("The ledger or the audit log ends with an entry that has no hash.")
         return cls(origin, (size or 0, head or ZEROS), (audits or 0, audit or ZEROS), time)
 
     def __str__(self) -> str:
         (size, head), (audits, audit) = self.ledger, self.audit
-        spelt = [base64.b64encode(bytes.fromhex(told)).decode() for told in (head, audit)]
+        spelt = [base64.b64encode(bytes.fromhex(digest)).decode() for digest in (head, audit)]
         return f"{self.origin}\n{size}\n{spelt[0]}\naudit {audits} {spelt[1]}\ntime {self.time}\n"
 
     @classmethod
     def read(cls, text: str) -> Checkpoint | None:
         """The checkpoint that a note's text is, if it is one."""
-        found = re.fullmatch(CHECKPOINT, text)
-        if not found:
+        match = re.fullmatch(CHECKPOINT, text)
+        if not match:
             return None
-        origin, size, head, audits, audit, time = found.groups()
-        heads = [base64.b64decode(told).hex() for told in (head, audit)]
+        origin, size, head, audits, audit, time = match.groups()
+        heads = [base64.b64decode(digest).hex() for digest in (head, audit)]
         return cls(origin, (int(size), heads[0]), (int(audits), heads[1]), time)
 
 
@@ -6412,7 +6435,7 @@ class Checkpoints:
         with workspace.read():
             if CheckpointKey.has(key):
                 return
-        perform(
+        write_transaction(
             workspace,
             lambda current: [
                 CheckpointKey.create(id=key),
@@ -6453,7 +6476,7 @@ class Checkpoints:
         kept = self.path.with_name(f"{self.path.name}.{stamp}")
         if kept.exists():
             raise Conflict(f"{kept.name} exists already; try again in a second.")
-        perform(
+        write_transaction(
             self.workspace,
             lambda current: self.workspace.journal.note(
                 current, "checkpoints.restarted", "checkpoint_file", kept.name
@@ -6491,10 +6514,10 @@ def last_covered(path: Path) -> int:
     try:
         with open(path, "rb") as stream:
             stream.seek(max(0, stream.seek(0, os.SEEK_END) - 4096))
-            told = re.findall(rb"^audit (\d+) ", stream.read(), re.M)
+            counts = re.findall(rb"^audit (\d+) ", stream.read(), re.M)
     except FileNotFoundError:
         return -1
-    return int(told[-1]) if told else -1
+    return int(counts[-1]) if counts else -1
 
 
 # --- Checkpoint verification --------------------------------------------------
@@ -6508,21 +6531,21 @@ def read_notes(data: bytes) -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
 
     Invalid tells the line from which on there is something else.
     """
-    text, place = data.decode(errors="replace"), 0
-    while place < len(text):
-        found = re.compile(NOTE).match(text, place)
+    text, position = data.decode(errors="replace"), 0
+    while position < len(text):
+        match = re.compile(NOTE).match(text, position)
         try:
-            if not found or re.search(r"[\x00-\x09\x0b-\x1f\ufffd]", found[0]):
+            if not match or re.search(r"[\x00-\x09\x0b-\x1f\ufffd]", match[0]):
                 raise ValueError
-            lines = (line.split(" ") for line in found[2].splitlines())
+            lines = (line.split(" ") for line in match[2].splitlines())
             signatures = [
                 (name, base64.b64decode(signed, validate=True)) for _, name, signed in lines
             ]
         except ValueError:
-            line = text.count("\n", 0, place) + 1
+            line = text.count("\n", 0, position) + 1
             raise Invalid(f"From line {line} on, this is no signed note.") from None
-        yield found[1], signatures
-        place = found.end()
+        yield match[1], signatures
+        position = match.end()
 
 
 def check_checkpoints(data: bytes, keys: Sequence[NoteKey], origin: str) -> Iterator[str]:
@@ -6566,15 +6589,15 @@ def signature_fault(
     name: str, text: str, signatures: Sequence[tuple[str, bytes]], keys: Sequence[NoteKey]
 ) -> str:
     """What is wrong with a note's signatures; those of unknown keys do not count."""
-    known = [
+    verdicts = [
         key.has_signed(text, signed[4:])
         for signer, signed in signatures
         for key in keys
         if (signer, signed[:4]) == (key.name, key.id)
     ]
-    if not known:
+    if not verdicts:
         return f"{name.capitalize()} is not signed by a key that is known."
-    return "" if all(known) else f"The signature of {name} does not fit: it was changed."
+    return "" if all(verdicts) else f"The signature of {name} does not fit: it was changed."
 
 
 def known_note_keys() -> list[NoteKey]:
@@ -6608,7 +6631,7 @@ def check_heads(connection: sqlite3.Connection, name: str, checkpoint: Checkpoin
 # --- Answers ------------------------------------------------------------------
 
 
-def answer(context: Context, given: Mapping[str, str]) -> Reply:
+def answer(context: RequestContext, path_values: Mapping[str, str]) -> Response:
     """Answer one request: who is it, how often, may they, what do they want, here it is."""
     operation, lite = context.operation, context.lite
     at = lite.source.clock()
@@ -6623,7 +6646,7 @@ def answer(context: Context, given: Mapping[str, str]) -> Reply:
         refuse_what_is_off(operation, lite.settings)
     if (context.request.content_length or 0) > lite.settings.upload_limit:
         raise TooLarge(f"The body is over the limit of {lite.settings.upload_limit} bytes.")
-    path = operation.surface.read_path(operation, given)
+    path = operation.surface.read_path(operation, path_values)
     context.read_query()
     if operation.method == "GET":
         return operation.handler(context, *path) if operation.public else look(context, path)
@@ -6638,23 +6661,23 @@ def answer(context: Context, given: Mapping[str, str]) -> Reply:
         raise
 
 
-def authorize(context: Context, at: float, by: int = 1) -> None:
+def authorize(context: RequestContext, at: float, by: int = 1) -> None:
     """Find out who is calling, how often, and whether they may."""
     identify(context, at)
     context.lite.limits.take(context, context.operation.surface, at, by)
-    context.principal.must_have(context.operation.scope)
+    context.principal.require_scope(context.operation.scope)
 
 
-def check_head(context: Context) -> Reply:
+def check_head(context: RequestContext) -> Response:
     """Answer the head of a request, before its large body is read: 100 where it is welcome."""
     operation = context.operation
     if not operation.public:
         authorize(context, context.lite.source.clock(), by=0)
     if operation.setting and not getattr(context.settings, operation.setting):
         refuse_what_is_off(operation, context.settings)
-    if operation.body is not NOTHING:
+    if operation.body is not EMPTY:
         context.check_media()
-    return Reply(100)
+    return Response(100)
 
 
 def public_bucket(operation: Operation) -> str:
@@ -6664,10 +6687,10 @@ def public_bucket(operation: Operation) -> str:
 
 def refuse_what_is_off(operation: Operation, settings: Settings) -> None:
     """Refuse an operation that a setting takes away: the method, or a path without any other."""
-    told = f"This operation is off; the setting {operation.setting} turns it on."
+    sentence = f"This operation is off; the setting {operation.setting} turns it on."
     if methods := allowed_methods(operation, settings):
-        raise NotAllowed(told, headers={"Allow": ", ".join(methods)})
-    raise NotFound(told)
+        raise MethodNotAllowed(sentence, headers={"Allow": ", ".join(methods)})
+    raise NotFound(sentence)
 
 
 def allowed_methods(operation: Operation, settings: Settings) -> list[str]:
@@ -6680,14 +6703,14 @@ def allowed_methods(operation: Operation, settings: Settings) -> list[str]:
     return [*methods, "HEAD"] if "GET" in methods else methods
 
 
-def identify(context: Context, at: float) -> None:
+def identify(context: RequestContext, at: float) -> None:
     """Find out who is calling; a refusal counts against the address, and is audited."""
     try:
         context.operation.surface.identify(context)
     except Unauthenticated as problem:
         context.lite.limits.take_address(context, at)
         if context.operation.surface.credentials(context.request):
-            note_refusal(context, getattr(problem, "account", ""))
+            audit_rejected_credentials(context, getattr(problem, "account", ""))
         problem.headers.setdefault("WWW-Authenticate", "Bearer")
         raise
     except Forbidden:
@@ -6695,7 +6718,7 @@ def identify(context: Context, at: float) -> None:
         raise
 
 
-def identify_signer(context: Context, path: Sequence[str], at: float) -> None:
+def identify_signer(context: RequestContext, path: Sequence[str], at: float) -> None:
     """Find the workspace and the principal that a signature over the raw body speaks for.
 
     The operation's method is asked in every workspace, so that no answer comes sooner than another:
@@ -6706,25 +6729,25 @@ def identify_signer(context: Context, path: Sequence[str], at: float) -> None:
         context.check_media()
     context.take_raw()
     ask = getattr(context.operation.resource, context.operation.signed)
-    found, absent = [], []
+    answers, absent = [], []
     for workspace in context.lite.workspaces.values():
         with workspace.read():
             try:
-                found.append((workspace, ask(context, *path)))
+                answers.append((workspace, ask(context, *path)))
             except NotFound as problem:
                 absent.append(problem)
-    verified = [(workspace, principal) for workspace, principal in found if principal]
+    verified = [(workspace, principal) for workspace, principal in answers if principal]
     if len(verified) == 1:
         context.workspace, context.principal = verified[0]
         context.lite.limits.take(context, context.operation.surface, at)
         return
-    if absent and not found:
+    if absent and not answers:
         raise absent[0]
     if verified:
         log.warning("Several workspaces verify a signature at %s.", context.operation.path)
     context.lite.limits.take_address(context, at, what=context.operation.id)
-    context.workspace = found[0][0] if len(found) == 1 else None
-    note_refusal(context)
+    context.workspace = answers[0][0] if len(answers) == 1 else None
+    audit_rejected_credentials(context)
     raise Invalid("The signature is missing or does not verify.")
 
 
@@ -6732,7 +6755,9 @@ def identify_signer(context: Context, path: Sequence[str], at: float) -> None:
 UNAUTHENTICATED, FORBIDDEN = "api.authentication.refused", "api.authorization.refused"
 
 
-def note_refusal(context: Context, actor: str = "", action: str = UNAUTHENTICATED) -> None:
+def audit_rejected_credentials(
+    context: RequestContext, actor: str = "", action: str = UNAUTHENTICATED
+) -> None:
     """Audit a refused request where it belongs, or else as one of a number in every workspace.
 
     The first of a caller in a minute is an entry of its own; see Refusals.
@@ -6757,7 +6782,7 @@ def note_refusal(context: Context, actor: str = "", action: str = UNAUTHENTICATE
 
 
 def _note_first_refusal(
-    workspace: Workspace, context: Context, what: str, actor: str, action: str
+    workspace: Workspace, context: RequestContext, what: str, actor: str, action: str
 ) -> None:
     """Put one refusal into the audit log, and what was counted in minutes that are over."""
     journal, at = workspace.journal, context.lite.source.clock()
@@ -6768,63 +6793,65 @@ def _note_first_refusal(
         journal.note(current, action, "request", what)
 
     try:
-        perform(workspace, work, **context.acting(actor))
+        write_transaction(workspace, work, **context.acting(actor))
     except Problem:
         # A file that takes no entry now does not turn a refusal into another one.
         journal.refusals.restore(counted)
         journal.refusals.count(action, at, requests=what, networks=context.network)
 
 
-def look(context: Context, path: Sequence[str]) -> Reply:
+def look(context: RequestContext, path: Sequence[str]) -> Response:
     """Answer a read, and count it."""
     operation, workspace = context.operation, context.workspace
     workspace.count_read(context.principal.id)
     with workspace.read(), ReadBudget(context.settings.read_deadline):
         result = operation.handler(context, *path)
-        if isinstance(result, Reply):
+        if isinstance(result, Response):
             if result.stream is not None:
                 return result._replace(stream=workspace.leases.stream(result.stream))
             return result
         # A record's derived members are read from the file.
-        return Reply(operation.status, operation.surface.present(operation, result))
+        return Response(operation.status, operation.surface.present(operation, result))
 
 
-def write(context: Context, path: Sequence[str]) -> Reply:
-    """Answer a write: once for each Idempotency-Key, or as a rehearsal."""
-    rehearsal = context.operation.surface.rehearses(context.request)
+def write(context: RequestContext, path: Sequence[str]) -> Response:
+    """Answer a write: once for each Idempotency-Key, or as a dry_run."""
+    dry_run = context.operation.surface.is_dry_run(context.request)
     # What is signed brings an id of its own, if any, by which a repeat is known.
     signed = context.operation.signed
-    asked = not signed and context.request.get_header("Idempotency-Key") is not None
-    idempotency = Idempotency(context) if asked else None
-    # A rehearsal refuses a key that is none, and neither replays nor remembers.
-    idempotency = None if rehearsal else idempotency
+    has_key = not signed and context.request.get_header("Idempotency-Key") is not None
+    idempotency = Idempotency(context) if has_key else None
+    # A dry_run refuses a key that is none, and neither replays nor remembers.
+    idempotency = None if dry_run else idempotency
 
-    def work(current: Session) -> Reply:
+    def work(current: Session) -> Response:
         if idempotency and (reply := idempotency.replay()):
             return reply
-        reply = carry_out(context, path, rehearsal)
+        reply = run_handler(context, path, dry_run)
         if idempotency:
             idempotency.remember(reply)
         return reply
 
     workspace = context.workspace
-    doing = functools.partial(perform, workspace, reason=context.reason, **context.acting())
+    doing = functools.partial(
+        write_transaction, workspace, reason=context.reason, **context.acting()
+    )
     if not idempotency:
         with workspace.leases.held():
-            find_out(context, path)
-            return doing(work, rehearsal=rehearsal)
+            prepare_answer(context, path)
+            return doing(work, dry_run=dry_run)
     with workspace.leases.held(), idempotency.alone():
         try:
-            return find_out(context, path, idempotency) or doing(work)
+            return prepare_answer(context, path, idempotency) or doing(work)
         except Problem as problem:
             if problem.status in FINAL_REFUSALS and "Idempotency-Replayed" not in problem.headers:
                 doing(functools.partial(remember_refusal, idempotency, problem))
             raise
 
 
-def find_out(
-    context: Context, path: Sequence[str], idempotency: Idempotency | None = None
-) -> Reply | None:
+def prepare_answer(
+    context: RequestContext, path: Sequence[str], idempotency: Idempotency | None = None
+) -> Response | None:
     """Let an operation find out what it needs while no transaction is open; a repeat needs nothing
     more than its answer."""
     operation = context.operation
@@ -6843,28 +6870,30 @@ def remember_refusal(idempotency: Idempotency, problem: Problem, current: Sessio
         idempotency.remember_refusal(problem)
 
 
-def rehearsed_as(operation: Operation) -> str:
+def dry_run_member(operation: Operation) -> str:
     """The member under which a dry run tells what would come of an operation."""
     would = {"PUT": "wouldUpdate", "PATCH": "wouldUpdate", "DELETE": "wouldDelete"}
     would["POST"] = "wouldCreate" if operation.status == 201 else "result"
     return operation.would or would[operation.method]
 
 
-def carry_out(context: Context, path: Sequence[str], rehearsal: bool) -> Reply:
+def run_handler(context: RequestContext, path: Sequence[str], dry_run: bool) -> Response:
     """Call the handler and lay out what came of it."""
     operation = context.operation
     session().region = operation.surface.region(context)
     result = operation.handler(context, *path)
-    if isinstance(result, Reply):
+    if isinstance(result, Response):
         return result
-    if rehearsal:
-        told = json.loads(operation.surface.present(operation, result))
-        return Reply(200, to_json({"dryRun": True, rehearsed_as(operation): told}).encode())
+    if dry_run:
+        document = json.loads(operation.surface.present(operation, result))
+        return Response(
+            200, to_json({"dryRun": True, dry_run_member(operation): document}).encode()
+        )
     if operation.status == 204 or result is None:
-        return Reply(operation.status)
+        return Response(operation.status)
     if operation.brief:
         result = operation.brief(result)
-    return Reply(operation.status, operation.surface.present(operation, result))
+    return Response(operation.status, operation.surface.present(operation, result))
 
 
 # --- Outbound addresses -------------------------------------------------------
@@ -6927,10 +6956,10 @@ def public_addresses(
 ) -> list[tuple[str, int]]:
     """Every (address, port) of a host: Invalid if one is forbidden, OSError if there is none."""
     try:
-        found = resolve(host, port, type=socket.SOCK_STREAM)
+        resolved = resolve(host, port, type=socket.SOCK_STREAM)
     except UnicodeError:
         raise Invalid(f"The host {host} of the URL is not a valid name.") from None
-    addresses = list(dict.fromkeys(entry[4][:2] for entry in found))
+    addresses = list(dict.fromkeys(entry[4][:2] for entry in resolved))
     if not addresses:
         raise socket.gaierror(socket.EAI_NONAME, "no address")
     if not all(is_permitted(ip_address(address), allowed) for address, _ in addresses):
@@ -6971,7 +7000,7 @@ def call_within(seconds: float, function: Callable, *arguments: Any) -> Any:
 ANSWER_LIMIT = 65_536
 
 
-class Answer(NamedTuple):
+class HttpResponse(NamedTuple):
     """What came of a request: status 0 when no answer came, retry_after in seconds.
 
     `body` is None where it was too long, or broke off.
@@ -7058,15 +7087,15 @@ class Transport:
         self.allowed, self.timeout, self.resolve, self.clock = allowed, timeout, resolve, clock
         self.limit, self.agent, self.remedy = limit, agent, remedy
 
-    def get(self, url: str, headers: Mapping[str, str]) -> Answer:
+    def get(self, url: str, headers: Mapping[str, str]) -> HttpResponse:
         """Ask for what is at a URL; trouble is an Answer of status 0."""
         return self.send("GET", url, None, headers)
 
-    def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+    def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> HttpResponse:
         """Send a body (JSON unless the headers say otherwise); trouble is an Answer of status 0."""
         return self.send("POST", url, body, {"Content-Type": "application/json", **headers})
 
-    def send(self, method: str, url: str, body: bytes | None, headers: Mapping) -> Answer:
+    def send(self, method: str, url: str, body: bytes | None, headers: Mapping) -> HttpResponse:
         """Connect to where a URL leads, if that is permitted, and make one request there.
 
         Without TLS, credentials go to networks that the operator listed, and nowhere else.
@@ -7091,9 +7120,9 @@ class Transport:
                     bounded = BoundedSocket(connection, deadline, self.limit)
                     return self.exchange(bounded, method, parts, body, headers)
         except Problem as problem:
-            return Answer(0, None, str(problem))
+            return HttpResponse(0, None, str(problem))
         except (OSError, HTTPException) as error:
-            return Answer(0, None, explain_failure(error))
+            return HttpResponse(0, None, explain_failure(error))
 
     @cached_property
     def tls(self):
@@ -7102,7 +7131,7 @@ class Transport:
 
         return ssl.create_default_context()
 
-    def exchange(self, connection: BoundedSocket, method, parts, body, headers) -> Answer:
+    def exchange(self, connection: BoundedSocket, method, parts, body, headers) -> HttpResponse:
         """Send the request and read its answer; a redirect is one, and is not followed."""
         from http.client import HTTPConnection, HTTPException, HTTPResponse
 
@@ -7122,7 +7151,7 @@ class Transport:
         ending = "; redirects are not followed." if 300 <= response.status < 400 else "."
         wait = read_retry_after(response.getheader("Retry-After", ""), self.clock())
         note = f"Answered with status {response.status}{ending}"
-        return Answer(response.status, wait, note, content)
+        return HttpResponse(response.status, wait, note, content)
 
 
 #: Headers that hold a secret, or that belong to a request which has one in its body.
@@ -7169,7 +7198,7 @@ def explain_failure(error: Exception) -> str:
         OSError: "The connection failed, or broke off before an answer.",
         Exception: "The answer was not valid HTTP.",
     }
-    return next(text for kind, text in sentences.items() if isinstance(error, kind))
+    return next(text for error_class, text in sentences.items() if isinstance(error, error_class))
 
 
 # --- Dispatcher ---------------------------------------------------------------
@@ -7182,7 +7211,9 @@ class Dispatcher:
     while it waits for the network.
     """
 
-    def __init__(self, workspaces: Mapping[str, Workspace], transport: Any, source: Source, bell):
+    def __init__(
+        self, workspaces: Mapping[str, Workspace], transport: Any, source: Generator, bell
+    ):
         self.workspaces, self.transport, self.source = workspaces, transport, source
         self.bell = bell
         self._thread: threading.Thread | None = None
@@ -7264,16 +7295,16 @@ class Dispatcher:
         The time is the clock's and so many seconds `ahead`; it goes on while receivers answer.
         """
         arrived = 0
-        for kind in errand_kinds():
+        for model in errand_kinds():
             failing: set[str] = set()
             full = True
             while full and not self.is_stopping:
-                count, full = self.deliver_due(workspace, kind, ahead, failing)
+                count, full = self.deliver_due(workspace, model, ahead, failing)
                 arrived += count
         return arrived
 
     def deliver_due(
-        self, workspace: Workspace, kind: type[Errand], ahead: float, failing: set[str]
+        self, workspace: Workspace, model: type[OutboxMessage], ahead: float, failing: set[str]
     ) -> tuple[int, bool]:
         """Attempt a batch of what is due; tell how many arrived, and whether the batch was full.
 
@@ -7281,9 +7312,9 @@ class Dispatcher:
         """
         arrived, moment = 0, self.source.timestamp(self.source.clock() + ahead)
         with workspace.read():
-            due = list(kind.waiting(moment, failing)) if kind.is_due(moment) else []
+            due = list(model.waiting(moment, failing)) if model.is_due(moment) else []
             for errand in due:
-                if self.is_stopping or errand.way in failing or not errand.is_wanted():
+                if self.is_stopping or errand.way in failing or not errand.is_still_due():
                     continue
                 if self.attempt(workspace, errand, ahead):
                     arrived += 1
@@ -7291,14 +7322,14 @@ class Dispatcher:
                     failing.add(errand.way)
         return arrived, len(due) == BATCH
 
-    def attempt(self, workspace: Workspace, errand: Errand, ahead: float = 0.0) -> bool:
+    def attempt(self, workspace: Workspace, errand: OutboxMessage, ahead: float = 0.0) -> bool:
         """Send one errand, and write down what came of it."""
         # While a receiver is waited for, the workspace may end.
         leave = _leave.set(workspace.leases.away)
         try:
             sent = errand.deliver(workspace, self.transport, self.source.clock() + ahead)
         except Problem as problem:
-            sent = Answer(0, None, str(problem))
+            sent = HttpResponse(0, None, str(problem))
         finally:
             _leave.reset(leave)
         at = self.source.clock() + ahead
@@ -7310,14 +7341,14 @@ class Dispatcher:
                 stored.settle(sent, at)
 
         noun = errand.noun()
-        perform(workspace, work, actor="dispatcher", reason=f"Outcome of a {noun}.")
+        write_transaction(workspace, work, actor="dispatcher", reason=f"Outcome of a {noun}.")
         return errand.accepts(sent)
 
 
 @functools.cache
-def errand_kinds() -> list[type[Errand]]:
+def errand_kinds() -> list[type[OutboxMessage]]:
     """Every kind of what leaves by itself."""
-    return [model for model in all_models() if issubclass(model, Errand)]
+    return [model for model in all_models() if issubclass(model, OutboxMessage)]
 
 
 def tidy(workspace: Workspace, at: float, is_stopping: Callable[[], bool] = lambda: False) -> None:
@@ -7328,7 +7359,7 @@ def tidy(workspace: Workspace, at: float, is_stopping: Callable[[], bool] = lamb
     workspace.checkpoints.write_due(at)
     for model in all_models():
         for record in model.overdue(workspace, at):
-            perform(
+            write_transaction(
                 workspace,
                 functools.partial(expire, record),
                 actor="system",
@@ -7358,7 +7389,7 @@ def write_counts(workspace: Workspace, at: float) -> None:
 
     try:
         if reads or uses or refused:
-            perform(workspace, work, actor="system")
+            write_transaction(workspace, work, actor="system")
     except BaseException:
         refusals.restore(refused)
         # They are written with those of the next minute.
@@ -7382,8 +7413,8 @@ def forget_old(workspace: Workspace, at: float, is_stopping: Callable[[], bool])
     old_answers = IdempotencyRecord.created_at < stamp(at - settings.idempotency_life)
     delete_in_batches(workspace, IdempotencyRecord, old_answers, is_stopping)
     old = stamp(at - settings.event_life)
-    for kind in errand_kinds():
-        delete_in_batches(workspace, kind, kind.finished(old), is_stopping)
+    for model in errand_kinds():
+        delete_in_batches(workspace, model, model.finished(old), is_stopping)
     waiting = Delivery.select(peewee.SQL("1")).where(Delivery.event == Event.id)
     delivered = (Event.created_at < old) & ~peewee.fn.EXISTS(waiting)
     delete_in_batches(workspace, Event, delivered, is_stopping)
@@ -7432,15 +7463,15 @@ class Webhooks:
 
         `show` is called with the answer before it is stored; if it raises, nothing is.
         """
-        wanted = list(events)
-        known = (*WEBHOOK_EVENTS, *FACTSTORE_EVENTS)
-        if unknown := [event for event in wanted if event not in known]:
-            raise Invalid(f"There is no event {unknown[0]}; there are {', '.join(known)}.")
+        requested = list(events)
+        known_events = (*WEBHOOK_EVENTS, *FACTSTORE_EVENTS)
+        if unknown := [event for event in requested if event not in known_events]:
+            raise Invalid(f"There is no event {unknown[0]}; there are {', '.join(known_events)}.")
         check_target(url, allowed_networks(self.workspace.settings))
         secret = new_webhook_secret(self.workspace.source.random.randbytes(32))
 
         def work():
-            made = Endpoint.create(url=url, events=wanted, secret=secret)
+            made = Endpoint.create(url=url, events=requested, secret=secret)
             return made.json() | {"secret": secret}
 
         return self.act("Webhook endpoint added.", work, show)
@@ -7665,26 +7696,30 @@ class NovantraSurface(Surface):
         binding = f"{context.operation.path}|{to_json(query)}"
         key, at = workspace.cursor_key, workspace.source.clock()
         life = context.settings.cursor_life
-        place = read_cursor(key, binding, cursor, at, life) if cursor is not None else None
-        page = listing.page(query, place, limit)
+        position = read_cursor(key, binding, cursor, at, life) if cursor is not None else None
+        page = listing.page(query, position, limit)
         plural = context.operation.resource.plural
-        following = write_cursor(key, binding, page.place, at) if page.place else None
+        following = write_cursor(key, binding, page.position, at) if page.position else None
         pagination = f'{{"nextCursor":"{following}"}}' if following else "{}"
         parts = f'{{"{plural}":['.encode(), page.text, f'],"pagination":{pagination}}}'.encode()
-        return Reply(200, b"".join(parts))
+        return Response(200, b"".join(parts))
 
     def present_record(self, resource, text):
         return b'{"%b":%b}' % (resource.noun.encode(), text)
 
     def present_problem(self, problem, context):
-        told = {"error": problem.code, "message": str(problem)}
+        body = {"error": problem.code, "message": str(problem)}
         if problem.issues and problem.code == "validation":
-            told["issues"] = problem.issues
-        return told | {"requestId": context.request_id}
+            body["issues"] = problem.issues
+        return body | {"requestId": context.request_id}
 
     def record_schema(self, resource):
-        one = super().record_schema(resource)
-        return {"type": "object", "required": [resource.noun], "properties": {resource.noun: one}}
+        record = super().record_schema(resource)
+        return {
+            "type": "object",
+            "required": [resource.noun],
+            "properties": {resource.noun: record},
+        }
 
     def page_schema(self, resource):
         pagination = {"type": "object", "properties": {"nextCursor": {"type": ["string", "null"]}}}
@@ -7705,18 +7740,20 @@ TRIPLE = ("subject_module_key", "subject_resource_type", "subject_resource_id")
 
 def check_subject(values: Mapping[str, Any]) -> None:
     """Refuse half a subject triple, and one that names nothing in this workspace."""
-    given = [values.get(name) for name in TRIPLE]
-    if not any(given):
+    triple = [values.get(name) for name in TRIPLE]
+    if not any(triple):
         return
-    missing = [camel(name) for name, value in zip(TRIPLE, given, strict=True) if not value]
+    missing = [camel(name) for name, value in zip(TRIPLE, triple, strict=True) if not value]
     if missing:
         raise Invalid(
-            issues=[issue([member], "Required with the rest of the subject") for member in missing]
+            issues=[
+                field_error([member], "Required with the rest of the subject") for member in missing
+            ]
         )
-    module, kind, key = given
-    model = subjects().get((module, kind))
+    module, resource_type, key = triple
+    model = subjects().get((module, resource_type))
     if model is None or not model.has(key):
-        raise Unprocessable(f"There is no {kind} {key} under {module} in this workspace.")
+        raise Unprocessable(f"There is no {resource_type} {key} under {module} in this workspace.")
 
 
 @functools.cache
@@ -7815,14 +7852,14 @@ class Accounts:
 
     def check(self, name: str, scopes: Iterable[str], expires: str | None, contact: str) -> dict:
         """The columns of a new account, or Invalid."""
-        wanted = sorted(set(scopes))
-        known = self.known_scopes()
-        if not wanted:
+        requested = sorted(set(scopes))
+        scopes_known = self.known_scopes()
+        if not requested:
             raise Invalid("A service account needs at least one scope.")
-        if unknown := [scope for scope in wanted if scope not in known]:
-            raise Invalid(f"There is no scope {unknown[0]}; there are {', '.join(known)}.")
-        given = {"name": name, "expiresAt": expires, "contact": contact}
-        return read_members(NEW_ACCOUNT, given) | {"scopes": wanted}
+        if unknown := [scope for scope in requested if scope not in scopes_known]:
+            raise Invalid(f"There is no scope {unknown[0]}; there are {', '.join(scopes_known)}.")
+        arguments = {"name": name, "expiresAt": expires, "contact": contact}
+        return read_members(NEW_ACCOUNT, arguments) | {"scopes": requested}
 
     def issue(self, values: Mapping[str, Any]) -> Credentials:
         """Make an account in the current session."""
@@ -7869,23 +7906,25 @@ class Accounts:
     def list(self) -> list[dict]:
         """All accounts, without their secrets."""
         with self.workspace.read():
-            known = [one.json() for one in ServiceAccount.select().order_by(ServiceAccount.id)]
-        return [{"clientId": account.pop("id"), **account} for account in known]
+            accounts = [
+                account.json() for account in ServiceAccount.select().order_by(ServiceAccount.id)
+            ]
+        return [{"clientId": account.pop("id"), **account} for account in accounts]
 
 
 NEW_ACCOUNT = Schema(ServiceAccount.name, ServiceAccount.expires_at, ServiceAccount.contact)
 
 
-def read_members(schema: Schema, given: dict, partial: bool = False) -> dict:
+def read_members(schema: Schema, arguments: dict, partial: bool = False) -> dict:
     """Read members that the Python API was given, or raise Invalid with every fault."""
     try:
-        return schema.read(given, partial=partial)
-    except Faults as faults:
-        issues = [issue(*fault) for fault in faults.issues]
-        told = "; ".join(
+        return schema.read(arguments, partial=partial)
+    except ValidationErrors as faults:
+        issues = [field_error(*fault) for fault in faults.issues]
+        sentences = "; ".join(
             f"{'.'.join(map(str, fault['path']))}: {fault['message']}" for fault in issues
         )
-        raise Invalid(f"{told}.", issues) from None
+        raise Invalid(f"{sentences}.", issues) from None
 
 
 TOKEN_ANSWER = {
@@ -7982,7 +8021,7 @@ class Authentication(Resource, surface=NOVANTRA, tag="Authentication"):
         scopes = (body.get("scope") or "").split() or account.scopes
         if foreign := set(scopes) - set(account.scopes):
             message = f"Not granted to this account: {' '.join(sorted(foreign))}"
-            raise Invalid(issues=[issue(["scope"], message)])
+            raise Invalid(issues=[field_error(["scope"], message)])
         return self.grant(context, account, scopes, at)
 
     def authenticate(self, context, client_id, secret, at) -> ServiceAccount:
@@ -8000,34 +8039,34 @@ class Authentication(Resource, surface=NOVANTRA, tag="Authentication"):
         context.lite.limits.take_failure(context, client_id, at)
         # What is no id may be a secret in the wrong field, which must not stay for ever.
         is_id = workspace or re.fullmatch(f"svc_[{CROCKFORD}]{{26}}", client_id)
-        note_refusal(context, client_id if is_id else "")
+        audit_rejected_credentials(context, client_id if is_id else "")
         raise Unauthenticated(
             "The client id or the client secret is wrong, or the account is not active.",
             headers={"WWW-Authenticate": "Basic"},
         )
 
-    def grant(self, context, account, scopes, at) -> Reply:
+    def grant(self, context, account, scopes, at) -> Response:
         """Issue a token, and audit it."""
         workspace, life = context.workspace, context.settings.token_life
         if account.expires_at:
             life = min(life, int(seconds_of(account.expires_at) - at))
         token = workspace.tokens.issue(account, scopes, life)
         if not workspace.read_only:
-            perform(
+            write_transaction(
                 workspace,
                 lambda current: workspace.journal.note(
                     current, "api.token.issued", "service_account", account.id
                 ),
                 **context.acting(account.id),
             )
-        told = {
+        body = {
             "access_token": token,
             "token_type": "Bearer",
             "expires_in": life,
             "scope": " ".join(scopes),
         }
         headers = {"Cache-Control": "no-store", "Pragma": "no-cache"}
-        return Reply(200, to_json(told).encode(), headers)
+        return Response(200, to_json(body).encode(), headers)
 
 
 # --- Frameworks ---------------------------------------------------------------
@@ -8037,7 +8076,7 @@ class Framework(Model):
     """A body of requirements: a standard, a law, a policy of the house."""
 
     fact, key, subject = "framework", "framework_key", ("frameworks", "framework")
-    searched = Searched(24, "framework", "name framework_key", "{framework_key}", title="{name}")
+    searched = Searchable(24, "framework", "name framework_key", "{framework_key}", title="{name}")
 
     id = PrefixedId("frwk")
     framework_key = Key()
@@ -8071,9 +8110,9 @@ class FrameworkNode(Model):
     """One group or requirement in the hierarchy of a framework version."""
 
     fact, key = "framework.node", "framework_version node_key"
-    searched = Searched(
+    searched = Searchable(
         8, "framework-node", "title reference_code node_key", "{reference_code}",
-        told="node_kind status created_at",
+        details="node_kind status created_at",
     )  # fmt: skip
 
     id = PrefixedId("fnode")
@@ -8178,7 +8217,7 @@ class Control(Model):
     """A measure that keeps a risk down or a requirement met."""
 
     fact, key, subject = "control", "control_key", ("controls", "control")
-    searched = Searched(23, "control", "title control_key", "{control_key}")
+    searched = Searchable(23, "control", "title control_key", "{control_key}")
 
     id = PrefixedId("ctrl")
     control_key = Key()
@@ -8218,7 +8257,7 @@ class Risk(Model):
     """Something that may go wrong, and what is done about it."""
 
     fact, key, subject = "risk", "risk_key", ("risks", "risk")
-    searched = Searched(22, "risk", "title risk_key", "{risk_key}")
+    searched = Searchable(22, "risk", "title risk_key", "{risk_key}")
 
     id = PrefixedId("risk")
     risk_key = Key()
@@ -8264,7 +8303,7 @@ class EvidenceRequirement(Model):
 
     fact, key = "evidence.requirement", "requirement_key"
     subject = ("evidence", "evidence-requirement")
-    searched = Searched(18, "evidence-requirement", "title requirement_key", "{requirement_key}")
+    searched = Searchable(18, "evidence-requirement", "title requirement_key", "{requirement_key}")
 
     id = PrefixedId("evreq")
     requirement_key = Key()
@@ -8307,11 +8346,11 @@ class AttachmentShape(Shape):
     """A new attachment: its bytes, or where it is found, and never both."""
 
     def describe(self, partial=False):
-        given = [
+        forms = [
             {"required": [name], "properties": {name: {"type": "string"}}}
             for name in ("contentBase64", "uri")
         ]
-        return super().describe(partial) | {"oneOf": given}
+        return super().describe(partial) | {"oneOf": forms}
 
 
 NEW_ATTACHMENT = AttachmentShape(**NEW_ATTACHMENT_MEMBERS)
@@ -8329,7 +8368,7 @@ class EvidenceClaim(Model):
 
     fact, key, subject = "evidence.claim", "claim_key", ("evidence", "evidence-claim")
     lookup = "status valid_until"
-    searched = Searched(7, "evidence-claim", "title claim_key", "{claim_key}")
+    searched = Searchable(7, "evidence-claim", "title claim_key", "{claim_key}")
     moves: ClassVar[dict] = {
         "pending": "approved rejected withdrawn",
         "approved": "expired superseded withdrawn",
@@ -8361,9 +8400,9 @@ class EvidenceClaim(Model):
     def create(cls, **values):
         begin, end = values.get("valid_from"), values.get("valid_until")
         if begin and end and end <= begin:
-            raise Invalid(issues=[issue(["validUntil"], "Expected a time after validFrom")])
+            raise Invalid(issues=[field_error(["validUntil"], "Expected a time after validFrom")])
         claim = super().create(**values)
-        emit("evidence.claim.created", {"claim": claim.told()})
+        emit("evidence.claim.created", {"claim": claim.summary()})
         return claim
 
     def change(self, **values):
@@ -8372,7 +8411,7 @@ class EvidenceClaim(Model):
             values.setdefault("reviewed_at", now())
         changed = super().change(**values)
         if "status" in changed and status in ("approved", "rejected"):
-            emit(f"evidence.claim.{status}", {"claim": self.told()})
+            emit(f"evidence.claim.{status}", {"claim": self.summary()})
         return changed
 
     @classmethod
@@ -8382,10 +8421,10 @@ class EvidenceClaim(Model):
             WHERE "status" = 'approved' AND "valid_until" <= ? LIMIT 1000"""
         with workspace.read() as current:
             passed = (workspace.source.timestamp(at),)
-            found = current.database.connection().execute(sql, passed).fetchall()
-            return [cls.fetch(key) for (key,) in found]
+            rows = current.database.connection().execute(sql, passed).fetchall()
+            return [cls.fetch(key) for (key,) in rows]
 
-    def told(self) -> dict:
+    def summary(self) -> dict:
         """What events tell of a claim."""
         return reduced(
             self,
@@ -8410,18 +8449,18 @@ class AttachmentContent(Model):
     def keep(cls, claim: EvidenceClaim, key: str, content: bytes) -> None:
         """Store the bytes of a claim's attachment, and note in the audit log that they are here."""
         current = session()
-        sealed = current.ring.seal_bytes(content, cls.place(key))
+        sealed = current.ring.seal_bytes(content, cls.associated_data(key))
         cls.create(id=key, evidence_claim=claim.id, content=sealed)
         current.workspace.journal.note(current, ATTACHMENT_KEPT, "attachment_content", key)
 
     @staticmethod
-    def place(key: str) -> str:
+    def associated_data(key: str) -> str:
         """What the encryption of an attachment is bound to."""
         return f"attachment_content/content/{key}"
 
     def opened(self) -> bytes:
         """The bytes; Unavailable if they are not those that were stored here."""
-        return session().ring.open_bytes(bytes(self.content), self.place(self.id))
+        return session().ring.open_bytes(bytes(self.content), self.associated_data(self.id))
 
     @classmethod
     def read(cls, key: str) -> tuple[dict, bytes]:
@@ -8429,24 +8468,24 @@ class AttachmentContent(Model):
         content = cls.seek(key)
         if content is None:
             raise NotFound(f"There is no attachment {key} whose content is kept here.")
-        (told,) = (one for one in content.evidence_claim.attachments if one["id"] == key)
+        (attachment,) = (item for item in content.evidence_claim.attachments if item["id"] == key)
         data = content.opened()
-        if hashlib.sha256(data).hexdigest() != told["sha256"]:
+        if hashlib.sha256(data).hexdigest() != attachment["sha256"]:
             raise Unavailable(f"The content of attachment {key} does not match its digest.")
-        return told, data
+        return attachment, data
 
 
 def check_attachments() -> Iterator[str]:
     """Hold the bytes of every attachment in the current session's file against its digest."""
     connection = session().database.connection()
-    told = connection.execute(
+    rows = connection.execute(
         """SELECT json_extract(a."value", '$.id'), json_extract(a."value", '$.sha256'),
             json_extract(a."value", '$.uri') IS NOT NULL
         FROM "evidence_claim" AS c
         JOIN json_each(CASE WHEN json_valid(c."attachments") THEN c."attachments" END) AS a"""
     )
-    told = told.fetchall()
-    digests, present = {key: digest for key, digest, _ in told}, set()
+    rows = rows.fetchall()
+    digests, present = {key: digest for key, digest, _ in rows}, set()
     for content in AttachmentContent.select().iterator():
         present.add(content.id)
         try:
@@ -8458,32 +8497,34 @@ def check_attachments() -> Iterator[str]:
     kept = noted_subjects(connection, ATTACHMENT_KEPT)
     for key in sorted((kept & digests.keys()) - present):
         yield f"The content of attachment {key} is gone."
-    held = present | kept | {key for key, _, is_elsewhere in told if is_elsewhere}
+    held = present | kept | {key for key, _, is_elsewhere in rows if is_elsewhere}
     for key in sorted(digests.keys() - held):
         yield f"The content of attachment {key} was never stored, and it has no URI."
 
 
-def read_attachments(given: list[dict], settings: Settings) -> list[tuple[dict, bytes | None]]:
+def read_attachments(
+    attachments: list[dict], settings: Settings
+) -> list[tuple[dict, bytes | None]]:
     """Check attachments: what is told of each, and its bytes unless it lies elsewhere."""
     read, issues, total = [], [], 0
-    for index, attachment in enumerate(given):
+    for index, attachment in enumerate(attachments):
         try:
             content = read_content(attachment, settings)
         except ValueError as error:
-            issues += Faults.of(error, "attachments", index)
+            issues += ValidationErrors.of(error, "attachments", index)
             continue
         total += len(content or b"")
         digest = attachment["sha256"] or hashlib.sha256(content).hexdigest()
-        told = {
+        description = {
             "fileName": attachment["fileName"],
             "contentType": attachment["contentType"],
             "sizeBytes": len(content or b""),
             "sha256": digest.lower(),
             "uri": attachment["uri"],
         }
-        read.append((told, content))
+        read.append((description, content))
     if issues:
-        raise Invalid(issues=[issue(*fault) for fault in issues])
+        raise Invalid(issues=[field_error(*fault) for fault in issues])
     if total > settings.attachments_limit:
         raise TooLarge(f"The attachments are over {settings.attachments_limit} bytes together.")
     return read
@@ -8501,11 +8542,11 @@ def read_content(attachment: dict, settings: Settings) -> bytes | None:
     try:
         content = base64.b64decode(text, validate=True)
     except ValueError:
-        raise Faults([(["contentBase64"], "Expected base64")]) from None
+        raise ValidationErrors([(["contentBase64"], "Expected base64")]) from None
     if len(content) > settings.attachment_limit:
         raise TooLarge(f"An attachment is over the limit of {settings.attachment_limit} bytes.")
     if digest and digest.lower() != hashlib.sha256(content).hexdigest():
-        raise Faults([(["sha256"], "The content has another digest")])
+        raise ValidationErrors([(["sha256"], "The content has another digest")])
     return content
 
 
@@ -8581,29 +8622,29 @@ class EvidenceClaims(
         workspace, attachments = session().workspace, values.pop("attachments", [])
         contents = read_attachments(attachments, workspace.settings)
         source, stored = workspace.source, []
-        for attachment, (told, _) in zip(attachments, contents, strict=True):
+        for attachment, (description, _) in zip(attachments, contents, strict=True):
             key = attachment.get("id") or source.ulid("evatt")
             if key in {other["id"] for other in stored} or AttachmentContent.has(key):
                 raise Conflict(f"The attachment {key} exists already.")
             created = attachment.get("createdAt") or source.now()
-            stored.append({"id": key, **told, "createdAt": created})
+            stored.append({"id": key, **description, "createdAt": created})
         claim = EvidenceClaim.create(**values, attachments=stored)
-        for told, (_, content) in zip(stored, contents, strict=True):
+        for description, (_, content) in zip(stored, contents, strict=True):
             if content is not None:
-                AttachmentContent.keep(claim, told["id"], content)
+                AttachmentContent.keep(claim, description["id"], content)
         return claim
 
     def amend(self, record, values):
-        known = {one["id"]: one["sha256"] for one in record.attachments}
+        digests = {item["id"]: item["sha256"] for item in record.attachments}
         for attachment in values.pop("attachments", record.attachments):
             text, key = attachment.get("contentBase64"), attachment["id"]
             digest = (attachment["sha256"] or "").lower()
             if text is not None:
                 content = read_content(attachment, session().workspace.settings)
                 digest = hashlib.sha256(content).hexdigest()
-            if known.pop(key, None) != digest:
-                known[key] = digest
-        if known:
+            if digests.pop(key, None) != digest:
+                digests[key] = digest
+        if digests:
             raise Conflict("The attachments of a claim are made with it, and never change.")
         return values
 
@@ -8622,7 +8663,7 @@ class Assessment(Model):
     """A look at how well something is done, from plan to conclusion."""
 
     fact, key, subject = "assessment", "assessment_key", ("assessments", "assessment")
-    searched = Searched(14, "assessment", "title assessment_key", "{assessment_key}")
+    searched = Searchable(14, "assessment", "title assessment_key", "{assessment_key}")
     moves: ClassVar[dict] = {
         "planned": "in-progress archived",
         "in-progress": "completed planned archived",
@@ -8653,9 +8694,9 @@ class Assessment(Model):
             values.setdefault("completed_at", now())
         changed = super().change(**values)
         if completes:
-            told = "id assessmentKey title status subjectModuleKey subjectResourceType"
-            told += " subjectResourceId createdAt completedAt"
-            emit("assessment.completed", {"assessment": reduced(self, told)})
+            members = "id assessmentKey title status subjectModuleKey subjectResourceType"
+            members += " subjectResourceId createdAt completedAt"
+            emit("assessment.completed", {"assessment": reduced(self, members)})
         return changed
 
 
@@ -8681,9 +8722,9 @@ class Finding(Model):
     """A gap, from the day that a person or a scanner sees it to the day it is closed."""
 
     fact, key, subject = "finding", "finding_key", ("findings", "finding")
-    searched = Searched(
+    searched = Searchable(
         5, "finding", "title finding_key", "{finding_key}, {severity}",
-        told="severity status created_at",
+        details="severity status created_at",
     )  # fmt: skip
     moves: ClassVar[dict] = {
         "open": "triaged accepted archived",
@@ -8731,7 +8772,7 @@ class Finding(Model):
     @classmethod
     def create(cls, **values):
         finding = super().create(**values)
-        emit("finding.created", {"finding": finding.told()})
+        emit("finding.created", {"finding": finding.summary()})
         return finding
 
     def change(self, **values):
@@ -8741,12 +8782,12 @@ class Finding(Model):
             values.setdefault("closed_at", closed_at if status in self.CLOSED else None)
         changed = super().change(**values)
         if changed & self.TOLD:
-            emit("finding.updated", {"finding": self.told()})
+            emit("finding.updated", {"finding": self.summary()})
         if "status" in changed and status in self.CLOSED:
-            emit("finding.closed", {"finding": self.told()})
+            emit("finding.closed", {"finding": self.summary()})
         return changed
 
-    def told(self) -> dict:
+    def summary(self) -> dict:
         """What events tell of a finding."""
         return reduced(
             self,
@@ -8820,9 +8861,9 @@ class GovernanceException(Model):
 
     fact, key, subject = "exception", "exception_key", ("exceptions", "exception")
     schema_name = "Exception"
-    searched = Searched(
+    searched = Searchable(
         13, "exception", "title exception_key", "{exception_key}, {exception_kind}",
-        text="exception_kind", told="exception_kind status created_at",
+        text="exception_kind", details="exception_kind status created_at",
     )  # fmt: skip
 
     id = PrefixedId("excp")
@@ -8872,7 +8913,7 @@ class MonitorDefinition(Model):
     """What is watched, over and over."""
 
     fact, key, subject = "monitor", "monitor_key", ("monitoring", "monitor-definition")
-    searched = Searched(21, "monitor", "title monitor_key", "{monitor_key}")
+    searched = Searchable(21, "monitor", "title monitor_key", "{monitor_key}")
 
     id = PrefixedId("monit")
     monitor_key = Key()
@@ -8997,9 +9038,9 @@ class Indicator(Model):
     """A number that says how things stand."""
 
     fact, key, subject = "indicator", "indicator_key", ("indicators", "indicator")
-    searched = Searched(
+    searched = Searchable(
         20, "indicator", "title indicator_key", "{indicator_key}, {indicator_kind}",
-        told="indicator_kind status created_at",
+        details="indicator_kind status created_at",
     )  # fmt: skip
 
     id = PrefixedId("ind")
@@ -9090,10 +9131,10 @@ class SubmissionRequirement(Model):
 
     fact, key = "submission.requirement", "requirement_key"
     subject = ("submissions", "submission-requirement")
-    searched = Searched(
+    searched = Searchable(
         17, "submission-requirement", "title requirement_key",
         "{requirement_key}, {submission_kind}", text="submission_kind",
-        told="submission_kind status created_at",
+        details="submission_kind status created_at",
     )  # fmt: skip
 
     id = PrefixedId("subreq")
@@ -9110,7 +9151,7 @@ class SubmissionPackage(Model):
 
     fact, key = "submission.package", "package_key"
     subject = ("submissions", "submission-package")
-    searched = Searched(
+    searched = Searchable(
         16, "submission-package", "title package_key external_reference", "{package_key}",
     )  # fmt: skip
     moves: ClassVar[dict] = {
@@ -9148,11 +9189,11 @@ class SubmissionPackage(Model):
             values.setdefault(self.DATED[values["status"]], now())
         changed = super().change(**values)
         if "status" in changed:
-            told = {"submissionPackage": self.told(), "previousStatus": previous}
-            emit("submission.package.status_changed", told)
+            payload = {"submissionPackage": self.summary(), "previousStatus": previous}
+            emit("submission.package.status_changed", payload)
         return changed
 
-    def told(self) -> dict:
+    def summary(self) -> dict:
         """What events tell of a package."""
         return reduced(
             self,
@@ -9191,21 +9232,21 @@ class SubmissionEvent(Model):
         package = SubmissionPackage.seek(key)
         if package is None:
             raise Unprocessable(f"There is no submission package {key} in this workspace.")
-        kind = values["event_kind"]
-        result, sources = cls.KINDS[kind]
+        event_kind = values["event_kind"]
+        result, sources = cls.KINDS[event_kind]
         if package.status not in sources:
             raise Unprocessable(
-                f"The submission package {key} is {package.status}; a {kind} needs it to be "
+                f"The submission package {key} is {package.status}; a {event_kind} needs it to be "
                 f"{' or '.join(sources)}."
             )
         event = cls.create(**values, resulting_status=result)
         # Told before what it does to its package, and with what came of that.
-        told = {"submissionEvent": event.json()}
-        emit("submission.package.event_recorded", told)
+        payload = {"submissionEvent": event.json()}
+        emit("submission.package.event_recorded", payload)
         dated = {package.DATED[result]: event.occurred_at} if result in package.DATED else {}
         reference = event.external_reference or package.external_reference
         package.change(status=result, external_reference=reference, **dated)
-        told["submissionPackage"] = package.told()
+        payload["submissionPackage"] = package.summary()
         return event
 
 
@@ -9298,9 +9339,9 @@ class Asset(Model):
     """Something that the organization has and answers for."""
 
     fact, key, subject = "asset", "asset_key", ("assets", "asset")
-    searched = Searched(
+    searched = Searchable(
         6, "asset", "display_name asset_key", "{asset_key}, {asset_kind}", text="asset_kind",
-        title="{display_name}", told="asset_kind status created_at",
+        title="{display_name}", details="asset_kind status created_at",
     )  # fmt: skip
 
     id = PrefixedId("asset")
@@ -9408,9 +9449,9 @@ class PartyEngagement(Model):
     """What the organization has going with a supplier or another party."""
 
     fact, key, subject = "engagement", "engagement_key", ("party-engagements", "engagement")
-    searched = Searched(
+    searched = Searchable(
         19, "engagement", "title engagement_key", "{engagement_key}, {engagement_kind}",
-        text="engagement_kind provider_party_id", told="engagement_kind status created_at",
+        text="engagement_kind provider_party_id", details="engagement_kind status created_at",
     )  # fmt: skip
 
     id = PrefixedId("peng")
@@ -9568,9 +9609,9 @@ class ChangeRequest(Model):
 
     fact, key = "change_request", "change_request_key"
     subject = ("change-management", "change-request")
-    searched = Searched(
+    searched = Searchable(
         10, "change-request", "title change_request_key", "{change_request_key}, {change_kind}",
-        text="change_kind", told="change_kind status created_at",
+        text="change_kind", details="change_kind status created_at",
     )  # fmt: skip
 
     id = PrefixedId("chreq")
@@ -9592,7 +9633,7 @@ class ConfigurationBaseline(Model):
     """How something was set up at one moment."""
 
     fact, key = "configuration_baseline", "baseline_key"
-    searched = Searched(12, "configuration-baseline", "title baseline_key", "{baseline_key}")
+    searched = Searchable(12, "configuration-baseline", "title baseline_key", "{baseline_key}")
 
     id = PrefixedId("chbsl")
     baseline_key = Key()
@@ -9611,7 +9652,7 @@ class Release(Model):
     """Changes that go out together."""
 
     fact, key = "release", "release_key"
-    searched = Searched(11, "release", "title release_key", "{release_key}")
+    searched = Searchable(11, "release", "title release_key", "{release_key}")
 
     id = PrefixedId("chrel")
     release_key = Key()
@@ -9746,9 +9787,9 @@ class Vulnerability(Model):
 
     fact, key = "vulnerability", "vulnerability_key"
     subject = ("vulnerability-management", "vulnerability")
-    searched = Searched(
+    searched = Searchable(
         4, "vulnerability", "title vulnerability_key", "{vulnerability_key}, {severity}",
-        text="vulnerability_kind", told="severity status created_at",
+        text="vulnerability_kind", details="severity status created_at",
     )  # fmt: skip
 
     id = PrefixedId("vuln")
@@ -9770,7 +9811,9 @@ class VulnerabilityAssessment(Model):
     """How bad one or more vulnerabilities are here."""
 
     fact, key = "vulnerability.assessment", "assessment_key"
-    searched = Searched(15, "vulnerability-assessment", "title assessment_key", "{assessment_key}")
+    searched = Searchable(
+        15, "vulnerability-assessment", "title assessment_key", "{assessment_key}"
+    )
 
     id = PrefixedId("vulnas")
     assessment_key = Key()
@@ -9788,9 +9831,9 @@ class PatchRequirement(Model):
     """What has to be mended, how soon, and by whom."""
 
     fact, key = "vulnerability.patch_requirement", "patch_requirement_key"
-    searched = Searched(
+    searched = Searchable(
         9, "patch-requirement", "title patch_requirement_key",
-        "{patch_requirement_key}, {urgency}", told="urgency status created_at",
+        "{patch_requirement_key}, {urgency}", details="urgency status created_at",
     )  # fmt: skip
 
     id = PrefixedId("vulnpr")
@@ -9978,7 +10021,7 @@ class AuditEvent(Model):
 # --- API keys -----------------------------------------------------------------
 
 
-class MachineAccount(Model):
+class FactstoreServiceAccount(Model):
     """A service account of the Factstore surface: what the keys of machines belong to."""
 
     fact, key, touched, since = "machine_account", "name", True, 3
@@ -9990,12 +10033,15 @@ class MachineAccount(Model):
     created_at = Timestamp(6, default=now_exactly)
     updated_at = Timestamp(6, default=now_exactly)
 
+    class Meta:
+        table_name = "machine_account"
+
     @classmethod
     def noun(cls):
         return "service account"
 
     @classmethod
-    def named(cls, name: str) -> MachineAccount | None:
+    def named(cls, name: str) -> FactstoreServiceAccount | None:
         """The account of this name."""
         return cls.seek(name=name)
 
@@ -10022,7 +10068,7 @@ class ApiKey(Model):
     fact, lookup, since = "api_key", "key_prefix", 2
     schema_name = "ApiKeyResponse"
     derived: ClassVar[dict] = {
-        "lastUsedAt": Derived(
+        "lastUsedAt": Computed(
             Timestamp(6, null=True),
             """ifnull((SELECT json_quote("at") FROM "last_use" WHERE "id" = "t1"."id"), 'null')""",
         )
@@ -10126,20 +10172,22 @@ class ApiKeys:
         The key is good for so many days or until revoked; `apiKey` is its text. `show` is called
         with the answer before it is stored; if it raises, nothing is.
         """
-        wanted = set(scopes)
-        if unknown := wanted.difference(FACTSTORE_SCOPES):
-            known = ", ".join(FACTSTORE_SCOPES)
-            raise Invalid(f"There is no scope {min(unknown)} for API keys; there are {known}.")
-        if not wanted:
+        requested = set(scopes)
+        if unknown := requested.difference(FACTSTORE_SCOPES):
+            scopes_known = ", ".join(FACTSTORE_SCOPES)
+            raise Invalid(
+                f"There is no scope {min(unknown)} for API keys; there are {scopes_known}."
+            )
+        if not requested:
             raise Invalid("An API key needs at least one scope.")
-        asked = Schema(label=Name(), ttl_days=Integer(1, 36_500, null=True))
-        label = read_members(asked, {"label": label, "ttlDays": days})["label"]
-        work = functools.partial(self.issue_named, label, wanted, days)
+        schema = Schema(label=Name(), ttl_days=Integer(1, 36_500, null=True))
+        label = read_members(schema, {"label": label, "ttlDays": days})["label"]
+        work = functools.partial(self.issue_named, label, requested, days)
         return administer(self.workspace, "API key created.", work, show)
 
     def issue_named(self, label: str, scopes: Iterable[str], days: int | None = None) -> dict:
         """Make a key of the service account of this name, in the current session."""
-        account = MachineAccount.named(label) or MachineAccount.create(name=label)
+        account = FactstoreServiceAccount.named(label) or FactstoreServiceAccount.create(name=label)
         record, text = self.issue(account.id, "SERVICE_ACCOUNT", label, days, scopes)
         return {**record, "apiKey": text}
 
@@ -10163,15 +10211,15 @@ class ApiKeys:
     def check(self, text: str) -> Principal | None:
         """The principal that a key speaks for; None where this workspace does not know it."""
         # What is looked up while a key is revoked goes where nobody looks any more.
-        known = self._known
-        principal, at = known.get(text), self.workspace.source.clock()
+        principals = self._known
+        principal, at = principals.get(text), self.workspace.source.clock()
         if principal is None:
             principal = self.look_up(text)
             if principal is None:
                 return None
-            if len(known) >= self.REMEMBERED:
-                known.clear()
-            known[text] = principal
+            if len(principals) >= self.REMEMBERED:
+                principals.clear()
+            principals[text] = principal
         if at >= principal.expires_at:
             raise Ended(principal.id, "The API key has expired; make a new one.")
         self.workspace.note_use(principal.id, at)
@@ -10213,15 +10261,15 @@ KEY_CREATED["properties"]["plainTextKey"] = {"type": "string"}
 KEY_CREATED["required"].append("plainTextKey")
 
 
-def make_key(context: Context, owner_id: str, owner_type: str) -> dict:
+def make_key(context: RequestContext, owner_id: str, owner_type: str) -> dict:
     """Make the API key that a request asks for, with no scope beyond those of who asks."""
     body, keys = context.body, context.workspace.api_keys
     scopes = body.get("scopes", KEY_SCOPES)
     if not scopes:
-        raise Invalid(issues=[issue(["scopes"], "Expected at least one scope")])
-    context.principal.may_give(scopes)
-    told, text = keys.issue(owner_id, owner_type, body["label"], body.get("ttl_days"), scopes)
-    return {**told, "plainTextKey": text}
+        raise Invalid(issues=[field_error(["scopes"], "Expected at least one scope")])
+    context.principal.can_grant(scopes)
+    key, text = keys.issue(owner_id, owner_type, body["label"], body.get("ttl_days"), scopes)
+    return {**key, "plainTextKey": text}
 
 
 # --- Factstore conventions ----------------------------------------------------
@@ -10261,7 +10309,7 @@ class DemandingRequest(Schema):
             message = f"Unknown; known are {', '.join([*self.members, *self.aliases])}"
             raise Unprocessable(
                 f"Nothing that is asked for is left out: {demands[0][:60]} is not known here.",
-                [issue([member], message) for member in demands[:100]],
+                [field_error([member], message) for member in demands[:100]],
             )
         return values
 
@@ -10356,7 +10404,7 @@ class FactstoreSurface(Surface):
             if name == "id" or name.endswith("Id"):
                 value = value.lower()
                 if not UUID.fullmatch(value):
-                    issues.append(issue([name], "Expected a UUID"))
+                    issues.append(field_error([name], "Expected a UUID"))
             read.append(value)
         if issues:
             raise Invalid(issues=issues)
@@ -10369,25 +10417,30 @@ class FactstoreSurface(Surface):
         return self.array(context, listing, context.query)
 
     def array(
-        self, context: Context, array: Array, values: Mapping[str, Any], paged: bool = False
-    ) -> Reply:
+        self, context: RequestContext, array: Array, values: Mapping[str, Any], paged: bool = False
+    ) -> Response:
         """Answer a list: bare, or in pages where the query asks for one or that is the rule."""
         values = {name: value for name, value in values.items() if name not in ("page", "size")}
         number, size = context.query.get("page"), context.query.get("size")
         limit = context.settings.list_limit
         if not paged and number is None and size is None:
-            return Reply.of_pieces(between(b"[", array.pieces(values), b"]"), limit)
+            return Response.of_pieces(between(b"[", array.pieces(values), b"]"), limit)
         number, size = number or 0, size or 20
         total = array.count(values)
-        told = {"page": number, "size": size, "totalItems": total, "totalPages": -(-total // size)}
-        tail = b"]," + to_json(told)[1:].encode()
+        numbers = {
+            "page": number,
+            "size": size,
+            "totalItems": total,
+            "totalPages": -(-total // size),
+        }
+        tail = b"]," + to_json(numbers)[1:].encode()
         pieces = array.pieces(values, number * size, size)
-        return Reply.of_pieces(between(b'{"items":[', pieces, tail), limit)
+        return Response.of_pieces(between(b'{"items":[', pieces, tail), limit)
 
-    def rehearses(self, request):
+    def is_dry_run(self, request):
         header = request.get_header("X-Factstore-Dry-Run", default="")
-        asked = {header.lower(), request.get_param("dryRun", default="").lower()}
-        return super().rehearses(request) or "true" in asked
+        flags = {header.lower(), request.get_param("dryRun", default="").lower()}
+        return super().is_dry_run(request) or "true" in flags
 
     def region(self, context):
         return context.request.get_header("X-Factstore-Region", default="")[:255]
@@ -10403,16 +10456,16 @@ class FactstoreSurface(Surface):
         headers["Vary"] = "Origin"
         if context.request.method == "OPTIONS":
             # A preflight (the Fetch standard, 4.8) asks for methods and headers by name.
-            asked = context.request.get_header("Access-Control-Request-Headers", default="")
+            requested = context.request.get_header("Access-Control-Request-Headers", default="")
             headers["Access-Control-Allow-Methods"] = "GET, POST, PUT, DELETE"
-            headers["Access-Control-Allow-Headers"] = asked or "Authorization, Content-Type"
+            headers["Access-Control-Allow-Headers"] = requested or "Authorization, Content-Type"
         return headers
 
     def present_problem(self, problem, context):
         message = str(problem)
         if problem.issues:
-            told = (f"{'.'.join(map(str, i['path']))}: {i['message']}" for i in problem.issues)
-            message = "; ".join(told) if message == Invalid.sentence else message
+            sentences = (f"{'.'.join(map(str, i['path']))}: {i['message']}" for i in problem.issues)
+            message = "; ".join(sentences) if message == Invalid.sentence else message
         return {
             "status": problem.status,
             "error": problem.title or HTTPStatus(problem.status).phrase,
@@ -10496,9 +10549,9 @@ class Organisation(Model):
     """A label that flows, trails and artifacts may carry; a record, not a tenant."""
 
     fact, key, touched = "organisation", "slug", True
-    searched = Searched(
+    searched = Searchable(
         30, "organisation", "name slug", "{description}", text="description", title="{name}",
-        told="slug type created_at",
+        details="slug type created_at",
     )  # fmt: skip
 
     id = Uuid()
@@ -10614,7 +10667,7 @@ class ScmIntegration(Model):
 
     fact, key, since = "scm_integration", "org_slug provider", 2
     schema_name = "ScmIntegrationResponse"
-    derived: ClassVar[dict] = {"isTokenEncrypted": Derived(Boolean(), "'true'")}
+    derived: ClassVar[dict] = {"isTokenEncrypted": Computed(Boolean(), "'true'")}
 
     id = Uuid()
     org_slug = Text(255)
@@ -10670,9 +10723,9 @@ class ScmIntegrations(
         integration = ScmIntegration.of(slug, provider)
         if integration is None:
             raise NotFound(f"Organisation '{slug}' has no token for {provider}.")
-        told = integration.json()
+        deleted = integration.json()
         integration.remove()
-        return told
+        return deleted
 
 
 def read_in_path(field: Member, value: str) -> Any:
@@ -10680,7 +10733,7 @@ def read_in_path(field: Member, value: str) -> Any:
     try:
         return field.read(value)
     except ValueError as error:
-        raise Invalid(issues=[issue([camel(field.name)], str(error))]) from None
+        raise Invalid(issues=[field_error([camel(field.name)], str(error))]) from None
 
 
 def organisation_slug(key: str) -> str:
@@ -10746,24 +10799,24 @@ class Words:
         self.left: deque[tuple[str, str, int]] = deque()
         at, match = 0, re.compile(pattern).match
         while at < len(text):
-            found = match(text, at)
-            if found is None:
+            token = match(text, at)
+            if token is None:
                 rest = text[at:].lstrip()
                 start = len(text) - len(rest) + 1
                 raise ValueError(f"unexpected {rest[:20]!r} at character {start}")
-            word = found[found.lastgroup]
-            start = found.start(found.lastgroup) + 1
-            self.left.append((word if found.lastgroup == "mark" else found.lastgroup, word, start))
-            at = found.end()
+            word = token[token.lastgroup]
+            start = token.start(token.lastgroup) + 1
+            self.left.append((word if token.lastgroup == "mark" else token.lastgroup, word, start))
+            at = token.end()
 
     def take(self, *kinds: str) -> str:
         """The next word if it is of such a kind, or nothing."""
         return self.left.popleft()[1] if self.left and self.left[0][0] in kinds else ""
 
-    def need(self, kind: str) -> str:
+    def need(self, expected: str) -> str:
         """The next word, which must be of this kind."""
-        if not self.left or self.left[0][0] != kind:
-            raise ValueError(f"expected {kind} {self.position()}")
+        if not self.left or self.left[0][0] != expected:
+            raise ValueError(f"expected {expected} {self.position()}")
         return self.left.popleft()[1]
 
     def position(self) -> str:
@@ -10798,7 +10851,7 @@ class Pattern:
         if self.words.left:
             raise ValueError("unbalanced")
         self.tests = [
-            (number, 1 << number, one) for number, (one, go) in enumerate(self.steps) if not go
+            (number, 1 << number, step) for number, (step, go) in enumerate(self.steps) if not go
         ]
         self._reached: dict[tuple[int, frozenset], int] = {}
 
@@ -10861,15 +10914,15 @@ class Pattern:
         """The steps, as bits, that can be reached from one without taking a character."""
         if (start, edges) in self._reached:
             return self._reached[start, edges]
-        found, waiting = {start}, [start]
+        reached, waiting = {start}, [start]
         while waiting:
             number = waiting.pop()
             edge, offsets = self.steps[number] if number < len(self.steps) else (None, ())
             if edge is None or edge in edges:
-                news = {number + offset for offset in offsets} - found
-                found |= news
+                news = {number + offset for offset in offsets} - reached
+                reached |= news
                 waiting += news
-        bits = self._reached[start, edges] = sum(1 << number for number in found)
+        bits = self._reached[start, edges] = sum(1 << number for number in reached)
         return bits
 
 
@@ -10986,8 +11039,8 @@ def _check_scalar(loader: Any, node: Any) -> None:
         loader.construct_object(node)
     # PyYAML fails there in whichever way Python does.
     except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError):
-        kind = node.tag.rpartition(":")[2]
-        raise yaml_error(node.start_mark, f"{node.value[:60]!r} is no {kind}.") from None
+        type = node.tag.rpartition(":")[2]
+        raise yaml_error(node.start_mark, f"{node.value[:60]!r} is no {type}.") from None
 
 
 # --- Conditions ---------------------------------------------------------------
@@ -11120,14 +11173,14 @@ UNREADABLE = (
 
 def _members(node: Any, part: str) -> dict[str, Any]:
     """The members of a part of a template."""
-    known = TEMPLATE_MEMBERS[part].split()
+    expected = TEMPLATE_MEMBERS[part].split()
     article = "an" if part[0] == "a" else "a"
     if node.id != "mapping":
         raise yaml_error(node.start_mark, f"expected {article} {part}, which is a mapping.")
     for key, _ in node.value:
-        if key.value not in known:
+        if key.value not in expected:
             unknown = f"{article} {part} has no member {key.value[:60]!r}"
-            raise yaml_error(key.start_mark, f"{unknown}; it has {', '.join(known)}.")
+            raise yaml_error(key.start_mark, f"{unknown}; it has {', '.join(expected)}.")
     return {key.value: value for key, value in node.value}
 
 
@@ -11286,9 +11339,9 @@ class Flow(Model):
     """A path to production, and the attestations that it asks for."""
 
     fact, key, touched = "flow", "name", True
-    searched = Searched(
+    searched = Searchable(
         29, "flow", "name", "{description}", text="description", title="{name}",
-        told="visibility org_slug created_at",
+        details="visibility org_slug created_at",
     )  # fmt: skip
 
     id = Uuid()
@@ -11532,7 +11585,7 @@ NOTIFICATIONS = Array(
 )
 
 
-def note_reading(context: Context, key: str, detail: str | None = None) -> None:
+def note_reading(context: RequestContext, key: str, detail: str | None = None) -> None:
     """Put into the audit log who marked a notification, or all, as read."""
     context.workspace.journal.note(session(), "notification.read", "notification", key, detail)
 
@@ -11591,13 +11644,13 @@ class Notifications(
 def read_receiver(config: str) -> str:
     """The URL in a channel's configuration; Invalid where there is none."""
     try:
-        told = read_json(config.encode())
+        document = read_json(config.encode())
     except Invalid:
-        told = None
-    url = told.get("webhookUrl") if isinstance(told, dict) else None
+        document = None
+    url = document.get("webhookUrl") if isinstance(document, dict) else None
     if not isinstance(url, str) or not url.strip():
         expected = 'Expected a JSON object as text, with a "webhookUrl" that is not blank'
-        raise Invalid(issues=[issue(["channelConfig"], expected)])
+        raise Invalid(issues=[field_error(["channelConfig"], expected)])
     return url.strip()
 
 
@@ -11605,8 +11658,8 @@ def lies_within(url: str, networks: Networks) -> bool:
     """Whether a URL leads to nowhere but these networks; False where its name does not resolve."""
     parts, port = split_target(url)
     with contextlib.suppress(OSError, UnicodeError):
-        found = call_within(5, socket.getaddrinfo, parts.hostname, port)
-        return lie_within((entry[4][:2] for entry in found), networks)
+        resolved = call_within(5, socket.getaddrinfo, parts.hostname, port)
+        return lie_within((entry[4][:2] for entry in resolved), networks)
     return False
 
 
@@ -11628,16 +11681,16 @@ def slack_text(lines: Iterable[str]) -> str:
     return "\n".join(escape(" ".join(line.split())[:3000], quote=False) for line in lines)
 
 
-def slack_message(told: Mapping[str, Any]) -> str:
+def slack_message(notification: Mapping[str, Any]) -> str:
     """A notification as Slack shows it."""
     facts = {
-        "Severity": told["severity"],
-        "Event": told["triggerEvent"],
-        "Concerns": " ".join(filter(None, [told["entityType"], told["entityId"]])),
-        "flowId": told["filterFlowId"],
-        **told["extraPayload"],
+        "Severity": notification["severity"],
+        "Event": notification["triggerEvent"],
+        "Concerns": " ".join(filter(None, [notification["entityType"], notification["entityId"]])),
+        "flowId": notification["filterFlowId"],
+        **notification["extraPayload"],
     }
-    lines = [f":rotating_light: *{told['title']}*", told["message"]]
+    lines = [f":rotating_light: *{notification['title']}*", notification["message"]]
     for name, value in facts.items():
         if value not in (None, "", []):
             lines.append(f"• {name}: {value if isinstance(value, str) else to_json(value)}")
@@ -11725,7 +11778,7 @@ class NotificationDelivery(Model):
         cls.create(rule=rule, event_type=trigger, payload=payload, status=status, **values)
 
 
-class NotificationErrand(Errand):
+class NotificationErrand(OutboxMessage):
     """A notification on its way to the channel of a rule."""
 
     since, lane = 4, "rule"
@@ -11749,7 +11802,7 @@ class NotificationErrand(Errand):
         body = (
             to_json({"text": slack_message(json.loads(self.payload))}) if is_slack else self.payload
         )
-        return Letter(url, body.encode(), {"Content-Type": "application/json"})
+        return OutboundRequest(url, body.encode(), {"Content-Type": "application/json"})
 
     def settle(self, sent, at):
         if self.state != "due":
@@ -11770,18 +11823,18 @@ class NotificationErrand(Errand):
 
     def conclude(self, status: str, attempts: int, error: str | None = None) -> None:
         """Put down what became of it in the end."""
-        told = {"attempt_count": attempts, "error": error}
-        NotificationDelivery.record(self.rule_id, self.payload, status, **told)
+        outcome = {"attempt_count": attempts, "error": error}
+        NotificationDelivery.record(self.rule_id, self.payload, status, **outcome)
 
 
-def show(told: Mapping[str, Any], rule: str) -> None:
+def show(notification: Mapping[str, Any], rule: str) -> None:
     """Tell of a happening inside the product, by a rule."""
     shown = {
-        column: told[camel(column)]
+        column: notification[camel(column)]
         for column in ("title", "message", "severity", "entity_type", "entity_id")
     }
     Notification.create(**shown)
-    NotificationDelivery.record(rule, to_json(told), "SENT", attempt_count=1)
+    NotificationDelivery.record(rule, to_json(notification), "SENT", attempt_count=1)
 
 
 def notify(
@@ -11802,11 +11855,11 @@ def notify(
     WARNING is what somebody should look into: a failed attestation, drift, a rejection. INFO is
     what only waits for somebody: a request for approval, a test.
     """
-    place = trigger, flow_id, environment_id
-    rules = session().database.connection().execute(MATCHING, place).fetchall()
+    scope = trigger, flow_id, environment_id
+    rules = session().database.connection().execute(MATCHING, scope).fetchall()
     if not rules:
         return
-    told = {
+    notification = {
         "triggerEvent": trigger,
         "title": title,
         "message": message[:MESSAGE_SIZE],
@@ -11818,9 +11871,9 @@ def notify(
     }
     for rule, channel in rules:
         if channel == "IN_APP":
-            show(told, rule)
+            show(notification, rule)
         else:
-            NotificationErrand.send(rule=rule, payload=to_json(told))
+            NotificationErrand.send(rule=rule, payload=to_json(notification))
 
 
 # --- Notification rules -------------------------------------------------------
@@ -11872,7 +11925,7 @@ class NotificationRules(
         name="UpdateNotificationRuleRequest",
     )
 
-    def check_new(self, context: Context) -> None:
+    def check_new(self, context: RequestContext) -> None:
         """Refuse a channel that leads nowhere."""
         body = context.body
         config = body.get("channel_config", NotificationRule.channel_config.default)
@@ -11884,7 +11937,7 @@ class NotificationRules(
             read_receiver(values.get("channel_config", NotificationRule.channel_config.default))
         return super().enter(values)
 
-    def find_changes(self, context: Context, key: str) -> dict:
+    def find_changes(self, context: RequestContext, key: str) -> dict:
         """What a body changes of a rule, whose channel must still lead somewhere."""
         rule, values = self.find(key), dict(context.body)
         for name in ("filter_flow_id", "filter_environment_id"):
@@ -11952,13 +12005,13 @@ class Trail(Model):
     fact, made, key, touched, since = "trail", "begun", "flow name", True, 2
     lookup = "flow git_commit_sha, flow status created_at"
     schema_name = "TrailResponse"
-    searched = Searched(
+    searched = Searchable(
         3, "trail", "git_commit_sha name", "{git_author} <{git_author_email}>",
         text="git_branch git_author git_author_email", title="{git_commit_sha:.8} — {git_branch}",
-        told="status git_branch created_at",
+        details="status git_branch created_at",
     )  # fmt: skip
     derived: ClassVar[dict] = {
-        "flowName": Derived(
+        "flowName": Computed(
             Text(255), 'json_quote((SELECT "name" FROM "flow" WHERE "id" = t1."flow_id"))'
         )
     }
@@ -12111,22 +12164,22 @@ class Artifact(Model):
 
     fact, made, since = "artifact", "reported", 2
     schema_name = "ArtifactResponse"
-    searched = Searched(
+    searched = Searchable(
         2, "artifact", "image_name sha256_digest", "{sha256_digest:.16}",
         text="image_tag reported_by", title="{image_name}:{image_tag}",
-        told="sha256_digest registry reported_at",
+        details="sha256_digest registry reported_at",
     )  # fmt: skip
     derived: ClassVar[dict] = {
-        "provenanceStatus": Derived(
+        "provenanceStatus": Computed(
             Choice("NO_PROVENANCE PROVENANCE_UNVERIFIED PROVENANCE_VERIFIED"),
             """json_quote(ifnull((SELECT p."provenance_status" FROM "build_provenance" AS p
                 WHERE p."artifact_id" = t1."id"), 'NO_PROVENANCE'))""",
         ),
-        "complianceState": Derived(
+        "complianceState": Computed(
             Choice("COMPLIANT NON_COMPLIANT UNKNOWN"),
             f"json_quote({compliance_sql('t1.trail_id', 't1.sha256_digest')})",
         ),
-        "runningInEnvironments": Derived(Json(ListOf(Text(255))), RUNNING_IN),
+        "runningInEnvironments": Computed(Json(ListOf(Text(255))), RUNNING_IN),
     }
 
     id = Uuid()
@@ -12148,13 +12201,13 @@ class Attestation(Model):
 
     fact, made, lookup, since = "attestation", "recorded", "trail type status", 2
     schema_name = "AttestationResponse"
-    searched = Searched(
+    searched = Searchable(
         1, "attestation", "name", "{name} {status}",
         text="type evidence_file_name evidence_url artifact_fingerprint", title="{type}",
-        told="status trail created_at",
+        details="status trail created_at",
     )  # fmt: skip
     derived: ClassVar[dict] = {
-        "compliant": Derived(
+        "compliant": Computed(
             Boolean(), """CASE t1."status" WHEN 'PASSED' THEN 'true' ELSE 'false' END"""
         )
     }
@@ -12224,8 +12277,8 @@ class Approval(Model):
         """THEN 'EXPIRED' ELSE t1."status" END"""
     )
     derived: ClassVar[dict] = {
-        "status": Derived(status, f"json_quote({standing})"),
-        "decisions": Derived(
+        "status": Computed(status, f"json_quote({standing})"),
+        "decisions": Computed(
             Records("ApprovalDecisionResponse"),
             """'[' || ifnull((SELECT group_concat("json") FROM (SELECT "json"
                 FROM "approval_decision" WHERE "approval_id" = t1."id"
@@ -12438,8 +12491,8 @@ def told_by_environment(template: str) -> str | None:
 
 def fill_from_ci(data: dict, system: str) -> dict:
     """A body with its absent members as the environment of a CI system has them."""
-    found = zip(CI_MEMBERS, map(told_by_environment, CI_SYSTEMS.get(system, ())), strict=False)
-    return data | {member: value for member, value in found if data.get(member) is None}
+    variables = zip(CI_MEMBERS, map(told_by_environment, CI_SYSTEMS.get(system, ())), strict=False)
+    return data | {member: value for member, value in variables if data.get(member) is None}
 
 
 def begin_trail(values: dict) -> Trail:
@@ -12448,7 +12501,7 @@ def begin_trail(values: dict) -> Trail:
     needed = {"git_commit_sha": "gitCommitSha", "git_branch": "gitBranch"}
     missing = [member for column, member in needed.items() if values.get(column) is None]
     if missing:
-        raise Invalid(issues=[issue([member], "Required") for member in missing])
+        raise Invalid(issues=[field_error([member], "Required") for member in missing])
     check_organisation(values.get("org_slug"))
     if name is not None and Trail.has(flow=flow.id, name=name):
         raise Conflict(f"Trail with name '{name}' already exists in flow '{flow.name}'")
@@ -12634,7 +12687,7 @@ def read_digest(digest: str, member: str = "sha256") -> str:
     try:
         return DIGEST.read(digest)
     except ValueError as error:
-        raise Invalid(issues=[issue([member], str(error))]) from None
+        raise Invalid(issues=[field_error([member], str(error))]) from None
 
 
 def first_artifact(digest: str) -> Artifact:
@@ -13056,7 +13109,9 @@ def _verify_envelope(
         return SignatureVerdict("FAILED", message)
     if not keys:
         return _NO_KEY
-    if not any(is_signed(key, one, signed.data) for one in signed.signatures for key in keys):
+    if not any(
+        is_signed(key, signature, signed.data) for signature in signed.signatures for key in keys
+    ):
         return _NOT_SIGNED
     message = "The signature is good, and is about this artifact's digest."
     return SignatureVerdict("VERIFIED", message, claims)
@@ -13228,7 +13283,7 @@ class Provenance(
     )
     def read(self, context, trail, key):
         """Get the provenance of an artifact."""
-        return self.known(artifact_of(trail, key))
+        return self.provenance_of(artifact_of(trail, key))
 
     @route(
         "POST /api/v1/trails/{trailId}/artifacts/{artifactId}/provenance",
@@ -13276,9 +13331,9 @@ class Provenance(
     )
     def read_by_digest(self, context, digest):
         """Get the provenance of the first artifact with a digest."""
-        return self.known(first_artifact(digest))
+        return self.provenance_of(first_artifact(digest))
 
-    def known(self, artifact: Artifact) -> BuildProvenance:
+    def provenance_of(self, artifact: Artifact) -> BuildProvenance:
         """The provenance of an artifact, or NotFound."""
         provenance = BuildProvenance.of(artifact)
         if provenance is None:
@@ -13294,7 +13349,7 @@ class ProvenanceV2(Provenance, tag="V2 Artifacts"):
         id="getProvenanceV2",
         answer=FACTSTORE.one_schema("BuildProvenanceResponse"),
     )
-    def read_too(self, context, trail, key):
+    def read_provenance(self, context, trail, key):
         """Get the provenance of an artifact."""
         return self.read(context, trail, key)
 
@@ -13350,7 +13405,7 @@ def tell_of_failure(trail: Trail, attestation: Attestation) -> None:
 
 
 def record_attestation(
-    trail: Trail, told: Mapping[str, Any] | None, *, is_last: bool = True, **values: Any
+    trail: Trail, event_payload: Mapping[str, Any] | None, *, is_last: bool = True, **values: Any
 ) -> Attestation:
     """Record an attestation on a trail, and let the trail's status follow.
 
@@ -13363,13 +13418,13 @@ def record_attestation(
         tell_of_failure(trail, attestation)
     if is_last:
         update_trail_status(trail)
-    if told is not None:
+    if event_payload is not None:
         payload = {
             "attestationId": attestation.id,
             "trailId": trail.id,
             "type": attestation.type,
             "status": attestation.status,
-            **told,
+            **event_payload,
         }
         AuditEvent.record("ATTESTATION_RECORDED", "system", payload, trail_id=trail.id)
     emit("factstore.attestation.recorded", {"attestation": attestation.json()})
@@ -13504,8 +13559,8 @@ class AttestationsV2(Attestations, tag="V2 Attestations"):
         check_flow_of(slug, flow)
         try:
             named = self.named.read({"trailId": trail, "artifactFingerprint": fingerprint})
-        except Faults as faults:
-            raise Invalid(issues=[issue(*fault) for fault in faults.issues]) from None
+        except ValidationErrors as faults:
+            raise Invalid(issues=[field_error(*fault) for fault in faults.issues]) from None
         values = context.body | {"org_slug": slug}
         fingerprint = named["artifact_fingerprint"]
         trail = Trail.fetch(named["trail"])
@@ -13555,11 +13610,11 @@ class EvidenceFile(Model):
         )
         seal = session().ring.seal_bytes
         for number, piece in enumerate(upload.pieces()):
-            sealed = seal(piece, EvidencePiece.place(kept.id, number))
+            sealed = seal(piece, EvidencePiece.associated_data(kept.id, number))
             EvidencePiece.create(evidence_file=kept.id, number=number, content=sealed)
         return kept
 
-    def told(self) -> dict:
+    def attestation_values(self) -> dict:
         """What an attestation says of the file that was stored last for it."""
         return {
             "evidence_file_hash": self.sha256_hash,
@@ -13574,7 +13629,9 @@ class EvidenceFile(Model):
         mine = sealed.where(EvidencePiece.evidence_file == self.id).order_by(EvidencePiece.number)
         try:
             for number, content in mine.tuples().iterator():
-                piece = session().ring.open_bytes(content, EvidencePiece.place(self.id, number))
+                piece = session().ring.open_bytes(
+                    content, EvidencePiece.associated_data(self.id, number)
+                )
                 digest.update(piece)
                 size += len(piece)
         except Unavailable:
@@ -13596,7 +13653,7 @@ class EvidenceFile(Model):
                 row = workspace.fetch_row(sql, (self.id, number))
             if row is None:
                 raise Damaged
-            yield workspace.ring.open_bytes(row[0], EvidencePiece.place(self.id, number))
+            yield workspace.ring.open_bytes(row[0], EvidencePiece.associated_data(self.id, number))
 
 
 class EvidencePiece(Model):
@@ -13610,7 +13667,7 @@ class EvidencePiece(Model):
     content = Blob()
 
     @staticmethod
-    def place(file_id: str, number: int) -> str:
+    def associated_data(file_id: str, number: int) -> str:
         """What the encryption of a piece is bound to."""
         return f"evidence_piece/content/{file_id}/{number}"
 
@@ -13744,15 +13801,15 @@ class EvidenceFiles(
     def download(self, context, digest):
         """Download an evidence file by the SHA-256 of its bytes; the oldest one that has it."""
         is_hash = re.fullmatch("[0-9a-f]{64}", digest)
-        known = is_hash and EvidenceFile.seek(sha256_hash=digest)
-        if not known:
+        file = is_hash and EvidenceFile.seek(sha256_hash=digest)
+        if not file:
             raise NotFound("There is no evidence file with this hash.")
-        if known.external_url:
-            where = urllib.parse.quote(known.external_url, safe=":/?#[]@!$&'()*+,;=%~")
-            return Reply(302, headers={"Location": where})
-        known.must_be_intact()
-        headers = attachment_headers(known.file_name, known.content_type, known.file_size_bytes)
-        return Reply(200, headers=headers, stream=known.content(context.workspace))
+        if file.external_url:
+            where = urllib.parse.quote(file.external_url, safe=":/?#[]@!$&'()*+,;=%~")
+            return Response(302, headers={"Location": where})
+        file.must_be_intact()
+        headers = attachment_headers(file.file_name, file.content_type, file.file_size_bytes)
+        return Response(200, headers=headers, stream=file.content(context.workspace))
 
 
 # --- Scan reports -------------------------------------------------------------
@@ -13950,7 +14007,7 @@ class ScanReport(NamedTuple):
     """
 
     tool: str
-    found: Mapping[str, int]
+    counts: Mapping[str, int]
     tool_version: str = ""
     scan_type: str | None = None
     target: str = ""
@@ -13964,9 +14021,9 @@ class ScanReport(NamedTuple):
         )
         values = {"tool": tool or "unknown", "tool_version": version or None}
         values |= {"scan_type": self.scan_type, "target": target or None}
-        values |= {column: self.found[name] for name, column in COUNTED.items()}
+        values |= {column: self.counts[name] for name, column in COUNTED.items()}
         values |= {"passed": False} if self.failure else {}
-        return count_unknown(values | {"unknown": self.found["unknown"]}, unknown_severity)
+        return count_unknown(values | {"unknown": self.counts["unknown"]}, unknown_severity)
 
 
 def count_unknown(values: dict, unknown_severity: str) -> dict:
@@ -14084,10 +14141,10 @@ class _SarifRules:
         parents = _rule_parents(rule_id)
         if index is not None and (not rule_id or rules[index].text("id") in parents):
             return rules[index]
-        for known in (self.own[id(component)], self.all):
+        for lookup in (self.own[id(component)], self.all):
             for parent in parents:
-                if parent in known:
-                    return known[parent]
+                if parent in lookup:
+                    return lookup[parent]
         return ReportPart({}, "rule", reference)
 
     def component(self, reference: ReportPart) -> ReportPart:
@@ -14169,7 +14226,7 @@ def sarif_failure(report: ReportPart) -> str:
 
 def read_sarif(report: ReportPart) -> ScanReport:
     """SARIF of whichever tool; results that are suppressed or gone do not count."""
-    found = Counter(result.severity for result in sarif_results(report))
+    counts = Counter(result.severity for result in sarif_results(report))
     drivers = [run.inner("tool").inner("driver") for run in report.each("runs")]
     tools = dict.fromkeys(driver.text("name") for driver in drivers)
     versions = {driver.text("semanticVersion") or driver.text("version") for driver in drivers}
@@ -14178,7 +14235,7 @@ def read_sarif(report: ReportPart) -> ScanReport:
     # What follows the last slash is of this run only (3.17.3).
     ids = [run.inner("automationDetails").text("id") for run in report.each("runs")]
     target = ", ".join(dict.fromkeys(filter(None, (re.sub("/[^/]*$", "", id) for id in ids))))
-    return ScanReport(tool, found, version, target=target, failure=sarif_failure(report))
+    return ScanReport(tool, counts, version, target=target, failure=sarif_failure(report))
 
 
 def is_standing(result: ReportPart) -> bool:
@@ -14203,10 +14260,10 @@ def sarif_severity(result: ReportPart, rule: ReportPart, configured: Set[str]) -
         if rating in JUDGED:
             return rating
         is_unreadable |= rating == "unknown" and bool(properties.text("security-severity"))
-    kind, levels = result.text("kind"), level_severity(result)
-    if kind == "informational":
+    result_kind, levels = result.text("kind"), level_severity(result)
+    if result_kind == "informational":
         return worst(levels or {"informational"})
-    if kind:
+    if result_kind:
         # Of what has failed, or what nobody has decided yet, `none` is no severity.
         levels, configured = levels - {"informational"}, configured - {"informational"}
     return worst(levels or configured or {"unknown" if is_unreadable else "medium"})
@@ -14225,7 +14282,7 @@ def read_trivy(report: ReportPart) -> ScanReport:
     # Where there was nothing to scan, Trivy writes no results, but what it looked at.
     if not report.member("Results").value and not report.text("ArtifactType"):
         raise Unreadable("The file is not Trivy's: it has neither Results nor ArtifactType.")
-    found = Counter()
+    counts = Counter()
     for result in (report, *report.each("Results")):
         if result is not report and result.member("Results").value:
             raise Unreadable(f"{result.where}: Results of results are not read.")
@@ -14236,19 +14293,19 @@ def read_trivy(report: ReportPart) -> ScanReport:
         ]
         lists = map(result.each, ("Vulnerabilities", "Secrets", "Licenses"))
         findings = itertools.chain(checks, *lists)
-        found.update(finding.severity("Severity", ()) for finding in findings)
+        counts.update(finding.severity("Severity", ()) for finding in findings)
         failures = result.inner("MisconfSummary").count("Failures")
-        found["unknown"] += max(failures - len(checks), 0)
+        counts["unknown"] += max(failures - len(checks), 0)
     is_image = report.text("ArtifactType") == "container_image"
-    kind, version = "CONTAINER" if is_image else "SCA", report.inner("Trivy").text("Version")
-    return ScanReport("Trivy", found, version, kind, report.text("ArtifactName"))
+    scan_type, version = "CONTAINER" if is_image else "SCA", report.inner("Trivy").text("Version")
+    return ScanReport("Trivy", counts, version, scan_type, report.text("ArtifactName"))
 
 
 def read_grype(report: ReportPart) -> ScanReport:
     """Grype's JSON; matches that it ignored stand elsewhere in it."""
     matches = report.each("matches", needed=True)
     vulnerabilities = (match.inner("vulnerability") for match in matches)
-    found = Counter(
+    counts = Counter(
         vulnerability.severity("severity", ("negligible",)) for vulnerability in vulnerabilities
     )
     tool, source = report.inner("descriptor"), report.inner("source")
@@ -14257,8 +14314,8 @@ def read_grype(report: ReportPart) -> ScanReport:
     is_image = source.text("type") == "image"
     target = source.inner("target")
     name = target.text("userInput") if isinstance(target.value, dict) else source.text("target")
-    kind = "CONTAINER" if is_image else "SCA"
-    return ScanReport("Grype", found, tool.text("version"), kind, name)
+    scan_type = "CONTAINER" if is_image else "SCA"
+    return ScanReport("Grype", counts, tool.text("version"), scan_type, name)
 
 
 def read_snyk(report: ReportPart) -> ScanReport:
@@ -14266,17 +14323,17 @@ def read_snyk(report: ReportPart) -> ScanReport:
     projects = report.parts() if isinstance(report.value, list) else [report]
     if not projects:
         raise Unreadable(f"{report.where}: The report holds no project.")
-    found, names = Counter(), {}
+    counts, names = Counter(), {}
     for project in projects:
         applications = project.each("applications")
         for part in (project, *applications):
             if part is not project and part.member("applications").value:
                 raise Unreadable(f"{part.where}: Applications of applications are not read.")
-            found.update(_snyk_issues(part))
+            counts.update(_snyk_issues(part))
             names[part.text("projectName") or part.text("path")] = True
     is_image = any(project.member("docker").value is not None for project in projects)
-    kind = "CONTAINER" if is_image else "SCA"
-    return ScanReport("Snyk", found, "", kind, ", ".join(filter(None, names)))
+    scan_type = "CONTAINER" if is_image else "SCA"
+    return ScanReport("Snyk", counts, "", scan_type, ", ".join(filter(None, names)))
 
 
 def _snyk_issues(project: ReportPart) -> Counter[str]:
@@ -14293,12 +14350,12 @@ def _snyk_issues(project: ReportPart) -> Counter[str]:
         raise Unreadable(f"{project.where}: The report is not Snyk's: it does not say `ok`.")
     refuse_errors(project)
     distinct = {(issue.text("id") or id(issue), issue.severity("severity", ())) for issue in issues}
-    found = Counter(severity for _, severity in distinct)
-    found["unknown"] += max(project.count("uniqueCount") - len(distinct), 0)
+    counts = Counter(severity for _, severity in distinct)
+    counts["unknown"] += max(project.count("uniqueCount") - len(distinct), 0)
     applications = project.each("applications")
-    if not (is_ok or found.total() or any(part.each("vulnerabilities") for part in applications)):
+    if not (is_ok or counts.total() or any(part.each("vulnerabilities") for part in applications)):
         raise Unreadable(f"{project.where}: Snyk says that something is wrong, and not what.")
-    return found
+    return counts
 
 
 #: The states of an analysis by which a vulnerability is none of the product's.
@@ -14315,7 +14372,7 @@ def read_cyclonedx(report: ReportPart) -> ScanReport:
     for holder in holders:
         # By the standard only the document has vulnerabilities.
         holders += holder.each("components")
-    found = Counter(
+    counts = Counter(
         _vulnerability_severity(vulnerability)
         for holder in holders
         for vulnerability in holder.each("vulnerabilities")
@@ -14326,9 +14383,9 @@ def read_cyclonedx(report: ReportPart) -> ScanReport:
     is_list = isinstance(tools.value, list)
     made_by = metadata.each("tools") if is_list else metadata.inner("tools").each("components")
     tool = made_by[0] if made_by else ReportPart({"name": "CycloneDX"}, "tool")
-    kind = "CONTAINER" if component.text("type") == "container" else "SCA"
+    scan_type = "CONTAINER" if component.text("type") == "container" else "SCA"
     name = tool.text("name")
-    return ScanReport(name, found, tool.text("version"), kind, component.text("name"))
+    return ScanReport(name, counts, tool.text("version"), scan_type, component.text("name"))
 
 
 def _is_cleared(vulnerability: ReportPart) -> bool:
@@ -14379,9 +14436,9 @@ def read_zap(report: ReportPart) -> ScanReport:
     if not sites:
         raise Unreadable(f"{report.where}.site: No site was scanned.")
     alerts = [alert for site in sites for alert in site.each("alerts", needed=True)]
-    found = Counter(_ZAP_RISKS.get(alert.text("riskcode"), "unknown") for alert in alerts)
+    counts = Counter(_ZAP_RISKS.get(alert.text("riskcode"), "unknown") for alert in alerts)
     names = ", ".join(dict.fromkeys(site.text("@name") for site in sites))
-    return ScanReport("ZAP", found, report.text("@version"), "DAST", names)
+    return ScanReport("ZAP", counts, report.text("@version"), "DAST", names)
 
 
 SCANNERS = MappingProxyType(
@@ -14921,7 +14978,9 @@ class EvidenceUploads(
         attestation = self.addressed(trail, key)
         type = attestation.type.strip().lower()
         if context.body.get("minimum_tests") and type != "junit":
-            raise Invalid(issues=[issue(["minimumTests"], "Only a report of type junit has tests")])
+            raise Invalid(
+                issues=[field_error(["minimumTests"], "Only a report of type junit has tests")]
+            )
         try:
             if type in SCAN_TYPES:
                 limits, settings = limits_of(attestation.trail), context.settings
@@ -14943,7 +15002,7 @@ class EvidenceUploads(
         attestation, outcome = self.addressed(trail, key), context.prepared
         if outcome is None:
             kept = EvidenceFile.keep(attestation, context.upload)
-            attestation.change(**kept.told())
+            attestation.change(**kept.attestation_values())
             return attestation, kept
         last, declared = EvidenceFile.last(attestation=key), attestation.declared
         if last and last.status is None and attestation.status == "FAILED":
@@ -14956,7 +15015,9 @@ class EvidenceUploads(
         minimum = context.body.get("minimum_tests") or 1 if is_junit else None
         result = outcome.values() | {"minimum_tests": minimum}
         kept = EvidenceFile.keep(attestation, context.upload, **result)
-        changed = attestation.change(**kept.told(), **combined_result(attestation, declared))
+        changed = attestation.change(
+            **kept.attestation_values(), **combined_result(attestation, declared)
+        )
         trail = Trail.fetch(trail)
         if "status" in changed and attestation.status == "FAILED":
             tell_of_failure(trail, attestation)
@@ -15073,8 +15134,8 @@ class StatedResult:
 
     MEMBERS = 20_000
 
-    def __init__(self, body: dict, noun: str, known: Set[str] = frozenset()):
-        self.noun, self.known, self.unread = noun, known, ""
+    def __init__(self, body: dict, noun: str, allowed: Set[str] = frozenset()):
+        self.noun, self.allowed, self.unread = noun, allowed, ""
         self.counts: Counter[str] = Counter()
         #: What was said first that does not pass; nothing where nothing was.
         self.failure = ""
@@ -15133,7 +15194,7 @@ class StatedResult:
 
     def _is_limit(self, key: str, value: Any) -> bool:
         """Whether a member holds what was allowed or before; its names are known, if any are."""
-        return not (self.known or isinstance(value, bool)) and bool(_OTHER_NAME.fullmatch(key))
+        return not (self.allowed or isinstance(value, bool)) and bool(_OTHER_NAME.fullmatch(key))
 
     def _doubt(self, name: str, value: Any) -> None:
         """Fail by a member that is named after a failure, unless it says that there is none."""
@@ -15151,7 +15212,7 @@ class StatedResult:
     def _leave(self, name: str, is_flag: bool = False) -> None:
         """Note a member that is not understood, unless its name describes."""
         last = ["", *_words_of(name)][-1]
-        if name not in self.known and (is_flag or not _DESCRIBING.fullmatch(last)):
+        if name not in self.allowed and (is_flag or not _DESCRIBING.fullmatch(last)):
             self.unread = self.unread or name
 
     def must_be_read(self) -> None:
@@ -15160,7 +15221,7 @@ class StatedResult:
             raise Unprocessable(
                 f"The {self.noun} says what is not understood: {self.unread[:60]!r}.",
                 [
-                    issue(
+                    field_error(
                         [self.unread[:100]],
                         "Expected counts by severity (critical, high, medium, low, summary), lists "
                         "of findings with a severity, passed or status, and what describes",
@@ -15363,10 +15424,10 @@ def summarise_evidence(trail: Trail) -> dict:
         .tuples()
     )
     collected, counts = {}, dict.fromkeys(Attestation.status.words, 0)
-    for kind, status, count in grouped:
-        collected[kind] = True
+    for type, status, count in grouped:
+        collected[type] = True
         counts[status] += count
-    missing = [kind for kind in trail.flow.required_attestation_types if kind not in collected]
+    missing = [type for type in trail.flow.required_attestation_types if type not in collected]
     reports = TRAIL_COVERAGE.slice({"trail": trail.id})
     return {
         "trailId": trail.id,
@@ -15384,12 +15445,12 @@ def summarise_evidence(trail: Trail) -> dict:
 def collect_item(trail: Trail, item: Mapping[str, Any], is_last: bool) -> dict:
     """Record one item of a collection, and tell what came of it."""
     status = "PASSED" if item["passed"] else "FAILED"
-    kind, details = item["evidenceType"], item["details"]
-    values = {"type": kind, "status": status, "name": item["tool"], "details": details}
+    type, details = item["evidenceType"], item["details"]
+    values = {"type": type, "status": status, "name": item["tool"], "details": details}
     attestation = record_attestation(trail, None, is_last=is_last, **values)
     return {
         "trailId": trail.id,
-        "evidenceType": kind,
+        "evidenceType": type,
         "attestationId": attestation.id,
         "passed": status == "PASSED",
     }
@@ -15484,11 +15545,11 @@ class EvidenceCollection(Resource, surface=FACTSTORE, scope="factstore", tag="Ev
         items = context.body["items"]
         named = {item["trailId"] for item in items}
         trails = {trail.id: trail for trail in Trail.select().where(Trail.id.in_(named))}
-        known = [item for item in items if item["trailId"] in trails]
-        last = {item["trailId"]: number for number, item in enumerate(known)}
+        accepted = [item for item in items if item["trailId"] in trails]
+        last = {item["trailId"]: number for number, item in enumerate(accepted)}
         results = [
             collect_item(trails[item["trailId"]], item, last[item["trailId"]] == number)
-            for number, item in enumerate(known)
+            for number, item in enumerate(accepted)
         ]
         failed = len(items) - len(results)
         return {"results": results, "accepted": len(results), "failed": failed}
@@ -15548,7 +15609,7 @@ class SourceHost:
         """The headers of every request, the token among them."""
         return {"Accept": "application/json", "Authorization": f"Bearer {self.token}"}
 
-    def place(self) -> str:
+    def repository_path(self) -> str:
         """The path of the repository."""
         raise NotImplementedError
 
@@ -15556,13 +15617,13 @@ class SourceHost:
         """What the host answers when it is asked for the pull requests of a commit."""
         raise NotImplementedError
 
-    def pulls_in(self, found: Any) -> Any:
+    def pulls_in(self, response: Any) -> Any:
         """The list in that answer."""
-        return found
+        return response
 
     def pull_path(self, number: int | str) -> str:
         """The path of one pull request."""
-        return f"{self.place()}/pullrequests/{number}"
+        return f"{self.repository_path()}/pullrequests/{number}"
 
     def ask(self, path: str, query: Any = None) -> Any:
         """The JSON that the host answers with, or None where it has no such thing.
@@ -15584,12 +15645,12 @@ class SourceHost:
         if answer.status != 200:
             raise BadGateway(f"{self.title} gave no usable answer. {answer.note}")
         try:
-            found = read_json(answer.body or b"")
+            document = read_json(answer.body or b"")
         except Invalid:
             raise self.nonsense() from None
-        if not isinstance(found, dict | list):
+        if not isinstance(document, dict | list):
             raise self.nonsense()
-        return found
+        return document
 
     def nonsense(self) -> BadGateway:
         """What to raise where an answer cannot be understood."""
@@ -15597,16 +15658,16 @@ class SourceHost:
 
     def of_commit(self, commit: str) -> dict | None:
         """What is told of the first pull request for a commit; None where there is none."""
-        found = self.list_for(commit)
-        if found is None:
+        response = self.list_for(commit)
+        if response is None:
             return None
-        pulls = self.pulls_in(found)
+        pulls = self.pulls_in(response)
         if not isinstance(pulls, list):
             raise self.nonsense()
         if not pulls:
             return None
-        told = self.tell(pulls[0])
-        return (self.lists_briefly and self.numbered(told["id"])) or told
+        pull = self.tell(pulls[0])
+        return (self.lists_briefly and self.numbered(pull["id"])) or pull
 
     def numbered(self, number: int | str) -> dict | None:
         """What is told of the pull request with a number; None where there is none."""
@@ -15615,14 +15676,16 @@ class SourceHost:
 
     def tell(self, pull: Any) -> dict:
         """What an attestation keeps of a pull request."""
-        told = {name: dig(pull, path) for name, path in zip(TOLD, self.paths.split(), strict=True)}
-        if type(told["id"]) is not int or not isinstance(told["title"], str):
+        summary = {
+            name: dig(pull, path) for name, path in zip(TOLD, self.paths.split(), strict=True)
+        }
+        if type(summary["id"]) is not int or not isinstance(summary["title"], str):
             raise self.nonsense()
         for name in ("author", "mergedAt", "url"):
-            told[name] = told[name] if isinstance(told[name], str) else None
-        people = told["reviewers"] if isinstance(told["reviewers"], list) else []
-        told["reviewers"] = [person for person in people if isinstance(person, str)]
-        return {**told, "id": str(told["id"])}
+            summary[name] = summary[name] if isinstance(summary[name], str) else None
+        people = summary["reviewers"] if isinstance(summary["reviewers"], list) else []
+        summary["reviewers"] = [person for person in people if isinstance(person, str)]
+        return {**summary, "id": str(summary["id"])}
 
 
 def dig(value: Any, path: str) -> Any:
@@ -15652,24 +15715,26 @@ class GitHub(SourceHost):
         version = {"X-GitHub-Api-Version": "2022-11-28"}
         return {**super().headers(), "Accept": "application/vnd.github+json", **version}
 
-    def place(self):
+    def repository_path(self):
         return f"/repos/{segments(*self.repository)}"
 
     def list_for(self, commit):
-        return self.ask(f"{self.place()}/commits/{segments(commit)}/pulls")
+        return self.ask(f"{self.repository_path()}/commits/{segments(commit)}/pulls")
 
     def pull_path(self, number):
-        return f"{self.place()}/pulls/{number}"
+        return f"{self.repository_path()}/pulls/{number}"
 
     def tell(self, pull):
-        told = super().tell(pull)
+        summary = super().tell(pull)
         # Whoever has reviewed is no longer among those asked.
-        reviews = self.ask(f"{self.pull_path(told['id'])}/reviews?per_page=100")
+        reviews = self.ask(f"{self.pull_path(summary['id'])}/reviews?per_page=100")
         if not isinstance(reviews, list | None):
             raise self.nonsense()
-        found = dig(reviews or [], "user.login")
-        others = (one for one in found if isinstance(one, str) and one != told["author"])
-        return told | {"reviewers": list(dict.fromkeys([*told["reviewers"], *others]))}
+        logins = dig(reviews or [], "user.login")
+        others = (
+            login for login in logins if isinstance(login, str) and login != summary["author"]
+        )
+        return summary | {"reviewers": list(dict.fromkeys([*summary["reviewers"], *others]))}
 
 
 class GitLab(SourceHost):
@@ -15681,14 +15746,16 @@ class GitLab(SourceHost):
     def headers(self):
         return {"Accept": "application/json", "PRIVATE-TOKEN": self.token}
 
-    def place(self):
+    def repository_path(self):
         return f"/api/v4/projects/{segments('/'.join(self.repository))}"
 
     def list_for(self, commit):
-        return self.ask(f"{self.place()}/repository/commits/{segments(commit)}/merge_requests")
+        return self.ask(
+            f"{self.repository_path()}/repository/commits/{segments(commit)}/merge_requests"
+        )
 
     def pull_path(self, number):
-        return f"{self.place()}/merge_requests/{number}"
+        return f"{self.repository_path()}/merge_requests/{number}"
 
 
 class Bitbucket(SourceHost):
@@ -15697,14 +15764,14 @@ class Bitbucket(SourceHost):
     title, base, lists_briefly = "Bitbucket", "https://api.bitbucket.org", True
     paths = "id title author.display_name reviewers.display_name closed_on links.html.href"
 
-    def place(self):
+    def repository_path(self):
         return f"/2.0/repositories/{segments(*self.repository)}"
 
     def list_for(self, commit):
-        return self.ask(f"{self.place()}/commit/{segments(commit)}/pullrequests")
+        return self.ask(f"{self.repository_path()}/commit/{segments(commit)}/pullrequests")
 
-    def pulls_in(self, found):
-        return found.get("values") if isinstance(found, dict) else None
+    def pulls_in(self, response):
+        return response.get("values") if isinstance(response, dict) else None
 
     def tell(self, pull):
         if dig(pull, "state") == "MERGED":
@@ -15725,34 +15792,39 @@ class AzureDevOps(SourceHost):
         credentials = base64.b64encode(f":{self.token}".encode()).decode()
         return {"Accept": "application/json", "Authorization": f"Basic {credentials}"}
 
-    def place(self):
+    def repository_path(self):
         organisation, project, repository = self.repository
         return f"/{segments(organisation, project)}/_apis/git/repositories/{segments(repository)}"
 
     def list_for(self, commit):
         kinds = ("lastMergeCommit", "commit")
-        queries = [{"type": kind, "items": [commit]} for kind in kinds]
-        return self.ask(f"{self.place()}/pullrequestquery?api-version=7.1", {"queries": queries})
+        queries = [{"type": query_type, "items": [commit]} for query_type in kinds]
+        return self.ask(
+            f"{self.repository_path()}/pullrequestquery?api-version=7.1", {"queries": queries}
+        )
 
-    def pulls_in(self, found):
-        results = found.get("results") if isinstance(found, dict) else None
-        if not isinstance(results, list) or not all(isinstance(one, dict) for one in results):
+    def pulls_in(self, response):
+        results = response.get("results") if isinstance(response, dict) else None
+        if not isinstance(results, list) or not all(isinstance(result, dict) for result in results):
             return None
         # Each result is an object with a list for every commit.
-        lists = [pulls for one in results for pulls in one.values()]
-        known = all(isinstance(pulls, list) for pulls in lists)
-        return list(itertools.chain(*lists)) if known else None
+        lists = [pulls for result in results for pulls in result.values()]
+        is_understood = all(isinstance(pulls, list) for pulls in lists)
+        return list(itertools.chain(*lists)) if is_understood else None
 
     def pull_path(self, number):
         return f"{super().pull_path(number)}?api-version=7.1"
 
     def tell(self, pull):
-        told = super().tell(pull)
+        summary = super().tell(pull)
         organisation, project, repository = self.repository
         path = f"{segments(organisation, project)}/_git/{segments(repository)}"
-        merged = told["mergedAt"] if dig(pull, "status") == "completed" else None
+        merged = summary["mergedAt"] if dig(pull, "status") == "completed" else None
         # Its own `url` is one of the API.
-        return told | {"mergedAt": merged, "url": f"{self.base}/{path}/pullrequest/{told['id']}"}
+        return summary | {
+            "mergedAt": merged,
+            "url": f"{self.base}/{path}/pullrequest/{summary['id']}",
+        }
 
 
 SOURCE_HOSTS: Mapping[str, type[SourceHost]] = MappingProxyType(
@@ -15794,7 +15866,7 @@ class PullRequests(
 ):
     """Attestations of the pull requests that commits came through."""
 
-    def look_up(self, context: Context, trail_id: str) -> tuple[dict, dict | None]:
+    def look_up(self, context: RequestContext, trail_id: str) -> tuple[dict, dict | None]:
         """What is attested about, and the pull request that the source host has for it."""
         Trail.fetch(trail_id)
         body, slug = context.body, context.body.get("org_slug")
@@ -15805,14 +15877,14 @@ class PullRequests(
         integration = ScmIntegration.of(slug, provider)
         if integration is None:
             raise NotFound(f"Organisation '{slug}' has no token for {provider}.")
-        kind = SOURCE_HOSTS[provider]
-        repository, commit = read_repository(body, kind), read_commit(body)
+        host_class = SOURCE_HOSTS[provider]
+        repository, commit = read_repository(body, host_class), read_commit(body)
         base = source_bases(context.settings).get(provider, "")
         transport = source_transport(context.settings, provider)
-        host = kind(base, integration.token, transport, repository)
-        told = {"provider": provider, "repository": "/".join(repository), "commitSha": commit}
+        host = host_class(base, integration.token, transport, repository)
+        subject = {"provider": provider, "repository": "/".join(repository), "commitSha": commit}
         number = body.get("pr_number")
-        return told, host.numbered(number) if number else host.of_commit(commit)
+        return subject, host.numbered(number) if number else host.of_commit(commit)
 
     @route(
         "POST /api/v1/trails/{trailId}/attestations/pull-request",
@@ -15825,19 +15897,19 @@ class PullRequests(
         Without one, the attestation is FAILED, or refused where `assertOnMissing` says so.
         """
         trail, body = Trail.fetch(trail_id), context.body
-        told, pull = context.prepared
+        subject, pull = context.prepared
         number = body.get("pr_number")
-        wanted = f"pull request {number}" if number else f"pull request for {told['commitSha']}"
-        message = f"There is no {wanted} in {told['repository']} at {told['provider']}."
+        sought = f"pull request {number}" if number else f"pull request for {subject['commitSha']}"
+        message = f"There is no {sought} in {subject['repository']} at {subject['provider']}."
         if pull is None and body.get("assert_on_missing"):
             raise Unprocessable(message)
         return record_attestation(
             trail,
-            told,
+            subject,
             type="pull-request",
-            name=told["provider"],
+            name=subject["provider"],
             status="PASSED" if pull else "FAILED",
-            details=to_json(pull or {"message": message, **told}),
+            details=to_json(pull or {"message": message, **subject}),
             org_slug=body["org_slug"],
         )
 
@@ -15862,15 +15934,15 @@ class PullRequestsV2(
         return super().attest(context, trail_id)
 
 
-def read_repository(body: Mapping[str, Any], kind: type[SourceHost]) -> list[str]:
+def read_repository(body: Mapping[str, Any], host_class: type[SourceHost]) -> list[str]:
     """The names that lead to the repository, from either way of writing them."""
     owner, name = body.get("repository_owner"), body.get("repository_name")
     text = body.get("repository") or (f"{owner}/{name}" if owner and name else "")
-    names, (least, most) = text.split("/"), kind.names
+    names, (least, most) = text.split("/"), host_class.names
     # A dot is a name that percent-encoding leaves as it is.
-    if not least <= len(names) <= most or any(not one.strip(" .") for one in names):
+    if not least <= len(names) <= most or any(not part.strip(" .") for part in names):
         form = "organisation/project/repository" if least == 3 else "owner/name"
-        raise Invalid(issues=[issue(["repository"], f"Expected {form}")])
+        raise Invalid(issues=[field_error(["repository"], f"Expected {form}")])
     return names
 
 
@@ -15878,9 +15950,9 @@ def read_commit(body: Mapping[str, Any]) -> str | None:
     """The commit to look up, which a pull request's number may stand for."""
     commit = body.get("commit_sha") or None
     if commit is None and not body.get("pr_number"):
-        raise Invalid(issues=[issue(["commitSha"], "Required, unless prNumber is given")])
+        raise Invalid(issues=[field_error(["commitSha"], "Required, unless prNumber is given")])
     if commit is not None and not commit.strip(" ."):
-        raise Invalid(issues=[issue(["commitSha"], "Expected the hash of a commit")])
+        raise Invalid(issues=[field_error(["commitSha"], "Expected the hash of a commit")])
     return commit
 
 
@@ -16029,9 +16101,9 @@ class Approvals(
         """Ask for approval of a trail."""
         trail = Trail.fetch(key)
         context.body.pop("trail_id", None)
-        asked = split_lists(context.body)
-        asked["requested_by"] = context.principal.party
-        approval = Approval.create(trail=trail.id, flow=trail.flow_id, **asked)
+        values = split_lists(context.body)
+        values["requested_by"] = context.principal.party
+        approval = Approval.create(trail=trail.id, flow=trail.flow_id, **values)
         emit("factstore.approval.requested", {"approval": approval.json()})
         notify(
             "APPROVAL_REQUIRED",
@@ -16083,7 +16155,7 @@ class ApprovalDecisions(
         """Reject an approval, which ends it."""
         return self.decide(context, key, reject)
 
-    def decide(self, context: Context, key: str, decision: Callable) -> Approval:
+    def decide(self, context: RequestContext, key: str, decision: Callable) -> Approval:
         """Take the decision of a principal on an approval."""
         approval, principal = Approval.fetch(key), context.principal
         is_admin = principal.has_scope("factstore:admin")
@@ -16191,11 +16263,11 @@ VERDICT = {
 }
 
 
-def note_verdict(flow: Flow, digest: str, verdict: Verdict, told: dict) -> None:
+def note_verdict(flow: Flow, digest: str, verdict: Verdict, payload: dict) -> None:
     """Put a verdict into the audit log; one against the artifact stops it as the gate does."""
     decided = "GATE_ALLOWED" if verdict.compliant else "GATE_BLOCKED"
     trail = verdict.trail_id
-    AuditEvent.record(decided, "system", told, trail_id=trail, artifact_sha256=digest)
+    AuditEvent.record(decided, "system", payload, trail_id=trail, artifact_sha256=digest)
     if not verdict.compliant:
         notify(
             "GATE_BLOCKED",
@@ -16229,14 +16301,14 @@ class Assertions(Resource, surface=FACTSTORE, scope="factstore", tag="Assert"):
         """
         flow, verdict = context.prepared
         digest = context.body["sha256_digest"]
-        asked = {"sha256Digest": digest, "flowId": flow.id, "status": verdict.status}
+        request = {"sha256Digest": digest, "flowId": flow.id, "status": verdict.status}
         by_type = {
             "missingAttestationTypes": list(verdict.missing_types),
             "failedAttestationTypes": list(verdict.failed_types),
         }
-        note_verdict(flow, digest, verdict, asked | by_type)
+        note_verdict(flow, digest, verdict, request | by_type)
         return {
-            **asked,
+            **request,
             **by_type,
             "details": verdict.details,
             "missingAttestationNames": list(verdict.missing_names),
@@ -16250,7 +16322,7 @@ class Assertions(Resource, surface=FACTSTORE, scope="factstore", tag="Assert"):
             "attestations": list(verdict.attestations),
         }
 
-    def weigh(self, context: Context) -> tuple[Flow, Verdict]:
+    def weigh(self, context: RequestContext) -> tuple[Flow, Verdict]:
         """Come to the verdict before the transaction that records it, so that no writer waits."""
         flow = Flow.fetch(context.body["flow_id"])
         return flow, assert_compliance(flow, context.body["sha256_digest"])
@@ -16327,11 +16399,11 @@ class Environment(Model):
 
     fact, key, touched, since = "environment", "name", True, 2
     schema_name = "EnvironmentResponse"
-    searched = Searched(
+    searched = Searchable(
         28, "environment", "name", "{description}", text="description", title="{name}",
-        told="type org_slug created_at",
+        details="type org_slug created_at",
     )  # fmt: skip
-    derived: ClassVar[dict] = {"complianceState": Derived(COMPLIANCE, ENVIRONMENT_STATE)}
+    derived: ClassVar[dict] = {"complianceState": Computed(COMPLIANCE, ENVIRONMENT_STATE)}
 
     id = Uuid()
     name = Name()
@@ -16433,7 +16505,10 @@ def fold_name(name: str) -> str:
 def tidy_scope(scope: dict | None) -> dict | None:
     """A scope without blanks; None where nothing is left of it."""
     tidy = {
-        half: {kind: [text for text in texts if text.strip()] for kind, texts in lists.items()}
+        half: {
+            list_name: [text for text in texts if text.strip()]
+            for list_name, texts in lists.items()
+        }
         for half, lists in (scope or {}).items()
     }
     return tidy if any(texts for lists in tidy.values() for texts in lists.values()) else None
@@ -16504,7 +16579,7 @@ class EnvironmentSnapshot(Model):
     key = "environment snapshot_index"
     schema_name = "EnvironmentSnapshotResponse"
     derived: ClassVar[dict] = {
-        "artifacts": Derived(
+        "artifacts": Computed(
             Json(ListOf(Shape(**SNAPSHOT_ARTIFACT, compliance_state=COMPLIANCE), 10_000)),
             SNAPSHOT_ARTIFACTS,
         )
@@ -16524,12 +16599,12 @@ class EnvironmentSnapshot(Model):
         recorded_by: str,
         artifacts: list[dict],
         covered: frozenset[str] | None = None,
-        **given: Any,
+        **values: Any,
     ) -> EnvironmentSnapshot:
         """Record what runs now, as far as the environment's scope covers it."""
         if covered is None:
-            covered = environment.covered(one["artifactName"] for one in artifacts)
-        kept = [one for one in artifacts if one["artifactName"] in covered]
+            covered = environment.covered(artifact["artifactName"] for artifact in artifacts)
+        kept = [artifact for artifact in artifacts if artifact["artifactName"] in covered]
         before = cls.last(environment=environment.id)
         last = before.snapshot_index if before else 0
         seen = SnapshotArtifact.seen(environment, kept)
@@ -16538,23 +16613,23 @@ class EnvironmentSnapshot(Model):
             snapshot_index=last + 1,
             recorded_by=recorded_by,
             artifacts=kept,
-            **given,
+            **values,
         )
         SnapshotArtifact.keep(snapshot)
-        place = {"environmentId": environment.id, "environmentName": environment.name}
-        for one in kept:
-            if one["artifactSha256"] not in seen:
-                seen.add(one["artifactSha256"])
-                emit("factstore.artifact.deployed", {**place, "snapshotIndex": last + 1, **one})
+        members = {"environmentId": environment.id, "environmentName": environment.name}
+        members["snapshotIndex"] = snapshot.snapshot_index
+        for artifact in kept:
+            if artifact["artifactSha256"] not in seen:
+                seen.add(artifact["artifactSha256"])
+                emit("factstore.artifact.deployed", members | artifact)
         # What the scope leaves out may run on.
-        still = {one["artifactSha256"] for one in artifacts}
+        still = {artifact["artifactSha256"] for artifact in artifacts}
         earlier = before.artifacts if before else []
-        gone = {canonical_digest(one["artifactSha256"]): one for one in earlier}
-        for digest, one in gone.items():
+        gone = {canonical_digest(artifact["artifactSha256"]): artifact for artifact in earlier}
+        for digest, artifact in gone.items():
             if digest not in still:
-                payload = {**place, "snapshotIndex": last + 1, **one}
                 subject = {"environment_id": environment.id, "artifact_sha256": digest}
-                AuditEvent.record("ARTIFACT_REMOVED", recorded_by, payload, **subject)
+                AuditEvent.record("ARTIFACT_REMOVED", recorded_by, members | artifact, **subject)
         return snapshot
 
     def remove(self):
@@ -16578,9 +16653,9 @@ class SnapshotArtifact(Model):
     @classmethod
     def keep(cls, snapshot: EnvironmentSnapshot) -> None:
         """Index the artifacts of a new snapshot."""
-        place = None, snapshot.id, snapshot.environment_id
+        columns = None, snapshot.id, snapshot.environment_id
         names = [camel(name) for name in SNAPSHOT_ARTIFACT]
-        rows = [(*place, *(one[name] for name in names)) for one in snapshot.artifacts]
+        rows = [(*columns, *(artifact[name] for name in names)) for artifact in snapshot.artifacts]
         session().database.connection().executemany(cls.statements().insert, rows)
 
     @classmethod
@@ -16590,10 +16665,12 @@ class SnapshotArtifact(Model):
             cls.artifact_sha256.in_(peewee.SQL(spellings_sql('o."value"'))),
             cls.environment_id == environment.id,
         )
-        digests = to_json([one["artifactSha256"] for one in artifacts])
-        told = peewee.fn.json_each(digests).alias("o")
-        known = peewee.Select([told], [peewee.SQL('o."value"')]).where(peewee.fn.EXISTS(had))
-        return {digest for (digest,) in known.tuples().execute(cls._meta.database)}
+        digests = to_json([artifact["artifactSha256"] for artifact in artifacts])
+        digests_sent = peewee.fn.json_each(digests).alias("o")
+        query = peewee.Select([digests_sent], [peewee.SQL('o."value"')]).where(
+            peewee.fn.EXISTS(had)
+        )
+        return {digest for (digest,) in query.tuples().execute(cls._meta.database)}
 
 
 DIFF_ENTRIES = ListOf(
@@ -16609,9 +16686,9 @@ DIFF_ENTRIES = ListOf(
 
 def compare(before: list[dict], after: list[dict]) -> dict[str, list[dict]]:
     """What was added, removed, updated and left unchanged, by name; the last of a name counts."""
-    earlier = {one["artifactName"]: one for one in before}
-    later = {one["artifactName"]: one for one in after}
-    told: dict[str, list] = {"added": [], "removed": [], "updated": [], "unchanged": []}
+    earlier = {artifact["artifactName"]: artifact for artifact in before}
+    later = {artifact["artifactName"]: artifact for artifact in after}
+    differences: dict[str, list] = {"added": [], "removed": [], "updated": [], "unchanged": []}
     # Sorted, so that another order of the same artifacts makes no difference.
     for name in sorted(earlier | later):
         old, new = earlier.get(name), later.get(name)
@@ -16621,10 +16698,12 @@ def compare(before: list[dict], after: list[dict]) -> dict[str, list[dict]]:
             "sha256From": old and old["artifactSha256"],
             "sha256To": new and new["artifactSha256"],
         }
-        digests = {canonical_digest(one["artifactSha256"]) for one in (old, new) if one}
+        digests = {
+            canonical_digest(artifact["artifactSha256"]) for artifact in (old, new) if artifact
+        }
         same = "unchanged" if len(digests) == 1 else "updated"
-        told["added" if old is None else "removed" if new is None else same].append(entry)
-    return told
+        differences["added" if old is None else "removed" if new is None else same].append(entry)
+    return differences
 
 
 class Baseline(Model):
@@ -16699,7 +16778,7 @@ def note_drift(environment: Environment, snapshot: EnvironmentSnapshot | None) -
     drift = compare(baseline.artifacts, snapshot.artifacts)
     del drift["unchanged"]
     last = DriftReport.last(environment=environment.id)
-    before = last.drift() if last else {kind: [] for kind in drift}
+    before = last.drift() if last else {change: [] for change in drift}
     if last and last.baseline_id == baseline.id and before == drift:
         return
     report = DriftReport.create(
@@ -16710,11 +16789,11 @@ def note_drift(environment: Environment, snapshot: EnvironmentSnapshot | None) -
         **drift,
     )
     if before != drift and environment.drift_policy != "IGNORE":
-        told = {"environmentName": environment.name, "driftPolicy": environment.drift_policy}
-        emit("factstore.drift.changed", {**told, "report": report.json()})
+        payload = {"environmentName": environment.name, "driftPolicy": environment.drift_policy}
+        emit("factstore.drift.changed", {**payload, "report": report.json()})
         if report.has_drift:
-            counts = {kind: len(entries) for kind, entries in drift.items()}
-            listed = ", ".join(f"{count} {kind}" for kind, count in counts.items())
+            counts = {change: len(entries) for change, entries in drift.items()}
+            listed = ", ".join(f"{count} {change}" for change, count in counts.items())
             notify(
                 "DRIFT_DETECTED",
                 title=f"The environment '{environment.name}' has drifted",
@@ -16723,7 +16802,7 @@ def note_drift(environment: Environment, snapshot: EnvironmentSnapshot | None) -
                 entity_type="drift_report",
                 entity_id=report.id,
                 environment_id=environment.id,
-                payload=told | counts,
+                payload=payload | counts,
             )
 
 
@@ -16741,13 +16820,13 @@ def check_snapshots() -> Iterator[str]:
         'SELECT "id", "environment_id", "artifacts" FROM "environment_snapshot" ORDER BY rowid'
     )
     recorded = (
-        (key, environment, *(one[camel(name)] for name in SNAPSHOT_ARTIFACT))
+        (key, environment, *(artifact[camel(name)] for name in SNAPSHOT_ARTIFACT))
         for key, environment, artifacts in snapshots
-        for one in json.loads(artifacts)
+        for artifact in json.loads(artifacts)
     )
-    for found, told in itertools.zip_longest(indexed, recorded):
-        if found != told:
-            snapshot = (told or found)[0]
+    for stored, expected in itertools.zip_longest(indexed, recorded):
+        if stored != expected:
+            snapshot = (expected or stored)[0]
             yield f"The artifacts of environment snapshot {snapshot} are not indexed as recorded."
             return
 
@@ -16766,7 +16845,7 @@ SNAPSHOT_DIFF = Shape(
 )
 
 
-def of_environment(context: Context, array: Array, key: str) -> Reply:
+def of_environment(context: RequestContext, array: Array, key: str) -> Response:
     """Answer the list of what belongs to an environment, or NotFound."""
     reply = FACTSTORE.array(context, array, {"environment": key})
     if reply.body.startswith((b"[]", b'{"items":[]')):
@@ -16845,10 +16924,10 @@ class EnvironmentSnapshots(
         note_drift(environment, snapshot)
         return snapshot
 
-    def cover(self, context: Context, key: str) -> tuple[str, dict | None, frozenset[str]]:
+    def cover(self, context: RequestContext, key: str) -> tuple[str, dict | None, frozenset[str]]:
         """Match the names against the scope before the transaction, so that no writer waits."""
         environment = Environment.fetch(key)
-        names = (one["artifactName"] for one in context.body.get("artifacts", ()))
+        names = (artifact["artifactName"] for artifact in context.body.get("artifacts", ()))
         return environment.type, environment.scope, environment.covered(names)
 
     @route(
@@ -16871,7 +16950,7 @@ class EnvironmentSnapshots(
         try:
             number = column.read(column.parse(index))
         except ValueError as error:
-            raise Invalid(issues=[issue(["index"], str(error))]) from None
+            raise Invalid(issues=[field_error(["index"], str(error))]) from None
         return newest_of(EnvironmentSnapshot.select().where(column == number), key)
 
     @route(
@@ -16887,12 +16966,12 @@ class EnvironmentSnapshots(
         both = EnvironmentSnapshot.select(index, EnvironmentSnapshot.artifacts).where(
             EnvironmentSnapshot.environment == key, index << [first, second]
         )
-        found = {snapshot.snapshot_index: snapshot.artifacts for snapshot in both}
+        by_index = {snapshot.snapshot_index: snapshot.artifacts for snapshot in both}
         for number in (first, second):
-            if number not in found:
+            if number not in by_index:
                 raise NotFound(f"The environment {key} has no snapshot {number}.")
-        told = {"environmentId": key, "fromSnapshotIndex": first, "toSnapshotIndex": second}
-        return {**told, **compare(found[first], found[second])}
+        header = {"environmentId": key, "fromSnapshotIndex": first, "toSnapshotIndex": second}
+        return {**header, **compare(by_index[first], by_index[second])}
 
 
 # --- Environment drift --------------------------------------------------------
@@ -16994,7 +17073,7 @@ class AllowlistEntry(Model):
     lookup = "environment sha256"
     schema_name = "AllowlistEntryResponse"
     derived: ClassVar[dict] = {
-        "isEffective": Derived(
+        "isEffective": Computed(
             Boolean(),
             """CASE WHEN t1."status" = 'ACTIVE' AND ifnull(t1."expires_at" > present(), 1)
             THEN 'true' ELSE 'false' END""",
@@ -17016,7 +17095,9 @@ class AllowlistEntry(Model):
         # An empty text names nothing, and as a pattern it would match everything.
         named = {name: values.get(name) or None for name in ("sha256", "name_pattern")}
         if not any(named.values()):
-            raise Invalid(issues=[issue(["sha256"], "Expected a digest here or a namePattern")])
+            raise Invalid(
+                issues=[field_error(["sha256"], "Expected a digest here or a namePattern")]
+            )
         return super().create(**values | named)
 
 
@@ -17107,11 +17188,11 @@ class LogicalEnvironment(Model):
 
     fact, key, touched, since = "logical_environment", "name", True, 2
     schema_name = "LogicalEnvironmentResponse"
-    searched = Searched(
+    searched = Searchable(
         27, "logical-environment", "name", "{description}", text="description", title="{name}",
-        told="created_at",
+        details="created_at",
     )  # fmt: skip
-    derived: ClassVar[dict] = {"members": Derived(Json(ListOf(MEMBER_SHAPE)), MEMBERS_SQL)}
+    derived: ClassVar[dict] = {"members": Computed(Json(ListOf(MEMBER_SHAPE)), MEMBERS_SQL)}
 
     id = Uuid()
     name = Name()
@@ -17264,7 +17345,7 @@ class LogicalEnvironments(
         summaries, artifacts = [], []
         for member, head, held in newest_of_members(key):
             summaries.append({**member, **head, "artifactCount": len(held)})
-            artifacts += [{**one, **member} for one in held]
+            artifacts += [{**artifact, **member} for artifact in held]
         complete = bool(summaries) and all(summary["snapshotIndex"] for summary in summaries)
         (has_failure,) = context.workspace.fetch_row(MERGED_FAILURE, (key,))
         return {
@@ -17301,11 +17382,11 @@ class StrictRequest(Schema):
             elif meant != member and data.get(meant) not in (None, value):
                 faults.append(([member], f"Contradicts {meant}"))
         if faults:
-            told = "; ".join(f"{path[0][:60]}: {message}" for path, message in faults[:5])
-            refusal = f"Nothing that a policy asks for is left out: {told}."
+            sentences = "; ".join(f"{path[0][:60]}: {message}" for path, message in faults[:5])
+            refusal = f"Nothing that a policy asks for is left out: {sentences}."
             if "yaml" in data:
                 refusal += " Write what its YAML asks for as members, as a template, or in Rego."
-            raise Unprocessable(refusal, [issue(*fault) for fault in faults[:100]])
+            raise Unprocessable(refusal, [field_error(*fault) for fault in faults[:100]])
         return values
 
     def describe(self, partial=False):
@@ -17352,11 +17433,11 @@ POLICY_RULES = {
 
 def rule_fault(policy_type: str | None, threshold: Any, evaluator: str) -> str:
     """What of a policy's rule is not understood, or nothing."""
-    known = ", ".join(POLICY_RULES)
+    types = ", ".join(POLICY_RULES)
     if policy_type == "CUSTOM_WASM" or evaluator not in ("", "opa"):
-        return f"no WASM runtime is installed; known rules are {known}, evaluated by 'opa'"
+        return f"no WASM runtime is installed; known rules are {types}, evaluated by 'opa'"
     if policy_type and policy_type not in POLICY_RULES:
-        return f"policyType '{policy_type[:60]}' is unknown; known are {known}"
+        return f"policyType '{policy_type[:60]}' is unknown; known are {types}"
     counted = POLICY_RULES.get(policy_type or "", "")
     if not counted:
         only = "a threshold belongs to ATTESTATION_COUNT and APPROVAL_REQUIRED only"
@@ -17373,9 +17454,9 @@ class Policy(Model):
 
     fact, key, touched, since = "policy", "name", True, 2
     schema_name = "PolicyResponse"
-    searched = Searched(
+    searched = Searchable(
         26, "policy", "name", "{policy_type}", text="policy_type", title="{name}",
-        told="org_slug created_at",
+        details="org_slug created_at",
     )  # fmt: skip
     #: The fields that turn a demand of the gate on.
     switches = ("enforce_provenance", "enforce_trail_compliance", "require_signature")
@@ -17559,9 +17640,9 @@ class DeploymentPolicy(Model):
 
     fact, touched, since = "deployment_policy", True, 2
     schema_name = "DeploymentPolicyResponse"
-    searched = Searched(
+    searched = Searchable(
         25, "deployment-policy", "name", "{description}", text="description", title="{name}",
-        told="flow created_at",
+        details="flow created_at",
     )  # fmt: skip
     switches = (
         "enforce_provenance", "enforce_approvals", "require_signature", "block_on_failed_scan",
@@ -17965,27 +18046,27 @@ class RegoModule:
         is_bare = "bodies" in rule and not (rule["bodies"] or head.get("assign"))
         if (is_bare and not head.get("key") and len(names) == 1) or names[0] in REGO_KEYWORDS:
             yield self.fault(start_of(head["refr"]), "a rule needs a value or a body")
-        known = {"input", "data", "_", *self.imports, *(name[0] for _, name, _ in self.heads)}
-        known.update(node["value"] for _, node in nodes_in(args or []) if "refr" not in node
+        bound = {"input", "data", "_", *self.imports, *(name[0] for _, name, _ in self.heads)}
+        bound.update(node["value"] for _, node in nodes_in(args or []) if "refr" not in node
                      and isinstance(node.get("value"), str))  # fmt: skip
-        known.update(variables_in(rule.get("bodies", []), nested=True))
+        bound.update(variables_in(rule.get("bodies", []), nested=True))
         value = (head.get("assign") or {}).get("value", {}) if "bodies" in rule else {}
         for name, offset in variables_in([head.get("key"), value]).items():
-            if name not in known:
+            if name not in bound:
                 yield self.fault(offset, f"the variable {name} never gets a value")
 
     def check_negations(self, rule: dict) -> Iterator[str]:
         """Yield the variables that only a negation mentions, which gives them no value."""
-        known = {"input", "data", "_", *self.imports, *(name[0] for _, name, _ in self.heads)}
+        bound = {"input", "data", "_", *self.imports, *(name[0] for _, name, _ in self.heads)}
         everywhere = Counter(node["value"] for type, node in nodes_in(rule) if type == "Var")
         for type, node in nodes_in(rule):
             spans = [node.get("key"), node.get("value")] if type == "Every" else []
-            known.update(self.source[s["start"] : s["end"]].decode() for s in spans if s)
+            bound.update(self.source[s["start"] : s["end"]].decode() for s in spans if s)
         for type, negation in nodes_in(rule):
             if type == "NotExpr":
                 inside = [node["value"] for type, node in nodes_in(negation) if type == "Var"]
                 for name, offset in variables_in(negation).items():
-                    if name not in known and inside.count(name) == everywhere[name]:
+                    if name not in bound and inside.count(name) == everywhere[name]:
                         yield self.fault(offset, f"the variable {name} never gets a value")
 
     @property
@@ -18361,23 +18442,23 @@ class RegoProcess:
         timer = threading.Timer(seconds, give_up)
         timer.daemon = True
         timer.start()
-        told = b""
+        response = b""
         try:
             # A child that is gone by now answers nothing, which is told below.
             with contextlib.suppress(OSError):
                 self.process.stdin.write(line)
                 self.process.stdin.flush()
-                told = self.process.stdout.readline(self.ANSWER)
+                response = self.process.stdout.readline(self.ANSWER)
         finally:
             timer.cancel()
             timer.join()
         if late.is_set():
             raise RegoTimeout(f"it took longer than {seconds:g} s")
-        if not told:
+        if not response:
             raise RegoFailure("the engine crashed or ran out of memory")
-        if not told.endswith(b"\n"):
+        if not response.endswith(b"\n"):
             raise RegoFailure("the answer is too large")
-        return json.loads(told)
+        return json.loads(response)
 
 
 def end_process(process: Any, lifeline: int) -> None:
@@ -18482,11 +18563,11 @@ class RegoEngine:
         """What every deciding rule of modules makes of an input, as JSON text."""
         request = {"policy": policy_key(modules), "input": text}
         with self.turn(request["policy"]):
-            told = self.exchange(request)
-            if "unknown" in told:
+            response = self.exchange(request)
+            if "unknown" in response:
                 self.load(modules)
-                told = self.exchange(request)
-            return told["answers"]
+                response = self.exchange(request)
+            return response["answers"]
 
     @contextlib.contextmanager
     def turn(self, policy: str) -> Iterator[None]:
@@ -18528,13 +18609,13 @@ class RegoEngine:
                 raise RegoMissing("Rego needs an extra: pip install 'novantra-lite[rego]'")
             self._child = RegoProcess(self.memory)
         try:
-            told = self._child.exchange(json.dumps(request).encode() + b"\n", self.deadline)
+            response = self._child.exchange(json.dumps(request).encode() + b"\n", self.deadline)
         except RegoFailure:
             self.end_child()
             raise
-        if "failure" in told:
-            raise RegoFailure(told["failure"])
-        return told
+        if "failure" in response:
+            raise RegoFailure(response["failure"])
+        return response
 
     def end_child(self) -> None:
         """End the child, if there is one."""
@@ -18566,7 +18647,7 @@ MODULE = "policy.rego"
 
 def refused_file(why: str) -> Invalid:
     """The refusal of an upload for what its file is."""
-    return Invalid(issues=[issue(["file"], why)])
+    return Invalid(issues=[field_error(["file"], why)])
 
 
 def unpack(upload: Upload) -> dict[str, str]:
@@ -18607,8 +18688,8 @@ class Archive:
 
         with zipfile.ZipFile(content) as file:
             for entry in file.infolist():
-                kind = stat.S_IFMT(entry.external_attr >> 16)
-                path = self.enter(entry.filename, kind in (0, stat.S_IFREG, stat.S_IFDIR))
+                file_type = stat.S_IFMT(entry.external_attr >> 16)
+                path = self.enter(entry.filename, file_type in (0, stat.S_IFREG, stat.S_IFDIR))
                 plain = entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
                 if not plain or entry.flag_bits & 1:
                     raise refused_file(f"{path} is encrypted, or packed in a rare way")
@@ -18622,7 +18703,7 @@ class Archive:
         import tarfile
 
         # Headers and what is no module count as well, since all of it has to be unpacked.
-        unpacked = Metered(gzip.GzipFile(fileobj=content, mode="rb"), 4 * ARCHIVE_SIZE)
+        unpacked = SizeLimitedStream(gzip.GzipFile(fileobj=content, mode="rb"), 4 * ARCHIVE_SIZE)
         try:
             with tarfile.open(fileobj=unpacked, mode="r|") as file:
                 for entry in file:
@@ -18716,7 +18797,9 @@ class PolicyBundle(Model):
     @classmethod
     def active(cls) -> PolicyBundle | None:
         """The bundle that decides where none is bound, if there is one."""
-        return next((one for one in cls.every(status="ACTIVE") if not one.is_bound()), None)
+        return next(
+            (bundle for bundle in cls.every(status="ACTIVE") if not bundle.is_bound()), None
+        )
 
     def is_bound(self) -> bool:
         """Whether the gate asks this bundle, since it is bound to a flow or an environment."""
@@ -19085,7 +19168,7 @@ def ask_bound_bundles(
     What is not known holds nothing back: without a known environment those bound to any apply, and
     for an artifact that nobody reported and a flow that nobody names those of any flow.
     """
-    bundles = [one for one in PolicyBundle.every(status="ACTIVE") if one.is_bound()]
+    bundles = [bundle for bundle in PolicyBundle.every(status="ACTIVE") if bundle.is_bound()]
     verdicts, left, ends_at = [], EVALUATIONS, time.monotonic() + BUNDLES_SECONDS
     artifacts = list(reported_under(digest).limit(500)) if bundles else []
     trails = {artifact.trail_id: Trail.fetch(artifact.trail_id) for artifact in artifacts}
@@ -19097,13 +19180,13 @@ def ask_bound_bundles(
         here = bundle.environment_id in (None, key) or environment is None
         if not here or (flows and bundle.flow_id not in (None, *flows)):
             continue
-        asked = [
+        reports = [
             artifact
             for artifact in artifacts
             if bundle.flow_id in (None, trails[artifact.trail_id].flow_id)
         ]
-        reasons = {} if len(asked) <= REPORTS_ASKED else {"Too many trails report it.": None}
-        for artifact in asked[:REPORTS_ASKED] or [None]:
+        reasons = {} if len(reports) <= REPORTS_ASKED else {"Too many trails report it.": None}
+        for artifact in reports[:REPORTS_ASKED] or [None]:
             left -= 1
             if left < 0 or time.monotonic() > ends_at:
                 reasons["Too many policy bundles and trails are to be asked."] = None
@@ -19254,9 +19337,9 @@ def demands_of(policy: DeploymentPolicy | Policy) -> dict[str, Callable[[Reporte
     names = [name for name in policy.switches if getattr(policy, name)]
     if rule == "SIGNATURE_REQUIRED" and "require_signature" not in names:
         names.append("require_signature")
-    asked = {passing(type): passing(type) for type in policy.required_attestation_types}
-    asked |= {name: DEMANDS[name] for name in names}
-    demands = {words: partial(_has, demand) for demand, words in asked.items()}
+    demanded = {passing(type): passing(type) for type in policy.required_attestation_types}
+    demanded |= {name: DEMANDS[name] for name in names}
+    demands = {words: partial(_has, demand) for demand, words in demanded.items()}
     if rule in RULE_WORDS:
         least = policy.threshold or 1
         demands[RULE_WORDS[rule].format(least)] = lambda report: report.counts[rule] >= least
@@ -19312,7 +19395,7 @@ class GateResult(Model):
     fact, made, append_only, since = "gate_result", "evaluated", True, 2
     schema_name = "GateEvaluateResponse"
     derived: ClassVar[dict] = {
-        "allowed": Derived(
+        "allowed": Computed(
             Boolean(), """CASE t1."decision" WHEN 'ALLOWED' THEN 'true' ELSE 'false' END"""
         )
     }
@@ -19360,12 +19443,12 @@ def attached_sql(to_one: bool) -> str:
 
 def is_on_allowlist(digest: str, environment: Environment) -> bool:
     """Whether an entry in force of an environment's allow-list has this digest."""
-    given = AllowlistEntry.select().where(
+    entries = AllowlistEntry.select().where(
         AllowlistEntry.environment == environment.id,
         of_digest(AllowlistEntry.sha256, digest),
         AllowlistEntry.status == "ACTIVE",
     )
-    return any(one.expires_at is None or one.expires_at > now_exactly() for one in given)
+    return any(entry.expires_at is None or entry.expires_at > now_exactly() for entry in entries)
 
 
 def decide(digest: str, key: str | None, environment: Environment | None) -> dict:
@@ -19388,7 +19471,7 @@ def decide(digest: str, key: str | None, environment: Environment | None) -> dic
 
     reasons = list_reasons(objections_of_all())
     met = "Every policy is met." if policies else "No policy holds here."
-    asks_signature = any(DEMANDS["require_signature"] in demands_of(one) for one in policies)
+    asks_signature = any(DEMANDS["require_signature"] in demands_of(policy) for policy in policies)
     is_signed = bool(reports) and all("require_signature" in report.met for report in reports)
     return {
         "decision": "BLOCKED" if reasons else "ALLOWED",
@@ -19448,8 +19531,8 @@ def pass_gate(
     }
     subject = {"environment_id": key, "artifact_sha256": digest}
     AuditEvent.record(f"GATE_{result.decision}", actor or "system", payload, **subject)
-    told = result.json()
-    emit("factstore.gate.evaluated", {"gateResult": told})
+    gate_result = result.json()
+    emit("factstore.gate.evaluated", {"gateResult": gate_result})
     if result.decision == "BLOCKED":
         notify(
             "GATE_BLOCKED",
@@ -19462,7 +19545,7 @@ def pass_gate(
             environment_id=key,
             payload={"artifactSha256": digest, "requestedBy": actor},
         )
-    return told
+    return gate_result
 
 
 class Newest(Integer):
@@ -19542,7 +19625,7 @@ class Gate(
         if limit > 0:
             offset = max(0, GATE_RESULTS.count(values) - limit)
         pieces = between(b"[", GATE_RESULTS.pieces(values, offset, limit), b"]")
-        return Reply.of_pieces(pieces, context.settings.list_limit)
+        return Response.of_pieces(pieces, context.settings.list_limit)
 
 
 # --- Users --------------------------------------------------------------------
@@ -19614,7 +19697,7 @@ class ServiceAccounts(
     Resource,
     surface=FACTSTORE,
     path="/api/v1/service-accounts",
-    model=MachineAccount,
+    model=FactstoreServiceAccount,
     collection="service-accounts",
     scope="factstore",
     access="admin",
@@ -19626,10 +19709,14 @@ class ServiceAccounts(
     """Machines that call the API, and their keys, which end when their account goes."""
 
     creates = Schema(
-        MachineAccount.name, MachineAccount.description, name="CreateServiceAccountRequest"
+        FactstoreServiceAccount.name,
+        FactstoreServiceAccount.description,
+        name="CreateServiceAccountRequest",
     )
     changes = Schema(
-        MachineAccount.name, MachineAccount.description, name="UpdateServiceAccountRequest"
+        FactstoreServiceAccount.name,
+        FactstoreServiceAccount.description,
+        name="UpdateServiceAccountRequest",
     )
 
     @route(
@@ -19662,14 +19749,14 @@ class ServiceAccounts(
         key = ApiKey.seek(id=key_id, owner_id=self.find(account_id).id)
         if key is None:
             raise NotFound(f"The service account {account_id} has no API key {key_id}.")
-        told = key.json()
+        revoked = key.json()
         key.revoke()
-        return told
+        return revoked
 
 
 # --- API key management -------------------------------------------------------
 
-OWNERS = MappingProxyType({"USER": User, "SERVICE_ACCOUNT": MachineAccount})
+OWNERS = MappingProxyType({"USER": User, "SERVICE_ACCOUNT": FactstoreServiceAccount})
 
 
 class ApiKeyManagement(
@@ -19691,8 +19778,8 @@ class ApiKeyManagement(
     )
     def make(self, context):
         """Make an API key for a user or a service account; its text is told only in this answer."""
-        kind = context.body["owner_type"]
-        return make_key(context, OWNERS[kind].fetch(context.body["owner_id"]).id, kind)
+        owner_type = context.body["owner_type"]
+        return make_key(context, OWNERS[owner_type].fetch(context.body["owner_id"]).id, owner_type)
 
     @route(
         "GET /api/v1/api-keys/owners/{ownerId}",
@@ -19707,9 +19794,9 @@ class ApiKeyManagement(
     def revoke(self, context, key_id):
         """End an API key, at once and for good."""
         key = ApiKey.fetch(key_id)
-        told = key.json()
+        revoked = key.json()
         key.revoke()
-        return told
+        return revoked
 
 
 # --- Members ------------------------------------------------------------------
@@ -19731,7 +19818,7 @@ class Membership(Belonging, Model):
     fact, key, since = "member", "org_slug user", 3
     schema_name = "MemberResponse"
     derived: ClassVar[dict] = {
-        name: Derived(
+        name: Computed(
             getattr(User, name),
             f"""(SELECT json_quote("{name}") FROM "user" WHERE "id" = "t1"."user_id")""",
         )
@@ -19858,7 +19945,7 @@ class Members(
         user = User.with_email(context.body["email"])
         if user is None:
             raise NotFound(f"There is no user with the email '{context.body['email']}'.")
-        context.principal.may_give(MEMBER_SCOPES[role])
+        context.principal.can_grant(MEMBER_SCOPES[role])
         return add_member(slug, user, role)
 
     def retrieve(self, context, key, user_id):
@@ -19868,16 +19955,16 @@ class Members(
     def update(self, context, key, user_id):
         """Give a member another role; the last admin keeps it."""
         member = self.member(key, user_id)
-        context.principal.may_give(MEMBER_SCOPES[context.body["role"]])
+        context.principal.can_grant(MEMBER_SCOPES[context.body["role"]])
         member.change(**context.body)
         return member
 
     def delete(self, context, key, user_id):
         """Take a member out of an organisation; the last admin stays."""
         member = self.member(key, user_id)
-        told = member.json()
+        deleted = member.json()
         member.remove()
-        return told
+        return deleted
 
 
 # --- Identity providers -------------------------------------------------------
@@ -19921,7 +20008,7 @@ def read_issuer(url: str, settings: Settings) -> str:
         if "?" in url or "#" in url:
             raise Invalid("The URL must end with its path.")
     except Invalid as problem:
-        raise Invalid(issues=[issue(["issuerUrl"], str(problem))]) from None
+        raise Invalid(issues=[field_error(["issuerUrl"], str(problem))]) from None
     return url
 
 
@@ -19952,7 +20039,7 @@ class IdentityProvider:
         """Whether a URL may lead into a private network, and do without TLS."""
         return bool(self.base) and private_base(url, self.settings) == self.base
 
-    def ask(self, url: str, form: Mapping[str, str] | None = None, **headers: str) -> Answer:
+    def ask(self, url: str, form: Mapping[str, str] | None = None, **headers: str) -> HttpResponse:
         """Get what is at a URL, or post a form there; Invalid where the URL may not lead."""
         private = self.is_private(url)
         transport = provider_transport(self.settings, private)
@@ -19963,18 +20050,18 @@ class IdentityProvider:
         headers["Content-Type"] = FORM_MEDIA
         return transport.post(url, urllib.parse.urlencode(form).encode(), headers)
 
-    def read(self, answer: Answer) -> dict:
+    def read(self, answer: HttpResponse) -> dict:
         """The JSON object of an answer, or BadGateway."""
-        found = None
+        document = None
         if answer.status == 200:
             with contextlib.suppress(Invalid):
-                found = read_json(answer.body or b"")
-        if not isinstance(found, dict):
+                document = read_json(answer.body or b"")
+        if not isinstance(document, dict):
             log.warning(
                 "The identity provider %s gave no usable answer. %s", self.issuer, answer.note
             )
             raise BadGateway("The identity provider gave no usable answer; try again.")
-        return found
+        return document
 
     @cached_property
     def document(self) -> dict:
@@ -20068,14 +20155,14 @@ CLAIMS_TO_CHECK = MappingProxyType(
 def find_key(header: Mapping[str, Any], keys: Iterable[Any]) -> Any:
     """The published key that a token says it is signed with, or Invalid."""
     algorithm, name = header.get("alg"), header.get("kid")
-    kind = TOKEN_SIGNATURES.get(algorithm) if isinstance(algorithm, str) else None
-    if kind is None:
+    key_type = TOKEN_SIGNATURES.get(algorithm) if isinstance(algorithm, str) else None
+    if key_type is None:
         raise Invalid(f"The ID token must be signed with one of {', '.join(TOKEN_SIGNATURES)}.")
     fitting = [
         key
         for key in keys
         if isinstance(key, dict)
-        and key.get("kty") == kind
+        and key.get("kty") == key_type
         and key.get("use", "sig") == "sig"
         and key.get("alg", algorithm) == algorithm
         and name in (None, key.get("kid"))
@@ -20097,7 +20184,7 @@ def explain_refusal(error: Exception) -> str:
         jwt.MissingRequiredClaimError: "it lacks a claim that it needs",
         Exception: "it, or the key for it, is not well formed",
     }
-    return next(text for kind, text in reasons.items() if isinstance(error, kind))
+    return next(text for error_class, text in reasons.items() if isinstance(error, error_class))
 
 
 def check_claims(claims: Mapping[str, Any], client_id: str, nonce: str, at: float) -> None:
@@ -20181,8 +20268,8 @@ class SsoConfig(Model):
 
     def roles(self) -> list[str]:
         """The roles that a sign-in may give, the highest first: MEMBER is given without a group."""
-        known = {"MEMBER", *json.loads(self.group_role_mappings).values()}
-        return [role for role in MEMBER_SCOPES if role in known]
+        granted = {"MEMBER", *json.loads(self.group_role_mappings).values()}
+        return [role for role in MEMBER_SCOPES if role in granted]
 
     def scopes(self) -> set[str]:
         """All that those who sign in may do."""
@@ -20214,8 +20301,8 @@ class SsoConfig(Model):
         groups = claims.get(json.loads(self.attribute_mappings).get("role", "groups"))
         meant = json.loads(self.group_role_mappings)
         listed = groups if isinstance(groups, list) else []
-        given = {meant.get(group) for group in listed if isinstance(group, str)}
-        return next((role for role in self.roles() if role in given), "MEMBER")
+        granted = {meant.get(group) for group in listed if isinstance(group, str)}
+        return next((role for role in self.roles() if role in granted), "MEMBER")
 
 
 SSO_PATH = "/api/v1/organisations/{slug}/sso"
@@ -20263,7 +20350,7 @@ class SsoConfigs(
         issuer = read_issuer(context.body.pop("issuer_url"), context.settings)
         slug = organisation_slug(key)
         config = SsoConfig.create(org_slug=slug, issuer_url=issuer, **context.body)
-        context.principal.may_give(config.scopes())
+        context.principal.can_grant(config.scopes())
         return config
 
     def update(self, context, key):
@@ -20276,12 +20363,12 @@ class SsoConfigs(
         if is_moved and existing.client_secret and "client_secret" not in body:
             # Else whoever may change the issuer could have the secret sent to a server of theirs.
             message = "Required, since the issuer or the client changes; null for a client without"
-            raise Invalid(issues=[issue(["clientSecret"], message)])
+            raise Invalid(issues=[field_error(["clientSecret"], message)])
         config = super().update(context, key)
-        context.principal.may_give(config.scopes())
+        context.principal.can_grant(config.scopes())
         return config
 
-    def probe(self, context: Context, key: str) -> dict:
+    def probe(self, context: RequestContext, key: str) -> dict:
         """What came of reading the discovery document of an organisation's issuer."""
         provider = IdentityProvider(self.find(key).issuer_url, context.settings)
         try:
@@ -20289,8 +20376,10 @@ class SsoConfigs(
         except (Invalid, BadGateway) as problem:
             log.info("The identity provider %s failed its test. %s", provider.issuer, problem)
             document, message = {}, "The discovery document of the issuer could not be read."
-        found = [document.get(f"{kind}_endpoint") for kind in ("authorization", "token")]
-        authorization, token = (url if isinstance(url, str) else None for url in found)
+        endpoints = [
+            document.get(f"{endpoint}_endpoint") for endpoint in ("authorization", "token")
+        ]
+        authorization, token = (url if isinstance(url, str) else None for url in endpoints)
         return {
             "success": bool(document),
             "message": message,
@@ -20475,9 +20564,9 @@ class SsoLogins(Resource, surface=FACTSTORE, tag="SSO"):
             }
             return urllib.parse.urlencode(parameters), state
 
-        query, state = perform(context.workspace, work, **context.acting("sso"))
+        query, state = write_transaction(context.workspace, work, **context.acting("sso"))
         url = f"{endpoint}{'&' if '?' in endpoint else '?'}{query}"
-        return Reply(200, to_json({"loginUrl": url, "state": state}).encode())
+        return Response(200, to_json({"loginUrl": url, "state": state}).encode())
 
     @route(
         "GET /api/v1/organisations/{slug}/sso/callback",
@@ -20496,7 +20585,7 @@ class SsoLogins(Resource, surface=FACTSTORE, tag="SSO"):
                 config = SsoConfig.must_be_of(login.slug)
                 claims = self.fetch_claims(context, config, login)
                 person = identify_person(config, claims)
-            session_begun = perform(
+            session_begun = write_transaction(
                 context.workspace,
                 functools.partial(admit, config, person),
                 reason=f"Signed in to organisation '{config.org_slug}'.",
@@ -20506,20 +20595,20 @@ class SsoLogins(Resource, surface=FACTSTORE, tag="SSO"):
             # Only wrong states and codes count, so that they lock out nobody who has a right one.
             at, own = context.lite.source.clock(), context.operation.id
             context.lite.limits.take_address(context, at, what=own)
-            note_refusal(context, "sso")
+            audit_rejected_credentials(context, "sso")
             raise
-        return Reply(200, to_json(session_begun).encode())
+        return Response(200, to_json(session_begun).encode())
 
-    def take_up(self, context: Context, key: str) -> SsoLogin:
+    def take_up(self, context: RequestContext, key: str) -> SsoLogin:
         """The sign-in that a state was handed out for; it is used up, whatever comes of it."""
         state, login = context.query["state"], None
         for workspace in context.lite.workspaces.values():
             with workspace.read():
-                known = SsoLogin.has(hash_secret(workspace.ring, state))
-            if known:
+                is_pending = SsoLogin.has(hash_secret(workspace.ring, state))
+            if is_pending:
                 context.workspace = workspace
                 used = context.acting("sso")
-                login = perform(workspace, lambda current: SsoLogin.use_up(state), **used)
+                login = write_transaction(workspace, lambda current: SsoLogin.use_up(state), **used)
                 break
         if error := context.query.get("error"):
             raise Invalid(f"The identity provider refused the sign-in: {error}.")
@@ -20533,7 +20622,7 @@ class SsoLogins(Resource, surface=FACTSTORE, tag="SSO"):
             raise Invalid("The state has expired; begin the sign-in anew.")
         return login
 
-    def fetch_claims(self, context: Context, config: SsoConfig, login: SsoLogin) -> dict:
+    def fetch_claims(self, context: RequestContext, config: SsoConfig, login: SsoLogin) -> dict:
         """What the provider says of the person who signed in, verified."""
         provider = IdentityProvider(config.issuer_url, context.settings)
         token = provider.redeem(
@@ -20549,16 +20638,16 @@ class SsoLogins(Resource, surface=FACTSTORE, tag="SSO"):
 
 def find_set_up(lite: NovantraLite, key: str) -> tuple[Workspace, SsoConfig]:
     """The one workspace whose organisation of a slug has single sign-on, and how; or NotFound."""
-    found = []
+    configs = []
     for workspace in lite.workspaces.values():
         with workspace.read():
             if config := SsoConfig.of(key):
-                found.append((workspace, config))
-    if len(found) > 1:
+                configs.append((workspace, config))
+    if len(configs) > 1:
         log.warning("Several workspaces have single sign-on for an organisation '%s'.", key)
-    if len(found) != 1:
+    if len(configs) != 1:
         raise NotFound(f"Organisation '{key}' has no single sign-on.")
-    return found[0]
+    return configs[0]
 
 
 class Person(NamedTuple):
@@ -20697,7 +20786,7 @@ class IssuerKeys:
             if not is_url and self._read(location, None) is None:
                 raise Invalid(f"The file {location} of oidc_issuers is not a JWKS.")
 
-    def find(self, issuer: str, name: Any, context: Context) -> list | None:
+    def find(self, issuer: str, name: Any, context: RequestContext) -> list | None:
         """The keys of an issuer, new enough to have the one with a name; None: they are not known.
 
         Those that cannot be read are not known, even if they were.
@@ -20743,7 +20832,7 @@ class VerifiedToken(NamedTuple):
     is_verified: bool
 
     @classmethod
-    def read(cls, token: str, context: Context) -> VerifiedToken:
+    def read(cls, token: str, context: RequestContext) -> VerifiedToken:
         """Read a token of a known issuer, and verify it where the issuer's keys are at hand.
 
         A token that is not the issuer's is refused; one that cannot be verified proves nothing.
@@ -20805,8 +20894,8 @@ def read_token(token: str, settings: Settings) -> tuple[dict, dict]:
 
 def claim_text(claims: Mapping[str, Any], names: Iterable[str]) -> str | None:
     """The first of some claims that is text or a whole number, as text."""
-    found = (claims[name] for name in names if type(claims.get(name)) in (str, int))
-    return next(map(str, found), None)
+    texts = (claims[name] for name in names if type(claims.get(name)) in (str, int))
+    return next(map(str, texts), None)
 
 
 def use_token(token: str, claims: Mapping[str, Any]) -> None:
@@ -20917,7 +21006,7 @@ class IdentityTokens(
             org_slug=context.body.get("org_slug"),
         )
 
-    def verify(self, context: Context) -> VerifiedToken:
+    def verify(self, context: RequestContext) -> VerifiedToken:
         """Verify the token while no transaction is open; trail and organisation come first."""
         Trail.fetch(context.body["trail"])
         check_organisation(context.body.get("org_slug"))
@@ -20944,12 +21033,12 @@ class SecurityScan(Model):
     fact, made, append_only, since = "security_scan", "recorded", True, 3
     schema_name = "SecurityScanResponse"
     derived: ClassVar[dict] = {
-        "thresholdBreached": Derived(
+        "thresholdBreached": Computed(
             Boolean(),
             f"""CASE WHEN t1."passed" IS 0 OR EXISTS (SELECT 1 {BREACHES})
                 THEN 'true' ELSE 'false' END""",
         ),
-        "breachDetails": Derived(
+        "breachDetails": Computed(
             Json(ListOf(Text(255))),
             f"""(SELECT json_group_array(words) FROM (
                 SELECT upper(substr(severity, 1, 1)) || substr(severity, 2) || ' vulnerabilities: '
@@ -21018,7 +21107,7 @@ def record_scan(
 def keep_report(scan: SecurityScan, upload: Upload) -> None:
     """Keep the report that a scan was read from as evidence of its attestation."""
     attestation = scan.attestation
-    attestation.change(**EvidenceFile.keep(attestation, upload).told())
+    attestation.change(**EvidenceFile.keep(attestation, upload).attestation_values())
 
 
 TRAIL_SCANS = Array(SecurityScan, {"trail": lambda trail: SecurityScan.trail == trail})
@@ -21086,7 +21175,7 @@ class SecurityScans(
             message = (
                 "Expected the attestation of this scan on its trail; leave it out for a new one"
             )
-            raise Invalid(issues=[issue(["attestationId"], message)])
+            raise Invalid(issues=[field_error(["attestationId"], message)])
         limits, verdict = limits_of(trail), "FAILED" if attestation.status == "FAILED" else None
         return SecurityScan.create(
             trail=trail.id, attestation=key, thresholds=limits, verdict=verdict, **values
@@ -21201,7 +21290,7 @@ class RegulatoryFramework(Model):
 
     fact, since, schema_name = "regulatory_framework", 3, "FrameworkResponse"
     derived: ClassVar[dict] = {
-        "controls": Derived(
+        "controls": Computed(
             Records("ControlResponse"),
             """'[' || ifnull((SELECT group_concat("json") FROM (SELECT "json"
                 FROM "regulatory_control" WHERE "framework_id" = t1."id"
@@ -21241,7 +21330,7 @@ class RegulatoryControl(Model):
     fact, made, since, schema_name = "regulatory_control", "added", 3, "ControlResponse"
     seeds: ClassVar[list] = [
         {
-            "id": seed_id(number, place),
+            "id": seed_id(number, control),
             "framework": seed_id(number),
             "control_id": name,
             "title": title,
@@ -21250,7 +21339,7 @@ class RegulatoryControl(Model):
             "created_at": SEEDED_AT,
         }
         for number, (_, *controls) in enumerate(KNOWN_FRAMEWORKS, 1)
-        for place, (name, title, types) in enumerate(controls, 1)
+        for control, (name, title, types) in enumerate(controls, 1)
     ]
 
     id = Uuid()
@@ -21408,15 +21497,15 @@ def passed_types(trail_id: str) -> set[str]:
 
 def assess_control(control: RegulatoryControl, passed: set[str]) -> dict:
     """What of the evidence that a control asks for is among these types."""
-    asked = control.required_evidence_types
-    found = [one for one in asked if one in passed]
-    missing = [one for one in asked if one not in passed]
-    status = "SATISFIED" if not missing else "PARTIAL" if found else "NOT_SATISFIED"
+    required = control.required_evidence_types
+    satisfied_by = [type for type in required if type in passed]
+    missing = [type for type in required if type not in passed]
+    status = "SATISFIED" if not missing else "PARTIAL" if satisfied_by else "NOT_SATISFIED"
     return {
         "controlId": control.control_id,
         "title": control.title,
         "status": status,
-        "satisfiedBy": found,
+        "satisfiedBy": satisfied_by,
         "missingEvidence": missing,
     }
 
@@ -21492,8 +21581,8 @@ class ComplianceAssessments(
     )
     def assess(self, context):
         """Score a trail against a framework, and keep the result."""
-        given = context.body
-        return assess_trail(given["framework"], given["trail_id"], given.get("org_slug"))
+        body = context.body
+        return assess_trail(body["framework"], body["trail_id"], body.get("org_slug"))
 
 
 #: The artifact with a digest, and its state: of the trails that decide on it, the one that says the
@@ -21520,9 +21609,9 @@ CUSTODY = {
 }
 
 
-def join_members(told: Mapping[str, bytes]) -> bytes:
+def join_members(members: Mapping[str, bytes]) -> bytes:
     """A JSON object out of its members, each of which is JSON text already."""
-    return b"{%b}" % b",".join(b'"%b":%b' % (name.encode(), one) for name, one in told.items())
+    return b"{%b}" % b",".join(b'"%b":%b' % (name.encode(), text) for name, text in members.items())
 
 
 class ChainOfCustody(Resource, surface=FACTSTORE, scope="factstore", tag="Compliance"):
@@ -21544,7 +21633,7 @@ class ChainOfCustody(Resource, surface=FACTSTORE, scope="factstore", tag="Compli
         flow = Flow.fetch(trail.flow_id)
         attestations = TRAIL_ATTESTATIONS.slice({"trail": trail.id}).text
         files = fetch_joined(CUSTODY_EVIDENCE, (trail.id,))[0] or b""
-        told = {
+        members = {
             "sha256Digest": to_json(artifact.sha256_digest).encode(),
             "artifact": workspace.json_of(Artifact, artifact.id),
             "trail": workspace.json_of(Trail, trail.id),
@@ -21553,7 +21642,7 @@ class ChainOfCustody(Resource, surface=FACTSTORE, scope="factstore", tag="Compli
             "evidenceFiles": b"[%b]" % files,
             "complianceStatus": b'"NON_COMPLIANT"' if state == "NON_COMPLIANT" else b'"COMPLIANT"',
         }
-        return join_members(told)
+        return join_members(members)
 
 
 # --- Regulatory reports -------------------------------------------------------
@@ -21613,10 +21702,10 @@ def draw_bar(counts: Mapping[str, int]) -> str:
                 f'<rect class="{look}" x="{start:.3f}" y="0" width="{length:.3f}" height="8"/>'
             )
             start += length
-    told = ", ".join(f"{counts.get(status, 0)} {word}" for status, (word, _) in SHOWN.items())
+    label = ", ".join(f"{counts.get(status, 0)} {word}" for status, (word, _) in SHOWN.items())
     return (
         f'<svg class="bar" viewBox="-.2 -.5 100.4 9" preserveAspectRatio="none" role="img" '
-        f'aria-label="{told if total else "not assessed yet"}">'
+        f'aria-label="{label if total else "not assessed yet"}">'
         f'<rect class="rest" x="0" y="0" width="100" height="8"/>{stretches}</svg>'
     )
 
@@ -21685,8 +21774,8 @@ def count_statuses(framework: dict, assessments: Iterable[dict]) -> list[Counter
     """
     results = [assessment["controlResults"] for assessment in assessments]
     return [
-        Counter(one[place]["status"] for one in results if place < len(one))
-        for place in range(len(framework["controls"]))
+        Counter(result[index]["status"] for result in results if index < len(result))
+        for index in range(len(framework["controls"]))
     ]
 
 
@@ -21762,15 +21851,15 @@ class RegulatoryReports(Resource, surface=FACTSTORE, scope="factstore", tag="Com
                 "Content-Type": "text/html; charset=utf-8",
                 "Content-Security-Policy": REPORT_CSP,
             }
-            return Reply(200, page.encode(), headers)
-        told = {
+            return Response(200, page.encode(), headers)
+        report = {
             "frameworkId": framework["id"],
             "frameworkName": framework["name"],
             "frameworkVersion": framework["version"],
             "generatedAt": generated_at,
         }
-        text = to_json(told)[1:].encode()
-        return Reply(200, b'{"assessments":[%b],%b' % (assessments, text), headers)
+        text = to_json(report)[1:].encode()
+        return Response(200, b'{"assessments":[%b],%b' % (assessments, text), headers)
 
 
 # --- Evidence documents -------------------------------------------------------
@@ -21819,7 +21908,7 @@ class EvidenceStore:
     """Keeps documents encrypted in the workspace's own file; a Vault does all of it elsewhere.
 
     What a write does elsewhere, it does in `send` or `withdraw`, while no transaction is open;
-    `keep` or `forget` then records what came of it. A rehearsal changes nothing elsewhere.
+    `keep` or `forget` then records what came of it. A dry_run changes nothing elsewhere.
     """
 
     def __init__(self, settings: Settings):
@@ -21833,9 +21922,9 @@ class EvidenceStore:
         own = (session().workspace.slug,) if self.settings.workspaces else ()
         return "/".join([*own, "evidence", *pieces])
 
-    def newest(self, place: Place) -> Any:
+    def newest(self, location: Place) -> Any:
         """What is known of a document: `version` and `stored_at`; None when there never was one."""
-        entity_type, entity_id, evidence_type = place
+        entity_type, entity_id, evidence_type = location
         versions = VaultDocument.select().where(
             VaultDocument.entity_type == entity_type,
             VaultDocument.entity_id == entity_id,
@@ -21845,28 +21934,28 @@ class EvidenceStore:
 
     def types(self, entity_type: str, entity_id: str) -> list[str]:
         """The types of evidence that there is about something, deleted ones too."""
-        found = VaultDocument.select(VaultDocument.evidence_type).distinct()
-        found = found.where(
+        query = VaultDocument.select(VaultDocument.evidence_type).distinct()
+        query = query.where(
             VaultDocument.entity_type == entity_type, VaultDocument.entity_id == entity_id
         )
-        return [name for (name,) in found.order_by(VaultDocument.evidence_type).tuples()]
+        return [name for (name,) in query.order_by(VaultDocument.evidence_type).tuples()]
 
-    def contents(self, place: Place) -> dict[str, str] | None:
+    def contents(self, location: Place) -> dict[str, str] | None:
         """A document; None when there is none, or its newest version is deleted."""
-        document = self.newest(place)
+        document = self.newest(location)
         return json.loads(document.data) if document and not document.deleted_at else None
 
     def health(self) -> tuple[bool, str]:
         """Whether documents can be stored and read, and a sentence about it."""
         return True, "The built-in store answers: evidence is kept encrypted in the workspace."
 
-    def send(self, place: Place, data: dict[str, str], rehearsal: bool) -> Any:
+    def send(self, location: Place, data: dict[str, str], dry_run: bool) -> Any:
         """Store a document where that takes the network."""
 
-    def keep(self, place: Place, data: dict[str, str], sent: Any) -> Any:
+    def keep(self, location: Place, data: dict[str, str], sent: Any) -> Any:
         """Record a new version of a document; what is known of it then."""
-        entity_type, entity_id, evidence_type = place
-        before = self.newest(place)
+        entity_type, entity_id, evidence_type = location
+        before = self.newest(location)
         return VaultDocument.create(
             entity_type=entity_type,
             entity_id=entity_id,
@@ -21875,12 +21964,12 @@ class EvidenceStore:
             data=to_json(data),
         )
 
-    def withdraw(self, place: Place, rehearsal: bool) -> Any:
+    def withdraw(self, location: Place, dry_run: bool) -> Any:
         """Delete the newest version where that takes the network."""
 
-    def forget(self, place: Place, sent: Any) -> Any:
+    def forget(self, location: Place, sent: Any) -> Any:
         """Record that the newest version is deleted; what is known of it, if there is one."""
-        document = self.newest(place)
+        document = self.newest(location)
         if document and not document.deleted_at:
             document.change(deleted_at=now_exactly())
         return document
@@ -21911,22 +22000,22 @@ class VaultEvidence(Resource, surface=FACTSTORE, scope="factstore", tag="Vault e
         pieces = Schema(VaultDocument.entity_type, VaultDocument.entity_id)
         try:
             return tuple(pieces.read({"entityType": entity_type, "entityId": entity_id}).values())
-        except Faults as faults:
-            raise Invalid(issues=[issue(*fault) for fault in faults.issues]) from None
+        except ValidationErrors as faults:
+            raise Invalid(issues=[field_error(*fault) for fault in faults.issues]) from None
 
-    def place(self, named: Mapping, *path: str) -> Place:
+    def location(self, named: Mapping, *path: str) -> Place:
         """The document that a path and a query or body mean together."""
         return (*self.about(*path), named["evidence_type"])
 
-    def tell(self, context: Context, place: Place, known: Any) -> dict:
+    def tell(self, context: RequestContext, location: Place, version: Any) -> dict:
         """A document as it is told, without its contents."""
-        mount, path = context.settings.vault_mount, context.lite.vault.path(*place)
+        mount, path = context.settings.vault_mount, context.lite.vault.path(*location)
         return {
-            **dict(zip(("entityType", "entityId", "evidenceType"), place, strict=True)),
+            **dict(zip(("entityType", "entityId", "evidenceType"), location, strict=True)),
             "vaultPath": f"{mount}/{path}",
-            "version": known.version,
+            "version": version.version,
             "data": None,
-            "storedAt": known.stored_at,
+            "storedAt": version.stored_at,
         }
 
     @route(
@@ -21938,11 +22027,11 @@ class VaultEvidence(Resource, surface=FACTSTORE, scope="factstore", tag="Vault e
     )
     def read(self, context, *path):
         """Get the version and the time of a document, deleted or not, without its contents."""
-        place = self.place(context.query, *path)
-        known = context.lite.vault.newest(place)
-        if known is None:
-            raise NotFound(f"There is no evidence at {'/'.join(place)}.")
-        return self.tell(context, place, known)
+        location = self.location(context.query, *path)
+        version = context.lite.vault.newest(location)
+        if version is None:
+            raise NotFound(f"There is no evidence at {'/'.join(location)}.")
+        return self.tell(context, location, version)
 
     @route(
         "POST /api/v1/evidence/{evidenceKey}/{entityKey}",
@@ -21957,14 +22046,16 @@ class VaultEvidence(Resource, surface=FACTSTORE, scope="factstore", tag="Vault e
     )
     def store(self, context, *path):
         """Store a document as a new version."""
-        place, vault = self.place(context.body, *path), context.lite.vault
-        return self.tell(context, place, vault.keep(place, context.body["data"], context.prepared))
+        location, vault = self.location(context.body, *path), context.lite.vault
+        return self.tell(
+            context, location, vault.keep(location, context.body["data"], context.prepared)
+        )
 
     def send(self, context, *path):
         """Store a document in Vault, if that is where documents are kept; a dry run only asks."""
-        rehearsal = context.operation.surface.rehearses(context.request)
-        place, data = self.place(context.body, *path), context.body["data"]
-        return context.lite.vault.send(place, data, rehearsal)
+        dry_run = context.operation.surface.is_dry_run(context.request)
+        location, data = self.location(context.body, *path), context.body["data"]
+        return context.lite.vault.send(location, data, dry_run)
 
     @route(
         "DELETE /api/v1/evidence/{evidenceKey}/{entityKey}",
@@ -21976,14 +22067,14 @@ class VaultEvidence(Resource, surface=FACTSTORE, scope="factstore", tag="Vault e
     )
     def discard(self, context, *path):
         """Delete the newest version of a document, if there is one; its metadata stays."""
-        place = self.place(context.query, *path)
-        known = context.lite.vault.forget(place, context.prepared)
-        return self.tell(context, place, known) if known else None
+        location = self.location(context.query, *path)
+        version = context.lite.vault.forget(location, context.prepared)
+        return self.tell(context, location, version) if version else None
 
     def withdraw(self, context, *path):
         """Delete a document in Vault, if that is where documents are kept; a dry run only asks."""
-        rehearsal = context.operation.surface.rehearses(context.request)
-        return context.lite.vault.withdraw(self.place(context.query, *path), rehearsal)
+        dry_run = context.operation.surface.is_dry_run(context.request)
+        return context.lite.vault.withdraw(self.location(context.query, *path), dry_run)
 
     @route(
         "GET /api/v1/evidence/{evidenceKey}/{entityKey}/list",
@@ -22013,13 +22104,13 @@ class VaultEvidence(Resource, surface=FACTSTORE, scope="factstore", tag="Vault e
     )
     def download(self, context, *path):
         """Download a document's contents; there are none while its newest version is deleted."""
-        place = self.place(context.query, *path)
-        contents = context.lite.vault.contents(place)
+        location = self.location(context.query, *path)
+        contents = context.lite.vault.contents(location)
         if contents is None:
-            raise NotFound(f"There is no evidence at {'/'.join(place)}, or it was deleted.")
+            raise NotFound(f"There is no evidence at {'/'.join(location)}, or it was deleted.")
         text = to_json(contents).encode()
-        name = f"evidence-{'-'.join(place)}.json"
-        return Reply(200, text, attachment_headers(name, "application/json", len(text)))
+        name = f"evidence-{'-'.join(location)}.json"
+        return Response(200, text, attachment_headers(name, "application/json", len(text)))
 
     @route(
         "GET /api/v1/evidence/health",
@@ -22053,17 +22144,17 @@ STRANGE_VAULT = "What answers as Vault does not speak as a key-value store of ve
 UNWELCOME = "Vault refuses the credentials of this server, or permits them nothing of this kind."
 
 
-def inside(told: Any, *names: str) -> Any:
+def inside(document: Any, *names: str) -> Any:
     """What an answer holds under names within names; None where it lacks one."""
     for name in names:
-        told = told.get(name) if isinstance(told, dict) else None
-    return told
+        document = document.get(name) if isinstance(document, dict) else None
+    return document
 
 
 def read_vault(response: Any) -> dict:
     """The JSON object of an answer; empty when it is none."""
-    told = response.json()
-    return told if isinstance(told, dict) else {}
+    document = response.json()
+    return document if isinstance(document, dict) else {}
 
 
 def vault_problem(status: int) -> Problem:
@@ -22164,11 +22255,11 @@ class VaultRequests:
             # A role's token comes to its end, and nothing but this tells.
             self.log_in(token)
             response = call(*arguments, **options)
-        told = read_vault(response)
-        if response.status_code == 204 or (response.status_code == 200 and told):
-            return told
+        document = read_vault(response)
+        if response.status_code == 204 or (response.status_code == 200 and document):
+            return document
         # A document that is not there is nothing to complain of; a mount that is not there is.
-        if response.status_code == 404 and told and not told.get("errors"):
+        if response.status_code == 404 and document and not document.get("errors"):
             return None
         raise vault_problem(response.status_code)
 
@@ -22243,27 +22334,27 @@ class HashicorpVault(EvidenceStore):
         options["mount_point"] = self.mount
         return self.requests.ask(call, path, *arguments, **options)
 
-    def newest(self, place):
-        told = self.ask(self.store.read_secret_metadata, self.path(*place))
-        number = inside(told, "data", "current_version")
-        if told is None or number == 0:
+    def newest(self, location):
+        metadata = self.ask(self.store.read_secret_metadata, self.path(*location))
+        number = inside(metadata, "data", "current_version")
+        if metadata is None or number == 0:
             return None
-        created = inside(told, "data", "versions", str(number), "created_time")
+        created = inside(metadata, "data", "versions", str(number), "created_time")
         return VaultVersion.read(number, created)
 
     def types(self, entity_type, entity_id):
-        told = self.ask(self.store.list_secrets, self.path(entity_type, entity_id))
-        keys = inside(told, "data", "keys") if told is not None else []
+        response = self.ask(self.store.list_secrets, self.path(entity_type, entity_id))
+        keys = inside(response, "data", "keys") if response is not None else []
         if not isinstance(keys, list):
             raise BadGateway(STRANGE_VAULT)
         # What ends with a slash is a folder, which somebody else made.
         return sorted(key for key in keys if isinstance(key, str) and not key.endswith("/"))
 
-    def contents(self, place):
-        told = self.ask(
-            self.store.read_secret_version, self.path(*place), raise_on_deleted_version=True
+    def contents(self, location):
+        response = self.ask(
+            self.store.read_secret_version, self.path(*location), raise_on_deleted_version=True
         )
-        data = inside(told, "data", "data")
+        data = inside(response, "data", "data")
         if data is None:
             return None
         if not isinstance(data, dict):
@@ -22274,47 +22365,49 @@ class HashicorpVault(EvidenceStore):
     def health(self):
         look = self.system.read_health_status
         try:
-            told = read_vault(look(standby_ok=True, method="GET"))
+            status = read_vault(look(standby_ok=True, method="GET"))
         except BadGateway as problem:
             return False, str(problem)
-        state = told.get("initialized"), told.get("sealed")
+        state = status.get("initialized"), status.get("sealed")
         if state == (True, False):
             return True, "Vault is initialised and unsealed."
         if state == (True, True):
             return False, "Vault is sealed."
         return False, "Vault is not initialised." if state[0] is False else STRANGE_VAULT
 
-    def send(self, place, data, rehearsal):
-        if rehearsal:
-            before = self.rehearse(place, "create", "update")
+    def send(self, location, data, dry_run):
+        if dry_run:
+            before = self.check_capabilities(location, "create", "update")
             return VaultVersion(before.version + 1 if before else 1, now_exactly())
-        told = inside(self.ask(self.store.create_or_update_secret, self.path(*place), data), "data")
-        return VaultVersion.read(inside(told, "version"), inside(told, "created_time"))
+        stored = inside(
+            self.ask(self.store.create_or_update_secret, self.path(*location), data), "data"
+        )
+        return VaultVersion.read(inside(stored, "version"), inside(stored, "created_time"))
 
-    def keep(self, place, data, sent):
-        path = f"{self.mount}/{self.path(*place)}"
+    def keep(self, location, data, sent):
+        path = f"{self.mount}/{self.path(*location)}"
         VaultWrite.create(action="STORED", vault_path=path, version=sent.version)
         return sent
 
-    def withdraw(self, place, rehearsal):
-        if rehearsal:
-            return self.rehearse(place, "delete")
-        self.ask(self.store.delete_latest_version_of_secret, self.path(*place))
+    def withdraw(self, location, dry_run):
+        if dry_run:
+            return self.check_capabilities(location, "delete")
+        self.ask(self.store.delete_latest_version_of_secret, self.path(*location))
         return None
 
-    def forget(self, place, sent):
-        VaultWrite.create(action="DELETED", vault_path=f"{self.mount}/{self.path(*place)}")
+    def forget(self, location, sent):
+        VaultWrite.create(action="DELETED", vault_path=f"{self.mount}/{self.path(*location)}")
         return sent
 
-    def rehearse(self, place: Place, *needed: str) -> VaultVersion | None:
+    def check_capabilities(self, location: Place, *needed: str) -> VaultVersion | None:
         """What Vault knows of a document, once it permits this server what a write would take."""
-        paths = [f"{self.mount}/{part}/{self.path(*place)}" for part in ("data", "metadata")]
-        told = self.requests.ask(self.system.get_capabilities, paths)
-        writing, reading = (inside(told, "data", path) or () for path in paths)
+        paths = [f"{self.mount}/{part}/{self.path(*location)}" for part in ("data", "metadata")]
+        capabilities = self.requests.ask(self.system.get_capabilities, paths)
+        writing, reading = (inside(capabilities, "data", path) or () for path in paths)
         if not any(right in writing for right in (*needed, "root")):
             raise BadGateway(UNWELCOME)
         readable = any(right in reading for right in ("read", "root"))
-        return self.newest(place) if readable else None
+        return self.newest(location) if readable else None
 
 
 def evidence_store(settings: Settings) -> EvidenceStore:
@@ -22426,9 +22519,9 @@ class Audit(
             names = query.keys() & {*AUDIT_COLUMNS, *AUDIT_PERIOD}
             filters = {name: query[name] for name in names}
             total, text = audit_page(filters, number * size, size, query.get("sort_desc", True))
-        told = (number, size, total, -(-total // size))
-        told = to_json(dict(zip(AUDIT_NUMBERS, told, strict=True)))
-        return Reply(200, b'{"events":[%b],%b' % (text, told[1:].encode()))
+        numbers = (number, size, total, -(-total // size))
+        numbers = to_json(dict(zip(AUDIT_NUMBERS, numbers, strict=True)))
+        return Response(200, b'{"events":[%b],%b' % (text, numbers[1:].encode()))
 
 
 # --- Search -------------------------------------------------------------------
@@ -22456,7 +22549,7 @@ def searched_kinds() -> dict[str, tuple[type[Model], str]]:
     """The kinds of records that are searched: the model of each, and the scope that reads it."""
     scopes = {resource.model: f"{resource.scope}:read" for resource in RESOURCES if resource.model}
     models = sorted(searched_models().values(), key=lambda model: model.searched.number)
-    return {model.searched.kind: (model, scopes[model]) for model in models}
+    return {model.searched.type: (model, scopes[model]) for model in models}
 
 
 def find_records(text: str, models: Sequence[type[Model]], limit: int) -> tuple[list, int]:
@@ -22464,40 +22557,42 @@ def find_records(text: str, models: Sequence[type[Model]], limit: int) -> tuple[
     session().workspace.update_index()
     numbers = [model.searched.number for model in models]
     ranks: dict[int, int] = {}
-    for rank, asked in enumerate((NAMED + text + NAMED, NAMED + text, text)):
-        for place in find_places(asked, numbers):
-            ranks.setdefault(place, rank)
-    best = sorted(ranks, key=lambda place: (ranks[place], -(place % PLACES)))[:limit]
-    told = {}
+    for rank, query in enumerate((NAMED + text + NAMED, NAMED + text, text)):
+        for rowid in find_places(query, numbers):
+            ranks.setdefault(rowid, rank)
+    best = sorted(ranks, key=lambda rowid: (ranks[rowid], -(rowid % PLACES)))[:limit]
+    matches = {}
     for model in models:
-        places = [place for place in best if place // PLACES == model.searched.number]
-        rows = matched_rows(model, places) if places else ()
-        told |= {row["place"]: tell_match(model, row) for row in rows}
+        numbers = [rowid for rowid in best if rowid // PLACES == model.searched.number]
+        rows = matched_rows(model, numbers) if numbers else ()
+        matches |= {row["number"]: tell_match(model, row) for row in rows}
     # One that was deleted meanwhile is told no more.
-    return [told[place] for place in best if place in told], min(len(ranks), MATCHES)
+    return [matches[rowid] for rowid in best if rowid in matches], min(len(ranks), MATCHES)
 
 
-def matched_rows(model: type[Model], places: Sequence[int]) -> Iterable[dict]:
-    """What a search needs to tell of the records at these places, by the names of the fields."""
+def matched_rows(model: type[Model], numbers: Sequence[int]) -> Iterable[dict]:
+    """The columns that a search result needs, of the records with these numbers in the index."""
     searched = model.searched
     names = {*re.findall(r"{(\w+)", searched.title + searched.description)}
-    names |= {"id", *searched.told.split()}
+    names |= {"id", *searched.details.split()}
     fields = (model._meta.fields[name] for name in sorted(names))
-    query = model.select(SearchRecord.place, *fields)
+    query = model.select(SearchRecord.number, *fields)
     query = query.join(SearchRecord, on=SearchRecord.record == model.id)
-    return query.where(SearchRecord.place.in_(places)).dicts()
+    return query.where(SearchRecord.number.in_(numbers)).dicts()
 
 
 def tell_match(model: type[Model], row: Mapping[str, Any]) -> dict:
     """One match as an answer tells it."""
-    searched, known = model.searched, model._meta.fields
+    searched, fields = model.searched, model._meta.fields
     text = {name: "" if value is None else value for name, value in row.items()}
     return {
-        "type": searched.kind,
+        "type": searched.type,
         "id": row["id"],
         "title": searched.title.format_map(text).strip(),
         "description": searched.description.format_map(text).strip(),
-        "metadata": {camel(known[name].column_name): row[name] for name in searched.told.split()},
+        "metadata": {
+            camel(fields[name].column_name): row[name] for name in searched.details.split()
+        },
     }
 
 
@@ -22548,21 +22643,21 @@ class Search(Resource, surface=FACTSTORE, scope="factstore", tag="Search"):
 
         `total` counts the matches, up to 10,000.
         """
-        text, kind = context.query["q"].strip(), context.query.get("type")
-        told = {"results": [], "total": 0, "query": text, "type": kind}
+        text, type = context.query["q"].strip(), context.query.get("type")
+        response = {"results": [], "total": 0, "query": text, "type": type}
         if not text:
-            return told
-        if kind and kind.lower() not in searched_kinds():
+            return response
+        if type and type.lower() not in searched_kinds():
             raise Invalid(
-                issues=[issue(["type"], f"Expected one of: {', '.join(searched_kinds())}")]
+                issues=[field_error(["type"], f"Expected one of: {', '.join(searched_kinds())}")]
             )
         readable = [
             model
             for name, (model, scope) in searched_kinds().items()
-            if scope in context.principal.scopes and (not kind or name == kind.lower())
+            if scope in context.principal.scopes and (not type or name == type.lower())
         ]
         results, total = find_records(text, readable, context.query.get("limit", 100))
-        return told | {"results": results, "total": total}
+        return response | {"results": results, "total": total}
 
 
 # --- Reports ------------------------------------------------------------------
@@ -22617,7 +22712,7 @@ def report_sql(one_flow: bool) -> str:
     It takes a flow's id, the first and the last moment. All comes from one statement, so that it is
     of one moment, too.
     """
-    told = ", ".join(
+    numbers = ", ".join(
         f"""'{name}', t1."{column.column_name}\"""" for name, column in SUMMARY.items()
     )
     period = "ifnull(?2, '') AND ifnull(?3, '~')"
@@ -22625,7 +22720,7 @@ def report_sql(one_flow: bool) -> str:
     failing = begun["NON_COMPLIANT"]
     return f"""SELECT {", ".join(f"(SELECT count(*) {sql})" for sql in begun.values())},
         (SELECT CAST(group_concat(text) AS BLOB)
-            FROM (SELECT json_object({told}) AS text {failing} ORDER BY t1."rowid"))"""
+            FROM (SELECT json_object({numbers}) AS text {failing} ORDER BY t1."rowid"))"""
 
 
 #: The members of a trail's export: whose records they hold, and which of these, by the trail `?1`.
@@ -22707,9 +22802,11 @@ class Reports(Resource, surface=FACTSTORE, scope="factstore", tag="Reports"):
         if trail is None:
             raise NotFound(f"There is no trail with the id {key}.")
         arrays = [b"[%b]" % (text or b"") for text in lists]
-        told = dict(zip(EXPORTED, (trail, flow, *arrays), strict=True))
+        members = dict(zip(EXPORTED, (trail, flow, *arrays), strict=True))
         named = {"trailId": key, "exportedAt": now_exactly()}
-        return join_members({name: to_json(text).encode() for name, text in named.items()} | told)
+        return join_members(
+            {name: to_json(text).encode() for name, text in named.items()} | members
+        )
 
 
 def percentage(part: int, total: int) -> float:
@@ -22844,7 +22941,7 @@ class WebhookDelivery(Model):
     lookup = "webhook_config body_digest"
     schema_name = "WebhookDeliveryResponse"
     derived: ClassVar[dict] = {
-        "source": Derived(
+        "source": Computed(
             WebhookConfig.source,
             """json_quote((SELECT "source" FROM "webhook_config"
                 WHERE "id" = t1."webhook_config_id"))""",
@@ -22985,18 +23082,18 @@ def read_webhook(source: str, data: bytes, media_type: str, event: str) -> dict:
     if media_type == FORM_MEDIA:
         # GitHub's other content type: the same JSON, in a form.
         data = read_form(data).get("payload", "").encode()
-    told = read_signed_json(data)
-    if not isinstance(told, dict):
+    payload = read_signed_json(data)
+    if not isinstance(payload, dict):
         raise Invalid("The body is not a JSON object.")
-    told = read_github(told, event) if source == "GITHUB" else told
+    payload = read_github(payload, event) if source == "GITHUB" else payload
     # What is blank counts as absent.
-    present = {member: value for member, value in told.items() if str(value or "").strip()}
+    present = {member: value for member, value in payload.items() if str(value or "").strip()}
     try:
         values = GENERIC_WEBHOOK.read(present, coerce=True)
-    except Faults as faults:
-        raise Invalid(issues=[issue(*fault) for fault in faults.issues]) from None
+    except ValidationErrors as faults:
+        raise Invalid(issues=[field_error(*fault) for fault in faults.issues]) from None
     # The status that is attested counts by itself.
-    said = {member: value for member, value in told.items() if member != "attestationStatus"}
+    said = {member: value for member, value in payload.items() if member != "attestationStatus"}
     stated = StatedResult(said, "event")
     # No thresholds are known yet, and of what severity something is neither.
     is_over = any(stated.counts[name] > most for name, most in UNSET_LIMITS.items())
@@ -23004,9 +23101,9 @@ def read_webhook(source: str, data: bytes, media_type: str, event: str) -> dict:
     return values | ({"attestation_status": "FAILED"} if is_failed else {})
 
 
-def read_github(told: dict, event: str) -> dict:
+def read_github(payload: dict, event: str) -> dict:
     """GitHub's event `workflow_run` in the generic shape; another one by name is unknown."""
-    action, conclusion = told.get("action"), dig(told, "workflow_run.conclusion")
+    action, conclusion = payload.get("action"), dig(payload, "workflow_run.conclusion")
     if event not in ("", "workflow_run"):
         # Of a check suite, say, which is completed with each of its workflows.
         return {"eventType": "unknown"}
@@ -23018,54 +23115,54 @@ def read_github(told: dict, event: str) -> dict:
         return {"eventType": "unknown"}
     return {
         "eventType": event,
-        "gitCommitSha": dig(told, "workflow_run.head_sha"),
-        "gitBranch": dig(told, "workflow_run.head_branch"),
-        "gitAuthor": dig(told, "sender.login") or dig(told, "workflow_run.actor.login"),
+        "gitCommitSha": dig(payload, "workflow_run.head_sha"),
+        "gitBranch": dig(payload, "workflow_run.head_branch"),
+        "gitAuthor": dig(payload, "sender.login") or dig(payload, "workflow_run.actor.login"),
     }
 
 
-def trail_of_webhook(config: WebhookConfig, told: Mapping[str, str]) -> Trail:
+def trail_of_webhook(config: WebhookConfig, payload: Mapping[str, str]) -> Trail:
     """The trail of the config's flow that a webhook names, or NotFound where it has no such trail.
 
     Without a name: the first of its commit, or else a new one.
     """
-    if "trail_id" in told:
-        trail = Trail.seek(id=told["trail_id"], flow=config.flow_id)
+    if "trail_id" in payload:
+        trail = Trail.seek(id=payload["trail_id"], flow=config.flow_id)
         if trail is None:
-            raise NotFound(f"The flow of this webhook has no trail {told['trail_id']}.")
+            raise NotFound(f"The flow of this webhook has no trail {payload['trail_id']}.")
         return trail
-    return trail_of_commit(config, told) or begin_trail(
+    return trail_of_commit(config, payload) or begin_trail(
         {
             "flow": config.flow_id,
-            "git_commit_sha": told.get("git_commit_sha", "unknown"),
-            "git_branch": told.get("git_branch", "unknown"),
-            "git_author": told.get("git_author", "webhook"),
-            "git_author_email": told.get("git_author_email", "webhook@factstore"),
+            "git_commit_sha": payload.get("git_commit_sha", "unknown"),
+            "git_branch": payload.get("git_branch", "unknown"),
+            "git_author": payload.get("git_author", "webhook"),
+            "git_author_email": payload.get("git_author_email", "webhook@factstore"),
         }
     )
 
 
-def trail_of_commit(config: WebhookConfig, told: Mapping[str, str]) -> Trail | None:
+def trail_of_commit(config: WebhookConfig, payload: Mapping[str, str]) -> Trail | None:
     """The first trail of the config's flow with the commit that a webhook names, if any."""
-    commit = told.get("git_commit_sha")
+    commit = payload.get("git_commit_sha")
     return commit and Trail.seek(flow=config.flow_id, git_commit_sha=commit)
 
 
-def attestation_of(told: Mapping[str, str]) -> tuple[str, str]:
+def attestation_of(payload: Mapping[str, str]) -> tuple[str, str]:
     """The type and the status that a webhook attests, if anything; else two empty texts.
 
     A type counts only beside a status. Where event and status disagree, the worse counts.
     """
-    if told["event_type"] not in ATTESTING:
+    if payload["event_type"] not in ATTESTING:
         return "", ""
-    type, status = ATTESTING[told["event_type"]]
-    if named := told.get("attestation_status"):
-        type = told.get("attestation_type") or type
+    type, status = ATTESTING[payload["event_type"]]
+    if named := payload.get("attestation_status"):
+        type = payload.get("attestation_type") or type
         status = min(named, status, key=WORST_FIRST.index)
     return type, status
 
 
-def is_replay(config: WebhookConfig, digest: str, told: Mapping[str, str]) -> bool:
+def is_replay(config: WebhookConfig, digest: str, payload: Mapping[str, str]) -> bool:
     """Return whether a signed body came before, and may therefore be somebody else's copy.
 
     A failure counts again once it is not the latest: a build that failed, passed and failed in the
@@ -23073,42 +23170,46 @@ def is_replay(config: WebhookConfig, digest: str, told: Mapping[str, str]) -> bo
     """
     if not WebhookDelivery.has(webhook_config=config.id, body_digest=digest, status="SUCCESS"):
         return False
-    kind, status = attestation_of(told)
+    type, status = attestation_of(payload)
     if status != "FAILED":
         return True
-    trail = trail_of_webhook(config, told) if "trail_id" in told else trail_of_commit(config, told)
-    latest = trail and Attestation.last(trail=trail.id, type=kind)
+    trail = (
+        trail_of_webhook(config, payload)
+        if "trail_id" in payload
+        else trail_of_commit(config, payload)
+    )
+    latest = trail and Attestation.last(trail=trail.id, type=type)
     return latest is None or latest.status == "FAILED"
 
 
-def act_on_webhook(config: WebhookConfig, delivery_id: str, told: Mapping[str, str]) -> str:
+def act_on_webhook(config: WebhookConfig, delivery_id: str, payload: Mapping[str, str]) -> str:
     """Do what a webhook is for; a sentence about it."""
-    event = told["event_type"]
+    event = payload["event_type"]
     if event not in EVENTS_OF_TRAILS:
         return f"The event {event} was recorded; nothing follows from it."
-    trail = trail_of_webhook(config, told)
+    trail = trail_of_webhook(config, payload)
     if event in NAMING:
-        trail.change(**{NAMING[event]: told.get("git_author")})
+        trail.change(**{NAMING[event]: payload.get("git_author")})
     if event not in ATTESTING:
         return f"The event {event} was recorded for the trail {trail.id}."
-    kind, status = attestation_of(told)
+    type, status = attestation_of(payload)
     allowed = config.allowed_types
-    if allowed is not None and kind not in allowed:
+    if allowed is not None and type not in allowed:
         names = ", ".join(allowed) or "nothing"
-        raise Forbidden(f"This webhook may not attest {kind}; it may attest {names}.")
+        raise Forbidden(f"This webhook may not attest {type}; it may attest {names}.")
     sender = {"source": config.source, "deliveryId": delivery_id}
-    record_attestation(trail, sender, type=kind, status=status, details=told.get("details"))
-    return f"The attestation {kind} {status} was recorded on the trail {trail.id}."
+    record_attestation(trail, sender, type=type, status=status, details=payload.get("details"))
+    return f"The attestation {type} {status} was recorded on the trail {trail.id}."
 
 
 class IncomingEvents(Resource, surface=FACTSTORE, tag="Webhooks"):
     """What CI systems tell; no delivery has its effect twice."""
 
-    def signer(self, context: Context, source: str) -> Principal | None:
+    def signer(self, context: RequestContext, source: str) -> Principal | None:
         """The first config of a source whose secret has signed the body, as the caller."""
         source, header = read_in_path(WebhookConfig.source, source), context.request.get_header
-        told = header("X-Hub-Signature-256") or header("X-Webhook-Signature") or ""
-        signature = told.strip().lower().removeprefix("sha256=")
+        header_value = header("X-Hub-Signature-256") or header("X-Webhook-Signature") or ""
+        signature = header_value.strip().lower().removeprefix("sha256=")
         active = (WebhookConfig.source == source) & WebhookConfig.is_active
         configs = WebhookConfig.select().where(active).order_by(peewee.SQL('"t1"."rowid"'))
         # Each is tried, whichever fits, so that the time taken tells nothing.
@@ -23149,7 +23250,7 @@ class IncomingEvents(Resource, surface=FACTSTORE, tag="Webhooks"):
         delivery = {"webhook_config": config.id, "delivery_id": key, "body_digest": digest}
         try:
             event = context.request.get_header("X-GitHub-Event", default="")
-            told = read_webhook(config.source, context.raw, context.media_type(), event)
+            payload = read_webhook(config.source, context.raw, context.media_type(), event)
         except Invalid as problem:
             refusal = FACTSTORE.present_problem(problem, context)
             # What was signed once is kept once, whatever the unsigned headers say of it.
@@ -23157,20 +23258,22 @@ class IncomingEvents(Resource, surface=FACTSTORE, tag="Webhooks"):
                 WebhookDelivery.create(
                     **delivery, status="FAILED", status_message=refusal["message"][:10_000]
                 )
-            return Reply(problem.status, to_json(refusal).encode())
-        if is_replay(config, digest, told):
+            return Response(problem.status, to_json(refusal).encode())
+        if is_replay(config, digest, payload):
             return repeated
-        message = act_on_webhook(config, key, told)
+        message = act_on_webhook(config, key, payload)
         WebhookDelivery.create(
-            **delivery, event_type=told["event_type"], status="SUCCESS", status_message=message
+            **delivery, event_type=payload["event_type"], status="SUCCESS", status_message=message
         )
         return {"accepted": True, "deliveryId": key, "message": message}
 
-    def delivery_id(self, context: Context) -> str:
+    def delivery_id(self, context: RequestContext) -> str:
         """The id by which a repeat of a delivery is known, random where the sender tells none."""
         header = context.request.get_header
-        told = header("X-Delivery-Id") or header("X-GitHub-Delivery") or context.lite.source.uuid()
-        return read_in_path(WebhookDelivery.delivery_id, told)
+        sent_id = (
+            header("X-Delivery-Id") or header("X-GitHub-Delivery") or context.lite.source.uuid()
+        )
+        return read_in_path(WebhookDelivery.delivery_id, sent_id)
 
 
 # --- Slack --------------------------------------------------------------------
@@ -23207,10 +23310,10 @@ class SlackConfig(Belonging, Model):
     @classmethod
     def of(cls, slug: str) -> SlackConfig:
         """The settings of an organisation, which need not be there itself; or NotFound."""
-        found = cls.seek(org_slug=slug)
-        if found is None:
+        config = cls.seek(org_slug=slug)
+        if config is None:
             raise NotFound(f"Organisation '{slug}' has no Slack settings.")
-        return found
+        return config
 
     @classmethod
     def end_with(cls, slug):
@@ -23223,7 +23326,7 @@ class SlackConfig(Belonging, Model):
         super().remove()
 
 
-class SlackMessage(Errand):
+class SlackMessage(OutboxMessage):
     """A text on its way to the channel of an organisation."""
 
     lane, since = "config", 4
@@ -23247,7 +23350,9 @@ class SlackMessage(Errand):
         url = f"{workspace.settings.slack_url.rstrip('/')}/chat.postMessage"
         body = to_json({"channel": self.config.channel, "text": self.text}).encode()
         headers = {"Content-Type": "application/json; charset=utf-8"}
-        return Letter(url, body, headers | {"Authorization": f"Bearer {self.config.bot_token}"})
+        return OutboundRequest(
+            url, body, headers | {"Authorization": f"Bearer {self.config.bot_token}"}
+        )
 
     def accepts(self, sent):
         return slack_verdict(sent) == "ok"
@@ -23265,16 +23370,16 @@ class SlackMessage(Errand):
             self.change(state="failed", due_at=None)
 
 
-def slack_verdict(sent: Answer) -> str:
+def slack_verdict(sent: HttpResponse) -> str:
     """What Slack says of a message: ok, the name of its error, or nothing where it says neither."""
     if sent.status != 200:
         return ""
-    told = sent.json
-    if dig(told, "ok") is True:
+    response = sent.json
+    if dig(response, "ok") is True:
         return "ok"
-    error = dig(told, "error")
-    known = isinstance(error, str) and re.fullmatch("[a-z0-9_]{1,100}", error)
-    return error if known else ""
+    error = dig(response, "error")
+    is_readable = isinstance(error, str) and re.fullmatch("[a-z0-9_]{1,100}", error)
+    return error if is_readable else ""
 
 
 def list_some(names: Sequence[str], at_most: int = 20) -> str:
@@ -23328,9 +23433,9 @@ class SlackConfigs(
     def forget(self, context, slug):
         """Forget the Slack settings of an organisation, and drop what was on its way there."""
         config = SlackConfig.of(organisation_slug(slug))
-        told = config.json()
+        deleted = config.json()
         config.remove()
-        return told
+        return deleted
 
 
 class SlackNotices(Resource, surface=FACTSTORE, scope="factstore", tag="Slack"):
@@ -23352,14 +23457,14 @@ class SlackNotices(Resource, surface=FACTSTORE, scope="factstore", tag="Slack"):
     def trail_non_compliant(self, context, slug):
         """Tell the channel of an organisation that a trail is not compliant."""
         body = context.body
-        told = {
+        details = {
             "Flow": body["flow_name"],
             "Missing": list_some(body["missing_attestation_types"]),
             "Failed": list_some(body["failed_attestation_types"]),
             "Details": body.get("trail_url"),
         }
         lines = [f"🚨 Trail {body['trail_id']} is not compliant."]
-        lines += [f"{name}: {value}" for name, value in told.items() if value]
+        lines += [f"{name}: {value}" for name, value in details.items() if value]
         SlackMessage.post(SlackConfig.of(organisation_slug(slug)), lines)
 
     @route(
@@ -23428,11 +23533,11 @@ def show_artifacts(prefix: str) -> list[str]:
     starting = Artifact.select(Artifact.image_name, Artifact.image_tag, digest).where(
         functools.reduce(or_, starts)
     )
-    found = list(starting.order_by(digest).limit(SLACK_LISTED + 1).tuples())
-    if not found:
+    rows = list(starting.order_by(digest).limit(SLACK_LISTED + 1).tuples())
+    if not rows:
         return [f"There is no artifact whose digest starts with {prefix}."]
-    lines = [f"{name}:{tag} {digest}" for name, tag, digest in found[:SLACK_LISTED]]
-    return lines + ["… and more: a longer prefix finds fewer."] * (len(found) > SLACK_LISTED)
+    lines = [f"{name}:{tag} {digest}" for name, tag, digest in rows[:SLACK_LISTED]]
+    return lines + ["… and more: a longer prefix finds fewer."] * (len(rows) > SLACK_LISTED)
 
 
 def show_trail(key: str) -> list[str]:
@@ -23444,7 +23549,7 @@ def show_trail(key: str) -> list[str]:
         Attestation.trail == trail
     )
     rows = said.order_by(peewee.SQL('"t1"."rowid"')).limit(51).tuples()
-    lines = [f"{SLACK_MARKS[status]} {kind}" for status, kind in rows]
+    lines = [f"{SLACK_MARKS[status]} {type}" for status, type in rows]
     return [
         f"Trail {trail.id}",
         f"Flow: {trail.flow.name}",
@@ -23504,15 +23609,15 @@ def decide_in_slack(
         {"approve": approve, "reject": reject}[verb](approval, said)
     except (Conflict, Forbidden) as problem:
         return [str(problem)]
-    told = approval.json()
-    heard = {decision["approverIdentity"] for decision in told["decisions"]}
+    document = approval.json()
+    heard = {decision["approverIdentity"] for decision in document["decisions"]}
     missing = [name for name in approvers if name not in heard]
     sentence = {
         "APPROVED": f"✅ Approval {approval.id} is granted by {identity}.",
         "REJECTED": f"❌ Approval {approval.id} is rejected by {identity}.",
         "PENDING_APPROVAL": f"⏳ {identity} approves {approval.id}, which still waits for "
         f"{list_some(missing)}.",
-    }[told["status"]]
+    }[document["status"]]
     return [sentence, *[f"Comment: {comment}"] * bool(comment)]
 
 
@@ -23545,13 +23650,13 @@ class SlackRequest(Model):
         return True
 
 
-def slack_headers(context: Context) -> tuple[str, str]:
+def slack_headers(context: RequestContext) -> tuple[str, str]:
     """The signature of a request, and the time that it states."""
     names = ("X-Slack-Signature", "X-Slack-Request-Timestamp")
     return tuple(context.request.get_header(name, default="") for name in names)
 
 
-def is_from_slack(secret: str, context: Context) -> bool:
+def is_from_slack(secret: str, context: RequestContext) -> bool:
     """Whether a request was signed with a secret, and just now."""
     signature, timestamp = slack_headers(context)
     signed = b"v0:%b:%b" % (timestamp.encode("utf-8", "replace"), context.raw)
@@ -23602,7 +23707,7 @@ FROM_SLACK = MappingProxyType(
 class SlackCommands(Resource, surface=FACTSTORE, tag="Slack"):
     """What comes from Slack, known by its signature."""
 
-    def signer(self, context: Context, slug: str) -> Principal | None:
+    def signer(self, context: RequestContext, slug: str) -> Principal | None:
         """Slack, where a request is signed with the secret of an organisation."""
         slug = organisation_slug(slug)
         if not is_from_slack(SlackConfig.of(slug).signing_secret, context):
@@ -23642,20 +23747,20 @@ class SlackCommands(Resource, surface=FACTSTORE, tag="Slack"):
     def act(self, context, slug):
         """Do what a button says that was pressed, once."""
         if "payload" not in context.body:
-            told = answer_slack(["The form has no payload."])
-            return Reply(400, to_json(told).encode())
+            payload = answer_slack(["The form has no payload."])
+            return Response(400, to_json(payload).encode())
         if not SlackRequest.is_new(*slack_headers(context)):
             return answer_slack(["This was answered before."])
         try:
-            told = read_signed_json(context.body["payload"].encode())
+            payload = read_signed_json(context.body["payload"].encode())
         except Invalid:
-            told = None
-        pressed = dig(told, "actions")
+            payload = None
+        pressed = dig(payload, "actions")
         first = pressed[0] if isinstance(pressed, list) and pressed else None
         name, key = dig(first, "action_id"), dig(first, "value")
         if not (isinstance(name, str) and name in SLACK_BUTTONS and isinstance(key, str)):
             return answer_slack(["This button does nothing here."])
-        config, user_id = SlackConfig.of(organisation_slug(slug)), dig(told, "user.id")
+        config, user_id = SlackConfig.of(organisation_slug(slug)), dig(payload, "user.id")
         return answer_slack(decide_in_slack(config, SLACK_BUTTONS[name], key, user_id, ""))
 
 
@@ -23722,11 +23827,11 @@ class AtlassianSite(Model):
         credentials = base64.b64encode(f"{self.username}:{self.api_token}".encode()).decode()
         return {"Accept": "application/json", "Authorization": f"Basic {credentials}"}
 
-    def ask(self, transport: Transport, path: str) -> Answer:
+    def ask(self, transport: Transport, path: str) -> HttpResponse:
         """What is answered when a path is read."""
         return transport.get(self.base_url + path, self.headers())
 
-    def explain(self, answer: Answer) -> str:
+    def explain(self, answer: HttpResponse) -> str:
         """Why an answer is of no use."""
         reasons = {
             401: f"{self.title} refused the user name or the token.",
@@ -23764,14 +23869,14 @@ TRIED = MappingProxyType({"answer": CONNECTION_TEST, "before": "probe"})
 class SiteKeeper:
     """Mixed into the resource of a connection: what is found out before its handlers."""
 
-    def check(self, context: Context) -> None:
+    def check(self, context: RequestContext) -> None:
         """Refuse a URL that nothing may be sent to, or to which a token would go without TLS."""
         url, networks = context.body["base_url"], allowed_networks(context.settings)
         check_target(url, networks)
         if needs_tls(url, networks):
             split_target(url, https_only=True)
 
-    def probe(self, context: Context) -> dict:
+    def probe(self, context: RequestContext) -> dict:
         """What comes of a first request over the connection."""
         site = self.model.only()
         if site is None:
@@ -23806,7 +23911,7 @@ class JiraConnection(AtlassianSite):
     def probe_path(self):
         return "/rest/api/2/myself"
 
-    def find_issue(self, transport: Transport, label: str) -> Answer | None:
+    def find_issue(self, transport: Transport, label: str) -> HttpResponse | None:
         """The answer that tells the issue with a label, or why nobody knows; None for no issue."""
         query = urllib.parse.urlencode({"jql": f'labels = "{label}"', "fields": "status"})
         # Jira Cloud has moved the operation, which Data Center has under its old path only.
@@ -23816,10 +23921,10 @@ class JiraConnection(AtlassianSite):
                 break
         else:
             return None
-        found = dig(answer.json, "issues")
-        if answer.status == 200 and isinstance(found, list):
-            one = [answer._replace(body=to_json(issue).encode()) for issue in found[:1]]
-            return one[0] if one else None
+        issues = dig(answer.json, "issues")
+        if answer.status == 200 and isinstance(issues, list):
+            first = [answer._replace(body=to_json(issue).encode()) for issue in issues[:1]]
+            return first[0] if first else None
         # Not knowing is no refusal of the ticket: it is tried again.
         status = 0 if answer.status == 400 else answer.status
         return answer._replace(status=status, body=None)
@@ -23863,17 +23968,20 @@ class JiraTicket(Model):
             "labels": [self.label],
         }
 
-    def refresh(self, told: Any) -> bool:
+    def refresh(self, issue: Any) -> bool:
         """Take over the status that Jira tells of the issue; say whether it told one."""
-        name, kind = dig(told, "fields.status.name"), dig(told, "fields.status.statusCategory.key")
-        known = isinstance(name, str) and 0 < len(name) <= 255
-        status = {"status": name} if known else {}
-        stage = "closed" if kind == "done" else "open"
+        name, category = (
+            dig(issue, "fields.status.name"),
+            dig(issue, "fields.status.statusCategory.key"),
+        )
+        has_status = isinstance(name, str) and 0 < len(name) <= 255
+        status = {"status": name} if has_status else {}
+        stage = "closed" if category == "done" else "open"
         self.change(stage=stage, refreshed_at=now_exactly(), **status)
-        return known
+        return has_status
 
 
-class JiraPosting(Errand):
+class JiraPosting(OutboxMessage):
     """A ticket on its way to Jira."""
 
     lane, since = "connection", 4
@@ -23899,14 +24007,14 @@ class JiraPosting(Errand):
     def letter(self, workspace, at):
         body = to_json({"fields": self.ticket.fields()}).encode()
         headers = self.connection.headers()
-        return Letter(f"{self.connection.base_url}/rest/api/2/issue", body, headers)
+        return OutboundRequest(f"{self.connection.base_url}/rest/api/2/issue", body, headers)
 
     def deliver(self, workspace, transport, at):
         # Of an attempt before, only the answer may have been lost.
-        found = self.connection.find_issue(transport, self.ticket.label)
-        return found or super().deliver(workspace, transport, at)
+        existing = self.connection.find_issue(transport, self.ticket.label)
+        return existing or super().deliver(workspace, transport, at)
 
-    def deliver_first(self, workspace: Workspace, transport: Transport, at: float) -> Answer:
+    def deliver_first(self, workspace: Workspace, transport: Transport, at: float) -> HttpResponse:
         """Make the attempt before which there was none."""
         return super().deliver(workspace, transport, at)
 
@@ -23931,14 +24039,14 @@ class JiraPosting(Errand):
         self.ticket.change(problem=self.note)
 
 
-def issue_key(sent: Answer) -> str | None:
+def issue_key(sent: HttpResponse) -> str | None:
     """The key of an issue in an answer."""
     key = dig(sent.json, "key")
-    known = isinstance(key, str) and re.fullmatch("[A-Za-z0-9_]{1,200}-[0-9]{1,20}", key)
-    return key if known else None
+    is_key = isinstance(key, str) and re.fullmatch("[A-Za-z0-9_]{1,200}-[0-9]{1,20}", key)
+    return key if is_key else None
 
 
-def issue_complaint(sent: Answer) -> str:
+def issue_complaint(sent: HttpResponse) -> str:
     """What Jira has against an issue, in its own words."""
     if sent.status != 400:
         return ""
@@ -24017,11 +24125,11 @@ class JiraSync:
     down in another what came of it; while Jira is waited for, none is open.
     """
 
-    def __init__(self, context: Context, connection: JiraConnection):
+    def __init__(self, context: RequestContext, connection: JiraConnection):
         self.context, self.connection = context, connection
         self.deadline = time.monotonic() + SYNC_TIME
-        self.sent: list[tuple[JiraPosting, Answer]] = []
-        self.read: list[tuple[JiraTicket, Answer]] = []
+        self.sent: list[tuple[JiraPosting, HttpResponse]] = []
+        self.read: list[tuple[JiraTicket, HttpResponse]] = []
         self.waiting = 0
 
     def run(self) -> JiraSync:
@@ -24060,7 +24168,7 @@ class JiraSync:
             again.append(JiraPosting.begin(self.connection, ticket).id)
         return first, again
 
-    def goes_on(self, answer: Answer) -> bool:
+    def goes_on(self, answer: HttpResponse) -> bool:
         """Whether Jira may be asked more: it is there, knows us, and there is time left."""
         usable = 200 <= answer.status < 300 or answer.status in (400, 404)
         return usable and time.monotonic() < self.deadline
@@ -24086,9 +24194,9 @@ class JiraSync:
 def trails_without_ticket() -> Iterator[tuple[str, str]]:
     """Some of the trails that are not compliant and have no ticket: id, and a summary."""
     has = JiraTicket.select().where(JiraTicket.trail_id == Trail.id)
-    found = Trail.select(Trail.id, Trail.name, Trail.git_commit_sha, Flow.name).join(Flow)
-    found = found.where(Trail.status == "NON_COMPLIANT", ~peewee.fn.EXISTS(has))
-    rows = found.order_by(peewee.SQL('"t1"."rowid"')).limit(SYNC_BATCH).tuples()
+    query = Trail.select(Trail.id, Trail.name, Trail.git_commit_sha, Flow.name).join(Flow)
+    query = query.where(Trail.status == "NON_COMPLIANT", ~peewee.fn.EXISTS(has))
+    rows = query.order_by(peewee.SQL('"t1"."rowid"')).limit(SYNC_BATCH).tuples()
     for key, name, commit, flow in rows:
         yield key, f"Trail {name or commit} of flow {flow} is not compliant"[:512]
 
@@ -24099,9 +24207,9 @@ def open_tickets() -> list[JiraTicket]:
     return list(tickets.order_by(JiraTicket.refreshed_at).limit(SYNC_BATCH))
 
 
-def write_before(context: Context, work: Callable[[Session], Any]) -> Any:
+def write_before(context: RequestContext, work: Callable[[Session], Any]) -> Any:
     """Do a part of a write that must stand before its handler's transaction begins."""
-    return perform(
+    return write_transaction(
         context.workspace,
         work,
         actor=context.principal.id,
@@ -24132,11 +24240,11 @@ class JiraTickets(
         name="CreateJiraTicketRequest",
     )
 
-    def send(self, context: Context) -> tuple[str, Answer] | None:
+    def send(self, context: RequestContext) -> tuple[str, HttpResponse] | None:
         """Put a ticket down and try to send it; nothing for a dry run, which leaves no trace."""
         connection = JiraConnection.stored()
         Trail.fetch(context.body["trail_id"])
-        if self.surface.rehearses(context.request):
+        if self.surface.is_dry_run(context.request):
             return None
         key = write_before(context, lambda current: make_ticket(connection, **context.body).id)
         lite = context.lite
@@ -24153,10 +24261,10 @@ class JiraTickets(
         posting.settle(sent, context.lite.source.clock())
         return posting.ticket
 
-    def exchange(self, context: Context) -> JiraSync | None:
+    def exchange(self, context: RequestContext) -> JiraSync | None:
         """Have everything exchanged that a sync is for; nothing for a dry run."""
         connection = JiraConnection.only()
-        if connection is None or self.surface.rehearses(context.request):
+        if connection is None or self.surface.is_dry_run(context.request):
             return None
         return JiraSync(context, connection).run()
 
@@ -24261,7 +24369,7 @@ class ConfluenceConnections(
 # --- Chain --------------------------------------------------------------------
 
 
-class Chain:
+class ChainWalk:
     """The ledger in the file of the current session, read link by link.
 
     The numbers of its entries have no gaps, and their times never go back: any place in it, by
@@ -24275,7 +24383,7 @@ class Chain:
         (newest,) = self.connection.execute('SELECT max("id") FROM "ledger_entry"').fetchone()
         return newest or 0
 
-    def span(self, first: int, last: int) -> Iterator[Proof]:
+    def span(self, first: int, last: int) -> Iterator[LedgerLink]:
         """The entries from one number to another, both included."""
         return proofs(self.connection, 'WHERE "id" BETWEEN ? AND ? ORDER BY "id"', (first, last))
 
@@ -24298,7 +24406,7 @@ class Chain:
             (f"{p.timestamp[:-1]}000Z" for p in proofs(self.connection, tail, (number,))), ""
         )
 
-    def of_record(self, record: str, order: str = 'ORDER BY "id"') -> Iterator[Proof]:
+    def of_record(self, record: str, order: str = 'ORDER BY "id"') -> Iterator[LedgerLink]:
         """The entries of a record, oldest first, by its UUID.
 
         A file of an earlier version has entries under the id itself, which may end with a ULID.
@@ -24314,7 +24422,7 @@ class Chain:
         tail = f'WHERE "record_id" IN ({marks}) {order}'
         return proofs(self.connection, tail, (record, *keys))
 
-    def fault_of(self, proof: Proof, previous: str) -> str:
+    def fault_of(self, proof: LedgerLink, previous: str) -> str:
         """What is wrong with an entry after the one with this hash, or with the record as the
         newest entry of it has it; empty: nothing."""
         if not proof.follows(previous):
@@ -24327,12 +24435,12 @@ class Chain:
         model = self.models.get(table)
         if model is None:
             return f"Ledger entry {proof.number} is of a kind that there is not: {table}."
-        place = f'WHERE "{model._meta.primary_key.column_name}" = ?'
-        row = self.connection.execute(f"{stored_sql(model)} {place}", (key,)).fetchone()
+        condition = f'WHERE "{model._meta.primary_key.column_name}" = ?'
+        row = self.connection.execute(f"{stored_sql(model)} {condition}", (key,)).fetchone()
         return content_fault(model, key, row, proof.event_type, proof.content_hash)
 
 
-def told_proof(proof: Proof) -> dict:
+def told_proof(proof: LedgerLink) -> dict:
     """An entry of the ledger as it is told.
 
     What its hash is over is told as it is hashed, but for the record of an entry that an earlier
@@ -24368,9 +24476,9 @@ class ChainState(NamedTuple):
     previous: str
     checked: int = 0
     begin: str | None = None
-    newest: Proof | None = None
+    newest: LedgerLink | None = None
 
-    def passed(self, proof: Proof) -> ChainState:
+    def passed(self, proof: LedgerLink) -> ChainState:
         """The state with the next entry."""
         previous = self.newest.entry_hash if self.newest else self.previous
         begin = self.begin or proof.timestamp
@@ -24395,16 +24503,16 @@ class VerificationDeadline:
         self._workspace = workspace
         self.ends_at = time.monotonic() + workspace.settings.ledger_deadline
 
-    def resume(self, asked: tuple[str, str], chain: Chain, first: int) -> ChainState:
+    def resume(self, period: tuple[str, str], chain: ChainWalk, first: int) -> ChainState:
         """Where the verification of these times goes on: where it ended, or at the first entry."""
-        state = self._states.pop((self._workspace.id, *asked), None)
+        state = self._states.pop((self._workspace.id, *period), None)
         is_fresh = state and time.monotonic() < state.started + self.LIFE
         if is_fresh and chain.before(first + state.checked) == state.newest.entry_hash:
             return state
         return ChainState(time.monotonic(), chain.before(first))
 
     def check(
-        self, count: int, advice: str, asked: tuple = (), state: ChainState | None = None
+        self, count: int, advice: str, period: tuple = (), state: ChainState | None = None
     ) -> None:
         """Refuse to go on after so many entries once the time is over; a state is kept to resume.
 
@@ -24414,7 +24522,7 @@ class VerificationDeadline:
             return
         if state:
             count = state.checked
-            self._states[(self._workspace.id, *asked)] = state
+            self._states[(self._workspace.id, *period)] = state
             while len(self._states) > self.KEPT:
                 self._states.pop(next(iter(self._states)))
         raise Unavailable(
@@ -24428,7 +24536,7 @@ _deadline = VerificationDeadline()
 
 
 @contextlib.contextmanager
-def one_verification(context: Context) -> Iterator[VerificationDeadline]:
+def one_verification(context: RequestContext) -> Iterator[VerificationDeadline]:
     """Verify the file as it stands at one moment, for one request of the process at a time."""
     if not _deadline.lock.acquire(blocking=False):
         raise Unavailable(
@@ -24503,7 +24611,7 @@ class Ledger(Resource, surface=FACTSTORE, scope="factstore", access="read", tag=
     def entries(self, context):
         """Page through the chain, oldest first."""
         page, size = context.query.get("page") or 0, context.query.get("size") or 20
-        chain = Chain()
+        chain = ChainWalk()
         total, first = len(chain), page * size + 1
         return {
             "entries": [told_proof(proof) for proof in chain.span(first, first + size - 1)],
@@ -24521,7 +24629,7 @@ class Ledger(Resource, surface=FACTSTORE, scope="factstore", access="read", tag=
     )
     def newest(self, context, record):
         """Get the newest entry of a record."""
-        own = next(Chain().of_record(record, 'ORDER BY "id" DESC LIMIT 1'), None)
+        own = next(ChainWalk().of_record(record, 'ORDER BY "id" DESC LIMIT 1'), None)
         if own is None:
             raise NotFound(f"The ledger has no entry of a record {record}.")
         return told_proof(own)
@@ -24540,7 +24648,7 @@ class Ledger(Resource, surface=FACTSTORE, scope="factstore", access="read", tag=
     def examine_record(self, context, record):
         """Find out whether a record is what the ledger says."""
         with one_verification(context) as deadline:
-            chain, first, fault = Chain(), None, "The ledger has no entry of this record."
+            chain, first, fault = ChainWalk(), None, "The ledger has no entry of this record."
             for count, proof in enumerate(chain.of_record(record), 1):
                 deadline.check(count, "`novantra-lite verify` has no limit.")
                 first = first or proof
@@ -24575,13 +24683,13 @@ class Ledger(Resource, surface=FACTSTORE, scope="factstore", access="read", tag=
 
         What takes longer than the deadline goes on with the next request for the same times.
         """
-        asked, fault = (context.body["from"], context.body["to"]), ""
+        body, fault = (context.body["from"], context.body["to"]), ""
         with one_verification(context) as deadline:
-            chain = Chain()
-            first, last = chain.between(*asked)
-            state = deadline.resume(asked, chain, first)
+            chain = ChainWalk()
+            first, last = chain.between(*body)
+            state = deadline.resume(body, chain, first)
             for count, proof in enumerate(chain.span(first + state.checked, last)):
-                deadline.check(count, "Send the same request again to go on.", asked, state)
+                deadline.check(count, "Send the same request again to go on.", body, state)
                 state = state.passed(proof)
                 fault = chain.fault_of(proof, state.previous)
                 if fault:
@@ -24603,17 +24711,17 @@ class Ledger(Resource, surface=FACTSTORE, scope="factstore", access="read", tag=
     )
     def status(self, context):
         """Tell how long the ledger is, and whether its newest entry is sound."""
-        chain = Chain()
+        chain = ChainWalk()
         total = len(chain)
         newest = next(chain.span(total, total), None)
         healthy = newest is None or newest.follows(chain.before(total))
-        told = "The newest entry is sound." if healthy else "The newest entry is not sound."
+        message = "The newest entry is sound." if healthy else "The newest entry is not sound."
         return {
             "enabled": context.settings.ledger,
             "type": "local",
             "totalEntries": total,
             "healthy": healthy,
-            "message": told,
+            "message": message,
         }
 
 
@@ -24636,8 +24744,8 @@ class HubTemplate(NamedTuple):
         head = ("id", "name", "description", "framework", "version")
         lines = [f"{member}: {quote(getattr(self, member))}" for member in head]
         lines += ["trail:", "  attestations:"]
-        for name, kind in self.attestations.items():
-            lines += [f"    - name: {quote(name)}", f"      type: {quote(kind)}"]
+        for name, type in self.attestations.items():
+            lines += [f"    - name: {quote(name)}", f"      type: {quote(type)}"]
         return "\n".join([*lines, ""])
 
     def json(self) -> dict:
@@ -24649,12 +24757,12 @@ class HubTemplate(NamedTuple):
 def attested_by(names: str) -> dict[str, str]:
     """Attestations with their types, from words such as `name` or `name=type`."""
     pairs = (word.partition("=") for word in names.split())
-    return {name: kind or name for name, _, kind in pairs}
+    return {name: type or name for name, _, type in pairs}
 
 
 HUB_TEMPLATES = {
-    one.id: one
-    for one in (
+    template.id: template
+    for template in (
         HubTemplate(
             "slsa-level-2",
             "SLSA Level 2",
@@ -24817,28 +24925,28 @@ class AuditPackage:
 
     def add_records(self, folder: str, model: type[Model], condition: peewee.Expression) -> None:
         """Put records in as the API tells them, in the order in which they were made."""
-        told = model.select(model.id, model.statements().text).where(condition)
-        for key, text in told.order_by(peewee.SQL('"t1"."rowid"')).tuples().iterator():
+        query = model.select(model.id, model.statements().text).where(condition)
+        for key, text in query.order_by(peewee.SQL('"t1"."rowid"')).tuples().iterator():
             self.add(f"{folder}/{key}.json", unseal(text.encode(), session().ring))
 
     def add_evidence(self, file: EvidenceFile, workspace: Workspace) -> None:
         """Put a file of evidence in by its hash, or where it lies; Damaged if it is another."""
-        known = file.sha256_hash
-        if not re.fullmatch("[0-9a-f]{64}", known):
+        digest = file.sha256_hash
+        if not re.fullmatch("[0-9a-f]{64}", digest):
             raise Damaged(f"Evidence file {file.id} has no hash that it could be held against.")
         if file.external_url is not None:
-            path = f"evidence/{known}.ref.json"
+            path = f"evidence/{digest}.ref.json"
             self.add(path, to_json(file.json()).encode())
         else:
             file.must_be_intact()
-            path = f"evidence/{known}{plain_suffix(file.file_name)}"
+            path = f"evidence/{digest}{plain_suffix(file.file_name)}"
             content = functools.partial(file.content, workspace)
-            self.put(PackedFile(path, file.file_size_bytes, known, content))
+            self.put(PackedFile(path, file.file_size_bytes, digest, content))
         self.evidence.append({**file.json(), "path": path})
 
     def signed_manifest(self, subject: Model, checkpoints: Checkpoints) -> list[PackedFile]:
         """What the archive is about and what else is in it, and a signed note of that."""
-        told = {
+        contents = {
             "format": PACKAGE_FORMAT,
             "subject": {"type": subject.noun(), "id": subject.id},
             "signedBy": str(checkpoints.key),
@@ -24848,7 +24956,7 @@ class AuditPackage:
             ],
             "evidence": self.evidence,
         }
-        text = json.dumps(told, indent=2, ensure_ascii=False).encode()
+        text = json.dumps(contents, indent=2, ensure_ascii=False).encode()
         manifest = PackedFile.holding("manifest.json", text)
         about = f"{subject.noun()} {subject.id}", f"sha256 {manifest.sha256}"
         lines = f"{checkpoints.origin}/audit-package", *about
@@ -24874,12 +24982,12 @@ def plain_suffix(name: str) -> str:
 
 
 def send_package(
-    context: Context,
+    context: RequestContext,
     subject: Model,
     trail: str,
     artifacts: peewee.Expression,
     attestations: peewee.Expression,
-) -> Reply:
+) -> Response:
     """Answer with the records of a trail that fit, and the evidence of those attestations."""
     named = Attestation.select(Attestation.id).where(attestations)
     files = EvidenceFile.select().where(EvidenceFile.attestation.in_(named))
@@ -24894,14 +25002,14 @@ def send_package(
             package.add("flow.json", context.workspace.json_of(Flow, flow))
             package.add_records("artifacts", Artifact, artifacts)
             package.add_records("attestations", Attestation, attestations)
-            found = list(files.order_by(peewee.SQL('"t1"."rowid"')))
-        for file in found:
+            evidence_files = list(files.order_by(peewee.SQL('"t1"."rowid"')))
+        for file in evidence_files:
             package.add_evidence(file, context.workspace)
         signed = package.signed_manifest(subject, context.workspace.checkpoints)
         unless_done.pop_all()
     name = f"audit-package-{subject.noun()}-{subject.id}.tar.gz"
     headers = attachment_headers(name, GZIP_MEDIA)
-    return Reply(200, headers=headers, stream=package.archive(*signed))
+    return Response(200, headers=headers, stream=package.archive(*signed))
 
 
 class AuditPackages(Resource, surface=FACTSTORE, scope="factstore", tag="Audit package"):
@@ -25070,8 +25178,8 @@ def csv_rows(stream: IO[bytes], delimiter: str = "") -> Iterator[tuple[int, dict
         line = first = line + 1
         for cells in reader:
             if len(cells) > len(names) and any(cells[len(names) :]):
-                found = f"{len(cells)} cells under a header of {len(names)}"
-                yield line, RowFault(line, "", f"{found}: quote cells that hold the delimiter.")
+                fault = f"{len(cells)} cells under a header of {len(names)}"
+                yield line, RowFault(line, "", f"{fault}: quote cells that hold the delimiter.")
             elif any(cells):
                 yield line, {name: cell for name, cell in zip(names, cells, strict=False) if cell}
             line = first + reader.line_num
@@ -25300,13 +25408,13 @@ def oscal_nodes(catalog: dict) -> list[dict]:
     """The groups and controls in document order; sortOrder follows sort-id where there is one."""
     elements = list(oscal_elements(catalog))
     holders = [catalog, *(element for element, *_ in elements)]
-    found = [param for holder in holders for param in oscal_list(holder, "params")]
-    params = {oscal_text(param, "id"): param for param in found}
+    parameters = [param for holder in holders for param in oscal_list(holder, "params")]
+    params = {oscal_text(param, "id"): param for param in parameters}
     nodes, places = {}, {}
-    for element, kind, key, parent in elements:
+    for element, node_kind, key, parent in elements:
         title = oscal_text(element, "title")
         if not key or not title or key in nodes:
-            raise Invalid(f"The OSCAL {kind} “{key}” must have a title, and an id of its own.")
+            raise Invalid(f"The OSCAL {node_kind} “{key}” must have a title, and an id of its own.")
         withdrawn = oscal_property(element, "status").lower() == "withdrawn"
         places[key] = (*places.get(parent, ()), (oscal_property(element, "sort-id"), len(nodes)))
         nodes[key] = {
@@ -25315,7 +25423,7 @@ def oscal_nodes(catalog: dict) -> list[dict]:
             "referenceCode": oscal_property(element, "label") or key.upper(),
             "title": oscal_filled(title, params),
             "description": oscal_filled(oscal_statement(element), params) or None,
-            "nodeKind": kind,
+            "nodeKind": node_kind,
             "status": "withdrawn" if withdrawn else "active",
         }
     for order, key in enumerate(sorted(nodes, key=places.__getitem__), 1):
@@ -25327,15 +25435,15 @@ def oscal_elements(catalog: dict) -> Iterator[tuple[dict, str, str, str | None]]
     """Every group and control with its kind, its key and its parent's key, parents first."""
     waiting = [(catalog, "catalog", None)]
     while waiting:
-        element, kind, parent = waiting.pop()
+        element, node_kind, parent = waiting.pop()
         key = None
-        if kind != "catalog":
+        if node_kind != "catalog":
             key = oscal_text(element, "id")
-            if kind == "group" and not key:  # OSCAL lets a group go without an id.
+            if node_kind == "group" and not key:  # OSCAL lets a group go without an id.
                 key = oscal_slug(f"{parent or ''} {oscal_text(element, 'title')}")
-            yield element, kind, key, parent
+            yield element, node_kind, key, parent
         below = {"groups": "group", "controls": "control"}
-        if kind.startswith("control"):
+        if node_kind.startswith("control"):
             below = {"controls": "control-enhancement"}
         names = [name for name in element if name in below]
         nested = [
@@ -25368,9 +25476,9 @@ def oscal_filled(text: str, params: dict[str, dict], depth: int = 0) -> str:
         choices = "; ".join(choice.strip() for choice in oscal_list(select, "choice", str))
         choices = f"{many}: {choices}" if choices else name
         values = ", ".join(oscal_list(param, "values", str))
-        found = values or f"[{oscal_text(param, 'label') or choices}]"
+        text = values or f"[{oscal_text(param, 'label') or choices}]"
         # Choices may hold parameters; the limit ends those that hold one another.
-        return oscal_filled(found, params, depth + 1) if depth < 3 else f"[{name}]"
+        return oscal_filled(text, params, depth + 1) if depth < 3 else f"[{name}]"
 
     return re.sub(r"\{\{([^{}]*)\}\}", fill, text)
 
@@ -25379,25 +25487,25 @@ def oscal_property(element: dict, name: str) -> str:
     """The value of one of OSCAL's own properties, best without a class, or nothing."""
     own = (None, "http://csrc.nist.gov/ns/oscal")
     named = [prop for prop in oscal_list(element, "props") if prop.get("name") == name]
-    found = [prop for prop in named if prop.get("ns") in own]
-    return oscal_text(min(found, key=lambda prop: "class" in prop, default={}), "value")
+    properties = [prop for prop in named if prop.get("ns") in own]
+    return oscal_text(min(properties, key=lambda prop: "class" in prop, default={}), "value")
 
 
-def oscal_list(element: dict, name: str, kind: type = dict) -> list:
+def oscal_list(element: dict, name: str, item_type: type = dict) -> list:
     """The items of this member, all of one kind; Invalid where they are something else."""
-    found = element.get(name, [])
-    if not isinstance(found, list) or not all(isinstance(item, kind) for item in found):
-        things = "objects" if kind is dict else "texts"
+    items = element.get(name, [])
+    if not isinstance(items, list) or not all(isinstance(item, item_type) for item in items):
+        things = "objects" if item_type is dict else "texts"
         raise Invalid(f"Expected “{name}” in the OSCAL catalog to be an array of {things}.")
-    return found
+    return items
 
 
 def oscal_text(element: dict, name: str) -> str:
     """The text of this member, or nothing; Invalid where it is something else."""
-    found = element.get(name, "")
-    if not isinstance(found, str):
+    value = element.get(name, "")
+    if not isinstance(value, str):
         raise Invalid(f"Expected “{name}” in the OSCAL catalog to be a text.")
-    return found.strip()
+    return value.strip()
 
 
 def oscal_slug(title: str) -> str:
@@ -25408,9 +25516,9 @@ def oscal_slug(title: str) -> str:
 
 def oscal_time(metadata: dict) -> str:
     """When the catalog was published, or else last changed: UTC with milliseconds."""
-    given = oscal_text(metadata, "published") or oscal_text(metadata, "last-modified")
+    text = oscal_text(metadata, "published") or oscal_text(metadata, "last-modified")
     try:
-        moment = datetime.fromisoformat(given)
+        moment = datetime.fromisoformat(text)
         moment = moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
     except (ValueError, OverflowError):
         expected = "“published” or “last-modified” in the metadata to be an ISO 8601 time"
@@ -25450,7 +25558,7 @@ def prepare(workspace: Workspace, settings: Settings, bell: threading.Event) -> 
     workspace.ring = None
     is_new = not open_ring(workspace)
     workspace.reading = Session(workspace, workspace.reader)
-    workspace.journal = None if workspace.read_only else Journal(workspace)
+    workspace.journal = None if workspace.read_only else AuditTrail(workspace)
     workspace.checkpoints = Checkpoints(workspace, notes)
     if is_new:
         add_ring_key(workspace, 1)
@@ -25463,10 +25571,10 @@ def open_ring(workspace: Workspace) -> bool:
     """
     # The writer has the file open already; a reader is opened by whoever reads first.
     opened = workspace.reader if workspace.read_only else workspace.writer.database
-    found = opened.connection().execute(
+    rows = opened.connection().execute(
         'SELECT "id", "wrapped", "retired_at" IS NOT NULL FROM "ring_key" ORDER BY "id"'
     )
-    keys, beside = found.fetchall(), key_file(workspace)
+    keys, beside = rows.fetchall(), key_file(workspace)
     if keys and beside and not is_key_at_hand(workspace):
         raise missing_key(workspace)
     following = beside and next_key_file(beside)
@@ -25537,7 +25645,7 @@ def add_ring_key(workspace: Workspace, number: int) -> None:
     """Make a key; from now on it is the one that seals."""
     wrapped = workspace.ring.wrap(number, workspace.source.random.randbytes(32))
     workspace.ring.add(number, wrapped)
-    perform(
+    write_transaction(
         workspace,
         lambda current: [
             RingKey.create(id=number, wrapped=wrapped),
@@ -25570,7 +25678,9 @@ def rewrap_keys(workspace: Workspace) -> Path | None:
         newest = str(workspace.ring.newest)
         workspace.journal.note(current, "key_ring.rewrapped", "ring_key", newest)
 
-    perform(workspace, work, actor="console", reason="The keys are wrapped by another key.")
+    write_transaction(
+        workspace, work, actor="console", reason="The keys are wrapped by another key."
+    )
     if following:
         following.replace(beside)
     return following and beside
@@ -25579,11 +25689,11 @@ def rewrap_keys(workspace: Workspace) -> Path | None:
 def identify_organization(workspace: Workspace, profile: Mapping[str, str]) -> None:
     """Take the organization from the file, or put it there when the file is new."""
     opened = workspace.reader if workspace.read_only else workspace.writer.database
-    known = opened.connection().execute('SELECT "id" FROM "organization"').fetchone()
+    row = opened.connection().execute('SELECT "id" FROM "organization"').fetchone()
     with using(Session(workspace, opened)):
-        organization = Organization.seek(known[0]) if known else None
+        organization = Organization.seek(row[0]) if row else None
     if organization is None:
-        organization = perform(
+        organization = write_transaction(
             workspace,
             lambda current: Organization.create(**profile),
             actor="system",
@@ -25648,14 +25758,14 @@ def resolve_references(model: type[Model], values: dict) -> None:
     issues = []
     for name, field in foreign_keys(model):
         if values.get(name):
-            found = find_reference(field.rel_model, values[name])
-            if found is None:
+            record_id = find_reference(field.rel_model, values[name])
+            if record_id is None:
                 message = f"There is no {field.rel_model.noun()} {values[name]}"
-                issues.append(issue([camel(field.column_name)], message))
-            values[name] = found
+                issues.append(field_error([camel(field.column_name)], message))
+            values[name] = record_id
     if issues:
-        told = "; ".join(f"{fault['path'][0]}: {fault['message']}" for fault in issues)
-        raise Invalid(f"{told}.", issues)
+        sentences = "; ".join(f"{fault['path'][0]}: {fault['message']}" for fault in issues)
+        raise Invalid(f"{sentences}.", issues)
 
 
 @functools.cache
@@ -25694,8 +25804,8 @@ class Import:
         self.connection = current.database.connection()
         keys = self.model.key_fields()
         table = self.model._meta.table_name
-        asked = " AND ".join(f'"{field.column_name}" = ?' for field in keys)
-        self.by_key = f'SELECT "id" FROM "{table}" WHERE {asked}' if keys else ""
+        conditions = " AND ".join(f'"{field.column_name}" = ?' for field in keys)
+        self.by_key = f'SELECT "id" FROM "{table}" WHERE {conditions}' if keys else ""
         self.by_id = f'SELECT "id" FROM "{table}" WHERE "id" = ?'
         #: Whether making a record is one statement, which undoes itself when it fails.
         self.simple = (
@@ -25742,11 +25852,11 @@ class Import:
 
     def change(self, record: Model, values: dict) -> bool:
         """Change what a row says otherwise; a row that says the same leaves the record alone."""
-        fixed, known = ("id", "created_at", "updated_at"), record._meta.fields
+        fixed, fields = ("id", "created_at", "updated_at"), record._meta.fields
         values = {
             name: value
             for name, value in values.items()
-            if name not in fixed and known[name].value(record) != value
+            if name not in fixed and fields[name].value(record) != value
         }
         values = self.collection.resource.amend(record, values)
         return bool(values and record.change(**values))
@@ -25767,13 +25877,13 @@ class Import:
         """The id of the record that a row names by its id or by its one key."""
         key = row.get("id")
         if isinstance(key, str) and (
-            found := self.connection.execute(self.by_id, (key,)).fetchone()
+            match := self.connection.execute(self.by_id, (key,)).fetchone()
         ):
-            return found[0]
+            return match[0]
         value = row.get(self.collection.key)
         if isinstance(value, str):
-            found = self.connection.execute(self.by_key, (strip_text(value),)).fetchone()
-            return found[0] if found else None
+            match = self.connection.execute(self.by_key, (strip_text(value),)).fetchone()
+            return match[0] if match else None
         return None
 
     def find_by_key(self, values: dict) -> str | None:
@@ -25781,8 +25891,8 @@ class Import:
         if not self.by_key:
             return None
         key = [values.get(field.name) for field in self.model.key_fields()]
-        found = self.connection.execute(self.by_key, key).fetchone()
-        return found[0] if found else None
+        row = self.connection.execute(self.by_key, key).fetchone()
+        return row[0] if row else None
 
 
 def import_batches(
@@ -25807,7 +25917,7 @@ def import_batches(
         if progress and batch.size % 100:
             progress(batch.size % 100)
         if all_or_nothing and report.refused:
-            raise Rehearsed(report)
+            raise DryRunRollback(report)
         return batch.size
 
     size = 1
@@ -25815,7 +25925,7 @@ def import_batches(
         taken = rows if whole else itertools.islice(rows, collection.BATCH)
         stored = report.counts()
         try:
-            size = collection.act(reason, work, rehearsal=dry_run)
+            size = collection.act(reason, work, dry_run=dry_run)
         except BaseException:
             report.reset(stored)
             raise
@@ -25841,10 +25951,10 @@ def readable(rows: Iterable, report: Report) -> Iterator[tuple[int, dict | RowFa
 def row_faults(line: int, error: Exception) -> list[RowFault]:
     """What is wrong with a row, a fault for each field."""
     if isinstance(error, Problem):
-        told = [(fault["path"], fault["message"]) for fault in error.issues] or [([], str(error))]
+        faults = [(fault["path"], fault["message"]) for fault in error.issues] or [([], str(error))]
     else:
-        told = Faults.of(error)
-    return [RowFault(line, ".".join(map(str, path)), message) for path, message in told]
+        faults = ValidationErrors.of(error)
+    return [RowFault(line, ".".join(map(str, path)), message) for path, message in faults]
 
 
 def import_catalog(collections: Callable[[str], Collection], document: dict, reason: str) -> Report:
@@ -25870,7 +25980,7 @@ def import_catalog(collections: Callable[[str], Collection], document: dict, rea
             )
             nodes.take(number, row | {"frameworkVersionId": version.id, "parentNodeId": parent})
         if report.refused:
-            raise Rehearsed(report)
+            raise DryRunRollback(report)
 
     collections("frameworks").act(reason, work)
     return report
@@ -25892,14 +26002,14 @@ def import_scan(
     values = report.values(unknown_severity)
 
     def work(current):
-        known = Trail.fetch(trail.lower())
+        stored_trail = Trail.fetch(trail.lower())
         scan = record_scan(
-            known, values | {"org_slug": known.org_slug}, NO_FINDINGS, report.failure
+            stored_trail, values | {"org_slug": stored_trail.org_slug}, NO_FINDINGS, report.failure
         )
         keep_report(scan, upload)
         return scan.json()
 
-    return collection.act(reason, work, rehearsal=dry_run)
+    return collection.act(reason, work, dry_run=dry_run)
 
 
 # --- Collections --------------------------------------------------------------
@@ -25929,10 +26039,12 @@ class Collection:
         self.key = keys[0] if len(keys) == 1 else ""
         self.required = [member for member in self.columns if member in self.schema.required]
 
-    def act(self, reason: str, work: Callable[[Session], Any], rehearsal: bool = False) -> Any:
+    def act(self, reason: str, work: Callable[[Session], Any], dry_run: bool = False) -> Any:
         """Write as the console does, for a reason of 10 to 1000 characters."""
-        told = read_members(Schema(reason=Reason()), {"reason": reason})["reason"]
-        return perform(self.workspace, work, actor="console", reason=told, rehearsal=rehearsal)
+        stated = read_members(Schema(reason=Reason()), {"reason": reason})["reason"]
+        return write_transaction(
+            self.workspace, work, actor="console", reason=stated, dry_run=dry_run
+        )
 
     def create(self, *, reason: str, **members: Any) -> dict:
         """Make a record; Invalid names every member that is missing or wrong."""
@@ -25949,7 +26061,9 @@ class Collection:
         """Change members of a record; a status keeps to the moves that are allowed."""
         self.must_know(members)
         if fixed := [member for member in self.FIXED if member in members]:
-            raise Invalid(f"{fixed[0]}: It cannot be changed.", [issue(fixed, "Cannot be changed")])
+            raise Invalid(
+                f"{fixed[0]}: It cannot be changed.", [field_error(fixed, "Cannot be changed")]
+            )
         values = read_members(self.schema, members, partial=True)
         for member, value in members.items():
             name, field = self.schema.members[member]
@@ -25985,7 +26099,7 @@ class Collection:
             field = self.model.members()[member]
             conditions[member] = functools.partial(peewee.Expression, field, peewee.OP.EQ)
             values[member] = field.db_value(value)
-        listing, place = (
+        listing, position = (
             self.resource.surface.listing(self.model, conditions, newest_first=False),
             None,
         )
@@ -25993,11 +26107,11 @@ class Collection:
         while limit is None or limit > 0:
             size = self.PAGE if limit is None else min(limit, self.PAGE)
             with self.workspace.read():
-                page = listing.page(values, place, size)
+                page = listing.page(values, position, size)
             yield from json.loads(b"[%b]" % page.text)
             limit = limit - page.count if limit is not None else None
-            place = page.place
-            if place is None:
+            position = page.position
+            if position is None:
                 return
 
     def export(self) -> Iterator[dict]:
@@ -26016,8 +26130,8 @@ class Collection:
         if "subject_resource_id" not in self.model._meta.fields:
             return
         triple = {name: values.get(name, present.get(name)) for name in TRIPLE}
-        known = (triple[TRIPLE[0]], triple[TRIPLE[1]]) in subjects()
-        if known or not all(triple.values()):
+        is_held = (triple[TRIPLE[0]], triple[TRIPLE[1]]) in subjects()
+        if is_held or not all(triple.values()):
             check_subject(triple)
 
     def import_rows(
@@ -26381,22 +26495,22 @@ class DemoRegister:
         self.people = {name: new_id("user", at) for name, at in self.people.items()}
         self.tasks = list(product(self.words["chapters"][1], self.words["tasks"][1]))
 
-    def add(self, collection: str, at: datetime, **given) -> tuple[str, dict]:
+    def add(self, collection: str, at: datetime, **values) -> tuple[str, dict]:
         """Make a record of what is given; a member that is not given follows from its name."""
         prefix, *members = self.shapes[collection]
         row, last = {"id": self.new_id(prefix, at)}, at
         for name in members:
             if name == "subject":
-                row |= given["subject"]
+                row |= values["subject"]
                 continue
-            value = given[name] if name in given else self.member(name, at, given)
+            value = values[name] if name in values else self.member(name, at, values)
             if isinstance(value, datetime):
                 if last < value <= self.start and name not in DEMO_DEADLINES:
                     last = value
                 value = demo_text(value)
             row[name] = value
         if members[-1] not in ("createdAt", "evaluatedAt"):
-            last = given.get("updatedAt") or (last if last > at else self.later(at, 60))
+            last = values.get("updatedAt") or (last if last > at else self.later(at, 60))
             row |= {"createdAt": demo_text(at), "updatedAt": demo_text(last)}
         groups = [collection]
         if collection == "assets" and not row["decommissionedAt"]:
@@ -26409,17 +26523,19 @@ class DemoRegister:
             self.made_at[group].append(at)
         return collection, row
 
-    def member(self, name: str, at: datetime, given: dict):
+    def member(self, name: str, at: datetime, values: dict):
         """The value that a member of this name has by custom."""
-        done = given.get("status") not in DEMO_NOT_DONE
-        if name.endswith("Key") and "title" in given:
-            return self.key(given["title"])
+        done = values.get("status") not in DEMO_NOT_DONE
+        if name.endswith("Key") and "title" in values:
+            return self.key(values["title"])
         if "Responsibility" in name:
-            return None if given.get("status") in ("open", "proposed") else self.choice(self.owners)
+            return (
+                None if values.get("status") in ("open", "proposed") else self.choice(self.owners)
+            )
         if name in DEMO_EVENTS:
             return self.later(at, DEMO_EVENTS[name]) if done else None
         if name == "scheduledAt":
-            return None if given["status"] in DEMO_UNSCHEDULED else at + timedelta(days=45)
+            return None if values["status"] in DEMO_UNSCHEDULED else at + timedelta(days=45)
         if name in DEMO_DEADLINES:
             return at + timedelta(days=DEMO_DEADLINES[name])
         return at if name.endswith(("At", "From")) else None
@@ -26468,7 +26584,7 @@ class DemoRegister:
         self.keys_taken.add(key)
         return key
 
-    def known(self, group: str, at: datetime) -> list[dict]:
+    def records(self, group: str, at: datetime) -> list[dict]:
         """Records made before a time in a collection, collection/kind or collection/status."""
         return self.made[group][: bisect_left(self.made_at[group], at)]
 
@@ -26489,8 +26605,14 @@ def demo_text(at: datetime) -> str:
 
 def demo_subject(collection: str, id: str) -> dict:
     """The three members that name a record as subject."""
-    module, kind = DEMO_MODULES.get(collection, f"{collection}/{collection[:-1]}").split("/")
-    return {"subjectModuleKey": module, "subjectResourceType": kind, "subjectResourceId": id}
+    module, resource_type = DEMO_MODULES.get(collection, f"{collection}/{collection[:-1]}").split(
+        "/"
+    )
+    return {
+        "subjectModuleKey": module,
+        "subjectResourceType": resource_type,
+        "subjectResourceId": id,
+    }
 
 
 def demo_draw(demo: DemoRegister, lines: list, at: datetime, titles: set) -> tuple:
@@ -26499,9 +26621,9 @@ def demo_draw(demo: DemoRegister, lines: list, at: datetime, titles: set) -> tup
 
     for _ in range(40):
         source, kinds, title, about, status = (*demo.choice(lines), "", "")[:5]
-        if not (known := demo.known(source, at)):
+        if not (parents := demo.records(source, at)):
             continue
-        parent, (chapter, task) = demo.choice(known), demo.choice(demo.tasks)
+        parent, (chapter, task) = demo.choice(parents), demo.choice(demo.tasks)
         words = {"days": demo.choice(range(3, 60)), "chapter": chapter, "task": chapter[:2] + task}
         words["name"] = parent.get("displayName") or parent.get("title") or parent["name"]
         words["month"] = f"{month_name[at.month]} {at.year}"
@@ -26520,50 +26642,50 @@ def demo_planned(demo: DemoRegister, collection: str) -> DemoRows:
     parents_of = [name for name in members if name in DEMO_PARENTS]
     for number, at in enumerate(demo.times(int(count), int(since)), 1):
         source, kinds, title, about, status, parent = demo_draw(demo, lines, at, titles)
-        kind, severity = [*map(demo.pick, kinds.split()), "", "medium"][:2]
-        given = dict.fromkeys(kinds_of, kind) | dict.fromkeys(parents_of, parent["id"])
+        record_kind, severity = [*map(demo.pick, kinds.split()), "", "medium"][:2]
+        values = dict.fromkeys(kinds_of, record_kind) | dict.fromkeys(parents_of, parent["id"])
         if "title" in members:
             titles.add(title)
         else:
-            title = f"{title} {kind} {at:%Y-%m}"
-        given |= {"title": title, "description": about, "severity": severity}
-        given |= {"status": status or demo.status(at, stages)}
-        given |= {"subject": demo_subject(source.partition("/")[0], parent["id"])}
-        given |= demo_extras(demo, collection, at, number, parent, given)
-        yield demo.add(collection, at, **given)
+            title = f"{title} {record_kind} {at:%Y-%m}"
+        values |= {"title": title, "description": about, "severity": severity}
+        values |= {"status": status or demo.status(at, stages)}
+        values |= {"subject": demo_subject(source.partition("/")[0], parent["id"])}
+        values |= demo_extras(demo, collection, at, number, parent, values)
+        yield demo.add(collection, at, **values)
 
 
-def demo_extras(demo: DemoRegister, collection: str, at, number: int, parent, given) -> dict:
+def demo_extras(demo: DemoRegister, collection: str, at, number: int, parent, values) -> dict:
     """The members that records of this collection alone have."""
     if collection == "readiness-assessments":
         state = "not-ready" if parent["status"] == "in-maintenance" else "ready"
         state = demo.pick(f"{state} " * 9 + "conditionally-ready")
-        return {"readinessState": state if given["status"] == "completed" else "unknown"}
+        return {"readinessState": state if values["status"] == "completed" else "unknown"}
     if collection == "vulnerability-assessments":
-        newest, exploit = demo.known("vulnerabilities", at)[-1], "none-known proof-of-concept"
+        newest, exploit = demo.records("vulnerabilities", at)[-1], "none-known proof-of-concept"
         ids = list(dict.fromkeys([parent["id"], newest["id"]]))
         return {"vulnerabilityIds": ids, "exploitability": demo.pick(exploit)}
     if collection == "patch-requirements":
         return {"urgency": parent["severity"]}
     if collection == "releases":
-        closed, before = demo.known("change-requests/closed", at), demo_text(at)
+        closed, before = demo.records("change-requests/closed", at), demo_text(at)
         done = [change["id"] for change in closed if change["updatedAt"] < before]
         return {"changeRequestIds": done[-3:]}
-    return demo_source(demo, at, number, given) if collection == "findings" else {}
+    return demo_source(demo, at, number, values) if collection == "findings" else {}
 
 
-def demo_source(demo: DemoRegister, at: datetime, number: int, given: dict) -> dict:
+def demo_source(demo: DemoRegister, at: datetime, number: int, values: dict) -> dict:
     """Where a finding comes from, its key, and who works on it."""
-    kind, origin = given["sourceKind"], list(given["subject"].values())
-    if kind == "assessment":
-        origin = demo_subject("assessments", demo.known("assessments", at)[-1]["id"]).values()
-    elif kind == "audit":
+    source_kind, origin = values["sourceKind"], list(values["subject"].values())
+    if source_kind == "assessment":
+        origin = demo_subject("assessments", demo.records("assessments", at)[-1]["id"]).values()
+    elif source_kind == "audit":
         origin = "external", "audit-report", f"CAA-{at:%Y}-{number:03}"
-    elif kind == "module_signal":
+    elif source_kind == "module_signal":
         origin = "external", "scanner-finding", f"SCAN-{number:05}"
-    elif kind == "manual":
+    elif source_kind == "manual":
         origin = None, None, None
-    held = demo.choice([None, *demo.people.values()]) if given["status"] != "open" else None
+    held = demo.choice([None, *demo.people.values()]) if values["status"] != "open" else None
     key = {"findingKey": f"nc-{at:%Y}-{number:03}", "ownerMemberUserId": held}
     names = "sourceModuleKey", "sourceResourceType", "sourceResourceId"
     return key | dict(zip(names, origin, strict=True))
@@ -26600,16 +26722,16 @@ def demo_assets(demo: DemoRegister) -> DemoRows:
     units = [(number / int(row[2]), number, row) for row in lines for number in range(int(row[2]))]
     times = demo.times(len(lines), 598, 570) + demo.times(len(units) - len(lines), 569, 25)
     units, custody = sorted(units, key=itemgetter(0)), []
-    for at, (_, number, (key, kind, count, name, use)) in zip(times, units, strict=True):
-        label, source, about = kinds[kind]
+    for at, (_, number, (key, asset_kind, count, name, use)) in zip(times, units, strict=True):
+        label, source, about = kinds[asset_kind]
         status = demo.status(at, "active 200 " + "active," * 18 + "in-maintenance,decommissioned")
         end = demo.later(at, 400) if status == "decommissioned" else None
-        given = {"assetKey": demo.key(key if count == "1" else f"{key}-{number + 1:03}")}
-        given |= {"assetKind": kind, "sourceKind": source, "status": status}
-        given |= {"displayName": label.format(name=name, n=number + 1), "decommissionedAt": end}
-        given |= {"description": about.format(use=use)}
-        given |= {"commissionedAt": at - timedelta(days=demo.random.randrange(1, 2500))}
-        yield (made := demo.add("assets", at, **given))
+        values = {"assetKey": demo.key(key if count == "1" else f"{key}-{number + 1:03}")}
+        values |= {"assetKind": asset_kind, "sourceKind": source, "status": status}
+        values |= {"displayName": label.format(name=name, n=number + 1), "decommissionedAt": end}
+        values |= {"description": about.format(use=use)}
+        values |= {"commissionedAt": at - timedelta(days=demo.random.randrange(1, 2500))}
+        yield (made := demo.add("assets", at, **values))
         marks = [demo.later(at, 15, end), end]
         if demo.random.random() < 0.17:
             marks.insert(1, demo.later(marks[0], 250, end))
@@ -26617,22 +26739,27 @@ def demo_assets(demo: DemoRegister) -> DemoRows:
         custody += [(*row, made[1]) for row in zip(marks, marks[1:], holders, strict=False)]
     member = {"subjectModuleKey": "membership", "subjectResourceType": "member-user"}
     for at, end, who, asset in sorted(custody, key=itemgetter(0)):
-        given = {"assignmentKey": demo.key(asset["assetKey"], who, f"{at:%Y-%m}"), "endedAt": end}
-        given |= {"assignmentKind": "primary", "status": "ended" if end else "active"}
-        given |= {"subject": member | {"subjectResourceId": demo.people[who]}}
-        given |= {"assetId": asset["id"]}
-        yield demo.add("custody-assignments", at, **given)
+        values = {"assignmentKey": demo.key(asset["assetKey"], who, f"{at:%Y-%m}"), "endedAt": end}
+        values |= {"assignmentKind": "primary", "status": "ended" if end else "active"}
+        values |= {"subject": member | {"subjectResourceId": demo.people[who]}}
+        values |= {"assetId": asset["id"]}
+        yield demo.add("custody-assignments", at, **values)
 
 
 def demo_engagements(demo: DemoRegister) -> DemoRows:
     """Five agreements with each supplier and customer."""
     forms = ("master agreement", "quality agreement", "price schedule", "work order", "amendment 1")
     pairs, parties = product(forms, demo.words["suppliers"][1:]), {}
-    for at, (form, (name, kind, service)) in zip(demo.times(60, 598, 120), pairs, strict=True):
+    for at, (form, (name, engagement_kind, service)) in zip(
+        demo.times(60, 598, 120), pairs, strict=True
+    ):
         party = parties.setdefault(name, demo.new_id("party", demo.time(at)))
-        given = {"engagementKind": kind, "title": f"{name}: {service}, {form}"}
-        given |= {"providerPartyId": party, "status": demo.status(at, "active,active,active,ended")}
-        yield demo.add("party-engagements", at, engagementKey=demo.key(name, form), **given)
+        values = {"engagementKind": engagement_kind, "title": f"{name}: {service}, {form}"}
+        values |= {
+            "providerPartyId": party,
+            "status": demo.status(at, "active,active,active,ended"),
+        }
+        yield demo.add("party-engagements", at, engagementKey=demo.key(name, form), **values)
 
 
 def demo_controls(demo: DemoRegister) -> DemoRows:
@@ -26642,56 +26769,60 @@ def demo_controls(demo: DemoRegister) -> DemoRows:
     names = ["controls"] * len(lines) + ["evidence-requirements"] * 40
     plans = zip(names, demo.times(len(names), 598, 550), lines + lines[:40], strict=True)
     for collection, at, (scope, (code, title, proof)) in plans:
-        given = {"title": f"{title}, {scope}", "status": demo.pick("active " * 12 + "draft")}
-        given["description"] = f"Meets {code} at the {scope}; shown by {proof}, sampled quarterly."
-        kind = "satisfies"
+        values = {"title": f"{title}, {scope}", "status": demo.pick("active " * 12 + "draft")}
+        values["description"] = f"Meets {code} at the {scope}; shown by {proof}, sampled quarterly."
+        coverage_kind = "satisfies"
         if collection == "controls":
             for posture in ("implementationProjectionId", "complianceProjectionId"):
-                given[posture] = demo.new_id("geprj", demo.time(at))
-            given["subject"] = dict.fromkeys(demo_subject("controls", ""))
+                values[posture] = demo.new_id("geprj", demo.time(at))
+            values["subject"] = dict.fromkeys(demo_subject("controls", ""))
         else:
-            kind, given["title"] = "evidences", f"{proof[0].upper()}{proof[1:]}, {scope}"
-            given |= {"subjectModuleKey": "controls", "subjectResourceType": "control"}
-        yield (made := demo.add(collection, at, **given))
+            coverage_kind, values["title"] = "evidences", f"{proof[0].upper()}{proof[1:]}, {scope}"
+            values |= {"subjectModuleKey": "controls", "subjectResourceType": "control"}
+        yield (made := demo.add(collection, at, **values))
         node, subject = nodes[code], demo_subject(collection, made[1]["id"])
-        given = {"frameworkVersionId": node["frameworkVersionId"], "frameworkNodeId": node["id"]}
-        links.append(given | {"subject": subject, "coverageKind": kind, "status": "active"})
-    for at, given in zip(demo.times(len(links), 549, 500), links, strict=True):
-        yield demo.add("coverage-links", at, **given)
+        values = {"frameworkVersionId": node["frameworkVersionId"], "frameworkNodeId": node["id"]}
+        links.append(
+            values | {"subject": subject, "coverageKind": coverage_kind, "status": "active"}
+        )
+    for at, values in zip(demo.times(len(links), 549, 500), links, strict=True):
+        yield demo.add("coverage-links", at, **values)
 
 
 def demo_submissions(demo: DemoRegister) -> DemoRows:
     """What is filed with whom, a package for each period, and what became of each package."""
     packages, events, lines = [], [], demo.words["duties"][1:]
-    for at, (title, kind, months) in zip(demo.times(len(lines), 598, 580), lines, strict=True):
+    for at, (title, submission_kind, months) in zip(
+        demo.times(len(lines), 598, 580), lines, strict=True
+    ):
         status = "active" if int(months) else "draft"
-        given = {"title": title, "submissionKind": kind, "status": status}
-        yield (made := demo.add("submission-requirements", at, **given))
+        values = {"title": title, "submissionKind": submission_kind, "status": status}
+        yield (made := demo.add("submission-requirements", at, **values))
         packages += demo_periods(demo, made[1], int(months)) if int(months) else []
-    for at, given in sorted(packages, key=itemgetter(0)):
-        given, steps = demo_history(demo, at, given)
-        yield (made := demo.add("submission-packages", at, **given))
+    for at, values in sorted(packages, key=itemgetter(0)):
+        values, steps = demo_history(demo, at, values)
+        yield (made := demo.add("submission-packages", at, **values))
         events += [(when, step | {"submissionPackageId": made[1]["id"]}) for when, step in steps]
-    for at, given in sorted(events, key=itemgetter(0)):
-        yield demo.add("submission-events", at, **given)
+    for at, values in sorted(events, key=itemgetter(0)):
+        yield demo.add("submission-events", at, **values)
 
 
-def demo_history(demo: DemoRegister, at: datetime, given: dict) -> tuple[dict, list]:
+def demo_history(demo: DemoRegister, at: datetime, values: dict) -> tuple[dict, list]:
     """A package as its events left it, and the events with their times."""
     young = demo.start - at < timedelta(days=35)
     histories = ["", "submission receipt"] if young else demo.words["histories"][1]
-    outcomes = {kind: outcome for kind, *outcome in demo.words["events"][1:]}
+    outcomes = {event_kind: outcome for event_kind, *outcome in demo.words["events"][1:]}
     steps, reference = [], f"MLM-{at:%y}-{demo.random.randrange(10000):04}"
-    given |= dict.fromkeys(("submittedAt", "acknowledgedAt", "acceptedAt", "externalReference"))
-    given |= {"status": demo.pick("draft in_review ready")}
-    for kind in demo.choice(histories).split():
-        (status, note), at = outcomes[kind], demo.later(at, 14)
+    values |= dict.fromkeys(("submittedAt", "acknowledgedAt", "acceptedAt", "externalReference"))
+    values |= {"status": demo.pick("draft in_review ready")}
+    for event_kind in demo.choice(histories).split():
+        (status, note), at = outcomes[event_kind], demo.later(at, 14)
         named = None if status == "submitted" else reference
-        step = {"eventKind": kind, "note": note, "resultingStatus": status}
+        step = {"eventKind": event_kind, "note": note, "resultingStatus": status}
         steps.append((at, step | {"externalReference": named}))
-        given |= {"status": status, f"{status}At": at, "updatedAt": at}
-        given["externalReference"] = given["externalReference"] or named
-    return given, steps
+        values |= {"status": status, f"{status}At": at, "updatedAt": at}
+        values["externalReference"] = values["externalReference"] or named
+    return values, steps
 
 
 def demo_periods(demo: DemoRegister, requirement: dict, months: int) -> Iterator[tuple]:
@@ -26705,15 +26836,15 @@ def demo_periods(demo: DemoRegister, requirement: dict, months: int) -> Iterator
         names |= {6: f"{year} H{month // 6 + 1}", 12: f"{year}"}
         if timedelta(days=1) < demo.start - at < timedelta(days=545):
             title = f"{requirement['title']}, {names[months]}"
-            given = {"submissionRequirementId": requirement["id"], "title": title, "dueAt": due}
-            yield demo.time(at), given
+            values = {"submissionRequirementId": requirement["id"], "title": title, "dueAt": due}
+            yield demo.time(at), values
 
 
 def demo_indicators(demo: DemoRegister) -> DemoRows:
     """Indicators and their measurements."""
     series, lines = [], product(DEMO_SCOPES, demo.words["measures"][1:])
     lines = zip(demo.times(24, 545, 300), lines, strict=True)
-    for at, (scope, (title, kind, target, limit)) in lines:
+    for at, (scope, (title, indicator_kind, target, limit)) in lines:
         status, values = demo.pick("active " * 12 + "draft"), [(None, None, None)]
         for when in demo.times(8, (demo.start - at).days - 1) if status == "active" else ():
             best, worst = float(target), float(limit)
@@ -26723,50 +26854,52 @@ def demo_indicators(demo: DemoRegister) -> DemoRows:
             share = (float(value) - best) / (worst - best)
             state = "on-target" if share <= 0 else "warning" if share < 1 else "breach"
             values.append((when, value, state))
-        given = {"title": f"{title}, {scope}", "indicatorKind": kind, "status": status}
-        given |= {"latestMeasurementAt": values[-1][0], "latestMeasurementValue": values[-1][1]}
+        members = {"title": f"{title}, {scope}", "indicatorKind": indicator_kind, "status": status}
+        members |= {"latestMeasurementAt": values[-1][0], "latestMeasurementValue": values[-1][1]}
         control = demo.choice(demo.made["controls"])
-        given |= {"subject": demo_subject("controls", control["id"])}
-        yield (made := demo.add("indicators", at, **given))
+        members |= {"subject": demo_subject("controls", control["id"])}
+        yield (made := demo.add("indicators", at, **members))
         series += [(*row, made[1]["id"]) for row in values[1:]]
     for at, value, state, id in sorted(series):
-        given = {"measurementValue": value, "thresholdState": state, "sourceKind": "calculated"}
-        yield demo.add("indicator-measurements", at, indicatorDefinitionId=id, **given)
+        members = {"measurementValue": value, "thresholdState": state, "sourceKind": "calculated"}
+        yield demo.add("indicator-measurements", at, indicatorDefinitionId=id, **members)
 
 
 def demo_monitors(demo: DemoRegister) -> DemoRows:
     """Monitors and their runs; the items of each monitor's newest run are kept."""
     plans, lines = [], product(DEMO_SCOPES, demo.words["watches"][1:])
-    for at, (scope, (title, kind, *messages)) in zip(demo.times(30, 545, 300), lines, strict=False):
+    for at, (scope, (title, asset_kind, *messages)) in zip(
+        demo.times(30, 545, 300), lines, strict=False
+    ):
         status = demo.pick("active " * 12 + "draft paused retired")
         until = {"paused": 60, "retired": 100}.get(status, 1)
         runs = demo.times(4, (demo.start - at).days - 1, until) if status != "draft" else [None]
-        given = {"title": f"{title}, {scope}", "status": status, "lastRunAt": runs[-1]}
-        given |= {"description": f"Checks every {kind.replace('-', ' ')} at the {scope}."}
+        values = {"title": f"{title}, {scope}", "status": status, "lastRunAt": runs[-1]}
+        values |= {"description": f"Checks every {asset_kind.replace('-', ' ')} at the {scope}."}
         control = demo.choice(demo.made["controls"])
-        given |= {"subject": demo_subject("controls", control["id"])}
-        yield (made := demo.add("monitor-definitions", at, **given))
-        plans += [(run, made[1], kind, messages, run == runs[-1]) for run in runs if run]
+        values |= {"subject": demo_subject("controls", control["id"])}
+        yield (made := demo.add("monitor-definitions", at, **values))
+        plans += [(run, made[1], asset_kind, messages, run == runs[-1]) for run in runs if run]
     for plan in sorted(plans, key=itemgetter(0)):
         yield from demo_run(demo, *plan)
 
 
 def demo_run(
-    demo: DemoRegister, at: datetime, monitor: dict, kind: str, messages: list, newest: bool
+    demo: DemoRegister, at: datetime, monitor: dict, asset_kind: str, messages: list, newest: bool
 ) -> DemoRows:
     """A run of a monitor over some assets of a kind and, of the newest run, its items."""
-    assets = demo.known(f"assets/{kind}", at)
+    assets = demo.records(f"assets/{asset_kind}", at)
     assets = demo.random.sample(assets, min(9, len(assets)))
     results = [demo.pick("pass " * 40 + "warning warning fail") for _ in assets]
     counts = Counter(results)
     worst = next(word for word in ("fail", "warning", "pass") if counts[word])
-    given = {f"{word}Count": counts[word] for word in ("pass", "fail", "warning", "unknown")}
-    given |= {"aggregateResult": worst, "completedAt": at + timedelta(minutes=3)}
-    given |= {"triggerKind": demo.pick("scheduled scheduled manual")}
-    yield (made := demo.add("monitor-runs", at, monitorDefinitionId=monitor["id"], **given))
+    values = {f"{word}Count": counts[word] for word in ("pass", "fail", "warning", "unknown")}
+    values |= {"aggregateResult": worst, "completedAt": at + timedelta(minutes=3)}
+    values |= {"triggerKind": demo.pick("scheduled scheduled manual")}
+    yield (made := demo.add("monitor-runs", at, monitorDefinitionId=monitor["id"], **values))
     run = {"monitorRunId": made[1]["id"], "monitorDefinitionId": monitor["id"]}
     texts = dict(zip(("pass", "warning", "fail"), messages, strict=True))
-    findings = {row["subjectResourceId"]: row["id"] for row in demo.known("findings", at)}
+    findings = {row["subjectResourceId"]: row["id"] for row in demo.records("findings", at)}
     for asset, result in zip(assets, results, strict=True) if newest else ():
         item = {"populationMemberKey": asset["assetKey"], "result": result}
         item |= {"message": texts[result], "subject": demo_subject("assets", asset["id"])}
@@ -26809,7 +26942,7 @@ class DemoDelivery:
 
     def __init__(self, random: Random, start: datetime):
         self.random, self.at = random, start.timestamp() - 30 * 86_400
-        self.source = Source(self.now, random)
+        self.source = Generator(self.now, random)
         self.running: dict[str, dict] = {}
 
     def now(self) -> float:
@@ -26839,8 +26972,8 @@ class DemoDelivery:
             ),
         ]
         self.make_policies(flows)
-        told = {"trigger_event": "TRAIL_NON_COMPLIANT", "channel_type": "IN_APP"}
-        NotificationRule.create(name="Builds that nobody may release", **told)
+        rule = {"trigger_event": "TRAIL_NON_COMPLIANT", "channel_type": "IN_APP"}
+        NotificationRule.create(name="Builds that nobody may release", **rule)
         for number in range(DEMO_BUILDS):
             for flow, (*_, approver) in zip(flows, DEMO_FLOWS, strict=True):
                 self.build(flow, number, approver)
@@ -26875,15 +27008,15 @@ class DemoDelivery:
         digest = f"sha256:{self.random.getrandbits(256):064x}"
         named = {"image_name": flow.name, "image_tag": f"1.{number}.0"}
         report_artifact(trail, sha256_digest=digest, reported_by="ci", **named)
-        for kind in flow.required_attestation_types:
+        for type in flow.required_attestation_types:
             failed = self.random.random() < 0.08
-            details = to_json(DEMO_DETAILS[kind][failed])
+            details = to_json(DEMO_DETAILS[type][failed])
             status = "FAILED" if failed else "PASSED"
-            record_attestation(trail, {}, type=kind, name=kind, status=status, details=details)
+            record_attestation(trail, {}, type=type, name=type, status=status, details=details)
         self.deploy(self.environments[0], flow, digest, named["image_tag"])
         if approver and trail.status != "NON_COMPLIANT":
-            wanted = {"required_approvers": [approver], "comments": "For the next night shift."}
-            approval = Approval.create(trail=trail.id, flow=flow.id, **wanted)
+            request = {"required_approvers": [approver], "comments": "For the next night shift."}
+            approval = Approval.create(trail=trail.id, flow=flow.id, **request)
             if number < DEMO_BUILDS - 1:
                 approve(approval, {"approver_identity": approver, "comments": None}, True)
         production = self.environments[1]
@@ -26950,8 +27083,8 @@ def _application_and_router() -> tuple[falcon.App, Any]:
 
     router = CompiledRouter()
     application = falcon.App(router=router)
-    application.add_error_handler(falcon.HTTPError, refuse_early)
-    application.add_error_handler(Exception, refuse_late)
+    application.add_error_handler(falcon.HTTPError, handle_falcon_error)
+    application.add_error_handler(Exception, handle_unexpected_error)
     paths = by_path()
     last = next(reversed(paths))
     for path, operations in paths.items():
@@ -26985,7 +27118,7 @@ def by_path() -> dict[str, list[Operation]]:
 
 def respond(operation: Operation, request, response, **path: str) -> None:
     """Answer a request to an operation, whatever happens."""
-    context = Context(request.env[INSTANCE], operation, request)
+    context = RequestContext(request.env[INSTANCE], operation, request)
     try:
         if context.lite.is_closed:
             raise closed()
@@ -26998,7 +27131,9 @@ def respond(operation: Operation, request, response, **path: str) -> None:
                 reply = answer(context, path)
     except Exception as error:
         if isinstance(error, Forbidden):
-            note_refusal(context, context.principal.id if context.principal else "", FORBIDDEN)
+            audit_rejected_credentials(
+                context, context.principal.id if context.principal else "", FORBIDDEN
+            )
         reply = refuse(context, operation.surface, problem_of(context, error))
     finally:
         if context.upload:
@@ -27006,7 +27141,7 @@ def respond(operation: Operation, request, response, **path: str) -> None:
     send(response, context, operation.surface, reply)
 
 
-def problem_of(context: Context, error: Exception) -> Problem:
+def problem_of(context: RequestContext, error: Exception) -> Problem:
     """What a caller hears of an error; what is unexpected is logged."""
     problem = error if isinstance(error, Problem) else file_problem(error)
     if problem is None and context.workspace and context.workspace.leases.is_ending:
@@ -27020,21 +27155,21 @@ def problem_of(context: Context, error: Exception) -> Problem:
 
 def offer(operation: Operation, request, response, **path: str) -> None:
     """Answer OPTIONS: the methods that a path answers to."""
-    context = Context(request.env[INSTANCE], operation, request)
+    context = RequestContext(request.env[INSTANCE], operation, request)
     allowed = ", ".join(allowed_methods(operation, context.settings))
     # A browser asks so before each request of a page, without credentials: it is not counted.
     with contextlib.suppress(RateLimited):
         context.lite.limits.take_address(context, context.lite.source.clock(), by=0)
-    send(response, context, operation.surface, Reply(204, headers={"Allow": allowed}))
+    send(response, context, operation.surface, Response(204, headers={"Allow": allowed}))
 
 
-def refuse(context: Context, surface: Surface, problem: Problem) -> Reply:
+def refuse(context: RequestContext, surface: Surface, problem: Problem) -> Response:
     """Word a problem the way of a surface."""
     body = to_json(surface.present_problem(problem, context)).encode("utf-8", "replace")
-    return Reply(problem.status, body, problem.headers)
+    return Response(problem.status, body, problem.headers)
 
 
-def send(response, context: Context, surface: Surface, reply: Reply) -> None:
+def send(response, context: RequestContext, surface: Surface, reply: Response) -> None:
     """Hand a reply to Falcon, with the headers that every answer carries."""
     response.status = reply.status
     if reply.stream is None:
@@ -27056,17 +27191,17 @@ def send(response, context: Context, surface: Surface, reply: Reply) -> None:
     )
 
 
-def refuse_early(request, response, error: falcon.HTTPError, path: dict) -> None:
+def handle_falcon_error(request, response, error: falcon.HTTPError, path: dict) -> None:
     """Word what Falcon refused before any operation was reached: unknown paths and methods."""
     lite, operations = request.env[INSTANCE], by_path().get(request.uri_template)
     surface = operations[0].surface if operations else surface_at(request.path)
-    context = Context(lite, None, request)
+    context = RequestContext(lite, None, request)
     methods = allowed_methods(operations[0], lite.settings) if operations else []
     error_class = PROBLEMS.get(error.status_code, Invalid)
     if error.status_code in (400, 405):
         # Falcon calls a method that it has never heard of a bad request.
-        error_class = NotAllowed if methods else NotFound
-    headers = {"Allow": ", ".join(methods)} if error_class is NotAllowed else {}
+        error_class = MethodNotAllowed if methods else NotFound
+    headers = {"Allow": ", ".join(methods)} if error_class is MethodNotAllowed else {}
     try:
         count_unrouted(context, surface)
         problem = error_class(headers=headers)
@@ -27075,7 +27210,7 @@ def refuse_early(request, response, error: falcon.HTTPError, path: dict) -> None
     send(response, context, surface, refuse(context, surface, problem))
 
 
-def count_unrouted(context: Context, surface: Surface) -> None:
+def count_unrouted(context: RequestContext, surface: Surface) -> None:
     """Count a request that no operation answers: against its account, or else its address."""
     limits, at = context.lite.limits, context.lite.source.clock()
     try:
@@ -27087,9 +27222,9 @@ def count_unrouted(context: Context, surface: Surface) -> None:
         limits.take(context, surface, at)
 
 
-def refuse_late(request, response, error: Exception, path: dict) -> None:
+def handle_unexpected_error(request, response, error: Exception, path: dict) -> None:
     """Word a failure outside of any operation, and log it."""
-    context = Context(request.env[INSTANCE], None, request)
+    context = RequestContext(request.env[INSTANCE], None, request)
     surface = surface_at(request.path)
     send(response, context, surface, refuse(context, surface, problem_of(context, error)))
 
@@ -27111,8 +27246,8 @@ def surface_at(path: str) -> Surface:
     if length > len("/api"):
         return surface
     words = map(_path_word, path.split("/"))
-    known = (surface_words()[word] for word in words if word in surface_words())
-    return next(known, None) or surface
+    surfaces = (surface_words()[word] for word in words if word in surface_words())
+    return next(surfaces, None) or surface
 
 
 def _path_word(segment: str) -> str:
@@ -27142,8 +27277,8 @@ def surface_words() -> dict[str, Surface | None]:
 
 def all_scopes() -> list[str]:
     """Every scope that some operation asks for, and those of the Factstore surface."""
-    asked = {operation.scope for surface in SURFACES for operation in surface.operations}
-    return sorted(asked - {""} | set(FACTSTORE_SCOPES))
+    scopes = {operation.scope for surface in SURFACES for operation in surface.operations}
+    return sorted(scopes - {""} | set(FACTSTORE_SCOPES))
 
 
 def novantra_scopes() -> list[str]:
@@ -27159,7 +27294,7 @@ def collection_names() -> list[str]:
 # --- Clients ------------------------------------------------------------------
 
 
-class ClientAnswer(NamedTuple):
+class ClientResponse(NamedTuple):
     """What an in-process request was answered with."""
 
     status: int
@@ -27211,7 +27346,7 @@ class Client:
         body: bytes | None = None,
         headers: Mapping[str, str] = MappingProxyType({}),
         **query: Any,
-    ) -> ClientAnswer:
+    ) -> ClientResponse:
         """Make a request; `json` is sent as the body, keywords as the query."""
         sent = to_json(json).encode() if body is None and json is not None else body or b""
         environ = wsgi_environment(method, path, urllib.parse.urlencode(query, doseq=True), sent)
@@ -27226,25 +27361,25 @@ class Client:
             if hasattr(chunks, "close"):
                 chunks.close()
         status, pairs = started[0]
-        return ClientAnswer(int(status[:3]), {name.lower(): value for name, value in pairs}, data)
+        return ClientResponse(int(status[:3]), {name.lower(): value for name, value in pairs}, data)
 
-    def get(self, path: str, **query: Any) -> ClientAnswer:
+    def get(self, path: str, **query: Any) -> ClientResponse:
         """GET a path."""
         return self.request("GET", path, **query)
 
-    def post(self, path: str, json: Any = None, **options: Any) -> ClientAnswer:
+    def post(self, path: str, json: Any = None, **options: Any) -> ClientResponse:
         """POST a JSON body to a path."""
         return self.request("POST", path, json=json, **options)
 
-    def patch(self, path: str, json: Any = None, **options: Any) -> ClientAnswer:
+    def patch(self, path: str, json: Any = None, **options: Any) -> ClientResponse:
         """PATCH a path with a JSON body."""
         return self.request("PATCH", path, json=json, **options)
 
-    def put(self, path: str, json: Any = None, **options: Any) -> ClientAnswer:
+    def put(self, path: str, json: Any = None, **options: Any) -> ClientResponse:
         """PUT a JSON body at a path."""
         return self.request("PUT", path, json=json, **options)
 
-    def delete(self, path: str, **options: Any) -> ClientAnswer:
+    def delete(self, path: str, **options: Any) -> ClientResponse:
         """DELETE a path."""
         return self.request("DELETE", path, **options)
 
@@ -28207,9 +28342,9 @@ class Server:
 
     def refuse_connections(self) -> None:
         """Take in who has connected already, then stop listening; runs in the loop."""
-        known = -1
-        while known != len(self.waitress.active_channels):
-            known = len(self.waitress.active_channels)
+        count = -1
+        while count != len(self.waitress.active_channels):
+            count = len(self.waitress.active_channels)
             self.waitress.handle_accept()
         self.waitress.accepting = False
         self.waitress.del_channel()
@@ -28268,8 +28403,10 @@ def listener(listen: str) -> socket.socket:
     if not port.isdigit() or int(port) > 65_535:
         raise Invalid(f"Expected HOST:PORT such as 127.0.0.1:8080, not {listen}.")
     try:
-        known = socket.getaddrinfo(host.strip("[]") or "127.0.0.1", port, type=socket.SOCK_STREAM)
-        return socket.create_server(known[0][4], family=known[0][0], backlog=1024)
+        addresses = socket.getaddrinfo(
+            host.strip("[]") or "127.0.0.1", port, type=socket.SOCK_STREAM
+        )
+        return socket.create_server(addresses[0][4], family=addresses[0][0], backlog=1024)
     except OSError:
         raise Conflict(
             f"Nothing can listen on {listen}: it is taken, or not of this machine; port 0 picks a "
@@ -28297,15 +28434,17 @@ def retire_keys(workspace: Workspace, advance: Callable[[int], None] = no_progre
         for number in workspace.ring.retire_older():
             workspace.journal.note(current, "key_ring.key_retired", "ring_key", str(number))
 
-    perform(workspace, work, actor="console", reason="The older keys are retired.")
+    write_transaction(workspace, work, actor="console", reason="The older keys are retired.")
     start_signing(workspace)
     texts = sum(_reencrypt_texts(workspace, model, advance) for model in all_models())
     attachment = 'SELECT rowid, "content", "id" FROM "attachment_content"'
     piece = 'SELECT rowid, "content", "evidence_file_id", "number" FROM "evidence_piece"'
     return (
         texts
-        + _reencrypt_bytes(workspace, "attachment_content", attachment, AttachmentContent.place)
-        + _reencrypt_bytes(workspace, "evidence_piece", piece, EvidencePiece.place)
+        + _reencrypt_bytes(
+            workspace, "attachment_content", attachment, AttachmentContent.associated_data
+        )
+        + _reencrypt_bytes(workspace, "evidence_piece", piece, EvidencePiece.associated_data)
     )
 
 
@@ -28333,7 +28472,7 @@ def _reencrypt_texts(
     after, count = -1, 0
     while rows := _batch(workspace, sql, after):
         work = partial(_reencrypt_records, model, fields, [key for _, key in rows])
-        count += perform(workspace, work, actor="console", reason="A key was retired.")
+        count += write_transaction(workspace, work, actor="console", reason="A key was retired.")
         after = rows[-1][0]
         advance(len(rows))
     return count
@@ -28366,14 +28505,16 @@ def _reencrypt_records(
     return count
 
 
-def _reencrypt_bytes(workspace: Workspace, table: str, sql: str, place: Callable[..., str]) -> int:
+def _reencrypt_bytes(
+    workspace: Workspace, table: str, sql: str, associated_data: Callable[..., str]
+) -> int:
     """Encrypt anew the bytes of a table that another key than the newest encrypted."""
     after, count = -1, 0
     while rows := _batch(workspace, f"{sql} WHERE rowid > ? ORDER BY rowid LIMIT ?", after):
         changed = []
         for rowid, content, *subject in rows:
             with contextlib.suppress(Unavailable):
-                if resealed := workspace.ring.reseal_bytes(content, place(*subject)):
+                if resealed := workspace.ring.reseal_bytes(content, associated_data(*subject)):
                     changed.append((resealed, rowid, content))
         update = f'UPDATE "{table}" SET "content" = ? WHERE rowid = ? AND "content" IS ?'
 
@@ -28381,7 +28522,7 @@ def _reencrypt_bytes(workspace: Workspace, table: str, sql: str, place: Callable
             current.database.connection().executemany(update, changed)
 
         if changed:
-            perform(workspace, work, actor="console", reason="A key was retired.")
+            write_transaction(workspace, work, actor="console", reason="A key was retired.")
         count, after = count + len(changed), rows[-1][0]
     return count
 
@@ -28468,10 +28609,10 @@ def check_file(connection: sqlite3.Connection, check: str = "integrity_check") -
 def _named_fault(table: str, fault: str) -> str:
     """A sentence for a fault that SQLite lists, with its table and page where they are known."""
     page = re.match(r"(?:On tree |Tree \d+ )?page (\d+)[^:]*: (.*)", fault, re.I)
-    place = [f"the table {table}"] if table else []
-    place += [f"page {page[1]}"] if page else []
+    location = [f"the table {table}"] if table else []
+    location += [f"page {page[1]}"] if page else []
     text = page[2] if page else fault
-    return f"The file is damaged: {', '.join(place)}{': ' * bool(place)}{text}."
+    return f"The file is damaged: {', '.join(location)}{': ' * bool(location)}{text}."
 
 
 def _integrity_faults(connection: sqlite3.Connection, check: str) -> list[str]:
@@ -28552,14 +28693,14 @@ def _is_intact(record: Model) -> bool:
 
 def check_layout(connection: sqlite3.Connection) -> Iterator[str]:
     """Compare the tables, indexes and triggers of a file with those that a fresh one has."""
-    expected, found = fresh_layout(), layout_of(connection)
-    for kind, name in sorted(expected.keys() | found.keys()):
-        if (kind, name) not in found:
-            yield f"The {kind} {name} is missing."
-        elif (kind, name) not in expected:
-            yield f"The {kind} {name} is not of novantra-lite."
-        elif expected[kind, name] != found[kind, name]:
-            yield f"The {kind} {name} is not as novantra-lite makes it."
+    expected, present = fresh_layout(), layout_of(connection)
+    for type, name in sorted(expected.keys() | present.keys()):
+        if (type, name) not in present:
+            yield f"The {type} {name} is missing."
+        elif (type, name) not in expected:
+            yield f"The {type} {name} is not of novantra-lite."
+        elif expected[type, name] != present[type, name]:
+            yield f"The {type} {name} is not as novantra-lite makes it."
 
 
 @functools.cache
@@ -28595,7 +28736,7 @@ def verify_file(
     have signed; without one, those count that the file itself tells.
     """
     trusted = [NoteKey.read(key)] if key else []
-    workspace = Workspace(path, settings, Source(time.time, random_module.SystemRandom()), True)
+    workspace = Workspace(path, settings, Generator(time.time, random_module.SystemRandom()), True)
     with contextlib.closing(workspace):
         try:
             open_file(workspace, tables_since, MIGRATIONS)
@@ -28672,7 +28813,7 @@ def examine(lite: NovantraLite) -> dict:
     import shutil
     from importlib.metadata import version
 
-    secret = {name for name, known in Settings.KNOWN.items() if known.is_secret}
+    secret = {name for name, setting in Settings.KNOWN.items() if setting.is_secret}
     workspaces = []
     for workspace in lite.workspaces.values():
         connection = workspace.reader.connection()
@@ -28730,7 +28871,7 @@ def load_demo(lite: NovantraLite) -> None:
         demo_delivery(current, chance, DEMO_START)
         current.events.clear()
 
-    perform(workspace, work, actor="console", reason="Demonstration data was loaded.")
+    write_transaction(workspace, work, actor="console", reason="Demonstration data was loaded.")
 
 
 def governed() -> list[Resource]:
@@ -28782,7 +28923,7 @@ class AuditRecords:
             raise Invalid(
                 f"'{text}' is no time; write a date, or a date-time with an offset such as "
                 "2026-07-30T23:59:59Z.",
-                [issue([name], str(error))],
+                [field_error([name], str(error))],
             ) from None
 
     def __iter__(self) -> Iterator[dict]:
@@ -28820,7 +28961,11 @@ class AuditRecords:
                 self.entry(dict(zip(AuditEntry.members(), row, strict=True))) for row in rows
             ]
             self.add_events(
-                {one["subjectId"]: one for one in entries if one["subjectType"] == "audit_event"}
+                {
+                    entry["subjectId"]: entry
+                    for entry in entries
+                    if entry["subjectType"] == "audit_event"
+                }
             )
             return entries
 
@@ -28831,21 +28976,23 @@ class AuditRecords:
         for number, wrapped in session().database.connection().execute(newer, (ring.newest,)):
             ring.add(number, wrapped)
 
-    def entry(self, told: dict) -> dict:
+    def entry(self, document: dict) -> dict:
         """An entry with what is encrypted in it opened, as far as it may be seen."""
         for member in (AuditEntry.reason, AuditEntry.detail):
-            if sealed := told[member.name]:
-                told[member.name] = self.workspace.ring.open(sealed, member.place(str(told["id"])))
-        if told["detail"] is not None:
-            detail = told["detail"] = json.loads(told["detail"])
+            if sealed := document[member.name]:
+                document[member.name] = self.workspace.ring.open(
+                    sealed, member.associated_data(str(document["id"]))
+                )
+        if document["detail"] is not None:
+            detail = document["detail"] = json.loads(document["detail"])
             if "before" in detail:
-                detail["before"] = withhold(told["subjectType"], detail["before"])
-        return told
+                detail["before"] = withhold(document["subjectType"], detail["before"])
+        return document
 
     def add_events(self, entries: Mapping[str, dict]) -> None:
         """Add to entries of Factstore's happenings what its own audit log tells of them."""
-        wanted = f"SELECT id, json FROM audit_event WHERE id IN ({', '.join('?' * len(entries))})"
-        for key, text in session().database.connection().execute(wanted, [*entries]):
+        query = f"SELECT id, json FROM audit_event WHERE id IN ({', '.join('?' * len(entries))})"
+        for key, text in session().database.connection().execute(query, [*entries]):
             entries[key]["event"] = json.loads(text)
 
 
@@ -28941,7 +29088,7 @@ def accept_clock(workspace: Workspace) -> None:
     journal = workspace.journal
     if journal and journal.clock.find_fault():
         journal.clock.latest = workspace.source.clock()
-        perform(
+        write_transaction(
             workspace,
             lambda current: journal.note(current, "clock.accepted", "workspace", workspace.id),
             actor="console",
@@ -28973,7 +29120,7 @@ class Install:
         settings["workspaces"] = os.fspath(settings["workspaces"])
         self.settings = Settings.read(**settings)
         self.read_only, self._chosen = read_only, workspace
-        self.source = Source(clock, random or random_module.SystemRandom())
+        self.source = Generator(clock, random or random_module.SystemRandom())
         self.limits = RateLimits(self.settings)
         self.bell = threading.Event()
         self._collections: dict[str, Collection] = {}
@@ -29038,9 +29185,9 @@ class Install:
         if not self.settings.workspaces:
             raise Conflict("Only an install with a directory of workspaces can have several.")
         name = name or title_of(slug)
-        given = {"slug": slug, "name": name, "locale": locale, "timezone": timezone}
+        values = {"slug": slug, "name": name, "locale": locale, "timezone": timezone}
         own = Organization.slug, Organization.name, Organization.locale, Organization.timezone
-        profile = read_members(Schema(*own), given)
+        profile = read_members(Schema(*own), values)
         path = Path(self.settings.workspaces) / f"{slug}.db"
         if slug in self.workspaces or path.exists():
             raise Conflict(f"There is already a workspace {slug}.")
@@ -29167,17 +29314,17 @@ class NovantraLite(Install):
 
     def token(self, *scopes: str, life: int | None = None) -> str:
         """A bearer token with these scopes, from an account made for it."""
-        name, wanted, workspace = "In-process client", sorted(set(scopes)), self.workspace
+        name, requested, workspace = "In-process client", sorted(set(scopes)), self.workspace
         with workspace.leases.held():
             with workspace.read():
-                known = ServiceAccount.every(name=name)
-                usable = (one for one in known if one.scopes == wanted and not one.disabled)
+                accounts = ServiceAccount.every(name=name, disabled=False)
+                usable = (account for account in accounts if account.scopes == requested)
                 account = next(usable, None)
             if account is None:
-                made = Accounts(workspace, all_scopes).create(name, wanted)
+                made = Accounts(workspace, all_scopes).create(name, requested)
                 with workspace.read():
                     account = ServiceAccount.fetch(made.client_id)
-            return workspace.tokens.issue(account, wanted, life or self.settings.token_life)
+            return workspace.tokens.issue(account, requested, life or self.settings.token_life)
 
     def client(self, *scopes: str) -> Client:
         """A client in this process that presents a token with these scopes; no socket."""
@@ -29386,10 +29533,10 @@ class ReferencePage:
         parts = [part for part in parts if isinstance(part, dict) and part.keys() - {"required"}]
         return self.folded.setdefault(id(node), (node, schema | {"parts": parts}))[1]
 
-    def kind(self, node: object, depth: int = 0) -> str:
+    def type_of(self, node: object, depth: int = 0) -> str:
         """A schema's type in words, such as `array of string or null`."""
         schema = self.fold(node)
-        kinds = [self.kind(part, depth + 1) for part in schema["parts"] if depth < 5]
+        kinds = [self.type_of(part, depth + 1) for part in schema["parts"] if depth < 5]
         inner = "" if schema["properties"] else " or ".join(dict.fromkeys(kinds))
         types = schema.get("type") or ("object" if schema["properties"] else inner or "value")
         names = {"string": schema.get("format", "string")}
@@ -29400,12 +29547,12 @@ class ReferencePage:
         """What is said of a value besides its type: its description, choices and limits."""
         schema = self.fold(node)
         choices = [c for s in (node, *schema["parts"]) for c in self.fold(s).get("enum", [])]
-        told = {"one of": choices} | {key: [schema[key]] for key in FACTS if key in schema}
+        notes = {"one of": choices} | {key: [schema[key]] for key in FACTS if key in schema}
         if schema.get("pattern") == VISIBLE:
             # What almost every text has to hold is said in short.
-            told["pattern"] = [r"\S"]
+            notes["pattern"] = [r"\S"]
         facts = ""
-        for key, values in told.items():
+        for key, values in notes.items():
             texts = [v if isinstance(v, str) else json.dumps(v) for v in values if v is not None]
             facts += f"; {key} <code>{escape(', '.join(texts))}</code>" * bool(texts)
         text = prose(description or schema.get("description", ""))
@@ -29417,7 +29564,7 @@ class ReferencePage:
         if key in above:
             return "<ul><li>and so on, as above</ul>"
         rows = [
-            f"<li><code>{escape(name)}</code> <span>{escape(self.kind(member))}</span>"
+            f"<li><code>{escape(name)}</code> <span>{escape(self.type_of(member))}</span>"
             f"{' <em>required</em>' * (name in schema['required'])}{self.note(member)}"
             f"{self.members(member, (*above, key))}"
             for name, member in schema["properties"].items()
@@ -29428,17 +29575,17 @@ class ReferencePage:
 
     def sample(self, node: object, name: str = "text", depth: int = 0) -> object:
         """A value that fits the schema, with the members that it requires."""
-        schema, kind = self.fold(node), self.kind(node)
-        given = [*schema.get("examples", []), schema.get("const"), *schema.get("enum", [])]
-        if any(given) or depth > 5:
-            return next(filter(None, given), {})
+        schema, type = self.fold(node), self.type_of(node)
+        examples = [*schema.get("examples", []), schema.get("const"), *schema.get("enum", [])]
+        if any(examples) or depth > 5:
+            return next(filter(None, examples), {})
         if members := schema["properties"]:
             names = dict.fromkeys(schema["required"] or [*members][:3])
             return {each: self.sample(members.get(each), each, depth + 1) for each in names}
-        if schema["parts"] and not kind.startswith("map"):
+        if schema["parts"] and not type.startswith("map"):
             value = self.sample(schema["parts"][0], name, depth + 1)
-            return [value] if kind.startswith("array") else value
-        return "@file" if "contentMediaType" in schema else SAMPLES.get(kind.split()[0], name)
+            return [value] if type.startswith("array") else value
+        return "@file" if "contentMediaType" in schema else SAMPLES.get(type.split()[0], name)
 
     def curl(self, method: str, path: str, operation: dict) -> str:
         """A shell command that performs the operation, given $URL and $TOKEN."""
@@ -29469,7 +29616,7 @@ class ReferencePage:
         setting = f", only with the setting <code>{escape(setting)}</code>" if setting else ""
         rows = [
             f'<tr><th scope="row"><code>{escape(each["name"])}</code><td>{escape(each["in"])}'
-            f"<td>{escape(self.kind(each.get('schema')))}"
+            f"<td>{escape(self.type_of(each.get('schema')))}"
             f"<td>{'required' if each.get('required') else 'optional'}"
             f"<td>{self.note(each.get('schema'), each.get('description', ''))}"
             for each in operation.get("parameters", [])
@@ -29480,8 +29627,8 @@ class ReferencePage:
         request, answer, blocks = operation.get("requestBody", {}), answers.get(success, {}), ""
         for title, message in (("Request body", request), (f"Answer {success}", answer)):
             for media, body in list(message.get("content", {}).items())[:1]:
-                kind, members = self.kind(body["schema"]), self.members(body["schema"])
-                blocks += f"<h4>{title} <small>{escape(kind)}, {escape(media)}</small></h4>"
+                type, members = self.type_of(body["schema"]), self.members(body["schema"])
+                blocks += f"<h4>{title} <small>{escape(type)}, {escape(media)}</small></h4>"
                 blocks += f'<div class="members {title.split()[0].lower()}">{members}</div>'
         return f"""<details class="operation"><summary><h3><b class="{method}">{method.upper()}</b>
 <code>{steps}</code> <span>{escape(operation.get("summary", ""))}</span></h3></summary>
@@ -29549,12 +29696,14 @@ def routes_text() -> str:
 def settings_table() -> str:
     """Every setting as a row of a Markdown table."""
     rows = ["| Setting | Default | What it does |", "|---|---|---|"]
-    for name, known in Settings.KNOWN.items():
-        default = " ".join(known.default) if isinstance(known.default, tuple) else known.default
+    for name, setting in Settings.KNOWN.items():
+        default = (
+            " ".join(setting.default) if isinstance(setting.default, tuple) else setting.default
+        )
         default = {True: "on", False: "off"}[default] if isinstance(default, bool) else default
         shown = f"`{default}`" if default != "" else ""
-        also = f" Also `{known.also}`." if known.also else ""
-        rows.append(f"| `{name}` | {shown} | {known.explanation}{also} |")
+        also = f" Also `{setting.also}`." if setting.also else ""
+        rows.append(f"| `{name}` | {shown} | {setting.explanation}{also} |")
     return "\n".join(rows)
 
 
@@ -29621,7 +29770,7 @@ def openapi_document() -> dict:
         "schemas": schemas,
         "responses": refusals,
         "headers": {
-            name: {"required": True, "schema": one} for name, one in ANSWER_HEADERS.items()
+            name: {"required": True, "schema": schema} for name, schema in ANSWER_HEADERS.items()
         },
         "securitySchemes": {
             "bearer": {"type": "http", "scheme": "bearer"},
@@ -29695,7 +29844,7 @@ def describe_operation(operation: Operation) -> dict:
         described["security"] = []
     elif operation.surface.api_keys:
         described["security"] = [{"bearer": []}, {"apiKey": []}]
-    if operation.body is not NOTHING:
+    if operation.body is not EMPTY:
         whole = describe_body(operation)
         content = dict.fromkeys(operation.media, named_or_whole(operation.body, whole))
         if operation.form:
@@ -29752,10 +29901,10 @@ def describe_parameters(operation: Operation) -> list[dict]:
     if operation.writes:
         places.append(("header", "X-Dry-Run", False, FLAG_TEXT))
     parameters = []
-    for place, name, required, schema in places:
-        parameter = {"name": name, "in": place, "required": required, "schema": schema}
-        told = schema.get("description") or PARAMETERS.get(name)
-        described = {"description": told} if told else {}
+    for location, name, required, schema in places:
+        parameter = {"name": name, "in": location, "required": required, "schema": schema}
+        text = schema.get("description") or PARAMETERS.get(name)
+        described = {"description": text} if text else {}
         parameters.append(parameter | described)
     return parameters
 
@@ -29770,13 +29919,13 @@ def describe_answers(operation: Operation) -> dict:
     done = describe_answer("Done.", operation.answer, operation.answers_with)
     answers = {str(operation.status): done}
     if operation.writes:
-        would = rehearsed_as(operation)
-        rehearsal = {
+        would = dry_run_member(operation)
+        dry_run = {
             "type": "object",
             "required": ["dryRun", would],
-            "properties": {"dryRun": {"const": True}, would: describe_rehearsed(operation)},
+            "properties": {"dryRun": {"const": True}, would: describe_dry_run(operation)},
         }
-        both = [operation.answer, rehearsal] if operation.status == 200 else [rehearsal]
+        both = [operation.answer, dry_run] if operation.status == 200 else [dry_run]
         answers["200"] = describe_answer("Done, or what a dry run would do.", {"anyOf": both})
     if operation.redirects:
         answers["302"] = describe_answer("It lies elsewhere; Location says where.", None)
@@ -29790,7 +29939,7 @@ def describe_answers(operation: Operation) -> dict:
     return answers
 
 
-def describe_rehearsed(operation: Operation) -> dict:
+def describe_dry_run(operation: Operation) -> dict:
     """What a dry run tells: the answer, or the whole record where the answer is brief."""
     if not operation.brief:
         return operation.answer or {}
@@ -29803,7 +29952,9 @@ def describe_answer(meaning: str, schema: dict | None, media: str = "application
     """One answer: what it means, the headers that all have, and its body if it has one."""
     headers = {name: {"$ref": f"#/components/headers/{name}"} for name in ANSWER_HEADERS}
     first, *others = media.split()
-    content = {first: {"schema": schema}} | {one: {"schema": {"type": "string"}} for one in others}
+    content = {first: {"schema": schema}} | {
+        media_type: {"schema": {"type": "string"}} for media_type in others
+    }
     return {"description": meaning, "headers": headers, **({"content": content} if schema else {})}
 
 
@@ -29832,15 +29983,15 @@ def compressed(document: bytes) -> bytes:
 
 
 def document_reply(
-    context: Context, document: bytes, headers: Mapping[str, str] = MappingProxyType({})
-) -> Reply:
+    context: RequestContext, document: bytes, headers: Mapping[str, str] = MappingProxyType({})
+) -> Response:
     """Answer with a document that is made once: all answers share its bytes, compressed or not."""
     headers = {"Vary": "Accept-Encoding", **headers}
     accepted = context.request.get_header("Accept-Encoding", default="")
     if re.search(r"(?i)\b(?:x-)?gzip\b(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))", accepted):
         document, headers["Content-Encoding"] = compressed(document), "gzip"
     headers["Content-Length"] = str(len(document))
-    return Reply(200, headers=headers, stream=io.BytesIO(document))
+    return Response(200, headers=headers, stream=io.BytesIO(document))
 
 
 HEALTH = closed_schema(status={"type": "string", "enum": ["UP", "DOWN"]})
@@ -29868,7 +30019,7 @@ class Service(Resource, surface=NOVANTRA, tag="Service"):
     )
     def get_liveness(self, context):
         """Tell that the process answers."""
-        return Reply(200, b'{"status":"ok"}')
+        return Response(200, b'{"status":"ok"}')
 
     @route(
         "GET /api/health/ready",
@@ -29882,7 +30033,7 @@ class Service(Resource, surface=NOVANTRA, tag="Service"):
         if not is_up:
             faults = " ".join(context.lite.workspaces.find_faults().values())
             raise Unavailable(faults, headers={"Retry-After": "1"})
-        return Reply(200, body)
+        return Response(200, body)
 
     @route("GET /api/v1/openapi.json", public=True, answer={"type": "object"})
     def get_openapi(self, context):
@@ -29901,7 +30052,7 @@ class Service(Resource, surface=NOVANTRA, tag="Service"):
     @route("GET /", public=True, status=307)
     def get_root(self, context):
         """Go to the reference page."""
-        return Reply(307, b"", {"Location": f"{context.request.root_path}/docs"})
+        return Response(307, b"", {"Location": f"{context.request.root_path}/docs"})
 
 
 class WorkspaceMetrics:
@@ -29934,7 +30085,7 @@ class WorkspaceMetrics:
 
     def gauges(self) -> Iterator[tuple[str, str, float]]:
         """How much there is to do, and to store."""
-        waiting = sum(kind.select().where(kind.due_at > "").count() for kind in errand_kinds())
+        waiting = sum(model.select().where(model.due_at > "").count() for model in errand_kinds())
         yield "deliveries_waiting", "What has still to be sent to other servers.", waiting
         yield "file_bytes", "Size of the workspace's file.", file_bytes(self.workspace)
 
@@ -29963,7 +30114,7 @@ class Operations(Resource, surface=FACTSTORE, scope="factstore", tag="Operations
     def tell_health(self, context):
         """Tell whether a workspace can be read and written, and which of several cannot."""
         is_up, body = health_of(context.lite, "UP", "DOWN")
-        return Reply(200, body) if is_up else Reply(503, body, {"Retry-After": "1"})
+        return Response(200, body) if is_up else Response(503, body, {"Retry-After": "1"})
 
     @route(
         "GET /actuator/prometheus",
@@ -29979,7 +30130,7 @@ class Operations(Resource, surface=FACTSTORE, scope="factstore", tag="Operations
         registry.register(WorkspaceMetrics(context.lite, context.workspace))
         ProcessCollector(registry=registry)
         media = "text/plain; version=0.0.4; charset=utf-8"
-        return Reply(200, generate_latest(registry), {"Content-Type": media})
+        return Response(200, generate_latest(registry), {"Content-Type": media})
 
     @route("GET /api-docs", id="getApiDocs", public=True, scope="", answer={"type": "object"})
     def get_document(self, context):
@@ -29989,7 +30140,7 @@ class Operations(Resource, surface=FACTSTORE, scope="factstore", tag="Operations
     @route("GET /swagger-ui.html", id="getSwaggerUi", public=True, scope="", status=302)
     def go_to_reference(self, context):
         """Go to the reference page."""
-        return Reply(302, b"", {"Location": f"{context.request.root_path}/docs"})
+        return Response(302, b"", {"Location": f"{context.request.root_path}/docs"})
 
 
 @functools.cache
@@ -30057,9 +30208,9 @@ def argument(*names: str, **options) -> tuple[tuple, dict]:
 
 def setting_argument(flag: str, name: str, **options) -> tuple[tuple, dict]:
     """An argument that is a setting, and has its type and its explanation."""
-    known = Settings.KNOWN[name]
-    text = known.explanation.rstrip(".").replace("%", "%%")
-    options = {"type": type(known.default), "help": text[:1].lower() + text[1:], **options}
+    setting = Settings.KNOWN[name]
+    text = setting.explanation.rstrip(".").replace("%", "%%")
+    options = {"type": type(setting.default), "help": text[:1].lower() + text[1:], **options}
     return argument(flag, dest=name, **options)
 
 
@@ -30093,21 +30244,21 @@ def open_lite(chosen, writes: bool = False) -> NovantraLite:
     """The instance that a command works on, opened the way that the command declares, or to write
     in."""
     file, directory = location(chosen)
-    opens, place = chosen.command.opens.split(), file or directory
-    if not place and "temporary" not in opens and "directory" not in opens:
+    opens, target = chosen.command.opens.split(), file or directory
+    if not target and "temporary" not in opens and "directory" not in opens:
         chosen.parser.error("name the workspace: --database FILE, or set NOVANTRA_LITE_DATABASE")
     if "directory" in opens and not directory:
         chosen.parser.error("name the directory: --workspaces DIR, or set NOVANTRA_LITE_WORKSPACES")
-    if place and "new" not in opens and not os.path.exists(place):
-        raise NotFound(f"There is no workspace at {place}.")
+    if target and "new" not in opens and not os.path.exists(target):
+        raise NotFound(f"There is no workspace at {target}.")
     names = [*chosen.command.settings.split(), "workspace"]
-    given = {name: getattr(chosen, name) for name in names if getattr(chosen, name) is not None}
-    if place and "reader" in opens and not writes:
-        given["read_only"] = True
-    return NovantraLite(file, workspaces=directory, **given)
+    options = {name: getattr(chosen, name) for name in names if getattr(chosen, name) is not None}
+    if target and "reader" in opens and not writes:
+        options["read_only"] = True
+    return NovantraLite(file, workspaces=directory, **options)
 
 
-def spoken(member: str) -> str:
+def localized(member: str) -> str:
     """The name of a JSON member as people read it: clientId is `Client id`."""
     if not re.fullmatch(r"[a-z]+(?:[A-Z][a-z]+)*", member):
         return member
@@ -30115,30 +30266,30 @@ def spoken(member: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-def shown(value: Any) -> str:
+def displayed(value: Any) -> str:
     """A JSON value in a few words, on one line."""
     match value:
         case None | "" | [] | ():
             return "-"
         case dict():
-            return ", ".join(f"{name} {shown(one)}" for name, one in value.items()) or "-"
+            return ", ".join(f"{name} {displayed(item)}" for name, item in value.items()) or "-"
         case bool():
             return "yes" if value else "no"
         case list() | tuple():
             more = f" and {len(value) - 3} more" if len(value) > 3 else ""
-            return ", ".join(map(shown, value[:3])) + more
+            return ", ".join(map(displayed, value[:3])) + more
     return " ".join(str(value).split())
 
 
 def details(data: dict) -> str:
     """Names and values, aligned, one a line; an object inside is set in by two spaces."""
-    width = max(len(spoken(name)) for name in data) + 2 if data else 0
+    width = max(len(localized(name)) for name in data) + 2 if data else 0
     lines = []
     for name, value in data.items():
         if isinstance(value, dict) and value:
-            lines += [spoken(name), *(f"  {line}" for line in details(value).splitlines())]
+            lines += [localized(name), *(f"  {line}" for line in details(value).splitlines())]
         else:
-            lines.append(f"{spoken(name):<{width}}{shown(value)}")
+            lines.append(f"{localized(name):<{width}}{displayed(value)}")
     return "\n".join(lines)
 
 
@@ -30146,8 +30297,8 @@ def listing(rows: Iterable[dict], none: str) -> Output:
     """An array to machines, an aligned table to people; without rows, the sentence for that."""
     rows = list(rows)
     names = list(dict.fromkeys(name for row in rows for name in row))
-    cells = [[spoken(name) for name in names]]
-    cells += [[shown(row.get(name)) for name in names] for row in rows]
+    cells = [[localized(name) for name in names]]
+    cells += [[displayed(row.get(name)) for name in names] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
     return Output(rows, "\n".join(lines) if rows else none)
@@ -30425,8 +30576,10 @@ def import_command(lite, chosen) -> Output:
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
-        place = f" from line {error.lineno} on" if isinstance(error, json.JSONDecodeError) else ""
-        raise Invalid(f"The catalog in {name} is not JSON in UTF-8{place}.") from None
+        position = (
+            f" from line {error.lineno} on" if isinstance(error, json.JSONDecodeError) else ""
+        )
+        raise Invalid(f"The catalog in {name} is not JSON in UTF-8{position}.") from None
     return report_output(lite.import_oscal(document, reason=modes["reason"]), chosen)
 
 
@@ -30435,11 +30588,13 @@ def scan_output(lite, chosen, source, name: str, reason: str) -> Output:
     if chosen.collection != "scans" or not chosen.trail or chosen.format or chosen.all_or_nothing:
         chosen.parser.error("a scan is imported by: import scans FILE --trail ID")
     with nullcontext(source) if chosen.file == "-" else source.open("rb") as stream:
-        told = {"trail": chosen.trail, "reason": reason, "dry_run": chosen.dry_run}
-        scan = lite.import_scan(stream, name, **told)
-    found = ", ".join(f"{scan[camel(column)]:,} {severity}" for severity, column in COUNTED.items())
-    found += f"; of unknown severity: {scan['unknown']:,}" if scan["unknown"] else ""
-    lines = [f"{scan['tool']}: {found}.", *(f"{told}." for told in scan["breachDetails"])]
+        options = {"trail": chosen.trail, "reason": reason, "dry_run": chosen.dry_run}
+        scan = lite.import_scan(stream, name, **options)
+    counts = ", ".join(
+        f"{scan[camel(column)]:,} {severity}" for severity, column in COUNTED.items()
+    )
+    counts += f"; of unknown severity: {scan['unknown']:,}" if scan["unknown"] else ""
+    lines = [f"{scan['tool']}: {counts}.", *(f"{options}." for options in scan["breachDetails"])]
     if chosen.dry_run:
         lines[0] += " Nothing is stored."
     return Output(scan, "\n".join(lines))
@@ -30472,8 +30627,8 @@ def report_output(report, chosen) -> Output:
     if chosen.dry_run or (chosen.all_or_nothing and report.refused):
         lines[0] += " Nothing is stored."
     for fault in report.faults:
-        place = f"line {fault.line}, {fault.field}" if fault.field else f"line {fault.line}"
-        lines.append(f"{place}: {fault.message}")
+        location = f"line {fault.line}, {fault.field}" if fault.field else f"line {fault.line}"
+        lines.append(f"{location}: {fault.message}")
     if report.omitted:
         lines.append(f"{report.omitted:,} more faults are not shown.")
     if report.ignored:
@@ -30552,21 +30707,21 @@ def export_command(lite, chosen) -> Output | None:
       novantra-lite export findings --format ndjson | grep critical
     """
     suffix = Path(chosen.file).suffix[1:].lower()
-    kind = chosen.format or suffix or ("json" if chosen.json else "csv")
-    if kind not in FORMATS:
+    format_name = chosen.format or suffix or ("json" if chosen.json else "csv")
+    if format_name not in FORMATS:
         chosen.parser.error(f"say the format of {chosen.file} with --format")
     collection = lite.collection(chosen.collection)
     if chosen.file == "-":
-        if chosen.json and kind != "json":
-            chosen.parser.error(f"--json and --format {kind} cannot share standard output")
-        with warning_of_formulas(collection, kind, chosen.safe) as rows:
-            write_rows(rows, sys.stdout, kind, collection.columns, chosen.safe)
+        if chosen.json and format_name != "json":
+            chosen.parser.error(f"--json and --format {format_name} cannot share standard output")
+        with warning_of_formulas(collection, format_name, chosen.safe) as rows:
+            write_rows(rows, sys.stdout, format_name, collection.columns, chosen.safe)
         return None
     with (
-        warning_of_formulas(collection, kind, chosen.safe) as rows,
+        warning_of_formulas(collection, format_name, chosen.safe) as rows,
         replacing(chosen.file) as stream,
     ):
-        count = write_rows(rows, stream, kind, collection.columns, chosen.safe)
+        count = write_rows(rows, stream, format_name, collection.columns, chosen.safe)
     data = {"collection": chosen.collection, "file": chosen.file, "records": count}
     return Output(data, f"{chosen.collection}: {count:,} records written to {chosen.file}.")
 
@@ -30860,8 +31015,10 @@ def checkpoint_command(chosen) -> Output:
             kept = lite.workspace.checkpoints.restart(chosen.restart)
         return Output({"kept": str(kept)}, f"A new file is begun; the old one is kept as {kept}.")
     with open_lite(chosen) as lite:
-        told = lite.checkpoint()
-    return Output(told, told["publicKey" if chosen.public_key else "checkpoint"].rstrip("\n"))
+        checkpoint = lite.checkpoint()
+    return Output(
+        checkpoint, checkpoint["publicKey" if chosen.public_key else "checkpoint"].rstrip("\n")
+    )
 
 
 @command(
@@ -30885,17 +31042,17 @@ def verify_command(chosen) -> Output:
       novantra-lite verify register.db
       novantra-lite verify register.db --checkpoint /mnt/other/register.checkpoints
     """
-    told, notes = "Sound: the file, the ledger and the audit chain.", None
+    sentence, notes = "Sound: the file, the ledger and the audit chain.", None
     if chosen.checkpoint:
         # Read first: whatever these saw is in the file by the time that it is looked at.
         notes = Path(chosen.checkpoint).read_bytes()
-        told = "Sound: the file, the ledger, the audit chain and the checkpoints."
+        sentence = "Sound: the file, the ledger, the audit chain and the checkpoints."
     elif chosen.public_key:
         chosen.parser.error("--public-key KEY goes with --checkpoint FILE")
     with Progress(None) as progress:
         rest = progress.advance, notes, chosen.public_key
         faults = verify_file(file_of(chosen), Settings.read(), *rest)
-    text = "\n".join(faults) or told
+    text = "\n".join(faults) or sentence
     if any(fault.endswith(": the end was cut off.") for fault in faults):
         text += "\nIf an older backup was restored on purpose, see `checkpoint --restart`."
     return Output({"sound": not faults, "faults": faults}, text, 1 if faults else 0)

@@ -849,6 +849,18 @@ CREATE UNIQUE INDEX "evidence_piece_key" ON "evidence_piece" ("evidence_file_id"
 
 CREATE INDEX "evidence_piece_evidence_file_id" ON "evidence_piece" ("evidence_file_id");
 
+-- A service account of the Factstore surface: what the keys of machines belong to.
+CREATE TABLE "machine_account" (
+    "id" TEXT NOT NULL PRIMARY KEY,
+    "name" TEXT NOT NULL,
+    "description" TEXT,
+    "created_at" TEXT NOT NULL,
+    "updated_at" TEXT NOT NULL,
+    "json" TEXT NOT NULL
+) STRICT;
+
+CREATE UNIQUE INDEX "machine_account_key" ON "machine_account" ("name");
+
 -- A gap, from the day that a person or a scanner sees it to the day it is closed.
 CREATE TABLE "finding" (
     "id" TEXT NOT NULL PRIMARY KEY,
@@ -1197,18 +1209,6 @@ CREATE UNIQUE INDEX "logical_member_key" ON "logical_member" ("logical_environme
 CREATE INDEX "logical_member_logical_environment_id" ON "logical_member" ("logical_environment_id");
 
 CREATE INDEX "logical_member_environment_id" ON "logical_member" ("environment_id");
-
--- A service account of the Factstore surface: what the keys of machines belong to.
-CREATE TABLE "machine_account" (
-    "id" TEXT NOT NULL PRIMARY KEY,
-    "name" TEXT NOT NULL,
-    "description" TEXT,
-    "created_at" TEXT NOT NULL,
-    "updated_at" TEXT NOT NULL,
-    "json" TEXT NOT NULL
-) STRICT;
-
-CREATE UNIQUE INDEX "machine_account_key" ON "machine_account" ("name");
 
 -- A person, known by the e-mail address.
 CREATE TABLE "user" (
@@ -1654,7 +1654,7 @@ CREATE TABLE "search_position" (
     "entry" INTEGER NOT NULL
 ) STRICT;
 
--- A record as the search index has it: the table, the id, the text, and the place of all that.
+-- The text of one record in the search index, with the record's table and id.
 CREATE TABLE "search_record" (
     "place" INTEGER NOT NULL PRIMARY KEY,
     "kind" TEXT NOT NULL,

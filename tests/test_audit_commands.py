@@ -11,7 +11,7 @@ import pytest
 from conftest import WHY, Clock
 from processes import PROGRAM, call, connect, serving
 
-from novantra_lite import AuditRecords, NovantraLite, main, perform
+from novantra_lite import AuditRecords, NovantraLite, main, write_transaction
 
 FILE = "register.db"
 ASSET = {"assetKey": "torque-wrench-7", "assetKind": "calibrated-tool", "displayName": "Wrench 7"}
@@ -157,7 +157,9 @@ def test_no_secret_is_in_the_log_nor_told_where_an_older_version_wrote_it_there(
         older = json.dumps({"before": {"secret": "whsec_older", "status": "paused"}})
         journal = lite.workspace.journal
         about = ("webhook_endpoint.updated", "endpoint", endpoint["id"], older)
-        perform(lite.workspace, lambda current: journal.note(current, *about), actor="console")
+        write_transaction(
+            lite.workspace, lambda current: journal.note(current, *about), actor="console"
+        )
 
     entries = printed("audit export --action webhook_endpoint.updated")
 
@@ -174,7 +176,9 @@ def test_an_entry_about_what_is_no_table_withholds_what_was_before():
         detail = json.dumps({"before": {"word": "mellon"}, "attempts": 3})
         about = ("gate.opened", "gate", "moria", detail)
         journal = lite.workspace.journal
-        perform(lite.workspace, lambda current: journal.note(current, *about), actor="console")
+        write_transaction(
+            lite.workspace, lambda current: journal.note(current, *about), actor="console"
+        )
 
         (entry,) = lite.audit(action="gate.opened")
 

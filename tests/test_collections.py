@@ -19,9 +19,9 @@ from novantra_lite import (
     RowFault,
     Unprocessable,
     collection_names,
-    perform,
     read_rows,
     write_rows,
+    write_transaction,
 )
 
 ASSET = {"assetKey": "drill-7", "assetKind": "calibrated-tool", "displayName": "Drill 7"}
@@ -613,7 +613,7 @@ def test_an_attachment_that_was_never_held_is_told_by_verify(lite, claim):
     made = claims.create(reason=WHY, **claim)
     attachment = {"id": "evatt_1", "fileName": "a", "contentType": "text/plain", "sizeBytes": 3}
     attachment |= {"sha256": "a" * 64, "uri": None, "createdAt": made["createdAt"]}
-    perform(
+    write_transaction(
         lite.workspace,
         lambda current: EvidenceClaim.fetch(made["id"]).change(attachments=[attachment]),
         actor="console",

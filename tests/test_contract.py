@@ -23,7 +23,7 @@ DOING = [one for one in WRITES if one.path != "/api/v1/policies/{policyId}/wasm"
 SIGNED = [operation for operation in OPERATIONS if operation.signed]
 #: The lists that have cursors; those of Factstore have none.
 LISTS = [operation for operation in READS if "cursor" in operation.query.members]
-WITH_BODY = [operation for operation in OPERATIONS if operation.body is not novantra_lite.NOTHING]
+WITH_BODY = [operation for operation in OPERATIONS if operation.body is not novantra_lite.EMPTY]
 WITH_JSON = [operation for operation in WITH_BODY if "application/json" in operation.media]
 WITH_FORM = [operation for operation in WITH_BODY if "multipart/form-data" in operation.media]
 SCOPES = (*novantra_lite.novantra_scopes(), *novantra_lite.FACTSTORE_SCOPES)
@@ -208,7 +208,7 @@ def test_an_operation_is_documented(document, operation):
     assert str(operation.status) in described["responses"]
     assert {("path", name) for name in re.findall(r"{(\w+)}", operation.path)} <= parameters
     assert {("query", name) for name in operation.query.members} <= parameters
-    assert ("requestBody" in described) == (operation.body is not novantra_lite.NOTHING)
+    assert ("requestBody" in described) == (operation.body is not novantra_lite.EMPTY)
     assert described.get("x-setting", "") == operation.setting
     assert (("header", "Idempotency-Key") in parameters) == (operation in WRITES)
 
@@ -1041,7 +1041,7 @@ def test_whatever_stands_in_a_member_is_taken_or_refused_in_the_right_words(prep
         for value in NASTY
         if isinstance(body[name], list | dict) and body[name]
     ]
-    assert bodies or operation.method == "DELETE" or operation.body is novantra_lite.NOTHING
+    assert bodies or operation.method == "DELETE" or operation.body is novantra_lite.EMPTY
 
     for sent in bodies:
         answer = send(client, operation, path, sent)

@@ -15,8 +15,8 @@ from conftest import NOON, WHY, Clock
 from looking import stored_bytes
 
 from novantra_lite import (
-    Answer,
     EvidenceClaim,
+    HttpResponse,
     Invalid,
     NotFound,
     NovantraLite,
@@ -28,8 +28,8 @@ from novantra_lite import (
 FINDINGS = "/api/v1/governance/findings"
 FINDING = {"title": "Torque wrench 7 is overdue", "severity": "high", "reason": WHY}
 FIRST, SECOND = "https://93.184.216.34/first", "https://93.184.216.34/second"
-OK = Answer(200, None, "Answered with status 200.")
-DOWN = Answer(0, None, "The host refused the connection.")
+OK = HttpResponse(200, None, "Answered with status 200.")
+DOWN = HttpResponse(0, None, "The host refused the connection.")
 HOURS = 3600
 
 
@@ -142,7 +142,7 @@ WAITS = (
 
 def test_a_failing_receiver_is_tried_ten_times_on_the_schedule(lite, network, clock):
     lite.webhooks.add(FIRST)
-    network.answers[FIRST] = Answer(500, None, "Answered with status 500.")
+    network.answers[FIRST] = HttpResponse(500, None, "Answered with status 500.")
     find(lite)
 
     shares = []
@@ -182,7 +182,7 @@ def test_the_waits_come_from_the_chance_that_was_handed_in():
 
 def test_id_and_bytes_stay_the_same_on_every_attempt_and_each_is_signed_anew(lite, network, clock):
     secret = lite.webhooks.add(FIRST)["secret"]
-    network.answers[FIRST] = [DOWN, Answer(503, None, ""), DOWN, OK]
+    network.answers[FIRST] = [DOWN, HttpResponse(503, None, ""), DOWN, OK]
     finding = find(lite)
 
     for _ in range(4):
@@ -203,13 +203,13 @@ def test_id_and_bytes_stay_the_same_on_every_attempt_and_each_is_signed_anew(lit
 @pytest.mark.parametrize(
     ("answer", "shortest", "longest"),
     [
-        (Answer(503, 8, ""), 8, 8),
-        (Answer(429, 9, ""), 9, 9),
-        (Answer(503, 1, ""), 4, 6),
-        (Answer(503, 10, ""), 10, 10),
-        (Answer(503, 86_400, ""), 10, 10),
-        (Answer(500, 86_400, ""), 4, 6),
-        (Answer(503, None, ""), 4, 6),
+        (HttpResponse(503, 8, ""), 8, 8),
+        (HttpResponse(429, 9, ""), 9, 9),
+        (HttpResponse(503, 1, ""), 4, 6),
+        (HttpResponse(503, 10, ""), 10, 10),
+        (HttpResponse(503, 86_400, ""), 10, 10),
+        (HttpResponse(500, 86_400, ""), 4, 6),
+        (HttpResponse(503, None, ""), 4, 6),
     ],
 )
 def test_retry_after_is_honoured_up_to_twice_the_step(lite, network, answer, shortest, longest):
@@ -225,7 +225,7 @@ def test_retry_after_is_honoured_up_to_twice_the_step(lite, network, answer, sho
 @pytest.mark.parametrize("status", [200, 201, 204, 299])
 def test_every_2xx_is_an_arrival(lite, network, status):
     lite.webhooks.add(FIRST)
-    network.answers[FIRST] = Answer(status, None, "")
+    network.answers[FIRST] = HttpResponse(status, None, "")
     find(lite)
 
     assert lite.step() == 1
@@ -235,7 +235,7 @@ def test_every_2xx_is_an_arrival(lite, network, status):
 @pytest.mark.parametrize("status", [0, 199, 302, 400, 404, 500])
 def test_everything_else_is_a_failure(lite, network, status):
     lite.webhooks.add(FIRST)
-    network.answers[FIRST] = Answer(status, None, "")
+    network.answers[FIRST] = HttpResponse(status, None, "")
     find(lite)
 
     assert lite.step() == 0
@@ -245,7 +245,7 @@ def test_everything_else_is_a_failure(lite, network, status):
 
 def test_gone_disables_the_endpoint_at_once(lite, network, clock):
     endpoint = lite.webhooks.add(FIRST)["id"]
-    network.answers[FIRST] = Answer(410, None, "Answered with status 410.")
+    network.answers[FIRST] = HttpResponse(410, None, "Answered with status 410.")
     find(lite)
 
     lite.step()
@@ -342,7 +342,7 @@ def test_a_redelivery_is_the_same_event_again(lite, network, clock):
 
 def test_all_that_failed_can_be_sent_again_at_once(lite, network, clock):
     endpoint, other = lite.webhooks.add(FIRST)["id"], lite.webhooks.add(SECOND)["id"]
-    gone = Answer(410, None, "")
+    gone = HttpResponse(410, None, "")
     network.answers = {FIRST: gone, SECOND: gone}
     find(lite)
     lite.step()
@@ -516,7 +516,7 @@ def test_a_rotated_secret_signs_beside_the_old_one_for_24_hours(lite, network, c
 
 def test_a_test_event_is_sent_at_once_and_logged(lite, network):
     endpoint = lite.webhooks.add(FIRST, ["finding.closed"])["id"]
-    network.answers[FIRST] = Answer(404, None, "Answered with status 404.")
+    network.answers[FIRST] = HttpResponse(404, None, "Answered with status 404.")
 
     told = lite.webhooks.test(endpoint)
 
@@ -698,7 +698,7 @@ def test_time_goes_on_while_receivers_answer(lite, network, clock):
     secret = lite.webhooks.add(FIRST)["secret"]
     lite.webhooks.add(SECOND)
     find(lite)
-    network.answers[FIRST] = network.answers[SECOND] = Answer(429, 10, "")
+    network.answers[FIRST] = network.answers[SECOND] = HttpResponse(429, 10, "")
     network.before = lambda: clock.advance(400)
 
     lite.step()
@@ -734,7 +734,7 @@ def test_an_endpoint_that_is_stopped_gets_nothing_more_of_the_batch_at_hand(lite
 def test_what_failed_long_ago_and_fails_again_disables_nobody(lite, network, clock):
     lite.webhooks.add(FIRST)
     find(lite)
-    network.answers[FIRST] = Answer(404, None, "Answered with status 404.")
+    network.answers[FIRST] = HttpResponse(404, None, "Answered with status 404.")
     for _ in range(11):
         lite.step()
         clock.advance(24 * HOURS / 2)

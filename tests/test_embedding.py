@@ -149,10 +149,10 @@ def test_a_mounted_instance_delivers_only_once_it_is_started():
             self.sent = queue.Queue()
 
         def post(self, url, body, headers):
-            from novantra_lite import Answer
+            from novantra_lite import HttpResponse
 
             self.sent.put(json.loads(body)["type"])
-            return Answer(204, None, "Answered with status 204.")
+            return HttpResponse(204, None, "Answered with status 204.")
 
     transport = Transport()
     with NovantraLite(transport=transport, webhook_private_targets=("127.0.0.0/8",)) as lite:

@@ -12,9 +12,9 @@ from looking import audit
 from records import Records, other_services
 
 from novantra_lite import (
+    EMPTY,
     FACTSTORE,
     FACTSTORE_SCOPES,
-    NOTHING,
     Client,
     Conflict,
     Invalid,
@@ -302,7 +302,7 @@ def test_no_record_of_delivery_is_there_for_another_workspace(delivering):
         operation
         for operation in every_operation()
         if operation.surface is FACTSTORE and "{" in operation.path
-        if operation.body is NOTHING and not operation.public
+        if operation.body is EMPTY and not operation.public
         # What lies in a vault has tests of its own.
         if "{entityKey}" not in operation.path
         # The templates of the hub are part of the product.

@@ -21,7 +21,7 @@ from novantra_lite import (
     Trail,
     Unavailable,
     novantra_scopes,
-    perform,
+    write_transaction,
 )
 
 TRAILS, FLOWS, ENVIRONMENTS = "/api/v1/trails", "/api/v1/flows", "/api/v1/environments"
@@ -52,7 +52,7 @@ def copy_record(lite, model, key, ids, **changes):
         copies = ([*(row | {"id": own}).values()] for own in ids)
         current.database.connection().executemany(model.statements().insert, copies)
 
-    perform(lite.workspace, work, actor="test")
+    write_transaction(lite.workspace, work, actor="test")
 
 
 # --- Lists --------------------------------------------------------------------
@@ -285,7 +285,7 @@ def test_the_gate_is_shut_for_an_artifact_of_too_many_reports(lite, factstore, f
 def test_what_a_policy_would_be_given_is_bounded(lite, factstore):
     values = {"name": "p", "version": "1", "rego_content": "package p", "modules": "{}"}
     values |= {"syntax": "v1", "status": "ACTIVE"}
-    perform(lite.workspace, lambda current: PolicyBundle.create(**values), actor="test")
+    write_transaction(lite.workspace, lambda current: PolicyBundle.create(**values), actor="test")
     attestations = [{"name": "x" * 10_000} for _ in range(100)]
 
     refused = factstore.post(

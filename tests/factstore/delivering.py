@@ -2,7 +2,7 @@
 
 import json
 
-from novantra_lite import AuditEvent, Trail, perform
+from novantra_lite import AuditEvent, Trail, write_transaction
 
 
 def begin_trail(lite, client, name="payments", **flow):
@@ -20,7 +20,9 @@ def another_trail(lite, flow):
         "git_author": "Ada",
         "git_author_email": "ada@example.com",
     }
-    return perform(lite.workspace, lambda current: Trail.create(**values).id, actor="test")
+    return write_transaction(
+        lite.workspace, lambda current: Trail.create(**values).id, actor="test"
+    )
 
 
 def status_of(lite, trail):

@@ -3,7 +3,7 @@
 import pytest
 from looking import audit, events, ledger, tables
 
-from novantra_lite import Attestation, Client, NovantraLite, perform
+from novantra_lite import Attestation, Client, NovantraLite, write_transaction
 
 FLOWS, TRAILS, APPROVALS = "/api/v1/flows", "/api/v1/trails", "/api/v1/approvals"
 NOON = "2026-06-01T12:00:00.000000Z"
@@ -309,7 +309,7 @@ def test_a_trail_lists_its_approvals(factstore, flow, trail, ask):
 
 
 def test_an_approval_completes_what_the_flow_requires(lite, factstore, trail, ask):
-    perform(
+    write_transaction(
         lite.workspace,
         lambda current: Attestation.create(trail=trail["id"], type="junit", status="PASSED"),
         actor="test",

@@ -16,7 +16,7 @@ API = {"imageName": "payments", "imageTag": "1.4.2", "sha256Digest": DIGEST}
 
 
 def perform(lite, work):
-    return novantra_lite.perform(lite.workspace, lambda session: work(), actor="test")
+    return novantra_lite.write_transaction(lite.workspace, lambda session: work(), actor="test")
 
 
 def begin(lite, **flow):

@@ -5,7 +5,15 @@ import json
 import pytest
 from looking import audit, events, tables
 
-from novantra_lite import Approval, Artifact, Attestation, AuditEvent, Flow, Trail, perform
+from novantra_lite import (
+    Approval,
+    Artifact,
+    Attestation,
+    AuditEvent,
+    Flow,
+    Trail,
+    write_transaction,
+)
 
 ASSERT = "/api/v1/assert"
 DIGEST = "sha256:" + "0" * 64
@@ -38,7 +46,7 @@ def story(lite):
             made = Flow.create(name="payments", **flow)
             return made.id, [add(made, *trail) for trail in trails]
 
-        return perform(lite.workspace, work, actor="test")
+        return write_transaction(lite.workspace, work, actor="test")
 
     return tell
 
@@ -345,7 +353,7 @@ def test_a_trail_of_the_flow_goes_before_a_later_one_of_another(lite, factstore,
     def work(current):
         add(Flow.create(name="other"), "junit+ snyk+")
 
-    perform(lite.workspace, work, actor="test")
+    write_transaction(lite.workspace, work, actor="test")
     found = factstore.post(ASSERT, {"sha256Digest": DIGEST, "flowId": flow}).json
 
     assert (found["status"], found["missingAttestations"]) == ("NON_COMPLIANT", ["junit"])
@@ -366,7 +374,7 @@ def test_the_template_of_a_trail_speaks_for_no_other_flow(factstore, story, temp
 def test_the_trail_that_reported_a_digest_last_decides_however_old_it_is(lite, factstore, story):
     flow, (first, _) = story(("junit+ snyk+",), ("junit-",), **TYPES)
 
-    perform(lite.workspace, lambda current: report(first), actor="test")
+    write_transaction(lite.workspace, lambda current: report(first), actor="test")
     found = factstore.post(ASSERT, {"sha256Digest": DIGEST, "flowId": flow}).json
 
     assert (found["status"], gate_events(lite)[0][2]) == ("COMPLIANT", first)
@@ -375,8 +383,8 @@ def test_the_trail_that_reported_a_digest_last_decides_however_old_it_is(lite, f
 def test_every_name_under_which_a_trail_reported_a_digest_counts(lite, factstore, story):
     flow, (trail,) = story((ALL,), **TIER)
 
-    perform(lite.workspace, lambda current: report(trail, "web"), actor="test")
-    perform(lite.workspace, lambda current: report(trail, "other"), actor="test")
+    write_transaction(lite.workspace, lambda current: report(trail, "web"), actor="test")
+    write_transaction(lite.workspace, lambda current: report(trail, "other"), actor="test")
     found = factstore.post(ASSERT, {"sha256Digest": DIGEST, "flowId": flow}).json
 
     assert (found["status"], found["missingAttestationNames"]) == ("NON_COMPLIANT", ["e2e"])
@@ -445,7 +453,7 @@ def test_the_number_of_queries_is_fixed(lite, factstore, story, flow):
             add(Flow.fetch(key), "junit- x:unit-", f"image-{number}")
         report(trails[0])
 
-    perform(lite.workspace, work, actor="test")
+    write_transaction(lite.workspace, work, actor="test")
     assert statements() == few
     assert few[1] < 10
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from factstore.delivering import begin_trail, happenings
-from novantra_lite import FACTSTORE_SCOPES, AuditEvent, NovantraLite, perform
+from novantra_lite import FACTSTORE_SCOPES, AuditEvent, NovantraLite, write_transaction
 
 ONE = "sha256:" + "1" * 64
 TWO = "sha256:" + "2" * 64
@@ -35,7 +35,7 @@ def moment(second):
 
 def write(lite, *happened):
     """Write audit events with these values."""
-    perform(
+    write_transaction(
         lite.workspace,
         lambda current: [AuditEvent.create(**{"payload": "{}", **values}) for values in happened],
         actor="test",

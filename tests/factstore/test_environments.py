@@ -17,7 +17,7 @@ from novantra_lite import (
     NovantraLite,
     SnapshotArtifact,
     Trail,
-    perform,
+    write_transaction,
 )
 
 ONE = "sha256:" + "1" * 64
@@ -432,7 +432,7 @@ def test_the_ledger_proves_the_artifacts_of_a_snapshot(lite, snap):
     def forge(current):
         EnvironmentSnapshot.update(artifacts=[]).where(EnvironmentSnapshot.id == key).execute()
 
-    perform(lite.workspace, forge, actor="mallory")
+    write_transaction(lite.workspace, forge, actor="mallory")
 
     assert lite.verify() == [f"Environment snapshot {key} is not what the ledger recorded."]
 
@@ -613,7 +613,7 @@ def reported(lite, factstore):
         report(needy, "failed", a="PASSED", b="FAILED")
         report(free, "free")
 
-    perform(lite.workspace, fill, actor="test")
+    write_transaction(lite.workspace, fill, actor="test")
 
 
 def test_the_trail_that_reported_a_digest_last_says_whether_it_complies(

@@ -21,7 +21,7 @@ from novantra_lite import (
     Policy,
     PolicyModule,
     Trail,
-    perform,
+    write_transaction,
 )
 
 FLOWS = "/api/v1/flows"
@@ -45,7 +45,9 @@ class Story:
 
     def make(self, model, **values):
         """Make a record of another chapter."""
-        return perform(self.lite.workspace, lambda current: model.create(**values), actor="test")
+        return write_transaction(
+            self.lite.workspace, lambda current: model.create(**values), actor="test"
+        )
 
     def trail(self, status="PENDING", **values):
         return self.make(
@@ -797,7 +799,9 @@ def test_a_policy_of_an_older_version_that_is_not_understood_stops_everything(
 def rewrite_policy(story, key, values):
     """Store a policy as an older version did, which looked at nothing."""
     change = super(Policy, Policy).change
-    perform(story.lite.workspace, lambda current: change(Policy.fetch(key), **values), actor="test")
+    write_transaction(
+        story.lite.workspace, lambda current: change(Policy.fetch(key), **values), actor="test"
+    )
 
 
 def test_a_module_of_an_older_version_stops_everything(ask, attach, story, environment):
@@ -1066,7 +1070,9 @@ def test_results_outlive_what_they_are_about(lite, factstore, ask, demand, attac
 
     factstore.delete(f"{DEPLOYMENT}/{deployment['id']}")
     factstore.delete(f"{POLICIES}/{policy['id']}")
-    perform(lite.workspace, lambda current: Environment.fetch(environment).remove(), actor="test")
+    write_transaction(
+        lite.workspace, lambda current: Environment.fetch(environment).remove(), actor="test"
+    )
 
     assert result["policiesEvaluated"] == 2
     assert factstore.get(RESULTS).json == [result]

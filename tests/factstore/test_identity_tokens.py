@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from looking import audit, events, ledger, stored_bytes, tables
 
 from factstore.delivering import begin_trail, happenings, status_of
-from novantra_lite import FACTSTORE_SCOPES, Answer, Invalid, NovantraLite
+from novantra_lite import FACTSTORE_SCOPES, HttpResponse, Invalid, NovantraLite
 
 OIDC = "/api/v2/attestations/oidc"
 NOON = 1_780_315_200
@@ -489,8 +489,8 @@ class Publisher:
     def get(self, url, headers):
         self.urls.append(url)
         if self.body is None:
-            return Answer(0, None, "The host refused the connection.")
-        return Answer(200, None, "Answered with status 200.", self.body.encode())
+            return HttpResponse(0, None, "The host refused the connection.")
+        return HttpResponse(200, None, "Answered with status 200.", self.body.encode())
 
 
 def test_published_keys_are_fetched_once_and_again_for_a_new_one(start, clock):

@@ -19,13 +19,13 @@ from factstore.delivering import another_trail, begin_trail
 from factstore.jira import TOKEN, USER, running_jira
 from factstore.neighbours import LOOPBACK, neighbour
 from novantra_lite import (
-    Answer,
     AuditEntry,
+    HttpResponse,
     JiraPosting,
     JiraTicket,
     NovantraLite,
     Trail,
-    perform,
+    write_transaction,
 )
 
 JIRA = "/api/v1/integrations/jira"
@@ -86,7 +86,7 @@ def fail(lite, *trails):
         for key in trails:
             Trail.fetch(key).change(status="NON_COMPLIANT")
 
-    perform(lite.workspace, work, actor="test")
+    write_transaction(lite.workspace, work, actor="test")
 
 
 def ticket_for(trail, **more):
@@ -796,7 +796,7 @@ def test_a_nonsensical_status_is_not_taken_over(client, connected, jira, trail):
 def test_a_transport_of_somebody_else_is_enough(clock):
     class Network:
         def post(self, url, body, headers):
-            return Answer(201, None, "Answered with status 201.", b'{"key": "OPS-7"}')
+            return HttpResponse(201, None, "Answered with status 201.", b'{"key": "OPS-7"}')
 
     with NovantraLite(clock=clock, transport=Network()) as lite:
         client = lite.client("factstore:read", "factstore:write", "factstore:admin")

@@ -9,7 +9,7 @@ from looking import audit, tables
 from factstore.channels import NOTIFICATIONS, add_rule, deliveries, shown
 from factstore.delivering import begin_trail
 from factstore.trails import evidence_path, make_attestation
-from novantra_lite import Conflict, Trail, perform, record_attestation
+from novantra_lite import Conflict, Trail, record_attestation, write_transaction
 
 ONE = "sha256:" + "1" * 64
 TWO = "sha256:" + "2" * 64
@@ -390,7 +390,7 @@ def test_what_is_rehearsed_or_rolled_back_raises_nothing(lite, factstore, flow, 
     asked = {"sha256Digest": DIGEST, "flowId": flow}
     factstore.post("/api/v1/assert?dryRun=true", asked)
     with pytest.raises(Conflict):
-        perform(lite.workspace, work, actor="test")
+        write_transaction(lite.workspace, work, actor="test")
 
     assert tables(lite) == before
 

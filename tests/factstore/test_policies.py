@@ -3,7 +3,7 @@
 import pytest
 from looking import audit, events, ledger, tables
 
-from novantra_lite import Environment, PolicyModule, perform
+from novantra_lite import Environment, PolicyModule, write_transaction
 
 POLICIES = "/api/v1/policies"
 ATTACHMENTS = "/api/v1/policy-attachments"
@@ -31,7 +31,7 @@ def attachment(factstore, policy, environment):
 
 def make_environment(lite, name):
     """The id of an environment that was just made."""
-    made = perform(
+    made = write_transaction(
         lite.workspace, lambda current: Environment.create(name=name, type="K8S"), actor="test"
     )
     return made.id
@@ -345,7 +345,7 @@ def test_a_deleted_policy_takes_its_module_and_attachments_along(
     lite, factstore, policy, attachment
 ):
     module = {"policy": policy["id"], "wasm_content": "AGFzbQ=="}
-    perform(lite.workspace, lambda current: PolicyModule.create(**module), actor="test")
+    write_transaction(lite.workspace, lambda current: PolicyModule.create(**module), actor="test")
 
     deleted = factstore.delete(f"{POLICIES}/{policy['id']}")
     again = factstore.delete(f"{POLICIES}/{policy['id']}")
@@ -453,7 +453,9 @@ def test_a_policy_can_be_detached(lite, factstore, attachment):
 def test_a_deleted_environment_takes_its_attachments_along(
     lite, factstore, policy, attachment, environment
 ):
-    perform(lite.workspace, lambda current: Environment.fetch(environment).remove(), actor="test")
+    write_transaction(
+        lite.workspace, lambda current: Environment.fetch(environment).remove(), actor="test"
+    )
 
     assert factstore.get(ATTACHMENTS).json == []
     assert factstore.get(POLICIES).json == [policy]

@@ -14,7 +14,14 @@ from forms import FORM, form, part
 from looking import audit, ledger, tables
 
 from factstore.delivering import another_trail, begin_trail, happenings
-from novantra_lite import Artifact, NovantraLite, PolicyBundle, RegoEngine, Settings, perform
+from novantra_lite import (
+    Artifact,
+    NovantraLite,
+    PolicyBundle,
+    RegoEngine,
+    Settings,
+    write_transaction,
+)
 
 BUNDLES, EVALUATE = "/api/v1/opa/bundles", "/api/v1/opa/evaluate"
 ONE = "sha256:" + "1" * 64
@@ -793,7 +800,7 @@ def test_the_input_has_the_five_members_in_order_and_nulls(factstore):
 def report(lite, trail, digest=ONE):
     """The id of an artifact that a trail reports."""
     values = {"image_name": "svc", "image_tag": "1", "sha256_digest": digest}
-    return perform(
+    return write_transaction(
         lite.workspace, lambda current: Artifact.create(trail=trail, **values).id, actor="test"
     )
 
@@ -943,7 +950,7 @@ def test_a_decision_can_be_neither_changed_nor_removed(lite, factstore):
         current.database.connection().execute(sql, (key,))
 
     with pytest.raises(Exception, match="outside of what the table may hold"):
-        perform(lite.workspace, forge, actor="test")
+        write_transaction(lite.workspace, forge, actor="test")
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def begin(lite, name):
         flow = Flow.create(name=name)
         return Trail.create(flow=flow.id, git_author_email="ada@acme.example", **made).id
 
-    return novantra_lite.perform(lite.workspace, lambda session: work(), actor="test")
+    return novantra_lite.write_transaction(lite.workspace, lambda session: work(), actor="test")
 
 
 @pytest.fixture
@@ -794,7 +794,7 @@ def test_a_signature_that_fails_opens_no_gate(trusting, signature, enforced, req
 def test_a_record_of_an_older_version_is_judged_anew_at_the_gate(trusting):
     client, path = reported(trusting)
     artifact, sbom = path.split("/")[-2], STATEMENT | {"predicateType": "https://spdx.dev/Document"}
-    novantra_lite.perform(
+    novantra_lite.write_transaction(
         trusting.workspace,
         lambda session: BuildProvenance.create(
             artifact=artifact,

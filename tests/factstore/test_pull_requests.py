@@ -260,7 +260,7 @@ def new_trail(lite):
         values = {"git_commit_sha": SHA, "git_branch": "main", "git_author": "Ada"}
         return Trail.create(flow=flow.id, **values, git_author_email="ada@acme.example").id
 
-    return novantra_lite.perform(lite.workspace, work, actor="test")
+    return novantra_lite.write_transaction(lite.workspace, work, actor="test")
 
 
 def status_of(lite, trail):

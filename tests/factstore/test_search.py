@@ -298,7 +298,7 @@ def test_one_scope_reads_each_kind():
     scopes = {}
     for resource in RESOURCES:
         if resource.model and resource.model.searched:
-            scopes.setdefault(resource.model.searched.kind, set()).add(f"{resource.scope}:read")
+            scopes.setdefault(resource.model.searched.type, set()).add(f"{resource.scope}:read")
 
     assert scopes == {kind: {scope} for kind, (_, scope) in searched_kinds().items()}
 
@@ -316,7 +316,7 @@ def test_what_is_encrypted_is_neither_found_nor_told(lite, everything):
 def test_nothing_that_is_searched_or_told_is_encrypted_or_hidden():
     for model, _ in searched_kinds().values():
         searched = model.searched
-        named = f"{searched.names} {searched.text} {searched.told}".split()
+        named = f"{searched.names} {searched.text} {searched.details}".split()
         named += re.findall(r"{(\w+)", searched.title + searched.description)
         fields = [model._meta.fields[name] for name in named]
         assert [field.name for field in fields if field.sealed or field.hidden] == []

@@ -31,7 +31,7 @@ from novantra_lite import (
     SsoIdentity,
     SsoLogin,
     User,
-    perform,
+    write_transaction,
 )
 
 with warnings.catch_warnings():
@@ -773,7 +773,7 @@ def test_the_same_subject_of_another_issuer_is_somebody_else(lite, factstore, co
     sign_in(lite, provider)
     with lite.workspace.read():
         (issuer,) = [row.issuer for row in SsoIdentity.select()]
-    perform(
+    write_transaction(
         lite.workspace,
         lambda current: SsoIdentity.update(issuer="https://other.example").execute(),
         actor="test",
@@ -1298,7 +1298,9 @@ def remove_and_add_again(lite, factstore, user):
 
 
 def remove_behind_the_api(lite, factstore, user):
-    perform(lite.workspace, lambda current: Membership.of("acme", user).remove(), actor="import")
+    write_transaction(
+        lite.workspace, lambda current: Membership.of("acme", user).remove(), actor="import"
+    )
 
 
 @pytest.mark.parametrize(
@@ -1384,7 +1386,7 @@ def set_up_in(workspace, url):
             org_slug="acme", provider="OKTA", issuer_url=url, client_id="factstore"
         )
 
-    perform(workspace, work, actor="console")
+    write_transaction(workspace, work, actor="console")
 
 
 def test_a_sign_in_finds_the_workspace_that_has_the_organisation(install, provider):

@@ -26,7 +26,7 @@ from novantra_lite import (
     SlackConfig,
     SlackMessage,
     SlackRequest,
-    perform,
+    write_transaction,
 )
 
 ONE = "sha256:" + "1" * 64
@@ -298,7 +298,7 @@ def test_of_several_workspaces_the_one_acts_whose_secret_verifies(tmp_path):
     with NovantraLite(workspaces=tmp_path, clock=Clock(NOON)) as lite:
         for slug, secret in (("north", "secret-north"), ("south", SECRET)):
             values = {"org_slug": "acme", "bot_token": "x", "signing_secret": secret}
-            perform(
+            write_transaction(
                 lite.create_workspace(slug),
                 lambda current, values=values: SlackConfig.create(channel="c", **values),
                 actor="test",
@@ -402,7 +402,7 @@ def test_artifacts_are_found_by_the_beginning_of_their_digest(lite, factstore, a
             Artifact.create(trail=trail, image_name="app", image_tag="1", sha256_digest=digest)
         Artifact.create(trail=trail, image_name="db", image_tag="2", sha256_digest="50" * 32)
 
-    perform(lite.workspace, work, actor="test")
+    write_transaction(lite.workspace, work, actor="test")
 
     assert say(lite, "search sha256:4f").splitlines() == [
         *[f"app:1 sha256:4f{number:02}{0:060}" for number in range(10)],
@@ -424,7 +424,7 @@ def test_a_trail_is_shown_with_its_attestations(lite, factstore, acme):
         for kind, status in (("junit", "PASSED"), ("snyk", "FAILED"), ("sonar", "PENDING")):
             Attestation.create(trail=trail, type=kind, status=status)
 
-    perform(lite.workspace, work, actor="test")
+    write_transaction(lite.workspace, work, actor="test")
 
     lines = [
         f"Trail {trail}",
@@ -451,7 +451,7 @@ def test_a_trail_with_many_attestations_is_cut(lite, factstore, acme):
         for number in range(51):
             Attestation.create(trail=trail, type=f"t{number}", status="PASSED")
 
-    perform(lite.workspace, work, actor="test")
+    write_transaction(lite.workspace, work, actor="test")
 
     lines = say(lite, f"trail {trail}").splitlines()
 

@@ -19,10 +19,10 @@ from novantra_lite import (
     Trail,
     artifact_fields,
     parse_yaml,
-    perform,
     read_template,
     record_attestation,
     update_trail_status,
+    write_transaction,
 )
 
 FIELDS = {
@@ -494,7 +494,7 @@ def trail(lite):
                 git_author_email="", template_yaml=template,
             ).id  # fmt: skip
 
-        return perform(lite.workspace, work, actor="test")
+        return write_transaction(lite.workspace, work, actor="test")
 
     return make
 
@@ -518,7 +518,7 @@ def record(lite):
                 record_attestation(trail, {}, type=kind.lower(), name=name, status="PASSED")
             return Trail.fetch(key).status
 
-        return perform(lite.workspace, work, actor="test")
+        return write_transaction(lite.workspace, work, actor="test")
 
     return act
 
@@ -553,10 +553,10 @@ def test_a_failure_makes_a_trail_non_compliant_until_all_has_passed(lite, trail,
         record_attestation(Trail.fetch(key), {}, type="junit", status="FAILED")
         return Trail.fetch(key).status
 
-    assert perform(lite.workspace, fail, actor="test") == "NON_COMPLIANT"
+    assert write_transaction(lite.workspace, fail, actor="test") == "NON_COMPLIANT"
     assert record(key, "snyk") == "NON_COMPLIANT"
     assert record(key, "junit") == "COMPLIANT"
-    assert perform(lite.workspace, fail, actor="test") == "NON_COMPLIANT"
+    assert write_transaction(lite.workspace, fail, actor="test") == "NON_COMPLIANT"
 
 
 def test_a_template_requires_names_and_no_types(trail, record):

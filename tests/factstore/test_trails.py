@@ -5,7 +5,7 @@ import json
 import pytest
 from looking import audit, events, ledger, tables
 
-from novantra_lite import Approval, Artifact, Attestation, AuditEvent, Trail, perform
+from novantra_lite import Approval, Artifact, Attestation, AuditEvent, Trail, write_transaction
 
 FLOWS, TRAILS, TRAILS_V2 = "/api/v1/flows", "/api/v1/trails", "/api/v2/trails"
 NOON = "2026-06-01T12:00:00.000000Z"
@@ -36,7 +36,7 @@ def trail(factstore, body):
 
 def do(lite, work):
     """Write what no operation of these chapters writes."""
-    return perform(lite.workspace, lambda current: work(), actor="test")
+    return write_transaction(lite.workspace, lambda current: work(), actor="test")
 
 
 def test_a_trail_needs_a_flow_a_commit_a_branch_and_an_author(lite, factstore, flow, body):

@@ -6,7 +6,7 @@ from novantra_lite import Attestation, Flow, Trail
 
 def make(lite, work):
     """Do a piece of work that writes, as a test."""
-    return novantra_lite.perform(lite.workspace, lambda session: work(), actor="test")
+    return novantra_lite.write_transaction(lite.workspace, lambda session: work(), actor="test")
 
 
 def make_trail(lite, name="payments", **values):

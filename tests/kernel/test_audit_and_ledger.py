@@ -8,7 +8,7 @@ from conftest import WHY
 from inside import FINDING, FINDINGS, audit, rows, tamper
 from looking import stored_bytes
 
-from novantra_lite import AuditEntry, Client, Endpoint, NovantraLite, perform
+from novantra_lite import AuditEntry, Client, Endpoint, NovantraLite, write_transaction
 
 #: The audit log begins with a key, the organization and an account; the ledger with the latter two.
 OPENING = [
@@ -76,7 +76,7 @@ def test_a_record_whose_secret_was_read_is_changed_without_sealing_that_anew(lit
         assert endpoint.secret.startswith("whsec_")
         endpoint.change(status="paused")
 
-    perform(lite.workspace, work, actor="test")
+    write_transaction(lite.workspace, work, actor="test")
 
     assert lite.webhooks.list()[0]["status"] == "paused"
     assert lite.verify() == []
@@ -349,7 +349,7 @@ def test_work_that_fails_after_it_was_noted_takes_its_notes_back(lite):
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        perform(lite.workspace, work, actor="console", reason=WHY)
+        write_transaction(lite.workspace, work, actor="console", reason=WHY)
     lite.collection("findings").create(findingKey="a", title="A", severity="low", reason=WHY)
 
     assert [action for _, action, *_ in audit(lite, after=2)] == ["finding.created"]

@@ -7,12 +7,12 @@ import threading
 import pytest
 from conftest import NOON, WHY, Clock
 
-from novantra_lite import NovantraLite, Source, encode_ulid, parse_timestamp, seconds_of
+from novantra_lite import Generator, NovantraLite, encode_ulid, parse_timestamp, seconds_of
 
 
 @pytest.fixture
 def source(clock):
-    return Source(clock, random.Random(7))
+    return Generator(clock, random.Random(7))
 
 
 @pytest.mark.parametrize(

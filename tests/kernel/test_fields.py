@@ -10,7 +10,6 @@ import novantra_lite
 from novantra_lite import (
     Boolean,
     Choice,
-    Faults,
     Integer,
     Json,
     Key,
@@ -20,6 +19,7 @@ from novantra_lite import (
     Text,
     Timestamp,
     Uuid,
+    ValidationErrors,
     camel,
 )
 
@@ -106,7 +106,7 @@ def test_an_unfitting_value_is_refused_in_words(field, value, message):
     ],
 )
 def test_a_collection_tells_every_fault_with_its_place(reader, value, paths):
-    with pytest.raises(Faults) as refusal:
+    with pytest.raises(ValidationErrors) as refusal:
         reader.read(value)
 
     assert [path for path, _ in refusal.value.issues] == paths

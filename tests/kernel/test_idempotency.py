@@ -7,7 +7,7 @@ import pytest
 from conftest import Clock
 from inside import FINDING, FINDINGS, counts, rows, until
 
-from novantra_lite import Client, NovantraLite, ServiceAccount, perform
+from novantra_lite import Client, NovantraLite, ServiceAccount, write_transaction
 
 KEY = {"Idempotency-Key": "batch-7-item-3"}
 
@@ -218,7 +218,7 @@ def test_while_the_first_is_running_a_twin_is_told_to_come_back(lite, novantra):
     gate, answers = threading.Event(), []
 
     def hold():
-        perform(lite.workspace, lambda current: gate.wait(10), actor="console")
+        write_transaction(lite.workspace, lambda current: gate.wait(10), actor="console")
 
     def post():
         answers.append(novantra.post(FINDINGS, FINDING, headers=KEY))

@@ -8,14 +8,14 @@ import pytest
 from conftest import WHY
 from inside import audit, rows, tamper
 
-from novantra_lite import KeyRing, NovantraLite, Source, Unavailable
+from novantra_lite import Generator, KeyRing, NovantraLite, Unavailable
 
 PLACE = "finding/description/find_1"
 
 
 @pytest.fixture
 def ring(clock):
-    ring = KeyRing(bytes(32), Source(clock, random.Random(7)))
+    ring = KeyRing(bytes(32), Generator(clock, random.Random(7)))
     ring.add(1, ring.wrap(1, b"a" * 32))
     return ring
 

@@ -9,10 +9,10 @@ import pytest
 from novantra_lite import (
     MIGRATIONS,
     Conflict,
+    Generator,
     Migration,
     NovantraLite,
     Settings,
-    Source,
     Workspace,
     open_file,
 )
@@ -42,7 +42,7 @@ def migrate(path, clock):
     """Opens the workspace's file with the steps of a later version."""
 
     def run(*steps, read_only=False):
-        workspace = Workspace(path, Settings(), Source(clock, random.Random(7)), read_only)
+        workspace = Workspace(path, Settings(), Generator(clock, random.Random(7)), read_only)
         with contextlib.closing(workspace):
             open_file(workspace, lambda since: (), steps)
 

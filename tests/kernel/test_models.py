@@ -19,7 +19,7 @@ from novantra_lite import (
     Trail,
     Unprocessable,
     governed,
-    perform,
+    write_transaction,
 )
 
 
@@ -34,7 +34,7 @@ def change(lite, key, **values):
     def work(current):
         return Finding.fetch(key).change(**values)
 
-    return perform(lite.workspace, work, actor="console", reason=WHY)
+    return write_transaction(lite.workspace, work, actor="console", reason=WHY)
 
 
 def test_a_change_tells_which_fields_were_other_before(lite, finding, clock):

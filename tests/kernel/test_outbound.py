@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from novantra_lite import (
-    Answer,
     BoundedSocket,
+    HttpResponse,
     Invalid,
     Transport,
     WebhookError,
@@ -36,7 +36,7 @@ SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
 OTHER = "whsec_" + base64.b64encode(b"o" * 32).decode()
 BODY = b'{"id":"evt_1","type":"finding.created"}'
 AT = 1_700_000_000
-LATE = Answer(0, None, "No complete answer came in time.")
+LATE = HttpResponse(0, None, "No complete answer came in time.")
 
 
 def resolver(*answers):
@@ -215,7 +215,9 @@ def test_credentials_leave_without_tls_for_allowed_networks_only(header, allowed
 
     answer = transport.get("http://jira.example/", {header: "secret"})
 
-    assert answer == Answer(0, None, "Credentials are not sent without TLS: the URL must be https.")
+    assert answer == HttpResponse(
+        0, None, "Credentials are not sent without TLS: the URL must be https."
+    )
 
 
 def test_one_private_address_among_public_ones_refuses_the_host():
@@ -253,7 +255,7 @@ def test_a_request_arrives_whole_and_is_answered_with_the_status():
         answer = transport.post(url, BODY, {"webhook-id": "evt_1"})
 
     head, body = server.requests[0]
-    assert answer == Answer(204, None, "Answered with status 204.", b"")
+    assert answer == HttpResponse(204, None, "Answered with status 204.", b"")
     assert head[0] == "POST /a/b?c=d HTTP/1.1"
     assert sorted(line for line in head[1:] if not line.startswith("Accept")) == [
         "Connection: close",
@@ -315,7 +317,9 @@ def test_a_redirect_is_its_status_and_is_not_followed():
 
         answer = send(b"HTTP/1.1 302 Found\r\n" + location + b"Content-Length: 0\r\n\r\n")
 
-    assert answer == Answer(302, None, "Answered with status 302; redirects are not followed.", b"")
+    assert answer == HttpResponse(
+        302, None, "Answered with status 302; redirects are not followed.", b""
+    )
     assert aim.requests == []
 
 
@@ -349,7 +353,7 @@ def elsewhere(monkeypatch):
 def test_retry_after_is_read_as_seconds_or_as_a_date(value, seconds, elsewhere):
     answer = send(b"HTTP/1.1 503 Busy\r\nRetry-After: " + value + b"\r\nContent-Length: 0\r\n\r\n")
 
-    assert answer == Answer(503, seconds, "Answered with status 503.", b"")
+    assert answer == HttpResponse(503, seconds, "Answered with status 503.", b"")
 
 
 def drip_head(connection, over):
@@ -420,9 +424,9 @@ def flood(connection, over, line=b"X-Filler: 1234567890\r\n"):
 @pytest.mark.parametrize(
     ("behaviour", "answer"),
     [
-        (flood_body, Answer(200, None, "Answered with status 200.")),
-        (flood_head, Answer(0, None, "The answer was not valid HTTP.")),
-        (flood_continues, Answer(0, None, "The answer was not valid HTTP.")),
+        (flood_body, HttpResponse(200, None, "Answered with status 200.")),
+        (flood_head, HttpResponse(0, None, "The answer was not valid HTTP.")),
+        (flood_continues, HttpResponse(0, None, "The answer was not valid HTTP.")),
     ],
 )
 def test_an_endless_answer_is_not_read_to_its_end(behaviour, answer):
@@ -451,7 +455,7 @@ def test_no_more_of_an_answer_is_read_than_65_536_bytes():
     ],
 )
 def test_an_answer_that_is_none_is_told_in_a_sentence(sent, note):
-    assert send(sent) == Answer(0, None, note)
+    assert send(sent) == HttpResponse(0, None, note)
 
 
 def test_trouble_never_tells_the_query_of_the_url():
@@ -462,7 +466,7 @@ def test_trouble_never_tells_the_query_of_the_url():
     private = Transport().post("http://127.0.0.1/?key=hidden", BODY, {})
     broken = Transport().post("gopher://127.0.0.1/?key=hidden", BODY, {})
 
-    assert refused == Answer(0, None, "The host refused the connection.")
+    assert refused == HttpResponse(0, None, "The host refused the connection.")
     assert [private.status, broken.status] == [0, 0]
     assert "hidden" not in private.note + broken.note
 
@@ -471,7 +475,7 @@ def test_trouble_never_tells_the_query_of_the_url():
 def test_a_name_without_addresses_is_told_as_such(resolve):
     answer = Transport(resolve=resolve).post("https://hooks.example/", BODY, {})
 
-    assert answer == Answer(0, None, "The name of the host could not be resolved.")
+    assert answer == HttpResponse(0, None, "The name of the host could not be resolved.")
 
 
 # TLS
@@ -514,9 +518,9 @@ def test_tls_is_verified_against_the_name_of_the_url(authority, monkeypatch):
         right = transport.post(f"https://hooks.example:{server.port}/", BODY, {})
         wrong = transport.post(f"https://other.example:{server.port}/", BODY, {})
 
-    assert right == Answer(200, None, "Answered with status 200.", b"ok")
+    assert right == HttpResponse(200, None, "Answered with status 200.", b"ok")
     assert f"Host: hooks.example:{server.port}" in server.requests[0][0]
-    assert wrong == Answer(0, None, "The certificate of the host could not be verified.")
+    assert wrong == HttpResponse(0, None, "The certificate of the host could not be verified.")
     assert len(server.requests) == 1
 
 
@@ -527,7 +531,7 @@ def test_a_certificate_of_an_unknown_authority_is_refused(authority, monkeypatch
         transport = Transport(LOOPBACK, resolve=resolver(["127.0.0.1"]))
         answer = transport.post(f"https://hooks.example:{server.port}/", BODY, {})
 
-    assert answer == Answer(0, None, "The certificate of the host could not be verified.")
+    assert answer == HttpResponse(0, None, "The certificate of the host could not be verified.")
     assert server.requests == []
 
 
@@ -559,7 +563,7 @@ def test_plain_http_at_a_tls_address_is_told_in_a_sentence():
         answer = Transport(LOOPBACK, 5).post(url, BODY, {})
 
         thread.join(5)
-    assert answer == Answer(0, None, "The secure connection failed.")
+    assert answer == HttpResponse(0, None, "The secure connection failed.")
 
 
 # Signatures
@@ -712,4 +716,4 @@ def test_a_secret_that_cannot_be_one_is_refused_without_repeating_it(secret):
 
 
 def test_what_was_answered_does_not_show_where_answers_are_printed():
-    assert "s3cret" not in repr(Answer(200, None, "Answered with status 200.", b"s3cret"))
+    assert "s3cret" not in repr(HttpResponse(200, None, "Answered with status 200.", b"s3cret"))

@@ -4,7 +4,7 @@ import pytest
 from conftest import WHY
 from inside import FINDING, FINDINGS, rows
 
-from novantra_lite import Invalid, emit, perform
+from novantra_lite import Invalid, emit, write_transaction
 
 HOOK = "https://93.184.216.34/hook"
 DELIVERIES = (
@@ -59,7 +59,7 @@ def test_an_event_of_work_that_fails_is_not_there(lite):
         raise Invalid("No.")
 
     with pytest.raises(Invalid):
-        perform(lite.workspace, work, actor="console", reason=WHY)
+        write_transaction(lite.workspace, work, actor="console", reason=WHY)
 
     assert rows(lite, "SELECT * FROM event") == rows(lite, DELIVERIES) == []
 

@@ -3,11 +3,10 @@
 import pytest
 
 from novantra_lite import (
-    NOTHING,
+    EMPTY,
     VISIBLE,
     Boolean,
     Choice,
-    Faults,
     Filters,
     Finding,
     Flow,
@@ -18,6 +17,7 @@ from novantra_lite import (
     Shape,
     Text,
     Timestamp,
+    ValidationErrors,
     describe_model,
 )
 
@@ -42,7 +42,7 @@ def test_values_are_named_as_the_fields_are_and_what_is_unknown_is_ignored():
 def test_every_fault_is_told_at_once_with_its_path():
     data = {"title": "", "level": 9, "open": "no", "tags": ["a", 5, "long"]}
 
-    with pytest.raises(Faults) as refusal:
+    with pytest.raises(ValidationErrors) as refusal:
         VISIT.read(data)
 
     assert refusal.value.issues == [
@@ -57,7 +57,7 @@ def test_every_fault_is_told_at_once_with_its_path():
 
 @pytest.mark.parametrize("data", [None, [], "a", 1, [WHOLE]])
 def test_what_is_no_object_is_refused(data):
-    with pytest.raises(Faults) as refusal:
+    with pytest.raises(ValidationErrors) as refusal:
         VISIT.read(data)
 
     assert refusal.value.issues == [([], "Expected object")]
@@ -78,7 +78,7 @@ def test_null_means_the_default_where_there_is_one(given, values):
 
 
 def test_null_for_a_required_member_is_its_absence():
-    with pytest.raises(Faults) as refusal:
+    with pytest.raises(ValidationErrors) as refusal:
         VISIT.read({**WHOLE, "title": None})
 
     assert refusal.value.issues == [(["title"], "Required")]
@@ -97,7 +97,7 @@ def test_a_partial_body_may_lack_everything(data, values):
 
 
 def test_a_partial_body_is_still_held_to_its_fields():
-    with pytest.raises(Faults, match="Expected a number from 1 to 5"):
+    with pytest.raises(ValidationErrors, match="Expected a number from 1 to 5"):
         VISIT.read({"level": 0}, partial=True)
 
 
@@ -120,7 +120,7 @@ def test_a_lenient_reading_takes_a_number_for_text():
     values = VISIT.read({**WHOLE, "title": 5}, coerce=True)
 
     assert values["title"] == "5"
-    with pytest.raises(Faults, match="Expected string"):
+    with pytest.raises(ValidationErrors, match="Expected string"):
         VISIT.read({**WHOLE, "title": 5})
 
 
@@ -128,7 +128,7 @@ def test_text_is_parsed_where_a_query_or_a_cell_is_read():
     values = VISIT.read({**WHOLE, "level": "2", "open": "yes"}, parse=True)
 
     assert (values["level"], values["open"]) == (2, True)
-    with pytest.raises(Faults) as refusal:
+    with pytest.raises(ValidationErrors) as refusal:
         VISIT.read({**WHOLE, "level": "two", "open": "perhaps"}, parse=True)
     assert [path for path, _ in refusal.value.issues] == [["level"], ["open"]]
 
@@ -167,7 +167,7 @@ def test_filters_ask_for_nothing_that_is_not_said_to_be_required():
     filters = Filters(Finding.title, kind=Choice("a b"), required="kind")
 
     assert filters.read({"kind": "a"}) == {"kind": "a"}
-    with pytest.raises(Faults) as refusal:
+    with pytest.raises(ValidationErrors) as refusal:
         filters.read({})
     assert refusal.value.issues == [(["kind"], "Required")]
 
@@ -179,4 +179,4 @@ def test_a_shape_keeps_the_names_of_its_members_and_fills_in_what_is_absent():
 
 
 def test_no_schema_at_all_takes_anything_and_reads_nothing():
-    assert NOTHING.read({"a": 1}) == {}
+    assert EMPTY.read({"a": 1}) == {}

@@ -28,7 +28,7 @@ LAYOUTS = Path(__file__).parents[1] / "layouts"
 
 def write(lite, work):
     """Do a piece of work that writes."""
-    return novantra_lite.perform(lite.workspace, lambda session: work(), actor="test")
+    return novantra_lite.write_transaction(lite.workspace, lambda session: work(), actor="test")
 
 
 def an_asset(name):
@@ -46,7 +46,7 @@ def found(lite, text):
 
 
 def test_the_numbers_of_the_kinds_are_what_files_were_written_with():
-    numbers = {model.searched.kind: model.searched.number for model in searched_models().values()}
+    numbers = {model.searched.type: model.searched.number for model in searched_models().values()}
 
     assert numbers == {
         "attestation": 1,

@@ -11,7 +11,7 @@ import pytest
 from conftest import WHY
 from inside import FINDING, FINDINGS, counts, rows
 
-from novantra_lite import NovantraLite, Server, perform
+from novantra_lite import NovantraLite, Server, write_transaction
 
 KEYS = [f"f{number}" for number in range(6)]
 READ = "SELECT finding_key FROM finding ORDER BY finding_key"
@@ -56,7 +56,9 @@ class Callers:
             go_on.wait(10)
 
         work = (self.lite.workspace, hold)
-        holder = threading.Thread(target=perform, args=work, kwargs={"actor": "t", "reason": WHY})
+        holder = threading.Thread(
+            target=write_transaction, args=work, kwargs={"actor": "t", "reason": WHY}
+        )
         holder.start()
         assert held.wait(10)
         for body in bodies:

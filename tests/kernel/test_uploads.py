@@ -14,7 +14,7 @@ from inside import rows
 from looking import tables
 
 import novantra_lite
-from novantra_lite import Client, Invalid, Metered, NovantraLite, TooLarge, read_upload
+from novantra_lite import Client, Invalid, NovantraLite, SizeLimitedStream, TooLarge, read_upload
 
 TYPE = FORM["Content-Type"]
 ABC = hashlib.sha256(b"abc").hexdigest()
@@ -22,7 +22,7 @@ ABC = hashlib.sha256(b"abc").hexdigest()
 
 def take(body, kind=TYPE, limit=4_000_000):
     """Read a body as an upload; what came of it, and the bytes it held."""
-    taken = read_upload(Metered(io.BytesIO(body), limit), kind)
+    taken = read_upload(SizeLimitedStream(io.BytesIO(body), limit), kind)
     pieces = list(taken.pieces())
     taken.close()
     return taken, pieces
@@ -66,7 +66,7 @@ def test_a_large_file_comes_in_pieces_of_256_kib():
 def test_the_content_reads_as_text_wherever_it_lies(size):
     content = "\ufeff" + "é" * size
 
-    taken = read_upload(Metered(io.BytesIO(form(part(content.encode()))), 1 << 24), TYPE)
+    taken = read_upload(SizeLimitedStream(io.BytesIO(form(part(content.encode()))), 1 << 24), TYPE)
 
     assert taken.text() == "é" * size
     assert b"".join(taken.pieces()).decode() == content

@@ -21,7 +21,7 @@ from novantra_lite import (
     NotFound,
     NovantraLite,
     Unavailable,
-    perform,
+    write_transaction,
 )
 
 
@@ -36,7 +36,9 @@ class Crowd:
     def add(self, name, work):
         def run():
             try:
-                self.outcomes[name] = perform(self.lite.workspace, work, actor=name, reason=WHY)
+                self.outcomes[name] = write_transaction(
+                    self.lite.workspace, work, actor=name, reason=WHY
+                )
             except Exception as error:
                 self.outcomes[name] = error
 
@@ -115,7 +117,7 @@ def test_nobody_hears_of_a_success_that_the_commit_took_back(lite):
 
 def test_the_chains_go_on_after_a_commit_that_failed(lite, novantra):
     with pytest.raises(Conflict):
-        perform(lite.workspace, poison, actor="console", reason=WHY)
+        write_transaction(lite.workspace, poison, actor="console", reason=WHY)
 
     answer = novantra.post(FINDINGS, FINDING)
 
@@ -354,7 +356,7 @@ def test_a_value_beyond_every_table_is_worded_and_not_stored(lite):
         current.database.connection().execute("UPDATE finding SET severity = 'grave'")
 
     with pytest.raises(Invalid, match="outside of what the table may hold"):
-        perform(lite.workspace, work, actor="console", reason=WHY)
+        write_transaction(lite.workspace, work, actor="console", reason=WHY)
 
     assert counts(lite) == (0, 2, 1, 0, 0)
     assert lite.verify() == []
@@ -365,7 +367,7 @@ def test_an_error_of_the_file_itself_is_unavailable(lite):
         current.database.connection().execute("SELECT * FROM nowhere")
 
     with pytest.raises(Unavailable) as refusal:
-        perform(lite.workspace, work, actor="console", reason=WHY)
+        write_transaction(lite.workspace, work, actor="console", reason=WHY)
 
     assert "nowhere" not in str(refusal.value)
     assert refusal.value.headers == {"Retry-After": "1"}
