@@ -288,7 +288,7 @@ class ValidationErrors(ValueError):
 # --- Settings -----------------------------------------------------------------
 
 
-class Setting:
+class _Setting:
     """One setting: its default, whose type is the setting's, and one sentence about it.
 
     `also` names a variable of the environment that is read where the setting's own is not set. A
@@ -310,160 +310,162 @@ class Setting:
         owner.KNOWN[name] = self
 
 
-class ServerSettings:
+class _ServerSettings:
     """What the server allows its clients."""
 
     #: Every setting by its name, in the order of the reference.
-    KNOWN: ClassVar[dict[str, Setting]] = {}
+    KNOWN: ClassVar[dict[str, _Setting]] = {}
 
-    connection_limit = Setting(
+    connection_limit = _Setting(
         4096,
         "Connections at once; beyond it the one that has asked nothing longest is closed.",
         at_least=1,
     )
-    address_connections = Setting(
+    address_connections = _Setting(
         256,
         "Connections at once of one address (of IPv6, a /64) other than this machine and "
         "`trusted_proxies`.",
         at_least=1,
     )
-    head_timeout = Setting(
+    head_timeout = _Setting(
         10.0, "Seconds that the head of a request has from its first byte.", at_least=0.1
     )
-    body_timeout = Setting(
+    body_timeout = _Setting(
         30.0,
         "Seconds that a client may pause within a body, and has for it beyond `minimum_rate`.",
         at_least=0.1,
     )
-    send_timeout = Setting(
+    send_timeout = _Setting(
         60.0,
         "Seconds that a client may take nothing of an answer, and has for it beyond "
         "`minimum_rate`.",
         at_least=0.1,
     )
-    idle_timeout = Setting(60.0, "Seconds that a connection stays open unused.", at_least=0.1)
-    minimum_rate = Setting(4096, "Bytes a second that bodies and answers have to move.", at_least=1)
-    spool_limit = Setting(
+    idle_timeout = _Setting(60.0, "Seconds that a connection stays open unused.", at_least=0.1)
+    minimum_rate = _Setting(
+        4096, "Bytes a second that bodies and answers have to move.", at_least=1
+    )
+    spool_limit = _Setting(
         1_073_741_824,
         "Bytes that large bodies and answers on their way may take on the disk together.",
     )
-    shutdown_grace = Setting(10.0, "Seconds that requests in flight have to finish at a stop.")
+    shutdown_grace = _Setting(10.0, "Seconds that requests in flight have to finish at a stop.")
 
 
-class Settings(ServerSettings):
+class Settings(_ServerSettings):
     """Everything that can be set: by keyword, or as NOVANTRA_LITE_<NAME> in the environment."""
 
-    database = Setting("", "The workspace's file; empty for one that ends with the process.")
-    workspaces = Setting("", "A directory of workspaces, one file each, instead of `database`.")
-    key = Setting("", "Wraps the key ring; empty: a key file beside the database.", is_secret=True)
-    new_key = Setting(
+    database = _Setting("", "The workspace's file; empty for one that ends with the process.")
+    workspaces = _Setting("", "A directory of workspaces, one file each, instead of `database`.")
+    key = _Setting("", "Wraps the key ring; empty: a key file beside the database.", is_secret=True)
+    new_key = _Setting(
         "", "What `key rewrap` wraps the key ring by instead of `key`.", is_secret=True
     )
-    listen = Setting("127.0.0.1:8080", "Address and port to serve on; port 0 picks a free one.")
-    threads = Setting(8, "Threads that answer requests.", at_least=1)
-    one_processor = Setting(
+    listen = _Setting("127.0.0.1:8080", "Address and port to serve on; port 0 picks a free one.")
+    threads = _Setting(8, "Threads that answer requests.", at_least=1)
+    one_processor = _Setting(
         True, "Whether the threads that answer requests share one processor, which is quicker."
     )
-    synchronous = Setting("FULL", "SQLite's synchronous: FULL (fsync at commit), NORMAL or OFF.")
-    busy_timeout = Setting(10.0, "Seconds to wait for a lock on the file.")
-    token_life = Setting(900, "Seconds that an access token stays good.")
-    cursor_life = Setting(172_800, "Seconds that a cursor stays good.")
-    idempotency_life = Setting(86_400, "Seconds that an Idempotency-Key is remembered.")
-    event_life = Setting(2_592_000, "Seconds that delivered events and their log are kept.")
-    rate_limits = Setting(True, "Whether rate limits are enforced; headers are always sent.")
-    rate_reads = Setting(600, "Reads a minute for one service account.")
-    rate_writes = Setting(60, "Writes a minute for one service account.")
-    rate_organization = Setting(3000, "Requests a minute for the whole organization.")
-    factstore_rate_reads = Setting(6000, "Factstore API: reads a minute for one account.")
-    factstore_rate_writes = Setting(1200, "Factstore API: writes a minute for one account.")
-    rate_address = Setting(60, "Requests a minute for one address without usable credentials.")
-    rate_failures = Setting(10, "Failed token requests a minute for one client id.")
-    trusted_proxies = Setting(
+    synchronous = _Setting("FULL", "SQLite's synchronous: FULL (fsync at commit), NORMAL or OFF.")
+    busy_timeout = _Setting(10.0, "Seconds to wait for a lock on the file.")
+    token_life = _Setting(900, "Seconds that an access token stays good.")
+    cursor_life = _Setting(172_800, "Seconds that a cursor stays good.")
+    idempotency_life = _Setting(86_400, "Seconds that an Idempotency-Key is remembered.")
+    event_life = _Setting(2_592_000, "Seconds that delivered events and their log are kept.")
+    rate_limits = _Setting(True, "Whether rate limits are enforced; headers are always sent.")
+    rate_reads = _Setting(600, "Reads a minute for one service account.")
+    rate_writes = _Setting(60, "Writes a minute for one service account.")
+    rate_organization = _Setting(3000, "Requests a minute for the whole organization.")
+    factstore_rate_reads = _Setting(6000, "Factstore API: reads a minute for one account.")
+    factstore_rate_writes = _Setting(1200, "Factstore API: writes a minute for one account.")
+    rate_address = _Setting(60, "Requests a minute for one address without usable credentials.")
+    rate_failures = _Setting(10, "Failed token requests a minute for one client id.")
+    trusted_proxies = _Setting(
         (), "Networks of reverse proxies whose X-Forwarded-For header is believed."
     )
-    json_limit = Setting(1_048_576, "Bytes that a JSON body may have.")
-    claim_limit = Setting(
+    json_limit = _Setting(1_048_576, "Bytes that a JSON body may have.")
+    claim_limit = _Setting(
         22_020_096,
         "Bytes that the JSON body of an evidence claim may have; base64 makes 4 bytes of 3.",
     )
-    attachment_limit = Setting(10_485_760, "Bytes that one attachment may have.")
-    attachments_limit = Setting(15_728_640, "Bytes that a claim's attachments may have together.")
-    upload_limit = Setting(52_428_800, "Bytes that any request may have.")
-    list_limit = Setting(268_435_456, "Bytes that the answer to a read may have.")
-    read_deadline = Setting(
+    attachment_limit = _Setting(10_485_760, "Bytes that one attachment may have.")
+    attachments_limit = _Setting(15_728_640, "Bytes that a claim's attachments may have together.")
+    upload_limit = _Setting(52_428_800, "Bytes that any request may have.")
+    list_limit = _Setting(268_435_456, "Bytes that the answer to a read may have.")
+    read_deadline = _Setting(
         10.0, "Seconds that a read may work on the file before it is answered 503.", at_least=0.01
     )
-    finding_updates = Setting(False, "Whether PATCH may change the status of a finding.")
-    webhook_private_targets = Setting(
+    finding_updates = _Setting(False, "Whether PATCH may change the status of a finding.")
+    webhook_private_targets = _Setting(
         (), "Private networks that webhooks, notifications and integrations may reach."
     )
-    webhook_timeout = Setting(10.0, "Seconds that a webhook receiver has to answer.")
-    slack_url = Setting("https://slack.com/api", "Where Slack's Web API is.")
-    factstore_auth = Setting("on", "`open` lets loopback callers without credentials through.")
-    self_approval = Setting(
+    webhook_timeout = _Setting(10.0, "Seconds that a webhook receiver has to answer.")
+    slack_url = _Setting("https://slack.com/api", "Where Slack's Web API is.")
+    factstore_auth = _Setting("on", "`open` lets loopback callers without credentials through.")
+    self_approval = _Setting(
         False, "Whether those who ask for an approval may decide it; they may where auth is `open`."
     )
-    factstore_pages = Setting(
+    factstore_pages = _Setting(
         False,
         "Whether lists of environments and of a trail's attestations are always page objects.",
     )
-    factstore_region = Setting("us-east-1", "Sent as X-Factstore-Region.")
-    cors_origins = Setting(
+    factstore_region = _Setting("us-east-1", "Sent as X-Factstore-Region.")
+    cors_origins = _Setting(
         (), "Origins whose pages may call the Factstore surface, such as http://localhost:5173."
     )
-    unknown_severity = Setting(
+    unknown_severity = _Setting(
         "HIGH", "What a finding of unknown severity counts as: CRITICAL, HIGH, MEDIUM or LOW."
     )
-    provenance_keys = Setting(
+    provenance_keys = _Setting(
         (), "Files with public keys (PEM) that build provenance is verified with."
     )
-    oidc_issuers = Setting(
+    oidc_issuers = _Setting(
         (),
         "Issuers whose CI identity tokens are verified, as issuer=file or https URL of its JWKS; "
         "of GitHub Actions and gitlab.com the issuer alone will do.",
     )
-    oidc_audience = Setting(
+    oidc_audience = _Setting(
         "", "The audience that CI identity tokens must name; while empty, none of them passes."
     )
-    scm_hosts = Setting(
+    scm_hosts = _Setting(
         (), "Base URLs of source hosts other than the public ones, such as GITLAB=https://git.lan."
     )
-    scm_timeout = Setting(10.0, "Seconds that a source host has to answer.")
-    vault_address = Setting(
+    scm_timeout = _Setting(10.0, "Seconds that a source host has to answer.")
+    vault_address = _Setting(
         "", "The URL of HashiCorp Vault; empty: evidence stays in the file.", also="VAULT_ADDR"
     )
-    vault_auth_method = Setting(
+    vault_auth_method = _Setting(
         "TOKEN", "How to log in to Vault: TOKEN or APPROLE.", also="VAULT_AUTH_METHOD"
     )
-    vault_token = Setting("", "The token for Vault.", also="VAULT_TOKEN", is_secret=True)
-    vault_role_id = Setting(
+    vault_token = _Setting("", "The token for Vault.", also="VAULT_TOKEN", is_secret=True)
+    vault_role_id = _Setting(
         "", "The id of the AppRole for Vault.", also="VAULT_ROLE_ID", is_secret=True
     )
-    vault_secret_id = Setting(
+    vault_secret_id = _Setting(
         "", "The secret id of the AppRole for Vault.", also="VAULT_SECRET_ID", is_secret=True
     )
-    vault_mount = Setting("secret", "Where in Vault the KV store of version 2 is mounted.")
-    vault_timeout = Setting(10.0, "Seconds that Vault has to answer.")
-    sso_private_issuers = Setting(
+    vault_mount = _Setting("secret", "Where in Vault the KV store of version 2 is mounted.")
+    vault_timeout = _Setting(10.0, "Seconds that Vault has to answer.")
+    sso_private_issuers = _Setting(
         (), "Base URLs of identity providers in private networks, such as http://localhost:9000."
     )
-    sso_timeout = Setting(10.0, "Seconds that an identity provider has to answer.")
-    sso_session_life = Setting(28_800, "Seconds that a session of single sign-on stays good.")
-    ledger = Setting(
+    sso_timeout = _Setting(10.0, "Seconds that an identity provider has to answer.")
+    sso_session_life = _Setting(28_800, "Seconds that a session of single sign-on stays good.")
+    ledger = _Setting(
         True, "Whether the ledger's operations answer; entries are written in any case."
     )
-    ledger_deadline = Setting(
+    ledger_deadline = _Setting(
         10.0, "Seconds that one request may verify the ledger; the next one goes on from there."
     )
-    checkpoints = Setting(
+    checkpoints = _Setting(
         "", "A directory for signed checkpoints, best on other media; empty: beside the file."
     )
-    checkpoint_interval = Setting(
+    checkpoint_interval = _Setting(
         3600, "Seconds between signed checkpoints, written if there is something new."
     )
-    rego_deadline = Setting(2.0, "Seconds that a policy has to compile, or to decide.")
-    rego_memory = Setting(256, "MiB that policies may take while they are evaluated.")
-    clock_tolerance = Setting(
+    rego_deadline = _Setting(2.0, "Seconds that a policy has to compile, or to decide.")
+    rego_memory = _Setting(256, "MiB that policies may take while they are evaluated.")
+    clock_tolerance = _Setting(
         100.0,
         "Days that the system's clock may be ahead of the newest entry before writes are refused; "
         "0: any.",
@@ -489,7 +491,7 @@ class Settings(ServerSettings):
         for name, setting in cls.KNOWN.items():
             text = variables.get(f"NOVANTRA_LITE_{name.upper()}", variables.get(setting.also))
             if text is not None:
-                values[name] = parse_setting(name, text, setting.default)
+                values[name] = _parse_setting(name, text, setting.default)
         settings = cls(**values | arguments)
         for name, words in cls.WORDS.items():
             if getattr(settings, name) not in words:
@@ -518,7 +520,7 @@ def networks_of(settings: Settings, name: str) -> list[IPv4Network | IPv6Network
         raise Invalid(f"The setting {name} needs networks such as 10.1.0.0/16.") from None
 
 
-def parse_setting(name: str, text: str, default: Any) -> Any:
+def _parse_setting(name: str, text: str, default: Any) -> Any:
     """Read a setting's text as the type of its default."""
     try:
         match default:
@@ -635,7 +637,7 @@ def decode_ulid(text: str) -> int | None:
 
 
 #: Characters of a date-time; a longer one would also fill the cache of those that were read.
-TIMESTAMP_SIZE = 64
+_TIMESTAMP_SIZE = 64
 
 
 def encode_uuid(number: int) -> str:
@@ -646,7 +648,7 @@ def encode_uuid(number: int) -> str:
 
 def parse_timestamp(text: str, digits: int = 3, dates: bool = False) -> str:
     """Read an ISO 8601 date-time with an offset as UTC text; `dates` takes a plain date too."""
-    if len(text) > TIMESTAMP_SIZE:
+    if len(text) > _TIMESTAMP_SIZE:
         raise ValueError("Expected a date-time such as 2026-07-30T23:59:59Z")
     return _parse_timestamp(text, digits, dates)
 
@@ -787,8 +789,8 @@ class Session:
         self.afterwards: list[Callable[[], None]] = []
 
 
-_session: contextvars.ContextVar[Session] = contextvars.ContextVar("session")
-session = _session.get
+current_session: contextvars.ContextVar[Session] = contextvars.ContextVar("session")
+session = current_session.get
 
 
 class using:
@@ -800,11 +802,11 @@ class using:
         self.current = current
 
     def __enter__(self) -> Session:
-        self.before = _session.set(self.current)
+        self.before = current_session.set(self.current)
         return self.current
 
     def __exit__(self, *raised: object) -> None:
-        _session.reset(self.before)
+        current_session.reset(self.before)
 
 
 def now() -> str:
@@ -1131,7 +1133,7 @@ class ListOf:
             raise ValueError("Expected array")
         if len(value) > self.at_most:
             raise ValueError(f"Expected at most {self.at_most} elements")
-        return read_each(enumerate(value), self.element)[1]
+        return _read_each(enumerate(value), self.element)[1]
 
     def describe(self) -> dict:
         """This array's JSON schema."""
@@ -1156,8 +1158,8 @@ class MapOf:
             raise ValueError("Expected object")
         if len(value) > self.at_most:
             raise ValueError(f"Expected at most {self.at_most} entries")
-        read_each(((key, key) for key in value), self.name)
-        return dict(zip(*read_each(value.items(), self.element), strict=True))
+        _read_each(((key, key) for key in value), self.name)
+        return dict(zip(*_read_each(value.items(), self.element), strict=True))
 
     def describe(self) -> dict:
         """This object's JSON schema."""
@@ -1169,7 +1171,7 @@ class MapOf:
         }
 
 
-def read_each(items: Iterable[tuple[Any, Any]], element: Any) -> tuple[list, list]:
+def _read_each(items: Iterable[tuple[Any, Any]], element: Any) -> tuple[list, list]:
     """Read every item's value with one reader; return the names and the values."""
     names, values, issues = [], [], []
     for name, value in items:
@@ -1221,7 +1223,7 @@ class Json(Member, peewee.TextField):
         return f"json({value})"
 
 
-class Related(peewee.ForeignKeyAccessor):
+class _Related(peewee.ForeignKeyAccessor):
     """Reads the record that a foreign key names by the SQL that is kept for its model."""
 
     def get_rel_instance(self, instance):
@@ -1234,7 +1236,7 @@ class Related(peewee.ForeignKeyAccessor):
 class ForeignKey(Member, peewee.ForeignKeyField):
     """Points at another record by its id, which is its member; reads as that record."""
 
-    accessor_class = Related
+    accessor_class = _Related
 
     def read(self, value):
         if not 0 < len(super().read(value)) <= 64:
@@ -1288,16 +1290,16 @@ class Uuid(Member, peewee.TextField):
         return {"type": "string", "format": "uuid"}
 
 
-class Sealed(str):
+class _Sealed(str):
     """The text of an encrypted value, as it stands in the file."""
 
 
-class SealedAccessor(peewee.FieldAccessor):
+class _SealedAccessor(peewee.FieldAccessor):
     """Opens a sealed value when somebody reads it, not before."""
 
     def __get__(self, instance, instance_type=None):
         value = super().__get__(instance, instance_type)
-        if type(value) is Sealed:
+        if type(value) is _Sealed:
             opened = session().ring.open(value, self.field.associated_data(instance._pk))
             # As long as it is not replaced, the file keeps the bytes that the ledger knows.
             instance.__dict__.setdefault("sealed_values", {})[self.name] = opened, value
@@ -1308,7 +1310,7 @@ class SealedAccessor(peewee.FieldAccessor):
 class Encrypted(Text):
     """A string that the file holds only encrypted, bound to its table, column and record."""
 
-    accessor_class = SealedAccessor
+    accessor_class = _SealedAccessor
     sealed = True
 
     @property
@@ -1321,11 +1323,11 @@ class Encrypted(Text):
         return f"{self.model._meta.table_name}/{self.column_name}/{key}"
 
     def python_value(self, value):
-        return None if value is None else Sealed(value)
+        return None if value is None else _Sealed(value)
 
     def stored(self, record):
         value = record.__data__.get(self.name)
-        if value is None or type(value) is Sealed:
+        if value is None or type(value) is _Sealed:
             return value
         # A row is hashed as it is stored, so one value is sealed only once.
         sealed = record.__dict__.setdefault("sealed_values", {})
@@ -1523,7 +1525,7 @@ def unseal(text: bytes, ring: KeyRing) -> bytes:
 # --- Models -------------------------------------------------------------------
 
 
-class CurrentDatabase:
+class _CurrentDatabase:
     """Stands in for the database of the session that is current in this thread.
 
     Without one, it knows the dialect and no file: enough to declare models and to write SQL.
@@ -1532,7 +1534,7 @@ class CurrentDatabase:
     dialect = peewee.SqliteDatabase(None)
 
     def __getattr__(self, name):
-        current = _session.get(None)
+        current = current_session.get(None)
         return getattr(current.database if current else self.dialect, name)
 
 
@@ -1544,7 +1546,7 @@ class StillInUse(Conflict):
         self.users = users
 
 
-class Queries:
+class _Queries:
     """Mixed into what has a table: how its records are found, by SQL that is written once.
 
     Values are those of fields, by name; None is one, too.
@@ -1608,7 +1610,7 @@ class Queries:
         return record
 
 
-class Model(Queries, peewee.Model):
+class Model(_Queries, peewee.Model):
     """The base of every table, and of the rules of its records.
 
     A model says with class attributes: `fact`, what the audit log calls it (empty: its writes are
@@ -1638,7 +1640,7 @@ class Model(Queries, peewee.Model):
     schema_name: ClassVar[str] = ""
 
     class Meta:
-        database = CurrentDatabase()
+        database = _CurrentDatabase()
         legacy_table_names = False
         strict_tables = True
         # Every table names its own; without this, each would start from a copy of a counter.
@@ -1697,7 +1699,7 @@ class Model(Queries, peewee.Model):
 
     def remove(self) -> None:
         """Take the record away, and note it as a fact."""
-        take_along(self)
+        _take_along(self)
         row = self.row()
         session().database.connection().execute(self.statements().delete, (self._pk,))
         if self.fact:
@@ -1729,10 +1731,10 @@ class Model(Queries, peewee.Model):
         return {member: field.value(self) for member, field in self.members().items()}
 
 
-def take_along(record: Model) -> None:
+def _take_along(record: Model) -> None:
     """Remove what goes with a record; StillInUse names the record itself and what stays."""
     for key in record._meta.backrefs:
-        sql = pointing_sql(key)
+        sql = _pointing_sql(key)
         pointing = session().database.connection().execute(sql, (record._pk,)).fetchall()
         if key.on_delete == "CASCADE":
             # Through the same door, so that the ledger knows of it.
@@ -1746,7 +1748,7 @@ def take_along(record: Model) -> None:
 
 
 @functools.cache
-def pointing_sql(key: ForeignKey) -> str:
+def _pointing_sql(key: ForeignKey) -> str:
     """SQL for the ids of the records that point at one record by this field."""
     return key.model.select(key.model._meta.primary_key).where(key == "?").sql()[0]
 
@@ -1764,19 +1766,19 @@ def check_move(record: Model, status: str) -> None:
 
 def all_models() -> list[type[Model]]:
     """Every table's model, those that others point to first."""
-    return sort_models(tuple(concrete(Model)))
+    return _sort_models(tuple(_concrete(Model)))
 
 
-def concrete(model: type[Model]) -> Iterator[type[Model]]:
+def _concrete(model: type[Model]) -> Iterator[type[Model]]:
     """The models below one that have a table."""
     for subclass in model.__subclasses__():
         if not subclass.__dict__.get("abstract"):
             yield subclass
-        yield from concrete(subclass)
+        yield from _concrete(subclass)
 
 
 @functools.cache
-def sort_models(models: tuple[type[Model], ...]) -> list[type[Model]]:
+def _sort_models(models: tuple[type[Model], ...]) -> list[type[Model]]:
     """Models, those that others point to first."""
     return peewee.sort_models(models)
 
@@ -2139,15 +2141,15 @@ ENTRIES_WAITING = 64
 #: How many matches are counted and ranked at most.
 MATCHES = 10_000
 #: How many trigrams stand for a text that is shorter than one.
-TRIGRAMS = 500
+_TRIGRAMS = 500
 #: Before and after a name; between other texts: characters that Unicode sets aside for such use.
 #: Two stand at the end, so that each character of the text begins a trigram: by these are found
 #: texts that are shorter than one.
-NAMED, PARTED = "\ufdd0", "\ufdd1"
+NAMED, _PARTED = "\ufdd0", "\ufdd1"
 #: How many places in the index each kind of record has.
 PLACES = 1 << 40
 
-SEARCH_INDEX = """CREATE VIRTUAL TABLE "search" USING fts5(
+_SEARCH_INDEX = """CREATE VIRTUAL TABLE "search" USING fts5(
     "text", content = 'search_record', content_rowid = 'place', columnsize = 0, tokenize = 'trigram'
 )"""
 
@@ -2183,19 +2185,22 @@ def searched_models() -> dict[str, type[Model]]:
 
 def search_tables() -> list[str]:
     """The statements that make the index, and a look at its terms."""
-    return [SEARCH_INDEX, """CREATE VIRTUAL TABLE "search_term" USING fts5vocab("search", 'row')"""]
+    return [
+        _SEARCH_INDEX,
+        """CREATE VIRTUAL TABLE "search_term" USING fts5vocab("search", 'row')""",
+    ]
 
 
-def searched_sql(model: type[Model]) -> str:
+def _searched_sql(model: type[Model]) -> str:
     """SQL for the text of the row `t` that is searched."""
     fields, text = model._meta.fields, []
-    for names, mark in ((model.searched.names, NAMED), (model.searched.text, PARTED)):
+    for names, mark in ((model.searched.names, NAMED), (model.searched.text, _PARTED)):
         for field in (fields[name] for name in names.split()):
             column = f't."{field.column_name}"'
             text += [f"'{mark}'", f"ifnull({column}, '')" if field.null else column]
         if mark == NAMED:
             text.append(f"'{mark}'")
-    return " || ".join([*text, f"'{PARTED}{PARTED}'"])
+    return " || ".join([*text, f"'{_PARTED}{_PARTED}'"])
 
 
 def fill_search() -> Iterator[str]:
@@ -2206,7 +2211,7 @@ def fill_search() -> Iterator[str]:
     for table, model in searched_models().items():
         yield (
             f"INSERT INTO search_record SELECT {model.searched.number * PLACES} + min(l.id), "
-            f"'{table}', t.id, {searched_sql(model)} FROM \"{table}\" AS t JOIN ledger_entry AS l "
+            f"'{table}', t.id, {_searched_sql(model)} FROM \"{table}\" AS t JOIN ledger_entry AS l "
             f"ON l.record_id = t.id AND l.record_type = '{table}' GROUP BY t.id"
         )
     yield "INSERT INTO search(search) VALUES ('rebuild')"
@@ -2216,25 +2221,25 @@ def fill_search() -> Iterator[str]:
 SEARCH_POSITIONS = """SELECT ifnull((SELECT "entry" FROM "search_position"), 0),
     ifnull((SELECT max("id") FROM "ledger_entry"), 0)"""
 #: Records that the index has otherwise than they are: the place, and the text before and now.
-SEARCH_CHANGE = """CREATE TEMP TABLE IF NOT EXISTS "search_change"
+_SEARCH_CHANGE = """CREATE TEMP TABLE IF NOT EXISTS "search_change"
     ("kind" TEXT, "record" TEXT, "place" INTEGER, "was" TEXT, "text" TEXT)"""
 
 
 @functools.cache
-def search_change_sql(table: str) -> str:
+def _search_change_sql(table: str) -> str:
     """SQL that collects the records of one table with entries of the ledger after `?1`."""
     model = searched_models()[table]
     indexed = f'FROM "search_record" AS r WHERE r."kind" = \'{table}\' AND r."record" = n."record"'
     return f"""INSERT INTO "search_change" SELECT '{table}', n."record",
         ifnull((SELECT r."place" {indexed}), {model.searched.number * PLACES} + n."id"),
         (SELECT r."text" {indexed}),
-        (SELECT {searched_sql(model)} FROM "{table}" AS t WHERE t."id" = n."record")
+        (SELECT {_searched_sql(model)} FROM "{table}" AS t WHERE t."id" = n."record")
         FROM (SELECT min("id") AS "id", ifnull("record_key", "record_id") AS "record"
             FROM "ledger_entry" WHERE "id" > ?1 AND "record_type" = '{table}' GROUP BY 2) AS n"""
 
 
 #: What brings the collected changes into the index.
-SEARCH_UPDATE = (
+_SEARCH_UPDATE = (
     """INSERT INTO "search" ("search", "rowid", "text") SELECT 'delete', "place", "was"
         FROM "search_change" WHERE "was" IS NOT "text" AND "was" IS NOT NULL ORDER BY "place" """,
     """INSERT INTO "search" ("rowid", "text") SELECT "place", "text"
@@ -2253,12 +2258,12 @@ def update_search_index(connection: sqlite3.Connection, beyond: int = 0) -> None
     entry, newest = connection.execute(SEARCH_POSITIONS).fetchone()
     if newest - entry <= beyond:
         return
-    connection.execute(SEARCH_CHANGE)
+    connection.execute(_SEARCH_CHANGE)
     recorded = 'SELECT DISTINCT "record_type" FROM "ledger_entry" WHERE "id" > ?'
     for (table,) in connection.execute(recorded, (entry,)).fetchall():
         if table in searched_models():
-            connection.execute(search_change_sql(table), (entry,))
-    for sql in SEARCH_UPDATE:
+            connection.execute(_search_change_sql(table), (entry,))
+    for sql in _SEARCH_UPDATE:
         connection.execute(sql)
     connection.execute('REPLACE INTO "search_position" VALUES (1, ?)', (newest,))
 
@@ -2275,7 +2280,7 @@ def check_search() -> Iterator[str]:
             WHERE "id" > {entry} AND "record_type" = '{table}')"""
         missing = f"""SELECT t."id" FROM "{table}" AS t LEFT JOIN "search_record" AS r
             ON r."kind" = '{table}' AND r."record" = t."id"
-            WHERE r."text" IS NOT {searched_sql(model)}
+            WHERE r."text" IS NOT {_searched_sql(model)}
             AND t."id" NOT IN {waiting}"""
         gone = f"""SELECT r."record" FROM "search_record" AS r WHERE r."kind" = '{table}'
             AND NOT EXISTS (SELECT 1 FROM "{table}" AS t WHERE t."id" = r."record")
@@ -2286,7 +2291,7 @@ def check_search() -> Iterator[str]:
         # In a copy of it, for the comparison counts as a write.
         copy.execute("ATTACH ? AS file", (f"{file.absolute().as_uri()}?mode=ro",))
         copy.execute('CREATE TABLE "search_record" ("place" INTEGER PRIMARY KEY, "text" TEXT)')
-        copy.execute(SEARCH_INDEX)
+        copy.execute(_SEARCH_INDEX)
         # The texts and the index are those of one moment.
         copy.execute("BEGIN")
         copy.execute(
@@ -2312,7 +2317,7 @@ def find_places(text: str, numbers: Iterable[int]) -> list[int]:
     The highest places are found first.
     """
     connection, rowids = session().database.connection(), []
-    query = match_of(text, connection)
+    query = _match_of(text, connection)
     sql = (
         'SELECT "rowid" FROM "search" WHERE "search" MATCH ? AND "rowid" BETWEEN ? AND ? '
         'ORDER BY "rowid" DESC LIMIT ?'
@@ -2330,21 +2335,21 @@ def place_ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
     return [(run[0] * PLACES, (run[-1] + 1) * PLACES - 1) for run in reversed(edges)]
 
 
-def match_of(text: str, connection: sqlite3.Connection) -> str:
+def _match_of(text: str, connection: sqlite3.Connection) -> str:
     """What FTS5 is asked for a text: nothing in quotes means anything but itself."""
     if len(text) > 2:
-        return quoted_term(text)
+        return _quoted_term(text)
     # The most frequent, in case they are too many.
     sql = """SELECT "term" FROM "search_term" WHERE "term" >= ? AND "term" < ?
         ORDER BY "doc" DESC LIMIT ?"""
     terms = []
     for start in {text, "".join(map(folded, text))}:
-        rows = connection.execute(sql, (start, start + chr(sys.maxunicode), TRIGRAMS))
+        rows = connection.execute(sql, (start, start + chr(sys.maxunicode), _TRIGRAMS))
         terms += [term for (term,) in rows]
-    return " OR ".join(map(quoted_term, terms))
+    return " OR ".join(map(_quoted_term, terms))
 
 
-def quoted_term(text: str) -> str:
+def _quoted_term(text: str) -> str:
     """A text as FTS5 writes it."""
     return '"' + text.replace('"', '""') + '"'
 
@@ -2424,9 +2429,9 @@ class Leases:
                 if depth and not self.is_over:
                     self._depths[thread] = depth
 
-    def stream(self, chunks: Iterable[bytes]) -> LeasedStream:
+    def stream(self, chunks: Iterable[bytes]) -> _LeasedStream:
         """Chunks that are read after their request, during which the workspace stays open."""
-        return LeasedStream(chunks, functools.partial(self.release, self.acquire()))
+        return _LeasedStream(chunks, functools.partial(self.release, self.acquire()))
 
     def end(self, deadline: float) -> bool:
         """Let nobody new in, and wait for the others to leave; whether they did by the deadline."""
@@ -2442,7 +2447,7 @@ class Leases:
             close(self._depths.keys() - {threading.get_ident()})
 
 
-class LeasedStream:
+class _LeasedStream:
     """An iterable of bytes that releases a lease when its server closes it (PEP 3333)."""
 
     def __init__(self, chunks: Iterable[bytes], release: Callable[[], None]):
@@ -2470,7 +2475,7 @@ def closed() -> Unavailable:
 # --- File errors --------------------------------------------------------------
 
 
-def already_there(text: str) -> Conflict:
+def _already_there(text: str) -> Conflict:
     """The Conflict that names the type of record and the members that have to be unique."""
     columns = re.findall(r"(\w+)\.(\w+)", text)
     members = " and ".join(camel(column) for _, column in columns)
@@ -2479,7 +2484,7 @@ def already_there(text: str) -> Conflict:
 
 
 #: What an error of SQLite says of a file, by its primary code: the class, and the sentence.
-FILE_PROBLEMS = {
+_FILE_PROBLEMS = {
     sqlite3.SQLITE_FULL: (
         Unavailable, "{} cannot grow: the disk is full. Free some space, then try again.",
     ),
@@ -2501,7 +2506,7 @@ FILE_PROBLEMS = {
     sqlite3.SQLITE_NOMEM: (Unavailable, "There is not enough memory to work on {}."),
 }  # fmt: skip
 #: Extended codes of writes that failed, such as over a quota or a limit of the size of files.
-FAILED_WRITES = {
+_FAILED_WRITES = {
     sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC,
     sqlite3.SQLITE_IOERR_TRUNCATE, sqlite3.SQLITE_IOERR_SHMSIZE,
 }  # fmt: skip
@@ -2519,19 +2524,19 @@ def sqlite_code(error: BaseException | None) -> int:
 def explain_file_error(error: BaseException, name: str) -> Problem:
     """What an error of SQLite says of the file with a name, in words that people can act on."""
     code = sqlite_code(error)
-    if code in FAILED_WRITES:
+    if code in _FAILED_WRITES:
         return Unavailable(
             f"{name} cannot be written: the disk fails, or a quota or a limit of the size of files "
             "allows no more."
         )
-    error_class, text = FILE_PROBLEMS.get(code & 0xFF, (Unavailable, "SQLite cannot work on {}."))
+    error_class, text = _FILE_PROBLEMS.get(code & 0xFF, (Unavailable, "SQLite cannot work on {}."))
     return error_class(text.format(name))
 
 
 def is_damage(error: BaseException | None) -> bool:
     """Return whether an error says that what the disk holds of a file is not what was written."""
     codes = sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR
-    return sqlite_code(error) not in FAILED_WRITES and sqlite_code(error) & 0xFF in codes
+    return sqlite_code(error) not in _FAILED_WRITES and sqlite_code(error) & 0xFF in codes
 
 
 class FileDamaged(Unavailable):
@@ -2541,17 +2546,17 @@ class FileDamaged(Unavailable):
 
 
 #: Codes of what passes by itself, which is worded as any other delay.
-PASSING_FAULTS = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_INTERRUPT)
+_PASSING_FAULTS = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_INTERRUPT)
 
 
 def file_problem(error: BaseException) -> Unavailable | None:
     """The refusal of a request for an error that is about the file; None for any other error."""
     code = sqlite_code(error) & 0xFF
-    if code not in FILE_PROBLEMS and code not in PASSING_FAULTS:
+    if code not in _FILE_PROBLEMS and code not in _PASSING_FAULTS:
         return None
     log.error("The database refused: %s", error)
     headers = {"Retry-After": "1"}
-    if code in PASSING_FAULTS:
+    if code in _PASSING_FAULTS:
         return Unavailable(headers=headers)
     is_damaged = code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
     problem_class = FileDamaged if is_damaged else Unavailable
@@ -2563,7 +2568,7 @@ def translate(error: BaseException) -> BaseException:
     if isinstance(error, sqlite3.IntegrityError | peewee.IntegrityError):
         text = str(error)
         if "UNIQUE" in text:
-            return already_there(text)
+            return _already_there(text)
         if "FOREIGN KEY" in text:
             return Conflict("Other records still point here, or a record pointed to is not there.")
         return Invalid("A value is outside of what the table may hold.")
@@ -2588,21 +2593,21 @@ PRAGMAS = {
 
 
 #: The functions that sections further down add to SQL, by name. Each takes one value.
-SQL_FUNCTIONS: dict[str, Callable[[Any], Any]] = {}
+_SQL_FUNCTIONS: dict[str, Callable[[Any], Any]] = {}
 
 
 def sql_function(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Let SQL call a function whose result depends on its argument only."""
-    SQL_FUNCTIONS[function.__name__] = function
+    _SQL_FUNCTIONS[function.__name__] = function
     return function
 
 
 #: When the SQL of the read at hand has to end, by time.monotonic().
 _ends_at: contextvars.ContextVar[float] = contextvars.ContextVar("ends_at", default=math.inf)
 #: How many steps of SQLite's machine pass between two looks at the time: some milliseconds.
-STEPS_BETWEEN_LOOKS = 200_000
+_STEPS_BETWEEN_LOOKS = 200_000
 #: Bytes of one text or value that SQLite may make for a read: what is larger comes row by row.
-VALUE_BYTES = 1 << 25
+_VALUE_BYTES = 1 << 25
 
 
 class TooMuch(Unprocessable):
@@ -2644,7 +2649,7 @@ class ReadBudget:
 def fetch_joined(sql: str, values: Sequence) -> tuple:
     """The one row of a query that joins texts of many records, none larger than VALUE_BYTES."""
     connection = session().database.connection()
-    limit = connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, VALUE_BYTES)
+    limit = connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _VALUE_BYTES)
     try:
         return connection.execute(sql, values).fetchone()
     finally:
@@ -2688,11 +2693,11 @@ class Database(peewee.SqliteDatabase):
         self.check()
         connection = super()._connect()
         connection.create_function("present", 0, lambda: session().source.now(6))
-        for name, function in SQL_FUNCTIONS.items():
+        for name, function in _SQL_FUNCTIONS.items():
             connection.create_function(name, 1, function, deterministic=True)
         if self.thread_safe:
             # A reader's own. What the writer does in one thread may be the work of many.
-            connection.set_progress_handler(_is_late, STEPS_BETWEEN_LOOKS)
+            connection.set_progress_handler(_is_late, _STEPS_BETWEEN_LOOKS)
         self.opened.append((threading.current_thread(), connection))
         return connection
 
@@ -2723,7 +2728,7 @@ class Database(peewee.SqliteDatabase):
 # --- Writer -------------------------------------------------------------------
 
 #: How the thread at hand lets another one answer in its place; a server sets it.
-_leave: contextvars.ContextVar[Callable] = contextvars.ContextVar(
+release_on_exit: contextvars.ContextVar[Callable] = contextvars.ContextVar(
     "leave", default=lambda cause=None: nullcontext()
 )
 
@@ -2736,17 +2741,17 @@ def away(cause: Any = None) -> Iterator[None]:
     """
     began = time.monotonic()
     try:
-        with _leave.get()(cause):
+        with release_on_exit.get()(cause):
             yield
     finally:
         extend_deadline(time.monotonic() - began)
 
 
 #: Seconds that a thread waits for the writer before another one takes its place.
-PATIENCE = 0.25
+_PATIENCE = 0.25
 
 
-class Slot:
+class _Slot:
     """One piece of work that waits for the writer."""
 
     __slots__ = ("done", "error", "result", "work")
@@ -2777,7 +2782,7 @@ class Writer:
         #: What follows the last piece of work, once the end was asked for.
         self._at_end: Callable[[], None] | None = None
         self.lock = threading.Lock()
-        self._waiting: deque[Slot] = deque()
+        self._waiting: deque[_Slot] = deque()
 
     def run(self, work: Callable[[], Any]) -> Any:
         """Do the work in a transaction; return its result, or raise what it raised.
@@ -2785,7 +2790,7 @@ class Writer:
         Where others are at it for long, another thread answers in the place of this one, unless too
         many wait already: Unavailable.
         """
-        slot = Slot(work)
+        slot = _Slot(work)
         with self.leases.held():
             self._waiting.append(slot)
             self.acquire(slot)
@@ -2799,9 +2804,9 @@ class Writer:
             raise slot.error
         return slot.result
 
-    def acquire(self, slot: Slot) -> None:
+    def acquire(self, slot: _Slot) -> None:
         """Wait for the lock, or raise Unavailable where too many wait, and take the work back."""
-        if self.lock.acquire(timeout=0 if self.is_stalled() else PATIENCE):
+        if self.lock.acquire(timeout=0 if self.is_stalled() else _PATIENCE):
             return
         try:
             with away(self):
@@ -2814,9 +2819,9 @@ class Writer:
     def is_stalled(self) -> bool:
         """Return whether the transaction at hand takes long, or is likely to."""
         begun = self._begun
-        return self.is_failing or (begun and time.monotonic() - begun > PATIENCE)
+        return self.is_failing or (begun and time.monotonic() - begun > _PATIENCE)
 
-    def withdraw(self, slot: Slot) -> bool:
+    def withdraw(self, slot: _Slot) -> bool:
         """Take work back, unless it has been taken up."""
         try:
             self._waiting.remove(slot)
@@ -2848,7 +2853,7 @@ class Writer:
 
     def drain(self) -> None:
         """Do everything that waits, in one transaction."""
-        batch: list[Slot] = []
+        batch: list[_Slot] = []
         self._begun = time.monotonic()
         try:
             with self.transaction() as connection:
@@ -2871,7 +2876,7 @@ class Writer:
                 slot.done = True
 
     @staticmethod
-    def attempt(connection: sqlite3.Connection, slot: Slot) -> None:
+    def attempt(connection: sqlite3.Connection, slot: _Slot) -> None:
         """Do one piece of work in a savepoint, and keep what it raises for whoever waits for it."""
         connection.execute("SAVEPOINT work")
         try:
@@ -2995,7 +3000,7 @@ class WorkspaceFile:
         else:
             # A lock beside one of several names would not be seen by who opens another.
             self.file = path.resolve()
-            refuse_links(self.file)
+            _refuse_links(self.file)
             self.lock = self.take_lock(self.file.with_name(self.file.name + ".lock"))
         #: SQLite's write-ahead log.
         self.wal = self.file.with_name(self.file.name + "-wal")
@@ -3068,7 +3073,7 @@ class WorkspaceFile:
         self.unlock()
 
 
-def refuse_links(file: Path) -> None:
+def _refuse_links(file: Path) -> None:
     """Refuse a file with several names: a lock, and SQLite's log, belong to one name."""
     with contextlib.suppress(FileNotFoundError):
         if (names := os.stat(file).st_nlink) > 1:
@@ -3091,7 +3096,7 @@ def refuse_lost(path: Path, *endings: str) -> None:
 # --- Workspaces ---------------------------------------------------------------
 
 
-class Reading(using):
+class _Reading(using):
     """A session that reads a workspace, which stays open meanwhile."""
 
     __slots__ = ("lease",)
@@ -3106,7 +3111,7 @@ class Reading(using):
 
 
 #: Seconds that a look for damage may take, since deliveries wait meanwhile.
-DAMAGE_CHECK = 1.0
+_DAMAGE_CHECK = 1.0
 
 
 class Workspace:
@@ -3185,7 +3190,7 @@ class Workspace:
 
     def read(self) -> contextlib.AbstractContextManager[Session]:
         """Look at the workspace, in this thread."""
-        return Reading(self.reading)
+        return _Reading(self.reading)
 
     def find_fault(self) -> str:
         """What keeps the workspace from being read or written; empty: nothing that is known."""
@@ -3231,10 +3236,10 @@ class Workspace:
             raise Conflict(f"{target.name} exists already; name a new file for the backup.")
         with new_file_beside(target) as part:
             with contextlib.closing(sqlite3.connect(part)) as copy:
-                copy_workspace(self, copy, target)
+                _copy_workspace(self, copy, target)
                 sound = is_sound(copy)
             if not sound:
-                raise no_backup(self)
+                raise _no_backup(self)
 
     def close(self, deadline: float = 0.0) -> None:
         """Close readers, then the writer (which checkpoints), then give the lock free.
@@ -3257,7 +3262,7 @@ class Workspace:
 def look_for_damage(workspace: Workspace) -> None:
     """Read the structure of the file for some seconds, so that health knows of damage."""
     database = workspace.connect(read_only=True)
-    deadline = time.monotonic() + DAMAGE_CHECK
+    deadline = time.monotonic() + _DAMAGE_CHECK
     try:
         connection = database.connection()
         connection.set_progress_handler(lambda: time.monotonic() > deadline, 100_000)
@@ -3272,18 +3277,18 @@ def look_for_damage(workspace: Workspace) -> None:
         database.close_unused(frozenset())
 
 
-def copy_workspace(workspace: Workspace, copy: sqlite3.Connection, target: Path) -> None:
+def _copy_workspace(workspace: Workspace, copy: sqlite3.Connection, target: Path) -> None:
     """Copy the file into an open one; the problem says which of both failed, and why."""
     try:
         workspace.reader.connection().backup(copy)
         copy.execute("PRAGMA journal_mode = DELETE")
     except (sqlite3.Error, peewee.PeeweeException) as error:
         if is_damage(error):
-            raise no_backup(workspace) from None
+            raise _no_backup(workspace) from None
         raise explain_file_error(error, target.name) from None
 
 
-def no_backup(workspace: Workspace) -> Damaged:
+def _no_backup(workspace: Workspace) -> Damaged:
     """What is said where a damaged file would have been copied."""
     return Damaged(f"{workspace.file.name} is damaged, and no backup was made: restore one.")
 
@@ -3333,16 +3338,16 @@ def tables_sql(models: Sequence[type[Model]]) -> list[str]:
     """The statements that make every table, index and trigger."""
     statements = []
     for model in models:
-        statements.append(create_table(model))
-        statements += create_indexes(model)
+        statements.append(_create_table(model))
+        statements += _create_indexes(model)
         if model.append_only:
-            statements += refuse_changes(model._meta.table_name)
+            statements += _refuse_changes(model._meta.table_name)
     return statements
 
 
-def create_table(model: type[Model]) -> str:
+def _create_table(model: type[Model]) -> str:
     """One table, a column a line, under the first sentence of its record's docstring."""
-    sql = render(model._schema._create_table(safe=False))
+    sql = _render(model._schema._create_table(safe=False))
     head, columns, tail = re.fullmatch(r"(.*?\()(.*)(\).*)", sql).groups()
     lines = ",\n    ".join(re.split(r", (?=\"[a-z_0-9]+\" [A-Z]|FOREIGN)", columns))
     if model.fact:
@@ -3353,22 +3358,22 @@ def create_table(model: type[Model]) -> str:
     return f"-- {comment}\n{head}\n    {lines}\n{tail}"
 
 
-def render(context: peewee.Context) -> str:
+def _render(context: peewee.Context) -> str:
     """The SQL of a statement that takes no values."""
     return context.query()[0]
 
 
-def create_indexes(model: type[Model]) -> Iterator[str]:
+def _create_indexes(model: type[Model]) -> Iterator[str]:
     """The indexes that a model's fields and lists call for."""
     table = model._meta.table_name
-    for name, columns in model_indexes(model).items():
+    for name, columns in _model_indexes(model).items():
         listed = ", ".join(f'"{column}"' for column in columns)
         unique = "UNIQUE " if name == "key" else ""
         yield f'CREATE {unique}INDEX "{table}_{name}" ON "{table}" ({listed})'
 
 
 @functools.cache
-def model_indexes(model: type[Model]) -> dict[str, list[str]]:
+def _model_indexes(model: type[Model]) -> dict[str, list[str]]:
     """The columns of every index that is no constraint, by the name of the index."""
     fields = model._meta.fields
     # The lists of what has a random key go by the rowid, which every index ends with anyway.
@@ -3386,7 +3391,7 @@ def model_indexes(model: type[Model]) -> dict[str, list[str]]:
     return indexes
 
 
-def refuse_changes(table: str) -> Iterator[str]:
+def _refuse_changes(table: str) -> Iterator[str]:
     """Triggers that let a table only grow."""
     for change in ("update", "delete"):
         yield (
@@ -3452,10 +3457,10 @@ def open_file(
     newest = max([1, *(step.version for step in steps)])
     if workspace.path is None:
         workspace.file.write_bytes(new_file(create, newest))
-    connection = opened_file(database, workspace)
+    connection = _opened_file(database, workspace)
     version, application, empty = connection.execute(FILE_FACTS).fetchone()
     if not empty and application != APPLICATION_ID:
-        raise not_ours(workspace)
+        raise _not_ours(workspace)
     if version > newest:
         raise Conflict(
             f"{workspace.file.name} was written by a newer novantra-lite (layout {version}, this "
@@ -3471,18 +3476,18 @@ def open_file(
             made.deserialize(new_file(create, newest))
             made.backup(connection)
     elif version < newest:
-        keep_before(workspace, newest)
-        migrate(connection, create, [step for step in steps if step.version > version])
+        _keep_before(workspace, newest)
+        _migrate(connection, create, [step for step in steps if step.version > version])
 
 
-def opened_file(database: Database, workspace: Workspace) -> sqlite3.Connection:
+def _opened_file(database: Database, workspace: Workspace) -> sqlite3.Connection:
     """A connection to a file whose first page and layout can be read; a Problem says why not."""
     try:
         connection = database.connection()
         connection.execute(FILE_FACTS).fetchone()
     except (sqlite3.Error, peewee.PeeweeException) as error:
         if sqlite_code(error) & 0xFF == sqlite3.SQLITE_NOTADB:
-            raise not_ours(workspace) from None
+            raise _not_ours(workspace) from None
         raise explain_file_error(error, workspace.file.name) from None
     except UnicodeDecodeError:
         # Python cannot read what SQLite says of the layout, since a name in it is no text.
@@ -3492,7 +3497,7 @@ def opened_file(database: Database, workspace: Workspace) -> sqlite3.Connection:
     return connection
 
 
-def migrate(
+def _migrate(
     connection: sqlite3.Connection,
     create: Callable[[int | None], Sequence[str]],
     steps: Sequence[Migration],
@@ -3501,20 +3506,20 @@ def migrate(
 
     Foreign keys are off meanwhile: to rebuild a table must not delete what points at it.
     """
-    declared = statements_by_name(create(None))
+    declared = _statements_by_name(create(None))
     new = [sql for step in steps for sql in create(step.version)]
     own = (sql for step in steps for sql in step.statements)
     reached = f"PRAGMA user_version = {steps[-1].version}"
     connection.execute("PRAGMA foreign_keys = OFF")
     try:
-        run_together(
+        _run_together(
             connection,
             itertools.chain(
-                drop_outdated(connection, declared),
-                rebuild_tables(connection, declared),
+                _drop_outdated(connection, declared),
+                _rebuild_tables(connection, declared),
                 new,
                 own,
-                create_missing(connection, declared),
+                _create_missing(connection, declared),
                 [reached],
             ),
         )
@@ -3527,11 +3532,11 @@ def new_file(create: Callable[[int | None], Sequence[str]], newest: int) -> byte
     """The bytes of a file with every table and nothing in it, made once for the process."""
     facts = (f"PRAGMA application_id = {APPLICATION_ID}", f"PRAGMA user_version = {newest}")
     with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
-        run_together(connection, [*create(None), *facts])
+        _run_together(connection, [*create(None), *facts])
         return connection.serialize()
 
 
-def statements_by_name(statements: Iterable[str]) -> dict[tuple[str, str], str]:
+def _statements_by_name(statements: Iterable[str]) -> dict[tuple[str, str], str]:
     """The CREATE statements among some, by what each makes and its name."""
     head = re.compile(r'(?:--.*\n)?(CREATE (?:UNIQUE )?(TABLE|INDEX|TRIGGER) "?(\w+).*)', re.S)
     matches = filter(None, map(head.fullmatch, statements))
@@ -3544,7 +3549,7 @@ def present_sql(connection: sqlite3.Connection, type: str) -> dict[str, str]:
     return dict(connection.execute(listed, (type,)).fetchall())
 
 
-def drop_outdated(
+def _drop_outdated(
     connection: sqlite3.Connection, declared: Mapping[tuple[str, str], str]
 ) -> Iterator[str]:
     """Drop all triggers, and the indexes that are not as they are declared now."""
@@ -3555,7 +3560,7 @@ def drop_outdated(
             yield f'DROP INDEX "{name}"'
 
 
-def create_missing(
+def _create_missing(
     connection: sqlite3.Connection, declared: Mapping[tuple[str, str], str]
 ) -> Iterator[str]:
     """Create the indexes and triggers that are declared and not there."""
@@ -3571,7 +3576,7 @@ def columns_of(sql: str) -> list[str]:
     return [*sorted(part.strip() for part in re.split(r',(?= "| FOREIGN)', body)), options.strip()]
 
 
-def rebuild_tables(
+def _rebuild_tables(
     connection: sqlite3.Connection, declared: Mapping[tuple[str, str], str]
 ) -> Iterator[str]:
     """Bring the tables that a file has to the columns and checks that their models declare now.
@@ -3586,12 +3591,12 @@ def rebuild_tables(
         if sql and table in present and columns_of(sql) != columns_of(present[table]):
             columns = {row[1] for row in connection.execute(f'PRAGMA table_info("{table}")')}
             yield sql.replace(f'"{table}"', f'"{table}_rebuilt"', 1)
-            yield copy_rows(model, columns)
+            yield _copy_rows(model, columns)
             yield f'DROP TABLE "{table}"'
             yield f'ALTER TABLE "{table}_rebuilt" RENAME TO "{table}"'
 
 
-def copy_rows(model: type[Model], columns: set[str]) -> str:
+def _copy_rows(model: type[Model], columns: set[str]) -> str:
     """SQL that copies a table's rows, which have these columns, to its rebuilt form.
 
     Each fact's JSON is written anew from its columns.
@@ -3615,14 +3620,14 @@ def copy_rows(model: type[Model], columns: set[str]) -> str:
     )
 
 
-def not_ours(workspace: Workspace) -> Problem:
+def _not_ours(workspace: Workspace) -> Problem:
     """What is said of a file that is no workspace, or not any more: a key beside it shows that."""
     if workspace.file.with_name(f"{workspace.file.name}.key").exists():
         return Damaged(f"{workspace.file.name} is damaged in its first page: restore a backup.")
     return Conflict(f"{workspace.file.name} is not a file of novantra-lite; name another one.")
 
 
-def keep_before(workspace: Workspace, newest: int) -> None:
+def _keep_before(workspace: Workspace, newest: int) -> None:
     """Take a backup before a migration; Conflict where the file is open for reading only."""
     if workspace.read_only:
         raise Conflict(
@@ -3635,7 +3640,7 @@ def keep_before(workspace: Workspace, newest: int) -> None:
     workspace.backup(before)
 
 
-def run_together(connection: sqlite3.Connection, statements: Iterable[str]) -> None:
+def _run_together(connection: sqlite3.Connection, statements: Iterable[str]) -> None:
     """Run statements in one transaction."""
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -3650,7 +3655,7 @@ def run_together(connection: sqlite3.Connection, statements: Iterable[str]) -> N
 # --- Pages --------------------------------------------------------------------
 
 #: Records that SQLite joins to one text; of a longer list they come one by one.
-JOINED_ROWS = 1000
+_JOINED_ROWS = 1000
 
 
 class Listing:
@@ -3700,7 +3705,7 @@ class Listing:
         joined = "CAST(group_concat(text) AS BLOB)"
         return f"SELECT {joined}, count(*), ({following}) FROM ({inner})"
 
-    def page(self, values: Mapping[str, Any], start: tuple[str, str] | None, limit: int) -> Page:
+    def page(self, values: Mapping[str, Any], start: tuple[str, str] | None, limit: int) -> _Page:
         """A page of at most `limit` records (-1: of all), from a place in the list on."""
         sql = self.sql(tuple(values), start is not None)
         filters = (*values.values(), *(start or ()))
@@ -3709,7 +3714,7 @@ class Listing:
         text, count, begin = fetch_joined(sql, parameters)
         width = len("2026-01-01T00:00:00.Z") + self.model.created_at.digits
         position = (begin[:width], begin[width:]) if begin else None
-        return Page(unseal(text or b"", session().ring), count, position)
+        return _Page(unseal(text or b"", session().ring), count, position)
 
 
 class Array:
@@ -3761,7 +3766,7 @@ class Array:
     ) -> Sequence[bytes] | Iterator[bytes]:
         """The text of at most `limit` records (-1: all): one piece of a short list, or else many,
         so that no more than one of them has to be held in memory."""
-        short = JOINED_ROWS if limit < 0 else min(limit, JOINED_ROWS)
+        short = _JOINED_ROWS if limit < 0 else min(limit, _JOINED_ROWS)
         with contextlib.suppress(sqlite3.Error):
             # Too large to be joined, it comes row by row; any other error comes once more.
             page = self.slice(values, offset, short)
@@ -3769,20 +3774,20 @@ class Array:
                 return [page.text]
         parameters = (*values.values(), limit, offset)
         rows = session().database.connection().execute(self.sql(tuple(values))[1], parameters)
-        return join_rows(rows, session().ring)
+        return _join_rows(rows, session().ring)
 
-    def slice(self, values: Mapping[str, Any], offset: int = 0, limit: int = -1) -> Page:
+    def slice(self, values: Mapping[str, Any], offset: int = 0, limit: int = -1) -> _Page:
         """At most `limit` records (-1: all) from the offset on; the next place is an offset."""
         parameters = (*values.values(), limit, offset)
         reading = self.sql(tuple(values))[0]
         text, count = fetch_joined(reading, parameters)
-        return Page(
+        return _Page(
             unseal(text or b"", session().ring),
             count,
             (offset + count,) if count == limit else None,
         )
 
-    def page(self, values: Mapping[str, Any], start: tuple[int] | None, limit: int) -> Page:
+    def page(self, values: Mapping[str, Any], start: tuple[int] | None, limit: int) -> _Page:
         """A page of at most `limit` records, from a place in the list on."""
         return self.slice(values, start[0] if start else 0, limit)
 
@@ -3792,7 +3797,7 @@ class Array:
         return session().database.connection().execute(counting, (*values.values(),)).fetchone()[0]
 
 
-def join_rows(rows: Iterable[tuple], ring: KeyRing) -> Iterator[bytes]:
+def _join_rows(rows: Iterable[tuple], ring: KeyRing) -> Iterator[bytes]:
     """The JSON texts of rows, with commas between them."""
     comma = b""
     for (text,) in rows:
@@ -3800,7 +3805,7 @@ def join_rows(rows: Iterable[tuple], ring: KeyRing) -> Iterator[bytes]:
         comma = b","
 
 
-class Page(NamedTuple):
+class _Page(NamedTuple):
     """A page of a list: its records as JSON text, their number, and where the next page begins."""
 
     text: bytes
@@ -3808,7 +3813,7 @@ class Page(NamedTuple):
     position: tuple | None
 
 
-def sign_place(key: bytes, binding: str, payload: bytes) -> bytes:
+def _sign_place(key: bytes, binding: str, payload: bytes) -> bytes:
     """Sixteen bytes that only this workspace can make: BLAKE2b under its key (RFC 7693)."""
     return hashlib.blake2b(binding.encode() + b"|" + payload, key=key, digest_size=16).digest()
 
@@ -3816,7 +3821,7 @@ def sign_place(key: bytes, binding: str, payload: bytes) -> bytes:
 def write_cursor(key: bytes, binding: str, position: tuple[str, str], at: float) -> str:
     """Sign a place in a list, bound to the list and its filters, with the time of issue."""
     payload = f"{int(at)}|{position[0]}|{position[1]}".encode()
-    signed = sign_place(key, binding, payload) + payload
+    signed = _sign_place(key, binding, payload) + payload
     return base64.urlsafe_b64encode(signed).rstrip(b"=").decode()
 
 
@@ -3828,7 +3833,7 @@ def read_cursor(key: bytes, binding: str, cursor: str, at: float, life: int) -> 
         raise InvalidCursor from None
     mac, payload = data[:16], data[16:]
     same = base64.urlsafe_b64encode(data).rstrip(b"=") == cursor.encode()
-    if not (same and hmac.compare_digest(mac, sign_place(key, binding, payload))):
+    if not (same and hmac.compare_digest(mac, _sign_place(key, binding, payload))):
         raise InvalidCursor
     issued, created_at, key_id = payload.decode().split("|", 2)
     if not at - life <= int(issued) <= at + 60:
@@ -3976,10 +3981,10 @@ UPLOAD_MEDIA = "multipart/form-data"
 FORM_MEDIA = "application/x-www-form-urlencoded"
 PIECE = 262_144
 #: Bytes that are kept of a text beside the file.
-FIELD_SIZE = 65_536
-BYTES_MEDIA = "application/octet-stream"
+_FIELD_SIZE = 65_536
+_BYTES_MEDIA = "application/octet-stream"
 #: A media type that is fit for a header (RFC 9110, 8.3.1).
-MEDIA_TYPE = r"(?a)[\w!#$&^.+-]{1,120}/[\w!#$&^.+-]{1,120}(?:; ?[ -~]{1,80})?"
+_MEDIA_TYPE = r"(?a)[\w!#$&^.+-]{1,120}/[\w!#$&^.+-]{1,120}(?:; ?[ -~]{1,80})?"
 #: What shows nothing, ends a line or turns the direction of what follows.
 UNSEEN = "[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 
@@ -4001,7 +4006,7 @@ class File:
 
     def describe(self) -> dict:
         """Bytes, as OpenAPI 3.0 says it and as 3.1 does."""
-        return {"type": "string", "format": "binary", "contentMediaType": BYTES_MEDIA}
+        return {"type": "string", "format": "binary", "contentMediaType": _BYTES_MEDIA}
 
 
 class Upload:
@@ -4016,7 +4021,7 @@ class Upload:
         self.body_digest = b""
         #: The texts of the form's other parts, by name; empty ones count as absent.
         self.fields: dict[str, str] = {}
-        #: See `name_with_path`.
+        #: See `_name_with_path`.
         self.path = ""
 
     def pieces(self) -> Iterator[bytes]:
@@ -4078,11 +4083,11 @@ def read_upload(stream: SizeLimitedStream, content_type: str, folder: str | None
             form = MultipartFormHandler().deserialize(stream, content_type, stream.limit + 1)
             for part in form:
                 if part.name != "file":
-                    fields[part.name] = keep_field(part)
+                    fields[part.name] = _keep_field(part)
                 elif upload:
                     raise Invalid(issues=[field_error(["file"], "Expected one file")])
                 else:
-                    upload = keep_part(part, content)
+                    upload = _keep_part(part, content)
             while stream.read(PIECE):
                 pass
         except (HTTPError, ValueError):
@@ -4109,47 +4114,47 @@ def nameless_file(folder: str | None) -> IO[bytes]:
     return tempfile.TemporaryFile(dir=folder)
 
 
-def keep_part(part: Any, content: IO[bytes]) -> Upload:
+def _keep_part(part: Any, content: IO[bytes]) -> Upload:
     """Take the content of one part in."""
-    upload = keep(part.stream, content, part.filename or part.name, declared_media_type(part))
-    upload.path = name_with_path(part.filename or "")
+    upload = _keep(part.stream, content, part.filename or part.name, _declared_media_type(part))
+    upload.path = _name_with_path(part.filename or "")
     return upload
 
 
-def keep(stream: Any, content: IO[bytes], name: str, media_type: str) -> Upload:
+def _keep(stream: Any, content: IO[bytes], name: str, media_type: str) -> Upload:
     """Take all of a stream in, as a file of this name and media type."""
     digest, size = hashlib.sha256(), 0
     while piece := stream.read(PIECE):
         digest.update(piece)
         size += len(piece)
         content.write(piece)
-    return Upload(content, safe_name(name), media_type, size, digest.hexdigest())
+    return Upload(content, _safe_name(name), media_type, size, digest.hexdigest())
 
 
 def read_file(stream: IO[bytes], name: str, limit: int, folder: str | None = None) -> Upload:
     """Take a JSON file in that came another way; TooLarge beyond a limit."""
     with contextlib.ExitStack() as unless_done:
         content = unless_done.enter_context(temporary_file(folder))
-        taken = keep(SizeLimitedStream(stream, limit, "file"), content, name, "application/json")
+        taken = _keep(SizeLimitedStream(stream, limit, "file"), content, name, "application/json")
         unless_done.pop_all()
     return taken
 
 
-def keep_field(part: Any) -> str:
+def _keep_field(part: Any) -> str:
     """The text of a part that is not the file, as far as a field of a form may go."""
-    data = part.stream.read(FIELD_SIZE)
+    data = part.stream.read(_FIELD_SIZE)
     part.stream.exhaust()
     # What is no UTF-8 becomes what no text may hold, and matters only where somebody reads it.
     return data.decode("utf-8", "surrogateescape")
 
 
-def safe_name(name: str) -> str:
+def _safe_name(name: str) -> str:
     """A file's name without the path before it, and without what cannot be seen (RFC 7578, 4.2)."""
     last = re.split(r"[/\\]", re.sub(UNSEEN, "", name))[-1].strip()
     return (last if last.strip(".") else "file")[:255]
 
 
-def name_with_path(name: str) -> str:
+def _name_with_path(name: str) -> str:
     """A file's name with the path before it, as far as that was sent, which is only compared.
 
     Nothing where it has no name: clients call so what comes from a pipe or a variable.
@@ -4160,11 +4165,11 @@ def name_with_path(name: str) -> str:
     return "" if is_nameless else path
 
 
-def declared_media_type(part: Any) -> str:
+def _declared_media_type(part: Any) -> str:
     """The media type that a part came with; that of plain bytes where it is none or unfit."""
     # Only inside does Falcon tell a part without a type from one of text/plain.
     sent = getattr(part, "_headers", {}).get(b"content-type", b"").decode("latin-1").strip()
-    return sent if re.fullmatch(MEDIA_TYPE, sent) else BYTES_MEDIA
+    return sent if re.fullmatch(_MEDIA_TYPE, sent) else _BYTES_MEDIA
 
 
 def attachment_headers(name: str, media_type: str, size: int | None = None) -> dict[str, str]:
@@ -4200,7 +4205,7 @@ def is_loopback(host: str) -> bool:
 
 
 #: Headers in which proxies name, parted by commas, for whom they ask and by which name.
-FORWARDING_HEADERS = (
+_FORWARDING_HEADERS = (
     "X-Forwarded-For", "X-Real-IP", "X-Forwarded-Host", "X-Client-IP", "X-Cluster-Client-IP",
     "True-Client-IP", "CF-Connecting-IP", "Fastly-Client-IP", "X-Original-Forwarded-For",
 )  # fmt: skip
@@ -4210,7 +4215,7 @@ def forwarded_hosts(request: falcon.Request) -> list[str]:
     """The hosts that proxies name in a request; a proxy that names none is named itself."""
     header = functools.partial(request.get_header, default="")
     hosts = [
-        host for name in FORWARDING_HEADERS if header(name) for host in header(name).split(",")
+        host for name in _FORWARDING_HEADERS if header(name) for host in header(name).split(",")
     ]
     if forwarded := header("Forwarded"):
         # RFC 7239: what has no such parameter hides for whom it asks, and stands for itself.
@@ -4292,7 +4297,7 @@ class RequestContext:
         return str(address)
 
     def acting(self, actor: str = "") -> dict[str, str]:
-        """Who acts in a transaction of this request, for `perform`: its principal unless told."""
+        """The actor of a transaction of this request: its principal by default."""
         actor = actor or self.principal.id
         return {"actor": actor, "request_id": self.request_id, "address": self.address}
 
@@ -4448,7 +4453,7 @@ class Surface:
     @property
     def name(self) -> str:
         """What the API is called."""
-        return type(self).__name__.removesuffix("Surface")
+        return type(self).__name__.strip("_").removesuffix("Surface")
 
     @functools.cached_property
     def operations(self) -> list[Operation]:
@@ -4547,7 +4552,7 @@ def read_form(data: bytes, collect: Callable[[list], dict] = dict) -> dict:
         ) from None
 
 
-JSON_MEDIA = MappingProxyType({"application/json": read_json})
+_JSON_MEDIA = MappingProxyType({"application/json": read_json})
 
 
 class Operation:
@@ -4573,12 +4578,12 @@ class Operation:
     #: Whether a server answers it with a thread of its own, beside all others.
     urgent: bool = False
     #: Names the method of the resource by which a public operation knows its caller: by a signature
-    #: over the raw body. See `identify_signer`.
+    #: over the raw body. See `_identify_signer`.
     signed: str = ""
     partial: bool = False
     #: What a multipart form holds, where that is not what another body holds.
     form: Schema | None = None
-    media: Mapping[str, Callable] = JSON_MEDIA
+    media: Mapping[str, Callable] = _JSON_MEDIA
     #: The media types of the answer, separated by spaces; all but the first are text.
     answers_with: str = "application/json"
     #: Names the setting that bounds the body.
@@ -5116,16 +5121,16 @@ def hash_content(model: type[Model], row: Sequence) -> str:
 
 
 #: The layout since which content hashes are over objects.
-OBJECTS = 6
+_OBJECTS = 6
 
 
-def hash_former_content(model: type[Model], row: Sequence) -> str:
+def _hash_former_content(model: type[Model], row: Sequence) -> str:
     """The content hash as layouts before 6 made it: over a JSON array of the columns of that time.
 
     Empty where a younger column holds something, which such a record cannot have had.
     """
     fields, columns = model._meta.sorted_fields, former_columns(model)
-    if any(row[i] != f.initial for i, f in enumerate(fields) if f.since >= OBJECTS):
+    if any(row[i] != f.initial for i, f in enumerate(fields) if f.since >= _OBJECTS):
         return ""
     return hashlib.sha256(to_json([row[index] for index in columns]).encode()).hexdigest()
 
@@ -5134,13 +5139,13 @@ def hash_former_content(model: type[Model], row: Sequence) -> str:
 def former_columns(model: type[Model]) -> list[int]:
     """The positions today of the columns that a model had before layout 6, in their order then."""
     fields = enumerate(model._meta.sorted_fields)
-    columns = {field.recorded_name: index for index, field in fields if field.since < OBJECTS}
+    columns = {field.recorded_name: index for index, field in fields if field.since < _OBJECTS}
     return [columns[name] for name in model.former_order.split() or columns]
 
 
 def is_recorded(content: str, model: type[Model], row: Sequence) -> bool:
     """Return whether a content hash in the ledger matches a row, in today's or the former form."""
-    return content == hash_content(model, row) or content == hash_former_content(model, row)
+    return content == hash_content(model, row) or content == _hash_former_content(model, row)
 
 
 def hash_ledger(entry: Sequence[str]) -> str:
@@ -5181,7 +5186,7 @@ class LastUse(Model):
     at = Timestamp(6)
 
 
-class Refusals:
+class _Refusals:
     """Requests that were refused, by the action that the audit log has for that.
 
     Anybody may cause them, so that they must not fill the disk: in each minute the first of each of
@@ -5239,7 +5244,7 @@ class AuditTrail:
     def __init__(self, workspace: Workspace):
         self.workspace, self.failures = workspace, 0
         #: Refused requests that have no entry yet.
-        self.refusals = Refusals()
+        self.refusals = _Refusals()
         self.clock = ClockGuard(workspace)
         self.load()
 
@@ -5340,7 +5345,7 @@ VERIFICATION_CACHE = 65_536
 LISTED_FAULTS = 1000
 #: How many rows are read at once.
 _BATCH_ROWS = 1000
-_FIRST_ROWID, _LAST_ROWID = -(1 << 63), 1 << 62
+_FIRST_ROWID, LAST_ROWID = -(1 << 63), 1 << 62
 _UNREADABLE = {
     sqlite3.SQLITE_CORRUPT: "the page is damaged",
     sqlite3.SQLITE_IOERR: "the disk failed",
@@ -5371,7 +5376,7 @@ def snapshot(workspace: Workspace) -> Iterator[Session]:
 
 
 #: Reads text that is not UTF-8 as well, with surrogates; Python's own is several times quicker.
-_ANY_TEXT = partial(str, encoding="utf-8", errors="surrogateescape")
+ANY_TEXT = partial(str, encoding="utf-8", errors="surrogateescape")
 
 
 def run_check(name: str, check: Callable[[], Iterable[str]]) -> Iterator[str]:
@@ -5425,7 +5430,7 @@ class TableScan:
                     self.advance(len(rows))
                 return
             # A batch that cannot be read is read again, row by row, and whatever its text is.
-            self.connection.text_factory = _ANY_TEXT
+            self.connection.text_factory = ANY_TEXT
             try:
                 for _ in range(_BATCH_ROWS):
                     if (row := self.row(after)) is None:
@@ -5448,7 +5453,7 @@ class TableScan:
         step = 1
         while not self.is_readable(first + step):
             step *= 2
-            if first + step > _LAST_ROWID:
+            if first + step > LAST_ROWID:
                 return None
         candidates = range(first, first + step)
         return first + bisect_left(candidates, True, key=self.is_readable)
@@ -5507,7 +5512,7 @@ class LedgerLink(NamedTuple):
 
 
 @functools.cache
-def proofs_sql() -> str:
+def _proofs_sql() -> str:
     """SQL for the entries of the ledger, to be followed by a condition or an order."""
     columns = ", ".join(f'"{column.column_name}"' for column in LedgerEntry._meta.sorted_fields)
     return f'SELECT {columns} FROM "ledger_entry" '
@@ -5517,7 +5522,7 @@ def proofs(
     connection: sqlite3.Connection, tail: str = 'ORDER BY "id"', values: Sequence = ()
 ) -> Iterator[LedgerLink]:
     """The entries of the ledger, all of them unless `tail` is told."""
-    return map(LedgerLink._make, connection.execute(proofs_sql() + tail, values))
+    return map(LedgerLink._make, connection.execute(_proofs_sql() + tail, values))
 
 
 def fact_models() -> dict[str, type[Model]]:
@@ -5734,7 +5739,7 @@ def _records_sql(model: type[Model]) -> str:
     )
     # The text begins with a comma, which gives way to the bracket.
     return f"""SELECT t.rowid, t."{model._meta.primary_key.column_name}",
-        CAST('{{' || substr({text}, 2) || '}}' AS BLOB), {is_told_sql(model, "t.")},
+        CAST('{{' || substr({text}, 2) || '}}' AS BLOB), {_is_told_sql(model, "t.")},
         l."latest_made", l."latest_gone", l."latest_newest"
         FROM "{model._meta.table_name}" AS t LEFT JOIN temp."latest" AS l
             ON l."latest_type" = ? AND l."latest_key" = t."{model._meta.primary_key.column_name}"
@@ -5786,7 +5791,7 @@ def _stored_fault(
     connection: sqlite3.Connection, model: type[Model], rowid: int, key: str, *latest: str
 ) -> str:
     """What is wrong with the record in a row; values that no column may hold count as a change."""
-    connection.text_factory = _ANY_TEXT
+    connection.text_factory = ANY_TEXT
     row = connection.execute(f"{stored_sql(model)} WHERE rowid = ?", (rowid,)).fetchone()
     try:
         return content_fault(model, key, row, *latest)
@@ -5802,7 +5807,7 @@ def _keys_of_rows(
     sql = f"""SELECT "{primary}" FROM "{table}" INDEXED BY "sqlite_autoindex_{table}_1"
         WHERE rowid BETWEEN ? AND ? ORDER BY rowid LIMIT ?"""
     with contextlib.suppress(sqlite3.Error):
-        keys = connection.execute(sql, (first, last or _LAST_ROWID, LISTED_FAULTS))
+        keys = connection.execute(sql, (first, last or LAST_ROWID, LISTED_FAULTS))
         return [str(key) for (key,) in keys]
     return []
 
@@ -5818,10 +5823,10 @@ def _made_anew(connection: sqlite3.Connection, table: str, key: str, gone: int) 
 def stored_sql(model: type[Model]) -> str:
     """SQL for the records of a model as they are stored, and whether each is told like that."""
     columns = ", ".join(f'"{column.column_name}"' for column in model._meta.sorted_fields)
-    return f'SELECT {columns}, {is_told_sql(model)} FROM "{model._meta.table_name}"'
+    return f'SELECT {columns}, {_is_told_sql(model)} FROM "{model._meta.table_name}"'
 
 
-def is_told_sql(model: type[Model], row: str = "") -> str:
+def _is_told_sql(model: type[Model], row: str = "") -> str:
     """SQL for whether the JSON text of a record is that of its columns; null where it is not."""
     fields = model._meta.sorted_fields
     # SQLite would stop at a value that was made to be no JSON; it takes NULL for none, too.
@@ -5873,17 +5878,17 @@ def webhook_headers(
     secrets: Sequence[str], message_id: str, timestamp: int, body: bytes
 ) -> dict[str, str]:
     """The headers that sign a body with each secret: two are valid during a rotation."""
-    signed = webhook_digests(secrets, f"{message_id}.{timestamp}.", body)
-    combined = webhook_digests(secrets, f"{timestamp}.", body)
+    signed = _webhook_digests(secrets, f"{message_id}.{timestamp}.", body)
+    combined = _webhook_digests(secrets, f"{timestamp}.", body)
     return {
         "webhook-id": message_id,
         "webhook-timestamp": str(timestamp),
-        "webhook-signature": " ".join(map(standard_signature, signed)),
-        "X-Novantra-Signature": ",".join([f"t={timestamp}", *map(combined_signature, combined)]),
+        "webhook-signature": " ".join(map(_standard_signature, signed)),
+        "X-Novantra-Signature": ",".join([f"t={timestamp}", *map(_combined_signature, combined)]),
     }
 
 
-def webhook_digests(secrets: Sequence[str], prefix: str, body: bytes) -> list[bytes]:
+def _webhook_digests(secrets: Sequence[str], prefix: str, body: bytes) -> list[bytes]:
     """The HMAC-SHA256 of a prefix and a body under each secret."""
     content, digests = prefix.encode("utf-8", "replace") + body, []
     for secret in secrets:
@@ -5897,12 +5902,12 @@ def webhook_digests(secrets: Sequence[str], prefix: str, body: bytes) -> list[by
     return digests
 
 
-def standard_signature(digest: bytes) -> str:
+def _standard_signature(digest: bytes) -> str:
     """A digest as webhook-signature holds it."""
     return "v1," + base64.b64encode(digest).decode()
 
 
-def combined_signature(digest: bytes) -> str:
+def _combined_signature(digest: bytes) -> str:
     """A digest as X-Novantra-Signature holds it."""
     return "v1=" + digest.hex()
 
@@ -5922,17 +5927,17 @@ def verify_webhook(
     """
     values = {name.lower(): value for name, value in headers.items()}
     if "webhook-signature" in values:
-        timestamp, write = values.get("webhook-timestamp", ""), standard_signature
+        timestamp, write = values.get("webhook-timestamp", ""), _standard_signature
         prefix = f"{values.get('webhook-id', '')}.{timestamp}."
         signatures = values["webhook-signature"].split()
     else:
         signatures = values.get("x-novantra-signature", "").replace(",", " ").split()
         timestamp = next((part[2:] for part in signatures if part.startswith("t=")), "")
-        prefix, write = f"{timestamp}.", combined_signature
+        prefix, write = f"{timestamp}.", _combined_signature
     if prefix.startswith(".") or not re.fullmatch(r"[0-9]{1,12}", timestamp):
         raise WebhookError("The webhook's signature headers are missing or incomplete.")
     secrets = [secret] if isinstance(secret, str) else secret
-    expected = [write(digest).encode() for digest in webhook_digests(secrets, prefix, body)]
+    expected = [write(digest).encode() for digest in _webhook_digests(secrets, prefix, body)]
     received = [signature.encode("utf-8", "replace") for signature in signatures]
     # Every pair is compared, each in constant time: the duration reveals nothing.
     if not sum(itertools.starmap(hmac.compare_digest, itertools.product(expected, received))):
@@ -5997,9 +6002,9 @@ class Event(Model):
 
 
 #: Seconds to wait before each further attempt (decision 16 of the contract).
-RETRY_STEPS = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
-JITTER = 0.2
-GIVE_UP_AFTER = 120 * 3600
+_RETRY_STEPS = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
+_JITTER = 0.2
+_GIVE_UP_AFTER = 120 * 3600
 #: Errands of a kind taken up in one step, so that a long queue does not keep other work waiting.
 BATCH = 100
 
@@ -6023,8 +6028,8 @@ class OutboxMessage(Model):
     #: It has no table, and gives others its columns.
     abstract: ClassVar[bool] = True
     lane: ClassVar[str]
-    steps: ClassVar[Sequence[float]] = RETRY_STEPS
-    jitter: ClassVar[float] = JITTER
+    steps: ClassVar[Sequence[float]] = _RETRY_STEPS
+    jitter: ClassVar[float] = _JITTER
 
     state = Choice("due done failed", default="due")
     attempts = Integer(default=0)
@@ -6127,10 +6132,10 @@ class Delivery(OutboxMessage):
         return endpoint is not None and endpoint.status == "enabled" and super().is_still_due()
 
     def letter(self, workspace, at):
-        body = event_body(workspace, self.event)
+        body = _event_body(workspace, self.event)
         headers = {"Content-Type": "application/json"}
         headers |= webhook_headers(
-            endpoint_secrets(self.endpoint, at), self.event.id, int(at), body
+            _endpoint_secrets(self.endpoint, at), self.event.id, int(at), body
         )
         return OutboundRequest(self.endpoint.url, body, headers)
 
@@ -6138,12 +6143,12 @@ class Delivery(OutboxMessage):
         super().settle(sent, at)
         if self.state == "done":
             return
-        if sent.status == 410 or failing_for(self.endpoint, at) >= GIVE_UP_AFTER:
+        if sent.status == 410 or _failing_for(self.endpoint, at) >= _GIVE_UP_AFTER:
             self.endpoint.change(status="disabled")
             self.change(state="failed", due_at=None)
 
 
-def event_body(workspace: Workspace, event: Event) -> bytes:
+def _event_body(workspace: Workspace, event: Event) -> bytes:
     """An event as it goes out: the same bytes at every attempt and for every endpoint."""
     payload = {
         "id": event.id,
@@ -6155,14 +6160,14 @@ def event_body(workspace: Workspace, event: Event) -> bytes:
     return to_json(payload).encode()
 
 
-def endpoint_secrets(endpoint: Endpoint, at: float) -> list[str]:
+def _endpoint_secrets(endpoint: Endpoint, at: float) -> list[str]:
     """The secrets that sign now: two while a rotation lasts."""
     if endpoint.previous_until and at < seconds_of(endpoint.previous_until):
         return [endpoint.secret, endpoint.previous_secret]
     return [endpoint.secret]
 
 
-def failing_for(endpoint: Endpoint, at: float) -> float:
+def _failing_for(endpoint: Endpoint, at: float) -> float:
     """For how many seconds nothing but failures came of an endpoint."""
     mine = Delivery.endpoint == endpoint
     success = Delivery.select(peewee.fn.max(Delivery.updated_at)).where(
@@ -6177,7 +6182,7 @@ def failing_for(endpoint: Endpoint, at: float) -> float:
     return at - seconds_of(max(first, since)) if first else 0.0
 
 
-WANTING = (
+_WANTING = (
     "SELECT id FROM endpoint WHERE status <> 'disabled' AND (events = '[]' OR EXISTS "
     "(SELECT 1 FROM json_each(endpoint.events) WHERE value = ?))"
 )
@@ -6188,7 +6193,7 @@ def post_events(current: Session) -> None:
     connection = current.database.connection()
     for name, data in current.events:
         event = Event.post(name, data)
-        for (endpoint,) in connection.execute(WANTING, (name,)).fetchall():
+        for (endpoint,) in connection.execute(_WANTING, (name,)).fetchall():
             Delivery.send(event=event.id, endpoint=endpoint)
 
 
@@ -6263,7 +6268,7 @@ def administer(
 
 
 #: How many records are deleted in one transaction where there may be many.
-DELETED_AT_ONCE = 1000
+_DELETED_AT_ONCE = 1000
 
 
 def delete_in_batches(
@@ -6280,7 +6285,7 @@ def delete_in_batches(
     while not is_stopping():
         with workspace.read():
             query = model.select(rowid).where(condition, peewee.SQL('t1."rowid" > ?', (after,)))
-            batch = [row[0] for row in query.order_by(rowid).limit(DELETED_AT_ONCE).tuples()]
+            batch = [row[0] for row in query.order_by(rowid).limit(_DELETED_AT_ONCE).tuples()]
         if not batch:
             return
         after, rows = batch[-1], peewee.SQL("rowid").in_(batch)
@@ -6294,7 +6299,7 @@ def delete_in_batches(
 # Whoever has the file can cut the ends off both chains, or write them anew with hashes that fit. A
 # checkpoint says, signed, what both were at one time; kept elsewhere, it shows that.
 
-ED25519_NOTE = b"\x01"
+_ED25519_NOTE = b"\x01"
 
 
 class NoteKey(NamedTuple):
@@ -6306,11 +6311,11 @@ class NoteKey(NamedTuple):
     @property
     def id(self) -> bytes:
         """Four bytes by which a signature names its key."""
-        named = self.name.encode() + b"\n" + ED25519_NOTE + self.key
+        named = self.name.encode() + b"\n" + _ED25519_NOTE + self.key
         return hashlib.sha256(named).digest()[:4]
 
     def __str__(self) -> str:
-        encoded = base64.b64encode(ED25519_NOTE + self.key).decode()
+        encoded = base64.b64encode(_ED25519_NOTE + self.key).decode()
         return f"{self.name}+{self.id.hex()}+{encoded}"
 
     @classmethod
@@ -6321,7 +6326,7 @@ class NoteKey(NamedTuple):
         with contextlib.suppress(ValueError):
             raw = base64.b64decode(encoded, validate=True)
             key = cls(name, raw[1:])
-            if raw[:1] == ED25519_NOTE and len(raw) == 33 and key.id == bytes.fromhex(number):
+            if raw[:1] == _ED25519_NOTE and len(raw) == 33 and key.id == bytes.fromhex(number):
                 return key
         raise Invalid("A public key for checkpoints reads NAME+HEX+BASE64.")
 
@@ -6336,12 +6341,12 @@ class NoteKey(NamedTuple):
         return True
 
 
-CHECKPOINT = (
+_CHECKPOINT = (
     r"(.+)\n(0|[1-9][0-9]{0,17})\n([A-Za-z0-9+/]{43}=)\n"
     r"audit (0|[1-9][0-9]{0,17}) ([A-Za-z0-9+/]{43}=)\ntime (\S+)\n"
 )
 #: One statement, which sees both chains at one moment.
-HEADS = """SELECT
+_HEADS = """SELECT
     (SELECT max("id") FROM "ledger_entry"),
     (SELECT "entry_hash" FROM "ledger_entry" ORDER BY "id" DESC LIMIT 1),
     (SELECT max("id") FROM "audit_entry"),
@@ -6363,7 +6368,7 @@ class Checkpoint(NamedTuple):
     @classmethod
     def take(cls, connection: sqlite3.Connection, origin: str, time: str) -> Checkpoint:
         """What both chains in a file are now; Damaged if they end with no hash."""
-        size, head, audits, audit = connection.execute(HEADS).fetchone()
+        size, head, audits, audit = connection.execute(_HEADS).fetchone()
         if not all(re.fullmatch("[0-9a-f]{64}", digest or ZEROS) for digest in (head, audit)):
             raise Damaged("The ledger or the audit log ends with an entry that has no hash.")
         return cls(origin, (size or 0, head or ZEROS), (audits or 0, audit or ZEROS), time)
@@ -6376,7 +6381,7 @@ class Checkpoint(NamedTuple):
     @classmethod
     def read(cls, text: str) -> Checkpoint | None:
         """The checkpoint that a note's text is, if it is one."""
-        match = re.fullmatch(CHECKPOINT, text)
+        match = re.fullmatch(_CHECKPOINT, text)
         if not match:
             return None
         origin, size, head, audits, audit, time = match.groups()
@@ -6457,11 +6462,11 @@ class Checkpoints:
             return
         try:
             if self.covered is None:
-                self.covered = last_covered(self.path)
+                self.covered = _last_covered(self.path)
             if self.covered != self.workspace.journal.audit[0]:
                 self.publish()
                 append_note(self.path, self.sign(self.workspace.reader.connection()))
-                self.covered = last_covered(self.path)
+                self.covered = _last_covered(self.path)
         except (OSError, Problem, sqlite3.Error) as error:
             log.error("No checkpoint was written to %s: %s", self.path, error)
 
@@ -6509,7 +6514,7 @@ def append_note(path: Path, note: str) -> None:
             raise
 
 
-def last_covered(path: Path) -> int:
+def _last_covered(path: Path) -> int:
     """How long the audit log was at the last checkpoint in a file; -1 where there is none."""
     try:
         with open(path, "rb") as stream:
@@ -6523,7 +6528,7 @@ def last_covered(path: Path) -> int:
 # --- Checkpoint verification --------------------------------------------------
 
 #: A text, an empty line, and the lines of its signatures.
-NOTE = "((?:[^\\n]+\\n)+)\\n((?:\N{EM DASH} [^ +\\n]+ [A-Za-z0-9+/]+=*\\n)+)\\n*"
+_NOTE = "((?:[^\\n]+\\n)+)\\n((?:\N{EM DASH} [^ +\\n]+ [A-Za-z0-9+/]+=*\\n)+)\\n*"
 
 
 def read_notes(data: bytes) -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
@@ -6533,7 +6538,7 @@ def read_notes(data: bytes) -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
     """
     text, position = data.decode(errors="replace"), 0
     while position < len(text):
-        match = re.compile(NOTE).match(text, position)
+        match = re.compile(_NOTE).match(text, position)
         try:
             if not match or re.search(r"[\x00-\x09\x0b-\x1f\ufffd]", match[0]):
                 raise ValueError
@@ -6563,7 +6568,7 @@ def check_checkpoints(data: bytes, keys: Sequence[NoteKey], origin: str) -> Iter
                 yield f"{name.capitalize()} is of another workspace, {checkpoint.origin}."
             else:
                 name += f" of {checkpoint.time}"
-                yield from check_heads(connection, name, checkpoint)
+                yield from _check_heads(connection, name, checkpoint)
     except Invalid as problem:
         yield f"After {number} checkpoints: {problem}"
     if not number:
@@ -6581,7 +6586,7 @@ def checkpoints_beyond(notes: Path, database: Path) -> int:
     ):
         for text, _ in read_notes(notes.read_bytes()):
             checkpoint = Checkpoint.read(text)
-            count += bool(checkpoint and any(check_heads(file, "it", checkpoint)))
+            count += bool(checkpoint and any(_check_heads(file, "it", checkpoint)))
     return count
 
 
@@ -6609,7 +6614,9 @@ def known_note_keys() -> list[NoteKey]:
     return keys
 
 
-def check_heads(connection: sqlite3.Connection, name: str, checkpoint: Checkpoint) -> Iterator[str]:
+def _check_heads(
+    connection: sqlite3.Connection, name: str, checkpoint: Checkpoint
+) -> Iterator[str]:
     """Compare both chains at the lengths that a checkpoint tells with the hashes that it tells."""
     chains = (
         ("Ledger", "ledger_entry", "entry_hash", checkpoint.ledger),
@@ -6639,31 +6646,35 @@ def answer(context: RequestContext, path_values: Mapping[str, str]) -> Response:
         # Neither health nor a right secret depends on what others of the address do: a write
         # counts when it is refused, and a read that has to be limited counts in its handler.
         with contextlib.suppress(RateLimited):
-            lite.limits.take_address(context, at, by=0, what=public_bucket(operation))
+            lite.limits.take_address(context, at, by=0, what=_public_bucket(operation))
     else:
-        authorize(context, at)
+        _authorize(context, at)
     if operation.setting and not getattr(lite.settings, operation.setting):
-        refuse_what_is_off(operation, lite.settings)
+        _refuse_what_is_off(operation, lite.settings)
     if (context.request.content_length or 0) > lite.settings.upload_limit:
         raise TooLarge(f"The body is over the limit of {lite.settings.upload_limit} bytes.")
     path = operation.surface.read_path(operation, path_values)
     context.read_query()
     if operation.method == "GET":
-        return operation.handler(context, *path) if operation.public else look(context, path)
+        return (
+            operation.handler(context, *path) if operation.public else _handle_read(context, path)
+        )
     try:
         if operation.signed:
-            identify_signer(context, path, at)
+            _identify_signer(context, path, at)
         context.read_body()
-        return write(context, path) if operation.writes else operation.handler(context, *path)
+        return (
+            _handle_write(context, path) if operation.writes else operation.handler(context, *path)
+        )
     except Problem:
         if not context.is_counted:
-            lite.limits.take_address(context, at, what=public_bucket(operation))
+            lite.limits.take_address(context, at, what=_public_bucket(operation))
         raise
 
 
-def authorize(context: RequestContext, at: float, by: int = 1) -> None:
+def _authorize(context: RequestContext, at: float, by: int = 1) -> None:
     """Find out who is calling, how often, and whether they may."""
-    identify(context, at)
+    _identify(context, at)
     context.lite.limits.take(context, context.operation.surface, at, by)
     context.principal.require_scope(context.operation.scope)
 
@@ -6672,20 +6683,20 @@ def check_head(context: RequestContext) -> Response:
     """Answer the head of a request, before its large body is read: 100 where it is welcome."""
     operation = context.operation
     if not operation.public:
-        authorize(context, context.lite.source.clock(), by=0)
+        _authorize(context, context.lite.source.clock(), by=0)
     if operation.setting and not getattr(context.settings, operation.setting):
-        refuse_what_is_off(operation, context.settings)
+        _refuse_what_is_off(operation, context.settings)
     if operation.body is not EMPTY:
         context.check_media()
     return Response(100)
 
 
-def public_bucket(operation: Operation) -> str:
+def _public_bucket(operation: Operation) -> str:
     """The bucket in which an address counts: a public write, as the token endpoint, has its own."""
     return "" if operation.method == "GET" else operation.id
 
 
-def refuse_what_is_off(operation: Operation, settings: Settings) -> None:
+def _refuse_what_is_off(operation: Operation, settings: Settings) -> None:
     """Refuse an operation that a setting takes away: the method, or a path without any other."""
     sentence = f"This operation is off; the setting {operation.setting} turns it on."
     if methods := allowed_methods(operation, settings):
@@ -6703,7 +6714,7 @@ def allowed_methods(operation: Operation, settings: Settings) -> list[str]:
     return [*methods, "HEAD"] if "GET" in methods else methods
 
 
-def identify(context: RequestContext, at: float) -> None:
+def _identify(context: RequestContext, at: float) -> None:
     """Find out who is calling; a refusal counts against the address, and is audited."""
     try:
         context.operation.surface.identify(context)
@@ -6718,7 +6729,7 @@ def identify(context: RequestContext, at: float) -> None:
         raise
 
 
-def identify_signer(context: RequestContext, path: Sequence[str], at: float) -> None:
+def _identify_signer(context: RequestContext, path: Sequence[str], at: float) -> None:
     """Find the workspace and the principal that a signature over the raw body speaks for.
 
     The operation's method is asked in every workspace, so that no answer comes sooner than another:
@@ -6752,11 +6763,11 @@ def identify_signer(context: RequestContext, path: Sequence[str], at: float) -> 
 
 
 #: How the audit log calls requests with credentials that are not accepted, or do not suffice.
-UNAUTHENTICATED, FORBIDDEN = "api.authentication.refused", "api.authorization.refused"
+_UNAUTHENTICATED, FORBIDDEN = "api.authentication.refused", "api.authorization.refused"
 
 
 def audit_rejected_credentials(
-    context: RequestContext, actor: str = "", action: str = UNAUTHENTICATED
+    context: RequestContext, actor: str = "", action: str = _UNAUTHENTICATED
 ) -> None:
     """Audit a refused request where it belongs, or else as one of a number in every workspace.
 
@@ -6800,7 +6811,7 @@ def _note_first_refusal(
         journal.refusals.count(action, at, requests=what, networks=context.network)
 
 
-def look(context: RequestContext, path: Sequence[str]) -> Response:
+def _handle_read(context: RequestContext, path: Sequence[str]) -> Response:
     """Answer a read, and count it."""
     operation, workspace = context.operation, context.workspace
     workspace.count_read(context.principal.id)
@@ -6814,7 +6825,7 @@ def look(context: RequestContext, path: Sequence[str]) -> Response:
         return Response(operation.status, operation.surface.present(operation, result))
 
 
-def write(context: RequestContext, path: Sequence[str]) -> Response:
+def _handle_write(context: RequestContext, path: Sequence[str]) -> Response:
     """Answer a write: once for each Idempotency-Key, or as a dry_run."""
     dry_run = context.operation.surface.is_dry_run(context.request)
     # What is signed brings an id of its own, if any, by which a repeat is known.
@@ -6827,7 +6838,7 @@ def write(context: RequestContext, path: Sequence[str]) -> Response:
     def work(current: Session) -> Response:
         if idempotency and (reply := idempotency.replay()):
             return reply
-        reply = run_handler(context, path, dry_run)
+        reply = _run_handler(context, path, dry_run)
         if idempotency:
             idempotency.remember(reply)
         return reply
@@ -6838,18 +6849,18 @@ def write(context: RequestContext, path: Sequence[str]) -> Response:
     )
     if not idempotency:
         with workspace.leases.held():
-            prepare_answer(context, path)
+            _prepare_answer(context, path)
             return doing(work, dry_run=dry_run)
     with workspace.leases.held(), idempotency.alone():
         try:
-            return prepare_answer(context, path, idempotency) or doing(work)
+            return _prepare_answer(context, path, idempotency) or doing(work)
         except Problem as problem:
             if problem.status in FINAL_REFUSALS and "Idempotency-Replayed" not in problem.headers:
-                doing(functools.partial(remember_refusal, idempotency, problem))
+                doing(functools.partial(_remember_refusal, idempotency, problem))
             raise
 
 
-def prepare_answer(
+def _prepare_answer(
     context: RequestContext, path: Sequence[str], idempotency: Idempotency | None = None
 ) -> Response | None:
     """Let an operation find out what it needs while no transaction is open; a repeat needs nothing
@@ -6864,7 +6875,7 @@ def prepare_answer(
     return None
 
 
-def remember_refusal(idempotency: Idempotency, problem: Problem, current: Session) -> None:
+def _remember_refusal(idempotency: Idempotency, problem: Problem, current: Session) -> None:
     """Keep a final refusal, unless it is about the key itself."""
     if idempotency.stale or not IdempotencyRecord.has(idempotency.id):
         idempotency.remember_refusal(problem)
@@ -6877,7 +6888,7 @@ def dry_run_member(operation: Operation) -> str:
     return operation.would or would[operation.method]
 
 
-def run_handler(context: RequestContext, path: Sequence[str], dry_run: bool) -> Response:
+def _run_handler(context: RequestContext, path: Sequence[str], dry_run: bool) -> Response:
     """Call the handler and lay out what came of it."""
     operation = context.operation
     session().region = operation.surface.region(context)
@@ -6903,13 +6914,13 @@ def run_handler(context: RequestContext, path: Sequence[str], dry_run: bool) -> 
 Networks = Sequence[IPv4Network | IPv6Network]
 #: IPv6 forms of an IPv4 address and how far to shift it out: mapped (RFC 4291), NAT64 (RFC 6052)
 #: and 6to4 (RFC 3056). Such an address is as public as the one inside.
-IPV4_INSIDE = {
+_IPV4_INSIDE = {
     ip_network("::ffff:0:0/96"): 0,
     ip_network("64:ff9b::/96"): 0,
     ip_network("2002::/16"): 80,
 }
 #: Special by the IANA registries, though `ipaddress` of some Python calls them global.
-NEVER_PUBLIC = tuple(
+_NEVER_PUBLIC = tuple(
     ip_network(network) for network in ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20", "fec0::/10")
 )
 WEBHOOK_REMEDY = "list its network in webhook_private_targets to permit it"
@@ -6962,19 +6973,19 @@ def public_addresses(
     addresses = list(dict.fromkeys(entry[4][:2] for entry in resolved))
     if not addresses:
         raise socket.gaierror(socket.EAI_NONAME, "no address")
-    if not all(is_permitted(ip_address(address), allowed) for address, _ in addresses):
+    if not all(_is_permitted(ip_address(address), allowed) for address, _ in addresses):
         raise Invalid(f"The host {host} has an address that is not public; {remedy}.")
     return addresses
 
 
-def is_permitted(address: IPv4Address | IPv6Address, allowed: Networks = ()) -> bool:
+def _is_permitted(address: IPv4Address | IPv6Address, allowed: Networks = ()) -> bool:
     """Whether an address is public, or in a network that the operator allowed."""
-    shift = next((IPV4_INSIDE[network] for network in IPV4_INSIDE if address in network), None)
+    shift = next((_IPV4_INSIDE[network] for network in _IPV4_INSIDE if address in network), None)
     inner = address if shift is None else IPv4Address(int(address) >> shift & 0xFFFFFFFF)
     if any(address in network or inner in network for network in allowed):
         return True
     special = inner.is_multicast or inner.is_reserved or not inner.is_global
-    return not special and not any(inner in network for network in NEVER_PUBLIC)
+    return not special and not any(inner in network for network in _NEVER_PUBLIC)
 
 
 def call_within(seconds: float, function: Callable, *arguments: Any) -> Any:
@@ -6997,7 +7008,7 @@ def call_within(seconds: float, function: Callable, *arguments: Any) -> Any:
 # --- Outbound requests --------------------------------------------------------
 
 #: At most so many bytes of an answer are read, its headers included.
-ANSWER_LIMIT = 65_536
+_ANSWER_LIMIT = 65_536
 
 
 class HttpResponse(NamedTuple):
@@ -7024,7 +7035,7 @@ class HttpResponse(NamedTuple):
             return None
 
 
-def time_left(deadline: float) -> float:
+def _time_left(deadline: float) -> float:
     """Seconds until a time of the monotonic clock; TimeoutError when it has passed."""
     left = deadline - time.monotonic()
     if left <= 0:
@@ -7038,7 +7049,7 @@ class BoundedSocket(io.RawIOBase):
     It ends after `limit` bytes; closing it leaves the socket to whoever opened that.
     """
 
-    def __init__(self, connection: socket.socket, deadline: float, limit: int = ANSWER_LIMIT):
+    def __init__(self, connection: socket.socket, deadline: float, limit: int = _ANSWER_LIMIT):
         self.connection, self.deadline, self.unread = connection, deadline, limit
 
     def readable(self) -> bool:
@@ -7047,7 +7058,7 @@ class BoundedSocket(io.RawIOBase):
     def readinto(self, buffer) -> int:
         if not self.unread:
             return 0
-        self.connection.settimeout(time_left(self.deadline))
+        self.connection.settimeout(_time_left(self.deadline))
         count = self.connection.recv_into(memoryview(buffer)[: self.unread])
         self.unread -= count
         return count
@@ -7056,7 +7067,7 @@ class BoundedSocket(io.RawIOBase):
         """Send everything; the socket's own method starts its time limit anew under TLS."""
         view = memoryview(data)
         while view:
-            self.connection.settimeout(time_left(self.deadline))
+            self.connection.settimeout(_time_left(self.deadline))
             view = view[self.connection.send(view) :]
 
     def makefile(self, mode: str) -> io.BufferedReader:
@@ -7080,7 +7091,7 @@ class Transport:
         resolve: Callable = socket.getaddrinfo,
         *,
         clock: Callable[[], float] = time.time,
-        limit: int = ANSWER_LIMIT,
+        limit: int = _ANSWER_LIMIT,
         agent: str = "Novantra-Webhooks/1.0",
         remedy: str = WEBHOOK_REMEDY,
     ):
@@ -7106,14 +7117,14 @@ class Transport:
         try:
             parts, port = split_target(url)
             where = parts.hostname, port, self.allowed, self.resolve, self.remedy
-            addresses = call_within(time_left(deadline), public_addresses, *where)
-            is_secret = not CREDENTIAL_HEADERS.isdisjoint(map(str.lower, headers))
+            addresses = call_within(_time_left(deadline), public_addresses, *where)
+            is_secret = not _CREDENTIAL_HEADERS.isdisjoint(map(str.lower, headers))
             if is_secret and parts.scheme == "http" and not lie_within(addresses, self.allowed):
                 raise Invalid("Credentials are not sent without TLS: the URL must be https.")
-            with away(), connect_first(addresses, deadline) as connection:
+            with away(), _connect_first(addresses, deadline) as connection:
                 # Headers and body are two packets; the second must not wait for an answer.
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                connection.settimeout(time_left(deadline))
+                connection.settimeout(_time_left(deadline))
                 if parts.scheme == "https":
                     connection = self.tls.wrap_socket(connection, server_hostname=parts.hostname)
                 with connection:
@@ -7122,7 +7133,7 @@ class Transport:
         except Problem as problem:
             return HttpResponse(0, None, str(problem))
         except (OSError, HTTPException) as error:
-            return HttpResponse(0, None, explain_failure(error))
+            return HttpResponse(0, None, _explain_failure(error))
 
     @cached_property
     def tls(self):
@@ -7149,13 +7160,13 @@ class Transport:
         if response.length or not connection.unread:
             content = None
         ending = "; redirects are not followed." if 300 <= response.status < 400 else "."
-        wait = read_retry_after(response.getheader("Retry-After", ""), self.clock())
+        wait = _read_retry_after(response.getheader("Retry-After", ""), self.clock())
         note = f"Answered with status {response.status}{ending}"
         return HttpResponse(response.status, wait, note, content)
 
 
 #: Headers that hold a secret, or that belong to a request which has one in its body.
-CREDENTIAL_HEADERS = frozenset({"authorization", "private-token", "x-vault-request"})
+_CREDENTIAL_HEADERS = frozenset({"authorization", "private-token", "x-vault-request"})
 
 
 def lie_within(addresses: Iterable[tuple[str, int]], networks: Networks) -> bool:
@@ -7164,15 +7175,15 @@ def lie_within(addresses: Iterable[tuple[str, int]], networks: Networks) -> bool
     return all(any(host in network for network in networks) for host in hosts)
 
 
-def connect_first(addresses: Sequence[tuple[str, int]], deadline: float) -> socket.socket:
+def _connect_first(addresses: Sequence[tuple[str, int]], deadline: float) -> socket.socket:
     """Connect to the first address that lets us; each gets an equal share of the time left."""
     for untried in range(len(addresses), 1, -1):
         with contextlib.suppress(OSError):
-            return socket.create_connection(addresses[-untried], time_left(deadline) / untried)
-    return socket.create_connection(addresses[-1], time_left(deadline))
+            return socket.create_connection(addresses[-untried], _time_left(deadline) / untried)
+    return socket.create_connection(addresses[-1], _time_left(deadline))
 
 
-def read_retry_after(value: str, now: float) -> int | None:
+def _read_retry_after(value: str, now: float) -> int | None:
     """Seconds to wait by a Retry-After header (RFC 9110, 10.2.3), which may also be a date."""
     from email.utils import parsedate_to_datetime
 
@@ -7185,7 +7196,7 @@ def read_retry_after(value: str, now: float) -> int | None:
     return None
 
 
-def explain_failure(error: Exception) -> str:
+def _explain_failure(error: Exception) -> str:
     """A sentence for the delivery log, which never holds an exception's own text."""
     import ssl
 
@@ -7279,7 +7290,7 @@ class Dispatcher:
                 # What is due by that clock may not be.
                 continue
             try:
-                tidy(workspace, at, lambda: self._stopping)
+                _prune(workspace, at, lambda: self._stopping)
                 arrived += self.deliver(workspace, at - self.source.clock())
             except Exception as failure:
                 # One that was closed meanwhile has nothing left to do.
@@ -7325,13 +7336,13 @@ class Dispatcher:
     def attempt(self, workspace: Workspace, errand: OutboxMessage, ahead: float = 0.0) -> bool:
         """Send one errand, and write down what came of it."""
         # While a receiver is waited for, the workspace may end.
-        leave = _leave.set(workspace.leases.away)
+        leave = release_on_exit.set(workspace.leases.away)
         try:
             sent = errand.deliver(workspace, self.transport, self.source.clock() + ahead)
         except Problem as problem:
             sent = HttpResponse(0, None, str(problem))
         finally:
-            _leave.reset(leave)
+            release_on_exit.reset(leave)
         at = self.source.clock() + ahead
 
         def work(current):
@@ -7351,7 +7362,9 @@ def errand_kinds() -> list[type[OutboxMessage]]:
     return [model for model in all_models() if issubclass(model, OutboxMessage)]
 
 
-def tidy(workspace: Workspace, at: float, is_stopping: Callable[[], bool] = lambda: False) -> None:
+def _prune(
+    workspace: Workspace, at: float, is_stopping: Callable[[], bool] = lambda: False
+) -> None:
     """Do what time alone brings about: expiries, counted reads, and what is kept long enough."""
     if workspace.read_only:
         return
@@ -7361,7 +7374,7 @@ def tidy(workspace: Workspace, at: float, is_stopping: Callable[[], bool] = lamb
         for record in model.overdue(workspace, at):
             write_transaction(
                 workspace,
-                functools.partial(expire, record),
+                functools.partial(_expire, record),
                 actor="system",
                 reason="The time for which it was valid has passed.",
             )
@@ -7370,7 +7383,7 @@ def tidy(workspace: Workspace, at: float, is_stopping: Callable[[], bool] = lamb
         workspace.tidied = hour
         if workspace.path:
             look_for_damage(workspace)
-        forget_old(workspace, at, is_stopping)
+        _forget_old(workspace, at, is_stopping)
 
 
 def write_counts(workspace: Workspace, at: float) -> None:
@@ -7400,14 +7413,14 @@ def write_counts(workspace: Workspace, at: float) -> None:
         raise
 
 
-def expire(record: Model, current: Session) -> None:
+def _expire(record: Model, current: Session) -> None:
     """Take one record to the status that its end of validity brings, if it is as it was found."""
     stored = type(record).seek(record._pk)
     if stored is not None and stored.__data__ == record.__data__:
         stored.change(status="expired")
 
 
-def forget_old(workspace: Workspace, at: float, is_stopping: Callable[[], bool]) -> None:
+def _forget_old(workspace: Workspace, at: float, is_stopping: Callable[[], bool]) -> None:
     """Drop idempotency records and delivered events that were kept long enough, in batches."""
     stamp, settings = workspace.source.timestamp, workspace.settings
     old_answers = IdempotencyRecord.created_at < stamp(at - settings.idempotency_life)
@@ -7445,7 +7458,7 @@ FACTSTORE_EVENTS = (
     "factstore.gate.evaluated",
     "factstore.drift.changed",
 )
-ROTATION = 24 * 3600
+_ROTATION = 24 * 3600
 
 
 class Webhooks:
@@ -7498,7 +7511,7 @@ class Webhooks:
 
         def work():
             endpoint = Endpoint.fetch(key)
-            until = source.timestamp(source.clock() + ROTATION)
+            until = source.timestamp(source.clock() + _ROTATION)
             endpoint.change(secret=secret, previous_secret=endpoint.secret, previous_until=until)
             return endpoint.json() | {"secret": secret}
 
@@ -7612,7 +7625,7 @@ class Title(Text):
         super().__init__(300, 1)
 
 
-class Limit(Integer):
+class _Limit(Integer):
     """The size of a page: 50 unless told, and never more than 200."""
 
     def __init__(self):
@@ -7629,14 +7642,14 @@ class Limit(Integer):
 FREE_TEXT = Text(100_000)
 
 
-def free_text(field: Member, is_required: bool) -> Member:
+def _free_text(field: Member, is_required: bool) -> Member:
     """The field that reads a filter: ids and free text are only compared, never refused."""
     if not isinstance(field, Text | ForeignKey):
         return field
     return Text(FREE_TEXT.at_most, 1) if is_required else FREE_TEXT
 
 
-class NovantraSurface(Surface):
+class _NovantraSurface(Surface):
     """Envelopes named after the resource, signed cursors, and a reason for every write."""
 
     claims = (
@@ -7680,11 +7693,11 @@ class NovantraSurface(Surface):
         return whole
 
     def list_query(self, resource):
-        own = {"created_after": Timestamp(dates=True), "cursor": Text(100_000), "limit": Limit()}
+        own = {"created_after": Timestamp(dates=True), "cursor": Text(100_000), "limit": _Limit()}
         query = Filters(**own)
         query.required = set(resource.filters.required)
         filters = {
-            member: (name, free_text(field, member in query.required))
+            member: (name, _free_text(field, member in query.required))
             for member, (name, field) in resource.filters.members.items()
         }
         query.members = filters | query.members
@@ -7733,7 +7746,7 @@ class NovantraSurface(Surface):
         }
 
 
-NOVANTRA = NovantraSurface()
+NOVANTRA = _NovantraSurface()
 
 TRIPLE = ("subject_module_key", "subject_resource_type", "subject_resource_id")
 
@@ -7818,7 +7831,7 @@ class Credentials(NamedTuple):
         return f"<Credentials of {self.name}, {self.client_id}>"
 
 
-def credentials_of(account: ServiceAccount, secret: str) -> Credentials:
+def _credentials_of(account: ServiceAccount, secret: str) -> Credentials:
     """What an account is used with, whose secret is still known."""
     return Credentials(account.id, secret, account.name, account.scopes, account.expires_at)
 
@@ -7859,14 +7872,14 @@ class Accounts:
         if unknown := [scope for scope in requested if scope not in scopes_known]:
             raise Invalid(f"There is no scope {unknown[0]}; there are {', '.join(scopes_known)}.")
         arguments = {"name": name, "expiresAt": expires, "contact": contact}
-        return read_members(NEW_ACCOUNT, arguments) | {"scopes": requested}
+        return read_members(_NEW_ACCOUNT, arguments) | {"scopes": requested}
 
     def issue(self, values: Mapping[str, Any]) -> Credentials:
         """Make an account in the current session."""
         secret = self.workspace.source.secret("nvs_")
         hashed = hash_secret(self.workspace.ring, secret)
         account = ServiceAccount.create(**values, secret_hash=hashed)
-        return credentials_of(account, secret)
+        return _credentials_of(account, secret)
 
     def rotate(self, client_id: str, show: Show = None) -> Credentials:
         """Give an account a new secret; the old one and its tokens end at once.
@@ -7882,7 +7895,7 @@ class Accounts:
             secret_hash=hash_secret(self.workspace.ring, secret),
             generation=account.generation + 1,
         )
-        return credentials_of(account, secret)
+        return _credentials_of(account, secret)
 
     def set_disabled(self, client_id: str, disabled: bool) -> None:
         """Shut an account out, or let it in again."""
@@ -7912,7 +7925,7 @@ class Accounts:
         return [{"clientId": account.pop("id"), **account} for account in accounts]
 
 
-NEW_ACCOUNT = Schema(ServiceAccount.name, ServiceAccount.expires_at, ServiceAccount.contact)
+_NEW_ACCOUNT = Schema(ServiceAccount.name, ServiceAccount.expires_at, ServiceAccount.contact)
 
 
 def read_members(schema: Schema, arguments: dict, partial: bool = False) -> dict:
@@ -7927,7 +7940,7 @@ def read_members(schema: Schema, arguments: dict, partial: bool = False) -> dict
         raise Invalid(f"{sentences}.", issues) from None
 
 
-TOKEN_ANSWER = {
+_TOKEN_ANSWER = {
     "type": "object",
     "required": ["access_token", "token_type", "expires_in", "scope"],
     "properties": {
@@ -7939,7 +7952,7 @@ TOKEN_ANSWER = {
 }
 
 
-class TokenRequest(Schema):
+class _TokenRequest(Schema):
     """Client credentials, spelled as RFC 6749 spells them."""
 
     def __init__(self):
@@ -7976,7 +7989,7 @@ class Authentication(Resource, surface=NOVANTRA, tag="Authentication"):
 
         They are never taken from the URL, and never from two places at once (RFC 6749, 2.3).
         """
-        in_query = sorted(set(context.request.params) & set(TokenRequest().members))
+        in_query = sorted(set(context.request.params) & set(_TokenRequest().members))
         if in_query:
             raise InvalidRequest(f"Send {in_query[0]} in the body: a URL is kept in logs.")
         scheme, _, text = (context.request.auth or "").partition(" ")
@@ -8003,14 +8016,14 @@ class Authentication(Resource, surface=NOVANTRA, tag="Authentication"):
     @route(
         "POST /api/v1/auth/token",
         public=True,
-        body=TokenRequest(),
+        body=_TokenRequest(),
         media=MappingProxyType(
             {
                 "application/json": _read_token_json,
                 FORM_MEDIA: functools.partial(read_form, collect=_unrepeated),
             }
         ),
-        answer=TOKEN_ANSWER,
+        answer=_TOKEN_ANSWER,
         id="createToken",
     )
     def create_token(self, context):
@@ -8316,33 +8329,33 @@ class EvidenceRequirement(Model):
     updated_at = Timestamp(default=now)
 
 
-SHA256 = Text(64, 64, pattern="[0-9a-fA-F]{64}", hint="Expected 64 hexadecimal digits", null=True)
-ADDRESS = Text(2000, 1, pattern=r"[A-Za-z][A-Za-z0-9+.-]*:\S+", hint="Expected a URI", null=True)
-WEB_ADDRESS = Text(
+_SHA256 = Text(64, 64, pattern="[0-9a-fA-F]{64}", hint="Expected 64 hexadecimal digits", null=True)
+_ADDRESS = Text(2000, 1, pattern=r"[A-Za-z][A-Za-z0-9+.-]*:\S+", hint="Expected a URI", null=True)
+_WEB_ADDRESS = Text(
     2000, 1, pattern=r"[Hh][Tt][Tt][Pp][Ss]?://[^\s/?#]\S*", hint="Expected an http or https URI",
     null=True,
 )  # fmt: skip
 
-ATTACHMENT = Shape(
+_ATTACHMENT = Shape(
     id=Key(),
     file_name=Text(255, 1),
     content_type=Text(255, 1),
     size_bytes=Integer(0),
     sha256=Text(64),
-    uri=ADDRESS,
+    uri=_ADDRESS,
     created_at=Timestamp(),
 )
 
-NEW_ATTACHMENT_MEMBERS: dict[str, Member] = {
+_NEW_ATTACHMENT_MEMBERS: dict[str, Member] = {
     "file_name": Text(255, 1),
     "content_type": Text(255, 1),
     "content_base64": Text(100_000_000, null=True),
-    "uri": WEB_ADDRESS,
-    "sha256": SHA256,
+    "uri": _WEB_ADDRESS,
+    "sha256": _SHA256,
 }
 
 
-class AttachmentShape(Shape):
+class _AttachmentShape(Shape):
     """A new attachment: its bytes, or where it is found, and never both."""
 
     def describe(self, partial=False):
@@ -8353,10 +8366,10 @@ class AttachmentShape(Shape):
         return super().describe(partial) | {"oneOf": forms}
 
 
-NEW_ATTACHMENT = AttachmentShape(**NEW_ATTACHMENT_MEMBERS)
+NEW_ATTACHMENT = _AttachmentShape(**_NEW_ATTACHMENT_MEMBERS)
 #: As an export writes it: what is known of an attachment, and its bytes.
 EXPORTED_ATTACHMENT = Shape(
-    **NEW_ATTACHMENT_MEMBERS,
+    **_NEW_ATTACHMENT_MEMBERS,
     id=Text(60, pattern="evatt_[0-9A-Za-z]{1,40}", hint="Expected an id of evatt_", null=True),
     size_bytes=Integer(0, null=True),
     created_at=Timestamp(null=True),
@@ -8392,7 +8405,7 @@ class EvidenceClaim(Model):
     source_kind = Reference()
     collected_at = Timestamp(null=True)
     reviewed_at = Timestamp(null=True)
-    attachments = Json(ListOf(ATTACHMENT, 10), default=list)
+    attachments = Json(ListOf(_ATTACHMENT, 10), default=list)
     created_at = Timestamp(default=now)
     updated_at = Timestamp(default=now)
 
@@ -8435,7 +8448,7 @@ class EvidenceClaim(Model):
 
 # --- Attachments --------------------------------------------------------------
 
-ATTACHMENT_KEPT = "evidence.attachment.kept"
+_ATTACHMENT_KEPT = "evidence.attachment.kept"
 
 
 class AttachmentContent(Model):
@@ -8451,7 +8464,7 @@ class AttachmentContent(Model):
         current = session()
         sealed = current.ring.seal_bytes(content, cls.associated_data(key))
         cls.create(id=key, evidence_claim=claim.id, content=sealed)
-        current.workspace.journal.note(current, ATTACHMENT_KEPT, "attachment_content", key)
+        current.workspace.journal.note(current, _ATTACHMENT_KEPT, "attachment_content", key)
 
     @staticmethod
     def associated_data(key: str) -> str:
@@ -8494,7 +8507,7 @@ def check_attachments() -> Iterator[str]:
             digest = "closed"
         if digests.get(content.id) != digest:
             yield f"The content of attachment {content.id} is not what its claim says."
-    kept = noted_subjects(connection, ATTACHMENT_KEPT)
+    kept = noted_subjects(connection, _ATTACHMENT_KEPT)
     for key in sorted((kept & digests.keys()) - present):
         yield f"The content of attachment {key} is gone."
     held = present | kept | {key for key, _, is_elsewhere in rows if is_elsewhere}
@@ -8906,7 +8919,7 @@ class Exceptions(
 
 # --- Monitoring ---------------------------------------------------------------
 
-OUTCOMES = "pass fail warning unknown"
+_OUTCOMES = "pass fail warning unknown"
 
 
 class MonitorDefinition(Model):
@@ -8937,7 +8950,7 @@ class MonitorRun(Model):
     id = PrefixedId("monrun")
     monitor_definition = ForeignKey(MonitorDefinition, index=True)
     trigger_kind = Key(default="manual")
-    aggregate_result = Choice(OUTCOMES, index=True)
+    aggregate_result = Choice(_OUTCOMES, index=True)
     pass_count = Integer(0, default=0)
     fail_count = Integer(0, default=0)
     warning_count = Integer(0, default=0)
@@ -8967,7 +8980,7 @@ class MonitorResultItem(Model):
     subject_module_key = Reference()
     subject_resource_type = Reference()
     subject_resource_id = Reference()
-    result = Choice(OUTCOMES, index=True)
+    result = Choice(_OUTCOMES, index=True)
     message = Text(4000, null=True)
     finding_id = Reference()
     evaluated_at = Timestamp(default=now)
@@ -9010,7 +9023,7 @@ class MonitorRuns(
 ):
     """When it was looked at, and with which outcome."""
 
-    filters = Filters(MonitorRun.monitor_definition, result=Choice(OUTCOMES))
+    filters = Filters(MonitorRun.monitor_definition, result=Choice(_OUTCOMES))
     conditions: ClassVar[dict] = {"result": lambda value: MonitorRun.aggregate_result == value}
 
 
@@ -10113,10 +10126,10 @@ def revoke_keys_of(owner_id: str) -> None:
 
 #: Said of a key that was revoked, too, so that nobody learns which keys there were.
 UNKNOWN_KEY = "The API key is not known here, or was revoked."
-KEYS = Array(ApiKey, {"owner_id": lambda owner: ApiKey.owner_id == owner})
-KEY_SCOPES = ("factstore:read", "factstore:write")
+_KEYS = Array(ApiKey, {"owner_id": lambda owner: ApiKey.owner_id == owner})
+_KEY_SCOPES = ("factstore:read", "factstore:write")
 #: The last second that a timestamp of four digits for the year can name.
-END_OF_TIME = 253_402_300_799
+_END_OF_TIME = 253_402_300_799
 
 
 class ApiKeys:
@@ -10147,7 +10160,7 @@ class ApiKeys:
         text = self.PREFIXES[owner_type] + source.random.randbytes(32).hex()
         if days is not None:
             end = source.clock() + days * 86_400
-            expiry = source.timestamp(min(max(end, 0), END_OF_TIME), 6)
+            expiry = source.timestamp(min(max(end, 0), _END_OF_TIME), 6)
         record = ApiKey.create(
             owner_id=owner_id,
             owner_type=owner_type,
@@ -10163,7 +10176,7 @@ class ApiKeys:
     def create(
         self,
         label: str,
-        scopes: Iterable[str] = KEY_SCOPES,
+        scopes: Iterable[str] = _KEY_SCOPES,
         days: int | None = None,
         show: Show = None,
     ) -> dict:
@@ -10198,7 +10211,7 @@ class ApiKeys:
         """
         recent, stamp = self.workspace.recent_uses(), self.workspace.source.timestamp
         with self.workspace.read():
-            keys = json.loads(b"[%b]" % KEYS.slice(filters).text)
+            keys = json.loads(b"[%b]" % _KEYS.slice(filters).text)
         for key in keys:
             if used := recent.get(key["id"]):
                 key["lastUsedAt"] = stamp(used, 6)
@@ -10250,7 +10263,7 @@ def key_request(name: str, *columns: Member) -> Schema:
         *columns,
         ApiKey.label,
         ApiKey.ttl_days,
-        scopes=Json(scopes, default=list(KEY_SCOPES)),
+        scopes=Json(scopes, default=list(_KEY_SCOPES)),
         aliases={"name": "label"},
         name=name,
     )
@@ -10264,7 +10277,7 @@ KEY_CREATED["required"].append("plainTextKey")
 def make_key(context: RequestContext, owner_id: str, owner_type: str) -> dict:
     """Make the API key that a request asks for, with no scope beyond those of who asks."""
     body, keys = context.body, context.workspace.api_keys
-    scopes = body.get("scopes", KEY_SCOPES)
+    scopes = body.get("scopes", _KEY_SCOPES)
     if not scopes:
         raise Invalid(issues=[field_error(["scopes"], "Expected at least one scope")])
     context.principal.can_grant(scopes)
@@ -10288,7 +10301,7 @@ class Paging(Filters):
 
 
 #: How the names of members begin that ask for something.
-DEMAND = re.compile("require|enforce|block|deny|forbid|fail|must|min|max|approv|templ", re.I)
+_DEMAND = re.compile("require|enforce|block|deny|forbid|fail|must|min|max|approv|templ", re.I)
 
 
 class DemandingRequest(Schema):
@@ -10304,7 +10317,7 @@ class DemandingRequest(Schema):
             for member, value in data.items()
             if member not in self.members and member not in self.aliases and value is not None
         ]
-        demands = [member for member in unknown if DEMAND.match(member.lstrip("_"))]
+        demands = [member for member in unknown if _DEMAND.match(member.lstrip("_"))]
         if demands:
             message = f"Unknown; known are {', '.join([*self.members, *self.aliases])}"
             raise Unprocessable(
@@ -10330,7 +10343,7 @@ class LenientRequest(DemandingRequest):
 SESSION_PREFIX = "fsu_"
 
 
-def check_nearness(request: falcon.Request, settings: Settings) -> None:
+def _check_nearness(request: falcon.Request, settings: Settings) -> None:
     """Refuse a request without credentials that the machine itself only passes on.
 
     A page elsewhere may have the operator's browser make it, under a name that leads to loopback;
@@ -10348,7 +10361,7 @@ def check_nearness(request: falcon.Request, settings: Settings) -> None:
     raise Forbidden(f"A request without credentials is of this machine alone: {refused}.")
 
 
-class FactstoreSurface(Surface):
+class _FactstoreSurface(Surface):
     """Bare records and arrays in creation order, and the error body of its clients."""
 
     claims = ("/api", "/actuator", "/api-docs", "/swagger-ui.html")
@@ -10393,7 +10406,7 @@ class FactstoreSurface(Surface):
         if address and address.is_loopback:
             context.workspace = lite.workspace
             context.principal = Principal("anonymous", frozenset(FACTSTORE_SCOPES))
-            check_nearness(request, lite.settings)
+            _check_nearness(request, lite.settings)
             return
         super().identify(context)
 
@@ -10500,7 +10513,7 @@ class FactstoreSurface(Surface):
         return self.page_schema(Named("", schema_name))
 
 
-FACTSTORE = FactstoreSurface()
+FACTSTORE = _FactstoreSurface()
 
 COMMAND_RESULT = {
     "type": "object",
@@ -10535,7 +10548,7 @@ class Belonging:
         raise NotImplementedError
 
 
-class Slug(Name):
+class _Slug(Name):
     """The name of an organisation in a path, which may hold a UUID there instead."""
 
     def read(self, value):
@@ -10555,7 +10568,7 @@ class Organisation(Model):
     )  # fmt: skip
 
     id = Uuid()
-    slug = Slug()
+    slug = _Slug()
     name = Name()
     description = Text(10_000, default="")
     type = Choice("PERSONAL SHARED", default="SHARED")
@@ -10569,10 +10582,10 @@ class Organisation(Model):
         return by_id or cls.seek(slug=key)
 
     def remove(self):
-        for model in labelled():
+        for model in _labelled():
             if issubclass(model, Belonging):
                 model.end_with(self.slug)
-        users = [model.noun() for model in labelled() if self.is_carried_by(model)]
+        users = [model.noun() for model in _labelled() if self.is_carried_by(model)]
         if users:
             raise Conflict(
                 f"Organisation '{self.slug}' is still in use by {' and '.join(users)} records; "
@@ -10585,7 +10598,7 @@ class Organisation(Model):
         return model.has(org_slug=self.slug)
 
 
-def labelled() -> list[type[Model]]:
+def _labelled() -> list[type[Model]]:
     """The models whose records may carry an organisation's slug."""
     return [model for model in all_models() if "org_slug" in model._meta.fields]
 
@@ -10649,7 +10662,7 @@ PRIVATE_NETWORKS = tuple(
     )
 )  # fmt: skip
 #: Bytes of an answer: a page of thirty pull requests with long descriptions.
-SOURCE_ANSWER_LIMIT = 4 * 1024 * 1024
+_SOURCE_ANSWER_LIMIT = 4 * 1024 * 1024
 
 
 class Provider(Choice):
@@ -10683,7 +10696,7 @@ class ScmIntegration(Model):
         return cls.seek(org_slug=slug, provider=provider)
 
 
-INTEGRATIONS = Array(ScmIntegration, {"org_slug": lambda slug: ScmIntegration.org_slug == slug})
+_INTEGRATIONS = Array(ScmIntegration, {"org_slug": lambda slug: ScmIntegration.org_slug == slug})
 
 
 class ScmIntegrations(
@@ -10706,7 +10719,7 @@ class ScmIntegrations(
 
     def list(self, context, slug):
         """List the source hosts that an organisation has a token for."""
-        return FACTSTORE.array(context, INTEGRATIONS, {"org_slug": organisation_slug(slug)})
+        return FACTSTORE.array(context, _INTEGRATIONS, {"org_slug": organisation_slug(slug)})
 
     def create(self, context, slug):
         """Store an organisation's token for a source host."""
@@ -10776,7 +10789,7 @@ def source_transport(settings: Settings, provider: str) -> Transport:
     return Transport(
         PRIVATE_NETWORKS if provider in source_bases(settings) else (),
         settings.scm_timeout,
-        limit=SOURCE_ANSWER_LIMIT,
+        limit=_SOURCE_ANSWER_LIMIT,
         agent="Novantra-Lite/1",
         remedy="the setting scm_hosts permits private networks to hosts that it names",
     )
@@ -10786,7 +10799,7 @@ def source_transport(settings: Settings, provider: str) -> Transport:
 # Regular expressions that others write must not keep the server busy.
 
 #: Characters of a pattern, and the steps of one.
-PATTERN_SIZE, PATTERN_STEPS = 500, 600
+_PATTERN_SIZE, _PATTERN_STEPS = 500, 600
 
 
 class Words:
@@ -10840,7 +10853,7 @@ class Pattern:
             |\\[dDwWsStnrf]|\\[^a-zA-Z0-9]|[^[{\\])"""
 
     def __init__(self, text: str):
-        if len(text) > PATTERN_SIZE:
+        if len(text) > _PATTERN_SIZE:
             raise OverflowError("a long pattern")
         self.flags = re.ASCII
         if text.startswith("(?i)"):
@@ -10872,16 +10885,16 @@ class Pattern:
         steps: list[tuple] = []
         while (piece := self.piece(depth)) is not None:
             steps += piece
-            if len(steps) > PATTERN_STEPS:
+            if len(steps) > _PATTERN_STEPS:
                 raise OverflowError("a large pattern")
         return steps
 
     def piece(self, depth: int) -> list[tuple] | None:
         """The steps of one character, edge or group with what repeats it; None at the end."""
         if text := self.words.take("one"):
-            steps: list[tuple] = [(compile_test(text, self.flags), ())]
+            steps: list[tuple] = [(_compile_test(text, self.flags), ())]
         elif text := self.words.take("edge"):
-            self.edges[text] = compile_test(text, self.flags)
+            self.edges[text] = _compile_test(text, self.flags)
             steps = [(text, (1,))]
         elif self.words.take("(", "(?:"):
             if depth == 0:
@@ -10891,7 +10904,7 @@ class Pattern:
         else:
             return None
         times = self.words.take("repeat")
-        return repeat_steps(steps, times) if times else steps
+        return _repeat_steps(steps, times) if times else steps
 
     def matches(self, text: str) -> bool:
         """Whether the whole of a text is what the pattern describes."""
@@ -10926,7 +10939,7 @@ class Pattern:
         return bits
 
 
-def compile_test(text: str, flags: int) -> Callable:
+def _compile_test(text: str, flags: int) -> Callable:
     """Whether a piece of a pattern that has only one way matches at a place in a text."""
     try:
         return re.compile(text, flags).match
@@ -10934,7 +10947,7 @@ def compile_test(text: str, flags: int) -> Callable:
         raise ValueError(str(error)) from None
 
 
-def repeat_steps(steps: list[tuple], times: str) -> list[tuple]:
+def _repeat_steps(steps: list[tuple], times: str) -> list[tuple]:
     """These steps as often as `times` has it: *, +, ?, {3}, {3,} or {3,5}."""
     bounds = {"*": "0,", "+": "1,", "?": "0,1"}.get(times, times.strip("{}"))
     least, comma, most = bounds.partition(",")
@@ -10943,7 +10956,7 @@ def repeat_steps(steps: list[tuple], times: str) -> list[tuple]:
     if high is not None and high < low:
         raise ValueError("a range that runs backwards")
     size = len(steps)
-    if (size + 1) * max(low, high or 1) > PATTERN_STEPS:
+    if (size + 1) * max(low, high or 1) > _PATTERN_STEPS:
         raise OverflowError("a large pattern")
     if high is None:
         return low * steps + [(None, (1, size + 2)), *steps, (None, (-size - 1,))]
@@ -10955,7 +10968,7 @@ def repeat_steps(steps: list[tuple], times: str) -> list[tuple]:
 # aliases unfold to is bounded.
 
 #: Values in a document once its aliases are unfolded.
-YAML_VALUES = 50_000
+_YAML_VALUES = 50_000
 #: What YAML does not print (YAML 1.2, 5.1).
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -10983,7 +10996,7 @@ def parse_yaml(text: str) -> tuple[Any, Any]:
         root = loader.get_single_node()
         if root is None:
             raise ValueError("Line 1, column 1: the document is empty.")
-        _check_nodes(loader, root, DEPTH, iter(range(YAML_VALUES)))
+        _check_nodes(loader, root, DEPTH, iter(range(_YAML_VALUES)))
         value = loader.construct_document(root)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -11154,16 +11167,16 @@ class Condition:
 
 #: Characters of a template, steps of its patterns, and of what it takes to evaluate all of its
 #: conditions for several artifacts at once.
-TEMPLATE_SIZE, TEMPLATE_STEPS, TEMPLATE_BUDGET = 100_000, 2_000, 500_000
+TEMPLATE_SIZE, _TEMPLATE_STEPS, _TEMPLATE_BUDGET = 100_000, 2_000, 500_000
 #: The members of each part of a template. What a template does not know could be a demand.
-TEMPLATE_MEMBERS = {
+_TEMPLATE_MEMBERS = {
     "template": "trail artifacts requiredAttestations version id name description framework tags",
     "trail": "attestations artifacts description",
     "artifact": "name attestations description",
     "attestation": "name type if description",
 }
 #: What an unreadable template asks for. No attestation has a name as long as this.
-UNREADABLE = (
+_UNREADABLE_TEMPLATE = (
     "a template that can be read. The stored template is not understood, so it asks for everything "
     "and nothing meets it. Store a corrected one in the member templateYaml of the flow; a trail "
     "keeps the template that it began with, so begin a new trail where it has one of its own. "
@@ -11173,7 +11186,7 @@ UNREADABLE = (
 
 def _members(node: Any, part: str) -> dict[str, Any]:
     """The members of a part of a template."""
-    expected = TEMPLATE_MEMBERS[part].split()
+    expected = _TEMPLATE_MEMBERS[part].split()
     article = "an" if part[0] == "a" else "a"
     if node.id != "mapping":
         raise yaml_error(node.start_mark, f"expected {article} {part}, which is a mapping.")
@@ -11231,7 +11244,7 @@ class Template:
             self._read(root)
         except ValueError as error:
             self.fault = str(error)
-            self.trail = [(UNREADABLE.format(self.fault), _always)]
+            self.trail = [(_UNREADABLE_TEMPLATE.format(self.fault), _always)]
             self.artifacts = []
 
     def _read(self, root: Any) -> None:
@@ -11273,7 +11286,7 @@ class Template:
             raise yaml_error(node.start_mark, f"this condition cannot be read: {error}.") from None
         self.size += condition.size
         self.weight += condition.weight
-        if self.weight > TEMPLATE_STEPS:
+        if self.weight > _TEMPLATE_STEPS:
             raise yaml_error(node.start_mark, "the patterns up to here are too large together.")
         return condition.holds
 
@@ -11295,7 +11308,7 @@ class Template:
         Where it would take too long to evaluate every condition, all of them count as true.
         """
         letters = sum(len(value or "") for own in artifacts for value in own.values())
-        if self.size * len(artifacts) + self.weight * letters <= TEMPLATE_BUDGET:
+        if self.size * len(artifacts) + self.weight * letters <= _TEMPLATE_BUDGET:
             named = (self.names({**fields, **own}) for own in artifacts)
             return list(dict.fromkeys(itertools.chain.from_iterable(named)))
         reported = {own.get("artifact.name") for own in artifacts}
@@ -11362,13 +11375,13 @@ class Flow(Model):
 
     @classmethod
     def create(cls, **values):
-        check_flow_name(values["name"])
+        _check_flow_name(values["name"])
         check_organisation(values.get("org_slug"))
         return super().create(**split_lists(values))
 
     def change(self, **values):
         if values.get("name", self.name) != self.name:
-            check_flow_name(values["name"])
+            _check_flow_name(values["name"])
         return super().change(**split_lists(values))
 
     def template(self) -> Any:
@@ -11376,7 +11389,7 @@ class Flow(Model):
         return read_template(self.template_yaml).document if self.template_yaml else None
 
 
-def check_flow_name(name: str) -> None:
+def _check_flow_name(name: str) -> None:
     """Refuse a name that another flow has."""
     if Flow.has(name=name):
         raise Conflict(f"Flow with name '{name}' already exists")
@@ -11391,8 +11404,8 @@ def split_lists(values: dict) -> dict:
     return values
 
 
-FLOWS_BY_SLUG = Array(Flow, {"org_slug": lambda slug: Flow.org_slug == slug})
-FLOW_TEMPLATE = {
+_FLOWS_BY_SLUG = Array(Flow, {"org_slug": lambda slug: Flow.org_slug == slug})
+_FLOW_TEMPLATE = {
     "type": "object",
     "required": ["flowId", "templateYaml", "effectiveTemplate"],
     "properties": {
@@ -11454,12 +11467,12 @@ class Flows(
     )
     def of_organisation(self, context, key):
         """List the flows that carry an organisation's slug."""
-        return FACTSTORE.array(context, FLOWS_BY_SLUG, {"org_slug": organisation_slug(key)})
+        return FACTSTORE.array(context, _FLOWS_BY_SLUG, {"org_slug": organisation_slug(key)})
 
     @route(
         "GET /api/v1/flows/{flowId}/template",
         id="getFlowTemplate",
-        answer=FLOW_TEMPLATE,
+        answer=_FLOW_TEMPLATE,
     )
     def template(self, context, key):
         """Get the template of a flow: its text, and what it says as JSON."""
@@ -11486,7 +11499,7 @@ class FlowsV2(
 ):
     """The same flows, with short answers to what is written."""
 
-    @route("GET /api/v2/flows/{flowId}/template", id="getFlowTemplateV2", answer=FLOW_TEMPLATE)
+    @route("GET /api/v2/flows/{flowId}/template", id="getFlowTemplateV2", answer=_FLOW_TEMPLATE)
     def template(self, context, key):
         """Get the template of a flow: its text, and what it says as JSON."""
         return super().template(context, key)
@@ -11575,7 +11588,7 @@ class Notification(Model):
     created_at = Timestamp(6, default=now_exactly)
 
 
-NOTIFICATIONS = Array(
+_NOTIFICATIONS = Array(
     Notification,
     {
         "is_read": lambda value: Notification.is_read == peewee.SQL(value),
@@ -11585,7 +11598,7 @@ NOTIFICATIONS = Array(
 )
 
 
-def note_reading(context: RequestContext, key: str, detail: str | None = None) -> None:
+def _note_reading(context: RequestContext, key: str, detail: str | None = None) -> None:
     """Put into the audit log who marked a notification, or all, as read."""
     context.workspace.journal.note(session(), "notification.read", "notification", key, detail)
 
@@ -11606,7 +11619,7 @@ class Notifications(
 
     def list(self, context):
         """List the notifications, newest first, in pages where the query asks for one."""
-        return FACTSTORE.array(context, NOTIFICATIONS, context.query)
+        return FACTSTORE.array(context, _NOTIFICATIONS, context.query)
 
     @route(
         "GET /api/v1/notifications/unread-count",
@@ -11615,7 +11628,7 @@ class Notifications(
     )
     def unread(self, context):
         """Count the notifications that nobody has read."""
-        return {"count": NOTIFICATIONS.count({"is_read": False})}
+        return {"count": _NOTIFICATIONS.count({"is_read": False})}
 
     @route(
         "POST /api/v1/notifications/{notificationId}/read",
@@ -11626,7 +11639,7 @@ class Notifications(
         """Mark a notification as read."""
         notification = Notification.fetch(key)
         if notification.change(is_read=True):
-            note_reading(context, key)
+            _note_reading(context, key)
         return notification
 
     @route("POST /api/v1/notifications/read-all", id="markAllNotificationsRead", status=204)
@@ -11634,7 +11647,7 @@ class Notifications(
         """Mark every notification as read."""
         unread = Notification.is_read == 0
         if count := Notification.update(is_read=True).where(unread).execute():
-            note_reading(context, "all", to_json({"count": count}))
+            _note_reading(context, "all", to_json({"count": count}))
 
 
 # --- Notification channels ----------------------------------------------------
@@ -11654,7 +11667,7 @@ def read_receiver(config: str) -> str:
     return url.strip()
 
 
-def lies_within(url: str, networks: Networks) -> bool:
+def _lies_within(url: str, networks: Networks) -> bool:
     """Whether a URL leads to nowhere but these networks; False where its name does not resolve."""
     parts, port = split_target(url)
     with contextlib.suppress(OSError, UnicodeError):
@@ -11665,7 +11678,7 @@ def lies_within(url: str, networks: Networks) -> bool:
 
 def needs_tls(url: str, networks: Networks) -> bool:
     """Whether notifications go to a URL by https only, as to all but what the operator listed."""
-    return url.lower().startswith("https://") or not (networks and lies_within(url, networks))
+    return url.lower().startswith("https://") or not (networks and _lies_within(url, networks))
 
 
 def check_channel(channel_type: str, config: str, settings: Settings) -> None:
@@ -11701,15 +11714,15 @@ def slack_message(notification: Mapping[str, Any]) -> str:
 # Who is told of what, and what became of it.
 
 #: Characters of a message; a gate may have thousands of reasons.
-MESSAGE_SIZE = 2000
+_MESSAGE_SIZE = 2000
 #: The rules that a happening meets, which may have no flow or environment.
-MATCHING = """SELECT "id", "channel_type" FROM "notification_rule"
+_MATCHING = """SELECT "id", "channel_type" FROM "notification_rule"
     WHERE "trigger_event" = ? AND "is_active" = 1
     AND ("filter_flow_id" IS NULL OR "filter_flow_id" = ?)
     AND ("filter_environment_id" IS NULL OR "filter_environment_id" = ?) ORDER BY "rowid\""""
 
 
-class ChannelConfig(Encrypted):
+class _ChannelConfig(Encrypted):
     """A JSON object as text, whose URL lets whoever knows it post to the channel."""
 
     is_secret = True
@@ -11729,7 +11742,7 @@ class NotificationRule(Model):
         "APPROVAL_REJECTED"
     )
     channel_type = Choice("SLACK WEBHOOK IN_APP")
-    channel_config = ChannelConfig(default="{}")
+    channel_config = _ChannelConfig(default="{}")
     filter_flow_id = Id(null=True)
     filter_environment_id = Id(null=True)
     created_at = Timestamp(6, default=now_exactly)
@@ -11827,7 +11840,7 @@ class NotificationErrand(OutboxMessage):
         NotificationDelivery.record(self.rule_id, self.payload, status, **outcome)
 
 
-def show(notification: Mapping[str, Any], rule: str) -> None:
+def _notify_inside(notification: Mapping[str, Any], rule: str) -> None:
     """Tell of a happening inside the product, by a rule."""
     shown = {
         column: notification[camel(column)]
@@ -11856,13 +11869,13 @@ def notify(
     what only waits for somebody: a request for approval, a test.
     """
     scope = trigger, flow_id, environment_id
-    rules = session().database.connection().execute(MATCHING, scope).fetchall()
+    rules = session().database.connection().execute(_MATCHING, scope).fetchall()
     if not rules:
         return
     notification = {
         "triggerEvent": trigger,
         "title": title,
-        "message": message[:MESSAGE_SIZE],
+        "message": message[:_MESSAGE_SIZE],
         "severity": severity,
         "entityType": entity_type,
         "entityId": entity_id,
@@ -11871,14 +11884,14 @@ def notify(
     }
     for rule, channel in rules:
         if channel == "IN_APP":
-            show(notification, rule)
+            _notify_inside(notification, rule)
         else:
             NotificationErrand.send(rule=rule, payload=to_json(notification))
 
 
 # --- Notification rules -------------------------------------------------------
 
-RULE_DELIVERIES = Array(
+_RULE_DELIVERIES = Array(
     NotificationDelivery,
     {"rule": lambda rule: NotificationDelivery.rule == rule},
     newest_first=True,
@@ -11992,7 +12005,7 @@ class NotificationDeliveries(
     def list(self, context, key):
         """List what came of a rule's notifications, newest first."""
         NotificationRule.fetch(key)
-        return FACTSTORE.array(context, RULE_DELIVERIES, {"rule": key})
+        return FACTSTORE.array(context, _RULE_DELIVERIES, {"rule": key})
 
 
 # --- Trail records ------------------------------------------------------------
@@ -12146,7 +12159,7 @@ def deciding_sql(digest: str) -> str:
 
 #: SQL for the names of the environments whose newest snapshot holds the artifact `t1`: there, the
 #: newest snapshot that holds its digest is the newest of all. Most artifacts run nowhere.
-RUNNING_IN = f"""(SELECT json_group_array(n."name") FROM (
+_RUNNING_IN = f"""(SELECT json_group_array(n."name") FROM (
     SELECT e."name" FROM "environment" AS e
     WHERE EXISTS (SELECT 1 FROM "snapshot_artifact" AS s
             WHERE s."artifact_sha256" IN {spellings_sql('t1."sha256_digest"')})
@@ -12179,7 +12192,7 @@ class Artifact(Model):
             Choice("COMPLIANT NON_COMPLIANT UNKNOWN"),
             f"json_quote({compliance_sql('t1.trail_id', 't1.sha256_digest')})",
         ),
-        "runningInEnvironments": Computed(Json(ListOf(Text(255))), RUNNING_IN),
+        "runningInEnvironments": Computed(Json(ListOf(Text(255))), _RUNNING_IN),
     }
 
     id = Uuid()
@@ -12342,12 +12355,12 @@ def evaluate_compliance(facts: str) -> Compliance:
     of_flow, of_trail = (read_template(text) if text else None for text in read["templates"])
     by_name = [template for template in (of_flow, of_trail) if template and template.entries]
     types = [] if of_flow in by_name else read["types"]
-    names = required_names(read, by_name)
+    names = _required_names(read, by_name)
     missing_types = missing_names = failed_types = failed_names = ()
     if types or not by_name:
-        missing_types, failed_types = unmet(types, read["results"], by_name=False)
+        missing_types, failed_types = _unmet(types, read["results"], by_name=False)
     if by_name:
-        missing_names, failed_names = unmet(names, read["results"], by_name=True)
+        missing_names, failed_names = _unmet(names, read["results"], by_name=True)
     return Compliance(
         bool(types or names or read["requires_approval"]),
         missing_types,
@@ -12359,9 +12372,9 @@ def evaluate_compliance(facts: str) -> Compliance:
     )
 
 
-def unmet(required: Iterable[str], results: Sequence, by_name: bool) -> tuple[list, list]:
+def _unmet(required: Iterable[str], results: Sequence, by_name: bool) -> tuple[list, list]:
     """The required types or names that did not pass, and what failed and did not pass since."""
-    passed, failed = latest_results(results, by_name)
+    passed, failed = _latest_results(results, by_name)
     return [requirement for requirement in required if requirement not in passed], failed
 
 
@@ -12381,7 +12394,7 @@ def _state(facts: str) -> str:
 _recent_state = functools.lru_cache(maxsize=256)(_state)
 
 
-def latest_results(results: Sequence, by_name: bool) -> tuple[set[str], list[str]]:
+def _latest_results(results: Sequence, by_name: bool) -> tuple[set[str], list[str]]:
     """The types or names that passed last, and those of all failures that did not pass since.
 
     Results come in the order in which they were decided. By name, an attestation without one meets
@@ -12401,7 +12414,7 @@ def latest_results(results: Sequence, by_name: bool) -> tuple[set[str], list[str
     return passed, lasting
 
 
-def required_names(facts: Mapping[str, Any], templates: Iterable[Template]) -> list[str]:
+def _required_names(facts: Mapping[str, Any], templates: Iterable[Template]) -> list[str]:
     """The attestations that templates ask of the artifacts, or of the trail as a whole.
 
     To the artifacts of a trail belong those in the template that it still has to report.
@@ -12418,7 +12431,7 @@ def required_names(facts: Mapping[str, Any], templates: Iterable[Template]) -> l
     return list(names)
 
 
-TRAIL_FACTS = f"SELECT {facts_sql('?')}"
+_TRAIL_FACTS = f"SELECT {facts_sql('?')}"
 
 
 def update_trail_status(trail: Trail) -> None:
@@ -12427,7 +12440,7 @@ def update_trail_status(trail: Trail) -> None:
     A failure makes it NON_COMPLIANT until what failed has passed. It is COMPLIANT as soon as it has
     all that its flow asks for; where the flow asks for nothing, it stays PENDING.
     """
-    (facts,) = session().database.connection().execute(TRAIL_FACTS, (trail.id,)).fetchone()
+    (facts,) = session().database.connection().execute(_TRAIL_FACTS, (trail.id,)).fetchone()
     result = evaluate_compliance(facts)
     status = "NON_COMPLIANT" if result.failed or result.fault else "PENDING"
     if result.state == "COMPLIANT":
@@ -12451,11 +12464,11 @@ def update_trail_status(trail: Trail) -> None:
 
 # --- Trails -------------------------------------------------------------------
 
-CI_CONTEXT = "X-Factstore-CI-Context"
-CI_MEMBERS = ("gitCommitSha", "gitBranch", "buildUrl")
+_CI_CONTEXT = "X-Factstore-CI-Context"
+_CI_MEMBERS = ("gitCommitSha", "gitBranch", "buildUrl")
 #: The names of each CI system, and what its environment says of a build, in the order of
 #: CI_MEMBERS (section 3 of the delivery notes).
-CI_SYSTEMS = {
+_CI_SYSTEMS = {
     name: templates
     for names, *templates in (
         (
@@ -12479,7 +12492,7 @@ CI_SYSTEMS = {
 }
 
 
-def told_by_environment(template: str) -> str | None:
+def _told_by_environment(template: str) -> str | None:
     """A text out of the environment of this process, or None where a part of it is not set."""
     # A variable that is set to nothing says nothing.
     variables = {name: value for name, value in os.environ.items() if value}
@@ -12489,9 +12502,11 @@ def told_by_environment(template: str) -> str | None:
         return None
 
 
-def fill_from_ci(data: dict, system: str) -> dict:
+def _fill_from_ci(data: dict, system: str) -> dict:
     """A body with its absent members as the environment of a CI system has them."""
-    variables = zip(CI_MEMBERS, map(told_by_environment, CI_SYSTEMS.get(system, ())), strict=False)
+    variables = zip(
+        _CI_MEMBERS, map(_told_by_environment, _CI_SYSTEMS.get(system, ())), strict=False
+    )
     return data | {member: value for member, value in variables if data.get(member) is None}
 
 
@@ -12509,7 +12524,7 @@ def begin_trail(values: dict) -> Trail:
 
 
 #: What a body may tell of a trail in both versions of the API.
-TRAIL_COLUMNS = (
+_TRAIL_COLUMNS = (
     Trail.flow,
     Trail.git_author,
     Trail.git_author_email,
@@ -12521,8 +12536,8 @@ TRAIL_COLUMNS = (
     Trail.build_url,
 )
 #: What a body may leave to the CI system.
-TRAIL_COMMIT = {"git_commit_sha": Text(255, null=True), "git_branch": Text(255, null=True)}
-TRAIL_ALIASES = {"pullRequestNumber": "pullRequestId"}
+_TRAIL_COMMIT = {"git_commit_sha": Text(255, null=True), "git_branch": Text(255, null=True)}
+_TRAIL_ALIASES = {"pullRequestNumber": "pullRequestId"}
 
 
 class Trails(
@@ -12535,22 +12550,22 @@ class Trails(
     scope="factstore",
     tag="Trails",
     verbs="list create retrieve",
-    options={"create": {"request_headers": (CI_CONTEXT,)}},
+    options={"create": {"request_headers": (_CI_CONTEXT,)}},
 ):
     """Runs of pipelines."""
 
     filters = Paging(Trail.flow)
     creates = Schema(
-        *TRAIL_COLUMNS,
+        *_TRAIL_COLUMNS,
         Trail.name,
-        **TRAIL_COMMIT,
-        aliases=TRAIL_ALIASES,
+        **_TRAIL_COMMIT,
+        aliases=_TRAIL_ALIASES,
         name="CreateTrailRequest",
     )
 
     def accept(self, context, data):
-        system = context.request.get_header(CI_CONTEXT, default="").strip().lower()
-        return fill_from_ci(data, system) if isinstance(data, dict) else data
+        system = context.request.get_header(_CI_CONTEXT, default="").strip().lower()
+        return _fill_from_ci(data, system) if isinstance(data, dict) else data
 
     def create(self, context):
         return begin_trail(context.body)
@@ -12571,7 +12586,7 @@ class Trails(
         return FACTSTORE.array(context, self.listing, {"flow": flow}, paged=True)
 
 
-TRAIL_EVENTS = Array(
+_TRAIL_EVENTS = Array(
     AuditEvent, {"trail_id": lambda trail: AuditEvent.trail_id == trail}, newest_first=True
 )
 
@@ -12587,7 +12602,7 @@ class TrailEvents(Resource, surface=FACTSTORE, model=AuditEvent, scope="factstor
     )
     def of_trail(self, context, trail):
         """List the audit events of a trail, newest first."""
-        return FACTSTORE.array(context, TRAIL_EVENTS, {"trail_id": trail})
+        return FACTSTORE.array(context, _TRAIL_EVENTS, {"trail_id": trail})
 
 
 class TrailsV2(
@@ -12601,7 +12616,7 @@ class TrailsV2(
             "id": "createTrailV2",
             "answer": COMMAND_RESULT,
             "brief": created,
-            "request_headers": (CI_CONTEXT,),
+            "request_headers": (_CI_CONTEXT,),
         },
         "retrieve": {"id": "getTrailV2"},
     },
@@ -12611,7 +12626,7 @@ class TrailsV2(
     without = ("name", "flowName")
     filters = Filters(Trail.flow)
     creates = Schema(
-        *TRAIL_COLUMNS, **TRAIL_COMMIT, aliases=TRAIL_ALIASES, name="CreateTrailCommand"
+        *_TRAIL_COLUMNS, **_TRAIL_COMMIT, aliases=_TRAIL_ALIASES, name="CreateTrailCommand"
     )
 
     @route(
@@ -12631,7 +12646,7 @@ class TrailsV2(
     )
     def audit(self, context, key):
         """List the audit events of a trail, newest first."""
-        return FACTSTORE.array(context, TRAIL_EVENTS, {"trail_id": key})
+        return FACTSTORE.array(context, _TRAIL_EVENTS, {"trail_id": key})
 
 
 # --- Artifacts ----------------------------------------------------------------
@@ -12679,13 +12694,13 @@ def of_digest(column: Text, digest: str) -> Any:
     return column.in_(json.loads(digest_spellings(digest)))
 
 
-DIGEST = Digest()
+_ARTIFACT_DIGEST = Digest()
 
 
 def read_digest(digest: str, member: str = "sha256") -> str:
     """A digest as it is stored, from one of a path or of a seed, or Invalid."""
     try:
-        return DIGEST.read(digest)
+        return _ARTIFACT_DIGEST.read(digest)
     except ValueError as error:
         raise Invalid(issues=[field_error([member], str(error))]) from None
 
@@ -12699,7 +12714,7 @@ def first_artifact(digest: str) -> Artifact:
     return artifact
 
 
-ARTIFACTS = Array(
+_ARTIFACTS = Array(
     Artifact,
     {
         "trail": lambda trail: Artifact.trail == trail,
@@ -12727,7 +12742,7 @@ class Artifacts(
     )
     def of_trail(self, context, key):
         """List the artifacts of a trail."""
-        return FACTSTORE.array(context, ARTIFACTS, {"trail": Trail.fetch(key).id})
+        return FACTSTORE.array(context, _ARTIFACTS, {"trail": Trail.fetch(key).id})
 
     @route(
         "POST /api/v1/trails/{trailId}/artifacts",
@@ -12767,7 +12782,7 @@ class Artifacts(
     def with_digest(self, context):
         """List every artifact with this digest, with or without sha256:, in either letter case."""
         spellings = digest_spellings(context.query["sha256"])
-        return FACTSTORE.array(context, ARTIFACTS, {"digest": spellings})
+        return FACTSTORE.array(context, _ARTIFACTS, {"digest": spellings})
 
 
 class ArtifactsV2(Artifacts, tag="V2 Artifacts"):
@@ -12828,8 +12843,8 @@ class ArtifactsV2(Artifacts, tag="V2 Artifacts"):
 # provenance of the artifact, or a detached one over the artifact's digest or its text.
 
 #: Signatures of one envelope that are tried, each with every key; and envelopes of one text.
-SIGNATURES = ENVELOPES = 16
-KEY_TYPES = (
+_SIGNATURES = _ENVELOPES = 16
+_KEY_TYPES = (
     "a public key or a certificate in PEM: Ed25519, ECDSA P-256 or P-384, or RSA from 2048 bits"
 )
 _PEM_BLOCK = re.compile(rb"-----BEGIN (PUBLIC KEY|CERTIFICATE)-----.+?-----END \1-----", re.S)
@@ -12848,14 +12863,14 @@ def read_public_keys(pem: bytes) -> list:
             certificate = load_pem_x509_certificate(block[0]) if is_certificate else None
             keys.append(certificate.public_key() if certificate else load_pem_public_key(block[0]))
     except (ValueError, UnsupportedAlgorithm):
-        raise ValueError(f"Expected {KEY_TYPES}") from None
+        raise ValueError(f"Expected {_KEY_TYPES}") from None
     for key in keys:
         is_curve = isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in _CURVES
         is_rsa = isinstance(key, rsa.RSAPublicKey) and key.key_size >= 2048
         if not is_curve and not is_rsa and not isinstance(key, ed25519.Ed25519PublicKey):
-            raise ValueError(f"Expected {KEY_TYPES}")
+            raise ValueError(f"Expected {_KEY_TYPES}")
     if not keys:
-        raise ValueError(f"Expected {KEY_TYPES}")
+        raise ValueError(f"Expected {_KEY_TYPES}")
     return keys
 
 
@@ -12935,7 +12950,7 @@ class SignedContent(NamedTuple):
         try:
             envelope = envelope.get("dsseEnvelope", envelope)
             payload_type, payload = envelope["payloadType"], decode_base64(envelope["payload"])
-            entries = envelope["signatures"][:SIGNATURES]
+            entries = envelope["signatures"][:_SIGNATURES]
             signatures = [decode_base64(entry["sig"]) for entry in entries]
             type_bytes = payload_type.encode()
         except (ValueError, LookupError, TypeError, AttributeError):
@@ -12954,9 +12969,9 @@ def read_envelopes(text: str) -> list:
         return [read_signed_json(text.encode())]
     except Invalid:
         lines = [line for line in text.splitlines() if line.strip()]
-    if not 1 < len(lines) <= ENVELOPES:
+    if not 1 < len(lines) <= _ENVELOPES:
         raise ValueError(
-            f"The signature is not a DSSE envelope, nor 2 to {ENVELOPES} lines of them."
+            f"The signature is not a DSSE envelope, nor 2 to {_ENVELOPES} lines of them."
         )
     try:
         return [read_signed_json(line.encode()) for line in lines]
@@ -12970,7 +12985,7 @@ _STATEMENTS = ("https://in-toto.io/Statement/v0.1", "https://in-toto.io/Statemen
 _PREDICATES = ("https://slsa.dev/provenance/v0.2", "https://slsa.dev/provenance/v1")
 
 
-class BuildClaims(NamedTuple):
+class _BuildClaims(NamedTuple):
     """What a signed statement says of a build; None where it does not say it."""
 
     builder_id: str | None = None
@@ -12978,7 +12993,7 @@ class BuildClaims(NamedTuple):
     source_commit_sha: str | None = None
 
     @classmethod
-    def read(cls, statement: bytes, digest: str) -> BuildClaims:
+    def read(cls, statement: bytes, digest: str) -> _BuildClaims:
         """Read an in-toto statement with SLSA provenance of a digest; ValueError says the fault."""
         try:
             document = read_signed_json(statement)
@@ -13056,7 +13071,7 @@ def _comparable(name: str, value: str) -> str:
     return value.lower() if name == "source_commit_sha" else value
 
 
-class SignatureVerdict(NamedTuple):
+class _SignatureVerdict(NamedTuple):
     """VERIFIED, SIGNED, FAILED or UNVERIFIED, a sentence why, and what a verified statement claims.
 
     SIGNED is a good signature over the digest alone, which says nothing of the build.
@@ -13064,16 +13079,16 @@ class SignatureVerdict(NamedTuple):
 
     word: str
     message: str
-    claims: BuildClaims = BuildClaims()
+    claims: _BuildClaims = _BuildClaims()
 
 
 def verify_signature(
     digest: str, signature: str | None, keys: Sequence, body: Mapping[str, Any]
-) -> SignatureVerdict:
+) -> _SignatureVerdict:
     """Verify the signature of a record of provenance (`body`) of the artifact with a digest."""
     text = (signature or "").strip()
     if not text:
-        return SignatureVerdict(
+        return _SignatureVerdict(
             "UNVERIFIED", "The provenance is recorded, but carries no signature."
         )
     try:
@@ -13081,32 +13096,32 @@ def verify_signature(
             return _verify_detached(digest, _decode_detached(text), keys)
         verdicts = [_verify_envelope(digest, entry, keys, body) for entry in read_envelopes(text)]
     except ValueError as fault:
-        return SignatureVerdict("FAILED", str(fault))
+        return _SignatureVerdict("FAILED", str(fault))
     # One good statement is enough: a build may sign a list of its parts beside its provenance.
     return min(
         verdicts, key=lambda verdict: ("VERIFIED", "UNVERIFIED", "FAILED").index(verdict.word)
     )
 
 
-_NO_KEY = SignatureVerdict(
+_NO_KEY = _SignatureVerdict(
     "UNVERIFIED", "The signature was not checked: there is no public key to check with."
 )
-_NOT_SIGNED = SignatureVerdict(
+_NOT_SIGNED = _SignatureVerdict(
     "FAILED", "None of the keys to check with made this signature over this content."
 )
 
 
 def _verify_envelope(
     digest: str, envelope: Any, keys: Sequence, body: Mapping[str, Any]
-) -> SignatureVerdict:
+) -> _SignatureVerdict:
     try:
         signed = SignedContent.read_envelope(envelope)
-        claims = BuildClaims.read(signed.statement, digest)
+        claims = _BuildClaims.read(signed.statement, digest)
     except ValueError as fault:
-        return SignatureVerdict("FAILED", str(fault))
+        return _SignatureVerdict("FAILED", str(fault))
     if names := claims.differences(body):
         message = f"The signed statement does not say the same of: {', '.join(names)}."
-        return SignatureVerdict("FAILED", message)
+        return _SignatureVerdict("FAILED", message)
     if not keys:
         return _NO_KEY
     if not any(
@@ -13114,7 +13129,7 @@ def _verify_envelope(
     ):
         return _NOT_SIGNED
     message = "The signature is good, and is about this artifact's digest."
-    return SignatureVerdict("VERIFIED", message, claims)
+    return _SignatureVerdict("VERIFIED", message, claims)
 
 
 def _decode_detached(text: str) -> bytes:
@@ -13124,7 +13139,7 @@ def _decode_detached(text: str) -> bytes:
         raise ValueError("The signature is neither a DSSE envelope nor base64.") from None
 
 
-def _verify_detached(digest: str, signature: bytes, keys: Sequence) -> SignatureVerdict:
+def _verify_detached(digest: str, signature: bytes, keys: Sequence) -> _SignatureVerdict:
     """Verify a signature over a digest itself (as over the artifact), or over its text."""
     if not keys:
         return _NO_KEY
@@ -13134,7 +13149,7 @@ def _verify_detached(digest: str, signature: bytes, keys: Sequence) -> Signature
         contents.append((bytes.fromhex(value), True))
     if not any(is_signed(key, signature, *content) for content in contents for key in keys):
         return _NOT_SIGNED
-    return SignatureVerdict(
+    return _SignatureVerdict(
         "SIGNED",
         "The signature is good, but only over this artifact's digest: builder, source and commit "
         "are not signed.",
@@ -13199,7 +13214,7 @@ def examine_provenance(
 
 
 #: What the contract calls each verdict: only what was verified is ever called so.
-PROVENANCE_STATUSES = MappingProxyType(
+_PROVENANCE_STATUSES = MappingProxyType(
     {
         "NONE": "NO_PROVENANCE",
         "UNVERIFIED": "PROVENANCE_UNVERIFIED",
@@ -13210,14 +13225,14 @@ PROVENANCE_STATUSES = MappingProxyType(
 )
 
 
-class PublicKeys(Text):
+class _PublicKeys(Text):
     """Public keys in PEM, of the kinds that signatures are checked with."""
 
     def read(self, value):
         return read_public_keys(super().read(value).encode())
 
 
-PROVENANCE = Schema(
+_PROVENANCE = Schema(
     BuildProvenance.builder_id,
     BuildProvenance.builder_type,
     BuildProvenance.build_config_uri,
@@ -13229,20 +13244,20 @@ PROVENANCE = Schema(
     BuildProvenance.slsa_level,
     name="RecordProvenanceRequest",
 )
-VERIFICATION = Schema(public_key=PublicKeys(null=True), name="VerifyProvenanceRequest")
-VERIFIED = {
+_VERIFICATION = Schema(public_key=_PublicKeys(null=True), name="VerifyProvenanceRequest")
+_VERIFIED = {
     "type": "object",
     "required": ["artifactId", "provenanceStatus", "verdict", "message"],
     "properties": {
         "artifactId": {"type": "string", "format": "uuid"},
-        "provenanceStatus": {"type": "string", "enum": sorted({*PROVENANCE_STATUSES.values()})},
-        "verdict": {"type": "string", "enum": [*PROVENANCE_STATUSES]},
+        "provenanceStatus": {"type": "string", "enum": sorted({*_PROVENANCE_STATUSES.values()})},
+        "verdict": {"type": "string", "enum": [*_PROVENANCE_STATUSES]},
         "message": {"type": "string"},
     },
 }
 
 
-def record_provenance(artifact: Artifact, body: dict) -> BuildProvenance:
+def _record_provenance(artifact: Artifact, body: dict) -> BuildProvenance:
     """Record the provenance of an artifact, verified with the keys that are trusted."""
     if BuildProvenance.of(artifact):
         raise Conflict(f"The artifact {artifact.id} has its provenance already.")
@@ -13254,7 +13269,7 @@ def record_provenance(artifact: Artifact, body: dict) -> BuildProvenance:
             body[name] = body.get(name) or getattr(BuildProvenance, name).read(claim)
     judged = {
         "artifact": artifact.id,
-        "provenance_status": PROVENANCE_STATUSES[verdict.word],
+        "provenance_status": _PROVENANCE_STATUSES[verdict.word],
         "signature_verdict": verdict.word,
     }
     return BuildProvenance.create(**body | judged)
@@ -13274,7 +13289,7 @@ class Provenance(
 
     def enter(self, values):
         # Its status is what the keys say here.
-        return record_provenance(Artifact.fetch(values["artifact"]), values)
+        return _record_provenance(Artifact.fetch(values["artifact"]), values)
 
     @route(
         "GET /api/v1/trails/{trailId}/artifacts/{artifactId}/provenance",
@@ -13288,7 +13303,7 @@ class Provenance(
     @route(
         "POST /api/v1/trails/{trailId}/artifacts/{artifactId}/provenance",
         id="recordProvenance",
-        body=PROVENANCE,
+        body=_PROVENANCE,
         status=201,
         answer=FACTSTORE.one_schema("BuildProvenanceResponse"),
     )
@@ -13301,13 +13316,13 @@ class Provenance(
         of these. A detached signature (base64) is over the digest or its text, and proves nothing
         else. `slsaLevel` is what the builder claims.
         """
-        return record_provenance(artifact_of(trail, key), context.body)
+        return _record_provenance(artifact_of(trail, key), context.body)
 
     @route(
         "POST /api/v1/trails/{trailId}/artifacts/{artifactId}/provenance/verify",
         id="verifyProvenance",
-        body=VERIFICATION,
-        answer=VERIFIED,
+        body=_VERIFICATION,
+        answer=_VERIFIED,
     )
     def verify(self, context, trail, key):
         """Check the signature of an artifact's provenance, with a key of the caller's or ours.
@@ -13319,7 +13334,7 @@ class Provenance(
         verdict, message = examine_provenance(artifact, BuildProvenance.of(artifact), keys)
         return {
             "artifactId": artifact.id,
-            "provenanceStatus": PROVENANCE_STATUSES[verdict],
+            "provenanceStatus": _PROVENANCE_STATUSES[verdict],
             "verdict": verdict,
             "message": message,
         }
@@ -13356,7 +13371,7 @@ class ProvenanceV2(Provenance, tag="V2 Artifacts"):
     @route(
         "POST /api/v2/trails/{trailId}/artifacts/{artifactId}/provenance",
         id="recordProvenanceV2",
-        body=PROVENANCE,
+        body=_PROVENANCE,
         status=201,
         answer=FACTSTORE.one_schema("BuildProvenanceResponse"),
     )
@@ -13370,8 +13385,8 @@ class ProvenanceV2(Provenance, tag="V2 Artifacts"):
     @route(
         "POST /api/v2/trails/{trailId}/artifacts/{artifactId}/provenance/verify",
         id="verifyProvenanceV2",
-        body=VERIFICATION,
-        answer=VERIFIED,
+        body=_VERIFICATION,
+        answer=_VERIFIED,
     )
     def verify_too(self, context, trail, key):
         """Check the signature of an artifact's provenance, with a key of the caller's or ours."""
@@ -13434,7 +13449,7 @@ def record_attestation(
 TRAIL_ATTESTATIONS = Array(Attestation, {"trail": lambda trail: Attestation.trail == trail})
 
 #: What may be said of an attestation, by whichever path it is recorded.
-ATTESTED = (
+_ATTESTED = (
     Attestation.type,
     Attestation.status,
     Attestation.details,
@@ -13443,9 +13458,9 @@ ATTESTED = (
     Attestation.org_slug,
     Attestation.metadata,
 )
-ATTESTED_ALIASES = {"description": "details"}
-NEW_ATTESTATION = DemandingRequest(
-    *ATTESTED, aliases=ATTESTED_ALIASES, name="CreateAttestationRequest"
+_ATTESTED_ALIASES = {"description": "details"}
+_NEW_ATTESTATION = DemandingRequest(
+    *_ATTESTED, aliases=_ATTESTED_ALIASES, name="CreateAttestationRequest"
 )
 
 
@@ -13475,7 +13490,7 @@ class Attestations(
     @route(
         "POST /api/v1/trails/{trailId}/attestations",
         id="recordAttestation",
-        body=NEW_ATTESTATION,
+        body=_NEW_ATTESTATION,
         status=201,
         answer=FACTSTORE.one_schema("AttestationResponse"),
     )
@@ -13491,8 +13506,8 @@ class Attestations(
         id="recordAttestationByBody",
         body=Schema(
             Attestation.trail,
-            *ATTESTED,
-            aliases=ATTESTED_ALIASES,
+            *_ATTESTED,
+            aliases=_ATTESTED_ALIASES,
             name="CreateAttestationByBodyRequest",
         ),
         status=201,
@@ -13503,7 +13518,7 @@ class Attestations(
         return self.create(context, context.body.pop("trail"))
 
 
-def check_flow_of(slug: str, name: str) -> None:
+def _check_flow_of(slug: str, name: str) -> None:
     """Refuse the name of a flow that an organisation does not have."""
     if not Flow.has(org_slug=slug, name=name):
         raise NotFound(f"The organisation '{slug}' has no flow '{name}'.")
@@ -13528,10 +13543,10 @@ class AttestationsV2(Attestations, tag="V2 Attestations"):
         "POST /api/v2/trails/{trailId}/attestations",
         id="recordAttestationV2",
         body=Schema(
-            *ATTESTED,
+            *_ATTESTED,
             artifact_fingerprint=Digest(null=True),
             flow_name=Text(255, null=True),
-            aliases=ATTESTED_ALIASES,
+            aliases=_ATTESTED_ALIASES,
             name="RecordAttestationRequestV2",
         ),
         status=201,
@@ -13543,20 +13558,20 @@ class AttestationsV2(Attestations, tag="V2 Attestations"):
         slug, flow = context.body.get("org_slug"), context.body.pop("flow_name", None)
         check_organisation(slug)
         if slug and flow:
-            check_flow_of(slug, flow)
+            _check_flow_of(slug, flow)
         return record_attestation(Trail.fetch(trail), {}, **context.body)
 
     @route(
         "POST /api/v2/attestations/{org}/{flow}/{trail}/{artifactFingerprint}",
         id="recordAttestationByPathV2",
-        body=NEW_ATTESTATION,
+        body=_NEW_ATTESTATION,
         status=201,
         answer=FACTSTORE.one_schema("AttestationResponse"),
     )
     def create_by_path(self, context, slug, flow, trail, fingerprint):
         """Record an attestation of an artifact, by organisation, name of flow, and trail."""
         check_organisation(slug)
-        check_flow_of(slug, flow)
+        _check_flow_of(slug, flow)
         try:
             named = self.named.read({"trailId": trail, "artifactFingerprint": fingerprint})
         except ValidationErrors as faults:
@@ -13675,7 +13690,7 @@ class EvidencePiece(Model):
 #: The results of the files of the attestation `?1`, of each report that of the newest. A file
 #: without a name is none that came before. One that does not say what it is about, as files of
 #: former layouts, was about whatever comes next under its path.
-FILE_RESULTS = """
+_FILE_RESULTS = """
     WITH f AS MATERIALIZED (
         SELECT "rowid" AS number, "status", "details", "executed_tests", "minimum_tests", "subject",
             CASE "file_path" WHEN '' THEN "rowid" ELSE ifnull("file_path", "file_name") END AS path
@@ -13685,7 +13700,7 @@ FILE_RESULTS = """
         AND ("subject" IS NOT NULL OR number IN (SELECT max(number) FROM f GROUP BY path))
         AND "status" IS NOT NULL ORDER BY number"""
 #: A place for RESULT_ORDER behind all results so far; each new file moves it on.
-NEXT_RESULT = """SELECT ((SELECT max("rowid") FROM "attestation") << 32)
+_NEXT_RESULT = """SELECT ((SELECT max("rowid") FROM "attestation") << 32)
     + (SELECT max("rowid") FROM "evidence_file")"""
 #: How many items the lists in the details of several files keep.
 COMBINED_ITEMS = 100
@@ -13698,12 +13713,12 @@ def combined_result(attestation: Attestation, declared: str | None) -> dict[str,
     report that comes again under its name replaces the former.
     """
     connection = session().database.connection()
-    results = connection.execute(FILE_RESULTS, (attestation.id,)).fetchall()
+    results = connection.execute(_FILE_RESULTS, (attestation.id,)).fetchall()
     parsed = [(status, json.loads(details)) for status, details, *_ in results if details]
     failed = [details for status, details in parsed if status == "FAILED"]
     details = parsed[-1][1]
     if len(parsed) > 1:
-        details = combine_details([details for _, details in parsed], failed)
+        details = _combine_details([details for _, details in parsed], failed)
     # What was asked for once stays asked for, also when the file comes again without it.
     minimum = max(number or 0 for *_, number in results)
     executed = sum(number or 0 for _, _, number, _ in results)
@@ -13713,7 +13728,7 @@ def combined_result(attestation: Attestation, declared: str | None) -> dict[str,
     if is_short and not is_failed:
         details["error"] = f"Tests executed: {executed:,}; asked for: at least {minimum:,}."
     is_failed = is_failed or is_short
-    position = connection.execute(NEXT_RESULT).fetchone()[0]
+    position = connection.execute(_NEXT_RESULT).fetchone()[0]
     if declared == "FAILED" and not is_failed:
         details["error"] = "It was recorded as FAILED; only another attestation can say otherwise."
         position = attestation.decided
@@ -13725,7 +13740,7 @@ def combined_result(attestation: Attestation, declared: str | None) -> dict[str,
     }
 
 
-def combine_details(every: list[dict], failed: list[dict]) -> dict[str, Any]:
+def _combine_details(every: list[dict], failed: list[dict]) -> dict[str, Any]:
     """The details of several files as one: counts add up, and lists follow each other.
 
     Anything else is told as the first file that failed has it, or else the last file.
@@ -13869,7 +13884,7 @@ SEVERITIES = {name: name for name in COUNTED} | {
     **dict.fromkeys(("negligible", "info", "none"), "informational"),
 }
 #: Words that promise no harm; which of them a tool has, its reader says.
-HARMLESS = tuple(word for word, name in SEVERITIES.items() if name == "informational")
+_HARMLESS = tuple(word for word, name in SEVERITIES.items() if name == "informational")
 #: The least scores of the severities (CVSS 3.1, section 5).
 _SCORES = ((9, "critical"), (7, "high"), (4, "medium"), (0.1, "low"), (0, "informational"))
 #: The severities, the worst first; who knows of harm outranks who does not know.
@@ -13945,10 +13960,10 @@ class ReportPart:
             raise Unreadable(f"{self.member(name).where}: Expected a number.")
         return int(text)
 
-    def severity(self, name: str, harmless: Sequence[str] = HARMLESS) -> str:
+    def severity(self, name: str, harmless: Sequence[str] = _HARMLESS) -> str:
         """The severity that a word means; `unknown` where there is none, or another word."""
         word = self.text(name).strip().lower()
-        is_another = word in HARMLESS and word not in harmless
+        is_another = word in _HARMLESS and word not in harmless
         return "unknown" if is_another else SEVERITIES.get(word, "unknown")
 
     def score(self, name: str) -> str:
@@ -14076,7 +14091,7 @@ _EXIT_SIGNALS = ("exitSignalName", "exitSignalNumber")
 _LEVELS = {"error": "high", "warning": "medium", "note": "low", "none": "informational"}
 
 
-def level_severity(part: ReportPart) -> Set[str]:
+def _level_severity(part: ReportPart) -> Set[str]:
     """The severity that a part's level means, if it has one."""
     level = part.text("level").strip().lower()
     return {_LEVELS.get(level, "unknown")} if level else set()
@@ -14110,7 +14125,7 @@ class _SarifRules:
             for override in invocation.each("ruleConfigurationOverrides"):
                 descriptor = override.inner("descriptor")
                 rule_id = self.find(descriptor).text("id") or descriptor.text("id")
-                severities = level_severity(override.inner("configuration"))
+                severities = _level_severity(override.inner("configuration"))
                 for index in (str(number), ""):
                     self.overrides.setdefault((rule_id, index), set()).update(severities)
 
@@ -14126,7 +14141,7 @@ class _SarifRules:
         return (
             overrides
             if is_exact
-            else overrides | level_severity(rule.inner("defaultConfiguration"))
+            else overrides | _level_severity(rule.inner("defaultConfiguration"))
         )
 
     def find(self, reference: ReportPart, rule_id: str = "", index: str = "") -> ReportPart:
@@ -14171,7 +14186,7 @@ def _rule_parents(rule_id: str) -> list[str]:
     return [rule_id, *reversed([*parents])] if rule_id else []
 
 
-class SarifResult(NamedTuple):
+class _SarifResult(NamedTuple):
     """A result that counts, with its severity, its rule, and the run that it is of."""
 
     severity: str
@@ -14180,7 +14195,7 @@ class SarifResult(NamedTuple):
     run: ReportPart
 
 
-def sarif_results(report: ReportPart) -> Iterator[SarifResult]:
+def sarif_results(report: ReportPart) -> Iterator[_SarifResult]:
     """The results that are neither passed, suppressed nor gone, as evidence counts them."""
     runs = report.each("runs", needed=True)
     if not report.text("version").startswith("2.1.0"):
@@ -14197,11 +14212,11 @@ def sarif_results(report: ReportPart) -> Iterator[SarifResult]:
         if not rules.driver.text("name").strip():
             raise Unreadable(f"{run.where}.tool.driver.name: Expected the name of a tool.")
         for result in results:
-            if is_standing(result):
+            if _is_standing(result):
                 reference = result.inner("rule")
                 rule = rules.find(reference, result.text("ruleId"), result.text("ruleIndex"))
-                severity = sarif_severity(result, rule, rules.levels(result, rule))
-                yield SarifResult(severity, result, rule, run)
+                severity = _sarif_severity(result, rule, rules.levels(result, rule))
+                yield _SarifResult(severity, result, rule, run)
 
 
 def sarif_failure(report: ReportPart) -> str:
@@ -14238,7 +14253,7 @@ def read_sarif(report: ReportPart) -> ScanReport:
     return ScanReport(tool, counts, version, target=target, failure=sarif_failure(report))
 
 
-def is_standing(result: ReportPart) -> bool:
+def _is_standing(result: ReportPart) -> bool:
     """Whether a result is a finding, still there, and no suppression was refused (3.27.23)."""
     if result.text("kind") in ("pass", "notApplicable"):
         return False
@@ -14247,7 +14262,7 @@ def is_standing(result: ReportPart) -> bool:
     return not (suppressions and is_suppressed) and result.text("baselineState") != "absent"
 
 
-def sarif_severity(result: ReportPart, rule: ReportPart, configured: Set[str]) -> str:
+def _sarif_severity(result: ReportPart, rule: ReportPart, configured: Set[str]) -> str:
     """By the rating that code scanning hosts read, or else by the level.
 
     A rating that promises no harm does not outrank the level.
@@ -14260,7 +14275,7 @@ def sarif_severity(result: ReportPart, rule: ReportPart, configured: Set[str]) -
         if rating in JUDGED:
             return rating
         is_unreadable |= rating == "unknown" and bool(properties.text("security-severity"))
-    result_kind, levels = result.text("kind"), level_severity(result)
+    result_kind, levels = result.text("kind"), _level_severity(result)
     if result_kind == "informational":
         return worst(levels or {"informational"})
     if result_kind:
@@ -14273,7 +14288,7 @@ def sarif_severity(result: ReportPart, rule: ReportPart, configured: Set[str]) -
 # Each format as its documentation has it; which one a file is in shows by what it holds.
 
 
-def read_trivy(report: ReportPart) -> ScanReport:
+def _read_trivy(report: ReportPart) -> ScanReport:
     """Trivy's JSON: vulnerabilities, checks that failed, secrets and licenses."""
     if not report.text("SchemaVersion") or not report.text("ArtifactName"):
         raise Unreadable("The file is not Trivy's: SchemaVersion and ArtifactName are missing.")
@@ -14301,7 +14316,7 @@ def read_trivy(report: ReportPart) -> ScanReport:
     return ScanReport("Trivy", counts, version, scan_type, report.text("ArtifactName"))
 
 
-def read_grype(report: ReportPart) -> ScanReport:
+def _read_grype(report: ReportPart) -> ScanReport:
     """Grype's JSON; matches that it ignored stand elsewhere in it."""
     matches = report.each("matches", needed=True)
     vulnerabilities = (match.inner("vulnerability") for match in matches)
@@ -14318,7 +14333,7 @@ def read_grype(report: ReportPart) -> ScanReport:
     return ScanReport("Grype", counts, tool.text("version"), scan_type, name)
 
 
-def read_snyk(report: ReportPart) -> ScanReport:
+def _read_snyk(report: ReportPart) -> ScanReport:
     """Snyk's JSON of one project or of several; an issue on several paths counts once in each."""
     projects = report.parts() if isinstance(report.value, list) else [report]
     if not projects:
@@ -14359,10 +14374,10 @@ def _snyk_issues(project: ReportPart) -> Counter[str]:
 
 
 #: The states of an analysis by which a vulnerability is none of the product's.
-CLEARED = ("resolved", "resolved_with_pedigree", "false_positive", "not_affected")
+_CLEARED = ("resolved", "resolved_with_pedigree", "false_positive", "not_affected")
 
 
-def read_cyclonedx(report: ReportPart) -> ScanReport:
+def _read_cyclonedx(report: ReportPart) -> ScanReport:
     """CycloneDX with vulnerabilities, each by its worst rating, less those that VEX clears."""
     if report.text("bomFormat") != "CycloneDX":
         raise Unreadable("The file is not CycloneDX: its bomFormat is another.")
@@ -14398,7 +14413,7 @@ def _is_cleared(vulnerability: ReportPart) -> bool:
     for part in vulnerability.each("affects"):
         listed = {version.text("status") or "affected" for version in part.each("versions")}
         is_denied |= "affected" in listed and "unaffected" not in listed
-    return vulnerability.inner("analysis").text("state") in CLEARED and not is_denied
+    return vulnerability.inner("analysis").text("state") in _CLEARED and not is_denied
 
 
 def _vulnerability_severity(vulnerability: ReportPart) -> str:
@@ -14428,7 +14443,7 @@ def _rating(part: ReportPart) -> str:
 _ZAP_RISKS = {"3": "high", "2": "medium", "1": "low", "0": "informational"}
 
 
-def read_zap(report: ReportPart) -> ScanReport:
+def _read_zap(report: ReportPart) -> ScanReport:
     """ZAP's JSON: the alerts of each site."""
     sites, program = report.each("site", needed=True), report.text("@programName")
     if not report.text("@version") or "zap" not in (program or "zap").lower():
@@ -14443,16 +14458,16 @@ def read_zap(report: ReportPart) -> ScanReport:
 
 SCANNERS = MappingProxyType(
     {
-        "Trivy": read_trivy,
-        "Grype": read_grype,
-        "Snyk": read_snyk,
+        "Trivy": _read_trivy,
+        "Grype": _read_grype,
+        "Snyk": _read_snyk,
         "SARIF": read_sarif,
-        "CycloneDX": read_cyclonedx,
-        "ZAP": read_zap,
+        "CycloneDX": _read_cyclonedx,
+        "ZAP": _read_zap,
     }
 )
 #: The members that tell a format from the others.
-SIGNS = {
+_SIGNS = {
     "runs": "SARIF",
     "bomFormat": "CycloneDX",
     "matches": "Grype",
@@ -14463,8 +14478,8 @@ SIGNS = {
     "site": "ZAP",
 }
 #: What is looked at in any of them.
-SCANNED = {
-    *SIGNS,
+_SCANNED = {
+    *_SIGNS,
     *("ArtifactName", "ArtifactType", "Licenses", "Misconfigurations", "Secrets"),
     *("Severity", "Status"),
     *("Trivy", "Version", "Vulnerabilities"),
@@ -14489,10 +14504,10 @@ SCANNED = {
 
 def read_scan(upload: Upload, formats: Mapping | Sequence = SCANNERS) -> ScanReport:
     """What a scanner's report says, in whichever of these formats it is; or Unreadable."""
-    report = read_report(upload, SCANNED)
+    report = read_report(upload, _SCANNED)
     members = report if isinstance(report, dict) else {}
     default = "Snyk" if isinstance(report, list) else None
-    name = next((SIGNS[sign] for sign in SIGNS if sign in members), default)
+    name = next((_SIGNS[sign] for sign in _SIGNS if sign in members), default)
     if name not in formats:
         raise Unreadable(f"The file is in none of these formats: {', '.join(formats)}.")
     part = ReportPart(report, "report")
@@ -14791,7 +14806,7 @@ def _counts_assertions(attributes: Mapping[str, str]) -> bool:
 # A file may say by itself how its attestation ended, by the attestation's type.
 
 
-class Outcome(NamedTuple):
+class _Outcome(NamedTuple):
     """What a report says of its attestation: whether it passed, and the details."""
 
     passed: bool
@@ -14815,20 +14830,20 @@ class Outcome(NamedTuple):
 
 
 #: What is looked at in a JSON report; nothing else of it is kept.
-REPORTED = {"conditions", "projectStatus", "qualityGate", "status"}
+_REPORTED = {"conditions", "projectStatus", "qualityGate", "status"}
 _ISSUE = {"issueRef", "issues", "key", "status"}
 #: What the status of a quality gate stands beside, where it is no member of another object.
 _SONAR_GATE = {"caycStatus", "conditions", "ignoredConditions", "name", "period", "periods"}
 
 
-def must_be_object(report: Any) -> dict:
+def _must_be_object(report: Any) -> dict:
     """A part of a report that has to be a JSON object, or Unreadable."""
     if not isinstance(report, dict):
         raise Unreadable("The report is not a JSON object.")
     return report
 
 
-def process_junit(upload: Upload) -> Outcome:
+def _process_junit(upload: Upload) -> _Outcome:
     """Tests pass when there are any, and none failed or broke off."""
     reader = JunitReader()
     reader.read(upload.pieces())
@@ -14843,7 +14858,7 @@ def process_junit(upload: Upload) -> Outcome:
         claimed, held = counts["tests"], reader.cases["tests"]
         details["error"] = f"The report claims {claimed} test cases, and holds {held}."
     passed = not failed and "error" not in details
-    return Outcome(passed, details, reader.executed(), sorted(reader.about))
+    return _Outcome(passed, details, reader.executed(), sorted(reader.about))
 
 
 #: The words for a quality gate that passes, and for a condition of one that does not fail it.
@@ -14851,9 +14866,9 @@ _SONAR_GATES = ("OK", "PASSED")
 _SONAR_CONDITIONS = (*_SONAR_GATES, "WARN", "NONE", "NO_VALUE")
 
 
-def process_sonar(upload: Upload) -> Outcome:
+def _process_sonar(upload: Upload) -> _Outcome:
     """A quality gate passes when all that it says of itself and of its conditions does."""
-    root = ReportPart(must_be_object(read_report(upload, REPORTED)), "report")
+    root = ReportPart(_must_be_object(read_report(upload, _REPORTED)), "report")
     # The answer of the API holds the gate as projectStatus, a webhook as qualityGate.
     parts = [root]
     for part in parts:
@@ -14874,10 +14889,10 @@ def process_sonar(upload: Upload) -> Outcome:
     passed = all(status in _SONAR_GATES for status in statuses) and all(
         condition.text("status") in _SONAR_CONDITIONS for condition in conditions
     )
-    return Outcome(passed, {"qualityGateStatus": next(filter(None, statuses), "")})
+    return _Outcome(passed, {"qualityGateStatus": next(filter(None, statuses), "")})
 
 
-def process_jira(upload: Upload) -> Outcome:
+def _process_jira(upload: Upload) -> _Outcome:
     """A reference passes when it has the form of an issue's key, such as PAY-17."""
     try:
         text = upload.text().strip() if upload.size <= PIECE else ""
@@ -14897,7 +14912,7 @@ def process_jira(upload: Upload) -> Outcome:
     if wrong or not references:
         said = wrong[0][:100] if wrong else ""
         details["error"] = f"Expected the key of an issue, such as PAY-17, and not {said!r}."
-    return Outcome("error" not in details, details)
+    return _Outcome("error" not in details, details)
 
 
 #: Issues are numbered from 1; what names a standard looks like a key.
@@ -14906,7 +14921,7 @@ _ISSUE_KEY = re.compile(r"(?!(?:UTF|SHA|ISO|CVE|CWE|RFC)-)[A-Z][A-Z0-9_]*-[1-9][
 
 def _issue_keys(report: Any) -> list[str]:
     """The keys in a reference, in an issue of Jira's API, or in what a search for issues found."""
-    root = ReportPart(must_be_object(report), "report")
+    root = ReportPart(_must_be_object(report), "report")
     refuse_errors(root)
     issues = [root] if root.member("issues").value is None else root.each("issues")
     return [issue.text("issueRef") or issue.text("key") for issue in issues]
@@ -14917,7 +14932,7 @@ class _UploadForm(Form, DemandingRequest):
 
 
 #: What both versions' uploads promise alike.
-UPLOADING = {
+_UPLOADING = {
     "body": _UploadForm(
         file=File(),
         minimum_tests=Integer(1, 1_000_000),
@@ -14930,7 +14945,7 @@ UPLOADING = {
     "status": 201,
 }
 PROCESSORS = MappingProxyType(
-    {"junit": process_junit, "sonar": process_sonar, "jira": process_jira}
+    {"junit": _process_junit, "sonar": _process_sonar, "jira": _process_jira}
 )
 #: What counts as a security scan: what is recorded as one, and evidence of these types.
 SCAN_EVIDENCE = (
@@ -14948,9 +14963,9 @@ SCAN_TYPES = MappingProxyType(
 _TYPE_TOOL = re.compile("codeql|dependency-check|grype|semgrep|snyk|trivy|zap")
 
 
-def process_scan(
+def _process_scan(
     upload: Upload, type: str, limits: Mapping[str, int], unknown_severity: str
-) -> Outcome:
+) -> _Outcome:
     """A scan passes within the limits of its flow, or without any, when nothing was found."""
     report = read_scan(upload, SCAN_TYPES[type])
     named = _TYPE_TOOL.match(type)
@@ -14961,7 +14976,7 @@ def process_scan(
     if type == "snyk":
         details["vulnerabilities"] = sum(values[COUNTED[name]] for name in JUDGED)
     passed = not is_breached(values, limits or NO_FINDINGS)
-    return Outcome(passed, details, subject=(report.tool, report.target))
+    return _Outcome(passed, details, subject=(report.tool, report.target))
 
 
 class EvidenceUploads(
@@ -14984,10 +14999,10 @@ class EvidenceUploads(
         try:
             if type in SCAN_TYPES:
                 limits, settings = limits_of(attestation.trail), context.settings
-                return process_scan(context.upload, type, limits, settings.unknown_severity)
+                return _process_scan(context.upload, type, limits, settings.unknown_severity)
             return PROCESSORS[type](context.upload) if type in PROCESSORS else None
         except Unreadable as error:
-            return Outcome(False, {"error": str(error)})
+            return _Outcome(False, {"error": str(error)})
 
     def addressed(self, trail: str, key: str) -> Attestation:
         """The attestation that a path names, which must be of the trail that it names."""
@@ -15027,7 +15042,7 @@ class EvidenceUploads(
     @route(
         "POST /api/v1/trails/{trailId}/attestations/{attestationId}/evidence",
         id="uploadEvidence",
-        **UPLOADING,
+        **_UPLOADING,
         answer=FACTSTORE.one_schema("EvidenceFileResponse"),
     )
     def upload(self, context, trail, key):
@@ -15056,7 +15071,7 @@ class EvidenceUploadsV2(EvidenceUploads, model=Attestation, tag="V2 Attestations
     @route(
         "POST /api/v2/trails/{trailId}/attestations/{attestationId}/evidence",
         id="uploadEvidenceV2",
-        **UPLOADING,
+        **_UPLOADING,
         answer=COMMAND_RESULT,
         brief=created,
     )
@@ -15321,7 +15336,7 @@ class CoverageReport(Model):
     created_at = Timestamp(6, default=now_exactly)
 
 
-COVERAGE = Schema(
+_COVERAGE = Schema(
     CoverageReport.tool,
     CoverageReport.line_coverage,
     CoverageReport.branch_coverage,
@@ -15332,10 +15347,10 @@ COVERAGE = Schema(
     passed=Boolean(null=True),
     name="ReportCoverageRequest",
 )
-TRAIL_COVERAGE = Array(CoverageReport, {"trail": lambda trail: CoverageReport.trail == trail})
+_TRAIL_COVERAGE = Array(CoverageReport, {"trail": lambda trail: CoverageReport.trail == trail})
 
 
-def coverage_fault(report: Mapping[str, Any], failure: str = "") -> str:
+def _coverage_fault(report: Mapping[str, Any], failure: str = "") -> str:
     """Why a report of coverage does not pass; nothing where it does.
 
     It has a figure, each figure reaches the minimum, and nothing else in it says a failure.
@@ -15373,12 +15388,12 @@ class CoverageReports(
     def list(self, context, trail):
         """List the coverage reports of a trail."""
         Trail.fetch(trail)
-        return FACTSTORE.array(context, TRAIL_COVERAGE, {"trail": trail})
+        return FACTSTORE.array(context, _TRAIL_COVERAGE, {"trail": trail})
 
     @route(
         "POST /api/v1/trails/{trailId}/coverage",
         id="reportCoverage",
-        body=COVERAGE,
+        body=_COVERAGE,
         status=201,
         answer=FACTSTORE.one_schema("CoverageReportResponse"),
     )
@@ -15388,12 +15403,12 @@ class CoverageReports(
         It is not without a figure, with one below `minCoverage`, or where the body says otherwise
         that it failed (`passed`, `status`…).
         """
-        stated = StatedResult(context.load(), "report", {*COVERAGE.members})
+        stated = StatedResult(context.load(), "report", {*_COVERAGE.members})
         stated.must_be_read()
         return self.enter(context.body | {"trail": trail}, stated.failure)
 
     def enter(self, values, failure=""):
-        trail, fault = Trail.fetch(values["trail"]), coverage_fault(values, failure)
+        trail, fault = Trail.fetch(values["trail"]), _coverage_fault(values, failure)
         report = CoverageReport.create(**values | {"trail": trail.id, "passed": not fault})
         figures = {
             "tool": report.tool,
@@ -15413,7 +15428,7 @@ class CoverageReports(
         return report
 
 
-def summarise_evidence(trail: Trail) -> dict:
+def _summarise_evidence(trail: Trail) -> dict:
     """What a trail has and lacks; whatever was attested is collected, however it ended."""
     earliest = peewee.fn.min(peewee.SQL('"t1"."rowid"'))
     grouped = (
@@ -15428,7 +15443,7 @@ def summarise_evidence(trail: Trail) -> dict:
         collected[type] = True
         counts[status] += count
     missing = [type for type in trail.flow.required_attestation_types if type not in collected]
-    reports = TRAIL_COVERAGE.slice({"trail": trail.id})
+    reports = _TRAIL_COVERAGE.slice({"trail": trail.id})
     return {
         "trailId": trail.id,
         "collectedTypes": [*collected],
@@ -15442,7 +15457,7 @@ def summarise_evidence(trail: Trail) -> dict:
     }
 
 
-def collect_item(trail: Trail, item: Mapping[str, Any], is_last: bool) -> dict:
+def _collect_item(trail: Trail, item: Mapping[str, Any], is_last: bool) -> dict:
     """Record one item of a collection, and tell what came of it."""
     status = "PASSED" if item["passed"] else "FAILED"
     type, details = item["evidenceType"], item["details"]
@@ -15456,7 +15471,7 @@ def collect_item(trail: Trail, item: Mapping[str, Any], is_last: bool) -> dict:
     }
 
 
-def gaps_sql(one_flow: bool) -> str:
+def _gaps_sql(one_flow: bool) -> str:
     """SQL for the JSON text and the number of the trails, of the flow `?` or of all, that lack an
     attestation of a type which their flow requires."""
     return f"""SELECT CAST(ifnull(group_concat(text), '') AS BLOB), count(*) FROM (
@@ -15483,7 +15498,7 @@ UUID_TEXT, TEXT, WHOLE = (
     {"type": "string"},
     {"type": "integer"},
 )
-TEXTS = {"type": "array", "items": TEXT}
+_TEXTS = {"type": "array", "items": TEXT}
 
 
 class EvidenceCollection(Resource, surface=FACTSTORE, scope="factstore", tag="Evidence"):
@@ -15494,19 +15509,19 @@ class EvidenceCollection(Resource, surface=FACTSTORE, scope="factstore", tag="Ev
         id="getEvidenceSummary",
         answer=closed_schema(
             trailId=UUID_TEXT,
-            collectedTypes=TEXTS,
+            collectedTypes=_TEXTS,
             coverageReports=FACTSTORE.array_schema("CoverageReportResponse"),
             totalAttestations=WHOLE,
             passedAttestations=WHOLE,
             failedAttestations=WHOLE,
             pendingAttestations=WHOLE,
             isComplete={"type": "boolean"},
-            missingRequiredTypes=TEXTS,
+            missingRequiredTypes=_TEXTS,
         ),
     )
     def summarise(self, context, trail):
         """Summarise what a trail has and lacks."""
-        return summarise_evidence(Trail.fetch(trail))
+        return _summarise_evidence(Trail.fetch(trail))
 
     @route(
         "POST /api/v1/evidence/collect",
@@ -15548,7 +15563,7 @@ class EvidenceCollection(Resource, surface=FACTSTORE, scope="factstore", tag="Ev
         accepted = [item for item in items if item["trailId"] in trails]
         last = {item["trailId"]: number for number, item in enumerate(accepted)}
         results = [
-            collect_item(trails[item["trailId"]], item, last[item["trailId"]] == number)
+            _collect_item(trails[item["trailId"]], item, last[item["trailId"]] == number)
             for number, item in enumerate(accepted)
         ]
         failed = len(items) - len(results)
@@ -15566,7 +15581,7 @@ class EvidenceCollection(Resource, surface=FACTSTORE, scope="factstore", tag="Ev
                     gitCommitSha=TEXT,
                     gitBranch=TEXT,
                     flowId=UUID_TEXT,
-                    missingTypes=TEXTS,
+                    missingTypes=_TEXTS,
                     trailStatus=Trail.status.describe(),
                 ),
             },
@@ -15576,14 +15591,14 @@ class EvidenceCollection(Resource, surface=FACTSTORE, scope="factstore", tag="Ev
     def list_gaps(self, context):
         """List the trails that have no attestation of a type that their flow requires."""
         flows = [*context.query.values()]
-        gaps = fetch_joined(gaps_sql(bool(flows)), flows)
+        gaps = fetch_joined(_gaps_sql(bool(flows)), flows)
         return b'{"gaps":[%b],"totalTrailsWithGaps":%d}' % gaps
 
 
 # --- Pull request look-ups ----------------------------------------------------
 # Each provider speaks of pull requests in its own way; what is told of them is the same.
 
-TOLD = ("id", "title", "author", "reviewers", "mergedAt", "url")
+_PULL_REQUEST_COLUMNS = ("id", "title", "author", "reviewers", "mergedAt", "url")
 
 
 class SourceHost:
@@ -15677,7 +15692,8 @@ class SourceHost:
     def tell(self, pull: Any) -> dict:
         """What an attestation keeps of a pull request."""
         summary = {
-            name: dig(pull, path) for name, path in zip(TOLD, self.paths.split(), strict=True)
+            name: dig(pull, path)
+            for name, path in zip(_PULL_REQUEST_COLUMNS, self.paths.split(), strict=True)
         }
         if type(summary["id"]) is not int or not isinstance(summary["title"], str):
             raise self.nonsense()
@@ -15703,7 +15719,7 @@ def segments(*names: str) -> str:
     return "/".join(urllib.parse.quote(name, safe="") for name in names)
 
 
-class GitHub(SourceHost):
+class _GitHub(SourceHost):
     """GitHub, REST API 2022-11-28; reviewers are those asked and those who have reviewed."""
 
     title, base = "GitHub", "https://api.github.com"
@@ -15737,7 +15753,7 @@ class GitHub(SourceHost):
         return summary | {"reviewers": list(dict.fromkeys([*summary["reviewers"], *others]))}
 
 
-class GitLab(SourceHost):
+class _GitLab(SourceHost):
     """GitLab, REST API 4; a project may lie in groups within groups."""
 
     title, base, names = "GitLab", "https://gitlab.com", (2, 20)
@@ -15758,7 +15774,7 @@ class GitLab(SourceHost):
         return f"{self.repository_path()}/merge_requests/{number}"
 
 
-class Bitbucket(SourceHost):
+class _Bitbucket(SourceHost):
     """Bitbucket Cloud, REST API 2.0."""
 
     title, base, lists_briefly = "Bitbucket", "https://api.bitbucket.org", True
@@ -15780,7 +15796,7 @@ class Bitbucket(SourceHost):
         return {**super().tell(pull), "mergedAt": None}
 
 
-class AzureDevOps(SourceHost):
+class _AzureDevOps(SourceHost):
     """Azure DevOps Services, REST API 7.1, in which a commit is looked up by a query."""
 
     title, base, names, lists_briefly = "Azure DevOps", "https://dev.azure.com", (3, 3), True
@@ -15828,13 +15844,13 @@ class AzureDevOps(SourceHost):
 
 
 SOURCE_HOSTS: Mapping[str, type[SourceHost]] = MappingProxyType(
-    dict(zip(PROVIDERS.split(), (GitHub, GitLab, Bitbucket, AzureDevOps), strict=True))
+    dict(zip(PROVIDERS.split(), (_GitHub, _GitLab, _Bitbucket, _AzureDevOps), strict=True))
 )
 
 
 # --- Pull requests ------------------------------------------------------------
 
-PULL_REQUEST = MappingProxyType(
+_PULL_REQUEST = MappingProxyType(
     {
         "body": Schema(
             provider=Provider(),
@@ -15878,7 +15894,7 @@ class PullRequests(
         if integration is None:
             raise NotFound(f"Organisation '{slug}' has no token for {provider}.")
         host_class = SOURCE_HOSTS[provider]
-        repository, commit = read_repository(body, host_class), read_commit(body)
+        repository, commit = _read_repository(body, host_class), _read_commit(body)
         base = source_bases(context.settings).get(provider, "")
         transport = source_transport(context.settings, provider)
         host = host_class(base, integration.token, transport, repository)
@@ -15889,7 +15905,7 @@ class PullRequests(
     @route(
         "POST /api/v1/trails/{trailId}/attestations/pull-request",
         id="attestPullRequest",
-        **PULL_REQUEST,
+        **_PULL_REQUEST,
     )
     def attest(self, context, trail_id):
         """Look a commit's pull request up at the source host, and record what was found.
@@ -15927,14 +15943,14 @@ class PullRequestsV2(
     @route(
         "POST /api/v2/trails/{trailId}/attestations/pull-request",
         id="attestPullRequestV2",
-        **PULL_REQUEST,
+        **_PULL_REQUEST,
     )
     def attest(self, context, trail_id):
         """Look a commit's pull request up at the source host, and record what was found."""
         return super().attest(context, trail_id)
 
 
-def read_repository(body: Mapping[str, Any], host_class: type[SourceHost]) -> list[str]:
+def _read_repository(body: Mapping[str, Any], host_class: type[SourceHost]) -> list[str]:
     """The names that lead to the repository, from either way of writing them."""
     owner, name = body.get("repository_owner"), body.get("repository_name")
     text = body.get("repository") or (f"{owner}/{name}" if owner and name else "")
@@ -15946,7 +15962,7 @@ def read_repository(body: Mapping[str, Any], host_class: type[SourceHost]) -> li
     return names
 
 
-def read_commit(body: Mapping[str, Any]) -> str | None:
+def _read_commit(body: Mapping[str, Any]) -> str | None:
     """The commit to look up, which a pull request's number may stand for."""
     commit = body.get("commit_sha") or None
     if commit is None and not body.get("pr_number"):
@@ -16042,7 +16058,7 @@ def reject(approval: Approval, said: Mapping[str, Any], is_admin: bool = False) 
     )
 
 
-APPROVALS_BY_TRAIL = Array(Approval, {"trail": lambda trail: Approval.trail == trail})
+_APPROVALS_BY_TRAIL = Array(Approval, {"trail": lambda trail: Approval.trail == trail})
 
 
 class Approvals(
@@ -16080,7 +16096,7 @@ class Approvals(
     )
     def of_trail(self, context, trail):
         """List the approvals of a trail."""
-        return FACTSTORE.array(context, APPROVALS_BY_TRAIL, {"trail": trail})
+        return FACTSTORE.array(context, _APPROVALS_BY_TRAIL, {"trail": trail})
 
     @route(
         "POST /api/v1/trails/{trailId}/approvals",
@@ -16167,16 +16183,16 @@ class ApprovalDecisions(
 
 #: The trail that decides on the digest `?1` for the flow `?2`, and what `evaluate_compliance` reads
 #: about both: of the trails of the flow that reported it, or else of all, the one that did so last.
-ASSERTED = f"""WITH d AS (SELECT a."trail_id" FROM "artifact" AS a
+_ASSERTED = f"""WITH d AS (SELECT a."trail_id" FROM "artifact" AS a
         JOIN "trail" AS k ON k."id" = a."trail_id" WHERE a."sha256_digest" IN {spellings_sql("?1")}
         ORDER BY k."flow_id" = ?2 DESC, a."rowid" DESC LIMIT 1)
     SELECT d."trail_id", {facts_sql('d."trail_id"', "?1", "?2")} FROM d"""
-ATTESTED_ON = (
+_ATTESTED_ON = (
     """SELECT "type", "status" FROM "attestation" WHERE "trail_id" = ? ORDER BY "rowid\""""
 )
 
 
-class Verdict(NamedTuple):
+class _Verdict(NamedTuple):
     """What came of an assertion: whether it holds, in a sentence, and what it was decided on."""
 
     compliant: bool
@@ -16194,22 +16210,22 @@ class Verdict(NamedTuple):
         return "COMPLIANT" if self.compliant else "NON_COMPLIANT"
 
 
-def assert_compliance(flow: Flow, digest: str) -> Verdict:
+def _assert_compliance(flow: Flow, digest: str) -> _Verdict:
     """Hold the artifact with a digest against a flow, as the trail has it that reported it last.
 
     A trail of another flow counts where no trail of this one reported it.
     """
     connection = session().database.connection()
-    row = connection.execute(ASSERTED, (digest, flow.id)).fetchone()
+    row = connection.execute(_ASSERTED, (digest, flow.id)).fetchone()
     if row is None:
         sentence = f"No artifact with the digest {digest} was reported."
-        return Verdict(False, sentence, flow.required_attestation_types)
+        return _Verdict(False, sentence, flow.required_attestation_types)
     trail, facts = row
     result = evaluate_compliance(facts)
-    recorded = connection.execute(ATTESTED_ON, (trail,))
-    return Verdict(
+    recorded = connection.execute(_ATTESTED_ON, (trail,))
+    return _Verdict(
         result.is_compliant,
-        verdict_sentence(flow, trail, result),
+        _verdict_sentence(flow, trail, result),
         result.missing_types,
         result.missing_names,
         result.failed_types,
@@ -16219,7 +16235,7 @@ def assert_compliance(flow: Flow, digest: str) -> Verdict:
     )
 
 
-def verdict_sentence(flow: Flow, trail: str, result: Compliance) -> str:
+def _verdict_sentence(flow: Flow, trail: str, result: Compliance) -> str:
     """A verdict in a sentence."""
     if result.missing:
         return f"Not passed for the flow {flow.name}: {', '.join(result.missing)}."
@@ -16233,21 +16249,21 @@ def verdict_sentence(flow: Flow, trail: str, result: Compliance) -> str:
     return f"Everything that the flow {flow.name} requires has passed."
 
 
-LISTED = {"type": "array", "items": {"type": "string"}}
-VERDICT = {
+_LISTED = {"type": "array", "items": {"type": "string"}}
+_VERDICT = {
     "sha256Digest": {"type": "string"},
     "flowId": {"type": "string", "format": "uuid"},
     "status": {"type": "string", "enum": ["COMPLIANT", "NON_COMPLIANT"]},
-    "missingAttestationTypes": LISTED,
-    "failedAttestationTypes": LISTED,
+    "missingAttestationTypes": _LISTED,
+    "failedAttestationTypes": _LISTED,
     "details": {"type": "string"},
-    "missingAttestationNames": LISTED,
-    "failedAttestationNames": LISTED,
+    "missingAttestationNames": _LISTED,
+    "failedAttestationNames": _LISTED,
     "compliant": {"type": "boolean"},
     "message": {"type": "string"},
     "flowName": {"type": "string"},
-    "missingAttestations": LISTED,
-    "failedAttestations": LISTED,
+    "missingAttestations": _LISTED,
+    "failedAttestations": _LISTED,
     "checkedAt": {"type": "string", "format": "date-time"},
     "attestations": {
         "type": "array",
@@ -16263,7 +16279,7 @@ VERDICT = {
 }
 
 
-def note_verdict(flow: Flow, digest: str, verdict: Verdict, payload: dict) -> None:
+def _note_verdict(flow: Flow, digest: str, verdict: _Verdict, payload: dict) -> None:
     """Put a verdict into the audit log; one against the artifact stops it as the gate does."""
     decided = "GATE_ALLOWED" if verdict.compliant else "GATE_BLOCKED"
     trail = verdict.trail_id
@@ -16288,7 +16304,7 @@ class Assertions(Resource, surface=FACTSTORE, scope="factstore", tag="Assert"):
         "POST /api/v1/assert",
         id="assertCompliance",
         body=Schema(sha256_digest=Digest(), flow_id=Id(), name="AssertRequest"),
-        answer={"type": "object", "required": list(VERDICT), "properties": VERDICT},
+        answer={"type": "object", "required": list(_VERDICT), "properties": _VERDICT},
         before="weigh",
         would="wouldCreate",
     )
@@ -16306,7 +16322,7 @@ class Assertions(Resource, surface=FACTSTORE, scope="factstore", tag="Assert"):
             "missingAttestationTypes": list(verdict.missing_types),
             "failedAttestationTypes": list(verdict.failed_types),
         }
-        note_verdict(flow, digest, verdict, request | by_type)
+        _note_verdict(flow, digest, verdict, request | by_type)
         return {
             **request,
             **by_type,
@@ -16322,10 +16338,10 @@ class Assertions(Resource, surface=FACTSTORE, scope="factstore", tag="Assert"):
             "attestations": list(verdict.attestations),
         }
 
-    def weigh(self, context: RequestContext) -> tuple[Flow, Verdict]:
+    def weigh(self, context: RequestContext) -> tuple[Flow, _Verdict]:
         """Come to the verdict before the transaction that records it, so that no writer waits."""
         flow = Flow.fetch(context.body["flow_id"])
-        return flow, assert_compliance(flow, context.body["sha256_digest"])
+        return flow, _assert_compliance(flow, context.body["sha256_digest"])
 
 
 # --- Environments -------------------------------------------------------------
@@ -16333,7 +16349,7 @@ class Assertions(Resource, surface=FACTSTORE, scope="factstore", tag="Assert"):
 
 
 @functools.lru_cache(1000)
-def compiled(pattern: str) -> Pattern:
+def _compiled(pattern: str) -> Pattern:
     """A pattern ready for matching; ValueError when it is none, or more than names need."""
     try:
         return Pattern(pattern)
@@ -16345,11 +16361,11 @@ class NamePattern(Text):
     """A regular expression for names."""
 
     def read(self, value):
-        compiled(super().read(value))
+        _compiled(super().read(value))
         return value
 
 
-class PatternList(ListOf):
+class _PatternList(ListOf):
     """Regular expressions for names, which take time to compile: bounded together, too."""
 
     #: Characters of all patterns in the list.
@@ -16362,17 +16378,17 @@ class PatternList(ListOf):
         return super().read(value)
 
 
-SCOPE_LIST = Shape(
+_SCOPE_LIST = Shape(
     names=Json(ListOf(Text(255)), default=list),
-    patterns=Json(PatternList(NamePattern(500)), default=list),
+    patterns=Json(_PatternList(NamePattern(500)), default=list),
 )
-NO_SCOPE = partial(SCOPE_LIST.read, {})
-SNAPSHOT_SCOPE = Shape(
-    include=Json(SCOPE_LIST, default=NO_SCOPE), exclude=Json(SCOPE_LIST, default=NO_SCOPE)
+_NO_SCOPE = partial(_SCOPE_LIST.read, {})
+_SNAPSHOT_SCOPE = Shape(
+    include=Json(_SCOPE_LIST, default=_NO_SCOPE), exclude=Json(_SCOPE_LIST, default=_NO_SCOPE)
 )
 COMPLIANCE = Choice("COMPLIANT NON_COMPLIANT UNKNOWN")
 #: How long it may take to hold the names of a snapshot against a scope.
-SCOPE_SECONDS = 2.0
+_SCOPE_SECONDS = 2.0
 
 
 def digest_state(digest: str) -> str:
@@ -16385,7 +16401,7 @@ def digest_state(digest: str) -> str:
 
 #: SQL for the state of the environment `t1`: the worst of what its newest snapshot holds. Unknown
 #: while no policy is attached to it.
-ENVIRONMENT_STATE = f"""(SELECT CASE max(CASE {digest_state('i."artifact_sha256"')}
+_ENVIRONMENT_STATE = f"""(SELECT CASE max(CASE {digest_state('i."artifact_sha256"')}
         WHEN 'NON_COMPLIANT' THEN 2 WHEN 'COMPLIANT' THEN 0 ELSE 1 END)
         WHEN 2 THEN '"NON_COMPLIANT"' WHEN 0 THEN '"COMPLIANT"' ELSE '"UNKNOWN"' END
     FROM "snapshot_artifact" AS i WHERE i."snapshot_id" = (
@@ -16403,7 +16419,7 @@ class Environment(Model):
         28, "environment", "name", "{description}", text="description", title="{name}",
         details="type org_slug created_at",
     )  # fmt: skip
-    derived: ClassVar[dict] = {"complianceState": Computed(COMPLIANCE, ENVIRONMENT_STATE)}
+    derived: ClassVar[dict] = {"complianceState": Computed(COMPLIANCE, _ENVIRONMENT_STATE)}
 
     id = Uuid()
     name = Name()
@@ -16411,7 +16427,7 @@ class Environment(Model):
     description = Text(10_000, default="")
     org_slug = Text(255, null=True, index=True)
     drift_policy = Choice("WARN BLOCK IGNORE", default="WARN")
-    scope = Json(SNAPSHOT_SCOPE, null=True)
+    scope = Json(_SNAPSHOT_SCOPE, null=True)
     created_at = Timestamp(6, default=now_exactly)
     updated_at = Timestamp(6, default=now_exactly)
 
@@ -16419,7 +16435,7 @@ class Environment(Model):
     def create(cls, **values):
         check_environment_name(cls, values["name"])
         check_organisation(values.get("org_slug"))
-        made = super().create(**values | {"scope": tidy_scope(values.get("scope"))})
+        made = super().create(**values | {"scope": _tidy_scope(values.get("scope"))})
         made.tell("ENVIRONMENT_CREATED")
         return made
 
@@ -16427,7 +16443,7 @@ class Environment(Model):
         if values.get("name", self.name) != self.name:
             check_environment_name(type(self), values["name"], self.id)
         if "scope" in values:
-            values["scope"] = tidy_scope(values["scope"])
+            values["scope"] = _tidy_scope(values["scope"])
         return super().change(**values)
 
     def remove(self):
@@ -16443,13 +16459,13 @@ class Environment(Model):
         """Those of these names that snapshots hold: included if anything is, and not excluded."""
         if self.scope is None or self.type in ("S3", "GENERIC"):
             return frozenset(names)
-        ends_at = time.monotonic() + SCOPE_SECONDS
+        ends_at = time.monotonic() + _SCOPE_SECONDS
         include, exclude = (self.half(half, ends_at) for half in ("include", "exclude"))
         return frozenset(
             name
             for name in set(names)
-            if (not any(include) or is_listed(name, *include, ends_at))
-            and not is_listed(name, *exclude, ends_at)
+            if (not any(include) or _is_listed(name, *include, ends_at))
+            and not _is_listed(name, *exclude, ends_at)
         )
 
     def half(self, half: str, ends_at: float) -> tuple[set[str], list[Pattern]]:
@@ -16457,12 +16473,12 @@ class Environment(Model):
         texts = [] if self.type == "DOCKER" else self.scope[half]["patterns"]
         patterns = []
         for text in texts:
-            check_scope_time(ends_at)
-            patterns.append(compiled(text))
+            _check_scope_time(ends_at)
+            patterns.append(_compiled(text))
         return set(self.scope[half]["names"]), patterns
 
 
-def check_scope_time(ends_at: float) -> None:
+def _check_scope_time(ends_at: float) -> None:
     """Refuse to go on with a scope after this time."""
     if time.monotonic() > ends_at:
         raise Unprocessable(
@@ -16471,12 +16487,12 @@ def check_scope_time(ends_at: float) -> None:
         )
 
 
-def is_listed(name: str, names: Set[str], patterns: Sequence[Pattern], ends_at: float) -> bool:
+def _is_listed(name: str, names: Set[str], patterns: Sequence[Pattern], ends_at: float) -> bool:
     """Whether a name is among these, or one of the patterns matches it; refused after this time."""
     if name in names:
         return True
     for pattern in patterns:
-        check_scope_time(ends_at)
+        _check_scope_time(ends_at)
         if pattern.matches(name):
             return True
     return False
@@ -16490,19 +16506,19 @@ def check_environment_name(model: type[Model], name: str, key: str = "") -> None
     if model.has(name=name):
         raise Conflict(f"{model.noun().capitalize()} with name '{name}' already exists")
     for (other,) in model.select(model.name).where(model.id != key).tuples():
-        if fold_name(other) == fold_name(name):
+        if _fold_name(other) == _fold_name(name):
             raise Conflict(
                 f"{model.noun().capitalize()} with name '{other}' already exists; '{name}' differs "
                 "from it in letter case or form only"
             )
 
 
-def fold_name(name: str) -> str:
+def _fold_name(name: str) -> str:
     """A name without the differences of letter case and form that the eye passes over."""
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
 
 
-def tidy_scope(scope: dict | None) -> dict | None:
+def _tidy_scope(scope: dict | None) -> dict | None:
     """A scope without blanks; None where nothing is left of it."""
     tidy = {
         half: {
@@ -16567,7 +16583,7 @@ SNAPSHOT_ARTIFACT = {
 #: The same, as a new snapshot says it.
 RUNNING_ARTIFACT = Shape(**SNAPSHOT_ARTIFACT | {"artifact_sha256": Digest()})
 #: SQL for the artifacts of the snapshot `t1` as they were recorded, with what is known of each.
-SNAPSHOT_ARTIFACTS = f"""(SELECT json_group_array(json_insert(o."value", '$.complianceState',
+_SNAPSHOT_ARTIFACTS = f"""(SELECT json_group_array(json_insert(o."value", '$.complianceState',
     {digest_state('''json_extract(o."value", '$.artifactSha256')''')}))
     FROM json_each(t1."artifacts") AS o)"""
 
@@ -16581,7 +16597,7 @@ class EnvironmentSnapshot(Model):
     derived: ClassVar[dict] = {
         "artifacts": Computed(
             Json(ListOf(Shape(**SNAPSHOT_ARTIFACT, compliance_state=COMPLIANCE), 10_000)),
-            SNAPSHOT_ARTIFACTS,
+            _SNAPSHOT_ARTIFACTS,
         )
     }
 
@@ -16831,10 +16847,10 @@ def check_snapshots() -> Iterator[str]:
             return
 
 
-SNAPSHOTS = Array(
+_SNAPSHOTS = Array(
     EnvironmentSnapshot, {"environment": lambda key: EnvironmentSnapshot.environment == key}
 )
-SNAPSHOT_DIFF = Shape(
+_SNAPSHOT_DIFF = Shape(
     environment_id=Id(),
     from_snapshot_index=Integer(),
     to_snapshot_index=Integer(),
@@ -16853,7 +16869,7 @@ def of_environment(context: RequestContext, array: Array, key: str) -> Response:
     return reply
 
 
-def newest_of(query: peewee.ModelSelect, key: str) -> bytes:
+def _newest_of(query: peewee.ModelSelect, key: str) -> bytes:
     """The JSON text of the newest snapshot under a query in an environment, or NotFound."""
     text = EnvironmentSnapshot.statements().text.cast("BLOB")
     query = query.where(EnvironmentSnapshot.environment == key).select(text)
@@ -16894,7 +16910,7 @@ class EnvironmentSnapshots(
     )
     def list(self, context, key):
         """List the snapshots of an environment, lowest index first."""
-        return of_environment(context, SNAPSHOTS, key)
+        return of_environment(context, _SNAPSHOTS, key)
 
     @route(
         "POST /api/v1/environments/{environmentId}/snapshots",
@@ -16937,7 +16953,7 @@ class EnvironmentSnapshots(
     )
     def latest(self, context, key):
         """Get the snapshot of an environment with the highest index."""
-        return newest_of(EnvironmentSnapshot.select(), key)
+        return _newest_of(EnvironmentSnapshot.select(), key)
 
     @route(
         "GET /api/v1/environments/{environmentId}/snapshots/{index}",
@@ -16951,13 +16967,13 @@ class EnvironmentSnapshots(
             number = column.read(column.parse(index))
         except ValueError as error:
             raise Invalid(issues=[field_error(["index"], str(error))]) from None
-        return newest_of(EnvironmentSnapshot.select().where(column == number), key)
+        return _newest_of(EnvironmentSnapshot.select().where(column == number), key)
 
     @route(
         "GET /api/v1/environments/{environmentId}/diff",
         id="diffSnapshots",
         query=Filters(required="from to", **{"from": Integer(), "to": Integer()}),
-        answer=SNAPSHOT_DIFF.describe(),
+        answer=_SNAPSHOT_DIFF.describe(),
     )
     def diff(self, context, key):
         """Compare two snapshots of an environment by their indexes, in any order."""
@@ -16976,7 +16992,7 @@ class EnvironmentSnapshots(
 
 # --- Environment drift --------------------------------------------------------
 
-DRIFT_REPORTS = Array(DriftReport, {"environment": lambda key: DriftReport.environment == key})
+_DRIFT_REPORTS = Array(DriftReport, {"environment": lambda key: DriftReport.environment == key})
 
 
 class Baselines(
@@ -17021,10 +17037,10 @@ class Baselines(
     )
     def current(self, context, key):
         """Get the active baseline of an environment."""
-        return active_baseline(key)
+        return _active_baseline(key)
 
 
-def active_baseline(key: str) -> Baseline:
+def _active_baseline(key: str) -> Baseline:
     """The active baseline of an environment, or NotFound."""
     baseline = Baseline.active(key)
     if baseline is None:
@@ -17044,7 +17060,7 @@ class DriftReports(
     )
     def check(self, context, key):
         """Tell how the latest snapshot of an environment differs from its baseline."""
-        baseline = active_baseline(key)
+        baseline = _active_baseline(key)
         newest = EnvironmentSnapshot.last(environment=key)
         if newest is None or baseline.snapshot_id is None:
             what = "no snapshot" if newest is None else "a baseline without a snapshot"
@@ -17063,7 +17079,7 @@ class DriftReports(
     )
     def history(self, context, key):
         """List the drift reports of an environment, each from when the drift changed."""
-        return of_environment(context, DRIFT_REPORTS, key)
+        return of_environment(context, _DRIFT_REPORTS, key)
 
 
 class AllowlistEntry(Model):
@@ -17101,7 +17117,7 @@ class AllowlistEntry(Model):
         return super().create(**values | named)
 
 
-ALLOWLIST = Array(AllowlistEntry, {"environment": lambda key: AllowlistEntry.environment == key})
+_ALLOWLIST = Array(AllowlistEntry, {"environment": lambda key: AllowlistEntry.environment == key})
 
 
 class Allowlist(
@@ -17128,7 +17144,7 @@ class Allowlist(
     )
     def list(self, context, key):
         """List the allow-list of an environment, removed and expired entries included."""
-        return of_environment(context, ALLOWLIST, key)
+        return of_environment(context, _ALLOWLIST, key)
 
     @route(
         "POST /api/v1/environments/{environmentId}/allowlist",
@@ -17170,13 +17186,13 @@ class Allowlist(
 
 # --- Logical environments -----------------------------------------------------
 
-MEMBER_SHAPE = Shape(
+_MEMBER_SHAPE = Shape(
     physical_env_id=Id(),
     physical_env_name=Text(255),
     physical_env_type=Choice("K8S ECS LAMBDA S3 DOCKER GENERIC"),
     added_at=Timestamp(6),
 )
-MEMBERS_SQL = """(SELECT json_group_array(json_object('physicalEnvId', o."id",
+_MEMBERS_SQL = """(SELECT json_group_array(json_object('physicalEnvId', o."id",
     'physicalEnvName', o."name", 'physicalEnvType', o."type", 'addedAt', o."added_at"))
     FROM (SELECT e."id", e."name", e."type", m."added_at" FROM "logical_member" AS m
         JOIN "environment" AS e ON e."id" = m."environment_id"
@@ -17192,7 +17208,7 @@ class LogicalEnvironment(Model):
         27, "logical-environment", "name", "{description}", text="description", title="{name}",
         details="created_at",
     )  # fmt: skip
-    derived: ClassVar[dict] = {"members": Computed(Json(ListOf(MEMBER_SHAPE)), MEMBERS_SQL)}
+    derived: ClassVar[dict] = {"members": Computed(Json(ListOf(_MEMBER_SHAPE)), _MEMBERS_SQL)}
 
     id = Uuid()
     name = Name()
@@ -17227,7 +17243,7 @@ class LogicalMember(Model):
         return cls.seek(logical_environment=logical, environment=physical)
 
 
-MERGED_SNAPSHOT = Shape(
+_MERGED_SNAPSHOT = Shape(
     logical_env_id=Id(),
     logical_env_name=Text(255),
     compliance_status=Choice("COMPLIANT NON_COMPLIANT"),
@@ -17249,7 +17265,7 @@ MERGED_SNAPSHOT = Shape(
 
 
 #: Whether the newest snapshot of a member of the logical environment holds what does not comply.
-MERGED_FAILURE = f"""SELECT EXISTS (SELECT 1 FROM "logical_member" AS m
+_MERGED_FAILURE = f"""SELECT EXISTS (SELECT 1 FROM "logical_member" AS m
     JOIN "snapshot_artifact" AS i ON i."snapshot_id" = (
         SELECT l."id" FROM "environment_snapshot" AS l
         WHERE l."environment_id" = m."environment_id" ORDER BY l."snapshot_index" DESC LIMIT 1)
@@ -17257,7 +17273,7 @@ MERGED_FAILURE = f"""SELECT EXISTS (SELECT 1 FROM "logical_member" AS m
         AND {digest_state('i."artifact_sha256"')} = 'NON_COMPLIANT')"""
 
 
-def newest_of_members(logical: str) -> Iterator[tuple[dict, dict | None, list[dict]]]:
+def _newest_of_members(logical: str) -> Iterator[tuple[dict, dict | None, list[dict]]]:
     """Each member of a logical environment with the head and artifacts of its newest snapshot."""
     snapshot, other = EnvironmentSnapshot, EnvironmentSnapshot.alias()
     newest = other.select(peewee.fn.max(other.snapshot_index)).where(
@@ -17337,17 +17353,17 @@ class LogicalEnvironments(
     @route(
         "GET /api/v1/logical-environments/{logicalEnvironmentId}/snapshots/latest",
         id="getMergedSnapshot",
-        answer=MERGED_SNAPSHOT.describe(),
+        answer=_MERGED_SNAPSHOT.describe(),
     )
     def merged(self, context, key):
         """Get the union of the latest snapshots of the members."""
         logical = self.find(key)
         summaries, artifacts = [], []
-        for member, head, held in newest_of_members(key):
+        for member, head, held in _newest_of_members(key):
             summaries.append({**member, **head, "artifactCount": len(held)})
             artifacts += [{**artifact, **member} for artifact in held]
         complete = bool(summaries) and all(summary["snapshotIndex"] for summary in summaries)
-        (has_failure,) = context.workspace.fetch_row(MERGED_FAILURE, (key,))
+        (has_failure,) = context.workspace.fetch_row(_MERGED_FAILURE, (key,))
         return {
             "logicalEnvId": key,
             "logicalEnvName": logical.name,
@@ -17400,7 +17416,7 @@ class StrictRequest(Schema):
         }
 
 
-class Threshold:
+class _Threshold:
     """A whole number, also as the text of a form's field; blank text stands for none."""
 
     number, pattern = Integer(-(2**31), 2**31 - 1), r" *[0-9]{0,9} *"
@@ -17424,7 +17440,7 @@ class Threshold:
 
 
 #: The rules that a policy may be, and what their threshold is; the last one has none.
-POLICY_RULES = {
+_POLICY_RULES = {
     "ATTESTATION_COUNT": "how many attestations must have passed",
     "APPROVAL_REQUIRED": "how many people must have approved",
     "SIGNATURE_REQUIRED": "",
@@ -17433,12 +17449,12 @@ POLICY_RULES = {
 
 def rule_fault(policy_type: str | None, threshold: Any, evaluator: str) -> str:
     """What of a policy's rule is not understood, or nothing."""
-    types = ", ".join(POLICY_RULES)
+    types = ", ".join(_POLICY_RULES)
     if policy_type == "CUSTOM_WASM" or evaluator not in ("", "opa"):
         return f"no WASM runtime is installed; known rules are {types}, evaluated by 'opa'"
-    if policy_type and policy_type not in POLICY_RULES:
+    if policy_type and policy_type not in _POLICY_RULES:
         return f"policyType '{policy_type[:60]}' is unknown; known are {types}"
-    counted = POLICY_RULES.get(policy_type or "", "")
+    counted = _POLICY_RULES.get(policy_type or "", "")
     if not counted:
         only = "a threshold belongs to ATTESTATION_COUNT and APPROVAL_REQUIRED only"
         return only if threshold else ""
@@ -17470,33 +17486,33 @@ class Policy(Model):
     created_at = Timestamp(6, default=now_exactly)
     updated_at = Timestamp(6, default=now_exactly)
     policy_type = Text(255, null=True)
-    threshold = Json(Threshold(), null=True)
+    threshold = Json(_Threshold(), null=True)
     require_signature = Boolean(default=False)
     policy_evaluator = Text(255, default="opa")
 
     @classmethod
     def create(cls, **values):
-        check_policy_name(values["name"])
+        _check_policy_name(values["name"])
         check_organisation(values.get("org_slug"))
         evaluator = values.get("policy_evaluator", "")
-        check_rule(values.get("policy_type"), values.get("threshold"), evaluator)
+        _check_rule(values.get("policy_type"), values.get("threshold"), evaluator)
         return super().create(**split_lists(values))
 
     def change(self, **values):
         if values.get("name", self.name) != self.name:
-            check_policy_name(values["name"])
+            _check_policy_name(values["name"])
         rule = ("policy_type", "threshold", "policy_evaluator")
-        check_rule(*(values.get(name, getattr(self, name)) for name in rule))
+        _check_rule(*(values.get(name, getattr(self, name)) for name in rule))
         return super().change(**split_lists(values))
 
 
-def check_rule(policy_type: str | None, threshold: Any, evaluator: str) -> None:
+def _check_rule(policy_type: str | None, threshold: Any, evaluator: str) -> None:
     """Refuse a rule that is not understood."""
     if fault := rule_fault(policy_type, threshold, evaluator):
         raise Unprocessable(f"This policy cannot be enforced: {fault}.")
 
 
-def check_policy_name(name: str) -> None:
+def _check_policy_name(name: str) -> None:
     """Refuse a name that another policy has."""
     if Policy.has(name=name):
         raise Conflict(f"Policy with name '{name}' already exists")
@@ -17677,7 +17693,7 @@ class DeploymentPolicy(Model):
         return super().change(**split_lists(values))
 
 
-DEPLOYMENT_ALIASES = POLICY_ALIASES | {"requireApproval": "enforceApprovals"}
+_DEPLOYMENT_ALIASES = POLICY_ALIASES | {"requireApproval": "enforceApprovals"}
 
 
 class DeploymentPolicies(
@@ -17705,7 +17721,7 @@ class DeploymentPolicies(
         DeploymentPolicy.required_attestation_types,
         DeploymentPolicy.require_signature,
         DeploymentPolicy.block_on_failed_scan,
-        aliases=DEPLOYMENT_ALIASES,
+        aliases=_DEPLOYMENT_ALIASES,
         harmless="id createdAt updatedAt enabled isActive orgSlug",
         name="CreateDeploymentPolicyRequest",
     )
@@ -17721,7 +17737,7 @@ class DeploymentPolicies(
         DeploymentPolicy.require_signature,
         DeploymentPolicy.block_on_failed_scan,
         optional="flowId",
-        aliases=DEPLOYMENT_ALIASES,
+        aliases=_DEPLOYMENT_ALIASES,
         harmless="id createdAt updatedAt enabled orgSlug",
         name="UpdateDeploymentPolicyRequest",
     )
@@ -17782,9 +17798,9 @@ own_regex_replace(text, pattern, new) := regex.replace(text, {OWN_PACKAGE}_patte
 REWRITTEN = re.findall(r"^own_\w+", OWN_MODULE, re.M)
 FORMAT_VERB = r"(?s)%([-+ 0]*)(\d*)(?:\.(\d*))?(.|$)"
 REGO_KEYWORDS = ("if", "in", "every", "contains")
-REGEX_CLASSES = {"d": "[:digit:]", "w": "[:word:]", "s": r"\t\n\f\r ",
+_REGEX_CLASSES = {"d": "[:digit:]", "w": "[:word:]", "s": r"\t\n\f\r ",
                  "D": "[:^digit:]", "W": "[:^word:]"}  # fmt: skip
-REGO_FAULT = r"(?s)--> (.*?):(\d+):(\d+)\n.*?error: (.*)"
+_REGO_FAULT = r"(?s)--> (.*?):(\d+):(\d+)\n.*?error: (.*)"
 
 
 class RegoFailure(Exception):
@@ -17805,7 +17821,7 @@ def describe_fault(error: Exception, *, with_column: bool = True) -> str:
     Columns of rewritten modules are not those of what was sent, so evaluation leaves them out.
     """
     text = str(error).partition("\n\nStack backtrace")[0].strip()
-    if not (match := re.match(REGO_FAULT, text)):
+    if not (match := re.match(_REGO_FAULT, text)):
         return " ".join(text.split())[:500] or "the engine reports an error that it does not name"
     path, line, column, reason = match.groups()
     reason = " ".join(reason.partition("\n-->")[0].split())[:500].rstrip(".")
@@ -17857,7 +17873,7 @@ def translate_pattern(pattern: str) -> str:
     """A regular expression of Go for the engine: classes are of ASCII, brackets do not nest."""
     pieces, in_class = [], False
     for piece in re.findall(r"(?s)\[:\^?\w+:\]|\\?.", pattern):
-        if piece[0] == "\\" and (own := REGEX_CLASSES.get(piece[1:])):
+        if piece[0] == "\\" and (own := _REGEX_CLASSES.get(piece[1:])):
             piece = own if in_class else f"[{own}]"
         elif piece == r"\S":
             piece = r"[^\t\n\f\r ]"
@@ -17880,29 +17896,29 @@ def format_values(format: str, values: Sequence[Sequence]) -> str:
             return "%"
         if not waiting:
             return f"%!{verb}(MISSING)" if verb else "%!(NOVERB)"
-        return format_value(verb, flags, width, precision, *waiting.pop(0))
+        return _format_value(verb, flags, width, precision, *waiting.pop(0))
 
     text = re.sub(FORMAT_VERB, replace, format)
-    more = ", ".join(f"{go_type(value)}={text}" for text, value in waiting)
+    more = ", ".join(f"{_go_type(value)}={text}" for text, value in waiting)
     return f"{text}%!(EXTRA {more})" if waiting else text
 
 
-def go_type(value: Any) -> str:
+def _go_type(value: Any) -> str:
     """The type as which `sprintf` of OPA is given a value."""
-    return type(value).__name__.replace("float", "float64") if is_count(value) else "string"
+    return type(value).__name__.replace("float", "float64") if _is_count(value) else "string"
 
 
-def is_count(value: Any) -> bool:
+def _is_count(value: Any) -> bool:
     """Whether a value is a number, and no boolean."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def format_value(
+def _format_value(
     verb: str, flags: str, width: str, precision: str | None, text: str, value: Any
 ) -> str:
     """Format a value as a verb says; OPA hands over what is no number as its text."""
     sized = f"%{flags}{width}" + (f".{precision or 0}" if precision is not None else "")
-    if isinstance(value, int) and is_count(value):
+    if isinstance(value, int) and _is_count(value):
         if verb in "dvxXo" and precision is None:
             return f"{sized}{verb.replace('v', 'd')}" % value
         if verb in "bc":
@@ -17911,18 +17927,18 @@ def format_value(
         if verb in "feEF":
             return f"{sized}{verb}" % value
         if verb in "vg" and precision is None:
-            return f"%{flags}{width}s" % shortest_float(value)
+            return f"%{flags}{width}s" % _shortest_float(value)
     elif verb in "svqx" and "0" not in flags:
         text = text.encode().hex() if verb == "x" else text
         text = text if precision is None else text[: int(precision or 0)]
         text = json.dumps(text, ensure_ascii=False) if verb == "q" else text
         return f"%{flags}{width}s" % text
     if verb in "svdxXobcqeEfFgGt" and not (flags or width or precision):
-        return f"%!{verb}({go_type(value)}={text})"
+        return f"%!{verb}({_go_type(value)}={text})"
     raise ValueError(f"sprintf does not support {sized}{verb} here")
 
 
-def shortest_float(value: float) -> str:
+def _shortest_float(value: float) -> str:
     """A float as Go's %v: the digits that it takes, with an exponent where that is large."""
     from decimal import Decimal
 
@@ -17942,7 +17958,7 @@ class RegoModule:
 
     def __init__(self, path: str, source: str, version: int | None):
         self.path, self.source = path, source.encode()
-        self.version, tree = parse_module(path, source, version)
+        self.version, tree = _parse_module(path, source, version)
         self.package = reference_of(tree["package"]["refr"])
         self.rules = [next(iter(rule.values())) for rule in tree["rules"]]
         self.imports = {}
@@ -17989,7 +18005,7 @@ class RegoModule:
         for offset in self.inexact_comparisons():
             reason = "a comparison with arithmetic on this number is not exact with 64 bits"
             yield self.fault(offset, reason)
-        for statement in statements_in(self.rules):
+        for statement in _statements_in(self.rules):
             for change in statement.get("with_mods") or ():
                 if reference_of(change["refr"])[:1] not in (("input",), ("data",)):
                     reason = "`with` may replace only what is in input and data here"
@@ -18036,7 +18052,7 @@ class RegoModule:
             end = node["fcn"][next(iter(node["fcn"]))]["span"]["end"]
             self.edits.append((offset, end, f"data.{OWN_PACKAGE}.{rewritten}"))
             format = node["params"][0].get("String") or node["params"][0].get("RawString")
-            if name == "sprintf" and format and (verb := unknown_verb(format["value"])):
+            if name == "sprintf" and format and (verb := _unknown_verb(format["value"])):
                 yield self.fault(offset, f"sprintf: {verb} is not supported")
 
     def check_head(self, rule: dict, head: dict, args: Any) -> Iterator[str]:
@@ -18049,9 +18065,9 @@ class RegoModule:
         bound = {"input", "data", "_", *self.imports, *(name[0] for _, name, _ in self.heads)}
         bound.update(node["value"] for _, node in nodes_in(args or []) if "refr" not in node
                      and isinstance(node.get("value"), str))  # fmt: skip
-        bound.update(variables_in(rule.get("bodies", []), nested=True))
+        bound.update(_variables_in(rule.get("bodies", []), nested=True))
         value = (head.get("assign") or {}).get("value", {}) if "bodies" in rule else {}
-        for name, offset in variables_in([head.get("key"), value]).items():
+        for name, offset in _variables_in([head.get("key"), value]).items():
             if name not in bound:
                 yield self.fault(offset, f"the variable {name} never gets a value")
 
@@ -18065,7 +18081,7 @@ class RegoModule:
         for type, negation in nodes_in(rule):
             if type == "NotExpr":
                 inside = [node["value"] for type, node in nodes_in(negation) if type == "Var"]
-                for name, offset in variables_in(negation).items():
+                for name, offset in _variables_in(negation).items():
                     if name not in bound and inside.count(name) == everywhere[name]:
                         yield self.fault(offset, f"the variable {name} never gets a value")
 
@@ -18079,7 +18095,7 @@ class RegoModule:
         return b"".join([*pieces, self.source[done:]]).decode()
 
 
-def parse_module(path: str, source: str, version: int | None) -> tuple[int, dict]:
+def _parse_module(path: str, source: str, version: int | None) -> tuple[int, dict]:
     """The version of Rego in which a module can be read, and its syntax tree."""
     import regorus
 
@@ -18098,7 +18114,7 @@ def parse_module(path: str, source: str, version: int | None) -> tuple[int, dict
     raise RegoFailure(failure)
 
 
-def statements_in(tree: Any) -> Iterator[dict]:
+def _statements_in(tree: Any) -> Iterator[dict]:
     """Every statement of the bodies below a part of a syntax tree."""
     waiting = [tree]
     while waiting:
@@ -18110,7 +18126,7 @@ def statements_in(tree: Any) -> Iterator[dict]:
         waiting += part if isinstance(part, list) else ()
 
 
-def variables_in(tree: Any, *, nested: bool = False) -> dict[str, int]:
+def _variables_in(tree: Any, *, nested: bool = False) -> dict[str, int]:
     """The variables below a part of a syntax tree, with their offsets; those of comprehensions,
     which may be local to them, only where `nested`."""
     variables, waiting = {}, [tree]
@@ -18127,7 +18143,7 @@ def variables_in(tree: Any, *, nested: bool = False) -> dict[str, int]:
     return variables
 
 
-def unknown_verb(format: str) -> str:
+def _unknown_verb(format: str) -> str:
     """The first verb of a format that is not supported; nothing where all are."""
     for match in re.finditer(FORMAT_VERB, format):
         if match[4] not in tuple("%svdxXobcqeEfFgt"):
@@ -18181,13 +18197,13 @@ def read_data(path: str, text: str) -> Any:
 # The child: it compiles, answers, and is allowed little.
 
 
-class CompiledPolicy:
+class _CompiledPolicy:
     """The files of a bundle, ready to be asked."""
 
     def __init__(self, files: Mapping[str, str]):
         import regorus
 
-        manifest = read_manifest(files.get(".manifest", "{}"))
+        manifest = _read_manifest(files.get(".manifest", "{}"))
         self.modules = [
             RegoModule(path, text, manifest.version_of(path))
             for path, text in files.items() if path.endswith(".rego")
@@ -18222,7 +18238,7 @@ class CompiledPolicy:
             if (package, rule) in names
         ]
 
-    def check(self, manifest: Manifest) -> None:
+    def check(self, manifest: _Manifest) -> None:
         """Refuse what cannot be evaluated as OPA would, and what OPA would refuse."""
         import regorus
 
@@ -18235,10 +18251,10 @@ class CompiledPolicy:
             if module.package[0] == OWN_PACKAGE or not manifest.covers(module.package):
                 faults.append(f"{module.path}:1:1: the package is not in the roots of the bundle")
             for head, name, _ in module.heads:
-                if is_defined(self.document, (*module.package, *name)):
+                if _is_defined(self.document, (*module.package, *name)):
                     rule = ".".join(name)
                     faults.append(module.fault(start_of(head["refr"]), f"data has {rule}, too"))
-        for path in leaves_of(self.document):
+        for path in _leaves_of(self.document):
             if not manifest.covers(path):
                 faults.append(f"data.{'.'.join(path)} is not in the roots of the bundle")
         if faults:
@@ -18268,7 +18284,7 @@ class CompiledPolicy:
         return answers
 
 
-class Manifest(NamedTuple):
+class _Manifest(NamedTuple):
     """What the manifest of a bundle says of its files."""
 
     roots: Sequence[tuple[str, ...]]
@@ -18287,7 +18303,7 @@ class Manifest(NamedTuple):
         return any(tuple(path[: len(root)]) == root for root in self.roots)
 
 
-def read_manifest(text: str) -> Manifest:
+def _read_manifest(text: str) -> _Manifest:
     """The manifest of a bundle, in which nothing that is unknown may change what is decided."""
     roots, version, versions = [""], None, {}
     try:
@@ -18301,10 +18317,10 @@ def read_manifest(text: str) -> Manifest:
         is_known = False
     if not is_known:
         raise RegoFailure(".manifest:1:1: expected roots and a rego_version of 0 or 1, no wasm")
-    return Manifest(roots, version, versions)
+    return _Manifest(roots, version, versions)
 
 
-def is_defined(document: Any, path: Sequence[str]) -> bool:
+def _is_defined(document: Any, path: Sequence[str]) -> bool:
     """Whether a document has something at a path, or on the way what is no object."""
     for name in path:
         if not isinstance(document, dict):
@@ -18315,16 +18331,16 @@ def is_defined(document: Any, path: Sequence[str]) -> bool:
     return True
 
 
-def leaves_of(document: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+def _leaves_of(document: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """The paths of a document that lead to what is no object, or to an empty one."""
     if isinstance(document, dict) and document:
         for name, member in document.items():
-            yield from leaves_of(member, (*path, name))
+            yield from _leaves_of(member, (*path, name))
     elif path:
         yield path
 
 
-def serve_rego(megabytes: str, lifeline: str) -> None:
+def _serve_rego(megabytes: str, lifeline: str) -> None:
     """Be the child: answer requests, a line of JSON each, until the parent is gone."""
     import regorus  # noqa: F401
 
@@ -18335,9 +18351,9 @@ def serve_rego(megabytes: str, lifeline: str) -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     # What a policy prints goes where nobody listens.
     os.dup2(2, 1)
-    limit_memory(int(megabytes))
-    end_with_parent(int(lifeline))
-    policies: dict[str, CompiledPolicy] = {}
+    _limit_memory(int(megabytes))
+    _end_with_parent(int(lifeline))
+    policies: dict[str, _CompiledPolicy] = {}
     response: dict[str, Any] = {"ready": True}
     while True:
         answers.write(json.dumps(response) + "\n")
@@ -18346,16 +18362,16 @@ def serve_rego(megabytes: str, lifeline: str) -> None:
         if not line:
             return
         try:
-            response = answer_request(json.loads(line), policies)
+            response = _answer_request(json.loads(line), policies)
         except RegoFailure as failure:
             response = {"failure": str(failure)}
 
 
-def answer_request(request: dict, policies: dict[str, CompiledPolicy]) -> dict:
+def _answer_request(request: dict, policies: dict[str, _CompiledPolicy]) -> dict:
     """Compile the files of a bundle, or evaluate one that was compiled before."""
     key = request["policy"]
     if "modules" in request:
-        policies[key] = CompiledPolicy(request["modules"])
+        policies[key] = _CompiledPolicy(request["modules"])
         while len(policies) > POLICIES_KEPT:
             del policies[next(iter(policies))]
         return {"version": policies[key].version}
@@ -18364,7 +18380,7 @@ def answer_request(request: dict, policies: dict[str, CompiledPolicy]) -> dict:
     return {"answers": policies[key].ask(request["input"])}
 
 
-def end_with_parent(lifeline: int) -> None:
+def _end_with_parent(lifeline: int) -> None:
     """Have the kernel end this process with its parent, also while the engine lets no thread run.
 
     `lifeline`: a pipe that the parent never writes to; that it was closed is signalled.
@@ -18376,7 +18392,7 @@ def end_with_parent(lifeline: int) -> None:
         fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
 
 
-def limit_memory(megabytes: int) -> None:
+def _limit_memory(megabytes: int) -> None:
     """Let this process take so much more memory than it has now, and leave no core behind."""
     if sys.platform != "linux":
         return
@@ -18391,7 +18407,7 @@ def limit_memory(megabytes: int) -> None:
 # --- Rego engine --------------------------------------------------------------
 
 
-class RegoProcess:
+class _RegoProcess:
     """A child that compiles and evaluates; it ends with this object, or with the interpreter."""
 
     #: Seconds that it may take to begin, and bytes that an answer may have.
@@ -18406,7 +18422,7 @@ class RegoProcess:
         own = Path(__file__)
         program = (
             "import json, sys; sys.path[:] = json.loads(sys.argv.pop()); "
-            f"from {own.stem} import serve_rego; serve_rego(*sys.argv[1:])"
+            f"from {own.stem} import _serve_rego; _serve_rego(*sys.argv[1:])"
         )
         places = json.dumps([str(own.parent), *sys.path])
         # A policy can read the environment, and keys are in it.
@@ -18423,7 +18439,7 @@ class RegoProcess:
             start_new_session=True,
         )
         os.close(lifeline)
-        self.end = weakref.finalize(self, end_process, self.process, own_end)
+        self.end = weakref.finalize(self, _end_process, self.process, own_end)
         try:
             self.exchange(b"", self.START)
         except RegoFailure as failure:
@@ -18461,7 +18477,7 @@ class RegoProcess:
         return json.loads(response)
 
 
-def end_process(process: Any, lifeline: int) -> None:
+def _end_process(process: Any, lifeline: int) -> None:
     """End a child."""
     os.close(lifeline)
     process.kill()
@@ -18545,7 +18561,7 @@ class RegoEngine:
     def __init__(self, settings: Settings):
         self.deadline, self.memory = settings.rego_deadline, settings.rego_memory
         self._queue = RegoQueue(self.deadline)
-        self._child: RegoProcess | None = None
+        self._child: _RegoProcess | None = None
         #: How often a policy took too long, and when it did last, by its key.
         self._timeouts: dict[str, tuple[int, float]] = {}
 
@@ -18556,12 +18572,12 @@ class RegoEngine:
 
     def compile(self, modules: Mapping[str, str]) -> str:
         """Compile modules, by their paths; the version of Rego that they are written in."""
-        with self.turn(policy_key(modules)):
+        with self.turn(_policy_key(modules)):
             return self.load(modules)["version"]
 
     def ask(self, modules: Mapping[str, str], text: str) -> list[dict]:
         """What every deciding rule of modules makes of an input, as JSON text."""
-        request = {"policy": policy_key(modules), "input": text}
+        request = {"policy": _policy_key(modules), "input": text}
         with self.turn(request["policy"]):
             response = self.exchange(request)
             if "unknown" in response:
@@ -18572,7 +18588,7 @@ class RegoEngine:
     @contextlib.contextmanager
     def turn(self, policy: str) -> Iterator[None]:
         """Have the child for a policy, unless it took too long several times just now."""
-        current = _session.get(None)
+        current = current_session.get(None)
         self.refuse_runaway(policy)
         with away(), self._queue.turn(current and current.workspace):
             self.refuse_runaway(policy)
@@ -18597,7 +18613,7 @@ class RegoEngine:
 
     def load(self, modules: Mapping[str, str]) -> dict:
         """Have the child compile modules and keep them."""
-        return self.exchange({"policy": policy_key(modules), "modules": modules})
+        return self.exchange({"policy": _policy_key(modules), "modules": modules})
 
     def exchange(self, request: dict) -> dict:
         """Send a request to a child that lives, and take its answer or its failure."""
@@ -18607,7 +18623,7 @@ class RegoEngine:
             self.end_child()
             if find_spec("regorus") is None:
                 raise RegoMissing("Rego needs an extra: pip install 'novantra-lite[rego]'")
-            self._child = RegoProcess(self.memory)
+            self._child = _RegoProcess(self.memory)
         try:
             response = self._child.exchange(json.dumps(request).encode() + b"\n", self.deadline)
         except RegoFailure:
@@ -18630,7 +18646,7 @@ class RegoEngine:
         self.end_child()
 
 
-def policy_key(modules: Mapping[str, str]) -> str:
+def _policy_key(modules: Mapping[str, str]) -> str:
     """What modules are known by: the SHA-256 of their paths and texts."""
     return hashlib.sha256(to_json(modules).encode()).hexdigest()
 
@@ -18640,12 +18656,12 @@ def policy_key(modules: Mapping[str, str]) -> str:
 # an archive says; what is read of it is bounded while it is read.
 
 #: Characters that the modules of a bundle may have together, and entries of an archive.
-ARCHIVE_SIZE, ARCHIVE_ENTRIES = 1_000_000, 1000
+ARCHIVE_SIZE, _ARCHIVE_ENTRIES = 1_000_000, 1000
 #: What a module is called that came without a name.
 MODULE = "policy.rego"
 
 
-def refused_file(why: str) -> Invalid:
+def _refused_file(why: str) -> Invalid:
     """The refusal of an upload for what its file is."""
     return Invalid(issues=[field_error(["file"], why)])
 
@@ -18658,7 +18674,7 @@ def unpack(upload: Upload) -> dict[str, str]:
 
     start = next(upload.pieces(), b"")[:4]
     upload.content.seek(0)
-    archive = Archive()
+    archive = _Archive()
     try:
         if start.startswith(b"PK"):
             archive.take_zip(upload.content)
@@ -18668,13 +18684,13 @@ def unpack(upload: Upload) -> dict[str, str]:
             name = upload.file_name if upload.file_name.endswith(".rego") else MODULE
             archive.take(name, upload.content)
     except (BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, ValueError):
-        raise refused_file("Expected a Rego module, or a sound zip or tar.gz of some") from None
+        raise _refused_file("Expected a Rego module, or a sound zip or tar.gz of some") from None
     if not any(path.endswith(".rego") for path in archive.modules):
-        raise refused_file("Expected at least one .rego file in the archive")
+        raise _refused_file("Expected at least one .rego file in the archive")
     return archive.modules
 
 
-class Archive:
+class _Archive:
     """What has been taken out of an archive so far."""
 
     def __init__(self) -> None:
@@ -18692,8 +18708,8 @@ class Archive:
                 path = self.enter(entry.filename, file_type in (0, stat.S_IFREG, stat.S_IFDIR))
                 plain = entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
                 if not plain or entry.flag_bits & 1:
-                    raise refused_file(f"{path} is encrypted, or packed in a rare way")
-                if not entry.is_dir() and is_policy_file(path):
+                    raise _refused_file(f"{path} is encrypted, or packed in a rare way")
+                if not entry.is_dir() and _is_policy_file(path):
                     with file.open(entry) as stream:
                         self.take(path, stream)
 
@@ -18708,10 +18724,12 @@ class Archive:
             with tarfile.open(fileobj=unpacked, mode="r|") as file:
                 for entry in file:
                     path = self.enter(entry.name, entry.isreg() or entry.isdir())
-                    if entry.isreg() and is_policy_file(path):
+                    if entry.isreg() and _is_policy_file(path):
                         self.take(path, file.extractfile(entry))
         except TooLarge:
-            raise refused_file(f"Expected at most {4 * ARCHIVE_SIZE} bytes when unpacked") from None
+            raise _refused_file(
+                f"Expected at most {4 * ARCHIVE_SIZE} bytes when unpacked"
+            ) from None
 
     def enter(self, name: str, is_plain: bool) -> str:
         """Look at an entry before it is read; its path, without what does not matter.
@@ -18719,16 +18737,16 @@ class Archive:
         `opa build` writes names that begin with a slash.
         """
         self.entries += 1
-        if self.entries > ARCHIVE_ENTRIES:
-            raise refused_file(f"Expected at most {ARCHIVE_ENTRIES} entries")
+        if self.entries > _ARCHIVE_ENTRIES:
+            raise _refused_file(f"Expected at most {_ARCHIVE_ENTRIES} entries")
         parts = [part for part in name.split("/") if part not in ("", ".")]
         if ".." in parts or re.search(UNSEEN, name) or re.search(r"[\\:]", name):
-            raise refused_file("Expected only paths that stay inside the archive")
+            raise _refused_file("Expected only paths that stay inside the archive")
         if not is_plain:
-            raise refused_file("Expected only files and directories, no links or devices")
+            raise _refused_file("Expected only files and directories, no links or devices")
         path = "/".join(parts)
         if path in self.modules:
-            raise refused_file(f"Expected {path} only once")
+            raise _refused_file(f"Expected {path} only once")
         return path
 
     def take(self, path: str, stream: IO[bytes]) -> None:
@@ -18736,17 +18754,17 @@ class Archive:
         data = stream.read(self.left + 1)
         self.left -= len(data)
         if self.left < 0:
-            raise refused_file(f"Expected modules of at most {ARCHIVE_SIZE} bytes together")
+            raise _refused_file(f"Expected modules of at most {ARCHIVE_SIZE} bytes together")
         try:
             text = data.decode().removeprefix("\ufeff")
         except UnicodeDecodeError:
             text = "\0"
         if "\0" in text:
-            raise refused_file(f"Expected text in UTF-8 without NUL in {path}")
+            raise _refused_file(f"Expected text in UTF-8 without NUL in {path}")
         self.modules[path] = text
 
 
-def is_policy_file(path: str) -> bool:
+def _is_policy_file(path: str) -> bool:
     """Whether a file decides something by its name: modules but for tests, data, the manifest."""
     name = path.rpartition("/")[2]
     is_module = name.endswith(".rego") and not name.endswith("_test.rego") and name[0] != "."
@@ -18765,7 +18783,7 @@ def text_of(modules: Mapping[str, str]) -> str:
 
 
 #: Bundles that may be active at a time for one flow and environment.
-ACTIVE_BUNDLES = 10
+_ACTIVE_BUNDLES = 10
 
 
 class PolicyBundle(Model):
@@ -18817,9 +18835,9 @@ class PolicyBundle(Model):
             if other.id != self.id and (other.flow_id, other.environment_id) == binding
         ]
         replaced = [other for other in others if not self.is_bound() or other.name == self.name]
-        if len(others) - len(replaced) >= ACTIVE_BUNDLES:
+        if len(others) - len(replaced) >= _ACTIVE_BUNDLES:
             raise Conflict(
-                f"{ACTIVE_BUNDLES} policy bundles are active for this flow and environment; "
+                f"{_ACTIVE_BUNDLES} policy bundles are active for this flow and environment; "
                 "activate this one under the name of one that it is to replace."
             )
         for other in replaced:
@@ -18953,18 +18971,18 @@ class PolicyDecision(Model):
 
 
 #: Said where a policy denies and gives no reason of its own.
-DENIED = "The policy denies this."
+_DENIED = "The policy denies this."
 #: Bytes of what a policy is given, which is kept with its decision; reasons that a decision lists,
 #: and characters of each.
-INPUT_SIZE, REASONS_LISTED, REASON_SIZE = 1_000_000, 100, 1_500
+_INPUT_SIZE, _REASONS_LISTED, _REASON_SIZE = 1_000_000, 100, 1_500
 
 
 def list_reasons(reasons: Iterable[str]) -> list[str]:
     """The first of these reasons, no longer than need be, and how many more there are."""
     reasons = iter(reasons)
-    listed = [reason[:REASON_SIZE] for reason in itertools.islice(reasons, REASONS_LISTED)]
-    if more := sum(1 for _ in itertools.islice(reasons, 100 * REASONS_LISTED)):
-        least = "or more " if more == 100 * REASONS_LISTED else ""
+    listed = [reason[:_REASON_SIZE] for reason in itertools.islice(reasons, _REASONS_LISTED)]
+    if more := sum(1 for _ in itertools.islice(reasons, 100 * _REASONS_LISTED)):
+        least = "or more " if more == 100 * _REASONS_LISTED else ""
         listed.append(f"{more} {least}further reasons are not listed.")
     return listed
 
@@ -18976,7 +18994,7 @@ def objections_in(answers: Sequence[dict]) -> list[str]:
     is defined, nothing is allowed (decision 26 of the contract).
     """
     denying = [answer for answer in answers if answer["rule"] != "allow"]
-    reasons = [reason for answer in denying for reason in reasons_of(answer.get("value"))]
+    reasons = [reason for answer in denying for reason in _reasons_of(answer.get("value"))]
     allowing = [answer for answer in answers if answer["rule"] == "allow"]
     if not reasons and not answers:
         reasons = ["The policy has no rule named allow, deny or violation."]
@@ -18986,40 +19004,40 @@ def objections_in(answers: Sequence[dict]) -> list[str]:
     return list(dict.fromkeys(reasons))
 
 
-def reasons_of(value: Any) -> list[str]:
+def _reasons_of(value: Any) -> list[str]:
     """The reasons in the value of a rule that denies: of each element of a set or an array."""
     match value:
         case None | False:
             return []
         case list():
-            return list(map(reason_of, value))
+            return list(map(_reason_of, value))
         case dict() if "msg" not in value:
             # A rule that builds an object: its keys are the reasons.
-            return [reason_of(key) for key, holds in value.items() if holds is not False]
-    return [reason_of(value)]
+            return [_reason_of(key) for key, holds in value.items() if holds is not False]
+    return [_reason_of(value)]
 
 
-def reason_of(element: Any) -> str:
+def _reason_of(element: Any) -> str:
     """One reason: a text, the `msg` of an object, or whatever it is as JSON."""
     match element:
         case {"msg": str(text)} | str(text):
-            return text or DENIED
+            return text or _DENIED
         case True:
-            return DENIED
+            return _DENIED
     return to_json(element)
 
 
 def reasons_against(bundle: PolicyBundle, text: str, engine: RegoEngine) -> list[str]:
     """Why a bundle denies an input, as JSON text; nothing where it allows. A failure denies."""
-    if len(text.encode()) > INPUT_SIZE:
-        return [f"What the policy would be given is over the limit of {INPUT_SIZE} bytes."]
+    if len(text.encode()) > _INPUT_SIZE:
+        return [f"What the policy would be given is over the limit of {_INPUT_SIZE} bytes."]
     try:
         return list_reasons(objections_in(engine.ask(json.loads(bundle.modules), text)))
     except RegoFailure as failure:
         return [f"The policy could not be evaluated: {failure}."]
 
 
-def scans_of(trail: str) -> list[dict]:
+def _scans_of(trail: str) -> list[dict]:
     """The security scans of a trail, for policies to see."""
     for model in all_models():
         if model._meta.table_name == "security_scan":
@@ -19029,7 +19047,7 @@ def scans_of(trail: str) -> list[dict]:
     return []
 
 
-class MaybeText(Text):
+class _MaybeText(Text):
     """A text inside a list or object that may be null."""
 
     def __init__(self, at_most: int):
@@ -19055,14 +19073,14 @@ def document_of(body: Mapping[str, Any]) -> dict:
     if trail:
         document["trail"] = Trail.fetch(trail).json()
     if body.get("artifact_id") or body.get("artifact_digest"):
-        artifact = artifact_named(body)
+        artifact = _artifact_named(body)
         document["artifact"] = artifact.json()
     if trail or artifact:
-        document["scans"] = scans_of(trail or artifact.trail_id)
+        document["scans"] = _scans_of(trail or artifact.trail_id)
     return document
 
 
-def artifact_named(body: Mapping[str, Any]) -> Artifact:
+def _artifact_named(body: Mapping[str, Any]) -> Artifact:
     """The artifact that a body names, as it was first reported, or NotFound."""
     keys = {Artifact.id: body.get("artifact_id"), Artifact.trail: body.get("trail_id")}
     conditions = [column == key for column, key in keys.items() if key]
@@ -19098,7 +19116,7 @@ class PolicyDecisions(
             artifact_name=Text(255),
             artifact_version=Text(255, null=True),
             environment=Text(255, null=True),
-            attestations=Json(ListOf(MapOf(MaybeText(10_000))), default=list),
+            attestations=Json(ListOf(MapOf(_MaybeText(10_000))), default=list),
             approval_status=Text(255, null=True),
             trail_id=MaybeId(null=True),
             artifact_id=MaybeId(null=True),
@@ -19139,9 +19157,9 @@ class PolicyDecisions(
         if bundle is None:
             raise NotFound("There is no active policy bundle; activate one first.")
         text = to_json(document_of(context.body))
-        if len(text.encode()) > INPUT_SIZE:
+        if len(text.encode()) > _INPUT_SIZE:
             raise Unprocessable(
-                f"The input with the records that it names is over the limit of {INPUT_SIZE} bytes."
+                f"The input and the records that it names exceed the limit of {_INPUT_SIZE} bytes."
             )
         return bundle, text, reasons_against(bundle, text, context.lite.rego)
 
@@ -19150,9 +19168,9 @@ class PolicyDecisions(
 
 #: Reports of an artifact that the gate has a bundle evaluate, and evaluations for one decision;
 #: with more of them it is shut.
-REPORTS_ASKED, EVALUATIONS = 20, 200
+_REPORTS_ASKED, _EVALUATIONS = 20, 200
 #: Seconds that all bundles may take together at the gate; those that are left then deny.
-BUNDLES_SECONDS = 10.0
+_BUNDLES_SECONDS = 10.0
 
 
 def ask_bound_bundles(
@@ -19169,7 +19187,7 @@ def ask_bound_bundles(
     for an artifact that nobody reported and a flow that nobody names those of any flow.
     """
     bundles = [bundle for bundle in PolicyBundle.every(status="ACTIVE") if bundle.is_bound()]
-    verdicts, left, ends_at = [], EVALUATIONS, time.monotonic() + BUNDLES_SECONDS
+    verdicts, left, ends_at = [], _EVALUATIONS, time.monotonic() + _BUNDLES_SECONDS
     artifacts = list(reported_under(digest).limit(500)) if bundles else []
     trails = {artifact.trail_id: Trail.fetch(artifact.trail_id) for artifact in artifacts}
     flows = {trail.flow_id for trail in trails.values()}
@@ -19185,19 +19203,19 @@ def ask_bound_bundles(
             for artifact in artifacts
             if bundle.flow_id in (None, trails[artifact.trail_id].flow_id)
         ]
-        reasons = {} if len(reports) <= REPORTS_ASKED else {"Too many trails report it.": None}
-        for artifact in reports[:REPORTS_ASKED] or [None]:
+        reasons = {} if len(reports) <= _REPORTS_ASKED else {"Too many trails report it.": None}
+        for artifact in reports[:_REPORTS_ASKED] or [None]:
             left -= 1
             if left < 0 or time.monotonic() > ends_at:
                 reasons["Too many policy bundles and trails are to be asked."] = None
                 break
-            text = to_json(gate_document(digest, artifact, environment))
+            text = to_json(_gate_document(digest, artifact, environment))
             reasons |= dict.fromkeys(reasons_against(bundle, text, engine))
         verdicts.append((bundle.name, list_reasons(reasons)))
     return verdicts
 
 
-def gate_document(digest: str, artifact: Artifact | None, environment: Environment | None) -> dict:
+def _gate_document(digest: str, artifact: Artifact | None, environment: Environment | None) -> dict:
     """What a bundle is given at the gate: what `POST /opa/evaluate` would be told of a report."""
     body = {"artifact_name": digest, "environment": environment.name if environment else None}
     if artifact is None:
@@ -19246,7 +19264,7 @@ _IS_SCAN = (
 #: SQL for what rules count of the trail `t`: its attestations whose latest result is PASSED, its
 #: approvers, its scans, and those of them that failed. Without thresholds, a scan fails with
 #: anything critical or high.
-RULE_COUNTS = f"""
+_RULE_COUNTS = f"""
 (SELECT count(*) FROM {_NEWEST} WHERE n."status" = 'PASSED'),
 (SELECT count(DISTINCT coalesce(d."decided_by", d."approver_identity")) FROM "approval" AS v
     JOIN "approval_decision" AS d ON d."approval_id" = v."id" AND d."decision" = 'APPROVED'
@@ -19256,7 +19274,7 @@ RULE_COUNTS = f"""
     SELECT 1 FROM "security_scan" AS s WHERE s."attestation_id" = n."id" AND s."thresholds" = '{{}}'
     AND s."critical_vulnerabilities" + s."high_vulnerabilities" > 0)))
 """
-REPORTS = f"""
+_REPORTS = f"""
 WITH d AS MATERIALIZED ({deciding_sql("?1")})
 SELECT a."image_name" || ':' || a."image_tag" || ' of trail ' || t."id",
     {templates_sql("t", "f")},
@@ -19269,7 +19287,7 @@ SELECT a."image_name" || ':' || a."image_tag" || ' of trail ' || t."id",
     CASE WHEN p."id" IS NOT NULL AND p."signature_verdict" IS NULL THEN json_object(
         'builder_id', p."builder_id", 'source_repository_uri', p."source_repository_uri",
         'source_commit_sha', p."source_commit_sha", 'signature', p."provenance_signature") END,
-    {RULE_COUNTS}
+    {_RULE_COUNTS}
 FROM d JOIN "trail" AS t ON t."id" = d."trail_id" JOIN "flow" AS f ON f."id" = t."flow_id"
     JOIN "artifact" AS a ON a."trail_id" = t."id" AND a."sha256_digest" IN {spellings_sql("?1")}
     LEFT JOIN "build_provenance" AS p ON p."artifact_id" = a."id"
@@ -19284,7 +19302,7 @@ REPORTS_COUNTED = f"""SELECT count(*) FROM (SELECT 1 FROM ({deciding_sql("?1")})
         AND a."sha256_digest" IN {spellings_sql("?1")} LIMIT {REPORTS_JUDGED + 1})"""
 
 
-class Reported(NamedTuple):
+class _Reported(NamedTuple):
     """An artifact as one trail reported it, which demands of policies it meets, and what rules
     count of it."""
 
@@ -19295,11 +19313,11 @@ class Reported(NamedTuple):
     fault: str = ""
 
 
-def reports_of(digest: str) -> list[Reported]:
+def reports_of(digest: str) -> list[_Reported]:
     """The reports of the artifact with this digest on the trails that decide on it."""
     reports = []
     current = session()
-    rows = current.database.connection().execute(REPORTS, (digest,))
+    rows = current.database.connection().execute(_REPORTS, (digest,))
     for title, texts, types, *flags, verdict, unjudged, attestations, people, scans, bad in rows:
         if unjudged:
             # An older version recorded it, which took what is no provenance for verified.
@@ -19308,45 +19326,45 @@ def reports_of(digest: str) -> list[Reported]:
         # A signature that fails is worse than none.
         flags[0] = bool(flags[0]) and verdict != "FAILED"
         flags[-1] = verdict in ("VERIFIED", "SIGNED")
-        met = {passing(type) for type in json.loads(types)}
+        met = {_is_passing(type) for type in json.loads(types)}
         met.update(itertools.compress(DEMANDS, [*flags, scans and not bad]))
         # Who approved counts while the approval stands, which needs nobody's decision on record.
         people = max(people, 1) if "enforce_approvals" in met else 0
         counts = {"ATTESTATION_COUNT": attestations, "APPROVAL_REQUIRED": people}
         templates = (read_template(text) for text in json.loads(texts) if text)
         fault = next((template.fault for template in templates if template.fault), "")
-        reports.append(Reported(title, frozenset(met), counts, fault))
+        reports.append(_Reported(title, frozenset(met), counts, fault))
     return reports
 
 
 #: What a rule with a threshold asks for, in words.
-RULE_WORDS = {
+_RULE_WORDS = {
     "ATTESTATION_COUNT": "{} or more passed attestations",
     "APPROVAL_REQUIRED": "approval by {} or more people",
 }
 
 
-def passing(type: str) -> str:
+def _is_passing(type: str) -> str:
     """The demand for an attestation of a type, in words."""
     return f"a passed '{type}' attestation"
 
 
-def demands_of(policy: DeploymentPolicy | Policy) -> dict[str, Callable[[Reported], bool]]:
+def demands_of(policy: DeploymentPolicy | Policy) -> dict[str, Callable[[_Reported], bool]]:
     """What a policy asks for: in words, and whether a report of an artifact has it."""
     rule = getattr(policy, "policy_type", "")
     names = [name for name in policy.switches if getattr(policy, name)]
     if rule == "SIGNATURE_REQUIRED" and "require_signature" not in names:
         names.append("require_signature")
-    demanded = {passing(type): passing(type) for type in policy.required_attestation_types}
+    demanded = {_is_passing(type): _is_passing(type) for type in policy.required_attestation_types}
     demanded |= {name: DEMANDS[name] for name in names}
     demands = {words: partial(_has, demand) for demand, words in demanded.items()}
-    if rule in RULE_WORDS:
+    if rule in _RULE_WORDS:
         least = policy.threshold or 1
-        demands[RULE_WORDS[rule].format(least)] = lambda report: report.counts[rule] >= least
+        demands[_RULE_WORDS[rule].format(least)] = lambda report: report.counts[rule] >= least
     return demands
 
 
-def _has(demand: str, report: Reported) -> bool:
+def _has(demand: str, report: _Reported) -> bool:
     """Whether a report meets a demand."""
     return demand in report.met
 
@@ -19363,7 +19381,7 @@ def policy_faults(policies: Sequence[DeploymentPolicy | Policy]) -> dict[str, st
 
 
 def objections(
-    policy: DeploymentPolicy | Policy, reports: list[Reported], fault: str = ""
+    policy: DeploymentPolicy | Policy, reports: list[_Reported], fault: str = ""
 ) -> Iterator[str]:
     """Why a policy stops an artifact: a sentence for each thing that a report of it lacks.
 
@@ -19414,10 +19432,10 @@ class GateResult(Model):
     requested_by = Text(255, null=True, hidden=True)
 
 
-GATE_RESULTS = Array(GateResult, {"environment_id": lambda key: GateResult.environment_id == key})
+_GATE_RESULTS = Array(GateResult, {"environment_id": lambda key: GateResult.environment_id == key})
 
 
-def policies_for(key: str | None, environment: Environment | None) -> list:
+def _policies_for(key: str | None, environment: Environment | None) -> list:
     """The policies that hold in an environment: its own, and deployment policies of no environment.
 
     An environment without deployment policies of its own is asked all that are active. Where no
@@ -19427,12 +19445,14 @@ def policies_for(key: str | None, environment: Environment | None) -> list:
     active = DeploymentPolicy.every(is_active=True)
     if key and any(policy.environment_id == key for policy in active):
         active = [policy for policy in active if policy.environment_id in (None, key)]
-    attached = Policy.load(attached_sql(bool(environment)), [environment.id] if environment else [])
+    attached = Policy.load(
+        _attached_sql(bool(environment)), [environment.id] if environment else []
+    )
     return [*active, *attached]
 
 
 @functools.cache
-def attached_sql(to_one: bool) -> str:
+def _attached_sql(to_one: bool) -> str:
     """SQL for the policies that are attached to one environment, or to any."""
     attached = PolicyAttachment.select(PolicyAttachment.policy)
     if to_one:
@@ -19441,7 +19461,7 @@ def attached_sql(to_one: bool) -> str:
     return query.order_by(peewee.SQL('"t1"."rowid"')).sql()[0]
 
 
-def is_on_allowlist(digest: str, environment: Environment) -> bool:
+def _is_on_allowlist(digest: str, environment: Environment) -> bool:
     """Whether an entry in force of an environment's allow-list has this digest."""
     entries = AllowlistEntry.select().where(
         AllowlistEntry.environment == environment.id,
@@ -19453,14 +19473,14 @@ def is_on_allowlist(digest: str, environment: Environment) -> bool:
 
 def decide(digest: str, key: str | None, environment: Environment | None) -> dict:
     """Decide on an artifact in an environment; the values of the result, by column."""
-    if environment and is_on_allowlist(digest, environment):
+    if environment and _is_on_allowlist(digest, environment):
         listed = f"The allow-list of environment '{environment.name}' has this artifact."
         return {"decision": "ALLOWED", "reason": listed}
     (number,) = session().workspace.fetch_row(REPORTS_COUNTED, (digest,))
     if number > REPORTS_JUDGED:
         why = f"More than {REPORTS_JUDGED} reports decide on this artifact: too many for the gate."
         return {"decision": "BLOCKED", "block_reasons": [why], "reason": why}
-    policies, reports = policies_for(key, environment), reports_of(digest)
+    policies, reports = _policies_for(key, environment), reports_of(digest)
     faults, blocking = policy_faults(policies), []
 
     def objections_of_all() -> Iterator[str]:
@@ -19483,12 +19503,12 @@ def decide(digest: str, key: str | None, environment: Environment | None) -> dic
     }
 
 
-def flow_that_built(digest: str) -> str | None:
+def _flow_that_built(digest: str) -> str | None:
     """The flow whose trail was the first to report an artifact."""
     return reported_under(digest, Trail.flow).join(Trail).limit(1).scalar()
 
 
-def with_bundles(values: dict, verdicts: Sequence[tuple[str, list[str]]]) -> dict:
+def _with_bundles(values: dict, verdicts: Sequence[tuple[str, list[str]]]) -> dict:
     """A decision with what bound policy bundles say, unless the allow-list has decided."""
     if not verdicts or "policies_evaluated" not in values:
         return values
@@ -19541,14 +19561,14 @@ def pass_gate(
             severity="CRITICAL",
             entity_type="gate_result",
             entity_id=result.id,
-            flow_id=flow_that_built(digest),
+            flow_id=_flow_that_built(digest),
             environment_id=key,
             payload={"artifactSha256": digest, "requestedBy": actor},
         )
     return gate_result
 
 
-class Newest(Integer):
+class _Newest(Integer):
     """How many of a list's newest records are wanted."""
 
     def describe(self):
@@ -19608,12 +19628,12 @@ class Gate(
         digest, flow = body["artifact_sha256"], body.get("flow_id")
         with ReadBudget(context.settings.read_deadline):
             verdicts = ask_bound_bundles(digest, flow, key, environment, context.lite.rego)
-            return with_bundles(decide(digest, key, environment), verdicts)
+            return _with_bundles(decide(digest, key, environment), verdicts)
 
     @route(
         "GET /api/v1/gate/results",
         id="listGateResults",
-        query=Filters(environment=Text(), limit=Newest(1, 2**31 - 1)),
+        query=Filters(environment=Text(), limit=_Newest(1, 2**31 - 1)),
         answer=FACTSTORE.array_schema("GateEvaluateResponse"),
     )
     def results(self, context):
@@ -19623,8 +19643,8 @@ class Gate(
             environment = Environment.seek(name=text)
             values["environment_id"] = environment.id if environment else text.lower()
         if limit > 0:
-            offset = max(0, GATE_RESULTS.count(values) - limit)
-        pieces = between(b"[", GATE_RESULTS.pieces(values, offset, limit), b"]")
+            offset = max(0, _GATE_RESULTS.count(values) - limit)
+        pieces = between(b"[", _GATE_RESULTS.pieces(values, offset, limit), b"]")
         return Response.of_pieces(pieces, context.settings.list_limit)
 
 
@@ -19653,12 +19673,12 @@ class User(Model):
     def create(cls, **values):
         if cls.with_email(values["email"]):
             raise Conflict(f"User with email '{values['email']}' already exists")
-        check_github_id(values.get("github_id"))
+        _check_github_id(values.get("github_id"))
         return super().create(**values)
 
     def change(self, **values):
         if values.get("github_id") != self.github_id:
-            check_github_id(values.get("github_id"))
+            _check_github_id(values.get("github_id"))
         return super().change(**values)
 
     def remove(self):
@@ -19666,7 +19686,7 @@ class User(Model):
         super().remove()
 
 
-def check_github_id(github_id: str | None) -> None:
+def _check_github_id(github_id: str | None) -> None:
     """Refuse the GitHub id that another user has."""
     if github_id is not None and User.has(github_id=github_id):
         raise Conflict(f"User with GitHub id '{github_id}' already exists")
@@ -19756,7 +19776,7 @@ class ServiceAccounts(
 
 # --- API key management -------------------------------------------------------
 
-OWNERS = MappingProxyType({"USER": User, "SERVICE_ACCOUNT": FactstoreServiceAccount})
+_OWNERS = MappingProxyType({"USER": User, "SERVICE_ACCOUNT": FactstoreServiceAccount})
 
 
 class ApiKeyManagement(
@@ -19779,7 +19799,7 @@ class ApiKeyManagement(
     def make(self, context):
         """Make an API key for a user or a service account; its text is told only in this answer."""
         owner_type = context.body["owner_type"]
-        return make_key(context, OWNERS[owner_type].fetch(context.body["owner_id"]).id, owner_type)
+        return make_key(context, _OWNERS[owner_type].fetch(context.body["owner_id"]).id, owner_type)
 
     @route(
         "GET /api/v1/api-keys/owners/{ownerId}",
@@ -19881,7 +19901,7 @@ class Membership(Belonging, Model):
             )
 
 
-MEMBERS = Array(Membership, {"org_slug": lambda slug: Membership.org_slug == slug})
+_MEMBERS = Array(Membership, {"org_slug": lambda slug: Membership.org_slug == slug})
 
 
 def add_member(slug: str, user: User, role: str) -> Membership:
@@ -19937,7 +19957,7 @@ class Members(
 
     def list(self, context, key):
         """List the members of an organisation."""
-        return FACTSTORE.array(context, MEMBERS, {"org_slug": self.slug(key)})
+        return FACTSTORE.array(context, _MEMBERS, {"org_slug": self.slug(key)})
 
     def create(self, context, key):
         """Make a user a member of an organisation, at once; the user is found by e-mail."""
@@ -19975,12 +19995,12 @@ class Members(
 #: shared secret, and not `none`.
 TOKEN_SIGNATURES = MappingProxyType({"RS256": "RSA", "PS256": "RSA", "ES256": "EC", "EdDSA": "OKP"})
 #: The members of a key that are public (RFC 7518, section 6; RFC 8037, section 2).
-PUBLIC_MEMBERS = ("kty", "crv", "n", "e", "x", "y")
+_PUBLIC_MEMBERS = ("kty", "crv", "n", "e", "x", "y")
 #: Seconds that the clocks of the provider and of the instance may be apart.
 LEEWAY = 60
 #: Bytes of an answer: large tenants publish many keys, and tell many groups.
 PROVIDER_ANSWER_LIMIT = 1 << 20
-ISSUER_REMEDY = "the setting sso_private_issuers permits issuers in private networks"
+_ISSUER_REMEDY = "the setting sso_private_issuers permits issuers in private networks"
 
 
 def load_pyjwt() -> Any:
@@ -19994,7 +20014,7 @@ def load_pyjwt() -> Any:
     return jwt
 
 
-def private_base(url: str, settings: Settings) -> str:
+def _private_base(url: str, settings: Settings) -> str:
     """Which base URL of the setting sso_private_issuers a URL starts with; empty for none."""
     bases = (base.rstrip("/") for base in settings.sso_private_issuers)
     return next((base for base in bases if url == base or url.startswith(base + "/")), "")
@@ -20004,7 +20024,7 @@ def read_issuer(url: str, settings: Settings) -> str:
     """The URL of an issuer as it is kept, without slashes at its end; Invalid for what is none."""
     url = url.rstrip("/")
     try:
-        split_target(url, https_only=not private_base(url, settings))
+        split_target(url, https_only=not _private_base(url, settings))
         if "?" in url or "#" in url:
             raise Invalid("The URL must end with its path.")
     except Invalid as problem:
@@ -20013,14 +20033,14 @@ def read_issuer(url: str, settings: Settings) -> str:
 
 
 @functools.cache
-def provider_transport(settings: Settings, private: bool) -> Transport:
+def _provider_transport(settings: Settings, private: bool) -> Transport:
     """What carries requests to identity providers, into private networks where that is named."""
     return Transport(
         PRIVATE_NETWORKS if private else (),
         settings.sso_timeout,
         limit=PROVIDER_ANSWER_LIMIT,
         agent="Novantra-Lite/1",
-        remedy=ISSUER_REMEDY,
+        remedy=_ISSUER_REMEDY,
     )
 
 
@@ -20033,17 +20053,17 @@ class IdentityProvider:
 
     def __init__(self, issuer: str, settings: Settings):
         self.issuer, self.settings = issuer, settings
-        self.base = private_base(issuer, settings)
+        self.base = _private_base(issuer, settings)
 
     def is_private(self, url: str) -> bool:
         """Whether a URL may lead into a private network, and do without TLS."""
-        return bool(self.base) and private_base(url, self.settings) == self.base
+        return bool(self.base) and _private_base(url, self.settings) == self.base
 
     def ask(self, url: str, form: Mapping[str, str] | None = None, **headers: str) -> HttpResponse:
         """Get what is at a URL, or post a form there; Invalid where the URL may not lead."""
         private = self.is_private(url)
-        transport = provider_transport(self.settings, private)
-        check_target(url, transport.allowed, not private, remedy=ISSUER_REMEDY)
+        transport = _provider_transport(self.settings, private)
+        check_target(url, transport.allowed, not private, remedy=_ISSUER_REMEDY)
         headers = {"Accept": "application/json", **headers}
         if form is None:
             return transport.get(url, headers)
@@ -20124,7 +20144,7 @@ class IdentityProvider:
         except (jwt.PyJWTError, ValueError, TypeError) as error:
             refused = explain_refusal(error)
             raise Invalid(f"The ID token was refused: {refused}.") from None
-        check_claims(claims, client_id, nonce, at)
+        _check_claims(claims, client_id, nonce, at)
         if not all(map(read_token_part, token.split(".")[:2])):
             raise Invalid("The ID token was refused: it, or the key for it, is not well formed.")
         return claims
@@ -20170,7 +20190,7 @@ def find_key(header: Mapping[str, Any], keys: Iterable[Any]) -> Any:
     # Only where there is no choice may a token leave out which key it is (section 10.1).
     if not fitting or (name is None and len(fitting) > 1):
         raise Invalid("The ID token is not signed with a key that the identity provider publishes.")
-    public = {member: fitting[0][member] for member in PUBLIC_MEMBERS if member in fitting[0]}
+    public = {member: fitting[0][member] for member in _PUBLIC_MEMBERS if member in fitting[0]}
     return load_pyjwt().PyJWK(public, algorithm=algorithm).key
 
 
@@ -20187,7 +20207,7 @@ def explain_refusal(error: Exception) -> str:
     return next(text for error_class, text in reasons.items() if isinstance(error, error_class))
 
 
-def check_claims(claims: Mapping[str, Any], client_id: str, nonce: str, at: float) -> None:
+def _check_claims(claims: Mapping[str, Any], client_id: str, nonce: str, at: float) -> None:
     """Refuse an ID token that is not of this login, not for this client alone, or not of now."""
     times = [claims[name] for name in ("exp", "iat", "nbf") if name in claims]
     several = isinstance(claims["aud"], list) and len(claims["aud"]) > 1
@@ -20209,7 +20229,7 @@ def check_claims(claims: Mapping[str, Any], client_id: str, nonce: str, at: floa
 # --- Single sign-on -----------------------------------------------------------
 
 
-class Mappings(Text):
+class _Mappings(Text):
     """JSON text of an object whose values are all text."""
 
     def read(self, value):
@@ -20244,8 +20264,8 @@ class SsoConfig(Model):
     issuer_url = Text(2048)
     client_id = Name()
     client_secret = Encrypted(4096, null=True, hidden=True)
-    attribute_mappings = Mappings(default='{"email":"email","name":"name"}')
-    group_role_mappings = Mappings(default="{}")
+    attribute_mappings = _Mappings(default='{"email":"email","name":"name"}')
+    group_role_mappings = _Mappings(default="{}")
     is_mandatory = Boolean(default=False)
     created_at = Timestamp(6, default=now_exactly)
     updated_at = Timestamp(6, default=now_exactly)
@@ -20305,8 +20325,8 @@ class SsoConfig(Model):
         return next((role for role in self.roles() if role in granted), "MEMBER")
 
 
-SSO_PATH = "/api/v1/organisations/{slug}/sso"
-SSO_MEMBERS = (
+_SSO_PATH = "/api/v1/organisations/{slug}/sso"
+_SSO_MEMBERS = (
     SsoConfig.provider,
     SsoConfig.issuer_url,
     SsoConfig.client_id,
@@ -20320,21 +20340,21 @@ SSO_MEMBERS = (
 class SsoConfigs(
     Resource,
     surface=FACTSTORE,
-    path=SSO_PATH,
+    path=_SSO_PATH,
     model=SsoConfig,
     scope="factstore",
     access="admin",
     tag="SSO",
     verbs="create retrieve update delete",
-    options={verb: {"path": SSO_PATH} for verb in ("retrieve", "update", "delete")},
+    options={verb: {"path": _SSO_PATH} for verb in ("retrieve", "update", "delete")},
 ):
     """The single sign-on of organisations: one set-up each.
 
     `isMandatory` is kept and shown, and enforces nothing: API keys and tokens stay good.
     """
 
-    creates = Schema(*SSO_MEMBERS, name="CreateSsoConfigRequest")
-    changes = Schema(*SSO_MEMBERS, name="UpdateSsoConfigRequest")
+    creates = Schema(*_SSO_MEMBERS, name="CreateSsoConfigRequest")
+    changes = Schema(*_SSO_MEMBERS, name="UpdateSsoConfigRequest")
 
     def find(self, key):
         return SsoConfig.must_be_of(key)
@@ -20490,7 +20510,7 @@ class Sessions:
         return Principal(member.user_id, frozenset(MEMBER_SCOPES[role]), expiry)
 
 
-class CallbackQuery(Filters):
+class _CallbackQuery(Filters):
     """What a provider sends the browser back with: a code, or else an error."""
 
     def __init__(self):
@@ -20503,7 +20523,7 @@ class CallbackQuery(Filters):
         return super().read(filled, **options)
 
 
-class RedirectUri(Text):
+class _RedirectUri(Text):
     """Where the browser returns to: one exact https URL, or http on the machine itself."""
 
     def read(self, value):
@@ -20537,7 +20557,7 @@ class SsoLogins(Resource, surface=FACTSTORE, tag="SSO"):
         "GET /api/v1/organisations/{slug}/sso/login",
         id="startSsoLogin",
         public=True,
-        query=Filters(redirect_uri=RedirectUri(2048, 1), required="redirectUri"),
+        query=Filters(redirect_uri=_RedirectUri(2048, 1), required="redirectUri"),
         answer=closed_schema(loginUrl={"type": "string", "format": "uri"}, state=TEXT),
         refuses=(502,),
     )
@@ -20546,7 +20566,7 @@ class SsoLogins(Resource, surface=FACTSTORE, tag="SSO"):
         at, own = context.lite.source.clock(), context.operation.id
         context.lite.limits.take_address(context, at, what=own)
         load_pyjwt()
-        context.workspace, config = find_set_up(context.lite, key)
+        context.workspace, config = _find_set_up(context.lite, key)
         provider = IdentityProvider(config.issuer_url, context.settings)
         endpoint = provider.endpoint("authorization_endpoint")
 
@@ -20572,7 +20592,7 @@ class SsoLogins(Resource, surface=FACTSTORE, tag="SSO"):
         "GET /api/v1/organisations/{slug}/sso/callback",
         id="completeSsoLogin",
         public=True,
-        query=CallbackQuery(),
+        query=_CallbackQuery(),
         answer=closed_schema(token=TEXT, userId=UUID_TEXT, email=TEXT, name=TEXT),
         refuses=(502,),
     )
@@ -20584,10 +20604,10 @@ class SsoLogins(Resource, surface=FACTSTORE, tag="SSO"):
             with context.workspace.read():
                 config = SsoConfig.must_be_of(login.slug)
                 claims = self.fetch_claims(context, config, login)
-                person = identify_person(config, claims)
+                person = _identify_person(config, claims)
             session_begun = write_transaction(
                 context.workspace,
-                functools.partial(admit, config, person),
+                functools.partial(_admit, config, person),
                 reason=f"Signed in to organisation '{config.org_slug}'.",
                 **context.acting("sso"),
             )
@@ -20636,7 +20656,7 @@ class SsoLogins(Resource, surface=FACTSTORE, tag="SSO"):
         return provider.verify(token, config.client_id, login.nonce, at)
 
 
-def find_set_up(lite: NovantraLite, key: str) -> tuple[Workspace, SsoConfig]:
+def _find_set_up(lite: NovantraLite, key: str) -> tuple[Workspace, SsoConfig]:
     """The one workspace whose organisation of a slug has single sign-on, and how; or NotFound."""
     configs = []
     for workspace in lite.workspaces.values():
@@ -20650,7 +20670,7 @@ def find_set_up(lite: NovantraLite, key: str) -> tuple[Workspace, SsoConfig]:
     return configs[0]
 
 
-class Person(NamedTuple):
+class _Person(NamedTuple):
     """Who signed in: a subject of an issuer, with an address that it has verified or not."""
 
     subject: str
@@ -20660,7 +20680,7 @@ class Person(NamedTuple):
     is_verified: bool
 
 
-def identify_person(config: SsoConfig, claims: Mapping[str, Any]) -> Person:
+def _identify_person(config: SsoConfig, claims: Mapping[str, Any]) -> _Person:
     """Read who signed in; Invalid for a new person whose address does not count.
 
     An address counts only with `email_verified: true`. Entra ID, which does not send it, vouches
@@ -20668,24 +20688,24 @@ def identify_person(config: SsoConfig, claims: Mapping[str, Any]) -> Person:
     """
     subject, (email, name) = config.subject(claims), config.person(claims)
     is_verified = claims.get("email_verified") is True
-    person = Person(subject, email, name, config.role(claims), is_verified)
-    if not (is_verified or config.provider == "ENTRA_ID") and known_user(config, person) is None:
+    person = _Person(subject, email, name, config.role(claims), is_verified)
+    if not (is_verified or config.provider == "ENTRA_ID") and _known_user(config, person) is None:
         raise Invalid("The identity provider has not verified the e-mail address.")
     return person
 
 
-def known_user(config: SsoConfig, person: Person) -> User | None:
+def _known_user(config: SsoConfig, person: _Person) -> User | None:
     """The user that a person at the issuer of an organisation is, from an earlier sign-in."""
     identity = SsoIdentity.seek(issuer=config.issuer_url, subject=person.subject)
     return identity and identity.user
 
 
-def find_or_make_user(config: SsoConfig, person: Person) -> User:
+def _find_or_make_user(config: SsoConfig, person: _Person) -> User:
     """The user who signed in: known by issuer and subject, or else linked by a verified address.
 
     Invalid where the address is another person's, or is a user's and nobody has verified it.
     """
-    if user := known_user(config, person):
+    if user := _known_user(config, person):
         return user
     user = User.with_email(person.email)
     if user and not person.is_verified:
@@ -20699,13 +20719,13 @@ def find_or_make_user(config: SsoConfig, person: Person) -> User:
     return user
 
 
-def admit(config: SsoConfig, person: Person, current: Session) -> dict:
+def _admit(config: SsoConfig, person: _Person, current: Session) -> dict:
     """Make who signed in a user and a member with a role, and begin a session.
 
     The last admin of an organisation stays one; a known user's name stays as it is.
     """
     slug, role = config.org_slug, person.role
-    user = find_or_make_user(config, person)
+    user = _find_or_make_user(config, person)
     member = Membership.of(slug, user.id)
     if member is None:
         member = add_member(slug, user, role)
@@ -20720,7 +20740,7 @@ def admit(config: SsoConfig, person: Person, current: Session) -> dict:
 # --- Identity tokens ----------------------------------------------------------
 
 #: Where GitHub Actions and gitlab.com publish the keys of their identity tokens.
-TOKEN_ISSUERS = MappingProxyType(
+_TOKEN_ISSUERS = MappingProxyType(
     {
         "https://token.actions.githubusercontent.com": (
             "https://token.actions.githubusercontent.com/.well-known/jwks"
@@ -20730,13 +20750,13 @@ TOKEN_ISSUERS = MappingProxyType(
 )
 
 #: Pairs of links of artifacts that a token's repository is compared with.
-LINKS = 1000
+_LINKS = 1000
 #: Where the repositories are of an issuer that is on another host.
-TOKEN_HOSTS = {"https://token.actions.githubusercontent.com": "https://github.com"}
+_TOKEN_HOSTS = {"https://token.actions.githubusercontent.com": "https://github.com"}
 
 #: The members of an attestation's details, and the claims that they come from: GitHub Actions'
 #: (OpenID Connect reference) before GitLab's (ID token authentication).
-TOKEN_CLAIMS = {
+_TOKEN_CLAIMS = {
     "issuer": ("iss",),
     "subject": ("sub",),
     "repository": ("repository", "project_path"),
@@ -20758,10 +20778,10 @@ class UsedToken(Model):
 
 
 #: The first second of the year 10000, which no date can tell.
-TIME_IS_OVER = 253_402_300_800
+_TIME_IS_OVER = 253_402_300_800
 
 
-class IssuerKeys:
+class _IssuerKeys:
     """The public keys of the issuers in the setting oidc_issuers, read anew after a while.
 
     A set is good for an hour, and a key that it lacks is looked for again after a minute, as
@@ -20775,7 +20795,7 @@ class IssuerKeys:
         self._sets: dict[str, tuple[float, list | None]] = {}
         for entry in settings.oidc_issuers:
             issuer, _, location = entry.partition("=")
-            location = location or TOKEN_ISSUERS.get(issuer, "")
+            location = location or _TOKEN_ISSUERS.get(issuer, "")
             is_url = location.startswith("https://")
             if not issuer.startswith("https://") or not (is_url or Path(location).is_file()):
                 raise Invalid(
@@ -20820,24 +20840,24 @@ class IssuerKeys:
 
 
 @functools.lru_cache(64)
-def issuer_keys(settings: Settings) -> IssuerKeys:
+def issuer_keys(settings: Settings) -> _IssuerKeys:
     """The keys of the issuers that an instance is set up with."""
-    return IssuerKeys(settings)
+    return _IssuerKeys(settings)
 
 
-class VerifiedToken(NamedTuple):
+class _VerifiedToken(NamedTuple):
     """The claims of a token, and whether they are proven."""
 
     claims: dict
     is_verified: bool
 
     @classmethod
-    def read(cls, token: str, context: RequestContext) -> VerifiedToken:
+    def read(cls, token: str, context: RequestContext) -> _VerifiedToken:
         """Read a token of a known issuer, and verify it where the issuer's keys are at hand.
 
         A token that is not the issuer's is refused; one that cannot be verified proves nothing.
         """
-        header, claims = read_token(token, context.settings)
+        header, claims = _read_token(token, context.settings)
         keys = issuer_keys(context.settings).find(claims["iss"], header.get("kid"), context)
         if keys is None:
             return cls(claims, False)
@@ -20858,7 +20878,7 @@ class VerifiedToken(NamedTuple):
         return cls(claims, True)
 
 
-def read_token(token: str, settings: Settings) -> tuple[dict, dict]:
+def _read_token(token: str, settings: Settings) -> tuple[dict, dict]:
     """The header and the claims of a well-formed token of a known issuer that is of now.
 
     Its signature is not verified here.
@@ -20871,14 +20891,14 @@ def read_token(token: str, settings: Settings) -> tuple[dict, dict]:
     if not isinstance(algorithm, str) or algorithm not in TOKEN_SIGNATURES:
         # Neither an unsecured token (RFC 7518, section 3.6) nor one under a shared secret.
         raise Invalid(f"The token must be signed with one of {', '.join(TOKEN_SIGNATURES)}.")
-    issuers = {**TOKEN_ISSUERS, **issuer_keys(settings).locations}
+    issuers = {**_TOKEN_ISSUERS, **issuer_keys(settings).locations}
     if not isinstance(claims.get("iss"), str) or claims["iss"] not in issuers:
         raise Invalid(f"The token is not of an issuer known here: {' or '.join(issuers)}.")
     if "exp" not in claims:
         raise Invalid("The token has no exp: expected the time at which it expires.")
     for name in ("exp", "iat", "nbf"):
         timestamp = claims.get(name, 0)
-        if type(timestamp) not in (int, float) or not 0 <= timestamp < TIME_IS_OVER:
+        if type(timestamp) not in (int, float) or not 0 <= timestamp < _TIME_IS_OVER:
             raise Invalid(f"The token's {name} is not a time in seconds since 1970.")
     now = session().source.clock()
     if claims["exp"] <= now:
@@ -20892,16 +20912,16 @@ def read_token(token: str, settings: Settings) -> tuple[dict, dict]:
     return header, claims
 
 
-def claim_text(claims: Mapping[str, Any], names: Iterable[str]) -> str | None:
+def _claim_text(claims: Mapping[str, Any], names: Iterable[str]) -> str | None:
     """The first of some claims that is text or a whole number, as text."""
     texts = (claims[name] for name in names if type(claims.get(name)) in (str, int))
     return next(map(str, texts), None)
 
 
-def use_token(token: str, claims: Mapping[str, Any]) -> None:
+def _use_token(token: str, claims: Mapping[str, Any]) -> None:
     """Remember that a token was used; Conflict where it was used before."""
     # A token without an id is told by what it says.
-    own = claim_text(claims, ("jti",)) or token.split(".")[1]
+    own = _claim_text(claims, ("jti",)) or token.split(".")[1]
     key = hashlib.sha256(to_json([claims["iss"], own]).encode()).hexdigest()
     if UsedToken.has(key):
         raise Conflict("This identity token was used before; its jti is good for one attestation.")
@@ -20910,7 +20930,7 @@ def use_token(token: str, claims: Mapping[str, Any]) -> None:
 
 def _branch_of(claims: Mapping[str, Any]) -> str | None:
     """The branch that a token is of; None where it is of a tag, of a merge, or does not say."""
-    ref = claim_text(claims, TOKEN_CLAIMS["ref"]) or ""
+    ref = _claim_text(claims, _TOKEN_CLAIMS["ref"]) or ""
     is_branch = ref.startswith("refs/heads/") or claims.get("ref_type") == "branch"
     return ref.removeprefix("refs/heads/") if is_branch else None
 
@@ -20920,11 +20940,11 @@ def _linked_paths(trail: Trail, issuer: str) -> list[str]:
 
     They begin with the path of the repository. Addresses on other hosts tell nothing of it.
     """
-    base = urllib.parse.urlsplit(TOKEN_HOSTS.get(issuer, issuer))
+    base = urllib.parse.urlsplit(_TOKEN_HOSTS.get(issuer, issuer))
     rows = Artifact.select(Artifact.build_url, Artifact.commit_url).where(
         Artifact.trail == trail.id
     )
-    links = itertools.chain([trail.build_url], *rows.distinct().limit(LINKS).tuples())
+    links = itertools.chain([trail.build_url], *rows.distinct().limit(_LINKS).tuples())
     paths = []
     for link in filter(None, links):
         with contextlib.suppress(ValueError):
@@ -20934,18 +20954,18 @@ def _linked_paths(trail: Trail, issuer: str) -> list[str]:
     return paths
 
 
-def _token_verdict(token: VerifiedToken, trail: Trail, audience: str) -> tuple[str, str | None]:
+def _token_verdict(token: _VerifiedToken, trail: Trail, audience: str) -> tuple[str, str | None]:
     """PASSED, FAILED or PENDING for a trail and a token, and a sentence why it did not pass."""
     claims = token.claims
     if not token.is_verified:
         return "PENDING", "The token is not verified: its issuer's keys are not at hand."
-    sha = claim_text(claims, TOKEN_CLAIMS["sha"])
+    sha = _claim_text(claims, _TOKEN_CLAIMS["sha"])
     if sha and sha.lower() != trail.git_commit_sha.lower():
         return "FAILED", f"The token is of the commit {sha:.255}, which is not the trail's."
     branch = _branch_of(claims)
     if branch and branch != trail.git_branch.removeprefix("refs/heads/"):
         return "FAILED", f"The token is of the branch {branch:.255}, which is not the trail's."
-    repository = claim_text(claims, TOKEN_CLAIMS["repository"])
+    repository = _claim_text(claims, _TOKEN_CLAIMS["repository"])
     prefix, paths = f"/{repository}/".lower(), _linked_paths(trail, claims["iss"])
     if repository and not all(f"{path}/".startswith(prefix) for path in paths):
         return "FAILED", f"The token is of the repository {repository}, which is not the trail's."
@@ -20991,9 +21011,9 @@ class IdentityTokens(
         """
         trail, token = Trail.fetch(context.body["trail"]), context.body["token"].strip()
         claims, is_verified = context.prepared
-        use_token(token, claims)
+        _use_token(token, claims)
         status, reason = _token_verdict(context.prepared, trail, context.settings.oidc_audience)
-        details = {name: claim_text(claims, sources) for name, sources in TOKEN_CLAIMS.items()}
+        details = {name: _claim_text(claims, sources) for name, sources in _TOKEN_CLAIMS.items()}
         issued = claims.get("iat")
         details["issuedAt"] = None if issued is None else session().source.timestamp(issued, 6)
         details |= {"signatureVerified": is_verified, "reason": reason}
@@ -21006,24 +21026,24 @@ class IdentityTokens(
             org_slug=context.body.get("org_slug"),
         )
 
-    def verify(self, context: RequestContext) -> VerifiedToken:
+    def verify(self, context: RequestContext) -> _VerifiedToken:
         """Verify the token while no transaction is open; trail and organisation come first."""
         Trail.fetch(context.body["trail"])
         check_organisation(context.body.get("org_slug"))
-        return VerifiedToken.read(context.body["token"].strip(), context)
+        return _VerifiedToken.read(context.body["token"].strip(), context)
 
 
 # --- Security scans -----------------------------------------------------------
 
 #: SQL for the limits that the scan `t1` is over: those that were in force when it was recorded.
-BREACHES = f"""FROM (SELECT l."key" AS severity, l."value" AS allowed, CASE l."key" {
+_BREACHES = f"""FROM (SELECT l."key" AS severity, l."value" AS allowed, CASE l."key" {
     " ".join(f"WHEN '{name}' THEN t1.{COUNTED[name]}" for name in JUDGED)
 } END AS found FROM json_each(t1."thresholds") AS l) WHERE found > allowed"""
 
 
 #: SQL for how a scan counts: as its attestation was recorded. One of an older layout failed with
 #: anything critical or high, or where it said so itself.
-SCAN_STATE = """ifnull("verdict", CASE WHEN "critical_vulnerabilities" + "high_vulnerabilities" > 0
+_SCAN_STATE = """ifnull("verdict", CASE WHEN "critical_vulnerabilities" + "high_vulnerabilities" > 0
     OR "passed" IS 0 THEN 'FAILED' ELSE 'PASSED' END)"""
 
 
@@ -21035,14 +21055,14 @@ class SecurityScan(Model):
     derived: ClassVar[dict] = {
         "thresholdBreached": Computed(
             Boolean(),
-            f"""CASE WHEN t1."passed" IS 0 OR EXISTS (SELECT 1 {BREACHES})
+            f"""CASE WHEN t1."passed" IS 0 OR EXISTS (SELECT 1 {_BREACHES})
                 THEN 'true' ELSE 'false' END""",
         ),
         "breachDetails": Computed(
             Json(ListOf(Text(255))),
             f"""(SELECT json_group_array(words) FROM (
                 SELECT upper(substr(severity, 1, 1)) || substr(severity, 2) || ' vulnerabilities: '
-                    || found || ' found, at most ' || allowed || ' allowed' AS words {BREACHES}
+                    || found || ' found, at most ' || allowed || ' allowed' AS words {_BREACHES}
                 UNION ALL SELECT 'The scan is recorded as not passed' WHERE t1."passed" IS 0))""",
         ),
     }
@@ -21110,36 +21130,36 @@ def keep_report(scan: SecurityScan, upload: Upload) -> None:
     attestation.change(**EvidenceFile.keep(attestation, upload).attestation_values())
 
 
-TRAIL_SCANS = Array(SecurityScan, {"trail": lambda trail: SecurityScan.trail == trail})
+_TRAIL_SCANS = Array(SecurityScan, {"trail": lambda trail: SecurityScan.trail == trail})
 SCAN_TOTALS = ("totalScans", *(f"total{name.capitalize()}" for name in JUDGED))
 
 
-SCAN_COUNTS = f"""SELECT count(*), {", ".join(f'sum("{COUNTED[name]}")' for name in JUDGED)},
-    sum({SCAN_STATE} = 'PASSED'), sum("critical_vulnerabilities" > 0) FROM "security_scan\""""
+_SCAN_COUNTS = f"""SELECT count(*), {", ".join(f'sum("{COUNTED[name]}")' for name in JUDGED)},
+    sum({_SCAN_STATE} = 'PASSED'), sum("critical_vulnerabilities" > 0) FROM "security_scan\""""
 
 
 def scan_totals() -> tuple[dict[str, int], int, int]:
     """How many scans there are and how much they found; how many passed, and had criticals."""
-    row = session().workspace.fetch_row(SCAN_COUNTS)
+    row = session().workspace.fetch_row(_SCAN_COUNTS)
     *numbers, passed, critical = (number or 0 for number in row)
     return dict(zip(SCAN_TOTALS, numbers, strict=True)), passed, critical
 
 
 #: The columns that counts of a scan stand in, and the names under which a count may come.
-COUNT_NAMES = {
+_COUNT_NAMES = {
     column: (name, f"{name}_count", f"{name}_vulnerabilities")
     for name, column in (COUNTED | {"unknown": "unknown"}).items()
 }
-COUNTS = {
-    name: Integer(0, 2**31 - 1, default=0) for names in COUNT_NAMES.values() for name in names
+_SEVERITY_COUNTS = {
+    name: Integer(0, 2**31 - 1, default=0) for names in _COUNT_NAMES.values() for name in names
 }
-SCAN_SUMMARY = Shape(**COUNTS, passed=Boolean(null=True))
-SILENT_SCAN = "It says neither what the scan found nor whether it passed."
+_SCAN_SUMMARY = Shape(**_SEVERITY_COUNTS, passed=Boolean(null=True))
+_SILENT_SCAN = "It says neither what the scan found nor whether it passed."
 
 
-def scan_values(body: dict, stated: StatedResult) -> dict:
+def _scan_values(body: dict, stated: StatedResult) -> dict:
     """A scan by its columns, from a body and what it says: the largest of what it says twice."""
-    names = {name for names in COUNT_NAMES.values() for name in names} | {"summary"}
+    names = {name for names in _COUNT_NAMES.values() for name in names} | {"summary"}
     values = {name: value for name, value in body.items() if name not in names}
     values |= {column: stated.counts[name] for name, column in COUNTED.items()}
     values["unknown"] = stated.counts["unknown"]
@@ -21167,7 +21187,7 @@ class SecurityScans(
             severity = session().workspace.settings.unknown_severity
             names = (*COUNTED.values(), "unknown", "passed")
             is_silent = all(values.get(name) is None for name in names)
-            failure = SILENT_SCAN if is_silent else ""
+            failure = _SILENT_SCAN if is_silent else ""
             return record_scan(trail, count_unknown(values, severity), failure=failure)
         attestation = Attestation.fetch(key)
         is_other = attestation.status == "PASSED" and values.get("passed") is False
@@ -21190,7 +21210,7 @@ class SecurityScans(
     def of_trail(self, context, trail):
         """List the security scans of a trail."""
         Trail.fetch(trail)
-        return FACTSTORE.array(context, TRAIL_SCANS, {"trail": trail})
+        return FACTSTORE.array(context, _TRAIL_SCANS, {"trail": trail})
 
     @route(
         "POST /api/v1/trails/{trailId}/security-scans",
@@ -21210,8 +21230,8 @@ class SecurityScans(
             SecurityScan.scan_duration_seconds,
             SecurityScan.report_url,
             SecurityScan.org_slug,
-            summary=Json(SCAN_SUMMARY, null=True),
-            **{name: count for name, count in COUNTS.items() if name not in COUNT_NAMES},
+            summary=Json(_SCAN_SUMMARY, null=True),
+            **{name: count for name, count in _SEVERITY_COUNTS.items() if name not in _COUNT_NAMES},
             aliases={"version": "toolVersion"},
             name="RecordSecurityScanRequest",
         ),
@@ -21229,11 +21249,11 @@ class SecurityScans(
             StatedResult(context.load(), "scan"),
             context.settings.unknown_severity,
         )
-        values = count_unknown(scan_values(context.body, stated), unknown_severity)
+        values = count_unknown(_scan_values(context.body, stated), unknown_severity)
         stated.must_be_read()
         failure = stated.failure
         if not stated.is_stated:
-            failure = failure or SILENT_SCAN
+            failure = failure or _SILENT_SCAN
         return record_scan(Trail.fetch(trail), values, failure=failure)
 
     @route(
@@ -21253,7 +21273,7 @@ class SecurityScans(
 
 #: The frameworks that every workspace knows (section 3 of the governance notes): name, version and
 #: description, then the id, title and evidence types of each control.
-KNOWN_FRAMEWORKS = (
+_KNOWN_FRAMEWORKS = (
     (
         ("PCI-DSS v4.0", "4.0", "Payment Card Industry Data Security Standard"),
         ("PCI-6.3.3", "Security patches are installed", "SECURITY_SCAN PATCH_ATTESTATION"),
@@ -21277,10 +21297,10 @@ KNOWN_FRAMEWORKS = (
     ),
 )
 #: When the records were laid down that every workspace knows.
-SEEDED_AT = "2026-01-01T00:00:00.000000Z"
+_SEEDED_AT = "2026-01-01T00:00:00.000000Z"
 
 
-def seed_id(framework: int, control: int = 0) -> str:
+def _seed_id(framework: int, control: int = 0) -> str:
     """The id of a framework that every workspace knows (from 1 on), or of one of its controls."""
     return f"5eed{framework:04}-0000-4000-8000-{control:012}"
 
@@ -21299,15 +21319,15 @@ class RegulatoryFramework(Model):
     }
     seeds: ClassVar[list] = [
         {
-            "id": seed_id(number),
+            "id": _seed_id(number),
             "name": name,
             "version": version,
             "description": description,
             "is_active": True,
             "org_slug": None,
-            "created_at": SEEDED_AT,
+            "created_at": _SEEDED_AT,
         }
-        for number, ((name, version, description), *_) in enumerate(KNOWN_FRAMEWORKS, 1)
+        for number, ((name, version, description), *_) in enumerate(_KNOWN_FRAMEWORKS, 1)
     ]
 
     id = Uuid()
@@ -21330,15 +21350,15 @@ class RegulatoryControl(Model):
     fact, made, since, schema_name = "regulatory_control", "added", 3, "ControlResponse"
     seeds: ClassVar[list] = [
         {
-            "id": seed_id(number, control),
-            "framework": seed_id(number),
+            "id": _seed_id(number, control),
+            "framework": _seed_id(number),
             "control_id": name,
             "title": title,
             "description": None,
             "required_evidence_types": types.split(),
-            "created_at": SEEDED_AT,
+            "created_at": _SEEDED_AT,
         }
-        for number, (_, *controls) in enumerate(KNOWN_FRAMEWORKS, 1)
+        for number, (_, *controls) in enumerate(_KNOWN_FRAMEWORKS, 1)
         for control, (name, title, types) in enumerate(controls, 1)
     ]
 
@@ -21456,8 +21476,8 @@ class ControlMappings(
 
 # --- Compliance assessments ---------------------------------------------------
 
-CONTROL_STATUSES = "SATISFIED PARTIAL NOT_SATISFIED"
-EVIDENCE_TYPES = Json(ListOf(Text(255)))
+_CONTROL_STATUSES = "SATISFIED PARTIAL NOT_SATISFIED"
+_EVIDENCE_TYPES = Json(ListOf(Text(255)))
 
 
 class ComplianceAssessment(Model):
@@ -21478,9 +21498,9 @@ class ComplianceAssessment(Model):
             Shape(
                 control_id=Text(100),
                 title=Text(500),
-                status=Choice(CONTROL_STATUSES),
-                satisfied_by=EVIDENCE_TYPES,
-                missing_evidence=EVIDENCE_TYPES,
+                status=Choice(_CONTROL_STATUSES),
+                satisfied_by=_EVIDENCE_TYPES,
+                missing_evidence=_EVIDENCE_TYPES,
             ),
             at_most=100_000,
         )
@@ -21489,13 +21509,13 @@ class ComplianceAssessment(Model):
     assessed_at = Timestamp(6, default=now_exactly)
 
 
-def passed_types(trail_id: str) -> set[str]:
+def _passed_types(trail_id: str) -> set[str]:
     """The types whose latest result on a trail is PASSED."""
     passed = session().database.connection().execute(passed_types_sql("?1"), (trail_id,))
     return {type for (type,) in passed}
 
 
-def assess_control(control: RegulatoryControl, passed: set[str]) -> dict:
+def _assess_control(control: RegulatoryControl, passed: set[str]) -> dict:
     """What of the evidence that a control asks for is among these types."""
     required = control.required_evidence_types
     satisfied_by = [type for type in required if type in passed]
@@ -21510,7 +21530,7 @@ def assess_control(control: RegulatoryControl, passed: set[str]) -> dict:
     }
 
 
-def mandatory_controls(framework_id: str) -> set[str]:
+def _mandatory_controls(framework_id: str) -> set[str]:
     """The names of the controls of a framework that count: unmapped, or mandatory for some flow.
 
     Controls of one name count together.
@@ -21526,27 +21546,28 @@ def mandatory_controls(framework_id: str) -> set[str]:
     return {name for (name,) in mapped.tuples()}
 
 
-def overall_status(statuses: set[str]) -> str:
+def _overall_status(statuses: set[str]) -> str:
     """What follows from the statuses of the mandatory controls."""
     if statuses <= {"SATISFIED"}:
         return "COMPLIANT"
     return "NON_COMPLIANT" if statuses == {"NOT_SATISFIED"} else "PARTIAL"
 
 
-def assess_trail(framework_id: str, trail_id: str, slug: str | None) -> ComplianceAssessment:
+def _assess_trail(framework_id: str, trail_id: str, slug: str | None) -> ComplianceAssessment:
     """Score a trail against a framework, and keep the result."""
     framework, trail = RegulatoryFramework.fetch(framework_id), Trail.fetch(trail_id)
     check_organisation(slug)
     controls = RegulatoryControl.select().where(RegulatoryControl.framework == framework.id)
-    passed, mandatory = passed_types(trail.id), mandatory_controls(framework.id)
+    passed, mandatory = _passed_types(trail.id), _mandatory_controls(framework.id)
     results = [
-        assess_control(control, passed) for control in controls.order_by(peewee.SQL('"t1"."rowid"'))
+        _assess_control(control, passed)
+        for control in controls.order_by(peewee.SQL('"t1"."rowid"'))
     ]
     counted = {result["status"] for result in results if result["controlId"] in mandatory}
     return ComplianceAssessment.create(
         framework=framework.id,
         trail_id=trail.id,
-        overall_status=overall_status(counted),
+        overall_status=_overall_status(counted),
         control_results=results,
         org_slug=slug,
     )
@@ -21582,23 +21603,23 @@ class ComplianceAssessments(
     def assess(self, context):
         """Score a trail against a framework, and keep the result."""
         body = context.body
-        return assess_trail(body["framework"], body["trail_id"], body.get("org_slug"))
+        return _assess_trail(body["framework"], body["trail_id"], body.get("org_slug"))
 
 
 #: The artifact with a digest, and its state: of the trails that decide on it, the one that says the
 #: worst of it, or else the one that came first.
-CUSTODY_ARTIFACT = f"""SELECT c."id", c."trail_id", d."state" FROM (
+_CUSTODY_ARTIFACT = f"""SELECT c."id", c."trail_id", d."state" FROM (
         SELECT e."report", {compliance_sql('e."trail_id"', "?1")} AS "state"
         FROM ({deciding_sql("?1")}) AS e) AS d
     JOIN "artifact" AS c ON c."rowid" = d."report"
     ORDER BY d."state" <> 'NON_COMPLIANT', d."state" <> 'COMPLIANT', d."report" LIMIT 1"""
 #: In the order of the attestations that they belong to.
-CUSTODY_EVIDENCE = f"""SELECT CAST(group_concat(text) AS BLOB) FROM (
+_CUSTODY_EVIDENCE = f"""SELECT CAST(group_concat(text) AS BLOB) FROM (
     SELECT {EvidenceFile.statements().text.sql} AS text FROM "evidence_file" AS t1
     WHERE "attestation_id" IN (SELECT "id" FROM "attestation" WHERE "trail_id" = ?)
     ORDER BY (SELECT a."rowid" FROM "attestation" AS a WHERE a."id" = t1."attestation_id"),
         t1."rowid")"""
-CUSTODY = {
+_CUSTODY = {
     "sha256Digest": {"type": "string"},
     "artifact": FACTSTORE.one_schema("ArtifactResponse"),
     "trail": FACTSTORE.one_schema("TrailResponse"),
@@ -21620,19 +21641,19 @@ class ChainOfCustody(Resource, surface=FACTSTORE, scope="factstore", tag="Compli
     @route(
         "GET /api/v1/compliance/artifact/{sha256}",
         id="getChainOfCustody",
-        answer={"type": "object", "required": [*CUSTODY], "properties": CUSTODY},
+        answer={"type": "object", "required": [*_CUSTODY], "properties": _CUSTODY},
     )
     def trace(self, context, digest):
         """Get the artifact with a digest, its trail and flow, attestations and evidence."""
         workspace, digest = context.workspace, read_digest(digest)
-        row = workspace.fetch_row(CUSTODY_ARTIFACT, (digest,))
+        row = workspace.fetch_row(_CUSTODY_ARTIFACT, (digest,))
         if row is None:
             raise NotFound(f"There is no artifact with the digest '{digest}'.")
         artifact, state = Artifact.fetch(row[0]), row[2]
         trail = Trail.fetch(artifact.trail_id)
         flow = Flow.fetch(trail.flow_id)
         attestations = TRAIL_ATTESTATIONS.slice({"trail": trail.id}).text
-        files = fetch_joined(CUSTODY_EVIDENCE, (trail.id,))[0] or b""
+        files = fetch_joined(_CUSTODY_EVIDENCE, (trail.id,))[0] or b""
         members = {
             "sha256Digest": to_json(artifact.sha256_digest).encode(),
             "artifact": workspace.json_of(Artifact, artifact.id),
@@ -21678,31 +21699,31 @@ tr > :first-child { padding-left: 0 } thead { overflow-wrap: normal }
   body { padding: 0; max-width: none } tr, figure, dl { break-inside: avoid }
   h2, h2 + p { break-after: avoid } }
 """
-STYLE_HASH = base64.b64encode(hashlib.sha256(REPORT_STYLE.encode()).digest()).decode()
+_STYLE_HASH = base64.b64encode(hashlib.sha256(REPORT_STYLE.encode()).digest()).decode()
 REPORT_CSP = (
-    f"default-src 'none'; style-src 'sha256-{STYLE_HASH}'; base-uri 'none'; form-action 'none'; "
+    f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
 )
 #: What the page calls each status of a control, and the class that draws it.
-SHOWN = {
+_SHOWN = {
     "SATISFIED": ("satisfied", "full"),
     "PARTIAL": ("partly satisfied", "half"),
     "NOT_SATISFIED": ("not satisfied", "none"),
 }
-VERDICTS = {"COMPLIANT": "good", "PARTIAL": "", "NON_COMPLIANT": "bad"}
+_VERDICTS = {"COMPLIANT": "good", "PARTIAL": "", "NON_COMPLIANT": "bad"}
 
 
-def draw_bar(counts: Mapping[str, int]) -> str:
+def _draw_bar(counts: Mapping[str, int]) -> str:
     """A bar as SVG, with a stretch for each status, as long as its share."""
     total, start, stretches = sum(counts.values()), 0.0, ""
-    for status, (_, look) in SHOWN.items():
+    for status, (_, look) in _SHOWN.items():
         if count := counts.get(status, 0):
             length = 100 * count / total
             stretches += (
                 f'<rect class="{look}" x="{start:.3f}" y="0" width="{length:.3f}" height="8"/>'
             )
             start += length
-    label = ", ".join(f"{counts.get(status, 0)} {word}" for status, (word, _) in SHOWN.items())
+    label = ", ".join(f"{counts.get(status, 0)} {word}" for status, (word, _) in _SHOWN.items())
     return (
         f'<svg class="bar" viewBox="-.2 -.5 100.4 9" preserveAspectRatio="none" role="img" '
         f'aria-label="{label if total else "not assessed yet"}">'
@@ -21710,7 +21731,7 @@ def draw_bar(counts: Mapping[str, int]) -> str:
     )
 
 
-def draw_coverage(counts: Mapping[str, int]) -> str:
+def _draw_coverage(counts: Mapping[str, int]) -> str:
     """The chart of all controls together, with its key."""
     total = sum(counts.values())
     keys = "".join(
@@ -21718,23 +21739,23 @@ def draw_coverage(counts: Mapping[str, int]) -> str:
         f'<rect class="{look}" x="1" y="1" width="10" height="10"/></svg>'
         f"{counts.get(status, 0)} {word}"
         f"{f' ({100 * counts.get(status, 0) / total:.0f} %)' if total else ''}</span>"
-        for status, (word, look) in SHOWN.items()
+        for status, (word, look) in _SHOWN.items()
     )
-    return f"<figure>{draw_bar(counts)}<figcaption>{keys}</figcaption></figure>"
+    return f"<figure>{_draw_bar(counts)}<figcaption>{keys}</figcaption></figure>"
 
 
-def print_control(control: dict, counts: Mapping[str, int]) -> str:
+def _print_control(control: dict, counts: Mapping[str, int]) -> str:
     """A control as a row: what it asks for, and how many trails keep it."""
     types = ", ".join(map(escape, control["requiredEvidenceTypes"])) or "nothing"
-    numbers = "".join(f'<td class="number">{counts.get(status, 0)}</td>' for status in SHOWN)
+    numbers = "".join(f'<td class="number">{counts.get(status, 0)}</td>' for status in _SHOWN)
     return (
         f'<tr><th scope="row">{escape(control["controlId"])}</th>'
         f'<td>{escape(control["title"])}<br><span class="muted">asks for {types}</span></td>'
-        f'{numbers}<td class="share">{draw_bar(counts)}</td></tr>'
+        f'{numbers}<td class="share">{_draw_bar(counts)}</td></tr>'
     )
 
 
-def print_assessment(assessment: dict) -> str:
+def _print_assessment(assessment: dict) -> str:
     """An assessment as a row: what was found of which trail, and what was missing."""
     results, status = assessment["controlResults"], assessment["overallStatus"]
     satisfied = sum(result["status"] == "SATISFIED" for result in results)
@@ -21744,21 +21765,21 @@ def print_assessment(assessment: dict) -> str:
         if result["missingEvidence"]
     )
     return (
-        f"<tr><td>{print_moment(assessment['assessedAt'])}</td>"
+        f"<tr><td>{_print_moment(assessment['assessedAt'])}</td>"
         f"<td><code>{escape(assessment['trailId'])}</code></td>"
         f"<td>{escape(assessment['orgSlug'] or '')}</td>"
-        f'<td class="{VERDICTS[status]}">{status.lower().replace("_", "-")}</td>'
+        f'<td class="{_VERDICTS[status]}">{status.lower().replace("_", "-")}</td>'
         f'<td class="number">{satisfied} of {len(results)}</td>'
         f"<td>{f'<ul>{missing}</ul>' if missing else 'nothing'}</td></tr>"
     )
 
 
-def print_moment(text: str) -> str:
+def _print_moment(text: str) -> str:
     """A timestamp as people read it."""
     return f'<time datetime="{text}">{text[:10]} {text[11:19]} UTC</time>'
 
 
-def print_table(label: str, heads: Mapping[str, str], rows: Iterable[str]) -> str:
+def _print_table(label: str, heads: Mapping[str, str], rows: Iterable[str]) -> str:
     """A table under its heads, each of them with the class of its column."""
     columns = "".join(f'<th scope="col" class="{look}">{head}</th>' for head, look in heads.items())
     return (
@@ -21767,7 +21788,7 @@ def print_table(label: str, heads: Mapping[str, str], rows: Iterable[str]) -> st
     )
 
 
-def count_statuses(framework: dict, assessments: Iterable[dict]) -> list[Counter]:
+def _count_statuses(framework: dict, assessments: Iterable[dict]) -> list[Counter]:
     """How often each status was found of each control, in the order of the controls.
 
     Controls are only ever added, at the end: the results stand in the same order.
@@ -21785,17 +21806,17 @@ def regulatory_page(framework: dict, assessments: Sequence[dict], generated_at: 
     Coverage counts the newest assessment of each trail.
     """
     newest = {assessment["trailId"]: assessment for assessment in assessments}.values()
-    counts = count_statuses(framework, newest)
-    controls = print_table(
+    counts = _count_statuses(framework, newest)
+    controls = _print_table(
         "Coverage by control",
         {"Control": "", "What it asks for": ""}
         | {"Satisfied": "number", "Partly": "number", "Not": "number", "Share": "share"},
-        map(print_control, framework["controls"], counts),
+        map(_print_control, framework["controls"], counts),
     )
     heads = ("Assessed at", "Trail", "Organisation", "Result", "Satisfied", "Missing evidence")
     looks = {head: "number" if head == "Satisfied" else "" for head in heads}
-    rows = map(print_assessment, assessments)
-    history = print_table("Assessments", looks, rows) if assessments else "<p>None so far.</p>"
+    rows = map(_print_assessment, assessments)
+    history = _print_table("Assessments", looks, rows) if assessments else "<p>None so far.</p>"
     name, version = escape(framework["name"]), escape(framework["version"])
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{name} {version}: regulatory report</title>
@@ -21804,20 +21825,20 @@ def regulatory_page(framework: dict, assessments: Sequence[dict], generated_at: 
 <p class="muted">Regulatory report</p><h1><bdi>{name}</bdi></h1>
 <p>{escape(framework["description"] or "")}</p><dl>
 <div><dt>Version</dt><dd>{version}</dd></div>
-<div><dt>Generated</dt><dd>{print_moment(generated_at)}</dd></div>
+<div><dt>Generated</dt><dd>{_print_moment(generated_at)}</dd></div>
 <div><dt>Trails</dt><dd>{len(newest)}</dd></div>
 <div><dt>Assessments</dt><dd>{len(assessments)}</dd></div>
 <div><dt>Framework</dt><dd><code>{framework["id"]}</code></dd></div></dl>
 <h2>Coverage</h2><p class="muted">Every control, held against the newest assessment of each
-trail.</p>{draw_coverage(sum(counts, Counter()))}
+trail.</p>{_draw_coverage(sum(counts, Counter()))}
 {controls}<h2>Assessments</h2><p class="muted">All that are stored, oldest first.</p>
 {history}</main></body></html>"""
 
 
-FRAMEWORK_ASSESSMENTS = Array(
+_FRAMEWORK_ASSESSMENTS = Array(
     ComplianceAssessment, {"framework": lambda key: ComplianceAssessment.framework == key}
 )
-REGULATORY_REPORT = {
+_REGULATORY_REPORT = {
     "frameworkId": {"type": "string", "format": "uuid"},
     "frameworkName": {"type": "string"},
     "frameworkVersion": {"type": "string"},
@@ -21834,15 +21855,15 @@ class RegulatoryReports(Resource, surface=FACTSTORE, scope="factstore", tag="Com
         id="getRegulatoryReport",
         answer={
             "type": "object",
-            "required": [*REGULATORY_REPORT],
-            "properties": REGULATORY_REPORT,
+            "required": [*_REGULATORY_REPORT],
+            "properties": _REGULATORY_REPORT,
         },
         answers_with="application/json text/html",
     )
     def report(self, context, key):
         """Get every assessment against a framework: as JSON, or as a page to read and to print."""
         framework = json.loads(context.workspace.json_of(RegulatoryFramework, key))
-        assessments = FRAMEWORK_ASSESSMENTS.slice({"framework": key}).text
+        assessments = _FRAMEWORK_ASSESSMENTS.slice({"framework": key}).text
         headers, generated_at = {"Vary": "Accept, Origin"}, now_exactly()
         kinds = ("application/json", "text/html")
         if context.request.client_prefers(kinds) == "text/html":
@@ -21866,7 +21887,7 @@ class RegulatoryReports(Resource, surface=FACTSTORE, scope="factstore", tag="Com
 # Documents of names and texts about anything: storing one again makes a new version of it.
 
 
-class PathPiece(Text):
+class _PathPiece(Text):
     """One piece of the path to a document, which cannot lead anywhere else in a Vault."""
 
     def __init__(self, **options: Any):
@@ -21891,9 +21912,9 @@ class VaultDocument(Model):
     key = "entity_type entity_id evidence_type version"
 
     id = Uuid()
-    entity_type = PathPiece()
-    entity_id = PathPiece()
-    evidence_type = PathPiece()
+    entity_type = _PathPiece()
+    entity_id = _PathPiece()
+    evidence_type = _PathPiece()
     version = Integer(1, 2**31 - 1)
     data = Encrypted(2_000_000, hidden=True)
     stored_at = Timestamp(6, default=now_exactly)
@@ -21908,7 +21929,7 @@ class EvidenceStore:
     """Keeps documents encrypted in the workspace's own file; a Vault does all of it elsewhere.
 
     What a write does elsewhere, it does in `send` or `withdraw`, while no transaction is open;
-    `keep` or `forget` then records what came of it. A dry_run changes nothing elsewhere.
+    `_keep` or `forget` then records what came of it. A dry run changes nothing elsewhere.
     """
 
     def __init__(self, settings: Settings):
@@ -21977,15 +21998,15 @@ class EvidenceStore:
 
 # --- Evidence vault -----------------------------------------------------------
 
-VAULT_DATA = MapOf(Text(100_000))
-VAULT_EVIDENCE = Schema(
+_VAULT_DATA = MapOf(Text(100_000))
+_VAULT_EVIDENCE = Schema(
     VaultDocument.entity_type,
     VaultDocument.entity_id,
     VaultDocument.evidence_type,
     VaultDocument.version,
     VaultDocument.stored_at,
     vault_path=Text(2048),
-    data=Json(VAULT_DATA, null=True),
+    data=Json(_VAULT_DATA, null=True),
     required="data storedAt",
 ).describe()
 
@@ -22022,7 +22043,7 @@ class VaultEvidence(Resource, surface=FACTSTORE, scope="factstore", tag="Vault e
         "GET /api/v1/evidence/{evidenceKey}/{entityKey}",
         id="getVaultEvidence",
         query=which,
-        answer=VAULT_EVIDENCE,
+        answer=_VAULT_EVIDENCE,
         refuses=(502,),
     )
     def read(self, context, *path):
@@ -22037,11 +22058,11 @@ class VaultEvidence(Resource, surface=FACTSTORE, scope="factstore", tag="Vault e
         "POST /api/v1/evidence/{evidenceKey}/{entityKey}",
         id="storeVaultEvidence",
         body=Schema(
-            VaultDocument.evidence_type, data=Json(VAULT_DATA), name="StoreEvidenceRequest"
+            VaultDocument.evidence_type, data=Json(_VAULT_DATA), name="StoreEvidenceRequest"
         ),
         status=201,
         before="send",
-        answer=VAULT_EVIDENCE,
+        answer=_VAULT_EVIDENCE,
         refuses=(502,),
     )
     def store(self, context, *path):
@@ -22099,7 +22120,7 @@ class VaultEvidence(Resource, surface=FACTSTORE, scope="factstore", tag="Vault e
         "GET /api/v1/evidence/{evidenceKey}/{entityKey}/download",
         id="downloadVaultEvidence",
         query=which,
-        answer=VAULT_DATA.describe(),
+        answer=_VAULT_DATA.describe(),
         refuses=(502,),
     )
     def download(self, context, *path):
@@ -22139,7 +22160,7 @@ class VaultEvidence(Resource, surface=FACTSTORE, scope="factstore", tag="Vault e
 # https://developer.hashicorp.com/vault/api-docs
 
 #: Bytes of an answer: a document of a megabyte, in which Vault may write each character as six.
-VAULT_ANSWER_LIMIT = 8 << 20
+_VAULT_ANSWER_LIMIT = 8 << 20
 STRANGE_VAULT = "What answers as Vault does not speak as a key-value store of version 2 does."
 UNWELCOME = "Vault refuses the credentials of this server, or permits them nothing of this kind."
 
@@ -22157,7 +22178,7 @@ def read_vault(response: Any) -> dict:
     return document if isinstance(document, dict) else {}
 
 
-def vault_problem(status: int) -> Problem:
+def _vault_problem(status: int) -> Problem:
     """What a refusal of Vault means to a caller; its own words stay with the operator."""
     log.warning("Vault answered with status %d.", status)
     if status == 403:
@@ -22177,7 +22198,7 @@ def vault_problem(status: int) -> Problem:
     return BadGateway(STRANGE_VAULT)
 
 
-class VaultResponse(NamedTuple):
+class _VaultResponse(NamedTuple):
     """What Vault answers, as hvac and its callers look at it."""
 
     status_code: int
@@ -22193,7 +22214,7 @@ class VaultResponse(NamedTuple):
         return self.content
 
 
-class VaultSession:
+class _VaultSession:
     """Sends what hvac asks for as every request is sent: bounded, and without redirects."""
 
     #: What hvac looks for in a session of the library requests.
@@ -22203,12 +22224,12 @@ class VaultSession:
         self.transport = Transport(
             PRIVATE_NETWORKS,
             settings.vault_timeout,
-            limit=VAULT_ANSWER_LIMIT,
+            limit=_VAULT_ANSWER_LIMIT,
             agent="Novantra-Lite/1",
             remedy="Vault may be in a private network, but at no link-local address",
         )
 
-    def request(self, method, url, headers, json=None, params=None, **options) -> VaultResponse:
+    def request(self, method, url, headers, json=None, params=None, **options) -> _VaultResponse:
         """Make one request; BadGateway where no answer comes."""
         query = f"?{urllib.parse.urlencode(params)}" if params else ""
         body = None if json is None else to_json(json).encode()
@@ -22217,7 +22238,7 @@ class VaultSession:
         if not answer.status:
             log.warning("Vault does not answer. %s", answer.note)
             raise BadGateway("Vault cannot be reached, or did not answer in time.")
-        return VaultResponse(answer.status, answer.json)
+        return _VaultResponse(answer.status, answer.json)
 
     def close(self) -> None:
         """No connection is kept."""
@@ -22240,7 +22261,7 @@ class VaultRequests:
             token=settings.vault_token if settings.vault_auth_method == "TOKEN" else "",
             timeout=settings.vault_timeout,
             adapter=hvac.adapters.RawAdapter,
-            session=VaultSession(settings),
+            session=_VaultSession(settings),
             ignore_exceptions=True,
         )
 
@@ -22261,7 +22282,7 @@ class VaultRequests:
         # A document that is not there is nothing to complain of; a mount that is not there is.
         if response.status_code == 404 and document and not document.get("errors"):
             return None
-        raise vault_problem(response.status_code)
+        raise _vault_problem(response.status_code)
 
     def log_in(self, stale: str) -> None:
         """Get a token for the role, unless another thread did so since this one was found stale."""
@@ -22273,7 +22294,7 @@ class VaultRequests:
             if response.status_code in (400, 403):
                 raise BadGateway("Vault refuses the role that this server logs in with.")
             if response.status_code != 200:
-                raise vault_problem(response.status_code)
+                raise _vault_problem(response.status_code)
             token = inside(read_vault(response), "auth", "client_token")
             if not isinstance(token, str):
                 raise BadGateway(STRANGE_VAULT)
@@ -22300,14 +22321,14 @@ class VaultWrite(Model):
     acknowledged_at = Timestamp(6, default=now_exactly)
 
 
-class VaultVersion(NamedTuple):
+class _VaultVersion(NamedTuple):
     """The newest version of a document in Vault."""
 
     version: int
     stored_at: str
 
     @classmethod
-    def read(cls, number: Any, created: Any) -> VaultVersion:
+    def read(cls, number: Any, created: Any) -> _VaultVersion:
         """A version as Vault tells of it; one without a good time is from now."""
         if type(number) is not int or not 0 < number < 2**31:
             raise BadGateway(STRANGE_VAULT)
@@ -22317,7 +22338,7 @@ class VaultVersion(NamedTuple):
             return cls(number, now_exactly())
 
 
-class HashicorpVault(EvidenceStore):
+class _HashicorpVault(EvidenceStore):
     """Keeps documents in a key-value store of version 2 in HashiCorp Vault."""
 
     def __init__(self, settings: Settings):
@@ -22340,7 +22361,7 @@ class HashicorpVault(EvidenceStore):
         if metadata is None or number == 0:
             return None
         created = inside(metadata, "data", "versions", str(number), "created_time")
-        return VaultVersion.read(number, created)
+        return _VaultVersion.read(number, created)
 
     def types(self, entity_type, entity_id):
         response = self.ask(self.store.list_secrets, self.path(entity_type, entity_id))
@@ -22378,11 +22399,11 @@ class HashicorpVault(EvidenceStore):
     def send(self, location, data, dry_run):
         if dry_run:
             before = self.check_capabilities(location, "create", "update")
-            return VaultVersion(before.version + 1 if before else 1, now_exactly())
+            return _VaultVersion(before.version + 1 if before else 1, now_exactly())
         stored = inside(
             self.ask(self.store.create_or_update_secret, self.path(*location), data), "data"
         )
-        return VaultVersion.read(inside(stored, "version"), inside(stored, "created_time"))
+        return _VaultVersion.read(inside(stored, "version"), inside(stored, "created_time"))
 
     def keep(self, location, data, sent):
         path = f"{self.mount}/{self.path(*location)}"
@@ -22399,7 +22420,7 @@ class HashicorpVault(EvidenceStore):
         VaultWrite.create(action="DELETED", vault_path=f"{self.mount}/{self.path(*location)}")
         return sent
 
-    def check_capabilities(self, location: Place, *needed: str) -> VaultVersion | None:
+    def check_capabilities(self, location: Place, *needed: str) -> _VaultVersion | None:
         """What Vault knows of a document, once it permits this server what a write would take."""
         paths = [f"{self.mount}/{part}/{self.path(*location)}" for part in ("data", "metadata")]
         capabilities = self.requests.ask(self.system.get_capabilities, paths)
@@ -22424,33 +22445,33 @@ def evidence_store(settings: Settings) -> EvidenceStore:
             raise Invalid(f"With a Vault, the setting {name} is needed, in visible ASCII.")
     if not re.fullmatch(r"\w[\w.-]*(?:/\w[\w.-]*)*", settings.vault_mount, re.ASCII):
         raise Invalid("The setting vault_mount needs a path in Vault such as secret.")
-    return HashicorpVault(settings)
+    return _HashicorpVault(settings)
 
 
 # --- Audit log ----------------------------------------------------------------
 # The entries are in the order of their times; those of one moment, in the order of writing.
 
 #: The columns whose values entries may be asked to share.
-AUDIT_COLUMNS = ("trail_id", "actor", "event_type")
+_AUDIT_COLUMNS = ("trail_id", "actor", "event_type")
 #: The ends of a period, both inclusive.
-AUDIT_PERIOD = MappingProxyType({"from": ">= :from", "to": "<= :to"})
+_AUDIT_PERIOD = MappingProxyType({"from": ">= :from", "to": "<= :to"})
 
 
-class PageNumber(Integer):
+class _PageNumber(Integer):
     """Which page is wanted of a list that always comes in pages."""
 
     def describe(self):
         return super().describe() | {"description": "Number of a page, from 0 on; 0 unless told."}
 
 
-class Instant(Timestamp):
+class _Instant(Timestamp):
     """A point in time in a query, for which a date does not stand."""
 
     def parse(self, text):
         return text
 
 
-def audit_page(
+def _audit_page(
     filters: Mapping[str, str], skip: int, limit: int, newest_first: bool
 ) -> tuple[int, bytes]:
     """How many entries these filters leave, and some of them as JSON text.
@@ -22458,8 +22479,8 @@ def audit_page(
     Both are read off an index: a million entries are counted in some hundredths of a second.
     """
     values = {**filters, "limit": limit, "offset": skip}
-    conditions = [f"{column} = :{column}" for column in AUDIT_COLUMNS if column in filters]
-    conditions += [f"occurred_at {AUDIT_PERIOD[name]}" for name in filters.keys() & AUDIT_PERIOD]
+    conditions = [f"{column} = :{column}" for column in _AUDIT_COLUMNS if column in filters]
+    conditions += [f"occurred_at {_AUDIT_PERIOD[name]}" for name in filters.keys() & _AUDIT_PERIOD]
     entries = "WHERE " + " AND ".join(conditions) if conditions else ""
     order = "DESC" if newest_first else "ASC"
     total, text = session().workspace.fetch_row(
@@ -22472,7 +22493,7 @@ def audit_page(
     return total, text or b""
 
 
-AUDIT_NUMBERS = ("page", "size", "totalElements", "totalPages")
+_AUDIT_NUMBERS = ("page", "size", "totalElements", "totalPages")
 
 
 class Audit(
@@ -22495,17 +22516,17 @@ class Audit(
             AuditEvent.event_type,
             trail_id=Id(),
             actor=Text(),
-            page=PageNumber(0, 2**31 - 1),
+            page=_PageNumber(0, 2**31 - 1),
             size=Integer(1, 100),
             sort_desc=Boolean(),
-            **{"from": Instant(6), "to": Instant(6)},
+            **{"from": _Instant(6), "to": _Instant(6)},
         ),
         answer={
             "type": "object",
-            "required": ["events", *AUDIT_NUMBERS],
+            "required": ["events", *_AUDIT_NUMBERS],
             "properties": {
                 "events": FACTSTORE.array_schema("AuditEventResponse"),
-                **{name: {"type": "integer"} for name in AUDIT_NUMBERS},
+                **{name: {"type": "integer"} for name in _AUDIT_NUMBERS},
             },
         },
     )
@@ -22516,11 +22537,11 @@ class Audit(
         total, text = 0, b""
         # Other filters count as absent when they are empty; of this one, nobody has such a name.
         if context.request.get_param("actor") != "":
-            names = query.keys() & {*AUDIT_COLUMNS, *AUDIT_PERIOD}
+            names = query.keys() & {*_AUDIT_COLUMNS, *_AUDIT_PERIOD}
             filters = {name: query[name] for name in names}
-            total, text = audit_page(filters, number * size, size, query.get("sort_desc", True))
+            total, text = _audit_page(filters, number * size, size, query.get("sort_desc", True))
         numbers = (number, size, total, -(-total // size))
-        numbers = to_json(dict(zip(AUDIT_NUMBERS, numbers, strict=True)))
+        numbers = to_json(dict(zip(_AUDIT_NUMBERS, numbers, strict=True)))
         return Response(200, b'{"events":[%b],%b' % (text, numbers[1:].encode()))
 
 
@@ -22530,14 +22551,14 @@ class Audit(
 # equals the newest is first.
 
 
-class SearchedText(Text):
+class _SearchedText(Text):
     """The text that is searched for; nothing is found by an empty one."""
 
     #: Empty, it is not absent.
     may_be_empty = True
 
 
-class SearchedKind(Text):
+class _SearchedKind(Text):
     """The kind of records that a search is limited to, in either letter case."""
 
     def describe(self):
@@ -22552,7 +22573,7 @@ def searched_kinds() -> dict[str, tuple[type[Model], str]]:
     return {model.searched.type: (model, scopes[model]) for model in models}
 
 
-def find_records(text: str, models: Sequence[type[Model]], limit: int) -> tuple[list, int]:
+def _find_records(text: str, models: Sequence[type[Model]], limit: int) -> tuple[list, int]:
     """What is told of the best matches among these models, and how many there are."""
     session().workspace.update_index()
     numbers = [model.searched.number for model in models]
@@ -22564,13 +22585,13 @@ def find_records(text: str, models: Sequence[type[Model]], limit: int) -> tuple[
     matches = {}
     for model in models:
         numbers = [rowid for rowid in best if rowid // PLACES == model.searched.number]
-        rows = matched_rows(model, numbers) if numbers else ()
-        matches |= {row["number"]: tell_match(model, row) for row in rows}
+        rows = _matched_rows(model, numbers) if numbers else ()
+        matches |= {row["number"]: _tell_match(model, row) for row in rows}
     # One that was deleted meanwhile is told no more.
     return [matches[rowid] for rowid in best if rowid in matches], min(len(ranks), MATCHES)
 
 
-def matched_rows(model: type[Model], numbers: Sequence[int]) -> Iterable[dict]:
+def _matched_rows(model: type[Model], numbers: Sequence[int]) -> Iterable[dict]:
     """The columns that a search result needs, of the records with these numbers in the index."""
     searched = model.searched
     names = {*re.findall(r"{(\w+)", searched.title + searched.description)}
@@ -22581,7 +22602,7 @@ def matched_rows(model: type[Model], numbers: Sequence[int]) -> Iterable[dict]:
     return query.where(SearchRecord.number.in_(numbers)).dicts()
 
 
-def tell_match(model: type[Model], row: Mapping[str, Any]) -> dict:
+def _tell_match(model: type[Model], row: Mapping[str, Any]) -> dict:
     """One match as an answer tells it."""
     searched, fields = model.searched, model._meta.fields
     text = {name: "" if value is None else value for name, value in row.items()}
@@ -22596,7 +22617,7 @@ def tell_match(model: type[Model], row: Mapping[str, Any]) -> dict:
     }
 
 
-SEARCH_RESPONSE = {
+_SEARCH_RESPONSE = {
     "type": "object",
     "required": ["results", "total", "query", "type"],
     "properties": {
@@ -22631,12 +22652,12 @@ class Search(Resource, surface=FACTSTORE, scope="factstore", tag="Search"):
         "GET /api/v1/search",
         id="search",
         query=Filters(
-            q=SearchedText(1000),
-            type=SearchedKind(),
+            q=_SearchedText(1000),
+            type=_SearchedKind(),
             limit=Integer(1, 1000, default=100),
             required="q",
         ),
-        answer=SEARCH_RESPONSE,
+        answer=_SEARCH_RESPONSE,
     )
     def search(self, context):
         """Search the records of both APIs that the token may read for a text.
@@ -22656,19 +22677,19 @@ class Search(Resource, surface=FACTSTORE, scope="factstore", tag="Search"):
             for name, (model, scope) in searched_kinds().items()
             if scope in context.principal.scopes and (not type or name == type.lower())
         ]
-        results, total = find_records(text, readable, context.query.get("limit", 100))
+        results, total = _find_records(text, readable, context.query.get("limit", 100))
         return response | {"results": results, "total": total}
 
 
 # --- Reports ------------------------------------------------------------------
 
-RATE, MOMENT = {"type": "number", "minimum": 0, "maximum": 100}, Timestamp(6).describe()
-STANDINGS = ("COMPLIANT", "NON_COMPLIANT", "PENDING")
-TRAIL_TOTALS = {
+_RATE, _MOMENT = {"type": "number", "minimum": 0, "maximum": 100}, Timestamp(6).describe()
+_STANDINGS = ("COMPLIANT", "NON_COMPLIANT", "PENDING")
+_TRAIL_TOTALS = {
     **dict.fromkeys(
         ("totalTrails", "compliantTrails", "nonCompliantTrails", "pendingTrails"), WHOLE
     ),
-    "complianceRate": RATE,
+    "complianceRate": _RATE,
 }
 
 
@@ -22677,14 +22698,14 @@ def trail_totals(counted: Mapping[str, int]) -> dict[str, int | float]:
 
     It is rounded half up to two decimals, and 0 where there are no trails.
     """
-    numbers = [counted.get(status, 0) for status in STANDINGS]
+    numbers = [counted.get(status, 0) for status in _STANDINGS]
     total = sum(numbers)
     rate = (20_000 * numbers[0] + total) // (2 * total) / 100 if total else 0.0
-    return dict(zip(TRAIL_TOTALS, (total, *numbers, rate), strict=True))
+    return dict(zip(_TRAIL_TOTALS, (total, *numbers, rate), strict=True))
 
 
 #: What a report says of a trail that does not comply.
-SUMMARY = {
+_SUMMARY = {
     camel(column.column_name): column
     for column in (
         Trail.id,
@@ -22697,7 +22718,7 @@ SUMMARY = {
 }
 
 
-def begun_sql(one_flow: bool, status: str, period: str) -> str:
+def _begun_sql(one_flow: bool, status: str, period: str) -> str:
     """SQL for the trails of the flow `?1`, or of all, with a status that began in a period."""
     flows = '(SELECT "id" FROM "flow" WHERE "id" = ?1)' if one_flow else '"flow"'
     # The index of trails begins with the flow: those of all flows are looked up flow by flow.
@@ -22706,17 +22727,17 @@ def begun_sql(one_flow: bool, status: str, period: str) -> str:
 
 
 @functools.cache
-def report_sql(one_flow: bool) -> str:
+def _report_sql(one_flow: bool) -> str:
     """SQL for the numbers of trails by status, and for the JSON text of those that do not comply.
 
     It takes a flow's id, the first and the last moment. All comes from one statement, so that it is
     of one moment, too.
     """
     numbers = ", ".join(
-        f"""'{name}', t1."{column.column_name}\"""" for name, column in SUMMARY.items()
+        f"""'{name}', t1."{column.column_name}\"""" for name, column in _SUMMARY.items()
     )
     period = "ifnull(?2, '') AND ifnull(?3, '~')"
-    begun = {status: begun_sql(one_flow, status, period) for status in STANDINGS}
+    begun = {status: _begun_sql(one_flow, status, period) for status in _STANDINGS}
     failing = begun["NON_COMPLIANT"]
     return f"""SELECT {", ".join(f"(SELECT count(*) {sql})" for sql in begun.values())},
         (SELECT CAST(group_concat(text) AS BLOB)
@@ -22724,7 +22745,7 @@ def report_sql(one_flow: bool) -> str:
 
 
 #: The members of a trail's export: whose records they hold, and which of these, by the trail `?1`.
-EXPORTED = {
+_EXPORTED = {
     "trail": (Trail, '"id" = ?1'),
     "flow": (Flow, '"id" = (SELECT "flow_id" FROM "trail" WHERE "id" = ?1)'),
     "artifacts": (Artifact, '"trail_id" = ?1'),
@@ -22737,13 +22758,13 @@ EXPORTED = {
 
 
 @functools.cache
-def export_sql() -> str:
+def _export_sql() -> str:
     """SQL for the JSON text of the records in each member of an export, all of one moment."""
     columns = (
         f"""(SELECT CAST(group_concat(text) AS BLOB) FROM (
             SELECT {model.statements().text.sql} AS text FROM "{model._meta.table_name}" AS t1
             WHERE t1.{condition} ORDER BY t1."rowid"))"""
-        for model, condition in EXPORTED.values()
+        for model, condition in _EXPORTED.values()
     )
     return f"SELECT {', '.join(columns)}"
 
@@ -22759,11 +22780,11 @@ class Reports(Resource, surface=FACTSTORE, scope="factstore", tag="Reports"):
             flowId={"type": ["string", "null"], "format": "uuid"},
             flowName=TEXT,
             **dict.fromkeys(("from", "to"), describe_member(Timestamp(6, null=True))),
-            **TRAIL_TOTALS,
+            **_TRAIL_TOTALS,
             nonCompliantTrailList={
                 "type": "array",
                 "items": closed_schema(
-                    **{name: describe_member(column) for name, column in SUMMARY.items()}
+                    **{name: describe_member(column) for name, column in _SUMMARY.items()}
                 ),
             },
         ),
@@ -22778,8 +22799,8 @@ class Reports(Resource, surface=FACTSTORE, scope="factstore", tag="Reports"):
             "to": last,
         }
         values = flow_id, first, last
-        *numbers, listed = fetch_joined(report_sql(flow_id is not None), values)
-        totals = trail_totals(dict(zip(STANDINGS, numbers, strict=True)))
+        *numbers, listed = fetch_joined(_report_sql(flow_id is not None), values)
+        totals = trail_totals(dict(zip(_STANDINGS, numbers, strict=True)))
         text = to_json(named | totals)[:-1].encode()
         return b'%b,"nonCompliantTrailList":[%b]}' % (text, listed or b"")
 
@@ -22788,7 +22809,7 @@ class Reports(Resource, surface=FACTSTORE, scope="factstore", tag="Reports"):
         id="exportAuditTrail",
         answer=closed_schema(
             trailId=UUID_TEXT,
-            exportedAt=MOMENT,
+            exportedAt=_MOMENT,
             trail=FACTSTORE.one_schema("TrailResponse"),
             flow=FACTSTORE.one_schema("FlowResponse"),
             artifacts=FACTSTORE.array_schema("ArtifactResponse"),
@@ -22798,18 +22819,18 @@ class Reports(Resource, surface=FACTSTORE, scope="factstore", tag="Reports"):
     )
     def export(self, context, key):
         """Get everything that was recorded for a trail in one document."""
-        trail, flow, *lists = fetch_joined(export_sql(), (key,))
+        trail, flow, *lists = fetch_joined(_export_sql(), (key,))
         if trail is None:
             raise NotFound(f"There is no trail with the id {key}.")
         arrays = [b"[%b]" % (text or b"") for text in lists]
-        members = dict(zip(EXPORTED, (trail, flow, *arrays), strict=True))
+        members = dict(zip(_EXPORTED, (trail, flow, *arrays), strict=True))
         named = {"trailId": key, "exportedAt": now_exactly()}
         return join_members(
             {name: to_json(text).encode() for name, text in named.items()} | members
         )
 
 
-def percentage(part: int, total: int) -> float:
+def _percentage(part: int, total: int) -> float:
     """A share of a total in percent, unrounded; 0 of nothing."""
     return 100 * part / total if total else 0.0
 
@@ -22824,11 +22845,11 @@ class Metrics(Resource, surface=FACTSTORE, scope="factstore", tag="Metrics"):
             totalTrails=WHOLE,
             compliantTrails=WHOLE,
             nonCompliantTrails=WHOLE,
-            complianceRate=RATE,
+            complianceRate=_RATE,
             totalAttestations=WHOLE,
             passedAttestations=WHOLE,
             failedAttestations=WHOLE,
-            generatedAt=MOMENT,
+            generatedAt=_MOMENT,
         ),
     )
     def of_compliance(self, context):
@@ -22838,7 +22859,7 @@ class Metrics(Resource, surface=FACTSTORE, scope="factstore", tag="Metrics"):
             "totalTrails": trails.total(),
             "compliantTrails": trails["COMPLIANT"],
             "nonCompliantTrails": trails["NON_COMPLIANT"],
-            "complianceRate": percentage(trails["COMPLIANT"], trails.total()),
+            "complianceRate": _percentage(trails["COMPLIANT"], trails.total()),
             "totalAttestations": attestations.total(),
             "passedAttestations": attestations["PASSED"],
             "failedAttestations": attestations["FAILED"],
@@ -22850,7 +22871,7 @@ class Metrics(Resource, surface=FACTSTORE, scope="factstore", tag="Metrics"):
         id="getSecurityMetrics",
         answer=closed_schema(
             **dict.fromkeys(("totalScans", "passedScans", "failedScans", *SCAN_TOTALS), WHOLE),
-            generatedAt=MOMENT,
+            generatedAt=_MOMENT,
         ),
     )
     def of_security(self, context):
@@ -22866,7 +22887,7 @@ class Dashboard(Resource, surface=FACTSTORE, scope="factstore", tag="Dashboard")
     @route(
         "GET /api/v1/dashboard/stats",
         id="getDashboardStats",
-        answer=closed_schema(totalFlows=WHOLE, **TRAIL_TOTALS),
+        answer=closed_schema(totalFlows=WHOLE, **_TRAIL_TOTALS),
     )
     def tell(self, context):
         """Count flows and trails."""
@@ -22874,9 +22895,9 @@ class Dashboard(Resource, surface=FACTSTORE, scope="factstore", tag="Dashboard")
 
 
 #: The last report of an environment tells how things stand there.
-DRIFTED = """SELECT count(*) FROM "environment" AS e WHERE (SELECT d."has_drift"
+_DRIFTED = """SELECT count(*) FROM "environment" AS e WHERE (SELECT d."has_drift"
     FROM "drift_report" AS d WHERE d."environment_id" = e."id" ORDER BY d."rowid" DESC LIMIT 1)"""
-UNDECIDED = f"""SELECT count(*) FROM "approval" AS t1
+_UNDECIDED = f"""SELECT count(*) FROM "approval" AS t1
     WHERE t1."status" = 'PENDING_APPROVAL' AND {Approval.standing} = 'PENDING_APPROVAL'"""
 
 
@@ -22884,7 +22905,7 @@ def compliance_gauges(workspace: Workspace) -> Iterator[tuple[str, str, float]]:
     """Name, meaning and value of each gauge that the dashboards of Grafana ask for."""
     trails, attestations = count_by_status(Trail), count_by_status(Attestation)
     scans, passed, _ = scan_totals()
-    rate = percentage(trails["COMPLIANT"], trails.total())
+    rate = _percentage(trails["COMPLIANT"], trails.total())
     yield "trails_total", "Trails.", trails.total()
     yield "trails_compliant", "Trails that comply.", trails["COMPLIANT"]
     yield "trails_non_compliant", "Trails that do not comply.", trails["NON_COMPLIANT"]
@@ -22895,7 +22916,7 @@ def compliance_gauges(workspace: Workspace) -> Iterator[tuple[str, str, float]]:
     yield "security_scans_passed", "Scans that passed.", passed
     yield "security_scans_failed", "Scans that failed.", scans["totalScans"] - passed
     yield "compliance_rate", "Percentage of all trails that comply, from 0 to 100.", rate
-    pending, drifted = (workspace.fetch_row(sql)[0] for sql in (UNDECIDED, DRIFTED))
+    pending, drifted = (workspace.fetch_row(sql)[0] for sql in (_UNDECIDED, _DRIFTED))
     yield "approvals_pending", "Approvals that somebody still has to decide.", pending
     yield "drift_detected", "Environments that differ from their baseline.", drifted
 
@@ -22904,7 +22925,7 @@ def compliance_gauges(workspace: Workspace) -> Iterator[tuple[str, str, float]]:
 # CI systems tell of what they did. A config says which of them may tell of which flow.
 
 
-class WebhookSource(Choice):
+class _WebhookSource(Choice):
     """A CI system that sends webhooks, in any letter case."""
 
     def read(self, value):
@@ -22918,7 +22939,7 @@ class WebhookConfig(Model):
     schema_name = "WebhookConfigResponse"
 
     id = Uuid()
-    source = WebhookSource("GITHUB JENKINS CIRCLECI GITLAB GENERIC", index=True)
+    source = _WebhookSource("GITHUB JENKINS CIRCLECI GITLAB GENERIC", index=True)
     secret = Encrypted(
         255, 1, pattern=NOT_BLANK, hint="Expected text that is not blank", hidden=True
     )
@@ -22959,7 +22980,7 @@ class WebhookDelivery(Model):
     body_digest = Text(64, null=True, hidden=True, since=6)
 
 
-DELIVERIES = Array(
+_DELIVERIES = Array(
     WebhookDelivery, {"config": lambda config: WebhookDelivery.webhook_config == config}
 )
 
@@ -23008,16 +23029,16 @@ class WebhookDeliveries(
     def of_config(self, context, key):
         """List the webhooks that were taken under a config."""
         WebhookConfig.fetch(key)
-        return FACTSTORE.array(context, DELIVERIES, {"config": key})
+        return FACTSTORE.array(context, _DELIVERIES, {"config": key})
 
 
 # --- Incoming events ----------------------------------------------------------
 # What a webhook tells, and what follows for a trail: the table in section 6 of the notes.
 
 #: The principal of a webhook is this and the id of the config whose secret signed it.
-WEBHOOK_ACTOR = "webhook:"
+_WEBHOOK_ACTOR = "webhook:"
 #: The type and the status of what an event attests of its trail.
-ATTESTING = {
+_ATTESTING = {
     "build.succeeded": ("BUILD", "PASSED"),
     "build.failed": ("BUILD", "FAILED"),
     "test.passed": ("TEST", "PASSED"),
@@ -23026,13 +23047,13 @@ ATTESTING = {
     "scan.failed": ("SECURITY_SCAN", "FAILED"),
 }
 #: The field of its trail in which an event names its author.
-NAMING = {"deployment.triggered": "deployment_actor", "approval.granted": "pull_request_reviewer"}
-EVENTS_OF_TRAILS = ("build.started", *ATTESTING, *NAMING)
+_NAMING = {"deployment.triggered": "deployment_actor", "approval.granted": "pull_request_reviewer"}
+_EVENTS_OF_TRAILS = ("build.started", *_ATTESTING, *_NAMING)
 
 #: What of two results that an event tells counts: the one that comes first here.
-WORST_FIRST = ("FAILED", "PENDING", "PASSED")
+_WORST_FIRST = ("FAILED", "PENDING", "PASSED")
 
-GENERIC_WEBHOOK = Schema(
+_GENERIC_WEBHOOK = Schema(
     event_type=Text(255),
     trail_id=Id(null=True),
     git_commit_sha=Text(255, null=True),
@@ -23044,37 +23065,37 @@ GENERIC_WEBHOOK = Schema(
     details=Text(1_000_000, null=True),
     name="GenericWebhookPayload",
 )
-TEXT_OR_NULL = {"type": ["string", "null"]}
-LOGIN = {"type": "object", "properties": {"login": TEXT_OR_NULL}}
-GITHUB_WEBHOOK = {
+_TEXT_OR_NULL = {"type": ["string", "null"]}
+_LOGIN = {"type": "object", "properties": {"login": _TEXT_OR_NULL}}
+_GITHUB_WEBHOOK = {
     "type": "object",
     "properties": {
-        "action": TEXT_OR_NULL,
-        "sender": LOGIN,
+        "action": _TEXT_OR_NULL,
+        "sender": _LOGIN,
         "workflow_run": {
             "type": "object",
             "properties": {
-                "head_sha": TEXT_OR_NULL,
-                "head_branch": TEXT_OR_NULL,
-                "conclusion": TEXT_OR_NULL,
-                "actor": LOGIN,
+                "head_sha": _TEXT_OR_NULL,
+                "head_branch": _TEXT_OR_NULL,
+                "conclusion": _TEXT_OR_NULL,
+                "actor": _LOGIN,
             },
         },
     },
 }
 
 
-class WebhookBody(Schema):
+class _WebhookBody(Schema):
     """A body in either shape; which one it must have shows by its source, and it is read then."""
 
     def read(self, data, **options):
         return {}
 
     def describe(self):
-        return {"anyOf": [GITHUB_WEBHOOK, GENERIC_WEBHOOK.describe()]}
+        return {"anyOf": [_GITHUB_WEBHOOK, _GENERIC_WEBHOOK.describe()]}
 
 
-def read_webhook(source: str, data: bytes, media_type: str, event: str) -> dict:
+def _read_webhook(source: str, data: bytes, media_type: str, event: str) -> dict:
     """What a webhook tells, from its bytes; Invalid where they are not what the source sends.
 
     `event` is GitHub's own name for it, where it was told.
@@ -23085,11 +23106,11 @@ def read_webhook(source: str, data: bytes, media_type: str, event: str) -> dict:
     payload = read_signed_json(data)
     if not isinstance(payload, dict):
         raise Invalid("The body is not a JSON object.")
-    payload = read_github(payload, event) if source == "GITHUB" else payload
+    payload = _read_github(payload, event) if source == "GITHUB" else payload
     # What is blank counts as absent.
     present = {member: value for member, value in payload.items() if str(value or "").strip()}
     try:
-        values = GENERIC_WEBHOOK.read(present, coerce=True)
+        values = _GENERIC_WEBHOOK.read(present, coerce=True)
     except ValidationErrors as faults:
         raise Invalid(issues=[field_error(*fault) for fault in faults.issues]) from None
     # The status that is attested counts by itself.
@@ -23101,7 +23122,7 @@ def read_webhook(source: str, data: bytes, media_type: str, event: str) -> dict:
     return values | ({"attestation_status": "FAILED"} if is_failed else {})
 
 
-def read_github(payload: dict, event: str) -> dict:
+def _read_github(payload: dict, event: str) -> dict:
     """GitHub's event `workflow_run` in the generic shape; another one by name is unknown."""
     action, conclusion = payload.get("action"), dig(payload, "workflow_run.conclusion")
     if event not in ("", "workflow_run"):
@@ -23121,7 +23142,7 @@ def read_github(payload: dict, event: str) -> dict:
     }
 
 
-def trail_of_webhook(config: WebhookConfig, payload: Mapping[str, str]) -> Trail:
+def _trail_of_webhook(config: WebhookConfig, payload: Mapping[str, str]) -> Trail:
     """The trail of the config's flow that a webhook names, or NotFound where it has no such trail.
 
     Without a name: the first of its commit, or else a new one.
@@ -23131,7 +23152,7 @@ def trail_of_webhook(config: WebhookConfig, payload: Mapping[str, str]) -> Trail
         if trail is None:
             raise NotFound(f"The flow of this webhook has no trail {payload['trail_id']}.")
         return trail
-    return trail_of_commit(config, payload) or begin_trail(
+    return _trail_of_commit(config, payload) or begin_trail(
         {
             "flow": config.flow_id,
             "git_commit_sha": payload.get("git_commit_sha", "unknown"),
@@ -23142,27 +23163,27 @@ def trail_of_webhook(config: WebhookConfig, payload: Mapping[str, str]) -> Trail
     )
 
 
-def trail_of_commit(config: WebhookConfig, payload: Mapping[str, str]) -> Trail | None:
+def _trail_of_commit(config: WebhookConfig, payload: Mapping[str, str]) -> Trail | None:
     """The first trail of the config's flow with the commit that a webhook names, if any."""
     commit = payload.get("git_commit_sha")
     return commit and Trail.seek(flow=config.flow_id, git_commit_sha=commit)
 
 
-def attestation_of(payload: Mapping[str, str]) -> tuple[str, str]:
+def _attestation_of(payload: Mapping[str, str]) -> tuple[str, str]:
     """The type and the status that a webhook attests, if anything; else two empty texts.
 
     A type counts only beside a status. Where event and status disagree, the worse counts.
     """
-    if payload["event_type"] not in ATTESTING:
+    if payload["event_type"] not in _ATTESTING:
         return "", ""
-    type, status = ATTESTING[payload["event_type"]]
+    type, status = _ATTESTING[payload["event_type"]]
     if named := payload.get("attestation_status"):
         type = payload.get("attestation_type") or type
-        status = min(named, status, key=WORST_FIRST.index)
+        status = min(named, status, key=_WORST_FIRST.index)
     return type, status
 
 
-def is_replay(config: WebhookConfig, digest: str, payload: Mapping[str, str]) -> bool:
+def _is_replay(config: WebhookConfig, digest: str, payload: Mapping[str, str]) -> bool:
     """Return whether a signed body came before, and may therefore be somebody else's copy.
 
     A failure counts again once it is not the latest: a build that failed, passed and failed in the
@@ -23170,29 +23191,29 @@ def is_replay(config: WebhookConfig, digest: str, payload: Mapping[str, str]) ->
     """
     if not WebhookDelivery.has(webhook_config=config.id, body_digest=digest, status="SUCCESS"):
         return False
-    type, status = attestation_of(payload)
+    type, status = _attestation_of(payload)
     if status != "FAILED":
         return True
     trail = (
-        trail_of_webhook(config, payload)
+        _trail_of_webhook(config, payload)
         if "trail_id" in payload
-        else trail_of_commit(config, payload)
+        else _trail_of_commit(config, payload)
     )
     latest = trail and Attestation.last(trail=trail.id, type=type)
     return latest is None or latest.status == "FAILED"
 
 
-def act_on_webhook(config: WebhookConfig, delivery_id: str, payload: Mapping[str, str]) -> str:
+def _act_on_webhook(config: WebhookConfig, delivery_id: str, payload: Mapping[str, str]) -> str:
     """Do what a webhook is for; a sentence about it."""
     event = payload["event_type"]
-    if event not in EVENTS_OF_TRAILS:
+    if event not in _EVENTS_OF_TRAILS:
         return f"The event {event} was recorded; nothing follows from it."
-    trail = trail_of_webhook(config, payload)
-    if event in NAMING:
-        trail.change(**{NAMING[event]: payload.get("git_author")})
-    if event not in ATTESTING:
+    trail = _trail_of_webhook(config, payload)
+    if event in _NAMING:
+        trail.change(**{_NAMING[event]: payload.get("git_author")})
+    if event not in _ATTESTING:
         return f"The event {event} was recorded for the trail {trail.id}."
-    type, status = attestation_of(payload)
+    type, status = _attestation_of(payload)
     allowed = config.allowed_types
     if allowed is not None and type not in allowed:
         names = ", ".join(allowed) or "nothing"
@@ -23214,14 +23235,14 @@ class IncomingEvents(Resource, surface=FACTSTORE, tag="Webhooks"):
         configs = WebhookConfig.select().where(active).order_by(peewee.SQL('"t1"."rowid"'))
         # Each is tried, whichever fits, so that the time taken tells nothing.
         fitting = [config for config in configs if config.has_signed(context.raw, signature)]
-        return Principal(WEBHOOK_ACTOR + fitting[0].id) if fitting else None
+        return Principal(_WEBHOOK_ACTOR + fitting[0].id) if fitting else None
 
     @route(
         "POST /api/v1/webhooks/{source}",
         id="receiveWebhook",
         public=True,
         signed="signer",
-        body=WebhookBody(),
+        body=_WebhookBody(),
         # The handler parses it, as what cannot be read is recorded, too.
         media=MappingProxyType({"application/json": bytes, FORM_MEDIA: bytes}),
         request_headers=(
@@ -23237,7 +23258,7 @@ class IncomingEvents(Resource, surface=FACTSTORE, tag="Webhooks"):
 
         Where an event and the statuses beside it disagree, the worst of them counts.
         """
-        config = WebhookConfig.fetch(context.principal.id.removeprefix(WEBHOOK_ACTOR))
+        config = WebhookConfig.fetch(context.principal.id.removeprefix(_WEBHOOK_ACTOR))
         key = self.delivery_id(context)
         repeated = {
             "accepted": True,
@@ -23250,7 +23271,7 @@ class IncomingEvents(Resource, surface=FACTSTORE, tag="Webhooks"):
         delivery = {"webhook_config": config.id, "delivery_id": key, "body_digest": digest}
         try:
             event = context.request.get_header("X-GitHub-Event", default="")
-            payload = read_webhook(config.source, context.raw, context.media_type(), event)
+            payload = _read_webhook(config.source, context.raw, context.media_type(), event)
         except Invalid as problem:
             refusal = FACTSTORE.present_problem(problem, context)
             # What was signed once is kept once, whatever the unsigned headers say of it.
@@ -23259,9 +23280,9 @@ class IncomingEvents(Resource, surface=FACTSTORE, tag="Webhooks"):
                     **delivery, status="FAILED", status_message=refusal["message"][:10_000]
                 )
             return Response(problem.status, to_json(refusal).encode())
-        if is_replay(config, digest, payload):
+        if _is_replay(config, digest, payload):
             return repeated
-        message = act_on_webhook(config, key, payload)
+        message = _act_on_webhook(config, key, payload)
         WebhookDelivery.create(
             **delivery, event_type=payload["event_type"], status="SUCCESS", status_message=message
         )
@@ -23280,7 +23301,7 @@ class IncomingEvents(Resource, surface=FACTSTORE, tag="Webhooks"):
 # Messages to the channel of an organisation, through Slack's Web API.
 
 #: What Slack says of a message that may well be taken later (Web API, chat.postMessage).
-SLACK_RETRIES = (
+_SLACK_RETRIES = (
     "ratelimited", "rate_limited", "internal_error", "fatal_error", "service_unavailable",
     "request_timeout", "team_added_to_org",
 )  # fmt: skip
@@ -23355,10 +23376,10 @@ class SlackMessage(OutboxMessage):
         )
 
     def accepts(self, sent):
-        return slack_verdict(sent) == "ok"
+        return _slack_verdict(sent) == "ok"
 
     def settle(self, sent, at):
-        verdict = slack_verdict(sent)
+        verdict = _slack_verdict(sent)
         if verdict in ("ratelimited", "rate_limited"):
             # Said with status 200, it means what it means with 429.
             sent = sent._replace(status=429)
@@ -23366,11 +23387,11 @@ class SlackMessage(OutboxMessage):
         if verdict in ("", "ok"):
             return
         self.change(note=f"Slack refused the message: {verdict}.")
-        if verdict not in SLACK_RETRIES:
+        if verdict not in _SLACK_RETRIES:
             self.change(state="failed", due_at=None)
 
 
-def slack_verdict(sent: HttpResponse) -> str:
+def _slack_verdict(sent: HttpResponse) -> str:
     """What Slack says of a message: ok, the name of its error, or nothing where it says neither."""
     if sent.status != 200:
         return ""
@@ -23496,8 +23517,8 @@ class SlackNotices(Resource, surface=FACTSTORE, scope="factstore", tag="Slack"):
 # --- Slack commands -----------------------------------------------------------
 # What people in Slack ask for and do. Slack shows nothing but answers of status 200.
 
-SLACK_LISTED = 10
-SLACK_HELP = (
+_SLACK_LISTED = 10
+_SLACK_HELP = (
     "What you can ask for:",
     "`search PREFIX`: artifacts whose digest starts so, such as sha256:4f2a",
     "`trail UUID`: a trail and its attestations",
@@ -23505,7 +23526,7 @@ SLACK_HELP = (
     "`approve ID [comment]` and `reject ID [comment]`: decide on an approval",
     "`help`: this text",
 )
-SLACK_MARKS = MappingProxyType({"PASSED": "✅", "FAILED": "❌", "PENDING": "⏳"})
+_SLACK_MARKS = MappingProxyType({"PASSED": "✅", "FAILED": "❌", "PENDING": "⏳"})
 SLACK_BUTTONS = MappingProxyType({"approve_release": "approve", "reject_release": "reject"})
 
 
@@ -23514,17 +23535,17 @@ def find_in_slack(text: str) -> list[str]:
     word, argument = (*text.split(None, 2), "", "")[:2]
     match word.lower():
         case "search" if argument:
-            return show_artifacts(argument)
+            return _show_artifacts(argument)
         case "trail" if UUID.fullmatch(argument.lower()):
-            return show_trail(argument.lower())
+            return _show_trail(argument.lower())
         case "env" if argument:
-            return show_environment(text.split(None, 1)[1].strip())
+            return _show_environment(text.split(None, 1)[1].strip())
         case "" | "help" | "search" | "trail" | "env" | "approve" | "reject":
-            return list(SLACK_HELP)
+            return list(_SLACK_HELP)
     return [f"There is no command `{text[:200]}`; `help` tells which there are."]
 
 
-def show_artifacts(prefix: str) -> list[str]:
+def _show_artifacts(prefix: str) -> list[str]:
     """The artifacts whose digest starts with a prefix, the first few of them."""
     digest, digits = Artifact.sha256_digest, prefix.lower().removeprefix("sha256:")
     # Older versions stored digests without sha256: too.
@@ -23533,14 +23554,14 @@ def show_artifacts(prefix: str) -> list[str]:
     starting = Artifact.select(Artifact.image_name, Artifact.image_tag, digest).where(
         functools.reduce(or_, starts)
     )
-    rows = list(starting.order_by(digest).limit(SLACK_LISTED + 1).tuples())
+    rows = list(starting.order_by(digest).limit(_SLACK_LISTED + 1).tuples())
     if not rows:
         return [f"There is no artifact whose digest starts with {prefix}."]
-    lines = [f"{name}:{tag} {digest}" for name, tag, digest in rows[:SLACK_LISTED]]
-    return lines + ["… and more: a longer prefix finds fewer."] * (len(rows) > SLACK_LISTED)
+    lines = [f"{name}:{tag} {digest}" for name, tag, digest in rows[:_SLACK_LISTED]]
+    return lines + ["… and more: a longer prefix finds fewer."] * (len(rows) > _SLACK_LISTED)
 
 
-def show_trail(key: str) -> list[str]:
+def _show_trail(key: str) -> list[str]:
     """A trail, and what was attested on it."""
     trail = Trail.seek(key)
     if trail is None:
@@ -23549,7 +23570,7 @@ def show_trail(key: str) -> list[str]:
         Attestation.trail == trail
     )
     rows = said.order_by(peewee.SQL('"t1"."rowid"')).limit(51).tuples()
-    lines = [f"{SLACK_MARKS[status]} {type}" for status, type in rows]
+    lines = [f"{_SLACK_MARKS[status]} {type}" for status, type in rows]
     return [
         f"Trail {trail.id}",
         f"Flow: {trail.flow.name}",
@@ -23562,7 +23583,7 @@ def show_trail(key: str) -> list[str]:
     ]
 
 
-def show_environment(name: str) -> list[str]:
+def _show_environment(name: str) -> list[str]:
     """What runs in an environment, whether it may, and whether it drifted."""
     environment = Environment.seek(name=name)
     if environment is None:
@@ -23625,7 +23646,7 @@ def decide_in_slack(
 # What comes from Slack: known by its signature, and answered once.
 
 #: Seconds by which the time of a request may be off (Slack, Verifying requests).
-SLACK_WINDOW = 300
+_SLACK_WINDOW = 300
 
 
 class SlackRequest(Model):
@@ -23646,28 +23667,28 @@ class SlackRequest(Model):
         key = signature.lower()
         if cls.has(key):
             return False
-        cls.create(id=key, expires_at=source.timestamp(int(timestamp) + SLACK_WINDOW))
+        cls.create(id=key, expires_at=source.timestamp(int(timestamp) + _SLACK_WINDOW))
         return True
 
 
-def slack_headers(context: RequestContext) -> tuple[str, str]:
+def _slack_headers(context: RequestContext) -> tuple[str, str]:
     """The signature of a request, and the time that it states."""
     names = ("X-Slack-Signature", "X-Slack-Request-Timestamp")
     return tuple(context.request.get_header(name, default="") for name in names)
 
 
-def is_from_slack(secret: str, context: RequestContext) -> bool:
+def _is_from_slack(secret: str, context: RequestContext) -> bool:
     """Whether a request was signed with a secret, and just now."""
-    signature, timestamp = slack_headers(context)
+    signature, timestamp = _slack_headers(context)
     signed = b"v0:%b:%b" % (timestamp.encode("utf-8", "replace"), context.raw)
     expected = b"v0=" + hmac.digest(secret.encode(), signed, "sha256").hex().encode()
     verified = hmac.compare_digest(expected, signature.lower().encode("utf-8", "replace"))
     if not re.fullmatch("[0-9]{1,12}", timestamp):
         return False
-    return verified and abs(context.lite.source.clock() - int(timestamp)) <= SLACK_WINDOW
+    return verified and abs(context.lite.source.clock() - int(timestamp)) <= _SLACK_WINDOW
 
 
-class SlackForm(Schema):
+class _SlackForm(Schema):
     """A form of Slack, which spells its members as Python does."""
 
     def __init__(self, name: str, **own: Member):
@@ -23675,7 +23696,7 @@ class SlackForm(Schema):
         self.members = {member: (member, field) for member, field in own.items()}
 
 
-SLACK_ANSWER = {
+_SLACK_ANSWER = {
     "type": "object",
     "required": ["responseType", "text"],
     "properties": {
@@ -23687,19 +23708,19 @@ SLACK_ANSWER = {
 }
 
 
-def answer_slack(lines: Iterable[str]) -> dict:
+def _answer_slack(lines: Iterable[str]) -> dict:
     """Lines as Slack shows them in a channel."""
     text = slack_text(lines)
     return {"responseType": "in_channel", "response_type": "in_channel", "text": text}
 
 
-FROM_SLACK = MappingProxyType(
+_FROM_SLACK = MappingProxyType(
     {
         "public": True,
         "signed": "signer",
         "media": MappingProxyType({"application/x-www-form-urlencoded": read_form}),
         "request_headers": ("X-Slack-Signature", "X-Slack-Request-Timestamp"),
-        "answer": SLACK_ANSWER,
+        "answer": _SLACK_ANSWER,
     }
 )
 
@@ -23710,47 +23731,47 @@ class SlackCommands(Resource, surface=FACTSTORE, tag="Slack"):
     def signer(self, context: RequestContext, slug: str) -> Principal | None:
         """Slack, where a request is signed with the secret of an organisation."""
         slug = organisation_slug(slug)
-        if not is_from_slack(SlackConfig.of(slug).signing_secret, context):
+        if not _is_from_slack(SlackConfig.of(slug).signing_secret, context):
             return None
         return Principal(f"slack:{slug}", name="Slack")
 
     @route(
         "POST /api/v1/organisations/{slug}/slack/commands",
         id="handleSlackCommand",
-        body=SlackForm(
+        body=_SlackForm(
             "SlackSlashCommandForm",
             text=Text(default=""),
             user_id=Text(default=""),
             user_name=Text(default=""),
         ),
-        **FROM_SLACK,
+        **_FROM_SLACK,
     )
     def command(self, context, slug):
         """Answer a slash command, once."""
-        if not SlackRequest.is_new(*slack_headers(context)):
-            return answer_slack(["This was answered before."])
+        if not SlackRequest.is_new(*_slack_headers(context)):
+            return _answer_slack(["This was answered before."])
         text = context.body.get("text", "")
         word, key, comment = (*text.split(None, 2), "", "", "")[:3]
         if word.lower() in SLACK_BUTTONS.values() and key:
             config, user_id = SlackConfig.of(organisation_slug(slug)), context.body.get("user_id")
-            return answer_slack(decide_in_slack(config, word.lower(), key, user_id, comment))
-        return answer_slack(find_in_slack(text))
+            return _answer_slack(decide_in_slack(config, word.lower(), key, user_id, comment))
+        return _answer_slack(find_in_slack(text))
 
     @route(
         "POST /api/v1/organisations/{slug}/slack/actions",
         id="handleSlackAction",
         body=LenientRequest(payload=Text(1_000_000), demanded="payload", name="SlackActionForm"),
         # What is not signed is refused as everywhere, what has no payload in Slack's own way.
-        others={400: {"anyOf": [{"$ref": "#/components/schemas/FactstoreError"}, SLACK_ANSWER]}},
-        **FROM_SLACK,
+        others={400: {"anyOf": [{"$ref": "#/components/schemas/FactstoreError"}, _SLACK_ANSWER]}},
+        **_FROM_SLACK,
     )
     def act(self, context, slug):
         """Do what a button says that was pressed, once."""
         if "payload" not in context.body:
-            payload = answer_slack(["The form has no payload."])
+            payload = _answer_slack(["The form has no payload."])
             return Response(400, to_json(payload).encode())
-        if not SlackRequest.is_new(*slack_headers(context)):
-            return answer_slack(["This was answered before."])
+        if not SlackRequest.is_new(*_slack_headers(context)):
+            return _answer_slack(["This was answered before."])
         try:
             payload = read_signed_json(context.body["payload"].encode())
         except Invalid:
@@ -23759,9 +23780,9 @@ class SlackCommands(Resource, surface=FACTSTORE, tag="Slack"):
         first = pressed[0] if isinstance(pressed, list) and pressed else None
         name, key = dig(first, "action_id"), dig(first, "value")
         if not (isinstance(name, str) and name in SLACK_BUTTONS and isinstance(key, str)):
-            return answer_slack(["This button does nothing here."])
+            return _answer_slack(["This button does nothing here."])
         config, user_id = SlackConfig.of(organisation_slug(slug)), dig(payload, "user.id")
-        return answer_slack(decide_in_slack(config, SLACK_BUTTONS[name], key, user_id, ""))
+        return _answer_slack(decide_in_slack(config, SLACK_BUTTONS[name], key, user_id, ""))
 
 
 # --- Atlassian ----------------------------------------------------------------
@@ -23853,7 +23874,7 @@ class AtlassianSite(Model):
         return {"success": works, "message": sentence}
 
 
-CONNECTION_TEST = {
+_CONNECTION_TEST = {
     "type": "object",
     "required": ["success", "message"],
     "properties": {"success": {"type": "boolean"}, "message": {"type": "string"}},
@@ -23863,7 +23884,7 @@ CONNECTION_TEST = {
 #: How a connection is stored: the name in its URL may take seconds to resolve.
 KEPT = MappingProxyType({"before": "check"})
 #: How a connection is tried.
-TRIED = MappingProxyType({"answer": CONNECTION_TEST, "before": "probe"})
+TRIED = MappingProxyType({"answer": _CONNECTION_TEST, "before": "probe"})
 
 
 class SiteKeeper:
@@ -23890,7 +23911,7 @@ class SiteKeeper:
 #: Seconds that one sync may wait for Jira, and how many tickets of a kind it takes up.
 SYNC_TIME, SYNC_BATCH = 20, 100
 #: How a server says that it does not have an operation.
-NO_OPERATION = (404, 405, 410, 501)
+_NO_OPERATION = (404, 405, 410, 501)
 
 
 class JiraConnection(AtlassianSite):
@@ -23917,7 +23938,7 @@ class JiraConnection(AtlassianSite):
         # Jira Cloud has moved the operation, which Data Center has under its old path only.
         for path in ("/rest/api/2/search", "/rest/api/2/search/jql"):
             answer = self.ask(transport, f"{path}?{query}")
-            if answer.status not in NO_OPERATION:
+            if answer.status not in _NO_OPERATION:
                 break
         else:
             return None
@@ -24019,7 +24040,7 @@ class JiraPosting(OutboxMessage):
         return super().deliver(workspace, transport, at)
 
     def accepts(self, sent):
-        return super().accepts(sent) and issue_key(sent) is not None
+        return super().accepts(sent) and _issue_key(sent) is not None
 
     def settle(self, sent, at):
         if self.state != "due":
@@ -24028,10 +24049,10 @@ class JiraPosting(OutboxMessage):
         super().settle(sent, at)
         if self.state == "done":
             self.ticket.change(
-                ticket_key=issue_key(sent), status="Open", stage="open", problem=None
+                ticket_key=_issue_key(sent), status="Open", stage="open", problem=None
             )
             return
-        self.change(note=issue_complaint(sent) or self.connection.explain(sent))
+        self.change(note=_issue_complaint(sent) or self.connection.explain(sent))
         if sent.status == 400:
             self.change(state="failed", due_at=None)
         if self.state == "failed":
@@ -24039,14 +24060,14 @@ class JiraPosting(OutboxMessage):
         self.ticket.change(problem=self.note)
 
 
-def issue_key(sent: HttpResponse) -> str | None:
+def _issue_key(sent: HttpResponse) -> str | None:
     """The key of an issue in an answer."""
     key = dig(sent.json, "key")
     is_key = isinstance(key, str) and re.fullmatch("[A-Za-z0-9_]{1,200}-[0-9]{1,20}", key)
     return key if is_key else None
 
 
-def issue_complaint(sent: HttpResponse) -> str:
+def _issue_complaint(sent: HttpResponse) -> str:
     """What Jira has against an issue, in its own words."""
     if sent.status != 400:
         return ""
@@ -24118,7 +24139,7 @@ class JiraConnections(
 # --- Jira tickets -------------------------------------------------------------
 
 
-class JiraSync:
+class _JiraSync:
     """One exchange with Jira over what is missing there and what may be news here.
 
     Tickets are put down in a transaction of its own before anything is sent, and `settle` writes
@@ -24132,11 +24153,11 @@ class JiraSync:
         self.read: list[tuple[JiraTicket, HttpResponse]] = []
         self.waiting = 0
 
-    def run(self) -> JiraSync:
+    def run(self) -> _JiraSync:
         """Send what is missing, then read what may have changed, as far as time allows."""
         workspace, lite = self.context.workspace, self.context.lite
-        trails, at = list(trails_without_ticket()), lite.source.clock()
-        first, again = write_before(self.context, lambda current: self.begin(trails))
+        trails, at = list(_trails_without_ticket()), lite.source.clock()
+        first, again = _write_before(self.context, lambda current: self.begin(trails))
         self.waiting = len(first) + len(again)
         for postings, attempt in ((first, JiraPosting.deliver_first), (again, JiraPosting.deliver)):
             for key in postings:
@@ -24145,7 +24166,7 @@ class JiraSync:
                 self.sent.append((posting, answer))
                 if not self.goes_on(answer):
                     return self
-        for ticket in open_tickets():
+        for ticket in _open_tickets():
             path = f"/rest/api/2/issue/{segments(ticket.ticket_key)}?fields=status"
             answer = self.connection.ask(lite.transport, path)
             self.read.append((ticket, answer))
@@ -24191,7 +24212,7 @@ class JiraSync:
         return {"syncedCount": made + read, "message": sentence}
 
 
-def trails_without_ticket() -> Iterator[tuple[str, str]]:
+def _trails_without_ticket() -> Iterator[tuple[str, str]]:
     """Some of the trails that are not compliant and have no ticket: id, and a summary."""
     has = JiraTicket.select().where(JiraTicket.trail_id == Trail.id)
     query = Trail.select(Trail.id, Trail.name, Trail.git_commit_sha, Flow.name).join(Flow)
@@ -24201,13 +24222,13 @@ def trails_without_ticket() -> Iterator[tuple[str, str]]:
         yield key, f"Trail {name or commit} of flow {flow} is not compliant"[:512]
 
 
-def open_tickets() -> list[JiraTicket]:
+def _open_tickets() -> list[JiraTicket]:
     """Some of the tickets whose status may change, those first that were not read for longest."""
     tickets = JiraTicket.select().where(JiraTicket.stage == "open")
     return list(tickets.order_by(JiraTicket.refreshed_at).limit(SYNC_BATCH))
 
 
-def write_before(context: RequestContext, work: Callable[[Session], Any]) -> Any:
+def _write_before(context: RequestContext, work: Callable[[Session], Any]) -> Any:
     """Do a part of a write that must stand before its handler's transaction begins."""
     return write_transaction(
         context.workspace,
@@ -24246,7 +24267,7 @@ class JiraTickets(
         Trail.fetch(context.body["trail_id"])
         if self.surface.is_dry_run(context.request):
             return None
-        key = write_before(context, lambda current: make_ticket(connection, **context.body).id)
+        key = _write_before(context, lambda current: make_ticket(connection, **context.body).id)
         lite = context.lite
         posting = JiraPosting.fetch(key)
         at = lite.source.clock()
@@ -24261,12 +24282,12 @@ class JiraTickets(
         posting.settle(sent, context.lite.source.clock())
         return posting.ticket
 
-    def exchange(self, context: RequestContext) -> JiraSync | None:
+    def exchange(self, context: RequestContext) -> _JiraSync | None:
         """Have everything exchanged that a sync is for; nothing for a dry run."""
         connection = JiraConnection.only()
         if connection is None or self.surface.is_dry_run(context.request):
             return None
-        return JiraSync(context, connection).run()
+        return _JiraSync(context, connection).run()
 
     @route(
         "POST /api/v1/integrations/jira/sync",
@@ -24287,7 +24308,7 @@ class JiraTickets(
             return context.prepared.settle(context.lite.source.clock())
         if JiraConnection.only() is None:
             return {"syncedCount": 0, "message": "Jira is not configured."}
-        count = len(list(trails_without_ticket()))
+        count = len(list(_trails_without_ticket()))
         return {"syncedCount": 0, "message": f"Trails that would get a ticket: {count}."}
 
 
@@ -24468,7 +24489,7 @@ def told_proof(proof: LedgerLink) -> dict:
 # --- Ledger -------------------------------------------------------------------
 
 
-class ChainState(NamedTuple):
+class _ChainState(NamedTuple):
     """How far a verification has come: since when it is under way, how many entries it has checked,
     the time of the first, the newest, and the hash that the newest has to be linked to."""
 
@@ -24478,14 +24499,14 @@ class ChainState(NamedTuple):
     begin: str | None = None
     newest: LedgerLink | None = None
 
-    def passed(self, proof: LedgerLink) -> ChainState:
+    def passed(self, proof: LedgerLink) -> _ChainState:
         """The state with the next entry."""
         previous = self.newest.entry_hash if self.newest else self.previous
         begin = self.begin or proof.timestamp
-        return ChainState(self.started, previous, self.checked + 1, begin, proof)
+        return _ChainState(self.started, previous, self.checked + 1, begin, proof)
 
 
-class VerificationDeadline:
+class _VerificationDeadline:
     """The time that one request may verify the ledger, and the states of those that it ended.
 
     A state is used for ten minutes at most: no verdict rests on what was read longer ago.
@@ -24495,7 +24516,7 @@ class VerificationDeadline:
 
     def __init__(self):
         self.lock, self.ends_at = threading.Lock(), 0.0
-        self._states: dict[tuple, ChainState] = {}
+        self._states: dict[tuple, _ChainState] = {}
         self._workspace: Workspace | None = None
 
     def begin(self, workspace: Workspace) -> None:
@@ -24503,16 +24524,16 @@ class VerificationDeadline:
         self._workspace = workspace
         self.ends_at = time.monotonic() + workspace.settings.ledger_deadline
 
-    def resume(self, period: tuple[str, str], chain: ChainWalk, first: int) -> ChainState:
+    def resume(self, period: tuple[str, str], chain: ChainWalk, first: int) -> _ChainState:
         """Where the verification of these times goes on: where it ended, or at the first entry."""
         state = self._states.pop((self._workspace.id, *period), None)
         is_fresh = state and time.monotonic() < state.started + self.LIFE
         if is_fresh and chain.before(first + state.checked) == state.newest.entry_hash:
             return state
-        return ChainState(time.monotonic(), chain.before(first))
+        return _ChainState(time.monotonic(), chain.before(first))
 
     def check(
-        self, count: int, advice: str, period: tuple = (), state: ChainState | None = None
+        self, count: int, advice: str, period: tuple = (), state: _ChainState | None = None
     ) -> None:
         """Refuse to go on after so many entries once the time is over; a state is kept to resume.
 
@@ -24532,11 +24553,11 @@ class VerificationDeadline:
         )
 
 
-_deadline = VerificationDeadline()
+_deadline = _VerificationDeadline()
 
 
 @contextlib.contextmanager
-def one_verification(context: RequestContext) -> Iterator[VerificationDeadline]:
+def _one_verification(context: RequestContext) -> Iterator[_VerificationDeadline]:
     """Verify the file as it stands at one moment, for one request of the process at a time."""
     if not _deadline.lock.acquire(blocking=False):
         raise Unavailable(
@@ -24551,7 +24572,7 @@ def one_verification(context: RequestContext) -> Iterator[VerificationDeadline]:
         _deadline.lock.release()
 
 
-LEDGER_ENTRY = Schema(
+_LEDGER_ENTRY = Schema(
     LedgerEntry.entry_id,
     record_id=Id(),
     fact_id=Id(),
@@ -24561,14 +24582,14 @@ LEDGER_ENTRY = Schema(
     timestamp=Timestamp(),
     metadata=Json(MapOf(Text())),
 )
-LEDGER_ENTRIES = Schema(
-    entries=Json(ListOf(LEDGER_ENTRY, 2**31)),
+_LEDGER_ENTRIES = Schema(
+    entries=Json(ListOf(_LEDGER_ENTRY, 2**31)),
     page=Integer(0, 2**31 - 1),
     size=Integer(1, PAGE_SIZE),
     total_elements=Integer(0),
     total_pages=Integer(0),
 )
-RECORD_VERDICT = Schema(
+_RECORD_VERDICT = Schema(
     record_id=Id(),
     fact_id=Id(),
     verified=Boolean(),
@@ -24580,7 +24601,7 @@ RECORD_VERDICT = Schema(
     message=Text(),
     required="contentHash chainPosition previousHash ledgerTimestamp",
 )
-CHAIN_VERDICT = Schema(
+_CHAIN_VERDICT = Schema(
     valid=Boolean(),
     entries_checked=Integer(0),
     first_entry_timestamp=Timestamp(null=True),
@@ -24589,7 +24610,7 @@ CHAIN_VERDICT = Schema(
     message=Text(),
     required="firstEntryTimestamp lastEntryTimestamp brokenAt",
 )
-LEDGER_STATUS = Schema(
+_LEDGER_STATUS = Schema(
     enabled=Boolean(),
     type=Choice("local qldb"),
     total_entries=Integer(0),
@@ -24605,7 +24626,7 @@ class Ledger(Resource, surface=FACTSTORE, scope="factstore", access="read", tag=
         "GET /api/v1/ledger/entries",
         id="listLedgerEntries",
         query=Paging(),
-        answer=LEDGER_ENTRIES.describe(),
+        answer=_LEDGER_ENTRIES.describe(),
         setting="ledger",
     )
     def entries(self, context):
@@ -24624,7 +24645,7 @@ class Ledger(Resource, surface=FACTSTORE, scope="factstore", access="read", tag=
     @route(
         "GET /api/v1/ledger/entries/{recordId}",
         id="getLedgerEntry",
-        answer=LEDGER_ENTRY.describe(),
+        answer=_LEDGER_ENTRY.describe(),
         setting="ledger",
     )
     def newest(self, context, record):
@@ -24637,7 +24658,7 @@ class Ledger(Resource, surface=FACTSTORE, scope="factstore", access="read", tag=
     @route(
         "POST /api/v1/ledger/verify/{recordId}",
         id="verifyLedgerRecord",
-        answer=RECORD_VERDICT.describe(),
+        answer=_RECORD_VERDICT.describe(),
         before="examine_record",
         setting="ledger",
     )
@@ -24647,7 +24668,7 @@ class Ledger(Resource, surface=FACTSTORE, scope="factstore", access="read", tag=
 
     def examine_record(self, context, record):
         """Find out whether a record is what the ledger says."""
-        with one_verification(context) as deadline:
+        with _one_verification(context) as deadline:
             chain, first, fault = ChainWalk(), None, "The ledger has no entry of this record."
             for count, proof in enumerate(chain.of_record(record), 1):
                 deadline.check(count, "`novantra-lite verify` has no limit.")
@@ -24670,7 +24691,7 @@ class Ledger(Resource, surface=FACTSTORE, scope="factstore", access="read", tag=
         "POST /api/v1/ledger/verify-chain",
         id="verifyLedgerChain",
         body=Schema(**{"from": Timestamp(6), "to": Timestamp(6)}, name="VerifyChainRequest"),
-        answer=CHAIN_VERDICT.describe(),
+        answer=_CHAIN_VERDICT.describe(),
         before="examine_chain",
         setting="ledger",
     )
@@ -24684,7 +24705,7 @@ class Ledger(Resource, surface=FACTSTORE, scope="factstore", access="read", tag=
         What takes longer than the deadline goes on with the next request for the same times.
         """
         body, fault = (context.body["from"], context.body["to"]), ""
-        with one_verification(context) as deadline:
+        with _one_verification(context) as deadline:
             chain = ChainWalk()
             first, last = chain.between(*body)
             state = deadline.resume(body, chain, first)
@@ -24706,7 +24727,7 @@ class Ledger(Resource, surface=FACTSTORE, scope="factstore", access="read", tag=
     @route(
         "GET /api/v1/ledger/status",
         id="getLedgerStatus",
-        answer=LEDGER_STATUS.describe(),
+        answer=_LEDGER_STATUS.describe(),
         setting="ledger",
     )
     def status(self, context):
@@ -24729,7 +24750,7 @@ class Ledger(Resource, surface=FACTSTORE, scope="factstore", access="read", tag=
 # Templates of flows for well-known frameworks, which are part of the product.
 
 
-class HubTemplate(NamedTuple):
+class _HubTemplate(NamedTuple):
     """What a framework asks of every delivery: attestations by name, each with its type."""
 
     id: str
@@ -24754,63 +24775,65 @@ class HubTemplate(NamedTuple):
         return {**{member: getattr(self, member) for member in head}, "yaml": self.yaml()}
 
 
-def attested_by(names: str) -> dict[str, str]:
+def _attested_by(names: str) -> dict[str, str]:
     """Attestations with their types, from words such as `name` or `name=type`."""
     pairs = (word.partition("=") for word in names.split())
     return {name: type or name for name, _, type in pairs}
 
 
-HUB_TEMPLATES = {
+_HUB_TEMPLATES = {
     template.id: template
     for template in (
-        HubTemplate(
+        _HubTemplate(
             "slsa-level-2",
             "SLSA Level 2",
             "A hosted build tells where the artifact comes from, and its source is under control.",
             "SLSA",
             "1.0",
-            attested_by("build-provenance source-control"),
+            _attested_by("build-provenance source-control"),
         ),
-        HubTemplate(
+        _HubTemplate(
             "slsa-level-3",
             "SLSA Level 3",
             "Level 2 on a hardened builder: nothing gets in unseen, and a second build agrees.",
             "SLSA",
             "1.0",
-            attested_by("build-provenance source-control hermetic-build reproducible-build"),
+            _attested_by("build-provenance source-control hermetic-build reproducible-build"),
         ),
-        HubTemplate(
+        _HubTemplate(
             "pci-dss-v4",
             "PCI DSS v4.0",
             "Software that touches card data: reviewed, scanned, attacked and assessed.",
             "PCI-DSS",
             "4.0",
-            attested_by(
+            _attested_by(
                 "code-review security-scan penetration-test "
                 "vulnerability-assessment=vulnerability-scan"
             ),
         ),
-        HubTemplate(
+        _HubTemplate(
             "sox-itgc",
             "SOX IT General Controls",
             "Changes to systems of financial reporting: approved, reviewed and on record.",
             "SOX",
             "2024",
-            attested_by("change-approval=approval access-review code-review audit-log=audit-trail"),
+            _attested_by(
+                "change-approval=approval access-review code-review audit-log=audit-trail"
+            ),
         ),
-        HubTemplate(
+        _HubTemplate(
             "gdpr-art32",
             "GDPR Article 32",
             "Security of processing: personal data reviewed, scanned for holes and encrypted.",
             "GDPR",
             "2018",
-            attested_by(
+            _attested_by(
                 "data-protection-review security-scan encryption-verified=encryption-attestation"
             ),
         ),
     )
 }
-HUB_TEMPLATE = closed_schema(
+_HUB_TEMPLATE = closed_schema(
     id=TEXT, name=TEXT, description=TEXT, framework=TEXT, version=TEXT, yaml=TEXT
 )
 
@@ -24819,20 +24842,20 @@ class HubTemplates(Resource, surface=FACTSTORE, scope="factstore", tag="Hub"):
     """The templates that the product brings along."""
 
     def find(self, key):
-        if key not in HUB_TEMPLATES:
-            raise NotFound(f"There is no template '{key}'; there are {', '.join(HUB_TEMPLATES)}.")
-        return HUB_TEMPLATES[key]
+        if key not in _HUB_TEMPLATES:
+            raise NotFound(f"There is no template '{key}'; there are {', '.join(_HUB_TEMPLATES)}.")
+        return _HUB_TEMPLATES[key]
 
     @route(
         "GET /api/v1/hub/templates",
         id="listHubTemplates",
-        answer={"type": "array", "items": HUB_TEMPLATE},
+        answer={"type": "array", "items": _HUB_TEMPLATE},
     )
     def list(self, context):
         """List the templates that the product brings along."""
-        return [template.json() for template in HUB_TEMPLATES.values()]
+        return [template.json() for template in _HUB_TEMPLATES.values()]
 
-    @route("GET /api/v1/hub/templates/{template}", id="getHubTemplate", answer=HUB_TEMPLATE)
+    @route("GET /api/v1/hub/templates/{template}", id="getHubTemplate", answer=_HUB_TEMPLATE)
     def retrieve(self, context, key):
         """Get one of the templates that the product brings along."""
         return self.find(key).json()
@@ -24858,11 +24881,11 @@ class HubTemplates(Resource, surface=FACTSTORE, scope="factstore", tag="Hub"):
 # What was recorded of a delivery, in one archive for people without access here. The same facts
 # give the same bytes, so nothing in it tells when it was put together, or by whom.
 
-GZIP_MEDIA = "application/gzip"
-PACKAGE_FORMAT = "factstore-audit-package/1"
+_GZIP_MEDIA = "application/gzip"
+_PACKAGE_FORMAT = "factstore-audit-package/1"
 
 
-class PackedFile(NamedTuple):
+class _PackedFile(NamedTuple):
     """A file of an archive: its path, its size, its SHA-256, and where its bytes come from."""
 
     path: str
@@ -24871,7 +24894,7 @@ class PackedFile(NamedTuple):
     pieces: Callable[[], Iterable[bytes]]
 
     @classmethod
-    def holding(cls, path: str, data: bytes) -> PackedFile:
+    def holding(cls, path: str, data: bytes) -> _PackedFile:
         """A file of bytes that are at hand."""
         return cls(path, len(data), hashlib.sha256(data).hexdigest(), lambda: [data])
 
@@ -24893,7 +24916,7 @@ class PackedFile(NamedTuple):
         yield bytes(-self.size % tarfile.BLOCKSIZE)
 
 
-class AuditPackage:
+class _AuditPackage:
     """Records and evidence, gathered now and sent later.
 
     Documents wait in a temporary file, since the manifest, which goes first, has the hashes of all;
@@ -24902,7 +24925,7 @@ class AuditPackage:
 
     def __init__(self, documents: IO[bytes], limit: int):
         self.documents, self.limit = documents, limit
-        self.files: dict[str, PackedFile] = {}
+        self.files: dict[str, _PackedFile] = {}
         self.evidence: list[dict] = []
 
     def add(self, path: str, data: bytes) -> None:
@@ -24912,14 +24935,14 @@ class AuditPackage:
             raise TooMuch
         self.documents.write(data)
         digest = hashlib.sha256(data).hexdigest()
-        self.put(PackedFile(path, len(data), digest, lambda: [self.read(start, len(data))]))
+        self.put(_PackedFile(path, len(data), digest, lambda: [self.read(start, len(data))]))
 
     def read(self, start: int, size: int) -> bytes:
         """A stretch of the documents."""
         self.documents.seek(start)
         return self.documents.read(size)
 
-    def put(self, file: PackedFile) -> None:
+    def put(self, file: _PackedFile) -> None:
         """Put a file in; of several with one path, the first."""
         self.files.setdefault(file.path, file)
 
@@ -24939,15 +24962,15 @@ class AuditPackage:
             self.add(path, to_json(file.json()).encode())
         else:
             file.must_be_intact()
-            path = f"evidence/{digest}{plain_suffix(file.file_name)}"
+            path = f"evidence/{digest}{_plain_suffix(file.file_name)}"
             content = functools.partial(file.content, workspace)
-            self.put(PackedFile(path, file.file_size_bytes, digest, content))
+            self.put(_PackedFile(path, file.file_size_bytes, digest, content))
         self.evidence.append({**file.json(), "path": path})
 
-    def signed_manifest(self, subject: Model, checkpoints: Checkpoints) -> list[PackedFile]:
+    def signed_manifest(self, subject: Model, checkpoints: Checkpoints) -> list[_PackedFile]:
         """What the archive is about and what else is in it, and a signed note of that."""
         contents = {
-            "format": PACKAGE_FORMAT,
+            "format": _PACKAGE_FORMAT,
             "subject": {"type": subject.noun(), "id": subject.id},
             "signedBy": str(checkpoints.key),
             "files": [
@@ -24957,13 +24980,13 @@ class AuditPackage:
             "evidence": self.evidence,
         }
         text = json.dumps(contents, indent=2, ensure_ascii=False).encode()
-        manifest = PackedFile.holding("manifest.json", text)
+        manifest = _PackedFile.holding("manifest.json", text)
         about = f"{subject.noun()} {subject.id}", f"sha256 {manifest.sha256}"
         lines = f"{checkpoints.origin}/audit-package", *about
         note = checkpoints.sign_note("".join(f"{line}\n" for line in lines))
-        return [manifest, PackedFile.holding("manifest.sig", note.encode())]
+        return [manifest, _PackedFile.holding("manifest.sig", note.encode())]
 
-    def archive(self, *first: PackedFile) -> Iterator[bytes]:
+    def archive(self, *first: _PackedFile) -> Iterator[bytes]:
         """These files, then those of the package, as tar in gzip (RFC 1952) without a time."""
         import zlib
 
@@ -24975,13 +24998,13 @@ class AuditPackage:
         yield squeeze.compress(bytes(1024)) + squeeze.flush()
 
 
-def plain_suffix(name: str) -> str:
+def _plain_suffix(name: str) -> str:
     """The suffix of a file's name, where it is short and made of letters and digits."""
     suffix = re.search(r"\.[A-Za-z0-9]{1,10}\Z", name)
     return suffix[0].lower() if suffix else ""
 
 
-def send_package(
+def _send_package(
     context: RequestContext,
     subject: Model,
     trail: str,
@@ -24994,7 +25017,7 @@ def send_package(
     with contextlib.ExitStack() as unless_done:
         folder = storage_folder(context.settings)
         documents = unless_done.enter_context(temporary_file(folder))
-        package = AuditPackage(documents, context.settings.list_limit)
+        package = _AuditPackage(documents, context.settings.list_limit)
         # All at one moment, however much is written meanwhile.
         with session().database.atomic():
             flow = Trail.fetch(trail).flow_id
@@ -25008,7 +25031,7 @@ def send_package(
         signed = package.signed_manifest(subject, context.workspace.checkpoints)
         unless_done.pop_all()
     name = f"audit-package-{subject.noun()}-{subject.id}.tar.gz"
-    headers = attachment_headers(name, GZIP_MEDIA)
+    headers = attachment_headers(name, _GZIP_MEDIA)
     return Response(200, headers=headers, stream=package.archive(*signed))
 
 
@@ -25022,19 +25045,19 @@ class AuditPackages(Resource, surface=FACTSTORE, scope="factstore", tag="Audit p
     @route(
         "GET /api/v1/trails/{trailId}/audit-package",
         id="downloadTrailAuditPackage",
-        answers_with=GZIP_MEDIA,
+        answers_with=_GZIP_MEDIA,
         answer=File().describe(),
     )
     def of_trail(self, context, key):
         """Download all that was recorded of a trail."""
         trail = Trail.fetch(key)
         own = Artifact.trail == key, Attestation.trail == key
-        return send_package(context, trail, key, *own)
+        return _send_package(context, trail, key, *own)
 
     @route(
         "GET /api/v1/artifacts/{artifactKey}/audit-package",
         id="downloadArtifactAuditPackage",
-        answers_with=GZIP_MEDIA,
+        answers_with=_GZIP_MEDIA,
         answer=File().describe(),
     )
     def of_artifact(self, context, key):
@@ -25042,12 +25065,12 @@ class AuditPackages(Resource, surface=FACTSTORE, scope="factstore", tag="Audit p
         artifact = Artifact.fetch(read_in_path(Artifact.id, key))
         trail = artifact.trail_id
         own = Artifact.id == artifact.id, Attestation.trail == trail
-        return send_package(context, artifact, trail, *own)
+        return _send_package(context, artifact, trail, *own)
 
     @route(
         "GET /api/v1/attestations/{attestationId}/audit-package",
         id="downloadAttestationAuditPackage",
-        answers_with=GZIP_MEDIA,
+        answers_with=_GZIP_MEDIA,
         answer=File().describe(),
     )
     def of_attestation(self, context, key):
@@ -25055,7 +25078,7 @@ class AuditPackages(Resource, surface=FACTSTORE, scope="factstore", tag="Audit p
         attestation = Attestation.fetch(key)
         trail = attestation.trail_id
         own = Artifact.trail == trail, Attestation.id == key
-        return send_package(context, attestation, trail, *own)
+        return _send_package(context, attestation, trail, *own)
 
 
 # === Part V: Application ======================================================
@@ -25164,7 +25187,7 @@ def _read_header(lines: Iterator[tuple[int, str]], delimiter: str) -> tuple[int,
     return line, names, delimiter
 
 
-def csv_rows(stream: IO[bytes], delimiter: str = "") -> Iterator[tuple[int, dict | RowFault]]:
+def _csv_rows(stream: IO[bytes], delimiter: str = "") -> Iterator[tuple[int, dict | RowFault]]:
     """The rows of a CSV (RFC 4180), delimited by whichever of , ; tab its header has most of."""
     import csv
 
@@ -25189,16 +25212,16 @@ def csv_rows(stream: IO[bytes], delimiter: str = "") -> Iterator[tuple[int, dict
 
 
 # int refuses NaN and Infinity, which Python would read and RFC 8259 does not know.
-json_decoder = json.JSONDecoder(parse_constant=int)
-json_line = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_json_decoder = json.JSONDecoder(parse_constant=int)
+_json_line = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
-def json_rows(stream: IO[bytes]) -> Iterator[tuple[int, dict | RowFault]]:
+def _json_rows(stream: IO[bytes]) -> Iterator[tuple[int, dict | RowFault]]:
     """The elements of a JSON array, or of the one array in an object such as {"assets": […]}."""
     data = stream.read()
     try:
         text = data.decode(json.detect_encoding(data))
-        json_decoder.decode(text)
+        _json_decoder.decode(text)
     except (ValueError, RecursionError) as error:
         before = data.count(b"\n", 0, getattr(error, "start", 0))
         line = getattr(error, "lineno", before + 1)
@@ -25206,12 +25229,12 @@ def json_rows(stream: IO[bytes]) -> Iterator[tuple[int, dict | RowFault]]:
     top = len(text) - len(text.lstrip())
     arrays = [top] if text[top] == "[" else []
     if text[top] == "{":
-        arrays = [where for where, value in json_items(text, top) if isinstance(value, list)]
+        arrays = [where for where, value in _json_items(text, top) if isinstance(value, list)]
     if len(arrays) != 1:
         expected = "an array of records, or an object with exactly one array among its members"
         raise Invalid(f"Line {text.count(chr(10), 0, top) + 1}: expected {expected}.")
     line, counted = 1, 0
-    for where, element in json_items(text, arrays[0]):
+    for where, element in _json_items(text, arrays[0]):
         line += text.count("\n", counted, where)
         counted = where
         if not isinstance(element, dict):
@@ -25219,22 +25242,22 @@ def json_rows(stream: IO[bytes]) -> Iterator[tuple[int, dict | RowFault]]:
         yield line, element
 
 
-def json_items(text: str, where: int) -> Iterator[tuple[int, object]]:
+def _json_items(text: str, where: int) -> Iterator[tuple[int, object]]:
     """Whatever the array or object at this place of a sound JSON text holds, with its place."""
     gap = re.compile(r"[\s,:]*")
     where = gap.match(text, where + 1).end()
     while text[where] not in "]}":
-        item, end = json_decoder.raw_decode(text, where)
+        item, end = _json_decoder.raw_decode(text, where)
         yield where, item
         where = gap.match(text, end).end()
 
 
-def ndjson_rows(stream: IO[bytes]) -> Iterator[tuple[int, dict | RowFault]]:
+def _ndjson_rows(stream: IO[bytes]) -> Iterator[tuple[int, dict | RowFault]]:
     """One JSON object a line; blank lines are skipped, and a broken line spoils only itself."""
     for number, line in enumerate(_text_lines(stream, "surrogateescape"), 1):
         if line.strip():
             try:
-                row = json_decoder.decode(line) if is_text(line) else None
+                row = _json_decoder.decode(line) if is_text(line) else None
             except (ValueError, RecursionError):
                 row = None
             if not isinstance(row, dict):
@@ -25243,15 +25266,15 @@ def ndjson_rows(stream: IO[bytes]) -> Iterator[tuple[int, dict | RowFault]]:
 
 
 ROW_READERS = {
-    "csv": csv_rows,
-    "tsv": partial(csv_rows, delimiter="\t"),
-    "json": json_rows,
-    "ndjson": ndjson_rows,
-    "jsonl": ndjson_rows,
+    "csv": _csv_rows,
+    "tsv": partial(_csv_rows, delimiter="\t"),
+    "json": _json_rows,
+    "ndjson": _ndjson_rows,
+    "jsonl": _ndjson_rows,
 }
 
 
-def row_format(name: str) -> str:
+def _row_format(name: str) -> str:
     """The name of a format in lower case; Invalid where it is not known."""
     if name.lower() not in ROW_READERS:
         raise Invalid(f"Name the format of the rows: one of {', '.join(ROW_READERS)}.")
@@ -25267,7 +25290,7 @@ def read_rows(source: Path | IO[bytes], format: str = "") -> Iterator[tuple[int,
     cannot be read on raises Invalid, possibly after good rows. Only JSON is held in memory whole.
     """
     is_path = isinstance(source, Path)
-    reader = ROW_READERS[row_format(format or (source.suffix[1:] if is_path else ""))]
+    reader = ROW_READERS[_row_format(format or (source.suffix[1:] if is_path else ""))]
     try:
         opened = source.open("rb") if is_path else nullcontext(source)
     except OSError:
@@ -25280,7 +25303,7 @@ def read_rows(source: Path | IO[bytes], format: str = "") -> Iterator[tuple[int,
 FORMULA = re.compile("[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 
 
-def csv_line(values: Iterable[object], delimiter: str, safe: bool = False) -> str:
+def _csv_line(values: Iterable[object], delimiter: str, safe: bool = False) -> str:
     """A record of a CSV: null is an empty cell, an empty text is "", anything but text is JSON.
 
     A text that a spreadsheet may take for a formula gets an apostrophe in front where it is to be
@@ -25288,7 +25311,7 @@ def csv_line(values: Iterable[object], delimiter: str, safe: bool = False) -> st
     """
     cells = []
     for value in values:
-        cell = value if isinstance(value, str) else "" if value is None else json_line(value)
+        cell = value if isinstance(value, str) else "" if value is None else _json_line(value)
         if safe and isinstance(value, str) and FORMULA.match(value):
             cell = "'" + cell
         if value == "" or re.search(r'[",;\t\r\n]', cell) or cell != cell.strip():
@@ -25305,15 +25328,15 @@ def write_rows(
     JSON is an array with one record a line. CSV ends its lines with CRLF (open the file with
     newline=""); null and "", read back, both mean absent.
     """
-    format, count = row_format(format), 0
+    format, count = _row_format(format), 0
     delimiter = {"csv": ",", "tsv": "\t"}.get(format)
     if delimiter:
-        stream.write(csv_line(columns, delimiter))
+        stream.write(_csv_line(columns, delimiter))
     for count, row in enumerate(rows, 1):
         if delimiter:
-            stream.write(csv_line(map(row.get, columns), delimiter, safe))
+            stream.write(_csv_line(map(row.get, columns), delimiter, safe))
         else:
-            line = json_line({name: row[name] for name in columns if name in row})
+            line = _json_line({name: row[name] for name in columns if name in row})
             opening = "[\n" if count == 1 else ",\n"
             stream.write(opening + line if format == "json" else line + "\n")
     if format == "json":
@@ -25373,7 +25396,7 @@ class Progress:
 # groups and controls become the nodes of one version of one framework.
 
 
-class OscalCatalog(NamedTuple):
+class _OscalCatalog(NamedTuple):
     """What a catalog holds: a framework, its one version, and the nodes, parents first."""
 
     framework: dict
@@ -25381,48 +25404,48 @@ class OscalCatalog(NamedTuple):
     nodes: list[dict]
 
 
-def oscal_rows(document: dict) -> OscalCatalog:
+def oscal_rows(document: dict) -> _OscalCatalog:
     """The rows in an OSCAL catalog; Invalid for a document that is none, or a broken one."""
     catalog = document.get("catalog") if isinstance(document, dict) else None
     metadata = catalog.get("metadata") if isinstance(catalog, dict) else None
     if not isinstance(metadata, dict):
         expected = "an OSCAL catalog: {“catalog”: {“metadata”: …, “groups”: …}}"
         raise Invalid(f"Expected {expected}; a profile must be resolved into a catalog first.")
-    title, number = oscal_text(metadata, "title"), oscal_text(metadata, "version")
-    key = oscal_slug(title) or oscal_text(catalog, "uuid")
-    nodes = oscal_nodes(catalog)
+    title, number = _oscal_text(metadata, "title"), _oscal_text(metadata, "version")
+    key = _oscal_slug(title) or _oscal_text(catalog, "uuid")
+    nodes = _oscal_nodes(catalog)
     if not (key and number and nodes):
         expected = "a title and a version in “metadata”, and “groups” or “controls”"
         raise Invalid(f"Expected an OSCAL catalog with {expected}.")
     shared = {"status": "active", "sourceKind": "standard"}
-    remarks = oscal_text(metadata, "remarks") or None
-    since = dict.fromkeys(("publishedAt", "effectiveFrom"), oscal_time(metadata))
-    return OscalCatalog(
+    remarks = _oscal_text(metadata, "remarks") or None
+    since = dict.fromkeys(("publishedAt", "effectiveFrom"), _oscal_time(metadata))
+    return _OscalCatalog(
         {"frameworkKey": key, "name": title, "description": remarks, **shared},
         {"versionKey": number, "versionLabel": f"Version {number}", **shared, **since},
         nodes,
     )
 
 
-def oscal_nodes(catalog: dict) -> list[dict]:
+def _oscal_nodes(catalog: dict) -> list[dict]:
     """The groups and controls in document order; sortOrder follows sort-id where there is one."""
-    elements = list(oscal_elements(catalog))
+    elements = list(_oscal_elements(catalog))
     holders = [catalog, *(element for element, *_ in elements)]
-    parameters = [param for holder in holders for param in oscal_list(holder, "params")]
-    params = {oscal_text(param, "id"): param for param in parameters}
+    parameters = [param for holder in holders for param in _oscal_list(holder, "params")]
+    params = {_oscal_text(param, "id"): param for param in parameters}
     nodes, places = {}, {}
     for element, node_kind, key, parent in elements:
-        title = oscal_text(element, "title")
+        title = _oscal_text(element, "title")
         if not key or not title or key in nodes:
             raise Invalid(f"The OSCAL {node_kind} “{key}” must have a title, and an id of its own.")
-        withdrawn = oscal_property(element, "status").lower() == "withdrawn"
-        places[key] = (*places.get(parent, ()), (oscal_property(element, "sort-id"), len(nodes)))
+        withdrawn = _oscal_property(element, "status").lower() == "withdrawn"
+        places[key] = (*places.get(parent, ()), (_oscal_property(element, "sort-id"), len(nodes)))
         nodes[key] = {
             "nodeKey": key,
             "parentKey": parent,
-            "referenceCode": oscal_property(element, "label") or key.upper(),
-            "title": oscal_filled(title, params),
-            "description": oscal_filled(oscal_statement(element), params) or None,
+            "referenceCode": _oscal_property(element, "label") or key.upper(),
+            "title": _oscal_filled(title, params),
+            "description": _oscal_filled(_oscal_statement(element), params) or None,
             "nodeKind": node_kind,
             "status": "withdrawn" if withdrawn else "active",
         }
@@ -25431,41 +25454,45 @@ def oscal_nodes(catalog: dict) -> list[dict]:
     return list(nodes.values())
 
 
-def oscal_elements(catalog: dict) -> Iterator[tuple[dict, str, str, str | None]]:
+def _oscal_elements(catalog: dict) -> Iterator[tuple[dict, str, str, str | None]]:
     """Every group and control with its kind, its key and its parent's key, parents first."""
     waiting = [(catalog, "catalog", None)]
     while waiting:
         element, node_kind, parent = waiting.pop()
         key = None
         if node_kind != "catalog":
-            key = oscal_text(element, "id")
+            key = _oscal_text(element, "id")
             if node_kind == "group" and not key:  # OSCAL lets a group go without an id.
-                key = oscal_slug(f"{parent or ''} {oscal_text(element, 'title')}")
+                key = _oscal_slug(f"{parent or ''} {_oscal_text(element, 'title')}")
             yield element, node_kind, key, parent
         below = {"groups": "group", "controls": "control"}
         if node_kind.startswith("control"):
             below = {"controls": "control-enhancement"}
         names = [name for name in element if name in below]
         nested = [
-            (child, below[name], key) for name in names for child in oscal_list(element, name)
+            (child, below[name], key) for name in names for child in _oscal_list(element, name)
         ]
         waiting += reversed(nested)
 
 
-def oscal_statement(element: dict) -> str:
+def _oscal_statement(element: dict) -> str:
     """The prose of an element's statement: a line for each item, led by its label."""
-    parts = oscal_list(element, "parts")
+    parts = _oscal_list(element, "parts")
     waiting = [part for part in reversed(parts) if part.get("name") == "statement"]
     lines = []
     while waiting:
         part = waiting.pop()
-        words = oscal_property(part, "label"), oscal_text(part, "title"), oscal_text(part, "prose")
+        words = (
+            _oscal_property(part, "label"),
+            _oscal_text(part, "title"),
+            _oscal_text(part, "prose"),
+        )
         lines.append(" ".join(filter(None, words)))
-        waiting += reversed(oscal_list(part, "parts"))
+        waiting += reversed(_oscal_list(part, "parts"))
     return "\n".join(filter(None, lines))
 
 
-def oscal_filled(text: str, params: dict[str, dict], depth: int = 0) -> str:
+def _oscal_filled(text: str, params: dict[str, dict], depth: int = 0) -> str:
     """The text with the values of its parameters, or with [label] or [choices] in their place."""
 
     def fill(match: re.Match) -> str:
@@ -25473,25 +25500,25 @@ def oscal_filled(text: str, params: dict[str, dict], depth: int = 0) -> str:
         param = params.get(name, {})
         select = param.get("select") if isinstance(param.get("select"), dict) else {}
         many = "one or more of" if select.get("how-many") == "one-or-more" else "one of"
-        choices = "; ".join(choice.strip() for choice in oscal_list(select, "choice", str))
+        choices = "; ".join(choice.strip() for choice in _oscal_list(select, "choice", str))
         choices = f"{many}: {choices}" if choices else name
-        values = ", ".join(oscal_list(param, "values", str))
-        text = values or f"[{oscal_text(param, 'label') or choices}]"
+        values = ", ".join(_oscal_list(param, "values", str))
+        text = values or f"[{_oscal_text(param, 'label') or choices}]"
         # Choices may hold parameters; the limit ends those that hold one another.
-        return oscal_filled(text, params, depth + 1) if depth < 3 else f"[{name}]"
+        return _oscal_filled(text, params, depth + 1) if depth < 3 else f"[{name}]"
 
     return re.sub(r"\{\{([^{}]*)\}\}", fill, text)
 
 
-def oscal_property(element: dict, name: str) -> str:
+def _oscal_property(element: dict, name: str) -> str:
     """The value of one of OSCAL's own properties, best without a class, or nothing."""
     own = (None, "http://csrc.nist.gov/ns/oscal")
-    named = [prop for prop in oscal_list(element, "props") if prop.get("name") == name]
+    named = [prop for prop in _oscal_list(element, "props") if prop.get("name") == name]
     properties = [prop for prop in named if prop.get("ns") in own]
-    return oscal_text(min(properties, key=lambda prop: "class" in prop, default={}), "value")
+    return _oscal_text(min(properties, key=lambda prop: "class" in prop, default={}), "value")
 
 
-def oscal_list(element: dict, name: str, item_type: type = dict) -> list:
+def _oscal_list(element: dict, name: str, item_type: type = dict) -> list:
     """The items of this member, all of one kind; Invalid where they are something else."""
     items = element.get(name, [])
     if not isinstance(items, list) or not all(isinstance(item, item_type) for item in items):
@@ -25500,7 +25527,7 @@ def oscal_list(element: dict, name: str, item_type: type = dict) -> list:
     return items
 
 
-def oscal_text(element: dict, name: str) -> str:
+def _oscal_text(element: dict, name: str) -> str:
     """The text of this member, or nothing; Invalid where it is something else."""
     value = element.get(name, "")
     if not isinstance(value, str):
@@ -25508,15 +25535,15 @@ def oscal_text(element: dict, name: str) -> str:
     return value.strip()
 
 
-def oscal_slug(title: str) -> str:
+def _oscal_slug(title: str) -> str:
     """The title as a key of lower-case ASCII letters, digits and hyphens."""
     ascii_title = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode()
     return re.sub(r"[^a-z0-9]+", "-", ascii_title.lower()).strip("-")
 
 
-def oscal_time(metadata: dict) -> str:
+def _oscal_time(metadata: dict) -> str:
     """When the catalog was published, or else last changed: UTC with milliseconds."""
-    text = oscal_text(metadata, "published") or oscal_text(metadata, "last-modified")
+    text = _oscal_text(metadata, "published") or _oscal_text(metadata, "last-modified")
     try:
         moment = datetime.fromisoformat(text)
         moment = moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
@@ -25577,20 +25604,20 @@ def open_ring(workspace: Workspace) -> bool:
     keys, beside = rows.fetchall(), key_file(workspace)
     if keys and beside and not is_key_at_hand(workspace):
         raise missing_key(workspace)
-    following = beside and next_key_file(beside)
+    following = beside and _next_key_file(beside)
     try:
-        take_keys(workspace, keys, beside)
+        _take_keys(workspace, keys, beside)
     except Unavailable:
         if workspace.settings.key or not keys or not following or not following.exists():
             raise
         # A process ended after it had wrapped the keys anew, and before the new file had its name.
-        take_keys(workspace, keys, following)
+        _take_keys(workspace, keys, following)
         if not workspace.read_only:
             following.replace(beside)
     return bool(keys)
 
 
-def take_keys(workspace: Workspace, keys: Sequence[tuple], beside: Path | None) -> None:
+def _take_keys(workspace: Workspace, keys: Sequence[tuple], beside: Path | None) -> None:
     """Open these keys with the set one, or with that in a key file."""
     wrapping = wrapping_key(workspace.settings.key, beside, workspace.source)
     workspace.ring = KeyRing(wrapping, workspace.source)
@@ -25598,7 +25625,7 @@ def take_keys(workspace: Workspace, keys: Sequence[tuple], beside: Path | None) 
         workspace.ring.add(number, wrapped, bool(is_retired))
 
 
-def next_key_file(beside: Path) -> Path:
+def _next_key_file(beside: Path) -> Path:
     """The file that takes the place of a key file once the keys are wrapped by what is in it."""
     return beside.with_name(f"{beside.name}.next")
 
@@ -25669,7 +25696,7 @@ def rewrap_keys(workspace: Workspace) -> Path | None:
             raise Conflict(
                 "Set NOVANTRA_LITE_NEW_KEY to the key that takes the place of NOVANTRA_LITE_KEY."
             )
-        following = next_key_file(beside)
+        following = _next_key_file(beside)
     wrapping = wrapping_key(settings.new_key, following, workspace.source)
 
     def work(current: Session) -> None:
@@ -25756,9 +25783,9 @@ def restore(backup: Path, database: Path) -> None:
 def resolve_references(model: type[Model], values: dict) -> None:
     """Take references by id or by key to ids; Invalid names those that are not there."""
     issues = []
-    for name, field in foreign_keys(model):
+    for name, field in _foreign_keys(model):
         if values.get(name):
-            record_id = find_reference(field.rel_model, values[name])
+            record_id = _find_reference(field.rel_model, values[name])
             if record_id is None:
                 message = f"There is no {field.rel_model.noun()} {values[name]}"
                 issues.append(field_error([camel(field.column_name)], message))
@@ -25769,13 +25796,13 @@ def resolve_references(model: type[Model], values: dict) -> None:
 
 
 @functools.cache
-def foreign_keys(model: type[Model]) -> list[tuple[str, ForeignKey]]:
+def _foreign_keys(model: type[Model]) -> list[tuple[str, ForeignKey]]:
     """The fields of a model that point at other records."""
     fields = model._meta.fields.items()
     return [(name, field) for name, field in fields if isinstance(field, ForeignKey)]
 
 
-def find_reference(model: type[Model], value: str) -> str | None:
+def _find_reference(model: type[Model], value: str) -> str | None:
     """The id of a record that is named by its id, or by its key where that is one field."""
     table, connection = model._meta.table_name, session().database.connection()
     value = strip_text(value)
@@ -25825,7 +25852,7 @@ class Import:
             setattr(self.report, outcome, getattr(self.report, outcome) + 1)
         except (ValueError, Problem, peewee.IntegrityError, sqlite3.IntegrityError) as error:
             del self.current.facts[facts:], self.current.events[events:]
-            self.report.refuse(*row_faults(line, translate(error)))
+            self.report.refuse(*_row_faults(line, translate(error)))
 
     def bring_in(self, line: int, row: dict) -> str:
         """Make or change the record of a row; tell which of the Report's counts it belongs to."""
@@ -25948,7 +25975,7 @@ def readable(rows: Iterable, report: Report) -> Iterator[tuple[int, dict | RowFa
         yield error.line, RowFault(error.line, "", f"{error} No row from here on is stored.")
 
 
-def row_faults(line: int, error: Exception) -> list[RowFault]:
+def _row_faults(line: int, error: Exception) -> list[RowFault]:
     """What is wrong with a row, a fault for each field."""
     if isinstance(error, Problem):
         faults = [(fault["path"], fault["message"]) for fault in error.issues] or [([], str(error))]
@@ -26458,16 +26485,16 @@ evidence-requirements/active | manual,cmms-import,external-system | {name}, {mon
 
 # How many days after a record is made its deadlines lie, and at most its events, which one whose
 # status says that it is not done yet has not seen.
-DEMO_DEADLINES = {"dueAt": 60, "reviewDueAt": 120, "validUntil": 365, "nextDueAt": 365}
-DEMO_EVENTS = {"reviewedAt": 15, "performedAt": 20, "completedAt": 40, "closedAt": 90}
-DEMO_EVENTS["lastExercisedAt"] = 100
-DEMO_NOT_DONE = {"draft", "proposed", "pending", "planned", "in-progress"}
-DEMO_NOT_DONE |= {"open", "triaged", "remediation_planned", "remediating", "verified"}
-DEMO_UNSCHEDULED = ("draft", "submitted", "rejected", "cancelled")
-DEMO_GROUPED = ("vulnerabilities", "change-requests", "evidence-requirements")
-DEMO_PARENTS = ("assetId", "engagementId", "evidenceRequirementId", "vulnerabilityId")
+_DEMO_DEADLINES = {"dueAt": 60, "reviewDueAt": 120, "validUntil": 365, "nextDueAt": 365}
+_DEMO_EVENTS = {"reviewedAt": 15, "performedAt": 20, "completedAt": 40, "closedAt": 90}
+_DEMO_EVENTS["lastExercisedAt"] = 100
+_DEMO_NOT_DONE = {"draft", "proposed", "pending", "planned", "in-progress"}
+_DEMO_NOT_DONE |= {"open", "triaged", "remediation_planned", "remediating", "verified"}
+_DEMO_UNSCHEDULED = ("draft", "submitted", "rejected", "cancelled")
+_DEMO_GROUPED = ("vulnerabilities", "change-requests", "evidence-requirements")
+_DEMO_PARENTS = ("assetId", "engagementId", "evidenceRequirementId", "vulnerabilityId")
 DEMO_SCOPES = ("main base", "northern stations", "southern stations", "component shop")
-DEMO_MODULES = {  # where a subject is kept, where that is not its collection's own name
+_DEMO_MODULES = {  # where a subject is kept, where that is not its collection's own name
     "evidence-requirements": "evidence/evidence-requirement",
     "vulnerabilities": "vulnerability-management/vulnerability",
     "party-engagements": "party-engagements/engagement",
@@ -26486,7 +26513,7 @@ class DemoRegister:
         self.made: dict[str, list[dict]] = defaultdict(list)
         self.made_at: dict[str, list[datetime]] = defaultdict(list)
         self.times_taken, self.keys_taken = set(), set()
-        self.words, self.plans = demo_tables(DEMO_WORDS), demo_tables(DEMO_PLANS)
+        self.words, self.plans = _demo_tables(DEMO_WORDS), _demo_tables(DEMO_PLANS)
         shapes = re.sub(r"\n +", " ", DEMO_SHAPES.strip()).splitlines()
         self.shapes = {name: shape for name, *shape in map(str.split, shapes)}
         self.owners = [new_id("ra", at) for at in self.times(12, 640, 630)]
@@ -26505,18 +26532,18 @@ class DemoRegister:
                 continue
             value = values[name] if name in values else self.member(name, at, values)
             if isinstance(value, datetime):
-                if last < value <= self.start and name not in DEMO_DEADLINES:
+                if last < value <= self.start and name not in _DEMO_DEADLINES:
                     last = value
-                value = demo_text(value)
+                value = _demo_text(value)
             row[name] = value
         if members[-1] not in ("createdAt", "evaluatedAt"):
             last = values.get("updatedAt") or (last if last > at else self.later(at, 60))
-            row |= {"createdAt": demo_text(at), "updatedAt": demo_text(last)}
+            row |= {"createdAt": _demo_text(at), "updatedAt": _demo_text(last)}
         groups = [collection]
         if collection == "assets" and not row["decommissionedAt"]:
             sort = row["assetKey"].rstrip("0123456789-")
             groups += [f"assets/{row['assetKind']}", f"assets/{sort}"]
-        elif collection in DEMO_GROUPED:
+        elif collection in _DEMO_GROUPED:
             groups.append(f"{collection}/{row['status']}")
         for group in groups:
             self.made[group].append(row)
@@ -26525,19 +26552,19 @@ class DemoRegister:
 
     def member(self, name: str, at: datetime, values: dict):
         """The value that a member of this name has by custom."""
-        done = values.get("status") not in DEMO_NOT_DONE
+        done = values.get("status") not in _DEMO_NOT_DONE
         if name.endswith("Key") and "title" in values:
             return self.key(values["title"])
         if "Responsibility" in name:
             return (
                 None if values.get("status") in ("open", "proposed") else self.choice(self.owners)
             )
-        if name in DEMO_EVENTS:
-            return self.later(at, DEMO_EVENTS[name]) if done else None
+        if name in _DEMO_EVENTS:
+            return self.later(at, _DEMO_EVENTS[name]) if done else None
         if name == "scheduledAt":
-            return None if values["status"] in DEMO_UNSCHEDULED else at + timedelta(days=45)
-        if name in DEMO_DEADLINES:
-            return at + timedelta(days=DEMO_DEADLINES[name])
+            return None if values["status"] in _DEMO_UNSCHEDULED else at + timedelta(days=45)
+        if name in _DEMO_DEADLINES:
+            return at + timedelta(days=_DEMO_DEADLINES[name])
         return at if name.endswith(("At", "From")) else None
 
     def choice(self, options):
@@ -26589,7 +26616,7 @@ class DemoRegister:
         return self.made[group][: bisect_left(self.made_at[group], at)]
 
 
-def demo_tables(text: str) -> dict[str, list[list[str]]]:
+def _demo_tables(text: str) -> dict[str, list[list[str]]]:
     """Tables of cells by name; the first row is what follows the name."""
     tables = re.findall(r"\[(.+?)\] *([^\[]+)", re.sub(r"\n +", " ", text))
     return {
@@ -26598,14 +26625,14 @@ def demo_tables(text: str) -> dict[str, list[list[str]]]:
     }
 
 
-def demo_text(at: datetime) -> str:
+def _demo_text(at: datetime) -> str:
     """A time as records write it: ISO 8601, UTC, milliseconds."""
     return at.isoformat(timespec="milliseconds")[:23] + "Z"
 
 
 def demo_subject(collection: str, id: str) -> dict:
     """The three members that name a record as subject."""
-    module, resource_type = DEMO_MODULES.get(collection, f"{collection}/{collection[:-1]}").split(
+    module, resource_type = _DEMO_MODULES.get(collection, f"{collection}/{collection[:-1]}").split(
         "/"
     )
     return {
@@ -26615,7 +26642,7 @@ def demo_subject(collection: str, id: str) -> dict:
     }
 
 
-def demo_draw(demo: DemoRegister, lines: list, at: datetime, titles: set) -> tuple:
+def _demo_draw(demo: DemoRegister, lines: list, at: datetime, titles: set) -> tuple:
     """A line of a plan filled in with an earlier record, and with a title that is not taken."""
     from calendar import month_name
 
@@ -26639,9 +26666,9 @@ def demo_planned(demo: DemoRegister, collection: str) -> DemoRows:
     (count, since, stages), *lines = demo.plans[collection]
     members, titles = demo.shapes[collection], set()
     kinds_of = [name for name in members if name.endswith("Kind")]
-    parents_of = [name for name in members if name in DEMO_PARENTS]
+    parents_of = [name for name in members if name in _DEMO_PARENTS]
     for number, at in enumerate(demo.times(int(count), int(since)), 1):
-        source, kinds, title, about, status, parent = demo_draw(demo, lines, at, titles)
+        source, kinds, title, about, status, parent = _demo_draw(demo, lines, at, titles)
         record_kind, severity = [*map(demo.pick, kinds.split()), "", "medium"][:2]
         values = dict.fromkeys(kinds_of, record_kind) | dict.fromkeys(parents_of, parent["id"])
         if "title" in members:
@@ -26651,11 +26678,11 @@ def demo_planned(demo: DemoRegister, collection: str) -> DemoRows:
         values |= {"title": title, "description": about, "severity": severity}
         values |= {"status": status or demo.status(at, stages)}
         values |= {"subject": demo_subject(source.partition("/")[0], parent["id"])}
-        values |= demo_extras(demo, collection, at, number, parent, values)
+        values |= _demo_extras(demo, collection, at, number, parent, values)
         yield demo.add(collection, at, **values)
 
 
-def demo_extras(demo: DemoRegister, collection: str, at, number: int, parent, values) -> dict:
+def _demo_extras(demo: DemoRegister, collection: str, at, number: int, parent, values) -> dict:
     """The members that records of this collection alone have."""
     if collection == "readiness-assessments":
         state = "not-ready" if parent["status"] == "in-maintenance" else "ready"
@@ -26668,13 +26695,13 @@ def demo_extras(demo: DemoRegister, collection: str, at, number: int, parent, va
     if collection == "patch-requirements":
         return {"urgency": parent["severity"]}
     if collection == "releases":
-        closed, before = demo.records("change-requests/closed", at), demo_text(at)
+        closed, before = demo.records("change-requests/closed", at), _demo_text(at)
         done = [change["id"] for change in closed if change["updatedAt"] < before]
         return {"changeRequestIds": done[-3:]}
-    return demo_source(demo, at, number, values) if collection == "findings" else {}
+    return _demo_source(demo, at, number, values) if collection == "findings" else {}
 
 
-def demo_source(demo: DemoRegister, at: datetime, number: int, values: dict) -> dict:
+def _demo_source(demo: DemoRegister, at: datetime, number: int, values: dict) -> dict:
     """Where a finding comes from, its key, and who works on it."""
     source_kind, origin = values["sourceKind"], list(values["subject"].values())
     if source_kind == "assessment":
@@ -26694,7 +26721,7 @@ def demo_source(demo: DemoRegister, at: datetime, number: int, values: dict) -> 
 # --- Demo data ----------------------------------------------------------------
 
 
-def demo_frameworks(demo: DemoRegister) -> DemoRows:
+def _demo_frameworks(demo: DemoRegister) -> DemoRows:
     """Frameworks, each with its version and a node for every reference that a control meets."""
     lines, controls = demo.words["rules"][1:], demo.words["practices"][1:]
     times = iter(demo.times(3 * len(lines) + len(controls), 615, 600))
@@ -26716,7 +26743,7 @@ def demo_frameworks(demo: DemoRegister) -> DemoRows:
                 shared |= {"parentNodeId": made[1]["id"], "nodeKind": "requirement"}
 
 
-def demo_assets(demo: DemoRegister) -> DemoRows:
+def _demo_assets(demo: DemoRegister) -> DemoRows:
     """What the organization works with, the first of each sort at once, and who holds it."""
     lines, kinds = demo.words["stock"][1:], {row[0]: row[1:] for row in demo.words["kinds"][1:]}
     units = [(number / int(row[2]), number, row) for row in lines for number in range(int(row[2]))]
@@ -26746,7 +26773,7 @@ def demo_assets(demo: DemoRegister) -> DemoRows:
         yield demo.add("custody-assignments", at, **values)
 
 
-def demo_engagements(demo: DemoRegister) -> DemoRows:
+def _demo_engagements(demo: DemoRegister) -> DemoRows:
     """Five agreements with each supplier and customer."""
     forms = ("master agreement", "quality agreement", "price schedule", "work order", "amendment 1")
     pairs, parties = product(forms, demo.words["suppliers"][1:]), {}
@@ -26762,7 +26789,7 @@ def demo_engagements(demo: DemoRegister) -> DemoRows:
         yield demo.add("party-engagements", at, engagementKey=demo.key(name, form), **values)
 
 
-def demo_controls(demo: DemoRegister) -> DemoRows:
+def _demo_controls(demo: DemoRegister) -> DemoRows:
     """Controls, the evidence that is asked for them, and the nodes that both cover."""
     nodes = {node["referenceCode"]: node for node in demo.made["framework-nodes"]}
     links, lines = [], list(product(DEMO_SCOPES, demo.words["practices"][1:]))
@@ -26789,7 +26816,7 @@ def demo_controls(demo: DemoRegister) -> DemoRows:
         yield demo.add("coverage-links", at, **values)
 
 
-def demo_submissions(demo: DemoRegister) -> DemoRows:
+def _demo_submissions(demo: DemoRegister) -> DemoRows:
     """What is filed with whom, a package for each period, and what became of each package."""
     packages, events, lines = [], [], demo.words["duties"][1:]
     for at, (title, submission_kind, months) in zip(
@@ -26798,16 +26825,16 @@ def demo_submissions(demo: DemoRegister) -> DemoRows:
         status = "active" if int(months) else "draft"
         values = {"title": title, "submissionKind": submission_kind, "status": status}
         yield (made := demo.add("submission-requirements", at, **values))
-        packages += demo_periods(demo, made[1], int(months)) if int(months) else []
+        packages += _demo_periods(demo, made[1], int(months)) if int(months) else []
     for at, values in sorted(packages, key=itemgetter(0)):
-        values, steps = demo_history(demo, at, values)
+        values, steps = _demo_history(demo, at, values)
         yield (made := demo.add("submission-packages", at, **values))
         events += [(when, step | {"submissionPackageId": made[1]["id"]}) for when, step in steps]
     for at, values in sorted(events, key=itemgetter(0)):
         yield demo.add("submission-events", at, **values)
 
 
-def demo_history(demo: DemoRegister, at: datetime, values: dict) -> tuple[dict, list]:
+def _demo_history(demo: DemoRegister, at: datetime, values: dict) -> tuple[dict, list]:
     """A package as its events left it, and the events with their times."""
     young = demo.start - at < timedelta(days=35)
     histories = ["", "submission receipt"] if young else demo.words["histories"][1]
@@ -26825,7 +26852,7 @@ def demo_history(demo: DemoRegister, at: datetime, values: dict) -> tuple[dict, 
     return values, steps
 
 
-def demo_periods(demo: DemoRegister, requirement: dict, months: int) -> Iterator[tuple]:
+def _demo_periods(demo: DemoRegister, requirement: dict, months: int) -> Iterator[tuple]:
     """When the package of each period was begun, and what is known of it then."""
     latest = (demo.start.year * 12 + demo.start.month - 1) // months * months
     for following in range(latest, latest - 19, -months):
@@ -26840,7 +26867,7 @@ def demo_periods(demo: DemoRegister, requirement: dict, months: int) -> Iterator
             yield demo.time(at), values
 
 
-def demo_indicators(demo: DemoRegister) -> DemoRows:
+def _demo_indicators(demo: DemoRegister) -> DemoRows:
     """Indicators and their measurements."""
     series, lines = [], product(DEMO_SCOPES, demo.words["measures"][1:])
     lines = zip(demo.times(24, 545, 300), lines, strict=True)
@@ -26865,7 +26892,7 @@ def demo_indicators(demo: DemoRegister) -> DemoRows:
         yield demo.add("indicator-measurements", at, indicatorDefinitionId=id, **members)
 
 
-def demo_monitors(demo: DemoRegister) -> DemoRows:
+def _demo_monitors(demo: DemoRegister) -> DemoRows:
     """Monitors and their runs; the items of each monitor's newest run are kept."""
     plans, lines = [], product(DEMO_SCOPES, demo.words["watches"][1:])
     for at, (scope, (title, asset_kind, *messages)) in zip(
@@ -26881,10 +26908,10 @@ def demo_monitors(demo: DemoRegister) -> DemoRows:
         yield (made := demo.add("monitor-definitions", at, **values))
         plans += [(run, made[1], asset_kind, messages, run == runs[-1]) for run in runs if run]
     for plan in sorted(plans, key=itemgetter(0)):
-        yield from demo_run(demo, *plan)
+        yield from _demo_run(demo, *plan)
 
 
-def demo_run(
+def _demo_run(
     demo: DemoRegister, at: datetime, monitor: dict, asset_kind: str, messages: list, newest: bool
 ) -> DemoRows:
     """A run of a monitor over some assets of a kind and, of the newest run, its items."""
@@ -26911,33 +26938,39 @@ def demo_run(
 def demo_rows(random: Random, start: datetime, new_id: Callable[[str, datetime], str]) -> DemoRows:
     """Every record of the demo workspace with its collection's name, parents before children."""
     demo = DemoRegister(random, start, new_id)
-    for build in (demo_frameworks, demo_assets, demo_engagements, demo_controls, demo_submissions):
+    for build in (
+        _demo_frameworks,
+        _demo_assets,
+        _demo_engagements,
+        _demo_controls,
+        _demo_submissions,
+    ):
         yield from build(demo)
     for collection in demo.plans:
         yield from demo_planned(demo, collection)
-    yield from demo_indicators(demo)
-    yield from demo_monitors(demo)
+    yield from _demo_indicators(demo)
+    yield from _demo_monitors(demo)
 
 
 # --- Demo delivery ------------------------------------------------------------
 
 #: What the organization builds itself: name, description, what each build has to show, and who
 #: releases it.
-DEMO_FLOWS = (
+_DEMO_FLOWS = (
     ("work-package-sync", "Work packages from AMOS to the line.", ["junit", "snyk"], "qa-thomsen"),
     ("release-certificates", "EASA Form 1 from signed records.", ["junit", "sonar"], "qa-thomsen"),
     ("line-terminal-image", "The image of the terminals on the line.", ["junit"], ""),
 )
-DEMO_BUILDS = 16
-DEMO_AUTHORS = ("B. Amari", "L. Brandt", "S. Iyer", "M. Rahman")
-DEMO_DETAILS = {
+_DEMO_BUILDS = 16
+_DEMO_AUTHORS = ("B. Amari", "L. Brandt", "S. Iyer", "M. Rahman")
+_DEMO_DETAILS = {
     "junit": ({"tests": 412, "failures": 0}, {"tests": 412, "failures": 3}),
     "snyk": ({"vulnerabilities": 0}, {"vulnerabilities": 2}),
     "sonar": ({"qualityGateStatus": "OK"}, {"qualityGateStatus": "ERROR"}),
 }
 
 
-class DemoDelivery:
+class _DemoDelivery:
     """Builds on their way to two environments, a step every seven minutes, by the API's rules."""
 
     def __init__(self, random: Random, start: datetime):
@@ -26961,7 +26994,7 @@ class DemoDelivery:
                 required_approver_roles=["quality"] if approver else [],
                 tags={"team": "maintenance-it"},
             )
-            for name, description, types, approver in DEMO_FLOWS
+            for name, description, types, approver in _DEMO_FLOWS
         ]
         self.environments = [
             Environment.create(
@@ -26974,8 +27007,8 @@ class DemoDelivery:
         self.make_policies(flows)
         rule = {"trigger_event": "TRAIL_NON_COMPLIANT", "channel_type": "IN_APP"}
         NotificationRule.create(name="Builds that nobody may release", **rule)
-        for number in range(DEMO_BUILDS):
-            for flow, (*_, approver) in zip(flows, DEMO_FLOWS, strict=True):
+        for number in range(_DEMO_BUILDS):
+            for flow, (*_, approver) in zip(flows, _DEMO_FLOWS, strict=True):
                 self.build(flow, number, approver)
                 self.at += 14.5 * 3600
 
@@ -26994,7 +27027,7 @@ class DemoDelivery:
 
     def build(self, flow: Flow, number: int, approver: str) -> None:
         """One build: its trail, artifact, attestations, approval, and the gate."""
-        author = self.random.choice(DEMO_AUTHORS)
+        author = self.random.choice(_DEMO_AUTHORS)
         trail = begin_trail(
             {
                 "flow": flow.id,
@@ -27010,14 +27043,14 @@ class DemoDelivery:
         report_artifact(trail, sha256_digest=digest, reported_by="ci", **named)
         for type in flow.required_attestation_types:
             failed = self.random.random() < 0.08
-            details = to_json(DEMO_DETAILS[type][failed])
+            details = to_json(_DEMO_DETAILS[type][failed])
             status = "FAILED" if failed else "PASSED"
             record_attestation(trail, {}, type=type, name=type, status=status, details=details)
         self.deploy(self.environments[0], flow, digest, named["image_tag"])
         if approver and trail.status != "NON_COMPLIANT":
             request = {"required_approvers": [approver], "comments": "For the next night shift."}
             approval = Approval.create(trail=trail.id, flow=flow.id, **request)
-            if number < DEMO_BUILDS - 1:
+            if number < _DEMO_BUILDS - 1:
                 approve(approval, {"approver_identity": approver, "comments": None}, True)
         production = self.environments[1]
         values = decide(digest, production.id, production)
@@ -27042,7 +27075,7 @@ class DemoDelivery:
 
 def demo_delivery(current: Session, random: Random, start: datetime) -> None:
     """Make the demo's flows and all that hangs on them, by a clock and chance of their own."""
-    delivery, source = DemoDelivery(random, start), current.source
+    delivery, source = _DemoDelivery(random, start), current.source
     current.source = delivery.source
     try:
         delivery.make()
@@ -27058,7 +27091,7 @@ SURFACES = (NOVANTRA, FACTSTORE)
 #: it (it answers 100, or refuses), that it is over its limit, or that there is no room for it.
 BODY_STATE = "novantra_lite.body"
 AWAITED, OVERSIZED, NO_ROOM = "awaited", "oversized", "no room"
-FIXED_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+_FIXED_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 
 def operation_at(method: str, path: str) -> Operation | None:
@@ -27083,20 +27116,20 @@ def _application_and_router() -> tuple[falcon.App, Any]:
 
     router = CompiledRouter()
     application = falcon.App(router=router)
-    application.add_error_handler(falcon.HTTPError, handle_falcon_error)
-    application.add_error_handler(Exception, handle_unexpected_error)
-    paths = by_path()
+    application.add_error_handler(falcon.HTTPError, _handle_falcon_error)
+    application.add_error_handler(Exception, _handle_unexpected_error)
+    paths = _by_path()
     last = next(reversed(paths))
     for path, operations in paths.items():
         responders = type("Responders", (), {})()
         responders.operations = {operation.method: operation for operation in operations}
         for operation in operations:
             name = f"on_{operation.method.lower()}"
-            setattr(responders, name, functools.partial(respond, operation))
+            setattr(responders, name, functools.partial(_respond, operation))
             if operation.method == "GET":
                 # Answered as GET is; Falcon leaves out the body.
                 responders.on_head = responders.on_get
-        responders.on_options = functools.partial(offer, operations[0])
+        responders.on_options = functools.partial(_offer, operations[0])
         # The router is compiled with the last of them, rather than in the way of a first request.
         application.add_route(path, responders, compile=path == last)
     return application, router
@@ -27108,7 +27141,7 @@ def every_operation() -> list[Operation]:
 
 
 @functools.cache
-def by_path() -> dict[str, list[Operation]]:
+def _by_path() -> dict[str, list[Operation]]:
     """Every operation, by its path."""
     paths: dict[str, list[Operation]] = {}
     for operation in every_operation():
@@ -27116,7 +27149,7 @@ def by_path() -> dict[str, list[Operation]]:
     return paths
 
 
-def respond(operation: Operation, request, response, **path: str) -> None:
+def _respond(operation: Operation, request, response, **path: str) -> None:
     """Answer a request to an operation, whatever happens."""
     context = RequestContext(request.env[INSTANCE], operation, request)
     try:
@@ -27134,14 +27167,14 @@ def respond(operation: Operation, request, response, **path: str) -> None:
             audit_rejected_credentials(
                 context, context.principal.id if context.principal else "", FORBIDDEN
             )
-        reply = refuse(context, operation.surface, problem_of(context, error))
+        reply = _refuse(context, operation.surface, _problem_of(context, error))
     finally:
         if context.upload:
             context.upload.close()
-    send(response, context, operation.surface, reply)
+    _send(response, context, operation.surface, reply)
 
 
-def problem_of(context: RequestContext, error: Exception) -> Problem:
+def _problem_of(context: RequestContext, error: Exception) -> Problem:
     """What a caller hears of an error; what is unexpected is logged."""
     problem = error if isinstance(error, Problem) else file_problem(error)
     if problem is None and context.workspace and context.workspace.leases.is_ending:
@@ -27153,23 +27186,23 @@ def problem_of(context: RequestContext, error: Exception) -> Problem:
     return problem or Problem()
 
 
-def offer(operation: Operation, request, response, **path: str) -> None:
+def _offer(operation: Operation, request, response, **path: str) -> None:
     """Answer OPTIONS: the methods that a path answers to."""
     context = RequestContext(request.env[INSTANCE], operation, request)
     allowed = ", ".join(allowed_methods(operation, context.settings))
     # A browser asks so before each request of a page, without credentials: it is not counted.
     with contextlib.suppress(RateLimited):
         context.lite.limits.take_address(context, context.lite.source.clock(), by=0)
-    send(response, context, operation.surface, Response(204, headers={"Allow": allowed}))
+    _send(response, context, operation.surface, Response(204, headers={"Allow": allowed}))
 
 
-def refuse(context: RequestContext, surface: Surface, problem: Problem) -> Response:
+def _refuse(context: RequestContext, surface: Surface, problem: Problem) -> Response:
     """Word a problem the way of a surface."""
     body = to_json(surface.present_problem(problem, context)).encode("utf-8", "replace")
     return Response(problem.status, body, problem.headers)
 
 
-def send(response, context: RequestContext, surface: Surface, reply: Response) -> None:
+def _send(response, context: RequestContext, surface: Surface, reply: Response) -> None:
     """Hand a reply to Falcon, with the headers that every answer carries."""
     response.status = reply.status
     if reply.stream is None:
@@ -27182,7 +27215,7 @@ def send(response, context: RequestContext, surface: Surface, reply: Response) -
     response.content_type = "application/json"
     response.set_headers(
         {
-            **FIXED_HEADERS,
+            **_FIXED_HEADERS,
             "X-Request-Id": context.request_id,
             **context.headers,
             **surface.headers(context),
@@ -27191,10 +27224,10 @@ def send(response, context: RequestContext, surface: Surface, reply: Response) -
     )
 
 
-def handle_falcon_error(request, response, error: falcon.HTTPError, path: dict) -> None:
+def _handle_falcon_error(request, response, error: falcon.HTTPError, path: dict) -> None:
     """Word what Falcon refused before any operation was reached: unknown paths and methods."""
-    lite, operations = request.env[INSTANCE], by_path().get(request.uri_template)
-    surface = operations[0].surface if operations else surface_at(request.path)
+    lite, operations = request.env[INSTANCE], _by_path().get(request.uri_template)
+    surface = operations[0].surface if operations else _surface_at(request.path)
     context = RequestContext(lite, None, request)
     methods = allowed_methods(operations[0], lite.settings) if operations else []
     error_class = PROBLEMS.get(error.status_code, Invalid)
@@ -27203,14 +27236,14 @@ def handle_falcon_error(request, response, error: falcon.HTTPError, path: dict) 
         error_class = MethodNotAllowed if methods else NotFound
     headers = {"Allow": ", ".join(methods)} if error_class is MethodNotAllowed else {}
     try:
-        count_unrouted(context, surface)
+        _count_unrouted(context, surface)
         problem = error_class(headers=headers)
     except Problem as refusal:
         problem = refusal
-    send(response, context, surface, refuse(context, surface, problem))
+    _send(response, context, surface, _refuse(context, surface, problem))
 
 
-def count_unrouted(context: RequestContext, surface: Surface) -> None:
+def _count_unrouted(context: RequestContext, surface: Surface) -> None:
     """Count a request that no operation answers: against its account, or else its address."""
     limits, at = context.lite.limits, context.lite.source.clock()
     try:
@@ -27222,14 +27255,14 @@ def count_unrouted(context: RequestContext, surface: Surface) -> None:
         limits.take(context, surface, at)
 
 
-def handle_unexpected_error(request, response, error: Exception, path: dict) -> None:
+def _handle_unexpected_error(request, response, error: Exception, path: dict) -> None:
     """Word a failure outside of any operation, and log it."""
     context = RequestContext(request.env[INSTANCE], None, request)
-    surface = surface_at(request.path)
-    send(response, context, surface, refuse(context, surface, problem_of(context, error)))
+    surface = _surface_at(request.path)
+    _send(response, context, surface, _refuse(context, surface, _problem_of(context, error)))
 
 
-def surface_at(path: str) -> Surface:
+def _surface_at(path: str) -> Surface:
     """The surface that words what is wrong with a path: the one that claims most of it.
 
     Where only the general claims to / and /api fit, the path may be misspelt, as /api/v1/workspace
@@ -27246,7 +27279,7 @@ def surface_at(path: str) -> Surface:
     if length > len("/api"):
         return surface
     words = map(_path_word, path.split("/"))
-    surfaces = (surface_words()[word] for word in words if word in surface_words())
+    surfaces = (_surface_words()[word] for word in words if word in _surface_words())
     return next(surfaces, None) or surface
 
 
@@ -27257,7 +27290,7 @@ def _path_word(segment: str) -> str:
 
 
 @functools.cache
-def surface_words() -> dict[str, Surface | None]:
+def _surface_words() -> dict[str, Surface | None]:
     """The words of paths and chapters, each with the surface that has it nearest to its root, or
     None where both have it equally near."""
     depths: dict[str, dict[Surface, int]] = defaultdict(dict)
@@ -27294,7 +27327,7 @@ def collection_names() -> list[str]:
 # --- Clients ------------------------------------------------------------------
 
 
-class ClientResponse(NamedTuple):
+class _ClientResponse(NamedTuple):
     """What an in-process request was answered with."""
 
     status: int
@@ -27346,7 +27379,7 @@ class Client:
         body: bytes | None = None,
         headers: Mapping[str, str] = MappingProxyType({}),
         **query: Any,
-    ) -> ClientResponse:
+    ) -> _ClientResponse:
         """Make a request; `json` is sent as the body, keywords as the query."""
         sent = to_json(json).encode() if body is None and json is not None else body or b""
         environ = wsgi_environment(method, path, urllib.parse.urlencode(query, doseq=True), sent)
@@ -27361,25 +27394,27 @@ class Client:
             if hasattr(chunks, "close"):
                 chunks.close()
         status, pairs = started[0]
-        return ClientResponse(int(status[:3]), {name.lower(): value for name, value in pairs}, data)
+        return _ClientResponse(
+            int(status[:3]), {name.lower(): value for name, value in pairs}, data
+        )
 
-    def get(self, path: str, **query: Any) -> ClientResponse:
+    def get(self, path: str, **query: Any) -> _ClientResponse:
         """GET a path."""
         return self.request("GET", path, **query)
 
-    def post(self, path: str, json: Any = None, **options: Any) -> ClientResponse:
+    def post(self, path: str, json: Any = None, **options: Any) -> _ClientResponse:
         """POST a JSON body to a path."""
         return self.request("POST", path, json=json, **options)
 
-    def patch(self, path: str, json: Any = None, **options: Any) -> ClientResponse:
+    def patch(self, path: str, json: Any = None, **options: Any) -> _ClientResponse:
         """PATCH a path with a JSON body."""
         return self.request("PATCH", path, json=json, **options)
 
-    def put(self, path: str, json: Any = None, **options: Any) -> ClientResponse:
+    def put(self, path: str, json: Any = None, **options: Any) -> _ClientResponse:
         """PUT a JSON body at a path."""
         return self.request("PUT", path, json=json, **options)
 
-    def delete(self, path: str, **options: Any) -> ClientResponse:
+    def delete(self, path: str, **options: Any) -> _ClientResponse:
         """DELETE a path."""
         return self.request("DELETE", path, **options)
 
@@ -27390,11 +27425,11 @@ class Client:
 # command that serves nothing starts sooner without it.
 
 #: Bytes of a body that are read before it is known who sends it, and that stay in memory.
-INLINE_BODY = 65_536
+_INLINE_BODY = 65_536
 #: Bytes that the head of a request may have, and lines.
-HEAD_BYTES, HEAD_LINES = 65_536, 200
+HEAD_BYTES, _HEAD_LINES = 65_536, 200
 #: Bytes that the control lines of a body in chunks may have: of one chunk, and of the trailer.
-CHUNK_LINE, TRAILER = 1024, 16_384
+_CHUNK_LINE, _TRAILER = 1024, 16_384
 
 #: The state of a body that the application wants, beside those of BODY_STATE.
 ADMITTED = "admitted"
@@ -27417,7 +27452,7 @@ class Spool:
         from waitress.buffers import OverflowableBuffer
 
         self.folder, self.limit, self.used = storage_folder(settings), settings.spool_limit, 0
-        self.buffer_class = over(SpooledBuffer, OverflowableBuffer)
+        self.buffer_class = over(_SpooledBuffer, OverflowableBuffer)
         self._lock = threading.Lock()
 
     def reserve(self, size: int, share: int = 1) -> bool:
@@ -27435,12 +27470,12 @@ class Spool:
 
     def buffer(self) -> Any:
         """A buffer that goes to a file when it outgrows what stays in memory."""
-        buffer = self.buffer_class(INLINE_BODY)
+        buffer = self.buffer_class(_INLINE_BODY)
         buffer.folder = self.folder
         return buffer
 
 
-class SpooledBuffer:
+class _SpooledBuffer:
     """Over waitress's OverflowableBuffer: its file lies in the folder of the spool."""
 
     def _set_large_buffer(self) -> None:
@@ -27456,7 +27491,7 @@ class RequestParser:
     """Over waitress's parser: decides at the end of a head what becomes of the body."""
 
     state = ""
-    limit = INLINE_BODY
+    limit = _INLINE_BODY
     reserved, share = 0, 4
 
     def __init__(self, adjustments: Any, settings: Settings, spool: Spool):
@@ -27483,8 +27518,8 @@ class RequestParser:
         """Parse a head; refuse one whose length or host can be read in two ways (RFC 9112)."""
         from waitress.parser import ParsingError
 
-        if header_plus.count(b"\n") > HEAD_LINES:
-            raise ParsingError(f"The head has more than {HEAD_LINES} lines")
+        if header_plus.count(b"\n") > _HEAD_LINES:
+            raise ParsingError(f"The head has more than {_HEAD_LINES} lines")
         try:
             super().parse_header(header_plus)
         except ValueError:
@@ -27509,7 +27544,7 @@ class RequestParser:
             self.limit = getattr(self.settings, operation.limit)
         if self.content_length > self.limit:
             self.end(OVERSIZED)
-        elif self.chunked or self.expect_continue or self.content_length > INLINE_BODY:
+        elif self.chunked or self.expect_continue or self.content_length > _INLINE_BODY:
             self.state, self.body_rcv.buf = AWAITED, self.spool.buffer()
             # Who shows no credentials cannot fill it alone.
             is_known = "AUTHORIZATION" in self.headers or "X_API_KEY" in self.headers
@@ -27523,15 +27558,15 @@ class RequestParser:
         receiver, size = self.body_rcv, len(self.body_rcv)
         overhead = self.body_bytes_received - size
         if (
-            len(receiver.control_line) > CHUNK_LINE
-            or len(receiver.trailer) > TRAILER
-            or overhead > size + TRAILER
+            len(receiver.control_line) > _CHUNK_LINE
+            or len(receiver.trailer) > _TRAILER
+            or overhead > size + _TRAILER
         ):
             self.error, self.completed = BadRequest("The chunks are too small"), True
         elif size > self.limit:
             self.headers["CONTENT_LENGTH"] = str(size)
             self.end(OVERSIZED)
-        elif size > max(self.reserved, INLINE_BODY):
+        elif size > max(self.reserved, _INLINE_BODY):
             self.reserve(size - self.reserved)
 
     def reserve(self, size: int) -> None:
@@ -27557,7 +27592,7 @@ class RequestParser:
         self.spool.release(size)
 
 
-class HeadTask:
+class _HeadTask:
     """Over waitress's task: has the application answer a request without its body, and hangs up
     unless it answers that it wants the body."""
 
@@ -27582,7 +27617,7 @@ def task_for(channel: Any, request: Any) -> Any:
     """What answers a request: the application, with its body or by its head alone."""
     from waitress.task import WSGITask
 
-    return (over(HeadTask, WSGITask) if request.state else WSGITask)(channel, request)
+    return (over(_HeadTask, WSGITask) if request.state else WSGITask)(channel, request)
 
 
 # --- Server connections -------------------------------------------------------
@@ -27592,14 +27627,14 @@ ANSWER_MEMORY = 65_536
 #: Bytes that are read again from a buffer at each attempt to send them.
 SENT_AT_ONCE = 262_144
 #: The share of the spool that the answer of one connection may take.
-ANSWER_SHARE = 16
+_ANSWER_SHARE = 16
 #: Seconds for which what a refused client still sends is read, so that it sees the refusal. Linux
 #: copies none of it for that (tcp(7)).
-LINGER, DISCARDED = 2.0, bytearray(1_048_576)
-DISCARD = socket.MSG_TRUNC if sys.platform == "linux" else 0
+_LINGER, _DISCARDED = 2.0, bytearray(1_048_576)
+_DISCARD = socket.MSG_TRUNC if sys.platform == "linux" else 0
 
 
-class AnswerQueue:
+class _AnswerQueue:
     """The half of a channel that sends: over waitress's, no thread waits for a client.
 
     What the client has not taken yet waits in memory and on the spool.
@@ -27631,7 +27666,7 @@ class AnswerQueue:
             self.handle_close()
         elif self.connected and not self.total_outbufs_len:
             self.close_when_flushed, self.unparsed = False, b""
-            self.lingering = time.monotonic() + LINGER
+            self.lingering = time.monotonic() + _LINGER
             with contextlib.suppress(OSError):
                 self.socket.shutdown(socket.SHUT_WR)
 
@@ -27713,7 +27748,7 @@ class AnswerQueue:
         excess = self.total_outbufs_len + size - ANSWER_MEMORY - self.reserved
         if excess <= 0:
             return True
-        if self.reserved + excess > spool.limit // ANSWER_SHARE or not spool.reserve(excess):
+        if self.reserved + excess > spool.limit // _ANSWER_SHARE or not spool.reserve(excess):
             return False
         self.reserved += excess
         return True
@@ -27736,7 +27771,7 @@ class AnswerQueue:
         return flushed
 
 
-class ClientChannel(AnswerQueue):
+class ClientChannel(_AnswerQueue):
     """Over waitress's channel: one request at a time, and a deadline for whatever a client owes.
 
     The next request is read when the answer before it has left.
@@ -27796,7 +27831,7 @@ class ClientChannel(AnswerQueue):
         """Read, or throw away what a refused client still sends."""
         if not self.lingering:
             super().handle_read()
-        elif not self.socket.recv_into(DISCARDED, 0, DISCARD):
+        elif not self.socket.recv_into(_DISCARDED, 0, _DISCARD):
             self.handle_close()
 
     def handle_close(self) -> None:
@@ -27845,7 +27880,7 @@ class ClientChannel(AnswerQueue):
     def is_idle(self) -> bool:
         """Whether nothing is asked over the connection, in the order in which a request passes."""
         return bool(self.lingering) or not (
-            has_input(self.socket)
+            _has_input(self.socket)
             or self.unparsed
             or self.request
             or self.requests
@@ -27853,7 +27888,7 @@ class ClientChannel(AnswerQueue):
         )
 
 
-def has_input(connection: socket.socket) -> bool:
+def _has_input(connection: socket.socket) -> bool:
     """Whether something was sent over a connection that nobody has read yet."""
     try:
         return bool(connection.recv(1, socket.MSG_PEEK))
@@ -27864,7 +27899,7 @@ def has_input(connection: socket.socket) -> bool:
 # --- Turns --------------------------------------------------------------------
 
 
-class Turn:
+class _Turn:
     """One request that a thread answers in the turn of its caller."""
 
     def __init__(self, queue: FairQueue, channel: Any, caller: str):
@@ -27920,12 +27955,12 @@ class FairQueue:
         caller = headers.get("AUTHORIZATION") or headers.get("X_API_KEY") or channel.addr[0]
         self.waiting.setdefault(caller, deque()).append(channel)
 
-    def popleft(self) -> Turn:
+    def popleft(self) -> _Turn:
         """The next request, of the caller whose turn it is."""
         running = self.running
         caller = next(caller for caller in self.waiting if running.get(caller, 0) < self.most)
         channels = self.waiting.pop(caller)
-        turn = Turn(self, channels.popleft(), caller)
+        turn = _Turn(self, channels.popleft(), caller)
         if channels:
             self.waiting[caller] = channels
         running[caller] += 1
@@ -27962,32 +27997,32 @@ class FairQueue:
 # --- Listeners ----------------------------------------------------------------
 
 #: Connections that the system keeps until they are taken in, and that are at one turn of the loop.
-BACKLOG, ACCEPTED_AT_ONCE = 4096, 64
+_BACKLOG, _ACCEPTED_AT_ONCE = 4096, 64
 #: What poll(2) and epoll(7) call it that something can be read, and written.
-IN, OUT = 1, 4
+_IN, _OUT = 1, 4
 #: File descriptors that are left for everything but connections.
-SPARE_DESCRIPTORS = 256
+_SPARE_DESCRIPTORS = 256
 
 
-def descriptors_for(connections: int) -> int:
+def _descriptors_for(connections: int) -> int:
     """How many connections there can be: each may need a file, too. Raises this process's limit."""
     try:
         import resource
     except ImportError:
         return connections
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = 2 * connections + SPARE_DESCRIPTORS
+    needed = 2 * connections + _SPARE_DESCRIPTORS
     if soft != resource.RLIM_INFINITY and soft < needed:
         ceiling = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (ceiling, hard))
             soft = ceiling
         if soft < needed:
-            return max(16, (soft - SPARE_DESCRIPTORS) // 2)
+            return max(16, (soft - _SPARE_DESCRIPTORS) // 2)
     return connections
 
 
-class Loop:
+class _Loop:
     """The half of a listener that waits for all connections at once, in one thread.
 
     waitress's own loop asks every connection at each turn what it waits for; thousands of them
@@ -28008,9 +28043,9 @@ class Loop:
             self.watch(wasyncore.write)
             for descriptor, flags in self.poller.poll(pause):
                 if channel := self._map.get(descriptor):
-                    if flags & IN and not channel.readable():
+                    if flags & _IN and not channel.readable():
                         self.subscribe(channel, exactly=True)
-                        flags &= ~IN
+                        flags &= ~_IN
                     wasyncore.readwrite(channel, flags)
                     self.touched.add(channel)
             if (now := time.monotonic()) >= due:
@@ -28038,10 +28073,10 @@ class Loop:
         """Wait for what a channel waits for, or for more than that: few clients send before they
         have been answered, and who does is noticed then."""
         descriptor = channel._fileno
-        flags = IN if channel.readable() else 0
-        flags |= OUT if channel.writable() else 0
+        flags = _IN if channel.readable() else 0
+        flags |= _OUT if channel.writable() else 0
         before = self.watched.get(descriptor)
-        if before == flags or (before == flags | IN and not exactly):
+        if before == flags or (before == flags | _IN and not exactly):
             return
         (self.poller.register if before is None else self.poller.modify)(descriptor, flags)
         self.watched[descriptor] = flags
@@ -28072,7 +28107,7 @@ class Loop:
                 channel.handle_close()
 
 
-class Lane:
+class _Lane:
     """Over waitress's dispatcher of tasks: the thread that answers one path beside all others."""
 
     def start_new_thread(self, target: Callable, number: int) -> None:
@@ -28081,7 +28116,7 @@ class Lane:
         threading.Thread(target=target, name=name, args=(number,), daemon=True).start()
 
 
-class Listener(Loop):
+class _Listener(_Loop):
     """Over waitress's server: who may connect, how long a client may take, and who answers whom.
 
     What an urgent operation is asked has a thread of its own for each path.
@@ -28094,7 +28129,7 @@ class Listener(Loop):
         from waitress.task import ThreadedTaskDispatcher
 
         self.settings, self.application, self.leave = settings, answer, leave
-        self.spool, self.limit = Spool(settings), descriptors_for(settings.connection_limit)
+        self.spool, self.limit = Spool(settings), _descriptors_for(settings.connection_limit)
         self.sources: Counter[str] = Counter()
         self.touched, self.watched, self.woken = set(), {}, deque()
         self.channel_class = over(ClientChannel, HTTPChannel)
@@ -28105,7 +28140,7 @@ class Listener(Loop):
         self.task_dispatcher.queue = self.queue
         self.lanes = {}
         for path in (operation.path for operation in every_operation() if operation.urgent):
-            self.lanes[path] = over(Lane, ThreadedTaskDispatcher)()
+            self.lanes[path] = over(_Lane, ThreadedTaskDispatcher)()
             self.lanes[path].set_thread_count(1)
 
     def readable(self) -> bool:
@@ -28114,7 +28149,7 @@ class Listener(Loop):
 
     def handle_accept(self) -> None:
         """Take in who has connected."""
-        for _ in range(ACCEPTED_AT_ONCE):
+        for _ in range(_ACCEPTED_AT_ONCE):
             try:
                 accepted = self.accept()
             except OSError:
@@ -28202,7 +28237,7 @@ def create_listener(server_socket: socket.socket, threads: int) -> Any:
     adjustments = Adjustments(
         sockets=[server_socket],
         threads=threads,
-        backlog=BACKLOG,
+        backlog=_BACKLOG,
         max_request_header_size=HEAD_BYTES,
         # The limit of a body is its operation's.
         max_request_body_size=sys.maxsize,
@@ -28213,7 +28248,7 @@ def create_listener(server_socket: socket.socket, threads: int) -> Any:
     # Answers up to this size leave whole, sent by the thread that has the sockets. As an option it
     # is deprecated; a waitress that has it no more takes no notice.
     adjustments.send_bytes = ANSWER_MEMORY
-    return over(Listener, TcpWSGIServer)(
+    return over(_Listener, TcpWSGIServer)(
         None,
         {},
         _sock=server_socket,
@@ -28227,7 +28262,7 @@ def create_listener(server_socket: socket.socket, threads: int) -> Any:
 
 
 @contextlib.contextmanager
-def on_one_processor() -> Iterator[None]:
+def _on_one_processor() -> Iterator[None]:
     """Have the threads that are started meanwhile share one processor, where the system can.
 
     Python runs one of them at a time. To hand a request over, and the interpreter with it, is many
@@ -28249,7 +28284,7 @@ def on_one_processor() -> Iterator[None]:
 
 #: Threads that a server adds at most while others wait for something outside, and how many of them
 #: may wait for the same thing: one workspace's writer, or clients that take no answer.
-REPLACEMENTS, REPLACED = 64, 16
+_REPLACEMENTS, _REPLACED = 64, 16
 
 
 class Server:
@@ -28259,16 +28294,16 @@ class Server:
         self.application, self.grace = application, settings.shutdown_grace
         self.threads, self.absent, self.spare, self.changed_at = settings.threads, 0, 0, 0.0
         self.lock, self.waiting = threading.Lock(), Counter()
-        self.together = on_one_processor if settings.one_processor else contextlib.nullcontext
+        self.together = _on_one_processor if settings.one_processor else contextlib.nullcontext
         with self.together():
-            self.waitress = create_listener(listener(listen), self.threads)
+            self.waitress = create_listener(_listener(listen), self.threads)
             self.waitress.prepare(settings, self.answer, self.leave)
         run = self.waitress.run
         self.thread = threading.Thread(target=run, name="novantra-lite-server", daemon=True)
 
     def answer(self, environ: dict, start_response: Callable) -> Iterable[bytes]:
         """Have the application answer; while that waits for something outside, others may, too."""
-        _leave.set(self.leave)
+        release_on_exit.set(self.leave)
         return self.application(environ, start_response)
 
     @contextlib.contextmanager
@@ -28286,13 +28321,13 @@ class Server:
         """Keep half of the threads for requests that wait for nothing outside."""
         with self.lock:
             if cause is not None:
-                if more > 0 and self.waiting[cause] >= REPLACED:
+                if more > 0 and self.waiting[cause] >= _REPLACED:
                     raise Unavailable(headers={"Retry-After": "1"})
                 self.waiting[cause] += more
                 if not self.waiting[cause]:
                     del self.waiting[cause]
             self.absent += more
-            spare = min(max(0, self.absent - self.threads // 2), REPLACEMENTS)
+            spare = min(max(0, self.absent - self.threads // 2), _REPLACEMENTS)
             # None as soon as the server ends. Threads that were added stay while any other one
             # waits, or a second: they may be needed again at once.
             if spare == self.spare or not self.threads:
@@ -28397,7 +28432,7 @@ def stop_signals() -> Iterator[Callable[[], None]]:
             signal.set_wakeup_fd(before)
 
 
-def listener(listen: str) -> socket.socket:
+def _listener(listen: str) -> socket.socket:
     """A socket on the first address that a host and port stand for; Conflict when it is taken."""
     host, _, port = listen.rpartition(":")
     if not port.isdigit() or int(port) > 65_535:
@@ -28555,8 +28590,8 @@ def verify_workspace(
                 }
             )
             checks = {
-                "The layout": partial(check_layout, connection),
-                "The other tables": check_other_tables,
+                "The layout": partial(_check_layout, connection),
+                "The other tables": _check_other_tables,
             }
             if current.ring:
                 checks |= {"The attachments": check_attachments, "The evidence": check_evidence}
@@ -28649,7 +28684,7 @@ _CHECKED_TABLES = {
 _STORED_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z")
 
 
-def check_other_tables() -> Iterator[str]:
+def _check_other_tables() -> Iterator[str]:
     """Read every row of the tables that the ledger does not prove."""
     for model in all_models():
         if not model.fact and model._meta.table_name not in _CHECKED_TABLES:
@@ -28691,9 +28726,9 @@ def _is_intact(record: Model) -> bool:
     return record.fits_checksum()
 
 
-def check_layout(connection: sqlite3.Connection) -> Iterator[str]:
+def _check_layout(connection: sqlite3.Connection) -> Iterator[str]:
     """Compare the tables, indexes and triggers of a file with those that a fresh one has."""
-    expected, present = fresh_layout(), layout_of(connection)
+    expected, present = _fresh_layout(), _layout_of(connection)
     for type, name in sorted(expected.keys() | present.keys()):
         if (type, name) not in present:
             yield f"The {type} {name} is missing."
@@ -28704,14 +28739,14 @@ def check_layout(connection: sqlite3.Connection) -> Iterator[str]:
 
 
 @functools.cache
-def fresh_layout() -> dict[tuple[str, str], Any]:
+def _fresh_layout() -> dict[tuple[str, str], Any]:
     """What a file holds that was made just now."""
     with contextlib.closing(sqlite3.connect(":memory:")) as fresh:
         fresh.deserialize(new_file(tables_since, MIGRATIONS[-1].version))
-        return layout_of(fresh)
+        return _layout_of(fresh)
 
 
-def layout_of(connection: sqlite3.Connection) -> dict[tuple[str, str], Any]:
+def _layout_of(connection: sqlite3.Connection) -> dict[tuple[str, str], Any]:
     """The SQL of all that a file holds; of a table its columns and constraints, in any order.
 
     A column that a migration added stands in another position of a table's SQL.
@@ -28795,10 +28830,10 @@ def file_bytes(workspace: Workspace) -> int:
 
 
 #: Files up to this size are verified whole by `doctor`, larger ones in their structure.
-DOCTOR_BYTES = 64 << 20
+_DOCTOR_BYTES = 64 << 20
 
 
-def look_over(workspace: Workspace, is_small: bool) -> list[str]:
+def _look_over(workspace: Workspace, is_small: bool) -> list[str]:
     """The faults of a workspace's file: all of them if it is small, else those of its structure."""
     if is_small:
         return verify_workspace(workspace)
@@ -28825,8 +28860,8 @@ def examine(lite: NovantraLite) -> dict:
                 "bytes": size,
                 "layout": connection.execute("PRAGMA user_version").fetchone()[0],
                 "freeDiskBytes": shutil.disk_usage(workspace.file.parent).free,
-                "verified": "whole" if size <= DOCTOR_BYTES else "structure only",
-                "faults": look_over(workspace, size <= DOCTOR_BYTES),
+                "verified": "whole" if size <= _DOCTOR_BYTES else "structure only",
+                "faults": _look_over(workspace, size <= _DOCTOR_BYTES),
             }
         )
     packages = (
@@ -28862,13 +28897,13 @@ def load_demo(lite: NovantraLite) -> None:
 
     def work(current):
         imports: dict[str, Import] = {}
-        for line, (name, row) in enumerate(demo_rows(chance, DEMO_START, new_id), 1):
+        for line, (name, row) in enumerate(demo_rows(chance, _DEMO_START, new_id), 1):
             if name not in imports:
                 imports[name] = Import(lite.collection(name), current, report)
             imports[name].take(line, row)
         if report.refused:
             raise Problem(f"The demo does not fit: {report.faults[0]}.")
-        demo_delivery(current, chance, DEMO_START)
+        demo_delivery(current, chance, _DEMO_START)
         current.events.clear()
 
     write_transaction(workspace, work, actor="console", reason="Demonstration data was loaded.")
@@ -28879,14 +28914,14 @@ def governed() -> list[Resource]:
     return [resource for resource in RESOURCES if resource.collection]
 
 
-DEMO_START = datetime(2026, 6, 1, 8, 0, tzinfo=UTC)
+_DEMO_START = datetime(2026, 6, 1, 8, 0, tzinfo=UTC)
 
 
 # --- Audit records ------------------------------------------------------------
 # The whole audit log, of both surfaces, for whoever watches over it elsewhere.
 
 #: Stands for what was there before where that is kept encrypted, or is never shown.
-WITHHELD = "(withheld)"
+_WITHHELD = "(withheld)"
 
 
 class AuditRecords:
@@ -28986,7 +29021,7 @@ class AuditRecords:
         if document["detail"] is not None:
             detail = document["detail"] = json.loads(document["detail"])
             if "before" in detail:
-                detail["before"] = withhold(document["subjectType"], detail["before"])
+                detail["before"] = _withhold(document["subjectType"], detail["before"])
         return document
 
     def add_events(self, entries: Mapping[str, dict]) -> None:
@@ -29001,7 +29036,7 @@ def audit_records(lite: Install, **filters: Any) -> AuditRecords:
     return AuditRecords(lite.workspace, **filters)
 
 
-def withhold(table: str, before: dict) -> dict:
+def _withhold(table: str, before: dict) -> dict:
     """What a record's members were before, without what is encrypted or never shown."""
     open_members = {
         camel(column.column_name)
@@ -29010,13 +29045,13 @@ def withhold(table: str, before: dict) -> dict:
         for column in model._meta.sorted_fields
         if not (column.sealed or column.hidden)
     }
-    return {name: value if name in open_members else WITHHELD for name, value in before.items()}
+    return {name: value if name in open_members else _WITHHELD for name, value in before.items()}
 
 
 # --- Installs -----------------------------------------------------------------
 
 
-class Workspaces(dict[str, Workspace]):
+class _Workspaces(dict[str, Workspace]):
     """The workspaces of an install that are open, by their slugs."""
 
     def __init__(self):
@@ -29027,7 +29062,7 @@ class Workspaces(dict[str, Workspace]):
     def leave_out(self, slug: str, failure: Exception) -> None:
         """Go on without a workspace that could not be opened."""
         self.failures.append(failure)
-        self.unopened[slug] = why = explain_unopened(failure)
+        self.unopened[slug] = why = _explain_unopened(failure)
         log.error("Workspace %s is not served: %s", slug, why)
 
     def require_any(self) -> None:
@@ -29070,7 +29105,7 @@ class Workspaces(dict[str, Workspace]):
         return self.unopened | {slug: fault for slug, fault in faults.items() if fault}
 
 
-def close_workspace(workspace: Workspace, deadline: float) -> None:
+def _close_workspace(workspace: Workspace, deadline: float) -> None:
     """Write down what is kept in memory, and close a workspace."""
     try:
         is_free, journal = workspace.leases.end(deadline), workspace.journal
@@ -29124,7 +29159,7 @@ class Install:
         self.limits = RateLimits(self.settings)
         self.bell = threading.Event()
         self._collections: dict[str, Collection] = {}
-        self.workspaces = Workspaces()
+        self.workspaces = _Workspaces()
         self.is_closed, self._ending = False, threading.RLock()
         read_trusted_keys(self.settings)
         networks = allowed_networks(self.settings)
@@ -29236,7 +29271,7 @@ class Install:
             self.vault.close()
             self.rego.close()
             for workspace in self.workspaces.opened():
-                close_workspace(workspace, deadline)
+                _close_workspace(workspace, deadline)
             self.workspaces.clear()
 
     def __enter__(self) -> Install:
@@ -29246,7 +29281,7 @@ class Install:
         self.close()
 
 
-def explain_unopened(failure: Exception) -> str:
+def _explain_unopened(failure: Exception) -> str:
     """A sentence about a workspace that could not be opened."""
     if isinstance(failure, Problem):
         return str(failure)
@@ -29467,7 +29502,7 @@ th, td { padding: .35rem 1rem .35rem 0; text-align: left; vertical-align: top; f
 @media print { nav, .skip { display: none } body { display: block } pre { white-space: pre-wrap }
   .operation::details-content { content-visibility: visible } li, tr, pre { break-inside: avoid } }
 """
-REFERENCE_SCRIPT = """"use strict";
+_REFERENCE_SCRIPT = """"use strict";
 const byId = id => document.getElementById(decodeURIComponent(id)), input = byId("filter-text");
 const all = selector => document.querySelectorAll(selector), wide = matchMedia("(width >= 60rem)");
 const operations = all(".operation"), isMethod = /^(get|put|post|patch|delete)$/;
@@ -29495,14 +29530,14 @@ const fold = () => { byId("tag-list").open = wide.matches; }; byId("filter-box")
 input.addEventListener("input", filter); wide.addEventListener("change", fold);
 addEventListener("hashchange", reveal); fold(); filter(); reveal();
 """
-SCRIPT_HASH = base64.b64encode(hashlib.sha256(REFERENCE_SCRIPT.encode()).digest()).decode()
-REFERENCE_CSP = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{SCRIPT_HASH}'"
-FACTS = ("const", "default", "minLength", "maxLength", "minimum", "maximum", "maxItems", "pattern")
-SAMPLES = {"integer": 1, "number": 1, "boolean": True, "object": {}, "map": {}, "array": []}
-SAMPLES |= {"uuid": "00000000-0000-4000-8000-000000000000", "date-time": "2026-01-31T09:00:00Z"}
+_SCRIPT_HASH = base64.b64encode(hashlib.sha256(_REFERENCE_SCRIPT.encode()).digest()).decode()
+REFERENCE_CSP = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{_SCRIPT_HASH}'"
+_FACTS = ("const", "default", "minLength", "maxLength", "minimum", "maximum", "maxItems", "pattern")
+_SAMPLES = {"integer": 1, "number": 1, "boolean": True, "object": {}, "map": {}, "array": []}
+_SAMPLES |= {"uuid": "00000000-0000-4000-8000-000000000000", "date-time": "2026-01-31T09:00:00Z"}
 
 
-def prose(text: str) -> str:
+def _prose(text: str) -> str:
     """Plain text as paragraphs, with code in backticks."""
     text = re.sub(r"`([^`\n]+)`", r"<code>\1</code>", escape(text.strip()))
     return "".join(f"<p>{block}</p>" for block in re.split(r"\n\s*\n", text) if block)
@@ -29547,7 +29582,7 @@ class ReferencePage:
         """What is said of a value besides its type: its description, choices and limits."""
         schema = self.fold(node)
         choices = [c for s in (node, *schema["parts"]) for c in self.fold(s).get("enum", [])]
-        notes = {"one of": choices} | {key: [schema[key]] for key in FACTS if key in schema}
+        notes = {"one of": choices} | {key: [schema[key]] for key in _FACTS if key in schema}
         if schema.get("pattern") == VISIBLE:
             # What almost every text has to hold is said in short.
             notes["pattern"] = [r"\S"]
@@ -29555,7 +29590,7 @@ class ReferencePage:
         for key, values in notes.items():
             texts = [v if isinstance(v, str) else json.dumps(v) for v in values if v is not None]
             facts += f"; {key} <code>{escape(', '.join(texts))}</code>" * bool(texts)
-        text = prose(description or schema.get("description", ""))
+        text = _prose(description or schema.get("description", ""))
         return text + f'<p class="facts">{facts[2:]}</p>' * bool(facts)
 
     def members(self, node: object, above: tuple = ()) -> str:
@@ -29585,7 +29620,7 @@ class ReferencePage:
         if schema["parts"] and not type.startswith("map"):
             value = self.sample(schema["parts"][0], name, depth + 1)
             return [value] if type.startswith("array") else value
-        return "@file" if "contentMediaType" in schema else SAMPLES.get(type.split()[0], name)
+        return "@file" if "contentMediaType" in schema else _SAMPLES.get(type.split()[0], name)
 
     def curl(self, method: str, path: str, operation: dict) -> str:
         """A shell command that performs the operation, given $URL and $TOKEN."""
@@ -29632,7 +29667,7 @@ class ReferencePage:
                 blocks += f'<div class="members {title.split()[0].lower()}">{members}</div>'
         return f"""<details class="operation"><summary><h3><b class="{method}">{method.upper()}</b>
 <code>{steps}</code> <span>{escape(operation.get("summary", ""))}</span></h3></summary>
-<div class="body" id="{name}"><div class="about">{prose(operation.get("description", ""))}
+<div class="body" id="{name}"><div class="about">{_prose(operation.get("description", ""))}
 <p class="facts"><a href="#{name}">{name}</a>, scope <code>{scope}</code>{setting}</p></div>
 {table * bool(rows)}{blocks}<h4>Statuses</h4><div class="members"><ul>
 {"".join(f"<li><code>{escape(s)}</code> {escape(answers[s]['description'])}" for s in answers)}
@@ -29644,7 +29679,7 @@ def reference_page(document: dict) -> str:
     """The whole reference as one HTML page, to be served under REFERENCE_CSP."""
     page, info = ReferencePage(document), document["info"]
     token = links = sections = ""
-    tags = {tag["name"]: [prose(tag.get("description", ""))] for tag in document.get("tags", [])}
+    tags = {tag["name"]: [_prose(tag.get("description", ""))] for tag in document.get("tags", [])}
     for path, item in document["paths"].items():
         for method, operation in item.items():
             printed = tags.setdefault(operation["tags"][0], [""])
@@ -29671,8 +29706,8 @@ def reference_page(document: dict) -> str:
 <p>The id and secret of a service account give the bearer token that other requests carry.</p>
 <pre><code>export URL=http://127.0.0.1:8080
 export TOKEN=$({token} | sed -E 's/.*"access_token": *"([^"]+)".*/\\1/')</code></pre></section>
-<section id="conventions"><h2>Conventions</h2>{prose(info.get("description", ""))}</section>
-{sections}</main><script>{REFERENCE_SCRIPT}</script></body></html>"""
+<section id="conventions"><h2>Conventions</h2>{_prose(info.get("description", ""))}</section>
+{sections}</main><script>{_REFERENCE_SCRIPT}</script></body></html>"""
 
 
 # --- Documents ----------------------------------------------------------------
@@ -29719,7 +29754,7 @@ def operations_table() -> str:
 # --- OpenAPI ------------------------------------------------------------------
 
 
-API_DESCRIPTION = """\
+_API_DESCRIPTION = """\
 Requests and answers are JSON in UTF-8. Get a token with `POST /api/v1/auth/token` and send it as \
 `Authorization: Bearer …`; it is good for 15 minutes. The Factstore surface also takes API keys, \
 as `X-Api-Key: …`, `Authorization: ApiKey …` or `Authorization: Bearer …`.
@@ -29739,9 +29774,9 @@ Lists of the Novantra surface are cut into pages, newest first: pass `nextCursor
 Every answer carries `X-Request-Id` and the four `X-RateLimit-…` headers."""
 
 
-REFUSALS = (400, 401, 403, 404, 405, 429, 500, 503)
-WRITE_REFUSALS = (409, 413, 415, 422)
-ANSWER_HEADERS = {
+_REFUSALS = (400, 401, 403, 404, 405, 429, 500, 503)
+_WRITE_REFUSALS = (409, 413, 415, 422)
+_ANSWER_HEADERS = {
     "X-Request-Id": {"type": "string", "pattern": "^req_"},
     "X-RateLimit-Limit": {"type": "integer"},
     "X-RateLimit-Remaining": {"type": "integer", "minimum": 0},
@@ -29758,19 +29793,19 @@ def openapi_document() -> dict:
         if resource.model:
             schemas[resource.schema_name] = describe_model(resource.model, resource.without)
     for operation in every_operation():
-        schemas |= named_bodies(operation)
-        paths.setdefault(operation.path, {})[operation.method.lower()] = describe_operation(
+        schemas |= _named_bodies(operation)
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _describe_operation(
             operation
         )
     refusals: dict[str, dict] = {}
     for surface in SURFACES:
         schemas[f"{surface.name}Error"] = surface.error_schema
-        refusals |= describe_refusals(surface)
+        refusals |= _describe_refusals(surface)
     components = {
         "schemas": schemas,
         "responses": refusals,
         "headers": {
-            name: {"required": True, "schema": schema} for name, schema in ANSWER_HEADERS.items()
+            name: {"required": True, "schema": schema} for name, schema in _ANSWER_HEADERS.items()
         },
         "securitySchemes": {
             "bearer": {"type": "http", "scheme": "bearer"},
@@ -29780,18 +29815,18 @@ def openapi_document() -> dict:
     tags = dict.fromkeys(operation.resource.tag for operation in every_operation())
     return {
         "openapi": "3.1.0",
-        "info": {"title": "novantra-lite", "version": __version__, "description": API_DESCRIPTION},
+        "info": {"title": "novantra-lite", "version": __version__, "description": _API_DESCRIPTION},
         "tags": [{"name": tag} for tag in tags],
         "security": [{"bearer": []}],
         "paths": paths,
         "webhooks": {
-            event: describe_event(event) for event in (*WEBHOOK_EVENTS, *FACTSTORE_EVENTS)
+            event: _describe_event(event) for event in (*WEBHOOK_EVENTS, *FACTSTORE_EVENTS)
         },
         "components": components,
     }
 
 
-def describe_event(event: str) -> dict:
+def _describe_event(event: str) -> dict:
     """One event as it is posted to an endpoint (Standard Webhooks 1.0)."""
     text = {"type": "string"}
     organization = {
@@ -29826,15 +29861,15 @@ def openapi_json() -> str:
     return json.dumps(openapi_document(), indent=2, ensure_ascii=False)
 
 
-def describe_operation(operation: Operation) -> dict:
+def _describe_operation(operation: Operation) -> dict:
     """One operation as OpenAPI has it."""
     described: dict[str, Any] = {
         "operationId": operation.id,
         "tags": [operation.resource.tag],
         "summary": operation.summary,
         **({"description": operation.description} if operation.description else {}),
-        "parameters": describe_parameters(operation),
-        "responses": describe_answers(operation),
+        "parameters": _describe_parameters(operation),
+        "responses": _describe_answers(operation),
     }
     if operation.scope:
         described["x-scope"] = operation.scope
@@ -29845,10 +29880,10 @@ def describe_operation(operation: Operation) -> dict:
     elif operation.surface.api_keys:
         described["security"] = [{"bearer": []}, {"apiKey": []}]
     if operation.body is not EMPTY:
-        whole = describe_body(operation)
-        content = dict.fromkeys(operation.media, named_or_whole(operation.body, whole))
+        whole = _describe_body(operation)
+        content = dict.fromkeys(operation.media, _named_or_whole(operation.body, whole))
         if operation.form:
-            content[UPLOAD_MEDIA] = named_or_whole(operation.form, operation.form.describe())
+            content[UPLOAD_MEDIA] = _named_or_whole(operation.form, operation.form.describe())
         # An absent body is an empty object, which is fine where nothing is required; where there
         # are several shapes, it is none of them.
         required = "required" in whole or "anyOf" in whole
@@ -29856,27 +29891,27 @@ def describe_operation(operation: Operation) -> dict:
     return described
 
 
-def named_or_whole(schema: Schema, whole: dict) -> dict:
+def _named_or_whole(schema: Schema, whole: dict) -> dict:
     """A body as OpenAPI has it: by the name of its schema, or the schema itself."""
     named = {"$ref": f"#/components/schemas/{schema.name}"}
     return {"schema": named if schema.name else whole}
 
 
-def named_bodies(operation: Operation) -> dict[str, dict]:
+def _named_bodies(operation: Operation) -> dict[str, dict]:
     """The JSON schemas of the bodies of an operation that have a name, by that name."""
-    bodies = {operation.body.name: describe_body(operation)}
+    bodies = {operation.body.name: _describe_body(operation)}
     if operation.form:
         bodies[operation.form.name] = operation.form.describe()
     return {name: schema for name, schema in bodies.items() if name}
 
 
-def describe_body(operation: Operation) -> dict:
+def _describe_body(operation: Operation) -> dict:
     """The JSON schema of an operation's body; a partial one requires nothing."""
     return operation.body.describe(partial=True) if operation.partial else operation.body.describe()
 
 
 #: What is said of parameters that many operations have, unless their schema says it.
-PARAMETERS = {
+_PARAMETERS = {
     "cursor": "nextCursor of the page before; good for 48 hours, with the same filters.",
     "limit": "Records on a page: 50 unless told, 200 at the most; a larger number means 200.",
     "createdAfter": "Only records made after this date or date-time.",
@@ -29887,59 +29922,59 @@ PARAMETERS = {
 }
 
 
-def describe_parameters(operation: Operation) -> list[dict]:
+def _describe_parameters(operation: Operation) -> list[dict]:
     """The parameters in path, query and headers."""
     query = operation.query
-    places = [("path", name, True, PATH_TEXT) for name in re.findall(r"{(\w+)}", operation.path)]
+    places = [("path", name, True, _PATH_TEXT) for name in re.findall(r"{(\w+)}", operation.path)]
     places += [
         ("query", member, member in query.required, field.describe())
         for member, (_, field) in query.members.items()
     ]
     places += [("header", name, False, {"type": "string"}) for name in operation.request_headers]
     if operation.writes and not operation.signed:
-        places.append(("header", "Idempotency-Key", False, IDEMPOTENCY_TEXT))
+        places.append(("header", "Idempotency-Key", False, _IDEMPOTENCY_TEXT))
     if operation.writes:
-        places.append(("header", "X-Dry-Run", False, FLAG_TEXT))
+        places.append(("header", "X-Dry-Run", False, _FLAG_TEXT))
     parameters = []
     for location, name, required, schema in places:
         parameter = {"name": name, "in": location, "required": required, "schema": schema}
-        text = schema.get("description") or PARAMETERS.get(name)
+        text = schema.get("description") or _PARAMETERS.get(name)
         described = {"description": text} if text else {}
         parameters.append(parameter | described)
     return parameters
 
 
-PATH_TEXT = {"type": "string", "minLength": 1}
-IDEMPOTENCY_TEXT = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"}
-FLAG_TEXT = {"type": "string", "enum": ["true", "false"]}
+_PATH_TEXT = {"type": "string", "minLength": 1}
+_IDEMPOTENCY_TEXT = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"}
+_FLAG_TEXT = {"type": "string", "enum": ["true", "false"]}
 
 
-def describe_answers(operation: Operation) -> dict:
+def _describe_answers(operation: Operation) -> dict:
     """The answers that an operation may give, refusals included."""
-    done = describe_answer("Done.", operation.answer, operation.answers_with)
+    done = _describe_answer("Done.", operation.answer, operation.answers_with)
     answers = {str(operation.status): done}
     if operation.writes:
         would = dry_run_member(operation)
         dry_run = {
             "type": "object",
             "required": ["dryRun", would],
-            "properties": {"dryRun": {"const": True}, would: describe_dry_run(operation)},
+            "properties": {"dryRun": {"const": True}, would: _describe_dry_run(operation)},
         }
         both = [operation.answer, dry_run] if operation.status == 200 else [dry_run]
-        answers["200"] = describe_answer("Done, or what a dry run would do.", {"anyOf": both})
+        answers["200"] = _describe_answer("Done, or what a dry run would do.", {"anyOf": both})
     if operation.redirects:
-        answers["302"] = describe_answer("It lies elsewhere; Location says where.", None)
+        answers["302"] = _describe_answer("It lies elsewhere; Location says where.", None)
     reading = () if operation.public else (TooMuch.status,)
-    own = WRITE_REFUSALS if operation.method != "GET" else reading
-    statuses = [*REFUSALS, *own, *operation.refuses]
+    own = _WRITE_REFUSALS if operation.method != "GET" else reading
+    statuses = [*_REFUSALS, *own, *operation.refuses]
     for status in sorted(statuses):
         answers[str(status)] = {"$ref": f"#/components/responses/{operation.surface.name}{status}"}
     for status, schema in operation.others.items():
-        answers[str(status)] = describe_answer(HTTPStatus(status).phrase, schema)
+        answers[str(status)] = _describe_answer(HTTPStatus(status).phrase, schema)
     return answers
 
 
-def describe_dry_run(operation: Operation) -> dict:
+def _describe_dry_run(operation: Operation) -> dict:
     """What a dry run tells: the answer, or the whole record where the answer is brief."""
     if not operation.brief:
         return operation.answer or {}
@@ -29948,9 +29983,9 @@ def describe_dry_run(operation: Operation) -> dict:
     return operation.surface.record_schema(Named("", whole))
 
 
-def describe_answer(meaning: str, schema: dict | None, media: str = "application/json") -> dict:
+def _describe_answer(meaning: str, schema: dict | None, media: str = "application/json") -> dict:
     """One answer: what it means, the headers that all have, and its body if it has one."""
-    headers = {name: {"$ref": f"#/components/headers/{name}"} for name in ANSWER_HEADERS}
+    headers = {name: {"$ref": f"#/components/headers/{name}"} for name in _ANSWER_HEADERS}
     first, *others = media.split()
     content = {first: {"schema": schema}} | {
         media_type: {"schema": {"type": "string"}} for media_type in others
@@ -29958,47 +29993,47 @@ def describe_answer(meaning: str, schema: dict | None, media: str = "application
     return {"description": meaning, "headers": headers, **({"content": content} if schema else {})}
 
 
-def describe_refusals(surface: Surface) -> dict[str, dict]:
+def _describe_refusals(surface: Surface) -> dict[str, dict]:
     """The refusals of a surface's operations, by name."""
     schema = {"$ref": f"#/components/schemas/{surface.name}Error"}
     own = {status for operation in surface.operations for status in operation.refuses}
     return {
-        f"{surface.name}{status}": describe_answer(HTTPStatus(status).phrase, schema)
-        for status in (*REFUSALS, *WRITE_REFUSALS, *sorted(own))
+        f"{surface.name}{status}": _describe_answer(HTTPStatus(status).phrase, schema)
+        for status in (*_REFUSALS, *_WRITE_REFUSALS, *sorted(own))
     }
 
 
 # --- Service ------------------------------------------------------------------
 
 
-FAULTS = {"type": "array", "items": closed_schema(workspace=TEXT, fault=TEXT)}
+_FAULTS = {"type": "array", "items": closed_schema(workspace=TEXT, fault=TEXT)}
 
 
 @functools.cache
-def compressed(document: bytes) -> bytes:
+def _compressed(document: bytes) -> bytes:
     """A document as gzip."""
     import gzip
 
     return gzip.compress(document, mtime=0)
 
 
-def document_reply(
+def _document_reply(
     context: RequestContext, document: bytes, headers: Mapping[str, str] = MappingProxyType({})
 ) -> Response:
     """Answer with a document that is made once: all answers share its bytes, compressed or not."""
     headers = {"Vary": "Accept-Encoding", **headers}
     accepted = context.request.get_header("Accept-Encoding", default="")
     if re.search(r"(?i)\b(?:x-)?gzip\b(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))", accepted):
-        document, headers["Content-Encoding"] = compressed(document), "gzip"
+        document, headers["Content-Encoding"] = _compressed(document), "gzip"
     headers["Content-Length"] = str(len(document))
     return Response(200, headers=headers, stream=io.BytesIO(document))
 
 
-HEALTH = closed_schema(status={"type": "string", "enum": ["UP", "DOWN"]})
-HEALTH["properties"]["faults"] = FAULTS
+_HEALTH = closed_schema(status={"type": "string", "enum": ["UP", "DOWN"]})
+_HEALTH["properties"]["faults"] = _FAULTS
 
 
-def health_of(lite: Install, up: str, down: str) -> tuple[bool, bytes]:
+def _health_of(lite: Install, up: str, down: str) -> tuple[bool, bytes]:
     """Whether any workspace is as it should be, and a body that names those that are not."""
     faults = lite.workspaces.find_faults()
     is_up = not faults or any(slug not in faults for slug in lite.workspaces)
@@ -30025,11 +30060,11 @@ class Service(Resource, surface=NOVANTRA, tag="Service"):
         "GET /api/health/ready",
         public=True,
         urgent=True,
-        answer={"type": "object", "properties": {"status": {"type": "string"}, "faults": FAULTS}},
+        answer={"type": "object", "properties": {"status": {"type": "string"}, "faults": _FAULTS}},
     )
     def get_readiness(self, context):
         """Tell whether a workspace can be read and written, and which of several cannot."""
-        is_up, body = health_of(context.lite, "ok", "down")
+        is_up, body = _health_of(context.lite, "ok", "down")
         if not is_up:
             faults = " ".join(context.lite.workspaces.find_faults().values())
             raise Unavailable(faults, headers={"Retry-After": "1"})
@@ -30038,7 +30073,7 @@ class Service(Resource, surface=NOVANTRA, tag="Service"):
     @route("GET /api/v1/openapi.json", public=True, answer={"type": "object"})
     def get_openapi(self, context):
         """Get this document."""
-        return document_reply(context, openapi_bytes())
+        return _document_reply(context, _openapi_bytes())
 
     @route("GET /docs", public=True, answer={"type": "string"}, answers_with="text/html")
     def get_reference(self, context):
@@ -30047,7 +30082,7 @@ class Service(Resource, surface=NOVANTRA, tag="Service"):
             "Content-Type": "text/html; charset=utf-8",
             "Content-Security-Policy": REFERENCE_CSP,
         }
-        return document_reply(context, reference_bytes(), headers)
+        return _document_reply(context, _reference_bytes(), headers)
 
     @route("GET /", public=True, status=307)
     def get_root(self, context):
@@ -30055,7 +30090,7 @@ class Service(Resource, surface=NOVANTRA, tag="Service"):
         return Response(307, b"", {"Location": f"{context.request.root_path}/docs"})
 
 
-class WorkspaceMetrics:
+class _WorkspaceMetrics:
     """Tells Prometheus of one workspace, by its name where the install has several."""
 
     def __init__(self, lite: NovantraLite, workspace: Workspace):
@@ -30108,12 +30143,12 @@ class Operations(Resource, surface=FACTSTORE, scope="factstore", tag="Operations
         public=True,
         urgent=True,
         scope="",
-        answer=HEALTH,
-        others={503: HEALTH},
+        answer=_HEALTH,
+        others={503: _HEALTH},
     )
     def tell_health(self, context):
         """Tell whether a workspace can be read and written, and which of several cannot."""
-        is_up, body = health_of(context.lite, "UP", "DOWN")
+        is_up, body = _health_of(context.lite, "UP", "DOWN")
         return Response(200, body) if is_up else Response(503, body, {"Retry-After": "1"})
 
     @route(
@@ -30127,7 +30162,7 @@ class Operations(Resource, surface=FACTSTORE, scope="factstore", tag="Operations
         from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
         registry = CollectorRegistry()
-        registry.register(WorkspaceMetrics(context.lite, context.workspace))
+        registry.register(_WorkspaceMetrics(context.lite, context.workspace))
         ProcessCollector(registry=registry)
         media = "text/plain; version=0.0.4; charset=utf-8"
         return Response(200, generate_latest(registry), {"Content-Type": media})
@@ -30135,7 +30170,7 @@ class Operations(Resource, surface=FACTSTORE, scope="factstore", tag="Operations
     @route("GET /api-docs", id="getApiDocs", public=True, scope="", answer={"type": "object"})
     def get_document(self, context):
         """Get the OpenAPI document."""
-        return document_reply(context, openapi_bytes())
+        return _document_reply(context, _openapi_bytes())
 
     @route("GET /swagger-ui.html", id="getSwaggerUi", public=True, scope="", status=302)
     def go_to_reference(self, context):
@@ -30144,13 +30179,13 @@ class Operations(Resource, surface=FACTSTORE, scope="factstore", tag="Operations
 
 
 @functools.cache
-def openapi_bytes() -> bytes:
+def _openapi_bytes() -> bytes:
     """The OpenAPI document as it is served."""
     return to_json(openapi_document()).encode()
 
 
 @functools.cache
-def reference_bytes() -> bytes:
+def _reference_bytes() -> bytes:
     """The reference page as it is served."""
     return reference_page(openapi_document()).encode()
 
@@ -30258,7 +30293,7 @@ def open_lite(chosen, writes: bool = False) -> NovantraLite:
     return NovantraLite(file, workspaces=directory, **options)
 
 
-def localized(member: str) -> str:
+def _localized(member: str) -> str:
     """The name of a JSON member as people read it: clientId is `Client id`."""
     if not re.fullmatch(r"[a-z]+(?:[A-Z][a-z]+)*", member):
         return member
@@ -30266,30 +30301,30 @@ def localized(member: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-def displayed(value: Any) -> str:
+def _displayed(value: Any) -> str:
     """A JSON value in a few words, on one line."""
     match value:
         case None | "" | [] | ():
             return "-"
         case dict():
-            return ", ".join(f"{name} {displayed(item)}" for name, item in value.items()) or "-"
+            return ", ".join(f"{name} {_displayed(item)}" for name, item in value.items()) or "-"
         case bool():
             return "yes" if value else "no"
         case list() | tuple():
             more = f" and {len(value) - 3} more" if len(value) > 3 else ""
-            return ", ".join(map(displayed, value[:3])) + more
+            return ", ".join(map(_displayed, value[:3])) + more
     return " ".join(str(value).split())
 
 
 def details(data: dict) -> str:
     """Names and values, aligned, one a line; an object inside is set in by two spaces."""
-    width = max(len(localized(name)) for name in data) + 2 if data else 0
+    width = max(len(_localized(name)) for name in data) + 2 if data else 0
     lines = []
     for name, value in data.items():
         if isinstance(value, dict) and value:
-            lines += [localized(name), *(f"  {line}" for line in details(value).splitlines())]
+            lines += [_localized(name), *(f"  {line}" for line in details(value).splitlines())]
         else:
-            lines.append(f"{localized(name):<{width}}{displayed(value)}")
+            lines.append(f"{_localized(name):<{width}}{_displayed(value)}")
     return "\n".join(lines)
 
 
@@ -30297,14 +30332,14 @@ def listing(rows: Iterable[dict], none: str) -> Output:
     """An array to machines, an aligned table to people; without rows, the sentence for that."""
     rows = list(rows)
     names = list(dict.fromkeys(name for row in rows for name in row))
-    cells = [[localized(name) for name in names]]
-    cells += [[displayed(row.get(name)) for name in names] for row in rows]
+    cells = [[_localized(name) for name in names]]
+    cells += [[_displayed(row.get(name)) for name in names] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
     return Output(rows, "\n".join(lines) if rows else none)
 
 
-def secret_output(data: dict) -> Output:
+def _secret_output(data: dict) -> Output:
     """An object that holds a secret, with the word that it is shown this once."""
     return Output(data, f"{details(data)}\n\nKeep the secret now: it is not shown again.")
 
@@ -30332,7 +30367,7 @@ def shows_secret(chosen) -> Callable[[Any], None]:
         if sys.stdout is None:
             raise OSError(errno.EBADF, "standard output is closed, so nothing was made")
         data = credentials_data(result) if isinstance(result, Credentials) else result
-        show_output(secret_output(data), chosen.json)
+        show_output(_secret_output(data), chosen.json)
 
     return show
 
@@ -30350,10 +30385,10 @@ def flush_output() -> None:
 
 # --- Commands: serve ----------------------------------------------------------
 
-DEMO_ACCOUNT = "Demo account"
+_DEMO_ACCOUNT = "Demo account"
 
 
-def listen_address(text: str) -> str:
+def _listen_address(text: str) -> str:
     """Check that a text reads HOST:PORT, with a port of 0 (any free one) to 65535."""
     import argparse
 
@@ -30367,7 +30402,7 @@ def listen_address(text: str) -> str:
     "serve",
     argument("register", nargs="?", metavar="FILE", help="the database file, made if not there"),
     argument("--demo", action="store_true", help="fill an empty workspace with demo data"),
-    setting_argument("--listen", "listen", type=listen_address, metavar="HOST:PORT"),
+    setting_argument("--listen", "listen", type=_listen_address, metavar="HOST:PORT"),
     setting_argument("--threads", "threads", metavar="N"),
     argument(
         "--accept-clock",
@@ -30408,14 +30443,14 @@ def serve_command(lite, chosen) -> None:
         # Only now, since a start that fails must not use up a secret that is shown once.
         def show(data: dict) -> None:
             data = {"url": url, "docs": f"{url}/docs", **data}
-            show_output(Output(data, welcome(data, passing)), chosen.json)
+            show_output(Output(data, _welcome(data, passing)), chosen.json)
 
-        prepare_to_serve(lite, chosen, show)
+        _prepare_to_serve(lite, chosen, show)
 
     lite.serve(lite.settings.listen, ready=announce)
 
 
-def prepare_to_serve(lite, chosen, show: Callable[[dict], None]) -> None:
+def _prepare_to_serve(lite, chosen, show: Callable[[dict], None]) -> None:
     """Load demo data and make accounts as asked, and show what there is to announce of them."""
     if chosen.demo and not lite.workspaces.has_several and not lite.workspaces:
         lite.create_workspace("demo", name="Demo")
@@ -30437,16 +30472,16 @@ def prepare_to_serve(lite, chosen, show: Callable[[dict], None]) -> None:
             log.info("The workspace holds records already; no demo data was added.")
     elif lite.accounts.list():
         return show(facts)
-    name = DEMO_ACCOUNT if chosen.demo else "First account"
+    name = _DEMO_ACCOUNT if chosen.demo else "First account"
     if lite.workspace.path and sys.stdout and sys.stdout.isatty():
-        make_credentials(lite, name, lambda data: show(facts | data))
+        _make_credentials(lite, name, lambda data: show(facts | data))
     else:
         # What a program reads may be used at once, so it is printed after the commit.
-        data = make_credentials(lite, name, lambda data: write_credentials(lite, data))
-        show(facts | announced(lite, data))
+        data = _make_credentials(lite, name, lambda data: _write_credentials(lite, data))
+        show(facts | _announced(lite, data))
 
 
-def make_credentials(lite, name: str, show: Callable[[dict], None]) -> dict:
+def _make_credentials(lite, name: str, show: Callable[[dict], None]) -> dict:
     """Give an account of this name, made where it is missing, a new secret and a new API key.
 
     It has every scope. Both are stored together, once they were shown.
@@ -30465,29 +30500,29 @@ def make_credentials(lite, name: str, show: Callable[[dict], None]) -> dict:
     return lite.accounts.act(f"Credentials of the {name.lower()}.", work, show)
 
 
-def credentials_file(lite) -> Path | None:
+def _credentials_file(lite) -> Path | None:
     """Where new secrets are written down that nobody at a terminal reads; what is printed elsewhere
     ends up in a log. A workspace that ends with the process has no such place, and no need."""
     path = lite.workspace.path
     return path and path.with_name(f"{path.name}.credentials")
 
 
-def write_credentials(lite, data: dict) -> None:
+def _write_credentials(lite, data: dict) -> None:
     """Write new credentials beside the database, for its owner only."""
-    if file := credentials_file(lite):
-        write_private(file, json.dumps(data, indent=2).encode() + b"\n")
+    if file := _credentials_file(lite):
+        _write_private(file, json.dumps(data, indent=2).encode() + b"\n")
 
 
-def announced(lite, data: dict) -> dict:
+def _announced(lite, data: dict) -> dict:
     """What is printed of new credentials: the name of the file that holds the secrets, if any."""
-    file, secrets = credentials_file(lite), ("clientSecret", "apiKey")
+    file, secrets = _credentials_file(lite), ("clientSecret", "apiKey")
     if file is None:
         return data
     shown = {name: value for name, value in data.items() if name not in secrets}
     return {**shown, "credentialsFile": str(file)}
 
 
-def write_private(path: Path, data: bytes) -> None:
+def _write_private(path: Path, data: bytes) -> None:
     """Write a file as a whole, for its owner only, in the place of one that may be there."""
     part = path.with_name(f"{path.name}.part")
     part.unlink(missing_ok=True)
@@ -30503,7 +30538,7 @@ def write_private(path: Path, data: bytes) -> None:
         raise
 
 
-def welcome(data: dict, passing: bool) -> str:
+def _welcome(data: dict, passing: bool) -> str:
     """The block that greets whoever started the server; its curl lines can be pasted."""
     url, id, secret = data["url"], data.get("clientId"), data.get("clientSecret")
     lines = [f"Novantra Lite answers at {url}", ""]
@@ -30532,17 +30567,17 @@ def welcome(data: dict, passing: bool) -> str:
 
 # --- Commands: records --------------------------------------------------------
 
-COLLECTION = argument("collection", metavar="COLLECTION", help="such as assets or findings")
-FORMATS = tuple(ROW_READERS)
-REASON = "for the audit log, 10 to 1000 characters"
+_COLLECTION = argument("collection", metavar="COLLECTION", help="such as assets or findings")
+_FORMATS = tuple(ROW_READERS)
+_REASON = "for the audit log, 10 to 1000 characters"
 
 
 @command(
     "import",
-    COLLECTION,
+    _COLLECTION,
     argument("file", metavar="FILE", help="the file to read; - for standard input"),
-    argument("--format", choices=(*FORMATS, "oscal"), help="default: what FILE's suffix says"),
-    argument("--reason", metavar="TEXT", help=REASON),
+    argument("--format", choices=(*_FORMATS, "oscal"), help="default: what FILE's suffix says"),
+    argument("--reason", metavar="TEXT", help=_REASON),
     argument("--dry-run", action="store_true", help="check every row, store nothing"),
     argument("--all-or-nothing", action="store_true", help="store nothing if a row is refused"),
     argument("--trail", metavar="ID", help="for scans: the trail that was scanned"),
@@ -30567,9 +30602,9 @@ def import_command(lite, chosen) -> Output:
     modes = {"dry_run": chosen.dry_run, "all_or_nothing": chosen.all_or_nothing}
     modes["reason"] = chosen.reason or f"Imported from {name} on the command line."
     if chosen.collection == "scans" or chosen.trail:
-        return scan_output(lite, chosen, source, name, modes["reason"])
+        return _scan_output(lite, chosen, source, name, modes["reason"])
     if chosen.format != "oscal":
-        return report_output(import_rows_of(lite, chosen, source, modes), chosen)
+        return _report_output(_import_rows_of(lite, chosen, source, modes), chosen)
     if chosen.collection != "frameworks" or chosen.dry_run or chosen.all_or_nothing:
         chosen.parser.error("--format oscal is for frameworks, and is all or nothing anyway")
     data = source.read() if chosen.file == "-" else source.read_bytes()
@@ -30580,10 +30615,10 @@ def import_command(lite, chosen) -> Output:
             f" from line {error.lineno} on" if isinstance(error, json.JSONDecodeError) else ""
         )
         raise Invalid(f"The catalog in {name} is not JSON in UTF-8{position}.") from None
-    return report_output(lite.import_oscal(document, reason=modes["reason"]), chosen)
+    return _report_output(lite.import_oscal(document, reason=modes["reason"]), chosen)
 
 
-def scan_output(lite, chosen, source, name: str, reason: str) -> Output:
+def _scan_output(lite, chosen, source, name: str, reason: str) -> Output:
     """Import a scanner's report; what it found, and which thresholds that is over."""
     if chosen.collection != "scans" or not chosen.trail or chosen.format or chosen.all_or_nothing:
         chosen.parser.error("a scan is imported by: import scans FILE --trail ID")
@@ -30600,7 +30635,7 @@ def scan_output(lite, chosen, source, name: str, reason: str) -> Output:
     return Output(scan, "\n".join(lines))
 
 
-def import_rows_of(lite, chosen, source, modes: dict) -> Report:
+def _import_rows_of(lite, chosen, source, modes: dict) -> Report:
     """Import the rows of a file, with a progress bar on a terminal."""
     collection = lite.collection(chosen.collection)
     rows = read_rows(source, chosen.format or "")
@@ -30619,7 +30654,7 @@ def import_rows_of(lite, chosen, source, modes: dict) -> Report:
         raise
 
 
-def report_output(report, chosen) -> Output:
+def _report_output(report, chosen) -> Output:
     """The counts of an import, then a line for each fault."""
     counts = f"{report.created:,} created, {report.updated:,} updated"
     counts += f", {report.unchanged:,} unchanged, {report.refused:,} refused"
@@ -30638,13 +30673,13 @@ def report_output(report, chosen) -> Output:
     return Output(data, "\n".join(lines), 1 if report.refused else 0)
 
 
-def open_private(path: str, flags: int) -> int:
+def _open_private(path: str, flags: int) -> int:
     """Open a file as `open` asks for it; a new one is for its owner only, whatever the umask."""
     return os.open(path, flags, 0o600)
 
 
 @contextlib.contextmanager
-def replacing(file: str) -> Iterator[IO[str]]:
+def _replacing(file: str) -> Iterator[IO[str]]:
     """A text file to write, which takes the place of that of its name once all of it is there.
 
     What is no regular file, such as a pipe, is written to as it stands.
@@ -30655,7 +30690,7 @@ def replacing(file: str) -> Iterator[IO[str]]:
     # Others may read it if they might read what it takes the place of.
     mode = target.stat().st_mode & 0o777 if target.is_file() else 0o600
     try:
-        with open(path, "w", encoding="utf-8", newline="", opener=open_private) as stream:
+        with open(path, "w", encoding="utf-8", newline="", opener=_open_private) as stream:
             if not stays:
                 os.fchmod(stream.fileno(), mode)
             yield stream
@@ -30668,7 +30703,7 @@ def replacing(file: str) -> Iterator[IO[str]]:
 
 
 @contextlib.contextmanager
-def warning_of_formulas(collection: Collection, format: str, safe: bool) -> Iterator[Iterable]:
+def _warning_of_formulas(collection: Collection, format: str, safe: bool) -> Iterator[Iterable]:
     """The records of a collection; says afterwards how many cells of a CSV begin like formulas."""
     cells = 0
 
@@ -30689,9 +30724,9 @@ def warning_of_formulas(collection: Collection, format: str, safe: bool) -> Iter
 
 @command(
     "export",
-    COLLECTION,
+    _COLLECTION,
     argument("file", nargs="?", default="-", metavar="FILE", help="default: standard output"),
-    argument("--format", choices=FORMATS, help="default: what FILE's suffix says, else csv"),
+    argument("--format", choices=_FORMATS, help="default: what FILE's suffix says, else csv"),
     argument("--safe", action="store_true", help="put an apostrophe before cells like formulas"),
     opens="reader",
 )
@@ -30708,18 +30743,18 @@ def export_command(lite, chosen) -> Output | None:
     """
     suffix = Path(chosen.file).suffix[1:].lower()
     format_name = chosen.format or suffix or ("json" if chosen.json else "csv")
-    if format_name not in FORMATS:
+    if format_name not in _FORMATS:
         chosen.parser.error(f"say the format of {chosen.file} with --format")
     collection = lite.collection(chosen.collection)
     if chosen.file == "-":
         if chosen.json and format_name != "json":
             chosen.parser.error(f"--json and --format {format_name} cannot share standard output")
-        with warning_of_formulas(collection, format_name, chosen.safe) as rows:
+        with _warning_of_formulas(collection, format_name, chosen.safe) as rows:
             write_rows(rows, sys.stdout, format_name, collection.columns, chosen.safe)
         return None
     with (
-        warning_of_formulas(collection, format_name, chosen.safe) as rows,
-        replacing(chosen.file) as stream,
+        _warning_of_formulas(collection, format_name, chosen.safe) as rows,
+        _replacing(chosen.file) as stream,
     ):
         count = write_rows(rows, stream, format_name, collection.columns, chosen.safe)
     data = {"collection": chosen.collection, "file": chosen.file, "records": count}
@@ -30728,10 +30763,10 @@ def export_command(lite, chosen) -> Output | None:
 
 @command(
     "set",
-    COLLECTION,
+    _COLLECTION,
     argument("id", metavar="ID", help="the record's id"),
     argument("changes", nargs="+", metavar="field=value", help="a member and its new value"),
-    argument("--reason", required=True, metavar="TEXT", help=REASON),
+    argument("--reason", required=True, metavar="TEXT", help=_REASON),
 )
 def set_command(lite, chosen) -> Output:
     """Change members of one record.
@@ -30747,12 +30782,12 @@ def set_command(lite, chosen) -> Output:
         chosen.parser.error("expected field=value; the id is fixed, the reason goes in --reason")
     collection = lite.collection(chosen.collection)
     record = collection.retrieve(chosen.id)
-    members = {name: value_of(text, record.get(name)) for name, text in changes.items()}
+    members = {name: _value_of(text, record.get(name)) for name, text in changes.items()}
     record = collection.update(chosen.id, reason=chosen.reason, **members)
     return Output(record, details(record))
 
 
-def value_of(text: str, present: Any) -> Any:
+def _value_of(text: str, present: Any) -> Any:
     """The value that a text on the command line stands for, in place of the present one."""
     try:
         return text or None if isinstance(present, str) or not text else json.loads(text)
@@ -30777,18 +30812,18 @@ def attachment_command(lite, chosen) -> Output | None:
     # The name came with an upload: only its last part counts, and it never replaces a file.
     name = re.split(r"[/\\]", facts.get("fileName") or "")[-1].lstrip(".")
     path = chosen.file or name or chosen.id
-    with open(path, "wb" if chosen.file else "xb", opener=open_private) as stream:
+    with open(path, "wb" if chosen.file else "xb", opener=_open_private) as stream:
         stream.write(content)
     return Output({**facts, "file": path}, f"{len(content):,} bytes written to {path}.")
 
 
 # --- Commands: accounts and webhooks ------------------------------------------
 
-ACCOUNT = argument("id", metavar="ID", help="the account's client id")
-ENDPOINT = argument("id", metavar="ID", help="the endpoint's id")
+_ACCOUNT = argument("id", metavar="ID", help="the account's client id")
+_ENDPOINT = argument("id", metavar="ID", help="the endpoint's id")
 SEVERAL = {"action": "extend", "nargs": "+"}
-SCOPE_HELP = "such as governance.findings:write; `all` for every Novantra scope"
-SCOPE = argument("--scope", **SEVERAL, required=True, metavar="S", help=SCOPE_HELP)
+_SCOPE_HELP = "such as governance.findings:write; `all` for every Novantra scope"
+_SCOPE = argument("--scope", **SEVERAL, required=True, metavar="S", help=_SCOPE_HELP)
 
 
 def do_command(manager, chosen) -> Output:
@@ -30801,7 +30836,7 @@ def do_command(manager, chosen) -> Output:
 @command(
     "account create",
     argument("name", metavar="NAME", help="who this is, as the audit log shows it"),
-    SCOPE,
+    _SCOPE,
     argument("--expires", metavar="DATE", help="when it stops working, such as 2027-01-31"),
     argument("--contact", default="", metavar="MAIL", help="who answers for it"),
     opens="new",
@@ -30824,14 +30859,14 @@ def account_list_command(lite, chosen) -> Output:
     return listing(lite.accounts.list(), f"No account yet: see `{PROGRAM} account create --help`.")
 
 
-@command("account rotate", ACCOUNT)
+@command("account rotate", _ACCOUNT)
 def account_rotate_command(lite, chosen) -> None:
     """Give an account a new secret; the old one ends at once."""
     lite.accounts.rotate(chosen.id, show=shows_secret(chosen))
 
 
-@command("account enable", ACCOUNT, help="Let a disabled account in again.")
-@command("account disable", ACCOUNT, help="Shut an account out, at once.")
+@command("account enable", _ACCOUNT, help="Let a disabled account in again.")
+@command("account disable", _ACCOUNT, help="Shut an account out, at once.")
 def account_state_command(lite, chosen) -> Output:
     """Change whether an account is let in."""
     return do_command(lite.accounts, chosen)
@@ -30839,7 +30874,7 @@ def account_state_command(lite, chosen) -> Output:
 
 @command(
     "token",
-    SCOPE,
+    _SCOPE,
     setting_argument("--life", "token_life", metavar="SECONDS"),
     opens="new",
     settings="token_life",
@@ -30872,21 +30907,21 @@ def webhook_list_command(lite, chosen) -> Output:
     return listing(lite.webhooks.list(), f"No endpoint yet: see `{PROGRAM} webhook add --help`.")
 
 
-@command("webhook resume", ENDPOINT, help="Deliver to a paused or disabled endpoint again.")
-@command("webhook pause", ENDPOINT, help="Hold back what is due to an endpoint.")
-@command("webhook remove", ENDPOINT, help="Remove an endpoint; nothing is sent to it any more.")
+@command("webhook resume", _ENDPOINT, help="Deliver to a paused or disabled endpoint again.")
+@command("webhook pause", _ENDPOINT, help="Hold back what is due to an endpoint.")
+@command("webhook remove", _ENDPOINT, help="Remove an endpoint; nothing is sent to it any more.")
 def webhook_state_command(lite, chosen) -> Output:
     """Change whether an endpoint is delivered to."""
     return do_command(lite.webhooks, chosen)
 
 
-@command("webhook rotate", ENDPOINT)
+@command("webhook rotate", _ENDPOINT)
 def webhook_rotate_command(lite, chosen) -> None:
     """Give an endpoint a new secret; for 24 hours both sign."""
     lite.webhooks.rotate(chosen.id, show=shows_secret(chosen))
 
 
-@command("webhook test", ENDPOINT)
+@command("webhook test", _ENDPOINT)
 def webhook_test_command(lite, chosen) -> Output:
     """Send a test event to an endpoint; exit status 1 if that failed."""
     delivery = lite.webhooks.test(chosen.id)
@@ -30922,7 +30957,7 @@ def webhook_redeliver_command(lite, chosen) -> Output:
 
 # --- Commands: install --------------------------------------------------------
 
-REGISTER = argument("register", nargs="?", metavar="FILE", help="the database file")
+_REGISTER = argument("register", nargs="?", metavar="FILE", help="the database file")
 
 
 @command(
@@ -30938,7 +30973,7 @@ def workspace_create_command(lite, chosen) -> Output:
       novantra-lite workspace create hangar-7 --name "Hangar 7" --workspaces /var/lib/novantra
     """
     lite.create_workspace(chosen.slug, name=chosen.name)
-    data = workspace_data(lite.workspaces[chosen.slug])
+    data = _workspace_data(lite.workspaces[chosen.slug])
     return Output(data, details(data))
 
 
@@ -30946,10 +30981,10 @@ def workspace_create_command(lite, chosen) -> Output:
 def workspace_list_command(lite, chosen) -> Output:
     """List the workspaces and their files."""
     none = f"No workspace yet: see `{PROGRAM} workspace create --help`."
-    return listing(map(workspace_data, lite.workspaces.values()), none)
+    return listing(map(_workspace_data, lite.workspaces.values()), none)
 
 
-def workspace_data(workspace) -> dict:
+def _workspace_data(workspace) -> dict:
     """A workspace as JSON members."""
     return {name: str(getattr(workspace, name)) for name in ("slug", "name", "id", "path")}
 
@@ -31023,7 +31058,7 @@ def checkpoint_command(chosen) -> Output:
 
 @command(
     "verify",
-    REGISTER,
+    _REGISTER,
     argument("--checkpoint", metavar="FILE", help="hold the chains against these checkpoints too"),
     argument("--public-key", default="", metavar="KEY", help="the key that must have signed them"),
     opens="reader itself",
@@ -31058,7 +31093,7 @@ def verify_command(chosen) -> Output:
     return Output({"sound": not faults, "faults": faults}, text, 1 if faults else 0)
 
 
-@command("doctor", REGISTER, opens="temporary reader")
+@command("doctor", _REGISTER, opens="temporary reader")
 def doctor_command(lite, chosen) -> Output:
     """Tell versions, settings in force and the state of the file.
 
@@ -31150,7 +31185,7 @@ def document_command(chosen) -> Output:
 # --- Commands: audit ----------------------------------------------------------
 
 
-def print_records(records: Iterable[dict]) -> int:
+def _print_records(records: Iterable[dict]) -> int:
     """Print entries of the audit log, a JSON object a line; the id of the last one, or 0."""
     last = 0
     for record in records:
@@ -31181,10 +31216,10 @@ def audit_tail_command(lite, chosen) -> None:
     if chosen.follow:
         lite.workspace.give_way()
     last = lite.audit().newest() - chosen.lines if chosen.after is None else chosen.after
-    last = print_records(lite.audit(after=max(0, last))) or last
+    last = _print_records(lite.audit(after=max(0, last))) or last
     while chosen.follow:
         time.sleep(0.5)
-        last = print_records(lite.audit(after=last)) or last
+        last = _print_records(lite.audit(after=last)) or last
 
 
 @command(
@@ -31207,26 +31242,26 @@ def audit_export_command(lite, chosen) -> None:
       novantra-lite audit export --from 2026-06-01 --to 2026-06-30 --action finding.created
     """
     filters = {name: getattr(chosen, name) for name in ("since", "until", "actor", "action")}
-    print_records(lite.audit(**filters))
+    _print_records(lite.audit(**filters))
 
 
 # --- Command line -------------------------------------------------------------
 
-GROUPS = {
+_GROUPS = {
     "audit": "The audit log: who did what, when and why, for machines that watch over it.",
     "workspace": "Make and list the workspaces of an install.",
     "account": "Service accounts: who may call, and with which scopes.",
     "webhook": "Where events are sent, and how their deliveries went.",
     "key": "API keys of the Factstore surface, and the keys that encrypt at rest.",
 }
-LOCATION = (
+_LOCATION = (
     argument("--database", metavar="FILE", help="its file; default: NOVANTRA_LITE_DATABASE"),
     argument("--workspaces", metavar="DIR", help="a directory of several workspaces"),
     argument("--workspace", metavar="SLUG", help="which of the several"),
 )
 
 
-def build_parser():
+def _build_parser():
     """The parser of every command, each under the words of its path."""
     import argparse
 
@@ -31240,29 +31275,29 @@ def build_parser():
     for each in COMMANDS.values():
         group, _, name = each.path.rpartition(" ")
         if group not in branches:
-            texts = {"help": GROUPS[group], "description": GROUPS[group]}
+            texts = {"help": _GROUPS[group], "description": _GROUPS[group]}
             branch = branches[""].add_parser(group, **texts, **layout)
             branches[group] = branch.add_subparsers(**branching)
         help = each.help or inspect.getdoc(each.function)
         description, mark, examples = help.partition("Examples:")
         texts = {"help": help.partition("\n")[0], "description": description.rstrip()}
         leaf = branches[group].add_parser(name, **texts, epilog=mark.lower() + examples, **layout)
-        add_arguments(leaf, each)
+        _add_arguments(leaf, each)
     return parser
 
 
-def add_arguments(parser, of: Command) -> None:
+def _add_arguments(parser, of: Command) -> None:
     """Give a command's parser its own arguments, and those that all commands share."""
     parser.set_defaults(command=of, parser=parser)
     for names, options in of.arguments:
         parser.add_argument(*names, **options)
     parser.add_argument("--json", action="store_true", help="print JSON, for machines")
     group = parser.add_argument_group("which workspace") if of.opens else None
-    for names, options in LOCATION if group else ():
+    for names, options in _LOCATION if group else ():
         group.add_argument(*names, **options)
 
 
-def run_command(chosen) -> int:
+def _run_command(chosen) -> int:
     """Run the command that was chosen and print what it says; its exit status."""
     if chosen.command.opens and "itself" not in chosen.command.opens:
         with open_lite(chosen) as lite:
@@ -31275,7 +31310,7 @@ def run_command(chosen) -> int:
     return output.status if output else 0
 
 
-def refuse_command(error: Exception, as_json: bool) -> int:
+def _refuse_command(error: Exception, as_json: bool) -> int:
     """Say in one sentence what went wrong, to people and on request to machines; status 1."""
     if not isinstance(error, Problem | OSError):
         error = explain_file_error(error, "The database file")
@@ -31292,40 +31327,40 @@ def refuse_command(error: Exception, as_json: bool) -> int:
             show_output(Output(data, ""), as_json)
         flush_output()
     except OSError:
-        discard_output()
+        _discard_output()
     return 1
 
 
-def discard_output() -> None:
+def _discard_output() -> None:
     """Let what is left in the buffer go nowhere, or leaving would trip over it again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def answer_arguments(arguments: list[str] | None) -> int:
+def _answer_arguments(arguments: list[str] | None) -> int:
     """Read the command line and run what it asks for, wording what people can act on."""
     try:
-        chosen = build_parser().parse_args(arguments)
+        chosen = _build_parser().parse_args(arguments)
     except SystemExit as stopped:
         flush_output()
         return int(stopped.code or 0)
     try:
-        return run_command(chosen)
+        return _run_command(chosen)
     except BrokenPipeError:
         raise
     except (Problem, OSError, sqlite3.Error, peewee.PeeweeException) as error:
-        return refuse_command(error, chosen.json)
+        return _refuse_command(error, chosen.json)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 if it went well, 1 if not, 2 if misused, 130 at Ctrl-C."""
     try:
-        return answer_arguments(arguments)
+        return _answer_arguments(arguments)
     except SystemExit as misused:
         return int(misused.code or 0)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        discard_output()
+        _discard_output()
         return 141
 
 

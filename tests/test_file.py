@@ -82,6 +82,43 @@ def read_names(node, own=frozenset()):
                 yield from read_names(child, names)
 
 
+def annotation_names(tree):
+    """Every name that an annotation reads, with its line."""
+    for node in ast.walk(tree):
+        for field in ("annotation", "returns"):
+            if annotation := getattr(node, field, None):
+                names = (child for child in ast.walk(annotation) if isinstance(child, ast.Name))
+                yield from ((name.id, name.lineno) for name in names)
+
+
+def names_in_tests():
+    """Every name that an example or a test imports; in a test an inner name is a debt."""
+    folders = ROOT / "tests", ROOT / "examples"
+    texts = [path.read_text() for folder in folders for path in folder.rglob("*.py")]
+    imports = re.findall(r"^from novantra_lite import (\([^)]*\)|.*)$", "\n".join(texts), re.M)
+    dotted = re.findall(r"novantra_lite[.\", ]+(\w+)", "\n".join(texts))
+    return {name for text in [*imports, *dotted] for name in re.findall(r"\w+", text)}
+
+
+def is_declaration(name):
+    """Return whether the kernel reads a definition: models, resources, problems, and what is
+    registered by a decorator, such as commands."""
+    thing = getattr(novantra_lite, name, None)
+    bases = novantra_lite.Model, novantra_lite.Resource, novantra_lite.Problem
+    return (inspect.isclass(thing) and issubclass(thing, bases)) or name in registered_names()
+
+
+@functools.cache
+def registered_names():
+    """The functions that a decorator registers under a name: commands, and functions in SQL."""
+    return {
+        node.name
+        for node in tree().body
+        if isinstance(node, ast.FunctionDef)
+        if re.search("command|sql_function", " ".join(map(ast.unparse, node.decorator_list)))
+    }
+
+
 def test_a_section_reads_only_itself_and_what_stands_above():
     defined = dict(defined_names(tree()))
 
@@ -92,6 +129,26 @@ def test_a_section_reads_only_itself_and_what_stands_above():
     ]
 
     assert downward == []
+
+
+def test_what_only_its_own_section_uses_starts_with_an_underscore():
+    defined, used = dict(defined_names(tree())), {}
+    for name, line in [*read_names(tree()), *annotation_names(tree())]:
+        used.setdefault(name, set()).add(section_at(line))
+    imported = set(novantra_lite.__all__) | names_in_tests()
+
+    def is_private(name):
+        return used.get(name, set()) <= {section_at(defined[name])}
+
+    wrong = {
+        name
+        for name in defined
+        if not name.startswith("__") and section_at(defined[name])
+        if is_private(name) is not name.startswith("_")
+        if name not in imported and not is_declaration(name)
+    }
+
+    assert sorted(wrong) == []
 
 
 def test_the_contents_name_every_part_and_section_in_order():

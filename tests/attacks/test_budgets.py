@@ -294,7 +294,7 @@ def test_what_a_policy_would_be_given_is_bounded(lite, factstore):
 
     assert (refused.status, refused.json["message"]) == (
         422,
-        "The input with the records that it names is over the limit of 1000000 bytes.",
+        "The input and the records that it names exceed the limit of 1000000 bytes.",
     )
 
 

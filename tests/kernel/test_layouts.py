@@ -42,7 +42,7 @@ GROWN = {
     '"display_name asset_key", "{asset_key}, {asset_kind}"': (
         '"title asset_key", "{asset_key}, {asset_kind}"'
     ),
-    'title="{display_name}", details="asset_kind': 'title="{asset_title}", told="asset_kind',
+    'title="{display_name}", details="asset_kind': 'title="{asset_title}", details="asset_kind',
     "MIGRATIONS = (\n": "MIGRATIONS = (\n    Migration(8, 'Assets have a serial number'),\n",
 }
 
