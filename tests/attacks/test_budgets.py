@@ -95,7 +95,7 @@ def test_a_page_of_a_long_list_is_what_stands_there(factstore, many):
 
 
 def test_values_too_large_to_be_joined_come_one_by_one(factstore, many, monkeypatch):
-    monkeypatch.setattr(novantra_lite, "VALUE_BYTES", 20_000)
+    monkeypatch.setattr(novantra_lite, "_VALUE_BYTES", 20_000)
 
     page = factstore.get(TRAILS, page=0, size=100)
     report = factstore.get(REPORT)
@@ -122,7 +122,7 @@ def test_a_list_over_the_limit_is_refused_with_advice(clock):
 
 def test_a_report_over_the_limit_is_refused_with_advice(lite, factstore, many, monkeypatch):
     copy_record(lite, Trail, many[0], map(numbered, range(5000, 5200)), status="NON_COMPLIANT")
-    monkeypatch.setattr(novantra_lite, "VALUE_BYTES", 20_000)
+    monkeypatch.setattr(novantra_lite, "_VALUE_BYTES", 20_000)
 
     refused = factstore.get(REPORT)
 
