@@ -4833,7 +4833,7 @@ FINAL_REFUSALS = (409, 422)
 
 class Idempotency:
     """One write's Idempotency-Key: bound to principal, method and path; the body's SHA-256 tells
-    a repeat from another request (decision 8 of the contract)."""
+    a repeat from another request."""
 
     def __init__(self, context: RequestContext):
         key = context.request.get_header("Idempotency-Key")
@@ -6001,7 +6001,7 @@ class Event(Model):
         return self.checksum in (None, expected)
 
 
-#: Seconds to wait before each further attempt (decision 16 of the contract).
+#: Seconds to wait before each further attempt: about two days in all.
 _RETRY_STEPS = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
 _JITTER = 0.2
 _GIVE_UP_AFTER = 120 * 3600
@@ -11795,7 +11795,7 @@ class NotificationErrand(OutboxMessage):
     """A notification on its way to the channel of a rule."""
 
     since, lane = 4, "rule"
-    #: What the notes say of the waits before the second and the third attempt.
+    #: Seconds to wait before the second and the third attempt.
     steps, jitter = (2, 4), 0
 
     id = PrefixedId("ntf")
@@ -12466,8 +12466,8 @@ def update_trail_status(trail: Trail) -> None:
 
 _CI_CONTEXT = "X-Factstore-CI-Context"
 _CI_MEMBERS = ("gitCommitSha", "gitBranch", "buildUrl")
-#: The names of each CI system, and what its environment says of a build, in the order of
-#: CI_MEMBERS (section 3 of the delivery notes).
+#: The names of each CI system, and where its environment variables name a build, in the order of
+#: `_CI_MEMBERS`.
 _CI_SYSTEMS = {
     name: templates
     for names, *templates in (
@@ -18991,7 +18991,7 @@ def objections_in(answers: Sequence[dict]) -> list[str]:
     """Why the answers of the deciding rules come to a denial; nothing where they allow.
 
     Whatever denies wins. Every rule named `allow` must be true, and there must be one: where none
-    is defined, nothing is allowed (decision 26 of the contract).
+    is defined, nothing is allowed.
     """
     denying = [answer for answer in answers if answer["rule"] != "allow"]
     reasons = [reason for answer in denying for reason in _reasons_of(answer.get("value"))]
@@ -21271,7 +21271,7 @@ class SecurityScans(
 # What regulators ask of deliveries: controls, and the evidence that each of them wants to see.
 
 
-#: The frameworks that every workspace knows (section 3 of the governance notes): name, version and
+#: The frameworks that every workspace knows: name, version and
 #: description, then the id, title and evidence types of each control.
 _KNOWN_FRAMEWORKS = (
     (
@@ -23033,7 +23033,7 @@ class WebhookDeliveries(
 
 
 # --- Incoming events ----------------------------------------------------------
-# What a webhook tells, and what follows for a trail: the table in section 6 of the notes.
+# What each event of a source host or CI system does to a trail.
 
 #: The principal of a webhook is this and the id of the config whose secret signed it.
 _WEBHOOK_ACTOR = "webhook:"

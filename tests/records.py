@@ -10,7 +10,7 @@ import re
 import threading
 
 from conftest import NOON, WHY
-from forms import FORM, form, part
+from multipart import FORM, form, part
 
 DIGEST = "sha256:" + "a" * 64
 #: SHA-256 of the text `abc` (FIPS 180-2, appendix B.1).

@@ -7,7 +7,7 @@ import random
 
 import pytest
 from conftest import WHY, Clock
-from looking import audit, events, ledger, tables
+from stored import audit, events, ledger, tables
 
 from novantra_lite import (
     Conflict,

@@ -7,9 +7,9 @@ from urllib.parse import urlencode
 
 import pytest
 from conftest import NOON, WHY, Clock
-from forms import FORM, form, part
-from looking import tables
+from multipart import FORM, form, part
 from records import DIGEST, DOCUMENT, FILE, REGO, Records, other_services
+from stored import tables
 
 import novantra_lite
 from novantra_lite import FACTSTORE, NOVANTRA, NovantraLite, every_operation

@@ -12,7 +12,7 @@ from datetime import datetime
 import pytest
 import standardwebhooks
 from conftest import NOON, WHY, Clock
-from looking import stored_bytes
+from stored import stored_bytes
 
 from novantra_lite import (
     EvidenceClaim,

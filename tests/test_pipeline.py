@@ -10,7 +10,7 @@ import tarfile
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from forms import FORM, form, part, upload
+from multipart import FORM, form, part, upload
 
 from novantra_lite import NovantraLite
 

@@ -1,4 +1,4 @@
-"""Several workspaces in one install: nothing of one is of any use in another (decision 3)."""
+"""Several workspaces in one install: nothing of one is of any use in another."""
 
 import base64
 import json
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import pytest
 from conftest import NOON, WHY, Clock
-from looking import audit
 from records import Records, other_services
+from stored import audit
 
 from novantra_lite import (
     EMPTY,

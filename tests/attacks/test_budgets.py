@@ -6,9 +6,9 @@ import time
 import urllib.request
 
 import pytest
-from forms import FORM, form, part
-from looking import ledger
+from multipart import FORM, form, part
 from records import AUTHOR, COMMIT, DIGEST, IMAGE
+from stored import ledger
 
 import novantra_lite
 from novantra_lite import (

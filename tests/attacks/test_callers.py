@@ -7,7 +7,7 @@ import threading
 
 import pytest
 from conftest import Clock
-from looking import stored_bytes
+from stored import stored_bytes
 
 from novantra_lite import FACTSTORE_SCOPES, Client, NovantraLite, RateLimits
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 from conftest import WHY
 from factstore.trails import evidence_path, make_attestation, make_trail
-from forms import FORM, form, part
+from multipart import FORM, form, part
 
 from novantra_lite import FACTSTORE_SCOPES, NovantraLite, novantra_scopes
 

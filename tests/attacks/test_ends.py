@@ -15,7 +15,7 @@ import time
 import pytest
 from conftest import WHY
 from factstore.trails import evidence_path, make_attestation, make_trail
-from forms import upload
+from multipart import upload
 from processes import PROGRAM, Receiver, serving
 
 from novantra_lite import (

@@ -5,7 +5,7 @@ import contextlib
 import re
 from urllib.parse import parse_qs, urlsplit
 
-from factstore.neighbours import neighbour
+from factstore.servers import neighbour
 
 USER, TOKEN = "robot@acme.example", "ATATT-0123-Secret"
 

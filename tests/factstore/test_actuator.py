@@ -6,8 +6,8 @@ import urllib.request
 
 import pytest
 from conftest import NOON, Clock
-from looking import audit, ledger
 from prometheus_client.parser import text_string_to_metric_families
+from stored import audit, ledger
 
 import novantra_lite
 from novantra_lite import FACTSTORE_SCOPES, NovantraLite, Trail, record_scan

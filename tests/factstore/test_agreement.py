@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from forms import upload
+from multipart import upload
 
 from factstore.trails import evidence_path
 

@@ -1,9 +1,9 @@
-"""API keys made and ended through the API: section 7 of the governance notes, decision 19."""
+"""API keys made and ended through the API."""
 
 import random
 
 import pytest
-from looking import audit, ledger, stored_bytes, tables
+from stored import audit, ledger, stored_bytes, tables
 
 from novantra_lite import NovantraLite
 

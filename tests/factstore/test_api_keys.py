@@ -1,9 +1,9 @@
-"""API keys of the Factstore surface: decisions 18 and 19."""
+"""API keys of the Factstore surface."""
 
 import random
 
 import pytest
-from looking import audit, stored_bytes
+from stored import audit, stored_bytes
 
 from novantra_lite import FACTSTORE_SCOPES, Invalid, NotFound, NovantraLite
 

@@ -1,7 +1,7 @@
-"""Approvals and the decisions on them: section 9 of the delivery notes."""
+"""Approvals and the decisions on them."""
 
 import pytest
-from looking import audit, events, ledger, tables
+from stored import audit, events, ledger, tables
 
 from novantra_lite import Attestation, Client, NovantraLite, write_transaction
 

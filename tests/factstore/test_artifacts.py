@@ -1,9 +1,9 @@
-"""Artifacts as trails report them: section 4 of the delivery notes."""
+"""Artifacts as trails report them."""
 
 import json
 
 import pytest
-from looking import audit, events, ledger, tables
+from stored import audit, events, ledger, tables
 
 import novantra_lite
 from novantra_lite import Approval, Artifact, Attestation, AuditEvent, Flow, Trail

@@ -1,9 +1,9 @@
-"""Assertions: section 6 of the delivery notes."""
+"""Assertions."""
 
 import json
 
 import pytest
-from looking import audit, events, tables
+from stored import audit, events, tables
 
 from novantra_lite import (
     Approval,

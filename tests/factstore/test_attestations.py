@@ -1,13 +1,13 @@
-"""Attestations in both versions: section 5 of the delivery notes, decisions 20 and 21."""
+"""Attestations in both versions."""
 
 import random
 import threading
 
 import pytest
-from forms import upload
-from looking import audit, events, ledger, tables
+from multipart import upload
+from stored import audit, events, ledger, tables
 
-from factstore.delivering import begin_trail, happenings, status_of
+from factstore.pipelines import begin_trail, happenings, status_of
 from factstore.trails import evidence_path
 from novantra_lite import FACTSTORE_SCOPES, NovantraLite
 

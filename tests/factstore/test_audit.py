@@ -1,4 +1,4 @@
-"""The audit log: section 2 of the notes on operations. Its pages against plain counting, and
+"""The audit log. Its pages against plain counting, and
 what happens where."""
 
 import itertools
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from factstore.delivering import begin_trail, happenings
+from factstore.pipelines import begin_trail, happenings
 from novantra_lite import FACTSTORE_SCOPES, AuditEvent, NovantraLite, write_transaction
 
 ONE = "sha256:" + "1" * 64

@@ -1,4 +1,4 @@
-"""Audit packages: section 11 of the notes."""
+"""Audit packages."""
 
 import contextlib
 import gzip
@@ -11,9 +11,9 @@ import tracemalloc
 from urllib.parse import urlsplit
 
 import pytest
-from forms import upload
-from kernel.inside import tamper
-from looking import tables
+from kernel.rawfile import tamper
+from multipart import upload
+from stored import tables
 
 from factstore.trails import evidence_path, make, make_attestation, make_trail
 from novantra_lite import (

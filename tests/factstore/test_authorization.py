@@ -5,7 +5,7 @@ import re
 
 import pytest
 from conftest import Clock
-from looking import tables
+from stored import tables
 
 from novantra_lite import FACTSTORE, FACTSTORE_SCOPES, Client, NovantraLite, novantra_scopes
 

@@ -1,7 +1,7 @@
-"""Mappings, assessments and the chain of custody: sections 3 and 4 of the governance notes."""
+"""Mappings, assessments and the chain of custody."""
 
 import pytest
-from looking import audit, ledger, tables
+from stored import audit, ledger, tables
 
 from novantra_lite import Artifact, BuildProvenance, EvidenceFile, Flow
 

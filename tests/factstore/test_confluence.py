@@ -1,4 +1,4 @@
-"""Confluence: section 8 of the operations notes, decision 14.
+"""Confluence.
 
 Confluence is a real server on this machine.
 """
@@ -6,9 +6,9 @@ Confluence is a real server on this machine.
 import base64
 
 import pytest
-from looking import audit, events, ledger, stored_bytes, tables
+from stored import audit, events, ledger, stored_bytes, tables
 
-from factstore.neighbours import LOOPBACK, neighbour
+from factstore.servers import LOOPBACK, neighbour
 from novantra_lite import NovantraLite
 
 CONFLUENCE = "/api/v1/integrations/confluence"

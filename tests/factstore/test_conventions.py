@@ -1,4 +1,4 @@
-"""What every answer of the Factstore surface has in common: section 1 of the delivery notes."""
+"""What every answer of the Factstore surface has in common."""
 
 import random
 

@@ -1,7 +1,7 @@
-"""Baselines, drift and the allow-list: sections 7.4 and 7.5 of the delivery notes."""
+"""Baselines, drift and the allow-list."""
 
 import pytest
-from looking import audit, events, ledger, tables
+from stored import audit, events, ledger, tables
 
 from novantra_lite import EnvironmentSnapshot
 

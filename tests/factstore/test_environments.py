@@ -1,13 +1,13 @@
-"""Environments and their snapshots: sections 7.1 to 7.3 of the delivery notes."""
+"""Environments and their snapshots."""
 
 import random
 import threading
 import time
 
 import pytest
-from looking import audit, events, ledger, tables
+from stored import audit, events, ledger, tables
 
-from factstore.delivering import begin_trail
+from factstore.pipelines import begin_trail
 from novantra_lite import (
     FACTSTORE_SCOPES,
     Artifact,

@@ -1,11 +1,11 @@
-"""Coverage, bulk collection, gaps and the evidence summary: section 5 of the delivery notes."""
+"""Coverage, bulk collection, gaps and the evidence summary."""
 
 import json
 
 import pytest
-from looking import audit, events, ledger, tables
+from stored import audit, events, ledger, tables
 
-from factstore.delivering import another_trail, begin_trail, happenings, status_of
+from factstore.pipelines import another_trail, begin_trail, happenings, status_of
 
 COLLECT = "/api/v1/evidence/collect"
 GAPS = "/api/v1/evidence/gaps"

@@ -1,4 +1,4 @@
-"""Evidence files: section 5 of the delivery notes, and what keeps the bytes what they were."""
+"""Evidence files, and what keeps the bytes what they were."""
 
 import contextlib
 import hashlib
@@ -9,9 +9,9 @@ import tracemalloc
 from urllib.parse import urlsplit
 
 import pytest
-from forms import FORM, form, part, upload
-from kernel.inside import rows, tamper
-from looking import audit, events, ledger, stored_bytes, tables
+from kernel.rawfile import rows, tamper
+from multipart import FORM, form, part, upload
+from stored import audit, events, ledger, stored_bytes, tables
 
 from factstore.trails import evidence_path, make, make_attestation, make_trail
 from novantra_lite import EVIDENCE, Attestation, Client, EvidenceFile

@@ -4,8 +4,8 @@ import json
 import time
 
 import pytest
-from forms import FORM, form, part, upload
-from looking import audit, events, ledger
+from multipart import FORM, form, part, upload
+from stored import audit, events, ledger
 
 from factstore.trails import evidence_path, make_attestation, make_trail
 from novantra_lite import Attestation, Trail

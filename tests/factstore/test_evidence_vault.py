@@ -1,9 +1,9 @@
-"""The evidence vault on the built-in store: section 9 of the governance notes, decision 28."""
+"""The evidence vault on the built-in store."""
 
 import json
 
 import pytest
-from looking import audit, events, ledger, stored_bytes, tables
+from stored import audit, events, ledger, stored_bytes, tables
 
 from novantra_lite import NovantraLite, VaultDocument
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from forms import FORM, form, part, upload
+from multipart import FORM, form, part, upload
 
 import novantra_lite
 from factstore.trails import evidence_path, make_attestation, make_trail

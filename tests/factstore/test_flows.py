@@ -1,9 +1,9 @@
-"""Flows and their security thresholds: section 2 of the delivery notes."""
+"""Flows and their security thresholds."""
 
 import random
 
 import pytest
-from looking import audit, events, ledger, tables
+from stored import audit, events, ledger, tables
 
 from novantra_lite import NovantraLite
 
@@ -366,7 +366,7 @@ def test_a_threshold_is_a_number_of_32_bits(factstore, flow, value):
 
 
 def test_a_number_may_be_sent_as_text(factstore, flow):
-    """As clients of the Factstore surface do (section 0 of the governance notes)."""
+    """As clients of the Factstore surface do."""
     path = f"{FLOWS}/{flow['id']}/security-thresholds"
 
     made = factstore.post(path, {"maxHigh": "3", "maxLow": 4})

@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from looking import audit, events, ledger, tables
+from stored import audit, events, ledger, tables
 
 FLOWS, FLOWS_V2 = "/api/v1/flows", "/api/v2/flows"
 NOON = "2026-06-01T12:00:00.000000Z"

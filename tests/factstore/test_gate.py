@@ -1,11 +1,11 @@
-"""Deployment policies and the gate: section 10 of the delivery notes, and decision 25."""
+"""Deployment policies and the gate."""
 
 import itertools
 import json
 
 import jsonschema
 import pytest
-from looking import audit, events, ledger, tables
+from stored import audit, events, ledger, tables
 
 from novantra_lite import (
     FACTSTORE_SCOPES,

@@ -1,4 +1,4 @@
-"""The evidence vault on HashiCorp Vault: section 9 of the governance notes, decision 28."""
+"""The evidence vault on HashiCorp Vault."""
 
 import contextlib
 import json
@@ -8,7 +8,7 @@ import sys
 from http.client import HTTPConnection
 
 import pytest
-from looking import audit, events, ledger, tables
+from stored import audit, events, ledger, tables
 
 from factstore.vaults import ROLE, SECRET, TOKEN, running_vault
 from novantra_lite import Client, Invalid, NovantraLite

@@ -1,10 +1,10 @@
-"""The templates that the product brings along: section 11 of the notes, decision 32."""
+"""The templates that the product brings along."""
 
 import pytest
 import yaml
-from looking import audit, ledger, tables
+from stored import audit, ledger, tables
 
-from factstore.delivering import another_trail, status_of
+from factstore.pipelines import another_trail, status_of
 from novantra_lite import read_template
 
 HUB = "/api/v1/hub/templates"

@@ -1,4 +1,4 @@
-"""Identity tokens of CI systems, recorded as attestations: section 5 of the delivery notes."""
+"""Identity tokens of CI systems, recorded as attestations."""
 
 import base64
 import json
@@ -7,9 +7,9 @@ import random
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from looking import audit, events, ledger, stored_bytes, tables
+from stored import audit, events, ledger, stored_bytes, tables
 
-from factstore.delivering import begin_trail, happenings, status_of
+from factstore.pipelines import begin_trail, happenings, status_of
 from novantra_lite import FACTSTORE_SCOPES, HttpResponse, Invalid, NovantraLite
 
 OIDC = "/api/v2/attestations/oidc"

@@ -1,4 +1,4 @@
-"""Webhooks that CI systems send: section 6 of the notes, decisions 6, 8, 18 and 30."""
+"""Webhooks that CI systems send."""
 
 import contextlib
 import hashlib
@@ -11,9 +11,9 @@ import urllib.parse
 
 import pytest
 from conftest import Clock
-from looking import audit, events, ledger, stored_bytes, tables
+from stored import audit, events, ledger, stored_bytes, tables
 
-from factstore.delivering import another_trail, happenings, status_of
+from factstore.pipelines import another_trail, happenings, status_of
 from novantra_lite import FACTSTORE_SCOPES, NovantraLite
 
 CONFIGS = "/api/v1/webhook-configs"

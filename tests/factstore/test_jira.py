@@ -1,4 +1,4 @@
-"""Jira: section 8 of the operations notes, decisions 7, 8 and 14.
+"""Jira.
 
 Jira is a real server on this machine.
 """
@@ -11,13 +11,13 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from kernel.inside import until
-from looking import audit, events, ledger, stored_bytes, tables
+from kernel.rawfile import until
 from processes import call, connect
+from stored import audit, events, ledger, stored_bytes, tables
 
-from factstore.delivering import another_trail, begin_trail
 from factstore.jira import TOKEN, USER, running_jira
-from factstore.neighbours import LOOPBACK, neighbour
+from factstore.pipelines import another_trail, begin_trail
+from factstore.servers import LOOPBACK, neighbour
 from novantra_lite import (
     AuditEntry,
     HttpResponse,

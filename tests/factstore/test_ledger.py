@@ -1,12 +1,12 @@
-"""The ledger: section 9 of the operations notes, over real entries in the file."""
+"""The ledger, over real entries in the file."""
 
 import hashlib
 import random
 
 import pytest
 from conftest import WHY
-from kernel.inside import rows, tamper
-from looking import audit, ledger, tables
+from kernel.rawfile import rows, tamper
+from stored import audit, ledger, tables
 
 from novantra_lite import NovantraLite, record_uuid
 

@@ -1,9 +1,9 @@
-"""Logical environments and their merged snapshots: section 8 of the delivery notes."""
+"""Logical environments and their merged snapshots."""
 
 import pytest
-from looking import audit, events, ledger, tables
+from stored import audit, events, ledger, tables
 
-from factstore.delivering import begin_trail
+from factstore.pipelines import begin_trail
 
 ONE = "sha256:" + "1" * 64
 LOGICAL = "/api/v1/logical-environments"

@@ -1,7 +1,7 @@
-"""Service accounts of the Factstore surface: section 7 of the governance notes, decision 19."""
+"""Service accounts of the Factstore surface."""
 
 import pytest
-from looking import audit, events, ledger, tables
+from stored import audit, events, ledger, tables
 
 ACCOUNTS = "/api/v1/service-accounts"
 NOON = "2026-06-01T12:00:00.000000Z"

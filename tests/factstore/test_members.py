@@ -1,7 +1,7 @@
-"""Members of organisations: section 6 of the governance notes, decisions 19 and 23."""
+"""Members of organisations."""
 
 import pytest
-from looking import audit, events, ledger, tables
+from stored import audit, events, ledger, tables
 
 from novantra_lite import FACTSTORE_SCOPES, Client
 

@@ -1,4 +1,4 @@
-"""Notification rules and their deliveries: section 5 of the notes on operations."""
+"""Notification rules and their deliveries."""
 
 import datetime
 import ipaddress
@@ -11,10 +11,18 @@ from conftest import Clock
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from looking import audit, ledger, stored_bytes, tables
+from stored import audit, ledger, stored_bytes, tables
 
-from factstore.channels import NEAR, NOTIFICATIONS, RULES, add_rule, deliveries, receiver, shown
-from factstore.delivering import begin_trail
+from factstore.notification_servers import (
+    NEAR,
+    NOTIFICATIONS,
+    RULES,
+    add_rule,
+    deliveries,
+    receiver,
+    shown,
+)
+from factstore.pipelines import begin_trail
 from novantra_lite import FACTSTORE_SCOPES, AuditEntry, NovantraLite
 
 NOON = "2026-06-01T12:00:00.000000Z"

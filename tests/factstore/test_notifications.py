@@ -1,13 +1,13 @@
-"""Notifications inside the product, and the happenings that raise them: decision 30."""
+"""Notifications inside the product, and the happenings that raise them."""
 
 import json
 
 import pytest
-from forms import upload
-from looking import audit, tables
+from multipart import upload
+from stored import audit, tables
 
-from factstore.channels import NOTIFICATIONS, add_rule, deliveries, shown
-from factstore.delivering import begin_trail
+from factstore.notification_servers import NOTIFICATIONS, add_rule, deliveries, shown
+from factstore.pipelines import begin_trail
 from factstore.trails import evidence_path, make_attestation
 from novantra_lite import Conflict, Trail, record_attestation, write_transaction
 

@@ -1,8 +1,8 @@
-"""Organisations: section 5 of the governance notes, and decisions 7, 8, 18 to 23."""
+"""Organisations."""
 
 import pytest
 from conftest import WHY
-from looking import audit, events, ledger, tables
+from stored import audit, events, ledger, tables
 
 from novantra_lite import Client, Invalid
 

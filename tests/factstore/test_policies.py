@@ -1,7 +1,7 @@
-"""Policies and their attachments: section 11 of the delivery notes."""
+"""Policies and their attachments."""
 
 import pytest
-from looking import audit, events, ledger, tables
+from stored import audit, events, ledger, tables
 
 from novantra_lite import Environment, PolicyModule, write_transaction
 

@@ -10,10 +10,10 @@ import threading
 import zipfile
 
 import pytest
-from forms import FORM, form, part
-from looking import audit, ledger, tables
+from multipart import FORM, form, part
+from stored import audit, ledger, tables
 
-from factstore.delivering import another_trail, begin_trail, happenings
+from factstore.pipelines import another_trail, begin_trail, happenings
 from novantra_lite import (
     Artifact,
     NovantraLite,

@@ -1,4 +1,4 @@
-"""Build provenance and its signatures: section 4 of the delivery notes, decision 25."""
+"""Build provenance and its signatures."""
 
 import base64
 import json
@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
-from looking import audit, events, ledger, tables
+from stored import audit, events, ledger, tables
 
 import novantra_lite
 from novantra_lite import (

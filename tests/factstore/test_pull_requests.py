@@ -1,4 +1,4 @@
-"""Attestations of pull requests: section 5 of the delivery notes, decisions 8, 10, 21 and 24.
+"""Attestations of pull requests.
 
 The source hosts are real servers on this machine that speak as the providers' references say.
 """
@@ -13,7 +13,7 @@ import time
 
 import pytest
 from conftest import Clock
-from looking import audit, events, ledger, tables
+from stored import audit, events, ledger, tables
 
 import novantra_lite
 from novantra_lite import Attestation, AuditEvent, Flow, NovantraLite, Trail, Transport

@@ -66,7 +66,7 @@ allow if input.environment == "qa"
 """
 
 
-#: Without a rule named allow nothing is allowed (decision 26): these allow what they do not deny.
+#: Without a rule named allow nothing is allowed: these allow what they do not deny.
 def old_deny(condition):
     return f'package p\nallow = true\ndeny[msg] {{\n  {condition}\n  msg := "no"\n}}\n'
 

@@ -1,7 +1,7 @@
 """Regulatory frameworks, their controls, and the frameworks that every workspace knows."""
 
 import pytest
-from looking import audit, ledger, tables
+from stored import audit, ledger, tables
 
 from novantra_lite import NovantraLite
 

@@ -1,8 +1,8 @@
-"""Reports: how trails comply, and the export of one; section 4 of the operations notes."""
+"""Reports: how trails comply, and the export of one."""
 
 import pytest
-from forms import upload
-from looking import tables
+from multipart import upload
+from stored import tables
 
 import novantra_lite
 from novantra_lite import Artifact, BuildProvenance, Flow, Trail

@@ -5,8 +5,8 @@ import json
 import time
 
 import pytest
-from forms import upload
-from looking import tables
+from multipart import upload
+from stored import tables
 
 from factstore.trails import evidence_path, make_attestation, make_trail
 from novantra_lite import Attestation, NovantraLite, Problem, Trail

@@ -1,4 +1,4 @@
-"""Search: section 3 of the notes, and what it finds beyond trails and artifacts."""
+"""Search, and what it finds beyond trails and artifacts."""
 
 import json
 import random

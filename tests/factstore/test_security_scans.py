@@ -1,9 +1,9 @@
-"""Security scans and their thresholds: section 2 of the governance notes."""
+"""Security scans and their thresholds."""
 
 import json
 
 import pytest
-from looking import audit, events, ledger, tables
+from stored import audit, events, ledger, tables
 
 from factstore.trails import make_trail
 from novantra_lite import Trail

@@ -1,4 +1,4 @@
-"""Single sign-on: section 8 of the governance notes, decision 27.
+"""Single sign-on.
 
 The flow runs against a real OpenID provider; a hostile one says what a real one never would.
 """
@@ -21,7 +21,7 @@ import jwt
 import pytest
 from conftest import Clock
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from looking import audit, events, ledger, stored_bytes, tables
+from stored import audit, events, ledger, stored_bytes, tables
 
 import novantra_lite
 from novantra_lite import (

@@ -1,4 +1,4 @@
-"""Slack: section 7 of the operations notes, decisions 8, 14 and 30.
+"""Slack.
 
 Slack itself is a real server on this machine, and its requests are signed by the tests.
 """
@@ -12,10 +12,10 @@ from urllib.parse import urlencode
 
 import pytest
 from conftest import Clock
-from looking import audit, events, ledger, stored_bytes, tables
+from stored import audit, events, ledger, stored_bytes, tables
 
-from factstore.delivering import begin_trail, happenings
-from factstore.neighbours import LOOPBACK, neighbour
+from factstore.pipelines import begin_trail, happenings
+from factstore.servers import LOOPBACK, neighbour
 from novantra_lite import (
     FACTSTORE_SCOPES,
     Artifact,

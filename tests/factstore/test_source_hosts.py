@@ -1,7 +1,7 @@
-"""Integrations with source hosts: section 5 of the governance notes, decisions 14, 19 and 23."""
+"""Integrations with source hosts."""
 
 import pytest
-from looking import audit, events, ledger, stored_bytes, tables
+from stored import audit, events, ledger, stored_bytes, tables
 
 import novantra_lite
 from novantra_lite import Invalid, NovantraLite

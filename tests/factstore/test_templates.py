@@ -1,11 +1,11 @@
-"""Templates, their conditions and patterns, and a trail's status: sections 3 and 6 of the notes."""
+"""Templates, their conditions and patterns, and a trail's status."""
 
 import re
 import time
 
 import pytest
 import yaml
-from looking import audit, events, tables
+from stored import audit, events, tables
 
 from novantra_lite import (
     TEMPLATE_SIZE,

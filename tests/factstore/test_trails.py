@@ -1,9 +1,9 @@
-"""Trails in both versions, and what goes with a flow: section 3 of the delivery notes."""
+"""Trails in both versions, and what goes with a flow."""
 
 import json
 
 import pytest
-from looking import audit, events, ledger, tables
+from stored import audit, events, ledger, tables
 
 from novantra_lite import Approval, Artifact, Attestation, AuditEvent, Trail, write_transaction
 

@@ -1,7 +1,7 @@
-"""Users: section 6 of the governance notes, decision 19."""
+"""Users."""
 
 import pytest
-from looking import audit, events, ledger, tables
+from stored import audit, events, ledger, tables
 
 USERS = "/api/v1/users"
 NOON = "2026-06-01T12:00:00.000000Z"

@@ -5,8 +5,8 @@ import sqlite3
 
 import pytest
 from conftest import WHY
-from inside import FINDING, FINDINGS, audit, rows, tamper
-from looking import stored_bytes
+from rawfile import FINDING, FINDINGS, audit, rows, tamper
+from stored import stored_bytes
 
 from novantra_lite import AuditEntry, Client, Endpoint, NovantraLite, write_transaction
 

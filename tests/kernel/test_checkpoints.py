@@ -17,7 +17,7 @@ import stat
 import pytest
 from conftest import WHY
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from inside import audit, rows
+from rawfile import audit, rows
 
 from novantra_lite import Checkpoint, Invalid, NoteKey, NovantraLite, main, restore
 

@@ -2,7 +2,7 @@
 
 import pytest
 from conftest import WHY
-from inside import FINDING, FINDINGS, counts, rows
+from rawfile import FINDING, FINDINGS, counts, rows
 
 from novantra_lite import Client, NovantraLite
 

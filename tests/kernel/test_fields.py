@@ -4,7 +4,7 @@ import re
 import sqlite3
 
 import pytest
-from inside import FINDING, FINDINGS, rows
+from rawfile import FINDING, FINDINGS, rows
 
 import novantra_lite
 from novantra_lite import (

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 from conftest import Clock
-from inside import FINDING, FINDINGS, counts, rows, until
+from rawfile import FINDING, FINDINGS, counts, rows, until
 
 from novantra_lite import Client, NovantraLite, ServiceAccount, write_transaction
 

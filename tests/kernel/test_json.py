@@ -1,7 +1,7 @@
 """JSON: what no record may hold is refused before anybody looks at it."""
 
 import pytest
-from inside import FINDINGS, counts
+from rawfile import FINDINGS, counts
 
 from novantra_lite import Invalid, read_json, to_json
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 from conftest import WHY
-from inside import audit, rows, tamper
+from rawfile import audit, rows, tamper
 
 from novantra_lite import Generator, KeyRing, NovantraLite, Unavailable
 

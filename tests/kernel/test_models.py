@@ -5,8 +5,8 @@ import random
 
 import pytest
 from conftest import WHY, Clock
-from inside import audit, counts, rows
-from looking import stored_bytes
+from rawfile import audit, counts, rows
+from stored import stored_bytes
 
 from novantra_lite import (
     NOVANTRA,

@@ -2,7 +2,7 @@
 
 import pytest
 from conftest import WHY
-from inside import FINDING, FINDINGS, rows
+from rawfile import FINDING, FINDINGS, rows
 
 from novantra_lite import Invalid, emit, write_transaction
 

@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 from conftest import WHY
-from inside import FINDING, FINDINGS
+from rawfile import FINDING, FINDINGS
 
 from novantra_lite import NovantraLite
 

@@ -4,8 +4,8 @@ import contextlib
 
 import pytest
 from conftest import Clock
-from inside import FINDING, FINDINGS, counts
-from looking import audit
+from rawfile import FINDING, FINDINGS, counts
+from stored import audit
 
 from novantra_lite import Client, Invalid, NovantraLite
 

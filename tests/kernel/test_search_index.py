@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from inside import rows, tamper, until
+from rawfile import rows, tamper, until
 
 import novantra_lite
 from novantra_lite import (

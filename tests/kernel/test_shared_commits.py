@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from conftest import WHY
-from inside import FINDING, FINDINGS, counts, rows
+from rawfile import FINDING, FINDINGS, counts, rows
 
 from novantra_lite import NovantraLite, Server, write_transaction
 

@@ -8,8 +8,8 @@ import sqlite3
 import pytest
 from conftest import WHY
 from factstore.trails import evidence_path, make_attestation, make_trail
-from forms import upload
-from inside import rows, tamper
+from multipart import upload
+from rawfile import rows, tamper
 
 from novantra_lite import NovantraLite, main
 

@@ -1,8 +1,8 @@
 """Principals and tokens: an account's state counts at every request, not at the token's expiry."""
 
 import pytest
-from inside import FINDING, FINDINGS, audit, rows
-from looking import stored_bytes
+from rawfile import FINDING, FINDINGS, audit, rows
+from stored import stored_bytes
 
 from novantra_lite import Client, NovantraLite, ServiceAccount
 

@@ -9,9 +9,9 @@ import json
 
 import pytest
 from factstore.trails import evidence_path, make_attestation, make_trail
-from forms import BOUNDARY, FORM, form, part, upload
-from inside import rows
-from looking import tables
+from multipart import BOUNDARY, FORM, form, part, upload
+from rawfile import rows
+from stored import tables
 
 import novantra_lite
 from novantra_lite import Client, Invalid, NovantraLite, SizeLimitedStream, TooLarge, read_upload

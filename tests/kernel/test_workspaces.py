@@ -9,7 +9,7 @@ import threading
 
 import pytest
 from conftest import WHY
-from inside import FINDING, FINDINGS, audit, counts, rows, until
+from rawfile import FINDING, FINDINGS, audit, counts, rows, until
 
 from novantra_lite import (
     Client,

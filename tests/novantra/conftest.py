@@ -2,7 +2,7 @@
 
 import pytest
 
-pytest.register_assert_rewrite("novantra.reading")
+pytest.register_assert_rewrite("novantra.retrieval")
 
 
 def pytest_generate_tests(metafunc):

@@ -1,12 +1,12 @@
-"""Assessments: section 15 of the contract."""
+"""Assessments."""
 
 from typing import ClassVar
 
 import pytest
 from conftest import WHY
-from looking import audit, events
+from stored import audit, events
 
-from novantra.reading import Retrieved, make
+from novantra.retrieval import Retrieved, make
 from novantra_lite import Unprocessable
 
 

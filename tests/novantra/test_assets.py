@@ -1,11 +1,11 @@
-"""Assets: section 21 of the contract."""
+"""Assets."""
 
 from typing import ClassVar
 from urllib.parse import quote
 
 import pytest
 
-from novantra.reading import Listed, Retrieved, make
+from novantra.retrieval import Listed, Retrieved, make
 
 ASSETS = "/api/v1/assets"
 

@@ -1,4 +1,4 @@
-"""Authentication: section 2 of the contract, and decisions 9, 13 and 15."""
+"""Authentication."""
 
 import base64
 import json
@@ -7,7 +7,7 @@ import urllib.parse
 
 import pytest
 from conftest import NOON
-from looking import audit, stored_bytes
+from stored import audit, stored_bytes
 
 from novantra_lite import Client, NovantraLite
 

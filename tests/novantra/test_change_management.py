@@ -1,8 +1,8 @@
-"""Change management: section 23 of the contract."""
+"""Change management."""
 
 from typing import ClassVar
 
-from novantra.reading import Listed, Retrieved
+from novantra.retrieval import Listed, Retrieved
 
 CHANGES = "/api/v1/change-management"
 SCOPE = "change-management:read"

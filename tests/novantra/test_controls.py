@@ -1,8 +1,8 @@
-"""Controls: section 12 of the contract."""
+"""Controls."""
 
 from typing import ClassVar
 
-from novantra.reading import Retrieved
+from novantra.retrieval import Retrieved
 
 
 class TestControls(Retrieved):

@@ -1,4 +1,4 @@
-"""Evidence: section 14 of the contract, and decision 14."""
+"""Evidence."""
 
 import base64
 import random
@@ -6,9 +6,9 @@ from typing import ClassVar
 
 import pytest
 from conftest import WHY
-from looking import audit, events, ledger, stored_bytes
+from stored import audit, events, ledger, stored_bytes
 
-from novantra.reading import Retrieved, make
+from novantra.retrieval import Retrieved, make
 from novantra_lite import NotFound, NovantraLite, Unprocessable, novantra_scopes
 
 EVIDENCE = "/api/v1/governance/evidence"

@@ -1,8 +1,8 @@
-"""Exceptions: section 17 of the contract."""
+"""Exceptions."""
 
 from typing import ClassVar
 
-from novantra.reading import Retrieved
+from novantra.retrieval import Retrieved
 
 
 class TestExceptions(Retrieved):

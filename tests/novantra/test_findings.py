@@ -1,13 +1,13 @@
-"""Findings: section 16 of the contract, and decisions 7, 8 and 11."""
+"""Findings."""
 
 import random
 from typing import ClassVar
 
 import pytest
 from conftest import WHY
-from looking import audit, events, ledger, stored_bytes, tables
+from stored import audit, events, ledger, stored_bytes, tables
 
-from novantra.reading import Retrieved, make
+from novantra.retrieval import Retrieved, make
 from novantra_lite import NovantraLite, novantra_scopes
 
 FINDINGS = "/api/v1/governance/findings"

@@ -1,10 +1,10 @@
-"""Frameworks: section 11 of the contract."""
+"""Frameworks."""
 
 from typing import ClassVar
 
 import pytest
 
-from novantra.reading import Listed, Retrieved, make
+from novantra.retrieval import Listed, Retrieved, make
 
 FRAMEWORKS = "/api/v1/governance/frameworks"
 

@@ -1,11 +1,11 @@
-"""Indicators: section 19 of the contract."""
+"""Indicators."""
 
 from typing import ClassVar
 
 import pytest
 from conftest import WHY
 
-from novantra.reading import Listed, Retrieved, make
+from novantra.retrieval import Listed, Retrieved, make
 from novantra_lite import Invalid
 
 INDICATORS = "/api/v1/governance/indicators"

@@ -1,10 +1,10 @@
-"""Monitoring: section 18 of the contract."""
+"""Monitoring."""
 
 from typing import ClassVar
 
 import pytest
 
-from novantra.reading import Listed, Retrieved, make
+from novantra.retrieval import Listed, Retrieved, make
 
 MONITORING = "/api/v1/governance/monitoring"
 

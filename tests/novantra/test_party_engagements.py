@@ -1,10 +1,10 @@
-"""Party engagements: section 22 of the contract."""
+"""Party engagements."""
 
 from typing import ClassVar
 
 import pytest
 
-from novantra.reading import Listed, Retrieved, make
+from novantra.retrieval import Listed, Retrieved, make
 
 ENGAGEMENTS = "/api/v1/party-engagements"
 SCOPE = "party-engagements:read"

@@ -1,8 +1,8 @@
-"""Risks: section 13 of the contract."""
+"""Risks."""
 
 from typing import ClassVar
 
-from novantra.reading import Retrieved
+from novantra.retrieval import Retrieved
 
 
 class TestRisks(Retrieved):

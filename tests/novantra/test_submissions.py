@@ -1,12 +1,12 @@
-"""Submissions: section 20 of the contract."""
+"""Submissions."""
 
 from typing import ClassVar
 
 import pytest
 from conftest import WHY
-from looking import audit, events, ledger, tables
+from stored import audit, events, ledger, tables
 
-from novantra.reading import Listed, Retrieved, make
+from novantra.retrieval import Listed, Retrieved, make
 
 SUBMISSIONS = "/api/v1/governance/submissions"
 EVENTS = f"{SUBMISSIONS}/events"

@@ -1,4 +1,4 @@
-"""The workspace profile: section 3 of the contract."""
+"""The workspace profile."""
 
 import pytest
 
