@@ -4653,12 +4653,10 @@ def route(line: str, **options: Any) -> Callable:
 
 
 class Resource:
-    """The operations on one kind of record.
+    """The operations on one type of record: the standard verbs that it names, and its own routes.
 
-    It inherits the five verbs, serves those that it names, and overrides one that needs a second
-    thought. `item` is the path parameter that names a record, `noun` and `plural` its names on the
-    wire, `collection` its name for the Python API and the command line, `tag` its chapter.
-    """
+    `item` is the path parameter of an id, `noun` and `plural` the names in JSON, `collection` the
+    name in Python and on the command line, `tag` the chapter."""
 
     surface: ClassVar[Surface]
     path: ClassVar[str] = ""
@@ -4680,6 +4678,8 @@ class Resource:
     schema_name: ClassVar[str] = ""
     filters = creates = changes = EMPTY
     conditions: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    #: What the reference page says at the head of its chapter.
+    guide: ClassVar[str] = ""
     #: The members of its records that it does not tell.
     without: ClassVar[tuple[str, ...]] = ()
     #: What a verb promises otherwise than all resources do.
@@ -11434,6 +11434,21 @@ class Flows(
 ):
     """Paths to production; who may change what one asks for governs it."""
 
+    guide = """\
+A template is YAML, validated when it is stored: what is not understood is 400 with line and
+column, and blank text is no template. Its names replace the flow's types; a template without names
+leaves the types in force. A trail's own template adds to what its flow requires and removes
+nothing. A template that an older version stored and that cannot be parsed requires everything: its
+trails and artifacts are NON_COMPLIANT with that reason.
+
+`requiredAttestations`, `trail.attestations` and `artifacts[].attestations` list names. An entry
+with a `type` is met by an attestation of its name, whatever its type. `if` is a condition over
+`flow.name`, `flow.tags.<name>`, `artifact.name` and `artifact.fingerprint`, with `==`, `!=`, `in
+[...]`, `matches(field, "pattern")` (the whole text), `exists(field)`, `and`, `or`, `not` and
+parentheses. Where a trail has so many artifacts that evaluation would delay others (500,000
+steps), every condition counts as true.
+"""
+
     creates = DemandingRequest(
         Flow.name,
         Flow.description,
@@ -13287,6 +13302,16 @@ class Provenance(
 ):
     """How artifacts were built."""
 
+    guide = """\
+Provenance is VERIFIED when a key of the setting `provenance_keys` (Ed25519, ECDSA P-256 or P-384,
+RSA from 2048 bits, as PEM keys or certificates, whose dates are ignored) verifies a DSSE envelope,
+a sigstore bundle or JSON lines of these, up to 1,000,000 characters, with an in-toto statement of
+SLSA provenance v0.2 or v1 about this digest that names the record's builder, source and commit. A
+detached signature (base64, over the digest's bytes or text; for ECDSA and RSA over the artifact,
+with SHA-256) proves the digest only: its verdict is SIGNED. `slsaLevel` is the builder's claim. A
+statement that repeats a member is rejected.
+"""
+
     def enter(self, values):
         # Its status is what the keys say here.
         return _record_provenance(Artifact.fetch(values["artifact"]), values)
@@ -13785,6 +13810,28 @@ class EvidenceFiles(
     tag="Evidence",
 ):
     """The files behind attestations."""
+
+    guide = """\
+The content of a file decides whether its attestation is PASSED or FAILED, from the findings, never
+from a summary: an empty or unreadable report, one of another tool, and one that reports its own
+failure are FAILED, and `details` say why. `junit` passes when a test ran (`minimumTests` raises
+that) and no case has a failure or an error. `sonar` passes when the quality gate is `OK` or
+`PASSED` and no condition fails. `jira` passes when each issue key has the form PAY-17. Types of
+scans (`snyk`, `trivy`, `grype`, `zap`, `codeql`, `semgrep`, `sarif`, `cyclonedx`, `vex`, `sast`,
+`sca`, `dast`, `security_scan`, …) pass when the findings are within the flow's thresholds; without
+thresholds, when there are none.
+
+Scans are read from the JSON of Trivy, Grype, Snyk and ZAP, SARIF 2.1.0 and CycloneDX; a type that
+is named after a tool accepts only that tool's reports. Unknown severities count as the setting
+`unknown_severity`. A SARIF result counts unless it passed, is absent, or all its suppressions were
+accepted; a run fails that says it was unsuccessful or reports an error in its notifications. A
+CycloneDX vulnerability counts unless its analysis clears it, by the worst of its ratings. Trivy
+writes an empty list into a CycloneDX document also when it did not scan: use `--scanners vuln`.
+
+An attestation with several files is FAILED while one of them is. A report replaces an earlier file
+of the same name (with its path) about the same suites, or of the same tool and target; a file
+without a name is always added. An attestation that was recorded as FAILED stays FAILED.
+"""
 
     @route(
         "GET /api/v1/trails/{trailId}/evidence",
@@ -16300,6 +16347,21 @@ def _note_verdict(flow: Flow, digest: str, verdict: _Verdict, payload: dict) -> 
 class Assertions(Resource, surface=FACTSTORE, scope="factstore", tag="Assert"):
     """Verdicts on artifacts."""
 
+    guide = """\
+The status of a trail, `assert`, the gate, `complianceState`, the chain of custody and the reports
+share one evaluation. Of each required type (under a template: of each name) the latest result that
+is PASSED or FAILED counts; PENDING does not. No failure may remain, also of a type that nothing
+requires, unless the same type and name (under a template: the same name) has passed since. A
+result with an `artifactFingerprint` concerns that artifact alone. Where the flow requires an
+approval, the latest decision must not be a rejection; an approval covers its own flow and what was
+reported before it was decided.
+
+Of the trails of a flow that reported a digest, the latest decides. Without a named flow the worst
+of the flows counts (unknown is worse than compliant). A flow without requirements leaves its
+trails PENDING and its artifacts UNKNOWN; `assert` and the chain of custody, which have two words
+only, say COMPLIANT. `requiredApproverRoles` are stored and returned only.
+"""
+
     @route(
         "POST /api/v1/assert",
         id="assertCompliance",
@@ -17711,6 +17773,24 @@ class DeploymentPolicies(
 ):
     """Deployment policies, inactive ones included."""
 
+    guide = """\
+The gate evaluates a deployment policy without an environment always, beside the environment's own;
+a policy (`/policies`) where it is attached. Each applies to every trail that decides on the
+artifact; a member that is not known is 422.
+
+`requiredAttestationTypes`: the latest result of each type passed. `enforceProvenance`: provenance
+is recorded and no signature failed. `requireSignature`, `policyType: SIGNATURE_REQUIRED`: the
+signature is VERIFIED or SIGNED. `enforceApprovals`: an approval. `blockOnFailedScan`: security
+scans exist and none failed; of each tool the latest counts, and without thresholds anything
+critical or high is a failure. `enforceTrailCompliance`: the trail is compliant. `policyType:
+APPROVAL_REQUIRED` with `threshold`: so many different people approved. `policyType:
+ATTESTATION_COUNT` with `threshold`: so many attestations passed.
+
+`CUSTOM_WASM`, a policy's `yaml` and attaching a policy to a flow are 422: no WASM runtime is
+installed, and the API has no place for the others. A policy of an older version that cannot be
+enforced blocks everything, with the reason.
+"""
+
     creates = StrictRequest(
         DeploymentPolicy.name,
         DeploymentPolicy.description,
@@ -18879,6 +18959,28 @@ class PolicyBundles(
     },
 ):
     """Rego policies, of which one decides, and those that are bound decide at the gate."""
+
+    guide = """\
+A bundle (JSON, a `.rego` file, a zip or tar.gz, also from `opa build`) is compiled when it is
+uploaded. `POST /opa/evaluate` evaluates the active one. A bundle with a `flowId`, an
+`environmentId` or both is evaluated by the gate instead. Up to 10 bundles of different names are
+active for such a binding, each may deny, and a newer one of the same name replaces the earlier. A
+decision that takes more than 200 evaluations is a denial.
+
+Modules are Rego v1, or v0 where bodies come without `if`; `rego_version` in `.manifest` decides.
+`data.json` and `data.yaml` are `data` at the path of their directory; `*_test.rego` is left out;
+bundle signatures are not verified. `allow` must be true in each package that defines it, and at
+least one must; `deny` and `violation` must be empty. An error of a builtin, the deadline, too much
+memory or a crash is a denial.
+
+Rejected on upload, with path, line and column: syntax errors, variables without a value, names
+that `data` and a rule both define, and what the engine (regorus) evaluates otherwise than OPA:
+builtins that it lacks (`http.send`, `opa.runtime`, `crypto.*`, `io.jwt.*`), `with` on anything but
+`input` and `data`, integers beyond 64 bits, comparisons with arithmetic on decimals, and verbs of
+`sprintf` other than `%s %v %d %x %X %o %b %c %q %e %f %g %t`. Recursive rules are detected, and
+deny, when they are evaluated. Numbers have 64 bits, so `0.1 + 0.2` is not `0.3`: compare whole
+numbers, or use `round`.
+"""
 
     creates = Schema(
         PolicyBundle.name,
@@ -21180,6 +21282,13 @@ class SecurityScans(
     verbs="retrieve",
 ):
     """What scanners found."""
+
+    guide = """\
+A scan is compared with the flow's thresholds; without them with 0 critical, 0 high and 10 medium,
+which `thresholdBreached` does not show. Counts by severity, lists of findings and verdicts
+(`passed`, `status`, `result`, `error`, …) are read wherever the body has them: the larger count
+and the worse verdict apply, and a scan without any does not pass.
+"""
 
     def enter(self, values):
         trail, key = Trail.fetch(values.pop("trail")), values.pop("attestation", None)
@@ -29675,8 +29784,24 @@ class ReferencePage:
 </div></details>"""
 
 
-def reference_page(document: dict) -> str:
-    """The whole reference as one HTML page, to be served under REFERENCE_CSP."""
+def _settings_section(settings: Iterable[Mapping[str, str]]) -> str:
+    """The settings as a table."""
+    rows = "".join(
+        f'<tr><th scope="row"><code>{escape(setting["name"])}</code>'
+        f"<td><code>{escape(setting['default'])}</code><td>{_prose(setting['description'])}"
+        for setting in settings
+    )
+    return f"""<section id="settings"><h2>Settings</h2>
+<p>Each is a keyword of <code>NovantraLite(…)</code> and an environment variable: the name in
+capitals after <code>NOVANTRA_LITE_</code>.</p><table><thead><tr><th scope="col">Name
+<th scope="col">Default<th scope="col">What it does<tbody>{rows}</table></section>"""
+
+
+def reference_page(document: dict, settings: Iterable[Mapping[str, str]] = ()) -> str:
+    """The whole reference as one HTML page, to be served under REFERENCE_CSP.
+
+    `settings` are listed at its end: each a keyword, a variable, a default and a description.
+    """
     page, info = ReferencePage(document), document["info"]
     token = links = sections = ""
     tags = {tag["name"]: [_prose(tag.get("description", ""))] for tag in document.get("tags", [])}
@@ -29701,13 +29826,15 @@ def reference_page(document: dict) -> str:
 <label for="filter-text">Filter by path, method, scope, words</label>
 <input id="filter-text" type="search"><output id="filter-count" for="filter-text"></output></div>
 <details id="tag-list" open><summary>Contents</summary><ul><li><a href="#get-token">Get a token</a>
-<li><a href="#conventions">Conventions</a>{links}</ul></details></nav>
+<li><a href="#conventions">Conventions</a>{links}<li><a href="#settings">Settings</a></ul>
+</details></nav>
 <main id="main-content" tabindex="-1"><section id="get-token"><h2>Get a token</h2>
 <p>The id and secret of a service account give the bearer token that other requests carry.</p>
 <pre><code>export URL=http://127.0.0.1:8080
 export TOKEN=$({token} | sed -E 's/.*"access_token": *"([^"]+)".*/\\1/')</code></pre></section>
 <section id="conventions"><h2>Conventions</h2>{_prose(info.get("description", ""))}</section>
-{sections}</main><script>{_REFERENCE_SCRIPT}</script></body></html>"""
+{sections}{_settings_section(settings)}
+</main><script>{_REFERENCE_SCRIPT}</script></body></html>"""
 
 
 # --- Documents ----------------------------------------------------------------
@@ -29721,34 +29848,43 @@ def schema_sql() -> str:
 
 
 def routes_text() -> str:
-    """Every operation, a line each: method, path, scope, id."""
+    """Every operation, a line each: method, path, scope, id and summary."""
     return "\n".join(
-        f"{operation.method:<6} {operation.path:<64} {operation.scope or '-':<32} {operation.id}"
+        f"{operation.method:<6} {operation.path:<64} {operation.scope or '-':<32} "
+        f"{operation.id:<34} {operation.summary}"
         for operation in every_operation()
     )
 
 
-def settings_table() -> str:
-    """Every setting as a row of a Markdown table."""
-    rows = ["| Setting | Default | What it does |", "|---|---|---|"]
-    for name, setting in Settings.KNOWN.items():
-        default = (
-            " ".join(setting.default) if isinstance(setting.default, tuple) else setting.default
-        )
-        default = {True: "on", False: "off"}[default] if isinstance(default, bool) else default
-        shown = f"`{default}`" if default != "" else ""
-        also = f" Also `{setting.also}`." if setting.also else ""
-        rows.append(f"| `{name}` | {shown} | {setting.explanation}{also} |")
-    return "\n".join(rows)
+def settings_list() -> list[dict[str, str]]:
+    """Every setting: its keyword, its environment variable, its default as text, and its use."""
+    return [
+        {
+            "name": name,
+            "variable": f"NOVANTRA_LITE_{name.upper()}",
+            "default": _default_text(setting.default),
+            "description": setting.explanation + f" Also `{setting.also}`." * bool(setting.also),
+        }
+        for name, setting in Settings.KNOWN.items()
+    ]
 
 
-def operations_table() -> str:
-    """Every operation as a row of a Markdown table."""
-    rows = ["| Operation | Scope | What it does |", "|---|---|---|"]
-    for operation in every_operation():
-        scope = f"`{operation.scope}`" if operation.scope else "none"
-        rows.append(f"| `{operation.method} {operation.path}` | {scope} | {operation.summary} |")
-    return "\n".join(rows)
+def _default_text(default: Any) -> str:
+    """The default of a setting as its environment variable would hold it."""
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    return " ".join(default) if isinstance(default, tuple) else str(default)
+
+
+def settings_text() -> str:
+    """Every setting as text: its variable and default, and below these its use."""
+    import textwrap
+
+    return "\n".join(
+        f"{setting['variable']}={setting['default']}\n"
+        + textwrap.indent(textwrap.fill(setting["description"], 92), "    ")
+        for setting in settings_list()
+    )
 
 
 # --- OpenAPI ------------------------------------------------------------------
@@ -29785,6 +29921,17 @@ _ANSWER_HEADERS = {
 }
 
 
+def _describe_tags() -> list[dict]:
+    """The chapters, each with what its resources say at its head."""
+    guides = {operation.resource.tag: "" for operation in every_operation()}
+    for resource in RESOURCES:
+        guides[resource.tag] += resource.guide
+    return [
+        {"name": tag} | ({"description": guide.strip()} if guide else {})
+        for tag, guide in guides.items()
+    ]
+
+
 def openapi_document() -> dict:
     """Every operation of both surfaces as an OpenAPI 3.1 document."""
     paths: dict[str, dict] = {}
@@ -29812,11 +29959,10 @@ def openapi_document() -> dict:
             "apiKey": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
         },
     }
-    tags = dict.fromkeys(operation.resource.tag for operation in every_operation())
     return {
         "openapi": "3.1.0",
         "info": {"title": "novantra-lite", "version": __version__, "description": _API_DESCRIPTION},
-        "tags": [{"name": tag} for tag in tags],
+        "tags": _describe_tags(),
         "security": [{"bearer": []}],
         "paths": paths,
         "webhooks": {
@@ -30187,7 +30333,7 @@ def _openapi_bytes() -> bytes:
 @functools.cache
 def _reference_bytes() -> bytes:
     """The reference page as it is served."""
-    return reference_page(openapi_document()).encode()
+    return reference_page(openapi_document(), settings_list()).encode()
 
 
 # --- Commands -----------------------------------------------------------------
@@ -31173,10 +31319,13 @@ def key_rewrap_command(lite, chosen) -> Output:
 
 @command("openapi", opens="", help="Print the OpenAPI document of both APIs.")
 @command("routes", opens="", help="Print every operation, a line each.")
+@command("settings", opens="", help="Print every setting, its default and what it does.")
 @command("schema", opens="", help="Print the tables as SQL.")
 def document_command(chosen) -> Output:
     """Print what is derived from the declarations."""
     name = chosen.command.path
+    if name == "settings":
+        return Output({"settings": settings_list()}, settings_text())
     text = {"schema": schema_sql, "routes": routes_text, "openapi": openapi_json}[name]()
     data = json.loads(text) if name == "openapi" else {name: text}
     return Output(data, text.rstrip("\n"))

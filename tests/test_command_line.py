@@ -112,7 +112,7 @@ def get(path, token):
 NO_EXAMPLE = {
     "account disable", "account enable", "account list", "account rotate", "attachment", "backup",
     "doctor", "key list", "key revoke", "key rewrap", "key rotate", "openapi", "restore",
-    "routes", "schema", "token",
+    "routes", "schema", "settings", "token",
     "webhook deliveries", "webhook list", "webhook pause", "webhook redeliver", "webhook remove",
     "webhook resume", "webhook rotate", "webhook test", "workspace list",
 }  # fmt: skip
@@ -123,7 +123,7 @@ def test_the_commands_are_these():
         "account create", "account disable", "account enable", "account list", "account rotate",
         "attachment", "audit export", "audit tail", "backup", "checkpoint", "doctor", "export",
         "import", "key create", "key list", "key revoke", "key rewrap", "key rotate", "openapi",
-        "restore", "routes", "schema", "serve", "set", "token", "verify",
+        "restore", "routes", "schema", "serve", "set", "settings", "token", "verify",
         "webhook add", "webhook deliveries",
         "webhook list", "webhook pause", "webhook redeliver", "webhook remove", "webhook resume",
         "webhook rotate", "webhook test", "workspace create", "workspace list",

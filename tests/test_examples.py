@@ -721,18 +721,52 @@ def test_the_commands_of_the_readme_run_one_after_the_other(tmp_path):
     assert done.stdout.endswith("Sound: the file, the ledger and the audit chain.\n")
 
 
-@pytest.mark.parametrize("name", ["settings", "operations"])
-def test_a_table_of_the_readme_is_what_the_product_prints(name):
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_settings_command_and_the_reference_page_show_every_setting(lite):
+    known = novantra_lite.Settings.KNOWN
 
-    printed = text.partition(f"<!-- {name} -->\n")[2].partition(f"\n<!-- /{name} -->")[0]
+    printed = run("novantra_lite.py", "settings").stdout
+    listed = json.loads(run("novantra_lite.py", "settings", "--json").stdout)["settings"]
+    page = lite.client().get("/docs").body.decode()
 
-    assert printed == getattr(novantra_lite, f"{name}_table")()
+    assert [setting["name"] for setting in listed] == list(known)
+    assert listed[0] == {
+        "name": "connection_limit",
+        "variable": "NOVANTRA_LITE_CONNECTION_LIMIT",
+        "default": "4096",
+        "description": "Connections at once; beyond it the one that has asked nothing longest is "
+        "closed.",
+    }
+    assert printed.startswith(
+        "NOVANTRA_LITE_CONNECTION_LIMIT=4096\n    Connections at once; beyond"
+    )
+    for name in known:
+        assert f"NOVANTRA_LITE_{name.upper()}=" in printed
+        assert f'<th scope="row"><code>{name}</code>' in page
+
+
+def test_the_routes_command_shows_every_operation_with_its_summary():
+    printed = run("novantra_lite.py", "routes").stdout.splitlines()
+    document = json.loads(run("novantra_lite.py", "openapi").stdout)
+
+    operations = [
+        [method.upper(), path, operation["operationId"], operation["summary"]]
+        for path, item in document["paths"].items()
+        for method, operation in item.items()
+        if not operation.get("x-setting")
+    ]
+    shown = [re.split(r" {1,}", line, maxsplit=4) for line in printed]
+    assert len(operations) > 280
+    for method, path, id, summary in operations:
+        assert [[id, summary]] == [words[3:] for words in shown if words[:2] == [method, path]]
+
+
+def test_the_readme_is_short():
+    assert (ROOT / "README.md").stat().st_size <= 25_000
 
 
 def test_the_readme_names_every_command():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    table = text.partition("## Commands")[2].partition("## Settings")[0]
+    table = text.partition("## Commands")[2].partition("\n## ")[0]
 
     told = set(re.findall(r"[a-z]+", table))
 

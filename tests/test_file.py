@@ -283,19 +283,5 @@ def test_starting_loads_nothing_that_only_some_commands_need():
     assert loaded & {"argparse", "csv", "waitress", "yaml"} == set()
 
 
-def printed(name):
-    """The part of the README between the markers of a table."""
-    readme = (ROOT / "README.md").read_text()
-    return re.search(f"<!-- {name} -->\n(.*?)\n<!-- /{name} -->", readme, re.S)[1].strip("\n")
-
-
 def test_schema_sql_is_what_the_models_print():
     assert (ROOT / "schema.sql").read_text() == novantra_lite.schema_sql() + "\n"
-
-
-def test_the_readme_has_every_setting():
-    assert printed("settings") == novantra_lite.settings_table()
-
-
-def test_the_readme_has_every_operation():
-    assert printed("operations") == novantra_lite.operations_table()

@@ -406,4 +406,5 @@ def test_typing_in_the_filter_leaves_the_operations_that_match(lite, tmp_path):
         "conventions",
         "tag-flows",
         "tag-v2-flows",
+        "settings",
     ]
