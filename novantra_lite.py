@@ -110,14 +110,7 @@ from itsdangerous import BadData, URLSafeSerializer
 if TYPE_CHECKING:
     import falcon
 
-__all__ = [
-    "NovantraLite",
-    "Problem",
-    "Settings",
-    "Transport",
-    "WebhookError",
-    "verify_webhook",
-]
+__all__ = ["NovantraLite", "Problem", "Settings", "Transport", "WebhookError", "verify_webhook"]
 __version__ = "0.1.0"
 
 log = logging.getLogger("novantra_lite")
@@ -3444,9 +3437,7 @@ FILE_FACTS = """SELECT user_version, application_id, NOT EXISTS (SELECT 1 FROM s
 
 
 def open_file(
-    workspace: Workspace,
-    create: Callable[[int | None], Sequence[str]],
-    steps: Sequence[Migration],
+    workspace: Workspace, create: Callable[[int | None], Sequence[str]], steps: Sequence[Migration]
 ) -> None:
     """Make the tables of a new file, or bring an older file up to date.
 
@@ -4687,6 +4678,8 @@ class Resource:
     verbs: ClassVar[str] = ""
 
     def __init_subclass__(cls, verbs: str = "", **traits: Any):
+        if "tag" not in traits:
+            return  # An API's base class is no chapter of it.
         cls.verbs = verbs
         cls.collection = ""  # Both versions of an API have the same records: one collection.
         for name, value in traits.items():
@@ -7748,6 +7741,13 @@ class _NovantraSurface(Surface):
 
 NOVANTRA = _NovantraSurface()
 
+
+class Novantra(Resource):
+    """A resource of the Novantra API; its scope is that of its module, such as `assets`."""
+
+    surface = NOVANTRA
+
+
 TRIPLE = ("subject_module_key", "subject_resource_type", "subject_resource_id")
 
 
@@ -7796,21 +7796,14 @@ class Organization(Model):
     created_at = Timestamp(default=now, hidden=True)
 
 
-class Profile(
-    Resource,
-    surface=NOVANTRA,
-    model=Organization,
-    scope="organization",
-    tag="Workspace",
-):
+class Profile(Novantra, model=Organization, scope="organization", tag="Workspace"):
     """What the workspace of the token is called."""
 
     @route(
         "GET /api/v1/organization",
-        id="getOrganization",
         answer=NOVANTRA.record_schema(Named("organization", "Organization")),
     )
-    def read(self, context):
+    def get_organization(self, context):
         """Get the workspace profile of the token."""
         return Organization.get()
 
@@ -7892,8 +7885,7 @@ class Accounts:
         """Give an account a new secret in the current session."""
         secret, account = self.workspace.source.secret("nvs_"), ServiceAccount.fetch(client_id)
         account.change(
-            secret_hash=hash_secret(self.workspace.ring, secret),
-            generation=account.generation + 1,
+            secret_hash=hash_secret(self.workspace.ring, secret), generation=account.generation + 1
         )
         return _credentials_of(account, secret)
 
@@ -7981,7 +7973,7 @@ def _read_token_json(data: bytes) -> Any:
     return value
 
 
-class Authentication(Resource, surface=NOVANTRA, tag="Authentication"):
+class Authentication(Novantra, tag="Authentication"):
     """Short-lived bearer tokens for service accounts (RFC 6749, section 4.4)."""
 
     def accept(self, context, data):
@@ -7999,8 +7991,7 @@ class Authentication(Resource, surface=NOVANTRA, tag="Authentication"):
             user, _, password = base64.b64decode(text, validate=True).decode().partition(":")
         except ValueError:
             raise Unauthenticated(
-                "The Authorization header is not HTTP Basic.",
-                headers={"WWW-Authenticate": "Basic"},
+                "The Authorization header is not HTTP Basic.", headers={"WWW-Authenticate": "Basic"}
             ) from None
         client_id = urllib.parse.unquote_plus(user)
         if data.get("client_secret") or data.get("client_id", client_id) != client_id:
@@ -8008,10 +7999,7 @@ class Authentication(Resource, surface=NOVANTRA, tag="Authentication"):
                 "Send the client id and secret in the Authorization header or in the body, not in "
                 "both."
             )
-        return data | {
-            "client_id": client_id,
-            "client_secret": urllib.parse.unquote_plus(password),
-        }
+        return data | {"client_id": client_id, "client_secret": urllib.parse.unquote_plus(password)}
 
     @route(
         "POST /api/v1/auth/token",
@@ -8024,7 +8012,6 @@ class Authentication(Resource, surface=NOVANTRA, tag="Authentication"):
             }
         ),
         answer=_TOKEN_ANSWER,
-        id="createToken",
     )
     def create_token(self, context):
         """Exchange client credentials for a bearer token."""
@@ -8161,8 +8148,7 @@ class FrameworkCoverageLink(Model):
 
 
 class Frameworks(
-    Resource,
-    surface=NOVANTRA,
+    Novantra,
     path="/api/v1/governance/frameworks",
     model=Framework,
     scope="governance.frameworks",
@@ -8176,8 +8162,7 @@ class Frameworks(
 
 
 class FrameworkVersions(
-    Resource,
-    surface=NOVANTRA,
+    Novantra,
     path="/api/v1/governance/frameworks/versions",
     model=FrameworkVersion,
     scope="governance.frameworks",
@@ -8192,8 +8177,7 @@ class FrameworkVersions(
 
 
 class FrameworkNodes(
-    Resource,
-    surface=NOVANTRA,
+    Novantra,
     path="/api/v1/governance/frameworks/nodes",
     model=FrameworkNode,
     scope="governance.frameworks",
@@ -8208,8 +8192,7 @@ class FrameworkNodes(
 
 
 class FrameworkCoverageLinks(
-    Resource,
-    surface=NOVANTRA,
+    Novantra,
     path="/api/v1/governance/frameworks/coverage-links",
     model=FrameworkCoverageLink,
     scope="governance.frameworks",
@@ -8249,8 +8232,7 @@ class Control(Model):
 
 
 class Controls(
-    Resource,
-    surface=NOVANTRA,
+    Novantra,
     path="/api/v1/governance/controls",
     model=Control,
     scope="governance.controls",
@@ -8288,8 +8270,7 @@ class Risk(Model):
 
 
 class Risks(
-    Resource,
-    surface=NOVANTRA,
+    Novantra,
     path="/api/v1/governance/risks",
     model=Risk,
     scope="governance.risks",
@@ -8567,8 +8548,7 @@ def read_content(attachment: dict, settings: Settings) -> bytes | None:
 
 
 class EvidenceRequirements(
-    Resource,
-    surface=NOVANTRA,
+    Novantra,
     path="/api/v1/governance/evidence/requirements",
     model=EvidenceRequirement,
     scope="governance.evidence",
@@ -8583,8 +8563,7 @@ class EvidenceRequirements(
 
 
 class EvidenceClaims(
-    Resource,
-    surface=NOVANTRA,
+    Novantra,
     path="/api/v1/governance/evidence/claims",
     model=EvidenceClaim,
     scope="governance.evidence",
@@ -8714,8 +8693,7 @@ class Assessment(Model):
 
 
 class Assessments(
-    Resource,
-    surface=NOVANTRA,
+    Novantra,
     path="/api/v1/governance/assessments",
     model=Assessment,
     scope="governance.assessments",
@@ -8810,8 +8788,7 @@ class Finding(Model):
 
 
 class Findings(
-    Resource,
-    surface=NOVANTRA,
+    Novantra,
     path="/api/v1/governance/findings",
     model=Finding,
     scope="governance.findings",
@@ -8855,9 +8832,8 @@ class Findings(
         ),
         answer=NOVANTRA.record_schema(Named("finding", "Finding")),
         setting="finding_updates",
-        id="updateFindingStatus",
     )
-    def update_status(self, context, key):
+    def update_finding_status(self, context, key):
         """Change the status of a finding (off unless the setting finding_updates is on)."""
         finding = Finding.fetch(key)
         # The same status again is a move like any other, and none allows it.
@@ -8902,8 +8878,7 @@ class GovernanceException(Model):
 
 
 class Exceptions(
-    Resource,
-    surface=NOVANTRA,
+    Novantra,
     path="/api/v1/governance/exceptions",
     model=GovernanceException,
     scope="governance.exceptions",
@@ -8995,8 +8970,7 @@ class MonitorResultItem(Model):
 
 
 class MonitorDefinitions(
-    Resource,
-    surface=NOVANTRA,
+    Novantra,
     path="/api/v1/governance/monitoring/definitions",
     model=MonitorDefinition,
     scope="governance.monitoring",
@@ -9011,8 +8985,7 @@ class MonitorDefinitions(
 
 
 class MonitorRuns(
-    Resource,
-    surface=NOVANTRA,
+    Novantra,
     path="/api/v1/governance/monitoring/runs",
     model=MonitorRun,
     scope="governance.monitoring",
@@ -9028,8 +9001,7 @@ class MonitorRuns(
 
 
 class MonitorResultItems(
-    Resource,
-    surface=NOVANTRA,
+    Novantra,
     path="/api/v1/governance/monitoring/result-items",
     model=MonitorResultItem,
     scope="governance.monitoring",
@@ -9099,8 +9071,7 @@ class IndicatorMeasurement(Model):
 
 
 class Indicators(
-    Resource,
-    surface=NOVANTRA,
+    Novantra,
     path="/api/v1/governance/indicators",
     model=Indicator,
     scope="governance.indicators",
@@ -9114,8 +9085,7 @@ class Indicators(
 
 
 class IndicatorMeasurements(
-    Resource,
-    surface=NOVANTRA,
+    Novantra,
     path="/api/v1/governance/indicators/measurements",
     model=IndicatorMeasurement,
     scope="governance.indicators",
@@ -9131,9 +9101,7 @@ class IndicatorMeasurements(
         since=Timestamp(),
         required="indicatorDefinitionId",
     )
-    conditions: ClassVar[dict] = {
-        "since": lambda value: IndicatorMeasurement.measured_at >= value,
-    }
+    conditions: ClassVar[dict] = {"since": lambda value: IndicatorMeasurement.measured_at >= value}
 
 
 # --- Submissions --------------------------------------------------------------
@@ -9264,8 +9232,7 @@ class SubmissionEvent(Model):
 
 
 class SubmissionRequirements(
-    Resource,
-    surface=NOVANTRA,
+    Novantra,
     path="/api/v1/governance/submissions/requirements",
     model=SubmissionRequirement,
     scope="governance.submissions",
@@ -9280,8 +9247,7 @@ class SubmissionRequirements(
 
 
 class SubmissionPackages(
-    Resource,
-    surface=NOVANTRA,
+    Novantra,
     path="/api/v1/governance/submissions/packages",
     model=SubmissionPackage,
     scope="governance.submissions",
@@ -9296,8 +9262,7 @@ class SubmissionPackages(
 
 
 class SubmissionEvents(
-    Resource,
-    surface=NOVANTRA,
+    Novantra,
     path="/api/v1/governance/submissions/events",
     model=SubmissionEvent,
     scope="governance.submissions",
@@ -9331,9 +9296,8 @@ class SubmissionEvents(
         ),
         status=201,
         answer=NOVANTRA.record_schema(Named("submissionEvent", "SubmissionEvent")),
-        id="createPackageEvent",
     )
-    def create_for_package(self, context, key):
+    def create_package_event(self, context, key):
         """Create one submission event of the package that the path names."""
         SubmissionPackage.fetch(key)
         return SubmissionEvent.record(**context.body, submission_package=key)
@@ -9409,8 +9373,7 @@ class AssetReadinessAssessment(Model):
 
 
 class Assets(
-    Resource,
-    surface=NOVANTRA,
+    Novantra,
     path="/api/v1/assets",
     model=Asset,
     scope="assets",
@@ -9424,8 +9387,7 @@ class Assets(
 
 
 class AssetCustodyAssignments(
-    Resource,
-    surface=NOVANTRA,
+    Novantra,
     path="/api/v1/assets/custody-assignments",
     model=AssetCustodyAssignment,
     scope="assets",
@@ -9440,8 +9402,7 @@ class AssetCustodyAssignments(
 
 
 class AssetReadinessAssessments(
-    Resource,
-    surface=NOVANTRA,
+    Novantra,
     path="/api/v1/assets/readiness-assessments",
     model=AssetReadinessAssessment,
     scope="assets",
@@ -9539,8 +9500,7 @@ class ServiceReview(Model):
 
 
 class PartyEngagements(
-    Resource,
-    surface=NOVANTRA,
+    Novantra,
     path="/api/v1/party-engagements",
     model=PartyEngagement,
     scope="party-engagements",
@@ -9555,8 +9515,7 @@ class PartyEngagements(
 
 
 class DueDiligenceReviews(
-    Resource,
-    surface=NOVANTRA,
+    Novantra,
     path="/api/v1/party-engagements/due-diligence-reviews",
     model=DueDiligenceReview,
     scope="party-engagements",
@@ -9570,8 +9529,7 @@ class DueDiligenceReviews(
 
 
 class RightToAuditRecords(
-    Resource,
-    surface=NOVANTRA,
+    Novantra,
     path="/api/v1/party-engagements/right-to-audit-records",
     model=RightToAuditRecord,
     scope="party-engagements",
@@ -9585,8 +9543,7 @@ class RightToAuditRecords(
 
 
 class SupplierAssuranceReviews(
-    Resource,
-    surface=NOVANTRA,
+    Novantra,
     path="/api/v1/party-engagements/supplier-assurance-reviews",
     model=SupplierAssuranceReview,
     scope="party-engagements",
@@ -9600,8 +9557,7 @@ class SupplierAssuranceReviews(
 
 
 class ServiceReviews(
-    Resource,
-    surface=NOVANTRA,
+    Novantra,
     path="/api/v1/party-engagements/service-reviews",
     model=ServiceReview,
     scope="party-engagements",
@@ -9718,8 +9674,7 @@ class EnvironmentSeparationReview(Model):
 
 
 class ChangeRequests(
-    Resource,
-    surface=NOVANTRA,
+    Novantra,
     path="/api/v1/change-management/change-requests",
     model=ChangeRequest,
     scope="change-management",
@@ -9733,8 +9688,7 @@ class ChangeRequests(
 
 
 class ConfigurationBaselines(
-    Resource,
-    surface=NOVANTRA,
+    Novantra,
     path="/api/v1/change-management/configuration-baselines",
     model=ConfigurationBaseline,
     scope="change-management",
@@ -9748,8 +9702,7 @@ class ConfigurationBaselines(
 
 
 class Releases(
-    Resource,
-    surface=NOVANTRA,
+    Novantra,
     path="/api/v1/change-management/releases",
     model=Release,
     scope="change-management",
@@ -9763,8 +9716,7 @@ class Releases(
 
 
 class SystemAcceptances(
-    Resource,
-    surface=NOVANTRA,
+    Novantra,
     path="/api/v1/change-management/system-acceptances",
     model=SystemAcceptance,
     scope="change-management",
@@ -9778,8 +9730,7 @@ class SystemAcceptances(
 
 
 class EnvironmentSeparationReviews(
-    Resource,
-    surface=NOVANTRA,
+    Novantra,
     path="/api/v1/change-management/environment-separation-reviews",
     model=EnvironmentSeparationReview,
     scope="change-management",
@@ -9862,8 +9813,7 @@ class PatchRequirement(Model):
 
 
 class Vulnerabilities(
-    Resource,
-    surface=NOVANTRA,
+    Novantra,
     path="/api/v1/vulnerability-management/vulnerabilities",
     model=Vulnerability,
     scope="vulnerability-management",
@@ -9878,8 +9828,7 @@ class Vulnerabilities(
 
 
 class VulnerabilityAssessments(
-    Resource,
-    surface=NOVANTRA,
+    Novantra,
     path="/api/v1/vulnerability-management/vulnerability-assessments",
     model=VulnerabilityAssessment,
     scope="vulnerability-management",
@@ -9893,8 +9842,7 @@ class VulnerabilityAssessments(
 
 
 class PatchRequirements(
-    Resource,
-    surface=NOVANTRA,
+    Novantra,
     path="/api/v1/vulnerability-management/patch-requirements",
     model=PatchRequirement,
     scope="vulnerability-management",
@@ -10515,6 +10463,13 @@ class _FactstoreSurface(Surface):
 
 FACTSTORE = _FactstoreSurface()
 
+
+class Factstore(Resource):
+    """A resource of the Factstore API."""
+
+    surface, scope = FACTSTORE, "factstore"
+
+
 COMMAND_RESULT = {
     "type": "object",
     "required": ["id", "status", "timestamp"],
@@ -10610,12 +10565,10 @@ def check_organisation(slug: str | None) -> None:
 
 
 class Organisations(
-    Resource,
-    surface=FACTSTORE,
+    Factstore,
     path="/api/v1/organisations",
     model=Organisation,
     collection="organisations",
-    scope="factstore",
     tag="Organisations",
     item="slug",
     schema_name="OrganisationResponse",
@@ -10700,11 +10653,9 @@ _INTEGRATIONS = Array(ScmIntegration, {"org_slug": lambda slug: ScmIntegration.o
 
 
 class ScmIntegrations(
-    Resource,
-    surface=FACTSTORE,
+    Factstore,
     path="/api/v1/organisations/{slug}/scm-integrations",
     model=ScmIntegration,
-    scope="factstore",
     tag="Organisations",
     item="provider",
     schema_name="ScmIntegrationResponse",
@@ -11421,11 +11372,9 @@ GOVERNED = MappingProxyType({"scope": "factstore:govern"})
 
 
 class Flows(
-    Resource,
-    surface=FACTSTORE,
+    Factstore,
     path="/api/v1/flows",
     model=Flow,
-    scope="factstore",
     tag="Flows",
     schema_name="FlowResponse",
     collection="flows",
@@ -11477,19 +11426,14 @@ steps), every condition counts as true.
 
     @route(
         "GET /api/v1/organisations/{slug}/flows",
-        id="listOrganisationFlows",
         answer=FACTSTORE.page_schema(Named("", "FlowResponse")),
     )
-    def of_organisation(self, context, key):
+    def list_organisation_flows(self, context, key):
         """List the flows that carry an organisation's slug."""
         return FACTSTORE.array(context, _FLOWS_BY_SLUG, {"org_slug": organisation_slug(key)})
 
-    @route(
-        "GET /api/v1/flows/{flowId}/template",
-        id="getFlowTemplate",
-        answer=_FLOW_TEMPLATE,
-    )
-    def template(self, context, key):
+    @route("GET /api/v1/flows/{flowId}/template", answer=_FLOW_TEMPLATE)
+    def get_flow_template(self, context, key):
         """Get the template of a flow: its text, and what it says as JSON."""
         flow = self.find(key)
         return {
@@ -11514,10 +11458,10 @@ class FlowsV2(
 ):
     """The same flows, with short answers to what is written."""
 
-    @route("GET /api/v2/flows/{flowId}/template", id="getFlowTemplateV2", answer=_FLOW_TEMPLATE)
-    def template(self, context, key):
+    @route("GET /api/v2/flows/{flowId}/template", answer=_FLOW_TEMPLATE)
+    def get_flow_template_v2(self, context, key):
         """Get the template of a flow: its text, and what it says as JSON."""
-        return super().template(context, key)
+        return super().get_flow_template(context, key)
 
 
 class SecurityThreshold(Model):
@@ -11536,11 +11480,9 @@ class SecurityThreshold(Model):
 
 
 class SecurityThresholds(
-    Resource,
-    surface=FACTSTORE,
+    Factstore,
     model=SecurityThreshold,
     collection="security-thresholds",
-    scope="factstore",
     write_access="govern",
     tag="Flows",
     schema_name="SecurityThresholdResponse",
@@ -11549,10 +11491,9 @@ class SecurityThresholds(
 
     @route(
         "GET /api/v1/flows/{flowId}/security-thresholds",
-        id="getSecurityThresholds",
         answer=FACTSTORE.record_schema(Named("", "SecurityThresholdResponse")),
     )
-    def read(self, context, key):
+    def get_security_thresholds(self, context, key):
         """Get the scan limits of a flow."""
         threshold = SecurityThreshold.seek(flow=key)
         if threshold is None:
@@ -11561,7 +11502,6 @@ class SecurityThresholds(
 
     @route(
         "POST /api/v1/flows/{flowId}/security-thresholds",
-        id="setSecurityThresholds",
         body=DemandingRequest(
             SecurityThreshold.max_critical,
             SecurityThreshold.max_high,
@@ -11572,7 +11512,7 @@ class SecurityThresholds(
         status=201,
         answer=FACTSTORE.record_schema(Named("", "SecurityThresholdResponse")),
     )
-    def set(self, context, key):
+    def set_security_thresholds(self, context, key):
         """Create or overwrite the scan limits of a flow; what is left out gets its default."""
         flow = Flow.fetch(key)
         limits = ("max_critical", "max_high", "max_medium", "max_low")
@@ -11619,11 +11559,9 @@ def _note_reading(context: RequestContext, key: str, detail: str | None = None) 
 
 
 class Notifications(
-    Resource,
-    surface=FACTSTORE,
+    Factstore,
     path="/api/v1/notifications",
     model=Notification,
-    scope="factstore",
     tag="Notifications",
     verbs="list",
     options={"list": {"answer": FACTSTORE.paged_schema("NotificationResponse")}},
@@ -11636,29 +11574,24 @@ class Notifications(
         """List the notifications, newest first, in pages where the query asks for one."""
         return FACTSTORE.array(context, _NOTIFICATIONS, context.query)
 
-    @route(
-        "GET /api/v1/notifications/unread-count",
-        id="countUnreadNotifications",
-        answer=Shape(count=Integer(0)).describe(),
-    )
-    def unread(self, context):
+    @route("GET /api/v1/notifications/unread-count", answer=Shape(count=Integer(0)).describe())
+    def count_unread_notifications(self, context):
         """Count the notifications that nobody has read."""
         return {"count": _NOTIFICATIONS.count({"is_read": False})}
 
     @route(
         "POST /api/v1/notifications/{notificationId}/read",
-        id="markNotificationRead",
         answer=FACTSTORE.one_schema("NotificationResponse"),
     )
-    def mark(self, context, key):
+    def mark_notification_read(self, context, key):
         """Mark a notification as read."""
         notification = Notification.fetch(key)
         if notification.change(is_read=True):
             _note_reading(context, key)
         return notification
 
-    @route("POST /api/v1/notifications/read-all", id="markAllNotificationsRead", status=204)
-    def mark_all(self, context):
+    @route("POST /api/v1/notifications/read-all", status=204)
+    def mark_all_notifications_read(self, context):
         """Mark every notification as read."""
         unread = Notification.is_read == 0
         if count := Notification.update(is_read=True).where(unread).execute():
@@ -11914,20 +11847,15 @@ _RULE_DELIVERIES = Array(
 
 
 class NotificationRules(
-    Resource,
-    surface=FACTSTORE,
+    Factstore,
     path="/api/v1/notification-rules",
     model=NotificationRule,
     collection="notification-rules",
-    scope="factstore",
     access="admin",
     tag="Notification rules",
     item="ruleId",
     verbs="list create retrieve update delete",
-    options={
-        "create": {"before": "check_new"},
-        "update": {"before": "find_changes"},
-    },
+    options={"create": {"before": "check_new"}, "update": {"before": "find_changes"}},
 ):
     """Who is told of what; for admins only, since a rule tells the secret URL of its channel."""
 
@@ -11983,8 +11911,8 @@ class NotificationRules(
         rule.change(**context.prepared)
         return rule
 
-    @route("POST /api/v1/notification-rules/{ruleId}/test", id="testNotificationRule", status=202)
-    def test(self, context, key):
+    @route("POST /api/v1/notification-rules/{ruleId}/test", status=202)
+    def test_notification_rule(self, context, key):
         """Send a test to all active rules that have the trigger and the filters of this one."""
         rule = self.find(key)
         notify(
@@ -12002,12 +11930,7 @@ class NotificationRules(
 
 
 class NotificationDeliveries(
-    Resource,
-    surface=FACTSTORE,
-    model=NotificationDelivery,
-    scope="factstore",
-    access="admin",
-    tag="Notification rules",
+    Factstore, model=NotificationDelivery, access="admin", tag="Notification rules"
 ):
     """What came of what the rules had people told."""
 
@@ -12556,13 +12479,11 @@ _TRAIL_ALIASES = {"pullRequestNumber": "pullRequestId"}
 
 
 class Trails(
-    Resource,
-    surface=FACTSTORE,
+    Factstore,
     path="/api/v1/trails",
     model=Trail,
     collection="trails",
     immutable=True,
-    scope="factstore",
     tag="Trails",
     verbs="list create retrieve",
     options={"create": {"request_headers": (_CI_CONTEXT,)}},
@@ -12591,11 +12512,10 @@ class Trails(
 
     @route(
         "GET /api/v1/flows/{flowId}/trails",
-        id="listTrailsForFlow",
         query=Paging(),
         answer=FACTSTORE.paged_schema("TrailResponse", always=True),
     )
-    def of_flow(self, context, flow):
+    def list_trails_for_flow(self, context, flow):
         """List one page of the trails of a flow."""
         Flow.fetch(flow)
         return FACTSTORE.array(context, self.listing, {"flow": flow}, paged=True)
@@ -12606,16 +12526,15 @@ _TRAIL_EVENTS = Array(
 )
 
 
-class TrailEvents(Resource, surface=FACTSTORE, model=AuditEvent, scope="factstore", tag="Trails"):
+class TrailEvents(Factstore, model=AuditEvent, tag="Trails"):
     """What the audit log tells of trails."""
 
     @route(
         "GET /api/v1/trails/{trailId}/audit",
-        id="listTrailAuditEvents",
         query=Paging(),
         answer=FACTSTORE.paged_schema("AuditEventResponse"),
     )
-    def of_trail(self, context, trail):
+    def list_trail_audit_events(self, context, trail):
         """List the audit events of a trail, newest first."""
         return FACTSTORE.array(context, _TRAIL_EVENTS, {"trail_id": trail})
 
@@ -12644,22 +12563,16 @@ class TrailsV2(
         *_TRAIL_COLUMNS, **_TRAIL_COMMIT, aliases=_TRAIL_ALIASES, name="CreateTrailCommand"
     )
 
-    @route(
-        "GET /api/v2/flows/{flowId}/trails",
-        id="listTrailsForFlowV2",
-        answer=FACTSTORE.array_schema("TrailView"),
-    )
-    def of_flow(self, context, flow):
+    @route("GET /api/v2/flows/{flowId}/trails", answer=FACTSTORE.array_schema("TrailView"))
+    def list_trails_for_flow_v2(self, context, flow):
         """List all trails of a flow."""
         Flow.fetch(flow)
         return FACTSTORE.array(context, self.listing, {"flow": flow})
 
     @route(
-        "GET /api/v2/trails/{trailId}/audit",
-        id="listTrailAuditEventsV2",
-        answer=FACTSTORE.array_schema("AuditEventResponse"),
+        "GET /api/v2/trails/{trailId}/audit", answer=FACTSTORE.array_schema("AuditEventResponse")
     )
-    def audit(self, context, key):
+    def list_trail_audit_events_v2(self, context, key):
         """List the audit events of a trail, newest first."""
         return FACTSTORE.array(context, _TRAIL_EVENTS, {"trail_id": key})
 
@@ -12738,30 +12651,20 @@ _ARTIFACTS = Array(
 )
 
 
-class Artifacts(
-    Resource,
-    surface=FACTSTORE,
-    model=Artifact,
-    collection="artifacts",
-    immutable=True,
-    scope="factstore",
-    tag="Artifacts",
-):
+class Artifacts(Factstore, model=Artifact, collection="artifacts", immutable=True, tag="Artifacts"):
     """What trails have built."""
 
     @route(
         "GET /api/v1/trails/{trailId}/artifacts",
-        id="listTrailArtifacts",
         query=Paging(),
         answer=FACTSTORE.paged_schema("ArtifactResponse"),
     )
-    def of_trail(self, context, key):
+    def list_trail_artifacts(self, context, key):
         """List the artifacts of a trail."""
         return FACTSTORE.array(context, _ARTIFACTS, {"trail": Trail.fetch(key).id})
 
     @route(
         "POST /api/v1/trails/{trailId}/artifacts",
-        id="reportArtifact",
         body=Schema(
             Artifact.registry,
             Artifact.reported_by,
@@ -12778,7 +12681,7 @@ class Artifacts(
         status=201,
         answer=FACTSTORE.one_schema("ArtifactResponse"),
     )
-    def report(self, context, key):
+    def report_artifact(self, context, key):
         """Record an artifact on a trail; unless it is said, whoever calls has reported it."""
         caller = context.principal.name or context.principal.id
         return report_artifact(Trail.fetch(key), **{"reported_by": caller} | context.body)
@@ -12790,11 +12693,10 @@ class Artifacts(
 
     @route(
         "GET /api/v1/artifacts",
-        id="findArtifacts",
         query=Paging(sha256=Digest(), required="sha256"),
         answer=FACTSTORE.paged_schema("ArtifactResponse"),
     )
-    def with_digest(self, context):
+    def find_artifacts(self, context):
         """List every artifact with this digest, with or without sha256:, in either letter case."""
         spellings = digest_spellings(context.query["sha256"])
         return FACTSTORE.array(context, _ARTIFACTS, {"digest": spellings})
@@ -12804,17 +12706,14 @@ class ArtifactsV2(Artifacts, tag="V2 Artifacts"):
     """The same artifacts, with short answers to what is written."""
 
     @route(
-        "GET /api/v2/trails/{trailId}/artifacts",
-        id="listTrailArtifactsV2",
-        answer=FACTSTORE.array_schema("ArtifactResponse"),
+        "GET /api/v2/trails/{trailId}/artifacts", answer=FACTSTORE.array_schema("ArtifactResponse")
     )
-    def of_trail_too(self, context, key):
+    def list_trail_artifacts_v2(self, context, key):
         """List the artifacts of a trail."""
         return self.of_trail(context, key)
 
     @route(
         "POST /api/v2/trails/{trailId}/artifacts",
-        id="reportArtifactV2",
         body=Schema(
             Artifact.image_name,
             Artifact.image_tag,
@@ -12832,15 +12731,13 @@ class ArtifactsV2(Artifacts, tag="V2 Artifacts"):
         answer=COMMAND_RESULT,
         brief=created,
     )
-    def report_briefly(self, context, key):
+    def report_artifact_v2(self, context, key):
         """Record an artifact on a trail, and answer with its id."""
         return self.report(context, key)
 
     @route(
         "GET /api/v2/artifacts",
-        id="findArtifactV2",
         query=Filters(sha256=Digest(), required="sha256"),
-        # The contract leaves room for an array; its clients read one object.
         answer={
             "anyOf": [
                 FACTSTORE.one_schema("ArtifactResponse"),
@@ -12848,7 +12745,7 @@ class ArtifactsV2(Artifacts, tag="V2 Artifacts"):
             ]
         },
     )
-    def first_with_digest(self, context):
+    def find_artifact_v2(self, context):
         """Get the first artifact with this digest, in any of its spellings."""
         return first_artifact(context.query["sha256"])
 
@@ -13291,13 +13188,11 @@ def _record_provenance(artifact: Artifact, body: dict) -> BuildProvenance:
 
 
 class Provenance(
-    Resource,
-    surface=FACTSTORE,
+    Factstore,
     model=BuildProvenance,
     collection="provenance",
     immutable=True,
     inferred="provenanceStatus",
-    scope="factstore",
     tag="Provenance",
 ):
     """How artifacts were built."""
@@ -13318,21 +13213,19 @@ statement that repeats a member is rejected.
 
     @route(
         "GET /api/v1/trails/{trailId}/artifacts/{artifactId}/provenance",
-        id="getProvenance",
         answer=FACTSTORE.one_schema("BuildProvenanceResponse"),
     )
-    def read(self, context, trail, key):
+    def get_provenance(self, context, trail, key):
         """Get the provenance of an artifact."""
         return self.provenance_of(artifact_of(trail, key))
 
     @route(
         "POST /api/v1/trails/{trailId}/artifacts/{artifactId}/provenance",
-        id="recordProvenance",
         body=_PROVENANCE,
         status=201,
         answer=FACTSTORE.one_schema("BuildProvenanceResponse"),
     )
-    def record(self, context, trail, key):
+    def record_provenance(self, context, trail, key):
         """Attach build provenance to an artifact, once.
 
         PROVENANCE_VERIFIED takes SLSA provenance (v0.2 or v1) in an in-toto statement about this
@@ -13345,11 +13238,10 @@ statement that repeats a member is rejected.
 
     @route(
         "POST /api/v1/trails/{trailId}/artifacts/{artifactId}/provenance/verify",
-        id="verifyProvenance",
         body=_VERIFICATION,
         answer=_VERIFIED,
     )
-    def verify(self, context, trail, key):
+    def verify_provenance(self, context, trail, key):
         """Check the signature of an artifact's provenance, with a key of the caller's or ours.
 
         A key that is given decides alone. Nothing is stored.
@@ -13366,10 +13258,9 @@ statement that repeats a member is rejected.
 
     @route(
         "GET /api/v1/artifacts/{artifactKey}/provenance",
-        id="getProvenanceByDigest",
         answer=FACTSTORE.one_schema("BuildProvenanceResponse"),
     )
-    def read_by_digest(self, context, digest):
+    def get_provenance_by_digest(self, context, digest):
         """Get the provenance of the first artifact with a digest."""
         return self.provenance_of(first_artifact(digest))
 
@@ -13386,21 +13277,19 @@ class ProvenanceV2(Provenance, tag="V2 Artifacts"):
 
     @route(
         "GET /api/v2/trails/{trailId}/artifacts/{artifactId}/provenance",
-        id="getProvenanceV2",
         answer=FACTSTORE.one_schema("BuildProvenanceResponse"),
     )
-    def read_provenance(self, context, trail, key):
+    def get_provenance_v2(self, context, trail, key):
         """Get the provenance of an artifact."""
         return self.read(context, trail, key)
 
     @route(
         "POST /api/v2/trails/{trailId}/artifacts/{artifactId}/provenance",
-        id="recordProvenanceV2",
         body=_PROVENANCE,
         status=201,
         answer=FACTSTORE.one_schema("BuildProvenanceResponse"),
     )
-    def record_too(self, context, trail, key):
+    def record_provenance_v2(self, context, trail, key):
         """Attach build provenance to an artifact, once.
 
         It is verified as under `/api/v1`.
@@ -13409,20 +13298,18 @@ class ProvenanceV2(Provenance, tag="V2 Artifacts"):
 
     @route(
         "POST /api/v2/trails/{trailId}/artifacts/{artifactId}/provenance/verify",
-        id="verifyProvenanceV2",
         body=_VERIFICATION,
         answer=_VERIFIED,
     )
-    def verify_too(self, context, trail, key):
+    def verify_provenance_v2(self, context, trail, key):
         """Check the signature of an artifact's provenance, with a key of the caller's or ours."""
         return self.verify(context, trail, key)
 
     @route(
         "GET /api/v2/artifacts/{artifactKey}/provenance",
-        id="getProvenanceByDigestV2",
         answer=FACTSTORE.one_schema("BuildProvenanceResponse"),
     )
-    def read_by_digest_too(self, context, digest):
+    def get_provenance_by_digest_v2(self, context, digest):
         """Get the provenance of the first artifact with a digest."""
         return self.read_by_digest(context, digest)
 
@@ -13490,13 +13377,7 @@ _NEW_ATTESTATION = DemandingRequest(
 
 
 class Attestations(
-    Resource,
-    surface=FACTSTORE,
-    model=Attestation,
-    collection="attestations",
-    immutable=True,
-    scope="factstore",
-    tag="Attestations",
+    Factstore, model=Attestation, collection="attestations", immutable=True, tag="Attestations"
 ):
     """What was attested of trails; nothing of it is ever changed or taken away."""
 
@@ -13528,7 +13409,6 @@ class Attestations(
 
     @route(
         "POST /api/v1/attestations",
-        id="recordAttestationByBody",
         body=Schema(
             Attestation.trail,
             *_ATTESTED,
@@ -13538,7 +13418,7 @@ class Attestations(
         status=201,
         answer=FACTSTORE.one_schema("AttestationResponse"),
     )
-    def create_by_body(self, context):
+    def record_attestation_by_body(self, context):
         """Record an attestation on the trail that the body names."""
         return self.create(context, context.body.pop("trail"))
 
@@ -13588,12 +13468,11 @@ class AttestationsV2(Attestations, tag="V2 Attestations"):
 
     @route(
         "POST /api/v2/attestations/{org}/{flow}/{trail}/{artifactFingerprint}",
-        id="recordAttestationByPathV2",
         body=_NEW_ATTESTATION,
         status=201,
         answer=FACTSTORE.one_schema("AttestationResponse"),
     )
-    def create_by_path(self, context, slug, flow, trail, fingerprint):
+    def record_attestation_by_path_v2(self, context, slug, flow, trail, fingerprint):
         """Record an attestation of an artifact, by organisation, name of flow, and trail."""
         check_organisation(slug)
         _check_flow_of(slug, flow)
@@ -13802,13 +13681,7 @@ EVIDENCE = Array(
 )
 
 
-class EvidenceFiles(
-    Resource,
-    surface=FACTSTORE,
-    model=EvidenceFile,
-    scope="factstore",
-    tag="Evidence",
-):
+class EvidenceFiles(Factstore, model=EvidenceFile, tag="Evidence"):
     """The files behind attestations."""
 
     guide = """\
@@ -13835,32 +13708,29 @@ without a name is always added. An attestation that was recorded as FAILED stays
 
     @route(
         "GET /api/v1/trails/{trailId}/evidence",
-        id="listTrailEvidence",
         query=Paging(),
         answer=FACTSTORE.paged_schema("EvidenceFileResponse"),
     )
-    def of_trail(self, context, trail):
+    def list_trail_evidence(self, context, trail):
         """List the evidence files of a trail."""
         return FACTSTORE.array(context, EVIDENCE, {"trail": trail})
 
     @route(
         "GET /api/v1/attestations/{attestationId}/evidence",
-        id="listAttestationEvidence",
         query=Paging(),
         answer=FACTSTORE.paged_schema("EvidenceFileResponse"),
     )
-    def of_attestation(self, context, attestation):
+    def list_attestation_evidence(self, context, attestation):
         """List the evidence files of an attestation."""
         return FACTSTORE.array(context, EVIDENCE, {"attestation": attestation})
 
     @route(
         "GET /api/v1/evidence/{evidenceKey}",
-        id="downloadEvidence",
         answers_with="*/*",
         answer=File().describe(),
         redirects=True,
     )
-    def download(self, context, digest):
+    def download_evidence(self, context, digest):
         """Download an evidence file by the SHA-256 of its bytes; the oldest one that has it."""
         is_hash = re.fullmatch("[0-9a-f]{64}", digest)
         file = is_hash and EvidenceFile.seek(sha256_hash=digest)
@@ -15026,13 +14896,7 @@ def _process_scan(
     return _Outcome(passed, details, subject=(report.tool, report.target))
 
 
-class EvidenceUploads(
-    Resource,
-    surface=FACTSTORE,
-    model=EvidenceFile,
-    scope="factstore",
-    tag="Attestations",
-):
+class EvidenceUploads(Factstore, model=EvidenceFile, tag="Attestations"):
     """Files on their way to their attestations."""
 
     def process(self, context, trail, key):
@@ -15088,11 +14952,10 @@ class EvidenceUploads(
 
     @route(
         "POST /api/v1/trails/{trailId}/attestations/{attestationId}/evidence",
-        id="uploadEvidence",
         **_UPLOADING,
         answer=FACTSTORE.one_schema("EvidenceFileResponse"),
     )
-    def upload(self, context, trail, key):
+    def upload_evidence(self, context, trail, key):
         """Upload an evidence file for an attestation; some types read their status out of it.
 
         The verdict comes from the findings, never from a summary: what is empty, unreadable, of
@@ -15117,12 +14980,11 @@ class EvidenceUploadsV2(EvidenceUploads, model=Attestation, tag="V2 Attestations
 
     @route(
         "POST /api/v2/trails/{trailId}/attestations/{attestationId}/evidence",
-        id="uploadEvidenceV2",
         **_UPLOADING,
         answer=COMMAND_RESULT,
         brief=created,
     )
-    def upload_briefly(self, context, trail, key):
+    def upload_evidence_v2(self, context, trail, key):
         """Upload an evidence file for an attestation, and hear the attestation's id.
 
         The file is judged as under `/api/v1`.
@@ -15415,13 +15277,11 @@ def _coverage_fault(report: Mapping[str, Any], failure: str = "") -> str:
 
 
 class CoverageReports(
-    Resource,
-    surface=FACTSTORE,
+    Factstore,
     model=CoverageReport,
     collection="coverage-reports",
     immutable=True,
     inferred="passed",
-    scope="factstore",
     tag="Evidence",
 ):
     """The coverage reports of trails."""
@@ -15548,12 +15408,11 @@ UUID_TEXT, TEXT, WHOLE = (
 _TEXTS = {"type": "array", "items": TEXT}
 
 
-class EvidenceCollection(Resource, surface=FACTSTORE, scope="factstore", tag="Evidence"):
+class EvidenceCollection(Factstore, tag="Evidence"):
     """What was collected on trails, and what is lacking."""
 
     @route(
         "GET /api/v1/trails/{trailId}/evidence-summary",
-        id="getEvidenceSummary",
         answer=closed_schema(
             trailId=UUID_TEXT,
             collectedTypes=_TEXTS,
@@ -15566,13 +15425,12 @@ class EvidenceCollection(Resource, surface=FACTSTORE, scope="factstore", tag="Ev
             missingRequiredTypes=_TEXTS,
         ),
     )
-    def summarise(self, context, trail):
+    def get_evidence_summary(self, context, trail):
         """Summarise what a trail has and lacks."""
         return _summarise_evidence(Trail.fetch(trail))
 
     @route(
         "POST /api/v1/evidence/collect",
-        id="collectBulkEvidence",
         body=Schema(
             items=Json(
                 ListOf(
@@ -15602,7 +15460,7 @@ class EvidenceCollection(Resource, surface=FACTSTORE, scope="factstore", tag="Ev
             failed=WHOLE,
         ),
     )
-    def collect(self, context):
+    def collect_bulk_evidence(self, context):
         """Record up to 1000 attestations at once; items on unknown trails only count as failed."""
         items = context.body["items"]
         named = {item["trailId"] for item in items}
@@ -15618,7 +15476,6 @@ class EvidenceCollection(Resource, surface=FACTSTORE, scope="factstore", tag="Ev
 
     @route(
         "GET /api/v1/evidence/gaps",
-        id="getEvidenceGaps",
         query=Filters(flow_id=Id()),
         answer=closed_schema(
             gaps={
@@ -15635,7 +15492,7 @@ class EvidenceCollection(Resource, surface=FACTSTORE, scope="factstore", tag="Ev
             totalTrailsWithGaps=WHOLE,
         ),
     )
-    def list_gaps(self, context):
+    def get_evidence_gaps(self, context):
         """List the trails that have no attestation of a type that their flow requires."""
         flows = [*context.query.values()]
         gaps = fetch_joined(_gaps_sql(bool(flows)), flows)
@@ -15920,12 +15777,7 @@ _PULL_REQUEST = MappingProxyType(
 
 
 class PullRequests(
-    Resource,
-    surface=FACTSTORE,
-    model=Attestation,
-    scope="factstore",
-    tag="Attestations",
-    schema_name="AttestationResponse",
+    Factstore, model=Attestation, tag="Attestations", schema_name="AttestationResponse"
 ):
     """Attestations of the pull requests that commits came through."""
 
@@ -15949,12 +15801,8 @@ class PullRequests(
         number = body.get("pr_number")
         return subject, host.numbered(number) if number else host.of_commit(commit)
 
-    @route(
-        "POST /api/v1/trails/{trailId}/attestations/pull-request",
-        id="attestPullRequest",
-        **_PULL_REQUEST,
-    )
-    def attest(self, context, trail_id):
+    @route("POST /api/v1/trails/{trailId}/attestations/pull-request", **_PULL_REQUEST)
+    def attest_pull_request(self, context, trail_id):
         """Look a commit's pull request up at the source host, and record what was found.
 
         Without one, the attestation is FAILED, or refused where `assertOnMissing` says so.
@@ -15978,23 +15826,14 @@ class PullRequests(
 
 
 class PullRequestsV2(
-    PullRequests,
-    surface=FACTSTORE,
-    model=Attestation,
-    scope="factstore",
-    tag="V2 Attestations",
-    schema_name="AttestationResponse",
+    PullRequests, model=Attestation, tag="V2 Attestations", schema_name="AttestationResponse"
 ):
     """The same by the paths of the second version."""
 
-    @route(
-        "POST /api/v2/trails/{trailId}/attestations/pull-request",
-        id="attestPullRequestV2",
-        **_PULL_REQUEST,
-    )
-    def attest(self, context, trail_id):
+    @route("POST /api/v2/trails/{trailId}/attestations/pull-request", **_PULL_REQUEST)
+    def attest_pull_request_v2(self, context, trail_id):
         """Look a commit's pull request up at the source host, and record what was found."""
-        return super().attest(context, trail_id)
+        return super().attest_pull_request(context, trail_id)
 
 
 def _read_repository(body: Mapping[str, Any], host_class: type[SourceHost]) -> list[str]:
@@ -16109,14 +15948,12 @@ _APPROVALS_BY_TRAIL = Array(Approval, {"trail": lambda trail: Approval.trail == 
 
 
 class Approvals(
-    Resource,
-    surface=FACTSTORE,
+    Factstore,
     path="/api/v1/approvals",
     model=Approval,
     collection="approvals",
     immutable=True,
     inferred="flowId",
-    scope="factstore",
     tag="Approvals",
     schema_name="ApprovalResponse",
     verbs="list retrieve",
@@ -16137,18 +15974,15 @@ class Approvals(
 
     @route(
         "GET /api/v1/trails/{trailId}/approvals",
-        id="listApprovalsByTrail",
         query=Paging(),
         answer=FACTSTORE.paged_schema("ApprovalResponse"),
     )
-    def of_trail(self, context, trail):
+    def list_approvals_by_trail(self, context, trail):
         """List the approvals of a trail."""
         return FACTSTORE.array(context, _APPROVALS_BY_TRAIL, {"trail": trail})
 
     @route(
         "POST /api/v1/trails/{trailId}/approvals",
-        id="requestApproval",
-        # The trail in the path wins over the one in the body.
         body=LenientRequest(
             Approval.required_approvers,
             Approval.comments,
@@ -16160,7 +15994,7 @@ class Approvals(
         answer=FACTSTORE.one_schema("ApprovalResponse"),
         would="wouldCreate",
     )
-    def ask(self, context, key):
+    def request_approval(self, context, key):
         """Ask for approval of a trail."""
         trail = Trail.fetch(key)
         context.body.pop("trail_id", None)
@@ -16182,10 +16016,8 @@ class Approvals(
 
 
 class ApprovalDecisions(
-    Resource,
-    surface=FACTSTORE,
+    Factstore,
     model=ApprovalDecision,
-    scope="factstore",
     write_access="govern",
     tag="Approvals",
     schema_name="ApprovalDecisionResponse",
@@ -16200,21 +16032,19 @@ class ApprovalDecisions(
 
     @route(
         "POST /api/v1/approvals/{approvalId}/approve",
-        id="approveApproval",
         body=said,
         answer=FACTSTORE.one_schema("ApprovalResponse"),
     )
-    def approve(self, context, key):
+    def approve_approval(self, context, key):
         """Add an approving decision to an approval."""
         return self.decide(context, key, approve)
 
     @route(
         "POST /api/v1/approvals/{approvalId}/reject",
-        id="rejectApproval",
         body=said,
         answer=FACTSTORE.one_schema("ApprovalResponse"),
     )
-    def reject(self, context, key):
+    def reject_approval(self, context, key):
         """Reject an approval, which ends it."""
         return self.decide(context, key, reject)
 
@@ -16317,10 +16147,7 @@ _VERDICT = {
         "items": {
             "type": "object",
             "required": ["type", "status"],
-            "properties": {
-                "type": {"type": "string"},
-                "status": Attestation.status.describe(),
-            },
+            "properties": {"type": {"type": "string"}, "status": Attestation.status.describe()},
         },
     },
 }
@@ -16344,7 +16171,7 @@ def _note_verdict(flow: Flow, digest: str, verdict: _Verdict, payload: dict) -> 
         )
 
 
-class Assertions(Resource, surface=FACTSTORE, scope="factstore", tag="Assert"):
+class Assertions(Factstore, tag="Assert"):
     """Verdicts on artifacts."""
 
     guide = """\
@@ -16364,13 +16191,12 @@ only, say COMPLIANT. `requiredApproverRoles` are stored and returned only.
 
     @route(
         "POST /api/v1/assert",
-        id="assertCompliance",
         body=Schema(sha256_digest=Digest(), flow_id=Id(), name="AssertRequest"),
         answer={"type": "object", "required": list(_VERDICT), "properties": _VERDICT},
         before="weigh",
         would="wouldCreate",
     )
-    def decide(self, context):
+    def assert_compliance(self, context):
         """Decide whether an artifact meets a flow.
 
         Of each required type, or under a template of each name, the latest result that is PASSED
@@ -16593,12 +16419,10 @@ def _tidy_scope(scope: dict | None) -> dict | None:
 
 
 class Environments(
-    Resource,
-    surface=FACTSTORE,
+    Factstore,
     path="/api/v1/environments",
     model=Environment,
     collection="environments",
-    scope="factstore",
     tag="Environments",
     verbs="list create retrieve update delete",
     options={
@@ -16943,13 +16767,11 @@ def _newest_of(query: peewee.ModelSelect, key: str) -> bytes:
 
 
 class EnvironmentSnapshots(
-    Resource,
-    surface=FACTSTORE,
+    Factstore,
     model=EnvironmentSnapshot,
     collection="snapshots",
     immutable=True,
     inferred="snapshotIndex",
-    scope="factstore",
     tag="Environments",
 ):
     """What ran in environments, from time to time."""
@@ -16976,7 +16798,6 @@ class EnvironmentSnapshots(
 
     @route(
         "POST /api/v1/environments/{environmentId}/snapshots",
-        id="recordSnapshot",
         body=Schema(
             EnvironmentSnapshot.recorded_by,
             artifacts=Json(ListOf(RUNNING_ARTIFACT, 10_000), default=list),
@@ -16986,7 +16807,7 @@ class EnvironmentSnapshots(
         answer=FACTSTORE.one_schema("EnvironmentSnapshotResponse"),
         before="cover",
     )
-    def record(self, context, key):
+    def record_snapshot(self, context, key):
         """Record what runs in an environment now."""
         environment = Environment.fetch(key)
         *scope, covered = context.prepared
@@ -17010,19 +16831,17 @@ class EnvironmentSnapshots(
 
     @route(
         "GET /api/v1/environments/{environmentId}/snapshots/latest",
-        id="getLatestSnapshot",
         answer=FACTSTORE.one_schema("EnvironmentSnapshotResponse"),
     )
-    def latest(self, context, key):
+    def get_latest_snapshot(self, context, key):
         """Get the snapshot of an environment with the highest index."""
         return _newest_of(EnvironmentSnapshot.select(), key)
 
     @route(
         "GET /api/v1/environments/{environmentId}/snapshots/{index}",
-        id="getSnapshot",
         answer=FACTSTORE.one_schema("EnvironmentSnapshotResponse"),
     )
-    def by_index(self, context, key, index):
+    def get_snapshot(self, context, key, index):
         """Get one snapshot of an environment by its index."""
         column = EnvironmentSnapshot.snapshot_index
         try:
@@ -17033,11 +16852,10 @@ class EnvironmentSnapshots(
 
     @route(
         "GET /api/v1/environments/{environmentId}/diff",
-        id="diffSnapshots",
         query=Filters(required="from to", **{"from": Integer(), "to": Integer()}),
         answer=_SNAPSHOT_DIFF.describe(),
     )
-    def diff(self, context, key):
+    def diff_snapshots(self, context, key):
         """Compare two snapshots of an environment by their indexes, in any order."""
         first, second = context.query["from"], context.query["to"]
         index = EnvironmentSnapshot.snapshot_index
@@ -17058,13 +16876,7 @@ _DRIFT_REPORTS = Array(DriftReport, {"environment": lambda key: DriftReport.envi
 
 
 class Baselines(
-    Resource,
-    surface=FACTSTORE,
-    model=Baseline,
-    collection="baselines",
-    immutable=True,
-    scope="factstore",
-    tag="Environments",
+    Factstore, model=Baseline, collection="baselines", immutable=True, tag="Environments"
 ):
     """What environments should run."""
 
@@ -17075,7 +16887,6 @@ class Baselines(
 
     @route(
         "POST /api/v1/environments/{environmentId}/baselines",
-        id="createBaseline",
         body=Schema(
             Baseline.snapshot_id,
             Baseline.approved_by,
@@ -17085,7 +16896,7 @@ class Baselines(
         status=201,
         answer=FACTSTORE.one_schema("BaselineResponse"),
     )
-    def approve(self, context, key):
+    def create_baseline(self, context, key):
         """Make a snapshot the active baseline of an environment."""
         environment = Environment.fetch(key)
         baseline = Baseline.approve(environment, **context.body)
@@ -17094,10 +16905,9 @@ class Baselines(
 
     @route(
         "GET /api/v1/environments/{environmentId}/baselines/current",
-        id="getCurrentBaseline",
         answer=FACTSTORE.one_schema("BaselineResponse"),
     )
-    def current(self, context, key):
+    def get_current_baseline(self, context, key):
         """Get the active baseline of an environment."""
         return _active_baseline(key)
 
@@ -17110,17 +16920,14 @@ def _active_baseline(key: str) -> Baseline:
     return baseline
 
 
-class DriftReports(
-    Resource, surface=FACTSTORE, model=DriftReport, scope="factstore", tag="Environments"
-):
+class DriftReports(Factstore, model=DriftReport, tag="Environments"):
     """How far environments are from their baselines."""
 
     @route(
         "GET /api/v1/environments/{environmentId}/drift",
-        id="checkDrift",
         answer=FACTSTORE.one_schema("DriftReportResponse"),
     )
-    def check(self, context, key):
+    def check_drift(self, context, key):
         """Tell how the latest snapshot of an environment differs from its baseline."""
         baseline = _active_baseline(key)
         newest = EnvironmentSnapshot.last(environment=key)
@@ -17135,11 +16942,10 @@ class DriftReports(
 
     @route(
         "GET /api/v1/environments/{environmentId}/drift/history",
-        id="listDriftHistory",
         query=Paging(),
         answer=FACTSTORE.paged_schema("DriftReportResponse"),
     )
-    def history(self, context, key):
+    def list_drift_history(self, context, key):
         """List the drift reports of an environment, each from when the drift changed."""
         return of_environment(context, _DRIFT_REPORTS, key)
 
@@ -17183,12 +16989,10 @@ _ALLOWLIST = Array(AllowlistEntry, {"environment": lambda key: AllowlistEntry.en
 
 
 class Allowlist(
-    Resource,
-    surface=FACTSTORE,
+    Factstore,
     model=AllowlistEntry,
     collection="allowlist-entries",
     inferred="reason",
-    scope="factstore",
     write_access="govern",
     tag="Environments",
 ):
@@ -17210,7 +17014,6 @@ class Allowlist(
 
     @route(
         "POST /api/v1/environments/{environmentId}/allowlist",
-        id="addAllowlistEntry",
         body=Schema(
             AllowlistEntry.name_pattern,
             AllowlistEntry.reason,
@@ -17222,7 +17025,7 @@ class Allowlist(
         status=201,
         answer=FACTSTORE.one_schema("AllowlistEntryResponse"),
     )
-    def add(self, context, key):
+    def add_allowlist_entry(self, context, key):
         """Add an entry to the allow-list of an environment."""
         environment = Environment.fetch(key)
         # The reason is the audit log's too, and was taken out of the body for it.
@@ -17232,10 +17035,9 @@ class Allowlist(
 
     @route(
         "DELETE /api/v1/environments/{environmentId}/allowlist/{entryId}",
-        id="removeAllowlistEntry",
         answer=FACTSTORE.one_schema("AllowlistEntryResponse"),
     )
-    def take_off(self, context, key, entry_id):
+    def remove_allowlist_entry(self, context, key, entry_id):
         """Mark an entry of the allow-list of an environment as removed."""
         entry = AllowlistEntry.seek(entry_id)
         if entry is None or entry.environment_id != key:
@@ -17361,12 +17163,10 @@ def _newest_of_members(logical: str) -> Iterator[tuple[dict, dict | None, list[d
 
 
 class LogicalEnvironments(
-    Resource,
-    surface=FACTSTORE,
+    Factstore,
     path="/api/v1/logical-environments",
     model=LogicalEnvironment,
     collection="logical-environments",
-    scope="factstore",
     tag="Logical environments",
     verbs="list create retrieve update delete",
 ):
@@ -17385,10 +17185,9 @@ class LogicalEnvironments(
 
     @route(
         "POST /api/v1/logical-environments/{logicalEnvironmentId}/members/{physicalEnvironmentId}",
-        id="addLogicalEnvironmentMember",
         answer=FACTSTORE.one_schema("LogicalEnvironmentResponse"),
     )
-    def add_member(self, context, key, member):
+    def add_logical_environment_member(self, context, key, member):
         """Add an environment to a logical one."""
         logical, physical = self.find(key), Environment.fetch(member)
         if LogicalMember.of(key, member):
@@ -17401,10 +17200,9 @@ class LogicalEnvironments(
     @route(
         "DELETE /api/v1/logical-environments/{logicalEnvironmentId}"
         "/members/{physicalEnvironmentId}",
-        id="removeLogicalEnvironmentMember",
         status=204,
     )
-    def take_out(self, context, key, member):
+    def remove_logical_environment_member(self, context, key, member):
         """Take an environment out of a logical one."""
         logical, membership = self.find(key), LogicalMember.of(key, member)
         if membership is None:
@@ -17414,10 +17212,9 @@ class LogicalEnvironments(
 
     @route(
         "GET /api/v1/logical-environments/{logicalEnvironmentId}/snapshots/latest",
-        id="getMergedSnapshot",
         answer=_MERGED_SNAPSHOT.describe(),
     )
-    def merged(self, context, key):
+    def get_merged_snapshot(self, context, key):
         """Get the union of the latest snapshots of the members."""
         logical = self.find(key)
         summaries, artifacts = [], []
@@ -17597,12 +17394,10 @@ POLICY_ALIASES = {
 
 
 class Policies(
-    Resource,
-    surface=FACTSTORE,
+    Factstore,
     path="/api/v1/policies",
     model=Policy,
     collection="policies",
-    scope="factstore",
     write_access="govern",
     tag="Policies",
     plural="policies",
@@ -17640,11 +17435,10 @@ class Policies(
 
     @route(
         "PUT /api/v1/policies/{policyId}/wasm",
-        id="uploadWasmModule",
         body=Schema(PolicyModule.wasm_content, name="WasmModuleUploadRequest"),
         status=204,
     )
-    def upload(self, context, key):
+    def upload_wasm_module(self, context, key):
         """Refuse a WASM module: no runtime here could evaluate it."""
         self.find(key)
         raise Unprocessable(
@@ -17676,12 +17470,10 @@ class PolicyAttachment(Model):
 
 
 class PolicyAttachments(
-    Resource,
-    surface=FACTSTORE,
+    Factstore,
     path="/api/v1/policy-attachments",
     model=PolicyAttachment,
     collection="policy-attachments",
-    scope="factstore",
     write_access="govern",
     tag="Policies",
     verbs="list create retrieve delete",
@@ -17689,9 +17481,7 @@ class PolicyAttachments(
     """Which policies hold in which environments."""
 
     creates = Schema(
-        PolicyAttachment.policy,
-        PolicyAttachment.environment,
-        name="CreatePolicyAttachmentRequest",
+        PolicyAttachment.policy, PolicyAttachment.environment, name="CreatePolicyAttachmentRequest"
     )
 
     def accept(self, context, data):
@@ -17759,12 +17549,10 @@ _DEPLOYMENT_ALIASES = POLICY_ALIASES | {"requireApproval": "enforceApprovals"}
 
 
 class DeploymentPolicies(
-    Resource,
-    surface=FACTSTORE,
+    Factstore,
     path="/api/v1/deployment-policies",
     model=DeploymentPolicy,
     collection="deployment-policies",
-    scope="factstore",
     write_access="govern",
     tag="Gate",
     plural="deploymentPolicies",
@@ -18926,14 +18714,12 @@ class PolicyBundle(Model):
 
 
 class PolicyBundles(
-    Resource,
-    surface=FACTSTORE,
+    Factstore,
     path="/api/v1/opa/bundles",
     model=PolicyBundle,
     collection="policy-bundles",
     immutable=True,
     exported=("modules",),
-    scope="factstore",
     write_access="govern",
     tag="OPA",
     item="bundleId",
@@ -19043,11 +18829,9 @@ numbers, or use `round`.
         )
 
     @route(
-        "PUT /api/v1/opa/bundles/{bundleId}/activate",
-        id="activatePolicyBundle",
-        answer=FACTSTORE.one_schema("BundleResponse"),
+        "PUT /api/v1/opa/bundles/{bundleId}/activate", answer=FACTSTORE.one_schema("BundleResponse")
     )
-    def activate(self, context, key):
+    def activate_policy_bundle(self, context, key):
         """Make a policy bundle decide, instead of an active one; if bound, of one of its name."""
         bundle = self.find(key)
         bundle.activate()
@@ -19197,11 +18981,9 @@ def _artifact_named(body: Mapping[str, Any]) -> Artifact:
 
 
 class PolicyDecisions(
-    Resource,
-    surface=FACTSTORE,
+    Factstore,
     path="/api/v1/opa/decisions",
     model=PolicyDecision,
-    scope="factstore",
     tag="OPA",
     item="decisionId",
     schema_name="PolicyDecisionResponse",
@@ -19213,7 +18995,6 @@ class PolicyDecisions(
 
     @route(
         "POST /api/v1/opa/evaluate",
-        id="evaluatePolicy",
         body=Schema(
             artifact_name=Text(255),
             artifact_version=Text(255, null=True),
@@ -19228,7 +19009,7 @@ class PolicyDecisions(
         answer=FACTSTORE.one_schema("PolicyDecisionResponse"),
         before="ask",
     )
-    def evaluate(self, context):
+    def evaluate_policy(self, context):
         """Let the active policy bundle judge an artifact, and keep the decision."""
         bundle, text, reasons = context.prepared
         decision = PolicyDecision.create(
@@ -19630,11 +19411,7 @@ def _with_bundles(values: dict, verdicts: Sequence[tuple[str, list[str]]]) -> di
 
 
 def pass_gate(
-    digest: str,
-    key: str | None,
-    environment: Environment | None,
-    actor: str | None,
-    values: dict,
+    digest: str, key: str | None, environment: Environment | None, actor: str | None, values: dict
 ) -> dict:
     """Keep, audit and tell of a decision, whose values `decide` has."""
     result = GateResult.create(
@@ -19677,18 +19454,11 @@ class _Newest(Integer):
         return super().describe() | {"description": "Only the newest so many; all unless told."}
 
 
-class Gate(
-    Resource,
-    surface=FACTSTORE,
-    model=GateResult,
-    scope="factstore",
-    tag="Gate",
-):
+class Gate(Factstore, model=GateResult, tag="Gate"):
     """The gate, and what it decided."""
 
     @route(
         "POST /api/v1/gate/evaluate",
-        id="evaluateGate",
         body=Schema(
             GateResult.environment_id,
             GateResult.requested_by,
@@ -19701,7 +19471,7 @@ class Gate(
         answer=FACTSTORE.one_schema("GateEvaluateResponse"),
         before="decide",
     )
-    def evaluate(self, context):
+    def evaluate_gate(self, context):
         """Decide whether an artifact may run in an environment, and keep the decision.
 
         Asked are the deployment policies of the environment and those of none, the policies
@@ -19734,11 +19504,10 @@ class Gate(
 
     @route(
         "GET /api/v1/gate/results",
-        id="listGateResults",
         query=Filters(environment=Text(), limit=_Newest(1, 2**31 - 1)),
         answer=FACTSTORE.array_schema("GateEvaluateResponse"),
     )
-    def results(self, context):
+    def list_gate_results(self, context):
         """List what the gate decided, of one environment (by name or id) where one is named."""
         values, offset, limit = {}, 0, context.query.get("limit") or -1
         if text := context.query.get("environment"):
@@ -19795,12 +19564,10 @@ def _check_github_id(github_id: str | None) -> None:
 
 
 class Users(
-    Resource,
-    surface=FACTSTORE,
+    Factstore,
     path="/api/v1/users",
     model=User,
     collection="users",
-    scope="factstore",
     access="admin",
     tag="Users",
     item="userId",
@@ -19816,12 +19583,10 @@ class Users(
 
 
 class ServiceAccounts(
-    Resource,
-    surface=FACTSTORE,
+    Factstore,
     path="/api/v1/service-accounts",
     model=FactstoreServiceAccount,
     collection="service-accounts",
-    scope="factstore",
     access="admin",
     tag="Service accounts",
     noun="serviceAccount",
@@ -19843,30 +19608,24 @@ class ServiceAccounts(
 
     @route(
         "GET /api/v1/service-accounts/{serviceAccountId}/api-keys",
-        id="listServiceAccountApiKeys",
         answer=FACTSTORE.array_schema("ApiKeyResponse"),
     )
-    def keys(self, context, key):
+    def list_service_account_api_keys(self, context, key):
         """List the API keys of a service account, ended ones too."""
         return context.workspace.api_keys.list(owner_id=self.find(key).id)
 
     @route(
         "POST /api/v1/service-accounts/{serviceAccountId}/api-keys",
-        id="createServiceAccountApiKey",
         body=key_request("CreateServiceAccountApiKeyRequest"),
         status=201,
         answer=KEY_CREATED,
     )
-    def create_key(self, context, key):
+    def create_service_account_api_key(self, context, key):
         """Make an API key for a service account; its text is told only in this answer."""
         return make_key(context, self.find(key).id, "SERVICE_ACCOUNT")
 
-    @route(
-        "DELETE /api/v1/service-accounts/{serviceAccountId}/api-keys/{keyId}",
-        id="revokeServiceAccountApiKey",
-        status=204,
-    )
-    def revoke_key(self, context, account_id, key_id):
+    @route("DELETE /api/v1/service-accounts/{serviceAccountId}/api-keys/{keyId}", status=204)
+    def revoke_service_account_api_key(self, context, account_id, key_id):
         """End an API key of a service account, at once and for good."""
         key = ApiKey.seek(id=key_id, owner_id=self.find(account_id).id)
         if key is None:
@@ -19881,39 +19640,27 @@ class ServiceAccounts(
 _OWNERS = MappingProxyType({"USER": User, "SERVICE_ACCOUNT": FactstoreServiceAccount})
 
 
-class ApiKeyManagement(
-    Resource,
-    surface=FACTSTORE,
-    model=ApiKey,
-    scope="factstore",
-    access="admin",
-    tag="API keys",
-):
+class ApiKeyManagement(Factstore, model=ApiKey, access="admin", tag="API keys"):
     """The API keys of people and machines."""
 
     @route(
         "POST /api/v1/api-keys",
-        id="createApiKey",
         body=key_request("CreateApiKeyRequest", ApiKey.owner_id, ApiKey.owner_type),
         status=201,
         answer=KEY_CREATED,
     )
-    def make(self, context):
+    def create_api_key(self, context):
         """Make an API key for a user or a service account; its text is told only in this answer."""
         owner_type = context.body["owner_type"]
         return make_key(context, _OWNERS[owner_type].fetch(context.body["owner_id"]).id, owner_type)
 
-    @route(
-        "GET /api/v1/api-keys/owners/{ownerId}",
-        id="listApiKeysOfOwner",
-        answer=FACTSTORE.array_schema("ApiKeyResponse"),
-    )
-    def of_owner(self, context, owner_id):
+    @route("GET /api/v1/api-keys/owners/{ownerId}", answer=FACTSTORE.array_schema("ApiKeyResponse"))
+    def list_api_keys_of_owner(self, context, owner_id):
         """List the API keys of an owner, who may be gone, ended ones too."""
         return context.workspace.api_keys.list(owner_id=owner_id)
 
-    @route("DELETE /api/v1/api-keys/{apiKeyId}/revoke", id="revokeApiKey", status=204)
-    def revoke(self, context, key_id):
+    @route("DELETE /api/v1/api-keys/{apiKeyId}/revoke", status=204)
+    def revoke_api_key(self, context, key_id):
         """End an API key, at once and for good."""
         key = ApiKey.fetch(key_id)
         revoked = key.json()
@@ -20014,13 +19761,11 @@ def add_member(slug: str, user: User, role: str) -> Membership:
 
 
 class Members(
-    Resource,
-    surface=FACTSTORE,
+    Factstore,
     path="/api/v1/organisations/{slug}/members",
     model=Membership,
     collection="members",
     exported=("id", "org_slug"),
-    scope="factstore",
     access="admin",
     tag="Members",
     item="userId",
@@ -20440,11 +20185,9 @@ _SSO_MEMBERS = (
 
 
 class SsoConfigs(
-    Resource,
-    surface=FACTSTORE,
+    Factstore,
     path=_SSO_PATH,
     model=SsoConfig,
-    scope="factstore",
     access="admin",
     tag="SSO",
     verbs="create retrieve update delete",
@@ -20511,7 +20254,6 @@ class SsoConfigs(
 
     @route(
         "POST /api/v1/organisations/{slug}/sso/test",
-        id="testSsoConnection",
         before="probe",
         answer=closed_schema(
             success=Boolean().describe(),
@@ -20520,7 +20262,7 @@ class SsoConfigs(
             tokenEndpoint=describe_member(Text(null=True)),
         ),
     )
-    def test(self, context, key):
+    def test_sso_connection(self, context, key):
         """Try to read the discovery document of an organisation's issuer; failing is an answer."""
         return context.prepared
 
@@ -20652,18 +20394,17 @@ class _RedirectUri(Text):
         return super().describe() | {"pattern": f"^{host}{rest}$"}
 
 
-class SsoLogins(Resource, surface=FACTSTORE, tag="SSO"):
+class SsoLogins(Factstore, scope="", tag="SSO"):
     """Signing in through the identity provider of an organisation."""
 
     @route(
         "GET /api/v1/organisations/{slug}/sso/login",
-        id="startSsoLogin",
         public=True,
         query=Filters(redirect_uri=_RedirectUri(2048, 1), required="redirectUri"),
         answer=closed_schema(loginUrl={"type": "string", "format": "uri"}, state=TEXT),
         refuses=(502,),
     )
-    def login(self, context, key):
+    def start_sso_login(self, context, key):
         """Begin a sign-in: the URL to send the browser to, and the state that will come back."""
         at, own = context.lite.source.clock(), context.operation.id
         context.lite.limits.take_address(context, at, what=own)
@@ -20692,13 +20433,12 @@ class SsoLogins(Resource, surface=FACTSTORE, tag="SSO"):
 
     @route(
         "GET /api/v1/organisations/{slug}/sso/callback",
-        id="completeSsoLogin",
         public=True,
         query=_CallbackQuery(),
         answer=closed_schema(token=TEXT, userId=UUID_TEXT, email=TEXT, name=TEXT),
         refuses=(502,),
     )
-    def callback(self, context, key):
+    def complete_sso_login(self, context, key):
         """Finish a sign-in: swap the authorization code for a session token."""
         load_pyjwt()
         try:
@@ -21082,13 +20822,7 @@ def _token_verdict(token: _VerifiedToken, trail: Trail, audience: str) -> tuple[
     return "PASSED", None
 
 
-class IdentityTokens(
-    Resource,
-    surface=FACTSTORE,
-    model=Attestation,
-    scope="factstore",
-    tag="V2 Attestations",
-):
+class IdentityTokens(Factstore, model=Attestation, tag="V2 Attestations"):
     """Attestations of where a build ran, by the identity that its CI system gave it."""
 
     @route(
@@ -21269,14 +21003,12 @@ def _scan_values(body: dict, stated: StatedResult) -> dict:
 
 
 class SecurityScans(
-    Resource,
-    surface=FACTSTORE,
+    Factstore,
     path="/api/v1/security-scans",
     model=SecurityScan,
     collection="security-scans",
     immutable=True,
     inferred="attestationId",
-    scope="factstore",
     tag="Security scans",
     item="scanId",
     verbs="retrieve",
@@ -21312,11 +21044,10 @@ and the worse verdict apply, and a scan without any does not pass.
 
     @route(
         "GET /api/v1/trails/{trailId}/security-scans",
-        id="listSecurityScans",
         query=Paging(),
         answer=FACTSTORE.paged_schema("SecurityScanResponse"),
     )
-    def of_trail(self, context, trail):
+    def list_security_scans(self, context, trail):
         """List the security scans of a trail."""
         Trail.fetch(trail)
         return FACTSTORE.array(context, _TRAIL_SCANS, {"trail": trail})
@@ -21367,10 +21098,9 @@ and the worse verdict apply, and a scan without any does not pass.
 
     @route(
         "GET /api/v1/security-scans/summary",
-        id="getSecurityScanSummary",
         answer=closed_schema(**dict.fromkeys(SCAN_TOTALS, WHOLE), scansWithCritical=WHOLE),
     )
-    def summarise(self, context):
+    def get_security_scan_summary(self, context):
         """Add up all security scans."""
         totals, _, critical = scan_totals()
         return totals | {"scansWithCritical": critical}
@@ -21502,12 +21232,10 @@ class ControlMapping(Model):
 
 
 class RegulatoryFrameworks(
-    Resource,
-    surface=FACTSTORE,
+    Factstore,
     path="/api/v1/frameworks",
     model=RegulatoryFramework,
     collection="regulatory-frameworks",
-    scope="factstore",
     write_access="govern",
     tag="Frameworks",
     item="frameworkId",
@@ -21529,12 +21257,10 @@ class RegulatoryFrameworks(
 
 
 class RegulatoryControls(
-    Resource,
-    surface=FACTSTORE,
+    Factstore,
     model=RegulatoryControl,
     collection="regulatory-controls",
     immutable=True,
-    scope="factstore",
     write_access="govern",
     tag="Frameworks",
 ):
@@ -21542,7 +21268,6 @@ class RegulatoryControls(
 
     @route(
         "POST /api/v1/frameworks/{frameworkId}/controls",
-        id="addRegulatoryControl",
         body=Schema(
             RegulatoryControl.control_id,
             RegulatoryControl.title,
@@ -21553,19 +21278,17 @@ class RegulatoryControls(
         status=201,
         answer=FACTSTORE.one_schema("ControlResponse"),
     )
-    def add(self, context, framework):
+    def add_regulatory_control(self, context, framework):
         """Add a control to the end of a framework."""
         owner = RegulatoryFramework.fetch(framework)
         return RegulatoryControl.create(framework=owner.id, **context.body)
 
 
 class ControlMappings(
-    Resource,
-    surface=FACTSTORE,
+    Factstore,
     path="/api/v1/compliance/mappings",
     model=ControlMapping,
     collection="control-mappings",
-    scope="factstore",
     write_access="govern",
     tag="Compliance",
     item="mappingId",
@@ -21683,11 +21406,9 @@ def _assess_trail(framework_id: str, trail_id: str, slug: str | None) -> Complia
 
 
 class ComplianceAssessments(
-    Resource,
-    surface=FACTSTORE,
+    Factstore,
     path="/api/v1/compliance/assessments",
     model=ComplianceAssessment,
-    scope="factstore",
     tag="Compliance",
     item="assessmentId",
     verbs="list retrieve",
@@ -21699,7 +21420,6 @@ class ComplianceAssessments(
 
     @route(
         "POST /api/v1/compliance/assess",
-        id="assessTrail",
         body=Schema(
             ComplianceAssessment.framework,
             ComplianceAssessment.trail_id,
@@ -21709,7 +21429,7 @@ class ComplianceAssessments(
         status=201,
         answer=FACTSTORE.one_schema("AssessmentResponse"),
     )
-    def assess(self, context):
+    def assess_trail(self, context):
         """Score a trail against a framework, and keep the result."""
         body = context.body
         return _assess_trail(body["framework"], body["trail_id"], body.get("org_slug"))
@@ -21744,15 +21464,14 @@ def join_members(members: Mapping[str, bytes]) -> bytes:
     return b"{%b}" % b",".join(b'"%b":%b' % (name.encode(), text) for name, text in members.items())
 
 
-class ChainOfCustody(Resource, surface=FACTSTORE, scope="factstore", tag="Compliance"):
+class ChainOfCustody(Factstore, tag="Compliance"):
     """All that is known of where an artifact comes from."""
 
     @route(
         "GET /api/v1/compliance/artifact/{sha256}",
-        id="getChainOfCustody",
         answer={"type": "object", "required": [*_CUSTODY], "properties": _CUSTODY},
     )
-    def trace(self, context, digest):
+    def get_chain_of_custody(self, context, digest):
         """Get the artifact with a digest, its trail and flow, attestations and evidence."""
         workspace, digest = context.workspace, read_digest(digest)
         row = workspace.fetch_row(_CUSTODY_ARTIFACT, (digest,))
@@ -21956,12 +21675,11 @@ _REGULATORY_REPORT = {
 }
 
 
-class RegulatoryReports(Resource, surface=FACTSTORE, scope="factstore", tag="Compliance"):
+class RegulatoryReports(Factstore, tag="Compliance"):
     """Where all that was assessed stands against a framework."""
 
     @route(
         "GET /api/v1/reports/regulatory/{frameworkId}",
-        id="getRegulatoryReport",
         answer={
             "type": "object",
             "required": [*_REGULATORY_REPORT],
@@ -21969,7 +21687,7 @@ class RegulatoryReports(Resource, surface=FACTSTORE, scope="factstore", tag="Com
         },
         answers_with="application/json text/html",
     )
-    def report(self, context, key):
+    def get_regulatory_report(self, context, key):
         """Get every assessment against a framework: as JSON, or as a page to read and to print."""
         framework = json.loads(context.workspace.json_of(RegulatoryFramework, key))
         assessments = _FRAMEWORK_ASSESSMENTS.slice({"framework": key}).text
@@ -22120,7 +21838,7 @@ _VAULT_EVIDENCE = Schema(
 ).describe()
 
 
-class VaultEvidence(Resource, surface=FACTSTORE, scope="factstore", tag="Vault evidence"):
+class VaultEvidence(Factstore, tag="Vault evidence"):
     """Documents of evidence, in the store that the instance is set up with."""
 
     which = Filters(VaultDocument.evidence_type, required="evidenceType")
@@ -22150,12 +21868,11 @@ class VaultEvidence(Resource, surface=FACTSTORE, scope="factstore", tag="Vault e
 
     @route(
         "GET /api/v1/evidence/{evidenceKey}/{entityKey}",
-        id="getVaultEvidence",
         query=which,
         answer=_VAULT_EVIDENCE,
         refuses=(502,),
     )
-    def read(self, context, *path):
+    def get_vault_evidence(self, context, *path):
         """Get the version and the time of a document, deleted or not, without its contents."""
         location = self.location(context.query, *path)
         version = context.lite.vault.newest(location)
@@ -22165,7 +21882,6 @@ class VaultEvidence(Resource, surface=FACTSTORE, scope="factstore", tag="Vault e
 
     @route(
         "POST /api/v1/evidence/{evidenceKey}/{entityKey}",
-        id="storeVaultEvidence",
         body=Schema(
             VaultDocument.evidence_type, data=Json(_VAULT_DATA), name="StoreEvidenceRequest"
         ),
@@ -22174,7 +21890,7 @@ class VaultEvidence(Resource, surface=FACTSTORE, scope="factstore", tag="Vault e
         answer=_VAULT_EVIDENCE,
         refuses=(502,),
     )
-    def store(self, context, *path):
+    def store_vault_evidence(self, context, *path):
         """Store a document as a new version."""
         location, vault = self.location(context.body, *path), context.lite.vault
         return self.tell(
@@ -22189,13 +21905,12 @@ class VaultEvidence(Resource, surface=FACTSTORE, scope="factstore", tag="Vault e
 
     @route(
         "DELETE /api/v1/evidence/{evidenceKey}/{entityKey}",
-        id="deleteVaultEvidence",
         query=which,
         status=204,
         before="withdraw",
         refuses=(502,),
     )
-    def discard(self, context, *path):
+    def delete_vault_evidence(self, context, *path):
         """Delete the newest version of a document, if there is one; its metadata stays."""
         location = self.location(context.query, *path)
         version = context.lite.vault.forget(location, context.prepared)
@@ -22208,7 +21923,6 @@ class VaultEvidence(Resource, surface=FACTSTORE, scope="factstore", tag="Vault e
 
     @route(
         "GET /api/v1/evidence/{evidenceKey}/{entityKey}/list",
-        id="listVaultEvidence",
         answer=Schema(
             VaultDocument.entity_type,
             VaultDocument.entity_id,
@@ -22216,7 +21930,7 @@ class VaultEvidence(Resource, surface=FACTSTORE, scope="factstore", tag="Vault e
         ).describe(),
         refuses=(502,),
     )
-    def types(self, context, *path):
+    def list_vault_evidence(self, context, *path):
         """List the types of evidence that there is about something."""
         entity_type, entity_id = self.about(*path)
         return {
@@ -22227,12 +21941,11 @@ class VaultEvidence(Resource, surface=FACTSTORE, scope="factstore", tag="Vault e
 
     @route(
         "GET /api/v1/evidence/{evidenceKey}/{entityKey}/download",
-        id="downloadVaultEvidence",
         query=which,
         answer=_VAULT_DATA.describe(),
         refuses=(502,),
     )
-    def download(self, context, *path):
+    def download_vault_evidence(self, context, *path):
         """Download a document's contents; there are none while its newest version is deleted."""
         location = self.location(context.query, *path)
         contents = context.lite.vault.contents(location)
@@ -22244,7 +21957,6 @@ class VaultEvidence(Resource, surface=FACTSTORE, scope="factstore", tag="Vault e
 
     @route(
         "GET /api/v1/evidence/health",
-        id="getVaultHealth",
         answer=Schema(
             healthy=Boolean(),
             vault_uri=Text(2048),
@@ -22253,7 +21965,7 @@ class VaultEvidence(Resource, surface=FACTSTORE, scope="factstore", tag="Vault e
             checked_at=Timestamp(6),
         ).describe(),
     )
-    def health(self, context):
+    def get_vault_health(self, context):
         """Tell whether the store of evidence can be used."""
         healthy, message = context.lite.vault.health()
         return {
@@ -22301,8 +22013,7 @@ def _vault_problem(status: int) -> Problem:
         )
     if status in (429, 501, 503):
         return Unavailable(
-            "Vault is sealed, or cannot answer now; try again later.",
-            headers={"Retry-After": "10"},
+            "Vault is sealed, or cannot answer now; try again later.", headers={"Retry-After": "10"}
         )
     return BadGateway(STRANGE_VAULT)
 
@@ -22606,11 +22317,9 @@ _AUDIT_NUMBERS = ("page", "size", "totalElements", "totalPages")
 
 
 class Audit(
-    Resource,
-    surface=FACTSTORE,
+    Factstore,
     path="/api/v1/audit",
     model=AuditEvent,
-    scope="factstore",
     tag="Audit",
     item="auditEventId",
     schema_name="AuditEventResponse",
@@ -22620,7 +22329,6 @@ class Audit(
 
     @route(
         "GET /api/v1/audit",
-        id="listAuditEvents",
         query=Filters(
             AuditEvent.event_type,
             trail_id=Id(),
@@ -22639,7 +22347,7 @@ class Audit(
             },
         },
     )
-    def page(self, context):
+    def list_audit_events(self, context):
         """List one page of the audit log, newest first unless told otherwise."""
         query = context.query
         number, size = query.get("page", 0), query.get("size", 20)
@@ -22754,12 +22462,11 @@ _SEARCH_RESPONSE = {
 }
 
 
-class Search(Resource, surface=FACTSTORE, scope="factstore", tag="Search"):
+class Search(Factstore, tag="Search"):
     """The texts of all records that the file does not encrypt."""
 
     @route(
         "GET /api/v1/search",
-        id="search",
         query=Filters(
             q=_SearchedText(1000),
             type=_SearchedKind(),
@@ -22878,12 +22585,11 @@ def _export_sql() -> str:
     return f"SELECT {', '.join(columns)}"
 
 
-class Reports(Resource, surface=FACTSTORE, scope="factstore", tag="Reports"):
+class Reports(Factstore, tag="Reports"):
     """Where trails stand, and all that was recorded for one."""
 
     @route(
         "GET /api/v1/reports/compliance",
-        id="getComplianceReport",
         query=Filters(flow_id=Id(), **{"from": Timestamp(6), "to": Timestamp(6)}),
         answer=closed_schema(
             flowId={"type": ["string", "null"], "format": "uuid"},
@@ -22898,7 +22604,7 @@ class Reports(Resource, surface=FACTSTORE, scope="factstore", tag="Reports"):
             },
         ),
     )
-    def report(self, context):
+    def get_compliance_report(self, context):
         """Count the trails of one flow or of all, and list those that do not comply."""
         flow_id, first, last = (context.query.get(name) for name in ("flow_id", "from", "to"))
         named = {
@@ -22915,7 +22621,6 @@ class Reports(Resource, surface=FACTSTORE, scope="factstore", tag="Reports"):
 
     @route(
         "GET /api/v1/reports/audit-trail/{trailId}",
-        id="exportAuditTrail",
         answer=closed_schema(
             trailId=UUID_TEXT,
             exportedAt=_MOMENT,
@@ -22926,7 +22631,7 @@ class Reports(Resource, surface=FACTSTORE, scope="factstore", tag="Reports"):
             evidenceFiles=FACTSTORE.array_schema("EvidenceFileResponse"),
         ),
     )
-    def export(self, context, key):
+    def export_audit_trail(self, context, key):
         """Get everything that was recorded for a trail in one document."""
         trail, flow, *lists = fetch_joined(_export_sql(), (key,))
         if trail is None:
@@ -22944,12 +22649,11 @@ def _percentage(part: int, total: int) -> float:
     return 100 * part / total if total else 0.0
 
 
-class Metrics(Resource, surface=FACTSTORE, scope="factstore", tag="Metrics"):
+class Metrics(Factstore, tag="Metrics"):
     """Numbers about everything that was recorded."""
 
     @route(
         "GET /api/v1/metrics/compliance",
-        id="getComplianceMetrics",
         answer=closed_schema(
             totalTrails=WHOLE,
             compliantTrails=WHOLE,
@@ -22961,7 +22665,7 @@ class Metrics(Resource, surface=FACTSTORE, scope="factstore", tag="Metrics"):
             generatedAt=_MOMENT,
         ),
     )
-    def of_compliance(self, context):
+    def get_compliance_metrics(self, context):
         """Count all trails and attestations by how they ended; the percentage is not rounded."""
         trails, attestations = count_by_status(Trail), count_by_status(Attestation)
         return {
@@ -22977,28 +22681,23 @@ class Metrics(Resource, surface=FACTSTORE, scope="factstore", tag="Metrics"):
 
     @route(
         "GET /api/v1/metrics/security",
-        id="getSecurityMetrics",
         answer=closed_schema(
             **dict.fromkeys(("totalScans", "passedScans", "failedScans", *SCAN_TOTALS), WHOLE),
             generatedAt=_MOMENT,
         ),
     )
-    def of_security(self, context):
+    def get_security_metrics(self, context):
         """Add up all security scans; one passes whose attestation did."""
         totals, passed, _ = scan_totals()
         ended = {"passedScans": passed, "failedScans": totals["totalScans"] - passed}
         return totals | ended | {"generatedAt": now_exactly()}
 
 
-class Dashboard(Resource, surface=FACTSTORE, scope="factstore", tag="Dashboard"):
+class Dashboard(Factstore, tag="Dashboard"):
     """What a dashboard shows first."""
 
-    @route(
-        "GET /api/v1/dashboard/stats",
-        id="getDashboardStats",
-        answer=closed_schema(totalFlows=WHOLE, **_TRAIL_TOTALS),
-    )
-    def tell(self, context):
+    @route("GET /api/v1/dashboard/stats", answer=closed_schema(totalFlows=WHOLE, **_TRAIL_TOTALS))
+    def get_dashboard_stats(self, context):
         """Count flows and trails."""
         return {"totalFlows": Flow.select().count()} | trail_totals(count_by_status(Trail))
 
@@ -23095,11 +22794,9 @@ _DELIVERIES = Array(
 
 
 class WebhookConfigs(
-    Resource,
-    surface=FACTSTORE,
+    Factstore,
     path="/api/v1/webhook-configs",
     model=WebhookConfig,
-    scope="factstore",
     access="govern",
     tag="Webhooks",
     verbs="list create delete",
@@ -23124,18 +22821,15 @@ class WebhookConfigs(
         return super().delete(context, key)
 
 
-class WebhookDeliveries(
-    Resource, surface=FACTSTORE, model=WebhookDelivery, scope="factstore", tag="Webhooks"
-):
+class WebhookDeliveries(Factstore, model=WebhookDelivery, tag="Webhooks"):
     """The webhooks that were taken."""
 
     @route(
         "GET /api/v1/webhook-configs/{webhookConfigId}/deliveries",
-        id="listWebhookDeliveries",
         query=Paging(),
         answer=FACTSTORE.paged_schema("WebhookDeliveryResponse"),
     )
-    def of_config(self, context, key):
+    def list_webhook_deliveries(self, context, key):
         """List the webhooks that were taken under a config."""
         WebhookConfig.fetch(key)
         return FACTSTORE.array(context, _DELIVERIES, {"config": key})
@@ -23332,7 +23026,7 @@ def _act_on_webhook(config: WebhookConfig, delivery_id: str, payload: Mapping[st
     return f"The attestation {type} {status} was recorded on the trail {trail.id}."
 
 
-class IncomingEvents(Resource, surface=FACTSTORE, tag="Webhooks"):
+class IncomingEvents(Factstore, scope="", tag="Webhooks"):
     """What CI systems tell; no delivery has its effect twice."""
 
     def signer(self, context: RequestContext, source: str) -> Principal | None:
@@ -23348,11 +23042,9 @@ class IncomingEvents(Resource, surface=FACTSTORE, tag="Webhooks"):
 
     @route(
         "POST /api/v1/webhooks/{source}",
-        id="receiveWebhook",
         public=True,
         signed="signer",
         body=_WebhookBody(),
-        # The handler parses it, as what cannot be read is recorded, too.
         media=MappingProxyType({"application/json": bytes, FORM_MEDIA: bytes}),
         request_headers=(
             "X-Hub-Signature-256",
@@ -23362,7 +23054,7 @@ class IncomingEvents(Resource, surface=FACTSTORE, tag="Webhooks"):
         ),
         answer=closed_schema(accepted=Boolean().describe(), deliveryId=TEXT, message=TEXT),
     )
-    def take(self, context, source):
+    def receive_webhook(self, context, source):
         """Take what a CI system tells, signed with the secret of a webhook config.
 
         Where an event and the statuses beside it disagree, the worst of them counts.
@@ -23519,28 +23211,19 @@ def list_some(names: Sequence[str], at_most: int = 20) -> str:
 
 
 class SlackConfigs(
-    Resource,
-    surface=FACTSTORE,
-    model=SlackConfig,
-    scope="factstore",
-    access="admin",
-    tag="Slack",
-    schema_name="SlackConfigResponse",
+    Factstore, model=SlackConfig, access="admin", tag="Slack", schema_name="SlackConfigResponse"
 ):
     """The places of organisations in Slack: one each, without the secrets."""
 
     @route(
-        "GET /api/v1/organisations/{slug}/slack",
-        id="getSlackConfig",
-        answer=FACTSTORE.one_schema("SlackConfigResponse"),
+        "GET /api/v1/organisations/{slug}/slack", answer=FACTSTORE.one_schema("SlackConfigResponse")
     )
-    def read(self, context, slug):
+    def get_slack_config(self, context, slug):
         """Get the Slack settings of an organisation."""
         return SlackConfig.of(organisation_slug(slug))
 
     @route(
         "POST /api/v1/organisations/{slug}/slack",
-        id="configureSlack",
         body=Schema(
             SlackConfig.bot_token,
             SlackConfig.signing_secret,
@@ -23550,7 +23233,7 @@ class SlackConfigs(
         ),
         answer=FACTSTORE.one_schema("SlackConfigResponse"),
     )
-    def configure(self, context, slug):
+    def configure_slack(self, context, slug):
         """Store the Slack settings of an organisation, instead of those before."""
         slug = organisation_slug(slug)
         config = SlackConfig.seek(org_slug=slug)
@@ -23559,8 +23242,8 @@ class SlackConfigs(
         config.change(**context.body)
         return config
 
-    @route("DELETE /api/v1/organisations/{slug}/slack", id="removeSlack", status=204)
-    def forget(self, context, slug):
+    @route("DELETE /api/v1/organisations/{slug}/slack", status=204)
+    def remove_slack(self, context, slug):
         """Forget the Slack settings of an organisation, and drop what was on its way there."""
         config = SlackConfig.of(organisation_slug(slug))
         deleted = config.json()
@@ -23568,12 +23251,11 @@ class SlackConfigs(
         return deleted
 
 
-class SlackNotices(Resource, surface=FACTSTORE, scope="factstore", tag="Slack"):
+class SlackNotices(Factstore, tag="Slack"):
     """Messages to the channels of organisations; each is sent until Slack takes it."""
 
     @route(
         "POST /api/v1/organisations/{slug}/slack/notify/trail-non-compliant",
-        id="notifySlackTrailNonCompliant",
         body=Schema(
             trail_id=Id(),
             flow_name=Text(255),
@@ -23584,7 +23266,7 @@ class SlackNotices(Resource, surface=FACTSTORE, scope="factstore", tag="Slack"):
         ),
         status=202,
     )
-    def trail_non_compliant(self, context, slug):
+    def notify_slack_trail_non_compliant(self, context, slug):
         """Tell the channel of an organisation that a trail is not compliant."""
         body = context.body
         details = {
@@ -23599,7 +23281,6 @@ class SlackNotices(Resource, surface=FACTSTORE, scope="factstore", tag="Slack"):
 
     @route(
         "POST /api/v1/organisations/{slug}/slack/notify/approval-requested",
-        id="notifySlackApprovalRequested",
         body=Schema(
             approval_id=Text(255),
             artifact_sha=Text(255),
@@ -23609,7 +23290,7 @@ class SlackNotices(Resource, surface=FACTSTORE, scope="factstore", tag="Slack"):
         ),
         status=202,
     )
-    def approval_requested(self, context, slug):
+    def notify_slack_approval_requested(self, context, slug):
         """Tell the channel of an organisation that an approval is asked for."""
         body = context.body
         key = body["approval_id"]
@@ -23834,7 +23515,7 @@ _FROM_SLACK = MappingProxyType(
 )
 
 
-class SlackCommands(Resource, surface=FACTSTORE, tag="Slack"):
+class SlackCommands(Factstore, scope="", tag="Slack"):
     """What comes from Slack, known by its signature."""
 
     def signer(self, context: RequestContext, slug: str) -> Principal | None:
@@ -23846,7 +23527,6 @@ class SlackCommands(Resource, surface=FACTSTORE, tag="Slack"):
 
     @route(
         "POST /api/v1/organisations/{slug}/slack/commands",
-        id="handleSlackCommand",
         body=_SlackForm(
             "SlackSlashCommandForm",
             text=Text(default=""),
@@ -23855,7 +23535,7 @@ class SlackCommands(Resource, surface=FACTSTORE, tag="Slack"):
         ),
         **_FROM_SLACK,
     )
-    def command(self, context, slug):
+    def handle_slack_command(self, context, slug):
         """Answer a slash command, once."""
         if not SlackRequest.is_new(*_slack_headers(context)):
             return _answer_slack(["This was answered before."])
@@ -23868,13 +23548,11 @@ class SlackCommands(Resource, surface=FACTSTORE, tag="Slack"):
 
     @route(
         "POST /api/v1/organisations/{slug}/slack/actions",
-        id="handleSlackAction",
         body=LenientRequest(payload=Text(1_000_000), demanded="payload", name="SlackActionForm"),
-        # What is not signed is refused as everywhere, what has no payload in Slack's own way.
         others={400: {"anyOf": [{"$ref": "#/components/schemas/FactstoreError"}, _SLACK_ANSWER]}},
         **_FROM_SLACK,
     )
-    def act(self, context, slug):
+    def handle_slack_action(self, context, slug):
         """Do what a button says that was pressed, once."""
         if "payload" not in context.body:
             payload = _answer_slack(["The form has no payload."])
@@ -24199,10 +23877,8 @@ def make_ticket(connection: JiraConnection, **values: Any) -> JiraPosting:
 
 class JiraConnections(
     SiteKeeper,
-    Resource,
-    surface=FACTSTORE,
+    Factstore,
     model=JiraConnection,
-    scope="factstore",
     access="admin",
     tag="Atlassian",
     schema_name="JiraConfigResponse",
@@ -24210,17 +23886,14 @@ class JiraConnections(
     """The connection to Jira, without its token."""
 
     @route(
-        "GET /api/v1/integrations/jira/config",
-        id="getJiraConfig",
-        answer=FACTSTORE.one_schema("JiraConfigResponse"),
+        "GET /api/v1/integrations/jira/config", answer=FACTSTORE.one_schema("JiraConfigResponse")
     )
-    def read(self, context):
+    def get_jira_config(self, context):
         """Get the connection to Jira."""
         return JiraConnection.stored()
 
     @route(
         "POST /api/v1/integrations/jira/config",
-        id="saveJiraConfig",
         body=Schema(
             JiraConnection.base_url,
             JiraConnection.username,
@@ -24231,16 +23904,12 @@ class JiraConnections(
         answer=FACTSTORE.one_schema("JiraConfigResponse"),
         **KEPT,
     )
-    def keep(self, context):
+    def save_jira_config(self, context):
         """Store the connection to Jira, instead of the one before."""
         return JiraConnection.keep(context.body)
 
-    @route(
-        "POST /api/v1/integrations/jira/test",
-        id="testJira",
-        **TRIED,
-    )
-    def test(self, context):
+    @route("POST /api/v1/integrations/jira/test", **TRIED)
+    def test_jira(self, context):
         """Try the connection to Jira."""
         return context.prepared
 
@@ -24349,11 +24018,9 @@ def _write_before(context: RequestContext, work: Callable[[Session], Any]) -> An
 
 
 class JiraTickets(
-    Resource,
-    surface=FACTSTORE,
+    Factstore,
     path="/api/v1/integrations/jira/tickets",
     model=JiraTicket,
-    scope="factstore",
     tag="Atlassian",
     schema_name="JiraTicketResponse",
     verbs="list create",
@@ -24364,10 +24031,7 @@ class JiraTickets(
     filters = Paging()
 
     creates = Schema(
-        JiraTicket.summary,
-        JiraTicket.issue_type,
-        trail_id=Id(),
-        name="CreateJiraTicketRequest",
+        JiraTicket.summary, JiraTicket.issue_type, trail_id=Id(), name="CreateJiraTicketRequest"
     )
 
     def send(self, context: RequestContext) -> tuple[str, HttpResponse] | None:
@@ -24400,7 +24064,6 @@ class JiraTickets(
 
     @route(
         "POST /api/v1/integrations/jira/sync",
-        id="syncJira",
         answer={
             "type": "object",
             "required": ["syncedCount", "message"],
@@ -24408,7 +24071,7 @@ class JiraTickets(
         },
         before="exchange",
     )
-    def sync(self, context):
+    def sync_jira(self, context):
         """Make the tickets that trails lack in Jira, and read the status of those that are open.
 
         A trail that is not compliant gets one ticket; what Jira refused before is sent again.
@@ -24450,10 +24113,8 @@ class ConfluenceConnection(AtlassianSite):
 
 class ConfluenceConnections(
     SiteKeeper,
-    Resource,
-    surface=FACTSTORE,
+    Factstore,
     model=ConfluenceConnection,
-    scope="factstore",
     access="admin",
     tag="Atlassian",
     schema_name="ConfluenceConfigResponse",
@@ -24462,16 +24123,14 @@ class ConfluenceConnections(
 
     @route(
         "GET /api/v1/integrations/confluence/config",
-        id="getConfluenceConfig",
         answer=FACTSTORE.one_schema("ConfluenceConfigResponse"),
     )
-    def read(self, context):
+    def get_confluence_config(self, context):
         """Get the connection to Confluence."""
         return ConfluenceConnection.stored()
 
     @route(
         "POST /api/v1/integrations/confluence/config",
-        id="saveConfluenceConfig",
         body=Schema(
             ConfluenceConnection.base_url,
             ConfluenceConnection.username,
@@ -24482,16 +24141,12 @@ class ConfluenceConnections(
         answer=FACTSTORE.one_schema("ConfluenceConfigResponse"),
         **KEPT,
     )
-    def keep(self, context):
+    def save_confluence_config(self, context):
         """Store the connection to Confluence, instead of the one before."""
         return ConfluenceConnection.keep(context.body)
 
-    @route(
-        "POST /api/v1/integrations/confluence/test",
-        id="testConfluence",
-        **TRIED,
-    )
-    def test(self, context):
+    @route("POST /api/v1/integrations/confluence/test", **TRIED)
+    def test_confluence(self, context):
         """Try the connection to Confluence."""
         return context.prepared
 
@@ -24728,17 +24383,16 @@ _LEDGER_STATUS = Schema(
 )
 
 
-class Ledger(Resource, surface=FACTSTORE, scope="factstore", access="read", tag="Ledger"):
+class Ledger(Factstore, access="read", tag="Ledger"):
     """The proofs of every fact recorded, and their verification."""
 
     @route(
         "GET /api/v1/ledger/entries",
-        id="listLedgerEntries",
         query=Paging(),
         answer=_LEDGER_ENTRIES.describe(),
         setting="ledger",
     )
-    def entries(self, context):
+    def list_ledger_entries(self, context):
         """Page through the chain, oldest first."""
         page, size = context.query.get("page") or 0, context.query.get("size") or 20
         chain = ChainWalk()
@@ -24752,12 +24406,9 @@ class Ledger(Resource, surface=FACTSTORE, scope="factstore", access="read", tag=
         }
 
     @route(
-        "GET /api/v1/ledger/entries/{recordId}",
-        id="getLedgerEntry",
-        answer=_LEDGER_ENTRY.describe(),
-        setting="ledger",
+        "GET /api/v1/ledger/entries/{recordId}", answer=_LEDGER_ENTRY.describe(), setting="ledger"
     )
-    def newest(self, context, record):
+    def get_ledger_entry(self, context, record):
         """Get the newest entry of a record."""
         own = next(ChainWalk().of_record(record, 'ORDER BY "id" DESC LIMIT 1'), None)
         if own is None:
@@ -24766,12 +24417,11 @@ class Ledger(Resource, surface=FACTSTORE, scope="factstore", access="read", tag=
 
     @route(
         "POST /api/v1/ledger/verify/{recordId}",
-        id="verifyLedgerRecord",
         answer=_RECORD_VERDICT.describe(),
         before="examine_record",
         setting="ledger",
     )
-    def verify_record(self, context, record):
+    def verify_ledger_record(self, context, record):
         """Check a record against all its entries, and each of these against the one before."""
         return context.prepared
 
@@ -24798,13 +24448,12 @@ class Ledger(Resource, surface=FACTSTORE, scope="factstore", access="read", tag=
 
     @route(
         "POST /api/v1/ledger/verify-chain",
-        id="verifyLedgerChain",
         body=Schema(**{"from": Timestamp(6), "to": Timestamp(6)}, name="VerifyChainRequest"),
         answer=_CHAIN_VERDICT.describe(),
         before="examine_chain",
         setting="ledger",
     )
-    def verify_chain(self, context):
+    def verify_ledger_chain(self, context):
         """Check every entry between two times, both included, and the records as they stand."""
         return context.prepared
 
@@ -24833,13 +24482,8 @@ class Ledger(Resource, surface=FACTSTORE, scope="factstore", access="read", tag=
             "message": fault or f"{state.checked} entries checked; every one is as it was written.",
         }
 
-    @route(
-        "GET /api/v1/ledger/status",
-        id="getLedgerStatus",
-        answer=_LEDGER_STATUS.describe(),
-        setting="ledger",
-    )
-    def status(self, context):
+    @route("GET /api/v1/ledger/status", answer=_LEDGER_STATUS.describe(), setting="ledger")
+    def get_ledger_status(self, context):
         """Tell how long the ledger is, and whether its newest entry is sound."""
         chain = ChainWalk()
         total = len(chain)
@@ -24947,7 +24591,7 @@ _HUB_TEMPLATE = closed_schema(
 )
 
 
-class HubTemplates(Resource, surface=FACTSTORE, scope="factstore", tag="Hub"):
+class HubTemplates(Factstore, tag="Hub"):
     """The templates that the product brings along."""
 
     def find(self, key):
@@ -24971,11 +24615,10 @@ class HubTemplates(Resource, surface=FACTSTORE, scope="factstore", tag="Hub"):
 
     @route(
         "POST /api/v1/hub/templates/{template}/import",
-        id="importHubTemplate",
         status=201,
         answer=FACTSTORE.one_schema("FlowResponse"),
     )
-    def take_over(self, context, key):
+    def import_hub_template(self, context, key):
         """Create a flow with the name of a template, which asks for what the template does."""
         template = self.find(key)
         return Flow.create(
@@ -25144,7 +24787,7 @@ def _send_package(
     return Response(200, headers=headers, stream=package.archive(*signed))
 
 
-class AuditPackages(Resource, surface=FACTSTORE, scope="factstore", tag="Audit package"):
+class AuditPackages(Factstore, tag="Audit package"):
     """Archives of what was recorded: a signed manifest with the hash of every file, and the files.
 
     `manifest.sig` is a note with the manifest's SHA-256 (https://c2sp.org/signed-note), signed with
@@ -25153,11 +24796,10 @@ class AuditPackages(Resource, surface=FACTSTORE, scope="factstore", tag="Audit p
 
     @route(
         "GET /api/v1/trails/{trailId}/audit-package",
-        id="downloadTrailAuditPackage",
         answers_with=_GZIP_MEDIA,
         answer=File().describe(),
     )
-    def of_trail(self, context, key):
+    def download_trail_audit_package(self, context, key):
         """Download all that was recorded of a trail."""
         trail = Trail.fetch(key)
         own = Artifact.trail == key, Attestation.trail == key
@@ -25165,11 +24807,10 @@ class AuditPackages(Resource, surface=FACTSTORE, scope="factstore", tag="Audit p
 
     @route(
         "GET /api/v1/artifacts/{artifactKey}/audit-package",
-        id="downloadArtifactAuditPackage",
         answers_with=_GZIP_MEDIA,
         answer=File().describe(),
     )
-    def of_artifact(self, context, key):
+    def download_artifact_audit_package(self, context, key):
         """Download what was recorded of an artifact, and all that its trail was attested."""
         artifact = Artifact.fetch(read_in_path(Artifact.id, key))
         trail = artifact.trail_id
@@ -25178,11 +24819,10 @@ class AuditPackages(Resource, surface=FACTSTORE, scope="factstore", tag="Audit p
 
     @route(
         "GET /api/v1/attestations/{attestationId}/audit-package",
-        id="downloadAttestationAuditPackage",
         answers_with=_GZIP_MEDIA,
         answer=File().describe(),
     )
-    def of_attestation(self, context, key):
+    def download_attestation_audit_package(self, context, key):
         """Download an attestation with its evidence, and the artifacts of its trail."""
         attestation = Attestation.fetch(key)
         trail = attestation.trail_id
@@ -30189,7 +29829,7 @@ def _health_of(lite: Install, up: str, down: str) -> tuple[bool, bytes]:
     return is_up, to_json(body).encode()
 
 
-class Service(Resource, surface=NOVANTRA, tag="Service"):
+class Service(Novantra, tag="Service"):
     """What answers without credentials: health, the OpenAPI document, the reference page."""
 
     @route(
@@ -30245,11 +29885,7 @@ class _WorkspaceMetrics:
 
     def collect(self) -> Iterator[Any]:
         """What holds at this moment, as a collector of prometheus-client gives it."""
-        from prometheus_client.core import (
-            CounterMetricFamily,
-            GaugeMetricFamily,
-            InfoMetricFamily,
-        )
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 
         yield InfoMetricFamily(
             "novantra_lite", "The version that answers.", {"version": __version__}
@@ -30280,30 +29916,24 @@ class _WorkspaceMetrics:
             yield name, meaning, model.select(peewee.fn.max(model.id)).scalar() or 0
 
 
-class Operations(Resource, surface=FACTSTORE, scope="factstore", tag="Operations"):
+class Operations(Factstore, tag="Operations"):
     """What operators and their monitoring ask for, under the paths of the reference server."""
 
     @route(
         "GET /actuator/health",
-        id="getActuatorHealth",
         public=True,
         urgent=True,
         scope="",
         answer=_HEALTH,
         others={503: _HEALTH},
     )
-    def tell_health(self, context):
+    def get_actuator_health(self, context):
         """Tell whether a workspace can be read and written, and which of several cannot."""
         is_up, body = _health_of(context.lite, "UP", "DOWN")
         return Response(200, body) if is_up else Response(503, body, {"Retry-After": "1"})
 
-    @route(
-        "GET /actuator/prometheus",
-        id="getPrometheusMetrics",
-        answer=TEXT,
-        answers_with="text/plain",
-    )
-    def expose_metrics(self, context):
+    @route("GET /actuator/prometheus", answer=TEXT, answers_with="text/plain")
+    def get_prometheus_metrics(self, context):
         """Get the gauges of the workspace and of the process, in the text format of Prometheus."""
         from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
@@ -30313,13 +29943,13 @@ class Operations(Resource, surface=FACTSTORE, scope="factstore", tag="Operations
         media = "text/plain; version=0.0.4; charset=utf-8"
         return Response(200, generate_latest(registry), {"Content-Type": media})
 
-    @route("GET /api-docs", id="getApiDocs", public=True, scope="", answer={"type": "object"})
-    def get_document(self, context):
+    @route("GET /api-docs", public=True, scope="", answer={"type": "object"})
+    def get_api_docs(self, context):
         """Get the OpenAPI document."""
         return _document_reply(context, _openapi_bytes())
 
-    @route("GET /swagger-ui.html", id="getSwaggerUi", public=True, scope="", status=302)
-    def go_to_reference(self, context):
+    @route("GET /swagger-ui.html", public=True, scope="", status=302)
+    def get_swagger_ui(self, context):
         """Go to the reference page."""
         return Response(302, b"", {"Location": f"{context.request.root_path}/docs"})
 

@@ -129,12 +129,7 @@ MADE = {
     ),
 }
 #: The member that names a record, where that is not its id.
-NAMES = {
-    "slug": "slug",
-    "provider": "provider",
-    "placeId": "userId",
-    "documentId": "vaultPath",
-}
+NAMES = {"slug": "slug", "provider": "provider", "placeId": "userId", "documentId": "vaultPath"}
 #: Other words for what is among the records.
 ALIASES = {
     "org": "slug",

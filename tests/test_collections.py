@@ -404,10 +404,7 @@ def test_lists_numbers_and_booleans_come_out_of_cells(lite):
 
     (release,) = lite.collection("releases").list()
     (run,) = lite.collection("monitor-runs").list()
-    assert (told(releases), release["changeRequestIds"]) == (
-        (1, 0, 0, 0),
-        ["chreq_1", "chreq_2"],
-    )
+    assert (told(releases), release["changeRequestIds"]) == ((1, 0, 0, 0), ["chreq_1", "chreq_2"])
     assert (told(counted), run["passCount"]) == ((1, 0, 0, 1), 12)
     assert counted.faults == [RowFault(3, "passCount", "Expected integer")]
 
@@ -622,9 +619,7 @@ def test_an_attachment_that_was_never_held_is_told_by_verify(lite, claim):
 
     faults = lite.verify()
 
-    assert faults == [
-        "The content of attachment evatt_1 was never stored, and it has no URI.",
-    ]
+    assert faults == ["The content of attachment evatt_1 was never stored, and it has no URI."]
 
 
 # --- Seeds --------------------------------------------------------------------
@@ -748,12 +743,7 @@ def test_an_id_that_exists_or_is_none_is_refused(seeded, name):
         collection.create(reason=WHY, id="trail-1", **SEEDS[name])
 
 
-RUNNING = {
-    "artifactName": "app",
-    "artifactTag": "1",
-    "artifactSha256": DIGEST,
-    "instanceCount": 2,
-}
+RUNNING = {"artifactName": "app", "artifactTag": "1", "artifactSha256": DIGEST, "instanceCount": 2}
 
 
 def test_snapshots_are_seeded_with_their_artifacts_and_the_next_index(seeded):

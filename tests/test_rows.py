@@ -75,10 +75,7 @@ def test_missing_cells_are_absent_and_rows_of_empty_cells_are_skipped():
 
     found = read(text, "csv")
 
-    assert found == [
-        (2, {"assetKey": "a-1"}),
-        (4, {"assetKey": "a-2", "status": "active"}),
-    ]
+    assert found == [(2, {"assetKey": "a-1"}), (4, {"assetKey": "a-2", "status": "active"})]
 
 
 def test_spaces_around_a_cell_are_kept_and_around_a_name_are_not():

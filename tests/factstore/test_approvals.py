@@ -15,12 +15,7 @@ ANN, BEA = {"approverIdentity": "ann"}, {"approverIdentity": "bea"}
 @pytest.fixture
 def flow(factstore):
     return factstore.post(
-        FLOWS,
-        {
-            "name": "payments",
-            "requiresApproval": True,
-            "requiredAttestationTypes": ["junit"],
-        },
+        FLOWS, {"name": "payments", "requiresApproval": True, "requiredAttestationTypes": ["junit"]}
     ).json
 
 

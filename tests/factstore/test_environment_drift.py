@@ -160,10 +160,7 @@ def test_drift_is_what_differs_from_the_baseline(
             ("generatedAt", LATER),
             ("hasDrift", True),
             ("added", [api | {"artifactName": "job", "sha256From": None, "sha256To": ONE}]),
-            (
-                "removed",
-                [api | {"artifactName": "web", "sha256From": ONE, "sha256To": None}],
-            ),
+            ("removed", [api | {"artifactName": "web", "sha256From": ONE, "sha256To": None}]),
             ("updated", [api | {"sha256From": ONE, "sha256To": TWO}]),
         ],
     )

@@ -566,14 +566,8 @@ def test_the_first_sighting_of_a_digest_is_told(lite, factstore, production, sna
 
     place = {"environmentId": production["id"], "environmentName": "production"}
     assert events(lite) == [
-        (
-            "factstore.artifact.deployed",
-            {**place, "snapshotIndex": 1, **an_artifact("api", ONE)},
-        ),
-        (
-            "factstore.artifact.deployed",
-            {**place, "snapshotIndex": 2, **an_artifact("web", TWO)},
-        ),
+        ("factstore.artifact.deployed", {**place, "snapshotIndex": 1, **an_artifact("api", ONE)}),
+        ("factstore.artifact.deployed", {**place, "snapshotIndex": 2, **an_artifact("web", TWO)}),
     ]
 
 

@@ -302,10 +302,7 @@ JSON = {
             {"qualityGateStatus": "OK"},
         ),
         '{"status": "SUCCESS", "qualityGate": {"status": "OK", "conditions": '
-        '[{"status": "OK"}, {"status": "NO_VALUE"}]}}': (
-            "PASSED",
-            {"qualityGateStatus": "OK"},
-        ),
+        '[{"status": "OK"}, {"status": "NO_VALUE"}]}}': ("PASSED", {"qualityGateStatus": "OK"}),
         '{"status": "PASSED"}': ("PASSED", {"qualityGateStatus": "PASSED"}),
         '{"projectStatus": {"status": "ERROR"}, "status": "OK"}': (
             "FAILED",

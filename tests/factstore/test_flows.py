@@ -232,10 +232,7 @@ def test_a_flow_may_be_renamed_to_what_no_other_is_called(factstore, flow):
 
 @pytest.mark.parametrize(
     ("text", "parsed"),
-    [
-        (None, None),
-        ("version: 1\ntags: {team: [junit, {since: 2026-01-01}]}", ...),
-    ],
+    [(None, None), ("version: 1\ntags: {team: [junit, {since: 2026-01-01}]}", ...)],
 )
 def test_a_template_is_given_as_text_and_as_json(factstore, text, parsed):
     flow = factstore.post(FLOWS, {"name": "payments", "templateYaml": text}).json
@@ -267,8 +264,7 @@ def test_a_deleted_flow_is_gone_with_its_thresholds(lite, factstore, flow):
 
 @pytest.mark.parametrize("key", [NOBODY, "nonsense", "x" * 300])
 @pytest.mark.parametrize(
-    ("method", "below"),
-    [("GET", ""), ("PUT", ""), ("DELETE", ""), ("GET", "/template")],
+    ("method", "below"), [("GET", ""), ("PUT", ""), ("DELETE", ""), ("GET", "/template")]
 )
 def test_a_flow_that_is_not_there_is_not_found(factstore, method, below, key):
     refused = factstore.request(method, f"{FLOWS}/{key}{below}", json={})

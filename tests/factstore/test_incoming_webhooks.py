@@ -616,10 +616,7 @@ def test_a_word_for_an_event_that_is_not_known_passes_nothing(factstore, strange
 
 @pytest.mark.parametrize(
     ("event", "member"),
-    [
-        ("deployment.triggered", "deploymentActor"),
-        ("approval.granted", "pullRequestReviewer"),
-    ],
+    [("deployment.triggered", "deploymentActor"), ("approval.granted", "pullRequestReviewer")],
 )
 def test_an_event_names_who_deployed_or_reviewed(
     lite, factstore, stranger, config, flow, event, member
@@ -737,11 +734,7 @@ def test_copies_of_a_signed_body_leave_one_delivery_whatever_the_source(
 
 
 @pytest.mark.parametrize(
-    ("body", "headers"),
-    [
-        (b"{", {}),
-        (json.dumps(RUN).encode(), {"Content_Type": FORM}),
-    ],
+    ("body", "headers"), [(b"{", {}), (json.dumps(RUN).encode(), {"Content_Type": FORM})]
 )
 def test_copies_of_what_cannot_be_read_are_kept_once(
     lite, factstore, stranger, configure, body, headers

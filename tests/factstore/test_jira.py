@@ -211,10 +211,7 @@ def test_a_dry_run_of_the_connection_stores_nothing(lite, factstore):
 def test_a_connection_that_works_says_so(client, connected, jira):
     told = client.post(f"{JIRA}/test")
 
-    assert (told.status, told.json) == (
-        200,
-        {"success": True, "message": f"Jira knows {USER}."},
-    )
+    assert (told.status, told.json) == (200, {"success": True, "message": f"Jira knows {USER}."})
     assert [one.path for one in jira.server.asked] == ["/rest/api/2/myself"]
 
 

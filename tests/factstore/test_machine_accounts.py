@@ -42,8 +42,7 @@ def test_an_account_needs_only_a_name(lite, factstore):
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{"name": None}, {"name": " "}, {"name": "x" * 256}, {"description": "x" * 10_001}],
+    "change", [{"name": None}, {"name": " "}, {"name": "x" * 256}, {"description": "x" * 10_001}]
 )
 def test_a_wrong_member_is_refused(lite, factstore, change):
     before = tables(lite)

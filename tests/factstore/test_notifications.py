@@ -66,10 +66,7 @@ def test_a_notification_says_what_happened_and_to_what(factstore, trail):
     assert list(told.items()) == [
         ("id", told["id"]),
         ("title", "The attestation 'junit' failed"),
-        (
-            "message",
-            f"It was recorded on the trail {trail} (commit c0ffee on main by Ada).",
-        ),
+        ("message", f"It was recorded on the trail {trail} (commit c0ffee on main by Ada)."),
         ("severity", "WARNING"),
         ("isRead", False),
         ("entityType", "attestation"),

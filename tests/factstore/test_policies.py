@@ -209,10 +209,7 @@ KNOWN = "ATTESTATION_COUNT, APPROVAL_REQUIRED, SIGNATURE_REQUIRED"
             {"policyType": "SIGNATURE_REQUIRED", "threshold": 1},
             "a threshold belongs to ATTESTATION_COUNT and APPROVAL_REQUIRED only",
         ),
-        (
-            {"threshold": 80},
-            "a threshold belongs to ATTESTATION_COUNT and APPROVAL_REQUIRED only",
-        ),
+        ({"threshold": 80}, "a threshold belongs to ATTESTATION_COUNT and APPROVAL_REQUIRED only"),
     ],
 )
 @pytest.mark.parametrize("method", ["POST", "PUT"])

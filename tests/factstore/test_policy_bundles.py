@@ -303,8 +303,7 @@ def test_a_bundle_that_is_not_understood_is_refused_with_the_place(lite, factsto
 
 @pytest.mark.parametrize("pack", [zipped, tarred])
 @pytest.mark.parametrize(
-    "name",
-    ["/../p.rego", "../p.rego", "a/../../p.rego", "a\\p.rego", "C:/p.rego", "p\n.rego"],
+    "name", ["/../p.rego", "../p.rego", "a/../../p.rego", "a\\p.rego", "C:/p.rego", "p\n.rego"]
 )
 def test_a_path_that_leads_out_of_an_archive_is_refused(lite, factstore, pack, name):
     before = tables(lite)

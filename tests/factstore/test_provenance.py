@@ -330,10 +330,7 @@ def test_verifying_without_provenance_says_that_there_is_none(factstore, artifac
     [
         (None, "The provenance is recorded, but carries no signature."),
         (" ", "The provenance is recorded, but carries no signature."),
-        (
-            detached(ED25519),
-            "The signature was not checked: there is no public key to check with.",
-        ),
+        (detached(ED25519), "The signature was not checked: there is no public key to check with."),
     ],
 )
 def test_what_cannot_be_checked_is_unverified(lite, factstore, path, signature, message):
@@ -351,10 +348,7 @@ def test_what_cannot_be_checked_is_unverified(lite, factstore, path, signature, 
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize(
     ("form", "status", "verdict"),
-    [
-        (detached, "PROVENANCE_UNVERIFIED", "SIGNED"),
-        (envelope, "PROVENANCE_VERIFIED", "VERIFIED"),
-    ],
+    [(detached, "PROVENANCE_UNVERIFIED", "SIGNED"), (envelope, "PROVENANCE_VERIFIED", "VERIFIED")],
 )
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_a_good_signature_is_verified_with_the_callers_key(
@@ -455,10 +449,7 @@ GOOD = {
         base64_of(RSA.sign(bytes.fromhex("ab" * 32), PKCS1v15(), Prehashed(SHA256()))),
         RSA,
     ),
-    "RSA with PSS": (
-        base64_of(RSA.sign(DIGEST.encode(), PSS(MGF1(SHA256()), 32), SHA256())),
-        RSA,
-    ),
+    "RSA with PSS": (base64_of(RSA.sign(DIGEST.encode(), PSS(MGF1(SHA256()), 32), SHA256())), RSA),
     "RSA over an envelope": (envelope(RSA), RSA),
     "P-384 over an envelope": (envelope(P384), P384),
     "P-384 with SHA-384": (base64_of(P384.sign(DIGEST.encode(), ec.ECDSA(SHA384()))), P384),
@@ -515,8 +506,7 @@ BAD = {
     "a payload that is a number": changed(envelope(P256), payload=7),
     "a type that is a number": changed(envelope(P256), payloadType=7),
     "a tampered payload": changed(
-        envelope(P256, about({"sha256": "cd" * 32})),
-        payload=json.loads(envelope(P256))["payload"],
+        envelope(P256, about({"sha256": "cd" * 32})), payload=json.loads(envelope(P256))["payload"]
     ),
     "a tampered type": changed(envelope(P256), payloadType="application/vnd.in-toto.x+json"),
     "another type": envelope(P256, kind="text/plain"),
@@ -665,11 +655,7 @@ STATEMENTS = {
         ({"sourceCommitSha": COMMIT.upper()}, "VERIFIED", ""),
         ({"slsaLevel": "L3"}, "VERIFIED", ""),
         ({"builderId": "https://github.com/acme/ci2"}, "FAILED", "builderId"),
-        (
-            {"sourceRepositoryUri": "https://github.com/acme/tools"},
-            "FAILED",
-            "sourceRepositoryUri",
-        ),
+        ({"sourceRepositoryUri": "https://github.com/acme/tools"}, "FAILED", "sourceRepositoryUri"),
         ({"sourceCommitSha": "0" * 40}, "FAILED", "sourceCommitSha"),
         ({"sourceCommitSha": "c0ffee"}, "FAILED", "sourceCommitSha"),
     ],
@@ -730,8 +716,7 @@ TWICE = OF_GITHUB["buildDefinition"] | {
 
 
 @pytest.mark.parametrize(
-    ("build", "source"),
-    [(UNNAMED, (None, None)), (TWICE, (REPOSITORY, None))],
+    ("build", "source"), [(UNNAMED, (None, None)), (TWICE, (REPOSITORY, None))]
 )
 @pytest.mark.parametrize("claim", [{"sourceCommitSha": COMMIT}, {"sourceCommitSha": "e" * 40}])
 def test_a_dependency_is_not_the_source_for_being_there(trusting, build, source, claim):

@@ -360,10 +360,7 @@ def test_each_host_is_asked_in_the_words_of_its_own_api(factstore, host, pull_re
     assert github[1]["X-GitHub-Api-Version"] == "2022-11-28"
     assert azure[1]["Content-Type"] == "application/json"
     assert json.loads(azure[2]) == {
-        "queries": [
-            {"type": "lastMergeCommit", "items": [SHA]},
-            {"type": "commit", "items": [SHA]},
-        ]
+        "queries": [{"type": "lastMergeCommit", "items": [SHA]}, {"type": "commit", "items": [SHA]}]
     }
 
 

@@ -200,11 +200,7 @@ CORPUS = {
     ),
     "tiers, none": (TIERS, {"environment": "dev"}, []),
     "tiers, silver without approval": (TIERS, {"environment": "stage"}, NOT_ALLOWED),
-    "tiers, gold": (
-        TIERS,
-        PROD | {"approvalStatus": "APPROVED", "artifactVersion": "1.10.0"},
-        [],
-    ),
+    "tiers, gold": (TIERS, PROD | {"approvalStatus": "APPROVED", "artifactVersion": "1.10.0"}, []),
     "tiers, gold too early": (
         TIERS,
         PROD | {"approvalStatus": "APPROVED", "artifactVersion": "0.9.0"},
@@ -354,11 +350,7 @@ IDIOMS = {
         {},
         NOT_ALLOWED,
     ),
-    "none of what is missing": (
-        'package p\nallow if not input.labels[_] == "blocked"',
-        {},
-        [],
-    ),
+    "none of what is missing": ('package p\nallow if not input.labels[_] == "blocked"', {}, []),
     "one that is blocked among others": (
         'package p\nallow if not input.labels[_] == "blocked"',
         {"labels": ["ok", "blocked"]},
@@ -489,11 +481,7 @@ IDIOMS = {
         {"image": "svc:1.0"},
         [],
     ),
-    "destructuring": (
-        allowing("p", 'allow if { {"a": x} := {"a": 1}; x == 1 }'),
-        {},
-        [],
-    ),
+    "destructuring": (allowing("p", 'allow if { {"a": x} := {"a": 1}; x == 1 }'), {}, []),
     "nested sets of objects": (
         allowing(
             "p",

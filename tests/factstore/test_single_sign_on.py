@@ -299,8 +299,7 @@ def test_an_organisation_with_single_sign_on_is_in_use(factstore, config):
 
 
 @pytest.mark.parametrize(
-    ("method", "path"),
-    [("GET", SSO), ("PUT", SSO), ("DELETE", SSO), ("POST", f"{SSO}/test")],
+    ("method", "path"), [("GET", SSO), ("PUT", SSO), ("DELETE", SSO), ("POST", f"{SSO}/test")]
 )
 def test_without_a_set_up_there_is_nothing_to_act_on(factstore, method, path):
     refused = factstore.request(method, path, json={})
@@ -343,8 +342,7 @@ def test_what_a_set_up_cannot_be_is_said(factstore, given, message):
 
 
 @pytest.mark.parametrize(
-    "given",
-    [{"issuerUrl": "http://login.example"}, {"issuerUrl": ""}, {"groupRoleMappings": ""}],
+    "given", [{"issuerUrl": "http://login.example"}, {"issuerUrl": ""}, {"groupRoleMappings": ""}]
 )
 def test_a_change_is_held_to_the_same_rules(factstore, config, given):
     refused = factstore.put(SSO, given)
@@ -987,10 +985,7 @@ MALFORMED = "The ID token was refused: it, or the key for it, is not well formed
         (lambda claims: "a.b.c", MALFORMED),
         (lambda claims: "é.é.é", MALFORMED),
         (lambda claims: sign(b"[]"), MALFORMED),
-        (
-            lambda claims: sign(b'{"sub": "root", ' + json.dumps(claims).encode()[1:]),
-            MALFORMED,
-        ),
+        (lambda claims: sign(b'{"sub": "root", ' + json.dumps(claims).encode()[1:]), MALFORMED),
         (lambda claims: sign(b"{"), MALFORMED),
         (lambda claims: 7, "The identity provider answered without an ID token."),
         (lambda claims: None, "The identity provider answered without an ID token."),
@@ -1088,8 +1083,7 @@ def test_what_goes_wrong_at_the_provider_is_told(
 
 @pytest.mark.parametrize("name", ["token_endpoint", "jwks_uri"])
 @pytest.mark.parametrize(
-    "url",
-    [None, 7, "http://127.0.0.1:1/token", "https://127.0.0.1/token", "file:///etc/passwd"],
+    "url", [None, 7, "http://127.0.0.1:1/token", "https://127.0.0.1/token", "file:///etc/passwd"]
 )
 def test_endpoints_may_not_lead_where_an_issuer_may_not(lite, config, provider, name, url):
     sent, state = begin(lite)
@@ -1229,11 +1223,7 @@ def test_a_callback_needs_a_code_and_a_state(lite, config, query, message):
 
 @pytest.mark.parametrize(
     ("group", "statuses"),
-    [
-        ("readers", (200, 403, 403)),
-        ("writers", (200, 201, 403)),
-        ("admins", (200, 201, 200)),
-    ],
+    [("readers", (200, 403, 403)), ("writers", (200, 201, 403)), ("admins", (200, 201, 200))],
 )
 def test_a_session_has_the_scopes_of_the_role(lite, config, provider, group, statuses):
     session = bearer(lite, sign_in(lite, provider, groups=[group]).json["token"])
@@ -1304,8 +1294,7 @@ def remove_behind_the_api(lite, factstore, user):
 
 
 @pytest.mark.parametrize(
-    "act",
-    [remove_member, change_role, delete_user, remove_and_add_again, remove_behind_the_api],
+    "act", [remove_member, change_role, delete_user, remove_and_add_again, remove_behind_the_api]
 )
 def test_a_session_ends_with_what_it_rests_on(lite, factstore, config, provider, act):
     told = sign_in(lite, provider).json

@@ -499,10 +499,7 @@ def test_an_approval_in_slack_is_a_decision_like_any_other(lite, factstore, acme
         "Comment: Fine by me &amp; all",
     ]
     assert approval["status"] == "APPROVED"
-    assert (decision["approverIdentity"], decision["comments"]) == (
-        "ann",
-        "Fine  by me & all",
-    )
+    assert (decision["approverIdentity"], decision["comments"]) == ("ann", "Fine  by me & all")
     assert events(lite)[-1] == ("factstore.approval.granted", {"approval": approval})
     assert happenings(lite)[-1][:3] == ("APPROVAL_GRANTED", "ann", {"approvalId": key})
     assert audit(lite)[-1][:3] == ("slack:UANN", "approval.updated", key)

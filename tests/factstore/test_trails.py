@@ -385,11 +385,7 @@ def test_what_the_body_tells_stands(factstore, bare, variables):
     assert created.status == 201
     assert (
         created.json.items()
-        >= {
-            "gitCommitSha": "",
-            "gitBranch": "main",
-            "buildUrl": "https://own",
-        }.items()
+        >= {"gitCommitSha": "", "gitBranch": "main", "buildUrl": "https://own"}.items()
     )
 
 
@@ -486,11 +482,7 @@ def test_a_deleted_flow_takes_its_trails_and_their_approvals_along(lite, factsto
 @pytest.mark.parametrize(
     ("model", "values", "named"),
     [
-        (
-            Artifact,
-            {"image_name": "pay", "image_tag": "1", "sha256_digest": DIGEST},
-            "artifact",
-        ),
+        (Artifact, {"image_name": "pay", "image_tag": "1", "sha256_digest": DIGEST}, "artifact"),
         (Attestation, {"type": "junit"}, "attestation"),
     ],
 )

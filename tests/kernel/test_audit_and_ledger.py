@@ -205,10 +205,7 @@ TAMPERINGS = {
         "Audit entry 1 is missing",
     ),
     "the last audit entry removed": ("DELETE FROM audit_entry WHERE id = 7", "udit"),
-    "an audit entry added": (
-        COPY.format("audit_entry", 8, AUDIT, 4),
-        "Audit entry 8 was",
-    ),
+    "an audit entry added": (COPY.format("audit_entry", 8, AUDIT, 4), "Audit entry 8 was"),
     "audit entries closed up": (
         ("DELETE FROM audit_entry WHERE id = 4", "UPDATE audit_entry SET id = id - 1 WHERE id > 4"),
         "Audit entry 4 was",
@@ -243,10 +240,7 @@ TAMPERINGS = {
     ),
     "a removed proof": ("DELETE FROM ledger_entry WHERE id = 4", "Ledger entry 4 is missing"),
     "the last proof removed": ("DELETE FROM ledger_entry WHERE id = 6", "is not what the ledger"),
-    "a proof added": (
-        COPY.format("ledger_entry", "7, 'x'", LEDGER, 3),
-        "Ledger entry 7 was",
-    ),
+    "a proof added": (COPY.format("ledger_entry", "7, 'x'", LEDGER, 3), "Ledger entry 7 was"),
     "a record and its last proof removed": (
         (
             "DELETE FROM ledger_entry WHERE id > 4",

@@ -46,15 +46,10 @@ def test_a_change_tells_which_fields_were_other_before(lite, finding, clock):
     assert rows(lite, "SELECT severity, title, created_at, updated_at FROM finding") == [
         ("high", "Seal broken", "2026-06-01T12:00:00.000Z", "2026-06-01T12:01:00.000Z")
     ]
-    assert audit(lite, after=3) == [
-        ("console", "finding.updated", "finding", finding["id"]),
-    ]
+    assert audit(lite, after=3) == [("console", "finding.updated", "finding", finding["id"])]
     assert rows(
         lite, "SELECT event_type FROM ledger_entry WHERE record_key = ?", finding["id"]
-    ) == [
-        ("FINDING_CREATED",),
-        ("FINDING_UPDATED",),
-    ]
+    ) == [("FINDING_CREATED",), ("FINDING_UPDATED",)]
     assert rows(lite, "SELECT type FROM event") == [("finding.created",), ("finding.updated",)]
 
 

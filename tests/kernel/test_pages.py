@@ -181,11 +181,7 @@ def test_a_cursor_that_was_changed_is_refused(novantra, cursor, change):
 
 @pytest.mark.parametrize(
     ("path", "query"),
-    [
-        (ASSETS, {"status": "active"}),
-        (ASSETS, {"createdAfter": "2026-01-01"}),
-        (FINDINGS, {}),
-    ],
+    [(ASSETS, {"status": "active"}), (ASSETS, {"createdAfter": "2026-01-01"}), (FINDINGS, {})],
 )
 def test_a_cursor_is_good_for_its_own_list_and_filters_only(novantra, cursor, path, query):
     answer = novantra.get(path, cursor=cursor, **query)

@@ -74,11 +74,7 @@ def test_the_question_for_methods_is_answered_like_any_other(lite):
 
 @pytest.mark.parametrize(
     ("body", "headers", "status"),
-    [
-        (b"{", {}, 400),
-        (b"{}", {"Content-Type": "text/plain"}, 415),
-        (b" " * 1_048_577, {}, 413),
-    ],
+    [(b"{", {}, 400), (b"{}", {"Content-Type": "text/plain"}, 415), (b" " * 1_048_577, {}, 413)],
 )
 def test_a_body_that_is_refused_counts_as_a_write(novantra, body, headers, status):
     answer = novantra.request("POST", FINDINGS, body=body, headers=headers)

@@ -65,11 +65,7 @@ def test_what_is_no_object_is_refused(data):
 
 @pytest.mark.parametrize(
     ("given", "values"),
-    [
-        ({"level": None}, {}),
-        ({"open": None}, {}),
-        ({"tags": None}, {"tags": None}),
-    ],
+    [({"level": None}, {}), ({"open": None}, {}), ({"tags": None}, {"tags": None})],
 )
 def test_null_means_the_default_where_there_is_one(given, values):
     read = VISIT.read({**WHOLE, **given})
@@ -85,12 +81,7 @@ def test_null_for_a_required_member_is_its_absence():
 
 
 @pytest.mark.parametrize(
-    ("data", "values"),
-    [
-        ({}, {}),
-        ({"title": None}, {}),
-        ({"level": 2}, {"level": 2}),
-    ],
+    ("data", "values"), [({}, {}), ({"title": None}, {}), ({"level": 2}, {"level": 2})]
 )
 def test_a_partial_body_may_lack_everything(data, values):
     assert VISIT.read(data, partial=True) == values

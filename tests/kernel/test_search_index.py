@@ -193,10 +193,7 @@ def test_a_search_without_any_kind_finds_nothing(lite):
 
 
 def test_kinds_that_follow_each_other_are_searched_at_once():
-    assert place_ranges([7, 3, 2, 1]) == [
-        (7 * PLACES, 8 * PLACES - 1),
-        (PLACES, 4 * PLACES - 1),
-    ]
+    assert place_ranges([7, 3, 2, 1]) == [(7 * PLACES, 8 * PLACES - 1), (PLACES, 4 * PLACES - 1)]
 
 
 @pytest.mark.parametrize(

@@ -155,10 +155,7 @@ UNSEEN_BY_THE_CHAIN = {
         "UPDATE audit_entry SET actor = 'me' WHERE id = 4",
         "Audit entry 4 was changed, or the one before it was.",
     ),
-    "an audit entry removed": (
-        "DELETE FROM audit_entry WHERE id = 4",
-        "Audit entry 4 is missing.",
-    ),
+    "an audit entry removed": ("DELETE FROM audit_entry WHERE id = 4", "Audit entry 4 is missing."),
 }
 SWAP = "UPDATE ledger_entry SET id = CASE id WHEN 4 THEN -5 ELSE -4 END WHERE id IN (4, 5)"
 CHAIN = {

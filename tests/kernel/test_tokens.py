@@ -200,12 +200,7 @@ def test_issued_and_refused_credentials_are_audited_without_secrets(lite, accoun
 
     assert audit(lite, after=3) == [
         (account.client_id, "api.token.issued", "service_account", account.client_id),
-        (
-            account.client_id,
-            "api.authentication.refused",
-            "request",
-            "POST /api/v1/auth/token",
-        ),
+        (account.client_id, "api.authentication.refused", "request", "POST /api/v1/auth/token"),
         ("unknown", "api.authentication.refused", "request", "GET /api/v1/assets"),
     ]
     stored = stored_bytes(lite)

@@ -280,11 +280,7 @@ def test_attachments_are_limited_each_and_together(clock, sizes, status):
 
 @pytest.mark.parametrize(
     ("sizes", "status"),
-    [
-        ((10_485_760, 5_242_880), 201),
-        ((10_485_761,), 413),
-        ((10_485_760, 5_242_881), 413),
-    ],
+    [((10_485_760, 5_242_880), 201), ((10_485_761,), 413), ((10_485_760, 5_242_881), 413)],
 )
 def test_the_documented_sizes_fit_into_one_claim_to_the_byte(novantra, new, sizes, status):
     files = [attachment(bytes(size)) for size in sizes]

@@ -85,10 +85,7 @@ class TestResultItems(Listed):
 
     def rows(self, lite):
         run = make_run(lite)
-        shared = {
-            "monitorRunId": run["id"],
-            "monitorDefinitionId": run["monitorDefinitionId"],
-        }
+        shared = {"monitorRunId": run["id"], "monitorDefinitionId": run["monitorDefinitionId"]}
         return {
             **shared,
             "populationMemberKey": "volume-1",
