@@ -2,27 +2,7 @@
 
 import json
 
-from novantra_lite import AuditEvent, Trail, write_transaction
-
-
-def begin_trail(lite, client, name="payments", **flow):
-    """The id of a trail of a new flow."""
-    owner = client.post("/api/v1/flows", {"name": name} | flow).json["id"]
-    return another_trail(lite, owner)
-
-
-def another_trail(lite, flow):
-    """The id of a new trail of a flow."""
-    values = {
-        "flow": flow,
-        "git_commit_sha": "c0ffee",
-        "git_branch": "main",
-        "git_author": "Ada",
-        "git_author_email": "ada@example.com",
-    }
-    return write_transaction(
-        lite.workspace, lambda current: Trail.create(**values).id, actor="test"
-    )
+from novantra_lite import AuditEvent, Trail
 
 
 def status_of(lite, trail):

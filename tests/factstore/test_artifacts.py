@@ -5,8 +5,8 @@ import json
 import pytest
 from stored import audit, events, ledger, tables
 
-import novantra_lite
-from novantra_lite import Approval, Artifact, Attestation, AuditEvent, Flow, Trail
+from factstore.trails import make, make_trail
+from novantra_lite import Approval, Artifact, Attestation, AuditEvent
 
 NOON = "2026-06-01T12:00:00.000000Z"
 NOBODY = "00000000-0000-4000-8000-000000000000"
@@ -15,33 +15,10 @@ OTHER = "sha256:" + "cd" * 32
 API = {"imageName": "payments", "imageTag": "1.4.2", "sha256Digest": DIGEST}
 
 
-def perform(lite, work):
-    return novantra_lite.write_transaction(lite.workspace, lambda session: work(), actor="test")
-
-
-def begin(lite, **flow):
-    def work():
-        made = Flow.create(**{"name": "payments"} | flow)
-        return Trail.create(
-            flow=made.id,
-            git_commit_sha="0f3e",
-            git_branch="main",
-            git_author="Ada",
-            git_author_email="ada@acme.example",
-            build_url="https://ci.example/runs/7",
-        ).id
-
-    return perform(lite, work)
-
-
 @pytest.fixture
 def trail(lite):
-    return begin(lite)
-
-
-@pytest.fixture
-def acme(factstore):
-    return factstore.post("/api/v1/organisations", {"slug": "acme", "name": "Acme"}).json
+    """The id of a trail with the URL of its build."""
+    return make_trail(lite, commit={"build_url": "https://ci.example/runs/7"})
 
 
 def path(trail, version="v1"):
@@ -216,7 +193,7 @@ def test_a_digest_is_stored_in_one_spelling_and_found_in_every_one(
 @pytest.mark.parametrize("older", ["ab" * 32, "AB" * 32, "sha256:" + "AB" * 32])
 def test_what_an_older_version_stored_is_found_and_runs(lite, factstore, trail, older):
     values = {"image_name": "payments", "image_tag": "1", "sha256_digest": older}
-    perform(lite, lambda: Artifact.create(trail=trail, **values))
+    make(lite, lambda: Artifact.create(trail=trail, **values))
     place = factstore.post("/api/v1/environments", {"name": "prod", "type": "K8S"}).json["id"]
     flow = factstore.get(f"/api/v1/trails/{trail}").json["flowId"]
     running = {"artifactSha256": DIGEST, "artifactName": "payments", "artifactTag": "1"}
@@ -292,7 +269,7 @@ def test_an_organisation_that_is_not_there_is_not_found(lite, factstore, trail, 
 
 
 def test_artifacts_are_found_by_their_digest_in_the_order_of_reporting(lite, factstore):
-    trails = [begin(lite, name="one"), begin(lite, name="two")]
+    trails = [make_trail(lite, "one"), make_trail(lite, "two")]
     first, second = [factstore.post(path(trail), API).json for trail in trails]
     factstore.post(path(trails[0]), API | {"sha256Digest": OTHER})
 
@@ -304,7 +281,7 @@ def test_artifacts_are_found_by_their_digest_in_the_order_of_reporting(lite, fac
 
 
 def test_the_second_version_finds_one_artifact_the_first(lite, factstore):
-    trails = [begin(lite, name="one"), begin(lite, name="two")]
+    trails = [make_trail(lite, "one"), make_trail(lite, "two")]
     first, _ = [factstore.post(path(trail), API).json for trail in trails]
 
     found = factstore.get("/api/v2/artifacts", sha256=DIGEST)
@@ -342,12 +319,12 @@ def test_a_search_without_a_digest_is_refused(factstore, version, query):
     ],
 )
 def test_an_artifact_is_as_compliant_as_its_own_trail(lite, factstore, required, recorded, state):
-    trail = begin(lite, required_attestation_types=required)
-    other = begin(lite, name="other", required_attestation_types=["never"])
+    trail = make_trail(lite, required_attestation_types=required)
+    other = make_trail(lite, name="other", required_attestation_types=["never"])
     for one in (trail, other):
         factstore.post(path(one), API)
     for type, status in recorded:
-        perform(lite, lambda t=type, s=status: Attestation.create(trail=trail, type=t, status=s))
+        make(lite, lambda t=type, s=status: Attestation.create(trail=trail, type=t, status=s))
 
     found = factstore.get("/api/v1/artifacts", sha256=DIGEST)
 
@@ -357,7 +334,7 @@ def test_an_artifact_is_as_compliant_as_its_own_trail(lite, factstore, required,
 def test_a_flow_with_artifacts_is_not_deleted(lite, factstore, trail):
     factstore.post(path(trail), API)
     flow = factstore.get("/api/v1/flows").json[0]["id"]
-    perform(lite, lambda: Approval.create(trail=trail, flow=flow))
+    make(lite, lambda: Approval.create(trail=trail, flow=flow))
     before = tables(lite)
 
     refused = factstore.delete(f"/api/v1/flows/{flow}")

@@ -7,8 +7,8 @@ import pytest
 from multipart import upload
 from stored import audit, events, ledger, tables
 
-from factstore.pipelines import begin_trail, happenings, status_of
-from factstore.trails import evidence_path
+from factstore.pipelines import happenings, status_of
+from factstore.trails import begin_trail, evidence_path
 from novantra_lite import FACTSTORE_SCOPES, NovantraLite
 
 ONE = "sha256:" + "1" * 64

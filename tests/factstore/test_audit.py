@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from factstore.pipelines import begin_trail, happenings
+from factstore.pipelines import happenings
+from factstore.trails import begin_trail
 from novantra_lite import FACTSTORE_SCOPES, AuditEvent, NovantraLite, write_transaction
 
 ONE = "sha256:" + "1" * 64

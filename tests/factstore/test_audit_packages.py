@@ -35,11 +35,6 @@ LONG_HASH = hashlib.sha256(LONG).hexdigest()
 
 
 @pytest.fixture
-def trail(lite):
-    return make_trail(lite)
-
-
-@pytest.fixture
 def scan(lite, trail):
     return make_attestation(lite, trail, "scan", status="PASSED")
 

@@ -18,16 +18,6 @@ SOX = "5eed0002-0000-4000-8000-000000000000"
 DIGEST = "sha256:" + "A1" * 32
 
 
-@pytest.fixture
-def trail(lite):
-    return make_trail(lite)
-
-
-@pytest.fixture
-def acme(factstore):
-    return factstore.post("/api/v1/organisations", {"slug": "acme", "name": "Acme"}).json
-
-
 def make_framework(factstore, **controls):
     """A framework whose controls ask for these types; the ids of its controls, by name."""
     key = factstore.post(FRAMEWORKS, {"name": "House", "version": "1"}).json["id"]

@@ -14,11 +14,6 @@ NOBODY = "00000000-0000-4000-8000-000000000000"
 
 
 @pytest.fixture
-def production(factstore):
-    return factstore.post(ENVIRONMENTS, {"name": "production", "type": "K8S"}).json
-
-
-@pytest.fixture
 def path(production):
     return f"{ENVIRONMENTS}/{production['id']}"
 

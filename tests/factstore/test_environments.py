@@ -7,7 +7,7 @@ import time
 import pytest
 from stored import audit, events, ledger, tables
 
-from factstore.pipelines import begin_trail
+from factstore.trails import begin_trail
 from novantra_lite import (
     FACTSTORE_SCOPES,
     Artifact,
@@ -51,11 +51,6 @@ def recorded(factstore, environment, name):
     path = f"{ENVIRONMENTS}/{environment['id']}/snapshots"
     kept = factstore.post(path, told).json["artifacts"]
     return [artifact["artifactName"] for artifact in kept]
-
-
-@pytest.fixture
-def production(factstore):
-    return factstore.post(ENVIRONMENTS, {"name": "production", "type": "K8S"}).json
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ import json
 import pytest
 from stored import audit, events, ledger, tables
 
-from factstore.pipelines import another_trail, begin_trail, happenings, status_of
+from factstore.pipelines import happenings, status_of
+from factstore.trails import another_trail, begin_trail
 
 COLLECT = "/api/v1/evidence/collect"
 GAPS = "/api/v1/evidence/gaps"

@@ -25,11 +25,6 @@ LONG_HASH = hashlib.sha256(LONG).hexdigest()
 
 
 @pytest.fixture
-def trail(lite):
-    return make_trail(lite)
-
-
-@pytest.fixture
 def attestation(lite, trail):
     return make_attestation(lite, trail)
 

@@ -12,16 +12,6 @@ NOON = "2026-06-01T12:00:00.000000Z"
 NOBODY = "00000000-0000-4000-8000-000000000000"
 
 
-@pytest.fixture
-def flow(factstore):
-    return factstore.post(FLOWS, {"name": "payments"}).json
-
-
-@pytest.fixture
-def acme(factstore):
-    return factstore.post("/api/v1/organisations", {"slug": "acme", "name": "Acme"}).json
-
-
 def test_a_flow_needs_only_a_name(lite, factstore):
     created = factstore.post(FLOWS, {"name": "payments"})
 

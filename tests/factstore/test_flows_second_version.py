@@ -10,11 +10,6 @@ NOON = "2026-06-01T12:00:00.000000Z"
 NOBODY = "00000000-0000-4000-8000-000000000000"
 
 
-@pytest.fixture
-def flow(factstore):
-    return factstore.post(FLOWS, {"name": "payments"}).json
-
-
 def test_what_is_created_is_answered_in_short_and_is_a_flow_like_any_other(lite, factstore):
     created = factstore.post(FLOWS_V2, {"name": "payments", "requiredAttestations": ["junit"]})
 

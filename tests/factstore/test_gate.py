@@ -91,13 +91,8 @@ class Story:
 
 
 @pytest.fixture
-def flow(factstore):
-    return factstore.post(FLOWS, {"name": "payments"}).json["id"]
-
-
-@pytest.fixture
-def story(lite, flow):
-    return Story(lite, flow)
+def story(lite, flow_id):
+    return Story(lite, flow_id)
 
 
 @pytest.fixture
@@ -106,11 +101,11 @@ def environment(story):
 
 
 @pytest.fixture
-def demand(factstore, flow):
+def demand(factstore, flow_id):
     """Makes a deployment policy with these demands."""
 
     def make(name="careful", **demands):
-        return factstore.post(DEPLOYMENT, {"name": name, "flowId": flow} | demands).json
+        return factstore.post(DEPLOYMENT, {"name": name, "flowId": flow_id} | demands).json
 
     return make
 
@@ -143,8 +138,8 @@ def ask(factstore):
 # --- Deployment policies ------------------------------------------------------
 
 
-def test_a_deployment_policy_needs_a_name_and_a_flow(lite, factstore, flow):
-    created = factstore.post(DEPLOYMENT, {"name": "careful", "flowId": flow})
+def test_a_deployment_policy_needs_a_name_and_a_flow(lite, factstore, flow_id):
+    created = factstore.post(DEPLOYMENT, {"name": "careful", "flowId": flow_id})
 
     key = created.json["id"]
     assert created.status == 200
@@ -152,7 +147,7 @@ def test_a_deployment_policy_needs_a_name_and_a_flow(lite, factstore, flow):
         ("id", key),
         ("name", "careful"),
         ("description", ""),
-        ("flowId", flow),
+        ("flowId", flow_id),
         ("environmentId", None),
         ("enforceProvenance", False),
         ("enforceApprovals", False),
@@ -169,11 +164,11 @@ def test_a_deployment_policy_needs_a_name_and_a_flow(lite, factstore, flow):
     assert events(lite) == []
 
 
-def test_names_are_free_and_the_environment_need_not_be_there(factstore, flow):
+def test_names_are_free_and_the_environment_need_not_be_there(factstore, flow_id):
     given = {
         "name": "careful",
         "description": "Before the weekend.",
-        "flowId": flow,
+        "flowId": flow_id,
         "environmentId": NOBODY,
         "enforceProvenance": True,
         "enforceApprovals": True,
@@ -216,10 +211,10 @@ def test_the_flow_of_a_deployment_policy_must_be_there(lite, factstore):
         {"description": "x" * 10_001},
     ],
 )
-def test_a_wrong_member_is_refused(lite, factstore, flow, change):
+def test_a_wrong_member_is_refused(lite, factstore, flow_id, change):
     before = tables(lite)
 
-    refused = factstore.post(DEPLOYMENT, {"name": "careful", "flowId": flow} | change)
+    refused = factstore.post(DEPLOYMENT, {"name": "careful", "flowId": flow_id} | change)
 
     assert (refused.status, refused.json["error"]) == (400, "Bad Request")
     assert next(iter(change)) in refused.json["message"]
@@ -288,9 +283,9 @@ def test_a_policy_is_not_moved_to_another_flow_or_environment(lite, factstore, d
     ],
 )
 @pytest.mark.parametrize("method", ["POST", "PUT"])
-def test_all_that_the_guide_asks_for_is_stored(factstore, flow, demand, asked, stored, method):
+def test_all_that_the_guide_asks_for_is_stored(factstore, flow_id, demand, asked, stored, method):
     if method == "POST":
-        answer = factstore.post(DEPLOYMENT, {"name": "careful", "flowId": flow} | asked)
+        answer = factstore.post(DEPLOYMENT, {"name": "careful", "flowId": flow_id} | asked)
     else:
         answer = factstore.put(f"{DEPLOYMENT}/{demand()['id']}", asked)
 
@@ -313,12 +308,12 @@ def test_all_that_the_guide_asks_for_is_stored(factstore, flow, demand, asked, s
 )
 @pytest.mark.parametrize("method", ["POST", "PUT"])
 def test_a_policy_that_asks_for_more_than_is_known_is_refused(
-    lite, factstore, flow, demand, asked, message, method
+    lite, factstore, flow_id, demand, asked, message, method
 ):
     path = DEPLOYMENT if method == "POST" else f"{DEPLOYMENT}/{demand()['id']}"
     before = tables(lite)
 
-    refused = factstore.request(method, path, json={"name": "new", "flowId": flow} | asked)
+    refused = factstore.request(method, path, json={"name": "new", "flowId": flow_id} | asked)
 
     assert (refused.status, refused.json["error"]) == (422, "Unprocessable Entity")
     rule = "Nothing that a policy asks for is left out: "
@@ -326,13 +321,13 @@ def test_a_policy_that_asks_for_more_than_is_known_is_refused(
     assert tables(lite) == before
 
 
-def test_a_flow_with_a_deployment_policy_stays(lite, factstore, flow, demand):
+def test_a_flow_with_a_deployment_policy_stays(lite, factstore, flow_id, demand):
     policy = demand()
 
-    refused = factstore.delete(f"{FLOWS}/{flow}")
+    refused = factstore.delete(f"{FLOWS}/{flow_id}")
     deleted = factstore.delete(f"{DEPLOYMENT}/{policy['id']}")
     again = factstore.delete(f"{DEPLOYMENT}/{policy['id']}")
-    free = factstore.delete(f"{FLOWS}/{flow}")
+    free = factstore.delete(f"{FLOWS}/{flow_id}")
 
     assert [refused.status, deleted.status, again.status, free.status] == [409, 204, 404, 204]
     assert "deployment policy" in refused.json["message"]
@@ -667,10 +662,10 @@ def test_what_is_approved_and_scanned_is_let_through(factstore, ask, demand, sto
     ],
 )
 def test_the_latest_scan_of_every_tool_must_not_have_failed(
-    factstore, flow, ask, demand, story, scan, scans, thresholds, decision
+    factstore, flow_id, ask, demand, story, scan, scans, thresholds, decision
 ):
     if thresholds:
-        factstore.post(f"{FLOWS}/{flow}/security-thresholds", thresholds)
+        factstore.post(f"{FLOWS}/{flow_id}/security-thresholds", thresholds)
     trail = story.trail()
     story.artifact(trail)
     demand(blockOnFailedScan=True)
@@ -1080,12 +1075,12 @@ def test_results_outlive_what_they_are_about(lite, factstore, ask, demand, attac
     assert lite.verify() == []
 
 
-def test_a_dry_run_tells_the_decision_and_keeps_nothing(lite, factstore, flow, demand):
+def test_a_dry_run_tells_the_decision_and_keeps_nothing(lite, factstore, flow_id, demand):
     demand(requiredAttestationTypes=["junit"])
     before = tables(lite)
 
     evaluate = factstore.post(EVALUATE, {"artifactSha256": DIGEST}, dryRun="true")
-    create = factstore.post(DEPLOYMENT, {"name": "x", "flowId": flow}, dryRun="true")
+    create = factstore.post(DEPLOYMENT, {"name": "x", "flowId": flow_id}, dryRun="true")
     missing = factstore.post(DEPLOYMENT, {"name": "x", "flowId": NOBODY}, dryRun="true")
 
     assert (evaluate.status, evaluate.json["dryRun"]) == (200, True)

@@ -4,7 +4,8 @@ import pytest
 import yaml
 from stored import audit, ledger, tables
 
-from factstore.pipelines import another_trail, status_of
+from factstore.pipelines import status_of
+from factstore.trails import another_trail
 from novantra_lite import read_template
 
 HUB = "/api/v1/hub/templates"

@@ -9,7 +9,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from stored import audit, events, ledger, stored_bytes, tables
 
-from factstore.pipelines import begin_trail, happenings, status_of
+from factstore.pipelines import happenings, status_of
+from factstore.trails import begin_trail
 from novantra_lite import FACTSTORE_SCOPES, HttpResponse, Invalid, NovantraLite
 
 OIDC = "/api/v2/attestations/oidc"

@@ -13,7 +13,8 @@ import pytest
 from conftest import Clock
 from stored import audit, events, ledger, stored_bytes, tables
 
-from factstore.pipelines import another_trail, happenings, status_of
+from factstore.pipelines import happenings, status_of
+from factstore.trails import another_trail
 from novantra_lite import FACTSTORE_SCOPES, NovantraLite
 
 CONFIGS = "/api/v1/webhook-configs"
@@ -36,16 +37,11 @@ UNSIGNED = "The signature is missing or does not verify."
 
 
 @pytest.fixture
-def flow(factstore):
-    return factstore.post("/api/v1/flows", {"name": "payments"}).json["id"]
-
-
-@pytest.fixture
-def configure(factstore, flow):
+def configure(factstore, flow_id):
     """Lets a CI system tell of the flow; the id of its config."""
 
-    def make(source="GENERIC", secret=SECRET, flow=flow):
-        given = {"source": source, "secret": secret, "flowId": flow}
+    def make(source="GENERIC", secret=SECRET, flow_id=flow_id):
+        given = {"source": source, "secret": secret, "flowId": flow_id}
         return factstore.post(CONFIGS, given).json["id"]
 
     return make
@@ -97,8 +93,8 @@ def attestations(factstore, trail):
 # --- Configs ------------------------------------------------------------------
 
 
-def test_a_config_is_told_without_its_secret(lite, factstore, flow):
-    given = {"source": "GitHub", "secret": SECRET, "flowId": flow}
+def test_a_config_is_told_without_its_secret(lite, factstore, flow_id):
+    given = {"source": "GitHub", "secret": SECRET, "flowId": flow_id}
 
     made = factstore.post(CONFIGS, given)
 
@@ -107,7 +103,7 @@ def test_a_config_is_told_without_its_secret(lite, factstore, flow):
     assert list(made.json.items()) == [
         ("id", key),
         ("source", "GITHUB"),
-        ("flowId", flow),
+        ("flowId", flow_id),
         ("isActive", True),
         ("createdAt", AT_NOON),
         ("allowedTypes", None),
@@ -133,9 +129,9 @@ def test_a_config_is_told_without_its_secret(lite, factstore, flow):
         ({"flowId": NOBODY}, 404),
     ],
 )
-def test_a_config_that_cannot_be_is_refused(lite, factstore, flow, change, status):
+def test_a_config_that_cannot_be_is_refused(lite, factstore, flow_id, change, status):
     before = tables(lite)
-    given = {"source": "GENERIC", "secret": SECRET, "flowId": flow}
+    given = {"source": "GENERIC", "secret": SECRET, "flowId": flow_id}
 
     refused = factstore.post(CONFIGS, given | change)
 
@@ -143,9 +139,9 @@ def test_a_config_that_cannot_be_is_refused(lite, factstore, flow, change, statu
     assert tables(lite) == before
 
 
-def test_a_dry_run_of_a_config_stores_nothing(lite, factstore, flow):
+def test_a_dry_run_of_a_config_stores_nothing(lite, factstore, flow_id):
     before = tables(lite)
-    given = {"source": "GENERIC", "secret": SECRET, "flowId": flow}
+    given = {"source": "GENERIC", "secret": SECRET, "flowId": flow_id}
 
     told = factstore.post(CONFIGS, given, headers={"X-Dry-Run": "true"})
 
@@ -154,9 +150,9 @@ def test_a_dry_run_of_a_config_stores_nothing(lite, factstore, flow):
     assert tables(lite) == before
 
 
-def test_only_who_governs_sees_and_sets_up_configs(lite, config, flow):
+def test_only_who_governs_sees_and_sets_up_configs(lite, config, flow_id):
     client = lite.client("factstore:read", "factstore:write")
-    given = {"source": "GENERIC", "secret": SECRET, "flowId": flow}
+    given = {"source": "GENERIC", "secret": SECRET, "flowId": flow_id}
 
     answers = [
         client.get(CONFIGS),
@@ -192,13 +188,13 @@ def test_a_config_that_is_not_there_is_not_found(factstore, path):
     assert [answer.status for answer in answers] == [404, 400]
 
 
-def test_a_flow_with_a_config_stays(factstore, config, flow):
-    refused = factstore.delete(f"/api/v1/flows/{flow}")
+def test_a_flow_with_a_config_stays(factstore, config, flow_id):
+    refused = factstore.delete(f"/api/v1/flows/{flow_id}")
 
     assert refused.status == 409
     assert refused.json["message"] == "This flow is still in use by webhook config records."
     assert factstore.delete(f"{CONFIGS}/{config}").status == 204
-    assert factstore.delete(f"/api/v1/flows/{flow}").status == 204
+    assert factstore.delete(f"/api/v1/flows/{flow_id}").status == 204
 
 
 # --- Signatures ---------------------------------------------------------------
@@ -277,14 +273,14 @@ def test_whatever_scopes_a_token_has_a_webhook_needs_its_signature(factstore, co
     assert (refused.status, refused.json["message"]) == (400, UNSIGNED)
 
 
-def test_the_secret_that_verifies_decides_the_flow(factstore, stranger, configure, flow):
+def test_the_secret_that_verifies_decides_the_flow(factstore, stranger, configure, flow_id):
     other = factstore.post("/api/v1/flows", {"name": "payouts"}).json["id"]
-    first, second = configure(), configure(secret="second", flow=other)
+    first, second = configure(), configure(secret="second", flow_id=other)
 
     send(stranger, {"eventType": "build.started"}, secret="second")
     send(stranger, {"eventType": "build.started"})
 
-    assert [trail["flowId"] for trail in trails(factstore)] == [other, flow]
+    assert [trail["flowId"] for trail in trails(factstore)] == [other, flow_id]
     assert [len(deliveries(factstore, key)) for key in (first, second)] == [1, 1]
 
 
@@ -298,7 +294,7 @@ def test_a_config_that_is_not_active_takes_nothing(lite, stranger, config):
 
 
 def test_webhooks_that_are_not_signed_are_limited_by_address_and_signed_ones_are_not(
-    flow, lite, stranger, config
+    flow_id, lite, stranger, config
 ):
     for number in range(lite.settings.rate_address):
         assert send(stranger, BODY, secret="guess", delivery=str(number)).status == 400
@@ -506,9 +502,9 @@ def test_deliveries_come_in_pages_where_that_is_asked_for(factstore, stranger, c
     ],
 )
 def test_an_outcome_is_attested_of_the_trail(
-    lite, factstore, stranger, config, flow, event, attested, status
+    lite, factstore, stranger, config, flow_id, event, attested, status
 ):
-    trail = another_trail(lite, flow)
+    trail = another_trail(lite, flow_id)
     told = {"eventType": event, "trailId": trail.upper(), "details": "42 targets"}
 
     taken = send(stranger, told, "GENERIC")
@@ -619,9 +615,9 @@ def test_a_word_for_an_event_that_is_not_known_passes_nothing(factstore, strange
     [("deployment.triggered", "deploymentActor"), ("approval.granted", "pullRequestReviewer")],
 )
 def test_an_event_names_who_deployed_or_reviewed(
-    lite, factstore, stranger, config, flow, event, member
+    lite, factstore, stranger, config, flow_id, event, member
 ):
-    trail = another_trail(lite, flow)
+    trail = another_trail(lite, flow_id)
 
     send(stranger, {"eventType": event, "trailId": trail, "gitAuthor": "grace"})
     named = factstore.get(f"/api/v1/trails/{trail}").json
@@ -634,10 +630,10 @@ def test_an_event_names_who_deployed_or_reviewed(
     assert attestations(factstore, trail) == []
 
 
-def test_a_trail_is_found_by_its_commit_within_the_flow(lite, factstore, stranger, config, flow):
+def test_a_trail_is_found_by_its_commit_within_the_flow(lite, factstore, stranger, config, flow_id):
     other = factstore.post("/api/v1/flows", {"name": "payouts"}).json["id"]
     another_trail(lite, other)
-    first, _ = another_trail(lite, flow), another_trail(lite, flow)
+    first, _ = another_trail(lite, flow_id), another_trail(lite, flow_id)
 
     send(stranger, {"eventType": "test.passed", "gitCommitSha": "c0ffee"})
 
@@ -662,10 +658,10 @@ def test_a_trail_of_another_flow_is_as_if_it_were_not_there(
     assert tables(lite) == before
 
 
-def test_a_config_attests_only_the_types_that_it_allows(lite, factstore, stranger, flow):
-    given = {"source": "GENERIC", "secret": SECRET, "flowId": flow, "allowedTypes": ["BUILD"]}
+def test_a_config_attests_only_the_types_that_it_allows(lite, factstore, stranger, flow_id):
+    given = {"source": "GENERIC", "secret": SECRET, "flowId": flow_id, "allowedTypes": ["BUILD"]}
     assert factstore.post(CONFIGS, given).json["allowedTypes"] == ["BUILD"]
-    trail = another_trail(lite, flow)
+    trail = another_trail(lite, flow_id)
     told = {"trailId": trail, "attestationType": "SNYK", "attestationStatus": "PASSED"}
 
     answers = [
@@ -680,10 +676,10 @@ def test_a_config_attests_only_the_types_that_it_allows(lite, factstore, strange
     assert attestations(factstore, trail) == [("BUILD", "PASSED", None)]
 
 
-def test_a_config_that_allows_no_type_attests_nothing(lite, factstore, stranger, flow):
-    given = {"source": "GENERIC", "secret": SECRET, "flowId": flow, "allowedTypes": []}
+def test_a_config_that_allows_no_type_attests_nothing(lite, factstore, stranger, flow_id):
+    given = {"source": "GENERIC", "secret": SECRET, "flowId": flow_id, "allowedTypes": []}
     factstore.post(CONFIGS, given)
-    trail = another_trail(lite, flow)
+    trail = another_trail(lite, flow_id)
 
     refused = send(stranger, {"eventType": "test.passed", "trailId": trail})
 
@@ -691,9 +687,9 @@ def test_a_config_that_allows_no_type_attests_nothing(lite, factstore, stranger,
 
 
 def test_a_copy_of_a_signed_body_does_nothing_under_another_id(
-    lite, factstore, clock, stranger, config, flow
+    lite, factstore, clock, stranger, config, flow_id
 ):
-    trail = another_trail(lite, flow)
+    trail = another_trail(lite, flow_id)
     send(stranger, {"eventType": "test.passed", "trailId": trail}, delivery="one")
     send(stranger, {"eventType": "test.failed", "trailId": trail}, delivery="two")
     before = tables(lite)
@@ -755,8 +751,8 @@ def test_a_failure_that_names_no_trail_begins_one_trail_only(lite, factstore, st
     assert len(trails(factstore)) == 1
 
 
-def test_a_failure_in_the_same_words_fails_again(lite, factstore, stranger, config, flow):
-    trail = another_trail(lite, flow)
+def test_a_failure_in_the_same_words_fails_again(lite, factstore, stranger, config, flow_id):
+    trail = another_trail(lite, flow_id)
 
     for number, event in enumerate(("test.failed", "test.passed", "test.failed")):
         send(stranger, {"eventType": event, "trailId": trail}, delivery=str(number))
@@ -785,13 +781,15 @@ def test_a_failure_in_the_same_words_fails_again(lite, factstore, stranger, conf
         ),
     ],
 )
-def test_a_trail_that_is_not_there_is_begun(lite, factstore, stranger, config, flow, given, made):
+def test_a_trail_that_is_not_there_is_begun(
+    lite, factstore, stranger, config, flow_id, given, made
+):
     taken = send(stranger, {"eventType": "build.started"} | given)
 
     (trail,) = trails(factstore)
     members = ("gitCommitSha", "gitBranch", "gitAuthor", "gitAuthorEmail")
     assert tuple(trail[member] for member in members) == made
-    assert (trail["flowId"], trail["status"]) == (flow, "PENDING")
+    assert (trail["flowId"], trail["status"]) == (flow_id, "PENDING")
     assert taken.json["message"] == (
         f"The event build.started was recorded for the trail {trail['id']}."
     )
@@ -802,7 +800,7 @@ def test_a_trail_is_compliant_once_a_webhook_brings_what_its_flow_requires(
     factstore, stranger, configure
 ):
     given = {"name": "payouts", "requiredAttestationTypes": ["BUILD"]}
-    configure(flow=factstore.post("/api/v1/flows", given).json["id"])
+    configure(flow_id=factstore.post("/api/v1/flows", given).json["id"])
 
     send(stranger, {"eventType": "build.succeeded"})
 

@@ -16,8 +16,8 @@ from processes import call, connect
 from stored import audit, events, ledger, stored_bytes, tables
 
 from factstore.jira import TOKEN, USER, running_jira
-from factstore.pipelines import another_trail, begin_trail
 from factstore.servers import LOOPBACK, neighbour
+from factstore.trails import another_trail, begin_trail
 from novantra_lite import (
     AuditEntry,
     HttpResponse,

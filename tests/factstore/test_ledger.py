@@ -19,17 +19,11 @@ ZEROS = "0" * 64
 
 
 @pytest.fixture
-def flow(factstore):
-    """A flow, made at noon, the third fact of the workspace."""
-    return factstore.post(FLOWS, {"name": "payments"}).json["id"]
-
-
-@pytest.fixture
-def renamed(factstore, flow, clock):
+def renamed(factstore, flow_id, clock):
     """The same flow, renamed a minute after noon: the fourth fact."""
     clock.advance(60)
-    factstore.put(f"{FLOWS}/{flow}", {"name": "pay"})
-    return flow
+    factstore.put(f"{FLOWS}/{flow_id}", {"name": "pay"})
+    return flow_id
 
 
 def verify_chain(client, begin, end):
@@ -39,19 +33,19 @@ def verify_chain(client, begin, end):
 # --- Entries ------------------------------------------------------------------
 
 
-def test_an_entry_tells_the_fact_and_what_its_hash_is_over(lite, factstore, flow):
+def test_an_entry_tells_the_fact_and_what_its_hash_is_over(lite, factstore, flow_id):
     told = factstore.get(ENTRIES).json["entries"][2]
 
     metadata = told["metadata"]
     assert {name: told[name] for name in ("recordId", "factId", "eventType", "timestamp")} == {
-        "recordId": flow,
-        "factId": flow,
+        "recordId": flow_id,
+        "factId": flow_id,
         "eventType": "FLOW_CREATED",
         "timestamp": NOON,
     }
     assert metadata == {
         "recordType": "flow",
-        "recordKey": flow,
+        "recordKey": flow_id,
         "position": "2",
         "entryHash": rows(lite, "SELECT entry_hash FROM ledger_entry WHERE id = 3")[0][0],
     }
@@ -355,10 +349,10 @@ def test_verifying_takes_only_the_right_to_read(lite, method, path):
     assert statuses[1] == 403
 
 
-def test_a_dry_run_verifies_and_stores_nothing(lite, factstore, flow):
+def test_a_dry_run_verifies_and_stores_nothing(lite, factstore, flow_id):
     before = tables(lite)
 
-    told = factstore.post(f"{LEDGER}/verify/{flow}", headers={"X-Dry-Run": "true"}).json
+    told = factstore.post(f"{LEDGER}/verify/{flow_id}", headers={"X-Dry-Run": "true"}).json
 
     assert told["dryRun"] is True
     assert told["result"]["verified"] is True

@@ -3,7 +3,7 @@
 import pytest
 from stored import audit, events, ledger, tables
 
-from factstore.pipelines import begin_trail
+from factstore.trails import begin_trail
 
 ONE = "sha256:" + "1" * 64
 LOGICAL = "/api/v1/logical-environments"

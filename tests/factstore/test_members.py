@@ -12,11 +12,6 @@ NOBODY = "00000000-0000-4000-8000-000000000000"
 
 
 @pytest.fixture
-def acme(factstore):
-    return factstore.post(ORGANISATIONS, {"slug": "acme", "name": "Acme"}).json
-
-
-@pytest.fixture
 def users(factstore, acme):
     """The ids of three users, who are members of nothing yet."""
     return {

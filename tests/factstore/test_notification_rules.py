@@ -22,7 +22,7 @@ from factstore.notification_servers import (
     receiver,
     shown,
 )
-from factstore.pipelines import begin_trail
+from factstore.trails import begin_trail
 from novantra_lite import FACTSTORE_SCOPES, AuditEntry, NovantraLite
 
 NOON = "2026-06-01T12:00:00.000000Z"

@@ -7,8 +7,7 @@ from multipart import upload
 from stored import audit, tables
 
 from factstore.notification_servers import NOTIFICATIONS, add_rule, deliveries, shown
-from factstore.pipelines import begin_trail
-from factstore.trails import evidence_path, make_attestation
+from factstore.trails import begin_trail, evidence_path, make_attestation
 from novantra_lite import Conflict, Trail, record_attestation, write_transaction
 
 ONE = "sha256:" + "1" * 64

@@ -13,7 +13,8 @@ import pytest
 from multipart import FORM, form, part
 from stored import audit, ledger, tables
 
-from factstore.pipelines import another_trail, begin_trail, happenings
+from factstore.pipelines import happenings
+from factstore.trails import another_trail, begin_trail
 from novantra_lite import (
     Artifact,
     NovantraLite,

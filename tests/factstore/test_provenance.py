@@ -21,13 +21,12 @@ from cryptography.hazmat.primitives.serialization import (
 from stored import audit, events, ledger, tables
 
 import novantra_lite
+from factstore.trails import make_trail
 from novantra_lite import (
     Artifact,
     BuildProvenance,
-    Flow,
     Invalid,
     NovantraLite,
-    Trail,
     examine_provenance,
     read_public_keys,
     trusted_keys,
@@ -94,20 +93,6 @@ def envelope(key, statement=STATEMENT, kind=IN_TOTO, **changes):
     return json.dumps(made | changes)
 
 
-def begin(lite, name):
-    def work():
-        made = {"git_commit_sha": "0f3e", "git_branch": "main", "git_author": "Ada"}
-        flow = Flow.create(name=name)
-        return Trail.create(flow=flow.id, git_author_email="ada@acme.example", **made).id
-
-    return novantra_lite.write_transaction(lite.workspace, lambda session: work(), actor="test")
-
-
-@pytest.fixture
-def trail(lite):
-    return begin(lite, "payments")
-
-
 @pytest.fixture
 def artifact(factstore, trail):
     return factstore.post(f"/api/v1/trails/{trail}/artifacts", API).json
@@ -120,7 +105,7 @@ def path(artifact):
 
 def reported(lite):
     """A client of an instance, and the path of the provenance of an artifact reported there."""
-    client, trail = lite.client(*novantra_lite.FACTSTORE_SCOPES), begin(lite, "payments")
+    client, trail = lite.client(*novantra_lite.FACTSTORE_SCOPES), make_trail(lite, "payments")
     artifact = client.post(f"/api/v1/trails/{trail}/artifacts", API).json["id"]
     return client, f"/api/v1/trails/{trail}/artifacts/{artifact}/provenance"
 
@@ -244,7 +229,7 @@ def test_provenance_is_recorded_once(lite, factstore, path, version):
 @pytest.mark.parametrize("version", ["v1", "v2"])
 @pytest.mark.parametrize("method", ["GET", "POST", "POST verify"])
 def test_what_is_not_there_is_not_found(lite, factstore, trail, artifact, method, version):
-    other = begin(lite, "other")
+    other = make_trail(lite, "other")
     method, _, below = method.partition(" ")
     below = below and f"/{below}"
     ways = [(NOBODY, artifact["id"]), (trail, NOBODY), (other, artifact["id"])]
@@ -830,7 +815,7 @@ def test_a_certificate_serves_as_a_key(factstore, path, key):
 )
 def test_trusted_keys_decide_what_is_recorded(trusting, signature, status, verdict):
     client = trusting.client(*novantra_lite.FACTSTORE_SCOPES)
-    trail = begin(trusting, "payments")
+    trail = make_trail(trusting, "payments")
     artifact = client.post(f"/api/v1/trails/{trail}/artifacts", API).json["id"]
     path = f"/api/v1/trails/{trail}/artifacts/{artifact}/provenance"
 

@@ -16,7 +16,8 @@ from conftest import Clock
 from stored import audit, events, ledger, tables
 
 import novantra_lite
-from novantra_lite import Attestation, AuditEvent, Flow, NovantraLite, Trail, Transport
+from factstore.trails import make_trail
+from novantra_lite import Attestation, AuditEvent, NovantraLite, Trail, Transport
 
 SHA = "3f2a" * 10
 TOKEN = "secret-0123"
@@ -242,6 +243,12 @@ def lite(host):
         yield lite
 
 
+def new_trail(lite):
+    """The id of a trail of the commit, whose flow requires a pull request."""
+    types = ["pull-request"]
+    return make_trail(lite, commit={"git_commit_sha": SHA}, required_attestation_types=types)
+
+
 @pytest.fixture
 def trail(lite):
     return new_trail(lite)
@@ -250,17 +257,6 @@ def trail(lite):
 @pytest.fixture
 def pull_request(trail):
     return f"/api/v1/trails/{trail}/attestations/pull-request"
-
-
-def new_trail(lite):
-    """The id of a fresh trail, made without its chapter."""
-
-    def work(current):
-        flow = Flow.create(name="payments", required_attestation_types=["pull-request"])
-        values = {"git_commit_sha": SHA, "git_branch": "main", "git_author": "Ada"}
-        return Trail.create(flow=flow.id, **values, git_author_email="ada@acme.example").id
-
-    return novantra_lite.write_transaction(lite.workspace, work, actor="test")
 
 
 def status_of(lite, trail):

@@ -7,7 +7,7 @@ from stored import tables
 import novantra_lite
 from novantra_lite import Artifact, BuildProvenance, Flow, Trail
 
-from .trails import evidence_path, make, make_attestation, make_trail
+from .trails import COMMIT, evidence_path, make, make_attestation, make_trail
 
 COMPLIANCE = "/api/v1/reports/compliance"
 EXPORT = "/api/v1/reports/audit-trail"
@@ -22,14 +22,8 @@ def begin(lite, flow, status, at):
     """One more trail of a flow, of this status, that began at a time."""
 
     def work():
-        trail = Trail.create(
-            flow=Flow.get(Flow.name == flow).id,
-            git_commit_sha="f00d",
-            git_branch="main",
-            git_author="ada",
-            git_author_email="ada@example.org",
-            created_at=at,
-        )
+        flow_id = Flow.get(Flow.name == flow).id
+        trail = Trail.create(flow=flow_id, created_at=at, **COMMIT)
         trail.change(status=status)
         return trail.id
 
@@ -61,9 +55,9 @@ def test_all_flows_are_reported_on_together(factstore, trails):
     answer = factstore.get(COMPLIANCE)
 
     told = {
-        "gitCommitSha": "f00d",
+        "gitCommitSha": "c0ffee",
         "gitBranch": "main",
-        "gitAuthor": "ada",
+        "gitAuthor": "Ada",
         "status": "NON_COMPLIANT",
     }
     assert answer.status == 200
@@ -195,11 +189,6 @@ def test_a_report_takes_one_statement_and_one_for_the_name_of_the_flow(lite, fac
 
 
 # --- Export of a trail --------------------------------------------------------
-
-
-@pytest.fixture
-def trail(lite):
-    return make_trail(lite)
 
 
 def report_artifact(lite, trail, **provenance):

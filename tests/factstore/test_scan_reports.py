@@ -15,11 +15,6 @@ REASON = "The nightly scan."
 FOUND = ("critical", "high", "medium", "low")
 
 
-@pytest.fixture
-def trail(lite):
-    return make_trail(lite)
-
-
 def imported(lite, trail, report, name="report.json", **options):
     content = report if isinstance(report, bytes) else json.dumps(report).encode()
     return lite.import_scan(io.BytesIO(content), name, trail=trail, reason=REASON, **options)

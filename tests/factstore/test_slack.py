@@ -14,8 +14,9 @@ import pytest
 from conftest import Clock
 from stored import audit, events, ledger, stored_bytes, tables
 
-from factstore.pipelines import begin_trail, happenings
+from factstore.pipelines import happenings
 from factstore.servers import LOOPBACK, neighbour
+from factstore.trails import begin_trail
 from novantra_lite import (
     FACTSTORE_SCOPES,
     Artifact,

@@ -11,12 +11,6 @@ TOKEN = "ghp_Secret-0123456789"
 NEW = {"provider": "GITHUB", "token": TOKEN}
 
 
-@pytest.fixture
-def acme(factstore):
-    organisation = {"slug": "acme", "name": "Acme"}
-    return factstore.post("/api/v1/organisations", organisation).json
-
-
 def test_a_new_integration_is_returned_and_listed_without_its_token(lite, factstore, acme):
     created = factstore.post(ACME, NEW)
     listed = factstore.get(ACME)

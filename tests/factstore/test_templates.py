@@ -7,12 +7,12 @@ import pytest
 import yaml
 from stored import audit, events, tables
 
+from factstore.trails import make_trail
 from novantra_lite import (
     TEMPLATE_SIZE,
     Approval,
     Artifact,
     Condition,
-    Flow,
     Pattern,
     Problem,
     Template,
@@ -487,14 +487,7 @@ def trail(lite):
     """Makes a flow with these values and a trail of it, and returns the trail's id."""
 
     def make(template=None, **values):
-        def work(current):
-            flow = Flow.create(name="payments", **values)
-            return Trail.create(
-                flow=flow.id, git_commit_sha="c0ffee", git_branch="main", git_author="Ada",
-                git_author_email="", template_yaml=template,
-            ).id  # fmt: skip
-
-        return write_transaction(lite.workspace, work, actor="test")
+        return make_trail(lite, commit={"template_yaml": template}, **values)
 
     return make
 

@@ -14,11 +14,6 @@ DIGEST = "sha256:" + "a" * 64
 
 
 @pytest.fixture
-def flow(factstore):
-    return factstore.post(FLOWS, {"name": "payments"}).json
-
-
-@pytest.fixture
 def body(flow):
     return {
         "flowId": flow["id"],
