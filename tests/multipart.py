@@ -6,8 +6,8 @@ FORM = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
 
 def part(content, disposition='form-data; name="file"; filename="report.xml"', kind="text/xml"):
     """One part of a form; `kind` may be empty for a part that names no type."""
-    told = f"Content-Type: {kind}\r\n" if kind else ""
-    head = f"Content-Disposition: {disposition}\r\n{told}\r\n".encode()
+    result = f"Content-Type: {kind}\r\n" if kind else ""
+    head = f"Content-Disposition: {disposition}\r\n{result}\r\n".encode()
     return f"--{BOUNDARY}\r\n".encode() + head + content + b"\r\n"
 
 

@@ -90,5 +90,5 @@ class Hook(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-    def log_message(self, *told):
+    def log_message(self, *body):
         """Keep quiet."""

@@ -244,8 +244,8 @@ class Records(dict):
     def __missing__(self, name):
         if name == "unique":
             return f"made-{next(NUMBERS)}"
-        self[name] = found = self.find(name)
-        return found
+        self[name] = result = self.find(name)
+        return result
 
     def find(self, name):
         """The id for a name, of a record that is made for it."""
@@ -280,8 +280,8 @@ class Records(dict):
     def fill(self, value):
         """A path or a body with ids for the words in braces."""
 
-        def named(found):
-            return json.dumps(self[found[1]])[1:-1]
+        def named(matches):
+            return json.dumps(self[matches[1]])[1:-1]
 
         return json.loads(re.sub(r"{(\w+)}", named, json.dumps(value)))
 
@@ -416,19 +416,19 @@ class Others(http.server.BaseHTTPRequestHandler):
     def respond(self):
         self.rfile.read(int(self.headers["Content-Length"] or 0))
         url = f"http://{self.headers['Host']}"
-        told = ANSWERS.get(self.path.partition("?")[0], b"")
+        response = ANSWERS.get(self.path.partition("?")[0], b"")
         if self.path == "/.well-known/openid-configuration":
             endpoints = ("authorization_endpoint", "token_endpoint", "jwks_uri")
             document = {"issuer": url} | {name: f"{url}/{name}" for name in endpoints}
-            told = json.dumps(document).encode()
-        self.send_response(200 if told else 404)
-        self.send_header("Content-Length", str(len(told)))
+            response = json.dumps(document).encode()
+        self.send_response(200 if response else 404)
+        self.send_header("Content-Length", str(len(response)))
         self.end_headers()
-        self.wfile.write(told)
+        self.wfile.write(response)
 
     do_GET = do_POST = respond
 
-    def log_message(self, *told):
+    def log_message(self, *body):
         """Keep quiet."""
 
 

@@ -232,8 +232,8 @@ def test_every_filter_has_its_index_and_nothing_is_sorted(lite, filters, found_b
     list(lite.audit(**filters))
 
     connection.set_trace_callback(None)
-    asked = [sql for sql in statements if "FROM audit_entry WHERE" in sql]
-    plans = [connection.execute(f"EXPLAIN QUERY PLAN {sql}").fetchall() for sql in asked]
+    requests = [sql for sql in statements if "FROM audit_entry WHERE" in sql]
+    plans = [connection.execute(f"EXPLAIN QUERY PLAN {sql}").fetchall() for sql in requests]
     steps = {row[3].removeprefix("SEARCH audit_entry USING ") for plan in plans for row in plan}
     assert steps == found_by
 
@@ -269,13 +269,17 @@ def test_follow_tells_what_a_server_writes_until_it_is_interrupted(register):
         begun = next_entry(process)
         body = FINDING | {"reason": WHY}
         status, _ = call(connection, "POST", "/api/v1/governance/findings", token, body)
-        told = next_entry(process)
+        result = next_entry(process)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
 
     assert begun["action"] == "service_account.created"
     assert status == 201
-    assert (told["id"], told["action"], told["reason"]) == (begun["id"] + 1, "finding.created", WHY)
+    assert (result["id"], result["action"], result["reason"]) == (
+        begun["id"] + 1,
+        "finding.created",
+        WHY,
+    )
     assert (process.returncode, out, err) == (130, "", "")
 
 
@@ -285,10 +289,10 @@ def test_whoever_follows_lets_others_write_and_knows_the_keys_that_they_add(regi
         with NovantraLite(FILE) as lite:
             lite.rotate_keys()
             lite.collection("assets").create(**ASSET | {"assetKey": "jack-7"}, reason=WHY)
-        told = [next_entry(process), next_entry(process)]
+        rows = [next_entry(process), next_entry(process)]
 
     assert begun["id"] == 6
-    assert [(entry["action"], entry["reason"]) for entry in told] == [
+    assert [(entry["action"], entry["reason"]) for entry in rows] == [
         ("key_ring.key_added", "A new key for the key ring."),
         ("asset.created", WHY),
     ]

@@ -172,17 +172,17 @@ def test_a_status_moves_only_as_allowed(lite):
         findings.update(finding["id"], status="closed", reason=WHY)
     findings.update(finding["id"], status="accepted", reason=WHY)
 
-    assert [kind for kind, _ in events(lite)] == [
+    assert [record_type for record_type, _ in events(lite)] == [
         *("finding.created", "finding.updated", "finding.closed")
     ]
 
 
-@pytest.mark.parametrize("kind", ["asset", "control"])
-def test_a_subject_of_a_known_kind_must_be_there(lite, kind):
+@pytest.mark.parametrize("type", ["asset", "control"])
+def test_a_subject_of_a_known_kind_must_be_there(lite, type):
     subject = {
-        "subjectModuleKey": f"{kind}s",
-        "subjectResourceType": kind,
-        "subjectResourceId": f"{kind}_nothing",
+        "subjectModuleKey": f"{type}s",
+        "subjectResourceType": type,
+        "subjectResourceId": f"{type}_nothing",
     }
 
     with pytest.raises(Unprocessable, match="nothing"):
@@ -431,7 +431,7 @@ def test_what_the_api_would_refuse_an_import_refuses(lite, row, field):
     assert report.faults[0].line == 1
     assert report.faults[0].field == field
     assert [finding["findingKey"] for finding in findings.list()] == ["good"]
-    assert [kind for kind, _ in events(lite)] == ["finding.created"]
+    assert [record_type for record_type, _ in events(lite)] == ["finding.created"]
 
 
 def test_an_imported_status_keeps_to_the_moves(lite):
@@ -442,7 +442,7 @@ def test_an_imported_status_keeps_to_the_moves(lite):
 
     assert told(report) == (0, 0, 0, 1)
     assert (report.faults[0].line, report.faults[0].field) == (7, "status")
-    assert [kind for kind, _ in events(lite)] == ["finding.created"]
+    assert [record_type for record_type, _ in events(lite)] == ["finding.created"]
 
 
 # --- Export and import --------------------------------------------------------
@@ -593,7 +593,7 @@ def test_an_attachment_without_its_bytes_is_refused_with_its_row(
 def test_the_attachments_of_a_claim_never_change(lite, claim, attachments):
     claims = lite.collection("evidence-claims")
     made = claims.create(reason=WHY, **claim, attachments=[attached(b"abc")])
-    changed = [one | {"id": made["attachments"][0]["id"]} for one in attachments]
+    changed = [attachment | {"id": made["attachments"][0]["id"]} for attachment in attachments]
 
     report = claims.import_rows([(2, claim | {"attachments": changed})], reason=WHY)
 
@@ -794,7 +794,7 @@ def test_what_is_seeded_counts_as_if_it_had_been_recorded(seeded, factstore):
 
     attested = factstore.get(f"/api/v1/trails/{TRAIL}/attestations").json
     assert (before, status()) == ("COMPLIANT", "NON_COMPLIANT")
-    assert [(one["type"], one["status"]) for one in attested] == [
+    assert [(record["type"], record["status"]) for record in attested] == [
         ("junit", "PASSED"),
         ("SECURITY_SCAN", "FAILED"),
         ("test-coverage", "FAILED"),

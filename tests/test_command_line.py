@@ -150,12 +150,12 @@ def test_the_help_of_a_group_has_a_sentence_for_each_of_its_commands(run, group)
     said = run(f"{group} --help")
 
     listed = re.findall(r"^ {4}(\S+)", said.out.partition("commands:\n")[2], re.MULTILINE)
-    told = " ".join(said.out.split())
+    result = " ".join(said.out.split())
     names = {path.removeprefix(group).split()[0] for path in COMMANDS if path.startswith(group)}
     assert (said.status, said.err) == (0, "")
     assert set(listed) == names
     assert all(
-        f"{path.split()[-1]} {COMMANDS[path].help.partition(chr(10))[0]}" in told
+        f"{path.split()[-1]} {COMMANDS[path].help.partition(chr(10))[0]}" in result
         for path in COMMANDS
         if path.startswith(group) and (group or " " not in path)
     )
@@ -212,7 +212,7 @@ def test_the_version_is_told(run):
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "result"),
     [
         ("", "the following arguments are required: COMMAND"),
         ("account", "the following arguments are required: COMMAND"),
@@ -235,12 +235,12 @@ def test_the_version_is_told(run):
         ("import assets catalog.json --format oscal", "--format oscal is for frameworks"),
     ],
 )
-def test_a_misused_command_line_is_told_its_usage_and_exits_with_2(run, register, line, told):
+def test_a_misused_command_line_is_told_its_usage_and_exits_with_2(run, register, line, result):
     said = run(line)
 
     assert (said.status, said.out) == (2, "")
     assert said.err.startswith("usage: novantra-lite")
-    assert told in said.err
+    assert result in said.err
 
 
 def test_a_command_that_was_given_no_workspace_asks_for_one(run, monkeypatch):
@@ -309,12 +309,12 @@ def test_a_new_account_gets_tokens_for_its_scopes(run):
         " --scope assets:read --expires 2099-01-31 --contact duty@example.org --json"
     ).json
 
-    status, told = exchange(made)
+    status, result = exchange(made)
     assert made["name"] == "scanner"
     assert made["scopes"] == ["assets:read", "governance.findings:write"]
     assert made["expires"] == "2099-01-31T00:00:00.000Z"
-    assert (status, told["scope"]) == (200, "assets:read governance.findings:write")
-    assert get(ASSETS, told["access_token"]) == 200
+    assert (status, result["scope"]) == (200, "assets:read governance.findings:write")
+    assert get(ASSETS, result["access_token"]) == 200
     assert audited() == ["service_account.created", "api.token.issued"]
     assert run("account list --json").json[0]["contact"] == "duty@example.org"
 
@@ -368,11 +368,11 @@ def test_an_empty_list_says_what_to_do(run, register):
 
 def test_a_token_is_printed_bare_and_works(run, register):
     bare = run("token --scope assets:read")
-    told = run("token --scope assets:read --life 60 --json").json
+    body = run("token --scope assets:read --life 60 --json").json
 
     assert get(ASSETS, bare.out.strip()) == 200
-    assert get(ASSETS, told["token"]) == 200
-    assert (told["scopes"], told["expiresIn"]) == (["assets:read"], 60)
+    assert get(ASSETS, body["token"]) == 200
+    assert (body["scopes"], body["expiresIn"]) == (["assets:read"], 60)
 
 
 # --- Webhooks -----------------------------------------------------------------
@@ -433,7 +433,7 @@ def test_after_a_rotation_both_secrets_verify(run, private):
         arrived = deliver()
         headers, body = receiver.arrived.get(timeout=60)
 
-    events = [verify_webhook(body, headers, told["secret"]) for told in (added, rotated)]
+    events = [verify_webhook(body, headers, record["secret"]) for record in (added, rotated)]
     assert arrived == 1
     assert [event["data"]["finding"]["id"] for event in events] == [made["id"]] * 2
 
@@ -464,14 +464,14 @@ def test_what_failed_is_listed_and_sent_again_one_or_all(run, private):
         receiver.status = 204
 
         run(f"webhook resume {id}")
-        one = run(f"webhook redeliver {failed[0]['id']} --json").json
+        record = run(f"webhook redeliver {failed[0]['id']} --json").json
         first = deliver()
         rest = run(f"webhook redeliver --failed {id} --json").json
         second = deliver()
 
     done = run("webhook deliveries --state done --json").json
     assert (failing, len(failed)) == (0, 2)
-    assert (one, first, rest, second) == ({"redelivered": 1}, 1, {"redelivered": 1}, 1)
+    assert (record, first, rest, second) == ({"redelivered": 1}, 1, {"redelivered": 1}, 1)
     assert {delivery["id"] for delivery in done} == {delivery["id"] for delivery in failed}
     bodies = [json.loads(receiver.arrived.get()[1]) for _ in range(receiver.arrived.qsize())]
     assert {body["data"]["finding"]["id"] for body in bodies} == set(made)
@@ -531,7 +531,7 @@ def test_an_import_takes_the_good_rows_and_names_each_fault(run, register):
     Path("assets.csv").write_text(FAULTY)
 
     said = run("import assets assets.csv")
-    told = run("import assets assets.csv --json")
+    result = run("import assets assets.csv --json")
 
     counts, *faults = said.out.splitlines()
     assert (said.status, said.err) == (1, "")
@@ -540,7 +540,7 @@ def test_an_import_takes_the_good_rows_and_names_each_fault(run, register):
         "line 4, assetKey",
         "line 4, assetKind",
     ]
-    assert {fault["field"] for fault in told.json["faults"]} == {"assetKey", "assetKind"}
+    assert {fault["field"] for fault in result.json["faults"]} == {"assetKey", "assetKind"}
     assert len(rows(NAMES)) == 3
 
 
@@ -765,19 +765,19 @@ def test_set_moves_a_finding_and_its_events_leave(run, private):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "result"),
     [
         ("nothing=1", "assets have no member nothing."),
         ("assetKind=", "assetKind: Expected a value, since it cannot be empty."),
         ("commissionedAt=soon", "commissionedAt: Expected a date-time such as"),
     ],
 )
-def test_set_refuses_what_a_record_cannot_hold(run, register, change, told):
+def test_set_refuses_what_a_record_cannot_hold(run, register, change, result):
     said = run(f"set assets {register} {change} --reason {REASON}")
 
     assert said.status == 1
-    assert said.err.startswith(f"novantra-lite: {told}")
-    assert said.err.count(told) == 1
+    assert said.err.startswith(f"novantra-lite: {result}")
+    assert said.err.count(result) == 1
     assert audited() == ["asset.created"]
 
 
@@ -883,8 +883,8 @@ def test_a_setting_that_cannot_be_read_is_told_in_a_sentence(run, register, monk
 
     said = run("account list")
 
-    told = "novantra-lite: The setting threads needs a number, not 'many'.\n"
-    assert said == Said(1, "", told)
+    text = "novantra-lite: The setting threads needs a number, not 'many'.\n"
+    assert said == Said(1, "", text)
 
 
 def test_a_key_from_the_environment_is_used_instead_of_a_file(run, monkeypatch):
@@ -965,13 +965,13 @@ def test_a_scanner_s_report_is_imported_for_a_trail(run, trail, monkeypatch):
     said = run(f"import scans trivy.json --trail {trail}")
     piped = run(f"import scans - --trail {trail} --json").json
 
-    told = "Trivy: 1 critical, 0 high, 0 medium, 1 low, 0 informational."
+    text = "Trivy: 1 critical, 0 high, 0 medium, 1 low, 0 informational."
     breach = (
         "Critical vulnerabilities: 1 found, at most 0 allowed.\n"
         "Low vulnerabilities: 1 found, at most 0 allowed.\n"
     )
     assert (tried.status, said.status) == (0, 0)
-    assert (tried.out, said.out) == (f"{told} Nothing is stored.\n{breach}", f"{told}\n{breach}")
+    assert (tried.out, said.out) == (f"{text} Nothing is stored.\n{breach}", f"{text}\n{breach}")
     assert (piped["trailId"], piped["target"], piped["thresholdBreached"]) == (trail, "app:7", True)
     assert rows("SELECT count(*) FROM security_scan") == [2]
     assert run("verify").status == 0
@@ -991,7 +991,7 @@ def test_what_is_of_unknown_severity_is_told(run, trail):
 
 
 @pytest.mark.parametrize(
-    ("line", "status", "told"),
+    ("line", "status", "result"),
     [
         ("import scans notes.txt --trail {trail}", 1, "notes.txt: The file is not JSON in UTF-8."),
         ("import scans empty.json --trail x", 1, "There is no trail with the id x."),
@@ -1001,14 +1001,14 @@ def test_what_is_of_unknown_severity_is_told(run, trail):
         ("import scans empty.json --trail {trail} --format csv", 2, "a scan is imported by: "),
     ],
 )
-def test_a_report_that_cannot_be_imported_is_told_in_a_sentence(run, trail, line, status, told):
+def test_a_report_that_cannot_be_imported_is_told_in_a_sentence(run, trail, line, status, result):
     Path("notes.txt").write_text("Nothing found.")
     Path("empty.json").write_text('{"matches": [], "descriptor": {"name": "grype"}}')
 
     said = run(line.format(trail=trail))
 
     assert (said.status, said.out) == (status, "")
-    assert told in said.err
+    assert result in said.err
     assert rows("SELECT count(*) FROM security_scan") == [0]
 
 
@@ -1052,14 +1052,14 @@ def test_verify_names_what_was_tampered_with_and_exits_with_1(run, register, sql
             connection.execute(f'DROP TRIGGER "{name}"')
         connection.execute(sql)
 
-    plain, told = run("verify"), run("verify --json")
+    plain, result = run("verify"), run("verify --json")
 
     expected = TAMPERED[sql].format(id=register)
     assert before.json == {"sound": True, "faults": []}
-    assert (plain.status, told.status) == (1, 1)
+    assert (plain.status, result.status) == (1, 1)
     assert plain.out.startswith(expected)
-    assert told.json["sound"] is False
-    assert told.json["faults"][0].startswith(expected)
+    assert result.json["sound"] is False
+    assert result.json["faults"][0].startswith(expected)
 
 
 def test_verify_finds_a_damaged_page(run, register):
@@ -1076,14 +1076,14 @@ def test_verify_finds_a_damaged_page(run, register):
 def test_the_doctor_tells_facts_and_no_secret(run, register, monkeypatch):
     monkeypatch.setenv("NOVANTRA_LITE_KEY", Path("register.db.key").read_text().strip())
 
-    told, plain = run("doctor --json"), run("doctor register.db")
+    result, plain = run("doctor --json"), run("doctor register.db")
 
-    assert told.json["version"] == "0.1.0"
-    assert told.json["sqlite"] == sqlite3.sqlite_version
-    assert told.json["workspaces"][0]["file"] == "register.db"
-    assert told.json["workspaces"][0]["slug"] == "register"
-    assert told.json["settings"]["threads"] == 8
-    assert os.environ["NOVANTRA_LITE_KEY"] not in told.out + plain.out
+    assert result.json["version"] == "0.1.0"
+    assert result.json["sqlite"] == sqlite3.sqlite_version
+    assert result.json["workspaces"][0]["file"] == "register.db"
+    assert result.json["workspaces"][0]["slug"] == "register"
+    assert result.json["settings"]["threads"] == 8
+    assert os.environ["NOVANTRA_LITE_KEY"] not in result.out + plain.out
     assert "  rate_limits " in plain.out
 
 
@@ -1116,7 +1116,7 @@ def test_workspaces_are_made_listed_and_named(run, monkeypatch):
     assert (twice.status, twice.err) == (1, "novantra-lite: There is already a workspace dock.\n")
     assert unnamed.err == "novantra-lite: Name one of the workspaces: dock, hangar-7.\n"
     assert [workspace["slug"] for workspace in listed] == ["dock", "hangar-7"]
-    assert [len(found) for found in accounts] == [1, 0]
+    assert [len(result) for result in accounts] == [1, 0]
     assert accounts[0][0]["clientId"] == account["clientId"]
 
 
@@ -1158,9 +1158,9 @@ def test_beside_a_server_commands_may_read_and_those_that_write_are_told_who_has
         reading = [run(line).status for line in READING]
         writing = [run(line) for line in WRITING]
 
-    told = f"novantra-lite: register.db is in use by process {server.pid}; stop it first.\n"
+    text = f"novantra-lite: register.db is in use by process {server.pid}; stop it first.\n"
     assert reading == [0] * 8
-    assert {(said.status, said.err) for said in writing} == {(1, told)}
+    assert {(said.status, said.err) for said in writing} == {(1, text)}
     assert rows(NAMES) == [("torque-wrench-7", "Wrench 7")]
 
 
@@ -1395,11 +1395,11 @@ def test_columns_that_nobody_knows_are_named(run, register):
     Path("typo.csv").write_text("assetKey,assetKind,displayName,descripton\na,tool,A,long\n")
 
     said = run("import assets typo.csv")
-    told = run("import assets typo.csv --json").json
+    body = run("import assets typo.csv --json").json
 
     assert said.status == 0
     assert "Left out, since assets have no such member: descripton." in said.out
-    assert told["ignored"] == ["descripton"]
+    assert body["ignored"] == ["descripton"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

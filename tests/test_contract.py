@@ -812,8 +812,8 @@ def request_for(records, operation):
 def send(client, operation, path, body, **headers):
     """Send a body, which may be a form."""
     if body is FILE:
-        kind, content = body
-        return client.request(operation.method, path, body=content, headers=kind | headers)
+        record_type, content = body
+        return client.request(operation.method, path, body=content, headers=record_type | headers)
     return client.request(operation.method, path, json=body, headers=headers)
 
 
@@ -886,8 +886,8 @@ TOLD = {
 def letter(records, operation):
     """The path, the bytes and the headers with which an operation is told something."""
     path = records.prepare(operation.method, operation.path)
-    told, media = records.fill(TOLD[line(operation)]), next(iter(operation.media))
-    body = (json.dumps(told) if media == "application/json" else urlencode(told)).encode()
+    result, media = records.fill(TOLD[line(operation)]), next(iter(operation.media))
+    body = (json.dumps(result) if media == "application/json" else urlencode(result)).encode()
     return path, body, {"Content-Type": media}
 
 
@@ -1079,10 +1079,10 @@ def test_whatever_a_file_is_called_it_is_taken_or_refused_in_the_right_words(pre
     taken = 0
 
     for name in NASTY_NAMES:
-        for kind in ("text/xml", "", "x", "text/xml; charset=%00", "x" * 3000):
-            file = part(REGO.encode(), f'form-data; name="file"; filename="{name}"', kind)
-            told = form(*BESIDES.get(line(operation), ()), file)
-            answer = client.request("POST", path, body=told, headers=FORM)
+        for item in ("text/xml", "", "x", "text/xml; charset=%00", "x" * 3000):
+            file = part(REGO.encode(), f'form-data; name="file"; filename="{name}"', item)
+            result = form(*BESIDES.get(line(operation), ()), file)
+            answer = client.request("POST", path, body=result, headers=FORM)
             check(answer, operation.surface, 200, 400, 413)
             taken += answer.status == 200
 
@@ -1108,9 +1108,9 @@ def test_a_bad_query_is_refused_with_its_path(client, operation):
             refused = client.get(operation.path, **{name: value}, **required)
 
             check(refused, operation.surface, 400)
-            told = [issue["path"] for issue in refused.json.get("issues", [])]
+            rows = [issue["path"] for issue in refused.json.get("issues", [])]
             expected = ("invalid_cursor", []) if name == "cursor" else ("validation", [[name]])
-            assert (name, value, refused.json["error"], told) == (name, value, *expected)
+            assert (name, value, refused.json["error"], rows) == (name, value, *expected)
 
 
 @each(READS)
@@ -1187,9 +1187,9 @@ def test_an_unknown_path_is_not_found_in_the_words_of_the_surface_that_claims_it
         check(refused, surface, 404)
 
 
-def empty(told):
+def empty(result):
     """Whether an answer tells nothing; evidence may be about whatever a text can name."""
-    return told == [] or told["evidenceTypes"] == []
+    return result == [] or result["evidenceTypes"] == []
 
 
 @each([operation for operation in READS if "{" in operation.path])
@@ -1286,11 +1286,11 @@ def test_an_uncommon_method_is_answered_with_all_headers(client, method):
 
 
 def test_an_incoming_request_id_is_never_adopted(client):
-    given = "req_01HXY000000000000000000000"
+    text = "req_01HXY000000000000000000000"
 
-    found = client.request("GET", "/api/v1/organization", headers={"X-Request-Id": given})
+    response = client.request("GET", "/api/v1/organization", headers={"X-Request-Id": text})
 
-    assert check(found).headers["x-request-id"] != given
+    assert check(response).headers["x-request-id"] != text
 
 
 def test_a_body_over_the_limit_is_refused_before_it_is_read(client, lite):
@@ -1322,10 +1322,12 @@ def test_whoever_used_up_the_limit_of_an_address_keeps_nobody_from_asking_how_th
     with NovantraLite(clock=clock, rate_address=3) as lite:
         refused = [lite.client().get("/api/v1/assets").status for _ in range(4)]
 
-        told = [lite.client().get(f"/api/health/{what}") for what in ("live", "ready")]
+        rows = [lite.client().get(f"/api/health/{what}") for what in ("live", "ready")]
 
     assert refused == [401, 401, 401, 429]
-    assert [(one.status, one.headers["x-ratelimit-remaining"]) for one in told] == [(200, "0")] * 2
+    assert [(record.status, record.headers["x-ratelimit-remaining"]) for record in rows] == [
+        (200, "0")
+    ] * 2
 
 
 @pytest.mark.parametrize("path", ["*", "foo", "a:1"])
@@ -1348,8 +1350,8 @@ def test_what_a_change_leaves_out_has_no_default_in_the_document(document):
     schemas = document["components"]["schemas"]
     partial = [schemas[operation.body.name] for operation in WITH_BODY if operation.partial]
 
-    told = [member for schema in partial for member in schema["properties"].values()]
+    rows = [member for schema in partial for member in schema["properties"].values()]
 
     assert len(partial) > 8
-    assert not [member for member in told if "default" in member]
+    assert not [member for member in rows if "default" in member]
     assert "default" in schemas["CreateFlowRequest"]["properties"]["description"]

@@ -71,17 +71,17 @@ def find(lite, **members):
 
 def delivery(lite):
     """The only delivery there is."""
-    (told,) = lite.webhooks.deliveries()
-    return told
+    (result,) = lite.webhooks.deliveries()
+    return result
 
 
 def rows(lite, sql):
     return lite.workspace.reader.connection().execute(sql).fetchall()
 
 
-def seconds_until(lite, told):
+def seconds_until(lite, body):
     """How long it is until a delivery is due."""
-    return datetime.fromisoformat(told["dueAt"]).timestamp() - lite.source.clock()
+    return datetime.fromisoformat(body["dueAt"]).timestamp() - lite.source.clock()
 
 
 def is_verified(request, secret, at):
@@ -99,11 +99,11 @@ def test_an_event_is_delivered_once_and_its_outcome_written_down(lite, network):
 
     arrived = lite.step(), lite.step()
 
-    told = delivery(lite)
+    result = delivery(lite)
     assert arrived == (1, 0)
     assert network.urls() == [FIRST]
-    assert (told["state"], told["attempts"], told["statusCode"]) == ("done", 1, 200)
-    assert (told["dueAt"], told["note"]) == (None, "Answered with status 200.")
+    assert (result["state"], result["attempts"], result["statusCode"]) == ("done", 1, 200)
+    assert (result["dueAt"], result["note"]) == (None, "Answered with status 200.")
     assert json.loads(network.sent[0].body) == {
         "id": network.sent[0].headers["webhook-id"],
         "type": "finding.created",
@@ -148,9 +148,9 @@ def test_a_failing_receiver_is_tried_ten_times_on_the_schedule(lite, network, cl
     shares = []
     for attempt, (shortest, longest) in enumerate(WAITS, 1):
         assert lite.step() == 0
-        told = delivery(lite)
-        wait = seconds_until(lite, told)
-        assert (told["state"], told["attempts"], told["statusCode"]) == ("due", attempt, 500)
+        result = delivery(lite)
+        wait = seconds_until(lite, result)
+        assert (result["state"], result["attempts"], result["statusCode"]) == ("due", attempt, 500)
         assert shortest <= wait <= longest
         shares.append(wait / (shortest + longest))
         clock.advance(wait - 0.01)
@@ -158,8 +158,8 @@ def test_a_failing_receiver_is_tried_ten_times_on_the_schedule(lite, network, cl
         clock.advance(0.02)
     lite.step()
 
-    told = delivery(lite)
-    assert (told["state"], told["attempts"], told["dueAt"]) == ("failed", 10, None)
+    result = delivery(lite)
+    assert (result["state"], result["attempts"], result["dueAt"]) == ("failed", 10, None)
     assert len({round(share, 3) for share in shares}) > 5
     clock.advance(1000 * HOURS)
     lite.step()
@@ -191,13 +191,13 @@ def test_id_and_bytes_stay_the_same_on_every_attempt_and_each_is_signed_anew(lit
         clock.advance(1 * HOURS)
 
     assert len(network.sent) == 4
-    assert len({one.body for one in network.sent}) == 1
-    assert {one.headers["webhook-id"] for one in network.sent} == {
+    assert len({record.body for record in network.sent}) == 1
+    assert {record.headers["webhook-id"] for record in network.sent} == {
         json.loads(network.sent[0].body)["id"]
     }
-    assert len({one.headers["webhook-signature"] for one in network.sent}) == 4
-    for hour, one in enumerate(network.sent):
-        assert is_verified(one, secret, NOON + hour * HOURS)
+    assert len({record.headers["webhook-signature"] for record in network.sent}) == 4
+    for hour, record in enumerate(network.sent):
+        assert is_verified(record, secret, NOON + hour * HOURS)
 
 
 @pytest.mark.parametrize(
@@ -321,7 +321,7 @@ def test_a_paused_endpoint_gets_what_happened_meanwhile_once_it_resumes(lite, ne
     arrived = lite.step()
 
     assert (held, arrived) == (0, 3)
-    ids = [one.headers["webhook-id"] for one in network.sent]
+    ids = [record.headers["webhook-id"] for record in network.sent]
     assert ids == sorted(ids)
 
 
@@ -355,8 +355,8 @@ def test_all_that_failed_can_be_sent_again_at_once(lite, network, clock):
 
     assert count == 1
     assert network.urls() == [FIRST, SECOND, FIRST]
-    assert [one["state"] for one in lite.webhooks.deliveries(endpoint)] == ["done"]
-    assert [one["state"] for one in lite.webhooks.deliveries(state="failed")] == ["failed"]
+    assert [record["state"] for record in lite.webhooks.deliveries(endpoint)] == ["done"]
+    assert [record["state"] for record in lite.webhooks.deliveries(state="failed")] == ["failed"]
 
 
 def test_a_delivery_that_is_not_there_cannot_be_sent_again(lite):
@@ -373,8 +373,8 @@ def test_an_endpoint_gets_the_events_that_it_asked_for(lite, network):
     lite.step()
 
     types_of = {FIRST: [], SECOND: []}
-    for one in network.sent:
-        types_of[one.url].append(json.loads(one.body)["type"])
+    for record in network.sent:
+        types_of[record.url].append(json.loads(record.body)["type"])
     assert types_of == {
         FIRST: ["finding.closed"],
         SECOND: ["finding.created", "finding.updated", "finding.closed"],
@@ -437,7 +437,7 @@ def test_a_queue_longer_than_a_batch_is_delivered_in_one_step_and_in_order(lite,
 
     arrived = lite.step()
 
-    ids = [one.headers["webhook-id"] for one in network.sent]
+    ids = [record.headers["webhook-id"] for record in network.sent]
     assert arrived == 120
     assert ids == sorted(set(ids))
 
@@ -474,7 +474,7 @@ def test_an_endpoint_removed_while_it_is_sent_to_disturbs_nobody(lite, network):
     lite.step()
 
     assert network.urls() == [FIRST, SECOND]
-    assert [one["state"] for one in lite.webhooks.deliveries()] == ["done"]
+    assert [record["state"] for record in lite.webhooks.deliveries()] == ["done"]
     assert lite.verify() == []
 
 
@@ -493,7 +493,7 @@ def test_a_transport_that_breaks_down_costs_nobody_else_an_event(lite, network, 
     clock.advance(10)
     lite.step()
 
-    assert sorted(one["state"] for one in lite.webhooks.deliveries()) == ["done", "done"]
+    assert sorted(record["state"] for record in lite.webhooks.deliveries()) == ["done", "done"]
 
 
 def test_a_rotated_secret_signs_beside_the_old_one_for_24_hours(lite, network, clock):
@@ -504,8 +504,8 @@ def test_a_rotated_secret_signs_beside_the_old_one_for_24_hours(lite, network, c
         clock.advance(wait)
         find(lite)
         lite.step()
-        one, secrets = network.sent[-1], (added["secret"], rotated["secret"])
-        outcomes.append([is_verified(one, secret, clock.at) for secret in secrets])
+        record, secrets = network.sent[-1], (added["secret"], rotated["secret"])
+        outcomes.append([is_verified(record, secret, clock.at) for secret in secrets])
 
     assert outcomes == [[True, True], [True, True], [False, True]]
     assert added["secret"] != rotated["secret"]
@@ -518,11 +518,11 @@ def test_a_test_event_is_sent_at_once_and_logged(lite, network):
     endpoint = lite.webhooks.add(FIRST, ["finding.closed"])["id"]
     network.answers[FIRST] = HttpResponse(404, None, "Answered with status 404.")
 
-    told = lite.webhooks.test(endpoint)
+    result = lite.webhooks.test(endpoint)
 
-    assert (told["statusCode"], told["note"]) == (404, "Answered with status 404.")
+    assert (result["statusCode"], result["note"]) == (404, "Answered with status 404.")
     assert json.loads(network.sent[0].body)["type"] == "webhook.test"
-    assert delivery(lite)["id"] == told["id"]
+    assert delivery(lite)["id"] == result["id"]
 
 
 def test_what_is_done_to_an_endpoint_is_recorded(lite):
@@ -583,7 +583,7 @@ def test_nothing_is_lost_between_commit_and_delivery_when_the_instance_ends(tmp_
         arrived = lite.step(), lite.step()
 
         assert arrived == (1, 0)
-        assert [(one.headers["webhook-id"],) for one in network.sent] == before
+        assert [(record.headers["webhook-id"],) for record in network.sent] == before
 
 
 def test_an_attempt_whose_outcome_was_not_written_down_is_made_again_with_the_same_id(
@@ -678,17 +678,17 @@ def test_a_stopped_dispatcher_leaves_no_thread_and_can_start_again(receiver):
 def test_what_a_step_asks_every_second_goes_by_indexes(lite):
     lite.load_demo()
     lite.step()
-    asked, connection = [], lite.workspace.reader.connection()
+    query, connection = [], lite.workspace.reader.connection()
 
-    connection.set_trace_callback(asked.append)
+    connection.set_trace_callback(query.append)
     lite.step()
     connection.set_trace_callback(None)
 
-    plans = [connection.execute(f"EXPLAIN QUERY PLAN {sql}").fetchall() for sql in asked]
-    found = [step[3] for plan in plans for step in plan if "SCAN CONSTANT" not in step[3]]
-    assert any("evidence_claim_lookup (status=? AND valid_until<?)" in step for step in found)
-    assert any("delivery_due_at (due_at<?)" in step for step in found)
-    assert [step for step in found if step.startswith("SCAN")] == []
+    plans = [connection.execute(f"EXPLAIN QUERY PLAN {sql}").fetchall() for sql in query]
+    matches = [step[3] for plan in plans for step in plan if "SCAN CONSTANT" not in step[3]]
+    assert any("evidence_claim_lookup (status=? AND valid_until<?)" in step for step in matches)
+    assert any("delivery_due_at (due_at<?)" in step for step in matches)
+    assert [step for step in matches if step.startswith("SCAN")] == []
 
 
 # --- What goes on meanwhile ---------------------------------------------------
@@ -709,10 +709,10 @@ def test_time_goes_on_while_receivers_answer(lite, network, clock):
         int(NOON) + 400,
     }
     assert is_verified(first, secret, int(first.headers["webhook-timestamp"]))
-    told = sorted(
-        datetime.fromisoformat(one["dueAt"]).timestamp() for one in lite.webhooks.deliveries()
+    result = sorted(
+        datetime.fromisoformat(record["dueAt"]).timestamp() for record in lite.webhooks.deliveries()
     )
-    assert told == [NOON + 410, NOON + 810]
+    assert result == [NOON + 410, NOON + 810]
 
 
 @pytest.mark.parametrize("act", ["pause", "remove"])
@@ -763,10 +763,10 @@ def test_a_secret_that_cannot_be_opened_fails_its_own_deliveries_only(lite, netw
 
     lite.step()
 
-    told = {one["endpointId"]: one for one in lite.webhooks.deliveries()}[broken]
+    result = {record["endpointId"]: record for record in lite.webhooks.deliveries()}[broken]
     assert network.urls() == [SECOND]
-    assert (told["state"], told["attempts"]) == ("due", 1)
-    assert told["note"] == "An encrypted value of this record cannot be opened."
+    assert (result["state"], result["attempts"]) == ("due", 1)
+    assert result["note"] == "An encrypted value of this record cannot be opened."
 
 
 def test_a_workspace_that_fails_keeps_nothing_from_the_others(tmp_path, clock, network):
@@ -796,10 +796,10 @@ def test_an_expiry_leaves_alone_what_was_changed_meanwhile(lite, clock, monkeypa
         requirementKey="log", title="Log", reason=WHY
     )
     claims = lite.collection("evidence-claims")
-    told = {"evidenceRequirementId": made["id"], "title": "Log of May", "reason": WHY}
+    values = {"evidenceRequirementId": made["id"], "title": "Log of May", "reason": WHY}
     until = "2026-06-01T13:00:00Z"
     first, second = (
-        claims.create(claimKey=key, validUntil=until, **told)["id"] for key in ("one", "two")
+        claims.create(claimKey=key, validUntil=until, **values)["id"] for key in ("one", "two")
     )
     for key in (first, second):
         claims.update(key, status="approved", reason=WHY)
@@ -807,9 +807,9 @@ def test_an_expiry_leaves_alone_what_was_changed_meanwhile(lite, clock, monkeypa
     overdue = EvidenceClaim.overdue
 
     def then_withdrawn(workspace, at):
-        found = overdue(workspace, at)
+        matches = overdue(workspace, at)
         claims.update(first, status="withdrawn", reason=WHY)
-        return found
+        return matches
 
     monkeypatch.setattr(EvidenceClaim, "overdue", then_withdrawn)
     lite.step()

@@ -299,10 +299,10 @@ def test_a_second_process_is_refused_and_told_who_has_the_file(file, token):
         with contextlib.closing(connect(server.said["url"])) as connection:
             status, _ = call(connection, "GET", FINDINGS, token)
 
-    told = f"register.db is in use by process {server.pid}; stop it first."
+    text = f"register.db is in use by process {server.pid}; stop it first."
     assert (second.returncode, second.stdout) == (1, "")
-    assert second.stderr == f"novantra-lite: {told}\n"
-    assert str(refused.value) == told
+    assert second.stderr == f"novantra-lite: {text}\n"
+    assert str(refused.value) == text
     assert status == 200
 
 
@@ -330,9 +330,9 @@ def test_a_killed_server_leaves_a_file_that_opens(file, token):
         server.kill()
 
     with NovantraLite(file) as lite:
-        found = [finding["id"] for finding in lite.collection("findings").list()]
+        matches = [finding["id"] for finding in lite.collection("findings").list()]
         faults = lite.verify()
     assert status == 201
-    assert found == [said["finding"]["id"]]
+    assert matches == [said["finding"]["id"]]
     assert faults == []
     assert not file.with_name("register.db.lock").exists()

@@ -99,7 +99,7 @@ def test_a_host_that_answers_each_request_in_a_new_thread_gathers_no_open_files(
 
 
 class Quiet(WSGIRequestHandler):
-    def log_message(self, *told):
+    def log_message(self, *body):
         """Keep quiet."""
 
 
@@ -138,7 +138,7 @@ def test_it_is_mounted_beside_another_application_and_keeps_to_the_rules_of_wsgi
         assert answers[0][1] == "the site"
         assert answers[1][1]["assets"][0]["assetKey"] == "torque-wrench-7"
         assert answers[3][1]["error"] == "validation"
-        assert [found["title"] for found in lite.collection("findings").list()] == [
+        assert [finding["title"] for finding in lite.collection("findings").list()] == [
             "Seal is cracked"
         ]
 
@@ -171,11 +171,11 @@ def test_a_mounted_instance_delivers_only_once_it_is_started():
 
 
 def test_two_instances_at_once_share_nothing():
-    with NovantraLite() as one, NovantraLite() as other:
-        asset = add_asset(one)
-        tokens = [lite.token("assets:read") for lite in (one, other)]
+    with NovantraLite() as record, NovantraLite() as other:
+        asset = add_asset(record)
+        tokens = [lite.token("assets:read") for lite in (record, other)]
 
-        with one.listening() as first, other.listening() as second:
+        with record.listening() as first, other.listening() as second:
             answers = []
             for url in (first, second):
                 for token in tokens:
@@ -186,7 +186,7 @@ def test_two_instances_at_once_share_nothing():
                     answers.append(call(connection, "GET", path, tokens[url == second]))
 
         assert [status for status, _ in answers] == [200, 401, 200, 401, 200, 404]
-        assert [len(answers[place][1]["assets"]) for place in (0, 4)] == [1, 0]
+        assert [len(answers[item][1]["assets"]) for item in (0, 4)] == [1, 0]
 
 
 def test_a_reset_empties_the_workspace_and_ends_its_tokens(lite, novantra):
@@ -235,14 +235,14 @@ def test_a_read_only_instance_sees_what_another_writes_and_changes_nothing(tmp_p
                 },
             )
             refused = client.post(FINDINGS, FINDING, headers=token)
-            with pytest.raises(Problem) as told:
+            with pytest.raises(Problem) as result:
                 add_asset(reader, assetKey="torque-wrench-8")
 
         entries = lite.collection("findings").list()
         assert [asset["assetKey"] for asset in listed.json["assets"]] == ["torque-wrench-7"]
         assert exchanged.status == 200
         assert (refused.status, refused.json["error"]) == (409, "conflict")
-        assert str(told.value) == "The workspace is open for reading only."
+        assert str(result.value) == "The workspace is open for reading only."
         assert list(entries) == []
         assert lite.verify() == []
 
@@ -287,11 +287,11 @@ def test_the_context_manager_closes_the_file_also_when_something_is_raised(tmp_p
         raise ZeroDivisionError
     left = sorted(path.name for path in tmp_path.iterdir())
     with NovantraLite(file) as lite:
-        found = [record["id"] for record in lite.collection("assets").list()]
+        matches = [record["id"] for record in lite.collection("assets").list()]
 
     assert {"register.db.lock", "register.db-wal"} <= set(held)
     assert left == ["register.db", "register.db.checkpoints", "register.db.key"]
-    assert found == [asset["id"]]
+    assert matches == [asset["id"]]
 
 
 def test_a_passing_workspace_takes_its_files_with_it():

@@ -83,8 +83,8 @@ def blocks(language):
 
 def block_with(language, words):
     """The one code block that holds these words."""
-    (found,) = (block for block in blocks(language) if words in block)
-    return found
+    (results,) = (block for block in blocks(language) if words in block)
+    return results
 
 
 # --- Drift check --------------------------------------------------------------
@@ -248,7 +248,9 @@ def sarif(tmp_path, *results, rules=()):
 
 def result(text, *statuses):
     """A result of a scan, suppressed as often as there are statuses; an empty one says nothing."""
-    suppressions = [{"kind": "external"} | ({"status": one} if one else {}) for one in statuses]
+    suppressions = [
+        {"kind": "external"} | ({"status": status} if status else {}) for status in statuses
+    ]
     suppressed = {"suppressions": suppressions} if suppressions else {}
     return {"ruleId": "X1", "message": {"text": text}, **suppressed}
 
@@ -272,7 +274,7 @@ def test_scanner_results_become_findings_once_without_the_suppressed_ones(lite, 
 
     assert first.stdout == "5 added, 0 known, 0 refused\n"
     assert second.stdout == "0 added, 5 known, 0 refused\n"
-    assert [found["title"] for found in lite.collection("findings").list()] == [
+    assert [finding["title"] for finding in lite.collection("findings").list()] == [
         "X1: open",
         "X1: rejected",
         "X1: under review",
@@ -282,18 +284,18 @@ def test_scanner_results_become_findings_once_without_the_suppressed_ones(lite, 
 
 
 def test_a_finding_says_which_scanner_saw_what_and_where(lite, tmp_path):
-    place = {"artifactLocation": {"uri": "pump/list.h"}, "region": {"startLine": 25}}
-    file = sarif(tmp_path, result("Unset value.") | {"locations": [{"physicalLocation": place}]})
+    values = {"artifactLocation": {"uri": "pump/list.h"}, "region": {"startLine": 25}}
+    file = sarif(tmp_path, result("Unset value.") | {"locations": [{"physicalLocation": values}]})
     with served(lite, "governance.findings:write") as register:
         run("examples/push_sarif.py", file, **register)
 
-    (found,) = lite.collection("findings").list()
-    assert found["title"] == "X1: Unset value."
-    assert found["description"] == "Unset value.\n\npump/list.h:25"
-    assert found["severity"] == "medium"
-    assert found["sourceKind"] == "module_signal"
-    assert found["sourceModuleKey"] == "Scanner"
-    assert found["sourceResourceId"] == "X1"
+    (results,) = lite.collection("findings").list()
+    assert results["title"] == "X1: Unset value."
+    assert results["description"] == "Unset value.\n\npump/list.h:25"
+    assert results["severity"] == "medium"
+    assert results["sourceKind"] == "module_signal"
+    assert results["sourceModuleKey"] == "Scanner"
+    assert results["sourceResourceId"] == "X1"
 
 
 def test_a_scan_after_the_keys_are_forgotten_adds_nothing_either(lite, clock, tmp_path):
@@ -327,7 +329,9 @@ def test_severities_come_from_scores_levels_and_rules(lite, tmp_path):
     with served(lite, "governance.findings:write") as register:
         run("examples/push_sarif.py", file, **register)
 
-    stored = {found["title"]: found["severity"] for found in lite.collection("findings").list()}
+    stored = {
+        finding["title"]: finding["severity"] for finding in lite.collection("findings").list()
+    }
     assert stored == {
         "score: by the rule's score": "critical",
         "own score": "high",
@@ -338,11 +342,11 @@ def test_severities_come_from_scores_levels_and_rules(lite, tmp_path):
 
 
 def located(text, uri, line, fingerprint="39fa2ee980eb94b0:1"):
-    place = {"artifactLocation": {"uri": uri}, "region": {"startLine": line}}
+    values = {"artifactLocation": {"uri": uri}, "region": {"startLine": line}}
     prints = (
         {"partialFingerprints": {"primaryLocationLineHash": fingerprint}} if fingerprint else {}
     )
-    return result(text) | {"locations": [{"physicalLocation": place}]} | prints
+    return result(text) | {"locations": [{"physicalLocation": values}]} | prints
 
 
 def test_results_of_one_fingerprint_in_several_places_are_findings_of_their_own(lite, tmp_path):
@@ -564,9 +568,9 @@ def test_the_curl_lines_of_the_readme_run_as_printed():
 
     command = "-m", "novantra_lite", "serve", "--demo", "--listen", "127.0.0.1:0", "--json"
     with running(*command) as printed:
-        told = json.loads(printed.readline())
+        payload = json.loads(printed.readline())
         names = {"url": "URL", "clientId": "CLIENT_ID", "clientSecret": "CLIENT_SECRET"}
-        register = {f"NOVANTRA_{name}": told[member] for member, name in names.items()}
+        register = {f"NOVANTRA_{name}": payload[member] for member, name in names.items()}
         done = run("bash", "-euo", "pipefail", "-c", lines, **register)
 
     assert done.returncode == 0, done.stderr
@@ -576,7 +580,7 @@ def test_the_curl_lines_of_the_readme_run_as_printed():
         answers.append(answer)
         text = text[end:].lstrip()
     organization, assets, made, findings = answers
-    assert organization["organization"]["slug"] == told["workspace"]
+    assert organization["organization"]["slug"] == payload["workspace"]
     assert len(assets["assets"]) == 2
     assert assets["pagination"]["nextCursor"]
     assert findings["findings"][0] == made["finding"]
@@ -627,14 +631,14 @@ if shutil.which("jq") and shutil.which("curl"):
     PIPELINES.append(("bash", "examples/pipeline.sh"))
 
 
-@pytest.mark.parametrize("kind", ["key", "token"])
+@pytest.mark.parametrize("type", ["key", "token"])
 @pytest.mark.parametrize("command", PIPELINES, ids=lambda command: command[-1])
 def test_a_build_goes_from_commit_to_gate_and_a_second_one_finds_what_is_there(
-    tmp_path, command, kind
+    tmp_path, command, type
 ):
     files = delivered(tmp_path)
     with NovantraLite(rate_limits=False) as lite, lite.listening() as url:
-        own = {"FACTSTORE_URL": url, "FACTSTORE_API_KEY": credentials(lite, kind), **manager(lite)}
+        own = {"FACTSTORE_URL": url, "FACTSTORE_API_KEY": credentials(lite, type), **manager(lite)}
 
         first = run(*command, *files, **own)
         second = run(*command, *files, **own)
@@ -667,8 +671,8 @@ def second_key(said):
             return json.load(response)
 
     account = post("/api/v1/service-accounts", {"name": "release manager"})["id"]
-    asked = {"label": "manager", "scopes": ["factstore:read", "factstore:govern"]}
-    return post(f"/api/v1/service-accounts/{account}/api-keys", asked)["plainTextKey"]
+    query = {"label": "manager", "scopes": ["factstore:read", "factstore:govern"]}
+    return post(f"/api/v1/service-accounts/{account}/api-keys", query)["plainTextKey"]
 
 
 def test_the_first_key_of_a_served_file_takes_a_build_through(tmp_path):
@@ -722,13 +726,13 @@ def test_the_commands_of_the_readme_run_one_after_the_other(tmp_path):
 
 
 def test_the_settings_command_and_the_reference_page_show_every_setting(lite):
-    known = novantra_lite.Settings.KNOWN
+    existing = novantra_lite.Settings.KNOWN
 
     printed = run("novantra_lite.py", "settings").stdout
     listed = json.loads(run("novantra_lite.py", "settings", "--json").stdout)["settings"]
     page = lite.client().get("/docs").body.decode()
 
-    assert [setting["name"] for setting in listed] == list(known)
+    assert [setting["name"] for setting in listed] == list(existing)
     assert listed[0] == {
         "name": "connection_limit",
         "variable": "NOVANTRA_LITE_CONNECTION_LIMIT",
@@ -739,7 +743,7 @@ def test_the_settings_command_and_the_reference_page_show_every_setting(lite):
     assert printed.startswith(
         "NOVANTRA_LITE_CONNECTION_LIMIT=4096\n    Connections at once; beyond"
     )
-    for name in known:
+    for name in existing:
         assert f"NOVANTRA_LITE_{name.upper()}=" in printed
         assert f'<th scope="row"><code>{name}</code>' in page
 
@@ -768,6 +772,6 @@ def test_the_readme_names_every_command():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     table = text.partition("## Commands")[2].partition("\n## ")[0]
 
-    told = set(re.findall(r"[a-z]+", table))
+    details = set(re.findall(r"[a-z]+", table))
 
-    assert {word for path in novantra_lite.COMMANDS for word in path.split()} <= told
+    assert {word for path in novantra_lite.COMMANDS for word in path.split()} <= details

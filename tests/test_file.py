@@ -191,12 +191,12 @@ def test_no_section_is_longer_than_320_lines():
     assert {name: length for name, length in lengths.items() if length > 320} == {}
 
 
-@pytest.mark.parametrize(("kind", "most"), [(ast.FunctionDef, 40), (ast.ClassDef, 150)])
-def test_a_function_and_a_class_fit_in_view(kind, most):
+@pytest.mark.parametrize(("type", "most"), [(ast.FunctionDef, 40), (ast.ClassDef, 150)])
+def test_a_function_and_a_class_fit_in_view(type, most):
     lengths = {
         f"{node.name}:{node.lineno}": node.end_lineno - node.lineno + 1
         for node in definitions()
-        if isinstance(node, kind)
+        if isinstance(node, type)
     }
 
     assert {name: length for name, length in lengths.items() if length > most} == {}

@@ -165,8 +165,8 @@ class Pipeline:
         required = ["junit", "sarif", "cyclonedx"]
         flow = {"name": "payments", "requiredAttestationTypes": required}
         self.flow = self.ci.post("/api/v1/flows", flow).json["id"]
-        place = {"name": "production", "type": "K8S"}
-        environment = self.ci.post("/api/v1/environments", place).json["id"]
+        body = {"name": "production", "type": "K8S"}
+        environment = self.ci.post("/api/v1/environments", body).json["id"]
         policy = {
             "name": "payments to production",
             "flowId": self.flow,

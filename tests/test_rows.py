@@ -29,33 +29,33 @@ def refusal(data, format):
 def test_a_csv_is_read_with_the_delimiter_of_its_header(delimiter):
     text = f"assetKey{delimiter}title\na-1{delimiter}x y z\n"
 
-    found = read(text, "csv")
+    matches = read(text, "csv")
 
-    assert found == [(2, {"assetKey": "a-1", "title": "x y z"})]
+    assert matches == [(2, {"assetKey": "a-1", "title": "x y z"})]
 
 
 def test_delimiters_in_rows_and_quoted_header_cells_do_not_count():
     text = 'assetKey;"a,b,c"\n"1,2,3,4";x\n'
 
-    found = read(text, "csv")
+    matches = read(text, "csv")
 
-    assert found == [(2, {"assetKey": "1,2,3,4", "a,b,c": "x"})]
+    assert matches == [(2, {"assetKey": "1,2,3,4", "a,b,c": "x"})]
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_name():
     data = b"\xef\xbb\xbfassetKey,title\r\na-1,caf\xc3\xa9\r\n"
 
-    found = read(data, "csv")
+    matches = read(data, "csv")
 
-    assert found == [(2, {"assetKey": "a-1", "title": "café"})]
+    assert matches == [(2, {"assetKey": "a-1", "title": "café"})]
 
 
 def test_a_csv_row_stands_at_the_physical_line_where_it_starts():
     text = '\nassetKey,title\n\na-1,"one\ntwo\r\nthree"\n\na-2,x\n'
 
-    found = read(text, "csv")
+    matches = read(text, "csv")
 
-    assert found == [
+    assert matches == [
         (4, {"assetKey": "a-1", "title": "one\ntwo\r\nthree"}),
         (8, {"assetKey": "a-2", "title": "x"}),
     ]
@@ -64,26 +64,26 @@ def test_a_csv_row_stands_at_the_physical_line_where_it_starts():
 def test_a_row_with_too_many_cells_is_a_fault_that_stops_no_other():
     text = "assetKey,title\na-1,x,y\na-2,z\n"
 
-    found = read(text, "csv")
+    matches = read(text, "csv")
 
     message = "3 cells under a header of 2: quote cells that hold the delimiter."
-    assert found == [(2, RowFault(2, "", message)), (3, {"assetKey": "a-2", "title": "z"})]
+    assert matches == [(2, RowFault(2, "", message)), (3, {"assetKey": "a-2", "title": "z"})]
 
 
 def test_missing_cells_are_absent_and_rows_of_empty_cells_are_skipped():
     text = "assetKey,title,status\na-1\n,,\na-2,,active\n"
 
-    found = read(text, "csv")
+    matches = read(text, "csv")
 
-    assert found == [(2, {"assetKey": "a-1"}), (4, {"assetKey": "a-2", "status": "active"})]
+    assert matches == [(2, {"assetKey": "a-1"}), (4, {"assetKey": "a-2", "status": "active"})]
 
 
 def test_spaces_around_a_cell_are_kept_and_around_a_name_are_not():
     text = "assetKey , title\n a-1 , x \n"
 
-    found = read(text, "csv")
+    matches = read(text, "csv")
 
-    assert found == [(2, {"assetKey": " a-1 ", "title": " x "})]
+    assert matches == [(2, {"assetKey": " a-1 ", "title": " x "})]
 
 
 def test_a_quote_left_open_is_refused_with_the_line_where_its_row_starts():
@@ -107,9 +107,9 @@ def test_a_table_that_excel_or_powershell_saved_as_utf16_is_read(encoding):
     # Both characters have the byte of a line feed in them.
     data = "assetKey\ttitle\r\na-1\tcaf\u00e9 \u0a0d\r\na-2\t\u010a\r\n".encode(encoding)
 
-    found = read(data, "csv")
+    matches = read(data, "csv")
 
-    assert found == [
+    assert matches == [
         (2, {"assetKey": "a-1", "title": "caf\u00e9 \u0a0d"}),
         (3, {"assetKey": "a-2", "title": "\u010a"}),
     ]
@@ -134,10 +134,10 @@ def test_json_is_read_in_utf16_too(format):
 def test_the_empty_columns_that_excel_leaves_at_the_end_are_no_columns():
     text = "assetKey;title;;;\r\na-1;x;;;\r\na-2;y\r\n;;;;\r\na-3;z;;!;\r\n"
 
-    found = read(text, "csv")
+    matches = read(text, "csv")
 
     message = "5 cells under a header of 2: quote cells that hold the delimiter."
-    assert found == [
+    assert matches == [
         (2, {"assetKey": "a-1", "title": "x"}),
         (3, {"assetKey": "a-2", "title": "y"}),
         (5, RowFault(5, "", message)),
@@ -148,9 +148,9 @@ def test_the_empty_columns_that_excel_leaves_at_the_end_are_no_columns():
 def test_the_first_line_of_excel_names_the_delimiter(first):
     text = f"{first}\r\nassetKey;title\r\na-1;1,5,7\r\n"
 
-    found = read(text, "csv")
+    matches = read(text, "csv")
 
-    assert found == [(3, {"assetKey": "a-1", "title": "1,5,7"})]
+    assert matches == [(3, {"assetKey": "a-1", "title": "1,5,7"})]
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "a,,c\n1,2,3\n", "a,b,a\n1,2,3\n"])
@@ -188,9 +188,9 @@ def test_the_elements_of_a_json_array_come_with_their_lines():
   {"assetKey": "a-2"}, {"assetKey": "a-3"}
 ]"""
 
-    found = read(text, "json")
+    matches = read(text, "json")
 
-    assert found == [
+    assert matches == [
         (3, {"assetKey": "a-1", "tags": ["x"]}),
         (6, {"assetKey": "a-2"}),
         (6, {"assetKey": "a-3"}),
@@ -203,9 +203,9 @@ def test_an_object_with_one_array_is_read_as_that_array():
 {"assetKey": "[,:"}
 ], "n": 1}"""
 
-    found = read(text, "json")
+    matches = read(text, "json")
 
-    assert found == [(3, {"assetKey": "[,:"})]
+    assert matches == [(3, {"assetKey": "[,:"})]
 
 
 @pytest.mark.parametrize("text", ["[]", " [ ] ", '{"assets": []}', "\ufeff[]"])
@@ -216,10 +216,10 @@ def test_an_empty_json_array_has_no_rows(text):
 def test_an_element_that_is_no_object_is_a_fault_that_stops_no_other():
     text = '[\n1,\n{"assetKey": "a-1"},\nnull]'
 
-    found = read(text, "json")
+    matches = read(text, "json")
 
     message = "Expected a JSON object with the members of a record."
-    assert found == [
+    assert matches == [
         (2, RowFault(2, "", message)),
         (3, {"assetKey": "a-1"}),
         (4, RowFault(4, "", message)),
@@ -254,10 +254,10 @@ def test_what_is_not_json_is_refused_with_its_line(data, line):
 def test_a_broken_ndjson_line_stops_no_other_and_blank_lines_are_skipped():
     data = b'\xef\xbb\xbf{"a": 1}\n\n{"a": \n \r\n[2]\n{"a": "\xe9"}\n{"a": Infinity}\n{"a": 3}'
 
-    found = read(data, "ndjson")
+    matches = read(data, "ndjson")
 
     message = "This line is not a JSON object in UTF-8."
-    assert found == [
+    assert matches == [
         (1, {"a": 1}),
         (3, RowFault(3, "", message)),
         (5, RowFault(5, "", message)),
@@ -272,9 +272,9 @@ def test_ndjson_is_read_as_a_stream():
         yield b'{"a": 1}\n'
         raise AssertionError("The second line was read before it was asked for.")
 
-    found = next(read_rows(lines(), "ndjson"))
+    matches = next(read_rows(lines(), "ndjson"))
 
-    assert found == (1, {"a": 1})
+    assert matches == (1, {"a": 1})
 
 
 # --- Formats ------------------------------------------------------------------
@@ -294,18 +294,18 @@ def test_the_suffix_of_a_file_names_its_format(tmp_path, name, text):
     path = tmp_path / name
     path.write_text(text, "utf-8")
 
-    found = list(read_rows(path))
+    matches = list(read_rows(path))
 
-    assert found == [(2, {"assetKey": "a,1", "title": "x"})]
+    assert matches == [(2, {"assetKey": "a,1", "title": "x"})]
 
 
 def test_a_format_that_is_given_outweighs_the_suffix(tmp_path):
     path = tmp_path / "rows.json"
     path.write_text("assetKey\na-1\n", "utf-8")
 
-    found = list(read_rows(path, "csv"))
+    matches = list(read_rows(path, "csv"))
 
-    assert found == [(2, {"assetKey": "a-1"})]
+    assert matches == [(2, {"assetKey": "a-1"})]
 
 
 def test_an_unknown_format_is_refused_with_those_that_are_known():
@@ -551,16 +551,16 @@ def describe(prose, params):
 def test_an_oscal_catalogs_metadata_become_framework_and_version():
     document = catalog(controls=[control("c-1")])
 
-    found = oscal_rows(document)
+    matches = oscal_rows(document)
 
-    assert found.framework == {
+    assert matches.framework == {
         "frameworkKey": "harbour-rules-2nd-edition",
         "name": "Harbour Rules, 2nd Édition",
         "description": None,
         "status": "active",
         "sourceKind": "standard",
     }
-    assert found.version == {
+    assert matches.version == {
         "versionKey": "2.0",
         "versionLabel": "Version 2.0",
         "status": "active",
@@ -574,9 +574,9 @@ def test_the_time_of_publication_goes_before_that_of_the_last_change():
     document = catalog(controls=[control("c-1")])
     document["catalog"]["metadata"]["published"] = "2023-01-02T03:04:05Z"
 
-    found = oscal_rows(document)
+    matches = oscal_rows(document)
 
-    assert found.version["publishedAt"] == "2023-01-02T03:04:05.000Z"
+    assert matches.version["publishedAt"] == "2023-01-02T03:04:05.000Z"
 
 
 def test_groups_controls_and_enhancements_come_in_document_order_below_their_parents():
@@ -587,8 +587,8 @@ def test_groups_controls_and_enhancements_come_in_document_order_below_their_par
 
     nodes = oscal_rows(document).nodes
 
-    found = [(n["nodeKey"], n["parentKey"], n["nodeKind"], n["sortOrder"]) for n in nodes]
-    assert found == [
+    matches = [(n["nodeKey"], n["parentKey"], n["nodeKind"], n["sortOrder"]) for n in nodes]
+    assert matches == [
         ("z-1", None, "control", 1),
         ("a", None, "group", 2),
         ("b", "a", "group", 3),
@@ -605,8 +605,8 @@ def test_the_sort_order_follows_sort_ids_where_there_are_some():
 
     nodes = oscal_rows(document).nodes
 
-    found = [(node["nodeKey"], node["sortOrder"]) for node in nodes]
-    assert found == [("a-10", 2), ("a-10.1", 3), ("a-2", 1)]
+    matches = [(node["nodeKey"], node["sortOrder"]) for node in nodes]
+    assert matches == [("a-10", 2), ("a-10.1", 3), ("a-2", 1)]
 
 
 def test_a_group_without_an_id_gets_a_key_from_its_title():
@@ -615,8 +615,8 @@ def test_a_group_without_an_id_gets_a_key_from_its_title():
 
     nodes = oscal_rows(document).nodes
 
-    found = [(node["nodeKey"], node["parentKey"]) for node in nodes]
-    assert found == [("h", None), ("h-berths-quays", "h"), ("q-1", "h-berths-quays")]
+    matches = [(node["nodeKey"], node["parentKey"]) for node in nodes]
+    assert matches == [("h", None), ("h-berths-quays", "h"), ("q-1", "h-berths-quays")]
 
 
 def test_the_reference_code_is_the_plain_label_or_else_the_id():
@@ -639,8 +639,8 @@ def test_a_withdrawn_control_says_so_and_has_no_description():
 
     nodes = oscal_rows(document).nodes
 
-    found = [(node["status"], node["description"]) for node in nodes]
-    assert found == [("withdrawn", None), ("active", None)]
+    matches = [(node["status"], node["description"]) for node in nodes]
+    assert matches == [("withdrawn", None), ("active", None)]
 
 
 def test_nested_items_of_a_statement_become_lines_with_their_labels():

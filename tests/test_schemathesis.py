@@ -94,8 +94,8 @@ OPENED = contextlib.ExitStack()
 def register() -> NovantraLite:
     """The workspace under test."""
     others = OPENED.enter_context(other_services())
-    given = {"clock": Clock(), "random": random.Random(7), "rate_limits": False}
-    lite = NovantraLite(finding_updates=True, **given, **others)
+    values = {"clock": Clock(), "random": random.Random(7), "rate_limits": False}
+    lite = NovantraLite(finding_updates=True, **values, **others)
     lite.load_demo()
     return OPENED.enter_context(lite)
 
@@ -150,19 +150,19 @@ LABELS = [f"{operation.method} {operation.path}" for operation in every_operatio
 @functools.cache
 def described() -> dict:
     """The operations of the document by their labels."""
-    return {found.ok().label: found.ok() for found in SCHEMA.get_all_operations()}
+    return {operation.ok().label: operation.ok() for operation in SCHEMA.get_all_operations()}
 
 
 def remembered(merge):
     """The configuration of an operation, put together once instead of for every request."""
-    known = {}
+    expected = {}
 
     @functools.wraps(merge)
     def config_for(config, *, operation=None, **phase):
         key = operation and operation.label, *phase.values()
-        if key not in known:
-            known[key] = merge(config, operation=operation, **phase)
-        return known[key]
+        if key not in expected:
+            expected[key] = merge(config, operation=operation, **phase)
+        return expected[key]
 
     return config_for
 
@@ -249,11 +249,11 @@ def aim(case) -> None:
     if not wrong(ParameterLocation.QUERY):
         for name in case.query.keys() & NAMED.keys():
             case.query[name] = a_record(NAMED[name])["id"]
-        told = {name: name for name in ("flowId", "sha256", "evidenceType")}
+        values = {name: name for name in ("flowId", "sha256", "evidenceType")}
         if case.path.endswith("/diff"):
-            told |= {"from": "index", "to": "index"}
-        for name in case.query.keys() & told.keys():
-            case.query[name] = records[told[name]]
+            values |= {"from": "index", "to": "index"}
+        for name in case.query.keys() & values.keys():
+            case.query[name] = records[values[name]]
         case.query.pop("cursor", None)
     if not wrong(ParameterLocation.BODY) and isinstance(case.body, dict):
         complete(case.body)
@@ -275,11 +275,11 @@ def aim(case) -> None:
 def sign(case, records: Records) -> None:
     """Sign the bytes of a body, as only the caller that is meant can."""
     if isinstance(case.body, dict):
-        told = case.body
+        result = case.body
         if case.path.endswith("/webhooks/{source}"):
-            told = {"payload": json.dumps(told)}
+            result = {"payload": json.dumps(result)}
         is_form = case.media_type == "application/x-www-form-urlencoded"
-        case.body = (urlencode(told) if is_form else json.dumps(case.body)).encode()
+        case.body = (urlencode(result) if is_form else json.dumps(case.body)).encode()
     sent = case.body if isinstance(case.body, bytes) else b""
     case.headers.update(records.signed(case.path, sent))
 
@@ -339,12 +339,12 @@ def hold(case):
     aim(case)
     # The client of the tests reads no compressed bodies.
     answer = case.call(headers={"Accept-Encoding": "identity"})
-    known = [ignored_auth] if case.operation.label in TRIED else []
+    existing = [ignored_auth] if case.operation.label in TRIED else []
     if answer.status_code < 400:
         unused.cache_clear()
         TRIED.add(case.operation.label)
 
-    case.validate_response(answer, excluded_checks=known)
+    case.validate_response(answer, excluded_checks=existing)
 
 
 @pytest.mark.parametrize("label", LABELS, ids=LABELS)

@@ -143,11 +143,11 @@ def install(tmp_path, post):
 def test_each_token_sees_its_own_organization(install):
     _, alpha, beta = install
 
-    found = [tenant.client.get("/api/v1/organization").json for tenant in (alpha, beta)]
+    matches = [tenant.client.get("/api/v1/organization").json for tenant in (alpha, beta)]
 
-    assert [one["organization"]["slug"] for one in found] == ["alpha", "beta"]
-    assert [one["organization"]["name"] for one in found] == ["Alpha Ltd", "Beta Ltd"]
-    assert found[0]["organization"]["id"] != found[1]["organization"]["id"]
+    assert [record["organization"]["slug"] for record in matches] == ["alpha", "beta"]
+    assert [record["organization"]["name"] for record in matches] == ["Alpha Ltd", "Beta Ltd"]
+    assert matches[0]["organization"]["id"] != matches[1]["organization"]["id"]
 
 
 def test_an_id_of_another_workspace_is_not_there(install):
@@ -226,11 +226,11 @@ def test_nothing_in_a_request_names_another_workspace(install):
     _, alpha, _ = install
     headers = {"X-Organization": "beta", "Host": "beta.example.com"}
 
-    found = alpha.client.request(
+    response = alpha.client.request(
         "GET", "/api/v1/organization", headers=headers, orgId="beta", workspace="beta"
     )
 
-    assert found.json["organization"]["slug"] == "alpha"
+    assert response.json["organization"]["slug"] == "alpha"
 
 
 def test_an_idempotency_key_of_another_workspace_is_a_new_one(install):
@@ -254,10 +254,10 @@ def test_an_event_goes_to_the_endpoints_of_its_workspace(install, post):
     beta.client.post(FINDINGS, NEW | {"title": "Only in beta"})
     lite.step(NOON + 1)
 
-    ((url, told),) = post.sent
+    ((url, result),) = post.sent
     assert url == "https://198.51.100.7/hook"
-    assert told["organization"]["slug"] == "beta"
-    assert told["data"]["finding"]["title"] == "Only in beta"
+    assert result["organization"]["slug"] == "beta"
+    assert result["data"]["finding"]["title"] == "Only in beta"
     assert alpha.endpoint != beta.endpoint
 
 
@@ -318,10 +318,12 @@ def test_no_record_of_delivery_is_there_for_another_workspace(delivering):
         if method == "GET":
             own[path] = alpha.get(path, **query).status
 
-    told = [(one, answer.body) for one, answer in others.items() if answer.status != 404]
+    rows = [(record, answer.body) for record, answer in others.items() if answer.status != 404]
     assert {path: status for path, status in own.items() if status != 200} == {}
     # Whoever asks for a proof is told that there is none.
-    assert [one for one in told if one[1] != b"[]" and b'"verified":false' not in one[1]] == []
+    assert [
+        record for record in rows if record[1] != b"[]" and b'"verified":false' not in record[1]
+    ] == []
     assert len(others) > 50
 
 
@@ -337,13 +339,13 @@ def test_what_one_workspace_keeps_changes_no_answer_to_another(delivering):
     records = Records(lite, alpha)
 
     def answers(client):
-        told = {}
+        values = {}
         for operation in reads:
             query = {name: records[name] for name in operation.query.required}
             body = client.get(operation.path, **query).body
             # What the process itself needs is the same process's for everybody.
-            told[operation.path] = re.sub(rb"(?m)^.*process_.*\n", b"", body)
-        return told
+            values[operation.path] = re.sub(rb"(?m)^.*process_.*\n", b"", body)
+        return values
 
     before = answers(beta)
     for operation in every_operation():
@@ -363,7 +365,7 @@ def test_what_one_workspace_keeps_changes_no_answer_to_another(delivering):
 def test_a_signature_speaks_for_the_workspace_that_keeps_its_secret(delivering):
     lite, alpha, beta = delivering
     records = Records(lite, alpha)
-    told = {
+    values = {
         "/api/v1/webhooks/generic": b'{"eventType": "test.passed"}',
         f"/api/v1/organisations/{records['slug']}/slack/commands": b"text=env+production",
     }
@@ -371,17 +373,19 @@ def test_a_signature_speaks_for_the_workspace_that_keeps_its_secret(delivering):
     alpha.post("/api/v1/environments", {"name": "production", "type": "K8S"})
 
     def send(path, body):
-        kind = "application/json" if body.startswith(b"{") else "application/x-www-form-urlencoded"
-        headers = {"Content-Type": kind} | records.signed(path, body)
+        result = (
+            "application/json" if body.startswith(b"{") else "application/x-www-form-urlencoded"
+        )
+        headers = {"Content-Type": result} | records.signed(path, body)
         return lite.client().request("POST", path, body=body, headers=headers)
 
-    taken = [send(path, body) for path, body in told.items()]
+    taken = [send(path, body) for path, body in values.items()]
     # Elsewhere, the same is kept with the same secret: now it does not show who is meant.
     twin = Records(lite, beta)
     beta.post("/api/v1/organisations", {"slug": records["slug"], "name": "Acme"})
     twin["slug"] = records["slug"]
     assert {*kept}.isdisjoint([twin["webhookConfigId"], twin["slackId"]])
-    refused = [send(path, body + b" ") for path, body in told.items()]
+    refused = [send(path, body + b" ") for path, body in values.items()]
 
     assert [answer.status for answer in taken] == [200, 200]
     assert "Environment production (K8S)" in taken[1].json["text"]

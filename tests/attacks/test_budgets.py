@@ -77,9 +77,9 @@ def test_a_long_list_comes_over_a_socket_and_its_head_alone(lite, many):
     headers = {"Authorization": f"Bearer {lite.token('factstore:read')}"}
     with lite.listening() as url:
         for method, size in (("GET", 1_000_000), ("HEAD", 0)):
-            asked = urllib.request.Request(url + TRAILS, headers=headers, method=method)
+            requests = urllib.request.Request(url + TRAILS, headers=headers, method=method)
 
-            with urllib.request.urlopen(asked, timeout=30) as answer:
+            with urllib.request.urlopen(requests, timeout=30) as answer:
                 body = answer.read()
 
             assert (answer.status, len(body) >= size) == (200, True)

@@ -145,8 +145,8 @@ def test_credentials_that_ended_are_recorded_under_what_they_were(opened):
     key = lite.api_keys.create("Pipeline")
     lite.api_keys.revoke(key["id"])
     account = lite.accounts.create("Scanner", ["assets:read"])
-    asked = {"grant_type": "client_credentials", "client_id": account.client_id}
-    token = Client(lite).post(TOKEN, {**asked, "client_secret": account.client_secret}).json
+    body = {"grant_type": "client_credentials", "client_id": account.client_id}
+    token = Client(lite).post(TOKEN, {**body, "client_secret": account.client_secret}).json
     lite.accounts.disable(account.client_id)
 
     Client(lite, {"X-Api-Key": key["apiKey"]}).get(FLOWS)
@@ -418,9 +418,9 @@ def test_a_key_is_good_from_anywhere_in_open_mode_too(opened):
     assert coming_from(lite, FAR, {}).get(FLOWS).status == 401
 
 
-@pytest.mark.parametrize("kind", [None, "", "text/plain", "multipart/form-data; boundary=x"])
+@pytest.mark.parametrize("type", [None, "", "text/plain", "multipart/form-data; boundary=x"])
 @pytest.mark.parametrize("path", [FLOWS, "/api/v1/governance/findings"])
-def test_a_body_needs_its_content_type(opened, path, kind):
+def test_a_body_needs_its_content_type(opened, path, type):
     lite = opened()
     client = lite.client("factstore:write", "governance.findings:write")
     token = client.headers["Authorization"]
@@ -428,7 +428,7 @@ def test_a_body_needs_its_content_type(opened, path, kind):
 
     with lite.listening() as url:
         head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {token}\r\n"
-        head += "" if kind is None else f"Content-Type: {kind}\r\n"
+        head += "" if type is None else f"Content-Type: {type}\r\n"
         head += f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         answer = exchange(url, head.encode() + body)
 

@@ -223,12 +223,12 @@ def test_one_address_has_so_many_connections_at_once_unless_it_is_a_trusted_prox
         lite.listening("0.0.0.0:0") as url,
         contextlib.ExitStack() as opened,
     ):
-        place = address, urlsplit(url).port
+        values = address, urlsplit(url).port
         for _ in range(2):
-            opened.enter_context(socket.create_connection(place, 10))
+            opened.enter_context(socket.create_connection(values, 10))
 
         for _ in range(2):
-            connection = opened.enter_context(socket.create_connection(place, 10))
+            connection = opened.enter_context(socket.create_connection(values, 10))
             with contextlib.suppress(ConnectionError):
                 connection.sendall(LIVE)
             data = b""

@@ -318,14 +318,14 @@ def test_an_upgrade_whose_backup_does_not_fit_says_so_and_leaves_the_file_as_it_
 
 
 @pytest.mark.parametrize(
-    ("target", "told"),
+    ("target", "result"),
     [
         ("nowhere/copy.db", "nowhere/copy.db cannot be written: no such file or directory."),
         ("register.db", "register.db exists already; name a new file for the backup."),
     ],
 )
-def test_each_cause_of_a_failed_backup_has_its_own_words(run, register, target, told):
-    assert run(f"backup {target}") == (1, "", f"novantra-lite: {told}\n")
+def test_each_cause_of_a_failed_backup_has_its_own_words(run, register, target, result):
+    assert run(f"backup {target}") == (1, "", f"novantra-lite: {result}\n")
 
 
 def test_a_locked_file_is_told_as_one(run, register):

@@ -29,22 +29,24 @@ class FakeJira:
     def asked(self, method, path=""):
         """The requests so far with a method, to paths that start so."""
         return [
-            one for one in self.server.asked if one.method == method and one.path.startswith(path)
+            request
+            for request in self.server.asked
+            if request.method == method and request.path.startswith(path)
         ]
 
     def labels(self):
         """The labels of all issues, in the order of their making."""
         return [issue["fields"]["labels"][0] for issue in self.issues.values()]
 
-    def answer(self, asked):
+    def answer(self, request):
         if self.answers:
             return self.answers.pop(0)
         credentials = base64.b64encode(f"{USER}:{TOKEN}".encode()).decode()
-        if asked.headers["Authorization"] != f"Basic {credentials}":
+        if request.headers["Authorization"] != f"Basic {credentials}":
             return 401, b"<html>Sign in</html>"
-        parts = urlsplit(asked.path)
-        if (asked.method, parts.path) == ("POST", "/rest/api/2/issue"):
-            return self.make(asked.json["fields"])
+        parts = urlsplit(request.path)
+        if (request.method, parts.path) == ("POST", "/rest/api/2/issue"):
+            return self.make(request.json["fields"])
         if parts.path == self.search:
             return self.find(parse_qs(parts.query)["jql"][0])
         if parts.path == "/rest/api/2/myself":
@@ -68,8 +70,8 @@ class FakeJira:
 
     def find(self, jql):
         label = re.fullmatch('labels = "([^"]*)"', jql)[1]
-        found = [one for one in self.issues.values() if label in one["fields"]["labels"]]
-        return 200, {"issues": found, "total": len(found)}
+        matches = [value for value in self.issues.values() if label in value["fields"]["labels"]]
+        return 200, {"issues": matches, "total": len(matches)}
 
     def move(self, key, name, category):
         """Give an issue another status."""

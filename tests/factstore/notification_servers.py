@@ -42,21 +42,24 @@ def receiver(*statuses, tls=None):
 
 def add_rule(client, trigger="ATTESTATION_FAILED", channel="IN_APP", url="", **members):
     """The id of a new rule, that sends to a URL if any."""
-    told = {"name": "quality", "triggerEvent": trigger, "channelType": channel} | members
+    body = {"name": "quality", "triggerEvent": trigger, "channelType": channel} | members
     if url:
-        told["channelConfig"] = json.dumps({"webhookUrl": url})
-    made = client.post(RULES, told)
+        body["channelConfig"] = json.dumps({"webhookUrl": url})
+    made = client.post(RULES, body)
     assert made.status == 201, made.json
     return made.json["id"]
 
 
 def deliveries(client, rule):
     """Status, number of attempts and error of what came of a rule's notifications."""
-    found = client.get(f"{RULES}/{rule}/deliveries").json
-    return [(one["status"], one["attemptCount"], one["error"]) for one in found]
+    matches = client.get(f"{RULES}/{rule}/deliveries").json
+    return [(record["status"], record["attemptCount"], record["error"]) for record in matches]
 
 
 def shown(client):
     """Title, severity and entity of every notification inside the product, newest first."""
-    found = client.get(NOTIFICATIONS).json
-    return [(one["title"], one["severity"], one["entityType"], one["entityId"]) for one in found]
+    matches = client.get(NOTIFICATIONS).json
+    return [
+        (record["title"], record["severity"], record["entityType"], record["entityId"])
+        for record in matches
+    ]

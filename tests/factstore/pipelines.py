@@ -15,6 +15,12 @@ def happenings(lite):
     """Type, actor, payload, trail and digest of every audit event, oldest first."""
     with lite.workspace.read():
         return [
-            (one.event_type, one.actor, json.loads(one.payload), one.trail_id, one.artifact_sha256)
-            for one in AuditEvent.select()
+            (
+                event.event_type,
+                event.actor,
+                json.loads(event.payload),
+                event.trail_id,
+                event.artifact_sha256,
+            )
+            for event in AuditEvent.select()
         ]

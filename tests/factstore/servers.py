@@ -16,15 +16,15 @@ class Handler(BaseHTTPRequestHandler):
 
     def respond(self):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        asked = types.SimpleNamespace(
+        request = types.SimpleNamespace(
             method=self.command,
             path=self.path,
             headers=self.headers,
             json=json.loads(body) if body else None,
         )
-        self.server.asked.append(asked)
-        status, told, *headers = self.server.answer(asked)
-        data = told if isinstance(told, bytes) else json.dumps(told).encode()
+        self.server.asked.append(request)
+        status, content, *headers = self.server.answer(request)
+        data = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(data)))
         for name, value in headers:

@@ -35,7 +35,11 @@ GAUGES = [
 def samples(text):
     """Every sample of an exposition: its name, its labels, its value."""
     families = text_string_to_metric_families(text)
-    return [(one.name, one.labels, one.value) for family in families for one in family.samples]
+    return [
+        (sample.name, sample.labels, sample.value)
+        for family in families
+        for sample in family.samples
+    ]
 
 
 def scrape(client):
@@ -85,7 +89,7 @@ def test_the_document_says_what_health_answers_when_it_is_down(lite):
 
     schemas = {status: answers[status]["content"] for status in ("200", "503")}
     assert schemas["503"] == schemas["200"]
-    (schema,) = (one["schema"] for one in schemas["200"].values())
+    (schema,) = (value["schema"] for value in schemas["200"].values())
     assert schema["properties"]["status"]["enum"] == ["UP", "DOWN"]
 
 
@@ -108,16 +112,16 @@ def test_the_gauges_say_what_holds_when_they_are_asked_for(lite, factstore):
     trails = [make_trail(lite, name) for name in ("payments", "billing", "lending", "audit")]
     for status in ("PASSED", "PASSED", "FAILED", "PENDING"):
         make_attestation(lite, trails[0], status=status)
-    found = {"tool": "trivy", "high_vulnerabilities": 1}
-    make(lite, lambda: record_scan(Trail.fetch(trails[1]), found))
+    values = {"tool": "trivy", "high_vulnerabilities": 1}
+    make(lite, lambda: record_scan(Trail.fetch(trails[1]), values))
     make(lite, lambda: record_scan(Trail.fetch(trails[1]), {"tool": "trivy"}))
     for trail, status in zip(trails, ("COMPLIANT", "NON_COMPLIANT", "COMPLIANT"), strict=False):
         make(lite, lambda key=trail, status=status: Trail.fetch(key).change(status=status))
 
-    told = scrape(factstore)
+    result = scrape(factstore)
 
     # Each scan is an attestation too; one found more than passes without thresholds.
-    assert {name: told[name] for name in GAUGES} == {
+    assert {name: result[name] for name in GAUGES} == {
         "factstore_trails_total": 4.0,
         "factstore_trails_compliant": 2.0,
         "factstore_trails_non_compliant": 1.0,
@@ -136,14 +140,14 @@ def test_the_gauges_say_what_holds_when_they_are_asked_for(lite, factstore):
 def test_approvals_are_pending_until_somebody_decides_or_their_time_is_over(lite, factstore, clock):
     trail = make_trail(lite)
     for deadline in (None, "2026-06-01T12:05:00Z", "2026-06-01T13:00:00Z"):
-        told = {"requiredApprovers": ["eve"], "deadline": deadline}
-        asked = factstore.post(f"/api/v1/trails/{trail}/approvals", told)
-        assert asked.status == 200
+        body = {"requiredApprovers": ["eve"], "deadline": deadline}
+        response = factstore.post(f"/api/v1/trails/{trail}/approvals", body)
+        assert response.status == 200
     before = scrape(factstore)["factstore_approvals_pending"]
 
     clock.advance(600)
     expired = scrape(factstore)["factstore_approvals_pending"]
-    factstore.post(f"/api/v1/approvals/{asked.json['id']}/approve", {"approverIdentity": "eve"})
+    factstore.post(f"/api/v1/approvals/{response.json['id']}/approve", {"approverIdentity": "eve"})
 
     assert (before, expired) == (3.0, 2.0)
     assert scrape(factstore)["factstore_approvals_pending"] == 1.0
@@ -178,12 +182,12 @@ def test_operators_hear_of_the_file_and_of_what_waits(lite, factstore):
     trail = make_trail(lite, "billing")
     factstore.post(f"/api/v1/trails/{trail}/attestations", {"type": "scan"})
 
-    told = scrape(factstore)
+    result = scrape(factstore)
 
-    assert told["novantra_lite_deliveries_waiting"] == 1.0
-    assert told["novantra_lite_audit_entries_total"] == len(audit(lite))
-    assert told["novantra_lite_ledger_entries_total"] == len(ledger(lite))
-    assert told["novantra_lite_file_bytes"] == novantra_lite.file_bytes(lite.workspace) > 100_000
+    assert result["novantra_lite_deliveries_waiting"] == 1.0
+    assert result["novantra_lite_audit_entries_total"] == len(audit(lite))
+    assert result["novantra_lite_ledger_entries_total"] == len(ledger(lite))
+    assert result["novantra_lite_file_bytes"] == novantra_lite.file_bytes(lite.workspace) > 100_000
     info = f'novantra_lite_info{{version="{novantra_lite.__version__}"}} 1.0'
     assert info in factstore.get(SCRAPE).body.decode()
 

@@ -136,7 +136,7 @@ class Pipeline:
         """What each of those who tell of compliance says of the artifact."""
         get, post = self.client.get, self.client.post
         about = {"artifactSha256": DIGEST, "environmentId": self.environment}
-        found = post("/api/v1/assert", {"sha256Digest": DIGEST, "flowId": self.flow}).json
+        matches = post("/api/v1/assert", {"sha256Digest": DIGEST, "flowId": self.flow}).json
         custody = get(f"/api/v1/compliance/artifact/{DIGEST}").json
         reported = get(f"/api/v1/trails/{self.trail}/artifacts").json
         assert isinstance(reported, list), reported
@@ -147,7 +147,7 @@ class Pipeline:
         assert custody["trail"]["id"] == self.trail
         assert custody["artifact"] == artifact
         return {
-            "assert": found["status"],
+            "assert": matches["status"],
             "custody": custody["complianceStatus"],
             "artifact": artifact["complianceState"],
             "snapshot": snapshot["artifacts"][0]["complianceState"],
@@ -171,8 +171,8 @@ def test_all_that_tells_of_compliance_agrees_after_every_step(factstore, clock, 
         listed = factstore.get("/api/v1/trails").json
         report = factstore.get("/api/v1/reports/compliance").json
         assert set(pipeline.told().values()) == {state}, pipeline.told()
-        assert {one["id"]: one["status"] for one in listed} == statuses
-        assert {one["id"] for one in report["nonCompliantTrailList"]} == {
+        assert {record["id"]: record["status"] for record in listed} == statuses
+        assert {record["id"] for record in report["nonCompliantTrailList"]} == {
             trail for trail, status in statuses.items() if status == "NON_COMPLIANT"
         }
         seen.add(status)

@@ -112,7 +112,7 @@ def test_a_wrong_member_is_refused(lite, factstore, asked, change):
 
 
 @pytest.mark.parametrize(
-    ("owner", "kind", "said"),
+    ("owner", "type", "said"),
     [
         (NOBODY, "USER", "user"),
         (NOBODY, "SERVICE_ACCOUNT", "service account"),
@@ -120,10 +120,10 @@ def test_a_wrong_member_is_refused(lite, factstore, asked, change):
         ("machine", "USER", "user"),
     ],
 )
-def test_an_owner_who_is_not_there_gets_no_key(factstore, ada, machine, owner, kind, said):
+def test_an_owner_who_is_not_there_gets_no_key(factstore, ada, machine, owner, type, said):
     owner = {"ada": ada, "machine": machine}.get(owner, owner)
 
-    refused = factstore.post(KEYS, {"ownerId": owner, "ownerType": kind, "label": "x"})
+    refused = factstore.post(KEYS, {"ownerId": owner, "ownerType": type, "label": "x"})
 
     assert (refused.status, refused.json["error"]) == (404, "Not Found")
     assert refused.json["message"] == f"There is no {said} with the id {owner}."
@@ -284,8 +284,8 @@ def test_a_rehearsed_revocation_leaves_the_key(lite, factstore, asked):
     revoke = factstore.delete(f"{KEYS}/{key['id']}/revoke", headers=rehearsal)
     create = factstore.post(KEYS, asked, headers=rehearsal)
 
-    told = {name: value for name, value in key.items() if name != "plainTextKey"}
-    assert revoke.json == {"dryRun": True, "wouldDelete": told}
+    expected = {name: value for name, value in key.items() if name != "plainTextKey"}
+    assert revoke.json == {"dryRun": True, "wouldDelete": expected}
     assert (create.status, create.json["wouldCreate"]["label"]) == (200, "laptop")
     assert tables(lite) == before
     assert call(lite, key).status == 200

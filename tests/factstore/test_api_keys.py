@@ -138,11 +138,11 @@ def test_the_keys_of_one_account_share_its_limit_and_its_idempotency_keys(clock)
         texts = first["plainTextKey"], second["plainTextKey"]
         again = {"Idempotency-Key": "rotated"}
 
-        told = [
+        rows = [
             lite.client().post(FLOWS, {"name": "a"}, headers={"X-Api-Key": text, **again})
             for text in texts
         ]
-        told += [call(lite, text, "POST", json={"name": text[-9:]}) for text in (*texts, *texts)]
+        rows += [call(lite, text, "POST", json={"name": text[-9:]}) for text in (*texts, *texts)]
 
-    assert told[0].json["id"] == told[1].json["id"]
-    assert [one.status for one in told] == [201, 201, 201, 201, 429, 429]
+    assert rows[0].json["id"] == rows[1].json["id"]
+    assert [record.status for record in rows] == [201, 201, 201, 201, 429, 429]

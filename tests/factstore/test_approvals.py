@@ -46,11 +46,11 @@ def decide(factstore, approval, verb, **body):
 
 
 def test_an_approval_is_asked_for_with_nothing_but_the_path(lite, factstore, flow, trail):
-    asked = factstore.post(f"{TRAILS}/{trail['id']}/approvals")
+    response = factstore.post(f"{TRAILS}/{trail['id']}/approvals")
 
-    key = asked.json["id"]
-    assert asked.status == 200
-    assert asked.json == {
+    key = response.json["id"]
+    assert response.status == 200
+    assert response.json == {
         "id": key,
         "trailId": trail["id"],
         "flowId": flow["id"],
@@ -60,14 +60,14 @@ def test_an_approval_is_asked_for_with_nothing_but_the_path(lite, factstore, flo
         "requestedAt": NOON,
         "deadline": None,
         "resolvedAt": None,
-        "requestedBy": asked.json["requestedBy"],
+        "requestedBy": response.json["requestedBy"],
         "decisions": [],
     }
-    assert asked.json["requestedBy"].startswith("svc_")
-    assert factstore.get(f"{APPROVALS}/{key}").json == asked.json
+    assert response.json["requestedBy"].startswith("svc_")
+    assert factstore.get(f"{APPROVALS}/{key}").json == response.json
     assert audit(lite)[-1][1:3] == ("approval.requested", key)
     assert ledger(lite)[-1] == ("APPROVAL_REQUESTED", key)
-    assert events(lite)[-1] == ("factstore.approval.requested", {"approval": asked.json})
+    assert events(lite)[-1] == ("factstore.approval.requested", {"approval": response.json})
     assert factstore.get(f"{TRAILS}/{trail['id']}/audit").json == []
 
 
@@ -85,9 +85,9 @@ def test_an_approval_is_asked_for_with_nothing_but_the_path(lite, factstore, flo
     ],
 )
 def test_a_request_is_taken_as_clients_send_it(factstore, trail, ask, given, kept):
-    asked = ask(**given)
+    response = ask(**given)
 
-    assert asked.items() >= ({"trailId": trail["id"]} | kept).items()
+    assert response.items() >= ({"trailId": trail["id"]} | kept).items()
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_one_rejection_ends_it(lite, factstore, clock, trail, ask):
     assert rejected.status == 200
     assert rejected.json["status"] == "REJECTED"
     assert rejected.json["resolvedAt"] == LATER
-    assert [one["decision"] for one in rejected.json["decisions"]] == ["REJECTED"]
+    assert [decision["decision"] for decision in rejected.json["decisions"]] == ["REJECTED"]
     assert events(lite)[-1] == ("factstore.approval.rejected", {"approval": rejected.json})
     happened = factstore.get(f"{TRAILS}/{trail['id']}/audit").json
     assert [(event["eventType"], event["actor"]) for event in happened] == [
@@ -237,7 +237,7 @@ def test_nobody_decides_after_the_deadline(lite, factstore, clock, ask):
 
     read = factstore.get(f"{APPROVALS}/{approval['id']}").json
     assert in_time == "PENDING_APPROVAL"
-    assert [one.status for one in refused] == [409, 409]
+    assert [response.status for response in refused] == [409, 409]
     assert "EXPIRED" in refused[0].json["message"]
     assert (read["status"], read["resolvedAt"]) == ("EXPIRED", None)
     assert tables(lite) == before
@@ -267,11 +267,11 @@ def test_approvals_are_listed_by_their_present_state(factstore, clock, ask):
     listed = {state: factstore.get(APPROVALS, status=state).json for state in made}
 
     every = factstore.get(APPROVALS).json
-    assert {state: [one["id"] for one in found] for state, found in listed.items()} == {
-        state: [one["id"]] for state, one in made.items()
+    assert {state: [record["id"] for record in result] for state, result in listed.items()} == {
+        state: [record["id"]] for state, record in made.items()
     }
-    assert [one["status"] for one in every] == list(made)
-    assert [len(one["decisions"]) for one in every] == [1, 1, 0, 0]
+    assert [record["status"] for record in every] == list(made)
+    assert [len(record["decisions"]) for record in every] == [1, 1, 0, 0]
     assert factstore.get(f"{APPROVALS}?status=").json == every
 
 
@@ -329,12 +329,12 @@ def test_a_dry_run_tells_and_stores_nothing(lite, factstore, trail, ask):
     approval = ask()
     before = tables(lite)
 
-    asked = factstore.post(f"{TRAILS}/{trail['id']}/approvals", {"comments": "x"}, dryRun="true")
+    response = factstore.post(f"{TRAILS}/{trail['id']}/approvals", {"comments": "x"}, dryRun="true")
     approved = factstore.post(f"{APPROVALS}/{approval['id']}/approve", ANN, dryRun="true")
     rejected = factstore.post(f"{APPROVALS}/{approval['id']}/reject", BEA, dryRun="true")
 
-    assert [one.status for one in (asked, approved, rejected)] == [200, 200, 200]
-    assert asked.json["wouldCreate"].items() >= {"comments": "x", "decisions": []}.items()
+    assert [request.status for request in (response, approved, rejected)] == [200, 200, 200]
+    assert response.json["wouldCreate"].items() >= {"comments": "x", "decisions": []}.items()
     assert approved.json["result"]["status"] == "APPROVED"
     assert rejected.json["result"]["status"] == "REJECTED"
     assert tables(lite) == before

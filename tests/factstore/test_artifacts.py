@@ -63,10 +63,10 @@ def test_an_artifact_needs_a_name_a_tag_and_a_digest(lite, factstore, trail):
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_a_report_is_a_happening_of_its_trail(lite, factstore, trail, version):
-    given = API | {"reportedBy": "jenkins", "registry": "ghcr.io"}
+    body = API | {"reportedBy": "jenkins", "registry": "ghcr.io"}
 
     reported = factstore.post(
-        path(trail, version), given, headers={"X-Factstore-Region": "eu-central-1"}
+        path(trail, version), body, headers={"X-Factstore-Region": "eu-central-1"}
     )
 
     (happening,) = happenings(lite)
@@ -89,7 +89,7 @@ def test_a_report_is_a_happening_of_its_trail(lite, factstore, trail, version):
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_everything_that_may_be_given_is_kept(factstore, trail, acme, version):
-    given = API | {
+    body = API | {
         "sha256Digest": OTHER,
         "registry": "ghcr.io/acme",
         "reportedBy": "jenkins",
@@ -99,17 +99,17 @@ def test_everything_that_may_be_given_is_kept(factstore, trail, acme, version):
         "commitUrl": "https://git.example/0f3e",
     }
 
-    reported = factstore.post(path(trail, version), given | {"environment": "prod"})
+    reported = factstore.post(path(trail, version), body | {"environment": "prod"})
 
     (kept,) = factstore.get(path(trail, version)).json
     assert (reported.status, kept["id"]) == (201, reported.json["id"])
-    assert kept.items() >= given.items()
+    assert kept.items() >= body.items()
 
 
 def test_the_names_of_the_reference_are_taken_too(factstore, trail):
-    given = {"name": "payments", "tag": 7, "sha256Digest": DIGEST, "reportedBy": None}
+    body = {"name": "payments", "tag": 7, "sha256Digest": DIGEST, "reportedBy": None}
 
-    reported = factstore.post(path(trail), given | {"buildUrl": None, "registry": None})
+    reported = factstore.post(path(trail), body | {"buildUrl": None, "registry": None})
 
     assert reported.status == 201
     assert (reported.json["imageName"], reported.json["imageTag"]) == ("payments", "7")
@@ -194,30 +194,30 @@ def test_a_digest_is_stored_in_one_spelling_and_found_in_every_one(
 def test_what_an_older_version_stored_is_found_and_runs(lite, factstore, trail, older):
     values = {"image_name": "payments", "image_tag": "1", "sha256_digest": older}
     make(lite, lambda: Artifact.create(trail=trail, **values))
-    place = factstore.post("/api/v1/environments", {"name": "prod", "type": "K8S"}).json["id"]
+    body = factstore.post("/api/v1/environments", {"name": "prod", "type": "K8S"}).json["id"]
     flow = factstore.get(f"/api/v1/trails/{trail}").json["flowId"]
     running = {"artifactSha256": DIGEST, "artifactName": "payments", "artifactTag": "1"}
 
     snapshot = {"recordedBy": "agent", "artifacts": [running]}
-    factstore.post(f"/api/v1/environments/{place}/snapshots", snapshot)
-    (found,) = factstore.get("/api/v1/artifacts", sha256=DIGEST).json
+    factstore.post(f"/api/v1/environments/{body}/snapshots", snapshot)
+    (result,) = factstore.get("/api/v1/artifacts", sha256=DIGEST).json
     verdict = factstore.post("/api/v1/assert", {"sha256Digest": DIGEST, "flowId": flow}).json
 
-    assert (found["sha256Digest"], found["runningInEnvironments"]) == (older, ["prod"])
+    assert (result["sha256Digest"], result["runningInEnvironments"]) == (older, ["prod"])
     assert verdict["compliant"] is True
     assert lite.verify() == []
 
 
 def test_the_second_version_answers_briefly(factstore, trail):
-    given = {"imageName": " ", "imageTag": "", "sha256Digest": DIGEST, "reportedBy": ""}
+    body = {"imageName": " ", "imageTag": "", "sha256Digest": DIGEST, "reportedBy": ""}
 
-    reported = factstore.post(path(trail, "v2"), given)
+    reported = factstore.post(path(trail, "v2"), body)
 
     assert reported.status == 201
     assert reported.json == {"id": reported.json["id"], "status": "created", "timestamp": NOON}
     (kept,) = factstore.get(path(trail, "v2")).json
     assert kept["id"] == reported.json["id"]
-    assert kept.items() >= given.items()
+    assert kept.items() >= body.items()
 
 
 def test_the_same_digest_may_be_reported_again(factstore, trail):
@@ -233,11 +233,11 @@ def test_the_same_digest_may_be_reported_again(factstore, trail):
 def test_a_dry_run_tells_the_artifact_and_stores_nothing(lite, factstore, trail, version, ask):
     before = tables(lite)
 
-    told = factstore.post(path(trail, version), API | {"reportedBy": "ci"}, **ask)
+    response = factstore.post(path(trail, version), API | {"reportedBy": "ci"}, **ask)
     unknown = factstore.post(path(NOBODY, version), API | {"reportedBy": "ci"}, **ask)
 
-    assert (told.status, told.json["dryRun"], unknown.status) == (200, True, 404)
-    assert told.json["wouldCreate"].items() >= {"trailId": trail, **API}.items()
+    assert (response.status, response.json["dryRun"], unknown.status) == (200, True, 404)
+    assert response.json["wouldCreate"].items() >= {"trailId": trail, **API}.items()
     assert tables(lite) == before
 
 
@@ -273,10 +273,10 @@ def test_artifacts_are_found_by_their_digest_in_the_order_of_reporting(lite, fac
     first, second = [factstore.post(path(trail), API).json for trail in trails]
     factstore.post(path(trails[0]), API | {"sha256Digest": OTHER})
 
-    found = factstore.get("/api/v1/artifacts", sha256=DIGEST)
+    response = factstore.get("/api/v1/artifacts", sha256=DIGEST)
     mine = factstore.get(path(trails[1]))
 
-    assert (found.status, found.json) == (200, [first, second])
+    assert (response.status, response.json) == (200, [first, second])
     assert mine.json == [second]
 
 
@@ -284,10 +284,10 @@ def test_the_second_version_finds_one_artifact_the_first(lite, factstore):
     trails = [make_trail(lite, "one"), make_trail(lite, "two")]
     first, _ = [factstore.post(path(trail), API).json for trail in trails]
 
-    found = factstore.get("/api/v2/artifacts", sha256=DIGEST)
+    response = factstore.get("/api/v2/artifacts", sha256=DIGEST)
     none = factstore.get("/api/v2/artifacts", sha256=OTHER)
 
-    assert (found.status, found.json) == (200, first)
+    assert (response.status, response.json) == (200, first)
     assert (none.status, none.json["error"]) == (404, "Not Found")
     assert OTHER in none.json["message"]
 
@@ -321,14 +321,14 @@ def test_a_search_without_a_digest_is_refused(factstore, version, query):
 def test_an_artifact_is_as_compliant_as_its_own_trail(lite, factstore, required, recorded, state):
     trail = make_trail(lite, required_attestation_types=required)
     other = make_trail(lite, name="other", required_attestation_types=["never"])
-    for one in (trail, other):
-        factstore.post(path(one), API)
+    for record in (trail, other):
+        factstore.post(path(record), API)
     for type, status in recorded:
         make(lite, lambda t=type, s=status: Attestation.create(trail=trail, type=t, status=s))
 
-    found = factstore.get("/api/v1/artifacts", sha256=DIGEST)
+    response = factstore.get("/api/v1/artifacts", sha256=DIGEST)
 
-    assert [one["complianceState"] for one in found.json] == [state, "NON_COMPLIANT"]
+    assert [record["complianceState"] for record in response.json] == [state, "NON_COMPLIANT"]
 
 
 def test_a_flow_with_artifacts_is_not_deleted(lite, factstore, trail):
@@ -359,8 +359,8 @@ def test_an_artifact_runs_where_the_newest_snapshot_holds_its_digest(factstore, 
     def snapshot(where, *digests):
         artifacts = [running | {"artifactSha256": digest} for digest in digests]
         taken = factstore.post(where, {"recordedBy": "agent", "artifacts": artifacts})
-        (found,) = factstore.get("/api/v1/artifacts", sha256=DIGEST).json
-        return taken.status, found["runningInEnvironments"]
+        (result,) = factstore.get("/api/v1/artifacts", sha256=DIGEST).json
+        return taken.status, result["runningInEnvironments"]
 
     answers = [
         snapshot(prod, OTHER, DIGEST),

@@ -58,10 +58,10 @@ def add(flow, said="", image="api", template=None, approval=None):
     )  # fmt: skip
     if image:
         report(trail.id, image)
-    for one in said.split():
-        status = {"+": "PASSED", "-": "FAILED", "?": "PENDING"}[one[-1]]
-        kind, _, name = one[:-1].partition(":")
-        Attestation.create(trail=trail.id, type=kind, name=name or None, status=status)
+    for record in said.split():
+        status = {"+": "PASSED", "-": "FAILED", "?": "PENDING"}[record[-1]]
+        record_type, _, name = record[:-1].partition(":")
+        Attestation.create(trail=trail.id, type=record_type, name=name or None, status=status)
     if approval:
         Approval.create(trail=trail.id, flow=flow.id, status=approval)
     return trail.id
@@ -73,21 +73,27 @@ def report(trail, image="api"):
 
 def gate_events(lite):
     with lite.workspace.read():
-        told = AuditEvent.select().order_by(AuditEvent.occurred_at, AuditEvent.id)
+        result = AuditEvent.select().order_by(AuditEvent.occurred_at, AuditEvent.id)
         return [
-            (one.event_type, one.actor, one.trail_id, one.artifact_sha256, json.loads(one.payload))
-            for one in told
+            (
+                record.event_type,
+                record.actor,
+                record.trail_id,
+                record.artifact_sha256,
+                json.loads(record.payload),
+            )
+            for record in result
         ]
 
 
 def test_an_artifact_with_everything_passed_is_compliant(lite, factstore, story):
     flow, (trail,) = story(("junit+ zap+ snyk+",), required_attestation_types=["junit", "snyk"])
 
-    found = factstore.post(ASSERT, {"sha256Digest": DIGEST, "flowId": flow.upper()})
+    response = factstore.post(ASSERT, {"sha256Digest": DIGEST, "flowId": flow.upper()})
 
     sentence = "Everything that the flow payments requires has passed."
-    assert found.status == 200
-    assert list(found.json.items()) == [
+    assert response.status == 200
+    assert list(response.json.items()) == [
         ("sha256Digest", DIGEST),
         ("flowId", flow),
         ("status", "COMPLIANT"),
@@ -221,20 +227,23 @@ CASES = {
 def test_required_types(lite, factstore, story, flow, trails, compliant, missing, failed, deciding):
     key, made = story(*trails, **flow)
 
-    found = factstore.post(ASSERT, {"sha256Digest": DIGEST, "flowId": key}).json
+    matches = factstore.post(ASSERT, {"sha256Digest": DIGEST, "flowId": key}).json
 
     status = "COMPLIANT" if compliant else "NON_COMPLIANT"
-    assert (found["compliant"], found["status"]) == (compliant, status)
-    assert (found["missingAttestationTypes"], found["missingAttestations"]) == (missing, missing)
-    assert (found["failedAttestationTypes"], found["failedAttestations"]) == (failed, failed)
-    assert (found["missingAttestationNames"], found["failedAttestationNames"]) == ([], [])
-    assert found["message"] == found["details"]
+    assert (matches["compliant"], matches["status"]) == (compliant, status)
+    assert (matches["missingAttestationTypes"], matches["missingAttestations"]) == (
+        missing,
+        missing,
+    )
+    assert (matches["failedAttestationTypes"], matches["failedAttestations"]) == (failed, failed)
+    assert (matches["missingAttestationNames"], matches["failedAttestationNames"]) == ([], [])
+    assert matches["message"] == matches["details"]
     named = ["flow payments", *(missing or failed)] if trails else []
-    assert all(one in found["details"] for one in named)
+    assert all(item in matches["details"] for item in named)
     [(event, _, trail, _, payload)] = gate_events(lite)
     assert event == ("GATE_ALLOWED" if compliant else "GATE_BLOCKED")
     assert trail == (None if deciding is None else made[deciding])
-    assert payload.items() <= found.items()
+    assert payload.items() <= matches.items()
 
 
 ALL = "x:review+ x:audit+ x:unit+"
@@ -292,17 +301,17 @@ NAMED_CASES = {
 def test_required_names(lite, factstore, story, flow, trails, compliant, missing, failed, deciding):
     key, made = story(*trails, **flow)
 
-    found = factstore.post(ASSERT, {"sha256Digest": DIGEST, "flowId": key}).json
+    matches = factstore.post(ASSERT, {"sha256Digest": DIGEST, "flowId": key}).json
 
-    by_type = (found["missingAttestationTypes"], found["failedAttestationTypes"])
-    by_name = (found["missingAttestationNames"], found["failedAttestationNames"])
-    assert found["compliant"] is compliant
+    by_type = (matches["missingAttestationTypes"], matches["failedAttestationTypes"])
+    by_name = (matches["missingAttestationNames"], matches["failedAttestationNames"])
+    assert matches["compliant"] is compliant
     assert (by_name, by_type) == ((missing, failed), ([], []))
-    assert (found["missingAttestations"], found["failedAttestations"]) == (missing, failed)
+    assert (matches["missingAttestations"], matches["failedAttestations"]) == (missing, failed)
     [(event, _, trail, _, payload)] = gate_events(lite)
     assert event == ("GATE_ALLOWED" if compliant else "GATE_BLOCKED")
     assert trail == made[deciding]
-    assert payload.items() <= found.items()
+    assert payload.items() <= matches.items()
 
 
 @pytest.mark.parametrize(
@@ -325,12 +334,12 @@ def test_a_stored_template_that_cannot_be_read_asks_for_everything(
     )
     factstore.post(f"/api/v1/trails/{trail}/attestations", {"type": "y", "status": "PASSED"})
 
-    found = factstore.post(ASSERT, {"sha256Digest": DIGEST, "flowId": flow}).json
+    matches = factstore.post(ASSERT, {"sha256Digest": DIGEST, "flowId": flow}).json
 
-    [missing] = found["missingAttestationNames"]
-    assert (found["status"], found["compliant"]) == ("NON_COMPLIANT", False)
+    [missing] = matches["missingAttestationNames"]
+    assert (matches["status"], matches["compliant"]) == ("NON_COMPLIANT", False)
     assert missing.startswith("a template that can be read.") and len(missing) > 255
-    assert fault in missing and fault in found["details"]
+    assert fault in missing and fault in matches["details"]
     assert factstore.get(f"/api/v1/trails/{trail}").json["status"] == "NON_COMPLIANT"
     [artifact] = factstore.get(f"/api/v1/trails/{trail}/artifacts").json
     assert artifact["complianceState"] == "NON_COMPLIANT"
@@ -342,9 +351,9 @@ def test_an_artifact_counts_whichever_flow_it_was_reported_for(lite, factstore, 
         "/api/v1/flows", {"name": "other", "requiredAttestationTypes": ["junit"]}
     ).json
 
-    found = factstore.post(ASSERT, {"sha256Digest": DIGEST, "flowId": other["id"]}).json
+    matches = factstore.post(ASSERT, {"sha256Digest": DIGEST, "flowId": other["id"]}).json
 
-    assert (found["status"], found["flowName"]) == ("COMPLIANT", "other")
+    assert (matches["status"], matches["flowName"]) == ("COMPLIANT", "other")
 
 
 def test_a_trail_of_the_flow_goes_before_a_later_one_of_another(lite, factstore, story):
@@ -354,9 +363,9 @@ def test_a_trail_of_the_flow_goes_before_a_later_one_of_another(lite, factstore,
         add(Flow.create(name="other"), "junit+ snyk+")
 
     write_transaction(lite.workspace, work, actor="test")
-    found = factstore.post(ASSERT, {"sha256Digest": DIGEST, "flowId": flow}).json
+    matches = factstore.post(ASSERT, {"sha256Digest": DIGEST, "flowId": flow}).json
 
-    assert (found["status"], found["missingAttestations"]) == ("NON_COMPLIANT", ["junit"])
+    assert (matches["status"], matches["missingAttestations"]) == ("NON_COMPLIANT", ["junit"])
     assert gate_events(lite)[0][2] == own
 
 
@@ -366,18 +375,18 @@ def test_the_template_of_a_trail_speaks_for_no_other_flow(factstore, story, temp
     other = {"name": "other", "requiredAttestationTypes": ["pentest"]}
     key = factstore.post("/api/v1/flows", other).json["id"]
 
-    found = factstore.post(ASSERT, {"sha256Digest": DIGEST, "flowId": key}).json
+    matches = factstore.post(ASSERT, {"sha256Digest": DIGEST, "flowId": key}).json
 
-    assert (found["status"], found["missingAttestationTypes"]) == ("NON_COMPLIANT", ["pentest"])
+    assert (matches["status"], matches["missingAttestationTypes"]) == ("NON_COMPLIANT", ["pentest"])
 
 
 def test_the_trail_that_reported_a_digest_last_decides_however_old_it_is(lite, factstore, story):
     flow, (first, _) = story(("junit+ snyk+",), ("junit-",), **TYPES)
 
     write_transaction(lite.workspace, lambda current: report(first), actor="test")
-    found = factstore.post(ASSERT, {"sha256Digest": DIGEST, "flowId": flow}).json
+    matches = factstore.post(ASSERT, {"sha256Digest": DIGEST, "flowId": flow}).json
 
-    assert (found["status"], gate_events(lite)[0][2]) == ("COMPLIANT", first)
+    assert (matches["status"], gate_events(lite)[0][2]) == ("COMPLIANT", first)
 
 
 def test_every_name_under_which_a_trail_reported_a_digest_counts(lite, factstore, story):
@@ -385,20 +394,20 @@ def test_every_name_under_which_a_trail_reported_a_digest_counts(lite, factstore
 
     write_transaction(lite.workspace, lambda current: report(trail, "web"), actor="test")
     write_transaction(lite.workspace, lambda current: report(trail, "other"), actor="test")
-    found = factstore.post(ASSERT, {"sha256Digest": DIGEST, "flowId": flow}).json
+    matches = factstore.post(ASSERT, {"sha256Digest": DIGEST, "flowId": flow}).json
 
-    assert (found["status"], found["missingAttestationNames"]) == ("NON_COMPLIANT", ["e2e"])
+    assert (matches["status"], matches["missingAttestationNames"]) == ("NON_COMPLIANT", ["e2e"])
 
 
 def test_a_dry_run_tells_the_verdict_and_stores_nothing(lite, factstore, story):
     flow, _ = story(("junit+",), **TYPES)
     before = tables(lite)
 
-    found = factstore.post(ASSERT, {"sha256Digest": DIGEST, "flowId": flow}, dryRun="true")
+    response = factstore.post(ASSERT, {"sha256Digest": DIGEST, "flowId": flow}, dryRun="true")
     missing = factstore.post(ASSERT, {"sha256Digest": DIGEST, "flowId": NOBODY}, dryRun="true")
 
-    assert (found.status, found.json["dryRun"], missing.status) == (200, True, 404)
-    assert found.json["wouldCreate"]["missingAttestations"] == ["snyk"]
+    assert (response.status, response.json["dryRun"], missing.status) == (200, True, 404)
+    assert response.json["wouldCreate"]["missingAttestations"] == ["snyk"]
     assert tables(lite) == before
 
 
@@ -438,11 +447,11 @@ def test_the_number_of_queries_is_fixed(lite, factstore, story, flow):
         seen = []
         for connection in connections:
             connection.set_trace_callback(seen.append)
-        found = factstore.post(ASSERT, {"sha256Digest": DIGEST, "flowId": key})
+        response = factstore.post(ASSERT, {"sha256Digest": DIGEST, "flowId": key})
         for connection in connections:
             connection.set_trace_callback(None)
-        assert found.json["status"] == "COMPLIANT"
-        return len(seen), sum(one.startswith("SELECT") for one in seen)
+        assert response.json["status"] == "COMPLIANT"
+        return len(seen), sum(request.startswith("SELECT") for request in seen)
 
     statements()
     few = statements()
@@ -495,10 +504,13 @@ def test_no_template_takes_away_the_types_that_a_flow_requires(
 ):
     key, made = story(*trails, **flow)
 
-    found = factstore.post(ASSERT, {"sha256Digest": DIGEST, "flowId": key}).json
+    matches = factstore.post(ASSERT, {"sha256Digest": DIGEST, "flowId": key}).json
 
     [artifact] = factstore.get(f"/api/v1/trails/{made[0]}/artifacts").json
-    assert found["compliant"] is (missing == failed == missing_names == [])
-    assert (found["missingAttestationTypes"], found["failedAttestationTypes"]) == (missing, failed)
-    assert found["missingAttestationNames"] == missing_names
-    assert artifact["complianceState"] == found["status"]
+    assert matches["compliant"] is (missing == failed == missing_names == [])
+    assert (matches["missingAttestationTypes"], matches["failedAttestationTypes"]) == (
+        missing,
+        failed,
+    )
+    assert matches["missingAttestationNames"] == missing_names
+    assert artifact["complianceState"] == matches["status"]

@@ -75,7 +75,7 @@ def test_an_attestation_needs_only_a_type(lite, factstore, trail, path):
 
 def test_everything_that_may_be_given_is_kept(factstore, acme):
     path = f"/api/v1/trails/{acme}/attestations"
-    given = {
+    body = {
         "type": "snyk",
         "status": "PASSED",
         "details": "No weaknesses.",
@@ -85,10 +85,10 @@ def test_everything_that_may_be_given_is_kept(factstore, acme):
         "metadata": {"count": 0, "ratio": 0.5, "tools": [{"name": "snyk"}], "note": None},
     }
 
-    created = factstore.post(path, given | {"artifactFingerprint": ONE, "visibility": "x"})
+    created = factstore.post(path, body | {"artifactFingerprint": ONE, "visibility": "x"})
 
     assert created.status == 201
-    assert created.json.items() >= given.items()
+    assert created.json.items() >= body.items()
     assert (created.json["compliant"], created.json["artifactFingerprint"]) == (True, None)
     assert factstore.get(path).json == [created.json]
 
@@ -136,8 +136,8 @@ def test_a_wrong_member_is_refused_by_every_form(lite, factstore, acme, change):
 
     refused = [factstore.post(form, {"trailId": acme, "type": "junit"} | change) for form in forms]
 
-    assert [one.status for one in refused] == [400] * 4
-    assert all(next(iter(change)) in one.json["message"] for one in refused)
+    assert [response.status for response in refused] == [400] * 4
+    assert all(next(iter(change)) in response.json["message"] for response in refused)
     assert tables(lite) == before
 
 
@@ -224,7 +224,7 @@ def test_the_list_is_bare_until_a_page_is_asked_for(factstore, trail, path):
     past = factstore.get(path, page=9)
     bare = factstore.get(f"/api/v2/trails/{trail}/attestations", page=1, size=2)
 
-    assert [one["type"] for one in whole] == [f"type-{number}" for number in range(5)]
+    assert [record["type"] for record in whole] == [f"type-{number}" for number in range(5)]
     assert second.json == {
         "items": whole[2:4],
         "page": 1,
@@ -261,7 +261,7 @@ def test_a_page_that_cannot_be_is_refused(factstore, path, query):
 
 def test_the_second_version_answers_with_the_short_result(lite, factstore, acme):
     path = f"/api/v2/trails/{acme}/attestations"
-    given = {
+    body = {
         "type": "junit",
         "status": "PASSED",
         "details": "All green.",
@@ -271,7 +271,7 @@ def test_the_second_version_answers_with_the_short_result(lite, factstore, acme)
         "artifactFingerprint": ONE,
     }
 
-    created = factstore.post(path, given | {"flowName": "payments"})
+    created = factstore.post(path, body | {"flowName": "payments"})
 
     key = created.json["id"]
     assert (created.status, created.json) == (
@@ -280,8 +280,8 @@ def test_the_second_version_answers_with_the_short_result(lite, factstore, acme)
     )
     listed = factstore.get(path).json
     assert len(listed) == 1
-    assert listed[0].items() >= (given | {"id": key, "trailId": acme}).items()
-    assert [told[2]["attestationId"] for told in happenings(lite)] == [key]
+    assert listed[0].items() >= (body | {"id": key, "trailId": acme}).items()
+    assert [event[2]["attestationId"] for event in happenings(lite)] == [key]
 
 
 @pytest.mark.parametrize(
@@ -331,7 +331,7 @@ def test_a_path_may_name_organisation_flow_trail_and_fingerprint(lite, factstore
     assert created.json["artifactFingerprint"] == ONE
     assert foreign.json["artifactFingerprint"] == ONE
     assert factstore.get(f"/api/v1/trails/{acme}/attestations").json == [created.json]
-    assert [told[3] for told in happenings(lite)] == [acme, other]
+    assert [event[3] for event in happenings(lite)] == [acme, other]
 
 
 @pytest.mark.parametrize(
@@ -385,11 +385,11 @@ def test_every_type_is_attested_by_path_and_read_from_its_file(
     made = factstore.post(path, {"type": type}).json
     uploaded = upload(factstore, evidence_path(acme, made["id"], version), content)
 
-    (told,) = factstore.get(f"/api/v2/trails/{acme}/attestations").json
+    (result,) = factstore.get(f"/api/v2/trails/{acme}/attestations").json
     assert uploaded.status == 201
     assert (made["type"], made["status"]) == (type, "PENDING")
-    assert (told["type"], told["status"]) == (type, status)
-    assert told["evidenceFileSizeBytes"] == len(content)
+    assert (result["type"], result["status"]) == (type, status)
+    assert result["evidenceFileSizeBytes"] == len(content)
     failed = "NON_COMPLIANT" if status == "FAILED" else "PENDING"
     assert factstore.get(f"/api/v1/trails/{acme}").json["status"] == failed
 
@@ -407,13 +407,13 @@ def test_a_dry_run_of_every_form_gives_the_whole_attestation(lite, factstore, ac
     body = {"trailId": acme, "type": "junit", "status": "FAILED", "name": "unit"}
     before = tables(lite)
 
-    told = [factstore.post(form, body, headers={"X-Dry-Run": "true"}) for form in forms]
+    rows = [factstore.post(form, body, headers={"X-Dry-Run": "true"}) for form in forms]
 
-    assert [one.status for one in told] == [200] * 4
-    for one in told:
-        assert one.json["dryRun"] is True
-        assert one.json["wouldCreate"].items() >= body.items()
-        assert one.json["wouldCreate"]["compliant"] is False
+    assert [record.status for record in rows] == [200] * 4
+    for record in rows:
+        assert record.json["dryRun"] is True
+        assert record.json["wouldCreate"].items() >= body.items()
+        assert record.json["wouldCreate"]["compliant"] is False
     assert tables(lite) == before
 
 
@@ -454,7 +454,7 @@ def test_a_thousand_attestations_from_eight_threads_are_all_there(clock):
         listed = client.get(path).json
         expected = {f"{worker}-{number}" for worker in range(8) for number in range(125)}
         assert statuses == [201] * 1000
-        assert (len(listed), {one["type"] for one in listed}) == (1000, expected)
+        assert (len(listed), {item["type"] for item in listed}) == (1000, expected)
         assert client.get(path, size=1).json["totalItems"] == 1000
         assert len(happenings(lite)) == 1000
         assert lite.verify() == []
@@ -471,13 +471,13 @@ def test_what_failed_counts_until_it_has_passed_whatever_else_is_recorded(lite, 
         *[("scan", "PASSED"), ("junit", "FAILED"), ("note", "PENDING"), ("junit", "PASSED")],
     ]
 
-    told = []
+    rows = []
     for type, status in steps:
         factstore.post(path, {"type": type, "status": status})
-        told.append(status_of(lite, trail))
+        rows.append(status_of(lite, trail))
 
     good, bad = "COMPLIANT", "NON_COMPLIANT"
-    assert told == [good, bad, bad, bad, good, bad, bad, good]
+    assert rows == [good, bad, bad, bad, good, bad, bad, good]
 
 
 def test_a_trail_is_pending_again_once_more_is_required(lite, factstore):
@@ -526,7 +526,7 @@ def test_what_has_no_name_fails_and_passes_by_its_type(lite, factstore):
     trail = begin_trail(lite, factstore, templateYaml=template)
     path = f"/api/v1/trails/{trail}/attestations"
 
-    told = []
+    rows = []
     for member in (
         {"type": "junit", "name": "unit", "status": "PASSED"},
         {"type": "scan", "status": "FAILED"},
@@ -534,6 +534,6 @@ def test_what_has_no_name_fails_and_passes_by_its_type(lite, factstore):
         {"type": "scan", "status": "PASSED"},
     ):
         factstore.post(path, member)
-        told.append(status_of(lite, trail))
+        rows.append(status_of(lite, trail))
 
-    assert told == ["COMPLIANT", "NON_COMPLIANT", "NON_COMPLIANT", "COMPLIANT"]
+    assert rows == ["COMPLIANT", "NON_COMPLIANT", "NON_COMPLIANT", "COMPLIANT"]

@@ -45,7 +45,7 @@ def write(lite, *happened):
 
 def chosen(events, query):
     """The events that a query asks for, by going through all of them; newest first."""
-    found = [
+    matches = [
         event
         for event in events
         if query.get("eventType") in (None, event["eventType"])
@@ -53,7 +53,7 @@ def chosen(events, query):
         and query.get("actor") in (None, event["actor"])
         and query.get("from", "") <= event["occurredAt"] <= query.get("to", "~")
     ]
-    return sorted(found, key=lambda event: event["occurredAt"])[::-1]
+    return sorted(matches, key=lambda event: event["occurredAt"])[::-1]
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +105,8 @@ def test_every_combination_of_filters_gives_what_plain_counting_gives(log, event
         total = len(expected)
         for order, page in itertools.product((True, False), sorted({0, 1, total // 14, 10**6})):
             ordered = expected if order else expected[::-1]
-            told = client.get(AUDIT, **query, page=page, size=7, sortDesc=str(order).lower()).json
-            assert told == {
+            body = client.get(AUDIT, **query, page=page, size=7, sortDesc=str(order).lower()).json
+            assert body == {
                 "events": ordered[page * 7 : page * 7 + 7],
                 "page": page,
                 "size": 7,
@@ -248,10 +248,10 @@ ENVIRONMENTS = "/api/v1/environments"
 
 def newest(factstore, **query):
     """The events that a query asks for, less when and under which id they were written."""
-    wanted = ("eventType", "actor", "environmentId", "artifactSha256")
+    values = ("eventType", "actor", "environmentId", "artifactSha256")
     return [
-        (*map(one.get, wanted), json.loads(one["payload"]))
-        for one in factstore.get(AUDIT, **query).json["events"]
+        (*map(event.get, values), json.loads(event["payload"]))
+        for event in factstore.get(AUDIT, **query).json["events"]
     ]
 
 
@@ -266,19 +266,19 @@ def run_there(factstore, environment, *digests):
     artifacts = [
         {"artifactSha256": digest, "artifactName": digest, "artifactTag": "1"} for digest in digests
     ]
-    told = {"recordedBy": "agent", "artifacts": artifacts}
-    assert factstore.post(f"{ENVIRONMENTS}/{environment}/snapshots", told).status == 201
+    body = {"recordedBy": "agent", "artifacts": artifacts}
+    assert factstore.post(f"{ENVIRONMENTS}/{environment}/snapshots", body).status == 201
 
 
 def test_the_making_and_the_end_of_an_environment_are_told(lite, factstore, production):
     renamed = factstore.put(f"{ENVIRONMENTS}/{production}", {"name": "live"})
     ended = factstore.delete(f"{ENVIRONMENTS}/{production}")
 
-    told = newest(factstore)
+    result = newest(factstore)
     caller = rows(lite, "SELECT id FROM service_account")[0][0]
     about = {"environmentId": production, "type": "K8S"}
     assert (renamed.status, ended.status) == (200, 204)
-    assert told == [
+    assert result == [
         ("ENVIRONMENT_DELETED", caller, production, None, about | {"name": "live"}),
         ("ENVIRONMENT_CREATED", caller, production, None, about | {"name": "production"}),
     ]
@@ -299,13 +299,13 @@ def test_an_artifact_that_a_snapshot_has_no_more_is_told_once(factstore, product
     run_there(factstore, production, TWO, FOUR)
     run_there(factstore, production, TWO, FOUR)
 
-    told = newest(factstore, eventType="ARTIFACT_REMOVED", sortDesc="false")
-    place = {"environmentId": production, "environmentName": "production", "snapshotIndex": 2}
-    rest = place | {"artifactTag": "1", "instanceCount": 1}
+    result = newest(factstore, eventType="ARTIFACT_REMOVED", sortDesc="false")
+    values = {"environmentId": production, "environmentName": "production", "snapshotIndex": 2}
+    rest = values | {"artifactTag": "1", "instanceCount": 1}
     first, third = (
         rest | {"artifactSha256": digest, "artifactName": digest} for digest in (ONE, THREE)
     )
-    assert told == [
+    assert result == [
         ("ARTIFACT_REMOVED", "agent", production, ONE, first),
         ("ARTIFACT_REMOVED", "agent", production, THREE, third),
     ]

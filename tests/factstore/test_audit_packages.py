@@ -51,15 +51,15 @@ def artifact(lite, trail):
 
 def make_artifact(lite, trail, name="payments"):
     """An artifact of a trail."""
-    told = {"image_name": name, "image_tag": "1", "sha256_digest": DIGEST}
-    return make(lite, lambda: Artifact.create(trail=trail, **told)).id
+    values = {"image_name": name, "image_tag": "1", "sha256_digest": DIGEST}
+    return make(lite, lambda: Artifact.create(trail=trail, **values)).id
 
 
 def refer(lite, attestation, digest=ABC, url="https://evidence.example.org/report"):
     """Evidence of an attestation whose bytes lie elsewhere."""
-    told = {"file_name": "report", "content_type": "text/xml", "external_url": url}
+    result = {"file_name": "report", "content_type": "text/xml", "external_url": url}
     values = {"attestation": attestation, "sha256_hash": digest, "file_size_bytes": 3}
-    return make(lite, lambda: EvidenceFile.create(**values, **told))
+    return make(lite, lambda: EvidenceFile.create(**values, **result))
 
 
 def package(client, kind, key):
@@ -192,12 +192,9 @@ def test_equal_files_are_in_the_package_once(factstore, trail, scan, review):
         f"evidence/{ABC}.xml",
         f"evidence/{ABC}.txt",
     ]
-    assert [(one["attestationId"], one["path"][-4:]) for one in evidence] == [
-        (scan, ".xml"),
-        (review, ".xml"),
-        (scan, ".xml"),
-        (review, ".txt"),
-    ]
+    assert [
+        (evidence_file["attestationId"], evidence_file["path"][-4:]) for evidence_file in evidence
+    ] == [(scan, ".xml"), (review, ".xml"), (scan, ".xml"), (review, ".txt")]
 
 
 def test_evidence_that_lies_elsewhere_is_referred_to(lite, factstore, trail, scan):
@@ -205,9 +202,9 @@ def test_evidence_that_lies_elsewhere_is_referred_to(lite, factstore, trail, sca
 
     files = unpack(package(factstore, "trails", trail).body)
 
-    told = json.loads(files[f"evidence/{ABC}.ref.json"])
-    assert told["externalUrl"] == "https://evidence.example.org/report"
-    assert (told["attestationId"], told["sha256Hash"]) == (scan, ABC)
+    payload = json.loads(files[f"evidence/{ABC}.ref.json"])
+    assert payload["externalUrl"] == "https://evidence.example.org/report"
+    assert (payload["attestationId"], payload["sha256Hash"]) == (scan, ABC)
 
 
 @pytest.mark.parametrize(
@@ -241,9 +238,9 @@ def test_a_trail_without_anything_has_a_package(factstore, trail):
     assert list(files) == ["manifest.json", "manifest.sig", "trail.json", "flow.json"]
 
 
-@pytest.mark.parametrize("kind", ["trails", "artifacts", "attestations"])
-def test_what_is_not_there_has_no_package(factstore, kind):
-    answers = [package(factstore, kind, key) for key in (NOBODY, "x")]
+@pytest.mark.parametrize("type", ["trails", "artifacts", "attestations"])
+def test_what_is_not_there_has_no_package(factstore, type):
+    answers = [package(factstore, type, key) for key in (NOBODY, "x")]
 
     assert [answer.status for answer in answers] == [404, 400]
 
@@ -289,11 +286,19 @@ def test_the_archive_tells_no_time_and_no_owner(factstore, trail, scan):
     data = package(factstore, "trails", trail).body
 
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
-        told = {
-            (one.type, one.mode, one.mtime, one.uid, one.gid, one.uname, one.gname)
-            for one in archive
+        rows = {
+            (
+                record.type,
+                record.mode,
+                record.mtime,
+                record.uid,
+                record.gid,
+                record.uname,
+                record.gname,
+            )
+            for record in archive
         }
-    assert told == {(tarfile.REGTYPE, 0o644, 0, 0, 0, "", "")}
+    assert rows == {(tarfile.REGTYPE, 0o644, 0, 0, 0, "", "")}
     assert data[:8] == b"\x1f\x8b\x08\x00\0\0\0\0"
     assert len(gzip.decompress(data)) % 512 == 0
 

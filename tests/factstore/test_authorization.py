@@ -119,12 +119,12 @@ def test_no_refusal_leaves_a_trace_but_in_the_audit_log(lite, unusable, insuffic
 
 
 def test_only_administrators_hear_of_people_and_credentials():
-    told = re.compile(r"/users|/service-accounts|/api-keys|/organisations/{slug}/members|/sso\b")
+    result = re.compile(r"/users|/service-accounts|/api-keys|/organisations/{slug}/members|/sso\b")
 
     open_to_others = [
         f"{operation.method} {operation.path}"
         for operation in OPERATIONS
-        if told.search(operation.path) and operation.scope != "factstore:admin"
+        if result.search(operation.path) and operation.scope != "factstore:admin"
     ]
 
     assert open_to_others == []
@@ -206,11 +206,11 @@ def test_a_key_of_a_pipeline_neither_decides_nor_relaxes_anything(lite):
     commit = {"flowId": flow, "gitCommitSha": "4f2a", "gitBranch": "main"}
     commit |= {"gitAuthor": "Ann", "gitAuthorEmail": "ann@example.org"}
     trail = pipeline.post("/api/v1/trails", commit).json["id"]
-    asked = pipeline.post(f"/api/v1/trails/{trail}/approvals", {"requiredApprovers": ["ciso"]})
+    response = pipeline.post(f"/api/v1/trails/{trail}/approvals", {"requiredApprovers": ["ciso"]})
 
     answers = [
         pipeline.post(
-            f"/api/v1/approvals/{asked.json['id']}/approve", {"approverIdentity": "ciso"}
+            f"/api/v1/approvals/{response.json['id']}/approve", {"approverIdentity": "ciso"}
         ),
         pipeline.put(f"/api/v1/flows/{flow}", {"requiresApproval": False}),
         pipeline.delete(f"/api/v1/flows/{flow}"),
@@ -220,4 +220,4 @@ def test_a_key_of_a_pipeline_neither_decides_nor_relaxes_anything(lite):
     assert {answer.json["message"] for answer in answers} == {
         "This needs the scope factstore:govern."
     }
-    assert pipeline.get(f"/api/v1/approvals/{asked.json['id']}").json["decisions"] == []
+    assert pipeline.get(f"/api/v1/approvals/{response.json['id']}").json["decisions"] == []

@@ -30,8 +30,8 @@ def make_framework(factstore, **controls):
 
 
 def map_control(factstore, control, **members):
-    given = {"regulatoryControlId": control, "flowId": NOBODY, "attestationType": "scan"}
-    return factstore.post(MAPPINGS, given | members)
+    body = {"regulatoryControlId": control, "flowId": NOBODY, "attestationType": "scan"}
+    return factstore.post(MAPPINGS, body | members)
 
 
 def assess(factstore, framework, trail, **members):
@@ -88,9 +88,9 @@ def test_a_wrong_mapping_is_refused(lite, factstore, change, status):
 
 def test_a_dry_run_of_a_mapping_makes_nothing(lite, factstore):
     before = tables(lite)
-    given = {"regulatoryControlId": f"{SOX[:-1]}1", "flowId": NOBODY, "attestationType": "scan"}
+    body = {"regulatoryControlId": f"{SOX[:-1]}1", "flowId": NOBODY, "attestationType": "scan"}
 
-    rehearsed = factstore.post(MAPPINGS, given, headers={"X-Dry-Run": "true"})
+    rehearsed = factstore.post(MAPPINGS, body, headers={"X-Dry-Run": "true"})
 
     assert (rehearsed.status, rehearsed.json["wouldCreate"]["isMandatory"]) == (200, True)
     assert tables(lite) == before
@@ -151,8 +151,8 @@ def test_each_control_tells_what_satisfies_it_and_what_is_missing(lite, factstor
 )
 def test_evidence_is_what_has_passed_by_its_exact_type(lite, factstore, trail, recorded, status):
     framework, _ = make_framework(factstore, one="scan")
-    for kind, outcome in recorded:
-        make_attestation(lite, trail, kind, status=outcome)
+    for record_type, outcome in recorded:
+        make_attestation(lite, trail, record_type, status=outcome)
 
     assessed = assess(factstore, framework, trail).json
 
@@ -193,7 +193,7 @@ def test_the_overall_status_follows_from_the_mandatory_controls(
     assessed = assess(factstore, framework, trail).json
 
     assert assessed["overallStatus"] == overall
-    assert [one["controlId"] for one in assessed["controlResults"]] == list(controls)
+    assert [assessment["controlId"] for assessment in assessed["controlResults"]] == list(controls)
 
 
 def test_one_mandatory_mapping_of_any_flow_is_enough(lite, factstore, trail):
@@ -216,7 +216,10 @@ def test_controls_of_one_name_are_mandatory_together(lite, factstore, trail):
 
     assessed = assess(factstore, framework, trail).json
 
-    assert [one["status"] for one in assessed["controlResults"]] == ["NOT_SATISFIED", "SATISFIED"]
+    assert [assessment["status"] for assessment in assessed["controlResults"]] == [
+        "NOT_SATISFIED",
+        "SATISFIED",
+    ]
     assert assessed["overallStatus"] == "PARTIAL"
 
 
@@ -280,9 +283,9 @@ def test_a_wrong_request_to_assess_is_refused(factstore, trail, change):
 
 def test_a_dry_run_of_an_assessment_keeps_nothing(lite, factstore, trail):
     before = tables(lite)
-    given = {"frameworkId": SOX, "trailId": trail}
+    body = {"frameworkId": SOX, "trailId": trail}
 
-    rehearsed = factstore.post(ASSESS, given, headers={"X-Dry-Run": "true"})
+    rehearsed = factstore.post(ASSESS, body, headers={"X-Dry-Run": "true"})
 
     assert (rehearsed.status, rehearsed.json["dryRun"]) == (200, True)
     assert rehearsed.json["wouldCreate"]["overallStatus"] == "NON_COMPLIANT"
@@ -302,7 +305,7 @@ def queries(connection, work):
     connection.set_trace_callback(seen.append)
     work()
     connection.set_trace_callback(None)
-    return [one for one in seen if "FROM" in one and not one.startswith("--")]
+    return [request for request in seen if "FROM" in request and not request.startswith("--")]
 
 
 def test_assessing_asks_the_file_as_often_for_many_controls_as_for_one(lite, factstore, trail):
@@ -344,12 +347,12 @@ def test_a_digest_leads_to_everything_behind_it(lite, factstore, trail):
     elsewhere = make_trail(lite, "other")
     keep_file(lite, make_attestation(lite, elsewhere, "scan"), "else.txt")
 
-    found = factstore.get(f"{CUSTODY}/{DIGEST}")
+    response = factstore.get(f"{CUSTODY}/{DIGEST}")
 
-    told = found.json
-    flow = told["trail"]["flowId"]
-    assert found.status == 200
-    assert list(told) == [
+    body = response.json
+    flow = body["trail"]["flowId"]
+    assert response.status == 200
+    assert list(body) == [
         "sha256Digest",
         "artifact",
         "trail",
@@ -358,23 +361,27 @@ def test_a_digest_leads_to_everything_behind_it(lite, factstore, trail):
         "evidenceFiles",
         "complianceStatus",
     ]
-    assert told["sha256Digest"] == DIGEST
-    assert told["artifact"]["id"] == artifact
-    assert [told["artifact"]] == factstore.get(f"/api/v1/trails/{trail}/artifacts").json
-    assert told["trail"] == factstore.get(f"/api/v1/trails/{trail}").json
-    assert told["flow"] == factstore.get(f"/api/v1/flows/{flow}").json
-    assert told["attestations"] == factstore.get(f"/api/v1/trails/{trail}/attestations").json
-    assert [one["id"] for one in told["evidenceFiles"]] == [files[1], files[0], files[2]]
-    assert told["complianceStatus"] == "COMPLIANT"
+    assert body["sha256Digest"] == DIGEST
+    assert body["artifact"]["id"] == artifact
+    assert [body["artifact"]] == factstore.get(f"/api/v1/trails/{trail}/artifacts").json
+    assert body["trail"] == factstore.get(f"/api/v1/trails/{trail}").json
+    assert body["flow"] == factstore.get(f"/api/v1/flows/{flow}").json
+    assert body["attestations"] == factstore.get(f"/api/v1/trails/{trail}/attestations").json
+    assert [evidence_file["id"] for evidence_file in body["evidenceFiles"]] == [
+        files[1],
+        files[0],
+        files[2],
+    ]
+    assert body["complianceStatus"] == "COMPLIANT"
 
 
 def test_a_bare_artifact_has_an_empty_chain(lite, factstore, trail):
     report_artifact(lite, trail)
 
-    told = factstore.get(f"{CUSTODY}/{DIGEST}").json
+    body = factstore.get(f"{CUSTODY}/{DIGEST}").json
 
-    assert (told["attestations"], told["evidenceFiles"]) == ([], [])
-    assert told["artifact"]["provenanceStatus"] == "NO_PROVENANCE"
+    assert (body["attestations"], body["evidenceFiles"]) == ([], [])
+    assert body["artifact"]["provenanceStatus"] == "NO_PROVENANCE"
 
 
 def test_the_status_of_provenance_is_the_recorded_one(lite, factstore, trail):
@@ -383,9 +390,9 @@ def test_the_status_of_provenance_is_the_recorded_one(lite, factstore, trail):
     status = {"provenance_status": "PROVENANCE_VERIFIED"}
     make(lite, lambda: BuildProvenance.create(artifact=artifact, **values, **status))
 
-    told = factstore.get(f"{CUSTODY}/{DIGEST}").json
+    body = factstore.get(f"{CUSTODY}/{DIGEST}").json
 
-    assert told["artifact"]["provenanceStatus"] == "PROVENANCE_VERIFIED"
+    assert body["artifact"]["provenanceStatus"] == "PROVENANCE_VERIFIED"
 
 
 @pytest.mark.parametrize(
@@ -408,12 +415,12 @@ def test_an_artifact_complies_once_all_that_its_flow_requires_has_passed(
 ):
     trail = make_trail(lite, required_attestation_types=required)
     report_artifact(lite, trail)
-    for kind, outcome in recorded:
-        make_attestation(lite, trail, kind, status=outcome)
+    for record_type, outcome in recorded:
+        make_attestation(lite, trail, record_type, status=outcome)
 
-    told = factstore.get(f"{CUSTODY}/{DIGEST}").json
+    body = factstore.get(f"{CUSTODY}/{DIGEST}").json
 
-    assert told["complianceStatus"] == status
+    assert body["complianceStatus"] == status
 
 
 def test_an_artifact_that_waits_for_its_approval_does_not_comply(lite, factstore, trail):
@@ -451,19 +458,19 @@ def test_of_several_flows_the_one_that_says_the_worst_is_traced(lite, factstore,
     report_artifact(lite, other, name="second")
     report_artifact(lite, make_trail(lite, "third"), name="third")
 
-    told = factstore.get(f"{CUSTODY}/{DIGEST}").json
+    body = factstore.get(f"{CUSTODY}/{DIGEST}").json
 
-    assert (told["artifact"]["imageName"], told["trail"]["id"]) == ("second", other)
-    assert told["complianceStatus"] == "NON_COMPLIANT"
+    assert (body["artifact"]["imageName"], body["trail"]["id"]) == ("second", other)
+    assert body["complianceStatus"] == "NON_COMPLIANT"
 
 
 def test_the_first_artifact_with_a_digest_is_traced(lite, factstore, trail):
     report_artifact(lite, trail, name="first")
     report_artifact(lite, make_trail(lite, "other"), name="second")
 
-    told = factstore.get(f"{CUSTODY}/{DIGEST}").json
+    body = factstore.get(f"{CUSTODY}/{DIGEST}").json
 
-    assert (told["artifact"]["imageName"], told["trail"]["id"]) == ("first", trail)
+    assert (body["artifact"]["imageName"], body["trail"]["id"]) == ("first", trail)
 
 
 @pytest.mark.parametrize(
@@ -502,10 +509,10 @@ def test_tracing_asks_the_file_as_often_for_much_evidence_as_for_none(lite, fact
 
 def test_reading_asks_for_the_scope_to_read_and_writing_for_that_to_write(lite, trail):
     reader, writer = lite.client("factstore:read"), lite.client("factstore:write")
-    given = {"frameworkId": SOX, "trailId": trail}
+    body = {"frameworkId": SOX, "trailId": trail}
 
-    refused = [reader.post(ASSESS, given).status, writer.get(ASSESSMENTS).status]
-    done = [writer.post(ASSESS, given).status, reader.get(ASSESSMENTS).status]
+    refused = [reader.post(ASSESS, body).status, writer.get(ASSESSMENTS).status]
+    done = [writer.post(ASSESS, body).status, reader.get(ASSESSMENTS).status]
 
     assert (refused, done) == ([403, 403], [201, 200])
 

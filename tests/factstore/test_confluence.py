@@ -25,7 +25,7 @@ NOON = "2026-06-01T12:00:00.000000Z"
 
 @pytest.fixture
 def confluence():
-    with neighbour(lambda asked: (200, {"key": "QA/1"})) as server:
+    with neighbour(lambda request: (200, {"key": "QA/1"})) as server:
         yield server
 
 
@@ -110,16 +110,16 @@ def test_the_connection_is_for_administrators(lite):
 
 
 def test_a_connection_that_works_says_so(client, confluence):
-    told = client.post(TEST)
+    response = client.post(TEST)
 
-    (asked,) = confluence.asked
+    (query,) = confluence.asked
     credentials = base64.b64encode(f"robot@acme.example:{TOKEN}".encode()).decode()
-    assert (told.status, told.json) == (
+    assert (response.status, response.json) == (
         200,
         {"success": True, "message": "Confluence knows robot@acme.example."},
     )
-    assert (asked.method, asked.path) == ("GET", "/wiki/rest/api/space/QA%2F1")
-    assert asked.headers["Authorization"] == f"Basic {credentials}"
+    assert (query.method, query.path) == ("GET", "/wiki/rest/api/space/QA%2F1")
+    assert query.headers["Authorization"] == f"Basic {credentials}"
 
 
 @pytest.mark.parametrize(
@@ -132,11 +132,11 @@ def test_a_connection_that_works_says_so(client, confluence):
     ],
 )
 def test_a_connection_that_does_not_work_says_why(client, confluence, answer, message):
-    confluence.answer = lambda asked: answer
+    confluence.answer = lambda request: answer
 
-    told = client.post(TEST)
+    response = client.post(TEST)
 
-    assert (told.status, told.json) == (200, {"success": False, "message": message})
+    assert (response.status, response.json) == (200, {"success": False, "message": message})
 
 
 def test_what_is_not_configured_says_so(factstore):
@@ -158,8 +158,8 @@ def test_a_test_reaches_no_private_network_that_is_not_permitted_any_more(
         lite.client("factstore:admin").post(CONFIG, settings)
 
     with NovantraLite(path, clock=clock) as lite:
-        told = lite.client("factstore:admin").post(TEST).json
+        body = lite.client("factstore:admin").post(TEST).json
 
-    assert told["success"] is False
-    assert "not public" in told["message"]
+    assert body["success"] is False
+    assert "not public" in body["message"]
     assert confluence.asked == []

@@ -26,13 +26,13 @@ def test_a_page_of_a_listed_origin_may_read_what_it_asked_for(shared):
 
 
 def test_a_browser_that_asks_first_is_told_methods_and_headers(shared):
-    asked = {
+    values = {
         "Origin": PAGE,
         "Access-Control-Request-Method": "PUT",
         "Access-Control-Request-Headers": "authorization,content-type",
     }
 
-    answer = shared.request("OPTIONS", FLOWS, headers=asked)
+    answer = shared.request("OPTIONS", FLOWS, headers=values)
 
     assert answer.status == 204
     assert answer.headers["access-control-allow-origin"] == PAGE

@@ -27,8 +27,8 @@ def snap(factstore, path):
             {"artifactSha256": digest, "artifactName": name, "artifactTag": "1.0"}
             for name, digest in digests.items()
         ]
-        told = {"recordedBy": "agent", "artifacts": artifacts}
-        return factstore.post(f"{path}/snapshots", told).json
+        body = {"recordedBy": "agent", "artifacts": artifacts}
+        return factstore.post(f"{path}/snapshots", body).json
 
     return record
 
@@ -37,8 +37,8 @@ def snap(factstore, path):
 def approve(factstore, path):
     """Make a snapshot the baseline."""
 
-    def post(**told):
-        return factstore.post(f"{path}/baselines", {"approvedBy": "ada"} | told)
+    def post(**body):
+        return factstore.post(f"{path}/baselines", {"approvedBy": "ada"} | body)
 
     return post
 
@@ -84,13 +84,13 @@ def test_a_new_baseline_takes_the_place_of_the_one_before(lite, factstore, path,
 
 
 @pytest.mark.parametrize(
-    "told", [{"approvedBy": None}, {"snapshotId": "x"}, {"approvedBy": "x" * 256}]
+    "result", [{"approvedBy": None}, {"snapshotId": "x"}, {"approvedBy": "x" * 256}]
 )
-def test_a_wrong_baseline_is_refused(factstore, approve, told):
-    refused = approve(**told)
+def test_a_wrong_baseline_is_refused(factstore, approve, result):
+    refused = approve(**result)
 
     assert (refused.status, refused.json["error"]) == (400, "Bad Request")
-    assert next(iter(told)) in refused.json["message"]
+    assert next(iter(result)) in refused.json["message"]
 
 
 def test_an_environment_without_a_baseline_has_none(factstore, path, snap):
@@ -124,9 +124,9 @@ def test_an_environment_that_is_deleted_while_its_drift_is_read_is_not_found(
     last = EnvironmentSnapshot.last
 
     def then_deleted(**values):
-        found = last(**values)
+        matches = last(**values)
         factstore.delete(path)
-        return found
+        return matches
 
     monkeypatch.setattr(EnvironmentSnapshot, "last", then_deleted)
 
@@ -224,8 +224,8 @@ def test_a_baseline_of_no_known_snapshot_compares_with_nothing(factstore, path, 
 def test_a_baseline_stays_what_it_was_when_its_snapshot_goes(factstore, path, snap, approve):
     other = factstore.post(ENVIRONMENTS, {"name": "test", "type": "K8S"}).json["id"]
     artifacts = [{"artifactSha256": ONE, "artifactName": "api", "artifactTag": "1.0"}]
-    told = {"recordedBy": "agent", "artifacts": artifacts}
-    tested = factstore.post(f"{ENVIRONMENTS}/{other}/snapshots", told).json
+    body = {"recordedBy": "agent", "artifacts": artifacts}
+    tested = factstore.post(f"{ENVIRONMENTS}/{other}/snapshots", body).json
     snap(api=ONE)
     approve(snapshotId=tested["id"])
 
@@ -254,9 +254,9 @@ def test_an_environment_may_ignore_drift(lite, factstore, path, snap, approve, p
 def allow(factstore, path):
     """Add an entry to the allow-list."""
 
-    def post(**told):
+    def post(**body):
         return factstore.post(
-            f"{path}/allowlist", {"reason": "Hot fix", "approvedBy": "ada"} | told
+            f"{path}/allowlist", {"reason": "Hot fix", "approvedBy": "ada"} | body
         )
 
     return post
@@ -287,7 +287,7 @@ def test_an_entry_lets_a_digest_in(lite, factstore, production, path, allow):
 
 
 @pytest.mark.parametrize(
-    ("told", "member"),
+    ("result", "member"),
     [
         ({}, "namePattern"),
         ({"sha256": None, "namePattern": None}, "namePattern"),
@@ -301,10 +301,10 @@ def test_an_entry_lets_a_digest_in(lite, factstore, production, path, allow):
         ({"sha256": ONE, "expiresAt": "2026-06-01T12:00:00"}, "expiresAt"),
     ],
 )
-def test_a_wrong_entry_is_refused(lite, allow, told, member):
+def test_a_wrong_entry_is_refused(lite, allow, result, member):
     before = tables(lite)
 
-    refused = allow(**told)
+    refused = allow(**result)
 
     assert (refused.status, refused.json["error"]) == (400, "Bad Request")
     assert member in refused.json["message"]

@@ -47,9 +47,9 @@ def an_artifact(name, digest=ONE, tag="1.0", count=1):
 
 def recorded(factstore, environment, name):
     """The names that a snapshot of one artifact of this name keeps."""
-    told = {"recordedBy": "agent", "artifacts": [an_artifact(name)]}
+    body = {"recordedBy": "agent", "artifacts": [an_artifact(name)]}
     path = f"{ENVIRONMENTS}/{environment['id']}/snapshots"
-    kept = factstore.post(path, told).json["artifacts"]
+    kept = factstore.post(path, body).json["artifacts"]
     return [artifact["artifactName"] for artifact in kept]
 
 
@@ -63,8 +63,8 @@ def snap(factstore, path):
     """Record a snapshot of these artifacts."""
 
     def record(*artifacts):
-        told = {"recordedBy": "agent", "artifacts": list(artifacts)}
-        return factstore.post(f"{path}/snapshots", told).json
+        body = {"recordedBy": "agent", "artifacts": list(artifacts)}
+        return factstore.post(f"{path}/snapshots", body).json
 
     return record
 
@@ -94,7 +94,7 @@ def test_an_environment_needs_a_name_and_a_type(lite, factstore):
 
 def test_everything_that_may_be_given_is_kept(factstore):
     factstore.post("/api/v1/organisations", {"slug": "acme", "name": "Acme"})
-    given = {
+    body = {
         "name": "production",
         "type": "ECS",
         "description": "Where the money is.",
@@ -106,10 +106,10 @@ def test_everything_that_may_be_given_is_kept(factstore):
         },
     }
 
-    created = factstore.post(ENVIRONMENTS, given)
+    created = factstore.post(ENVIRONMENTS, body)
 
     assert created.status == 201
-    assert created.json.items() >= given.items()
+    assert created.json.items() >= body.items()
 
 
 @pytest.mark.parametrize(
@@ -128,9 +128,9 @@ def test_everything_that_may_be_given_is_kept(factstore):
     ],
 )
 def test_a_scope_is_kept_without_blanks_and_is_null_when_nothing_is_left(factstore, scope, kept):
-    told = {"name": "production", "type": "K8S", "scope": scope}
+    body = {"name": "production", "type": "K8S", "scope": scope}
 
-    created = factstore.post(ENVIRONMENTS, told)
+    created = factstore.post(ENVIRONMENTS, body)
 
     assert (created.status, created.json["scope"]) == (201, kept)
 
@@ -174,9 +174,9 @@ def test_a_wrong_member_is_refused(lite, factstore, change, member):
     ],
 )
 def test_what_is_no_regular_expression_of_a_sane_size_is_refused(factstore, pattern):
-    told = {"name": "x", "type": "K8S", "scope": {"include": {"patterns": [pattern]}}}
+    body = {"name": "x", "type": "K8S", "scope": {"include": {"patterns": [pattern]}}}
 
-    refused = factstore.post(ENVIRONMENTS, told)
+    refused = factstore.post(ENVIRONMENTS, body)
 
     assert (refused.status, refused.json["error"]) == (400, "Bad Request")
     assert "scope.include.patterns.0: Expected" in refused.json["message"]
@@ -194,9 +194,9 @@ def test_what_is_no_regular_expression_of_a_sane_size_is_refused(factstore, patt
     ],
 )
 def test_a_pattern_is_held_against_the_whole_name(factstore, pattern, name, matches):
-    told = {"name": "x", "type": "K8S", "scope": {"include": {"patterns": [pattern]}}}
+    body = {"name": "x", "type": "K8S", "scope": {"include": {"patterns": [pattern]}}}
 
-    taken = factstore.post(ENVIRONMENTS, told)
+    taken = factstore.post(ENVIRONMENTS, body)
 
     assert taken.status == 201
     assert recorded(factstore, taken.json, name) == ([name] if matches else [])
@@ -204,17 +204,17 @@ def test_a_pattern_is_held_against_the_whole_name(factstore, pattern, name, matc
 
 @pytest.mark.parametrize("pattern", ["(a+)+b", "(a?){30}a{30}b", "(a|aa)*b", "((a*)b*)*c"])
 def test_a_pattern_with_many_ways_to_match_keeps_nobody_waiting(factstore, pattern):
-    told = {"name": "x", "type": "K8S", "scope": {"include": {"patterns": [pattern]}}}
+    body = {"name": "x", "type": "K8S", "scope": {"include": {"patterns": [pattern]}}}
 
-    environment = factstore.post(ENVIRONMENTS, told).json
+    environment = factstore.post(ENVIRONMENTS, body).json
 
     assert recorded(factstore, environment, "a" * 250) == []
 
 
 def test_many_patterns_times_many_names_are_refused_in_bounded_time(lite, factstore):
     patterns = [f"(a|b)*a(a|b){{60}}{number}" for number in range(300)]
-    told = {"name": "x", "type": "K8S", "scope": {"exclude": {"patterns": patterns}}}
-    environment = factstore.post(ENVIRONMENTS, told).json["id"]
+    body = {"name": "x", "type": "K8S", "scope": {"exclude": {"patterns": patterns}}}
+    environment = factstore.post(ENVIRONMENTS, body).json["id"]
     names = [an_artifact("ab" * 120 + f"{number}") for number in range(2000)]
     before, start = tables(lite), time.monotonic()
 
@@ -257,9 +257,9 @@ def test_the_list_is_bare_until_a_page_is_asked_for(factstore):
     past = factstore.get(ENVIRONMENTS, size=10, page=9)
 
     names = [f"env-{number}" for number in range(25)]
-    assert [one["name"] for one in bare.json] == names
-    assert [one["name"] for one in first.json["items"]] == names[:20]
-    assert [one["name"] for one in last.json["items"]] == names[20:]
+    assert [record["name"] for record in bare.json] == names
+    assert [record["name"] for record in first.json["items"]] == names[:20]
+    assert [record["name"] for record in last.json["items"]] == names[20:]
     counts = {"page": 2, "size": 10, "totalItems": 25, "totalPages": 3}
     assert last.json == {"items": last.json["items"]} | counts
     assert past.json["items"] == []
@@ -367,12 +367,12 @@ def test_an_environment_that_is_not_there_is_not_found(factstore, method, below)
 def test_a_dry_run_changes_nothing(lite, factstore, production, path):
     before = tables(lite)
     dry = {"headers": {"X-Dry-Run": "true"}}
-    told = {"recordedBy": "agent", "artifacts": [an_artifact("api")]}
+    body = {"recordedBy": "agent", "artifacts": [an_artifact("api")]}
 
     create = factstore.post(ENVIRONMENTS, {"name": "test", "type": "S3"}, **dry)
     change = factstore.put(path, {"name": "other"}, **dry)
     delete = factstore.delete(path, **dry)
-    snapshot = factstore.post(f"{path}/snapshots", told, **dry)
+    snapshot = factstore.post(f"{path}/snapshots", body, **dry)
     taken = factstore.post(ENVIRONMENTS, {"name": "production", "type": "S3"}, **dry)
 
     assert create.json["wouldCreate"]["name"] == "test"
@@ -388,9 +388,9 @@ def test_a_dry_run_changes_nothing(lite, factstore, production, path):
 
 
 def test_a_snapshot_tells_what_runs(lite, factstore, production, path):
-    told = {"recordedBy": "agent", "artifacts": [an_artifact("api", ONE, "1.0", 3)]}
+    body = {"recordedBy": "agent", "artifacts": [an_artifact("api", ONE, "1.0", 3)]}
 
-    recorded = factstore.post(f"{path}/snapshots", told)
+    recorded = factstore.post(f"{path}/snapshots", body)
 
     key = recorded.json["id"]
     assert recorded.status == 201
@@ -432,9 +432,9 @@ def test_the_ledger_proves_the_artifacts_of_a_snapshot(lite, snap):
     assert lite.verify() == [f"Environment snapshot {key} is not what the ledger recorded."]
 
 
-@pytest.mark.parametrize("told", [{}, {"artifacts": None}, {"artifacts": []}])
-def test_a_snapshot_may_be_empty(factstore, path, told):
-    recorded = factstore.post(f"{path}/snapshots", {"recordedBy": "agent"} | told)
+@pytest.mark.parametrize("result", [{}, {"artifacts": None}, {"artifacts": []}])
+def test_a_snapshot_may_be_empty(factstore, path, result):
+    recorded = factstore.post(f"{path}/snapshots", {"recordedBy": "agent"} | result)
 
     assert (recorded.status, recorded.json["artifacts"]) == (201, [])
     assert factstore.get(f"{path}/snapshots/latest").json == recorded.json
@@ -480,7 +480,7 @@ def test_every_snapshot_is_kept_and_numbered_from_one(factstore, path, snap):
 
     listed = factstore.get(f"{path}/snapshots")
 
-    assert [one["snapshotIndex"] for one in recorded] == [1, 2, 3]
+    assert [record["snapshotIndex"] for record in recorded] == [1, 2, 3]
     assert listed.json == recorded
     assert factstore.get(f"{path}/snapshots/latest").json == recorded[2]
     assert factstore.get(f"{path}/snapshots/2").json == recorded[1]
@@ -502,11 +502,11 @@ def test_eight_threads_leave_no_gap_between_the_indexes():
         client = lite.client("factstore:read", "factstore:write")
         key = client.post(ENVIRONMENTS, {"name": "production", "type": "K8S"}).json["id"]
         path = f"{ENVIRONMENTS}/{key}/snapshots"
-        told = {"recordedBy": "agent", "artifacts": [an_artifact("api")]}
+        body = {"recordedBy": "agent", "artifacts": [an_artifact("api")]}
 
         def record():
             for _ in range(10):
-                assert client.post(path, told).status == 201
+                assert client.post(path, body).status == 201
 
         threads = [threading.Thread(target=record) for _ in range(8)]
         for thread in threads:
@@ -514,7 +514,7 @@ def test_eight_threads_leave_no_gap_between_the_indexes():
         for thread in threads:
             thread.join()
 
-        assert [one["snapshotIndex"] for one in client.get(path).json] == list(range(1, 81))
+        assert [item["snapshotIndex"] for item in client.get(path).json] == list(range(1, 81))
         with lite.workspace.read():
             assert SnapshotArtifact.select().count() == 80
             deployed = Event.select().where(Event.type == "factstore.artifact.deployed")
@@ -544,25 +544,31 @@ EXCLUDING = {"exclude": {"names": ["api"], "patterns": ["web-.*"]}}
     ],
 )
 def test_a_scope_says_what_a_snapshot_holds(factstore, type, scope, kept):
-    told = {"name": "production", "type": type, "scope": scope}
-    key = factstore.post(ENVIRONMENTS, told).json["id"]
+    body = {"name": "production", "type": type, "scope": scope}
+    key = factstore.post(ENVIRONMENTS, body).json["id"]
     running = [an_artifact(name) for name in ("api", "web-1", "web-2", "db")]
 
     recorded = factstore.post(
         f"{ENVIRONMENTS}/{key}/snapshots", {"recordedBy": "agent", "artifacts": running}
     )
 
-    assert [one["artifactName"] for one in recorded.json["artifacts"]] == kept
+    assert [record["artifactName"] for record in recorded.json["artifacts"]] == kept
 
 
 def test_the_first_sighting_of_a_digest_is_told(lite, factstore, production, snap):
     snap(an_artifact("api", ONE), an_artifact("api", ONE, "again"))
     snap(an_artifact("web", ONE), an_artifact("web", TWO))
 
-    place = {"environmentId": production["id"], "environmentName": "production"}
+    expected = {"environmentId": production["id"], "environmentName": "production"}
     assert events(lite) == [
-        ("factstore.artifact.deployed", {**place, "snapshotIndex": 1, **an_artifact("api", ONE)}),
-        ("factstore.artifact.deployed", {**place, "snapshotIndex": 2, **an_artifact("web", TWO)}),
+        (
+            "factstore.artifact.deployed",
+            {**expected, "snapshotIndex": 1, **an_artifact("api", ONE)},
+        ),
+        (
+            "factstore.artifact.deployed",
+            {**expected, "snapshotIndex": 2, **an_artifact("web", TWO)},
+        ),
     ]
 
 
@@ -612,7 +618,7 @@ def test_the_trail_that_reported_a_digest_last_says_whether_it_complies(
 
     recorded = snap(*[an_artifact(name, name) for name in names])
 
-    states = [one["complianceState"] for one in recorded["artifacts"]]
+    states = [record["complianceState"] for record in recorded["artifacts"]]
     assert states == ["COMPLIANT", "NON_COMPLIANT", "NON_COMPLIANT", *["UNKNOWN"] * 3]
     assert factstore.get(f"{path}/snapshots").json == [recorded]
 
@@ -721,7 +727,7 @@ def test_a_setting_makes_pages_of_the_lists_that_the_reference_server_pages(cloc
 
     numbers = {"page": 0, "size": 20, "totalItems": 1, "totalPages": 1}
     assert environments == {"items": [made], **numbers}
-    assert [one["type"] for one in attestations.pop("items")] == ["junit"]
+    assert [attestation["type"] for attestation in attestations.pop("items")] == ["junit"]
     assert attestations == numbers
     assert second == {"items": [], **numbers, "page": 1}
     assert isinstance(flows, list)

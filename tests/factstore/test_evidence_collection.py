@@ -71,7 +71,7 @@ def test_a_report_of_coverage_needs_only_its_tool_and_a_figure(lite, factstore, 
 
 
 def test_everything_that_may_be_told_of_coverage_is_kept(lite, factstore, trail, path):
-    given = {
+    body = {
         "tool": "jacoco",
         "lineCoverage": 85.71428571428571,
         "branchCoverage": 66.66666666666667,
@@ -81,11 +81,11 @@ def test_everything_that_may_be_told_of_coverage_is_kept(lite, factstore, trail,
         "details": "Unit tests only.",
     }
 
-    created = factstore.post(path, given)
+    created = factstore.post(path, body)
 
     (attestation,) = attestations(factstore, trail)
     assert created.status == 201
-    assert created.json.items() >= (given | {"passed": True}).items()
+    assert created.json.items() >= (body | {"passed": True}).items()
     assert factstore.get(path).json == [created.json]
     assert json.loads(attestation["details"]) == {
         "tool": "jacoco",
@@ -220,12 +220,12 @@ def test_what_is_asked_of_no_trail_is_not_found(factstore, key, status):
 def test_a_dry_run_of_a_report_stores_neither_report_nor_attestation(lite, factstore, path):
     before = tables(lite)
 
-    told = factstore.post(
+    response = factstore.post(
         path, {"tool": "jacoco", "minCoverage": 80}, headers={"X-Dry-Run": "true"}
     )
 
-    assert (told.status, told.json["dryRun"]) == (200, True)
-    assert told.json["wouldCreate"]["passed"] is False
+    assert (response.status, response.json["dryRun"]) == (200, True)
+    assert response.json["wouldCreate"]["passed"] is False
     assert tables(lite) == before
 
 
@@ -252,13 +252,15 @@ def test_a_summary_of_nothing_lacks_everything(factstore, trail):
 
 
 def test_a_summary_counts_by_status_and_takes_a_failure_for_collected(factstore, trail, path):
-    for kind, status in (
+    for record_type, status in (
         ("zap", "PENDING"),
         ("snyk", "FAILED"),
         ("zap", "PASSED"),
         ("junit", "PENDING"),
     ):
-        factstore.post(f"/api/v1/trails/{trail}/attestations", {"type": kind, "status": status})
+        factstore.post(
+            f"/api/v1/trails/{trail}/attestations", {"type": record_type, "status": status}
+        )
     report = factstore.post(path, {"tool": "jacoco", "lineCoverage": 66.66666666666667}).json
 
     summary = factstore.get(f"/api/v1/trails/{trail}/evidence-summary")
@@ -351,7 +353,7 @@ def test_a_collection_records_what_it_can(lite, factstore, trail):
         "accepted": 4,
         "failed": 1,
     }
-    assert [one["status"] for one in own + others] == ["PASSED", "PASSED", "FAILED", "FAILED"]
+    assert [record["status"] for record in own + others] == ["PASSED", "PASSED", "FAILED", "FAILED"]
     assert (own[0]["name"], own[0]["details"]) == ("agent", "All green.")
     assert others[1]["name"] == "7"
     assert (status_of(lite, trail), status_of(lite, other)) == ("COMPLIANT", "NON_COMPLIANT")
@@ -410,12 +412,15 @@ def test_a_collection_is_a_list_of_at_most_a_thousand(factstore, body):
 def test_a_dry_run_of_a_collection_stores_nothing(lite, factstore, trail):
     before = tables(lite)
 
-    told = factstore.post(
+    response = factstore.post(
         COLLECT, {"items": [item(trail), item(NOBODY)]}, headers={"X-Dry-Run": "true"}
     )
 
-    assert (told.status, told.json["dryRun"]) == (200, True)
-    assert (told.json["wouldCreate"]["accepted"], told.json["wouldCreate"]["failed"]) == (1, 1)
+    assert (response.status, response.json["dryRun"]) == (200, True)
+    assert (response.json["wouldCreate"]["accepted"], response.json["wouldCreate"]["failed"]) == (
+        1,
+        1,
+    )
     assert tables(lite) == before
 
 
@@ -433,26 +438,29 @@ def test_gaps_are_the_trails_that_lack_a_required_type_altogether(lite, factstor
         {
             "items": [
                 item(half, "junit", passed=False),
-                *(item(whole, kind, passed=kind != "zap") for kind in ("zap", "junit", "snyk")),
+                *(
+                    item(whole, record_type, passed=record_type != "zap")
+                    for record_type in ("zap", "junit", "snyk")
+                ),
             ]
         },
     )
 
     gaps = factstore.get(GAPS)
 
-    told = {"gitCommitSha": "c0ffee", "gitBranch": "main", "flowId": flow}
+    expected = {"gitCommitSha": "c0ffee", "gitBranch": "main", "flowId": flow}
     assert gaps.status == 200
     assert gaps.json == {
         "gaps": [
             {
                 "trailId": empty,
-                **told,
+                **expected,
                 "missingTypes": ["zap", "junit", "snyk"],
                 "trailStatus": "PENDING",
             },
             {
                 "trailId": half,
-                **told,
+                **expected,
                 "missingTypes": ["zap", "snyk"],
                 "trailStatus": "NON_COMPLIANT",
             },

@@ -103,9 +103,9 @@ def test_a_file_that_cannot_be_read_fails_beside_others_that_pass(lite, factstor
 def test_the_counts_of_scans_add_up(lite, factstore, trail):
     key = make_attestation(lite, trail, "sarif")
     run = {"tool": {"driver": {"name": "zap"}}, "results": []}
-    found = run | {"results": [{"level": "error", "message": {"text": "x"}}]}
+    values = run | {"results": [{"level": "error", "message": {"text": "x"}}]}
 
-    for name, runs in (("a", [found]), ("b", [found, found]), ("c", [run])):
+    for name, runs in (("a", [values]), ("b", [values, values]), ("c", [run])):
         report = json.dumps({"version": "2.1.0", "runs": runs}).encode()
         upload(factstore, evidence_path(trail, key), report, name=name)
 
@@ -342,11 +342,11 @@ def test_an_attestation_keeps_hash_name_and_size_of_its_last_file(
     upload(factstore, path, b"abc", name="last.txt")
 
     with lite.workspace.read():
-        told = Attestation.fetch(attestation).json()
-    assert told["evidenceFileHash"] == ABC
-    assert told["evidenceFileName"] == "last.txt"
-    assert told["evidenceFileSizeBytes"] == 3
-    assert (told["status"], told["details"]) == ("PENDING", None)
+        result = Attestation.fetch(attestation).json()
+    assert result["evidenceFileHash"] == ABC
+    assert result["evidenceFileName"] == "last.txt"
+    assert result["evidenceFileSizeBytes"] == 3
+    assert (result["status"], result["details"]) == ("PENDING", None)
 
 
 def test_the_second_version_answers_with_the_id_of_the_attestation(
@@ -427,10 +427,10 @@ def test_files_are_listed_by_trail_and_by_attestation_in_the_order_they_came(
     assert (of_attestation.status, of_attestation.json) == (200, [first, again])
 
 
-@pytest.mark.parametrize("kind", ["trails", "attestations"])
-def test_the_evidence_of_what_is_not_there_is_an_empty_list(factstore, kind):
-    empty = factstore.get(f"/api/v1/{kind}/{NOBODY}/evidence")
-    refused = factstore.get(f"/api/v1/{kind}/nonsense/evidence")
+@pytest.mark.parametrize("type", ["trails", "attestations"])
+def test_the_evidence_of_what_is_not_there_is_an_empty_list(factstore, type):
+    empty = factstore.get(f"/api/v1/{type}/{NOBODY}/evidence")
+    refused = factstore.get(f"/api/v1/{type}/nonsense/evidence")
 
     assert (empty.status, empty.body) == (200, b"[]")
     assert refused.status == 400
@@ -454,8 +454,8 @@ def test_a_file_comes_back_byte_for_byte(factstore, path, content):
     loaded = factstore.get(f"/api/v1/evidence/{digest}")
 
     assert (loaded.status, loaded.body) == (200, content)
-    told = {name: loaded.headers[name] for name in ("content-type", "content-length")}
-    assert told == {"content-type": "text/html", "content-length": str(len(content))}
+    expected = {name: loaded.headers[name] for name in ("content-type", "content-length")}
+    assert expected == {"content-type": "text/html", "content-length": str(len(content))}
     assert loaded.headers["content-disposition"] == (
         "attachment; filename=\"report.xml\"; filename*=UTF-8''report.xml"
     )
@@ -501,11 +501,11 @@ def test_the_oldest_file_with_a_hash_is_the_one_that_comes(lite, factstore, trai
 
 def test_an_external_reference_sends_the_caller_there(lite, factstore, attestation):
     where = "https://evidence.example.org/é?a=b&c=%20\r\nSet-Cookie: d"
-    told = {"file_name": "x", "content_type": "text/xml", "external_url": where}
+    values = {"file_name": "x", "content_type": "text/xml", "external_url": where}
     make(
         lite,
         lambda: EvidenceFile.create(
-            attestation=attestation, sha256_hash=ABC, file_size_bytes=3, **told
+            attestation=attestation, sha256_hash=ABC, file_size_bytes=3, **values
         ),
     )
 
@@ -637,8 +637,8 @@ def test_altered_evidence_is_found_and_not_given_out(lite, factstore, path, capl
 def test_another_file_in_the_place_of_one_is_found(lite, factstore, path):
     key = upload(factstore, path, b"abc").json["id"]
     other = upload(factstore, path, b"abd").json["id"]
-    place = "SELECT content FROM evidence_piece WHERE evidence_file_id"
-    swap = f"UPDATE evidence_piece SET content = ({place} = '{other}') WHERE evidence_file_id"
+    text = "SELECT content FROM evidence_piece WHERE evidence_file_id"
+    swap = f"UPDATE evidence_piece SET content = ({text} = '{other}') WHERE evidence_file_id"
 
     tamper(lite, f"{swap} = '{key}'")
 

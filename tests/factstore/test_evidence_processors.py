@@ -177,9 +177,9 @@ def test_a_junit_report_may_be_in_another_encoding(lite, factstore, trail, name)
     declared = "utf-8" if name == "utf-8-sig" else name.removesuffix("-le")
     report = f'<?xml version="1.0" encoding="{declared}"?><testsuite>{case}</testsuite>'
 
-    told = sent(lite, factstore, trail, "junit", report.encode(name))
+    result = sent(lite, factstore, trail, "junit", report.encode(name))
 
-    assert told == ("FAILED", counts(1, 1, failedTests=[word]))
+    assert result == ("FAILED", counts(1, 1, failedTests=[word]))
 
 
 def test_a_report_in_utf_8_may_say_that_it_is_in_utf_16(lite, factstore, trail):
@@ -347,7 +347,9 @@ JSON = {
 }
 
 
-@pytest.mark.parametrize(("type", "report"), [(t, r) for t, known in JSON.items() for r in known])
+@pytest.mark.parametrize(
+    ("type", "report"), [(t, r) for t, existing in JSON.items() for r in existing]
+)
 def test_a_report_says_how_its_attestation_ended(lite, factstore, trail, type, report):
     assert sent(lite, factstore, trail, type, report.encode()) == JSON[type][report]
 
@@ -460,16 +462,16 @@ def test_a_report_larger_than_what_stays_in_memory_is_read_whole(lite, factstore
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("type", ["junit", "JUnit", " JUNIT"])
 def test_both_versions_process_a_type_in_any_letter_case(lite, factstore, trail, type, version):
-    told = sent(lite, factstore, trail, type, SUITE.encode(), version)
+    result = sent(lite, factstore, trail, type, SUITE.encode(), version)
 
-    assert told == ("PASSED", counts(1))
+    assert result == ("PASSED", counts(1))
 
 
 @pytest.mark.parametrize("type", ["scans", "junit-report", "", "pull-request"])
 def test_other_types_stay_as_they_were_recorded(lite, factstore, trail, type):
-    told = sent(lite, factstore, trail, type, b"<broken", status="PASSED", details='"mine"')
+    result = sent(lite, factstore, trail, type, b"<broken", status="PASSED", details='"mine"')
 
-    assert told == ("PASSED", "mine")
+    assert result == ("PASSED", "mine")
     assert status_of(lite, trail) == "PENDING"
 
 
@@ -502,9 +504,9 @@ def test_a_dry_run_tells_the_outcome_and_leaves_the_trail_alone(lite, factstore,
         factstore, evidence_path(trail, key, 2), FAILED_SUITE.encode(), X_Dry_Run="true"
     )
 
-    told = rehearsed.json["wouldCreate"]
-    assert (rehearsed.status, told["id"], told["status"]) == (200, key, "FAILED")
-    assert told["evidenceFileName"] == "report.xml"
+    body = rehearsed.json["wouldCreate"]
+    assert (rehearsed.status, body["id"], body["status"]) == (200, key, "FAILED")
+    assert body["evidenceFileName"] == "report.xml"
     assert status_of(lite, trail) == "PENDING"
     with lite.workspace.read():
         assert Attestation.fetch(key).status == "PENDING"

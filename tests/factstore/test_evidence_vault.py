@@ -23,11 +23,11 @@ STORED = {
 def test_a_stored_document_is_told_without_its_contents_and_downloaded_as_it_was(lite, factstore):
     stored = factstore.post(TRAIL, REVIEW)
 
-    known = factstore.get(TRAIL, evidenceType="review")
+    response = factstore.get(TRAIL, evidenceType="review")
     download = factstore.get(f"{TRAIL}/download", evidenceType="review")
     assert stored.status == 201
     assert list(stored.json.items()) == list(STORED.items())
-    assert (known.status, known.json) == (200, STORED)
+    assert (response.status, response.json) == (200, STORED)
     assert (download.status, download.json) == (200, {"reviewer": "ada", "verdict": "fine"})
     assert download.headers["content-disposition"].startswith(
         'attachment; filename="evidence-trail-t-1-review.json"'
@@ -49,7 +49,7 @@ def test_storing_again_makes_the_next_version_and_keeps_the_one_before(lite, fac
     assert factstore.get(TRAIL, evidenceType="review").json == STORED | later
     assert factstore.get(f"{TRAIL}/download", evidenceType="review").json == {"verdict": "poor"}
     with lite.workspace.read():
-        kept = [json.loads(one.data) for one in VaultDocument.select()]
+        kept = [json.loads(document.data) for document in VaultDocument.select()]
     assert kept == [REVIEW["data"], {"verdict": "poor"}]
 
 
@@ -81,7 +81,7 @@ def test_only_the_newest_version_is_deleted_and_none_older_shows_through(lite, f
     assert factstore.get(f"{TRAIL}/download", evidenceType="review").status == 404
     assert factstore.get(TRAIL, evidenceType="review").json["version"] == 2
     with lite.workspace.read():
-        assert [bool(one.deleted_at) for one in VaultDocument.select()] == [False, True]
+        assert [bool(document.deleted_at) for document in VaultDocument.select()] == [False, True]
 
 
 def test_deleting_what_is_not_there_is_done_and_leaves_no_trace(lite, factstore):
@@ -97,22 +97,22 @@ def test_deleting_what_is_not_there_is_done_and_leaves_no_trace(lite, factstore)
 def test_what_was_never_stored_is_not_found(factstore, end):
     factstore.post(TRAIL, REVIEW)
 
-    for path, kind in ((TRAIL, "scan"), ("/api/v1/evidence/trail/t-2", "review")):
-        missing = factstore.get(path + end, evidenceType=kind)
+    for path, record_type in ((TRAIL, "scan"), ("/api/v1/evidence/trail/t-2", "review")):
+        missing = factstore.get(path + end, evidenceType=record_type)
 
         assert (missing.status, missing.json["error"]) == (404, "Not Found")
-        assert kind in missing.json["message"]
+        assert record_type in missing.json["message"]
 
 
 def test_the_types_of_one_entity_are_listed_once_each_in_order(factstore):
-    for path, kind in (
+    for path, record_type in (
         (TRAIL, "scan"),
         (TRAIL, "review"),
         (TRAIL, "scan"),
         ("/api/v1/evidence/trail/t-2", "other"),
         ("/api/v1/evidence/flow/t-1", "other"),
     ):
-        factstore.post(path, REVIEW | {"evidenceType": kind})
+        factstore.post(path, REVIEW | {"evidenceType": record_type})
 
     listed = factstore.get(f"{TRAIL}/list")
     empty = factstore.get("/api/v1/evidence/nothing/at-all/list")
@@ -153,8 +153,8 @@ def test_nothing_of_a_document_is_in_the_file_in_the_clear(tmp_path):
         body = {"evidenceType": "review", "data": {"password-hint": "Tell-nobody-1"}}
         client.post(TRAIL, body, headers={"Idempotency-Key": "one"})
 
-        told = client.get(f"{TRAIL}/download", evidenceType="review").json
-        assert told == {"password-hint": "Tell-nobody-1"}
+        result = client.get(f"{TRAIL}/download", evidenceType="review").json
+        assert result == {"password-hint": "Tell-nobody-1"}
         assert b"Tell-nobody-1" not in stored_bytes(lite)
         assert b"password-hint" not in stored_bytes(lite)
         assert lite.verify() == []
@@ -171,14 +171,14 @@ def test_a_dry_run_tells_the_version_to_come_and_stores_nothing(lite, factstore)
     assert tables(lite) == before
 
 
-@pytest.mark.parametrize(("kind", "told"), [("review", STORED), ("scan", None)])
-def test_a_dry_run_of_a_deletion_tells_what_stands_there(lite, factstore, kind, told):
+@pytest.mark.parametrize(("type", "result"), [("review", STORED), ("scan", None)])
+def test_a_dry_run_of_a_deletion_tells_what_stands_there(lite, factstore, type, result):
     factstore.post(TRAIL, REVIEW)
     before = tables(lite)
 
-    rehearsed = factstore.delete(TRAIL, evidenceType=kind, headers={"X-Factstore-Dry-Run": "true"})
+    rehearsed = factstore.delete(TRAIL, evidenceType=type, headers={"X-Factstore-Dry-Run": "true"})
 
-    assert (rehearsed.status, rehearsed.json) == (200, {"dryRun": True, "wouldDelete": told})
+    assert (rehearsed.status, rehearsed.json) == (200, {"dryRun": True, "wouldDelete": result})
     assert tables(lite) == before
 
 

@@ -39,7 +39,7 @@ def test_a_flow_needs_only_a_name(lite, factstore):
 
 
 def test_everything_that_may_be_given_is_kept(factstore, acme):
-    given = {
+    body = {
         "name": "payments",
         "description": "From commit to cash.",
         "requiredAttestationTypes": ["junit", "snyk"],
@@ -51,10 +51,10 @@ def test_everything_that_may_be_given_is_kept(factstore, acme):
         "visibility": "PUBLIC",
     }
 
-    created = factstore.post(FLOWS, given | {"policyType": "x"})
+    created = factstore.post(FLOWS, body | {"policyType": "x"})
 
     assert created.status == 201
-    assert created.json.items() >= given.items()
+    assert created.json.items() >= body.items()
     assert "policyType" not in created.json
 
 
@@ -164,10 +164,10 @@ def test_the_list_is_a_bare_array_in_the_order_of_creation(factstore):
 def test_an_organisation_lists_the_flows_of_its_slug(factstore, acme, flow):
     own = factstore.post(FLOWS, {"name": "own", "orgSlug": "acme"}).json
 
-    found = factstore.get("/api/v1/organisations/acme/flows")
+    response = factstore.get("/api/v1/organisations/acme/flows")
     none = factstore.get("/api/v1/organisations/nobody/flows")
 
-    assert (found.status, found.json) == (200, [own])
+    assert (response.status, response.json) == (200, [own])
     assert (none.status, none.json) == (200, [])
 
 
@@ -227,12 +227,12 @@ def test_a_flow_may_be_renamed_to_what_no_other_is_called(factstore, flow):
 def test_a_template_is_given_as_text_and_as_json(factstore, text, parsed):
     flow = factstore.post(FLOWS, {"name": "payments", "templateYaml": text}).json
 
-    found = factstore.get(f"{FLOWS}/{flow['id']}/template")
+    response = factstore.get(f"{FLOWS}/{flow['id']}/template")
 
     if parsed is ...:
         parsed = {"version": 1, "tags": {"team": ["junit", {"since": "2026-01-01"}]}}
-    assert found.status == 200
-    assert list(found.json.items()) == [
+    assert response.status == 200
+    assert list(response.json.items()) == [
         ("flowId", flow["id"]),
         ("templateYaml", text),
         ("effectiveTemplate", parsed),
@@ -364,21 +364,21 @@ def test_the_flows_of_an_organisation_are_listed_under_its_slug_and_its_uuid(fac
     made = factstore.post("/api/v1/organisations", {"slug": "acme", "name": "Acme"}).json
     factstore.post("/api/v1/flows", {"name": "shop", "orgSlug": "acme"})
 
-    told = [
+    rows = [
         [flow["name"] for flow in factstore.get(f"/api/v1/organisations/{key}/flows").json]
         for key in ("acme", made["id"], made["id"].upper(), "nobody")
     ]
 
-    assert told == [["shop"], ["shop"], ["shop"], []]
+    assert rows == [["shop"], ["shop"], ["shop"], []]
 
 
 @pytest.mark.parametrize(("header", "parameter"), [("false", "true"), ("true", "false")])
 def test_a_dry_run_is_asked_for_by_the_header_or_the_parameter(factstore, header, parameter):
     headers = {"X-Factstore-Dry-Run": header}
 
-    told = factstore.post(
+    response = factstore.post(
         f"/api/v1/flows?dryRun={parameter}", {"name": "rehearsed"}, headers=headers
     )
 
-    assert told.status == 200
+    assert response.status == 200
     assert factstore.get("/api/v1/flows").json == []

@@ -60,10 +60,10 @@ def test_a_flow_deleted_in_one_version_is_gone_from_both(lite, factstore, flow):
 def test_a_template_is_given_as_text_and_as_json(factstore, text, parsed):
     key = factstore.post(FLOWS_V2, {"name": "payments", "templateYaml": text}).json["id"]
 
-    found = factstore.get(f"{FLOWS_V2}/{key}/template")
+    response = factstore.get(f"{FLOWS_V2}/{key}/template")
 
-    assert found.status == 200
-    assert found.json == {"flowId": key, "templateYaml": text, "effectiveTemplate": parsed}
+    assert response.status == 200
+    assert response.json == {"flowId": key, "templateYaml": text, "effectiveTemplate": parsed}
 
 
 @pytest.mark.parametrize(

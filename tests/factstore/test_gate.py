@@ -86,8 +86,8 @@ class Story:
         return self.make(Environment, name=name, type="K8S").id
 
     def allow(self, environment, **values):
-        told = {"reason": "Needed for the night shift.", "approved_by": "ann"}
-        return self.make(AllowlistEntry, environment=environment, **told | values)
+        result = {"reason": "Needed for the night shift.", "approved_by": "ann"}
+        return self.make(AllowlistEntry, environment=environment, **result | values)
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def test_a_deployment_policy_needs_a_name_and_a_flow(lite, factstore, flow_id):
 
 
 def test_names_are_free_and_the_environment_need_not_be_there(factstore, flow_id):
-    given = {
+    body = {
         "name": "careful",
         "description": "Before the weekend.",
         "flowId": flow_id,
@@ -176,10 +176,10 @@ def test_names_are_free_and_the_environment_need_not_be_there(factstore, flow_id
         "requireSignature": True,
     }
 
-    first = factstore.post(DEPLOYMENT, given)
-    second = factstore.post(DEPLOYMENT, given | {"isActive": False})
+    first = factstore.post(DEPLOYMENT, body)
+    second = factstore.post(DEPLOYMENT, body | {"isActive": False})
 
-    kept = given | {"requiredAttestationTypes": ["junit", "snyk"], "isActive": True}
+    kept = body | {"requiredAttestationTypes": ["junit", "snyk"], "isActive": True}
     assert (first.status, second.status) == (200, 200)
     assert first.json.items() >= kept.items()
     assert second.json.items() >= kept.items()
@@ -373,7 +373,7 @@ def test_every_evaluation_is_kept_audited_and_told(lite, factstore, ask, demand,
     result = ask(environmentId=environment, requestedBy="ann")
 
     with lite.workspace.read():
-        told = AuditEvent.select().order_by(AuditEvent.occurred_at.desc()).get()
+        details = AuditEvent.select().order_by(AuditEvent.occurred_at.desc()).get()
         kept = GateResult.get()
     reason = (
         "Deployment policy 'careful' asks for a passed 'junit' attestation, "
@@ -381,9 +381,13 @@ def test_every_evaluation_is_kept_audited_and_told(lite, factstore, ask, demand,
     )
     assert (result["decision"], result["blockReasons"]) == ("BLOCKED", [reason])
     assert (kept.id, kept.requested_by) == (result["id"], "ann")
-    assert (told.event_type, told.actor) == ("GATE_BLOCKED", "ann")
-    assert (told.environment_id, told.artifact_sha256, told.trail_id) == (environment, DIGEST, None)
-    assert json.loads(told.payload) == {
+    assert (details.event_type, details.actor) == ("GATE_BLOCKED", "ann")
+    assert (details.environment_id, details.artifact_sha256, details.trail_id) == (
+        environment,
+        DIGEST,
+        None,
+    )
+    assert json.loads(details.payload) == {
         "sha256Digest": DIGEST,
         "decision": "BLOCKED",
         "environmentId": environment,
@@ -401,8 +405,8 @@ def test_who_asks_without_a_name_is_the_system(lite, ask, asker):
     ask(**asker)
 
     with lite.workspace.read():
-        told = AuditEvent.get()
-    assert (told.event_type, told.actor) == ("GATE_ALLOWED", "system")
+        response = AuditEvent.get()
+    assert (response.event_type, response.actor) == ("GATE_ALLOWED", "system")
 
 
 @pytest.mark.parametrize(
@@ -469,9 +473,9 @@ def test_what_meets_every_demand_is_allowed(factstore, ask, demand, attach, stor
     story.provenance(story.artifact(trail), "PROVENANCE_VERIFIED")
     story.attest(trail, "junit")
     story.approve(trail)
-    asked = {"requiredAttestationTypes": ["junit"], "enforceProvenance": True}
-    demand(**asked, enforceApprovals=True, requireSignature=True)
-    attach(environment, **asked, enforceTrailCompliance=True, requireSignature=True)
+    values = {"requiredAttestationTypes": ["junit"], "enforceProvenance": True}
+    demand(**values, enforceApprovals=True, requireSignature=True)
+    attach(environment, **values, enforceTrailCompliance=True, requireSignature=True)
 
     result = ask(environmentId=environment)
 
@@ -831,8 +835,8 @@ def test_the_gate_takes_the_names_of_the_guide(factstore, demand, environment):
 
     answer = factstore.post(EVALUATE, {"artifactDigest": DIGEST, "targetEnvironment": "production"})
 
-    told = (answer.json["artifactSha256"], answer.json["environment"], answer.json["allowed"])
-    assert (answer.status, told) == (200, (DIGEST, "production", False))
+    rows = (answer.json["artifactSha256"], answer.json["environment"], answer.json["allowed"])
+    assert (answer.status, rows) == (200, (DIGEST, "production", False))
 
 
 # --- Which policies hold ------------------------------------------------------
@@ -904,7 +908,7 @@ def test_a_mistyped_environment_does_not_get_around_attached_policies(
     mistyped, without = ask(environment="prodction"), ask()
     gone = ask(environmentId=NOBODY)
 
-    assert [one["policiesEvaluated"] for one in (mistyped, without, gone)] == [2, 2, 2]
+    assert [record["policiesEvaluated"] for record in (mistyped, without, gone)] == [2, 2, 2]
     assert (mistyped["environmentId"], mistyped["environment"]) == (None, "")
     assert (gone["environmentId"], gone["environment"]) == (NOBODY, "")
 
@@ -975,13 +979,13 @@ def test_an_artifact_on_the_allow_list_passes_at_once(
     by_id, by_name = ask(environmentId=environment), ask(environment="production")
 
     with lite.workspace.read():
-        told = [event.event_type for event in AuditEvent.select()]
+        rows = [event.event_type for event in AuditEvent.select()]
     for result in (by_id, by_name):
         assert (result["decision"], result["blockReasons"]) == ("ALLOWED", [])
         assert (result["policiesEvaluated"], result["signatureVerified"]) == (0, None)
         assert result["reason"] == "The allow-list of environment 'production' has this artifact."
         assert result["policyName"] == ""
-    assert told == ["ENVIRONMENT_CREATED", "GATE_ALLOWED", "GATE_ALLOWED"]
+    assert rows == ["ENVIRONMENT_CREATED", "GATE_ALLOWED", "GATE_ALLOWED"]
 
 
 @pytest.mark.parametrize(
@@ -1033,16 +1037,16 @@ def test_an_allow_list_is_of_one_environment(ask, demand, story, environment):
 
 def test_results_are_of_one_environment_and_the_newest_in_order(factstore, ask, story, environment):
     staging = story.environment("staging")
-    asked = [ask(environmentId=key) for key in (environment, staging, environment, None)]
-    asked.append(ask(environment="production"))
-    first, other, third, nowhere, last = asked
+    requests = [ask(environmentId=key) for key in (environment, staging, environment, None)]
+    requests.append(ask(environment="production"))
+    first, other, third, nowhere, last = requests
 
     def results(**query):
         return factstore.get(RESULTS, **query).json
 
-    assert results() == results(environment="", limit="") == asked
+    assert results() == results(environment="", limit="") == requests
     assert results(limit=2) == [nowhere, last]
-    assert results(limit=9) == asked
+    assert results(limit=9) == requests
     assert results(environment="production") == [first, third, last]
     assert results(environment=environment.upper()) == [first, third, last]
     assert results(environment="production", limit=2) == [third, last]
@@ -1102,14 +1106,14 @@ def test_the_number_of_queries_does_not_grow(lite, ask, demand, attach, story, e
         # brought up to date before a commit, however much that holds.
         return [sql for sql, _ in itertools.groupby(seen) if "search" not in sql]
 
-    asked = {"requiredAttestationTypes": ["junit", "snyk"], "enforceProvenance": True}
-    demand("deployment-0", **asked, enforceApprovals=True)
-    attach(environment, "policy-0", **asked)
+    values = {"requiredAttestationTypes": ["junit", "snyk"], "enforceProvenance": True}
+    demand("deployment-0", **values, enforceApprovals=True)
+    attach(environment, "policy-0", **values)
     story.artifact(story.trail())
     few = queries()
     for number in range(1, 11):
-        demand(f"deployment-{number}", **asked, enforceApprovals=True)
-        attach(environment, f"policy-{number}", **asked, requireSignature=True)
+        demand(f"deployment-{number}", **values, enforceApprovals=True)
+        attach(environment, f"policy-{number}", **values, requireSignature=True)
     for _ in range(10):
         trail = story.trail()
         story.provenance(story.artifact(trail), "PROVENANCE_UNVERIFIED")
@@ -1126,8 +1130,8 @@ def test_an_answer_with_many_reasons_keeps_to_its_own_schema(lite, factstore, st
     for _ in range(11):
         story.artifact(trail)
     types = [f"type-{number}" for number in range(100)]
-    told = {"name": "all", "flowId": story.flow, "requiredAttestationTypes": types}
-    factstore.post(DEPLOYMENT, told)
+    body = {"name": "all", "flowId": story.flow, "requiredAttestationTypes": types}
+    factstore.post(DEPLOYMENT, body)
     schemas = factstore.get("/api/v1/openapi.json").json["components"]["schemas"]
 
     answer = factstore.post(EVALUATE, {"artifactSha256": DIGEST})

@@ -83,9 +83,9 @@ def test_a_document_is_told_and_downloaded_from_vault(factstore, vault):
     factstore.post(TRAIL, REVIEW)
     factstore.post(TRAIL, REVIEW | {"data": {"verdict": "poor"}})
 
-    known, download = call(factstore, READ), call(factstore, DOWNLOAD)
+    existing, download = call(factstore, READ), call(factstore, DOWNLOAD)
 
-    assert (known.status, known.json) == (200, STORED | {"version": 2})
+    assert (existing.status, existing.json) == (200, STORED | {"version": 2})
     assert (download.status, download.json) == (200, {"verdict": "poor"})
     assert download.headers["content-disposition"].startswith(
         'attachment; filename="evidence-trail-t-1-review.json"'
@@ -133,8 +133,8 @@ def test_what_was_never_stored_is_not_there(factstore, operation, status):
 
 
 def test_the_types_are_those_that_vault_lists_without_its_folders(factstore, vault):
-    for kind in ("scan", "review"):
-        factstore.post(TRAIL, REVIEW | {"evidenceType": kind})
+    for item in ("scan", "review"):
+        factstore.post(TRAIL, REVIEW | {"evidenceType": item})
     vault.documents["evidence/trail/t-1/folder/inside"] = []
 
     listed = call(factstore, LIST)
@@ -159,9 +159,9 @@ def test_words_of_any_kind_stay_in_their_place_in_vault(factstore, vault):
 @pytest.mark.parametrize("path", ["trail/%2E%2E", "../t-1", "trail/%2E", "trail/a%5Cb"])
 @pytest.mark.parametrize("operation", EVERY)
 def test_a_path_that_could_lead_elsewhere_does_not_reach_vault(factstore, vault, path, operation):
-    method, known = operation
+    method, existing = operation
 
-    refused = call(factstore, (method, known.replace("trail/t-1", path)))
+    refused = call(factstore, (method, existing.replace("trail/t-1", path)))
 
     assert refused.status == 400
     assert vault.requests == []
@@ -180,9 +180,9 @@ def test_a_version_without_a_good_time_is_from_now(factstore, vault, created):
     vault.created = created
 
     stored = factstore.post(TRAIL, REVIEW)
-    known = call(factstore, READ)
+    response = call(factstore, READ)
 
-    assert stored.json == known.json == STORED | {"storedAt": "2026-06-01T12:00:00.000000Z"}
+    assert stored.json == response.json == STORED | {"storedAt": "2026-06-01T12:00:00.000000Z"}
 
 
 def test_metadata_without_any_version_is_no_evidence(factstore, vault):
@@ -247,7 +247,7 @@ def test_a_token_that_vault_refuses_is_no_fault_of_the_caller(lite, factstore, v
 
 @pytest.mark.parametrize("operation", EVERY)
 @pytest.mark.parametrize(
-    ("status", "told", "refusal"),
+    ("status", "result", "refusal"),
     [
         (500, {"errors": ["internal detail"]}, 502),
         (400, {"errors": ["internal detail"]}, 502),
@@ -259,9 +259,9 @@ def test_a_token_that_vault_refuses_is_no_fault_of_the_caller(lite, factstore, v
     ],
 )
 def test_an_odd_answer_of_vault_is_refused_without_its_words(
-    lite, factstore, vault, operation, status, told, refusal
+    lite, factstore, vault, operation, status, result, refusal
 ):
-    vault.answers["secret/"] = status, told
+    vault.answers["secret/"] = status, result
 
     answer = call(factstore, operation)
 
@@ -297,9 +297,9 @@ def test_a_vault_that_is_down_is_told_of(clock, operation):
             refused = call(client, operation)
             health = client.get("/api/v1/evidence/health")
 
-    told = "Vault cannot be reached, or did not answer in time."
-    assert (refused.status, refused.json["message"]) == (502, told)
-    assert (health.status, health.json["healthy"], health.json["message"]) == (200, False, told)
+    text = "Vault cannot be reached, or did not answer in time."
+    assert (refused.status, refused.json["message"]) == (502, text)
+    assert (health.status, health.json["healthy"], health.json["message"]) == (200, False, text)
 
 
 def test_a_vault_that_does_not_answer_is_given_up(clock):
@@ -359,15 +359,15 @@ def test_a_dry_run_of_a_store_tells_the_version_to_come_and_writes_nothing(
     assert tables(lite) == before
 
 
-@pytest.mark.parametrize(("stored", "told"), [(0, None), (1, STORED)])
-def test_a_dry_run_of_a_deletion_tells_what_stands_there(lite, factstore, vault, stored, told):
+@pytest.mark.parametrize(("stored", "result"), [(0, None), (1, STORED)])
+def test_a_dry_run_of_a_deletion_tells_what_stands_there(lite, factstore, vault, stored, result):
     for _ in range(stored):
         factstore.post(TRAIL, REVIEW)
     before = tables(lite)
 
     rehearsed = call(factstore, DELETE, headers={"X-Dry-Run": "true"})
 
-    assert (rehearsed.status, rehearsed.json) == (200, {"dryRun": True, "wouldDelete": told})
+    assert (rehearsed.status, rehearsed.json) == (200, {"dryRun": True, "wouldDelete": result})
     assert "DELETE" not in [method for method, _, _ in vault.requests]
     assert tables(lite) == before
 
@@ -405,8 +405,8 @@ def test_a_repeated_store_reaches_vault_once(factstore, vault):
 def test_nothing_reaches_vault_without_the_scope(lite, vault):
     clients = [Client(lite), lite.client("factstore:read"), lite.client("governance.risks:read")]
 
-    statuses = [[call(client, one).status for one in EVERY] for client in clients[::2]]
-    writing = [call(clients[1], one).status for one in (STORE, DELETE)]
+    statuses = [[call(client, item).status for item in EVERY] for client in clients[::2]]
+    writing = [call(clients[1], item).status for item in (STORE, DELETE)]
 
     assert statuses == [[401] * 5, [403] * 5]
     assert writing == [403, 403]
@@ -440,7 +440,7 @@ def test_a_role_whose_token_came_to_its_end_logs_in_anew(by_role, vault):
 
 
 @pytest.mark.parametrize(
-    ("told", "status", "message"),
+    ("result", "status", "message"),
     [
         ((400, {"errors": ["invalid secret id"]}), 502, "Vault refuses the role that this"),
         ((503, {"errors": ["Vault is sealed"]}), 503, "Vault is sealed, or cannot answer"),
@@ -450,8 +450,8 @@ def test_a_role_whose_token_came_to_its_end_logs_in_anew(by_role, vault):
     ],
 )
 @pytest.mark.parametrize("operation", [STORE, READ])
-def test_a_role_that_cannot_log_in_is_told_of(by_role, vault, operation, told, status, message):
-    vault.answers["auth/approle/login"] = told
+def test_a_role_that_cannot_log_in_is_told_of(by_role, vault, operation, result, status, message):
+    vault.answers["auth/approle/login"] = result
     client = by_role.client("factstore:read", "factstore:write")
 
     refused = call(client, operation)
@@ -509,10 +509,10 @@ def test_a_mount_may_be_of_several_parts(vault, clock):
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused_at_the_start(settings, message):
-    given = {"vault_address": "http://vault.lan:8200", "vault_token": TOKEN} | settings
+    values = {"vault_address": "http://vault.lan:8200", "vault_token": TOKEN} | settings
 
     with pytest.raises(Invalid, match=message) as refusal:
-        NovantraLite(**given)
+        NovantraLite(**values)
 
     assert "hvs." not in str(refusal.value)
     assert "X-Other" not in str(refusal.value)

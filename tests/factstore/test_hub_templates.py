@@ -62,25 +62,25 @@ def test_there_are_five_templates(factstore):
     listed = factstore.get(HUB)
 
     assert listed.status == 200
-    assert [(one["id"], one["framework"], one["version"]) for one in listed.json] == [
+    assert [(record["id"], record["framework"], record["version"]) for record in listed.json] == [
         (key, framework, version) for key, (framework, version, _) in TEMPLATES.items()
     ]
-    assert all(one["name"] and one["description"] for one in listed.json)
+    assert all(record["name"] and record["description"] for record in listed.json)
 
 
 @pytest.mark.parametrize("key", TEMPLATES)
 def test_the_text_of_a_template_says_what_it_is_and_asks_for(factstore, key):
-    told = factstore.get(f"{HUB}/{key}").json
+    body = factstore.get(f"{HUB}/{key}").json
 
-    document = yaml.safe_load(told["yaml"])
-    attestations = [{"name": name, "type": kind} for name, kind in TEMPLATES[key][2]]
+    document = yaml.safe_load(body["yaml"])
+    attestations = [{"name": name, "type": record_type} for name, record_type in TEMPLATES[key][2]]
     head = ("id", "name", "description", "framework", "version")
-    assert list(told) == [*head, "yaml"]
+    assert list(body) == [*head, "yaml"]
     assert document == {
-        **{member: told[member] for member in head},
+        **{member: body[member] for member in head},
         "trail": {"attestations": attestations},
     }
-    assert read_template(told["yaml"]).names({}) == [name for name, _ in TEMPLATES[key][2]]
+    assert read_template(body["yaml"]).names({}) == [name for name, _ in TEMPLATES[key][2]]
 
 
 @pytest.mark.parametrize("key", TEMPLATES)
@@ -90,7 +90,7 @@ def test_a_template_becomes_a_flow(lite, factstore, key):
     made = factstore.post(f"{HUB}/{key}/import")
 
     flow = made.json["id"]
-    types = [kind for _, kind in TEMPLATES[key][2]]
+    types = [record_type for _, record_type in TEMPLATES[key][2]]
     assert made.status == 201
     assert made.json.items() >= {"name": template["name"], "requiredApproverRoles": []}.items()
     assert made.json["description"] == template["description"]
@@ -106,9 +106,9 @@ def test_a_trail_of_an_imported_flow_is_compliant_with_all_that_the_template_ask
     flow = factstore.post(f"{HUB}/sox-itgc/import").json["id"]
     trail, states = another_trail(lite, flow), []
 
-    for name, kind in TEMPLATES["sox-itgc"][2]:
-        given = {"name": name, "type": kind, "status": "PASSED"}
-        factstore.post(f"/api/v1/trails/{trail}/attestations", given)
+    for name, record_type in TEMPLATES["sox-itgc"][2]:
+        body = {"name": name, "type": record_type, "status": "PASSED"}
+        factstore.post(f"/api/v1/trails/{trail}/attestations", body)
         states.append(status_of(lite, trail))
 
     assert states == ["PENDING", "PENDING", "PENDING", "COMPLIANT"]
@@ -128,9 +128,9 @@ def test_a_template_is_imported_once(lite, factstore):
 def test_a_dry_run_of_an_import_stores_nothing(lite, factstore):
     before = tables(lite)
 
-    told = factstore.post(f"{HUB}/gdpr-art32/import", headers={"X-Dry-Run": "true"})
+    response = factstore.post(f"{HUB}/gdpr-art32/import", headers={"X-Dry-Run": "true"})
 
-    assert (told.status, told.json["wouldCreate"]["name"]) == (200, "GDPR Article 32")
+    assert (response.status, response.json["wouldCreate"]["name"]) == (200, "GDPR Article 32")
     assert tables(lite) == before
 
 

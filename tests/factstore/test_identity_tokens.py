@@ -147,7 +147,7 @@ def test_a_token_is_good_for_one_attestation(lite, factstore, trail):
     later = factstore.post(OIDC, {"trailId": other, "token": sign(GITHUB | {"jti": "two"})})
     elsewhere = factstore.post(OIDC, {"trailId": other, "token": sign(GITLAB)})
 
-    assert [one.status for one in (first, again, later, elsewhere)] == [201, 409, 201, 201]
+    assert [record.status for record in (first, again, later, elsewhere)] == [201, 409, 201, 201]
     assert (again.json["error"], "jti" in again.json["message"]) == ("Conflict", True)
     assert len(factstore.get(f"/api/v1/trails/{other}/attestations").json) == 2
 
@@ -159,7 +159,7 @@ def test_a_token_without_an_id_is_told_by_what_it_says(factstore, trail):
     again = factstore.post(OIDC, {"trailId": trail, "token": sign(claims, signature="b3RoZXI")})
     other = factstore.post(OIDC, {"trailId": trail, "token": sign(claims | {"run_id": "2"})})
 
-    assert [one.status for one in (first, again, other)] == [201, 409, 201]
+    assert [record.status for record in (first, again, other)] == [201, 409, 201]
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,12 @@ def test_trail_and_organisation_are_looked_for_first(factstore, trail):
     no_slug = factstore.post(OIDC, {"trailId": trail, "token": sign(GITHUB), "orgSlug": "nobody"})
     unused = factstore.post(OIDC, {"trailId": trail, "token": sign(GITHUB)})
 
-    assert [one.status for one in (no_trail, no_uuid, no_slug, unused)] == [404, 400, 404, 201]
+    assert [record.status for record in (no_trail, no_uuid, no_slug, unused)] == [
+        404,
+        400,
+        404,
+        201,
+    ]
     assert NOBODY in no_trail.json["message"]
     assert "nobody" in no_slug.json["message"]
 
@@ -266,10 +271,10 @@ def test_an_organisation_may_be_named(factstore, trail):
 def test_a_dry_run_does_not_use_the_token(lite, factstore, trail):
     body, before = {"trailId": trail, "token": sign(GITHUB)}, tables(lite)
 
-    told = factstore.post(OIDC, body, headers={"X-Dry-Run": "true"})
+    response = factstore.post(OIDC, body, headers={"X-Dry-Run": "true"})
 
-    assert (told.status, told.json["dryRun"]) == (200, True)
-    assert told.json["wouldCreate"]["type"] == "oidc-provenance"
+    assert (response.status, response.json["dryRun"]) == (200, True)
+    assert response.json["wouldCreate"]["type"] == "oidc-provenance"
     assert tables(lite) == before
     assert factstore.post(OIDC, body).status == 201
 
@@ -302,9 +307,9 @@ def start(tmp_path, clock):
     file.write_text(jwks((RSA, "first"), (P256, "second")))
 
     def make(**settings):
-        given = {"oidc_issuers": (f"{GITHUB['iss']}={file}", f"{LOCAL}={file}")}
-        given |= {"oidc_audience": HERE} | settings
-        lite = NovantraLite(clock=clock, random=random.Random(7), **given)
+        values = {"oidc_issuers": (f"{GITHUB['iss']}={file}", f"{LOCAL}={file}")}
+        values |= {"oidc_audience": HERE} | settings
+        lite = NovantraLite(clock=clock, random=random.Random(7), **values)
         started.append(lite)
         client = lite.client(*FACTSTORE_SCOPES)
         trail = begin_trail(lite, client, requiredAttestationTypes=["oidc-provenance"])
@@ -523,7 +528,7 @@ def test_keys_that_cannot_be_fetched_verify_nothing(start, clock, body):
     first = client.post(OIDC, {"trailId": trail, "token": signed(GITHUB)})
     second = client.post(OIDC, {"trailId": trail, "token": signed(GITHUB | {"jti": "two"})})
 
-    assert [one.json["status"] for one in (first, second)] == ["PENDING", "PENDING"]
+    assert [record.json["status"] for record in (first, second)] == ["PENDING", "PENDING"]
     assert status_of(lite, trail) == "PENDING"
     assert len(publisher.urls) == 1
 

@@ -41,8 +41,8 @@ def configure(factstore, flow_id):
     """Lets a CI system tell of the flow; the id of its config."""
 
     def make(source="GENERIC", secret=SECRET, flow_id=flow_id):
-        given = {"source": source, "secret": secret, "flowId": flow_id}
-        return factstore.post(CONFIGS, given).json["id"]
+        body = {"source": source, "secret": secret, "flowId": flow_id}
+        return factstore.post(CONFIGS, body).json["id"]
 
     return make
 
@@ -63,9 +63,9 @@ def sign(body, secret=SECRET):
     return "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
 
 
-def send(client, told, source="generic", delivery="one", secret=SECRET, **headers):
+def send(client, result, source="generic", delivery="one", secret=SECRET, **headers):
     """Send a signed webhook."""
-    body = told if isinstance(told, bytes) else json.dumps(told).encode()
+    body = result if isinstance(result, bytes) else json.dumps(result).encode()
     signed = {"X-Webhook-Signature": sign(body, secret), "X-Delivery-Id": delivery}
     headers = signed | {name.replace("_", "-"): value for name, value in headers.items()}
     headers = {name: value for name, value in headers.items() if value is not None}
@@ -74,9 +74,10 @@ def send(client, told, source="generic", delivery="one", secret=SECRET, **header
 
 def deliveries(factstore, config):
     """Id, event, status and message of every delivery under a config."""
-    told = factstore.get(f"{CONFIGS}/{config}/deliveries").json
+    body = factstore.get(f"{CONFIGS}/{config}/deliveries").json
     return [
-        (one["deliveryId"], one["eventType"], one["status"], one["statusMessage"]) for one in told
+        (record["deliveryId"], record["eventType"], record["status"], record["statusMessage"])
+        for record in body
     ]
 
 
@@ -86,17 +87,17 @@ def trails(factstore):
 
 def attestations(factstore, trail):
     """Type, status and details of every attestation of a trail."""
-    told = factstore.get(f"/api/v1/trails/{trail}/attestations").json
-    return [(one["type"], one["status"], one["details"]) for one in told]
+    body = factstore.get(f"/api/v1/trails/{trail}/attestations").json
+    return [(record["type"], record["status"], record["details"]) for record in body]
 
 
 # --- Configs ------------------------------------------------------------------
 
 
 def test_a_config_is_told_without_its_secret(lite, factstore, flow_id):
-    given = {"source": "GitHub", "secret": SECRET, "flowId": flow_id}
+    body = {"source": "GitHub", "secret": SECRET, "flowId": flow_id}
 
-    made = factstore.post(CONFIGS, given)
+    made = factstore.post(CONFIGS, body)
 
     key = made.json["id"]
     assert made.status == 201
@@ -131,9 +132,9 @@ def test_a_config_is_told_without_its_secret(lite, factstore, flow_id):
 )
 def test_a_config_that_cannot_be_is_refused(lite, factstore, flow_id, change, status):
     before = tables(lite)
-    given = {"source": "GENERIC", "secret": SECRET, "flowId": flow_id}
+    body = {"source": "GENERIC", "secret": SECRET, "flowId": flow_id}
 
-    refused = factstore.post(CONFIGS, given | change)
+    refused = factstore.post(CONFIGS, body | change)
 
     assert refused.status == status
     assert tables(lite) == before
@@ -141,22 +142,22 @@ def test_a_config_that_cannot_be_is_refused(lite, factstore, flow_id, change, st
 
 def test_a_dry_run_of_a_config_stores_nothing(lite, factstore, flow_id):
     before = tables(lite)
-    given = {"source": "GENERIC", "secret": SECRET, "flowId": flow_id}
+    body = {"source": "GENERIC", "secret": SECRET, "flowId": flow_id}
 
-    told = factstore.post(CONFIGS, given, headers={"X-Dry-Run": "true"})
+    response = factstore.post(CONFIGS, body, headers={"X-Dry-Run": "true"})
 
-    assert (told.status, told.json["wouldCreate"]["source"]) == (200, "GENERIC")
-    assert "secret" not in told.json["wouldCreate"]
+    assert (response.status, response.json["wouldCreate"]["source"]) == (200, "GENERIC")
+    assert "secret" not in response.json["wouldCreate"]
     assert tables(lite) == before
 
 
 def test_only_who_governs_sees_and_sets_up_configs(lite, config, flow_id):
     client = lite.client("factstore:read", "factstore:write")
-    given = {"source": "GENERIC", "secret": SECRET, "flowId": flow_id}
+    body = {"source": "GENERIC", "secret": SECRET, "flowId": flow_id}
 
     answers = [
         client.get(CONFIGS),
-        client.post(CONFIGS, given),
+        client.post(CONFIGS, body),
         client.delete(f"{CONFIGS}/{config}"),
         client.get(f"{CONFIGS}/{config}/deliveries"),
     ]
@@ -318,8 +319,8 @@ def test_the_workspace_whose_secret_verifies_takes_the_webhook(tmp_path):
             client = lite.client(*FACTSTORE_SCOPES)
             flows[slug] = client.post("/api/v1/flows", {"name": slug}).json["id"]
             for secret in (f"of {slug}", "of both"):
-                given = {"source": "GENERIC", "secret": secret, "flowId": flows[slug]}
-                assert client.post(CONFIGS, given).status == 201
+                body = {"source": "GENERIC", "secret": secret, "flowId": flows[slug]}
+                assert client.post(CONFIGS, body).status == 201
 
     with NovantraLite(**options, workspace="globex") as lite:
         taken = send(lite.client(), BODY, secret="of globex")
@@ -342,9 +343,9 @@ def test_the_workspace_whose_secret_verifies_takes_the_webhook(tmp_path):
 def test_a_delivery_is_told_with_what_came_of_it(lite, factstore, stranger, config):
     send(stranger, {"eventType": "deploy.dreamt"})
 
-    (told,) = factstore.get(f"{CONFIGS}/{config}/deliveries").json
-    assert told == {
-        "id": told["id"],
+    (result,) = factstore.get(f"{CONFIGS}/{config}/deliveries").json
+    assert result == {
+        "id": result["id"],
         "webhookConfigId": config,
         "deliveryId": "one",
         "source": "GENERIC",
@@ -354,8 +355,8 @@ def test_a_delivery_is_told_with_what_came_of_it(lite, factstore, stranger, conf
         "receivedAt": AT_NOON,
     }
     assert trails(factstore) == []
-    assert audit(lite)[-1][:3] == (f"webhook:{config}", "webhook_delivery.taken", told["id"])
-    assert ledger(lite)[-1] == ("WEBHOOK_DELIVERY_TAKEN", told["id"])
+    assert audit(lite)[-1][:3] == (f"webhook:{config}", "webhook_delivery.taken", result["id"])
+    assert ledger(lite)[-1] == ("WEBHOOK_DELIVERY_TAKEN", result["id"])
     assert events(lite) == []
     assert lite.verify() == []
 
@@ -470,10 +471,10 @@ def test_what_fails_while_it_acts_leaves_nothing(
 def test_a_dry_run_of_a_signed_webhook_tells_and_stores_nothing(lite, stranger, config):
     before = tables(lite)
 
-    told = send(stranger, {"eventType": "build.started"}, X_Dry_Run="true")
+    response = send(stranger, {"eventType": "build.started"}, X_Dry_Run="true")
 
-    assert told.status == 200
-    assert told.json["result"]["deliveryId"] == "one"
+    assert response.status == 200
+    assert response.json["result"]["deliveryId"] == "one"
     assert tables(lite) == before
 
 
@@ -483,7 +484,7 @@ def test_deliveries_come_in_pages_where_that_is_asked_for(factstore, stranger, c
 
     page = factstore.get(f"{CONFIGS}/{config}/deliveries", page=1, size=2).json
 
-    assert [one["deliveryId"] for one in page["items"]] == ["three"]
+    assert [record["deliveryId"] for record in page["items"]] == ["three"]
     assert (page["totalItems"], page["totalPages"]) == (3, 2)
 
 
@@ -505,21 +506,21 @@ def test_an_outcome_is_attested_of_the_trail(
     lite, factstore, stranger, config, flow_id, event, attested, status
 ):
     trail = another_trail(lite, flow_id)
-    told = {"eventType": event, "trailId": trail.upper(), "details": "42 targets"}
+    body = {"eventType": event, "trailId": trail.upper(), "details": "42 targets"}
 
-    taken = send(stranger, told, "GENERIC")
+    taken = send(stranger, body, "GENERIC")
 
-    kind, outcome, _ = attested
+    record_type, outcome, _ = attested
     (made,) = factstore.get(f"/api/v1/trails/{trail}/attestations").json
     assert taken.json["message"] == (
-        f"The attestation {kind} {outcome} was recorded on the trail {trail}."
+        f"The attestation {record_type} {outcome} was recorded on the trail {trail}."
     )
     assert attestations(factstore, trail) == [attested]
     assert status_of(lite, trail) == status
     payload = {
         "attestationId": made["id"],
         "trailId": trail,
-        "type": kind,
+        "type": record_type,
         "status": outcome,
         "source": "GENERIC",
         "deliveryId": "one",
@@ -560,7 +561,7 @@ def test_a_type_counts_beside_a_status_and_the_worst_of_what_is_said(
 
 
 @pytest.mark.parametrize(
-    ("told", "status"),
+    ("result", "status"),
     [
         ({"eventType": "scan.passed", "critical": 3}, "FAILED"),
         ({"eventType": "scan.passed", "vulnerabilities": [{"severity": "CRITICAL"}]}, "FAILED"),
@@ -578,8 +579,8 @@ def test_a_type_counts_beside_a_status_and_the_worst_of_what_is_said(
         ({"eventType": "test.passed", "buildPhase": "FINALIZED", "queue": "x"}, "PASSED"),
     ],
 )
-def test_an_event_that_passed_fails_by_what_it_found(factstore, stranger, config, told, status):
-    send(stranger, told)
+def test_an_event_that_passed_fails_by_what_it_found(factstore, stranger, config, result, status):
+    send(stranger, result)
 
     (trail,) = trails(factstore)
     assert [each[1] for each in attestations(factstore, trail["id"])] == [status]
@@ -602,9 +603,9 @@ def test_an_event_of_a_failure_fails_whatever_status_comes_with_it(
     "event", ["build.passed", "BUILD.SUCCEEDED", "test.ok", "scan.clean", "build"]
 )
 def test_a_word_for_an_event_that_is_not_known_passes_nothing(factstore, stranger, config, event):
-    told = {"eventType": event, "attestationType": "junit", "attestationStatus": "PASSED"}
+    body = {"eventType": event, "attestationType": "junit", "attestationStatus": "PASSED"}
 
-    taken = send(stranger, told)
+    taken = send(stranger, body)
 
     assert taken.json["message"] == f"The event {event} was recorded; nothing follows from it."
     assert trails(factstore) == []
@@ -659,15 +660,15 @@ def test_a_trail_of_another_flow_is_as_if_it_were_not_there(
 
 
 def test_a_config_attests_only_the_types_that_it_allows(lite, factstore, stranger, flow_id):
-    given = {"source": "GENERIC", "secret": SECRET, "flowId": flow_id, "allowedTypes": ["BUILD"]}
-    assert factstore.post(CONFIGS, given).json["allowedTypes"] == ["BUILD"]
+    values = {"source": "GENERIC", "secret": SECRET, "flowId": flow_id, "allowedTypes": ["BUILD"]}
+    assert factstore.post(CONFIGS, values).json["allowedTypes"] == ["BUILD"]
     trail = another_trail(lite, flow_id)
-    told = {"trailId": trail, "attestationType": "SNYK", "attestationStatus": "PASSED"}
+    body = {"trailId": trail, "attestationType": "SNYK", "attestationStatus": "PASSED"}
 
     answers = [
         send(stranger, {"eventType": "build.succeeded", "trailId": trail}, delivery="one"),
         send(stranger, {"eventType": "scan.passed", "trailId": trail}, delivery="two"),
-        send(stranger, {"eventType": "build.succeeded", **told}, delivery="three"),
+        send(stranger, {"eventType": "build.succeeded", **body}, delivery="three"),
     ]
 
     assert [answer.status for answer in answers] == [200, 403, 403]
@@ -677,8 +678,8 @@ def test_a_config_attests_only_the_types_that_it_allows(lite, factstore, strange
 
 
 def test_a_config_that_allows_no_type_attests_nothing(lite, factstore, stranger, flow_id):
-    given = {"source": "GENERIC", "secret": SECRET, "flowId": flow_id, "allowedTypes": []}
-    factstore.post(CONFIGS, given)
+    body = {"source": "GENERIC", "secret": SECRET, "flowId": flow_id, "allowedTypes": []}
+    factstore.post(CONFIGS, body)
     trail = another_trail(lite, flow_id)
 
     refused = send(stranger, {"eventType": "test.passed", "trailId": trail})
@@ -711,15 +712,15 @@ def test_copies_of_a_signed_body_leave_one_delivery_whatever_the_source(
     lite, factstore, stranger, configure, source, is_success
 ):
     config = configure(source)
-    told = {"eventType": "build.succeeded" if is_success else "build.failed", "gitCommitSha": "c0"}
+    body = {"eventType": "build.succeeded" if is_success else "build.failed", "gitCommitSha": "c0"}
     if source == "GITHUB":
         run = RUN["workflow_run"] | {"conclusion": "success" if is_success else "failure"}
-        told = RUN | {"workflow_run": run}
-    send(stranger, told, source.lower())
+        body = RUN | {"workflow_run": run}
+    send(stranger, body, source.lower())
     before = tables(lite)
 
     copies = [
-        send(stranger, told, source.lower(), f"copy-{number}", X_GitHub_Delivery=f"other-{number}")
+        send(stranger, body, source.lower(), f"copy-{number}", X_GitHub_Delivery=f"other-{number}")
         for number in range(5)
     ]
 
@@ -799,8 +800,8 @@ def test_a_trail_that_is_not_there_is_begun(
 def test_a_trail_is_compliant_once_a_webhook_brings_what_its_flow_requires(
     factstore, stranger, configure
 ):
-    given = {"name": "payouts", "requiredAttestationTypes": ["BUILD"]}
-    configure(flow_id=factstore.post("/api/v1/flows", given).json["id"])
+    body = {"name": "payouts", "requiredAttestationTypes": ["BUILD"]}
+    configure(flow_id=factstore.post("/api/v1/flows", body).json["id"])
 
     send(stranger, {"eventType": "build.succeeded"})
 
@@ -852,12 +853,12 @@ def test_who_ran_the_workflow_is_the_author_where_no_sender_is_told(factstore, s
 
 
 @pytest.mark.parametrize(
-    "told", [{"zen": "Design for failure."}, {"action": "opened"}, {"action": ["completed"]}]
+    "result", [{"zen": "Design for failure."}, {"action": "opened"}, {"action": ["completed"]}]
 )
-def test_what_else_github_tells_is_recorded_without_effect(factstore, stranger, configure, told):
+def test_what_else_github_tells_is_recorded_without_effect(factstore, stranger, configure, result):
     config = configure("GITHUB")
 
-    taken = send(stranger, told, "github")
+    taken = send(stranger, result, "github")
 
     assert taken.status == 200
     assert [row[1:3] for row in deliveries(factstore, config)] == [("unknown", "SUCCESS")]
@@ -866,9 +867,9 @@ def test_what_else_github_tells_is_recorded_without_effect(factstore, stranger, 
 
 def test_another_event_of_github_is_no_build_though_it_completes(factstore, stranger, configure):
     config = configure("GITHUB")
-    told = {"action": "completed", "check_suite": {"conclusion": "success"}}
+    body = {"action": "completed", "check_suite": {"conclusion": "success"}}
 
-    taken = send(stranger, told, "github", X_GitHub_Event="check_suite")
+    taken = send(stranger, body, "github", X_GitHub_Event="check_suite")
 
     assert taken.status == 200
     assert [row[1:3] for row in deliveries(factstore, config)] == [("unknown", "SUCCESS")]
@@ -958,7 +959,7 @@ def test_the_document_says_how_a_webhook_is_authenticated(lite):
 
     described = document["paths"]["/api/v1/webhooks/{source}"]["post"]
     assert described["security"] == []
-    assert {one["name"] for one in described["parameters"]} == {
+    assert {parameter["name"] for parameter in described["parameters"]} == {
         "source",
         "X-Hub-Signature-256",
         "X-Webhook-Signature",

@@ -96,7 +96,10 @@ def ticket_for(trail, **more):
 def states(lite):
     """State, attempts and status of every posting."""
     with lite.workspace.read():
-        return [(one.state, one.attempts, one.status_code) for one in JiraPosting.select()]
+        return [
+            (posting.state, posting.attempts, posting.status_code)
+            for posting in JiraPosting.select()
+        ]
 
 
 # The connection
@@ -183,11 +186,11 @@ def test_the_connection_is_for_administrators(lite, factstore):
 
     statuses = [
         [
-            one.get(CONFIG).status,
-            one.post(CONFIG, CONNECTION).status,
-            one.post(f"{JIRA}/test").status,
+            record.get(CONFIG).status,
+            record.post(CONFIG, CONNECTION).status,
+            record.post(f"{JIRA}/test").status,
         ]
-        for one in (reader, writer)
+        for record in (reader, writer)
     ]
 
     assert statuses == [[403, 403, 403], [403, 403, 403]]
@@ -199,9 +202,9 @@ def test_the_connection_is_for_administrators(lite, factstore):
 def test_a_dry_run_of_the_connection_stores_nothing(lite, factstore):
     before = tables(lite)
 
-    told = factstore.post(CONFIG, CONNECTION, dryRun="true")
+    response = factstore.post(CONFIG, CONNECTION, dryRun="true")
 
-    assert (told.status, told.json["result"]["jiraUsername"]) == (200, USER)
+    assert (response.status, response.json["result"]["jiraUsername"]) == (200, USER)
     assert tables(lite) == before
 
 
@@ -209,10 +212,13 @@ def test_a_dry_run_of_the_connection_stores_nothing(lite, factstore):
 
 
 def test_a_connection_that_works_says_so(client, connected, jira):
-    told = client.post(f"{JIRA}/test")
+    response = client.post(f"{JIRA}/test")
 
-    assert (told.status, told.json) == (200, {"success": True, "message": f"Jira knows {USER}."})
-    assert [one.path for one in jira.server.asked] == ["/rest/api/2/myself"]
+    assert (response.status, response.json) == (
+        200,
+        {"success": True, "message": f"Jira knows {USER}."},
+    )
+    assert [request.path for request in jira.server.asked] == ["/rest/api/2/myself"]
 
 
 @pytest.mark.parametrize(
@@ -232,18 +238,18 @@ def test_a_connection_that_works_says_so(client, connected, jira):
 def test_a_connection_that_does_not_work_says_why(client, connected, jira, answer, message):
     jira.answers = [answer]
 
-    told = client.post(f"{JIRA}/test")
+    response = client.post(f"{JIRA}/test")
 
-    assert (told.status, told.json) == (200, {"success": False, "message": message})
+    assert (response.status, response.json) == (200, {"success": False, "message": message})
 
 
 def test_a_server_that_is_down_is_a_failed_test_and_no_error(client, nowhere):
     client.post(CONFIG, CONNECTION | {"jiraBaseUrl": nowhere})
 
-    told = client.post(f"{JIRA}/test")
+    response = client.post(f"{JIRA}/test")
 
-    assert told.status == 200
-    assert told.json == {
+    assert response.status == 200
+    assert response.json == {
         "success": False,
         "message": "Jira gave no usable answer. The host refused the connection.",
     }
@@ -280,7 +286,7 @@ def test_a_ticket_is_made_in_jira_and_listed(near, client, connected, jira, trai
         "problem": None,
     }
     assert listed.json == [made.json]
-    assert [one.json for one in jira.server.asked] == [
+    assert [request.json for request in jira.server.asked] == [
         {
             "fields": {
                 "project": {"key": "OPS"},
@@ -343,10 +349,10 @@ def test_a_dry_run_of_a_ticket_leaves_no_trace_here_or_in_jira(
 ):
     before = tables(near)
 
-    told = client.post(TICKETS, ticket_for(trail), dryRun="true")
+    response = client.post(TICKETS, ticket_for(trail), dryRun="true")
 
-    assert told.status == 200
-    assert told.json["wouldCreate"]["status"] == "Pending"
+    assert response.status == 200
+    assert response.json["wouldCreate"]["status"] == "Pending"
     assert tables(near) == before
     assert jira.server.asked == []
 
@@ -467,7 +473,7 @@ def test_a_request_that_ended_early_leaves_its_ticket_to_the_dispatcher(
     arrived = near.step()
 
     assert (early, arrived) == (0, 1)
-    assert [one["ticketKey"] for one in client.get(TICKETS).json] == ["OPS-1"]
+    assert [record["ticketKey"] for record in client.get(TICKETS).json] == ["OPS-1"]
 
 
 def test_the_dispatcher_keeps_off_a_ticket_that_a_request_is_sending(
@@ -476,9 +482,9 @@ def test_the_dispatcher_keeps_off_a_ticket_that_a_request_is_sending(
     sent = []
     answer = jira.answer
 
-    def step_meanwhile(asked):
+    def step_meanwhile(request):
         sent.append(near.step())
-        return answer(asked)
+        return answer(request)
 
     jira.server.answer = step_meanwhile
 
@@ -492,7 +498,7 @@ def test_a_request_that_the_dispatcher_overtook_changes_nothing(
 ):
     answer = jira.answer
 
-    def dawdle(asked):
+    def dawdle(request):
         jira.server.answer = answer
         clock.advance(41)
         assert near.step() == 1
@@ -583,9 +589,9 @@ def test_a_ticket_that_was_tried_long_enough_is_failed(near, client, connected, 
 
 
 def test_a_sync_without_a_connection_does_nothing(factstore):
-    told = factstore.post(f"{JIRA}/sync")
+    response = factstore.post(f"{JIRA}/sync")
 
-    assert (told.status, told.json) == (
+    assert (response.status, response.json) == (
         200,
         {"syncedCount": 0, "message": "Jira is not configured."},
     )
@@ -610,11 +616,11 @@ def test_a_sync_makes_one_ticket_for_each_trail_that_is_not_compliant(
         "syncedCount": 2,
         "message": "Tickets made in Jira: 0, read from there: 2.",
     }
-    assert [one["trailId"] for one in tickets] == [bad, worse]
-    assert [one["summary"] for one in tickets] == [
+    assert [ticket["trailId"] for ticket in tickets] == [bad, worse]
+    assert [ticket["summary"] for ticket in tickets] == [
         "Trail c0ffee of flow payments is not compliant"
     ] * 2
-    assert [(one["ticketKey"], one["status"]) for one in tickets] == [
+    assert [(ticket["ticketKey"], ticket["status"]) for ticket in tickets] == [
         ("OPS-1", "To Do"),
         ("OPS-2", "To Do"),
     ]
@@ -669,11 +675,11 @@ def test_a_sync_reads_the_status_of_open_tickets(near, client, connected, jira, 
     clock.advance(1)
     second = client.post(f"{JIRA}/sync").json
 
-    statuses = [one["status"] for one in client.get(TICKETS).json]
+    statuses = [record["status"] for record in client.get(TICKETS).json]
     assert (first["syncedCount"], second["syncedCount"]) == (2, 1)
     # What is done is not read again, and what is gone stays as it was.
     assert statuses == ["In Review", "Done", "Open"]
-    paths = [one.path for one in jira.asked("GET")]
+    paths = [record.path for record in jira.asked("GET")]
     assert paths[:3] == [f"/rest/api/2/issue/OPS-{number}?fields=status" for number in (1, 2, 3)]
     assert len(paths) == 5
 
@@ -685,17 +691,17 @@ def test_a_sync_while_jira_is_down_leaves_everything_to_the_dispatcher(
     fail(near, *(another_trail(near, flow) for _ in range(3)))
     jira.answers = [(503, {})]
 
-    told = client.post(f"{JIRA}/sync").json
+    body = client.post(f"{JIRA}/sync").json
     attempts = len(jira.server.asked)
     clock.advance(41)
     near.step()
 
-    assert told == {
+    assert body == {
         "syncedCount": 0,
         "message": "Tickets made in Jira: 0, read from there: 0, waiting for Jira: 3.",
     }
     assert attempts == 1
-    assert [one["status"] for one in client.get(TICKETS).json] == ["Open"] * 3
+    assert [record["status"] for record in client.get(TICKETS).json] == ["Open"] * 3
     assert len(jira.issues) == len(set(jira.labels())) == 3
 
 
@@ -703,10 +709,10 @@ def test_a_sync_sends_again_what_jira_refused(near, client, connected, jira, tra
     jira.answers = [(400, {"errors": {"project": "There is none."}})]
     made = client.post(TICKETS, ticket_for(trail)).json
 
-    told = client.post(f"{JIRA}/sync").json
+    body = client.post(f"{JIRA}/sync").json
 
     assert made["status"] == "Failed"
-    assert told["message"] == "Tickets made in Jira: 1, read from there: 0."
+    assert body["message"] == "Tickets made in Jira: 1, read from there: 0."
     assert client.get(TICKETS).json == [
         made | {"ticketKey": "OPS-1", "status": "Open", "problem": None}
     ]
@@ -743,10 +749,10 @@ def test_no_transaction_is_open_while_jira_is_waited_for(near, client, connected
     fail(near, trail)
     answer, meanwhile = jira.answer, []
 
-    def write_meanwhile(asked):
+    def write_meanwhile(request):
         name = f"flow-{len(meanwhile)}"
         meanwhile.append(client.post("/api/v1/flows", {"name": name}).status)
-        return answer(asked)
+        return answer(request)
 
     jira.server.answer = write_meanwhile
 
@@ -760,9 +766,9 @@ def test_a_sync_ends_when_its_time_is_up(near, client, connected, jira, trail, m
     fail(near, trail, another_trail(near, read_flow(near, trail)))
     monkeypatch.setattr("novantra_lite.SYNC_TIME", 0)
 
-    told = client.post(f"{JIRA}/sync").json
+    body = client.post(f"{JIRA}/sync").json
 
-    assert told["message"] == "Tickets made in Jira: 1, read from there: 0, waiting for Jira: 1."
+    assert body["message"] == "Tickets made in Jira: 1, read from there: 0, waiting for Jira: 1."
     assert len(jira.server.asked) == 1
 
 
@@ -770,9 +776,9 @@ def test_a_dry_run_of_a_sync_only_counts(near, client, connected, jira, trail):
     fail(near, trail)
     before = tables(near)
 
-    told = client.post(f"{JIRA}/sync", dryRun="true")
+    response = client.post(f"{JIRA}/sync", dryRun="true")
 
-    assert told.json["result"] == {
+    assert response.json["result"] == {
         "syncedCount": 0,
         "message": "Trails that would get a ticket: 1.",
     }
@@ -784,9 +790,9 @@ def test_a_nonsensical_status_is_not_taken_over(client, connected, jira, trail):
     client.post(TICKETS, ticket_for(trail))
     jira.answers = [(200, {"fields": {"status": {"name": ""}}})]
 
-    told = client.post(f"{JIRA}/sync").json
+    body = client.post(f"{JIRA}/sync").json
 
-    assert told["syncedCount"] == 0
+    assert body["syncedCount"] == 0
     assert client.get(TICKETS).json[0]["status"] == "Open"
 
 
@@ -815,7 +821,7 @@ def waiting_threads():
 def test_reads_are_answered_while_more_requests_wait_for_jira_than_there_are_threads():
     open_again = threading.Event()
 
-    def answer(asked):
+    def answer(request):
         open_again.wait(60)
         return 200, {"name": "robot", "displayName": "Robot"}
 
@@ -839,10 +845,10 @@ def test_reads_are_answered_while_more_requests_wait_for_jira_than_there_are_thr
             read, _ = call(connection, "GET", CONFIG, token)
         meanwhile = waiting_threads()
         open_again.set()
-        answers = [one.result() for one in waiting]
+        answers = [record.result() for record in waiting]
         until(lambda: waiting_threads() == 2)
 
     assert read == 200
     assert meanwhile == 2 + 12 - 1
-    assert [(status, told["success"]) for status, told in answers] == [(200, True)] * 12
+    assert [(status, result["success"]) for status, result in answers] == [(200, True)] * 12
     assert waiting_threads() == 0

@@ -34,10 +34,10 @@ def verify_chain(client, begin, end):
 
 
 def test_an_entry_tells_the_fact_and_what_its_hash_is_over(lite, factstore, flow_id):
-    told = factstore.get(ENTRIES).json["entries"][2]
+    body = factstore.get(ENTRIES).json["entries"][2]
 
-    metadata = told["metadata"]
-    assert {name: told[name] for name in ("recordId", "factId", "eventType", "timestamp")} == {
+    metadata = body["metadata"]
+    assert {name: body[name] for name in ("recordId", "factId", "eventType", "timestamp")} == {
         "recordId": flow_id,
         "factId": flow_id,
         "eventType": "FLOW_CREATED",
@@ -57,11 +57,11 @@ def test_the_chain_can_be_recomputed_from_what_the_pages_tell(lite, factstore, n
     entries = factstore.get(ENTRIES).json["entries"]
 
     previous = ZEROS
-    for told in entries:
+    for entry in entries:
         names = ["entryId", "recordId", "eventType", "contentHash", "previousHash", "timestamp"]
-        assert told["previousHash"] == previous
-        previous = hashlib.sha256("|".join(told[name] for name in names).encode()).hexdigest()
-        assert told["metadata"]["entryHash"] == previous
+        assert entry["previousHash"] == previous
+        previous = hashlib.sha256("|".join(entry[name] for name in names).encode()).hexdigest()
+        assert entry["metadata"]["entryHash"] == previous
     assert len(entries) == 6
 
 
@@ -79,7 +79,7 @@ def test_the_chain_can_be_recomputed_from_what_the_pages_tell(lite, factstore, n
 def test_pages_go_from_the_oldest_entry_on(factstore, renamed, query, positions, pages):
     page = factstore.get(ENTRIES + query).json
 
-    assert [int(told["metadata"]["position"]) for told in page["entries"]] == positions
+    assert [int(entry["metadata"]["position"]) for entry in page["entries"]] == positions
     assert (page["page"], page["size"], page["totalPages"]) == pages
     assert page["totalElements"] == 4
 
@@ -102,10 +102,10 @@ def test_a_page_costs_no_more_far_into_the_chain(lite, factstore):
 
 
 def test_a_record_s_entry_is_its_newest(factstore, renamed):
-    told = factstore.get(f"{ENTRIES}/{renamed.upper()}").json
+    body = factstore.get(f"{ENTRIES}/{renamed.upper()}").json
 
-    assert (told["recordId"], told["eventType"]) == (renamed, "FLOW_UPDATED")
-    assert told["timestamp"] == "2026-06-01T12:01:00.000Z"
+    assert (body["recordId"], body["eventType"]) == (renamed, "FLOW_UPDATED")
+    assert body["timestamp"] == "2026-06-01T12:01:00.000Z"
 
 
 def test_a_record_that_the_ledger_does_not_know_has_no_entry(factstore):
@@ -133,12 +133,12 @@ def test_a_novantra_record_is_found_by_the_uuid_of_its_ulid(lite, factstore):
     made = lite.collection("findings").create(findingKey="a", title="A", severity="low", reason=WHY)
     record = record_uuid("finding", made["id"])
 
-    told = factstore.get(f"{ENTRIES}/{record}").json
+    body = factstore.get(f"{ENTRIES}/{record}").json
     verdict = factstore.post(f"{LEDGER}/verify/{record}").json
 
-    assert told["recordId"] == record
-    assert told["metadata"]["recordType"] == "finding"
-    assert told["metadata"]["recordKey"] == made["id"]
+    assert body["recordId"] == record
+    assert body["metadata"]["recordType"] == "finding"
+    assert body["metadata"]["recordKey"] == made["id"]
     assert verdict["verified"] is True
 
 
@@ -187,8 +187,8 @@ def test_a_record_that_was_deleted_is_still_verified(factstore, renamed):
 def test_a_record_without_entries_is_not_verified(factstore):
     verdict = factstore.post(f"{LEDGER}/verify/{NOBODY}").json
 
-    told = ["contentHash", "chainPosition", "previousHash", "ledgerTimestamp"]
-    assert [verdict[name] for name in told] == [None] * 4
+    result = ["contentHash", "chainPosition", "previousHash", "ledgerTimestamp"]
+    assert [verdict[name] for name in result] == [None] * 4
     assert (verdict["verified"], verdict["message"]) == (
         False,
         "The ledger has no entry of this record.",
@@ -352,10 +352,10 @@ def test_verifying_takes_only_the_right_to_read(lite, method, path):
 def test_a_dry_run_verifies_and_stores_nothing(lite, factstore, flow_id):
     before = tables(lite)
 
-    told = factstore.post(f"{LEDGER}/verify/{flow_id}", headers={"X-Dry-Run": "true"}).json
+    body = factstore.post(f"{LEDGER}/verify/{flow_id}", headers={"X-Dry-Run": "true"}).json
 
-    assert told["dryRun"] is True
-    assert told["result"]["verified"] is True
+    assert body["dryRun"] is True
+    assert body["result"]["verified"] is True
     assert tables(lite) == before
 
 
@@ -377,13 +377,13 @@ def test_entries_of_earlier_versions_stay_and_are_verified(lite, factstore, earl
     lite.collection("findings").update(earlier, severity="high", reason=WHY)
 
     stored = rows(lite, "SELECT record_id, record_key FROM ledger_entry WHERE id > 2")
-    told = factstore.get(ENTRIES).json["entries"]
+    body = factstore.get(ENTRIES).json["entries"]
     verdict = factstore.post(f"{LEDGER}/verify/{record}").json
     chain = verify_chain(factstore, "2026-01-01T00:00:00Z", "2027-01-01T00:00:00Z").json
 
     assert stored == [(earlier, None), (record, earlier)]
-    assert [entry["recordId"] for entry in told[2:]] == [record, record]
-    assert [entry["metadata"]["recordKey"] for entry in told[2:]] == [earlier, earlier]
+    assert [entry["recordId"] for entry in body[2:]] == [record, record]
+    assert [entry["metadata"]["recordKey"] for entry in body[2:]] == [earlier, earlier]
     assert (verdict["verified"], verdict["chainPosition"]) == (True, 2)
     assert (chain["valid"], chain["entriesChecked"]) == (True, 4)
     assert lite.verify() == []

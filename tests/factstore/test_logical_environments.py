@@ -52,9 +52,9 @@ def test_a_logical_environment_needs_only_a_name(lite, factstore):
     assert ledger(lite)[-1] == ("LOGICAL_ENVIRONMENT_CREATED", key)
 
 
-@pytest.mark.parametrize("told", [{}, {"name": " "}, {"name": "x" * 256}, {"name": ["x"]}])
-def test_a_wrong_name_is_refused(factstore, told):
-    refused = factstore.post(LOGICAL, told)
+@pytest.mark.parametrize("result", [{}, {"name": " "}, {"name": "x" * 256}, {"name": ["x"]}])
+def test_a_wrong_name_is_refused(factstore, result):
+    refused = factstore.post(LOGICAL, result)
 
     assert (refused.status, refused.json["error"]) == (400, "Bad Request")
     assert "name" in refused.json["message"]
@@ -218,15 +218,15 @@ def test_a_merged_snapshot_puts_the_latest_of_the_members_together(factstore, pa
     factstore.post(f"{ENVIRONMENTS}/{second}/snapshots", {"recordedBy": "x", "artifacts": [api]})
     whole = factstore.get(f"{path}/snapshots/latest").json
 
-    one = {"physicalEnvId": first, "physicalEnvName": "first"}
+    expected = {"physicalEnvId": first, "physicalEnvName": "first"}
     two = {"physicalEnvId": second, "physicalEnvName": "second"}
     assert half["memberSnapshots"] == [
-        one | {"snapshotIndex": 2, "recordedAt": NOON, "artifactCount": 2},
+        expected | {"snapshotIndex": 2, "recordedAt": NOON, "artifactCount": 2},
         two | {"snapshotIndex": None, "recordedAt": None, "artifactCount": 0},
     ]
     assert half["complianceStatus"] == "NON_COMPLIANT"
     assert whole["complianceStatus"] == "COMPLIANT"
-    assert whole["mergedArtifacts"] == [api | one, api | one, api | two]
+    assert whole["mergedArtifacts"] == [api | expected, api | expected, api | two]
 
 
 def test_a_merged_snapshot_of_what_does_not_comply_does_not_comply(lite, factstore, path, physical):
@@ -237,7 +237,7 @@ def test_a_merged_snapshot_of_what_does_not_comply_does_not_comply(lite, factsto
     for name, digests in (("first", [digest]), ("second", ["sha256:" + "b" * 64])):
         factstore.post(f"{path}/members/{(key := physical(name))}")
         running = [
-            {"artifactSha256": one, "artifactName": "x", "artifactTag": ""} for one in digests
+            {"artifactSha256": record, "artifactName": "x", "artifactTag": ""} for record in digests
         ]
         snapshot = {"recordedBy": "agent", "artifacts": running}
         factstore.post(f"{ENVIRONMENTS}/{key}/snapshots", snapshot)
@@ -253,18 +253,18 @@ def test_a_merged_snapshot_of_what_does_not_comply_does_not_comply(lite, factsto
 def test_a_merged_snapshot_takes_the_same_queries_for_any_number_of_members(
     lite, factstore, path, physical
 ):
-    asked = []
+    requests = []
     connection = lite.workspace.reader.connection()
-    connection.set_trace_callback(asked.append)
+    connection.set_trace_callback(requests.append)
 
     factstore.get(f"{path}/snapshots/latest")
-    none = len(asked)
+    none = len(requests)
     for number in range(5):
         key = physical(f"env-{number}")
         factstore.post(f"{ENVIRONMENTS}/{key}/snapshots", {"recordedBy": "agent"})
         factstore.post(f"{path}/members/{key}")
-    asked.clear()
+    requests.clear()
     factstore.get(f"{path}/snapshots/latest")
     connection.set_trace_callback(None)
 
-    assert len(asked) == none
+    assert len(requests) == none

@@ -83,7 +83,7 @@ def test_a_key_of_an_account_is_made_and_listed_under_it(lite, factstore, accoun
 
     created = factstore.post(keys, {"label": "ci", "ttlDays": 30})
 
-    told = {
+    expected = {
         "id": created.json["id"],
         "ownerId": account["id"],
         "ownerType": "SERVICE_ACCOUNT",
@@ -97,11 +97,11 @@ def test_a_key_of_an_account_is_made_and_listed_under_it(lite, factstore, accoun
         "lastUsedAt": None,
     }
     assert created.status == 201
-    assert created.json == told | {"plainTextKey": created.json["plainTextKey"]}
+    assert created.json == expected | {"plainTextKey": created.json["plainTextKey"]}
     assert created.json["plainTextKey"].startswith("fss_")
-    assert factstore.get(keys).json == [told]
-    assert audit(lite)[-1][1:3] == ("api_key.created", told["id"])
-    assert ledger(lite)[-1] == ("API_KEY_CREATED", told["id"])
+    assert factstore.get(keys).json == [expected]
+    assert audit(lite)[-1][1:3] == ("api_key.created", expected["id"])
+    assert ledger(lite)[-1] == ("API_KEY_CREATED", expected["id"])
     assert call(lite, created.json).status == 200
 
 
@@ -150,7 +150,7 @@ def test_a_key_of_the_console_belongs_to_the_account_of_its_label(lite, factstor
     lite.api_keys.create("auditor", ["factstore:read"])
     lite.api_keys.create("auditor", ["factstore:read"])
 
-    accounts = {one["name"]: one["id"] for one in factstore.get(ACCOUNTS).json}
+    accounts = {record["name"]: record["id"] for record in factstore.get(ACCOUNTS).json}
     listed = {
         name: [key["label"] for key in factstore.get(f"{ACCOUNTS}/{owner}/api-keys").json]
         for name, owner in accounts.items()
@@ -176,9 +176,9 @@ def test_an_account_that_is_not_there_is_not_found(factstore, method, below, key
 
     refused = factstore.request(method, f"{ACCOUNTS}/{key}{below}", json=body)
 
-    told = f"There is no service account with the id {NOBODY}."
+    text = f"There is no service account with the id {NOBODY}."
     assert refused.status == status
-    assert status == 400 or refused.json["message"] == told
+    assert status == 400 or refused.json["message"] == text
 
 
 def test_a_dry_run_stores_nothing(lite, factstore, account, key):

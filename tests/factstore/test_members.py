@@ -29,16 +29,16 @@ def ada(factstore, users):
 def test_a_user_is_found_by_email_and_a_member_at_once(lite, factstore, users):
     created = factstore.post(MEMBERS, {"email": "ada", "role": "MEMBER"})
 
-    told = {
+    expected = {
         "userId": users["ada"],
         "role": "MEMBER",
         "joinedAt": NOON,
         "email": "ada",
         "name": "Ada",
     }
-    assert (created.status, created.json) == (201, told)
-    assert factstore.get(f"{MEMBERS}/{users['ada']}").json == told
-    assert factstore.get(MEMBERS).json == [told]
+    assert (created.status, created.json) == (201, expected)
+    assert factstore.get(f"{MEMBERS}/{users['ada']}").json == expected
+    assert factstore.get(MEMBERS).json == [expected]
     assert audit(lite)[-1][1] == "member.created"
     assert ledger(lite)[-1][0] == "MEMBER_CREATED"
     assert events(lite) == []
@@ -275,8 +275,8 @@ def keys_of(lite, factstore):
     """Makes an API key of a user; the key's record, and a client that presents it."""
 
     def make(user, scopes):
-        asked = {"ownerId": user, "ownerType": "USER", "label": "own", "scopes": scopes}
-        made = factstore.post(KEYS, asked).json
+        body = {"ownerId": user, "ownerType": "USER", "label": "own", "scopes": scopes}
+        made = factstore.post(KEYS, body).json
         return made, Client(lite, {"X-Api-Key": made["plainTextKey"]})
 
     return make

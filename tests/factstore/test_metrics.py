@@ -42,13 +42,15 @@ def test_compliance_is_counted_and_its_rate_is_not_rounded(lite, factstore):
 
 def test_a_scan_fails_with_anything_critical_or_high(lite, factstore):
     trail = make_trail(lite)
-    for found in (
+    for counts in (
         {"critical_vulnerabilities": 1, "low_vulnerabilities": 3},
         {"high_vulnerabilities": 2},
         {"medium_vulnerabilities": 5, "informational": 9},
         {},
     ):
-        make(lite, lambda found=found: record_scan(Trail.fetch(trail), {"tool": "trivy", **found}))
+        make(
+            lite, lambda counts=counts: record_scan(Trail.fetch(trail), {"tool": "trivy", **counts})
+        )
 
     answer = factstore.get(f"{METRICS}/security")
 
@@ -84,9 +86,9 @@ def test_the_dashboard_counts_flows_and_trails(lite, factstore):
 
 @pytest.mark.parametrize("path", [f"{METRICS}/compliance", f"{METRICS}/security", STATS])
 def test_an_empty_workspace_adds_up_to_nothing(factstore, path):
-    told = factstore.get(path).json
+    body = factstore.get(path).json
 
-    assert {value for name, value in told.items() if name != "generatedAt"} == {0}
+    assert {value for name, value in body.items() if name != "generatedAt"} == {0}
 
 
 @pytest.mark.parametrize("path", [f"{METRICS}/compliance", f"{METRICS}/security", STATS])

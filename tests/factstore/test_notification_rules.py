@@ -54,8 +54,8 @@ def client(near):
 def fail(lite, client):
     """Record an attestation that failed; the ids of its trail and itself."""
     trail = begin_trail(lite, client)
-    told = {"type": "<junit> & co", "status": "FAILED"}
-    return trail, client.post(f"/api/v1/trails/{trail}/attestations", told).json["id"]
+    body = {"type": "<junit> & co", "status": "FAILED"}
+    return trail, client.post(f"/api/v1/trails/{trail}/attestations", body).json["id"]
 
 
 def send_test(client, rule):
@@ -91,7 +91,7 @@ def test_a_rule_starts_active_whatever_is_said(lite, factstore):
 
 @pytest.mark.parametrize("channel", ["SLACK", "WEBHOOK"])
 @pytest.mark.parametrize(
-    "told",
+    "result",
     [
         None,
         "",
@@ -105,8 +105,8 @@ def test_a_rule_starts_active_whatever_is_said(lite, factstore):
         "[" * 50,
     ],
 )
-def test_a_channel_needs_a_url(factstore, channel, told):
-    refused = factstore.post(RULES, RULE | {"channelType": channel, "channelConfig": told})
+def test_a_channel_needs_a_url(factstore, channel, result):
+    refused = factstore.post(RULES, RULE | {"channelType": channel, "channelConfig": result})
 
     assert refused.status == 400
     assert "webhookUrl" in refused.json["message"]
@@ -114,7 +114,7 @@ def test_a_channel_needs_a_url(factstore, channel, told):
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "result"),
     [
         ("http://93.184.216.34/hook", "must start with https://."),
         ("ftp://93.184.216.34/hook", "must start with https://."),
@@ -125,13 +125,13 @@ def test_a_channel_needs_a_url(factstore, channel, told):
         ("https://", "must name a host"),
     ],
 )
-def test_a_url_that_nothing_may_be_sent_to_is_refused_without_telling_it(factstore, url, told):
+def test_a_url_that_nothing_may_be_sent_to_is_refused_without_telling_it(factstore, url, result):
     kept = add_rule(factstore, channel="WEBHOOK", url=PUBLIC)
     new = {"channelType": "WEBHOOK", "channelConfig": config(url)}
 
     for refused in (factstore.post(RULES, RULE | new), factstore.put(f"{RULES}/{kept}", new)):
         assert refused.status == 400
-        assert told in refused.json["message"]
+        assert result in refused.json["message"]
         assert "s3cret" not in refused.json["message"]
     assert factstore.get(f"{RULES}/{kept}").json["channelConfig"] == config()
 
@@ -194,8 +194,8 @@ def test_selected_members_change_and_the_time_moves(lite, factstore, clock):
     before = factstore.get(f"{RULES}/{rule}").json
     clock.advance(60)
 
-    given = {"name": "builds", "isActive": False, "filterFlowId": SOMEBODY, "triggerEvent": None}
-    changed = factstore.put(f"{RULES}/{rule}", given)
+    body = {"name": "builds", "isActive": False, "filterFlowId": SOMEBODY, "triggerEvent": None}
+    changed = factstore.put(f"{RULES}/{rule}", body)
     clock.advance(60)
     touched = factstore.put(f"{RULES}/{rule}", {})
 
@@ -210,8 +210,8 @@ def test_selected_members_change_and_the_time_moves(lite, factstore, clock):
 def test_a_flag_that_clears_a_filter_beats_a_value_for_it(factstore):
     rule = add_rule(factstore, filterFlowId=NOBODY, filterEnvironmentId=NOBODY)
 
-    given = {"filterFlowId": SOMEBODY, "clearFilterFlowId": True, "clearFilterEnvironmentId": False}
-    changed = factstore.put(f"{RULES}/{rule}", given).json
+    body = {"filterFlowId": SOMEBODY, "clearFilterFlowId": True, "clearFilterEnvironmentId": False}
+    changed = factstore.put(f"{RULES}/{rule}", body).json
 
     assert (changed["filterFlowId"], changed["filterEnvironmentId"]) == (None, NOBODY)
     assert factstore.put(f"{RULES}/{rule}", {"clearFilterEnvironmentId": True}).json[
@@ -223,8 +223,8 @@ def test_a_change_leaves_a_channel_that_leads_somewhere(factstore):
     shown_inside = add_rule(factstore)
     sent = add_rule(factstore, channel="WEBHOOK", url=PUBLIC)
 
-    def put(rule, **told):
-        return factstore.put(f"{RULES}/{rule}", told).status
+    def put(rule, **body):
+        return factstore.put(f"{RULES}/{rule}", body).status
 
     assert put(shown_inside, channelType="SLACK") == 400
     assert put(sent, channelConfig="{}") == 400
@@ -323,12 +323,12 @@ def test_deliveries_come_newest_first_and_in_pages_on_request(factstore, clock):
         send_test(factstore, rule)
         clock.advance(60)
 
-    found = factstore.get(f"{RULES}/{rule}/deliveries").json
+    matches = factstore.get(f"{RULES}/{rule}/deliveries").json
     page = factstore.get(f"{RULES}/{rule}/deliveries?size=2").json
 
-    assert [one["sentAt"][14:16] for one in found] == ["02", "01", "00"]
-    assert (page["items"], page["totalItems"]) == (found[:2], 3)
-    assert found[0].items() >= {
+    assert [record["sentAt"][14:16] for record in matches] == ["02", "01", "00"]
+    assert (page["items"], page["totalItems"]) == (matches[:2], 3)
+    assert matches[0].items() >= {
         "ruleId": rule, "eventType": "ATTESTATION_FAILED", "status": "SENT", "attemptCount": 1,
         "error": None,
     }.items()  # fmt: skip
@@ -470,15 +470,15 @@ def test_a_rule_that_fails_does_not_hold_up_the_others(near, client):
 
 
 @pytest.mark.parametrize(
-    "told", [{"isActive": False}, {"channelType": "IN_APP"}], ids=["off", "inside"]
+    "result", [{"isActive": False}, {"channelType": "IN_APP"}], ids=["off", "inside"]
 )
-def test_what_waits_for_a_rule_that_sends_no_more_is_skipped(near, client, clock, told):
+def test_what_waits_for_a_rule_that_sends_no_more_is_skipped(near, client, clock, result):
     with receiver(500) as hook:
         rule = add_rule(client, channel="WEBHOOK", url=hook.url)
         fail(near, client)
         near.step()
 
-        client.put(f"{RULES}/{rule}", told)
+        client.put(f"{RULES}/{rule}", result)
         clock.advance(60)
         near.step()
 
@@ -542,6 +542,6 @@ def test_a_target_that_is_permitted_no_more_is_refused_at_sending(tmp_path, cloc
                 lite.step()
                 clock.advance(60)
 
-            told = deliveries(lite.client(*FACTSTORE_SCOPES), rule)
-    assert told == [("FAILED", 3, error)]
+            result = deliveries(lite.client(*FACTSTORE_SCOPES), rule)
+    assert result == [("FAILED", 3, error)]
     assert hook.posted == []

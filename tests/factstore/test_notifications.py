@@ -30,13 +30,13 @@ def flow(factstore, trail):
 
 @pytest.fixture
 def production(factstore):
-    told = {"name": "production", "type": "K8S"}
-    return factstore.post("/api/v1/environments", told).json["id"]
+    body = {"name": "production", "type": "K8S"}
+    return factstore.post("/api/v1/environments", body).json["id"]
 
 
 def attest(client, trail, status="FAILED", type="junit", **options):
-    told = {"type": type, "status": status}
-    return client.post(f"/api/v1/trails/{trail}/attestations", told, **options)
+    body = {"type": type, "status": status}
+    return client.post(f"/api/v1/trails/{trail}/attestations", body, **options)
 
 
 def titles(client):
@@ -51,9 +51,9 @@ def three(factstore, trail, flow):
     """The ids of two warnings and of a critical notification between them, oldest first."""
     add_rule(factstore)
     add_rule(factstore, "TRAIL_NON_COMPLIANT")
-    for kind in ("junit", "snyk"):
-        attest(factstore, trail, type=kind)
-    return [one["id"] for one in reversed(factstore.get(NOTIFICATIONS).json)]
+    for item in ("junit", "snyk"):
+        attest(factstore, trail, type=item)
+    return [record["id"] for record in reversed(factstore.get(NOTIFICATIONS).json)]
 
 
 def test_a_notification_says_what_happened_and_to_what(factstore, trail):
@@ -61,9 +61,9 @@ def test_a_notification_says_what_happened_and_to_what(factstore, trail):
 
     attestation = attest(factstore, trail).json["id"]
 
-    (told,) = factstore.get(NOTIFICATIONS).json
-    assert list(told.items()) == [
-        ("id", told["id"]),
+    (result,) = factstore.get(NOTIFICATIONS).json
+    assert list(result.items()) == [
+        ("id", result["id"]),
         ("title", "The attestation 'junit' failed"),
         ("message", f"It was recorded on the trail {trail} (commit c0ffee on main by Ada)."),
         ("severity", "WARNING"),
@@ -79,7 +79,7 @@ def test_the_newest_comes_first_and_filters_go_together(factstore, three):
     factstore.post(f"{NOTIFICATIONS}/{third}/read")
 
     def found(query):
-        return [one["id"] for one in factstore.get(f"{NOTIFICATIONS}?{query}").json]
+        return [record["id"] for record in factstore.get(f"{NOTIFICATIONS}?{query}").json]
 
     assert found("") == [third, second, first]
     assert found("isRead=false") == [second, first]
@@ -92,7 +92,7 @@ def test_the_newest_comes_first_and_filters_go_together(factstore, three):
 def test_a_page_of_the_list_can_be_asked_for(factstore, three):
     page = factstore.get(f"{NOTIFICATIONS}?page=1&size=2&isRead=false").json
 
-    assert [one["id"] for one in page.pop("items")] == [three[0]]
+    assert [record["id"] for record in page.pop("items")] == [three[0]]
     assert page == {"page": 1, "size": 2, "totalItems": 3, "totalPages": 2}
 
 
@@ -109,8 +109,8 @@ def test_reading_one_can_be_repeated_and_is_audited_once(lite, factstore, three)
     assert (first.status, first.json["id"], first.json["isRead"]) == (200, three[0], True)
     assert again.json == first.json
     assert factstore.get(f"{NOTIFICATIONS}/unread-count").json == {"count": 2}
-    told = [entry[1:3] for entry in audit(lite)]
-    assert told.count(("notification.read", three[0])) == 1
+    rows = [entry[1:3] for entry in audit(lite)]
+    assert rows.count(("notification.read", three[0])) == 1
     assert lite.verify() == []
 
 
@@ -128,10 +128,10 @@ def test_all_are_read_at_once(lite, factstore, three):
 def test_a_dry_run_reads_nothing(lite, factstore, three):
     before = tables(lite)
 
-    one = factstore.post(f"{NOTIFICATIONS}/{three[0]}/read", headers={"X-Dry-Run": "true"})
+    response = factstore.post(f"{NOTIFICATIONS}/{three[0]}/read", headers={"X-Dry-Run": "true"})
     every = factstore.post(f"{NOTIFICATIONS}/read-all", headers={"X-Dry-Run": "true"})
 
-    assert one.json["result"]["isRead"] is True
+    assert response.json["result"]["isRead"] is True
     assert every.json == {"dryRun": True, "result": None}
     assert tables(lite) == before
 
@@ -164,8 +164,8 @@ def v2(client, trail):
 
 
 def coverage(client, trail):
-    told = {"tool": "jacoco", "lineCoverage": 10.0, "minCoverage": 80.0}
-    return client.post(f"/api/v1/trails/{trail}/coverage", told)
+    body = {"tool": "jacoco", "lineCoverage": 10.0, "minCoverage": 80.0}
+    return client.post(f"/api/v1/trails/{trail}/coverage", body)
 
 
 def collected(client, trail):
@@ -224,8 +224,8 @@ def test_a_trail_is_told_of_when_it_turns_and_not_again(factstore, trail):
 
 
 def test_a_gate_that_shuts_is_told_of(factstore, flow, trail, production):
-    told = {"name": "strict", "environmentId": production, "flowId": flow, "enforceApprovals": True}
-    assert factstore.post("/api/v1/deployment-policies", told).status == 200
+    body = {"name": "strict", "environmentId": production, "flowId": flow, "enforceApprovals": True}
+    assert factstore.post("/api/v1/deployment-policies", body).status == 200
     image = {"imageName": "shop", "imageTag": "1.0", "sha256Digest": DIGEST, "reportedBy": "ci"}
     assert factstore.post(f"/api/v1/trails/{trail}/artifacts", image).status == 201
     rule = add_rule(
@@ -233,8 +233,8 @@ def test_a_gate_that_shuts_is_told_of(factstore, flow, trail, production):
     )
     add_rule(factstore, "GATE_BLOCKED", filterEnvironmentId=NOBODY)
 
-    asked = {"artifactSha256": DIGEST, "environmentId": production, "requestedBy": "ada"}
-    result = factstore.post("/api/v1/gate/evaluate", asked).json
+    query = {"artifactSha256": DIGEST, "environmentId": production, "requestedBy": "ada"}
+    result = factstore.post("/api/v1/gate/evaluate", query).json
 
     assert result["decision"] == "BLOCKED"
     assert shown(factstore) == [
@@ -260,22 +260,22 @@ def test_a_gate_that_shuts_is_told_of(factstore, flow, trail, production):
 def test_a_gate_that_opens_is_not_told_of(factstore, production):
     add_rule(factstore, "GATE_BLOCKED")
 
-    asked = {"artifactSha256": DIGEST, "environmentId": production}
-    assert factstore.post("/api/v1/gate/evaluate", asked).json["decision"] == "ALLOWED"
+    body = {"artifactSha256": DIGEST, "environmentId": production}
+    assert factstore.post("/api/v1/gate/evaluate", body).json["decision"] == "ALLOWED"
 
     assert factstore.get(NOTIFICATIONS).json == []
 
 
 def test_a_message_keeps_to_a_length_however_many_reasons_there_are(factstore, flow):
     types = [f"{number}-{'x' * 100}" for number in range(30)]
-    told = {"name": "strict", "flowId": flow, "requiredAttestationTypes": types}
-    assert factstore.post("/api/v1/deployment-policies", told).status == 200
+    body = {"name": "strict", "flowId": flow, "requiredAttestationTypes": types}
+    assert factstore.post("/api/v1/deployment-policies", body).status == 200
     rule = add_rule(factstore, "GATE_BLOCKED")
 
     factstore.post("/api/v1/gate/evaluate", {"artifactSha256": DIGEST})
 
-    (told,) = factstore.get(NOTIFICATIONS).json
-    assert len(told["message"]) == 2000
+    (body,) = factstore.get(NOTIFICATIONS).json
+    assert len(body["message"]) == 2000
     assert deliveries(factstore, rule) == [("SENT", 1, None)]
 
 
@@ -293,8 +293,8 @@ def test_an_assertion_that_does_not_hold_stops_as_a_gate_does(factstore, flow):
 
 def snap(client, environment, digest):
     artifact = {"artifactSha256": digest, "artifactName": "shop", "artifactTag": "1.0"}
-    told = {"recordedBy": "agent", "artifacts": [artifact]}
-    assert client.post(f"/api/v1/environments/{environment}/snapshots", told).status == 201
+    body = {"recordedBy": "agent", "artifacts": [artifact]}
+    assert client.post(f"/api/v1/environments/{environment}/snapshots", body).status == 201
 
 
 def test_drift_is_told_of_when_it_appears(factstore, production):
@@ -314,8 +314,8 @@ def test_drift_is_told_of_when_it_appears(factstore, production):
 
 
 def test_an_environment_that_ignores_drift_raises_nothing(factstore):
-    told = {"name": "sandbox", "type": "K8S", "driftPolicy": "IGNORE"}
-    key = factstore.post("/api/v1/environments", told).json["id"]
+    body = {"name": "sandbox", "type": "K8S", "driftPolicy": "IGNORE"}
+    key = factstore.post("/api/v1/environments", body).json["id"]
     add_rule(factstore, "DRIFT_DETECTED")
     snap(factstore, key, ONE)
     factstore.post(f"/api/v1/environments/{key}/baselines", {"approvedBy": "ada"})
@@ -329,8 +329,8 @@ def test_approvals_are_told_of_when_asked_for_and_when_refused(factstore, flow, 
     add_rule(factstore, "APPROVAL_REQUIRED", filterFlowId=flow)
     add_rule(factstore, "APPROVAL_REJECTED", filterFlowId=flow)
 
-    asked = factstore.post(f"/api/v1/trails/{trail}/approvals", {"requiredApprovers": ["eve"]})
-    key = asked.json["id"]
+    response = factstore.post(f"/api/v1/trails/{trail}/approvals", {"requiredApprovers": ["eve"]})
+    key = response.json["id"]
     said = {"approverIdentity": "eve", "comments": "Not on a Friday."}
     factstore.post(f"/api/v1/approvals/{key}/reject", said)
 
@@ -383,8 +383,8 @@ def test_what_is_rehearsed_or_rolled_back_raises_nothing(lite, factstore, flow, 
         raise Conflict("Something else was there first.")
 
     attest(factstore, trail, headers={"X-Dry-Run": "true"})
-    asked = {"sha256Digest": DIGEST, "flowId": flow}
-    factstore.post("/api/v1/assert?dryRun=true", asked)
+    body = {"sha256Digest": DIGEST, "flowId": flow}
+    factstore.post("/api/v1/assert?dryRun=true", body)
     with pytest.raises(Conflict):
         write_transaction(lite.workspace, work, actor="test")
 

@@ -30,8 +30,8 @@ def test_a_new_organisation_is_returned_bare_and_found_by_slug_and_by_uuid(lite,
         ("updatedAt", "2026-06-01T12:00:00.000000Z"),
     ]
     for name in ("acme", key, key.upper()):
-        found = factstore.get(f"{ORGANISATIONS}/{name}")
-        assert (found.status, found.json) == (200, created.json)
+        response = factstore.get(f"{ORGANISATIONS}/{name}")
+        assert (response.status, response.json) == (200, created.json)
     assert audit(lite)[-1][1:3] == ("organisation.created", key)
     assert ledger(lite)[-1] == ("ORGANISATION_CREATED", key)
     assert events(lite) == []
@@ -190,10 +190,10 @@ def test_a_uuid_names_its_organisation_before_an_older_slug_of_that_form(lite, f
         writer.execute("UPDATE organisation SET slug = ? WHERE slug = 'zeta'", [acme["id"]])
     token = {"provider": "GITHUB", "token": "ghp_1"}
 
-    found = factstore.get(f"{ORGANISATIONS}/{acme['id']}")
+    response = factstore.get(f"{ORGANISATIONS}/{acme['id']}")
     kept = factstore.post(f"{ORGANISATIONS}/{acme['id']}/scm-integrations", token)
 
-    assert found.json["slug"] == "acme"
+    assert response.json["slug"] == "acme"
     assert kept.json["orgSlug"] == "acme"
     assert factstore.get(f"{ORGANISATIONS}/{other['id']}").json["id"] == other["id"]
 
@@ -233,10 +233,10 @@ def test_a_refused_key_is_audited(lite, header):
 
 
 def test_every_answer_names_the_region(factstore):
-    found = factstore.get(ORGANISATIONS)
+    response = factstore.get(ORGANISATIONS)
     refused = factstore.get(f"{ORGANISATIONS}/nobody")
 
-    assert found.headers["x-factstore-region"] == "us-east-1"
+    assert response.headers["x-factstore-region"] == "us-east-1"
     assert refused.headers["x-factstore-region"] == "us-east-1"
 
 

@@ -64,7 +64,7 @@ def test_a_policy_needs_only_a_name(lite, factstore):
 
 def test_everything_that_may_be_given_is_kept(factstore):
     factstore.post("/api/v1/organisations", {"slug": "acme", "name": "Acme"})
-    given = {
+    body = {
         "name": "signed-only",
         "enforceProvenance": True,
         "enforceTrailCompliance": True,
@@ -76,10 +76,10 @@ def test_everything_that_may_be_given_is_kept(factstore):
         "policyEvaluator": "opa",
     }
 
-    created = factstore.post(POLICIES, given | {"enabled": True, "description": "Ours"})
+    created = factstore.post(POLICIES, body | {"enabled": True, "description": "Ours"})
 
     assert created.status == 201
-    assert created.json.items() >= given.items()
+    assert created.json.items() >= body.items()
     assert "enabled" not in created.json
 
 
@@ -233,9 +233,9 @@ def test_a_rule_can_be_changed_and_taken_away(factstore):
     whole = factstore.put(path, {"policyType": "SIGNATURE_REQUIRED", "threshold": ""}).json
     none = factstore.put(path, {"policyType": ""}).json
 
-    told = [(one["policyType"], one["threshold"]) for one in (changed, whole, none)]
+    rows = [(record["policyType"], record["threshold"]) for record in (changed, whole, none)]
     assert half.status == 422
-    assert told == [("ATTESTATION_COUNT", 4), ("SIGNATURE_REQUIRED", None), ("", None)]
+    assert rows == [("ATTESTATION_COUNT", 4), ("SIGNATURE_REQUIRED", None), ("", None)]
 
 
 def test_a_name_is_taken_once(factstore, policy):
@@ -247,7 +247,7 @@ def test_a_name_is_taken_once(factstore, policy):
 
     assert [again.status, renamed.status, own.status] == [409, 409, 200]
     assert "signed-only" in again.json["message"]
-    assert [one["name"] for one in factstore.get(POLICIES).json] == ["signed-only", "other"]
+    assert [record["name"] for record in factstore.get(POLICIES).json] == ["signed-only", "other"]
 
 
 def test_an_organisation_that_is_not_there_is_not_found(factstore):

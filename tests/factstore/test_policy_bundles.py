@@ -127,12 +127,12 @@ def test_a_dry_run_compiles_and_stores_nothing(lite, factstore):
     before = tables(lite)
     good = {"name": "gate", "version": "1", "regoContent": ALLOW_QA}
 
-    told = factstore.post(BUNDLES, good, headers={"X-Dry-Run": "true"})
+    response = factstore.post(BUNDLES, good, headers={"X-Dry-Run": "true"})
     refused = factstore.post(
         BUNDLES, good | {"regoContent": "package p\nallow if"}, headers={"X-Dry-Run": "true"}
     )
 
-    assert (told.status, told.json["wouldCreate"]["regoContent"]) == (200, ALLOW_QA)
+    assert (response.status, response.json["wouldCreate"]["regoContent"]) == (200, ALLOW_QA)
     assert refused.status == 422
     assert tables(lite) == before
 
@@ -243,10 +243,10 @@ def test_an_archive_of_modules_is_one_bundle_and_all_are_asked(factstore, pack):
         'deny contains "frozen" if input.environment == "prod"'
     )
     activate(factstore, stored.json["id"])
-    asked = [{"artifactName": "svc"}, {"artifactName": "x"}]
-    asked.append({"artifactName": "svc", "environment": "prod"})
-    told = [factstore.post(EVALUATE, body).json["denyReasons"] for body in asked]
-    assert told == [[], ["The policy does not allow this."], ["frozen"]]
+    requests = [{"artifactName": "svc"}, {"artifactName": "x"}]
+    requests.append({"artifactName": "svc", "environment": "prod"})
+    result = [factstore.post(EVALUATE, body).json["denyReasons"] for body in requests]
+    assert result == [[], ["The policy does not allow this."], ["frozen"]]
 
 
 def test_a_fault_in_an_archive_is_told_by_the_path(factstore):
@@ -274,14 +274,14 @@ def test_a_bundle_as_opa_builds_it_decides_with_its_data_and_without_its_tests(f
 
     assert (stored.status, stored.json["regoContent"]) == (201, files["/policy/gate.rego"])
     activate(factstore, stored.json["id"])
-    asked = [{"artifactName": "ann"}, {"artifactName": "bo"}]
-    asked.append({"artifactName": "ann", "environment": "prod"})
-    told = [factstore.post(EVALUATE, body).json["denyReasons"] for body in asked]
-    assert told == [[], ["The policy does not allow this."], ["at its limit"]]
+    requests = [{"artifactName": "ann"}, {"artifactName": "bo"}]
+    requests.append({"artifactName": "ann", "environment": "prod"})
+    result = [factstore.post(EVALUATE, body).json["denyReasons"] for body in requests]
+    assert result == [[], ["The policy does not allow this."], ["at its limit"]]
 
 
 @pytest.mark.parametrize(
-    ("files", "told"),
+    ("files", "result"),
     [
         ({"data.json": '{"p": {"allow": true}}'}, "p.rego:2:9: data has allow, too"),
         ({"data.yaml": "a: ["}, "data.yaml:2:1: expected JSON, or YAML"),
@@ -292,13 +292,13 @@ def test_a_bundle_as_opa_builds_it_decides_with_its_data_and_without_its_tests(f
         ),
     ],
 )
-def test_a_bundle_that_is_not_understood_is_refused_with_the_place(lite, factstore, files, told):
+def test_a_bundle_that_is_not_understood_is_refused_with_the_place(lite, factstore, files, result):
     before = tables(lite)
 
     refused = send(factstore, zipped({"p.rego": ALLOW_QA} | files))
 
     assert refused.status == 422
-    assert told in refused.json["message"]
+    assert result in refused.json["message"]
     assert tables(lite) == before
 
 
@@ -317,10 +317,10 @@ def test_a_path_that_leads_out_of_an_archive_is_refused(lite, factstore, pack, n
 
 
 @pytest.mark.parametrize(
-    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE]
+    "type", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE]
 )
-def test_a_link_or_device_in_a_tar_is_refused(factstore, kind):
-    refused = send(factstore, tarred({"p.rego": ""}, type=kind, linkname="/etc/passwd"))
+def test_a_link_or_device_in_a_tar_is_refused(factstore, type):
+    refused = send(factstore, tarred({"p.rego": ""}, type=type, linkname="/etc/passwd"))
 
     assert refused.status == 400
     assert "no links or devices" in refused.json["message"]
@@ -393,14 +393,14 @@ BAD_FILES = {
 }
 
 
-@pytest.mark.parametrize(("content", "told"), BAD_FILES.values(), ids=BAD_FILES)
-def test_a_file_that_is_no_bundle_is_refused(lite, factstore, content, told):
+@pytest.mark.parametrize(("content", "result"), BAD_FILES.values(), ids=BAD_FILES)
+def test_a_file_that_is_no_bundle_is_refused(lite, factstore, content, result):
     before = tables(lite)
 
     refused = send(factstore, content)
 
     assert refused.status == 400
-    assert told in refused.json["message"]
+    assert result in refused.json["message"]
     assert tables(lite) == before
 
 
@@ -432,9 +432,13 @@ def test_activation_moves_the_bundle_that_was_active_too(lite, factstore, clock)
     activate(factstore, first)
     clock.advance(60)
 
-    told = activate(factstore, second)
+    response = activate(factstore, second)
 
-    assert (told.status, told.json["id"], told.json["status"]) == (200, second, "ACTIVE")
+    assert (response.status, response.json["id"], response.json["status"]) == (
+        200,
+        second,
+        "ACTIVE",
+    )
     listed = factstore.get(BUNDLES).json
     assert [bundle["status"] for bundle in listed] == ["INACTIVE", "ACTIVE"]
     assert {bundle["updatedAt"] for bundle in listed} == {"2026-06-01T12:01:00.000000Z"}
@@ -450,25 +454,27 @@ def test_activating_the_active_bundle_moves_its_time(factstore, clock):
     activate(factstore, bundle)
     clock.advance(60)
 
-    told = activate(factstore, bundle)
+    response = activate(factstore, bundle)
 
-    assert (told.status, told.json["status"]) == (200, "ACTIVE")
-    assert told.json["updatedAt"] == "2026-06-01T12:01:00.000000Z"
+    assert (response.status, response.json["status"]) == (200, "ACTIVE")
+    assert response.json["updatedAt"] == "2026-06-01T12:01:00.000000Z"
 
 
 def test_a_dry_run_of_an_activation_activates_nothing(lite, factstore):
     bundle = store(factstore, ALLOW_QA)
     before = tables(lite)
 
-    told = factstore.put(f"{BUNDLES}/{bundle}/activate", headers={"X-Dry-Run": "true"})
+    response = factstore.put(f"{BUNDLES}/{bundle}/activate", headers={"X-Dry-Run": "true"})
 
-    assert told.json["wouldUpdate"]["status"] == "ACTIVE"
+    assert response.json["wouldUpdate"]["status"] == "ACTIVE"
     assert tables(lite) == before
 
 
 def test_of_two_threads_that_activate_one_remains(lite, factstore):
     bundles = [store(factstore, ALLOW_QA) for _ in range(4)]
-    threads = [threading.Thread(target=activate, args=(factstore, one)) for one in bundles * 2]
+    threads = [
+        threading.Thread(target=activate, args=(factstore, record)) for record in bundles * 2
+    ]
 
     for thread in threads:
         thread.start()
@@ -563,8 +569,8 @@ def test_one_bundle_of_a_name_is_active_for_each_binding_and_one_for_none(factst
     listed = factstore.get(BUNDLES).json
     assert [bundle["status"] for bundle in listed] == ["ACTIVE", "INACTIVE", "ACTIVE", "ACTIVE"]
     assert [bundle["environmentId"] for bundle in listed] == [None, prod, qa, prod]
-    told = factstore.post(EVALUATE, {"artifactName": "svc", "environment": "qa"})
-    assert (told.status, told.json["bundleId"]) == (200, bundles[0])
+    response = factstore.post(EVALUATE, {"artifactName": "svc", "environment": "qa"})
+    assert (response.status, response.json["bundleId"]) == (200, bundles[0])
 
 
 def test_any_of_several_bundles_of_one_binding_shuts_the_gate(lite, factstore):
@@ -599,7 +605,7 @@ def test_ten_bundles_at_most_are_active_for_one_binding(factstore):
     assert [answer.status for answer in answers] == [*[200] * 10, 409, 200, 200]
     assert "10 policy bundles" in answers[10].json["message"]
     listed = factstore.get(BUNDLES).json
-    inactive = [number for number, one in enumerate(listed) if one["status"] == "INACTIVE"]
+    inactive = [number for number, record in enumerate(listed) if record["status"] == "INACTIVE"]
     assert inactive == [3, 10]
 
 
@@ -630,10 +636,10 @@ def test_a_bundle_that_fails_shuts_the_gate(lite, factstore):
     policy = 'package p\nallow := true\ndeny contains "x" if to_number(input.environment) > 1'
     activate(factstore, store(factstore, policy, name="number", environmentId=prod))
 
-    told = factstore.post(GATE, {"artifactSha256": ONE, "environmentId": prod}).json
+    body = factstore.post(GATE, {"artifactSha256": ONE, "environmentId": prod}).json
 
-    assert told["decision"] == "BLOCKED"
-    assert told["blockReasons"] == [
+    assert body["decision"] == "BLOCKED"
+    assert body["blockReasons"] == [
         "Policy bundle 'number': The policy could not be evaluated: "
         "policy.rego:3: could not parse string as number."
     ]
@@ -694,11 +700,11 @@ def test_a_decision_is_told_kept_and_audited(lite, factstore):
     bundle = store(factstore, ALLOW_QA, orgSlug="acme")
     activate(factstore, bundle)
 
-    told = factstore.post(EVALUATE, {"artifactName": "svc", "environment": "qa"})
+    response = factstore.post(EVALUATE, {"artifactName": "svc", "environment": "qa"})
 
-    assert told.status == 200
-    assert told.json == {
-        "id": told.json["id"],
+    assert response.status == 200
+    assert response.json == {
+        "id": response.json["id"],
         "bundleId": bundle,
         "inputJson": '{"artifactName":"svc","artifactVersion":null,"environment":"qa",'
         '"attestations":[],"approvalStatus":null}',
@@ -707,15 +713,15 @@ def test_a_decision_is_told_kept_and_audited(lite, factstore):
         "orgSlug": "acme",
         "evaluatedAt": "2026-06-01T12:00:00.000000Z",
     }
-    assert factstore.get(DECISIONS).json == [told.json]
-    assert factstore.get(f"{DECISIONS}/{told.json['id']}").json == told.json
-    assert ("POLICY_DECISION_MADE", told.json["id"]) in ledger(lite)
+    assert factstore.get(DECISIONS).json == [response.json]
+    assert factstore.get(f"{DECISIONS}/{response.json['id']}").json == response.json
+    assert ("POLICY_DECISION_MADE", response.json["id"]) in ledger(lite)
     happened = happenings(lite)[-1]
     assert happened == (
         "POLICY_EVALUATED",
         happened[1],
         {
-            "decisionId": told.json["id"],
+            "decisionId": response.json["id"],
             "bundleId": bundle,
             "artifactName": "svc",
             "resultAllow": True,
@@ -730,19 +736,19 @@ def test_a_decision_is_told_kept_and_audited(lite, factstore):
 def test_a_denial_is_told_with_its_reasons(lite, factstore):
     activate(factstore, store(factstore, DENY_ALL))
 
-    told = factstore.post(EVALUATE, {"artifactName": "svc"})
+    response = factstore.post(EVALUATE, {"artifactName": "svc"})
 
-    assert (told.status, told.json["resultAllow"]) == (200, False)
-    assert told.json["denyReasons"] == ["frozen"]
+    assert (response.status, response.json["resultAllow"]) == (200, False)
+    assert response.json["denyReasons"] == ["frozen"]
     assert happenings(lite)[-1][2]["denyReasons"] == ["frozen"]
 
 
 def test_a_reason_with_bars_stays_one(factstore):
     activate(factstore, store(factstore, 'package p\ndeny contains "a||b"'))
 
-    told = factstore.post(EVALUATE, {"artifactName": "svc"}).json
+    body = factstore.post(EVALUATE, {"artifactName": "svc"}).json
 
-    assert factstore.get(f"{DECISIONS}/{told['id']}").json["denyReasons"] == ["a||b"]
+    assert factstore.get(f"{DECISIONS}/{body['id']}").json["denyReasons"] == ["a||b"]
 
 
 def test_decisions_are_listed_in_the_order_in_which_they_were_made(factstore):
@@ -756,10 +762,10 @@ def test_a_dry_run_decides_and_keeps_nothing(lite, factstore):
     activate(factstore, store(factstore, DENY_ALL))
     before = tables(lite)
 
-    told = factstore.post(EVALUATE, {"artifactName": "svc"}, headers={"X-Dry-Run": "true"})
+    response = factstore.post(EVALUATE, {"artifactName": "svc"}, headers={"X-Dry-Run": "true"})
 
-    assert told.json["dryRun"] is True
-    assert told.json["result"]["denyReasons"] == ["frozen"]
+    assert response.json["dryRun"] is True
+    assert response.json["result"]["denyReasons"] == ["frozen"]
     assert tables(lite) == before
 
 
@@ -789,9 +795,9 @@ def test_the_input_has_the_five_members_in_order_and_nulls(factstore):
         "extra": "left out",
     }
 
-    told = factstore.post(EVALUATE, body)
+    response = factstore.post(EVALUATE, body)
 
-    assert told.json["inputJson"] == (
+    assert response.json["inputJson"] == (
         '{"artifactName":"é","artifactVersion":"2.5","environment":"qa",'
         '"attestations":[{"type":"SCAN","status":null},{}],"approvalStatus":null}'
     )
@@ -816,10 +822,10 @@ def test_a_trail_and_an_artifact_that_are_named_are_part_of_the_input(lite, fact
     activate(factstore, store(factstore, policy))
     body = {"artifactName": "svc", "trailId": trail.upper(), "artifactDigest": ONE.upper()}
 
-    told = factstore.post(EVALUATE, body)
+    response = factstore.post(EVALUATE, body)
 
-    document = json.loads(told.json["inputJson"])
-    assert told.json["resultAllow"] is True
+    document = json.loads(response.json["inputJson"])
+    assert response.json["resultAllow"] is True
     assert list(document)[5:] == ["trail", "artifact", "scans"]
     assert (document["trail"]["id"], document["artifact"]["id"]) == (trail, artifact)
     assert happenings(lite)[-1][3:] == (trail, ONE)
@@ -832,15 +838,15 @@ def test_an_artifact_is_the_one_first_reported_or_that_of_the_trail_or_the_one_n
     second = another_trail(lite, factstore.get(f"/api/v1/trails/{first}").json["flowId"])
     artifacts = [report(lite, trail) for trail in (first, second)]
     activate(factstore, store(factstore, ALLOW_QA))
-    asked = [
+    requests = [
         {"artifactDigest": ONE.upper()},
         {"artifactDigest": ONE.upper(), "trailId": second},
         {"artifactId": artifacts[1]},
     ]
 
-    told = [factstore.post(EVALUATE, {"artifactName": "svc", **ids}).json for ids in asked]
+    rows = [factstore.post(EVALUATE, {"artifactName": "svc", **ids}).json for ids in requests]
 
-    seen = [json.loads(one["inputJson"])["artifact"]["id"] for one in told]
+    seen = [json.loads(record["inputJson"])["artifact"]["id"] for record in rows]
     assert seen == [artifacts[0], artifacts[1], artifacts[1]]
 
 
@@ -878,12 +884,12 @@ def test_a_policy_that_does_not_end_denies_and_the_next_one_decides(lite, factst
     activate(factstore, store(factstore, endless))
     lite.rego.deadline = 0.5
 
-    told = factstore.post(EVALUATE, {"artifactName": "svc"})
+    response = factstore.post(EVALUATE, {"artifactName": "svc"})
 
     lite.rego.deadline = 60.0
-    assert told.status == 200
-    assert told.json["resultAllow"] is False
-    assert told.json["denyReasons"] == [
+    assert response.status == 200
+    assert response.json["resultAllow"] is False
+    assert response.json["denyReasons"] == [
         "The policy could not be evaluated: it took longer than 0.5 s."
     ]
     activate(factstore, store(factstore, ALLOW_QA))
@@ -914,10 +920,10 @@ def test_a_policy_that_took_too_long_is_not_evaluated_for_a_while(lite, factstor
 def test_a_policy_that_contradicts_itself_denies(factstore):
     activate(factstore, store(factstore, "package p\nallow := true\nallow := false"))
 
-    told = factstore.post(EVALUATE, {"artifactName": "svc"}).json
+    body = factstore.post(EVALUATE, {"artifactName": "svc"}).json
 
-    assert told["resultAllow"] is False
-    assert told["denyReasons"] == [
+    assert body["resultAllow"] is False
+    assert body["denyReasons"] == [
         "The policy could not be evaluated: policy.rego:3: rule conflicts with rule at "
         "policy.rego:2:1."
     ]
@@ -925,20 +931,20 @@ def test_a_policy_that_contradicts_itself_denies(factstore):
 
 def test_several_threads_evaluate(lite, factstore):
     activate(factstore, store(factstore, ALLOW_QA))
-    told = []
+    rows = []
 
-    def ask(place):
-        body = {"artifactName": "svc", "environment": place}
-        told.append((place, factstore.post(EVALUATE, body).json["resultAllow"]))
+    def ask(item):
+        body = {"artifactName": "svc", "environment": item}
+        rows.append((item, factstore.post(EVALUATE, body).json["resultAllow"]))
 
-    threads = [threading.Thread(target=ask, args=(place,)) for place in ("qa", "prod") * 4]
+    threads = [threading.Thread(target=ask, args=(item,)) for item in ("qa", "prod") * 4]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     lite.workspace.reader.close_ended()
 
-    assert sorted(told) == [("prod", False)] * 4 + [("qa", True)] * 4
+    assert sorted(rows) == [("prod", False)] * 4 + [("qa", True)] * 4
 
 
 def test_a_decision_can_be_neither_changed_nor_removed(lite, factstore):

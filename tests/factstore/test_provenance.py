@@ -123,8 +123,8 @@ def trusting(tmp_path, clock):
     for name, key in KEYS.items():
         files.append(tmp_path / f"{name}.pem")
         files[-1].write_text(f"The key of our builds.\n{pem(key)}")
-    given = {"provenance_keys": tuple(map(str, files))}
-    with NovantraLite(clock=clock, random=random.Random(7), **given) as lite:
+    values = {"provenance_keys": tuple(map(str, files))}
+    with NovantraLite(clock=clock, random=random.Random(7), **values) as lite:
         yield lite
 
 
@@ -161,7 +161,7 @@ def test_provenance_needs_only_a_builder(lite, factstore, trail, artifact, path)
 
 
 def test_everything_that_may_be_given_is_kept(factstore, path):
-    given = BUILT | {
+    body = BUILT | {
         "buildConfigUri": "https://git.example/ci.yml",
         "sourceRepositoryUri": "https://git.example/payments",
         "sourceCommitSha": "0f3e",
@@ -171,13 +171,13 @@ def test_everything_that_may_be_given_is_kept(factstore, path):
         "slsaLevel": "L3",
     }
 
-    recorded = factstore.post(path, given)
+    recorded = factstore.post(path, body)
 
     assert recorded.status == 201
     assert (
         recorded.json.items()
         >= (
-            given
+            body
             | {
                 "buildStartedOn": "2026-06-01T11:00:00.000000Z",
                 "buildFinishedOn": "2026-06-01T10:00:00.000000Z",
@@ -242,7 +242,9 @@ def test_what_is_not_there_is_not_found(lite, factstore, trail, artifact, method
         for way in ways
     ]  # fmt: skip
 
-    assert [(one.status, one.json["error"]) for one in refused] == [(404, "Not Found")] * 3
+    assert [(response.status, response.json["error"]) for response in refused] == [
+        (404, "Not Found")
+    ] * 3
     assert NOBODY in refused[0].json["message"] and NOBODY in refused[1].json["message"]
     assert f"does not belong to the trail {other}" in refused[2].json["message"]
 
@@ -258,11 +260,11 @@ def test_an_artifact_without_provenance_has_none_to_read(factstore, artifact, pa
 def test_a_dry_run_stores_nothing(lite, factstore, path, version):
     path, before = path.replace("v1", version), tables(lite)
 
-    told = factstore.post(path, BUILT, headers={"X-Dry-Run": "true"})
+    response = factstore.post(path, BUILT, headers={"X-Dry-Run": "true"})
     verified = factstore.post(f"{path}/verify", headers={"X-Dry-Run": "true"})
 
-    assert (told.status, told.json["dryRun"]) == (200, True)
-    assert told.json["wouldCreate"]["builderType"] == "GITHUB_ACTIONS"
+    assert (response.status, response.json["dryRun"]) == (200, True)
+    assert response.json["wouldCreate"]["builderType"] == "GITHUB_ACTIONS"
     assert verified.json["result"]["verdict"] == "NONE"
     assert tables(lite) == before
 
@@ -685,8 +687,8 @@ def test_nothing_is_taken_from_a_statement_that_fails(trusting):
 def test_a_source_that_the_statement_does_not_tell_is_not_verified(trusting):
     client, path = reported(trusting)
 
-    told = BUILT | {"provenanceSignature": envelope(P256), "sourceCommitSha": COMMIT}
-    recorded = client.post(path, told).json
+    body = BUILT | {"provenanceSignature": envelope(P256), "sourceCommitSha": COMMIT}
+    recorded = client.post(path, body).json
 
     assert recorded["provenanceStatus"] == "PROVENANCE_UNVERIFIED"
 
@@ -751,12 +753,12 @@ def test_a_detached_signature_vouches_for_nothing_but_the_digest(trusting):
 def test_a_signature_that_fails_opens_no_gate(trusting, signature, enforced, required):
     client, path = reported(trusting)
     client.post(path, BUILT | {"provenanceSignature": signature})
-    asked = {"artifactSha256": DIGEST, "requestedBy": "ci"}
+    body = {"artifactSha256": DIGEST, "requestedBy": "ci"}
 
     demand(client, "proven", enforceProvenance=True)
-    first = client.post("/api/v1/gate/evaluate", asked).json
+    first = client.post("/api/v1/gate/evaluate", body).json
     demand(client, "signed", requireSignature=True)
-    second = client.post("/api/v1/gate/evaluate", asked).json
+    second = client.post("/api/v1/gate/evaluate", body).json
 
     assert (first["decision"], second["decision"]) == (enforced, required)
 

@@ -175,13 +175,15 @@ class Speaker(http.server.BaseHTTPRequestHandler):
         line = f"{self.command} {self.path}"
         length = int(self.headers.get("Content-Length", 0))
         self.server.seen.append((line, dict(self.headers), self.rfile.read(length)))
-        found = self.server.answers.get(line, self.server.answers.get("*", 404))
-        if callable(found):
-            found(self)
-        elif isinstance(found, int):
-            self.reply(found, b'{"message": "Words of the host"}')
+        response = self.server.answers.get(line, self.server.answers.get("*", 404))
+        if callable(response):
+            response(self)
+        elif isinstance(response, int):
+            self.reply(response, b'{"message": "Words of the host"}')
         else:
-            self.reply(200, found if isinstance(found, bytes) else json.dumps(found).encode())
+            self.reply(
+                200, response if isinstance(response, bytes) else json.dumps(response).encode()
+            )
 
     do_POST = do_GET
 
@@ -291,13 +293,13 @@ def asked(provider, **change):
 def test_the_pull_request_of_a_commit_is_looked_up_and_attested(
     lite, factstore, host, trail, pull_request, provider
 ):
-    repository, (header, value), host.answers, told = PROVIDERS[provider]
-    told = told | {"url": told["url"].format(base=host.url)}
+    repository, (header, value), host.answers, expected = PROVIDERS[provider]
+    expected = expected | {"url": expected["url"].format(base=host.url)}
 
     answer = factstore.post(pull_request, asked(provider))
 
     record = answer.json
-    assert (answer.status, json.loads(record["details"])) == (201, told)
+    assert (answer.status, json.loads(record["details"])) == (201, expected)
     assert record["type"] == "pull-request"
     assert (record["name"], record["status"], record["compliant"]) == (provider, "PASSED", True)
     assert (record["trailId"], record["orgSlug"]) == (trail, "acme")
@@ -326,7 +328,7 @@ def test_the_pull_request_of_a_commit_is_looked_up_and_attested(
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_pull_request_is_looked_up_by_its_number(factstore, host, pull_request, provider):
     number, host.answers = NUMBERED[provider]
-    repository, _, _, told = PROVIDERS[provider]
+    repository, _, _, expected = PROVIDERS[provider]
     owner, _, name = repository.rpartition("/")
 
     answer = factstore.post(
@@ -340,8 +342,8 @@ def test_a_pull_request_is_looked_up_by_its_number(factstore, host, pull_request
         },
     )
 
-    told = told | {"url": told["url"].format(base=host.url)}
-    assert (answer.status, json.loads(answer.json["details"])) == (201, told)
+    expected = expected | {"url": expected["url"].format(base=host.url)}
+    assert (answer.status, json.loads(answer.json["details"])) == (201, expected)
     assert host.lines() == list(host.answers)
 
 
@@ -385,8 +387,8 @@ def test_a_pull_request_that_was_not_merged_says_so(
 ):
     number, answers = NUMBERED[provider]
     host.answers = {
-        line: found | change if isinstance(found, dict) else found
-        for line, found in answers.items()
+        line: result | change if isinstance(result, dict) else result
+        for line, result in answers.items()
     }
 
     answer = factstore.post(pull_request, asked(provider, prNumber=number))
@@ -407,8 +409,8 @@ def test_bitbucket_tells_when_it_closed_a_pull_request(factstore, host, pull_req
 def test_the_entry_of_the_list_counts_where_the_pull_request_itself_is_not_shown(
     factstore, host, pull_request, provider
 ):
-    line, found = next(iter(PROVIDERS[provider][2].items()))
-    host.answers = {line: found}
+    line, result = next(iter(PROVIDERS[provider][2].items()))
+    host.answers = {line: result}
 
     answer = factstore.post(pull_request, asked(provider))
 
@@ -524,16 +526,16 @@ def test_the_trail_the_organisation_and_the_token_are_missed_in_this_order(
     factstore, host, pull_request
 ):
     factstore.delete("/api/v1/organisations/acme/scm-integrations/GITHUB")
-    wanted = asked("GITHUB", repository="nonsense")
+    result = asked("GITHUB", repository="nonsense")
 
     refusals = [
-        factstore.post(NOWHERE, wanted | {"orgSlug": None}),
-        factstore.post(pull_request, wanted | {"orgSlug": None}),
-        factstore.post(pull_request, wanted | {"orgSlug": "other"}),
-        factstore.post(pull_request, wanted),
+        factstore.post(NOWHERE, result | {"orgSlug": None}),
+        factstore.post(pull_request, result | {"orgSlug": None}),
+        factstore.post(pull_request, result | {"orgSlug": "other"}),
+        factstore.post(pull_request, result),
     ]
 
-    assert [(one.status, one.json["message"]) for one in refusals] == [
+    assert [(refusal.status, refusal.json["message"]) for refusal in refusals] == [
         (404, "There is no trail with the id 00000000-0000-4000-8000-000000000000."),
         (404, "There is no organisation to look it up for; name one in orgSlug."),
         (404, "There is no organisation 'other'."),

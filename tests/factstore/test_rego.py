@@ -643,12 +643,12 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("policy", "told"), REFUSED.values(), ids=REFUSED)
-def test_what_does_not_compile_is_told_with_lines_and_columns(shared, policy, told):
+@pytest.mark.parametrize(("policy", "result"), REFUSED.values(), ids=REFUSED)
+def test_what_does_not_compile_is_told_with_lines_and_columns(shared, policy, result):
     with pytest.raises(RegoFailure) as failure:
         shared.compile({"policy.rego": policy})
 
-    assert str(failure.value) == told
+    assert str(failure.value) == result
 
 
 def test_a_fault_names_the_module_that_it_is_in(shared):
@@ -659,7 +659,7 @@ def test_a_fault_names_the_module_that_it_is_in(shared):
 
 
 @pytest.mark.parametrize(
-    ("policy", "told"),
+    ("policy", "result"),
     [
         ("package p\nallow := true\nallow := false", "rule conflicts with rule"),
         ("package p\na := b\nb := a\nallow if a", "recursion detected"),
@@ -671,8 +671,8 @@ def test_a_fault_names_the_module_that_it_is_in(shared):
         ),
     ],
 )
-def test_what_only_fails_when_it_is_asked_is_a_failure(shared, policy, told):
-    with pytest.raises(RegoFailure, match=told):
+def test_what_only_fails_when_it_is_asked_is_a_failure(shared, policy, result):
+    with pytest.raises(RegoFailure, match=result):
         denials(shared, policy)
 
 
@@ -748,17 +748,17 @@ def test_a_child_is_begun_when_it_is_needed_and_kept(engine):
 def test_policies_that_the_child_forgot_are_compiled_again(engine):
     policies = [f'package p\ndeny contains "{number}"' for number in range(6)]
 
-    told = [denials(engine, policy) for policy in policies + policies]
+    rows = [denials(engine, policy) for policy in policies + policies]
 
-    assert told == [["0"], ["1"], ["2"], ["3"], ["4"], ["5"]] * 2
+    assert rows == [["0"], ["1"], ["2"], ["3"], ["4"], ["5"]] * 2
 
 
 def test_several_threads_ask_one_child(engine):
-    told = {}
+    expected = {}
 
     def ask(number):
         policy = f'package p\ndeny contains sprintf("{number} %d", [input.n])'
-        told[number] = [denials(engine, policy, n=n) for n in range(5)]
+        expected[number] = [denials(engine, policy, n=n) for n in range(5)]
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(6)]
     for thread in threads:
@@ -766,7 +766,7 @@ def test_several_threads_ask_one_child(engine):
     for thread in threads:
         thread.join()
 
-    assert told == {number: [[f"{number} {n}"] for n in range(5)] for number in range(6)}
+    assert expected == {number: [[f"{number} {n}"] for n in range(5)] for number in range(6)}
 
 
 # --- What OPA's documentation says ---------------------------------------------
@@ -820,7 +820,7 @@ def test_files_of_data_are_the_document_data(shared, more, reasons):
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "result"),
     [
         ({"data.json": "{"}, "data.json:1:1: expected JSON"),
         ({"data.json": "[1]"}, "data.json:1:1: expected an object"),
@@ -841,8 +841,8 @@ def test_files_of_data_are_the_document_data(shared, more, reasons):
         ({".manifest": '{"file_rego_versions": {"/p*": 0}}'}, "p.rego:3:"),
     ],
 )
-def test_files_that_contradict_each_other_are_refused(shared, more, told):
-    with pytest.raises(RegoFailure, match=re.escape(told)):
+def test_files_that_contradict_each_other_are_refused(shared, more, result):
+    with pytest.raises(RegoFailure, match=re.escape(result)):
         shared.compile(FILES | more)
 
 
@@ -896,8 +896,8 @@ def is_gone(pid):
     """Whether a process ends soon; one that nobody has buried yet has ended."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
-        found = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True)
-        if found.stdout.strip() in (b"", b"Z", b"Zs"):
+        matches = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True)
+        if matches.stdout.strip() in (b"", b"Z", b"Zs"):
             return True
     return False
 

@@ -19,17 +19,17 @@ def dora(factstore):
 
 
 def test_every_workspace_knows_three_frameworks(factstore):
-    known = factstore.get(FRAMEWORKS).json
+    existing = factstore.get(FRAMEWORKS).json
 
     assert [
         (
-            one["name"],
-            one["version"],
-            one["orgSlug"],
-            one["isActive"],
-            {c["controlId"]: " ".join(c["requiredEvidenceTypes"]) for c in one["controls"]},
+            record["name"],
+            record["version"],
+            record["orgSlug"],
+            record["isActive"],
+            {c["controlId"]: " ".join(c["requiredEvidenceTypes"]) for c in record["controls"]},
         )
-        for one in known
+        for record in existing
     ] == [
         (
             "PCI-DSS v4.0",
@@ -68,8 +68,8 @@ def test_every_workspace_knows_three_frameworks(factstore):
             },
         ),
     ]
-    assert all(one["description"] for one in known)
-    assert {c["description"] for one in known for c in one["controls"]} == {None}
+    assert all(record["description"] for record in existing)
+    assert {c["description"] for record in existing for c in record["controls"]} == {None}
 
 
 def test_the_known_frameworks_are_the_same_records_in_every_workspace(tmp_path):
@@ -89,7 +89,7 @@ def test_the_known_frameworks_are_the_same_records_in_every_workspace(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("statement", "told"),
+    ("statement", "result"),
     [
         (
             "UPDATE regulatory_framework SET version = '1', json = json_set(json, '$.version', '1')"
@@ -112,13 +112,13 @@ def test_the_known_frameworks_are_the_same_records_in_every_workspace(tmp_path):
         ),
     ],
 )
-def test_whatever_is_done_to_a_known_framework_behind_the_api_shows(lite, statement, told):
+def test_whatever_is_done_to_a_known_framework_behind_the_api_shows(lite, statement, result):
     before = lite.verify()
 
     lite.workspace.writer.database.connection().execute(statement)
 
     assert before == []
-    assert lite.verify() == told
+    assert lite.verify() == result
 
 
 def test_a_framework_is_made_without_controls(lite, factstore):
@@ -145,13 +145,13 @@ def test_a_framework_is_made_without_controls(lite, factstore):
 
 def test_everything_that_may_be_given_is_kept_and_names_may_repeat(factstore):
     factstore.post("/api/v1/organisations", {"slug": "acme", "name": "Acme"})
-    given = {"name": "SOX", "version": "", "description": "Ours", "orgSlug": "acme"}
+    body = {"name": "SOX", "version": "", "description": "Ours", "orgSlug": "acme"}
 
-    first = factstore.post(FRAMEWORKS, given)
-    second = factstore.post(FRAMEWORKS, given | {"version": 7})
+    first = factstore.post(FRAMEWORKS, body)
+    second = factstore.post(FRAMEWORKS, body | {"version": 7})
 
     assert (first.status, second.status) == (201, 201)
-    assert first.json.items() >= given.items()
+    assert first.json.items() >= body.items()
     assert second.json["version"] == "7"
     assert first.json["id"] != second.json["id"]
 

@@ -186,14 +186,14 @@ def test_the_chart_draws_the_newest_assessment_of_each_trail(factstore, assessed
 
 
 def test_the_page_tells_the_numbers_of_the_chart_and_every_assessment(factstore, assessed):
-    told = texts(read_page(factstore).body.decode())
+    result = texts(read_page(factstore).body.decode())
 
-    assert "1 satisfied (12 %) 2 partly satisfied (25 %) 5 not satisfied (62 %)" in told
-    assert "GDPR-35 Data protection impact assessment asks for DPIA_ATTESTATION 1 0 1" in told
-    assert "Trails 2 Assessments 3" in told and "Generated 2026-06-01 12:01:00 UTC" in told
-    rows = told.partition("Missing evidence ")[2]
-    assert [rows.index(one["trailId"]) for one in assessed[:2]] == sorted(
-        rows.index(one["trailId"]) for one in assessed[:2]
+    assert "1 satisfied (12 %) 2 partly satisfied (25 %) 5 not satisfied (62 %)" in result
+    assert "GDPR-35 Data protection impact assessment asks for DPIA_ATTESTATION 1 0 1" in result
+    assert "Trails 2 Assessments 3" in result and "Generated 2026-06-01 12:01:00 UTC" in result
+    rows = result.partition("Missing evidence ")[2]
+    assert [rows.index(assessment["trailId"]) for assessment in assessed[:2]] == sorted(
+        rows.index(assessment["trailId"]) for assessment in assessed[:2]
     )
     assert "2026-06-01 12:00:00 UTC" in rows and "non-compliant 0 of 4" in rows
     assert "partial 1 of 4 GDPR-25: PRIVACY_REVIEW GDPR-32: ENCRYPTION_ATTESTATION" in rows
@@ -224,12 +224,12 @@ def test_a_control_that_was_added_later_is_not_assessed_yet(factstore, assessed)
 def hostile(lite, factstore):
     """A framework whose every text is out to break the page, assessed once."""
     factstore.post("/api/v1/organisations", {"slug": HOSTILE, "name": "x"})
-    given = {"name": HOSTILE, "version": "<b>1</b>", "description": HOSTILE, "orgSlug": HOSTILE}
-    framework = factstore.post(FRAMEWORKS, given).json["id"]
+    body = {"name": HOSTILE, "version": "<b>1</b>", "description": HOSTILE, "orgSlug": HOSTILE}
+    framework = factstore.post(FRAMEWORKS, body).json["id"]
     control = {"controlId": HOSTILE, "title": HOSTILE, "requiredEvidenceTypes": [HOSTILE]}
     factstore.post(f"{FRAMEWORKS}/{framework}/controls", control)
-    given = {"frameworkId": framework, "trailId": make_trail(lite), "orgSlug": HOSTILE}
-    factstore.post(ASSESS, given)
+    body = {"frameworkId": framework, "trailId": make_trail(lite), "orgSlug": HOSTILE}
+    factstore.post(ASSESS, body)
     return framework
 
 

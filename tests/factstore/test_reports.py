@@ -54,7 +54,7 @@ def flow_id(factstore, name):
 def test_all_flows_are_reported_on_together(factstore, trails):
     answer = factstore.get(COMPLIANCE)
 
-    told = {
+    expected = {
         "gitCommitSha": "c0ffee",
         "gitBranch": "main",
         "gitAuthor": "Ada",
@@ -72,9 +72,9 @@ def test_all_flows_are_reported_on_together(factstore, trails):
         "pendingTrails": 1,
         "complianceRate": 20.0,
         "nonCompliantTrailList": [
-            {"id": trails[1], **told, "createdAt": NOON},
-            {"id": trails[2], **told, "createdAt": TOMORROW},
-            {"id": trails[4], **told, "createdAt": LATER},
+            {"id": trails[1], **expected, "createdAt": NOON},
+            {"id": trails[2], **expected, "createdAt": TOMORROW},
+            {"id": trails[4], **expected, "createdAt": LATER},
         ],
     }
 
@@ -111,13 +111,15 @@ PERIODS = [
 
 @pytest.mark.parametrize(("first", "last", "numbers", "listed"), PERIODS)
 def test_the_bounds_of_a_period_belong_to_it(factstore, trails, first, last, numbers, listed):
-    bounds = {name: one for name, one in (("from", first), ("to", last)) if one is not None}
+    bounds = {
+        name: record for name, record in (("from", first), ("to", last)) if record is not None
+    }
 
     answer = factstore.get(COMPLIANCE, **bounds)
 
     assert [answer.json[name] for name in NUMBERS] == numbers
     ids = [trail["id"] for trail in answer.json["nonCompliantTrailList"]]
-    assert ids == [trails[place] for place in listed]
+    assert ids == [trails[item] for item in listed]
 
 
 def test_flow_and_period_narrow_the_report_together(factstore, trails):
@@ -233,7 +235,9 @@ def test_an_export_holds_everything_that_was_recorded_for_a_trail(lite, factstor
         "attestations": factstore.get(f"/api/v1/trails/{trail}/attestations").json,
         "evidenceFiles": factstore.get(f"/api/v1/trails/{trail}/evidence").json,
     }
-    assert [one["attestationId"] for one in answer.json["evidenceFiles"]] == kept[::-1]
+    assert [
+        evidence_file["attestationId"] for evidence_file in answer.json["evidenceFiles"]
+    ] == kept[::-1]
     assert answer.json["attestations"][0]["evidenceFileName"] == "report.xml"
 
 

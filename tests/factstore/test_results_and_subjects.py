@@ -44,7 +44,7 @@ class Pipeline:
         """What assert, the artifact, its trail and the gate say."""
         asserted = self.make("/api/v1/assert", {"sha256Digest": digest, "flowId": self.flow})
         listed = self.client.get(f"{trail}/artifacts").json
-        artifact = next(one for one in listed if one["sha256Digest"] == digest)
+        artifact = next(record for record in listed if record["sha256Digest"] == digest)
         gate = self.make("/api/v1/gate/evaluate", {"artifactSha256": digest})
         status = self.client.get(trail).json["status"]
         return asserted["status"], artifact["complianceState"], status, gate["decision"]

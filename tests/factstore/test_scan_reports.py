@@ -27,8 +27,8 @@ def seen(scan):
 
 
 def trivy(*severities, **others):
-    found = [{"VulnerabilityID": "CVE-2019-1549", "Severity": one} for one in severities]
-    result = {"Target": "alpine 3.10.2", "Class": "os-pkgs", "Vulnerabilities": found}
+    matches = [{"VulnerabilityID": "CVE-2019-1549", "Severity": record} for record in severities]
+    result = {"Target": "alpine 3.10.2", "Class": "os-pkgs", "Vulnerabilities": matches}
     return {
         "SchemaVersion": 2,
         "ArtifactName": "alpine:3.10",
@@ -54,9 +54,9 @@ TRIVY_FILES = {
 
 
 def grype(*severities, **others):
-    found = [{"vulnerability": {"id": "CVE-1", "severity": s}} for s in severities]
+    matches = [{"vulnerability": {"id": "CVE-1", "severity": s}} for s in severities]
     return {
-        "matches": found,
+        "matches": matches,
         "ignoredMatches": [{"vulnerability": {"id": "CVE-9", "severity": "Critical"}}],
         "source": {"type": "image", "target": {"userInput": "alpine:3.10", "layers": []}},
         "distro": {"name": "alpine", "version": "3.10"},
@@ -66,14 +66,14 @@ def grype(*severities, **others):
 
 
 def snyk(*issues, **others):
-    found = [{"id": name, "severity": severity} for name, severity in issues]
-    return {"ok": not found, "vulnerabilities": found, "projectName": "shop", **others}
+    matches = [{"id": name, "severity": severity} for name, severity in issues]
+    return {"ok": not matches, "vulnerabilities": matches, "projectName": "shop", **others}
 
 
-def run(*results, driver="CodeQL", rules=(), extensions=(), **told):
-    driver = {"name": driver, "rules": [*rules], **told}
+def run(*results, driver="CodeQL", rules=(), extensions=(), **values):
+    driver = {"name": driver, "rules": [*rules], **values}
     tool = {"driver": driver, "extensions": [{"name": "x", "rules": [*extensions]}]}
-    return {"tool": tool, "results": [{"message": {"text": "."}, **one} for one in results]}
+    return {"tool": tool, "results": [{"message": {"text": "."}, **record} for record in results]}
 
 
 def sarif(*runs):
@@ -98,11 +98,11 @@ def cyclonedx(*vulnerabilities, **metadata):
 
 
 def rated(*severities, **others):
-    return {"id": "CVE-1", "ratings": [{"severity": one} for one in severities], **others}
+    return {"id": "CVE-1", "ratings": [{"severity": record} for record in severities], **others}
 
 
 def scored(*scores, method="CVSSv31"):
-    return {"id": "CVE-1", "ratings": [{"score": one, "method": method} for one in scores]}
+    return {"id": "CVE-1", "ratings": [{"score": score, "method": method} for score in scores]}
 
 
 GRYPE_TOOLS = [{"vendor": "anchore", "name": "grype"}]
@@ -564,7 +564,7 @@ def test_a_finding_is_counted_once_by_its_severity_or_as_unknown(lite, trail, na
 
     counts = seen(scan)[-1]
     assert (counts, scan["unknown"]) == (
-        [int(severity == one) for one in (*FOUND, "informational")],
+        [int(severity == item) for item in (*FOUND, "informational")],
         unknown,
     )
 
@@ -836,7 +836,7 @@ def status_of(lite, trail):
 
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize(
-    ("type", "clean", "found", "tool"),
+    ("type", "clean", "matches", "tool"),
     [
         ("trivy", trivy(), trivy("LOW"), "Trivy"),
         ("Trivy", cyclonedx(), sarif(run({}, driver="Trivy")), "Trivy"),
@@ -853,11 +853,11 @@ def status_of(lite, trail):
     ],
 )
 def test_without_thresholds_a_report_passes_when_nothing_was_found(
-    lite, factstore, trail, type, clean, found, tool, version
+    lite, factstore, trail, type, clean, matches, tool, version
 ):
     passed, _ = sent(lite, factstore, trail, type, clean, version)
     before = status_of(lite, trail)
-    failed, details = sent(lite, factstore, trail, type, found, version)
+    failed, details = sent(lite, factstore, trail, type, matches, version)
 
     assert (passed, before) == ("PASSED", "PENDING")
     assert (failed, status_of(lite, trail)) == ("FAILED", "NON_COMPLIANT")

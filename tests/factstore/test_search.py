@@ -55,9 +55,9 @@ def an_asset(name, **values):
 def test_a_trail_is_told_as_its_clients_read_it(lite, factstore):
     trail = make_trail(lite)
 
-    found = search(factstore, "f00d")
+    matches = search(factstore, "f00d")
 
-    assert found == {
+    assert matches == {
         "results": [
             {
                 "type": "trail",
@@ -78,10 +78,10 @@ def test_an_artifact_is_told_as_its_clients_read_it(lite, factstore):
     values = {"image_name": "shop", "image_tag": "1.2", "sha256_digest": DIGEST}
     artifact = make(lite, lambda: Artifact.create(trail=trail, **values))
 
-    found = search(factstore, "shop", type="Artifact")
+    matches = search(factstore, "shop", type="Artifact")
 
-    assert found["type"] == "Artifact"
-    assert found["results"] == [
+    assert matches["type"] == "Artifact"
+    assert matches["results"] == [
         {
             "type": "artifact",
             "id": artifact.id,
@@ -93,13 +93,13 @@ def test_an_artifact_is_told_as_its_clients_read_it(lite, factstore):
 
 
 @pytest.mark.parametrize(
-    ("kind", "text"),
+    ("type", "text"),
     [
         *[("trail", text) for text in ("F00D", "hotfix/9", "Ada Lovelace", "ADA@example.org")],
         *[("artifact", text) for text in ("shop/backend", "2026.6", "445566", "robot@ci")],
     ],
 )
-def test_the_columns_of_the_contract_are_searched(lite, factstore, kind, text):
+def test_the_columns_of_the_contract_are_searched(lite, factstore, type, text):
     def work():
         trail = Trail.create(
             flow=Flow.create(name="payments").id,
@@ -113,9 +113,9 @@ def test_the_columns_of_the_contract_are_searched(lite, factstore, kind, text):
 
     make(lite, work)
 
-    found = search(factstore, text)
+    matches = search(factstore, text)
 
-    assert [result["type"] for result in found["results"]] == [kind]
+    assert [result["type"] for result in matches["results"]] == [type]
 
 
 def test_every_kind_that_is_asked_for_is_found(lite, everything):
@@ -123,11 +123,14 @@ def test_every_kind_that_is_asked_for_is_found(lite, everything):
     make(lite, lambda: [Organisation.create(slug="a", name="a"), Policy.create(name="a")])
     make(lite, lambda: novantra_lite.LogicalEnvironment.create(name="a"))
 
-    found = {kind: search(everything, "a", type=kind)["results"] for kind in searched_kinds()}
+    expected = {
+        record_type: search(everything, "a", type=record_type)["results"]
+        for record_type in searched_kinds()
+    }
 
-    assert [kind for kind, results in found.items() if not results] == []
-    for kind, results in found.items():
-        assert {result["type"] for result in results} == {kind}
+    assert [record_type for record_type, results in expected.items() if not results] == []
+    for record_type, results in expected.items():
+        assert {result["type"] for result in results} == {record_type}
         assert all(result["title"] for result in results)
         for value in (value for result in results for value in result["metadata"].values()):
             assert value is None or isinstance(value, str)
@@ -144,7 +147,7 @@ def test_a_blank_text_finds_nothing(lite, factstore, query):
 
 
 @pytest.mark.parametrize(
-    ("query", "told"),
+    ("query", "result"),
     [
         ("", "q: Required"),
         ("type=trail", "q: Required"),
@@ -155,20 +158,20 @@ def test_a_blank_text_finds_nothing(lite, factstore, query):
         ("q=" + "a" * 1001, "q: Expected at most 1000 characters"),
     ],
 )
-def test_what_is_no_search_is_refused(factstore, query, told):
+def test_what_is_no_search_is_refused(factstore, query, result):
     answer = factstore.get(f"/api/v1/search?{query}")
 
     assert answer.status == 400
-    assert answer.json["message"].startswith(told)
+    assert answer.json["message"].startswith(result)
 
 
 def test_blanks_around_the_text_do_not_count(lite, factstore):
     make_trail(lite, name="late payments")
 
-    found = search(factstore, "  e pay ")
+    matches = search(factstore, "  e pay ")
 
-    assert found["query"] == "e pay"
-    assert [result["title"] for result in found["results"]] == ["late payments"]
+    assert matches["query"] == "e pay"
+    assert [result["title"] for result in matches["results"]] == ["late payments"]
 
 
 def test_a_text_is_found_as_a_whole(lite, factstore):
@@ -199,11 +202,11 @@ def test_a_text_is_found_wherever_it_stands(lite, everything, text):
 def test_every_script_is_searched(lite, everything, name, texts):
     make(lite, lambda: [an_asset(name), an_asset("none of these")])
 
-    found = {text: titles(everything, text) for text in texts}
+    expected = {text: titles(everything, text) for text in texts}
 
     # Greek accents count: they are letters of their own.
     absent = {"οδός ερμού", "ΥΎ"}
-    assert found == {text: [] if text in absent else [name] for text in texts}
+    assert expected == {text: [] if text in absent else [name] for text in texts}
 
 
 @pytest.mark.parametrize(
@@ -224,10 +227,10 @@ def test_names_come_first_then_their_beginnings_then_the_newest(lite, everything
     make(lite, lambda: [an_asset(name) for name in names])
     make(lite, lambda: Control.create(control_key="c", title="Every pump is looked at"))
 
-    found = titles(everything, "PUMP")
+    matches = titles(everything, "PUMP")
 
-    assert found[:3] == ["pump", "pumpkin", "pumps"]
-    assert found[3:] == ["Every pump is looked at", "my pump", "one pump", "a pump"]
+    assert matches[:3] == ["pump", "pumpkin", "pumps"]
+    assert matches[3:] == ["Every pump is looked at", "my pump", "one pump", "a pump"]
 
 
 def test_a_key_and_a_digest_are_names_too(lite, everything):
@@ -253,19 +256,21 @@ def test_no_more_than_a_bounded_number_is_counted(lite, everything, monkeypatch)
     monkeypatch.setattr(novantra_lite, "MATCHES", 5)
     make(lite, lambda: [an_asset("wrench"), *(an_asset(f"a wrench {n}") for n in range(9))])
 
-    found = search(everything, "wrench")
+    matches = search(everything, "wrench")
 
-    assert found["total"] == 5
-    assert found["results"][0]["title"] == "wrench"
+    assert matches["total"] == 5
+    assert matches["results"][0]["title"] == "wrench"
 
 
 def test_a_type_narrows_the_search(lite, everything):
     make_trail(lite, name="wrench")
     make(lite, lambda: [an_asset("wrench"), Control.create(control_key="wrench", title="Wrench")])
 
-    found = {kind: titles(everything, "wrench", type=kind) for kind in ("flow", "ASSET", "trail")}
+    expected = {
+        item: titles(everything, "wrench", type=item) for item in ("flow", "ASSET", "trail")
+    }
 
-    assert found == {"flow": ["wrench"], "ASSET": ["wrench"], "trail": []}
+    assert expected == {"flow": ["wrench"], "ASSET": ["wrench"], "trail": []}
 
 
 def test_each_collection_of_novantra_is_searched_with_its_own_scope(lite):
@@ -273,12 +278,12 @@ def test_each_collection_of_novantra_is_searched_with_its_own_scope(lite):
     make(lite, lambda: [an_asset("wrench"), Control.create(control_key="wrench", title="Wrench")])
     scopes = [(), ("assets:read",), ("governance.controls:read",), ("factstore:write",)]
 
-    found = [
+    matches = [
         [result["type"] for result in search(client, "wrench")["results"]]
         for client in (lite.client("factstore:read", *more) for more in scopes)
     ]
 
-    assert found == [["flow"], ["asset", "flow"], ["control", "flow"], ["flow"]]
+    assert matches == [["flow"], ["asset", "flow"], ["control", "flow"], ["flow"]]
     without = lite.client("factstore:read")
     assert search(without, "wrench")["total"] == 1
     assert search(without, "wrench", type="asset")["results"] == []
@@ -300,17 +305,17 @@ def test_one_scope_reads_each_kind():
         if resource.model and resource.model.searched:
             scopes.setdefault(resource.model.searched.type, set()).add(f"{resource.scope}:read")
 
-    assert scopes == {kind: {scope} for kind, (_, scope) in searched_kinds().items()}
+    assert scopes == {record_type: {scope} for record_type, (_, scope) in searched_kinds().items()}
 
 
 def test_what_is_encrypted_is_neither_found_nor_told(lite, everything):
     values = {"asset_key": "w", "asset_kind": "tool", "description": "Kept in the vault"}
     make(lite, lambda: Asset.create(display_name="Wrench", **values))
 
-    found = search(everything, "Wrench")
+    matches = search(everything, "Wrench")
 
     assert titles(everything, "vault") == []
-    assert "vault" not in json.dumps(found)
+    assert "vault" not in json.dumps(matches)
 
 
 def test_nothing_that_is_searched_or_told_is_encrypted_or_hidden():
@@ -326,13 +331,13 @@ def test_what_is_written_through_the_api_is_found_until_it_is_deleted(factstore)
     made = factstore.post("/api/v1/flows", {"name": "payments"}).json
     path = f"/api/v1/flows/{made['id']}"
 
-    found = [titles(factstore, "payments")]
+    matches = [titles(factstore, "payments")]
     factstore.put(path, {"name": "settlements"})
-    found += [titles(factstore, "payments"), titles(factstore, "settle")]
+    matches += [titles(factstore, "payments"), titles(factstore, "settle")]
     factstore.delete(path)
-    found += [titles(factstore, "settle")]
+    matches += [titles(factstore, "settle")]
 
-    assert found == [["payments"], [], ["settlements"], []]
+    assert matches == [["payments"], [], ["settlements"], []]
 
 
 def test_a_deleted_flow_takes_its_trails_out_of_the_search(lite, factstore):
@@ -377,10 +382,10 @@ def test_an_attestation_is_found_by_what_it_says(lite, factstore):
     values = {"type": "junit", "name": "unit tests", "evidence_file_name": "report.xml"}
     made = make(lite, lambda: Attestation.create(trail=trail, status="PASSED", **values))
 
-    found = [search(factstore, text)["results"] for text in ("JUnit", "t tests", "report.x")]
+    matches = [search(factstore, text)["results"] for text in ("JUnit", "t tests", "report.x")]
 
-    assert found[0] == found[1] == found[2]
-    assert found[0] == [
+    assert matches[0] == matches[1] == matches[2]
+    assert matches[0] == [
         {
             "type": "attestation",
             "id": made.id,

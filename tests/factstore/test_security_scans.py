@@ -79,7 +79,7 @@ def test_a_scan_needs_only_a_tool_and_a_count(lite, factstore, trail):
 def test_everything_that_may_be_told_of_a_scan_is_kept_and_attested(lite, factstore, trail):
     set_thresholds(lite, factstore, trail, critical=1, high=2)
     factstore.post("/api/v1/organisations", {"slug": "acme", "name": "Acme"})
-    told = {
+    body = {
         "tool": "Trivy",
         "toolVersion": "0.69.1",
         "scanType": "CONTAINER",
@@ -90,19 +90,19 @@ def test_everything_that_may_be_told_of_a_scan_is_kept_and_attested(lite, factst
         "reportUrl": "https://ci.example.org/7",
     }
 
-    created = factstore.post(path(trail), told | {"orgSlug": "acme", "passed": True})
+    created = factstore.post(path(trail), body | {"orgSlug": "acme", "passed": True})
 
     (attestation,) = factstore.get(f"/api/v1/trails/{trail}/attestations").json
-    assert created.json.items() >= (told | {"orgSlug": "acme"}).items()
-    assert list(json.loads(attestation["details"]).items()) == [*told.items(), ("unknown", 0)]
+    assert created.json.items() >= (body | {"orgSlug": "acme"}).items()
+    assert list(json.loads(attestation["details"]).items()) == [*body.items(), ("unknown", 0)]
     assert attestation["id"] == created.json["attestationId"]
     assert (attestation["type"], attestation["name"]) == ("SECURITY_SCAN", "security-scan-Trivy")
     assert (attestation["status"], attestation["orgSlug"]) == ("PASSED", "acme")
     assert factstore.get(f"/api/v1/trails/{trail}/audit").json == []
 
 
-def told(severity, found, allowed):
-    return f"{severity} vulnerabilities: {found} found, at most {allowed} allowed"
+def told(severity, matches, allowed):
+    return f"{severity} vulnerabilities: {matches} found, at most {allowed} allowed"
 
 
 #: Limits, what is found (critical, high, medium, low, informational), and the breaches.
@@ -120,13 +120,15 @@ JUDGEMENTS = [
 ]
 
 
-@pytest.mark.parametrize(("limits", "found", "breaches"), JUDGEMENTS)
+@pytest.mark.parametrize(("limits", "matches", "breaches"), JUDGEMENTS)
 def test_a_scan_is_held_against_the_thresholds_of_its_flow(
-    lite, factstore, trail, limits, found, breaches
+    lite, factstore, trail, limits, matches, breaches
 ):
     set_thresholds(lite, factstore, trail, **limits)
 
-    scan = factstore.post(path(trail), {"tool": "x", **counts(*found), "informational": found[4]})
+    scan = factstore.post(
+        path(trail), {"tool": "x", **counts(*matches), "informational": matches[4]}
+    )
 
     (attestation,) = factstore.get(f"/api/v1/trails/{trail}/attestations").json
     assert scan.status == 201
@@ -310,10 +312,10 @@ def test_hostile_names_and_counts_of_a_scan_are_taken_at_once(lite, factstore, t
 
 
 def test_a_read_judges_by_what_was_in_force_when_the_scan_was_recorded(lite, factstore, trail):
-    found = {"tool": "zap", **counts(1)}
-    before = factstore.post(path(trail), found).json
+    body = {"tool": "zap", **counts(1)}
+    before = factstore.post(path(trail), body).json
     set_thresholds(lite, factstore, trail)
-    strict = factstore.post(path(trail), found).json
+    strict = factstore.post(path(trail), body).json
     set_thresholds(lite, factstore, trail, critical=5)
 
     listed = factstore.get(path(trail)).json
@@ -346,7 +348,7 @@ GUIDE = {"tool": "zap", "version": "2.15", "passed": True}
 
 
 @pytest.mark.parametrize(
-    ("body", "version", "found"),
+    ("body", "version", "matches"),
     [
         ({"summary": {"critical": 1, "low": 4}}, "2.15", [1, 0, 0, 4]),
         ({"summary": {"high": 2, "medium": None, "total": 2}}, "2.15", [0, 2, 0, 0]),
@@ -369,13 +371,13 @@ GUIDE = {"tool": "zap", "version": "2.15", "passed": True}
     ],
 )
 def test_counts_are_taken_in_every_form_and_the_largest_of_what_is_said_twice(
-    factstore, trail, body, version, found
+    factstore, trail, body, version, matches
 ):
     created = factstore.post(path(trail), GUIDE | body)
 
     assert created.status == 201
     assert created.json["toolVersion"] == version
-    assert [created.json[f"{name}Vulnerabilities"] for name in COUNTS] == found
+    assert [created.json[f"{name}Vulnerabilities"] for name in COUNTS] == matches
 
 
 @pytest.mark.parametrize(
@@ -457,13 +459,13 @@ def test_what_is_not_there_is_named(lite, factstore, trail):
         factstore.get("/api/v1/security-scans/x"),
     ]
 
-    assert [(one.status, one.json["message"]) for one in refused] == [
+    assert [(response.status, response.json["message"]) for response in refused] == [
         (404, f"There is no trail with the id {NOBODY}."),
         (404, "There is no organisation 'acme'."),
         (404, f"There is no trail with the id {NOBODY}."),
         (404, f"There is no security scan with the id {NOBODY}."),
     ]
-    assert [one.status for one in malformed] == [400, 400, 400]
+    assert [response.status for response in malformed] == [400, 400, 400]
     assert tables(lite) == before
 
 

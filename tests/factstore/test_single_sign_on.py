@@ -60,8 +60,8 @@ ED_KEY = ed25519.Ed25519PrivateKey.generate()
 
 def jwk(algorithm, key, **members):
     """A public key as a provider publishes it."""
-    told = jwt.get_algorithm_by_name(algorithm).to_jwk(key.public_key(), as_dict=True)
-    return {**told, **members}
+    result = jwt.get_algorithm_by_name(algorithm).to_jwk(key.public_key(), as_dict=True)
+    return {**result, **members}
 
 
 KEYS = [
@@ -120,8 +120,8 @@ class HostileProvider(http.server.ThreadingHTTPServer):
     def answer(self, request, body):
         form = dict(urllib.parse.parse_qsl(body))
         self.seen.append((request.command, request.path, form, dict(request.headers)))
-        status, told, *headers = self.answers.get(request.path) or (200, self.told(request.path))
-        data = told if isinstance(told, bytes) else json.dumps(told).encode()
+        status, result, *headers = self.answers.get(request.path) or (200, self.told(request.path))
+        data = result if isinstance(result, bytes) else json.dumps(result).encode()
         request.send_response(status)
         request.send_header("Content-Length", str(len(data)))
         for name, value in headers:
@@ -148,9 +148,9 @@ def unsigned(claims, alg="none"):
 
 def signed_with_what_is_public(claims):
     """An HMAC whose secret is the published key, which whoever asks the token would accept."""
-    told = f"{encode({'alg': 'HS256', 'kid': 'rsa'})}.{encode(claims)}"
+    text = f"{encode({'alg': 'HS256', 'kid': 'rsa'})}.{encode(claims)}"
     secret = json.dumps(KEYS[1]).encode()
-    return f"{told}.{encode(hmac.digest(secret, told.encode(), 'sha256'))}"
+    return f"{text}.{encode(hmac.digest(secret, text.encode(), 'sha256'))}"
 
 
 def edited(claims):
@@ -194,16 +194,16 @@ def set_up(url, **members):
 @pytest.fixture
 def config(factstore, provider):
     groups = {"admins": "ADMIN", "readers": "VIEWER", "odd": "OWNER", "writers": "MEMBER"}
-    given = set_up(provider.url, clientSecret=SECRET, groupRoleMappings=json.dumps(groups))
-    return factstore.post(SSO, given).json
+    result = set_up(provider.url, clientSecret=SECRET, groupRoleMappings=json.dumps(groups))
+    return factstore.post(SSO, result).json
 
 
 def begin(lite, path=SSO):
     """Begin a sign-in; the query of the URL for the browser, and the state."""
-    told = Client(lite).get(f"{path}/login", redirectUri=REDIRECT)
-    assert told.status == 200, told.json
-    query = urllib.parse.urlsplit(told.json["loginUrl"]).query
-    return dict(urllib.parse.parse_qsl(query)), told.json["state"]
+    result = Client(lite).get(f"{path}/login", redirectUri=REDIRECT)
+    assert result.status == 200, result.json
+    query = urllib.parse.urlsplit(result.json["loginUrl"]).query
+    return dict(urllib.parse.parse_qsl(query)), result.json["state"]
 
 
 def finish(lite, state, path=SSO, **query):
@@ -226,9 +226,9 @@ def bearer(lite, token):
 
 
 def test_a_set_up_needs_a_provider_an_issuer_and_a_client(lite, factstore):
-    given = set_up("https://login.example/tenant//", clientSecret=SECRET)
+    result = set_up("https://login.example/tenant//", clientSecret=SECRET)
 
-    created = factstore.post(SSO, given)
+    created = factstore.post(SSO, result)
 
     key = created.json["id"]
     assert created.status == 201
@@ -368,7 +368,9 @@ def test_a_set_up_may_not_give_more_than_its_maker_has(lite, factstore, config, 
 def test_a_rehearsal_stores_nothing(lite, factstore, config):
     before = tables(lite)
 
-    told = factstore.request("PUT", SSO, json={"isMandatory": True}, headers={"X-Dry-Run": "true"})
+    response = factstore.request(
+        "PUT", SSO, json={"isMandatory": True}, headers={"X-Dry-Run": "true"}
+    )
     made = factstore.request(
         "POST",
         "/api/v1/organisations/other/sso",
@@ -376,7 +378,7 @@ def test_a_rehearsal_stores_nothing(lite, factstore, config):
         headers={"X-Dry-Run": "true"},
     )
 
-    assert told.json["wouldUpdate"]["isMandatory"] is True
+    assert response.json["wouldUpdate"]["isMandatory"] is True
     assert made.json["wouldCreate"]["orgSlug"] == "other"
     assert tables(lite) == before
 
@@ -393,17 +395,17 @@ def test_only_who_administers_sees_a_set_up(lite, config, scope):
         client.post(f"{SSO}/test"),
     ]
 
-    assert [one.status for one in answers] == [403] * 5
+    assert [answer.status for answer in answers] == [403] * 5
 
 
 # --- The test of a set-up -----------------------------------------------------
 
 
 def test_a_good_issuer_passes_its_test(lite, factstore, config, provider):
-    told = factstore.request("POST", f"{SSO}/test")
+    response = factstore.request("POST", f"{SSO}/test")
 
-    assert told.status == 200
-    assert told.json == {
+    assert response.status == 200
+    assert response.json == {
         "success": True,
         "message": "The discovery document of the issuer was read.",
         "authorizationEndpoint": f"{provider.url}/authorize",
@@ -414,10 +416,10 @@ def test_a_good_issuer_passes_its_test(lite, factstore, config, provider):
 def test_endpoints_that_are_missing_are_null(factstore, config, provider):
     provider.document = {"issuer": provider.url, "token_endpoint": 7}
 
-    told = factstore.request("POST", f"{SSO}/test").json
+    body = factstore.request("POST", f"{SSO}/test").json
 
-    assert told["success"] is True
-    assert (told["authorizationEndpoint"], told["tokenEndpoint"]) == (None, None)
+    assert body["success"] is True
+    assert (body["authorizationEndpoint"], body["tokenEndpoint"]) == (None, None)
 
 
 DISCOVERY = "/.well-known/openid-configuration"
@@ -441,10 +443,10 @@ DISCOVERY = "/.well-known/openid-configuration"
 def test_a_failing_issuer_is_told_of_without_a_reason(factstore, config, provider, answer):
     provider.answers[DISCOVERY] = answer
 
-    told = factstore.request("POST", f"{SSO}/test")
+    response = factstore.request("POST", f"{SSO}/test")
 
-    assert told.status == 200
-    assert told.json == {
+    assert response.status == 200
+    assert response.json == {
         "success": False,
         "message": "The discovery document of the issuer could not be read.",
         "authorizationEndpoint": None,
@@ -481,11 +483,11 @@ def test_a_port_beside_a_permitted_issuer_is_not_permitted(factstore, provider):
 def test_the_browser_is_sent_with_state_nonce_and_challenge(lite, config, provider):
     provider.document["authorization_endpoint"] = f"{provider.url}/authorize"
 
-    told = Client(lite).get(f"{SSO}/login", redirectUri=REDIRECT)
+    result = Client(lite).get(f"{SSO}/login", redirectUri=REDIRECT)
 
-    url, _, query = told.json["loginUrl"].partition("?")
+    url, _, query = result.json["loginUrl"].partition("?")
     sent = urllib.parse.parse_qsl(query)
-    assert list(told.json) == ["loginUrl", "state"]
+    assert list(result.json) == ["loginUrl", "state"]
     assert url == f"{provider.url}/authorize"
     assert [name for name, _ in sent] == [
         *("response_type", "client_id", "redirect_uri", "scope", "state"),
@@ -498,20 +500,20 @@ def test_the_browser_is_sent_with_state_nonce_and_challenge(lite, config, provid
             "response_type": "code",
             "client_id": "factstore",
             "redirect_uri": REDIRECT,
-            "state": told.json["state"],
+            "state": result.json["state"],
             "code_challenge_method": "S256",
         }.items()
     )
-    assert len(told.json["state"]) == 32
-    assert told.json["state"].encode() not in stored_bytes(lite)
+    assert len(result.json["state"]) == 32
+    assert result.json["state"].encode() not in stored_bytes(lite)
 
 
 def test_an_endpoint_with_a_query_of_its_own_keeps_it(lite, config, provider):
     provider.document["authorization_endpoint"] = f"{provider.url}/authorize?p=policy#top"
 
-    told = Client(lite).get(f"{SSO}/login", redirectUri=REDIRECT).json
+    body = Client(lite).get(f"{SSO}/login", redirectUri=REDIRECT).json
 
-    assert told["loginUrl"].startswith(f"{provider.url}/authorize?p=policy&response_type=code&")
+    assert body["loginUrl"].startswith(f"{provider.url}/authorize?p=policy&response_type=code&")
 
 
 def test_no_two_sign_ins_are_alike(lite, config):
@@ -580,9 +582,9 @@ def test_a_sign_in_needs_an_organisation_with_single_sign_on_and_a_place_to_retu
 
 
 def test_sign_ins_of_one_address_are_limited(lite, config, clock):
-    told = [Client(lite).get(f"{SSO}/callback", code="c", state="s").status for _ in range(61)]
+    rows = [Client(lite).get(f"{SSO}/callback", code="c", state="s").status for _ in range(61)]
 
-    assert (told[59], told[60]) == (400, 429)
+    assert (rows[59], rows[60]) == (400, 429)
     clock.advance(60)
     assert Client(lite).get(f"{SSO}/login", redirectUri=REDIRECT).status == 200
 
@@ -631,23 +633,23 @@ def test_a_provider_that_takes_the_secret_only_in_a_header_gets_it_there(lite, c
 
 
 def test_who_signs_in_becomes_a_user_and_a_member(lite, factstore, config, provider):
-    told = sign_in(lite, provider, groups=["readers"])
+    response = sign_in(lite, provider, groups=["readers"])
 
     (user,) = factstore.get("/api/v1/users").json
     (member,) = factstore.get(MEMBERS).json
-    assert told.status == 200
-    assert list(told.json) == ["token", "userId", "email", "name"]
+    assert response.status == 200
+    assert list(response.json) == ["token", "userId", "email", "name"]
     assert (user["email"], user["name"]) == ("ada@acme.example", "Ada")
-    assert told.json["userId"] == user["id"] == member["userId"]
+    assert response.json["userId"] == user["id"] == member["userId"]
     assert member["role"] == "VIEWER"
     reason = "Signed in to organisation 'acme'."
-    assert [one[:2] + one[3:] for one in audit(lite)[-3:]] == [
+    assert [record[:2] + record[3:] for record in audit(lite)[-3:]] == [
         ("sso", "api.session.issued", reason),
         ("sso", "user.created", reason),
         ("sso", "member.created", reason),
     ]
     assert [name for name, _ in ledger(lite)[-2:]] == ["USER_CREATED", "MEMBER_CREATED"]
-    assert told.json["token"].encode() not in stored_bytes(lite)
+    assert response.json["token"].encode() not in stored_bytes(lite)
 
 
 def test_who_signs_in_again_keeps_the_name_and_gets_the_role_of_now(
@@ -686,9 +688,9 @@ def test_groups_stand_for_roles(lite, factstore, config, provider, groups, role)
 def test_the_last_admin_of_an_organisation_stays_one(lite, factstore, config, provider):
     sign_in(lite, provider, groups=["admins"])
 
-    told = sign_in(lite, provider, groups=["readers"])
+    response = sign_in(lite, provider, groups=["readers"])
 
-    assert told.status == 200
+    assert response.status == 200
     assert [member["role"] for member in factstore.get(MEMBERS).json] == ["ADMIN"]
 
 
@@ -696,9 +698,9 @@ def test_claims_are_named_by_the_set_up(lite, factstore, config, provider):
     names = {"email": "upn", "name": "display", "role": "roles"}
     factstore.put(SSO, {"attributeMappings": json.dumps(names)})
 
-    told = sign_in(lite, provider, upn="bob@acme.example", display="Bob", roles=["readers"]).json
+    body = sign_in(lite, provider, upn="bob@acme.example", display="Bob", roles=["readers"]).json
 
-    assert (told["email"], told["name"]) == ("bob@acme.example", "Bob")
+    assert (body["email"], body["name"]) == ("bob@acme.example", "Bob")
     assert factstore.get(MEMBERS).json[0]["role"] == "VIEWER"
 
 
@@ -757,14 +759,14 @@ def test_an_address_that_another_subject_has_now_opens_nothing(lite, factstore, 
 def test_a_user_of_before_is_linked_by_the_first_verified_address(
     lite, factstore, config, provider
 ):
-    known = factstore.post("/api/v1/users", {"email": "ada@acme.example", "name": "Ada"}).json
+    existing = factstore.post("/api/v1/users", {"email": "ada@acme.example", "name": "Ada"}).json
 
     refused = sign_in(lite, provider, email_verified=None)
     linked = sign_in(lite, provider, email_verified=True)
     again = sign_in(lite, provider, email="other@acme.example", email_verified=None)
 
     assert refused.status == 400
-    assert linked.json["userId"] == again.json["userId"] == known["id"]
+    assert linked.json["userId"] == again.json["userId"] == existing["id"]
 
 
 def test_the_same_subject_of_another_issuer_is_somebody_else(lite, factstore, config, provider):
@@ -854,9 +856,9 @@ def test_another_issuer_or_client_needs_the_secret_again(factstore, config, chan
 
 
 def test_the_same_issuer_and_client_need_no_secret(factstore, config, provider):
-    given = {"issuerUrl": f"{provider.url}/", "clientId": "factstore"}
+    body = {"issuerUrl": f"{provider.url}/", "clientId": "factstore"}
 
-    assert factstore.put(SSO, given).status == 200
+    assert factstore.put(SSO, body).status == 200
 
 
 @pytest.mark.parametrize(
@@ -1191,16 +1193,16 @@ def test_a_refusal_of_the_provider_is_told(lite, config):
     refused = Client(lite).get(f"{SSO}/callback", **query)
 
     assert refused.status == 400
-    told = "The identity provider refused the sign-in: access_denied."
-    assert refused.json["message"] == told
+    text = "The identity provider refused the sign-in: access_denied."
+    assert refused.json["message"] == text
     assert finish(lite, state).json["message"] == USED
 
 
 def test_a_refusal_without_a_state_is_told_too(lite, config):
     refused = Client(lite).get(f"{SSO}/callback", error="access_denied")
 
-    told = "The identity provider refused the sign-in: access_denied."
-    assert (refused.status, refused.json["message"]) == (400, told)
+    text = "The identity provider refused the sign-in: access_denied."
+    assert (refused.status, refused.json["message"]) == (400, text)
 
 
 @pytest.mark.parametrize(
@@ -1238,11 +1240,11 @@ def test_a_session_has_the_scopes_of_the_role(lite, config, provider, group, sta
 
 
 def test_what_a_session_does_is_done_by_its_user(lite, config, provider):
-    told = sign_in(lite, provider).json
+    body = sign_in(lite, provider).json
 
-    bearer(lite, told["token"]).post("/api/v1/flows", {"name": "payments"})
+    bearer(lite, body["token"]).post("/api/v1/flows", {"name": "payments"})
 
-    assert audit(lite)[-1][:2] == (told["userId"], "flow.created")
+    assert audit(lite)[-1][:2] == (body["userId"], "flow.created")
 
 
 @pytest.mark.parametrize(
@@ -1283,8 +1285,8 @@ def delete_user(lite, factstore, user):
 
 def remove_and_add_again(lite, factstore, user):
     remove_member(lite, factstore, user)
-    given = {"email": "ada@acme.example", "role": "MEMBER"}
-    assert factstore.post(MEMBERS, given).status == 201
+    body = {"email": "ada@acme.example", "role": "MEMBER"}
+    assert factstore.post(MEMBERS, body).status == 201
 
 
 def remove_behind_the_api(lite, factstore, user):
@@ -1297,11 +1299,11 @@ def remove_behind_the_api(lite, factstore, user):
     "act", [remove_member, change_role, delete_user, remove_and_add_again, remove_behind_the_api]
 )
 def test_a_session_ends_with_what_it_rests_on(lite, factstore, config, provider, act):
-    told = sign_in(lite, provider).json
-    session = bearer(lite, told["token"])
+    body = sign_in(lite, provider).json
+    session = bearer(lite, body["token"])
     before = session.get("/api/v1/flows")
 
-    act(lite, factstore, told["userId"])
+    act(lite, factstore, body["userId"])
 
     after = session.get("/api/v1/flows")
     assert (before.status, after.status) == (200, 401)
@@ -1321,8 +1323,8 @@ def test_a_session_speaks_for_one_organisation_only(lite, factstore, config, pro
     assert bearer(lite, admin["token"]).get("/api/v1/users").status == 200
 
 
-def changed_in(text, place):
-    return text[:place] + ("A" if text[place] != "A" else "B") + text[place + 1 :]
+def changed_in(text, location):
+    return text[:location] + ("A" if text[location] != "A" else "B") + text[location + 1 :]
 
 
 @pytest.mark.parametrize(
@@ -1383,15 +1385,15 @@ def test_a_sign_in_finds_the_workspace_that_has_the_organisation(install, provid
     sent, state = begin(install)
     provider.nonce = sent["nonce"]
 
-    told = finish(install, state).json
+    body = finish(install, state).json
 
     north, south = (install.workspaces[slug] for slug in ("north", "south"))
     with north.read():
         assert User.select().count() == 0
     with south.read():
         assert User.select().count() == 1
-    assert told["token"].startswith("fsu_south.")
-    assert bearer(install, told["token"]).get("/api/v1/flows").status == 200
+    assert body["token"].startswith("fsu_south.")
+    assert bearer(install, body["token"]).get("/api/v1/flows").status == 200
 
 
 def test_a_session_of_one_workspace_is_of_no_use_in_another(install, provider):
@@ -1423,9 +1425,9 @@ def test_an_install_without_the_library_says_what_to_install(lite, config, monke
     begun = Client(lite).get(f"{SSO}/login", redirectUri=REDIRECT)
     finished = finish(lite, "0" * 32)
 
-    told = "Verifying tokens needs the library PyJWT; install novantra-lite[sso]."
-    assert (begun.status, begun.json["message"]) == (503, told)
-    assert (finished.status, finished.json["message"]) == (503, told)
+    text = "Verifying tokens needs the library PyJWT; install novantra-lite[sso]."
+    assert (begun.status, begun.json["message"]) == (503, text)
+    assert (finished.status, finished.json["message"]) == (503, text)
 
 
 # --- A real provider ----------------------------------------------------------
@@ -1483,11 +1485,11 @@ def test_people_sign_in_through_a_real_provider(signing_in, real):
     begun = Client(signing_in).get(f"{SSO}/login", redirectUri=REDIRECT).json
     back = consent(begun["loginUrl"], {"sub": "ada"})
 
-    told = Client(signing_in).get(f"{SSO}/callback", **back)
+    result = Client(signing_in).get(f"{SSO}/callback", **back)
 
-    assert told.status == 200
-    assert (told.json["email"], told.json["name"]) == ("ada@acme.example", "Ada")
-    session = bearer(signing_in, told.json["token"])
+    assert result.status == 200
+    assert (result.json["email"], result.json["name"]) == ("ada@acme.example", "Ada")
+    session = bearer(signing_in, result.json["token"])
     assert [user["email"] for user in session.get("/api/v1/users").json] == ["ada@acme.example"]
     assert [member["role"] for member in session.get(MEMBERS).json] == ["ADMIN"]
     assert session.request("POST", f"{SSO}/test").json["tokenEndpoint"] == f"{real}/oauth2/token"
@@ -1497,10 +1499,10 @@ def test_a_person_without_groups_or_a_name_is_a_member_called_by_the_address(sig
     begun = Client(signing_in).get(f"{SSO}/login", redirectUri=REDIRECT).json
     back = consent(begun["loginUrl"], {"sub": "bob"})
 
-    told = Client(signing_in).get(f"{SSO}/callback", **back).json
+    body = Client(signing_in).get(f"{SSO}/callback", **back).json
 
-    session = bearer(signing_in, told["token"])
-    assert told["name"] == "bob@acme.example"
+    session = bearer(signing_in, body["token"])
+    assert body["name"] == "bob@acme.example"
     assert session.post("/api/v1/flows", {"name": "payments"}).status == 201
     assert session.get("/api/v1/users").status == 403
 

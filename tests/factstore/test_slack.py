@@ -69,8 +69,8 @@ def send(lite, path, form, headers=None, at=NOON, **more):
     """What is answered to a form of Slack; without headers, it is signed as it should be."""
     body = form if isinstance(form, bytes) else urlencode(form).encode()
     headers = sign(body, at) if headers is None else headers
-    given = {"Content-Type": FORM} | headers | more
-    return lite.client().request("POST", path, body=body, headers=given)
+    values = {"Content-Type": FORM} | headers | more
+    return lite.client().request("POST", path, body=body, headers=values)
 
 
 def say(lite, text, user="UANN", at=NOON):
@@ -220,9 +220,9 @@ def test_an_organisation_takes_its_settings_along(lite, factstore, acme):
 def test_a_dry_run_of_settings_tells_and_stores_nothing(lite, factstore):
     before = tables(lite)
 
-    told = factstore.post(ACME, CONFIG, dryRun="true")
+    response = factstore.post(ACME, CONFIG, dryRun="true")
 
-    assert (told.status, told.json["result"]["orgSlug"]) == (200, "acme")
+    assert (response.status, response.json["result"]["orgSlug"]) == (200, "acme")
     assert tables(lite) == before
 
 
@@ -367,9 +367,9 @@ def test_a_dry_run_of_a_command_acts_on_nothing(lite, factstore, acme, ask):
     before = tables(lite)
     form = {"text": f"approve {key}", "user_id": "UANN", "user_name": "bea"}
 
-    told = send(lite, f"{ACME}/commands", form, **{"X-Dry-Run": "true"})
+    response = send(lite, f"{ACME}/commands", form, **{"X-Dry-Run": "true"})
 
-    assert told.json["result"]["text"] == f"✅ Approval {key} is granted by ann."
+    assert response.json["result"]["text"] == f"✅ Approval {key} is granted by ann."
     assert tables(lite) == before
 
 
@@ -380,16 +380,16 @@ def test_a_dry_run_of_a_command_acts_on_nothing(lite, factstore, acme, ask):
     "text", ["", "  ", "help", "HELP me", "search", "trail", "env", "approve", "Reject", "trail 7"]
 )
 def test_whoever_asks_for_help_or_half_a_command_is_told_all(lite, acme, text):
-    told = say(lite, text)
+    response = say(lite, text)
 
-    assert told.splitlines()[0] == "What you can ask for:"
-    assert "`approve ID [comment]`" in told
+    assert response.splitlines()[0] == "What you can ask for:"
+    assert "`approve ID [comment]`" in response
 
 
 def test_an_unknown_command_is_echoed_with_what_slack_would_act_on_escaped(lite, acme):
-    told = say(lite, "deploy <!channel> & more")
+    response = say(lite, "deploy <!channel> & more")
 
-    assert told == "There is no command `deploy &lt;!channel&gt; &amp; more`; " + (
+    assert response == "There is no command `deploy &lt;!channel&gt; &amp; more`; " + (
         "`help` tells which there are."
     )
 
@@ -422,8 +422,8 @@ def test_a_trail_is_shown_with_its_attestations(lite, factstore, acme):
     bare = say(lite, f"trail {trail}")
 
     def work(current):
-        for kind, status in (("junit", "PASSED"), ("snyk", "FAILED"), ("sonar", "PENDING")):
-            Attestation.create(trail=trail, type=kind, status=status)
+        for record_type, status in (("junit", "PASSED"), ("snyk", "FAILED"), ("sonar", "PENDING")):
+            Attestation.create(trail=trail, type=record_type, status=status)
 
     write_transaction(lite.workspace, work, actor="test")
 
@@ -491,11 +491,11 @@ def test_an_environment_is_shown_as_it_stands(lite, factstore, acme):
 def test_an_approval_in_slack_is_a_decision_like_any_other(lite, factstore, acme, ask):
     key = ask()
 
-    told = say(lite, f"Approve {key.upper()} Fine  by me & all")
+    response = say(lite, f"Approve {key.upper()} Fine  by me & all")
 
     approval = read_approval(factstore, key)
     (decision,) = approval["decisions"]
-    assert told.splitlines() == [
+    assert response.splitlines() == [
         f"✅ Approval {key} is granted by ann.",
         "Comment: Fine by me &amp; all",
     ]
@@ -510,10 +510,10 @@ def test_an_approval_in_slack_is_a_decision_like_any_other(lite, factstore, acme
 def test_a_rejection_in_slack_ends_the_approval(lite, factstore, acme, ask):
     key = ask()
 
-    told = say(lite, f"reject {key}")
+    response = say(lite, f"reject {key}")
 
     approval = read_approval(factstore, key)
-    assert told == f"❌ Approval {key} is rejected by ann."
+    assert response == f"❌ Approval {key} is rejected by ann."
     assert (approval["status"], approval["decisions"][0]["comments"]) == ("REJECTED", None)
     assert events(lite)[-1] == ("factstore.approval.rejected", {"approval": approval})
     assert happenings(lite)[-1][:2] == ("APPROVAL_REJECTED", "ann")
@@ -522,18 +522,18 @@ def test_a_rejection_in_slack_ends_the_approval(lite, factstore, acme, ask):
 def test_an_approval_that_needs_others_too_says_whom(lite, factstore, acme, ask):
     key = ask(requiredApprovers=["ann", "bea"])
 
-    told = say(lite, f"approve {key}")
+    response = say(lite, f"approve {key}")
 
-    assert told == f"⏳ ann approves {key}, which still waits for bea."
+    assert response == f"⏳ ann approves {key}, which still waits for bea."
     assert read_approval(factstore, key)["status"] == "PENDING_APPROVAL"
 
 
 def test_an_approver_may_be_named_as_slack_knows_them(lite, factstore, acme, ask):
     key = ask(requiredApprovers=["ann"])
 
-    told = say(lite, f"approve {key}")
+    response = say(lite, f"approve {key}")
 
-    assert told == f"✅ Approval {key} is granted by ann."
+    assert response == f"✅ Approval {key} is granted by ann."
     (decision,) = read_approval(factstore, key)["decisions"]
     assert decision["approverIdentity"] == "ann"
     assert audit(lite)[-1][:3] == ("slack:UANN", "approval.updated", key)
@@ -544,9 +544,9 @@ def test_who_is_no_approver_is_told_so_and_changes_nothing(lite, factstore, acme
     key = ask(requiredApprovers=["cora", "bea"])
     before = read_approval(factstore, key)
 
-    told = say(lite, f"{verb} {key}")
+    response = say(lite, f"{verb} {key}")
 
-    assert told == f"Approval {key} is for cora, bea to decide; here you are ann."
+    assert response == f"Approval {key} is for cora, bea to decide; here you are ann."
     assert read_approval(factstore, key) == before
 
 
@@ -595,9 +595,9 @@ def test_nobody_decides_in_slack_before_somebody_is_named(lite, factstore, ask):
     factstore.post(ACME, CONFIG)
     key = ask()
 
-    told = say(lite, f"approve {key}")
+    response = say(lite, f"approve {key}")
 
-    assert told.startswith("Your Slack user UANN is mapped to no approver")
+    assert response.startswith("Your Slack user UANN is mapped to no approver")
     assert read_approval(factstore, key)["status"] == "PENDING_APPROVAL"
 
 
@@ -638,7 +638,7 @@ def test_a_button_decides(lite, factstore, acme, ask, button, status):
     assert "bea" in answer.json["text"]
     assert again.json["text"] == f"Approval {key} is {status} and cannot be decided any more."
     assert approval["status"] == status
-    assert [one["approverIdentity"] for one in approval["decisions"]] == ["bea"]
+    assert [decision["approverIdentity"] for decision in approval["decisions"]] == ["bea"]
 
 
 @pytest.mark.parametrize(
@@ -695,7 +695,7 @@ TAKEN = (200, {"ok": True})
 @pytest.fixture
 def slack():
     """Slack's Web API, which takes everything unless a test says otherwise."""
-    with neighbour(lambda asked: TAKEN) as server:
+    with neighbour(lambda request: TAKEN) as server:
         yield server
 
 
@@ -715,8 +715,8 @@ def notify(lite, kind="approval-requested", body=ASKED, **options):
 def message(lite):
     """State, attempts, status and note of the only message."""
     with lite.workspace.read():
-        (one,) = SlackMessage.select()
-        return one.state, one.attempts, one.status_code, one.note
+        (record,) = SlackMessage.select()
+        return record.state, record.attempts, record.status_code, record.note
 
 
 def test_a_trail_that_is_not_compliant_is_told_to_the_channel(connected, slack):
@@ -724,11 +724,11 @@ def test_a_trail_that_is_not_compliant_is_told_to_the_channel(connected, slack):
 
     assert (answer.status, answer.body) == (202, b"")
     assert connected.step() == 1
-    (asked,) = slack.asked
-    assert (asked.method, asked.path) == ("POST", "/api/chat.postMessage")
-    assert asked.headers["Authorization"] == "Bearer xoxb-0123-Secret"
-    assert asked.headers["Content-Type"] == "application/json; charset=utf-8"
-    assert asked.json == {
+    (query,) = slack.asked
+    assert (query.method, query.path) == ("POST", "/api/chat.postMessage")
+    assert query.headers["Authorization"] == "Bearer xoxb-0123-Secret"
+    assert query.headers["Content-Type"] == "application/json; charset=utf-8"
+    assert query.json == {
         "channel": "#releases",
         "text": f"🚨 Trail {NOBODY} is not compliant.\nFlow: payments\nMissing: junit\n"
         "Failed: snyk, sonar\nDetails: https://register.example/trails/1",
@@ -771,7 +771,7 @@ def test_long_lists_are_cut_so_that_slack_takes_the_message(connected, slack):
 
 def test_a_message_is_sent_until_slack_takes_it(connected, slack, clock):
     answers = [(503, {}), (200, b"no JSON"), (200, {"ok": False, "error": "fatal_error"}), TAKEN]
-    slack.answer = lambda asked: answers.pop(0)
+    slack.answer = lambda request: answers.pop(0)
     notify(connected)
 
     outcomes = []
@@ -786,13 +786,13 @@ def test_a_message_is_sent_until_slack_takes_it(connected, slack, clock):
         ("due", 3, 200, "Slack refused the message: fatal_error."),
         ("done", 4, 200, "Answered with status 200."),
     ]
-    assert len({json.dumps(asked.json) for asked in slack.asked}) == 1
+    assert len({json.dumps(request.json) for request in slack.asked}) == 1
 
 
 def test_slack_may_ask_for_patience_with_a_good_status(connected, slack, clock):
     limited = (200, {"ok": False, "error": "ratelimited"}, ("Retry-After", "10"))
     answers = [limited, TAKEN]
-    slack.answer = lambda asked: answers.pop(0)
+    slack.answer = lambda request: answers.pop(0)
     notify(connected)
     connected.step()
 
@@ -806,7 +806,7 @@ def test_slack_may_ask_for_patience_with_a_good_status(connected, slack, clock):
 
 @pytest.mark.parametrize("error", ["invalid_auth", "channel_not_found", "token_revoked"])
 def test_what_slack_refuses_for_good_is_not_sent_again(connected, slack, clock, error):
-    slack.answer = lambda asked: (200, {"ok": False, "error": error})
+    slack.answer = lambda request: (200, {"ok": False, "error": error})
     notify(connected)
     connected.step()
 
@@ -817,9 +817,11 @@ def test_what_slack_refuses_for_good_is_not_sent_again(connected, slack, clock, 
     assert len(slack.asked) == 1
 
 
-@pytest.mark.parametrize("told", [{"ok": "yes"}, [], {"ok": False}, {"ok": False, "error": "A b"}])
-def test_an_answer_that_says_nothing_is_no_refusal(connected, slack, told):
-    slack.answer = lambda asked: (200, told)
+@pytest.mark.parametrize(
+    "result", [{"ok": "yes"}, [], {"ok": False}, {"ok": False, "error": "A b"}]
+)
+def test_an_answer_that_says_nothing_is_no_refusal(connected, slack, result):
+    slack.answer = lambda request: (200, result)
     notify(connected)
 
     connected.step()

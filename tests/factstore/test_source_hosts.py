@@ -48,7 +48,7 @@ def test_every_provider_has_a_place_of_its_own_and_lower_case_names_it_too(facts
     again = factstore.post(ACME, {"provider": "GitHub", "token": "other"})
 
     assert statuses == [201, 201, 201, 201]
-    assert [one["provider"] for one in factstore.get(ACME).json] == [
+    assert [record["provider"] for record in factstore.get(ACME).json] == [
         "GITHUB",
         "GITLAB",
         "BITBUCKET",

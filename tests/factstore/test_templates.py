@@ -447,9 +447,9 @@ def test_a_pattern_matches_what_the_regular_expression_does(pattern):
 def test_no_pattern_takes_long(pattern, text, matched):
     before = time.process_time()
 
-    found = Pattern(pattern).matches(text)
+    matches = Pattern(pattern).matches(text)
 
-    assert found is matched
+    assert matches is matched
     assert time.process_time() - before < 1
 
 
@@ -519,7 +519,7 @@ def record(lite):
 def test_a_trail_is_compliant_once_all_required_types_have_passed(lite, trail, record):
     key = trail(required_attestation_types=["junit", "snyk"])
 
-    statuses = [record(key, kind) for kind in ("junit", "junit", "zap", "snyk", "zap")]
+    statuses = [record(key, item) for item in ("junit", "junit", "zap", "snyk", "zap")]
 
     assert statuses == ["PENDING", "PENDING", "PENDING", "COMPLIANT", "COMPLIANT"]
     settled = [data["trail"] for name, data in events(lite) if name == "factstore.trail.settled"]

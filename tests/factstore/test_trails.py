@@ -68,7 +68,7 @@ def test_a_trail_needs_a_flow_a_commit_a_branch_and_an_author(lite, factstore, f
 
 def test_everything_that_may_be_given_is_kept(factstore, body):
     factstore.post("/api/v1/organisations", {"slug": "acme", "name": "Acme"})
-    given = body | {
+    values = body | {
         "pullRequestId": "17",
         "pullRequestReviewer": "Bea",
         "deploymentActor": "ci",
@@ -78,10 +78,10 @@ def test_everything_that_may_be_given_is_kept(factstore, body):
         "name": "build-1",
     }
 
-    created = factstore.post(TRAILS, given)
+    created = factstore.post(TRAILS, values)
 
     assert created.status == 201
-    assert created.json.items() >= given.items()
+    assert created.json.items() >= values.items()
 
 
 @pytest.mark.parametrize(
@@ -196,14 +196,14 @@ def test_the_trails_of_a_flow_come_in_pages(factstore, flow, body):
     keys = [factstore.post(TRAILS, body).json["id"] for _ in range(3)]
     path = f"{FLOWS}/{flow['id']}/trails"
 
-    told = {
+    expected = {
         (query.get("page"), query.get("size")): factstore.get(path, **query).json
         for query in ({}, {"size": 2}, {"page": 1, "size": 2}, {"page": 9})
     }
 
     pages = {
-        asked: ([record["id"] for record in page.pop("items")], *page.values())
-        for asked, page in told.items()
+        request: ([record["id"] for record in page.pop("items")], *page.values())
+        for request, page in expected.items()
     }
     assert pages == {
         (None, None): (keys, 0, 20, 3, 1),
@@ -211,7 +211,7 @@ def test_the_trails_of_a_flow_come_in_pages(factstore, flow, body):
         (1, 2): (keys[2:], 1, 2, 3, 2),
         (9, None): ([], 9, 20, 3, 1),
     }
-    assert list(told[None, None]) == ["page", "size", "totalItems", "totalPages"]
+    assert list(expected[None, None]) == ["page", "size", "totalItems", "totalPages"]
 
 
 @pytest.mark.parametrize("query", [{"page": -1}, {"size": 0}, {"size": "x"}, {"page": 2**31}])
@@ -281,12 +281,12 @@ def test_a_trail_that_is_not_there_has_no_audit_events(factstore, path):
 def test_a_dry_run_refuses_what_the_real_run_refuses_and_stores_nothing(lite, factstore, body):
     before = tables(lite)
 
-    told = factstore.post(TRAILS, body, headers={"X-Dry-Run": "true"})
+    response = factstore.post(TRAILS, body, headers={"X-Dry-Run": "true"})
     short = factstore.post(TRAILS_V2, body, dryRun="true")
     refused = factstore.post(TRAILS, body | {"gitBranch": None}, dryRun="true")
 
-    assert (told.status, short.status, refused.status) == (200, 200, 400)
-    for would in (told.json, short.json):
+    assert (response.status, short.status, refused.status) == (200, 200, 400)
+    for would in (response.json, short.json):
         assert would["dryRun"] is True
         assert would["wouldCreate"].items() >= (body | {"flowName": "payments"}).items()
     assert tables(lite) == before
@@ -373,9 +373,9 @@ def test_a_ci_system_tells_what_the_body_does_not(
 
 def test_what_the_body_tells_stands(factstore, bare, variables):
     variables(GITLAB)
-    given = bare | {"gitCommitSha": "", "gitBranch": None, "buildUrl": "https://own"}
+    values = bare | {"gitCommitSha": "", "gitBranch": None, "buildUrl": "https://own"}
 
-    created = factstore.post(TRAILS, given, headers={"X-Factstore-CI-Context": "gitlab-ci"})
+    created = factstore.post(TRAILS, values, headers={"X-Factstore-CI-Context": "gitlab-ci"})
 
     assert created.status == 201
     assert (
@@ -512,14 +512,16 @@ def test_an_organisation_that_a_trail_carries_stays(factstore, body):
 def test_a_list_is_one_query_whatever_its_length(lite, factstore, flow, body, path):
     values = {"git_commit_sha": "4f2a", "git_branch": "main", "git_author": "Ann"}
     factstore.get(path)
-    asked = []
+    requests = []
 
     def count():
-        lite.workspace.reader.connection().set_trace_callback(asked.append)
+        lite.workspace.reader.connection().set_trace_callback(requests.append)
         listed = factstore.get(path)
         lite.workspace.reader.connection().set_trace_callback(None)
-        queries = [one for one in asked if "FROM" in one and not one.startswith("--")]
-        asked.clear()
+        queries = [
+            request for request in requests if "FROM" in request and not request.startswith("--")
+        ]
+        requests.clear()
         return len(listed.json), len(queries)
 
     counts = []

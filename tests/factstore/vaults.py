@@ -35,9 +35,9 @@ class FakeVault:
     def answer(self, method, raw_path, token, body):
         """Status and JSON of an answer; None for an empty one."""
         path = unquote(raw_path.partition("?")[0]).removeprefix("/v1/")
-        for prefix, told in self.answers.items():
+        for prefix, result in self.answers.items():
             if path.startswith(prefix):
-                return told
+                return result
         if path == "sys/health":
             status = 501 if not self.initialized else 503 if self.sealed else 200
             return status, {"initialized": self.initialized, "sealed": self.sealed}
@@ -48,7 +48,7 @@ class FakeVault:
         if token not in self.tokens:
             return 403, {"errors": ["permission denied"]}
         if path == "sys/capabilities-self":
-            rights = {one: self.rights(token) for one in body["paths"]}
+            rights = {record: self.rights(token) for record in body["paths"]}
             return 200, {**rights, "data": rights}
         for part in ("data", "metadata"):
             if path.startswith(f"{self.mount}/{part}/"):
@@ -86,10 +86,10 @@ class FakeVault:
             return 404, {"errors": []}
         versions = self.documents[key]
         newest, number = versions[-1], len(versions)
-        told = {"version": number, "deletion_time": newest["deletion_time"], "destroyed": False}
+        values = {"version": number, "deletion_time": newest["deletion_time"], "destroyed": False}
         if newest["deletion_time"]:
-            return 404, {"data": {"data": None, "metadata": told}}
-        return 200, {"data": {"data": newest["data"], "metadata": told}}
+            return 404, {"data": {"data": None, "metadata": values}}
+        return 200, {"data": {"data": newest["data"], "metadata": values}}
 
     def delete_data(self, key, body):
         for newest in self.documents.get(key, [])[-1:]:
@@ -100,13 +100,17 @@ class FakeVault:
         if key not in self.documents:
             return 404, {"errors": []}
         versions = {
-            str(number): {"created_time": self.created, "deletion_time": one["deletion_time"]}
-            for number, one in enumerate(self.documents[key], 1)
+            str(number): {"created_time": self.created, "deletion_time": record["deletion_time"]}
+            for number, record in enumerate(self.documents[key], 1)
         }
         return 200, {"data": {"current_version": len(versions), "versions": versions}}
 
     def list_metadata(self, key, body):
-        below = {one.removeprefix(key + "/") for one in self.documents if one.startswith(key + "/")}
+        below = {
+            document.removeprefix(key + "/")
+            for document in self.documents
+            if document.startswith(key + "/")
+        }
         names = sorted({name.partition("/")[0] + "/" * ("/" in name) for name in below})
         return (200, {"data": {"keys": names}}) if names else (404, {"errors": []})
 
@@ -124,8 +128,14 @@ class Handler(BaseHTTPRequestHandler):
         vault.requests.append((self.command, self.path, token))
         vault.asked.set()
         vault.may_answer.wait(5)
-        status, told = vault.answer(self.command, self.path, token, body)
-        data = b"" if told is None else told if type(told) is bytes else json.dumps(told).encode()
+        status, result = vault.answer(self.command, self.path, token, body)
+        data = (
+            b""
+            if result is None
+            else result
+            if type(result) is bytes
+            else json.dumps(result).encode()
+        )
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))

@@ -30,8 +30,8 @@ def counts(lite):
 def tamper(lite, *statements):
     """Change the file behind the product's back, its triggers out of the way for the time."""
     with contextlib.closing(sqlite3.connect(lite.workspace.file, isolation_level=None)) as file:
-        found = file.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'")
-        triggers = dict(found.fetchall())
+        matches = file.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'")
+        triggers = dict(matches.fetchall())
         for name in triggers:
             file.execute(f"DROP TRIGGER {name}")
         touched = sum(file.execute(statement).rowcount for statement in statements)

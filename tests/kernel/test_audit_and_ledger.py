@@ -260,7 +260,7 @@ def test_whatever_is_touched_in_the_file_shows(lite, findings, statements, fault
     touched = tamper(lite, *statements)
 
     assert touched > 0
-    assert any(fault in told for told in lite.verify())
+    assert any(fault in item for item in lite.verify())
 
 
 def test_a_webhook_s_address_and_secret_are_proven_too(lite):
@@ -299,11 +299,11 @@ def test_a_refused_write_leaves_no_trace_in_either_chain(lite, novantra):
 
 
 def test_reads_are_counted_by_account_and_minute(lite, clock):
-    one, other = lite.client("assets:read"), lite.client("assets:read", "organization:read")
-    for client in (one, other, one):
+    record, other = lite.client("assets:read"), lite.client("assets:read", "organization:read")
+    for client in (record, other, record):
         client.get("/api/v1/assets")
     clock.advance(60)
-    one.get("/api/v1/assets")
+    record.get("/api/v1/assets")
 
     lite.step()
     clock.advance(60)

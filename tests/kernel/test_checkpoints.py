@@ -57,14 +57,14 @@ def verify(place, capsys):
     def run(notes, *arguments, file=place):
         line = ["verify", str(file), "--checkpoint", str(notes), "--json", *arguments]
         assert main(line) in (0, 1)
-        told = json.loads(capsys.readouterr().out)
-        return told.get("faults", told)
+        payload = json.loads(capsys.readouterr().out)
+        return payload.get("faults", payload)
 
     return run
 
 
-def notes_of(place):
-    return place.with_name("register.db.checkpoints")
+def notes_of(location):
+    return location.with_name("register.db.checkpoints")
 
 
 def make_flow(lite, name):
@@ -90,15 +90,15 @@ def test_a_checkpoint_is_a_signed_note_of_both_heads(opened):
     with opened() as lite:
         make_flow(lite, "payments")
 
-        told = lite.checkpoint()
+        result = lite.checkpoint()
 
         origin, size, head, *extensions = checked(
-            **dict(zip(("note", "key"), told.values(), strict=True))
+            **dict(zip(("note", "key"), result.values(), strict=True))
         ).split("\n")
         (ledger,) = rows(lite, "SELECT entry_hash FROM ledger_entry ORDER BY id DESC LIMIT 1")
         (entry,) = rows(lite, "SELECT hash FROM audit_entry ORDER BY id DESC LIMIT 1")
         assert origin == f"novantra-lite/{lite.workspace.id}"
-        assert told["publicKey"].startswith(f"{origin}+")
+        assert result["publicKey"].startswith(f"{origin}+")
         assert (size, base64.b64decode(head).hex()) == ("3", ledger[0])
         assert extensions == [
             f"audit 4 {base64.b64encode(bytes.fromhex(entry[0])).decode()}",
@@ -145,20 +145,20 @@ def test_what_is_no_public_key_is_refused(text):
     ],
 )
 def test_a_text_of_another_form_is_no_checkpoint(text):
-    known = Checkpoint.read(f"a\n0\n{ZERO}\naudit 0 {ZERO}\ntime t\n")
+    result = Checkpoint.read(f"a\n0\n{ZERO}\naudit 0 {ZERO}\ntime t\n")
 
-    assert known == Checkpoint("a", (0, "0" * 64), (0, "0" * 64), "t")
+    assert result == Checkpoint("a", (0, "0" * 64), (0, "0" * 64), "t")
     assert Checkpoint.read(text) is None
 
 
 # --- When they are written ----------------------------------------------------
 
 
-def written(place):
+def written(location):
     """The sizes of the ledger in the checkpoints beside a file, one after another."""
-    if not notes_of(place).exists():
+    if not notes_of(location).exists():
         return []
-    return [int(note.split("\n")[1]) for note in notes_of(place).read_text().split("\n\nnova")]
+    return [int(note.split("\n")[1]) for note in notes_of(location).read_text().split("\n\nnova")]
 
 
 def test_a_checkpoint_is_written_at_shutdown_when_something_is_new(opened, place):
@@ -420,16 +420,16 @@ def test_the_commands_print_what_verify_reads(opened, place, capsys, verify, tmp
     assert main(["checkpoint", "--public-key", "--database", str(place)]) == 0
     key = capsys.readouterr().out.strip()
     assert main(["checkpoint", "--json", "--database", str(place)]) == 0
-    told = json.loads(capsys.readouterr().out)
+    payload = json.loads(capsys.readouterr().out)
     (tmp_path / "note").write_text(note + note)
 
     assert checked(note, key).startswith("novantra-lite/org_")
-    assert told["publicKey"] == key
+    assert payload["publicKey"] == key
     assert verify(tmp_path / "note", "--public-key", key) == []
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "told"),
+    ("arguments", "status", "result"),
     [
         (["--public-key", EXAMPLE], 2, "--public-key KEY goes with --checkpoint FILE"),
         (["--checkpoint", "gone"], 1, "gone: no such file or directory."),
@@ -437,14 +437,14 @@ def test_the_commands_print_what_verify_reads(opened, place, capsys, verify, tmp
     ],
 )
 def test_what_cannot_be_verified_is_told_in_a_sentence(
-    closed, place, capsys, monkeypatch, arguments, status, told
+    closed, place, capsys, monkeypatch, arguments, status, result
 ):
     monkeypatch.chdir(place.parent)
     notes_of(place).rename("notes")
 
     assert main(["verify", str(place), *arguments]) == status
 
-    assert told in capsys.readouterr().err
+    assert result in capsys.readouterr().err
 
 
 def test_a_workspace_of_a_directory_is_verified_by_its_slug(tmp_path, capsys):

@@ -80,7 +80,7 @@ def test_a_uuid_is_of_version_7_in_lower_case_and_sorts_by_time(source, clock):
         clock.advance(0.001)
 
     form = r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
-    assert all(re.fullmatch(form, one) for one in made)
+    assert all(re.fullmatch(form, item) for item in made)
     assert made == sorted(made)
     assert int(made[0][:13].replace("-", ""), 16) == round((clock() - 0.02) * 1000)
 

@@ -14,10 +14,10 @@ ASK = (DRY, {"X-Factstore-Dry-Run": "true"}, {"X-Dry-Run": "TRUE"})
 def test_a_dry_create_shows_what_would_be_and_leaves_nothing(lite, novantra):
     answer = novantra.post(FINDINGS, FINDING | {"description": "By the door"}, headers=DRY)
 
-    told = answer.json
-    assert (answer.status, told["dryRun"], list(told)) == (200, True, ["dryRun", "wouldCreate"])
-    assert told["wouldCreate"]["finding"]["title"] == "Torque wrench 7 is overdue"
-    assert told["wouldCreate"]["finding"]["description"] == "By the door"
+    body = answer.json
+    assert (answer.status, body["dryRun"], list(body)) == (200, True, ["dryRun", "wouldCreate"])
+    assert body["wouldCreate"]["finding"]["title"] == "Torque wrench 7 is overdue"
+    assert body["wouldCreate"]["finding"]["description"] == "By the door"
     assert counts(lite) == (0, 3, 2, 0, 0)
     assert lite.verify() == []
 

@@ -207,8 +207,8 @@ def test_twins_at_the_same_moment_have_one_effect(lite, novantra):
     for thread in threads:
         thread.join()
 
-    told = {(answer.status, answer.headers.get("retry-after")) for answer in answers}
-    assert told <= {(201, None), (409, "1")}
+    result = {(answer.status, answer.headers.get("retry-after")) for answer in answers}
+    assert result <= {(201, None), (409, "1")}
     assert len({answer.body for answer in answers if answer.status == 201}) == 1
     assert sum("idempotency-replayed" not in a.headers for a in answers if a.status == 201) == 1
     assert counts(lite) == (1, 4, 3, 1, 1)

@@ -140,9 +140,9 @@ def test_a_key_from_the_settings_needs_no_file(tmp_path, key):
     with NovantraLite(tmp_path / "register.db", key=key) as lite:
         finding = record(lite)
     with NovantraLite(tmp_path / "register.db", key=key) as lite:
-        found = lite.collection("findings").retrieve(finding["id"])
+        matches = lite.collection("findings").retrieve(finding["id"])
 
-    assert found["description"] == "By the door"
+    assert matches["description"] == "By the door"
     assert not (tmp_path / "register.db.key").exists()
 
 

@@ -138,13 +138,13 @@ def test_what_goes_with_a_removed_record_is_in_the_ledger_too(lite, factstore):
 def test_an_encrypted_field_is_unreadable_in_the_file_and_readable_in_the_record(lite, finding):
     stored = rows(lite, "SELECT description FROM finding")[0][0]
 
-    told = lite.collection("findings").retrieve(finding["id"])
+    result = lite.collection("findings").retrieve(finding["id"])
 
     assert stored.startswith("1.")
     assert "door" not in stored
     assert b"By the door" not in stored_bytes(lite)
-    assert told == finding
-    assert told["description"] == "By the door"
+    assert result == finding
+    assert result["description"] == "By the door"
 
 
 @pytest.fixture(scope="module")
@@ -167,10 +167,14 @@ def test_the_json_that_sqlite_writes_is_the_record_s_own(demo, resource):
     with demo.workspace.read():
         records = list(resource.model.select().limit(20))
 
-        written = [json.loads(demo.workspace.json_of(type(one), one.id)) for one in records]
+        written = [
+            json.loads(demo.workspace.json_of(type(record), record.id)) for record in records
+        ]
 
-        assert written == [one.json() for one in records] != []
-        assert [list(one) for one in written] == [list(resource.model.members())] * len(written)
+        assert written == [record.json() for record in records] != []
+        assert [list(record) for record in written] == [list(resource.model.members())] * len(
+            written
+        )
 
 
 def test_the_statement_of_a_record_with_line_separators_and_brackets_is_opened_whole(lite):
@@ -180,9 +184,9 @@ def test_the_statement_of_a_record_with_line_separators_and_brackets_is_opened_w
         findingKey="k}\x1e", title=odd, severity="low", description=odd, reason=WHY
     )
 
-    told = lite.collection("findings").retrieve(finding["id"])
-    assert (told["title"], told["description"]) == (odd, odd)
-    assert [one["description"] for one in lite.collection("findings").list()] == [odd]
+    result = lite.collection("findings").retrieve(finding["id"])
+    assert (result["title"], result["description"]) == (odd, odd)
+    assert [record["description"] for record in lite.collection("findings").list()] == [odd]
 
 
 # --- Looking records up -------------------------------------------------------
@@ -220,24 +224,24 @@ def test_records_with_the_same_values_come_in_the_order_in_which_they_were_made(
 
 
 def test_a_foreign_key_reads_as_its_record_which_is_looked_up_once(lite, shop):
-    asked = []
+    requests = []
     with lite.workspace.read() as current:
         trail = Trail.fetch(shop[1])
         connection = current.database.connection()
-        connection.set_trace_callback(asked.append)
+        connection.set_trace_callback(requests.append)
         names = [trail.flow.name, trail.flow.name]
         connection.set_trace_callback(None)
 
     assert names == ["shop", "shop"]
     assert trail.flow_id == shop[0]
-    assert len(asked) == 1
+    assert len(requests) == 1
 
 
 def test_an_approval_is_found_by_its_trail_rather_than_among_all_that_were_given(lite):
     values = {"trail": "t", "status": "APPROVED"}
-    sql, given = Approval.statements().query((), values, "LIMIT 1")
+    sql, members = Approval.statements().query((), values, "LIMIT 1")
     connection = lite.workspace.reader.connection()
 
-    (plan,) = connection.execute(f"EXPLAIN QUERY PLAN {sql}", given).fetchall()
+    (plan,) = connection.execute(f"EXPLAIN QUERY PLAN {sql}", members).fetchall()
 
     assert "approval_lookup (trail_id=? AND status=?)" in plan[3]

@@ -203,9 +203,11 @@ def test_special_addresses_are_refused_in_every_form_and_public_ones_are_not():
 
 
 def test_a_public_host_is_its_addresses_with_the_port():
-    found = public_addresses("hooks.example", 443, (), resolver(["8.8.8.8", "8.8.8.8", "1.1.1.1"]))
+    matches = public_addresses(
+        "hooks.example", 443, (), resolver(["8.8.8.8", "8.8.8.8", "1.1.1.1"])
+    )
 
-    assert found == [("8.8.8.8", 443), ("1.1.1.1", 443)]
+    assert matches == [("8.8.8.8", 443), ("1.1.1.1", 443)]
 
 
 @pytest.mark.parametrize("header", ["Authorization", "PRIVATE-TOKEN", "X-Vault-Request"])
@@ -636,8 +638,8 @@ def test_a_webhook_signed_by_the_standardwebhooks_package_is_accepted():
 def test_either_kind_of_header_is_enough_and_case_does_not_matter(kept, secret):
     headers = {name: value for name, value in signed().items() if name.startswith(kept)}
 
-    for given in (headers, {name.title(): value for name, value in headers.items()}):
-        assert verify(given, secret=secret) == {"id": "evt_1", "type": "finding.created"}
+    for header in (headers, {name.title(): value for name, value in headers.items()}):
+        assert verify(header, secret=secret) == {"id": "evt_1", "type": "finding.created"}
 
 
 @pytest.mark.parametrize("skew", [-300, 300])
@@ -655,14 +657,14 @@ def test_a_changed_body_time_or_secret_is_refused(kept):
     headers = {name: value for name, value in signed().items() if name.startswith(kept)}
     later = {name: value.replace("1700000000", "1700000001") for name, value in headers.items()}
 
-    for given in (
+    for header in (
         {"headers": headers, "body": BODY + b" "},
         {"headers": headers, "secret": OTHER},
         {"headers": headers, "secret": []},
         {"headers": later},
     ):
         with pytest.raises(WebhookError, match="No signature matches"):
-            verify(**given)
+            verify(**header)
 
 
 @pytest.mark.parametrize(

@@ -231,11 +231,11 @@ def test_a_cursor_outlasts_the_process_and_is_of_no_use_in_another_workspace(tmp
 
 
 def test_a_page_opens_the_encrypted_values_of_every_record(lite, novantra):
-    told = [f'Text {number} with "quotes", }} and \\' for number in range(5)]
-    for text in told:
+    rows = [f'Text {number} with "quotes", }} and \\' for number in range(5)]
+    for text in rows:
         novantra.post(FINDINGS, FINDING | {"description": text})
     novantra.post(FINDINGS, FINDING)
 
     page = novantra.get(FINDINGS).json["findings"]
 
-    assert [finding["description"] for finding in page] == [None, *reversed(told)]
+    assert [finding["description"] for finding in page] == [None, *reversed(rows)]

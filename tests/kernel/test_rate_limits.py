@@ -106,8 +106,8 @@ def test_a_request_over_the_limit_waits_for_the_next_minute(limited):
 
 def test_a_refused_request_does_not_count(limited):
     lite = limited(rate_reads=1, rate_organization=2)
-    one, other = lite.client("assets:read"), lite.client(*BOTH)
-    statuses = [one.get(ASSETS).status for _ in range(5)]
+    record, other = lite.client("assets:read"), lite.client(*BOTH)
+    statuses = [record.get(ASSETS).status for _ in range(5)]
 
     rest = other.get(ASSETS)
 
@@ -157,8 +157,8 @@ def test_the_organization_has_a_limit_over_all_of_its_accounts(limited):
 
 def test_the_headers_speak_of_the_bucket_with_the_smallest_share_left(limited):
     lite = limited(rate_reads=10, rate_organization=4)
-    one, other = lite.client("assets:read"), lite.client(*BOTH)
-    one.get(ASSETS)
+    record, other = lite.client("assets:read"), lite.client(*BOTH)
+    record.get(ASSETS)
 
     answer = other.get(ASSETS)
 
@@ -231,14 +231,14 @@ def test_a_forwarded_address_is_believed_from_trusted_proxies_alone(limited):
     behind = limited(rate_address=1, trusted_proxies=("127.0.0.0/8", "10.0.0.0/8"))
 
     unknown = [at(plain, "127.0.0.1", f"192.0.2.{number}") for number in range(2)]
-    known = [at(behind, "127.0.0.1", f"192.0.2.{number}") for number in range(2)]
+    values = [at(behind, "127.0.0.1", f"192.0.2.{number}") for number in range(2)]
     again = at(behind, "127.0.0.1", "192.0.2.1")
     forged = at(behind, "127.0.0.1", "203.0.113.7, 192.0.2.1")
     chained = at(behind, "127.0.0.1", "192.0.2.1, 10.0.0.1")
     with_port = at(behind, "127.0.0.1", "192.0.2.1:50000")
     stranger = [at(behind, "198.51.100.1", f"203.0.113.{number}") for number in range(2)]
 
-    assert (unknown, known) == ([401, 429], [401, 401])
+    assert (unknown, values) == ([401, 429], [401, 401])
     assert (again, forged, chained, with_port) == (429, 429, 429, 429)
     assert stranger == [401, 429]
 

@@ -42,7 +42,7 @@ def found(lite, text):
     with lite.workspace.read():
         places = find_places(text, [model.searched.number for model in searched_models().values()])
     query = "SELECT record FROM search_record WHERE place = ?"
-    return [rows(lite, query, place)[0][0] for place in places]
+    return [rows(lite, query, location)[0][0] for location in places]
 
 
 def test_the_numbers_of_the_kinds_are_what_files_were_written_with():

@@ -90,8 +90,8 @@ def test_the_key_does_not_show_where_settings_are_printed():
 
 
 def test_every_setting_is_explained_in_one_sentence():
-    for name, known in Settings.KNOWN.items():
-        assert known.explanation.endswith("."), name
+    for name, existing in Settings.KNOWN.items():
+        assert existing.explanation.endswith("."), name
 
 
 def test_private_targets_that_are_no_networks_are_refused_at_the_start():

@@ -103,7 +103,7 @@ def test_requests_that_wait_share_a_commit_and_each_gets_its_own_answer(stored, 
     connection.set_trace_callback(None)
 
     assert [status for status, _ in answers] == [201, 201, 409, 201, 409, 201]
-    assert [told["finding"]["findingKey"] for status, told in answers if status == 201] == [
+    assert [result["finding"]["findingKey"] for status, result in answers if status == 201] == [
         "f0", "f1", "f3", "f5",
     ]  # fmt: skip
     assert statements.count("COMMIT") == 1

@@ -47,10 +47,10 @@ def names(lite, novantra, factstore):
     trail = make_trail(lite)
     path = evidence_path(trail, make_attestation(lite, trail))
     file = upload(factstore, path, b"abc").json["id"]
-    place = factstore.post(ENVIRONMENTS, {"name": "prod", "type": "K8S"}).json["id"]
+    body = factstore.post(ENVIRONMENTS, {"name": "prod", "type": "K8S"}).json["id"]
     ran = {"artifactSha256": "sha256:" + "a" * 64, "artifactName": "app", "artifactTag": "1"}
     snapshot = factstore.post(
-        f"{ENVIRONMENTS}/{place}/snapshots", {"recordedBy": "agent", "artifacts": [ran, ran]}
+        f"{ENVIRONMENTS}/{body}/snapshots", {"recordedBy": "agent", "artifacts": [ran, ran]}
     ).json["id"]
     claim, attachment = make_claim(lite, novantra)
     assert lite.verify() == []
@@ -251,8 +251,8 @@ def test_a_record_that_was_deleted_by_right_may_not_come_back(lite, names, facts
 
     tamper(lite, f"INSERT INTO flow VALUES ({back})")
 
-    told = f"Flow {names['flow3']} is in its table, though the ledger says that it was deleted."
-    assert told in lite.verify()
+    text = f"Flow {names['flow3']} is in its table, though the ledger says that it was deleted."
+    assert text in lite.verify()
 
 
 SCHEMA = {
@@ -299,9 +299,9 @@ def verify(register, capsys):
 
     def run(*arguments):
         status = main(["verify", str(register), "--json", *arguments])
-        told = json.loads(capsys.readouterr().out)
-        assert status == (0 if told["sound"] else 1)
-        return told["faults"]
+        payload = json.loads(capsys.readouterr().out)
+        assert status == (0 if payload["sound"] else 1)
+        return payload["faults"]
 
     return run
 

@@ -204,10 +204,10 @@ def test_a_missing_body_lacks_the_file(factstore, path):
 
 
 @pytest.mark.parametrize(
-    "kind", ["application/json", "text/plain", "application/x-www-form-urlencoded", "multipart/x"]
+    "type", ["application/json", "text/plain", "application/x-www-form-urlencoded", "multipart/x"]
 )
-def test_a_body_of_another_media_type_is_refused(factstore, path, kind):
-    refused = factstore.request("POST", path, body=b"{}", headers={"Content-Type": kind})
+def test_a_body_of_another_media_type_is_refused(factstore, path, type):
+    refused = factstore.request("POST", path, body=b"{}", headers={"Content-Type": type})
 
     assert refused.status == 415
     assert refused.json["message"] == "This operation reads multipart/form-data."
@@ -244,8 +244,8 @@ def test_a_body_over_the_limit_is_refused_before_it_is_read_whole(has_length, mo
     assert stream.taken <= most
 
 
-@pytest.mark.parametrize("kind", [TYPE, "application/json"])
-def test_a_body_without_a_length_is_read_where_the_server_ends_it(lite, factstore, path, kind):
+@pytest.mark.parametrize("type", [TYPE, "application/json"])
+def test_a_body_without_a_length_is_read_where_the_server_ends_it(lite, factstore, path, type):
     bodies = {TYPE: form(part(b"abc")), "application/json": b'{"name": "payouts"}'}
     paths = {TYPE: path, "application/json": "/api/v1/flows"}
 
@@ -255,7 +255,7 @@ def test_a_body_without_a_length_is_read_where_the_server_ends_it(lite, factstor
         return lite(environ, start_response)
 
     done = Client(application, factstore.headers).request(
-        "POST", paths[kind], body=bodies[kind], headers={"Content-Type": kind}
+        "POST", paths[type], body=bodies[type], headers={"Content-Type": type}
     )
 
     assert done.status == 201
@@ -278,9 +278,9 @@ def test_a_dry_run_tells_what_would_be_stored_and_stores_nothing(lite, factstore
 
     rehearsed = upload(factstore, path, b"abc", X_Dry_Run="true")
 
-    told = rehearsed.json["wouldCreate"]
+    body = rehearsed.json["wouldCreate"]
     assert (rehearsed.status, rehearsed.json["dryRun"]) == (200, True)
-    assert (told["sha256Hash"], told["fileSizeBytes"]) == (ABC, 3)
+    assert (body["sha256Hash"], body["fileSizeBytes"]) == (ABC, 3)
     assert tables(lite) == before
 
 
@@ -309,7 +309,7 @@ def test_an_upload_is_documented_as_a_form_with_a_file():
 
 
 @pytest.mark.parametrize(
-    ("path", "kind", "members"),
+    ("path", "type", "members"),
     [
         (
             "/api/v1/trails/{id}/attestations/{id}/evidence",
@@ -320,7 +320,7 @@ def test_an_upload_is_documented_as_a_form_with_a_file():
         ("/api/v1/flows", "application/json", ["status", "error", "message", "timestamp"]),
     ],
 )
-def test_a_server_refuses_what_is_over_every_limit_in_the_envelope(lite, path, kind, members):
+def test_a_server_refuses_what_is_over_every_limit_in_the_envelope(lite, path, type, members):
     scopes = ("factstore:write", "governance.findings:write")
     path = path.replace("{id}", "00000000-0000-4000-8000-000000000000")
     with lite.listening() as url:
@@ -328,7 +328,7 @@ def test_a_server_refuses_what_is_over_every_limit_in_the_envelope(lite, path, k
         connection = http.client.HTTPConnection(host, int(port), timeout=10)
         connection.putrequest("POST", path)
         connection.putheader("Authorization", f"Bearer {lite.token(*scopes)}")
-        connection.putheader("Content-Type", kind)
+        connection.putheader("Content-Type", type)
         connection.putheader("Content-Length", "52428801")
         connection.endheaders()
 

@@ -148,7 +148,7 @@ class Retrieved(Listed):
     noun = ""
 
     def test_one_record_comes_in_an_envelope_of_its_name(self, lite, novantra, older):
-        found = novantra.get(f"{self.path}/{older['id']}")
+        response = novantra.get(f"{self.path}/{older['id']}")
 
         current = lite.collection(self.collection).retrieve(older["id"])
-        assert (found.status, found.json) == (200, {self.noun: current})
+        assert (response.status, response.json) == (200, {self.noun: current})

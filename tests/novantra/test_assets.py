@@ -104,9 +104,9 @@ class TestReadinessAssessments(Listed):
 
 @pytest.mark.parametrize("literal", ["custody-assignments", "readiness-assessments"])
 def test_a_literal_segment_is_not_taken_for_an_id(novantra, literal):
-    found = novantra.get(f"{ASSETS}/{literal}")
+    response = novantra.get(f"{ASSETS}/{literal}")
 
-    assert (found.status, found.json["pagination"]) == (200, {})
+    assert (response.status, response.json["pagination"]) == (200, {})
 
 
 def test_assets_are_not_below_governance(novantra):

@@ -100,14 +100,14 @@ def test_a_client_authenticates_in_one_way(lite, anyone, account):
 
 
 @pytest.mark.parametrize("name", ["grant_type", "client_id", "client_secret", "scope", "other"])
-@pytest.mark.parametrize("kind", ["application/json", "application/x-www-form-urlencoded"])
-def test_a_parameter_that_comes_twice_is_refused(anyone, account, name, kind):
+@pytest.mark.parametrize("type", ["application/json", "application/x-www-form-urlencoded"])
+def test_a_parameter_that_comes_twice_is_refused(anyone, account, name, type):
     pairs = [*request_of(account, scope="governance.controls:read").items(), ("other", "1")]
     pairs.append((name, dict(pairs)[name]))
     members = ",".join(f"{json.dumps(key)}:{json.dumps(value)}" for key, value in pairs)
-    body = f"{{{members}}}" if kind.endswith("json") else urllib.parse.urlencode(pairs)
+    body = f"{{{members}}}" if type.endswith("json") else urllib.parse.urlencode(pairs)
 
-    refused = anyone.request("POST", TOKEN, body=body.encode(), headers={"Content-Type": kind})
+    refused = anyone.request("POST", TOKEN, body=body.encode(), headers={"Content-Type": type})
 
     assert (refused.status, refused.json["error"]) == (400, "invalid_request")
     assert refused.json["message"] == "A parameter of the request comes more than once."
@@ -122,11 +122,11 @@ def test_a_parameter_in_the_url_is_refused(anyone, account, name):
     assert anyone.post(TOKEN, request_of(account), trace="1").status == 200
 
 
-@pytest.mark.parametrize("kind", ["", "text/plain", "multipart/form-data; boundary=x"])
-def test_a_token_request_of_another_kind_is_refused(anyone, account, kind):
+@pytest.mark.parametrize("type", ["", "text/plain", "multipart/form-data; boundary=x"])
+def test_a_token_request_of_another_kind_is_refused(anyone, account, type):
     body = urllib.parse.urlencode(request_of(account)).encode()
 
-    refused = anyone.request("POST", TOKEN, body=body, headers={"Content-Type": kind})
+    refused = anyone.request("POST", TOKEN, body=body, headers={"Content-Type": type})
 
     assert (refused.status, refused.json["error"]) == (415, "unsupported_media_type")
 

@@ -53,12 +53,12 @@ class TestClaims(Retrieved):
     filters = "evidenceRequirementId status"
 
     def rows(self, lite):
-        one, other = (
+        record, other = (
             make(lite, "evidence-requirements", requirementKey=key, title="Show it")["id"]
             for key in ("one", "other")
         )
         return {
-            "evidenceRequirementId": one,
+            "evidenceRequirementId": record,
             "claimKey": "board-minutes-2026-q2",
             "title": "Minutes of the second quarter",
             "description": "Signed by all.",
@@ -143,7 +143,7 @@ def test_a_new_claim_is_pending_audited_proven_and_told(lite, novantra, requirem
     assert novantra.get(f"{CLAIMS}/{key}").json == {"claim": claim}
     assert audit(lite)[-1][1:] == ("evidence.claim.created", key, WHY)
     assert ledger(lite)[-1] == ("EVIDENCE_CLAIM_CREATED", key)
-    told = {
+    expected = {
         "id": key,
         "evidenceRequirementId": requirement["id"],
         "claimKey": "api-" + key[-12:].lower(),
@@ -154,13 +154,13 @@ def test_a_new_claim_is_pending_audited_proven_and_told(lite, novantra, requirem
         "subjectResourceId": None,
         "createdAt": "2026-06-01T12:00:00.000Z",
     }
-    assert events(lite) == [("evidence.claim.created", {"claim": told})]
+    assert events(lite) == [("evidence.claim.created", {"claim": expected})]
 
 
 def test_attachments_are_told_by_name_size_and_digest(novantra, new):
-    given = {"attachments": [attachment(b"abc"), elsewhere()]}
+    body = {"attachments": [attachment(b"abc"), elsewhere()]}
 
-    created = novantra.post(CLAIMS, new | given)
+    created = novantra.post(CLAIMS, new | body)
 
     first, second = created.json["claim"]["attachments"]
     digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
@@ -180,12 +180,12 @@ def test_attachments_are_told_by_name_size_and_digest(novantra, new):
 
 
 def test_content_is_downloadable_and_content_elsewhere_is_not(lite, novantra, new):
-    given = {"attachments": [attachment(b"\x00\xff bytes"), elsewhere()]}
-    first, second = novantra.post(CLAIMS, new | given).json["claim"]["attachments"]
+    body = {"attachments": [attachment(b"\x00\xff bytes"), elsewhere()]}
+    first, second = novantra.post(CLAIMS, new | body).json["claim"]["attachments"]
 
-    told, content = lite.attachment(first["id"])
+    result, content = lite.attachment(first["id"])
 
-    assert (told, content) == (first, b"\x00\xff bytes")
+    assert (result, content) == (first, b"\x00\xff bytes")
     for key in (second["id"], "evatt_nothing"):
         with pytest.raises(NotFound):
             lite.attachment(key)
@@ -334,7 +334,7 @@ def test_a_claim_key_is_taken_once(lite, novantra, new):
     refused = novantra.post(CLAIMS, new | {"claimKey": "q2", "attachments": [attachment()]})
 
     assert (refused.status, refused.json["error"]) == (409, "conflict")
-    assert [kind for kind, _ in events(lite)] == ["evidence.claim.created"]
+    assert [record_type for record_type, _ in events(lite)] == ["evidence.claim.created"]
 
 
 @pytest.mark.parametrize("until", ["2026-05-31T23:59:59Z", "2026-06-01T00:00:00Z"])
@@ -387,8 +387,8 @@ def test_a_reviewed_claim_is_dated_and_told(lite, clock, novantra, new, status):
     assert claim["reviewedAt"] == claim["updatedAt"] == "2026-06-01T12:01:00.000Z"
     assert audit(lite)[-1] == ("console", "evidence.claim.updated", key, WHY)
     assert ledger(lite)[-1] == ("EVIDENCE_CLAIM_UPDATED", key)
-    kind, told = events(lite)[-1]
-    assert (kind, told["claim"]["status"]) == (f"evidence.claim.{status}", status)
+    record_type, result = events(lite)[-1]
+    assert (record_type, result["claim"]["status"]) == (f"evidence.claim.{status}", status)
 
 
 def test_a_claim_is_reviewed_once(lite, novantra, new):
@@ -398,7 +398,7 @@ def test_a_claim_is_reviewed_once(lite, novantra, new):
     with pytest.raises(Unprocessable):
         lite.collection("evidence-claims").update(key, status="approved", reason=WHY)
 
-    assert [kind for kind, _ in events(lite)][1:] == ["evidence.claim.rejected"]
+    assert [record_type for record_type, _ in events(lite)][1:] == ["evidence.claim.rejected"]
 
 
 def test_an_approved_claim_expires_when_its_time_has_passed(lite, clock, novantra, new):

@@ -118,7 +118,7 @@ def test_a_new_finding_is_open_audited_proven_and_told(lite, clock, novantra, co
     assert audit(lite)[-1][1:] == ("finding.created", key, WHY)
     assert audit(lite)[-1][0].startswith("svc_")
     assert ledger(lite)[-1] == ("FINDING_CREATED", key)
-    told = {
+    expected = {
         "id": key,
         "title": "Annual control review overdue",
         "severity": "medium",
@@ -126,11 +126,11 @@ def test_a_new_finding_is_open_audited_proven_and_told(lite, clock, novantra, co
         **subject,
         "createdAt": "2026-06-01T12:00:00.000Z",
     }
-    assert events(lite) == [("finding.created", {"finding": told})]
+    assert events(lite) == [("finding.created", {"finding": expected})]
 
 
 def test_everything_that_may_be_given_is_kept_and_the_rest_is_ignored(novantra):
-    given = {
+    body = {
         "findingKey": "scanner-998877",
         "sourceKind": "audit",
         "sourceModuleKey": "scanner",
@@ -142,13 +142,11 @@ def test_everything_that_may_be_given_is_kept_and_the_rest_is_ignored(novantra):
     }
     ignored = {"status": "closed", "closedAt": "2026-01-01T00:00:00Z", "id": "find_1", "x": [1]}
 
-    created = novantra.post(
-        FINDINGS, NEW | given | ignored | {"dueAt": "2026-07-30T23:59:59+04:00"}
-    )
+    created = novantra.post(FINDINGS, NEW | body | ignored | {"dueAt": "2026-07-30T23:59:59+04:00"})
 
     finding = created.json["finding"]
     assert created.status == 201
-    assert finding.items() >= given.items()
+    assert finding.items() >= body.items()
     assert finding["dueAt"] == "2026-07-30T19:59:59.000Z"
     assert (finding["status"], finding["closedAt"], "x" in finding) == ("open", None, False)
     assert finding["id"] != "find_1"
@@ -220,13 +218,13 @@ def test_part_of_a_subject_is_refused(novantra, given, missing):
 
 
 @pytest.mark.parametrize(
-    ("module", "kind"),
+    ("module", "type"),
     [("controls", "control"), ("risks", "control"), ("assets", "asset"), ("nothing", "thing")],
 )
-def test_a_subject_that_is_not_there_is_unprocessable(lite, novantra, module, kind):
+def test_a_subject_that_is_not_there_is_unprocessable(lite, novantra, module, type):
     subject = {
         "subjectModuleKey": module,
-        "subjectResourceType": kind,
+        "subjectResourceType": type,
         "subjectResourceId": "ctrl_01HXY000000000000000000000",
     }
 
@@ -243,7 +241,7 @@ def test_a_key_is_taken_once(lite, novantra):
 
     assert (refused.status, refused.json["error"]) == (409, "conflict")
     assert len(list(lite.collection("findings").list())) == 1
-    assert [kind for kind, _ in events(lite)] == ["finding.created"]
+    assert [record_type for record_type, _ in events(lite)] == ["finding.created"]
 
 
 def test_a_repeat_with_the_same_key_and_body_gives_the_first_answer_and_does_nothing(
@@ -263,7 +261,7 @@ def test_a_repeat_with_the_same_key_and_body_gives_the_first_answer_and_does_not
     assert "idempotency-replayed" not in first.headers
     assert (other.status, other.json["error"]) == (409, "conflict")
     assert stranger.json["finding"]["id"] != first.json["finding"]["id"]
-    assert [kind for kind, _ in events(lite)] == ["finding.created"] * 2
+    assert [record_type for record_type, _ in events(lite)] == ["finding.created"] * 2
     assert [entry[1] for entry in audit(lite)].count("finding.created") == 2
 
 
@@ -356,7 +354,7 @@ def test_closing_a_finding_dates_it_and_is_told_twice(updating, clock):
     }
     assert audit(updating)[-1][1:] == ("finding.updated", finding["id"], WHY)
     assert ledger(updating)[-1] == ("FINDING_UPDATED", finding["id"])
-    assert [kind for kind, _ in events(updating)] == [
+    assert [record_type for record_type, _ in events(updating)] == [
         "finding.created",
         "finding.updated",
         "finding.closed",
@@ -415,7 +413,7 @@ def test_a_status_update_without_status_or_reason_is_refused(updating, body, pat
 
 
 @pytest.mark.parametrize(
-    ("members", "told"),
+    ("members", "result"),
     [
         ({"severity": "high"}, ["finding.updated"]),
         ({"ownerMemberUserId": "user_1"}, ["finding.updated"]),
@@ -425,12 +423,12 @@ def test_a_status_update_without_status_or_reason_is_refused(updating, body, pat
         ({"severity": "low"}, []),
     ],
 )
-def test_changes_that_integrations_act_on_are_told(lite, members, told):
+def test_changes_that_integrations_act_on_are_told(lite, members, result):
     finding = make(lite, "findings", findingKey="f-1", title="A finding", severity="low")
 
     lite.collection("findings").update(finding["id"], reason=WHY, **members)
 
-    assert [kind for kind, _ in events(lite)] == ["finding.created", *told]
+    assert [record_type for record_type, _ in events(lite)] == ["finding.created", *result]
 
 
 def test_the_same_status_again_is_refused_and_leaves_nothing(updating):

@@ -63,10 +63,10 @@ class TestVersions(Listed):
     filters = "frameworkId status"
 
     def rows(self, lite):
-        one = make(lite, "frameworks", frameworkKey="one", name="One")
+        result = make(lite, "frameworks", frameworkKey="one", name="One")
         other = make(lite, "frameworks", frameworkKey="other", name="Other")
         return {
-            "frameworkId": one["id"],
+            "frameworkId": result["id"],
             "versionKey": "2024",
             "versionLabel": "2024 publication",
             "status": "active",
@@ -93,9 +93,9 @@ class TestNodes(Listed):
     filters = "frameworkVersionId"
 
     def rows(self, lite):
-        one, other = make_version(lite, "one"), make_version(lite, "other")
+        record, other = make_version(lite, "one"), make_version(lite, "other")
         return {
-            "frameworkVersionId": one["id"],
+            "frameworkVersionId": record["id"],
             "nodeKey": "ac-1",
             "referenceCode": "AC-1",
             "title": "Policy and procedures",
@@ -122,7 +122,7 @@ class TestCoverageLinks(Listed):
     filters = "frameworkVersionId frameworkNodeId"
 
     def rows(self, lite):
-        one, other = make_version(lite, "one"), make_version(lite, "other")
+        record, other = make_version(lite, "one"), make_version(lite, "other")
         control = make(lite, "controls", controlKey="c-1", title="A control")
         subject = {
             "subjectModuleKey": "controls",
@@ -130,8 +130,8 @@ class TestCoverageLinks(Listed):
             "subjectResourceId": control["id"],
         }
         return {
-            "frameworkVersionId": one["id"],
-            "frameworkNodeId": make_node(lite, one)["id"],
+            "frameworkVersionId": record["id"],
+            "frameworkNodeId": make_node(lite, record)["id"],
             **subject,
             "coverageKind": "full",
             "status": "active",
@@ -149,13 +149,13 @@ def test_the_nodes_below_a_node_are_found_by_it(lite, novantra):
     control = make_node(lite, version, "ac-1", parentNodeId=group["id"])
     make_node(lite, version, "ac-1.1", parentNodeId=control["id"])
 
-    found = novantra.get(f"{FRAMEWORKS}/nodes", parentNodeId=group["id"])
+    response = novantra.get(f"{FRAMEWORKS}/nodes", parentNodeId=group["id"])
 
-    assert found.json == {"nodes": [control], "pagination": {}}
+    assert response.json == {"nodes": [control], "pagination": {}}
 
 
 @pytest.mark.parametrize("literal", ["versions", "nodes", "coverage-links"])
 def test_a_literal_segment_is_not_taken_for_an_id(novantra, framework, literal):
-    found = novantra.get(f"{FRAMEWORKS}/{literal}")
+    response = novantra.get(f"{FRAMEWORKS}/{literal}")
 
-    assert (found.status, "framework" in found.json) == (200, False)
+    assert (response.status, "framework" in response.json) == (200, False)

@@ -88,9 +88,9 @@ def test_since_takes_its_own_moment_in(lite, novantra, indicator):
     second = measure(lite, indicator, "2", "2026-05-02T00:00:00.000Z")
     query = {"indicatorDefinitionId": indicator["id"], "since": "2026-05-02T04:00:00+04:00"}
 
-    found = novantra.get(f"{INDICATORS}/measurements", **query)
+    response = novantra.get(f"{INDICATORS}/measurements", **query)
 
-    assert found.json["measurements"] == [second]
+    assert response.json["measurements"] == [second]
 
 
 def test_measurements_are_asked_for_by_indicator(novantra):
@@ -103,19 +103,19 @@ def test_measurements_are_asked_for_by_indicator(novantra):
 def test_an_unknown_indicator_has_no_measurements(novantra):
     query = {"indicatorDefinitionId": "ind_01HXY000000000000000000000"}
 
-    found = novantra.get(f"{INDICATORS}/measurements", **query)
+    response = novantra.get(f"{INDICATORS}/measurements", **query)
 
-    assert found.json == {"measurements": [], "pagination": {}}
+    assert response.json == {"measurements": [], "pagination": {}}
 
 
 def test_the_latest_measurement_is_told_by_the_indicator_as_text(lite, novantra, indicator):
     measure(lite, indicator, "94.5", "2026-05-02T00:00:00.000Z")
     measure(lite, indicator, "90", "2026-05-01T00:00:00.000Z")
 
-    found = novantra.get(f"{INDICATORS}/{indicator['id']}").json["indicator"]
+    matches = novantra.get(f"{INDICATORS}/{indicator['id']}").json["indicator"]
 
-    assert found["latestMeasurementValue"] == "94.5"
-    assert found["latestMeasurementAt"] == "2026-05-02T00:00:00.000Z"
+    assert matches["latestMeasurementValue"] == "94.5"
+    assert matches["latestMeasurementAt"] == "2026-05-02T00:00:00.000Z"
 
 
 @pytest.mark.parametrize("value", [94.5, "94,5", "", "1e3", "NaN"])

@@ -58,9 +58,9 @@ class TestRuns(Retrieved):
     filters, choices = "monitorDefinitionId result:aggregateResult", "result"
 
     def rows(self, lite):
-        one, other = make_monitor(lite, "one"), make_monitor(lite, "other")
+        record, other = make_monitor(lite, "one"), make_monitor(lite, "other")
         return {
-            "monitorDefinitionId": one["id"],
+            "monitorDefinitionId": record["id"],
             "triggerKind": "scheduled",
             "aggregateResult": "fail",
             "passCount": 1243,
@@ -118,6 +118,6 @@ def test_result_items_are_asked_for_by_run(novantra):
 
 @pytest.mark.parametrize("run", ["monrun_01HXY000000000000000000000", "nonsense"])
 def test_an_unknown_run_has_no_result_items(novantra, run):
-    found = novantra.get(f"{MONITORING}/result-items", monitorRunId=run)
+    response = novantra.get(f"{MONITORING}/result-items", monitorRunId=run)
 
-    assert found.json == {"monitorResultItems": [], "pagination": {}}
+    assert response.json == {"monitorResultItems": [], "pagination": {}}

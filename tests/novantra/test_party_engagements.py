@@ -96,6 +96,6 @@ class TestRightToAuditRecords(OfEngagement):
 
 @pytest.mark.parametrize("literal", ["due-diligence-reviews", "service-reviews"])
 def test_a_literal_segment_is_not_taken_for_an_id(novantra, literal):
-    found = novantra.get(f"{ENGAGEMENTS}/{literal}")
+    response = novantra.get(f"{ENGAGEMENTS}/{literal}")
 
-    assert (found.status, found.json["pagination"]) == (200, {})
+    assert (response.status, response.json["pagination"]) == (200, {})

@@ -153,13 +153,13 @@ def test_an_event_moves_its_package_and_both_are_audited_proven_and_told(lite, n
         ("SUBMISSION_EVENT_RECORDED", event["id"]),
         ("SUBMISSION_PACKAGE_UPDATED", package["id"]),
     ]
-    (first, told), (second, moving) = events(lite)
+    (first, result), (second, moving) = events(lite)
     assert (first, second) == (
         "submission.package.event_recorded",
         "submission.package.status_changed",
     )
-    assert told["submissionEvent"] == event
-    assert told["submissionPackage"].items() >= moved.items()
+    assert result["submissionEvent"] == event
+    assert result["submissionPackage"].items() >= moved.items()
     assert (moving["previousStatus"], moving["submissionPackage"]["status"]) == (
         "draft",
         "submitted",
@@ -177,14 +177,14 @@ def test_an_event_happens_now_unless_told(lite, novantra):
     assert moved["acknowledgedAt"] == "2026-06-01T12:00:00.000Z"
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_event_moves_packages_only_from_the_states_that_allow_it(lite, novantra, kind):
-    result, allowed = KINDS[kind]
+@pytest.mark.parametrize("type", KINDS)
+def test_an_event_moves_packages_only_from_the_states_that_allow_it(lite, novantra, type):
+    result, allowed = KINDS[type]
     outcomes = {}
 
     for state in STATES:
         package = make_package(lite, f"in-{state}", status=state)
-        body = {"submissionPackageId": package["id"], "eventKind": kind, "reason": WHY}
+        body = {"submissionPackageId": package["id"], "eventKind": type, "reason": WHY}
         answer = novantra.post(EVENTS, body)
         now = lite.collection("submission-packages").retrieve(package["id"])["status"]
         outcomes[state] = answer.status, now
@@ -196,15 +196,15 @@ def test_an_event_moves_packages_only_from_the_states_that_allow_it(lite, novant
 
 def test_a_package_goes_all_the_way_and_its_history_is_listed(lite, novantra, clock):
     package = make_package(lite)
-    for kind in ("submission", "rejection", "resubmission", "receipt", "acceptance"):
-        body = {"submissionPackageId": package["id"], "eventKind": kind, "reason": WHY}
+    for item in ("submission", "rejection", "resubmission", "receipt", "acceptance"):
+        body = {"submissionPackageId": package["id"], "eventKind": item, "reason": WHY}
         assert novantra.post(EVENTS, body).status == 201
         clock.advance(60)
 
     listed = novantra.get(EVENTS, submissionPackageId=package["id"])
 
-    found = [(e["eventKind"], e["resultingStatus"]) for e in listed.json["submissionEvents"]]
-    assert found == [
+    matches = [(e["eventKind"], e["resultingStatus"]) for e in listed.json["submissionEvents"]]
+    assert matches == [
         ("acceptance", "accepted"),
         ("receipt", "acknowledged"),
         ("resubmission", "submitted"),
@@ -276,9 +276,9 @@ def test_the_console_moves_a_package_by_its_status(lite):
 
     lite.collection("submission-packages").update(package["id"], status="ready", reason=WHY)
 
-    ((kind, told),) = events(lite)
-    assert kind == "submission.package.status_changed"
-    assert (told["previousStatus"], told["submissionPackage"]["status"]) == ("draft", "ready")
+    ((record_type, result),) = events(lite)
+    assert record_type == "submission.package.status_changed"
+    assert (result["previousStatus"], result["submissionPackage"]["status"]) == ("draft", "ready")
 
 
 def test_an_unknown_package_in_the_path_is_not_found_and_one_in_the_body_is_unprocessable(novantra):

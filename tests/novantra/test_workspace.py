@@ -11,11 +11,11 @@ def client(lite):
 
 
 def test_the_profile_says_what_the_workspace_of_the_token_is_called(lite, client):
-    found = client.get(PROFILE)
+    response = client.get(PROFILE)
 
-    assert found.status == 200
-    assert list(found.json) == ["organization"]
-    assert list(found.json["organization"].items()) == [
+    assert response.status == 200
+    assert list(response.json) == ["organization"]
+    assert list(response.json["organization"].items()) == [
         ("id", lite.workspace.id),
         ("slug", "workspace"),
         ("name", "Workspace"),
@@ -27,9 +27,9 @@ def test_the_profile_says_what_the_workspace_of_the_token_is_called(lite, client
 
 @pytest.mark.parametrize("name", ["orgId", "organizationId"])
 def test_no_parameter_names_another_organization(client, name):
-    found = client.get(PROFILE, **{name: "org_01HXY000000000000000000000"})
+    response = client.get(PROFILE, **{name: "org_01HXY000000000000000000000"})
 
-    assert found.json["organization"]["slug"] == "workspace"
+    assert response.json["organization"]["slug"] == "workspace"
 
 
 def test_there_is_no_other_path_to_the_profile(client):
