@@ -15061,7 +15061,7 @@ class EvidenceUploadsV2(EvidenceUploads, model=Attestation, tag="V2 Attestations
         brief=created,
     )
     def upload_evidence_v2(self, context, trail, key):
-        """Upload an evidence file as under `/api/v1`; the response is the attestation's id."""
+        """Upload an evidence file as in version 1; the response is the attestation's id."""
         return self.store(context, trail, key)[0]
 
 
@@ -29395,7 +29395,8 @@ nav a:not(:hover), .facts a { color: inherit } label, output { display: block }
 input { width: 100%; padding: .45rem .6rem; font: inherit; color: inherit; border-radius: 6px;
   background: var(--page); border: 1px solid var(--muted) } output, small { font-size: .8125rem }
 main details { border-top-width: 1px } main summary { display: block; padding: .6rem }
-main summary:hover, main [open] > summary { background: var(--panel) } .answer em { display: none }
+main summary:hover, main [open] > summary { background: var(--panel) }
+.response em { display: none }
 h3 { display: grid; grid-template-columns: 4.25rem minmax(0, 3fr) minmax(0, 2fr); gap: 0 .75rem;
   align-items: baseline; margin: 0; font-weight: 400 } h3 b { font-size: .75rem; font-weight: 600;
   text-align: center; border: 1px solid; border-radius: 4px } h3 i, em { font-style: normal }
@@ -29453,20 +29454,23 @@ _SAMPLES |= {"uuid": "00000000-0000-4000-8000-000000000000", "date-time": "2026-
 
 
 def _prose(text: str) -> str:
-    """Plain text as paragraphs, with code in backticks."""
-    text = re.sub(r"`([^`\n]+)`", r"<code>\1</code>", escape(text.strip()))
-    return "".join(f"<p>{block}</p>" for block in re.split(r"\n\s*\n", text) if block)
+    """Render plain text as paragraphs, with code in backticks."""
+    blocks = (
+        re.sub(r"`([^`]+)`", r"<code>\1</code>", block)
+        for block in re.split(r"\n\s*\n", escape(text.strip()))
+    )
+    return "".join(f"<p>{block}</p>" for block in blocks if block)
 
 
 class ReferencePage:
-    """Prints the operations of an OpenAPI 3.1 document with all that their schemas refer to."""
+    """Renders the operations of an OpenAPI 3.1 document and the schemas that they refer to."""
 
     def __init__(self, document: dict):
         components, self.folded = document.get("components", {}), {}
         self.schemas, self.shared = components.get("schemas", {}), components.get("responses", {})
 
     def fold(self, node: object, seen: tuple = ()) -> dict:
-        """The schema without `$ref` and `allOf`; `parts` are its alternatives, items and values."""
+        """Resolve `$ref` and `allOf`; `parts` are the alternatives, items and values."""
         if id(node) in self.folded:
             return self.folded[id(node)][1]
         own = dict(node) if isinstance(node, dict) else {}
@@ -29474,32 +29478,32 @@ class ReferencePage:
         if name and name not in seen:
             bases, seen = [self.schemas[name], *bases], (*seen, name)
         schema: dict = {"properties": {}, "required": []}
-        for each in (*(self.fold(base, seen) for base in bases), own):
-            properties = schema["properties"] | each.get("properties", {})
-            required = [*schema["required"], *each.get("required", [])]
-            schema |= each | {"properties": properties, "required": required}
+        for base in (*(self.fold(base, seen) for base in bases), own):
+            properties = schema["properties"] | base.get("properties", {})
+            required = [*schema["required"], *base.get("required", [])]
+            schema |= base | {"properties": properties, "required": required}
         parts = [*schema.get("oneOf", []), *schema.get("anyOf", [])]
         parts += [schema.get("items"), schema.get("additionalProperties")]
         parts = [part for part in parts if isinstance(part, dict) and part.keys() - {"required"}]
         return self.folded.setdefault(id(node), (node, schema | {"parts": parts}))[1]
 
     def type_of(self, node: object, depth: int = 0) -> str:
-        """A schema's type in words, such as `array of string or null`."""
+        """Return a schema's type in words, such as `array of string or null`."""
         schema = self.fold(node)
-        kinds = [self.type_of(part, depth + 1) for part in schema["parts"] if depth < 5]
-        inner = "" if schema["properties"] else " or ".join(dict.fromkeys(kinds))
+        types_of_parts = [self.type_of(part, depth + 1) for part in schema["parts"] if depth < 5]
+        inner = "" if schema["properties"] else " or ".join(dict.fromkeys(types_of_parts))
         types = schema.get("type") or ("object" if schema["properties"] else inner or "value")
         names = {"string": schema.get("format", "string")}
         names |= {"array": f"array of {inner}", "object": f"map of {inner}"} if inner else {}
         return " or ".join(names.get(t, t) for t in ([types] if isinstance(types, str) else types))
 
     def note(self, node: object, description: str = "") -> str:
-        """What is said of a value besides its type: its description, choices and limits."""
+        """Render the description, choices and limits of a value."""
         schema = self.fold(node)
         choices = [c for s in (node, *schema["parts"]) for c in self.fold(s).get("enum", [])]
         notes = {"one of": choices} | {key: [schema[key]] for key in _FACTS if key in schema}
         if schema.get("pattern") == VISIBLE:
-            # What almost every text has to hold is said in short.
+            # The rule of almost every text is abbreviated.
             notes["pattern"] = [r"\S"]
         facts = ""
         for key, values in notes.items():
@@ -29509,7 +29513,7 @@ class ReferencePage:
         return text + f'<p class="facts">{facts[2:]}</p>' * bool(facts)
 
     def members(self, node: object, above: tuple = ()) -> str:
-        """A schema's members as nested lists; empty for a plain value."""
+        """Render a schema's members as nested lists; empty for a plain value."""
         schema, key = self.fold(node), node.get("$ref", id(node))
         if key in above:
             return "<ul><li>and so on, as above</ul>"
@@ -29524,27 +29528,28 @@ class ReferencePage:
         return "<p>or</p>".join(dict.fromkeys(filter(None, lists)))
 
     def sample(self, node: object, name: str = "text", depth: int = 0) -> object:
-        """A value that fits the schema, with the members that it requires."""
+        """Return a value that fits the schema, with the required members."""
         schema, type = self.fold(node), self.type_of(node)
         examples = [*schema.get("examples", []), schema.get("const"), *schema.get("enum", [])]
         if any(examples) or depth > 5:
             return next(filter(None, examples), {})
         if members := schema["properties"]:
             names = dict.fromkeys(schema["required"] or [*members][:3])
-            return {each: self.sample(members.get(each), each, depth + 1) for each in names}
+            return {name: self.sample(members.get(name), name, depth + 1) for name in names}
         if schema["parts"] and not type.startswith("map"):
             value = self.sample(schema["parts"][0], name, depth + 1)
             return [value] if type.startswith("array") else value
         return "@file" if "contentMediaType" in schema else _SAMPLES.get(type.split()[0], name)
 
     def curl(self, method: str, path: str, operation: dict) -> str:
-        """A shell command that performs the operation, given $URL and $TOKEN."""
+        """Return a shell command that calls the operation, given $URL and $TOKEN."""
         lines = ['-H "Authorization: Bearer $TOKEN"'] * (operation.get("security") != [])
-        for each in operation.get("parameters", []):
-            value = urllib.parse.quote(str(self.sample(each.get("schema"), each["name"])), safe="")
-            path = path.replace(f"{{{each['name']}}}", value)
-            if each.get("required") and each["in"] == "query":
-                path += f"{'&' if '?' in path else '?'}{each['name']}={value}"
+        for parameter in operation.get("parameters", []):
+            name = parameter["name"]
+            value = urllib.parse.quote(str(self.sample(parameter.get("schema"), name)), safe="")
+            path = path.replace(f"{{{name}}}", value)
+            if parameter.get("required") and parameter["in"] == "query":
+                path += f"{'&' if '?' in path else '?'}{name}={value}"
         for media, body in list(operation.get("requestBody", {}).get("content", {}).items())[:1]:
             sample = self.sample(body.get("schema"))
             if "json" in media:
@@ -29557,25 +29562,27 @@ class ReferencePage:
         return escape(" \\\n".join([f'curl {verb}"$URL{path}"', *lines]).replace("\n", "\n  "))
 
     def operation(self, method: str, path: str, operation: dict) -> str:
-        """One operation, folded away under its method, path and summary."""
-        name, answers = escape(operation["operationId"]), dict(operation["responses"])
-        for status, answer in answers.items():
-            answers[status] = self.shared.get(answer.get("$ref", "").rpartition("/")[2], answer)
+        """Render one operation, folded under its method, path and summary."""
+        name, responses = escape(operation["operationId"]), dict(operation["responses"])
+        for status, response in responses.items():
+            shared = response.get("$ref", "").rpartition("/")[2]
+            responses[status] = self.shared.get(shared, response)
         steps = re.sub(r"({.*?})", r"<i>\1</i>", escape(path).replace("/", "/<wbr>"))
         scope, setting = escape(operation.get("x-scope", "none")), operation.get("x-setting")
         setting = f", only with the setting <code>{escape(setting)}</code>" if setting else ""
         rows = [
-            f'<tr><th scope="row"><code>{escape(each["name"])}</code><td>{escape(each["in"])}'
-            f"<td>{escape(self.type_of(each.get('schema')))}"
-            f"<td>{'required' if each.get('required') else 'optional'}"
-            f"<td>{self.note(each.get('schema'), each.get('description', ''))}"
-            for each in operation.get("parameters", [])
+            f'<tr><th scope="row"><code>{escape(item["name"])}</code><td>{escape(item["in"])}'
+            f"<td>{escape(self.type_of(item.get('schema')))}"
+            f"<td>{'required' if item.get('required') else 'optional'}"
+            f"<td>{self.note(item.get('schema'), item.get('description', ''))}"
+            for item in operation.get("parameters", [])
         ]
         heads = '<th scope="col">'.join(("", "Name", "In", "Type", "Required", "Description"))
         table = f"<h4>Parameters</h4><table><thead><tr>{heads}<tbody>{''.join(rows)}</table>"
-        success = max((status for status in answers if status[0] == "2"), default="")
-        request, answer, blocks = operation.get("requestBody", {}), answers.get(success, {}), ""
-        for title, message in (("Request body", request), (f"Answer {success}", answer)):
+        success = max((status for status in responses if status[0] == "2"), default="")
+        request, response = operation.get("requestBody", {}), responses.get(success, {})
+        blocks = ""
+        for title, message in (("Request body", request), (f"Response {success}", response)):
             for media, body in list(message.get("content", {}).items())[:1]:
                 type, members = self.type_of(body["schema"]), self.members(body["schema"])
                 blocks += f"<h4>{title} <small>{escape(type)}, {escape(media)}</small></h4>"
@@ -29585,7 +29592,7 @@ class ReferencePage:
 <div class="body" id="{name}"><div class="about">{_prose(operation.get("description", ""))}
 <p class="facts"><a href="#{name}">{name}</a>, scope <code>{scope}</code>{setting}</p></div>
 {table * bool(rows)}{blocks}<h4>Statuses</h4><div class="members"><ul>
-{"".join(f"<li><code>{escape(s)}</code> {escape(answers[s]['description'])}" for s in answers)}
+{"".join(f"<li><code>{escape(s)}</code> {escape(r['description'])}" for s, r in responses.items())}
 </ul></div><h4>Example</h4><pre><code>{self.curl(method, path, operation)}</code></pre>
 </div></details>"""
 
@@ -29606,7 +29613,7 @@ capitals after <code>NOVANTRA_LITE_</code>.</p><table><thead><tr><th scope="col"
 
 
 def reference_page(document: dict, settings: Iterable[Mapping[str, Any]] = ()) -> str:
-    """The whole reference as one HTML page, to be served under REFERENCE_CSP.
+    """Render the reference as one HTML page, to be served with REFERENCE_CSP.
 
     `settings` (`list_settings()`) are listed at its end.
     """
@@ -29709,9 +29716,9 @@ Every response has `X-Request-Id` and the four `X-RateLimit-…` headers. `Retry
 present, says when to repeat a request that got 429 or 503."""
 
 
-_REFUSALS = (400, 401, 403, 404, 405, 429, 500, 503)
-_WRITE_REFUSALS = (409, 413, 415, 422)
-_ANSWER_HEADERS = {
+_COMMON_ERRORS = (400, 401, 403, 404, 405, 429, 500, 503)
+_WRITE_ERRORS = (409, 413, 415, 422)
+_RESPONSE_HEADERS = {
     "X-Request-Id": {"type": "string", "pattern": "^req_"},
     "X-RateLimit-Limit": {"type": "integer"},
     "X-RateLimit-Remaining": {"type": "integer", "minimum": 0},
@@ -29721,18 +29728,16 @@ _ANSWER_HEADERS = {
 
 
 def _describe_tags() -> list[dict]:
-    """The chapters, each with what its resources say at its head."""
-    guides = {operation.resource.tag: "" for operation in every_operation()}
+    """Return the chapters with the guides of their resources, but for inherited guides."""
+    guides: dict[str, list[str]] = {operation.resource.tag: [] for operation in every_operation()}
     for resource in RESOURCES:
-        guides[resource.tag] += resource.guide
-    return [
-        {"name": tag} | ({"description": guide.strip()} if guide else {})
-        for tag, guide in guides.items()
-    ]
+        guides[resource.tag].append(vars(type(resource)).get("guide", ""))
+    texts = {tag: "\n".join(filter(None, parts)) for tag, parts in guides.items()}
+    return [{"name": tag} | ({"description": text} if text else {}) for tag, text in texts.items()]
 
 
 def openapi_document() -> dict:
-    """Every operation of both surfaces as an OpenAPI 3.1 document."""
+    """Return the OpenAPI 3.1 document of both APIs."""
     paths: dict[str, dict] = {}
     schemas: dict[str, dict] = {}
     for resource in RESOURCES:
@@ -29743,15 +29748,15 @@ def openapi_document() -> dict:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _describe_operation(
             operation
         )
-    refusals: dict[str, dict] = {}
+    errors: dict[str, dict] = {}
     for surface in SURFACES:
         schemas[f"{surface.name}Error"] = surface.error_schema
-        refusals |= _describe_refusals(surface)
+        errors |= _describe_errors(surface)
     components = {
         "schemas": schemas,
-        "responses": refusals,
+        "responses": errors,
         "headers": {
-            name: {"required": True, "schema": schema} for name, schema in _ANSWER_HEADERS.items()
+            name: {"required": True, "schema": schema} for name, schema in _RESPONSE_HEADERS.items()
         },
         "securitySchemes": {
             "bearer": {"type": "http", "scheme": "bearer"},
@@ -29772,7 +29777,7 @@ def openapi_document() -> dict:
 
 
 def _describe_event(event: str) -> dict:
-    """One event as it is posted to an endpoint (Standard Webhooks 1.0)."""
+    """Describe an event as a request to an endpoint (Standard Webhooks 1.0)."""
     text = {"type": "string"}
     organization = {
         "type": "object",
@@ -29790,31 +29795,35 @@ def _describe_event(event: str) -> dict:
     names = ("webhook-id", "webhook-timestamp", "webhook-signature", "X-Novantra-Signature")
     return {
         "post": {
-            "summary": f"Tells of {event}.",
+            "summary": f"Sent for the event {event}.",
             "parameters": [
                 {"name": name, "in": "header", "required": True, "schema": text} for name in names
             ],
             "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
-            "responses": {"2XX": {"description": "Received; anything else is tried again."}},
+            "responses": {
+                "2XX": {
+                    "description": "Received; after any other response the event is sent again."
+                }
+            },
             "security": [],
         }
     }
 
 
 def openapi_json() -> str:
-    """The OpenAPI document as text."""
+    """Return the OpenAPI document as text."""
     return json.dumps(openapi_document(), indent=2, ensure_ascii=False)
 
 
 def _describe_operation(operation: Operation) -> dict:
-    """One operation as OpenAPI has it."""
+    """Describe an operation."""
     described: dict[str, Any] = {
         "operationId": operation.id,
         "tags": [operation.resource.tag],
         "summary": operation.summary,
         **({"description": operation.description} if operation.description else {}),
         "parameters": _describe_parameters(operation),
-        "responses": _describe_answers(operation),
+        "responses": _describe_responses(operation),
     }
     if operation.scope:
         described["x-scope"] = operation.scope
@@ -29829,21 +29838,21 @@ def _describe_operation(operation: Operation) -> dict:
         content = dict.fromkeys(operation.media, _named_or_whole(operation.body, whole))
         if operation.form:
             content[UPLOAD_MEDIA] = _named_or_whole(operation.form, operation.form.describe())
-        # An absent body is an empty object, which is fine where nothing is required; where there
-        # are several shapes, it is none of them.
+        # A missing body is read as an empty object, which is valid where no member is required;
+        # where several shapes are possible, it matches none.
         required = "required" in whole or "anyOf" in whole
         described["requestBody"] = {"required": required, "content": content}
     return described
 
 
 def _named_or_whole(schema: Schema, whole: dict) -> dict:
-    """A body as OpenAPI has it: by the name of its schema, or the schema itself."""
+    """Refer to a body's schema by its name, or include it where it has none."""
     named = {"$ref": f"#/components/schemas/{schema.name}"}
     return {"schema": named if schema.name else whole}
 
 
 def _named_bodies(operation: Operation) -> dict[str, dict]:
-    """The JSON schemas of the bodies of an operation that have a name, by that name."""
+    """Return the JSON schemas of an operation's bodies by name, of those that have one."""
     bodies = {operation.body.name: _describe_body(operation)}
     if operation.form:
         bodies[operation.form.name] = operation.form.describe()
@@ -29851,42 +29860,45 @@ def _named_bodies(operation: Operation) -> dict[str, dict]:
 
 
 def _describe_body(operation: Operation) -> dict:
-    """The JSON schema of an operation's body; a partial one requires nothing."""
+    """Return the JSON schema of an operation's body; a partial one requires nothing."""
     return operation.body.describe(partial=True) if operation.partial else operation.body.describe()
 
 
-#: What is said of parameters that many operations have, unless their schema says it.
+#: Descriptions of common parameters, where their schema has none.
 _PARAMETERS = {
-    "cursor": "nextCursor of the page before; good for 48 hours, with the same filters.",
-    "limit": "Records on a page: 50 unless told, 200 at the most; a larger number means 200.",
-    "createdAfter": "Only records made after this date or date-time.",
-    "Idempotency-Key": "A repeat with the same key and body gets the first answer, for 24 hours.",
-    "X-Dry-Run": "With true, tells what the write would do, and stores nothing.",
-    "page": "Number of a page, from 0 on; without page and size, a list comes whole.",
-    "size": "Records on a page: 20 unless told.",
+    "cursor": "The nextCursor of the previous page; valid for 48 hours, with the same filters.",
+    "limit": "Records on a page, 50 by default and 200 at most; a larger number means 200.",
+    "createdAfter": "Only records created after this date or date-time.",
+    "Idempotency-Key": "For 24 hours, the same key and body get the first response again.",
+    "X-Dry-Run": "true: return what the write would do, and store nothing.",
+    "page": "Number of the page, from 0; without page and size the whole list is returned.",
+    "size": "Records on a page, 20 by default.",
 }
 
 
 def _describe_parameters(operation: Operation) -> list[dict]:
-    """The parameters in path, query and headers."""
+    """Describe the parameters in path, query and headers."""
     query = operation.query
-    places = [("path", name, True, _PATH_TEXT) for name in re.findall(r"{(\w+)}", operation.path)]
-    places += [
+    parameters = [
+        ("path", name, True, _PATH_TEXT) for name in re.findall(r"{(\w+)}", operation.path)
+    ]
+    parameters += [
         ("query", member, member in query.required, field.describe())
         for member, (_, field) in query.members.items()
     ]
-    places += [("header", name, False, {"type": "string"}) for name in operation.request_headers]
+    parameters += [
+        ("header", name, False, {"type": "string"}) for name in operation.request_headers
+    ]
     if operation.writes and not operation.signed:
-        places.append(("header", "Idempotency-Key", False, _IDEMPOTENCY_TEXT))
+        parameters.append(("header", "Idempotency-Key", False, _IDEMPOTENCY_TEXT))
     if operation.writes:
-        places.append(("header", "X-Dry-Run", False, _FLAG_TEXT))
-    parameters = []
-    for location, name, required, schema in places:
+        parameters.append(("header", "X-Dry-Run", False, _FLAG_TEXT))
+    described = []
+    for location, name, required, schema in parameters:
         parameter = {"name": name, "in": location, "required": required, "schema": schema}
         text = schema.get("description") or _PARAMETERS.get(name)
-        described = {"description": text} if text else {}
-        parameters.append(parameter | described)
-    return parameters
+        described.append(parameter | ({"description": text} if text else {}))
+    return described
 
 
 _PATH_TEXT = {"type": "string", "minLength": 1}
@@ -29894,10 +29906,10 @@ _IDEMPOTENCY_TEXT = {"type": "string", "minLength": 1, "maxLength": 255, "patter
 _FLAG_TEXT = {"type": "string", "enum": ["true", "false"]}
 
 
-def _describe_answers(operation: Operation) -> dict:
-    """The answers that an operation may give, refusals included."""
-    done = _describe_answer("Done.", operation.answer, operation.answers_with)
-    answers = {str(operation.status): done}
+def _describe_responses(operation: Operation) -> dict:
+    """Describe the responses of an operation, errors included."""
+    done = _describe_response("Done.", operation.answer, operation.answers_with)
+    responses = {str(operation.status): done}
     if operation.writes:
         would = dry_run_member(operation)
         dry_run = {
@@ -29906,21 +29918,23 @@ def _describe_answers(operation: Operation) -> dict:
             "properties": {"dryRun": {"const": True}, would: _describe_dry_run(operation)},
         }
         both = [operation.answer, dry_run] if operation.status == 200 else [dry_run]
-        answers["200"] = _describe_answer("Done, or what a dry run would do.", {"anyOf": both})
+        responses["200"] = _describe_response("Done, or the result of a dry run.", {"anyOf": both})
     if operation.redirects:
-        answers["302"] = _describe_answer("It lies elsewhere; Location says where.", None)
+        responses["302"] = _describe_response("Found at the address in Location.", None)
     reading = () if operation.public else (TooMuch.status,)
-    own = _WRITE_REFUSALS if operation.method != "GET" else reading
-    statuses = [*_REFUSALS, *own, *operation.refuses]
+    own = _WRITE_ERRORS if operation.method != "GET" else reading
+    statuses = [*_COMMON_ERRORS, *own, *operation.refuses]
     for status in sorted(statuses):
-        answers[str(status)] = {"$ref": f"#/components/responses/{operation.surface.name}{status}"}
+        responses[str(status)] = {
+            "$ref": f"#/components/responses/{operation.surface.name}{status}"
+        }
     for status, schema in operation.others.items():
-        answers[str(status)] = _describe_answer(HTTPStatus(status).phrase, schema)
-    return answers
+        responses[str(status)] = _describe_response(HTTPStatus(status).phrase, schema)
+    return responses
 
 
 def _describe_dry_run(operation: Operation) -> dict:
-    """What a dry run tells: the answer, or the whole record where the answer is brief."""
+    """Return the schema of a dry run: the response, or the whole record where that is brief."""
     if not operation.brief:
         return operation.answer or {}
     resource = operation.resource
@@ -29928,9 +29942,9 @@ def _describe_dry_run(operation: Operation) -> dict:
     return operation.surface.record_schema(Named("", whole))
 
 
-def _describe_answer(meaning: str, schema: dict | None, media: str = "application/json") -> dict:
-    """One answer: what it means, the headers that all have, and its body if it has one."""
-    headers = {name: {"$ref": f"#/components/headers/{name}"} for name in _ANSWER_HEADERS}
+def _describe_response(meaning: str, schema: dict | None, media: str = "application/json") -> dict:
+    """Describe a response: its meaning, the headers of all responses, and its body if any."""
+    headers = {name: {"$ref": f"#/components/headers/{name}"} for name in _RESPONSE_HEADERS}
     first, *others = media.split()
     content = {first: {"schema": schema}} | {
         media_type: {"schema": {"type": "string"}} for media_type in others
@@ -29938,13 +29952,13 @@ def _describe_answer(meaning: str, schema: dict | None, media: str = "applicatio
     return {"description": meaning, "headers": headers, **({"content": content} if schema else {})}
 
 
-def _describe_refusals(surface: Surface) -> dict[str, dict]:
-    """The refusals of a surface's operations, by name."""
+def _describe_errors(surface: Surface) -> dict[str, dict]:
+    """Describe the error responses of an API, by name."""
     schema = {"$ref": f"#/components/schemas/{surface.name}Error"}
     own = {status for operation in surface.operations for status in operation.refuses}
     return {
-        f"{surface.name}{status}": _describe_answer(HTTPStatus(status).phrase, schema)
-        for status in (*_REFUSALS, *_WRITE_REFUSALS, *sorted(own))
+        f"{surface.name}{status}": _describe_response(HTTPStatus(status).phrase, schema)
+        for status in (*_COMMON_ERRORS, *_WRITE_ERRORS, *sorted(own))
     }
 
 
@@ -31030,7 +31044,7 @@ def verify_command(chosen) -> Output:
 
 @command("doctor", _REGISTER, opens="temporary reader")
 def doctor_command(lite, chosen) -> Output:
-    """Tell versions, settings in force and the state of the file.
+    """Print versions, the settings in force and the state of the file.
 
     A file up to 64 MiB is verified as `verify` does it, a larger one in its
     structure. Exit status 1: there are faults.
