@@ -4729,10 +4729,8 @@ class Resource:
     schema_name: ClassVar[str] = ""
     filters = creates = changes = EMPTY
     conditions: ClassVar[Mapping[str, Any]] = MappingProxyType({})
-    #: What the reference page says at the head of its chapter.
-    guide: ClassVar[str] = ""
-    #: The members of its records that it does not tell.
-    without: ClassVar[tuple[str, ...]] = ()
+    guide: ClassVar[str] = ""  # what the reference page says at the head of the chapter
+    without: ClassVar[tuple[str, ...]] = ()  # members of the records that are not in responses
     #: What a verb promises otherwise than all resources do.
     options: ClassVar[Mapping[str, dict]] = MappingProxyType({})
     verbs: ClassVar[str] = ""
@@ -12790,7 +12788,7 @@ class ArtifactsV2(Artifacts, tag="V2 Artifacts"):
     )
     def list_trail_artifacts_v2(self, context, key):
         """List the artifacts of a trail."""
-        return self.of_trail(context, key)
+        return self.list_trail_artifacts(context, key)
 
     @route(
         "POST /api/v2/trails/{trailId}/artifacts",
@@ -12813,7 +12811,7 @@ class ArtifactsV2(Artifacts, tag="V2 Artifacts"):
     )
     def report_artifact_v2(self, context, key):
         """Record an artifact on a trail, and answer with its id."""
-        return self.report(context, key)
+        return self.report_artifact(context, key)
 
     @route(
         "GET /api/v2/artifacts",
@@ -13363,7 +13361,7 @@ class ProvenanceV2(Provenance, tag="V2 Artifacts"):
     )
     def get_provenance_v2(self, context, trail, key):
         """Get the provenance of an artifact."""
-        return self.read(context, trail, key)
+        return self.get_provenance(context, trail, key)
 
     @route(
         "POST /api/v2/trails/{trailId}/artifacts/{artifactId}/provenance",
@@ -13376,7 +13374,7 @@ class ProvenanceV2(Provenance, tag="V2 Artifacts"):
 
         It is verified as under `/api/v1`.
         """
-        return self.record(context, trail, key)
+        return self.record_provenance(context, trail, key)
 
     @route(
         "POST /api/v2/trails/{trailId}/artifacts/{artifactId}/provenance/verify",
@@ -13385,7 +13383,7 @@ class ProvenanceV2(Provenance, tag="V2 Artifacts"):
     )
     def verify_provenance_v2(self, context, trail, key):
         """Check the signature of an artifact's provenance, with a key of the caller's or ours."""
-        return self.verify(context, trail, key)
+        return self.verify_provenance(context, trail, key)
 
     @route(
         "GET /api/v2/artifacts/{artifactKey}/provenance",
@@ -13393,7 +13391,7 @@ class ProvenanceV2(Provenance, tag="V2 Artifacts"):
     )
     def get_provenance_by_digest_v2(self, context, digest):
         """Get the provenance of the first artifact with a digest."""
-        return self.read_by_digest(context, digest)
+        return self.get_provenance_by_digest(context, digest)
 
 
 # --- Attestations -------------------------------------------------------------
