@@ -99,7 +99,7 @@ from operator import itemgetter, or_
 from pathlib import Path
 from random import Random
 from types import MappingProxyType
-from typing import IO, TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 from urllib.parse import SplitResult, urlsplit
 
 import peewee
@@ -1864,6 +1864,11 @@ class Schema:
             if member in required.split()
             or not (field.null or field.default is not None or member in optional.split())
         }
+
+    @classmethod
+    def of(cls, model: type[Model], names: str, **options: Any) -> Self:
+        """Return a schema of fields of one model, by their names separated by spaces."""
+        return cls(*(getattr(model, name) for name in names.split()), **options)
 
     def read(
         self, data: Any, *, partial: bool = False, coerce: bool = False, parse: bool = False
@@ -7975,7 +7980,7 @@ class Accounts:
         return [{"clientId": account.pop("id"), **account} for account in accounts]
 
 
-_NEW_ACCOUNT = Schema(ServiceAccount.name, ServiceAccount.expires_at, ServiceAccount.contact)
+_NEW_ACCOUNT = Schema.of(ServiceAccount, "name expires_at contact")
 
 
 def read_members(schema: Schema, arguments: dict, partial: bool = False) -> dict:
@@ -8231,7 +8236,7 @@ class FrameworkVersions(
 ):
     """Editions of frameworks."""
 
-    filters = Filters(FrameworkVersion.framework, FrameworkVersion.status)
+    filters = Filters.of(FrameworkVersion, "framework status")
 
 
 class FrameworkNodes(
@@ -8246,7 +8251,7 @@ class FrameworkNodes(
 ):
     """Groups and requirements."""
 
-    filters = Filters(FrameworkNode.framework_version, FrameworkNode.parent_node)
+    filters = Filters.of(FrameworkNode, "framework_version parent_node")
 
 
 class FrameworkCoverageLinks(
@@ -8261,7 +8266,7 @@ class FrameworkCoverageLinks(
 ):
     """What covers which requirement."""
 
-    filters = Filters(FrameworkCoverageLink.framework_version, FrameworkCoverageLink.framework_node)
+    filters = Filters.of(FrameworkCoverageLink, "framework_version framework_node")
 
 
 # --- Controls -----------------------------------------------------------------
@@ -8635,18 +8640,11 @@ class EvidenceClaims(
 
     # The API reference gives the statuses of other records as words, and this one as text.
     filters = Filters(EvidenceClaim.evidence_requirement, status=FREE_TEXT)
-    creates = Schema(
-        EvidenceClaim.evidence_requirement,
-        EvidenceClaim.claim_key,
-        EvidenceClaim.title,
-        EvidenceClaim.description,
-        EvidenceClaim.subject_module_key,
-        EvidenceClaim.subject_resource_type,
-        EvidenceClaim.subject_resource_id,
-        EvidenceClaim.valid_from,
-        EvidenceClaim.valid_until,
-        EvidenceClaim.source_kind,
-        EvidenceClaim.collected_at,
+    creates = Schema.of(
+        EvidenceClaim,
+        "evidence_requirement claim_key title description subject_module_key "
+        "subject_resource_type subject_resource_id valid_from valid_until source_kind "
+        "collected_at",
         attachments=Json(ListOf(NEW_ATTACHMENT, 10), default=list),
         optional="claimKey",
         name="CreateEvidenceClaimRequest",
@@ -8856,22 +8854,12 @@ class Findings(
 ):
     """Gaps that somebody has to close."""
 
-    filters = Filters(Finding.status, Finding.source_kind)
-    creates = Schema(
-        Finding.title,
-        Finding.severity,
-        Finding.subject_module_key,
-        Finding.subject_resource_type,
-        Finding.subject_resource_id,
-        Finding.finding_key,
-        Finding.description,
-        Finding.source_kind,
-        Finding.source_module_key,
-        Finding.source_resource_type,
-        Finding.source_resource_id,
-        Finding.owner_responsibility_id,
-        Finding.owner_member_user_id,
-        Finding.due_at,
+    filters = Filters.of(Finding, "status source_kind")
+    creates = Schema.of(
+        Finding,
+        "title severity subject_module_key subject_resource_type subject_resource_id "
+        "finding_key description source_kind source_module_key source_resource_type "
+        "source_resource_id owner_responsibility_id owner_member_user_id due_at",
         optional="findingKey",
         name="CreateFindingRequest",
     )
@@ -8947,7 +8935,7 @@ class Exceptions(
 ):
     """Deviations that are allowed."""
 
-    filters = Filters(GovernanceException.status, GovernanceException.exception_kind)
+    filters = Filters.of(GovernanceException, "status exception_kind")
 
 
 # --- Monitoring ---------------------------------------------------------------
@@ -9069,9 +9057,7 @@ class MonitorResultItems(
 ):
     """The outcome for each member of the population."""
 
-    filters = Filters(
-        MonitorResultItem.monitor_run, MonitorResultItem.result, required="monitorRunId"
-    )
+    filters = Filters.of(MonitorResultItem, "monitor_run result", required="monitorRunId")
 
 
 # --- Indicators ---------------------------------------------------------------
@@ -9139,7 +9125,7 @@ class Indicators(
 ):
     """Numbers that say how things stand."""
 
-    filters = Filters(Indicator.status, Indicator.indicator_kind)
+    filters = Filters.of(Indicator, "status indicator_kind")
 
 
 class IndicatorMeasurements(
@@ -9316,7 +9302,7 @@ class SubmissionPackages(
 ):
     """What is sent."""
 
-    filters = Filters(SubmissionPackage.status, SubmissionPackage.submission_requirement)
+    filters = Filters.of(SubmissionPackage, "status submission_requirement")
 
 
 class SubmissionEvents(
@@ -9331,12 +9317,9 @@ class SubmissionEvents(
     """What became of it; an event moves its package."""
 
     filters = Filters(SubmissionEvent.submission_package)
-    creates = Schema(
-        SubmissionEvent.submission_package,
-        SubmissionEvent.event_kind,
-        SubmissionEvent.occurred_at,
-        SubmissionEvent.external_reference,
-        SubmissionEvent.note,
+    creates = Schema.of(
+        SubmissionEvent,
+        "submission_package event_kind occurred_at external_reference note",
         name="CreateSubmissionEventRequest",
     )
 
@@ -9345,11 +9328,9 @@ class SubmissionEvents(
 
     @route(
         "POST /api/v1/governance/submissions/packages/{packageId}/events",
-        body=Schema(
-            SubmissionEvent.event_kind,
-            SubmissionEvent.occurred_at,
-            SubmissionEvent.external_reference,
-            SubmissionEvent.note,
+        body=Schema.of(
+            SubmissionEvent,
+            "event_kind occurred_at external_reference note",
             name="CreatePackageEventRequest",
         ),
         status=201,
@@ -9441,7 +9422,7 @@ class Assets(
 ):
     """The inventory; `assetKey` is what other systems are compared by."""
 
-    filters = Filters(Asset.status, Asset.asset_kind)
+    filters = Filters.of(Asset, "status asset_kind")
 
 
 class AssetCustodyAssignments(
@@ -9456,7 +9437,7 @@ class AssetCustodyAssignments(
 ):
     """Who has what in hand."""
 
-    filters = Filters(AssetCustodyAssignment.asset, AssetCustodyAssignment.status)
+    filters = Filters.of(AssetCustodyAssignment, "asset status")
 
 
 class AssetReadinessAssessments(
@@ -9471,7 +9452,7 @@ class AssetReadinessAssessments(
 ):
     """What may be used."""
 
-    filters = Filters(AssetReadinessAssessment.asset, AssetReadinessAssessment.readiness_state)
+    filters = Filters.of(AssetReadinessAssessment, "asset readiness_state")
 
 
 # --- Party engagements --------------------------------------------------------
@@ -9569,7 +9550,7 @@ class PartyEngagements(
 ):
     """Suppliers and other parties."""
 
-    filters = Filters(PartyEngagement.status, PartyEngagement.engagement_kind)
+    filters = Filters.of(PartyEngagement, "status engagement_kind")
 
 
 class DueDiligenceReviews(
@@ -9742,7 +9723,7 @@ class ChangeRequests(
 ):
     """Changes that are asked for."""
 
-    filters = Filters(ChangeRequest.status, ChangeRequest.change_kind)
+    filters = Filters.of(ChangeRequest, "status change_kind")
 
 
 class ConfigurationBaselines(
@@ -9882,7 +9863,7 @@ class Vulnerabilities(
 ):
     """Weaknesses."""
 
-    filters = Filters(Vulnerability.status, Vulnerability.vulnerability_kind)
+    filters = Filters.of(Vulnerability, "status vulnerability_kind")
 
 
 class VulnerabilityAssessments(
@@ -9910,7 +9891,7 @@ class PatchRequirements(
 ):
     """What has to be mended."""
 
-    filters = Filters(PatchRequirement.status, PatchRequirement.vulnerability)
+    filters = Filters.of(PatchRequirement, "status vulnerability")
 
 
 # === Part IV: Factstore =======================================================
@@ -10635,14 +10616,10 @@ class Organisations(
 ):
     """Organisations, found by slug or by UUID."""
 
-    creates = Schema(
-        Organisation.slug,
-        Organisation.name,
-        Organisation.description,
-        Organisation.type,
-        name="CreateOrganisationRequest",
+    creates = Schema.of(
+        Organisation, "slug name description type", name="CreateOrganisationRequest"
     )
-    changes = Schema(Organisation.name, Organisation.description, name="UpdateOrganisationRequest")
+    changes = Schema.of(Organisation, "name description", name="UpdateOrganisationRequest")
 
     def find(self, key):
         record = Organisation.named(key)
@@ -10722,9 +10699,7 @@ class ScmIntegrations(
 ):
     """The tokens for the source hosts of an organisation: one for each provider, never shown."""
 
-    creates = Schema(
-        ScmIntegration.provider, ScmIntegration.token, name="CreateScmIntegrationRequest"
-    )
+    creates = Schema.of(ScmIntegration, "provider token", name="CreateScmIntegrationRequest")
 
     def list(self, context, slug):
         """List the source hosts that an organisation has a token for."""
@@ -11459,28 +11434,17 @@ A changed requirement applies at once; the `status` of a trail shows it with the
 that trail.
 """
 
-    creates = DemandingRequest(
-        Flow.name,
-        Flow.description,
-        Flow.required_attestation_types,
-        Flow.tags,
-        Flow.org_slug,
-        Flow.template_yaml,
-        Flow.requires_approval,
-        Flow.required_approver_roles,
-        Flow.visibility,
+    creates = DemandingRequest.of(
+        Flow,
+        "name description required_attestation_types tags org_slug template_yaml "
+        "requires_approval required_approver_roles visibility",
         aliases={"requiredAttestations": "requiredAttestationTypes"},
         name="CreateFlowRequest",
     )
-    changes = DemandingRequest(
-        Flow.name,
-        Flow.description,
-        Flow.required_attestation_types,
-        Flow.tags,
-        Flow.template_yaml,
-        Flow.requires_approval,
-        Flow.required_approver_roles,
-        Flow.visibility,
+    changes = DemandingRequest.of(
+        Flow,
+        "name description required_attestation_types tags template_yaml "
+        "requires_approval required_approver_roles visibility",
         aliases={"requiredAttestations": "requiredAttestationTypes"},
         name="UpdateFlowRequest",
     )
@@ -11563,11 +11527,9 @@ class SecurityThresholds(
 
     @route(
         "POST /api/v1/flows/{flowId}/security-thresholds",
-        body=DemandingRequest(
-            SecurityThreshold.max_critical,
-            SecurityThreshold.max_high,
-            SecurityThreshold.max_medium,
-            SecurityThreshold.max_low,
+        body=DemandingRequest.of(
+            SecurityThreshold,
+            "max_critical max_high max_medium max_low",
             name="SetSecurityThresholdRequest",
         ),
         status=201,
@@ -11629,7 +11591,7 @@ class Notifications(
 ):
     """What the rules for it had people told."""
 
-    filters = Paging(Notification.is_read, Notification.severity)
+    filters = Paging.of(Notification, "is_read severity")
 
     def list(self, context):
         """List the notifications, newest first, in pages where the query asks for one."""
@@ -11926,23 +11888,15 @@ those of one flow or environment. Messages are sent three times at most; the del
 say why one failed.
 """
 
-    creates = Schema(
-        NotificationRule.name,
-        NotificationRule.trigger_event,
-        NotificationRule.channel_type,
-        NotificationRule.channel_config,
-        NotificationRule.filter_flow_id,
-        NotificationRule.filter_environment_id,
+    creates = Schema.of(
+        NotificationRule,
+        "name trigger_event channel_type channel_config filter_flow_id filter_environment_id",
         name="CreateNotificationRuleRequest",
     )
-    changes = Schema(
-        NotificationRule.name,
-        NotificationRule.is_active,
-        NotificationRule.trigger_event,
-        NotificationRule.channel_type,
-        NotificationRule.channel_config,
-        NotificationRule.filter_flow_id,
-        NotificationRule.filter_environment_id,
+    changes = Schema.of(
+        NotificationRule,
+        "name is_active trigger_event channel_type channel_config filter_flow_id "
+        "filter_environment_id",
         clear_filter_flow_id=Boolean(default=False),
         clear_filter_environment_id=Boolean(default=False),
         name="UpdateNotificationRuleRequest",
@@ -12743,13 +12697,9 @@ name the same artifact.
 
     @route(
         "POST /api/v1/trails/{trailId}/artifacts",
-        body=Schema(
-            Artifact.registry,
-            Artifact.reported_by,
-            Artifact.org_slug,
-            Artifact.artifact_type,
-            Artifact.build_url,
-            Artifact.commit_url,
+        body=Schema.of(
+            Artifact,
+            "registry reported_by org_slug artifact_type build_url commit_url",
             image_name=Name(),
             image_tag=Name(),
             sha256_digest=Digest(),
@@ -12792,15 +12742,9 @@ class ArtifactsV2(Artifacts, tag="V2 Artifacts"):
 
     @route(
         "POST /api/v2/trails/{trailId}/artifacts",
-        body=Schema(
-            Artifact.image_name,
-            Artifact.image_tag,
-            Artifact.registry,
-            Artifact.reported_by,
-            Artifact.org_slug,
-            Artifact.artifact_type,
-            Artifact.build_url,
-            Artifact.commit_url,
+        body=Schema.of(
+            Artifact,
+            "image_name image_tag registry reported_by org_slug artifact_type build_url commit_url",
             sha256_digest=Digest(),
             required="reportedBy",
             name="ReportArtifactRequestV2",
@@ -13222,16 +13166,11 @@ class _PublicKeys(Text):
         return read_public_keys(super().read(value).encode())
 
 
-_PROVENANCE = Schema(
-    BuildProvenance.builder_id,
-    BuildProvenance.builder_type,
-    BuildProvenance.build_config_uri,
-    BuildProvenance.source_repository_uri,
-    BuildProvenance.source_commit_sha,
-    BuildProvenance.build_started_on,
-    BuildProvenance.build_finished_on,
-    BuildProvenance.provenance_signature,
-    BuildProvenance.slsa_level,
+_PROVENANCE = Schema.of(
+    BuildProvenance,
+    "builder_id builder_type build_config_uri source_repository_uri "
+    "source_commit_sha build_started_on build_finished_on provenance_signature "
+    "slsa_level",
     name="RecordProvenanceRequest",
 )
 _VERIFICATION = Schema(public_key=_PublicKeys(null=True), name="VerifyProvenanceRequest")
@@ -15316,14 +15255,9 @@ class CoverageReport(Model):
     created_at = Timestamp(6, default=now_exactly)
 
 
-_COVERAGE = Schema(
-    CoverageReport.tool,
-    CoverageReport.line_coverage,
-    CoverageReport.branch_coverage,
-    CoverageReport.min_coverage,
-    CoverageReport.report_file_name,
-    CoverageReport.report_file_hash,
-    CoverageReport.details,
+_COVERAGE = Schema.of(
+    CoverageReport,
+    "tool line_coverage branch_coverage min_coverage report_file_name report_file_hash details",
     passed=Boolean(null=True),
     name="ReportCoverageRequest",
 )
@@ -16065,10 +15999,9 @@ approval whose requester is not on record (an import, an older version) takes `f
 
     @route(
         "POST /api/v1/trails/{trailId}/approvals",
-        body=LenientRequest(
-            Approval.required_approvers,
-            Approval.comments,
-            Approval.deadline,
+        body=LenientRequest.of(
+            Approval,
+            "required_approvers comments deadline",
             trail_id=Id(),
             demanded="trailId",
             name="CreateApprovalRequest",
@@ -16106,11 +16039,7 @@ class ApprovalDecisions(
 ):
     """What is said to requests for approval."""
 
-    said = Schema(
-        ApprovalDecision.approver_identity,
-        ApprovalDecision.comments,
-        name="ApprovalDecisionRequest",
-    )
+    said = Schema.of(ApprovalDecision, "approver_identity comments", name="ApprovalDecisionRequest")
 
     @route(
         "POST /api/v1/approvals/{approvalId}/approve",
@@ -16518,22 +16447,13 @@ class Environments(
     """Places where artifacts run; a new name or no environment at all would shed its policies."""
 
     filters = Paging()
-    creates = Schema(
-        Environment.name,
-        Environment.type,
-        Environment.description,
-        Environment.org_slug,
-        Environment.drift_policy,
-        Environment.scope,
+    creates = Schema.of(
+        Environment,
+        "name type description org_slug drift_policy scope",
         name="CreateEnvironmentRequest",
     )
-    changes = Schema(
-        Environment.name,
-        Environment.type,
-        Environment.description,
-        Environment.drift_policy,
-        Environment.scope,
-        name="UpdateEnvironmentRequest",
+    changes = Schema.of(
+        Environment, "name type description drift_policy scope", name="UpdateEnvironmentRequest"
     )
 
     def list(self, context):
@@ -16971,11 +16891,8 @@ class Baselines(
 
     @route(
         "POST /api/v1/environments/{environmentId}/baselines",
-        body=Schema(
-            Baseline.snapshot_id,
-            Baseline.approved_by,
-            Baseline.description,
-            name="CreateBaselineRequest",
+        body=Schema.of(
+            Baseline, "snapshot_id approved_by description", name="CreateBaselineRequest"
         ),
         status=201,
         answer=FACTSTORE.one_schema("BaselineResponse"),
@@ -17098,11 +17015,9 @@ class Allowlist(
 
     @route(
         "POST /api/v1/environments/{environmentId}/allowlist",
-        body=Schema(
-            AllowlistEntry.name_pattern,
-            AllowlistEntry.reason,
-            AllowlistEntry.approved_by,
-            AllowlistEntry.expires_at,
+        body=Schema.of(
+            AllowlistEntry,
+            "name_pattern reason approved_by expires_at",
             sha256=Digest(null=True),
             name="CreateAllowlistEntryRequest",
         ),
@@ -17256,15 +17171,11 @@ class LogicalEnvironments(
 ):
     """Groups of environments."""
 
-    creates = Schema(
-        LogicalEnvironment.name,
-        LogicalEnvironment.description,
-        name="CreateLogicalEnvironmentRequest",
+    creates = Schema.of(
+        LogicalEnvironment, "name description", name="CreateLogicalEnvironmentRequest"
     )
-    changes = Schema(
-        LogicalEnvironment.name,
-        LogicalEnvironment.description,
-        name="UpdateLogicalEnvironmentRequest",
+    changes = Schema.of(
+        LogicalEnvironment, "name description", name="UpdateLogicalEnvironmentRequest"
     )
 
     @route(
@@ -17489,29 +17400,18 @@ class Policies(
 ):
     """Policies, and the modules that belong to them."""
 
-    creates = StrictRequest(
-        Policy.name,
-        Policy.enforce_provenance,
-        Policy.enforce_trail_compliance,
-        Policy.required_attestation_types,
-        Policy.org_slug,
-        Policy.policy_type,
-        Policy.threshold,
-        Policy.require_signature,
-        Policy.policy_evaluator,
+    creates = StrictRequest.of(
+        Policy,
+        "name enforce_provenance enforce_trail_compliance required_attestation_types "
+        "org_slug policy_type threshold require_signature policy_evaluator",
         aliases=POLICY_ALIASES,
         harmless="id createdAt updatedAt description enabled isActive",
         name="CreatePolicyRequest",
     )
-    changes = StrictRequest(
-        Policy.name,
-        Policy.enforce_provenance,
-        Policy.enforce_trail_compliance,
-        Policy.required_attestation_types,
-        Policy.policy_type,
-        Policy.threshold,
-        Policy.require_signature,
-        Policy.policy_evaluator,
+    changes = StrictRequest.of(
+        Policy,
+        "name enforce_provenance enforce_trail_compliance required_attestation_types "
+        "policy_type threshold require_signature policy_evaluator",
         aliases=POLICY_ALIASES,
         harmless="id createdAt updatedAt description enabled isActive orgSlug",
         name="UpdatePolicyRequest",
@@ -17564,8 +17464,8 @@ class PolicyAttachments(
 ):
     """Which policies hold in which environments."""
 
-    creates = Schema(
-        PolicyAttachment.policy, PolicyAttachment.environment, name="CreatePolicyAttachmentRequest"
+    creates = Schema.of(
+        PolicyAttachment, "policy environment", name="CreatePolicyAttachmentRequest"
     )
 
     def accept(self, context, data):
@@ -17667,31 +17567,18 @@ Members have second names: `requiredAttestations`, `requireProvenance`, `require
 flow or bind a bundle with `flowId`.
 """
 
-    creates = StrictRequest(
-        DeploymentPolicy.name,
-        DeploymentPolicy.description,
-        DeploymentPolicy.flow,
-        DeploymentPolicy.environment_id,
-        DeploymentPolicy.enforce_provenance,
-        DeploymentPolicy.enforce_approvals,
-        DeploymentPolicy.required_attestation_types,
-        DeploymentPolicy.require_signature,
-        DeploymentPolicy.block_on_failed_scan,
+    creates = StrictRequest.of(
+        DeploymentPolicy,
+        "name description flow environment_id enforce_provenance enforce_approvals "
+        "required_attestation_types require_signature block_on_failed_scan",
         aliases=_DEPLOYMENT_ALIASES,
         harmless="id createdAt updatedAt enabled isActive orgSlug",
         name="CreateDeploymentPolicyRequest",
     )
-    changes = StrictRequest(
-        DeploymentPolicy.name,
-        DeploymentPolicy.description,
-        DeploymentPolicy.flow,
-        DeploymentPolicy.environment_id,
-        DeploymentPolicy.enforce_provenance,
-        DeploymentPolicy.enforce_approvals,
-        DeploymentPolicy.required_attestation_types,
-        DeploymentPolicy.is_active,
-        DeploymentPolicy.require_signature,
-        DeploymentPolicy.block_on_failed_scan,
+    changes = StrictRequest.of(
+        DeploymentPolicy,
+        "name description flow environment_id enforce_provenance enforce_approvals "
+        "required_attestation_types is_active require_signature block_on_failed_scan",
         optional="flowId",
         aliases=_DEPLOYMENT_ALIASES,
         harmless="id createdAt updatedAt enabled orgSlug",
@@ -18818,11 +18705,9 @@ class PolicyBundles(
         "create": {
             "id": "uploadPolicyBundle",
             "media": {"application/json": read_json, UPLOAD_MEDIA: None},
-            "form": Form(
-                PolicyBundle.name,
-                PolicyBundle.org_slug,
-                PolicyBundle.flow_id,
-                PolicyBundle.environment_id,
+            "form": Form.of(
+                PolicyBundle,
+                "name org_slug flow_id environment_id",
                 file=File(),
                 version=Text(50, default="1.0.0"),
                 name="UploadBundleMultipart",
@@ -18856,13 +18741,9 @@ deny, when they are evaluated. Numbers have 64 bits, so `0.1 + 0.2` is not `0.3`
 numbers, or use `round`.
 """
 
-    creates = Schema(
-        PolicyBundle.name,
-        PolicyBundle.version,
-        PolicyBundle.rego_content,
-        PolicyBundle.org_slug,
-        PolicyBundle.flow_id,
-        PolicyBundle.environment_id,
+    creates = Schema.of(
+        PolicyBundle,
+        "name version rego_content org_slug flow_id environment_id",
         name="UploadBundleRequest",
     )
 
@@ -19547,9 +19428,9 @@ class Gate(Factstore, model=GateResult, tag="Gate"):
 
     @route(
         "POST /api/v1/gate/evaluate",
-        body=Schema(
-            GateResult.environment_id,
-            GateResult.requested_by,
+        body=Schema.of(
+            GateResult,
+            "environment_id requested_by",
             artifact_sha256=Digest(),
             environment=Text(null=True),
             flow_id=Text(null=True),
@@ -19663,8 +19544,8 @@ class Users(
 ):
     """People. One who goes leaves the organisations, and the keys of one who goes end."""
 
-    creates = Schema(User.email, User.name, User.github_id, name="CreateUserRequest")
-    changes = Schema(User.name, User.github_id, name="UpdateUserRequest")
+    creates = Schema.of(User, "email name github_id", name="CreateUserRequest")
+    changes = Schema.of(User, "name github_id", name="UpdateUserRequest")
 
 
 # --- Service accounts ---------------------------------------------------------
@@ -19683,15 +19564,11 @@ class ServiceAccounts(
 ):
     """Machines that call the API, and their keys, which end when their account goes."""
 
-    creates = Schema(
-        FactstoreServiceAccount.name,
-        FactstoreServiceAccount.description,
-        name="CreateServiceAccountRequest",
+    creates = Schema.of(
+        FactstoreServiceAccount, "name description", name="CreateServiceAccountRequest"
     )
-    changes = Schema(
-        FactstoreServiceAccount.name,
-        FactstoreServiceAccount.description,
-        name="UpdateServiceAccountRequest",
+    changes = Schema.of(
+        FactstoreServiceAccount, "name description", name="UpdateServiceAccountRequest"
     )
 
     @route(
@@ -20941,11 +20818,8 @@ PENDING. A token that its issuer's keys do not verify is rejected.
     @route(
         "POST /api/v2/attestations/oidc",
         id="recordOidcAttestation",
-        body=Schema(
-            Attestation.trail,
-            Attestation.org_slug,
-            token=Text(100_000, 1),
-            name="OidcAttestationRequest",
+        body=Schema.of(
+            Attestation, "trail org_slug", token=Text(100_000, 1), name="OidcAttestationRequest"
         ),
         status=201,
         answer=FACTSTORE.one_schema("AttestationResponse"),
@@ -21171,21 +21045,11 @@ The metrics count a scan as its attestation.
     @route(
         "POST /api/v1/trails/{trailId}/security-scans",
         id="recordSecurityScan",
-        body=Schema(
-            SecurityScan.tool,
-            SecurityScan.tool_version,
-            SecurityScan.scan_type,
-            SecurityScan.target,
-            SecurityScan.critical_vulnerabilities,
-            SecurityScan.high_vulnerabilities,
-            SecurityScan.medium_vulnerabilities,
-            SecurityScan.low_vulnerabilities,
-            SecurityScan.informational,
-            SecurityScan.unknown,
-            SecurityScan.passed,
-            SecurityScan.scan_duration_seconds,
-            SecurityScan.report_url,
-            SecurityScan.org_slug,
+        body=Schema.of(
+            SecurityScan,
+            "tool tool_version scan_type target critical_vulnerabilities "
+            "high_vulnerabilities medium_vulnerabilities low_vulnerabilities informational "
+            "unknown passed scan_duration_seconds report_url org_slug",
             summary=Json(_SCAN_SUMMARY, null=True),
             **{name: count for name, count in _SEVERITY_COUNTS.items() if name not in _COUNT_NAMES},
             aliases={"version": "toolVersion"},
@@ -21363,12 +21227,8 @@ class RegulatoryFrameworks(
 ):
     """What trails are assessed against."""
 
-    creates = Schema(
-        RegulatoryFramework.name,
-        RegulatoryFramework.version,
-        RegulatoryFramework.description,
-        RegulatoryFramework.org_slug,
-        name="CreateFrameworkRequest",
+    creates = Schema.of(
+        RegulatoryFramework, "name version description org_slug", name="CreateFrameworkRequest"
     )
 
 
@@ -21384,11 +21244,9 @@ class RegulatoryControls(
 
     @route(
         "POST /api/v1/frameworks/{frameworkId}/controls",
-        body=Schema(
-            RegulatoryControl.control_id,
-            RegulatoryControl.title,
-            RegulatoryControl.description,
-            RegulatoryControl.required_evidence_types,
+        body=Schema.of(
+            RegulatoryControl,
+            "control_id title description required_evidence_types",
             name="CreateControlRequest",
         ),
         status=201,
@@ -21413,11 +21271,9 @@ class ControlMappings(
 ):
     """What ties controls to flows."""
 
-    creates = Schema(
-        ControlMapping.regulatory_control,
-        ControlMapping.flow_id,
-        ControlMapping.attestation_type,
-        ControlMapping.is_mandatory,
+    creates = Schema.of(
+        ControlMapping,
+        "regulatory_control flow_id attestation_type is_mandatory",
         name="CreateMappingRequest",
     )
 
@@ -21536,11 +21392,8 @@ class ComplianceAssessments(
 
     @route(
         "POST /api/v1/compliance/assess",
-        body=Schema(
-            ComplianceAssessment.framework,
-            ComplianceAssessment.trail_id,
-            ComplianceAssessment.org_slug,
-            name="AssessTrailRequest",
+        body=Schema.of(
+            ComplianceAssessment, "framework trail_id org_slug", name="AssessTrailRequest"
         ),
         status=201,
         answer=FACTSTORE.one_schema("AssessmentResponse"),
@@ -21942,12 +21795,9 @@ class EvidenceStore:
 # --- Evidence vault -----------------------------------------------------------
 
 _VAULT_DATA = MapOf(Text(100_000))
-_VAULT_EVIDENCE = Schema(
-    VaultDocument.entity_type,
-    VaultDocument.entity_id,
-    VaultDocument.evidence_type,
-    VaultDocument.version,
-    VaultDocument.stored_at,
+_VAULT_EVIDENCE = Schema.of(
+    VaultDocument,
+    "entity_type entity_id evidence_type version stored_at",
     vault_path=Text(2048),
     data=Json(_VAULT_DATA, null=True),
     required="data storedAt",
@@ -21966,7 +21816,7 @@ Documents are versioned, and encrypted in the workspace's file or, with the sett
 
     def about(self, entity_type: str, entity_id: str) -> tuple[str, str]:
         """What a path is about, its pieces checked."""
-        pieces = Schema(VaultDocument.entity_type, VaultDocument.entity_id)
+        pieces = Schema.of(VaultDocument, "entity_type entity_id")
         try:
             return tuple(pieces.read({"entityType": entity_type, "entityId": entity_id}).values())
         except ValidationErrors as faults:
@@ -22044,10 +21894,8 @@ Documents are versioned, and encrypted in the workspace's file or, with the sett
 
     @route(
         "GET /api/v1/evidence/{evidenceKey}/{entityKey}/list",
-        answer=Schema(
-            VaultDocument.entity_type,
-            VaultDocument.entity_id,
-            evidence_types=Json(ListOf(Text(255), 2**31)),
+        answer=Schema.of(
+            VaultDocument, "entity_type entity_id", evidence_types=Json(ListOf(Text(255), 2**31))
         ).describe(),
         refuses=(502,),
     )
@@ -22947,12 +22795,8 @@ event, `attestationStatus`, `status`, `conclusion`, `result` and the like disagr
 counts; a conclusion of GitHub other than `success` is a failed build.
 """
 
-    creates = Schema(
-        WebhookConfig.source,
-        WebhookConfig.secret,
-        WebhookConfig.flow,
-        WebhookConfig.allowed_types,
-        name="CreateWebhookConfigRequest",
+    creates = Schema.of(
+        WebhookConfig, "source secret flow allowed_types", name="CreateWebhookConfigRequest"
     )
 
     def create(self, context):
@@ -23368,12 +23212,8 @@ class SlackConfigs(
 
     @route(
         "POST /api/v1/organisations/{slug}/slack",
-        body=Schema(
-            SlackConfig.bot_token,
-            SlackConfig.signing_secret,
-            SlackConfig.channel,
-            SlackConfig.approvers,
-            name="ConfigureSlackRequest",
+        body=Schema.of(
+            SlackConfig, "bot_token signing_secret channel approvers", name="ConfigureSlackRequest"
         ),
         answer=FACTSTORE.one_schema("SlackConfigResponse"),
     )
@@ -24045,11 +23885,9 @@ class JiraConnections(
 
     @route(
         "POST /api/v1/integrations/jira/config",
-        body=Schema(
-            JiraConnection.base_url,
-            JiraConnection.username,
-            JiraConnection.api_token,
-            JiraConnection.default_project_key,
+        body=Schema.of(
+            JiraConnection,
+            "base_url username api_token default_project_key",
             name="JiraConfigRequest",
         ),
         answer=FACTSTORE.one_schema("JiraConfigResponse"),
@@ -24188,8 +24026,8 @@ ones. The URL is https; http is accepted only into networks of the setting
 
     filters = Paging()
 
-    creates = Schema(
-        JiraTicket.summary, JiraTicket.issue_type, trail_id=Id(), name="CreateJiraTicketRequest"
+    creates = Schema.of(
+        JiraTicket, "summary issue_type", trail_id=Id(), name="CreateJiraTicketRequest"
     )
 
     def send(self, context: RequestContext) -> tuple[str, HttpResponse] | None:
@@ -24289,11 +24127,9 @@ class ConfluenceConnections(
 
     @route(
         "POST /api/v1/integrations/confluence/config",
-        body=Schema(
-            ConfluenceConnection.base_url,
-            ConfluenceConnection.username,
-            ConfluenceConnection.api_token,
-            ConfluenceConnection.default_space_key,
+        body=Schema.of(
+            ConfluenceConnection,
+            "base_url username api_token default_space_key",
             name="ConfluenceConfigRequest",
         ),
         answer=FACTSTORE.one_schema("ConfluenceConfigResponse"),
