@@ -55,20 +55,20 @@ def an_asset(name, **values):
 def test_a_trail_is_told_as_its_clients_read_it(lite, factstore):
     trail = make_trail(lite)
 
-    matches = search(factstore, "f00d")
+    matches = search(factstore, "c0ffee")
 
     assert matches == {
         "results": [
             {
                 "type": "trail",
                 "id": trail,
-                "title": "f00d — main",
-                "description": "ada <ada@example.org>",
+                "title": "c0ffee — main",
+                "description": "Ada <ada@example.com>",
                 "metadata": {"status": "PENDING", "gitBranch": "main", "createdAt": NOON},
             }
         ],
         "total": 1,
-        "query": "f00d",
+        "query": "c0ffee",
         "type": None,
     }
 
