@@ -4665,6 +4665,7 @@ class Operation:
         if unknown := options.keys() - Operation.__annotations__.keys():
             raise TypeError(f"An operation has no {', '.join(sorted(unknown))}.")
         vars(self).update(options, resource=resource, name=name)
+        self.answer = _answer_schema(resource.surface, self.answer)
 
     @property
     def surface(self) -> Surface:
@@ -4706,6 +4707,23 @@ def route(line: str, **options: Any) -> Callable:
         return function
 
     return mark
+
+
+class Named(NamedTuple):
+    """Stands for a resource where only the names of its record matter."""
+
+    noun: str
+    schema_name: str
+
+
+def _answer_schema(surface: Surface, answer: str | list | dict | None) -> dict | None:
+    """Return the JSON schema of an answer: of a record by the name of its schema, of a list by the
+    name in brackets, or as it was declared."""
+    if isinstance(answer, str):
+        return surface.record_schema(Named("", answer))
+    if isinstance(answer, list):
+        return surface.page_schema(Named("", *answer))
+    return answer
 
 
 class Resource:
@@ -4861,13 +4879,6 @@ class Resource:
 
 
 RESOURCES: list[Resource] = []
-
-
-class Named(NamedTuple):
-    """Stands for a resource where only the names of its record matter."""
-
-    noun: str
-    schema_name: str
 
 
 # === Part II: Records of every write ==========================================
@@ -11514,10 +11525,7 @@ class SecurityThresholds(
 ):
     """The limits that security scans of a flow are held against."""
 
-    @route(
-        "GET /api/v1/flows/{flowId}/security-thresholds",
-        answer=FACTSTORE.record_schema(Named("", "SecurityThresholdResponse")),
-    )
+    @route("GET /api/v1/flows/{flowId}/security-thresholds", answer="SecurityThresholdResponse")
     def get_security_thresholds(self, context, key):
         """Get the scan limits of a flow."""
         threshold = SecurityThreshold.seek(flow=key)
@@ -11533,7 +11541,7 @@ class SecurityThresholds(
             name="SetSecurityThresholdRequest",
         ),
         status=201,
-        answer=FACTSTORE.record_schema(Named("", "SecurityThresholdResponse")),
+        answer="SecurityThresholdResponse",
     )
     def set_security_thresholds(self, context, key):
         """Create or overwrite the scan limits of a flow; what is left out gets its default."""
@@ -11602,10 +11610,7 @@ class Notifications(
         """Count the notifications that nobody has read."""
         return {"count": _NOTIFICATIONS.count({"is_read": False})}
 
-    @route(
-        "POST /api/v1/notifications/{notificationId}/read",
-        answer=FACTSTORE.one_schema("NotificationResponse"),
-    )
+    @route("POST /api/v1/notifications/{notificationId}/read", answer="NotificationResponse")
     def mark_notification_read(self, context, key):
         """Mark a notification as read."""
         notification = Notification.fetch(key)
@@ -12590,15 +12595,13 @@ class TrailsV2(
         *_TRAIL_COLUMNS, **_TRAIL_COMMIT, aliases=_TRAIL_ALIASES, name="CreateTrailCommand"
     )
 
-    @route("GET /api/v2/flows/{flowId}/trails", answer=FACTSTORE.array_schema("TrailView"))
+    @route("GET /api/v2/flows/{flowId}/trails", answer=["TrailView"])
     def list_trails_for_flow_v2(self, context, flow):
         """List all trails of a flow."""
         Flow.fetch(flow)
         return FACTSTORE.array(context, self.listing, {"flow": flow})
 
-    @route(
-        "GET /api/v2/trails/{trailId}/audit", answer=FACTSTORE.array_schema("AuditEventResponse")
-    )
+    @route("GET /api/v2/trails/{trailId}/audit", answer=["AuditEventResponse"])
     def list_trail_audit_events_v2(self, context, key):
         """List the audit events of a trail, newest first."""
         return FACTSTORE.array(context, _TRAIL_EVENTS, {"trail_id": key})
@@ -12707,7 +12710,7 @@ name the same artifact.
             name="CreateArtifactRequest",
         ),
         status=201,
-        answer=FACTSTORE.one_schema("ArtifactResponse"),
+        answer="ArtifactResponse",
     )
     def report_artifact(self, context, key):
         """Record an artifact on a trail; unless it is said, whoever calls has reported it."""
@@ -12733,9 +12736,7 @@ name the same artifact.
 class ArtifactsV2(Artifacts, tag="V2 Artifacts"):
     """The same artifacts, with short answers to what is written."""
 
-    @route(
-        "GET /api/v2/trails/{trailId}/artifacts", answer=FACTSTORE.array_schema("ArtifactResponse")
-    )
+    @route("GET /api/v2/trails/{trailId}/artifacts", answer=["ArtifactResponse"])
     def list_trail_artifacts_v2(self, context, key):
         """List the artifacts of a trail."""
         return self.list_trail_artifacts(context, key)
@@ -13232,7 +13233,7 @@ The source is the one that the statement names, with the commit of the dependenc
 
     @route(
         "GET /api/v1/trails/{trailId}/artifacts/{artifactId}/provenance",
-        answer=FACTSTORE.one_schema("BuildProvenanceResponse"),
+        answer="BuildProvenanceResponse",
     )
     def get_provenance(self, context, trail, key):
         """Get the provenance of an artifact."""
@@ -13242,7 +13243,7 @@ The source is the one that the statement names, with the commit of the dependenc
         "POST /api/v1/trails/{trailId}/artifacts/{artifactId}/provenance",
         body=_PROVENANCE,
         status=201,
-        answer=FACTSTORE.one_schema("BuildProvenanceResponse"),
+        answer="BuildProvenanceResponse",
     )
     def record_provenance(self, context, trail, key):
         """Attach build provenance to an artifact, once.
@@ -13275,10 +13276,7 @@ The source is the one that the statement names, with the commit of the dependenc
             "message": message,
         }
 
-    @route(
-        "GET /api/v1/artifacts/{artifactKey}/provenance",
-        answer=FACTSTORE.one_schema("BuildProvenanceResponse"),
-    )
+    @route("GET /api/v1/artifacts/{artifactKey}/provenance", answer="BuildProvenanceResponse")
     def get_provenance_by_digest(self, context, digest):
         """Get the provenance of the first artifact with a digest."""
         return self.provenance_of(first_artifact(digest))
@@ -13296,7 +13294,7 @@ class ProvenanceV2(Provenance, tag="V2 Artifacts"):
 
     @route(
         "GET /api/v2/trails/{trailId}/artifacts/{artifactId}/provenance",
-        answer=FACTSTORE.one_schema("BuildProvenanceResponse"),
+        answer="BuildProvenanceResponse",
     )
     def get_provenance_v2(self, context, trail, key):
         """Get the provenance of an artifact."""
@@ -13306,7 +13304,7 @@ class ProvenanceV2(Provenance, tag="V2 Artifacts"):
         "POST /api/v2/trails/{trailId}/artifacts/{artifactId}/provenance",
         body=_PROVENANCE,
         status=201,
-        answer=FACTSTORE.one_schema("BuildProvenanceResponse"),
+        answer="BuildProvenanceResponse",
     )
     def record_provenance_v2(self, context, trail, key):
         """Attach build provenance to an artifact, once.
@@ -13324,10 +13322,7 @@ class ProvenanceV2(Provenance, tag="V2 Artifacts"):
         """Check the signature of an artifact's provenance, with a key of the caller's or ours."""
         return self.verify_provenance(context, trail, key)
 
-    @route(
-        "GET /api/v2/artifacts/{artifactKey}/provenance",
-        answer=FACTSTORE.one_schema("BuildProvenanceResponse"),
-    )
+    @route("GET /api/v2/artifacts/{artifactKey}/provenance", answer="BuildProvenanceResponse")
     def get_provenance_by_digest_v2(self, context, digest):
         """Get the provenance of the first artifact with a digest."""
         return self.get_provenance_by_digest(context, digest)
@@ -13417,7 +13412,7 @@ class Attestations(
         id="recordAttestation",
         body=_NEW_ATTESTATION,
         status=201,
-        answer=FACTSTORE.one_schema("AttestationResponse"),
+        answer="AttestationResponse",
     )
     def create(self, context, trail):
         """Record an attestation on a trail."""
@@ -13435,7 +13430,7 @@ class Attestations(
             name="CreateAttestationByBodyRequest",
         ),
         status=201,
-        answer=FACTSTORE.one_schema("AttestationResponse"),
+        answer="AttestationResponse",
     )
     def record_attestation_by_body(self, context):
         """Record an attestation on the trail that the body names."""
@@ -13457,7 +13452,7 @@ class AttestationsV2(Attestations, tag="V2 Attestations"):
     @route(
         "GET /api/v2/trails/{trailId}/attestations",
         id="listAttestationsV2",
-        answer=FACTSTORE.array_schema("AttestationResponse"),
+        answer=["AttestationResponse"],
     )
     def list(self, context, trail):
         """List all attestations of a trail."""
@@ -13489,7 +13484,7 @@ class AttestationsV2(Attestations, tag="V2 Attestations"):
         "POST /api/v2/attestations/{org}/{flow}/{trail}/{artifactFingerprint}",
         body=_NEW_ATTESTATION,
         status=201,
-        answer=FACTSTORE.one_schema("AttestationResponse"),
+        answer="AttestationResponse",
     )
     def record_attestation_by_path_v2(self, context, slug, flow, trail, fingerprint):
         """Record an attestation of an artifact, by organisation, name of flow, and trail."""
@@ -14978,7 +14973,7 @@ class EvidenceUploads(Factstore, model=EvidenceFile, tag="Attestations"):
     @route(
         "POST /api/v1/trails/{trailId}/attestations/{attestationId}/evidence",
         **_UPLOADING,
-        answer=FACTSTORE.one_schema("EvidenceFileResponse"),
+        answer="EvidenceFileResponse",
     )
     def upload_evidence(self, context, trail, key):
         """Upload an evidence file for an attestation; some types read their status out of it.
@@ -15312,7 +15307,7 @@ and no member that says that it failed.
         id="reportCoverage",
         body=_COVERAGE,
         status=201,
-        answer=FACTSTORE.one_schema("CoverageReportResponse"),
+        answer="CoverageReportResponse",
     )
     def create(self, context, trail):
         """Report the coverage of a trail, and attest whether it is enough.
@@ -15779,7 +15774,7 @@ _PULL_REQUEST = MappingProxyType(
             name="CreatePrAttestationRequest",
         ),
         "status": 201,
-        "answer": FACTSTORE.one_schema("AttestationResponse"),
+        "answer": "AttestationResponse",
         "before": "look_up",
         "refuses": (502,),
     }
@@ -16006,7 +16001,7 @@ approval whose requester is not on record (an import, an older version) takes `f
             demanded="trailId",
             name="CreateApprovalRequest",
         ),
-        answer=FACTSTORE.one_schema("ApprovalResponse"),
+        answer="ApprovalResponse",
         would="wouldCreate",
     )
     def request_approval(self, context, key):
@@ -16041,20 +16036,12 @@ class ApprovalDecisions(
 
     said = Schema.of(ApprovalDecision, "approver_identity comments", name="ApprovalDecisionRequest")
 
-    @route(
-        "POST /api/v1/approvals/{approvalId}/approve",
-        body=said,
-        answer=FACTSTORE.one_schema("ApprovalResponse"),
-    )
+    @route("POST /api/v1/approvals/{approvalId}/approve", body=said, answer="ApprovalResponse")
     def approve_approval(self, context, key):
         """Add an approving decision to an approval."""
         return self.decide(context, key, approve)
 
-    @route(
-        "POST /api/v1/approvals/{approvalId}/reject",
-        body=said,
-        answer=FACTSTORE.one_schema("ApprovalResponse"),
-    )
+    @route("POST /api/v1/approvals/{approvalId}/reject", body=said, answer="ApprovalResponse")
     def reject_approval(self, context, key):
         """Reject an approval, which ends it."""
         return self.decide(context, key, reject)
@@ -16808,7 +16795,7 @@ class EnvironmentSnapshots(
             name="RecordSnapshotRequest",
         ),
         status=201,
-        answer=FACTSTORE.one_schema("EnvironmentSnapshotResponse"),
+        answer="EnvironmentSnapshotResponse",
         before="cover",
     )
     def record_snapshot(self, context, key):
@@ -16835,7 +16822,7 @@ class EnvironmentSnapshots(
 
     @route(
         "GET /api/v1/environments/{environmentId}/snapshots/latest",
-        answer=FACTSTORE.one_schema("EnvironmentSnapshotResponse"),
+        answer="EnvironmentSnapshotResponse",
     )
     def get_latest_snapshot(self, context, key):
         """Get the snapshot of an environment with the highest index."""
@@ -16843,7 +16830,7 @@ class EnvironmentSnapshots(
 
     @route(
         "GET /api/v1/environments/{environmentId}/snapshots/{index}",
-        answer=FACTSTORE.one_schema("EnvironmentSnapshotResponse"),
+        answer="EnvironmentSnapshotResponse",
     )
     def get_snapshot(self, context, key, index):
         """Get one snapshot of an environment by its index."""
@@ -16895,7 +16882,7 @@ class Baselines(
             Baseline, "snapshot_id approved_by description", name="CreateBaselineRequest"
         ),
         status=201,
-        answer=FACTSTORE.one_schema("BaselineResponse"),
+        answer="BaselineResponse",
     )
     def create_baseline(self, context, key):
         """Make a snapshot the active baseline of an environment."""
@@ -16904,10 +16891,7 @@ class Baselines(
         note_drift(environment, EnvironmentSnapshot.last(environment=key))
         return baseline
 
-    @route(
-        "GET /api/v1/environments/{environmentId}/baselines/current",
-        answer=FACTSTORE.one_schema("BaselineResponse"),
-    )
+    @route("GET /api/v1/environments/{environmentId}/baselines/current", answer="BaselineResponse")
     def get_current_baseline(self, context, key):
         """Get the active baseline of an environment."""
         return _active_baseline(key)
@@ -16924,10 +16908,7 @@ def _active_baseline(key: str) -> Baseline:
 class DriftReports(Factstore, model=DriftReport, tag="Environments"):
     """How far environments are from their baselines."""
 
-    @route(
-        "GET /api/v1/environments/{environmentId}/drift",
-        answer=FACTSTORE.one_schema("DriftReportResponse"),
-    )
+    @route("GET /api/v1/environments/{environmentId}/drift", answer="DriftReportResponse")
     def check_drift(self, context, key):
         """Tell how the latest snapshot of an environment differs from its baseline."""
         baseline = _active_baseline(key)
@@ -17007,7 +16988,7 @@ class Allowlist(
     @route(
         "GET /api/v1/environments/{environmentId}/allowlist",
         id="listAllowlistEntries",
-        answer=FACTSTORE.array_schema("AllowlistEntryResponse"),
+        answer=["AllowlistEntryResponse"],
     )
     def list(self, context, key):
         """List the allow-list of an environment, removed and expired entries included."""
@@ -17022,7 +17003,7 @@ class Allowlist(
             name="CreateAllowlistEntryRequest",
         ),
         status=201,
-        answer=FACTSTORE.one_schema("AllowlistEntryResponse"),
+        answer="AllowlistEntryResponse",
     )
     def add_allowlist_entry(self, context, key):
         """Add an entry to the allow-list of an environment."""
@@ -17034,7 +17015,7 @@ class Allowlist(
 
     @route(
         "DELETE /api/v1/environments/{environmentId}/allowlist/{entryId}",
-        answer=FACTSTORE.one_schema("AllowlistEntryResponse"),
+        answer="AllowlistEntryResponse",
     )
     def remove_allowlist_entry(self, context, key, entry_id):
         """Mark an entry of the allow-list of an environment as removed."""
@@ -17180,7 +17161,7 @@ class LogicalEnvironments(
 
     @route(
         "POST /api/v1/logical-environments/{logicalEnvironmentId}/members/{physicalEnvironmentId}",
-        answer=FACTSTORE.one_schema("LogicalEnvironmentResponse"),
+        answer="LogicalEnvironmentResponse",
     )
     def add_logical_environment_member(self, context, key, member):
         """Add an environment to a logical one."""
@@ -18797,9 +18778,7 @@ numbers, or use `round`.
             syntax=syntax,
         )
 
-    @route(
-        "PUT /api/v1/opa/bundles/{bundleId}/activate", answer=FACTSTORE.one_schema("BundleResponse")
-    )
+    @route("PUT /api/v1/opa/bundles/{bundleId}/activate", answer="BundleResponse")
     def activate_policy_bundle(self, context, key):
         """Make a policy bundle decide, instead of an active one; if bound, of one of its name."""
         bundle = self.find(key)
@@ -18975,7 +18954,7 @@ class PolicyDecisions(
             artifact_digest=Digest(null=True),
             name="EvaluatePolicyRequest",
         ),
-        answer=FACTSTORE.one_schema("PolicyDecisionResponse"),
+        answer="PolicyDecisionResponse",
         before="ask",
     )
     def evaluate_policy(self, context):
@@ -19437,7 +19416,7 @@ class Gate(Factstore, model=GateResult, tag="Gate"):
             aliases={"artifactDigest": "artifactSha256", "targetEnvironment": "environment"},
             name="GateEvaluateRequest",
         ),
-        answer=FACTSTORE.one_schema("GateEvaluateResponse"),
+        answer="GateEvaluateResponse",
         before="decide",
     )
     def evaluate_gate(self, context):
@@ -19474,7 +19453,7 @@ class Gate(Factstore, model=GateResult, tag="Gate"):
     @route(
         "GET /api/v1/gate/results",
         query=Filters(environment=Text(), limit=_Newest(1, 2**31 - 1)),
-        answer=FACTSTORE.array_schema("GateEvaluateResponse"),
+        answer=["GateEvaluateResponse"],
     )
     def list_gate_results(self, context):
         """List what the gate decided, of one environment (by name or id) where one is named."""
@@ -19571,10 +19550,7 @@ class ServiceAccounts(
         FactstoreServiceAccount, "name description", name="UpdateServiceAccountRequest"
     )
 
-    @route(
-        "GET /api/v1/service-accounts/{serviceAccountId}/api-keys",
-        answer=FACTSTORE.array_schema("ApiKeyResponse"),
-    )
+    @route("GET /api/v1/service-accounts/{serviceAccountId}/api-keys", answer=["ApiKeyResponse"])
     def list_service_account_api_keys(self, context, key):
         """List the API keys of a service account, ended ones too."""
         return context.workspace.api_keys.list(owner_id=self.find(key).id)
@@ -19626,7 +19602,7 @@ accounts keep working when the admin who made them leaves: replace them. The ent
         owner_type = context.body["owner_type"]
         return make_key(context, _OWNERS[owner_type].fetch(context.body["owner_id"]).id, owner_type)
 
-    @route("GET /api/v1/api-keys/owners/{ownerId}", answer=FACTSTORE.array_schema("ApiKeyResponse"))
+    @route("GET /api/v1/api-keys/owners/{ownerId}", answer=["ApiKeyResponse"])
     def list_api_keys_of_owner(self, context, owner_id):
         """List the API keys of an owner, who may be gone, ended ones too."""
         return context.workspace.api_keys.list(owner_id=owner_id)
@@ -20822,7 +20798,7 @@ PENDING. A token that its issuer's keys do not verify is rejected.
             Attestation, "trail org_slug", token=Text(100_000, 1), name="OidcAttestationRequest"
         ),
         status=201,
-        answer=FACTSTORE.one_schema("AttestationResponse"),
+        answer="AttestationResponse",
         before="verify",
     )
     def create(self, context):
@@ -21056,7 +21032,7 @@ The metrics count a scan as its attestation.
             name="RecordSecurityScanRequest",
         ),
         status=201,
-        answer=FACTSTORE.one_schema("SecurityScanResponse"),
+        answer="SecurityScanResponse",
     )
     def create(self, context, trail):
         """Record what a scanner found, by severity; the flow's thresholds say how that ends.
@@ -21250,7 +21226,7 @@ class RegulatoryControls(
             name="CreateControlRequest",
         ),
         status=201,
-        answer=FACTSTORE.one_schema("ControlResponse"),
+        answer="ControlResponse",
     )
     def add_regulatory_control(self, context, framework):
         """Add a control to the end of a framework."""
@@ -21396,7 +21372,7 @@ class ComplianceAssessments(
             ComplianceAssessment, "framework trail_id org_slug", name="AssessTrailRequest"
         ),
         status=201,
-        answer=FACTSTORE.one_schema("AssessmentResponse"),
+        answer="AssessmentResponse",
     )
     def assess_trail(self, context):
         """Score a trail against a framework, and keep the result."""
@@ -23203,9 +23179,7 @@ class SlackConfigs(
 ):
     """The places of organisations in Slack: one each, without the secrets."""
 
-    @route(
-        "GET /api/v1/organisations/{slug}/slack", answer=FACTSTORE.one_schema("SlackConfigResponse")
-    )
+    @route("GET /api/v1/organisations/{slug}/slack", answer="SlackConfigResponse")
     def get_slack_config(self, context, slug):
         """Get the Slack settings of an organisation."""
         return SlackConfig.of(organisation_slug(slug))
@@ -23215,7 +23189,7 @@ class SlackConfigs(
         body=Schema.of(
             SlackConfig, "bot_token signing_secret channel approvers", name="ConfigureSlackRequest"
         ),
-        answer=FACTSTORE.one_schema("SlackConfigResponse"),
+        answer="SlackConfigResponse",
     )
     def configure_slack(self, context, slug):
         """Store the Slack settings of an organisation, instead of those before."""
@@ -23876,9 +23850,7 @@ class JiraConnections(
 ):
     """The connection to Jira, without its token."""
 
-    @route(
-        "GET /api/v1/integrations/jira/config", answer=FACTSTORE.one_schema("JiraConfigResponse")
-    )
+    @route("GET /api/v1/integrations/jira/config", answer="JiraConfigResponse")
     def get_jira_config(self, context):
         """Get the connection to Jira."""
         return JiraConnection.stored()
@@ -23890,7 +23862,7 @@ class JiraConnections(
             "base_url username api_token default_project_key",
             name="JiraConfigRequest",
         ),
-        answer=FACTSTORE.one_schema("JiraConfigResponse"),
+        answer="JiraConfigResponse",
         **KEPT,
     )
     def save_jira_config(self, context):
@@ -24117,10 +24089,7 @@ class ConfluenceConnections(
 ):
     """The connection to Confluence, without its token."""
 
-    @route(
-        "GET /api/v1/integrations/confluence/config",
-        answer=FACTSTORE.one_schema("ConfluenceConfigResponse"),
-    )
+    @route("GET /api/v1/integrations/confluence/config", answer="ConfluenceConfigResponse")
     def get_confluence_config(self, context):
         """Get the connection to Confluence."""
         return ConfluenceConnection.stored()
@@ -24132,7 +24101,7 @@ class ConfluenceConnections(
             "base_url username api_token default_space_key",
             name="ConfluenceConfigRequest",
         ),
-        answer=FACTSTORE.one_schema("ConfluenceConfigResponse"),
+        answer="ConfluenceConfigResponse",
         **KEPT,
     )
     def save_confluence_config(self, context):
@@ -24613,11 +24582,7 @@ class HubTemplates(Factstore, tag="Hub"):
         """Get one of the templates that the product brings along."""
         return self.find(key).json()
 
-    @route(
-        "POST /api/v1/hub/templates/{template}/import",
-        status=201,
-        answer=FACTSTORE.one_schema("FlowResponse"),
-    )
+    @route("POST /api/v1/hub/templates/{template}/import", status=201, answer="FlowResponse")
     def import_hub_template(self, context, key):
         """Create a flow with the name of a template, which asks for what the template does."""
         template = self.find(key)
