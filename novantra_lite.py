@@ -37,10 +37,10 @@ Contents
         Rego engine, Policy archives, Policy bundles, Policy decisions, Policy bundles at the gate,
         Policy demands, Gate, Users, Service accounts, API key management, Members,
         Identity providers, Single sign-on, Signing in, Identity tokens, Security scans,
-        Regulatory frameworks, Compliance assessments, Regulatory reports, Evidence documents,
-        Evidence vault, Vault requests, HashiCorp Vault, Audit log, Search, Reports,
-        Incoming webhooks, Incoming events, Slack, Slack commands, Slack requests, Atlassian, Jira,
-        Jira tickets, Confluence, Chain, Ledger, Hub templates, Audit packages
+        Regulatory frameworks, Compliance assessments, HTML pages, Regulatory reports,
+        Evidence documents, Evidence vault, Vault requests, HashiCorp Vault, Audit log, Search,
+        Reports, Incoming webhooks, Incoming events, Slack, Slack commands, Slack requests,
+        Atlassian, Jira, Jira tickets, Confluence, Chain, Ledger, Hub templates, Audit packages
     Part V    Application   Rows, OSCAL, Opening workspaces, Imports, Collections, Demo vocabulary,
         Demo plans, Demo records, Demo data, Demo delivery, WSGI application, Clients,
         Server requests, Server connections, Turns, Listeners, Servers, Key rotation,
@@ -21494,39 +21494,59 @@ class ChainOfCustody(Factstore, tag="Compliance"):
         return join_members(members)
 
 
+# --- HTML pages ---------------------------------------------------------------
+# The shell that the reports and the reference page share; both load nothing else.
+
+PAGE_STYLE = """
+:root { color-scheme: light dark; --page: #fff; --text: #1c2027; --muted: #565e6b; --line: #dfe3e8;
+  --panel: #f5f6f8; --link: #1d4fa3; --good: #1f6b3a; --put: #8a4b08; --half: #e0a83c;
+  --bad: #ad1f2d }
+@media screen and (prefers-color-scheme: dark) { :root { --page: #14161a; --text: #e3e6eb;
+  --muted: #a3abb8; --line: #30353e; --panel: #1d2026; --link: #94b8ff; --good: #7fcf9a;
+  --put: #e5b46c; --half: #b5791f; --bad: #ff9a9f } }
+* { box-sizing: border-box; border: 0 solid var(--line) }
+body { margin: 0; background: var(--page); color: var(--text);
+  font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif }
+h1 { margin: 0; font-size: 1.75rem } h2 { margin: 2.5rem 0 .75rem; font-size: 1.25rem }
+code, pre, h3 b { font: .9em/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace }
+table { width: 100%; border-collapse: collapse; font-size: .875rem }
+th, td { border-bottom-width: 1px; text-align: left; vertical-align: top }
+"""
+
+
+def html_page(title: str, style: str, body: str) -> str:
+    """A whole HTML page; the title and the body are escaped already."""
+    return f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>{style}</style></head><body>{body}</body></html>"""
+
+
 # --- Regulatory reports -------------------------------------------------------
 # The report as JSON for machines, and as a page that a browser shows and prints by itself.
 
-REPORT_STYLE = """
-:root { color-scheme: light dark; --page: #fff; --text: #1c2027; --muted: #565e6b; --line: #dfe3e8;
-  --panel: #f5f6f8; --full: #1f6b3a; --half: #e0a83c; --none: #ad1f2d }
-@media screen and (prefers-color-scheme: dark) { :root { --page: #14161a; --text: #e3e6eb;
-  --muted: #a3abb8; --line: #30353e; --panel: #1d2026; --full: #7fcf9a; --half: #b5791f;
-  --none: #ff9a9f } }
-* { box-sizing: border-box; print-color-adjust: exact; -webkit-print-color-adjust: exact }
-body { margin: 0 auto; padding: 2rem 1.25rem; max-width: 68rem; background: var(--page);
-  color: var(--text); overflow-wrap: anywhere;
-  font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif }
-h1 { margin: 0; font-size: 1.75rem } h2 { margin: 2.5rem 0 .75rem; font-size: 1.25rem }
+REPORT_STYLE = (
+    PAGE_STYLE
+    + """
+* { print-color-adjust: exact; -webkit-print-color-adjust: exact }
+body { margin: 0 auto; padding: 2rem 1.25rem; max-width: 68rem; overflow-wrap: anywhere }
 p { margin: .4rem 0; max-width: 44rem } .muted, dt, thead { color: var(--muted); font-weight: 400 }
 dl { display: flex; flex-wrap: wrap; gap: .5rem 2rem; margin: 1rem 0 } dd { margin: 0 }
-code { font: .875em/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace }
 figure { margin: 1rem 0 } figcaption { display: flex; flex-wrap: wrap; gap: .25rem 1.5rem }
 .bar { display: block; width: 100%; height: .875rem }
 figure .bar { height: 2rem; margin-bottom: .4rem }
 .key { width: .75rem; height: .75rem; margin-right: .4rem } .rest { fill: var(--panel) }
-.full { fill: var(--full) } .half { fill: var(--half) }
-.none { fill: var(--page); stroke: var(--none); stroke-width: 2; vector-effect: non-scaling-stroke }
-.scroll { overflow-x: auto } @media screen { table { min-width: 40rem } } table {
-  width: 100%; border-collapse: collapse; font-size: .875rem }
-th, td { padding: .4rem 0 .4rem 1rem; border-bottom: 1px solid var(--line); text-align: left;
-  vertical-align: top } th { font-weight: 600 } .number { text-align: right } .share { width: 30% }
-tr > :first-child { padding-left: 0 } thead { overflow-wrap: normal }
-.good { color: var(--full) } .bad { color: var(--none) } td ul { margin: 0; padding: 0 0 0 1rem }
+.full { fill: var(--good) } .half { fill: var(--half) }
+.none { fill: var(--page); stroke: var(--bad); stroke-width: 2; vector-effect: non-scaling-stroke }
+.scroll { overflow-x: auto } @media screen { table { min-width: 40rem } }
+th, td { padding: .4rem 0 .4rem 1rem } th { font-weight: 600 } .number { text-align: right }
+.share { width: 30% } tr > :first-child { padding-left: 0 } thead { overflow-wrap: normal }
+.good { color: var(--good) } .bad { color: var(--bad) } td ul { margin: 0; padding: 0 0 0 1rem }
 @page { margin: 16mm } @media print { html { font-size: 9.5pt } .scroll { overflow: visible }
   body { padding: 0; max-width: none } tr, figure, dl { break-inside: avoid }
   h2, h2 + p { break-after: avoid } }
 """
+)
 _STYLE_HASH = base64.b64encode(hashlib.sha256(REPORT_STYLE.encode()).digest()).decode()
 REPORT_CSP = (
     f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'; form-action 'none'; "
@@ -21646,10 +21666,7 @@ def regulatory_page(framework: dict, assessments: Sequence[dict], generated_at: 
     rows = map(_print_assessment, assessments)
     history = _print_table("Assessments", looks, rows) if assessments else "<p>None so far.</p>"
     name, version = escape(framework["name"]), escape(framework["version"])
-    return f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>{name} {version}: regulatory report</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>{REPORT_STYLE}</style></head><body><main>
+    body = f"""<main>
 <p class="muted">Regulatory report</p><h1><bdi>{name}</bdi></h1>
 <p>{escape(framework["description"] or "")}</p><dl>
 <div><dt>Version</dt><dd>{version}</dd></div>
@@ -21660,7 +21677,8 @@ def regulatory_page(framework: dict, assessments: Sequence[dict], generated_at: 
 <h2>Coverage</h2><p class="muted">Every control, held against the newest assessment of each
 trail.</p>{_draw_coverage(sum(counts, Counter()))}
 {controls}<h2>Assessments</h2><p class="muted">All that are stored, oldest first.</p>
-{history}</main></body></html>"""
+{history}</main>"""
+    return html_page(f"{name} {version}: regulatory report", REPORT_STYLE, body)
 
 
 _FRAMEWORK_ASSESSMENTS = Array(
@@ -29204,22 +29222,15 @@ def create_app() -> NovantraLite:
 
 # --- Reference page -----------------------------------------------------------
 
-REFERENCE_STYLE = """
-:root { color-scheme: light dark; --page: #fff; --text: #1c2027; --muted: #565e6b; --line: #dfe3e8;
-  --panel: #f5f6f8; --link: #1d4fa3; --get: #1f6b3a; --put: #8a4b08; --delete: #ad1f2d }
-@media screen and (prefers-color-scheme: dark) { :root { --page: #14161a; --text: #e3e6eb;
-  --muted: #a3abb8; --line: #30353e; --panel: #1d2026; --link: #94b8ff; --get: #7fcf9a;
-  --put: #e5b46c; --delete: #ff9a9f } }
-* { box-sizing: border-box; border: 0 solid var(--line) } [hidden] { display: none !important }
-body { margin: 0; background: var(--page); color: var(--text); overflow-wrap: break-word;
-  font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif }
+REFERENCE_STYLE = (
+    PAGE_STYLE
+    + """
+[hidden] { display: none !important } body { overflow-wrap: break-word }
 :focus-visible { outline: 2px solid var(--link); outline-offset: 2px } main:focus { outline: 0 }
 .skip { position: absolute; left: -99rem; padding: .5rem } .skip:focus { left: 0; z-index: 1 }
 header, nav, main { padding: 0 1.25rem; max-width: 68rem } header { padding-top: 2rem }
-h1 { margin: 0; font-size: 1.75rem } h2 { margin: 2.75rem 0 .75rem; font-size: 1.25rem }
 h4 { margin: 1.5rem 0 .4rem; font-size: .875rem } section > p, .about p { max-width: 44rem }
 header p, output, thead, small, h3 span, li > span, .facts { color: var(--muted); font-weight: 400 }
-code, pre, h3 b { font: .9em/1.55 ui-monospace, "SF Mono", Menlo, Consolas, monospace }
 pre { padding: .75rem 1rem; overflow-x: auto; background: var(--panel); border-width: 1px;
   border-radius: 6px; font-size: .8125rem } pre code { font-size: 1em } summary { cursor: pointer }
 nav, h3 { font-size: .9375rem } nav ul, .members ul { list-style: none; margin: 0; padding: 0 }
@@ -29233,11 +29244,10 @@ main summary:hover, main [open] > summary { background: var(--panel) } .answer e
 h3 { display: grid; grid-template-columns: 4.25rem minmax(0, 3fr) minmax(0, 2fr); gap: 0 .75rem;
   align-items: baseline; margin: 0; font-weight: 400 } h3 b { font-size: .75rem; font-weight: 600;
   text-align: center; border: 1px solid; border-radius: 4px } h3 i, em { font-style: normal }
-.get { color: var(--get) } h3 i, .post { color: var(--link) } .delete { color: var(--delete) }
+.get { color: var(--good) } h3 i, .post { color: var(--link) } .delete { color: var(--bad) }
 .body { padding: 1rem .6rem 1rem 5.6rem; scroll-margin-top: 4rem } th:first-child { width: 12rem }
-table { width: 100%; border-collapse: collapse } table, .members, .facts { font-size: .875rem }
-th, td { padding: .35rem 1rem .35rem 0; text-align: left; vertical-align: top; font-weight: 400;
-  border-bottom-width: 1px } td p, .members p, .about .facts { margin: 0 }
+.members, .facts { font-size: .875rem } th, td { padding: .35rem 1rem .35rem 0; font-weight: 400 }
+td p, .members p, .about .facts { margin: 0 }
 .members li { padding: .3rem 0; border-top-width: 1px } .put, .patch { color: var(--put) }
 .members li ul { margin-top: .3rem; padding-left: 1rem; border-left-width: 2px }
 @media (width >= 60rem) { body { display: grid; grid: auto 1fr / 16.5rem minmax(0, 1fr) }
@@ -29251,6 +29261,7 @@ th, td { padding: .35rem 1rem .35rem 0; text-align: left; vertical-align: top; f
 @media print { nav, .skip { display: none } body { display: block } pre { white-space: pre-wrap }
   .operation::details-content { content-visibility: visible } li, tr, pre { break-inside: avoid } }
 """
+)
 _REFERENCE_SCRIPT = """"use strict";
 const byId = id => document.getElementById(decodeURIComponent(id)), input = byId("filter-text");
 const all = selector => document.querySelectorAll(selector), wide = matchMedia("(width >= 60rem)");
@@ -29456,10 +29467,7 @@ def reference_page(document: dict, settings: Iterable[Mapping[str, str]] = ()) -
         links += f'<li><a href="#{id}">{name} <small>{len(texts) - 1}</small></a>'
         sections += f'<section id="{id}"><h2>{name}</h2>{"".join(texts)}</section>'
     title, count = escape(info["title"]), sum(map(len, tags.values())) - len(tags)
-    return f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}: API reference</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>{REFERENCE_STYLE}</style></head><body>
+    body = f"""
 <a class="skip" href="#main-content">Skip to content</a>
 <header><h1>{title}</h1><p>Version {escape(info["version"])}, {count} operations</p></header>
 <nav aria-label="Reference"><div id="filter-box" role="search" hidden>
@@ -29474,7 +29482,8 @@ def reference_page(document: dict, settings: Iterable[Mapping[str, str]] = ()) -
 export TOKEN=$({token} | sed -E 's/.*"access_token": *"([^"]+)".*/\\1/')</code></pre></section>
 <section id="conventions"><h2>Conventions</h2>{_prose(info.get("description", ""))}</section>
 {sections}{_settings_section(settings)}
-</main><script>{_REFERENCE_SCRIPT}</script></body></html>"""
+</main><script>{_REFERENCE_SCRIPT}</script>"""
+    return html_page(f"{title}: API reference", REFERENCE_STYLE, body)
 
 
 # --- Documents ----------------------------------------------------------------
