@@ -26144,7 +26144,7 @@ DEMO_TEMPLATES = (
     ("vulnerabilities", "linux-host", "cve", "CVE-2024-6387 on {name}: OpenSSH", "high"),
     ("vulnerabilities", "linux-host", "cve", "CVE-2021-44228 on {name}: Log4j", "critical"),
     ("vulnerabilities", "toughbook", "cve", "CVE-2023-38831 on {name}: archives", "high"),
-    ("vulnerabilities", "toughbook", "internal-finding", "Shift accounts rule {name}", "medium"),
+    ("vulnerabilities", "toughbook", "internal-finding", "Shared accounts on {name}", "medium"),
     ("vulnerabilities", "data-loader", "pen-test-finding", "{name} takes unsigned parts", "high"),
     ("vulnerabilities", "amos", "architectural-weakness", "Sessions of {name} never end", "low"),
     ("vulnerability-assessments", "vulnerabilities", "", "Triage, {month}: {name}"),
@@ -26591,32 +26591,25 @@ class _DemoDelivery:
         self.running: dict[str, dict] = {}
 
     def now(self) -> float:
-        """The time of the demo, which moves whenever somebody looks."""
+        """The time of the demo, which moves whenever it is read."""
         self.at += 0.137
         return self.at
 
-    def make(self) -> None:
-        """Make everything, in the current session."""
-        flows = [
-            Flow.create(
-                name=name,
-                description=description,
-                required_attestation_types=types,
-                requires_approval=bool(approver),
-                required_approver_roles=["quality"] if approver else [],
-                tags={"team": "maintenance-it"},
-            )
-            for name, description, types, approver in _DEMO_FLOWS
-        ]
+    def create(self) -> None:
+        """Create everything, in the current session."""
+        names = {"hangar-test": "Where builds are tried.", "hangar-production": "For the line."}
         self.environments = [
-            Environment.create(
-                name="hangar-test", type="K8S", description="Where builds are tried."
-            ),
-            Environment.create(
-                name="hangar-production", type="K8S", description="What the line uses."
-            ),
+            Environment.create(name=name, type="K8S", description=description)
+            for name, description in names.items()
         ]
-        self.make_policies(flows)
+        flows = [self.create_flow(*row) for row in _DEMO_FLOWS]
+        # What the gate requires in front of production.
+        production = self.environments[1].id
+        policy = Policy.create(name="tested", required_attestation_types=["junit"])
+        PolicyAttachment.create(policy=policy.id, environment=production)
+        values = {"description": "What changes maintenance records is released by quality."}
+        values |= {"flow": flows[0].id, "environment_id": production, "enforce_approvals": True}
+        DeploymentPolicy.create(name="released", **values)
         rule = {"trigger_event": "TRAIL_NON_COMPLIANT", "channel_type": "IN_APP"}
         NotificationRule.create(name="Builds that nobody may release", **rule)
         for number in range(_DEMO_BUILDS):
@@ -26624,32 +26617,19 @@ class _DemoDelivery:
                 self.build(flow, number, approver)
                 self.at += 14.5 * 3600
 
-    def make_policies(self, flows: list[Flow]) -> None:
-        """What the gate asks in front of production."""
-        production = self.environments[1]
-        policy = Policy.create(name="tested", required_attestation_types=["junit"])
-        PolicyAttachment.create(policy=policy.id, environment=production.id)
-        DeploymentPolicy.create(
-            name="released",
-            description="What changes maintenance records is released by quality.",
-            flow=flows[0].id,
-            environment_id=production.id,
-            enforce_approvals=True,
-        )
+    def create_flow(self, name: str, description: str, types: list, approver: str) -> Flow:
+        """Create a flow; where there is an approver, quality has to approve its builds."""
+        values = {"name": name, "description": description, "tags": {"team": "maintenance-it"}}
+        values |= {"required_attestation_types": types, "requires_approval": bool(approver)}
+        return Flow.create(required_approver_roles=["quality"] if approver else [], **values)
 
     def build(self, flow: Flow, number: int, approver: str) -> None:
         """One build: its trail, artifact, attestations, approval, and the gate."""
         author = self.random.choice(_DEMO_AUTHORS)
-        trail = begin_trail(
-            {
-                "flow": flow.id,
-                "git_commit_sha": f"{self.random.getrandbits(160):040x}",
-                "git_branch": "main",
-                "git_author": author,
-                "git_author_email": f"{author[3:].lower()}@maintenance.example",
-                "build_url": f"https://ci.maintenance.example/{flow.name}/{number + 1}",
-            }
-        )
+        commit = {"git_commit_sha": f"{self.random.getrandbits(160):040x}", "git_branch": "main"}
+        commit |= {"git_author_email": f"{author[3:].lower()}@maintenance.example"}
+        url = f"https://ci.maintenance.example/{flow.name}/{number + 1}"
+        trail = begin_trail(commit | {"flow": flow.id, "git_author": author, "build_url": url})
         digest = f"sha256:{self.random.getrandbits(256):064x}"
         named = {"image_name": flow.name, "image_tag": f"1.{number}.0"}
         report_artifact(trail, sha256_digest=digest, reported_by="ci", **named)
@@ -26672,16 +26652,11 @@ class _DemoDelivery:
     def deploy(self, environment: Environment, flow: Flow, digest: str, tag: str) -> None:
         """Run a build in an environment, and record what runs there now."""
         running = self.running.setdefault(environment.id, {})
-        running[flow.name] = {
-            "artifactSha256": digest,
-            "artifactName": flow.name,
-            "artifactTag": tag,
-            "instanceCount": 2,
-        }
+        artifact = {"artifactSha256": digest, "artifactName": flow.name, "artifactTag": tag}
+        running[flow.name] = artifact | {"instanceCount": 2}
         snapshot = EnvironmentSnapshot.record(environment, "agent", list(running.values()))
         if snapshot.snapshot_index % 10 == 3:
-            values = {"approved_by": "qa-thomsen", "description": "Agreed with the CAMO."}
-            Baseline.approve(environment, **values)
+            Baseline.approve(environment, approved_by="qa-thomsen", description="Agreed.")
         note_drift(environment, snapshot)
 
 
@@ -26690,7 +26665,7 @@ def demo_delivery(current: Session, random: Random) -> None:
     delivery, source = _DemoDelivery(random), current.source
     current.source = delivery.source
     try:
-        delivery.make()
+        delivery.create()
     finally:
         current.source = source
 
