@@ -29934,11 +29934,6 @@ def listing(rows: Iterable[dict], none: str) -> Output:
     return Output(rows, "\n".join(lines) if rows else none)
 
 
-def _secret_output(data: dict) -> Output:
-    """An object that holds a secret, with the word that it is shown this once."""
-    return Output(data, f"{details(data)}\n\nKeep the secret now: it is not shown again.")
-
-
 def words_of(values: Iterable[str] | None) -> list[str]:
     """The words of an option that is repeated, or holds several words, or both; each once."""
     return list(dict.fromkeys(word for value in values or () for word in value.split()))
@@ -29962,7 +29957,8 @@ def shows_secret(chosen) -> Callable[[Any], None]:
         if sys.stdout is None:
             raise OSError(errno.EBADF, "standard output is closed, so nothing was made")
         data = credentials_data(result) if isinstance(result, Credentials) else result
-        show_output(_secret_output(data), chosen.json)
+        text = f"{details(data)}\n\nKeep the secret now: it is not shown again."
+        show_output(Output(data, text), chosen.json)
 
     return show
 
@@ -30072,8 +30068,7 @@ def _prepare_to_serve(lite, chosen, show: Callable[[dict], None]) -> None:
         _make_credentials(lite, name, lambda data: show(facts | data))
     else:
         # What a program reads may be used at once, so it is printed after the commit.
-        data = _make_credentials(lite, name, lambda data: _write_credentials(lite, data))
-        show(facts | _announced(lite, data))
+        show(facts | _store_credentials(lite, name))
 
 
 def _make_credentials(lite, name: str, show: Callable[[dict], None]) -> dict:
@@ -30095,26 +30090,23 @@ def _make_credentials(lite, name: str, show: Callable[[dict], None]) -> dict:
     return lite.accounts.act(f"Credentials of the {name.lower()}.", work, show)
 
 
-def _credentials_file(lite) -> Path | None:
-    """Where new secrets are written down that nobody at a terminal reads; what is printed elsewhere
-    ends up in a log. A workspace that ends with the process has no such place, and no need."""
+def _store_credentials(lite, name: str) -> dict:
+    """Make credentials, and write them beside the database for its owner only.
+
+    What is printed where nobody sits at a terminal ends up in a log: secrets are left out of it. A
+    workspace that ends with the process has no place for a file, and no need.
+    """
     path = lite.workspace.path
-    return path and path.with_name(f"{path.name}.credentials")
+    if not path:
+        return _make_credentials(lite, name, lambda data: None)
+    file = path.with_name(f"{path.name}.credentials")
 
-
-def _write_credentials(lite, data: dict) -> None:
-    """Write new credentials beside the database, for its owner only."""
-    if file := _credentials_file(lite):
+    def write(data: dict) -> None:
         _write_private(file, json.dumps(data, indent=2).encode() + b"\n")
 
-
-def _announced(lite, data: dict) -> dict:
-    """What is printed of new credentials: the name of the file that holds the secrets, if any."""
-    file, secrets = _credentials_file(lite), ("clientSecret", "apiKey")
-    if file is None:
-        return data
-    shown = {name: value for name, value in data.items() if name not in secrets}
-    return {**shown, "credentialsFile": str(file)}
+    data = _make_credentials(lite, name, write)
+    del data["clientSecret"], data["apiKey"]
+    return {**data, "credentialsFile": str(file)}
 
 
 def _write_private(path: Path, data: bytes) -> None:
@@ -30421,11 +30413,33 @@ _SCOPE_HELP = "such as governance.findings:write; `all` for every Novantra scope
 _SCOPE = argument("--scope", **SEVERAL, required=True, metavar="S", help=_SCOPE_HELP)
 
 
-def do_command(manager, chosen) -> Output:
-    """Do to an id what the last word of the command says."""
-    verb = chosen.command.path.split()[-1]
-    getattr(manager, verb)(chosen.id)
+# Group of commands: the manager that it works with, what that manages, and how one is made.
+_MANAGERS = {
+    "account": ("accounts", "account", "create"),
+    "webhook": ("webhooks", "endpoint", "add"),
+    "key": ("api_keys", "key", "create"),
+}
+
+
+def list_command(lite, chosen) -> Output:
+    """Print the list of a manager."""
+    group = chosen.command.path.split()[0]
+    manager, noun, verb = _MANAGERS[group]
+    none = f"No {noun} yet: see `{PROGRAM} {group} {verb} --help`."
+    return listing(getattr(lite, manager).list(), none)
+
+
+def change_command(lite, chosen) -> Output:
+    """Call the method of a manager that the last word of the command names."""
+    group, verb = chosen.command.path.split()
+    getattr(getattr(lite, _MANAGERS[group][0]), verb)(chosen.id)
     return Output({"id": chosen.id, f"{verb}d": True}, f"{chosen.id} is {verb}d.")
+
+
+def _rotate_command(lite, chosen) -> None:
+    """Make a new secret and print it."""
+    manager = _MANAGERS[chosen.command.path.split()[0]][0]
+    getattr(lite, manager).rotate(chosen.id, show=shows_secret(chosen))
 
 
 @command(
@@ -30448,23 +30462,12 @@ def account_create_command(lite, chosen) -> None:
     lite.accounts.create(chosen.name, scopes, contact=chosen.contact, **optional)
 
 
-@command("account list", opens="reader")
-def account_list_command(lite, chosen) -> Output:
-    """List the service accounts."""
-    return listing(lite.accounts.list(), f"No account yet: see `{PROGRAM} account create --help`.")
-
-
-@command("account rotate", _ACCOUNT)
-def account_rotate_command(lite, chosen) -> None:
-    """Give an account a new secret; the old one ends at once."""
-    lite.accounts.rotate(chosen.id, show=shows_secret(chosen))
-
-
-@command("account enable", _ACCOUNT, help="Let a disabled account in again.")
-@command("account disable", _ACCOUNT, help="Shut an account out, at once.")
-def account_state_command(lite, chosen) -> Output:
-    """Change whether an account is let in."""
-    return do_command(lite.accounts, chosen)
+command("account list", opens="reader", help="List the service accounts.")(list_command)
+command("account rotate", _ACCOUNT, help="Give an account a new secret; the old one ends at once.")(
+    _rotate_command
+)
+command("account disable", _ACCOUNT, help="Shut an account out, at once.")(change_command)
+command("account enable", _ACCOUNT, help="Let a disabled account in again.")(change_command)
 
 
 @command(
@@ -30496,24 +30499,19 @@ def webhook_add_command(lite, chosen) -> None:
     lite.webhooks.add(chosen.url, events=words_of(chosen.event), show=shows_secret(chosen))
 
 
-@command("webhook list", opens="reader")
-def webhook_list_command(lite, chosen) -> Output:
-    """List the endpoints that events are sent to."""
-    return listing(lite.webhooks.list(), f"No endpoint yet: see `{PROGRAM} webhook add --help`.")
-
-
-@command("webhook resume", _ENDPOINT, help="Deliver to a paused or disabled endpoint again.")
-@command("webhook pause", _ENDPOINT, help="Hold back what is due to an endpoint.")
-@command("webhook remove", _ENDPOINT, help="Remove an endpoint; nothing is sent to it any more.")
-def webhook_state_command(lite, chosen) -> Output:
-    """Change whether an endpoint is delivered to."""
-    return do_command(lite.webhooks, chosen)
-
-
-@command("webhook rotate", _ENDPOINT)
-def webhook_rotate_command(lite, chosen) -> None:
-    """Give an endpoint a new secret; for 24 hours both sign."""
-    lite.webhooks.rotate(chosen.id, show=shows_secret(chosen))
+command("webhook list", opens="reader", help="List the endpoints that events are sent to.")(
+    list_command
+)
+command("webhook remove", _ENDPOINT, help="Remove an endpoint; nothing is sent to it any more.")(
+    change_command
+)
+command("webhook pause", _ENDPOINT, help="Hold back what is due to an endpoint.")(change_command)
+command("webhook resume", _ENDPOINT, help="Deliver to a paused or disabled endpoint again.")(
+    change_command
+)
+command("webhook rotate", _ENDPOINT, help="Give an endpoint a new secret; for 24 hours both sign.")(
+    _rotate_command
+)
 
 
 @command("webhook test", _ENDPOINT)
@@ -30718,16 +30716,10 @@ def key_create_command(lite, chosen) -> None:
     lite.api_keys.create(chosen.label, scopes, chosen.days, show=shows_secret(chosen))
 
 
-@command("key list", opens="reader")
-def key_list_command(lite, chosen) -> Output:
-    """List the API keys."""
-    return listing(lite.api_keys.list(), f"No key yet: see `{PROGRAM} key create --help`.")
-
-
-@command("key revoke", argument("id", metavar="ID", help="the key's id"))
-def key_revoke_command(lite, chosen) -> Output:
-    """End an API key, at once."""
-    return do_command(lite.api_keys, chosen)
+command("key list", opens="reader", help="List the API keys.")(list_command)
+command(
+    "key revoke", argument("id", metavar="ID", help="the key's id"), help="End an API key, at once."
+)(change_command)
 
 
 @command(
