@@ -25548,7 +25548,7 @@ def restore(backup: Path, database: Path) -> None:
 
 
 def resolve_references(model: type[Model], values: dict) -> None:
-    """Take references by id or by key to ids; Invalid names those that are not there."""
+    """Replace references by id or by key with ids; Invalid names those that do not exist."""
     issues = []
     for name, field in _foreign_keys(model):
         if values.get(name):
@@ -25584,9 +25584,9 @@ def _find_reference(model: type[Model], value: str) -> str | None:
 
 
 class Import:
-    """One batch of rows on its way into a collection, in one session.
+    """Create or update the records of a batch of rows, in one session.
 
-    `lines` has the line of every record that a row of the file named before, by its id.
+    `lines` has the line of every record that an earlier row of the file named, by its id.
     """
 
     def __init__(
@@ -25608,7 +25608,7 @@ class Import:
         )
 
     def take(self, line: int, row: dict | RowFault) -> None:
-        """Bring one row in, or report what is wrong with it."""
+        """Import one row, or report what is wrong with it."""
         self.size += 1
         if isinstance(row, RowFault):
             self.report.refuse(row)
@@ -25622,7 +25622,7 @@ class Import:
             self.report.refuse(*_row_faults(line, translate(error)))
 
     def bring_in(self, line: int, row: dict) -> str:
-        """Make or change the record of a row; tell which of the Report's counts it belongs to."""
+        """Create or update the record of a row; return which count of the report it raises."""
         schema = self.collection.schema
         if not row.keys() <= schema.members.keys():
             self.report.ignored |= row.keys() - schema.members.keys()
@@ -25636,7 +25636,7 @@ class Import:
             raise Conflict(f"{same}, {present}: a file may name each record once.")
         record = self.model.fetch(present) if present else None
         self.collection.check_subject(values, record.__data__ if record else {})
-        with nullcontext() if self.simple and record is None else self.undoing():
+        with nullcontext() if self.simple and record is None else self.current.database.savepoint():
             if record is None:
                 record, outcome = self.collection.resource.enter(values), "created"
             else:
@@ -25645,7 +25645,7 @@ class Import:
         return outcome
 
     def change(self, record: Model, values: dict) -> bool:
-        """Change what a row says otherwise; a row that says the same leaves the record alone."""
+        """Update the members that differ in a row; return whether any does."""
         fixed, fields = ("id", "created_at", "updated_at"), record._meta.fields
         values = {
             name: value
@@ -25655,29 +25655,14 @@ class Import:
         values = self.collection.resource.amend(record, values)
         return bool(values and record.change(**values))
 
-    @contextlib.contextmanager
-    def undoing(self) -> Iterator[None]:
-        """Take back what a row has written when it fails halfway."""
-        self.connection.execute("SAVEPOINT row")
-        try:
-            yield
-        except BaseException:
-            self.connection.execute("ROLLBACK TO row")
-            raise
-        finally:
-            self.connection.execute("RELEASE row")
-
     def find(self, row: dict) -> str | None:
         """The id of the record that a row names by its id or by its one key."""
-        key = row.get("id")
-        if isinstance(key, str) and (
-            match := self.connection.execute(self.by_id, (key,)).fetchone()
-        ):
-            return match[0]
-        value = row.get(self.collection.key)
-        if isinstance(value, str):
-            match = self.connection.execute(self.by_key, (strip_text(value),)).fetchone()
-            return match[0] if match else None
+        for member, sql in (("id", self.by_id), (self.collection.key, self.by_key)):
+            value = row.get(member) if member else None
+            if isinstance(value, str):
+                value = value if member == "id" else strip_text(value)
+                if match := self.connection.execute(sql, (value,)).fetchone():
+                    return match[0]
         return None
 
     def find_by_key(self, values: dict) -> str | None:
@@ -25752,7 +25737,7 @@ def _row_faults(line: int, error: Exception) -> list[RowFault]:
 
 
 def import_catalog(collections: Callable[[str], Collection], document: dict, reason: str) -> Report:
-    """Bring an OSCAL catalog in: a framework, a version of it, and its nodes, parents first."""
+    """Import an OSCAL catalog: a framework, a version of it, and its nodes, parents first."""
     catalog = oscal_rows(document)
     report = Report()
 
@@ -25810,9 +25795,9 @@ def import_scan(
 
 
 class Collection:
-    """The records of one kind, as the console of the product would handle them.
+    """The records of one model, for programs and the command line.
 
-    Every write takes a reason and is audited, entered in the ledger and told to webhooks like a
+    Every write takes a reason and is audited, entered in the ledger and sent to webhooks like a
     write through the API.
     """
 
@@ -25893,10 +25878,8 @@ class Collection:
             field = self.model.members()[member]
             conditions[member] = functools.partial(peewee.Expression, field, peewee.OP.EQ)
             values[member] = field.db_value(value)
-        listing, position = (
-            self.resource.surface.listing(self.model, conditions, newest_first=False),
-            None,
-        )
+        listing = self.resource.surface.listing(self.model, conditions, newest_first=False)
+        position = None
         listing.including = self.resource.exported
         while limit is None or limit > 0:
             size = self.PAGE if limit is None else min(limit, self.PAGE)
@@ -26099,20 +26082,8 @@ DEMO_PLANS = (
     ("vulnerabilities", 80, 540, "identified under-assessment requires-patch", "patched excepted"),
     ("vulnerability-assessments", 40, 520, "planned completed", "completed"),
     ("patch-requirements", 32, 400, "planned", "completed"),
-    (
-        "findings",
-        150,
-        525,
-        "open open triaged remediation_planned remediating verified",
-        "closed closed closed closed accepted archived remediating",
-    ),
-    (
-        "change-requests",
-        75,
-        520,
-        "draft submitted approved scheduled",
-        "implemented closed closed rejected cancelled",
-    ),
+    ("findings", 150, 525, "open triaged remediation_planned verified", "closed closed accepted"),
+    ("change-requests", 75, 520, "draft submitted approved scheduled", "closed closed rejected"),
     ("configuration-baselines", 24, 430, "active", "active"),
     ("releases", 14, 400, "released", "released"),
     ("system-acceptances", 10, 430, "accepted", "accepted"),
@@ -30198,9 +30169,8 @@ def import_command(lite, chosen) -> Output:
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
-        position = (
-            f" from line {error.lineno} on" if isinstance(error, json.JSONDecodeError) else ""
-        )
+        is_located = isinstance(error, json.JSONDecodeError)
+        position = f" from line {error.lineno} on" if is_located else ""
         raise Invalid(f"The catalog in {name} is not JSON in UTF-8{position}.") from None
     return _report_output(lite.import_oscal(document, reason=modes["reason"]), chosen)
 
@@ -30289,9 +30259,8 @@ def _replacing(file: str) -> Iterator[IO[str]]:
         raise
 
 
-@contextlib.contextmanager
-def _warning_of_formulas(collection: Collection, format: str, safe: bool) -> Iterator[Iterable]:
-    """The records of a collection; says afterwards how many cells of a CSV begin like formulas."""
+def _write_records(collection: Collection, stream: IO[str], format: str, safe: bool) -> int:
+    """Write every record of a collection, and warn of cells of a CSV that begin like formulas."""
     cells = 0
 
     def rows() -> Iterator[dict]:
@@ -30302,11 +30271,13 @@ def _warning_of_formulas(collection: Collection, format: str, safe: bool) -> Ite
             yield row
 
     is_harmless = safe or format not in ("csv", "tsv")
-    yield collection.export() if is_harmless else rows()
+    records = collection.export() if is_harmless else rows()
+    count = write_rows(records, stream, format, collection.columns, safe)
     if cells:
         noun = "cell begins" if cells == 1 else "cells begin"
         advice = "add --safe before you open it in a spreadsheet"
         print(f"{PROGRAM}: {cells:,} {noun} like a formula; {advice}.", file=sys.stderr)
+    return count
 
 
 @command(
@@ -30336,14 +30307,10 @@ def export_command(lite, chosen) -> Output | None:
     if chosen.file == "-":
         if chosen.json and format_name != "json":
             chosen.parser.error(f"--json and --format {format_name} cannot share standard output")
-        with _warning_of_formulas(collection, format_name, chosen.safe) as rows:
-            write_rows(rows, sys.stdout, format_name, collection.columns, chosen.safe)
+        _write_records(collection, sys.stdout, format_name, chosen.safe)
         return None
-    with (
-        _warning_of_formulas(collection, format_name, chosen.safe) as rows,
-        _replacing(chosen.file) as stream,
-    ):
-        count = write_rows(rows, stream, format_name, collection.columns, chosen.safe)
+    with _replacing(chosen.file) as stream:
+        count = _write_records(collection, stream, format_name, chosen.safe)
     data = {"collection": chosen.collection, "file": chosen.file, "records": count}
     return Output(data, f"{chosen.collection}: {count:,} records written to {chosen.file}.")
 
