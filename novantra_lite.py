@@ -29758,13 +29758,13 @@ def _reference_bytes() -> bytes:
 
 # --- Commands -----------------------------------------------------------------
 # A command is declared once: its words and arguments by the decorator, its help by the docstring.
-# It answers with an Output, so that no command knows how it is printed.
+# It returns an Output, so that no command knows how it is printed.
 
 PROGRAM = "novantra-lite"
 
 
 class Output(NamedTuple):
-    """What a command has to say: data to machines, text to people, an exit status to both."""
+    """The result of a command: data for machines, text for people, and the exit status."""
 
     data: Any
     text: str
@@ -29774,11 +29774,10 @@ class Output(NamedTuple):
 class Command(NamedTuple):
     """One command of the command line.
 
-    `opens` says which workspace it is handed, in words: `existing` (must be there), `new` (made
-    where there is none), `temporary` (may go unnamed), `directory` (one of several), `reader`
-    (read-only, beside a server); empty, it is handed none. `settings` names the arguments that
-    are settings of the instance. One that says `itself` opens what it needs. `help` stands in place
-    of the function's docstring.
+    `opens` says in words which workspace its function gets: `existing` (must exist), `new` (created
+    if missing), `temporary` (need not be named), `directory` (one of several), `reader` (read-only,
+    beside a server); empty: none; `itself`: the function opens it. `settings` names the arguments
+    that are settings of the instance. `help` stands in place of the function's docstring.
     """
 
     path: str
@@ -29816,7 +29815,7 @@ def setting_argument(flag: str, name: str, **options) -> tuple[tuple, dict]:
 
 
 def location(chosen) -> tuple[str, str]:
-    """The file or else the directory that the command line names, or the environment."""
+    """Return the file or the directory that the command line or the environment names."""
     file, directory = getattr(chosen, "register", None) or chosen.database, chosen.workspaces
     if not file and not directory:
         file = os.environ.get("NOVANTRA_LITE_DATABASE")
@@ -29829,7 +29828,7 @@ def location(chosen) -> tuple[str, str]:
 
 
 def file_of(chosen) -> Path:
-    """The database file that the command line names, also as one of a directory."""
+    """Return the database file that the command line names, also as one of a directory."""
     file, directory = location(chosen)
     if directory and not chosen.workspace:
         chosen.parser.error("name the workspace: --workspace SLUG")
@@ -29842,8 +29841,7 @@ def file_of(chosen) -> Path:
 
 
 def open_lite(chosen, writes: bool = False) -> NovantraLite:
-    """The instance that a command works on, opened the way that the command declares, or to write
-    in."""
+    """Open the instance for a command as its declaration says, or for writing."""
     file, directory = location(chosen)
     opens, target = chosen.command.opens.split(), file or directory
     if not target and "temporary" not in opens and "directory" not in opens:
@@ -29860,7 +29858,7 @@ def open_lite(chosen, writes: bool = False) -> NovantraLite:
 
 
 def _localized(member: str) -> str:
-    """The name of a JSON member as people read it: clientId is `Client id`."""
+    """Return the label of a JSON member: clientId is `Client id`."""
     if not re.fullmatch(r"[a-z]+(?:[A-Z][a-z]+)*", member):
         return member
     words = re.sub(r"(?=[A-Z])", " ", member).lower()
@@ -29868,7 +29866,7 @@ def _localized(member: str) -> str:
 
 
 def _displayed(value: Any) -> str:
-    """A JSON value in a few words, on one line."""
+    """Return a JSON value as a short text on one line."""
     match value:
         case None | "" | [] | ():
             return "-"
@@ -29883,7 +29881,7 @@ def _displayed(value: Any) -> str:
 
 
 def details(data: dict) -> str:
-    """Names and values, aligned, one a line; an object inside is set in by two spaces."""
+    """Return names and values, aligned, one a line; nested objects are indented."""
     width = max(len(_localized(name)) for name in data) + 2 if data else 0
     lines = []
     for name, value in data.items():
@@ -29895,7 +29893,7 @@ def details(data: dict) -> str:
 
 
 def listing(rows: Iterable[dict], none: str) -> Output:
-    """An array to machines, an aligned table to people; without rows, the sentence for that."""
+    """Return rows as an array for machines and a table for people, or else the sentence `none`."""
     rows = list(rows)
     names = list(dict.fromkeys(name for row in rows for name in row))
     cells = [[_localized(name) for name in names]]
@@ -29922,7 +29920,7 @@ def show_output(output: Output, as_json: bool) -> None:
 
 
 def shows_secret(chosen) -> Callable[[Any], None]:
-    """What prints a secret before it is stored, so that none is lost that is shown only once."""
+    """Return a function that prints a secret before it is stored, since it is shown only once."""
 
     def show(result: Credentials | dict) -> None:
         if sys.stdout is None:
@@ -30013,7 +30011,7 @@ def serve_command(lite, chosen) -> None:
 
 
 def _prepare_to_serve(lite, chosen, show: Callable[[dict], None]) -> None:
-    """Load demo data and make accounts as asked, and show what there is to announce of them."""
+    """Load demo data and create accounts if requested, and show what the caller has to know."""
     if chosen.demo and not lite.workspaces.has_several and not lite.workspaces:
         lite.create_workspace("demo", name="Demo")
     if not lite.workspaces:
@@ -30043,9 +30041,9 @@ def _prepare_to_serve(lite, chosen, show: Callable[[dict], None]) -> None:
 
 
 def _make_credentials(lite, name: str, show: Callable[[dict], None]) -> dict:
-    """Give an account of this name, made where it is missing, a new secret and a new API key.
+    """Create or renew the account of this name and its API key, with every scope.
 
-    It has every scope. Both are stored together, once they were shown.
+    Both are stored in one transaction, after `show` has printed them.
     """
     existing = [account["clientId"] for account in lite.accounts.list() if account["name"] == name]
     former = [key["id"] for key in lite.api_keys.list() if key["label"] == name and key["isActive"]]
@@ -30097,7 +30095,7 @@ def _write_private(path: Path, data: bytes) -> None:
 
 
 def _welcome(data: dict, passing: bool) -> str:
-    """The block that greets whoever started the server; its curl lines can be pasted."""
+    """Return the greeting of a server that was started; its curl lines can be pasted."""
     url, id, secret = data["url"], data.get("clientId"), data.get("clientSecret")
     lines = [f"Novantra Lite answers at {url}", ""]
     lines.append(f"  Workspace      {data.get('workspace') or ', '.join(data['workspaces'])}")
@@ -30176,7 +30174,7 @@ def import_command(lite, chosen) -> Output:
 
 
 def _scan_output(lite, chosen, source, name: str, reason: str) -> Output:
-    """Import a scanner's report; what it found, and which thresholds that is over."""
+    """Import a scanner's report; print its counts and the thresholds that they exceed."""
     if chosen.collection != "scans" or not chosen.trail or chosen.format or chosen.all_or_nothing:
         chosen.parser.error("a scan is imported by: import scans FILE --trail ID")
     with nullcontext(source) if chosen.file == "-" else source.open("rb") as stream:
@@ -30212,7 +30210,7 @@ def _import_rows_of(lite, chosen, source, modes: dict) -> Report:
 
 
 def _report_output(report, chosen) -> Output:
-    """The counts of an import, then a line for each fault."""
+    """Return the counts of an import, then a line for each fault."""
     counts = f"{report.created:,} created, {report.updated:,} updated"
     counts += f", {report.unchanged:,} unchanged, {report.refused:,} refused"
     lines = [f"{chosen.collection}: {counts}."]
@@ -30342,7 +30340,7 @@ def set_command(lite, chosen) -> Output:
 
 
 def _value_of(text: str, present: Any) -> Any:
-    """The value that a text on the command line stands for, in place of the present one."""
+    """Parse a value of the command line, as text if the present value is text, else as JSON."""
     try:
         return text or None if isinstance(present, str) or not text else json.loads(text)
     except (ValueError, RecursionError):
@@ -30855,7 +30853,7 @@ def _add_arguments(parser, of: Command) -> None:
 
 
 def _run_command(chosen) -> int:
-    """Run the command that was chosen and print what it says; its exit status."""
+    """Run the chosen command, print its output, and return the exit status."""
     if chosen.command.opens and "itself" not in chosen.command.opens:
         with open_lite(chosen) as lite:
             output = chosen.command.function(lite, chosen)
@@ -30868,7 +30866,7 @@ def _run_command(chosen) -> int:
 
 
 def _refuse_command(error: Exception, as_json: bool) -> int:
-    """Say in one sentence what went wrong, to people and on request to machines; status 1."""
+    """Print an error as one sentence, with --json also as an object; return status 1."""
     if not isinstance(error, Problem | OSError):
         error = explain_file_error(error, "The database file")
     if isinstance(error, Problem):
@@ -30889,12 +30887,12 @@ def _refuse_command(error: Exception, as_json: bool) -> int:
 
 
 def _discard_output() -> None:
-    """Let what is left in the buffer go nowhere, or leaving would trip over it again."""
+    """Send buffered output to /dev/null, or the exit would fail at the closed pipe again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _answer_arguments(arguments: list[str] | None) -> int:
-    """Read the command line and run what it asks for, wording what people can act on."""
+    """Parse the command line and run the command; print errors that people can act on."""
     try:
         chosen = _build_parser().parse_args(arguments)
     except SystemExit as stopped:
