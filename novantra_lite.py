@@ -99,7 +99,7 @@ from operator import itemgetter, or_
 from pathlib import Path
 from random import Random
 from types import MappingProxyType
-from typing import IO, TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 from urllib.parse import SplitResult, urlsplit
 
 import peewee
@@ -1804,6 +1804,11 @@ class Schema:
             if member in required.split()
             or not (field.null or field.default is not None or member in optional.split())
         }
+
+    @classmethod
+    def of(cls, model: type[Model], names: str, **options: Any) -> Self:
+        """Return a schema of fields of one model, by their names separated by spaces."""
+        return cls(*(getattr(model, name) for name in names.split()), **options)
 
     def read(
         self, data: Any, *, partial: bool = False, coerce: bool = False, parse: bool = False
@@ -4669,10 +4674,8 @@ class Resource:
     schema_name: ClassVar[str] = ""
     filters = creates = changes = EMPTY
     conditions: ClassVar[Mapping[str, Any]] = MappingProxyType({})
-    #: What the reference page says at the head of its chapter.
-    guide: ClassVar[str] = ""
-    #: The members of its records that it does not tell.
-    without: ClassVar[tuple[str, ...]] = ()
+    guide: ClassVar[str] = ""  # what the reference page says at the head of the chapter
+    without: ClassVar[tuple[str, ...]] = ()  # members of the records that are not in responses
     #: What a verb promises otherwise than all resources do.
     options: ClassVar[Mapping[str, dict]] = MappingProxyType({})
     verbs: ClassVar[str] = ""
@@ -7917,7 +7920,7 @@ class Accounts:
         return [{"clientId": account.pop("id"), **account} for account in accounts]
 
 
-_NEW_ACCOUNT = Schema(ServiceAccount.name, ServiceAccount.expires_at, ServiceAccount.contact)
+_NEW_ACCOUNT = Schema.of(ServiceAccount, "name expires_at contact")
 
 
 def read_members(schema: Schema, arguments: dict, partial: bool = False) -> dict:
@@ -8173,7 +8176,7 @@ class FrameworkVersions(
 ):
     """Editions of frameworks."""
 
-    filters = Filters(FrameworkVersion.framework, FrameworkVersion.status)
+    filters = Filters.of(FrameworkVersion, "framework status")
 
 
 class FrameworkNodes(
@@ -8188,7 +8191,7 @@ class FrameworkNodes(
 ):
     """Groups and requirements."""
 
-    filters = Filters(FrameworkNode.framework_version, FrameworkNode.parent_node)
+    filters = Filters.of(FrameworkNode, "framework_version parent_node")
 
 
 class FrameworkCoverageLinks(
@@ -8203,7 +8206,7 @@ class FrameworkCoverageLinks(
 ):
     """What covers which requirement."""
 
-    filters = Filters(FrameworkCoverageLink.framework_version, FrameworkCoverageLink.framework_node)
+    filters = Filters.of(FrameworkCoverageLink, "framework_version framework_node")
 
 
 # --- Controls -----------------------------------------------------------------
@@ -8577,18 +8580,11 @@ class EvidenceClaims(
 
     # The API reference gives the statuses of other records as words, and this one as text.
     filters = Filters(EvidenceClaim.evidence_requirement, status=FREE_TEXT)
-    creates = Schema(
-        EvidenceClaim.evidence_requirement,
-        EvidenceClaim.claim_key,
-        EvidenceClaim.title,
-        EvidenceClaim.description,
-        EvidenceClaim.subject_module_key,
-        EvidenceClaim.subject_resource_type,
-        EvidenceClaim.subject_resource_id,
-        EvidenceClaim.valid_from,
-        EvidenceClaim.valid_until,
-        EvidenceClaim.source_kind,
-        EvidenceClaim.collected_at,
+    creates = Schema.of(
+        EvidenceClaim,
+        "evidence_requirement claim_key title description subject_module_key "
+        "subject_resource_type subject_resource_id valid_from valid_until source_kind "
+        "collected_at",
         attachments=Json(ListOf(NEW_ATTACHMENT, 10), default=list),
         optional="claimKey",
         name="CreateEvidenceClaimRequest",
@@ -8798,22 +8794,12 @@ class Findings(
 ):
     """Gaps that somebody has to close."""
 
-    filters = Filters(Finding.status, Finding.source_kind)
-    creates = Schema(
-        Finding.title,
-        Finding.severity,
-        Finding.subject_module_key,
-        Finding.subject_resource_type,
-        Finding.subject_resource_id,
-        Finding.finding_key,
-        Finding.description,
-        Finding.source_kind,
-        Finding.source_module_key,
-        Finding.source_resource_type,
-        Finding.source_resource_id,
-        Finding.owner_responsibility_id,
-        Finding.owner_member_user_id,
-        Finding.due_at,
+    filters = Filters.of(Finding, "status source_kind")
+    creates = Schema.of(
+        Finding,
+        "title severity subject_module_key subject_resource_type subject_resource_id "
+        "finding_key description source_kind source_module_key source_resource_type "
+        "source_resource_id owner_responsibility_id owner_member_user_id due_at",
         optional="findingKey",
         name="CreateFindingRequest",
     )
@@ -8889,7 +8875,7 @@ class Exceptions(
 ):
     """Deviations that are allowed."""
 
-    filters = Filters(GovernanceException.status, GovernanceException.exception_kind)
+    filters = Filters.of(GovernanceException, "status exception_kind")
 
 
 # --- Monitoring ---------------------------------------------------------------
@@ -9011,9 +8997,7 @@ class MonitorResultItems(
 ):
     """The outcome for each member of the population."""
 
-    filters = Filters(
-        MonitorResultItem.monitor_run, MonitorResultItem.result, required="monitorRunId"
-    )
+    filters = Filters.of(MonitorResultItem, "monitor_run result", required="monitorRunId")
 
 
 # --- Indicators ---------------------------------------------------------------
@@ -9081,7 +9065,7 @@ class Indicators(
 ):
     """Numbers that say how things stand."""
 
-    filters = Filters(Indicator.status, Indicator.indicator_kind)
+    filters = Filters.of(Indicator, "status indicator_kind")
 
 
 class IndicatorMeasurements(
@@ -9258,7 +9242,7 @@ class SubmissionPackages(
 ):
     """What is sent."""
 
-    filters = Filters(SubmissionPackage.status, SubmissionPackage.submission_requirement)
+    filters = Filters.of(SubmissionPackage, "status submission_requirement")
 
 
 class SubmissionEvents(
@@ -9273,12 +9257,9 @@ class SubmissionEvents(
     """What became of it; an event moves its package."""
 
     filters = Filters(SubmissionEvent.submission_package)
-    creates = Schema(
-        SubmissionEvent.submission_package,
-        SubmissionEvent.event_kind,
-        SubmissionEvent.occurred_at,
-        SubmissionEvent.external_reference,
-        SubmissionEvent.note,
+    creates = Schema.of(
+        SubmissionEvent,
+        "submission_package event_kind occurred_at external_reference note",
         name="CreateSubmissionEventRequest",
     )
 
@@ -9287,11 +9268,9 @@ class SubmissionEvents(
 
     @route(
         "POST /api/v1/governance/submissions/packages/{packageId}/events",
-        body=Schema(
-            SubmissionEvent.event_kind,
-            SubmissionEvent.occurred_at,
-            SubmissionEvent.external_reference,
-            SubmissionEvent.note,
+        body=Schema.of(
+            SubmissionEvent,
+            "event_kind occurred_at external_reference note",
             name="CreatePackageEventRequest",
         ),
         status=201,
@@ -9383,7 +9362,7 @@ class Assets(
 ):
     """The inventory; `assetKey` is what other systems are compared by."""
 
-    filters = Filters(Asset.status, Asset.asset_kind)
+    filters = Filters.of(Asset, "status asset_kind")
 
 
 class AssetCustodyAssignments(
@@ -9398,7 +9377,7 @@ class AssetCustodyAssignments(
 ):
     """Who has what in hand."""
 
-    filters = Filters(AssetCustodyAssignment.asset, AssetCustodyAssignment.status)
+    filters = Filters.of(AssetCustodyAssignment, "asset status")
 
 
 class AssetReadinessAssessments(
@@ -9413,7 +9392,7 @@ class AssetReadinessAssessments(
 ):
     """What may be used."""
 
-    filters = Filters(AssetReadinessAssessment.asset, AssetReadinessAssessment.readiness_state)
+    filters = Filters.of(AssetReadinessAssessment, "asset readiness_state")
 
 
 # --- Party engagements --------------------------------------------------------
@@ -9511,7 +9490,7 @@ class PartyEngagements(
 ):
     """Suppliers and other parties."""
 
-    filters = Filters(PartyEngagement.status, PartyEngagement.engagement_kind)
+    filters = Filters.of(PartyEngagement, "status engagement_kind")
 
 
 class DueDiligenceReviews(
@@ -9684,7 +9663,7 @@ class ChangeRequests(
 ):
     """Changes that are asked for."""
 
-    filters = Filters(ChangeRequest.status, ChangeRequest.change_kind)
+    filters = Filters.of(ChangeRequest, "status change_kind")
 
 
 class ConfigurationBaselines(
@@ -9824,7 +9803,7 @@ class Vulnerabilities(
 ):
     """Weaknesses."""
 
-    filters = Filters(Vulnerability.status, Vulnerability.vulnerability_kind)
+    filters = Filters.of(Vulnerability, "status vulnerability_kind")
 
 
 class VulnerabilityAssessments(
@@ -9852,7 +9831,7 @@ class PatchRequirements(
 ):
     """What has to be mended."""
 
-    filters = Filters(PatchRequirement.status, PatchRequirement.vulnerability)
+    filters = Filters.of(PatchRequirement, "status vulnerability")
 
 
 # === Part IV: Factstore =======================================================
@@ -10577,14 +10556,10 @@ class Organisations(
 ):
     """Organisations, found by slug or by UUID."""
 
-    creates = Schema(
-        Organisation.slug,
-        Organisation.name,
-        Organisation.description,
-        Organisation.type,
-        name="CreateOrganisationRequest",
+    creates = Schema.of(
+        Organisation, "slug name description type", name="CreateOrganisationRequest"
     )
-    changes = Schema(Organisation.name, Organisation.description, name="UpdateOrganisationRequest")
+    changes = Schema.of(Organisation, "name description", name="UpdateOrganisationRequest")
 
     def find(self, key):
         record = Organisation.named(key)
@@ -10664,9 +10639,7 @@ class ScmIntegrations(
 ):
     """The tokens for the source hosts of an organisation: one for each provider, never shown."""
 
-    creates = Schema(
-        ScmIntegration.provider, ScmIntegration.token, name="CreateScmIntegrationRequest"
-    )
+    creates = Schema.of(ScmIntegration, "provider token", name="CreateScmIntegrationRequest")
 
     def list(self, context, slug):
         """List the source hosts that an organisation has a token for."""
@@ -11398,28 +11371,17 @@ parentheses. Where a trail has so many artifacts that evaluation would delay oth
 steps), every condition counts as true.
 """
 
-    creates = DemandingRequest(
-        Flow.name,
-        Flow.description,
-        Flow.required_attestation_types,
-        Flow.tags,
-        Flow.org_slug,
-        Flow.template_yaml,
-        Flow.requires_approval,
-        Flow.required_approver_roles,
-        Flow.visibility,
+    creates = DemandingRequest.of(
+        Flow,
+        "name description required_attestation_types tags org_slug template_yaml "
+        "requires_approval required_approver_roles visibility",
         aliases={"requiredAttestations": "requiredAttestationTypes"},
         name="CreateFlowRequest",
     )
-    changes = DemandingRequest(
-        Flow.name,
-        Flow.description,
-        Flow.required_attestation_types,
-        Flow.tags,
-        Flow.template_yaml,
-        Flow.requires_approval,
-        Flow.required_approver_roles,
-        Flow.visibility,
+    changes = DemandingRequest.of(
+        Flow,
+        "name description required_attestation_types tags template_yaml "
+        "requires_approval required_approver_roles visibility",
         aliases={"requiredAttestations": "requiredAttestationTypes"},
         name="UpdateFlowRequest",
     )
@@ -11502,11 +11464,9 @@ class SecurityThresholds(
 
     @route(
         "POST /api/v1/flows/{flowId}/security-thresholds",
-        body=DemandingRequest(
-            SecurityThreshold.max_critical,
-            SecurityThreshold.max_high,
-            SecurityThreshold.max_medium,
-            SecurityThreshold.max_low,
+        body=DemandingRequest.of(
+            SecurityThreshold,
+            "max_critical max_high max_medium max_low",
             name="SetSecurityThresholdRequest",
         ),
         status=201,
@@ -11568,7 +11528,7 @@ class Notifications(
 ):
     """What the rules for it had people told."""
 
-    filters = Paging(Notification.is_read, Notification.severity)
+    filters = Paging.of(Notification, "is_read severity")
 
     def list(self, context):
         """List the notifications, newest first, in pages where the query asks for one."""
@@ -11859,23 +11819,15 @@ class NotificationRules(
 ):
     """Who is told of what; for admins only, since a rule tells the secret URL of its channel."""
 
-    creates = Schema(
-        NotificationRule.name,
-        NotificationRule.trigger_event,
-        NotificationRule.channel_type,
-        NotificationRule.channel_config,
-        NotificationRule.filter_flow_id,
-        NotificationRule.filter_environment_id,
+    creates = Schema.of(
+        NotificationRule,
+        "name trigger_event channel_type channel_config filter_flow_id filter_environment_id",
         name="CreateNotificationRuleRequest",
     )
-    changes = Schema(
-        NotificationRule.name,
-        NotificationRule.is_active,
-        NotificationRule.trigger_event,
-        NotificationRule.channel_type,
-        NotificationRule.channel_config,
-        NotificationRule.filter_flow_id,
-        NotificationRule.filter_environment_id,
+    changes = Schema.of(
+        NotificationRule,
+        "name is_active trigger_event channel_type channel_config filter_flow_id "
+        "filter_environment_id",
         clear_filter_flow_id=Boolean(default=False),
         clear_filter_environment_id=Boolean(default=False),
         name="UpdateNotificationRuleRequest",
@@ -12665,13 +12617,9 @@ class Artifacts(Factstore, model=Artifact, collection="artifacts", immutable=Tru
 
     @route(
         "POST /api/v1/trails/{trailId}/artifacts",
-        body=Schema(
-            Artifact.registry,
-            Artifact.reported_by,
-            Artifact.org_slug,
-            Artifact.artifact_type,
-            Artifact.build_url,
-            Artifact.commit_url,
+        body=Schema.of(
+            Artifact,
+            "registry reported_by org_slug artifact_type build_url commit_url",
             image_name=Name(),
             image_tag=Name(),
             sha256_digest=Digest(),
@@ -12710,19 +12658,13 @@ class ArtifactsV2(Artifacts, tag="V2 Artifacts"):
     )
     def list_trail_artifacts_v2(self, context, key):
         """List the artifacts of a trail."""
-        return self.of_trail(context, key)
+        return self.list_trail_artifacts(context, key)
 
     @route(
         "POST /api/v2/trails/{trailId}/artifacts",
-        body=Schema(
-            Artifact.image_name,
-            Artifact.image_tag,
-            Artifact.registry,
-            Artifact.reported_by,
-            Artifact.org_slug,
-            Artifact.artifact_type,
-            Artifact.build_url,
-            Artifact.commit_url,
+        body=Schema.of(
+            Artifact,
+            "image_name image_tag registry reported_by org_slug artifact_type build_url commit_url",
             sha256_digest=Digest(),
             required="reportedBy",
             name="ReportArtifactRequestV2",
@@ -12733,7 +12675,7 @@ class ArtifactsV2(Artifacts, tag="V2 Artifacts"):
     )
     def report_artifact_v2(self, context, key):
         """Record an artifact on a trail, and answer with its id."""
-        return self.report(context, key)
+        return self.report_artifact(context, key)
 
     @route(
         "GET /api/v2/artifacts",
@@ -13144,16 +13086,11 @@ class _PublicKeys(Text):
         return read_public_keys(super().read(value).encode())
 
 
-_PROVENANCE = Schema(
-    BuildProvenance.builder_id,
-    BuildProvenance.builder_type,
-    BuildProvenance.build_config_uri,
-    BuildProvenance.source_repository_uri,
-    BuildProvenance.source_commit_sha,
-    BuildProvenance.build_started_on,
-    BuildProvenance.build_finished_on,
-    BuildProvenance.provenance_signature,
-    BuildProvenance.slsa_level,
+_PROVENANCE = Schema.of(
+    BuildProvenance,
+    "builder_id builder_type build_config_uri source_repository_uri "
+    "source_commit_sha build_started_on build_finished_on provenance_signature "
+    "slsa_level",
     name="RecordProvenanceRequest",
 )
 _VERIFICATION = Schema(public_key=_PublicKeys(null=True), name="VerifyProvenanceRequest")
@@ -13281,7 +13218,7 @@ class ProvenanceV2(Provenance, tag="V2 Artifacts"):
     )
     def get_provenance_v2(self, context, trail, key):
         """Get the provenance of an artifact."""
-        return self.read(context, trail, key)
+        return self.get_provenance(context, trail, key)
 
     @route(
         "POST /api/v2/trails/{trailId}/artifacts/{artifactId}/provenance",
@@ -13294,7 +13231,7 @@ class ProvenanceV2(Provenance, tag="V2 Artifacts"):
 
         It is verified as under `/api/v1`.
         """
-        return self.record(context, trail, key)
+        return self.record_provenance(context, trail, key)
 
     @route(
         "POST /api/v2/trails/{trailId}/artifacts/{artifactId}/provenance/verify",
@@ -13303,7 +13240,7 @@ class ProvenanceV2(Provenance, tag="V2 Artifacts"):
     )
     def verify_provenance_v2(self, context, trail, key):
         """Check the signature of an artifact's provenance, with a key of the caller's or ours."""
-        return self.verify(context, trail, key)
+        return self.verify_provenance(context, trail, key)
 
     @route(
         "GET /api/v2/artifacts/{artifactKey}/provenance",
@@ -13311,7 +13248,7 @@ class ProvenanceV2(Provenance, tag="V2 Artifacts"):
     )
     def get_provenance_by_digest_v2(self, context, digest):
         """Get the provenance of the first artifact with a digest."""
-        return self.read_by_digest(context, digest)
+        return self.get_provenance_by_digest(context, digest)
 
 
 # --- Attestations -------------------------------------------------------------
@@ -15245,14 +15182,9 @@ class CoverageReport(Model):
     created_at = Timestamp(6, default=now_exactly)
 
 
-_COVERAGE = Schema(
-    CoverageReport.tool,
-    CoverageReport.line_coverage,
-    CoverageReport.branch_coverage,
-    CoverageReport.min_coverage,
-    CoverageReport.report_file_name,
-    CoverageReport.report_file_hash,
-    CoverageReport.details,
+_COVERAGE = Schema.of(
+    CoverageReport,
+    "tool line_coverage branch_coverage min_coverage report_file_name report_file_hash details",
     passed=Boolean(null=True),
     name="ReportCoverageRequest",
 )
@@ -15983,10 +15915,9 @@ class Approvals(
 
     @route(
         "POST /api/v1/trails/{trailId}/approvals",
-        body=LenientRequest(
-            Approval.required_approvers,
-            Approval.comments,
-            Approval.deadline,
+        body=LenientRequest.of(
+            Approval,
+            "required_approvers comments deadline",
             trail_id=Id(),
             demanded="trailId",
             name="CreateApprovalRequest",
@@ -16024,11 +15955,7 @@ class ApprovalDecisions(
 ):
     """What is said to requests for approval."""
 
-    said = Schema(
-        ApprovalDecision.approver_identity,
-        ApprovalDecision.comments,
-        name="ApprovalDecisionRequest",
-    )
+    said = Schema.of(ApprovalDecision, "approver_identity comments", name="ApprovalDecisionRequest")
 
     @route(
         "POST /api/v1/approvals/{approvalId}/approve",
@@ -16434,22 +16361,13 @@ class Environments(
     """Places where artifacts run; a new name or no environment at all would shed its policies."""
 
     filters = Paging()
-    creates = Schema(
-        Environment.name,
-        Environment.type,
-        Environment.description,
-        Environment.org_slug,
-        Environment.drift_policy,
-        Environment.scope,
+    creates = Schema.of(
+        Environment,
+        "name type description org_slug drift_policy scope",
         name="CreateEnvironmentRequest",
     )
-    changes = Schema(
-        Environment.name,
-        Environment.type,
-        Environment.description,
-        Environment.drift_policy,
-        Environment.scope,
-        name="UpdateEnvironmentRequest",
+    changes = Schema.of(
+        Environment, "name type description drift_policy scope", name="UpdateEnvironmentRequest"
     )
 
     def list(self, context):
@@ -16887,11 +16805,8 @@ class Baselines(
 
     @route(
         "POST /api/v1/environments/{environmentId}/baselines",
-        body=Schema(
-            Baseline.snapshot_id,
-            Baseline.approved_by,
-            Baseline.description,
-            name="CreateBaselineRequest",
+        body=Schema.of(
+            Baseline, "snapshot_id approved_by description", name="CreateBaselineRequest"
         ),
         status=201,
         answer=FACTSTORE.one_schema("BaselineResponse"),
@@ -17014,11 +16929,9 @@ class Allowlist(
 
     @route(
         "POST /api/v1/environments/{environmentId}/allowlist",
-        body=Schema(
-            AllowlistEntry.name_pattern,
-            AllowlistEntry.reason,
-            AllowlistEntry.approved_by,
-            AllowlistEntry.expires_at,
+        body=Schema.of(
+            AllowlistEntry,
+            "name_pattern reason approved_by expires_at",
             sha256=Digest(null=True),
             name="CreateAllowlistEntryRequest",
         ),
@@ -17172,15 +17085,11 @@ class LogicalEnvironments(
 ):
     """Groups of environments."""
 
-    creates = Schema(
-        LogicalEnvironment.name,
-        LogicalEnvironment.description,
-        name="CreateLogicalEnvironmentRequest",
+    creates = Schema.of(
+        LogicalEnvironment, "name description", name="CreateLogicalEnvironmentRequest"
     )
-    changes = Schema(
-        LogicalEnvironment.name,
-        LogicalEnvironment.description,
-        name="UpdateLogicalEnvironmentRequest",
+    changes = Schema.of(
+        LogicalEnvironment, "name description", name="UpdateLogicalEnvironmentRequest"
     )
 
     @route(
@@ -17405,29 +17314,18 @@ class Policies(
 ):
     """Policies, and the modules that belong to them."""
 
-    creates = StrictRequest(
-        Policy.name,
-        Policy.enforce_provenance,
-        Policy.enforce_trail_compliance,
-        Policy.required_attestation_types,
-        Policy.org_slug,
-        Policy.policy_type,
-        Policy.threshold,
-        Policy.require_signature,
-        Policy.policy_evaluator,
+    creates = StrictRequest.of(
+        Policy,
+        "name enforce_provenance enforce_trail_compliance required_attestation_types "
+        "org_slug policy_type threshold require_signature policy_evaluator",
         aliases=POLICY_ALIASES,
         harmless="id createdAt updatedAt description enabled isActive",
         name="CreatePolicyRequest",
     )
-    changes = StrictRequest(
-        Policy.name,
-        Policy.enforce_provenance,
-        Policy.enforce_trail_compliance,
-        Policy.required_attestation_types,
-        Policy.policy_type,
-        Policy.threshold,
-        Policy.require_signature,
-        Policy.policy_evaluator,
+    changes = StrictRequest.of(
+        Policy,
+        "name enforce_provenance enforce_trail_compliance required_attestation_types "
+        "policy_type threshold require_signature policy_evaluator",
         aliases=POLICY_ALIASES,
         harmless="id createdAt updatedAt description enabled isActive orgSlug",
         name="UpdatePolicyRequest",
@@ -17480,8 +17378,8 @@ class PolicyAttachments(
 ):
     """Which policies hold in which environments."""
 
-    creates = Schema(
-        PolicyAttachment.policy, PolicyAttachment.environment, name="CreatePolicyAttachmentRequest"
+    creates = Schema.of(
+        PolicyAttachment, "policy environment", name="CreatePolicyAttachmentRequest"
     )
 
     def accept(self, context, data):
@@ -17579,31 +17477,18 @@ installed, and the API has no place for the others. A policy of an older version
 enforced blocks everything, with the reason.
 """
 
-    creates = StrictRequest(
-        DeploymentPolicy.name,
-        DeploymentPolicy.description,
-        DeploymentPolicy.flow,
-        DeploymentPolicy.environment_id,
-        DeploymentPolicy.enforce_provenance,
-        DeploymentPolicy.enforce_approvals,
-        DeploymentPolicy.required_attestation_types,
-        DeploymentPolicy.require_signature,
-        DeploymentPolicy.block_on_failed_scan,
+    creates = StrictRequest.of(
+        DeploymentPolicy,
+        "name description flow environment_id enforce_provenance enforce_approvals "
+        "required_attestation_types require_signature block_on_failed_scan",
         aliases=_DEPLOYMENT_ALIASES,
         harmless="id createdAt updatedAt enabled isActive orgSlug",
         name="CreateDeploymentPolicyRequest",
     )
-    changes = StrictRequest(
-        DeploymentPolicy.name,
-        DeploymentPolicy.description,
-        DeploymentPolicy.flow,
-        DeploymentPolicy.environment_id,
-        DeploymentPolicy.enforce_provenance,
-        DeploymentPolicy.enforce_approvals,
-        DeploymentPolicy.required_attestation_types,
-        DeploymentPolicy.is_active,
-        DeploymentPolicy.require_signature,
-        DeploymentPolicy.block_on_failed_scan,
+    changes = StrictRequest.of(
+        DeploymentPolicy,
+        "name description flow environment_id enforce_provenance enforce_approvals "
+        "required_attestation_types is_active require_signature block_on_failed_scan",
         optional="flowId",
         aliases=_DEPLOYMENT_ALIASES,
         harmless="id createdAt updatedAt enabled orgSlug",
@@ -18730,11 +18615,9 @@ class PolicyBundles(
         "create": {
             "id": "uploadPolicyBundle",
             "media": {"application/json": read_json, UPLOAD_MEDIA: None},
-            "form": Form(
-                PolicyBundle.name,
-                PolicyBundle.org_slug,
-                PolicyBundle.flow_id,
-                PolicyBundle.environment_id,
+            "form": Form.of(
+                PolicyBundle,
+                "name org_slug flow_id environment_id",
                 file=File(),
                 version=Text(50, default="1.0.0"),
                 name="UploadBundleMultipart",
@@ -18768,13 +18651,9 @@ deny, when they are evaluated. Numbers have 64 bits, so `0.1 + 0.2` is not `0.3`
 numbers, or use `round`.
 """
 
-    creates = Schema(
-        PolicyBundle.name,
-        PolicyBundle.version,
-        PolicyBundle.rego_content,
-        PolicyBundle.org_slug,
-        PolicyBundle.flow_id,
-        PolicyBundle.environment_id,
+    creates = Schema.of(
+        PolicyBundle,
+        "name version rego_content org_slug flow_id environment_id",
         name="UploadBundleRequest",
     )
 
@@ -19459,9 +19338,9 @@ class Gate(Factstore, model=GateResult, tag="Gate"):
 
     @route(
         "POST /api/v1/gate/evaluate",
-        body=Schema(
-            GateResult.environment_id,
-            GateResult.requested_by,
+        body=Schema.of(
+            GateResult,
+            "environment_id requested_by",
             artifact_sha256=Digest(),
             environment=Text(null=True),
             flow_id=Text(null=True),
@@ -19575,8 +19454,8 @@ class Users(
 ):
     """People. One who goes leaves the organisations, and the keys of one who goes end."""
 
-    creates = Schema(User.email, User.name, User.github_id, name="CreateUserRequest")
-    changes = Schema(User.name, User.github_id, name="UpdateUserRequest")
+    creates = Schema.of(User, "email name github_id", name="CreateUserRequest")
+    changes = Schema.of(User, "name github_id", name="UpdateUserRequest")
 
 
 # --- Service accounts ---------------------------------------------------------
@@ -19595,15 +19474,11 @@ class ServiceAccounts(
 ):
     """Machines that call the API, and their keys, which end when their account goes."""
 
-    creates = Schema(
-        FactstoreServiceAccount.name,
-        FactstoreServiceAccount.description,
-        name="CreateServiceAccountRequest",
+    creates = Schema.of(
+        FactstoreServiceAccount, "name description", name="CreateServiceAccountRequest"
     )
-    changes = Schema(
-        FactstoreServiceAccount.name,
-        FactstoreServiceAccount.description,
-        name="UpdateServiceAccountRequest",
+    changes = Schema.of(
+        FactstoreServiceAccount, "name description", name="UpdateServiceAccountRequest"
     )
 
     @route(
@@ -20828,11 +20703,8 @@ class IdentityTokens(Factstore, model=Attestation, tag="V2 Attestations"):
     @route(
         "POST /api/v2/attestations/oidc",
         id="recordOidcAttestation",
-        body=Schema(
-            Attestation.trail,
-            Attestation.org_slug,
-            token=Text(100_000, 1),
-            name="OidcAttestationRequest",
+        body=Schema.of(
+            Attestation, "trail org_slug", token=Text(100_000, 1), name="OidcAttestationRequest"
         ),
         status=201,
         answer=FACTSTORE.one_schema("AttestationResponse"),
@@ -21055,21 +20927,11 @@ and the worse verdict apply, and a scan without any does not pass.
     @route(
         "POST /api/v1/trails/{trailId}/security-scans",
         id="recordSecurityScan",
-        body=Schema(
-            SecurityScan.tool,
-            SecurityScan.tool_version,
-            SecurityScan.scan_type,
-            SecurityScan.target,
-            SecurityScan.critical_vulnerabilities,
-            SecurityScan.high_vulnerabilities,
-            SecurityScan.medium_vulnerabilities,
-            SecurityScan.low_vulnerabilities,
-            SecurityScan.informational,
-            SecurityScan.unknown,
-            SecurityScan.passed,
-            SecurityScan.scan_duration_seconds,
-            SecurityScan.report_url,
-            SecurityScan.org_slug,
+        body=Schema.of(
+            SecurityScan,
+            "tool tool_version scan_type target critical_vulnerabilities "
+            "high_vulnerabilities medium_vulnerabilities low_vulnerabilities informational "
+            "unknown passed scan_duration_seconds report_url org_slug",
             summary=Json(_SCAN_SUMMARY, null=True),
             **{name: count for name, count in _SEVERITY_COUNTS.items() if name not in _COUNT_NAMES},
             aliases={"version": "toolVersion"},
@@ -21247,12 +21109,8 @@ class RegulatoryFrameworks(
 ):
     """What trails are assessed against."""
 
-    creates = Schema(
-        RegulatoryFramework.name,
-        RegulatoryFramework.version,
-        RegulatoryFramework.description,
-        RegulatoryFramework.org_slug,
-        name="CreateFrameworkRequest",
+    creates = Schema.of(
+        RegulatoryFramework, "name version description org_slug", name="CreateFrameworkRequest"
     )
 
 
@@ -21268,11 +21126,9 @@ class RegulatoryControls(
 
     @route(
         "POST /api/v1/frameworks/{frameworkId}/controls",
-        body=Schema(
-            RegulatoryControl.control_id,
-            RegulatoryControl.title,
-            RegulatoryControl.description,
-            RegulatoryControl.required_evidence_types,
+        body=Schema.of(
+            RegulatoryControl,
+            "control_id title description required_evidence_types",
             name="CreateControlRequest",
         ),
         status=201,
@@ -21297,11 +21153,9 @@ class ControlMappings(
 ):
     """What ties controls to flows."""
 
-    creates = Schema(
-        ControlMapping.regulatory_control,
-        ControlMapping.flow_id,
-        ControlMapping.attestation_type,
-        ControlMapping.is_mandatory,
+    creates = Schema.of(
+        ControlMapping,
+        "regulatory_control flow_id attestation_type is_mandatory",
         name="CreateMappingRequest",
     )
 
@@ -21420,11 +21274,8 @@ class ComplianceAssessments(
 
     @route(
         "POST /api/v1/compliance/assess",
-        body=Schema(
-            ComplianceAssessment.framework,
-            ComplianceAssessment.trail_id,
-            ComplianceAssessment.org_slug,
-            name="AssessTrailRequest",
+        body=Schema.of(
+            ComplianceAssessment, "framework trail_id org_slug", name="AssessTrailRequest"
         ),
         status=201,
         answer=FACTSTORE.one_schema("AssessmentResponse"),
@@ -21844,12 +21695,9 @@ class EvidenceStore:
 # --- Evidence vault -----------------------------------------------------------
 
 _VAULT_DATA = MapOf(Text(100_000))
-_VAULT_EVIDENCE = Schema(
-    VaultDocument.entity_type,
-    VaultDocument.entity_id,
-    VaultDocument.evidence_type,
-    VaultDocument.version,
-    VaultDocument.stored_at,
+_VAULT_EVIDENCE = Schema.of(
+    VaultDocument,
+    "entity_type entity_id evidence_type version stored_at",
     vault_path=Text(2048),
     data=Json(_VAULT_DATA, null=True),
     required="data storedAt",
@@ -21863,7 +21711,7 @@ class VaultEvidence(Factstore, tag="Vault evidence"):
 
     def about(self, entity_type: str, entity_id: str) -> tuple[str, str]:
         """What a path is about, its pieces checked."""
-        pieces = Schema(VaultDocument.entity_type, VaultDocument.entity_id)
+        pieces = Schema.of(VaultDocument, "entity_type entity_id")
         try:
             return tuple(pieces.read({"entityType": entity_type, "entityId": entity_id}).values())
         except ValidationErrors as faults:
@@ -21941,10 +21789,8 @@ class VaultEvidence(Factstore, tag="Vault evidence"):
 
     @route(
         "GET /api/v1/evidence/{evidenceKey}/{entityKey}/list",
-        answer=Schema(
-            VaultDocument.entity_type,
-            VaultDocument.entity_id,
-            evidence_types=Json(ListOf(Text(255), 2**31)),
+        answer=Schema.of(
+            VaultDocument, "entity_type entity_id", evidence_types=Json(ListOf(Text(255), 2**31))
         ).describe(),
         refuses=(502,),
     )
@@ -22821,12 +22667,8 @@ class WebhookConfigs(
 ):
     """The CI systems that may tell of flows; their secrets are told to nobody again."""
 
-    creates = Schema(
-        WebhookConfig.source,
-        WebhookConfig.secret,
-        WebhookConfig.flow,
-        WebhookConfig.allowed_types,
-        name="CreateWebhookConfigRequest",
+    creates = Schema.of(
+        WebhookConfig, "source secret flow allowed_types", name="CreateWebhookConfigRequest"
     )
 
     def create(self, context):
@@ -23242,12 +23084,8 @@ class SlackConfigs(
 
     @route(
         "POST /api/v1/organisations/{slug}/slack",
-        body=Schema(
-            SlackConfig.bot_token,
-            SlackConfig.signing_secret,
-            SlackConfig.channel,
-            SlackConfig.approvers,
-            name="ConfigureSlackRequest",
+        body=Schema.of(
+            SlackConfig, "bot_token signing_secret channel approvers", name="ConfigureSlackRequest"
         ),
         answer=FACTSTORE.one_schema("SlackConfigResponse"),
     )
@@ -23912,11 +23750,9 @@ class JiraConnections(
 
     @route(
         "POST /api/v1/integrations/jira/config",
-        body=Schema(
-            JiraConnection.base_url,
-            JiraConnection.username,
-            JiraConnection.api_token,
-            JiraConnection.default_project_key,
+        body=Schema.of(
+            JiraConnection,
+            "base_url username api_token default_project_key",
             name="JiraConfigRequest",
         ),
         answer=FACTSTORE.one_schema("JiraConfigResponse"),
@@ -24048,8 +23884,8 @@ class JiraTickets(
 
     filters = Paging()
 
-    creates = Schema(
-        JiraTicket.summary, JiraTicket.issue_type, trail_id=Id(), name="CreateJiraTicketRequest"
+    creates = Schema.of(
+        JiraTicket, "summary issue_type", trail_id=Id(), name="CreateJiraTicketRequest"
     )
 
     def send(self, context: RequestContext) -> tuple[str, HttpResponse] | None:
@@ -24149,11 +23985,9 @@ class ConfluenceConnections(
 
     @route(
         "POST /api/v1/integrations/confluence/config",
-        body=Schema(
-            ConfluenceConnection.base_url,
-            ConfluenceConnection.username,
-            ConfluenceConnection.api_token,
-            ConfluenceConnection.default_space_key,
+        body=Schema.of(
+            ConfluenceConnection,
+            "base_url username api_token default_space_key",
             name="ConfluenceConfigRequest",
         ),
         answer=FACTSTORE.one_schema("ConfluenceConfigResponse"),
