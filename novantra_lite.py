@@ -282,10 +282,10 @@ class ValidationErrors(ValueError):
 
 
 class _Setting:
-    """One setting: its default, whose type is the setting's, and one sentence about it.
+    """One setting: its default, whose type is the setting's, and its help text.
 
-    `also` names a variable of the environment that is read where the setting's own is not set. A
-    secret is told to nobody. A number is not below `at_least`.
+    `also` names an environment variable that is read where the setting's own is not set, `flag` the
+    command-line option that sets it. A secret is never printed. A number is not below `at_least`.
     """
 
     def __init__(
@@ -293,139 +293,111 @@ class _Setting:
         default: Any,
         explanation: str,
         also: str = "",
+        flag: str = "",
         is_secret: bool = False,
         at_least: float = 0,
     ):
-        self.default, self.explanation = default, explanation
-        self.also, self.is_secret, self.at_least = also, is_secret, at_least
+        self.default, self.explanation, self.flag = default, explanation, flag
+        self.is_secret, self.at_least = is_secret, at_least
+        self.variables = [also] if also else []
 
     def __set_name__(self, owner: type[Settings], name: str):
+        self.name = name
+        self.variables.insert(0, f"NOVANTRA_LITE_{name.upper()}")
         owner.KNOWN[name] = self
+
+    def source(self, environment: Mapping[str, str]) -> str:
+        """Return the environment variable that sets it, or an empty text."""
+        return next((name for name in self.variables if name in environment), "")
+
+    def text(self, value: Any) -> str:
+        """Return a value as its variable holds it; of a secret, only whether it is set."""
+        if isinstance(value, bool):
+            return "on" if value else "off"
+        if isinstance(value, tuple):
+            return " ".join(value)
+        return "(set)" if self.is_secret and value else str(value)
 
 
 class _ServerSettings:
-    """What the server allows its clients."""
+    """The limits of connections, bodies and responses."""
 
     #: Every setting by its name, in the order of the reference.
     KNOWN: ClassVar[dict[str, _Setting]] = {}
 
     connection_limit = _Setting(
         4096,
-        "Connections at once; beyond it the one that has asked nothing longest is closed.",
+        "Open connections; beyond it, the one that has been idle longest is closed. `serve` raises "
+        "the process's limit of open files as far as the system permits.",
         at_least=1,
     )
     address_connections = _Setting(
         256,
-        "Connections at once of one address (of IPv6, a /64) other than this machine and "
-        "`trusted_proxies`.",
+        "Open connections of one address (IPv6: a /64); local addresses and `trusted_proxies` are "
+        "exempt.",
         at_least=1,
     )
     head_timeout = _Setting(
-        10.0, "Seconds that the head of a request has from its first byte.", at_least=0.1
+        10.0, "Seconds for the head of a request, from its first byte.", at_least=0.1
     )
     body_timeout = _Setting(
         30.0,
-        "Seconds that a client may pause within a body, and has for it beyond `minimum_rate`.",
+        "Seconds that a client may pause within a body, and may take beyond `minimum_rate`.",
         at_least=0.1,
     )
     send_timeout = _Setting(
         60.0,
-        "Seconds that a client may take nothing of an answer, and has for it beyond "
+        "Seconds that a client may pause while it receives a response, and may take beyond "
         "`minimum_rate`.",
         at_least=0.1,
     )
-    idle_timeout = _Setting(60.0, "Seconds that a connection stays open unused.", at_least=0.1)
+    idle_timeout = _Setting(60.0, "Seconds after which an idle connection is closed.", at_least=0.1)
     minimum_rate = _Setting(
-        4096, "Bytes a second that bodies and answers have to move.", at_least=1
+        4096, "Bytes a second at which bodies and responses must be transferred.", at_least=1
     )
     spool_limit = _Setting(
         1_073_741_824,
-        "Bytes that large bodies and answers on their way may take on the disk together.",
+        "Bytes on disk for large bodies and responses in transit; bodies without credentials may "
+        "use a quarter of it.",
     )
-    shutdown_grace = _Setting(10.0, "Seconds that requests in flight have to finish at a stop.")
+    shutdown_grace = _Setting(
+        10.0,
+        "Seconds that requests in flight and deliveries have to finish at a stop; unfinished "
+        "deliveries are sent again at the next start.",
+    )
 
 
-class Settings(_ServerSettings):
-    """Everything that can be set: by keyword, or as NOVANTRA_LITE_<NAME> in the environment."""
+class _IntegrationSettings(_ServerSettings):
+    """Other services, and whose keys and tokens are accepted."""
 
-    database = _Setting("", "The workspace's file; empty for one that ends with the process.")
-    workspaces = _Setting("", "A directory of workspaces, one file each, instead of `database`.")
-    key = _Setting("", "Wraps the key ring; empty: a key file beside the database.", is_secret=True)
-    new_key = _Setting(
-        "", "What `key rewrap` wraps the key ring by instead of `key`.", is_secret=True
-    )
-    listen = _Setting("127.0.0.1:8080", "Address and port to serve on; port 0 picks a free one.")
-    threads = _Setting(8, "Threads that answer requests.", at_least=1)
-    one_processor = _Setting(
-        True, "Whether the threads that answer requests share one processor, which is quicker."
-    )
-    synchronous = _Setting("FULL", "SQLite's synchronous: FULL (fsync at commit), NORMAL or OFF.")
-    busy_timeout = _Setting(10.0, "Seconds to wait for a lock on the file.")
-    token_life = _Setting(900, "Seconds that an access token stays good.")
-    cursor_life = _Setting(172_800, "Seconds that a cursor stays good.")
-    idempotency_life = _Setting(86_400, "Seconds that an Idempotency-Key is remembered.")
-    event_life = _Setting(2_592_000, "Seconds that delivered events and their log are kept.")
-    rate_limits = _Setting(True, "Whether rate limits are enforced; headers are always sent.")
-    rate_reads = _Setting(600, "Reads a minute for one service account.")
-    rate_writes = _Setting(60, "Writes a minute for one service account.")
-    rate_organization = _Setting(3000, "Requests a minute for the whole organization.")
-    factstore_rate_reads = _Setting(6000, "Factstore API: reads a minute for one account.")
-    factstore_rate_writes = _Setting(1200, "Factstore API: writes a minute for one account.")
-    rate_address = _Setting(60, "Requests a minute for one address without usable credentials.")
-    rate_failures = _Setting(10, "Failed token requests a minute for one client id.")
-    trusted_proxies = _Setting(
-        (), "Networks of reverse proxies whose X-Forwarded-For header is believed."
-    )
-    json_limit = _Setting(1_048_576, "Bytes that a JSON body may have.")
-    claim_limit = _Setting(
-        22_020_096,
-        "Bytes that the JSON body of an evidence claim may have; base64 makes 4 bytes of 3.",
-    )
-    attachment_limit = _Setting(10_485_760, "Bytes that one attachment may have.")
-    attachments_limit = _Setting(15_728_640, "Bytes that a claim's attachments may have together.")
-    upload_limit = _Setting(52_428_800, "Bytes that any request may have.")
-    list_limit = _Setting(268_435_456, "Bytes that the answer to a read may have.")
-    read_deadline = _Setting(
-        10.0, "Seconds that a read may work on the file before it is answered 503.", at_least=0.01
-    )
-    finding_updates = _Setting(False, "Whether PATCH may change the status of a finding.")
     webhook_private_targets = _Setting(
-        (), "Private networks that webhooks, notifications and integrations may reach."
+        (),
+        "Private networks that webhooks, notifications and integrations may reach, such as "
+        "10.1.0.0/16; http is permitted only into these.",
     )
-    webhook_timeout = _Setting(10.0, "Seconds that a webhook receiver has to answer.")
-    slack_url = _Setting("https://slack.com/api", "Where Slack's Web API is.")
-    factstore_auth = _Setting("on", "`open` lets loopback callers without credentials through.")
-    self_approval = _Setting(
-        False, "Whether those who ask for an approval may decide it; they may where auth is `open`."
-    )
-    factstore_pages = _Setting(
-        False,
-        "Whether lists of environments and of a trail's attestations are always page objects.",
-    )
-    factstore_region = _Setting("us-east-1", "Sent as X-Factstore-Region.")
-    cors_origins = _Setting(
-        (), "Origins whose pages may call the Factstore surface, such as http://localhost:5173."
-    )
-    unknown_severity = _Setting(
-        "HIGH", "What a finding of unknown severity counts as: CRITICAL, HIGH, MEDIUM or LOW."
-    )
+    webhook_timeout = _Setting(10.0, "Seconds that a webhook receiver has to respond.")
+    slack_url = _Setting("https://slack.com/api", "The address of Slack's Web API.")
     provenance_keys = _Setting(
-        (), "Files with public keys (PEM) that build provenance is verified with."
+        (), "Files with public keys or certificates (PEM) that verify build provenance."
     )
     oidc_issuers = _Setting(
         (),
         "Issuers whose CI identity tokens are verified, as issuer=file or https URL of its JWKS; "
-        "of GitHub Actions and gitlab.com the issuer alone will do.",
+        "for GitHub Actions and gitlab.com the issuer alone is enough.",
     )
     oidc_audience = _Setting(
-        "", "The audience that CI identity tokens must name; while empty, none of them passes."
+        "", "The audience that CI identity tokens must have; while empty, none of them passes."
     )
     scm_hosts = _Setting(
         (), "Base URLs of source hosts other than the public ones, such as GITLAB=https://git.lan."
     )
-    scm_timeout = _Setting(10.0, "Seconds that a source host has to answer.")
+    scm_timeout = _Setting(10.0, "Seconds that a source host has to respond.")
     vault_address = _Setting(
-        "", "The URL of HashiCorp Vault; empty: evidence stays in the file.", also="VAULT_ADDR"
+        "",
+        "The URL of HashiCorp Vault; empty: evidence documents are stored in the file. Redirects "
+        "are not followed and no proxy is used: name the active node or a load balancer. Its "
+        "certificate is verified by the system's authorities or those of SSL_CERT_FILE.",
+        also="VAULT_ADDR",
     )
     vault_auth_method = _Setting(
         "TOKEN", "How to log in to Vault: TOKEN or APPROLE.", also="VAULT_AUTH_METHOD"
@@ -437,30 +409,119 @@ class Settings(_ServerSettings):
     vault_secret_id = _Setting(
         "", "The secret id of the AppRole for Vault.", also="VAULT_SECRET_ID", is_secret=True
     )
-    vault_mount = _Setting("secret", "Where in Vault the KV store of version 2 is mounted.")
-    vault_timeout = _Setting(10.0, "Seconds that Vault has to answer.")
+    vault_mount = _Setting("secret", "The mount path of the KV version 2 store in Vault.")
+    vault_timeout = _Setting(10.0, "Seconds that Vault has to respond.")
     sso_private_issuers = _Setting(
         (), "Base URLs of identity providers in private networks, such as http://localhost:9000."
     )
-    sso_timeout = _Setting(10.0, "Seconds that an identity provider has to answer.")
-    sso_session_life = _Setting(28_800, "Seconds that a session of single sign-on stays good.")
+    sso_timeout = _Setting(10.0, "Seconds that an identity provider has to respond.")
+    sso_session_life = _Setting(28_800, "Seconds that a session of single sign-on is valid.")
+
+
+class Settings(_IntegrationSettings):
+    """Everything that can be set: by keyword, or as NOVANTRA_LITE_<NAME> in the environment."""
+
+    database = _Setting(
+        "",
+        "The workspace's file; empty: a workspace that ends with the process.",
+        flag="--database",
+    )
+    workspaces = _Setting(
+        "", "A directory of workspaces, one file each, instead of `database`.", flag="--workspaces"
+    )
+    key = _Setting(
+        "",
+        "The key that encrypts the key ring; empty: a key file (mode 0600) beside the database.",
+        is_secret=True,
+    )
+    new_key = _Setting(
+        "", "The key that `key rewrap` encrypts the key ring with from then on.", is_secret=True
+    )
+    listen = _Setting(
+        "127.0.0.1:8080",
+        "Address and port to serve on; port 0 picks a free one.",
+        flag="serve --listen",
+    )
+    threads = _Setting(8, "Threads that process requests.", flag="serve --threads", at_least=1)
+    one_processor = _Setting(
+        True, "Whether the threads that process requests share one processor, which is faster."
+    )
+    synchronous = _Setting("FULL", "SQLite's synchronous: FULL (fsync at commit), NORMAL or OFF.")
+    busy_timeout = _Setting(10.0, "Seconds to wait for a lock on the file.")
+    token_life = _Setting(900, "Seconds that an access token is valid.", flag="token --life")
+    cursor_life = _Setting(172_800, "Seconds that a cursor is valid.")
+    idempotency_life = _Setting(86_400, "Seconds that an Idempotency-Key is remembered.")
+    event_life = _Setting(2_592_000, "Seconds that delivered events and their log are stored.")
+    rate_limits = _Setting(True, "Whether rate limits are enforced; their headers are always sent.")
+    rate_reads = _Setting(600, "Reads a minute for one service account.")
+    rate_writes = _Setting(60, "Writes a minute for one service account.")
+    rate_organization = _Setting(3000, "Requests a minute for the whole organization.")
+    factstore_rate_reads = _Setting(6000, "Factstore API: reads a minute for one account.")
+    factstore_rate_writes = _Setting(1200, "Factstore API: writes a minute for one account.")
+    rate_address = _Setting(
+        60, "Requests a minute for one address (IPv6: a /64) without valid credentials."
+    )
+    rate_failures = _Setting(
+        10, "Failed token requests a minute for one client id; right secrets still work."
+    )
+    trusted_proxies = _Setting(
+        (),
+        "Networks of reverse proxies; the last hop in X-Forwarded-For is believed from these only.",
+    )
+    json_limit = _Setting(1_048_576, "Bytes of a JSON body.")
+    claim_limit = _Setting(
+        22_020_096, "Bytes of the JSON body of an evidence claim; base64 makes 4 bytes of 3."
+    )
+    attachment_limit = _Setting(10_485_760, "Bytes of one attachment.")
+    attachments_limit = _Setting(15_728_640, "Bytes of all attachments of a claim together.")
+    upload_limit = _Setting(52_428_800, "Bytes of the body of any request.")
+    list_limit = _Setting(268_435_456, "Bytes of the response to a read.")
+    read_deadline = _Setting(
+        10.0, "Seconds that a read may work on the file before it is answered 503.", at_least=0.01
+    )
+    finding_updates = _Setting(False, "Whether PATCH may change the status of a finding.")
+    factstore_auth = _Setting(
+        "on",
+        "`open`: callers on this machine need no credentials for the Factstore API.",
+        flag="serve --open-factstore",
+    )
+    self_approval = _Setting(
+        False,
+        "Whether the requester of an approval may decide it; always permitted where "
+        "`factstore_auth` is `open`.",
+    )
+    factstore_pages = _Setting(
+        False,
+        "Whether lists of environments and of a trail's attestations are always page objects.",
+    )
+    factstore_region = _Setting("us-east-1", "The value of the header X-Factstore-Region.")
+    cors_origins = _Setting(
+        (), "Origins whose pages may call the Factstore API, such as http://localhost:5173."
+    )
+    unknown_severity = _Setting(
+        "HIGH", "What a finding of unknown severity counts as: CRITICAL, HIGH, MEDIUM or LOW."
+    )
     ledger = _Setting(
-        True, "Whether the ledger's operations answer; entries are written in any case."
+        True, "Whether the ledger's operations are served; entries are written in any case."
     )
     ledger_deadline = _Setting(
-        10.0, "Seconds that one request may verify the ledger; the next one goes on from there."
+        10.0, "Seconds of one request that verifies the ledger; the next request continues it."
     )
     checkpoints = _Setting(
         "", "A directory for signed checkpoints, best on other media; empty: beside the file."
     )
     checkpoint_interval = _Setting(
-        3600, "Seconds between signed checkpoints, written if there is something new."
+        3600, "Seconds between signed checkpoints; one is written only after a change."
     )
-    rego_deadline = _Setting(2.0, "Seconds that a policy has to compile, or to decide.")
-    rego_memory = _Setting(256, "MiB that policies may take while they are evaluated.")
+    rego_deadline = _Setting(
+        2.0,
+        "Seconds that a policy has to compile or to decide. One that took too long three times is "
+        "not evaluated for a minute.",
+    )
+    rego_memory = _Setting(256, "MiB that policies may use while they are evaluated.")
     clock_tolerance = _Setting(
         100.0,
-        "Days that the system's clock may be ahead of the newest entry before writes are refused; "
+        "Days that the system's clock may be ahead of the newest entry before writes are rejected; "
         "0: any.",
     )
 
@@ -480,11 +541,10 @@ class Settings(_ServerSettings):
     @classmethod
     def read(cls, environment: Mapping[str, str] = os.environ, **arguments: Any) -> Settings:
         """Take settings from keywords, then from the environment, then the defaults."""
-        values, variables = {}, dict(environment)
+        values = {}
         for name, setting in cls.KNOWN.items():
-            text = variables.get(f"NOVANTRA_LITE_{name.upper()}", variables.get(setting.also))
-            if text is not None:
-                values[name] = _parse_setting(name, text, setting.default)
+            if variable := setting.source(environment):
+                values[name] = _parse_setting(name, environment[variable], setting.default)
         settings = cls(**values | arguments)
         for name, words in cls.WORDS.items():
             if getattr(settings, name) not in words:
@@ -11369,6 +11429,9 @@ with a `type` is met by an attestation of its name, whatever its type. `if` is a
 [...]`, `matches(field, "pattern")` (the whole text), `exists(field)`, `and`, `or`, `not` and
 parentheses. Where a trail has so many artifacts that evaluation would delay others (500,000
 steps), every condition counts as true.
+
+A changed requirement applies at once; the `status` of a trail shows it with the next record of
+that trail.
 """
 
     creates = DemandingRequest.of(
@@ -11818,6 +11881,12 @@ class NotificationRules(
     options={"create": {"before": "check_new"}, "update": {"before": "find_changes"}},
 ):
     """Who is told of what; for admins only, since a rule tells the secret URL of its channel."""
+
+    guide = """\
+A rule notifies in the product (`/notifications`), by a webhook or in Slack, for all records or
+those of one flow or environment. Messages are sent three times at most; the deliveries of the rule
+say why one failed.
+"""
 
     creates = Schema.of(
         NotificationRule,
@@ -12442,6 +12511,12 @@ class Trails(
 ):
     """Runs of pipelines."""
 
+    guide = """\
+With the header `X-Factstore-CI-Context` (`github-actions`, `gitlab-ci`, `jenkins`, `circleci`,
+`azure-devops`) commit, branch and build URL are read from the server's environment, for a server
+that runs inside a pipeline.
+"""
+
     filters = Paging(Trail.flow)
     creates = Schema(
         *_TRAIL_COLUMNS,
@@ -12605,6 +12680,11 @@ _ARTIFACTS = Array(
 
 class Artifacts(Factstore, model=Artifact, collection="artifacts", immutable=True, tag="Artifacts"):
     """What trails have built."""
+
+    guide = """\
+A digest is `sha256:` and 64 hexadecimal digits, or the digits alone, in either letter case: all
+name the same artifact.
+"""
 
     @route(
         "GET /api/v1/trails/{trailId}/artifacts",
@@ -13142,6 +13222,8 @@ SLSA provenance v0.2 or v1 about this digest that names the record's builder, so
 detached signature (base64, over the digest's bytes or text; for ECDSA and RSA over the artifact,
 with SHA-256) proves the digest only: its verdict is SIGNED. `slsaLevel` is the builder's claim. A
 statement that repeats a member is rejected.
+
+The source is the one that the statement names, with the commit of the dependency at that address.
 """
 
     def enter(self, values):
@@ -13625,11 +13707,11 @@ class EvidenceFiles(Factstore, model=EvidenceFile, tag="Evidence"):
 The content of a file decides whether its attestation is PASSED or FAILED, from the findings, never
 from a summary: an empty or unreadable report, one of another tool, and one that reports its own
 failure are FAILED, and `details` say why. `junit` passes when a test ran (`minimumTests` raises
-that) and no case has a failure or an error. `sonar` passes when the quality gate is `OK` or
-`PASSED` and no condition fails. `jira` passes when each issue key has the form PAY-17. Types of
-scans (`snyk`, `trivy`, `grype`, `zap`, `codeql`, `semgrep`, `sarif`, `cyclonedx`, `vex`, `sast`,
-`sca`, `dast`, `security_scan`, …) pass when the findings are within the flow's thresholds; without
-thresholds, when there are none.
+that, counted over all files) and no case has a failure or an error. `sonar` passes when the
+quality gate is `OK` or `PASSED` and no condition fails. `jira` passes when each issue key has the
+form PAY-17. Types of scans (`snyk`, `trivy`, `grype`, `zap`, `codeql`, `semgrep`, `sarif`,
+`cyclonedx`, `vex`, `sast`, `sca`, `dast`, `security_scan`, …) pass when the findings are within
+the flow's thresholds; without thresholds, when there are none.
 
 Scans are read from the JSON of Trivy, Grype, Snyk and ZAP, SARIF 2.1.0 and CycloneDX; a type that
 is named after a tool accepts only that tool's reports. Unknown severities count as the setting
@@ -13641,6 +13723,12 @@ writes an empty list into a CycloneDX document also when it did not scan: use `-
 An attestation with several files is FAILED while one of them is. A report replaces an earlier file
 of the same name (with its path) about the same suites, or of the same tool and target; a file
 without a name is always added. An attestation that was recorded as FAILED stays FAILED.
+
+Test runners that write many files of one name are told apart by path (`curl -F
+'file=@TEST-a.xml;filename=m1/TEST-a.xml'`). A suite that claims more failures than its cases show
+is believed; one that claims more tests is cut off and FAILED. An exit code alone means nothing in
+SARIF, and a rating of 0 does not outrank its level. Findings that Trivy or Snyk only count are of
+unknown severity; `unknown` says how many.
 """
 
     @route(
@@ -14895,19 +14983,7 @@ class EvidenceUploads(Factstore, model=EvidenceFile, tag="Attestations"):
     def upload_evidence(self, context, trail, key):
         """Upload an evidence file for an attestation; some types read their status out of it.
 
-        The verdict comes from the findings, never from a summary: what is empty, unreadable, of
-        another tool, or says itself that it failed is FAILED, and `details` say why.
-
-        `junit` passes when at least one test was executed (`minimumTests` asks for more, counted
-        over all files of the attestation), and no test case failed or broke off. The types of
-        scans (`snyk`, `trivy`, `grype`, `sarif`, `cyclonedx`, `vex`, `zap`, `codeql`, `sast`…) pass
-        when the findings are within the thresholds of the flow, or without any when there are none;
-        what is of unknown severity counts as the setting `unknown_severity`. `sonar` passes when
-        the quality gate does, `jira` when the reference is an issue's key.
-
-        Several files of an attestation are judged together: it is FAILED while one of them is, and
-        always where it was recorded as FAILED. A file of the same name and path, about the same
-        suites or of the same tool and target, replaces the earlier one.
+        The chapter Evidence says what makes a file of each type PASSED or FAILED.
         """
         return self.store(context, trail, key)[1]
 
@@ -14922,10 +14998,7 @@ class EvidenceUploadsV2(EvidenceUploads, model=Attestation, tag="V2 Attestations
         brief=created,
     )
     def upload_evidence_v2(self, context, trail, key):
-        """Upload an evidence file for an attestation, and hear the attestation's id.
-
-        The file is judged as under `/api/v1`.
-        """
+        """Upload an evidence file as in version 1; the response is the attestation's id."""
         return self.store(context, trail, key)[0]
 
 
@@ -15217,6 +15290,11 @@ class CoverageReports(
     tag="Evidence",
 ):
     """The coverage reports of trails."""
+
+    guide = """\
+Coverage passes with at least one figure, each from 0 to 100 percent and at least `minCoverage`,
+and no member that says that it failed.
+"""
 
     @route(
         "GET /api/v1/trails/{trailId}/coverage",
@@ -15892,6 +15970,12 @@ class Approvals(
 ):
     """Requests to let trails be released."""
 
+    guide = """\
+`requestedBy` and `decidedBy` are the credentials behind the names in the body. The requester
+cannot decide, with any key of the same owner, unless the setting `self_approval` is on. An
+approval whose requester is not on record (an import, an older version) takes `factstore:admin`.
+"""
+
     filters = Paging(Approval.status)
     conditions: ClassVar[dict] = {"status": lambda status: peewee.SQL(Approval.standing) == status}
     imported: ClassVar[dict] = {"status": Approval.status}
@@ -16114,6 +16198,8 @@ Of the trails of a flow that reported a digest, the latest decides. Without a na
 of the flows counts (unknown is worse than compliant). A flow without requirements leaves its
 trails PENDING and its artifacts UNKNOWN; `assert` and the chain of custody, which have two words
 only, say COMPLIANT. `requiredApproverRoles` are stored and returned only.
+
+`assert` uses trails of other flows where none of the named flow reported the digest.
 """
 
     @route(
@@ -17475,6 +17561,10 @@ ATTESTATION_COUNT` with `threshold`: so many attestations passed.
 `CUSTOM_WASM`, a policy's `yaml` and attaching a policy to a flow are 422: no WASM runtime is
 installed, and the API has no place for the others. A policy of an older version that cannot be
 enforced blocks everything, with the reason.
+
+Members have second names: `requiredAttestations`, `requireProvenance`, `requireApproval`. What a
+`yaml` would say belongs into members, a flow's template or Rego; for one flow, write it into the
+flow or bind a bundle with `flowId`.
 """
 
     creates = StrictRequest.of(
@@ -19518,6 +19608,13 @@ _OWNERS = MappingProxyType({"USER": User, "SERVICE_ACCOUNT": FactstoreServiceAcc
 class ApiKeyManagement(Factstore, model=ApiKey, access="admin", tag="API keys"):
     """The API keys of people and machines."""
 
+    guide = """\
+A key has no scopes beyond its maker's. Only a keyed hash is stored; the key is shown once and
+stops working immediately when it is revoked or expires, or its owner is removed. Keys of service
+accounts keep working when the admin who made them leaves: replace them. The entries
+`api_key.created` of `novantra-lite audit export` name the credentials that made each key.
+"""
+
     @route(
         "POST /api/v1/api-keys",
         body=key_request("CreateApiKeyRequest", ApiKey.owner_id, ApiKey.owner_type),
@@ -19647,6 +19744,11 @@ class Members(
     verbs="list create retrieve update delete",
 ):
     """The members of an organisation, and their roles, which nobody gives beyond their own."""
+
+    guide = """\
+A member who is removed or gets a lesser role loses the keys and scopes that no other membership
+gives.
+"""
 
     creates = Schema(User.email, Membership.role, name="InviteMemberRequest")
     changes = Schema(Membership.role, name="UpdateMemberRoleRequest")
@@ -20072,6 +20174,13 @@ class SsoConfigs(
 
     `isMandatory` is kept and shown, and enforces nothing: API keys and tokens stay good.
     """
+
+    guide = """\
+`…/sso/login` returns the address to open in a browser, `…/sso/callback` verifies the ID token
+against the provider's keys and returns a session with the scopes of the member's role.
+`redirectUri` is an https URL or on this machine. A change of issuer or client needs the client's
+secret again.
+"""
 
     creates = Schema(*_SSO_MEMBERS, name="CreateSsoConfigRequest")
     changes = Schema(*_SSO_MEMBERS, name="UpdateSsoConfigRequest")
@@ -20700,6 +20809,12 @@ def _token_verdict(token: _VerifiedToken, trail: Trail, audience: str) -> tuple[
 class IdentityTokens(Factstore, model=Attestation, tag="V2 Attestations"):
     """Attestations of where a build ran, by the identity that its CI system gave it."""
 
+    guide = """\
+The repository of an identity token must be the one that the trail's `buildUrl` or its artifacts
+link to on the issuer's host; without such a link, a known issuer or a commit the attestation is
+PENDING. A token that its issuer's keys do not verify is rejected.
+"""
+
     @route(
         "POST /api/v2/attestations/oidc",
         id="recordOidcAttestation",
@@ -20892,6 +21007,9 @@ A scan is compared with the flow's thresholds; without them with 0 critical, 0 h
 which `thresholdBreached` does not show. Counts by severity, lists of findings and verdicts
 (`passed`, `status`, `result`, `error`, …) are read wherever the body has them: the larger count
 and the worse verdict apply, and a scan without any does not pass.
+
+`novantra-lite import scans FILE --trail ID` reads scanner reports as the chapter Evidence says.
+The metrics count a scan as its attestation.
 """
 
     def enter(self, values):
@@ -21707,6 +21825,11 @@ _VAULT_EVIDENCE = Schema.of(
 class VaultEvidence(Factstore, tag="Vault evidence"):
     """Documents of evidence, in the store that the instance is set up with."""
 
+    guide = """\
+Documents are versioned, and encrypted in the workspace's file or, with the setting
+`vault_address`, stored in HashiCorp Vault (KV version 2).
+"""
+
     which = Filters(VaultDocument.evidence_type, required="evidenceType")
 
     def about(self, entity_type: str, entity_id: str) -> tuple[str, str]:
@@ -22452,6 +22575,11 @@ def _export_sql() -> str:
 class Reports(Factstore, tag="Reports"):
     """Where trails stand, and all that was recorded for one."""
 
+    guide = """\
+The compliance report counts the trails that began in a period, both ends included, and lists those
+that do not comply. The audit trail holds everything that was recorded for one trail.
+"""
+
     @route(
         "GET /api/v1/reports/compliance",
         query=Filters(flow_id=Id(), **{"from": Timestamp(6), "to": Timestamp(6)}),
@@ -22515,6 +22643,15 @@ def _percentage(part: int, total: int) -> float:
 
 class Metrics(Factstore, tag="Metrics"):
     """Numbers about everything that was recorded."""
+
+    guide = """\
+`GET /actuator/prometheus` has `factstore_trails_total`, `factstore_trails_compliant`,
+`factstore_compliance_rate` and the other gauges of Factstore's dashboards,
+`novantra_lite_deliveries_waiting`, `novantra_lite_audit_entries_total`,
+`novantra_lite_ledger_entries_total`, `novantra_lite_file_bytes` and `process_…`. Where an install
+has several workspaces, each needs its own scrape with a key of its own, and series have the label
+`workspace`.
+"""
 
     @route(
         "GET /api/v1/metrics/compliance",
@@ -22666,6 +22803,15 @@ class WebhookConfigs(
     verbs="list create delete",
 ):
     """The CI systems that may tell of flows; their secrets are told to nobody again."""
+
+    guide = """\
+A configuration belongs to one flow: its webhooks begin trails of that flow and attest builds,
+tests and scans of them, of its `allowedTypes` where it has any; trails of other flows are 404.
+Requests are signed with HMAC-SHA256 over the body. The same delivery id or the same signed body
+again is ignored, unless it attests a failure and something else was attested since. Where the
+event, `attestationStatus`, `status`, `conclusion`, `result` and the like disagree, the worst
+counts; a conclusion of GitHub other than `success` is a failed build.
+"""
 
     creates = Schema.of(
         WebhookConfig, "source secret flow allowed_types", name="CreateWebhookConfigRequest"
@@ -23374,6 +23520,13 @@ _FROM_SLACK = MappingProxyType(
 class SlackCommands(Factstore, scope="", tag="Slack"):
     """What comes from Slack, known by its signature."""
 
+    guide = """\
+With an organisation's bot token and signing secret (`POST /organisations/{slug}/slack`) the slash
+commands `search`, `trail`, `env`, `approve` and `reject` are served at `…/slack/commands`, the two
+buttons at `…/slack/actions`. `approvers` maps ids of Slack users, which nobody can choose, to
+approvers: `{"U024BE7LH": "ciso"}`. Other users decide nothing.
+"""
+
     def signer(self, context: RequestContext, slug: str) -> Principal | None:
         """Slack, where a request is signed with the secret of an organisation."""
         slug = organisation_slug(slug)
@@ -23882,6 +24035,13 @@ class JiraTickets(
 ):
     """Tickets in Jira that are about trails."""
 
+    guide = """\
+While Jira does not answer, tickets are `Pending`; they are created later, once. `…/jira/sync`
+makes a ticket for every trail that is not compliant and has none, then reads the states of open
+ones. The URL is https; http is accepted only into networks of the setting
+`webhook_private_targets`.
+"""
+
     filters = Paging()
 
     creates = Schema.of(
@@ -24237,6 +24397,12 @@ _LEDGER_STATUS = Schema(
 
 class Ledger(Factstore, access="read", tag="Ledger"):
     """The proofs of every fact recorded, and their verification."""
+
+    guide = """\
+The chain is read one request at a time; others get 503 with `Retry-After`. After `ledger_deadline`
+seconds the response is 503 too, and the same request continues. No result rests on what was read
+more than ten minutes before.
+"""
 
     @route(
         "GET /api/v1/ledger/entries",
@@ -28855,7 +29021,8 @@ nav a:not(:hover), .facts a { color: inherit } label, output { display: block }
 input { width: 100%; padding: .45rem .6rem; font: inherit; color: inherit; border-radius: 6px;
   background: var(--page); border: 1px solid var(--muted) } output, small { font-size: .8125rem }
 main details { border-top-width: 1px } main summary { display: block; padding: .6rem }
-main summary:hover, main [open] > summary { background: var(--panel) } .answer em { display: none }
+main summary:hover, main [open] > summary { background: var(--panel) }
+.response em { display: none }
 h3 { display: grid; grid-template-columns: 4.25rem minmax(0, 3fr) minmax(0, 2fr); gap: 0 .75rem;
   align-items: baseline; margin: 0; font-weight: 400 } h3 b { font-size: .75rem; font-weight: 600;
   text-align: center; border: 1px solid; border-radius: 4px } h3 i, em { font-style: normal }
@@ -28913,20 +29080,23 @@ _SAMPLES |= {"uuid": "00000000-0000-4000-8000-000000000000", "date-time": "2026-
 
 
 def _prose(text: str) -> str:
-    """Plain text as paragraphs, with code in backticks."""
-    text = re.sub(r"`([^`\n]+)`", r"<code>\1</code>", escape(text.strip()))
-    return "".join(f"<p>{block}</p>" for block in re.split(r"\n\s*\n", text) if block)
+    """Render plain text as paragraphs, with code in backticks."""
+    blocks = (
+        re.sub(r"`([^`]+)`", r"<code>\1</code>", block)
+        for block in re.split(r"\n\s*\n", escape(text.strip()))
+    )
+    return "".join(f"<p>{block}</p>" for block in blocks if block)
 
 
 class ReferencePage:
-    """Prints the operations of an OpenAPI 3.1 document with all that their schemas refer to."""
+    """Renders the operations of an OpenAPI 3.1 document and the schemas that they refer to."""
 
     def __init__(self, document: dict):
         components, self.folded = document.get("components", {}), {}
         self.schemas, self.shared = components.get("schemas", {}), components.get("responses", {})
 
     def fold(self, node: object, seen: tuple = ()) -> dict:
-        """The schema without `$ref` and `allOf`; `parts` are its alternatives, items and values."""
+        """Resolve `$ref` and `allOf`; `parts` are the alternatives, items and values."""
         if id(node) in self.folded:
             return self.folded[id(node)][1]
         own = dict(node) if isinstance(node, dict) else {}
@@ -28934,32 +29104,32 @@ class ReferencePage:
         if name and name not in seen:
             bases, seen = [self.schemas[name], *bases], (*seen, name)
         schema: dict = {"properties": {}, "required": []}
-        for each in (*(self.fold(base, seen) for base in bases), own):
-            properties = schema["properties"] | each.get("properties", {})
-            required = [*schema["required"], *each.get("required", [])]
-            schema |= each | {"properties": properties, "required": required}
+        for base in (*(self.fold(base, seen) for base in bases), own):
+            properties = schema["properties"] | base.get("properties", {})
+            required = [*schema["required"], *base.get("required", [])]
+            schema |= base | {"properties": properties, "required": required}
         parts = [*schema.get("oneOf", []), *schema.get("anyOf", [])]
         parts += [schema.get("items"), schema.get("additionalProperties")]
         parts = [part for part in parts if isinstance(part, dict) and part.keys() - {"required"}]
         return self.folded.setdefault(id(node), (node, schema | {"parts": parts}))[1]
 
     def type_of(self, node: object, depth: int = 0) -> str:
-        """A schema's type in words, such as `array of string or null`."""
+        """Return a schema's type in words, such as `array of string or null`."""
         schema = self.fold(node)
-        kinds = [self.type_of(part, depth + 1) for part in schema["parts"] if depth < 5]
-        inner = "" if schema["properties"] else " or ".join(dict.fromkeys(kinds))
+        types_of_parts = [self.type_of(part, depth + 1) for part in schema["parts"] if depth < 5]
+        inner = "" if schema["properties"] else " or ".join(dict.fromkeys(types_of_parts))
         types = schema.get("type") or ("object" if schema["properties"] else inner or "value")
         names = {"string": schema.get("format", "string")}
         names |= {"array": f"array of {inner}", "object": f"map of {inner}"} if inner else {}
         return " or ".join(names.get(t, t) for t in ([types] if isinstance(types, str) else types))
 
     def note(self, node: object, description: str = "") -> str:
-        """What is said of a value besides its type: its description, choices and limits."""
+        """Render the description, choices and limits of a value."""
         schema = self.fold(node)
         choices = [c for s in (node, *schema["parts"]) for c in self.fold(s).get("enum", [])]
         notes = {"one of": choices} | {key: [schema[key]] for key in _FACTS if key in schema}
         if schema.get("pattern") == VISIBLE:
-            # What almost every text has to hold is said in short.
+            # The rule of almost every text is abbreviated.
             notes["pattern"] = [r"\S"]
         facts = ""
         for key, values in notes.items():
@@ -28969,7 +29139,7 @@ class ReferencePage:
         return text + f'<p class="facts">{facts[2:]}</p>' * bool(facts)
 
     def members(self, node: object, above: tuple = ()) -> str:
-        """A schema's members as nested lists; empty for a plain value."""
+        """Render a schema's members as nested lists; empty for a plain value."""
         schema, key = self.fold(node), node.get("$ref", id(node))
         if key in above:
             return "<ul><li>and so on, as above</ul>"
@@ -28984,27 +29154,28 @@ class ReferencePage:
         return "<p>or</p>".join(dict.fromkeys(filter(None, lists)))
 
     def sample(self, node: object, name: str = "text", depth: int = 0) -> object:
-        """A value that fits the schema, with the members that it requires."""
+        """Return a value that fits the schema, with the required members."""
         schema, type = self.fold(node), self.type_of(node)
         examples = [*schema.get("examples", []), schema.get("const"), *schema.get("enum", [])]
         if any(examples) or depth > 5:
             return next(filter(None, examples), {})
         if members := schema["properties"]:
             names = dict.fromkeys(schema["required"] or [*members][:3])
-            return {each: self.sample(members.get(each), each, depth + 1) for each in names}
+            return {name: self.sample(members.get(name), name, depth + 1) for name in names}
         if schema["parts"] and not type.startswith("map"):
             value = self.sample(schema["parts"][0], name, depth + 1)
             return [value] if type.startswith("array") else value
         return "@file" if "contentMediaType" in schema else _SAMPLES.get(type.split()[0], name)
 
     def curl(self, method: str, path: str, operation: dict) -> str:
-        """A shell command that performs the operation, given $URL and $TOKEN."""
+        """Return a shell command that calls the operation, given $URL and $TOKEN."""
         lines = ['-H "Authorization: Bearer $TOKEN"'] * (operation.get("security") != [])
-        for each in operation.get("parameters", []):
-            value = urllib.parse.quote(str(self.sample(each.get("schema"), each["name"])), safe="")
-            path = path.replace(f"{{{each['name']}}}", value)
-            if each.get("required") and each["in"] == "query":
-                path += f"{'&' if '?' in path else '?'}{each['name']}={value}"
+        for parameter in operation.get("parameters", []):
+            name = parameter["name"]
+            value = urllib.parse.quote(str(self.sample(parameter.get("schema"), name)), safe="")
+            path = path.replace(f"{{{name}}}", value)
+            if parameter.get("required") and parameter["in"] == "query":
+                path += f"{'&' if '?' in path else '?'}{name}={value}"
         for media, body in list(operation.get("requestBody", {}).get("content", {}).items())[:1]:
             sample = self.sample(body.get("schema"))
             if "json" in media:
@@ -29017,25 +29188,27 @@ class ReferencePage:
         return escape(" \\\n".join([f'curl {verb}"$URL{path}"', *lines]).replace("\n", "\n  "))
 
     def operation(self, method: str, path: str, operation: dict) -> str:
-        """One operation, folded away under its method, path and summary."""
-        name, answers = escape(operation["operationId"]), dict(operation["responses"])
-        for status, answer in answers.items():
-            answers[status] = self.shared.get(answer.get("$ref", "").rpartition("/")[2], answer)
+        """Render one operation, folded under its method, path and summary."""
+        name, responses = escape(operation["operationId"]), dict(operation["responses"])
+        for status, response in responses.items():
+            shared = response.get("$ref", "").rpartition("/")[2]
+            responses[status] = self.shared.get(shared, response)
         steps = re.sub(r"({.*?})", r"<i>\1</i>", escape(path).replace("/", "/<wbr>"))
         scope, setting = escape(operation.get("x-scope", "none")), operation.get("x-setting")
         setting = f", only with the setting <code>{escape(setting)}</code>" if setting else ""
         rows = [
-            f'<tr><th scope="row"><code>{escape(each["name"])}</code><td>{escape(each["in"])}'
-            f"<td>{escape(self.type_of(each.get('schema')))}"
-            f"<td>{'required' if each.get('required') else 'optional'}"
-            f"<td>{self.note(each.get('schema'), each.get('description', ''))}"
-            for each in operation.get("parameters", [])
+            f'<tr><th scope="row"><code>{escape(item["name"])}</code><td>{escape(item["in"])}'
+            f"<td>{escape(self.type_of(item.get('schema')))}"
+            f"<td>{'required' if item.get('required') else 'optional'}"
+            f"<td>{self.note(item.get('schema'), item.get('description', ''))}"
+            for item in operation.get("parameters", [])
         ]
         heads = '<th scope="col">'.join(("", "Name", "In", "Type", "Required", "Description"))
         table = f"<h4>Parameters</h4><table><thead><tr>{heads}<tbody>{''.join(rows)}</table>"
-        success = max((status for status in answers if status[0] == "2"), default="")
-        request, answer, blocks = operation.get("requestBody", {}), answers.get(success, {}), ""
-        for title, message in (("Request body", request), (f"Answer {success}", answer)):
+        success = max((status for status in responses if status[0] == "2"), default="")
+        request, response = operation.get("requestBody", {}), responses.get(success, {})
+        blocks = ""
+        for title, message in (("Request body", request), (f"Response {success}", response)):
             for media, body in list(message.get("content", {}).items())[:1]:
                 type, members = self.type_of(body["schema"]), self.members(body["schema"])
                 blocks += f"<h4>{title} <small>{escape(type)}, {escape(media)}</small></h4>"
@@ -29045,28 +29218,30 @@ class ReferencePage:
 <div class="body" id="{name}"><div class="about">{_prose(operation.get("description", ""))}
 <p class="facts"><a href="#{name}">{name}</a>, scope <code>{scope}</code>{setting}</p></div>
 {table * bool(rows)}{blocks}<h4>Statuses</h4><div class="members"><ul>
-{"".join(f"<li><code>{escape(s)}</code> {escape(answers[s]['description'])}" for s in answers)}
+{"".join(f"<li><code>{escape(s)}</code> {escape(r['description'])}" for s, r in responses.items())}
 </ul></div><h4>Example</h4><pre><code>{self.curl(method, path, operation)}</code></pre>
 </div></details>"""
 
 
-def _settings_section(settings: Iterable[Mapping[str, str]]) -> str:
-    """The settings as a table."""
-    rows = "".join(
-        f'<tr><th scope="row"><code>{escape(setting["name"])}</code>'
-        f"<td><code>{escape(setting['default'])}</code><td>{_prose(setting['description'])}"
-        for setting in settings
-    )
+def _settings_section(settings: Iterable[Mapping[str, Any]]) -> str:
+    """Render the settings as a table."""
+    rows = ""
+    for setting in settings:
+        also = [f" Also `{variable}`." for variable in setting["variables"][1:]]
+        also += [f" Flag: `{setting['flag']}`."] * bool(setting["flag"])
+        rows += f"""<tr><th scope="row"><code>{escape(setting["name"])}</code>
+<td><code>{escape(setting["default"])}</code>
+<td>{_prose(setting["description"] + "".join(also))}"""
     return f"""<section id="settings"><h2>Settings</h2>
 <p>Each is a keyword of <code>NovantraLite(…)</code> and an environment variable: the name in
 capitals after <code>NOVANTRA_LITE_</code>.</p><table><thead><tr><th scope="col">Name
 <th scope="col">Default<th scope="col">What it does<tbody>{rows}</table></section>"""
 
 
-def reference_page(document: dict, settings: Iterable[Mapping[str, str]] = ()) -> str:
-    """The whole reference as one HTML page, to be served under REFERENCE_CSP.
+def reference_page(document: dict, settings: Iterable[Mapping[str, Any]] = ()) -> str:
+    """Render the reference as one HTML page, to be served with REFERENCE_CSP.
 
-    `settings` are listed at its end: each a keyword, a variable, a default and a description.
+    `settings` (`list_settings()`) are listed at its end.
     """
     page, info = ReferencePage(document), document["info"]
     token = links = sections = ""
@@ -29111,72 +29286,63 @@ def schema_sql() -> str:
     return "\n".join(["-- Printed by: novantra-lite schema", *(f"\n{sql};" for sql in statements)])
 
 
-def routes_text() -> str:
-    """Every operation, a line each: method, path, scope, id and summary."""
-    return "\n".join(
-        f"{operation.method:<6} {operation.path:<64} {operation.scope or '-':<32} "
-        f"{operation.id:<34} {operation.summary}"
-        for operation in every_operation()
-    )
-
-
-def settings_list() -> list[dict[str, str]]:
-    """Every setting: its keyword, its environment variable, its default as text, and its use."""
+def list_routes() -> list[dict]:
+    """Return every operation: method, path, scope, id and summary."""
     return [
         {
-            "name": name,
-            "variable": f"NOVANTRA_LITE_{name.upper()}",
-            "default": _default_text(setting.default),
-            "description": setting.explanation + f" Also `{setting.also}`." * bool(setting.also),
+            "method": operation.method,
+            "path": operation.path,
+            "scope": operation.scope,
+            "id": operation.id,
+            "summary": operation.summary,
         }
-        for name, setting in Settings.KNOWN.items()
+        for operation in every_operation()
     ]
 
 
-def _default_text(default: Any) -> str:
-    """The default of a setting as its environment variable would hold it."""
-    if isinstance(default, bool):
-        return "on" if default else "off"
-    return " ".join(default) if isinstance(default, tuple) else str(default)
-
-
-def settings_text() -> str:
-    """Every setting as text: its variable and default, and below these its use."""
-    import textwrap
-
-    return "\n".join(
-        f"{setting['variable']}={setting['default']}\n"
-        + textwrap.indent(textwrap.fill(setting["description"], 92), "    ")
-        for setting in settings_list()
-    )
+def list_settings() -> list[dict]:
+    """Return every setting: keyword, environment variables, flag, default and help text."""
+    return [
+        {
+            "name": name,
+            "variables": setting.variables,
+            "flag": setting.flag,
+            "default": setting.text(setting.default),
+            "description": setting.explanation,
+        }
+        for name, setting in Settings.KNOWN.items()
+    ]
 
 
 # --- OpenAPI ------------------------------------------------------------------
 
 
 _API_DESCRIPTION = """\
-Requests and answers are JSON in UTF-8. Get a token with `POST /api/v1/auth/token` and send it as \
-`Authorization: Bearer …`; it is good for 15 minutes. The Factstore surface also takes API keys, \
+Requests and responses are JSON in UTF-8. Get a token with `POST /api/v1/auth/token` and send it \
+as `Authorization: Bearer …`; it is valid for 15 minutes. The Factstore API also takes API keys, \
 as `X-Api-Key: …`, `Authorization: ApiKey …` or `Authorization: Bearer …`.
 
 `factstore:read` reads; `factstore:write` does what a pipeline does; `factstore:govern` decides \
-approvals and writes what builds are held against (policies, templates of existing flows, \
-allow-lists, thresholds, bundles, frameworks, webhook configurations); `factstore:admin` contains \
-it and manages users, keys and integrations. Whoever requested an approval cannot decide it.
+approvals and writes the rules for builds (policies, templates of existing flows, allow-lists, \
+thresholds, bundles, frameworks, webhook configurations); `factstore:admin` includes it and \
+manages users, keys and integrations. The requester of an approval cannot decide it.
 
-Every write of the Novantra surface needs a `reason` of 10 to 1000 characters, which the audit log \
-keeps. A write with an `Idempotency-Key` can be sent again: the first answer comes back. \
-`X-Dry-Run: true` gives the answer that a write would get, and stores nothing.
+Every write of the Novantra API needs a `reason` of 10 to 1000 characters, which the audit log \
+stores. A write with an `Idempotency-Key` can be repeated: the first response is returned. \
+`X-Dry-Run: true` returns the response of a write and stores nothing.
 
-Lists of the Novantra surface are cut into pages, newest first: pass `nextCursor` back as \
-`cursor`, with the same filters. Lists of the Factstore surface are bare arrays in creation order.
+Lists of the Novantra API are pages, newest first: pass `nextCursor` as `cursor`, with the same \
+filters. Lists of the Factstore API are arrays in order of creation. A filter that lists its \
+values rejects others; for other filters an unknown value matches nothing. `HEAD` works wherever \
+`GET` does.
 
-Every answer carries `X-Request-Id` and the four `X-RateLimit-…` headers."""
+Every response has `X-Request-Id` and the four `X-RateLimit-…` headers. `Retry-After`, where \
+present, says when to repeat a request that got 429 or 503."""
 
 
-_REFUSALS = (400, 401, 403, 404, 405, 429, 500, 503)
-_WRITE_REFUSALS = (409, 413, 415, 422)
-_ANSWER_HEADERS = {
+_COMMON_ERRORS = (400, 401, 403, 404, 405, 429, 500, 503)
+_WRITE_ERRORS = (409, 413, 415, 422)
+_RESPONSE_HEADERS = {
     "X-Request-Id": {"type": "string", "pattern": "^req_"},
     "X-RateLimit-Limit": {"type": "integer"},
     "X-RateLimit-Remaining": {"type": "integer", "minimum": 0},
@@ -29186,18 +29352,16 @@ _ANSWER_HEADERS = {
 
 
 def _describe_tags() -> list[dict]:
-    """The chapters, each with what its resources say at its head."""
-    guides = {operation.resource.tag: "" for operation in every_operation()}
+    """Return the chapters with the guides of their resources, but for inherited guides."""
+    guides: dict[str, list[str]] = {operation.resource.tag: [] for operation in every_operation()}
     for resource in RESOURCES:
-        guides[resource.tag] += resource.guide
-    return [
-        {"name": tag} | ({"description": guide.strip()} if guide else {})
-        for tag, guide in guides.items()
-    ]
+        guides[resource.tag].append(vars(type(resource)).get("guide", ""))
+    texts = {tag: "\n".join(filter(None, parts)) for tag, parts in guides.items()}
+    return [{"name": tag} | ({"description": text} if text else {}) for tag, text in texts.items()]
 
 
 def openapi_document() -> dict:
-    """Every operation of both surfaces as an OpenAPI 3.1 document."""
+    """Return the OpenAPI 3.1 document of both APIs."""
     paths: dict[str, dict] = {}
     schemas: dict[str, dict] = {}
     for resource in RESOURCES:
@@ -29208,15 +29372,15 @@ def openapi_document() -> dict:
         paths.setdefault(operation.path, {})[operation.method.lower()] = _describe_operation(
             operation
         )
-    refusals: dict[str, dict] = {}
+    errors: dict[str, dict] = {}
     for surface in SURFACES:
         schemas[f"{surface.name}Error"] = surface.error_schema
-        refusals |= _describe_refusals(surface)
+        errors |= _describe_errors(surface)
     components = {
         "schemas": schemas,
-        "responses": refusals,
+        "responses": errors,
         "headers": {
-            name: {"required": True, "schema": schema} for name, schema in _ANSWER_HEADERS.items()
+            name: {"required": True, "schema": schema} for name, schema in _RESPONSE_HEADERS.items()
         },
         "securitySchemes": {
             "bearer": {"type": "http", "scheme": "bearer"},
@@ -29237,7 +29401,7 @@ def openapi_document() -> dict:
 
 
 def _describe_event(event: str) -> dict:
-    """One event as it is posted to an endpoint (Standard Webhooks 1.0)."""
+    """Describe an event as a request to an endpoint (Standard Webhooks 1.0)."""
     text = {"type": "string"}
     organization = {
         "type": "object",
@@ -29255,31 +29419,35 @@ def _describe_event(event: str) -> dict:
     names = ("webhook-id", "webhook-timestamp", "webhook-signature", "X-Novantra-Signature")
     return {
         "post": {
-            "summary": f"Tells of {event}.",
+            "summary": f"Sent for the event {event}.",
             "parameters": [
                 {"name": name, "in": "header", "required": True, "schema": text} for name in names
             ],
             "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
-            "responses": {"2XX": {"description": "Received; anything else is tried again."}},
+            "responses": {
+                "2XX": {
+                    "description": "Received; after any other response the event is sent again."
+                }
+            },
             "security": [],
         }
     }
 
 
 def openapi_json() -> str:
-    """The OpenAPI document as text."""
+    """Return the OpenAPI document as text."""
     return json.dumps(openapi_document(), indent=2, ensure_ascii=False)
 
 
 def _describe_operation(operation: Operation) -> dict:
-    """One operation as OpenAPI has it."""
+    """Describe an operation."""
     described: dict[str, Any] = {
         "operationId": operation.id,
         "tags": [operation.resource.tag],
         "summary": operation.summary,
         **({"description": operation.description} if operation.description else {}),
         "parameters": _describe_parameters(operation),
-        "responses": _describe_answers(operation),
+        "responses": _describe_responses(operation),
     }
     if operation.scope:
         described["x-scope"] = operation.scope
@@ -29294,21 +29462,21 @@ def _describe_operation(operation: Operation) -> dict:
         content = dict.fromkeys(operation.media, _named_or_whole(operation.body, whole))
         if operation.form:
             content[UPLOAD_MEDIA] = _named_or_whole(operation.form, operation.form.describe())
-        # An absent body is an empty object, which is fine where nothing is required; where there
-        # are several shapes, it is none of them.
+        # A missing body is read as an empty object, which is valid where no member is required;
+        # where several shapes are possible, it matches none.
         required = "required" in whole or "anyOf" in whole
         described["requestBody"] = {"required": required, "content": content}
     return described
 
 
 def _named_or_whole(schema: Schema, whole: dict) -> dict:
-    """A body as OpenAPI has it: by the name of its schema, or the schema itself."""
+    """Refer to a body's schema by its name, or include it where it has none."""
     named = {"$ref": f"#/components/schemas/{schema.name}"}
     return {"schema": named if schema.name else whole}
 
 
 def _named_bodies(operation: Operation) -> dict[str, dict]:
-    """The JSON schemas of the bodies of an operation that have a name, by that name."""
+    """Return the JSON schemas of an operation's bodies by name, of those that have one."""
     bodies = {operation.body.name: _describe_body(operation)}
     if operation.form:
         bodies[operation.form.name] = operation.form.describe()
@@ -29316,42 +29484,45 @@ def _named_bodies(operation: Operation) -> dict[str, dict]:
 
 
 def _describe_body(operation: Operation) -> dict:
-    """The JSON schema of an operation's body; a partial one requires nothing."""
+    """Return the JSON schema of an operation's body; a partial one requires nothing."""
     return operation.body.describe(partial=True) if operation.partial else operation.body.describe()
 
 
-#: What is said of parameters that many operations have, unless their schema says it.
+#: Descriptions of common parameters, where their schema has none.
 _PARAMETERS = {
-    "cursor": "nextCursor of the page before; good for 48 hours, with the same filters.",
-    "limit": "Records on a page: 50 unless told, 200 at the most; a larger number means 200.",
-    "createdAfter": "Only records made after this date or date-time.",
-    "Idempotency-Key": "A repeat with the same key and body gets the first answer, for 24 hours.",
-    "X-Dry-Run": "With true, tells what the write would do, and stores nothing.",
-    "page": "Number of a page, from 0 on; without page and size, a list comes whole.",
-    "size": "Records on a page: 20 unless told.",
+    "cursor": "The nextCursor of the previous page; valid for 48 hours, with the same filters.",
+    "limit": "Records on a page, 50 by default and 200 at most; a larger number means 200.",
+    "createdAfter": "Only records created after this date or date-time.",
+    "Idempotency-Key": "For 24 hours, the same key and body get the first response again.",
+    "X-Dry-Run": "true: return what the write would do, and store nothing.",
+    "page": "Number of the page, from 0; without page and size the whole list is returned.",
+    "size": "Records on a page, 20 by default.",
 }
 
 
 def _describe_parameters(operation: Operation) -> list[dict]:
-    """The parameters in path, query and headers."""
+    """Describe the parameters in path, query and headers."""
     query = operation.query
-    places = [("path", name, True, _PATH_TEXT) for name in re.findall(r"{(\w+)}", operation.path)]
-    places += [
+    parameters = [
+        ("path", name, True, _PATH_TEXT) for name in re.findall(r"{(\w+)}", operation.path)
+    ]
+    parameters += [
         ("query", member, member in query.required, field.describe())
         for member, (_, field) in query.members.items()
     ]
-    places += [("header", name, False, {"type": "string"}) for name in operation.request_headers]
+    parameters += [
+        ("header", name, False, {"type": "string"}) for name in operation.request_headers
+    ]
     if operation.writes and not operation.signed:
-        places.append(("header", "Idempotency-Key", False, _IDEMPOTENCY_TEXT))
+        parameters.append(("header", "Idempotency-Key", False, _IDEMPOTENCY_TEXT))
     if operation.writes:
-        places.append(("header", "X-Dry-Run", False, _FLAG_TEXT))
-    parameters = []
-    for location, name, required, schema in places:
+        parameters.append(("header", "X-Dry-Run", False, _FLAG_TEXT))
+    described = []
+    for location, name, required, schema in parameters:
         parameter = {"name": name, "in": location, "required": required, "schema": schema}
         text = schema.get("description") or _PARAMETERS.get(name)
-        described = {"description": text} if text else {}
-        parameters.append(parameter | described)
-    return parameters
+        described.append(parameter | ({"description": text} if text else {}))
+    return described
 
 
 _PATH_TEXT = {"type": "string", "minLength": 1}
@@ -29359,10 +29530,10 @@ _IDEMPOTENCY_TEXT = {"type": "string", "minLength": 1, "maxLength": 255, "patter
 _FLAG_TEXT = {"type": "string", "enum": ["true", "false"]}
 
 
-def _describe_answers(operation: Operation) -> dict:
-    """The answers that an operation may give, refusals included."""
-    done = _describe_answer("Done.", operation.answer, operation.answers_with)
-    answers = {str(operation.status): done}
+def _describe_responses(operation: Operation) -> dict:
+    """Describe the responses of an operation, errors included."""
+    done = _describe_response("Done.", operation.answer, operation.answers_with)
+    responses = {str(operation.status): done}
     if operation.writes:
         would = dry_run_member(operation)
         dry_run = {
@@ -29371,21 +29542,23 @@ def _describe_answers(operation: Operation) -> dict:
             "properties": {"dryRun": {"const": True}, would: _describe_dry_run(operation)},
         }
         both = [operation.answer, dry_run] if operation.status == 200 else [dry_run]
-        answers["200"] = _describe_answer("Done, or what a dry run would do.", {"anyOf": both})
+        responses["200"] = _describe_response("Done, or the result of a dry run.", {"anyOf": both})
     if operation.redirects:
-        answers["302"] = _describe_answer("It lies elsewhere; Location says where.", None)
+        responses["302"] = _describe_response("Found at the address in Location.", None)
     reading = () if operation.public else (TooMuch.status,)
-    own = _WRITE_REFUSALS if operation.method != "GET" else reading
-    statuses = [*_REFUSALS, *own, *operation.refuses]
+    own = _WRITE_ERRORS if operation.method != "GET" else reading
+    statuses = [*_COMMON_ERRORS, *own, *operation.refuses]
     for status in sorted(statuses):
-        answers[str(status)] = {"$ref": f"#/components/responses/{operation.surface.name}{status}"}
+        responses[str(status)] = {
+            "$ref": f"#/components/responses/{operation.surface.name}{status}"
+        }
     for status, schema in operation.others.items():
-        answers[str(status)] = _describe_answer(HTTPStatus(status).phrase, schema)
-    return answers
+        responses[str(status)] = _describe_response(HTTPStatus(status).phrase, schema)
+    return responses
 
 
 def _describe_dry_run(operation: Operation) -> dict:
-    """What a dry run tells: the answer, or the whole record where the answer is brief."""
+    """Return the schema of a dry run: the response, or the whole record where that is brief."""
     if not operation.brief:
         return operation.answer or {}
     resource = operation.resource
@@ -29393,9 +29566,9 @@ def _describe_dry_run(operation: Operation) -> dict:
     return operation.surface.record_schema(Named("", whole))
 
 
-def _describe_answer(meaning: str, schema: dict | None, media: str = "application/json") -> dict:
-    """One answer: what it means, the headers that all have, and its body if it has one."""
-    headers = {name: {"$ref": f"#/components/headers/{name}"} for name in _ANSWER_HEADERS}
+def _describe_response(meaning: str, schema: dict | None, media: str = "application/json") -> dict:
+    """Describe a response: its meaning, the headers of all responses, and its body if any."""
+    headers = {name: {"$ref": f"#/components/headers/{name}"} for name in _RESPONSE_HEADERS}
     first, *others = media.split()
     content = {first: {"schema": schema}} | {
         media_type: {"schema": {"type": "string"}} for media_type in others
@@ -29403,13 +29576,13 @@ def _describe_answer(meaning: str, schema: dict | None, media: str = "applicatio
     return {"description": meaning, "headers": headers, **({"content": content} if schema else {})}
 
 
-def _describe_refusals(surface: Surface) -> dict[str, dict]:
-    """The refusals of a surface's operations, by name."""
+def _describe_errors(surface: Surface) -> dict[str, dict]:
+    """Describe the error responses of an API, by name."""
     schema = {"$ref": f"#/components/schemas/{surface.name}Error"}
     own = {status for operation in surface.operations for status in operation.refuses}
     return {
-        f"{surface.name}{status}": _describe_answer(HTTPStatus(status).phrase, schema)
-        for status in (*_REFUSALS, *_WRITE_REFUSALS, *sorted(own))
+        f"{surface.name}{status}": _describe_response(HTTPStatus(status).phrase, schema)
+        for status in (*_COMMON_ERRORS, *_WRITE_ERRORS, *sorted(own))
     }
 
 
@@ -29587,7 +29760,7 @@ def _openapi_bytes() -> bytes:
 @functools.cache
 def _reference_bytes() -> bytes:
     """The reference page as it is served."""
-    return reference_page(openapi_document(), settings_list()).encode()
+    return reference_page(openapi_document(), list_settings()).encode()
 
 
 # --- Commands -----------------------------------------------------------------
@@ -30487,7 +30660,7 @@ def verify_command(chosen) -> Output:
 
 @command("doctor", _REGISTER, opens="temporary reader")
 def doctor_command(lite, chosen) -> Output:
-    """Tell versions, settings in force and the state of the file.
+    """Print versions, the settings in force and the state of the file.
 
     A file up to 64 MiB is verified as `verify` does it, a larger one in its
     structure. Exit status 1: there are faults.
@@ -30558,17 +30731,39 @@ def key_rewrap_command(lite, chosen) -> Output:
 
 
 @command("openapi", opens="", help="Print the OpenAPI document of both APIs.")
-@command("routes", opens="", help="Print every operation, a line each.")
-@command("settings", opens="", help="Print every setting, its default and what it does.")
 @command("schema", opens="", help="Print the tables as SQL.")
 def document_command(chosen) -> Output:
     """Print what is derived from the declarations."""
-    name = chosen.command.path
-    if name == "settings":
-        return Output({"settings": settings_list()}, settings_text())
-    text = {"schema": schema_sql, "routes": routes_text, "openapi": openapi_json}[name]()
-    data = json.loads(text) if name == "openapi" else {name: text}
-    return Output(data, text.rstrip("\n"))
+    if chosen.command.path == "schema":
+        return Output({"schema": schema_sql()}, schema_sql())
+    return Output(openapi_document(), openapi_json())
+
+
+@command("routes", opens="", help="Print every operation, a line each.")
+def routes_command(chosen) -> Output:
+    """Print method, path, scope, id and summary of every operation."""
+    return listing(list_routes(), "")
+
+
+@command("settings", opens="")
+def settings_command(chosen) -> Output:
+    """Print every setting, its value, default and flag, and what it does.
+
+    The values are those of this environment; of secrets only whether they are set.
+    """
+    import textwrap
+
+    current, lines, rows = Settings.read(), [], list_settings()
+    for row in rows:
+        setting = Settings.KNOWN[row["name"]]
+        row["value"] = setting.text(getattr(current, setting.name))
+        row["source"] = source = setting.source(os.environ)
+        changed = f" (from {source}; default: {row['default'] or 'none'})" if source else ""
+        names = " or ".join(filter(None, [*setting.variables, setting.flag]))
+        lines.append(f"{setting.name} = {row['value']}".rstrip() + changed)
+        for text in (row["description"], names):
+            lines += textwrap.wrap(text, 96, initial_indent="    ", subsequent_indent="    ")
+    return Output(rows, "\n".join(lines))
 
 
 # --- Commands: audit ----------------------------------------------------------

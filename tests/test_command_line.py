@@ -188,7 +188,7 @@ options:
   -h, --help          show this help message and exit
   --demo              fill an empty workspace with demo data
   --listen HOST:PORT  address and port to serve on; port 0 picks a free one
-  --threads N         threads that answer requests
+  --threads N         threads that process requests
   --accept-clock      write, though the clock is far ahead of the newest entry
   --open-factstore    let Factstore clients on this machine in without credentials
   --json              print JSON, for machines

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import html
 import json
 import os
 import re
@@ -725,39 +726,85 @@ def test_the_settings_command_and_the_reference_page_show_every_setting(lite):
     known = novantra_lite.Settings.KNOWN
 
     printed = run("novantra_lite.py", "settings").stdout
-    listed = json.loads(run("novantra_lite.py", "settings", "--json").stdout)["settings"]
-    page = lite.client().get("/docs").body.decode()
+    listed = json.loads(run("novantra_lite.py", "settings", "--json").stdout)
+    page = html.unescape(re.sub("<[^>]+>", "", lite.client().get("/docs").body.decode()))
 
     assert [setting["name"] for setting in listed] == list(known)
-    assert listed[0] == {
-        "name": "connection_limit",
-        "variable": "NOVANTRA_LITE_CONNECTION_LIMIT",
-        "default": "4096",
-        "description": "Connections at once; beyond it the one that has asked nothing longest is "
-        "closed.",
+    words = " ".join(printed.split())
+    for setting in listed:
+        name, variable = setting["name"], setting["variables"][0]
+        assert variable == f"NOVANTRA_LITE_{name.upper()}"
+        assert setting["description"] == known[name].explanation
+        assert f"{name} = {setting['default']}".rstrip() in printed.splitlines()
+        assert " ".join(setting["description"].split()) in words
+        assert re.search(rf"^ {{4}}{variable}\b", printed, re.M)
+        assert f"{name}\n{setting['default']}\n{setting['description'].replace('`', '')}" in page
+
+
+def test_the_settings_command_says_what_is_in_force_and_prints_no_secret():
+    variables = {"NOVANTRA_LITE_LISTEN": "0.0.0.0:80", "VAULT_TOKEN": "hvs.secret"}
+
+    done = run("novantra_lite.py", "settings", **variables)
+    listed = json.loads(run("novantra_lite.py", "settings", "--json", **variables).stdout)
+    wrong = run("novantra_lite.py", "settings", NOVANTRA_LITE_THREADS="many")
+
+    lines = done.stdout.splitlines()
+    assert "listen = 0.0.0.0:80 (from NOVANTRA_LITE_LISTEN; default: 127.0.0.1:8080)" in lines
+    assert "vault_token = (set) (from VAULT_TOKEN; default: none)" in lines
+    assert "hvs.secret" not in done.stdout + json.dumps(listed)
+    by_name = {setting["name"]: setting for setting in listed}
+    assert by_name["listen"] == {
+        "name": "listen",
+        "variables": ["NOVANTRA_LITE_LISTEN"],
+        "flag": "serve --listen",
+        "default": "127.0.0.1:8080",
+        "description": "Address and port to serve on; port 0 picks a free one.",
+        "value": "0.0.0.0:80",
+        "source": "NOVANTRA_LITE_LISTEN",
     }
-    assert printed.startswith(
-        "NOVANTRA_LITE_CONNECTION_LIMIT=4096\n    Connections at once; beyond"
-    )
-    for name in known:
-        assert f"NOVANTRA_LITE_{name.upper()}=" in printed
-        assert f'<th scope="row"><code>{name}</code>' in page
+    assert by_name["threads"]["source"] == ""
+    assert (wrong.returncode, wrong.stdout) == (1, "")
+    assert wrong.stderr.endswith("The setting threads needs a number, not 'many'.\n")
 
 
-def test_the_routes_command_shows_every_operation_with_its_summary():
-    printed = run("novantra_lite.py", "routes").stdout.splitlines()
+def test_the_flags_of_settings_are_options_of_the_commands():
+    flags = {name: setting.flag for name, setting in novantra_lite.Settings.KNOWN.items()}
+
+    for flag in filter(None, flags.values()):
+        words, option = flag.rpartition("--")[0].split() or ["verify"], flag.split()[-1]
+        assert option in run("novantra_lite.py", *words, "--help").stdout.split()
+    options = {
+        options["dest"]
+        for command in novantra_lite.COMMANDS.values()
+        for _, options in command.arguments
+        if options.get("dest") in flags
+    }
+    assert options == {name for name, flag in flags.items() if " " in flag}
+
+
+def test_the_routes_command_and_the_reference_page_show_every_operation(lite):
+    head, *printed = run("novantra_lite.py", "routes").stdout.splitlines()
+    listed = json.loads(run("novantra_lite.py", "routes", "--json").stdout)
     document = json.loads(run("novantra_lite.py", "openapi").stdout)
+    page = lite.client().get("/docs").body.decode()
 
-    operations = [
-        [method.upper(), path, operation["operationId"], operation["summary"]]
+    operations = {
+        (method.upper(), path): operation
         for path, item in document["paths"].items()
         for method, operation in item.items()
-        if not operation.get("x-setting")
-    ]
-    shown = [re.split(r" {1,}", line, maxsplit=4) for line in printed]
+    }
     assert len(operations) > 280
-    for method, path, id, summary in operations:
-        assert [[id, summary]] == [words[3:] for words in shown if words[:2] == [method, path]]
+    assert {(route["method"], route["path"]) for route in listed} == operations.keys()
+    assert head.split() == ["Method", "Path", "Scope", "Id", "Summary"]
+    column = head.index("Path")
+    assert {line.find("/") for line in printed} == {column}
+    for route, line in zip(listed, printed, strict=True):
+        operation = operations[route["method"], route["path"]]
+        assert (route["id"], route["summary"]) == (operation["operationId"], operation["summary"])
+        assert route["scope"] == operation.get("x-scope", "")
+        words = [route["method"], route["path"], route["scope"] or "-", route["id"]]
+        assert line.split(maxsplit=4) == [*words, route["summary"]]
+        assert f'<div class="body" id="{route["id"]}">' in page
 
 
 def test_the_readme_is_short():

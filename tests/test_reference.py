@@ -13,9 +13,11 @@ import pytest
 from novantra_lite import (
     REFERENCE_CSP,
     REFERENCE_STYLE,
+    RESOURCES,
     ReferencePage,
     Server,
     every_operation,
+    openapi_document,
     reference_page,
 )
 
@@ -329,6 +331,18 @@ def test_every_example_of_the_served_page_is_a_command_that_a_shell_reads(served
     checked = subprocess.run(["sh", "-n"], input="\n".join(examples), text=True)
     assert len(examples) == len(every_operation()) + 1
     assert checked.returncode == 0
+
+
+def test_a_chapter_begins_with_the_guides_of_its_resources(lite):
+    page, document = lite.client().get("/docs").body.decode(), openapi_document()
+
+    guides = {tag["name"]: tag["description"] for tag in document["tags"] if "description" in tag}
+    own = [guide for each in RESOURCES if (guide := vars(type(each)).get("guide"))]
+    assert sum(guide in text for guide in own for text in guides.values()) == len(own) > 20
+    for name in guides:
+        assert re.search(f"<h2>{name}</h2><p>", page)
+    # Code may be wrapped, and no backtick is left over.
+    assert "`" not in re.sub("<(pre|script|style)>.*?</\\1>", "", page, flags=re.S)
 
 
 def test_the_root_leads_to_the_page(lite):
