@@ -27171,11 +27171,18 @@ class _HeadTask:
         super().write(data)
 
 
-def task_for(channel: Any, request: Any) -> Any:
-    """What answers a request: the application, with its body or by its head alone."""
+@functools.cache
+def _task_classes() -> tuple[type, type]:
+    """The classes of tasks: for a whole request, and for its head alone."""
     from waitress.task import WSGITask
 
-    return (over(_HeadTask, WSGITask) if request.state else WSGITask)(channel, request)
+    return WSGITask, over(_HeadTask, WSGITask)
+
+
+def task_for(channel: Any, request: Any) -> Any:
+    """Return the task that answers a request: with its body, or by its head alone."""
+    whole, head = _task_classes()
+    return (head if request.state else whole)(channel, request)
 
 
 # --- Server connections -------------------------------------------------------
