@@ -37,10 +37,10 @@ Contents
         Rego engine, Policy archives, Policy bundles, Policy decisions, Policy bundles at the gate,
         Policy demands, Gate, Users, Service accounts, API key management, Members,
         Identity providers, Single sign-on, Signing in, Identity tokens, Security scans,
-        Regulatory frameworks, Compliance assessments, Regulatory reports, Evidence documents,
-        Evidence vault, Vault requests, HashiCorp Vault, Audit log, Search, Reports,
-        Incoming webhooks, Incoming events, Slack, Slack commands, Slack requests, Atlassian, Jira,
-        Jira tickets, Confluence, Chain, Ledger, Hub templates, Audit packages
+        Regulatory frameworks, Compliance assessments, HTML pages, Regulatory reports,
+        Evidence documents, Evidence vault, Vault requests, HashiCorp Vault, Audit log, Search,
+        Reports, Incoming webhooks, Incoming events, Slack, Slack commands, Slack requests,
+        Atlassian, Jira, Jira tickets, Confluence, Chain, Ledger, Hub templates, Audit packages
     Part V    Application   Rows, OSCAL, Opening workspaces, Imports, Collections, Demo vocabulary,
         Demo plans, Demo records, Demo data, Demo delivery, WSGI application, Clients,
         Server requests, Server connections, Turns, Listeners, Servers, Key rotation,
@@ -4665,6 +4665,7 @@ class Operation:
         if unknown := options.keys() - Operation.__annotations__.keys():
             raise TypeError(f"An operation has no {', '.join(sorted(unknown))}.")
         vars(self).update(options, resource=resource, name=name)
+        self.answer = _answer_schema(resource.surface, self.answer)
 
     @property
     def surface(self) -> Surface:
@@ -4706,6 +4707,23 @@ def route(line: str, **options: Any) -> Callable:
         return function
 
     return mark
+
+
+class Named(NamedTuple):
+    """Stands for a resource where only the names of its record matter."""
+
+    noun: str
+    schema_name: str
+
+
+def _answer_schema(surface: Surface, answer: str | list | dict | None) -> dict | None:
+    """Return the JSON schema of an answer: of a record by the name of its schema, of a list by the
+    name in brackets, or as it was declared."""
+    if isinstance(answer, str):
+        return surface.record_schema(Named("", answer))
+    if isinstance(answer, list):
+        return surface.page_schema(Named("", *answer))
+    return answer
 
 
 class Resource:
@@ -4861,13 +4879,6 @@ class Resource:
 
 
 RESOURCES: list[Resource] = []
-
-
-class Named(NamedTuple):
-    """Stands for a resource where only the names of its record matter."""
-
-    noun: str
-    schema_name: str
 
 
 # === Part II: Records of every write ==========================================
@@ -11514,10 +11525,7 @@ class SecurityThresholds(
 ):
     """The limits that security scans of a flow are held against."""
 
-    @route(
-        "GET /api/v1/flows/{flowId}/security-thresholds",
-        answer=FACTSTORE.record_schema(Named("", "SecurityThresholdResponse")),
-    )
+    @route("GET /api/v1/flows/{flowId}/security-thresholds", answer="SecurityThresholdResponse")
     def get_security_thresholds(self, context, key):
         """Get the scan limits of a flow."""
         threshold = SecurityThreshold.seek(flow=key)
@@ -11533,7 +11541,7 @@ class SecurityThresholds(
             name="SetSecurityThresholdRequest",
         ),
         status=201,
-        answer=FACTSTORE.record_schema(Named("", "SecurityThresholdResponse")),
+        answer="SecurityThresholdResponse",
     )
     def set_security_thresholds(self, context, key):
         """Create or overwrite the scan limits of a flow; what is left out gets its default."""
@@ -11602,10 +11610,7 @@ class Notifications(
         """Count the notifications that nobody has read."""
         return {"count": _NOTIFICATIONS.count({"is_read": False})}
 
-    @route(
-        "POST /api/v1/notifications/{notificationId}/read",
-        answer=FACTSTORE.one_schema("NotificationResponse"),
-    )
+    @route("POST /api/v1/notifications/{notificationId}/read", answer="NotificationResponse")
     def mark_notification_read(self, context, key):
         """Mark a notification as read."""
         notification = Notification.fetch(key)
@@ -12590,15 +12595,13 @@ class TrailsV2(
         *_TRAIL_COLUMNS, **_TRAIL_COMMIT, aliases=_TRAIL_ALIASES, name="CreateTrailCommand"
     )
 
-    @route("GET /api/v2/flows/{flowId}/trails", answer=FACTSTORE.array_schema("TrailView"))
+    @route("GET /api/v2/flows/{flowId}/trails", answer=["TrailView"])
     def list_trails_for_flow_v2(self, context, flow):
         """List all trails of a flow."""
         Flow.fetch(flow)
         return FACTSTORE.array(context, self.listing, {"flow": flow})
 
-    @route(
-        "GET /api/v2/trails/{trailId}/audit", answer=FACTSTORE.array_schema("AuditEventResponse")
-    )
+    @route("GET /api/v2/trails/{trailId}/audit", answer=["AuditEventResponse"])
     def list_trail_audit_events_v2(self, context, key):
         """List the audit events of a trail, newest first."""
         return FACTSTORE.array(context, _TRAIL_EVENTS, {"trail_id": key})
@@ -12707,7 +12710,7 @@ name the same artifact.
             name="CreateArtifactRequest",
         ),
         status=201,
-        answer=FACTSTORE.one_schema("ArtifactResponse"),
+        answer="ArtifactResponse",
     )
     def report_artifact(self, context, key):
         """Record an artifact on a trail; unless it is said, whoever calls has reported it."""
@@ -12733,9 +12736,7 @@ name the same artifact.
 class ArtifactsV2(Artifacts, tag="V2 Artifacts"):
     """The same artifacts, with short answers to what is written."""
 
-    @route(
-        "GET /api/v2/trails/{trailId}/artifacts", answer=FACTSTORE.array_schema("ArtifactResponse")
-    )
+    @route("GET /api/v2/trails/{trailId}/artifacts", answer=["ArtifactResponse"])
     def list_trail_artifacts_v2(self, context, key):
         """List the artifacts of a trail."""
         return self.list_trail_artifacts(context, key)
@@ -13232,7 +13233,7 @@ The source is the one that the statement names, with the commit of the dependenc
 
     @route(
         "GET /api/v1/trails/{trailId}/artifacts/{artifactId}/provenance",
-        answer=FACTSTORE.one_schema("BuildProvenanceResponse"),
+        answer="BuildProvenanceResponse",
     )
     def get_provenance(self, context, trail, key):
         """Get the provenance of an artifact."""
@@ -13242,7 +13243,7 @@ The source is the one that the statement names, with the commit of the dependenc
         "POST /api/v1/trails/{trailId}/artifacts/{artifactId}/provenance",
         body=_PROVENANCE,
         status=201,
-        answer=FACTSTORE.one_schema("BuildProvenanceResponse"),
+        answer="BuildProvenanceResponse",
     )
     def record_provenance(self, context, trail, key):
         """Attach build provenance to an artifact, once.
@@ -13275,10 +13276,7 @@ The source is the one that the statement names, with the commit of the dependenc
             "message": message,
         }
 
-    @route(
-        "GET /api/v1/artifacts/{artifactKey}/provenance",
-        answer=FACTSTORE.one_schema("BuildProvenanceResponse"),
-    )
+    @route("GET /api/v1/artifacts/{artifactKey}/provenance", answer="BuildProvenanceResponse")
     def get_provenance_by_digest(self, context, digest):
         """Get the provenance of the first artifact with a digest."""
         return self.provenance_of(first_artifact(digest))
@@ -13296,7 +13294,7 @@ class ProvenanceV2(Provenance, tag="V2 Artifacts"):
 
     @route(
         "GET /api/v2/trails/{trailId}/artifacts/{artifactId}/provenance",
-        answer=FACTSTORE.one_schema("BuildProvenanceResponse"),
+        answer="BuildProvenanceResponse",
     )
     def get_provenance_v2(self, context, trail, key):
         """Get the provenance of an artifact."""
@@ -13306,7 +13304,7 @@ class ProvenanceV2(Provenance, tag="V2 Artifacts"):
         "POST /api/v2/trails/{trailId}/artifacts/{artifactId}/provenance",
         body=_PROVENANCE,
         status=201,
-        answer=FACTSTORE.one_schema("BuildProvenanceResponse"),
+        answer="BuildProvenanceResponse",
     )
     def record_provenance_v2(self, context, trail, key):
         """Attach build provenance to an artifact, once.
@@ -13324,10 +13322,7 @@ class ProvenanceV2(Provenance, tag="V2 Artifacts"):
         """Check the signature of an artifact's provenance, with a key of the caller's or ours."""
         return self.verify_provenance(context, trail, key)
 
-    @route(
-        "GET /api/v2/artifacts/{artifactKey}/provenance",
-        answer=FACTSTORE.one_schema("BuildProvenanceResponse"),
-    )
+    @route("GET /api/v2/artifacts/{artifactKey}/provenance", answer="BuildProvenanceResponse")
     def get_provenance_by_digest_v2(self, context, digest):
         """Get the provenance of the first artifact with a digest."""
         return self.get_provenance_by_digest(context, digest)
@@ -13417,7 +13412,7 @@ class Attestations(
         id="recordAttestation",
         body=_NEW_ATTESTATION,
         status=201,
-        answer=FACTSTORE.one_schema("AttestationResponse"),
+        answer="AttestationResponse",
     )
     def create(self, context, trail):
         """Record an attestation on a trail."""
@@ -13435,7 +13430,7 @@ class Attestations(
             name="CreateAttestationByBodyRequest",
         ),
         status=201,
-        answer=FACTSTORE.one_schema("AttestationResponse"),
+        answer="AttestationResponse",
     )
     def record_attestation_by_body(self, context):
         """Record an attestation on the trail that the body names."""
@@ -13457,7 +13452,7 @@ class AttestationsV2(Attestations, tag="V2 Attestations"):
     @route(
         "GET /api/v2/trails/{trailId}/attestations",
         id="listAttestationsV2",
-        answer=FACTSTORE.array_schema("AttestationResponse"),
+        answer=["AttestationResponse"],
     )
     def list(self, context, trail):
         """List all attestations of a trail."""
@@ -13489,7 +13484,7 @@ class AttestationsV2(Attestations, tag="V2 Attestations"):
         "POST /api/v2/attestations/{org}/{flow}/{trail}/{artifactFingerprint}",
         body=_NEW_ATTESTATION,
         status=201,
-        answer=FACTSTORE.one_schema("AttestationResponse"),
+        answer="AttestationResponse",
     )
     def record_attestation_by_path_v2(self, context, slug, flow, trail, fingerprint):
         """Record an attestation of an artifact, by organisation, name of flow, and trail."""
@@ -14978,7 +14973,7 @@ class EvidenceUploads(Factstore, model=EvidenceFile, tag="Attestations"):
     @route(
         "POST /api/v1/trails/{trailId}/attestations/{attestationId}/evidence",
         **_UPLOADING,
-        answer=FACTSTORE.one_schema("EvidenceFileResponse"),
+        answer="EvidenceFileResponse",
     )
     def upload_evidence(self, context, trail, key):
         """Upload an evidence file for an attestation; some types read their status out of it.
@@ -15312,7 +15307,7 @@ and no member that says that it failed.
         id="reportCoverage",
         body=_COVERAGE,
         status=201,
-        answer=FACTSTORE.one_schema("CoverageReportResponse"),
+        answer="CoverageReportResponse",
     )
     def create(self, context, trail):
         """Report the coverage of a trail, and attest whether it is enough.
@@ -15779,7 +15774,7 @@ _PULL_REQUEST = MappingProxyType(
             name="CreatePrAttestationRequest",
         ),
         "status": 201,
-        "answer": FACTSTORE.one_schema("AttestationResponse"),
+        "answer": "AttestationResponse",
         "before": "look_up",
         "refuses": (502,),
     }
@@ -16006,7 +16001,7 @@ approval whose requester is not on record (an import, an older version) takes `f
             demanded="trailId",
             name="CreateApprovalRequest",
         ),
-        answer=FACTSTORE.one_schema("ApprovalResponse"),
+        answer="ApprovalResponse",
         would="wouldCreate",
     )
     def request_approval(self, context, key):
@@ -16041,20 +16036,12 @@ class ApprovalDecisions(
 
     said = Schema.of(ApprovalDecision, "approver_identity comments", name="ApprovalDecisionRequest")
 
-    @route(
-        "POST /api/v1/approvals/{approvalId}/approve",
-        body=said,
-        answer=FACTSTORE.one_schema("ApprovalResponse"),
-    )
+    @route("POST /api/v1/approvals/{approvalId}/approve", body=said, answer="ApprovalResponse")
     def approve_approval(self, context, key):
         """Add an approving decision to an approval."""
         return self.decide(context, key, approve)
 
-    @route(
-        "POST /api/v1/approvals/{approvalId}/reject",
-        body=said,
-        answer=FACTSTORE.one_schema("ApprovalResponse"),
-    )
+    @route("POST /api/v1/approvals/{approvalId}/reject", body=said, answer="ApprovalResponse")
     def reject_approval(self, context, key):
         """Reject an approval, which ends it."""
         return self.decide(context, key, reject)
@@ -16808,7 +16795,7 @@ class EnvironmentSnapshots(
             name="RecordSnapshotRequest",
         ),
         status=201,
-        answer=FACTSTORE.one_schema("EnvironmentSnapshotResponse"),
+        answer="EnvironmentSnapshotResponse",
         before="cover",
     )
     def record_snapshot(self, context, key):
@@ -16835,7 +16822,7 @@ class EnvironmentSnapshots(
 
     @route(
         "GET /api/v1/environments/{environmentId}/snapshots/latest",
-        answer=FACTSTORE.one_schema("EnvironmentSnapshotResponse"),
+        answer="EnvironmentSnapshotResponse",
     )
     def get_latest_snapshot(self, context, key):
         """Get the snapshot of an environment with the highest index."""
@@ -16843,7 +16830,7 @@ class EnvironmentSnapshots(
 
     @route(
         "GET /api/v1/environments/{environmentId}/snapshots/{index}",
-        answer=FACTSTORE.one_schema("EnvironmentSnapshotResponse"),
+        answer="EnvironmentSnapshotResponse",
     )
     def get_snapshot(self, context, key, index):
         """Get one snapshot of an environment by its index."""
@@ -16895,7 +16882,7 @@ class Baselines(
             Baseline, "snapshot_id approved_by description", name="CreateBaselineRequest"
         ),
         status=201,
-        answer=FACTSTORE.one_schema("BaselineResponse"),
+        answer="BaselineResponse",
     )
     def create_baseline(self, context, key):
         """Make a snapshot the active baseline of an environment."""
@@ -16904,10 +16891,7 @@ class Baselines(
         note_drift(environment, EnvironmentSnapshot.last(environment=key))
         return baseline
 
-    @route(
-        "GET /api/v1/environments/{environmentId}/baselines/current",
-        answer=FACTSTORE.one_schema("BaselineResponse"),
-    )
+    @route("GET /api/v1/environments/{environmentId}/baselines/current", answer="BaselineResponse")
     def get_current_baseline(self, context, key):
         """Get the active baseline of an environment."""
         return _active_baseline(key)
@@ -16924,10 +16908,7 @@ def _active_baseline(key: str) -> Baseline:
 class DriftReports(Factstore, model=DriftReport, tag="Environments"):
     """How far environments are from their baselines."""
 
-    @route(
-        "GET /api/v1/environments/{environmentId}/drift",
-        answer=FACTSTORE.one_schema("DriftReportResponse"),
-    )
+    @route("GET /api/v1/environments/{environmentId}/drift", answer="DriftReportResponse")
     def check_drift(self, context, key):
         """Tell how the latest snapshot of an environment differs from its baseline."""
         baseline = _active_baseline(key)
@@ -17007,7 +16988,7 @@ class Allowlist(
     @route(
         "GET /api/v1/environments/{environmentId}/allowlist",
         id="listAllowlistEntries",
-        answer=FACTSTORE.array_schema("AllowlistEntryResponse"),
+        answer=["AllowlistEntryResponse"],
     )
     def list(self, context, key):
         """List the allow-list of an environment, removed and expired entries included."""
@@ -17022,7 +17003,7 @@ class Allowlist(
             name="CreateAllowlistEntryRequest",
         ),
         status=201,
-        answer=FACTSTORE.one_schema("AllowlistEntryResponse"),
+        answer="AllowlistEntryResponse",
     )
     def add_allowlist_entry(self, context, key):
         """Add an entry to the allow-list of an environment."""
@@ -17034,7 +17015,7 @@ class Allowlist(
 
     @route(
         "DELETE /api/v1/environments/{environmentId}/allowlist/{entryId}",
-        answer=FACTSTORE.one_schema("AllowlistEntryResponse"),
+        answer="AllowlistEntryResponse",
     )
     def remove_allowlist_entry(self, context, key, entry_id):
         """Mark an entry of the allow-list of an environment as removed."""
@@ -17180,7 +17161,7 @@ class LogicalEnvironments(
 
     @route(
         "POST /api/v1/logical-environments/{logicalEnvironmentId}/members/{physicalEnvironmentId}",
-        answer=FACTSTORE.one_schema("LogicalEnvironmentResponse"),
+        answer="LogicalEnvironmentResponse",
     )
     def add_logical_environment_member(self, context, key, member):
         """Add an environment to a logical one."""
@@ -18797,9 +18778,7 @@ numbers, or use `round`.
             syntax=syntax,
         )
 
-    @route(
-        "PUT /api/v1/opa/bundles/{bundleId}/activate", answer=FACTSTORE.one_schema("BundleResponse")
-    )
+    @route("PUT /api/v1/opa/bundles/{bundleId}/activate", answer="BundleResponse")
     def activate_policy_bundle(self, context, key):
         """Make a policy bundle decide, instead of an active one; if bound, of one of its name."""
         bundle = self.find(key)
@@ -18975,7 +18954,7 @@ class PolicyDecisions(
             artifact_digest=Digest(null=True),
             name="EvaluatePolicyRequest",
         ),
-        answer=FACTSTORE.one_schema("PolicyDecisionResponse"),
+        answer="PolicyDecisionResponse",
         before="ask",
     )
     def evaluate_policy(self, context):
@@ -19437,7 +19416,7 @@ class Gate(Factstore, model=GateResult, tag="Gate"):
             aliases={"artifactDigest": "artifactSha256", "targetEnvironment": "environment"},
             name="GateEvaluateRequest",
         ),
-        answer=FACTSTORE.one_schema("GateEvaluateResponse"),
+        answer="GateEvaluateResponse",
         before="decide",
     )
     def evaluate_gate(self, context):
@@ -19474,7 +19453,7 @@ class Gate(Factstore, model=GateResult, tag="Gate"):
     @route(
         "GET /api/v1/gate/results",
         query=Filters(environment=Text(), limit=_Newest(1, 2**31 - 1)),
-        answer=FACTSTORE.array_schema("GateEvaluateResponse"),
+        answer=["GateEvaluateResponse"],
     )
     def list_gate_results(self, context):
         """List what the gate decided, of one environment (by name or id) where one is named."""
@@ -19571,10 +19550,7 @@ class ServiceAccounts(
         FactstoreServiceAccount, "name description", name="UpdateServiceAccountRequest"
     )
 
-    @route(
-        "GET /api/v1/service-accounts/{serviceAccountId}/api-keys",
-        answer=FACTSTORE.array_schema("ApiKeyResponse"),
-    )
+    @route("GET /api/v1/service-accounts/{serviceAccountId}/api-keys", answer=["ApiKeyResponse"])
     def list_service_account_api_keys(self, context, key):
         """List the API keys of a service account, ended ones too."""
         return context.workspace.api_keys.list(owner_id=self.find(key).id)
@@ -19626,7 +19602,7 @@ accounts keep working when the admin who made them leaves: replace them. The ent
         owner_type = context.body["owner_type"]
         return make_key(context, _OWNERS[owner_type].fetch(context.body["owner_id"]).id, owner_type)
 
-    @route("GET /api/v1/api-keys/owners/{ownerId}", answer=FACTSTORE.array_schema("ApiKeyResponse"))
+    @route("GET /api/v1/api-keys/owners/{ownerId}", answer=["ApiKeyResponse"])
     def list_api_keys_of_owner(self, context, owner_id):
         """List the API keys of an owner, who may be gone, ended ones too."""
         return context.workspace.api_keys.list(owner_id=owner_id)
@@ -20822,7 +20798,7 @@ PENDING. A token that its issuer's keys do not verify is rejected.
             Attestation, "trail org_slug", token=Text(100_000, 1), name="OidcAttestationRequest"
         ),
         status=201,
-        answer=FACTSTORE.one_schema("AttestationResponse"),
+        answer="AttestationResponse",
         before="verify",
     )
     def create(self, context):
@@ -21056,7 +21032,7 @@ The metrics count a scan as its attestation.
             name="RecordSecurityScanRequest",
         ),
         status=201,
-        answer=FACTSTORE.one_schema("SecurityScanResponse"),
+        answer="SecurityScanResponse",
     )
     def create(self, context, trail):
         """Record what a scanner found, by severity; the flow's thresholds say how that ends.
@@ -21250,7 +21226,7 @@ class RegulatoryControls(
             name="CreateControlRequest",
         ),
         status=201,
-        answer=FACTSTORE.one_schema("ControlResponse"),
+        answer="ControlResponse",
     )
     def add_regulatory_control(self, context, framework):
         """Add a control to the end of a framework."""
@@ -21396,7 +21372,7 @@ class ComplianceAssessments(
             ComplianceAssessment, "framework trail_id org_slug", name="AssessTrailRequest"
         ),
         status=201,
-        answer=FACTSTORE.one_schema("AssessmentResponse"),
+        answer="AssessmentResponse",
     )
     def assess_trail(self, context):
         """Score a trail against a framework, and keep the result."""
@@ -21463,39 +21439,59 @@ class ChainOfCustody(Factstore, tag="Compliance"):
         return join_members(members)
 
 
+# --- HTML pages ---------------------------------------------------------------
+# The shell that the reports and the reference page share; both load nothing else.
+
+PAGE_STYLE = """
+:root { color-scheme: light dark; --page: #fff; --text: #1c2027; --muted: #565e6b; --line: #dfe3e8;
+  --panel: #f5f6f8; --link: #1d4fa3; --good: #1f6b3a; --put: #8a4b08; --half: #e0a83c;
+  --bad: #ad1f2d }
+@media screen and (prefers-color-scheme: dark) { :root { --page: #14161a; --text: #e3e6eb;
+  --muted: #a3abb8; --line: #30353e; --panel: #1d2026; --link: #94b8ff; --good: #7fcf9a;
+  --put: #e5b46c; --half: #b5791f; --bad: #ff9a9f } }
+* { box-sizing: border-box; border: 0 solid var(--line) }
+body { margin: 0; background: var(--page); color: var(--text);
+  font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif }
+h1 { margin: 0; font-size: 1.75rem } h2 { margin: 2.5rem 0 .75rem; font-size: 1.25rem }
+code, pre, h3 b { font: .9em/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace }
+table { width: 100%; border-collapse: collapse; font-size: .875rem }
+th, td { border-bottom-width: 1px; text-align: left; vertical-align: top }
+"""
+
+
+def html_page(title: str, style: str, body: str) -> str:
+    """A whole HTML page; the title and the body are escaped already."""
+    return f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>{style}</style></head><body>{body}</body></html>"""
+
+
 # --- Regulatory reports -------------------------------------------------------
 # The report as JSON for machines, and as a page that a browser shows and prints by itself.
 
-REPORT_STYLE = """
-:root { color-scheme: light dark; --page: #fff; --text: #1c2027; --muted: #565e6b; --line: #dfe3e8;
-  --panel: #f5f6f8; --full: #1f6b3a; --half: #e0a83c; --none: #ad1f2d }
-@media screen and (prefers-color-scheme: dark) { :root { --page: #14161a; --text: #e3e6eb;
-  --muted: #a3abb8; --line: #30353e; --panel: #1d2026; --full: #7fcf9a; --half: #b5791f;
-  --none: #ff9a9f } }
-* { box-sizing: border-box; print-color-adjust: exact; -webkit-print-color-adjust: exact }
-body { margin: 0 auto; padding: 2rem 1.25rem; max-width: 68rem; background: var(--page);
-  color: var(--text); overflow-wrap: anywhere;
-  font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif }
-h1 { margin: 0; font-size: 1.75rem } h2 { margin: 2.5rem 0 .75rem; font-size: 1.25rem }
+REPORT_STYLE = (
+    PAGE_STYLE
+    + """
+* { print-color-adjust: exact; -webkit-print-color-adjust: exact }
+body { margin: 0 auto; padding: 2rem 1.25rem; max-width: 68rem; overflow-wrap: anywhere }
 p { margin: .4rem 0; max-width: 44rem } .muted, dt, thead { color: var(--muted); font-weight: 400 }
 dl { display: flex; flex-wrap: wrap; gap: .5rem 2rem; margin: 1rem 0 } dd { margin: 0 }
-code { font: .875em/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace }
 figure { margin: 1rem 0 } figcaption { display: flex; flex-wrap: wrap; gap: .25rem 1.5rem }
 .bar { display: block; width: 100%; height: .875rem }
 figure .bar { height: 2rem; margin-bottom: .4rem }
 .key { width: .75rem; height: .75rem; margin-right: .4rem } .rest { fill: var(--panel) }
-.full { fill: var(--full) } .half { fill: var(--half) }
-.none { fill: var(--page); stroke: var(--none); stroke-width: 2; vector-effect: non-scaling-stroke }
-.scroll { overflow-x: auto } @media screen { table { min-width: 40rem } } table {
-  width: 100%; border-collapse: collapse; font-size: .875rem }
-th, td { padding: .4rem 0 .4rem 1rem; border-bottom: 1px solid var(--line); text-align: left;
-  vertical-align: top } th { font-weight: 600 } .number { text-align: right } .share { width: 30% }
-tr > :first-child { padding-left: 0 } thead { overflow-wrap: normal }
-.good { color: var(--full) } .bad { color: var(--none) } td ul { margin: 0; padding: 0 0 0 1rem }
+.full { fill: var(--good) } .half { fill: var(--half) }
+.none { fill: var(--page); stroke: var(--bad); stroke-width: 2; vector-effect: non-scaling-stroke }
+.scroll { overflow-x: auto } @media screen { table { min-width: 40rem } }
+th, td { padding: .4rem 0 .4rem 1rem } th { font-weight: 600 } .number { text-align: right }
+.share { width: 30% } tr > :first-child { padding-left: 0 } thead { overflow-wrap: normal }
+.good { color: var(--good) } .bad { color: var(--bad) } td ul { margin: 0; padding: 0 0 0 1rem }
 @page { margin: 16mm } @media print { html { font-size: 9.5pt } .scroll { overflow: visible }
   body { padding: 0; max-width: none } tr, figure, dl { break-inside: avoid }
   h2, h2 + p { break-after: avoid } }
 """
+)
 _STYLE_HASH = base64.b64encode(hashlib.sha256(REPORT_STYLE.encode()).digest()).decode()
 REPORT_CSP = (
     f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'; form-action 'none'; "
@@ -21615,10 +21611,7 @@ def regulatory_page(framework: dict, assessments: Sequence[dict], generated_at: 
     rows = map(_print_assessment, assessments)
     history = _print_table("Assessments", looks, rows) if assessments else "<p>None so far.</p>"
     name, version = escape(framework["name"]), escape(framework["version"])
-    return f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>{name} {version}: regulatory report</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>{REPORT_STYLE}</style></head><body><main>
+    body = f"""<main>
 <p class="muted">Regulatory report</p><h1><bdi>{name}</bdi></h1>
 <p>{escape(framework["description"] or "")}</p><dl>
 <div><dt>Version</dt><dd>{version}</dd></div>
@@ -21629,7 +21622,8 @@ def regulatory_page(framework: dict, assessments: Sequence[dict], generated_at: 
 <h2>Coverage</h2><p class="muted">Every control, held against the newest assessment of each
 trail.</p>{_draw_coverage(sum(counts, Counter()))}
 {controls}<h2>Assessments</h2><p class="muted">All that are stored, oldest first.</p>
-{history}</main></body></html>"""
+{history}</main>"""
+    return html_page(f"{name} {version}: regulatory report", REPORT_STYLE, body)
 
 
 _FRAMEWORK_ASSESSMENTS = Array(
@@ -23203,9 +23197,7 @@ class SlackConfigs(
 ):
     """The places of organisations in Slack: one each, without the secrets."""
 
-    @route(
-        "GET /api/v1/organisations/{slug}/slack", answer=FACTSTORE.one_schema("SlackConfigResponse")
-    )
+    @route("GET /api/v1/organisations/{slug}/slack", answer="SlackConfigResponse")
     def get_slack_config(self, context, slug):
         """Get the Slack settings of an organisation."""
         return SlackConfig.of(organisation_slug(slug))
@@ -23215,7 +23207,7 @@ class SlackConfigs(
         body=Schema.of(
             SlackConfig, "bot_token signing_secret channel approvers", name="ConfigureSlackRequest"
         ),
-        answer=FACTSTORE.one_schema("SlackConfigResponse"),
+        answer="SlackConfigResponse",
     )
     def configure_slack(self, context, slug):
         """Store the Slack settings of an organisation, instead of those before."""
@@ -23876,9 +23868,7 @@ class JiraConnections(
 ):
     """The connection to Jira, without its token."""
 
-    @route(
-        "GET /api/v1/integrations/jira/config", answer=FACTSTORE.one_schema("JiraConfigResponse")
-    )
+    @route("GET /api/v1/integrations/jira/config", answer="JiraConfigResponse")
     def get_jira_config(self, context):
         """Get the connection to Jira."""
         return JiraConnection.stored()
@@ -23890,7 +23880,7 @@ class JiraConnections(
             "base_url username api_token default_project_key",
             name="JiraConfigRequest",
         ),
-        answer=FACTSTORE.one_schema("JiraConfigResponse"),
+        answer="JiraConfigResponse",
         **KEPT,
     )
     def save_jira_config(self, context):
@@ -24117,10 +24107,7 @@ class ConfluenceConnections(
 ):
     """The connection to Confluence, without its token."""
 
-    @route(
-        "GET /api/v1/integrations/confluence/config",
-        answer=FACTSTORE.one_schema("ConfluenceConfigResponse"),
-    )
+    @route("GET /api/v1/integrations/confluence/config", answer="ConfluenceConfigResponse")
     def get_confluence_config(self, context):
         """Get the connection to Confluence."""
         return ConfluenceConnection.stored()
@@ -24132,7 +24119,7 @@ class ConfluenceConnections(
             "base_url username api_token default_space_key",
             name="ConfluenceConfigRequest",
         ),
-        answer=FACTSTORE.one_schema("ConfluenceConfigResponse"),
+        answer="ConfluenceConfigResponse",
         **KEPT,
     )
     def save_confluence_config(self, context):
@@ -24613,11 +24600,7 @@ class HubTemplates(Factstore, tag="Hub"):
         """Get one of the templates that the product brings along."""
         return self.find(key).json()
 
-    @route(
-        "POST /api/v1/hub/templates/{template}/import",
-        status=201,
-        answer=FACTSTORE.one_schema("FlowResponse"),
-    )
+    @route("POST /api/v1/hub/templates/{template}/import", status=201, answer="FlowResponse")
     def import_hub_template(self, context, key):
         """Create a flow with the name of a template, which asks for what the template does."""
         template = self.find(key)
@@ -25530,7 +25513,7 @@ def restore(backup: Path, database: Path) -> None:
 
 
 def resolve_references(model: type[Model], values: dict) -> None:
-    """Take references by id or by key to ids; Invalid names those that are not there."""
+    """Replace references by id or by key with ids; Invalid names those that do not exist."""
     issues = []
     for name, field in _foreign_keys(model):
         if values.get(name):
@@ -25566,9 +25549,9 @@ def _find_reference(model: type[Model], value: str) -> str | None:
 
 
 class Import:
-    """One batch of rows on its way into a collection, in one session.
+    """Create or update the records of a batch of rows, in one session.
 
-    `lines` has the line of every record that a row of the file named before, by its id.
+    `lines` has the line of every record that an earlier row of the file named, by its id.
     """
 
     def __init__(
@@ -25590,7 +25573,7 @@ class Import:
         )
 
     def take(self, line: int, row: dict | RowFault) -> None:
-        """Bring one row in, or report what is wrong with it."""
+        """Import one row, or report what is wrong with it."""
         self.size += 1
         if isinstance(row, RowFault):
             self.report.refuse(row)
@@ -25604,7 +25587,7 @@ class Import:
             self.report.refuse(*_row_faults(line, translate(error)))
 
     def bring_in(self, line: int, row: dict) -> str:
-        """Make or change the record of a row; tell which of the Report's counts it belongs to."""
+        """Create or update the record of a row; return which count of the report it raises."""
         schema = self.collection.schema
         if not row.keys() <= schema.members.keys():
             self.report.ignored |= row.keys() - schema.members.keys()
@@ -25618,7 +25601,7 @@ class Import:
             raise Conflict(f"{same}, {present}: a file may name each record once.")
         record = self.model.fetch(present) if present else None
         self.collection.check_subject(values, record.__data__ if record else {})
-        with nullcontext() if self.simple and record is None else self.undoing():
+        with nullcontext() if self.simple and record is None else self.current.database.savepoint():
             if record is None:
                 record, outcome = self.collection.resource.enter(values), "created"
             else:
@@ -25627,7 +25610,7 @@ class Import:
         return outcome
 
     def change(self, record: Model, values: dict) -> bool:
-        """Change what a row says otherwise; a row that says the same leaves the record alone."""
+        """Update the members that differ in a row; return whether any does."""
         fixed, fields = ("id", "created_at", "updated_at"), record._meta.fields
         values = {
             name: value
@@ -25637,29 +25620,14 @@ class Import:
         values = self.collection.resource.amend(record, values)
         return bool(values and record.change(**values))
 
-    @contextlib.contextmanager
-    def undoing(self) -> Iterator[None]:
-        """Take back what a row has written when it fails halfway."""
-        self.connection.execute("SAVEPOINT row")
-        try:
-            yield
-        except BaseException:
-            self.connection.execute("ROLLBACK TO row")
-            raise
-        finally:
-            self.connection.execute("RELEASE row")
-
     def find(self, row: dict) -> str | None:
         """The id of the record that a row names by its id or by its one key."""
-        key = row.get("id")
-        if isinstance(key, str) and (
-            match := self.connection.execute(self.by_id, (key,)).fetchone()
-        ):
-            return match[0]
-        value = row.get(self.collection.key)
-        if isinstance(value, str):
-            match = self.connection.execute(self.by_key, (strip_text(value),)).fetchone()
-            return match[0] if match else None
+        for member, sql in (("id", self.by_id), (self.collection.key, self.by_key)):
+            value = row.get(member) if member else None
+            if isinstance(value, str):
+                value = value if member == "id" else strip_text(value)
+                if match := self.connection.execute(sql, (value,)).fetchone():
+                    return match[0]
         return None
 
     def find_by_key(self, values: dict) -> str | None:
@@ -25734,7 +25702,7 @@ def _row_faults(line: int, error: Exception) -> list[RowFault]:
 
 
 def import_catalog(collections: Callable[[str], Collection], document: dict, reason: str) -> Report:
-    """Bring an OSCAL catalog in: a framework, a version of it, and its nodes, parents first."""
+    """Import an OSCAL catalog: a framework, a version of it, and its nodes, parents first."""
     catalog = oscal_rows(document)
     report = Report()
 
@@ -25792,9 +25760,9 @@ def import_scan(
 
 
 class Collection:
-    """The records of one kind, as the console of the product would handle them.
+    """The records of one model, for programs and the command line.
 
-    Every write takes a reason and is audited, entered in the ledger and told to webhooks like a
+    Every write takes a reason and is audited, entered in the ledger and sent to webhooks like a
     write through the API.
     """
 
@@ -25875,10 +25843,8 @@ class Collection:
             field = self.model.members()[member]
             conditions[member] = functools.partial(peewee.Expression, field, peewee.OP.EQ)
             values[member] = field.db_value(value)
-        listing, position = (
-            self.resource.surface.listing(self.model, conditions, newest_first=False),
-            None,
-        )
+        listing = self.resource.surface.listing(self.model, conditions, newest_first=False)
+        position = None
         listing.including = self.resource.exported
         while limit is None or limit > 0:
             size = self.PAGE if limit is None else min(limit, self.PAGE)
@@ -25935,770 +25901,603 @@ class Collection:
 
 
 # --- Demo vocabulary ----------------------------------------------------------
+# The demo is the register of an invented company that maintains airliners.
 
-# Tables of cells; an indented line goes on with the one above.
-DEMO_WORDS = """
-[people]
-tech-amari | tech-brandt | tech-castillo | tech-eriksen | tech-farouk | b1-iyer | b1-jansen
-    | b1-kowalski | b2-mensah | b2-nakamura | store-petrov | it-rahman | qa-thomsen
-[chapters]
-24 (electrical power) | 27 (flight controls) | 28 (fuel) | 29 (hydraulic power) | 32 (landing gear)
-    | 34 (navigation) | 49 (auxiliary power) | 72 (engine) | 73 (engine fuel and control)
-[tasks] of the AMM, within a chapter
--11-00-400-801 | -13-01-710-802 | -21-00-220-801 | -22-11-000-802 | -35-00-720-801 | -51-04-400-803
-[kinds] of asset: label | source | description
-calibrated-tool | {name}, serial {n:03} | cmms-import | Calibrated every 12 months; used for {use}.
-test-set | {name}, serial {n:03} | cmms-import | Avionics shop equipment; used for {use}.
-ground-support-equipment | {name}, fleet {n:02} | cmms-import | Tested every year; used for {use}.
-vehicle | {name}, fleet {n:02} | procurement-import | Holds an airside permit; used for {use}.
-it-system | {name} {n:02} | discovery-scan | Within the scope of Part-IS; used for {use}.
-cloud-service | {name} | external-system | Hosted by its vendor; used for {use}.
-facility | {name} {n} | manual | Named on the approval certificate; used for {use}.
-[stock] key | kind | how many | name | use
-torque-wrench | calibrated-tool | 30 | Torque wrench, 20 to 150 in-lb, CDI 1501MRMH | tube fittings
-torque-wrench-heavy | calibrated-tool | 20 | Torque wrench, 30 to 250 ft-lb, CDI 2503MFRMH | ATA 32
-micrometer | calibrated-tool | 14 | Outside micrometer, 0 to 25 mm, Mitutoyo 293-340-30 | brake wear
-tensiometer | calibrated-tool | 12 | Cable tensiometer, T5-2002 series | cable rigging, ATA 27
-multimeter | calibrated-tool | 26 | Digital multimeter, Fluke 87V | trouble shooting, ATA 24
-insulation-tester | calibrated-tool | 10 | Insulation tester, Fluke 1507 | wiring checks, ATA 20
-crimp-tool | calibrated-tool | 20 | Crimp tool, DMC AF8, M22520/1-01 | wiring repairs, ATA 20
-air-data-test-set | test-set | 5 | Air data test set, Druck ADTS542F | pitot-static tests, ATA 34
-ramp-test-set | test-set | 5 | Transponder and TCAS test set, IFR-6000 | functional tests, ATA 34
-videoscope | test-set | 5 | Videoscope, IPLEX NX | borescope inspections, ATA 72
-ground-power-unit | ground-support-equipment | 8 | Ground power unit, 90 kVA | ATA 24 checks
-tripod-jack | ground-support-equipment | 14 | Tripod jack, 35 t | jacking, ATA 7
-axle-jack | ground-support-equipment | 12 | Axle jack, 60 t | wheel changes, ATA 32
-towbar | ground-support-equipment | 10 | Towbar, A320 family | towing, ATA 9
-tow-tractor | vehicle | 5 | Tow tractor, TLD TMX-150 | towing between stand and hangar
-line-van | vehicle | 10 | Line van, Ford Transit | carrying tools and rotables to the stand
-data-loader | it-system | 5 | Portable data loader, PMAT 2000 | loadable software parts, ATA 46
-fortigate | it-system | 5 | Firewall, FortiGate 100F | the borders of the hangar networks
-esxi-host | it-system | 4 | Virtualization host, ESXi 8 | servers of maintenance control
-windows-server | it-system | 9 | Windows Server 2022 | identity, files and the records archive
-linux-host | it-system | 8 | Application server, Ubuntu 22.04 | interfaces to CAMO systems
-backup-server | it-system | 3 | Backup server, Veeam 12 | daily backups of maintenance records
-toughbook | it-system | 12 | Line terminal, Toughbook FZ-55 | AMM access at the aircraft
-amos | cloud-service | 1 | AMOS maintenance information system | work packages and releases
-hangar-bay | facility | 5 | Hangar bay | base checks in docking
-workshop | facility | 2 | Component workshop | wheels, brakes and batteries
-[rules] framework | name | kind | version | in force from | references start with | domain
-part-145 | EASA Part-145 | standard | 2021-1963 | 2022-12-02 | 145. | Organisation requirements
-iso-27001 | ISO/IEC 27001 | standard | 2022 | 2022-10-25 | A. | Annex A controls
-part-is | EASA Part-IS | standard | 2023-203 | 2024-02-22 | IS. | Organisation requirements
-moe | Maintenance organisation exposition | internal | issue-7 | 2024-01-15 | MOE. | Procedures
-[practices] reference | control | evidence
-145.A.25(d) | Segregation of unserviceable components | store inspection sheets
-145.A.30(e) | Recurrent human factors training | training attendance lists
-145.A.35(g) | Certification authorisations | authorisation register extracts
-145.A.40(b) | Calibration of tools and equipment | calibration certificates
-145.A.42(a) | Acceptance of components | EASA Form 1 samples
-145.A.45(g) | Current maintenance data | revision status reports
-145.A.47(c) | Shift and task handover | signed handover logs
-145.A.48(c) | Independent inspection of critical tasks | inspection stamp samples
-145.A.50(a) | Certificate of release to service | sampled work packages
-145.A.60 | Occurrence reporting within 72 hours | occurrence report logs
-145.A.202 | Internal safety reporting | safety review board minutes
-A.5.9 | Inventory of information assets | asset inventory exports
-A.8.2 | Review of privileged access | privileged access reviews
-A.8.8 | Technical vulnerability management | authenticated scan reports
-A.8.13 | Backup of maintenance records | backup job reports
-IS.I.OR.205 | Information security risk assessment | risk assessment records
-IS.I.OR.220 | Detection of and response to incidents | incident exercise reports
-MOE.2.6 | Tool control and foreign object prevention | tool crib reconciliations
-[suppliers] kind of engagement | service
-Gulf Metrology | supplier | calibration of torque and dimensional tools
-Avionix Test Services | supplier | repair of avionics test sets
-Nordwind Wheel and Brake | subcontractor | overhaul of wheels and brakes
-Aeroscope Inspection | subcontractor | non-destructive testing
-Halden Battery Works | subcontractor | capacity checks of aircraft batteries
-Skyport Ground Equipment | supplier | servicing of ground support equipment
-Crescent Aviation Spares | supplier | consumables and standard parts
-Ostara Airlines | customer | line maintenance of the A320 fleet
-Blue Dune Air Cargo | customer | weekend checks of the 737 fleet
-Palisade Managed Security | service-provider | security monitoring
-Cirrus Records Hosting | service-provider | hosting of scanned work packages
-Tessera Training | service-provider | type and human factors training
-[duties] of submission: kind | months between, 0 while drafted
-Occurrence reporting summary | regulator_report | 1
-Release to service statistics for operators | customer_assurance | 1
-Safety performance report | regulator_report | 3
-Information security incident summary, Part-IS | incident_notification | 3
-Subcontractor list, MOE 5.2 | regulator_report | 3
-Reliability input to the CAMO | customer_assurance | 3
-Compliance monitoring statement | management_statement | 6
-Certifying staff list, MOE 1.6 | regulator_report | 6
-Hazardous waste discharge report | regulator_report | 6
-ISO/IEC 27001 surveillance file | certification_attestation | 12
-Approval continuation file, EASA Form 2 | certification_attestation | 12
-Sustainability disclosure | disclosure | 0
-[events] of packages: status that follows | note
-submission | submitted | Filed through the portal by compliance monitoring.
-receipt | acknowledged | Receipt confirmed by the recipient.
-acceptance | accepted | Accepted without remarks.
-rejection | rejected | Returned: figures do not agree with the previous period.
-withdrawal | withdrawn | Withdrawn after an error was found in the list of releases.
-resubmission | submitted | Filed again with corrected figures.
-[histories] of packages
-submission receipt acceptance | submission receipt acceptance | submission acceptance
-    | submission receipt rejection resubmission receipt acceptance | submission receipt rejection
-    | submission withdrawal resubmission receipt acceptance | submission withdrawal
-[measures] indicator | kind | on target | breached
-Calibrations done before expiry, percent | kci | 98.0 | 92.0
-Overdue findings | kri | 3 | 8
-Average days to close a finding | kpi | 30.0 | 60.0
-Release certificates right first time, percent | kqi | 97.0 | 90.0
-Safety reports per 1,000 man-hours | custom | 4.0 | 1.0
-Maturity of the management system | maturity | 3.5 | 2.0
-[watches] monitor | kind of asset | message of pass | of warning | of fail
-Calibration due dates | calibrated-tool | Label valid | Label expires in 14 days | Label expired
-Tool crib reconciliation | calibrated-tool | In its place | Issued over a shift | Not found
-Test set certificates | test-set | Certificate on file | Certificate expires soon | No certificate
-Annual load tests | ground-support-equipment | Tested | Test due in 30 days | Test overdue
-Airside permits | vehicle | Permit valid | Permit expires this month | Permit expired
-Nightly backups | it-system | Backup complete | Backup ended with warnings | Backup failed
-Patch levels | it-system | Current | One update behind | Critical update missing
-Privileged accounts | it-system | All reviewed | Review due | Unknown administrator
-"""
-
-# Collection, prefix of its ids, members; "subject" is three of them. createdAt and updatedAt follow
-# where no member says when the record was made.
-DEMO_SHAPES = """
-frameworks frwk frameworkKey name description status sourceKind
-framework-versions fver frameworkId versionKey versionLabel status sourceKind publishedAt
-    effectiveFrom effectiveUntil
-framework-nodes fnode frameworkVersionId parentNodeId nodeKey referenceCode title description
-    nodeKind status sortOrder
-coverage-links fcov frameworkVersionId frameworkNodeId subject coverageKind status
-controls ctrl controlKey title description status subject subjectVersionId
-    ownerResponsibilityAssignmentId implementationProjectionId complianceProjectionId
-risks risk riskKey title description status subject subjectVersionId
-    ownerResponsibilityAssignmentId
-evidence-requirements evreq requirementKey title description status subjectModuleKey
-    subjectResourceType
-evidence-claims evclm evidenceRequirementId claimKey title description status subject validFrom
-    validUntil sourceKind collectedAt reviewedAt
-assessments asmt assessmentKey title description status subject subjectVersionId
-    assessorResponsibilityAssignmentId reviewerResponsibilityAssignmentId completedAt
-findings find findingKey sourceKind sourceModuleKey sourceResourceType sourceResourceId subject
-    title description severity status ownerResponsibilityId ownerMemberUserId dueAt closedAt
-    lifecycleInstanceId
-exceptions excp exceptionKey title exceptionKind status subject subjectVersionId
-    approverResponsibilityAssignmentId validFrom validUntil reviewDueAt
-monitor-definitions monit monitorKey title description status subject
-    ownerResponsibilityAssignmentId lastRunAt
-monitor-runs monrun monitorDefinitionId triggerKind aggregateResult passCount failCount
-    warningCount unknownCount startedAt completedAt createdAt
-monitor-result-items monitem monitorRunId monitorDefinitionId populationMemberKey subject result
-    message findingId evaluatedAt
-indicators ind indicatorKey title indicatorKind status subject ownerResponsibilityAssignmentId
-    latestMeasurementValue latestMeasurementAt
-indicator-measurements indm indicatorDefinitionId measurementValue measuredAt thresholdState
-    sourceKind createdAt
-submission-requirements subreq requirementKey title submissionKind status
-submission-packages subpkg submissionRequirementId packageKey title status dueAt submittedAt
-    acknowledgedAt acceptedAt externalReference ownerResponsibilityAssignmentId
-submission-events subevt submissionPackageId eventKind occurredAt externalReference note
-    resultingStatus createdAt
-assets asset assetKey assetKind displayName description sourceKind status custodianResponsibilityId
-    commissionedAt decommissionedAt
-custody-assignments ascust assetId assignmentKey assignmentKind subject status startedAt endedAt
-readiness-assessments asrdy assetId readinessAssessmentKey assessmentKind readinessState status
-    performedAt performedByResponsibilityId
-party-engagements peng engagementKey engagementKind title providerPartyId status
-    ownerResponsibilityId
-due-diligence-reviews pengdd engagementId reviewKey reviewKind status performedAt
-right-to-audit-records pengrta engagementId recordKey status lastExercisedAt nextDueAt
-supplier-assurance-reviews pengsa engagementId reviewKey reviewKind status performedAt
-service-reviews pengsr engagementId reviewKey reviewKind status performedAt
-change-requests chreq changeRequestKey changeKind title status subject ownerResponsibilityId
-    scheduledAt
-configuration-baselines chbsl baselineKey title status subject ownerResponsibilityId capturedAt
-releases chrel releaseKey title status subject ownerResponsibilityId changeRequestIds releasedAt
-system-acceptances chacc acceptanceKey title status subject ownerResponsibilityId acceptedAt
-environment-separation-reviews chenv reviewKey title status subject ownerResponsibilityId
-    performedAt
-vulnerabilities vuln vulnerabilityKey vulnerabilityKind title severity status subject
-    ownerResponsibilityId
-vulnerability-assessments vulnas assessmentKey title status vulnerabilityIds exploitability
-    performedAt ownerResponsibilityId
-patch-requirements vulnpr patchRequirementKey vulnerabilityId title urgency status
-    ownerResponsibilityId dueAt
-"""
+DEMO_START = datetime(2026, 6, 1, 8, 0, tzinfo=UTC)
+DEMO_SITES = ("main base", "northern stations", "southern stations", "component shop")
+DEMO_PEOPLE = (
+    *("tech-amari", "tech-brandt", "tech-castillo", "tech-eriksen", "tech-farouk", "b1-iyer"),
+    *("b1-jansen", "b1-kowalski", "b2-mensah", "b2-nakamura", "it-rahman", "qa-thomsen"),
+)
+#: Tasks of the aircraft maintenance manual (AMM): an ATA chapter, and a number within it.
+DEMO_TASKS = [
+    f"{chapter}-{number}"
+    for chapter in (24, 27, 28, 29, 32, 34, 49, 72, 73)
+    for number in ("11-00-400-801", "13-01-710-802", "21-00-220-801", "22-11-000-802")
+]
+#: Label, source and description of the assets of each kind.
+DEMO_ASSET_KINDS = {
+    "calibrated-tool": ("{}, serial {:03}", "cmms-import", "Calibrated every year; used for {}."),
+    "test-set": ("{}, serial {:03}", "cmms-import", "Avionics shop equipment; used for {}."),
+    "ground-support-equipment": ("{}, fleet {:02}", "cmms-import", "Load tested; used for {}."),
+    "vehicle": ("{}, fleet {:02}", "procurement-import", "Has an airside permit; used for {}."),
+    "it-system": ("{} {:02}", "discovery-scan", "Within the scope of Part-IS; used for {}."),
+    "cloud-service": ("{}", "external-system", "Hosted by its vendor; used for {}."),
+    "facility": ("{} {}", "manual", "Named on the approval certificate; used for {}."),
+}
+#: Key, kind, number, name and use of each sort of asset.
+DEMO_STOCK = (
+    ("torque-wrench", "calibrated-tool", 70, "Torque wrench, CDI 1501MRMH", "tube fittings"),
+    ("multimeter", "calibrated-tool", 36, "Digital multimeter, Fluke 87V", "trouble shooting"),
+    ("crimp-tool", "calibrated-tool", 26, "Crimp tool, DMC AF8, M22520/1-01", "wiring repairs"),
+    (
+        "air-data-test-set",
+        "test-set",
+        15,
+        "Air data test set, Druck ADTS542F",
+        "pitot-static tests",
+    ),
+    ("tripod-jack", "ground-support-equipment", 44, "Tripod jack, 35 t", "jacking"),
+    ("line-van", "vehicle", 15, "Line van, Ford Transit", "carrying tools to the stand"),
+    ("data-loader", "it-system", 5, "Portable data loader, PMAT 2000", "loadable software parts"),
+    ("fortigate", "it-system", 5, "Firewall, FortiGate 100F", "the borders of hangar networks"),
+    ("esxi-host", "it-system", 4, "Virtualization host, ESXi 8", "servers of maintenance control"),
+    ("windows-server", "it-system", 9, "Windows Server 2022", "identity, files and archives"),
+    ("linux-host", "it-system", 8, "Application server, Ubuntu 22.04", "interfaces to operators"),
+    ("backup-server", "it-system", 3, "Backup server, Veeam 12", "backups of maintenance records"),
+    ("toughbook", "it-system", 12, "Line terminal, Toughbook FZ-55", "AMM access at the aircraft"),
+    ("amos", "cloud-service", 1, "AMOS maintenance information system", "work packages"),
+    ("hangar-bay", "facility", 7, "Hangar bay", "base checks in docking"),
+)
+#: Key, name, source, version, date and first letters of the references of each framework.
+DEMO_FRAMEWORKS = (
+    ("part-145", "EASA Part-145", "standard", "2021-1963", "2022-12-02", "145."),
+    ("iso-27001", "ISO/IEC 27001", "standard", "2022", "2022-10-25", "A."),
+    ("part-is", "EASA Part-IS", "standard", "2023-203", "2024-02-22", "IS."),
+    ("moe", "Maintenance organisation exposition", "internal", "issue-7", "2024-01-15", "MOE."),
+)
+#: Reference, title and evidence of each practice, which is a control at every site.
+DEMO_PRACTICES = (
+    ("145.A.30(e)", "Recurrent human factors training", "training attendance lists"),
+    ("145.A.35(g)", "Certification authorisations", "authorisation register extracts"),
+    ("145.A.40(b)", "Calibration of tools and equipment", "calibration certificates"),
+    ("145.A.42(a)", "Acceptance of components", "EASA Form 1 samples"),
+    ("145.A.47(c)", "Shift and task handover", "signed handover logs"),
+    ("145.A.48(c)", "Independent inspection of critical tasks", "inspection stamp samples"),
+    ("145.A.50(a)", "Certificate of release to service", "sampled work packages"),
+    ("A.8.2", "Review of privileged access", "privileged access reviews"),
+    ("A.8.8", "Technical vulnerability management", "authenticated scan reports"),
+    ("A.8.13", "Backup of maintenance records", "backup job reports"),
+    ("IS.I.OR.205", "Information security risk assessment", "risk assessment records"),
+    ("MOE.2.6", "Tool control and foreign object prevention", "tool crib reconciliations"),
+)
+#: Name, kind and service of each supplier and customer.
+DEMO_PARTNERS = (
+    ("Gulf Metrology", "supplier", "calibration of torque and dimensional tools"),
+    ("Avionix Test Services", "supplier", "repair of avionics test sets"),
+    ("Nordwind Wheel and Brake", "subcontractor", "overhaul of wheels and brakes"),
+    ("Ostara Airlines", "customer", "line maintenance of the A320 fleet"),
+    ("Blue Dune Air Cargo", "customer", "weekend checks of the 737 fleet"),
+    ("Palisade Managed Security", "service-provider", "security monitoring"),
+    ("Cirrus Records Hosting", "service-provider", "hosting of scanned work packages"),
+    ("Tessera Training", "service-provider", "type and human factors training"),
+)
+#: Title, kind and months between two of what is submitted regularly; 0 while that is drafted.
+DEMO_SUBMISSIONS = (
+    ("Occurrence reporting summary", "regulator_report", 1),
+    ("Release to service statistics for operators", "customer_assurance", 1),
+    ("Safety performance report", "regulator_report", 3),
+    ("Information security incident summary, Part-IS", "incident_notification", 3),
+    ("Subcontractor list, MOE 5.2", "regulator_report", 3),
+    ("Compliance monitoring statement", "management_statement", 6),
+    ("Certifying staff list, MOE 1.6", "regulator_report", 6),
+    ("ISO/IEC 27001 surveillance file", "certification_attestation", 12),
+    ("Sustainability disclosure", "disclosure", 0),
+)
+#: The status after each event of a submission, and its note.
+DEMO_EVENTS = {
+    "submission": ("submitted", "Filed through the portal by compliance monitoring."),
+    "receipt": ("acknowledged", "Receipt confirmed by the recipient."),
+    "acceptance": ("accepted", "Accepted without remarks."),
+    "rejection": ("rejected", "Returned: figures do not agree with the previous period."),
+    "withdrawal": ("withdrawn", "Withdrawn after an error was found in the list of releases."),
+    "resubmission": ("submitted", "Filed again with corrected figures."),
+}
+#: What may happen to a package.
+DEMO_HISTORIES = (
+    "submission receipt",
+    "submission receipt acceptance",
+    "submission acceptance",
+    "submission receipt acceptance",
+    "submission receipt rejection resubmission receipt acceptance",
+    "submission withdrawal resubmission receipt acceptance",
+    "submission receipt rejection",
+    "submission withdrawal",
+)
+#: Title, kind, target and limit of each indicator.
+DEMO_INDICATORS = (
+    ("Calibrations done before expiry, percent", "kci", 98, 92),
+    ("Overdue findings", "kri", 3, 8),
+    ("Average days to close a finding", "kpi", 30, 60),
+    ("Release certificates right first time, percent", "kqi", 97, 90),
+    ("Safety reports per 1,000 man-hours", "custom", 4, 1),
+    ("Maturity of the management system", "maturity", 4, 2),
+)
+#: Title, kind of asset, and messages of a pass, a warning and a failure of each monitor.
+DEMO_MONITORS = (
+    ("Calibration due dates", "calibrated-tool", "Label valid", "Label expires soon", "Expired"),
+    ("Tool crib reconciliation", "calibrated-tool", "In its place", "Issued too long", "Not found"),
+    ("Test set certificates", "test-set", "On file", "Expires soon", "No certificate"),
+    ("Annual load tests", "ground-support-equipment", "Tested", "Due in 30 days", "Overdue"),
+    ("Nightly backups", "it-system", "Complete", "Ended with warnings", "Failed"),
+    ("Patch levels", "it-system", "Current", "One update behind", "Critical update missing"),
+)
 
 # --- Demo plans ---------------------------------------------------------------
 
-# Plans of collections: how many records, from how many days ago, statuses up to an age in days and
-# beyond it. Lines: subject/filter | kinds, severity | title | description | status instead.
-DEMO_PLANS = """
-[due-diligence-reviews] 60 | 560 | planned 25 completed
-party-engagements | onboarding,periodic,change-of-ownership | {name}
-[supplier-assurance-reviews] 45 | 560 | planned 25 completed
-party-engagements | assurance,on-site-audit,certificate-check | {name}
-[service-reviews] 50 | 560 | planned 25 completed
-party-engagements | periodic,turnaround-time | {name}
-[right-to-audit-records] 30 | 560 | active
-party-engagements | | Right to audit {name}
-[readiness-assessments] 220 | 550 | planned,completed 25 completed
-assets/calibrated-tool | calibration | {name}
-assets/calibrated-tool | calibration | {name}
-assets/calibrated-tool | calibration | {name}
-assets/test-set | calibration | {name}
-assets/ground-support-equipment | load-test | {name}
-assets/vehicle | roadworthiness-inspection | {name}
-assets/it-system | recovery-test | {name}
-assets/facility | facility-inspection | {name}
-[risks] 64 | 545 | candidate,identified 40 under-treatment,under-treatment,accepted,monitored,closed
-assets/calibrated-tool | | Undetected drift: {name} | Wrong values on AMM {task} stay unnoticed.
-assets/ground-support-equipment | | Failure beside an aircraft: {name} | Injury and hull damage.
-assets/it-system | | Ransomware reaching {name} | Line stations would be down for {days} hours.
-assets/facility | | Flooding or loss of power in {name} | Base checks stop for {days} hours.
-controls | | Night shift pressure weakens: {name} | Seen in {days} reports to the safety board.
-party-engagements | | Late delivery or insolvency: {name} | Stock lasts for {days} days.
-[assessments] 60 | 540 | planned,in-progress 25 completed,completed,completed,superseded,archived
-controls | | Compliance audit: {name} | {days} records sampled, product audit on AMM {task}.
-assets/it-system | | Security assessment: {name} | Configuration and accounts, {days} checks.
-party-engagements | | Supplier audit: {name} | On site, {days} records sampled.
-frameworks | | Gap analysis: {name} | {days} requirements read against the exposition.
-[vulnerabilities] 80 | 540 | identified,under-assessment,requires-patch 60 patched,patched,excepted
-assets/fortigate | cve critical | CVE-2024-21762 on {name}: out-of-bounds write in the SSL VPN
-assets/esxi-host | cve medium | CVE-2024-37085 on {name}: bypass through a domain group
-assets/windows-server | cve critical | CVE-2024-38063 on {name}: code execution through IPv6
-assets/windows-server | cve critical | CVE-2024-38077 on {name}: remote desktop licensing
-assets/windows-server | configuration-weakness high | SMB 1.0 still enabled on {name}
-assets/linux-host | cve high | CVE-2024-6387 on {name}: race in the OpenSSH signal handler
-assets/linux-host | cve high | CVE-2024-1086 on {name}: privilege escalation in nf_tables
-assets/linux-host | cve critical | CVE-2021-44228 on {name}: code execution through Log4j
-assets/backup-server | cve critical | CVE-2024-40711 on {name}: deserialization of untrusted data
-assets/toughbook | cve high | CVE-2023-38831 on {name}: code execution through archives
-assets/toughbook | cve critical | CVE-2023-23397 on {name}: Outlook gives away password hashes
-assets/toughbook | internal-finding medium | Shift accounts administer {name}
-assets/data-loader | pen-test-finding high | Unsigned software parts accepted by {name}
-assets/amos | architectural-weakness low | Sessions outlive their sign-out on {name}
-[vulnerability-assessments] 40 | 520 | planned 10 completed
-vulnerabilities | | Triage, {month}: {name}
-[patch-requirements] 32 | 400 | planned
-vulnerabilities/requires-patch | | Patch in the next window: {name} | | in-progress
-vulnerabilities/patched | | Patch: {name} | | completed
-[findings] 150 | 525
-    | open,open,triaged,remediation_planned 45 remediation_planned,remediating,verified,closed 120
-    closed,closed,closed,closed,closed,accepted,archived,remediating
-assets/calibrated-tool | audit high | Calibration overdue: {name}
-    | The label expired {days} days ago; releases resting on AMM {task} are being traced.
-assets/calibrated-tool | assessment medium | Out of tolerance as received: {name}
-    | Second set point beyond its limit; effect on AMM {task} (ATA {chapter}) to be assessed.
-assets/ground-support-equipment | audit medium | Load test record missing: {name}
-    | No record of the last annual test could be shown; used for AMM {task} since.
-assets/vehicle | manual low | Foreign object check not signed: {name}
-    | The daily sheet was blank on {days} days although the vehicle drove airside.
-assets/it-system | module_signal critical | End-of-life software reachable: {name}
-    | A version without vendor support has answered from the office network for {days} days.
-controls | audit critical | Independent inspection not recorded on AMM {task}
-    | ATA {chapter}: second signature missing on a released card; aircraft inspected again.
-controls | assessment medium | Superseded revision of AMM {task} at the aircraft
-    | ATA {chapter}: the print was {days} days old and gives another tightening sequence.
-controls | control_gap medium | Not performed as described: {name}
-    | Records of {days} days do not show the practice; last clear record: ATA {chapter}.
-party-engagements | obligation_gap high | Approval certificate expired: {name}
-    | The certificate on file ran out {days} days ago; orders are on hold.
-risks | risk_review medium | Treatment behind plan: {name}
-    | The safety review board noted {days} days of delay and asked for an interim measure.
-evidence-requirements | evidence_gap low | Evidence missing: {name}
-    | Nothing was filed for the last period; the first reminder went out {days} days ago.
-[change-requests] 75 | 520 | draft,submitted 10 approved,scheduled 45
-    implemented,closed,closed,rejected,cancelled
-assets/it-system | normal,standard | Upgrade of {name}
-assets/it-system | emergency | Emergency patch of {name}
-assets/test-set | pre-approved | New software standard for {name}
-controls | normal | Revised procedure: {name}
-findings | normal | Corrective change: {name}
-[configuration-baselines] 24 | 430 | active
-assets/it-system | | Configuration baseline of {name}, {month}
-[releases] 14 | 400 | released
-assets/it-system | | Maintenance window release, {name}, {month}
-[system-acceptances] 10 | 430 | accepted
-assets/test-set | | Acceptance into service of {name}
-[environment-separation-reviews] 10 | 430 | completed
-assets/it-system | | Separation of test and production, {name}, {month}
-[exceptions] 30 | 520 | proposed 12 active,active,active,revoked 365 expired,superseded,archived
-assets/calibrated-tool | deviation | Calibration interval extended: {name}
-assets/it-system | temporary-exception | Unsupported version kept in service: {name}
-controls | compensating-control | Second inspector from another shift: {name}
-vulnerabilities | risk-based-acceptance | Patch deferred: {name}
-findings | waiver | Later closure agreed with the authority: {name}
-[evidence-claims] 130 | 530 | pending 20 approved,approved,approved,approved,rejected 365 expired
-evidence-requirements/active | manual,cmms-import,external-system | {name}, {month}
-    | Collected by the station, sample of {days} records, ATA {chapter} among them.
-"""
+#: Collection, number of records, age in days of the first, statuses in the last 60 days and before.
+DEMO_PLANS = (
+    ("due-diligence-reviews", 60, 560, "planned", "completed"),
+    ("supplier-assurance-reviews", 45, 560, "planned", "completed"),
+    ("service-reviews", 50, 560, "planned", "completed"),
+    ("right-to-audit-records", 30, 560, "active", "active"),
+    ("readiness-assessments", 220, 550, "planned completed", "completed"),
+    ("risks", 64, 545, "candidate identified", "under-treatment accepted monitored closed"),
+    ("assessments", 60, 540, "planned in-progress", "completed completed superseded archived"),
+    ("vulnerabilities", 80, 540, "identified under-assessment requires-patch", "patched excepted"),
+    ("vulnerability-assessments", 40, 520, "planned completed", "completed"),
+    ("patch-requirements", 32, 400, "planned", "completed"),
+    ("findings", 150, 525, "open triaged remediation_planned verified", "closed closed accepted"),
+    ("change-requests", 75, 520, "draft submitted approved scheduled", "closed closed rejected"),
+    ("configuration-baselines", 24, 430, "active", "active"),
+    ("releases", 14, 400, "released", "released"),
+    ("system-acceptances", 10, 430, "accepted", "accepted"),
+    ("environment-separation-reviews", 10, 430, "completed", "completed"),
+    ("exceptions", 30, 520, "proposed active", "active active active revoked expired superseded"),
+    ("evidence-claims", 130, 530, "pending approved", "approved approved rejected expired"),
+)
+#: Collection, what its record is about, kinds to choose from, title, and severity if it has one.
+DEMO_TEMPLATES = (
+    ("due-diligence-reviews", "party-engagements", "onboarding periodic", "{name}, {month}"),
+    ("supplier-assurance-reviews", "party-engagements", "assurance on-site-audit", "{name}"),
+    ("service-reviews", "party-engagements", "periodic turnaround-time", "{name}, {month}"),
+    ("right-to-audit-records", "party-engagements", "", "Right to audit {name}"),
+    ("readiness-assessments", "calibrated-tool", "calibration", "{name}, {month}"),
+    ("readiness-assessments", "test-set", "calibration", "{name}, {month}"),
+    ("readiness-assessments", "ground-support-equipment", "load-test", "{name}, {month}"),
+    ("readiness-assessments", "it-system", "recovery-test", "{name}, {month}"),
+    ("risks", "calibrated-tool", "", "Undetected drift: {name}"),
+    ("risks", "ground-support-equipment", "", "Failure beside an aircraft: {name}"),
+    ("risks", "it-system", "", "Ransomware reaching {name}"),
+    ("risks", "controls", "", "Night shift pressure weakens: {name}"),
+    ("risks", "party-engagements", "", "Late delivery or insolvency: {name}"),
+    ("assessments", "controls", "", "Compliance audit: {name}"),
+    ("assessments", "it-system", "", "Security assessment: {name}"),
+    ("assessments", "party-engagements", "", "Supplier audit: {name}"),
+    ("assessments", "frameworks", "", "Gap analysis: {name}"),
+    ("vulnerabilities", "fortigate", "cve", "CVE-2024-21762 on {name}: SSL VPN", "critical"),
+    ("vulnerabilities", "windows-server", "cve", "CVE-2024-38063 on {name}: IPv6", "critical"),
+    ("vulnerabilities", "linux-host", "cve", "CVE-2024-6387 on {name}: OpenSSH", "high"),
+    ("vulnerabilities", "linux-host", "cve", "CVE-2021-44228 on {name}: Log4j", "critical"),
+    ("vulnerabilities", "toughbook", "cve", "CVE-2023-38831 on {name}: archives", "high"),
+    ("vulnerabilities", "toughbook", "internal-finding", "Shared accounts on {name}", "medium"),
+    ("vulnerabilities", "data-loader", "pen-test-finding", "{name} takes unsigned parts", "high"),
+    ("vulnerabilities", "amos", "architectural-weakness", "Sessions of {name} never end", "low"),
+    ("vulnerability-assessments", "vulnerabilities", "", "Triage, {month}: {name}"),
+    ("patch-requirements", "vulnerabilities/requires-patch", "", "Patch in the window: {name}"),
+    ("patch-requirements", "vulnerabilities/patched", "", "Patch: {name}"),
+    ("findings", "calibrated-tool", "audit", "Calibration overdue: {name}", "high"),
+    ("findings", "calibrated-tool", "assessment", "Out of tolerance: {name}", "medium"),
+    ("findings", "ground-support-equipment", "audit", "No load test record: {name}", "medium"),
+    ("findings", "vehicle", "manual", "Foreign object check not signed: {name}", "low"),
+    ("findings", "it-system", "module_signal", "End-of-life software: {name}", "critical"),
+    ("findings", "controls", "audit", "Inspection not recorded on AMM {task}", "critical"),
+    ("findings", "controls", "assessment", "Superseded revision of AMM {task} in use", "medium"),
+    ("findings", "party-engagements", "obligation_gap", "Certificate expired: {name}", "high"),
+    ("findings", "risks", "risk_review", "Treatment behind plan: {name}", "medium"),
+    ("findings", "evidence-requirements", "evidence_gap", "Evidence missing: {name}", "low"),
+    ("change-requests", "it-system", "normal standard", "Upgrade of {name}"),
+    ("change-requests", "test-set", "pre-approved", "New software standard for {name}"),
+    ("change-requests", "controls", "normal", "Revised procedure: {name}"),
+    ("change-requests", "findings", "normal", "Corrective change: {name}"),
+    ("configuration-baselines", "it-system", "", "Baseline of {name}, {month}"),
+    ("releases", "it-system", "", "Maintenance window release, {name}, {month}"),
+    ("system-acceptances", "test-set", "", "Acceptance into service of {name}"),
+    ("environment-separation-reviews", "it-system", "", "Test and production, {name}, {month}"),
+    ("exceptions", "calibrated-tool", "deviation", "Calibration interval extended: {name}"),
+    ("exceptions", "it-system", "temporary-exception", "Unsupported version in service: {name}"),
+    ("exceptions", "controls", "compensating-control", "Inspector of another shift: {name}"),
+    ("exceptions", "vulnerabilities", "risk-based-acceptance", "Patch deferred: {name}"),
+    ("exceptions", "findings", "waiver", "Later closure agreed with the authority: {name}"),
+    ("evidence-claims", "evidence-requirements/active", "manual cmms-import", "{name}, {month}"),
+)
+#: Descriptions, by collection or by the kind of a record.
+DEMO_TEXTS = {
+    "risks": "Seen in {days} reports to the safety board; work by AMM {task} would be affected.",
+    "assessments": "{days} records sampled, product audit on AMM {task}.",
+    "evidence-claims": "Collected by the station, a sample of {days} records, AMM {task} too.",
+    "findings": "Not shown for the last {days} days; the safety review board was informed.",
+    "audit": "Seen at an audit, {days} days late; releases resting on AMM {task} are being traced.",
+    "assessment": "The print or label was {days} days old; effect on AMM {task} to be assessed.",
+    "module_signal": "A version without support has answered from the network for {days} days.",
+}
 
 # --- Demo records -------------------------------------------------------------
 
+_TRIPLE = ("subjectModuleKey", "subjectResourceType", "subjectResourceId")
 # How many days after a record is made its deadlines lie, and at most its events, which one whose
 # status says that it is not done yet has not seen.
-_DEMO_DEADLINES = {"dueAt": 60, "reviewDueAt": 120, "validUntil": 365, "nextDueAt": 365}
-_DEMO_EVENTS = {"reviewedAt": 15, "performedAt": 20, "completedAt": 40, "closedAt": 90}
-_DEMO_EVENTS["lastExercisedAt"] = 100
-_DEMO_NOT_DONE = {"draft", "proposed", "pending", "planned", "in-progress"}
-_DEMO_NOT_DONE |= {"open", "triaged", "remediation_planned", "remediating", "verified"}
-_DEMO_UNSCHEDULED = ("draft", "submitted", "rejected", "cancelled")
-_DEMO_GROUPED = ("vulnerabilities", "change-requests", "evidence-requirements")
-_DEMO_PARENTS = ("assetId", "engagementId", "evidenceRequirementId", "vulnerabilityId")
-DEMO_SCOPES = ("main base", "northern stations", "southern stations", "component shop")
-_DEMO_MODULES = {  # where a subject is kept, where that is not its collection's own name
-    "evidence-requirements": "evidence/evidence-requirement",
-    "vulnerabilities": "vulnerability-management/vulnerability",
-    "party-engagements": "party-engagements/engagement",
-}
-
-
-DemoRows = Iterator[tuple[str, dict]]
+_DEADLINES = {"dueAt": 60, "reviewDueAt": 120, "validUntil": 365, "nextDueAt": 365}
+_EVENTS = {"reviewedAt": 15, "performedAt": 20, "completedAt": 40, "closedAt": 90}
+_EVENTS["lastExercisedAt"] = 100
+_UNFINISHED = {"draft", "proposed", "pending", "planned", "in-progress", "open", "triaged"}
+_UNFINISHED |= {"remediation_planned", "remediating", "verified"}
+_UNSCHEDULED = {"draft", "submitted", "rejected", "cancelled"}
 
 
 class DemoRegister:
     """The records made so far, and the chance and calendar that the next are drawn from."""
 
-    def __init__(self, random: Random, start: datetime, new_id: Callable[[str, datetime], str]):
-        self.random, self.new_id = random, new_id
-        self.start = start.replace(microsecond=0, tzinfo=UTC)
-        self.made: dict[str, list[dict]] = defaultdict(list)
-        self.made_at: dict[str, list[datetime]] = defaultdict(list)
-        self.times_taken, self.keys_taken = set(), set()
-        self.words, self.plans = _demo_tables(DEMO_WORDS), _demo_tables(DEMO_PLANS)
-        shapes = re.sub(r"\n +", " ", DEMO_SHAPES.strip()).splitlines()
-        self.shapes = {name: shape for name, *shape in map(str.split, shapes)}
-        self.owners = [new_id("ra", at) for at in self.times(12, 640, 630)]
-        names = self.words["people"][1]
-        self.people = dict(zip(names, self.times(len(names), 629, 620), strict=True))
-        self.people = {name: new_id("user", at) for name, at in self.people.items()}
-        self.tasks = list(product(self.words["chapters"][1], self.words["tasks"][1]))
+    def __init__(self, random: Random):
+        self.random = random
+        self.models = {resource.collection: resource.model for resource in RESOURCES}
+        #: The records of each collection, and of groups of them, as JSON members.
+        self.rows: dict[str, list[dict]] = defaultdict(list)
+        self.groups: dict[str, list[dict]] = defaultdict(list)
+        self.subjects: dict[str, dict] = {}
+        self.used: set[datetime | str] = set()
+        self.owners = [self.new_id("ra", at) for at in self.times(12, 640, 630)]
+        times = self.times(len(DEMO_PEOPLE), 629, 620)
+        self.people = dict(zip(DEMO_PEOPLE, map(partial(self.new_id, "user"), times), strict=True))
 
-    def add(self, collection: str, at: datetime, **values) -> tuple[str, dict]:
-        """Make a record of what is given; a member that is not given follows from its name."""
-        prefix, *members = self.shapes[collection]
-        row, last = {"id": self.new_id(prefix, at)}, at
-        for name in members:
-            if name == "subject":
-                row |= values["subject"]
-                continue
-            value = values[name] if name in values else self.member(name, at, values)
+    def new_id(self, prefix: str, at: datetime) -> str:
+        """An id of that time, such as asset_01HXY…"""
+        return f"{prefix}_" + encode_ulid(int(at.timestamp() * 1000), self.random.getrandbits(79))
+
+    def add(self, collection: str, at: datetime, groups: tuple = (), **values) -> dict:
+        """Make a record; a member without a value gets the one that its name implies."""
+        model = self.models[collection]
+        row = {"id": self.new_id(model._meta.primary_key.prefix, at)}
+        for name in model.members():
+            if name not in row and name not in ("updatedAt", "attachments"):
+                row[name] = values[name] if name in values else self.default(name, at, values)
+        if "updatedAt" in model.members():
+            times = [row[name] for name in row if name not in _DEADLINES]
+            last = max(at for at in times if isinstance(at, datetime) and at <= DEMO_START)
+            row["updatedAt"] = values.get("updatedAt", last if last > at else self.later(at, 60))
+        for name, value in row.items():
             if isinstance(value, datetime):
-                if last < value <= self.start and name not in _DEMO_DEADLINES:
-                    last = value
-                value = _demo_text(value)
-            row[name] = value
-        if members[-1] not in ("createdAt", "evaluatedAt"):
-            last = values.get("updatedAt") or (last if last > at else self.later(at, 60))
-            row |= {"createdAt": _demo_text(at), "updatedAt": _demo_text(last)}
-        groups = [collection]
-        if collection == "assets" and not row["decommissionedAt"]:
-            sort = row["assetKey"].rstrip("0123456789-")
-            groups += [f"assets/{row['assetKind']}", f"assets/{sort}"]
-        elif collection in _DEMO_GROUPED:
-            groups.append(f"{collection}/{row['status']}")
-        for group in groups:
-            self.made[group].append(row)
-            self.made_at[group].append(at)
-        return collection, row
+                row[name] = _demo_time(value)
+        if model.subject:
+            self.subjects[row["id"]] = dict(zip(_TRIPLE, (*model.subject, row["id"]), strict=True))
+        self.rows[collection].append(row)
+        for group in (collection, f"{collection}/{row.get('status')}", *groups):
+            self.groups[group].append(row)
+        return row
 
-    def member(self, name: str, at: datetime, values: dict):
+    def default(self, name: str, at: datetime, values: dict):
         """The value that a member of this name has by custom."""
-        done = values.get("status") not in _DEMO_NOT_DONE
+        status = values.get("status")
+        if name in _TRIPLE:
+            return None
         if name.endswith("Key") and "title" in values:
             return self.key(values["title"])
         if "Responsibility" in name:
-            return (
-                None if values.get("status") in ("open", "proposed") else self.choice(self.owners)
-            )
-        if name in _DEMO_EVENTS:
-            return self.later(at, _DEMO_EVENTS[name]) if done else None
+            return None if status in ("open", "proposed") else self.choice(self.owners)
+        if name in _EVENTS:
+            return None if status in _UNFINISHED else self.later(at, _EVENTS[name])
         if name == "scheduledAt":
-            return None if values["status"] in _DEMO_UNSCHEDULED else at + timedelta(days=45)
-        if name in _DEMO_DEADLINES:
-            return at + timedelta(days=_DEMO_DEADLINES[name])
+            return None if status in _UNSCHEDULED else at + timedelta(days=45)
+        if name in _DEADLINES:
+            return at + timedelta(days=_DEADLINES[name])
         return at if name.endswith(("At", "From")) else None
 
-    def choice(self, options):
+    def choice(self, options: Sequence):
         """One of some options."""
         return options[int(self.random.random() * len(options))]
 
+    def pick(self, words: str) -> str:
+        """One of some words; a word said twice is twice as likely."""
+        return self.choice(words.split() or [""])
+
     def time(self, at: datetime) -> datetime:
         """The first millisecond from then on that no record has."""
-        while at in self.times_taken:
+        while at in self.used:
             at += timedelta(milliseconds=1)
-        self.times_taken.add(at)
+        self.used.add(at)
         return at
 
     def times(self, count: int, since: float, until: float = 1) -> list[datetime]:
         """Working hours in order, spread evenly between two numbers of days before the start."""
         step, chance = (since - until) / count, self.random
         days = (since - step * (number + chance.random()) for number in range(count))
-        at = (self.start - timedelta(milliseconds=int(day * 86_400_000)) for day in days)
+        at = (DEMO_START - timedelta(milliseconds=int(day * 86_400_000)) for day in days)
         return sorted(self.time(day.replace(hour=6 + int(chance.random() * 14))) for day in at)
 
     def later(self, at: datetime, days: float, before: datetime | None = None) -> datetime:
         """A time at most so many days later, and before the start or the time given."""
-        room = min(days * 86_400, ((before or self.start) - at).total_seconds())
+        room = min(days * 86_400, ((before or DEMO_START) - at).total_seconds())
         return self.time(at + timedelta(milliseconds=int(room * self.random.uniform(100, 900))))
 
-    def pick(self, words: str) -> str:
-        """One of some words; a word said twice is twice as likely."""
-        return self.choice(words.replace(",", " ").split() or [""])
-
-    def status(self, at: datetime, stages: str) -> str:
-        """A status for a record's age, of lists of statuses with ages in days between them."""
-        *young, last = re.findall(r"(\S+) ?(\d*)", stages)
-        for words, days in young:
-            if self.start - at < timedelta(days=int(days)):
-                return self.pick(words)
-        return self.pick(last[0])
-
-    def key(self, *parts: str) -> str:
+    def key(self, text: str) -> str:
         """A key in kebab case that no record has yet."""
-        key = stem = re.sub("[^a-z0-9]+", "-", " ".join(parts).lower()).strip("-")
+        key = stem = re.sub("[^a-z0-9]+", "-", text.lower()).strip("-")
         number = 1
-        while key in self.keys_taken:
+        while key in self.used:
             key = f"{stem}-{(number := number + 1)}"
-        self.keys_taken.add(key)
+        self.used.add(key)
         return key
 
     def records(self, group: str, at: datetime) -> list[dict]:
-        """Records made before a time in a collection, collection/kind or collection/status."""
-        return self.made[group][: bisect_left(self.made_at[group], at)]
+        """The records of a group that were made before a time."""
+        before = _demo_time(at)
+        return [row for row in self.groups[group] if row["createdAt"] < before]
 
 
-def _demo_tables(text: str) -> dict[str, list[list[str]]]:
-    """Tables of cells by name; the first row is what follows the name."""
-    tables = re.findall(r"\[(.+?)\] *([^\[]+)", re.sub(r"\n +", " ", text))
-    return {
-        name: [re.split(r" *\| *", line) for line in lines.rstrip("\n").split("\n")]
-        for name, lines in tables
-    }
-
-
-def _demo_text(at: datetime) -> str:
+def _demo_time(at: datetime) -> str:
     """A time as records write it: ISO 8601, UTC, milliseconds."""
     return at.isoformat(timespec="milliseconds")[:23] + "Z"
 
 
-def demo_subject(collection: str, id: str) -> dict:
-    """The three members that name a record as subject."""
-    module, resource_type = _DEMO_MODULES.get(collection, f"{collection}/{collection[:-1]}").split(
-        "/"
-    )
-    return {
-        "subjectModuleKey": module,
-        "subjectResourceType": resource_type,
-        "subjectResourceId": id,
-    }
+def _draw_record(demo: DemoRegister, collection: str, at: datetime) -> tuple[dict, dict]:
+    """What a planned record is about, and its members but for the status."""
+    templates = [row[1:] for row in DEMO_TEMPLATES if row[0] == collection]
+    parents = []
+    while not parents:
+        group, kinds, title, *severity = demo.choice(templates)
+        parents = demo.records(group, at)
+    parent, kind = demo.choice(parents), demo.pick(kinds)
+    name = parent.get("displayName") or parent.get("title") or parent["name"]
+    words = {"name": name, "month": f"{at:%Y-%m}", "task": demo.choice(DEMO_TASKS)}
+    words["days"] = demo.choice(range(3, 60))
+    values = demo.subjects[parent["id"]] | {"title": title.format(**words)}
+    values |= dict.fromkeys(("assetId", "engagementId", "evidenceRequirementId"), parent["id"])
+    for member in demo.models[collection].members():
+        if member.endswith("Kind"):
+            values[member] = kind
+    text = DEMO_TEXTS.get(kind) or DEMO_TEXTS.get(collection)
+    values |= {"description": text and text.format(**words), "severity": "".join(severity)}
+    return parent, values | {"vulnerabilityId": parent["id"]}
 
 
-def _demo_draw(demo: DemoRegister, lines: list, at: datetime, titles: set) -> tuple:
-    """A line of a plan filled in with an earlier record, and with a title that is not taken."""
-    from calendar import month_name
-
-    for _ in range(40):
-        source, kinds, title, about, status = (*demo.choice(lines), "", "")[:5]
-        if not (parents := demo.records(source, at)):
-            continue
-        parent, (chapter, task) = demo.choice(parents), demo.choice(demo.tasks)
-        words = {"days": demo.choice(range(3, 60)), "chapter": chapter, "task": chapter[:2] + task}
-        words["name"] = parent.get("displayName") or parent.get("title") or parent["name"]
-        words["month"] = f"{month_name[at.month]} {at.year}"
-        title = title.format(**words)
-        drawn = source, kinds, title, about.format(**words) or None, status, parent
-        if title not in titles:
-            break
-    return drawn
+def add_planned(demo: DemoRegister) -> None:
+    """Make the records of each collection that has a plan."""
+    for collection, count, since, recent, former in DEMO_PLANS:
+        for number, at in enumerate(demo.times(count, since), 1):
+            parent, values = _draw_record(demo, collection, at)
+            is_recent = DEMO_START - at < timedelta(days=60)
+            values["status"] = demo.pick(recent if is_recent else former)
+            values |= _own_members(demo, collection, at, number, parent, values)
+            demo.add(collection, at, **values)
 
 
-def demo_planned(demo: DemoRegister, collection: str) -> DemoRows:
-    """The records of a collection as its plan says."""
-    (count, since, stages), *lines = demo.plans[collection]
-    members, titles = demo.shapes[collection], set()
-    kinds_of = [name for name in members if name.endswith("Kind")]
-    parents_of = [name for name in members if name in _DEMO_PARENTS]
-    for number, at in enumerate(demo.times(int(count), int(since)), 1):
-        source, kinds, title, about, status, parent = _demo_draw(demo, lines, at, titles)
-        record_kind, severity = [*map(demo.pick, kinds.split()), "", "medium"][:2]
-        values = dict.fromkeys(kinds_of, record_kind) | dict.fromkeys(parents_of, parent["id"])
-        if "title" in members:
-            titles.add(title)
-        else:
-            title = f"{title} {record_kind} {at:%Y-%m}"
-        values |= {"title": title, "description": about, "severity": severity}
-        values |= {"status": status or demo.status(at, stages)}
-        values |= {"subject": demo_subject(source.partition("/")[0], parent["id"])}
-        values |= _demo_extras(demo, collection, at, number, parent, values)
-        yield demo.add(collection, at, **values)
-
-
-def _demo_extras(demo: DemoRegister, collection: str, at, number: int, parent, values) -> dict:
+def _own_members(demo: DemoRegister, collection: str, at, number: int, parent, values) -> dict:
     """The members that records of this collection alone have."""
-    if collection == "readiness-assessments":
-        state = "not-ready" if parent["status"] == "in-maintenance" else "ready"
-        state = demo.pick(f"{state} " * 9 + "conditionally-ready")
-        return {"readinessState": state if values["status"] == "completed" else "unknown"}
-    if collection == "vulnerability-assessments":
-        newest, exploit = demo.records("vulnerabilities", at)[-1], "none-known proof-of-concept"
-        ids = list(dict.fromkeys([parent["id"], newest["id"]]))
-        return {"vulnerabilityIds": ids, "exploitability": demo.pick(exploit)}
-    if collection == "patch-requirements":
-        return {"urgency": parent["severity"]}
-    if collection == "releases":
-        closed, before = demo.records("change-requests/closed", at), _demo_text(at)
-        done = [change["id"] for change in closed if change["updatedAt"] < before]
-        return {"changeRequestIds": done[-3:]}
-    return _demo_source(demo, at, number, values) if collection == "findings" else {}
+    match collection:
+        case "readiness-assessments":
+            state = "not-ready" if parent["status"] == "in-maintenance" else "ready"
+            state = demo.pick(f"{state} " * 9 + "conditionally-ready")
+            return {"readinessState": state if values["status"] == "completed" else "unknown"}
+        case "vulnerability-assessments":
+            exploitability = demo.pick("none-known proof-of-concept")
+            return {"vulnerabilityIds": [parent["id"]], "exploitability": exploitability}
+        case "patch-requirements":
+            status = "completed" if parent["status"] == "patched" else "in-progress"
+            return {"urgency": parent["severity"], "status": status}
+        case "releases":
+            before, closed = _demo_time(at), demo.records("change-requests/closed", at)
+            done = [change["id"] for change in closed if change["updatedAt"] < before]
+            return {"changeRequestIds": done[-3:]}
+        case "findings":
+            return _finding_members(demo, at, number, values)
+    return {}
 
 
-def _demo_source(demo: DemoRegister, at: datetime, number: int, values: dict) -> dict:
+def _finding_members(demo: DemoRegister, at: datetime, number: int, values: dict) -> dict:
     """Where a finding comes from, its key, and who works on it."""
-    source_kind, origin = values["sourceKind"], list(values["subject"].values())
-    if source_kind == "assessment":
-        origin = demo_subject("assessments", demo.records("assessments", at)[-1]["id"]).values()
-    elif source_kind == "audit":
-        origin = "external", "audit-report", f"CAA-{at:%Y}-{number:03}"
-    elif source_kind == "module_signal":
-        origin = "external", "scanner-finding", f"SCAN-{number:05}"
-    elif source_kind == "manual":
-        origin = None, None, None
-    held = demo.choice([None, *demo.people.values()]) if values["status"] != "open" else None
-    key = {"findingKey": f"nc-{at:%Y}-{number:03}", "ownerMemberUserId": held}
+    origin, kind = tuple(values[name] for name in _TRIPLE), values["sourceKind"]
+    if kind in ("audit", "module_signal"):
+        origin = "external", f"{kind}-report", f"{kind.upper()}-{at:%Y}-{number:03}"
+    owner = demo.choice([None, *demo.people.values()]) if values["status"] != "open" else None
+    members = {"findingKey": f"nc-{at:%Y}-{number:03}", "ownerMemberUserId": owner}
     names = "sourceModuleKey", "sourceResourceType", "sourceResourceId"
-    return key | dict(zip(names, origin, strict=True))
+    return members | dict(zip(names, origin, strict=True))
 
 
 # --- Demo data ----------------------------------------------------------------
 
 
-def _demo_frameworks(demo: DemoRegister) -> DemoRows:
+def _add_frameworks(demo: DemoRegister) -> None:
     """Frameworks, each with its version and a node for every reference that a control meets."""
-    lines, controls = demo.words["rules"][1:], demo.words["practices"][1:]
-    times = iter(demo.times(3 * len(lines) + len(controls), 615, 600))
-    for key, name, source, version, since, prefix, domain in lines:
-        about = f"Requirements of {name} that Meridian Line Maintenance answers for."
-        shared = {"name": name, "description": about, "status": "active", "sourceKind": source}
-        yield (made := demo.add("frameworks", next(times), frameworkKey=key, **shared))
-        shared |= {"frameworkId": made[1]["id"], "versionLabel": f"{name}, {version}"}
-        shared |= dict.fromkeys(("publishedAt", "effectiveFrom"), f"{since}T00:00:00.000Z")
-        shared |= {"versionKey": version, "effectiveUntil": None}
-        yield (made := demo.add("framework-versions", next(times), **shared))
-        shared |= {"frameworkVersionId": made[1]["id"], "nodeKind": "domain", "parentNodeId": None}
-        children = [row[:2] for row in controls if row[0].startswith(prefix)]
-        for order, (code, title) in enumerate([(prefix.rstrip("."), domain), *children]):
-            shared |= {"nodeKey": demo.key(key, code), "referenceCode": code, "title": title}
-            shared |= {"sortOrder": order, "description": f"{title}, {name} {code}."}
-            yield (made := demo.add("framework-nodes", next(times), **shared))
+    times = iter(demo.times(3 * len(DEMO_FRAMEWORKS) + len(DEMO_PRACTICES), 615, 600))
+    for key, name, source, version, since, prefix in DEMO_FRAMEWORKS:
+        values = {"name": name, "status": "active", "sourceKind": source}
+        values["description"] = (
+            f"Requirements of {name} that Meridian Line Maintenance answers for."
+        )
+        framework = demo.add("frameworks", next(times), frameworkKey=key, **values)
+        values |= {"frameworkId": framework["id"], "versionLabel": f"{name}, {version}"}
+        values |= dict.fromkeys(("publishedAt", "effectiveFrom"), f"{since}T00:00:00.000Z")
+        values["frameworkVersionId"] = demo.add(
+            "framework-versions", next(times), versionKey=version, **values
+        )["id"]
+        values |= {"nodeKind": "domain", "parentNodeId": None}
+        children = [row[:2] for row in DEMO_PRACTICES if row[0].startswith(prefix)]
+        for order, (code, title) in enumerate([(prefix.rstrip("."), "Requirements"), *children]):
+            values |= {"nodeKey": demo.key(f"{key} {code}"), "referenceCode": code, "title": title}
+            values |= {"sortOrder": order, "description": f"{title}, {name} {code}."}
+            node = demo.add("framework-nodes", next(times), **values)
             if not order:
-                shared |= {"parentNodeId": made[1]["id"], "nodeKind": "requirement"}
+                values |= {"parentNodeId": node["id"], "nodeKind": "requirement"}
 
 
-def _demo_assets(demo: DemoRegister) -> DemoRows:
+def _add_assets(demo: DemoRegister) -> None:
     """What the organization works with, the first of each sort at once, and who holds it."""
-    lines, kinds = demo.words["stock"][1:], {row[0]: row[1:] for row in demo.words["kinds"][1:]}
-    units = [(number / int(row[2]), number, row) for row in lines for number in range(int(row[2]))]
-    times = demo.times(len(lines), 598, 570) + demo.times(len(units) - len(lines), 569, 25)
-    units, custody = sorted(units, key=itemgetter(0)), []
-    for at, (_, number, (key, asset_kind, count, name, use)) in zip(times, units, strict=True):
-        label, source, about = kinds[asset_kind]
-        status = demo.status(at, "active 200 " + "active," * 18 + "in-maintenance,decommissioned")
+    units = sorted((n / row[2], n, *row) for row in DEMO_STOCK for n in range(row[2]))
+    times = demo.times(len(DEMO_STOCK), 598, 570)
+    times += demo.times(len(units) - len(DEMO_STOCK), 569, 25)
+    for at, (_, number, key, kind, _, name, use) in zip(times, units, strict=True):
+        label, source, description = DEMO_ASSET_KINDS[kind]
+        status = demo.pick("active " * 18 + "in-maintenance decommissioned") if number else "active"
         end = demo.later(at, 400) if status == "decommissioned" else None
-        values = {"assetKey": demo.key(key if count == "1" else f"{key}-{number + 1:03}")}
-        values |= {"assetKind": asset_kind, "sourceKind": source, "status": status}
-        values |= {"displayName": label.format(name=name, n=number + 1), "decommissionedAt": end}
-        values |= {"description": about.format(use=use)}
-        values |= {"commissionedAt": at - timedelta(days=demo.random.randrange(1, 2500))}
-        yield (made := demo.add("assets", at, **values))
-        marks = [demo.later(at, 15, end), end]
-        if demo.random.random() < 0.17:
-            marks.insert(1, demo.later(marks[0], 250, end))
-        holders = demo.random.sample(list(demo.people), 2)
-        custody += [(*row, made[1]) for row in zip(marks, marks[1:], holders, strict=False)]
-    member = {"subjectModuleKey": "membership", "subjectResourceType": "member-user"}
-    for at, end, who, asset in sorted(custody, key=itemgetter(0)):
-        values = {"assignmentKey": demo.key(asset["assetKey"], who, f"{at:%Y-%m}"), "endedAt": end}
-        values |= {"assignmentKind": "primary", "status": "ended" if end else "active"}
-        values |= {"subject": member | {"subjectResourceId": demo.people[who]}}
-        values |= {"assetId": asset["id"]}
-        yield demo.add("custody-assignments", at, **values)
+        values = {"assetKey": f"{key}-{number + 1:03}", "assetKind": kind, "sourceKind": source}
+        values |= {"displayName": label.format(name, number + 1), "status": status}
+        values |= {"description": description.format(use), "decommissionedAt": end}
+        values["commissionedAt"] = at - timedelta(days=demo.random.randrange(1, 2500))
+        asset = demo.add("assets", at, groups=() if end else (key, kind), **values)
+        holder = demo.choice(DEMO_PEOPLE)
+        values = {"subjectModuleKey": "membership", "subjectResourceType": "member-user"}
+        values |= {"subjectResourceId": demo.people[holder], "assignmentKind": "primary"}
+        values |= {"assetId": asset["id"], "title": f"{asset['assetKey']} {holder}"}
+        values |= {"status": "ended" if end else "active", "endedAt": end}
+        demo.add("custody-assignments", demo.later(at, 15, end), **values)
 
 
-def _demo_engagements(demo: DemoRegister) -> DemoRows:
+def _add_engagements(demo: DemoRegister) -> None:
     """Five agreements with each supplier and customer."""
     forms = ("master agreement", "quality agreement", "price schedule", "work order", "amendment 1")
-    pairs, parties = product(forms, demo.words["suppliers"][1:]), {}
-    for at, (form, (name, engagement_kind, service)) in zip(
-        demo.times(60, 598, 120), pairs, strict=True
+    parties = {name: demo.new_id("party", demo.times(1, 600, 599)[0]) for name, *_ in DEMO_PARTNERS}
+    lines = list(product(forms, DEMO_PARTNERS))
+    for at, (form, (name, kind, service)) in zip(
+        demo.times(len(lines), 598, 120), lines, strict=True
     ):
-        party = parties.setdefault(name, demo.new_id("party", demo.time(at)))
-        values = {"engagementKind": engagement_kind, "title": f"{name}: {service}, {form}"}
-        values |= {
-            "providerPartyId": party,
-            "status": demo.status(at, "active,active,active,ended"),
-        }
-        yield demo.add("party-engagements", at, engagementKey=demo.key(name, form), **values)
+        values = {"title": f"{name}: {service}, {form}", "providerPartyId": parties[name]}
+        values |= {"engagementKind": kind, "status": demo.pick("active active active ended")}
+        demo.add("party-engagements", at, **values)
 
 
-def _demo_controls(demo: DemoRegister) -> DemoRows:
+def _add_controls(demo: DemoRegister) -> None:
     """Controls, the evidence that is asked for them, and the nodes that both cover."""
-    nodes = {node["referenceCode"]: node for node in demo.made["framework-nodes"]}
-    links, lines = [], list(product(DEMO_SCOPES, demo.words["practices"][1:]))
-    names = ["controls"] * len(lines) + ["evidence-requirements"] * 40
-    plans = zip(names, demo.times(len(names), 598, 550), lines + lines[:40], strict=True)
-    for collection, at, (scope, (code, title, proof)) in plans:
-        values = {"title": f"{title}, {scope}", "status": demo.pick("active " * 12 + "draft")}
-        values["description"] = f"Meets {code} at the {scope}; shown by {proof}, sampled quarterly."
-        coverage_kind = "satisfies"
-        if collection == "controls":
-            for posture in ("implementationProjectionId", "complianceProjectionId"):
-                values[posture] = demo.new_id("geprj", demo.time(at))
-            values["subject"] = dict.fromkeys(demo_subject("controls", ""))
-        else:
-            coverage_kind, values["title"] = "evidences", f"{proof[0].upper()}{proof[1:]}, {scope}"
-            values |= {"subjectModuleKey": "controls", "subjectResourceType": "control"}
-        yield (made := demo.add(collection, at, **values))
-        node, subject = nodes[code], demo_subject(collection, made[1]["id"])
+    nodes = {node["referenceCode"]: node for node in demo.rows["framework-nodes"]}
+    links, lines = [], list(product(DEMO_SITES, DEMO_PRACTICES))
+    times = demo.times(len(lines), 598, 560)
+    for number, (at, (site, (code, title, proof))) in enumerate(zip(times, lines, strict=True)):
+        values = {"title": f"{title}, {site}", "status": demo.pick("active " * 12 + "draft")}
+        values["description"] = f"Meets {code} at the {site}; shown by {proof}, sampled quarterly."
+        for posture in ("implementationProjectionId", "complianceProjectionId"):
+            values[posture] = demo.new_id("geprj", at)
+        links.append((code, "satisfies", demo.add("controls", at, **values)))
+        if number < 40:
+            values |= {"title": f"{proof.capitalize()}, {site}", "subjectModuleKey": "controls"}
+            values["subjectResourceType"] = "control"
+            requirement = demo.add("evidence-requirements", demo.later(at, 10), **values)
+            links.append((code, "evidences", requirement))
+    for at, (code, kind, record) in zip(demo.times(len(links), 549, 500), links, strict=True):
+        node = nodes[code]
         values = {"frameworkVersionId": node["frameworkVersionId"], "frameworkNodeId": node["id"]}
-        links.append(
-            values | {"subject": subject, "coverageKind": coverage_kind, "status": "active"}
-        )
-    for at, values in zip(demo.times(len(links), 549, 500), links, strict=True):
-        yield demo.add("coverage-links", at, **values)
+        values |= {"coverageKind": kind, "status": "active"} | demo.subjects[record["id"]]
+        demo.add("coverage-links", at, **values)
 
 
-def _demo_submissions(demo: DemoRegister) -> DemoRows:
+def _add_submissions(demo: DemoRegister) -> None:
     """What is filed with whom, a package for each period, and what became of each package."""
-    packages, events, lines = [], [], demo.words["duties"][1:]
-    for at, (title, submission_kind, months) in zip(
-        demo.times(len(lines), 598, 580), lines, strict=True
-    ):
-        status = "active" if int(months) else "draft"
-        values = {"title": title, "submissionKind": submission_kind, "status": status}
-        yield (made := demo.add("submission-requirements", at, **values))
-        packages += _demo_periods(demo, made[1], int(months)) if int(months) else []
-    for at, values in sorted(packages, key=itemgetter(0)):
-        values, steps = _demo_history(demo, at, values)
-        yield (made := demo.add("submission-packages", at, **values))
-        events += [(when, step | {"submissionPackageId": made[1]["id"]}) for when, step in steps]
-    for at, values in sorted(events, key=itemgetter(0)):
-        yield demo.add("submission-events", at, **values)
+    times = demo.times(len(DEMO_SUBMISSIONS), 598, 580)
+    for at, (title, kind, months) in zip(times, DEMO_SUBMISSIONS, strict=True):
+        values = {"title": title, "submissionKind": kind, "status": "active" if months else "draft"}
+        requirement = demo.add("submission-requirements", at, **values)
+        # The last period ends with 2025 or in 2026, counted in months.
+        last = (DEMO_START.year * 12 + DEMO_START.month - 1) // (months or 1) * (months or 1)
+        for end in range(last, last - 19, -months) if months else ():
+            due = datetime(end // 12, end % 12 + 1, 28, 23, 59, 59, tzinfo=UTC)
+            begun = demo.time(due - timedelta(minutes=demo.random.randrange(43_200, 64_800)))
+            year, month = divmod(end - 1, 12)
+            if timedelta(days=1) < DEMO_START - begun < timedelta(days=545):
+                values = {"title": f"{title}, period to {year}-{month + 1:02}", "dueAt": due}
+                values["submissionRequirementId"] = requirement["id"]
+                _add_package(demo, begun, values)
 
 
-def _demo_history(demo: DemoRegister, at: datetime, values: dict) -> tuple[dict, list]:
-    """A package as its events left it, and the events with their times."""
-    young = demo.start - at < timedelta(days=35)
-    histories = ["", "submission receipt"] if young else demo.words["histories"][1]
-    outcomes = {event_kind: outcome for event_kind, *outcome in demo.words["events"][1:]}
-    steps, reference = [], f"MLM-{at:%y}-{demo.random.randrange(10000):04}"
+def _add_package(demo: DemoRegister, at: datetime, values: dict) -> None:
+    """A package as its events left it, and the events."""
+    is_young = DEMO_START - at < timedelta(days=35)
+    steps, begun, reference = [], at, f"MLM-{at:%y}-{demo.random.randrange(10000):04}"
     values |= dict.fromkeys(("submittedAt", "acknowledgedAt", "acceptedAt", "externalReference"))
-    values |= {"status": demo.pick("draft in_review ready")}
-    for event_kind in demo.choice(histories).split():
-        (status, note), at = outcomes[event_kind], demo.later(at, 14)
-        named = None if status == "submitted" else reference
-        step = {"eventKind": event_kind, "note": note, "resultingStatus": status}
-        steps.append((at, step | {"externalReference": named}))
+    values["status"] = demo.pick("draft in_review ready")
+    for event in demo.choice((*DEMO_HISTORIES[:1], "") if is_young else DEMO_HISTORIES).split():
+        (status, note), at = DEMO_EVENTS[event], demo.later(at, 14)
+        stated = None if status == "submitted" else reference
+        step = {"eventKind": event, "note": note, "resultingStatus": status}
+        steps.append((at, step | {"externalReference": stated}))
         values |= {"status": status, f"{status}At": at, "updatedAt": at}
-        values["externalReference"] = values["externalReference"] or named
-    return values, steps
+        values["externalReference"] = values["externalReference"] or stated
+    package = demo.add("submission-packages", begun, **values)
+    for when, step in steps:
+        demo.add("submission-events", when, **step, submissionPackageId=package["id"])
 
 
-def _demo_periods(demo: DemoRegister, requirement: dict, months: int) -> Iterator[tuple]:
-    """When the package of each period was begun, and what is known of it then."""
-    latest = (demo.start.year * 12 + demo.start.month - 1) // months * months
-    for following in range(latest, latest - 19, -months):
-        due = datetime(following // 12, following % 12 + 1, 28, 23, 59, 59, tzinfo=UTC)
-        at = due - timedelta(minutes=demo.random.randrange(43_200, 64_800))
-        year, month = divmod(following - 1, 12)
-        names = {1: f"{year}-{month + 1:02}", 3: f"{year} Q{month // 3 + 1}"}
-        names |= {6: f"{year} H{month // 6 + 1}", 12: f"{year}"}
-        if timedelta(days=1) < demo.start - at < timedelta(days=545):
-            title = f"{requirement['title']}, {names[months]}"
-            values = {"submissionRequirementId": requirement["id"], "title": title, "dueAt": due}
-            yield demo.time(at), values
-
-
-def _demo_indicators(demo: DemoRegister) -> DemoRows:
+def _add_indicators(demo: DemoRegister) -> None:
     """Indicators and their measurements."""
-    series, lines = [], product(DEMO_SCOPES, demo.words["measures"][1:])
-    lines = zip(demo.times(24, 545, 300), lines, strict=True)
-    for at, (scope, (title, indicator_kind, target, limit)) in lines:
-        status, values = demo.pick("active " * 12 + "draft"), [(None, None, None)]
-        for when in demo.times(8, (demo.start - at).days - 1) if status == "active" else ():
-            best, worst = float(target), float(limit)
-            value = max(0, best + (worst - best) * demo.random.gauss(0.1, 0.5))
-            value = min(value, 100) if "percent" in title else value
-            value = f"{value:.{len(target.partition('.')[2])}f}"
-            share = (float(value) - best) / (worst - best)
-            state = "on-target" if share <= 0 else "warning" if share < 1 else "breach"
-            values.append((when, value, state))
-        members = {"title": f"{title}, {scope}", "indicatorKind": indicator_kind, "status": status}
-        members |= {"latestMeasurementAt": values[-1][0], "latestMeasurementValue": values[-1][1]}
-        control = demo.choice(demo.made["controls"])
-        members |= {"subject": demo_subject("controls", control["id"])}
-        yield (made := demo.add("indicators", at, **members))
-        series += [(*row, made[1]["id"]) for row in values[1:]]
-    for at, value, state, id in sorted(series):
-        members = {"measurementValue": value, "thresholdState": state, "sourceKind": "calculated"}
-        yield demo.add("indicator-measurements", at, indicatorDefinitionId=id, **members)
-
-
-def _demo_monitors(demo: DemoRegister) -> DemoRows:
-    """Monitors and their runs; the items of each monitor's newest run are kept."""
-    plans, lines = [], product(DEMO_SCOPES, demo.words["watches"][1:])
-    for at, (scope, (title, asset_kind, *messages)) in zip(
-        demo.times(30, 545, 300), lines, strict=False
+    lines = product(DEMO_SITES, DEMO_INDICATORS)
+    for at, (site, (title, kind, target, limit)) in zip(
+        demo.times(24, 545, 300), lines, strict=True
     ):
+        values = {"title": f"{title}, {site}", "indicatorKind": kind}
+        values |= {"latestMeasurementAt": None, "status": demo.pick("active " * 12 + "draft")}
+        values |= demo.subjects[demo.choice(demo.rows["controls"])["id"]]
+        series = []
+        if values["status"] == "active":
+            for when in demo.times(8, (DEMO_START - at).days - 1):
+                share = max(-target / abs(limit - target), demo.random.gauss(0.1, 0.5))
+                value = target + (limit - target) * share
+                value = f"{min(value, 100) if 'percent' in title else value:.1f}"
+                state = "on-target" if share <= 0 else "warning" if share < 1 else "breach"
+                series.append((when, value, state))
+            values |= {"latestMeasurementAt": when, "latestMeasurementValue": value}
+        indicator = demo.add("indicators", at, **values)
+        for when, value, state in series:
+            values = {"measurementValue": value, "thresholdState": state}
+            values |= {"sourceKind": "calculated", "indicatorDefinitionId": indicator["id"]}
+            demo.add("indicator-measurements", when, **values)
+
+
+def _add_monitors(demo: DemoRegister) -> None:
+    """Monitors and their runs; the items of each monitor's newest run are kept."""
+    lines = product(DEMO_SITES, DEMO_MONITORS)
+    for at, (site, (title, kind, *messages)) in zip(demo.times(30, 545, 300), lines, strict=False):
         status = demo.pick("active " * 12 + "draft paused retired")
         until = {"paused": 60, "retired": 100}.get(status, 1)
-        runs = demo.times(4, (demo.start - at).days - 1, until) if status != "draft" else [None]
-        values = {"title": f"{title}, {scope}", "status": status, "lastRunAt": runs[-1]}
-        values |= {"description": f"Checks every {asset_kind.replace('-', ' ')} at the {scope}."}
-        control = demo.choice(demo.made["controls"])
-        values |= {"subject": demo_subject("controls", control["id"])}
-        yield (made := demo.add("monitor-definitions", at, **values))
-        plans += [(run, made[1], asset_kind, messages, run == runs[-1]) for run in runs if run]
-    for plan in sorted(plans, key=itemgetter(0)):
-        yield from _demo_run(demo, *plan)
+        runs = [] if status == "draft" else demo.times(4, (DEMO_START - at).days - 1, until)
+        values = {"title": f"{title}, {site}", "status": status}
+        values |= {"lastRunAt": runs[-1] if runs else None}
+        values |= {"description": f"Checks every {kind.replace('-', ' ')} at the {site}."}
+        values |= demo.subjects[demo.choice(demo.rows["controls"])["id"]]
+        monitor = demo.add("monitor-definitions", at, **values)
+        for run in runs:
+            _add_run(demo, run, monitor, kind, messages if run == runs[-1] else [])
 
 
-def _demo_run(
-    demo: DemoRegister, at: datetime, monitor: dict, asset_kind: str, messages: list, newest: bool
-) -> DemoRows:
-    """A run of a monitor over some assets of a kind and, of the newest run, its items."""
-    assets = demo.records(f"assets/{asset_kind}", at)
+def _add_run(demo: DemoRegister, at: datetime, monitor: dict, kind: str, messages: list) -> None:
+    """A run of a monitor over some assets, with its items if there are messages for them."""
+    assets = demo.records(kind, at)
     assets = demo.random.sample(assets, min(9, len(assets)))
     results = [demo.pick("pass " * 40 + "warning warning fail") for _ in assets]
-    counts = Counter(results)
-    worst = next(word for word in ("fail", "warning", "pass") if counts[word])
-    values = {f"{word}Count": counts[word] for word in ("pass", "fail", "warning", "unknown")}
-    values |= {"aggregateResult": worst, "completedAt": at + timedelta(minutes=3)}
-    values |= {"triggerKind": demo.pick("scheduled scheduled manual")}
-    yield (made := demo.add("monitor-runs", at, monitorDefinitionId=monitor["id"], **values))
-    run = {"monitorRunId": made[1]["id"], "monitorDefinitionId": monitor["id"]}
-    texts = dict(zip(("pass", "warning", "fail"), messages, strict=True))
+    values = {f"{word}Count": results.count(word) for word in ("pass", "fail", "warning")}
+    values |= {"aggregateResult": next(w for w in ("fail", "warning", "pass") if w in results)}
+    values |= {"triggerKind": demo.pick("scheduled scheduled manual"), "unknownCount": 0}
+    values |= {"completedAt": at + timedelta(minutes=3), "monitorDefinitionId": monitor["id"]}
+    run = demo.add("monitor-runs", at, **values)
     findings = {row["subjectResourceId"]: row["id"] for row in demo.records("findings", at)}
-    for asset, result in zip(assets, results, strict=True) if newest else ():
-        item = {"populationMemberKey": asset["assetKey"], "result": result}
-        item |= {"message": texts[result], "subject": demo_subject("assets", asset["id"])}
-        item |= {"findingId": findings.get(asset["id"]) if result == "fail" else None}
+    for asset, result in zip(assets, results, strict=True) if messages else ():
+        values = {"populationMemberKey": asset["assetKey"], "result": result}
+        values |= {"monitorRunId": run["id"], "monitorDefinitionId": monitor["id"]}
+        values |= {"message": messages[("pass", "warning", "fail").index(result)]}
+        values |= {"findingId": findings.get(asset["id"]) if result == "fail" else None}
         at = demo.time(at + timedelta(seconds=1))
-        yield demo.add("monitor-result-items", at, **run, **item)
+        demo.add("monitor-result-items", at, **values, **demo.subjects[asset["id"]])
 
 
-def demo_rows(random: Random, start: datetime, new_id: Callable[[str, datetime], str]) -> DemoRows:
-    """Every record of the demo workspace with its collection's name, parents before children."""
-    demo = DemoRegister(random, start, new_id)
-    for build in (
-        _demo_frameworks,
-        _demo_assets,
-        _demo_engagements,
-        _demo_controls,
-        _demo_submissions,
-    ):
-        yield from build(demo)
-    for collection in demo.plans:
-        yield from demo_planned(demo, collection)
-    yield from _demo_indicators(demo)
-    yield from _demo_monitors(demo)
+def demo_rows(random: Random) -> dict[str, list[dict]]:
+    """The records of the demo by collection, parents before children, oldest first."""
+    demo = DemoRegister(random)
+    _add_frameworks(demo)
+    _add_assets(demo)
+    _add_engagements(demo)
+    _add_controls(demo)
+    _add_submissions(demo)
+    add_planned(demo)
+    _add_indicators(demo)
+    _add_monitors(demo)
+    return {name: sorted(rows, key=itemgetter("id")) for name, rows in demo.rows.items()}
 
 
 # --- Demo delivery ------------------------------------------------------------
@@ -26722,38 +26521,31 @@ _DEMO_DETAILS = {
 class _DemoDelivery:
     """Builds on their way to two environments, a step every seven minutes, by the API's rules."""
 
-    def __init__(self, random: Random, start: datetime):
-        self.random, self.at = random, start.timestamp() - 30 * 86_400
+    def __init__(self, random: Random):
+        self.random, self.at = random, DEMO_START.timestamp() - 30 * 86_400
         self.source = Generator(self.now, random)
         self.running: dict[str, dict] = {}
 
     def now(self) -> float:
-        """The time of the demo, which moves whenever somebody looks."""
+        """The time of the demo, which moves whenever it is read."""
         self.at += 0.137
         return self.at
 
-    def make(self) -> None:
-        """Make everything, in the current session."""
-        flows = [
-            Flow.create(
-                name=name,
-                description=description,
-                required_attestation_types=types,
-                requires_approval=bool(approver),
-                required_approver_roles=["quality"] if approver else [],
-                tags={"team": "maintenance-it"},
-            )
-            for name, description, types, approver in _DEMO_FLOWS
-        ]
+    def create(self) -> None:
+        """Create everything, in the current session."""
+        names = {"hangar-test": "Where builds are tried.", "hangar-production": "For the line."}
         self.environments = [
-            Environment.create(
-                name="hangar-test", type="K8S", description="Where builds are tried."
-            ),
-            Environment.create(
-                name="hangar-production", type="K8S", description="What the line uses."
-            ),
+            Environment.create(name=name, type="K8S", description=description)
+            for name, description in names.items()
         ]
-        self.make_policies(flows)
+        flows = [self.create_flow(*row) for row in _DEMO_FLOWS]
+        # What the gate requires in front of production.
+        production = self.environments[1].id
+        policy = Policy.create(name="tested", required_attestation_types=["junit"])
+        PolicyAttachment.create(policy=policy.id, environment=production)
+        values = {"description": "What changes maintenance records is released by quality."}
+        values |= {"flow": flows[0].id, "environment_id": production, "enforce_approvals": True}
+        DeploymentPolicy.create(name="released", **values)
         rule = {"trigger_event": "TRAIL_NON_COMPLIANT", "channel_type": "IN_APP"}
         NotificationRule.create(name="Builds that nobody may release", **rule)
         for number in range(_DEMO_BUILDS):
@@ -26761,32 +26553,19 @@ class _DemoDelivery:
                 self.build(flow, number, approver)
                 self.at += 14.5 * 3600
 
-    def make_policies(self, flows: list[Flow]) -> None:
-        """What the gate asks in front of production."""
-        production = self.environments[1]
-        policy = Policy.create(name="tested", required_attestation_types=["junit"])
-        PolicyAttachment.create(policy=policy.id, environment=production.id)
-        DeploymentPolicy.create(
-            name="released",
-            description="What changes maintenance records is released by quality.",
-            flow=flows[0].id,
-            environment_id=production.id,
-            enforce_approvals=True,
-        )
+    def create_flow(self, name: str, description: str, types: list, approver: str) -> Flow:
+        """Create a flow; where there is an approver, quality has to approve its builds."""
+        values = {"name": name, "description": description, "tags": {"team": "maintenance-it"}}
+        values |= {"required_attestation_types": types, "requires_approval": bool(approver)}
+        return Flow.create(required_approver_roles=["quality"] if approver else [], **values)
 
     def build(self, flow: Flow, number: int, approver: str) -> None:
         """One build: its trail, artifact, attestations, approval, and the gate."""
         author = self.random.choice(_DEMO_AUTHORS)
-        trail = begin_trail(
-            {
-                "flow": flow.id,
-                "git_commit_sha": f"{self.random.getrandbits(160):040x}",
-                "git_branch": "main",
-                "git_author": author,
-                "git_author_email": f"{author[3:].lower()}@maintenance.example",
-                "build_url": f"https://ci.maintenance.example/{flow.name}/{number + 1}",
-            }
-        )
+        commit = {"git_commit_sha": f"{self.random.getrandbits(160):040x}", "git_branch": "main"}
+        commit |= {"git_author_email": f"{author[3:].lower()}@maintenance.example"}
+        url = f"https://ci.maintenance.example/{flow.name}/{number + 1}"
+        trail = begin_trail(commit | {"flow": flow.id, "git_author": author, "build_url": url})
         digest = f"sha256:{self.random.getrandbits(256):064x}"
         named = {"image_name": flow.name, "image_tag": f"1.{number}.0"}
         report_artifact(trail, sha256_digest=digest, reported_by="ci", **named)
@@ -26809,25 +26588,20 @@ class _DemoDelivery:
     def deploy(self, environment: Environment, flow: Flow, digest: str, tag: str) -> None:
         """Run a build in an environment, and record what runs there now."""
         running = self.running.setdefault(environment.id, {})
-        running[flow.name] = {
-            "artifactSha256": digest,
-            "artifactName": flow.name,
-            "artifactTag": tag,
-            "instanceCount": 2,
-        }
+        artifact = {"artifactSha256": digest, "artifactName": flow.name, "artifactTag": tag}
+        running[flow.name] = artifact | {"instanceCount": 2}
         snapshot = EnvironmentSnapshot.record(environment, "agent", list(running.values()))
         if snapshot.snapshot_index % 10 == 3:
-            values = {"approved_by": "qa-thomsen", "description": "Agreed with the CAMO."}
-            Baseline.approve(environment, **values)
+            Baseline.approve(environment, approved_by="qa-thomsen", description="Agreed.")
         note_drift(environment, snapshot)
 
 
-def demo_delivery(current: Session, random: Random, start: datetime) -> None:
+def demo_delivery(current: Session, random: Random) -> None:
     """Make the demo's flows and all that hangs on them, by a clock and chance of their own."""
-    delivery, source = _DemoDelivery(random, start), current.source
+    delivery, source = _DemoDelivery(random), current.source
     current.source = delivery.source
     try:
-        delivery.make()
+        delivery.create()
     finally:
         current.source = source
 
@@ -27362,11 +27136,18 @@ class _HeadTask:
         super().write(data)
 
 
-def task_for(channel: Any, request: Any) -> Any:
-    """What answers a request: the application, with its body or by its head alone."""
+@functools.cache
+def _task_classes() -> tuple[type, type]:
+    """The classes of tasks: for a whole request, and for its head alone."""
     from waitress.task import WSGITask
 
-    return (over(_HeadTask, WSGITask) if request.state else WSGITask)(channel, request)
+    return WSGITask, over(_HeadTask, WSGITask)
+
+
+def task_for(channel: Any, request: Any) -> Any:
+    """Return the task that answers a request: with its body, or by its head alone."""
+    whole, head = _task_classes()
+    return (head if request.state else whole)(channel, request)
 
 
 # --- Server connections -------------------------------------------------------
@@ -28637,22 +28418,15 @@ def load_demo(lite: NovantraLite) -> None:
             resource.model.select().count() > len(resource.model.seeds) for resource in governed()
         ):
             raise Conflict("The workspace holds records already; the demo goes into an empty one.")
-    chance = random_module.Random("novantra-lite demo")
-
-    def new_id(prefix: str, at: datetime) -> str:
-        return f"{prefix}_" + encode_ulid(int(at.timestamp() * 1000), chance.getrandbits(79))
-
-    report = Report()
 
     def work(current):
-        imports: dict[str, Import] = {}
-        for line, (name, row) in enumerate(demo_rows(chance, _DEMO_START, new_id), 1):
-            if name not in imports:
-                imports[name] = Import(lite.collection(name), current, report)
-            imports[name].take(line, row)
-        if report.refused:
-            raise Problem(f"The demo does not fit: {report.faults[0]}.")
-        demo_delivery(current, chance, _DEMO_START)
+        # A seed of its own makes the same records on every machine.
+        random = random_module.Random("novantra-lite demo")
+        for name, rows in demo_rows(random).items():
+            importer = Import(lite.collection(name), current, Report())
+            for line, row in enumerate(rows, 1):
+                importer.bring_in(line, row)
+        demo_delivery(current, random)
         current.events.clear()
 
     write_transaction(workspace, work, actor="console", reason="Demonstration data was loaded.")
@@ -28661,9 +28435,6 @@ def load_demo(lite: NovantraLite) -> None:
 def governed() -> list[Resource]:
     """The resources whose records make a collection."""
     return [resource for resource in RESOURCES if resource.collection]
-
-
-_DEMO_START = datetime(2026, 6, 1, 8, 0, tzinfo=UTC)
 
 
 # --- Audit records ------------------------------------------------------------
@@ -29204,22 +28975,15 @@ def create_app() -> NovantraLite:
 
 # --- Reference page -----------------------------------------------------------
 
-REFERENCE_STYLE = """
-:root { color-scheme: light dark; --page: #fff; --text: #1c2027; --muted: #565e6b; --line: #dfe3e8;
-  --panel: #f5f6f8; --link: #1d4fa3; --get: #1f6b3a; --put: #8a4b08; --delete: #ad1f2d }
-@media screen and (prefers-color-scheme: dark) { :root { --page: #14161a; --text: #e3e6eb;
-  --muted: #a3abb8; --line: #30353e; --panel: #1d2026; --link: #94b8ff; --get: #7fcf9a;
-  --put: #e5b46c; --delete: #ff9a9f } }
-* { box-sizing: border-box; border: 0 solid var(--line) } [hidden] { display: none !important }
-body { margin: 0; background: var(--page); color: var(--text); overflow-wrap: break-word;
-  font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif }
+REFERENCE_STYLE = (
+    PAGE_STYLE
+    + """
+[hidden] { display: none !important } body { overflow-wrap: break-word }
 :focus-visible { outline: 2px solid var(--link); outline-offset: 2px } main:focus { outline: 0 }
 .skip { position: absolute; left: -99rem; padding: .5rem } .skip:focus { left: 0; z-index: 1 }
 header, nav, main { padding: 0 1.25rem; max-width: 68rem } header { padding-top: 2rem }
-h1 { margin: 0; font-size: 1.75rem } h2 { margin: 2.75rem 0 .75rem; font-size: 1.25rem }
 h4 { margin: 1.5rem 0 .4rem; font-size: .875rem } section > p, .about p { max-width: 44rem }
 header p, output, thead, small, h3 span, li > span, .facts { color: var(--muted); font-weight: 400 }
-code, pre, h3 b { font: .9em/1.55 ui-monospace, "SF Mono", Menlo, Consolas, monospace }
 pre { padding: .75rem 1rem; overflow-x: auto; background: var(--panel); border-width: 1px;
   border-radius: 6px; font-size: .8125rem } pre code { font-size: 1em } summary { cursor: pointer }
 nav, h3 { font-size: .9375rem } nav ul, .members ul { list-style: none; margin: 0; padding: 0 }
@@ -29234,11 +28998,10 @@ main summary:hover, main [open] > summary { background: var(--panel) }
 h3 { display: grid; grid-template-columns: 4.25rem minmax(0, 3fr) minmax(0, 2fr); gap: 0 .75rem;
   align-items: baseline; margin: 0; font-weight: 400 } h3 b { font-size: .75rem; font-weight: 600;
   text-align: center; border: 1px solid; border-radius: 4px } h3 i, em { font-style: normal }
-.get { color: var(--get) } h3 i, .post { color: var(--link) } .delete { color: var(--delete) }
+.get { color: var(--good) } h3 i, .post { color: var(--link) } .delete { color: var(--bad) }
 .body { padding: 1rem .6rem 1rem 5.6rem; scroll-margin-top: 4rem } th:first-child { width: 12rem }
-table { width: 100%; border-collapse: collapse } table, .members, .facts { font-size: .875rem }
-th, td { padding: .35rem 1rem .35rem 0; text-align: left; vertical-align: top; font-weight: 400;
-  border-bottom-width: 1px } td p, .members p, .about .facts { margin: 0 }
+.members, .facts { font-size: .875rem } th, td { padding: .35rem 1rem .35rem 0; font-weight: 400 }
+td p, .members p, .about .facts { margin: 0 }
 .members li { padding: .3rem 0; border-top-width: 1px } .put, .patch { color: var(--put) }
 .members li ul { margin-top: .3rem; padding-left: 1rem; border-left-width: 2px }
 @media (width >= 60rem) { body { display: grid; grid: auto 1fr / 16.5rem minmax(0, 1fr) }
@@ -29252,6 +29015,7 @@ th, td { padding: .35rem 1rem .35rem 0; text-align: left; vertical-align: top; f
 @media print { nav, .skip { display: none } body { display: block } pre { white-space: pre-wrap }
   .operation::details-content { content-visibility: visible } li, tr, pre { break-inside: avoid } }
 """
+)
 _REFERENCE_SCRIPT = """"use strict";
 const byId = id => document.getElementById(decodeURIComponent(id)), input = byId("filter-text");
 const all = selector => document.querySelectorAll(selector), wide = matchMedia("(width >= 60rem)");
@@ -29465,10 +29229,7 @@ def reference_page(document: dict, settings: Iterable[Mapping[str, Any]] = ()) -
         links += f'<li><a href="#{id}">{name} <small>{len(texts) - 1}</small></a>'
         sections += f'<section id="{id}"><h2>{name}</h2>{"".join(texts)}</section>'
     title, count = escape(info["title"]), sum(map(len, tags.values())) - len(tags)
-    return f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}: API reference</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>{REFERENCE_STYLE}</style></head><body>
+    body = f"""
 <a class="skip" href="#main-content">Skip to content</a>
 <header><h1>{title}</h1><p>Version {escape(info["version"])}, {count} operations</p></header>
 <nav aria-label="Reference"><div id="filter-box" role="search" hidden>
@@ -29483,7 +29244,8 @@ def reference_page(document: dict, settings: Iterable[Mapping[str, Any]] = ()) -
 export TOKEN=$({token} | sed -E 's/.*"access_token": *"([^"]+)".*/\\1/')</code></pre></section>
 <section id="conventions"><h2>Conventions</h2>{_prose(info.get("description", ""))}</section>
 {sections}{_settings_section(settings)}
-</main><script>{_REFERENCE_SCRIPT}</script></body></html>"""
+</main><script>{_REFERENCE_SCRIPT}</script>"""
+    return html_page(f"{title}: API reference", REFERENCE_STYLE, body)
 
 
 # --- Documents ----------------------------------------------------------------
@@ -29975,13 +29737,13 @@ def _reference_bytes() -> bytes:
 
 # --- Commands -----------------------------------------------------------------
 # A command is declared once: its words and arguments by the decorator, its help by the docstring.
-# It answers with an Output, so that no command knows how it is printed.
+# It returns an Output, so that no command knows how it is printed.
 
 PROGRAM = "novantra-lite"
 
 
 class Output(NamedTuple):
-    """What a command has to say: data to machines, text to people, an exit status to both."""
+    """The result of a command: data for machines, text for people, and the exit status."""
 
     data: Any
     text: str
@@ -29991,11 +29753,10 @@ class Output(NamedTuple):
 class Command(NamedTuple):
     """One command of the command line.
 
-    `opens` says which workspace it is handed, in words: `existing` (must be there), `new` (made
-    where there is none), `temporary` (may go unnamed), `directory` (one of several), `reader`
-    (read-only, beside a server); empty, it is handed none. `settings` names the arguments that
-    are settings of the instance. One that says `itself` opens what it needs. `help` stands in place
-    of the function's docstring.
+    `opens` says in words which workspace its function gets: `existing` (must exist), `new` (created
+    if missing), `temporary` (need not be named), `directory` (one of several), `reader` (read-only,
+    beside a server); empty: none; `itself`: the function opens it. `settings` names the arguments
+    that are settings of the instance. `help` stands in place of the function's docstring.
     """
 
     path: str
@@ -30033,7 +29794,7 @@ def setting_argument(flag: str, name: str, **options) -> tuple[tuple, dict]:
 
 
 def location(chosen) -> tuple[str, str]:
-    """The file or else the directory that the command line names, or the environment."""
+    """Return the file or the directory that the command line or the environment names."""
     file, directory = getattr(chosen, "register", None) or chosen.database, chosen.workspaces
     if not file and not directory:
         file = os.environ.get("NOVANTRA_LITE_DATABASE")
@@ -30046,7 +29807,7 @@ def location(chosen) -> tuple[str, str]:
 
 
 def file_of(chosen) -> Path:
-    """The database file that the command line names, also as one of a directory."""
+    """Return the database file that the command line names, also as one of a directory."""
     file, directory = location(chosen)
     if directory and not chosen.workspace:
         chosen.parser.error("name the workspace: --workspace SLUG")
@@ -30059,8 +29820,7 @@ def file_of(chosen) -> Path:
 
 
 def open_lite(chosen, writes: bool = False) -> NovantraLite:
-    """The instance that a command works on, opened the way that the command declares, or to write
-    in."""
+    """Open the instance for a command as its declaration says, or for writing."""
     file, directory = location(chosen)
     opens, target = chosen.command.opens.split(), file or directory
     if not target and "temporary" not in opens and "directory" not in opens:
@@ -30077,7 +29837,7 @@ def open_lite(chosen, writes: bool = False) -> NovantraLite:
 
 
 def _localized(member: str) -> str:
-    """The name of a JSON member as people read it: clientId is `Client id`."""
+    """Return the label of a JSON member: clientId is `Client id`."""
     if not re.fullmatch(r"[a-z]+(?:[A-Z][a-z]+)*", member):
         return member
     words = re.sub(r"(?=[A-Z])", " ", member).lower()
@@ -30085,7 +29845,7 @@ def _localized(member: str) -> str:
 
 
 def _displayed(value: Any) -> str:
-    """A JSON value in a few words, on one line."""
+    """Return a JSON value as a short text on one line."""
     match value:
         case None | "" | [] | ():
             return "-"
@@ -30100,7 +29860,7 @@ def _displayed(value: Any) -> str:
 
 
 def details(data: dict) -> str:
-    """Names and values, aligned, one a line; an object inside is set in by two spaces."""
+    """Return names and values, aligned, one a line; nested objects are indented."""
     width = max(len(_localized(name)) for name in data) + 2 if data else 0
     lines = []
     for name, value in data.items():
@@ -30112,7 +29872,7 @@ def details(data: dict) -> str:
 
 
 def listing(rows: Iterable[dict], none: str) -> Output:
-    """An array to machines, an aligned table to people; without rows, the sentence for that."""
+    """Return rows as an array for machines and a table for people, or else the sentence `none`."""
     rows = list(rows)
     names = list(dict.fromkeys(name for row in rows for name in row))
     cells = [[_localized(name) for name in names]]
@@ -30120,11 +29880,6 @@ def listing(rows: Iterable[dict], none: str) -> Output:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
     return Output(rows, "\n".join(lines) if rows else none)
-
-
-def _secret_output(data: dict) -> Output:
-    """An object that holds a secret, with the word that it is shown this once."""
-    return Output(data, f"{details(data)}\n\nKeep the secret now: it is not shown again.")
 
 
 def words_of(values: Iterable[str] | None) -> list[str]:
@@ -30144,13 +29899,14 @@ def show_output(output: Output, as_json: bool) -> None:
 
 
 def shows_secret(chosen) -> Callable[[Any], None]:
-    """What prints a secret before it is stored, so that none is lost that is shown only once."""
+    """Return a function that prints a secret before it is stored, since it is shown only once."""
 
     def show(result: Credentials | dict) -> None:
         if sys.stdout is None:
             raise OSError(errno.EBADF, "standard output is closed, so nothing was made")
         data = credentials_data(result) if isinstance(result, Credentials) else result
-        show_output(_secret_output(data), chosen.json)
+        text = f"{details(data)}\n\nKeep the secret now: it is not shown again."
+        show_output(Output(data, text), chosen.json)
 
     return show
 
@@ -30234,7 +29990,7 @@ def serve_command(lite, chosen) -> None:
 
 
 def _prepare_to_serve(lite, chosen, show: Callable[[dict], None]) -> None:
-    """Load demo data and make accounts as asked, and show what there is to announce of them."""
+    """Load demo data and create accounts if requested, and show what the caller has to know."""
     if chosen.demo and not lite.workspaces.has_several and not lite.workspaces:
         lite.create_workspace("demo", name="Demo")
     if not lite.workspaces:
@@ -30260,14 +30016,13 @@ def _prepare_to_serve(lite, chosen, show: Callable[[dict], None]) -> None:
         _make_credentials(lite, name, lambda data: show(facts | data))
     else:
         # What a program reads may be used at once, so it is printed after the commit.
-        data = _make_credentials(lite, name, lambda data: _write_credentials(lite, data))
-        show(facts | _announced(lite, data))
+        show(facts | _store_credentials(lite, name))
 
 
 def _make_credentials(lite, name: str, show: Callable[[dict], None]) -> dict:
-    """Give an account of this name, made where it is missing, a new secret and a new API key.
+    """Create or renew the account of this name and its API key, with every scope.
 
-    It has every scope. Both are stored together, once they were shown.
+    Both are stored in one transaction, after `show` has printed them.
     """
     existing = [account["clientId"] for account in lite.accounts.list() if account["name"] == name]
     former = [key["id"] for key in lite.api_keys.list() if key["label"] == name and key["isActive"]]
@@ -30283,26 +30038,23 @@ def _make_credentials(lite, name: str, show: Callable[[dict], None]) -> dict:
     return lite.accounts.act(f"Credentials of the {name.lower()}.", work, show)
 
 
-def _credentials_file(lite) -> Path | None:
-    """Where new secrets are written down that nobody at a terminal reads; what is printed elsewhere
-    ends up in a log. A workspace that ends with the process has no such place, and no need."""
+def _store_credentials(lite, name: str) -> dict:
+    """Make credentials, and write them beside the database for its owner only.
+
+    What is printed where nobody sits at a terminal ends up in a log: secrets are left out of it. A
+    workspace that ends with the process has no place for a file, and no need.
+    """
     path = lite.workspace.path
-    return path and path.with_name(f"{path.name}.credentials")
+    if not path:
+        return _make_credentials(lite, name, lambda data: None)
+    file = path.with_name(f"{path.name}.credentials")
 
-
-def _write_credentials(lite, data: dict) -> None:
-    """Write new credentials beside the database, for its owner only."""
-    if file := _credentials_file(lite):
+    def write(data: dict) -> None:
         _write_private(file, json.dumps(data, indent=2).encode() + b"\n")
 
-
-def _announced(lite, data: dict) -> dict:
-    """What is printed of new credentials: the name of the file that holds the secrets, if any."""
-    file, secrets = _credentials_file(lite), ("clientSecret", "apiKey")
-    if file is None:
-        return data
-    shown = {name: value for name, value in data.items() if name not in secrets}
-    return {**shown, "credentialsFile": str(file)}
+    data = _make_credentials(lite, name, write)
+    del data["clientSecret"], data["apiKey"]
+    return {**data, "credentialsFile": str(file)}
 
 
 def _write_private(path: Path, data: bytes) -> None:
@@ -30322,7 +30074,7 @@ def _write_private(path: Path, data: bytes) -> None:
 
 
 def _welcome(data: dict, passing: bool) -> str:
-    """The block that greets whoever started the server; its curl lines can be pasted."""
+    """Return the greeting of a server that was started; its curl lines can be pasted."""
     url, id, secret = data["url"], data.get("clientId"), data.get("clientSecret")
     lines = [f"Novantra Lite answers at {url}", ""]
     lines.append(f"  Workspace      {data.get('workspace') or ', '.join(data['workspaces'])}")
@@ -30394,15 +30146,14 @@ def import_command(lite, chosen) -> Output:
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
-        position = (
-            f" from line {error.lineno} on" if isinstance(error, json.JSONDecodeError) else ""
-        )
+        is_located = isinstance(error, json.JSONDecodeError)
+        position = f" from line {error.lineno} on" if is_located else ""
         raise Invalid(f"The catalog in {name} is not JSON in UTF-8{position}.") from None
     return _report_output(lite.import_oscal(document, reason=modes["reason"]), chosen)
 
 
 def _scan_output(lite, chosen, source, name: str, reason: str) -> Output:
-    """Import a scanner's report; what it found, and which thresholds that is over."""
+    """Import a scanner's report; print its counts and the thresholds that they exceed."""
     if chosen.collection != "scans" or not chosen.trail or chosen.format or chosen.all_or_nothing:
         chosen.parser.error("a scan is imported by: import scans FILE --trail ID")
     with nullcontext(source) if chosen.file == "-" else source.open("rb") as stream:
@@ -30438,7 +30189,7 @@ def _import_rows_of(lite, chosen, source, modes: dict) -> Report:
 
 
 def _report_output(report, chosen) -> Output:
-    """The counts of an import, then a line for each fault."""
+    """Return the counts of an import, then a line for each fault."""
     counts = f"{report.created:,} created, {report.updated:,} updated"
     counts += f", {report.unchanged:,} unchanged, {report.refused:,} refused"
     lines = [f"{chosen.collection}: {counts}."]
@@ -30485,9 +30236,8 @@ def _replacing(file: str) -> Iterator[IO[str]]:
         raise
 
 
-@contextlib.contextmanager
-def _warning_of_formulas(collection: Collection, format: str, safe: bool) -> Iterator[Iterable]:
-    """The records of a collection; says afterwards how many cells of a CSV begin like formulas."""
+def _write_records(collection: Collection, stream: IO[str], format: str, safe: bool) -> int:
+    """Write every record of a collection, and warn of cells of a CSV that begin like formulas."""
     cells = 0
 
     def rows() -> Iterator[dict]:
@@ -30498,11 +30248,13 @@ def _warning_of_formulas(collection: Collection, format: str, safe: bool) -> Ite
             yield row
 
     is_harmless = safe or format not in ("csv", "tsv")
-    yield collection.export() if is_harmless else rows()
+    records = collection.export() if is_harmless else rows()
+    count = write_rows(records, stream, format, collection.columns, safe)
     if cells:
         noun = "cell begins" if cells == 1 else "cells begin"
         advice = "add --safe before you open it in a spreadsheet"
         print(f"{PROGRAM}: {cells:,} {noun} like a formula; {advice}.", file=sys.stderr)
+    return count
 
 
 @command(
@@ -30532,14 +30284,10 @@ def export_command(lite, chosen) -> Output | None:
     if chosen.file == "-":
         if chosen.json and format_name != "json":
             chosen.parser.error(f"--json and --format {format_name} cannot share standard output")
-        with _warning_of_formulas(collection, format_name, chosen.safe) as rows:
-            write_rows(rows, sys.stdout, format_name, collection.columns, chosen.safe)
+        _write_records(collection, sys.stdout, format_name, chosen.safe)
         return None
-    with (
-        _warning_of_formulas(collection, format_name, chosen.safe) as rows,
-        _replacing(chosen.file) as stream,
-    ):
-        count = write_rows(rows, stream, format_name, collection.columns, chosen.safe)
+    with _replacing(chosen.file) as stream:
+        count = _write_records(collection, stream, format_name, chosen.safe)
     data = {"collection": chosen.collection, "file": chosen.file, "records": count}
     return Output(data, f"{chosen.collection}: {count:,} records written to {chosen.file}.")
 
@@ -30571,7 +30319,7 @@ def set_command(lite, chosen) -> Output:
 
 
 def _value_of(text: str, present: Any) -> Any:
-    """The value that a text on the command line stands for, in place of the present one."""
+    """Parse a value of the command line, as text if the present value is text, else as JSON."""
     try:
         return text or None if isinstance(present, str) or not text else json.loads(text)
     except (ValueError, RecursionError):
@@ -30609,11 +30357,33 @@ _SCOPE_HELP = "such as governance.findings:write; `all` for every Novantra scope
 _SCOPE = argument("--scope", **SEVERAL, required=True, metavar="S", help=_SCOPE_HELP)
 
 
-def do_command(manager, chosen) -> Output:
-    """Do to an id what the last word of the command says."""
-    verb = chosen.command.path.split()[-1]
-    getattr(manager, verb)(chosen.id)
+# Group of commands: the manager that it works with, what that manages, and how one is made.
+_MANAGERS = {
+    "account": ("accounts", "account", "create"),
+    "webhook": ("webhooks", "endpoint", "add"),
+    "key": ("api_keys", "key", "create"),
+}
+
+
+def list_command(lite, chosen) -> Output:
+    """Print the list of a manager."""
+    group = chosen.command.path.split()[0]
+    manager, noun, verb = _MANAGERS[group]
+    none = f"No {noun} yet: see `{PROGRAM} {group} {verb} --help`."
+    return listing(getattr(lite, manager).list(), none)
+
+
+def change_command(lite, chosen) -> Output:
+    """Call the method of a manager that the last word of the command names."""
+    group, verb = chosen.command.path.split()
+    getattr(getattr(lite, _MANAGERS[group][0]), verb)(chosen.id)
     return Output({"id": chosen.id, f"{verb}d": True}, f"{chosen.id} is {verb}d.")
+
+
+def _rotate_command(lite, chosen) -> None:
+    """Make a new secret and print it."""
+    manager = _MANAGERS[chosen.command.path.split()[0]][0]
+    getattr(lite, manager).rotate(chosen.id, show=shows_secret(chosen))
 
 
 @command(
@@ -30636,23 +30406,12 @@ def account_create_command(lite, chosen) -> None:
     lite.accounts.create(chosen.name, scopes, contact=chosen.contact, **optional)
 
 
-@command("account list", opens="reader")
-def account_list_command(lite, chosen) -> Output:
-    """List the service accounts."""
-    return listing(lite.accounts.list(), f"No account yet: see `{PROGRAM} account create --help`.")
-
-
-@command("account rotate", _ACCOUNT)
-def account_rotate_command(lite, chosen) -> None:
-    """Give an account a new secret; the old one ends at once."""
-    lite.accounts.rotate(chosen.id, show=shows_secret(chosen))
-
-
-@command("account enable", _ACCOUNT, help="Let a disabled account in again.")
-@command("account disable", _ACCOUNT, help="Shut an account out, at once.")
-def account_state_command(lite, chosen) -> Output:
-    """Change whether an account is let in."""
-    return do_command(lite.accounts, chosen)
+command("account list", opens="reader", help="List the service accounts.")(list_command)
+command("account rotate", _ACCOUNT, help="Give an account a new secret; the old one ends at once.")(
+    _rotate_command
+)
+command("account disable", _ACCOUNT, help="Shut an account out, at once.")(change_command)
+command("account enable", _ACCOUNT, help="Let a disabled account in again.")(change_command)
 
 
 @command(
@@ -30684,24 +30443,19 @@ def webhook_add_command(lite, chosen) -> None:
     lite.webhooks.add(chosen.url, events=words_of(chosen.event), show=shows_secret(chosen))
 
 
-@command("webhook list", opens="reader")
-def webhook_list_command(lite, chosen) -> Output:
-    """List the endpoints that events are sent to."""
-    return listing(lite.webhooks.list(), f"No endpoint yet: see `{PROGRAM} webhook add --help`.")
-
-
-@command("webhook resume", _ENDPOINT, help="Deliver to a paused or disabled endpoint again.")
-@command("webhook pause", _ENDPOINT, help="Hold back what is due to an endpoint.")
-@command("webhook remove", _ENDPOINT, help="Remove an endpoint; nothing is sent to it any more.")
-def webhook_state_command(lite, chosen) -> Output:
-    """Change whether an endpoint is delivered to."""
-    return do_command(lite.webhooks, chosen)
-
-
-@command("webhook rotate", _ENDPOINT)
-def webhook_rotate_command(lite, chosen) -> None:
-    """Give an endpoint a new secret; for 24 hours both sign."""
-    lite.webhooks.rotate(chosen.id, show=shows_secret(chosen))
+command("webhook list", opens="reader", help="List the endpoints that events are sent to.")(
+    list_command
+)
+command("webhook remove", _ENDPOINT, help="Remove an endpoint; nothing is sent to it any more.")(
+    change_command
+)
+command("webhook pause", _ENDPOINT, help="Hold back what is due to an endpoint.")(change_command)
+command("webhook resume", _ENDPOINT, help="Deliver to a paused or disabled endpoint again.")(
+    change_command
+)
+command("webhook rotate", _ENDPOINT, help="Give an endpoint a new secret; for 24 hours both sign.")(
+    _rotate_command
+)
 
 
 @command("webhook test", _ENDPOINT)
@@ -30906,16 +30660,10 @@ def key_create_command(lite, chosen) -> None:
     lite.api_keys.create(chosen.label, scopes, chosen.days, show=shows_secret(chosen))
 
 
-@command("key list", opens="reader")
-def key_list_command(lite, chosen) -> Output:
-    """List the API keys."""
-    return listing(lite.api_keys.list(), f"No key yet: see `{PROGRAM} key create --help`.")
-
-
-@command("key revoke", argument("id", metavar="ID", help="the key's id"))
-def key_revoke_command(lite, chosen) -> Output:
-    """End an API key, at once."""
-    return do_command(lite.api_keys, chosen)
+command("key list", opens="reader", help="List the API keys.")(list_command)
+command(
+    "key revoke", argument("id", metavar="ID", help="the key's id"), help="End an API key, at once."
+)(change_command)
 
 
 @command(
@@ -31106,7 +30854,7 @@ def _add_arguments(parser, of: Command) -> None:
 
 
 def _run_command(chosen) -> int:
-    """Run the command that was chosen and print what it says; its exit status."""
+    """Run the chosen command, print its output, and return the exit status."""
     if chosen.command.opens and "itself" not in chosen.command.opens:
         with open_lite(chosen) as lite:
             output = chosen.command.function(lite, chosen)
@@ -31119,7 +30867,7 @@ def _run_command(chosen) -> int:
 
 
 def _refuse_command(error: Exception, as_json: bool) -> int:
-    """Say in one sentence what went wrong, to people and on request to machines; status 1."""
+    """Print an error as one sentence, with --json also as an object; return status 1."""
     if not isinstance(error, Problem | OSError):
         error = explain_file_error(error, "The database file")
     if isinstance(error, Problem):
@@ -31140,12 +30888,12 @@ def _refuse_command(error: Exception, as_json: bool) -> int:
 
 
 def _discard_output() -> None:
-    """Let what is left in the buffer go nowhere, or leaving would trip over it again."""
+    """Send buffered output to /dev/null, or the exit would fail at the closed pipe again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _answer_arguments(arguments: list[str] | None) -> int:
-    """Read the command line and run what it asks for, wording what people can act on."""
+    """Parse the command line and run the command; print errors that people can act on."""
     try:
         chosen = _build_parser().parse_args(arguments)
     except SystemExit as stopped:

@@ -262,7 +262,7 @@ def test_every_text_colour_is_readable_on_both_backgrounds(scheme):
 
     ratios = {
         (text, ground): contrast(colours[text], colours[ground])
-        for text in ("text", "muted", "link", "get", "put", "delete")
+        for text in ("text", "muted", "link", "good", "put", "bad")
         for ground in ("page", "panel")
     }
 
