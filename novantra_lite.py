@@ -611,7 +611,7 @@ _PAIRS = [high + low for high in CROCKFORD for low in CROCKFORD]
 class Generator:
     """Where an instance takes time, ids and secrets from; a test hands in its own of each.
 
-    `clock` gives seconds since 1970; `random` is a random.Random (random.SystemRandom unless told).
+    `clock` gives seconds since 1970; `random` is a random.Random (default: random.SystemRandom).
     """
 
     def __init__(self, clock: Callable[[], float], random: random_module.Random):
@@ -630,7 +630,7 @@ class Generator:
     def timestamp(self, at: float, digits: int = 3) -> str:
         """A time as ISO 8601 in UTC, fixed in width so that text sorts as time does."""
         whole = round(at * 10**digits)
-        # Taken once, since another thread may set it anew.
+        # Read once, since another thread may replace it.
         known_whole, known_digits, known_text = self._stamp
         if (known_whole, known_digits) == (whole, digits):
             return known_text
@@ -1181,7 +1181,7 @@ class ListOf:
         return list(map(self.element.coerce, value)) if isinstance(value, list) else value
 
     def read(self, value: Any) -> list:
-        """Check every element; tell all faults with their positions."""
+        """Validate every element; raise all faults with their positions."""
         if not isinstance(value, list):
             raise ValueError("Expected array")
         if len(value) > self.at_most:
@@ -1206,7 +1206,7 @@ class MapOf:
         return {name: self.element.coerce(inner) for name, inner in value.items()}
 
     def read(self, value: Any) -> dict:
-        """Check every name and value; tell all faults with their names."""
+        """Validate every name and value; raise all faults with their names."""
         if not isinstance(value, dict):
             raise ValueError("Expected object")
         if len(value) > self.at_most:
@@ -1252,7 +1252,7 @@ class Json(Member, peewee.TextField):
         return self.of.coerce(value)
 
     def parse(self, text):
-        # A list of words is written with commas by whoever fills a table in by hand.
+        # People who fill in a table by hand separate words with commas.
         if isinstance(self.of, ListOf) and isinstance(self.of.element, Text) and text[:1] != "[":
             return [part.strip() for part in text.split(",") if part.strip()]
         try:
@@ -1348,7 +1348,7 @@ class _Sealed(str):
 
 
 class _SealedAccessor(peewee.FieldAccessor):
-    """Opens a sealed value when somebody reads it, not before."""
+    """Decrypts a sealed value when it is read, not before."""
 
     def __get__(self, instance, instance_type=None):
         value = super().__get__(instance, instance_type)
@@ -1470,7 +1470,7 @@ class ModelSql:
     ) -> tuple[str, Sequence]:
         """SQL for the records with certain values, or with a key, and what it is given.
 
-        It reads the columns that are told, or all; the ending says in which order, and how many.
+        It selects the columns named, or all; the ending holds the order and the limit.
         """
         arguments = columns, ending, bool(key), *values
         sql = self._queries.get(arguments) or self._queries.setdefault(
@@ -1496,7 +1496,7 @@ class ModelSql:
         return row
 
     def with_defaults(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The values of a new record, with the defaults of those that are not told."""
+        """The values of a new record, with defaults for those that are absent."""
         data = {**self.constants, **values}
         for name, make in self.makers.items():
             if name not in values:
@@ -2122,7 +2122,7 @@ class KeyRing:
         return nonce + self._keys[self._newest].encrypt(nonce, data, bound)
 
     def reseal_bytes(self, data: bytes, associated_data: str) -> bytes | None:
-        """Bytes encrypted anew with the newest key; None if they are encrypted with it already."""
+        """Bytes encrypted again with the newest key; None if they already use it."""
         with contextlib.suppress(InvalidTag, ValueError):
             bound = f"{associated_data}/{self._newest}".encode()
             self._keys[self._newest].decrypt(data[:12], data[12:], bound)
@@ -2312,7 +2312,7 @@ _SEARCH_UPDATE = (
 
 
 def update_search_index(connection: sqlite3.Connection, beyond: int = 0) -> None:
-    """Bring the index up to date in the transaction at hand, if more than so many entries wait."""
+    """Update the index in the current transaction if more than so many entries wait."""
     entry, newest = connection.execute(SEARCH_POSITIONS).fetchone()
     if newest - entry <= beyond:
         return
@@ -2327,7 +2327,7 @@ def update_search_index(connection: sqlite3.Connection, beyond: int = 0) -> None
 
 
 def check_search() -> Iterator[str]:
-    """Compare the search index with the records; tell each fault in a sentence.
+    """Compare the search index with the records; yield a sentence for each fault.
 
     What the newest entries of the ledger are about is not in it yet.
     """
@@ -2660,7 +2660,7 @@ def sql_function(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return function
 
 
-#: When the SQL of the read at hand has to end, by time.monotonic().
+#: When the SQL of the current read must end, by time.monotonic().
 _ends_at: contextvars.ContextVar[float] = contextvars.ContextVar("ends_at", default=math.inf)
 #: How many steps of SQLite's machine pass between two looks at the time: some milliseconds.
 _STEPS_BETWEEN_LOOKS = 200_000
@@ -2715,12 +2715,12 @@ def fetch_joined(sql: str, values: Sequence) -> tuple:
 
 
 def extend_deadline(seconds: float) -> None:
-    """Let the read at hand have so many seconds more, which it has waited for something outside."""
+    """Extend the current read by so many seconds that it waited for another service."""
     _ends_at.set(_ends_at.get() + seconds)
 
 
 def check_deadline() -> None:
-    """End the read at hand if its time is over, where it works on without the file."""
+    """End the current read if its time is over, where it works without the file."""
     if _is_late():
         raise sqlite3.OperationalError("interrupted")
 
@@ -2785,7 +2785,7 @@ class Database(peewee.SqliteDatabase):
 
 # --- Writer -------------------------------------------------------------------
 
-#: How the thread at hand lets another one answer in its place; a server sets it.
+#: How the current thread lets another one answer in its place; a server sets it.
 release_on_exit: contextvars.ContextVar[Callable] = contextvars.ContextVar(
     "leave", default=lambda cause=None: nullcontext()
 )
@@ -2835,7 +2835,7 @@ class Writer:
         self.is_displaced = False
         #: Whether the last transaction met a locked file, a full disk or the like.
         self.is_failing = False
-        #: When the transaction at hand began, on the monotonic clock.
+        #: When the current transaction began, on the monotonic clock.
         self._begun = 0.0
         #: What follows the last piece of work, once the end was asked for.
         self._at_end: Callable[[], None] | None = None
@@ -2875,7 +2875,7 @@ class Writer:
             self.lock.acquire()
 
     def is_stalled(self) -> bool:
-        """Return whether the transaction at hand takes long, or is likely to."""
+        """Return whether the current transaction takes long, or is likely to."""
         begun = self._begun
         return self.is_failing or (begun and time.monotonic() - begun > _PATIENCE)
 
@@ -2935,7 +2935,7 @@ class Writer:
 
     @staticmethod
     def attempt(connection: sqlite3.Connection, slot: _Slot) -> None:
-        """Do one piece of work in a savepoint, and keep what it raises for whoever waits for it."""
+        """Do one piece of work in a savepoint; the thread that waits gets what it raises."""
         connection.execute("SAVEPOINT work")
         try:
             slot.result = slot.work()
@@ -2945,7 +2945,7 @@ class Writer:
         connection.execute("RELEASE work")
 
     def close(self, deadline: float, afterwards: Callable[[], None]) -> None:
-        """Close the connection, then call `afterwards`: when the work at hand is done.
+        """Close the connection, then call `afterwards`: when the current work is done.
 
         After the deadline it is interrupted. If it still goes on, its own thread closes at its end.
         """
@@ -3142,7 +3142,7 @@ def _refuse_links(file: Path) -> None:
 
 
 def refuse_lost(path: Path, *endings: str) -> None:
-    """Refuse to make a file anew beside what belongs to one that was there."""
+    """Refuse to create a file beside the key or checkpoints of a former one."""
     belongings = [path.with_name(path.name + ending) for ending in endings]
     if present := [file.name for file in belongings if file.exists() and file.stat().st_size]:
         raise Conflict(
@@ -3210,13 +3210,13 @@ class Workspace:
         self._counting, self.tidied = threading.Lock(), -1
 
     def give_way(self) -> None:
-        """Give the lock free and read on, so that whoever writes may open the file meanwhile."""
+        """Release the lock and go on reading, so that a writer may open the file."""
         if self.read_only:
             self.storage.unlock()
 
     def connect(self, read_only: bool = False, shared: bool = False, **pragmas) -> Database:
         """A database on the file: one connection per thread, or one `shared` by all."""
-        # By its mode, SQLite does not make a file that was taken away anew.
+        # By its mode, SQLite does not recreate a file that was removed.
         mode = "ro" if read_only else "rw"
         options = {"timeout": self.settings.busy_timeout, "uri": True, "check": self.storage.check}
         return Database(
@@ -3229,7 +3229,7 @@ class Workspace:
         )
 
     def fetch_row(self, sql: str, values: Sequence = ()) -> tuple | None:
-        """The first row of a read, on this thread's reader or in the write at hand."""
+        """The first row of a read, on this thread's reader or in the current write."""
         return session().database.connection().execute(sql, values).fetchone()
 
     def json_of(self, model: type[Model], key: str, without: tuple[str, ...] = ()) -> bytes:
@@ -3266,7 +3266,7 @@ class Workspace:
         return self.damage or (self.journal.clock.find_fault() if self.journal else "")
 
     def count_read(self, account: str, minute: int | None = None, number: int = 1) -> None:
-        """Count reads of an account for the audit log, one of this minute unless told."""
+        """Count reads of an account for the audit log: by default one, in this minute."""
         key = account, int(self.source.clock()) // 60 if minute is None else minute
         with self._counting:
             self._reads[key] = self._reads.get(key, 0) + number
@@ -3306,7 +3306,7 @@ class Workspace:
         that have not left by then are interrupted, and close their own connections.
         """
         if self.leases.end(deadline) and self.path:
-            # Whoever opens the file for reading then finds all of it. What fails here waits there.
+            # A later reader then finds all of it; what fails here waits in the log.
             with contextlib.suppress(Problem, sqlite3.Error, peewee.DatabaseError):
                 self.update_index()
         self.leases.finish(self.reader.close_unused)
@@ -3637,7 +3637,7 @@ def _rebuild_tables(
 ) -> Iterator[str]:
     """Bring the tables that a file has to the columns and checks that their models declare now.
 
-    SQLite changes no CHECK in place, so such a table is written anew, row by row in its order:
+    SQLite changes no CHECK in place, so such a table is rewritten, row by row in its order:
     https://www.sqlite.org/lang_altertable.html#otheralter
     """
     present = present_sql(connection, "table")
@@ -3655,7 +3655,7 @@ def _rebuild_tables(
 def _copy_rows(model: type[Model], columns: set[str]) -> str:
     """SQL that copies a table's rows, which have these columns, to its rebuilt form.
 
-    Each fact's JSON is written anew from its columns.
+    Each fact's JSON is rewritten from its columns.
     """
     table, fields = model._meta.table_name, model._meta.sorted_fields
     sources = {}
@@ -3776,7 +3776,7 @@ class Listing:
 class Array:
     """A list of one model in the order in which its records were made, or against it.
 
-    `without` names members that this list does not tell, `including` hidden ones that it tells.
+    `without` names members that this list leaves out, `including` hidden ones that it shows.
     """
 
     including: tuple[str, ...] = ()
@@ -4025,12 +4025,12 @@ class Tokens:
         return Principal(account.id, allowed, expiry, account.name)
 
     def forget(self) -> None:
-        """Have every token checked anew, since an account changed."""
+        """Clear the token cache, since an account changed."""
         self._known = {}
 
 
 # --- Uploads ------------------------------------------------------------------
-# A file may be larger than what anybody wants in memory: it passes through in pieces, to a
+# A file may be larger than memory allows: it passes through in pieces, to a
 # temporary file once it is large.
 
 UPLOAD_MEDIA = "multipart/form-data"
@@ -4066,7 +4066,7 @@ class File:
 
 
 class Upload:
-    """A file that came in: its bytes, a name and a type fit to be told, its size and SHA-256."""
+    """An uploaded file: its bytes, a safe name and type, its size and SHA-256."""
 
     def __init__(
         self, content: IO[bytes], file_name: str, content_type: str, size: int, sha256: str
@@ -4164,7 +4164,7 @@ def temporary_file(folder: str | None = None) -> IO[bytes]:
 
 
 def nameless_file(folder: str | None) -> IO[bytes]:
-    """A file in a folder that nobody else can open, and that ends with whoever has it open."""
+    """A file in a private folder that is gone once it is closed."""
     import tempfile
 
     return tempfile.TemporaryFile(dir=folder)
@@ -4200,7 +4200,7 @@ def _keep_field(part: Any) -> str:
     """The text of a part that is not the file, as far as a field of a form may go."""
     data = part.stream.read(_FIELD_SIZE)
     part.stream.exhaust()
-    # What is no UTF-8 becomes what no text may hold, and matters only where somebody reads it.
+    # What is no UTF-8 becomes what no text may hold, and matters only where it is read.
     return data.decode("utf-8", "surrogateescape")
 
 
@@ -4649,9 +4649,9 @@ class Operation:
     #: Names the method of the resource that finds things out before the transaction begins, over
     #: the network for instance; `context.prepared` is what it returned.
     before: str = ""
-    #: The member under which a dry run tells what would come of it, where that is not the rule.
+    #: The member under which a dry run reports what it would do, if not the usual one.
     would: str = ""
-    #: Makes what is answered out of the record that the handler returned; a dry run tells it all.
+    #: Makes the response from the record that the handler returned; a dry run shows the record.
     brief: Callable[[Model], dict] | None = None
     #: Statuses of refusals that it has beyond those that all operations have.
     refuses: tuple[int, ...] = ()
@@ -4743,7 +4743,7 @@ class Resource:
     tag = noun = plural = item = collection = ""
     #: Whether the records of the collection are made, and never changed, by the console.
     immutable: ClassVar[bool] = False
-    #: What an import reads otherwise than the API tells it, by member.
+    #: Members that an import reads in another form than the API has them.
     imported: ClassVar[Mapping[str, Member]] = MappingProxyType({})
     #: Members that an import may leave out, since they follow from others.
     inferred: ClassVar[str] = ""
@@ -4976,7 +4976,7 @@ class RateLimits:
     Only a request without usable credentials counts against its address: of IPv6, the /64. A
     refused request does not count. All four headers go out with every answer and speak of the
     bucket with the smallest share left. Of a kind, MOST callers without credentials are counted one
-    by one in a minute; whoever comes later shares a bucket with others.
+    by one in a minute; later ones share buckets.
     """
 
     WINDOW, MOST, SHARED = 60, 10_000, 1024
@@ -5017,7 +5017,7 @@ class RateLimits:
         return bucket, self.settings.rate_address, f"token-{self.access(context)}"
 
     def bounded(self, bucket_kind: str, what: str, caller: str) -> tuple:
-        """The bucket of somebody unproven, of whom there may be any number."""
+        """The bucket of a caller without valid credentials."""
         bucket = bucket_kind, what, caller
         if len(self._counts) < self.MOST or bucket in self._counts:
             return bucket
@@ -5087,7 +5087,7 @@ class ClockGuard:
         stamps = {"audit_entry": "at", "ledger_entry": "timestamp", "read_count": "minute"}
         for table, column in stamps.items():
             newest = f'SELECT "{column}" FROM "{table}" ORDER BY "id" DESC LIMIT 1'
-            # What is no time is what somebody else has put there; `verify` tells.
+            # A value that is no time was put there from outside; `verify` reports it.
             with contextlib.suppress(ValueError):
                 times += map(seconds_of, connection.execute(newest).fetchone() or ())
         return max(times, default=self.workspace.source.clock())
@@ -5152,7 +5152,7 @@ class LedgerEntry(Model):
 
 
 def record_uuid(table: str, key: str) -> str:
-    """The UUID by which the ledger tells a record: its id, if that is one.
+    """The UUID of a record in the ledger: its id, if that is one.
 
     An id that ends with a ULID gives its 128 bits; any other one the UUID of version 5 (RFC 9562)
     of `<table>/<id>` among URLs.
@@ -5358,7 +5358,7 @@ class AuditTrail:
 
     def note_refusals(self, current: Session, taken: Iterable[tuple[str, float, dict]]) -> None:
         """Put counted refusals into the audit log, one entry for each action."""
-        # No one caller is behind them, whoever made the request that has them written.
+        # They have no single caller, whichever request causes them to be written.
         own = Session(current.workspace, current.database, "system")
         for action, since, details in taken:
             detail = to_json({"since": own.source.timestamp(since), **details})
@@ -5472,7 +5472,7 @@ class TableScan:
 
     `sql` selects the number first, `WHERE rowid > ?`, in the order of the rowid. `gaps` lists what
     could not be read: the first and the last number, and why. `has_skipped` says that rows before
-    the present one were skipped; whoever uses it sets it back.
+    the present one were skipped; its user resets it.
     """
 
     def __init__(
@@ -5588,7 +5588,7 @@ def _proofs_sql() -> str:
 def proofs(
     connection: sqlite3.Connection, tail: str = 'ORDER BY "id"', values: Sequence = ()
 ) -> Iterator[LedgerLink]:
-    """The entries of the ledger, all of them unless `tail` is told."""
+    """The entries of the ledger: all, or those that `tail` selects."""
     return map(LedgerLink._make, connection.execute(_proofs_sql() + tail, values))
 
 
@@ -5598,7 +5598,7 @@ def fact_models() -> dict[str, type[Model]]:
 
 
 #: The text that an entry's hash is over is made by SQLite, which is quicker: a hash that fits
-#: proves that it is the same. Where it does not fit, Python makes the text anew.
+#: proves that it is the same. Where it does not fit, Python makes the text again.
 _AUDIT_ROWS = """SELECT "id", CAST("hash" AS BLOB), "subject_type" || '/' || "subject_id",
     "subject_type", CAST("action" AS TEXT),
     CAST(CASE WHEN "address" IS NULL
@@ -5888,7 +5888,7 @@ def _made_anew(connection: sqlite3.Connection, table: str, key: str, gone: int) 
 
 @functools.cache
 def stored_sql(model: type[Model]) -> str:
-    """SQL for the records of a model as they are stored, and whether each is told like that."""
+    """SQL for the stored records of a model, and whether the JSON of each equals its columns."""
     columns = ", ".join(f'"{column.column_name}"' for column in model._meta.sorted_fields)
     return f'SELECT {columns}, {_is_told_sql(model)} FROM "{model._meta.table_name}"'
 
@@ -6021,7 +6021,7 @@ def verify_webhook(
 
 
 # --- Outbox -------------------------------------------------------------------
-# An event is written in the same transaction as the change that it tells of, so
+# An event is written in the transaction of the change that it reports, so
 # neither is ever there without the other.
 
 
@@ -6043,13 +6043,13 @@ class Endpoint(Model):
 
 
 class Event(Model):
-    """Something that happened, as it is told to every endpoint."""
+    """An event, as it is delivered to every endpoint."""
 
     id = PrefixedId("evt")
     type = Text()
     data = Json(MapOf(Text()))
     created_at = Timestamp()
-    #: What `verify` tells damage by, as the ledger proves no events; null in older rows.
+    #: The checksum by which `verify` finds damage; null in older rows.
     checksum = Text(64, null=True, hidden=True, since=7)
 
     @classmethod
@@ -6060,7 +6060,7 @@ class Event(Model):
 
     @staticmethod
     def hash(type: str, data: Mapping[str, Any], created_at: str) -> str:
-        """SHA-256 over what is told of an event."""
+        """SHA-256 over the members of an event."""
         return hashlib.sha256(to_json([type, data, created_at]).encode()).hexdigest()
 
     def fits_checksum(self) -> bool:
@@ -6240,7 +6240,7 @@ def _failing_for(endpoint: Endpoint, at: float) -> float:
     success = Delivery.select(peewee.fn.max(Delivery.updated_at)).where(
         mine, Delivery.state == "done"
     )
-    # Whoever enables an endpoint again, or gives it a new secret, gives it a new chance.
+    # An endpoint that is enabled again, or gets a new secret, starts with no failures.
     since = max(success.scalar() or "", endpoint.updated_at)
     failed = Delivery.select(peewee.fn.min(Delivery.failed_at)).where(
         mine, Delivery.state != "done", Delivery.updated_at >= since
@@ -6502,7 +6502,7 @@ class Checkpoints:
         return {"checkpoint": note, "publicKey": str(self.key)}
 
     def publish(self) -> None:
-        """Put the public key into the file, so that the file alone tells it to whoever verifies."""
+        """Store the public key in the file, so that the file alone can be verified."""
         workspace, key = self.workspace, str(self.key)
         with workspace.read():
             if CheckpointKey.has(key):
@@ -6673,7 +6673,7 @@ def signature_fault(
 
 
 def known_note_keys() -> list[NoteKey]:
-    """The public keys that the current session's file tells; what is none does not count."""
+    """The public keys in the current session's file; what is no key is ignored."""
     keys = []
     for record in CheckpointKey.select():
         with contextlib.suppress(Invalid):
@@ -6684,7 +6684,7 @@ def known_note_keys() -> list[NoteKey]:
 def _check_heads(
     connection: sqlite3.Connection, name: str, checkpoint: Checkpoint
 ) -> Iterator[str]:
-    """Compare both chains at the lengths that a checkpoint tells with the hashes that it tells."""
+    """Compare both chains, at the lengths in a checkpoint, with the hashes in it."""
     chains = (
         ("Ledger", "ledger_entry", "entry_hash", checkpoint.ledger),
         ("Audit", "audit_entry", "hash", checkpoint.audit),
@@ -6949,7 +6949,7 @@ def _remember_refusal(idempotency: Idempotency, problem: Problem, current: Sessi
 
 
 def dry_run_member(operation: Operation) -> str:
-    """The member under which a dry run tells what would come of an operation."""
+    """The member under which a dry run reports what an operation would do."""
     would = {"PUT": "wouldUpdate", "PATCH": "wouldUpdate", "DELETE": "wouldDelete"}
     would["POST"] = "wouldCreate" if operation.status == 201 else "result"
     return operation.would or would[operation.method]
@@ -6975,7 +6975,7 @@ def _run_handler(context: RequestContext, path: Sequence[str], dry_run: bool) ->
 
 
 # --- Outbound addresses -------------------------------------------------------
-# Whoever may name a URL must not reach the operator's own network through it. A name is
+# A caller who names a URL must not reach the operator's own network through it. A name is
 # resolved once, all of its addresses are judged, and the connection goes to one of these.
 
 Networks = Sequence[IPv4Network | IPv6Network]
@@ -7113,7 +7113,7 @@ def _time_left(deadline: float) -> float:
 class BoundedSocket(io.RawIOBase):
     """A socket with one deadline over all its calls, so that a peer gains nothing by dripping.
 
-    It ends after `limit` bytes; closing it leaves the socket to whoever opened that.
+    It ends after `limit` bytes; closing it does not close the socket.
     """
 
     def __init__(self, connection: socket.socket, deadline: float, limit: int = _ANSWER_LIMIT):
@@ -7131,7 +7131,7 @@ class BoundedSocket(io.RawIOBase):
         return count
 
     def sendall(self, data: bytes) -> None:
-        """Send everything; the socket's own method starts its time limit anew under TLS."""
+        """Send everything; the socket's own method restarts its time limit under TLS."""
         view = memoryview(data)
         while view:
             self.connection.settimeout(_time_left(self.deadline))
@@ -7296,7 +7296,7 @@ class Dispatcher:
         self.bell = bell
         self._thread: threading.Thread | None = None
         self._stopping = False
-        #: Threads that a stop did not wait for any longer; they end after the delivery at hand.
+        #: Threads that a stop did not wait for any longer; they end after their current delivery.
         self._abandoned: set[threading.Thread] = set()
 
     def start(self) -> None:
@@ -7311,7 +7311,7 @@ class Dispatcher:
             self.bell.set()
 
     def stop(self, deadline: float = math.inf) -> None:
-        """Finish the delivery at hand, then end the thread.
+        """Finish the current delivery, then end the thread.
 
         At the deadline, a time of the monotonic clock, it is left to end by itself.
         """
@@ -7347,7 +7347,7 @@ class Dispatcher:
         self._abandoned.discard(threading.current_thread())
 
     def step(self, at: float) -> int:
-        """Do what is due at a time in every workspace; tell how many errands arrived.
+        """Do what is due at a time in every workspace; return how many messages arrived.
 
         A workspace that fails keeps nothing from the others; its failure is raised at the end.
         """
@@ -7368,7 +7368,7 @@ class Dispatcher:
         return arrived
 
     def deliver(self, workspace: Workspace, ahead: float) -> int:
-        """Attempt all that is due in a workspace; tell how many errands arrived.
+        """Attempt all that is due in a workspace; return how many messages arrived.
 
         The time is the clock's and so many seconds `ahead`; it goes on while receivers answer.
         """
@@ -7384,7 +7384,7 @@ class Dispatcher:
     def deliver_due(
         self, workspace: Workspace, model: type[OutboxMessage], ahead: float, failing: set[str]
     ) -> tuple[int, bool]:
-        """Attempt a batch of what is due; tell how many arrived, and whether the batch was full.
+        """Attempt a batch of what is due; return how many arrived, and whether the batch was full.
 
         A lane that failed is left alone for the rest of the step.
         """
@@ -7513,7 +7513,7 @@ WEBHOOK_EVENTS = (
     "submission.package.event_recorded",
     "assessment.completed",
 )
-#: What the Factstore surface tells of.
+#: The events of the Factstore API.
 FACTSTORE_EVENTS = (
     "factstore.artifact.reported",
     "factstore.artifact.deployed",
@@ -7539,7 +7539,7 @@ class Webhooks:
         return administer(self.workspace, reason, work, show)
 
     def add(self, url: str, events: Iterable[str] = (), show: Show = None) -> dict:
-        """Add an endpoint for the named events (none: all); the secret is told only now.
+        """Add an endpoint for the named events (none: all); the secret is returned only now.
 
         `show` is called with the answer before it is stored; if it raises, nothing is.
         """
@@ -7598,7 +7598,7 @@ class Webhooks:
         self.workspace.bell.set()
 
     def test(self, key: str) -> dict:
-        """Send an endpoint a test event at once, and tell what came of it."""
+        """Send an endpoint a test event at once, and return the result."""
         source = self.workspace.source
 
         def work():
@@ -7632,7 +7632,7 @@ class Webhooks:
         self.send_again(Delivery.id == key, lambda count: count or Delivery.fetch(key))
 
     def redeliver_failed(self, endpoint: str) -> int:
-        """Put everything that failed for an endpoint on its way again; tell how many that are."""
+        """Make every failed delivery of an endpoint due again; return how many there are."""
         failed = (Delivery.endpoint == endpoint) & (Delivery.state == "failed")
         return self.send_again(failed, lambda count: count)
 
@@ -7693,7 +7693,7 @@ class Title(Text):
 
 
 class _Limit(Integer):
-    """The size of a page: 50 unless told, and never more than 200."""
+    """The size of a page: 50 by default, 200 at most."""
 
     def __init__(self):
         super().__init__(at_least=1, default=50)
@@ -7850,7 +7850,7 @@ def subjects() -> dict[tuple[str, str], type[Model]]:
 
 
 def reduced(record: Model, members: str) -> dict:
-    """The part of a record that an event tells."""
+    """The members of a record that an event carries."""
     return {member: record.members()[member].value(record) for member in members.split()}
 
 
@@ -7886,7 +7886,7 @@ class Profile(Novantra, model=Organization, scope="organization", tag="Workspace
 
 
 class Credentials(NamedTuple):
-    """What a new or rotated service account needs to get tokens; the secret is told only once."""
+    """What a new or rotated service account needs to get tokens; the secret is shown only once."""
 
     client_id: str
     client_secret: str
@@ -7910,7 +7910,7 @@ class Accounts:
         self.workspace, self.known_scopes = workspace, known_scopes
 
     def act(self, reason: str, work: Callable[[], Any], show: Show = None) -> Any:
-        """Do one administrative write, and have every token checked anew."""
+        """Do one administrative write, and clear the token cache."""
         result = administer(self.workspace, reason, work, show)
         self.workspace.tokens.forget()
         return result
@@ -8493,7 +8493,7 @@ class EvidenceClaim(Model):
             return [cls.fetch(key) for (key,) in rows]
 
     def summary(self) -> dict:
-        """What events tell of a claim."""
+        """The members of a claim that events carry."""
         return reduced(
             self,
             "id evidenceRequirementId claimKey title status subjectModuleKey subjectResourceType "
@@ -8573,7 +8573,7 @@ def check_attachments() -> Iterator[str]:
 def read_attachments(
     attachments: list[dict], settings: Settings
 ) -> list[tuple[dict, bytes | None]]:
-    """Check attachments: what is told of each, and its bytes unless it lies elsewhere."""
+    """Check the metadata of attachments, and the bytes of those that are stored here."""
     read, issues, total = [], [], 0
     for index, attachment in enumerate(attachments):
         try:
@@ -8846,7 +8846,7 @@ class Finding(Model):
         return changed
 
     def summary(self) -> dict:
-        """What events tell of a finding."""
+        """The members of a finding that events carry."""
         return reduced(
             self,
             "id title severity status subjectModuleKey subjectResourceType subjectResourceId "
@@ -8863,7 +8863,7 @@ class Findings(
     collection="findings",
     verbs="list create retrieve",
 ):
-    """Gaps that somebody has to close."""
+    """Gaps to be closed."""
 
     filters = Filters.of(Finding, "status source_kind")
     creates = Schema.of(
@@ -8903,7 +8903,7 @@ class Findings(
 
 
 class GovernanceException(Model):
-    """A deviation that somebody has allowed, for a time."""
+    """A deviation that was approved for a time."""
 
     fact, key, subject = "exception", "exception_key", ("exceptions", "exception")
     schema_name = "Exception"
@@ -9230,7 +9230,7 @@ class SubmissionPackage(Model):
         return changed
 
     def summary(self) -> dict:
-        """What events tell of a package."""
+        """The members of a package that events carry."""
         return reduced(
             self,
             "id submissionRequirementId packageKey title status dueAt submittedAt acknowledgedAt "
@@ -9276,7 +9276,7 @@ class SubmissionEvent(Model):
                 f"{' or '.join(sources)}."
             )
         event = cls.create(**values, resulting_status=result)
-        # Told before what it does to its package, and with what came of that.
+        # Emitted before the package changes, with the status that results.
         payload = {"submissionEvent": event.json()}
         emit("submission.package.event_recorded", payload)
         dated = {package.DATED[result]: event.occurred_at} if result in package.DATED else {}
@@ -9624,7 +9624,7 @@ class ServiceReviews(
 
 
 class ChangeRequest(Model):
-    """A change that somebody asks for."""
+    """A requested change."""
 
     fact, key = "change_request", "change_request_key"
     subject = ("change-management", "change-request")
@@ -9797,7 +9797,7 @@ class EnvironmentSeparationReviews(
 
 
 class Vulnerability(Model):
-    """A weakness that somebody could use."""
+    """A weakness that could be exploited."""
 
     fact, key = "vulnerability", "vulnerability_key"
     subject = ("vulnerability-management", "vulnerability")
@@ -9995,7 +9995,7 @@ class Owner(ForeignKey):
 
 
 class AuditEvent(Model):
-    """One of the happenings that the Factstore surface tells of in its audit log."""
+    """An event in the audit log of the Factstore API."""
 
     fact, made, append_only, since = "factstore.event", "recorded", True, 2
     lookup = (
@@ -10098,7 +10098,7 @@ class ApiKey(Model):
     expires_at = Timestamp(6, null=True)
 
     def revoke(self) -> None:
-        """End the key for good; whoever presents it once this is committed is refused."""
+        """Revoke the key; it is refused once this is committed."""
         self._update(is_active=False)
 
     def narrow(self, allowed: set[str]) -> None:
@@ -10110,7 +10110,7 @@ class ApiKey(Model):
             self._update(scopes=scopes)
 
     def _update(self, **values: Any) -> None:
-        """Change the key, and have every key checked anew after the commit."""
+        """Change the key, and clear the key cache after the commit."""
         self.change(**values)
         current = session()
         current.afterwards.append(current.workspace.api_keys.forget)
@@ -10150,7 +10150,7 @@ class ApiKeys:
     def issue(
         self, owner_id: str, owner_type: str, label: str, days: int | None, scopes: Iterable[str]
     ) -> tuple[dict, str]:
-        """Make a key in the current session; the text is told only now.
+        """Create a key in the current session; its text is returned only now.
 
         A key for no days or fewer has expired already.
         """
@@ -10250,7 +10250,7 @@ class ApiKeys:
         return None
 
     def forget(self) -> None:
-        """Have every key checked anew, since one has ended."""
+        """Clear the key cache after a revocation."""
         self._known = {}
 
 
@@ -10326,7 +10326,7 @@ class DemandingRequest(Schema):
 
 
 class LenientRequest(DemandingRequest):
-    """A body with members that are told as required, and not missed where they are absent."""
+    """A body with members that are documented as required but may be absent."""
 
     def __init__(self, *columns: Member, demanded: str, **own: Any):
         super().__init__(*columns, optional=demanded, **own)
@@ -11559,7 +11559,7 @@ class SecurityThresholds(
 
 
 class Notification(Model):
-    """Something that happened, as people are told of it inside the product; it is never deleted."""
+    """An event as the product shows it to people; it is never deleted."""
 
     since = 4
     schema_name = "NotificationResponse"
@@ -11597,7 +11597,7 @@ class Notifications(
     verbs="list",
     options={"list": {"answer": FACTSTORE.paged_schema("NotificationResponse")}},
 ):
-    """What the rules for it had people told."""
+    """The deliveries that its rules caused."""
 
     filters = Paging.of(Notification, "is_read severity")
 
@@ -11687,7 +11687,7 @@ def slack_message(notification: Mapping[str, Any]) -> str:
 
 
 # --- Notifying ----------------------------------------------------------------
-# Who is told of what, and what became of it.
+# Rules say who is notified of which event; deliveries say with what result.
 
 #: Characters of a message; a gate may have thousands of reasons.
 _MESSAGE_SIZE = 2000
@@ -11699,13 +11699,13 @@ _MATCHING = """SELECT "id", "channel_type" FROM "notification_rule"
 
 
 class _ChannelConfig(Encrypted):
-    """A JSON object as text, whose URL lets whoever knows it post to the channel."""
+    """A JSON object as text; anyone who knows its URL can post to the channel."""
 
     is_secret = True
 
 
 class NotificationRule(Model):
-    """What has people told of which happenings: in the product, by a webhook or in Slack."""
+    """A rule: which events notify people in the product, by a webhook or in Slack."""
 
     fact, touched, lookup, since = "notification_rule", True, "trigger_event is_active", 4
     schema_name = "NotificationRuleResponse"
@@ -11817,7 +11817,7 @@ class NotificationErrand(OutboxMessage):
 
 
 def _notify_inside(notification: Mapping[str, Any], rule: str) -> None:
-    """Tell of a happening inside the product, by a rule."""
+    """Show an event inside the product, by a rule."""
     shown = {
         column: notification[camel(column)]
         for column in ("title", "message", "severity", "entity_type", "entity_id")
@@ -11838,11 +11838,11 @@ def notify(
     environment_id: str | None = None,
     payload: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """Have every active rule for a trigger tell of a happening, in the transaction at hand.
+    """Notify by every active rule for a trigger, in the current transaction.
 
     CRITICAL is what stops a release: a trail that is no longer compliant, a gate that is shut.
-    WARNING is what somebody should look into: a failed attestation, drift, a rejection. INFO is
-    what only waits for somebody: a request for approval, a test.
+    WARNING needs attention: a failed attestation, drift, a rejection. INFO is
+    what waits for a decision: a request for approval, a test.
     """
     scope = trigger, flow_id, environment_id
     rules = session().database.connection().execute(_MATCHING, scope).fetchall()
@@ -11885,7 +11885,7 @@ class NotificationRules(
     verbs="list create retrieve update delete",
     options={"create": {"before": "check_new"}, "update": {"before": "find_changes"}},
 ):
-    """Who is told of what; for admins only, since a rule tells the secret URL of its channel."""
+    """The notification rules; for admins only, since a rule holds the secret URL of its channel."""
 
     guide = """\
 A rule notifies in the product (`/notifications`), by a webhook or in Slack, for all records or
@@ -11958,7 +11958,7 @@ say why one failed.
 class NotificationDeliveries(
     Factstore, model=NotificationDelivery, access="admin", tag="Notification rules"
 ):
-    """What came of what the rules had people told."""
+    """The results of the deliveries of notification rules."""
 
     @route(
         "GET /api/v1/notification-rules/{ruleId}/deliveries",
@@ -12174,7 +12174,7 @@ class Artifact(Model):
 
 
 class Attestation(Model):
-    """What somebody says of a trail: that something was done, and how it ended."""
+    """A statement about a trail: what was done, and with what result."""
 
     fact, made, lookup, since = "attestation", "recorded", "trail type status", 2
     schema_name = "AttestationResponse"
@@ -12266,7 +12266,7 @@ class Approval(Model):
 
 # --- Trail status -------------------------------------------------------------
 # What a flow asks of a trail and its artifacts, held against what was recorded. The status of the
-# trail, `assert`, the gate, the chain of custody and all that tells of compliance ask here.
+# trail, `assert`, the gate, the chain of custody and every report on compliance use this.
 
 
 class Compliance(NamedTuple):
@@ -12399,7 +12399,7 @@ _TRAIL_FACTS = f"SELECT {facts_sql('?')}"
 
 
 def update_trail_status(trail: Trail) -> None:
-    """Set a trail's status from all that was recorded for it, and tell of a change.
+    """Set a trail's status from all that was recorded for it, and notify of a change.
 
     A failure makes it NON_COMPLIANT until what failed has passed. It is COMPLIANT as soon as it has
     all that its flow asks for; where the flow asks for nothing, it stays PENDING.
@@ -12487,7 +12487,7 @@ def begin_trail(values: dict) -> Trail:
     return Trail.create(**values)
 
 
-#: What a body may tell of a trail in both versions of the API.
+#: The members of a trail in request bodies of both versions of the API.
 _TRAIL_COLUMNS = (
     Trail.flow,
     Trail.git_author,
@@ -12559,7 +12559,7 @@ _TRAIL_EVENTS = Array(
 
 
 class TrailEvents(Factstore, model=AuditEvent, tag="Trails"):
-    """What the audit log tells of trails."""
+    """The audit events of trails."""
 
     @route(
         "GET /api/v1/trails/{trailId}/audit",
@@ -12831,7 +12831,7 @@ def read_trusted_keys(settings: Settings) -> None:
 
 
 def trusted_keys(settings: Settings) -> list:
-    """The public keys that build provenance is verified with, whoever asks."""
+    """The public keys that build provenance is verified with."""
     return _trusted[settings.provenance_keys]
 
 
@@ -13568,7 +13568,7 @@ class EvidenceFile(Model):
                 digest.update(piece)
                 size += len(piece)
         except Unavailable:
-            # It tells of bytes that no key of the workspace made for this place.
+            # The bytes were not encrypted by a key of the workspace for this record.
             return False
         return (size, digest.hexdigest()) == (self.file_size_bytes, self.sha256_hash)
 
@@ -13661,7 +13661,7 @@ def combined_result(attestation: Attestation, declared: str | None) -> dict[str,
 def _combine_details(every: list[dict], failed: list[dict]) -> dict[str, Any]:
     """The details of several files as one: counts add up, and lists follow each other.
 
-    Anything else is told as the first file that failed has it, or else the last file.
+    Everything else is from the first file that failed, or else from the last file.
     """
     combined = {}
     for name in dict.fromkeys(itertools.chain.from_iterable(every)):
@@ -13719,7 +13719,7 @@ An attestation with several files is FAILED while one of them is. A report repla
 of the same name (with its path) about the same suites, or of the same tool and target; a file
 without a name is always added. An attestation that was recorded as FAILED stays FAILED.
 
-Test runners that write many files of one name are told apart by path (`curl -F
+Files of one name are distinguished by path (`curl -F
 'file=@TEST-a.xml;filename=m1/TEST-a.xml'`). A suite that claims more failures than its cases show
 is believed; one that claims more tests is cut off and FAILED. An exit code alone means nothing in
 SARIF, and a rating of 0 does not outrank its level. Findings that Trivy or Snyk only count are of
@@ -13915,7 +13915,7 @@ _ERROR_NAME = re.compile(".*(error|exception).*|fail(ed|ures?)?|message", re.I)
 
 
 def refuse_errors(part: ReportPart) -> None:
-    """Refuse a part of a report that tells of an error."""
+    """Reject a part of a report that reports an error."""
     for name, value in part.object().items():
         if value and value != "0" and _ERROR_NAME.fullmatch(name[:100]):
             where = ReportPart(value, name, part).where[:200]
@@ -14009,7 +14009,7 @@ def is_breached(values: Mapping[str, Any], limits: Mapping[str, int]) -> bool:
 
 
 def scan_details(values: Mapping[str, Any], failure: str = "") -> dict:
-    """What an attestation tells of a scan, by the columns of the scan."""
+    """The details of an attestation about a scan, by the columns of the scan."""
     names = ("tool", "tool_version", "scan_type", "target", *COUNTED.values())
     names = (*names, "scan_duration_seconds", "report_url")
     details = {camel(name): values.get(name) for name in names}
@@ -14082,7 +14082,7 @@ class _SarifRules:
         )
 
     def find(self, reference: ReportPart, rule_id: str = "", index: str = "") -> ReportPart:
-        """The rule that is referred to, by its index or its id; an empty one where it is not told.
+        """The referenced rule, by its index or its id; an empty one where there is no reference.
 
         A result may tell both beside the reference, too.
         """
@@ -14403,7 +14403,7 @@ SCANNERS = MappingProxyType(
         "ZAP": _read_zap,
     }
 )
-#: The members that tell a format from the others.
+#: The members that identify a format.
 _SIGNS = {
     "runs": "SARIF",
     "bomFormat": "CycloneDX",
@@ -14499,7 +14499,7 @@ def _xml_pieces(pieces: Iterable[bytes]) -> Iterator[bytes]:
         yield _NO_XML_REFERENCE.sub("?", text.translate(_NO_XML)).encode()
 
 
-#: Names of elements and attributes that tell of a failure (the first group) or an error; what is
+#: Names of elements and attributes that report a failure (the first group) or an error; what is
 #: named in the plural (the second) counts them.
 _TROUBLE = re.compile(
     r"(?:total|num|rerun|test|assertion|fatal)?[-_]?(?:(fail(?:ure|ed)?)|error(?:ed)?|abort(?:ed)?"
@@ -14521,7 +14521,7 @@ _SKIPPED = {
 
 
 def _trouble(name: str) -> str:
-    """What an element or an attribute of this name tells of, if it does of trouble."""
+    """The trouble that an element or an attribute of this name reports, if any."""
     if not (match := _TROUBLE.fullmatch(name)):
         return ""
     return "failures" if match[1] else "errors"
@@ -14529,7 +14529,7 @@ def _trouble(name: str) -> str:
 
 @functools.lru_cache(1000)
 def _attribute_type(name: str) -> str:
-    """What an attribute of this name tells, in any letter case; nothing if no result."""
+    """The result that an attribute of this name holds, in any letter case, if any."""
     name = name.lower()
     if name in ("status", "result", "outcome"):
         return "word"
@@ -14539,7 +14539,7 @@ def _attribute_type(name: str) -> str:
 
 
 def _result_attributes(attributes: Mapping[str, str]) -> list[tuple[str, str, str]]:
-    """The attributes that tell of a result: what they tell, their names and their text."""
+    """The attributes that hold a result: their meaning, name and text."""
     types = ((_attribute_type(name.rpartition(":")[2][:40]), name) for name in attributes)
     return [(type, name, attributes[name].strip().lower()) for type, name in types if type]
 
@@ -14612,7 +14612,7 @@ class JunitReader:
             for piece in _xml_pieces(pieces):
                 parser.Parse(piece)
                 fed += len(piece)
-                # A tag is read anew with every piece until it is complete.
+                # A tag is parsed again with every piece until it is complete.
                 if fed - parser.CurrentByteIndex > self.TAG:
                     raise Unreadable("The XML holds a tag that is too long.")
             parser.Parse(b"", True)
@@ -15370,7 +15370,7 @@ def _summarise_evidence(trail: Trail) -> dict:
 
 
 def _collect_item(trail: Trail, item: Mapping[str, Any], is_last: bool) -> dict:
-    """Record one item of a collection, and tell what came of it."""
+    """Record one item of a collection, and return the result."""
     status = "PASSED" if item["passed"] else "FAILED"
     type, details = item["evidenceType"], item["details"]
     values = {"type": type, "status": status, "name": item["tool"], "details": details}
@@ -15505,7 +15505,7 @@ class EvidenceCollection(Factstore, tag="Evidence"):
 
 
 # --- Pull request look-ups ----------------------------------------------------
-# Each provider speaks of pull requests in its own way; what is told of them is the same.
+# Each provider speaks of pull requests in its own way; the response is the same for all.
 
 _PULL_REQUEST_COLUMNS = ("id", "title", "author", "reviewers", "mergedAt", "url")
 
@@ -15517,7 +15517,7 @@ class SourceHost:
     base: ClassVar[str] = ""
     #: How a repository is written: at least and at most so many names with slashes between them.
     names: ClassVar[tuple[int, int]] = (2, 2)
-    #: The dotted paths in a pull request to what is told of it, in the order of TOLD.
+    #: The dotted paths in a pull request to the members of the response, in their order.
     paths: ClassVar[str] = ""
     #: Statuses that say that there is no such thing, and that the token is not accepted.
     absent: ClassVar[tuple[int, ...]] = (404,)
@@ -15581,7 +15581,7 @@ class SourceHost:
         return BadGateway(f"{self.title} gave an answer that cannot be understood, or is too long.")
 
     def of_commit(self, commit: str) -> dict | None:
-        """What is told of the first pull request for a commit; None where there is none."""
+        """The first pull request for a commit, or None."""
         response = self.list_for(commit)
         if response is None:
             return None
@@ -15594,7 +15594,7 @@ class SourceHost:
         return (self.lists_briefly and self.numbered(pull["id"])) or pull
 
     def numbered(self, number: int | str) -> dict | None:
-        """What is told of the pull request with a number; None where there is none."""
+        """The pull request with a number, or None."""
         pull = self.ask(self.pull_path(number))
         return None if pull is None else self.tell(pull)
 
@@ -15651,7 +15651,7 @@ class _GitHub(SourceHost):
 
     def tell(self, pull):
         summary = super().tell(pull)
-        # Whoever has reviewed is no longer among those asked.
+        # A person who has reviewed is no longer among the requested reviewers.
         reviews = self.ask(f"{self.pull_path(summary['id'])}/reviews?per_page=100")
         if not isinstance(reviews, list | None):
             raise self.nonsense()
@@ -15931,7 +15931,7 @@ def approve(approval: Approval, said: Mapping[str, Any], is_admin: bool = False)
 
 
 def reject(approval: Approval, said: Mapping[str, Any], is_admin: bool = False) -> None:
-    """Take a rejection; one by anybody ends it."""
+    """Record a rejection; a single one ends the approval."""
     ApprovalDecision.record(approval, "REJECTED", said, is_admin)
     approval.change(status="REJECTED", resolved_at=now_exactly())
     emit("factstore.approval.rejected", {"approval": approval.json()})
@@ -16339,7 +16339,7 @@ class Environment(Model):
         self.tell("ENVIRONMENT_DELETED")
 
     def tell(self, event_type: str) -> None:
-        """Put into the audit log what whoever acts has done with this environment."""
+        """Record an event about this environment in the audit log."""
         payload = {"environmentId": self.id, "name": self.name, "type": self.type}
         AuditEvent.record(event_type, session().actor, payload, environment_id=self.id)
 
@@ -16600,7 +16600,7 @@ def compare(before: list[dict], after: list[dict]) -> dict[str, list[dict]]:
 
 
 class Baseline(Model):
-    """What somebody approved an environment to run."""
+    """What an environment is approved to run."""
 
     fact, made, lookup, since = "baseline", "approved", "environment is_active", 2
     schema_name = "BaselineResponse"
@@ -16624,7 +16624,7 @@ class Baseline(Model):
     def approve(
         cls, environment: Environment, snapshot_id: str | None = None, **values: Any
     ) -> Baseline:
-        """Make a snapshot, the newest unless told, what the environment should run."""
+        """Make a snapshot, by default the newest, the baseline of an environment."""
         if before := cls.active(environment.id):
             before.change(is_active=False)
         if snapshot_id:
@@ -16910,7 +16910,7 @@ class DriftReports(Factstore, model=DriftReport, tag="Environments"):
 
     @route("GET /api/v1/environments/{environmentId}/drift", answer="DriftReportResponse")
     def check_drift(self, context, key):
-        """Tell how the latest snapshot of an environment differs from its baseline."""
+        """Return how the latest snapshot of an environment differs from its baseline."""
         baseline = _active_baseline(key)
         newest = EnvironmentSnapshot.last(environment=key)
         if newest is None or baseline.snapshot_id is None:
@@ -18284,7 +18284,7 @@ class _RegoProcess:
         timer.start()
         response = b""
         try:
-            # A child that is gone by now answers nothing, which is told below.
+            # A child that has ended answers nothing, which is handled below.
             with contextlib.suppress(OSError):
                 self.process.stdin.write(line)
                 self.process.stdin.flush()
@@ -18366,13 +18366,13 @@ class RegoQueue:
         self._changed.notify_all()
 
     def busy(self) -> Unavailable:
-        """What those who would have to wait too long are told."""
+        """The error for callers that would wait too long."""
         message = "Too many policies wait to be evaluated; try again."
         return Unavailable(message, headers={"Retry-After": str(math.ceil(self.longest))})
 
 
 class RegoEngine:
-    """Rego for an install: one child, begun when it is needed and anew after any failure.
+    """Rego for an install: one child, started when it is needed and again after any failure.
 
     Calls take turns; each has the time of the setting `rego_deadline` from when its turn comes. A
     policy that took longer several times is not evaluated for a while.
@@ -19361,7 +19361,7 @@ def _with_bundles(values: dict, verdicts: Sequence[tuple[str, list[str]]]) -> di
 def pass_gate(
     digest: str, key: str | None, environment: Environment | None, actor: str | None, values: dict
 ) -> dict:
-    """Keep, audit and tell of a decision, whose values `decide` has."""
+    """Store, audit and notify of a decision with the values of `decide`."""
     result = GateResult.create(
         artifact_sha256=digest,
         environment_id=key,
@@ -19562,7 +19562,7 @@ class ServiceAccounts(
         answer=KEY_CREATED,
     )
     def create_service_account_api_key(self, context, key):
-        """Make an API key for a service account; its text is told only in this answer."""
+        """Create an API key for a service account; only this response contains its text."""
         return make_key(context, self.find(key).id, "SERVICE_ACCOUNT")
 
     @route("DELETE /api/v1/service-accounts/{serviceAccountId}/api-keys/{keyId}", status=204)
@@ -19598,7 +19598,7 @@ accounts keep working when the admin who made them leaves: replace them. The ent
         answer=KEY_CREATED,
     )
     def create_api_key(self, context):
-        """Make an API key for a user or a service account; its text is told only in this answer."""
+        """Create an API key for a user or a service account; only this response has its text."""
         owner_type = context.body["owner_type"]
         return make_key(context, _OWNERS[owner_type].fetch(context.body["owner_id"]).id, owner_type)
 
@@ -19798,7 +19798,7 @@ TOKEN_SIGNATURES = MappingProxyType({"RS256": "RSA", "PS256": "RSA", "ES256": "E
 _PUBLIC_MEMBERS = ("kty", "crv", "n", "e", "x", "y")
 #: Seconds that the clocks of the provider and of the instance may be apart.
 LEEWAY = 60
-#: Bytes of an answer: large tenants publish many keys, and tell many groups.
+#: Bytes of an answer: large tenants publish many keys and many groups.
 PROVIDER_ANSWER_LIMIT = 1 << 20
 _ISSUER_REMEDY = "the setting sso_private_issuers permits issuers in private networks"
 
@@ -19893,7 +19893,7 @@ class IdentityProvider:
         return document
 
     def endpoint(self, name: str) -> str:
-        """A URL that the discovery document tells, or Invalid."""
+        """A URL of the discovery document, or Invalid."""
         url = self.document.get(name)
         if not isinstance(url, str):
             raise Invalid(f"The discovery document of the identity provider has no {name}.")
@@ -20096,7 +20096,7 @@ class SsoConfig(Model):
         return {scope for role in self.roles() for scope in MEMBER_SCOPES[role]}
 
     def person(self, claims: Mapping[str, Any]) -> tuple[str, str]:
-        """The e-mail address and the name that claims tell; Invalid without an address."""
+        """The e-mail address and the name in claims; Invalid without an address."""
         names = json.loads(self.attribute_mappings)
         claim = names.get("email", "email")
         email, name = claims.get(claim), claims.get(names.get("name", "name"))
@@ -20186,7 +20186,7 @@ secret again.
         identity = {name: getattr(existing, name) for name in ("issuer_url", "client_id")}
         is_moved = any(body.get(name, value) != value for name, value in identity.items())
         if is_moved and existing.client_secret and "client_secret" not in body:
-            # Else whoever may change the issuer could have the secret sent to a server of theirs.
+            # Else a user who may change the issuer could send the secret to his own server.
             message = "Required, since the issuer or the client changes; null for a client without"
             raise Invalid(issues=[field_error(["clientSecret"], message)])
         config = super().update(context, key)
@@ -20243,12 +20243,12 @@ class SsoLogin(Model):
     expires_at = Timestamp(6, index=True)
 
     LIFE: ClassVar[int] = 600
-    #: So many may be under way; anybody can begin one, and the oldest ones go.
+    #: So many may be pending; any caller can begin one, and the oldest are dropped.
     MOST: ClassVar[int] = 10_000
 
     @classmethod
     def begin(cls, slug: str, redirect_uri: str) -> tuple[SsoLogin, str]:
-        """Begin a sign-in, and forget those that nobody finished; the state is told only now."""
+        """Begin a sign-in, delete expired ones; only this response contains the state."""
         source = session().source
         # More than one goes for each that comes; many at once would keep the writer.
         expired = cls.select(cls.id).where(cls.expires_at <= source.now(6)).limit(100)
@@ -20268,7 +20268,7 @@ class SsoLogin(Model):
 
     @classmethod
     def use_up(cls, state: str) -> SsoLogin | None:
-        """The sign-in that a state was told for; no second call finds it."""
+        """The sign-in of a state; a second call does not find it."""
         login = cls.seek(hash_secret(session().ring, state))
         if login:
             login.delete_instance()
@@ -20422,7 +20422,7 @@ class SsoLogins(Factstore, scope="", tag="SSO"):
         return Response(200, to_json(session_begun).encode())
 
     def take_up(self, context: RequestContext, key: str) -> SsoLogin:
-        """The sign-in that a state was handed out for; it is used up, whatever comes of it."""
+        """The sign-in of a state; a state is valid once, whatever the result."""
         state, login = context.query["state"], None
         for workspace in context.lite.workspaces.values():
             with workspace.read():
@@ -20486,7 +20486,7 @@ def _identify_person(config: SsoConfig, claims: Mapping[str, Any]) -> _Person:
     """Read who signed in; Invalid for a new person whose address does not count.
 
     An address counts only with `email_verified: true`. Entra ID, which does not send it, vouches
-    for the object id alone: a new person is told apart by it, and gets no existing user.
+    for the object id alone: a new person is identified by it, and gets no existing user.
     """
     subject, (email, name) = config.subject(claims), config.person(claims)
     is_verified = claims.get("email_verified") is True
@@ -20579,12 +20579,12 @@ class UsedToken(Model):
     used_at = Timestamp(6, default=now_exactly)
 
 
-#: The first second of the year 10000, which no date can tell.
+#: The first second of the year 10000, which no date can express.
 _TIME_IS_OVER = 253_402_300_800
 
 
 class _IssuerKeys:
-    """The public keys of the issuers in the setting oidc_issuers, read anew after a while.
+    """The public keys of the issuers in the setting oidc_issuers, refreshed after a while.
 
     A set is good for an hour, and a key that it lacks is looked for again after a minute, as
     issuers change their keys.
@@ -20655,7 +20655,7 @@ class _VerifiedToken(NamedTuple):
 
     @classmethod
     def read(cls, token: str, context: RequestContext) -> _VerifiedToken:
-        """Read a token of a known issuer, and verify it where the issuer's keys are at hand.
+        """Read a token of a known issuer, and verify it where the issuer's keys are available.
 
         A token that is not the issuer's is refused; one that cannot be verified proves nothing.
         """
@@ -20722,7 +20722,7 @@ def _claim_text(claims: Mapping[str, Any], names: Iterable[str]) -> str | None:
 
 def _use_token(token: str, claims: Mapping[str, Any]) -> None:
     """Remember that a token was used; Conflict where it was used before."""
-    # A token without an id is told by what it says.
+    # A token without an id is identified by its claims.
     own = _claim_text(claims, ("jti",)) or token.split(".")[1]
     key = hashlib.sha256(to_json([claims["iss"], own]).encode()).hexdigest()
     if UsedToken.has(key):
@@ -20740,7 +20740,7 @@ def _branch_of(claims: Mapping[str, Any]) -> str | None:
 def _linked_paths(trail: Trail, issuer: str) -> list[str]:
     """The paths, in lower case, of what a trail links to on the host of a token's issuer.
 
-    They begin with the path of the repository. Addresses on other hosts tell nothing of it.
+    They begin with the path of the repository. Addresses on other hosts do not name it.
     """
     base = urllib.parse.urlsplit(_TOKEN_HOSTS.get(issuer, issuer))
     rows = Artifact.select(Artifact.build_url, Artifact.commit_url).where(
@@ -21821,7 +21821,7 @@ Documents are versioned, and encrypted in the workspace's file or, with the sett
         return (*self.about(*path), named["evidence_type"])
 
     def tell(self, context: RequestContext, location: Place, version: Any) -> dict:
-        """A document as it is told, without its contents."""
+        """The metadata of a document."""
         mount, path = context.settings.vault_mount, context.lite.vault.path(*location)
         return {
             **dict(zip(("entityType", "entityId", "evidenceType"), location, strict=True)),
@@ -21929,7 +21929,7 @@ Documents are versioned, and encrypted in the workspace's file or, with the sett
         ).describe(),
     )
     def get_vault_health(self, context):
-        """Tell whether the store of evidence can be used."""
+        """Return whether the store of evidence can be used."""
         healthy, message = context.lite.vault.health()
         return {
             "healthy": healthy,
@@ -22056,7 +22056,7 @@ class VaultRequests:
         token = self.client.token
         response = call(*arguments, **options)
         if response.status_code == 403 and by_role:
-            # A role's token comes to its end, and nothing but this tells.
+            # A role's token expires, and only this shows it.
             self.log_in(token)
             response = call(*arguments, **options)
         document = read_vault(response)
@@ -22112,7 +22112,7 @@ class _VaultVersion(NamedTuple):
 
     @classmethod
     def read(cls, number: Any, created: Any) -> _VaultVersion:
-        """A version as Vault tells of it; one without a good time is from now."""
+        """A version as Vault describes it; one without a valid time is from now."""
         if type(number) is not int or not 0 < number < 2**31:
             raise BadGateway(STRANGE_VAULT)
         try:
@@ -22151,7 +22151,7 @@ class _HashicorpVault(EvidenceStore):
         keys = inside(response, "data", "keys") if response is not None else []
         if not isinstance(keys, list):
             raise BadGateway(STRANGE_VAULT)
-        # What ends with a slash is a folder, which somebody else made.
+        # A name that ends with a slash is a folder of another program.
         return sorted(key for key in keys if isinstance(key, str) and not key.endswith("/"))
 
     def contents(self, location):
@@ -22288,7 +22288,7 @@ class Audit(
     schema_name="AuditEventResponse",
     verbs="retrieve",
 ):
-    """What happened, as the Factstore surface tells it."""
+    """An event, as the Factstore API shows it."""
 
     @route(
         "GET /api/v1/audit",
@@ -22311,7 +22311,7 @@ class Audit(
         },
     )
     def list_audit_events(self, context):
-        """List one page of the audit log, newest first unless told otherwise."""
+        """List one page of the audit log, by default the newest first."""
         query = context.query
         number, size = query.get("page", 0), query.get("size", 20)
         total, text = 0, b""
@@ -22354,7 +22354,7 @@ def searched_kinds() -> dict[str, tuple[type[Model], str]]:
 
 
 def _find_records(text: str, models: Sequence[type[Model]], limit: int) -> tuple[list, int]:
-    """What is told of the best matches among these models, and how many there are."""
+    """The best matches among these models, and how many there are."""
     session().workspace.update_index()
     numbers = [model.searched.number for model in models]
     ranks: dict[int, int] = {}
@@ -22367,7 +22367,7 @@ def _find_records(text: str, models: Sequence[type[Model]], limit: int) -> tuple
         numbers = [rowid for rowid in best if rowid // PLACES == model.searched.number]
         rows = _matched_rows(model, numbers) if numbers else ()
         matches |= {row["number"]: _tell_match(model, row) for row in rows}
-    # One that was deleted meanwhile is told no more.
+    # One that was deleted meanwhile is left out.
     return [matches[rowid] for rowid in best if rowid in matches], min(len(ranks), MATCHES)
 
 
@@ -22383,7 +22383,7 @@ def _matched_rows(model: type[Model], numbers: Sequence[int]) -> Iterable[dict]:
 
 
 def _tell_match(model: type[Model], row: Mapping[str, Any]) -> dict:
-    """One match as an answer tells it."""
+    """One match as a response shows it."""
     searched, fields = model.searched, model._meta.fields
     text = {name: "" if value is None else value for name, value in row.items()}
     return {
@@ -22679,7 +22679,7 @@ class Dashboard(Factstore, tag="Dashboard"):
         return {"totalFlows": Flow.select().count()} | trail_totals(count_by_status(Trail))
 
 
-#: The last report of an environment tells how things stand there.
+#: The last report of an environment is its current state.
 _DRIFTED = """SELECT count(*) FROM "environment" AS e WHERE (SELECT d."has_drift"
     FROM "drift_report" AS d WHERE d."environment_id" = e."id" ORDER BY d."rowid" DESC LIMIT 1)"""
 _UNDECIDED = f"""SELECT count(*) FROM "approval" AS t1
@@ -22707,7 +22707,7 @@ def compliance_gauges(workspace: Workspace) -> Iterator[tuple[str, str, float]]:
 
 
 # --- Incoming webhooks --------------------------------------------------------
-# CI systems tell of what they did. A config says which of them may tell of which flow.
+# CI systems report what they did. A configuration says which may report on which flow.
 
 
 class _WebhookSource(Choice):
@@ -22718,7 +22718,7 @@ class _WebhookSource(Choice):
 
 
 class WebhookConfig(Model):
-    """A CI system that may tell of a flow, and the secret that it signs with."""
+    """A CI system that may report on a flow, and the secret that it signs with."""
 
     fact, since = "webhook_config", 4
     schema_name = "WebhookConfigResponse"
@@ -22778,7 +22778,7 @@ class WebhookConfigs(
     tag="Webhooks",
     verbs="list create delete",
 ):
-    """The CI systems that may tell of flows; their secrets are told to nobody again."""
+    """The CI systems that may tell of flows; their secrets are never shown again."""
 
     guide = """\
 A configuration belongs to one flow: its webhooks begin trails of that flow and attest builds,
@@ -22794,7 +22794,7 @@ counts; a conclusion of GitHub other than `success` is a failed build.
     )
 
     def create(self, context):
-        """Let a CI system tell of a flow, in webhooks that it signs with this secret."""
+        """Let a CI system report on a flow, in webhooks that it signs with this secret."""
         Flow.fetch(context.body["flow"])
         return super().create(context)
 
@@ -22835,7 +22835,7 @@ _ATTESTING = {
 _NAMING = {"deployment.triggered": "deployment_actor", "approval.granted": "pull_request_reviewer"}
 _EVENTS_OF_TRAILS = ("build.started", *_ATTESTING, *_NAMING)
 
-#: What of two results that an event tells counts: the one that comes first here.
+#: Of two results in an event the one that comes first here counts.
 _WORST_FIRST = ("FAILED", "PENDING", "PASSED")
 
 _GENERIC_WEBHOOK = Schema(
@@ -22881,9 +22881,9 @@ class _WebhookBody(Schema):
 
 
 def _read_webhook(source: str, data: bytes, media_type: str, event: str) -> dict:
-    """What a webhook tells, from its bytes; Invalid where they are not what the source sends.
+    """The content of a webhook, from its bytes; Invalid where they are not what the source sends.
 
-    `event` is GitHub's own name for it, where it was told.
+    `event` is GitHub's own name for it, if the request has one.
     """
     if media_type == FORM_MEDIA:
         # GitHub's other content type: the same JSON, in a form.
@@ -22969,7 +22969,7 @@ def _attestation_of(payload: Mapping[str, str]) -> tuple[str, str]:
 
 
 def _is_replay(config: WebhookConfig, digest: str, payload: Mapping[str, str]) -> bool:
-    """Return whether a signed body came before, and may therefore be somebody else's copy.
+    """Return whether a signed body was received before, and may therefore be a replay.
 
     A failure counts again once it is not the latest: a build that failed, passed and failed in the
     same words has failed. So copies of it leave one attestation, however many come.
@@ -23009,7 +23009,7 @@ def _act_on_webhook(config: WebhookConfig, delivery_id: str, payload: Mapping[st
 
 
 class IncomingEvents(Factstore, scope="", tag="Webhooks"):
-    """What CI systems tell; no delivery has its effect twice."""
+    """Reports of CI systems; repeated deliveries are ignored."""
 
     def signer(self, context: RequestContext, source: str) -> Principal | None:
         """The first config of a source whose secret has signed the body, as the caller."""
@@ -23018,7 +23018,7 @@ class IncomingEvents(Factstore, scope="", tag="Webhooks"):
         signature = header_value.strip().lower().removeprefix("sha256=")
         active = (WebhookConfig.source == source) & WebhookConfig.is_active
         configs = WebhookConfig.select().where(active).order_by(peewee.SQL('"t1"."rowid"'))
-        # Each is tried, whichever fits, so that the time taken tells nothing.
+        # Each is tried, whichever fits, so that the duration reveals nothing.
         fitting = [config for config in configs if config.has_signed(context.raw, signature)]
         return Principal(_WEBHOOK_ACTOR + fitting[0].id) if fitting else None
 
@@ -23037,7 +23037,7 @@ class IncomingEvents(Factstore, scope="", tag="Webhooks"):
         answer=closed_schema(accepted=Boolean().describe(), deliveryId=TEXT, message=TEXT),
     )
     def receive_webhook(self, context, source):
-        """Take what a CI system tells, signed with the secret of a webhook config.
+        """Receive the report of a CI system, signed with the secret of a webhook configuration.
 
         Where an event and the statuses beside it disagree, the worst of them counts.
         """
@@ -23072,7 +23072,7 @@ class IncomingEvents(Factstore, scope="", tag="Webhooks"):
         return {"accepted": True, "deliveryId": key, "message": message}
 
     def delivery_id(self, context: RequestContext) -> str:
-        """The id by which a repeat of a delivery is known, random where the sender tells none."""
+        """The id that identifies repeated deliveries, random where the sender sends none."""
         header = context.request.get_header
         sent_id = (
             header("X-Delivery-Id") or header("X-GitHub-Delivery") or context.lite.source.uuid()
@@ -23243,7 +23243,7 @@ class SlackNotices(Factstore, tag="Slack"):
         status=202,
     )
     def notify_slack_trail_non_compliant(self, context, slug):
-        """Tell the channel of an organisation that a trail is not compliant."""
+        """Notify the channel of an organisation that a trail is not compliant."""
         body = context.body
         details = {
             "Flow": body["flow_name"],
@@ -23267,7 +23267,7 @@ class SlackNotices(Factstore, tag="Slack"):
         status=202,
     )
     def notify_slack_approval_requested(self, context, slug):
-        """Tell the channel of an organisation that an approval is asked for."""
+        """Notify the channel of an organisation that an approval is requested."""
         body = context.body
         key = body["approval_id"]
         lines = [
@@ -23387,7 +23387,7 @@ def decide_in_slack(
     if approvers and identity not in approvers:
         names = list_some(approvers)
         return [f"Approval {approval.id} is for {names} to decide; here you are {identity}."]
-    # Whoever reads the audit log wants to know who it was, not which channel it came through.
+    # The audit log names the person, not the channel.
     session().actor = speaker
     user = User.with_email(identity)
     said = {"approver_identity": identity, "comments": comment or None}
@@ -23638,7 +23638,7 @@ class AtlassianSite(Model):
     def probe(self, transport: Transport) -> dict:
         """Whether the connection works, and if not, why."""
         answer = self.ask(transport, self.probe_path())
-        # Whoever is not known may be shown a page for people, with a good status.
+        # An unknown caller may get a page for people, with status 200.
         works = answer.status == 200 and isinstance(answer.json, dict)
         sentence = f"{self.title} knows {self.username}." if works else self.explain(answer)
         return {"success": works, "message": sentence}
@@ -23668,7 +23668,7 @@ class SiteKeeper:
             split_target(url, https_only=True)
 
     def probe(self, context: RequestContext) -> dict:
-        """What comes of a first request over the connection."""
+        """Send a first request over the connection; return the result."""
         site = self.model.only()
         if site is None:
             return {"success": False, "message": f"{self.model.title} is not configured."}
@@ -23703,7 +23703,7 @@ class JiraConnection(AtlassianSite):
         return "/rest/api/2/myself"
 
     def find_issue(self, transport: Transport, label: str) -> HttpResponse | None:
-        """The answer that tells the issue with a label, or why nobody knows; None for no issue."""
+        """The response with the issue of a label, or the error; None for no issue."""
         query = urllib.parse.urlencode({"jql": f'labels = "{label}"', "fields": "status"})
         # Jira Cloud has moved the operation, which Data Center has under its old path only.
         for path in ("/rest/api/2/search", "/rest/api/2/search/jql"):
@@ -23722,7 +23722,7 @@ class JiraConnection(AtlassianSite):
 
 
 class JiraTicket(Model):
-    """An issue in Jira that somebody asked for here, or one that Jira is still to make."""
+    """An issue in Jira that was requested here, or that Jira has yet to create."""
 
     fact, since, lookup = "jira_ticket", 4, "stage refreshed_at"
     key = "synced_for"
@@ -23952,7 +23952,7 @@ class _JiraSync:
         return usable and time.monotonic() < self.deadline
 
     def settle(self, at: float) -> dict:
-        """Write down what came of it, and tell how much was exchanged."""
+        """Record the result, and return how much was exchanged."""
         made = read = 0
         for posting, answer in self.sent:
             JiraPosting.fetch(posting.id).settle(answer, at)
@@ -23961,7 +23961,7 @@ class _JiraSync:
             if answer.status == 200:
                 read += JiraTicket.fetch(ticket.id).refresh(answer.json)
             elif answer.status == 404:
-                # Somebody took it away, or out of this user's sight.
+                # It was deleted, or hidden from this user.
                 JiraTicket.fetch(ticket.id).refresh(None)
         sentence = f"Tickets made in Jira: {made}, read from there: {read}"
         waits = self.waiting - made
@@ -24471,7 +24471,7 @@ more than ten minutes before.
 
     @route("GET /api/v1/ledger/status", answer=_LEDGER_STATUS.describe(), setting="ledger")
     def get_ledger_status(self, context):
-        """Tell how long the ledger is, and whether its newest entry is sound."""
+        """Get the length of the ledger, and whether its newest entry is valid."""
         chain = ChainWalk()
         total = len(chain)
         newest = next(chain.span(total, total), None)
@@ -24510,7 +24510,7 @@ class _HubTemplate(NamedTuple):
         return "\n".join([*lines, ""])
 
     def json(self) -> dict:
-        """The template as the API tells it."""
+        """The template as the API returns it."""
         head = ("id", "name", "description", "framework", "version")
         return {**{member: getattr(self, member) for member in head}, "yaml": self.yaml()}
 
@@ -24614,7 +24614,7 @@ class HubTemplates(Factstore, tag="Hub"):
 
 # --- Audit packages -----------------------------------------------------------
 # What was recorded of a delivery, in one archive for people without access here. The same facts
-# give the same bytes, so nothing in it tells when it was put together, or by whom.
+# give the same bytes, so nothing in it depends on the time or the caller.
 
 _GZIP_MEDIA = "application/gzip"
 _PACKAGE_FORMAT = "factstore-audit-package/1"
@@ -24630,7 +24630,7 @@ class _PackedFile(NamedTuple):
 
     @classmethod
     def holding(cls, path: str, data: bytes) -> _PackedFile:
-        """A file of bytes that are at hand."""
+        """A file of given bytes."""
         return cls(path, len(data), hashlib.sha256(data).hexdigest(), lambda: [data])
 
     def tar(self) -> Iterator[bytes]:
@@ -24682,7 +24682,7 @@ class _AuditPackage:
         self.files.setdefault(file.path, file)
 
     def add_records(self, folder: str, model: type[Model], condition: peewee.Expression) -> None:
-        """Put records in as the API tells them, in the order in which they were made."""
+        """Add records as the API returns them, in the order of their creation."""
         query = model.select(model.id, model.statements().text).where(condition)
         for key, text in query.order_by(peewee.SQL('"t1"."rowid"')).tuples().iterator():
             self.add(f"{folder}/{key}.json", unseal(text.encode(), session().ring))
@@ -25328,7 +25328,7 @@ def open_ring(workspace: Workspace) -> bool:
 
     A new file gets a key file beside it, unless the key is set.
     """
-    # The writer has the file open already; a reader is opened by whoever reads first.
+    # The writer has the file open already; the first read opens a reader.
     opened = workspace.reader if workspace.read_only else workspace.writer.database
     rows = opened.connection().execute(
         'SELECT "id", "wrapped", "retired_at" IS NOT NULL FROM "ring_key" ORDER BY "id"'
@@ -25342,7 +25342,7 @@ def open_ring(workspace: Workspace) -> bool:
     except Unavailable:
         if workspace.settings.key or not keys or not following or not following.exists():
             raise
-        # A process ended after it had wrapped the keys anew, and before the new file had its name.
+        # A process ended after it had wrapped the keys again, before it renamed the new file.
         _take_keys(workspace, keys, following)
         if not workspace.read_only:
             following.replace(beside)
@@ -27173,7 +27173,7 @@ class _AnswerQueue:
     reserved = sent = 0
     #: Until when the rest of a refused request is read and thrown away.
     lingering = 0.0
-    #: Whether the request at hand has sent, or will send, what nobody reads.
+    #: Whether the current request has sent, or will send, what nobody reads.
     is_unread = False
     #: What has come in and waits for its turn.
     unparsed = b""
@@ -27398,7 +27398,7 @@ class ClientChannel(_AnswerQueue):
         if request is None:
             return self.idle_until
         if not request.headers_finished:
-            # Empty lines before a request begin it anew, and the time of rest does not.
+            # Empty lines before a request restart it, but not its idle time.
             return min(request.since, self.idle_until) + settings.head_timeout
         return self.pace(request.since, request.body_bytes_received, settings.body_timeout)
 
@@ -27511,7 +27511,7 @@ class FairQueue:
 
     @contextlib.contextmanager
     def left(self) -> Iterator[None]:
-        """Do not count the thread at hand against its caller while another answers in its place."""
+        """Do not count the current thread against its caller while another answers in its place."""
         turn = getattr(self.current, "turn", None)
         if turn:
             self.ended.append(turn.caller)
@@ -27980,15 +27980,15 @@ def _listener(listen: str) -> socket.socket:
 
 
 # --- Key rotation -------------------------------------------------------------
-# What a retired key encrypted is encrypted anew, but for the audit log and other rows that never
+# What a retired key encrypted is encrypted again, except the audit log and other rows that never
 # change: these are proven as they were written, so that the key stays, to open them.
 
-#: How many records are encrypted anew in one transaction.
+#: How many records are encrypted again in one transaction.
 _REENCRYPTED_AT_ONCE = 100
 
 
 def retire_keys(workspace: Workspace, advance: Callable[[int], None] = no_progress) -> int:
-    """End what all keys but the newest signed, and encrypt anew what they encrypted; how much.
+    """End what older keys signed and encrypt again what they encrypted; return how much.
 
     Records that are facts get entries in the audit log and in the ledger, which prove the new text.
     """
@@ -28026,7 +28026,7 @@ def rotate_keys(workspace: Workspace, retire: bool) -> int:
 def _reencrypt_texts(
     workspace: Workspace, model: type[Model], advance: Callable[[int], None]
 ) -> int:
-    """Encrypt anew the texts of a model's records that another key than the newest encrypted."""
+    """Encrypt again the texts of a model's records that an older key encrypted."""
     fields = [field for field in model._meta.sorted_fields if field.sealed]
     if model.append_only or not fields:
         return 0
@@ -28073,7 +28073,7 @@ def _reencrypt_records(
 def _reencrypt_bytes(
     workspace: Workspace, table: str, sql: str, associated_data: Callable[..., str]
 ) -> int:
-    """Encrypt anew the bytes of a table that another key than the newest encrypted."""
+    """Encrypt again the bytes of a table that an older key encrypted."""
     after, count = -1, 0
     while rows := _batch(workspace, f"{sql} WHERE rowid > ? ORDER BY rowid LIMIT ?", after):
         changed = []
@@ -28150,7 +28150,7 @@ def run_checks(checks: Mapping[str, Callable[[], Iterable[str]]]) -> list[str]:
 
 
 def check_file(connection: sqlite3.Connection, check: str = "integrity_check") -> Iterator[str]:
-    """What SQLite itself finds wrong with a file, by table and page where it tells them."""
+    """The faults that SQLite finds in a file, by table and page where they are known."""
     faults = _integrity_faults(connection, check)
     if not faults:
         for table, row, parent, _ in connection.execute("PRAGMA foreign_key_check"):
@@ -28163,7 +28163,7 @@ def check_file(connection: sqlite3.Connection, check: str = "integrity_check") -
         for fault in own or ():
             named.add(fault)
             yield _named_fault(table, fault)
-    # What makes a table unreadable is told by its page alone.
+    # An unreadable table is reported by its page only.
     only = unreadable[0] if len(unreadable) == 1 else ""
     yield from (_named_fault(only, fault) for fault in faults if fault not in named)
     if not only:
@@ -28295,10 +28295,10 @@ def verify_file(
     notes: bytes | None = None,
     key: str = "",
 ) -> list[str]:
-    """Verify a workspace's file without any secret, together with signed checkpoints if told.
+    """Verify a workspace's file without any secret, and against signed checkpoints if given.
 
     What is encrypted is verified too where the keys are at hand. `key` is the public key that must
-    have signed; without one, those count that the file itself tells.
+    have signed; without one, the keys in the file itself count.
     """
     trusted = [NoteKey.read(key)] if key else []
     workspace = Workspace(path, settings, Generator(time.time, random_module.SystemRandom()), True)
@@ -28344,7 +28344,7 @@ def back_up(workspace: Workspace, target: Path) -> None:
     if workspace.path:
         with contextlib.closing(sqlite3.connect(target)) as copy:
             with copy:
-                # Whoever opens it only for reading finds all of it, too.
+                # A read-only process then finds all of it, too.
                 update_search_index(copy)
             note = workspace.checkpoints.sign(copy)
         append_note(target.with_name(f"{target.name}.checkpoints"), note)
@@ -28438,7 +28438,7 @@ def governed() -> list[Resource]:
 
 
 # --- Audit records ------------------------------------------------------------
-# The whole audit log, of both surfaces, for whoever watches over it elsewhere.
+# The whole audit log, of both APIs, for external monitoring.
 
 #: Stands for what was there before where that is kept encrypted, or is never shown.
 _WITHHELD = "(withheld)"
@@ -28525,7 +28525,7 @@ class AuditRecords:
             return entries
 
     def take_new_keys(self) -> None:
-        """Know the keys, too, that somebody else has added to the ring in the meantime."""
+        """Load the keys that another process has added to the ring."""
         ring = self.workspace.ring
         newer = "SELECT id, wrapped FROM ring_key WHERE id > ? ORDER BY id"
         for number, wrapped in session().database.connection().execute(newer, (ring.newest,)):
@@ -28545,7 +28545,7 @@ class AuditRecords:
         return document
 
     def add_events(self, entries: Mapping[str, dict]) -> None:
-        """Add to entries of Factstore's happenings what its own audit log tells of them."""
+        """Add the data of Factstore's own audit log to its entries."""
         query = f"SELECT id, json FROM audit_event WHERE id IN ({', '.join('?' * len(entries))})"
         for key, text in session().database.connection().execute(query, [*entries]):
             entries[key]["event"] = json.loads(text)
@@ -28630,7 +28630,7 @@ def _close_workspace(workspace: Workspace, deadline: float) -> None:
     try:
         is_free, journal = workspace.leases.end(deadline), workspace.journal
         if is_free and workspace.path and journal and not journal.clock.find_fault():
-            # The minute at hand ends here; a full disk is no reason not to close.
+            # The current minute ends here; a full disk must not prevent closing.
             with contextlib.suppress(Problem):
                 write_counts(workspace, workspace.source.clock() + 60)
             workspace.checkpoints.write()
@@ -28772,7 +28772,7 @@ class Install:
         return None
 
     def start(self) -> None:
-        """Deliver webhooks from a thread; whoever mounts the application elsewhere calls this."""
+        """Deliver webhooks from a thread; call this where another server runs the application."""
         if not self.read_only:
             self.dispatcher.start()
 
@@ -28886,7 +28886,7 @@ class NovantraLite(Install):
         return Client(self, {"Authorization": f"Bearer {self.token(*scopes)}"} if scopes else {})
 
     def step(self, at: float | None = None) -> int:
-        """Do what is due now, or at a time: deliveries, expiries; tell how many events arrived."""
+        """Do what is due now or at a time: deliveries, expiries; return the number delivered."""
         return self.dispatcher.step(self.source.clock() if at is None else at)
 
     def __call__(self, environ: dict, start_response: Callable) -> Iterable[bytes]:
@@ -28895,7 +28895,7 @@ class NovantraLite(Install):
 
     @contextlib.contextmanager
     def listening(self, listen: str = "127.0.0.1:0") -> Iterator[str]:
-        """Answer on a real port, a free one unless told, and deliver webhooks; yields the URL."""
+        """Answer on a real port, by default a free one, and deliver webhooks; yields the URL."""
         server = Server(self, self.settings, listen)
         server.start()
         try:
@@ -28909,7 +28909,7 @@ class NovantraLite(Install):
                 workspace.reader.close_ended()
 
     def serve(self, listen: str = "", *, ready: Callable[[str], Any] = lambda url: None) -> None:
-        """Answer until SIGTERM or SIGINT; `ready` is told the URL once requests are answered."""
+        """Answer until SIGTERM or SIGINT; call `ready` with the URL once requests are answered."""
         with stop_signals() as wait, self.listening(listen or self.settings.listen) as url:
             ready(url)
             wait()
@@ -28935,7 +28935,7 @@ class NovantraLite(Install):
     def rotate_keys(self, retire: bool = False) -> int:
         """Add a key to the ring, which seals and signs from now on; its number.
 
-        To `retire` the older ones ends all that they signed, and encrypts anew what they encrypted.
+        `retire` ends what older keys signed and encrypts again what they encrypted.
         """
         return rotate_keys(self.workspace, retire)
 
@@ -29608,7 +29608,7 @@ class Service(Novantra, tag="Service"):
         answer={"type": "object", "properties": {"status": {"type": "string"}}},
     )
     def get_liveness(self, context):
-        """Tell that the process answers."""
+        """Return that the process answers."""
         return Response(200, b'{"status":"ok"}')
 
     @route(
@@ -29618,7 +29618,7 @@ class Service(Novantra, tag="Service"):
         answer={"type": "object", "properties": {"status": {"type": "string"}, "faults": _FAULTS}},
     )
     def get_readiness(self, context):
-        """Tell whether a workspace can be read and written, and which of several cannot."""
+        """Return whether every workspace can be read and written, and which cannot."""
         is_up, body = _health_of(context.lite, "ok", "down")
         if not is_up:
             faults = " ".join(context.lite.workspaces.find_faults().values())
@@ -29646,7 +29646,7 @@ class Service(Novantra, tag="Service"):
 
 
 class _WorkspaceMetrics:
-    """Tells Prometheus of one workspace, by its name where the install has several."""
+    """The metrics of one workspace, labelled by its name where the install has several."""
 
     def __init__(self, lite: NovantraLite, workspace: Workspace):
         self.workspace = workspace
@@ -29697,7 +29697,7 @@ class Operations(Factstore, tag="Operations"):
         others={503: _HEALTH},
     )
     def get_actuator_health(self, context):
-        """Tell whether a workspace can be read and written, and which of several cannot."""
+        """Return whether every workspace can be read and written, and which cannot."""
         is_up, body = _health_of(context.lite, "UP", "DOWN")
         return Response(200, body) if is_up else Response(503, body, {"Retry-After": "1"})
 

@@ -337,7 +337,7 @@ CREATE TABLE "attachment_content" (
 
 CREATE INDEX "attachment_content_evidence_claim_id" ON "attachment_content" ("evidence_claim_id");
 
--- What somebody says of a trail: that something was done, and how it ended.
+-- A statement about a trail: what was done, and with what result.
 CREATE TABLE "attestation" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "trail_id" TEXT NOT NULL,
@@ -392,7 +392,7 @@ CREATE TRIGGER "audit_entry_refuses_update" BEFORE UPDATE ON "audit_entry" BEGIN
 
 CREATE TRIGGER "audit_entry_refuses_delete" BEFORE DELETE ON "audit_entry" BEGIN SELECT RAISE(ABORT, 'audit_entry only grows'); END;
 
--- One of the happenings that the Factstore surface tells of in its audit log.
+-- An event in the audit log of the Factstore API.
 CREATE TABLE "audit_event" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "event_type" TEXT NOT NULL CHECK ("event_type" IN ('ARTIFACT_DEPLOYED', 'ARTIFACT_REMOVED', 'ARTIFACT_UPDATED', 'ENVIRONMENT_CREATED', 'ENVIRONMENT_DELETED', 'POLICY_EVALUATED', 'ATTESTATION_RECORDED', 'APPROVAL_GRANTED', 'APPROVAL_REJECTED', 'GATE_BLOCKED', 'GATE_ALLOWED')),
@@ -421,7 +421,7 @@ CREATE TRIGGER "audit_event_refuses_update" BEFORE UPDATE ON "audit_event" BEGIN
 
 CREATE TRIGGER "audit_event_refuses_delete" BEFORE DELETE ON "audit_event" BEGIN SELECT RAISE(ABORT, 'audit_event only grows'); END;
 
--- What somebody approved an environment to run.
+-- What an environment is approved to run.
 CREATE TABLE "baseline" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "environment_id" TEXT NOT NULL,
@@ -467,7 +467,7 @@ CREATE TRIGGER "build_provenance_refuses_update" BEFORE UPDATE ON "build_provena
 
 CREATE TRIGGER "build_provenance_refuses_delete" BEFORE DELETE ON "build_provenance" BEGIN SELECT RAISE(ABORT, 'build_provenance only grows'); END;
 
--- A change that somebody asks for.
+-- A requested change.
 CREATE TABLE "change_request" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "change_request_key" TEXT NOT NULL,
@@ -642,7 +642,7 @@ CREATE TABLE "coverage_report" (
 
 CREATE INDEX "coverage_report_trail_id" ON "coverage_report" ("trail_id");
 
--- Something that happened, as it is told to every endpoint.
+-- An event, as it is delivered to every endpoint.
 CREATE TABLE "event" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "type" TEXT NOT NULL,
@@ -1013,7 +1013,7 @@ CREATE TRIGGER "gate_result_refuses_update" BEFORE UPDATE ON "gate_result" BEGIN
 
 CREATE TRIGGER "gate_result_refuses_delete" BEFORE DELETE ON "gate_result" BEGIN SELECT RAISE(ABORT, 'gate_result only grows'); END;
 
--- A deviation that somebody has allowed, for a time.
+-- A deviation that was approved for a time.
 CREATE TABLE "governance_exception" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "exception_key" TEXT NOT NULL,
@@ -1109,7 +1109,7 @@ CREATE TABLE "jira_connection" (
     "json" TEXT NOT NULL
 ) STRICT;
 
--- An issue in Jira that somebody asked for here, or one that Jira is still to make.
+-- An issue in Jira that was requested here, or that Jira has yet to create.
 CREATE TABLE "jira_ticket" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "ticket_key" TEXT NOT NULL,
@@ -1315,7 +1315,7 @@ CREATE INDEX "monitor_result_item_monitor_definition_id" ON "monitor_result_item
 
 CREATE INDEX "monitor_result_item_result" ON "monitor_result_item" ("result", "created_at", "id");
 
--- Something that happened, as people are told of it inside the product; it is never deleted.
+-- An event as the product shows it to people; it is never deleted.
 CREATE TABLE "notification" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "title" TEXT NOT NULL,
@@ -1331,7 +1331,7 @@ CREATE INDEX "notification_severity" ON "notification" ("severity");
 
 CREATE INDEX "notification_is_read" ON "notification" ("is_read");
 
--- What has people told of which happenings: in the product, by a webhook or in Slack.
+-- A rule: which events notify people in the product, by a webhook or in Slack.
 CREATE TABLE "notification_rule" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "name" TEXT NOT NULL,
@@ -1412,7 +1412,7 @@ CREATE TABLE "organization" (
 
 CREATE INDEX "organization_created" ON "organization" ("created_at", "id");
 
--- A weakness that somebody could use.
+-- A weakness that could be exploited.
 CREATE TABLE "vulnerability" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "vulnerability_key" TEXT NOT NULL,
@@ -2021,7 +2021,7 @@ CREATE UNIQUE INDEX "vulnerability_assessment_key" ON "vulnerability_assessment"
 
 CREATE INDEX "vulnerability_assessment_status" ON "vulnerability_assessment" ("status", "created_at", "id");
 
--- A CI system that may tell of a flow, and the secret that it signs with.
+-- A CI system that may report on a flow, and the secret that it signs with.
 CREATE TABLE "webhook_config" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "source" TEXT NOT NULL CHECK ("source" IN ('GITHUB', 'JENKINS', 'CIRCLECI', 'GITLAB', 'GENERIC')),
