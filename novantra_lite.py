@@ -1282,7 +1282,7 @@ class _Related(peewee.ForeignKeyAccessor):
     def get_rel_instance(self, instance):
         key = instance.__data__.get(self.name)
         if key is not None and self.name not in instance.__rel__:
-            instance.__rel__[self.name] = self.rel_model.fetch(key)
+            instance.__rel__[self.name] = self.rel_model.find(key)
         return super().get_rel_instance(instance)
 
 
@@ -1626,38 +1626,38 @@ class _Queries:
         return record
 
     @classmethod
-    def load(cls, sql: str, values: Sequence = ()) -> list[Model]:
+    def from_sql(cls, sql: str, values: Sequence = ()) -> list[Model]:
         """The records whose rows a query of all columns finds."""
         rows = session().database.connection().execute(sql, values).fetchall()
         return [cls.loaded(row) for row in rows]
 
     @classmethod
-    def every(cls, **values: Any) -> list[Model]:
+    def find_all(cls, **values: Any) -> list[Model]:
         """The records with these values, in the order in which they were made."""
-        return cls.load(*cls.statements().query((), values, "ORDER BY rowid"))
+        return cls.from_sql(*cls.statements().query((), values, "ORDER BY rowid"))
 
     @classmethod
     def last(cls, **values: Any) -> Model | None:
         """The record with these values that was made last, or None."""
         newest = cls.statements().query((), values, "ORDER BY rowid DESC LIMIT 1")
-        return next(iter(cls.load(*newest)), None)
+        return next(iter(cls.from_sql(*newest)), None)
 
     @classmethod
-    def seek(cls, *key: str, **values: Any) -> Model | None:
+    def find_or_none(cls, *key: str, **values: Any) -> Model | None:
         """The record with this id, or the first one made with these values; None without."""
         oldest = cls.statements().query(key, values, "ORDER BY rowid LIMIT 1")
-        return next(iter(cls.load(*oldest)), None)
+        return next(iter(cls.from_sql(*oldest)), None)
 
     @classmethod
-    def has(cls, *key: str, **values: Any) -> bool:
+    def exists(cls, *key: str, **values: Any) -> bool:
         """Whether there is a record with this id, or one with these values."""
         sql, parameters = cls.statements().query(key, values, "LIMIT 1", "1")
         return session().database.connection().execute(sql, parameters).fetchone() is not None
 
     @classmethod
-    def fetch(cls, key: str) -> Model:
+    def find(cls, key: str) -> Model:
         """The record with this id, or NotFound."""
-        record = cls.seek(key)
+        record = cls.find_or_none(key)
         if record is None:
             raise NotFound(f"There is no {cls.noun()} with the id {key}.")
         return record
@@ -1793,7 +1793,7 @@ def _take_along(record: Model) -> None:
             # Through the same door, so that the ledger knows of it.
             try:
                 for (other,) in pointing:
-                    key.model.fetch(other).remove()
+                    key.model.find(other).remove()
             except StillInUse as refusal:
                 raise StillInUse(record, refusal.users) from None
         elif pointing:
@@ -3209,7 +3209,7 @@ class Workspace:
         self._uses: dict[tuple[str, int], float] = {}
         self._counting, self.tidied = threading.Lock(), -1
 
-    def give_way(self) -> None:
+    def release_lock(self) -> None:
         """Release the lock and go on reading, so that a writer may open the file."""
         if self.read_only:
             self.storage.unlock()
@@ -3317,7 +3317,7 @@ class Workspace:
         self.writer.close(deadline, self.storage.release)
 
 
-def look_for_damage(workspace: Workspace) -> None:
+def check_for_damage(workspace: Workspace) -> None:
     """Read the structure of the file for some seconds, so that health knows of damage."""
     database = workspace.connect(read_only=True)
     deadline = time.monotonic() + _DAMAGE_CHECK
@@ -4016,7 +4016,7 @@ class Tokens:
         except (BadData, ValueError):
             raise Unauthenticated from None
         with self.workspace.read():
-            account = ServiceAccount.seek(account_id)
+            account = ServiceAccount.find_or_none(account_id)
         if account is None or account.generation != generation or not account.is_usable(at):
             raise Ended(account_id)
         if account.expires_at:
@@ -4850,7 +4850,7 @@ class Resource:
 
     def find(self, key: str) -> Model:
         """The record that a path names, or NotFound."""
-        return self.model.fetch(key)
+        return self.model.find(key)
 
     def list(self, context):
         """List {resource.plural_words}."""
@@ -4934,7 +4934,7 @@ class Idempotency:
 
     def replay(self) -> Response | None:
         """The answer that the first request got, if there was one in the window."""
-        record = IdempotencyRecord.seek(self.id)
+        record = IdempotencyRecord.find_or_none(self.id)
         if record is None:
             return None
         source, life = self.workspace.source, self.workspace.settings.idempotency_life
@@ -5806,7 +5806,7 @@ def _records_sql(model: type[Model]) -> str:
     )
     # The text begins with a comma, which gives way to the bracket.
     return f"""SELECT t.rowid, t."{model._meta.primary_key.column_name}",
-        CAST('{{' || substr({text}, 2) || '}}' AS BLOB), {_is_told_sql(model, "t.")},
+        CAST('{{' || substr({text}, 2) || '}}' AS BLOB), {_json_is_current_sql(model, "t.")},
         l."latest_made", l."latest_gone", l."latest_newest"
         FROM "{model._meta.table_name}" AS t LEFT JOIN temp."latest" AS l
             ON l."latest_type" = ? AND l."latest_key" = t."{model._meta.primary_key.column_name}"
@@ -5825,19 +5825,19 @@ def _check_table(
     """
     table, noun, order, unproven = model._meta.table_name, model.noun().capitalize(), 0, 0
     scan = TableScan(connection, _records_sql(model), (table,), advance)
-    for rowid, key, text, is_told, made, gone, newest in scan:
+    for rowid, key, text, is_current, made, gone, newest in scan:
         if newest is None and not is_whole:
             unproven += 1
             continue
         number, content, event = (newest or "0||").split("|", 2)
-        fits = hashlib.sha256(text).hexdigest() == content and is_told
+        fits = hashlib.sha256(text).hexdigest() == content and is_current
         fits = fits and not event.endswith("_DELETED")
         fault = "" if fits else _stored_fault(connection, model, rowid, key, event, content)
         if fault:
             yield fault
             continue
         if gone is not None and gone < int(number):
-            made = _made_anew(connection, table, key, gone)
+            made = _recreated(connection, table, key, gone)
         if made is not None and made < order:
             yield f"{noun} {key} does not stand where it was put."
         order = max(order, made or 0)
@@ -5879,7 +5879,7 @@ def _keys_of_rows(
     return []
 
 
-def _made_anew(connection: sqlite3.Connection, table: str, key: str, gone: int) -> int:
+def _recreated(connection: sqlite3.Connection, table: str, key: str, gone: int) -> int:
     """The number of the entry by which a record was made again after it had been deleted."""
     made = """SELECT min("id") FROM "ledger_entry"
         WHERE "record_id" IN (?, ?) AND "record_type" = ? AND "id" > ?"""
@@ -5890,10 +5890,10 @@ def _made_anew(connection: sqlite3.Connection, table: str, key: str, gone: int) 
 def stored_sql(model: type[Model]) -> str:
     """SQL for the stored records of a model, and whether the JSON of each equals its columns."""
     columns = ", ".join(f'"{column.column_name}"' for column in model._meta.sorted_fields)
-    return f'SELECT {columns}, {_is_told_sql(model)} FROM "{model._meta.table_name}"'
+    return f'SELECT {columns}, {_json_is_current_sql(model)} FROM "{model._meta.table_name}"'
 
 
-def _is_told_sql(model: type[Model], row: str = "") -> str:
+def _json_is_current_sql(model: type[Model], row: str = "") -> str:
     """SQL for whether the JSON text of a record is that of its columns; null where it is not."""
     fields = model._meta.sorted_fields
     # SQLite would stop at a value that was made to be no JSON; it takes NULL for none, too.
@@ -5902,11 +5902,11 @@ def _is_told_sql(model: type[Model], row: str = "") -> str:
         for field in fields
         if isinstance(field, Json)
     ]
-    is_told = f'{row}"json" IS {model.statements().json}'
+    is_current = f'{row}"json" IS {model.statements().json}'
     if values:
         are_json = " AND ".join(f"json_valid({value})" for value in values)
-        is_told = f"CASE WHEN {are_json} THEN {is_told} END"
-    return is_told
+        is_current = f"CASE WHEN {are_json} THEN {is_current} END"
+    return is_current
 
 
 def content_fault(
@@ -5916,14 +5916,16 @@ def content_fault(
     name, is_deleted = f"{model.noun().capitalize()} {key}", event.endswith("_DELETED")
     if row is None:
         return "" if is_deleted else f"{name} is in the ledger but not in its table."
-    *stored, is_told = row
+    *stored, is_current = row
     if not event:
         return f"The ledger knows nothing of {model.noun()} {key}."
     if is_deleted:
         return f"{name} is in its table, though the ledger says that it was deleted."
     if not is_recorded(content, model, stored):
         return f"{name} is not what the ledger recorded."
-    return "" if is_told else f"{name} is not told as it is stored."
+    return (
+        "" if is_current else f"The stored JSON of {model.noun()} {key} differs from its columns."
+    )
 
 
 # --- Webhook signatures -------------------------------------------------------
@@ -6135,23 +6137,23 @@ class OutboxMessage(Model):
 
     def is_still_due(self) -> bool:
         """Whether it is still to be sent; others may have had a say since it was taken up."""
-        stored = type(self).seek(self.id)
+        stored = type(self).find_or_none(self.id)
         return stored is not None and (stored.state, stored.due_at) == (self.state, self.due_at)
 
-    def letter(self, workspace: Workspace, at: float) -> OutboundRequest:
+    def outbound_request(self, workspace: Workspace, at: float) -> OutboundRequest:
         """What is sent; Invalid where it must not be, which counts as an attempt that failed."""
         raise NotImplementedError
 
     def deliver(self, workspace: Workspace, transport: Any, at: float) -> HttpResponse:
         """Make one attempt; Invalid where none can be made."""
-        letter = self.letter(workspace, at)
+        letter = self.outbound_request(workspace, at)
         return transport.post(letter.url, letter.body, letter.headers)
 
     def accepts(self, sent: HttpResponse) -> bool:
         """Whether the other side has taken it, by what it answered."""
         return 200 <= sent.status < 300
 
-    def settle(self, sent: HttpResponse, at: float) -> None:
+    def record_attempt(self, sent: HttpResponse, at: float) -> None:
         """Write down what came of an attempt, and when the next one is due."""
         attempts, stamp = self.attempts + 1, session().source.timestamp
         self.change(attempts=attempts, status_code=sent.status or None, note=sent.note)
@@ -6195,10 +6197,10 @@ class Delivery(OutboxMessage):
         return due.select(cls, Event, Endpoint).join(Event).switch(cls).join(Endpoint)
 
     def is_still_due(self):
-        endpoint = Endpoint.seek(self.endpoint_id)
+        endpoint = Endpoint.find_or_none(self.endpoint_id)
         return endpoint is not None and endpoint.status == "enabled" and super().is_still_due()
 
-    def letter(self, workspace, at):
+    def outbound_request(self, workspace, at):
         body = _event_body(workspace, self.event)
         headers = {"Content-Type": "application/json"}
         headers |= webhook_headers(
@@ -6206,8 +6208,8 @@ class Delivery(OutboxMessage):
         )
         return OutboundRequest(self.endpoint.url, body, headers)
 
-    def settle(self, sent, at):
-        super().settle(sent, at)
+    def record_attempt(self, sent, at):
+        super().record_attempt(sent, at)
         if self.state == "done":
             return
         if sent.status == 410 or _failing_for(self.endpoint, at) >= _GIVE_UP_AFTER:
@@ -6496,7 +6498,7 @@ class Checkpoints:
         signature = base64.b64encode(self.key.id + self.signer.sign(text.encode())).decode()
         return f"{text}\n\N{EM DASH} {self.key.name} {signature}\n"
 
-    def tell(self) -> dict[str, str]:
+    def current(self) -> dict[str, str]:
         """A signed checkpoint of now, and the public key to keep for verifying it."""
         note = self.sign(self.workspace.reader.connection())
         return {"checkpoint": note, "publicKey": str(self.key)}
@@ -6505,7 +6507,7 @@ class Checkpoints:
         """Store the public key in the file, so that the file alone can be verified."""
         workspace, key = self.workspace, str(self.key)
         with workspace.read():
-            if CheckpointKey.has(key):
+            if CheckpointKey.exists(key):
                 return
         write_transaction(
             workspace,
@@ -6944,7 +6946,7 @@ def _prepare_answer(
 
 def _remember_refusal(idempotency: Idempotency, problem: Problem, current: Session) -> None:
     """Keep a final refusal, unless it is about the key itself."""
-    if idempotency.stale or not IdempotencyRecord.has(idempotency.id):
+    if idempotency.stale or not IdempotencyRecord.exists(idempotency.id):
         idempotency.remember_refusal(problem)
 
 
@@ -7414,9 +7416,9 @@ class Dispatcher:
 
         def work(current):
             # It may be gone, together with what it was on its way to.
-            stored = type(errand).seek(errand.id)
+            stored = type(errand).find_or_none(errand.id)
             if stored is not None:
-                stored.settle(sent, at)
+                stored.record_attempt(sent, at)
 
         noun = errand.noun()
         write_transaction(workspace, work, actor="dispatcher", reason=f"Outcome of a {noun}.")
@@ -7449,7 +7451,7 @@ def _prune(
     if workspace.tidied != hour:
         workspace.tidied = hour
         if workspace.path:
-            look_for_damage(workspace)
+            check_for_damage(workspace)
         _forget_old(workspace, at, is_stopping)
 
 
@@ -7482,7 +7484,7 @@ def write_counts(workspace: Workspace, at: float) -> None:
 
 def _expire(record: Model, current: Session) -> None:
     """Take one record to the status that its end of validity brings, if it is as it was found."""
-    stored = type(record).seek(record._pk)
+    stored = type(record).find_or_none(record._pk)
     if stored is not None and stored.__data__ == record.__data__:
         stored.change(status="expired")
 
@@ -7567,7 +7569,7 @@ class Webhooks:
 
         def work():
             Delivery.delete().where(Delivery.endpoint == key).execute()
-            Endpoint.fetch(key).remove()
+            Endpoint.find(key).remove()
 
         self.act("Webhook endpoint removed.", work)
 
@@ -7577,7 +7579,7 @@ class Webhooks:
         secret = new_webhook_secret(source.random.randbytes(32))
 
         def work():
-            endpoint = Endpoint.fetch(key)
+            endpoint = Endpoint.find(key)
             until = source.timestamp(source.clock() + _ROTATION)
             endpoint.change(secret=secret, previous_secret=endpoint.secret, previous_until=until)
             return endpoint.json() | {"secret": secret}
@@ -7586,7 +7588,7 @@ class Webhooks:
 
     def set_status(self, key: str, status: str) -> None:
         """Set an endpoint's status."""
-        self.act(f"Webhook endpoint {status}.", lambda: Endpoint.fetch(key).change(status=status))
+        self.act(f"Webhook endpoint {status}.", lambda: Endpoint.find(key).change(status=status))
 
     def pause(self, key: str) -> None:
         """Hold deliveries back; what happens meanwhile waits."""
@@ -7602,20 +7604,20 @@ class Webhooks:
         source = self.workspace.source
 
         def work():
-            endpoint = Endpoint.fetch(key)
+            endpoint = Endpoint.find(key)
             at = source.now()
             event = Event.post("webhook.test", {"test": True})
             return Delivery.create(event=event.id, endpoint=endpoint.id, due_at=None, created_at=at)
 
         delivery = self.act("Webhook endpoint tested.", work)
         with self.workspace.read():
-            self.dispatcher.attempt(self.workspace, Delivery.fetch(delivery.id))
+            self.dispatcher.attempt(self.workspace, Delivery.find(delivery.id))
         # A test says how things stand now; it is not tried again.
         given_up = Delivery.update(state="failed", due_at=None)
         waits = given_up.where(Delivery.id == delivery.id, Delivery.state == "due")
         self.act("Webhook endpoint tested.", waits.execute)
         with self.workspace.read():
-            return Delivery.fetch(delivery.id).json()
+            return Delivery.find(delivery.id).json()
 
     def deliveries(self, endpoint: str | None = None, state: str | None = None) -> list[dict]:
         """The delivery log, newest first."""
@@ -7629,7 +7631,7 @@ class Webhooks:
 
     def redeliver(self, key: str) -> None:
         """Put one delivery on its way again, from the first attempt on."""
-        self.send_again(Delivery.id == key, lambda count: count or Delivery.fetch(key))
+        self.send_again(Delivery.id == key, lambda count: count or Delivery.find(key))
 
     def redeliver_failed(self, endpoint: str) -> int:
         """Make every failed delivery of an endpoint due again; return how many there are."""
@@ -7839,7 +7841,7 @@ def check_subject(values: Mapping[str, Any]) -> None:
         )
     module, resource_type, key = triple
     model = subjects().get((module, resource_type))
-    if model is None or not model.has(key):
+    if model is None or not model.exists(key):
         raise Unprocessable(f"There is no {resource_type} {key} under {module} in this workspace.")
 
 
@@ -7957,7 +7959,7 @@ class Accounts:
 
     def renew(self, client_id: str) -> Credentials:
         """Give an account a new secret in the current session."""
-        secret, account = self.workspace.source.secret("nvs_"), ServiceAccount.fetch(client_id)
+        secret, account = self.workspace.source.secret("nvs_"), ServiceAccount.find(client_id)
         account.change(
             secret_hash=hash_secret(self.workspace.ring, secret), generation=account.generation + 1
         )
@@ -7967,7 +7969,7 @@ class Accounts:
         """Shut an account out, or let it in again."""
 
         def work():
-            account = ServiceAccount.fetch(client_id)
+            account = ServiceAccount.find(client_id)
             # Tokens from before must not come back to life when the account is enabled again.
             account.change(disabled=disabled, generation=account.generation + disabled)
             return account
@@ -8106,7 +8108,7 @@ class Authentication(Novantra, tag="Authentication"):
         workspace = context.workspace = context.lite.workspace_of_account(client_id)
         if workspace:
             with workspace.read():
-                account = ServiceAccount.fetch(client_id)
+                account = ServiceAccount.find(client_id)
             expected = hash_secret(workspace.ring, secret)
             if hmac.compare_digest(expected, account.secret_hash) and account.is_usable(at):
                 return account
@@ -8490,7 +8492,7 @@ class EvidenceClaim(Model):
         with workspace.read() as current:
             passed = (workspace.source.timestamp(at),)
             rows = current.database.connection().execute(sql, passed).fetchall()
-            return [cls.fetch(key) for (key,) in rows]
+            return [cls.find(key) for (key,) in rows]
 
     def summary(self) -> dict:
         """The members of a claim that events carry."""
@@ -8533,7 +8535,7 @@ class AttachmentContent(Model):
     @classmethod
     def read(cls, key: str) -> tuple[dict, bytes]:
         """What is known of an attachment, and its bytes, held against its digest."""
-        content = cls.seek(key)
+        content = cls.find_or_none(key)
         if content is None:
             raise NotFound(f"There is no attachment {key} whose content is kept here.")
         (attachment,) = (item for item in content.evidence_claim.attachments if item["id"] == key)
@@ -8666,7 +8668,7 @@ class EvidenceClaims(
         body = context.body
         check_subject(body)
         key = body["evidence_requirement"]
-        requirement = EvidenceRequirement.seek(key)
+        requirement = EvidenceRequirement.find_or_none(key)
         if requirement is None:
             raise Unprocessable(f"There is no evidence requirement {key} in this workspace.")
         if requirement.status != "active":
@@ -8683,7 +8685,7 @@ class EvidenceClaims(
         source, stored = workspace.source, []
         for attachment, (description, _) in zip(attachments, contents, strict=True):
             key = attachment.get("id") or source.ulid("evatt")
-            if key in {other["id"] for other in stored} or AttachmentContent.has(key):
+            if key in {other["id"] for other in stored} or AttachmentContent.exists(key):
                 raise Conflict(f"The attachment {key} exists already.")
             created = attachment.get("createdAt") or source.now()
             stored.append({"id": key, **description, "createdAt": created})
@@ -8709,7 +8711,7 @@ class EvidenceClaims(
 
     def export(self, row):
         for attachment in row["attachments"]:
-            if AttachmentContent.has(attachment["id"]):
+            if AttachmentContent.exists(attachment["id"]):
                 content = AttachmentContent.read(attachment["id"])[1]
                 attachment["contentBase64"] = base64.b64encode(content).decode()
         return row
@@ -8794,7 +8796,7 @@ class Finding(Model):
         "accepted": "archived open",
     }
     CLOSED: ClassVar = ("closed", "accepted", "archived")
-    TOLD: ClassVar = frozenset(
+    EVENT_MEMBERS: ClassVar = frozenset(
         ("severity", "status", "owner_responsibility_id", "owner_member_user_id", "due_at")
     )
 
@@ -8839,7 +8841,7 @@ class Finding(Model):
             closed_at = self.closed_at or now()
             values.setdefault("closed_at", closed_at if status in self.CLOSED else None)
         changed = super().change(**values)
-        if changed & self.TOLD:
+        if changed & self.EVENT_MEMBERS:
             emit("finding.updated", {"finding": self.summary()})
         if "status" in changed and status in self.CLOSED:
             emit("finding.closed", {"finding": self.summary()})
@@ -8892,7 +8894,7 @@ class Findings(
     )
     def update_finding_status(self, context, key):
         """Change the status of a finding (off unless the setting finding_updates is on)."""
-        finding = Finding.fetch(key)
+        finding = Finding.find(key)
         # The same status again is a move like any other, and none allows it.
         check_move(finding, context.body["status"])
         finding.change(**context.body)
@@ -8994,7 +8996,7 @@ class MonitorRun(Model):
     @classmethod
     def create(cls, **values):
         run = super().create(**values)
-        definition = MonitorDefinition.fetch(run.monitor_definition_id)
+        definition = MonitorDefinition.find(run.monitor_definition_id)
         if run.started_at > (definition.last_run_at or ""):
             definition.change(last_run_at=run.started_at)
         return run
@@ -9116,7 +9118,7 @@ class IndicatorMeasurement(Model):
     @classmethod
     def create(cls, **values):
         measurement = super().create(**values)
-        indicator = Indicator.fetch(measurement.indicator_definition_id)
+        indicator = Indicator.find(measurement.indicator_definition_id)
         if measurement.measured_at > (indicator.latest_measurement_at or ""):
             indicator.change(
                 latest_measurement_value=measurement.measurement_value,
@@ -9265,7 +9267,7 @@ class SubmissionEvent(Model):
     def record(cls, **values) -> SubmissionEvent:
         """Write an event down, and move its package; Unprocessable if it cannot move so."""
         key = values["submission_package"]
-        package = SubmissionPackage.seek(key)
+        package = SubmissionPackage.find_or_none(key)
         if package is None:
             raise Unprocessable(f"There is no submission package {key} in this workspace.")
         event_kind = values["event_kind"]
@@ -9349,7 +9351,7 @@ class SubmissionEvents(
     )
     def create_package_event(self, context, key):
         """Create one submission event of the package that the path names."""
-        SubmissionPackage.fetch(key)
+        SubmissionPackage.find(key)
         return SubmissionEvent.record(**context.body, submission_package=key)
 
     def enter(self, values):
@@ -10054,7 +10056,7 @@ class FactstoreServiceAccount(Model):
     @classmethod
     def named(cls, name: str) -> FactstoreServiceAccount | None:
         """The account of this name."""
-        return cls.seek(name=name)
+        return cls.find_or_none(name=name)
 
     @classmethod
     def create(cls, **values):
@@ -10217,7 +10219,7 @@ class ApiKeys:
 
     def revoke(self, key: str) -> None:
         """End a key, at once."""
-        administer(self.workspace, "API key revoked.", lambda: ApiKey.fetch(key).revoke())
+        administer(self.workspace, "API key revoked.", lambda: ApiKey.find(key).revoke())
 
     def check(self, text: str) -> Principal | None:
         """The principal that a key speaks for; None where this workspace does not know it."""
@@ -10583,8 +10585,8 @@ class Organisation(Model):
     @classmethod
     def named(cls, key: str) -> Organisation | None:
         """The organisation of a UUID or a slug, which older versions let be another's UUID."""
-        by_id = cls.seek(key.lower()) if UUID.fullmatch(key.lower()) else None
-        return by_id or cls.seek(slug=key)
+        by_id = cls.find_or_none(key.lower()) if UUID.fullmatch(key.lower()) else None
+        return by_id or cls.find_or_none(slug=key)
 
     def remove(self):
         for model in _labelled():
@@ -10600,7 +10602,7 @@ class Organisation(Model):
 
     def is_carried_by(self, model: type[Model]) -> bool:
         """Whether a record of a kind carries this organisation's slug."""
-        return model.has(org_slug=self.slug)
+        return model.exists(org_slug=self.slug)
 
 
 def _labelled() -> list[type[Model]]:
@@ -10610,7 +10612,7 @@ def _labelled() -> list[type[Model]]:
 
 def check_organisation(slug: str | None) -> None:
     """Refuse the slug of an organisation that is not there."""
-    if slug and not Organisation.has(slug=slug):
+    if slug and not Organisation.exists(slug=slug):
         raise NotFound(f"There is no organisation '{slug}'.")
 
 
@@ -10640,7 +10642,7 @@ class Organisations(
 
     def create(self, context):
         slug = context.body["slug"]
-        if Organisation.has(slug=slug):
+        if Organisation.exists(slug=slug):
             raise Conflict(f"Organisation with slug '{slug}' already exists")
         return super().create(context)
 
@@ -10692,7 +10694,7 @@ class ScmIntegration(Model):
     @classmethod
     def of(cls, slug: str, provider: str) -> ScmIntegration | None:
         """The integration of an organisation with a provider."""
-        return cls.seek(org_slug=slug, provider=provider)
+        return cls.find_or_none(org_slug=slug, provider=provider)
 
 
 _INTEGRATIONS = Array(ScmIntegration, {"org_slug": lambda slug: ScmIntegration.org_slug == slug})
@@ -11386,7 +11388,7 @@ class Flow(Model):
 
 def _check_flow_name(name: str) -> None:
     """Refuse a name that another flow has."""
-    if Flow.has(name=name):
+    if Flow.exists(name=name):
         raise Conflict(f"Flow with name '{name}' already exists")
 
 
@@ -11528,7 +11530,7 @@ class SecurityThresholds(
     @route("GET /api/v1/flows/{flowId}/security-thresholds", answer="SecurityThresholdResponse")
     def get_security_thresholds(self, context, key):
         """Get the scan limits of a flow."""
-        threshold = SecurityThreshold.seek(flow=key)
+        threshold = SecurityThreshold.find_or_none(flow=key)
         if threshold is None:
             raise NotFound(f"The flow {key} has no security thresholds.")
         return threshold
@@ -11545,10 +11547,10 @@ class SecurityThresholds(
     )
     def set_security_thresholds(self, context, key):
         """Create or overwrite the scan limits of a flow; what is left out gets its default."""
-        flow = Flow.fetch(key)
+        flow = Flow.find(key)
         limits = ("max_critical", "max_high", "max_medium", "max_low")
         defaults = {name: getattr(SecurityThreshold, name).default for name in limits}
-        threshold = SecurityThreshold.seek(flow=flow.id)
+        threshold = SecurityThreshold.find_or_none(flow=flow.id)
         if threshold is None:
             return SecurityThreshold.create(flow=flow.id, **defaults | context.body)
         threshold.change(**defaults | context.body)
@@ -11584,7 +11586,7 @@ _NOTIFICATIONS = Array(
 )
 
 
-def _note_reading(context: RequestContext, key: str, detail: str | None = None) -> None:
+def _record_reading(context: RequestContext, key: str, detail: str | None = None) -> None:
     """Put into the audit log who marked a notification, or all, as read."""
     context.workspace.journal.note(session(), "notification.read", "notification", key, detail)
 
@@ -11613,9 +11615,9 @@ class Notifications(
     @route("POST /api/v1/notifications/{notificationId}/read", answer="NotificationResponse")
     def mark_notification_read(self, context, key):
         """Mark a notification as read."""
-        notification = Notification.fetch(key)
+        notification = Notification.find(key)
         if notification.change(is_read=True):
-            _note_reading(context, key)
+            _record_reading(context, key)
         return notification
 
     @route("POST /api/v1/notifications/read-all", status=204)
@@ -11623,7 +11625,7 @@ class Notifications(
         """Mark every notification as read."""
         unread = Notification.is_read == 0
         if count := Notification.update(is_read=True).where(unread).execute():
-            _note_reading(context, "all", to_json({"count": count}))
+            _record_reading(context, "all", to_json({"count": count}))
 
 
 # --- Notification channels ----------------------------------------------------
@@ -11784,7 +11786,7 @@ class NotificationErrand(OutboxMessage):
         due = super().waiting(moment, failing)
         return due.select(cls, NotificationRule).join(NotificationRule)
 
-    def letter(self, workspace, at):
+    def outbound_request(self, workspace, at):
         url = read_receiver(self.rule.channel_config)
         split_target(url, needs_tls(url, allowed_networks(workspace.settings)))
         is_slack = self.rule.channel_type == "SLACK"
@@ -11793,11 +11795,11 @@ class NotificationErrand(OutboxMessage):
         )
         return OutboundRequest(url, body.encode(), {"Content-Type": "application/json"})
 
-    def settle(self, sent, at):
+    def record_attempt(self, sent, at):
         if self.state != "due":
             # It was skipped while it was being sent.
             return
-        super().settle(sent, at)
+        super().record_attempt(sent, at)
         if self.state == "done":
             self.conclude("SENT", self.attempts)
         elif self.state == "failed":
@@ -11968,7 +11970,7 @@ class NotificationDeliveries(
     )
     def list(self, context, key):
         """List what came of a rule's notifications, newest first."""
-        NotificationRule.fetch(key)
+        NotificationRule.find(key)
         return FACTSTORE.array(context, _RULE_DELIVERIES, {"rule": key})
 
 
@@ -12476,13 +12478,13 @@ def _fill_from_ci(data: dict, system: str) -> dict:
 
 def begin_trail(values: dict) -> Trail:
     """Begin a trail under a flow: a commit, a branch, and a name that no other of the flow has."""
-    flow, name = Flow.fetch(values["flow"]), values.get("name")
+    flow, name = Flow.find(values["flow"]), values.get("name")
     needed = {"git_commit_sha": "gitCommitSha", "git_branch": "gitBranch"}
     missing = [member for column, member in needed.items() if values.get(column) is None]
     if missing:
         raise Invalid(issues=[field_error([member], "Required") for member in missing])
     check_organisation(values.get("org_slug"))
-    if name is not None and Trail.has(flow=flow.id, name=name):
+    if name is not None and Trail.exists(flow=flow.id, name=name):
         raise Conflict(f"Trail with name '{name}' already exists in flow '{flow.name}'")
     return Trail.create(**values)
 
@@ -12549,7 +12551,7 @@ that runs inside a pipeline.
     )
     def list_trails_for_flow(self, context, flow):
         """List one page of the trails of a flow."""
-        Flow.fetch(flow)
+        Flow.find(flow)
         return FACTSTORE.array(context, self.listing, {"flow": flow}, paged=True)
 
 
@@ -12598,7 +12600,7 @@ class TrailsV2(
     @route("GET /api/v2/flows/{flowId}/trails", answer=["TrailView"])
     def list_trails_for_flow_v2(self, context, flow):
         """List all trails of a flow."""
-        Flow.fetch(flow)
+        Flow.find(flow)
         return FACTSTORE.array(context, self.listing, {"flow": flow})
 
     @route("GET /api/v2/trails/{trailId}/audit", answer=["AuditEventResponse"])
@@ -12634,8 +12636,8 @@ def report_artifact(trail: Trail, **values: Any) -> Artifact:
 
 def artifact_of(trail_id: str, artifact_id: str) -> Artifact:
     """An artifact of this trail, or NotFound."""
-    Trail.fetch(trail_id)
-    artifact = Artifact.fetch(artifact_id)
+    Trail.find(trail_id)
+    artifact = Artifact.find(artifact_id)
     if artifact.trail_id != trail_id:
         raise NotFound(f"The artifact {artifact_id} does not belong to the trail {trail_id}.")
     return artifact
@@ -12696,7 +12698,7 @@ name the same artifact.
     )
     def list_trail_artifacts(self, context, key):
         """List the artifacts of a trail."""
-        return FACTSTORE.array(context, _ARTIFACTS, {"trail": Trail.fetch(key).id})
+        return FACTSTORE.array(context, _ARTIFACTS, {"trail": Trail.find(key).id})
 
     @route(
         "POST /api/v1/trails/{trailId}/artifacts",
@@ -12715,11 +12717,11 @@ name the same artifact.
     def report_artifact(self, context, key):
         """Record an artifact on a trail; unless it is said, whoever calls has reported it."""
         caller = context.principal.name or context.principal.id
-        return report_artifact(Trail.fetch(key), **{"reported_by": caller} | context.body)
+        return report_artifact(Trail.find(key), **{"reported_by": caller} | context.body)
 
     def enter(self, values):
         digest = read_digest(values.pop("sha256_digest"), "sha256Digest")
-        trail = Trail.fetch(values.pop("trail"))
+        trail = Trail.find(values.pop("trail"))
         return report_artifact(trail, sha256_digest=digest, **values)
 
     @route(
@@ -13135,7 +13137,7 @@ class BuildProvenance(Model):
     @classmethod
     def of(cls, artifact: Artifact) -> BuildProvenance | None:
         """The provenance of an artifact, if any is recorded."""
-        return cls.seek(artifact=artifact.id)
+        return cls.find_or_none(artifact=artifact.id)
 
 
 def examine_provenance(
@@ -13229,7 +13231,7 @@ The source is the one that the statement names, with the commit of the dependenc
 
     def enter(self, values):
         # Its status is what the keys say here.
-        return _record_provenance(Artifact.fetch(values["artifact"]), values)
+        return _record_provenance(Artifact.find(values["artifact"]), values)
 
     @route(
         "GET /api/v1/trails/{trailId}/artifacts/{artifactId}/provenance",
@@ -13331,7 +13333,7 @@ class ProvenanceV2(Provenance, tag="V2 Artifacts"):
 # --- Attestations -------------------------------------------------------------
 
 
-def tell_of_failure(trail: Trail, attestation: Attestation) -> None:
+def notify_of_failure(trail: Trail, attestation: Attestation) -> None:
     """Notify of an attestation that came to be FAILED."""
     notify(
         "ATTESTATION_FAILED",
@@ -13356,7 +13358,7 @@ def record_attestation(
     check_organisation(values.get("org_slug"))
     attestation = Attestation.create(trail=trail.id, **values)
     if attestation.status == "FAILED":
-        tell_of_failure(trail, attestation)
+        notify_of_failure(trail, attestation)
     if is_last:
         update_trail_status(trail)
     if event_payload is not None:
@@ -13403,7 +13405,7 @@ class Attestations(
     )
     def list(self, context, trail):
         """List the attestations of a trail, in pages where the query or a setting asks for them."""
-        Trail.fetch(trail)
+        Trail.find(trail)
         paged = context.settings.factstore_pages
         return FACTSTORE.array(context, TRAIL_ATTESTATIONS, {"trail": trail}, paged)
 
@@ -13416,10 +13418,10 @@ class Attestations(
     )
     def create(self, context, trail):
         """Record an attestation on a trail."""
-        return record_attestation(Trail.fetch(trail), {}, **context.body)
+        return record_attestation(Trail.find(trail), {}, **context.body)
 
     def enter(self, values):
-        return record_attestation(Trail.fetch(values.pop("trail")), {}, **values)
+        return record_attestation(Trail.find(values.pop("trail")), {}, **values)
 
     @route(
         "POST /api/v1/attestations",
@@ -13439,7 +13441,7 @@ class Attestations(
 
 def _check_flow_of(slug: str, name: str) -> None:
     """Refuse the name of a flow that an organisation does not have."""
-    if not Flow.has(org_slug=slug, name=name):
+    if not Flow.exists(org_slug=slug, name=name):
         raise NotFound(f"The organisation '{slug}' has no flow '{name}'.")
 
 
@@ -13478,7 +13480,7 @@ class AttestationsV2(Attestations, tag="V2 Attestations"):
         check_organisation(slug)
         if slug and flow:
             _check_flow_of(slug, flow)
-        return record_attestation(Trail.fetch(trail), {}, **context.body)
+        return record_attestation(Trail.find(trail), {}, **context.body)
 
     @route(
         "POST /api/v2/attestations/{org}/{flow}/{trail}/{artifactFingerprint}",
@@ -13496,7 +13498,7 @@ class AttestationsV2(Attestations, tag="V2 Attestations"):
             raise Invalid(issues=[field_error(*fault) for fault in faults.issues]) from None
         values = context.body | {"org_slug": slug}
         fingerprint = named["artifact_fingerprint"]
-        trail = Trail.fetch(named["trail"])
+        trail = Trail.find(named["trail"])
         return record_attestation(trail, {}, **values, artifact_fingerprint=fingerprint)
 
 
@@ -13753,7 +13755,7 @@ unknown severity; `unknown` says how many.
     def download_evidence(self, context, digest):
         """Download an evidence file by the SHA-256 of its bytes; the oldest one that has it."""
         is_hash = re.fullmatch("[0-9a-f]{64}", digest)
-        file = is_hash and EvidenceFile.seek(sha256_hash=digest)
+        file = is_hash and EvidenceFile.find_or_none(sha256_hash=digest)
         if not file:
             raise NotFound("There is no evidence file with this hash.")
         if file.external_url:
@@ -13987,7 +13989,7 @@ def count_unknown(values: dict, unknown_severity: str) -> dict:
 
 def limits_of(trail: Trail) -> dict[str, int]:
     """The thresholds of a trail's flow that are in force, by severity; none where it has none."""
-    threshold = SecurityThreshold.seek(flow=trail.flow_id)
+    threshold = SecurityThreshold.find_or_none(flow=trail.flow_id)
     return {name: getattr(threshold, f"max_{name}") for name in JUDGED} if threshold else {}
 
 
@@ -14937,8 +14939,8 @@ class EvidenceUploads(Factstore, model=EvidenceFile, tag="Attestations"):
 
     def addressed(self, trail: str, key: str) -> Attestation:
         """The attestation that a path names, which must be of the trail that it names."""
-        Trail.fetch(trail)
-        attestation = Attestation.fetch(key)
+        Trail.find(trail)
+        attestation = Attestation.find(key)
         if attestation.trail_id != trail:
             raise NotFound(f"The attestation {key} is not of the trail {trail}.")
         return attestation
@@ -14964,9 +14966,9 @@ class EvidenceUploads(Factstore, model=EvidenceFile, tag="Attestations"):
         changed = attestation.change(
             **kept.attestation_values(), **combined_result(attestation, declared)
         )
-        trail = Trail.fetch(trail)
+        trail = Trail.find(trail)
         if "status" in changed and attestation.status == "FAILED":
-            tell_of_failure(trail, attestation)
+            notify_of_failure(trail, attestation)
         update_trail_status(trail)
         return attestation, kept
 
@@ -15299,7 +15301,7 @@ and no member that says that it failed.
     )
     def list(self, context, trail):
         """List the coverage reports of a trail."""
-        Trail.fetch(trail)
+        Trail.find(trail)
         return FACTSTORE.array(context, _TRAIL_COVERAGE, {"trail": trail})
 
     @route(
@@ -15320,7 +15322,7 @@ and no member that says that it failed.
         return self.enter(context.body | {"trail": trail}, stated.failure)
 
     def enter(self, values, failure=""):
-        trail, fault = Trail.fetch(values["trail"]), _coverage_fault(values, failure)
+        trail, fault = Trail.find(values["trail"]), _coverage_fault(values, failure)
         report = CoverageReport.create(**values | {"trail": trail.id, "passed": not fault})
         figures = {
             "tool": report.tool,
@@ -15432,7 +15434,7 @@ class EvidenceCollection(Factstore, tag="Evidence"):
     )
     def get_evidence_summary(self, context, trail):
         """Summarise what a trail has and lacks."""
-        return _summarise_evidence(Trail.fetch(trail))
+        return _summarise_evidence(Trail.find(trail))
 
     @route(
         "POST /api/v1/evidence/collect",
@@ -15590,15 +15592,15 @@ class SourceHost:
             raise self.nonsense()
         if not pulls:
             return None
-        pull = self.tell(pulls[0])
+        pull = self.summarize(pulls[0])
         return (self.lists_briefly and self.numbered(pull["id"])) or pull
 
     def numbered(self, number: int | str) -> dict | None:
         """The pull request with a number, or None."""
         pull = self.ask(self.pull_path(number))
-        return None if pull is None else self.tell(pull)
+        return None if pull is None else self.summarize(pull)
 
-    def tell(self, pull: Any) -> dict:
+    def summarize(self, pull: Any) -> dict:
         """What an attestation keeps of a pull request."""
         summary = {
             name: dig(pull, path)
@@ -15649,8 +15651,8 @@ class _GitHub(SourceHost):
     def pull_path(self, number):
         return f"{self.repository_path()}/pulls/{number}"
 
-    def tell(self, pull):
-        summary = super().tell(pull)
+    def summarize(self, pull):
+        summary = super().summarize(pull)
         # A person who has reviewed is no longer among the requested reviewers.
         reviews = self.ask(f"{self.pull_path(summary['id'])}/reviews?per_page=100")
         if not isinstance(reviews, list | None):
@@ -15698,11 +15700,11 @@ class _Bitbucket(SourceHost):
     def pulls_in(self, response):
         return response.get("values") if isinstance(response, dict) else None
 
-    def tell(self, pull):
+    def summarize(self, pull):
         if dig(pull, "state") == "MERGED":
             # Those closed before there was `closed_on` lack it.
-            return super().tell({"closed_on": dig(pull, "updated_on"), **pull})
-        return {**super().tell(pull), "mergedAt": None}
+            return super().summarize({"closed_on": dig(pull, "updated_on"), **pull})
+        return {**super().summarize(pull), "mergedAt": None}
 
 
 class _AzureDevOps(SourceHost):
@@ -15740,8 +15742,8 @@ class _AzureDevOps(SourceHost):
     def pull_path(self, number):
         return f"{super().pull_path(number)}?api-version=7.1"
 
-    def tell(self, pull):
-        summary = super().tell(pull)
+    def summarize(self, pull):
+        summary = super().summarize(pull)
         organisation, project, repository = self.repository
         path = f"{segments(organisation, project)}/_git/{segments(repository)}"
         merged = summary["mergedAt"] if dig(pull, "status") == "completed" else None
@@ -15788,7 +15790,7 @@ class PullRequests(
 
     def look_up(self, context: RequestContext, trail_id: str) -> tuple[dict, dict | None]:
         """What is attested about, and the pull request that the source host has for it."""
-        Trail.fetch(trail_id)
+        Trail.find(trail_id)
         body, slug = context.body, context.body.get("org_slug")
         if not slug:
             raise NotFound("There is no organisation to look it up for; name one in orgSlug.")
@@ -15812,7 +15814,7 @@ class PullRequests(
 
         Without one, the attestation is FAILED, or refused where `assertOnMissing` says so.
         """
-        trail, body = Trail.fetch(trail_id), context.body
+        trail, body = Trail.find(trail_id), context.body
         subject, pull = context.prepared
         number = body.get("pr_number")
         sought = f"pull request {number}" if number else f"pull request for {subject['commitSha']}"
@@ -15895,7 +15897,7 @@ class ApprovalDecision(Model):
             raise Conflict(f"Approval {approval.id} is {status} and cannot be decided any more.")
         principal, name = said.get("decided_by"), said["approver_identity"]
         is_own = approval.requested_by is not None and approval.requested_by == principal
-        earlier = cls.every(approval=approval.id, decided_by=principal) if principal else ()
+        earlier = cls.find_all(approval=approval.id, decided_by=principal) if principal else ()
         is_double = any(decision.approver_identity != name for decision in earlier)
         is_unknown = approval.requested_by is None and not is_admin
         may_decide_own = settings.self_approval or settings.factstore_auth == "open"
@@ -15976,7 +15978,7 @@ approval whose requester is not on record (an import, an older version) takes `f
     imported: ClassVar[dict] = {"status": Approval.status}
 
     def enter(self, values):
-        trail = Trail.fetch(values["trail"])
+        trail = Trail.find(values["trail"])
         if values.get("status") in ("APPROVED", "REJECTED"):
             values["resolved_at"] = values.get("resolved_at") or now_exactly()
         approval = Approval.create(**values | {"flow": trail.flow_id})
@@ -16006,7 +16008,7 @@ approval whose requester is not on record (an import, an older version) takes `f
     )
     def request_approval(self, context, key):
         """Ask for approval of a trail."""
-        trail = Trail.fetch(key)
+        trail = Trail.find(key)
         context.body.pop("trail_id", None)
         values = split_lists(context.body)
         values["requested_by"] = context.principal.party
@@ -16048,7 +16050,7 @@ class ApprovalDecisions(
 
     def decide(self, context: RequestContext, key: str, decision: Callable) -> Approval:
         """Take the decision of a principal on an approval."""
-        approval, principal = Approval.fetch(key), context.principal
+        approval, principal = Approval.find(key), context.principal
         is_admin = principal.has_scope("factstore:admin")
         decision(approval, context.body | {"decided_by": principal.party}, is_admin)
         return approval
@@ -16151,7 +16153,7 @@ _VERDICT = {
 }
 
 
-def _note_verdict(flow: Flow, digest: str, verdict: _Verdict, payload: dict) -> None:
+def _record_verdict(flow: Flow, digest: str, verdict: _Verdict, payload: dict) -> None:
     """Put a verdict into the audit log; one against the artifact stops it as the gate does."""
     decided = "GATE_ALLOWED" if verdict.compliant else "GATE_BLOCKED"
     trail = verdict.trail_id
@@ -16193,7 +16195,7 @@ only, say COMPLIANT. `requiredApproverRoles` are stored and returned only.
         "POST /api/v1/assert",
         body=Schema(sha256_digest=Digest(), flow_id=Id(), name="AssertRequest"),
         answer={"type": "object", "required": list(_VERDICT), "properties": _VERDICT},
-        before="weigh",
+        before="evaluate_request",
         would="wouldCreate",
     )
     def assert_compliance(self, context):
@@ -16210,7 +16212,7 @@ only, say COMPLIANT. `requiredApproverRoles` are stored and returned only.
             "missingAttestationTypes": list(verdict.missing_types),
             "failedAttestationTypes": list(verdict.failed_types),
         }
-        _note_verdict(flow, digest, verdict, request | by_type)
+        _record_verdict(flow, digest, verdict, request | by_type)
         return {
             **request,
             **by_type,
@@ -16226,9 +16228,9 @@ only, say COMPLIANT. `requiredApproverRoles` are stored and returned only.
             "attestations": list(verdict.attestations),
         }
 
-    def weigh(self, context: RequestContext) -> tuple[Flow, _Verdict]:
+    def evaluate_request(self, context: RequestContext) -> tuple[Flow, _Verdict]:
         """Come to the verdict before the transaction that records it, so that no writer waits."""
-        flow = Flow.fetch(context.body["flow_id"])
+        flow = Flow.find(context.body["flow_id"])
         return flow, _assert_compliance(flow, context.body["sha256_digest"])
 
 
@@ -16324,7 +16326,7 @@ class Environment(Model):
         check_environment_name(cls, values["name"])
         check_organisation(values.get("org_slug"))
         made = super().create(**values | {"scope": _tidy_scope(values.get("scope"))})
-        made.tell("ENVIRONMENT_CREATED")
+        made.record_event("ENVIRONMENT_CREATED")
         return made
 
     def change(self, **values):
@@ -16336,9 +16338,9 @@ class Environment(Model):
 
     def remove(self):
         super().remove()
-        self.tell("ENVIRONMENT_DELETED")
+        self.record_event("ENVIRONMENT_DELETED")
 
-    def tell(self, event_type: str) -> None:
+    def record_event(self, event_type: str) -> None:
         """Record an event about this environment in the audit log."""
         payload = {"environmentId": self.id, "name": self.name, "type": self.type}
         AuditEvent.record(event_type, session().actor, payload, environment_id=self.id)
@@ -16391,7 +16393,7 @@ def check_environment_name(model: type[Model], name: str, key: str = "") -> None
 
     What a policy asks of `production` must not be missed by making a `Production`.
     """
-    if model.has(name=name):
+    if model.exists(name=name):
         raise Conflict(f"{model.noun().capitalize()} with name '{name}' already exists")
     for (other,) in model.select(model.name).where(model.id != key).tuples():
         if _fold_name(other) == _fold_name(name):
@@ -16618,7 +16620,7 @@ class Baseline(Model):
     @classmethod
     def active(cls, environment: str) -> Baseline | None:
         """The baseline that an environment is held against."""
-        return cls.seek(environment=environment, is_active=True)
+        return cls.find_or_none(environment=environment, is_active=True)
 
     @classmethod
     def approve(
@@ -16628,7 +16630,7 @@ class Baseline(Model):
         if before := cls.active(environment.id):
             before.change(is_active=False)
         if snapshot_id:
-            snapshot = EnvironmentSnapshot.seek(snapshot_id)
+            snapshot = EnvironmentSnapshot.find_or_none(snapshot_id)
         elif snapshot := EnvironmentSnapshot.last(environment=environment.id):
             snapshot_id = snapshot.id
         return cls.create(
@@ -16742,7 +16744,7 @@ def of_environment(context: RequestContext, array: Array, key: str) -> Response:
     """Answer the list of what belongs to an environment, or NotFound."""
     reply = FACTSTORE.array(context, array, {"environment": key})
     if reply.body.startswith((b"[]", b'{"items":[]')):
-        Environment.fetch(key)
+        Environment.find(key)
     return reply
 
 
@@ -16752,7 +16754,7 @@ def _newest_of(query: peewee.ModelSelect, key: str) -> bytes:
     query = query.where(EnvironmentSnapshot.environment == key).select(text)
     row = query.order_by(EnvironmentSnapshot.snapshot_index.desc()).limit(1).tuples().first()
     if row is None:
-        environment = Environment.fetch(key)
+        environment = Environment.find(key)
         raise NotFound(f"Environment '{environment.name}' has no such snapshot.")
     return row[0]
 
@@ -16772,7 +16774,7 @@ class EnvironmentSnapshots(
     def enter(self, values):
         # The index is the next one of the environment.
         values.pop("snapshot_index", None)
-        environment = Environment.fetch(values.pop("environment"))
+        environment = Environment.find(values.pop("environment"))
         snapshot = EnvironmentSnapshot.record(environment, **{"artifacts": [], **values})
         note_drift(environment, snapshot)
         return snapshot
@@ -16800,7 +16802,7 @@ class EnvironmentSnapshots(
     )
     def record_snapshot(self, context, key):
         """Record what runs in an environment now."""
-        environment = Environment.fetch(key)
+        environment = Environment.find(key)
         *scope, covered = context.prepared
         if scope != [environment.type, environment.scope]:
             raise Conflict(
@@ -16816,7 +16818,7 @@ class EnvironmentSnapshots(
 
     def cover(self, context: RequestContext, key: str) -> tuple[str, dict | None, frozenset[str]]:
         """Match the names against the scope before the transaction, so that no writer waits."""
-        environment = Environment.fetch(key)
+        environment = Environment.find(key)
         names = (artifact["artifactName"] for artifact in context.body.get("artifacts", ()))
         return environment.type, environment.scope, environment.covered(names)
 
@@ -16874,7 +16876,7 @@ class Baselines(
     def enter(self, values):
         # The newest is the active one.
         values.pop("is_active", None)
-        return Baseline.approve(Environment.fetch(values.pop("environment")), **values)
+        return Baseline.approve(Environment.find(values.pop("environment")), **values)
 
     @route(
         "POST /api/v1/environments/{environmentId}/baselines",
@@ -16886,7 +16888,7 @@ class Baselines(
     )
     def create_baseline(self, context, key):
         """Make a snapshot the active baseline of an environment."""
-        environment = Environment.fetch(key)
+        environment = Environment.find(key)
         baseline = Baseline.approve(environment, **context.body)
         note_drift(environment, EnvironmentSnapshot.last(environment=key))
         return baseline
@@ -16901,7 +16903,7 @@ def _active_baseline(key: str) -> Baseline:
     """The active baseline of an environment, or NotFound."""
     baseline = Baseline.active(key)
     if baseline is None:
-        raise NotFound(f"Environment '{Environment.fetch(key).name}' has no active baseline.")
+        raise NotFound(f"Environment '{Environment.find(key).name}' has no active baseline.")
     return baseline
 
 
@@ -17007,7 +17009,7 @@ class Allowlist(
     )
     def add_allowlist_entry(self, context, key):
         """Add an entry to the allow-list of an environment."""
-        environment = Environment.fetch(key)
+        environment = Environment.find(key)
         # The reason is the audit log's too, and was taken out of the body for it.
         return AllowlistEntry.create(
             environment=environment.id, reason=context.reason, **context.body
@@ -17019,7 +17021,7 @@ class Allowlist(
     )
     def remove_allowlist_entry(self, context, key, entry_id):
         """Mark an entry of the allow-list of an environment as removed."""
-        entry = AllowlistEntry.seek(entry_id)
+        entry = AllowlistEntry.find_or_none(entry_id)
         if entry is None or entry.environment_id != key:
             raise NotFound(f"The environment {key} has no allow-list entry {entry_id}.")
         if entry.status == "REMOVED":
@@ -17084,7 +17086,7 @@ class LogicalMember(Model):
     @classmethod
     def of(cls, logical: str, physical: str) -> LogicalMember | None:
         """The membership of an environment in a logical one."""
-        return cls.seek(logical_environment=logical, environment=physical)
+        return cls.find_or_none(logical_environment=logical, environment=physical)
 
 
 _MERGED_SNAPSHOT = Shape(
@@ -17165,7 +17167,7 @@ class LogicalEnvironments(
     )
     def add_logical_environment_member(self, context, key, member):
         """Add an environment to a logical one."""
-        logical, physical = self.find(key), Environment.fetch(member)
+        logical, physical = self.find(key), Environment.find(member)
         if LogicalMember.of(key, member):
             raise Conflict(
                 f"Environment '{physical.name}' is already a member of '{logical.name}'."
@@ -17349,7 +17351,7 @@ def _check_rule(policy_type: str | None, threshold: Any, evaluator: str) -> None
 
 def _check_policy_name(name: str) -> None:
     """Refuse a name that another policy has."""
-    if Policy.has(name=name):
+    if Policy.exists(name=name):
         raise Conflict(f"Policy with name '{name}' already exists")
 
 
@@ -17425,9 +17427,9 @@ class PolicyAttachment(Model):
 
     @classmethod
     def create(cls, **values):
-        policy = Policy.fetch(values["policy"])
-        environment = Environment.fetch(values["environment"])
-        if cls.has(policy=policy.id, environment=environment.id):
+        policy = Policy.find(values["policy"])
+        environment = Environment.find(values["environment"])
+        if cls.exists(policy=policy.id, environment=environment.id):
             raise Conflict(
                 f"Policy '{policy.name}' is already attached to environment '{environment.name}'"
             )
@@ -17497,7 +17499,7 @@ class DeploymentPolicy(Model):
 
     @classmethod
     def create(cls, **values):
-        Flow.fetch(values["flow"])
+        Flow.find(values["flow"])
         return super().create(**split_lists(values))
 
     def change(self, **values):
@@ -18640,7 +18642,7 @@ class PolicyBundle(Model):
     def active(cls) -> PolicyBundle | None:
         """The bundle that decides where none is bound, if there is one."""
         return next(
-            (bundle for bundle in cls.every(status="ACTIVE") if not bundle.is_bound()), None
+            (bundle for bundle in cls.find_all(status="ACTIVE") if not bundle.is_bound()), None
         )
 
     def is_bound(self) -> bool:
@@ -18655,7 +18657,7 @@ class PolicyBundle(Model):
         binding = self.flow_id, self.environment_id
         others = [
             other
-            for other in PolicyBundle.every(status="ACTIVE")
+            for other in PolicyBundle.find_all(status="ACTIVE")
             if other.id != self.id and (other.flow_id, other.environment_id) == binding
         ]
         replaced = [other for other in others if not self.is_bound() or other.name == self.name]
@@ -18764,7 +18766,7 @@ numbers, or use `round`.
         check_organisation(context.body.get("org_slug"))
         binding = {"flow_id": Flow, "environment_id": Environment}
         binding = {
-            name: model.fetch(context.body[name]).id
+            name: model.find(context.body[name]).id
             for name, model in binding.items()
             if context.body.get(name)
         }
@@ -18905,7 +18907,7 @@ def document_of(body: Mapping[str, Any]) -> dict:
     }
     trail, artifact = body.get("trail_id"), None
     if trail:
-        document["trail"] = Trail.fetch(trail).json()
+        document["trail"] = Trail.find(trail).json()
     if body.get("artifact_id") or body.get("artifact_digest"):
         artifact = _artifact_named(body)
         document["artifact"] = artifact.json()
@@ -19017,13 +19019,13 @@ def ask_bound_bundles(
     What is not known holds nothing back: without a known environment those bound to any apply, and
     for an artifact that nobody reported and a flow that nobody names those of any flow.
     """
-    bundles = [bundle for bundle in PolicyBundle.every(status="ACTIVE") if bundle.is_bound()]
+    bundles = [bundle for bundle in PolicyBundle.find_all(status="ACTIVE") if bundle.is_bound()]
     verdicts, left, ends_at = [], _EVALUATIONS, time.monotonic() + _BUNDLES_SECONDS
     artifacts = list(reported_under(digest).limit(500)) if bundles else []
-    trails = {artifact.trail_id: Trail.fetch(artifact.trail_id) for artifact in artifacts}
+    trails = {artifact.trail_id: Trail.find(artifact.trail_id) for artifact in artifacts}
     flows = {trail.flow_id for trail in trails.values()}
     # A flow that is not there must not keep bundles from being asked.
-    if flow and Flow.has(flow):
+    if flow and Flow.exists(flow):
         flows.add(flow)
     for bundle in bundles:
         here = bundle.environment_id in (None, key) or environment is None
@@ -19273,10 +19275,10 @@ def _policies_for(key: str | None, environment: Environment | None) -> list:
     known environment is named, all that are attached anywhere hold, too: a name that is mistyped
     must not open the gate.
     """
-    active = DeploymentPolicy.every(is_active=True)
+    active = DeploymentPolicy.find_all(is_active=True)
     if key and any(policy.environment_id == key for policy in active):
         active = [policy for policy in active if policy.environment_id in (None, key)]
-    attached = Policy.load(
+    attached = Policy.from_sql(
         _attached_sql(bool(environment)), [environment.id] if environment else []
     )
     return [*active, *attached]
@@ -19434,7 +19436,7 @@ class Gate(Factstore, model=GateResult, tag="Gate"):
     def addressed(self, body):
         """The environment that a body names, and its id, known or not."""
         key, name = body.get("environment_id"), body.get("environment")
-        environment = Environment.seek(key) if key else Environment.seek(name=name)
+        environment = Environment.find_or_none(key) if key else Environment.find_or_none(name=name)
         if key and name and (environment is None or environment.name != name):
             raise Unprocessable(
                 f"The environment {key} is not the one named '{name}'; name one of them only."
@@ -19459,7 +19461,7 @@ class Gate(Factstore, model=GateResult, tag="Gate"):
         """List what the gate decided, of one environment (by name or id) where one is named."""
         values, offset, limit = {}, 0, context.query.get("limit") or -1
         if text := context.query.get("environment"):
-            environment = Environment.seek(name=text)
+            environment = Environment.find_or_none(name=text)
             values["environment_id"] = environment.id if environment else text.lower()
         if limit > 0:
             offset = max(0, _GATE_RESULTS.count(values) - limit)
@@ -19486,7 +19488,7 @@ class User(Model):
     @classmethod
     def with_email(cls, email: str) -> User | None:
         """The user with exactly this address."""
-        return cls.seek(email=email)
+        return cls.find_or_none(email=email)
 
     @classmethod
     def create(cls, **values):
@@ -19507,7 +19509,7 @@ class User(Model):
 
 def _check_github_id(github_id: str | None) -> None:
     """Refuse the GitHub id that another user has."""
-    if github_id is not None and User.has(github_id=github_id):
+    if github_id is not None and User.exists(github_id=github_id):
         raise Conflict(f"User with GitHub id '{github_id}' already exists")
 
 
@@ -19568,7 +19570,7 @@ class ServiceAccounts(
     @route("DELETE /api/v1/service-accounts/{serviceAccountId}/api-keys/{keyId}", status=204)
     def revoke_service_account_api_key(self, context, account_id, key_id):
         """End an API key of a service account, at once and for good."""
-        key = ApiKey.seek(id=key_id, owner_id=self.find(account_id).id)
+        key = ApiKey.find_or_none(id=key_id, owner_id=self.find(account_id).id)
         if key is None:
             raise NotFound(f"The service account {account_id} has no API key {key_id}.")
         revoked = key.json()
@@ -19600,7 +19602,7 @@ accounts keep working when the admin who made them leaves: replace them. The ent
     def create_api_key(self, context):
         """Create an API key for a user or a service account; only this response has its text."""
         owner_type = context.body["owner_type"]
-        return make_key(context, _OWNERS[owner_type].fetch(context.body["owner_id"]).id, owner_type)
+        return make_key(context, _OWNERS[owner_type].find(context.body["owner_id"]).id, owner_type)
 
     @route("GET /api/v1/api-keys/owners/{ownerId}", answer=["ApiKeyResponse"])
     def list_api_keys_of_owner(self, context, owner_id):
@@ -19610,7 +19612,7 @@ accounts keep working when the admin who made them leaves: replace them. The ent
     @route("DELETE /api/v1/api-keys/{apiKeyId}/revoke", status=204)
     def revoke_api_key(self, context, key_id):
         """End an API key, at once and for good."""
-        key = ApiKey.fetch(key_id)
+        key = ApiKey.find(key_id)
         revoked = key.json()
         key.revoke()
         return revoked
@@ -19654,7 +19656,7 @@ class Membership(Belonging, Model):
     @classmethod
     def of(cls, slug: str, user_id: str) -> Membership | None:
         """The place of a user in an organisation."""
-        return cls.seek(org_slug=slug, user=user_id)
+        return cls.find_or_none(org_slug=slug, user=user_id)
 
     @classmethod
     def end_with(cls, slug):
@@ -20077,7 +20079,7 @@ class SsoConfig(Model):
     @classmethod
     def of(cls, key: str) -> SsoConfig | None:
         """The set-up of an organisation, by its slug or its UUID."""
-        return cls.seek(org_slug=organisation_slug(key))
+        return cls.find_or_none(org_slug=organisation_slug(key))
 
     @classmethod
     def must_be_of(cls, key: str) -> SsoConfig:
@@ -20269,7 +20271,7 @@ class SsoLogin(Model):
     @classmethod
     def use_up(cls, state: str) -> SsoLogin | None:
         """The sign-in of a state; a second call does not find it."""
-        login = cls.seek(hash_secret(session().ring, state))
+        login = cls.find_or_none(hash_secret(session().ring, state))
         if login:
             login.delete_instance()
         return login
@@ -20308,7 +20310,7 @@ class Sessions:
         if self.workspace.source.clock() >= expiry:
             raise Ended(key, "The session has expired; sign in again.")
         with self.workspace.read():
-            member = Membership.seek(key)
+            member = Membership.find_or_none(key)
         if member is None or member.role != role:
             raise Ended(key, "The session has ended; sign in again.")
         return Principal(member.user_id, frozenset(MEMBER_SCOPES[role]), expiry)
@@ -20426,7 +20428,7 @@ class SsoLogins(Factstore, scope="", tag="SSO"):
         state, login = context.query["state"], None
         for workspace in context.lite.workspaces.values():
             with workspace.read():
-                is_pending = SsoLogin.has(hash_secret(workspace.ring, state))
+                is_pending = SsoLogin.exists(hash_secret(workspace.ring, state))
             if is_pending:
                 context.workspace = workspace
                 used = context.acting("sso")
@@ -20498,7 +20500,7 @@ def _identify_person(config: SsoConfig, claims: Mapping[str, Any]) -> _Person:
 
 def _known_user(config: SsoConfig, person: _Person) -> User | None:
     """The user that a person at the issuer of an organisation is, from an earlier sign-in."""
-    identity = SsoIdentity.seek(issuer=config.issuer_url, subject=person.subject)
+    identity = SsoIdentity.find_or_none(issuer=config.issuer_url, subject=person.subject)
     return identity and identity.user
 
 
@@ -20514,7 +20516,7 @@ def _find_or_make_user(config: SsoConfig, person: _Person) -> User:
         raise Invalid(
             "The e-mail address belongs to a user, and the identity provider has not verified it."
         )
-    if user and SsoIdentity.has(issuer=config.issuer_url, user=user.id):
+    if user and SsoIdentity.exists(issuer=config.issuer_url, user=user.id):
         raise Invalid("The e-mail address belongs to another person of this identity provider.")
     user = user or User.create(email=person.email, name=person.name)
     SsoIdentity.create(issuer=config.issuer_url, subject=person.subject, user=user.id)
@@ -20725,7 +20727,7 @@ def _use_token(token: str, claims: Mapping[str, Any]) -> None:
     # A token without an id is identified by its claims.
     own = _claim_text(claims, ("jti",)) or token.split(".")[1]
     key = hashlib.sha256(to_json([claims["iss"], own]).encode()).hexdigest()
-    if UsedToken.has(key):
+    if UsedToken.exists(key):
         raise Conflict("This identity token was used before; its jti is good for one attestation.")
     UsedToken.create(id=key)
 
@@ -20808,7 +20810,7 @@ PENDING. A token that its issuer's keys do not verify is rejected.
         `oidc_audience`; else it is PENDING. One of another commit, branch or repository than the
         trail's is FAILED. The details have the `reason`.
         """
-        trail, token = Trail.fetch(context.body["trail"]), context.body["token"].strip()
+        trail, token = Trail.find(context.body["trail"]), context.body["token"].strip()
         claims, is_verified = context.prepared
         _use_token(token, claims)
         status, reason = _token_verdict(context.prepared, trail, context.settings.oidc_audience)
@@ -20827,7 +20829,7 @@ PENDING. A token that its issuer's keys do not verify is rejected.
 
     def verify(self, context: RequestContext) -> _VerifiedToken:
         """Verify the token while no transaction is open; trail and organisation come first."""
-        Trail.fetch(context.body["trail"])
+        Trail.find(context.body["trail"])
         check_organisation(context.body.get("org_slug"))
         return _VerifiedToken.read(context.body["token"].strip(), context)
 
@@ -20989,14 +20991,14 @@ The metrics count a scan as its attestation.
 """
 
     def enter(self, values):
-        trail, key = Trail.fetch(values.pop("trail")), values.pop("attestation", None)
+        trail, key = Trail.find(values.pop("trail")), values.pop("attestation", None)
         if key is None:
             severity = session().workspace.settings.unknown_severity
             names = (*COUNTED.values(), "unknown", "passed")
             is_silent = all(values.get(name) is None for name in names)
             failure = _SILENT_SCAN if is_silent else ""
             return record_scan(trail, count_unknown(values, severity), failure=failure)
-        attestation = Attestation.fetch(key)
+        attestation = Attestation.find(key)
         is_other = attestation.status == "PASSED" and values.get("passed") is False
         if attestation.trail_id != trail.id or is_other:
             message = (
@@ -21015,7 +21017,7 @@ The metrics count a scan as its attestation.
     )
     def list_security_scans(self, context, trail):
         """List the security scans of a trail."""
-        Trail.fetch(trail)
+        Trail.find(trail)
         return FACTSTORE.array(context, _TRAIL_SCANS, {"trail": trail})
 
     @route(
@@ -21050,7 +21052,7 @@ The metrics count a scan as its attestation.
         failure = stated.failure
         if not stated.is_stated:
             failure = failure or _SILENT_SCAN
-        return record_scan(Trail.fetch(trail), values, failure=failure)
+        return record_scan(Trail.find(trail), values, failure=failure)
 
     @route(
         "GET /api/v1/security-scans/summary",
@@ -21183,7 +21185,7 @@ class ControlMapping(Model):
 
     @classmethod
     def create(cls, **values):
-        RegulatoryControl.fetch(values["regulatory_control"])
+        RegulatoryControl.find(values["regulatory_control"])
         return super().create(**values)
 
 
@@ -21230,7 +21232,7 @@ class RegulatoryControls(
     )
     def add_regulatory_control(self, context, framework):
         """Add a control to the end of a framework."""
-        owner = RegulatoryFramework.fetch(framework)
+        owner = RegulatoryFramework.find(framework)
         return RegulatoryControl.create(framework=owner.id, **context.body)
 
 
@@ -21335,7 +21337,7 @@ def _overall_status(statuses: set[str]) -> str:
 
 def _assess_trail(framework_id: str, trail_id: str, slug: str | None) -> ComplianceAssessment:
     """Score a trail against a framework, and keep the result."""
-    framework, trail = RegulatoryFramework.fetch(framework_id), Trail.fetch(trail_id)
+    framework, trail = RegulatoryFramework.find(framework_id), Trail.find(trail_id)
     check_organisation(slug)
     controls = RegulatoryControl.select().where(RegulatoryControl.framework == framework.id)
     passed, mandatory = _passed_types(trail.id), _mandatory_controls(framework.id)
@@ -21422,9 +21424,9 @@ class ChainOfCustody(Factstore, tag="Compliance"):
         row = workspace.fetch_row(_CUSTODY_ARTIFACT, (digest,))
         if row is None:
             raise NotFound(f"There is no artifact with the digest '{digest}'.")
-        artifact, state = Artifact.fetch(row[0]), row[2]
-        trail = Trail.fetch(artifact.trail_id)
-        flow = Flow.fetch(trail.flow_id)
+        artifact, state = Artifact.find(row[0]), row[2]
+        trail = Trail.find(artifact.trail_id)
+        flow = Flow.find(trail.flow_id)
         attestations = TRAIL_ATTESTATIONS.slice({"trail": trail.id}).text
         files = fetch_joined(_CUSTODY_EVIDENCE, (trail.id,))[0] or b""
         members = {
@@ -21820,7 +21822,7 @@ Documents are versioned, and encrypted in the workspace's file or, with the sett
         """The document that a path and a query or body mean together."""
         return (*self.about(*path), named["evidence_type"])
 
-    def tell(self, context: RequestContext, location: Place, version: Any) -> dict:
+    def describe_document(self, context: RequestContext, location: Place, version: Any) -> dict:
         """The metadata of a document."""
         mount, path = context.settings.vault_mount, context.lite.vault.path(*location)
         return {
@@ -21843,7 +21845,7 @@ Documents are versioned, and encrypted in the workspace's file or, with the sett
         version = context.lite.vault.newest(location)
         if version is None:
             raise NotFound(f"There is no evidence at {'/'.join(location)}.")
-        return self.tell(context, location, version)
+        return self.describe_document(context, location, version)
 
     @route(
         "POST /api/v1/evidence/{evidenceKey}/{entityKey}",
@@ -21858,7 +21860,7 @@ Documents are versioned, and encrypted in the workspace's file or, with the sett
     def store_vault_evidence(self, context, *path):
         """Store a document as a new version."""
         location, vault = self.location(context.body, *path), context.lite.vault
-        return self.tell(
+        return self.describe_document(
             context, location, vault.keep(location, context.body["data"], context.prepared)
         )
 
@@ -21879,7 +21881,7 @@ Documents are versioned, and encrypted in the workspace's file or, with the sett
         """Delete the newest version of a document, if there is one; its metadata stays."""
         location = self.location(context.query, *path)
         version = context.lite.vault.forget(location, context.prepared)
-        return self.tell(context, location, version) if version else None
+        return self.describe_document(context, location, version) if version else None
 
     def withdraw(self, context, *path):
         """Delete a document in Vault, if that is where documents are kept; a dry run only asks."""
@@ -22366,7 +22368,7 @@ def _find_records(text: str, models: Sequence[type[Model]], limit: int) -> tuple
     for model in models:
         numbers = [rowid for rowid in best if rowid // PLACES == model.searched.number]
         rows = _matched_rows(model, numbers) if numbers else ()
-        matches |= {row["number"]: _tell_match(model, row) for row in rows}
+        matches |= {row["number"]: _search_result(model, row) for row in rows}
     # One that was deleted meanwhile is left out.
     return [matches[rowid] for rowid in best if rowid in matches], min(len(ranks), MATCHES)
 
@@ -22382,7 +22384,7 @@ def _matched_rows(model: type[Model], numbers: Sequence[int]) -> Iterable[dict]:
     return query.where(SearchRecord.number.in_(numbers)).dicts()
 
 
-def _tell_match(model: type[Model], row: Mapping[str, Any]) -> dict:
+def _search_result(model: type[Model], row: Mapping[str, Any]) -> dict:
     """One match as a response shows it."""
     searched, fields = model.searched, model._meta.fields
     text = {name: "" if value is None else value for name, value in row.items()}
@@ -22577,7 +22579,7 @@ that do not comply. The audit trail holds everything that was recorded for one t
         flow_id, first, last = (context.query.get(name) for name in ("flow_id", "from", "to"))
         named = {
             "flowId": flow_id,
-            "flowName": Flow.fetch(flow_id).name if flow_id else "All Flows",
+            "flowName": Flow.find(flow_id).name if flow_id else "All Flows",
             "from": first,
             "to": last,
         }
@@ -22795,7 +22797,7 @@ counts; a conclusion of GitHub other than `success` is a failed build.
 
     def create(self, context):
         """Let a CI system report on a flow, in webhooks that it signs with this secret."""
-        Flow.fetch(context.body["flow"])
+        Flow.find(context.body["flow"])
         return super().create(context)
 
     def delete(self, context, key):
@@ -22813,7 +22815,7 @@ class WebhookDeliveries(Factstore, model=WebhookDelivery, tag="Webhooks"):
     )
     def list_webhook_deliveries(self, context, key):
         """List the webhooks that were taken under a config."""
-        WebhookConfig.fetch(key)
+        WebhookConfig.find(key)
         return FACTSTORE.array(context, _DELIVERIES, {"config": key})
 
 
@@ -22933,7 +22935,7 @@ def _trail_of_webhook(config: WebhookConfig, payload: Mapping[str, str]) -> Trai
     Without a name: the first of its commit, or else a new one.
     """
     if "trail_id" in payload:
-        trail = Trail.seek(id=payload["trail_id"], flow=config.flow_id)
+        trail = Trail.find_or_none(id=payload["trail_id"], flow=config.flow_id)
         if trail is None:
             raise NotFound(f"The flow of this webhook has no trail {payload['trail_id']}.")
         return trail
@@ -22951,7 +22953,7 @@ def _trail_of_webhook(config: WebhookConfig, payload: Mapping[str, str]) -> Trai
 def _trail_of_commit(config: WebhookConfig, payload: Mapping[str, str]) -> Trail | None:
     """The first trail of the config's flow with the commit that a webhook names, if any."""
     commit = payload.get("git_commit_sha")
-    return commit and Trail.seek(flow=config.flow_id, git_commit_sha=commit)
+    return commit and Trail.find_or_none(flow=config.flow_id, git_commit_sha=commit)
 
 
 def _attestation_of(payload: Mapping[str, str]) -> tuple[str, str]:
@@ -22974,7 +22976,7 @@ def _is_replay(config: WebhookConfig, digest: str, payload: Mapping[str, str]) -
     A failure counts again once it is not the latest: a build that failed, passed and failed in the
     same words has failed. So copies of it leave one attestation, however many come.
     """
-    if not WebhookDelivery.has(webhook_config=config.id, body_digest=digest, status="SUCCESS"):
+    if not WebhookDelivery.exists(webhook_config=config.id, body_digest=digest, status="SUCCESS"):
         return False
     type, status = _attestation_of(payload)
     if status != "FAILED":
@@ -23041,14 +23043,14 @@ class IncomingEvents(Factstore, scope="", tag="Webhooks"):
 
         Where an event and the statuses beside it disagree, the worst of them counts.
         """
-        config = WebhookConfig.fetch(context.principal.id.removeprefix(_WEBHOOK_ACTOR))
+        config = WebhookConfig.find(context.principal.id.removeprefix(_WEBHOOK_ACTOR))
         key = self.delivery_id(context)
         repeated = {
             "accepted": True,
             "deliveryId": key,
             "message": "This delivery was taken before; nothing was done.",
         }
-        if WebhookDelivery.has(webhook_config=config.id, delivery_id=key):
+        if WebhookDelivery.exists(webhook_config=config.id, delivery_id=key):
             return repeated
         digest = hashlib.sha256(context.raw).hexdigest()
         delivery = {"webhook_config": config.id, "delivery_id": key, "body_digest": digest}
@@ -23058,7 +23060,7 @@ class IncomingEvents(Factstore, scope="", tag="Webhooks"):
         except Invalid as problem:
             refusal = FACTSTORE.present_problem(problem, context)
             # What was signed once is kept once, whatever the unsigned headers say of it.
-            if not WebhookDelivery.has(webhook_config=config.id, body_digest=digest):
+            if not WebhookDelivery.exists(webhook_config=config.id, body_digest=digest):
                 WebhookDelivery.create(
                     **delivery, status="FAILED", status_message=refusal["message"][:10_000]
                 )
@@ -23114,7 +23116,7 @@ class SlackConfig(Belonging, Model):
     @classmethod
     def of(cls, slug: str) -> SlackConfig:
         """The settings of an organisation, which need not be there itself; or NotFound."""
-        config = cls.seek(org_slug=slug)
+        config = cls.find_or_none(org_slug=slug)
         if config is None:
             raise NotFound(f"Organisation '{slug}' has no Slack settings.")
         return config
@@ -23150,7 +23152,7 @@ class SlackMessage(OutboxMessage):
     def waiting(cls, moment, failing):
         return super().waiting(moment, failing).select(cls, SlackConfig).join(SlackConfig)
 
-    def letter(self, workspace, at):
+    def outbound_request(self, workspace, at):
         url = f"{workspace.settings.slack_url.rstrip('/')}/chat.postMessage"
         body = to_json({"channel": self.config.channel, "text": self.text}).encode()
         headers = {"Content-Type": "application/json; charset=utf-8"}
@@ -23161,12 +23163,12 @@ class SlackMessage(OutboxMessage):
     def accepts(self, sent):
         return _slack_verdict(sent) == "ok"
 
-    def settle(self, sent, at):
+    def record_attempt(self, sent, at):
         verdict = _slack_verdict(sent)
         if verdict in ("ratelimited", "rate_limited"):
             # Said with status 200, it means what it means with 429.
             sent = sent._replace(status=429)
-        super().settle(sent, at)
+        super().record_attempt(sent, at)
         if verdict in ("", "ok"):
             return
         self.change(note=f"Slack refused the message: {verdict}.")
@@ -23212,7 +23214,7 @@ class SlackConfigs(
     def configure_slack(self, context, slug):
         """Store the Slack settings of an organisation, instead of those before."""
         slug = organisation_slug(slug)
-        config = SlackConfig.seek(org_slug=slug)
+        config = SlackConfig.find_or_none(org_slug=slug)
         if config is None:
             return SlackConfig.create(org_slug=slug, **context.body)
         config.change(**context.body)
@@ -23301,17 +23303,17 @@ def find_in_slack(text: str) -> list[str]:
     word, argument = (*text.split(None, 2), "", "")[:2]
     match word.lower():
         case "search" if argument:
-            return _show_artifacts(argument)
+            return _artifacts_text(argument)
         case "trail" if UUID.fullmatch(argument.lower()):
-            return _show_trail(argument.lower())
+            return _trail_text(argument.lower())
         case "env" if argument:
-            return _show_environment(text.split(None, 1)[1].strip())
+            return _environment_text(text.split(None, 1)[1].strip())
         case "" | "help" | "search" | "trail" | "env" | "approve" | "reject":
             return list(_SLACK_HELP)
     return [f"There is no command `{text[:200]}`; `help` tells which there are."]
 
 
-def _show_artifacts(prefix: str) -> list[str]:
+def _artifacts_text(prefix: str) -> list[str]:
     """The artifacts whose digest starts with a prefix, the first few of them."""
     digest, digits = Artifact.sha256_digest, prefix.lower().removeprefix("sha256:")
     # Older versions stored digests without sha256: too.
@@ -23327,9 +23329,9 @@ def _show_artifacts(prefix: str) -> list[str]:
     return lines + ["… and more: a longer prefix finds fewer."] * (len(rows) > _SLACK_LISTED)
 
 
-def _show_trail(key: str) -> list[str]:
+def _trail_text(key: str) -> list[str]:
     """A trail, and what was attested on it."""
-    trail = Trail.seek(key)
+    trail = Trail.find_or_none(key)
     if trail is None:
         return [f"There is no trail {key}."]
     said = Attestation.select(Attestation.status, Attestation.type).where(
@@ -23349,9 +23351,9 @@ def _show_trail(key: str) -> list[str]:
     ]
 
 
-def _show_environment(name: str) -> list[str]:
+def _environment_text(name: str) -> list[str]:
     """What runs in an environment, whether it may, and whether it drifted."""
-    environment = Environment.seek(name=name)
+    environment = Environment.find_or_none(name=name)
     if environment is None:
         return [f"There is no environment '{name}'."]
     snapshot = EnvironmentSnapshot.last(environment=environment.id)
@@ -23374,7 +23376,7 @@ def decide_in_slack(
 
     Only the id decides, since people choose their names themselves.
     """
-    approval = Approval.seek(key.lower())
+    approval = Approval.find_or_none(key.lower())
     if approval is None:
         return [f"There is no approval {key[:200]}."]
     identity = (config.approvers or {}).get(user_id) if isinstance(user_id, str) else None
@@ -23431,7 +23433,7 @@ class SlackRequest(Model):
         expired = cls.select(cls.id).where(cls.expires_at < source.now()).limit(100)
         cls.delete().where(cls.id.in_(expired)).execute()
         key = signature.lower()
-        if cls.has(key):
+        if cls.exists(key):
             return False
         cls.create(id=key, expires_at=source.timestamp(int(timestamp) + _SLACK_WINDOW))
         return True
@@ -23594,7 +23596,7 @@ class AtlassianSite(Model):
     @classmethod
     def only(cls) -> AtlassianSite | None:
         """The connection, if there is one."""
-        return cls.seek()
+        return cls.find_or_none()
 
     @classmethod
     def stored(cls) -> AtlassianSite:
@@ -23795,7 +23797,7 @@ class JiraPosting(OutboxMessage):
         due = super().waiting(moment, failing).select(cls, JiraConnection, JiraTicket)
         return due.join(JiraConnection).switch(cls).join(JiraTicket)
 
-    def letter(self, workspace, at):
+    def outbound_request(self, workspace, at):
         body = to_json({"fields": self.ticket.fields()}).encode()
         headers = self.connection.headers()
         return OutboundRequest(f"{self.connection.base_url}/rest/api/2/issue", body, headers)
@@ -23812,11 +23814,11 @@ class JiraPosting(OutboxMessage):
     def accepts(self, sent):
         return super().accepts(sent) and _issue_key(sent) is not None
 
-    def settle(self, sent, at):
+    def record_attempt(self, sent, at):
         if self.state != "due":
             # A request that took too long finds that the dispatcher came to an end before.
             return
-        super().settle(sent, at)
+        super().record_attempt(sent, at)
         if self.state == "done":
             self.ticket.change(
                 ticket_key=_issue_key(sent), status="Open", stage="open", problem=None
@@ -23899,8 +23901,8 @@ class JiraConnections(
 class _JiraSync:
     """One exchange with Jira over what is missing there and what may be news here.
 
-    Tickets are put down in a transaction of its own before anything is sent, and `settle` writes
-    down in another what came of it; while Jira is waited for, none is open.
+    Tickets are stored in a transaction of its own before anything is sent, and `record_attempt`
+    stores the result in another; none is open during the exchange.
     """
 
     def __init__(self, context: RequestContext, connection: JiraConnection):
@@ -23918,7 +23920,7 @@ class _JiraSync:
         self.waiting = len(first) + len(again)
         for postings, attempt in ((first, JiraPosting.deliver_first), (again, JiraPosting.deliver)):
             for key in postings:
-                posting = JiraPosting.fetch(key)
+                posting = JiraPosting.find(key)
                 answer = attempt(posting, workspace, lite.transport, at)
                 self.sent.append((posting, answer))
                 if not self.goes_on(answer):
@@ -23937,7 +23939,7 @@ class _JiraSync:
             make_ticket(self.connection, summary=summary, trail_id=key, synced_for=key).id
             for key, summary in trails
             # Another sync may have come first.
-            if not JiraTicket.has(trail_id=key)
+            if not JiraTicket.exists(trail_id=key)
         ]
         refused = JiraTicket.select().where(JiraTicket.stage == "failed").limit(SYNC_BATCH)
         again = []
@@ -23951,18 +23953,18 @@ class _JiraSync:
         usable = 200 <= answer.status < 300 or answer.status in (400, 404)
         return usable and time.monotonic() < self.deadline
 
-    def settle(self, at: float) -> dict:
+    def record_attempt(self, at: float) -> dict:
         """Record the result, and return how much was exchanged."""
         made = read = 0
         for posting, answer in self.sent:
-            JiraPosting.fetch(posting.id).settle(answer, at)
+            JiraPosting.find(posting.id).record_attempt(answer, at)
             made += posting.accepts(answer)
         for ticket, answer in self.read:
             if answer.status == 200:
-                read += JiraTicket.fetch(ticket.id).refresh(answer.json)
+                read += JiraTicket.find(ticket.id).refresh(answer.json)
             elif answer.status == 404:
                 # It was deleted, or hidden from this user.
-                JiraTicket.fetch(ticket.id).refresh(None)
+                JiraTicket.find(ticket.id).refresh(None)
         sentence = f"Tickets made in Jira: {made}, read from there: {read}"
         waits = self.waiting - made
         sentence += f", waiting for Jira: {waits}." if waits else "."
@@ -24023,12 +24025,12 @@ ones. The URL is https; http is accepted only into networks of the setting
     def send(self, context: RequestContext) -> tuple[str, HttpResponse] | None:
         """Put a ticket down and try to send it; nothing for a dry run, which leaves no trace."""
         connection = JiraConnection.stored()
-        Trail.fetch(context.body["trail_id"])
+        Trail.find(context.body["trail_id"])
         if self.surface.is_dry_run(context.request):
             return None
         key = _write_before(context, lambda current: make_ticket(connection, **context.body).id)
         lite = context.lite
-        posting = JiraPosting.fetch(key)
+        posting = JiraPosting.find(key)
         at = lite.source.clock()
         return key, posting.deliver_first(context.workspace, lite.transport, at)
 
@@ -24037,8 +24039,8 @@ ones. The URL is https; http is accepted only into networks of the setting
         if context.prepared is None:
             return make_ticket(JiraConnection.stored(), **context.body).ticket
         key, sent = context.prepared
-        posting = JiraPosting.fetch(key)
-        posting.settle(sent, context.lite.source.clock())
+        posting = JiraPosting.find(key)
+        posting.record_attempt(sent, context.lite.source.clock())
         return posting.ticket
 
     def exchange(self, context: RequestContext) -> _JiraSync | None:
@@ -24063,7 +24065,7 @@ ones. The URL is https; http is accepted only into networks of the setting
         A trail that is not compliant gets one ticket; what Jira refused before is sent again.
         """
         if context.prepared is not None:
-            return context.prepared.settle(context.lite.source.clock())
+            return context.prepared.record_attempt(context.lite.source.clock())
         if JiraConnection.only() is None:
             return {"syncedCount": 0, "message": "Jira is not configured."}
         count = len(list(_trails_without_ticket()))
@@ -24206,7 +24208,7 @@ class ChainWalk:
         return content_fault(model, key, row, proof.event_type, proof.content_hash)
 
 
-def told_proof(proof: LedgerLink) -> dict:
+def ledger_row(proof: LedgerLink) -> dict:
     """An entry of the ledger as it is told.
 
     What its hash is over is told as it is hashed, but for the record of an entry that an earlier
@@ -24385,7 +24387,7 @@ more than ten minutes before.
         chain = ChainWalk()
         total, first = len(chain), page * size + 1
         return {
-            "entries": [told_proof(proof) for proof in chain.span(first, first + size - 1)],
+            "entries": [ledger_row(proof) for proof in chain.span(first, first + size - 1)],
             "page": page,
             "size": size,
             "totalElements": total,
@@ -24400,7 +24402,7 @@ more than ten minutes before.
         own = next(ChainWalk().of_record(record, 'ORDER BY "id" DESC LIMIT 1'), None)
         if own is None:
             raise NotFound(f"The ledger has no entry of a record {record}.")
-        return told_proof(own)
+        return ledger_row(own)
 
     @route(
         "POST /api/v1/ledger/verify/{recordId}",
@@ -24755,7 +24757,7 @@ def _send_package(
         package = _AuditPackage(documents, context.settings.list_limit)
         # All at one moment, however much is written meanwhile.
         with session().database.atomic():
-            flow = Trail.fetch(trail).flow_id
+            flow = Trail.find(trail).flow_id
             package.add("trail.json", context.workspace.json_of(Trail, trail))
             package.add("flow.json", context.workspace.json_of(Flow, flow))
             package.add_records("artifacts", Artifact, artifacts)
@@ -24784,7 +24786,7 @@ class AuditPackages(Factstore, tag="Audit package"):
     )
     def download_trail_audit_package(self, context, key):
         """Download all that was recorded of a trail."""
-        trail = Trail.fetch(key)
+        trail = Trail.find(key)
         own = Artifact.trail == key, Attestation.trail == key
         return _send_package(context, trail, key, *own)
 
@@ -24795,7 +24797,7 @@ class AuditPackages(Factstore, tag="Audit package"):
     )
     def download_artifact_audit_package(self, context, key):
         """Download what was recorded of an artifact, and all that its trail was attested."""
-        artifact = Artifact.fetch(read_in_path(Artifact.id, key))
+        artifact = Artifact.find(read_in_path(Artifact.id, key))
         trail = artifact.trail_id
         own = Artifact.id == artifact.id, Attestation.trail == trail
         return _send_package(context, artifact, trail, *own)
@@ -24807,7 +24809,7 @@ class AuditPackages(Factstore, tag="Audit package"):
     )
     def download_attestation_audit_package(self, context, key):
         """Download an attestation with its evidence, and the artifacts of its trail."""
-        attestation = Attestation.fetch(key)
+        attestation = Attestation.find(key)
         trail = attestation.trail_id
         own = Artifact.trail == trail, Attestation.id == key
         return _send_package(context, attestation, trail, *own)
@@ -25450,7 +25452,7 @@ def identify_organization(workspace: Workspace, profile: Mapping[str, str]) -> N
     opened = workspace.reader if workspace.read_only else workspace.writer.database
     row = opened.connection().execute('SELECT "id" FROM "organization"').fetchone()
     with using(Session(workspace, opened)):
-        organization = Organization.seek(row[0]) if row else None
+        organization = Organization.find_or_none(row[0]) if row else None
     if organization is None:
         organization = write_transaction(
             workspace,
@@ -25599,7 +25601,7 @@ class Import:
         if present in self.lines:
             same = f"It names the same record as line {self.lines[present]}"
             raise Conflict(f"{same}, {present}: a file may name each record once.")
-        record = self.model.fetch(present) if present else None
+        record = self.model.find(present) if present else None
         self.collection.check_subject(values, record.__data__ if record else {})
         with nullcontext() if self.simple and record is None else self.current.database.savepoint():
             if record is None:
@@ -25746,7 +25748,7 @@ def import_scan(
     values = report.values(unknown_severity)
 
     def work(current):
-        stored_trail = Trail.fetch(trail.lower())
+        stored_trail = Trail.find(trail.lower())
         scan = record_scan(
             stored_trail, values | {"org_slug": stored_trail.org_slug}, NO_FINDINGS, report.failure
         )
@@ -25817,7 +25819,7 @@ class Collection:
                 values[name] = None
 
         def work(current):
-            record = self.model.fetch(key)
+            record = self.model.find(key)
             self.check(values, record.__data__)
             record.change(**self.resource.amend(record, values))
             return record.json()
@@ -28363,7 +28365,7 @@ def file_bytes(workspace: Workspace) -> int:
 _DOCTOR_BYTES = 64 << 20
 
 
-def _look_over(workspace: Workspace, is_small: bool) -> list[str]:
+def _check_quickly(workspace: Workspace, is_small: bool) -> list[str]:
     """The faults of a workspace's file: all of them if it is small, else those of its structure."""
     if is_small:
         return verify_workspace(workspace)
@@ -28391,7 +28393,7 @@ def examine(lite: NovantraLite) -> dict:
                 "layout": connection.execute("PRAGMA user_version").fetchone()[0],
                 "freeDiskBytes": shutil.disk_usage(workspace.file.parent).free,
                 "verified": "whole" if size <= _DOCTOR_BYTES else "structure only",
-                "faults": _look_over(workspace, size <= _DOCTOR_BYTES),
+                "faults": _check_quickly(workspace, size <= _DOCTOR_BYTES),
             }
         )
     packages = (
@@ -28766,7 +28768,7 @@ class Install:
         """The workspace that has a service account."""
         for workspace in self.workspaces.values():
             with workspace.read():
-                if ServiceAccount.has(client_id):
+                if ServiceAccount.exists(client_id):
                     return workspace
         self.workspaces.refuse_unopened()
         return None
@@ -28872,13 +28874,13 @@ class NovantraLite(Install):
         name, requested, workspace = "In-process client", sorted(set(scopes)), self.workspace
         with workspace.leases.held():
             with workspace.read():
-                accounts = ServiceAccount.every(name=name, disabled=False)
+                accounts = ServiceAccount.find_all(name=name, disabled=False)
                 usable = (account for account in accounts if account.scopes == requested)
                 account = next(usable, None)
             if account is None:
                 made = Accounts(workspace, all_scopes).create(name, requested)
                 with workspace.read():
-                    account = ServiceAccount.fetch(made.client_id)
+                    account = ServiceAccount.find(made.client_id)
             return workspace.tokens.issue(account, requested, life or self.settings.token_life)
 
     def client(self, *scopes: str) -> Client:
@@ -28930,7 +28932,7 @@ class NovantraLite(Install):
     def checkpoint(self) -> dict[str, str]:
         """A signed checkpoint of now, and the public key to keep for verifying it."""
         with self.workspace.leases.held():
-            return self.workspace.checkpoints.tell()
+            return self.workspace.checkpoints.current()
 
     def rotate_keys(self, retire: bool = False) -> int:
         """Add a key to the ring, which seals and signs from now on; its number.
@@ -30031,7 +30033,7 @@ def _make_credentials(lite, name: str, show: Callable[[dict], None]) -> dict:
     def work() -> dict:
         made = lite.accounts.renew(existing[0]) if existing else lite.accounts.issue(values)
         for key in former:
-            ApiKey.fetch(key).revoke()
+            ApiKey.find(key).revoke()
         key = lite.api_keys.issue_named(name, FACTSTORE_SCOPES)
         return credentials_data(made) | {"apiKey": key["apiKey"]}
 
@@ -30770,7 +30772,7 @@ def audit_tail_command(lite, chosen) -> None:
       novantra-lite audit tail --after 1200 --follow | logger -t novantra
     """
     if chosen.follow:
-        lite.workspace.give_way()
+        lite.workspace.release_lock()
     last = lite.audit().newest() - chosen.lines if chosen.after is None else chosen.after
     last = _print_records(lite.audit(after=max(0, last))) or last
     while chosen.follow:

@@ -612,7 +612,7 @@ def test_an_attachment_that_was_never_held_is_told_by_verify(lite, claim):
     attachment |= {"sha256": "a" * 64, "uri": None, "createdAt": made["createdAt"]}
     write_transaction(
         lite.workspace,
-        lambda current: EvidenceClaim.fetch(made["id"]).change(attachments=[attachment]),
+        lambda current: EvidenceClaim.find(made["id"]).change(attachments=[attachment]),
         actor="console",
         reason=WHY,
     )

@@ -48,7 +48,7 @@ def copy_record(lite, model, key, ids, **changes):
     """Lay down copies of a record under these ids, many at a time; each with the same changes."""
 
     def work(current):
-        row = dict(zip(model.statements().names, model.fetch(key).row(), strict=True)) | changes
+        row = dict(zip(model.statements().names, model.find(key).row(), strict=True)) | changes
         copies = ([*(row | {"id": own}).values()] for own in ids)
         current.database.connection().executemany(model.statements().insert, copies)
 

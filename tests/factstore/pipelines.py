@@ -8,7 +8,7 @@ from novantra_lite import AuditEvent, Trail
 def status_of(lite, trail):
     """The status of a trail as it is stored."""
     with lite.workspace.read():
-        return Trail.fetch(trail).status
+        return Trail.find(trail).status
 
 
 def happenings(lite):

@@ -113,10 +113,10 @@ def test_the_gauges_say_what_holds_when_they_are_asked_for(lite, factstore):
     for status in ("PASSED", "PASSED", "FAILED", "PENDING"):
         make_attestation(lite, trails[0], status=status)
     values = {"tool": "trivy", "high_vulnerabilities": 1}
-    make(lite, lambda: record_scan(Trail.fetch(trails[1]), values))
-    make(lite, lambda: record_scan(Trail.fetch(trails[1]), {"tool": "trivy"}))
+    make(lite, lambda: record_scan(Trail.find(trails[1]), values))
+    make(lite, lambda: record_scan(Trail.find(trails[1]), {"tool": "trivy"}))
     for trail, status in zip(trails, ("COMPLIANT", "NON_COMPLIANT", "COMPLIANT"), strict=False):
-        make(lite, lambda key=trail, status=status: Trail.fetch(key).change(status=status))
+        make(lite, lambda key=trail, status=status: Trail.find(key).change(status=status))
 
     result = scrape(factstore)
 

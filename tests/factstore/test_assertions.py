@@ -459,7 +459,7 @@ def test_the_number_of_queries_is_fixed(lite, factstore, story, flow):
     def work(current):
         for number in range(200):
             Attestation.create(trail=trails[0], type=f"t{number}", name="n", status="PENDING")
-            add(Flow.fetch(key), "junit- x:unit-", f"image-{number}")
+            add(Flow.find(key), "junit- x:unit-", f"image-{number}")
         report(trails[0])
 
     write_transaction(lite.workspace, work, actor="test")

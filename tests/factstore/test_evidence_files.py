@@ -67,7 +67,7 @@ SEVERAL = {
 def attested(lite, key):
     """The status of an attestation, and what its details say."""
     with lite.workspace.read():
-        attestation = Attestation.fetch(key)
+        attestation = Attestation.find(key)
         return attestation.status, json.loads(attestation.details)
 
 
@@ -342,7 +342,7 @@ def test_an_attestation_keeps_hash_name_and_size_of_its_last_file(
     upload(factstore, path, b"abc", name="last.txt")
 
     with lite.workspace.read():
-        result = Attestation.fetch(attestation).json()
+        result = Attestation.find(attestation).json()
     assert result["evidenceFileHash"] == ABC
     assert result["evidenceFileName"] == "last.txt"
     assert result["evidenceFileSizeBytes"] == 3

@@ -22,14 +22,14 @@ def sent(lite, client, trail, type, content, version=1, **values):
     stored = upload(client, evidence_path(trail, key, version), content)
     assert stored.status == 201
     with lite.workspace.read():
-        attestation = Attestation.fetch(key)
+        attestation = Attestation.find(key)
     details = attestation.details
     return attestation.status, json.loads(details) if details else details
 
 
 def status_of(lite, trail):
     with lite.workspace.read():
-        return Trail.fetch(trail).status
+        return Trail.find(trail).status
 
 
 def counts(tests=0, failures=0, errors=0, skipped=0, **others):
@@ -250,7 +250,7 @@ def test_the_tests_of_all_files_of_an_attestation_are_counted_together(lite, fac
     ):
         assert asking(factstore, path, report, "3", name).status == 201
         with lite.workspace.read():
-            statuses.append(Attestation.fetch(key).status)
+            statuses.append(Attestation.find(key).status)
 
     assert statuses == ["FAILED", "FAILED", "PASSED", "FAILED"]
 
@@ -263,7 +263,7 @@ def test_a_file_that_comes_again_does_not_ask_for_less(lite, factstore, trail):
     again = upload(factstore, path, report)
 
     with lite.workspace.read():
-        attestation = Attestation.fetch(key)
+        attestation = Attestation.find(key)
     assert (first.status, again.status, attestation.status) == (201, 201, "FAILED")
 
 
@@ -509,4 +509,4 @@ def test_a_dry_run_tells_the_outcome_and_leaves_the_trail_alone(lite, factstore,
     assert body["evidenceFileName"] == "report.xml"
     assert status_of(lite, trail) == "PENDING"
     with lite.workspace.read():
-        assert Attestation.fetch(key).status == "PENDING"
+        assert Attestation.find(key).status == "PENDING"

@@ -582,7 +582,7 @@ def verdict(register, type, content):
     content = content if isinstance(content, bytes) else json.dumps(content).encode()
     assert upload(client, evidence_path(trail, key), content).status == 201
     with lite.workspace.read():
-        attestation = Attestation.fetch(key)
+        attestation = Attestation.find(key)
     return attestation.status, json.loads(attestation.details)
 
 
@@ -624,7 +624,7 @@ def test_a_scan_that_was_not_judged_yet_passes_by_its_report(register, type):
     upload(client, evidence_path(trail, key), whole(type))
 
     with lite.workspace.read():
-        assert Attestation.fetch(key).status == "PASSED"
+        assert Attestation.find(key).status == "PASSED"
 
 
 def test_a_reference_that_is_none_says_why(register):
@@ -655,7 +655,7 @@ def test_what_is_empty_foreign_unreadable_or_failing_never_passes(register, type
     assert status == "FAILED"
     assert details
     with lite.workspace.read():
-        assert Trail.fetch(trail).status == "NON_COMPLIANT"
+        assert Trail.find(trail).status == "NON_COMPLIANT"
 
 
 # --- Files of one attestation -------------------------------------------------
@@ -672,7 +672,7 @@ def test_a_clean_file_of_another_or_no_name_undoes_no_failure(register, type, na
     upload(client, path, whole(type), name=name)
 
     with lite.workspace.read():
-        assert Attestation.fetch(key).status == "FAILED"
+        assert Attestation.find(key).status == "FAILED"
 
 
 @pytest.mark.parametrize("type", CLEAN)
@@ -684,6 +684,6 @@ def test_a_clean_file_does_not_overrule_a_declared_failure(register, type):
     upload(client, evidence_path(trail, key), whole(type))
 
     with lite.workspace.read():
-        attestation = Attestation.fetch(key)
+        attestation = Attestation.find(key)
     assert attestation.status == "FAILED"
     assert json.loads(attestation.details)["error"]

@@ -799,7 +799,7 @@ def rewrite_policy(story, key, values):
     """Store a policy as an older version did, which looked at nothing."""
     change = super(Policy, Policy).change
     write_transaction(
-        story.lite.workspace, lambda current: change(Policy.fetch(key), **values), actor="test"
+        story.lite.workspace, lambda current: change(Policy.find(key), **values), actor="test"
     )
 
 
@@ -1070,7 +1070,7 @@ def test_results_outlive_what_they_are_about(lite, factstore, ask, demand, attac
     factstore.delete(f"{DEPLOYMENT}/{deployment['id']}")
     factstore.delete(f"{POLICIES}/{policy['id']}")
     write_transaction(
-        lite.workspace, lambda current: Environment.fetch(environment).remove(), actor="test"
+        lite.workspace, lambda current: Environment.find(environment).remove(), actor="test"
     )
 
     assert result["policiesEvaluated"] == 2

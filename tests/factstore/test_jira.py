@@ -84,7 +84,7 @@ def fail(lite, *trails):
 
     def work(current):
         for key in trails:
-            Trail.fetch(key).change(status="NON_COMPLIANT")
+            Trail.find(key).change(status="NON_COMPLIANT")
 
     write_transaction(lite.workspace, work, actor="test")
 
@@ -658,7 +658,7 @@ def test_two_syncs_at_once_make_no_ticket_twice(near, client, connected, jira, t
 def read_flow(lite, trail):
     """The flow of a trail."""
     with lite.workspace.read():
-        return Trail.fetch(trail).flow_id
+        return Trail.find(trail).flow_id
 
 
 def test_a_sync_reads_the_status_of_open_tickets(near, client, connected, jira, clock):

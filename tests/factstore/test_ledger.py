@@ -199,7 +199,7 @@ def test_a_record_without_entries_is_not_verified(factstore):
     ("statement", "fault"),
     [
         ("UPDATE flow SET name = 'mine'", "Flow {} is not what the ledger recorded."),
-        ("UPDATE flow SET json = '{}'", "Flow {} is not told as it is stored."),
+        ("UPDATE flow SET json = '{}'", "The stored JSON of flow {} differs from its columns."),
         ("DELETE FROM flow", "Flow {} is in the ledger but not in its table."),
         (
             "UPDATE ledger_entry SET content_hash = 'a' WHERE id = 3",

@@ -16,7 +16,7 @@ def make_trails(lite, **statuses):
     for status, number in statuses.items():
         for count in range(number):
             trail = make_trail(lite, f"{status}-{count}")
-            make(lite, lambda key=trail, status=status: Trail.fetch(key).change(status=status))
+            make(lite, lambda key=trail, status=status: Trail.find(key).change(status=status))
     return trail
 
 
@@ -49,7 +49,7 @@ def test_a_scan_fails_with_anything_critical_or_high(lite, factstore):
         {},
     ):
         make(
-            lite, lambda counts=counts: record_scan(Trail.fetch(trail), {"tool": "trivy", **counts})
+            lite, lambda counts=counts: record_scan(Trail.find(trail), {"tool": "trivy", **counts})
         )
 
     answer = factstore.get(f"{METRICS}/security")

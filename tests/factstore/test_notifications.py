@@ -379,7 +379,7 @@ def test_what_is_rehearsed_or_rolled_back_raises_nothing(lite, factstore, flow, 
     before = tables(lite)
 
     def work(current):
-        record_attestation(Trail.fetch(trail), {}, type="junit", status="FAILED")
+        record_attestation(Trail.find(trail), {}, type="junit", status="FAILED")
         raise Conflict("Something else was there first.")
 
     attest(factstore, trail, headers={"X-Dry-Run": "true"})

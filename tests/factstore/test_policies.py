@@ -451,7 +451,7 @@ def test_a_deleted_environment_takes_its_attachments_along(
     lite, factstore, policy, attachment, environment
 ):
     write_transaction(
-        lite.workspace, lambda current: Environment.fetch(environment).remove(), actor="test"
+        lite.workspace, lambda current: Environment.find(environment).remove(), actor="test"
     )
 
     assert factstore.get(ATTACHMENTS).json == []

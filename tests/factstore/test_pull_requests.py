@@ -263,7 +263,7 @@ def pull_request(trail):
 
 def status_of(lite, trail):
     with lite.workspace.read():
-        return Trail.fetch(trail).status
+        return Trail.find(trail).status
 
 
 def attestations(lite):

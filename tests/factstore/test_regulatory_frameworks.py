@@ -98,7 +98,7 @@ def test_the_known_frameworks_are_the_same_records_in_every_workspace(tmp_path):
         ),
         (
             f"UPDATE regulatory_framework SET json = '{{}}' WHERE id = '{SOX}'",
-            [f"Regulatory framework {SOX} is not told as it is stored."],
+            [f"The stored JSON of regulatory framework {SOX} differs from its columns."],
         ),
         (
             f"DELETE FROM regulatory_control WHERE id = '{SOX[:-1]}4'",

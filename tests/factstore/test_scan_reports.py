@@ -825,13 +825,13 @@ def sent(lite, client, trail, type, report, version=1):
     stored = upload(client, evidence_path(trail, key, version), content, kind="application/json")
     assert stored.status == 201
     with lite.workspace.read():
-        attestation = Attestation.fetch(key)
+        attestation = Attestation.find(key)
     return attestation.status, json.loads(attestation.details)
 
 
 def status_of(lite, trail):
     with lite.workspace.read():
-        return Trail.fetch(trail).status
+        return Trail.find(trail).status
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -867,7 +867,7 @@ def test_without_thresholds_a_report_passes_when_nothing_was_found(
 
 def test_with_thresholds_a_report_passes_within_them(lite, factstore, trail):
     with lite.workspace.read():
-        flow = Trail.fetch(trail).flow_id
+        flow = Trail.find(trail).flow_id
     factstore.post(f"/api/v1/flows/{flow}/security-thresholds", {"maxHigh": 2})
 
     within, details = sent(lite, factstore, trail, "grype", grype("High", "High", "Low"))

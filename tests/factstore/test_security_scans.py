@@ -24,7 +24,7 @@ def trail(lite):
 
 def trail_of(lite, key):
     with lite.workspace.read():
-        return Trail.fetch(key)
+        return Trail.find(key)
 
 
 def set_thresholds(lite, client, trail, **limits):

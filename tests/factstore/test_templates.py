@@ -498,7 +498,7 @@ def record(lite):
 
     def act(key, kind, *values):
         def work(current):
-            trail = Trail.fetch(key)
+            trail = Trail.find(key)
             if kind == "approve":
                 Approval.create(trail=key, flow=trail.flow_id, status="APPROVED")
                 update_trail_status(trail)
@@ -509,7 +509,7 @@ def record(lite):
             else:
                 name = values[0] if values else None
                 record_attestation(trail, {}, type=kind.lower(), name=name, status="PASSED")
-            return Trail.fetch(key).status
+            return Trail.find(key).status
 
         return write_transaction(lite.workspace, work, actor="test")
 
@@ -543,8 +543,8 @@ def test_a_failure_makes_a_trail_non_compliant_until_all_has_passed(lite, trail,
     key = trail(required_attestation_types=["junit"])
 
     def fail(current):
-        record_attestation(Trail.fetch(key), {}, type="junit", status="FAILED")
-        return Trail.fetch(key).status
+        record_attestation(Trail.find(key), {}, type="junit", status="FAILED")
+        return Trail.find(key).status
 
     assert write_transaction(lite.workspace, fail, actor="test") == "NON_COMPLIANT"
     assert record(key, "snyk") == "NON_COMPLIANT"

@@ -72,7 +72,7 @@ def test_a_record_whose_secret_was_read_is_changed_without_sealing_that_anew(lit
     key = lite.webhooks.add("https://93.184.216.34/hook")["id"]
 
     def work(current):
-        endpoint = Endpoint.fetch(key)
+        endpoint = Endpoint.find(key)
         assert endpoint.secret.startswith("whsec_")
         endpoint.change(status="paused")
 
@@ -159,7 +159,7 @@ TAMPERINGS = {
     ),
     "edited JSON": (
         f"UPDATE finding SET json = replace(json, 'open', 'closed') {ONE}",
-        "is not told as it is stored",
+        "differs from its columns",
     ),
     "a deleted record": (f"DELETE FROM finding {ONE}", "in the ledger but not in its table"),
     "an inserted record": (

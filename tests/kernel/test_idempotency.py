@@ -15,7 +15,7 @@ KEY = {"Idempotency-Key": "batch-7-item-3"}
 def client_of(lite, account):
     """A client with a fresh token of an account."""
     with lite.workspace.read():
-        record = ServiceAccount.fetch(account)
+        record = ServiceAccount.find(account)
     token = lite.workspace.tokens.issue(record, record.scopes, 900)
     return Client(lite, {"Authorization": f"Bearer {token}"})
 

@@ -32,7 +32,7 @@ def finding(lite):
 
 def change(lite, key, **values):
     def work(current):
-        return Finding.fetch(key).change(**values)
+        return Finding.find(key).change(**values)
 
     return write_transaction(lite.workspace, work, actor="console", reason=WHY)
 
@@ -100,7 +100,7 @@ def test_a_key_belongs_to_one_record(lite, finding):
 
 def test_a_record_that_is_not_there_is_named_in_the_refusal(lite):
     with lite.workspace.read(), pytest.raises(NotFound) as refusal:
-        Finding.fetch("find_0")
+        Finding.find("find_0")
 
     assert str(refusal.value) == "There is no finding with the id find_0."
 
@@ -205,20 +205,29 @@ def test_a_record_is_found_by_its_id_or_by_values_of_which_none_is_one(lite, sho
     flow, trail = shop
 
     with lite.workspace.read():
-        assert Flow.seek(flow).name == Flow.seek(name="shop", org_slug=None).name == "shop"
-        assert (Flow.seek("nobody"), Flow.seek(name="shop", org_slug="acme")) == (None, None)
-        assert Trail.has(flow=flow, name="one") and Trail.has(flow=Flow.fetch(flow), name="one")
-        assert not Trail.has(flow=flow, name="two") and not Trail.has(flow=trail, name="one")
+        assert (
+            Flow.find_or_none(flow).name
+            == Flow.find_or_none(name="shop", org_slug=None).name
+            == "shop"
+        )
+        assert (Flow.find_or_none("nobody"), Flow.find_or_none(name="shop", org_slug="acme")) == (
+            None,
+            None,
+        )
+        assert Trail.exists(flow=flow, name="one") and Trail.exists(
+            flow=Flow.find(flow), name="one"
+        )
+        assert not Trail.exists(flow=flow, name="two") and not Trail.exists(flow=trail, name="one")
 
 
 def test_records_with_the_same_values_come_in_the_order_in_which_they_were_made(lite, factstore):
     made = [factstore.post("/api/v1/flows", {"name": name}).json["id"] for name in "zyx"]
 
     with lite.workspace.read():
-        assert [flow.id for flow in Flow.every(org_slug=None)] == made
-        assert [flow.id for flow in Flow.every()] == made
-        assert Flow.every(org_slug="acme") == []
-        assert Flow.seek(org_slug=None).id == made[0]
+        assert [flow.id for flow in Flow.find_all(org_slug=None)] == made
+        assert [flow.id for flow in Flow.find_all()] == made
+        assert Flow.find_all(org_slug="acme") == []
+        assert Flow.find_or_none(org_slug=None).id == made[0]
         assert Flow.last(org_slug=None).id == made[-1]
         assert Flow.last(org_slug="acme") is None
 
@@ -226,7 +235,7 @@ def test_records_with_the_same_values_come_in_the_order_in_which_they_were_made(
 def test_a_foreign_key_reads_as_its_record_which_is_looked_up_once(lite, shop):
     requests = []
     with lite.workspace.read() as current:
-        trail = Trail.fetch(shop[1])
+        trail = Trail.find(shop[1])
         connection = current.database.connection()
         connection.set_trace_callback(requests.append)
         names = [trail.flow.name, trail.flow.name]

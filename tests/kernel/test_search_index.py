@@ -95,10 +95,10 @@ def test_a_change_of_the_text_and_only_that_moves_the_index(lite):
     lite.workspace.update_index()
     index = rows(lite, "SELECT * FROM search_data")
 
-    write(lite, lambda: Asset.fetch(asset.id).change(status="retired"))
+    write(lite, lambda: Asset.find(asset.id).change(status="retired"))
     lite.workspace.update_index()
     same = rows(lite, "SELECT * FROM search_data")
-    write(lite, lambda: Asset.fetch(asset.id).change(display_name="pump"))
+    write(lite, lambda: Asset.find(asset.id).change(display_name="pump"))
 
     assert same == index
     assert [found(lite, text) for text in ("wrench", "pump")] == [[asset.id], [asset.id]]
@@ -112,7 +112,7 @@ def test_a_record_keeps_its_place_while_it_is_there(lite):
     first = write(lite, lambda: an_asset("wrench one"))
     second = write(lite, lambda: an_asset("wrench two"))
 
-    write(lite, lambda: Asset.fetch(first.id).change(display_name="wrench three"))
+    write(lite, lambda: Asset.find(first.id).change(display_name="wrench three"))
 
     assert found(lite, "wrench") == [second.id, first.id]
 
@@ -137,7 +137,7 @@ def test_a_record_may_become_several_things_in_one_transaction(lite, becomes, fi
 
 def test_a_record_may_come_back_with_its_id(lite):
     gone = write(lite, lambda: an_asset("wrench"))
-    write(lite, lambda: Asset.fetch(gone.id).remove())
+    write(lite, lambda: Asset.find(gone.id).remove())
 
     write(lite, lambda: Asset.create(**gone.__data__ | {"display_name": "pump"}))
 
@@ -233,10 +233,10 @@ def test_a_backup_is_searched_once_it_is_restored(tmp_path):
 
 def test_the_index_survives_a_vacuum(lite):
     assets = [write(lite, lambda name=name: an_asset(name)) for name in ("pump", "wrench")]
-    write(lite, lambda: Asset.fetch(assets[0].id).remove())
+    write(lite, lambda: Asset.find(assets[0].id).remove())
 
     lite.workspace.writer.database.connection().execute("VACUUM")
-    write(lite, lambda: Asset.fetch(assets[1].id).change(display_name="gauge"))
+    write(lite, lambda: Asset.find(assets[1].id).change(display_name="gauge"))
 
     assert found(lite, "gauge") == [assets[1].id]
     assert lite.verify() == []

@@ -76,7 +76,7 @@ RECORDS = {
     ),
     "only the text that reads give out": (
         "UPDATE flow SET json = json_set(json, '$.name', 'mine') WHERE id = '{flow2}'",
-        "Flow {flow2} is not told as it is stored.",
+        "The stored JSON of flow {flow2} differs from its columns.",
     ),
     "a column and the text": (
         "UPDATE flow SET name = 'mine', json = json_set(json, '$.name', 'mine') "

@@ -130,7 +130,7 @@ def test_an_account_s_end_cuts_its_tokens_short(lite, clock):
 def test_the_end_of_an_account_is_looked_at_when_a_token_was_made_before_it_was_set(lite, clock):
     account = lite.accounts.create("Audit", ["assets:read"], expires="2026-06-01T12:05:00Z")
     with lite.workspace.read():
-        record = ServiceAccount.fetch(account.client_id)
+        record = ServiceAccount.find(account.client_id)
     caller = bearer(lite, lite.workspace.tokens.issue(record, ["assets:read"], 900))
     clock.advance(300)
 
@@ -217,7 +217,7 @@ def test_the_memory_of_tokens_stays_bounded(lite, account):
     tokens = lite.workspace.tokens
     tokens.REMEMBERED = 3
     with lite.workspace.read():
-        record = ServiceAccount.fetch(account.client_id)
+        record = ServiceAccount.find(account.client_id)
 
     made = [tokens.issue(record, ["assets:read"], life) for life in range(100, 110)]
 
