@@ -2823,8 +2823,8 @@ class _Slot:
 class Writer:
     """The one connection of a workspace that writes.
 
-    Whoever waits for it shares a commit: each piece of work runs in a savepoint of its own, so that
-    one that fails takes nothing with it, and nobody is answered before the commit.
+    Waiting threads share a commit: each piece of work runs in a savepoint of its own, so that one
+    that fails undoes no other, and no thread continues before the commit.
     """
 
     def __init__(self, database: Database, check: Callable[[], None], leases: Leases):
@@ -2940,6 +2940,8 @@ class Writer:
         try:
             slot.result = slot.work()
         except Exception as error:
+            if not connection.in_transaction:
+                raise  # SQLite ended the whole transaction, as for a failing disk.
             connection.execute("ROLLBACK TO work")
             slot.error = translate(error)
         connection.execute("RELEASE work")
@@ -28057,7 +28059,7 @@ def _reencrypt_records(
 ) -> int:
     """Encrypt the texts of these records with the newest key; how many records there are."""
     count = 0
-    for record in filter(None, map(model.seek, keys)):
+    for record in filter(None, map(model.find_or_none, keys)):
         try:
             texts = {field.name: getattr(record, field.name) for field in fields}
         except Unavailable:

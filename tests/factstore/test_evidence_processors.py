@@ -232,7 +232,7 @@ def test_an_upload_may_ask_for_a_number_of_tests_that_were_executed(
         assert asking(factstore, evidence_path(trail, key, version), report, minimum).status == 201
 
     with lite.workspace.read():
-        enough, lacking = map(Attestation.fetch, (enough, lacking))
+        enough, lacking = map(Attestation.find, (enough, lacking))
     assert (enough.status, lacking.status) == ("PASSED", "FAILED")
     assert json.loads(lacking.details)["error"] == "Tests executed: 3; asked for: at least 4."
 

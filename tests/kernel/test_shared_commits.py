@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import sqlite3
 import threading
 import time
 from urllib.parse import urlsplit
@@ -11,7 +12,7 @@ import pytest
 from conftest import WHY
 from rawfile import FINDING, FINDINGS, counts, rows
 
-from novantra_lite import NovantraLite, Server, write_transaction
+from novantra_lite import NovantraLite, Server, Unavailable, write_transaction
 
 KEYS = [f"f{number}" for number in range(6)]
 READ = "SELECT finding_key FROM finding ORDER BY finding_key"
@@ -175,3 +176,24 @@ def test_a_server_starts_where_threads_may_not_be_bound(tmp_path, monkeypatch):
 
         assert connection.getresponse().status == 200
         connection.close()
+
+
+def test_a_disk_that_fails_in_the_middle_of_a_write_is_named_and_the_next_write_goes_on(stored):
+    def fail(current):
+        # As SQLite does by itself: it ends the whole transaction.
+        current.database.connection().execute("ROLLBACK")
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE
+        raise error
+
+    with pytest.raises(Unavailable) as refused:
+        write_transaction(stored.workspace, fail, actor="t", reason=WHY)
+    client = stored.client("governance.findings:write")
+    after = client.post(FINDINGS, FINDING)
+
+    assert str(refused.value) == (
+        "The workspace's file cannot be written: the disk fails, or a quota or a limit of the size "
+        "of files allows no more."
+    )
+    assert after.status == 201
+    assert stored.verify() == []
