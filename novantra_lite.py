@@ -4320,7 +4320,7 @@ class RequestContext:
         self.body: dict = {}
         self.raw, self.reason = b"", ""
         self.upload: Upload | None = None
-        #: The result of the operation's `before`.
+        #: The result of the operation's `prepare`.
         self.prepared: Any = None
         self.headers: dict[str, str] = {}
         #: Whether a rate limit has counted this request.
@@ -4635,9 +4635,9 @@ class Operation:
     public: bool = False
     #: Whether a server answers it with a thread of its own, beside all others.
     urgent: bool = False
-    #: Names the method of the resource by which a public operation knows its caller: by a signature
-    #: over the raw body. See `_identify_signer`.
-    signed: str = ""
+    #: Whether the resource's method `signer` identifies the caller of a public operation, by a
+    #: signature over the raw body. See `_identify_signer`.
+    signed: bool = False
     partial: bool = False
     #: What a multipart form holds, where that is not what another body holds.
     form: Schema | None = None
@@ -4648,9 +4648,6 @@ class Operation:
     limit: str = "json_limit"
     #: Headers of its own that the operation reads.
     request_headers: tuple[str, ...] = ()
-    #: Names the method of the resource that finds things out before the transaction begins, over
-    #: the network for instance; `context.prepared` is what it returned.
-    before: str = ""
     #: The member under which a dry run reports what it would do, if not the usual one.
     would: str = ""
     #: Makes the response from the record that the handler returned; a dry run shows the record.
@@ -4677,12 +4674,18 @@ class Operation:
     @property
     def writes(self) -> bool:
         """Whether it is answered in a transaction that a dry run rolls back."""
-        return self.method != "GET" and (bool(self.signed) or not self.public)
+        return self.method != "GET" and (self.signed or not self.public)
 
     @functools.cached_property
     def handler(self) -> Callable:
         """The method of the resource that answers."""
         return getattr(self.resource, self.name)
+
+    @functools.cached_property
+    def prepare(self) -> Callable | None:
+        """The resource's method `prepare_…` of this operation, if any: it runs before the
+        transaction, where it may use the network; `context.prepared` is its result."""
+        return getattr(self.resource, f"prepare_{self.name}", None)
 
     @property
     def summary(self) -> str:
@@ -6810,12 +6813,12 @@ def _identify_signer(context: RequestContext, path: Sequence[str], at: float) ->
     if context.request.content_length:
         context.check_media()
     context.take_raw()
-    ask = getattr(context.operation.resource, context.operation.signed)
+    identify = context.operation.resource.signer
     answers, absent = [], []
     for workspace in context.lite.workspaces.values():
         with workspace.read():
             try:
-                answers.append((workspace, ask(context, *path)))
+                answers.append((workspace, identify(context, *path)))
             except NotFound as problem:
                 absent.append(problem)
     verified = [(workspace, principal) for workspace, principal in answers if principal]
@@ -6937,12 +6940,12 @@ def _prepare_answer(
     """Let an operation find out what it needs while no transaction is open; a repeat needs nothing
     more than its answer."""
     operation = context.operation
-    if not operation.before:
+    if not operation.prepare:
         return None
     with context.workspace.read():
         if idempotency and (reply := idempotency.replay()):
             return reply
-        context.prepared = getattr(operation.resource, operation.before)(context, *path)
+        context.prepared = operation.prepare(context, *path)
     return None
 
 
@@ -11887,7 +11890,6 @@ class NotificationRules(
     tag="Notification rules",
     item="ruleId",
     verbs="list create retrieve update delete",
-    options={"create": {"before": "check_new"}, "update": {"before": "find_changes"}},
 ):
     """The notification rules; for admins only, since a rule holds the secret URL of its channel."""
 
@@ -11911,7 +11913,7 @@ say why one failed.
         name="UpdateNotificationRuleRequest",
     )
 
-    def check_new(self, context: RequestContext) -> None:
+    def prepare_create(self, context: RequestContext) -> None:
         """Refuse a channel that leads nowhere."""
         body = context.body
         config = body.get("channel_config", NotificationRule.channel_config.default)
@@ -11923,7 +11925,7 @@ say why one failed.
             read_receiver(values.get("channel_config", NotificationRule.channel_config.default))
         return super().enter(values)
 
-    def find_changes(self, context: RequestContext, key: str) -> dict:
+    def prepare_update(self, context: RequestContext, key: str) -> dict:
         """What a body changes of a rule, whose channel must still lead somewhere."""
         rule, values = self.find(key), dict(context.body)
         for name in ("filter_flow_id", "filter_environment_id"):
@@ -14882,7 +14884,6 @@ _UPLOADING = {
     ),
     "media": {UPLOAD_MEDIA: None},
     "limit": "upload_limit",
-    "before": "process",
     "status": 201,
 }
 PROCESSORS = MappingProxyType(
@@ -14923,7 +14924,7 @@ def _process_scan(
 class EvidenceUploads(Factstore, model=EvidenceFile, tag="Attestations"):
     """Files on their way to their attestations."""
 
-    def process(self, context, trail, key):
+    def prepare_upload_evidence(self, context, trail, key):
         """What the file says of its attestation, for types that have a processor."""
         attestation = self.addressed(trail, key)
         type = attestation.type.strip().lower()
@@ -14989,6 +14990,8 @@ class EvidenceUploads(Factstore, model=EvidenceFile, tag="Attestations"):
 
 class EvidenceUploadsV2(EvidenceUploads, model=Attestation, tag="V2 Attestations"):
     """The same under the second version of the API, which answers briefly."""
+
+    prepare_upload_evidence_v2 = EvidenceUploads.prepare_upload_evidence
 
     @route(
         "POST /api/v2/trails/{trailId}/attestations/{attestationId}/evidence",
@@ -15779,7 +15782,6 @@ _PULL_REQUEST = MappingProxyType(
         ),
         "status": 201,
         "answer": "AttestationResponse",
-        "before": "look_up",
         "refuses": (502,),
     }
 )
@@ -15790,7 +15792,9 @@ class PullRequests(
 ):
     """Attestations of the pull requests that commits came through."""
 
-    def look_up(self, context: RequestContext, trail_id: str) -> tuple[dict, dict | None]:
+    def prepare_attest_pull_request(
+        self, context: RequestContext, trail_id: str
+    ) -> tuple[dict, dict | None]:
         """What is attested about, and the pull request that the source host has for it."""
         Trail.find(trail_id)
         body, slug = context.body, context.body.get("org_slug")
@@ -15838,6 +15842,8 @@ class PullRequestsV2(
     PullRequests, model=Attestation, tag="V2 Attestations", schema_name="AttestationResponse"
 ):
     """The same by the paths of the second version."""
+
+    prepare_attest_pull_request_v2 = PullRequests.prepare_attest_pull_request
 
     @route("POST /api/v2/trails/{trailId}/attestations/pull-request", **_PULL_REQUEST)
     def attest_pull_request_v2(self, context, trail_id):
@@ -16197,7 +16203,6 @@ only, say COMPLIANT. `requiredApproverRoles` are stored and returned only.
         "POST /api/v1/assert",
         body=Schema(sha256_digest=Digest(), flow_id=Id(), name="AssertRequest"),
         answer={"type": "object", "required": list(_VERDICT), "properties": _VERDICT},
-        before="evaluate_request",
         would="wouldCreate",
     )
     def assert_compliance(self, context):
@@ -16230,7 +16235,7 @@ only, say COMPLIANT. `requiredApproverRoles` are stored and returned only.
             "attestations": list(verdict.attestations),
         }
 
-    def evaluate_request(self, context: RequestContext) -> tuple[Flow, _Verdict]:
+    def prepare_assert_compliance(self, context: RequestContext) -> tuple[Flow, _Verdict]:
         """Come to the verdict before the transaction that records it, so that no writer waits."""
         flow = Flow.find(context.body["flow_id"])
         return flow, _assert_compliance(flow, context.body["sha256_digest"])
@@ -16800,7 +16805,6 @@ class EnvironmentSnapshots(
         ),
         status=201,
         answer="EnvironmentSnapshotResponse",
-        before="cover",
     )
     def record_snapshot(self, context, key):
         """Record what runs in an environment now."""
@@ -16818,7 +16822,9 @@ class EnvironmentSnapshots(
         note_drift(environment, snapshot)
         return snapshot
 
-    def cover(self, context: RequestContext, key: str) -> tuple[str, dict | None, frozenset[str]]:
+    def prepare_record_snapshot(
+        self, context: RequestContext, key: str
+    ) -> tuple[str, dict | None, frozenset[str]]:
         """Match the names against the scope before the transaction, so that no writer waits."""
         environment = Environment.find(key)
         names = (artifact["artifactName"] for artifact in context.body.get("artifacts", ()))
@@ -18697,7 +18703,6 @@ class PolicyBundles(
                 version=Text(50, default="1.0.0"),
                 name="UploadBundleMultipart",
             ),
-            "before": "compile",
         },
         "retrieve": {"id": "getPolicyBundle"},
     },
@@ -18751,7 +18756,7 @@ numbers, or use `round`.
         values.pop("modules", None)
         return super().amend(record, values)
 
-    def compile(self, context):
+    def prepare_create(self, context):
         """Take the modules out of what came in, and compile them while no transaction is open."""
         upload = context.upload
         modules = unpack(upload) if upload else {MODULE: context.body["rego_content"]}
@@ -18959,7 +18964,6 @@ class PolicyDecisions(
             name="EvaluatePolicyRequest",
         ),
         answer="PolicyDecisionResponse",
-        before="ask",
     )
     def evaluate_policy(self, context):
         """Let the active policy bundle judge an artifact, and keep the decision."""
@@ -18986,7 +18990,7 @@ class PolicyDecisions(
         AuditEvent.record("POLICY_EVALUATED", context.principal.id, payload, **subject)
         return decision
 
-    def ask(self, context):
+    def prepare_evaluate_policy(self, context):
         """Put the input together, and ask the active bundle while no transaction is open."""
         bundle = PolicyBundle.active()
         if bundle is None:
@@ -19421,7 +19425,6 @@ class Gate(Factstore, model=GateResult, tag="Gate"):
             name="GateEvaluateRequest",
         ),
         answer="GateEvaluateResponse",
-        before="decide",
     )
     def evaluate_gate(self, context):
         """Decide whether an artifact may run in an environment, and keep the decision.
@@ -19445,7 +19448,7 @@ class Gate(Factstore, model=GateResult, tag="Gate"):
             )
         return environment.id if environment else key, environment
 
-    def decide(self, context):
+    def prepare_evaluate_gate(self, context):
         """Have the policies and bundles that apply evaluated while no transaction is open."""
         body = context.body
         key, environment = self.addressed(body)
@@ -20197,7 +20200,7 @@ secret again.
         context.principal.can_grant(config.scopes())
         return config
 
-    def probe(self, context: RequestContext, key: str) -> dict:
+    def prepare_test_sso_connection(self, context: RequestContext, key: str) -> dict:
         """What came of reading the discovery document of an organisation's issuer."""
         provider = IdentityProvider(self.find(key).issuer_url, context.settings)
         try:
@@ -20218,7 +20221,6 @@ secret again.
 
     @route(
         "POST /api/v1/organisations/{slug}/sso/test",
-        before="probe",
         answer=closed_schema(
             success=Boolean().describe(),
             message=TEXT,
@@ -20803,7 +20805,6 @@ PENDING. A token that its issuer's keys do not verify is rejected.
         ),
         status=201,
         answer="AttestationResponse",
-        before="verify",
     )
     def create(self, context):
         """Record what a CI system's identity token says: PASSED if it proves the trail's build.
@@ -20829,7 +20830,7 @@ PENDING. A token that its issuer's keys do not verify is rejected.
             org_slug=context.body.get("org_slug"),
         )
 
-    def verify(self, context: RequestContext) -> _VerifiedToken:
+    def prepare_create(self, context: RequestContext) -> _VerifiedToken:
         """Verify the token while no transaction is open; trail and organisation come first."""
         Trail.find(context.body["trail"])
         check_organisation(context.body.get("org_slug"))
@@ -21855,7 +21856,6 @@ Documents are versioned, and encrypted in the workspace's file or, with the sett
             VaultDocument.evidence_type, data=Json(_VAULT_DATA), name="StoreEvidenceRequest"
         ),
         status=201,
-        before="send",
         answer=_VAULT_EVIDENCE,
         refuses=(502,),
     )
@@ -21866,18 +21866,14 @@ Documents are versioned, and encrypted in the workspace's file or, with the sett
             context, location, vault.keep(location, context.body["data"], context.prepared)
         )
 
-    def send(self, context, *path):
+    def prepare_store_vault_evidence(self, context, *path):
         """Store a document in Vault, if that is where documents are kept; a dry run only asks."""
         dry_run = context.operation.surface.is_dry_run(context.request)
         location, data = self.location(context.body, *path), context.body["data"]
         return context.lite.vault.send(location, data, dry_run)
 
     @route(
-        "DELETE /api/v1/evidence/{evidenceKey}/{entityKey}",
-        query=which,
-        status=204,
-        before="withdraw",
-        refuses=(502,),
+        "DELETE /api/v1/evidence/{evidenceKey}/{entityKey}", query=which, status=204, refuses=(502,)
     )
     def delete_vault_evidence(self, context, *path):
         """Delete the newest version of a document, if there is one; its metadata stays."""
@@ -21885,7 +21881,7 @@ Documents are versioned, and encrypted in the workspace's file or, with the sett
         version = context.lite.vault.forget(location, context.prepared)
         return self.describe_document(context, location, version) if version else None
 
-    def withdraw(self, context, *path):
+    def prepare_delete_vault_evidence(self, context, *path):
         """Delete a document in Vault, if that is where documents are kept; a dry run only asks."""
         dry_run = context.operation.surface.is_dry_run(context.request)
         return context.lite.vault.withdraw(self.location(context.query, *path), dry_run)
@@ -23029,7 +23025,7 @@ class IncomingEvents(Factstore, scope="", tag="Webhooks"):
     @route(
         "POST /api/v1/webhooks/{source}",
         public=True,
-        signed="signer",
+        signed=True,
         body=_WebhookBody(),
         media=MappingProxyType({"application/json": bytes, FORM_MEDIA: bytes}),
         request_headers=(
@@ -23487,7 +23483,7 @@ def _answer_slack(lines: Iterable[str]) -> dict:
 _FROM_SLACK = MappingProxyType(
     {
         "public": True,
-        "signed": "signer",
+        "signed": True,
         "media": MappingProxyType({"application/x-www-form-urlencoded": read_form}),
         "request_headers": ("X-Slack-Signature", "X-Slack-Request-Timestamp"),
         "answer": _SLACK_ANSWER,
@@ -23648,17 +23644,11 @@ class AtlassianSite(Model):
         return {"success": works, "message": sentence}
 
 
-_CONNECTION_TEST = {
+CONNECTION_TEST = {
     "type": "object",
     "required": ["success", "message"],
     "properties": {"success": {"type": "boolean"}, "message": {"type": "string"}},
 }
-
-
-#: How a connection is stored: the name in its URL may take seconds to resolve.
-KEPT = MappingProxyType({"before": "check"})
-#: How a connection is tried.
-TRIED = MappingProxyType({"answer": _CONNECTION_TEST, "before": "probe"})
 
 
 class SiteKeeper:
@@ -23872,6 +23862,8 @@ class JiraConnections(
 ):
     """The connection to Jira, without its token."""
 
+    prepare_save_jira_config, prepare_test_jira = SiteKeeper.check, SiteKeeper.probe
+
     @route("GET /api/v1/integrations/jira/config", answer="JiraConfigResponse")
     def get_jira_config(self, context):
         """Get the connection to Jira."""
@@ -23885,13 +23877,12 @@ class JiraConnections(
             name="JiraConfigRequest",
         ),
         answer="JiraConfigResponse",
-        **KEPT,
     )
     def save_jira_config(self, context):
         """Store the connection to Jira, instead of the one before."""
         return JiraConnection.keep(context.body)
 
-    @route("POST /api/v1/integrations/jira/test", **TRIED)
+    @route("POST /api/v1/integrations/jira/test", answer=CONNECTION_TEST)
     def test_jira(self, context):
         """Try the connection to Jira."""
         return context.prepared
@@ -24007,7 +23998,6 @@ class JiraTickets(
     tag="Atlassian",
     schema_name="JiraTicketResponse",
     verbs="list create",
-    options={"create": {"before": "send"}},
 ):
     """Tickets in Jira that are about trails."""
 
@@ -24024,7 +24014,7 @@ ones. The URL is https; http is accepted only into networks of the setting
         JiraTicket, "summary issue_type", trail_id=Id(), name="CreateJiraTicketRequest"
     )
 
-    def send(self, context: RequestContext) -> tuple[str, HttpResponse] | None:
+    def prepare_create(self, context: RequestContext) -> tuple[str, HttpResponse] | None:
         """Put a ticket down and try to send it; nothing for a dry run, which leaves no trace."""
         connection = JiraConnection.stored()
         Trail.find(context.body["trail_id"])
@@ -24045,7 +24035,7 @@ ones. The URL is https; http is accepted only into networks of the setting
         posting.record_attempt(sent, context.lite.source.clock())
         return posting.ticket
 
-    def exchange(self, context: RequestContext) -> _JiraSync | None:
+    def prepare_sync_jira(self, context: RequestContext) -> _JiraSync | None:
         """Have everything exchanged that a sync is for; nothing for a dry run."""
         connection = JiraConnection.only()
         if connection is None or self.surface.is_dry_run(context.request):
@@ -24059,7 +24049,6 @@ ones. The URL is https; http is accepted only into networks of the setting
             "required": ["syncedCount", "message"],
             "properties": {"syncedCount": {"type": "integer"}, "message": {"type": "string"}},
         },
-        before="exchange",
     )
     def sync_jira(self, context):
         """Make the tickets that trails lack in Jira, and read the status of those that are open.
@@ -24111,6 +24100,9 @@ class ConfluenceConnections(
 ):
     """The connection to Confluence, without its token."""
 
+    prepare_save_confluence_config = SiteKeeper.check
+    prepare_test_confluence = SiteKeeper.probe
+
     @route("GET /api/v1/integrations/confluence/config", answer="ConfluenceConfigResponse")
     def get_confluence_config(self, context):
         """Get the connection to Confluence."""
@@ -24124,13 +24116,12 @@ class ConfluenceConnections(
             name="ConfluenceConfigRequest",
         ),
         answer="ConfluenceConfigResponse",
-        **KEPT,
     )
     def save_confluence_config(self, context):
         """Store the connection to Confluence, instead of the one before."""
         return ConfluenceConnection.keep(context.body)
 
-    @route("POST /api/v1/integrations/confluence/test", **TRIED)
+    @route("POST /api/v1/integrations/confluence/test", answer=CONNECTION_TEST)
     def test_confluence(self, context):
         """Try the connection to Confluence."""
         return context.prepared
@@ -24407,16 +24398,13 @@ more than ten minutes before.
         return ledger_row(own)
 
     @route(
-        "POST /api/v1/ledger/verify/{recordId}",
-        answer=_RECORD_VERDICT.describe(),
-        before="examine_record",
-        setting="ledger",
+        "POST /api/v1/ledger/verify/{recordId}", answer=_RECORD_VERDICT.describe(), setting="ledger"
     )
     def verify_ledger_record(self, context, record):
         """Check a record against all its entries, and each of these against the one before."""
         return context.prepared
 
-    def examine_record(self, context, record):
+    def prepare_verify_ledger_record(self, context, record):
         """Find out whether a record is what the ledger says."""
         with _one_verification(context) as deadline:
             chain, first, fault = ChainWalk(), None, "The ledger has no entry of this record."
@@ -24441,14 +24429,13 @@ more than ten minutes before.
         "POST /api/v1/ledger/verify-chain",
         body=Schema(**{"from": Timestamp(6), "to": Timestamp(6)}, name="VerifyChainRequest"),
         answer=_CHAIN_VERDICT.describe(),
-        before="examine_chain",
         setting="ledger",
     )
     def verify_ledger_chain(self, context):
         """Check every entry between two times, both included, and the records as they stand."""
         return context.prepared
 
-    def examine_chain(self, context):
+    def prepare_verify_ledger_chain(self, context):
         """Find the first entry of a time that is not as it was written.
 
         What takes longer than the deadline goes on with the next request for the same times.
