@@ -4649,7 +4649,7 @@ class Operation:
     #: Headers of its own that the operation reads.
     request_headers: tuple[str, ...] = ()
     #: The member under which a dry run reports what it would do, if not the usual one.
-    would: str = ""
+    dry_run_member: str = ""
     #: Makes the response from the record that the handler returned; a dry run shows the record.
     brief: Callable[[Model], dict] | None = None
     #: Statuses of refusals that it has beyond those that all operations have.
@@ -6079,12 +6079,12 @@ class Event(Model):
 _RETRY_STEPS = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
 _JITTER = 0.2
 _GIVE_UP_AFTER = 120 * 3600
-#: Errands of a kind taken up in one step, so that a long queue does not keep other work waiting.
+#: Messages of one model sent in one step, so that a long queue does not delay other work.
 BATCH = 100
 
 
 class OutboundRequest(NamedTuple):
-    """What an errand posts: these bytes, under these headers, to this URL."""
+    """An HTTP POST of these bytes, with these headers, to this URL."""
 
     url: str
     body: bytes
@@ -6092,16 +6092,16 @@ class OutboundRequest(NamedTuple):
 
 
 class OutboxMessage(Model):
-    """Something on its way to another server, and what came of the last attempt.
+    """A message to another server, and the result of the last attempt.
 
-    It is tried at once, and again after each of `steps` (seconds, more or less `jitter` of them)
-    until the other side accepts it. `lane` names the field that says where it goes: when one fails,
-    all that goes the same way is left alone until the dispatcher's next step.
+    It is sent at once, and again after each of `steps` (seconds, plus or minus the share `jitter`)
+    until the receiver accepts it. `channel_field` names the field of the receiver: after a failure
+    its other messages wait for the dispatcher's next step.
     """
 
-    #: It has no table, and gives others its columns.
+    #: Without a table; subclasses inherit its columns.
     abstract: ClassVar[bool] = True
-    lane: ClassVar[str]
+    channel_field: ClassVar[str]
     steps: ClassVar[Sequence[float]] = _RETRY_STEPS
     jitter: ClassVar[float] = _JITTER
 
@@ -6117,7 +6117,7 @@ class OutboxMessage(Model):
 
     @classmethod
     def send(cls, **values) -> OutboxMessage:
-        """Put one on its way, as soon as the current session is committed."""
+        """Enqueue a message, to be sent once the current session is committed."""
         current = session()
         current.afterwards.append(current.workspace.bell.set)
         return cls.create(due_at=current.source.now(), **values)
@@ -6131,22 +6131,22 @@ class OutboxMessage(Model):
     @classmethod
     def waiting(cls, moment: str, failing: Iterable[str]) -> Iterable[OutboxMessage]:
         """A batch of those that are due, the oldest first, without the lanes that are failing."""
-        way = cls._meta.fields[cls.lane]
-        due = cls.select().where(cls.due_at <= moment, way.not_in(list(failing)))
+        channel = cls._meta.fields[cls.channel_field]
+        due = cls.select().where(cls.due_at <= moment, channel.not_in(list(failing)))
         return due.order_by(cls.due_at, cls._meta.primary_key).limit(BATCH)
 
     @property
-    def way(self) -> str:
-        """The lane that this one takes."""
-        return self.__data__[self.lane]
+    def channel_key(self) -> str:
+        """The key of its channel."""
+        return self.__data__[self.channel_field]
 
     def is_still_due(self) -> bool:
-        """Whether it is still to be sent; others may have had a say since it was taken up."""
+        """Return whether it is still to be sent: another transaction may have changed it."""
         stored = type(self).find_or_none(self.id)
         return stored is not None and (stored.state, stored.due_at) == (self.state, self.due_at)
 
     def outbound_request(self, workspace: Workspace, at: float) -> OutboundRequest:
-        """What is sent; Invalid where it must not be, which counts as an attempt that failed."""
+        """The request to send; Invalid where it must not be sent, which is a failed attempt."""
         raise NotImplementedError
 
     def deliver(self, workspace: Workspace, transport: Any, at: float) -> HttpResponse:
@@ -6188,9 +6188,9 @@ class OutboxMessage(Model):
 
 
 class Delivery(OutboxMessage):
-    """One event on its way to one endpoint, and what came of the last attempt."""
+    """The delivery of one event to one endpoint, and the result of the last attempt."""
 
-    lane = "endpoint"
+    channel_field = "endpoint"
 
     id = PrefixedId("dlv")
     event = ForeignKey(Event, index=True)
@@ -6316,8 +6316,8 @@ def write_transaction(
 
     try:
         result, afterwards = workspace.writer.run(run)
-    except DryRunRollback as rehearsed:
-        return rehearsed.result
+    except DryRunRollback as rollback:
+        return rollback.result
     for follow in afterwards:
         follow()
     return result
@@ -6957,9 +6957,9 @@ def _remember_refusal(idempotency: Idempotency, problem: Problem, current: Sessi
 
 def dry_run_member(operation: Operation) -> str:
     """The member under which a dry run reports what an operation would do."""
-    would = {"PUT": "wouldUpdate", "PATCH": "wouldUpdate", "DELETE": "wouldDelete"}
-    would["POST"] = "wouldCreate" if operation.status == 201 else "result"
-    return operation.would or would[operation.method]
+    members = {"PUT": "wouldUpdate", "PATCH": "wouldUpdate", "DELETE": "wouldDelete"}
+    members["POST"] = "wouldCreate" if operation.status == 201 else "result"
+    return operation.dry_run_member or members[operation.method]
 
 
 def _run_handler(context: RequestContext, path: Sequence[str], dry_run: bool) -> Response:
@@ -7380,7 +7380,7 @@ class Dispatcher:
         The time is the clock's and so many seconds `ahead`; it goes on while receivers answer.
         """
         arrived = 0
-        for model in errand_kinds():
+        for model in outbox_models():
             failing: set[str] = set()
             full = True
             while full and not self.is_stopping:
@@ -7393,26 +7393,26 @@ class Dispatcher:
     ) -> tuple[int, bool]:
         """Attempt a batch of what is due; return how many arrived, and whether the batch was full.
 
-        A lane that failed is left alone for the rest of the step.
+        A channel that failed is skipped for the rest of the step.
         """
         arrived, moment = 0, self.source.timestamp(self.source.clock() + ahead)
         with workspace.read():
             due = list(model.waiting(moment, failing)) if model.is_due(moment) else []
-            for errand in due:
-                if self.is_stopping or errand.way in failing or not errand.is_still_due():
+            for message in due:
+                if self.is_stopping or message.channel_key in failing or not message.is_still_due():
                     continue
-                if self.attempt(workspace, errand, ahead):
+                if self.attempt(workspace, message, ahead):
                     arrived += 1
                 else:
-                    failing.add(errand.way)
+                    failing.add(message.channel_key)
         return arrived, len(due) == BATCH
 
-    def attempt(self, workspace: Workspace, errand: OutboxMessage, ahead: float = 0.0) -> bool:
-        """Send one errand, and write down what came of it."""
+    def attempt(self, workspace: Workspace, message: OutboxMessage, ahead: float = 0.0) -> bool:
+        """Send one message, and record the result."""
         # While a receiver is waited for, the workspace may end.
         leave = release_on_exit.set(workspace.leases.away)
         try:
-            sent = errand.deliver(workspace, self.transport, self.source.clock() + ahead)
+            sent = message.deliver(workspace, self.transport, self.source.clock() + ahead)
         except Problem as problem:
             sent = HttpResponse(0, None, str(problem))
         finally:
@@ -7421,17 +7421,17 @@ class Dispatcher:
 
         def work(current):
             # It may be gone, together with what it was on its way to.
-            stored = type(errand).find_or_none(errand.id)
+            stored = type(message).find_or_none(message.id)
             if stored is not None:
                 stored.record_attempt(sent, at)
 
-        noun = errand.noun()
+        noun = message.noun()
         write_transaction(workspace, work, actor="dispatcher", reason=f"Outcome of a {noun}.")
-        return errand.accepts(sent)
+        return message.accepts(sent)
 
 
 @functools.cache
-def errand_kinds() -> list[type[OutboxMessage]]:
+def outbox_models() -> list[type[OutboxMessage]]:
     """Every kind of what leaves by itself."""
     return [model for model in all_models() if issubclass(model, OutboxMessage)]
 
@@ -7500,7 +7500,7 @@ def _forget_old(workspace: Workspace, at: float, is_stopping: Callable[[], bool]
     old_answers = IdempotencyRecord.created_at < stamp(at - settings.idempotency_life)
     delete_in_batches(workspace, IdempotencyRecord, old_answers, is_stopping)
     old = stamp(at - settings.event_life)
-    for model in errand_kinds():
+    for model in outbox_models():
         delete_in_batches(workspace, model, model.finished(old), is_stopping)
     waiting = Delivery.select(peewee.SQL("1")).where(Delivery.event == Event.id)
     delivered = (Event.created_at < old) & ~peewee.fn.EXISTS(waiting)
@@ -11742,12 +11742,12 @@ class NotificationRule(Model):
             # Two changes at a time might each leave a good pair, and a bad one together.
             read_receiver(self.channel_config)
         if not self.sends:
-            NotificationErrand.skip(self)
+            NotificationMessage.skip(self)
         return changed
 
     def remove(self):
         # All at once, since there may be many.
-        for model in (NotificationErrand, NotificationDelivery):
+        for model in (NotificationMessage, NotificationDelivery):
             model.delete().where(model.rule == self).execute()
         super().remove()
 
@@ -11774,10 +11774,10 @@ class NotificationDelivery(Model):
         cls.create(rule=rule, event_type=trigger, payload=payload, status=status, **values)
 
 
-class NotificationErrand(OutboxMessage):
-    """A notification on its way to the channel of a rule."""
+class NotificationMessage(OutboxMessage):
+    """A notification to be sent to the channel of a rule."""
 
-    since, lane = 4, "rule"
+    since, channel_field = 4, "rule"
     #: Seconds to wait before the second and the third attempt.
     steps, jitter = (2, 4), 0
 
@@ -11785,6 +11785,9 @@ class NotificationErrand(OutboxMessage):
     rule = Owner(NotificationRule, index=True)
     #: What WEBHOOK posts, and SLACK puts in words.
     payload = Text()
+
+    class Meta:
+        table_name = "notification_errand"
 
     @classmethod
     def waiting(cls, moment, failing):
@@ -11813,9 +11816,9 @@ class NotificationErrand(OutboxMessage):
     @classmethod
     def skip(cls, rule: NotificationRule) -> None:
         """End what is on its way by a rule that has nothing sent any more."""
-        for errand in cls.select().where(cls.rule == rule, cls.state == "due"):
-            errand.change(state="failed", due_at=None)
-            errand.conclude("SKIPPED", 0, "The rule was switched off, or has another channel now.")
+        for message in cls.select().where(cls.rule == rule, cls.state == "due"):
+            message.change(state="failed", due_at=None)
+            message.conclude("SKIPPED", 0, "The rule was switched off, or has another channel now.")
 
     def conclude(self, status: str, attempts: int, error: str | None = None) -> None:
         """Put down what became of it in the end."""
@@ -11869,7 +11872,7 @@ def notify(
         if channel == "IN_APP":
             _notify_inside(notification, rule)
         else:
-            NotificationErrand.send(rule=rule, payload=to_json(notification))
+            NotificationMessage.send(rule=rule, payload=to_json(notification))
 
 
 # --- Notification rules -------------------------------------------------------
@@ -16012,7 +16015,7 @@ approval whose requester is not on record (an import, an older version) takes `f
             name="CreateApprovalRequest",
         ),
         answer="ApprovalResponse",
-        would="wouldCreate",
+        dry_run_member="wouldCreate",
     )
     def request_approval(self, context, key):
         """Ask for approval of a trail."""
@@ -16203,7 +16206,7 @@ only, say COMPLIANT. `requiredApproverRoles` are stored and returned only.
         "POST /api/v1/assert",
         body=Schema(sha256_digest=Digest(), flow_id=Id(), name="AssertRequest"),
         answer={"type": "object", "required": list(_VERDICT), "properties": _VERDICT},
-        would="wouldCreate",
+        dry_run_member="wouldCreate",
     )
     def assert_compliance(self, context):
         """Decide whether an artifact meets a flow.
@@ -17532,7 +17535,7 @@ class DeploymentPolicies(
     tag="Gate",
     plural="deploymentPolicies",
     verbs="list create retrieve update delete",
-    options={"create": {"status": 200, "would": "wouldCreate"}},
+    options={"create": {"status": 200, "dry_run_member": "wouldCreate"}},
 ):
     """Deployment policies, inactive ones included."""
 
@@ -23133,7 +23136,7 @@ class SlackConfig(Belonging, Model):
 class SlackMessage(OutboxMessage):
     """A text on its way to the channel of an organisation."""
 
-    lane, since = "config", 4
+    channel_field, since = "config", 4
 
     id = Uuid()
     config = ForeignKey(SlackConfig, index=True)
@@ -23670,7 +23673,7 @@ class SiteKeeper:
 
 
 # --- Jira ---------------------------------------------------------------------
-# Tickets are put down here first; an errand carries each to Jira (REST API, version 2).
+# Tickets are stored here first; an outbox message creates each in Jira (REST API, version 2).
 
 #: Seconds that one sync may wait for Jira, and how many tickets of a kind it takes up.
 SYNC_TIME, SYNC_BATCH = 20, 100
@@ -23769,7 +23772,7 @@ class JiraTicket(Model):
 class JiraPosting(OutboxMessage):
     """A ticket on its way to Jira."""
 
-    lane, since = "connection", 4
+    channel_field, since = "connection", 4
 
     id = Uuid()
     connection = ForeignKey(JiraConnection, index=True)
@@ -29662,7 +29665,7 @@ class _WorkspaceMetrics:
 
     def gauges(self) -> Iterator[tuple[str, str, float]]:
         """How much there is to do, and to store."""
-        waiting = sum(model.select().where(model.due_at > "").count() for model in errand_kinds())
+        waiting = sum(model.select().where(model.due_at > "").count() for model in outbox_models())
         yield "deliveries_waiting", "What has still to be sent to other servers.", waiting
         yield "file_bytes", "Size of the workspace's file.", file_bytes(self.workspace)
 
