@@ -26727,7 +26727,8 @@ def _send(response, context: RequestContext, surface: Surface, reply: Response) 
     elif context.request.method != "HEAD":
         response.stream = reply.stream
     elif hasattr(reply.stream, "close"):
-        # Nobody will read it; what it holds open is let go.
+        # A generator closes what it holds open only once it has begun.
+        next(iter(reply.stream), None)
         reply.stream.close()
     response.content_type = "application/json"
     response.set_headers(

@@ -1,6 +1,7 @@
 """Audit packages."""
 
 import contextlib
+import gc
 import gzip
 import hashlib
 import http.client
@@ -387,3 +388,13 @@ def test_a_large_package_is_never_held(lite, factstore, trail):
 
     assert sizes[0] == sizes[1] > 20_000
     assert most < 10 << 20
+
+
+def test_the_head_of_a_package_leaves_no_file_open(factstore, trail):
+    whole = factstore.request("GET", f"/api/v1/trails/{trail}/audit-package")
+
+    head = factstore.request("HEAD", f"/api/v1/trails/{trail}/audit-package")
+    gc.collect()  # a file that is left open is an error of the run
+
+    assert (head.status, head.body) == (200, b"")
+    assert head.headers["content-disposition"] == whole.headers["content-disposition"]
