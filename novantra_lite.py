@@ -4320,7 +4320,7 @@ class RequestContext:
         self.body: dict = {}
         self.raw, self.reason = b"", ""
         self.upload: Upload | None = None
-        #: The result of the operation's `before`.
+        #: The result of the operation's `prepare`.
         self.prepared: Any = None
         self.headers: dict[str, str] = {}
         #: Whether a rate limit has counted this request.
@@ -4635,9 +4635,9 @@ class Operation:
     public: bool = False
     #: Whether a server answers it with a thread of its own, beside all others.
     urgent: bool = False
-    #: Names the method of the resource by which a public operation knows its caller: by a signature
-    #: over the raw body. See `_identify_signer`.
-    signed: str = ""
+    #: Whether the resource's method `signer` identifies the caller of a public operation, by a
+    #: signature over the raw body. See `_identify_signer`.
+    signed: bool = False
     partial: bool = False
     #: What a multipart form holds, where that is not what another body holds.
     form: Schema | None = None
@@ -4648,11 +4648,8 @@ class Operation:
     limit: str = "json_limit"
     #: Headers of its own that the operation reads.
     request_headers: tuple[str, ...] = ()
-    #: Names the method of the resource that finds things out before the transaction begins, over
-    #: the network for instance; `context.prepared` is what it returned.
-    before: str = ""
     #: The member under which a dry run reports what it would do, if not the usual one.
-    would: str = ""
+    dry_run_member: str = ""
     #: Makes the response from the record that the handler returned; a dry run shows the record.
     brief: Callable[[Model], dict] | None = None
     #: Statuses of refusals that it has beyond those that all operations have.
@@ -4677,12 +4674,18 @@ class Operation:
     @property
     def writes(self) -> bool:
         """Whether it is answered in a transaction that a dry run rolls back."""
-        return self.method != "GET" and (bool(self.signed) or not self.public)
+        return self.method != "GET" and (self.signed or not self.public)
 
     @functools.cached_property
     def handler(self) -> Callable:
         """The method of the resource that answers."""
         return getattr(self.resource, self.name)
+
+    @functools.cached_property
+    def prepare(self) -> Callable | None:
+        """The resource's method `prepare_…` of this operation, if any: it runs before the
+        transaction, where it may use the network; `context.prepared` is its result."""
+        return getattr(self.resource, f"prepare_{self.name}", None)
 
     @property
     def summary(self) -> str:
@@ -6076,12 +6079,12 @@ class Event(Model):
 _RETRY_STEPS = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
 _JITTER = 0.2
 _GIVE_UP_AFTER = 120 * 3600
-#: Errands of a kind taken up in one step, so that a long queue does not keep other work waiting.
+#: Messages of one model sent in one step, so that a long queue does not delay other work.
 BATCH = 100
 
 
 class OutboundRequest(NamedTuple):
-    """What an errand posts: these bytes, under these headers, to this URL."""
+    """An HTTP POST of these bytes, with these headers, to this URL."""
 
     url: str
     body: bytes
@@ -6089,16 +6092,16 @@ class OutboundRequest(NamedTuple):
 
 
 class OutboxMessage(Model):
-    """Something on its way to another server, and what came of the last attempt.
+    """A message to another server, and the result of the last attempt.
 
-    It is tried at once, and again after each of `steps` (seconds, more or less `jitter` of them)
-    until the other side accepts it. `lane` names the field that says where it goes: when one fails,
-    all that goes the same way is left alone until the dispatcher's next step.
+    It is sent at once, and again after each of `steps` (seconds, plus or minus the share `jitter`)
+    until the receiver accepts it. `channel_field` names the field of the receiver: after a failure
+    its other messages wait for the dispatcher's next step.
     """
 
-    #: It has no table, and gives others its columns.
+    #: Without a table; subclasses inherit its columns.
     abstract: ClassVar[bool] = True
-    lane: ClassVar[str]
+    channel_field: ClassVar[str]
     steps: ClassVar[Sequence[float]] = _RETRY_STEPS
     jitter: ClassVar[float] = _JITTER
 
@@ -6114,7 +6117,7 @@ class OutboxMessage(Model):
 
     @classmethod
     def send(cls, **values) -> OutboxMessage:
-        """Put one on its way, as soon as the current session is committed."""
+        """Enqueue a message, to be sent once the current session is committed."""
         current = session()
         current.afterwards.append(current.workspace.bell.set)
         return cls.create(due_at=current.source.now(), **values)
@@ -6128,22 +6131,22 @@ class OutboxMessage(Model):
     @classmethod
     def waiting(cls, moment: str, failing: Iterable[str]) -> Iterable[OutboxMessage]:
         """A batch of those that are due, the oldest first, without the lanes that are failing."""
-        way = cls._meta.fields[cls.lane]
-        due = cls.select().where(cls.due_at <= moment, way.not_in(list(failing)))
+        channel = cls._meta.fields[cls.channel_field]
+        due = cls.select().where(cls.due_at <= moment, channel.not_in(list(failing)))
         return due.order_by(cls.due_at, cls._meta.primary_key).limit(BATCH)
 
     @property
-    def way(self) -> str:
-        """The lane that this one takes."""
-        return self.__data__[self.lane]
+    def channel_key(self) -> str:
+        """The key of its channel."""
+        return self.__data__[self.channel_field]
 
     def is_still_due(self) -> bool:
-        """Whether it is still to be sent; others may have had a say since it was taken up."""
+        """Return whether it is still to be sent: another transaction may have changed it."""
         stored = type(self).find_or_none(self.id)
         return stored is not None and (stored.state, stored.due_at) == (self.state, self.due_at)
 
     def outbound_request(self, workspace: Workspace, at: float) -> OutboundRequest:
-        """What is sent; Invalid where it must not be, which counts as an attempt that failed."""
+        """The request to send; Invalid where it must not be sent, which is a failed attempt."""
         raise NotImplementedError
 
     def deliver(self, workspace: Workspace, transport: Any, at: float) -> HttpResponse:
@@ -6185,9 +6188,9 @@ class OutboxMessage(Model):
 
 
 class Delivery(OutboxMessage):
-    """One event on its way to one endpoint, and what came of the last attempt."""
+    """The delivery of one event to one endpoint, and the result of the last attempt."""
 
-    lane = "endpoint"
+    channel_field = "endpoint"
 
     id = PrefixedId("dlv")
     event = ForeignKey(Event, index=True)
@@ -6313,8 +6316,8 @@ def write_transaction(
 
     try:
         result, afterwards = workspace.writer.run(run)
-    except DryRunRollback as rehearsed:
-        return rehearsed.result
+    except DryRunRollback as rollback:
+        return rollback.result
     for follow in afterwards:
         follow()
     return result
@@ -6810,12 +6813,12 @@ def _identify_signer(context: RequestContext, path: Sequence[str], at: float) ->
     if context.request.content_length:
         context.check_media()
     context.take_raw()
-    ask = getattr(context.operation.resource, context.operation.signed)
+    identify = context.operation.resource.signer
     answers, absent = [], []
     for workspace in context.lite.workspaces.values():
         with workspace.read():
             try:
-                answers.append((workspace, ask(context, *path)))
+                answers.append((workspace, identify(context, *path)))
             except NotFound as problem:
                 absent.append(problem)
     verified = [(workspace, principal) for workspace, principal in answers if principal]
@@ -6937,12 +6940,12 @@ def _prepare_answer(
     """Let an operation find out what it needs while no transaction is open; a repeat needs nothing
     more than its answer."""
     operation = context.operation
-    if not operation.before:
+    if not operation.prepare:
         return None
     with context.workspace.read():
         if idempotency and (reply := idempotency.replay()):
             return reply
-        context.prepared = getattr(operation.resource, operation.before)(context, *path)
+        context.prepared = operation.prepare(context, *path)
     return None
 
 
@@ -6954,9 +6957,9 @@ def _remember_refusal(idempotency: Idempotency, problem: Problem, current: Sessi
 
 def dry_run_member(operation: Operation) -> str:
     """The member under which a dry run reports what an operation would do."""
-    would = {"PUT": "wouldUpdate", "PATCH": "wouldUpdate", "DELETE": "wouldDelete"}
-    would["POST"] = "wouldCreate" if operation.status == 201 else "result"
-    return operation.would or would[operation.method]
+    members = {"PUT": "wouldUpdate", "PATCH": "wouldUpdate", "DELETE": "wouldDelete"}
+    members["POST"] = "wouldCreate" if operation.status == 201 else "result"
+    return operation.dry_run_member or members[operation.method]
 
 
 def _run_handler(context: RequestContext, path: Sequence[str], dry_run: bool) -> Response:
@@ -7377,7 +7380,7 @@ class Dispatcher:
         The time is the clock's and so many seconds `ahead`; it goes on while receivers answer.
         """
         arrived = 0
-        for model in errand_kinds():
+        for model in outbox_models():
             failing: set[str] = set()
             full = True
             while full and not self.is_stopping:
@@ -7390,26 +7393,26 @@ class Dispatcher:
     ) -> tuple[int, bool]:
         """Attempt a batch of what is due; return how many arrived, and whether the batch was full.
 
-        A lane that failed is left alone for the rest of the step.
+        A channel that failed is skipped for the rest of the step.
         """
         arrived, moment = 0, self.source.timestamp(self.source.clock() + ahead)
         with workspace.read():
             due = list(model.waiting(moment, failing)) if model.is_due(moment) else []
-            for errand in due:
-                if self.is_stopping or errand.way in failing or not errand.is_still_due():
+            for message in due:
+                if self.is_stopping or message.channel_key in failing or not message.is_still_due():
                     continue
-                if self.attempt(workspace, errand, ahead):
+                if self.attempt(workspace, message, ahead):
                     arrived += 1
                 else:
-                    failing.add(errand.way)
+                    failing.add(message.channel_key)
         return arrived, len(due) == BATCH
 
-    def attempt(self, workspace: Workspace, errand: OutboxMessage, ahead: float = 0.0) -> bool:
-        """Send one errand, and write down what came of it."""
+    def attempt(self, workspace: Workspace, message: OutboxMessage, ahead: float = 0.0) -> bool:
+        """Send one message, and record the result."""
         # While a receiver is waited for, the workspace may end.
         leave = release_on_exit.set(workspace.leases.away)
         try:
-            sent = errand.deliver(workspace, self.transport, self.source.clock() + ahead)
+            sent = message.deliver(workspace, self.transport, self.source.clock() + ahead)
         except Problem as problem:
             sent = HttpResponse(0, None, str(problem))
         finally:
@@ -7418,17 +7421,17 @@ class Dispatcher:
 
         def work(current):
             # It may be gone, together with what it was on its way to.
-            stored = type(errand).find_or_none(errand.id)
+            stored = type(message).find_or_none(message.id)
             if stored is not None:
                 stored.record_attempt(sent, at)
 
-        noun = errand.noun()
+        noun = message.noun()
         write_transaction(workspace, work, actor="dispatcher", reason=f"Outcome of a {noun}.")
-        return errand.accepts(sent)
+        return message.accepts(sent)
 
 
 @functools.cache
-def errand_kinds() -> list[type[OutboxMessage]]:
+def outbox_models() -> list[type[OutboxMessage]]:
     """Every kind of what leaves by itself."""
     return [model for model in all_models() if issubclass(model, OutboxMessage)]
 
@@ -7497,7 +7500,7 @@ def _forget_old(workspace: Workspace, at: float, is_stopping: Callable[[], bool]
     old_answers = IdempotencyRecord.created_at < stamp(at - settings.idempotency_life)
     delete_in_batches(workspace, IdempotencyRecord, old_answers, is_stopping)
     old = stamp(at - settings.event_life)
-    for model in errand_kinds():
+    for model in outbox_models():
         delete_in_batches(workspace, model, model.finished(old), is_stopping)
     waiting = Delivery.select(peewee.SQL("1")).where(Delivery.event == Event.id)
     delivered = (Event.created_at < old) & ~peewee.fn.EXISTS(waiting)
@@ -11650,12 +11653,12 @@ class NotificationRule(Model):
             # Two changes at a time might each leave a good pair, and a bad one together.
             read_receiver(self.channel_config)
         if not self.sends:
-            NotificationErrand.skip(self)
+            NotificationMessage.skip(self)
         return changed
 
     def remove(self):
         # All at once, since there may be many.
-        for model in (NotificationErrand, NotificationDelivery):
+        for model in (NotificationMessage, NotificationDelivery):
             model.delete().where(model.rule == self).execute()
         super().remove()
 
@@ -11682,10 +11685,10 @@ class NotificationDelivery(Model):
         cls.create(rule=rule, event_type=trigger, payload=payload, status=status, **values)
 
 
-class NotificationErrand(OutboxMessage):
-    """A notification on its way to the channel of a rule."""
+class NotificationMessage(OutboxMessage):
+    """A notification to be sent to the channel of a rule."""
 
-    since, lane = 4, "rule"
+    since, channel_field = 4, "rule"
     #: Seconds to wait before the second and the third attempt.
     steps, jitter = (2, 4), 0
 
@@ -11693,6 +11696,9 @@ class NotificationErrand(OutboxMessage):
     rule = Owner(NotificationRule, index=True)
     #: What WEBHOOK posts, and SLACK puts in words.
     payload = Text()
+
+    class Meta:
+        table_name = "notification_errand"
 
     @classmethod
     def waiting(cls, moment, failing):
@@ -11721,9 +11727,9 @@ class NotificationErrand(OutboxMessage):
     @classmethod
     def skip(cls, rule: NotificationRule) -> None:
         """End what is on its way by a rule that has nothing sent any more."""
-        for errand in cls.select().where(cls.rule == rule, cls.state == "due"):
-            errand.change(state="failed", due_at=None)
-            errand.conclude("SKIPPED", 0, "The rule was switched off, or has another channel now.")
+        for message in cls.select().where(cls.rule == rule, cls.state == "due"):
+            message.change(state="failed", due_at=None)
+            message.conclude("SKIPPED", 0, "The rule was switched off, or has another channel now.")
 
     def conclude(self, status: str, attempts: int, error: str | None = None) -> None:
         """Put down what became of it in the end."""
@@ -11777,7 +11783,7 @@ def notify(
         if channel == "IN_APP":
             _notify_inside(notification, rule)
         else:
-            NotificationErrand.send(rule=rule, payload=to_json(notification))
+            NotificationMessage.send(rule=rule, payload=to_json(notification))
 
 
 # --- Notification rules -------------------------------------------------------
@@ -11798,7 +11804,6 @@ class NotificationRules(
     tag="Notification rules",
     item="ruleId",
     verbs="list create retrieve update delete",
-    options={"create": {"before": "check_new"}, "update": {"before": "find_changes"}},
 ):
     """The notification rules; for admins only, since a rule holds the secret URL of its channel."""
 
@@ -11822,7 +11827,7 @@ say why one failed.
         name="UpdateNotificationRuleRequest",
     )
 
-    def check_new(self, context: RequestContext) -> None:
+    def prepare_create(self, context: RequestContext) -> None:
         """Refuse a channel that leads nowhere."""
         body = context.body
         config = body.get("channel_config", NotificationRule.channel_config.default)
@@ -11834,7 +11839,7 @@ say why one failed.
             read_receiver(values.get("channel_config", NotificationRule.channel_config.default))
         return super().enter(values)
 
-    def find_changes(self, context: RequestContext, key: str) -> dict:
+    def prepare_update(self, context: RequestContext, key: str) -> dict:
         """What a body changes of a rule, whose channel must still lead somewhere."""
         rule, values = self.find(key), dict(context.body)
         for name in ("filter_flow_id", "filter_environment_id"):
@@ -14793,7 +14798,6 @@ _UPLOADING = {
     ),
     "media": {UPLOAD_MEDIA: None},
     "limit": "upload_limit",
-    "before": "process",
     "status": 201,
 }
 PROCESSORS = MappingProxyType(
@@ -14834,7 +14838,7 @@ def _process_scan(
 class EvidenceUploads(Factstore, model=EvidenceFile, tag="Attestations"):
     """Files on their way to their attestations."""
 
-    def process(self, context, trail, key):
+    def prepare_upload_evidence(self, context, trail, key):
         """What the file says of its attestation, for types that have a processor."""
         attestation = self.addressed(trail, key)
         type = attestation.type.strip().lower()
@@ -14900,6 +14904,8 @@ class EvidenceUploads(Factstore, model=EvidenceFile, tag="Attestations"):
 
 class EvidenceUploadsV2(EvidenceUploads, model=Attestation, tag="V2 Attestations"):
     """The same under the second version of the API, which answers briefly."""
+
+    prepare_upload_evidence_v2 = EvidenceUploads.prepare_upload_evidence
 
     @route(
         "POST /api/v2/trails/{trailId}/attestations/{attestationId}/evidence",
@@ -15690,7 +15696,6 @@ _PULL_REQUEST = MappingProxyType(
         ),
         "status": 201,
         "answer": "AttestationResponse",
-        "before": "look_up",
         "refuses": (502,),
     }
 )
@@ -15701,7 +15706,9 @@ class PullRequests(
 ):
     """Attestations of the pull requests that commits came through."""
 
-    def look_up(self, context: RequestContext, trail_id: str) -> tuple[dict, dict | None]:
+    def prepare_attest_pull_request(
+        self, context: RequestContext, trail_id: str
+    ) -> tuple[dict, dict | None]:
         """What is attested about, and the pull request that the source host has for it."""
         Trail.find(trail_id)
         body, slug = context.body, context.body.get("org_slug")
@@ -15749,6 +15756,8 @@ class PullRequestsV2(
     PullRequests, model=Attestation, tag="V2 Attestations", schema_name="AttestationResponse"
 ):
     """The same by the paths of the second version."""
+
+    prepare_attest_pull_request_v2 = PullRequests.prepare_attest_pull_request
 
     @route("POST /api/v2/trails/{trailId}/attestations/pull-request", **_PULL_REQUEST)
     def attest_pull_request_v2(self, context, trail_id):
@@ -15917,7 +15926,7 @@ approval whose requester is not on record (an import, an older version) takes `f
             name="CreateApprovalRequest",
         ),
         answer="ApprovalResponse",
-        would="wouldCreate",
+        dry_run_member="wouldCreate",
     )
     def request_approval(self, context, key):
         """Ask for approval of a trail."""
@@ -16108,8 +16117,7 @@ only, say COMPLIANT. `requiredApproverRoles` are stored and returned only.
         "POST /api/v1/assert",
         body=Schema(sha256_digest=Digest(), flow_id=Id(), name="AssertRequest"),
         answer={"type": "object", "required": list(_VERDICT), "properties": _VERDICT},
-        before="evaluate_request",
-        would="wouldCreate",
+        dry_run_member="wouldCreate",
     )
     def assert_compliance(self, context):
         """Decide whether an artifact meets a flow.
@@ -16141,7 +16149,7 @@ only, say COMPLIANT. `requiredApproverRoles` are stored and returned only.
             "attestations": list(verdict.attestations),
         }
 
-    def evaluate_request(self, context: RequestContext) -> tuple[Flow, _Verdict]:
+    def prepare_assert_compliance(self, context: RequestContext) -> tuple[Flow, _Verdict]:
         """Come to the verdict before the transaction that records it, so that no writer waits."""
         flow = Flow.find(context.body["flow_id"])
         return flow, _assert_compliance(flow, context.body["sha256_digest"])
@@ -16717,7 +16725,6 @@ class EnvironmentSnapshots(
         ),
         status=201,
         answer="EnvironmentSnapshotResponse",
-        before="cover",
     )
     def record_snapshot(self, context, key):
         """Record what runs in an environment now."""
@@ -16735,7 +16742,9 @@ class EnvironmentSnapshots(
         note_drift(environment, snapshot)
         return snapshot
 
-    def cover(self, context: RequestContext, key: str) -> tuple[str, dict | None, frozenset[str]]:
+    def prepare_record_snapshot(
+        self, context: RequestContext, key: str
+    ) -> tuple[str, dict | None, frozenset[str]]:
         """Match the names against the scope before the transaction, so that no writer waits."""
         environment = Environment.find(key)
         names = (artifact["artifactName"] for artifact in context.body.get("artifacts", ()))
@@ -17443,7 +17452,7 @@ class DeploymentPolicies(
     tag="Gate",
     plural="deploymentPolicies",
     verbs="list create retrieve update delete",
-    options={"create": {"status": 200, "would": "wouldCreate"}},
+    options={"create": {"status": 200, "dry_run_member": "wouldCreate"}},
 ):
     """Deployment policies, inactive ones included."""
 
@@ -18614,7 +18623,6 @@ class PolicyBundles(
                 version=Text(50, default="1.0.0"),
                 name="UploadBundleMultipart",
             ),
-            "before": "compile",
         },
         "retrieve": {"id": "getPolicyBundle"},
     },
@@ -18668,7 +18676,7 @@ numbers, or use `round`.
         values.pop("modules", None)
         return super().amend(record, values)
 
-    def compile(self, context):
+    def prepare_create(self, context):
         """Take the modules out of what came in, and compile them while no transaction is open."""
         upload = context.upload
         modules = unpack(upload) if upload else {MODULE: context.body["rego_content"]}
@@ -18876,7 +18884,6 @@ class PolicyDecisions(
             name="EvaluatePolicyRequest",
         ),
         answer="PolicyDecisionResponse",
-        before="ask",
     )
     def evaluate_policy(self, context):
         """Let the active policy bundle judge an artifact, and keep the decision."""
@@ -18903,7 +18910,7 @@ class PolicyDecisions(
         AuditEvent.record("POLICY_EVALUATED", context.principal.id, payload, **subject)
         return decision
 
-    def ask(self, context):
+    def prepare_evaluate_policy(self, context):
         """Put the input together, and ask the active bundle while no transaction is open."""
         bundle = PolicyBundle.active()
         if bundle is None:
@@ -19338,7 +19345,6 @@ class Gate(Factstore, model=GateResult, tag="Gate"):
             name="GateEvaluateRequest",
         ),
         answer="GateEvaluateResponse",
-        before="decide",
     )
     def evaluate_gate(self, context):
         """Decide whether an artifact may run in an environment, and keep the decision.
@@ -19362,7 +19368,7 @@ class Gate(Factstore, model=GateResult, tag="Gate"):
             )
         return environment.id if environment else key, environment
 
-    def decide(self, context):
+    def prepare_evaluate_gate(self, context):
         """Have the policies and bundles that apply evaluated while no transaction is open."""
         body = context.body
         key, environment = self.addressed(body)
@@ -20114,7 +20120,7 @@ secret again.
         context.principal.can_grant(config.scopes())
         return config
 
-    def probe(self, context: RequestContext, key: str) -> dict:
+    def prepare_test_sso_connection(self, context: RequestContext, key: str) -> dict:
         """What came of reading the discovery document of an organisation's issuer."""
         provider = IdentityProvider(self.find(key).issuer_url, context.settings)
         try:
@@ -20135,7 +20141,6 @@ secret again.
 
     @route(
         "POST /api/v1/organisations/{slug}/sso/test",
-        before="probe",
         answer=closed_schema(
             success=Boolean().describe(),
             message=TEXT,
@@ -20720,7 +20725,6 @@ PENDING. A token that its issuer's keys do not verify is rejected.
         ),
         status=201,
         answer="AttestationResponse",
-        before="verify",
     )
     def create(self, context):
         """Record what a CI system's identity token says: PASSED if it proves the trail's build.
@@ -20746,7 +20750,7 @@ PENDING. A token that its issuer's keys do not verify is rejected.
             org_slug=context.body.get("org_slug"),
         )
 
-    def verify(self, context: RequestContext) -> _VerifiedToken:
+    def prepare_create(self, context: RequestContext) -> _VerifiedToken:
         """Verify the token while no transaction is open; trail and organisation come first."""
         Trail.find(context.body["trail"])
         check_organisation(context.body.get("org_slug"))
@@ -21772,7 +21776,6 @@ Documents are versioned, and encrypted in the workspace's file or, with the sett
             VaultDocument.evidence_type, data=Json(_VAULT_DATA), name="StoreEvidenceRequest"
         ),
         status=201,
-        before="send",
         answer=_VAULT_EVIDENCE,
         refuses=(502,),
     )
@@ -21783,18 +21786,14 @@ Documents are versioned, and encrypted in the workspace's file or, with the sett
             context, location, vault.keep(location, context.body["data"], context.prepared)
         )
 
-    def send(self, context, *path):
+    def prepare_store_vault_evidence(self, context, *path):
         """Store a document in Vault, if that is where documents are kept; a dry run only asks."""
         dry_run = context.operation.surface.is_dry_run(context.request)
         location, data = self.location(context.body, *path), context.body["data"]
         return context.lite.vault.send(location, data, dry_run)
 
     @route(
-        "DELETE /api/v1/evidence/{evidenceKey}/{entityKey}",
-        query=which,
-        status=204,
-        before="withdraw",
-        refuses=(502,),
+        "DELETE /api/v1/evidence/{evidenceKey}/{entityKey}", query=which, status=204, refuses=(502,)
     )
     def delete_vault_evidence(self, context, *path):
         """Delete the newest version of a document, if there is one; its metadata stays."""
@@ -21802,7 +21801,7 @@ Documents are versioned, and encrypted in the workspace's file or, with the sett
         version = context.lite.vault.forget(location, context.prepared)
         return self.describe_document(context, location, version) if version else None
 
-    def withdraw(self, context, *path):
+    def prepare_delete_vault_evidence(self, context, *path):
         """Delete a document in Vault, if that is where documents are kept; a dry run only asks."""
         dry_run = context.operation.surface.is_dry_run(context.request)
         return context.lite.vault.withdraw(self.location(context.query, *path), dry_run)
@@ -22946,7 +22945,7 @@ class IncomingEvents(Factstore, scope="", tag="Webhooks"):
     @route(
         "POST /api/v1/webhooks/{source}",
         public=True,
-        signed="signer",
+        signed=True,
         body=_WebhookBody(),
         media=MappingProxyType({"application/json": bytes, FORM_MEDIA: bytes}),
         request_headers=(
@@ -23054,7 +23053,7 @@ class SlackConfig(Belonging, Model):
 class SlackMessage(OutboxMessage):
     """A text on its way to the channel of an organisation."""
 
-    lane, since = "config", 4
+    channel_field, since = "config", 4
 
     id = Uuid()
     config = ForeignKey(SlackConfig, index=True)
@@ -23404,7 +23403,7 @@ def _answer_slack(lines: Iterable[str]) -> dict:
 _FROM_SLACK = MappingProxyType(
     {
         "public": True,
-        "signed": "signer",
+        "signed": True,
         "media": MappingProxyType({"application/x-www-form-urlencoded": read_form}),
         "request_headers": ("X-Slack-Signature", "X-Slack-Request-Timestamp"),
         "answer": _SLACK_ANSWER,
@@ -23565,17 +23564,11 @@ class AtlassianSite(Model):
         return {"success": works, "message": sentence}
 
 
-_CONNECTION_TEST = {
+CONNECTION_TEST = {
     "type": "object",
     "required": ["success", "message"],
     "properties": {"success": {"type": "boolean"}, "message": {"type": "string"}},
 }
-
-
-#: How a connection is stored: the name in its URL may take seconds to resolve.
-KEPT = MappingProxyType({"before": "check"})
-#: How a connection is tried.
-TRIED = MappingProxyType({"answer": _CONNECTION_TEST, "before": "probe"})
 
 
 class SiteKeeper:
@@ -23597,7 +23590,7 @@ class SiteKeeper:
 
 
 # --- Jira ---------------------------------------------------------------------
-# Tickets are put down here first; an errand carries each to Jira (REST API, version 2).
+# Tickets are stored here first; an outbox message creates each in Jira (REST API, version 2).
 
 #: Seconds that one sync may wait for Jira, and how many tickets of a kind it takes up.
 SYNC_TIME, SYNC_BATCH = 20, 100
@@ -23696,7 +23689,7 @@ class JiraTicket(Model):
 class JiraPosting(OutboxMessage):
     """A ticket on its way to Jira."""
 
-    lane, since = "connection", 4
+    channel_field, since = "connection", 4
 
     id = Uuid()
     connection = ForeignKey(JiraConnection, index=True)
@@ -23789,6 +23782,8 @@ class JiraConnections(
 ):
     """The connection to Jira, without its token."""
 
+    prepare_save_jira_config, prepare_test_jira = SiteKeeper.check, SiteKeeper.probe
+
     @route("GET /api/v1/integrations/jira/config", answer="JiraConfigResponse")
     def get_jira_config(self, context):
         """Get the connection to Jira."""
@@ -23802,13 +23797,12 @@ class JiraConnections(
             name="JiraConfigRequest",
         ),
         answer="JiraConfigResponse",
-        **KEPT,
     )
     def save_jira_config(self, context):
         """Store the connection to Jira, instead of the one before."""
         return JiraConnection.keep(context.body)
 
-    @route("POST /api/v1/integrations/jira/test", **TRIED)
+    @route("POST /api/v1/integrations/jira/test", answer=CONNECTION_TEST)
     def test_jira(self, context):
         """Try the connection to Jira."""
         return context.prepared
@@ -23924,7 +23918,6 @@ class JiraTickets(
     tag="Atlassian",
     schema_name="JiraTicketResponse",
     verbs="list create",
-    options={"create": {"before": "send"}},
 ):
     """Tickets in Jira that are about trails."""
 
@@ -23941,7 +23934,7 @@ ones. The URL is https; http is accepted only into networks of the setting
         JiraTicket, "summary issue_type", trail_id=Id(), name="CreateJiraTicketRequest"
     )
 
-    def send(self, context: RequestContext) -> tuple[str, HttpResponse] | None:
+    def prepare_create(self, context: RequestContext) -> tuple[str, HttpResponse] | None:
         """Put a ticket down and try to send it; nothing for a dry run, which leaves no trace."""
         connection = JiraConnection.stored()
         Trail.find(context.body["trail_id"])
@@ -23962,7 +23955,7 @@ ones. The URL is https; http is accepted only into networks of the setting
         posting.record_attempt(sent, context.lite.source.clock())
         return posting.ticket
 
-    def exchange(self, context: RequestContext) -> _JiraSync | None:
+    def prepare_sync_jira(self, context: RequestContext) -> _JiraSync | None:
         """Have everything exchanged that a sync is for; nothing for a dry run."""
         connection = JiraConnection.only()
         if connection is None or self.surface.is_dry_run(context.request):
@@ -23976,7 +23969,6 @@ ones. The URL is https; http is accepted only into networks of the setting
             "required": ["syncedCount", "message"],
             "properties": {"syncedCount": {"type": "integer"}, "message": {"type": "string"}},
         },
-        before="exchange",
     )
     def sync_jira(self, context):
         """Make the tickets that trails lack in Jira, and read the status of those that are open.
@@ -24028,6 +24020,9 @@ class ConfluenceConnections(
 ):
     """The connection to Confluence, without its token."""
 
+    prepare_save_confluence_config = SiteKeeper.check
+    prepare_test_confluence = SiteKeeper.probe
+
     @route("GET /api/v1/integrations/confluence/config", answer="ConfluenceConfigResponse")
     def get_confluence_config(self, context):
         """Get the connection to Confluence."""
@@ -24041,13 +24036,12 @@ class ConfluenceConnections(
             name="ConfluenceConfigRequest",
         ),
         answer="ConfluenceConfigResponse",
-        **KEPT,
     )
     def save_confluence_config(self, context):
         """Store the connection to Confluence, instead of the one before."""
         return ConfluenceConnection.keep(context.body)
 
-    @route("POST /api/v1/integrations/confluence/test", **TRIED)
+    @route("POST /api/v1/integrations/confluence/test", answer=CONNECTION_TEST)
     def test_confluence(self, context):
         """Try the connection to Confluence."""
         return context.prepared
@@ -24324,16 +24318,13 @@ more than ten minutes before.
         return ledger_row(own)
 
     @route(
-        "POST /api/v1/ledger/verify/{recordId}",
-        answer=_RECORD_VERDICT.describe(),
-        before="examine_record",
-        setting="ledger",
+        "POST /api/v1/ledger/verify/{recordId}", answer=_RECORD_VERDICT.describe(), setting="ledger"
     )
     def verify_ledger_record(self, context, record):
         """Check a record against all its entries, and each of these against the one before."""
         return context.prepared
 
-    def examine_record(self, context, record):
+    def prepare_verify_ledger_record(self, context, record):
         """Find out whether a record is what the ledger says."""
         with _one_verification(context) as deadline:
             chain, first, fault = ChainWalk(), None, "The ledger has no entry of this record."
@@ -24358,14 +24349,13 @@ more than ten minutes before.
         "POST /api/v1/ledger/verify-chain",
         body=Schema(**{"from": Timestamp(6), "to": Timestamp(6)}, name="VerifyChainRequest"),
         answer=_CHAIN_VERDICT.describe(),
-        before="examine_chain",
         setting="ledger",
     )
     def verify_ledger_chain(self, context):
         """Check every entry between two times, both included, and the records as they stand."""
         return context.prepared
 
-    def examine_chain(self, context):
+    def prepare_verify_ledger_chain(self, context):
         """Find the first entry of a time that is not as it was written.
 
         What takes longer than the deadline goes on with the next request for the same times.
@@ -29592,7 +29582,7 @@ class _WorkspaceMetrics:
 
     def gauges(self) -> Iterator[tuple[str, str, float]]:
         """How much there is to do, and to store."""
-        waiting = sum(model.select().where(model.due_at > "").count() for model in errand_kinds())
+        waiting = sum(model.select().where(model.due_at > "").count() for model in outbox_models())
         yield "deliveries_waiting", "What has still to be sent to other servers.", waiting
         yield "file_bytes", "Size of the workspace's file.", file_bytes(self.workspace)
 

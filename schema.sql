@@ -669,7 +669,7 @@ CREATE TABLE "endpoint" (
 
 CREATE INDEX "endpoint_created" ON "endpoint" ("created_at", "id");
 
--- One event on its way to one endpoint, and what came of the last attempt.
+-- The delivery of one event to one endpoint, and the result of the last attempt.
 CREATE TABLE "delivery" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "state" TEXT NOT NULL CHECK ("state" IN ('due', 'done', 'failed')),
@@ -1363,7 +1363,7 @@ CREATE TABLE "notification_delivery" (
 
 CREATE INDEX "notification_delivery_rule_id" ON "notification_delivery" ("rule_id");
 
--- A notification on its way to the channel of a rule.
+-- A notification to be sent to the channel of a rule.
 CREATE TABLE "notification_errand" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "state" TEXT NOT NULL CHECK ("state" IN ('due', 'done', 'failed')),
