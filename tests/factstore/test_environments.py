@@ -12,6 +12,7 @@ from novantra_lite import (
     FACTSTORE_SCOPES,
     Artifact,
     Attestation,
+    Environment,
     EnvironmentSnapshot,
     Event,
     NovantraLite,
@@ -171,6 +172,12 @@ def test_a_wrong_member_is_refused(lite, factstore, change, member):
         "(" * 200 + "a?" + "){9}" * 200,
         "(",
         "[[a]-",
+        "[a&&b]",
+        "a{x",
+        "(?P<name>a)",
+        "a(?i)b",
+        r"\pL",
+        r"\Aa\z",
     ],
 )
 def test_what_is_no_regular_expression_of_a_sane_size_is_refused(factstore, pattern):
@@ -215,7 +222,11 @@ def test_many_patterns_times_many_names_are_refused_in_bounded_time(lite, factst
     patterns = [f"(a|b)*a(a|b){{60}}{number}" for number in range(300)]
     body = {"name": "x", "type": "K8S", "scope": {"exclude": {"patterns": patterns}}}
     environment = factstore.post(ENVIRONMENTS, body).json["id"]
-    names = [an_artifact("ab" * 120 + f"{number}") for number in range(2000)]
+    # Letters without a rhythm: each name leads the matcher to states that it has not met.
+    letters = random.Random(1)
+    names = [
+        an_artifact("".join(letters.choices("ab", k=240)) + f"{number}") for number in range(2000)
+    ]
     before, start = tables(lite), time.monotonic()
 
     refused = factstore.post(
@@ -226,6 +237,23 @@ def test_many_patterns_times_many_names_are_refused_in_bounded_time(lite, factst
     assert refused.json["message"].startswith("The patterns of the environment's scope take too")
     assert time.monotonic() - start < 8
     assert tables(lite) == before
+
+
+def test_a_stored_pattern_that_cannot_be_used_is_named(lite, factstore):
+    environment = factstore.post(ENVIRONMENTS, {"name": "x", "type": "K8S"}).json["id"]
+    half = {"names": [], "patterns": [r"api\é"]}
+    scope = {"include": half, "exclude": {"names": [], "patterns": []}}
+    write_transaction(
+        lite.workspace, lambda current: Environment.find(environment).change(scope=scope), actor="x"
+    )
+
+    refused = factstore.post(
+        f"{ENVIRONMENTS}/{environment}/snapshots",
+        {"recordedBy": "agent", "artifacts": [an_artifact("api")]},
+    )
+
+    assert refused.status == 422
+    assert refused.json["message"].endswith(r"has a pattern that cannot be used: api\é")
 
 
 def test_a_name_is_taken_once(factstore, production):

@@ -462,7 +462,7 @@ def test_a_template_full_of_patterns_is_refused_in_bounded_time(factstore):
 
     assert len(text) < TEMPLATE_SIZE
     assert refused.status == 400
-    assert "Line 11, column 20: the patterns up to here are too large" in refused.json["message"]
+    assert "Line 32, column 21: the patterns up to here are too large" in refused.json["message"]
     assert time.process_time() - before < 2
 
 
