@@ -85,6 +85,7 @@ import threading
 import time
 import unicodedata
 import urllib.parse
+import zlib
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
@@ -4342,9 +4343,10 @@ class RequestContext:
         """The caller's address: the peer's, or what a trusted proxy says in X-Forwarded-For."""
         address = self.request.remote_addr or ""
         proxies = networks_of(self.settings, "trusted_proxies")
+        if not proxies:
+            return address
         # No more than some proxies stand in a row; what is left in one piece is no address.
-        forwarded = self.request.get_header("X-Forwarded-For", default="") if proxies else ""
-        hops = forwarded.rsplit(",", 16)
+        hops = self.request.get_header("X-Forwarded-For", default="").rsplit(",", 16)
         while hops and (peer := read_address(address)):
             if not any(peer in network for network in proxies):
                 break
@@ -4690,8 +4692,8 @@ class Operation:
     @functools.cached_property
     def reads_by_index(self) -> bool:
         """Whether the answer is stored JSON that an index finds: one record, or a keyset page."""
-        has_own_method = getattr(type(self.resource), self.name) is not vars(Resource).get(self.name)
-        if has_own_method or self.method != "GET" or self.resource.model.derived:
+        is_standard = getattr(type(self.resource), self.name) is vars(Resource).get(self.name)
+        if not is_standard or self.method != "GET" or self.resource.model.derived:
             return False
         return self.name == "retrieve" or isinstance(self.resource.listing, Listing)
 
@@ -4905,13 +4907,37 @@ RESOURCES: list[Resource] = []
 
 
 class IdempotencyRecord(Model):
-    """The answer that a write with an Idempotency-Key got, kept to be given again."""
+    """The response to a write with an Idempotency-Key, stored to answer its repeats.
+
+    `body` is compressed: see `_compress`.
+    """
 
     id = Text(primary_key=True)
     fingerprint = Text()
     status = Integer()
     body = Encrypted(null=True)
     created_at = Timestamp(default=now)
+
+
+#: What marks a compressed body; records of older versions hold the JSON text itself.
+_COMPRESSED = "~"
+
+
+def _compress(response: bytes, request: bytes) -> str:
+    """Compress the body of a response, most of which repeats the body of its request.
+
+    DEFLATE (RFC 1951) with the request as the dictionary, which a repeat brings along, as text.
+    """
+    deflate = zlib.compressobj(1, wbits=-15, zdict=request)
+    return _COMPRESSED + base64.b64encode(deflate.compress(response) + deflate.flush()).decode()
+
+
+def _decompress(text: str, request: bytes) -> bytes:
+    """Restore the body of a response to a request with this body."""
+    if not text.startswith(_COMPRESSED):
+        return text.encode()
+    inflate = zlib.decompressobj(wbits=-15, zdict=request)
+    return inflate.decompress(base64.b64decode(text[1:]))
 
 
 FINAL_REFUSALS = (409, 422)
@@ -4931,7 +4957,7 @@ class Idempotency:
             )
         parts = [context.principal.party, context.request.method, context.request.path, key]
         self.id = hashlib.sha256(to_json(parts).encode()).hexdigest()
-        self.fingerprint = context.body_digest().hex()
+        self.fingerprint, self.request_body = context.body_digest().hex(), context.raw
         self.workspace = context.workspace
         #: A record of this key that is out of its window.
         self.stale: IdempotencyRecord | None = None
@@ -4963,10 +4989,11 @@ class Idempotency:
         if record.fingerprint != self.fingerprint:
             raise Conflict("This Idempotency-Key was used with another body.")
         headers = {"Idempotency-Replayed": "true"}
+        body = _decompress(record.body or "", self.request_body)
         if record.status in FINAL_REFUSALS:
-            refusal = json.loads(record.body)
+            refusal = json.loads(body)
             raise PROBLEMS[record.status](refusal["message"], refusal["issues"], headers)
-        return Response(record.status, (record.body or "").encode(), headers)
+        return Response(record.status, body, headers)
 
     def remember(self, reply: Response) -> None:
         """Keep an answer for the next request with this key."""
@@ -4976,7 +5003,7 @@ class Idempotency:
             id=self.id,
             fingerprint=self.fingerprint,
             status=reply.status,
-            body=reply.body.decode() or None,
+            body=_compress(reply.body, self.request_body) if reply.body else None,
         )
 
     def remember_refusal(self, problem: Problem) -> None:
@@ -18437,7 +18464,6 @@ def _refused_file(why: str) -> Invalid:
 def unpack(upload: Upload) -> dict[str, str]:
     """The modules in an upload, by their paths: of a zip, of a tar.gz, or the one that it is."""
     import tarfile
-    import zlib
     from zipfile import BadZipFile
 
     start = next(upload.pieces(), b"")[:4]
@@ -24648,8 +24674,6 @@ class _AuditPackage:
 
     def archive(self, *first: _PackedFile) -> Iterator[bytes]:
         """These files, then those of the package, as tar in gzip (RFC 1952) without a time."""
-        import zlib
-
         squeeze = zlib.compressobj(wbits=31)
         with self.documents:
             for file in (*first, *self.files.values()):
@@ -26549,6 +26573,23 @@ def operation_at(method: str, path: str) -> Operation | None:
     return match[0].operations.get(method) if match else None
 
 
+#: A query that asks for a page of a list without any filter.
+_PAGE_QUERY = re.compile("(?:(?:limit=[0-9]{1,3}|cursor=[A-Za-z0-9_-]{1,200})&?)*")
+
+
+def is_quick(lite: NovantraLite, method: str, path: str, query: str, token: str) -> bool:
+    """Return whether a request is a read by an index, with a verified token that permits it.
+
+    It is answered in less time than a switch to another thread takes, and writes nothing.
+    """
+    operation = operation_at(method, path)
+    if not (operation and operation.reads_by_index and _PAGE_QUERY.fullmatch(query)):
+        return False
+    workspace = lite.workspaces.get(token.partition(".")[0])
+    principal = workspace and workspace.tokens.verified(token)
+    return bool(principal) and principal.has_scope(operation.scope)
+
+
 def wsgi_application() -> falcon.App:
     """The Falcon application that all instances share; the instance travels with the request."""
     application, _ = _application_and_router()
@@ -27595,7 +27636,7 @@ class _Listener(_Loop):
         from waitress.task import ThreadedTaskDispatcher
 
         self.settings, self.application, self.leave = settings, server.answer, server.leave
-        self.is_quick = server.application.is_quick
+        self.install = server.application
         #: Channels whose requests the loop answers itself, at the end of its turn.
         self.quick: deque[Any] = deque()
         self.spool, self.limit = Spool(settings), _descriptors_for(settings.connection_limit)
@@ -27695,7 +27736,7 @@ class _Listener(_Loop):
         if request.error or request.state or len(self.quick) >= _QUICK or self.queue.waiting:
             return False
         _, _, token = request.headers.get("AUTHORIZATION", "").partition(" ")
-        return self.is_quick(request.command, request.path, request.query, token)
+        return is_quick(self.install, request.command, request.path, request.query, token)
 
     def stop_lanes(self) -> None:
         """End the threads of the urgent operations."""
@@ -28599,10 +28640,6 @@ def accept_clock(workspace: Workspace) -> None:
         )
 
 
-#: A query that asks for a page of a list without any filter.
-_PAGE_QUERY = re.compile("(?:(?:limit=[0-9]{1,3}|cursor=[A-Za-z0-9_-]{1,200})&?)*")
-
-
 class Install:
     """The workspaces of a process, with the clock, the limits and the dispatcher that they share.
 
@@ -28713,18 +28750,6 @@ class Install:
             return self.workspaces.find(token.partition(".")[0])
         except NotFound:
             raise Unauthenticated from None
-
-    def is_quick(self, method: str, path: str, query: str, token: str) -> bool:
-        """Return whether a request is a read by an index, with a verified token that permits it.
-
-        It is answered in less time than a switch to another thread takes, and writes nothing.
-        """
-        operation = operation_at(method, path)
-        if not (operation and operation.reads_by_index and _PAGE_QUERY.fullmatch(query)):
-            return False
-        workspace = self.workspaces.get(token.partition(".")[0])
-        principal = workspace and workspace.tokens.verified(token)
-        return bool(principal) and principal.has_scope(operation.scope)
 
     def workspace_of_account(self, client_id: str) -> Workspace | None:
         """The workspace that has a service account."""

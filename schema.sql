@@ -1041,7 +1041,7 @@ CREATE INDEX "governance_exception_exception_kind" ON "governance_exception" ("e
 
 CREATE INDEX "governance_exception_status" ON "governance_exception" ("status", "created_at", "id");
 
--- The answer that a write with an Idempotency-Key got, kept to be given again.
+-- The response to a write with an Idempotency-Key, stored to answer its repeats.
 CREATE TABLE "idempotency_record" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "fingerprint" TEXT NOT NULL,
