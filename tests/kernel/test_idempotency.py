@@ -7,7 +7,13 @@ import pytest
 from conftest import Clock
 from rawfile import FINDING, FINDINGS, counts, rows, until
 
-from novantra_lite import Client, NovantraLite, ServiceAccount, write_transaction
+from novantra_lite import (
+    Client,
+    IdempotencyRecord,
+    NovantraLite,
+    ServiceAccount,
+    write_transaction,
+)
 
 KEY = {"Idempotency-Key": "batch-7-item-3"}
 
@@ -43,6 +49,30 @@ def test_the_kept_answer_is_encrypted_in_the_file(lite, novantra):
     assert kept[0][1] == 201
     assert kept[0][2].startswith("1.")
     assert "batch-7" not in kept[0][0]
+
+
+def test_a_stored_response_refers_to_its_request_instead_of_repeating_it(lite, novantra):
+    created = novantra.post(FINDINGS, FINDING | {"description": "a" + "bcd " * 400}, headers=KEY)
+
+    again = novantra.post(FINDINGS, FINDING | {"description": "a" + "bcd " * 400}, headers=KEY)
+
+    ((size,),) = rows(lite, "SELECT length(body) FROM idempotency_record")
+    assert again.body == created.body
+    assert len(created.body) > 2000
+    assert size < 800
+
+
+def test_a_response_that_an_older_version_stored_is_replayed(lite, novantra):
+    novantra.post(FINDINGS, FINDING, headers=KEY)
+    stored = '{"finding":{"id":"find_1"}}'
+
+    def replace(current):
+        IdempotencyRecord.select().get().change(body=stored)
+
+    write_transaction(lite.workspace, replace, actor="console")
+    again = novantra.post(FINDINGS, FINDING, headers=KEY)
+
+    assert (again.status, again.body.decode()) == (201, stored)
 
 
 def test_another_body_under_the_same_key_is_a_conflict(lite, novantra):
