@@ -7,13 +7,7 @@ import pytest
 from conftest import Clock
 from rawfile import FINDING, FINDINGS, counts, rows, until
 
-from novantra_lite import (
-    Client,
-    IdempotencyRecord,
-    NovantraLite,
-    ServiceAccount,
-    write_transaction,
-)
+from novantra_lite import Client, IdempotencyRecord, NovantraLite, ServiceAccount, write_transaction
 
 KEY = {"Idempotency-Key": "batch-7-item-3"}
 
