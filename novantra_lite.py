@@ -3803,18 +3803,18 @@ class Listing:
 
     def _write_joined(self, names: Sequence[str]) -> str:
         """Write the SQL of a stretch of the list, joined."""
-        return f"SELECT {_JOINED}, count(*) FROM ({self._stretch(names)})"
+        return f"SELECT {_JOINED}, count(*) FROM ({self.sql(names)})"
 
     def _write_rows(self, names: Sequence[str]) -> str:
         """Write the SQL of a stretch of the list, row by row."""
-        return f"SELECT CAST(text AS BLOB) FROM ({self._stretch(names)})"
+        return f"SELECT CAST(text AS BLOB) FROM ({self.sql(names)})"
 
     def _write_count(self, names: Sequence[str]) -> str:
         """Write the SQL that counts."""
         return self._filtered(names).select(peewee.fn.count(peewee.SQL("*"))).sql()[0]
 
-    def _stretch(self, names: Sequence[str]) -> str:
-        """The SQL of records by limit and offset."""
+    def sql(self, names: Sequence[str]) -> str:
+        """The SQL of the list under these filters, with a limit and an offset."""
         return self._ordered(names).select(self._text()).limit(1).offset(1).sql()[0]
 
     def _ordered(self, names: Sequence[str]) -> peewee.ModelSelect:
@@ -4488,7 +4488,7 @@ class Surface:
     #: Whether a number is taken where a string is expected.
     coerces = False
     #: The order of lists (see Listing), and whether it is reversed.
-    order, newest_first = "", False
+    sorting: ClassVar[tuple[str, bool]] = ("", False)
     #: Records of a page at most, where lists come in pages of an index alone.
     page_limit = 0
     #: Whether an empty query parameter counts as absent.
@@ -4795,9 +4795,7 @@ class Resource:
         query, conditions = surface.list_query(self)
         named = {name: self.condition(name, column) for name, column in query.members.values()}
         filters = named | conditions | dict(self.conditions)
-        self.listing = Listing(
-            self.model, filters, surface.order, surface.newest_first, self.without
-        )
+        self.listing = Listing(self.model, filters, *surface.sorting, self.without)
         create = {"method": "POST", "path": self.path, "body": self.creates}
         update = {"method": surface.update_method, "path": path, "body": self.changes}
         return {
@@ -7762,7 +7760,7 @@ class _NovantraSurface(Surface):
         "/api/v1/vulnerability-management",
     )
     update_method, page_limit = "PATCH", _PAGE_LIMIT
-    order, newest_first = "created_at id", True
+    sorting = "created_at id", True
     error_schema: ClassVar[dict] = {
         "type": "object",
         "required": ["error", "message", "requestId"],
@@ -25757,8 +25755,8 @@ class Collection:
             field = self.model.members()[member]
             conditions[member] = functools.partial(peewee.Expression, field, peewee.OP.EQ)
             values[member] = field.db_value(value)
-        order, including = self.resource.surface.order, self.resource.exported
-        listing = Listing(self.model, conditions, order, including=including)
+        order, _ = self.resource.surface.sorting
+        listing = Listing(self.model, conditions, order, including=self.resource.exported)
         position = None
         while limit is None or limit > 0:
             size = self.PAGE if limit is None else min(limit, self.PAGE)
