@@ -96,7 +96,7 @@ from html import escape
 from http import HTTPStatus
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from itertools import product
-from operator import itemgetter, or_
+from operator import eq, itemgetter, or_
 from pathlib import Path
 from random import Random
 from types import MappingProxyType
@@ -3828,147 +3828,129 @@ def _run_together(connection: sqlite3.Connection, statements: Iterable[str]) -> 
 
 # --- Pages --------------------------------------------------------------------
 
-#: Records that SQLite joins to one text; of a longer list they come one by one.
-_JOINED_ROWS = 1000
+#: Records that SQLite joins to one text, and its SQL; of a longer list they come one by one.
+_JOINED_ROWS, _JOINED = 1000, "CAST(group_concat(text) AS BLOB)"
 
 
 class Listing:
-    """A list of one model: newest first by (created_at, id), or oldest first, cut by keyset.
+    """A list of the records of one model, which SQLite writes as JSON text.
 
-    The SQL is made once for each set of filters in use, from peewee queries; SQLite writes the JSON
-    of a page and gives it back as one row: text, number of records, and where the next page begins.
+    `filters` names fields that records are filtered by, or maps names to functions that make a
+    condition from a value. `order` names the columns of the order, as `created_at id`; without it
+    records come in the order of their creation. `without` names members that the list leaves out,
+    `including` hidden ones that it shows.
+
+    The SQL is made with peewee, once for each set of filters in use.
     """
 
     def __init__(
         self,
         model: type[Model],
-        filters: Mapping[str, Any],
-        newest_first: bool = True,
-        without: tuple[str, ...] = (),
+        filters: str | Mapping[str, Callable] = "",
+        order: str = "",
+        newest_first: bool = False,
+        without: Sequence[str] = (),
+        including: Sequence[str] = (),
     ):
-        self.model, self.filters = model, filters
-        self.newest_first, self.without = newest_first, without
-        self._kept: dict[tuple, tuple[str, str]] = {}
+        self.model, self.newest_first = model, newest_first
+        self.without, self.including = tuple(without), including
+        if isinstance(filters, str):
+            fields = {name: getattr(model, name) for name in filters.split()}
+            filters = {name: partial(eq, field) for name, field in fields.items()}
+        self.filters = filters
+        columns = [getattr(model, name) for name in order.split()]
+        self.order = columns or [peewee.SQL('"t1"."rowid"')]
+        self._texts: dict[tuple, str] = {}
 
-    def sql(self, names: tuple[str, ...], cursor: bool) -> str:
-        """The SQL of a page under these filters."""
-        kept = self._kept.get((names, cursor))
-        if kept is None:
-            kept = self._kept[names, cursor] = self.make_sql(names, cursor)
-        return kept
-
-    def make_sql(self, names: tuple[str, ...], cursor: bool) -> str:
-        """Write the SQL of a page with peewee, and let SQLite join what it finds.
-
-        What follows the page is looked up by itself: no row of the page has to carry its place.
-        """
-        model = self.model
-        position = peewee.EnclosedNodeList([model.created_at, model.id])
-        order = [model.created_at, model.id]
-        order = [column.desc() for column in order] if self.newest_first else order
-        query = model.select().order_by(*order)
-        for name in names:
-            query = query.where(self.filters[name]("?"))
-        if cursor:
-            mark = peewee.EnclosedNodeList([peewee.Value("?"), peewee.Value("?")])
-            query = query.where(position <= mark if self.newest_first else position >= mark)
-        begin = peewee.SQL('"t1"."created_at" || "t1"."id"')
-        following = query.select(begin).limit(1).offset(1).sql()[0]
-        text = model.statements().without(self.without)
-        inner = query.select(text.alias("text")).limit(1).sql()[0]
-        joined = "CAST(group_concat(text) AS BLOB)"
-        return f"SELECT {joined}, count(*), ({following}) FROM ({inner})"
-
-    def page(self, values: Mapping[str, Any], start: tuple[str, str] | None, limit: int) -> _Page:
-        """A page of at most `limit` records (-1: of all), from a place in the list on."""
-        sql = self.sql(tuple(values), start is not None)
-        filters = (*values.values(), *(start or ()))
+    def page(self, values: Mapping[str, Any], position: Sequence | None, limit: int) -> _Page:
+        """A page of at most `limit` records (-1: all) from a position in the order on."""
+        sql = self._sql(self._write_page, values, position is not None)
+        filters = (*values.values(), *(position or ()))
         following = (1, limit) if limit >= 0 else (0, 0)
-        parameters = (*filters, *following, *filters, limit)
-        text, count, begin = fetch_joined(sql, parameters)
-        width = len("2026-01-01T00:00:00.Z") + self.model.created_at.digits
-        position = (begin[:width], begin[width:]) if begin else None
+        text, count, begin = fetch_joined(sql, (*filters, *following, *filters, limit))
+        position = tuple(json.loads(begin)) if begin else None
         return _Page(unseal(text or b"", session().ring), count, position)
 
-
-class Array:
-    """A list of one model in the order in which its records were made, or against it.
-
-    `without` names members that this list leaves out, `including` hidden ones that it shows.
-    """
-
-    including: tuple[str, ...] = ()
-
-    def __init__(
-        self,
-        model: type[Model],
-        filters: Mapping[str, Any] = MappingProxyType({}),
-        newest_first: bool = False,
-        without: tuple[str, ...] = (),
-    ):
-        self.model, self.filters = model, filters
-        self.newest_first, self.without = newest_first, without
-        self._kept: dict[tuple, tuple[str, str, str]] = {}
-
-    def sql(self, names: tuple[str, ...]) -> tuple[str, str, str]:
-        """The SQL of a stretch of the list under these filters, joined and row by row, and that
-        which counts them."""
-        kept = self._kept.get(names)
-        if kept is None:
-            kept = self._kept[names] = self.make_sql(names)
-        return kept
-
-    def make_sql(self, names: tuple[str, ...]) -> tuple[str, str, str]:
-        """Write them with peewee, and let SQLite join what it finds."""
-        model, rowid = self.model, peewee.SQL('"t1"."rowid"')
-        query = model.select(peewee.SQL("1"))
-        for name in names:
-            query = query.where(self.filters[name]("?"))
-        counting = query.select(peewee.fn.count(peewee.SQL("*"))).sql()[0]
-        text = model.statements().without(self.without)
-        for name in self.including:
-            path = peewee.SQL(f"'$.{camel(name)}'")
-            text = peewee.fn.json_insert(text, path, getattr(model, name))
-        order = rowid.desc() if self.newest_first else rowid
-        inner = query.select(text.alias("text")).order_by(order).limit(1).offset(1).sql()[0]
-        joined = "CAST(group_concat(text) AS BLOB)"
-        each = f"SELECT CAST(text AS BLOB) FROM ({inner})"
-        return f"SELECT {joined}, count(*) FROM ({inner})", each, counting
+    def rows(self, values: Mapping[str, Any]) -> list[dict]:
+        """All records under these filters."""
+        return json.loads(b"[%b]" % b"".join(self.pieces(values)))
 
     def pieces(
         self, values: Mapping[str, Any], offset: int = 0, limit: int = -1
     ) -> Sequence[bytes] | Iterator[bytes]:
-        """The text of at most `limit` records (-1: all): one piece of a short list, or else many,
-        so that no more than one of them has to be held in memory."""
-        short = _JOINED_ROWS if limit < 0 else min(limit, _JOINED_ROWS)
+        """The text of at most `limit` records (-1: all) from an offset on: one piece of a short
+        list, or else many, so that no more than one of them is held in memory."""
+        most = _JOINED_ROWS if limit < 0 else min(limit, _JOINED_ROWS)
         with contextlib.suppress(sqlite3.Error):
-            # Too large to be joined, it comes row by row; any other error comes once more.
-            page = self.slice(values, offset, short)
-            if page.position is None or short == limit:
-                return [page.text]
-        parameters = (*values.values(), limit, offset)
-        rows = session().database.connection().execute(self.sql(tuple(values))[1], parameters)
+            # Text that is too large to be joined comes row by row; other errors are raised again.
+            parameters = (*values.values(), most, offset)
+            text, count = fetch_joined(self._sql(self._write_joined, values), parameters)
+            if count < most or most == limit:
+                return [unseal(text or b"", session().ring)]
+        sql, parameters = self._sql(self._write_rows, values), (*values.values(), limit, offset)
+        rows = session().database.connection().execute(sql, parameters)
         return _join_rows(rows, session().ring)
-
-    def slice(self, values: Mapping[str, Any], offset: int = 0, limit: int = -1) -> _Page:
-        """At most `limit` records (-1: all) from the offset on; the next place is an offset."""
-        parameters = (*values.values(), limit, offset)
-        reading = self.sql(tuple(values))[0]
-        text, count = fetch_joined(reading, parameters)
-        return _Page(
-            unseal(text or b"", session().ring),
-            count,
-            (offset + count,) if count == limit else None,
-        )
-
-    def page(self, values: Mapping[str, Any], start: tuple[int] | None, limit: int) -> _Page:
-        """A page of at most `limit` records, from a place in the list on."""
-        return self.slice(values, start[0] if start else 0, limit)
 
     def count(self, values: Mapping[str, Any]) -> int:
         """How many records there are under these filters."""
-        counting = self.sql(tuple(values))[2]
-        return session().database.connection().execute(counting, (*values.values(),)).fetchone()[0]
+        sql = self._sql(self._write_count, values)
+        return session().database.connection().execute(sql, (*values.values(),)).fetchone()[0]
+
+    def _sql(self, write: Callable, values: Mapping[str, Any], *arguments: Any) -> str:
+        """The SQL that a method writes for the names of some filters, written once."""
+        key = write.__name__, *values, *arguments
+        return self._texts.get(key) or self._texts.setdefault(key, write(tuple(values), *arguments))
+
+    def _write_page(self, names: Sequence[str], has_position: bool) -> str:
+        """Write the SQL of a page.
+
+        The position of the next page is a query of its own: no row has to carry its position.
+        """
+        query = self._ordered(names)
+        if has_position:
+            columns = peewee.EnclosedNodeList(self.order)
+            start = peewee.EnclosedNodeList([peewee.Value("?") for _ in self.order])
+            query = query.where(columns <= start if self.newest_first else columns >= start)
+        position = peewee.fn.json_array(*self.order)
+        following = query.select(position).limit(1).offset(1).sql()[0]
+        records = query.select(self._text()).limit(1).sql()[0]
+        return f"SELECT {_JOINED}, count(*), ({following}) FROM ({records})"
+
+    def _write_joined(self, names: Sequence[str]) -> str:
+        """Write the SQL of a stretch of the list, joined."""
+        return f"SELECT {_JOINED}, count(*) FROM ({self.sql(names)})"
+
+    def _write_rows(self, names: Sequence[str]) -> str:
+        """Write the SQL of a stretch of the list, row by row."""
+        return f"SELECT CAST(text AS BLOB) FROM ({self.sql(names)})"
+
+    def _write_count(self, names: Sequence[str]) -> str:
+        """Write the SQL that counts."""
+        return self._filtered(names).select(peewee.fn.count(peewee.SQL("*"))).sql()[0]
+
+    def sql(self, names: Sequence[str]) -> str:
+        """The SQL of the list under these filters, with a limit and an offset."""
+        return self._ordered(names).select(self._text()).limit(1).offset(1).sql()[0]
+
+    def _ordered(self, names: Sequence[str]) -> peewee.ModelSelect:
+        """The query under these filters, in the order of the list."""
+        order = [column.desc() for column in self.order] if self.newest_first else self.order
+        return self._filtered(names).order_by(*order)
+
+    def _filtered(self, names: Sequence[str]) -> peewee.ModelSelect:
+        """The query under these filters."""
+        query = self.model.select()
+        for name in names:
+            query = query.where(self.filters[name]("?"))
+        return query
+
+    def _text(self) -> peewee.Node:
+        """The JSON text of a record in this list."""
+        text = self.model.statements().without(self.without)
+        for name in self.including:
+            path = peewee.SQL(f"'$.{camel(name)}'")
+            text = peewee.fn.json_insert(text, path, getattr(self.model, name))
+        return text.alias("text")
 
 
 def _join_rows(rows: Iterable[tuple], ring: KeyRing) -> Iterator[bytes]:
@@ -4620,6 +4602,10 @@ class Surface:
     update_method = "PUT"
     #: Whether a number is taken where a string is expected.
     coerces = False
+    #: The order of lists (see Listing), and whether it is reversed.
+    sorting: ClassVar[tuple[str, bool]] = ("", False)
+    #: Records of a page at most, where lists come in pages of an index alone.
+    page_limit = 0
     #: Whether an empty query parameter counts as absent.
     ignores_empty = False
     #: Whether API keys are taken beside tokens.
@@ -4660,17 +4646,7 @@ class Surface:
         """The query of a list: its schema, and the conditions that its filters stand for."""
         return resource.filters, {}
 
-    def listing(
-        self,
-        model: type[Model],
-        conditions: Mapping,
-        newest_first: bool = True,
-        without: tuple[str, ...] = (),
-    ) -> Listing | Array:
-        """A list of records less some members, in this order where the surface has no other."""
-        return Listing(model, conditions, newest_first, without)
-
-    def list_page(self, context: RequestContext, listing: Listing | Array) -> Any:
+    def list_page(self, context: RequestContext, listing: Listing) -> Any:
         """Answer a list."""
         raise NotImplementedError
 
@@ -4810,7 +4786,7 @@ class Operation:
         is_standard = getattr(type(self.resource), self.name) is vars(Resource).get(self.name)
         if not is_standard or self.method != "GET" or self.resource.model.derived:
             return False
-        return self.name == "retrieve" or isinstance(self.resource.listing, Listing)
+        return self.name == "retrieve" or bool(self.surface.page_limit)
 
     @functools.cached_property
     def prepare(self) -> Callable | None:
@@ -4933,8 +4909,8 @@ class Resource:
         path = f"{self.path}/{{{self.item}}}"
         query, conditions = surface.list_query(self)
         named = {name: self.condition(name, column) for name, column in query.members.values()}
-        conditions = named | conditions | dict(self.conditions)
-        self.listing = surface.listing(self.model, conditions, without=self.without)
+        filters = named | conditions | dict(self.conditions)
+        self.listing = Listing(self.model, filters, *surface.sorting, self.without)
         create = {"method": "POST", "path": self.path, "body": self.creates}
         update = {"method": surface.update_method, "path": path, "body": self.changes}
         return {
@@ -7855,14 +7831,18 @@ class Title(Text):
         super().__init__(300, 1)
 
 
+#: Records of a page at most.
+_PAGE_LIMIT = 200
+
+
 class _Limit(Integer):
-    """The size of a page: 50 by default, 200 at most."""
+    """The size of a page: 50 by default."""
 
     def __init__(self):
         super().__init__(at_least=1, default=50)
 
     def parse(self, text):
-        return min(int(text), 200) if re.fullmatch(r"[+-]?[0-9]{1,400}", text) else text
+        return min(int(text), _PAGE_LIMIT) if re.fullmatch(r"[+-]?[0-9]{1,400}", text) else text
 
     def describe(self):
         return {"type": "integer", "minimum": 1}
@@ -7894,7 +7874,8 @@ class _NovantraSurface(Surface):
         "/api/v1/change-management",
         "/api/v1/vulnerability-management",
     )
-    update_method = "PATCH"
+    update_method, page_limit = "PATCH", _PAGE_LIMIT
+    sorting = "created_at id", True
     error_schema: ClassVar[dict] = {
         "type": "object",
         "required": ["error", "message", "requestId"],
@@ -10287,7 +10268,7 @@ def revoke_keys_of(owner_id: str) -> None:
 
 #: Said of a key that was revoked, too, so that nobody learns which keys there were.
 UNKNOWN_KEY = "The API key is not known here, or was revoked."
-_KEYS = Array(ApiKey, {"owner_id": lambda owner: ApiKey.owner_id == owner})
+_KEYS = Listing(ApiKey, "owner_id")
 _KEY_SCOPES = ("factstore:read", "factstore:write")
 #: The last second that a timestamp of four digits for the year can name.
 _END_OF_TIME = 253_402_300_799
@@ -10372,7 +10353,7 @@ class ApiKeys:
         """
         recent, stamp = self.workspace.recent_uses(), self.workspace.source.timestamp
         with self.workspace.read():
-            keys = json.loads(b"[%b]" % _KEYS.slice(filters).text)
+            keys = _KEYS.rows(filters)
         for key in keys:
             if used := recent.get(key["id"]):
                 key["lastUsedAt"] = stamp(used, 6)
@@ -10584,23 +10565,18 @@ class _FactstoreSurface(Surface):
             raise Invalid(issues=issues)
         return tuple(read)
 
-    def listing(self, model, conditions, newest_first=False, without=()):
-        return Array(model, conditions, without=without)
-
     def list_page(self, context, listing):
         return self.array(context, listing, context.query)
 
-    def array(
-        self, context: RequestContext, array: Array, values: Mapping[str, Any], paged: bool = False
-    ) -> Response:
+    def array(self, context, listing: Listing, values: Mapping, paged: bool = False) -> Response:
         """Answer a list: bare, or in pages where the query asks for one or that is the rule."""
         values = {name: value for name, value in values.items() if name not in ("page", "size")}
         number, size = context.query.get("page"), context.query.get("size")
         limit = context.settings.list_limit
         if not paged and number is None and size is None:
-            return Response.of_pieces(between(b"[", array.pieces(values), b"]"), limit)
+            return Response.of_pieces(between(b"[", listing.pieces(values), b"]"), limit)
         number, size = number or 0, size or 20
-        total = array.count(values)
+        total = listing.count(values)
         numbers = {
             "page": number,
             "size": size,
@@ -10608,7 +10584,7 @@ class _FactstoreSurface(Surface):
             "totalPages": -(-total // size),
         }
         tail = b"]," + to_json(numbers)[1:].encode()
-        pieces = array.pieces(values, number * size, size)
+        pieces = listing.pieces(values, number * size, size)
         return Response.of_pieces(between(b'{"items":[', pieces, tail), limit)
 
     def is_dry_run(self, request):
@@ -10858,7 +10834,7 @@ class ScmIntegration(Model):
         return cls.find_or_none(org_slug=slug, provider=provider)
 
 
-_INTEGRATIONS = Array(ScmIntegration, {"org_slug": lambda slug: ScmIntegration.org_slug == slug})
+_INTEGRATIONS = Listing(ScmIntegration, "org_slug")
 
 
 class ScmIntegrations(
@@ -11473,7 +11449,7 @@ def split_lists(values: dict) -> dict:
     return values
 
 
-_FLOWS_BY_SLUG = Array(Flow, {"org_slug": lambda slug: Flow.org_slug == slug})
+_FLOWS_BY_SLUG = Listing(Flow, "org_slug")
 _FLOW_TEMPLATE = {
     "type": "object",
     "required": ["flowId", "templateYaml", "effectiveTemplate"],
@@ -11648,7 +11624,7 @@ class Notification(Model):
     created_at = Timestamp(6, default=now_exactly)
 
 
-_NOTIFICATIONS = Array(
+_NOTIFICATIONS = Listing(
     Notification,
     {
         "is_read": lambda value: Notification.is_read == peewee.SQL(value),
@@ -11944,11 +11920,7 @@ def notify(
 
 # --- Notification rules -------------------------------------------------------
 
-_RULE_DELIVERIES = Array(
-    NotificationDelivery,
-    {"rule": lambda rule: NotificationDelivery.rule == rule},
-    newest_first=True,
-)
+_RULE_DELIVERIES = Listing(NotificationDelivery, "rule", newest_first=True)
 
 
 class NotificationRules(
@@ -12629,9 +12601,7 @@ that runs inside a pipeline.
         return FACTSTORE.array(context, self.listing, {"flow": flow}, paged=True)
 
 
-_TRAIL_EVENTS = Array(
-    AuditEvent, {"trail_id": lambda trail: AuditEvent.trail_id == trail}, newest_first=True
-)
+_TRAIL_EVENTS = Listing(AuditEvent, "trail_id", newest_first=True)
 
 
 class TrailEvents(Factstore, model=AuditEvent, tag="Trails"):
@@ -12748,7 +12718,7 @@ def first_artifact(digest: str) -> Artifact:
     return artifact
 
 
-_ARTIFACTS = Array(
+_ARTIFACTS = Listing(
     Artifact,
     {
         "trail": lambda trail: Artifact.trail == trail,
@@ -13448,7 +13418,7 @@ def record_attestation(
     return attestation
 
 
-TRAIL_ATTESTATIONS = Array(Attestation, {"trail": lambda trail: Attestation.trail == trail})
+TRAIL_ATTESTATIONS = Listing(Attestation, "trail")
 
 #: What may be said of an attestation, by whichever path it is recorded.
 _ATTESTED = (
@@ -13760,7 +13730,7 @@ def check_evidence() -> Iterator[str]:
             yield f"Evidence file {file.id} does not match the hash that was recorded of it."
 
 
-EVIDENCE = Array(
+EVIDENCE = Listing(
     EvidenceFile,
     {
         "attestation": lambda key: EvidenceFile.attestation == key,
@@ -15268,7 +15238,7 @@ _COVERAGE = Schema.of(
     passed=Boolean(null=True),
     name="ReportCoverageRequest",
 )
-_TRAIL_COVERAGE = Array(CoverageReport, {"trail": lambda trail: CoverageReport.trail == trail})
+_TRAIL_COVERAGE = Listing(CoverageReport, "trail")
 
 
 def _coverage_fault(report: Mapping[str, Any], failure: str = "") -> str:
@@ -15367,11 +15337,10 @@ def _summarise_evidence(trail: Trail) -> dict:
         collected[type] = True
         counts[status] += count
     missing = [type for type in trail.flow.required_attestation_types if type not in collected]
-    reports = _TRAIL_COVERAGE.slice({"trail": trail.id})
     return {
         "trailId": trail.id,
         "collectedTypes": [*collected],
-        "coverageReports": json.loads(b"[%b]" % reports.text),
+        "coverageReports": _TRAIL_COVERAGE.rows({"trail": trail.id}),
         "totalAttestations": sum(counts.values()),
         "passedAttestations": counts["PASSED"],
         "failedAttestations": counts["FAILED"],
@@ -15964,7 +15933,7 @@ def reject(approval: Approval, said: Mapping[str, Any], is_admin: bool = False) 
     )
 
 
-_APPROVALS_BY_TRAIL = Array(Approval, {"trail": lambda trail: Approval.trail == trail})
+_APPROVALS_BY_TRAIL = Listing(Approval, "trail")
 
 
 class Approvals(
@@ -16744,9 +16713,7 @@ def check_snapshots() -> Iterator[str]:
             return
 
 
-_SNAPSHOTS = Array(
-    EnvironmentSnapshot, {"environment": lambda key: EnvironmentSnapshot.environment == key}
-)
+_SNAPSHOTS = Listing(EnvironmentSnapshot, "environment")
 _SNAPSHOT_DIFF = Shape(
     environment_id=Id(),
     from_snapshot_index=Integer(),
@@ -16758,9 +16725,9 @@ _SNAPSHOT_DIFF = Shape(
 )
 
 
-def of_environment(context: RequestContext, array: Array, key: str) -> Response:
+def of_environment(context: RequestContext, listing: Listing, key: str) -> Response:
     """Answer the list of what belongs to an environment, or NotFound."""
-    reply = FACTSTORE.array(context, array, {"environment": key})
+    reply = FACTSTORE.array(context, listing, {"environment": key})
     if reply.body.startswith((b"[]", b'{"items":[]')):
         Environment.find(key)
     return reply
@@ -16884,7 +16851,7 @@ class EnvironmentSnapshots(
 
 # --- Environment drift --------------------------------------------------------
 
-_DRIFT_REPORTS = Array(DriftReport, {"environment": lambda key: DriftReport.environment == key})
+_DRIFT_REPORTS = Listing(DriftReport, "environment")
 
 
 class Baselines(
@@ -16988,7 +16955,7 @@ class AllowlistEntry(Model):
         return super().create(**values | named)
 
 
-_ALLOWLIST = Array(AllowlistEntry, {"environment": lambda key: AllowlistEntry.environment == key})
+_ALLOWLIST = Listing(AllowlistEntry, "environment")
 
 
 class Allowlist(
@@ -18894,9 +18861,7 @@ def _scans_of(trail: str) -> list[dict]:
     """The security scans of a trail, for policies to see."""
     for model in all_models():
         if model._meta.table_name == "security_scan":
-            column = model._meta.columns["trail_id"]
-            scans = Array(model, {"trail": lambda key, column=column: column == key})
-            return json.loads(b"[%b]" % scans.slice({"trail": trail}).text)
+            return Listing(model, "trail").rows({"trail": trail})
     return []
 
 
@@ -19281,7 +19246,7 @@ class GateResult(Model):
     requested_by = Text(255, null=True, hidden=True)
 
 
-_GATE_RESULTS = Array(GateResult, {"environment_id": lambda key: GateResult.environment_id == key})
+_GATE_RESULTS = Listing(GateResult, "environment_id")
 
 
 def _policies_for(key: str | None, environment: Environment | None) -> list:
@@ -19715,7 +19680,7 @@ class Membership(Belonging, Model):
             )
 
 
-_MEMBERS = Array(Membership, {"org_slug": lambda slug: Membership.org_slug == slug})
+_MEMBERS = Listing(Membership, "org_slug")
 
 
 def add_member(slug: str, user: User, role: str) -> Membership:
@@ -20945,7 +20910,7 @@ def keep_report(scan: SecurityScan, upload: Upload) -> None:
     attestation.change(**EvidenceFile.keep(attestation, upload).attestation_values())
 
 
-_TRAIL_SCANS = Array(SecurityScan, {"trail": lambda trail: SecurityScan.trail == trail})
+_TRAIL_SCANS = Listing(SecurityScan, "trail")
 SCAN_TOTALS = ("totalScans", *(f"total{name.capitalize()}" for name in SEVERITIES))
 
 
@@ -21445,7 +21410,7 @@ class ChainOfCustody(Factstore, tag="Compliance"):
         artifact, state = Artifact.find(row[0]), row[2]
         trail = Trail.find(artifact.trail_id)
         flow = Flow.find(trail.flow_id)
-        attestations = TRAIL_ATTESTATIONS.slice({"trail": trail.id}).text
+        attestations = b"".join(TRAIL_ATTESTATIONS.pieces({"trail": trail.id}))
         files = fetch_joined(_CUSTODY_EVIDENCE, (trail.id,))[0] or b""
         members = {
             "sha256Digest": to_json(artifact.sha256_digest).encode(),
@@ -21646,9 +21611,7 @@ trail.</p>{_draw_coverage(sum(counts, Counter()))}
     return html_page(f"{name} {version}: regulatory report", REPORT_STYLE, body)
 
 
-_FRAMEWORK_ASSESSMENTS = Array(
-    ComplianceAssessment, {"framework": lambda key: ComplianceAssessment.framework == key}
-)
+_FRAMEWORK_ASSESSMENTS = Listing(ComplianceAssessment, "framework")
 _REGULATORY_REPORT = {
     "frameworkId": {"type": "string", "format": "uuid"},
     "frameworkName": {"type": "string"},
@@ -21673,7 +21636,7 @@ class RegulatoryReports(Factstore, tag="Compliance"):
     def get_regulatory_report(self, context, key):
         """Get every assessment against a framework: as JSON, or as a page to read and to print."""
         framework = json.loads(context.workspace.json_of(RegulatoryFramework, key))
-        assessments = _FRAMEWORK_ASSESSMENTS.slice({"framework": key}).text
+        assessments = b"".join(_FRAMEWORK_ASSESSMENTS.pieces({"framework": key}))
         headers, generated_at = {"Vary": "Accept, Origin"}, now_exactly()
         kinds = ("application/json", "text/html")
         if context.request.client_prefers(kinds) == "text/html":
@@ -22780,7 +22743,7 @@ class WebhookDelivery(Model):
     body_digest = Text(64, null=True, hidden=True, since=6)
 
 
-_DELIVERIES = Array(
+_DELIVERIES = Listing(
     WebhookDelivery, {"config": lambda config: WebhookDelivery.webhook_config == config}
 )
 
@@ -25847,9 +25810,9 @@ class Collection:
             field = self.model.members()[member]
             conditions[member] = functools.partial(peewee.Expression, field, peewee.OP.EQ)
             values[member] = field.db_value(value)
-        listing = self.resource.surface.listing(self.model, conditions, newest_first=False)
+        order, _ = self.resource.surface.sorting
+        listing = Listing(self.model, conditions, order, including=self.resource.exported)
         position = None
-        listing.including = self.resource.exported
         while limit is None or limit > 0:
             size = self.PAGE if limit is None else min(limit, self.PAGE)
             with self.workspace.read():

@@ -437,9 +437,9 @@ def test_the_evidence_of_what_is_not_there_is_an_empty_list(factstore, type):
 
 
 def test_the_list_of_a_trail_goes_by_indexes(lite):
-    reading, *_ = EVIDENCE.sql(("trail",))
+    explained = f"EXPLAIN QUERY PLAN {EVIDENCE.sql(['trail'])}"
 
-    plan = [row[3] for row in rows(lite, f"EXPLAIN QUERY PLAN {reading}", NOBODY, -1, 0)]
+    plan = [row[3] for row in rows(lite, explained, NOBODY, -1, 0)]
 
     assert not [step for step in plan if step.startswith("SCAN t")]
 
