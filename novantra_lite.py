@@ -6729,19 +6729,19 @@ def _check_heads(
 # --- Answers ------------------------------------------------------------------
 
 
-def answer(context: RequestContext, path_values: Mapping[str, str]) -> Response:
-    """Answer one request: who is it, how often, may they, what do they want, here it is."""
+def handle(context: RequestContext, path_values: Mapping[str, str]) -> Response:
+    """Handle one request: authenticate, rate limit, authorize, validate, execute."""
     operation, lite = context.operation, context.lite
     at = lite.source.clock()
     if operation.public:
-        # Neither health nor a right secret depends on what others of the address do: a write
-        # counts when it is refused, and a read that has to be limited counts in its handler.
+        # Others at the same address must not block health checks or a correct secret: a write
+        # counts when it is rejected, and a read that has to be limited counts in its handler.
         with contextlib.suppress(RateLimited):
             lite.limits.take_address(context, at, by=0, what=_public_bucket(operation))
     else:
         _authorize(context, at)
     if operation.setting and not getattr(lite.settings, operation.setting):
-        _refuse_what_is_off(operation, lite.settings)
+        _reject_disabled(operation, lite.settings)
     if (context.request.content_length or 0) > lite.settings.upload_limit:
         raise TooLarge(f"The body is over the limit of {lite.settings.upload_limit} bytes.")
     path = operation.surface.read_path(operation, path_values)
@@ -6755,7 +6755,9 @@ def answer(context: RequestContext, path_values: Mapping[str, str]) -> Response:
             _identify_signer(context, path, at)
         context.read_body()
         return (
-            _handle_write(context, path) if operation.writes else operation.handler(context, *path)
+            _Write(context, path).handle()
+            if operation.writes
+            else operation.handler(context, *path)
         )
     except Problem:
         if not context.is_counted:
@@ -6764,31 +6766,31 @@ def answer(context: RequestContext, path_values: Mapping[str, str]) -> Response:
 
 
 def _authorize(context: RequestContext, at: float, by: int = 1) -> None:
-    """Find out who is calling, how often, and whether they may."""
+    """Authenticate, rate limit and authorize a request."""
     _identify(context, at)
     context.lite.limits.take(context, context.operation.surface, at, by)
     context.principal.require_scope(context.operation.scope)
 
 
 def check_head(context: RequestContext) -> Response:
-    """Answer the head of a request, before its large body is read: 100 where it is welcome."""
+    """Handle the head of a request before its large body is read: 100 if the body is accepted."""
     operation = context.operation
     if not operation.public:
         _authorize(context, context.lite.source.clock(), by=0)
     if operation.setting and not getattr(context.settings, operation.setting):
-        _refuse_what_is_off(operation, context.settings)
+        _reject_disabled(operation, context.settings)
     if operation.body is not EMPTY:
         context.check_media()
     return Response(100)
 
 
 def _public_bucket(operation: Operation) -> str:
-    """The bucket in which an address counts: a public write, as the token endpoint, has its own."""
+    """The rate limit bucket of an address: each public write has one, all reads share one."""
     return "" if operation.method == "GET" else operation.id
 
 
-def _refuse_what_is_off(operation: Operation, settings: Settings) -> None:
-    """Refuse an operation that a setting takes away: the method, or a path without any other."""
+def _reject_disabled(operation: Operation, settings: Settings) -> None:
+    """Reject an operation that its setting disables: 405, or 404 if the path has no other."""
     sentence = f"This operation is off; the setting {operation.setting} turns it on."
     if methods := allowed_methods(operation, settings):
         raise MethodNotAllowed(sentence, headers={"Allow": ", ".join(methods)})
@@ -6796,7 +6798,7 @@ def _refuse_what_is_off(operation: Operation, settings: Settings) -> None:
 
 
 def allowed_methods(operation: Operation, settings: Settings) -> list[str]:
-    """The methods that a path answers to, with these settings; HEAD wherever GET is."""
+    """The methods of an operation's path under these settings; HEAD wherever GET is."""
     methods = [
         other.method
         for other in operation.surface.operations
@@ -6806,7 +6808,7 @@ def allowed_methods(operation: Operation, settings: Settings) -> list[str]:
 
 
 def _identify(context: RequestContext, at: float) -> None:
-    """Find out who is calling; a refusal counts against the address, and is audited."""
+    """Authenticate the caller; rejected credentials count against the address and are audited."""
     try:
         context.operation.surface.identify(context)
     except Unauthenticated as problem:
@@ -6821,11 +6823,12 @@ def _identify(context: RequestContext, at: float) -> None:
 
 
 def _identify_signer(context: RequestContext, path: Sequence[str], at: float) -> None:
-    """Find the workspace and the principal that a signature over the raw body speaks for.
+    """Find the workspace and the principal that signed the raw body.
 
-    The operation's method is asked in every workspace, so that no answer comes sooner than another:
-    it tells the principal, or None where nothing that the workspace keeps verifies. NotFound stands
-    when all raise it. Two workspaces with the same secret are a refusal, as none is meant.
+    The resource's method `signer` runs in every workspace, so that the time of an answer reveals
+    nothing. It returns the principal, or None if no secret of the workspace verifies the signature.
+    NotFound is raised if all of them raise it. Two workspaces with the same secret are ambiguous:
+    the request is rejected.
     """
     if context.request.content_length:
         context.check_media()
@@ -6853,16 +6856,16 @@ def _identify_signer(context: RequestContext, path: Sequence[str], at: float) ->
     raise Invalid("The signature is missing or does not verify.")
 
 
-#: How the audit log calls requests with credentials that are not accepted, or do not suffice.
+#: The audit actions of requests with invalid credentials, and without the required scope.
 _UNAUTHENTICATED, FORBIDDEN = "api.authentication.refused", "api.authorization.refused"
 
 
 def audit_rejected_credentials(
     context: RequestContext, actor: str = "", action: str = _UNAUTHENTICATED
 ) -> None:
-    """Audit a refused request where it belongs, or else as one of a number in every workspace.
+    """Audit a rejected request in its workspace; without one, count it in every workspace.
 
-    The first of a caller in a minute is an entry of its own; see Refusals.
+    The first of a caller in a minute has an entry of its own; see `_Refusals`.
     """
     at, request = context.lite.source.clock(), context.request
     what = f"{request.method} {context.operation.path}"
@@ -6874,19 +6877,19 @@ def audit_rejected_credentials(
         if not concerned[0].journal.refusals.is_first(action, caller, at):
             concerned[0].journal.refusals.count(action, at, requests=what, networks=context.network)
         else:
-            _note_first_refusal(concerned[0], context, what, actor or "unknown", action)
+            _audit_first_refusal(concerned[0], context, what, actor or "unknown", action)
         return
     for workspace in concerned:
-        # From where it came is no business of most of them.
+        # The address concerns at most one of them.
         workspace.journal.refusals.count(action, at, requests=what)
     if concerned and concerned[0].journal.refusals.is_first("log", caller, at):
         log.warning("Credentials of no workspace were refused: %s from %s.", what, context.network)
 
 
-def _note_first_refusal(
+def _audit_first_refusal(
     workspace: Workspace, context: RequestContext, what: str, actor: str, action: str
 ) -> None:
-    """Put one refusal into the audit log, and what was counted in minutes that are over."""
+    """Audit one rejected request, and those that were counted in past minutes."""
     journal, at = workspace.journal, context.lite.source.clock()
     counted = journal.refusals.take(at)
 
@@ -6897,13 +6900,13 @@ def _note_first_refusal(
     try:
         write_transaction(workspace, work, **context.acting(actor))
     except Problem:
-        # A file that takes no entry now does not turn a refusal into another one.
+        # The caller gets the first problem, even if the file cannot store the entry now.
         journal.refusals.restore(counted)
         journal.refusals.count(action, at, requests=what, networks=context.network)
 
 
 def _handle_read(context: RequestContext, path: Sequence[str]) -> Response:
-    """Answer a read, and count it."""
+    """Handle a read, and count it."""
     operation, workspace = context.operation, context.workspace
     workspace.count_read(context.principal.id)
     with workspace.read(), ReadBudget(context.settings.read_deadline):
@@ -6912,64 +6915,8 @@ def _handle_read(context: RequestContext, path: Sequence[str]) -> Response:
             if result.stream is not None:
                 return result._replace(stream=workspace.leases.stream(result.stream))
             return result
-        # A record's derived members are read from the file.
+        # Computed members are read from the file.
         return Response(operation.status, operation.surface.present(operation, result))
-
-
-def _handle_write(context: RequestContext, path: Sequence[str]) -> Response:
-    """Answer a write: once for each Idempotency-Key, or as a dry_run."""
-    dry_run = context.operation.surface.is_dry_run(context.request)
-    # What is signed brings an id of its own, if any, by which a repeat is known.
-    signed = context.operation.signed
-    has_key = not signed and context.request.get_header("Idempotency-Key") is not None
-    idempotency = Idempotency(context) if has_key else None
-    # A dry_run refuses a key that is none, and neither replays nor remembers.
-    idempotency = None if dry_run else idempotency
-
-    def work(current: Session) -> Response:
-        if idempotency and (reply := idempotency.replay()):
-            return reply
-        reply = _run_handler(context, path, dry_run)
-        if idempotency:
-            idempotency.remember(reply)
-        return reply
-
-    workspace = context.workspace
-    doing = functools.partial(
-        write_transaction, workspace, reason=context.reason, **context.acting()
-    )
-    if not idempotency:
-        with workspace.leases.held():
-            _prepare_answer(context, path)
-            return doing(work, dry_run=dry_run)
-    with workspace.leases.held(), idempotency.alone():
-        try:
-            return _prepare_answer(context, path, idempotency) or doing(work)
-        except Problem as problem:
-            if problem.status in FINAL_REFUSALS and "Idempotency-Replayed" not in problem.headers:
-                doing(functools.partial(_remember_refusal, idempotency, problem))
-            raise
-
-
-def _prepare_answer(
-    context: RequestContext, path: Sequence[str], idempotency: Idempotency | None = None
-) -> Response | None:
-    """Let an operation find out what it needs while no transaction is open; a repeat needs nothing
-    more than its answer."""
-    operation = context.operation
-    if not operation.prepare:
-        return None
-    with context.workspace.read():
-        if idempotency and (reply := idempotency.replay()):
-            return reply
-        context.prepared = operation.prepare(context, *path)
-    return None
-
-
-def _remember_refusal(idempotency: Idempotency, problem: Problem, current: Session) -> None:
-    """Keep a final refusal, unless it is about the key itself."""
-    if idempotency.stale or not IdempotencyRecord.exists(idempotency.id):
-        idempotency.remember_refusal(problem)
 
 
 def dry_run_member(operation: Operation) -> str:
@@ -6979,23 +6926,91 @@ def dry_run_member(operation: Operation) -> str:
     return operation.dry_run_member or members[operation.method]
 
 
-def _run_handler(context: RequestContext, path: Sequence[str], dry_run: bool) -> Response:
-    """Call the handler and lay out what came of it."""
-    operation = context.operation
-    session().region = operation.surface.region(context)
-    result = operation.handler(context, *path)
-    if isinstance(result, Response):
-        return result
-    if dry_run:
-        document = json.loads(operation.surface.present(operation, result))
-        return Response(
-            200, to_json({"dryRun": True, dry_run_member(operation): document}).encode()
+class _Write:
+    """A request that writes; its steps are its methods, in the order in which they run.
+
+    It takes effect once for each Idempotency-Key, and not at all as a dry run.
+    """
+
+    def __init__(self, context: RequestContext, path: Sequence[str]):
+        self.context, self.path, self.operation = context, path, context.operation
+        self.is_dry_run = self.operation.surface.is_dry_run(context.request)
+        has_key = context.request.get_header("Idempotency-Key") is not None
+        # A signed request has an id of its own, if any, by which a repeat is recognized.
+        idempotency = Idempotency(context) if has_key and not self.operation.signed else None
+        # A dry run rejects an invalid key, but neither replays nor stores a response.
+        self.idempotency = None if self.is_dry_run else idempotency
+
+    def handle(self) -> Response:
+        """Run all steps."""
+        alone = self.idempotency.alone() if self.idempotency else nullcontext()
+        with self.context.workspace.leases.held(), alone:
+            try:
+                return self.prepare() or self.transact(self.run)
+            except Problem as problem:
+                is_final = problem.status in FINAL_REFUSALS
+                if self.idempotency and is_final and "Idempotency-Replayed" not in problem.headers:
+                    self.transact(partial(self.remember_refusal, problem))
+                raise
+
+    def prepare(self) -> Response | None:
+        """Call the operation's `prepare_…` method, if any, while no transaction is open.
+
+        A repeat needs no more than its response, which is returned.
+        """
+        if not self.operation.prepare:
+            return None
+        with self.context.workspace.read():
+            if response := self.replay():
+                return response
+            self.context.prepared = self.operation.prepare(self.context, *self.path)
+        return None
+
+    def transact(self, work: Callable[[Session], Any]) -> Any:
+        """Do a piece of work in a transaction of this request."""
+        context = self.context
+        return write_transaction(
+            context.workspace,
+            work,
+            reason=context.reason,
+            dry_run=self.is_dry_run,
+            **context.acting(),
         )
-    if operation.status == 204 or result is None:
-        return Response(operation.status)
-    if operation.brief:
-        result = operation.brief(result)
-    return Response(operation.status, operation.surface.present(operation, result))
+
+    def run(self, current: Session) -> Response:
+        """Replay the response to an earlier request, or run the handler and store its response."""
+        response = self.replay()
+        if response is None:
+            response = self.run_handler()
+            if self.idempotency:
+                self.idempotency.remember(response)
+        return response
+
+    def replay(self) -> Response | None:
+        """The response to an earlier request with this key."""
+        return self.idempotency.replay() if self.idempotency else None
+
+    def run_handler(self) -> Response:
+        """Call the handler and make a response of its result."""
+        operation, surface = self.operation, self.operation.surface
+        session().region = surface.region(self.context)
+        result = operation.handler(self.context, *self.path)
+        if isinstance(result, Response):
+            return result
+        if self.is_dry_run:
+            document = json.loads(surface.present(operation, result))
+            report = {"dryRun": True, dry_run_member(operation): document}
+            return Response(200, to_json(report).encode())
+        if operation.status == 204 or result is None:
+            return Response(operation.status)
+        if operation.brief:
+            result = operation.brief(result)
+        return Response(operation.status, surface.present(operation, result))
+
+    def remember_refusal(self, problem: Problem, current: Session) -> None:
+        """Store a final refusal for repeats, unless it is about the key itself."""
+        if self.idempotency.stale or not IdempotencyRecord.exists(self.idempotency.id):
+            self.idempotency.remember_refusal(problem)
 
 
 # --- Outbound addresses -------------------------------------------------------
@@ -26613,7 +26628,7 @@ def _respond(operation: Operation, request, response, **path: str) -> None:
             case "no room":
                 raise Unavailable(headers={"Retry-After": "5"})
             case _:
-                reply = answer(context, path)
+                reply = handle(context, path)
     except Exception as error:
         if isinstance(error, Forbidden):
             audit_rejected_credentials(
