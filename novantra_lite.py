@@ -1509,9 +1509,9 @@ class Encrypted(Text):
 
 
 class Computed(NamedTuple):
-    """A member that is worked out at each read: `sql` gives its JSON text from the row `t1`.
+    """A member that each read computes: `sql` is SQL for its JSON text, from the row `t1`.
 
-    `present()` is the instance's time in that SQL; `(SELECT present())` asks for it only once.
+    `present()` is the instance's time in that SQL; `(SELECT present())` evaluates it only once.
     """
 
     member: Any
@@ -1538,7 +1538,7 @@ class Searchable(NamedTuple):
 
 
 class ModelSql:
-    """The SQL of one model that hot paths use again and again, made once from peewee's queries."""
+    """The SQL of one model, made once from peewee's queries and used by hot paths."""
 
     def __init__(self, model: type[Model]):
         self.model = model
@@ -1548,11 +1548,11 @@ class ModelSql:
         names, values = list(stored.values()), list(parameters.values())
         self.json = self.json_text(stored)
         if model.fact:
-            # What a read gives out is written once, instead of at every read.
+            # The JSON that reads return is written once, instead of at every read.
             names, values = [*names, '"json"'], [*values, self.json_text(parameters)]
         table = f'"{model._meta.table_name}"'
-        # One row comes or does not, so FAIL does what ABORT does; but for ABORT, where there is a
-        # trigger, SQLite keeps a copy of every page that the row goes to.
+        # For one row FAIL is the same as ABORT, but with triggers ABORT makes SQLite copy every
+        # page that the row touches.
         listed = f"({', '.join(names)}) VALUES ({', '.join(values)})"
         self.insert = f"INSERT OR FAIL INTO {table} {listed}"
         self.plain = '"json"' if model.fact else self.json
@@ -1584,9 +1584,9 @@ class ModelSql:
     def query(
         self, key: Sequence, values: Mapping[str, Any], ending: str, columns: str = ""
     ) -> tuple[str, Sequence]:
-        """SQL for the records with certain values, or with a key, and what it is given.
+        """SQL for the records with these values, or with a key, and its parameters.
 
-        It selects the columns named, or all; the ending holds the order and the limit.
+        It selects `columns`, or all of them; `ending` holds the order and the limit.
         """
         arguments = columns, ending, bool(key), *values
         sql = self._queries.get(arguments) or self._queries.setdefault(
@@ -1596,23 +1596,23 @@ class ModelSql:
         return sql, key or [fields[name].db_value(value) for name, value in values.items()]
 
     def make_query(self, columns: str, ending: str, by_key: bool, *names: str) -> str:
-        """Write the SQL of the records with certain values, or with a key."""
+        """Write the SQL for `query`."""
         meta = self.model._meta
         sought = [meta.primary_key] if by_key else [meta.fields[name] for name in names]
-        # Unlike =, IS finds what is null, too; an index serves both.
+        # Unlike =, IS also finds nulls; both use an index.
         where = " AND ".join(f'"{field.column_name}" IS ?' for field in sought) or "1"
         every = ", ".join(f'"{field.column_name}"' for field in meta.sorted_fields)
         return f'SELECT {columns or every} FROM "{meta.table_name}" WHERE {where} {ending}'
 
     def values(self, record: Model) -> list:
-        """All columns of a record as the file holds them, in the order of the table."""
+        """The stored values of all columns of a record, in the order of the table."""
         row = list(map(record.__data__.get, self.names))
         for index, column in self.converted:
             row[index] = column.stored(record)
         return row
 
     def with_defaults(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The values of a new record, with defaults for those that are absent."""
+        """Complete the values of a new record with defaults."""
         data = {**self.constants, **values}
         for name, make in self.makers.items():
             if name not in values:
@@ -1620,7 +1620,7 @@ class ModelSql:
         return data
 
     def with_derived(self, text: str, derived: Mapping[str, Computed]) -> str:
-        """SQL for a record's JSON text with members that are worked out at each read."""
+        """SQL for a record's JSON text with its computed members."""
         if not derived:
             return text
         members = [
@@ -1636,7 +1636,7 @@ class ModelSql:
         return f'UPDATE "{meta.table_name}" SET {assignments} WHERE "{key}" = ?'
 
     def without(self, members: tuple[str, ...]) -> peewee.SQL:
-        """SQL for a record's JSON text that lacks some members."""
+        """SQL for a record's JSON text without some members."""
         if not members:
             return self.text
         derived = {
@@ -1647,7 +1647,7 @@ class ModelSql:
         return peewee.SQL(self.with_derived(text, derived))
 
     def retrieval(self, members: tuple[str, ...] = ()) -> str:
-        """SQL that reads the JSON text of one record, less some members."""
+        """SQL that reads the JSON text of one record without some members."""
         if members not in self._retrievals:
             is_record = self.model._meta.primary_key == peewee.SQL("?")
             text = self.without(members).cast("BLOB")
@@ -1655,9 +1655,9 @@ class ModelSql:
         return self._retrievals[members]
 
     def json_text(self, stored: Mapping[Member, str]) -> str:
-        """SQL for a record's JSON text, from the SQL of its fields, encrypted values still closed.
+        """SQL for a record's JSON text, from the SQL of its fields; encrypted values stay sealed.
 
-        A closed value stands between two raw unit separators, which JSON text never holds.
+        A sealed value stands between two raw unit separators, which JSON text never contains.
         """
         key, parts, plain = stored[self.model._meta.primary_key], [], []
         for member, column in self.model.members().items():
@@ -1675,8 +1675,8 @@ class ModelSql:
 
     @staticmethod
     def opened_object(plain: Sequence[str], is_first: bool) -> list[str]:
-        """SQL for a stretch of an object's members: all that precedes the last character of theirs,
-        so that the object is written only once; behind a comma where it is not the first."""
+        """SQL for some members of an object: its text without the closing bracket, and, unless
+        they are the first, with a comma in place of the opening one."""
         text = f"substr(json_object({', '.join(plain)}), -1, {-(1 << 30)})"
         if is_first:
             return [text]
@@ -1684,7 +1684,7 @@ class ModelSql:
 
 
 def unseal(text: bytes, ring: KeyRing) -> bytes:
-    """Open the encrypted values in the JSON text of one record or of many."""
+    """Decrypt the sealed values in the JSON text of one record or of many."""
     pieces = text.split(b"\x1f")
     if len(pieces) > 1:
         ring.open_each(pieces)
@@ -1695,9 +1695,9 @@ def unseal(text: bytes, ring: KeyRing) -> bytes:
 
 
 class _CurrentDatabase:
-    """Stands in for the database of the session that is current in this thread.
+    """A proxy for the database of this thread's current session.
 
-    Without one, it knows the dialect and no file: enough to declare models and to write SQL.
+    Without a session it has the dialect but no file: enough to declare models and to write SQL.
     """
 
     dialect = peewee.SqliteDatabase(None)
@@ -1708,7 +1708,7 @@ class _CurrentDatabase:
 
 
 class StillInUse(Conflict):
-    """A record cannot be removed, since others point at it, or at what would go with it."""
+    """A record cannot be deleted: others refer to it, or to a record that would go with it."""
 
     def __init__(self, record: Model, users: str):
         super().__init__(f"This {record.noun()} is still in use by {users} records.")
@@ -1716,25 +1716,22 @@ class StillInUse(Conflict):
 
 
 class _Queries:
-    """Mixed into what has a table: how its records are found, by SQL that is written once.
-
-    Values are those of fields, by name; None is one, too.
-    """
+    """Mixed into `Model`: finds records by key or by the values of fields; None is a value, too."""
 
     @classmethod
     def noun(cls) -> str:
-        """What one of these is called in a sentence."""
+        """The record's type in the words of a sentence."""
         return cls._meta.table_name.replace("_", " ")
 
     @classmethod
     @functools.cache
     def statements(cls) -> ModelSql:
-        """The SQL kept for this model."""
+        """The SQL of this model."""
         return ModelSql(cls)
 
     @classmethod
     def loaded(cls, row: Sequence) -> Model:
-        """The record that a row of all columns holds."""
+        """Make a record of a row of all columns."""
         record = cls(__no_default__=True)
         for field, value in zip(cls._meta.sorted_fields, row, strict=True):
             record.__data__[field.name] = field.python_value(value)
@@ -1743,36 +1740,36 @@ class _Queries:
 
     @classmethod
     def from_sql(cls, sql: str, values: Sequence = ()) -> list[Model]:
-        """The records whose rows a query of all columns finds."""
+        """The records that a query of all columns finds."""
         rows = session().database.connection().execute(sql, values).fetchall()
         return [cls.loaded(row) for row in rows]
 
     @classmethod
     def find_all(cls, **values: Any) -> list[Model]:
-        """The records with these values, in the order in which they were made."""
+        """The records with these values, in the order of their creation."""
         return cls.from_sql(*cls.statements().query((), values, "ORDER BY rowid"))
 
     @classmethod
     def last(cls, **values: Any) -> Model | None:
-        """The record with these values that was made last, or None."""
+        """The newest record with these values, or None."""
         newest = cls.statements().query((), values, "ORDER BY rowid DESC LIMIT 1")
         return next(iter(cls.from_sql(*newest)), None)
 
     @classmethod
     def find_or_none(cls, *key: str, **values: Any) -> Model | None:
-        """The record with this id, or the first one made with these values; None without."""
+        """The record with this id, or the oldest one with these values, or None."""
         oldest = cls.statements().query(key, values, "ORDER BY rowid LIMIT 1")
         return next(iter(cls.from_sql(*oldest)), None)
 
     @classmethod
     def exists(cls, *key: str, **values: Any) -> bool:
-        """Whether there is a record with this id, or one with these values."""
+        """Return whether there is a record with this id, or with these values."""
         sql, parameters = cls.statements().query(key, values, "LIMIT 1", "1")
         return session().database.connection().execute(sql, parameters).fetchone() is not None
 
     @classmethod
     def find(cls, key: str) -> Model:
-        """The record with this id, or NotFound."""
+        """The record with this id; raises NotFound."""
         record = cls.find_or_none(key)
         if record is None:
             raise NotFound(f"There is no {cls.noun()} with the id {key}.")
@@ -1782,11 +1779,11 @@ class _Queries:
 class Model(_Queries, peewee.Model):
     """The base of every table, and of the rules of its records.
 
-    A model says with class attributes: `fact`, what the audit log calls it (empty: its writes are
-    not facts); `key`, the field or fields (separated by spaces) that name a record among its kind;
-    `lookup`, those of more indexes, parted by commas; `moves`, which status may follow which;
-    `subject`, under which (module, type) other records point at it; `append_only`, that triggers
-    refuse update and delete; `seeds`, what it holds at first; `searched`, how a search finds it.
+    Class attributes: `fact`, its name in the audit log (empty: its writes are not facts); `key`,
+    the fields of its unique key, separated by spaces; `lookup`, those of further indexes, separated
+    by commas; `moves`, the statuses that may follow each status; `subject`, the (module, type) by
+    which other records refer to it; `append_only`, whether triggers reject update and delete;
+    `seeds`, the first records; `searched`, how a search finds it.
     """
 
     fact: ClassVar[str] = ""
@@ -1796,12 +1793,12 @@ class Model(_Queries, peewee.Model):
     moves: ClassVar[Mapping[str, str]] = {}
     subject: ClassVar[tuple[str, str] | None] = None
     append_only: ClassVar[bool] = False
-    #: Whether a change moves `updated_at` even when it changes nothing else.
+    #: Whether a change that changes nothing else still sets `updated_at`.
     touched: ClassVar[bool] = False
-    #: What a read adds to the stored members, by member.
+    #: The members that a read computes, by name.
     derived: ClassVar[Mapping[str, Computed]] = {}
     searched: ClassVar[Searchable | None] = None
-    #: The layout of the file that brought the table.
+    #: The first layout of the file that has the table.
     since: ClassVar[int] = 1
     #: The columns in their order before layout 6, where the fields now stand in another one.
     former_order: ClassVar[str] = ""
@@ -1812,20 +1809,20 @@ class Model(_Queries, peewee.Model):
         database = _CurrentDatabase()
         legacy_table_names = False
         strict_tables = True
-        # Every table names its own; without this, each would start from a copy of a counter.
+        # Every model declares its own; otherwise peewee adds a counter.
         primary_key = False
 
     @classmethod
     @functools.cache
     def members(cls) -> dict[str, Member]:
-        """The fields that callers see, by the names of their members."""
+        """The visible fields, by the names of their members."""
         named = {camel(f.column_name): f for f in cls._meta.sorted_fields if not f.hidden}
         # A derived member stands in for the stored one of its name.
         return {name: f for name, f in named.items() if name not in cls.derived}
 
     @classmethod
     def create(cls, **values) -> Model:
-        """Make a record, and note it as a fact."""
+        """Insert a record, and record the fact."""
         record = cls(__no_default__=True)
         statements = cls.statements()
         record.__data__ = statements.with_defaults(values)
@@ -1836,9 +1833,9 @@ class Model(_Queries, peewee.Model):
         return record
 
     def change(self, **values) -> set[str]:
-        """Set these fields, keeping to the moves of the status, and note it as a fact.
+        """Set these fields, within the moves of the status, and record the fact.
 
-        Returns the names of the fields that were another value before.
+        Returns the names of the fields whose values changed.
         """
         fields = self._meta.fields
         before = {name: fields[name].value(self) for name in values}
@@ -1859,7 +1856,7 @@ class Model(_Queries, peewee.Model):
         return set(changed)
 
     def store(self, names: Sequence[str]) -> None:
-        """Write the named fields, and no others, to the file."""
+        """Update the named columns in the file."""
         statements, connection = self.statements(), session().database.connection()
         values = [self._meta.fields[name].stored(self) for name in names]
         connection.execute(statements.update(names), [*values, self._pk])
@@ -1867,46 +1864,46 @@ class Model(_Queries, peewee.Model):
             connection.execute(statements.refresh, (self._pk,))
 
     def remove(self) -> None:
-        """Take the record away, and note it as a fact."""
-        _take_along(self)
+        """Delete the record and its dependents, and record the fact."""
+        _remove_dependents(self)
         row = self.row()
         session().database.connection().execute(self.statements().delete, (self._pk,))
         if self.fact:
             session().facts.append(("deleted", type(self), self._pk, row, None))
 
     def fits_checksum(self) -> bool:
-        """Return whether the record is what its checksum is over; most have none."""
+        """Return whether the record matches its checksum; most models have none."""
         return True
 
     @classmethod
     def overdue(cls, workspace: Workspace, at: float) -> Iterable[Model]:
-        """The records whose validity has passed at a time, and that do not say so yet."""
+        """The records whose validity ended before a time, and whose status does not show it yet."""
         return ()
 
     @classmethod
     @functools.cache
     def key_fields(cls) -> list[Member]:
-        """The fields that name a record among its kind."""
+        """The fields of the unique key."""
         return [cls._meta.fields[name] for name in cls.key.split()]
 
     def row(self) -> list:
-        """All columns as the file holds them, in the order of the table."""
+        """The stored values of all columns, in the order of the table."""
         return self.statements().values(self)
 
     def json(self) -> dict:
-        """This record as both APIs give it out."""
+        """The record as both APIs return it."""
         if self.derived:
             return json.loads(session().workspace.json_of(type(self), self._pk))
         return {member: field.value(self) for member, field in self.members().items()}
 
 
-def _take_along(record: Model) -> None:
-    """Remove what goes with a record; StillInUse names the record itself and what stays."""
+def _remove_dependents(record: Model) -> None:
+    """Delete the records that depend on one; StillInUse names the record and what refers to it."""
     for key in record._meta.backrefs:
         sql = _pointing_sql(key)
         pointing = session().database.connection().execute(sql, (record._pk,)).fetchall()
         if key.on_delete == "CASCADE":
-            # Through the same door, so that the ledger knows of it.
+            # By its own method, so that the ledger records it.
             try:
                 for (other,) in pointing:
                     key.model.find(other).remove()
@@ -1918,15 +1915,15 @@ def _take_along(record: Model) -> None:
 
 @functools.cache
 def _pointing_sql(key: ForeignKey) -> str:
-    """SQL for the ids of the records that point at one record by this field."""
+    """SQL for the ids of the records that refer to a record by this field."""
     return key.model.select(key.model._meta.primary_key).where(key == "?").sql()[0]
 
 
 def check_move(record: Model, status: str) -> None:
-    """Refuse a status that may not follow the present one."""
+    """Reject a status that may not follow the current one."""
     allowed = record.moves.get(record.status, "").split()
     if status not in allowed:
-        choices = f"it can become {', '.join(allowed)}" if allowed else "it stays as it is"
+        choices = f"it can become {', '.join(allowed)}" if allowed else "this status is final"
         raise Unprocessable(
             f"This {record.noun()} is {record.status} and cannot become {status}; {choices}.",
             [field_error(["status"], f"Cannot follow {record.status}")],
@@ -1934,12 +1931,12 @@ def check_move(record: Model, status: str) -> None:
 
 
 def all_models() -> list[type[Model]]:
-    """Every table's model, those that others point to first."""
+    """The models of all tables, each after those that it refers to."""
     return _sort_models(tuple(_concrete(Model)))
 
 
 def _concrete(model: type[Model]) -> Iterator[type[Model]]:
-    """The models below one that have a table."""
+    """The subclasses of a model that have a table."""
     for subclass in model.__subclasses__():
         if not subclass.__dict__.get("abstract"):
             yield subclass
@@ -1948,7 +1945,7 @@ def _concrete(model: type[Model]) -> Iterator[type[Model]]:
 
 @functools.cache
 def _sort_models(models: tuple[type[Model], ...]) -> list[type[Model]]:
-    """Models, those that others point to first."""
+    """Sort models so that each follows those that it refers to."""
     return peewee.sort_models(models)
 
 
@@ -2305,22 +2302,21 @@ def wrapping_key(setting: str, beside: Path | None, source: Generator) -> bytes:
 # SQLite's FTS5 with its tokenizer of trigrams finds any three characters wherever they stand, in
 # every script, and folds upper to lower case as Unicode 6.1 does.
 #
-# The ledger knows each record that is made, changed or taken away. The writer brings the index up
-# to date from it once many entries wait, for one alone costs as much as a dozen, and before
-# somebody searches.
+# The index is updated from the ledger, which lists every record that was created, changed or
+# deleted: by the writer once enough entries wait, since one costs as much as a dozen, and before a
+# search.
 
-#: How many entries of the ledger wait for the index at most.
+#: The entries of the ledger that may wait for the index.
 ENTRIES_WAITING = 64
 
-#: How many matches are counted and ranked at most.
+#: The matches that a search counts and ranks at most.
 MATCHES = 10_000
-#: How many trigrams stand for a text that is shorter than one.
+#: The trigrams that are searched for a text that is shorter than one.
 _TRIGRAMS = 500
-#: Before and after a name; between other texts: characters that Unicode sets aside for such use.
-#: Two stand at the end, so that each character of the text begins a trigram: by these are found
-#: texts that are shorter than one.
+#: The marks before and after a name, and between other texts: noncharacters of Unicode. Two stand
+#: at the end, so that every character begins a trigram, which finds texts shorter than one.
 NAMED, _PARTED = "\ufdd0", "\ufdd1"
-#: How many places in the index each kind of record has.
+#: The range of rowids in the index that each model has.
 PLACES = 1 << 40
 
 _SEARCH_INDEX = """CREATE VIRTUAL TABLE "search" USING fts5(
@@ -2343,7 +2339,7 @@ class SearchRecord(Model):
 
 
 class SearchPosition(Model):
-    """The entry of the ledger up to which the index is up to date; no row: none yet."""
+    """The entry of the ledger up to which the index is current; without a row: none yet."""
 
     since = 7
 
@@ -2353,12 +2349,12 @@ class SearchPosition(Model):
 
 @functools.cache
 def searched_models() -> dict[str, type[Model]]:
-    """The models that are searched, by the names of their tables."""
+    """The searchable models, by table."""
     return {model._meta.table_name: model for model in all_models() if model.searched}
 
 
 def search_tables() -> list[str]:
-    """The statements that make the index, and a look at its terms."""
+    """The statements that create the index, and the view of its terms."""
     return [
         _SEARCH_INDEX,
         """CREATE VIRTUAL TABLE "search_term" USING fts5vocab("search", 'row')""",
@@ -2366,7 +2362,7 @@ def search_tables() -> list[str]:
 
 
 def _searched_sql(model: type[Model]) -> str:
-    """SQL for the text of the row `t` that is searched."""
+    """SQL for the searched text of the row `t`."""
     fields, text = model._meta.fields, []
     for names, mark in ((model.searched.names, NAMED), (model.searched.text, _PARTED)):
         for field in (fields[name] for name in names.split()):
@@ -2378,10 +2374,8 @@ def _searched_sql(model: type[Model]) -> str:
 
 
 def fill_search() -> Iterator[str]:
-    """The statements that fill a new search index with the records of an older file.
-
-    Its ledger has the records under their own ids.
-    """
+    """The statements that fill a new index with the records of a file of layout 3, whose ledger
+    has them under their own ids."""
     for table, model in searched_models().items():
         yield (
             f"INSERT INTO search_record SELECT {model.searched.number * PLACES} + min(l.id), "
@@ -2391,17 +2385,17 @@ def fill_search() -> Iterator[str]:
     yield "INSERT INTO search(search) VALUES ('rebuild')"
 
 
-#: Up to which entry of the ledger the index is up to date, and the newest entry.
+#: The entry of the ledger up to which the index is current, and the newest entry.
 SEARCH_POSITIONS = """SELECT ifnull((SELECT "entry" FROM "search_position"), 0),
     ifnull((SELECT max("id") FROM "ledger_entry"), 0)"""
-#: Records that the index has otherwise than they are: the place, and the text before and now.
+#: Records that changed since they were indexed: the rowid, and the text before and now.
 _SEARCH_CHANGE = """CREATE TEMP TABLE IF NOT EXISTS "search_change"
     ("kind" TEXT, "record" TEXT, "place" INTEGER, "was" TEXT, "text" TEXT)"""
 
 
 @functools.cache
 def _search_change_sql(table: str) -> str:
-    """SQL that collects the records of one table with entries of the ledger after `?1`."""
+    """SQL that collects the records of a table with entries in the ledger after `?1`."""
     model = searched_models()[table]
     indexed = f'FROM "search_record" AS r WHERE r."kind" = \'{table}\' AND r."record" = n."record"'
     return f"""INSERT INTO "search_change" SELECT '{table}', n."record",
@@ -2412,7 +2406,7 @@ def _search_change_sql(table: str) -> str:
             FROM "ledger_entry" WHERE "id" > ?1 AND "record_type" = '{table}' GROUP BY 2) AS n"""
 
 
-#: What brings the collected changes into the index.
+#: The statements that apply the collected changes to the index.
 _SEARCH_UPDATE = (
     """INSERT INTO "search" ("search", "rowid", "text") SELECT 'delete', "place", "was"
         FROM "search_change" WHERE "was" IS NOT "text" AND "was" IS NOT NULL ORDER BY "place" """,
@@ -2428,7 +2422,7 @@ _SEARCH_UPDATE = (
 
 
 def update_search_index(connection: sqlite3.Connection, beyond: int = 0) -> None:
-    """Update the index in the current transaction if more than so many entries wait."""
+    """Update the index in the current transaction if more than `beyond` entries wait."""
     entry, newest = connection.execute(SEARCH_POSITIONS).fetchone()
     if newest - entry <= beyond:
         return
@@ -2445,7 +2439,7 @@ def update_search_index(connection: sqlite3.Connection, beyond: int = 0) -> None
 def check_search() -> Iterator[str]:
     """Compare the search index with the records; yield a sentence for each fault.
 
-    What the newest entries of the ledger are about is not in it yet.
+    Records of the ledger's newest entries, which wait for the index, are left out.
     """
     connection, file = session().database.connection(), session().workspace.file
     entry, _ = connection.execute(SEARCH_POSITIONS).fetchone()
@@ -2460,13 +2454,13 @@ def check_search() -> Iterator[str]:
             AND NOT EXISTS (SELECT 1 FROM "{table}" AS t WHERE t."id" = r."record")
             AND r."record" NOT IN {waiting}"""
         for (key,) in connection.execute(f"{missing} UNION ALL {gone}"):
-            yield f"The search index does not have {model.noun()} {key} as it is."
+            yield f"The search index differs from {model.noun()} {key}."
     with contextlib.closing(sqlite3.connect("", uri=True, isolation_level=None)) as copy:
-        # In a copy of it, for the comparison counts as a write.
+        # In a copy, since FTS5's comparison is a write.
         copy.execute("ATTACH ? AS file", (f"{file.absolute().as_uri()}?mode=ro",))
         copy.execute('CREATE TABLE "search_record" ("place" INTEGER PRIMARY KEY, "text" TEXT)')
         copy.execute(_SEARCH_INDEX)
-        # The texts and the index are those of one moment.
+        # One transaction reads the texts and the index at the same point.
         copy.execute("BEGIN")
         copy.execute(
             'INSERT INTO main."search_record" SELECT "place", "text" FROM file."search_record"'
@@ -2480,15 +2474,13 @@ def check_search() -> Iterator[str]:
                 """INSERT INTO main."search" ("search", "rank") VALUES ('integrity-check', 1)"""
             )
         except sqlite3.DatabaseError:
-            yield "The search index is not that of the texts of the records."
+            yield "The search index does not match the texts of the records."
 
 
 def find_places(text: str, numbers: Iterable[int]) -> list[int]:
-    """The places of the texts of these kinds that hold this text; no more than `MATCHES`.
+    """The rowids of the records of these models that contain this text, the highest first.
 
-    What is not in the index yet is not found: `Workspace.update_index` comes before.
-
-    The highest places are found first.
+    At most `MATCHES`. `Workspace.update_index` must run before: entries that wait are not found.
     """
     connection, rowids = session().database.connection(), []
     query = _match_of(text, connection)
@@ -2503,17 +2495,17 @@ def find_places(text: str, numbers: Iterable[int]) -> list[int]:
 
 
 def place_ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
-    """The first and the last place of kinds whose numbers follow each other, the highest first."""
+    """The first and last rowids of each run of consecutive model numbers, the highest first."""
     runs = itertools.groupby(enumerate(sorted(numbers)), lambda counted: counted[1] - counted[0])
     edges = [[number for _, number in run] for _, run in runs]
     return [(run[0] * PLACES, (run[-1] + 1) * PLACES - 1) for run in reversed(edges)]
 
 
 def _match_of(text: str, connection: sqlite3.Connection) -> str:
-    """What FTS5 is asked for a text: nothing in quotes means anything but itself."""
+    """The FTS5 query for a text, which stands for itself in quotes."""
     if len(text) > 2:
         return _quoted_term(text)
-    # The most frequent, in case they are too many.
+    # The most frequent ones, if there are too many.
     sql = """SELECT "term" FROM "search_term" WHERE "term" >= ? AND "term" < ?
         ORDER BY "doc" DESC LIMIT ?"""
     terms = []
@@ -2524,12 +2516,12 @@ def _match_of(text: str, connection: sqlite3.Connection) -> str:
 
 
 def _quoted_term(text: str) -> str:
-    """A text as FTS5 writes it."""
+    """Quote a text for FTS5."""
     return '"' + text.replace('"', '""') + '"'
 
 
 def folded(character: str) -> str:
-    """A character as the index has it, whatever its case."""
+    """Fold the case of a character as the index does."""
     for lower in (character.casefold(), character.lower()):
         if len(lower) == 1:
             return lower
@@ -2540,27 +2532,27 @@ def folded(character: str) -> str:
 
 
 class Leases:
-    """The threads that use a workspace: its end waits for them, and lets no others in.
+    """The threads that use a workspace: closing it waits for them, and admits no others.
 
-    A thread that is inside may enter again, so that it finishes what it has begun.
+    A thread that holds a lease may acquire another, so that it can finish its work.
     """
 
     def __init__(self):
         self._condition = threading.Condition(threading.Lock())
         self._depths: dict[int, int] = {}
-        #: The thread that ends the use, once one does: it may have some last work to do.
+        #: The thread that closes the workspace, which may do some last work.
         self._ender: int | None = None
         self.is_over = False
-        #: Closes the connection of a thread that leaves after the end.
+        #: Closes the connection of a thread that releases its lease after the end.
         self.on_late_exit: Callable[[int], None] = lambda thread: None
 
     @property
     def is_ending(self) -> bool:
-        """Whether nobody new is let in."""
+        """Whether no other thread is admitted."""
         return self._ender is not None
 
     def acquire(self) -> int:
-        """Enter; returns what `release` needs, or raises Unavailable once the end has begun."""
+        """Acquire a lease; returns the argument of `release`. Raises Unavailable during the end."""
         thread = threading.get_ident()
         with self._condition:
             depth = self._depths.get(thread, 0)
@@ -2570,7 +2562,7 @@ class Leases:
         return thread
 
     def release(self, thread: int) -> None:
-        """Leave, as often as it was entered."""
+        """Release a lease; a thread releases as often as it acquired."""
         with self._condition:
             depth = self._depths.pop(thread, 0) - 1
             if depth > 0:
@@ -2582,7 +2574,7 @@ class Leases:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Be inside for the length of a with statement."""
+        """Hold a lease for the length of a with statement."""
         thread = self.acquire()
         try:
             yield
@@ -2591,7 +2583,7 @@ class Leases:
 
     @contextlib.contextmanager
     def away(self, cause: Any = None) -> Iterator[None]:
-        """Leave while something outside is waited for; after an end there is no way back in."""
+        """Give the lease up during a wait for something outside; the end does not wait for it."""
         thread = threading.get_ident()
         with self._condition:
             depth = self._depths.pop(thread, 0)
@@ -2604,18 +2596,18 @@ class Leases:
                     self._depths[thread] = depth
 
     def stream(self, chunks: Iterable[bytes]) -> _LeasedStream:
-        """Chunks that are read after their request, during which the workspace stays open."""
+        """Chunks that are read after their request; they hold a lease until they are closed."""
         return _LeasedStream(chunks, functools.partial(self.release, self.acquire()))
 
     def end(self, deadline: float) -> bool:
-        """Let nobody new in, and wait for the others to leave; whether they did by the deadline."""
+        """Admit no other thread, and wait for the leases; return whether all were released."""
         with self._condition:
             self._ender = threading.get_ident()
             time_left = max(0.0, deadline - time.monotonic())
             return self._condition.wait_for(lambda: self._depths.keys() <= {self._ender}, time_left)
 
     def finish(self, close: Callable[[Set[int]], None]) -> None:
-        """End all use; `close` is called with the threads that are still inside."""
+        """End all use; `close` is called with the threads that still hold leases."""
         with self._condition:
             self.is_over = True
             close(self._depths.keys() - {threading.get_ident()})
@@ -2642,7 +2634,7 @@ class _LeasedStream:
 
 
 def closed() -> Unavailable:
-    """The refusal after the end of a workspace, or of an instance."""
+    """The problem after a workspace, or an instance, was closed."""
     return Unavailable("The workspace was closed.", headers={"Retry-After": "1"})
 
 
@@ -2657,7 +2649,7 @@ def _already_there(text: str) -> Conflict:
     return Conflict(f"There is already a record with this key{where}.")
 
 
-#: What an error of SQLite says of a file, by its primary code: the class, and the sentence.
+#: The problem class and the message for each primary error code of SQLite.
 _FILE_PROBLEMS = {
     sqlite3.SQLITE_FULL: (
         Unavailable, "{} cannot grow: the disk is full. Free some space, then try again.",
@@ -2679,7 +2671,7 @@ _FILE_PROBLEMS = {
     ),
     sqlite3.SQLITE_NOMEM: (Unavailable, "There is not enough memory to work on {}."),
 }  # fmt: skip
-#: Extended codes of writes that failed, such as over a quota or a limit of the size of files.
+#: Extended codes of failed writes, as by a quota or a limit of file sizes.
 _FAILED_WRITES = {
     sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC,
     sqlite3.SQLITE_IOERR_TRUNCATE, sqlite3.SQLITE_IOERR_SHMSIZE,
@@ -2696,7 +2688,7 @@ def sqlite_code(error: BaseException | None) -> int:
 
 
 def explain_file_error(error: BaseException, name: str) -> Problem:
-    """What an error of SQLite says of the file with a name, in words that people can act on."""
+    """The problem for an error of SQLite, with the file's name and what to do."""
     code = sqlite_code(error)
     if code in _FAILED_WRITES:
         return Unavailable(
@@ -2708,29 +2700,29 @@ def explain_file_error(error: BaseException, name: str) -> Problem:
 
 
 def is_damage(error: BaseException | None) -> bool:
-    """Return whether an error says that what the disk holds of a file is not what was written."""
+    """Return whether an error means that the file on the disk differs from what was written."""
     codes = sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR
     return sqlite_code(error) not in _FAILED_WRITES and sqlite_code(error) & 0xFF in codes
 
 
 class FileDamaged(Unavailable):
-    """The workspace's file does not hold together any more."""
+    """The workspace's file is damaged."""
 
     sentence = "The workspace's file is damaged: restore a backup of it."
 
 
-#: Codes of what passes by itself, which is worded as any other delay.
-_PASSING_FAULTS = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_INTERRUPT)
+#: Codes of temporary conditions, which are answered as any other delay.
+_TEMPORARY_ERRORS = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_INTERRUPT)
 
 
 def file_problem(error: BaseException) -> Unavailable | None:
-    """The refusal of a request for an error that is about the file; None for any other error."""
+    """The problem for an error that is about the file; None for any other error."""
     code = sqlite_code(error) & 0xFF
-    if code not in _FILE_PROBLEMS and code not in _PASSING_FAULTS:
+    if code not in _FILE_PROBLEMS and code not in _TEMPORARY_ERRORS:
         return None
-    log.error("The database refused: %s", error)
+    log.error("Database error: %s", error)
     headers = {"Retry-After": "1"}
-    if code in _PASSING_FAULTS:
+    if code in _TEMPORARY_ERRORS:
         return Unavailable(headers=headers)
     is_damaged = code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
     problem_class = FileDamaged if is_damaged else Unavailable
@@ -2738,54 +2730,54 @@ def file_problem(error: BaseException) -> Unavailable | None:
 
 
 def translate(error: BaseException) -> BaseException:
-    """What an error of the file means to a caller; other errors stand as they are."""
+    """The problem that a caller gets for an error of the database; other errors are returned."""
     if isinstance(error, sqlite3.IntegrityError | peewee.IntegrityError):
         text = str(error)
         if "UNIQUE" in text:
             return _already_there(text)
         if "FOREIGN KEY" in text:
-            return Conflict("Other records still point here, or a record pointed to is not there.")
-        return Invalid("A value is outside of what the table may hold.")
+            return Conflict("Other records refer to this one, or it refers to a missing record.")
+        return Invalid("A value is outside the range of its column.")
     if problem := file_problem(error):
         return problem
     if isinstance(error, sqlite3.OperationalError | peewee.OperationalError):
-        log.error("The database refused: %s", error)
+        log.error("Database error: %s", error)
         return Unavailable(headers={"Retry-After": "1"})
     return error
 
 
 # --- Connections --------------------------------------------------------------
-# What is SQLite's own (full text, pragmas, backup, locks, triggers) stays in the section before, in
-# this one and in the next three.
+# Everything that is specific to SQLite (full text, pragmas, backup, locks, triggers) is in the
+# section before, in this one and in the next three.
 
 APPLICATION_ID = 0x4E56_4C54
-#: Without recursive_triggers, REPLACE would get past the triggers that refuse to delete.
+#: Without recursive_triggers, REPLACE would bypass the triggers that reject deletions.
 PRAGMAS = {
     "foreign_keys": 1, "recursive_triggers": 1, "trusted_schema": 0, "temp_store": 2,
     "cache_size": -16_384,
 }  # fmt: skip
 
 
-#: The functions that sections further down add to SQL, by name. Each takes one value.
+#: The SQL functions that later sections add, by name. Each has one parameter.
 _SQL_FUNCTIONS: dict[str, Callable[[Any], Any]] = {}
 
 
 def sql_function(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Let SQL call a function whose result depends on its argument only."""
+    """Register a deterministic SQL function."""
     _SQL_FUNCTIONS[function.__name__] = function
     return function
 
 
 #: When the SQL of the current read must end, by time.monotonic().
 _ends_at: contextvars.ContextVar[float] = contextvars.ContextVar("ends_at", default=math.inf)
-#: How many steps of SQLite's machine pass between two looks at the time: some milliseconds.
-_STEPS_BETWEEN_LOOKS = 200_000
-#: Bytes of one text or value that SQLite may make for a read: what is larger comes row by row.
+#: Steps of SQLite's virtual machine between two checks of the deadline: some milliseconds.
+_CHECKED_STEPS = 200_000
+#: Bytes of one value that SQLite may make for a read; larger results come row by row.
 _VALUE_BYTES = 1 << 25
 
 
 class TooMuch(Unprocessable):
-    """The answer would be larger than any may be."""
+    """The response would be over the limit of its size."""
 
     sentence = (
         "The answer would be too large: ask for a page of it (page and size, limit and cursor) or "
@@ -2794,9 +2786,9 @@ class TooMuch(Unprocessable):
 
 
 class ReadBudget:
-    """Bounds the seconds of the SQL in a with statement.
+    """Limits the seconds of the SQL in a with statement.
 
-    Time that is spent away, on something outside, does not count: see `extend_deadline`.
+    Waiting for something outside does not count: see `extend_deadline`.
     """
 
     __slots__ = ("deadline", "seconds")
@@ -2821,7 +2813,7 @@ class ReadBudget:
 
 
 def fetch_joined(sql: str, values: Sequence) -> tuple:
-    """The one row of a query that joins texts of many records, none larger than VALUE_BYTES."""
+    """The row of a query that joins the texts of many records, of at most `_VALUE_BYTES`."""
     connection = session().database.connection()
     limit = connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _VALUE_BYTES)
     try:
@@ -2831,25 +2823,25 @@ def fetch_joined(sql: str, values: Sequence) -> tuple:
 
 
 def extend_deadline(seconds: float) -> None:
-    """Extend the current read by so many seconds that it waited for another service."""
+    """Extend the deadline of the current read by the seconds that it waited for another service."""
     _ends_at.set(_ends_at.get() + seconds)
 
 
 def check_deadline() -> None:
-    """End the current read if its time is over, where it works without the file."""
+    """Raise if the current read is over its deadline, in work that runs no SQL."""
     if _is_late():
         raise sqlite3.OperationalError("interrupted")
 
 
 def _is_late() -> bool:
-    """Whether the SQL that runs in this thread has to end."""
+    """Return whether the current read is over its deadline."""
     return time.monotonic() > _ends_at.get()
 
 
 class Database(peewee.SqliteDatabase):
-    """A peewee database whose connections are all known, so that all can be closed.
+    """A peewee database that can close the connections of all threads.
 
-    `check` raises Unavailable where the file is not the one that was opened.
+    `check` raises Unavailable if the file is not the one that was opened.
     """
 
     def __init__(self, *arguments, check: Callable[[], None] = lambda: None, **options):
@@ -2870,13 +2862,13 @@ class Database(peewee.SqliteDatabase):
         for name, function in _SQL_FUNCTIONS.items():
             connection.create_function(name, 1, function, deterministic=True)
         if self.thread_safe:
-            # A reader's own. What the writer does in one thread may be the work of many.
-            connection.set_progress_handler(_is_late, _STEPS_BETWEEN_LOOKS)
+            # For readers only: the writer may do the work of many threads in one.
+            connection.set_progress_handler(_is_late, _CHECKED_STEPS)
         self.opened.append((threading.current_thread(), connection))
         return connection
 
     def close_ended(self) -> None:
-        """Close the connections of threads that have ended; a host may make one per request."""
+        """Close the connections of ended threads; a host may use one thread per request."""
         self.close_where(lambda thread: not thread.is_alive())
 
     def close_where(self, is_meant: Callable[[threading.Thread], bool]) -> None:
@@ -2887,13 +2879,13 @@ class Database(peewee.SqliteDatabase):
                 held[1].close()
 
     def close_unused(self, used: Set[int]) -> None:
-        """Close for good: the connections of threads in `used` are interrupted and left to them."""
+        """Close for good; the connections of the threads in `used` are only interrupted."""
         self.is_over = True
         self.close_where(lambda thread: thread.ident not in used)
         self.interrupt()
 
     def interrupt(self) -> None:
-        """Stop the statements that are running; they raise."""
+        """Interrupt the running statements; they raise."""
         for _, connection in list(self.opened):
             with contextlib.suppress(sqlite3.ProgrammingError):
                 connection.interrupt()
@@ -2901,7 +2893,7 @@ class Database(peewee.SqliteDatabase):
 
 # --- Writer -------------------------------------------------------------------
 
-#: How the current thread lets another one answer in its place; a server sets it.
+#: How the current thread lets another one serve requests during a wait; a server sets it.
 release_on_exit: contextvars.ContextVar[Callable] = contextvars.ContextVar(
     "leave", default=lambda cause=None: nullcontext()
 )
@@ -2909,9 +2901,9 @@ release_on_exit: contextvars.ContextVar[Callable] = contextvars.ContextVar(
 
 @contextlib.contextmanager
 def away(cause: Any = None) -> Iterator[None]:
-    """Around a wait for something outside: a server lets another thread answer meanwhile.
+    """A wait for something outside, during which a server lets another thread serve requests.
 
-    It raises Unavailable where too many threads wait for the same cause.
+    Raises Unavailable if too many threads wait for the same cause.
     """
     began = time.monotonic()
     try:
@@ -2921,12 +2913,12 @@ def away(cause: Any = None) -> Iterator[None]:
         extend_deadline(time.monotonic() - began)
 
 
-#: Seconds that a thread waits for the writer before another one takes its place.
+#: Seconds that a thread waits for the writer before another one replaces it.
 _PATIENCE = 0.25
 
 
 class _Slot:
-    """One piece of work that waits for the writer."""
+    """A piece of work that waits for the writer."""
 
     __slots__ = ("done", "error", "result", "work")
 
@@ -2937,32 +2929,31 @@ class _Slot:
 
 
 class Writer:
-    """The one connection of a workspace that writes.
+    """The only connection of a workspace that writes.
 
-    Waiting threads share a commit: each piece of work runs in a savepoint of its own, so that one
-    that fails undoes no other, and no thread continues before the commit.
+    Waiting threads share a commit (group commit): each piece of work runs in its own savepoint, so
+    that a failure affects no other, and no thread continues before the commit.
     """
 
     def __init__(self, database: Database, check: Callable[[], None], leases: Leases):
         self.database, self.check, self.leases = database, check, leases
-        #: How many transactions were lost as a whole; the heads of the chains are stale after one.
+        #: The number of failed transactions; after one, the heads of the chains are stale.
         self.failures = 0
-        #: Whether the last commit went into a file that is not at its path any more.
+        #: Whether the last commit went to a file that is no longer at its path.
         self.is_displaced = False
-        #: Whether the last transaction met a locked file, a full disk or the like.
+        #: Whether the last transaction failed, as by a locked file or a full disk.
         self.is_failing = False
-        #: When the current transaction began, on the monotonic clock.
+        #: When the current transaction began, by the monotonic clock.
         self._begun = 0.0
-        #: What follows the last piece of work, once the end was asked for.
+        #: Called after the last piece of work, once `close` was called.
         self._at_end: Callable[[], None] | None = None
         self.lock = threading.Lock()
         self._waiting: deque[_Slot] = deque()
 
     def run(self, work: Callable[[], Any]) -> Any:
-        """Do the work in a transaction; return its result, or raise what it raised.
+        """Run the work in a transaction; return its result, or raise what it raised.
 
-        Where others are at it for long, another thread answers in the place of this one, unless too
-        many wait already: Unavailable.
+        During a long wait another thread serves requests. Raises Unavailable if too many wait.
         """
         slot = _Slot(work)
         with self.leases.held():
@@ -2979,7 +2970,7 @@ class Writer:
         return slot.result
 
     def acquire(self, slot: _Slot) -> None:
-        """Wait for the lock, or raise Unavailable where too many wait, and take the work back."""
+        """Wait for the lock; raises Unavailable if too many wait, and withdraws the work."""
         if self.lock.acquire(timeout=0 if self.is_stalled() else _PATIENCE):
             return
         try:
@@ -2991,12 +2982,12 @@ class Writer:
             self.lock.acquire()
 
     def is_stalled(self) -> bool:
-        """Return whether the current transaction takes long, or is likely to."""
+        """Return whether the current transaction is slow, or likely to be."""
         begun = self._begun
         return self.is_failing or (begun and time.monotonic() - begun > _PATIENCE)
 
     def withdraw(self, slot: _Slot) -> bool:
-        """Take work back, unless it has been taken up."""
+        """Remove work that has not begun; return whether it was removed."""
         try:
             self._waiting.remove(slot)
         except ValueError:
@@ -3005,7 +2996,7 @@ class Writer:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """One transaction, undone as a whole by whatever is raised in it."""
+        """A transaction; whatever is raised in it rolls it back."""
         connection = self.database.connection()
         try:
             if self.is_displaced:
@@ -3015,7 +3006,7 @@ class Writer:
             yield connection
             update_search_index(connection, ENTRIES_WAITING)
             connection.execute("COMMIT")
-            # What went into a file that nobody will find again is not acknowledged.
+            # A commit to a file that was replaced meanwhile is not acknowledged.
             self.is_displaced = True
             self.check()
             self.is_displaced = False
@@ -3026,7 +3017,7 @@ class Writer:
             raise
 
     def drain(self) -> None:
-        """Do everything that waits, in one transaction."""
+        """Run everything that waits, in one transaction."""
         batch: list[_Slot] = []
         self._begun = time.monotonic()
         try:
@@ -3037,7 +3028,7 @@ class Writer:
             self.is_failing = any(isinstance(slot.error, Unavailable) for slot in batch)
         except BaseException as error:
             self.is_failing = True
-            # One by one: work that arrives just now shares the failure or waits for its turn.
+            # One by one: work that arrives just now fails with the others or waits for the next.
             while self._waiting:
                 batch.append(self._waiting.popleft())
             for slot in batch:
@@ -3051,7 +3042,7 @@ class Writer:
 
     @staticmethod
     def attempt(connection: sqlite3.Connection, slot: _Slot) -> None:
-        """Do one piece of work in a savepoint; the thread that waits gets what it raises."""
+        """Run one piece of work in a savepoint; its thread gets the error."""
         connection.execute("SAVEPOINT work")
         try:
             slot.result = slot.work()
@@ -3063,9 +3054,9 @@ class Writer:
         connection.execute("RELEASE work")
 
     def close(self, deadline: float, afterwards: Callable[[], None]) -> None:
-        """Close the connection, then call `afterwards`: when the current work is done.
+        """Close the connection after the current work, then call `afterwards`.
 
-        After the deadline it is interrupted. If it still goes on, its own thread closes at its end.
+        Work that is not done by the deadline is interrupted; its own thread then closes.
         """
         self._at_end = afterwards
         if not self.lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
@@ -3078,7 +3069,7 @@ class Writer:
             self.lock.release()
 
     def finish(self) -> None:
-        """Close the connection if that was asked for; the lock is held."""
+        """Close the connection if `close` was called; the lock is held."""
         at_end, self._at_end = self._at_end, None
         if at_end:
             self.database.close_unused(frozenset())
@@ -3086,7 +3077,7 @@ class Writer:
 
 
 def can_write(writer: Writer) -> bool:
-    """Return whether writes succeed: the last ones did, or one that changes nothing does."""
+    """Return whether writes succeed: the last ones did, or a test write does."""
     if not writer.is_failing:
         return True
     if not writer.lock.acquire(blocking=False):
@@ -3113,13 +3104,13 @@ def can_write(writer: Writer) -> bool:
 
 
 class FileLock:
-    """Keeps a second process from opening a workspace; it names the one that has it."""
+    """A lock file, with the number of its process, against a second process."""
 
     def __init__(self, path: Path):
         self.path = path
         self.open()
         while not self.is_there():
-            # Its holder gave it up between our opening and our locking it, and took it away.
+            # Its holder released and deleted it between our opening and our locking it.
             os.close(self.descriptor)
             self.open()
         os.ftruncate(self.descriptor, 0)
@@ -3138,7 +3129,7 @@ class FileLock:
             ) from None
 
     def is_there(self) -> bool:
-        """Whether the file that is locked is the one that others would find."""
+        """Return whether the locked file is still the one at the path."""
         try:
             return os.path.samestat(os.fstat(self.descriptor), os.stat(self.path))
         except FileNotFoundError:
@@ -3151,14 +3142,14 @@ class FileLock:
         fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def release(self) -> None:
-        """Give the workspace free; what is left of the lock is nothing."""
+        """Release the lock and delete the file."""
         with contextlib.suppress(FileNotFoundError):
             self.path.unlink()
         os.close(self.descriptor)
 
 
 class WorkspaceFile:
-    """Where a workspace is stored, who has it locked, and whether it is still what was opened.
+    """The file of a workspace, its lock, and whether it is still the file that was opened.
 
     Without a path it is a temporary file.
     """
@@ -3174,7 +3165,7 @@ class WorkspaceFile:
             self.folder = tempfile.TemporaryDirectory(prefix="novantra-lite-")
             self.file = Path(self.folder.name) / "workspace.db"
         else:
-            # A lock beside one of several names would not be seen by who opens another.
+            # A process that opened the file by another name would not see the lock.
             self.file = path.resolve()
             _refuse_links(self.file)
             self.lock = self.take_lock(self.file.with_name(self.file.name + ".lock"))
@@ -3188,7 +3179,7 @@ class WorkspaceFile:
                 raise
 
     def take_lock(self, path: Path) -> FileLock | None:
-        """Lock the file; who only reads may do so beside the one that has it."""
+        """Lock the file; a reader may open it beside the process that has it locked."""
         try:
             return FileLock(path)
         except (Conflict, OSError):
@@ -3197,39 +3188,39 @@ class WorkspaceFile:
             raise
 
     def make(self) -> None:
-        """Make the file, for its owner only, where there is none; Conflict where there was one."""
+        """Create a missing file, for its owner only; Conflict if one was lost."""
         if self.file.exists() and self.file.stat().st_size:
             return
-        # Beside an empty file, SQLite would delete the log, whatever is in it.
+        # SQLite deletes the write-ahead log of an empty file, whatever it contains.
         refuse_lost(self.path, ".key", ".checkpoints", "-wal")
-        # SQLite gives the files beside it the mode of this one.
+        # SQLite creates the files beside it with the same mode.
         os.close(os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
     def is_in_place(self, *paths: Path) -> bool:
-        """Return whether the files at these paths are those that were there at first."""
+        """Return whether the files at these paths are the same as at the first call."""
         for path in paths:
             try:
                 status = os.stat(path)
             except OSError:
                 return False
-            # No other file gets the number of one that is open.
+            # The inode number of an open file is not reused.
             identity = status.st_dev, status.st_ino
             if self._identities.setdefault(path, identity) != identity:
                 return False
         return True
 
     def check(self) -> None:
-        """Raise Unavailable where the path does not lead to the file that was opened any more."""
+        """Raise Unavailable if the file at the path is not the one that was opened."""
         if self.path and not self.is_in_place(self.file, *self._identities):
             raise self.displaced()
 
     def check_log(self) -> None:
-        """Check the file, and the log beside it that SQLite commits to."""
+        """Check the file and its write-ahead log, to which SQLite commits."""
         if self.path and not self.is_in_place(self.file, self.wal):
             raise self.displaced()
 
     def displaced(self) -> Unavailable:
-        """The refusal of all that would go into a file that nobody finds any more."""
+        """The problem of writes to a file that is no longer at its path."""
         return Unavailable(
             f"{self.file.name} was moved, deleted or replaced while it was open: put it back, or "
             "end the process and restore a backup.",
@@ -3237,20 +3228,20 @@ class WorkspaceFile:
         )
 
     def unlock(self) -> None:
-        """Let others open the file."""
+        """Release the lock."""
         if self.lock:
             self.lock.release()
             self.lock = None
 
     def release(self) -> None:
-        """Give free what others may have once the connections are closed."""
+        """Delete a temporary file and release the lock, once the connections are closed."""
         if self.folder:
             self.folder.cleanup()
         self.unlock()
 
 
 def _refuse_links(file: Path) -> None:
-    """Refuse a file with several names: a lock, and SQLite's log, belong to one name."""
+    """Reject a file with several hard links: the lock and SQLite's log belong to one name."""
     with contextlib.suppress(FileNotFoundError):
         if (names := os.stat(file).st_nlink) > 1:
             raise Conflict(
@@ -3260,7 +3251,7 @@ def _refuse_links(file: Path) -> None:
 
 
 def refuse_lost(path: Path, *endings: str) -> None:
-    """Refuse to create a file beside the key or checkpoints of a former one."""
+    """Reject a new file beside the key or checkpoints of a lost one."""
     belongings = [path.with_name(path.name + ending) for ending in endings]
     if present := [file.name for file in belongings if file.exists() and file.stat().st_size]:
         raise Conflict(
@@ -3273,7 +3264,7 @@ def refuse_lost(path: Path, *endings: str) -> None:
 
 
 class _Reading(using):
-    """A session that reads a workspace, which stays open meanwhile."""
+    """A session that reads a workspace and holds a lease."""
 
     __slots__ = ("lease",)
 
@@ -3286,7 +3277,7 @@ class _Reading(using):
         self.current.workspace.leases.release(self.lease)
 
 
-#: Seconds that a look for damage may take, since deliveries wait meanwhile.
+#: Seconds that a check for damage may take, since deliveries wait for it.
 _DAMAGE_CHECK = 1.0
 
 
@@ -3294,7 +3285,7 @@ class Workspace:
     """One organization: its file, its connections, its keys.
 
     `path` is None for a workspace that ends with the process; it is a temporary file then, since
-    SQLite's shared memory mode refuses writers that meet.
+    SQLite's shared memory mode rejects concurrent writers.
     """
 
     def __init__(
@@ -3310,10 +3301,9 @@ class Workspace:
         self.leases.on_late_exit = lambda left: self.reader.close_where(
             lambda thread: thread.ident == left
         )
-        # What a savepoint may have to take back is kept in a file: in memory, SQLite takes time
-        # that grows with the square of the pages changed.
-        # Four times the pages that SQLite lets gather in the log by default before they go to the
-        # file: that is to be waited for less often, and one table of its index still knows them.
+        # Savepoint journals go to a file: in memory, their time grows with the square of the pages.
+        # A checkpoint after 4,000 pages instead of SQLite's 1,000 is rarer, and these still fit
+        # into one table of the log's index.
         self.writer = Writer(
             self.connect(
                 synchronous=synchronous, temp_store=1, wal_autocheckpoint=4000, shared=True
@@ -3334,7 +3324,7 @@ class Workspace:
 
     def connect(self, read_only: bool = False, shared: bool = False, **pragmas) -> Database:
         """A database on the file: one connection per thread, or one `shared` by all."""
-        # By its mode, SQLite does not recreate a file that was removed.
+        # This mode keeps SQLite from recreating a deleted file.
         mode = "ro" if read_only else "rw"
         options = {"timeout": self.settings.busy_timeout, "uri": True, "check": self.storage.check}
         return Database(
@@ -3351,7 +3341,7 @@ class Workspace:
         return session().database.connection().execute(sql, values).fetchone()
 
     def json_of(self, model: type[Model], key: str, without: tuple[str, ...] = ()) -> bytes:
-        """The JSON text of one record, less some members, or NotFound."""
+        """The JSON text of one record without some members; raises NotFound."""
         statements = model.statements()
         row = self.fetch_row(statements.retrieval(without), (key,))
         if row is None:
@@ -3359,17 +3349,17 @@ class Workspace:
         return unseal(row[0], self.ring)
 
     def update_index(self) -> None:
-        """Take into the search index what it lacks; a file open for reading stays as it is."""
+        """Bring the search index up to date, unless the file is open for reading only."""
         entry, newest = self.reader.connection().execute(SEARCH_POSITIONS).fetchone()
         if newest > entry and not self.read_only:
             self.writer.run(lambda: update_search_index(self.writer.database.connection()))
 
     def read(self) -> contextlib.AbstractContextManager[Session]:
-        """Look at the workspace, in this thread."""
+        """A session of this thread that reads the workspace."""
         return _Reading(self.reading)
 
     def find_fault(self) -> str:
-        """What keeps the workspace from being read or written; empty: nothing that is known."""
+        """The reason why the workspace cannot be read or written; empty if it can."""
         try:
             self.storage.check()
             with self.read():
@@ -3384,30 +3374,30 @@ class Workspace:
         return self.damage or (self.journal.clock.find_fault() if self.journal else "")
 
     def count_read(self, account: str, minute: int | None = None, number: int = 1) -> None:
-        """Count reads of an account for the audit log: by default one, in this minute."""
+        """Count reads of an account for the audit log: by default one in the current minute."""
         key = account, int(self.source.clock()) // 60 if minute is None else minute
         with self._counting:
             self._reads[key] = self._reads.get(key, 0) + number
 
     def counted_reads(self, at: float) -> dict[tuple[str, int], int]:
-        """The reads of the minutes that are over, taken out of the count."""
+        """Remove and return the counts of past minutes."""
         with self._counting:
-            return take_out(self._reads, int(at) // 60)
+            return pop_past(self._reads, int(at) // 60)
 
     def note_use(self, credential: str, at: float) -> None:
-        """Remember that a credential was accepted, until `noted_uses` takes it up."""
+        """Record in memory that a credential was accepted, until `noted_uses`."""
         self._uses[credential, int(at) // 60] = at
 
     def noted_uses(self, at: float) -> dict[tuple[str, int], float]:
-        """The last uses in each of the minutes that are over, taken out of what is remembered."""
-        return take_out(self._uses, int(at) // 60)
+        """Remove and return the last uses in past minutes."""
+        return pop_past(self._uses, int(at) // 60)
 
     def recent_uses(self) -> dict[str, float]:
-        """When credentials were accepted last, as far as it is not in the file yet."""
+        """The last uses of credentials that are not in the file yet."""
         return {credential: at for (credential, _), at in list(self._uses.items())}
 
     def backup(self, target: Path) -> None:
-        """Copy the file as it stands at one moment to a new file, while it is in use."""
+        """Copy a snapshot of the file, which may be in use, to a new file."""
         if target.exists():
             raise Conflict(f"{target.name} exists already; name a new file for the backup.")
         with new_file_beside(target) as part:
@@ -3418,25 +3408,25 @@ class Workspace:
                 raise _no_backup(self)
 
     def close(self, deadline: float = 0.0) -> None:
-        """Close readers, then the writer (which checkpoints), then give the lock free.
+        """Close readers, then the writer (which checkpoints), then release the lock.
 
-        It waits for the threads that use the workspace until a time of the monotonic clock. Those
-        that have not left by then are interrupted, and close their own connections.
+        Waits for the threads that use the workspace until `deadline`, by the monotonic clock. Those
+        that still use it then are interrupted, and close their own connections.
         """
         if self.leases.end(deadline) and self.path:
-            # A later reader then finds all of it; what fails here waits in the log.
+            # For later readers; entries that cannot be indexed now wait in the ledger.
             with contextlib.suppress(Problem, sqlite3.Error, peewee.DatabaseError):
                 self.update_index()
         self.leases.finish(self.reader.close_unused)
         if self.storage.lock and self.read_only:
-            # A reader may not take away the files that SQLite keeps beside the database.
+            # Only a writer deletes the files that SQLite keeps beside the database.
             with contextlib.suppress(Problem, peewee.DatabaseError):
                 self.writer.database.connection()
         self.writer.close(deadline, self.storage.release)
 
 
 def check_for_damage(workspace: Workspace) -> None:
-    """Read the structure of the file for some seconds, so that health knows of damage."""
+    """Read the structure of the file for a second, so that health reports damage."""
     database = workspace.connect(read_only=True)
     deadline = time.monotonic() + _DAMAGE_CHECK
     try:
@@ -3454,7 +3444,7 @@ def check_for_damage(workspace: Workspace) -> None:
 
 
 def _copy_workspace(workspace: Workspace, copy: sqlite3.Connection, target: Path) -> None:
-    """Copy the file into an open one; the problem says which of both failed, and why."""
+    """Copy the file to an open one; the problem says which of them failed, and why."""
     try:
         workspace.reader.connection().backup(copy)
         copy.execute("PRAGMA journal_mode = DELETE")
@@ -3465,19 +3455,19 @@ def _copy_workspace(workspace: Workspace, copy: sqlite3.Connection, target: Path
 
 
 def _no_backup(workspace: Workspace) -> Damaged:
-    """What is said where a damaged file would have been copied."""
+    """The problem of a backup of a damaged file."""
     return Damaged(f"{workspace.file.name} is damaged, and no backup was made: restore one.")
 
 
 @contextlib.contextmanager
 def new_file_beside(target: Path) -> Iterator[Path]:
-    """A file for its owner only that takes the name of `target` once it is whole and on the disk.
+    """A file for its owner only that is renamed to `target` once it is complete and synced.
 
-    Whatever is raised, a full disk above all, takes it away.
+    Whatever is raised, such as by a full disk, deletes it.
     """
     part = target.with_name(target.name + ".part")
     try:
-        # SQLite would let others read it, and would not say that the directory is missing.
+        # SQLite would let others read it, and would not report a missing directory.
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.fchmod(descriptor, 0o600)
         os.close(descriptor)
@@ -3495,16 +3485,16 @@ def new_file_beside(target: Path) -> Iterator[Path]:
 
 
 def is_sound(connection: sqlite3.Connection) -> bool:
-    """Whether a database holds together."""
+    """Return whether a database passes SQLite's integrity check."""
     with contextlib.suppress(sqlite3.DatabaseError):
         return connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
     return False
 
 
-def take_out(counts: dict[tuple[str, int], Any], minute: int) -> dict[tuple[str, int], Any]:
-    """What was counted before a minute, taken out of the counts."""
-    over = [key for key in list(counts) if key[1] < minute]
-    return {key: counts.pop(key) for key in over}
+def pop_past(counts: dict[tuple[str, int], Any], minute: int) -> dict[tuple[str, int], Any]:
+    """Remove and return the counts of minutes before this one."""
+    past = [key for key in list(counts) if key[1] < minute]
+    return {key: counts.pop(key) for key in past}
 
 
 # --- Tables -------------------------------------------------------------------
@@ -3535,12 +3525,12 @@ def _create_table(model: type[Model]) -> str:
 
 
 def _render(context: peewee.Context) -> str:
-    """The SQL of a statement that takes no values."""
+    """The SQL of a statement without parameters."""
     return context.query()[0]
 
 
 def _create_indexes(model: type[Model]) -> Iterator[str]:
-    """The indexes that a model's fields and lists call for."""
+    """The indexes of a model's fields and lists."""
     table = model._meta.table_name
     for name, columns in _model_indexes(model).items():
         listed = ", ".join(f'"{column}"' for column in columns)
@@ -3550,9 +3540,9 @@ def _create_indexes(model: type[Model]) -> Iterator[str]:
 
 @functools.cache
 def _model_indexes(model: type[Model]) -> dict[str, list[str]]:
-    """The columns of every index that is no constraint, by the name of the index."""
+    """The columns of each index that is not a constraint, by its name."""
     fields = model._meta.fields
-    # The lists of what has a random key go by the rowid, which every index ends with anyway.
+    # Models with random keys are listed by rowid, with which every index ends.
     is_random = isinstance(model._meta.primary_key, Uuid)
     order = ["created_at", "id"] if "created_at" in fields and not is_random else []
     indexes = {"created": order} if order else {}
@@ -3568,7 +3558,7 @@ def _model_indexes(model: type[Model]) -> dict[str, list[str]]:
 
 
 def _refuse_changes(table: str) -> Iterator[str]:
-    """Triggers that let a table only grow."""
+    """Triggers that reject updates and deletions."""
     for change in ("update", "delete"):
         yield (
             f'CREATE TRIGGER "{table}_refuses_{change}" BEFORE {change.upper()} ON "{table}" '
@@ -3577,14 +3567,14 @@ def _refuse_changes(table: str) -> Iterator[str]:
 
 
 def seeds_sql(models: Sequence[type[Model]]) -> Iterator[str]:
-    """The statements that put into new tables what they hold from the beginning."""
+    """The statements that insert the first records of new tables."""
     for record in itertools.chain.from_iterable(map(seeded, models)):
         insert, values = record.statements().insert, list(map(literal, record.row()))
         yield re.sub(r"\?(\d+)", lambda match, values=values: values[int(match[1]) - 1], insert)
 
 
 def seeded(model: type[Model]) -> Iterator[Model]:
-    """The records that a table holds from the beginning; the ledger takes them as known."""
+    """The first records of a table, which the ledger does not list."""
     for values in model.seeds:
         record = model(__no_default__=True)
         record.__data__ = dict(values)
@@ -3592,7 +3582,7 @@ def seeded(model: type[Model]) -> Iterator[Model]:
 
 
 def literal(value: str | int | None) -> str:
-    """A stored value as SQL writes it."""
+    """A stored value as an SQL literal."""
     if value is None:
         return "NULL"
     return str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"
@@ -3604,9 +3594,8 @@ def literal(value: str | int | None) -> str:
 class Migration(NamedTuple):
     """One numbered step from the layout of an older file to the next.
 
-    Before all steps, the tables that the file has get the columns and checks that their models
-    declare now. A step makes the tables whose models say that they came with it, then runs its
-    statements.
+    Before all steps, existing tables get the columns and checks that their models declare now. A
+    step creates the tables of models with its number in `since`, then runs its statements.
     """
 
     version: int
@@ -3614,7 +3603,7 @@ class Migration(NamedTuple):
     statements: tuple[str, ...] = ()
 
 
-#: The layout of a file, whose it is, and whether nothing is in it yet.
+#: The layout of a file, its application id, and whether it is empty.
 FILE_FACTS = """SELECT user_version, application_id, NOT EXISTS (SELECT 1 FROM sqlite_schema)
     FROM pragma_user_version, pragma_application_id"""
 
@@ -3622,11 +3611,11 @@ FILE_FACTS = """SELECT user_version, application_id, NOT EXISTS (SELECT 1 FROM s
 def open_file(
     workspace: Workspace, create: Callable[[int | None], Sequence[str]], steps: Sequence[Migration]
 ) -> None:
-    """Make the tables of a new file, or bring an older file up to date.
+    """Create the tables of a new file, or migrate an older one.
 
-    `create` gives the statements for the tables that came with a layout, or for all.
+    `create` returns the statements for the tables of one layout, or for all.
     """
-    # Reading leaves the file alone; a connection that may write would checkpoint it at its end.
+    # A read-only connection never checkpoints the file.
     database = workspace.reader if workspace.read_only else workspace.writer.database
     newest = max([1, *(step.version for step in steps)])
     if workspace.path is None:
@@ -3645,7 +3634,7 @@ def open_file(
     if empty and workspace.path:
         refuse_lost(workspace.path, ".key", ".checkpoints")
     if empty:
-        # All of it arrives, or nothing.
+        # In one step: all or nothing.
         with contextlib.closing(sqlite3.connect(":memory:")) as made:
             made.deserialize(new_file(create, newest))
             made.backup(connection)
@@ -3655,7 +3644,7 @@ def open_file(
 
 
 def _opened_file(database: Database, workspace: Workspace) -> sqlite3.Connection:
-    """A connection to a file whose first page and layout can be read; a Problem says why not."""
+    """A connection to a file whose first page and schema can be read; raises a Problem."""
     try:
         connection = database.connection()
         connection.execute(FILE_FACTS).fetchone()
@@ -3664,7 +3653,7 @@ def _opened_file(database: Database, workspace: Workspace) -> sqlite3.Connection
             raise _not_ours(workspace) from None
         raise explain_file_error(error, workspace.file.name) from None
     except UnicodeDecodeError:
-        # Python cannot read what SQLite says of the layout, since a name in it is no text.
+        # A name in the schema is no UTF-8 text.
         raise Damaged(
             f"{workspace.file.name} is damaged in its layout: restore a backup."
         ) from None
@@ -3676,9 +3665,9 @@ def _migrate(
     create: Callable[[int | None], Sequence[str]],
     steps: Sequence[Migration],
 ) -> None:
-    """Take an older file through these steps, to the tables, indexes and triggers of its models.
+    """Run the steps on an older file, then bring its tables, indexes and triggers up to date.
 
-    Foreign keys are off meanwhile: to rebuild a table must not delete what points at it.
+    Foreign keys are off meanwhile: rebuilding a table must not delete records that refer to it.
     """
     declared = _statements_by_name(create(None))
     new = [sql for step in steps for sql in create(step.version)]
@@ -3703,7 +3692,7 @@ def _migrate(
 
 @functools.cache
 def new_file(create: Callable[[int | None], Sequence[str]], newest: int) -> bytes:
-    """The bytes of a file with every table and nothing in it, made once for the process."""
+    """The bytes of a file with empty tables, made once for the process."""
     facts = (f"PRAGMA application_id = {APPLICATION_ID}", f"PRAGMA user_version = {newest}")
     with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         _run_together(connection, [*create(None), *facts])
@@ -3711,7 +3700,7 @@ def new_file(create: Callable[[int | None], Sequence[str]], newest: int) -> byte
 
 
 def _statements_by_name(statements: Iterable[str]) -> dict[tuple[str, str], str]:
-    """The CREATE statements among some, by what each makes and its name."""
+    """The CREATE statements among these, by type and name."""
     head = re.compile(r'(?:--.*\n)?(CREATE (?:UNIQUE )?(TABLE|INDEX|TRIGGER) "?(\w+).*)', re.S)
     matches = filter(None, map(head.fullmatch, statements))
     return {(match[2].lower(), match[3]): match[1] for match in matches}
@@ -3726,7 +3715,7 @@ def present_sql(connection: sqlite3.Connection, type: str) -> dict[str, str]:
 def _drop_outdated(
     connection: sqlite3.Connection, declared: Mapping[tuple[str, str], str]
 ) -> Iterator[str]:
-    """Drop all triggers, and the indexes that are not as they are declared now."""
+    """Drop all triggers, and the indexes that differ from their declarations."""
     for name in present_sql(connection, "trigger"):
         yield f'DROP TRIGGER "{name}"'
     for name, sql in present_sql(connection, "index").items():
@@ -3737,7 +3726,7 @@ def _drop_outdated(
 def _create_missing(
     connection: sqlite3.Connection, declared: Mapping[tuple[str, str], str]
 ) -> Iterator[str]:
-    """Create the indexes and triggers that are declared and not there."""
+    """Create the declared indexes and triggers that are missing."""
     present = {type: present_sql(connection, type) for type in ("index", "trigger")}
     for (type, name), sql in declared.items():
         if type in present and name not in present[type]:
@@ -3745,7 +3734,7 @@ def _create_missing(
 
 
 def columns_of(sql: str) -> list[str]:
-    """The columns and constraints of a CREATE TABLE statement, sorted, and what follows them."""
+    """The sorted columns and constraints of a CREATE TABLE statement, and its options."""
     body, _, options = re.sub(r"\s+", " ", sql).partition("(")[2].rpartition(")")
     return [*sorted(part.strip() for part in re.split(r',(?= "| FOREIGN)', body)), options.strip()]
 
@@ -3753,10 +3742,9 @@ def columns_of(sql: str) -> list[str]:
 def _rebuild_tables(
     connection: sqlite3.Connection, declared: Mapping[tuple[str, str], str]
 ) -> Iterator[str]:
-    """Bring the tables that a file has to the columns and checks that their models declare now.
+    """Rebuild the tables whose columns or checks differ from their models, in row order.
 
-    SQLite changes no CHECK in place, so such a table is rewritten, row by row in its order:
-    https://www.sqlite.org/lang_altertable.html#otheralter
+    SQLite cannot change a CHECK in place: https://www.sqlite.org/lang_altertable.html#otheralter
     """
     present = present_sql(connection, "table")
     for model in all_models():
@@ -3771,9 +3759,9 @@ def _rebuild_tables(
 
 
 def _copy_rows(model: type[Model], columns: set[str]) -> str:
-    """SQL that copies a table's rows, which have these columns, to its rebuilt form.
+    """SQL that copies a table's rows, which have these columns, to the rebuilt table.
 
-    Each fact's JSON is rewritten from its columns.
+    The JSON of facts is written anew from the columns.
     """
     table, fields = model._meta.table_name, model._meta.sorted_fields
     sources = {}
@@ -3795,21 +3783,21 @@ def _copy_rows(model: type[Model], columns: set[str]) -> str:
 
 
 def _not_ours(workspace: Workspace) -> Problem:
-    """What is said of a file that is no workspace, or not any more: a key beside it shows that."""
+    """The problem of a file that is no workspace, or, with a key beside it, a damaged one."""
     if workspace.file.with_name(f"{workspace.file.name}.key").exists():
         return Damaged(f"{workspace.file.name} is damaged in its first page: restore a backup.")
     return Conflict(f"{workspace.file.name} is not a file of novantra-lite; name another one.")
 
 
 def _keep_before(workspace: Workspace, newest: int) -> None:
-    """Take a backup before a migration; Conflict where the file is open for reading only."""
+    """Make a backup before a migration; Conflict if the file is open for reading only."""
     if workspace.read_only:
         raise Conflict(
             f"{workspace.file.name} was written by an older novantra-lite; open it for writing "
             "once to bring it up to date."
         )
     before = workspace.file.with_name(f"{workspace.file.name}.before-{newest}")
-    # One from an attempt that failed holds nothing that the file does not.
+    # The backup of a failed attempt holds nothing that the file does not.
     before.unlink(missing_ok=True)
     workspace.backup(before)
 
@@ -5035,8 +5023,8 @@ FINAL_REFUSALS = (409, 422)
 
 
 class Idempotency:
-    """One write's Idempotency-Key: bound to principal, method and path; the body's SHA-256 tells
-    a repeat from another request."""
+    """The Idempotency-Key of a write, bound to principal, method and path; the SHA-256 of the body
+    distinguishes a repeat from another request."""
 
     def __init__(self, context: RequestContext):
         key = context.request.get_header("Idempotency-Key")
@@ -5055,7 +5043,7 @@ class Idempotency:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Let no second request with this key in while the first one runs."""
+        """Reject a second request with this key while the first one runs."""
         running = self.workspace.running
         if self.id in running:
             raise Conflict(
@@ -5069,7 +5057,7 @@ class Idempotency:
             running.discard(self.id)
 
     def replay(self) -> Response | None:
-        """The answer that the first request got, if there was one in the window."""
+        """The stored response to an earlier request, or None."""
         record = IdempotencyRecord.find_or_none(self.id)
         if record is None:
             return None
@@ -5087,7 +5075,7 @@ class Idempotency:
         return Response(record.status, body, headers)
 
     def remember(self, reply: Response) -> None:
-        """Keep an answer for the next request with this key."""
+        """Store a response for repeats."""
         if self.stale:
             self.stale.delete_instance()
         IdempotencyRecord.create(
@@ -5098,7 +5086,7 @@ class Idempotency:
         )
 
     def remember_refusal(self, problem: Problem) -> None:
-        """Keep a refusal that a repeat would meet again."""
+        """Store a final problem for repeats."""
         refusal = to_json({"message": str(problem), "issues": problem.issues})
         self.remember(Response(problem.status, refusal.encode()))
 
@@ -5108,12 +5096,12 @@ class Idempotency:
 
 class RateLimits:
     """Fixed windows of 60 s, counted in memory: per account and API, reads and writes apart, and
-    per organization where the API has such a limit.
+    per organization if the API has such a limit.
 
-    Only a request without usable credentials counts against its address: of IPv6, the /64. A
-    refused request does not count. All four headers go out with every answer and speak of the
-    bucket with the smallest share left. Of a kind, MOST callers without credentials are counted one
-    by one in a minute; later ones share buckets.
+    Only a request without valid credentials counts against its address (of IPv6, the /64 network).
+    A rejected request does not count. Every response has all four headers, for the bucket with the
+    smallest share left. At most MOST callers without credentials have buckets of their own in a
+    minute; later ones share SHARED buckets.
     """
 
     WINDOW, MOST, SHARED = 60, 10_000, 1024
@@ -5126,7 +5114,7 @@ class RateLimits:
 
     @staticmethod
     def access(context: RequestContext) -> str:
-        """What a request counts as."""
+        """Whether a request counts as a read or as a write."""
         return "read" if context.request.method in ("GET", "HEAD", "OPTIONS") else "write"
 
     def take(self, context: RequestContext, surface: Surface, at: float, by: int = 1) -> None:
@@ -5141,15 +5129,15 @@ class RateLimits:
         self.count(context.headers, buckets, at, by)
 
     def take_address(self, context: RequestContext, at: float, by: int = 1, what: str = "") -> None:
-        """Count one request of an address that presented nothing usable.
+        """Count one request of an address without valid credentials.
 
-        `what` names a bucket of its own: that of unknown paths, or of one operation.
+        `what` names a separate bucket: of unknown paths, or of one operation.
         """
         context.is_counted = context.is_counted or bool(by)
         self.count(context.headers, (self.of_address(context, what),), at, by)
 
     def of_address(self, context: RequestContext, what: str) -> tuple:
-        """The bucket of the address that a request comes from."""
+        """The bucket of a request's address."""
         bucket = self.bounded("address", what, context.network)
         return bucket, self.settings.rate_address, f"token-{self.access(context)}"
 
@@ -5161,13 +5149,13 @@ class RateLimits:
         return bucket_kind, what, hash(caller) % self.SHARED
 
     def take_token(self, context: RequestContext, account_id: str, at: float) -> None:
-        """Count a token that an account got; apart from its writes, under the same limit."""
+        """Count a token issued to an account, apart from its writes under the same limit."""
         bucket = ("tokens", account_id), self.settings.rate_writes, "token-write"
         context.is_counted = True
         self.count(context.headers, (bucket,), at)
 
     def take_failure(self, context: RequestContext, client_id: str, at: float) -> None:
-        """Count one failed token request of a client id, and of the address it came from."""
+        """Count a failed token request of a client id, and of its address."""
         bucket = self.bounded("failures", "", client_id)
         failures = bucket, self.settings.rate_failures, "token-write"
         context.is_counted = True
@@ -5177,7 +5165,7 @@ class RateLimits:
     def count(
         self, headers: dict, buckets: Sequence[tuple[tuple, int, str]], at: float, by: int = 1
     ) -> None:
-        """Count in every bucket, unless one of them is empty."""
+        """Count in every bucket; raises RateLimited if one of them is empty."""
         minute = int(at) // self.WINDOW
         with self._lock:
             if minute != self._minute:
@@ -5205,32 +5193,32 @@ class RateLimits:
 
 
 class ClockGuard:
-    """Compares the system's clock with all that a workspace recorded.
+    """Compares the system's clock with the newest entries of a workspace.
 
-    Entries cannot be changed, so those of one hour under a wrong clock would stay for ever.
+    Entries cannot be changed, so that those of an hour under a wrong clock would stay for ever.
     """
 
     def __init__(self, workspace: Workspace):
         self.workspace, tolerance = workspace, workspace.settings.clock_tolerance
-        #: Seconds; a clock of the embedder's own may say what it likes.
+        #: Seconds; an embedder's own clock is not checked.
         self.tolerance = (
             tolerance * 86_400 if tolerance and workspace.source.is_system else math.inf
         )
         self.latest = self.load_latest()
 
     def load_latest(self) -> float:
-        """The latest time that something was recorded at; the present where nothing was."""
+        """The latest time of an entry; the current time without any."""
         connection, times = self.workspace.writer.database.connection(), []
         stamps = {"audit_entry": "at", "ledger_entry": "timestamp", "read_count": "minute"}
         for table, column in stamps.items():
             newest = f'SELECT "{column}" FROM "{table}" ORDER BY "id" DESC LIMIT 1'
-            # A value that is no time was put there from outside; `verify` reports it.
+            # An invalid time was written by another program; `verify` reports it.
             with contextlib.suppress(ValueError):
                 times += map(seconds_of, connection.execute(newest).fetchone() or ())
         return max(times, default=self.workspace.source.clock())
 
     def find_fault(self) -> str:
-        """Why nothing may be written under this clock; empty: it is plausible."""
+        """The reason why nothing is written under this clock; empty if it is plausible."""
         now = self.workspace.source.clock()
         if now - self.latest <= self.tolerance:
             self.latest = max(now, self.latest)
@@ -5305,19 +5293,19 @@ def record_uuid(table: str, key: str) -> str:
 
 
 def hash_audit(previous: str, row: Sequence, address: str | None) -> str:
-    """SHA-256 over the hash before and the entry as it is stored, encrypted values included.
+    """SHA-256 over the previous hash and the stored entry, with encrypted values as they are.
 
-    An address that is null is left out, as in entries of before there were addresses.
+    An address that is null is left out, as in entries older than the column.
     """
     row = row if address is None else [*row, address]
     return hashlib.sha256((previous + to_json(row)).encode()).hexdigest()
 
 
 def hash_content(model: type[Model], row: Sequence) -> str:
-    """SHA-256 over a record's columns as they are stored: a JSON object, sorted by its names.
+    """SHA-256 over a record's stored columns as a JSON object, sorted by name.
 
-    A column is left out while it holds what every row older than the column holds, usually null.
-    So a fact that was recorded once keeps its hash when its model gains, renames or moves columns.
+    A column that holds its initial value, usually null, is left out. So a recorded fact keeps its
+    hash when its model gains, renames or moves columns.
     """
     recorded = model.statements().recorded
     content = {name: row[index] for name, index, initial in recorded if row[index] != initial}
@@ -5329,9 +5317,9 @@ _OBJECTS = 6
 
 
 def _hash_former_content(model: type[Model], row: Sequence) -> str:
-    """The content hash as layouts before 6 made it: over a JSON array of the columns of that time.
+    """The content hash of layouts before 6: over a JSON array of the columns of that time.
 
-    Empty where a younger column holds something, which such a record cannot have had.
+    Empty if a younger column has a value, which such a record cannot have had.
     """
     fields, columns = model._meta.sorted_fields, former_columns(model)
     if any(row[i] != f.initial for i, f in enumerate(fields) if f.since >= _OBJECTS):
@@ -5341,14 +5329,14 @@ def _hash_former_content(model: type[Model], row: Sequence) -> str:
 
 @functools.cache
 def former_columns(model: type[Model]) -> list[int]:
-    """The positions today of the columns that a model had before layout 6, in their order then."""
+    """The current positions of the columns that a model had before layout 6, in the order then."""
     fields = enumerate(model._meta.sorted_fields)
     columns = {field.recorded_name: index for index, field in fields if field.since < _OBJECTS}
     return [columns[name] for name in model.former_order.split() or columns]
 
 
 def is_recorded(content: str, model: type[Model], row: Sequence) -> bool:
-    """Return whether a content hash in the ledger matches a row, in today's or the former form."""
+    """Return whether a content hash of the ledger matches a row, in its current or former form."""
     return content == hash_content(model, row) or content == _hash_former_content(model, row)
 
 
@@ -5367,7 +5355,7 @@ class ReadCount(Model):
 
 
 class CheckpointKey(Model):
-    """A public key that signed checkpoints of the workspace can be verified with."""
+    """A public key that verifies signed checkpoints of the workspace."""
 
     append_only, since = True, 4
 
@@ -5375,14 +5363,14 @@ class CheckpointKey(Model):
     created_at = Timestamp(default=now)
 
 
-#: Keys are no facts, since what wraps them lies outside; that they were made is audited.
+#: Keys are no facts, since the wrapping key is outside of the file; their creation is audited.
 NOTED_KEYS = MappingProxyType(
     {RingKey: "key_ring.key_added", CheckpointKey: "checkpoint_key.key_added"}
 )
 
 
 class LastUse(Model):
-    """When a credential was accepted last; kept apart from its own record, which is proven."""
+    """The last use of a credential, apart from its record, which the ledger proves."""
 
     since = 3
 
@@ -5391,11 +5379,11 @@ class LastUse(Model):
 
 
 class _Refusals:
-    """Requests that were refused, by the action that the audit log has for that.
+    """Rejected requests, by their action in the audit log.
 
-    Anybody may cause them, so that they must not fill the disk: in each minute the first of each of
-    FIRST callers has an entry of its own; all others are counted, and one entry tells of them once
-    the minute is over. Of what is counted, at most MOST requests and networks are named.
+    They must not fill the disk: in each minute the first request of each of FIRST callers has an
+    entry of its own; all others are counted in one entry after the minute, which names at most MOST
+    requests and networks.
     """
 
     FIRST, MOST = 10, 20
@@ -5406,7 +5394,7 @@ class _Refusals:
         self._counted: dict[tuple[str, int], dict[str, Counter]] = {}
 
     def is_first(self, action: str, caller: tuple, at: float) -> bool:
-        """Return whether a refusal is to have an entry of its own; it is to be counted if not."""
+        """Return whether a rejected request gets an entry of its own, instead of being counted."""
         minute = int(at) // 60
         with self._lock:
             if minute != self._minute:
@@ -5417,9 +5405,9 @@ class _Refusals:
             return True
 
     def count(self, action: str, at: float, number: int = 1, **features: str) -> None:
-        """Count refusals with such features, which come as `requests="GET /api/v1/flows"`."""
+        """Count rejected requests with these features, as `requests="GET /api/v1/flows"`."""
         with self._lock:
-            # A minute that nobody took out goes on: there are never many.
+            # Counts of a past minute that were not taken yet are continued.
             key = next((key for key in self._counted if key[0] == action), (action, int(at) // 60))
             counts = self._counted.setdefault(key, {"count": Counter()})
             counts["count"]["all"] += number
@@ -5428,32 +5416,32 @@ class _Refusals:
                 seen[value if value in seen or len(seen) < self.MOST else "others"] += number
 
     def take(self, at: float) -> list[tuple[str, float, dict]]:
-        """Remove and return what was counted before this minute: action, since when, and what."""
+        """Remove and return the counts of past minutes: action, begin of the minute, details."""
         with self._lock:
-            over = take_out(self._counted, int(at) // 60)
+            past = pop_past(self._counted, int(at) // 60)
         return [
             (action, minute * 60, {**counts, "count": counts["count"]["all"]})
-            for (action, minute), counts in over.items()
+            for (action, minute), counts in past.items()
         ]
 
     def restore(self, taken: Iterable[tuple[str, float, dict]]) -> None:
-        """Count again what was taken out and could not be written."""
+        """Restore counts that could not be written."""
         for action, since, details in taken:
             self.count(action, since, details["count"])
 
 
 class AuditTrail:
-    """Writes a workspace's audit log and ledger; knows the heads of both chains."""
+    """Writes a workspace's audit log and ledger, and holds the heads of both chains."""
 
     def __init__(self, workspace: Workspace):
         self.workspace, self.failures = workspace, 0
-        #: Refused requests that have no entry yet.
+        #: Rejected requests without an entry yet.
         self.refusals = _Refusals()
         self.clock = ClockGuard(workspace)
         self.load()
 
     def load(self) -> None:
-        """Take the heads of the chains from the file."""
+        """Load the heads of the chains from the file."""
         connection = self.workspace.writer.database.connection()
         newest = 'SELECT "id", {} FROM "{}" ORDER BY "id" DESC LIMIT 1'
         audit = connection.execute(newest.format('"hash"', "audit_entry")).fetchone()
@@ -5462,7 +5450,7 @@ class AuditTrail:
         self.audit, self.ledger = audit or (0, ZEROS), ledger or (0, ZEROS, "")
 
     def heads(self) -> tuple:
-        """Where both chains stand, to go back to when a piece of work fails."""
+        """The heads of both chains, for `reset`; raises Unavailable under a wrong clock."""
         if fault := self.clock.find_fault():
             raise Unavailable(fault)
         if self.failures != self.workspace.writer.failures:
@@ -5470,12 +5458,12 @@ class AuditTrail:
             self.load()
         return self.audit, self.ledger
 
-    def go_back(self, heads: tuple) -> None:
-        """Forget what was written since the heads stood there."""
+    def reset(self, heads: tuple) -> None:
+        """Reset both chains to earlier heads."""
         self.audit, self.ledger = heads
 
     def write(self, current: Session) -> None:
-        """Put every fact of a session into the audit log and the ledger."""
+        """Write every fact of a session to the audit log and the ledger."""
         audited, proofs = [], []
         for verb, model, key, row, was in current.facts:
             detail = to_json({"before": was}) if was is not None else None
@@ -5489,13 +5477,13 @@ class AuditTrail:
     def note(
         self, current: Session, action: str, subject_type: str, key: str, detail: str | None = None
     ) -> None:
-        """Put one action into the audit log."""
+        """Write one action to the audit log."""
         row = self.entry(current, action, subject_type, key, detail)
         current.database.connection().execute(AuditEntry.statements().insert, row)
 
     def note_refusals(self, current: Session, taken: Iterable[tuple[str, float, dict]]) -> None:
-        """Put counted refusals into the audit log, one entry for each action."""
-        # They have no single caller, whichever request causes them to be written.
+        """Write counted rejected requests to the audit log, one entry for each action."""
+        # They have no single caller, whichever request writes them.
         own = Session(current.workspace, current.database, "system")
         for action, since, details in taken:
             detail = to_json({"since": own.source.timestamp(since), **details})
@@ -5530,7 +5518,7 @@ class AuditTrail:
         table = model._meta.table_name
         event = f"{table}_{verb}".upper()
         content = hash_content(model, row)
-        # A clock that was set back does not take the ledger back: its times are found by halving.
+        # The times of the ledger never decrease, since they are found by binary search.
         at = max(current.source.now(), last)
         entry_id, record = current.source.uuid(), record_uuid(table, key)
         proof = hash_ledger((entry_id, record, event, content, previous, at))
@@ -6160,12 +6148,11 @@ def verify_webhook(
 
 
 # --- Outbox -------------------------------------------------------------------
-# An event is written in the transaction of the change that it reports, so
-# neither is ever there without the other.
+# An event is written in the transaction of the change that it reports (transactional outbox).
 
 
 class Endpoint(Model):
-    """Where events are sent: a URL, the events it wants (none: all), and what signs them."""
+    """A receiver of events: its URL, its types of events (none: all), and its secret."""
 
     fact = "webhook_endpoint"
 
@@ -6173,7 +6160,7 @@ class Endpoint(Model):
     url = Text(2000)
     events = Json(ListOf(Text(100)))
     secret = Encrypted(200, hidden=True)
-    #: The secret before the last rotation, still good until `previous_until`.
+    #: The secret before the last rotation, valid until `previous_until`.
     previous_secret = Encrypted(200, null=True, hidden=True)
     previous_until = Timestamp(null=True)
     status = Choice("enabled paused disabled", default="enabled")
@@ -6182,18 +6169,18 @@ class Endpoint(Model):
 
 
 class Event(Model):
-    """An event, as it is delivered to every endpoint."""
+    """An event that is delivered to endpoints."""
 
     id = PrefixedId("evt")
     type = Text()
     data = Json(MapOf(Text()))
     created_at = Timestamp()
-    #: The checksum by which `verify` finds damage; null in older rows.
+    #: The checksum that `verify` compares; null in rows of older versions.
     checksum = Text(64, null=True, hidden=True, since=7)
 
     @classmethod
     def post(cls, type: str, data: Mapping[str, Any]) -> Event:
-        """Store an event of now with its checksum."""
+        """Create an event with its checksum."""
         at = session().source.now()
         return cls.create(type=type, data=data, created_at=at, checksum=cls.hash(type, data, at))
 
@@ -6207,16 +6194,16 @@ class Event(Model):
         return self.checksum in (None, expected)
 
 
-#: Seconds to wait before each further attempt: about two days in all.
-_RETRY_STEPS = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
+#: Seconds before each further attempt: about three days in all.
+_RETRY_SCHEDULE = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
 _JITTER = 0.2
 _GIVE_UP_AFTER = 120 * 3600
-#: Messages of one model sent in one step, so that a long queue does not delay other work.
+#: Messages of one model that one step sends, so that a long queue does not delay other work.
 BATCH = 100
 
 
 class OutboundRequest(NamedTuple):
-    """An HTTP POST of these bytes, with these headers, to this URL."""
+    """An HTTP POST to another server."""
 
     url: str
     body: bytes
@@ -6226,15 +6213,15 @@ class OutboundRequest(NamedTuple):
 class OutboxMessage(Model):
     """A message to another server, and the result of the last attempt.
 
-    It is sent at once, and again after each of `steps` (seconds, plus or minus the share `jitter`)
-    until the receiver accepts it. `channel_field` names the field of the receiver: after a failure
-    its other messages wait for the dispatcher's next step.
+    It is sent at once, and again after each delay of `retry_schedule` (seconds, plus or minus the
+    share `jitter`) until the receiver accepts it. `channel_field` names the field of the receiver:
+    after a failure its other messages wait for the dispatcher's next step.
     """
 
-    #: Without a table; subclasses inherit its columns.
+    #: Has no table; subclasses inherit its columns.
     abstract: ClassVar[bool] = True
     channel_field: ClassVar[str]
-    steps: ClassVar[Sequence[float]] = _RETRY_STEPS
+    retry_schedule: ClassVar[Sequence[float]] = _RETRY_SCHEDULE
     jitter: ClassVar[float] = _JITTER
 
     state = Choice("due done failed", default="due")
@@ -6249,20 +6236,20 @@ class OutboxMessage(Model):
 
     @classmethod
     def send(cls, **values) -> OutboxMessage:
-        """Enqueue a message, to be sent once the current session is committed."""
+        """Enqueue a message, to be sent after the commit of the current session."""
         current = session()
         current.afterwards.append(current.workspace.bell.set)
         return cls.create(due_at=current.source.now(), **values)
 
     @classmethod
     def is_due(cls, moment: str) -> bool:
-        """Whether any is due at a time; asked every second, of every workspace."""
+        """Return whether any message is due; called every second for every workspace."""
         sql = f'SELECT EXISTS (SELECT 1 FROM "{cls._meta.table_name}" WHERE "due_at" <= ?)'
         return bool(session().database.connection().execute(sql, (moment,)).fetchone()[0])
 
     @classmethod
     def waiting(cls, moment: str, failing: Iterable[str]) -> Iterable[OutboxMessage]:
-        """A batch of those that are due, the oldest first, without the lanes that are failing."""
+        """A batch of due messages, the oldest first, without those of failing channels."""
         channel = cls._meta.fields[cls.channel_field]
         due = cls.select().where(cls.due_at <= moment, channel.not_in(list(failing)))
         return due.order_by(cls.due_at, cls._meta.primary_key).limit(BATCH)
@@ -6273,54 +6260,55 @@ class OutboxMessage(Model):
         return self.__data__[self.channel_field]
 
     def is_still_due(self) -> bool:
-        """Return whether it is still to be sent: another transaction may have changed it."""
+        """Return whether the message is still due, unless another transaction changed it."""
         stored = type(self).find_or_none(self.id)
         return stored is not None and (stored.state, stored.due_at) == (self.state, self.due_at)
 
     def outbound_request(self, workspace: Workspace, at: float) -> OutboundRequest:
-        """The request to send; Invalid where it must not be sent, which is a failed attempt."""
+        """The request to send; raises Invalid if it must not be sent: a failed attempt."""
         raise NotImplementedError
 
     def deliver(self, workspace: Workspace, transport: Any, at: float) -> HttpResponse:
-        """Make one attempt; Invalid where none can be made."""
-        letter = self.outbound_request(workspace, at)
-        return transport.post(letter.url, letter.body, letter.headers)
+        """Make one attempt; raises Invalid if the request must not be sent."""
+        request = self.outbound_request(workspace, at)
+        return transport.post(request.url, request.body, request.headers)
 
-    def accepts(self, sent: HttpResponse) -> bool:
-        """Whether the other side has taken it, by what it answered."""
-        return 200 <= sent.status < 300
+    def is_success(self, response: HttpResponse) -> bool:
+        """Return whether the receiver accepted the message."""
+        return 200 <= response.status < 300
 
-    def record_attempt(self, sent: HttpResponse, at: float) -> None:
-        """Write down what came of an attempt, and when the next one is due."""
+    def record_attempt(self, response: HttpResponse, at: float) -> None:
+        """Record the result of an attempt, and when the next one is due."""
         attempts, stamp = self.attempts + 1, session().source.timestamp
-        self.change(attempts=attempts, status_code=sent.status or None, note=sent.note)
-        if self.accepts(sent):
+        self.change(attempts=attempts, status_code=response.status or None, note=response.note)
+        if self.is_success(response):
             self.change(state="done", due_at=None)
             return
-        wait = self.next_delay(attempts, sent)
-        if wait is None:
-            self.change(state="failed", due_at=None, failed_at=self.failed_at or stamp(at))
+        delay = self.next_delay(attempts, response)
+        failed_at = self.failed_at or stamp(at)
+        if delay is None:
+            self.change(state="failed", due_at=None, failed_at=failed_at)
         else:
-            self.change(due_at=stamp(at + wait), failed_at=self.failed_at or stamp(at))
+            self.change(due_at=stamp(at + delay), failed_at=failed_at)
 
-    def next_delay(self, attempts: int, sent: HttpResponse) -> float | None:
-        """Seconds until the next attempt; None when there is none left."""
-        if attempts > len(self.steps):
+    def next_delay(self, attempts: int, response: HttpResponse) -> float | None:
+        """Seconds until the next attempt; None after the last one."""
+        if attempts > len(self.retry_schedule):
             return None
-        step = self.steps[attempts - 1]
-        wait = step * session().source.random.uniform(1 - self.jitter, 1 + self.jitter)
-        if sent.status in (429, 503) and sent.retry_after is not None:
-            return max(wait, min(sent.retry_after, 2 * step))
-        return wait
+        scheduled = self.retry_schedule[attempts - 1]
+        delay = scheduled * session().source.random.uniform(1 - self.jitter, 1 + self.jitter)
+        if response.status in (429, 503) and response.retry_after is not None:
+            return max(delay, min(response.retry_after, 2 * scheduled))
+        return delay
 
     @classmethod
     def finished(cls, before: str) -> peewee.Expression:
-        """The condition for what came to its end and was made before a time."""
+        """The condition for messages that are done or failed, created before a time."""
         return (cls.created_at < before) & (cls.state != "due")
 
 
 class Delivery(OutboxMessage):
-    """The delivery of one event to one endpoint, and the result of the last attempt."""
+    """The delivery of an event to an endpoint, and the result of the last attempt."""
 
     channel_field = "endpoint"
 
@@ -6345,17 +6333,17 @@ class Delivery(OutboxMessage):
         )
         return OutboundRequest(self.endpoint.url, body, headers)
 
-    def record_attempt(self, sent, at):
-        super().record_attempt(sent, at)
+    def record_attempt(self, response, at):
+        super().record_attempt(response, at)
         if self.state == "done":
             return
-        if sent.status == 410 or _failing_for(self.endpoint, at) >= _GIVE_UP_AFTER:
+        if response.status == 410 or _failing_for(self.endpoint, at) >= _GIVE_UP_AFTER:
             self.endpoint.change(status="disabled")
             self.change(state="failed", due_at=None)
 
 
 def _event_body(workspace: Workspace, event: Event) -> bytes:
-    """An event as it goes out: the same bytes at every attempt and for every endpoint."""
+    """The body of an event: the same bytes at every attempt and for every endpoint."""
     payload = {
         "id": event.id,
         "type": event.type,
@@ -6367,19 +6355,19 @@ def _event_body(workspace: Workspace, event: Event) -> bytes:
 
 
 def _endpoint_secrets(endpoint: Endpoint, at: float) -> list[str]:
-    """The secrets that sign now: two while a rotation lasts."""
+    """The current secrets: two during a rotation."""
     if endpoint.previous_until and at < seconds_of(endpoint.previous_until):
         return [endpoint.secret, endpoint.previous_secret]
     return [endpoint.secret]
 
 
 def _failing_for(endpoint: Endpoint, at: float) -> float:
-    """For how many seconds nothing but failures came of an endpoint."""
+    """Seconds since an endpoint's first failure without any success after it."""
     mine = Delivery.endpoint == endpoint
     success = Delivery.select(peewee.fn.max(Delivery.updated_at)).where(
         mine, Delivery.state == "done"
     )
-    # An endpoint that is enabled again, or gets a new secret, starts with no failures.
+    # An endpoint that is enabled again, or gets a new secret, starts without failures.
     since = max(success.scalar() or "", endpoint.updated_at)
     failed = Delivery.select(peewee.fn.min(Delivery.failed_at)).where(
         mine, Delivery.state != "done", Delivery.updated_at >= since
@@ -6388,18 +6376,18 @@ def _failing_for(endpoint: Endpoint, at: float) -> float:
     return at - seconds_of(max(first, since)) if first else 0.0
 
 
-_WANTING = (
+_SUBSCRIBERS = (
     "SELECT id FROM endpoint WHERE status <> 'disabled' AND (events = '[]' OR EXISTS "
     "(SELECT 1 FROM json_each(endpoint.events) WHERE value = ?))"
 )
 
 
 def post_events(current: Session) -> None:
-    """Put a session's events into the outbox, addressed to every endpoint that wants them."""
+    """Enqueue a session's events for all endpoints that subscribe to them."""
     connection = current.database.connection()
     for name, data in current.events:
         event = Event.post(name, data)
-        for (endpoint,) in connection.execute(_WANTING, (name,)).fetchall():
+        for (endpoint,) in connection.execute(_SUBSCRIBERS, (name,)).fetchall():
             Delivery.send(event=event.id, endpoint=endpoint)
 
 
@@ -6423,9 +6411,9 @@ def write_transaction(
     address: str = "",
     dry_run: bool = False,
 ) -> Any:
-    """Do a piece of work that writes: effects, audit entries, ledger entries and events together.
+    """Run work that writes: changes, audit entries, ledger entries and events in one transaction.
 
-    A dry_run is the same, rolled back. Whatever is raised is rolled back, too.
+    A dry run is rolled back in the end. Whatever is raised is rolled back, too.
     """
     if workspace.read_only:
         raise Conflict("The workspace is open for reading only.")
@@ -6442,7 +6430,7 @@ def write_transaction(
             if dry_run:
                 raise DryRunRollback(result)
         except BaseException:
-            workspace.journal.go_back(heads)
+            workspace.journal.reset(heads)
             raise
         return result, current.afterwards
 
@@ -6455,14 +6443,14 @@ def write_transaction(
     return result
 
 
-#: Shows a secret; what could not be shown is not stored.
+#: Shows a secret to the operator; if it raises, nothing is stored.
 Show = Callable[[Any], None] | None
 
 
 def administer(
     workspace: Workspace, reason: str, work: Callable[[], Any], show: Show = None
 ) -> Any:
-    """Do one administrative write; what it returns is shown before it is stored."""
+    """Run one administrative write; its result is shown before the commit."""
 
     def run(current):
         result = work()
@@ -6483,9 +6471,9 @@ def delete_in_batches(
     condition: peewee.Expression,
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Delete records that are no facts, a batch in each transaction, so that others write between.
+    """Delete records that are no facts, in batches, so that other writes run in between.
 
-    They are looked for without the writer; what does not meet the condition any more stays.
+    They are selected without the writer; the condition is checked again before the deletion.
     """
     rowid, after = peewee.SQL('t1."rowid"'), 0
     while not is_stopping():
@@ -6844,19 +6832,19 @@ def _check_heads(
 # --- Answers ------------------------------------------------------------------
 
 
-def answer(context: RequestContext, path_values: Mapping[str, str]) -> Response:
-    """Answer one request: who is it, how often, may they, what do they want, here it is."""
+def handle(context: RequestContext, path_values: Mapping[str, str]) -> Response:
+    """Handle one request: authenticate, rate limit, authorize, validate, execute."""
     operation, lite = context.operation, context.lite
     at = lite.source.clock()
     if operation.public:
-        # Neither health nor a right secret depends on what others of the address do: a write
-        # counts when it is refused, and a read that has to be limited counts in its handler.
+        # Others at the same address must not block health checks or a correct secret: a write
+        # counts when it is rejected, and a read that has to be limited counts in its handler.
         with contextlib.suppress(RateLimited):
             lite.limits.take_address(context, at, by=0, what=_public_bucket(operation))
     else:
         _authorize(context, at)
     if operation.setting and not getattr(lite.settings, operation.setting):
-        _refuse_what_is_off(operation, lite.settings)
+        _reject_disabled(operation, lite.settings)
     if (context.request.content_length or 0) > lite.settings.upload_limit:
         raise TooLarge(f"The body is over the limit of {lite.settings.upload_limit} bytes.")
     path = operation.surface.read_path(operation, path_values)
@@ -6870,7 +6858,9 @@ def answer(context: RequestContext, path_values: Mapping[str, str]) -> Response:
             _identify_signer(context, path, at)
         context.read_body()
         return (
-            _handle_write(context, path) if operation.writes else operation.handler(context, *path)
+            _Write(context, path).handle()
+            if operation.writes
+            else operation.handler(context, *path)
         )
     except Problem:
         if not context.is_counted:
@@ -6879,31 +6869,31 @@ def answer(context: RequestContext, path_values: Mapping[str, str]) -> Response:
 
 
 def _authorize(context: RequestContext, at: float, by: int = 1) -> None:
-    """Find out who is calling, how often, and whether they may."""
+    """Authenticate, rate limit and authorize a request."""
     _identify(context, at)
     context.lite.limits.take(context, context.operation.surface, at, by)
     context.principal.require_scope(context.operation.scope)
 
 
 def check_head(context: RequestContext) -> Response:
-    """Answer the head of a request, before its large body is read: 100 where it is welcome."""
+    """Handle the head of a request before its large body is read: 100 if the body is accepted."""
     operation = context.operation
     if not operation.public:
         _authorize(context, context.lite.source.clock(), by=0)
     if operation.setting and not getattr(context.settings, operation.setting):
-        _refuse_what_is_off(operation, context.settings)
+        _reject_disabled(operation, context.settings)
     if operation.body is not EMPTY:
         context.check_media()
     return Response(100)
 
 
 def _public_bucket(operation: Operation) -> str:
-    """The bucket in which an address counts: a public write, as the token endpoint, has its own."""
+    """The rate limit bucket of an address: each public write has one, all reads share one."""
     return "" if operation.method == "GET" else operation.id
 
 
-def _refuse_what_is_off(operation: Operation, settings: Settings) -> None:
-    """Refuse an operation that a setting takes away: the method, or a path without any other."""
+def _reject_disabled(operation: Operation, settings: Settings) -> None:
+    """Reject an operation that its setting disables: 405, or 404 if the path has no other."""
     sentence = f"This operation is off; the setting {operation.setting} turns it on."
     if methods := allowed_methods(operation, settings):
         raise MethodNotAllowed(sentence, headers={"Allow": ", ".join(methods)})
@@ -6911,7 +6901,7 @@ def _refuse_what_is_off(operation: Operation, settings: Settings) -> None:
 
 
 def allowed_methods(operation: Operation, settings: Settings) -> list[str]:
-    """The methods that a path answers to, with these settings; HEAD wherever GET is."""
+    """The methods of an operation's path under these settings; HEAD wherever GET is."""
     methods = [
         other.method
         for other in operation.surface.operations
@@ -6921,7 +6911,7 @@ def allowed_methods(operation: Operation, settings: Settings) -> list[str]:
 
 
 def _identify(context: RequestContext, at: float) -> None:
-    """Find out who is calling; a refusal counts against the address, and is audited."""
+    """Authenticate the caller; rejected credentials count against the address and are audited."""
     try:
         context.operation.surface.identify(context)
     except Unauthenticated as problem:
@@ -6936,11 +6926,12 @@ def _identify(context: RequestContext, at: float) -> None:
 
 
 def _identify_signer(context: RequestContext, path: Sequence[str], at: float) -> None:
-    """Find the workspace and the principal that a signature over the raw body speaks for.
+    """Find the workspace and the principal that signed the raw body.
 
-    The operation's method is asked in every workspace, so that no answer comes sooner than another:
-    it tells the principal, or None where nothing that the workspace keeps verifies. NotFound stands
-    when all raise it. Two workspaces with the same secret are a refusal, as none is meant.
+    The resource's method `signer` runs in every workspace, so that the time of an answer reveals
+    nothing. It returns the principal, or None if no secret of the workspace verifies the signature.
+    NotFound is raised if all of them raise it. Two workspaces with the same secret are ambiguous:
+    the request is rejected.
     """
     if context.request.content_length:
         context.check_media()
@@ -6968,16 +6959,16 @@ def _identify_signer(context: RequestContext, path: Sequence[str], at: float) ->
     raise Invalid("The signature is missing or does not verify.")
 
 
-#: How the audit log calls requests with credentials that are not accepted, or do not suffice.
+#: The audit actions of requests with invalid credentials, and without the required scope.
 _UNAUTHENTICATED, FORBIDDEN = "api.authentication.refused", "api.authorization.refused"
 
 
 def audit_rejected_credentials(
     context: RequestContext, actor: str = "", action: str = _UNAUTHENTICATED
 ) -> None:
-    """Audit a refused request where it belongs, or else as one of a number in every workspace.
+    """Audit a rejected request in its workspace; without one, count it in every workspace.
 
-    The first of a caller in a minute is an entry of its own; see Refusals.
+    The first of a caller in a minute has an entry of its own; see `_Refusals`.
     """
     at, request = context.lite.source.clock(), context.request
     what = f"{request.method} {context.operation.path}"
@@ -6989,19 +6980,19 @@ def audit_rejected_credentials(
         if not concerned[0].journal.refusals.is_first(action, caller, at):
             concerned[0].journal.refusals.count(action, at, requests=what, networks=context.network)
         else:
-            _note_first_refusal(concerned[0], context, what, actor or "unknown", action)
+            _audit_first_refusal(concerned[0], context, what, actor or "unknown", action)
         return
     for workspace in concerned:
-        # From where it came is no business of most of them.
+        # The address concerns at most one of them.
         workspace.journal.refusals.count(action, at, requests=what)
     if concerned and concerned[0].journal.refusals.is_first("log", caller, at):
         log.warning("Credentials of no workspace were refused: %s from %s.", what, context.network)
 
 
-def _note_first_refusal(
+def _audit_first_refusal(
     workspace: Workspace, context: RequestContext, what: str, actor: str, action: str
 ) -> None:
-    """Put one refusal into the audit log, and what was counted in minutes that are over."""
+    """Audit one rejected request, and those that were counted in past minutes."""
     journal, at = workspace.journal, context.lite.source.clock()
     counted = journal.refusals.take(at)
 
@@ -7012,13 +7003,13 @@ def _note_first_refusal(
     try:
         write_transaction(workspace, work, **context.acting(actor))
     except Problem:
-        # A file that takes no entry now does not turn a refusal into another one.
+        # The caller gets the first problem, even if the file cannot store the entry now.
         journal.refusals.restore(counted)
         journal.refusals.count(action, at, requests=what, networks=context.network)
 
 
 def _handle_read(context: RequestContext, path: Sequence[str]) -> Response:
-    """Answer a read, and count it."""
+    """Handle a read, and count it."""
     operation, workspace = context.operation, context.workspace
     workspace.count_read(context.principal.id)
     with workspace.read(), ReadBudget(context.settings.read_deadline):
@@ -7027,64 +7018,8 @@ def _handle_read(context: RequestContext, path: Sequence[str]) -> Response:
             if result.stream is not None:
                 return result._replace(stream=workspace.leases.stream(result.stream))
             return result
-        # A record's derived members are read from the file.
+        # Computed members are read from the file.
         return Response(operation.status, operation.surface.present(operation, result))
-
-
-def _handle_write(context: RequestContext, path: Sequence[str]) -> Response:
-    """Answer a write: once for each Idempotency-Key, or as a dry_run."""
-    dry_run = context.operation.surface.is_dry_run(context.request)
-    # What is signed brings an id of its own, if any, by which a repeat is known.
-    signed = context.operation.signed
-    has_key = not signed and context.request.get_header("Idempotency-Key") is not None
-    idempotency = Idempotency(context) if has_key else None
-    # A dry_run refuses a key that is none, and neither replays nor remembers.
-    idempotency = None if dry_run else idempotency
-
-    def work(current: Session) -> Response:
-        if idempotency and (reply := idempotency.replay()):
-            return reply
-        reply = _run_handler(context, path, dry_run)
-        if idempotency:
-            idempotency.remember(reply)
-        return reply
-
-    workspace = context.workspace
-    doing = functools.partial(
-        write_transaction, workspace, reason=context.reason, **context.acting()
-    )
-    if not idempotency:
-        with workspace.leases.held():
-            _prepare_answer(context, path)
-            return doing(work, dry_run=dry_run)
-    with workspace.leases.held(), idempotency.alone():
-        try:
-            return _prepare_answer(context, path, idempotency) or doing(work)
-        except Problem as problem:
-            if problem.status in FINAL_REFUSALS and "Idempotency-Replayed" not in problem.headers:
-                doing(functools.partial(_remember_refusal, idempotency, problem))
-            raise
-
-
-def _prepare_answer(
-    context: RequestContext, path: Sequence[str], idempotency: Idempotency | None = None
-) -> Response | None:
-    """Let an operation find out what it needs while no transaction is open; a repeat needs nothing
-    more than its answer."""
-    operation = context.operation
-    if not operation.prepare:
-        return None
-    with context.workspace.read():
-        if idempotency and (reply := idempotency.replay()):
-            return reply
-        context.prepared = operation.prepare(context, *path)
-    return None
-
-
-def _remember_refusal(idempotency: Idempotency, problem: Problem, current: Session) -> None:
-    """Keep a final refusal, unless it is about the key itself."""
-    if idempotency.stale or not IdempotencyRecord.exists(idempotency.id):
-        idempotency.remember_refusal(problem)
 
 
 def dry_run_member(operation: Operation) -> str:
@@ -7094,23 +7029,91 @@ def dry_run_member(operation: Operation) -> str:
     return operation.dry_run_member or members[operation.method]
 
 
-def _run_handler(context: RequestContext, path: Sequence[str], dry_run: bool) -> Response:
-    """Call the handler and lay out what came of it."""
-    operation = context.operation
-    session().region = operation.surface.region(context)
-    result = operation.handler(context, *path)
-    if isinstance(result, Response):
-        return result
-    if dry_run:
-        document = json.loads(operation.surface.present(operation, result))
-        return Response(
-            200, to_json({"dryRun": True, dry_run_member(operation): document}).encode()
+class _Write:
+    """A request that writes; its steps are its methods, in the order in which they run.
+
+    It takes effect once for each Idempotency-Key, and not at all as a dry run.
+    """
+
+    def __init__(self, context: RequestContext, path: Sequence[str]):
+        self.context, self.path, self.operation = context, path, context.operation
+        self.is_dry_run = self.operation.surface.is_dry_run(context.request)
+        has_key = context.request.get_header("Idempotency-Key") is not None
+        # A signed request has an id of its own, if any, by which a repeat is recognized.
+        idempotency = Idempotency(context) if has_key and not self.operation.signed else None
+        # A dry run rejects an invalid key, but neither replays nor stores a response.
+        self.idempotency = None if self.is_dry_run else idempotency
+
+    def handle(self) -> Response:
+        """Run all steps."""
+        alone = self.idempotency.alone() if self.idempotency else nullcontext()
+        with self.context.workspace.leases.held(), alone:
+            try:
+                return self.prepare() or self.transact(self.run)
+            except Problem as problem:
+                is_final = problem.status in FINAL_REFUSALS
+                if self.idempotency and is_final and "Idempotency-Replayed" not in problem.headers:
+                    self.transact(partial(self.remember_refusal, problem))
+                raise
+
+    def prepare(self) -> Response | None:
+        """Call the operation's `prepare_…` method, if any, while no transaction is open.
+
+        A repeat needs no more than its response, which is returned.
+        """
+        if not self.operation.prepare:
+            return None
+        with self.context.workspace.read():
+            if response := self.replay():
+                return response
+            self.context.prepared = self.operation.prepare(self.context, *self.path)
+        return None
+
+    def transact(self, work: Callable[[Session], Any]) -> Any:
+        """Do a piece of work in a transaction of this request."""
+        context = self.context
+        return write_transaction(
+            context.workspace,
+            work,
+            reason=context.reason,
+            dry_run=self.is_dry_run,
+            **context.acting(),
         )
-    if operation.status == 204 or result is None:
-        return Response(operation.status)
-    if operation.brief:
-        result = operation.brief(result)
-    return Response(operation.status, operation.surface.present(operation, result))
+
+    def run(self, current: Session) -> Response:
+        """Replay the response to an earlier request, or run the handler and store its response."""
+        response = self.replay()
+        if response is None:
+            response = self.run_handler()
+            if self.idempotency:
+                self.idempotency.remember(response)
+        return response
+
+    def replay(self) -> Response | None:
+        """The response to an earlier request with this key."""
+        return self.idempotency.replay() if self.idempotency else None
+
+    def run_handler(self) -> Response:
+        """Call the handler and make a response of its result."""
+        operation, surface = self.operation, self.operation.surface
+        session().region = surface.region(self.context)
+        result = operation.handler(self.context, *self.path)
+        if isinstance(result, Response):
+            return result
+        if self.is_dry_run:
+            document = json.loads(surface.present(operation, result))
+            report = {"dryRun": True, dry_run_member(operation): document}
+            return Response(200, to_json(report).encode())
+        if operation.status == 204 or result is None:
+            return Response(operation.status)
+        if operation.brief:
+            result = operation.brief(result)
+        return Response(operation.status, surface.present(operation, result))
+
+    def remember_refusal(self, problem: Problem, current: Session) -> None:
+        """Store a final refusal for repeats, unless it is about the key itself."""
+        if self.idempotency.stale or not IdempotencyRecord.exists(self.idempotency.id):
+            self.idempotency.remember_refusal(problem)
 
 
 # --- Outbound addresses -------------------------------------------------------
@@ -7559,7 +7562,7 @@ class Dispatcher:
 
         noun = message.noun()
         write_transaction(workspace, work, actor="dispatcher", reason=f"Outcome of a {noun}.")
-        return message.accepts(sent)
+        return message.is_success(sent)
 
 
 @functools.cache
@@ -11822,7 +11825,7 @@ class NotificationMessage(OutboxMessage):
 
     since, channel_field = 4, "rule"
     #: Seconds to wait before the second and the third attempt.
-    steps, jitter = (2, 4), 0
+    retry_schedule, jitter = (2, 4), 0
 
     id = PrefixedId("ntf")
     rule = Owner(NotificationRule, index=True)
@@ -23136,8 +23139,8 @@ class SlackMessage(OutboxMessage):
             url, body, headers | {"Authorization": f"Bearer {self.config.bot_token}"}
         )
 
-    def accepts(self, sent):
-        return _slack_verdict(sent) == "ok"
+    def is_success(self, response):
+        return _slack_verdict(response) == "ok"
 
     def record_attempt(self, sent, at):
         verdict = _slack_verdict(sent)
@@ -23781,8 +23784,8 @@ class JiraPosting(OutboxMessage):
         """Make the attempt before which there was none."""
         return super().deliver(workspace, transport, at)
 
-    def accepts(self, sent):
-        return super().accepts(sent) and _issue_key(sent) is not None
+    def is_success(self, response):
+        return super().is_success(response) and _issue_key(response) is not None
 
     def record_attempt(self, sent, at):
         if self.state != "due":
@@ -23929,7 +23932,7 @@ class _JiraSync:
         made = read = 0
         for posting, answer in self.sent:
             JiraPosting.find(posting.id).record_attempt(answer, at)
-            made += posting.accepts(answer)
+            made += posting.is_success(answer)
         for ticket, answer in self.read:
             if answer.status == 200:
                 read += JiraTicket.find(ticket.id).refresh(answer.json)
@@ -26668,7 +26671,7 @@ def _respond(operation: Operation, request, response, **path: str) -> None:
             case "no room":
                 raise Unavailable(headers={"Retry-After": "5"})
             case _:
-                reply = answer(context, path)
+                reply = handle(context, path)
     except Exception as error:
         if isinstance(error, Forbidden):
             audit_rejected_credentials(

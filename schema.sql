@@ -492,7 +492,7 @@ CREATE INDEX "change_request_change_kind" ON "change_request" ("change_kind", "c
 
 CREATE INDEX "change_request_status" ON "change_request" ("status", "created_at", "id");
 
--- A public key that signed checkpoints of the workspace can be verified with.
+-- A public key that verifies signed checkpoints of the workspace.
 CREATE TABLE "checkpoint_key" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "created_at" TEXT NOT NULL
@@ -642,7 +642,7 @@ CREATE TABLE "coverage_report" (
 
 CREATE INDEX "coverage_report_trail_id" ON "coverage_report" ("trail_id");
 
--- An event, as it is delivered to every endpoint.
+-- An event that is delivered to endpoints.
 CREATE TABLE "event" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "type" TEXT NOT NULL,
@@ -653,7 +653,7 @@ CREATE TABLE "event" (
 
 CREATE INDEX "event_created" ON "event" ("created_at", "id");
 
--- Where events are sent: a URL, the events it wants (none: all), and what signs them.
+-- A receiver of events: its URL, its types of events (none: all), and its secret.
 CREATE TABLE "endpoint" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "url" TEXT NOT NULL,
@@ -669,7 +669,7 @@ CREATE TABLE "endpoint" (
 
 CREATE INDEX "endpoint_created" ON "endpoint" ("created_at", "id");
 
--- The delivery of one event to one endpoint, and the result of the last attempt.
+-- The delivery of an event to an endpoint, and the result of the last attempt.
 CREATE TABLE "delivery" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "state" TEXT NOT NULL CHECK ("state" IN ('due', 'done', 'failed')),
@@ -1155,7 +1155,7 @@ CREATE INDEX "jira_posting_connection_id" ON "jira_posting" ("connection_id");
 
 CREATE INDEX "jira_posting_ticket_id" ON "jira_posting" ("ticket_id");
 
--- When a credential was accepted last; kept apart from its own record, which is proven.
+-- The last use of a credential, apart from its record, which the ledger proves.
 CREATE TABLE "last_use" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "at" TEXT NOT NULL
@@ -1648,7 +1648,7 @@ CREATE TABLE "scm_integration" (
 
 CREATE UNIQUE INDEX "scm_integration_key" ON "scm_integration" ("org_slug", "provider");
 
--- The entry of the ledger up to which the index is up to date; no row: none yet.
+-- The entry of the ledger up to which the index is current; without a row: none yet.
 CREATE TABLE "search_position" (
     "id" INTEGER NOT NULL PRIMARY KEY,
     "entry" INTEGER NOT NULL

@@ -67,12 +67,12 @@ def pytest_configure(config):
         del os.environ[name]
     # Processes that tests start find the module compiled from the second one on.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    answer = novantra_lite.answer
+    handle = novantra_lite.handle
 
-    @functools.wraps(answer)
+    @functools.wraps(handle)
     def noted(context, path):
         try:
-            reply = answer(context, path)
+            reply = handle(context, path)
         except novantra_lite.Unprocessable:
             if context.operation.id in REFUSED:
                 DRIVEN.add(context.operation.id)
@@ -81,7 +81,7 @@ def pytest_configure(config):
             DRIVEN.add(context.operation.id)
         return reply
 
-    novantra_lite.answer = noted
+    novantra_lite.handle = noted
 
 
 def pytest_make_parametrize_id(val, argname):

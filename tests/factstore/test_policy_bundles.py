@@ -955,7 +955,7 @@ def test_a_decision_can_be_neither_changed_nor_removed(lite, factstore):
         sql = 'UPDATE "policy_decision" SET "result_allow" = 1 WHERE "id" = ?'
         current.database.connection().execute(sql, (key,))
 
-    with pytest.raises(Exception, match="outside of what the table may hold"):
+    with pytest.raises(Exception, match="outside the range of its column"):
         write_transaction(lite.workspace, forge, actor="test")
 
 

@@ -81,7 +81,7 @@ def test_a_status_that_may_not_follow_is_refused_with_the_choices(lite, finding)
 def test_an_end_status_stays_as_it_is(lite, finding):
     change(lite, finding["id"], status="archived")
 
-    with pytest.raises(Unprocessable, match="cannot become open; it stays as it is"):
+    with pytest.raises(Unprocessable, match="cannot become open; this status is final"):
         change(lite, finding["id"], status="open")
 
     assert rows(lite, "SELECT status FROM finding") == [("archived",)]

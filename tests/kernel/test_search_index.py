@@ -242,7 +242,7 @@ def test_the_index_survives_a_vacuum(lite):
     assert lite.verify() == []
 
 
-OTHER = "The search index is not that of the texts of the records."
+OTHER = "The search index does not match the texts of the records."
 
 
 @pytest.mark.parametrize(
@@ -250,9 +250,9 @@ OTHER = "The search index is not that of the texts of the records."
     [
         ("DELETE FROM search_data WHERE id > 100", OTHER),
         ("INSERT INTO search (search) VALUES ('delete-all')", OTHER),
-        ("UPDATE search_record SET text = upper(text)", "The search index does not have asset"),
-        ("DELETE FROM search_record", "The search index does not have asset"),
-        ("UPDATE search_record SET record = 'asset_x'", "The search index does not have asset"),
+        ("UPDATE search_record SET text = upper(text)", "The search index differs from asset"),
+        ("DELETE FROM search_record", "The search index differs from asset"),
+        ("UPDATE search_record SET record = 'asset_x'", "The search index differs from asset"),
     ],
 )
 def test_an_index_that_is_not_that_of_the_records_is_told(lite, tampering, fault):

@@ -355,7 +355,7 @@ def test_a_value_beyond_every_table_is_worded_and_not_stored(lite):
         make("a" * 20)(current)
         current.database.connection().execute("UPDATE finding SET severity = 'grave'")
 
-    with pytest.raises(Invalid, match="outside of what the table may hold"):
+    with pytest.raises(Invalid, match="outside the range of its column"):
         write_transaction(lite.workspace, work, actor="console", reason=WHY)
 
     assert counts(lite) == (0, 2, 1, 0, 0)
