@@ -13967,7 +13967,7 @@ class ScanReport(NamedTuple):
         return count_unknown(values | {"unknown": self.counts["unknown"]}, unknown_severity)
 
 
-class ScanFormat(NamedTuple):
+class _ScanFormat(NamedTuple):
     """A format of scan reports: its reader, and the names of the members that this reads."""
 
     read: Callable[[JsonNode], ScanReport]
@@ -13977,14 +13977,14 @@ class ScanFormat(NamedTuple):
 
 
 #: The formats by name, in the order in which they are recognized.
-SCAN_FORMATS: dict[str, ScanFormat] = {}
+SCAN_FORMATS: dict[str, _ScanFormat] = {}
 
 
 def scan_format(name: str, signs: str, reads: str) -> Callable:
     """Register the reader of a format, which may read these members and no others."""
 
     def register(read: Callable[[JsonNode], ScanReport]) -> Callable[[JsonNode], ScanReport]:
-        SCAN_FORMATS[name] = ScanFormat(read, signs.split(), {*signs.split(), *reads.split()})
+        SCAN_FORMATS[name] = _ScanFormat(read, signs.split(), {*signs.split(), *reads.split()})
         return read
 
     return register
