@@ -14,9 +14,9 @@ A governance register and a supply-chain fact store: two REST APIs over one SQLi
 
 Contents
 
-    Part I    Kernel   Problems, Settings, Clock and ids, JSON and sessions, Fields,
-        Compound fields, Statements, Models, Schemas, Keys and encryption, Search index, Leases,
-        File errors, Connections, Writer, Files, Workspaces, Tables, Migrations, Pages,
+    Part I    Kernel   Problems, Settings, Clock and ids, JSON and sessions, Foreign JSON,
+        Fields, Compound fields, Statements, Models, Schemas, Keys and encryption, Search index,
+        Leases, File errors, Connections, Writer, Files, Workspaces, Tables, Migrations, Pages,
         Principals and tokens, Uploads, Contexts, Surfaces, Operations and resources
     Part II   Records of every write   Idempotency, Rate limits, Clock guard, Audit and ledger,
         Verification, Chain verification, Record verification, Webhook signatures, Outbox, Writes,
@@ -871,6 +871,121 @@ def now() -> str:
 def emit(event: str, data: dict) -> None:
     """Raise an event; it leaves the outbox once the change is committed."""
     session().events.append((event, data))
+
+
+# --- Foreign JSON -------------------------------------------------------------
+# Documents that another program wrote: scanner reports, responses of other servers, events.
+
+
+class JsonNode:
+    """A value in a JSON document, with its path for error messages.
+
+    Absent and null members read as empty, and a value of another type is an error. In a lenient
+    document that reads as empty, too, unless it is required.
+    """
+
+    #: The most list items that are read from one document.
+    ITEMS = 250_000
+    __slots__ = ("document", "name", "parent", "value")
+
+    def __init__(self, value: Any, name: str | int, parent: JsonNode | None, document: Any = None):
+        self.value, self.name, self.parent = value, name, parent
+        self.document = document or parent.document
+
+    @classmethod
+    def root(
+        cls,
+        value: Any,
+        name: str,
+        error_class: Callable[[str], Exception],
+        is_strict: bool = True,
+        reads: Set[str] | None = None,
+    ) -> JsonNode:
+        """Return the root of a document, which error messages call `name`.
+
+        `reads` are the members that were retained when the document was parsed; None means all.
+        """
+        return cls(value, name, None, _JsonDocument(error_class, is_strict, reads, cls.ITEMS))
+
+    @property
+    def path(self) -> str:
+        """The path from the root, as in `report.runs[3].results[0].level`."""
+        steps, node = [], self
+        while node.parent is not None:
+            steps.append(f"[{node.name}]" if isinstance(node.name, int) else f".{node.name[:100]}")
+            node = node.parent
+        return "".join([str(node.name), *reversed(steps)])
+
+    def error(self, message: str) -> Exception:
+        """Return the error to raise about this node."""
+        return self.document.error_class(f"{self.path}: {message}")
+
+    def _typed(self, type: type, noun: str, required: bool = False) -> Any:
+        """Return the value if it has a type, None if it reads as empty."""
+        if isinstance(self.value, type):
+            return self.value
+        is_absent = self.value is None and self.parent is not None
+        if required or (self.document.is_strict and not is_absent):
+            raise self.error(f"Expected {noun}.")
+        return None
+
+    @property
+    def members(self) -> dict:
+        """The members of this object."""
+        return self._typed(dict, "an object") or {}
+
+    def get(self, path: str) -> JsonNode:
+        """Return the node at a dotted path; its value is None if it is absent."""
+        node, reads = self, self.document.reads
+        for name in path.split("."):
+            if reads is not None and name not in reads:
+                raise LookupError(f"The reader does not declare that it reads {name!r}.")
+            node = JsonNode(node.members.get(name), name, node)
+        return node
+
+    def has(self, name: str) -> bool:
+        """Return whether this object has a member that is not null."""
+        return self.get(name).value is not None
+
+    def text(self, path: str, required: bool = False) -> str:
+        """Return the text at a path."""
+        return self.get(path)._typed(str, "text", required) or ""
+
+    def integer(self, path: str) -> int:
+        """Return the integer at a path, which is required."""
+        node = self.get(path)
+        if type(node.value) is not int:
+            raise node.error("Expected an integer.")
+        return node.value
+
+    def items(self, path: str = "", required: bool = False) -> list[JsonNode]:
+        """Return the objects in this list, or in the list at a path."""
+        items = (self.get(path) if path else self)._items(required)
+        if self.document.is_strict:
+            for item in items:
+                item._typed(dict, "an object", required=True)
+        return items
+
+    def texts(self, path: str) -> list[str]:
+        """Return the texts in the list at a path."""
+        return [item._typed(str, "text", required=True) for item in self.get(path)._items()]
+
+    def _items(self, required: bool = False) -> list[JsonNode]:
+        values = self._typed(list, "a list", required) or []
+        self.document.items_left -= len(values)
+        if self.document.items_left < 0:
+            raise self.error(f"The document holds more than {self.ITEMS:,} list items.")
+        return [JsonNode(value, index, self) for index, value in enumerate(values)]
+
+
+class _JsonDocument:
+    """What the nodes of one document share."""
+
+    __slots__ = ("error_class", "is_strict", "items_left", "reads")
+
+    def __init__(self, error_class, is_strict, reads, items_left):
+        self.error_class, self.is_strict, self.reads = error_class, is_strict, reads
+        self.items_left = items_left
 
 
 # --- Fields -------------------------------------------------------------------
@@ -13699,35 +13814,36 @@ unknown severity; `unknown` says how many.
 
 
 # --- Scan reports -------------------------------------------------------------
-# What scanners report, as they write it: how much they found, by severity.
+# The number of findings by severity in a scanner's report.
 
 
-class Unreadable(Exception):
-    """A report that is not what it should be."""
+class ReportError(Exception):
+    """A report that is not what its type requires."""
 
 
-def read_report(upload: Upload, kept: Set[str] | None = None) -> Any:
-    """The JSON of a report, or Unreadable; numbers stay text.
+def load_report(upload: Upload, reads: Set[str] | None = None) -> JsonNode:
+    """Parse the JSON of a report, or raise ReportError; numbers remain text.
 
-    Of members of other names than these only shows whether they hold anything: True if so.
+    With `reads`, only members of these names are retained, so that a large report takes little
+    memory; of another member only remains True, if it holds anything.
     """
     if sum(piece.count(b",") for piece in upload.pieces()) > 3_000_000:
-        raise Unreadable("The JSON holds more than 3,000,000 values.")
+        raise ReportError("The JSON holds more than 3,000,000 values.")
 
-    def keep_members(pairs):
-        members, names = dict(pairs), [name for name, _ in pairs if kept is None or name in kept]
+    def retain_members(pairs):
+        members, names = dict(pairs), [name for name, _ in pairs if reads is None or name in reads]
         if len(set(names)) < len(names):
-            # Which of the two is meant, and what the other one hides, nobody can say.
-            raise Unreadable("An object in the JSON has two members of one name.")
-        for name, value in members.items() if kept is not None else ():
-            if value and value != "0" and name not in kept:
+            # Parsers differ in which of the two counts.
+            raise ReportError("An object in the JSON has two members of one name.")
+        for name, value in members.items() if reads is not None else ():
+            if value and value != "0" and name not in reads:
                 members[name] = True
         return members
 
     try:
-        return json.loads(
+        report = json.loads(
             upload.text(),
-            object_pairs_hook=keep_members,
+            object_pairs_hook=retain_members,
             parse_constant=refuse_constant,
             parse_float=str,
             parse_int=str,
@@ -13736,124 +13852,64 @@ def read_report(upload: Upload, kept: Set[str] | None = None) -> Any:
         reason = "The file is not JSON in UTF-8."
         if isinstance(error, json.JSONDecodeError):
             reason += f" Line {error.lineno}, column {error.colno}: {error.msg}."
-        raise Unreadable(reason) from None
+        raise ReportError(reason) from None
+    return JsonNode.root(report, "report", ReportError, reads=reads)
 
 
-#: What is counted of a scan, the worst first, and the columns that hold it; what is only
-#: informational is never judged.
-COUNTED = {
+#: The severities of findings, the worst first, and the columns that count them.
+SEVERITY_COLUMNS = {
     "critical": "critical_vulnerabilities",
     "high": "high_vulnerabilities",
     "medium": "medium_vulnerabilities",
     "low": "low_vulnerabilities",
     "informational": "informational",
 }
-JUDGED = ("critical", "high", "medium", "low")
-#: What the tools call a severity, in lower case, beside the words above; any other is unknown.
-SEVERITIES = {name: name for name in COUNTED} | {
+#: Those that thresholds limit.
+SEVERITIES = ("critical", "high", "medium", "low")
+#: The words of the tools for severities, in lower case; any other word is unknown.
+SEVERITY_WORDS = {name: name for name in SEVERITY_COLUMNS} | {
     **{"important": "high", "moderate": "medium"},
     **dict.fromkeys(("negligible", "info", "none"), "informational"),
 }
-#: Words that promise no harm; which of them a tool has, its reader says.
-_HARMLESS = tuple(word for word, name in SEVERITIES.items() if name == "informational")
+#: Words that promise no harm.
+_HARMLESS = tuple(word for word, name in SEVERITY_WORDS.items() if name == "informational")
 #: The least scores of the severities (CVSS 3.1, section 5).
 _SCORES = ((9, "critical"), (7, "high"), (4, "medium"), (0.1, "low"), (0, "informational"))
-#: The severities, the worst first; who knows of harm outranks who does not know.
+#: The severities, the worst first: known harm outranks unknown.
 _RANKS = ("critical", "high", "medium", "low", "unknown", "informational")
 
 
 def worst(severities: Iterable[str]) -> str:
-    """The worst of severities; `unknown` where there is none."""
+    """Return the worst of severities, `unknown` if there is none."""
     return min(severities, key=_RANKS.index, default="unknown")
 
 
-class ReportPart:
-    """A part of a report, which knows where it stands; Unreadable names the place of a fault."""
+def parse_severity(word: str, harmless: Sequence[str] = _HARMLESS) -> str:
+    """Return the severity that a word means, `unknown` for no word or another one.
 
-    #: How many elements of lists are looked at in a whole report.
-    ELEMENTS = 250_000
-    __slots__ = ("left", "name", "parent", "root", "value")
+    Of the words that promise no harm only those in `harmless` are known.
+    """
+    word = word.strip().lower()
+    is_foreign = word in _HARMLESS and word not in harmless
+    return "unknown" if is_foreign else SEVERITY_WORDS.get(word, "unknown")
 
-    def __init__(self, value: Any, name: str | int, parent: ReportPart | None = None):
-        self.value, self.name, self.parent = value, name, parent
-        self.root, self.left = parent.root if parent else self, self.ELEMENTS
 
-    @property
-    def where(self) -> str:
-        """The way to this part from the whole."""
-        steps, part = [], self
-        while part.parent is not None:
-            steps.append(f"[{part.name}]" if isinstance(part.name, int) else f".{part.name}")
-            part = part.parent
-        return "".join([str(part.name), *reversed(steps)])
-
-    def object(self) -> dict:
-        """This part, which must be an object."""
-        if isinstance(self.value, dict):
-            return self.value
-        raise Unreadable(f"{self.where}: Expected an object.")
-
-    def member(self, name: str) -> ReportPart:
-        """What a member holds, which may be nothing."""
-        return ReportPart(self.object().get(name), name, self)
-
-    def inner(self, name: str) -> ReportPart:
-        """The object that a member holds, an empty one where there is none."""
-        value = self.object().get(name)
-        return ReportPart({} if value is None else value, name, self)
-
-    def each(self, name: str, needed: bool = False) -> list[ReportPart]:
-        """The objects in the list that a member holds, which may be absent unless it is needed."""
-        if not needed and self.object().get(name) is None:
-            return []
-        return self.member(name).parts()
-
-    def parts(self) -> list[ReportPart]:
-        """The objects in this part, which must be a list."""
-        if not isinstance(self.value, list):
-            raise Unreadable(f"{self.where}: Expected a list.")
-        self.root.left -= len(self.value)
-        if self.root.left < 0:
-            raise Unreadable(f"The report lists more than {self.ELEMENTS:,} findings and rules.")
-        return [ReportPart(value, index, self) for index, value in enumerate(self.value)]
-
-    def text(self, name: str) -> str:
-        """The text or number that a member holds; nothing where there is none."""
-        value = self.object().get(name)
-        if value is None or isinstance(value, str):
-            return value or ""
-        raise Unreadable(f"{self.member(name).where}: Expected text.")
-
-    def count(self, name: str) -> int:
-        """The count that a member holds; zero where there is none."""
-        text = self.text(name) or "0"
-        if not re.fullmatch("[0-9]{1,9}", text, re.A):
-            raise Unreadable(f"{self.member(name).where}: Expected a number.")
-        return int(text)
-
-    def severity(self, name: str, harmless: Sequence[str] = _HARMLESS) -> str:
-        """The severity that a word means; `unknown` where there is none, or another word."""
-        word = self.text(name).strip().lower()
-        is_another = word in _HARMLESS and word not in harmless
-        return "unknown" if is_another else SEVERITIES.get(word, "unknown")
-
-    def score(self, name: str) -> str:
-        """The severity that a CVSS score means; `unknown` where there is none from 0 to 10."""
-        score = self.text(name).strip()
-        if not re.fullmatch(r"10(\.0+)?|[0-9](\.[0-9]+)?", score, re.A):
-            return "unknown"
-        return next(severity for least, severity in _SCORES if float(score) >= least)
+def score_severity(score: str) -> str:
+    """Return the severity of a CVSS score, `unknown` for anything but a number from 0 to 10."""
+    if not re.fullmatch(r"10(\.0+)?|[0-9](\.[0-9]+)?", score.strip(), re.A):
+        return "unknown"
+    return next(severity for least, severity in _SCORES if float(score) >= least)
 
 
 _ERROR_NAME = re.compile(".*(error|exception).*|fail(ed|ures?)?|message", re.I)
 
 
-def refuse_errors(part: ReportPart) -> None:
-    """Reject a part of a report that reports an error."""
-    for name, value in part.object().items():
+def reject_errors(report: JsonNode) -> None:
+    """Reject a report that has a member named after an error."""
+    for name, value in report.members.items():
         if value and value != "0" and _ERROR_NAME.fullmatch(name[:100]):
-            where = ReportPart(value, name, part).where[:200]
-            raise Unreadable(f"{where}: The tool says that something went wrong.")
+            path = f"{report.path}.{name}"[:200]
+            raise ReportError(f"{path}: The tool reports that something went wrong.")
 
 
 #: The weights of the metrics in the base score (CVSS 3.1, section 7.4).
@@ -13866,8 +13922,8 @@ _CVSS_WEIGHTS = {
 _CVSS_PRIVILEGES = {"U": {"N": 0.85, "L": 0.62, "H": 0.27}, "C": {"N": 0.85, "L": 0.68, "H": 0.5}}
 
 
-def cvss_severity(vector: str) -> str:
-    """The severity that a vector of CVSS 3 means by its base score, else `unknown`."""
+def vector_severity(vector: str) -> str:
+    """Return the severity of the base score of a CVSS 3 vector, `unknown` for another vector."""
     metrics = dict(part.partition(":")[::2] for part in vector[:200].strip().split("/"))
     if not metrics.get("CVSS", "3").startswith("3"):
         return "unknown"
@@ -13882,14 +13938,13 @@ def cvss_severity(vector: str) -> str:
     ease = 8.22 * weight["AV"] * weight["AC"] * privileges * weight["UI"]
     score = min((1.08 if is_changed else 1) * (impact + ease), 10) if impact > 0 else 0
     # A score is rounded up to one digit, less what floating point adds (appendix A).
-    score = math.ceil(round(score * 10, 4)) / 10
-    return next(severity for least, severity in _SCORES if score >= least)
+    return score_severity(f"{math.ceil(round(score * 10, 4)) / 10:.1f}")
 
 
 class ScanReport(NamedTuple):
-    """What one report says: by which tool, of what, and how much was found of each severity.
+    """The result of one report: the tool, its target, and the number of findings by severity.
 
-    `failure` says why the scan itself failed, whatever it found.
+    `failure` is the reason why the scan itself failed, whatever it found.
     """
 
     tool: str
@@ -13900,51 +13955,90 @@ class ScanReport(NamedTuple):
     failure: str = ""
 
     def values(self, unknown_severity: str) -> dict:
-        """What it says, by the columns of a scan; what is too long or unseen is left out."""
+        """Return the columns of a scan; texts are shortened to their columns."""
         tool, version, target = (
-            re.sub(UNSEEN, "", text).strip()[:most]
-            for text, most in ((self.tool, 100), (self.tool_version, 50), (self.target, 500))
+            re.sub(UNSEEN, "", text).strip()[:length]
+            for text, length in ((self.tool, 100), (self.tool_version, 50), (self.target, 500))
         )
         values = {"tool": tool or "unknown", "tool_version": version or None}
         values |= {"scan_type": self.scan_type, "target": target or None}
-        values |= {column: self.counts[name] for name, column in COUNTED.items()}
+        values |= {column: self.counts[name] for name, column in SEVERITY_COLUMNS.items()}
         values |= {"passed": False} if self.failure else {}
         return count_unknown(values | {"unknown": self.counts["unknown"]}, unknown_severity)
 
 
+class _ScanFormat(NamedTuple):
+    """A format of scan reports: its reader, and the names of the members that this reads."""
+
+    read: Callable[[JsonNode], ScanReport]
+    #: Members that only this format has at its root.
+    signs: Sequence[str]
+    reads: Set[str]
+
+
+#: The formats by name, in the order in which they are recognized.
+SCAN_FORMATS: dict[str, _ScanFormat] = {}
+
+
+def scan_format(name: str, signs: str, reads: str) -> Callable:
+    """Register the reader of a format, which may read these members and no others."""
+
+    def register(read: Callable[[JsonNode], ScanReport]) -> Callable[[JsonNode], ScanReport]:
+        SCAN_FORMATS[name] = _ScanFormat(read, signs.split(), {*signs.split(), *reads.split()})
+        return read
+
+    return register
+
+
+def read_scan(upload: Upload, formats: Sequence[str] | None = None) -> ScanReport:
+    """Read a scanner's report in whichever of these formats it is, or raise ReportError."""
+    # Of members named after errors, too, two of one name are rejected.
+    reads = {"error", "errors", "message"}.union(*(form.reads for form in SCAN_FORMATS.values()))
+    report, allowed = load_report(upload, reads), formats or [*SCAN_FORMATS]
+    if isinstance(report.value, list):
+        name = "Snyk"
+    else:
+        members = report.value if isinstance(report.value, dict) else {}
+        matches = (name for name, form in SCAN_FORMATS.items() if {*form.signs} & members.keys())
+        name = next(matches, "")
+    if name not in allowed:
+        raise ReportError(f"The file is in none of these formats: {', '.join(allowed)}.")
+    if isinstance(report.value, dict):
+        reject_errors(report)
+    return SCAN_FORMATS[name].read(report)
+
+
 def count_unknown(values: dict, unknown_severity: str) -> dict:
-    """Count what is of unknown severity as the setting says, too."""
-    column = COUNTED[unknown_severity.lower()]
+    """Add what is of unknown severity to the column that the setting unknown_severity names."""
+    column = SEVERITY_COLUMNS[unknown_severity.lower()]
     count = values.get(column, 0) + values.get("unknown", 0)
     return values | {column: min(count, 2**31 - 1)}
 
 
-def limits_of(trail: Trail) -> dict[str, int]:
-    """The thresholds of a trail's flow that are in force, by severity; none where it has none."""
+def threshold_limits(trail: Trail) -> dict[str, int]:
+    """Return the thresholds of a trail's flow by severity, none if it has none."""
     threshold = SecurityThreshold.find_or_none(flow=trail.flow_id)
-    return {name: getattr(threshold, f"max_{name}") for name in JUDGED} if threshold else {}
+    names = SEVERITIES
+    return {name: getattr(threshold, f"max_{name}") for name in names} if threshold else {}
 
 
-#: What a report may hold where the flow has no thresholds.
-NO_FINDINGS = MappingProxyType(dict.fromkeys(JUDGED, 0))
-
-
-#: What a scan that is recorded by hand may hold there: the defaults of thresholds.
-UNSET_LIMITS = MappingProxyType(
-    {name: getattr(SecurityThreshold, f"max_{name}").default for name in JUDGED}
+#: The limits of a report where the flow has no thresholds.
+NO_FINDINGS = MappingProxyType(dict.fromkeys(SEVERITIES, 0))
+#: Those of a scan that a body describes: the defaults of thresholds.
+DEFAULT_LIMITS = MappingProxyType(
+    {name: getattr(SecurityThreshold, f"max_{name}").default for name in SEVERITIES}
 )
-UNSET_WORDS = ", ".join(f"{UNSET_LIMITS[name]} {name}" for name in JUDGED[:3])
 
 
 def is_breached(values: Mapping[str, Any], limits: Mapping[str, int]) -> bool:
-    """Whether a scan found more of a severity than its limit, or says that it did not pass."""
-    is_over = any(values[COUNTED[name]] > limit for name, limit in limits.items())
+    """Return whether a scan is over the limit of a severity, or is recorded as not passed."""
+    is_over = any(values[SEVERITY_COLUMNS[name]] > limit for name, limit in limits.items())
     return is_over or values.get("passed") is False
 
 
 def scan_details(values: Mapping[str, Any], failure: str = "") -> dict:
-    """The details of an attestation about a scan, by the columns of the scan."""
-    names = ("tool", "tool_version", "scan_type", "target", *COUNTED.values())
+    """Return the details of an attestation of a scan with these columns."""
+    names = ("tool", "tool_version", "scan_type", "target", *SEVERITY_COLUMNS.values())
     names = (*names, "scan_duration_seconds", "report_url")
     details = {camel(name): values.get(name) for name in names}
     details |= {"unknown": values.get("unknown", 0)}
@@ -13954,437 +14048,405 @@ def scan_details(values: Mapping[str, Any], failure: str = "") -> dict:
 
 
 # --- SARIF --------------------------------------------------------------------
-# SARIF 2.1.0 of whichever tool. One reader serves evidence, scans and pushed findings.
+# SARIF 2.1.0 of any tool. One reader serves evidence, scans and pushed findings.
 
-#: What a process that was killed ended by.
-_EXIT_SIGNALS = ("exitSignalName", "exitSignalNumber")
-#: What the levels count as, as code scanning hosts have them (3.27.10).
+#: The severities of levels, as code scanning hosts have them (3.27.10).
 _LEVELS = {"error": "high", "warning": "medium", "note": "low", "none": "informational"}
+#: Members of an invocation whose process did not start, or was killed.
+_CRASH_MEMBERS = ("processStartFailureMessage", "exitSignalName", "exitSignalNumber")
 
 
-def _level_severity(part: ReportPart) -> Set[str]:
-    """The severity that a part's level means, if it has one."""
-    level = part.text("level").strip().lower()
+def _level_severity(node: JsonNode) -> Set[str]:
+    """Return the severity of a node's level, an empty set if it has none."""
+    level = node.text("level").strip().lower()
     return {_LEVELS.get(level, "unknown")} if level else set()
 
 
 class _SarifRules:
     """The rules of a run, in the tool's driver and in its extensions (3.52.4)."""
 
-    def __init__(self, run: ReportPart):
-        tool = run.inner("tool")
-        self.driver, self.extensions = tool.inner("driver"), tool.each("extensions")
-        parts = [self.driver, *self.extensions]
-        self.rules = {id(part): part.each("rules") for part in parts}
+    def __init__(self, run: JsonNode):
+        self.driver, self.extensions = run.get("tool.driver"), run.items("tool.extensions")
+        components = [self.driver, *self.extensions]
+        self.rules = {id(component): component.items("rules") for component in components}
         #: The rules by id: of each component, and of all, where the driver's come first.
-        self.own = {
+        self.component_rules = {
             key: {rule.text("id"): rule for rule in reversed(rules)}
             for key, rules in self.rules.items()
         }
-        listed = [rule for rules in self.rules.values() for rule in rules]
-        self.all = {rule.text("id"): rule for rule in reversed(listed)}
+        rules = [rule for rules in self.rules.values() for rule in rules]
+        self.all_rules = {rule.text("id"): rule for rule in reversed(rules)}
         self.names = {
-            name: part
-            for part in reversed(parts)
-            for name in (part.text("guid"), part.text("name"))
+            name: component
+            for component in reversed(components)
+            for name in (component.text("guid"), component.text("name"))
             if name
         }
-        #: What invocations turned the level of a rule into: by the rule's id and the invocation,
-        #: and under "" by any.
+        #: The severities that invocations give to a rule: by its id and the invocation's index,
+        #: and under "" by any invocation.
         self.overrides: dict[tuple[str, str], set[str]] = {}
-        for number, invocation in enumerate(run.each("invocations")):
-            for override in invocation.each("ruleConfigurationOverrides"):
-                descriptor = override.inner("descriptor")
+        for number, invocation in enumerate(run.items("invocations")):
+            for override in invocation.items("ruleConfigurationOverrides"):
+                descriptor = override.get("descriptor")
                 rule_id = self.find(descriptor).text("id") or descriptor.text("id")
-                severities = _level_severity(override.inner("configuration"))
+                severities = _level_severity(override.get("configuration"))
                 for index in (str(number), ""):
                     self.overrides.setdefault((rule_id, index), set()).update(severities)
 
-    def levels(self, result: ReportPart, rule: ReportPart) -> Set[str]:
-        """The severities that overrides or the default give to a result's rule (3.27.10).
+    def levels(self, result: JsonNode, rule: JsonNode) -> Set[str]:
+        """Return the severities that overrides or the default give to a result's rule (3.27.10).
 
-        A result that does not say of which invocation it is may be of any.
+        A result without an invocation may be of any.
         """
-        rule_id = rule.text("id") or result.text("ruleId") or result.inner("rule").text("id")
-        index = result.inner("provenance").text("invocationIndex").removeprefix("-1")
+        rule_id = rule.text("id") or result.text("ruleId") or result.text("rule.id")
+        index = result.text("provenance.invocationIndex").removeprefix("-1")
         overrides = self.overrides.get((rule_id, index), set())
-        is_exact = index and overrides
-        return (
-            overrides
-            if is_exact
-            else overrides | _level_severity(rule.inner("defaultConfiguration"))
-        )
+        if index and overrides:
+            return overrides
+        return overrides | _level_severity(rule.get("defaultConfiguration"))
 
-    def find(self, reference: ReportPart, rule_id: str = "", index: str = "") -> ReportPart:
-        """The referenced rule, by its index or its id; an empty one where there is no reference.
+    def find(self, reference: JsonNode, rule_id: str = "", index: str = "") -> JsonNode:
+        """Return the referenced rule, an empty node if there is none.
 
-        A result may tell both beside the reference, too.
+        A result may have the rule's id and index beside the reference.
         """
         rule_id = rule_id or reference.text("id")
-        component = self.component(reference.inner("toolComponent"))
+        component = self.component(reference.get("toolComponent"))
         rules = self.rules[id(component)]
-        index = _index_of(reference.text("index") or index, rules)
+        index = _list_index(reference.text("index") or index, rules)
         parents = _rule_parents(rule_id)
         if index is not None and (not rule_id or rules[index].text("id") in parents):
             return rules[index]
-        for lookup in (self.own[id(component)], self.all):
+        for rules in (self.component_rules[id(component)], self.all_rules):
             for parent in parents:
-                if parent in lookup:
-                    return lookup[parent]
-        return ReportPart({}, "rule", reference)
+                if parent in rules:
+                    return rules[parent]
+        return JsonNode(None, "rule", reference)
 
-    def component(self, reference: ReportPart) -> ReportPart:
-        """The driver or the extension that a reference means (3.54)."""
-        index = _index_of(reference.text("index"), self.extensions)
+    def component(self, reference: JsonNode) -> JsonNode:
+        """Return the referenced driver or extension (3.54)."""
+        index = _list_index(reference.text("index"), self.extensions)
         if index is not None:
             return self.extensions[index]
-        name = reference.text("guid") or reference.text("name")
-        return self.names.get(name, self.driver)
+        return self.names.get(reference.text("guid") or reference.text("name"), self.driver)
 
 
-def _index_of(text: str, items: Sequence) -> int | None:
-    """The place in a list that a number means, if it has that place."""
+def _list_index(text: str, items: Sequence) -> int | None:
+    """Return the index that a number has in a list, None if the list is shorter."""
     index = int(text) if re.fullmatch("[0-9]{1,9}", text, re.A) else len(items)
     return index if index < len(items) else None
 
 
 def _rule_parents(rule_id: str) -> list[str]:
-    """A rule's id and those of its parents: what stands behind a slash is more exact (3.27.5).
-
-    Parents of more than 32 parts are not looked for.
-    """
+    """Return a rule's id and those of its parents, before each slash (3.27.5), up to 32."""
     parents = itertools.accumulate(rule_id.split("/", 32)[:32], "{}/{}".format)
     return [rule_id, *reversed([*parents])] if rule_id else []
 
 
 class _SarifResult(NamedTuple):
-    """A result that counts, with its severity, its rule, and the run that it is of."""
+    """A result that counts, with its severity, its rule, and its run."""
 
     severity: str
-    result: ReportPart
-    rule: ReportPart
-    run: ReportPart
+    result: JsonNode
+    rule: JsonNode
+    run: JsonNode
 
 
-def sarif_results(report: ReportPart) -> Iterator[_SarifResult]:
-    """The results that are neither passed, suppressed nor gone, as evidence counts them."""
-    runs = report.each("runs", needed=True)
+def sarif_results(report: JsonNode) -> Iterator[_SarifResult]:
+    """Return the results that count: neither passed nor suppressed nor absent."""
+    runs = report.items("runs", required=True)
     if not report.text("version").startswith("2.1.0"):
-        raise Unreadable(f"{report.where}.version: Expected SARIF 2.1.0.")
+        raise report.get("version").error("Expected SARIF 2.1.0.")
     if not runs:
-        raise Unreadable("The SARIF file holds no run: nothing was scanned.")
-    if report.member("inlineExternalProperties").value:
-        raise Unreadable(f"{report.where}: Results in inlineExternalProperties are not read.")
+        raise ReportError("The SARIF file holds no run: nothing was scanned.")
+    if report.get("inlineExternalProperties").value:
+        raise report.error("Results in inlineExternalProperties are not read.")
     for run in runs:
-        elsewhere = run.inner("externalPropertyFileReferences").object()
-        if elsewhere.get("results") or elsewhere.get("invocations"):
-            raise Unreadable(f"{run.where}: The results stand in another file.")
-        results, rules = run.each("results", needed=True), _SarifRules(run)
+        external = run.get("externalPropertyFileReferences").members
+        if external.get("results") or external.get("invocations"):
+            raise run.error("The results are in another file.")
+        results, rules = run.items("results", required=True), _SarifRules(run)
         if not rules.driver.text("name").strip():
-            raise Unreadable(f"{run.where}.tool.driver.name: Expected the name of a tool.")
+            raise rules.driver.get("name").error("Expected the name of a tool.")
         for result in results:
-            if _is_standing(result):
-                reference = result.inner("rule")
-                rule = rules.find(reference, result.text("ruleId"), result.text("ruleIndex"))
-                severity = _sarif_severity(result, rule, rules.levels(result, rule))
+            if _is_finding(result):
+                rule_id, index = result.text("ruleId"), result.text("ruleIndex")
+                rule = rules.find(result.get("rule"), rule_id, index)
+                severity = _result_severity(result, rule, rules.levels(result, rule))
                 yield _SarifResult(severity, result, rule, run)
 
 
-def sarif_failure(report: ReportPart) -> str:
-    """Why a scan failed, as its runs say themselves; nothing where none does.
+def sarif_failure(report: JsonNode) -> str:
+    """Return why a scan failed by its own runs, an empty string if it did not.
 
-    An exit code is the tool's own (many have one for "something was found"), and says nothing.
+    The exit code is ignored: many tools have one for "something was found".
     """
-    for run in report.each("runs"):
-        conversion = run.inner("conversion").inner("invocation")
-        for invocation in [*run.each("invocations"), *([conversion] if conversion.value else [])]:
-            members = invocation.object()
-            is_dead = any(map(members.get, ("processStartFailureMessage", *_EXIT_SIGNALS)))
-            if is_dead or members.get("executionSuccessful") is not True:
-                return f"{invocation.where}: The tool says that its run was not successful."
+    for run in report.items("runs"):
+        conversion = run.get("conversion.invocation")
+        for invocation in [*run.items("invocations"), *([conversion] if conversion.value else [])]:
+            members = invocation.members
+            has_crashed = any(map(members.get, _CRASH_MEMBERS))
+            if has_crashed or members.get("executionSuccessful") is not True:
+                return f"{invocation.path}: The tool reports that its run was not successful."
             for name in ("toolExecutionNotifications", "toolConfigurationNotifications"):
-                for notification in invocation.each(name):
-                    # What it has found may be incomplete, then (3.20.21, 3.20.22).
+                for notification in invocation.items(name):
+                    # The results may be incomplete then (3.20.21, 3.20.22).
                     if notification.text("level") not in ("", "none", "note", "warning"):
-                        return f"{notification.where}: The tool reports an error of its run."
+                        return f"{notification.path}: The tool reports an error of its run."
     return ""
 
 
-def read_sarif(report: ReportPart) -> ScanReport:
-    """SARIF of whichever tool; results that are suppressed or gone do not count."""
+@scan_format(
+    "SARIF",
+    "runs",
+    "automationDetails baselineState configuration conversion defaultConfiguration descriptor "
+    "driver executionSuccessful exitSignalName exitSignalNumber extensions "
+    "externalPropertyFileReferences guid id index inlineExternalProperties invocation "
+    "invocationIndex invocations kind level name processStartFailureMessage properties provenance "
+    "results rule ruleConfigurationOverrides ruleId ruleIndex rules security-severity "
+    "semanticVersion status suppressions tool toolComponent toolConfigurationNotifications "
+    "toolExecutionNotifications version",
+)
+def _read_sarif(report: JsonNode) -> ScanReport:
     counts = Counter(result.severity for result in sarif_results(report))
-    drivers = [run.inner("tool").inner("driver") for run in report.each("runs")]
+    runs = report.items("runs")
+    drivers = [run.get("tool.driver") for run in runs]
     tools = dict.fromkeys(driver.text("name") for driver in drivers)
     versions = {driver.text("semanticVersion") or driver.text("version") for driver in drivers}
     version = versions.pop() if len(versions) == 1 else ""
-    tool = ", ".join(filter(None, tools)) or "SARIF"
-    # What follows the last slash is of this run only (3.17.3).
-    ids = [run.inner("automationDetails").text("id") for run in report.each("runs")]
-    target = ", ".join(dict.fromkeys(filter(None, (re.sub("/[^/]*$", "", id) for id in ids))))
-    return ScanReport(tool, counts, version, target=target, failure=sarif_failure(report))
+    # The part behind the last slash names this run only (3.17.3).
+    ids = [re.sub("/[^/]*$", "", run.text("automationDetails.id")) for run in runs]
+    target = ", ".join(dict.fromkeys(filter(None, ids)))
+    tool, failure = ", ".join(filter(None, tools)), sarif_failure(report)
+    return ScanReport(tool, counts, version, target=target, failure=failure)
 
 
-def _is_standing(result: ReportPart) -> bool:
-    """Whether a result is a finding, still there, and no suppression was refused (3.27.23)."""
+def _is_finding(result: JsonNode) -> bool:
+    """Return whether a result counts: with all suppressions accepted it does not (3.27.23)."""
     if result.text("kind") in ("pass", "notApplicable"):
         return False
-    suppressions = result.each("suppressions")
-    is_suppressed = all(part.text("status") in ("", "accepted") for part in suppressions)
+    suppressions = result.items("suppressions")
+    is_suppressed = all(item.text("status") in ("", "accepted") for item in suppressions)
     return not (suppressions and is_suppressed) and result.text("baselineState") != "absent"
 
 
-def _sarif_severity(result: ReportPart, rule: ReportPart, configured: Set[str]) -> str:
-    """By the rating that code scanning hosts read, or else by the level.
+def _result_severity(result: JsonNode, rule: JsonNode, configured: Set[str]) -> str:
+    """Return the severity by the rating that code scanning hosts read, or else by the level.
 
     A rating that promises no harm does not outrank the level.
     """
-    is_unreadable = False
-    for properties in (result.inner("properties"), rule.inner("properties")):
-        rating = properties.score("security-severity")
-        if rating == "unknown":
-            rating = properties.severity("security-severity")
-        if rating in JUDGED:
-            return rating
-        is_unreadable |= rating == "unknown" and bool(properties.text("security-severity"))
+    has_unknown_rating = False
+    for node in (result, rule):
+        rating = node.text("properties.security-severity")
+        severity = score_severity(rating)
+        if severity == "unknown":
+            severity = parse_severity(rating)
+        if severity in SEVERITIES:
+            return severity
+        has_unknown_rating |= severity == "unknown" and bool(rating)
     result_kind, levels = result.text("kind"), _level_severity(result)
     if result_kind == "informational":
         return worst(levels or {"informational"})
     if result_kind:
-        # Of what has failed, or what nobody has decided yet, `none` is no severity.
+        # A result that failed, or is not yet decided, has a severity even at level `none`.
         levels, configured = levels - {"informational"}, configured - {"informational"}
-    return worst(levels or configured or {"unknown" if is_unreadable else "medium"})
+    return worst(levels or configured or {"unknown" if has_unknown_rating else "medium"})
 
 
 # --- Scanners -----------------------------------------------------------------
-# Each format as its documentation has it; which one a file is in shows by what it holds.
+# Each format as its documentation has it; a file's members identify its format.
 
-
-def _read_trivy(report: ReportPart) -> ScanReport:
-    """Trivy's JSON: vulnerabilities, checks that failed, secrets and licenses."""
-    if not report.text("SchemaVersion") or not report.text("ArtifactName"):
-        raise Unreadable("The file is not Trivy's: SchemaVersion and ArtifactName are missing.")
-    if report.text("SchemaVersion") != "2":
-        raise Unreadable(f"{report.where}.SchemaVersion: Expected 2.")
-    # Where there was nothing to scan, Trivy writes no results, but what it looked at.
-    if not report.member("Results").value and not report.text("ArtifactType"):
-        raise Unreadable("The file is not Trivy's: it has neither Results nor ArtifactType.")
-    counts = Counter()
-    for result in (report, *report.each("Results")):
-        if result is not report and result.member("Results").value:
-            raise Unreadable(f"{result.where}: Results of results are not read.")
-        checks = [
-            check
-            for check in result.each("Misconfigurations") + result.each("Checks")
-            if check.text("Status") not in ("PASS", "EXCEPTION")
-        ]
-        lists = map(result.each, ("Vulnerabilities", "Secrets", "Licenses"))
-        findings = itertools.chain(checks, *lists)
-        counts.update(finding.severity("Severity", ()) for finding in findings)
-        failures = result.inner("MisconfSummary").count("Failures")
-        counts["unknown"] += max(failures - len(checks), 0)
-    is_image = report.text("ArtifactType") == "container_image"
-    scan_type, version = "CONTAINER" if is_image else "SCA", report.inner("Trivy").text("Version")
-    return ScanReport("Trivy", counts, version, scan_type, report.text("ArtifactName"))
-
-
-def _read_grype(report: ReportPart) -> ScanReport:
-    """Grype's JSON; matches that it ignored stand elsewhere in it."""
-    matches = report.each("matches", needed=True)
-    vulnerabilities = (match.inner("vulnerability") for match in matches)
-    counts = Counter(
-        vulnerability.severity("severity", ("negligible",)) for vulnerability in vulnerabilities
-    )
-    tool, source = report.inner("descriptor"), report.inner("source")
-    if tool.text("name").lower() != "grype":
-        raise Unreadable("The file is not Grype's: its descriptor does not name grype.")
-    is_image = source.text("type") == "image"
-    target = source.inner("target")
-    name = target.text("userInput") if isinstance(target.value, dict) else source.text("target")
-    scan_type = "CONTAINER" if is_image else "SCA"
-    return ScanReport("Grype", counts, tool.text("version"), scan_type, name)
-
-
-def _read_snyk(report: ReportPart) -> ScanReport:
-    """Snyk's JSON of one project or of several; an issue on several paths counts once in each."""
-    projects = report.parts() if isinstance(report.value, list) else [report]
-    if not projects:
-        raise Unreadable(f"{report.where}: The report holds no project.")
-    counts, names = Counter(), {}
-    for project in projects:
-        applications = project.each("applications")
-        for part in (project, *applications):
-            if part is not project and part.member("applications").value:
-                raise Unreadable(f"{part.where}: Applications of applications are not read.")
-            counts.update(_snyk_issues(part))
-            names[part.text("projectName") or part.text("path")] = True
-    is_image = any(project.member("docker").value is not None for project in projects)
-    scan_type = "CONTAINER" if is_image else "SCA"
-    return ScanReport("Snyk", counts, "", scan_type, ", ".join(filter(None, names)))
-
-
-def _snyk_issues(project: ReportPart) -> Counter[str]:
-    """The issues of a project by severity, or Unreadable where `ok` is missing or denies them."""
-    is_code = project.member("infrastructureAsCodeIssues").value is not None
-    issues, others = project.each("vulnerabilities", needed=not is_code), project.member("issues")
-    if isinstance(others.value, dict):
-        issues += others.each("vulnerabilities") + others.each("licenses")
-        others = ReportPart([], "issues", project)
-    issues += others.parts() if others.value is not None else []
-    issues += project.each("infrastructureAsCodeIssues") + project.each("licenseIssues")
-    is_ok = project.member("ok").value
-    if not isinstance(is_ok, bool):
-        raise Unreadable(f"{project.where}: The report is not Snyk's: it does not say `ok`.")
-    refuse_errors(project)
-    distinct = {(issue.text("id") or id(issue), issue.severity("severity", ())) for issue in issues}
-    counts = Counter(severity for _, severity in distinct)
-    counts["unknown"] += max(project.count("uniqueCount") - len(distinct), 0)
-    applications = project.each("applications")
-    if not (is_ok or counts.total() or any(part.each("vulnerabilities") for part in applications)):
-        raise Unreadable(f"{project.where}: Snyk says that something is wrong, and not what.")
-    return counts
-
-
-#: The states of an analysis by which a vulnerability is none of the product's.
+#: The states of an analysis by which a vulnerability does not affect the product.
 _CLEARED = ("resolved", "resolved_with_pedigree", "false_positive", "not_affected")
-
-
-def _read_cyclonedx(report: ReportPart) -> ScanReport:
-    """CycloneDX with vulnerabilities, each by its worst rating, less those that VEX clears."""
-    if report.text("bomFormat") != "CycloneDX":
-        raise Unreadable("The file is not CycloneDX: its bomFormat is another.")
-    if report.member("vulnerabilities").value is None:
-        raise Unreadable("The CycloneDX document lists components, but no vulnerabilities.")
-    holders = [report]
-    for holder in holders:
-        # By the standard only the document has vulnerabilities.
-        holders += holder.each("components")
-    counts = Counter(
-        _vulnerability_severity(vulnerability)
-        for holder in holders
-        for vulnerability in holder.each("vulnerabilities")
-        if not _is_cleared(vulnerability)
-    )
-    metadata = report.inner("metadata")
-    component, tools = metadata.inner("component"), metadata.member("tools")
-    is_list = isinstance(tools.value, list)
-    made_by = metadata.each("tools") if is_list else metadata.inner("tools").each("components")
-    tool = made_by[0] if made_by else ReportPart({"name": "CycloneDX"}, "tool")
-    scan_type = "CONTAINER" if component.text("type") == "container" else "SCA"
-    name = tool.text("name")
-    return ScanReport(name, counts, tool.text("version"), scan_type, component.text("name"))
-
-
-def _is_cleared(vulnerability: ReportPart) -> bool:
-    """Whether an analysis clears the product, and no part of it denies that.
-
-    What lists affected versions and no unaffected one, which a fix would be in, does. A version
-    without a status is affected, as the schema has it.
-    """
-    is_denied = False
-    for part in vulnerability.each("affects"):
-        listed = {version.text("status") or "affected" for version in part.each("versions")}
-        is_denied |= "affected" in listed and "unaffected" not in listed
-    return vulnerability.inner("analysis").text("state") in _CLEARED and not is_denied
-
-
-def _vulnerability_severity(vulnerability: ReportPart) -> str:
-    """By the worst of its ratings; what is being analyzed or can be exploited is not harmless."""
-    ratings = [_rating(rating) for rating in vulnerability.each("ratings")]
-    return worst(
-        [*ratings, *(["unknown"] if vulnerability.inner("analysis").text("state") else [])]
-    )
-
-
-def _rating(part: ReportPart) -> str:
-    """The worst that a rating says: by its word, and by the score and the vector of CVSS."""
-    word, score, method = part.text("severity"), part.score("score"), part.text("method")
-    if method == "CVSSv2" and score == "critical":
-        score = "high"
-    if not method.startswith("CVSS") and not (word and score == "informational"):
-        # Of which method a score is that names none is not known; as CVSS it may be worse still.
-        score = score if not method and score == "critical" else "unknown"
-    severities = [part.severity("severity", ("info", "none"))] if word else []
-    severities += [score] if part.text("score") else []
-    if part.text("vector") and (not method or method.startswith("CVSS")):
-        severities.append(cvss_severity(part.text("vector")))
-    return worst(severities)
-
-
-#: How ZAP numbers what it calls high, medium, low and informational.
+#: ZAP's numbers of risks.
 _ZAP_RISKS = {"3": "high", "2": "medium", "1": "low", "0": "informational"}
 
 
-def _read_zap(report: ReportPart) -> ScanReport:
-    """ZAP's JSON: the alerts of each site."""
-    sites, program = report.each("site", needed=True), report.text("@programName")
-    if not report.text("@version") or "zap" not in (program or "zap").lower():
-        raise Unreadable("The file is not ZAP's: its @programName and @version are not.")
-    if not sites:
-        raise Unreadable(f"{report.where}.site: No site was scanned.")
-    alerts = [alert for site in sites for alert in site.each("alerts", needed=True)]
-    counts = Counter(_ZAP_RISKS.get(alert.text("riskcode"), "unknown") for alert in alerts)
-    names = ", ".join(dict.fromkeys(site.text("@name") for site in sites))
-    return ScanReport("ZAP", counts, report.text("@version"), "DAST", names)
-
-
-SCANNERS = MappingProxyType(
-    {
-        "Trivy": _read_trivy,
-        "Grype": _read_grype,
-        "Snyk": _read_snyk,
-        "SARIF": read_sarif,
-        "CycloneDX": _read_cyclonedx,
-        "ZAP": _read_zap,
-    }
+@scan_format(
+    "CycloneDX",
+    "bomFormat",
+    "affects analysis component components metadata method name ratings score severity state "
+    "status tools type vector version versions vulnerabilities",
 )
-#: The members that identify a format.
-_SIGNS = {
-    "runs": "SARIF",
-    "bomFormat": "CycloneDX",
-    "matches": "Grype",
-    "SchemaVersion": "Trivy",
-    "Results": "Trivy",
-    "vulnerabilities": "Snyk",
-    "infrastructureAsCodeIssues": "Snyk",
-    "site": "ZAP",
-}
-#: What is looked at in any of them.
-_SCANNED = {
-    *_SIGNS,
-    *("ArtifactName", "ArtifactType", "Licenses", "Misconfigurations", "Secrets"),
-    *("Severity", "Status"),
-    *("Trivy", "Version", "Vulnerabilities"),
-    *("descriptor", "name", "source", "target", "type", "userInput", "version", "vulnerability"),
-    *("applications", "docker", "id", "infrastructureAsCodeIssues", "ok", "path"),
-    *("projectName", "severity"),
-    "automationDetails",
-    *("baselineState", "defaultConfiguration", "driver", "executionSuccessful", "extensions"),
-    *("error", "errors", "message", "inlineExternalProperties"),
-    *("externalPropertyFileReferences", "guid", "index", "invocations", "kind", "level"),
-    *("properties", "results", "rule", "ruleId", "ruleIndex", "rules", "security-severity"),
-    *("semanticVersion", "status", "suppressions", "tool", "toolComponent"),
-    *("analysis", "component", "components", "metadata", "method", "ratings", "score"),
-    *("state", "tools", "vector", "affects", "versions", "issues", "licenseIssues", "licenses"),
-    *("Checks", "Failures", "MisconfSummary", "uniqueCount"),
-    *("@name", "@programName", "@version", "alerts", "riskcode"),
-    *("configuration", "conversion", "exitSignalName", "exitSignalNumber", "invocation"),
-    *("invocationIndex", "processStartFailureMessage", "provenance", "ruleConfigurationOverrides"),
-    *("toolConfigurationNotifications", "toolExecutionNotifications"),
-}
+def _read_cyclonedx(report: JsonNode) -> ScanReport:
+    """Count vulnerabilities, each by its worst rating, without those that VEX clears."""
+    if report.text("bomFormat") != "CycloneDX":
+        raise ReportError("The file is not CycloneDX: it has another bomFormat.")
+    if not report.has("vulnerabilities"):
+        raise ReportError("The CycloneDX document lists components, but no vulnerabilities.")
+    components = [report]
+    for component in components:
+        # By the standard only the document has vulnerabilities.
+        components += component.items("components")
+    counts = Counter(
+        _vulnerability_severity(vulnerability)
+        for component in components
+        for vulnerability in component.items("vulnerabilities")
+        if not _is_cleared(vulnerability)
+    )
+    component, tools = report.get("metadata.component"), report.get("metadata.tools")
+    tools = tools.items() if isinstance(tools.value, list) else tools.items("components")
+    tool, version = ("CycloneDX", "")
+    if tools:
+        tool, version = tools[0].text("name"), tools[0].text("version")
+    scan_type = "CONTAINER" if component.text("type") == "container" else "SCA"
+    return ScanReport(tool, counts, version, scan_type, component.text("name"))
 
 
-def read_scan(upload: Upload, formats: Mapping | Sequence = SCANNERS) -> ScanReport:
-    """What a scanner's report says, in whichever of these formats it is; or Unreadable."""
-    report = read_report(upload, _SCANNED)
-    members = report if isinstance(report, dict) else {}
-    default = "Snyk" if isinstance(report, list) else None
-    name = next((_SIGNS[sign] for sign in _SIGNS if sign in members), default)
-    if name not in formats:
-        raise Unreadable(f"The file is in none of these formats: {', '.join(formats)}.")
-    part = ReportPart(report, "report")
-    if members:
-        refuse_errors(part)
-    return SCANNERS[name](part)
+def _is_cleared(vulnerability: JsonNode) -> bool:
+    """Return whether an analysis clears the product, and no list of versions contradicts it.
+
+    A list with affected versions and no unaffected one, which a fix would be in, contradicts it. A
+    version without a status is affected, by the schema.
+    """
+    is_contradicted = False
+    for affected in vulnerability.items("affects"):
+        statuses = {item.text("status") or "affected" for item in affected.items("versions")}
+        is_contradicted |= "affected" in statuses and "unaffected" not in statuses
+    return vulnerability.text("analysis.state") in _CLEARED and not is_contradicted
+
+
+def _vulnerability_severity(vulnerability: JsonNode) -> str:
+    """Return the worst of the ratings; what is being analyzed or exploitable is not harmless."""
+    severities = [_rating_severity(rating) for rating in vulnerability.items("ratings")]
+    return worst([*severities, *(["unknown"] if vulnerability.text("analysis.state") else [])])
+
+
+def _rating_severity(rating: JsonNode) -> str:
+    """Return the worst of a rating's severity, and the score and the vector of CVSS."""
+    word, score, vector = rating.text("severity"), rating.text("score"), rating.text("vector")
+    method, severity = rating.text("method"), score_severity(score)
+    if method == "CVSSv2" and severity == "critical":
+        severity = "high"
+    if not method.startswith("CVSS") and not (word and severity == "informational"):
+        # A score without a method may be of any; as CVSS it may be worse than its word.
+        severity = severity if not method and severity == "critical" else "unknown"
+    severities = [parse_severity(word, ("info", "none"))] if word else []
+    severities += [severity] if score else []
+    if vector and (not method or method.startswith("CVSS")):
+        severities.append(vector_severity(vector))
+    return worst(severities)
+
+
+@scan_format(
+    "Grype",
+    "matches",
+    "descriptor name severity source target type userInput version vulnerability",
+)
+def _read_grype(report: JsonNode) -> ScanReport:
+    """Count matches; those that Grype ignored are in another list."""
+    matches = report.items("matches", required=True)
+    words = (match.text("vulnerability.severity") for match in matches)
+    counts = Counter(parse_severity(word, ("negligible",)) for word in words)
+    if report.text("descriptor.name").lower() != "grype":
+        raise ReportError("The file is not Grype's: its descriptor does not name grype.")
+    source, version = report.get("source"), report.text("descriptor.version")
+    has_details = isinstance(source.get("target").value, dict)
+    target = source.text("target.userInput" if has_details else "target")
+    scan_type = "CONTAINER" if source.text("type") == "image" else "SCA"
+    return ScanReport("Grype", counts, version, scan_type, target)
+
+
+@scan_format(
+    "Trivy",
+    "SchemaVersion Results",
+    "ArtifactName ArtifactType Checks Failures Licenses MisconfSummary Misconfigurations Secrets "
+    "Severity Status Trivy Version Vulnerabilities",
+)
+def _read_trivy(report: JsonNode) -> ScanReport:
+    """Count vulnerabilities, checks that failed, secrets and licenses."""
+    if not report.text("SchemaVersion") or not report.text("ArtifactName"):
+        raise ReportError("The file is not Trivy's: SchemaVersion and ArtifactName are missing.")
+    if report.text("SchemaVersion") != "2":
+        raise report.get("SchemaVersion").error("Expected 2.")
+    # Where there was nothing to scan, Trivy writes no results, but the artifact's type.
+    if not report.get("Results").value and not report.text("ArtifactType"):
+        raise ReportError("The file is not Trivy's: it has neither Results nor ArtifactType.")
+    counts = Counter()
+    for result in (report, *report.items("Results")):
+        if result is not report and result.get("Results").value:
+            raise result.error("Results of results are not read.")
+        checks = [
+            check
+            for check in result.items("Misconfigurations") + result.items("Checks")
+            if check.text("Status") not in ("PASS", "EXCEPTION")
+        ]
+        lists = map(result.items, ("Vulnerabilities", "Secrets", "Licenses"))
+        findings = itertools.chain(checks, *lists)
+        counts.update(parse_severity(finding.text("Severity"), ()) for finding in findings)
+        failures = _read_count(result.get("MisconfSummary"), "Failures")
+        counts["unknown"] += max(failures - len(checks), 0)
+    scan_type = "CONTAINER" if report.text("ArtifactType") == "container_image" else "SCA"
+    version, target = report.text("Trivy.Version"), report.text("ArtifactName")
+    return ScanReport("Trivy", counts, version, scan_type, target)
+
+
+def _read_count(node: JsonNode, name: str) -> int:
+    """Return the count that a member holds, 0 if it is absent."""
+    text = node.text(name) or "0"
+    if not re.fullmatch("[0-9]{1,9}", text, re.A):
+        raise node.get(name).error("Expected a number.")
+    return int(text)
+
+
+@scan_format(
+    "Snyk",
+    "vulnerabilities infrastructureAsCodeIssues",
+    "applications docker id issues licenseIssues licenses ok path projectName severity uniqueCount",
+)
+def _read_snyk(report: JsonNode) -> ScanReport:
+    """Count the issues of one project or of several; one on several paths counts once in each."""
+    projects = report.items() if isinstance(report.value, list) else [report]
+    if not projects:
+        raise report.error("The report holds no project.")
+    counts, names = Counter(), {}
+    for project in projects:
+        for part in (project, *project.items("applications")):
+            if part is not project and part.get("applications").value:
+                raise part.error("Applications of applications are not read.")
+            counts.update(_count_snyk_issues(part))
+            names[part.text("projectName") or part.text("path")] = True
+    scan_type = "CONTAINER" if any(project.has("docker") for project in projects) else "SCA"
+    return ScanReport("Snyk", counts, "", scan_type, ", ".join(filter(None, names)))
+
+
+def _count_snyk_issues(project: JsonNode) -> Counter[str]:
+    """Return the issues of a project by severity; reject one whose `ok` contradicts them."""
+    has_code = project.has("infrastructureAsCodeIssues")
+    issues, others = project.items("vulnerabilities", required=not has_code), project.get("issues")
+    if isinstance(others.value, dict):
+        issues += others.items("vulnerabilities") + others.items("licenses")
+    else:
+        issues += others.items()
+    issues += project.items("infrastructureAsCodeIssues") + project.items("licenseIssues")
+    is_ok = project.get("ok").value
+    if not isinstance(is_ok, bool):
+        raise project.error("The report is not Snyk's: it has no `ok`.")
+    reject_errors(project)
+    distinct = {
+        (issue.text("id") or id(issue), parse_severity(issue.text("severity"), ()))
+        for issue in issues
+    }
+    counts = Counter(severity for _, severity in distinct)
+    counts["unknown"] += max(_read_count(project, "uniqueCount") - len(distinct), 0)
+    applications = project.items("applications")
+    if not (is_ok or counts.total() or any(part.items("vulnerabilities") for part in applications)):
+        raise project.error("Snyk reports that something is wrong, but not what.")
+    return counts
+
+
+@scan_format("ZAP", "site", "@name @programName @version alerts riskcode")
+def _read_zap(report: JsonNode) -> ScanReport:
+    """Count the alerts of each site."""
+    sites, program = report.items("site", required=True), report.text("@programName")
+    if not report.text("@version") or "zap" not in (program or "zap").lower():
+        raise ReportError("The file is not ZAP's: its @programName or @version is another.")
+    if not sites:
+        raise report.get("site").error("No site was scanned.")
+    alerts = [alert for site in sites for alert in site.items("alerts", required=True)]
+    counts = Counter(_ZAP_RISKS.get(alert.text("riskcode"), "unknown") for alert in alerts)
+    target = ", ".join(dict.fromkeys(site.text("@name") for site in sites))
+    return ScanReport("ZAP", counts, report.text("@version"), "DAST", target)
 
 
 # --- JUnit reports ------------------------------------------------------------
@@ -14415,7 +14477,7 @@ def _xml_encoding(head: bytes) -> str:
     declared = re.match(rb"""\s*<\?xml[^>]{1,200}?encoding\s*=\s*["']([\w.:-]{1,40})["']""", head)
     name = declared[1].decode("ascii", "replace").lower() if declared else "utf-8"
     if not re.fullmatch(_XML_ENCODING, name, re.A):
-        raise Unreadable(f"The file is not well-formed XML: the encoding {name!r} is not known.")
+        raise ReportError(f"The file is not well-formed XML: the encoding {name!r} is not known.")
     # What could be read so far is in no encoding of two bytes, whatever it says of itself.
     return "utf-8" if re.match("utf-?(16|32)", name) else name
 
@@ -14534,7 +14596,7 @@ class JunitReader:
         self.about: set[str] = set()
 
     def read(self, pieces: Iterable[bytes]) -> None:
-        """Read a whole report, or raise Unreadable."""
+        """Read a whole report, or raise ReportError."""
         from xml.parsers import expat
 
         parser, fed = expat.ParserCreate("utf-8"), 0
@@ -14548,10 +14610,10 @@ class JunitReader:
                 fed += len(piece)
                 # A tag is parsed again with every piece until it is complete.
                 if fed - parser.CurrentByteIndex > self.TAG:
-                    raise Unreadable("The XML holds a tag that is too long.")
+                    raise ReportError("The XML holds a tag that is too long.")
             parser.Parse(b"", True)
         except (expat.ExpatError, LookupError, ValueError) as error:
-            raise Unreadable(f"The file is not well-formed XML: {error}.") from None
+            raise ReportError(f"The file is not well-formed XML: {error}.") from None
 
     def counts(self) -> dict[str, int]:
         """The larger of what was counted and what is claimed."""
@@ -14569,7 +14631,7 @@ class JunitReader:
 
     def refuse(self, *declared: Any) -> None:
         """Refuse a declaration."""
-        raise Unreadable("The XML declares entities or refers to another document.")
+        raise ReportError("The XML declares entities or refers to another document.")
 
     def begin_doctype(self, name: str, system: str | None, public: str | None, *rest: Any) -> None:
         """Let a document type pass that stands in the report itself."""
@@ -14581,11 +14643,11 @@ class JunitReader:
         name = name.rpartition(":")[2].lower()
         is_suite = name in ("testsuite", "testsuites")
         if not self.depth and not is_suite:
-            raise Unreadable("The file is not a JUnit report: its root is no testsuite.")
+            raise ReportError("The file is not a JUnit report: its root is no testsuite.")
         self.depth += 1
         self.elements += 1
         if self.depth > self.DEPTH or self.elements > self.ELEMENTS:
-            raise Unreadable("The XML is nested too deep, or holds too many elements.")
+            raise ReportError("The XML is nested too deep, or holds too many elements.")
         about = "name" if is_suite else "classname" if name == "testcase" else ""
         if name == "property" and attributes.get("name") == "basedir":
             about = "value"
@@ -14649,7 +14711,7 @@ def _claims_of(attributes: Mapping[str, str]) -> Counter[str]:
             continue
         text = {"": "0", "false": "0", "true": "1"}.get(text, text)
         if not re.fullmatch(r"[0-9]{1,9}(\.0{1,9})?", text, re.A):
-            raise Unreadable(f"The attribute {name} of a testsuite is not a number.")
+            raise ReportError(f"The attribute {name} of a testsuite is not a number.")
         claims[type] = max(claims[type], int(text.partition(".")[0]))
     return claims
 
@@ -14674,48 +14736,34 @@ def _counts_assertions(attributes: Mapping[str, str]) -> bool:
 
 
 # --- Evidence processors ------------------------------------------------------
-# A file may say by itself how its attestation ended, by the attestation's type.
+# The content of a file may decide its attestation, by the attestation's type.
 
 
 class _Outcome(NamedTuple):
-    """What a report says of its attestation: whether it passed, and the details."""
+    """The result of a report for its attestation."""
 
     passed: bool
     details: dict
     executed_tests: int | None = None
-    #: What the report says that it is about, if it says so.
+    #: The suites, or the tool and the target, that the report is about, if it names them.
     subject: Sequence[str] = ()
 
     def values(self) -> dict:
-        """The columns of the evidence file that it sets."""
-        subject = hashlib.sha256(to_json([*self.subject]).encode("utf-8", "replace")).hexdigest()
-        # A report may spell halves of characters, which are no text.
-        details = to_json(self.details).encode("utf-8", "replace").decode()
-        status = "PASSED" if self.passed else "FAILED"
+        """Return the columns of the evidence file."""
+        # A report may hold lone surrogates, which are not valid text.
+        subject, details = (
+            to_json(value).encode("utf-8", "replace") for value in ([*self.subject], self.details)
+        )
         return {
-            "status": status,
-            "details": details,
+            "status": "PASSED" if self.passed else "FAILED",
+            "details": details.decode(),
             "executed_tests": self.executed_tests,
-            "subject": subject if self.subject else None,
+            "subject": hashlib.sha256(subject).hexdigest() if self.subject else None,
         }
 
 
-#: What is looked at in a JSON report; nothing else of it is kept.
-_REPORTED = {"conditions", "projectStatus", "qualityGate", "status"}
-_ISSUE = {"issueRef", "issues", "key", "status"}
-#: What the status of a quality gate stands beside, where it is no member of another object.
-_SONAR_GATE = {"caycStatus", "conditions", "ignoredConditions", "name", "period", "periods"}
-
-
-def _must_be_object(report: Any) -> dict:
-    """A part of a report that has to be a JSON object, or Unreadable."""
-    if not isinstance(report, dict):
-        raise Unreadable("The report is not a JSON object.")
-    return report
-
-
 def _process_junit(upload: Upload) -> _Outcome:
-    """Tests pass when there are any, and none failed or broke off."""
+    """Pass when there are tests, and none failed or broke off."""
     reader = JunitReader()
     reader.read(upload.pieces())
     counts = reader.counts()
@@ -14724,82 +14772,82 @@ def _process_junit(upload: Upload) -> _Outcome:
     if not reader.cases["tests"]:
         details["error"] = "The report holds no test case."
     elif not failed and reader.failed_suite:
-        details["error"] = f"A test suite says that it did not pass: {reader.failed_suite}."
+        details["error"] = f"A test suite reports that it did not pass: {reader.failed_suite}."
     elif not failed and reader.missing() > 0:
-        claimed, held = counts["tests"], reader.cases["tests"]
-        details["error"] = f"The report claims {claimed} test cases, and holds {held}."
+        claimed, actual = counts["tests"], reader.cases["tests"]
+        details["error"] = f"The report claims {claimed} test cases, and holds {actual}."
     passed = not failed and "error" not in details
     return _Outcome(passed, details, reader.executed(), sorted(reader.about))
 
 
-#: The words for a quality gate that passes, and for a condition of one that does not fail it.
+#: The words for a quality gate that passes, and for a condition that does not fail it.
 _SONAR_GATES = ("OK", "PASSED")
 _SONAR_CONDITIONS = (*_SONAR_GATES, "WARN", "NONE", "NO_VALUE")
+#: The members beside the status of a quality gate that is the root of a report.
+_SONAR_GATE = {"caycStatus", "conditions", "ignoredConditions", "name", "period", "periods"}
 
 
 def _process_sonar(upload: Upload) -> _Outcome:
-    """A quality gate passes when all that it says of itself and of its conditions does."""
-    root = ReportPart(_must_be_object(read_report(upload, _REPORTED)), "report")
-    # The answer of the API holds the gate as projectStatus, a webhook as qualityGate.
-    parts = [root]
-    for part in parts:
-        refuse_errors(part)
-        members = map(part.member, ("projectStatus", "qualityGate"))
-        parts += [member for member in members if member.value is not None]
-    statuses = [part.text("status") for part in parts[1:]]
-    # Beside the gate of a webhook stands how the task ended that computed it.
-    is_webhook = root.member("qualityGate").value and root.text("status") == "SUCCESS"
-    others = root.object().keys() - _SONAR_GATE - {"status"}
+    """Pass when every status of a quality gate, and of each of its conditions, passes."""
+    report = load_report(upload, {"conditions", "projectStatus", "qualityGate", "status"})
+    # The API's response holds the gate as projectStatus, a webhook as qualityGate.
+    nodes = [report]
+    for node in nodes:
+        reject_errors(node)
+        nodes += [node.get(name) for name in ("projectStatus", "qualityGate") if node.has(name)]
+    statuses = [node.text("status") for node in nodes[1:]]
+    # The root of a webhook has the status of the task that computed the gate.
+    is_webhook = report.get("qualityGate").value and report.text("status") == "SUCCESS"
+    others = report.members.keys() - _SONAR_GATE - {"status"}
     if not statuses and others:
-        raise Unreadable(f"The report is not SonarQube's: a gate has no {min(others)[:100]!r}.")
-    if not statuses or (root.text("status") and not is_webhook):
-        statuses.append(root.text("status"))
+        raise ReportError(f"The report is not SonarQube's: a gate has no {min(others)[:100]!r}.")
+    if not statuses or (report.text("status") and not is_webhook):
+        statuses.append(report.text("status"))
     if any(len(status) > 255 for status in statuses):
-        raise Unreadable("The status of the quality gate is not a word.")
-    conditions = [condition for part in parts for condition in part.each("conditions")]
+        raise ReportError("The status of the quality gate is longer than 255 characters.")
+    conditions = [condition for node in nodes for condition in node.items("conditions")]
     passed = all(status in _SONAR_GATES for status in statuses) and all(
         condition.text("status") in _SONAR_CONDITIONS for condition in conditions
     )
     return _Outcome(passed, {"qualityGateStatus": next(filter(None, statuses), "")})
 
 
+#: Issues are numbered from 1; names of standards look like keys.
+_ISSUE_KEY = re.compile(r"(?!(?:UTF|SHA|ISO|CVE|CWE|RFC)-)[A-Z][A-Z0-9_]*-[1-9][0-9]*", re.A)
+
+
 def _process_jira(upload: Upload) -> _Outcome:
-    """A reference passes when it has the form of an issue's key, such as PAY-17."""
+    """Pass when every reference has the form of an issue's key, as PAY-17."""
     try:
         text = upload.text().strip() if upload.size <= PIECE else ""
     except ValueError:
         text = ""
     if not text:
-        raise Unreadable("The file does not hold the reference of an issue.")
+        raise ReportError("The file does not hold the reference of an issue.")
     details, references = {"issueRef": text}, [text]
     if text[0] in '{"[':
-        report = read_report(upload, _ISSUE)
-        references = [report] if isinstance(report, str) else _issue_keys(report)
+        report = load_report(upload, {"issueRef", "issues", "key", "status"})
+        references = [report.value] if isinstance(report.value, str) else _issue_keys(report)
         details["issueRef"] = ", ".join(references[:COMBINED_ITEMS])
-        if isinstance(report, dict):
-            status = report.get("status")
+        if isinstance(report.value, dict):
+            status = report.get("status").value
             details["status"] = status if isinstance(status, str) else ""
     wrong = [key for key in references if not _ISSUE_KEY.fullmatch(key)]
     if wrong or not references:
-        said = wrong[0][:100] if wrong else ""
-        details["error"] = f"Expected the key of an issue, such as PAY-17, and not {said!r}."
+        text = wrong[0][:100] if wrong else ""
+        details["error"] = f"Expected the key of an issue, such as PAY-17, and not {text!r}."
     return _Outcome("error" not in details, details)
 
 
-#: Issues are numbered from 1; what names a standard looks like a key.
-_ISSUE_KEY = re.compile(r"(?!(?:UTF|SHA|ISO|CVE|CWE|RFC)-)[A-Z][A-Z0-9_]*-[1-9][0-9]*", re.A)
-
-
-def _issue_keys(report: Any) -> list[str]:
-    """The keys in a reference, in an issue of Jira's API, or in what a search for issues found."""
-    root = ReportPart(_must_be_object(report), "report")
-    refuse_errors(root)
-    issues = [root] if root.member("issues").value is None else root.each("issues")
+def _issue_keys(report: JsonNode) -> list[str]:
+    """Return the keys in a reference, in an issue of Jira's API, or in a search response."""
+    reject_errors(report)
+    issues = report.items("issues") if report.has("issues") else [report]
     return [issue.text("issueRef") or issue.text("key") for issue in issues]
 
 
 class _UploadForm(Form, DemandingRequest):
-    """A form whose unknown fields are refused where their names ask for something."""
+    """A form that rejects unknown fields whose names ask for something."""
 
 
 #: What both versions' uploads promise alike.
@@ -14817,34 +14865,35 @@ _UPLOADING = {
 PROCESSORS = MappingProxyType(
     {"junit": _process_junit, "sonar": _process_sonar, "jira": _process_jira}
 )
-#: What counts as a security scan: what is recorded as one, and evidence of these types.
+#: The types of evidence that are security scans.
 SCAN_EVIDENCE = (
     "security_scan security-scan vulnerability-scan container-scan sast sca dast zap semgrep "
     "codeql snyk trivy grype sarif cyclonedx vex trivy-scan container_scan vulnerability_scan "
     "sca_scan sca-scan dast_scan dast-scan sast_scan sast-scan dependency-check dependency-scan "
     "dependency_scan secret-scan secret_scan license-scan scan"
 )
-#: The formats that types which name one take; other scans may be in any.
+#: The formats of each type: that which the type names, or all.
 SCAN_TYPES = MappingProxyType(
-    dict.fromkeys(SCAN_EVIDENCE.split(), tuple(SCANNERS))
+    dict.fromkeys(SCAN_EVIDENCE.split(), tuple(SCAN_FORMATS))
     | {"sarif": ("SARIF",), "cyclonedx": ("CycloneDX",), "vex": ("CycloneDX",)}
 )
-#: The tools that types are named after: their own reports count, and those of no other.
+#: The types that are named after a tool and accept only its reports.
 _TYPE_TOOL = re.compile("codeql|dependency-check|grype|semgrep|snyk|trivy|zap")
 
 
 def _process_scan(
     upload: Upload, type: str, limits: Mapping[str, int], unknown_severity: str
 ) -> _Outcome:
-    """A scan passes within the limits of its flow, or without any, when nothing was found."""
+    """Pass within the thresholds of the flow, or without any, when nothing was found."""
     report = read_scan(upload, SCAN_TYPES[type])
-    named = _TYPE_TOOL.match(type)
-    if named and not all(named[0] in tool.lower() for tool in report.tool.split(", ")):
-        raise Unreadable(f"The report is of {report.tool[:100]!r}, and not of {named[0]}.")
+    tool = _TYPE_TOOL.match(type)
+    if tool and not all(tool[0] in name.lower() for name in report.tool.split(", ")):
+        raise ReportError(f"The report is of {report.tool[:100]!r}, and not of {tool[0]}.")
     values = report.values(unknown_severity)
     details = scan_details(values, report.failure)
     if type == "snyk":
-        details["vulnerabilities"] = sum(values[COUNTED[name]] for name in JUDGED)
+        names = SEVERITIES
+        details["vulnerabilities"] = sum(values[SEVERITY_COLUMNS[name]] for name in names)
     passed = not is_breached(values, limits or NO_FINDINGS)
     return _Outcome(passed, details, subject=(report.tool, report.target))
 
@@ -14862,10 +14911,10 @@ class EvidenceUploads(Factstore, model=EvidenceFile, tag="Attestations"):
             )
         try:
             if type in SCAN_TYPES:
-                limits, settings = limits_of(attestation.trail), context.settings
+                limits, settings = threshold_limits(attestation.trail), context.settings
                 return _process_scan(context.upload, type, limits, settings.unknown_severity)
             return PROCESSORS[type](context.upload) if type in PROCESSORS else None
-        except Unreadable as error:
+        except ReportError as error:
             return _Outcome(False, {"error": str(error)})
 
     def addressed(self, trail: str, key: str) -> Attestation:
@@ -14940,14 +14989,14 @@ _NOUNS = (
     "|advisor(?:y|ies)|misconfigurations?"
 )
 _COUNT_NAME = re.compile(
-    f"(?:total|number|num)?(?:of)?({'|'.join([*SEVERITIES, 'unknown'])})(?:severity)?"
+    f"(?:total|number|num)?(?:of)?({'|'.join([*SEVERITY_WORDS, 'unknown'])})(?:severity)?"
     f"(?:{_NOUNS}|counts?|s){{0,3}}"
 )
 _FINDINGS_NAME = re.compile(
     f"(?:total|number|num|open|new|policy)?(?:of)?(?:{_NOUNS})(?:counts?)?|totals?(?:counts?)?"
 )
 #: Words in names of counts beside those that count as a severity anywhere.
-_SEVERITY_WORDS = SEVERITIES | {"crit": "critical", "blocker": "critical", "severe": "high"}
+_NAME_WORDS = SEVERITY_WORDS | {"crit": "critical", "blocker": "critical", "severe": "high"}
 _STATES = ("status", "state", "result", "outcome", "conclusion", "verdict", "decision", "gate")
 _VERDICT_NAME = re.compile(
     f"(?:is)?(?:passed|ok|success(?:ful)?|succeeded|compliant)|.*(?:{'|'.join(_STATES)})"
@@ -15112,7 +15161,7 @@ class StatedResult:
             members = finding if isinstance(finding, dict) else {}
             counts = [(name, members[name]) for name in members if name.lower() in _COUNTS]
             number = max((self._number(*count) for count in counts), default=1)
-            self._listed[SEVERITIES.get(_severity_of(members), "unknown")] += number
+            self._listed[SEVERITY_WORDS.get(_severity_of(members), "unknown")] += number
 
     def _judge(self, name: str, value: Any, is_item: bool) -> None:
         """Note how the result ended, as a member says."""
@@ -15141,11 +15190,12 @@ def _words_of(name: str) -> list[str]:
 def _severity_named(name: str, key: str, value: Any) -> str:
     """The severity that a member counts, by its name; nothing if it is no count."""
     if match := _COUNT_NAME.fullmatch(key):
-        return SEVERITIES.get(match[1], "unknown")
+        return SEVERITY_WORDS.get(match[1], "unknown")
     if isinstance(value, (bool, dict)) or not re.fullmatch(r"\[.*|[0-9]+", str(value), re.S):
         return ""
-    severities = {_SEVERITY_WORDS.get(word) for word in _words_of(name)}
-    return worst(severities & {*JUDGED}) if severities & {*JUDGED} else ""
+    severities = {_NAME_WORDS.get(word) for word in _words_of(name)}
+    severities &= {*SEVERITIES}
+    return worst(severities) if severities else ""
 
 
 def _is_understood(item: dict) -> bool:
@@ -20769,7 +20819,7 @@ PENDING. A token that its issuer's keys do not verify is rejected.
 
 #: SQL for the limits that the scan `t1` is over: those that were in force when it was recorded.
 _BREACHES = f"""FROM (SELECT l."key" AS severity, l."value" AS allowed, CASE l."key" {
-    " ".join(f"WHEN '{name}' THEN t1.{COUNTED[name]}" for name in JUDGED)
+    " ".join(f"WHEN '{name}' THEN t1.{SEVERITY_COLUMNS[name]}" for name in SEVERITIES)
 } END AS found FROM json_each(t1."thresholds") AS l) WHERE found > allowed"""
 
 
@@ -20837,10 +20887,11 @@ def record_scan(
     `default` are the limits where the flow has none; without them it breaches nothing, and passes
     within the limits that thresholds start with. `failure` says why it does not pass, if so.
     """
-    limits = limits_of(trail) or dict(default)
-    values = dict.fromkeys(COUNTED.values(), 0) | values
-    if not failure and not limits and is_breached(values, UNSET_LIMITS):
-        failure = f"Found more than passes where the flow has no thresholds: {UNSET_WORDS}."
+    limits = threshold_limits(trail) or dict(default)
+    values = dict.fromkeys(SEVERITY_COLUMNS.values(), 0) | values
+    if not failure and not limits and is_breached(values, DEFAULT_LIMITS):
+        words = ", ".join(f"{DEFAULT_LIMITS[name]} {name}" for name in SEVERITIES[:3])
+        failure = f"Found more than passes where the flow has no thresholds: {words}."
     verdict = "FAILED" if failure or is_breached(values, limits) else "PASSED"
     attestation = record_attestation(
         trail,
@@ -20863,10 +20914,11 @@ def keep_report(scan: SecurityScan, upload: Upload) -> None:
 
 
 _TRAIL_SCANS = Listing(SecurityScan, "trail")
-SCAN_TOTALS = ("totalScans", *(f"total{name.capitalize()}" for name in JUDGED))
+SCAN_TOTALS = ("totalScans", *(f"total{name.capitalize()}" for name in SEVERITIES))
 
 
-_SCAN_COUNTS = f"""SELECT count(*), {", ".join(f'sum("{COUNTED[name]}")' for name in JUDGED)},
+_SCAN_SUMS = ", ".join(f'sum("{SEVERITY_COLUMNS[name]}")' for name in SEVERITIES)
+_SCAN_COUNTS = f"""SELECT count(*), {_SCAN_SUMS},
     sum({_SCAN_STATE} = 'PASSED'), sum("critical_vulnerabilities" > 0) FROM "security_scan\""""
 
 
@@ -20880,7 +20932,7 @@ def scan_totals() -> tuple[dict[str, int], int, int]:
 #: The columns that counts of a scan stand in, and the names under which a count may come.
 _COUNT_NAMES = {
     column: (name, f"{name}_count", f"{name}_vulnerabilities")
-    for name, column in (COUNTED | {"unknown": "unknown"}).items()
+    for name, column in (SEVERITY_COLUMNS | {"unknown": "unknown"}).items()
 }
 _SEVERITY_COUNTS = {
     name: Integer(0, 2**31 - 1, default=0) for names in _COUNT_NAMES.values() for name in names
@@ -20893,7 +20945,7 @@ def _scan_values(body: dict, stated: StatedResult) -> dict:
     """A scan by its columns, from a body and what it says: the largest of what it says twice."""
     names = {name for names in _COUNT_NAMES.values() for name in names} | {"summary"}
     values = {name: value for name, value in body.items() if name not in names}
-    values |= {column: stated.counts[name] for name, column in COUNTED.items()}
+    values |= {column: stated.counts[name] for name, column in SEVERITY_COLUMNS.items()}
     values["unknown"] = stated.counts["unknown"]
     return values | ({"passed": False} if stated.failure else {})
 
@@ -20925,7 +20977,7 @@ The metrics count a scan as its attestation.
         trail, key = Trail.find(values.pop("trail")), values.pop("attestation", None)
         if key is None:
             severity = session().workspace.settings.unknown_severity
-            names = (*COUNTED.values(), "unknown", "passed")
+            names = (*SEVERITY_COLUMNS.values(), "unknown", "passed")
             is_silent = all(values.get(name) is None for name in names)
             failure = _SILENT_SCAN if is_silent else ""
             return record_scan(trail, count_unknown(values, severity), failure=failure)
@@ -20936,7 +20988,10 @@ The metrics count a scan as its attestation.
                 "Expected the attestation of this scan on its trail; leave it out for a new one"
             )
             raise Invalid(issues=[field_error(["attestationId"], message)])
-        limits, verdict = limits_of(trail), "FAILED" if attestation.status == "FAILED" else None
+        limits, verdict = (
+            threshold_limits(trail),
+            "FAILED" if attestation.status == "FAILED" else None,
+        )
         return SecurityScan.create(
             trail=trail.id, attestation=key, thresholds=limits, verdict=verdict, **values
         )
@@ -22828,7 +22883,7 @@ def _read_webhook(source: str, data: bytes, media_type: str, event: str) -> dict
     said = {member: value for member, value in payload.items() if member != "attestationStatus"}
     stated = StatedResult(said, "event")
     # No thresholds are known yet, and of what severity something is neither.
-    is_over = any(stated.counts[name] > most for name, most in UNSET_LIMITS.items())
+    is_over = any(stated.counts[name] > most for name, most in DEFAULT_LIMITS.items())
     is_failed = stated.failure or is_over or stated.counts["unknown"]
     return values | ({"attestation_status": "FAILED"} if is_failed else {})
 
@@ -25656,7 +25711,7 @@ def import_scan(
     """Record a scan of a trail out of a scanner's report, which is kept as evidence of it."""
     try:
         report = read_scan(upload)
-    except Unreadable as error:
+    except ReportError as error:
         raise Invalid(f"{upload.file_name}: {error}") from None
     values = report.values(unknown_severity)
 
@@ -30115,7 +30170,7 @@ def _scan_output(lite, chosen, source, name: str, reason: str) -> Output:
         options = {"trail": chosen.trail, "reason": reason, "dry_run": chosen.dry_run}
         scan = lite.import_scan(stream, name, **options)
     counts = ", ".join(
-        f"{scan[camel(column)]:,} {severity}" for severity, column in COUNTED.items()
+        f"{scan[camel(column)]:,} {severity}" for severity, column in SEVERITY_COLUMNS.items()
     )
     counts += f"; of unknown severity: {scan['unknown']:,}" if scan["unknown"] else ""
     lines = [f"{scan['tool']}: {counts}.", *(f"{options}." for options in scan["breachDetails"])]

@@ -21,15 +21,7 @@ from http.client import HTTPException
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from novantra_lite import (
-    Problem,
-    ReportPart,
-    Unreadable,
-    read_file,
-    read_report,
-    sarif_failure,
-    sarif_results,
-)
+from novantra_lite import Problem, ReportError, load_report, read_file, sarif_failure, sarif_results
 
 VARIABLES = ("NOVANTRA_URL", "NOVANTRA_CLIENT_ID", "NOVANTRA_CLIENT_SECRET")
 ATTEMPTS, SIZE_LIMIT = 5, 1 << 28
@@ -71,27 +63,27 @@ def tokens():
 
 def text_of(result, rule):
     """The message of a result, from the result itself or from its rule."""
-    message = result.inner("message")
-    template = rule.inner("messageStrings").inner(message.text("id") or "default")
-    text = message.text("text") or template.text("text") or result.text("ruleId") or "Result"
-    for number, argument in enumerate(message.member("arguments").value or []):
-        text = text.replace(f"{{{number}}}", str(argument))
+    message, templates = result.get("message"), rule.get("messageStrings").members
+    template = (templates.get(message.text("id") or "default") or {}).get("text")
+    text = message.text("text") or template or result.text("ruleId") or "Result"
+    for number, argument in enumerate(message.texts("arguments")):
+        text = text.replace(f"{{{number}}}", argument)
     return text
 
 
 def location_of(result, run):
     """Where a result is, as file:line:column or as the name of a thing, as far as it says."""
-    for location in result.each("locations"):
-        physical = location.inner("physicalLocation")
-        artifact, region = physical.inner("artifactLocation"), physical.inner("region")
-        uri, index, artifacts = artifact.text("uri"), artifact.text("index"), run.each("artifacts")
+    for location in result.items("locations"):
+        artifact = location.get("physicalLocation.artifactLocation")
+        region = location.get("physicalLocation.region")
+        uri, index, artifacts = artifact.text("uri"), artifact.text("index"), run.items("artifacts")
         if not uri and index.isdecimal() and int(index) < len(artifacts):
-            uri = artifacts[int(index)].inner("location").text("uri")
+            uri = artifacts[int(index)].text("location.uri")
         if uri:
             return ":".join(
                 filter(None, (uri, region.text("startLine"), region.text("startColumn")))
             )
-        for logical in location.each("logicalLocations"):
+        for logical in location.items("logicalLocations"):
             return logical.text("fullyQualifiedName") or logical.text("name")
     return ""
 
@@ -99,12 +91,10 @@ def location_of(result, run):
 def findings(report):
     """The members of a finding for each result that counts."""
     for severity, result, rule, run in sarif_results(report):
-        tool = run.inner("tool").inner("driver").text("name") or "SARIF"
-        name = result.text("ruleId") or result.inner("rule").text("id") or rule.text("id")
+        tool = run.text("tool.driver.name")
+        name = result.text("ruleId") or result.text("rule.id") or rule.text("id")
         text, location = text_of(result, rule), location_of(result, run)
-        prints = (
-            result.inner("fingerprints").object() or result.inner("partialFingerprints").object()
-        )
+        prints = result.get("fingerprints").members or result.get("partialFingerprints").members
         # A fingerprint is often that of a line's text, which many files have.
         identity = json.dumps([tool, name, location, prints or text], sort_keys=True)
         key = f"sarif-{hashlib.sha256(identity.encode()).hexdigest()[:32]}"
@@ -129,7 +119,7 @@ def main(path):
     if missing := [name for name in VARIABLES if not os.environ.get(name)]:
         sys.exit(f"Set {', '.join(missing)} in the environment.")
     with open(path, "rb") as stream, closing(read_file(stream, path, SIZE_LIMIT)) as upload:
-        report = ReportPart(read_report(upload), "report")
+        report = load_report(upload)
     rows, failure = list(findings(report)), sarif_failure(report)
     counts = {"added": 0, "known": 0, "refused": 0}
     for finding, token in zip(rows, tokens(), strict=False):
@@ -155,7 +145,7 @@ if __name__ == "__main__":
         sys.exit(2)
     try:
         sys.exit(main(sys.argv[1]))
-    except (Problem, Unreadable) as error:
+    except (Problem, ReportError) as error:
         sys.exit(f"{sys.argv[1]}: {error}")
     except (OSError, HTTPException, ValueError) as error:
         sys.exit(f"Nothing more was pushed: {error}.")

@@ -415,7 +415,8 @@ def test_a_scan_that_failed_is_pushed_as_far_as_it_went_and_ends_in_status_1(lit
 
     assert (done.returncode, done.stdout) == (1, "1 added, 0 known, 0 refused\n")
     assert done.stderr == (
-        f"{file}: report.runs[0].invocations[0]: The tool says that its run was not successful.\n"
+        f"{file}: report.runs[0].invocations[0]: "
+        "The tool reports that its run was not successful.\n"
     )
 
 

@@ -394,10 +394,8 @@ def test_a_report_of_too_many_elements_fails_at_once(factstore, trail, run):
         factstore, trail, "sarif", b'{"version":"2.1.0","runs":[' + run + b"]}"
     )
 
-    assert (status, details) == (
-        "FAILED",
-        {"error": "The report lists more than 250,000 findings and rules."},
-    )
+    assert (status, list(details)) == ("FAILED", ["error"])
+    assert details["error"].endswith(": The document holds more than 250,000 list items.")
 
 
 def test_a_rule_id_of_a_million_slashes_is_read_in_one_pass(factstore, trail):

@@ -325,7 +325,7 @@ JSON = {
         "pay-17": ("FAILED", {"issueRef": "pay-17", "error": no_key("pay-17")}),
         "PAY-17x": ("FAILED", {"issueRef": "PAY-17x", "error": no_key("PAY-17x")}),
         "PAY-١٧": ("FAILED", {"issueRef": "PAY-١٧", "error": no_key("PAY-١٧")}),
-        "[]": ("FAILED", {"error": "The report is not a JSON object."}),
+        "[]": ("FAILED", {"error": "report: Expected an object."}),
         '{"issueRef": "PAY-17", "status": "Done"}': (
             "PASSED",
             {"issueRef": "PAY-17", "status": "Done"},
@@ -359,8 +359,8 @@ WORDS = {
     "root": "The file is not a JUnit report",
     "number": "of a testsuite is not a number.",
     "json": "The file is not JSON in UTF-8.",
-    "object": "The report is not a JSON object.",
-    "word": "The status of the quality gate is not a word.",
+    "object": "report: Expected an object.",
+    "word": "The status of the quality gate is longer than 255 characters.",
     "text": "report.status: Expected text",
     "issue": "The file does not hold the reference of an issue.",
 }

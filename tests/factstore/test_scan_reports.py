@@ -651,7 +651,7 @@ def test_a_scan_that_failed_is_recorded_as_not_passed(lite, factstore, trail):
     assert scan["breachDetails"] == ["The scan is recorded as not passed"]
     assert attestation["status"] == "FAILED"
     assert json.loads(attestation["details"])["error"] == (
-        "report.runs[1].invocations[1]: The tool says that its run was not successful."
+        "report.runs[1].invocations[1]: The tool reports that its run was not successful."
     )
     assert status_of(lite, trail) == "NON_COMPLIANT"
 
@@ -713,7 +713,7 @@ def test_names_are_cut_to_what_a_scan_holds_and_made_fit_to_be_shown(lite, trail
 
 BOM = {name: value for name, value in cyclonedx().items() if name != "vulnerabilities"}
 UNKNOWN = "The file is in none of these formats: "
-ANY = UNKNOWN + "Trivy, Grype, Snyk, SARIF, CycloneDX, ZAP."
+ANY = UNKNOWN + "SARIF, CycloneDX, Grype, Trivy, Snyk, ZAP."
 BROKEN = [
     (b"", "The file is not JSON in UTF-8. Line 1, column 1: Expecting value."),
     (b'{"runs": [\n  {"tool": }\n]}', "The file is not JSON in UTF-8. Line 2, column 12:"),
@@ -726,9 +726,9 @@ BROKEN = [
     ([5], "report[0]: Expected an object."),
     ([snyk(), {"ok": False, "error": "x"}], "report[1].vulnerabilities: Expected a list."),
     (snyk(applications={}), "report.applications: Expected a list."),
-    (snyk(ok=False), "report: Snyk says that something is wrong, and not what."),
-    (snyk(ok=None), "report: The report is not Snyk's: it does not say `ok`."),
-    ({"vulnerabilities": []}, "report: The report is not Snyk's: it does not say `ok`."),
+    (snyk(ok=False), "report: Snyk reports that something is wrong, but not what."),
+    (snyk(ok=None), "report: The report is not Snyk's: it has no `ok`."),
+    ({"vulnerabilities": []}, "report: The report is not Snyk's: it has no `ok`."),
     ({"ok": True}, ANY),
     ({"message": "Unauthorized"}, ANY),
     (snyk(applications=[{"ok": True}]), "report.applications[0].vulnerabilities: Expected a list."),
@@ -759,9 +759,9 @@ BROKEN = [
     ),
     (
         sarif(run() | {"externalPropertyFileReferences": {"results": [{"location": {}}]}}),
-        "report.runs[0]: The results stand in another file.",
+        "report.runs[0]: The results are in another file.",
     ),
-    (cyclonedx() | {"bomFormat": "x"}, "The file is not CycloneDX: its bomFormat is another."),
+    (cyclonedx() | {"bomFormat": "x"}, "The file is not CycloneDX: it has another bomFormat."),
     (trivy(Results={}), "report.Results: Expected a list."),
     (trivy(Results=[{"Secrets": 5}]), "report.Results[0].Secrets: Expected a list."),
     (trivy(Trivy=5), "report.Trivy: Expected an object."),
