@@ -6619,7 +6619,7 @@ class Checkpoints:
         )
 
     def sign_note(self, text: str) -> str:
-        """Sign a text that ends with a newline; unless it is a checkpoint, it must not parse as one."""
+        """Sign a text that ends with a newline."""
         signature = base64.b64encode(self.key.id + self.signer.sign(text.encode())).decode()
         return f"{text}\n\N{EM DASH} {self.key.name} {signature}\n"
 
