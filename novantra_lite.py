@@ -2113,17 +2113,17 @@ EMPTY = Schema()
 
 
 class RingKey(Model):
-    """A key of the workspace, wrapped by a key that is kept outside the file."""
+    """A key of the workspace, wrapped by a key outside of the file."""
 
     id = Integer(primary_key=True)
     wrapped = Text()
     created_at = Timestamp(default=now)
-    #: Since when the key signs nothing and only opens what it encrypted before.
+    #: Since then the key signs nothing, and only decrypts what it encrypted before.
     retired_at = Timestamp(null=True, since=7)
 
 
 class KeyRing:
-    """The keys of one workspace: the newest seals, every one opens.
+    """The keys of one workspace: the newest encrypts, all of them decrypt.
 
     AES-256-GCM with 96-bit nonces; a sealed text is `<key id>.<base64 of nonce and ciphertext>`.
     Keys for other purposes (tokens, cursors, secrets) derive from the first key by HMAC-SHA-256.
@@ -2132,7 +2132,7 @@ class KeyRing:
     def __init__(self, wrapping_key: bytes, source: Generator):
         self._wrapping, self._source = AESGCM(wrapping_key), source
         self._keys: dict[str, AESGCM] = {}
-        #: The bytes of the keys, and the numbers of those that sign nothing any more.
+        #: The bytes of the keys, and the numbers of the retired ones.
         self._bytes: dict[int, bytes] = {}
         self._retired: set[int] = set()
         self._root = b""
@@ -2140,7 +2140,7 @@ class KeyRing:
 
     @property
     def newest(self) -> int:
-        """The number of the key that seals."""
+        """The number of the key that encrypts."""
         return int(self._newest)
 
     def wrap(self, key_id: int, key: bytes) -> str:
@@ -2150,7 +2150,7 @@ class KeyRing:
         return base64.b64encode(sealed).decode()
 
     def add(self, key_id: int, wrapped: str, is_retired: bool = False) -> None:
-        """Take a key from the file into use; Unavailable if the wrapping key is not its own."""
+        """Add a key of the file; raises Unavailable if the wrapping key does not open it."""
         sealed = base64.b64decode(wrapped)
         try:
             key = self._wrapping.decrypt(sealed[:12], sealed[12:], b"ring/%d" % key_id)
@@ -2166,36 +2166,36 @@ class KeyRing:
             self._retired.add(key_id)
 
     def retire_older(self) -> list[int]:
-        """Let only the newest key sign; the numbers of those that did until now."""
+        """Retire all keys but the newest; return the numbers of those that were active."""
         older = [number for number in self._bytes if number != self.newest]
         retired = [number for number in older if number not in self._retired]
         self._retired.update(retired)
         return retired
 
     def rewrapped(self, wrapping_key: bytes) -> dict[int, str]:
-        """The keys wrapped by another key than until now, by number."""
+        """The keys wrapped by another wrapping key, by number."""
         ring = KeyRing(wrapping_key, self._source)
         return {number: ring.wrap(number, key) for number, key in self._bytes.items()}
 
     def signing_keys(self, purpose: str) -> list[bytes]:
-        """A key for one purpose from each key that is not retired; the last one is to sign."""
+        """The keys for a purpose, one from each active key; the last one signs."""
         active = [key for number, key in self._bytes.items() if number not in self._retired]
         return [hmac.digest(key, purpose.encode(), "sha256") for key in active]
 
     def derive(self, purpose: str) -> bytes:
-        """A key of 32 bytes for one purpose."""
+        """A key of 32 bytes for a purpose."""
         return hmac.digest(self._root, purpose.encode(), "sha256")
 
     def seal(self, text: str, associated_data: str) -> str:
-        """Encrypt a text for one place in the file.
+        """Encrypt a text with its associated data.
 
-        What is encrypted is its JSON, so that an answer is put together without reading it.
+        Its JSON is encrypted, so that responses are assembled without parsing it.
         """
         sealed = self.seal_bytes(quote(text).encode(), associated_data)
         return self._newest + "." + binascii.b2a_base64(sealed, newline=False).decode()
 
     def open(self, sealed: str, associated_data: str) -> str:
-        """Decrypt a text from one place in the file; Unavailable if it was tampered with."""
+        """Decrypt a text with its associated data; raises Unavailable if it was tampered with."""
         key_id, _, text = sealed.partition(".")
         try:
             data = binascii.a2b_base64(text)
@@ -2206,9 +2206,9 @@ class KeyRing:
             raise Unavailable("An encrypted value of this record cannot be opened.") from None
 
     def open_each(self, pieces: list[bytes]) -> None:
-        """Put the JSON of what was sealed in the place of every second piece of an answer.
+        """Replace every second piece of a text, a sealed value, by its JSON.
 
-        Such a piece is what the value is bound to, a full stop, and its nonce and ciphertext.
+        A sealed value is its associated data, a full stop, and the base64 of nonce and ciphertext.
         """
         decode, only = binascii.a2b_base64, len(self._keys) == 1
         decrypt = self._keys[self._newest].decrypt
@@ -2226,17 +2226,17 @@ class KeyRing:
             raise Unavailable("An encrypted value of this record cannot be opened.") from None
 
     def key_of(self, bound: bytes) -> AESGCM:
-        """The key that is named at the end of what a value is bound to."""
+        """The key that is named at the end of the associated data."""
         return self._keys[bound.rpartition(b"/")[2].decode()]
 
     def seal_bytes(self, data: bytes, associated_data: str) -> bytes:
-        """Encrypt bytes for one place in the file: nonce, then ciphertext."""
+        """Encrypt bytes with their associated data: nonce, then ciphertext."""
         nonce = self._source.random.randbytes(12)
         bound = f"{associated_data}/{self._newest}".encode()
         return nonce + self._keys[self._newest].encrypt(nonce, data, bound)
 
     def reseal_bytes(self, data: bytes, associated_data: str) -> bytes | None:
-        """Bytes encrypted again with the newest key; None if they already use it."""
+        """Encrypt bytes again with the newest key; None if they already use it."""
         with contextlib.suppress(InvalidTag, ValueError):
             bound = f"{associated_data}/{self._newest}".encode()
             self._keys[self._newest].decrypt(data[:12], data[12:], bound)
@@ -2244,7 +2244,7 @@ class KeyRing:
         return self.seal_bytes(self.open_bytes(data, associated_data), associated_data)
 
     def open_bytes(self, data: bytes, associated_data: str) -> bytes:
-        """Decrypt bytes from one place in the file, with whichever key sealed them."""
+        """Decrypt bytes with the key that encrypted them."""
         for key_id, key in self._keys.items():
             with contextlib.suppress(InvalidTag, ValueError):
                 return key.decrypt(data[:12], data[12:], f"{associated_data}/{key_id}".encode())
@@ -2253,22 +2253,22 @@ class KeyRing:
 
 
 def refuse_open_key(path: Path) -> None:
-    """Refuse a key file of this user that others may read, as ssh does.
+    """Reject a key file of this user that others may read, as ssh does.
 
-    One of another user, such as a secret that a container mounts, is its owner's business.
+    The file of another user, such as a secret that a container mounts, is not checked.
     """
     facts = path.stat()
     if facts.st_uid == os.getuid() and facts.st_mode & 0o077:
         raise Unavailable(
             f"The key file {path} can be read by others (mode {facts.st_mode & 0o777:04o}): run "
-            f"`chmod 600 {path}`, and `novantra-lite key rewrap` if somebody may have read it."
+            f"`chmod 600 {path}`, and `novantra-lite key rewrap` if others may have read it."
         )
 
 
 def wrapping_key(setting: str, beside: Path | None, source: Generator) -> bytes:
-    """The key that wraps a ring: from the setting, from the key file, or made just now.
+    """The wrapping key: from the setting, from the key file, or a new one.
 
-    The setting may be 32 bytes in base64 or a passphrase; the key file is made with mode 0600.
+    The setting may be 32 bytes in base64 or a passphrase; a new key file has the mode 0600.
     """
     if setting:
         with contextlib.suppress(ValueError):
@@ -5529,14 +5529,14 @@ class AuditTrail:
 
 
 # --- Verification -------------------------------------------------------------
-# A file is verified as it stands at one moment, in memory that does not grow with it, and to its
-# end: what cannot be read is named, and what comes after it is verified all the same.
+# A snapshot of the file is verified, in memory that does not grow with it. Rows that cannot be read
+# are reported, and verification continues after them.
 
-#: KiB of what is looked up in no order: indexes, and what the ledger says of each record.
+#: KiB of cache for random access: indexes, and the latest ledger entry of each record.
 VERIFICATION_CACHE = 65_536
-#: How many faults of one check are listed at most; the others are counted.
+#: Faults of one check that are listed; the others are counted.
 LISTED_FAULTS = 1000
-#: How many rows are read at once.
+#: Rows that are read at once.
 _BATCH_ROWS = 1000
 _FIRST_ROWID, LAST_ROWID = -(1 << 63), 1 << 62
 _UNREADABLE = {
@@ -5547,20 +5547,20 @@ _UNREADABLE = {
 
 
 def no_progress(rows: int) -> None:
-    """Report nothing of so many more rows that were verified."""
+    """Ignore the progress of a verification, in rows."""
 
 
 @contextlib.contextmanager
 def snapshot(workspace: Workspace) -> Iterator[Session]:
-    """A session that sees the file as it stands at one moment, however long it is used.
+    """A session on a snapshot of the file, with a read-only connection of its own.
 
-    Its connection is its own and only reads. Temporary tables are files.
+    Its temporary tables are files.
     """
     database = workspace.connect(read_only=True, temp_store=1)
     try:
         connection = database.connection()
         connection.execute("BEGIN")
-        # A transaction sees the file as it is at its first read.
+        # The snapshot of a transaction begins with its first read.
         connection.execute(FILE_FACTS).fetchone()
         with using(Session(workspace, database)) as current:
             yield current
@@ -5568,12 +5568,12 @@ def snapshot(workspace: Workspace) -> Iterator[Session]:
         database.close_unused(frozenset())
 
 
-#: Reads text that is not UTF-8 as well, with surrogates; Python's own is several times quicker.
+#: Also decodes text that is not UTF-8; Python's default is several times faster.
 ANY_TEXT = partial(str, encoding="utf-8", errors="surrogateescape")
 
 
 def run_check(name: str, check: Callable[[], Iterable[str]]) -> Iterator[str]:
-    """The faults that a check finds; that it cannot go on is one of them."""
+    """The faults that a check finds; an exception that ends the check is one of them."""
     number = 0
     try:
         for number, fault in enumerate(check(), 1):
@@ -5587,18 +5587,18 @@ def run_check(name: str, check: Callable[[], Iterable[str]]) -> Iterator[str]:
 
 
 def _read_failure(error: Exception) -> str:
-    """Why something could not be read, in a few words."""
+    """The reason of a failed read, in a few words."""
     if isinstance(error, Problem):
         return str(error).rstrip(".")
-    return _UNREADABLE.get(sqlite_code(error) & 0xFF, "a stored value is not what it should be")
+    return _UNREADABLE.get(sqlite_code(error) & 0xFF, "a stored value is invalid")
 
 
 class TableScan:
-    """The rows of a table in the order of their numbers, of which those that can be read are given.
+    """Iterates over the readable rows of a table in the order of the rowid.
 
-    `sql` selects the number first, `WHERE rowid > ?`, in the order of the rowid. `gaps` lists what
-    could not be read: the first and the last number, and why. `has_skipped` says that rows before
-    the present one were skipped; its user resets it.
+    `sql` selects the rowid first, `WHERE rowid > ?`, in its order. `gaps` lists the rows that could
+    not be read: the first and the last rowid, and the reason. `has_skipped` is set when rows before
+    the current one were skipped; the caller resets it.
     """
 
     def __init__(
@@ -5622,7 +5622,7 @@ class TableScan:
                     after = rows[-1][0]
                     self.advance(len(rows))
                 return
-            # A batch that cannot be read is read again, row by row, and whatever its text is.
+            # An unreadable batch is read again row by row, with any encoding.
             self.connection.text_factory = ANY_TEXT
             try:
                 for _ in range(_BATCH_ROWS):
@@ -5637,12 +5637,12 @@ class TableScan:
                 self.has_skipped = True
 
     def row(self, after: int) -> tuple | None:
-        """The row behind a number; Python looks a row ahead unless there is only one."""
+        """The next row after a rowid; with LIMIT 1, since Python reads one row ahead."""
         values = (*self.values, after)
         return self.connection.execute(f"{self.sql} LIMIT 1", values).fetchone()
 
     def next_readable(self, first: int) -> int | None:
-        """The least number behind which rows can be read again; None if there is none."""
+        """The first rowid after which rows can be read again; None if there is none."""
         step = 1
         while not self.is_readable(first + step):
             step *= 2
@@ -5652,7 +5652,7 @@ class TableScan:
         return first + bisect_left(candidates, True, key=self.is_readable)
 
     def is_readable(self, after: int) -> bool:
-        """Return whether the row behind a number, if there is any, can be read."""
+        """Return whether the next row after a rowid, if any, can be read."""
         try:
             self.row(after)
         except sqlite3.DatabaseError:
@@ -5662,7 +5662,7 @@ class TableScan:
     def faults(
         self, table: str, keys: Callable[[int, int | None], list[str]] = lambda *rows: []
     ) -> Iterator[str]:
-        """A sentence for each gap; `keys` gives the ids of the records in it, if they are known."""
+        """A sentence for each gap; `keys` returns the ids of its records, if they are available."""
         for first, last, reason in self.gaps:
             rows = f"Rows {first} to {last}" if last else f"Rows from {first} on"
             rows = f"Row {first}" if last == first else rows
@@ -5674,7 +5674,7 @@ class TableScan:
 
 
 class LedgerLink(NamedTuple):
-    """An entry of the ledger, as the file holds it."""
+    """A stored entry of the ledger."""
 
     number: int
     entry_id: str
@@ -5689,16 +5689,16 @@ class LedgerLink(NamedTuple):
 
     @property
     def subject(self) -> tuple[str, str]:
-        """The table of the record that is proven, and its own id."""
+        """The table and the id of the proven record."""
         return self.record_type, self.record_key or self.record_id
 
     def follows(self, previous: str) -> bool:
-        """Whether the entry is as it was written, after the one with this hash."""
+        """Return whether the entry is unchanged and follows the entry with this hash."""
         _, entry_id, table, record, event, content, before, at, proof, key = self
         return (
             before == previous
             and proof == hash_ledger((entry_id, record, event, content, before, at))
-            # What the hash does not cover follows from what it does.
+            # The columns that the hash does not cover follow from those that it covers.
             and event.startswith(f"{table}_".upper())
             and (key is None or record == record_uuid(table, key))
         )
@@ -5706,7 +5706,7 @@ class LedgerLink(NamedTuple):
 
 @functools.cache
 def _proofs_sql() -> str:
-    """SQL for the entries of the ledger, to be followed by a condition or an order."""
+    """SQL for the entries of the ledger, without a condition or an order."""
     columns = ", ".join(f'"{column.column_name}"' for column in LedgerEntry._meta.sorted_fields)
     return f'SELECT {columns} FROM "ledger_entry" '
 
@@ -5719,12 +5719,12 @@ def proofs(
 
 
 def fact_models() -> dict[str, type[Model]]:
-    """The models whose records are proven, by the names of their tables."""
+    """The models whose records the ledger proves, by table."""
     return {model._meta.table_name: model for model in all_models() if model.fact}
 
 
-#: The text that an entry's hash is over is made by SQLite, which is quicker: a hash that fits
-#: proves that it is the same. Where it does not fit, Python makes the text again.
+#: SQLite assembles the hashed text of an entry, which is faster. Where the hash does not match,
+#: Python assembles it again.
 _AUDIT_ROWS = """SELECT "id", CAST("hash" AS BLOB), "subject_type" || '/' || "subject_id",
     "subject_type", CAST("action" AS TEXT),
     CAST(CASE WHEN "address" IS NULL
@@ -5733,7 +5733,7 @@ _AUDIT_ROWS = """SELECT "id", CAST("hash" AS BLOB), "subject_type" || '/' || "su
         ELSE json_array("id", "at", "actor", "action", "subject_type", "subject_id", "reason",
             "request_id", "detail", "address") END AS BLOB)
     FROM "audit_entry" WHERE "id" > ? ORDER BY "id" """
-#: Of an entry whose record has another id than a UUID, `own` is that id.
+#: `own` is the id of a record whose id is not a UUID.
 _LEDGER_ROWS = """SELECT "id", CAST("entry_hash" AS BLOB), CAST("previous_hash" AS BLOB),
     "record_type" || '/' || coalesce("record_key", "record_id"),
     substr("event_type", 1, length("record_type") + 1) = upper("record_type") || '_',
@@ -5745,10 +5745,10 @@ _LEDGER_ROWS = """SELECT "id", CAST("entry_hash" AS BLOB), CAST("previous_hash" 
 
 
 def check_chains(advance: Callable[[int], None], differences: list[str]) -> Iterator[str]:
-    """Recompute both chains of the current session's file, and compare the facts in the audit log
-    with the proofs in the ledger, one by one.
+    """Recompute both chains of the current session's file, and compare the facts of the audit log
+    with the entries of the ledger.
 
-    Where they begin to differ is put into `differences`: it matters if all else is as it was.
+    The first difference is appended to `differences`: it matters if there are no other faults.
     """
     connection, faults = session().database.connection(), []
     audit = TableScan(connection, _AUDIT_ROWS, advance=advance)
@@ -5769,7 +5769,7 @@ def check_chains(advance: Callable[[int], None], differences: list[str]) -> Iter
 
 
 def _difference(entry: tuple | None, proof: tuple | None) -> str:
-    """How an audit entry and the ledger entry beside it, each a number and a subject, differ."""
+    """The difference of an audit entry and its ledger entry, each a number and a subject."""
     if entry is None:
         return f"Ledger entry {proof[0]} has no entry in the audit log."
     if proof is None:
@@ -5778,19 +5778,19 @@ def _difference(entry: tuple | None, proof: tuple | None) -> str:
 
 
 def _missing(noun: str, expected: int, scan: TableScan, number: int) -> str:
-    """What is said where the numbers of a chain leave some out; empty where these were skipped."""
+    """The fault of a gap in the numbers of a chain; empty if the entries were unreadable."""
     if scan.has_skipped:
         scan.has_skipped = False
         return ""
     if number < expected:
-        return f"{noun} {number} stands outside of the chain."
+        return f"{noun} {number} is outside of the chain."
     if number == expected + 1:
         return f"{noun} {expected} is missing."
     return f"{noun[:-5]}entries {expected} to {number - 1} are missing."
 
 
 def _audited_facts(scan: TableScan, faults: list[str]) -> Iterator[tuple[int, str]]:
-    """Recompute the audit log's chain; gives the number and the subject of each fact in it."""
+    """Recompute the audit log's chain; yield the number and the subject of each fact."""
     prefixes = {table: f"{model.fact}." for table, model in fact_models().items()}
     previous, expected, sha256 = ZEROS.encode(), 1, hashlib.sha256
     for number, digest, subject, table, action, text in scan:
@@ -5806,7 +5806,7 @@ def _audited_facts(scan: TableScan, faults: list[str]) -> Iterator[tuple[int, st
 
 
 def _is_audited(connection: sqlite3.Connection, number: int, previous: str) -> bool:
-    """Return whether an audit entry is as it was written, by the text that Python makes of it."""
+    """Return whether an audit entry matches its hash, with the text that Python assembles."""
     columns = ", ".join(f'"{column.column_name}"' for column in AuditEntry._meta.sorted_fields)
     sql = f'SELECT {columns} FROM "audit_entry" WHERE "id" = ?'
     *row, digest, address = connection.execute(sql, (number,)).fetchone()
@@ -5816,7 +5816,7 @@ def _is_audited(connection: sqlite3.Connection, number: int, previous: str) -> b
 
 
 def _proven_facts(scan: TableScan, faults: list[str]) -> Iterator[tuple[int, str]]:
-    """Recompute the ledger's chain; gives the number and the subject of each entry."""
+    """Recompute the ledger's chain; yield the number and the subject of each entry."""
     previous, expected, sha256 = ZEROS.encode(), 1, hashlib.sha256
     for number, digest, before, subject, is_named, table, own, record, text in scan:
         follows = number == expected
@@ -5826,7 +5826,7 @@ def _proven_facts(scan: TableScan, faults: list[str]) -> Iterator[tuple[int, str
             (before == previous or not follows)
             and is_named
             and sha256(text or b"").hexdigest().encode() == digest
-            # What the hash does not cover follows from what it does.
+            # The columns that the hash does not cover follow from those that it covers.
             and (own is None or record == record_uuid(table, str(own)))
         ):
             faults.append(f"Ledger entry {number} was changed, or the one before it was.")
@@ -5835,27 +5835,27 @@ def _proven_facts(scan: TableScan, faults: list[str]) -> Iterator[tuple[int, str
 
 
 def noted_subjects(connection: sqlite3.Connection, action: str) -> set[str]:
-    """The ids that the audit log has with an action, for records that are no facts."""
+    """The subjects of an action in the audit log."""
     entries = 'SELECT "subject_id" FROM "audit_entry" WHERE "action" = ?'
     return {subject for (subject,) in connection.execute(entries, (action,))}
 
 
 def check_keys(connection: sqlite3.Connection) -> Iterator[str]:
-    """Compare the keys that the file holds with those whose making is in the audit log."""
+    """Compare the keys in the file with those whose creation is in the audit log."""
     for model, action in NOTED_KEYS.items():
         noted = noted_subjects(connection, action)
         select = f'SELECT CAST("id" AS TEXT) FROM "{model._meta.table_name}"'
         present = {key for (key,) in connection.execute(select)}
         for key in sorted(present - noted):
-            yield f"The audit log knows nothing of {model.noun()} {key}."
+            yield f"The audit log has no entry for {model.noun()} {key}."
         for key in sorted(noted - present):
             yield f"{model.noun().capitalize()} {key} is in the audit log but not in its table."
 
 
 # --- Record verification ------------------------------------------------------
 
-#: What the ledger says of each record: the numbers of its first entry and of its last deletion, and
-#: of its newest entry the number, the content hash and the event, which sort by the number.
+#: The ledger's state of each record: the numbers of its first entry and of its last deletion, and
+#: number, content hash and event of its newest entry, as a text that sorts by the number.
 _LATEST = """CREATE TEMP TABLE "latest" (
     "latest_type" TEXT, "latest_key" TEXT, "latest_made" INTEGER, "latest_gone" INTEGER,
     "latest_newest" TEXT, PRIMARY KEY ("latest_type", "latest_key")) WITHOUT ROWID"""
@@ -5882,19 +5882,19 @@ def check_records(
         types = 'SELECT DISTINCT "latest_type" FROM temp."latest"'
         for (table,) in connection.execute(types).fetchall():
             if table not in models:
-                yield f"The ledger tells of a kind of record that there is not: {table}."
+                yield f"The ledger has entries of an unknown type of record: {table}."
 
 
 @contextlib.contextmanager
 def _latest_entries(workspace: Workspace) -> Iterator[tuple[sqlite3.Connection, bool]]:
-    """A connection that has in a temporary table what the ledger says of each record, as far as it
-    can be read, and whether all of it can."""
+    """A connection with a temporary table of the ledger's state of each record, and whether the
+    whole ledger could be read."""
     with contextlib.ExitStack() as stack:
         connection, is_whole = stack.enter_context(snapshot(workspace)).database.connection(), True
         try:
             _fill_latest(connection, '"ledger_entry"')
         except sqlite3.DatabaseError:
-            # A connection that met damage writes nothing any more, not even a temporary table.
+            # A connection that met damage cannot write even temporary tables.
             damaged = stack.enter_context(snapshot(workspace)).database.connection()
             connection = stack.enter_context(snapshot(workspace)).database.connection()
             columns = ", ".join(f'CAST("{name}" AS BLOB)' for name in _LINK[1:])
@@ -5909,7 +5909,7 @@ def _latest_entries(workspace: Workspace) -> Iterator[tuple[sqlite3.Connection, 
 
 
 def _fill_latest(connection: sqlite3.Connection, ledger: str) -> None:
-    """Make the temporary table of what a table with entries of the ledger says of each record."""
+    """Create and fill the temporary table from a table of ledger entries."""
     connection.execute(_LATEST)
     connection.execute(f"PRAGMA temp.cache_size = {-VERIFICATION_CACHE}")
     connection.execute(_FILL_LATEST.format(ledger))
@@ -5921,8 +5921,8 @@ def _fill_latest(connection: sqlite3.Connection, ledger: str) -> None:
 
 @functools.cache
 def _records_sql(model: type[Model]) -> str:
-    """SQL for the records of a model, each with the text that its content hash is over, whether it
-    is told as it is stored, and what the ledger says of it."""
+    """SQL for the records of a model, each with its hashed text, whether its JSON is current, and
+    its state in the ledger."""
     columns = {column.recorded_name: column for column in model._meta.sorted_fields}
     text = " || ".join(
         f"""CASE WHEN {quoted} IS {literal(columns[name].initial)} THEN ''
@@ -5930,7 +5930,7 @@ def _records_sql(model: type[Model]) -> str:
         for name in sorted(columns)
         for quoted in [f't."{columns[name].column_name}"']
     )
-    # The text begins with a comma, which gives way to the bracket.
+    # The bracket replaces the comma at the beginning of the text.
     return f"""SELECT t.rowid, t."{model._meta.primary_key.column_name}",
         CAST('{{' || substr({text}, 2) || '}}' AS BLOB), {_json_is_current_sql(model, "t.")},
         l."latest_made", l."latest_gone", l."latest_newest"
@@ -5945,9 +5945,9 @@ def _check_table(
     is_whole: bool,
     advance: Callable[[int], None],
 ) -> Iterator[str]:
-    """Compare the records of one model with what the ledger says of them.
+    """Compare the records of one model with the ledger.
 
-    Where the ledger `is_whole`, it knows every record.
+    If it `is_whole`, a record without an entry is a fault.
     """
     table, noun, order, unproven = model._meta.table_name, model.noun().capitalize(), 0, 0
     scan = TableScan(connection, _records_sql(model), (table,), advance)
@@ -5965,7 +5965,7 @@ def _check_table(
         if gone is not None and gone < int(number):
             made = _recreated(connection, table, key, gone)
         if made is not None and made < order:
-            yield f"{noun} {key} does not stand where it was put."
+            yield f"{noun} {key} is not in its original position."
         order = max(order, made or 0)
     yield from scan.faults(table, partial(_keys_of_rows, connection, model))
     if unproven:
@@ -5983,7 +5983,7 @@ def _check_table(
 def _stored_fault(
     connection: sqlite3.Connection, model: type[Model], rowid: int, key: str, *latest: str
 ) -> str:
-    """What is wrong with the record in a row; values that no column may hold count as a change."""
+    """The fault of a record; values that its columns cannot hold count as a change."""
     connection.text_factory = ANY_TEXT
     row = connection.execute(f"{stored_sql(model)} WHERE rowid = ?", (rowid,)).fetchone()
     try:
@@ -5995,7 +5995,7 @@ def _stored_fault(
 def _keys_of_rows(
     connection: sqlite3.Connection, model: type[Model], first: int, last: int | None
 ) -> list[str]:
-    """The ids of the records in rows that cannot be read, where the index of the ids has them."""
+    """The ids of the records in unreadable rows, from the index of the ids."""
     table, primary = model._meta.table_name, model._meta.primary_key.column_name
     sql = f"""SELECT "{primary}" FROM "{table}" INDEXED BY "sqlite_autoindex_{table}_1"
         WHERE rowid BETWEEN ? AND ? ORDER BY rowid LIMIT ?"""
@@ -6006,7 +6006,7 @@ def _keys_of_rows(
 
 
 def _recreated(connection: sqlite3.Connection, table: str, key: str, gone: int) -> int:
-    """The number of the entry by which a record was made again after it had been deleted."""
+    """The number of the entry that created a record again after its deletion."""
     made = """SELECT min("id") FROM "ledger_entry"
         WHERE "record_id" IN (?, ?) AND "record_type" = ? AND "id" > ?"""
     return connection.execute(made, (key, record_uuid(table, key), table, gone)).fetchone()[0]
@@ -6020,9 +6020,9 @@ def stored_sql(model: type[Model]) -> str:
 
 
 def _json_is_current_sql(model: type[Model], row: str = "") -> str:
-    """SQL for whether the JSON text of a record is that of its columns; null where it is not."""
+    """SQL for whether the stored JSON of a record equals its columns; null or 0 if not."""
     fields = model._meta.sorted_fields
-    # SQLite would stop at a value that was made to be no JSON; it takes NULL for none, too.
+    # SQLite raises for a value that is no JSON, NULL included.
     values = [
         f"coalesce({row}\"{field.column_name}\", '[]')"
         for field in fields
@@ -6038,15 +6038,15 @@ def _json_is_current_sql(model: type[Model], row: str = "") -> str:
 def content_fault(
     model: type[Model], key: str, row: Sequence | None, event: str, content: str
 ) -> str:
-    """What is wrong with a record, by the last that the ledger says of it; empty: nothing."""
+    """The fault of a record, by its newest entry in the ledger; empty for none."""
     name, is_deleted = f"{model.noun().capitalize()} {key}", event.endswith("_DELETED")
     if row is None:
         return "" if is_deleted else f"{name} is in the ledger but not in its table."
     *stored, is_current = row
     if not event:
-        return f"The ledger knows nothing of {model.noun()} {key}."
+        return f"The ledger has no entry for {model.noun()} {key}."
     if is_deleted:
-        return f"{name} is in its table, though the ledger says that it was deleted."
+        return f"{name} is in its table, but deleted according to the ledger."
     if not is_recorded(content, model, stored):
         return f"{name} is not what the ledger recorded."
     return (
@@ -6491,21 +6491,21 @@ def delete_in_batches(
 
 
 # --- Checkpoints --------------------------------------------------------------
-# Whoever has the file can cut the ends off both chains, or write them anew with hashes that fit. A
-# checkpoint says, signed, what both were at one time; kept elsewhere, it shows that.
+# A program with access to the file could cut off the ends of both chains, or write them again with
+# matching hashes. Signed checkpoints of both chains, stored elsewhere, reveal that.
 
 _ED25519_NOTE = b"\x01"
 
 
 class NoteKey(NamedTuple):
-    """A public key under the name that signs: https://c2sp.org/signed-note, with Ed25519."""
+    """An Ed25519 public key with its name: https://c2sp.org/signed-note."""
 
     name: str
     key: bytes
 
     @property
     def id(self) -> bytes:
-        """Four bytes by which a signature names its key."""
+        """The four bytes of the key id in a signature."""
         named = self.name.encode() + b"\n" + _ED25519_NOTE + self.key
         return hashlib.sha256(named).digest()[:4]
 
@@ -6515,7 +6515,7 @@ class NoteKey(NamedTuple):
 
     @classmethod
     def read(cls, text: str) -> NoteKey:
-        """The key that a text such as `name+hex+base64` spells, or Invalid."""
+        """Parse `name+hex+base64`; raises Invalid."""
         name, _, rest = text.strip().partition("+")
         number, _, encoded = rest.partition("+")
         with contextlib.suppress(ValueError):
@@ -6526,7 +6526,7 @@ class NoteKey(NamedTuple):
         raise Invalid("A public key for checkpoints reads NAME+HEX+BASE64.")
 
     def has_signed(self, text: str, signature: bytes) -> bool:
-        """Whether a signature is of this key over a text."""
+        """Return whether this key signed a text."""
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
         try:
@@ -6540,7 +6540,7 @@ _CHECKPOINT = (
     r"(.+)\n(0|[1-9][0-9]{0,17})\n([A-Za-z0-9+/]{43}=)\n"
     r"audit (0|[1-9][0-9]{0,17}) ([A-Za-z0-9+/]{43}=)\ntime (\S+)\n"
 )
-#: One statement, which sees both chains at one moment.
+#: One statement, so that both heads are of one snapshot.
 _HEADS = """SELECT
     (SELECT max("id") FROM "ledger_entry"),
     (SELECT "entry_hash" FROM "ledger_entry" ORDER BY "id" DESC LIMIT 1),
@@ -6549,10 +6549,10 @@ _HEADS = """SELECT
 
 
 class Checkpoint(NamedTuple):
-    """How long both chains of a workspace were at a time, and the hash at the end of each.
+    """The lengths of both chains of a workspace at a time, and the last hash of each.
 
-    It reads as https://c2sp.org/tlog-checkpoint says, but for one thing: what it tells is the head
-    of a hash chain, not the root of a Merkle tree.
+    Its text is that of https://c2sp.org/tlog-checkpoint, with the head of a hash chain in place of
+    the root of a Merkle tree.
     """
 
     origin: str
@@ -6561,8 +6561,8 @@ class Checkpoint(NamedTuple):
     time: str
 
     @classmethod
-    def take(cls, connection: sqlite3.Connection, origin: str, time: str) -> Checkpoint:
-        """What both chains in a file are now; Damaged if they end with no hash."""
+    def of_file(cls, connection: sqlite3.Connection, origin: str, time: str) -> Checkpoint:
+        """The current checkpoint of a file; raises Damaged if a chain ends without a hash."""
         size, head, audits, audit = connection.execute(_HEADS).fetchone()
         if not all(re.fullmatch("[0-9a-f]{64}", digest or ZEROS) for digest in (head, audit)):
             raise Damaged("The ledger or the audit log ends with an entry that has no hash.")
@@ -6575,7 +6575,7 @@ class Checkpoint(NamedTuple):
 
     @classmethod
     def read(cls, text: str) -> Checkpoint | None:
-        """The checkpoint that a note's text is, if it is one."""
+        """Parse the text of a note; None if it is no checkpoint."""
         match = re.fullmatch(_CHECKPOINT, text)
         if not match:
             return None
@@ -6585,20 +6585,20 @@ class Checkpoint(NamedTuple):
 
 
 class Checkpoints:
-    """Signs what a workspace's chains are, and appends it to a file; without one, to none.
+    """Signs checkpoints of a workspace and appends them to a file, if it has a path.
 
-    The signing key derives from the first key of the ring, and is not made until it is needed.
+    The signing key is derived from the first key of the ring at its first use.
     """
 
     def __init__(self, workspace: Workspace, path: Path | None):
         self.workspace, self.path = workspace, path
         self.tried = -math.inf
-        #: How long the audit log, which grows whenever the ledger does, was at the last checkpoint.
+        #: The length of the audit log, which grows with the ledger, at the last checkpoint.
         self.covered: int | None = None
 
     @property
     def origin(self) -> str:
-        """The workspace's name in its checkpoints, and that of its key."""
+        """The name of the workspace in its checkpoints, and of its key."""
         return checkpoint_origin(self.workspace.id)
 
     @cached_property
@@ -6614,13 +6614,13 @@ class Checkpoints:
         return NoteKey(self.origin, self.signer.public_key().public_bytes_raw())
 
     def sign(self, connection: sqlite3.Connection) -> str:
-        """A signed checkpoint of the chains in a file of the workspace: its own, or a copy."""
+        """A signed checkpoint of the workspace's file, or of a copy."""
         return self.sign_note(
-            str(Checkpoint.take(connection, self.origin, self.workspace.source.now()))
+            str(Checkpoint.of_file(connection, self.origin, self.workspace.source.now()))
         )
 
     def sign_note(self, text: str) -> str:
-        """A signed note of a text whose lines all end; it must not read as a checkpoint does."""
+        """Sign a text that ends with a newline."""
         signature = base64.b64encode(self.key.id + self.signer.sign(text.encode())).decode()
         return f"{text}\n\N{EM DASH} {self.key.name} {signature}\n"
 
@@ -6646,13 +6646,13 @@ class Checkpoints:
         )
 
     def write_due(self, at: float) -> None:
-        """Write a checkpoint if the last one is long enough ago."""
+        """Write a checkpoint if the interval since the last one has passed."""
         if at - self.tried >= self.workspace.settings.checkpoint_interval:
             self.tried = at
             self.write()
 
     def write(self) -> None:
-        """Append a checkpoint if something was audited since the last one; a failure is logged."""
+        """Append a checkpoint if the audit log has grown since the last one; log failures."""
         if self.path is None:
             return
         try:
@@ -6666,9 +6666,9 @@ class Checkpoints:
             log.error("No checkpoint was written to %s: %s", self.path, error)
 
     def restart(self, reason: str) -> Path:
-        """Start a new file of checkpoints, as after a restored backup; the old one stays beside it.
+        """Start a new file of checkpoints, as after a restored backup; the old one is renamed.
 
-        The audit log says why, and under which name the old one is kept.
+        The reason and the new name of the old file are audited.
         """
         if self.path is None or not self.path.exists():
             raise Conflict("There is no file of checkpoints that could be replaced.")
@@ -6691,12 +6691,12 @@ class Checkpoints:
 
 
 def checkpoint_origin(organization: str) -> str:
-    """What a workspace is called in its checkpoints, by the id of its organization."""
+    """The name of a workspace in its checkpoints, by the id of its organization."""
     return f"novantra-lite/{organization}"
 
 
 def append_note(path: Path, note: str) -> None:
-    """Append a note to a file, for its owner only, and keep nothing of one that does not fit."""
+    """Append a note to a file for its owner only; a note that does not fit is removed again."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "ab") as stream:
         before = stream.tell()
@@ -6710,7 +6710,7 @@ def append_note(path: Path, note: str) -> None:
 
 
 def _last_covered(path: Path) -> int:
-    """How long the audit log was at the last checkpoint in a file; -1 where there is none."""
+    """The length of the audit log at the last checkpoint in a file; -1 without any."""
     try:
         with open(path, "rb") as stream:
             stream.seek(max(0, stream.seek(0, os.SEEK_END) - 4096))
@@ -6727,9 +6727,9 @@ _NOTE = "((?:[^\\n]+\\n)+)\\n((?:\N{EM DASH} [^ +\\n]+ [A-Za-z0-9+/]+=*\\n)+)\\n
 
 
 def read_notes(data: bytes) -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
-    """The notes in a file: the text of each, with the names and the bytes of its signatures.
+    """Parse the notes in a file: yield the text of each, and the names and bytes of its signatures.
 
-    Invalid tells the line from which on there is something else.
+    Raises Invalid, with the number of the line, for anything else.
     """
     text, position = data.decode(errors="replace"), 0
     while position < len(text):
@@ -6749,7 +6749,7 @@ def read_notes(data: bytes) -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
 
 
 def check_checkpoints(data: bytes, keys: Sequence[NoteKey], origin: str) -> Iterator[str]:
-    """Hold the signed checkpoints in a file against the chains of the current session's file."""
+    """Compare signed checkpoints with the chains of the current session's file."""
     connection, number = session().database.connection(), 0
     try:
         for number, (text, signatures) in enumerate(read_notes(data), 1):
@@ -6771,7 +6771,7 @@ def check_checkpoints(data: bytes, keys: Sequence[NoteKey], origin: str) -> Iter
 
 
 def checkpoints_beyond(notes: Path, database: Path) -> int:
-    """How many checkpoints in a file saw entries that a database does not have, or not so."""
+    """The number of checkpoints in a file that do not match the chains of a database."""
     count = 0
     with (
         contextlib.closing(
@@ -6788,7 +6788,7 @@ def checkpoints_beyond(notes: Path, database: Path) -> int:
 def signature_fault(
     name: str, text: str, signatures: Sequence[tuple[str, bytes]], keys: Sequence[NoteKey]
 ) -> str:
-    """What is wrong with a note's signatures; those of unknown keys do not count."""
+    """The fault of a note's signatures; those of unknown keys are ignored."""
     verdicts = [
         key.has_signed(text, signed[4:])
         for signer, signed in signatures
@@ -6796,12 +6796,12 @@ def signature_fault(
         if (signer, signed[:4]) == (key.name, key.id)
     ]
     if not verdicts:
-        return f"{name.capitalize()} is not signed by a key that is known."
-    return "" if all(verdicts) else f"The signature of {name} does not fit: it was changed."
+        return f"{name.capitalize()} is not signed by a known key."
+    return "" if all(verdicts) else f"The signature of {name} does not match: it was changed."
 
 
 def known_note_keys() -> list[NoteKey]:
-    """The public keys in the current session's file; what is no key is ignored."""
+    """The public keys in the current session's file; invalid ones are ignored."""
     keys = []
     for record in CheckpointKey.select():
         with contextlib.suppress(Invalid):
@@ -6812,7 +6812,7 @@ def known_note_keys() -> list[NoteKey]:
 def _check_heads(
     connection: sqlite3.Connection, name: str, checkpoint: Checkpoint
 ) -> Iterator[str]:
-    """Compare both chains, at the lengths in a checkpoint, with the hashes in it."""
+    """Compare both chains with a checkpoint."""
     chains = (
         ("Ledger", "ledger_entry", "entry_hash", checkpoint.ledger),
         ("Audit", "audit_entry", "hash", checkpoint.audit),
@@ -6827,7 +6827,7 @@ def _check_heads(
                 "end was cut off."
             )
         elif row != (head,):
-            yield f"{noun} entry {size} is not what {name} saw: the entries were written anew."
+            yield f"{noun} entry {size} differs from {name}: the entries were rewritten."
 
 
 # --- Answers ------------------------------------------------------------------
@@ -28067,14 +28067,14 @@ def verify_workspace(
     advance: Callable[[int], None] = no_progress,
     more: Callable[[], Iterable[str]] = tuple,
 ) -> list[str]:
-    """Verify the file of a workspace as a whole, and what is encrypted if its keys are open.
+    """Verify the whole file of a workspace, and encrypted values if its keys are open.
 
-    It goes on to the end whatever cannot be read; `more` is checked at the same moment.
+    Unreadable parts do not stop it. `more` is a further check on the same snapshot.
     """
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(2) as pool:
-        # SQLite works on these beside Python, each on a connection of its own.
+        # SQLite runs these in parallel, each with a connection of its own.
         structure = pool.submit(_check_structure, workspace)
         of_records = {"The records": partial(check_records, workspace, advance)}
         records = pool.submit(run_checks, of_records)
@@ -28096,14 +28096,14 @@ def verify_workspace(
             of_file, of_search = structure.result()
             faults += records.result()
             if not faults:
-                # An index is held against records that are what they were.
-                indexes = {"The index of what ran where": check_snapshots}
+                # The indexes are compared with the records only if these are intact.
+                indexes = {"The index of snapshots": check_snapshots}
                 faults = differences or [*run_checks(indexes), *of_search]
     return [*of_file, *faults, *others]
 
 
 def _check_structure(workspace: Workspace) -> tuple[list[str], list[str]]:
-    """What SQLite finds wrong with the file, and what is wrong with the search index."""
+    """The faults of the file that SQLite finds, and those of the search index."""
     with snapshot(workspace) as current:
         connection = current.database.connection()
         connection.execute(f"PRAGMA cache_size = {-VERIFICATION_CACHE}")
@@ -28112,16 +28112,16 @@ def _check_structure(workspace: Workspace) -> tuple[list[str], list[str]]:
 
 
 def run_checks(checks: Mapping[str, Callable[[], Iterable[str]]]) -> list[str]:
-    """The faults that several checks find, by what each of them verifies."""
+    """The faults that several checks find; the keys name what they verify."""
     return [fault for name, check in checks.items() for fault in run_check(name, check)]
 
 
 def check_file(connection: sqlite3.Connection, check: str = "integrity_check") -> Iterator[str]:
-    """The faults that SQLite finds in a file, by table and page where they are known."""
+    """The faults that SQLite finds in a file, with the table and page if known."""
     faults = _integrity_faults(connection, check)
     if not faults:
         for table, row, parent, _ in connection.execute("PRAGMA foreign_key_check"):
-            yield f"Row {row} of {table} points at a {parent} that is not there."
+            yield f"Row {row} of {table} refers to a missing {parent}."
         return
     named, unreadable = set(), []
     for table in present_sql(connection, "table"):
@@ -28139,7 +28139,7 @@ def check_file(connection: sqlite3.Connection, check: str = "integrity_check") -
 
 
 def _named_fault(table: str, fault: str) -> str:
-    """A sentence for a fault that SQLite lists, with its table and page where they are known."""
+    """A sentence for a fault that SQLite lists, with the table and page if known."""
     page = re.match(r"(?:On tree |Tree \d+ )?page (\d+)[^:]*: (.*)", fault, re.I)
     location = [f"the table {table}"] if table else []
     location += [f"page {page[1]}"] if page else []
@@ -28150,7 +28150,7 @@ def _named_fault(table: str, fault: str) -> str:
 def _integrity_faults(connection: sqlite3.Connection, check: str) -> list[str]:
     """The faults that a pragma of SQLite lists, a line each.
 
-    Python loses them if SQLite cannot go on; it is asked for fewer then, as long as it can.
+    Python loses all of them if SQLite stops with an error; then fewer are requested.
     """
     faults = _listed_faults(connection, check)
     for limit in range(1, 20) if faults is None else ():
@@ -28171,7 +28171,7 @@ def _listed_faults(connection: sqlite3.Connection, check: str) -> list[str] | No
     return [line for line in lines if line != "ok" and not line.startswith("***")]
 
 
-#: Tables that a check of their own holds against others.
+#: Tables with a check of their own.
 _CHECKED_TABLES = {
     "audit_entry", "ledger_entry", "search_record", "snapshot_artifact",
     "attachment_content", "evidence_piece", "ring_key",
@@ -28182,7 +28182,7 @@ _STORED_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z")
 
 
 def _check_other_tables() -> Iterator[str]:
-    """Read every row of the tables that the ledger does not prove."""
+    """Verify the tables that the ledger does not prove."""
     for model in all_models():
         if not model.fact and model._meta.table_name not in _CHECKED_TABLES:
             name = f"The table {model._meta.table_name}"
@@ -28190,7 +28190,7 @@ def _check_other_tables() -> Iterator[str]:
 
 
 def _check_rows(model: type[Model]) -> Iterator[str]:
-    """Read every row of a table: its texts, JSON, times, what is encrypted, and its checksum."""
+    """Verify every row of a table: texts, JSON, times, encrypted values and checksums."""
     table, fields = model._meta.table_name, model._meta.sorted_fields
     columns = ", ".join(f'"{field.column_name}"' for field in fields)
     sql = f'SELECT rowid, {columns} FROM "{table}" WHERE rowid > ? ORDER BY rowid'
@@ -28201,17 +28201,17 @@ def _check_rows(model: type[Model]) -> Iterator[str]:
         except (Problem, ValueError, TypeError):
             is_intact = False
         if not is_intact:
-            yield f"Row {rowid} of the table {table} holds a value that was not stored there."
+            yield f"Row {rowid} of the table {table} has an invalid value."
     yield from scan.faults(table)
 
 
 def _is_intact(record: Model) -> bool:
-    """Return whether a record's values have the form of their columns, and fit its checksum.
+    """Return whether a record's values are valid and match its checksum.
 
-    Raises ValueError or a Problem where a text is no text, or cannot be decrypted.
+    Raises ValueError or a Problem for a text that is no UTF-8 or cannot be decrypted.
     """
     for field in record._meta.sorted_fields:
-        # What is encrypted is decrypted, but for what only its own key opens.
+        # Encrypted values are decrypted if the keys are open.
         is_open = not field.sealed or session().ring
         is_reference = isinstance(field, peewee.ForeignKeyField)
         name = field.object_id_name if is_reference else field.name
@@ -28224,7 +28224,7 @@ def _is_intact(record: Model) -> bool:
 
 
 def _check_layout(connection: sqlite3.Connection) -> Iterator[str]:
-    """Compare the tables, indexes and triggers of a file with those that a fresh one has."""
+    """Compare the tables, indexes and triggers of a file with those of a new one."""
     expected, present = _fresh_layout(), _layout_of(connection)
     for type, name in sorted(expected.keys() | present.keys()):
         if (type, name) not in present:
@@ -28232,21 +28232,21 @@ def _check_layout(connection: sqlite3.Connection) -> Iterator[str]:
         elif (type, name) not in expected:
             yield f"The {type} {name} is not of novantra-lite."
         elif expected[type, name] != present[type, name]:
-            yield f"The {type} {name} is not as novantra-lite makes it."
+            yield f"The {type} {name} differs from the one that novantra-lite creates."
 
 
 @functools.cache
 def _fresh_layout() -> dict[tuple[str, str], Any]:
-    """What a file holds that was made just now."""
+    """The layout of a new file."""
     with contextlib.closing(sqlite3.connect(":memory:")) as fresh:
         fresh.deserialize(new_file(tables_since, MIGRATIONS[-1].version))
         return _layout_of(fresh)
 
 
 def _layout_of(connection: sqlite3.Connection) -> dict[tuple[str, str], Any]:
-    """The SQL of all that a file holds; of a table its columns and constraints, in any order.
+    """The SQL of everything in a file, by type and name; of tables the sorted columns.
 
-    A column that a migration added stands in another position of a table's SQL.
+    A column that a migration added has another position in the SQL of its table.
     """
     listed = 'SELECT "type", "name", "sql" FROM "sqlite_schema" WHERE "name" NOT LIKE \'sqlite_%\''
     return {
@@ -28262,10 +28262,10 @@ def verify_file(
     notes: bytes | None = None,
     key: str = "",
 ) -> list[str]:
-    """Verify a workspace's file without any secret, and against signed checkpoints if given.
+    """Verify a workspace's file without secrets, and against signed checkpoints, if any.
 
-    What is encrypted is verified too where the keys are at hand. `key` is the public key that must
-    have signed; without one, the keys in the file itself count.
+    Encrypted values are verified if the keys are available. `key` is the public key of the
+    checkpoints; without it, the keys in the file count.
     """
     trusted = [NoteKey.read(key)] if key else []
     workspace = Workspace(path, settings, Generator(time.time, random_module.SystemRandom()), True)
@@ -28294,7 +28294,7 @@ def verify_file(
 
 
 def _open_ring(workspace: Workspace) -> Iterable[str]:
-    """Open the keys of a workspace, as a check that finds nothing or cannot go on."""
+    """Open the keys of a workspace, as a check without findings."""
     open_ring(workspace)
     return ()
 

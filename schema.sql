@@ -1603,7 +1603,7 @@ CREATE UNIQUE INDEX "right_to_audit_record_key" ON "right_to_audit_record" ("rec
 
 CREATE INDEX "right_to_audit_record_engagement_id" ON "right_to_audit_record" ("engagement_id", "created_at", "id");
 
--- A key of the workspace, wrapped by a key that is kept outside the file.
+-- A key of the workspace, wrapped by a key outside of the file.
 CREATE TABLE "ring_key" (
     "id" INTEGER NOT NULL PRIMARY KEY,
     "wrapped" TEXT NOT NULL,

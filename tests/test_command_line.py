@@ -1035,7 +1035,7 @@ TAMPERED = {
     "UPDATE asset SET display_name = 'Wrench 8'": "Asset {id} is not what the ledger recorded.",
     "DELETE FROM asset": "Asset {id} is in the ledger but not in its table.",
     "UPDATE ledger_entry SET content_hash = '0' WHERE id = 2": "Ledger entry 2 was changed, or the",
-    "DELETE FROM ledger_entry WHERE id = 2": "The ledger knows nothing of asset {id}.",
+    "DELETE FROM ledger_entry WHERE id = 2": "The ledger has no entry for asset {id}.",
     "DELETE FROM ledger_entry WHERE id = 1": "Ledger entry 1 is missing.",
     "UPDATE audit_entry SET actor = 'nobody' WHERE id = 2": "Audit entry 2 was changed, or the one",
     "DELETE FROM audit_entry WHERE id = 2": "Audit entry 2 is missing.",

@@ -191,10 +191,7 @@ def test_a_byte_of_an_event_is_missed(run, register):
     event = stored("SELECT data FROM event ORDER BY rowid LIMIT 1")
     damage(event, lambda page, offset: page.__setitem__(offset + 10, ord("_")))
 
-    assert run("verify")[:2] == (
-        1,
-        "Row 1 of the table event holds a value that was not stored there.\n",
-    )
+    assert run("verify")[:2] == (1, "Row 1 of the table event has an invalid value.\n")
 
 
 def test_a_layout_that_is_no_text_is_told_in_a_sentence(run, register):

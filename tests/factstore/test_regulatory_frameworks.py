@@ -108,7 +108,7 @@ def test_the_known_frameworks_are_the_same_records_in_every_workspace(tmp_path):
             f"INSERT INTO regulatory_framework SELECT '{NOBODY}', name, version, description, "
             "is_active, org_slug, created_at, json_set(json, '$.id', "
             f"'{NOBODY}') FROM regulatory_framework WHERE id = '{SOX}'",
-            [f"The ledger knows nothing of regulatory framework {NOBODY}."],
+            [f"The ledger has no entry for regulatory framework {NOBODY}."],
         ),
     ],
 )

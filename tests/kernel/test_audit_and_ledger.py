@@ -164,7 +164,7 @@ TAMPERINGS = {
     "a deleted record": (f"DELETE FROM finding {ONE}", "in the ledger but not in its table"),
     "an inserted record": (
         "INSERT INTO organisation VALUES ('0', 'a', 'A', '', 'SHARED', '', '', '{}')",
-        "The ledger knows nothing of organisation 0",
+        "The ledger has no entry for organisation 0",
     ),
     "an edited secret": (
         "UPDATE service_account SET secret_hash = 'mine'",
@@ -284,7 +284,7 @@ def test_faults_of_both_chains_and_of_records_are_told_together(lite, findings):
     assert sorted(faults) == [
         "Audit entry 4 was changed, or the one before it was.",
         f"Finding {findings[0]} is not what the ledger recorded.",
-        "The ledger knows nothing of organisation 0.",
+        "The ledger has no entry for organisation 0.",
     ]
 
 

@@ -337,7 +337,7 @@ def test_without_the_key_file_tampering_still_shows(closed, place, verify):
 def test_only_the_key_that_is_given_counts(closed, place, verify):
     faults = verify(notes_of(place), "--public-key", EXAMPLE)
 
-    assert faults == ["Checkpoint 1 is not signed by a key that is known."]
+    assert faults == ["Checkpoint 1 is not signed by a known key."]
 
 
 def test_a_checkpoint_of_another_workspace_does_not_count(closed, place, verify, clock):
@@ -346,7 +346,7 @@ def test_a_checkpoint_of_another_workspace_does_not_count(closed, place, verify,
         key, name = lite.checkpoint()["publicKey"], lite.workspace.id
     notes = other.with_name("other.db.checkpoints")
 
-    assert verify(notes) == ["Checkpoint 1 is not signed by a key that is known."]
+    assert verify(notes) == ["Checkpoint 1 is not signed by a known key."]
     assert verify(notes, "--public-key", key) == [
         f"Checkpoint 1 is of another workspace, novantra-lite/{name}."
     ]
@@ -355,11 +355,11 @@ def test_a_checkpoint_of_another_workspace_does_not_count(closed, place, verify,
 DAMAGE = {
     "another size": (
         lambda text: text.replace("\n3\n", "\n2\n"),
-        "The signature of checkpoint 1 does not fit: it was changed.",
+        "The signature of checkpoint 1 does not match: it was changed.",
     ),
     "another time": (
         lambda text: text.replace("time 2026", "time 2025"),
-        "The signature of checkpoint 1 does not fit: it was changed.",
+        "The signature of checkpoint 1 does not match: it was changed.",
     ),
     "no signature": (
         lambda text: text.rpartition("\N{EM DASH}")[0],
@@ -397,7 +397,7 @@ def test_every_checkpoint_in_a_file_is_checked(opened, place, verify):
     notes_of(place).write_text(text.replace("\n4\n", "\n5\n"))
 
     assert verify(notes_of(place)) == [
-        "The signature of checkpoint 2 does not fit: it was changed."
+        "The signature of checkpoint 2 does not match: it was changed."
     ]
 
 

@@ -112,12 +112,12 @@ RECORDS = {
 UNSEEN_BY_THE_CHAIN = {
     "an inserted record": (
         "INSERT INTO organisation VALUES ('0', 'a', 'A', '', 'SHARED', '', '', '{{}}')",
-        "The ledger knows nothing of organisation 0.",
+        "The ledger has no entry for organisation 0.",
     ),
     "two records in each other's place": (
         "UPDATE flow SET rowid = CASE id WHEN '{flow1}' THEN 1000 WHEN '{flow2}' THEN 1 "
         "ELSE rowid + 1000 END WHERE id <> ''",
-        "Flow {flow1} does not stand where it was put.",
+        "Flow {flow1} is not in its original position.",
     ),
     "the stored bytes of a file": (
         "UPDATE evidence_piece SET content = zeroblob(40)",
@@ -141,7 +141,7 @@ UNSEEN_BY_THE_CHAIN = {
     ),
     "a key of the ring added": (
         "INSERT INTO ring_key SELECT 2, wrapped, created_at, NULL FROM ring_key",
-        "The audit log knows nothing of ring key 2.",
+        "The audit log has no entry for ring key 2.",
     ),
     "the key of the ring removed": (
         "DELETE FROM ring_key",
@@ -149,7 +149,7 @@ UNSEEN_BY_THE_CHAIN = {
     ),
     "a key for checkpoints added": (
         "INSERT INTO checkpoint_key VALUES ('mine', '')",
-        "The audit log knows nothing of checkpoint key mine.",
+        "The audit log has no entry for checkpoint key mine.",
     ),
     "an audit entry": (
         "UPDATE audit_entry SET actor = 'me' WHERE id = 4",
@@ -251,7 +251,7 @@ def test_a_record_that_was_deleted_by_right_may_not_come_back(lite, names, facts
 
     tamper(lite, f"INSERT INTO flow VALUES ({back})")
 
-    text = f"Flow {names['flow3']} is in its table, though the ledger says that it was deleted."
+    text = f"Flow {names['flow3']} is in its table, but deleted according to the ledger."
     assert text in lite.verify()
 
 
@@ -263,7 +263,9 @@ SCHEMA = {
         "The trigger mine is not of novantra-lite."
     ),
     "DROP INDEX flow_key": "The index flow_key is missing.",
-    "ALTER TABLE flow ADD COLUMN mine TEXT": "The table flow is not as novantra-lite makes it.",
+    "ALTER TABLE flow ADD COLUMN mine TEXT": (
+        "The table flow differs from the one that novantra-lite creates."
+    ),
     "CREATE TABLE mine (id TEXT)": "The table mine is not of novantra-lite.",
     "CREATE VIEW mine AS SELECT 1": "The view mine is not of novantra-lite.",
 }
@@ -362,6 +364,6 @@ def test_a_ledger_written_anew_with_hashes_that_fit_shows_only_at_the_checkpoint
 
     assert alone == []
     assert together == [
-        "Ledger entry 4 is not what checkpoint 2 of 2026-06-01T12:00:00.000Z saw: the entries "
-        "were written anew."
+        "Ledger entry 4 differs from checkpoint 2 of 2026-06-01T12:00:00.000Z: the entries were "
+        "rewritten."
     ]
