@@ -14456,15 +14456,14 @@ def _read_zap(report: JsonNode) -> ScanReport:
 
 
 # --- JUnit reports ------------------------------------------------------------
-# There is no standard but what the tools write; what passes is what the test cases say.
+# There is no standard but the output of the tools; the test cases decide what passes.
 
-
-#: Encodings that a declaration of XML may name, and codecs of text that Python has for them.
+#: Encodings that an XML declaration may name, for which Python has text codecs.
 _XML_ENCODING = (
     r"utf-?(8|16|32)([-_]?[lb]e)?|(us-)?ascii|iso-?8859-\d+|latin-?1|(windows|cp)-?\d+|koi8-[ru]"
     r"|big5(-hkscs)?|gb(k|2312|18030)|shift[-_]jis|euc-(jp|kr)|iso-2022-(jp|kr)|mac-?roman"
 )
-#: Characters that no XML may hold (section 2.2), and references to them.
+#: Characters that XML excludes (section 2.2), and references to them.
 _NO_XML = dict.fromkeys(
     [*(set(range(32)) - {9, 10, 13}), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF], "?"
 )
@@ -14476,44 +14475,44 @@ _NO_XML_REFERENCE = re.compile(
 
 
 def _xml_encoding(head: bytes) -> str:
-    """The encoding of a document: by its byte order mark or else its declaration; UTF-8 if none."""
+    """Return the encoding by the byte order mark or the declaration, UTF-8 without either."""
     encoding = json.detect_encoding(head[:4])
     if encoding != "utf-8":
         return encoding
-    declared = re.match(rb"""\s*<\?xml[^>]{1,200}?encoding\s*=\s*["']([\w.:-]{1,40})["']""", head)
-    name = declared[1].decode("ascii", "replace").lower() if declared else "utf-8"
+    match = re.match(rb"""\s*<\?xml[^>]{1,200}?encoding\s*=\s*["']([\w.:-]{1,40})["']""", head)
+    name = match[1].decode("ascii", "replace").lower() if match else "utf-8"
     if not re.fullmatch(_XML_ENCODING, name, re.A):
         raise ReportError(f"The file is not well-formed XML: the encoding {name!r} is not known.")
-    # What could be read so far is in no encoding of two bytes, whatever it says of itself.
+    # The declaration itself was not in an encoding of two bytes, whatever it names.
     return "utf-8" if re.match("utf-?(16|32)", name) else name
 
 
-def _xml_pieces(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """A document in UTF-8, with question marks for what its output holds and XML may not."""
+def _valid_xml(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Return a document in UTF-8, with question marks for characters that XML excludes."""
     pieces = iter(pieces)
     head, rest = next(pieces, b""), ""
     decode = codecs.getincrementaldecoder(_xml_encoding(head))("replace").decode
     for piece in itertools.chain([head], pieces, [b""]):
         text = rest + decode(piece, not piece)
-        # A reference may go on in the next piece.
+        # A reference may continue in the next piece.
         cut = text.rfind("&", max(len(text) - 20, 0)) if piece else -1
         text, rest = (text[:cut], text[cut:]) if cut >= 0 else (text, "")
         yield _NO_XML_REFERENCE.sub("?", text.translate(_NO_XML)).encode()
 
 
-#: Names of elements and attributes that report a failure (the first group) or an error; what is
-#: named in the plural (the second) counts them.
-_TROUBLE = re.compile(
+#: Names of elements and attributes that report a failure (the first group) or an error; those in
+#: the plural (the second) count them.
+_FAILURE_ELEMENT = re.compile(
     r"(?:total|num|rerun|test|assertion|fatal)?[-_]?(?:(fail(?:ure|ed)?)|error(?:ed)?|abort(?:ed)?"
     r"|crash(?:ed)?|time[-_]?(?:d[-_]?)?out|panic(?:ked)?|exception|interrupt(?:ed)?|broken)"
     r"(e?s|[-_]?counts?)?"
 )
-#: What the tools say of a test that passed, and of one that was not run; any other word is a
-#: failure or an error.
+#: Words for a test that passed, and for one that was not run; any other word is a failure or an
+#: error.
 _PASSED = {
     *("run", "completed", "complete", "executed", "finished", "done", "pass", "passed", "ok"),
     *("success", "successful", "succeeded", "true", "yes", "1"),
-    # Of Qt: failures that are expected, and tests that cannot fail.
+    # Qt's failures that are expected, and tests that cannot fail.
     *("xfail", "bpass", "bfail", "bxfail", "bxpass"),
 }
 _SKIPPED = {
@@ -14522,43 +14521,42 @@ _SKIPPED = {
 }
 
 
-def _trouble(name: str) -> str:
-    """The trouble that an element or an attribute of this name reports, if any."""
-    if not (match := _TROUBLE.fullmatch(name)):
-        return ""
-    return "failures" if match[1] else "errors"
+def _failure_type(name: str) -> str:
+    """Return `failures` or `errors` for an element or attribute that is named after one."""
+    match = _FAILURE_ELEMENT.fullmatch(name)
+    return ("failures" if match[1] else "errors") if match else ""
 
 
 @functools.lru_cache(1000)
 def _attribute_type(name: str) -> str:
-    """The result that an attribute of this name holds, in any letter case, if any."""
+    """Return the type of result in an attribute of this name, in any letter case."""
     name = name.lower()
     if name in ("status", "result", "outcome"):
         return "word"
     if name in ("success", "passed"):
         return "answer"
-    return "tests" if name == "tests" else "skipped" if name in _SKIPPED else _trouble(name)
+    return "tests" if name == "tests" else "skipped" if name in _SKIPPED else _failure_type(name)
 
 
 def _result_attributes(attributes: Mapping[str, str]) -> list[tuple[str, str, str]]:
-    """The attributes that hold a result: their meaning, name and text."""
+    """Return type, name and text of the attributes that hold a result."""
     types = ((_attribute_type(name.rpartition(":")[2][:40]), name) for name in attributes)
     return [(type, name, attributes[name].strip().lower()) for type, name in types if type]
 
 
-def _result_of(type: str, text: str) -> str:
-    """What a word that a case or a suite says of itself counts as; nothing if it passed."""
+def _word_result(type: str, text: str) -> str:
+    """Return the result that a word means for a case or a suite, an empty string if it passed."""
     word = re.sub(r"[\s_-]+", "", text)
     if not word or word in _PASSED:
         return ""
     if word in _SKIPPED:
         return "skipped"
     is_no = type == "answer" and word in ("false", "no", "0")
-    return "failures" if is_no or _trouble(word) == "failures" else "errors"
+    return "failures" if is_no or _failure_type(word) == "failures" else "errors"
 
 
 class _JunitCase:
-    """What a test case says of itself."""
+    """A test case and the results in its attributes."""
 
     def __init__(self, attributes: Mapping[str, str]):
         names = (attributes.get("classname", ""), attributes.get("name", ""))
@@ -14566,86 +14564,103 @@ class _JunitCase:
         self.results = set()
         for type, name, text in _result_attributes(attributes):
             if type in ("word", "answer"):
-                self.results.add(_result_of(type, text))
-            # How long a test may take is none of its results.
+                self.results.add(_word_result(type, text))
+            # The timeout of a test is not a result.
             elif "out" not in name.lower() and text not in ("", "0", "false", "no", "none"):
                 self.results.add(type)
 
-    def result(self) -> str:
-        """What it counts as; a case that failed is not skipped, too."""
-        return next(
-            (name for name in ("failures", "errors", "skipped") if name in self.results), ""
-        )
+
+def _suite_claims(attributes: Mapping[str, str]) -> tuple[Counter[str], bool]:
+    """Return the counts in a suite's attributes, and whether one of them reports a failure."""
+    claims, is_failed = Counter(), False
+    for type, name, text in _result_attributes(attributes):
+        if type in ("word", "answer"):
+            is_failed |= _word_result(type, text) in ("failures", "errors")
+            continue
+        text = {"": "0", "false": "0", "true": "1"}.get(text, text)
+        if not re.fullmatch(r"[0-9]{1,9}(\.0{1,9})?", text, re.A):
+            raise ReportError(f"The attribute {name} of a testsuite is not a number.")
+        claims[type] = max(claims[type], int(text.partition(".")[0]))
+    return claims, is_failed
 
 
-class JunitReader:
-    """Counts the test cases of a JUnit report and what its suites claim, as the report streams by.
+def _counts_assertions(attributes: Mapping[str, str]) -> bool:
+    """Return whether a suite is of Catch2 or doctest, whose `tests` are assertions.
 
-    Entities are refused; so is what only serves to exhaust.
+    Both nest it in `testsuites`; Catch2's has a constant host name, and a time.
+    """
+    is_catch = attributes.get("hostname") == "tbd" and {"errors", "time"} <= attributes.keys()
+    return is_catch or "doctest_version" in attributes
+
+
+class JunitReport:
+    """A JUnit report, read as a stream: the counts of its test cases, and those its suites claim.
+
+    Entities and external documents are rejected.
     """
 
     DEPTH, ELEMENTS, TAG, NAMES, SUBJECTS = 256, 500_000, 4 << 20, 20, 10_000
-    COUNTED = ("tests", "failures", "errors", "skipped")
+    COUNTS = ("tests", "failures", "errors", "skipped")
 
     def __init__(self) -> None:
         self.depth = self.elements = 0
+        #: The open test case, and of each open suite its claims and the counts of its cases.
         self.case: _JunitCase | None = None
-        #: For each suite that is open: what it claims, and what it was found to hold.
         self.suites: list[tuple[Counter, Counter]] = []
         self.cases, self.claims = Counter(), Counter()
         #: Whether the root is of pytest, whose `tests` are not the test cases.
         self.is_pytest = False
+        #: The names of the first failed cases, and of the first suite that reports a failure.
         self.failed: list[str] = []
-        #: The suite that says of itself that it did not pass.
         self.failed_suite = ""
         #: The names of the first suites and classes, and the directory that they were built in.
-        self.about: set[str] = set()
+        self.subjects: set[str] = set()
 
     def read(self, pieces: Iterable[bytes]) -> None:
         """Read a whole report, or raise ReportError."""
         from xml.parsers import expat
 
-        parser, fed = expat.ParserCreate("utf-8"), 0
-        parser.StartElementHandler, parser.EndElementHandler = self.begin, self.end
-        parser.StartDoctypeDeclHandler = self.begin_doctype
-        parser.EntityDeclHandler = parser.ExternalEntityRefHandler = self.refuse
-        parser.SkippedEntityHandler = self.refuse
+        parser, size = expat.ParserCreate("utf-8"), 0
+        parser.StartElementHandler, parser.EndElementHandler = self.start, self.end
+        parser.StartDoctypeDeclHandler = self.start_doctype
+        parser.EntityDeclHandler = parser.ExternalEntityRefHandler = self.reject
+        parser.SkippedEntityHandler = self.reject
         try:
-            for piece in _xml_pieces(pieces):
+            for piece in _valid_xml(pieces):
                 parser.Parse(piece)
-                fed += len(piece)
+                size += len(piece)
                 # A tag is parsed again with every piece until it is complete.
-                if fed - parser.CurrentByteIndex > self.TAG:
+                if size - parser.CurrentByteIndex > self.TAG:
                     raise ReportError("The XML holds a tag that is too long.")
             parser.Parse(b"", True)
         except (expat.ExpatError, LookupError, ValueError) as error:
             raise ReportError(f"The file is not well-formed XML: {error}.") from None
 
     def counts(self) -> dict[str, int]:
-        """The larger of what was counted and what is claimed."""
-        return {name: max(self.cases[name], self.claims[name]) for name in self.COUNTED}
+        """Return the larger of each count and its claim."""
+        return {name: max(self.cases[name], self.claims[name]) for name in self.COUNTS}
 
     def missing(self) -> int:
-        """How many test cases are claimed and not there; what was skipped may be left out."""
+        """Return how many test cases are claimed but absent; skipped ones may be omitted."""
         skipped = max(self.claims["skipped"] - self.cases["skipped"], 0)
         return self.claims["tests"] - self.cases["tests"] - skipped
 
     def executed(self) -> int:
-        """How many test cases were not skipped, by the smaller of both counts."""
+        """Return how many test cases were not skipped, by the smaller of both counts."""
         counts = self.counts()
         return min(self.cases["tests"] - self.cases["skipped"], counts["tests"] - counts["skipped"])
 
-    def refuse(self, *declared: Any) -> None:
-        """Refuse a declaration."""
+    def reject(self, *declaration: Any) -> None:
+        """Reject the declaration of an entity."""
         raise ReportError("The XML declares entities or refers to another document.")
 
-    def begin_doctype(self, name: str, system: str | None, public: str | None, *rest: Any) -> None:
-        """Let a document type pass that stands in the report itself."""
+    def start_doctype(self, name: str, system: str | None, public: str | None, *rest: Any) -> None:
+        """Reject an external document type."""
         if system or public:
-            self.refuse()
+            self.reject()
 
-    def begin(self, name: str, attributes: dict[str, str]) -> None:
-        """Count what a test suite claims, and what a test case says of itself."""
+    def start(self, name: str, attributes: dict[str, str]) -> None:
+        """Handle the start of an element."""
         name = name.rpartition(":")[2].lower()
         is_suite = name in ("testsuite", "testsuites")
         if not self.depth and not is_suite:
@@ -14654,91 +14669,61 @@ class JunitReader:
         self.elements += 1
         if self.depth > self.DEPTH or self.elements > self.ELEMENTS:
             raise ReportError("The XML is nested too deep, or holds too many elements.")
-        about = "name" if is_suite else "classname" if name == "testcase" else ""
+        subject = "name" if is_suite else "classname" if name == "testcase" else ""
         if name == "property" and attributes.get("name") == "basedir":
-            about = "value"
-        if attributes.get(about) and len(self.about) < self.SUBJECTS:
-            self.about.add(f"{about} {attributes[about][:200]}")
+            subject = "value"
+        if attributes.get(subject) and len(self.subjects) < self.SUBJECTS:
+            self.subjects.add(f"{subject} {attributes[subject][:200]}")
         if is_suite:
-            claims = _claims_of(attributes)
-            is_root, is_all = self.depth == 1, name == "testsuites"
-            if is_root:
-                self.is_pytest = is_all and attributes.get("name") == "pytest tests"
-            if self.is_pytest or (not is_root and _counts_assertions(attributes)):
-                del claims["tests"]
-            self.suites.append((claims, Counter()))
-            if _is_failed_suite(attributes):
-                self.failed_suite = (
-                    self.failed_suite or attributes.get("name", "")[:200] or "without a name"
-                )
+            self.start_suite(name, attributes)
         elif name == "testcase":
             self.end_case()
             self.case = _JunitCase(attributes)
         elif self.case:
             # A flaky test has passed in the end; its elements have names of their own.
-            self.case.results.add("skipped" if name in _SKIPPED else _trouble(name))
-        elif (trouble := _trouble(name)) and not name.endswith("s"):
+            self.case.results.add("skipped" if name in _SKIPPED else _failure_type(name))
+        elif (failure := _failure_type(name)) and not name.endswith("s"):
             # A suite as a whole broke off.
-            self.add(trouble, attributes.get("message", "")[:200] or "a test suite")
+            self.count(failure, attributes.get("message", "")[:200] or "a test suite")
 
-    def add(self, result: str, name: str) -> None:
-        """Count a failure, an error or a skipped test, and keep the names of the first failures."""
+    def start_suite(self, name: str, attributes: Mapping[str, str]) -> None:
+        """Record the claims of a suite."""
+        claims, is_failed = _suite_claims(attributes)
+        if self.depth == 1:
+            self.is_pytest = name == "testsuites" and attributes.get("name") == "pytest tests"
+        if self.is_pytest or (self.depth > 1 and _counts_assertions(attributes)):
+            del claims["tests"]
+        self.suites.append((claims, Counter()))
+        if is_failed and not self.failed_suite:
+            self.failed_suite = attributes.get("name", "")[:200] or "without a name"
+
+    def count(self, result: str, name: str) -> None:
+        """Count a result, and store the names of the first failures."""
         self.cases[result] += 1
         self.suites[-1][1][result] += 1
         if result in ("failures", "errors") and len(self.failed) < self.NAMES:
             self.failed.append(name)
 
     def end_case(self) -> None:
-        """Count the test case that is open."""
+        """Count the open test case; one that failed is not also skipped."""
         if self.case:
-            self.add("tests", "")
-            if result := self.case.result():
-                self.add(result, self.case.name)
+            self.count("tests", "")
+            results = [name for name in self.COUNTS[1:] if name in self.case.results]
+            if results:
+                self.count(results[0], self.case.name)
         self.case = None
 
     def end(self, name: str) -> None:
-        """Leave an element; what a suite holds is counted once in those around it."""
+        """Handle the end of an element; a suite counts once in the one around it."""
         self.depth -= 1
         name = name.rpartition(":")[2].lower()
         if name == "testcase":
             self.end_case()
         elif name in ("testsuite", "testsuites"):
-            claimed, held = self.suites.pop()
-            around = self.suites[-1][1] if self.suites else self.claims
+            claimed, counted = self.suites.pop()
+            outer = self.suites[-1][1] if self.suites else self.claims
             # The larger of both, in each count.
-            around.update(claimed | held)
-
-
-def _claims_of(attributes: Mapping[str, str]) -> Counter[str]:
-    """What a suite says of itself; a count that is empty is none."""
-    claims = Counter()
-    for type, name, text in _result_attributes(attributes):
-        if type in ("word", "answer"):
-            continue
-        text = {"": "0", "false": "0", "true": "1"}.get(text, text)
-        if not re.fullmatch(r"[0-9]{1,9}(\.0{1,9})?", text, re.A):
-            raise ReportError(f"The attribute {name} of a testsuite is not a number.")
-        claims[type] = max(claims[type], int(text.partition(".")[0]))
-    return claims
-
-
-def _is_failed_suite(attributes: Mapping[str, str]) -> bool:
-    """Whether a suite says that it did not pass."""
-    words = [
-        (type, text)
-        for type, _, text in _result_attributes(attributes)
-        if type in ("word", "answer")
-    ]
-    return any(_result_of(type, text) in ("failures", "errors") for type, text in words)
-
-
-def _counts_assertions(attributes: Mapping[str, str]) -> bool:
-    """Whether a suite is of Catch2 or doctest, whose `tests` are assertions.
-
-    Both have it inside of `testsuites`; Catch2's has a host that is always the same, and a time.
-    """
-    is_catch = attributes.get("hostname") == "tbd" and {"errors", "time"} <= attributes.keys()
-    return is_catch or "doctest_version" in attributes
+            outer.update(claimed | counted)
 
 
 # --- Evidence processors ------------------------------------------------------
@@ -14770,20 +14755,20 @@ class _Outcome(NamedTuple):
 
 def _process_junit(upload: Upload) -> _Outcome:
     """Pass when there are tests, and none failed or broke off."""
-    reader = JunitReader()
-    reader.read(upload.pieces())
-    counts = reader.counts()
+    report = JunitReport()
+    report.read(upload.pieces())
+    counts = report.counts()
     failed = counts["failures"] + counts["errors"]
-    details = counts | ({"failedTests": reader.failed} if reader.failed else {})
-    if not reader.cases["tests"]:
+    details = counts | ({"failedTests": report.failed} if report.failed else {})
+    if not report.cases["tests"]:
         details["error"] = "The report holds no test case."
-    elif not failed and reader.failed_suite:
-        details["error"] = f"A test suite reports that it did not pass: {reader.failed_suite}."
-    elif not failed and reader.missing() > 0:
-        claimed, actual = counts["tests"], reader.cases["tests"]
+    elif not failed and report.failed_suite:
+        details["error"] = f"A test suite reports that it did not pass: {report.failed_suite}."
+    elif not failed and report.missing() > 0:
+        claimed, actual = counts["tests"], report.cases["tests"]
         details["error"] = f"The report claims {claimed} test cases, and holds {actual}."
     passed = not failed and "error" not in details
-    return _Outcome(passed, details, reader.executed(), sorted(reader.about))
+    return _Outcome(passed, details, report.executed(), sorted(report.subjects))
 
 
 #: The words for a quality gate that passes, and for a condition that does not fail it.
