@@ -13559,7 +13559,7 @@ class AttestationsV2(Attestations, tag="V2 Attestations"):
 
 
 class EvidenceFile(Model):
-    """A file that shows what an attestation says, known by the SHA-256 of its bytes."""
+    """A file that supports an attestation, identified by the SHA-256 of its bytes."""
 
     fact, made, since = "evidence_file", "stored", 2
     schema_name = "EvidenceFileResponse"
@@ -13571,23 +13571,23 @@ class EvidenceFile(Model):
     file_size_bytes = Integer(0)
     content_type = Text(255)
     stored_at = Timestamp(6, default=now_exactly)
-    #: Where a file lies whose bytes are not kept here.
+    #: The URL of a file whose bytes are stored elsewhere.
     external_url = Text(2048, null=True)
-    #: What the file by itself says of its attestation, where it says something.
+    #: The result of the file alone, for types that have a processor.
     status = Choice("PASSED FAILED", null=True, hidden=True, since=6)
     details = Text(1_000_000, null=True, hidden=True, since=6)
-    #: How many tests it shows as executed, and how many all files of the attestation must show.
+    #: The tests executed in this file, and the least number over all files of the attestation.
     executed_tests = Integer(0, null=True, hidden=True, since=6)
     minimum_tests = Integer(1, null=True, hidden=True, since=6)
-    #: Its name with the path that came with it, empty where it has none, and SHA-256 of what the
-    #: report says it is about: the next file with the same of both is the same report again.
+    #: The uploaded name with its path, empty without a name, and the SHA-256 of the report's
+    #: subject: a later file with the same of both replaces this one.
     file_path = Text(1000, null=True, hidden=True, since=7)
     subject = Text(64, null=True, hidden=True, since=7)
 
     @classmethod
-    def keep(cls, attestation: Attestation, upload: Upload, **result: Any) -> EvidenceFile:
-        """Store a file that came in, piece by piece, each encrypted for its place."""
-        kept = cls.create(
+    def from_upload(cls, attestation: Attestation, upload: Upload, **result: Any) -> EvidenceFile:
+        """Store an uploaded file in encrypted pieces."""
+        file = cls.create(
             attestation=attestation.id,
             file_name=upload.file_name,
             sha256_hash=upload.sha256,
@@ -13596,14 +13596,14 @@ class EvidenceFile(Model):
             file_path=upload.path,
             **result,
         )
-        seal = session().ring.seal_bytes
         for number, piece in enumerate(upload.pieces()):
-            sealed = seal(piece, EvidencePiece.associated_data(kept.id, number))
-            EvidencePiece.create(evidence_file=kept.id, number=number, content=sealed)
-        return kept
+            associated_data = EvidencePiece.associated_data(file.id, number)
+            sealed = session().ring.seal_bytes(piece, associated_data)
+            EvidencePiece.create(evidence_file=file.id, number=number, content=sealed)
+        return file
 
     def attestation_values(self) -> dict:
-        """What an attestation says of the file that was stored last for it."""
+        """Return the columns of an attestation for the file that was stored last for it."""
         return {
             "evidence_file_hash": self.sha256_hash,
             "evidence_file_name": self.file_name,
@@ -13611,30 +13611,29 @@ class EvidenceFile(Model):
         }
 
     def is_intact(self) -> bool:
-        """Whether the bytes kept here still are those whose hash was recorded."""
+        """Return whether the stored bytes match the recorded size and hash."""
         digest, size = hashlib.sha256(), 0
-        sealed = EvidencePiece.select(EvidencePiece.number, EvidencePiece.content)
-        mine = sealed.where(EvidencePiece.evidence_file == self.id).order_by(EvidencePiece.number)
+        pieces = EvidencePiece.select(EvidencePiece.number, EvidencePiece.content)
+        pieces = pieces.where(EvidencePiece.evidence_file == self.id).order_by(EvidencePiece.number)
         try:
-            for number, content in mine.tuples().iterator():
-                piece = session().ring.open_bytes(
-                    content, EvidencePiece.associated_data(self.id, number)
-                )
+            for number, content in pieces.tuples().iterator():
+                associated_data = EvidencePiece.associated_data(self.id, number)
+                piece = session().ring.open_bytes(content, associated_data)
                 digest.update(piece)
                 size += len(piece)
         except Unavailable:
-            # The bytes were not encrypted by a key of the workspace for this record.
+            # No key of the workspace encrypted these bytes for this record.
             return False
         return (size, digest.hexdigest()) == (self.file_size_bytes, self.sha256_hash)
 
-    def must_be_intact(self) -> None:
-        """Refuse to give out bytes that are not those whose hash was recorded."""
+    def require_intact(self) -> None:
+        """Raise Damaged if the stored bytes do not match the recorded hash."""
         if not self.is_intact():
             log.error("Evidence file %s does not match its recorded hash.", self.id)
             raise Damaged(f"The stored bytes of evidence file {self.id} do not match its hash.")
 
     def content(self, workspace: Workspace) -> Iterator[bytes]:
-        """The bytes of the file, read as they are asked for, long after the request's session."""
+        """Return the bytes, which are read as a client receives them, outside of a session."""
         sql = 'SELECT "content" FROM "evidence_piece" WHERE "evidence_file_id" = ? AND "number" = ?'
         for number in range(-(-self.file_size_bytes // PIECE)):
             with workspace.read():
@@ -13645,7 +13644,7 @@ class EvidenceFile(Model):
 
 
 class EvidencePiece(Model):
-    """A piece of an evidence file, encrypted; the file's recorded hash is over all of them."""
+    """An encrypted piece of an evidence file; the file's hash is over all pieces."""
 
     key, since = "evidence_file number", 2
 
@@ -13656,13 +13655,13 @@ class EvidencePiece(Model):
 
     @staticmethod
     def associated_data(file_id: str, number: int) -> str:
-        """What the encryption of a piece is bound to."""
+        """Return the associated data that binds a ciphertext to its file and position."""
         return f"evidence_piece/content/{file_id}/{number}"
 
 
-#: The results of the files of the attestation `?1`, of each report that of the newest. A file
-#: without a name is none that came before. One that does not say what it is about, as files of
-#: former layouts, was about whatever comes next under its path.
+#: The results of the files of the attestation `?1`, without those that a later file replaced. A
+#: file without a name replaces none. One without a subject, as in older layouts, is replaced by
+#: any later file of its path.
 _FILE_RESULTS = """
     WITH f AS MATERIALIZED (
         SELECT "rowid" AS number, "status", "details", "executed_tests", "minimum_tests", "subject",
@@ -13672,18 +13671,17 @@ _FILE_RESULTS = """
     WHERE number IN (SELECT max(number) FROM f GROUP BY path, "subject")
         AND ("subject" IS NOT NULL OR number IN (SELECT max(number) FROM f GROUP BY path))
         AND "status" IS NOT NULL ORDER BY number"""
-#: A place for RESULT_ORDER behind all results so far; each new file moves it on.
+#: A position in RESULT_ORDER after all results so far; each new file advances it.
 _NEXT_RESULT = """SELECT ((SELECT max("rowid") FROM "attestation") << 32)
     + (SELECT max("rowid") FROM "evidence_file")"""
-#: How many items the lists in the details of several files keep.
+#: The most items of a list in the combined details of several files.
 COMBINED_ITEMS = 100
 
 
 def combined_result(attestation: Attestation, declared: str | None) -> dict[str, Any]:
-    """What all current files of an attestation say of it together, by its columns.
+    """Return the columns of an attestation that follow from all its current files.
 
-    It passes when each of them passes, and it was not declared FAILED when it was recorded; a
-    report that comes again under its name replaces the former.
+    It passes when each of them passes, and it was not declared FAILED when it was recorded.
     """
     connection = session().database.connection()
     results = connection.execute(_FILE_RESULTS, (attestation.id,)).fetchall()
@@ -13692,18 +13690,18 @@ def combined_result(attestation: Attestation, declared: str | None) -> dict[str,
     details = parsed[-1][1]
     if len(parsed) > 1:
         details = _combine_details([details for _, details in parsed], failed)
-    # What was asked for once stays asked for, also when the file comes again without it.
+    # A minimum also applies to a later upload without one.
     minimum = max(number or 0 for *_, number in results)
     executed = sum(number or 0 for _, _, number, _ in results)
     # A file of a former layout has no details.
     is_failed = any(status == "FAILED" for status, *_ in results)
     is_short = executed < minimum
     if is_short and not is_failed:
-        details["error"] = f"Tests executed: {executed:,}; asked for: at least {minimum:,}."
+        details["error"] = f"Tests executed: {executed:,}; required: at least {minimum:,}."
     is_failed = is_failed or is_short
     position = connection.execute(_NEXT_RESULT).fetchone()[0]
     if declared == "FAILED" and not is_failed:
-        details["error"] = "It was recorded as FAILED; only another attestation can say otherwise."
+        details["error"] = "It was recorded as FAILED; only another attestation can pass."
         position = attestation.decided
     return {
         "status": "FAILED" if is_failed or declared == "FAILED" else "PASSED",
@@ -13714,7 +13712,7 @@ def combined_result(attestation: Attestation, declared: str | None) -> dict[str,
 
 
 def _combine_details(every: list[dict], failed: list[dict]) -> dict[str, Any]:
-    """The details of several files as one: counts add up, and lists follow each other.
+    """Combine the details of several files: add counts, and concatenate lists.
 
     Everything else is from the first file that failed, or else from the last file.
     """
@@ -13732,11 +13730,11 @@ def _combine_details(every: list[dict], failed: list[dict]) -> dict[str, Any]:
     return combined
 
 
-def check_evidence() -> Iterator[str]:
-    """Hold every evidence file of the current session against its recorded hash."""
+def verify_evidence() -> Iterator[str]:
+    """Verify every evidence file against its recorded hash, and return the faults."""
     for file in EvidenceFile.select().where(EvidenceFile.external_url.is_null()).iterator():
         if not file.is_intact():
-            yield f"Evidence file {file.id} does not match the hash that was recorded of it."
+            yield f"Evidence file {file.id} does not match its recorded hash."
 
 
 EVIDENCE = Listing(
@@ -13814,7 +13812,7 @@ unknown severity; `unknown` says how many.
         if file.external_url:
             where = urllib.parse.quote(file.external_url, safe=":/?#[]@!$&'()*+,;=%~")
             return Response(302, headers={"Location": where})
-        file.must_be_intact()
+        file.require_intact()
         headers = attachment_headers(file.file_name, file.content_type, file.file_size_bytes)
         return Response(200, headers=headers, stream=file.content(context.workspace))
 
@@ -14920,9 +14918,9 @@ class EvidenceUploads(Factstore, model=EvidenceFile, tag="Attestations"):
         """Store the file, and let its attestation and its trail follow."""
         attestation, outcome = self.addressed(trail, key), context.prepared
         if outcome is None:
-            kept = EvidenceFile.keep(attestation, context.upload)
-            attestation.change(**kept.attestation_values())
-            return attestation, kept
+            file = EvidenceFile.from_upload(attestation, context.upload)
+            attestation.change(**file.attestation_values())
+            return attestation, file
         last, declared = EvidenceFile.last(attestation=key), attestation.declared
         if last and last.status is None and attestation.status == "FAILED":
             # It was stored before files had results of their own, and made the attestation fail.
@@ -14933,15 +14931,15 @@ class EvidenceUploads(Factstore, model=EvidenceFile, tag="Attestations"):
         is_junit = attestation.type.strip().lower() == "junit"
         minimum = context.body.get("minimum_tests") or 1 if is_junit else None
         result = outcome.values() | {"minimum_tests": minimum}
-        kept = EvidenceFile.keep(attestation, context.upload, **result)
+        file = EvidenceFile.from_upload(attestation, context.upload, **result)
         changed = attestation.change(
-            **kept.attestation_values(), **combined_result(attestation, declared)
+            **file.attestation_values(), **combined_result(attestation, declared)
         )
         trail = Trail.find(trail)
         if "status" in changed and attestation.status == "FAILED":
             notify_of_failure(trail, attestation)
         update_trail_status(trail)
-        return attestation, kept
+        return attestation, file
 
     @route(
         "POST /api/v1/trails/{trailId}/attestations/{attestationId}/evidence",
@@ -20870,10 +20868,10 @@ def record_scan(
     )
 
 
-def keep_report(scan: SecurityScan, upload: Upload) -> None:
-    """Keep the report that a scan was read from as evidence of its attestation."""
+def store_report(scan: SecurityScan, upload: Upload) -> None:
+    """Store the report of a scan as evidence of its attestation."""
     attestation = scan.attestation
-    attestation.change(**EvidenceFile.keep(attestation, upload).attestation_values())
+    attestation.change(**EvidenceFile.from_upload(attestation, upload).attestation_values())
 
 
 _TRAIL_SCANS = Listing(SecurityScan, "trail")
@@ -24623,7 +24621,7 @@ class _AuditPackage:
             path = f"evidence/{digest}.ref.json"
             self.add(path, to_json(file.json()).encode())
         else:
-            file.must_be_intact()
+            file.require_intact()
             path = f"evidence/{digest}{_plain_suffix(file.file_name)}"
             content = functools.partial(file.content, workspace)
             self.put(_PackedFile(path, file.file_size_bytes, digest, content))
@@ -25662,7 +25660,7 @@ def import_scan(
         scan = record_scan(
             stored_trail, values | {"org_slug": stored_trail.org_slug}, NO_FINDINGS, report.failure
         )
-        keep_report(scan, upload)
+        store_report(scan, upload)
         return scan.json()
 
     return collection.act(reason, work, dry_run=dry_run)
@@ -28076,7 +28074,7 @@ def verify_workspace(
                 "The other tables": _check_other_tables,
             }
             if current.ring:
-                checks |= {"The attachments": check_attachments, "The evidence": check_evidence}
+                checks |= {"The attachments": check_attachments, "The evidence": verify_evidence}
             others = run_checks({**checks, "The checkpoints": more})
             of_file, of_search = structure.result()
             faults += records.result()
