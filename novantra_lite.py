@@ -29,10 +29,9 @@ Contents
     Part IV   Factstore   Factstore fields, API keys, Factstore conventions, Organisations,
         Source hosts, Patterns, YAML, Conditions, Templates, Flows, Notifications,
         Notification channels, Notifying, Notification rules, Trail records, Trail status, Trails,
-        Artifacts, Provenance signatures, Provenance statements, Provenance, Attestations,
-        Evidence files, Scan reports, SARIF, Scanners, JUnit reports, Evidence processors,
-        Stated results, Evidence collection, Pull request look-ups, Pull requests, Approvals,
-        Assertions, Environments, Snapshot records, Environment snapshots, Environment drift,
+        Artifacts, Provenance signatures, Provenance, Attestations, Evidence files, Scan reports,
+        SARIF, Scanners, JUnit reports, Evidence processors, Stated results, Evidence collection,
+        Pull request look-ups, Pull requests, Approvals, Assertions, Environments, Snapshot records, Environment snapshots, Environment drift,
         Logical environments, Policies, Deployment policies, Rego, Rego modules, Rego evaluation,
         Rego engine, Policy archives, Policy bundles, Policy decisions, Policy bundles at the gate,
         Policy demands, Gate, Users, Service accounts, API key management, Members,
@@ -12832,69 +12831,68 @@ class ArtifactsV2(Artifacts, tag="V2 Artifacts"):
 # A signature of provenance is a DSSE envelope around an in-toto statement with SLSA
 # provenance of the artifact, or a detached one over the artifact's digest or its text.
 
-#: Signatures of one envelope that are tried, each with every key; and envelopes of one text.
+#: The most signatures of an envelope, each tried with every key, and envelopes of a text.
 _SIGNATURES = _ENVELOPES = 16
 _KEY_TYPES = (
     "a public key or a certificate in PEM: Ed25519, ECDSA P-256 or P-384, or RSA from 2048 bits"
 )
 _PEM_BLOCK = re.compile(rb"-----BEGIN (PUBLIC KEY|CERTIFICATE)-----.+?-----END \1-----", re.S)
+#: Bytes of r and of s in a signature of each curve.
+_CURVES = MappingProxyType({"secp256r1": 32, "secp384r1": 48})
+_STATEMENTS = ("https://in-toto.io/Statement/v0.1", "https://in-toto.io/Statement/v1")
+_PREDICATES = ("https://slsa.dev/provenance/v0.2", "https://slsa.dev/provenance/v1")
 
 
-def read_public_keys(pem: bytes) -> list:
-    """The public keys in PEM text; ValueError where one is of a type that nothing here checks."""
+def load_public_keys(pem: bytes) -> list:
+    """Load the public keys in PEM text; raise ValueError without any, or for another type."""
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
     from cryptography.x509 import load_pem_x509_certificate
 
+    def is_supported(key: Any) -> bool:
+        if isinstance(key, ec.EllipticCurvePublicKey):
+            return key.curve.name in _CURVES
+        if isinstance(key, rsa.RSAPublicKey):
+            return key.key_size >= 2048
+        return isinstance(key, ed25519.Ed25519PublicKey)
+
     keys: list = []
-    try:
+    with contextlib.suppress(ValueError, UnsupportedAlgorithm):
         for block in _PEM_BLOCK.finditer(pem):
             is_certificate = block[1] == b"CERTIFICATE"
             certificate = load_pem_x509_certificate(block[0]) if is_certificate else None
             keys.append(certificate.public_key() if certificate else load_pem_public_key(block[0]))
-    except (ValueError, UnsupportedAlgorithm):
-        raise ValueError(f"Expected {_KEY_TYPES}") from None
-    for key in keys:
-        is_curve = isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in _CURVES
-        is_rsa = isinstance(key, rsa.RSAPublicKey) and key.key_size >= 2048
-        if not is_curve and not is_rsa and not isinstance(key, ed25519.Ed25519PublicKey):
-            raise ValueError(f"Expected {_KEY_TYPES}")
-    if not keys:
-        raise ValueError(f"Expected {_KEY_TYPES}")
-    return keys
-
-
-#: Bytes of r and of s in a signature of each curve.
-_CURVES = MappingProxyType({"secp256r1": 32, "secp384r1": 48})
+        if keys and all(map(is_supported, keys)):
+            return keys
+    raise ValueError(f"Expected {_KEY_TYPES}")
 
 
 #: The keys in each set of files, as they were when an instance last started with them.
 _trusted: dict[tuple[str, ...], list] = {}
 
 
-def read_trusted_keys(settings: Settings) -> None:
-    """Read the files that provenance_keys names, once, at the start; Invalid names a bad one."""
+def load_trusted_keys(settings: Settings) -> None:
+    """Load the files of the setting provenance_keys at the start; Invalid names a faulty one."""
     keys = []
     for file in settings.provenance_keys:
         try:
-            keys += read_public_keys(Path(file).read_bytes())
-        except OSError as error:
-            raise Invalid(f"The file {file} of provenance_keys: {error.strerror}.") from None
-        except ValueError as fault:
-            raise Invalid(f"The file {file} of provenance_keys: {fault}.") from None
+            keys += load_public_keys(Path(file).read_bytes())
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise Invalid(f"The file {file} of provenance_keys: {reason}.") from None
     _trusted[settings.provenance_keys] = keys
 
 
 def trusted_keys(settings: Settings) -> list:
-    """The public keys that build provenance is verified with."""
+    """Return the public keys that verify build provenance."""
     return _trusted[settings.provenance_keys]
 
 
-def is_signed(key: Any, signature: bytes, data: bytes, is_hash: bool = False) -> bool:
+def _is_signed(key: Any, signature: bytes, data: bytes, is_hash: bool = False) -> bool:
     """Return whether a key signed data, or the content whose SHA-256 the data is.
 
-    Ed25519 (RFC 8032) signs the bytes themselves. ECDSA takes DER or r and s, with SHA-256, and
-    with SHA-384 too where the curve is P-384; RSA takes PKCS #1 v1.5 and PSS, with SHA-256.
+    Ed25519 (RFC 8032) signs the bytes themselves. ECDSA signatures are DER, or r and s, with
+    SHA-256, on P-384 also with SHA-384; RSA is PKCS #1 v1.5 or PSS, with SHA-256.
     """
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
     from cryptography.hazmat.primitives.hashes import SHA256, SHA384
@@ -12919,42 +12917,17 @@ def is_signed(key: Any, signature: bytes, data: bytes, is_hash: bool = False) ->
     return False
 
 
-def decode_base64(text: Any) -> bytes:
-    """Read base64 in either alphabet, padded or not, with line breaks or not; or ValueError."""
-    if not isinstance(text, str):
-        raise ValueError("not text")
+def _decode_base64(text: str) -> bytes:
+    """Decode base64 in either alphabet, with or without padding and line breaks."""
     text = "".join(text.split()).replace("-", "+").replace("_", "/").rstrip("=")
-    return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except ValueError:
+        raise ValueError("The signature is neither a DSSE envelope nor base64.") from None
 
 
-class SignedContent(NamedTuple):
-    """The bytes that a provenance signature is over, its signatures, and an envelope's payload."""
-
-    data: bytes
-    signatures: list[bytes]
-    statement: bytes
-
-    @classmethod
-    def read_envelope(cls, envelope: Any) -> SignedContent:
-        """Read a DSSE envelope (version 1.0.2 of its specification), also in a sigstore bundle."""
-        try:
-            envelope = envelope.get("dsseEnvelope", envelope)
-            payload_type, payload = envelope["payloadType"], decode_base64(envelope["payload"])
-            entries = envelope["signatures"][:_SIGNATURES]
-            signatures = [decode_base64(entry["sig"]) for entry in entries]
-            type_bytes = payload_type.encode()
-        except (ValueError, LookupError, TypeError, AttributeError):
-            raise ValueError("The signature is not a DSSE envelope.") from None
-        # In-toto's envelope layer: the type is in-toto's own or that of one predicate.
-        if not re.fullmatch(r"application/vnd\.in-toto(\.[\w.-]+)?\+json", payload_type):
-            raise ValueError("The envelope does not hold an in-toto statement.")
-        # What is signed is the pre-authentication encoding of type and payload.
-        data = b"DSSEv1 %d %b %d %b" % (len(type_bytes), type_bytes, len(payload), payload)
-        return cls(data, signatures, payload)
-
-
-def read_envelopes(text: str) -> list:
-    """The JSON of one envelope, or of JSON lines of them; ValueError where there is none."""
+def _load_envelopes(text: str) -> list:
+    """Parse the JSON of one envelope, or of JSON lines of them."""
     try:
         return [read_signed_json(text.encode())]
     except Invalid:
@@ -12969,14 +12942,8 @@ def read_envelopes(text: str) -> list:
         raise ValueError("A line of the signature is not a DSSE envelope.") from None
 
 
-# --- Provenance statements ----------------------------------------------------
-
-_STATEMENTS = ("https://in-toto.io/Statement/v0.1", "https://in-toto.io/Statement/v1")
-_PREDICATES = ("https://slsa.dev/provenance/v0.2", "https://slsa.dev/provenance/v1")
-
-
 class _BuildClaims(NamedTuple):
-    """What a signed statement says of a build; None where it does not say it."""
+    """The members of provenance that a signed statement contains."""
 
     builder_id: str | None = None
     source_repository_uri: str | None = None
@@ -12984,77 +12951,75 @@ class _BuildClaims(NamedTuple):
 
     @classmethod
     def read(cls, statement: bytes, digest: str) -> _BuildClaims:
-        """Read an in-toto statement with SLSA provenance of a digest; ValueError says the fault."""
+        """Read an in-toto statement with SLSA provenance of a digest; ValueError names a fault."""
         try:
-            document = read_signed_json(statement)
-            if document["_type"] not in _STATEMENTS:
-                raise ValueError("The envelope does not hold an in-toto statement.")
-            algorithm, _, value = digest.rpartition(":")
-            algorithm, subjects = algorithm.lower() or "sha256", document["subject"]
-            digests = [subject["digest"].get(algorithm) for subject in subjects]
-            if not any(entry.lower() == value.lower() for entry in digests if entry):
-                raise ValueError(f"The signed statement is not about the digest '{digest}'.")
-            if document.get("predicateType") not in _PREDICATES:
-                raise ValueError(
-                    "The signed statement is not SLSA provenance; "
-                    f"its predicateType must be {' or '.join(_PREDICATES)}."
-                )
-            predicate = document["predicate"]
-            if document["predicateType"].endswith("/v1"):
-                build = predicate.get("buildDefinition") or {}
-                parameters = build.get("externalParameters") or {}
-                source = (parameters.get("workflow") or {}).get("repository")
-                source = source or parameters.get("source")
-                dependencies = build.get("resolvedDependencies") or []
-                builder = predicate["runDetails"]["builder"]["id"]
-            else:
-                source = (predicate.get("invocation") or {}).get("configSource")
-                dependencies = predicate.get("materials") or []
-                builder = predicate["builder"]["id"]
-            return cls(_string(builder), *_source_of(source, dependencies))
-        except (Invalid, LookupError, TypeError, AttributeError):
-            raise ValueError("The signed statement is not well formed SLSA provenance.") from None
+            document = JsonNode.root(read_signed_json(statement), "statement", ValueError)
+        except Invalid:
+            raise ValueError("The signed statement is not JSON, or repeats a member.") from None
+        if document.text("_type") not in _STATEMENTS:
+            raise ValueError("The envelope does not hold an in-toto statement.")
+        algorithm, _, value = digest.rpartition(":")
+        digests = [subject.get("digest") for subject in document.items("subject")]
+        values = [entry.text(algorithm.lower() or "sha256").lower() for entry in digests]
+        if not value or value.lower() not in values:
+            raise ValueError(f"The signed statement is not about the digest '{digest}'.")
+        if document.text("predicateType") not in _PREDICATES:
+            raise ValueError(
+                "The signed statement is not SLSA provenance; "
+                f"its predicateType must be {' or '.join(_PREDICATES)}."
+            )
+        predicate = document.get("predicate")
+        if document.text("predicateType").endswith("/v1"):
+            build = predicate.get("buildDefinition")
+            source = build.get("externalParameters.workflow.repository")
+            source = source if source.value else build.get("externalParameters.source")
+            dependencies = build.items("resolvedDependencies")
+            builder = predicate.text("runDetails.builder.id", required=True)
+        else:
+            source = predicate.get("invocation.configSource")
+            dependencies = predicate.items("materials")
+            builder = predicate.text("builder.id", required=True)
+        return cls(builder or None, *_source_of(source, dependencies))
 
     def differences(self, body: Mapping[str, Any]) -> list[str]:
-        """The members of a record of provenance that the signed statement does not bear out."""
+        """Return the members of a record of provenance that the signed statement does not prove."""
         names = []
         for name, signed in self._asdict().items():
-            claimed = body.get(name)
-            if claimed and (not signed or _comparable(name, claimed) != _comparable(name, signed)):
+            claim = body.get(name)
+            if claim and (not signed or _comparable(name, claim) != _comparable(name, signed)):
                 names.append(camel(name))
         return names
 
 
-def _string(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None
+def _source_of(source: JsonNode, dependencies: list[JsonNode]) -> tuple[str | None, str | None]:
+    """Return the repository and the commit that were built, as far as the statement names them.
 
-
-def _source_of(source: Any, dependencies: list) -> tuple[str | None, str | None]:
-    """The repository and the commit that were built; None where the statement does not name them.
-
-    Only dependencies of the source's address tell its commit, and only if they agree: another
+    Only dependencies with the source's address name its commit, and only if they agree: another
     repository that the build used is not its source.
     """
     name = "source_repository_uri"
-    named = source if isinstance(source, dict) else {"uri": source}
-    uri, own = _string(named.get("uri")), _commit_in(named)
-    located = [(_string(part.get("uri")) or "", _commit_in(part)) for part in dependencies]
-    if own or not uri:
-        return uri, own
-    address = _comparable(name, uri)
-    commits = {commit for other, commit in located if _comparable(name, other) == address} - {None}
+    if isinstance(source.value, dict):
+        uri, commit = source.text("uri"), _commit_in(source)
+    else:
+        uri, commit = source.value if isinstance(source.value, str) else "", None
+    if commit or not uri:
+        return uri or None, commit
+    commits = {
+        _commit_in(dependency)
+        for dependency in dependencies
+        if _comparable(name, dependency.text("uri")) == _comparable(name, uri)
+    } - {None}
     return uri, commits.pop() if len(commits) == 1 else None
 
 
-def _commit_in(resource: Mapping[str, Any]) -> str | None:
-    """The commit in the digests of a resource descriptor, in lower case."""
-    digest = resource.get("digest") or {}
-    commit = _string(digest.get("gitCommit") or digest.get("sha1"))
-    return commit and commit.lower()
+def _commit_in(resource: JsonNode) -> str | None:
+    """Return the commit in the digests of a resource descriptor, in lower case."""
+    digest = resource.get("digest")
+    return (digest.text("gitCommit") or digest.text("sha1")).lower() or None
 
 
 def _comparable(name: str, value: str) -> str:
-    """A claim without what only spells it differently: git+ and .git, a ref, a letter case."""
+    """Return a claim without differences of spelling: git+ and .git, a ref, letter case."""
     if name == "source_repository_uri":
         value = re.sub(r"@refs/[^@]*$", "", value.removeprefix("git+"))
         return value.rstrip("/").removesuffix(".git")
@@ -13062,14 +13027,22 @@ def _comparable(name: str, value: str) -> str:
 
 
 class _SignatureVerdict(NamedTuple):
-    """VERIFIED, SIGNED, FAILED or UNVERIFIED, a sentence why, and what a verified statement claims.
+    """VERIFIED, SIGNED, FAILED or UNVERIFIED, the reason, and the claims of a verified statement.
 
-    SIGNED is a good signature over the digest alone, which says nothing of the build.
+    SIGNED is a valid signature over the digest alone, which proves nothing about the build.
     """
 
     word: str
     message: str
     claims: _BuildClaims = _BuildClaims()
+
+
+_NO_KEY = _SignatureVerdict(
+    "UNVERIFIED", "The signature was not verified: there is no public key to verify it with."
+)
+_NOT_SIGNED = _SignatureVerdict(
+    "FAILED", "None of the public keys verifies this signature over this content."
+)
 
 
 def verify_signature(
@@ -13078,55 +13051,48 @@ def verify_signature(
     """Verify the signature of a record of provenance (`body`) of the artifact with a digest."""
     text = (signature or "").strip()
     if not text:
-        return _SignatureVerdict(
-            "UNVERIFIED", "The provenance is recorded, but carries no signature."
-        )
+        message = "The provenance is recorded, but carries no signature."
+        return _SignatureVerdict("UNVERIFIED", message)
     try:
         if not text.startswith("{"):
-            return _verify_detached(digest, _decode_detached(text), keys)
-        verdicts = [_verify_envelope(digest, entry, keys, body) for entry in read_envelopes(text)]
+            return _verify_detached(digest, _decode_base64(text), keys)
+        verdicts = [_verify_envelope(digest, entry, keys, body) for entry in _load_envelopes(text)]
     except ValueError as fault:
         return _SignatureVerdict("FAILED", str(fault))
-    # One good statement is enough: a build may sign a list of its parts beside its provenance.
-    return min(
-        verdicts, key=lambda verdict: ("VERIFIED", "UNVERIFIED", "FAILED").index(verdict.word)
-    )
-
-
-_NO_KEY = _SignatureVerdict(
-    "UNVERIFIED", "The signature was not checked: there is no public key to check with."
-)
-_NOT_SIGNED = _SignatureVerdict(
-    "FAILED", "None of the keys to check with made this signature over this content."
-)
+    # One verified statement suffices: a build may also sign a list of its parts.
+    order = ("VERIFIED", "UNVERIFIED", "FAILED")
+    return min(verdicts, key=lambda verdict: order.index(verdict.word))
 
 
 def _verify_envelope(
     digest: str, envelope: Any, keys: Sequence, body: Mapping[str, Any]
 ) -> _SignatureVerdict:
+    """Verify a DSSE envelope (specification 1.0.2), alone or in a sigstore bundle."""
     try:
-        signed = SignedContent.read_envelope(envelope)
-        claims = _BuildClaims.read(signed.statement, digest)
+        node = JsonNode.root(envelope, "signature", ValueError)
+        node = node.get("dsseEnvelope") if node.has("dsseEnvelope") else node
+        payload_type = node.text("payloadType", required=True)
+        payload = _decode_base64(node.text("payload", required=True))
+        entries = node.items("signatures", required=True)[:_SIGNATURES]
+        signatures = [_decode_base64(entry.text("sig", required=True)) for entry in entries]
+        # In-toto's envelope layer: the type is in-toto's own or that of one predicate.
+        if not re.fullmatch(r"application/vnd\.in-toto(\.[\w.-]+)?\+json", payload_type):
+            raise ValueError("The envelope does not hold an in-toto statement.")
+        claims = _BuildClaims.read(payload, digest)
     except ValueError as fault:
         return _SignatureVerdict("FAILED", str(fault))
     if names := claims.differences(body):
-        message = f"The signed statement does not say the same of: {', '.join(names)}."
+        message = f"The signed statement has no, or another, value of: {', '.join(names)}."
         return _SignatureVerdict("FAILED", message)
     if not keys:
         return _NO_KEY
-    if not any(
-        is_signed(key, signature, signed.data) for signature in signed.signatures for key in keys
-    ):
+    # The signed bytes are the pre-authentication encoding of type and payload.
+    type_bytes = payload_type.encode()
+    data = b"DSSEv1 %d %b %d %b" % (len(type_bytes), type_bytes, len(payload), payload)
+    if not any(_is_signed(key, signature, data) for signature in signatures for key in keys):
         return _NOT_SIGNED
-    message = "The signature is good, and is about this artifact's digest."
+    message = "The signature is valid, and is about this artifact's digest."
     return _SignatureVerdict("VERIFIED", message, claims)
-
-
-def _decode_detached(text: str) -> bytes:
-    try:
-        return decode_base64(text)
-    except ValueError:
-        raise ValueError("The signature is neither a DSSE envelope nor base64.") from None
 
 
 def _verify_detached(digest: str, signature: bytes, keys: Sequence) -> _SignatureVerdict:
@@ -13137,13 +13103,10 @@ def _verify_detached(digest: str, signature: bytes, keys: Sequence) -> _Signatur
     contents = [(text.encode(), False) for text in dict.fromkeys((digest, value)) if value]
     if algorithm.lower() in ("", "sha256") and re.fullmatch("[0-9a-fA-F]{64}", value):
         contents.append((bytes.fromhex(value), True))
-    if not any(is_signed(key, signature, *content) for content in contents for key in keys):
+    if not any(_is_signed(key, signature, *content) for content in contents for key in keys):
         return _NOT_SIGNED
-    return _SignatureVerdict(
-        "SIGNED",
-        "The signature is good, but only over this artifact's digest: builder, source and commit "
-        "are not signed.",
-    )
+    message = "The signature is valid, but only over this artifact's digest: "
+    return _SignatureVerdict("SIGNED", message + "builder, source and commit are not signed.")
 
 
 # --- Provenance ---------------------------------------------------------------
@@ -13219,7 +13182,7 @@ class _PublicKeys(Text):
     """Public keys in PEM, of the kinds that signatures are checked with."""
 
     def read(self, value):
-        return read_public_keys(super().read(value).encode())
+        return load_public_keys(super().read(value).encode())
 
 
 _PROVENANCE = Schema.of(
@@ -28631,7 +28594,7 @@ class Install:
         self._collections: dict[str, Collection] = {}
         self.workspaces = _Workspaces()
         self.is_closed, self._ending = False, threading.RLock()
-        read_trusted_keys(self.settings)
+        load_trusted_keys(self.settings)
         networks = allowed_networks(self.settings)
         self.transport = transport or Transport(
             networks, self.settings.webhook_timeout, clock=self.source.clock
