@@ -1953,10 +1953,10 @@ def _sort_models(models: tuple[type[Model], ...]) -> list[type[Model]]:
 
 
 class Schema:
-    """What a JSON object must hold: fields of models by attribute, others by name.
+    """The members of a JSON object: fields of models by attribute, others by name.
 
-    `required` and `optional` name members whose field alone would say otherwise; `aliases` are
-    further names under which a member is accepted.
+    `required` and `optional` name members that are so against the rule of their field; `aliases`
+    are further accepted names of members.
     """
 
     def __init__(
@@ -1980,16 +1980,16 @@ class Schema:
 
     @classmethod
     def of(cls, model: type[Model], names: str, **options: Any) -> Self:
-        """Return a schema of fields of one model, by their names separated by spaces."""
+        """Make a schema of a model's fields, by their names separated by spaces."""
         return cls(*(getattr(model, name) for name in names.split()), **options)
 
     def read(
         self, data: Any, *, partial: bool = False, coerce: bool = False, parse: bool = False
     ) -> dict:
-        """Check an object against this schema; its values, named as the fields are, or all faults.
+        """Validate an object; return its values by field name, or raise all faults at once.
 
-        `partial` lets required members be absent; `coerce` takes numbers for strings; `parse` takes
-        every value from text, as in a table's cell or a query.
+        `partial` makes all members optional; `coerce` accepts numbers for strings; `parse` reads
+        every value from text, as in a query or a table's cell.
         """
         if not isinstance(data, dict):
             raise ValidationErrors([([], "Expected object")])
@@ -2014,14 +2014,14 @@ class Schema:
         return values
 
     def by_alias(self, data: dict, member: str) -> Any:
-        """The value that stands under another name of a member."""
+        """The value under an alias of a member."""
         for alias, meant in self.aliases.items():
             if meant == member and data.get(alias) is not None:
                 return data[alias]
         return None
 
     def read_absent(self, data, member, name, field, partial, values) -> None:
-        """What an absent or null member means: the default, a null, or a fault."""
+        """Read an absent or null member: its default, null, or a fault."""
         if member in self.required:
             if not partial:
                 raise ValueError("Required")
@@ -2029,7 +2029,7 @@ class Schema:
             values[name] = None
 
     def describe(self, partial: bool = False) -> dict:
-        """This schema as a JSON schema; where it is `partial`, what is absent stays as it is."""
+        """Return the JSON schema; in a `partial` one all members are optional."""
         schema = {
             "type": "object",
             "properties": {
@@ -2043,8 +2043,7 @@ class Schema:
 
 
 def describe_member(field: Any, writing: bool = False, fills: bool = True) -> dict:
-    """One member's JSON schema, with null where the field has it, and with the default that it
-    fills in."""
+    """Return the JSON schema of a member, with null if it is nullable, and its default."""
     schema = field.describe()
     if getattr(field, "null", False) or (writing and getattr(field, "default", None) is not None):
         types = schema["type"]
@@ -2058,7 +2057,7 @@ def describe_member(field: Any, writing: bool = False, fills: bool = True) -> di
 
 
 def describe_model(model: type[Model], without: tuple[str, ...] = ()) -> dict:
-    """A record, less some members, as a JSON schema: every member is always there."""
+    """Return the JSON schema of a record without some members; all members are required."""
     members = model.members() | {name: member.member for name, member in model.derived.items()}
     properties = {
         name: describe_member(member) for name, member in members.items() if name not in without
@@ -2067,7 +2066,7 @@ def describe_model(model: type[Model], without: tuple[str, ...] = ()) -> dict:
 
 
 class Filters(Schema):
-    """The query of a list: everything may be absent that `required` does not name."""
+    """The query of a list; members are optional unless `required` names them."""
 
     def __init__(self, *columns: Member, required: str = "", **own: Any):
         super().__init__(*columns, **own)
@@ -2075,7 +2074,7 @@ class Filters(Schema):
 
 
 class Form(Schema):
-    """The fields of a multipart form, whose texts know no null."""
+    """The fields of a multipart form, which has no null."""
 
     def describe(self, partial=False):
         schema = super().describe(partial)
@@ -2089,7 +2088,7 @@ class Shape(Schema):
     """An object inside a record; its values keep the names of their members."""
 
     def coerce(self, value: Any) -> Any:
-        """The object with each member as a lenient surface takes it."""
+        """Coerce the members of an object."""
         if not isinstance(value, dict):
             return value
         members = (
@@ -4549,17 +4548,17 @@ class RequestContext:
 
 
 class Response(NamedTuple):
-    """What goes back: a status, a body (empty for none), and headers of its own."""
+    """A response: its status, its body (may be empty), and its own headers."""
 
     status: int
     body: bytes = b""
     headers: Mapping[str, str] = MappingProxyType({})
-    #: Pieces of a body that is not held in memory, or a file, instead of `body`.
+    #: Pieces of a large body, or a file, instead of `body`.
     stream: Iterable[bytes] | None = None
 
     @classmethod
     def of_pieces(cls, pieces: Iterable[bytes], limit: int) -> Response:
-        """Answer with what pieces are together, read now into a temporary file, or TooMuch."""
+        """Make a response of pieces, spooled to a temporary file; raises TooMuch over the limit."""
         if isinstance(pieces, list) and sum(map(len, pieces)) <= limit:
             return cls(200, b"".join(pieces))
         size = 0
@@ -4576,19 +4575,19 @@ class Response(NamedTuple):
 
 
 def between(head: bytes, pieces: Sequence[bytes] | Iterator[bytes], tail: bytes) -> Iterable[bytes]:
-    """Pieces with others around them: in a list where it is one."""
+    """Put bytes before and after pieces; a list remains a list."""
     if isinstance(pieces, list):
         return [head, *pieces, tail]
     return itertools.chain([head], pieces, [tail])
 
 
 class Surface:
-    """An API's conventions on the wire: all that the two APIs do differently."""
+    """The conventions of an API: everything that the two APIs do differently."""
 
-    #: Path prefixes whose unknown paths this surface words.
+    #: Path prefixes under which this surface answers requests to unknown paths.
     claims: tuple[str, ...] = ()
     update_method = "PUT"
-    #: Whether a number is taken where a string is expected.
+    #: Whether a number is accepted for a string.
     coerces = False
     #: The order of lists (see Listing), and whether it is reversed.
     sorting: ClassVar[tuple[str, bool]] = ("", False)
@@ -4596,9 +4595,9 @@ class Surface:
     page_limit = 0
     #: Whether an empty query parameter counts as absent.
     ignores_empty = False
-    #: Whether API keys are taken beside tokens.
+    #: Whether API keys are accepted beside tokens.
     api_keys = False
-    #: The settings that limit the reads and the writes of an account, and all of an organization.
+    #: The settings of the rate limits: reads and writes of an account, all of an organization.
     rates: ClassVar[tuple[str, ...]] = ("rate_reads", "rate_writes", "rate_organization")
     error_schema: ClassVar[dict] = {}
 
@@ -4607,50 +4606,50 @@ class Surface:
 
     @property
     def name(self) -> str:
-        """What the API is called."""
+        """The name of the API."""
         return type(self).__name__.strip("_").removesuffix("Surface")
 
     @functools.cached_property
     def operations(self) -> list[Operation]:
-        """All that the API offers, in the order of the chapters; put together at the first use."""
+        """All operations in the order of the chapters, made at the first use."""
         return [operation for resource in self.resources for operation in resource.declare()]
 
     def credentials(self, request: falcon.Request) -> str:
-        """The token that a request presents, or nothing."""
+        """The token of a request, or an empty string."""
         scheme, _, token = (request.auth or "").partition(" ")
         return token.strip() if scheme.lower() == "bearer" else ""
 
     def identify(self, context: RequestContext) -> None:
-        """Find out who is calling, and in which workspace."""
+        """Set the workspace and the principal of a request; raises Unauthenticated."""
         token = self.credentials(context.request)
         context.workspace = context.lite.workspace_of(token)
         context.principal = context.workspace.tokens.check(token)
 
     def complete(self, schema: Schema, method: str) -> Schema:
-        """A body's schema with what this surface asks of every write."""
+        """Add the members that this surface requires of every write to a body's schema."""
         return schema
 
     def list_query(self, resource: Resource) -> tuple[Schema, dict]:
-        """The query of a list: its schema, and the conditions that its filters stand for."""
+        """The schema of a list's query, and the conditions of its filters."""
         return resource.filters, {}
 
     def list_page(self, context: RequestContext, listing: Listing) -> Any:
-        """Answer a list."""
+        """Respond with a list."""
         raise NotImplementedError
 
     def read_path(self, operation: Operation, values: Mapping[str, str]) -> Sequence[str]:
-        """The values in a path, checked."""
+        """Validate the parameters of a path."""
         return tuple(values.values())
 
     def is_dry_run(self, request: falcon.Request) -> bool:
-        """Whether the request asks for a dry run."""
+        """Return whether the request is a dry run."""
         header = request.get_header("X-Dry-Run", default="false").lower()
         if header not in ("true", "false"):
             raise Invalid(issues=[field_error(["X-Dry-Run"], "Expected true or false")])
         return header == "true"
 
     def present(self, operation: Operation, result: Any) -> bytes:
-        """A handler's result as a body: JSON text stands as it is."""
+        """Render a handler's result as a body; bytes are JSON text already."""
         if isinstance(result, Model):
             result = to_json(result.json()).encode()
         elif not isinstance(result, bytes):
@@ -4658,27 +4657,27 @@ class Surface:
         return self.present_record(operation.resource, result)
 
     def present_record(self, resource: Resource, text: bytes) -> bytes:
-        """One record's JSON text as a body."""
+        """Render a record's JSON text as a body."""
         return text
 
     def present_problem(self, problem: Problem, context: Any) -> dict:
-        """A problem as a body."""
+        """Render a problem as a body."""
         raise NotImplementedError
 
     def region(self, context: RequestContext) -> str:
-        """Where a request says that it comes from."""
+        """The region that a request names."""
         return ""
 
     def headers(self, context: RequestContext) -> dict[str, str]:
-        """Headers that every answer of this surface carries."""
+        """Headers of every response of this surface."""
         return {}
 
     def record_schema(self, resource: Resource) -> dict:
-        """The JSON schema of a body with one record."""
+        """The JSON schema of a response with a record."""
         return {"$ref": f"#/components/schemas/{resource.schema_name}"}
 
     def page_schema(self, resource: Resource) -> dict:
-        """The JSON schema of a body with a list."""
+        """The JSON schema of a response with a list."""
         return {"type": "array", "items": {"$ref": f"#/components/schemas/{resource.schema_name}"}}
 
 
@@ -4686,7 +4685,7 @@ class Surface:
 
 
 def read_form(data: bytes, collect: Callable[[list], dict] = dict) -> dict:
-    """Parse a form-encoded body; the last of several values counts, unless `collect` says else."""
+    """Parse a form-encoded body; `collect` makes an object of the pairs, with the last of twins."""
     try:
         return collect(
             urllib.parse.parse_qsl(data.decode("ascii"), strict_parsing=True, errors="strict")
@@ -4701,7 +4700,7 @@ _JSON_MEDIA = MappingProxyType({"application/json": read_json})
 
 
 class Operation:
-    """One line of an API: what it promises on the wire, and the handler that keeps it.
+    """An operation of an API: its declaration, and the resource whose method handles it.
 
     Routing, validation, authorization, the OpenAPI document, `routes` and the reference page all
     derive from it.
@@ -4716,34 +4715,34 @@ class Operation:
     status: int = 200
     scope: str = ""
     answer: Any = None
-    #: Names the setting without which the operation is refused.
+    #: The setting that enables the operation, if any.
     setting: str = ""
-    #: Whether it answers without credentials.
+    #: Whether it needs no credentials.
     public: bool = False
-    #: Whether a server answers it with a thread of its own, beside all others.
+    #: Whether a server has a separate thread for it.
     urgent: bool = False
     #: Whether the resource's method `signer` identifies the caller of a public operation, by a
     #: signature over the raw body. See `_identify_signer`.
     signed: bool = False
     partial: bool = False
-    #: What a multipart form holds, where that is not what another body holds.
+    #: The fields of a multipart form, if they differ from the members of a JSON body.
     form: Schema | None = None
     media: Mapping[str, Callable] = _JSON_MEDIA
-    #: The media types of the answer, separated by spaces; all but the first are text.
+    #: The media types of the response, separated by spaces; all but the first are text.
     answers_with: str = "application/json"
-    #: Names the setting that bounds the body.
+    #: The setting that limits the bytes of the body.
     limit: str = "json_limit"
-    #: Headers of its own that the operation reads.
+    #: Further headers that the operation reads.
     request_headers: tuple[str, ...] = ()
-    #: The member under which a dry run reports what it would do, if not the usual one.
+    #: The member of a dry run's report, if not the usual one.
     dry_run_member: str = ""
-    #: Makes the response from the record that the handler returned; a dry run shows the record.
+    #: Makes the response of the handler's record; a dry run responds with the record.
     brief: Callable[[Model], dict] | None = None
-    #: Statuses of refusals that it has beyond those that all operations have.
+    #: Statuses of problems beyond those that all operations have.
     refuses: tuple[int, ...] = ()
-    #: JSON schemas of what it answers with further statuses, in place of the surface's envelope.
+    #: JSON schemas of responses with further statuses, in place of the surface's envelope.
     others: Mapping[int, dict] = MappingProxyType({})
-    #: Whether it may send the caller elsewhere (302) instead.
+    #: Whether it may redirect (302) instead.
     redirects: bool = False
     id: str = ""
 
@@ -4760,12 +4759,12 @@ class Operation:
 
     @property
     def writes(self) -> bool:
-        """Whether it is answered in a transaction that a dry run rolls back."""
+        """Return whether it runs in a transaction, which a dry run rolls back."""
         return self.method != "GET" and (self.signed or not self.public)
 
     @functools.cached_property
     def handler(self) -> Callable:
-        """The method of the resource that answers."""
+        """The method of the resource that handles it."""
         return getattr(self.resource, self.name)
 
     @functools.cached_property
@@ -4784,7 +4783,7 @@ class Operation:
 
     @property
     def summary(self) -> str:
-        """One sentence about the operation."""
+        """The first sentence of the handler's docstring."""
         return (
             inspect.getdoc(self.handler)
             .split("\n\n")[0]
@@ -4794,12 +4793,12 @@ class Operation:
 
     @property
     def description(self) -> str:
-        """What there is to know beyond the summary: the further paragraphs of the docstring."""
+        """The further paragraphs of the handler's docstring."""
         return inspect.getdoc(self.handler).partition("\n\n")[2]
 
 
 def route(line: str, **options: Any) -> Callable:
-    """Mark a method of a resource as an operation, by the line that an API reference has for it."""
+    """Declare a method of a resource as the operation of a line such as `GET /api/v1/flows`."""
 
     def mark(function):
         method, path = line.split()
@@ -4810,15 +4809,15 @@ def route(line: str, **options: Any) -> Callable:
 
 
 class Named(NamedTuple):
-    """Stands for a resource where only the names of its record matter."""
+    """The names of a record, in place of its resource."""
 
     noun: str
     schema_name: str
 
 
 def _answer_schema(surface: Surface, answer: str | list | dict | None) -> dict | None:
-    """Return the JSON schema of an answer: of a record by the name of its schema, of a list by the
-    name in brackets, or as it was declared."""
+    """Return the JSON schema of a response: of a record by the name of its schema, of a list by the
+    name in brackets, or as declared."""
     if isinstance(answer, str):
         return surface.record_schema(Named("", answer))
     if isinstance(answer, list):
@@ -4836,16 +4835,16 @@ class Resource:
     path: ClassVar[str] = ""
     model: ClassVar[type[Model] | None] = None
     scope: ClassVar[str] = ""
-    #: What of the scope its operations take; nothing: `read` or else `write_access`.
+    #: The access that all its operations need; empty: `read` or `write_access`.
     access: ClassVar[str] = ""
-    #: What of the scope its writes take: `govern` where they decide what others must meet.
+    #: The access that its writes need: `govern` for those that decide what others must meet.
     write_access: ClassVar[str] = "write"
     tag = noun = plural = item = collection = ""
-    #: Whether the records of the collection are made, and never changed, by the console.
+    #: Whether the console creates records of the collection, but never changes them.
     immutable: ClassVar[bool] = False
-    #: Members that an import reads in another form than the API has them.
+    #: Members that an import reads in another form than the API.
     imported: ClassVar[Mapping[str, Member]] = MappingProxyType({})
-    #: Members that an import may leave out, since they follow from others.
+    #: Members that an import may leave out, since they are inferred from others.
     inferred: ClassVar[str] = ""
     #: Hidden members that an export writes.
     exported: ClassVar[tuple[str, ...]] = ()
@@ -4854,15 +4853,15 @@ class Resource:
     conditions: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     guide: ClassVar[str] = ""  # what the reference page says at the head of the chapter
     without: ClassVar[tuple[str, ...]] = ()  # members of the records that are not in responses
-    #: What a verb promises otherwise than all resources do.
+    #: Options of standard verbs that differ from those of other resources.
     options: ClassVar[Mapping[str, dict]] = MappingProxyType({})
     verbs: ClassVar[str] = ""
 
     def __init_subclass__(cls, verbs: str = "", **traits: Any):
         if "tag" not in traits:
-            return  # An API's base class is no chapter of it.
+            return  # The base class of an API is no chapter.
         cls.verbs = verbs
-        cls.collection = ""  # Both versions of an API have the same records: one collection.
+        cls.collection = ""  # Both versions of an API share one collection.
         for name, value in traits.items():
             setattr(cls, name, value)
         if cls.model and "noun" not in traits:
@@ -4876,7 +4875,7 @@ class Resource:
         RESOURCES.append(resource)
 
     def declare(self) -> Iterator[Operation]:
-        """The operations that this resource offers."""
+        """The operations of this resource."""
         lines = self.standard_lines() if self.verbs else {}
         verbs = self.verbs.split()
         declared = {verb: {**lines[verb], **self.options.get(verb, {})} for verb in verbs}
@@ -4891,7 +4890,7 @@ class Resource:
             yield Operation(self, name, **options)
 
     def standard_lines(self) -> dict[str, dict]:
-        """What each of the five verbs promises."""
+        """The options of the five standard verbs."""
         surface, record = self.surface, self.schema_name.removesuffix("Response")
         record_answer = {"answer": surface.record_schema(self)}
         path = f"{self.path}/{{{self.item}}}"
@@ -4916,40 +4915,40 @@ class Resource:
         }
 
     def condition(self, name: str, column: Member) -> Callable:
-        """What a filter asks for: the field of its name to be equal."""
+        """The condition of a filter: equality of the field of its name."""
         own = self.model._meta.fields.get(name, column)
         return lambda value: own == value
 
     @property
     def noun_words(self) -> str:
-        """The noun as people write it."""
+        """The noun in words."""
         return re.sub(r"(?=[A-Z])", " ", self.noun).lower()
 
     @property
     def plural_words(self) -> str:
-        """The plural as people write it."""
+        """The plural in words."""
         return re.sub(r"(?=[A-Z])", " ", self.plural).lower()
 
     def accept(self, context: RequestContext, data: Any) -> Any:
-        """A parsed body as the resource's schemas expect it."""
+        """Prepare a parsed body for validation."""
         return data
 
     def enter(self, values: dict) -> Model:
-        """Make a record as the console or an import does."""
+        """Create a record for the console or an import."""
         return self.model.create(**values)
 
     def amend(self, record: Model, values: dict) -> dict:
-        """What the console or an import changes in a record, by what it says of it."""
+        """The changes of a record by the console or an import."""
         if self.immutable and values:
             raise Conflict(f"The {record.noun()} {record._pk} exists already, and never changes.")
         return values
 
     def export(self, row: dict) -> dict:
-        """A record as an export writes it."""
+        """Prepare a record for an export."""
         return row
 
     def find(self, key: str) -> Model:
-        """The record that a path names, or NotFound."""
+        """The record of a path; raises NotFound."""
         return self.model.find(key)
 
     def list(self, context):
@@ -7216,14 +7215,14 @@ def call_within(seconds: float, function: Callable, *arguments: Any) -> Any:
 
 # --- Outbound requests --------------------------------------------------------
 
-#: At most so many bytes of an answer are read, its headers included.
-_ANSWER_LIMIT = 65_536
+#: Bytes of a response that are read at most, headers included.
+_RESPONSE_LIMIT = 65_536
 
 
 class HttpResponse(NamedTuple):
-    """What came of a request: status 0 when no answer came, retry_after in seconds.
+    """The response to an outbound request; status 0 without one. `retry_after` is in seconds.
 
-    `body` is None where it was too long, or broke off.
+    `body` is None if it was too long or incomplete.
     """
 
     status: int
@@ -7232,12 +7231,12 @@ class HttpResponse(NamedTuple):
     body: bytes | None = None
 
     def __repr__(self) -> str:
-        # What another server answers may be secret, such as a token.
-        return f"<Answer {self.status}: {self.note}>"
+        # The body may be secret, such as a token.
+        return f"<HttpResponse {self.status}: {self.note}>"
 
     @property
     def json(self) -> Any:
-        """What the body holds as JSON; None where it is none."""
+        """The body as JSON; None if it is none."""
         try:
             return read_json(self.body or b"")
         except Invalid:
@@ -7245,7 +7244,7 @@ class HttpResponse(NamedTuple):
 
 
 def _time_left(deadline: float) -> float:
-    """Seconds until a time of the monotonic clock; TimeoutError when it has passed."""
+    """Seconds until a time of the monotonic clock; raises TimeoutError after it."""
     left = deadline - time.monotonic()
     if left <= 0:
         raise TimeoutError
@@ -7253,12 +7252,12 @@ def _time_left(deadline: float) -> float:
 
 
 class BoundedSocket(io.RawIOBase):
-    """A socket with one deadline over all its calls, so that a peer gains nothing by dripping.
+    """A socket with one deadline for all calls together, against peers that send slowly.
 
     It ends after `limit` bytes; closing it does not close the socket.
     """
 
-    def __init__(self, connection: socket.socket, deadline: float, limit: int = _ANSWER_LIMIT):
+    def __init__(self, connection: socket.socket, deadline: float, limit: int = _RESPONSE_LIMIT):
         self.connection, self.deadline, self.unread = connection, deadline, limit
 
     def readable(self) -> bool:
@@ -7273,23 +7272,23 @@ class BoundedSocket(io.RawIOBase):
         return count
 
     def sendall(self, data: bytes) -> None:
-        """Send everything; the socket's own method restarts its time limit under TLS."""
+        """Send all bytes; under TLS the socket's own method restarts its timeout."""
         view = memoryview(data)
         while view:
             self.connection.settimeout(_time_left(self.deadline))
             view = view[self.connection.send(view) :]
 
     def makefile(self, mode: str) -> io.BufferedReader:
-        """What http.client reads an answer from."""
+        """The stream from which http.client reads a response."""
         return io.BufferedReader(self)
 
 
 class Transport:
-    """Sends requests to checked addresses, past any proxy; safe to use from several threads.
+    """Sends requests to checked addresses, without proxies; thread-safe.
 
-    `timeout` (seconds) covers all from the look-up of the name to the last byte of the answer, and
-    `limit` (bytes) all that is read of it; `agent` is the User-Agent, and `remedy` says what lets
-    an address be that is not public. Certificates are verified against the system's authorities,
+    `timeout` (seconds) covers everything from name resolution to the last byte of the response,
+    `limit` (bytes) everything that is read of it; `agent` is the User-Agent, and `remedy` says how
+    to allow an address that is not public. Certificates are verified with the system's authorities,
     or those of SSL_CERT_FILE.
     """
 
@@ -7300,7 +7299,7 @@ class Transport:
         resolve: Callable = socket.getaddrinfo,
         *,
         clock: Callable[[], float] = time.time,
-        limit: int = _ANSWER_LIMIT,
+        limit: int = _RESPONSE_LIMIT,
         agent: str = "Novantra-Webhooks/1.0",
         remedy: str = WEBHOOK_REMEDY,
     ):
@@ -7308,17 +7307,17 @@ class Transport:
         self.limit, self.agent, self.remedy = limit, agent, remedy
 
     def get(self, url: str, headers: Mapping[str, str]) -> HttpResponse:
-        """Ask for what is at a URL; trouble is an Answer of status 0."""
+        """Send a GET request; failures are responses with status 0."""
         return self.send("GET", url, None, headers)
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> HttpResponse:
-        """Send a body (JSON unless the headers say otherwise); trouble is an Answer of status 0."""
+        """Send a POST request, JSON by default; failures are responses with status 0."""
         return self.send("POST", url, body, {"Content-Type": "application/json", **headers})
 
     def send(self, method: str, url: str, body: bytes | None, headers: Mapping) -> HttpResponse:
-        """Connect to where a URL leads, if that is permitted, and make one request there.
+        """Send a request if the address of its URL is permitted; failures are status 0.
 
-        Without TLS, credentials go to networks that the operator listed, and nowhere else.
+        Without TLS, credentials are sent only to networks that the operator listed.
         """
         from http.client import HTTPException
 
@@ -7331,7 +7330,7 @@ class Transport:
             if is_secret and parts.scheme == "http" and not lie_within(addresses, self.allowed):
                 raise Invalid("Credentials are not sent without TLS: the URL must be https.")
             with away(), _connect_first(addresses, deadline) as connection:
-                # Headers and body are two packets; the second must not wait for an answer.
+                # Headers and body are two packets; the second must not wait for a confirmation.
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 connection.settimeout(_time_left(deadline))
                 if parts.scheme == "https":
@@ -7346,13 +7345,13 @@ class Transport:
 
     @cached_property
     def tls(self):
-        """Verifies certificates and names; made once, as reading the authorities takes a while."""
+        """The TLS context; loading the authorities is slow, so it is made once."""
         import ssl
 
         return ssl.create_default_context()
 
     def exchange(self, connection: BoundedSocket, method, parts, body, headers) -> HttpResponse:
-        """Send the request and read its answer; a redirect is one, and is not followed."""
+        """Send the request and read the response; redirects are not followed."""
         from http.client import HTTPConnection, HTTPException, HTTPResponse
 
         fixed = {"User-Agent": self.agent, "Connection": "close", "Host": parts.netloc}
@@ -7374,7 +7373,7 @@ class Transport:
         return HttpResponse(response.status, wait, note, content)
 
 
-#: Headers that hold a secret, or that belong to a request which has one in its body.
+#: Headers with a secret, or of requests with a secret in their bodies.
 _CREDENTIAL_HEADERS = frozenset({"authorization", "private-token", "x-vault-request"})
 
 
@@ -7385,7 +7384,7 @@ def lie_within(addresses: Iterable[tuple[str, int]], networks: Networks) -> bool
 
 
 def _connect_first(addresses: Sequence[tuple[str, int]], deadline: float) -> socket.socket:
-    """Connect to the first address that lets us; each gets an equal share of the time left."""
+    """Connect to the first address that accepts; each gets an equal share of the time left."""
     for untried in range(len(addresses), 1, -1):
         with contextlib.suppress(OSError):
             return socket.create_connection(addresses[-untried], _time_left(deadline) / untried)
@@ -7399,14 +7398,14 @@ def _read_retry_after(value: str, now: float) -> int | None:
     if re.fullmatch(r"[0-9]{1,9}", value.strip()):
         return int(value)
     with contextlib.suppress(ValueError, TypeError, OverflowError):
-        # The header allows no zone but GMT, and one of its forms leaves that out.
+        # The time zone is always GMT, and one form of the header leaves it out.
         date = parsedate_to_datetime(value).replace(tzinfo=UTC)
         return max(0, math.ceil(date.timestamp() - now))
     return None
 
 
 def _explain_failure(error: Exception) -> str:
-    """A sentence for the delivery log, which never holds an exception's own text."""
+    """A sentence for the delivery log, without the exception's own text."""
     import ssl
 
     sentences = {
@@ -7425,10 +7424,10 @@ def _explain_failure(error: Exception) -> str:
 
 
 class Dispatcher:
-    """Carries events to their endpoints and does what time alone brings about.
+    """Delivers outbox messages and runs periodic work.
 
-    All that it does is in `step`, which takes the time and starts no thread. No transaction is open
-    while it waits for the network.
+    `step` does everything for a given time, without threads. No transaction is open while it waits
+    for the network.
     """
 
     def __init__(
@@ -7438,24 +7437,24 @@ class Dispatcher:
         self.bell = bell
         self._thread: threading.Thread | None = None
         self._stopping = False
-        #: Threads that a stop did not wait for any longer; they end after their current delivery.
+        #: Threads that `stop` no longer waits for; they end after their current delivery.
         self._abandoned: set[threading.Thread] = set()
 
     def start(self) -> None:
-        """Deliver in a thread of its own, until stopped."""
+        """Start a thread that delivers until `stop`."""
         if self._thread is None:
             self._stopping = False
             self._thread = threading.Thread(
                 target=self.run, name="novantra-lite-dispatcher", daemon=True
             )
             self._thread.start()
-            # What waited for this process to start is due now.
+            # Messages may be due since before this process.
             self.bell.set()
 
     def stop(self, deadline: float = math.inf) -> None:
-        """Finish the current delivery, then end the thread.
+        """End the thread after its current delivery.
 
-        At the deadline, a time of the monotonic clock, it is left to end by itself.
+        After the deadline, by the monotonic clock, it is left to end by itself.
         """
         self.begin_stop()
         if self._thread is not None:
@@ -7463,46 +7462,46 @@ class Dispatcher:
             self._thread.join(wait)
             if self._thread.is_alive():
                 self._abandoned.add(self._thread)
-                log.warning("A receiver still keeps a delivery waiting; it will be sent again.")
+                log.warning("A receiver has not answered a delivery; it will be sent again.")
             self._thread, self._stopping = None, False
 
     def begin_stop(self) -> None:
-        """Have the thread begin no further delivery; `stop` waits for its end."""
+        """Let the thread begin no further delivery; `stop` waits for its end."""
         if self._thread is not None:
             self._stopping = True
             self.bell.set()
 
     @property
     def is_stopping(self) -> bool:
-        """Whether this thread is to begin no further delivery."""
+        """Return whether this thread may begin no further delivery."""
         return self._stopping or threading.current_thread() in self._abandoned
 
     def run(self) -> None:
-        """Step whenever something was committed, and every second."""
+        """Run `step` after commits with new messages, and every second."""
         while not self.is_stopping:
             self.bell.wait(1.0)
             self.bell.clear()
             try:
                 self.step(self.source.clock())
             except Exception:
-                log.exception("The dispatcher stumbled; it goes on.")
+                log.exception("Delivery failed with an unexpected error; continuing.")
         self._abandoned.discard(threading.current_thread())
 
     def step(self, at: float) -> int:
-        """Do what is due at a time in every workspace; return how many messages arrived.
+        """Do what is due in every workspace; return the number of delivered messages.
 
-        A workspace that fails keeps nothing from the others; its failure is raised at the end.
+        The failure of a workspace does not affect others; it is raised at the end.
         """
         arrived, failures = 0, []
         for workspace in list(self.workspaces.values()):
             if workspace.journal and workspace.journal.clock.find_fault():
-                # What is due by that clock may not be.
+                # Under a wrong clock nothing is due.
                 continue
             try:
                 _prune(workspace, at, lambda: self._stopping)
                 arrived += self.deliver(workspace, at - self.source.clock())
             except Exception as failure:
-                # One that was closed meanwhile has nothing left to do.
+                # A workspace that is being closed may fail.
                 if not workspace.leases.is_ending:
                     failures.append(failure)
         if failures:
@@ -7510,9 +7509,9 @@ class Dispatcher:
         return arrived
 
     def deliver(self, workspace: Workspace, ahead: float) -> int:
-        """Attempt all that is due in a workspace; return how many messages arrived.
+        """Attempt all due messages of a workspace; return the number of delivered ones.
 
-        The time is the clock's and so many seconds `ahead`; it goes on while receivers answer.
+        The time is that of the clock plus `ahead` seconds, and proceeds during deliveries.
         """
         arrived = 0
         for model in outbox_models():
@@ -7526,7 +7525,7 @@ class Dispatcher:
     def deliver_due(
         self, workspace: Workspace, model: type[OutboxMessage], ahead: float, failing: set[str]
     ) -> tuple[int, bool]:
-        """Attempt a batch of what is due; return how many arrived, and whether the batch was full.
+        """Attempt a batch; return the number of delivered messages, and whether it was full.
 
         A channel that failed is skipped for the rest of the step.
         """
@@ -7544,7 +7543,7 @@ class Dispatcher:
 
     def attempt(self, workspace: Workspace, message: OutboxMessage, ahead: float = 0.0) -> bool:
         """Send one message, and record the result."""
-        # While a receiver is waited for, the workspace may end.
+        # The workspace may be closed during the wait for a receiver.
         leave = release_on_exit.set(workspace.leases.away)
         try:
             sent = message.deliver(workspace, self.transport, self.source.clock() + ahead)
@@ -7555,7 +7554,7 @@ class Dispatcher:
         at = self.source.clock() + ahead
 
         def work(current):
-            # It may be gone, together with what it was on its way to.
+            # It may have been deleted together with its receiver.
             stored = type(message).find_or_none(message.id)
             if stored is not None:
                 stored.record_attempt(sent, at)
@@ -7567,14 +7566,14 @@ class Dispatcher:
 
 @functools.cache
 def outbox_models() -> list[type[OutboxMessage]]:
-    """Every kind of what leaves by itself."""
+    """The models of outbox messages."""
     return [model for model in all_models() if issubclass(model, OutboxMessage)]
 
 
 def _prune(
     workspace: Workspace, at: float, is_stopping: Callable[[], bool] = lambda: False
 ) -> None:
-    """Do what time alone brings about: expiries, counted reads, and what is kept long enough."""
+    """Run periodic work: expiries, counts, checkpoints, and deletion of old records."""
     if workspace.read_only:
         return
     write_counts(workspace, at)
@@ -7585,19 +7584,18 @@ def _prune(
                 workspace,
                 functools.partial(_expire, record),
                 actor="system",
-                reason="The time for which it was valid has passed.",
+                reason="The period of validity has ended.",
             )
     hour = int(at) // 3600
     if workspace.tidied != hour:
         workspace.tidied = hour
         if workspace.path:
             check_for_damage(workspace)
-        _forget_old(workspace, at, is_stopping)
+        _delete_old(workspace, at, is_stopping)
 
 
 def write_counts(workspace: Workspace, at: float) -> None:
-    """Write down the reads and the refusals of minutes that are over, and the last uses of
-    credentials."""
+    """Write the reads, rejected requests and last uses of credentials of past minutes."""
     reads, uses = workspace.counted_reads(at), workspace.noted_uses(at)
     stamp, refusals = workspace.source.timestamp, workspace.journal.refusals
     refused = refusals.take(at)
@@ -7614,7 +7612,7 @@ def write_counts(workspace: Workspace, at: float) -> None:
             write_transaction(workspace, work, actor="system")
     except BaseException:
         refusals.restore(refused)
-        # They are written with those of the next minute.
+        # They are written with the next minute.
         for (account, minute), number in reads.items():
             workspace.count_read(account, minute, number)
         for (credential, _), used in uses.items():
@@ -7623,14 +7621,14 @@ def write_counts(workspace: Workspace, at: float) -> None:
 
 
 def _expire(record: Model, current: Session) -> None:
-    """Take one record to the status that its end of validity brings, if it is as it was found."""
+    """Expire one record, unless it changed since it was selected."""
     stored = type(record).find_or_none(record._pk)
     if stored is not None and stored.__data__ == record.__data__:
         stored.change(status="expired")
 
 
-def _forget_old(workspace: Workspace, at: float, is_stopping: Callable[[], bool]) -> None:
-    """Drop idempotency records and delivered events that were kept long enough, in batches."""
+def _delete_old(workspace: Workspace, at: float, is_stopping: Callable[[], bool]) -> None:
+    """Delete idempotency records, messages and delivered events whose retention has ended."""
     stamp, settings = workspace.source.timestamp, workspace.settings
     old_answers = IdempotencyRecord.created_at < stamp(at - settings.idempotency_life)
     delete_in_batches(workspace, IdempotencyRecord, old_answers, is_stopping)
@@ -26580,15 +26578,15 @@ def demo_delivery(current: Session, random: Random) -> None:
 
 INSTANCE = "novantra_lite.instance"
 SURFACES = (NOVANTRA, FACTSTORE)
-#: What the environment says of a body that the server has not read: whether the application wants
-#: it (it answers 100, or refuses), that it is over its limit, or that there is no room for it.
+#: The state of a body that the server has not read, in the WSGI environment: awaited (the
+#: application accepts it with 100, or rejects it), over its limit, or without room on the spool.
 BODY_STATE = "novantra_lite.body"
 AWAITED, OVERSIZED, NO_ROOM = "awaited", "oversized", "no room"
 _FIXED_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 
 def operation_at(method: str, path: str) -> Operation | None:
-    """The operation that answers a method at a path, which is spelt as WSGI has it."""
+    """The operation of a method and a path (as in WSGI's PATH_INFO), or None."""
     _, router = _application_and_router()
     match = router.find("/" + path.lstrip("/").encode("latin-1").decode("utf-8", "replace"))
     return match[0].operations.get(method) if match else None
@@ -26601,7 +26599,7 @@ _PAGE_QUERY = re.compile("(?:(?:limit=[0-9]{1,3}|cursor=[A-Za-z0-9_-]{1,200})&?)
 def is_quick(lite: NovantraLite, method: str, path: str, query: str, token: str) -> bool:
     """Return whether a request is a read by an index, with a verified token that permits it.
 
-    It is answered in less time than a switch to another thread takes, and writes nothing.
+    It takes less time than a switch to another thread, and writes nothing.
     """
     operation = operation_at(method, path)
     if not (operation and operation.reads_by_index and _PAGE_QUERY.fullmatch(query)):
@@ -26612,15 +26610,15 @@ def is_quick(lite: NovantraLite, method: str, path: str, query: str, token: str)
 
 
 def wsgi_application() -> falcon.App:
-    """The Falcon application that all instances share; the instance travels with the request."""
+    """The Falcon application of all instances; the instance is in the request's environment."""
     application, _ = _application_and_router()
     return application
 
 
 @functools.cache
 def _application_and_router() -> tuple[falcon.App, Any]:
-    """Both are made together: threads that meet here make one each, and none sees half of one."""
-    # Here, since a command that answers no requests starts in half the time without it.
+    """The Falcon application and its router, made together, so that no thread sees half of them."""
+    # Imported here: commands that serve nothing start in half the time without it.
     import falcon
     from falcon.routing import CompiledRouter
 
@@ -26637,10 +26635,10 @@ def _application_and_router() -> tuple[falcon.App, Any]:
             name = f"on_{operation.method.lower()}"
             setattr(responders, name, functools.partial(_respond, operation))
             if operation.method == "GET":
-                # Answered as GET is; Falcon leaves out the body.
+                # Handled as GET; Falcon leaves out the body.
                 responders.on_head = responders.on_get
         responders.on_options = functools.partial(_offer, operations[0])
-        # The router is compiled with the last of them, rather than in the way of a first request.
+        # The last one compiles the router, so that the first request need not wait for it.
         application.add_route(path, responders, compile=path == last)
     return application, router
 
@@ -26652,7 +26650,7 @@ def every_operation() -> list[Operation]:
 
 @functools.cache
 def _by_path() -> dict[str, list[Operation]]:
-    """Every operation, by its path."""
+    """All operations, by path."""
     paths: dict[str, list[Operation]] = {}
     for operation in every_operation():
         paths.setdefault(operation.path, []).append(operation)
@@ -26660,7 +26658,7 @@ def _by_path() -> dict[str, list[Operation]]:
 
 
 def _respond(operation: Operation, request, response, **path: str) -> None:
-    """Answer a request to an operation, whatever happens."""
+    """Respond to a request of an operation; every exception becomes a problem."""
     context = RequestContext(request.env[INSTANCE], operation, request)
     try:
         if context.lite.is_closed:
@@ -26685,7 +26683,7 @@ def _respond(operation: Operation, request, response, **path: str) -> None:
 
 
 def _problem_of(context: RequestContext, error: Exception) -> Problem:
-    """What a caller hears of an error; what is unexpected is logged."""
+    """The problem for an exception; unexpected ones are logged."""
     problem = error if isinstance(error, Problem) else file_problem(error)
     if problem is None and context.workspace and context.workspace.leases.is_ending:
         problem = closed()
@@ -26697,30 +26695,30 @@ def _problem_of(context: RequestContext, error: Exception) -> Problem:
 
 
 def _offer(operation: Operation, request, response, **path: str) -> None:
-    """Answer OPTIONS: the methods that a path answers to."""
+    """Respond to OPTIONS with the methods of a path."""
     context = RequestContext(request.env[INSTANCE], operation, request)
     allowed = ", ".join(allowed_methods(operation, context.settings))
-    # A browser asks so before each request of a page, without credentials: it is not counted.
+    # Browsers send it before requests, without credentials: it is not counted.
     with contextlib.suppress(RateLimited):
         context.lite.limits.take_address(context, context.lite.source.clock(), by=0)
     _send(response, context, operation.surface, Response(204, headers={"Allow": allowed}))
 
 
 def _refuse(context: RequestContext, surface: Surface, problem: Problem) -> Response:
-    """Word a problem the way of a surface."""
+    """Render a problem in the envelope of a surface."""
     body = to_json(surface.present_problem(problem, context)).encode("utf-8", "replace")
     return Response(problem.status, body, problem.headers)
 
 
 def _send(response, context: RequestContext, surface: Surface, reply: Response) -> None:
-    """Hand a reply to Falcon, with the headers that every answer carries."""
+    """Pass a response to Falcon, with the headers that all responses have."""
     response.status = reply.status
     if reply.stream is None:
         response.data = reply.body
     elif context.request.method != "HEAD":
         response.stream = reply.stream
     elif hasattr(reply.stream, "close"):
-        # A generator closes what it holds open only once it has begun.
+        # A generator releases its resources only if it was started.
         next(iter(reply.stream), None)
         reply.stream.close()
     response.content_type = "application/json"
@@ -26736,14 +26734,14 @@ def _send(response, context: RequestContext, surface: Surface, reply: Response) 
 
 
 def _handle_falcon_error(request, response, error: falcon.HTTPError, path: dict) -> None:
-    """Word what Falcon refused before any operation was reached: unknown paths and methods."""
+    """Respond to requests that reach no operation: unknown paths and methods."""
     lite, operations = request.env[INSTANCE], _by_path().get(request.uri_template)
     surface = operations[0].surface if operations else _surface_at(request.path)
     context = RequestContext(lite, None, request)
     methods = allowed_methods(operations[0], lite.settings) if operations else []
     error_class = PROBLEMS.get(error.status_code, Invalid)
     if error.status_code in (400, 405):
-        # Falcon calls a method that it has never heard of a bad request.
+        # Falcon rejects an unknown method as a bad request.
         error_class = MethodNotAllowed if methods else NotFound
     headers = {"Allow": ", ".join(methods)} if error_class is MethodNotAllowed else {}
     try:
@@ -26755,10 +26753,10 @@ def _handle_falcon_error(request, response, error: falcon.HTTPError, path: dict)
 
 
 def _count_unrouted(context: RequestContext, surface: Surface) -> None:
-    """Count a request that no operation answers: against its account, or else its address."""
+    """Count a request without an operation: for its account, or else for its address."""
     limits, at = context.lite.limits, context.lite.source.clock()
     try:
-        # A key counts as usable under paths of the other API, too, which takes no keys.
+        # An API key also counts under paths of the other API, which accepts none.
         (FACTSTORE if FACTSTORE.credentials(context.request) else surface).identify(context)
     except Unauthenticated:
         limits.take_address(context, at, what="unrouted")
@@ -26767,17 +26765,17 @@ def _count_unrouted(context: RequestContext, surface: Surface) -> None:
 
 
 def _handle_unexpected_error(request, response, error: Exception, path: dict) -> None:
-    """Word a failure outside of any operation, and log it."""
+    """Log a failure outside of any operation, and respond with 500."""
     context = RequestContext(request.env[INSTANCE], None, request)
     surface = _surface_at(request.path)
     _send(response, context, surface, _refuse(context, surface, _problem_of(context, error)))
 
 
 def _surface_at(path: str) -> Surface:
-    """The surface that words what is wrong with a path: the one that claims most of it.
+    """The surface whose envelope a path gets: that of the longest matching claim.
 
-    Where only the general claims to / and /api fit, the path may be misspelt, as /api/v1/workspace
-    or /api/v1/finding: the first word in it that is known decides.
+    If only the claims / and /api match, the path may be misspelt, as /api/v1/workspace or
+    /api/v1/finding: its first known word decides.
     """
     claims = [
         (len(claim), surface)
@@ -26785,7 +26783,7 @@ def _surface_at(path: str) -> Surface:
         for claim in surface.claims
         if path == claim or path.startswith(claim.rstrip("/") + "/")
     ]
-    # What is no path at all, such as the * of OPTIONS, is claimed by neither.
+    # Neither claims what is no path, such as the * of OPTIONS.
     length, surface = max(claims, key=lambda claim: claim[0], default=(0, NOVANTRA))
     if length > len("/api"):
         return surface
@@ -26795,15 +26793,15 @@ def _surface_at(path: str) -> Surface:
 
 
 def _path_word(segment: str) -> str:
-    """A segment of a path, the same in the singular and the plural, however it is spelt."""
+    """Normalize a segment of a path: lower case, singular, letters and digits only."""
     word = re.sub(r"[\W_]", "", segment.lower())
     return re.sub(r"ies$", "y", word).removesuffix("s")
 
 
 @functools.cache
 def _surface_words() -> dict[str, Surface | None]:
-    """The words of paths and chapters, each with the surface that has it nearest to its root, or
-    None where both have it equally near."""
+    """The words of paths and chapters, each with the surface that has it closest to its root, or
+    None if it is equally close in both."""
     depths: dict[str, dict[Surface, int]] = defaultdict(dict)
     for operation in every_operation():
         for path in {operation.path, operation.path.replace("/governance", "")}:
@@ -26820,13 +26818,13 @@ def _surface_words() -> dict[str, Surface | None]:
 
 
 def all_scopes() -> list[str]:
-    """Every scope that some operation asks for, and those of the Factstore surface."""
+    """The scopes of all operations, and those of the Factstore surface."""
     scopes = {operation.scope for surface in SURFACES for operation in surface.operations}
     return sorted(scopes - {""} | set(FACTSTORE_SCOPES))
 
 
 def novantra_scopes() -> list[str]:
-    """Every scope that an operation of the Novantra surface asks for."""
+    """The scopes of the Novantra surface's operations."""
     return sorted({operation.scope for operation in NOVANTRA.operations} - {""})
 
 
@@ -26839,7 +26837,7 @@ def collection_names() -> list[str]:
 
 
 class _ClientResponse(NamedTuple):
-    """What an in-process request was answered with."""
+    """The response to an in-process request."""
 
     status: int
     headers: dict[str, str]
@@ -26847,12 +26845,12 @@ class _ClientResponse(NamedTuple):
 
     @property
     def json(self) -> Any:
-        """The body as JSON; None when it is empty."""
+        """The body as JSON; None if it is empty."""
         return json.loads(self.body) if self.body else None
 
 
 def wsgi_environment(method: str, path: str, query: str, body: bytes) -> dict:
-    """What a WSGI server would hand over for a request (PEP 3333)."""
+    """The WSGI environment of a request (PEP 3333)."""
     path, _, own = path.partition("?")
     return {
         "REQUEST_METHOD": method,
@@ -26876,7 +26874,7 @@ def wsgi_environment(method: str, path: str, query: str, body: bytes) -> dict:
 
 
 class Client:
-    """Calls an application in this process, as a server would: no socket, no thread."""
+    """Calls a WSGI application in this process, without sockets and threads."""
 
     def __init__(self, application: Callable, headers: Mapping[str, str] = MappingProxyType({})):
         self.application, self.headers = application, dict(headers)
@@ -26891,7 +26889,7 @@ class Client:
         headers: Mapping[str, str] = MappingProxyType({}),
         **query: Any,
     ) -> _ClientResponse:
-        """Make a request; `json` is sent as the body, keywords as the query."""
+        """Send a request; `json` becomes the body, keywords the query."""
         sent = to_json(json).encode() if body is None and json is not None else body or b""
         environ = wsgi_environment(method, path, urllib.parse.urlencode(query, doseq=True), sent)
         for name, value in (self.headers | dict(headers)).items():
@@ -26931,32 +26929,31 @@ class Client:
 
 
 # --- Server requests ----------------------------------------------------------
-# What the server makes of a request before the application answers it. The classes of this section
-# and of the next two stand over waitress's (`over`), which is imported at the first use, since a
-# command that serves nothing starts sooner without it.
+# How the server reads a request before the application handles it. The classes of this section and
+# of the next two are mixed into waitress's (`over`), which is imported at the first use: commands
+# that serve nothing start faster without it.
 
-#: Bytes of a body that are read before it is known who sends it, and that stay in memory.
+#: Bytes of a body that are read before authentication, and that stay in memory.
 _INLINE_BODY = 65_536
-#: Bytes that the head of a request may have, and lines.
+#: Bytes and lines that the head of a request may have.
 HEAD_BYTES, _HEAD_LINES = 65_536, 200
-#: Bytes that the control lines of a body in chunks may have: of one chunk, and of the trailer.
+#: Bytes that the control line of a chunk, and the trailer, may have.
 _CHUNK_LINE, _TRAILER = 1024, 16_384
 
-#: The state of a body that the application wants, beside those of BODY_STATE.
+#: The state of a body that the application has accepted, beside those of BODY_STATE.
 ADMITTED = "admitted"
 
 
 @functools.cache
 def over(own: type, base: type) -> type:
-    """A class of this file put over one of waitress's."""
+    """Mix a class of this file into one of waitress's."""
     return type(own.__name__, (own, base), {"__doc__": own.__doc__})
 
 
 class Spool:
-    """Nameless files for large bodies and answers on their way, bounded together.
+    """Unnamed temporary files for large bodies and responses, with one limit for all together.
 
-    They lie beside the database, only their owner can read them, and nothing is left of them after
-    a crash.
+    They are in the folder of the database, readable by their owner only, and vanish after a crash.
     """
 
     def __init__(self, settings: Settings):
@@ -26967,7 +26964,7 @@ class Spool:
         self._lock = threading.Lock()
 
     def reserve(self, size: int, share: int = 1) -> bool:
-        """Set bytes aside, unless more than this share (1, or 4 for a quarter) is in use then."""
+        """Reserve bytes, unless this exceeds the share (1, or 4 for a quarter) of the limit."""
         with self._lock:
             if self.used + size > self.limit // share:
                 return False
@@ -26975,19 +26972,19 @@ class Spool:
             return True
 
     def release(self, size: int) -> None:
-        """Give bytes back that were set aside."""
+        """Release reserved bytes."""
         with self._lock:
             self.used -= size
 
     def buffer(self) -> Any:
-        """A buffer that goes to a file when it outgrows what stays in memory."""
+        """A buffer that moves to a file when it is too large for memory."""
         buffer = self.buffer_class(_INLINE_BODY)
         buffer.folder = self.folder
         return buffer
 
 
 class _SpooledBuffer:
-    """Over waitress's OverflowableBuffer: its file lies in the folder of the spool."""
+    """Over waitress's OverflowableBuffer: its file is in the folder of the spool."""
 
     def _set_large_buffer(self) -> None:
         from waitress.buffers import FileBasedBuffer
@@ -26999,7 +26996,7 @@ class _SpooledBuffer:
 
 
 class RequestParser:
-    """Over waitress's parser: decides at the end of a head what becomes of the body."""
+    """Over waitress's parser: decides at the end of a head how the body is read."""
 
     state = ""
     limit = _INLINE_BODY
@@ -27010,7 +27007,7 @@ class RequestParser:
         self.settings, self.spool, self.since = settings, spool, time.monotonic()
 
     def received(self, data: bytes) -> int:
-        """Take bytes in, and return how many of them are of this request."""
+        """Parse bytes; return how many of them belong to this request."""
         is_head = not self.headers_finished
         try:
             consumed = super().received(data)
@@ -27026,7 +27023,7 @@ class RequestParser:
         return consumed
 
     def parse_header(self, header_plus: bytes) -> None:
-        """Parse a head; refuse one whose length or host can be read in two ways (RFC 9112)."""
+        """Parse a head; reject an ambiguous length or host (RFC 9112)."""
         from waitress.parser import ParsingError
 
         if header_plus.count(b"\n") > _HEAD_LINES:
@@ -27034,7 +27031,7 @@ class RequestParser:
         try:
             super().parse_header(header_plus)
         except ValueError:
-            # A path with half of an address in brackets, or a length of thousands of digits.
+            # A path with an unclosed bracket, or a length of thousands of digits.
             raise ParsingError("The head is invalid") from None
         host = self.headers.get("HOST")
         if (host is None and self.version == "1.1") or "," in (host or ""):
@@ -27048,7 +27045,7 @@ class RequestParser:
                 raise ParsingError("Expected Content-Length, or else Transfer-Encoding: chunked")
 
     def admit_body(self) -> None:
-        """Refuse a body that is over its limit; ask the application before a large one is read."""
+        """Reject a body over its limit; let the application authorize a large one first."""
         self.since = time.monotonic()
         operation = operation_at(self.command, self.path)
         if operation:
@@ -27057,13 +27054,13 @@ class RequestParser:
             self.end(OVERSIZED)
         elif self.chunked or self.expect_continue or self.content_length > _INLINE_BODY:
             self.state, self.body_rcv.buf = AWAITED, self.spool.buffer()
-            # Who shows no credentials cannot fill it alone.
+            # Requests without credentials cannot fill the spool.
             is_known = "AUTHORIZATION" in self.headers or "X_API_KEY" in self.headers
             self.share = 1 if operation and is_known and not operation.public else 4
             self.reserve(self.content_length)
 
     def check_chunks(self) -> None:
-        """Hold a body in chunks to the same limits, and its control lines to theirs."""
+        """Apply the limits to a chunked body, and to its control lines."""
         from waitress.utilities import BadRequest
 
         receiver, size = self.body_rcv, len(self.body_rcv)
@@ -27081,39 +27078,39 @@ class RequestParser:
             self.reserve(size - self.reserved)
 
     def reserve(self, size: int) -> None:
-        """Set room aside for so much of the body."""
+        """Reserve room on the spool for the body."""
         if self.spool.reserve(size, self.share):
             self.reserved += size
         else:
             self.end(NO_ROOM)
 
     def end(self, state: str) -> None:
-        """Read no more: the application words why."""
+        """Stop reading; the application responds with the problem."""
         self.state, self.completed = state, True
 
     def close(self) -> None:
-        """Let the body go, unless it is still to come."""
+        """Release the body, unless it is still to be read."""
         if self.completed or self.state != ADMITTED:
             self.discard()
 
     def discard(self) -> None:
-        """Let go what there is of the body."""
+        """Release the body and its room on the spool."""
         super().close()
         size, self.reserved = self.reserved, 0
         self.spool.release(size)
 
 
 class _HeadTask:
-    """Over waitress's task: has the application answer a request without its body, and hangs up
-    unless it answers that it wants the body."""
+    """Over waitress's task: handles the head of a request without its body, and closes the
+    connection unless the application accepts the body."""
 
     def get_environment(self) -> dict:
-        """The environment of the head alone."""
+        """The WSGI environment of the head."""
         state = {BODY_STATE: self.request.state, "wsgi.input": io.BytesIO()}
         return super().get_environment() | state
 
     def write(self, data: bytes) -> None:
-        """Send what refuses the request."""
+        """Send the response to a rejected request; a status of 100 accepts the body."""
         if self.status.startswith("100"):
             self.wrote_header = True
             self.request.state = ADMITTED
@@ -27126,48 +27123,48 @@ class _HeadTask:
 
 @functools.cache
 def _task_classes() -> tuple[type, type]:
-    """The classes of tasks: for a whole request, and for its head alone."""
+    """The classes of tasks: for a whole request, and for its head."""
     from waitress.task import WSGITask
 
     return WSGITask, over(_HeadTask, WSGITask)
 
 
 def task_for(channel: Any, request: Any) -> Any:
-    """Return the task that answers a request: with its body, or by its head alone."""
+    """Return the task that handles a request, or its head."""
     whole, head = _task_classes()
     return (head if request.state else whole)(channel, request)
 
 
 # --- Server connections -------------------------------------------------------
 
-#: Bytes of an answer that wait in memory for a client; so much leaves in one piece, too.
+#: Bytes of a response that wait in memory for a client, and that are sent in one piece.
 ANSWER_MEMORY = 65_536
-#: Bytes that are read again from a buffer at each attempt to send them.
+#: Bytes that one attempt to send reads from a buffer.
 SENT_AT_ONCE = 262_144
-#: The share of the spool that the answer of one connection may take.
+#: The share of the spool that the response of one connection may take.
 _ANSWER_SHARE = 16
-#: Seconds for which what a refused client still sends is read, so that it sees the refusal. Linux
-#: copies none of it for that (tcp(7)).
+#: Seconds for which the rest of a rejected request is read and discarded, so that the client sees
+#: the response. Linux does so without copying (tcp(7)).
 _LINGER, _DISCARDED = 2.0, bytearray(1_048_576)
 _DISCARD = socket.MSG_TRUNC if sys.platform == "linux" else 0
 
 
 class _AnswerQueue:
-    """The half of a channel that sends: over waitress's, no thread waits for a client.
+    """The sending half of a channel: unlike waitress's, no thread waits for a client.
 
-    What the client has not taken yet waits in memory and on the spool.
+    Unsent bytes wait in memory and on the spool.
     """
 
     reserved = sent = 0
-    #: Until when the rest of a refused request is read and thrown away.
+    #: Until when the rest of a rejected request is discarded.
     lingering = 0.0
-    #: Whether the current request has sent, or will send, what nobody reads.
+    #: Whether the rest of the current request will not be read.
     is_unread = False
-    #: What has come in and waits for its turn.
+    #: Received bytes that are not parsed yet.
     unparsed = b""
 
     def writable(self) -> bool:
-        """Whether there is something to send; the end of a short answer waits for its beginning."""
+        """Return whether there is something to send; a short response is sent in one piece."""
         return bool(
             self.will_close
             or self.close_when_flushed
@@ -27175,7 +27172,7 @@ class _AnswerQueue:
         )
 
     def handle_write(self) -> None:
-        """Send; before hanging up on a client that still sends, let it see the answer."""
+        """Send; before closing on a client that still sends, let it read the response."""
         if not (self.close_when_flushed and (self.is_unread or self.unparsed)):
             super().handle_write()
             return
@@ -27189,7 +27186,7 @@ class _AnswerQueue:
                 self.socket.shutdown(socket.SHUT_WR)
 
     def write_soon(self, data: Any) -> int:
-        """Send bytes, or have them wait for the client."""
+        """Send bytes, or queue them."""
         size = len(data)
         is_file = not isinstance(data, bytes | bytearray | memoryview)
         with self.outbuf_lock:
@@ -27212,7 +27209,7 @@ class _AnswerQueue:
         return size
 
     def send_now(self, data: bytes) -> memoryview:
-        """Send what the client takes at once of a large piece; return what is left."""
+        """Send as much of a large piece as the client accepts now; return the rest."""
         rest = memoryview(data)
         self._flush_exception(self._flush_some, do_close=False)
         with contextlib.suppress(OSError):
@@ -27226,13 +27223,13 @@ class _AnswerQueue:
         return rest
 
     def append(self, data: Any, is_file: bool) -> None:
-        """Add bytes, or a file that is read as it is sent, to what waits for the client."""
+        """Queue bytes, or a file that is read while it is sent."""
         if is_file:
             self.outbufs += [data, self.server.spool.buffer()]
             self.current_outbuf_count = 0
         elif data:
             if self.current_outbuf_count >= self.adj.outbuf_high_watermark:
-                # What has been sent out of a buffer is let go with the whole of it.
+                # A buffer is released only as a whole.
                 self.outbufs.append(self.server.spool.buffer())
                 self.current_outbuf_count = 0
             self.outbufs[-1].append(data)
@@ -27240,8 +27237,8 @@ class _AnswerQueue:
         self.total_outbufs_len += len(data)
 
     def make_room(self, size: int) -> None:
-        """Set room aside on the spool for what does not fit into memory. Where there is none, wait
-        for the client, in which time another thread answers in the place of this one."""
+        """Reserve room on the spool for bytes beyond those in memory. Without room, wait for the
+        client, while another thread serves requests."""
         if self.find_room(size):
             return
         self._flush_exception(self._flush_some, do_close=False)
@@ -27261,7 +27258,7 @@ class _AnswerQueue:
             self.server.wake(self)
 
     def find_room(self, size: int) -> bool:
-        """Whether so much more can wait for the client, on the spool if need be."""
+        """Return whether so many more bytes can be queued, on the spool if necessary."""
         spool = self.server.spool
         excess = self.total_outbufs_len + size - ANSWER_MEMORY - self.reserved
         if excess <= 0:
@@ -27272,7 +27269,7 @@ class _AnswerQueue:
         return True
 
     def release(self) -> None:
-        """Give back what was set aside on the spool."""
+        """Release the room on the spool."""
         size, self.reserved = self.reserved, 0
         if size:
             self.server.spool.release(size)
@@ -27290,9 +27287,9 @@ class _AnswerQueue:
 
 
 class ClientChannel(_AnswerQueue):
-    """Over waitress's channel: one request at a time, and a deadline for whatever a client owes.
+    """Over waitress's channel: one request at a time, and deadlines for the client.
 
-    The next request is read when the answer before it has left.
+    The next request is parsed when the response to the previous one was sent.
     """
 
     task_class = staticmethod(task_for)
@@ -27305,7 +27302,7 @@ class ClientChannel(_AnswerQueue):
         self.idle_until = self.moved_at + server.settings.head_timeout
 
     def readable(self) -> bool:
-        """Whether to read: not while a request is at work, or an answer is still to be taken."""
+        """Return whether to read: not while a request is being handled or a response is queued."""
         if self.lingering:
             return True
         if self.unparsed and not (self.requests or self.total_outbufs_len):
@@ -27320,7 +27317,7 @@ class ClientChannel(_AnswerQueue):
         )
 
     def received(self, data: bytes) -> bool:
-        """Take bytes in."""
+        """Receive bytes."""
         with self.requests_lock:
             self.moved_at = time.monotonic()
             self.unparsed += data
@@ -27328,7 +27325,7 @@ class ClientChannel(_AnswerQueue):
         return True
 
     def parse(self) -> None:
-        """Parse what has come in, up to the end of one request or of a head to be judged."""
+        """Parse received bytes, up to the end of one request, or of a head to be authorized."""
         while self.unparsed and not (self.requests or self.will_close or self.close_when_flushed):
             if self.request is None:
                 settings, spool = self.server.settings, self.server.spool
@@ -27340,20 +27337,20 @@ class ClientChannel(_AnswerQueue):
             if (request.completed and not request.empty) or request.state == AWAITED:
                 self.is_unread = bool(request.error) or request.state not in ("", ADMITTED)
                 if not self.is_unread:
-                    # It has been read whole, and is answered as any other.
+                    # It was read completely, and is handled as any other.
                     request.state = ""
                 self.requests.append(request)
                 self.server.add_task(self)
 
     def handle_read(self) -> None:
-        """Read, or throw away what a refused client still sends."""
+        """Read, or discard the rest of a rejected request."""
         if not self.lingering:
             super().handle_read()
         elif not self.socket.recv_into(_DISCARDED, 0, _DISCARD):
             self.handle_close()
 
     def handle_close(self) -> None:
-        """Close, and let go what there is of a request and of an answer."""
+        """Close, and release the request and the response."""
         super().handle_close()
         with self.outbuf_lock:
             self.release()
@@ -27362,20 +27359,20 @@ class ClientChannel(_AnswerQueue):
             self.request = None
 
     def del_channel(self, map: dict | None = None) -> None:
-        """Leave the server's books."""
+        """Remove the channel from the server."""
         self.server.unwatch(self._fileno)
         super().del_channel(map)
         self.server.forget(self)
 
     def service(self) -> None:
-        """Answer one request."""
+        """Handle one request."""
         self.idle_until = math.inf
         super().service()
         self.idle_until = time.monotonic() + self.server.settings.idle_timeout
         self.server.wake(self)
 
     def deadline(self) -> float:
-        """Until when, on the monotonic clock, the client has to do what it is waited for."""
+        """The deadline for the client's next action, by the monotonic clock."""
         settings, request = self.server.settings, self.request
         if self.lingering or self.will_close:
             return self.lingering
@@ -27391,12 +27388,12 @@ class ClientChannel(_AnswerQueue):
         return self.pace(request.since, request.body_bytes_received, settings.body_timeout)
 
     def pace(self, since: float, moved: int, timeout: float) -> float:
-        """The end of a pause, or of the time that so many bytes may take, whichever is first."""
+        """The deadline of a transfer: by its pause, or by the minimum rate, whichever is first."""
         slowest = since + timeout + moved / self.server.settings.minimum_rate
         return min(self.moved_at + timeout, slowest)
 
     def is_idle(self) -> bool:
-        """Whether nothing is asked over the connection, in the order in which a request passes."""
+        """Return whether no request is on the connection, checked in the order of its way."""
         return bool(self.lingering) or not (
             _has_input(self.socket)
             or self.unparsed
@@ -27407,7 +27404,7 @@ class ClientChannel(_AnswerQueue):
 
 
 def _has_input(connection: socket.socket) -> bool:
-    """Whether something was sent over a connection that nobody has read yet."""
+    """Return whether a connection has unread bytes."""
     try:
         return bool(connection.recv(1, socket.MSG_PEEK))
     except OSError:
@@ -27418,13 +27415,13 @@ def _has_input(connection: socket.socket) -> bool:
 
 
 class _Turn:
-    """One request that a thread answers in the turn of its caller."""
+    """A request that a thread handles in the turn of its caller."""
 
     def __init__(self, queue: FairQueue, channel: Any, caller: str):
         self.queue, self.channel, self.caller = queue, channel, caller
 
     def service(self) -> None:
-        """Answer it."""
+        """Handle the request."""
         self.queue.current.turn = self
         try:
             self.channel.service()
@@ -27432,27 +27429,26 @@ class _Turn:
             self.queue.current.turn = None
             self.queue.ended.append(self.caller)
             if self.queue.dispatcher.stop_count:
-                # This thread may be one that stops, and take up no other request.
+                # This thread may be about to stop.
                 self.queue.wake()
 
     def cancel(self) -> None:
-        """Leave it unanswered."""
+        """Drop the request."""
         self.channel.cancel()
 
 
 class FairQueue:
-    """The requests that wait for a thread, in place of a dispatcher's own queue.
+    """The requests that wait for a thread, in place of the dispatcher's own queue.
 
-    Callers take turns, and one caller leaves threads to others. A caller is who presents the same
-    credentials, or comes from the same address without any. The dispatcher's lock is held around
-    what it calls.
+    Callers take turns, and no caller may occupy all threads. Requests of one caller have the same
+    credentials or, without any, the same address. The dispatcher calls it with its lock held.
     """
 
     def __init__(self, dispatcher: Any, threads: int):
         self.dispatcher, self.most = dispatcher, max(1, threads - max(1, threads // 4))
         self.waiting: dict[str, deque] = {}
         self.running: Counter[str] = Counter()
-        #: The callers of requests that have been answered and are still counted.
+        #: The callers of handled requests that are still counted.
         self.ended: deque[str] = deque()
         self.current = threading.local()
 
@@ -27468,13 +27464,13 @@ class FairQueue:
         return any(self.running.get(caller, 0) < self.most for caller in self.waiting)
 
     def append(self, channel: Any) -> None:
-        """Have a request wait for its turn."""
+        """Queue a request for its turn."""
         headers = channel.requests[0].headers
         caller = headers.get("AUTHORIZATION") or headers.get("X_API_KEY") or channel.addr[0]
         self.waiting.setdefault(caller, deque()).append(channel)
 
     def popleft(self) -> _Turn:
-        """The next request, of the caller whose turn it is."""
+        """Remove and return the next request, of the caller whose turn it is."""
         running = self.running
         caller = next(caller for caller in self.waiting if running.get(caller, 0) < self.most)
         channels = self.waiting.pop(caller)
@@ -27485,21 +27481,21 @@ class FairQueue:
         return turn
 
     def add(self, channel: Any) -> None:
-        """Have a request answered; wake no thread for a caller who has enough of them."""
+        """Queue a request, and wake a thread unless its caller occupies enough of them."""
         with self.dispatcher.lock:
             self.append(channel)
             if self:
                 self.dispatcher.queue_cv.notify()
 
     def wake(self) -> None:
-        """Wake a thread for what can be answered."""
+        """Wake a thread if a request can be handled."""
         with self.dispatcher.lock:
             if self:
                 self.dispatcher.queue_cv.notify()
 
     @contextlib.contextmanager
     def left(self) -> Iterator[None]:
-        """Do not count the current thread against its caller while another answers in its place."""
+        """Do not count the current thread for its caller while another replaces it."""
         turn = getattr(self.current, "turn", None)
         if turn:
             self.ended.append(turn.caller)
@@ -27514,18 +27510,18 @@ class FairQueue:
 
 # --- Listeners ----------------------------------------------------------------
 
-#: Connections that the system keeps until they are taken in, and that are at one turn of the loop.
+#: Connections that the system queues, and that one turn of the loop accepts.
 _BACKLOG, _ACCEPTED_AT_ONCE = 4096, 64
-#: Requests that the loop answers itself at one turn.
+#: Requests that the loop handles itself in one turn.
 _QUICK = 16
-#: What poll(2) and epoll(7) call it that something can be read, and written.
+#: The events of poll(2) and epoll(7) for reading and writing.
 _IN, _OUT = 1, 4
-#: File descriptors that are left for everything but connections.
+#: File descriptors that are reserved for everything but connections.
 _SPARE_DESCRIPTORS = 256
 
 
 def _descriptors_for(connections: int) -> int:
-    """How many connections there can be: each may need a file, too. Raises this process's limit."""
+    """Raise the limit of descriptors; return the possible connections, each with a file of its own."""
     try:
         import resource
     except ImportError:
@@ -27543,17 +27539,16 @@ def _descriptors_for(connections: int) -> int:
 
 
 class _Loop:
-    """The half of a listener that waits for all connections at once, in one thread.
+    """The half of a listener that polls all connections in one thread.
 
-    waitress's own loop asks every connection at each turn what it waits for; thousands of them
-    would slow each other down.
+    waitress's own loop visits every connection in each turn, which is slow with thousands.
     """
 
     #: The number of the loop's thread.
     thread = 0
 
     def run(self) -> None:
-        """Serve until nothing is left to listen to."""
+        """Serve until all sockets are closed."""
         import select
 
         from waitress import wasyncore
@@ -27580,7 +27575,7 @@ class _Loop:
             self.poller.close()
 
     def watch(self, write: Callable) -> None:
-        """Send over the connections on which something happened, and see to what they wait for."""
+        """Send on the connections with activity, and update what they are polled for."""
         while self.woken:
             self.touched.add(self.woken.popleft())
         while self.touched:
@@ -27595,8 +27590,8 @@ class _Loop:
                 channel.handle_close()
 
     def subscribe(self, channel: Any, exactly: bool = False) -> None:
-        """Wait for what a channel waits for, or for more than that: few clients send before they
-        have been answered, and who does is noticed then."""
+        """Poll for the events of a channel; unless `exactly`, reading is left on, since few clients
+        send before they get a response."""
         descriptor = channel._fileno
         flags = _IN if channel.readable() else 0
         flags |= _OUT if channel.writable() else 0
@@ -27607,7 +27602,7 @@ class _Loop:
         self.watched[descriptor] = flags
 
     def wake(self, channel: Any) -> None:
-        """Have the loop see to a channel; of any thread."""
+        """Let the loop process a channel; callable from any thread."""
         if threading.get_ident() == self.thread:
             self.touched.add(channel)
             return
@@ -27615,28 +27610,28 @@ class _Loop:
         self.trigger.pull_trigger()
 
     def pull_trigger(self) -> None:
-        """Leave the loop asleep: waitress would not say for which channel to wake it."""
+        """Do nothing: waitress would wake the loop without naming the channel."""
 
     def unwatch(self, descriptor: int | None) -> None:
-        """Wait for nothing more that happens on a descriptor."""
+        """Stop polling a descriptor."""
         if self.watched.pop(descriptor, None) is not None:
             with contextlib.suppress(OSError, KeyError, ValueError):
                 self.poller.unregister(descriptor)
 
     def del_channel(self, map: dict | None = None) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self.unwatch(self._fileno)
         super().del_channel(map)
 
     def close_overdue(self, now: float) -> None:
-        """Hang up on clients that owe something for too long."""
+        """Close the connections of clients over their deadline."""
         for channel in list(self.active_channels.values()):
             if channel.deadline() < now:
                 channel.handle_close()
 
 
 class _Lane:
-    """Over waitress's dispatcher of tasks: the thread that answers one path beside all others."""
+    """Over waitress's task dispatcher: a separate thread for one path."""
 
     def start_new_thread(self, target: Callable, number: int) -> None:
         """Start the thread."""
@@ -27645,20 +27640,20 @@ class _Lane:
 
 
 class _Listener(_Loop):
-    """Over waitress's server: who may connect, how long a client may take, and who answers whom.
+    """Over waitress's server: limits connections and their time, and assigns requests to threads.
 
-    What an urgent operation is asked has a thread of its own for each path.
+    The path of an urgent operation has a thread of its own.
     """
 
     def prepare(self, server: Server, settings: Settings) -> None:
-        """Take over what waitress knows nothing of."""
+        """Set what waitress's constructor does not have."""
         from waitress.channel import HTTPChannel
         from waitress.parser import HTTPRequestParser
         from waitress.task import ThreadedTaskDispatcher
 
         self.settings, self.application, self.leave = settings, server.answer, server.leave
         self.install = server.application
-        #: Channels whose requests the loop answers itself, at the end of its turn.
+        #: Channels whose requests the loop handles itself, at the end of its turn.
         self.quick: deque[Any] = deque()
         self.spool, self.limit = Spool(settings), _descriptors_for(settings.connection_limit)
         self.sources: Counter[str] = Counter()
@@ -27675,24 +27670,24 @@ class _Listener(_Loop):
             self.lanes[path].set_thread_count(1)
 
     def readable(self) -> bool:
-        """Whether connections are taken in: `handle_accept` makes room for them."""
+        """Return whether connections are accepted; `handle_accept` makes room for them."""
         return self.accepting
 
     def handle_accept(self) -> None:
-        """Take in who has connected."""
+        """Accept waiting connections."""
         for _ in range(_ACCEPTED_AT_ONCE):
             try:
                 accepted = self.accept()
             except OSError:
-                # There are no descriptors left, or the client has gone again.
+                # There are no descriptors left, or the client has disconnected.
                 self.close_longest_waiting()
                 return
             if accepted is None:
                 return
-            self.take_in(*accepted)
+            self.open_channel(*accepted)
 
-    def take_in(self, connection: socket.socket, address: tuple) -> None:
-        """Open a channel, unless its source has too many; where all are in use, one has to go."""
+    def open_channel(self, connection: socket.socket, address: tuple) -> None:
+        """Open a channel, unless its source has too many; if all are in use, an idle one is closed."""
         source = self.source_of(address)
         if source and self.sources[source] >= self.settings.address_connections:
             connection.close()
@@ -27712,7 +27707,7 @@ class _Listener(_Loop):
             self.sources[source] += 1
 
     def close_longest_waiting(self) -> bool:
-        """Close the connection that would be closed next for asking nothing; whether there is."""
+        """Close the idle connection with the earliest deadline; return whether there is one."""
         waiting = [
             channel
             for channel in self.active_channels.values()
@@ -27724,7 +27719,7 @@ class _Listener(_Loop):
         return bool(waiting)
 
     def source_of(self, address: tuple) -> str:
-        """What counts as one source; nothing for this machine, and for proxies, who serve many."""
+        """The source of an address; empty for this machine and for trusted proxies."""
         if address[0].startswith("127."):
             return ""
         peer = read_address(address[0])
@@ -27735,7 +27730,7 @@ class _Listener(_Loop):
         return f"{int(peer) >> 64:x}::/64" if peer.version == 6 else str(peer)
 
     def forget(self, channel: Any) -> None:
-        """Count a connection no more."""
+        """Stop counting a connection for its source."""
         source, channel.source = getattr(channel, "source", ""), ""
         if source:
             self.sources[source] -= 1
@@ -27743,7 +27738,7 @@ class _Listener(_Loop):
                 del self.sources[source]
 
     def add_task(self, channel: Any) -> None:
-        """Have a request answered."""
+        """Assign a request to a thread, or to the loop itself."""
         request = channel.requests[0]
         if lane := self.lanes.get(getattr(request, "path", "")):
             lane.add_task(channel)
@@ -27753,25 +27748,25 @@ class _Listener(_Loop):
             self.queue.add(channel)
 
     def can_answer(self, request: Any) -> bool:
-        """Return whether the loop answers a request itself: a quick one, while few are waiting."""
+        """Return whether the loop handles a request itself: a quick one, while none are waiting."""
         if request.error or request.state or len(self.quick) >= _QUICK or self.queue.waiting:
             return False
         _, _, token = request.headers.get("AUTHORIZATION", "").partition(" ")
         return is_quick(self.install, request.command, request.path, request.query, token)
 
     def stop_lanes(self) -> None:
-        """End the threads of the urgent operations."""
+        """Stop the threads of urgent operations."""
         for lane in self.lanes.values():
             lane.shutdown(timeout=1)
 
 
 def create_listener(server_socket: socket.socket, threads: int) -> Any:
-    """A waitress server on a socket, with this file's classes over its own."""
+    """Make a waitress server on a socket, with the classes of this file."""
     from waitress.adjustments import Adjustments
     from waitress.server import TcpWSGIServer
 
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
-    # The system would take megabytes for each client that takes no answer, or may send nothing yet.
+    # By default, the system buffers megabytes for each client that does not read.
     for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
         server_socket.setsockopt(socket.SOL_SOCKET, option, SENT_AT_ONCE)
     adjustments = Adjustments(
@@ -27779,14 +27774,14 @@ def create_listener(server_socket: socket.socket, threads: int) -> Any:
         threads=threads,
         backlog=_BACKLOG,
         max_request_header_size=HEAD_BYTES,
-        # The limit of a body is its operation's.
+        # Operations have their own limits.
         max_request_body_size=sys.maxsize,
-        # Which proxies are believed is the application's business (trusted_proxies).
+        # The application decides which proxies are trusted (trusted_proxies).
         clear_untrusted_proxy_headers=False,
         ident="novantra-lite",
     )
-    # Answers up to this size leave whole, sent by the thread that has the sockets. As an option it
-    # is deprecated; a waitress that has it no more takes no notice.
+    # The loop sends responses up to this size in one piece. The option is deprecated; a waitress
+    # without it ignores the attribute.
     adjustments.send_bytes = ANSWER_MEMORY
     return over(_Listener, TcpWSGIServer)(
         None,
@@ -27803,16 +27798,16 @@ def create_listener(server_socket: socket.socket, threads: int) -> Any:
 
 @contextlib.contextmanager
 def _on_one_processor() -> Iterator[None]:
-    """Have the threads that are started meanwhile share one processor, where the system can.
+    """Bind the threads that are started meanwhile to one processor, where the system supports it.
 
-    Python runs one of them at a time. To hand a request over, and the interpreter with it, is many
-    times quicker within a processor than between two. All servers of a process share the same one.
+    Python runs one of them at a time, and switching threads is many times faster within a processor
+    than between two. All servers of a process share the same one.
     """
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
     if len(allowed) < 2:
         yield
         return
-    # A container may forbid it, which costs speed and nothing else.
+    # A container may forbid it, which only costs speed.
     with contextlib.suppress(OSError):
         os.sched_setaffinity(0, {sorted(allowed)[os.getpid() % len(allowed)]})
     try:
@@ -27822,13 +27817,13 @@ def _on_one_processor() -> Iterator[None]:
             os.sched_setaffinity(0, allowed)
 
 
-#: Threads that a server adds at most while others wait for something outside, and how many of them
-#: may wait for the same thing: one workspace's writer, or clients that take no answer.
+#: Threads that a server adds at most while others wait for something outside, and how many may wait
+#: for the same cause: the writer of a workspace, or clients that do not read.
 _REPLACEMENTS, _REPLACED = 64, 16
 
 
 class Server:
-    """waitress in a thread, stopped so that requests in flight are answered and nothing is left."""
+    """waitress in a thread; stopping it completes the requests in flight."""
 
     def __init__(self, application: Install, settings: Settings, listen: str):
         self.application, self.grace = application, settings.shutdown_grace
@@ -27842,13 +27837,13 @@ class Server:
         self.thread = threading.Thread(target=run, name="novantra-lite-server", daemon=True)
 
     def answer(self, environ: dict, start_response: Callable) -> Iterable[bytes]:
-        """Have the application answer; while that waits for something outside, others may, too."""
+        """Call the application; during its waits another thread serves requests."""
         release_on_exit.set(self.leave)
         return self.application(environ, start_response)
 
     @contextlib.contextmanager
     def leave(self, cause: Any = None) -> Iterator[None]:
-        """Let another thread answer in the place of this one; Unavailable where too many wait for
+        """Let another thread serve requests during a wait; raises Unavailable if too many wait for
         the same cause."""
         self.replace(1, cause)
         try:
@@ -27858,7 +27853,7 @@ class Server:
             self.replace(-1, cause)
 
     def replace(self, more: int, cause: Any) -> None:
-        """Keep half of the threads for requests that wait for nothing outside."""
+        """Add or remove spare threads, so that half of the threads never wait for other servers."""
         with self.lock:
             if cause is not None:
                 if more > 0 and self.waiting[cause] >= _REPLACED:
@@ -27868,8 +27863,8 @@ class Server:
                     del self.waiting[cause]
             self.absent += more
             spare = min(max(0, self.absent - self.threads // 2), _REPLACEMENTS)
-            # None as soon as the server ends. Threads that were added stay while any other one
-            # waits, or a second: they may be needed again at once.
+            # None once the server ends. Spare threads remain while any thread waits, or for a
+            # second: they may be needed again at once.
             if spare == self.spare or not self.threads:
                 return
             now = time.monotonic()
@@ -27879,22 +27874,22 @@ class Server:
 
     @property
     def url(self) -> str:
-        """The address that the server answers on."""
+        """The base URL of the server."""
         host, port = self.waitress.effective_host, self.waitress.effective_port
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def start(self) -> None:
-        """Answer requests from now on."""
+        """Start serving."""
         wsgi_application()
         with self.together():
             self.thread.start()
 
     def stop(self) -> None:
-        """Take no more connections, answer what is in flight, then end.
+        """Accept no more connections, complete the requests in flight, then end.
 
-        waitress alone drops what is in flight, and its threads outlive its close. What touches its
-        sockets runs in its own loop, which the trigger wakes.
+        waitress alone drops requests in flight, and its threads outlive its close. Functions that
+        use its sockets run in its loop, which the trigger wakes.
         """
         server, deadline = self.waitress, time.monotonic() + self.grace
         self.in_loop(self.refuse_connections)
@@ -27908,7 +27903,7 @@ class Server:
         self.thread.join(self.grace)
 
     def in_loop(self, function: Callable) -> Any:
-        """What a function returns that runs in the loop, between two of its turns."""
+        """Run a function in the loop, between two turns; return its result."""
         from concurrent.futures import Future
 
         future: Future = Future()
@@ -27916,7 +27911,7 @@ class Server:
         return future.result(self.grace)
 
     def refuse_connections(self) -> None:
-        """Take in who has connected already, then stop listening; runs in the loop."""
+        """Accept waiting connections, then stop listening; runs in the loop."""
         count = -1
         while count != len(self.waitress.active_channels):
             count = len(self.waitress.active_channels)
@@ -27926,14 +27921,14 @@ class Server:
         self.waitress.socket.close()
 
     def close_idle(self) -> bool:
-        """Close the connections on which nothing is asked; whether others are left. In the loop."""
+        """Close idle connections; return whether others are left. Runs in the loop."""
         for channel in list(self.waitress.active_channels.values()):
             if channel.is_idle():
                 channel.handle_close()
         return bool(self.waitress.active_channels)
 
     def close_connections(self) -> None:
-        """Close what is left, which ends the loop; runs in the loop."""
+        """Close all connections, which ends the loop. Runs in the loop."""
         for channel in list(self.waitress.active_channels.values()):
             channel.handle_close()
         self.waitress.close()
@@ -27941,13 +27936,13 @@ class Server:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[], None]]:
-    """Outlive what asks to stop; yields what waits for the first such signal, in the main thread.
+    """Handle stop signals; yields a function that waits for the first one, in the main thread.
 
-    That is SIGTERM, SIGINT, and SIGHUP unless it is ignored, as under nohup.
+    These are SIGTERM, SIGINT, and SIGHUP unless it is ignored, as under nohup.
 
-    A handler in Python runs at the main thread's next step, so one that is due just as that thread
-    lies down to wait would wait along with it. What wakes it here is a byte that the interpreter
-    writes in the signal itself (`signal.set_wakeup_fd`), whichever thread it strikes.
+    A Python handler runs at the main thread's next step, so that a signal just before a wait would
+    be noticed only after it. Here a byte wakes the wait, which the interpreter writes in the signal
+    handler itself (`signal.set_wakeup_fd`), whichever thread receives the signal.
     """
     import signal
 
@@ -27959,7 +27954,7 @@ def stop_signals() -> Iterator[Callable[[], None]]:
 
     def wait() -> None:
         while waiting.recv(1)[0] not in stopping:
-            pass  # A signal that someone else handles.
+            pass  # Another signal.
 
     with waiting, woken:
         before = signal.set_wakeup_fd(woken.fileno())
@@ -27973,7 +27968,7 @@ def stop_signals() -> Iterator[Callable[[], None]]:
 
 
 def _listener(listen: str) -> socket.socket:
-    """A socket on the first address that a host and port stand for; Conflict when it is taken."""
+    """A socket on the first address of a host and port; raises Conflict if it is in use."""
     host, _, port = listen.rpartition(":")
     if not port.isdigit() or int(port) > 65_535:
         raise Invalid(f"Expected HOST:PORT such as 127.0.0.1:8080, not {listen}.")
@@ -27984,8 +27979,8 @@ def _listener(listen: str) -> socket.socket:
         return socket.create_server(addresses[0][4], family=addresses[0][0], backlog=1024)
     except OSError:
         raise Conflict(
-            f"Nothing can listen on {listen}: it is taken, or not of this machine; port 0 picks a "
-            "free one."
+            f"Nothing can listen on {listen}: it is in use, or not an address of this machine; "
+            "port 0 picks a free one."
         ) from None
 
 
