@@ -884,8 +884,6 @@ class JsonNode:
     document that reads as empty, too, unless it is required.
     """
 
-    #: The most list items that are read from one document.
-    ITEMS = 250_000
     __slots__ = ("document", "name", "parent", "value")
 
     def __init__(self, value: Any, name: str | int, parent: JsonNode | None, document: Any = None):
@@ -900,12 +898,14 @@ class JsonNode:
         error_class: Callable[[str], Exception],
         is_strict: bool = True,
         reads: Set[str] | None = None,
+        max_items: int = sys.maxsize,
     ) -> JsonNode:
         """Return the root of a document, which error messages call `name`.
 
         `reads` are the members that were retained when the document was parsed; None means all.
+        At most `max_items` items of its lists can be read.
         """
-        return cls(value, name, None, _JsonDocument(error_class, is_strict, reads, cls.ITEMS))
+        return cls(value, name, None, _JsonDocument(error_class, is_strict, reads, max_items))
 
     @property
     def path(self) -> str:
@@ -929,10 +929,9 @@ class JsonNode:
             raise self.error(f"Expected {noun}.")
         return None
 
-    @property
-    def members(self) -> dict:
-        """The members of this object."""
-        return self._typed(dict, "an object") or {}
+    def members(self, required: bool = False) -> dict:
+        """Return the members of this object."""
+        return self._typed(dict, "an object", required) or {}
 
     def get(self, path: str) -> JsonNode:
         """Return the node at a dotted path; its value is None if it is absent."""
@@ -940,7 +939,7 @@ class JsonNode:
         for name in path.split("."):
             if reads is not None and name not in reads:
                 raise LookupError(f"The reader does not declare that it reads {name!r}.")
-            node = JsonNode(node.members.get(name), name, node)
+            node = JsonNode(node.members().get(name), name, node)
         return node
 
     def has(self, name: str) -> bool:
@@ -968,24 +967,26 @@ class JsonNode:
 
     def texts(self, path: str) -> list[str]:
         """Return the texts in the list at a path."""
-        return [item._typed(str, "text", required=True) for item in self.get(path)._items()]
+        items, is_strict = self.get(path)._items(), self.document.is_strict
+        return [text for item in items if (text := item._typed(str, "text", is_strict)) is not None]
 
     def _items(self, required: bool = False) -> list[JsonNode]:
         values = self._typed(list, "a list", required) or []
-        self.document.items_left -= len(values)
-        if self.document.items_left < 0:
-            raise self.error(f"The document holds more than {self.ITEMS:,} list items.")
+        document = self.document
+        document.items_left -= len(values)
+        if document.items_left < 0:
+            raise self.error(f"The document holds more than {document.max_items:,} list items.")
         return [JsonNode(value, index, self) for index, value in enumerate(values)]
 
 
 class _JsonDocument:
     """What the nodes of one document share."""
 
-    __slots__ = ("error_class", "is_strict", "items_left", "reads")
+    __slots__ = ("error_class", "is_strict", "items_left", "max_items", "reads")
 
-    def __init__(self, error_class, is_strict, reads, items_left):
+    def __init__(self, error_class, is_strict, reads, max_items):
         self.error_class, self.is_strict, self.reads = error_class, is_strict, reads
-        self.items_left = items_left
+        self.max_items = self.items_left = max_items
 
 
 # --- Fields -------------------------------------------------------------------
@@ -7241,6 +7242,11 @@ class HttpResponse(NamedTuple):
             return read_json(self.body or b"")
         except Invalid:
             return None
+
+    @property
+    def document(self) -> JsonNode:
+        """The body as a lenient JSON document, an empty one if it is not JSON."""
+        return JsonNode.root(self.json, "response", BadGateway, is_strict=False)
 
 
 def _time_left(deadline: float) -> float:
@@ -13851,7 +13857,7 @@ def load_report(upload: Upload, reads: Set[str] | None = None) -> JsonNode:
         if isinstance(error, json.JSONDecodeError):
             reason += f" Line {error.lineno}, column {error.colno}: {error.msg}."
         raise ReportError(reason) from None
-    return JsonNode.root(report, "report", ReportError, reads=reads)
+    return JsonNode.root(report, "report", ReportError, reads=reads, max_items=250_000)
 
 
 #: The severities of findings, the worst first, and the columns that count them.
@@ -13904,7 +13910,7 @@ _ERROR_NAME = re.compile(".*(error|exception).*|fail(ed|ures?)?|message", re.I)
 
 def reject_errors(report: JsonNode) -> None:
     """Reject a report that has a member named after an error."""
-    for name, value in report.members.items():
+    for name, value in report.members().items():
         if value and value != "0" and _ERROR_NAME.fullmatch(name[:100]):
             path = f"{report.path}.{name}"[:200]
             raise ReportError(f"{path}: The tool reports that something went wrong.")
@@ -14160,7 +14166,7 @@ def sarif_results(report: JsonNode) -> Iterator[_SarifResult]:
     if report.get("inlineExternalProperties").value:
         raise report.error("Results in inlineExternalProperties are not read.")
     for run in runs:
-        external = run.get("externalPropertyFileReferences").members
+        external = run.get("externalPropertyFileReferences").members()
         if external.get("results") or external.get("invocations"):
             raise run.error("The results are in another file.")
         results, rules = run.items("results", required=True), _SarifRules(run)
@@ -14182,7 +14188,7 @@ def sarif_failure(report: JsonNode) -> str:
     for run in report.items("runs"):
         conversion = run.get("conversion.invocation")
         for invocation in [*run.items("invocations"), *([conversion] if conversion.value else [])]:
-            members = invocation.members
+            members = invocation.members()
             has_crashed = any(map(members.get, _CRASH_MEMBERS))
             if has_crashed or members.get("executionSuccessful") is not True:
                 return f"{invocation.path}: The tool reports that its run was not successful."
@@ -14796,7 +14802,7 @@ def _process_sonar(upload: Upload) -> _Outcome:
     statuses = [node.text("status") for node in nodes[1:]]
     # The root of a webhook has the status of the task that computed the gate.
     is_webhook = report.get("qualityGate").value and report.text("status") == "SUCCESS"
-    others = report.members.keys() - _SONAR_GATE - {"status"}
+    others = report.members().keys() - _SONAR_GATE - {"status"}
     if not statuses and others:
         raise ReportError(f"The report is not SonarQube's: a gate has no {min(others)[:100]!r}.")
     if not statuses or (report.text("status") and not is_webhook):
@@ -15487,131 +15493,110 @@ class EvidenceCollection(Factstore, tag="Evidence"):
 
 
 # --- Pull request look-ups ----------------------------------------------------
-# Each provider speaks of pull requests in its own way; the response is the same for all.
-
-_PULL_REQUEST_COLUMNS = ("id", "title", "author", "reviewers", "mergedAt", "url")
+# Each provider has its own API of pull requests; their summary is the same for all.
 
 
 class SourceHost:
-    """The REST API of a provider, asked about one repository with an organisation's token."""
+    """The REST API of a provider, for one repository and with an organisation's token."""
 
     title: ClassVar[str] = ""
     base: ClassVar[str] = ""
-    #: How a repository is written: at least and at most so many names with slashes between them.
+    #: The least and the greatest number of names in a repository's path.
     names: ClassVar[tuple[int, int]] = (2, 2)
-    #: The dotted paths in a pull request to the members of the response, in their order.
+    #: The paths in a pull request of its id, title, author, reviewers, merge time and URL.
     paths: ClassVar[str] = ""
-    #: Statuses that say that there is no such thing, and that the token is not accepted.
+    #: Statuses that mean "not found", and "token not accepted".
     absent: ClassVar[tuple[int, ...]] = (404,)
     refusals: ClassVar[tuple[int, ...]] = (401, 403)
-    #: Whether the list for a commit leaves out members that the pull request itself has.
-    lists_briefly: ClassVar[bool] = False
+    #: Whether the list for a commit omits members of the pull requests.
+    has_short_lists: ClassVar[bool] = False
 
     def __init__(self, base: str, token: str, transport: Transport, repository: Sequence[str]):
         self.base, self.token, self.transport = base or self.base, token, transport
         self.repository = repository
 
     def headers(self) -> dict[str, str]:
-        """The headers of every request, the token among them."""
+        """Return the headers of every request, with the token."""
         return {"Accept": "application/json", "Authorization": f"Bearer {self.token}"}
 
     def repository_path(self) -> str:
-        """The path of the repository."""
+        """Return the path of the repository."""
         raise NotImplementedError
-
-    def list_for(self, commit: str) -> Any:
-        """What the host answers when it is asked for the pull requests of a commit."""
-        raise NotImplementedError
-
-    def pulls_in(self, response: Any) -> Any:
-        """The list in that answer."""
-        return response
 
     def pull_path(self, number: int | str) -> str:
-        """The path of one pull request."""
+        """Return the path of one pull request."""
         return f"{self.repository_path()}/pullrequests/{number}"
 
-    def ask(self, path: str, query: Any = None) -> Any:
-        """The JSON that the host answers with, or None where it has no such thing.
+    def list_for(self, commit: str) -> JsonNode | None:
+        """Request the pull requests of a commit; None if there is no such commit."""
+        raise NotImplementedError
 
-        A query is posted as JSON.
-        """
+    def pulls_in(self, response: JsonNode) -> list[JsonNode]:
+        """Return the pull requests in that response."""
+        return response.items(required=True)
+
+    def send(self, path: str, query: Any = None) -> JsonNode | None:
+        """Request JSON, with a query by POST; None if the host has no such resource."""
         if query is None:
-            answer = self.transport.get(self.base + path, self.headers())
+            response = self.transport.get(self.base + path, self.headers())
         else:
-            answer = self.transport.post(self.base + path, to_json(query).encode(), self.headers())
-        if answer.status in self.absent:
+            body = to_json(query).encode()
+            response = self.transport.post(self.base + path, body, self.headers())
+        if response.status in self.absent:
             return None
-        # With a Retry-After, the token is fine, and has only been used too often.
-        if answer.status in self.refusals and answer.retry_after is None:
+        # With a Retry-After, the token is accepted, but rate limited.
+        if response.status in self.refusals and response.retry_after is None:
             raise Unprocessable(
                 f"{self.title} refused the organisation's token; store one that may read "
                 f"pull requests of {'/'.join(self.repository)}."
             )
-        if answer.status != 200:
-            raise BadGateway(f"{self.title} gave no usable answer. {answer.note}")
+        if response.status != 200:
+            raise BadGateway(f"{self.title} gave no usable answer. {response.note}")
         try:
-            document = read_json(answer.body or b"")
+            document = read_json(response.body or b"")
         except Invalid:
-            raise self.nonsense() from None
-        if not isinstance(document, dict | list):
-            raise self.nonsense()
-        return document
+            raise self.unusable("it is not JSON, or too long.") from None
+        return JsonNode.root(document, "response", self.unusable, is_strict=False)
 
-    def nonsense(self) -> BadGateway:
-        """What to raise where an answer cannot be understood."""
-        return BadGateway(f"{self.title} gave an answer that cannot be understood, or is too long.")
+    def unusable(self, reason: str) -> BadGateway:
+        """Return the error about a response of another form."""
+        return BadGateway(f"{self.title} gave an answer that cannot be understood: {reason}")
 
     def of_commit(self, commit: str) -> dict | None:
-        """The first pull request for a commit, or None."""
+        """Return the summary of the first pull request of a commit, or None."""
         response = self.list_for(commit)
-        if response is None:
-            return None
-        pulls = self.pulls_in(response)
-        if not isinstance(pulls, list):
-            raise self.nonsense()
+        pulls = self.pulls_in(response) if response else []
         if not pulls:
             return None
         pull = self.summarize(pulls[0])
-        return (self.lists_briefly and self.numbered(pull["id"])) or pull
+        return (self.has_short_lists and self.numbered(pull["id"])) or pull
 
     def numbered(self, number: int | str) -> dict | None:
-        """The pull request with a number, or None."""
-        pull = self.ask(self.pull_path(number))
-        return None if pull is None else self.summarize(pull)
+        """Return the summary of the pull request with a number, or None."""
+        pull = self.send(self.pull_path(number))
+        return pull and self.summarize(pull)
 
-    def summarize(self, pull: Any) -> dict:
-        """What an attestation keeps of a pull request."""
-        summary = {
-            name: dig(pull, path)
-            for name, path in zip(_PULL_REQUEST_COLUMNS, self.paths.split(), strict=True)
+    def summarize(self, pull: JsonNode) -> dict:
+        """Return the details of an attestation of a pull request."""
+        number, title, author, reviewers, merged_at, url = self.paths.split()
+        people, _, name = reviewers.partition(".")
+        return {
+            "id": str(pull.integer(number)),
+            "title": pull.text(title, required=True),
+            "author": pull.text(author) or None,
+            "reviewers": [*filter(None, (person.text(name) for person in pull.items(people)))],
+            "mergedAt": pull.text(merged_at) or None,
+            "url": pull.text(url) or None,
         }
-        if type(summary["id"]) is not int or not isinstance(summary["title"], str):
-            raise self.nonsense()
-        for name in ("author", "mergedAt", "url"):
-            summary[name] = summary[name] if isinstance(summary[name], str) else None
-        people = summary["reviewers"] if isinstance(summary["reviewers"], list) else []
-        summary["reviewers"] = [person for person in people if isinstance(person, str)]
-        return {**summary, "id": str(summary["id"])}
-
-
-def dig(value: Any, path: str) -> Any:
-    """What parsed JSON holds at a dotted path, in every element of a list; None for nothing."""
-    for name in path.split("."):
-        if isinstance(value, list):
-            value = [dig(element, name) for element in value]
-        else:
-            value = value.get(name) if isinstance(value, dict) else None
-    return value
 
 
 def segments(*names: str) -> str:
-    """Names as segments of a path, percent-encoded so that none of them leads elsewhere."""
+    """Return names as percent-encoded segments of a path."""
     return "/".join(urllib.parse.quote(name, safe="") for name in names)
 
 
 class _GitHub(SourceHost):
-    """GitHub, REST API 2022-11-28; reviewers are those asked and those who have reviewed."""
+    """GitHub, REST API 2022-11-28; reviewers are those requested and those who have reviewed."""
 
     title, base = "GitHub", "https://api.github.com"
     # An unknown commit is 422 there ("No commit found for SHA").
@@ -15626,7 +15611,7 @@ class _GitHub(SourceHost):
         return f"/repos/{segments(*self.repository)}"
 
     def list_for(self, commit):
-        return self.ask(f"{self.repository_path()}/commits/{segments(commit)}/pulls")
+        return self.send(f"{self.repository_path()}/commits/{segments(commit)}/pulls")
 
     def pull_path(self, number):
         return f"{self.repository_path()}/pulls/{number}"
@@ -15634,18 +15619,15 @@ class _GitHub(SourceHost):
     def summarize(self, pull):
         summary = super().summarize(pull)
         # A person who has reviewed is no longer among the requested reviewers.
-        reviews = self.ask(f"{self.pull_path(summary['id'])}/reviews?per_page=100")
-        if not isinstance(reviews, list | None):
-            raise self.nonsense()
-        logins = dig(reviews or [], "user.login")
-        others = (
-            login for login in logins if isinstance(login, str) and login != summary["author"]
-        )
-        return summary | {"reviewers": list(dict.fromkeys([*summary["reviewers"], *others]))}
+        response = self.send(f"{self.pull_path(summary['id'])}/reviews?per_page=100")
+        reviews = response.items(required=True) if response else []
+        logins = [*summary["reviewers"], *(review.text("user.login") for review in reviews)]
+        others = [login for login in dict.fromkeys(logins) if login not in ("", summary["author"])]
+        return summary | {"reviewers": others}
 
 
 class _GitLab(SourceHost):
-    """GitLab, REST API 4; a project may lie in groups within groups."""
+    """GitLab, REST API 4; a project may be in nested groups."""
 
     title, base, names = "GitLab", "https://gitlab.com", (2, 20)
     paths = "iid title author.username reviewers.username merged_at web_url"
@@ -15657,9 +15639,8 @@ class _GitLab(SourceHost):
         return f"/api/v4/projects/{segments('/'.join(self.repository))}"
 
     def list_for(self, commit):
-        return self.ask(
-            f"{self.repository_path()}/repository/commits/{segments(commit)}/merge_requests"
-        )
+        path = f"{self.repository_path()}/repository/commits/{segments(commit)}"
+        return self.send(f"{path}/merge_requests")
 
     def pull_path(self, number):
         return f"{self.repository_path()}/merge_requests/{number}"
@@ -15668,30 +15649,30 @@ class _GitLab(SourceHost):
 class _Bitbucket(SourceHost):
     """Bitbucket Cloud, REST API 2.0."""
 
-    title, base, lists_briefly = "Bitbucket", "https://api.bitbucket.org", True
+    title, base, has_short_lists = "Bitbucket", "https://api.bitbucket.org", True
     paths = "id title author.display_name reviewers.display_name closed_on links.html.href"
 
     def repository_path(self):
         return f"/2.0/repositories/{segments(*self.repository)}"
 
     def list_for(self, commit):
-        return self.ask(f"{self.repository_path()}/commit/{segments(commit)}/pullrequests")
+        return self.send(f"{self.repository_path()}/commit/{segments(commit)}/pullrequests")
 
     def pulls_in(self, response):
-        return response.get("values") if isinstance(response, dict) else None
+        return response.items("values", required=True)
 
     def summarize(self, pull):
-        if dig(pull, "state") == "MERGED":
-            # Those closed before there was `closed_on` lack it.
-            return super().summarize({"closed_on": dig(pull, "updated_on"), **pull})
-        return {**super().summarize(pull), "mergedAt": None}
+        summary = super().summarize(pull)
+        # Those closed before there was `closed_on` lack it.
+        merged_at = summary["mergedAt"] or pull.text("updated_on") or None
+        return summary | {"mergedAt": merged_at if pull.text("state") == "MERGED" else None}
 
 
 class _AzureDevOps(SourceHost):
-    """Azure DevOps Services, REST API 7.1, in which a commit is looked up by a query."""
+    """Azure DevOps Services, REST API 7.1, which finds a commit by a query."""
 
-    title, base, names, lists_briefly = "Azure DevOps", "https://dev.azure.com", (3, 3), True
-    # Without a good token, it shows the page on which people sign in.
+    title, base, names, has_short_lists = "Azure DevOps", "https://dev.azure.com", (3, 3), True
+    # Without a valid token, it shows its sign-in page.
     refusals = (203, 302, 401, 403)
     paths = "pullRequestId title createdBy.uniqueName reviewers.uniqueName closedDate url"
 
@@ -15704,20 +15685,18 @@ class _AzureDevOps(SourceHost):
         return f"/{segments(organisation, project)}/_apis/git/repositories/{segments(repository)}"
 
     def list_for(self, commit):
-        kinds = ("lastMergeCommit", "commit")
-        queries = [{"type": query_type, "items": [commit]} for query_type in kinds]
-        return self.ask(
-            f"{self.repository_path()}/pullrequestquery?api-version=7.1", {"queries": queries}
-        )
+        types = ("lastMergeCommit", "commit")
+        query = {"queries": [{"type": query_type, "items": [commit]} for query_type in types]}
+        return self.send(f"{self.repository_path()}/pullrequestquery?api-version=7.1", query)
 
     def pulls_in(self, response):
-        results = response.get("results") if isinstance(response, dict) else None
-        if not isinstance(results, list) or not all(isinstance(result, dict) for result in results):
-            return None
         # Each result is an object with a list for every commit.
-        lists = [pulls for result in results for pulls in result.values()]
-        is_understood = all(isinstance(pulls, list) for pulls in lists)
-        return list(itertools.chain(*lists)) if is_understood else None
+        lists = [
+            JsonNode(value, commit, result)
+            for result in response.items("results", required=True)
+            for commit, value in result.members(required=True).items()
+        ]
+        return [pull for pulls in lists for pull in pulls.items(required=True)]
 
     def pull_path(self, number):
         return f"{super().pull_path(number)}?api-version=7.1"
@@ -15726,12 +15705,11 @@ class _AzureDevOps(SourceHost):
         summary = super().summarize(pull)
         organisation, project, repository = self.repository
         path = f"{segments(organisation, project)}/_git/{segments(repository)}"
-        merged = summary["mergedAt"] if dig(pull, "status") == "completed" else None
         # Its own `url` is one of the API.
-        return summary | {
-            "mergedAt": merged,
-            "url": f"{self.base}/{path}/pullrequest/{summary['id']}",
-        }
+        url = f"{self.base}/{path}/pullrequest/{summary['id']}"
+        is_completed = pull.text("status") == "completed"
+        merged_at = summary["mergedAt"] if is_completed else None
+        return summary | {"mergedAt": merged_at, "url": url}
 
 
 SOURCE_HOSTS: Mapping[str, type[SourceHost]] = MappingProxyType(
@@ -22887,8 +22865,9 @@ def _read_webhook(source: str, data: bytes, media_type: str, event: str) -> dict
 
 
 def _read_github(payload: dict, event: str) -> dict:
-    """GitHub's event `workflow_run` in the generic shape; another one by name is unknown."""
-    action, conclusion = payload.get("action"), dig(payload, "workflow_run.conclusion")
+    """Return GitHub's event `workflow_run` in the generic form; any other is `unknown`."""
+    document = JsonNode.root(payload, "payload", Invalid, is_strict=False)
+    action, conclusion = document.text("action"), document.text("workflow_run.conclusion")
     if event not in ("", "workflow_run"):
         # Of a check suite, say, which is completed with each of its workflows.
         return {"eventType": "unknown"}
@@ -22900,9 +22879,9 @@ def _read_github(payload: dict, event: str) -> dict:
         return {"eventType": "unknown"}
     return {
         "eventType": event,
-        "gitCommitSha": dig(payload, "workflow_run.head_sha"),
-        "gitBranch": dig(payload, "workflow_run.head_branch"),
-        "gitAuthor": dig(payload, "sender.login") or dig(payload, "workflow_run.actor.login"),
+        "gitCommitSha": document.get("workflow_run.head_sha").value,
+        "gitBranch": document.get("workflow_run.head_branch").value,
+        "gitAuthor": document.text("sender.login") or document.text("workflow_run.actor.login"),
     }
 
 
@@ -23157,12 +23136,10 @@ def _slack_verdict(sent: HttpResponse) -> str:
     """What Slack says of a message: ok, the name of its error, or nothing where it says neither."""
     if sent.status != 200:
         return ""
-    response = sent.json
-    if dig(response, "ok") is True:
+    if sent.document.get("ok").value is True:
         return "ok"
-    error = dig(response, "error")
-    is_readable = isinstance(error, str) and re.fullmatch("[a-z0-9_]{1,100}", error)
-    return error if is_readable else ""
+    error = sent.document.text("error")
+    return error if re.fullmatch("[a-z0-9_]{1,100}", error) else ""
 
 
 def list_some(names: Sequence[str], at_most: int = 20) -> str:
@@ -23347,7 +23324,7 @@ def _environment_text(name: str) -> list[str]:
 
 
 def decide_in_slack(
-    config: SlackConfig, verb: str, key: str, user_id: Any, comment: str
+    config: SlackConfig, verb: str, key: str, user_id: str, comment: str
 ) -> list[str]:
     """Approve or reject as the approver that a Slack user is mapped to, and say what came of it.
 
@@ -23356,10 +23333,10 @@ def decide_in_slack(
     approval = Approval.find_or_none(key.lower())
     if approval is None:
         return [f"There is no approval {key[:200]}."]
-    identity = (config.approvers or {}).get(user_id) if isinstance(user_id, str) else None
+    identity = (config.approvers or {}).get(user_id)
     if identity is None:
         return [
-            f"Your Slack user {str(user_id or 'without an id')[:100]} is mapped to no approver; an"
+            f"Your Slack user {(user_id or 'without an id')[:100]} is mapped to no approver; an"
             " administrator names it in `approvers` of the Slack settings."
         ]
     approvers, speaker = approval.required_approvers, f"slack:{user_id}"
@@ -23525,12 +23502,12 @@ approvers: `{"U024BE7LH": "ciso"}`. Other users decide nothing.
             payload = read_signed_json(context.body["payload"].encode())
         except Invalid:
             payload = None
-        pressed = dig(payload, "actions")
-        first = pressed[0] if isinstance(pressed, list) and pressed else None
-        name, key = dig(first, "action_id"), dig(first, "value")
-        if not (isinstance(name, str) and name in SLACK_BUTTONS and isinstance(key, str)):
+        payload = JsonNode.root(payload, "payload", Invalid, is_strict=False)
+        button = next(iter(payload.items("actions")), payload)
+        name, key = button.text("action_id"), button.text("value")
+        if name not in SLACK_BUTTONS or not key:
             return _answer_slack(["This button does nothing here."])
-        config, user_id = SlackConfig.of(organisation_slug(slug)), dig(payload, "user.id")
+        config, user_id = SlackConfig.of(organisation_slug(slug)), payload.text("user.id")
         return _answer_slack(decide_in_slack(config, SLACK_BUTTONS[name], key, user_id, ""))
 
 
@@ -23685,7 +23662,7 @@ class JiraConnection(AtlassianSite):
                 break
         else:
             return None
-        issues = dig(answer.json, "issues")
+        issues = answer.document.get("issues").value
         if answer.status == 200 and isinstance(issues, list):
             first = [answer._replace(body=to_json(issue).encode()) for issue in issues[:1]]
             return first[0] if first else None
@@ -23732,13 +23709,11 @@ class JiraTicket(Model):
             "labels": [self.label],
         }
 
-    def refresh(self, issue: Any) -> bool:
-        """Take over the status that Jira tells of the issue; say whether it told one."""
-        name, category = (
-            dig(issue, "fields.status.name"),
-            dig(issue, "fields.status.statusCategory.key"),
-        )
-        has_status = isinstance(name, str) and 0 < len(name) <= 255
+    def refresh(self, issue: JsonNode) -> bool:
+        """Store the status of the issue in Jira, and return whether it has one."""
+        name = issue.text("fields.status.name")
+        category = issue.text("fields.status.statusCategory.key")
+        has_status = 0 < len(name) <= 255
         status = {"status": name} if has_status else {}
         stage = "closed" if category == "done" else "open"
         self.change(stage=stage, refreshed_at=now_exactly(), **status)
@@ -23805,20 +23780,17 @@ class JiraPosting(OutboxMessage):
 
 def _issue_key(sent: HttpResponse) -> str | None:
     """The key of an issue in an answer."""
-    key = dig(sent.json, "key")
-    is_key = isinstance(key, str) and re.fullmatch("[A-Za-z0-9_]{1,200}-[0-9]{1,20}", key)
-    return key if is_key else None
+    key = sent.document.text("key")
+    return key if re.fullmatch("[A-Za-z0-9_]{1,200}-[0-9]{1,20}", key) else None
 
 
 def _issue_complaint(sent: HttpResponse) -> str:
     """What Jira has against an issue, in its own words."""
     if sent.status != 400:
         return ""
-    said, faults = dig(sent.json, "errorMessages"), dig(sent.json, "errors")
-    words = [str(word) for word in said] if isinstance(said, list) else []
-    if isinstance(faults, dict):
-        words += [f"{name}: {word}" for name, word in faults.items()]
-    return f"Jira refused the ticket. {' '.join(words)[:900]}".strip()
+    messages, errors = sent.document.texts("errorMessages"), sent.document.get("errors").members()
+    messages += [f"{name}: {message}" for name, message in errors.items()]
+    return f"Jira refused the ticket. {' '.join(messages)[:900]}".strip()
 
 
 def make_ticket(connection: JiraConnection, **values: Any) -> JiraPosting:
@@ -23932,11 +23904,9 @@ class _JiraSync:
             JiraPosting.find(posting.id).record_attempt(answer, at)
             made += posting.is_success(answer)
         for ticket, answer in self.read:
-            if answer.status == 200:
-                read += JiraTicket.find(ticket.id).refresh(answer.json)
-            elif answer.status == 404:
-                # It was deleted, or hidden from this user.
-                JiraTicket.find(ticket.id).refresh(None)
+            # With 404 it was deleted, or hidden from this user.
+            if answer.status in (200, 404):
+                read += JiraTicket.find(ticket.id).refresh(answer.document)
         sentence = f"Tickets made in Jira: {made}, read from there: {read}"
         waits = self.waiting - made
         sentence += f", waiting for Jira: {waits}." if waits else "."
@@ -25097,160 +25067,147 @@ class Progress:
 
 
 class _OscalCatalog(NamedTuple):
-    """What a catalog holds: a framework, its one version, and the nodes, parents first."""
+    """The rows of a catalog: a framework, its one version, and the nodes, parents first."""
 
     framework: dict
     version: dict
     nodes: list[dict]
 
 
-def oscal_rows(document: dict) -> _OscalCatalog:
-    """The rows in an OSCAL catalog; Invalid for a document that is none, or a broken one."""
-    catalog = document.get("catalog") if isinstance(document, dict) else None
-    metadata = catalog.get("metadata") if isinstance(catalog, dict) else None
-    if not isinstance(metadata, dict):
-        expected = "an OSCAL catalog: {“catalog”: {“metadata”: …, “groups”: …}}"
-        raise Invalid(f"Expected {expected}; a profile must be resolved into a catalog first.")
+def oscal_rows(document: Any) -> _OscalCatalog:
+    """Return the rows of an OSCAL catalog, or raise Invalid."""
+    catalog = JsonNode.root(document, "document", _oscal_error).get("catalog")
+    metadata = catalog.get("metadata")
+    if not metadata.members():
+        raise metadata.error("Required; a profile must be resolved into a catalog first.")
     title, number = _oscal_text(metadata, "title"), _oscal_text(metadata, "version")
     key = _oscal_slug(title) or _oscal_text(catalog, "uuid")
     nodes = _oscal_nodes(catalog)
     if not (key and number and nodes):
         expected = "a title and a version in “metadata”, and “groups” or “controls”"
-        raise Invalid(f"Expected an OSCAL catalog with {expected}.")
+        raise catalog.error(f"Expected {expected}.")
     shared = {"status": "active", "sourceKind": "standard"}
     remarks = _oscal_text(metadata, "remarks") or None
-    since = dict.fromkeys(("publishedAt", "effectiveFrom"), _oscal_time(metadata))
+    dates = dict.fromkeys(("publishedAt", "effectiveFrom"), _oscal_time(metadata))
     return _OscalCatalog(
         {"frameworkKey": key, "name": title, "description": remarks, **shared},
-        {"versionKey": number, "versionLabel": f"Version {number}", **shared, **since},
+        {"versionKey": number, "versionLabel": f"Version {number}", **shared, **dates},
         nodes,
     )
 
 
-def _oscal_nodes(catalog: dict) -> list[dict]:
-    """The groups and controls in document order; sortOrder follows sort-id where there is one."""
+def _oscal_error(message: str) -> Invalid:
+    return Invalid(f"Expected an OSCAL catalog: {message}")
+
+
+def _oscal_nodes(catalog: JsonNode) -> list[dict]:
+    """Return the groups and controls in document order; sortOrder follows their sort-id."""
     elements = list(_oscal_elements(catalog))
     holders = [catalog, *(element for element, *_ in elements)]
-    parameters = [param for holder in holders for param in _oscal_list(holder, "params")]
+    parameters = [param for holder in holders for param in holder.items("params")]
     params = {_oscal_text(param, "id"): param for param in parameters}
-    nodes, places = {}, {}
+    nodes, sort_keys = {}, {}
     for element, node_kind, key, parent in elements:
         title = _oscal_text(element, "title")
         if not key or not title or key in nodes:
-            raise Invalid(f"The OSCAL {node_kind} “{key}” must have a title, and an id of its own.")
-        withdrawn = _oscal_property(element, "status").lower() == "withdrawn"
-        places[key] = (*places.get(parent, ()), (_oscal_property(element, "sort-id"), len(nodes)))
+            raise element.error(f"The {node_kind} “{key}” must have a title, and an id of its own.")
+        is_withdrawn = _oscal_property(element, "status").lower() == "withdrawn"
+        sort_key = (_oscal_property(element, "sort-id"), len(nodes))
+        sort_keys[key] = (*sort_keys.get(parent, ()), sort_key)
         nodes[key] = {
             "nodeKey": key,
             "parentKey": parent,
             "referenceCode": _oscal_property(element, "label") or key.upper(),
-            "title": _oscal_filled(title, params),
-            "description": _oscal_filled(_oscal_statement(element), params) or None,
+            "title": _fill_in(title, params),
+            "description": _fill_in(_oscal_statement(element), params) or None,
             "nodeKind": node_kind,
-            "status": "withdrawn" if withdrawn else "active",
+            "status": "withdrawn" if is_withdrawn else "active",
         }
-    for order, key in enumerate(sorted(nodes, key=places.__getitem__), 1):
+    for order, key in enumerate(sorted(nodes, key=sort_keys.__getitem__), 1):
         nodes[key]["sortOrder"] = order
     return list(nodes.values())
 
 
-def _oscal_elements(catalog: dict) -> Iterator[tuple[dict, str, str, str | None]]:
-    """Every group and control with its kind, its key and its parent's key, parents first."""
-    waiting = [(catalog, "catalog", None)]
-    while waiting:
-        element, node_kind, parent = waiting.pop()
+def _oscal_elements(catalog: JsonNode) -> Iterator[tuple[JsonNode, str, str, str | None]]:
+    """Return every group and control with its kind, its key and its parent's key, parents first."""
+    stack = [(catalog, "catalog", None)]
+    while stack:
+        element, node_kind, parent = stack.pop()
         key = None
         if node_kind != "catalog":
             key = _oscal_text(element, "id")
-            if node_kind == "group" and not key:  # OSCAL lets a group go without an id.
+            if node_kind == "group" and not key:  # In OSCAL a group may lack an id.
                 key = _oscal_slug(f"{parent or ''} {_oscal_text(element, 'title')}")
             yield element, node_kind, key, parent
-        below = {"groups": "group", "controls": "control"}
+        kinds = {"groups": "group", "controls": "control"}
         if node_kind.startswith("control"):
-            below = {"controls": "control-enhancement"}
-        names = [name for name in element if name in below]
-        nested = [
-            (child, below[name], key) for name in names for child in _oscal_list(element, name)
-        ]
-        waiting += reversed(nested)
+            kinds = {"controls": "control-enhancement"}
+        names = [name for name in element.members() if name in kinds]
+        children = [(child, kinds[name], key) for name in names for child in element.items(name)]
+        stack += reversed(children)
 
 
-def _oscal_statement(element: dict) -> str:
-    """The prose of an element's statement: a line for each item, led by its label."""
-    parts = _oscal_list(element, "parts")
-    waiting = [part for part in reversed(parts) if part.get("name") == "statement"]
+def _oscal_statement(element: JsonNode) -> str:
+    """Return the prose of an element's statement: a line for each item, with its label."""
+    stack = [part for part in reversed(element.items("parts")) if part.text("name") == "statement"]
     lines = []
-    while waiting:
-        part = waiting.pop()
-        words = (
-            _oscal_property(part, "label"),
-            _oscal_text(part, "title"),
-            _oscal_text(part, "prose"),
-        )
-        lines.append(" ".join(filter(None, words)))
-        waiting += reversed(_oscal_list(part, "parts"))
+    while stack:
+        part = stack.pop()
+        title, prose = _oscal_text(part, "title"), _oscal_text(part, "prose")
+        lines.append(" ".join(filter(None, (_oscal_property(part, "label"), title, prose))))
+        stack += reversed(part.items("parts"))
     return "\n".join(filter(None, lines))
 
 
-def _oscal_filled(text: str, params: dict[str, dict], depth: int = 0) -> str:
-    """The text with the values of its parameters, or with [label] or [choices] in their place."""
+def _fill_in(text: str, params: Mapping[str, JsonNode], depth: int = 0) -> str:
+    """Replace each parameter by its values, its [label] or its [choices]."""
 
     def fill(match: re.Match) -> str:
         name = match[1].rpartition(",")[2].strip()
-        param = params.get(name, {})
-        select = param.get("select") if isinstance(param.get("select"), dict) else {}
-        many = "one or more of" if select.get("how-many") == "one-or-more" else "one of"
-        choices = "; ".join(choice.strip() for choice in _oscal_list(select, "choice", str))
-        choices = f"{many}: {choices}" if choices else name
-        values = ", ".join(_oscal_list(param, "values", str))
-        text = values or f"[{_oscal_text(param, 'label') or choices}]"
         # Choices may hold parameters; the limit ends those that hold one another.
-        return _oscal_filled(text, params, depth + 1) if depth < 3 else f"[{name}]"
+        if name not in params or depth == 3:
+            return f"[{name}]"
+        param = params[name]
+        choices = "; ".join(map(str.strip, param.texts("select.choice")))
+        many = "one or more of" if param.text("select.how-many") == "one-or-more" else "one of"
+        label = _oscal_text(param, "label") or (f"{many}: {choices}" if choices else name)
+        return _fill_in(", ".join(param.texts("values")) or f"[{label}]", params, depth + 1)
 
     return re.sub(r"\{\{([^{}]*)\}\}", fill, text)
 
 
-def _oscal_property(element: dict, name: str) -> str:
-    """The value of one of OSCAL's own properties, best without a class, or nothing."""
-    own = (None, "http://csrc.nist.gov/ns/oscal")
-    named = [prop for prop in _oscal_list(element, "props") if prop.get("name") == name]
-    properties = [prop for prop in named if prop.get("ns") in own]
-    return _oscal_text(min(properties, key=lambda prop: "class" in prop, default={}), "value")
+def _oscal_property(element: JsonNode, name: str) -> str:
+    """Return the value of one of OSCAL's own properties, preferably one without a class."""
+    properties = [
+        prop
+        for prop in element.items("props")
+        if prop.text("name") == name and prop.text("ns") in ("", "http://csrc.nist.gov/ns/oscal")
+    ]
+    properties.sort(key=lambda prop: prop.has("class"))
+    return _oscal_text(properties[0], "value") if properties else ""
 
 
-def _oscal_list(element: dict, name: str, item_type: type = dict) -> list:
-    """The items of this member, all of one kind; Invalid where they are something else."""
-    items = element.get(name, [])
-    if not isinstance(items, list) or not all(isinstance(item, item_type) for item in items):
-        things = "objects" if item_type is dict else "texts"
-        raise Invalid(f"Expected “{name}” in the OSCAL catalog to be an array of {things}.")
-    return items
-
-
-def _oscal_text(element: dict, name: str) -> str:
-    """The text of this member, or nothing; Invalid where it is something else."""
-    value = element.get(name, "")
-    if not isinstance(value, str):
-        raise Invalid(f"Expected “{name}” in the OSCAL catalog to be a text.")
-    return value.strip()
+def _oscal_text(element: JsonNode, name: str) -> str:
+    return element.text(name).strip()
 
 
 def _oscal_slug(title: str) -> str:
-    """The title as a key of lower-case ASCII letters, digits and hyphens."""
+    """Return the title as a key of lower-case ASCII letters, digits and hyphens."""
     ascii_title = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode()
     return re.sub(r"[^a-z0-9]+", "-", ascii_title.lower()).strip("-")
 
 
-def _oscal_time(metadata: dict) -> str:
-    """When the catalog was published, or else last changed: UTC with milliseconds."""
+def _oscal_time(metadata: JsonNode) -> str:
+    """Return when the catalog was published, or else last changed: UTC with milliseconds."""
     text = _oscal_text(metadata, "published") or _oscal_text(metadata, "last-modified")
     try:
-        moment = datetime.fromisoformat(text)
-        moment = moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
+        timestamp = datetime.fromisoformat(text)
+        timestamp = timestamp.replace(tzinfo=timestamp.tzinfo or UTC).astimezone(UTC)
     except (ValueError, OverflowError):
-        expected = "“published” or “last-modified” in the metadata to be an ISO 8601 time"
-        raise Invalid(f"Expected {expected}.") from None
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        raise metadata.error(
+            "Expected “published” or “last-modified” to be an ISO 8601 time."
+        ) from None
+    return timestamp.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 # --- Opening workspaces -------------------------------------------------------

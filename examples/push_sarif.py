@@ -63,7 +63,7 @@ def tokens():
 
 def text_of(result, rule):
     """The message of a result, from the result itself or from its rule."""
-    message, templates = result.get("message"), rule.get("messageStrings").members
+    message, templates = result.get("message"), rule.get("messageStrings").members()
     template = (templates.get(message.text("id") or "default") or {}).get("text")
     text = message.text("text") or template or result.text("ruleId") or "Result"
     for number, argument in enumerate(message.texts("arguments")):
@@ -94,7 +94,7 @@ def findings(report):
         tool = run.text("tool.driver.name")
         name = result.text("ruleId") or result.text("rule.id") or rule.text("id")
         text, location = text_of(result, rule), location_of(result, run)
-        prints = result.get("fingerprints").members or result.get("partialFingerprints").members
+        prints = result.get("fingerprints").members() or result.get("partialFingerprints").members()
         # A fingerprint is often that of a line's text, which many files have.
         identity = json.dumps([tool, name, location, prints or text], sort_keys=True)
         key = f"sarif-{hashlib.sha256(identity.encode()).hexdigest()[:32]}"

@@ -709,9 +709,9 @@ def test_a_document_that_is_no_oscal_catalog_is_refused_with_what_was_expected(d
     ("members", "message"),
     [
         ({}, "“groups” or “controls”"),
-        ({"controls": {}}, "“controls” in the OSCAL catalog to be an array of objects"),
-        ({"controls": ["a"]}, "“controls” in the OSCAL catalog to be an array of objects"),
-        ({"controls": [{"id": 1, "title": "x"}]}, "“id” in the OSCAL catalog to be a text"),
+        ({"controls": {}}, r"document\.catalog\.controls: Expected a list"),
+        ({"controls": ["a"]}, r"document\.catalog\.controls\[0\]: Expected an object"),
+        ({"controls": [{"id": 1}]}, r"document\.catalog\.controls\[0\]\.id: Expected text"),
         ({"controls": [{"id": "a"}]}, "control “a” must have a title, and an id of its own"),
         ({"controls": [{"title": "x"}]}, "control “” must have a title, and an id of its own"),
         ({"controls": [control("a"), control("a")]}, "control “a” must have a title, and an id"),
@@ -729,5 +729,5 @@ def test_an_oscal_catalog_without_a_sound_time_is_refused(given):
     document = catalog(controls=[control("a-1")])
     document["catalog"]["metadata"]["last-modified"] = given
 
-    with pytest.raises(Invalid, match="“published” or “last-modified” in the metadata"):
+    with pytest.raises(Invalid, match=r"metadata: Expected “published” or “last-modified”"):
         oscal_rows(document)

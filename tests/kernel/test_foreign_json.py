@@ -38,7 +38,7 @@ def test_members_are_read_by_dotted_paths():
 def test_what_is_absent_or_null_reads_as_empty(path):
     for node in (strict(DOCUMENT), lenient(DOCUMENT)):
         assert (node.text(path), node.items(path), node.texts(path)) == ("", [], [])
-        assert node.get(path).members == {}
+        assert node.get(path).members() == {}
 
 
 @pytest.mark.parametrize(
@@ -99,9 +99,8 @@ def test_a_member_that_was_not_declared_cannot_be_read():
         report.items("runs")[0].items("results")[0].text("level")
 
 
-def test_the_list_items_of_a_document_are_limited(monkeypatch):
-    monkeypatch.setattr(JsonNode, "ITEMS", 3)
-    report = strict({"a": [{}, {}], "b": [{}, {}]})
+def test_the_list_items_of_a_document_are_limited():
+    report = strict({"a": [{}, {}], "b": [{}, {}]}, max_items=3)
 
     assert len(report.items("a")) == 2
     with pytest.raises(ValueError, match=r"^report\.b: .* more than 3 list items\.$"):
