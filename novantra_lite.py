@@ -27478,7 +27478,7 @@ _SPARE_DESCRIPTORS = 256
 
 
 def _descriptors_for(connections: int) -> int:
-    """Raise the limit of descriptors; return the possible connections, each with a file of its own."""
+    """Raise the limit of descriptors; return how many connections it allows, each with a file."""
     try:
         import resource
     except ImportError:
@@ -27644,7 +27644,7 @@ class _Listener(_Loop):
             self.open_channel(*accepted)
 
     def open_channel(self, connection: socket.socket, address: tuple) -> None:
-        """Open a channel, unless its source has too many; if all are in use, an idle one is closed."""
+        """Open a channel, unless its source has too many; close an idle one if all are in use."""
         source = self.source_of(address)
         if source and self.sources[source] >= self.settings.address_connections:
             connection.close()
