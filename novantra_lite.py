@@ -55,8 +55,8 @@ from __future__ import annotations
 
 import gc
 
-# Classes are made by the hundred below, and none of them is garbage: to look for it again and again
-# would take its time and find nothing.
+# Hundreds of classes are created below, and none of them becomes garbage: collections would take
+# time and free nothing.
 if _collecting := gc.isenabled():
     gc.disable()
 
@@ -119,16 +119,16 @@ log = logging.getLogger("novantra_lite")
 
 # === Part I: Kernel ===========================================================
 # --- Problems -----------------------------------------------------------------
-# A problem is what a caller may hear. Its class names the kind; how it is worded
-# on the wire is the surface's business.
+# A problem is an error that the caller sees. Its class determines status and code; the surface
+# renders it.
 
 
 class Problem(Exception):
-    """Something that a caller may hear of: a status, a stable code, and a sentence."""
+    """A problem that the caller sees: a status, a stable code, and a sentence."""
 
     status, code = 500, "internal"
     sentence = "Something went wrong on this side; the request id finds it in the log."
-    #: What a surface may call it instead of the status's own phrase.
+    #: The phrase of a surface in place of the status's own.
     title = ""
 
     def __init__(
@@ -143,19 +143,19 @@ class Problem(Exception):
 
 
 class Invalid(Problem):
-    """The request does not match what the operation takes."""
+    """The request does not match the operation's schema."""
 
     status, code, sentence = 400, "validation", "Request failed validation."
 
 
 class InvalidRequest(Invalid):
-    """The request for a token is not one that RFC 6749 allows."""
+    """The token request is invalid (RFC 6749)."""
 
     code = "invalid_request"
 
 
 class InvalidCursor(Problem):
-    """The cursor was not made for this list and these filters, or is too old."""
+    """The cursor is too old, or belongs to another list or other filters."""
 
     status, code = 400, "invalid_cursor"
     sentence = "The cursor is not valid for this list; start again without it."
@@ -169,7 +169,7 @@ class Unauthenticated(Problem):
 
 
 class Ended(Unauthenticated):
-    """Credentials of an account or a key that is known, and that are good no more."""
+    """Credentials of a known account or key that are no longer valid."""
 
     def __init__(self, account: str, message: str = ""):
         super().__init__(message)
@@ -183,20 +183,20 @@ class Forbidden(Problem):
 
 
 class NotFound(Problem):
-    """There is no such thing in this workspace."""
+    """The resource does not exist in this workspace."""
 
     status, code, sentence = 404, "not_found", "There is nothing here."
 
 
 class MethodNotAllowed(Problem):
-    """The path is known, but not with this method."""
+    """The path exists, but not with this method."""
 
     status, code = 405, "method_not_allowed"
     sentence = "This path does not answer to that method."
 
 
 class Conflict(Problem):
-    """The request clashes with what is already there."""
+    """The request conflicts with the current state."""
 
     status, code, sentence = 409, "conflict", "This clashes with what is already there."
 
@@ -247,7 +247,7 @@ class Unavailable(Problem):
 
 
 class Damaged(Problem):
-    """What is stored is not what was recorded."""
+    """Stored data differs from what was recorded."""
 
     title = "Integrity Error"
     sentence = "What is stored does not match the hash that was recorded of it."
@@ -266,7 +266,7 @@ PROBLEMS = MappingProxyType(
 
 
 class ValidationErrors(ValueError):
-    """What is wrong inside one value: a message for each path into it."""
+    """The faults inside a value: a message for each path."""
 
     def __init__(self, issues: list[tuple[list, str]]):
         super().__init__(issues[0][1])
@@ -274,7 +274,7 @@ class ValidationErrors(ValueError):
 
     @staticmethod
     def of(error: ValueError, *path: Any) -> list[tuple[list, str]]:
-        """An error's faults, seen from one level further out."""
+        """The faults of an error, with a member prepended to their paths."""
         inner = error.issues if isinstance(error, ValidationErrors) else [([], str(error))]
         return [([*path, *rest], message) for rest, message in inner]
 
@@ -283,10 +283,10 @@ class ValidationErrors(ValueError):
 
 
 class _Setting:
-    """One setting: its default, whose type is the setting's, and its help text.
+    """One setting: its default, which determines its type, and its help text.
 
-    `also` names an environment variable that is read where the setting's own is not set, `flag` the
-    command-line option that sets it. A secret is never printed. A number is not below `at_least`.
+    `also` names a further environment variable, `flag` the command-line option. The value of a
+    secret is never printed. `at_least` is the minimum of a number.
     """
 
     def __init__(
@@ -312,7 +312,7 @@ class _Setting:
         return next((name for name in self.variables if name in environment), "")
 
     def text(self, value: Any) -> str:
-        """Return a value as its variable holds it; of a secret, only whether it is set."""
+        """Return a value as text for its variable; of a secret only whether it is set."""
         if isinstance(value, bool):
             return "on" if value else "off"
         if isinstance(value, tuple):
@@ -369,7 +369,7 @@ class _ServerSettings:
 
 
 class _IntegrationSettings(_ServerSettings):
-    """Other services, and whose keys and tokens are accepted."""
+    """Settings of other services, and of the keys and tokens that are accepted."""
 
     webhook_private_targets = _Setting(
         (),
@@ -559,7 +559,7 @@ class Settings(_IntegrationSettings):
 
 
 def storage_folder(settings: Settings) -> str | None:
-    """Where the workspaces' files are, for files on their way; None for the system's own folder."""
+    """The folder of the workspaces' files, for temporary files; None for the system's own."""
     database = settings.database and os.path.dirname(os.path.abspath(settings.database))
     folder = settings.workspaces or database
     return folder if folder and os.access(folder, os.W_OK) else None
@@ -601,7 +601,7 @@ def _parse_setting(name: str, text: str, default: Any) -> Any:
 # --- Clock and ids ------------------------------------------------------------
 
 CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-#: What Python reads for each byte of a ULID: a digit to the base 32, or "!", which is none.
+#: The digit of base 32 for each byte of a ULID; "!" for none.
 _DIGITS = bytes(
     b"!0123456789abcdefghijklmnopqrstuv"[CROCKFORD.find(chr(byte)) + 1] for byte in range(256)
 )
@@ -610,14 +610,14 @@ _PAIRS = [high + low for high in CROCKFORD for low in CROCKFORD]
 
 
 class Generator:
-    """Where an instance takes time, ids and secrets from; a test hands in its own of each.
+    """The source of time, ids and secrets of an instance; tests pass their own.
 
-    `clock` gives seconds since 1970; `random` is a random.Random (default: random.SystemRandom).
+    `clock` returns seconds since 1970; `random` is a random.Random (default: random.SystemRandom).
     """
 
     def __init__(self, clock: Callable[[], float], random: random_module.Random):
         self.clock, self.random = clock, random
-        #: Whether the time is the system's, which may be wrong.
+        #: Whether the clock is the system's, which may be wrong.
         self.is_system = clock is time.time
         self._lock = threading.Lock()
         self._last = (0, 0)
@@ -645,7 +645,7 @@ class Generator:
         return text
 
     def ulid(self, prefix: str) -> str:
-        """An id such as find_01HXY…: ids made later sort later, also within a millisecond."""
+        """Return a new id such as find_01HXY…; ids sort by creation, also within a millisecond."""
         with self._lock:
             moment = round(self.clock() * 1000)
             last, number = self._last
@@ -654,11 +654,11 @@ class Generator:
         return prefix + "_" + encode_ulid(moment, number)
 
     def uuid(self) -> str:
-        """A UUID of the time and 74 random bits (version 7), in lower case.
+        """Return a new UUID of the time and 74 random bits (version 7), in lower case.
 
-        Those made later sort later, so that an index of them grows at its end.
+        UUIDs sort by creation, so that their index grows at its end.
         """
-        # RFC 9562, 5.7: four bits say the version, two the variant.
+        # RFC 9562, 5.7: four bits for the version, two for the variant.
         moment, number = round(self.clock() * 1000), self.random.getrandbits(74)
         high, low = number >> 62, number & (1 << 62) - 1
         return encode_uuid(moment << 80 | 0x7 << 76 | high << 64 | 0x2 << 62 | low)
@@ -682,7 +682,7 @@ def _encode_moment(milliseconds: int) -> str:
 
 
 def decode_ulid(text: str) -> int | None:
-    """The 128 bits of a ULID; None for what is no ULID in upper case."""
+    """Return the 128 bits of a ULID in upper case; None for any other text."""
     try:
         number = int(text.encode().translate(_DIGITS), 32)
     except ValueError:
@@ -690,18 +690,18 @@ def decode_ulid(text: str) -> int | None:
     return number if len(text) == 26 and number < 1 << 128 else None
 
 
-#: Characters of a date-time; a longer one would also fill the cache of those that were read.
+#: Characters of a date-time; longer texts are not cached.
 _TIMESTAMP_SIZE = 64
 
 
 def encode_uuid(number: int) -> str:
-    """Write 128 bits as a UUID, whatever version they say."""
+    """Format 128 bits as a UUID of any version."""
     text = f"{number:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def parse_timestamp(text: str, digits: int = 3, dates: bool = False) -> str:
-    """Read an ISO 8601 date-time with an offset as UTC text; `dates` takes a plain date too."""
+    """Parse an ISO 8601 date-time with an offset to UTC text; `dates` also accepts a date."""
     if len(text) > _TIMESTAMP_SIZE:
         raise ValueError("Expected a date-time such as 2026-07-30T23:59:59Z")
     return _parse_timestamp(text, digits, dates)
@@ -738,9 +738,9 @@ quote = json.encoder.encode_basestring
 
 
 def read_json(data: bytes, read_object: Callable[[list], dict] | None = None) -> Any:
-    """Parse a JSON body; refuse NUL, lone surrogates, NaN and a depth over 32.
+    """Parse a JSON body; reject NUL, lone surrogates, NaN and more than 32 levels.
 
-    `read_object` makes each object from its pairs of name and value.
+    `read_object` makes each object of its pairs of name and value.
     """
     try:
         value = json.loads(
@@ -759,10 +759,10 @@ def read_json(data: bytes, read_object: Callable[[list], dict] | None = None) ->
 
 
 def read_signed_json(data: bytes) -> Any:
-    """Parse JSON that proves something; refuse an object that has two members of one name.
+    """Parse signed JSON; reject objects with two members of one name.
 
-    Of those, one reader takes the first and another the last (RFC 8259, section 4), so that the
-    signer might have meant something else.
+    Parsers differ in which of them they use (RFC 8259, section 4), so that the signer may have
+    meant the other one.
     """
 
     def read_object(pairs: list) -> dict:
@@ -780,7 +780,7 @@ def refuse_constant(name: str) -> None:
 
 
 def read_float(text: str) -> float:
-    """Read a number that is no integer, unless it is beyond what a float may hold."""
+    """Parse a number that is no integer; reject one that is out of the range of floats."""
     number = float(text)
     if math.isinf(number):
         raise ValueError(text)
@@ -788,9 +788,9 @@ def read_float(text: str) -> float:
 
 
 def check_json(value: Any, depth: int, path: tuple = ()) -> None:
-    """Refuse a parsed value that is nested too deep or holds text that is no text.
+    """Reject a parsed value that is nested too deeply or contains invalid text.
 
-    The issue names the member; a name that is no text itself is reported where it stands.
+    The issue names the member; of a member with an invalid name, its parent.
     """
     if isinstance(value, str):
         if "\0" in value or (not value.isascii() and not is_text(value)):
@@ -807,7 +807,7 @@ def check_json(value: Any, depth: int, path: tuple = ()) -> None:
 
 
 def is_text(value: str) -> bool:
-    """Whether a string can be written as UTF-8."""
+    """Return whether a string is valid Unicode without lone surrogates."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -821,10 +821,10 @@ def field_error(path: Sequence, message: str) -> dict:
 
 
 class Session:
-    """Whose hands a workspace is in: the database to use, who acts, why, and what came of it.
+    """The current use of a workspace: the database, the actor, the reason, and the results.
 
-    `facts` collects the records written and `events` the events raised; both are put down in the
-    transaction of the write, before its commit. `afterwards` holds what is to be done after it.
+    `facts` collects changed records and `events` raised events; both are written in the
+    transaction, before its commit. `afterwards` holds functions to be called after it.
     """
 
     __slots__ = (
@@ -833,7 +833,7 @@ class Session:
     )  # fmt: skip
 
     def __init__(self, workspace, database, actor="", reason="", request_id="", address=""):
-        #: Where the request says that it comes from, and the address that it does come from.
+        #: The region that a request names, and the address that it comes from.
         self.region, self.address = "", address
         self.workspace, self.database = workspace, database
         self.source, self.ring = workspace.source, workspace.ring
@@ -848,7 +848,7 @@ session = current_session.get
 
 
 class using:
-    """Makes a session the current one, in this thread, for the length of a with statement."""
+    """Sets the current session of this thread for the length of a with statement."""
 
     __slots__ = ("before", "current")
 
@@ -980,7 +980,7 @@ class JsonNode:
 
 
 class _JsonDocument:
-    """What the nodes of one document share."""
+    """The state that the nodes of one document share."""
 
     __slots__ = ("error_class", "is_strict", "items_left", "max_items", "reads")
 
@@ -1009,11 +1009,11 @@ class Member:
     """Mixed into every field: how its value crosses the border to JSON."""
 
     json_type, python_type = "string", str
-    #: Never shown to a caller.
+    #: Never returned to a caller.
     hidden = False
     #: Kept encrypted in the file.
     sealed = False
-    #: Opens something: not even the audit log keeps what it was.
+    #: Grants access: even the audit log does not store earlier values.
     is_secret = False
 
     def __init__(
@@ -1042,17 +1042,17 @@ class Member:
         return self.db_value(default_of(self))
 
     def read(self, value: Any) -> Any:
-        """Take a JSON value in, or raise ValueError with what is wrong."""
+        """Validate a JSON value and return it in its stored form; raises ValueError."""
         if type(value) is not self.python_type:
             raise ValueError(f"Expected {self.json_type}")
         return value
 
     def parse(self, text: str) -> Any:
-        """The JSON value that the text of a table's cell or of a query stands for."""
+        """Parse the text of a query parameter or a table's cell to a JSON value."""
         return text
 
     def coerce(self, value: Any) -> Any:
-        """The value that a lenient surface takes this one for."""
+        """Convert a value that a lenient surface accepts, such as a number for a string."""
         return value
 
     def value(self, record: Any) -> Any:
@@ -1060,7 +1060,7 @@ class Member:
         return getattr(record, self.name)
 
     def stored(self, record: Any) -> Any:
-        """This member's value in a record as the file holds it."""
+        """Return the stored value of this member of a record."""
         return record.__data__.get(self.name)
 
     def describe(self) -> dict:
@@ -1068,12 +1068,12 @@ class Member:
         return {"type": self.json_type}
 
     def sql(self, value: str) -> str:
-        """The SQL that gives json_object this member, from the SQL of what is stored."""
+        """Return the SQL of this member for json_object, from the SQL of the stored value."""
         return value
 
 
 #: A class of regular expressions, in Python and in ECMA-262: white space, control characters, and
-#: the format characters and fillers that show nothing.
+#: the format characters and fillers that are invisible.
 _INVISIBLE = (
     r"\u0000-\u0020\u007f-\u00a0\u00ad\u034f\u061c\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f"
     r"\u2000-\u200f\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
@@ -1089,9 +1089,9 @@ def strip_text(value: str) -> str:
 
 
 class Text(Member, peewee.TextField):
-    """A string; lengths count characters, and a minimum asks for one that is visible."""
+    """A string; lengths count characters, and a minimum requires a visible one."""
 
-    #: Whether blanks and invisible characters at both ends are taken off.
+    #: Whether blanks and invisible characters are stripped at both ends.
     strips = False
 
     def __init__(
@@ -1145,7 +1145,7 @@ class Text(Member, peewee.TextField):
 
 
 class Choice(Member, peewee.TextField):
-    """One word out of a fixed few; the table holds it to them too."""
+    """One of a few words, also enforced by a CHECK of the table."""
 
     def __init__(self, words: str, **options: Any):
         super().__init__(**options)
@@ -1179,7 +1179,7 @@ class Integer(Member, peewee.IntegerField):
         return int(value) if is_number else value
 
     def read(self, value):
-        # JSON has one kind of number: 5.0 is the whole number 5.
+        # JSON has one type of number: 5.0 is an integer.
         whole = int(value) if type(value) is float and value.is_integer() else value
         if not self.at_least <= super().read(whole) <= self.at_most:
             raise ValueError(f"Expected a number from {self.at_least} to {self.at_most}")
@@ -1209,7 +1209,7 @@ class Number(Member, peewee.FloatField):
             raise ValueError("Expected number") from None
 
     def sql(self, value):
-        # SQLite's own JSON writes 15 digits; a float may need 17 to come back as it was.
+        # SQLite's JSON writes 15 digits; a float may need 17 to be restored exactly.
         short, middle, long = (f"printf('%!.{digits}g', {value})" for digits in (15, 16, 17))
         return (
             f"json(CASE WHEN {value} IS NULL THEN NULL "
@@ -1219,7 +1219,7 @@ class Number(Member, peewee.FloatField):
 
 
 class Boolean(Member, peewee.IntegerField):
-    """True or false, kept as 1 or 0."""
+    """True or false, stored as 1 or 0."""
 
     json_type, python_type = "boolean", bool
 
@@ -1247,9 +1247,9 @@ class Boolean(Member, peewee.IntegerField):
 
 
 class Timestamp(Member, peewee.TextField):
-    """A point in time, stored as it is written: ISO 8601 in UTC, fixed in width.
+    """A point in time, stored as ISO 8601 text in UTC with a fixed width.
 
-    `dates` takes a plain date for its first moment.
+    With `dates`, a date stands for its first moment.
     """
 
     def __init__(self, digits: int = 3, *, dates: bool = False, **options):
@@ -1275,26 +1275,26 @@ class Anything:
     """Any JSON value."""
 
     def coerce(self, value: Any) -> Any:
-        """The value as it is."""
+        """Return the value unchanged."""
         return value
 
     def read(self, value: Any) -> Any:
-        """The value as it is."""
+        """Return the value unchanged."""
         return value
 
     def describe(self) -> dict:
-        """A schema that everything fits."""
+        """Return a schema that accepts everything."""
         return {}
 
 
 class ListOf:
-    """A JSON array whose elements are all of one kind."""
+    """A JSON array with elements of one field."""
 
     def __init__(self, element: Any, at_most: int = 1000):
         self.element, self.at_most = element, at_most
 
     def coerce(self, value: Any) -> Any:
-        """The array with each element as a lenient surface takes it."""
+        """Coerce each element of an array."""
         return list(map(self.element.coerce, value)) if isinstance(value, list) else value
 
     def read(self, value: Any) -> list:
@@ -1311,13 +1311,13 @@ class ListOf:
 
 
 class MapOf:
-    """A JSON object of free names whose values are all of one kind."""
+    """A JSON object with any names, and values of one field."""
 
     def __init__(self, element: Any, at_most: int = 1000, name: Text | None = None):
         self.element, self.at_most, self.name = element, at_most, name or Text(255)
 
     def coerce(self, value: Any) -> Any:
-        """The object with each value as a lenient surface takes it."""
+        """Coerce each value of an object."""
         if not isinstance(value, dict):
             return value
         return {name: self.element.coerce(inner) for name, inner in value.items()}
@@ -1342,7 +1342,7 @@ class MapOf:
 
 
 def _read_each(items: Iterable[tuple[Any, Any]], element: Any) -> tuple[list, list]:
-    """Read every item's value with one reader; return the names and the values."""
+    """Validate every item with one function; return the names and the values."""
     names, values, issues = [], [], []
     for name, value in items:
         try:
@@ -1356,7 +1356,7 @@ def _read_each(items: Iterable[tuple[Any, Any]], element: Any) -> tuple[list, li
 
 
 class Json(Member, peewee.TextField):
-    """A JSON array or object, kept as text; `of` says what it must hold."""
+    """A JSON array or object, stored as text; `of` validates it."""
 
     def __init__(self, of: Any, **options: Any):
         super().__init__(**options)
@@ -1369,7 +1369,7 @@ class Json(Member, peewee.TextField):
         return self.of.coerce(value)
 
     def parse(self, text):
-        # People who fill in a table by hand separate words with commas.
+        # People separate words with commas when they fill in a table.
         if isinstance(self.of, ListOf) and isinstance(self.of.element, Text) and text[:1] != "[":
             return [part.strip() for part in text.split(",") if part.strip()]
         try:
@@ -1394,7 +1394,7 @@ class Json(Member, peewee.TextField):
 
 
 class _Related(peewee.ForeignKeyAccessor):
-    """Reads the record that a foreign key names by the SQL that is kept for its model."""
+    """Loads the record of a foreign key with its model's prepared SQL."""
 
     def get_rel_instance(self, instance):
         key = instance.__data__.get(self.name)
@@ -3950,7 +3950,8 @@ def _join_rows(rows: Iterable[tuple], ring: KeyRing) -> Iterator[bytes]:
 
 
 class _Page(NamedTuple):
-    """A page of a list: its records as JSON text, their number, and where the next page begins."""
+    """A page of a list: its records as JSON text, their number, and the position of the next
+    page."""
 
     text: bytes
     count: int
@@ -3958,7 +3959,7 @@ class _Page(NamedTuple):
 
 
 def _sign_place(key: bytes, binding: str, payload: bytes) -> bytes:
-    """Sixteen bytes that only this workspace can make: BLAKE2b under its key (RFC 7693)."""
+    """Return a MAC of 16 bytes with the workspace's key: BLAKE2b (RFC 7693)."""
     return hashlib.blake2b(binding.encode() + b"|" + payload, key=key, digest_size=16).digest()
 
 
@@ -3970,7 +3971,7 @@ def write_cursor(key: bytes, binding: str, position: tuple[str, str], at: float)
 
 
 def read_cursor(key: bytes, binding: str, cursor: str, at: float, life: int) -> tuple[str, str]:
-    """The place that a cursor stands for, or InvalidCursor."""
+    """Return the position of a cursor; raises InvalidCursor."""
     try:
         data = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
     except ValueError:
@@ -3989,9 +3990,9 @@ def read_cursor(key: bytes, binding: str, cursor: str, at: float, life: int) -> 
 
 
 class Principal(NamedTuple):
-    """Who is calling, what they may do, and until when (seconds since 1970).
+    """The caller: its id, its scopes, and the expiry of its credentials (seconds since 1970).
 
-    `name` is what people call them; `account` is whose credentials these are, if not their own.
+    `name` is for people; `account` owns the credentials, if not the principal itself.
     """
 
     id: str
@@ -4002,7 +4003,7 @@ class Principal(NamedTuple):
 
     @property
     def party(self) -> str:
-        """By whom requests are counted and remembered, whichever credentials they present."""
+        """The id for rate limits and idempotency, whichever credentials a caller uses."""
         return self.account or self.id
 
     def has_scope(self, scope: str) -> bool:
@@ -4019,7 +4020,7 @@ class Principal(NamedTuple):
             )
 
     def can_grant(self, scopes: Iterable[str]) -> None:
-        """Refuse to give others a scope that the principal does not have."""
+        """Reject granting a scope that the principal does not have."""
         for scope in sorted(set(scopes)):
             if not self.has_scope(scope):
                 raise Forbidden(
@@ -4028,7 +4029,7 @@ class Principal(NamedTuple):
 
 
 class ServiceAccount(Model):
-    """An integration that may call the APIs: its scopes, and its secret as a keyed hash."""
+    """An integration with access to the APIs: its scopes, and its secret as a keyed hash."""
 
     fact = "service_account"
 
@@ -4044,17 +4045,17 @@ class ServiceAccount(Model):
     updated_at = Timestamp(default=now)
 
     def is_usable(self, at: float) -> bool:
-        """Whether the account may be used at this time."""
+        """Return whether the account is enabled and has not expired."""
         return not self.disabled and (not self.expires_at or at < seconds_of(self.expires_at))
 
 
 def hash_secret(ring: KeyRing, secret: str) -> str:
-    """What is kept of a secret: HMAC-SHA-256 under a key that is not in the file."""
+    """Return the stored form of a secret: HMAC-SHA-256 with a key outside of the file."""
     return hmac.digest(ring.derive("secrets"), secret.encode(), "sha256").hex()
 
 
 def token_signer(ring: KeyRing, purpose: str) -> URLSafeSerializer:
-    """What signs the tokens of one kind with HMAC-SHA-256; another kind's are refused."""
+    """Return a serializer for tokens of one purpose, signed with HMAC-SHA-256."""
     return URLSafeSerializer(
         ring.signing_keys("access tokens"),
         salt=purpose,
@@ -4063,10 +4064,10 @@ def token_signer(ring: KeyRing, purpose: str) -> URLSafeSerializer:
 
 
 class Tokens:
-    """The access tokens of one workspace: made, checked, and remembered once checked.
+    """Issues and verifies the access tokens of one workspace, with a cache of verified ones.
 
-    A token is `<slug>.<itsdangerous payload and HMAC-SHA-256>`; it carries account, generation,
-    scopes and expiry. A change of any account forgets what was remembered.
+    A token is `<slug>.<itsdangerous payload and HMAC-SHA-256>` with account, generation, scopes and
+    expiry. A change of any account clears the cache.
     """
 
     REMEMBERED = 10_000
@@ -4090,7 +4091,7 @@ class Tokens:
 
     def check(self, token: str) -> Principal:
         """The principal that a token speaks for, or Unauthenticated."""
-        # What is looked up while an account changes goes where nobody looks any more.
+        # A look-up that began before a change of an account fills the abandoned cache.
         principals = self._known
         principal = principals.get(token)
         at = self.workspace.source.clock()
@@ -4124,38 +4125,38 @@ class Tokens:
 
 
 # --- Uploads ------------------------------------------------------------------
-# A file may be larger than memory allows: it passes through in pieces, to a
-# temporary file once it is large.
+# A file may be larger than memory: it passes through in pieces, and to a temporary file if it is
+# large.
 
 UPLOAD_MEDIA = "multipart/form-data"
 FORM_MEDIA = "application/x-www-form-urlencoded"
 PIECE = 262_144
-#: Bytes that are kept of a text beside the file.
+#: Bytes of a text beside the file.
 _FIELD_SIZE = 65_536
 _BYTES_MEDIA = "application/octet-stream"
 #: A media type that is fit for a header (RFC 9110, 8.3.1).
 _MEDIA_TYPE = r"(?a)[\w!#$&^.+-]{1,120}/[\w!#$&^.+-]{1,120}(?:; ?[ -~]{1,80})?"
-#: What shows nothing, ends a line or turns the direction of what follows.
+#: Characters that are invisible, end a line or change the direction of text.
 UNSEEN = "[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 
 
 class File:
-    """The member of a multipart form that holds a file, which the context takes in by itself."""
+    """The file of a multipart form, which the context reads itself."""
 
     default, null = None, False
 
     def coerce(self, value: Any) -> Any:
-        """The value as it is."""
+        """Return the value unchanged."""
         return value
 
     def read(self, value: Any) -> Any:
-        """The file that came in; refuse what stands in a body of another kind."""
+        """Return the uploaded file; reject any other value."""
         if not isinstance(value, Upload):
             raise ValueError(f"Expected a file in {UPLOAD_MEDIA}")
         return value
 
     def describe(self) -> dict:
-        """Bytes, as OpenAPI 3.0 says it and as 3.1 does."""
+        """Describe bytes, both as OpenAPI 3.0 and as 3.1 do."""
         return {"type": "string", "format": "binary", "contentMediaType": _BYTES_MEDIA}
 
 
@@ -4175,7 +4176,7 @@ class Upload:
         self.path = ""
 
     def pieces(self) -> Iterator[bytes]:
-        """The content from its beginning, in pieces of 256 KiB and a last one."""
+        """Yield the content in pieces of 256 KiB."""
         self.content.seek(0)
         while piece := self.content.read(PIECE):
             yield piece
@@ -4185,9 +4186,9 @@ class Upload:
         return {**self.fields, "file": self}
 
     def text(self) -> str:
-        """The content as text, decoded from where it lies; ValueError if it is none.
+        """Return the content as text; raises ValueError if it is none.
 
-        It is in UTF-8, or in what JSON may else be in, which its first bytes show.
+        It is UTF-8, or another encoding of JSON, which its first bytes show.
         """
         import mmap
 
@@ -4204,7 +4205,7 @@ class Upload:
 
 
 class SizeLimitedStream:
-    """A stream that is hashed as it is read, and refused beyond a limit."""
+    """A stream that hashes what is read, and raises beyond a limit."""
 
     def __init__(self, stream: Any, limit: int, noun: str = "body"):
         self.stream, self.limit, self.noun, self.size = stream, limit, noun, 0
@@ -4221,7 +4222,7 @@ class SizeLimitedStream:
 
 
 def read_upload(stream: SizeLimitedStream, content_type: str, folder: str | None = None) -> Upload:
-    """The part named `file` of a multipart body (RFC 7578); Invalid without one, or with two."""
+    """Read the part `file` of a multipart body (RFC 7578); raises Invalid unless there is one."""
     from falcon import HTTPError
     from falcon.media import MultipartFormHandler
 
@@ -4229,7 +4230,7 @@ def read_upload(stream: SizeLimitedStream, content_type: str, folder: str | None
     with contextlib.ExitStack() as unless_done:
         content = unless_done.enter_context(temporary_file(folder))
         try:
-            # Falcon wants a length; one byte more than what is allowed lets the limit be noticed.
+            # Falcon requires a length; one byte beyond the limit makes the excess noticed.
             form = MultipartFormHandler().deserialize(stream, content_type, stream.limit + 1)
             for part in form:
                 if part.name != "file":
@@ -4251,21 +4252,21 @@ def read_upload(stream: SizeLimitedStream, content_type: str, folder: str | None
 
 
 def temporary_file(folder: str | None = None) -> IO[bytes]:
-    """A file without a name that stays in memory up to one MiB, and else lies in a folder."""
+    """Open an unnamed file that is in memory up to one MiB, and in a folder beyond."""
     import tempfile
 
     return tempfile.SpooledTemporaryFile(1 << 20, dir=folder)
 
 
 def nameless_file(folder: str | None) -> IO[bytes]:
-    """A file in a private folder that is gone once it is closed."""
+    """Open an unnamed file in a private folder; closing deletes it."""
     import tempfile
 
     return tempfile.TemporaryFile(dir=folder)
 
 
 def _keep_part(part: Any, content: IO[bytes]) -> Upload:
-    """Take the content of one part in."""
+    """Store the content of a part."""
     upload = _keep(part.stream, content, part.filename or part.name, _declared_media_type(part))
     upload.path = _name_with_path(part.filename or "")
     return upload
@@ -4282,7 +4283,7 @@ def _keep(stream: Any, content: IO[bytes], name: str, media_type: str) -> Upload
 
 
 def read_file(stream: IO[bytes], name: str, limit: int, folder: str | None = None) -> Upload:
-    """Take a JSON file in that came another way; TooLarge beyond a limit."""
+    """Read a JSON file that was not uploaded as a form; raises TooLarge beyond a limit."""
     with contextlib.ExitStack() as unless_done:
         content = unless_done.enter_context(temporary_file(folder))
         taken = _keep(SizeLimitedStream(stream, limit, "file"), content, name, "application/json")
@@ -4291,23 +4292,24 @@ def read_file(stream: IO[bytes], name: str, limit: int, folder: str | None = Non
 
 
 def _keep_field(part: Any) -> str:
-    """The text of a part that is not the file, as far as a field of a form may go."""
+    """Return the text of a part that is not the file, up to the size of a form's field."""
     data = part.stream.read(_FIELD_SIZE)
     part.stream.exhaust()
-    # What is no UTF-8 becomes what no text may hold, and matters only where it is read.
+    # Invalid UTF-8 becomes a character that texts may not contain, which matters only if it is
+    # read.
     return data.decode("utf-8", "surrogateescape")
 
 
 def _safe_name(name: str) -> str:
-    """A file's name without the path before it, and without what cannot be seen (RFC 7578, 4.2)."""
+    """Return a file's name without its path and invisible characters (RFC 7578, 4.2)."""
     last = re.split(r"[/\\]", re.sub(UNSEEN, "", name))[-1].strip()
     return (last if last.strip(".") else "file")[:255]
 
 
 def _name_with_path(name: str) -> str:
-    """A file's name with the path before it, as far as that was sent, which is only compared.
+    """Return a file's name with its path, if it was sent, for comparisons only.
 
-    Nothing where it has no name: clients call so what comes from a pipe or a variable.
+    Empty for the names that clients use for pipes and variables.
     """
     parts = [part.strip() for part in re.split(r"[/\\]", re.sub(UNSEEN, "", name))]
     path = "/".join(part for part in parts if part not in ("", "."))
@@ -4316,14 +4318,14 @@ def _name_with_path(name: str) -> str:
 
 
 def _declared_media_type(part: Any) -> str:
-    """The media type that a part came with; that of plain bytes where it is none or unfit."""
-    # Only inside does Falcon tell a part without a type from one of text/plain.
+    """Return the media type of a part; that of plain bytes without a valid one."""
+    # Falcon distinguishes a part without a type from one of text/plain only internally.
     sent = getattr(part, "_headers", {}).get(b"content-type", b"").decode("latin-1").strip()
     return sent if re.fullmatch(_MEDIA_TYPE, sent) else _BYTES_MEDIA
 
 
 def attachment_headers(name: str, media_type: str, size: int | None = None) -> dict[str, str]:
-    """Headers under which a file is kept, not shown, whatever it holds (RFC 6266)."""
+    """Return headers with which browsers save a file instead of showing it (RFC 6266)."""
     plain = re.sub(r"[^\w .()+-]", "_", name, flags=re.A)
     exact = urllib.parse.quote(name, safe="")
     return {
@@ -4338,7 +4340,7 @@ def attachment_headers(name: str, media_type: str, size: int | None = None) -> d
 
 
 def read_address(text: str) -> IPv4Address | IPv6Address | None:
-    """The IP address in a text that may have a port, or brackets; None where there is none."""
+    """Parse the IP address of a text, which may have a port or brackets; None without one."""
     match = re.fullmatch(r"\[(.+)\](?::\d+)?|([^:]+)(?::\d+)?|(.+)", text.strip())
     with contextlib.suppress(ValueError):
         address = ip_address(next(filter(None, match.groups()))) if match else None
@@ -4354,7 +4356,7 @@ def is_loopback(host: str) -> bool:
     return bool(re.fullmatch(r"(?:[a-z0-9_-]+\.)*localhost\.?(?::\d*)?", host, re.IGNORECASE))
 
 
-#: Headers in which proxies name, parted by commas, for whom they ask and by which name.
+#: Headers in which proxies name the client and the host of a request, separated by commas.
 _FORWARDING_HEADERS = (
     "X-Forwarded-For", "X-Real-IP", "X-Forwarded-Host", "X-Client-IP", "X-Cluster-Client-IP",
     "True-Client-IP", "CF-Connecting-IP", "Fastly-Client-IP", "X-Original-Forwarded-For",
@@ -4362,13 +4364,13 @@ _FORWARDING_HEADERS = (
 
 
 def forwarded_hosts(request: falcon.Request) -> list[str]:
-    """The hosts that proxies name in a request; a proxy that names none is named itself."""
+    """Return the hosts that proxies name in a request; a proxy that names none is named itself."""
     header = functools.partial(request.get_header, default="")
     hosts = [
         host for name in _FORWARDING_HEADERS if header(name) for host in header(name).split(",")
     ]
     if forwarded := header("Forwarded"):
-        # RFC 7239: what has no such parameter hides for whom it asks, and stands for itself.
+        # RFC 7239: an element without these parameters hides the client, and stands for itself.
         pairs = re.findall(
             r"""\b(?:for|by|host)\s*=\s*("[^"]*"|[^;,\s]*)""", forwarded, re.IGNORECASE
         )
@@ -4379,9 +4381,9 @@ def forwarded_hosts(request: falcon.Request) -> list[str]:
 
 
 def is_of_foreign_page(request: falcon.Request, origins: Sequence[str]) -> bool:
-    """Return whether a browser says that a page of another origin, none of these, makes a request.
+    """Return whether a browser says that a page of another origin makes a request.
 
-    Programs say nothing. A page that a proxy serves has the proxy's origin.
+    Programs other than browsers send no origin. The page of a proxy has the proxy's origin.
     """
     origin, site = request.get_header("Origin"), request.get_header("Sec-Fetch-Site")
     if origin is not None and origin in origins:
@@ -4420,28 +4422,29 @@ class RequestContext:
 
     @property
     def settings(self) -> Settings:
-        """What is set for the instance that answers."""
+        """The settings of the instance."""
         return self.lite.settings
 
     @property
     def address(self) -> str:
-        """The caller's address: the peer's, or what a trusted proxy says in X-Forwarded-For."""
+        """The caller's address: the peer's, or the one of X-Forwarded-For behind a trusted
+        proxy."""
         address = self.request.remote_addr or ""
         proxies = networks_of(self.settings, "trusted_proxies")
         if not proxies:
             return address
-        # No more than some proxies stand in a row; what is left in one piece is no address.
+        # At most 16 proxies in a row; a longer rest is no address.
         hops = self.request.get_header("X-Forwarded-For", default="").rsplit(",", 16)
         while hops and (peer := read_address(address)):
             if not any(peer in network for network in proxies):
                 break
-            # A hop that is no address ends the search: what stands before it is hearsay.
+            # An invalid hop ends the search: hops before it are not trustworthy.
             address = str(read_address(hops.pop()) or "unknown")
         return address
 
     @property
     def network(self) -> str:
-        """What of the caller's address counts as one caller: of IPv6, its network of 64 bits."""
+        """The network by which callers are counted: of IPv6 the /64, else the address."""
         address = read_address(self.address)
         if isinstance(address, IPv6Address):
             return str(ip_network((int(address) >> 64 << 64, 64)))
@@ -4453,7 +4456,7 @@ class RequestContext:
         return {"actor": actor, "request_id": self.request_id, "address": self.address}
 
     def read_query(self) -> None:
-        """Read the query as the operation wants it."""
+        """Validate the query."""
         if self.operation.query is EMPTY:
             return
         parameters = {}
@@ -4469,17 +4472,17 @@ class RequestContext:
             raise Invalid(issues=[field_error(*fault) for fault in faults.issues]) from None
 
     def ignores_empty(self, name: str) -> bool:
-        """Whether a parameter of the query that is empty counts as absent."""
+        """Return whether an empty query parameter counts as absent."""
         _, field = self.operation.query.members.get(name, ("", None))
         return self.operation.surface.ignores_empty and not getattr(field, "may_be_empty", False)
 
     def read_body(self) -> None:
-        """Read the body as the operation wants it, and take the reason out of it."""
+        """Read and validate the body, and set the reason."""
         operation = self.operation
         if operation.body is EMPTY:
             return
         if self.request.content_length:
-            # Before it is read: what nobody reads may be large.
+            # Before it is read: an unread body may be large.
             self.check_media()
         if UPLOAD_MEDIA in operation.media and self.media_type() == UPLOAD_MEDIA:
             self.upload = self.take_upload()
@@ -4507,7 +4510,7 @@ class RequestContext:
         return self.raw
 
     def take_upload(self) -> Upload:
-        """The file of a multipart body, taken in piece by piece."""
+        """Read the file of a multipart body in pieces."""
         limit, folder = getattr(self.settings, self.operation.limit), storage_folder(self.settings)
         if (self.request.content_length or 0) > limit:
             raise TooLarge(f"The body is over the limit of {limit} bytes.")
@@ -4515,8 +4518,8 @@ class RequestContext:
         return read_upload(stream, self.request.content_type, folder)
 
     def stream(self) -> IO[bytes]:
-        """The bytes of the body as they come in, up to its end."""
-        # Without a length, only a server that says so ends a body by itself.
+        """Return the stream of the body, which ends with it."""
+        # Without a length, only a server that sets this flag ends the body itself.
         if self.request.content_length is None and self.request.env.get("wsgi.input_terminated"):
             return self.request.stream
         return self.request.bounded_stream
@@ -4526,13 +4529,13 @@ class RequestContext:
         return self.upload.body_digest if self.upload else hashlib.sha256(self.raw).digest()
 
     def media_type(self) -> str:
-        """The media type of the body; empty where the request does not say it."""
+        """The media type of the body; empty without one."""
         return (self.request.content_type or "").partition(";")[0].strip().lower()
 
     def check_media(self) -> None:
-        """Refuse a body of a kind that the operation does not read, or that is not said.
+        """Reject a body of a media type that the operation does not read, or without one.
 
-        A browser lets a page of any origin send a body without a type.
+        Browsers let pages of any origin send a body without a type.
         """
         if self.media_type() not in self.operation.media:
             kinds = " or ".join(self.operation.media)

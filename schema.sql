@@ -1719,7 +1719,7 @@ CREATE UNIQUE INDEX "security_threshold_key" ON "security_threshold" ("flow_id")
 
 CREATE INDEX "security_threshold_flow_id" ON "security_threshold" ("flow_id");
 
--- An integration that may call the APIs: its scopes, and its secret as a keyed hash.
+-- An integration with access to the APIs: its scopes, and its secret as a keyed hash.
 CREATE TABLE "service_account" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "name" TEXT NOT NULL,
