@@ -6057,7 +6057,7 @@ def content_fault(
 
 
 # --- Webhook signatures -------------------------------------------------------
-# Standard Webhooks 1.0, and beside it one header that holds time and signature together.
+# Standard Webhooks 1.0, and a further header with both timestamp and signature.
 
 
 class WebhookError(ValueError):
@@ -6100,12 +6100,12 @@ def _webhook_digests(secrets: Sequence[str], prefix: str, body: bytes) -> list[b
 
 
 def _standard_signature(digest: bytes) -> str:
-    """A digest as webhook-signature holds it."""
+    """Format a digest for webhook-signature."""
     return "v1," + base64.b64encode(digest).decode()
 
 
 def _combined_signature(digest: bytes) -> str:
-    """A digest as X-Novantra-Signature holds it."""
+    """Format a digest for X-Novantra-Signature."""
     return "v1=" + digest.hex()
 
 
@@ -6117,10 +6117,11 @@ def verify_webhook(
     tolerance: int = 300,
     clock: Callable[[], float] = time.time,
 ) -> dict:
-    """The event in a webhook whose signature and age (seconds) are good, else WebhookError.
+    """Return the event of a webhook; raises WebhookError unless signature and age (seconds) are
+    valid.
 
-    Pass the body's bytes as they came, and both secrets during a rotation. The headers may be
-    those of Standard Webhooks, or X-Novantra-Signature alone.
+    Pass the raw bytes of the body, and both secrets during a rotation. The headers may be those of
+    Standard Webhooks, or X-Novantra-Signature alone.
     """
     values = {name.lower(): value for name, value in headers.items()}
     if "webhook-signature" in values:
@@ -7120,8 +7121,8 @@ class _Write:
 
 
 # --- Outbound addresses -------------------------------------------------------
-# A caller who names a URL must not reach the operator's own network through it. A name is
-# resolved once, all of its addresses are judged, and the connection goes to one of these.
+# The URL of a caller must not lead into the operator's own network (SSRF). A name is resolved
+# once, all of its addresses are checked, and the connection goes to one of these.
 
 Networks = Sequence[IPv4Network | IPv6Network]
 #: IPv6 forms of an IPv4 address and how far to shift it out: mapped (RFC 4291), NAT64 (RFC 6052)
@@ -7146,14 +7147,14 @@ def check_target(
     resolve: Callable = socket.getaddrinfo,
     remedy: str = WEBHOOK_REMEDY,
 ) -> None:
-    """Raise Invalid unless the URL may be sent to; a name that does not resolve (yet) may."""
+    """Raise Invalid unless a URL is permitted; a host that does not resolve (yet) is."""
     parts, port = split_target(url, https_only)
     with contextlib.suppress(OSError):
         call_within(5, public_addresses, parts.hostname, port, allowed, resolve, remedy)
 
 
 def split_target(url: str, https_only: bool = False) -> tuple[SplitResult, int]:
-    """The parts and the port of an http or https URL; Invalid when it is anything else."""
+    """Return the parts and the port of an http or https URL; raises Invalid."""
     if not url.lower().startswith(("https://",) if https_only else ("https://", "http://")):
         raise Invalid(f"The URL must start with https://{'' if https_only else ' or http://'}.")
     if not re.fullmatch(r"[!-~]+", url):
@@ -7177,7 +7178,8 @@ def public_addresses(
     resolve: Callable = socket.getaddrinfo,
     remedy: str = WEBHOOK_REMEDY,
 ) -> list[tuple[str, int]]:
-    """Every (address, port) of a host: Invalid if one is forbidden, OSError if there is none."""
+    """Return all addresses of a host with the port; raises Invalid if one is forbidden, or
+    OSError."""
     try:
         resolved = resolve(host, port, type=socket.SOCK_STREAM)
     except UnicodeError:
@@ -7191,7 +7193,7 @@ def public_addresses(
 
 
 def _is_permitted(address: IPv4Address | IPv6Address, allowed: Networks = ()) -> bool:
-    """Whether an address is public, or in a network that the operator allowed."""
+    """Return whether an address is public, or in a network that the operator allowed."""
     shift = next((_IPV4_INSIDE[network] for network in _IPV4_INSIDE if address in network), None)
     inner = address if shift is None else IPv4Address(int(address) >> shift & 0xFFFFFFFF)
     if any(address in network or inner in network for network in allowed):
@@ -7201,7 +7203,7 @@ def _is_permitted(address: IPv4Address | IPv6Address, allowed: Networks = ()) ->
 
 
 def call_within(seconds: float, function: Callable, *arguments: Any) -> Any:
-    """What a call returns or raises, or TimeoutError: a look-up of a name takes no time limit."""
+    """Call a function with a time limit, as for name resolution, which has none: TimeoutError."""
     from concurrent.futures import Future
 
     future: Future = Future()
@@ -7678,19 +7680,19 @@ _ROTATION = 24 * 3600
 
 
 class Webhooks:
-    """The endpoints of one workspace, as the Python API and the command line manage them."""
+    """The endpoints of one workspace, for the Python API and the command line."""
 
     def __init__(self, workspace: Workspace, dispatcher: Dispatcher):
         self.workspace, self.dispatcher = workspace, dispatcher
 
     def act(self, reason: str, work: Callable[[], Any], show: Show = None) -> Any:
-        """Do one administrative write."""
+        """Run one administrative write."""
         return administer(self.workspace, reason, work, show)
 
     def add(self, url: str, events: Iterable[str] = (), show: Show = None) -> dict:
-        """Add an endpoint for the named events (none: all); the secret is returned only now.
+        """Create an endpoint for the named events (none: all); the secret is returned only now.
 
-        `show` is called with the answer before it is stored; if it raises, nothing is.
+        `show` is called with the result before the commit; if it raises, nothing is stored.
         """
         requested = list(events)
         known_events = (*WEBHOOK_EVENTS, *FACTSTORE_EVENTS)
@@ -7711,7 +7713,7 @@ class Webhooks:
             return [endpoint.json() for endpoint in Endpoint.select().order_by(Endpoint.id)]
 
     def remove(self, key: str) -> None:
-        """Remove an endpoint, and what was on its way to it, which may be much."""
+        """Delete an endpoint and its deliveries, of which there may be many."""
         delete_in_batches(self.workspace, Delivery, Delivery.endpoint == key)
 
         def work():
@@ -7721,7 +7723,7 @@ class Webhooks:
         self.act("Webhook endpoint removed.", work)
 
     def rotate(self, key: str, show: Show = None) -> dict:
-        """Give an endpoint a new secret; the old one signs too for 24 h."""
+        """Give an endpoint a new secret; the old one also signs for 24 h."""
         source = self.workspace.source
         secret = new_webhook_secret(source.random.randbytes(32))
 
@@ -7738,7 +7740,7 @@ class Webhooks:
         self.act(f"Webhook endpoint {status}.", lambda: Endpoint.find(key).change(status=status))
 
     def pause(self, key: str) -> None:
-        """Hold deliveries back; what happens meanwhile waits."""
+        """Pause deliveries; events wait meanwhile."""
         self.set_status(key, "paused")
 
     def resume(self, key: str) -> None:
@@ -7759,7 +7761,7 @@ class Webhooks:
         delivery = self.act("Webhook endpoint tested.", work)
         with self.workspace.read():
             self.dispatcher.attempt(self.workspace, Delivery.find(delivery.id))
-        # A test says how things stand now; it is not tried again.
+        # A test shows the current state; it is not repeated.
         given_up = Delivery.update(state="failed", due_at=None)
         waits = given_up.where(Delivery.id == delivery.id, Delivery.state == "due")
         self.act("Webhook endpoint tested.", waits.execute)
@@ -7777,11 +7779,11 @@ class Webhooks:
             return [delivery.json() for delivery in query]
 
     def redeliver(self, key: str) -> None:
-        """Put one delivery on its way again, from the first attempt on."""
+        """Send one delivery again, with a new schedule of attempts."""
         self.send_again(Delivery.id == key, lambda count: count or Delivery.find(key))
 
     def redeliver_failed(self, endpoint: str) -> int:
-        """Make every failed delivery of an endpoint due again; return how many there are."""
+        """Send every failed delivery of an endpoint again; return their number."""
         failed = (Delivery.endpoint == endpoint) & (Delivery.state == "failed")
         return self.send_again(failed, lambda count: count)
 
@@ -7801,7 +7803,7 @@ class Webhooks:
 
 
 def allowed_networks(settings: Settings) -> list:
-    """The private networks that webhooks may be sent to."""
+    """The private networks to which webhooks may be sent."""
     return networks_of(settings, "webhook_private_targets")
 
 
@@ -7810,7 +7812,7 @@ def allowed_networks(settings: Settings) -> list:
 
 
 class Reason(Text):
-    """Why the caller acts: 10 to 1000 characters without the blanks around them."""
+    """The reason of a write: 10 to 1000 characters, stripped."""
 
     strips = True
 
@@ -7835,7 +7837,7 @@ class Reference(Key):
 
 
 class Title(Text):
-    """What a record is called: 1 to 300 characters."""
+    """A title: 1 to 300 characters."""
 
     def __init__(self):
         super().__init__(300, 1)
@@ -7858,7 +7860,7 @@ class _Limit(Integer):
         return {"type": "integer", "minimum": 1}
 
 
-#: A filter without documented words: any text, which matches nothing where no record has it.
+#: A filter without documented values: any text, which matches nothing if no record has it.
 FREE_TEXT = Text(100_000)
 
 
@@ -7980,7 +7982,7 @@ TRIPLE = ("subject_module_key", "subject_resource_type", "subject_resource_id")
 
 
 def check_subject(values: Mapping[str, Any]) -> None:
-    """Refuse half a subject triple, and one that names nothing in this workspace."""
+    """Reject an incomplete subject triple, and one without a record in this workspace."""
     triple = [values.get(name) for name in TRIPLE]
     if not any(triple):
         return
@@ -7999,7 +8001,7 @@ def check_subject(values: Mapping[str, Any]) -> None:
 
 @functools.cache
 def subjects() -> dict[tuple[str, str], type[Model]]:
-    """The models that a subject triple may point at, by module and type."""
+    """The models to which a subject triple may refer, by module and type."""
     return {model.subject: model for model in all_models() if model.subject}
 
 
@@ -8012,7 +8014,7 @@ def reduced(record: Model, members: str) -> dict:
 
 
 class Organization(Model):
-    """The organization whose register the file is."""
+    """The organization that owns the register."""
 
     fact = "organization"
 
@@ -8025,7 +8027,7 @@ class Organization(Model):
 
 
 class Profile(Novantra, model=Organization, scope="organization", tag="Workspace"):
-    """What the workspace of the token is called."""
+    """The organization of the token."""
 
     @route(
         "GET /api/v1/organization",
@@ -8040,7 +8042,7 @@ class Profile(Novantra, model=Organization, scope="organization", tag="Workspace
 
 
 class Credentials(NamedTuple):
-    """What a new or rotated service account needs to get tokens; the secret is shown only once."""
+    """The credentials of a new or rotated service account; the secret is shown only once."""
 
     client_id: str
     client_secret: str
@@ -8053,18 +8055,18 @@ class Credentials(NamedTuple):
 
 
 def _credentials_of(account: ServiceAccount, secret: str) -> Credentials:
-    """What an account is used with, whose secret is still known."""
+    """The credentials of an account."""
     return Credentials(account.id, secret, account.name, account.scopes, account.expires_at)
 
 
 class Accounts:
-    """The service accounts of one workspace, as the Python API and the command line manage them."""
+    """The service accounts of one workspace, for the Python API and the command line."""
 
     def __init__(self, workspace: Workspace, known_scopes: Callable[[], Sequence[str]]):
         self.workspace, self.known_scopes = workspace, known_scopes
 
     def act(self, reason: str, work: Callable[[], Any], show: Show = None) -> Any:
-        """Do one administrative write, and clear the token cache."""
+        """Run one administrative write, and clear the token cache."""
         result = administer(self.workspace, reason, work, show)
         self.workspace.tokens.forget()
         return result
@@ -8077,9 +8079,9 @@ class Accounts:
         contact: str = "",
         show: Show = None,
     ) -> Credentials:
-        """Make an account with these scopes; `expires` is a date or date-time.
+        """Create an account with these scopes; `expires` is a date or date-time.
 
-        `show` is called with the credentials before they are stored; if it raises, they are not.
+        `show` is called with the credentials before the commit; if it raises, nothing is stored.
         """
         values = self.check(name, scopes, expires, contact)
         return self.act("Service account created.", lambda: self.issue(values), show)
@@ -8103,9 +8105,9 @@ class Accounts:
         return _credentials_of(account, secret)
 
     def rotate(self, client_id: str, show: Show = None) -> Credentials:
-        """Give an account a new secret; the old one and its tokens end at once.
+        """Give an account a new secret; the old one and its tokens stop working at once.
 
-        `show` is called with the credentials before they are stored; if it raises, they are not.
+        `show` is called with the credentials before the commit; if it raises, nothing is stored.
         """
         return self.act("Service account secret rotated.", lambda: self.renew(client_id), show)
 
@@ -8118,11 +8120,11 @@ class Accounts:
         return _credentials_of(account, secret)
 
     def set_disabled(self, client_id: str, disabled: bool) -> None:
-        """Shut an account out, or let it in again."""
+        """Disable or enable an account."""
 
         def work():
             account = ServiceAccount.find(client_id)
-            # Tokens from before must not come back to life when the account is enabled again.
+            # Tokens of before must not become valid again when the account is enabled.
             account.change(disabled=disabled, generation=account.generation + disabled)
             return account
 
@@ -8149,7 +8151,7 @@ _NEW_ACCOUNT = Schema.of(ServiceAccount, "name expires_at contact")
 
 
 def read_members(schema: Schema, arguments: dict, partial: bool = False) -> dict:
-    """Read members that the Python API was given, or raise Invalid with every fault."""
+    """Validate arguments of the Python API; raises Invalid with every fault."""
     try:
         return schema.read(arguments, partial=partial)
     except ValidationErrors as faults:
@@ -8187,7 +8189,7 @@ class _TokenRequest(Schema):
 
 
 def _unrepeated(pairs: Sequence[tuple[str, Any]]) -> dict:
-    """Members or parameters, none of which may come twice (RFC 6749, section 3.2)."""
+    """Collect pairs of members or parameters; reject repeated names (RFC 6749, section 3.2)."""
     values = dict(pairs)
     if len(values) != len(pairs):
         raise InvalidRequest("A parameter of the request comes more than once.")
@@ -8195,7 +8197,7 @@ def _unrepeated(pairs: Sequence[tuple[str, Any]]) -> dict:
 
 
 def _read_token_json(data: bytes) -> Any:
-    """Parse a token request in JSON, and refuse a member that comes twice."""
+    """Parse a token request in JSON; reject repeated members."""
     value = read_json(data)
     json.loads(data, object_pairs_hook=_unrepeated)
     return value
@@ -8205,9 +8207,9 @@ class Authentication(Novantra, tag="Authentication"):
     """Short-lived bearer tokens for service accounts (RFC 6749, section 4.4)."""
 
     def accept(self, context, data):
-        """Take client id and secret from HTTP Basic where the request has them there.
+        """Take client id and secret from HTTP Basic, if the request has them there.
 
-        They are never taken from the URL, and never from two places at once (RFC 6749, 2.3).
+        They are never read from the URL, and never from two places at once (RFC 6749, 2.3).
         """
         in_query = sorted(set(context.request.params) & set(_TokenRequest().members))
         if in_query:
@@ -8253,9 +8255,9 @@ class Authentication(Novantra, tag="Authentication"):
         return self.grant(context, account, scopes, at)
 
     def authenticate(self, context, client_id, secret, at) -> ServiceAccount:
-        """The account of a client id and secret; the same refusal for whatever is wrong.
+        """Return the account of a client id and secret; every failure has the same answer.
 
-        Failures are counted once the secret is known to be wrong, so that they lock nobody out.
+        Only failures are counted, so that others cannot lock an account out.
         """
         workspace = context.workspace = context.lite.workspace_of_account(client_id)
         if workspace:
@@ -8265,7 +8267,7 @@ class Authentication(Novantra, tag="Authentication"):
             if hmac.compare_digest(expected, account.secret_hash) and account.is_usable(at):
                 return account
         context.lite.limits.take_failure(context, client_id, at)
-        # What is no id may be a secret in the wrong field, which must not stay for ever.
+        # An invalid id may be a secret in the wrong field, which must not be stored for ever.
         is_id = workspace or re.fullmatch(f"svc_[{CROCKFORD}]{{26}}", client_id)
         audit_rejected_credentials(context, client_id if is_id else "")
         raise Unauthenticated(
@@ -8317,7 +8319,7 @@ class Framework(Model):
 
 
 class FrameworkVersion(Model):
-    """One edition of a framework; older ones stay readable."""
+    """One edition of a framework; older ones remain readable."""
 
     fact, key = "framework.version", "framework version_key"
 
@@ -8358,7 +8360,7 @@ class FrameworkNode(Model):
 
 
 class FrameworkCoverageLink(Model):
-    """What a record of the register does for a requirement."""
+    """The coverage of a requirement by a record of the register."""
 
     fact = "framework.coverage_link"
     key = "framework_node subject_module_key subject_resource_type subject_resource_id"
@@ -8429,7 +8431,7 @@ class FrameworkCoverageLinks(
     collection="coverage-links",
     verbs="list",
 ):
-    """What covers which requirement."""
+    """The records that cover requirements."""
 
     filters = Filters.of(FrameworkCoverageLink, "framework_version framework_node")
 
@@ -8438,7 +8440,7 @@ class FrameworkCoverageLinks(
 
 
 class Control(Model):
-    """A measure that keeps a risk down or a requirement met."""
+    """A measure that reduces a risk or meets a requirement."""
 
     fact, key, subject = "control", "control_key", ("controls", "control")
     searched = Searchable(23, "control", "title control_key", "{control_key}")
@@ -8468,7 +8470,7 @@ class Controls(
     collection="controls",
     verbs="list retrieve",
 ):
-    """Measures that the organization has taken."""
+    """The controls of the organization."""
 
     filters = Filters(Control.status)
 
@@ -8477,7 +8479,7 @@ class Controls(
 
 
 class Risk(Model):
-    """Something that may go wrong, and what is done about it."""
+    """A possible event with a negative effect, and its treatment."""
 
     fact, key, subject = "risk", "risk_key", ("risks", "risk")
     searched = Searchable(22, "risk", "title risk_key", "{risk_key}")
@@ -8506,7 +8508,7 @@ class Risks(
     collection="risks",
     verbs="list retrieve",
 ):
-    """What may go wrong."""
+    """The risks of the organization."""
 
     filters = Filters(Risk.status)
 
@@ -8515,13 +8517,13 @@ class Risks(
 
 
 class Blob(Member, peewee.BlobField):
-    """Bytes, never shown as JSON."""
+    """Bytes that never appear in JSON."""
 
     hidden = True
 
 
 class EvidenceRequirement(Model):
-    """What has to be shown, again and again."""
+    """Evidence that is required periodically."""
 
     fact, key = "evidence.requirement", "requirement_key"
     subject = ("evidence", "evidence-requirement")
@@ -8565,7 +8567,7 @@ _NEW_ATTACHMENT_MEMBERS: dict[str, Member] = {
 
 
 class _AttachmentShape(Shape):
-    """A new attachment: its bytes, or where it is found, and never both."""
+    """A new attachment: its bytes, or its URI, but not both."""
 
     def describe(self, partial=False):
         forms = [
@@ -8576,7 +8578,7 @@ class _AttachmentShape(Shape):
 
 
 NEW_ATTACHMENT = _AttachmentShape(**_NEW_ATTACHMENT_MEMBERS)
-#: As an export writes it: what is known of an attachment, and its bytes.
+#: The form in an export: the metadata of an attachment, and its bytes.
 EXPORTED_ATTACHMENT = Shape(
     **_NEW_ATTACHMENT_MEMBERS,
     id=Text(60, pattern="evatt_[0-9A-Za-z]{1,40}", hint="Expected an id of evatt_", null=True),
@@ -8586,7 +8588,7 @@ EXPORTED_ATTACHMENT = Shape(
 
 
 class EvidenceClaim(Model):
-    """A claim that a requirement is met, for a time, with files that show it."""
+    """A claim that a requirement is met for a period, with evidence files."""
 
     fact, key, subject = "evidence.claim", "claim_key", ("evidence", "evidence-claim")
     lookup = "status valid_until"
@@ -8638,7 +8640,7 @@ class EvidenceClaim(Model):
 
     @classmethod
     def overdue(cls, workspace, at):
-        # The others are seen to at the next step.
+        # The others are updated in the next step.
         sql = """SELECT "id" FROM "evidence_claim"
             WHERE "status" = 'approved' AND "valid_until" <= ? LIMIT 1000"""
         with workspace.read() as current:
@@ -8677,7 +8679,7 @@ class AttachmentContent(Model):
 
     @staticmethod
     def associated_data(key: str) -> str:
-        """What the encryption of an attachment is bound to."""
+        """The associated data of an attachment's encryption."""
         return f"attachment_content/content/{key}"
 
     def opened(self) -> bytes:
@@ -8686,7 +8688,7 @@ class AttachmentContent(Model):
 
     @classmethod
     def read(cls, key: str) -> tuple[dict, bytes]:
-        """What is known of an attachment, and its bytes, held against its digest."""
+        """Return the metadata and the bytes of an attachment, verified with its digest."""
         content = cls.find_or_none(key)
         if content is None:
             raise NotFound(f"There is no attachment {key} whose content is kept here.")
@@ -8753,7 +8755,7 @@ def read_attachments(
 
 
 def read_content(attachment: dict, settings: Settings) -> bytes | None:
-    """The bytes of one new attachment, held against its digest; None when only a URI is given."""
+    """Return the bytes of a new attachment, verified with its digest; None if it has only a URI."""
     text, digest = attachment["contentBase64"], attachment["sha256"]
     if text is not None and attachment["uri"] is not None:
         raise ValueError("Expected either contentBase64 or uri, not both")
@@ -8785,7 +8787,7 @@ class EvidenceRequirements(
     collection="evidence-requirements",
     verbs="list retrieve",
 ):
-    """What has to be shown."""
+    """The requirements for evidence."""
 
     filters = Filters(EvidenceRequirement.status)
 
@@ -8801,9 +8803,9 @@ class EvidenceClaims(
     verbs="list create retrieve",
     options={"create": {"limit": "claim_limit"}},
 ):
-    """Claims with their attachments; the API makes claims, and never approves them."""
+    """Claims with their attachments; the API creates claims, but never approves them."""
 
-    # The API reference gives the statuses of other records as words, and this one as text.
+    # The API reference has an enum for the statuses of other records, but text for this one.
     filters = Filters(EvidenceClaim.evidence_requirement, status=FREE_TEXT)
     creates = Schema.of(
         EvidenceClaim,
@@ -8931,7 +8933,7 @@ class Assessments(
 
 
 class Finding(Model):
-    """A gap, from the day that a person or a scanner sees it to the day it is closed."""
+    """A gap, from its discovery by a person or a scanner to its closure."""
 
     fact, key, subject = "finding", "finding_key", ("findings", "finding")
     searched = Searchable(
@@ -9047,7 +9049,7 @@ class Findings(
     def update_finding_status(self, context, key):
         """Change the status of a finding (off unless the setting finding_updates is on)."""
         finding = Finding.find(key)
-        # The same status again is a move like any other, and none allows it.
+        # Setting the same status again is a move, too, which none allows.
         check_move(finding, context.body["status"])
         finding.change(**context.body)
         return finding
@@ -9109,7 +9111,7 @@ _OUTCOMES = "pass fail warning unknown"
 
 
 class MonitorDefinition(Model):
-    """What is watched, over and over."""
+    """A subject that is monitored periodically."""
 
     fact, key, subject = "monitor", "monitor_key", ("monitoring", "monitor-definition")
     searched = Searchable(21, "monitor", "title monitor_key", "{monitor_key}")
@@ -9129,7 +9131,7 @@ class MonitorDefinition(Model):
 
 
 class MonitorRun(Model):
-    """One look at everything that a monitor watches."""
+    """One run of a monitor over its population."""
 
     fact = "monitor.run"
 
@@ -9155,7 +9157,7 @@ class MonitorRun(Model):
 
 
 class MonitorResultItem(Model):
-    """What a run found of one member of the population."""
+    """The result of a run for one member of the population."""
 
     fact, key = "monitor.result_item", "monitor_run population_member_key"
 
@@ -9170,7 +9172,7 @@ class MonitorResultItem(Model):
     message = Text(4000, null=True)
     finding_id = Reference()
     evaluated_at = Timestamp(default=now)
-    #: Where the item stands in lists; an item that is brought in stands where it was evaluated.
+    #: The position in lists; that of an imported item is its time of evaluation.
     created_at = Timestamp(default=now, hidden=True)
 
     @classmethod
@@ -9190,7 +9192,7 @@ class MonitorDefinitions(
     collection="monitor-definitions",
     verbs="list retrieve",
 ):
-    """What is watched."""
+    """The subjects that are monitored."""
 
     filters = Filters(MonitorDefinition.status)
 
@@ -9205,7 +9207,7 @@ class MonitorRuns(
     collection="monitor-runs",
     verbs="list retrieve",
 ):
-    """When it was looked at, and with which outcome."""
+    """The runs of monitors, with their outcomes."""
 
     filters = Filters(MonitorRun.monitor_definition, result=Choice(_OUTCOMES))
     conditions: ClassVar[dict] = {"result": lambda value: MonitorRun.aggregate_result == value}
@@ -9229,7 +9231,7 @@ class MonitorResultItems(
 
 
 class Indicator(Model):
-    """A number that says how things stand."""
+    """A metric with thresholds."""
 
     fact, key, subject = "indicator", "indicator_key", ("indicators", "indicator")
     searched = Searchable(
@@ -9288,7 +9290,7 @@ class Indicators(
     collection="indicators",
     verbs="list retrieve",
 ):
-    """Numbers that say how things stand."""
+    """The indicators of the organization."""
 
     filters = Filters.of(Indicator, "status indicator_kind")
 
@@ -9303,7 +9305,7 @@ class IndicatorMeasurements(
     collection="indicator-measurements",
     verbs="list",
 ):
-    """The values of one indicator."""
+    """The measurements of indicators."""
 
     filters = Filters(
         IndicatorMeasurement.indicator_definition,
@@ -9317,7 +9319,7 @@ class IndicatorMeasurements(
 
 
 class SubmissionRequirement(Model):
-    """What an authority or a customer wants to be sent."""
+    """A report that an authority or a customer requires."""
 
     fact, key = "submission.requirement", "requirement_key"
     subject = ("submissions", "submission-requirement")
@@ -9337,7 +9339,7 @@ class SubmissionRequirement(Model):
 
 
 class SubmissionPackage(Model):
-    """What is sent, and how far it has come."""
+    """A package for a submission, and its progress."""
 
     fact, key = "submission.package", "package_key"
     subject = ("submissions", "submission-package")
@@ -9396,7 +9398,7 @@ class SubmissionEvent(Model):
     """Something that happened to a package on its way."""
 
     fact, made = "submission.event", "recorded"
-    #: Which status a kind of event takes a package to, and from which ones it may.
+    #: The status to which a type of event moves a package, and the statuses from which it may.
     KINDS: ClassVar[dict] = {
         "submission": ("submitted", ("draft", "in_review", "ready")),
         "receipt": ("acknowledged", ("submitted",)),
@@ -9450,7 +9452,7 @@ class SubmissionRequirements(
     collection="submission-requirements",
     verbs="list retrieve",
 ):
-    """What has to be sent."""
+    """The reports that are required."""
 
     filters = Filters(SubmissionRequirement.status)
 
@@ -9465,7 +9467,7 @@ class SubmissionPackages(
     collection="submission-packages",
     verbs="list retrieve",
 ):
-    """What is sent."""
+    """The packages of submissions."""
 
     filters = Filters.of(SubmissionPackage, "status submission_requirement")
 
@@ -9479,7 +9481,7 @@ class SubmissionEvents(
     collection="submission-events",
     verbs="list create",
 ):
-    """What became of it; an event moves its package."""
+    """The events of submissions; an event moves its package to another status."""
 
     filters = Filters(SubmissionEvent.submission_package)
     creates = Schema.of(
@@ -9502,12 +9504,12 @@ class SubmissionEvents(
         answer=NOVANTRA.record_schema(Named("submissionEvent", "SubmissionEvent")),
     )
     def create_package_event(self, context, key):
-        """Create one submission event of the package that the path names."""
+        """Create one submission event of the package in the path."""
         SubmissionPackage.find(key)
         return SubmissionEvent.record(**context.body, submission_package=key)
 
     def enter(self, values):
-        # With its outcome given, it is history, and the package has its status already.
+        # An imported event with its outcome is history: the package has its status already.
         if values.get("resulting_status"):
             return super().enter(values)
         return SubmissionEvent.record(**values)
@@ -9560,7 +9562,7 @@ class AssetCustodyAssignment(Model):
 
 
 class AssetReadinessAssessment(Model):
-    """Whether an asset may be used: calibrated, inspected, released."""
+    """An assessment of an asset's readiness: calibrated, inspected, released."""
 
     fact, key = "asset.readiness_assessment", "readiness_assessment_key"
 
@@ -9585,7 +9587,7 @@ class Assets(
     collection="assets",
     verbs="list retrieve",
 ):
-    """The inventory; `assetKey` is what other systems are compared by."""
+    """The inventory; `assetKey` identifies an asset in other systems."""
 
     filters = Filters.of(Asset, "status asset_kind")
 
@@ -9600,7 +9602,7 @@ class AssetCustodyAssignments(
     collection="custody-assignments",
     verbs="list",
 ):
-    """Who has what in hand."""
+    """The custodians of assets."""
 
     filters = Filters.of(AssetCustodyAssignment, "asset status")
 
@@ -9615,7 +9617,7 @@ class AssetReadinessAssessments(
     collection="readiness-assessments",
     verbs="list",
 ):
-    """What may be used."""
+    """The readiness of assets."""
 
     filters = Filters.of(AssetReadinessAssessment, "asset readiness_state")
 
@@ -9624,7 +9626,7 @@ class AssetReadinessAssessments(
 
 
 class PartyEngagement(Model):
-    """What the organization has going with a supplier or another party."""
+    """An engagement with a supplier or another party."""
 
     fact, key, subject = "engagement", "engagement_key", ("party-engagements", "engagement")
     searched = Searchable(
@@ -9674,7 +9676,7 @@ class RightToAuditRecord(Model):
 
 
 class SupplierAssuranceReview(Model):
-    """A look at what a supplier shows of its own controls."""
+    """A review of the evidence that a supplier has of its own controls."""
 
     fact, key = "engagement.supplier_assurance_review", "review_key"
 
@@ -9803,7 +9805,7 @@ class ChangeRequest(Model):
 
 
 class ConfigurationBaseline(Model):
-    """How something was set up at one moment."""
+    """The configuration of an item at one time."""
 
     fact, key = "configuration_baseline", "baseline_key"
     searched = Searchable(12, "configuration-baseline", "title baseline_key", "{baseline_key}")
@@ -9842,7 +9844,7 @@ class Release(Model):
 
 
 class SystemAcceptance(Model):
-    """The act that takes a system into service."""
+    """The acceptance of a system into service."""
 
     fact, key = "system_acceptance", "acceptance_key"
 
@@ -9860,7 +9862,7 @@ class SystemAcceptance(Model):
 
 
 class EnvironmentSeparationReview(Model):
-    """A look at whether development, test and production are kept apart."""
+    """A review of the separation of development, test and production."""
 
     fact, key = "environment_separation_review", "review_key"
 
@@ -9886,7 +9888,7 @@ class ChangeRequests(
     collection="change-requests",
     verbs="list retrieve",
 ):
-    """Changes that are asked for."""
+    """Requested changes."""
 
     filters = Filters.of(ChangeRequest, "status change_kind")
 
@@ -9900,7 +9902,7 @@ class ConfigurationBaselines(
     collection="configuration-baselines",
     verbs="list",
 ):
-    """How things were set up."""
+    """The baselines of configurations."""
 
     filters = Filters(ConfigurationBaseline.status)
 
@@ -9914,7 +9916,7 @@ class Releases(
     collection="releases",
     verbs="list",
 ):
-    """What went out."""
+    """The releases."""
 
     filters = Filters(Release.status)
 
@@ -9928,7 +9930,7 @@ class SystemAcceptances(
     collection="system-acceptances",
     verbs="list",
 ):
-    """What was taken into service."""
+    """The acceptances of systems."""
 
     filters = Filters(SystemAcceptance.status)
 
@@ -9942,7 +9944,7 @@ class EnvironmentSeparationReviews(
     collection="environment-separation-reviews",
     verbs="list",
 ):
-    """What is kept apart."""
+    """The reviews of the separation of environments."""
 
     filters = Filters(EnvironmentSeparationReview.status)
 
@@ -9976,7 +9978,7 @@ class Vulnerability(Model):
 
 
 class VulnerabilityAssessment(Model):
-    """How bad one or more vulnerabilities are here."""
+    """The severity of vulnerabilities in this organization."""
 
     fact, key = "vulnerability.assessment", "assessment_key"
     searched = Searchable(
@@ -9996,7 +9998,7 @@ class VulnerabilityAssessment(Model):
 
 
 class PatchRequirement(Model):
-    """What has to be mended, how soon, and by whom."""
+    """A required patch, its due date and its owner."""
 
     fact, key = "vulnerability.patch_requirement", "patch_requirement_key"
     searched = Searchable(
@@ -10040,7 +10042,7 @@ class VulnerabilityAssessments(
     collection="vulnerability-assessments",
     verbs="list",
 ):
-    """How bad they are."""
+    """The assessments of vulnerabilities."""
 
     filters = Filters(VulnerabilityAssessment.status)
 
@@ -10054,7 +10056,7 @@ class PatchRequirements(
     collection="patch-requirements",
     verbs="list",
 ):
-    """What has to be mended."""
+    """The required patches."""
 
     filters = Filters.of(PatchRequirement, "status vulnerability")
 
