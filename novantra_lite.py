@@ -54,8 +54,8 @@ from __future__ import annotations
 
 import gc
 
-# Classes are made by the hundred below, and none of them is garbage: to look for it again and again
-# would take its time and find nothing.
+# Hundreds of classes are created below, and none of them becomes garbage: collections would take
+# time and free nothing.
 if _collecting := gc.isenabled():
     gc.disable()
 
@@ -118,16 +118,16 @@ log = logging.getLogger("novantra_lite")
 
 # === Part I: Kernel ===========================================================
 # --- Problems -----------------------------------------------------------------
-# A problem is what a caller may hear. Its class names the kind; how it is worded
-# on the wire is the surface's business.
+# A problem is an error that the caller sees. Its class determines status and code; the surface
+# renders it.
 
 
 class Problem(Exception):
-    """Something that a caller may hear of: a status, a stable code, and a sentence."""
+    """A problem that the caller sees: a status, a stable code, and a sentence."""
 
     status, code = 500, "internal"
     sentence = "Something went wrong on this side; the request id finds it in the log."
-    #: What a surface may call it instead of the status's own phrase.
+    #: The phrase of a surface in place of the status's own.
     title = ""
 
     def __init__(
@@ -142,19 +142,19 @@ class Problem(Exception):
 
 
 class Invalid(Problem):
-    """The request does not match what the operation takes."""
+    """The request does not match the operation's schema."""
 
     status, code, sentence = 400, "validation", "Request failed validation."
 
 
 class InvalidRequest(Invalid):
-    """The request for a token is not one that RFC 6749 allows."""
+    """The token request is invalid (RFC 6749)."""
 
     code = "invalid_request"
 
 
 class InvalidCursor(Problem):
-    """The cursor was not made for this list and these filters, or is too old."""
+    """The cursor is too old, or belongs to another list or other filters."""
 
     status, code = 400, "invalid_cursor"
     sentence = "The cursor is not valid for this list; start again without it."
@@ -168,7 +168,7 @@ class Unauthenticated(Problem):
 
 
 class Ended(Unauthenticated):
-    """Credentials of an account or a key that is known, and that are good no more."""
+    """Credentials of a known account or key that are no longer valid."""
 
     def __init__(self, account: str, message: str = ""):
         super().__init__(message)
@@ -182,20 +182,20 @@ class Forbidden(Problem):
 
 
 class NotFound(Problem):
-    """There is no such thing in this workspace."""
+    """The resource does not exist in this workspace."""
 
     status, code, sentence = 404, "not_found", "There is nothing here."
 
 
 class MethodNotAllowed(Problem):
-    """The path is known, but not with this method."""
+    """The path exists, but not with this method."""
 
     status, code = 405, "method_not_allowed"
     sentence = "This path does not answer to that method."
 
 
 class Conflict(Problem):
-    """The request clashes with what is already there."""
+    """The request conflicts with the current state."""
 
     status, code, sentence = 409, "conflict", "This clashes with what is already there."
 
@@ -246,7 +246,7 @@ class Unavailable(Problem):
 
 
 class Damaged(Problem):
-    """What is stored is not what was recorded."""
+    """Stored data differs from what was recorded."""
 
     title = "Integrity Error"
     sentence = "What is stored does not match the hash that was recorded of it."
@@ -265,7 +265,7 @@ PROBLEMS = MappingProxyType(
 
 
 class ValidationErrors(ValueError):
-    """What is wrong inside one value: a message for each path into it."""
+    """The faults inside a value: a message for each path."""
 
     def __init__(self, issues: list[tuple[list, str]]):
         super().__init__(issues[0][1])
@@ -273,7 +273,7 @@ class ValidationErrors(ValueError):
 
     @staticmethod
     def of(error: ValueError, *path: Any) -> list[tuple[list, str]]:
-        """An error's faults, seen from one level further out."""
+        """The faults of an error, with a member prepended to their paths."""
         inner = error.issues if isinstance(error, ValidationErrors) else [([], str(error))]
         return [([*path, *rest], message) for rest, message in inner]
 
@@ -282,10 +282,10 @@ class ValidationErrors(ValueError):
 
 
 class _Setting:
-    """One setting: its default, whose type is the setting's, and its help text.
+    """One setting: its default, which determines its type, and its help text.
 
-    `also` names an environment variable that is read where the setting's own is not set, `flag` the
-    command-line option that sets it. A secret is never printed. A number is not below `at_least`.
+    `also` names a further environment variable, `flag` the command-line option. The value of a
+    secret is never printed. `at_least` is the minimum of a number.
     """
 
     def __init__(
@@ -311,7 +311,7 @@ class _Setting:
         return next((name for name in self.variables if name in environment), "")
 
     def text(self, value: Any) -> str:
-        """Return a value as its variable holds it; of a secret, only whether it is set."""
+        """Return a value as text for its variable; of a secret only whether it is set."""
         if isinstance(value, bool):
             return "on" if value else "off"
         if isinstance(value, tuple):
@@ -368,7 +368,7 @@ class _ServerSettings:
 
 
 class _IntegrationSettings(_ServerSettings):
-    """Other services, and whose keys and tokens are accepted."""
+    """Settings of other services, and of the keys and tokens that are accepted."""
 
     webhook_private_targets = _Setting(
         (),
@@ -558,7 +558,7 @@ class Settings(_IntegrationSettings):
 
 
 def storage_folder(settings: Settings) -> str | None:
-    """Where the workspaces' files are, for files on their way; None for the system's own folder."""
+    """The folder of the workspaces' files, for temporary files; None for the system's own."""
     database = settings.database and os.path.dirname(os.path.abspath(settings.database))
     folder = settings.workspaces or database
     return folder if folder and os.access(folder, os.W_OK) else None
@@ -600,7 +600,7 @@ def _parse_setting(name: str, text: str, default: Any) -> Any:
 # --- Clock and ids ------------------------------------------------------------
 
 CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-#: What Python reads for each byte of a ULID: a digit to the base 32, or "!", which is none.
+#: The digit of base 32 for each byte of a ULID; "!" for none.
 _DIGITS = bytes(
     b"!0123456789abcdefghijklmnopqrstuv"[CROCKFORD.find(chr(byte)) + 1] for byte in range(256)
 )
@@ -609,14 +609,14 @@ _PAIRS = [high + low for high in CROCKFORD for low in CROCKFORD]
 
 
 class Generator:
-    """Where an instance takes time, ids and secrets from; a test hands in its own of each.
+    """The source of time, ids and secrets of an instance; tests pass their own.
 
-    `clock` gives seconds since 1970; `random` is a random.Random (default: random.SystemRandom).
+    `clock` returns seconds since 1970; `random` is a random.Random (default: random.SystemRandom).
     """
 
     def __init__(self, clock: Callable[[], float], random: random_module.Random):
         self.clock, self.random = clock, random
-        #: Whether the time is the system's, which may be wrong.
+        #: Whether the clock is the system's, which may be wrong.
         self.is_system = clock is time.time
         self._lock = threading.Lock()
         self._last = (0, 0)
@@ -644,7 +644,7 @@ class Generator:
         return text
 
     def ulid(self, prefix: str) -> str:
-        """An id such as find_01HXY…: ids made later sort later, also within a millisecond."""
+        """Return a new id such as find_01HXY…; ids sort by creation, also within a millisecond."""
         with self._lock:
             moment = round(self.clock() * 1000)
             last, number = self._last
@@ -653,11 +653,11 @@ class Generator:
         return prefix + "_" + encode_ulid(moment, number)
 
     def uuid(self) -> str:
-        """A UUID of the time and 74 random bits (version 7), in lower case.
+        """Return a new UUID of the time and 74 random bits (version 7), in lower case.
 
-        Those made later sort later, so that an index of them grows at its end.
+        UUIDs sort by creation, so that their index grows at its end.
         """
-        # RFC 9562, 5.7: four bits say the version, two the variant.
+        # RFC 9562, 5.7: four bits for the version, two for the variant.
         moment, number = round(self.clock() * 1000), self.random.getrandbits(74)
         high, low = number >> 62, number & (1 << 62) - 1
         return encode_uuid(moment << 80 | 0x7 << 76 | high << 64 | 0x2 << 62 | low)
@@ -681,7 +681,7 @@ def _encode_moment(milliseconds: int) -> str:
 
 
 def decode_ulid(text: str) -> int | None:
-    """The 128 bits of a ULID; None for what is no ULID in upper case."""
+    """Return the 128 bits of a ULID in upper case; None for any other text."""
     try:
         number = int(text.encode().translate(_DIGITS), 32)
     except ValueError:
@@ -689,18 +689,18 @@ def decode_ulid(text: str) -> int | None:
     return number if len(text) == 26 and number < 1 << 128 else None
 
 
-#: Characters of a date-time; a longer one would also fill the cache of those that were read.
+#: Characters of a date-time; longer texts are not cached.
 _TIMESTAMP_SIZE = 64
 
 
 def encode_uuid(number: int) -> str:
-    """Write 128 bits as a UUID, whatever version they say."""
+    """Format 128 bits as a UUID of any version."""
     text = f"{number:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def parse_timestamp(text: str, digits: int = 3, dates: bool = False) -> str:
-    """Read an ISO 8601 date-time with an offset as UTC text; `dates` takes a plain date too."""
+    """Parse an ISO 8601 date-time with an offset to UTC text; `dates` also accepts a date."""
     if len(text) > _TIMESTAMP_SIZE:
         raise ValueError("Expected a date-time such as 2026-07-30T23:59:59Z")
     return _parse_timestamp(text, digits, dates)
@@ -737,9 +737,9 @@ quote = json.encoder.encode_basestring
 
 
 def read_json(data: bytes, read_object: Callable[[list], dict] | None = None) -> Any:
-    """Parse a JSON body; refuse NUL, lone surrogates, NaN and a depth over 32.
+    """Parse a JSON body; reject NUL, lone surrogates, NaN and more than 32 levels.
 
-    `read_object` makes each object from its pairs of name and value.
+    `read_object` makes each object of its pairs of name and value.
     """
     try:
         value = json.loads(
@@ -758,10 +758,10 @@ def read_json(data: bytes, read_object: Callable[[list], dict] | None = None) ->
 
 
 def read_signed_json(data: bytes) -> Any:
-    """Parse JSON that proves something; refuse an object that has two members of one name.
+    """Parse signed JSON; reject objects with two members of one name.
 
-    Of those, one reader takes the first and another the last (RFC 8259, section 4), so that the
-    signer might have meant something else.
+    Parsers differ in which of them they use (RFC 8259, section 4), so that the signer may have
+    meant the other one.
     """
 
     def read_object(pairs: list) -> dict:
@@ -779,7 +779,7 @@ def refuse_constant(name: str) -> None:
 
 
 def read_float(text: str) -> float:
-    """Read a number that is no integer, unless it is beyond what a float may hold."""
+    """Parse a number that is no integer; reject one that is out of the range of floats."""
     number = float(text)
     if math.isinf(number):
         raise ValueError(text)
@@ -787,9 +787,9 @@ def read_float(text: str) -> float:
 
 
 def check_json(value: Any, depth: int, path: tuple = ()) -> None:
-    """Refuse a parsed value that is nested too deep or holds text that is no text.
+    """Reject a parsed value that is nested too deeply or contains invalid text.
 
-    The issue names the member; a name that is no text itself is reported where it stands.
+    The issue names the member; of a member with an invalid name, its parent.
     """
     if isinstance(value, str):
         if "\0" in value or (not value.isascii() and not is_text(value)):
@@ -806,7 +806,7 @@ def check_json(value: Any, depth: int, path: tuple = ()) -> None:
 
 
 def is_text(value: str) -> bool:
-    """Whether a string can be written as UTF-8."""
+    """Return whether a string is valid Unicode without lone surrogates."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -820,10 +820,10 @@ def field_error(path: Sequence, message: str) -> dict:
 
 
 class Session:
-    """Whose hands a workspace is in: the database to use, who acts, why, and what came of it.
+    """The current use of a workspace: the database, the actor, the reason, and the results.
 
-    `facts` collects the records written and `events` the events raised; both are put down in the
-    transaction of the write, before its commit. `afterwards` holds what is to be done after it.
+    `facts` collects changed records and `events` raised events; both are written in the
+    transaction, before its commit. `afterwards` holds functions to be called after it.
     """
 
     __slots__ = (
@@ -832,7 +832,7 @@ class Session:
     )  # fmt: skip
 
     def __init__(self, workspace, database, actor="", reason="", request_id="", address=""):
-        #: Where the request says that it comes from, and the address that it does come from.
+        #: The region that a request names, and the address that it comes from.
         self.region, self.address = "", address
         self.workspace, self.database = workspace, database
         self.source, self.ring = workspace.source, workspace.ring
@@ -847,7 +847,7 @@ session = current_session.get
 
 
 class using:
-    """Makes a session the current one, in this thread, for the length of a with statement."""
+    """Sets the current session of this thread for the length of a with statement."""
 
     __slots__ = ("before", "current")
 
@@ -979,7 +979,7 @@ class JsonNode:
 
 
 class _JsonDocument:
-    """What the nodes of one document share."""
+    """The state that the nodes of one document share."""
 
     __slots__ = ("error_class", "is_strict", "items_left", "max_items", "reads")
 
@@ -1008,11 +1008,11 @@ class Member:
     """Mixed into every field: how its value crosses the border to JSON."""
 
     json_type, python_type = "string", str
-    #: Never shown to a caller.
+    #: Never returned to a caller.
     hidden = False
     #: Kept encrypted in the file.
     sealed = False
-    #: Opens something: not even the audit log keeps what it was.
+    #: Grants access: even the audit log does not store earlier values.
     is_secret = False
 
     def __init__(
@@ -1041,17 +1041,17 @@ class Member:
         return self.db_value(default_of(self))
 
     def read(self, value: Any) -> Any:
-        """Take a JSON value in, or raise ValueError with what is wrong."""
+        """Validate a JSON value and return it in its stored form; raises ValueError."""
         if type(value) is not self.python_type:
             raise ValueError(f"Expected {self.json_type}")
         return value
 
     def parse(self, text: str) -> Any:
-        """The JSON value that the text of a table's cell or of a query stands for."""
+        """Parse the text of a query parameter or a table's cell to a JSON value."""
         return text
 
     def coerce(self, value: Any) -> Any:
-        """The value that a lenient surface takes this one for."""
+        """Convert a value that a lenient surface accepts, such as a number for a string."""
         return value
 
     def value(self, record: Any) -> Any:
@@ -1059,7 +1059,7 @@ class Member:
         return getattr(record, self.name)
 
     def stored(self, record: Any) -> Any:
-        """This member's value in a record as the file holds it."""
+        """Return the stored value of this member of a record."""
         return record.__data__.get(self.name)
 
     def describe(self) -> dict:
@@ -1067,12 +1067,12 @@ class Member:
         return {"type": self.json_type}
 
     def sql(self, value: str) -> str:
-        """The SQL that gives json_object this member, from the SQL of what is stored."""
+        """Return the SQL of this member for json_object, from the SQL of the stored value."""
         return value
 
 
 #: A class of regular expressions, in Python and in ECMA-262: white space, control characters, and
-#: the format characters and fillers that show nothing.
+#: the format characters and fillers that are invisible.
 _INVISIBLE = (
     r"\u0000-\u0020\u007f-\u00a0\u00ad\u034f\u061c\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f"
     r"\u2000-\u200f\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
@@ -1088,9 +1088,9 @@ def strip_text(value: str) -> str:
 
 
 class Text(Member, peewee.TextField):
-    """A string; lengths count characters, and a minimum asks for one that is visible."""
+    """A string; lengths count characters, and a minimum requires a visible one."""
 
-    #: Whether blanks and invisible characters at both ends are taken off.
+    #: Whether blanks and invisible characters are stripped at both ends.
     strips = False
 
     def __init__(
@@ -1144,7 +1144,7 @@ class Text(Member, peewee.TextField):
 
 
 class Choice(Member, peewee.TextField):
-    """One word out of a fixed few; the table holds it to them too."""
+    """One of a few words, also enforced by a CHECK of the table."""
 
     def __init__(self, words: str, **options: Any):
         super().__init__(**options)
@@ -1178,7 +1178,7 @@ class Integer(Member, peewee.IntegerField):
         return int(value) if is_number else value
 
     def read(self, value):
-        # JSON has one kind of number: 5.0 is the whole number 5.
+        # JSON has one type of number: 5.0 is an integer.
         whole = int(value) if type(value) is float and value.is_integer() else value
         if not self.at_least <= super().read(whole) <= self.at_most:
             raise ValueError(f"Expected a number from {self.at_least} to {self.at_most}")
@@ -1208,7 +1208,7 @@ class Number(Member, peewee.FloatField):
             raise ValueError("Expected number") from None
 
     def sql(self, value):
-        # SQLite's own JSON writes 15 digits; a float may need 17 to come back as it was.
+        # SQLite's JSON writes 15 digits; a float may need 17 to be restored exactly.
         short, middle, long = (f"printf('%!.{digits}g', {value})" for digits in (15, 16, 17))
         return (
             f"json(CASE WHEN {value} IS NULL THEN NULL "
@@ -1218,7 +1218,7 @@ class Number(Member, peewee.FloatField):
 
 
 class Boolean(Member, peewee.IntegerField):
-    """True or false, kept as 1 or 0."""
+    """True or false, stored as 1 or 0."""
 
     json_type, python_type = "boolean", bool
 
@@ -1246,9 +1246,9 @@ class Boolean(Member, peewee.IntegerField):
 
 
 class Timestamp(Member, peewee.TextField):
-    """A point in time, stored as it is written: ISO 8601 in UTC, fixed in width.
+    """A point in time, stored as ISO 8601 text in UTC with a fixed width.
 
-    `dates` takes a plain date for its first moment.
+    With `dates`, a date stands for its first moment.
     """
 
     def __init__(self, digits: int = 3, *, dates: bool = False, **options):
@@ -1274,26 +1274,26 @@ class Anything:
     """Any JSON value."""
 
     def coerce(self, value: Any) -> Any:
-        """The value as it is."""
+        """Return the value unchanged."""
         return value
 
     def read(self, value: Any) -> Any:
-        """The value as it is."""
+        """Return the value unchanged."""
         return value
 
     def describe(self) -> dict:
-        """A schema that everything fits."""
+        """Return a schema that accepts everything."""
         return {}
 
 
 class ListOf:
-    """A JSON array whose elements are all of one kind."""
+    """A JSON array with elements of one field."""
 
     def __init__(self, element: Any, at_most: int = 1000):
         self.element, self.at_most = element, at_most
 
     def coerce(self, value: Any) -> Any:
-        """The array with each element as a lenient surface takes it."""
+        """Coerce each element of an array."""
         return list(map(self.element.coerce, value)) if isinstance(value, list) else value
 
     def read(self, value: Any) -> list:
@@ -1310,13 +1310,13 @@ class ListOf:
 
 
 class MapOf:
-    """A JSON object of free names whose values are all of one kind."""
+    """A JSON object with any names, and values of one field."""
 
     def __init__(self, element: Any, at_most: int = 1000, name: Text | None = None):
         self.element, self.at_most, self.name = element, at_most, name or Text(255)
 
     def coerce(self, value: Any) -> Any:
-        """The object with each value as a lenient surface takes it."""
+        """Coerce each value of an object."""
         if not isinstance(value, dict):
             return value
         return {name: self.element.coerce(inner) for name, inner in value.items()}
@@ -1341,7 +1341,7 @@ class MapOf:
 
 
 def _read_each(items: Iterable[tuple[Any, Any]], element: Any) -> tuple[list, list]:
-    """Read every item's value with one reader; return the names and the values."""
+    """Validate every item with one function; return the names and the values."""
     names, values, issues = [], [], []
     for name, value in items:
         try:
@@ -1355,7 +1355,7 @@ def _read_each(items: Iterable[tuple[Any, Any]], element: Any) -> tuple[list, li
 
 
 class Json(Member, peewee.TextField):
-    """A JSON array or object, kept as text; `of` says what it must hold."""
+    """A JSON array or object, stored as text; `of` validates it."""
 
     def __init__(self, of: Any, **options: Any):
         super().__init__(**options)
@@ -1368,7 +1368,7 @@ class Json(Member, peewee.TextField):
         return self.of.coerce(value)
 
     def parse(self, text):
-        # People who fill in a table by hand separate words with commas.
+        # People separate words with commas when they fill in a table.
         if isinstance(self.of, ListOf) and isinstance(self.of.element, Text) and text[:1] != "[":
             return [part.strip() for part in text.split(",") if part.strip()]
         try:
@@ -1393,7 +1393,7 @@ class Json(Member, peewee.TextField):
 
 
 class _Related(peewee.ForeignKeyAccessor):
-    """Reads the record that a foreign key names by the SQL that is kept for its model."""
+    """Loads the record of a foreign key with its model's prepared SQL."""
 
     def get_rel_instance(self, instance):
         key = instance.__data__.get(self.name)
@@ -1953,10 +1953,10 @@ def _sort_models(models: tuple[type[Model], ...]) -> list[type[Model]]:
 
 
 class Schema:
-    """What a JSON object must hold: fields of models by attribute, others by name.
+    """The members of a JSON object: fields of models by attribute, others by name.
 
-    `required` and `optional` name members whose field alone would say otherwise; `aliases` are
-    further names under which a member is accepted.
+    `required` and `optional` name members that are so against the rule of their field; `aliases`
+    are further accepted names of members.
     """
 
     def __init__(
@@ -1980,16 +1980,16 @@ class Schema:
 
     @classmethod
     def of(cls, model: type[Model], names: str, **options: Any) -> Self:
-        """Return a schema of fields of one model, by their names separated by spaces."""
+        """Make a schema of a model's fields, by their names separated by spaces."""
         return cls(*(getattr(model, name) for name in names.split()), **options)
 
     def read(
         self, data: Any, *, partial: bool = False, coerce: bool = False, parse: bool = False
     ) -> dict:
-        """Check an object against this schema; its values, named as the fields are, or all faults.
+        """Validate an object; return its values by field name, or raise all faults at once.
 
-        `partial` lets required members be absent; `coerce` takes numbers for strings; `parse` takes
-        every value from text, as in a table's cell or a query.
+        `partial` makes all members optional; `coerce` accepts numbers for strings; `parse` reads
+        every value from text, as in a query or a table's cell.
         """
         if not isinstance(data, dict):
             raise ValidationErrors([([], "Expected object")])
@@ -2014,14 +2014,14 @@ class Schema:
         return values
 
     def by_alias(self, data: dict, member: str) -> Any:
-        """The value that stands under another name of a member."""
+        """The value under an alias of a member."""
         for alias, meant in self.aliases.items():
             if meant == member and data.get(alias) is not None:
                 return data[alias]
         return None
 
     def read_absent(self, data, member, name, field, partial, values) -> None:
-        """What an absent or null member means: the default, a null, or a fault."""
+        """Read an absent or null member: its default, null, or a fault."""
         if member in self.required:
             if not partial:
                 raise ValueError("Required")
@@ -2029,7 +2029,7 @@ class Schema:
             values[name] = None
 
     def describe(self, partial: bool = False) -> dict:
-        """This schema as a JSON schema; where it is `partial`, what is absent stays as it is."""
+        """Return the JSON schema; in a `partial` one all members are optional."""
         schema = {
             "type": "object",
             "properties": {
@@ -2043,8 +2043,7 @@ class Schema:
 
 
 def describe_member(field: Any, writing: bool = False, fills: bool = True) -> dict:
-    """One member's JSON schema, with null where the field has it, and with the default that it
-    fills in."""
+    """Return the JSON schema of a member, with null if it is nullable, and its default."""
     schema = field.describe()
     if getattr(field, "null", False) or (writing and getattr(field, "default", None) is not None):
         types = schema["type"]
@@ -2058,7 +2057,7 @@ def describe_member(field: Any, writing: bool = False, fills: bool = True) -> di
 
 
 def describe_model(model: type[Model], without: tuple[str, ...] = ()) -> dict:
-    """A record, less some members, as a JSON schema: every member is always there."""
+    """Return the JSON schema of a record without some members; all members are required."""
     members = model.members() | {name: member.member for name, member in model.derived.items()}
     properties = {
         name: describe_member(member) for name, member in members.items() if name not in without
@@ -2067,7 +2066,7 @@ def describe_model(model: type[Model], without: tuple[str, ...] = ()) -> dict:
 
 
 class Filters(Schema):
-    """The query of a list: everything may be absent that `required` does not name."""
+    """The query of a list; members are optional unless `required` names them."""
 
     def __init__(self, *columns: Member, required: str = "", **own: Any):
         super().__init__(*columns, **own)
@@ -2075,7 +2074,7 @@ class Filters(Schema):
 
 
 class Form(Schema):
-    """The fields of a multipart form, whose texts know no null."""
+    """The fields of a multipart form, which has no null."""
 
     def describe(self, partial=False):
         schema = super().describe(partial)
@@ -2089,7 +2088,7 @@ class Shape(Schema):
     """An object inside a record; its values keep the names of their members."""
 
     def coerce(self, value: Any) -> Any:
-        """The object with each member as a lenient surface takes it."""
+        """Coerce the members of an object."""
         if not isinstance(value, dict):
             return value
         members = (
@@ -3950,7 +3949,8 @@ def _join_rows(rows: Iterable[tuple], ring: KeyRing) -> Iterator[bytes]:
 
 
 class _Page(NamedTuple):
-    """A page of a list: its records as JSON text, their number, and where the next page begins."""
+    """A page of a list: its records as JSON text, their number, and the position of the next
+    page."""
 
     text: bytes
     count: int
@@ -3958,7 +3958,7 @@ class _Page(NamedTuple):
 
 
 def _sign_place(key: bytes, binding: str, payload: bytes) -> bytes:
-    """Sixteen bytes that only this workspace can make: BLAKE2b under its key (RFC 7693)."""
+    """Return a MAC of 16 bytes with the workspace's key: BLAKE2b (RFC 7693)."""
     return hashlib.blake2b(binding.encode() + b"|" + payload, key=key, digest_size=16).digest()
 
 
@@ -3970,7 +3970,7 @@ def write_cursor(key: bytes, binding: str, position: tuple[str, str], at: float)
 
 
 def read_cursor(key: bytes, binding: str, cursor: str, at: float, life: int) -> tuple[str, str]:
-    """The place that a cursor stands for, or InvalidCursor."""
+    """Return the position of a cursor; raises InvalidCursor."""
     try:
         data = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
     except ValueError:
@@ -3989,9 +3989,9 @@ def read_cursor(key: bytes, binding: str, cursor: str, at: float, life: int) -> 
 
 
 class Principal(NamedTuple):
-    """Who is calling, what they may do, and until when (seconds since 1970).
+    """The caller: its id, its scopes, and the expiry of its credentials (seconds since 1970).
 
-    `name` is what people call them; `account` is whose credentials these are, if not their own.
+    `name` is for people; `account` owns the credentials, if not the principal itself.
     """
 
     id: str
@@ -4002,7 +4002,7 @@ class Principal(NamedTuple):
 
     @property
     def party(self) -> str:
-        """By whom requests are counted and remembered, whichever credentials they present."""
+        """The id for rate limits and idempotency, whichever credentials a caller uses."""
         return self.account or self.id
 
     def has_scope(self, scope: str) -> bool:
@@ -4019,7 +4019,7 @@ class Principal(NamedTuple):
             )
 
     def can_grant(self, scopes: Iterable[str]) -> None:
-        """Refuse to give others a scope that the principal does not have."""
+        """Reject granting a scope that the principal does not have."""
         for scope in sorted(set(scopes)):
             if not self.has_scope(scope):
                 raise Forbidden(
@@ -4028,7 +4028,7 @@ class Principal(NamedTuple):
 
 
 class ServiceAccount(Model):
-    """An integration that may call the APIs: its scopes, and its secret as a keyed hash."""
+    """An integration with access to the APIs: its scopes, and its secret as a keyed hash."""
 
     fact = "service_account"
 
@@ -4044,17 +4044,17 @@ class ServiceAccount(Model):
     updated_at = Timestamp(default=now)
 
     def is_usable(self, at: float) -> bool:
-        """Whether the account may be used at this time."""
+        """Return whether the account is enabled and has not expired."""
         return not self.disabled and (not self.expires_at or at < seconds_of(self.expires_at))
 
 
 def hash_secret(ring: KeyRing, secret: str) -> str:
-    """What is kept of a secret: HMAC-SHA-256 under a key that is not in the file."""
+    """Return the stored form of a secret: HMAC-SHA-256 with a key outside of the file."""
     return hmac.digest(ring.derive("secrets"), secret.encode(), "sha256").hex()
 
 
 def token_signer(ring: KeyRing, purpose: str) -> URLSafeSerializer:
-    """What signs the tokens of one kind with HMAC-SHA-256; another kind's are refused."""
+    """Return a serializer for tokens of one purpose, signed with HMAC-SHA-256."""
     return URLSafeSerializer(
         ring.signing_keys("access tokens"),
         salt=purpose,
@@ -4063,10 +4063,10 @@ def token_signer(ring: KeyRing, purpose: str) -> URLSafeSerializer:
 
 
 class Tokens:
-    """The access tokens of one workspace: made, checked, and remembered once checked.
+    """Issues and verifies the access tokens of one workspace, with a cache of verified ones.
 
-    A token is `<slug>.<itsdangerous payload and HMAC-SHA-256>`; it carries account, generation,
-    scopes and expiry. A change of any account forgets what was remembered.
+    A token is `<slug>.<itsdangerous payload and HMAC-SHA-256>` with account, generation, scopes and
+    expiry. A change of any account clears the cache.
     """
 
     REMEMBERED = 10_000
@@ -4090,7 +4090,7 @@ class Tokens:
 
     def check(self, token: str) -> Principal:
         """The principal that a token speaks for, or Unauthenticated."""
-        # What is looked up while an account changes goes where nobody looks any more.
+        # A look-up that began before a change of an account fills the abandoned cache.
         principals = self._known
         principal = principals.get(token)
         at = self.workspace.source.clock()
@@ -4124,38 +4124,38 @@ class Tokens:
 
 
 # --- Uploads ------------------------------------------------------------------
-# A file may be larger than memory allows: it passes through in pieces, to a
-# temporary file once it is large.
+# A file may be larger than memory: it passes through in pieces, and to a temporary file if it is
+# large.
 
 UPLOAD_MEDIA = "multipart/form-data"
 FORM_MEDIA = "application/x-www-form-urlencoded"
 PIECE = 262_144
-#: Bytes that are kept of a text beside the file.
+#: Bytes of a text beside the file.
 _FIELD_SIZE = 65_536
 _BYTES_MEDIA = "application/octet-stream"
 #: A media type that is fit for a header (RFC 9110, 8.3.1).
 _MEDIA_TYPE = r"(?a)[\w!#$&^.+-]{1,120}/[\w!#$&^.+-]{1,120}(?:; ?[ -~]{1,80})?"
-#: What shows nothing, ends a line or turns the direction of what follows.
+#: Characters that are invisible, end a line or change the direction of text.
 UNSEEN = "[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 
 
 class File:
-    """The member of a multipart form that holds a file, which the context takes in by itself."""
+    """The file of a multipart form, which the context reads itself."""
 
     default, null = None, False
 
     def coerce(self, value: Any) -> Any:
-        """The value as it is."""
+        """Return the value unchanged."""
         return value
 
     def read(self, value: Any) -> Any:
-        """The file that came in; refuse what stands in a body of another kind."""
+        """Return the uploaded file; reject any other value."""
         if not isinstance(value, Upload):
             raise ValueError(f"Expected a file in {UPLOAD_MEDIA}")
         return value
 
     def describe(self) -> dict:
-        """Bytes, as OpenAPI 3.0 says it and as 3.1 does."""
+        """Describe bytes, both as OpenAPI 3.0 and as 3.1 do."""
         return {"type": "string", "format": "binary", "contentMediaType": _BYTES_MEDIA}
 
 
@@ -4175,7 +4175,7 @@ class Upload:
         self.path = ""
 
     def pieces(self) -> Iterator[bytes]:
-        """The content from its beginning, in pieces of 256 KiB and a last one."""
+        """Yield the content in pieces of 256 KiB."""
         self.content.seek(0)
         while piece := self.content.read(PIECE):
             yield piece
@@ -4185,9 +4185,9 @@ class Upload:
         return {**self.fields, "file": self}
 
     def text(self) -> str:
-        """The content as text, decoded from where it lies; ValueError if it is none.
+        """Return the content as text; raises ValueError if it is none.
 
-        It is in UTF-8, or in what JSON may else be in, which its first bytes show.
+        It is UTF-8, or another encoding of JSON, which its first bytes show.
         """
         import mmap
 
@@ -4204,7 +4204,7 @@ class Upload:
 
 
 class SizeLimitedStream:
-    """A stream that is hashed as it is read, and refused beyond a limit."""
+    """A stream that hashes what is read, and raises beyond a limit."""
 
     def __init__(self, stream: Any, limit: int, noun: str = "body"):
         self.stream, self.limit, self.noun, self.size = stream, limit, noun, 0
@@ -4221,7 +4221,7 @@ class SizeLimitedStream:
 
 
 def read_upload(stream: SizeLimitedStream, content_type: str, folder: str | None = None) -> Upload:
-    """The part named `file` of a multipart body (RFC 7578); Invalid without one, or with two."""
+    """Read the part `file` of a multipart body (RFC 7578); raises Invalid unless there is one."""
     from falcon import HTTPError
     from falcon.media import MultipartFormHandler
 
@@ -4229,7 +4229,7 @@ def read_upload(stream: SizeLimitedStream, content_type: str, folder: str | None
     with contextlib.ExitStack() as unless_done:
         content = unless_done.enter_context(temporary_file(folder))
         try:
-            # Falcon wants a length; one byte more than what is allowed lets the limit be noticed.
+            # Falcon requires a length; one byte beyond the limit makes the excess noticed.
             form = MultipartFormHandler().deserialize(stream, content_type, stream.limit + 1)
             for part in form:
                 if part.name != "file":
@@ -4251,21 +4251,21 @@ def read_upload(stream: SizeLimitedStream, content_type: str, folder: str | None
 
 
 def temporary_file(folder: str | None = None) -> IO[bytes]:
-    """A file without a name that stays in memory up to one MiB, and else lies in a folder."""
+    """Open an unnamed file that is in memory up to one MiB, and in a folder beyond."""
     import tempfile
 
     return tempfile.SpooledTemporaryFile(1 << 20, dir=folder)
 
 
 def nameless_file(folder: str | None) -> IO[bytes]:
-    """A file in a private folder that is gone once it is closed."""
+    """Open an unnamed file in a private folder; closing deletes it."""
     import tempfile
 
     return tempfile.TemporaryFile(dir=folder)
 
 
 def _keep_part(part: Any, content: IO[bytes]) -> Upload:
-    """Take the content of one part in."""
+    """Store the content of a part."""
     upload = _keep(part.stream, content, part.filename or part.name, _declared_media_type(part))
     upload.path = _name_with_path(part.filename or "")
     return upload
@@ -4282,7 +4282,7 @@ def _keep(stream: Any, content: IO[bytes], name: str, media_type: str) -> Upload
 
 
 def read_file(stream: IO[bytes], name: str, limit: int, folder: str | None = None) -> Upload:
-    """Take a JSON file in that came another way; TooLarge beyond a limit."""
+    """Read a JSON file that was not uploaded as a form; raises TooLarge beyond a limit."""
     with contextlib.ExitStack() as unless_done:
         content = unless_done.enter_context(temporary_file(folder))
         taken = _keep(SizeLimitedStream(stream, limit, "file"), content, name, "application/json")
@@ -4291,23 +4291,24 @@ def read_file(stream: IO[bytes], name: str, limit: int, folder: str | None = Non
 
 
 def _keep_field(part: Any) -> str:
-    """The text of a part that is not the file, as far as a field of a form may go."""
+    """Return the text of a part that is not the file, up to the size of a form's field."""
     data = part.stream.read(_FIELD_SIZE)
     part.stream.exhaust()
-    # What is no UTF-8 becomes what no text may hold, and matters only where it is read.
+    # Invalid UTF-8 becomes a character that texts may not contain, which matters only if it is
+    # read.
     return data.decode("utf-8", "surrogateescape")
 
 
 def _safe_name(name: str) -> str:
-    """A file's name without the path before it, and without what cannot be seen (RFC 7578, 4.2)."""
+    """Return a file's name without its path and invisible characters (RFC 7578, 4.2)."""
     last = re.split(r"[/\\]", re.sub(UNSEEN, "", name))[-1].strip()
     return (last if last.strip(".") else "file")[:255]
 
 
 def _name_with_path(name: str) -> str:
-    """A file's name with the path before it, as far as that was sent, which is only compared.
+    """Return a file's name with its path, if it was sent, for comparisons only.
 
-    Nothing where it has no name: clients call so what comes from a pipe or a variable.
+    Empty for the names that clients use for pipes and variables.
     """
     parts = [part.strip() for part in re.split(r"[/\\]", re.sub(UNSEEN, "", name))]
     path = "/".join(part for part in parts if part not in ("", "."))
@@ -4316,14 +4317,14 @@ def _name_with_path(name: str) -> str:
 
 
 def _declared_media_type(part: Any) -> str:
-    """The media type that a part came with; that of plain bytes where it is none or unfit."""
-    # Only inside does Falcon tell a part without a type from one of text/plain.
+    """Return the media type of a part; that of plain bytes without a valid one."""
+    # Falcon distinguishes a part without a type from one of text/plain only internally.
     sent = getattr(part, "_headers", {}).get(b"content-type", b"").decode("latin-1").strip()
     return sent if re.fullmatch(_MEDIA_TYPE, sent) else _BYTES_MEDIA
 
 
 def attachment_headers(name: str, media_type: str, size: int | None = None) -> dict[str, str]:
-    """Headers under which a file is kept, not shown, whatever it holds (RFC 6266)."""
+    """Return headers with which browsers save a file instead of showing it (RFC 6266)."""
     plain = re.sub(r"[^\w .()+-]", "_", name, flags=re.A)
     exact = urllib.parse.quote(name, safe="")
     return {
@@ -4338,7 +4339,7 @@ def attachment_headers(name: str, media_type: str, size: int | None = None) -> d
 
 
 def read_address(text: str) -> IPv4Address | IPv6Address | None:
-    """The IP address in a text that may have a port, or brackets; None where there is none."""
+    """Parse the IP address of a text, which may have a port or brackets; None without one."""
     match = re.fullmatch(r"\[(.+)\](?::\d+)?|([^:]+)(?::\d+)?|(.+)", text.strip())
     with contextlib.suppress(ValueError):
         address = ip_address(next(filter(None, match.groups()))) if match else None
@@ -4354,7 +4355,7 @@ def is_loopback(host: str) -> bool:
     return bool(re.fullmatch(r"(?:[a-z0-9_-]+\.)*localhost\.?(?::\d*)?", host, re.IGNORECASE))
 
 
-#: Headers in which proxies name, parted by commas, for whom they ask and by which name.
+#: Headers in which proxies name the client and the host of a request, separated by commas.
 _FORWARDING_HEADERS = (
     "X-Forwarded-For", "X-Real-IP", "X-Forwarded-Host", "X-Client-IP", "X-Cluster-Client-IP",
     "True-Client-IP", "CF-Connecting-IP", "Fastly-Client-IP", "X-Original-Forwarded-For",
@@ -4362,13 +4363,13 @@ _FORWARDING_HEADERS = (
 
 
 def forwarded_hosts(request: falcon.Request) -> list[str]:
-    """The hosts that proxies name in a request; a proxy that names none is named itself."""
+    """Return the hosts that proxies name in a request; a proxy that names none is named itself."""
     header = functools.partial(request.get_header, default="")
     hosts = [
         host for name in _FORWARDING_HEADERS if header(name) for host in header(name).split(",")
     ]
     if forwarded := header("Forwarded"):
-        # RFC 7239: what has no such parameter hides for whom it asks, and stands for itself.
+        # RFC 7239: an element without these parameters hides the client, and stands for itself.
         pairs = re.findall(
             r"""\b(?:for|by|host)\s*=\s*("[^"]*"|[^;,\s]*)""", forwarded, re.IGNORECASE
         )
@@ -4379,9 +4380,9 @@ def forwarded_hosts(request: falcon.Request) -> list[str]:
 
 
 def is_of_foreign_page(request: falcon.Request, origins: Sequence[str]) -> bool:
-    """Return whether a browser says that a page of another origin, none of these, makes a request.
+    """Return whether a browser says that a page of another origin makes a request.
 
-    Programs say nothing. A page that a proxy serves has the proxy's origin.
+    Programs other than browsers send no origin. The page of a proxy has the proxy's origin.
     """
     origin, site = request.get_header("Origin"), request.get_header("Sec-Fetch-Site")
     if origin is not None and origin in origins:
@@ -4420,28 +4421,29 @@ class RequestContext:
 
     @property
     def settings(self) -> Settings:
-        """What is set for the instance that answers."""
+        """The settings of the instance."""
         return self.lite.settings
 
     @property
     def address(self) -> str:
-        """The caller's address: the peer's, or what a trusted proxy says in X-Forwarded-For."""
+        """The caller's address: the peer's, or the one of X-Forwarded-For behind a trusted
+        proxy."""
         address = self.request.remote_addr or ""
         proxies = networks_of(self.settings, "trusted_proxies")
         if not proxies:
             return address
-        # No more than some proxies stand in a row; what is left in one piece is no address.
+        # At most 16 proxies in a row; a longer rest is no address.
         hops = self.request.get_header("X-Forwarded-For", default="").rsplit(",", 16)
         while hops and (peer := read_address(address)):
             if not any(peer in network for network in proxies):
                 break
-            # A hop that is no address ends the search: what stands before it is hearsay.
+            # An invalid hop ends the search: hops before it are not trustworthy.
             address = str(read_address(hops.pop()) or "unknown")
         return address
 
     @property
     def network(self) -> str:
-        """What of the caller's address counts as one caller: of IPv6, its network of 64 bits."""
+        """The network by which callers are counted: of IPv6 the /64, else the address."""
         address = read_address(self.address)
         if isinstance(address, IPv6Address):
             return str(ip_network((int(address) >> 64 << 64, 64)))
@@ -4453,7 +4455,7 @@ class RequestContext:
         return {"actor": actor, "request_id": self.request_id, "address": self.address}
 
     def read_query(self) -> None:
-        """Read the query as the operation wants it."""
+        """Validate the query."""
         if self.operation.query is EMPTY:
             return
         parameters = {}
@@ -4469,17 +4471,17 @@ class RequestContext:
             raise Invalid(issues=[field_error(*fault) for fault in faults.issues]) from None
 
     def ignores_empty(self, name: str) -> bool:
-        """Whether a parameter of the query that is empty counts as absent."""
+        """Return whether an empty query parameter counts as absent."""
         _, field = self.operation.query.members.get(name, ("", None))
         return self.operation.surface.ignores_empty and not getattr(field, "may_be_empty", False)
 
     def read_body(self) -> None:
-        """Read the body as the operation wants it, and take the reason out of it."""
+        """Read and validate the body, and set the reason."""
         operation = self.operation
         if operation.body is EMPTY:
             return
         if self.request.content_length:
-            # Before it is read: what nobody reads may be large.
+            # Before it is read: an unread body may be large.
             self.check_media()
         if UPLOAD_MEDIA in operation.media and self.media_type() == UPLOAD_MEDIA:
             self.upload = self.take_upload()
@@ -4507,7 +4509,7 @@ class RequestContext:
         return self.raw
 
     def take_upload(self) -> Upload:
-        """The file of a multipart body, taken in piece by piece."""
+        """Read the file of a multipart body in pieces."""
         limit, folder = getattr(self.settings, self.operation.limit), storage_folder(self.settings)
         if (self.request.content_length or 0) > limit:
             raise TooLarge(f"The body is over the limit of {limit} bytes.")
@@ -4515,8 +4517,8 @@ class RequestContext:
         return read_upload(stream, self.request.content_type, folder)
 
     def stream(self) -> IO[bytes]:
-        """The bytes of the body as they come in, up to its end."""
-        # Without a length, only a server that says so ends a body by itself.
+        """Return the stream of the body, which ends with it."""
+        # Without a length, only a server that sets this flag ends the body itself.
         if self.request.content_length is None and self.request.env.get("wsgi.input_terminated"):
             return self.request.stream
         return self.request.bounded_stream
@@ -4526,13 +4528,13 @@ class RequestContext:
         return self.upload.body_digest if self.upload else hashlib.sha256(self.raw).digest()
 
     def media_type(self) -> str:
-        """The media type of the body; empty where the request does not say it."""
+        """The media type of the body; empty without one."""
         return (self.request.content_type or "").partition(";")[0].strip().lower()
 
     def check_media(self) -> None:
-        """Refuse a body of a kind that the operation does not read, or that is not said.
+        """Reject a body of a media type that the operation does not read, or without one.
 
-        A browser lets a page of any origin send a body without a type.
+        Browsers let pages of any origin send a body without a type.
         """
         if self.media_type() not in self.operation.media:
             kinds = " or ".join(self.operation.media)
@@ -4549,17 +4551,17 @@ class RequestContext:
 
 
 class Response(NamedTuple):
-    """What goes back: a status, a body (empty for none), and headers of its own."""
+    """A response: its status, its body (may be empty), and its own headers."""
 
     status: int
     body: bytes = b""
     headers: Mapping[str, str] = MappingProxyType({})
-    #: Pieces of a body that is not held in memory, or a file, instead of `body`.
+    #: Pieces of a large body, or a file, instead of `body`.
     stream: Iterable[bytes] | None = None
 
     @classmethod
     def of_pieces(cls, pieces: Iterable[bytes], limit: int) -> Response:
-        """Answer with what pieces are together, read now into a temporary file, or TooMuch."""
+        """Make a response of pieces, spooled to a temporary file; raises TooMuch over the limit."""
         if isinstance(pieces, list) and sum(map(len, pieces)) <= limit:
             return cls(200, b"".join(pieces))
         size = 0
@@ -4576,19 +4578,19 @@ class Response(NamedTuple):
 
 
 def between(head: bytes, pieces: Sequence[bytes] | Iterator[bytes], tail: bytes) -> Iterable[bytes]:
-    """Pieces with others around them: in a list where it is one."""
+    """Put bytes before and after pieces; a list remains a list."""
     if isinstance(pieces, list):
         return [head, *pieces, tail]
     return itertools.chain([head], pieces, [tail])
 
 
 class Surface:
-    """An API's conventions on the wire: all that the two APIs do differently."""
+    """The conventions of an API: everything that the two APIs do differently."""
 
-    #: Path prefixes whose unknown paths this surface words.
+    #: Path prefixes under which this surface answers requests to unknown paths.
     claims: tuple[str, ...] = ()
     update_method = "PUT"
-    #: Whether a number is taken where a string is expected.
+    #: Whether a number is accepted for a string.
     coerces = False
     #: The order of lists (see Listing), and whether it is reversed.
     sorting: ClassVar[tuple[str, bool]] = ("", False)
@@ -4596,9 +4598,9 @@ class Surface:
     page_limit = 0
     #: Whether an empty query parameter counts as absent.
     ignores_empty = False
-    #: Whether API keys are taken beside tokens.
+    #: Whether API keys are accepted beside tokens.
     api_keys = False
-    #: The settings that limit the reads and the writes of an account, and all of an organization.
+    #: The settings of the rate limits: reads and writes of an account, all of an organization.
     rates: ClassVar[tuple[str, ...]] = ("rate_reads", "rate_writes", "rate_organization")
     error_schema: ClassVar[dict] = {}
 
@@ -4607,50 +4609,50 @@ class Surface:
 
     @property
     def name(self) -> str:
-        """What the API is called."""
+        """The name of the API."""
         return type(self).__name__.strip("_").removesuffix("Surface")
 
     @functools.cached_property
     def operations(self) -> list[Operation]:
-        """All that the API offers, in the order of the chapters; put together at the first use."""
+        """All operations in the order of the chapters, made at the first use."""
         return [operation for resource in self.resources for operation in resource.declare()]
 
     def credentials(self, request: falcon.Request) -> str:
-        """The token that a request presents, or nothing."""
+        """The token of a request, or an empty string."""
         scheme, _, token = (request.auth or "").partition(" ")
         return token.strip() if scheme.lower() == "bearer" else ""
 
     def identify(self, context: RequestContext) -> None:
-        """Find out who is calling, and in which workspace."""
+        """Set the workspace and the principal of a request; raises Unauthenticated."""
         token = self.credentials(context.request)
         context.workspace = context.lite.workspace_of(token)
         context.principal = context.workspace.tokens.check(token)
 
     def complete(self, schema: Schema, method: str) -> Schema:
-        """A body's schema with what this surface asks of every write."""
+        """Add the members that this surface requires of every write to a body's schema."""
         return schema
 
     def list_query(self, resource: Resource) -> tuple[Schema, dict]:
-        """The query of a list: its schema, and the conditions that its filters stand for."""
+        """The schema of a list's query, and the conditions of its filters."""
         return resource.filters, {}
 
     def list_page(self, context: RequestContext, listing: Listing) -> Any:
-        """Answer a list."""
+        """Respond with a list."""
         raise NotImplementedError
 
     def read_path(self, operation: Operation, values: Mapping[str, str]) -> Sequence[str]:
-        """The values in a path, checked."""
+        """Validate the parameters of a path."""
         return tuple(values.values())
 
     def is_dry_run(self, request: falcon.Request) -> bool:
-        """Whether the request asks for a dry run."""
+        """Return whether the request is a dry run."""
         header = request.get_header("X-Dry-Run", default="false").lower()
         if header not in ("true", "false"):
             raise Invalid(issues=[field_error(["X-Dry-Run"], "Expected true or false")])
         return header == "true"
 
     def present(self, operation: Operation, result: Any) -> bytes:
-        """A handler's result as a body: JSON text stands as it is."""
+        """Render a handler's result as a body; bytes are JSON text already."""
         if isinstance(result, Model):
             result = to_json(result.json()).encode()
         elif not isinstance(result, bytes):
@@ -4658,27 +4660,27 @@ class Surface:
         return self.present_record(operation.resource, result)
 
     def present_record(self, resource: Resource, text: bytes) -> bytes:
-        """One record's JSON text as a body."""
+        """Render a record's JSON text as a body."""
         return text
 
     def present_problem(self, problem: Problem, context: Any) -> dict:
-        """A problem as a body."""
+        """Render a problem as a body."""
         raise NotImplementedError
 
     def region(self, context: RequestContext) -> str:
-        """Where a request says that it comes from."""
+        """The region that a request names."""
         return ""
 
     def headers(self, context: RequestContext) -> dict[str, str]:
-        """Headers that every answer of this surface carries."""
+        """Headers of every response of this surface."""
         return {}
 
     def record_schema(self, resource: Resource) -> dict:
-        """The JSON schema of a body with one record."""
+        """The JSON schema of a response with a record."""
         return {"$ref": f"#/components/schemas/{resource.schema_name}"}
 
     def page_schema(self, resource: Resource) -> dict:
-        """The JSON schema of a body with a list."""
+        """The JSON schema of a response with a list."""
         return {"type": "array", "items": {"$ref": f"#/components/schemas/{resource.schema_name}"}}
 
 
@@ -4686,7 +4688,7 @@ class Surface:
 
 
 def read_form(data: bytes, collect: Callable[[list], dict] = dict) -> dict:
-    """Parse a form-encoded body; the last of several values counts, unless `collect` says else."""
+    """Parse a form-encoded body; `collect` makes an object of the pairs, with the last of twins."""
     try:
         return collect(
             urllib.parse.parse_qsl(data.decode("ascii"), strict_parsing=True, errors="strict")
@@ -4701,7 +4703,7 @@ _JSON_MEDIA = MappingProxyType({"application/json": read_json})
 
 
 class Operation:
-    """One line of an API: what it promises on the wire, and the handler that keeps it.
+    """An operation of an API: its declaration, and the resource whose method handles it.
 
     Routing, validation, authorization, the OpenAPI document, `routes` and the reference page all
     derive from it.
@@ -4716,34 +4718,34 @@ class Operation:
     status: int = 200
     scope: str = ""
     answer: Any = None
-    #: Names the setting without which the operation is refused.
+    #: The setting that enables the operation, if any.
     setting: str = ""
-    #: Whether it answers without credentials.
+    #: Whether it needs no credentials.
     public: bool = False
-    #: Whether a server answers it with a thread of its own, beside all others.
+    #: Whether a server has a separate thread for it.
     urgent: bool = False
     #: Whether the resource's method `signer` identifies the caller of a public operation, by a
     #: signature over the raw body. See `_identify_signer`.
     signed: bool = False
     partial: bool = False
-    #: What a multipart form holds, where that is not what another body holds.
+    #: The fields of a multipart form, if they differ from the members of a JSON body.
     form: Schema | None = None
     media: Mapping[str, Callable] = _JSON_MEDIA
-    #: The media types of the answer, separated by spaces; all but the first are text.
+    #: The media types of the response, separated by spaces; all but the first are text.
     answers_with: str = "application/json"
-    #: Names the setting that bounds the body.
+    #: The setting that limits the bytes of the body.
     limit: str = "json_limit"
-    #: Headers of its own that the operation reads.
+    #: Further headers that the operation reads.
     request_headers: tuple[str, ...] = ()
-    #: The member under which a dry run reports what it would do, if not the usual one.
+    #: The member of a dry run's report, if not the usual one.
     dry_run_member: str = ""
-    #: Makes the response from the record that the handler returned; a dry run shows the record.
+    #: Makes the response of the handler's record; a dry run responds with the record.
     brief: Callable[[Model], dict] | None = None
-    #: Statuses of refusals that it has beyond those that all operations have.
+    #: Statuses of problems beyond those that all operations have.
     refuses: tuple[int, ...] = ()
-    #: JSON schemas of what it answers with further statuses, in place of the surface's envelope.
+    #: JSON schemas of responses with further statuses, in place of the surface's envelope.
     others: Mapping[int, dict] = MappingProxyType({})
-    #: Whether it may send the caller elsewhere (302) instead.
+    #: Whether it may redirect (302) instead.
     redirects: bool = False
     id: str = ""
 
@@ -4760,12 +4762,12 @@ class Operation:
 
     @property
     def writes(self) -> bool:
-        """Whether it is answered in a transaction that a dry run rolls back."""
+        """Return whether it runs in a transaction, which a dry run rolls back."""
         return self.method != "GET" and (self.signed or not self.public)
 
     @functools.cached_property
     def handler(self) -> Callable:
-        """The method of the resource that answers."""
+        """The method of the resource that handles it."""
         return getattr(self.resource, self.name)
 
     @functools.cached_property
@@ -4784,7 +4786,7 @@ class Operation:
 
     @property
     def summary(self) -> str:
-        """One sentence about the operation."""
+        """The first sentence of the handler's docstring."""
         return (
             inspect.getdoc(self.handler)
             .split("\n\n")[0]
@@ -4794,12 +4796,12 @@ class Operation:
 
     @property
     def description(self) -> str:
-        """What there is to know beyond the summary: the further paragraphs of the docstring."""
+        """The further paragraphs of the handler's docstring."""
         return inspect.getdoc(self.handler).partition("\n\n")[2]
 
 
 def route(line: str, **options: Any) -> Callable:
-    """Mark a method of a resource as an operation, by the line that an API reference has for it."""
+    """Declare a method of a resource as the operation of a line such as `GET /api/v1/flows`."""
 
     def mark(function):
         method, path = line.split()
@@ -4810,15 +4812,15 @@ def route(line: str, **options: Any) -> Callable:
 
 
 class Named(NamedTuple):
-    """Stands for a resource where only the names of its record matter."""
+    """The names of a record, in place of its resource."""
 
     noun: str
     schema_name: str
 
 
 def _answer_schema(surface: Surface, answer: str | list | dict | None) -> dict | None:
-    """Return the JSON schema of an answer: of a record by the name of its schema, of a list by the
-    name in brackets, or as it was declared."""
+    """Return the JSON schema of a response: of a record by the name of its schema, of a list by the
+    name in brackets, or as declared."""
     if isinstance(answer, str):
         return surface.record_schema(Named("", answer))
     if isinstance(answer, list):
@@ -4836,16 +4838,16 @@ class Resource:
     path: ClassVar[str] = ""
     model: ClassVar[type[Model] | None] = None
     scope: ClassVar[str] = ""
-    #: What of the scope its operations take; nothing: `read` or else `write_access`.
+    #: The access that all its operations need; empty: `read` or `write_access`.
     access: ClassVar[str] = ""
-    #: What of the scope its writes take: `govern` where they decide what others must meet.
+    #: The access that its writes need: `govern` for those that decide what others must meet.
     write_access: ClassVar[str] = "write"
     tag = noun = plural = item = collection = ""
-    #: Whether the records of the collection are made, and never changed, by the console.
+    #: Whether the console creates records of the collection, but never changes them.
     immutable: ClassVar[bool] = False
-    #: Members that an import reads in another form than the API has them.
+    #: Members that an import reads in another form than the API.
     imported: ClassVar[Mapping[str, Member]] = MappingProxyType({})
-    #: Members that an import may leave out, since they follow from others.
+    #: Members that an import may leave out, since they are inferred from others.
     inferred: ClassVar[str] = ""
     #: Hidden members that an export writes.
     exported: ClassVar[tuple[str, ...]] = ()
@@ -4854,15 +4856,15 @@ class Resource:
     conditions: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     guide: ClassVar[str] = ""  # what the reference page says at the head of the chapter
     without: ClassVar[tuple[str, ...]] = ()  # members of the records that are not in responses
-    #: What a verb promises otherwise than all resources do.
+    #: Options of standard verbs that differ from those of other resources.
     options: ClassVar[Mapping[str, dict]] = MappingProxyType({})
     verbs: ClassVar[str] = ""
 
     def __init_subclass__(cls, verbs: str = "", **traits: Any):
         if "tag" not in traits:
-            return  # An API's base class is no chapter of it.
+            return  # The base class of an API is no chapter.
         cls.verbs = verbs
-        cls.collection = ""  # Both versions of an API have the same records: one collection.
+        cls.collection = ""  # Both versions of an API share one collection.
         for name, value in traits.items():
             setattr(cls, name, value)
         if cls.model and "noun" not in traits:
@@ -4876,7 +4878,7 @@ class Resource:
         RESOURCES.append(resource)
 
     def declare(self) -> Iterator[Operation]:
-        """The operations that this resource offers."""
+        """The operations of this resource."""
         lines = self.standard_lines() if self.verbs else {}
         verbs = self.verbs.split()
         declared = {verb: {**lines[verb], **self.options.get(verb, {})} for verb in verbs}
@@ -4891,7 +4893,7 @@ class Resource:
             yield Operation(self, name, **options)
 
     def standard_lines(self) -> dict[str, dict]:
-        """What each of the five verbs promises."""
+        """The options of the five standard verbs."""
         surface, record = self.surface, self.schema_name.removesuffix("Response")
         record_answer = {"answer": surface.record_schema(self)}
         path = f"{self.path}/{{{self.item}}}"
@@ -4916,40 +4918,40 @@ class Resource:
         }
 
     def condition(self, name: str, column: Member) -> Callable:
-        """What a filter asks for: the field of its name to be equal."""
+        """The condition of a filter: equality of the field of its name."""
         own = self.model._meta.fields.get(name, column)
         return lambda value: own == value
 
     @property
     def noun_words(self) -> str:
-        """The noun as people write it."""
+        """The noun in words."""
         return re.sub(r"(?=[A-Z])", " ", self.noun).lower()
 
     @property
     def plural_words(self) -> str:
-        """The plural as people write it."""
+        """The plural in words."""
         return re.sub(r"(?=[A-Z])", " ", self.plural).lower()
 
     def accept(self, context: RequestContext, data: Any) -> Any:
-        """A parsed body as the resource's schemas expect it."""
+        """Prepare a parsed body for validation."""
         return data
 
     def enter(self, values: dict) -> Model:
-        """Make a record as the console or an import does."""
+        """Create a record for the console or an import."""
         return self.model.create(**values)
 
     def amend(self, record: Model, values: dict) -> dict:
-        """What the console or an import changes in a record, by what it says of it."""
+        """The changes of a record by the console or an import."""
         if self.immutable and values:
             raise Conflict(f"The {record.noun()} {record._pk} exists already, and never changes.")
         return values
 
     def export(self, row: dict) -> dict:
-        """A record as an export writes it."""
+        """Prepare a record for an export."""
         return row
 
     def find(self, key: str) -> Model:
-        """The record that a path names, or NotFound."""
+        """The record of a path; raises NotFound."""
         return self.model.find(key)
 
     def list(self, context):
@@ -6054,7 +6056,7 @@ def content_fault(
 
 
 # --- Webhook signatures -------------------------------------------------------
-# Standard Webhooks 1.0, and beside it one header that holds time and signature together.
+# Standard Webhooks 1.0, and a further header with both timestamp and signature.
 
 
 class WebhookError(ValueError):
@@ -6097,12 +6099,12 @@ def _webhook_digests(secrets: Sequence[str], prefix: str, body: bytes) -> list[b
 
 
 def _standard_signature(digest: bytes) -> str:
-    """A digest as webhook-signature holds it."""
+    """Format a digest for webhook-signature."""
     return "v1," + base64.b64encode(digest).decode()
 
 
 def _combined_signature(digest: bytes) -> str:
-    """A digest as X-Novantra-Signature holds it."""
+    """Format a digest for X-Novantra-Signature."""
     return "v1=" + digest.hex()
 
 
@@ -6114,10 +6116,11 @@ def verify_webhook(
     tolerance: int = 300,
     clock: Callable[[], float] = time.time,
 ) -> dict:
-    """The event in a webhook whose signature and age (seconds) are good, else WebhookError.
+    """Return the event of a webhook; raises WebhookError unless signature and age (seconds) are
+    valid.
 
-    Pass the body's bytes as they came, and both secrets during a rotation. The headers may be
-    those of Standard Webhooks, or X-Novantra-Signature alone.
+    Pass the raw bytes of the body, and both secrets during a rotation. The headers may be those of
+    Standard Webhooks, or X-Novantra-Signature alone.
     """
     values = {name.lower(): value for name, value in headers.items()}
     if "webhook-signature" in values:
@@ -7117,8 +7120,8 @@ class _Write:
 
 
 # --- Outbound addresses -------------------------------------------------------
-# A caller who names a URL must not reach the operator's own network through it. A name is
-# resolved once, all of its addresses are judged, and the connection goes to one of these.
+# The URL of a caller must not lead into the operator's own network (SSRF). A name is resolved
+# once, all of its addresses are checked, and the connection goes to one of these.
 
 Networks = Sequence[IPv4Network | IPv6Network]
 #: IPv6 forms of an IPv4 address and how far to shift it out: mapped (RFC 4291), NAT64 (RFC 6052)
@@ -7143,14 +7146,14 @@ def check_target(
     resolve: Callable = socket.getaddrinfo,
     remedy: str = WEBHOOK_REMEDY,
 ) -> None:
-    """Raise Invalid unless the URL may be sent to; a name that does not resolve (yet) may."""
+    """Raise Invalid unless a URL is permitted; a host that does not resolve (yet) is."""
     parts, port = split_target(url, https_only)
     with contextlib.suppress(OSError):
         call_within(5, public_addresses, parts.hostname, port, allowed, resolve, remedy)
 
 
 def split_target(url: str, https_only: bool = False) -> tuple[SplitResult, int]:
-    """The parts and the port of an http or https URL; Invalid when it is anything else."""
+    """Return the parts and the port of an http or https URL; raises Invalid."""
     if not url.lower().startswith(("https://",) if https_only else ("https://", "http://")):
         raise Invalid(f"The URL must start with https://{'' if https_only else ' or http://'}.")
     if not re.fullmatch(r"[!-~]+", url):
@@ -7174,7 +7177,8 @@ def public_addresses(
     resolve: Callable = socket.getaddrinfo,
     remedy: str = WEBHOOK_REMEDY,
 ) -> list[tuple[str, int]]:
-    """Every (address, port) of a host: Invalid if one is forbidden, OSError if there is none."""
+    """Return all addresses of a host with the port; raises Invalid if one is forbidden, or
+    OSError."""
     try:
         resolved = resolve(host, port, type=socket.SOCK_STREAM)
     except UnicodeError:
@@ -7188,7 +7192,7 @@ def public_addresses(
 
 
 def _is_permitted(address: IPv4Address | IPv6Address, allowed: Networks = ()) -> bool:
-    """Whether an address is public, or in a network that the operator allowed."""
+    """Return whether an address is public, or in a network that the operator allowed."""
     shift = next((_IPV4_INSIDE[network] for network in _IPV4_INSIDE if address in network), None)
     inner = address if shift is None else IPv4Address(int(address) >> shift & 0xFFFFFFFF)
     if any(address in network or inner in network for network in allowed):
@@ -7198,7 +7202,7 @@ def _is_permitted(address: IPv4Address | IPv6Address, allowed: Networks = ()) ->
 
 
 def call_within(seconds: float, function: Callable, *arguments: Any) -> Any:
-    """What a call returns or raises, or TimeoutError: a look-up of a name takes no time limit."""
+    """Call a function with a time limit, as for name resolution, which has none: TimeoutError."""
     from concurrent.futures import Future
 
     future: Future = Future()
@@ -7216,14 +7220,14 @@ def call_within(seconds: float, function: Callable, *arguments: Any) -> Any:
 
 # --- Outbound requests --------------------------------------------------------
 
-#: At most so many bytes of an answer are read, its headers included.
-_ANSWER_LIMIT = 65_536
+#: Bytes of a response that are read at most, headers included.
+_RESPONSE_LIMIT = 65_536
 
 
 class HttpResponse(NamedTuple):
-    """What came of a request: status 0 when no answer came, retry_after in seconds.
+    """The response to an outbound request; status 0 without one. `retry_after` is in seconds.
 
-    `body` is None where it was too long, or broke off.
+    `body` is None if it was too long or incomplete.
     """
 
     status: int
@@ -7232,12 +7236,12 @@ class HttpResponse(NamedTuple):
     body: bytes | None = None
 
     def __repr__(self) -> str:
-        # What another server answers may be secret, such as a token.
-        return f"<Answer {self.status}: {self.note}>"
+        # The body may be secret, such as a token.
+        return f"<HttpResponse {self.status}: {self.note}>"
 
     @property
     def json(self) -> Any:
-        """What the body holds as JSON; None where it is none."""
+        """The body as JSON; None if it is none."""
         try:
             return read_json(self.body or b"")
         except Invalid:
@@ -7250,7 +7254,7 @@ class HttpResponse(NamedTuple):
 
 
 def _time_left(deadline: float) -> float:
-    """Seconds until a time of the monotonic clock; TimeoutError when it has passed."""
+    """Seconds until a time of the monotonic clock; raises TimeoutError after it."""
     left = deadline - time.monotonic()
     if left <= 0:
         raise TimeoutError
@@ -7258,12 +7262,12 @@ def _time_left(deadline: float) -> float:
 
 
 class BoundedSocket(io.RawIOBase):
-    """A socket with one deadline over all its calls, so that a peer gains nothing by dripping.
+    """A socket with one deadline for all calls together, against peers that send slowly.
 
     It ends after `limit` bytes; closing it does not close the socket.
     """
 
-    def __init__(self, connection: socket.socket, deadline: float, limit: int = _ANSWER_LIMIT):
+    def __init__(self, connection: socket.socket, deadline: float, limit: int = _RESPONSE_LIMIT):
         self.connection, self.deadline, self.unread = connection, deadline, limit
 
     def readable(self) -> bool:
@@ -7278,23 +7282,23 @@ class BoundedSocket(io.RawIOBase):
         return count
 
     def sendall(self, data: bytes) -> None:
-        """Send everything; the socket's own method restarts its time limit under TLS."""
+        """Send all bytes; under TLS the socket's own method restarts its timeout."""
         view = memoryview(data)
         while view:
             self.connection.settimeout(_time_left(self.deadline))
             view = view[self.connection.send(view) :]
 
     def makefile(self, mode: str) -> io.BufferedReader:
-        """What http.client reads an answer from."""
+        """The stream from which http.client reads a response."""
         return io.BufferedReader(self)
 
 
 class Transport:
-    """Sends requests to checked addresses, past any proxy; safe to use from several threads.
+    """Sends requests to checked addresses, without proxies; thread-safe.
 
-    `timeout` (seconds) covers all from the look-up of the name to the last byte of the answer, and
-    `limit` (bytes) all that is read of it; `agent` is the User-Agent, and `remedy` says what lets
-    an address be that is not public. Certificates are verified against the system's authorities,
+    `timeout` (seconds) covers everything from name resolution to the last byte of the response,
+    `limit` (bytes) everything that is read of it; `agent` is the User-Agent, and `remedy` says how
+    to allow an address that is not public. Certificates are verified with the system's authorities,
     or those of SSL_CERT_FILE.
     """
 
@@ -7305,7 +7309,7 @@ class Transport:
         resolve: Callable = socket.getaddrinfo,
         *,
         clock: Callable[[], float] = time.time,
-        limit: int = _ANSWER_LIMIT,
+        limit: int = _RESPONSE_LIMIT,
         agent: str = "Novantra-Webhooks/1.0",
         remedy: str = WEBHOOK_REMEDY,
     ):
@@ -7313,17 +7317,17 @@ class Transport:
         self.limit, self.agent, self.remedy = limit, agent, remedy
 
     def get(self, url: str, headers: Mapping[str, str]) -> HttpResponse:
-        """Ask for what is at a URL; trouble is an Answer of status 0."""
+        """Send a GET request; failures are responses with status 0."""
         return self.send("GET", url, None, headers)
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> HttpResponse:
-        """Send a body (JSON unless the headers say otherwise); trouble is an Answer of status 0."""
+        """Send a POST request, JSON by default; failures are responses with status 0."""
         return self.send("POST", url, body, {"Content-Type": "application/json", **headers})
 
     def send(self, method: str, url: str, body: bytes | None, headers: Mapping) -> HttpResponse:
-        """Connect to where a URL leads, if that is permitted, and make one request there.
+        """Send a request if the address of its URL is permitted; failures are status 0.
 
-        Without TLS, credentials go to networks that the operator listed, and nowhere else.
+        Without TLS, credentials are sent only to networks that the operator listed.
         """
         from http.client import HTTPException
 
@@ -7336,7 +7340,7 @@ class Transport:
             if is_secret and parts.scheme == "http" and not lie_within(addresses, self.allowed):
                 raise Invalid("Credentials are not sent without TLS: the URL must be https.")
             with away(), _connect_first(addresses, deadline) as connection:
-                # Headers and body are two packets; the second must not wait for an answer.
+                # Headers and body are two packets; the second must not wait for a confirmation.
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 connection.settimeout(_time_left(deadline))
                 if parts.scheme == "https":
@@ -7351,13 +7355,13 @@ class Transport:
 
     @cached_property
     def tls(self):
-        """Verifies certificates and names; made once, as reading the authorities takes a while."""
+        """The TLS context; loading the authorities is slow, so it is made once."""
         import ssl
 
         return ssl.create_default_context()
 
     def exchange(self, connection: BoundedSocket, method, parts, body, headers) -> HttpResponse:
-        """Send the request and read its answer; a redirect is one, and is not followed."""
+        """Send the request and read the response; redirects are not followed."""
         from http.client import HTTPConnection, HTTPException, HTTPResponse
 
         fixed = {"User-Agent": self.agent, "Connection": "close", "Host": parts.netloc}
@@ -7379,7 +7383,7 @@ class Transport:
         return HttpResponse(response.status, wait, note, content)
 
 
-#: Headers that hold a secret, or that belong to a request which has one in its body.
+#: Headers with a secret, or of requests with a secret in their bodies.
 _CREDENTIAL_HEADERS = frozenset({"authorization", "private-token", "x-vault-request"})
 
 
@@ -7390,7 +7394,7 @@ def lie_within(addresses: Iterable[tuple[str, int]], networks: Networks) -> bool
 
 
 def _connect_first(addresses: Sequence[tuple[str, int]], deadline: float) -> socket.socket:
-    """Connect to the first address that lets us; each gets an equal share of the time left."""
+    """Connect to the first address that accepts; each gets an equal share of the time left."""
     for untried in range(len(addresses), 1, -1):
         with contextlib.suppress(OSError):
             return socket.create_connection(addresses[-untried], _time_left(deadline) / untried)
@@ -7404,14 +7408,14 @@ def _read_retry_after(value: str, now: float) -> int | None:
     if re.fullmatch(r"[0-9]{1,9}", value.strip()):
         return int(value)
     with contextlib.suppress(ValueError, TypeError, OverflowError):
-        # The header allows no zone but GMT, and one of its forms leaves that out.
+        # The time zone is always GMT, and one form of the header leaves it out.
         date = parsedate_to_datetime(value).replace(tzinfo=UTC)
         return max(0, math.ceil(date.timestamp() - now))
     return None
 
 
 def _explain_failure(error: Exception) -> str:
-    """A sentence for the delivery log, which never holds an exception's own text."""
+    """A sentence for the delivery log, without the exception's own text."""
     import ssl
 
     sentences = {
@@ -7430,10 +7434,10 @@ def _explain_failure(error: Exception) -> str:
 
 
 class Dispatcher:
-    """Carries events to their endpoints and does what time alone brings about.
+    """Delivers outbox messages and runs periodic work.
 
-    All that it does is in `step`, which takes the time and starts no thread. No transaction is open
-    while it waits for the network.
+    `step` does everything for a given time, without threads. No transaction is open while it waits
+    for the network.
     """
 
     def __init__(
@@ -7443,24 +7447,24 @@ class Dispatcher:
         self.bell = bell
         self._thread: threading.Thread | None = None
         self._stopping = False
-        #: Threads that a stop did not wait for any longer; they end after their current delivery.
+        #: Threads that `stop` no longer waits for; they end after their current delivery.
         self._abandoned: set[threading.Thread] = set()
 
     def start(self) -> None:
-        """Deliver in a thread of its own, until stopped."""
+        """Start a thread that delivers until `stop`."""
         if self._thread is None:
             self._stopping = False
             self._thread = threading.Thread(
                 target=self.run, name="novantra-lite-dispatcher", daemon=True
             )
             self._thread.start()
-            # What waited for this process to start is due now.
+            # Messages may be due since before this process.
             self.bell.set()
 
     def stop(self, deadline: float = math.inf) -> None:
-        """Finish the current delivery, then end the thread.
+        """End the thread after its current delivery.
 
-        At the deadline, a time of the monotonic clock, it is left to end by itself.
+        After the deadline, by the monotonic clock, it is left to end by itself.
         """
         self.begin_stop()
         if self._thread is not None:
@@ -7468,46 +7472,46 @@ class Dispatcher:
             self._thread.join(wait)
             if self._thread.is_alive():
                 self._abandoned.add(self._thread)
-                log.warning("A receiver still keeps a delivery waiting; it will be sent again.")
+                log.warning("A receiver has not answered a delivery; it will be sent again.")
             self._thread, self._stopping = None, False
 
     def begin_stop(self) -> None:
-        """Have the thread begin no further delivery; `stop` waits for its end."""
+        """Let the thread begin no further delivery; `stop` waits for its end."""
         if self._thread is not None:
             self._stopping = True
             self.bell.set()
 
     @property
     def is_stopping(self) -> bool:
-        """Whether this thread is to begin no further delivery."""
+        """Return whether this thread may begin no further delivery."""
         return self._stopping or threading.current_thread() in self._abandoned
 
     def run(self) -> None:
-        """Step whenever something was committed, and every second."""
+        """Run `step` after commits with new messages, and every second."""
         while not self.is_stopping:
             self.bell.wait(1.0)
             self.bell.clear()
             try:
                 self.step(self.source.clock())
             except Exception:
-                log.exception("The dispatcher stumbled; it goes on.")
+                log.exception("Delivery failed with an unexpected error; continuing.")
         self._abandoned.discard(threading.current_thread())
 
     def step(self, at: float) -> int:
-        """Do what is due at a time in every workspace; return how many messages arrived.
+        """Do what is due in every workspace; return the number of delivered messages.
 
-        A workspace that fails keeps nothing from the others; its failure is raised at the end.
+        The failure of a workspace does not affect others; it is raised at the end.
         """
         arrived, failures = 0, []
         for workspace in list(self.workspaces.values()):
             if workspace.journal and workspace.journal.clock.find_fault():
-                # What is due by that clock may not be.
+                # Under a wrong clock nothing is due.
                 continue
             try:
                 _prune(workspace, at, lambda: self._stopping)
                 arrived += self.deliver(workspace, at - self.source.clock())
             except Exception as failure:
-                # One that was closed meanwhile has nothing left to do.
+                # A workspace that is being closed may fail.
                 if not workspace.leases.is_ending:
                     failures.append(failure)
         if failures:
@@ -7515,9 +7519,9 @@ class Dispatcher:
         return arrived
 
     def deliver(self, workspace: Workspace, ahead: float) -> int:
-        """Attempt all that is due in a workspace; return how many messages arrived.
+        """Attempt all due messages of a workspace; return the number of delivered ones.
 
-        The time is the clock's and so many seconds `ahead`; it goes on while receivers answer.
+        The time is that of the clock plus `ahead` seconds, and proceeds during deliveries.
         """
         arrived = 0
         for model in outbox_models():
@@ -7531,7 +7535,7 @@ class Dispatcher:
     def deliver_due(
         self, workspace: Workspace, model: type[OutboxMessage], ahead: float, failing: set[str]
     ) -> tuple[int, bool]:
-        """Attempt a batch of what is due; return how many arrived, and whether the batch was full.
+        """Attempt a batch; return the number of delivered messages, and whether it was full.
 
         A channel that failed is skipped for the rest of the step.
         """
@@ -7549,7 +7553,7 @@ class Dispatcher:
 
     def attempt(self, workspace: Workspace, message: OutboxMessage, ahead: float = 0.0) -> bool:
         """Send one message, and record the result."""
-        # While a receiver is waited for, the workspace may end.
+        # The workspace may be closed during the wait for a receiver.
         leave = release_on_exit.set(workspace.leases.away)
         try:
             sent = message.deliver(workspace, self.transport, self.source.clock() + ahead)
@@ -7560,7 +7564,7 @@ class Dispatcher:
         at = self.source.clock() + ahead
 
         def work(current):
-            # It may be gone, together with what it was on its way to.
+            # It may have been deleted together with its receiver.
             stored = type(message).find_or_none(message.id)
             if stored is not None:
                 stored.record_attempt(sent, at)
@@ -7572,14 +7576,14 @@ class Dispatcher:
 
 @functools.cache
 def outbox_models() -> list[type[OutboxMessage]]:
-    """Every kind of what leaves by itself."""
+    """The models of outbox messages."""
     return [model for model in all_models() if issubclass(model, OutboxMessage)]
 
 
 def _prune(
     workspace: Workspace, at: float, is_stopping: Callable[[], bool] = lambda: False
 ) -> None:
-    """Do what time alone brings about: expiries, counted reads, and what is kept long enough."""
+    """Run periodic work: expiries, counts, checkpoints, and deletion of old records."""
     if workspace.read_only:
         return
     write_counts(workspace, at)
@@ -7590,19 +7594,18 @@ def _prune(
                 workspace,
                 functools.partial(_expire, record),
                 actor="system",
-                reason="The time for which it was valid has passed.",
+                reason="The period of validity has ended.",
             )
     hour = int(at) // 3600
     if workspace.tidied != hour:
         workspace.tidied = hour
         if workspace.path:
             check_for_damage(workspace)
-        _forget_old(workspace, at, is_stopping)
+        _delete_old(workspace, at, is_stopping)
 
 
 def write_counts(workspace: Workspace, at: float) -> None:
-    """Write down the reads and the refusals of minutes that are over, and the last uses of
-    credentials."""
+    """Write the reads, rejected requests and last uses of credentials of past minutes."""
     reads, uses = workspace.counted_reads(at), workspace.noted_uses(at)
     stamp, refusals = workspace.source.timestamp, workspace.journal.refusals
     refused = refusals.take(at)
@@ -7619,7 +7622,7 @@ def write_counts(workspace: Workspace, at: float) -> None:
             write_transaction(workspace, work, actor="system")
     except BaseException:
         refusals.restore(refused)
-        # They are written with those of the next minute.
+        # They are written with the next minute.
         for (account, minute), number in reads.items():
             workspace.count_read(account, minute, number)
         for (credential, _), used in uses.items():
@@ -7628,14 +7631,14 @@ def write_counts(workspace: Workspace, at: float) -> None:
 
 
 def _expire(record: Model, current: Session) -> None:
-    """Take one record to the status that its end of validity brings, if it is as it was found."""
+    """Expire one record, unless it changed since it was selected."""
     stored = type(record).find_or_none(record._pk)
     if stored is not None and stored.__data__ == record.__data__:
         stored.change(status="expired")
 
 
-def _forget_old(workspace: Workspace, at: float, is_stopping: Callable[[], bool]) -> None:
-    """Drop idempotency records and delivered events that were kept long enough, in batches."""
+def _delete_old(workspace: Workspace, at: float, is_stopping: Callable[[], bool]) -> None:
+    """Delete idempotency records, messages and delivered events whose retention has ended."""
     stamp, settings = workspace.source.timestamp, workspace.settings
     old_answers = IdempotencyRecord.created_at < stamp(at - settings.idempotency_life)
     delete_in_batches(workspace, IdempotencyRecord, old_answers, is_stopping)
@@ -7676,19 +7679,19 @@ _ROTATION = 24 * 3600
 
 
 class Webhooks:
-    """The endpoints of one workspace, as the Python API and the command line manage them."""
+    """The endpoints of one workspace, for the Python API and the command line."""
 
     def __init__(self, workspace: Workspace, dispatcher: Dispatcher):
         self.workspace, self.dispatcher = workspace, dispatcher
 
     def act(self, reason: str, work: Callable[[], Any], show: Show = None) -> Any:
-        """Do one administrative write."""
+        """Run one administrative write."""
         return administer(self.workspace, reason, work, show)
 
     def add(self, url: str, events: Iterable[str] = (), show: Show = None) -> dict:
-        """Add an endpoint for the named events (none: all); the secret is returned only now.
+        """Create an endpoint for the named events (none: all); the secret is returned only now.
 
-        `show` is called with the answer before it is stored; if it raises, nothing is.
+        `show` is called with the result before the commit; if it raises, nothing is stored.
         """
         requested = list(events)
         known_events = (*WEBHOOK_EVENTS, *FACTSTORE_EVENTS)
@@ -7709,7 +7712,7 @@ class Webhooks:
             return [endpoint.json() for endpoint in Endpoint.select().order_by(Endpoint.id)]
 
     def remove(self, key: str) -> None:
-        """Remove an endpoint, and what was on its way to it, which may be much."""
+        """Delete an endpoint and its deliveries, of which there may be many."""
         delete_in_batches(self.workspace, Delivery, Delivery.endpoint == key)
 
         def work():
@@ -7719,7 +7722,7 @@ class Webhooks:
         self.act("Webhook endpoint removed.", work)
 
     def rotate(self, key: str, show: Show = None) -> dict:
-        """Give an endpoint a new secret; the old one signs too for 24 h."""
+        """Give an endpoint a new secret; the old one also signs for 24 h."""
         source = self.workspace.source
         secret = new_webhook_secret(source.random.randbytes(32))
 
@@ -7736,7 +7739,7 @@ class Webhooks:
         self.act(f"Webhook endpoint {status}.", lambda: Endpoint.find(key).change(status=status))
 
     def pause(self, key: str) -> None:
-        """Hold deliveries back; what happens meanwhile waits."""
+        """Pause deliveries; events wait meanwhile."""
         self.set_status(key, "paused")
 
     def resume(self, key: str) -> None:
@@ -7757,7 +7760,7 @@ class Webhooks:
         delivery = self.act("Webhook endpoint tested.", work)
         with self.workspace.read():
             self.dispatcher.attempt(self.workspace, Delivery.find(delivery.id))
-        # A test says how things stand now; it is not tried again.
+        # A test shows the current state; it is not repeated.
         given_up = Delivery.update(state="failed", due_at=None)
         waits = given_up.where(Delivery.id == delivery.id, Delivery.state == "due")
         self.act("Webhook endpoint tested.", waits.execute)
@@ -7775,11 +7778,11 @@ class Webhooks:
             return [delivery.json() for delivery in query]
 
     def redeliver(self, key: str) -> None:
-        """Put one delivery on its way again, from the first attempt on."""
+        """Send one delivery again, with a new schedule of attempts."""
         self.send_again(Delivery.id == key, lambda count: count or Delivery.find(key))
 
     def redeliver_failed(self, endpoint: str) -> int:
-        """Make every failed delivery of an endpoint due again; return how many there are."""
+        """Send every failed delivery of an endpoint again; return their number."""
         failed = (Delivery.endpoint == endpoint) & (Delivery.state == "failed")
         return self.send_again(failed, lambda count: count)
 
@@ -7799,7 +7802,7 @@ class Webhooks:
 
 
 def allowed_networks(settings: Settings) -> list:
-    """The private networks that webhooks may be sent to."""
+    """The private networks to which webhooks may be sent."""
     return networks_of(settings, "webhook_private_targets")
 
 
@@ -7808,7 +7811,7 @@ def allowed_networks(settings: Settings) -> list:
 
 
 class Reason(Text):
-    """Why the caller acts: 10 to 1000 characters without the blanks around them."""
+    """The reason of a write: 10 to 1000 characters, stripped."""
 
     strips = True
 
@@ -7833,7 +7836,7 @@ class Reference(Key):
 
 
 class Title(Text):
-    """What a record is called: 1 to 300 characters."""
+    """A title: 1 to 300 characters."""
 
     def __init__(self):
         super().__init__(300, 1)
@@ -7856,7 +7859,7 @@ class _Limit(Integer):
         return {"type": "integer", "minimum": 1}
 
 
-#: A filter without documented words: any text, which matches nothing where no record has it.
+#: A filter without documented values: any text, which matches nothing if no record has it.
 FREE_TEXT = Text(100_000)
 
 
@@ -7978,7 +7981,7 @@ TRIPLE = ("subject_module_key", "subject_resource_type", "subject_resource_id")
 
 
 def check_subject(values: Mapping[str, Any]) -> None:
-    """Refuse half a subject triple, and one that names nothing in this workspace."""
+    """Reject an incomplete subject triple, and one without a record in this workspace."""
     triple = [values.get(name) for name in TRIPLE]
     if not any(triple):
         return
@@ -7997,7 +8000,7 @@ def check_subject(values: Mapping[str, Any]) -> None:
 
 @functools.cache
 def subjects() -> dict[tuple[str, str], type[Model]]:
-    """The models that a subject triple may point at, by module and type."""
+    """The models to which a subject triple may refer, by module and type."""
     return {model.subject: model for model in all_models() if model.subject}
 
 
@@ -8010,7 +8013,7 @@ def reduced(record: Model, members: str) -> dict:
 
 
 class Organization(Model):
-    """The organization whose register the file is."""
+    """The organization that owns the register."""
 
     fact = "organization"
 
@@ -8023,7 +8026,7 @@ class Organization(Model):
 
 
 class Profile(Novantra, model=Organization, scope="organization", tag="Workspace"):
-    """What the workspace of the token is called."""
+    """The organization of the token."""
 
     @route(
         "GET /api/v1/organization",
@@ -8038,7 +8041,7 @@ class Profile(Novantra, model=Organization, scope="organization", tag="Workspace
 
 
 class Credentials(NamedTuple):
-    """What a new or rotated service account needs to get tokens; the secret is shown only once."""
+    """The credentials of a new or rotated service account; the secret is shown only once."""
 
     client_id: str
     client_secret: str
@@ -8051,18 +8054,18 @@ class Credentials(NamedTuple):
 
 
 def _credentials_of(account: ServiceAccount, secret: str) -> Credentials:
-    """What an account is used with, whose secret is still known."""
+    """The credentials of an account."""
     return Credentials(account.id, secret, account.name, account.scopes, account.expires_at)
 
 
 class Accounts:
-    """The service accounts of one workspace, as the Python API and the command line manage them."""
+    """The service accounts of one workspace, for the Python API and the command line."""
 
     def __init__(self, workspace: Workspace, known_scopes: Callable[[], Sequence[str]]):
         self.workspace, self.known_scopes = workspace, known_scopes
 
     def act(self, reason: str, work: Callable[[], Any], show: Show = None) -> Any:
-        """Do one administrative write, and clear the token cache."""
+        """Run one administrative write, and clear the token cache."""
         result = administer(self.workspace, reason, work, show)
         self.workspace.tokens.forget()
         return result
@@ -8075,9 +8078,9 @@ class Accounts:
         contact: str = "",
         show: Show = None,
     ) -> Credentials:
-        """Make an account with these scopes; `expires` is a date or date-time.
+        """Create an account with these scopes; `expires` is a date or date-time.
 
-        `show` is called with the credentials before they are stored; if it raises, they are not.
+        `show` is called with the credentials before the commit; if it raises, nothing is stored.
         """
         values = self.check(name, scopes, expires, contact)
         return self.act("Service account created.", lambda: self.issue(values), show)
@@ -8101,9 +8104,9 @@ class Accounts:
         return _credentials_of(account, secret)
 
     def rotate(self, client_id: str, show: Show = None) -> Credentials:
-        """Give an account a new secret; the old one and its tokens end at once.
+        """Give an account a new secret; the old one and its tokens stop working at once.
 
-        `show` is called with the credentials before they are stored; if it raises, they are not.
+        `show` is called with the credentials before the commit; if it raises, nothing is stored.
         """
         return self.act("Service account secret rotated.", lambda: self.renew(client_id), show)
 
@@ -8116,11 +8119,11 @@ class Accounts:
         return _credentials_of(account, secret)
 
     def set_disabled(self, client_id: str, disabled: bool) -> None:
-        """Shut an account out, or let it in again."""
+        """Disable or enable an account."""
 
         def work():
             account = ServiceAccount.find(client_id)
-            # Tokens from before must not come back to life when the account is enabled again.
+            # Tokens of before must not become valid again when the account is enabled.
             account.change(disabled=disabled, generation=account.generation + disabled)
             return account
 
@@ -8147,7 +8150,7 @@ _NEW_ACCOUNT = Schema.of(ServiceAccount, "name expires_at contact")
 
 
 def read_members(schema: Schema, arguments: dict, partial: bool = False) -> dict:
-    """Read members that the Python API was given, or raise Invalid with every fault."""
+    """Validate arguments of the Python API; raises Invalid with every fault."""
     try:
         return schema.read(arguments, partial=partial)
     except ValidationErrors as faults:
@@ -8185,7 +8188,7 @@ class _TokenRequest(Schema):
 
 
 def _unrepeated(pairs: Sequence[tuple[str, Any]]) -> dict:
-    """Members or parameters, none of which may come twice (RFC 6749, section 3.2)."""
+    """Collect pairs of members or parameters; reject repeated names (RFC 6749, section 3.2)."""
     values = dict(pairs)
     if len(values) != len(pairs):
         raise InvalidRequest("A parameter of the request comes more than once.")
@@ -8193,7 +8196,7 @@ def _unrepeated(pairs: Sequence[tuple[str, Any]]) -> dict:
 
 
 def _read_token_json(data: bytes) -> Any:
-    """Parse a token request in JSON, and refuse a member that comes twice."""
+    """Parse a token request in JSON; reject repeated members."""
     value = read_json(data)
     json.loads(data, object_pairs_hook=_unrepeated)
     return value
@@ -8203,9 +8206,9 @@ class Authentication(Novantra, tag="Authentication"):
     """Short-lived bearer tokens for service accounts (RFC 6749, section 4.4)."""
 
     def accept(self, context, data):
-        """Take client id and secret from HTTP Basic where the request has them there.
+        """Take client id and secret from HTTP Basic, if the request has them there.
 
-        They are never taken from the URL, and never from two places at once (RFC 6749, 2.3).
+        They are never read from the URL, and never from two places at once (RFC 6749, 2.3).
         """
         in_query = sorted(set(context.request.params) & set(_TokenRequest().members))
         if in_query:
@@ -8251,9 +8254,9 @@ class Authentication(Novantra, tag="Authentication"):
         return self.grant(context, account, scopes, at)
 
     def authenticate(self, context, client_id, secret, at) -> ServiceAccount:
-        """The account of a client id and secret; the same refusal for whatever is wrong.
+        """Return the account of a client id and secret; every failure has the same answer.
 
-        Failures are counted once the secret is known to be wrong, so that they lock nobody out.
+        Only failures are counted, so that others cannot lock an account out.
         """
         workspace = context.workspace = context.lite.workspace_of_account(client_id)
         if workspace:
@@ -8263,7 +8266,7 @@ class Authentication(Novantra, tag="Authentication"):
             if hmac.compare_digest(expected, account.secret_hash) and account.is_usable(at):
                 return account
         context.lite.limits.take_failure(context, client_id, at)
-        # What is no id may be a secret in the wrong field, which must not stay for ever.
+        # An invalid id may be a secret in the wrong field, which must not be stored for ever.
         is_id = workspace or re.fullmatch(f"svc_[{CROCKFORD}]{{26}}", client_id)
         audit_rejected_credentials(context, client_id if is_id else "")
         raise Unauthenticated(
@@ -8315,7 +8318,7 @@ class Framework(Model):
 
 
 class FrameworkVersion(Model):
-    """One edition of a framework; older ones stay readable."""
+    """One edition of a framework; older ones remain readable."""
 
     fact, key = "framework.version", "framework version_key"
 
@@ -8356,7 +8359,7 @@ class FrameworkNode(Model):
 
 
 class FrameworkCoverageLink(Model):
-    """What a record of the register does for a requirement."""
+    """The coverage of a requirement by a record of the register."""
 
     fact = "framework.coverage_link"
     key = "framework_node subject_module_key subject_resource_type subject_resource_id"
@@ -8427,7 +8430,7 @@ class FrameworkCoverageLinks(
     collection="coverage-links",
     verbs="list",
 ):
-    """What covers which requirement."""
+    """The records that cover requirements."""
 
     filters = Filters.of(FrameworkCoverageLink, "framework_version framework_node")
 
@@ -8436,7 +8439,7 @@ class FrameworkCoverageLinks(
 
 
 class Control(Model):
-    """A measure that keeps a risk down or a requirement met."""
+    """A measure that reduces a risk or meets a requirement."""
 
     fact, key, subject = "control", "control_key", ("controls", "control")
     searched = Searchable(23, "control", "title control_key", "{control_key}")
@@ -8466,7 +8469,7 @@ class Controls(
     collection="controls",
     verbs="list retrieve",
 ):
-    """Measures that the organization has taken."""
+    """The controls of the organization."""
 
     filters = Filters(Control.status)
 
@@ -8475,7 +8478,7 @@ class Controls(
 
 
 class Risk(Model):
-    """Something that may go wrong, and what is done about it."""
+    """A possible event with a negative effect, and its treatment."""
 
     fact, key, subject = "risk", "risk_key", ("risks", "risk")
     searched = Searchable(22, "risk", "title risk_key", "{risk_key}")
@@ -8504,7 +8507,7 @@ class Risks(
     collection="risks",
     verbs="list retrieve",
 ):
-    """What may go wrong."""
+    """The risks of the organization."""
 
     filters = Filters(Risk.status)
 
@@ -8513,13 +8516,13 @@ class Risks(
 
 
 class Blob(Member, peewee.BlobField):
-    """Bytes, never shown as JSON."""
+    """Bytes that never appear in JSON."""
 
     hidden = True
 
 
 class EvidenceRequirement(Model):
-    """What has to be shown, again and again."""
+    """Evidence that is required periodically."""
 
     fact, key = "evidence.requirement", "requirement_key"
     subject = ("evidence", "evidence-requirement")
@@ -8563,7 +8566,7 @@ _NEW_ATTACHMENT_MEMBERS: dict[str, Member] = {
 
 
 class _AttachmentShape(Shape):
-    """A new attachment: its bytes, or where it is found, and never both."""
+    """A new attachment: its bytes, or its URI, but not both."""
 
     def describe(self, partial=False):
         forms = [
@@ -8574,7 +8577,7 @@ class _AttachmentShape(Shape):
 
 
 NEW_ATTACHMENT = _AttachmentShape(**_NEW_ATTACHMENT_MEMBERS)
-#: As an export writes it: what is known of an attachment, and its bytes.
+#: The form in an export: the metadata of an attachment, and its bytes.
 EXPORTED_ATTACHMENT = Shape(
     **_NEW_ATTACHMENT_MEMBERS,
     id=Text(60, pattern="evatt_[0-9A-Za-z]{1,40}", hint="Expected an id of evatt_", null=True),
@@ -8584,7 +8587,7 @@ EXPORTED_ATTACHMENT = Shape(
 
 
 class EvidenceClaim(Model):
-    """A claim that a requirement is met, for a time, with files that show it."""
+    """A claim that a requirement is met for a period, with evidence files."""
 
     fact, key, subject = "evidence.claim", "claim_key", ("evidence", "evidence-claim")
     lookup = "status valid_until"
@@ -8636,7 +8639,7 @@ class EvidenceClaim(Model):
 
     @classmethod
     def overdue(cls, workspace, at):
-        # The others are seen to at the next step.
+        # The others are updated in the next step.
         sql = """SELECT "id" FROM "evidence_claim"
             WHERE "status" = 'approved' AND "valid_until" <= ? LIMIT 1000"""
         with workspace.read() as current:
@@ -8675,7 +8678,7 @@ class AttachmentContent(Model):
 
     @staticmethod
     def associated_data(key: str) -> str:
-        """What the encryption of an attachment is bound to."""
+        """The associated data of an attachment's encryption."""
         return f"attachment_content/content/{key}"
 
     def opened(self) -> bytes:
@@ -8684,7 +8687,7 @@ class AttachmentContent(Model):
 
     @classmethod
     def read(cls, key: str) -> tuple[dict, bytes]:
-        """What is known of an attachment, and its bytes, held against its digest."""
+        """Return the metadata and the bytes of an attachment, verified with its digest."""
         content = cls.find_or_none(key)
         if content is None:
             raise NotFound(f"There is no attachment {key} whose content is kept here.")
@@ -8751,7 +8754,7 @@ def read_attachments(
 
 
 def read_content(attachment: dict, settings: Settings) -> bytes | None:
-    """The bytes of one new attachment, held against its digest; None when only a URI is given."""
+    """Return the bytes of a new attachment, verified with its digest; None if it has only a URI."""
     text, digest = attachment["contentBase64"], attachment["sha256"]
     if text is not None and attachment["uri"] is not None:
         raise ValueError("Expected either contentBase64 or uri, not both")
@@ -8783,7 +8786,7 @@ class EvidenceRequirements(
     collection="evidence-requirements",
     verbs="list retrieve",
 ):
-    """What has to be shown."""
+    """The requirements for evidence."""
 
     filters = Filters(EvidenceRequirement.status)
 
@@ -8799,9 +8802,9 @@ class EvidenceClaims(
     verbs="list create retrieve",
     options={"create": {"limit": "claim_limit"}},
 ):
-    """Claims with their attachments; the API makes claims, and never approves them."""
+    """Claims with their attachments; the API creates claims, but never approves them."""
 
-    # The API reference gives the statuses of other records as words, and this one as text.
+    # The API reference has an enum for the statuses of other records, but text for this one.
     filters = Filters(EvidenceClaim.evidence_requirement, status=FREE_TEXT)
     creates = Schema.of(
         EvidenceClaim,
@@ -8929,7 +8932,7 @@ class Assessments(
 
 
 class Finding(Model):
-    """A gap, from the day that a person or a scanner sees it to the day it is closed."""
+    """A gap, from its discovery by a person or a scanner to its closure."""
 
     fact, key, subject = "finding", "finding_key", ("findings", "finding")
     searched = Searchable(
@@ -9045,7 +9048,7 @@ class Findings(
     def update_finding_status(self, context, key):
         """Change the status of a finding (off unless the setting finding_updates is on)."""
         finding = Finding.find(key)
-        # The same status again is a move like any other, and none allows it.
+        # Setting the same status again is a move, too, which none allows.
         check_move(finding, context.body["status"])
         finding.change(**context.body)
         return finding
@@ -9107,7 +9110,7 @@ _OUTCOMES = "pass fail warning unknown"
 
 
 class MonitorDefinition(Model):
-    """What is watched, over and over."""
+    """A subject that is monitored periodically."""
 
     fact, key, subject = "monitor", "monitor_key", ("monitoring", "monitor-definition")
     searched = Searchable(21, "monitor", "title monitor_key", "{monitor_key}")
@@ -9127,7 +9130,7 @@ class MonitorDefinition(Model):
 
 
 class MonitorRun(Model):
-    """One look at everything that a monitor watches."""
+    """One run of a monitor over its population."""
 
     fact = "monitor.run"
 
@@ -9153,7 +9156,7 @@ class MonitorRun(Model):
 
 
 class MonitorResultItem(Model):
-    """What a run found of one member of the population."""
+    """The result of a run for one member of the population."""
 
     fact, key = "monitor.result_item", "monitor_run population_member_key"
 
@@ -9168,7 +9171,7 @@ class MonitorResultItem(Model):
     message = Text(4000, null=True)
     finding_id = Reference()
     evaluated_at = Timestamp(default=now)
-    #: Where the item stands in lists; an item that is brought in stands where it was evaluated.
+    #: The position in lists; that of an imported item is its time of evaluation.
     created_at = Timestamp(default=now, hidden=True)
 
     @classmethod
@@ -9188,7 +9191,7 @@ class MonitorDefinitions(
     collection="monitor-definitions",
     verbs="list retrieve",
 ):
-    """What is watched."""
+    """The subjects that are monitored."""
 
     filters = Filters(MonitorDefinition.status)
 
@@ -9203,7 +9206,7 @@ class MonitorRuns(
     collection="monitor-runs",
     verbs="list retrieve",
 ):
-    """When it was looked at, and with which outcome."""
+    """The runs of monitors, with their outcomes."""
 
     filters = Filters(MonitorRun.monitor_definition, result=Choice(_OUTCOMES))
     conditions: ClassVar[dict] = {"result": lambda value: MonitorRun.aggregate_result == value}
@@ -9227,7 +9230,7 @@ class MonitorResultItems(
 
 
 class Indicator(Model):
-    """A number that says how things stand."""
+    """A metric with thresholds."""
 
     fact, key, subject = "indicator", "indicator_key", ("indicators", "indicator")
     searched = Searchable(
@@ -9286,7 +9289,7 @@ class Indicators(
     collection="indicators",
     verbs="list retrieve",
 ):
-    """Numbers that say how things stand."""
+    """The indicators of the organization."""
 
     filters = Filters.of(Indicator, "status indicator_kind")
 
@@ -9301,7 +9304,7 @@ class IndicatorMeasurements(
     collection="indicator-measurements",
     verbs="list",
 ):
-    """The values of one indicator."""
+    """The measurements of indicators."""
 
     filters = Filters(
         IndicatorMeasurement.indicator_definition,
@@ -9315,7 +9318,7 @@ class IndicatorMeasurements(
 
 
 class SubmissionRequirement(Model):
-    """What an authority or a customer wants to be sent."""
+    """A report that an authority or a customer requires."""
 
     fact, key = "submission.requirement", "requirement_key"
     subject = ("submissions", "submission-requirement")
@@ -9335,7 +9338,7 @@ class SubmissionRequirement(Model):
 
 
 class SubmissionPackage(Model):
-    """What is sent, and how far it has come."""
+    """A package for a submission, and its progress."""
 
     fact, key = "submission.package", "package_key"
     subject = ("submissions", "submission-package")
@@ -9394,7 +9397,7 @@ class SubmissionEvent(Model):
     """Something that happened to a package on its way."""
 
     fact, made = "submission.event", "recorded"
-    #: Which status a kind of event takes a package to, and from which ones it may.
+    #: The status to which a type of event moves a package, and the statuses from which it may.
     KINDS: ClassVar[dict] = {
         "submission": ("submitted", ("draft", "in_review", "ready")),
         "receipt": ("acknowledged", ("submitted",)),
@@ -9448,7 +9451,7 @@ class SubmissionRequirements(
     collection="submission-requirements",
     verbs="list retrieve",
 ):
-    """What has to be sent."""
+    """The reports that are required."""
 
     filters = Filters(SubmissionRequirement.status)
 
@@ -9463,7 +9466,7 @@ class SubmissionPackages(
     collection="submission-packages",
     verbs="list retrieve",
 ):
-    """What is sent."""
+    """The packages of submissions."""
 
     filters = Filters.of(SubmissionPackage, "status submission_requirement")
 
@@ -9477,7 +9480,7 @@ class SubmissionEvents(
     collection="submission-events",
     verbs="list create",
 ):
-    """What became of it; an event moves its package."""
+    """The events of submissions; an event moves its package to another status."""
 
     filters = Filters(SubmissionEvent.submission_package)
     creates = Schema.of(
@@ -9500,12 +9503,12 @@ class SubmissionEvents(
         answer=NOVANTRA.record_schema(Named("submissionEvent", "SubmissionEvent")),
     )
     def create_package_event(self, context, key):
-        """Create one submission event of the package that the path names."""
+        """Create one submission event of the package in the path."""
         SubmissionPackage.find(key)
         return SubmissionEvent.record(**context.body, submission_package=key)
 
     def enter(self, values):
-        # With its outcome given, it is history, and the package has its status already.
+        # An imported event with its outcome is history: the package has its status already.
         if values.get("resulting_status"):
             return super().enter(values)
         return SubmissionEvent.record(**values)
@@ -9558,7 +9561,7 @@ class AssetCustodyAssignment(Model):
 
 
 class AssetReadinessAssessment(Model):
-    """Whether an asset may be used: calibrated, inspected, released."""
+    """An assessment of an asset's readiness: calibrated, inspected, released."""
 
     fact, key = "asset.readiness_assessment", "readiness_assessment_key"
 
@@ -9583,7 +9586,7 @@ class Assets(
     collection="assets",
     verbs="list retrieve",
 ):
-    """The inventory; `assetKey` is what other systems are compared by."""
+    """The inventory; `assetKey` identifies an asset in other systems."""
 
     filters = Filters.of(Asset, "status asset_kind")
 
@@ -9598,7 +9601,7 @@ class AssetCustodyAssignments(
     collection="custody-assignments",
     verbs="list",
 ):
-    """Who has what in hand."""
+    """The custodians of assets."""
 
     filters = Filters.of(AssetCustodyAssignment, "asset status")
 
@@ -9613,7 +9616,7 @@ class AssetReadinessAssessments(
     collection="readiness-assessments",
     verbs="list",
 ):
-    """What may be used."""
+    """The readiness of assets."""
 
     filters = Filters.of(AssetReadinessAssessment, "asset readiness_state")
 
@@ -9622,7 +9625,7 @@ class AssetReadinessAssessments(
 
 
 class PartyEngagement(Model):
-    """What the organization has going with a supplier or another party."""
+    """An engagement with a supplier or another party."""
 
     fact, key, subject = "engagement", "engagement_key", ("party-engagements", "engagement")
     searched = Searchable(
@@ -9672,7 +9675,7 @@ class RightToAuditRecord(Model):
 
 
 class SupplierAssuranceReview(Model):
-    """A look at what a supplier shows of its own controls."""
+    """A review of the evidence that a supplier has of its own controls."""
 
     fact, key = "engagement.supplier_assurance_review", "review_key"
 
@@ -9801,7 +9804,7 @@ class ChangeRequest(Model):
 
 
 class ConfigurationBaseline(Model):
-    """How something was set up at one moment."""
+    """The configuration of an item at one time."""
 
     fact, key = "configuration_baseline", "baseline_key"
     searched = Searchable(12, "configuration-baseline", "title baseline_key", "{baseline_key}")
@@ -9840,7 +9843,7 @@ class Release(Model):
 
 
 class SystemAcceptance(Model):
-    """The act that takes a system into service."""
+    """The acceptance of a system into service."""
 
     fact, key = "system_acceptance", "acceptance_key"
 
@@ -9858,7 +9861,7 @@ class SystemAcceptance(Model):
 
 
 class EnvironmentSeparationReview(Model):
-    """A look at whether development, test and production are kept apart."""
+    """A review of the separation of development, test and production."""
 
     fact, key = "environment_separation_review", "review_key"
 
@@ -9884,7 +9887,7 @@ class ChangeRequests(
     collection="change-requests",
     verbs="list retrieve",
 ):
-    """Changes that are asked for."""
+    """Requested changes."""
 
     filters = Filters.of(ChangeRequest, "status change_kind")
 
@@ -9898,7 +9901,7 @@ class ConfigurationBaselines(
     collection="configuration-baselines",
     verbs="list",
 ):
-    """How things were set up."""
+    """The baselines of configurations."""
 
     filters = Filters(ConfigurationBaseline.status)
 
@@ -9912,7 +9915,7 @@ class Releases(
     collection="releases",
     verbs="list",
 ):
-    """What went out."""
+    """The releases."""
 
     filters = Filters(Release.status)
 
@@ -9926,7 +9929,7 @@ class SystemAcceptances(
     collection="system-acceptances",
     verbs="list",
 ):
-    """What was taken into service."""
+    """The acceptances of systems."""
 
     filters = Filters(SystemAcceptance.status)
 
@@ -9940,7 +9943,7 @@ class EnvironmentSeparationReviews(
     collection="environment-separation-reviews",
     verbs="list",
 ):
-    """What is kept apart."""
+    """The reviews of the separation of environments."""
 
     filters = Filters(EnvironmentSeparationReview.status)
 
@@ -9974,7 +9977,7 @@ class Vulnerability(Model):
 
 
 class VulnerabilityAssessment(Model):
-    """How bad one or more vulnerabilities are here."""
+    """The severity of vulnerabilities in this organization."""
 
     fact, key = "vulnerability.assessment", "assessment_key"
     searched = Searchable(
@@ -9994,7 +9997,7 @@ class VulnerabilityAssessment(Model):
 
 
 class PatchRequirement(Model):
-    """What has to be mended, how soon, and by whom."""
+    """A required patch, its due date and its owner."""
 
     fact, key = "vulnerability.patch_requirement", "patch_requirement_key"
     searched = Searchable(
@@ -10038,7 +10041,7 @@ class VulnerabilityAssessments(
     collection="vulnerability-assessments",
     verbs="list",
 ):
-    """How bad they are."""
+    """The assessments of vulnerabilities."""
 
     filters = Filters(VulnerabilityAssessment.status)
 
@@ -10052,7 +10055,7 @@ class PatchRequirements(
     collection="patch-requirements",
     verbs="list",
 ):
-    """What has to be mended."""
+    """The required patches."""
 
     filters = Filters.of(PatchRequirement, "status vulnerability")
 
@@ -26483,15 +26486,15 @@ def demo_delivery(current: Session, random: Random) -> None:
 
 INSTANCE = "novantra_lite.instance"
 SURFACES = (NOVANTRA, FACTSTORE)
-#: What the environment says of a body that the server has not read: whether the application wants
-#: it (it answers 100, or refuses), that it is over its limit, or that there is no room for it.
+#: The state of a body that the server has not read, in the WSGI environment: awaited (the
+#: application accepts it with 100, or rejects it), over its limit, or without room on the spool.
 BODY_STATE = "novantra_lite.body"
 AWAITED, OVERSIZED, NO_ROOM = "awaited", "oversized", "no room"
 _FIXED_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 
 def operation_at(method: str, path: str) -> Operation | None:
-    """The operation that answers a method at a path, which is spelt as WSGI has it."""
+    """The operation of a method and a path (as in WSGI's PATH_INFO), or None."""
     _, router = _application_and_router()
     match = router.find("/" + path.lstrip("/").encode("latin-1").decode("utf-8", "replace"))
     return match[0].operations.get(method) if match else None
@@ -26504,7 +26507,7 @@ _PAGE_QUERY = re.compile("(?:(?:limit=[0-9]{1,3}|cursor=[A-Za-z0-9_-]{1,200})&?)
 def is_quick(lite: NovantraLite, method: str, path: str, query: str, token: str) -> bool:
     """Return whether a request is a read by an index, with a verified token that permits it.
 
-    It is answered in less time than a switch to another thread takes, and writes nothing.
+    It takes less time than a switch to another thread, and writes nothing.
     """
     operation = operation_at(method, path)
     if not (operation and operation.reads_by_index and _PAGE_QUERY.fullmatch(query)):
@@ -26515,15 +26518,15 @@ def is_quick(lite: NovantraLite, method: str, path: str, query: str, token: str)
 
 
 def wsgi_application() -> falcon.App:
-    """The Falcon application that all instances share; the instance travels with the request."""
+    """The Falcon application of all instances; the instance is in the request's environment."""
     application, _ = _application_and_router()
     return application
 
 
 @functools.cache
 def _application_and_router() -> tuple[falcon.App, Any]:
-    """Both are made together: threads that meet here make one each, and none sees half of one."""
-    # Here, since a command that answers no requests starts in half the time without it.
+    """The Falcon application and its router, made together, so that no thread sees half of them."""
+    # Imported here: commands that serve nothing start in half the time without it.
     import falcon
     from falcon.routing import CompiledRouter
 
@@ -26540,10 +26543,10 @@ def _application_and_router() -> tuple[falcon.App, Any]:
             name = f"on_{operation.method.lower()}"
             setattr(responders, name, functools.partial(_respond, operation))
             if operation.method == "GET":
-                # Answered as GET is; Falcon leaves out the body.
+                # Handled as GET; Falcon leaves out the body.
                 responders.on_head = responders.on_get
         responders.on_options = functools.partial(_offer, operations[0])
-        # The router is compiled with the last of them, rather than in the way of a first request.
+        # The last one compiles the router, so that the first request need not wait for it.
         application.add_route(path, responders, compile=path == last)
     return application, router
 
@@ -26555,7 +26558,7 @@ def every_operation() -> list[Operation]:
 
 @functools.cache
 def _by_path() -> dict[str, list[Operation]]:
-    """Every operation, by its path."""
+    """All operations, by path."""
     paths: dict[str, list[Operation]] = {}
     for operation in every_operation():
         paths.setdefault(operation.path, []).append(operation)
@@ -26563,7 +26566,7 @@ def _by_path() -> dict[str, list[Operation]]:
 
 
 def _respond(operation: Operation, request, response, **path: str) -> None:
-    """Answer a request to an operation, whatever happens."""
+    """Respond to a request of an operation; every exception becomes a problem."""
     context = RequestContext(request.env[INSTANCE], operation, request)
     try:
         if context.lite.is_closed:
@@ -26588,7 +26591,7 @@ def _respond(operation: Operation, request, response, **path: str) -> None:
 
 
 def _problem_of(context: RequestContext, error: Exception) -> Problem:
-    """What a caller hears of an error; what is unexpected is logged."""
+    """The problem for an exception; unexpected ones are logged."""
     problem = error if isinstance(error, Problem) else file_problem(error)
     if problem is None and context.workspace and context.workspace.leases.is_ending:
         problem = closed()
@@ -26600,30 +26603,30 @@ def _problem_of(context: RequestContext, error: Exception) -> Problem:
 
 
 def _offer(operation: Operation, request, response, **path: str) -> None:
-    """Answer OPTIONS: the methods that a path answers to."""
+    """Respond to OPTIONS with the methods of a path."""
     context = RequestContext(request.env[INSTANCE], operation, request)
     allowed = ", ".join(allowed_methods(operation, context.settings))
-    # A browser asks so before each request of a page, without credentials: it is not counted.
+    # Browsers send it before requests, without credentials: it is not counted.
     with contextlib.suppress(RateLimited):
         context.lite.limits.take_address(context, context.lite.source.clock(), by=0)
     _send(response, context, operation.surface, Response(204, headers={"Allow": allowed}))
 
 
 def _refuse(context: RequestContext, surface: Surface, problem: Problem) -> Response:
-    """Word a problem the way of a surface."""
+    """Render a problem in the envelope of a surface."""
     body = to_json(surface.present_problem(problem, context)).encode("utf-8", "replace")
     return Response(problem.status, body, problem.headers)
 
 
 def _send(response, context: RequestContext, surface: Surface, reply: Response) -> None:
-    """Hand a reply to Falcon, with the headers that every answer carries."""
+    """Pass a response to Falcon, with the headers that all responses have."""
     response.status = reply.status
     if reply.stream is None:
         response.data = reply.body
     elif context.request.method != "HEAD":
         response.stream = reply.stream
     elif hasattr(reply.stream, "close"):
-        # A generator closes what it holds open only once it has begun.
+        # A generator releases its resources only if it was started.
         next(iter(reply.stream), None)
         reply.stream.close()
     response.content_type = "application/json"
@@ -26639,14 +26642,14 @@ def _send(response, context: RequestContext, surface: Surface, reply: Response) 
 
 
 def _handle_falcon_error(request, response, error: falcon.HTTPError, path: dict) -> None:
-    """Word what Falcon refused before any operation was reached: unknown paths and methods."""
+    """Respond to requests that reach no operation: unknown paths and methods."""
     lite, operations = request.env[INSTANCE], _by_path().get(request.uri_template)
     surface = operations[0].surface if operations else _surface_at(request.path)
     context = RequestContext(lite, None, request)
     methods = allowed_methods(operations[0], lite.settings) if operations else []
     error_class = PROBLEMS.get(error.status_code, Invalid)
     if error.status_code in (400, 405):
-        # Falcon calls a method that it has never heard of a bad request.
+        # Falcon rejects an unknown method as a bad request.
         error_class = MethodNotAllowed if methods else NotFound
     headers = {"Allow": ", ".join(methods)} if error_class is MethodNotAllowed else {}
     try:
@@ -26658,10 +26661,10 @@ def _handle_falcon_error(request, response, error: falcon.HTTPError, path: dict)
 
 
 def _count_unrouted(context: RequestContext, surface: Surface) -> None:
-    """Count a request that no operation answers: against its account, or else its address."""
+    """Count a request without an operation: for its account, or else for its address."""
     limits, at = context.lite.limits, context.lite.source.clock()
     try:
-        # A key counts as usable under paths of the other API, too, which takes no keys.
+        # An API key also counts under paths of the other API, which accepts none.
         (FACTSTORE if FACTSTORE.credentials(context.request) else surface).identify(context)
     except Unauthenticated:
         limits.take_address(context, at, what="unrouted")
@@ -26670,17 +26673,17 @@ def _count_unrouted(context: RequestContext, surface: Surface) -> None:
 
 
 def _handle_unexpected_error(request, response, error: Exception, path: dict) -> None:
-    """Word a failure outside of any operation, and log it."""
+    """Log a failure outside of any operation, and respond with 500."""
     context = RequestContext(request.env[INSTANCE], None, request)
     surface = _surface_at(request.path)
     _send(response, context, surface, _refuse(context, surface, _problem_of(context, error)))
 
 
 def _surface_at(path: str) -> Surface:
-    """The surface that words what is wrong with a path: the one that claims most of it.
+    """The surface whose envelope a path gets: that of the longest matching claim.
 
-    Where only the general claims to / and /api fit, the path may be misspelt, as /api/v1/workspace
-    or /api/v1/finding: the first word in it that is known decides.
+    If only the claims / and /api match, the path may be misspelt, as /api/v1/workspace or
+    /api/v1/finding: its first known word decides.
     """
     claims = [
         (len(claim), surface)
@@ -26688,7 +26691,7 @@ def _surface_at(path: str) -> Surface:
         for claim in surface.claims
         if path == claim or path.startswith(claim.rstrip("/") + "/")
     ]
-    # What is no path at all, such as the * of OPTIONS, is claimed by neither.
+    # Neither claims what is no path, such as the * of OPTIONS.
     length, surface = max(claims, key=lambda claim: claim[0], default=(0, NOVANTRA))
     if length > len("/api"):
         return surface
@@ -26698,15 +26701,15 @@ def _surface_at(path: str) -> Surface:
 
 
 def _path_word(segment: str) -> str:
-    """A segment of a path, the same in the singular and the plural, however it is spelt."""
+    """Normalize a segment of a path: lower case, singular, letters and digits only."""
     word = re.sub(r"[\W_]", "", segment.lower())
     return re.sub(r"ies$", "y", word).removesuffix("s")
 
 
 @functools.cache
 def _surface_words() -> dict[str, Surface | None]:
-    """The words of paths and chapters, each with the surface that has it nearest to its root, or
-    None where both have it equally near."""
+    """The words of paths and chapters, each with the surface that has it closest to its root, or
+    None if it is equally close in both."""
     depths: dict[str, dict[Surface, int]] = defaultdict(dict)
     for operation in every_operation():
         for path in {operation.path, operation.path.replace("/governance", "")}:
@@ -26723,13 +26726,13 @@ def _surface_words() -> dict[str, Surface | None]:
 
 
 def all_scopes() -> list[str]:
-    """Every scope that some operation asks for, and those of the Factstore surface."""
+    """The scopes of all operations, and those of the Factstore surface."""
     scopes = {operation.scope for surface in SURFACES for operation in surface.operations}
     return sorted(scopes - {""} | set(FACTSTORE_SCOPES))
 
 
 def novantra_scopes() -> list[str]:
-    """Every scope that an operation of the Novantra surface asks for."""
+    """The scopes of the Novantra surface's operations."""
     return sorted({operation.scope for operation in NOVANTRA.operations} - {""})
 
 
@@ -26742,7 +26745,7 @@ def collection_names() -> list[str]:
 
 
 class _ClientResponse(NamedTuple):
-    """What an in-process request was answered with."""
+    """The response to an in-process request."""
 
     status: int
     headers: dict[str, str]
@@ -26750,12 +26753,12 @@ class _ClientResponse(NamedTuple):
 
     @property
     def json(self) -> Any:
-        """The body as JSON; None when it is empty."""
+        """The body as JSON; None if it is empty."""
         return json.loads(self.body) if self.body else None
 
 
 def wsgi_environment(method: str, path: str, query: str, body: bytes) -> dict:
-    """What a WSGI server would hand over for a request (PEP 3333)."""
+    """The WSGI environment of a request (PEP 3333)."""
     path, _, own = path.partition("?")
     return {
         "REQUEST_METHOD": method,
@@ -26779,7 +26782,7 @@ def wsgi_environment(method: str, path: str, query: str, body: bytes) -> dict:
 
 
 class Client:
-    """Calls an application in this process, as a server would: no socket, no thread."""
+    """Calls a WSGI application in this process, without sockets and threads."""
 
     def __init__(self, application: Callable, headers: Mapping[str, str] = MappingProxyType({})):
         self.application, self.headers = application, dict(headers)
@@ -26794,7 +26797,7 @@ class Client:
         headers: Mapping[str, str] = MappingProxyType({}),
         **query: Any,
     ) -> _ClientResponse:
-        """Make a request; `json` is sent as the body, keywords as the query."""
+        """Send a request; `json` becomes the body, keywords the query."""
         sent = to_json(json).encode() if body is None and json is not None else body or b""
         environ = wsgi_environment(method, path, urllib.parse.urlencode(query, doseq=True), sent)
         for name, value in (self.headers | dict(headers)).items():
@@ -26834,32 +26837,31 @@ class Client:
 
 
 # --- Server requests ----------------------------------------------------------
-# What the server makes of a request before the application answers it. The classes of this section
-# and of the next two stand over waitress's (`over`), which is imported at the first use, since a
-# command that serves nothing starts sooner without it.
+# How the server reads a request before the application handles it. The classes of this section and
+# of the next two are mixed into waitress's (`over`), which is imported at the first use: commands
+# that serve nothing start faster without it.
 
-#: Bytes of a body that are read before it is known who sends it, and that stay in memory.
+#: Bytes of a body that are read before authentication, and that stay in memory.
 _INLINE_BODY = 65_536
-#: Bytes that the head of a request may have, and lines.
+#: Bytes and lines that the head of a request may have.
 HEAD_BYTES, _HEAD_LINES = 65_536, 200
-#: Bytes that the control lines of a body in chunks may have: of one chunk, and of the trailer.
+#: Bytes that the control line of a chunk, and the trailer, may have.
 _CHUNK_LINE, _TRAILER = 1024, 16_384
 
-#: The state of a body that the application wants, beside those of BODY_STATE.
+#: The state of a body that the application has accepted, beside those of BODY_STATE.
 ADMITTED = "admitted"
 
 
 @functools.cache
 def over(own: type, base: type) -> type:
-    """A class of this file put over one of waitress's."""
+    """Mix a class of this file into one of waitress's."""
     return type(own.__name__, (own, base), {"__doc__": own.__doc__})
 
 
 class Spool:
-    """Nameless files for large bodies and answers on their way, bounded together.
+    """Unnamed temporary files for large bodies and responses, with one limit for all together.
 
-    They lie beside the database, only their owner can read them, and nothing is left of them after
-    a crash.
+    They are in the folder of the database, readable by their owner only, and vanish after a crash.
     """
 
     def __init__(self, settings: Settings):
@@ -26870,7 +26872,7 @@ class Spool:
         self._lock = threading.Lock()
 
     def reserve(self, size: int, share: int = 1) -> bool:
-        """Set bytes aside, unless more than this share (1, or 4 for a quarter) is in use then."""
+        """Reserve bytes, unless this exceeds the share (1, or 4 for a quarter) of the limit."""
         with self._lock:
             if self.used + size > self.limit // share:
                 return False
@@ -26878,19 +26880,19 @@ class Spool:
             return True
 
     def release(self, size: int) -> None:
-        """Give bytes back that were set aside."""
+        """Release reserved bytes."""
         with self._lock:
             self.used -= size
 
     def buffer(self) -> Any:
-        """A buffer that goes to a file when it outgrows what stays in memory."""
+        """A buffer that moves to a file when it is too large for memory."""
         buffer = self.buffer_class(_INLINE_BODY)
         buffer.folder = self.folder
         return buffer
 
 
 class _SpooledBuffer:
-    """Over waitress's OverflowableBuffer: its file lies in the folder of the spool."""
+    """Over waitress's OverflowableBuffer: its file is in the folder of the spool."""
 
     def _set_large_buffer(self) -> None:
         from waitress.buffers import FileBasedBuffer
@@ -26902,7 +26904,7 @@ class _SpooledBuffer:
 
 
 class RequestParser:
-    """Over waitress's parser: decides at the end of a head what becomes of the body."""
+    """Over waitress's parser: decides at the end of a head how the body is read."""
 
     state = ""
     limit = _INLINE_BODY
@@ -26913,7 +26915,7 @@ class RequestParser:
         self.settings, self.spool, self.since = settings, spool, time.monotonic()
 
     def received(self, data: bytes) -> int:
-        """Take bytes in, and return how many of them are of this request."""
+        """Parse bytes; return how many of them belong to this request."""
         is_head = not self.headers_finished
         try:
             consumed = super().received(data)
@@ -26929,7 +26931,7 @@ class RequestParser:
         return consumed
 
     def parse_header(self, header_plus: bytes) -> None:
-        """Parse a head; refuse one whose length or host can be read in two ways (RFC 9112)."""
+        """Parse a head; reject an ambiguous length or host (RFC 9112)."""
         from waitress.parser import ParsingError
 
         if header_plus.count(b"\n") > _HEAD_LINES:
@@ -26937,7 +26939,7 @@ class RequestParser:
         try:
             super().parse_header(header_plus)
         except ValueError:
-            # A path with half of an address in brackets, or a length of thousands of digits.
+            # A path with an unclosed bracket, or a length of thousands of digits.
             raise ParsingError("The head is invalid") from None
         host = self.headers.get("HOST")
         if (host is None and self.version == "1.1") or "," in (host or ""):
@@ -26951,7 +26953,7 @@ class RequestParser:
                 raise ParsingError("Expected Content-Length, or else Transfer-Encoding: chunked")
 
     def admit_body(self) -> None:
-        """Refuse a body that is over its limit; ask the application before a large one is read."""
+        """Reject a body over its limit; let the application authorize a large one first."""
         self.since = time.monotonic()
         operation = operation_at(self.command, self.path)
         if operation:
@@ -26960,13 +26962,13 @@ class RequestParser:
             self.end(OVERSIZED)
         elif self.chunked or self.expect_continue or self.content_length > _INLINE_BODY:
             self.state, self.body_rcv.buf = AWAITED, self.spool.buffer()
-            # Who shows no credentials cannot fill it alone.
+            # Requests without credentials cannot fill the spool.
             is_known = "AUTHORIZATION" in self.headers or "X_API_KEY" in self.headers
             self.share = 1 if operation and is_known and not operation.public else 4
             self.reserve(self.content_length)
 
     def check_chunks(self) -> None:
-        """Hold a body in chunks to the same limits, and its control lines to theirs."""
+        """Apply the limits to a chunked body, and to its control lines."""
         from waitress.utilities import BadRequest
 
         receiver, size = self.body_rcv, len(self.body_rcv)
@@ -26984,39 +26986,39 @@ class RequestParser:
             self.reserve(size - self.reserved)
 
     def reserve(self, size: int) -> None:
-        """Set room aside for so much of the body."""
+        """Reserve room on the spool for the body."""
         if self.spool.reserve(size, self.share):
             self.reserved += size
         else:
             self.end(NO_ROOM)
 
     def end(self, state: str) -> None:
-        """Read no more: the application words why."""
+        """Stop reading; the application responds with the problem."""
         self.state, self.completed = state, True
 
     def close(self) -> None:
-        """Let the body go, unless it is still to come."""
+        """Release the body, unless it is still to be read."""
         if self.completed or self.state != ADMITTED:
             self.discard()
 
     def discard(self) -> None:
-        """Let go what there is of the body."""
+        """Release the body and its room on the spool."""
         super().close()
         size, self.reserved = self.reserved, 0
         self.spool.release(size)
 
 
 class _HeadTask:
-    """Over waitress's task: has the application answer a request without its body, and hangs up
-    unless it answers that it wants the body."""
+    """Over waitress's task: handles the head of a request without its body, and closes the
+    connection unless the application accepts the body."""
 
     def get_environment(self) -> dict:
-        """The environment of the head alone."""
+        """The WSGI environment of the head."""
         state = {BODY_STATE: self.request.state, "wsgi.input": io.BytesIO()}
         return super().get_environment() | state
 
     def write(self, data: bytes) -> None:
-        """Send what refuses the request."""
+        """Send the response to a rejected request; a status of 100 accepts the body."""
         if self.status.startswith("100"):
             self.wrote_header = True
             self.request.state = ADMITTED
@@ -27029,48 +27031,48 @@ class _HeadTask:
 
 @functools.cache
 def _task_classes() -> tuple[type, type]:
-    """The classes of tasks: for a whole request, and for its head alone."""
+    """The classes of tasks: for a whole request, and for its head."""
     from waitress.task import WSGITask
 
     return WSGITask, over(_HeadTask, WSGITask)
 
 
 def task_for(channel: Any, request: Any) -> Any:
-    """Return the task that answers a request: with its body, or by its head alone."""
+    """Return the task that handles a request, or its head."""
     whole, head = _task_classes()
     return (head if request.state else whole)(channel, request)
 
 
 # --- Server connections -------------------------------------------------------
 
-#: Bytes of an answer that wait in memory for a client; so much leaves in one piece, too.
+#: Bytes of a response that wait in memory for a client, and that are sent in one piece.
 ANSWER_MEMORY = 65_536
-#: Bytes that are read again from a buffer at each attempt to send them.
+#: Bytes that one attempt to send reads from a buffer.
 SENT_AT_ONCE = 262_144
-#: The share of the spool that the answer of one connection may take.
+#: The share of the spool that the response of one connection may take.
 _ANSWER_SHARE = 16
-#: Seconds for which what a refused client still sends is read, so that it sees the refusal. Linux
-#: copies none of it for that (tcp(7)).
+#: Seconds for which the rest of a rejected request is read and discarded, so that the client sees
+#: the response. Linux does so without copying (tcp(7)).
 _LINGER, _DISCARDED = 2.0, bytearray(1_048_576)
 _DISCARD = socket.MSG_TRUNC if sys.platform == "linux" else 0
 
 
 class _AnswerQueue:
-    """The half of a channel that sends: over waitress's, no thread waits for a client.
+    """The sending half of a channel: unlike waitress's, no thread waits for a client.
 
-    What the client has not taken yet waits in memory and on the spool.
+    Unsent bytes wait in memory and on the spool.
     """
 
     reserved = sent = 0
-    #: Until when the rest of a refused request is read and thrown away.
+    #: Until when the rest of a rejected request is discarded.
     lingering = 0.0
-    #: Whether the current request has sent, or will send, what nobody reads.
+    #: Whether the rest of the current request will not be read.
     is_unread = False
-    #: What has come in and waits for its turn.
+    #: Received bytes that are not parsed yet.
     unparsed = b""
 
     def writable(self) -> bool:
-        """Whether there is something to send; the end of a short answer waits for its beginning."""
+        """Return whether there is something to send; a short response is sent in one piece."""
         return bool(
             self.will_close
             or self.close_when_flushed
@@ -27078,7 +27080,7 @@ class _AnswerQueue:
         )
 
     def handle_write(self) -> None:
-        """Send; before hanging up on a client that still sends, let it see the answer."""
+        """Send; before closing on a client that still sends, let it read the response."""
         if not (self.close_when_flushed and (self.is_unread or self.unparsed)):
             super().handle_write()
             return
@@ -27092,7 +27094,7 @@ class _AnswerQueue:
                 self.socket.shutdown(socket.SHUT_WR)
 
     def write_soon(self, data: Any) -> int:
-        """Send bytes, or have them wait for the client."""
+        """Send bytes, or queue them."""
         size = len(data)
         is_file = not isinstance(data, bytes | bytearray | memoryview)
         with self.outbuf_lock:
@@ -27115,7 +27117,7 @@ class _AnswerQueue:
         return size
 
     def send_now(self, data: bytes) -> memoryview:
-        """Send what the client takes at once of a large piece; return what is left."""
+        """Send as much of a large piece as the client accepts now; return the rest."""
         rest = memoryview(data)
         self._flush_exception(self._flush_some, do_close=False)
         with contextlib.suppress(OSError):
@@ -27129,13 +27131,13 @@ class _AnswerQueue:
         return rest
 
     def append(self, data: Any, is_file: bool) -> None:
-        """Add bytes, or a file that is read as it is sent, to what waits for the client."""
+        """Queue bytes, or a file that is read while it is sent."""
         if is_file:
             self.outbufs += [data, self.server.spool.buffer()]
             self.current_outbuf_count = 0
         elif data:
             if self.current_outbuf_count >= self.adj.outbuf_high_watermark:
-                # What has been sent out of a buffer is let go with the whole of it.
+                # A buffer is released only as a whole.
                 self.outbufs.append(self.server.spool.buffer())
                 self.current_outbuf_count = 0
             self.outbufs[-1].append(data)
@@ -27143,8 +27145,8 @@ class _AnswerQueue:
         self.total_outbufs_len += len(data)
 
     def make_room(self, size: int) -> None:
-        """Set room aside on the spool for what does not fit into memory. Where there is none, wait
-        for the client, in which time another thread answers in the place of this one."""
+        """Reserve room on the spool for bytes beyond those in memory. Without room, wait for the
+        client, while another thread serves requests."""
         if self.find_room(size):
             return
         self._flush_exception(self._flush_some, do_close=False)
@@ -27164,7 +27166,7 @@ class _AnswerQueue:
             self.server.wake(self)
 
     def find_room(self, size: int) -> bool:
-        """Whether so much more can wait for the client, on the spool if need be."""
+        """Return whether so many more bytes can be queued, on the spool if necessary."""
         spool = self.server.spool
         excess = self.total_outbufs_len + size - ANSWER_MEMORY - self.reserved
         if excess <= 0:
@@ -27175,7 +27177,7 @@ class _AnswerQueue:
         return True
 
     def release(self) -> None:
-        """Give back what was set aside on the spool."""
+        """Release the room on the spool."""
         size, self.reserved = self.reserved, 0
         if size:
             self.server.spool.release(size)
@@ -27193,9 +27195,9 @@ class _AnswerQueue:
 
 
 class ClientChannel(_AnswerQueue):
-    """Over waitress's channel: one request at a time, and a deadline for whatever a client owes.
+    """Over waitress's channel: one request at a time, and deadlines for the client.
 
-    The next request is read when the answer before it has left.
+    The next request is parsed when the response to the previous one was sent.
     """
 
     task_class = staticmethod(task_for)
@@ -27208,7 +27210,7 @@ class ClientChannel(_AnswerQueue):
         self.idle_until = self.moved_at + server.settings.head_timeout
 
     def readable(self) -> bool:
-        """Whether to read: not while a request is at work, or an answer is still to be taken."""
+        """Return whether to read: not while a request is being handled or a response is queued."""
         if self.lingering:
             return True
         if self.unparsed and not (self.requests or self.total_outbufs_len):
@@ -27223,7 +27225,7 @@ class ClientChannel(_AnswerQueue):
         )
 
     def received(self, data: bytes) -> bool:
-        """Take bytes in."""
+        """Receive bytes."""
         with self.requests_lock:
             self.moved_at = time.monotonic()
             self.unparsed += data
@@ -27231,7 +27233,7 @@ class ClientChannel(_AnswerQueue):
         return True
 
     def parse(self) -> None:
-        """Parse what has come in, up to the end of one request or of a head to be judged."""
+        """Parse received bytes, up to the end of one request, or of a head to be authorized."""
         while self.unparsed and not (self.requests or self.will_close or self.close_when_flushed):
             if self.request is None:
                 settings, spool = self.server.settings, self.server.spool
@@ -27243,20 +27245,20 @@ class ClientChannel(_AnswerQueue):
             if (request.completed and not request.empty) or request.state == AWAITED:
                 self.is_unread = bool(request.error) or request.state not in ("", ADMITTED)
                 if not self.is_unread:
-                    # It has been read whole, and is answered as any other.
+                    # It was read completely, and is handled as any other.
                     request.state = ""
                 self.requests.append(request)
                 self.server.add_task(self)
 
     def handle_read(self) -> None:
-        """Read, or throw away what a refused client still sends."""
+        """Read, or discard the rest of a rejected request."""
         if not self.lingering:
             super().handle_read()
         elif not self.socket.recv_into(_DISCARDED, 0, _DISCARD):
             self.handle_close()
 
     def handle_close(self) -> None:
-        """Close, and let go what there is of a request and of an answer."""
+        """Close, and release the request and the response."""
         super().handle_close()
         with self.outbuf_lock:
             self.release()
@@ -27265,20 +27267,20 @@ class ClientChannel(_AnswerQueue):
             self.request = None
 
     def del_channel(self, map: dict | None = None) -> None:
-        """Leave the server's books."""
+        """Remove the channel from the server."""
         self.server.unwatch(self._fileno)
         super().del_channel(map)
         self.server.forget(self)
 
     def service(self) -> None:
-        """Answer one request."""
+        """Handle one request."""
         self.idle_until = math.inf
         super().service()
         self.idle_until = time.monotonic() + self.server.settings.idle_timeout
         self.server.wake(self)
 
     def deadline(self) -> float:
-        """Until when, on the monotonic clock, the client has to do what it is waited for."""
+        """The deadline for the client's next action, by the monotonic clock."""
         settings, request = self.server.settings, self.request
         if self.lingering or self.will_close:
             return self.lingering
@@ -27294,12 +27296,12 @@ class ClientChannel(_AnswerQueue):
         return self.pace(request.since, request.body_bytes_received, settings.body_timeout)
 
     def pace(self, since: float, moved: int, timeout: float) -> float:
-        """The end of a pause, or of the time that so many bytes may take, whichever is first."""
+        """The deadline of a transfer: by its pause, or by the minimum rate, whichever is first."""
         slowest = since + timeout + moved / self.server.settings.minimum_rate
         return min(self.moved_at + timeout, slowest)
 
     def is_idle(self) -> bool:
-        """Whether nothing is asked over the connection, in the order in which a request passes."""
+        """Return whether no request is on the connection, checked in the order of its way."""
         return bool(self.lingering) or not (
             _has_input(self.socket)
             or self.unparsed
@@ -27310,7 +27312,7 @@ class ClientChannel(_AnswerQueue):
 
 
 def _has_input(connection: socket.socket) -> bool:
-    """Whether something was sent over a connection that nobody has read yet."""
+    """Return whether a connection has unread bytes."""
     try:
         return bool(connection.recv(1, socket.MSG_PEEK))
     except OSError:
@@ -27321,13 +27323,13 @@ def _has_input(connection: socket.socket) -> bool:
 
 
 class _Turn:
-    """One request that a thread answers in the turn of its caller."""
+    """A request that a thread handles in the turn of its caller."""
 
     def __init__(self, queue: FairQueue, channel: Any, caller: str):
         self.queue, self.channel, self.caller = queue, channel, caller
 
     def service(self) -> None:
-        """Answer it."""
+        """Handle the request."""
         self.queue.current.turn = self
         try:
             self.channel.service()
@@ -27335,27 +27337,26 @@ class _Turn:
             self.queue.current.turn = None
             self.queue.ended.append(self.caller)
             if self.queue.dispatcher.stop_count:
-                # This thread may be one that stops, and take up no other request.
+                # This thread may be about to stop.
                 self.queue.wake()
 
     def cancel(self) -> None:
-        """Leave it unanswered."""
+        """Drop the request."""
         self.channel.cancel()
 
 
 class FairQueue:
-    """The requests that wait for a thread, in place of a dispatcher's own queue.
+    """The requests that wait for a thread, in place of the dispatcher's own queue.
 
-    Callers take turns, and one caller leaves threads to others. A caller is who presents the same
-    credentials, or comes from the same address without any. The dispatcher's lock is held around
-    what it calls.
+    Callers take turns, and no caller may occupy all threads. Requests of one caller have the same
+    credentials or, without any, the same address. The dispatcher calls it with its lock held.
     """
 
     def __init__(self, dispatcher: Any, threads: int):
         self.dispatcher, self.most = dispatcher, max(1, threads - max(1, threads // 4))
         self.waiting: dict[str, deque] = {}
         self.running: Counter[str] = Counter()
-        #: The callers of requests that have been answered and are still counted.
+        #: The callers of handled requests that are still counted.
         self.ended: deque[str] = deque()
         self.current = threading.local()
 
@@ -27371,13 +27372,13 @@ class FairQueue:
         return any(self.running.get(caller, 0) < self.most for caller in self.waiting)
 
     def append(self, channel: Any) -> None:
-        """Have a request wait for its turn."""
+        """Queue a request for its turn."""
         headers = channel.requests[0].headers
         caller = headers.get("AUTHORIZATION") or headers.get("X_API_KEY") or channel.addr[0]
         self.waiting.setdefault(caller, deque()).append(channel)
 
     def popleft(self) -> _Turn:
-        """The next request, of the caller whose turn it is."""
+        """Remove and return the next request, of the caller whose turn it is."""
         running = self.running
         caller = next(caller for caller in self.waiting if running.get(caller, 0) < self.most)
         channels = self.waiting.pop(caller)
@@ -27388,21 +27389,21 @@ class FairQueue:
         return turn
 
     def add(self, channel: Any) -> None:
-        """Have a request answered; wake no thread for a caller who has enough of them."""
+        """Queue a request, and wake a thread unless its caller occupies enough of them."""
         with self.dispatcher.lock:
             self.append(channel)
             if self:
                 self.dispatcher.queue_cv.notify()
 
     def wake(self) -> None:
-        """Wake a thread for what can be answered."""
+        """Wake a thread if a request can be handled."""
         with self.dispatcher.lock:
             if self:
                 self.dispatcher.queue_cv.notify()
 
     @contextlib.contextmanager
     def left(self) -> Iterator[None]:
-        """Do not count the current thread against its caller while another answers in its place."""
+        """Do not count the current thread for its caller while another replaces it."""
         turn = getattr(self.current, "turn", None)
         if turn:
             self.ended.append(turn.caller)
@@ -27417,18 +27418,18 @@ class FairQueue:
 
 # --- Listeners ----------------------------------------------------------------
 
-#: Connections that the system keeps until they are taken in, and that are at one turn of the loop.
+#: Connections that the system queues, and that one turn of the loop accepts.
 _BACKLOG, _ACCEPTED_AT_ONCE = 4096, 64
-#: Requests that the loop answers itself at one turn.
+#: Requests that the loop handles itself in one turn.
 _QUICK = 16
-#: What poll(2) and epoll(7) call it that something can be read, and written.
+#: The events of poll(2) and epoll(7) for reading and writing.
 _IN, _OUT = 1, 4
-#: File descriptors that are left for everything but connections.
+#: File descriptors that are reserved for everything but connections.
 _SPARE_DESCRIPTORS = 256
 
 
 def _descriptors_for(connections: int) -> int:
-    """How many connections there can be: each may need a file, too. Raises this process's limit."""
+    """Raise the limit of descriptors; return how many connections it allows, each with a file."""
     try:
         import resource
     except ImportError:
@@ -27446,17 +27447,16 @@ def _descriptors_for(connections: int) -> int:
 
 
 class _Loop:
-    """The half of a listener that waits for all connections at once, in one thread.
+    """The half of a listener that polls all connections in one thread.
 
-    waitress's own loop asks every connection at each turn what it waits for; thousands of them
-    would slow each other down.
+    waitress's own loop visits every connection in each turn, which is slow with thousands.
     """
 
     #: The number of the loop's thread.
     thread = 0
 
     def run(self) -> None:
-        """Serve until nothing is left to listen to."""
+        """Serve until all sockets are closed."""
         import select
 
         from waitress import wasyncore
@@ -27483,7 +27483,7 @@ class _Loop:
             self.poller.close()
 
     def watch(self, write: Callable) -> None:
-        """Send over the connections on which something happened, and see to what they wait for."""
+        """Send on the connections with activity, and update what they are polled for."""
         while self.woken:
             self.touched.add(self.woken.popleft())
         while self.touched:
@@ -27498,8 +27498,8 @@ class _Loop:
                 channel.handle_close()
 
     def subscribe(self, channel: Any, exactly: bool = False) -> None:
-        """Wait for what a channel waits for, or for more than that: few clients send before they
-        have been answered, and who does is noticed then."""
+        """Poll for the events of a channel; unless `exactly`, reading is left on, since few clients
+        send before they get a response."""
         descriptor = channel._fileno
         flags = _IN if channel.readable() else 0
         flags |= _OUT if channel.writable() else 0
@@ -27510,7 +27510,7 @@ class _Loop:
         self.watched[descriptor] = flags
 
     def wake(self, channel: Any) -> None:
-        """Have the loop see to a channel; of any thread."""
+        """Let the loop process a channel; callable from any thread."""
         if threading.get_ident() == self.thread:
             self.touched.add(channel)
             return
@@ -27518,28 +27518,28 @@ class _Loop:
         self.trigger.pull_trigger()
 
     def pull_trigger(self) -> None:
-        """Leave the loop asleep: waitress would not say for which channel to wake it."""
+        """Do nothing: waitress would wake the loop without naming the channel."""
 
     def unwatch(self, descriptor: int | None) -> None:
-        """Wait for nothing more that happens on a descriptor."""
+        """Stop polling a descriptor."""
         if self.watched.pop(descriptor, None) is not None:
             with contextlib.suppress(OSError, KeyError, ValueError):
                 self.poller.unregister(descriptor)
 
     def del_channel(self, map: dict | None = None) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self.unwatch(self._fileno)
         super().del_channel(map)
 
     def close_overdue(self, now: float) -> None:
-        """Hang up on clients that owe something for too long."""
+        """Close the connections of clients over their deadline."""
         for channel in list(self.active_channels.values()):
             if channel.deadline() < now:
                 channel.handle_close()
 
 
 class _Lane:
-    """Over waitress's dispatcher of tasks: the thread that answers one path beside all others."""
+    """Over waitress's task dispatcher: a separate thread for one path."""
 
     def start_new_thread(self, target: Callable, number: int) -> None:
         """Start the thread."""
@@ -27548,20 +27548,20 @@ class _Lane:
 
 
 class _Listener(_Loop):
-    """Over waitress's server: who may connect, how long a client may take, and who answers whom.
+    """Over waitress's server: limits connections and their time, and assigns requests to threads.
 
-    What an urgent operation is asked has a thread of its own for each path.
+    The path of an urgent operation has a thread of its own.
     """
 
     def prepare(self, server: Server, settings: Settings) -> None:
-        """Take over what waitress knows nothing of."""
+        """Set what waitress's constructor does not have."""
         from waitress.channel import HTTPChannel
         from waitress.parser import HTTPRequestParser
         from waitress.task import ThreadedTaskDispatcher
 
         self.settings, self.application, self.leave = settings, server.answer, server.leave
         self.install = server.application
-        #: Channels whose requests the loop answers itself, at the end of its turn.
+        #: Channels whose requests the loop handles itself, at the end of its turn.
         self.quick: deque[Any] = deque()
         self.spool, self.limit = Spool(settings), _descriptors_for(settings.connection_limit)
         self.sources: Counter[str] = Counter()
@@ -27578,24 +27578,24 @@ class _Listener(_Loop):
             self.lanes[path].set_thread_count(1)
 
     def readable(self) -> bool:
-        """Whether connections are taken in: `handle_accept` makes room for them."""
+        """Return whether connections are accepted; `handle_accept` makes room for them."""
         return self.accepting
 
     def handle_accept(self) -> None:
-        """Take in who has connected."""
+        """Accept waiting connections."""
         for _ in range(_ACCEPTED_AT_ONCE):
             try:
                 accepted = self.accept()
             except OSError:
-                # There are no descriptors left, or the client has gone again.
+                # There are no descriptors left, or the client has disconnected.
                 self.close_longest_waiting()
                 return
             if accepted is None:
                 return
-            self.take_in(*accepted)
+            self.open_channel(*accepted)
 
-    def take_in(self, connection: socket.socket, address: tuple) -> None:
-        """Open a channel, unless its source has too many; where all are in use, one has to go."""
+    def open_channel(self, connection: socket.socket, address: tuple) -> None:
+        """Open a channel, unless its source has too many; close an idle one if all are in use."""
         source = self.source_of(address)
         if source and self.sources[source] >= self.settings.address_connections:
             connection.close()
@@ -27615,7 +27615,7 @@ class _Listener(_Loop):
             self.sources[source] += 1
 
     def close_longest_waiting(self) -> bool:
-        """Close the connection that would be closed next for asking nothing; whether there is."""
+        """Close the idle connection with the earliest deadline; return whether there is one."""
         waiting = [
             channel
             for channel in self.active_channels.values()
@@ -27627,7 +27627,7 @@ class _Listener(_Loop):
         return bool(waiting)
 
     def source_of(self, address: tuple) -> str:
-        """What counts as one source; nothing for this machine, and for proxies, who serve many."""
+        """The source of an address; empty for this machine and for trusted proxies."""
         if address[0].startswith("127."):
             return ""
         peer = read_address(address[0])
@@ -27638,7 +27638,7 @@ class _Listener(_Loop):
         return f"{int(peer) >> 64:x}::/64" if peer.version == 6 else str(peer)
 
     def forget(self, channel: Any) -> None:
-        """Count a connection no more."""
+        """Stop counting a connection for its source."""
         source, channel.source = getattr(channel, "source", ""), ""
         if source:
             self.sources[source] -= 1
@@ -27646,7 +27646,7 @@ class _Listener(_Loop):
                 del self.sources[source]
 
     def add_task(self, channel: Any) -> None:
-        """Have a request answered."""
+        """Assign a request to a thread, or to the loop itself."""
         request = channel.requests[0]
         if lane := self.lanes.get(getattr(request, "path", "")):
             lane.add_task(channel)
@@ -27656,25 +27656,25 @@ class _Listener(_Loop):
             self.queue.add(channel)
 
     def can_answer(self, request: Any) -> bool:
-        """Return whether the loop answers a request itself: a quick one, while few are waiting."""
+        """Return whether the loop handles a request itself: a quick one, while none are waiting."""
         if request.error or request.state or len(self.quick) >= _QUICK or self.queue.waiting:
             return False
         _, _, token = request.headers.get("AUTHORIZATION", "").partition(" ")
         return is_quick(self.install, request.command, request.path, request.query, token)
 
     def stop_lanes(self) -> None:
-        """End the threads of the urgent operations."""
+        """Stop the threads of urgent operations."""
         for lane in self.lanes.values():
             lane.shutdown(timeout=1)
 
 
 def create_listener(server_socket: socket.socket, threads: int) -> Any:
-    """A waitress server on a socket, with this file's classes over its own."""
+    """Make a waitress server on a socket, with the classes of this file."""
     from waitress.adjustments import Adjustments
     from waitress.server import TcpWSGIServer
 
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
-    # The system would take megabytes for each client that takes no answer, or may send nothing yet.
+    # By default, the system buffers megabytes for each client that does not read.
     for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
         server_socket.setsockopt(socket.SOL_SOCKET, option, SENT_AT_ONCE)
     adjustments = Adjustments(
@@ -27682,14 +27682,14 @@ def create_listener(server_socket: socket.socket, threads: int) -> Any:
         threads=threads,
         backlog=_BACKLOG,
         max_request_header_size=HEAD_BYTES,
-        # The limit of a body is its operation's.
+        # Operations have their own limits.
         max_request_body_size=sys.maxsize,
-        # Which proxies are believed is the application's business (trusted_proxies).
+        # The application decides which proxies are trusted (trusted_proxies).
         clear_untrusted_proxy_headers=False,
         ident="novantra-lite",
     )
-    # Answers up to this size leave whole, sent by the thread that has the sockets. As an option it
-    # is deprecated; a waitress that has it no more takes no notice.
+    # The loop sends responses up to this size in one piece. The option is deprecated; a waitress
+    # without it ignores the attribute.
     adjustments.send_bytes = ANSWER_MEMORY
     return over(_Listener, TcpWSGIServer)(
         None,
@@ -27706,16 +27706,16 @@ def create_listener(server_socket: socket.socket, threads: int) -> Any:
 
 @contextlib.contextmanager
 def _on_one_processor() -> Iterator[None]:
-    """Have the threads that are started meanwhile share one processor, where the system can.
+    """Bind the threads that are started meanwhile to one processor, where the system supports it.
 
-    Python runs one of them at a time. To hand a request over, and the interpreter with it, is many
-    times quicker within a processor than between two. All servers of a process share the same one.
+    Python runs one of them at a time, and switching threads is many times faster within a processor
+    than between two. All servers of a process share the same one.
     """
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
     if len(allowed) < 2:
         yield
         return
-    # A container may forbid it, which costs speed and nothing else.
+    # A container may forbid it, which only costs speed.
     with contextlib.suppress(OSError):
         os.sched_setaffinity(0, {sorted(allowed)[os.getpid() % len(allowed)]})
     try:
@@ -27725,13 +27725,13 @@ def _on_one_processor() -> Iterator[None]:
             os.sched_setaffinity(0, allowed)
 
 
-#: Threads that a server adds at most while others wait for something outside, and how many of them
-#: may wait for the same thing: one workspace's writer, or clients that take no answer.
+#: Threads that a server adds at most while others wait for something outside, and how many may wait
+#: for the same cause: the writer of a workspace, or clients that do not read.
 _REPLACEMENTS, _REPLACED = 64, 16
 
 
 class Server:
-    """waitress in a thread, stopped so that requests in flight are answered and nothing is left."""
+    """waitress in a thread; stopping it completes the requests in flight."""
 
     def __init__(self, application: Install, settings: Settings, listen: str):
         self.application, self.grace = application, settings.shutdown_grace
@@ -27745,13 +27745,13 @@ class Server:
         self.thread = threading.Thread(target=run, name="novantra-lite-server", daemon=True)
 
     def answer(self, environ: dict, start_response: Callable) -> Iterable[bytes]:
-        """Have the application answer; while that waits for something outside, others may, too."""
+        """Call the application; during its waits another thread serves requests."""
         release_on_exit.set(self.leave)
         return self.application(environ, start_response)
 
     @contextlib.contextmanager
     def leave(self, cause: Any = None) -> Iterator[None]:
-        """Let another thread answer in the place of this one; Unavailable where too many wait for
+        """Let another thread serve requests during a wait; raises Unavailable if too many wait for
         the same cause."""
         self.replace(1, cause)
         try:
@@ -27761,7 +27761,7 @@ class Server:
             self.replace(-1, cause)
 
     def replace(self, more: int, cause: Any) -> None:
-        """Keep half of the threads for requests that wait for nothing outside."""
+        """Add or remove spare threads, so that half of the threads never wait for other servers."""
         with self.lock:
             if cause is not None:
                 if more > 0 and self.waiting[cause] >= _REPLACED:
@@ -27771,8 +27771,8 @@ class Server:
                     del self.waiting[cause]
             self.absent += more
             spare = min(max(0, self.absent - self.threads // 2), _REPLACEMENTS)
-            # None as soon as the server ends. Threads that were added stay while any other one
-            # waits, or a second: they may be needed again at once.
+            # None once the server ends. Spare threads remain while any thread waits, or for a
+            # second: they may be needed again at once.
             if spare == self.spare or not self.threads:
                 return
             now = time.monotonic()
@@ -27782,22 +27782,22 @@ class Server:
 
     @property
     def url(self) -> str:
-        """The address that the server answers on."""
+        """The base URL of the server."""
         host, port = self.waitress.effective_host, self.waitress.effective_port
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def start(self) -> None:
-        """Answer requests from now on."""
+        """Start serving."""
         wsgi_application()
         with self.together():
             self.thread.start()
 
     def stop(self) -> None:
-        """Take no more connections, answer what is in flight, then end.
+        """Accept no more connections, complete the requests in flight, then end.
 
-        waitress alone drops what is in flight, and its threads outlive its close. What touches its
-        sockets runs in its own loop, which the trigger wakes.
+        waitress alone drops requests in flight, and its threads outlive its close. Functions that
+        use its sockets run in its loop, which the trigger wakes.
         """
         server, deadline = self.waitress, time.monotonic() + self.grace
         self.in_loop(self.refuse_connections)
@@ -27811,7 +27811,7 @@ class Server:
         self.thread.join(self.grace)
 
     def in_loop(self, function: Callable) -> Any:
-        """What a function returns that runs in the loop, between two of its turns."""
+        """Run a function in the loop, between two turns; return its result."""
         from concurrent.futures import Future
 
         future: Future = Future()
@@ -27819,7 +27819,7 @@ class Server:
         return future.result(self.grace)
 
     def refuse_connections(self) -> None:
-        """Take in who has connected already, then stop listening; runs in the loop."""
+        """Accept waiting connections, then stop listening; runs in the loop."""
         count = -1
         while count != len(self.waitress.active_channels):
             count = len(self.waitress.active_channels)
@@ -27829,14 +27829,14 @@ class Server:
         self.waitress.socket.close()
 
     def close_idle(self) -> bool:
-        """Close the connections on which nothing is asked; whether others are left. In the loop."""
+        """Close idle connections; return whether others are left. Runs in the loop."""
         for channel in list(self.waitress.active_channels.values()):
             if channel.is_idle():
                 channel.handle_close()
         return bool(self.waitress.active_channels)
 
     def close_connections(self) -> None:
-        """Close what is left, which ends the loop; runs in the loop."""
+        """Close all connections, which ends the loop. Runs in the loop."""
         for channel in list(self.waitress.active_channels.values()):
             channel.handle_close()
         self.waitress.close()
@@ -27844,13 +27844,13 @@ class Server:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[], None]]:
-    """Outlive what asks to stop; yields what waits for the first such signal, in the main thread.
+    """Handle stop signals; yields a function that waits for the first one, in the main thread.
 
-    That is SIGTERM, SIGINT, and SIGHUP unless it is ignored, as under nohup.
+    These are SIGTERM, SIGINT, and SIGHUP unless it is ignored, as under nohup.
 
-    A handler in Python runs at the main thread's next step, so one that is due just as that thread
-    lies down to wait would wait along with it. What wakes it here is a byte that the interpreter
-    writes in the signal itself (`signal.set_wakeup_fd`), whichever thread it strikes.
+    A Python handler runs at the main thread's next step, so that a signal just before a wait would
+    be noticed only after it. Here a byte wakes the wait, which the interpreter writes in the signal
+    handler itself (`signal.set_wakeup_fd`), whichever thread receives the signal.
     """
     import signal
 
@@ -27862,7 +27862,7 @@ def stop_signals() -> Iterator[Callable[[], None]]:
 
     def wait() -> None:
         while waiting.recv(1)[0] not in stopping:
-            pass  # A signal that someone else handles.
+            pass  # Another signal.
 
     with waiting, woken:
         before = signal.set_wakeup_fd(woken.fileno())
@@ -27876,7 +27876,7 @@ def stop_signals() -> Iterator[Callable[[], None]]:
 
 
 def _listener(listen: str) -> socket.socket:
-    """A socket on the first address that a host and port stand for; Conflict when it is taken."""
+    """A socket on the first address of a host and port; raises Conflict if it is in use."""
     host, _, port = listen.rpartition(":")
     if not port.isdigit() or int(port) > 65_535:
         raise Invalid(f"Expected HOST:PORT such as 127.0.0.1:8080, not {listen}.")
@@ -27887,8 +27887,8 @@ def _listener(listen: str) -> socket.socket:
         return socket.create_server(addresses[0][4], family=addresses[0][0], backlog=1024)
     except OSError:
         raise Conflict(
-            f"Nothing can listen on {listen}: it is taken, or not of this machine; port 0 picks a "
-            "free one."
+            f"Nothing can listen on {listen}: it is in use, or not an address of this machine; "
+            "port 0 picks a free one."
         ) from None
 
 

@@ -250,7 +250,7 @@ CREATE INDEX "asset_custody_assignment_asset_id" ON "asset_custody_assignment" (
 
 CREATE INDEX "asset_custody_assignment_status" ON "asset_custody_assignment" ("status", "created_at", "id");
 
--- Whether an asset may be used: calibrated, inspected, released.
+-- An assessment of an asset's readiness: calibrated, inspected, released.
 CREATE TABLE "asset_readiness_assessment" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "asset_id" TEXT NOT NULL,
@@ -274,7 +274,7 @@ CREATE INDEX "asset_readiness_assessment_asset_id" ON "asset_readiness_assessmen
 
 CREATE INDEX "asset_readiness_assessment_readiness_state" ON "asset_readiness_assessment" ("readiness_state", "created_at", "id");
 
--- What has to be shown, again and again.
+-- Evidence that is required periodically.
 CREATE TABLE "evidence_requirement" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "requirement_key" TEXT NOT NULL,
@@ -294,7 +294,7 @@ CREATE UNIQUE INDEX "evidence_requirement_key" ON "evidence_requirement" ("requi
 
 CREATE INDEX "evidence_requirement_status" ON "evidence_requirement" ("status", "created_at", "id");
 
--- A claim that a requirement is met, for a time, with files that show it.
+-- A claim that a requirement is met for a period, with evidence files.
 CREATE TABLE "evidence_claim" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "evidence_requirement_id" TEXT NOT NULL,
@@ -535,7 +535,7 @@ CREATE TRIGGER "compliance_assessment_refuses_update" BEFORE UPDATE ON "complian
 
 CREATE TRIGGER "compliance_assessment_refuses_delete" BEFORE DELETE ON "compliance_assessment" BEGIN SELECT RAISE(ABORT, 'compliance_assessment only grows'); END;
 
--- How something was set up at one moment.
+-- The configuration of an item at one time.
 CREATE TABLE "configuration_baseline" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "baseline_key" TEXT NOT NULL,
@@ -569,7 +569,7 @@ CREATE TABLE "confluence_connection" (
     "json" TEXT NOT NULL
 ) STRICT;
 
--- A measure that keeps a risk down or a requirement met.
+-- A measure that reduces a risk or meets a requirement.
 CREATE TABLE "control" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "control_key" TEXT NOT NULL,
@@ -732,7 +732,7 @@ CREATE TABLE "drift_report" (
 
 CREATE INDEX "drift_report_environment_id" ON "drift_report" ("environment_id");
 
--- What the organization has going with a supplier or another party.
+-- An engagement with a supplier or another party.
 CREATE TABLE "party_engagement" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "engagement_key" TEXT NOT NULL,
@@ -774,7 +774,7 @@ CREATE UNIQUE INDEX "due_diligence_review_key" ON "due_diligence_review" ("revie
 
 CREATE INDEX "due_diligence_review_engagement_id" ON "due_diligence_review" ("engagement_id", "created_at", "id");
 
--- A look at whether development, test and production are kept apart.
+-- A review of the separation of development, test and production.
 CREATE TABLE "environment_separation_review" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "review_key" TEXT NOT NULL,
@@ -861,7 +861,7 @@ CREATE TABLE "machine_account" (
 
 CREATE UNIQUE INDEX "machine_account_key" ON "machine_account" ("name");
 
--- A gap, from the day that a person or a scanner sees it to the day it is closed.
+-- A gap, from its discovery by a person or a scanner to its closure.
 CREATE TABLE "finding" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "finding_key" TEXT NOT NULL,
@@ -913,7 +913,7 @@ CREATE UNIQUE INDEX "framework_key" ON "framework" ("framework_key");
 
 CREATE INDEX "framework_status" ON "framework" ("status", "created_at", "id");
 
--- One edition of a framework; older ones stay readable.
+-- One edition of a framework; older ones remain readable.
 CREATE TABLE "framework_version" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "framework_id" TEXT NOT NULL,
@@ -965,7 +965,7 @@ CREATE INDEX "framework_node_framework_version_id" ON "framework_node" ("framewo
 
 CREATE INDEX "framework_node_parent_node_id" ON "framework_node" ("parent_node_id", "created_at", "id");
 
--- What a record of the register does for a requirement.
+-- The coverage of a requirement by a record of the register.
 CREATE TABLE "framework_coverage_link" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "framework_version_id" TEXT NOT NULL,
@@ -1052,7 +1052,7 @@ CREATE TABLE "idempotency_record" (
 
 CREATE INDEX "idempotency_record_created" ON "idempotency_record" ("created_at", "id");
 
--- A number that says how things stand.
+-- A metric with thresholds.
 CREATE TABLE "indicator" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "indicator_key" TEXT NOT NULL,
@@ -1240,7 +1240,7 @@ CREATE UNIQUE INDEX "member_key" ON "member" ("org_slug", "user_id");
 
 CREATE INDEX "member_user_id" ON "member" ("user_id");
 
--- What is watched, over and over.
+-- A subject that is monitored periodically.
 CREATE TABLE "monitor_definition" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "monitor_key" TEXT NOT NULL,
@@ -1263,7 +1263,7 @@ CREATE UNIQUE INDEX "monitor_definition_key" ON "monitor_definition" ("monitor_k
 
 CREATE INDEX "monitor_definition_status" ON "monitor_definition" ("status", "created_at", "id");
 
--- One look at everything that a monitor watches.
+-- One run of a monitor over its population.
 CREATE TABLE "monitor_run" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "monitor_definition_id" TEXT NOT NULL,
@@ -1286,7 +1286,7 @@ CREATE INDEX "monitor_run_monitor_definition_id" ON "monitor_run" ("monitor_defi
 
 CREATE INDEX "monitor_run_aggregate_result" ON "monitor_run" ("aggregate_result", "created_at", "id");
 
--- What a run found of one member of the population.
+-- The result of a run for one member of the population.
 CREATE TABLE "monitor_result_item" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "monitor_run_id" TEXT NOT NULL,
@@ -1399,7 +1399,7 @@ CREATE TABLE "organisation" (
 
 CREATE UNIQUE INDEX "organisation_key" ON "organisation" ("slug");
 
--- The organization whose register the file is.
+-- The organization that owns the register.
 CREATE TABLE "organization" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "slug" TEXT NOT NULL,
@@ -1437,7 +1437,7 @@ CREATE INDEX "vulnerability_vulnerability_kind" ON "vulnerability" ("vulnerabili
 
 CREATE INDEX "vulnerability_status" ON "vulnerability" ("status", "created_at", "id");
 
--- What has to be mended, how soon, and by whom.
+-- A required patch, its due date and its owner.
 CREATE TABLE "patch_requirement" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "patch_requirement_key" TEXT NOT NULL,
@@ -1613,7 +1613,7 @@ CREATE TABLE "ring_key" (
 
 CREATE INDEX "ring_key_created" ON "ring_key" ("created_at", "id");
 
--- Something that may go wrong, and what is done about it.
+-- A possible event with a negative effect, and its treatment.
 CREATE TABLE "risk" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "risk_key" TEXT NOT NULL,
@@ -1719,7 +1719,7 @@ CREATE UNIQUE INDEX "security_threshold_key" ON "security_threshold" ("flow_id")
 
 CREATE INDEX "security_threshold_flow_id" ON "security_threshold" ("flow_id");
 
--- An integration that may call the APIs: its scopes, and its secret as a keyed hash.
+-- An integration with access to the APIs: its scopes, and its secret as a keyed hash.
 CREATE TABLE "service_account" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "name" TEXT NOT NULL,
@@ -1858,7 +1858,7 @@ CREATE TABLE "sso_login" (
 
 CREATE INDEX "sso_login_expires_at" ON "sso_login" ("expires_at");
 
--- What an authority or a customer wants to be sent.
+-- A report that an authority or a customer requires.
 CREATE TABLE "submission_requirement" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "requirement_key" TEXT NOT NULL,
@@ -1876,7 +1876,7 @@ CREATE UNIQUE INDEX "submission_requirement_key" ON "submission_requirement" ("r
 
 CREATE INDEX "submission_requirement_status" ON "submission_requirement" ("status", "created_at", "id");
 
--- What is sent, and how far it has come.
+-- A package for a submission, and its progress.
 CREATE TABLE "submission_package" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "submission_requirement_id" TEXT NOT NULL,
@@ -1921,7 +1921,7 @@ CREATE INDEX "submission_event_created" ON "submission_event" ("created_at", "id
 
 CREATE INDEX "submission_event_submission_package_id" ON "submission_event" ("submission_package_id", "created_at", "id");
 
--- A look at what a supplier shows of its own controls.
+-- A review of the evidence that a supplier has of its own controls.
 CREATE TABLE "supplier_assurance_review" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "engagement_id" TEXT NOT NULL,
@@ -1941,7 +1941,7 @@ CREATE UNIQUE INDEX "supplier_assurance_review_key" ON "supplier_assurance_revie
 
 CREATE INDEX "supplier_assurance_review_engagement_id" ON "supplier_assurance_review" ("engagement_id", "created_at", "id");
 
--- The act that takes a system into service.
+-- The acceptance of a system into service.
 CREATE TABLE "system_acceptance" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "acceptance_key" TEXT NOT NULL,
@@ -2000,7 +2000,7 @@ CREATE TRIGGER "vault_write_refuses_update" BEFORE UPDATE ON "vault_write" BEGIN
 
 CREATE TRIGGER "vault_write_refuses_delete" BEFORE DELETE ON "vault_write" BEGIN SELECT RAISE(ABORT, 'vault_write only grows'); END;
 
--- How bad one or more vulnerabilities are here.
+-- The severity of vulnerabilities in this organization.
 CREATE TABLE "vulnerability_assessment" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "assessment_key" TEXT NOT NULL,

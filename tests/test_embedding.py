@@ -322,7 +322,7 @@ def test_a_port_that_is_taken_is_refused_in_a_sentence():
 
         assert threading.enumerate() == threads
         assert str(refused.value) == (
-            f"Nothing can listen on {taken}: it is taken, or not of this machine; "
+            f"Nothing can listen on {taken}: it is in use, or not an address of this machine; "
             "port 0 picks a free one."
         )
 
