@@ -14938,7 +14938,7 @@ class EvidenceUploadsV2(EvidenceUploads, model=Attestation, tag="V2 Attestations
 
 
 # --- Stated results -----------------------------------------------------------
-# What a body says of a result by hand, under whichever names its sender has for it.
+# The result in a JSON body, under any of the names that senders give to its members.
 
 _NOUNS = (
     "vulnerabilit(?:y|ies)|vulns?|findings?|issues?|alerts?|matches|violations?|cves?|secrets?"
@@ -14951,7 +14951,7 @@ _COUNT_NAME = re.compile(
 _FINDINGS_NAME = re.compile(
     f"(?:total|number|num|open|new|policy)?(?:of)?(?:{_NOUNS})(?:counts?)?|totals?(?:counts?)?"
 )
-#: Words in names of counts beside those that count as a severity anywhere.
+#: Words for severities in the names of counts.
 _NAME_WORDS = SEVERITY_WORDS | {"crit": "critical", "blocker": "critical", "severe": "high"}
 _STATES = ("status", "state", "result", "outcome", "conclusion", "verdict", "decision", "gate")
 _VERDICT_NAME = re.compile(
@@ -14960,7 +14960,7 @@ _VERDICT_NAME = re.compile(
 _FAILURE_NAME = re.compile("(?:is|has)?(?:failed|failures?|errors?|timedout)|.*breached")
 _TROUBLE_NAME = re.compile("fail|error|exception|abort|exitcode|exitstatus|incomplete|partial")
 _TESTS_NAME = re.compile("(?:total|num(?:ber)?)?(?:of)?tests?(?:run|executed|counts?)?")
-#: How names end, in the singular, of what only describes.
+#: The last words, in the singular, of the names of members that only describe.
 _DESCRIBING = re.compile(
     "id|uuid|guid|name|url|uri|link|version|time|timestamp|date|at|by|duration|second|ms"
     "|minute|type|tool|scanner|vendor|engine|target|image|repo|repository|branch|commit|sha"
@@ -14969,7 +14969,7 @@ _DESCRIBING = re.compile(
     "|source|organisation|organization|slug|build|run|job|pipeline|database|db|ref|platform"
     "|registry|namespace"
 )
-#: Members that hold what was allowed, or what was before, and not what was found.
+#: Members for limits and for earlier results.
 _OTHER_NAME = re.compile(
     "max.*|.*(?:threshold|limit|allowed|accepted|baseline|previous|suppress|ignored).*"
 )
@@ -14977,40 +14977,36 @@ _PASSING_WORDS = (
     *("ok", "pass", "passed", "success", "successful", "succeeded"),
     *("clean", "green", "true", "yes", "allow", "allowed"),
 )
-#: Words that say that it ended, and not how.
+#: Words for an end of either kind.
 _NEUTRAL_WORDS = ("", "complete", "completed", "done", "finished")
 _FAILING_WORD = re.compile(
     "fail|error|abort|cancel|timed|time.?out|block|reject|den(y|ied)|unstable|broken"
 )
-#: The same, as a member that is not named after a verdict may say it.
+#: The same as the whole value of a member that is not named after a verdict.
 _FAILED_WORD = re.compile(
     "fail(ed|ure)?|errors?|errored|abort(ed)?|cancell?ed|time[d_ -]*out|block(ed)?|reject(ed)?"
     "|den(y|ied)|unstable|broken"
 )
-#: Names of how often a finding was found.
+#: Names of a finding's number of occurrences.
 _COUNTS = ("count", "total", "number", "occurrences", "instances")
-_MOST = 2**31 - 1
 
 
 class StatedResult:
-    """What a body says of a result: counts by severity, and whether it failed.
+    """The result that a JSON body states: counts by severity, and the first failure.
 
-    It is read wherever it stands in the body. A count or a word that is not understood is a
-    failure; so is what stands behind the first 20,000 members and items. `unread` is the first
-    member that neither describes nor is understood, nor one of the `known`, which are read
-    elsewhere; where there are such, names of limits are not passed over, either.
+    It is read wherever it is in the body, up to 20,000 members and items. A count or a word that is
+    not understood is a failure. `unread` is the first member that neither describes nor is
+    understood, nor is `allowed`; with allowed members, names of limits are read as any other.
     """
 
     MEMBERS = 20_000
 
     def __init__(self, body: dict, noun: str, allowed: Set[str] = frozenset()):
-        self.noun, self.allowed, self.unread = noun, allowed, ""
+        self.noun, self.allowed, self.unread, self.failure = noun, allowed, "", ""
         self.counts: Counter[str] = Counter()
-        #: What was said first that does not pass; nothing where nothing was.
-        self.failure = ""
-        #: Whether anything was said that can pass: a count, a list of findings, or a verdict.
-        self.is_stated = False
-        #: What objects inside add up to, and the findings that are listed; and how many it claims.
+        #: Whether the body has anything that can pass: a count, a list of findings, or a verdict.
+        self.has_result = False
+        #: The sums of the counts in inner objects, the listed findings, and the claimed number.
         self._parts: Counter[str] = Counter()
         self._listed: Counter[str] = Counter()
         self._total, left = 0, self.MEMBERS
@@ -15021,150 +15017,150 @@ class StatedResult:
                 parts += self._read(name, value, level)
                 left -= 1 + (len(value) if isinstance(value, list) else 0)
                 if left <= 0:
-                    self.failure = f"The {noun} says more than {self.MEMBERS:,} things."
+                    self.failure = f"The {noun} has more than {self.MEMBERS:,} members and items."
                     break
         self.counts |= self._parts | self._listed
         self.counts["unknown"] += max(self._total - self.counts.total(), 0)
         for severity, number in self.counts.items():
-            self.counts[severity] = min(number, _MOST)
+            self.counts[severity] = min(number, 2**31 - 1)
 
     def _read(self, name: str, value: Any, level: str) -> Iterator[tuple[dict, str]]:
-        """Read one member; the objects in it that are left to read.
+        """Read one member, and return the objects in it that are still to be read.
 
-        They, and what is read, may be the `whole` body or its summary, a `part` of it, or an `item`
-        of a list.
+        An object is of the `whole` body or its summary, a `part` of it, or an `item` of a list.
         """
-        key = re.sub("[^a-z]", "", name[:100].lower())
+        key = _letters(name)
         if _FAILURE_NAME.fullmatch(key):
-            self._doubt(name, value)
+            self._read_failure(name, value)
         elif value is None or self._is_limit(key, value):
             return
         elif severity := _severity_named(name, key, value):
-            number = self._number(name, value, is_judged=severity != "informational")
+            number = self._count(name, value, is_limited=severity != "informational")
             self._parts[severity] += number if level != "whole" else 0
             self.counts[severity] = max(self.counts[severity], number)
         elif _FINDINGS_NAME.fullmatch(key) and not isinstance(value, dict):
-            self._total = max(self._total, self._number(name, value))
-            self._list(value[: self.MEMBERS] if isinstance(value, list) else [])
+            self._total = max(self._total, self._count(name, value))
+            self._count_findings(value[: self.MEMBERS] if isinstance(value, list) else [])
         elif _VERDICT_NAME.fullmatch(key) and not isinstance(value, (dict, list)):
-            self._judge(name, value, level == "item")
+            self._read_verdict(name, value, level == "item")
         elif level != "item" and _TROUBLE_NAME.search(key):
-            self._doubt(name, value)
+            self._read_failure(name, value)
         elif isinstance(value, dict):
             yield value, level if name == "summary" or level == "item" else "part"
         elif isinstance(value, list):
             items = [item for item in value[: self.MEMBERS] if isinstance(item, dict)]
-            self._list([item for item in items if _severity_of(item)])
+            self._count_findings([item for item in items if _severity_of(item)])
             if value and not any(map(_is_understood, items)):
-                self._leave(name)
+                self._add_unread(name)
             yield from ((item, "item") for item in items if not _severity_of(item))
         elif level != "item":
-            self._describe(name, key, value)
+            self._read_description(name, key, value)
 
     def _is_limit(self, key: str, value: Any) -> bool:
-        """Whether a member holds what was allowed or before; its names are known, if any are."""
+        """Return whether a member is a limit or an earlier value, and not a result."""
         return not (self.allowed or isinstance(value, bool)) and bool(_OTHER_NAME.fullmatch(key))
 
-    def _doubt(self, name: str, value: Any) -> None:
-        """Fail by a member that is named after a failure, unless it says that there is none."""
+    def _read_failure(self, name: str, value: Any) -> None:
+        """Fail by a member that is named after a failure, unless its value denies it."""
         if value and str(value).strip().lower() not in ("false", "no", "none", "0", ""):
             self._fail(name, value)
 
-    def _describe(self, name: str, key: str, value: Any) -> None:
-        """Let a member pass that only describes."""
-        is_no_test = _TESTS_NAME.fullmatch(key) and str(value) == "0"
-        if is_no_test or (isinstance(value, str) and _FAILED_WORD.fullmatch(value.strip().lower())):
+    def _read_description(self, name: str, key: str, value: Any) -> None:
+        has_no_test = _TESTS_NAME.fullmatch(key) and str(value) == "0"
+        has_failed = isinstance(value, str) and _FAILED_WORD.fullmatch(value.strip().lower())
+        if has_no_test or has_failed:
             self._fail(name, value)
         elif isinstance(value, bool) or value not in (0, "", "0"):
-            self._leave(name, is_flag=isinstance(value, bool))
+            self._add_unread(name, is_flag=isinstance(value, bool))
 
-    def _leave(self, name: str, is_flag: bool = False) -> None:
-        """Note a member that is not understood, unless its name describes."""
+    def _add_unread(self, name: str, is_flag: bool = False) -> None:
+        """Record a member that is not understood, unless its name describes."""
         last = ["", *_words_of(name)][-1]
         if name not in self.allowed and (is_flag or not _DESCRIBING.fullmatch(last)):
             self.unread = self.unread or name
 
-    def must_be_read(self) -> None:
-        """Refuse a body with a member that may say what nobody understands."""
+    def reject_unread(self) -> None:
+        """Reject a body that passes but has a member that is not understood."""
         if self.unread and not self.failure:
             raise Unprocessable(
-                f"The {self.noun} says what is not understood: {self.unread[:60]!r}.",
+                f"The {self.noun} has a member that is not understood: {self.unread[:60]!r}.",
                 [
                     field_error(
                         [self.unread[:100]],
                         "Expected counts by severity (critical, high, medium, low, summary), lists "
-                        "of findings with a severity, passed or status, and what describes",
+                        "of findings with a severity, passed or status, and descriptions",
                     )
                 ],
             )
 
-    def _number(self, name: str, value: Any, is_judged: bool = True) -> int:
-        """The count that a member holds, or how many items it lists."""
+    def _count(self, name: str, value: Any, is_limited: bool = True) -> int:
+        """Return the count that a member holds, or the length of its list."""
         if isinstance(value, list):
             number = len(value)
         elif isinstance(value, (int, str)) and re.fullmatch("[0-9]{1,10}", str(value), re.A):
             number = int(value)
         else:
-            if is_judged:
-                self._fail(name, value, "which is no count")
+            if is_limited:
+                self._fail(name, value, "which is not a count")
             return 0
-        self.is_stated = True
+        self.has_result = True
         return number
 
-    def _list(self, findings: Sequence[Any]) -> None:
-        """Count findings, each by its own severity, and as often as it says."""
+    def _count_findings(self, findings: Sequence[Any]) -> None:
+        """Count findings by their severities, each as often as it occurs."""
         for finding in findings:
             members = finding if isinstance(finding, dict) else {}
             counts = [(name, members[name]) for name in members if name.lower() in _COUNTS]
-            number = max((self._number(*count) for count in counts), default=1)
+            number = max((self._count(*count) for count in counts), default=1)
             self._listed[SEVERITY_WORDS.get(_severity_of(members), "unknown")] += number
 
-    def _judge(self, name: str, value: Any, is_item: bool) -> None:
-        """Note how the result ended, as a member says."""
+    def _read_verdict(self, name: str, value: Any, is_item: bool) -> None:
         word, is_number = str(value).strip().lower(), type(value) in (int, float)
-        # So many tests passed, say.
+        # It may be the number of tests that passed.
         if is_number and value and not name.lower().endswith(_STATES):
             return
         if word in _PASSING_WORDS:
-            self.is_stated = True
+            self.has_result = True
         elif _FAILING_WORD.search(word) if is_item else word not in _NEUTRAL_WORDS:
             if value is False and name == "passed":
                 self.failure = self.failure or f"The {self.noun} is recorded as not passed."
             self._fail(name, value)
 
-    def _fail(self, name: str, value: Any, why: str = "which does not pass") -> None:
+    def _fail(self, name: str, value: Any, reason: str = "which does not pass") -> None:
         text = value if isinstance(value, str) else to_json(value)
-        self.failure = self.failure or f"The member {name[:50]!r} says {text[:100]!r}, {why}."
+        self.failure = self.failure or f"The member {name[:50]!r} is {text[:100]!r}, {reason}."
+
+
+def _letters(name: str) -> str:
+    return re.sub("[^a-z]", "", name[:100].lower())
 
 
 def _words_of(name: str) -> list[str]:
-    """The words of a member's name, in lower case and in the singular."""
+    """Return the words of a member's name, in lower case and in the singular."""
     words = re.findall("[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name[:100])
     return [word.lower().removesuffix("s") or "s" for word in words]
 
 
 def _severity_named(name: str, key: str, value: Any) -> str:
-    """The severity that a member counts, by its name; nothing if it is no count."""
+    """Return the severity that a member counts by its name, an empty string if it is no count."""
     if match := _COUNT_NAME.fullmatch(key):
         return SEVERITY_WORDS.get(match[1], "unknown")
     if isinstance(value, (bool, dict)) or not re.fullmatch(r"\[.*|[0-9]+", str(value), re.S):
         return ""
-    severities = {_NAME_WORDS.get(word) for word in _words_of(name)}
-    severities &= {*SEVERITIES}
+    severities = {_NAME_WORDS.get(word) for word in _words_of(name)} & {*SEVERITIES}
     return worst(severities) if severities else ""
 
 
 def _is_understood(item: dict) -> bool:
-    """Whether anything in an item of a list is read."""
-    names = (re.sub("[^a-z]", "", name[:100].lower()) for name in item)
+    """Return whether anything in an item of a list is read."""
     patterns = (_FAILURE_NAME, _COUNT_NAME, _FINDINGS_NAME, _VERDICT_NAME)
-    is_named = any(pattern.fullmatch(name) for name in names for pattern in patterns)
+    is_named = any(pattern.fullmatch(_letters(name)) for name in item for pattern in patterns)
     is_nested = any(isinstance(value, (dict, list)) for value in item.values())
     return is_named or is_nested or bool(_severity_of(item))
 
 
 def _severity_of(finding: dict) -> str:
-    """The severity that a finding has by its own word, in lower case."""
+    """Return a finding's own word for its severity, in lower case."""
     words = (value for name, value in finding.items() if name.lower() == "severity")
     return str(next(words, None) or "").strip().lower()
 
@@ -15257,7 +15253,7 @@ and no member that says that it failed.
         that it failed (`passed`, `status`…).
         """
         stated = StatedResult(context.load(), "report", {*_COVERAGE.members})
-        stated.must_be_read()
+        stated.reject_unread()
         return self.enter(context.body | {"trail": trail}, stated.failure)
 
     def enter(self, values, failure=""):
@@ -20962,9 +20958,9 @@ The metrics count a scan as its attestation.
             context.settings.unknown_severity,
         )
         values = count_unknown(_scan_values(context.body, stated), unknown_severity)
-        stated.must_be_read()
+        stated.reject_unread()
         failure = stated.failure
-        if not stated.is_stated:
+        if not stated.has_result:
             failure = failure or _SILENT_SCAN
         return record_scan(Trail.find(trail), values, failure=failure)
 
