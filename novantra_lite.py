@@ -10103,8 +10103,8 @@ class Digest(Text):
 
 
 def canonical_digest(digest: str) -> str:
-    """A digest as it is stored: sha256: and lower case; what is none, as an old record may have
-    it, stays as it is."""
+    """Normalize a digest to `sha256:` and lower case; text that is no digest, as in old records,
+    stays."""
     digits = digest.lower().removeprefix("sha256:")
     return f"sha256:{digits}" if re.fullmatch("[0-9a-f]{64}", digits) else digest
 
@@ -10116,7 +10116,7 @@ def digest_spellings(digest: str) -> str:
     return to_json([digest, digits, f"sha256:{upper}", upper, f"SHA256:{upper}"])
 
 
-#: SQL that follows a column: whether it holds one of these spellings.
+#: SQL that tests whether a column has one of these spellings.
 DIGEST_IN = 'IN (SELECT "value" FROM json_each(?))'
 
 
@@ -10128,7 +10128,7 @@ def spellings_sql(digest: str) -> str:
 
 
 class Id(Text):
-    """The id of a record that may be gone, or in a query: a UUID, in either letter case."""
+    """A UUID in either letter case that need not exist, as in a query."""
 
     def __init__(self, **options: Any):
         super().__init__(36, 36, **options)
@@ -10141,7 +10141,7 @@ class Id(Text):
 
 
 class Owner(ForeignKey):
-    """Points at a record with a UUID, which is taken in either letter case."""
+    """A reference to a record with a UUID, in either letter case."""
 
     def read(self, value):
         return read_uuid(value)
@@ -10173,7 +10173,7 @@ class AuditEvent(Model):
     payload = Text(2**31)
     occurred_at = Timestamp(6, default=now_exactly, index=True)
     region = Text(255, null=True)
-    #: Whose credentials made the request; `actor` may be a name that the body gave.
+    #: Whose credentials made the request; `actor` may be a name from the body.
     principal = Text(320, null=True, since=6)
 
     @classmethod
@@ -10189,7 +10189,7 @@ class AuditEvent(Model):
 
 
 class FactstoreServiceAccount(Model):
-    """A service account of the Factstore surface: what the keys of machines belong to."""
+    """A service account of the Factstore surface: the owner of API keys of machines."""
 
     fact, key, touched, since = "machine_account", "name", True, 3
     schema_name = "ServiceAccountResponse"
@@ -10254,11 +10254,11 @@ class ApiKey(Model):
     expires_at = Timestamp(6, null=True)
 
     def revoke(self) -> None:
-        """Revoke the key; it is refused once this is committed."""
+        """Revoke the key; it stops working with the commit."""
         self._update(is_active=False)
 
     def narrow(self, allowed: set[str]) -> None:
-        """Take away the scopes that are not allowed; revoke the key where none would be left."""
+        """Remove the scopes that are not allowed; revoke the key if none remains."""
         scopes = [scope for scope in self.scopes if scope in allowed]
         if not scopes:
             self.revoke()
@@ -10273,12 +10273,12 @@ class ApiKey(Model):
 
 
 def revoke_keys_of(owner_id: str) -> None:
-    """End every key of an owner who goes; they stay in the lists."""
+    """Revoke every key of a deleted owner; they remain in the lists."""
     for key in ApiKey.select().where(ApiKey.owner_id == owner_id, ApiKey.is_active):
         key.revoke()
 
 
-#: Said of a key that was revoked, too, so that nobody learns which keys there were.
+#: Also the message for a revoked key, so that nobody learns which keys existed.
 UNKNOWN_KEY = "The API key is not known here, or was revoked."
 _KEYS = Listing(ApiKey, "owner_id")
 _KEY_SCOPES = ("factstore:read", "factstore:write")
@@ -10287,9 +10287,9 @@ _END_OF_TIME = 253_402_300_799
 
 
 class ApiKeys:
-    """The API keys of one workspace: made, listed and revoked as the console does, and checked.
+    """The API keys of one workspace: created, listed, revoked and verified.
 
-    A key is checked once and remembered; the end of any key forgets what was remembered.
+    A verified key is cached; revoking any key clears the cache.
     """
 
     REMEMBERED = 10_000
@@ -10300,7 +10300,7 @@ class ApiKeys:
         self._known: dict[str, Principal] = {}
 
     def hash(self, key: str) -> str:
-        """What is kept of a key: HMAC-SHA-256 under a key that is not in the file."""
+        """Return the stored form of a key: HMAC-SHA-256 with a secret outside of the file."""
         return hmac.digest(self.workspace.ring.derive("api keys"), key.encode(), "sha256").hex()
 
     def issue(
@@ -10334,10 +10334,10 @@ class ApiKeys:
         days: int | None = None,
         show: Show = None,
     ) -> dict:
-        """Make a key of the service account of this name, which is made where it is missing.
+        """Create a key of a service account, which is created if it does not exist.
 
-        The key is good for so many days or until revoked; `apiKey` is its text. `show` is called
-        with the answer before it is stored; if it raises, nothing is.
+        The key expires after `days`, if any; `apiKey` is its text. `show` is called with the result
+        before the commit; if it raises, nothing is stored.
         """
         requested = set(scopes)
         if unknown := requested.difference(FACTSTORE_SCOPES):
@@ -10359,9 +10359,9 @@ class ApiKeys:
         return {**record, "apiKey": text}
 
     def list(self, **filters: str) -> list[dict]:
-        """All keys, or those of one `owner_id`, without their texts, in the order of their making.
+        """Return all keys, or those of one `owner_id`, without their texts, oldest first.
 
-        A use counts at once, although it reaches the file only once its minute is over.
+        `lastUsedAt` includes uses that are not in the file yet.
         """
         recent, stamp = self.workspace.recent_uses(), self.workspace.source.timestamp
         with self.workspace.read():
@@ -10376,8 +10376,8 @@ class ApiKeys:
         administer(self.workspace, "API key revoked.", lambda: ApiKey.find(key).revoke())
 
     def check(self, text: str) -> Principal | None:
-        """The principal that a key speaks for; None where this workspace does not know it."""
-        # What is looked up while a key is revoked goes where nobody looks any more.
+        """Return the principal of a key; None if this workspace does not have it."""
+        # A look-up that began before a key was revoked fills the abandoned cache.
         principals = self._known
         principal, at = principals.get(text), self.workspace.source.clock()
         if principal is None:
@@ -10411,7 +10411,8 @@ class ApiKeys:
 
 
 def key_request(name: str, *columns: Member) -> Schema:
-    """The body that asks for an API key: whose, where the path does not say it, and what for."""
+    """Return the body's schema of a request for an API key, with its owner unless the path has
+    it."""
     scopes = ListOf(Choice(" ".join(FACTSTORE_SCOPES)), 10)
     return Schema(
         *columns,
@@ -10429,7 +10430,7 @@ KEY_CREATED["required"].append("plainTextKey")
 
 
 def make_key(context: RequestContext, owner_id: str, owner_type: str) -> dict:
-    """Make the API key that a request asks for, with no scope beyond those of who asks."""
+    """Create the API key of a request, with no scope beyond those of the caller."""
     body, keys = context.body, context.workspace.api_keys
     scopes = body.get("scopes", _KEY_SCOPES)
     if not scopes:
@@ -10442,26 +10443,26 @@ def make_key(context: RequestContext, owner_id: str, owner_type: str) -> dict:
 # --- Factstore conventions ----------------------------------------------------
 
 
-#: At most so many records make a numbered page.
+#: Records of a numbered page at most.
 PAGE_SIZE = 10_000
 
 
 class Paging(Filters):
-    """The query of a list that is cut into numbered pages, from 0 on, when it is asked for."""
+    """The query of a list that is paged on request, with pages numbered from 0."""
 
     def __init__(self, *columns: Member, **own: Any):
         page, size = Integer(0, 2**31 - 1), Integer(1, PAGE_SIZE)
         super().__init__(*columns, **own, page=page, size=size)
 
 
-#: How the names of members begin that ask for something.
+#: Prefixes of the names of members that look like requirements.
 _DEMAND = re.compile("require|enforce|block|deny|forbid|fail|must|min|max|approv|templ", re.I)
 
 
 class DemandingRequest(Schema):
-    """A body whose unknown members are refused where their names ask for something.
+    """A body that rejects unknown members whose names look like requirements.
 
-    Others that clients send along are passed over.
+    Other unknown members are ignored.
     """
 
     def read(self, data, **options):
@@ -10482,7 +10483,7 @@ class DemandingRequest(Schema):
 
 
 class LenientRequest(DemandingRequest):
-    """A body with members that are documented as required but may be absent."""
+    """A body whose required members are documented as such, but may be absent."""
 
     def __init__(self, *columns: Member, demanded: str, **own: Any):
         super().__init__(*columns, optional=demanded, **own)
@@ -10493,15 +10494,15 @@ class LenientRequest(DemandingRequest):
         return described | {"required": [*described.get("required", ()), *self.demanded]}
 
 
-#: What the token of a person who signed in starts with.
+#: The prefix of the token of a signed-in person.
 SESSION_PREFIX = "fsu_"
 
 
 def _check_nearness(request: falcon.Request, settings: Settings) -> None:
-    """Refuse a request without credentials that the machine itself only passes on.
+    """Reject a request without credentials that this machine only forwards.
 
-    A page elsewhere may have the operator's browser make it, under a name that leads to loopback;
-    a proxy makes it for anybody.
+    A foreign page may send it with the operator's browser, under a name that resolves to loopback;
+    a proxy forwards it for anyone.
     """
     host = request.get_header("Host")
     if host is not None and not is_loopback(host):
@@ -10533,14 +10534,14 @@ class _FactstoreSurface(Surface):
     }
 
     def credentials(self, request):
-        """A bearer token, or what an ApiKey or X-Api-Key header holds."""
+        """The bearer token, or the value of an ApiKey or X-Api-Key header."""
         scheme, _, token = (request.auth or "").partition(" ")
         if scheme.lower() in ("bearer", "apikey"):
             return token.strip()
         return request.get_header("X-Api-Key", default="").strip()
 
     def identify(self, context):
-        """By API key, session or token; a loopback caller without one where that is open."""
+        """Authenticate by API key, session or token; a loopback caller needs none in open mode."""
         lite, request = context.lite, context.request
         credentials = self.credentials(request)
         if credentials.startswith(tuple(ApiKeys.PREFIXES.values())):
@@ -10565,7 +10566,7 @@ class _FactstoreSurface(Surface):
         super().identify(context)
 
     def read_path(self, operation, values):
-        """Ids are UUIDs in either letter case; all other values stand as they are."""
+        """Validate UUIDs, in either letter case; other values are not changed."""
         read, issues = [], []
         for name, value in values.items():
             if name == "id" or name.endswith("Id"):
@@ -10581,7 +10582,7 @@ class _FactstoreSurface(Surface):
         return self.array(context, listing, context.query)
 
     def array(self, context, listing: Listing, values: Mapping, paged: bool = False) -> Response:
-        """Answer a list: bare, or in pages where the query asks for one or that is the rule."""
+        """Respond with a list: bare, or in pages on request or where they are the rule."""
         values = {name: value for name, value in values.items() if name not in ("page", "size")}
         number, size = context.query.get("page"), context.query.get("size")
         limit = context.settings.list_limit
@@ -10617,7 +10618,7 @@ class _FactstoreSurface(Surface):
         headers["Access-Control-Expose-Headers"] = "X-Request-Id, X-Factstore-Region, Retry-After"
         headers["Vary"] = "Origin"
         if context.request.method == "OPTIONS":
-            # A preflight (the Fetch standard, 4.8) asks for methods and headers by name.
+            # A preflight (the Fetch standard, 4.8) requests methods and headers by name.
             requested = context.request.get_header("Access-Control-Request-Headers", default="")
             headers["Access-Control-Allow-Methods"] = "GET, POST, PUT, DELETE"
             headers["Access-Control-Allow-Headers"] = requested or "Authorization, Content-Type"
@@ -10642,7 +10643,7 @@ class _FactstoreSurface(Surface):
         )
 
     def paged_schema(self, schema_name: str, always: bool = False) -> dict:
-        """The JSON schema of a list that is bare, or cut into pages when that is asked for."""
+        """The JSON schema of a list that is bare, or paged on request."""
         bare = self.page_schema(Named("", schema_name))
         names = ("page", "size", "totalItems", "totalPages")
         numbers = {name: {"type": "integer"} for name in names}
@@ -10654,7 +10655,7 @@ class _FactstoreSurface(Surface):
         return page if always else {"anyOf": [bare, page]}
 
     def one_schema(self, schema_name: str) -> dict:
-        """The JSON schema of one record, by the name of its schema."""
+        """The JSON schema of a record, by the name of its schema."""
         return self.record_schema(Named("", schema_name))
 
     def array_schema(self, schema_name: str) -> dict:
@@ -10683,12 +10684,12 @@ COMMAND_RESULT = {
 
 
 def created(record: Model) -> dict:
-    """The short answer of the second version's commands to what was made."""
+    """The result of a command of the second version that created a record."""
     return {"id": record.id, "status": "created", "timestamp": now_exactly()}
 
 
 def updated(record: Model) -> dict:
-    """The short answer of the second version's commands to what was changed."""
+    """The result of a command of the second version that changed a record."""
     return {"id": record.id, "status": "updated", "timestamp": now_exactly()}
 
 
@@ -10696,16 +10697,16 @@ def updated(record: Model) -> dict:
 
 
 class Belonging:
-    """Mixed into a model some of whose records end with the organisation whose slug they carry."""
+    """Mixed into a model whose records may be deleted together with their organisation."""
 
     @classmethod
     def end_with(cls, slug: str) -> None:
-        """Take away what an organisation does not leave behind."""
+        """Delete the records that end with an organisation."""
         raise NotImplementedError
 
 
 class _Slug(Name):
-    """The name of an organisation in a path, which may hold a UUID there instead."""
+    """The slug or UUID of an organisation in a path."""
 
     def read(self, value):
         slug = super().read(value)
@@ -10715,7 +10716,7 @@ class _Slug(Name):
 
 
 class Organisation(Model):
-    """A label that flows, trails and artifacts may carry; a record, not a tenant."""
+    """A label of flows, trails and artifacts; a record, not a tenant."""
 
     fact, key, touched = "organisation", "slug", True
     searched = Searchable(
@@ -10733,7 +10734,8 @@ class Organisation(Model):
 
     @classmethod
     def named(cls, key: str) -> Organisation | None:
-        """The organisation of a UUID or a slug, which older versions let be another's UUID."""
+        """Return the organisation of a UUID or a slug; in older files a slug may be another's
+        UUID."""
         by_id = cls.find_or_none(key.lower()) if UUID.fullmatch(key.lower()) else None
         return by_id or cls.find_or_none(slug=key)
 
@@ -10750,12 +10752,12 @@ class Organisation(Model):
         super().remove()
 
     def is_carried_by(self, model: type[Model]) -> bool:
-        """Whether a record of a kind carries this organisation's slug."""
+        """Return whether a record of a model has this organisation's slug."""
         return model.exists(org_slug=self.slug)
 
 
 def _labelled() -> list[type[Model]]:
-    """The models whose records may carry an organisation's slug."""
+    """The models with the slug of an organisation."""
     return [model for model in all_models() if "org_slug" in model._meta.fields]
 
 
@@ -10776,7 +10778,7 @@ class Organisations(
     verbs="list create retrieve update delete",
     options={"delete": {"scope": "factstore:admin"}},
 ):
-    """Organisations, found by slug or by UUID."""
+    """Organisations, by slug or UUID."""
 
     creates = Schema.of(
         Organisation, "slug name description type", name="CreateOrganisationRequest"
@@ -10800,10 +10802,11 @@ class Organisations(
 
 
 # --- Source hosts -------------------------------------------------------------
-# Where the code of an organisation lies, and the tokens that open it.
+# The source hosts of an organisation, and the tokens for them.
 
 PROVIDERS = "GITHUB GITLAB BITBUCKET AZURE_DEVOPS"
-#: Where a host may be that the operator named; never link-local, where clouds keep credentials.
+#: Permitted networks of hosts that the operator configured; never link-local, where clouds have
+#: their credentials.
 PRIVATE_NETWORKS = tuple(
     ip_network(network)
     for network in (
@@ -10816,7 +10819,7 @@ _SOURCE_ANSWER_LIMIT = 4 * 1024 * 1024
 
 
 class Provider(Choice):
-    """Whose product a source host is; also taken in lower case."""
+    """The provider of a source host; also accepted in lower case."""
 
     def __init__(self, **options: Any):
         super().__init__(PROVIDERS, **options)
@@ -10826,7 +10829,7 @@ class Provider(Choice):
 
 
 class ScmIntegration(Model):
-    """The token with which an organisation's pull requests are looked up at one provider."""
+    """The token of an organisation for its pull requests at one provider."""
 
     fact, key, since = "scm_integration", "org_slug provider", 2
     schema_name = "ScmIntegrationResponse"
@@ -10859,7 +10862,7 @@ class ScmIntegrations(
     verbs="list create delete",
     options={"create": {"scope": "factstore:admin"}, "delete": {"scope": "factstore:admin"}},
 ):
-    """The tokens for the source hosts of an organisation: one for each provider, never shown."""
+    """The tokens of an organisation for source hosts: one for each provider, never shown."""
 
     creates = Schema.of(ScmIntegration, "provider token", name="CreateScmIntegrationRequest")
 
@@ -10888,7 +10891,7 @@ class ScmIntegrations(
 
 
 def read_in_path(field: Member, value: str) -> Any:
-    """A value of a path, or of a header, as a field takes it."""
+    """Validate a value of a path or a header with a field."""
     try:
         return field.read(value)
     except ValueError as error:
@@ -10896,7 +10899,7 @@ def read_in_path(field: Member, value: str) -> Any:
 
 
 def organisation_slug(key: str) -> str:
-    """The slug that a path means, which may hold an organisation's UUID instead."""
+    """Return the slug of an organisation's slug or UUID in a path."""
     key = read_in_path(ScmIntegration.org_slug, key)
     organisation = Organisation.named(key)
     return organisation.slug if organisation else key
@@ -10904,7 +10907,7 @@ def organisation_slug(key: str) -> str:
 
 @functools.cache
 def source_bases(settings: Settings) -> Mapping[str, str]:
-    """The base URLs of the source hosts that the operator named, by provider."""
+    """The base URLs of source hosts in the settings, by provider."""
     bases: dict[str, str] = {}
     for entry in settings.scm_hosts:
         name, _, url = entry.partition("=")
@@ -10930,8 +10933,8 @@ def source_bases(settings: Settings) -> Mapping[str, str]:
 
 @functools.cache
 def source_transport(settings: Settings, provider: str) -> Transport:
-    """What carries requests to a provider: into private networks only where the operator named
-    the host."""
+    """The transport to a provider; into private networks only if the operator configured the
+    host."""
     return Transport(
         PRIVATE_NETWORKS if provider in source_bases(settings) else (),
         settings.scm_timeout,
@@ -10942,18 +10945,18 @@ def source_transport(settings: Settings, provider: str) -> Transport:
 
 
 # --- Patterns -----------------------------------------------------------------
-# Regular expressions that others write must not keep the server busy.
+# Regular expressions of callers must not occupy the server.
 
-#: Characters of a pattern, its groups, and its steps: a part counts as often as it is repeated.
+#: Characters of a pattern, its groups, and its steps, where repeated parts count repeatedly.
 _PATTERN_SIZE, _PATTERN_GROUPS, _PATTERN_STEPS = 500, 150, 700
-#: Bytes that RE2 may use for one pattern. With less it matches slower, never wrongly.
+#: Bytes that RE2 may use for one pattern. With less it matches slower, but never wrongly.
 _PATTERN_MEMORY = 1 << 19
 
 
 class Words:
-    """A text cut into words, which are taken one after the other; ValueError where it cannot be.
+    """A text split into words, which are read one after the other; raises ValueError.
 
-    The kind of a word is the group of the pattern that it matched, or itself for a `mark`.
+    The type of a word is the group of the pattern that matched it, or the word itself for a `mark`.
     """
 
     def __init__(self, pattern: str, text: str):
@@ -10971,7 +10974,7 @@ class Words:
             at = token.end()
 
     def take(self, *kinds: str) -> str:
-        """The next word if it is of such a kind, or nothing."""
+        """Return the next word and go on, if it has one of these types; else an empty string."""
         return self.left.popleft()[1] if self.left and self.left[0][0] in kinds else ""
 
     def need(self, expected: str) -> str:
@@ -10981,15 +10984,15 @@ class Words:
         return self.left.popleft()[1]
 
     def position(self) -> str:
-        """Where the next word stands, for an error."""
+        """The position of the next word, for errors."""
         return f"at character {self.left[0][2]}" if self.left else "at the end"
 
 
 class Pattern:
-    """A regular expression that RE2 matches, in time proportional to its size and to the text's.
+    """A regular expression of RE2, which matches in time linear in its size and the text.
 
-    Only what RE2, Java and Python read alike is accepted: neither references nor lookaround, which
-    RE2 lacks, nor brackets in brackets, which mean another set in each. Else ValueError says why.
+    Only syntax that RE2, Java and Python read alike is accepted; without references and lookaround,
+    which RE2 lacks, and nested brackets, which are different sets in each. Raises ValueError.
     """
 
     WORDS = r"""(?xs)(?P<mark>[$^|)*+?]|\\[bB]|\((?:\?:|(?!\?))|\{[0-9]{1,4}(?:,[0-9]{0,4})?\})
@@ -11004,10 +11007,10 @@ class Pattern:
         options = re2.Options()
         options.max_mem, options.log_errors, options.never_capture = _PATTERN_MEMORY, False, True
         words = Words(self.WORDS, text.removeprefix("(?i)")).left
-        # RE2's own steps are bytes: a full stop takes eight of them, and is one step all the same.
+        # RE2's own steps are bytes; a full stop has eight of them, but counts as one step.
         outline = "".join("x" if word == "character" else word for word, _, _ in words)
         try:
-            #: What it takes to match one character.
+            #: The cost of matching one character.
             self.steps = re2.compile(outline, options).programsize
             self._compiled = re2.compile(text, options)
         except re2.error as error:
@@ -11016,7 +11019,7 @@ class Pattern:
             raise ValueError("it is too large")
 
     def matches(self, text: str) -> bool:
-        """Whether the whole of a text is what the pattern describes."""
+        """Return whether the pattern matches the whole text."""
         return self._compiled.fullmatch(text) is not None
 
 
@@ -11036,9 +11039,9 @@ def yaml_error(mark: Any, message: str) -> ValueError:
 
 
 def parse_yaml(text: str) -> tuple[Any, Any]:
-    """The root node of a YAML document, and its value as JSON has it.
+    """Parse a YAML document; return its root node and its value as JSON.
 
-    ValueError says what is wrong, and where.
+    Raises ValueError with the line and column.
     """
     import yaml
 
@@ -11069,7 +11072,7 @@ def parse_yaml(text: str) -> tuple[Any, Any]:
 
 
 def _check_nesting(events: Iterable, limit: int) -> None:
-    """Refuse YAML that is nested too deep, as soon as the parser comes to it."""
+    """Reject YAML that is nested too deeply, as soon as the parser reaches it."""
     depth = 0
     for event in events:
         name = type(event).__name__
@@ -11080,8 +11083,8 @@ def _check_nesting(events: Iterable, limit: int) -> None:
 
 
 def _check_nodes(loader: Any, node: Any, depth: int, budget: Iterator) -> None:
-    """Refuse values that do not fit their tags, names that stand twice in a mapping, and aliases,
-    which share what they name, that stand for too much."""
+    """Reject values that do not match their tags, repeated names, and aliases that expand too
+    far."""
     if depth < 0 or next(budget, None) is None:
         raise yaml_error(node.start_mark, "this holds too many values, or is nested too deep.")
     if node.id == "scalar":
@@ -11102,7 +11105,7 @@ def _check_nodes(loader: Any, node: Any, depth: int, budget: Iterator) -> None:
 
 
 def _check_scalar(loader: Any, node: Any) -> None:
-    """Refuse a value that does not fit its tag, such as 2001-99-99."""
+    """Reject a value that does not match its tag, such as 2001-99-99."""
     if node.tag.endswith(":merge"):
         return
     try:
@@ -11126,7 +11129,7 @@ class Condition:
         | (?P<call>exists|matches)(?=\s*\()
         | (?P<mark>==|!=|=|[][(),]|(?:and|or|not|in)(?![\w.-]))
         | (?P<field>flow\.tags\[\s*(?:"[^"]*"|'[^']*')\s*\]|[A-Za-z_][\w.-]*))"""
-    #: Fields that hold text, and those that only exist.
+    #: Fields with text, and fields that only exist.
     FIELDS = ("flow.name", "flow.tags.<name>", "artifact.name", "artifact.fingerprint")
     OBJECTS = ("flow", "flow.tags", "artifact")
 
@@ -11141,14 +11144,14 @@ class Condition:
             raise ValueError(f"unexpected {self.words.left[0][1]!r} {self.words.position()}")
 
     def any_of(self, depth: int) -> Callable[[Mapping], bool]:
-        """Parts of which one must hold."""
+        """Parse alternatives, of which one must be true."""
         parts = [self.all_of(depth)]
         while self.words.take("or"):
             parts.append(self.all_of(depth))
         return lambda fields: any(part(fields) for part in parts)
 
     def all_of(self, depth: int) -> Callable[[Mapping], bool]:
-        """Parts that must all hold."""
+        """Parse conditions that must all be true."""
         parts = [self.part(depth)]
         while self.words.take("and"):
             parts.append(self.part(depth))
@@ -11187,7 +11190,7 @@ class Condition:
         return lambda fields: fields.get(field) is not None and pattern.matches(fields[field])
 
     def compare(self) -> Callable[[Mapping], bool]:
-        """A field held against one text or a list of them."""
+        """Parse the comparison of a field with a text or a list of texts."""
         field, where = self.field(*self.FIELDS), self.words.position()
         if self.words.take("=="):
             equal = self.text()
@@ -11205,7 +11208,7 @@ class Condition:
         return lambda fields: fields.get(field) in listed
 
     def field(self, *expected: str) -> str:
-        """The name of a field; a tag's in brackets means the one after a full stop."""
+        """Parse the name of a field; `tags["x"]` is `tags.x`."""
         where = self.words.position()
         name, bracket, key = self.words.need("field").partition("[")
         name = f"{name}.{key[:-1].strip()[1:-1]}" if bracket else name
@@ -11214,7 +11217,7 @@ class Condition:
         return name
 
     def text(self) -> str:
-        """What stands between quotation marks."""
+        """Parse a quoted text."""
         return self.words.need("text")[1:-1]
 
 
@@ -11232,7 +11235,7 @@ _TEMPLATE_MEMBERS = {
     "artifact": "name attestations description",
     "attestation": "name type if description",
 }
-#: What an unreadable template asks for. No attestation has a name as long as this.
+#: The requirement of an unreadable template. No attestation's name is as long as this.
 _UNREADABLE_TEMPLATE = (
     "a template that can be read. The stored template is not understood, so it asks for everything "
     "and nothing meets it. Store a corrected one in the member templateYaml of the flow; a trail "
@@ -11255,7 +11258,7 @@ def _members(node: Any, part: str) -> dict[str, Any]:
 
 
 def _items(members: Mapping[str, Any], name: str) -> list:
-    """The elements of a member, which must be a list where it is there."""
+    """Return the elements of a member, which must be a list if it is present."""
     node = members.get(name)
     if node is not None and node.id != "sequence":
         raise yaml_error(node.start_mark, f"expected a list of {name}.")
@@ -11272,7 +11275,7 @@ def _text(node: Any) -> str:
 
 
 def _name(node: Any, part: str, members: Mapping[str, Any]) -> str:
-    """The name of a part of a template, which must have one."""
+    """Return the name of a part of a template, which is required."""
     if "name" not in members:
         raise yaml_error(node.start_mark, f"this {part} has no name.")
     return _text(members["name"])
@@ -11284,14 +11287,15 @@ def _always(fields: Mapping) -> bool:
 
 
 class Template:
-    """What a template asks for: attestations by name, of the trail and of artifacts by theirs.
+    """The requirements of a template: names of attestations of the trail and of artifacts.
 
-    One that cannot be read asks for what nobody can have; `fault` says why.
+    A template that cannot be parsed requires something that nobody can have; `fault` is the reason.
     """
 
     def __init__(self, text: str):
         self.document: Any = None
-        #: Words of its conditions and steps of their patterns, which take time to evaluate.
+        #: The number of words of its conditions and steps of their patterns, for the time of
+        #: evaluation.
         self.size = self.weight = 0
         self.fault = ""
         self.trail: list[tuple[str, Callable[[Mapping], bool]]] = []
@@ -11305,7 +11309,7 @@ class Template:
             self.artifacts = []
 
     def _read(self, root: Any) -> None:
-        """Read what is asked for, or raise ValueError at the first thing that is not understood."""
+        """Parse the requirements; raises ValueError at the first thing that is not understood."""
         members = _members(root, "template")
         trail = _members(members["trail"], "trail") if "trail" in members else {}
         required = _items(members, "requiredAttestations")
@@ -11315,7 +11319,7 @@ class Template:
             self.artifacts.append((_name(item, "artifact", artifact), self._entries(artifact)))
 
     def _entries(self, holder: dict) -> list[tuple[str, Callable[[Mapping], bool]]]:
-        """The name of each attestation asked for, and when it is."""
+        """Parse the names of required attestations with their conditions."""
         entries = []
         for item in _items(holder, "attestations"):
             members = _members(item, "attestation")
@@ -11349,20 +11353,20 @@ class Template:
 
     @property
     def entries(self) -> list[tuple[str, Callable[[Mapping], bool]]]:
-        """The name of every attestation that it may ask for, and when it does."""
+        """The names of all attestations that may be required, with their conditions."""
         return [*self.trail, *(entry for _, entries in self.artifacts for entry in entries)]
 
     def names(self, fields: Mapping[str, str | None]) -> list[str]:
-        """The attestations asked for where the fields of conditions have these values."""
+        """The names of required attestations for these values of the conditions' fields."""
         name = fields.get("artifact.name")
         own = (entries for artifact, entries in self.artifacts if artifact == name)
         entries = itertools.chain(self.trail, *own)
         return list(dict.fromkeys(name for name, holds in entries if holds(fields)))
 
     def names_of_all(self, fields: Mapping, artifacts: Sequence[Mapping]) -> list[str]:
-        """The attestations asked for of several artifacts together.
+        """The names of required attestations of several artifacts together.
 
-        Where it would take too long to evaluate every condition, all of them count as true.
+        If evaluating every condition would take too long, all of them count as true.
         """
         letters = sum(len(value or "") for own in artifacts for value in own.values())
         if self.size * len(artifacts) + self.weight * letters <= _TEMPLATE_BUDGET:
@@ -11375,12 +11379,12 @@ class Template:
 
 @functools.lru_cache(maxsize=32)
 def read_template(text: str) -> Template:
-    """A template, read once for as long as it is in use."""
+    """Parse a template, with a cache."""
     return Template(text)
 
 
 class TemplateText(Text):
-    """A template, which must be understood when it is stored; blank text stands for none."""
+    """A template, which is validated when it is stored; blank text counts as none."""
 
     def read(self, value):
         text = super().read(value)
@@ -11392,13 +11396,13 @@ class TemplateText(Text):
 
 
 def flow_fields(name: str, tags: Mapping[str, str]) -> dict[str, str | None]:
-    """What a condition may ask of the flow."""
+    """The fields of a flow for conditions."""
     values = {f"flow.tags.{key}": value for key, value in tags.items()}
     return {"flow": None, "flow.name": name, "flow.tags": None, **values}
 
 
 def artifact_fields(name: str, digest: str) -> dict[str, str | None]:
-    """What a condition may ask of an artifact."""
+    """The fields of an artifact for conditions."""
     return {"artifact": None, "artifact.name": name, "artifact.fingerprint": digest}
 
 
@@ -11406,7 +11410,7 @@ def artifact_fields(name: str, digest: str) -> dict[str, str | None]:
 
 
 class Flow(Model):
-    """A path to production, and the attestations that it asks for."""
+    """A path to production, with the attestations that it requires."""
 
     fact, key, touched = "flow", "name", True
     searched = Searchable(
@@ -11442,7 +11446,7 @@ class Flow(Model):
         return super().change(**split_lists(values))
 
     def template(self) -> Any:
-        """The template as JSON; None without one, and when the text is no YAML mapping."""
+        """Return the template as JSON; None without one, or if it is no YAML mapping."""
         return read_template(self.template_yaml).document if self.template_yaml else None
 
 
@@ -11473,7 +11477,7 @@ _FLOW_TEMPLATE = {
 }
 
 
-#: What an update or a removal would take away others rely on: requirements, policies, allow-lists.
+#: Updates and deletions that remove requirements, policies or allow-lists need this scope.
 GOVERNED = MappingProxyType({"scope": "factstore:govern"})
 
 
@@ -11487,7 +11491,7 @@ class Flows(
     verbs="list create retrieve update delete",
     options={"update": GOVERNED, "delete": GOVERNED},
 ):
-    """Paths to production; who may change what one asks for governs it."""
+    """Paths to production; changing their requirements needs the `govern` scope."""
 
     guide = """\
 A template is YAML, validated when it is stored: what is not understood is 400 with line and
@@ -11532,7 +11536,7 @@ that trail.
 
     @route("GET /api/v1/flows/{flowId}/template", answer=_FLOW_TEMPLATE)
     def get_flow_template(self, context, key):
-        """Get the template of a flow: its text, and what it says as JSON."""
+        """Get the template of a flow, as text and as JSON."""
         flow = self.find(key)
         return {
             "flowId": flow.id,
@@ -11554,16 +11558,16 @@ class FlowsV2(
         "delete": {"id": "deleteFlowV2", **GOVERNED},
     },
 ):
-    """The same flows, with short answers to what is written."""
+    """The same flows, with short results of commands."""
 
     @route("GET /api/v2/flows/{flowId}/template", answer=_FLOW_TEMPLATE)
     def get_flow_template_v2(self, context, key):
-        """Get the template of a flow: its text, and what it says as JSON."""
+        """Get the template of a flow, as text and as JSON."""
         return super().get_flow_template(context, key)
 
 
 class SecurityThreshold(Model):
-    """How many weaknesses of each severity a flow puts up with; one more is a breach."""
+    """The vulnerabilities of each severity that a flow accepts; one more is a breach."""
 
     fact, key, touched = "security_threshold", "flow", True
 
@@ -11585,7 +11589,7 @@ class SecurityThresholds(
     tag="Flows",
     schema_name="SecurityThresholdResponse",
 ):
-    """The limits that security scans of a flow are held against."""
+    """The limits for security scans of a flow."""
 
     @route("GET /api/v1/flows/{flowId}/security-thresholds", answer="SecurityThresholdResponse")
     def get_security_thresholds(self, context, key):
@@ -11606,7 +11610,7 @@ class SecurityThresholds(
         answer="SecurityThresholdResponse",
     )
     def set_security_thresholds(self, context, key):
-        """Create or overwrite the scan limits of a flow; what is left out gets its default."""
+        """Create or overwrite the scan limits of a flow; absent ones get their defaults."""
         flow = Flow.find(key)
         limits = ("max_critical", "max_high", "max_medium", "max_low")
         defaults = {name: getattr(SecurityThreshold, name).default for name in limits}
@@ -11621,7 +11625,7 @@ class SecurityThresholds(
 
 
 class Notification(Model):
-    """An event as the product shows it to people; it is never deleted."""
+    """A notification for people; it is never deleted."""
 
     since = 4
     schema_name = "NotificationResponse"
@@ -11647,7 +11651,7 @@ _NOTIFICATIONS = Listing(
 
 
 def _record_reading(context: RequestContext, key: str, detail: str | None = None) -> None:
-    """Put into the audit log who marked a notification, or all, as read."""
+    """Audit who marked a notification, or all, as read."""
     context.workspace.journal.note(session(), "notification.read", "notification", key, detail)
 
 
@@ -11664,12 +11668,12 @@ class Notifications(
     filters = Paging.of(Notification, "is_read severity")
 
     def list(self, context):
-        """List the notifications, newest first, in pages where the query asks for one."""
+        """List the notifications, newest first, in pages on request."""
         return FACTSTORE.array(context, _NOTIFICATIONS, context.query)
 
     @route("GET /api/v1/notifications/unread-count", answer=Shape(count=Integer(0)).describe())
     def count_unread_notifications(self, context):
-        """Count the notifications that nobody has read."""
+        """Count the unread notifications."""
         return {"count": _NOTIFICATIONS.count({"is_read": False})}
 
     @route("POST /api/v1/notifications/{notificationId}/read", answer="NotificationResponse")
@@ -11689,11 +11693,11 @@ class Notifications(
 
 
 # --- Notification channels ----------------------------------------------------
-# Where a notification goes, and how it is put there.
+# The receivers of notifications, and their formats.
 
 
 def read_receiver(config: str) -> str:
-    """The URL in a channel's configuration; Invalid where there is none."""
+    """Return the URL in a channel's configuration; raises Invalid without one."""
     try:
         document = read_json(config.encode())
     except Invalid:
@@ -11706,7 +11710,7 @@ def read_receiver(config: str) -> str:
 
 
 def _lies_within(url: str, networks: Networks) -> bool:
-    """Whether a URL leads to nowhere but these networks; False where its name does not resolve."""
+    """Return whether a URL leads only into these networks; False if it does not resolve."""
     parts, port = split_target(url)
     with contextlib.suppress(OSError, UnicodeError):
         resolved = call_within(5, socket.getaddrinfo, parts.hostname, port)
@@ -11715,25 +11719,25 @@ def _lies_within(url: str, networks: Networks) -> bool:
 
 
 def needs_tls(url: str, networks: Networks) -> bool:
-    """Whether notifications go to a URL by https only, as to all but what the operator listed."""
+    """Return whether a URL must be https, unless the operator listed its network."""
     return url.lower().startswith("https://") or not (networks and _lies_within(url, networks))
 
 
 def check_channel(channel_type: str, config: str, settings: Settings) -> None:
-    """Refuse a channel that leads nowhere, or where nothing may be sent; in-app needs no URL."""
+    """Reject a channel without a permitted URL; in-app needs none."""
     if channel_type != "IN_APP":
         url, networks = read_receiver(config), allowed_networks(settings)
         check_target(url, networks, needs_tls(url, networks))
 
 
 def slack_text(lines: Iterable[str]) -> str:
-    """Lines as Slack takes a text, in which no name can address people or draw a link."""
-    # Slack asks for these three characters to be escaped, and for no others.
+    """Escape lines for Slack, so that names cannot mention people or add links."""
+    # Slack requires these three characters to be escaped, and no others.
     return "\n".join(escape(" ".join(line.split())[:3000], quote=False) for line in lines)
 
 
 def slack_message(notification: Mapping[str, Any]) -> str:
-    """A notification as Slack shows it."""
+    """Format a notification for Slack."""
     facts = {
         "Severity": notification["severity"],
         "Event": notification["triggerEvent"],
@@ -11749,11 +11753,11 @@ def slack_message(notification: Mapping[str, Any]) -> str:
 
 
 # --- Notifying ----------------------------------------------------------------
-# Rules say who is notified of which event; deliveries say with what result.
+# Rules select who is notified of which event; deliveries record the results.
 
 #: Characters of a message; a gate may have thousands of reasons.
 _MESSAGE_SIZE = 2000
-#: The rules that a happening meets, which may have no flow or environment.
+#: The rules that match an event, which may have no flow or environment.
 _MATCHING = """SELECT "id", "channel_type" FROM "notification_rule"
     WHERE "trigger_event" = ? AND "is_active" = 1
     AND ("filter_flow_id" IS NULL OR "filter_flow_id" = ?)
@@ -11761,7 +11765,7 @@ _MATCHING = """SELECT "id", "channel_type" FROM "notification_rule"
 
 
 class _ChannelConfig(Encrypted):
-    """A JSON object as text; anyone who knows its URL can post to the channel."""
+    """A JSON object as text, which may contain a secret URL."""
 
     is_secret = True
 
@@ -11788,27 +11792,27 @@ class NotificationRule(Model):
 
     @property
     def sends(self) -> bool:
-        """Whether it has anything sent to another server."""
+        """Return whether the rule sends messages to another server."""
         return self.is_active and self.channel_type != "IN_APP"
 
     def change(self, **values):
         changed = super().change(**values)
         if self.channel_type != "IN_APP":
-            # Two changes at a time might each leave a good pair, and a bad one together.
+            # Two concurrent changes could each be valid, and invalid together.
             read_receiver(self.channel_config)
         if not self.sends:
             NotificationMessage.skip(self)
         return changed
 
     def remove(self):
-        # All at once, since there may be many.
+        # In one statement, since there may be many.
         for model in (NotificationMessage, NotificationDelivery):
             model.delete().where(model.rule == self).execute()
         super().remove()
 
 
 class NotificationDelivery(Model):
-    """What became of a notification by one rule, in the end."""
+    """The final result of a notification by one rule."""
 
     since = 4
     schema_name = "NotificationDeliveryResponse"
@@ -11824,7 +11828,7 @@ class NotificationDelivery(Model):
 
     @classmethod
     def record(cls, rule: str, payload: str, status: str, **values: Any) -> None:
-        """Put down what became of a notification by a rule."""
+        """Record the result of a notification by a rule."""
         trigger = json.loads(payload)["triggerEvent"]
         cls.create(rule=rule, event_type=trigger, payload=payload, status=status, **values)
 
@@ -11838,7 +11842,7 @@ class NotificationMessage(OutboxMessage):
 
     id = PrefixedId("ntf")
     rule = Owner(NotificationRule, index=True)
-    #: What WEBHOOK posts, and SLACK puts in words.
+    #: The payload of WEBHOOK, which SLACK formats as text.
     payload = Text()
 
     class Meta:
@@ -11870,13 +11874,13 @@ class NotificationMessage(OutboxMessage):
 
     @classmethod
     def skip(cls, rule: NotificationRule) -> None:
-        """End what is on its way by a rule that has nothing sent any more."""
+        """Cancel the messages of a rule that no longer sends any."""
         for message in cls.select().where(cls.rule == rule, cls.state == "due"):
             message.change(state="failed", due_at=None)
             message.conclude("SKIPPED", 0, "The rule was switched off, or has another channel now.")
 
     def conclude(self, status: str, attempts: int, error: str | None = None) -> None:
-        """Put down what became of it in the end."""
+        """Record the final result."""
         outcome = {"attempt_count": attempts, "error": error}
         NotificationDelivery.record(self.rule_id, self.payload, status, **outcome)
 
@@ -11903,11 +11907,11 @@ def notify(
     environment_id: str | None = None,
     payload: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """Notify by every active rule for a trigger, in the current transaction.
+    """Notify by every active rule of a trigger, in the current transaction.
 
-    CRITICAL is what stops a release: a trail that is no longer compliant, a gate that is shut.
-    WARNING needs attention: a failed attestation, drift, a rejection. INFO is
-    what waits for a decision: a request for approval, a test.
+    CRITICAL blocks a release: a trail that is no longer compliant, a gate that blocks. WARNING
+    needs attention: a failed attestation, drift, a rejection. INFO awaits a decision: a request for
+    approval, a test.
     """
     scope = trigger, flow_id, environment_id
     rules = session().database.connection().execute(_MATCHING, scope).fetchall()
@@ -11945,7 +11949,7 @@ class NotificationRules(
     item="ruleId",
     verbs="list create retrieve update delete",
 ):
-    """The notification rules; for admins only, since a rule holds the secret URL of its channel."""
+    """The notification rules, for admins only: a rule contains the secret URL of its channel."""
 
     guide = """\
 A rule notifies in the product (`/notifications`), by a webhook or in Slack, for all records or
@@ -11975,12 +11979,12 @@ say why one failed.
 
     def enter(self, values):
         if values["channel_type"] != "IN_APP":
-            # Where that is, is looked at when something is sent.
+            # The address is checked when something is sent.
             read_receiver(values.get("channel_config", NotificationRule.channel_config.default))
         return super().enter(values)
 
     def prepare_update(self, context: RequestContext, key: str) -> dict:
-        """What a body changes of a rule, whose channel must still lead somewhere."""
+        """Validate the changes of a rule, including its channel."""
         rule, values = self.find(key), dict(context.body)
         for name in ("filter_flow_id", "filter_environment_id"):
             if values.pop(f"clear_{name}", False):
@@ -11999,7 +12003,7 @@ say why one failed.
 
     @route("POST /api/v1/notification-rules/{ruleId}/test", status=202)
     def test_notification_rule(self, context, key):
-        """Send a test to all active rules that have the trigger and the filters of this one."""
+        """Send a test by all active rules with the trigger and the filters of this one."""
         rule = self.find(key)
         notify(
             rule.trigger_event,
@@ -12011,7 +12015,7 @@ say why one failed.
             flow_id=rule.filter_flow_id,
             environment_id=rule.filter_environment_id,
         )
-        # What would be named after the rule itself would be a fact about it.
+        # A member named after the rule itself would be a fact about it.
         context.workspace.journal.note(session(), "notification.tested", "notification_rule", key)
 
 
@@ -12027,13 +12031,13 @@ class NotificationDeliveries(
         answer=FACTSTORE.paged_schema("NotificationDeliveryResponse"),
     )
     def list(self, context, key):
-        """List what came of a rule's notifications, newest first."""
+        """List the results of a rule's notifications, newest first."""
         NotificationRule.find(key)
         return FACTSTORE.array(context, _RULE_DELIVERIES, {"rule": key})
 
 
 # --- Trail records ------------------------------------------------------------
-# What a trail gathers.
+# The records of a trail.
 
 
 class Trail(Model):
@@ -12072,20 +12076,20 @@ class Trail(Model):
 
     @property
     def words(self) -> str:
-        """What it is called in a sentence for people."""
+        """Its name in a sentence for people."""
         commit = f"commit {self.git_commit_sha} on {self.git_branch} by {self.git_author}"
         return f"trail {self.name or self.id} ({commit})"
 
 
-#: SQL for the position of the result of the attestation `r` among all results: where it was
-#: recorded, or where evidence brought it later.
+#: SQL for the position of the result of the attestation `r` among all results: of its creation,
+#: or of the evidence that changed it later.
 RESULT_ORDER = """ifnull(r."decided", r."rowid" << 32)"""
 
 
 def covers_sql(digest: str = "") -> str:
-    """SQL for whether the approval `v` covers an artifact, or without a digest all of its trail.
+    """SQL for whether the approval `v` covers an artifact, or without a digest its whole trail.
 
-    Nobody has approved what was reported for the first time after the decision.
+    An artifact that was first reported after the decision is not covered.
     """
     with_digest = f'AND i."sha256_digest" IN {spellings_sql(digest)}' if digest else ""
     return f"""NOT EXISTS (SELECT 1 FROM "artifact" AS i WHERE i."trail_id" = v."trail_id"
@@ -12094,8 +12098,8 @@ def covers_sql(digest: str = "") -> str:
 
 
 def approved_sql(trail: str, flow: str, digest: str = "") -> str:
-    """SQL for whether a trail, or an artifact of it, is released for a flow: of the approvals, the
-    one decided last decides."""
+    """SQL for whether a trail, or an artifact of it, is approved for a flow, by the latest
+    decision."""
     return f"""ifnull((SELECT v."status" = 'APPROVED' AND {covers_sql(digest)} FROM "approval" AS v
         WHERE v."trail_id" = {trail} AND v."flow_id" = {flow}
             AND v."status" IN ('APPROVED', 'REJECTED')
@@ -12120,8 +12124,8 @@ def concerns_sql(trail: str, digest: str = "") -> str:
 def templates_sql(trail: str, flow: str) -> str:
     """SQL for the JSON array of the templates of a flow and of a trail, from their aliases.
 
-    Each is null where there is none. The template of a trail speaks for its own flow only. Blank
-    text, which older versions stored, is no template.
+    Each may be null. The template of a trail applies to its own flow only. Blank text, which older
+    versions stored, is no template.
     """
     text = "nullif(trim({}.\"template_yaml\", char(9, 10, 13, 32)), '')"
     own = f'CASE WHEN {trail}."flow_id" = {flow}."id" THEN {text.format(trail)} END'
@@ -12129,13 +12133,13 @@ def templates_sql(trail: str, flow: str) -> str:
 
 
 def facts_sql(trail: str, digest: str = "", flow: str = 'k."flow_id"') -> str:
-    """SQL for the facts, as JSON, that `evaluate_compliance` holds against a flow.
+    """SQL for the facts, as JSON, with which `evaluate_compliance` evaluates a flow.
 
-    The arguments are SQL for ids: of a trail, and of a flow that is not its own. Without a digest,
+    The arguments are SQL for ids: of a trail, and of another flow than its own. Without a digest,
     the facts are about all artifacts of the trail.
     """
     templates = templates_sql("k", "f")
-    # A digest keeps the names under which trails of the flow have reported it.
+    # An artifact has all names under which trails of the flow reported its digest.
     reported = 'WHERE i."trail_id" = k."id"'
     if digest:
         reported = f"""JOIN "trail" AS o ON o."id" = i."trail_id" AND o."flow_id" = k."flow_id"
@@ -12163,7 +12167,7 @@ def compliance_sql(trail: str, digest: str = "") -> str:
 
 
 def passed_types_sql(trail: str, digest: str = "") -> str:
-    """SQL for the types whose latest result is PASSED: of a trail, or of an artifact of it."""
+    """SQL for the types whose latest result is PASSED, of a trail or of an artifact of it."""
     return f"""SELECT "type" FROM (
         SELECT r."type", r."status", max({RESULT_ORDER}) FROM "attestation" AS r
         WHERE r."trail_id" = {trail} AND r."status" <> 'PENDING'
@@ -12172,7 +12176,7 @@ def passed_types_sql(trail: str, digest: str = "") -> str:
 
 
 def deciding_sql(digest: str) -> str:
-    """SQL for the trails that decide on a digest: of each flow, the one that reported it last.
+    """SQL for the trails that decide about a digest: in each flow, the last one that reported it.
 
     `report` is the rowid of that artifact.
     """
@@ -12181,8 +12185,8 @@ def deciding_sql(digest: str) -> str:
         WHERE a."sha256_digest" IN {spellings_sql(digest)} GROUP BY k."flow_id\""""
 
 
-#: SQL for the names of the environments whose newest snapshot holds the artifact `t1`: there, the
-#: newest snapshot that holds its digest is the newest of all. Most artifacts run nowhere.
+#: SQL for the names of the environments whose newest snapshot contains the artifact `t1`: the
+#: newest snapshot with its digest is the newest of the environment. Most artifacts run nowhere.
 _RUNNING_IN = f"""(SELECT json_group_array(n."name") FROM (
     SELECT e."name" FROM "environment" AS e
     WHERE EXISTS (SELECT 1 FROM "snapshot_artifact" AS s
@@ -12197,7 +12201,7 @@ _RUNNING_IN = f"""(SELECT json_group_array(n."name") FROM (
 
 
 class Artifact(Model):
-    """Something that was built, known by its digest, as one trail reported it."""
+    """A build result, identified by its digest, as one trail reported it."""
 
     fact, made, since = "artifact", "reported", 2
     schema_name = "ArtifactResponse"
@@ -12234,7 +12238,7 @@ class Artifact(Model):
 
 
 class Attestation(Model):
-    """A statement about a trail: what was done, and with what result."""
+    """A statement about a trail, with its result."""
 
     fact, made, lookup, since = "attestation", "recorded", "trail type status", 2
     schema_name = "AttestationResponse"
@@ -12263,14 +12267,14 @@ class Attestation(Model):
     artifact_fingerprint = Text(255, null=True)
     created_at = Timestamp(6, default=now_exactly)
     metadata = Json(MapOf(Anything()), null=True)
-    #: See RESULT_ORDER; null where the result came with the record.
+    #: See RESULT_ORDER; null if the result came with the record.
     decided = Integer(null=True, hidden=True, since=6)
-    #: The status that came with the record, once evidence brought another result.
+    #: The status of the creation, if evidence changed the result later.
     declared = Choice("PASSED FAILED PENDING", null=True, hidden=True, since=7)
 
 
 def count_by_status(model: type[Model]) -> Counter[str]:
-    """How many records of a model there are by status."""
+    """Count the records of a model by status."""
     counts = model.select(model.status, peewee.fn.count(peewee.SQL("*"))).group_by(model.status)
     return Counter(dict(counts.tuples()))
 
@@ -12287,7 +12291,7 @@ class Records:
 
 
 class Approval(Model):
-    """A request to let a trail be released, and what became of it."""
+    """A request to approve a trail, and its decisions."""
 
     fact, made, since = "approval", "requested", 2
     lookup = "trail status"
@@ -12305,10 +12309,10 @@ class Approval(Model):
     requested_at = Timestamp(6, default=now_exactly)
     deadline = Timestamp(6, null=True)
     resolved_at = Timestamp(6, null=True)
-    #: Whose credentials asked for it.
+    #: Whose credentials requested it.
     requested_by = Text(320, null=True, since=6)
 
-    #: SQL for the status at the present: what nobody decided in time has expired.
+    #: SQL for the current status: a request that was not decided in time has expired.
     standing = (
         """CASE WHEN t1."status" = 'PENDING_APPROVAL' AND t1."deadline" < (SELECT present()) """
         """THEN 'EXPIRED' ELSE t1."status" END"""
@@ -12330,18 +12334,18 @@ class Approval(Model):
 
 
 class Compliance(NamedTuple):
-    """What a trail, or an artifact of it, lacks for a flow."""
+    """The compliance of a trail, or of an artifact of it, with a flow."""
 
-    #: Whether the flow asks for anything.
+    #: Whether the flow requires anything.
     is_judged: bool
-    #: What is required and did not pass: by type, and under a template by name.
+    #: The requirements that did not pass: types, or names of a template.
     missing_types: Sequence[str]
     missing_names: Sequence[str]
-    #: What failed, and did not pass since: by type, and under a template by name.
+    #: The failures without a later pass: types, or names of a template.
     failed_types: Sequence[str]
     failed_names: Sequence[str]
     lacks_approval: bool
-    #: Why a template cannot be read, if so: it asks for everything.
+    #: Why a template cannot be parsed, if so: it requires everything.
     fault: str = ""
 
     @property
@@ -12356,24 +12360,23 @@ class Compliance(NamedTuple):
 
     @property
     def is_compliant(self) -> bool:
-        """Whether nothing stands against it."""
+        """Return whether no requirement is unmet."""
         return not (self.missing or self.failed or self.lacks_approval)
 
     @property
     def state(self) -> str:
-        """The verdict in a word; UNKNOWN where the flow asks for nothing, and nothing failed."""
+        """The verdict; UNKNOWN if the flow requires nothing and nothing failed."""
         if not self.is_compliant:
             return "NON_COMPLIANT"
         return "COMPLIANT" if self.is_judged else "UNKNOWN"
 
 
 def evaluate_compliance(facts: str) -> Compliance:
-    """Hold the facts that `facts_sql` gathers against the flow.
+    """Evaluate the facts of `facts_sql` against the requirements of the flow.
 
-    The latest result of each required type or name counts, and no failure may be left that did not
-    pass since. A template of the flow requires names instead of the flow's types, unless it names
-    nothing. A template of the trail, which needs no more than the right to record, only adds to
-    what the flow requires.
+    The latest result of each required type or name counts, and every failure must have passed
+    since. A template of the flow with names replaces the flow's types. A template of the trail,
+    which needs only the right to record, adds requirements and removes none.
     """
     read = json.loads(facts)
     of_flow, of_trail = (read_template(text) if text else None for text in read["templates"])
@@ -12397,14 +12400,15 @@ def evaluate_compliance(facts: str) -> Compliance:
 
 
 def _unmet(required: Iterable[str], results: Sequence, by_name: bool) -> tuple[list, list]:
-    """The required types or names that did not pass, and what failed and did not pass since."""
+    """Return the required types or names that did not pass, and the failures without a later
+    pass."""
     passed, failed = _latest_results(results, by_name)
     return [requirement for requirement in required if requirement not in passed], failed
 
 
 @sql_function
 def compliance(facts: str | None) -> str:
-    """The state of a trail or an artifact; UNKNOWN where there is no such trail."""
+    """Return the state of a trail or an artifact; UNKNOWN if the trail does not exist."""
     if not facts:
         return "UNKNOWN"
     return (_recent_state if len(facts) <= 20_000 else _state)(facts)
@@ -12419,11 +12423,11 @@ _recent_state = functools.lru_cache(maxsize=256)(_state)
 
 
 def _latest_results(results: Sequence, by_name: bool) -> tuple[set[str], list[str]]:
-    """The types or names that passed last, and those of all failures that did not pass since.
+    """Return the types or names whose latest result passed, and the failures without a later pass.
 
-    Results come in the order in which they were decided. By name, an attestation without one meets
-    no requirement. What failed passes under the same name about the same artifact: a result of
-    another scanner or test suite does not undo it.
+    Results are in the order of their decisions. By name, an attestation without one meets no
+    requirement. A failure is undone by a pass of the same name about the same artifact: the result
+    of another scanner or test suite does not undo it.
     """
     latest, last_pass, failures = {}, {}, []
     for number, (type, name, status, artifact) in enumerate(results):
@@ -12439,9 +12443,9 @@ def _latest_results(results: Sequence, by_name: bool) -> tuple[set[str], list[st
 
 
 def _required_names(facts: Mapping[str, Any], templates: Iterable[Template]) -> list[str]:
-    """The attestations that templates ask of the artifacts, or of the trail as a whole.
+    """Return the attestations that templates require of the artifacts, or of the whole trail.
 
-    To the artifacts of a trail belong those in the template that it still has to report.
+    The artifacts of a trail include those of its template that were not reported yet.
     """
     fields = flow_fields(facts["flow"], facts["tags"])
     names: dict[str, None] = {}
@@ -12459,10 +12463,10 @@ _TRAIL_FACTS = f"SELECT {facts_sql('?')}"
 
 
 def update_trail_status(trail: Trail) -> None:
-    """Set a trail's status from all that was recorded for it, and notify of a change.
+    """Set a trail's status from everything that was recorded for it, and notify of a change.
 
-    A failure makes it NON_COMPLIANT until what failed has passed. It is COMPLIANT as soon as it has
-    all that its flow asks for; where the flow asks for nothing, it stays PENDING.
+    A failure makes it NON_COMPLIANT until it has passed. It is COMPLIANT once it has everything
+    that its flow requires; if the flow requires nothing, it remains PENDING.
     """
     (facts,) = session().database.connection().execute(_TRAIL_FACTS, (trail.id,)).fetchone()
     result = evaluate_compliance(facts)
@@ -12517,8 +12521,8 @@ _CI_SYSTEMS = {
 
 
 def _told_by_environment(template: str) -> str | None:
-    """A text out of the environment of this process, or None where a part of it is not set."""
-    # A variable that is set to nothing says nothing.
+    """Format a template with environment variables; None if one of them is not set."""
+    # An empty variable counts as not set.
     variables = {name: value for name, value in os.environ.items() if value}
     try:
         return template.format_map(variables)
@@ -12535,7 +12539,7 @@ def _fill_from_ci(data: dict, system: str) -> dict:
 
 
 def begin_trail(values: dict) -> Trail:
-    """Begin a trail under a flow: a commit, a branch, and a name that no other of the flow has."""
+    """Create a trail of a flow, with a commit, a branch, and a name that is unique in the flow."""
     flow, name = Flow.find(values["flow"]), values.get("name")
     needed = {"git_commit_sha": "gitCommitSha", "git_branch": "gitBranch"}
     missing = [member for column, member in needed.items() if values.get(column) is None]
@@ -12559,7 +12563,7 @@ _TRAIL_COLUMNS = (
     Trail.template_yaml,
     Trail.build_url,
 )
-#: What a body may leave to the CI system.
+#: Members that may be filled from the CI system.
 _TRAIL_COMMIT = {"git_commit_sha": Text(255, null=True), "git_branch": Text(255, null=True)}
 _TRAIL_ALIASES = {"pullRequestNumber": "pullRequestId"}
 
@@ -12599,7 +12603,7 @@ that runs inside a pipeline.
         return begin_trail(context.body)
 
     def enter(self, values):
-        # A status follows from what is recorded on the trail, and nothing is yet.
+        # The status follows from the records of the trail, and there are none yet.
         return begin_trail(values | {"status": "PENDING"})
 
     @route(
@@ -12645,7 +12649,7 @@ class TrailsV2(
         "retrieve": {"id": "getTrailV2"},
     },
 ):
-    """The same trails without names, and with short answers to what is written."""
+    """The same trails without names, with short results of commands."""
 
     without = ("name", "flowName")
     filters = Filters(Trail.flow)

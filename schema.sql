@@ -57,7 +57,7 @@ CREATE INDEX "api_key_lookup" ON "api_key" ("key_prefix");
 
 CREATE INDEX "api_key_owner_id" ON "api_key" ("owner_id");
 
--- A path to production, and the attestations that it asks for.
+-- A path to production, with the attestations that it requires.
 CREATE TABLE "flow" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "name" TEXT NOT NULL,
@@ -110,7 +110,7 @@ CREATE INDEX "trail_flow_id" ON "trail" ("flow_id");
 
 CREATE INDEX "trail_org_slug" ON "trail" ("org_slug");
 
--- A request to let a trail be released, and what became of it.
+-- A request to approve a trail, and its decisions.
 CREATE TABLE "approval" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "trail_id" TEXT NOT NULL,
@@ -150,7 +150,7 @@ CREATE TABLE "approval_decision" (
 
 CREATE INDEX "approval_decision_approval_id" ON "approval_decision" ("approval_id");
 
--- Something that was built, known by its digest, as one trail reported it.
+-- A build result, identified by its digest, as one trail reported it.
 CREATE TABLE "artifact" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "trail_id" TEXT NOT NULL,
@@ -337,7 +337,7 @@ CREATE TABLE "attachment_content" (
 
 CREATE INDEX "attachment_content_evidence_claim_id" ON "attachment_content" ("evidence_claim_id");
 
--- A statement about a trail: what was done, and with what result.
+-- A statement about a trail, with its result.
 CREATE TABLE "attestation" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "trail_id" TEXT NOT NULL,
@@ -849,7 +849,7 @@ CREATE UNIQUE INDEX "evidence_piece_key" ON "evidence_piece" ("evidence_file_id"
 
 CREATE INDEX "evidence_piece_evidence_file_id" ON "evidence_piece" ("evidence_file_id");
 
--- A service account of the Factstore surface: what the keys of machines belong to.
+-- A service account of the Factstore surface: the owner of API keys of machines.
 CREATE TABLE "machine_account" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "name" TEXT NOT NULL,
@@ -1315,7 +1315,7 @@ CREATE INDEX "monitor_result_item_monitor_definition_id" ON "monitor_result_item
 
 CREATE INDEX "monitor_result_item_result" ON "monitor_result_item" ("result", "created_at", "id");
 
--- An event as the product shows it to people; it is never deleted.
+-- A notification for people; it is never deleted.
 CREATE TABLE "notification" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "title" TEXT NOT NULL,
@@ -1348,7 +1348,7 @@ CREATE TABLE "notification_rule" (
 
 CREATE INDEX "notification_rule_lookup" ON "notification_rule" ("trigger_event", "is_active");
 
--- What became of a notification by one rule, in the end.
+-- The final result of a notification by one rule.
 CREATE TABLE "notification_delivery" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "rule_id" TEXT NOT NULL,
@@ -1385,7 +1385,7 @@ CREATE INDEX "notification_errand_due_at" ON "notification_errand" ("due_at", "c
 
 CREATE INDEX "notification_errand_rule_id" ON "notification_errand" ("rule_id", "created_at", "id");
 
--- A label that flows, trails and artifacts may carry; a record, not a tenant.
+-- A label of flows, trails and artifacts; a record, not a tenant.
 CREATE TABLE "organisation" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "slug" TEXT NOT NULL,
@@ -1636,7 +1636,7 @@ CREATE UNIQUE INDEX "risk_key" ON "risk" ("risk_key");
 
 CREATE INDEX "risk_status" ON "risk" ("status", "created_at", "id");
 
--- The token with which an organisation's pull requests are looked up at one provider.
+-- The token of an organisation for its pull requests at one provider.
 CREATE TABLE "scm_integration" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "org_slug" TEXT NOT NULL,
@@ -1701,7 +1701,7 @@ CREATE TRIGGER "security_scan_refuses_update" BEFORE UPDATE ON "security_scan" B
 
 CREATE TRIGGER "security_scan_refuses_delete" BEFORE DELETE ON "security_scan" BEGIN SELECT RAISE(ABORT, 'security_scan only grows'); END;
 
--- How many weaknesses of each severity a flow puts up with; one more is a breach.
+-- The vulnerabilities of each severity that a flow accepts; one more is a breach.
 CREATE TABLE "security_threshold" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "flow_id" TEXT NOT NULL,
