@@ -15839,7 +15839,7 @@ def _read_commit(body: Mapping[str, Any]) -> str | None:
 
 
 class ApprovalDecision(Model):
-    """What one person said to a request for approval."""
+    """The decision of one person about a request for approval."""
 
     fact, made, since = "approval_decision", "recorded", 2
     schema_name = "ApprovalDecisionResponse"
@@ -15850,17 +15850,17 @@ class ApprovalDecision(Model):
     decision = Choice("APPROVED REJECTED")
     comments = Text(10_000, null=True)
     decided_at = Timestamp(6, default=now_exactly)
-    #: Whose credentials decided, whatever name the body gave.
+    #: Whose credentials decided, whatever name the body had.
     decided_by = Text(320, null=True, since=6)
 
     @classmethod
     def record(
         cls, approval: Approval, decision: str, said: Mapping[str, Any], is_admin: bool
     ) -> None:
-        """Record a decision; Conflict unless the approval is still pending.
+        """Record a decision; raises Conflict unless the approval is pending.
 
-        Forbidden where the principal in `decided_by` requested it, or may have, or has decided it
-        already under another name, unless self_approval is on.
+        Raises Forbidden if the principal in `decided_by` requested it, or may have, or has already
+        decided under another name, unless self_approval is on.
         """
         status, settings = approval.json()["status"], session().workspace.settings
         if status != "PENDING_APPROVAL":
@@ -15892,7 +15892,7 @@ class ApprovalDecision(Model):
 
 
 def approve(approval: Approval, said: Mapping[str, Any], is_admin: bool = False) -> None:
-    """Take an approving decision; the last of those that are required makes it APPROVED."""
+    """Record an approving decision; the last required one sets APPROVED."""
     ApprovalDecision.record(approval, "APPROVED", said, is_admin)
     mine = ApprovalDecision.approval == approval
     heard = ApprovalDecision.select(ApprovalDecision.approver_identity).where(mine).tuples()
@@ -15903,7 +15903,7 @@ def approve(approval: Approval, said: Mapping[str, Any], is_admin: bool = False)
 
 
 def reject(approval: Approval, said: Mapping[str, Any], is_admin: bool = False) -> None:
-    """Record a rejection; a single one ends the approval."""
+    """Record a rejection, which ends the approval."""
     ApprovalDecision.record(approval, "REJECTED", said, is_admin)
     approval.change(status="REJECTED", resolved_at=now_exactly())
     emit("factstore.approval.rejected", {"approval": approval.json()})
@@ -15935,7 +15935,7 @@ class Approvals(
     schema_name="ApprovalResponse",
     verbs="list retrieve",
 ):
-    """Requests to let trails be released."""
+    """Requests to approve trails."""
 
     guide = """\
 `requestedBy` and `decidedBy` are the credentials behind the names in the body. The requester
@@ -16004,7 +16004,7 @@ class ApprovalDecisions(
     tag="Approvals",
     schema_name="ApprovalDecisionResponse",
 ):
-    """What is said to requests for approval."""
+    """The decisions about requests for approval."""
 
     said = Schema.of(ApprovalDecision, "approver_identity comments", name="ApprovalDecisionRequest")
 
@@ -16028,8 +16028,8 @@ class ApprovalDecisions(
 
 # --- Assertions ---------------------------------------------------------------
 
-#: The trail that decides on the digest `?1` for the flow `?2`, and what `evaluate_compliance` reads
-#: about both: of the trails of the flow that reported it, or else of all, the one that did so last.
+#: The trail that decides about the digest `?1` for the flow `?2`, with the facts of both: of the
+#: trails of the flow that reported it, or else of all, the one that did so last.
 _ASSERTED = f"""WITH d AS (SELECT a."trail_id" FROM "artifact" AS a
         JOIN "trail" AS k ON k."id" = a."trail_id" WHERE a."sha256_digest" IN {spellings_sql("?1")}
         ORDER BY k."flow_id" = ?2 DESC, a."rowid" DESC LIMIT 1)
@@ -16040,7 +16040,7 @@ _ATTESTED_ON = (
 
 
 class _Verdict(NamedTuple):
-    """What came of an assertion: whether it holds, in a sentence, and what it was decided on."""
+    """The result of an assertion, with a sentence and the facts of the decision."""
 
     compliant: bool
     details: str
@@ -16058,9 +16058,9 @@ class _Verdict(NamedTuple):
 
 
 def _assert_compliance(flow: Flow, digest: str) -> _Verdict:
-    """Hold the artifact with a digest against a flow, as the trail has it that reported it last.
+    """Evaluate the artifact of a digest against a flow, by the trail that reported it last.
 
-    A trail of another flow counts where no trail of this one reported it.
+    A trail of another flow counts if no trail of this one reported it.
     """
     connection = session().database.connection()
     row = connection.execute(_ASSERTED, (digest, flow.id)).fetchone()
@@ -16124,7 +16124,7 @@ _VERDICT = {
 
 
 def _record_verdict(flow: Flow, digest: str, verdict: _Verdict, payload: dict) -> None:
-    """Put a verdict into the audit log; one against the artifact stops it as the gate does."""
+    """Audit a result; a negative one raises the events of a block, as at the gate."""
     decided = "GATE_ALLOWED" if verdict.compliant else "GATE_BLOCKED"
     trail = verdict.trail_id
     AuditEvent.record(decided, "system", payload, trail_id=trail, artifact_sha256=digest)
@@ -16168,11 +16168,11 @@ only, say COMPLIANT. `requiredApproverRoles` are stored and returned only.
         dry_run_member="wouldCreate",
     )
     def assert_compliance(self, context):
-        """Decide whether an artifact meets a flow.
+        """Decide whether an artifact complies with a flow.
 
-        Of each required type, or under a template of each name, the latest result that is PASSED
-        or FAILED counts, and no failure may be left that has not passed since. The trail of the
-        flow that reported the artifact last decides.
+        Of each required type, or of each name of a template, the latest result that is PASSED or
+        FAILED counts, and every failure must have passed since. The trail of the flow that reported
+        the artifact last decides.
         """
         flow, verdict = context.prepared
         digest = context.body["sha256_digest"]
@@ -16204,12 +16204,12 @@ only, say COMPLIANT. `requiredApproverRoles` are stored and returned only.
 
 
 # --- Environments -------------------------------------------------------------
-# Where artifacts run. The state of an environment is read off its newest snapshot.
+# Environments. Their state is that of the newest snapshot.
 
 
 @functools.lru_cache(1000)
 def _compiled(pattern: str) -> Pattern:
-    """A pattern ready for matching; ValueError when it is none, or more than names need."""
+    """Compile a pattern; raises ValueError if it is invalid, or too complex for names."""
     try:
         return Pattern(pattern)
     except ValueError:
@@ -16225,7 +16225,7 @@ class NamePattern(Text):
 
 
 class _PatternList(ListOf):
-    """Regular expressions for names, which take time to compile: bounded together, too."""
+    """Regular expressions for names, with a common limit of their complexity."""
 
     #: Characters of all patterns in the list.
     SIZE = 25_000
@@ -16246,12 +16246,12 @@ _SNAPSHOT_SCOPE = Shape(
     include=Json(_SCOPE_LIST, default=_NO_SCOPE), exclude=Json(_SCOPE_LIST, default=_NO_SCOPE)
 )
 COMPLIANCE = Choice("COMPLIANT NON_COMPLIANT UNKNOWN")
-#: How long it may take to hold the names of a snapshot against a scope.
+#: Seconds for matching the names of a snapshot with a scope.
 _SCOPE_SECONDS = 2.0
 
 
 def digest_state(digest: str) -> str:
-    """SQL for the compliance of a digest: the worst that the trails which decide on it say."""
+    """SQL for the compliance of a digest: the worst of the trails that decide about it."""
     return f"""(SELECT CASE max(CASE {compliance_sql('d."trail_id"', digest)}
             WHEN 'NON_COMPLIANT' THEN 2 WHEN 'COMPLIANT' THEN 0 ELSE 1 END)
         WHEN 2 THEN 'NON_COMPLIANT' WHEN 0 THEN 'COMPLIANT' ELSE 'UNKNOWN' END
@@ -16270,7 +16270,7 @@ _ENVIRONMENT_STATE = f"""(SELECT CASE max(CASE {digest_state('i."artifact_sha256
 
 
 class Environment(Model):
-    """A place where artifacts run."""
+    """An environment in which artifacts run."""
 
     fact, key, touched, since = "environment", "name", True, 2
     schema_name = "EnvironmentResponse"
@@ -16315,7 +16315,7 @@ class Environment(Model):
         AuditEvent.record(event_type, session().actor, payload, environment_id=self.id)
 
     def covered(self, names: Iterable[str]) -> frozenset[str]:
-        """Those of these names that snapshots hold: included if anything is, and not excluded."""
+        """Return the names that the scope covers: included, if anything is, and not excluded."""
         if self.scope is None or self.type in ("S3", "GENERIC"):
             return frozenset(names)
         ends_at = time.monotonic() + _SCOPE_SECONDS
@@ -16328,7 +16328,7 @@ class Environment(Model):
         )
 
     def half(self, half: str, ends_at: float) -> tuple[set[str], list[Pattern]]:
-        """The names and the patterns that count in one half of the scope; none do for Docker."""
+        """Return the names and patterns of one half of the scope; none for Docker."""
         texts = [] if self.type == "DOCKER" else self.scope[half]["patterns"]
         patterns = []
         for text in texts:
@@ -16353,7 +16353,7 @@ def _check_scope_time(ends_at: float) -> None:
 
 
 def _is_listed(name: str, names: Set[str], patterns: Sequence[Pattern], ends_at: float) -> bool:
-    """Whether a name is among these, or one of the patterns matches it; refused after this time."""
+    """Return whether a name is listed or matches a pattern; raises after the deadline."""
     if name in names:
         return True
     for pattern in patterns:
@@ -16364,9 +16364,9 @@ def _is_listed(name: str, names: Set[str], patterns: Sequence[Pattern], ends_at:
 
 
 def check_environment_name(model: type[Model], name: str, key: str = "") -> None:
-    """Refuse a name that an environment with another key has, in whatever letter case.
+    """Reject a name that another environment has, in any letter case.
 
-    What a policy asks of `production` must not be missed by making a `Production`.
+    A policy for `production` must not be avoided by creating a `Production`.
     """
     if model.exists(name=name):
         raise Conflict(f"{model.noun().capitalize()} with name '{name}' already exists")
@@ -16384,7 +16384,7 @@ def _fold_name(name: str) -> str:
 
 
 def _tidy_scope(scope: dict | None) -> dict | None:
-    """A scope without blanks; None where nothing is left of it."""
+    """Remove blanks from a scope; None if it is empty."""
     tidy = {
         half: {
             list_name: [text for text in texts if text.strip()]
@@ -16408,7 +16408,7 @@ class Environments(
         "delete": GOVERNED,
     },
 ):
-    """Places where artifacts run; a new name or no environment at all would shed its policies."""
+    """Environments; renaming or deleting one would remove its policies."""
 
     filters = Paging()
     creates = Schema.of(
@@ -16421,7 +16421,7 @@ class Environments(
     )
 
     def list(self, context):
-        """List environments, in pages where the query or a setting asks for them."""
+        """List environments, in pages on request or by a setting."""
         return FACTSTORE.array(context, self.listing, {}, context.settings.factstore_pages)
 
 
@@ -16434,16 +16434,16 @@ SNAPSHOT_ARTIFACT = {
     "artifact_tag": Text(255),
     "instance_count": Integer(-(2**31), 2**31 - 1, default=1),
 }
-#: The same, as a new snapshot says it.
+#: The same members in a new snapshot.
 RUNNING_ARTIFACT = Shape(**SNAPSHOT_ARTIFACT | {"artifact_sha256": Digest()})
-#: SQL for the artifacts of the snapshot `t1` as they were recorded, with what is known of each.
+#: SQL for the recorded artifacts of the snapshot `t1`, with the known facts of each.
 _SNAPSHOT_ARTIFACTS = f"""(SELECT json_group_array(json_insert(o."value", '$.complianceState',
     {digest_state('''json_extract(o."value", '$.artifactSha256')''')}))
     FROM json_each(t1."artifacts") AS o)"""
 
 
 class EnvironmentSnapshot(Model):
-    """What ran in an environment at one time."""
+    """The artifacts that ran in an environment at one time."""
 
     fact, made, since = "environment_snapshot", "recorded", 2
     key = "environment snapshot_index"
@@ -16471,7 +16471,7 @@ class EnvironmentSnapshot(Model):
         covered: frozenset[str] | None = None,
         **values: Any,
     ) -> EnvironmentSnapshot:
-        """Record what runs now, as far as the environment's scope covers it."""
+        """Record the artifacts that run now, as far as the scope of the environment covers them."""
         if covered is None:
             covered = environment.covered(artifact["artifactName"] for artifact in artifacts)
         kept = [artifact for artifact in artifacts if artifact["artifactName"] in covered]
@@ -16492,7 +16492,7 @@ class EnvironmentSnapshot(Model):
             if artifact["artifactSha256"] not in seen:
                 seen.add(artifact["artifactSha256"])
                 emit("factstore.artifact.deployed", members | artifact)
-        # What the scope leaves out may run on.
+        # Artifacts outside of the scope may run.
         still = {artifact["artifactSha256"] for artifact in artifacts}
         earlier = before.artifacts if before else []
         gone = {canonical_digest(artifact["artifactSha256"]): artifact for artifact in earlier}
@@ -16508,7 +16508,7 @@ class EnvironmentSnapshot(Model):
 
 
 class SnapshotArtifact(Model):
-    """One artifact of a snapshot, to be found by its digest."""
+    """An artifact of a snapshot, indexed by its digest."""
 
     lookup, since = "artifact_sha256 environment_id", 2
 
@@ -16555,11 +16555,12 @@ DIFF_ENTRIES = ListOf(
 
 
 def compare(before: list[dict], after: list[dict]) -> dict[str, list[dict]]:
-    """What was added, removed, updated and left unchanged, by name; the last of a name counts."""
+    """Return the added, removed, updated and unchanged artifacts, by name; the last of a name
+    counts."""
     earlier = {artifact["artifactName"]: artifact for artifact in before}
     later = {artifact["artifactName"]: artifact for artifact in after}
     differences: dict[str, list] = {"added": [], "removed": [], "updated": [], "unchanged": []}
-    # Sorted, so that another order of the same artifacts makes no difference.
+    # Sorted, so that the order of the artifacts makes no difference.
     for name in sorted(earlier | later):
         old, new = earlier.get(name), later.get(name)
         entry = {
@@ -16577,7 +16578,7 @@ def compare(before: list[dict], after: list[dict]) -> dict[str, list[dict]]:
 
 
 class Baseline(Model):
-    """What an environment is approved to run."""
+    """The artifacts that an environment is approved to run."""
 
     fact, made, lookup, since = "baseline", "approved", "environment is_active", 2
     schema_name = "BaselineResponse"
@@ -16589,12 +16590,12 @@ class Baseline(Model):
     approved_at = Timestamp(6, default=now_exactly)
     description = Text(10_000, null=True)
     is_active = Boolean(default=True)
-    #: What the snapshot held, which may go before this does; nothing where it was never there.
+    #: The artifacts of a snapshot that may be deleted before; empty if it never existed.
     artifacts = Json(ListOf(Shape(**SNAPSHOT_ARTIFACT), 10_000), hidden=True, default=list)
 
     @classmethod
     def active(cls, environment: str) -> Baseline | None:
-        """The baseline that an environment is held against."""
+        """Return the current baseline of an environment."""
         return cls.find_or_none(environment=environment, is_active=True)
 
     @classmethod
@@ -16617,7 +16618,7 @@ class Baseline(Model):
 
 
 class DriftReport(Model):
-    """How far an environment was from its baseline, kept whenever that changed."""
+    """The drift of an environment from its baseline, recorded when it changes."""
 
     fact, made, since = "drift_report", "recorded", 2
     schema_name = "DriftReportResponse"
@@ -16633,14 +16634,15 @@ class DriftReport(Model):
     updated = Json(DIFF_ENTRIES, default=list)
 
     def drift(self) -> dict[str, list[dict]]:
-        """The three lists of what differs."""
+        """The three lists of differences."""
         return {"added": self.added, "removed": self.removed, "updated": self.updated}
 
 
 def note_drift(environment: Environment, snapshot: EnvironmentSnapshot | None) -> None:
-    """Report how the newest snapshot differs from the baseline, if the last report says otherwise.
+    """Report the difference of the newest snapshot and the baseline, if it differs from the last
+    report.
 
-    The event is raised where what differs is another, unless the environment ignores drift.
+    The event is raised if the differences changed, unless the environment ignores drift.
     """
     baseline = Baseline.active(environment.id)
     if snapshot is None or baseline is None or baseline.snapshot_id is None:
@@ -16680,7 +16682,7 @@ def note_drift(environment: Environment, snapshot: EnvironmentSnapshot | None) -
 
 
 def check_snapshots() -> Iterator[str]:
-    """Hold the index of what ran where against the snapshots in the current session's file."""
+    """Compare the index of snapshots with the snapshots in the current session's file."""
     connection = session().database.connection()
     columns = ", ".join(f'"{name}"' for name in SNAPSHOT_ARTIFACT)
     indexed = connection.execute(
@@ -16714,7 +16716,7 @@ _SNAPSHOT_DIFF = Shape(
 
 
 def of_environment(context: RequestContext, listing: Listing, key: str) -> Response:
-    """Answer the list of what belongs to an environment, or NotFound."""
+    """Respond with a list of an environment; raises NotFound."""
     reply = FACTSTORE.array(context, listing, {"environment": key})
     if reply.body.startswith((b"[]", b'{"items":[]')):
         Environment.find(key)
@@ -16740,12 +16742,12 @@ class EnvironmentSnapshots(
     inferred="snapshotIndex",
     tag="Environments",
 ):
-    """What ran in environments, from time to time."""
+    """The snapshots of environments."""
 
     imported: ClassVar[dict] = {"artifacts": Json(ListOf(RUNNING_ARTIFACT, 10_000), default=list)}
 
     def enter(self, values):
-        # The index is the next one of the environment.
+        # The next index of the environment.
         values.pop("snapshot_index", None)
         environment = Environment.find(values.pop("environment"))
         snapshot = EnvironmentSnapshot.record(environment, **{"artifacts": [], **values})
@@ -16773,7 +16775,7 @@ class EnvironmentSnapshots(
         answer="EnvironmentSnapshotResponse",
     )
     def record_snapshot(self, context, key):
-        """Record what runs in an environment now."""
+        """Record the artifacts that run in an environment now."""
         environment = Environment.find(key)
         *scope, covered = context.prepared
         if scope != [environment.type, environment.scope]:
@@ -16845,7 +16847,7 @@ _DRIFT_REPORTS = Listing(DriftReport, "environment")
 class Baselines(
     Factstore, model=Baseline, collection="baselines", immutable=True, tag="Environments"
 ):
-    """What environments should run."""
+    """The approved artifacts of environments."""
 
     def enter(self, values):
         # The newest is the active one.
@@ -16882,7 +16884,7 @@ def _active_baseline(key: str) -> Baseline:
 
 
 class DriftReports(Factstore, model=DriftReport, tag="Environments"):
-    """How far environments are from their baselines."""
+    """The drift of environments from their baselines."""
 
     @route("GET /api/v1/environments/{environmentId}/drift", answer="DriftReportResponse")
     def check_drift(self, context, key):
@@ -16892,7 +16894,7 @@ class DriftReports(Factstore, model=DriftReport, tag="Environments"):
         if newest is None or baseline.snapshot_id is None:
             what = "no snapshot" if newest is None else "a baseline without a snapshot"
             raise NotFound(f"The environment {key} has {what}.")
-        # Whatever moves the drift writes a report, so the last one is true of this snapshot too.
+        # Every change of the drift writes a report, so the last one applies to this snapshot too.
         report = DriftReport.last(environment=key)
         if report is None:
             raise NotFound(f"The environment {key} was deleted just now.")
@@ -16909,7 +16911,7 @@ class DriftReports(Factstore, model=DriftReport, tag="Environments"):
 
 
 class AllowlistEntry(Model):
-    """Lets an artifact into an environment whatever is known of it."""
+    """An artifact that an environment admits without any evidence."""
 
     fact, made, since = "allowlist_entry", "added", 2
     lookup = "environment sha256"
@@ -16954,7 +16956,7 @@ class Allowlist(
     write_access="govern",
     tag="Environments",
 ):
-    """What is let into environments whatever is known of it."""
+    """The artifacts that environments admit without any evidence."""
 
     imported: ClassVar[dict] = {"sha256": Digest(null=True)}
 
@@ -16984,7 +16986,7 @@ class Allowlist(
     def add_allowlist_entry(self, context, key):
         """Add an entry to the allow-list of an environment."""
         environment = Environment.find(key)
-        # The reason is the audit log's too, and was taken out of the body for it.
+        # The reason is also the audit log's, and was removed from the body.
         return AllowlistEntry.create(
             environment=environment.id, reason=context.reason, **context.body
         )
@@ -17020,7 +17022,7 @@ _MEMBERS_SQL = """(SELECT json_group_array(json_object('physicalEnvId', o."id",
 
 
 class LogicalEnvironment(Model):
-    """Several environments that are looked at as one."""
+    """A group of environments."""
 
     fact, key, touched, since = "logical_environment", "name", True, 2
     schema_name = "LogicalEnvironmentResponse"
@@ -17048,7 +17050,7 @@ class LogicalEnvironment(Model):
 
 
 class LogicalMember(Model):
-    """An environment as part of a logical one."""
+    """The membership of an environment in a logical one."""
 
     fact, made, key, since = "logical_member", "added", "logical_environment environment", 2
 
@@ -17059,7 +17061,7 @@ class LogicalMember(Model):
 
     @classmethod
     def of(cls, logical: str, physical: str) -> LogicalMember | None:
-        """The membership of an environment in a logical one."""
+        """Return the membership of an environment in a logical one."""
         return cls.find_or_none(logical_environment=logical, environment=physical)
 
 
@@ -17084,7 +17086,8 @@ _MERGED_SNAPSHOT = Shape(
 )
 
 
-#: Whether the newest snapshot of a member of the logical environment holds what does not comply.
+#: Whether the newest snapshot of a member of the logical environment has artifacts that do not
+#: comply.
 _MERGED_FAILURE = f"""SELECT EXISTS (SELECT 1 FROM "logical_member" AS m
     JOIN "snapshot_artifact" AS i ON i."snapshot_id" = (
         SELECT l."id" FROM "environment_snapshot" AS l
@@ -17155,7 +17158,7 @@ class LogicalEnvironments(
         status=204,
     )
     def remove_logical_environment_member(self, context, key, member):
-        """Take an environment out of a logical one."""
+        """Remove an environment from a logical one."""
         logical, membership = self.find(key), LogicalMember.of(key, member)
         if membership is None:
             raise NotFound(f"The environment {member} is not a member of '{logical.name}'.")
@@ -17188,9 +17191,9 @@ class LogicalEnvironments(
 
 
 class StrictRequest(Schema):
-    """A body whose unknown members are refused: nothing that a policy asks for is dropped.
+    """A body that rejects unknown members, so that no requirement of a policy is dropped.
 
-    `harmless` names what clients send along and what asks for nothing.
+    `harmless` names members that clients send and that require nothing.
     """
 
     def __init__(self, *columns: Member, harmless: str = "", **options: Any):
@@ -17228,12 +17231,12 @@ class StrictRequest(Schema):
 
 
 class _Threshold:
-    """A whole number, also as the text of a form's field; blank text stands for none."""
+    """An integer, also as the text of a form's field; blank text counts as none."""
 
     number, pattern = Integer(-(2**31), 2**31 - 1), r" *[0-9]{0,9} *"
 
     def coerce(self, value: Any) -> Any:
-        """The value as it is."""
+        """Return the value unchanged."""
         return value
 
     def read(self, value: Any) -> int | None:
@@ -17250,7 +17253,7 @@ class _Threshold:
         return self.number.describe() | text
 
 
-#: The rules that a policy may be, and what their threshold is; the last one has none.
+#: The types of rules with the meaning of their threshold; the last one has none.
 _POLICY_RULES = {
     "ATTESTATION_COUNT": "how many attestations must have passed",
     "APPROVAL_REQUIRED": "how many people must have approved",
@@ -17259,7 +17262,7 @@ _POLICY_RULES = {
 
 
 def rule_fault(policy_type: str | None, threshold: Any, evaluator: str) -> str:
-    """What of a policy's rule is not understood, or nothing."""
+    """Return the fault of a policy's rule; empty for none."""
     types = ", ".join(_POLICY_RULES)
     if policy_type == "CUSTOM_WASM" or evaluator not in ("", "opa"):
         return f"no WASM runtime is installed; known rules are {types}, evaluated by 'opa'"
@@ -17277,7 +17280,7 @@ def rule_fault(policy_type: str | None, threshold: Any, evaluator: str) -> str:
 
 
 class Policy(Model):
-    """What the environments that it is attached to ask of every artifact."""
+    """The requirements for artifacts of the environments to which the policy is attached."""
 
     fact, key, touched, since = "policy", "name", True, 2
     schema_name = "PolicyResponse"
@@ -17330,7 +17333,7 @@ def _check_policy_name(name: str) -> None:
 
 
 class PolicyModule(Model):
-    """The text of a policy's WASM module, which an older version took. Nothing can evaluate it."""
+    """The WASM module of a policy, from an older version. Nothing evaluates it."""
 
     fact, made, key, since = "policy_module", "stored", "policy", 2
 
@@ -17389,7 +17392,7 @@ class Policies(
 
 
 class PolicyAttachment(Model):
-    """That a policy holds in an environment."""
+    """The attachment of a policy to an environment."""
 
     fact, made, key, since = "policy_attachment", "attached", "policy environment", 2
     schema_name = "PolicyAttachmentResponse"
@@ -17419,7 +17422,7 @@ class PolicyAttachments(
     tag="Policies",
     verbs="list create retrieve delete",
 ):
-    """Which policies hold in which environments."""
+    """The environments of policies."""
 
     creates = Schema.of(
         PolicyAttachment, "policy environment", name="CreatePolicyAttachmentRequest"
@@ -17438,14 +17441,14 @@ class PolicyAttachments(
 
 
 class MaybeId(Id):
-    """The id of a record that need not be there; empty text stands for none."""
+    """A UUID that need not exist; empty text counts as none."""
 
     def read(self, value):
         return None if value == "" else super().read(value)
 
 
 class DeploymentPolicy(Model):
-    """What the gate asks of every artifact, in one environment or in all."""
+    """The requirements of the gate for artifacts, in one environment or in all."""
 
     fact, touched, since = "deployment_policy", True, 2
     schema_name = "DeploymentPolicyResponse"
@@ -17500,7 +17503,7 @@ class DeploymentPolicies(
     verbs="list create retrieve update delete",
     options={"create": {"status": 200, "dry_run_member": "wouldCreate"}},
 ):
-    """Deployment policies, inactive ones included."""
+    """Deployment policies, including inactive ones."""
 
     guide = """\
 The gate evaluates a deployment policy without an environment always, beside the environment's own;
@@ -17544,14 +17547,14 @@ flow or bind a bundle with `flowId`.
 
 
 # --- Rego ---------------------------------------------------------------------
-# What runs in a process of its own: regorus evaluates policies. Where it is laxer than the Open
-# Policy Agent, a module is refused, or a call of it is rewritten before it is evaluated.
+# A separate process evaluates policies with regorus. Where it is less strict than the Open Policy
+# Agent, a module is rejected, or a call is rewritten before it is evaluated.
 
 #: The rules of a package that decide.
 DECIDING = ("allow", "deny", "violation")
 #: Files of a bundle that are documents of `data`, at the path of their directory.
 DATA_FILES = ("data.json", "data.yaml", "data.yml")
-#: Compiled policies that the process keeps.
+#: Compiled policies in the cache of the process.
 POLICIES_KEPT = 4
 #: The builtins that the engine evaluates as OPA documents them, with their numbers of arguments.
 #: A call of anything else is refused.
@@ -17575,7 +17578,7 @@ trim_right/2 trim_space/1 trim_suffix/2 type_name/1 union/1 units.parse/1 units.
 upper/1 urlquery.decode/1 urlquery.decode_object/1 urlquery.encode/1 urlquery.encode_object/1
 uuid.parse/1 uuid.rfc4122/1 walk/* yaml.is_valid/1 yaml.marshal/1 yaml.unmarshal/1
 """))  # fmt: skip
-#: Calls that are sent through a module of ours, since the engine formats numbers otherwise than Go,
+#: Calls that a module of this file replaces, since the engine formats numbers unlike Go,
 #: and counts letters and digits of all alphabets to the classes of a regular expression.
 OWN_PACKAGE = "novantra_lite"
 OWN_MODULE = f"""package {OWN_PACKAGE}
@@ -17604,21 +17607,21 @@ _REGO_FAULT = r"(?s)--> (.*?):(\d+):(\d+)\n.*?error: (.*)"
 
 
 class RegoFailure(Exception):
-    """Rego gave no answer; the message says why, without a full stop."""
+    """Rego returned no result; the message is the reason, without a full stop."""
 
 
 class RegoTimeout(RegoFailure):
-    """Rego took longer than its deadline."""
+    """Rego exceeded its deadline."""
 
 
 class RegoMissing(RegoFailure):
-    """The package that Rego comes with is not installed."""
+    """The package for Rego is not installed."""
 
 
 def describe_fault(error: Exception, *, with_column: bool = True) -> str:
-    """Say what the engine reports in one line: path, line, column, reason.
+    """Format the engine's error in one line: path, line, column, reason.
 
-    Columns of rewritten modules are not those of what was sent, so evaluation leaves them out.
+    Columns of rewritten modules differ from those of the source, so errors of evaluation have none.
     """
     text = str(error).partition("\n\nStack backtrace")[0].strip()
     if not (match := re.match(_REGO_FAULT, text)):
@@ -17643,9 +17646,9 @@ def nodes_in(tree: Any) -> Iterator[tuple[str, dict]]:
 
 
 def reference_of(node: dict) -> tuple[str, ...]:
-    """The names of a reference up to the first one that is computed: `data.a["b"][x]`: data, a, b.
+    """Return the names of a reference up to the first computed one: `data.a["b"][x]`: data, a, b.
 
-    What is no reference has none.
+    Empty for anything that is no reference.
     """
     names: list[str] = []
     while True:
@@ -17664,7 +17667,7 @@ def reference_of(node: dict) -> tuple[str, ...]:
 
 
 def start_of(node: dict) -> int:
-    """The offset at which the first name of a reference stands, in bytes."""
+    """Return the offset of the first name of a reference, in bytes."""
     ((_, part),) = node.items()
     return start_of(part["refr"]) if "refr" in part else part["span"]["start"]
 
@@ -17687,7 +17690,7 @@ def translate_pattern(pattern: str) -> str:
 
 
 def format_values(format: str, values: Sequence[Sequence]) -> str:
-    """What `sprintf` of Go makes of values: of each its text, and itself if scalar."""
+    """Format values as Go's `sprintf` does: the text of each, and scalars themselves."""
     waiting = list(values)
 
     def replace(match: re.Match) -> str:
@@ -17704,19 +17707,19 @@ def format_values(format: str, values: Sequence[Sequence]) -> str:
 
 
 def _go_type(value: Any) -> str:
-    """The type as which `sprintf` of OPA is given a value."""
+    """Return the Go type of a value that OPA passes to `sprintf`."""
     return type(value).__name__.replace("float", "float64") if _is_count(value) else "string"
 
 
 def _is_count(value: Any) -> bool:
-    """Whether a value is a number, and no boolean."""
+    """Return whether a value is a number, and no boolean."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _format_value(
     verb: str, flags: str, width: str, precision: str | None, text: str, value: Any
 ) -> str:
-    """Format a value as a verb says; OPA hands over what is no number as its text."""
+    """Format a value by a verb; OPA passes values that are no numbers as text."""
     sized = f"%{flags}{width}" + (f".{precision or 0}" if precision is not None else "")
     if isinstance(value, int) and _is_count(value):
         if verb in "dvxXo" and precision is None:
@@ -17739,7 +17742,7 @@ def _format_value(
 
 
 def _shortest_float(value: float) -> str:
-    """A float as Go's %v: the digits that it takes, with an exponent where that is large."""
+    """Format a float as Go's %v: with the necessary digits, and an exponent if it is large."""
     from decimal import Decimal
 
     number = Decimal(repr(value)).normalize()
@@ -17754,7 +17757,7 @@ def _shortest_float(value: float) -> str:
 
 
 class RegoModule:
-    """A module of a bundle, parsed and checked; `text` is what is evaluated of it."""
+    """A parsed and checked module of a bundle; `text` is the source that is evaluated."""
 
     def __init__(self, path: str, source: str, version: int | None):
         self.path, self.source = path, source.encode()
@@ -17785,15 +17788,15 @@ class RegoModule:
         return f"{self.path}:{line}:{column}: {reason}"
 
     def check(self, functions: Mapping[tuple[str, ...], int]) -> Iterator[str]:
-        """Yield what the engine does not evaluate as OPA does, and note what is to be rewritten.
+        """Yield the faults of code that the engine evaluates unlike OPA, and collect the rewrites.
 
-        `functions`: those that all modules define.
+        `functions`: the functions of all modules.
         """
         for type, node in nodes_in(self.rules):
             if type == "Call":
                 yield from self.check_call(node, functions)
             elif type == "NotExpr":
-                # The engine asks whether some element fails, where OPA asks whether none holds.
+                # The engine tests whether some element fails, OPA whether none holds.
                 start, end = node["span"]["start"], node["span"]["end"]
                 # The span of a text ends before its closing quote.
                 end += self.source[end : end + 1] in (b'"', b"`")
@@ -17838,7 +17841,7 @@ class RegoModule:
         return sorted(offsets)
 
     def check_call(self, node: dict, functions: Mapping[tuple[str, ...], int]) -> Iterator[str]:
-        """Yield what is wrong with a call of a builtin or of a function."""
+        """Yield the faults of a call of a builtin or a function."""
         names, offset = reference_of(node["fcn"]), start_of(node["fcn"])
         name, size = ".".join(names), len(node["params"])
         imported = (*self.imports.get(names[0], names[:1]), *names[1:]) if names else ()
@@ -17856,8 +17859,8 @@ class RegoModule:
                 yield self.fault(offset, f"sprintf: {verb} is not supported")
 
     def check_head(self, rule: dict, head: dict, args: Any) -> Iterator[str]:
-        """Yield the variables of a head that its bodies do not mention, and heads that stand alone:
-        to Rego v0 without its imports, `allow if {…}` is a rule `allow` and a rule `if`."""
+        """Yield the variables of a head that its bodies do not mention, and heads without bodies:
+        in Rego v0 without its imports, `allow if {…}` is a rule `allow` and a rule `if`."""
         names = reference_of(head["refr"])
         is_bare = "bodies" in rule and not (rule["bodies"] or head.get("assign"))
         if (is_bare and not head.get("key") and len(names) == 1) or names[0] in REGO_KEYWORDS:
@@ -17872,7 +17875,7 @@ class RegoModule:
                 yield self.fault(offset, f"the variable {name} never gets a value")
 
     def check_negations(self, rule: dict) -> Iterator[str]:
-        """Yield the variables that only a negation mentions, which gives them no value."""
+        """Yield the variables that occur only in a negation, which assigns no value."""
         bound = {"input", "data", "_", *self.imports, *(name[0] for _, name, _ in self.heads)}
         everywhere = Counter(node["value"] for type, node in nodes_in(rule) if type == "Var")
         for type, node in nodes_in(rule):
@@ -17927,8 +17930,8 @@ def _statements_in(tree: Any) -> Iterator[dict]:
 
 
 def _variables_in(tree: Any, *, nested: bool = False) -> dict[str, int]:
-    """The variables below a part of a syntax tree, with their offsets; those of comprehensions,
-    which may be local to them, only where `nested`."""
+    """Return the variables in a part of a syntax tree, with their offsets; those of comprehensions,
+    which may be local to them, only if `nested`."""
     variables, waiting = {}, [tree]
     while waiting:
         part = waiting.pop()
@@ -17944,7 +17947,7 @@ def _variables_in(tree: Any, *, nested: bool = False) -> dict[str, int]:
 
 
 def _unknown_verb(format: str) -> str:
-    """The first verb of a format that is not supported; nothing where all are."""
+    """Return the first unsupported verb of a format; empty if there is none."""
     for match in re.finditer(FORMAT_VERB, format):
         if match[4] not in tuple("%svdxXobcqeEfFgt"):
             return match[0]
@@ -17952,7 +17955,7 @@ def _unknown_verb(format: str) -> str:
 
 
 def merge_data(document: dict, path: Sequence[str], value: Any, file: str) -> None:
-    """Put what a file holds into `data`, at the path that its directories are."""
+    """Merge the content of a file into `data`, at the path of its directories."""
     for name in reversed(path):
         value = {name: value}
     if not isinstance(value, dict):
@@ -17998,7 +18001,7 @@ def read_data(path: str, text: str) -> Any:
 
 
 class _CompiledPolicy:
-    """The files of a bundle, ready to be asked."""
+    """The files of a bundle, compiled."""
 
     def __init__(self, files: Mapping[str, str]):
         import regorus
@@ -18039,7 +18042,7 @@ class _CompiledPolicy:
         ]
 
     def check(self, manifest: _Manifest) -> None:
-        """Refuse what cannot be evaluated as OPA would, and what OPA would refuse."""
+        """Reject modules that the engine evaluates unlike OPA, or that OPA rejects."""
         import regorus
 
         functions: dict[tuple[str, ...], int] = {}
@@ -18069,7 +18072,8 @@ class _CompiledPolicy:
             raise RegoFailure(describe_fault(error)) from None
 
     def ask(self, text: str) -> list[dict]:
-        """What every deciding rule makes of an input, as JSON text: nothing where undefined."""
+        """Return the results of every deciding rule for an input, as JSON text; undefined ones are
+        absent."""
         answers, engine = [], self.engine.clone()
         try:
             engine.set_input_json(text)
@@ -18085,26 +18089,26 @@ class _CompiledPolicy:
 
 
 class _Manifest(NamedTuple):
-    """What the manifest of a bundle says of its files."""
+    """The manifest of a bundle."""
 
     roots: Sequence[tuple[str, ...]]
     version: int | None
     versions: Mapping[str, int]
 
     def version_of(self, path: str) -> int | None:
-        """The version of Rego of a module; None where nothing says it."""
+        """Return the Rego version of a module; None if it is not declared."""
         import fnmatch
 
         matches = (self.versions[p] for p in self.versions if fnmatch.fnmatch(f"/{path}", p))
         return next(matches, self.version)
 
     def covers(self, path: Sequence[str]) -> bool:
-        """Whether a path of `data` is below a root."""
+        """Return whether a path of `data` is below a root."""
         return any(tuple(path[: len(root)]) == root for root in self.roots)
 
 
 def _read_manifest(text: str) -> _Manifest:
-    """The manifest of a bundle, in which nothing that is unknown may change what is decided."""
+    """Parse the manifest of a bundle; reject unknown members, which could change decisions."""
     roots, version, versions = [""], None, {}
     try:
         manifest = json.loads(text)
@@ -18121,7 +18125,7 @@ def _read_manifest(text: str) -> _Manifest:
 
 
 def _is_defined(document: Any, path: Sequence[str]) -> bool:
-    """Whether a document has something at a path, or on the way what is no object."""
+    """Return whether a document has a value at a path, or a value that is no object on the way."""
     for name in path:
         if not isinstance(document, dict):
             return True
@@ -18132,7 +18136,7 @@ def _is_defined(document: Any, path: Sequence[str]) -> bool:
 
 
 def _leaves_of(document: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The paths of a document that lead to what is no object, or to an empty one."""
+    """Return the paths of a document that lead to values that are no objects, or empty ones."""
     if isinstance(document, dict) and document:
         for name, member in document.items():
             yield from _leaves_of(member, (*path, name))
@@ -18141,15 +18145,15 @@ def _leaves_of(document: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str,
 
 
 def _serve_rego(megabytes: str, lifeline: str) -> None:
-    """Be the child: answer requests, a line of JSON each, until the parent is gone."""
+    """Run the child process: respond to requests, one line of JSON each, until the parent ends."""
     import regorus  # noqa: F401
 
     if hasattr(os, "sched_getaffinity"):
-        # Begun by a thread that shares one processor with others, it need not stay there.
+        # The thread that started it may be bound to one processor; this process need not be.
         with contextlib.suppress(OSError):
             os.sched_setaffinity(0, os.sched_getaffinity(os.getppid()))
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    # What a policy prints goes where nobody listens.
+    # The output of `print` is discarded.
     os.dup2(2, 1)
     _limit_memory(int(megabytes))
     _end_with_parent(int(lifeline))
@@ -18168,7 +18172,7 @@ def _serve_rego(megabytes: str, lifeline: str) -> None:
 
 
 def _answer_request(request: dict, policies: dict[str, _CompiledPolicy]) -> dict:
-    """Compile the files of a bundle, or evaluate one that was compiled before."""
+    """Compile the files of a bundle, or evaluate a compiled one."""
     key = request["policy"]
     if "modules" in request:
         policies[key] = _CompiledPolicy(request["modules"])
@@ -18181,9 +18185,9 @@ def _answer_request(request: dict, policies: dict[str, _CompiledPolicy]) -> dict
 
 
 def _end_with_parent(lifeline: int) -> None:
-    """Have the kernel end this process with its parent, also while the engine lets no thread run.
+    """Let the kernel end this process with its parent, even while the engine blocks all threads.
 
-    `lifeline`: a pipe that the parent never writes to; that it was closed is signalled.
+    `lifeline`: a pipe to which the parent never writes; closing it sends a signal.
     """
     if sys.platform == "linux":
         import fcntl
@@ -18193,7 +18197,7 @@ def _end_with_parent(lifeline: int) -> None:
 
 
 def _limit_memory(megabytes: int) -> None:
-    """Let this process take so much more memory than it has now, and leave no core behind."""
+    """Limit the further memory of this process, and disable core files."""
     if sys.platform != "linux":
         return
     import resource
@@ -18210,9 +18214,9 @@ def _limit_memory(megabytes: int) -> None:
 class _RegoProcess:
     """A child that compiles and evaluates; it ends with this object, or with the interpreter."""
 
-    #: Seconds that it may take to begin, and bytes that an answer may have.
+    #: Seconds for the start, and bytes of a response at most.
     START, ANSWER = 30.0, 1_000_000
-    #: Without which some do not begin.
+    #: Environment variables without which some systems do not start it.
     ENVIRONMENT = ("LD_LIBRARY_PATH", "SYSTEMROOT")
 
     def __init__(self, megabytes: int):
@@ -18243,12 +18247,12 @@ class _RegoProcess:
         try:
             self.exchange(b"", self.START)
         except RegoFailure as failure:
-            # However long that took, no policy is to blame.
+            # The policy is not responsible for the time of the start.
             self.end()
             raise RegoFailure(str(failure)) from None
 
     def exchange(self, line: bytes, seconds: float) -> dict:
-        """Send a request and take the answer; the child is ended if that takes too long."""
+        """Send a request and read the response; end the child after the deadline."""
         late = threading.Event()
 
         def give_up():
@@ -18288,8 +18292,8 @@ def _end_process(process: Any, lifeline: int) -> None:
 
 
 class RegoQueue:
-    """Lets one caller at a time have the child: first come, first served within a workspace, and
-    workspaces in rotation. Unavailable where too many wait already, or for too long."""
+    """Admits one caller at a time to the child: in the order of arrival within a workspace, and
+    workspaces in rotation. Raises Unavailable if too many wait, or for too long."""
 
     #: Callers that may wait for one workspace and in all, and for how many deadlines.
     EACH, ALL, DEADLINES = 16, 64, 3
@@ -18298,7 +18302,7 @@ class RegoQueue:
         self.longest = max(1.0, self.DEADLINES * deadline)
         self._changed = threading.Condition()
         self._is_taken = False
-        #: Those who wait, by workspace; the workspace whose turn is next comes first.
+        #: Waiting callers by workspace; the workspace with the next turn is the first.
         self._waiting: dict[Any, deque[object]] = {}
 
     @contextlib.contextmanager
@@ -18322,19 +18326,19 @@ class RegoQueue:
                 self._changed.notify_all()
 
     def waiting(self, owner: Any) -> int:
-        """How many callers wait for a workspace."""
+        """Return the number of waiting callers of a workspace."""
         return len(self._waiting.get(owner, ()))
 
     def waiting_in_all(self) -> int:
-        """How many callers wait."""
+        """Return the number of waiting callers."""
         return sum(map(len, list(self._waiting.values())))
 
     def is_next(self, ticket: object) -> bool:
-        """Whether the child is free for the holder of a ticket."""
+        """Return whether the child is available to the holder of a ticket."""
         return not self._is_taken and next(iter(self._waiting.values()))[0] is ticket
 
     def leave(self, owner: Any, ticket: object) -> None:
-        """Take a ticket out of the queue; its workspace goes behind all others."""
+        """Remove a ticket from the queue; its workspace moves behind all others."""
         own = self._waiting.pop(owner)
         own.remove(ticket)
         if own:
@@ -18348,26 +18352,26 @@ class RegoQueue:
 
 
 class RegoEngine:
-    """Rego for an install: one child, started when it is needed and again after any failure.
+    """Rego for an install, in one child process, which is started on demand and after failures.
 
-    Calls take turns; each has the time of the setting `rego_deadline` from when its turn comes. A
-    policy that took longer several times is not evaluated for a while.
+    Calls take turns; each may use the time of the setting `rego_deadline` from the beginning of its
+    turn. A policy that exceeded it several times is not evaluated for a while.
     """
 
-    #: How often a policy may take too long, for how many seconds it is refused then, and how many
-    #: such policies are remembered.
+    #: How often a policy may exceed its deadline, for how many seconds it is rejected then, and how
+    #: many such policies are remembered.
     TIMEOUTS, PAUSE, REMEMBERED = 3, 60.0, 1000
 
     def __init__(self, settings: Settings):
         self.deadline, self.memory = settings.rego_deadline, settings.rego_memory
         self._queue = RegoQueue(self.deadline)
         self._child: _RegoProcess | None = None
-        #: How often a policy took too long, and when it did last, by its key.
+        #: How often a policy exceeded its deadline, and the last time, by its key.
         self._timeouts: dict[str, tuple[int, float]] = {}
 
     @property
     def pid(self) -> int | None:
-        """The number of the child's process, if there is one."""
+        """The process id of the child, if there is one."""
         return self._child.process.pid if self._child else None
 
     def compile(self, modules: Mapping[str, str]) -> str:
@@ -18376,7 +18380,7 @@ class RegoEngine:
             return self.load(modules)["version"]
 
     def ask(self, modules: Mapping[str, str], text: str) -> list[dict]:
-        """What every deciding rule of modules makes of an input, as JSON text."""
+        """Return the results of every deciding rule of modules for an input, as JSON text."""
         request = {"policy": _policy_key(modules), "input": text}
         with self.turn(request["policy"]):
             response = self.exchange(request)
@@ -18387,7 +18391,7 @@ class RegoEngine:
 
     @contextlib.contextmanager
     def turn(self, policy: str) -> Iterator[None]:
-        """Have the child for a policy, unless it took too long several times just now."""
+        """Wait for the child, unless the policy exceeded its deadline several times recently."""
         current = current_session.get(None)
         self.refuse_runaway(policy)
         with away(), self._queue.turn(current and current.workspace):
@@ -18403,7 +18407,7 @@ class RegoEngine:
             self._timeouts.pop(policy, None)
 
     def refuse_runaway(self, policy: str) -> None:
-        """Fail at once for a policy that took too long several times just now."""
+        """Raise at once for a policy that exceeded its deadline several times recently."""
         count, last = self._timeouts.get(policy, (0, 0.0))
         if count >= self.TIMEOUTS and time.monotonic() < last + self.PAUSE:
             raise RegoFailure(
@@ -18412,11 +18416,11 @@ class RegoEngine:
             )
 
     def load(self, modules: Mapping[str, str]) -> dict:
-        """Have the child compile modules and keep them."""
+        """Let the child compile modules and cache them."""
         return self.exchange({"policy": _policy_key(modules), "modules": modules})
 
     def exchange(self, request: dict) -> dict:
-        """Send a request to a child that lives, and take its answer or its failure."""
+        """Send a request to a running child; return its response or raise its failure."""
         from importlib.util import find_spec
 
         if self._child is None or self._child.process.poll() is not None:
@@ -18440,34 +18444,34 @@ class RegoEngine:
             self._child = None
 
     def close(self) -> None:
-        """End the child once nobody is using it, or none of those who wait had a turn."""
+        """End the child once nobody uses it; waiting callers get no turn."""
         with contextlib.suppress(Unavailable), self._queue.turn(None):
             pass
         self.end_child()
 
 
 def _policy_key(modules: Mapping[str, str]) -> str:
-    """What modules are known by: the SHA-256 of their paths and texts."""
+    """Return the cache key of modules: the SHA-256 of their paths and texts."""
     return hashlib.sha256(to_json(modules).encode()).hexdigest()
 
 
 # --- Policy archives ----------------------------------------------------------
-# Modules and data may come in a zip or tar.gz, as `opa build` writes it. Nothing is written where
-# an archive says; what is read of it is bounded while it is read.
+# Modules and data may be in a zip or tar.gz, as `opa build` writes it. Nothing is written to paths
+# of an archive, and its size is limited while it is read.
 
-#: Characters that the modules of a bundle may have together, and entries of an archive.
+#: Characters of the modules of a bundle together, and entries of an archive.
 ARCHIVE_SIZE, _ARCHIVE_ENTRIES = 1_000_000, 1000
-#: What a module is called that came without a name.
+#: The name of a module without one.
 MODULE = "policy.rego"
 
 
 def _refused_file(why: str) -> Invalid:
-    """The refusal of an upload for what its file is."""
+    """Return the problem of an invalid file."""
     return Invalid(issues=[field_error(["file"], why)])
 
 
 def unpack(upload: Upload) -> dict[str, str]:
-    """The modules in an upload, by their paths: of a zip, of a tar.gz, or the one that it is."""
+    """Return the modules of an upload by path: of a zip, a tar.gz, or the only one."""
     import tarfile
     from zipfile import BadZipFile
 
@@ -18490,7 +18494,7 @@ def unpack(upload: Upload) -> dict[str, str]:
 
 
 class _Archive:
-    """What has been taken out of an archive so far."""
+    """The files that were unpacked from an archive so far."""
 
     def __init__(self) -> None:
         self.modules: dict[str, str] = {}
@@ -18517,7 +18521,7 @@ class _Archive:
         import gzip
         import tarfile
 
-        # Headers and what is no module count as well, since all of it has to be unpacked.
+        # Headers and other files count as well, since everything has to be unpacked.
         unpacked = SizeLimitedStream(gzip.GzipFile(fileobj=content, mode="rb"), 4 * ARCHIVE_SIZE)
         try:
             with tarfile.open(fileobj=unpacked, mode="r|") as file:
@@ -18531,7 +18535,7 @@ class _Archive:
             ) from None
 
     def enter(self, name: str, is_plain: bool) -> str:
-        """Look at an entry before it is read; its path, without what does not matter.
+        """Validate an entry before it is read; return its normalized path.
 
         `opa build` writes names that begin with a slash.
         """
@@ -18564,14 +18568,14 @@ class _Archive:
 
 
 def _is_policy_file(path: str) -> bool:
-    """Whether a file decides something by its name: modules but for tests, data, the manifest."""
+    """Return whether a file is part of the policy: modules except tests, data, the manifest."""
     name = path.rpartition("/")[2]
     is_module = name.endswith(".rego") and not name.endswith("_test.rego") and name[0] != "."
     return is_module or name in DATA_FILES or path == ".manifest"
 
 
 def text_of(modules: Mapping[str, str]) -> str:
-    """All modules as one text: several each under a comment with its path."""
+    """Return all modules as one text: several ones each after a comment with its path."""
     texts = {path: text for path, text in modules.items() if path.endswith(".rego")}
     if len(texts) == 1:
         return next(iter(texts.values()))
@@ -18588,9 +18592,9 @@ _ACTIVE_BUNDLES = 10
 class PolicyBundle(Model):
     """Rego modules that were uploaded together.
 
-    Of those that are bound to nothing, the one that is ACTIVE decides when it is asked to. The gate
-    asks all that are bound to a flow, an environment or both, and ACTIVE: of each binding and name,
-    one.
+    Of the bundles without a binding, the ACTIVE one decides on request. The gate evaluates all
+    ACTIVE bundles that are bound to the flow, the environment or both: one for each binding and
+    name.
     """
 
     fact, made, touched, since = "policy_bundle", "uploaded", True, 3
@@ -18606,26 +18610,26 @@ class PolicyBundle(Model):
     updated_at = Timestamp(6, default=now_exactly)
     #: The texts of the modules by their paths, as JSON.
     modules = Text(hidden=True)
-    #: The version of Rego that compiled: v1, or v0 where a module has bodies without `if`.
+    #: The Rego version that compiled: v1, or v0 if a module has bodies without `if`.
     syntax = Text(hidden=True)
     flow_id = MaybeId(null=True, since=6)
     environment_id = MaybeId(null=True, since=6)
 
     @classmethod
     def active(cls) -> PolicyBundle | None:
-        """The bundle that decides where none is bound, if there is one."""
+        """Return the active bundle without a binding, if there is one."""
         return next(
             (bundle for bundle in cls.find_all(status="ACTIVE") if not bundle.is_bound()), None
         )
 
     def is_bound(self) -> bool:
-        """Whether the gate asks this bundle, since it is bound to a flow or an environment."""
+        """Return whether the bundle is bound to a flow or an environment."""
         return bool(self.flow_id or self.environment_id)
 
     def activate(self) -> None:
-        """Make this one decide, instead of the active one of its binding and, if bound, its name.
+        """Activate this bundle in place of the active one of its binding and, if bound, its name.
 
-        Conflict where too many are active for the binding.
+        Raises Conflict if too many are active for the binding.
         """
         binding = self.flow_id, self.environment_id
         others = [
@@ -18672,7 +18676,7 @@ class PolicyBundles(
         "retrieve": {"id": "getPolicyBundle"},
     },
 ):
-    """Rego policies, of which one decides, and those that are bound decide at the gate."""
+    """Rego policies: one decides on request, bound ones decide at the gate."""
 
     guide = """\
 A bundle (JSON, a `.rego` file, a zip or tar.gz, also from `opa build`) is compiled when it is
@@ -18705,9 +18709,9 @@ numbers, or use `round`.
     imported: ClassVar[dict] = {"modules": Json(MapOf(Text(ARCHIVE_SIZE)), null=True)}
 
     def enter(self, values):
-        """Store a bundle without compiling it, which would hold up all writers.
+        """Store a bundle without compiling it, which would block other writes.
 
-        One that does not compile denies.
+        A bundle that does not compile denies.
         """
         is_active = values.pop("status", "") == "ACTIVE"
         modules = values.get("modules") or {MODULE: values["rego_content"]}
@@ -18722,7 +18726,7 @@ numbers, or use `round`.
         return super().amend(record, values)
 
     def prepare_create(self, context):
-        """Take the modules out of what came in, and compile them while no transaction is open."""
+        """Unpack the modules of an upload, and compile them outside of the transaction."""
         upload = context.upload
         modules = unpack(upload) if upload else {MODULE: context.body["rego_content"]}
         try:
@@ -18754,7 +18758,7 @@ numbers, or use `round`.
 
     @route("PUT /api/v1/opa/bundles/{bundleId}/activate", answer="BundleResponse")
     def activate_policy_bundle(self, context, key):
-        """Make a policy bundle decide, instead of an active one; if bound, of one of its name."""
+        """Activate a policy bundle in place of the active one; if bound, of the same name."""
         bundle = self.find(key)
         bundle.activate()
         return bundle
@@ -18764,7 +18768,7 @@ numbers, or use `round`.
 
 
 class PolicyDecision(Model):
-    """What a policy bundle made of an input; inputJson is what it was given, letter by letter."""
+    """The decision of a policy bundle about an input, with the exact text of the input."""
 
     fact, made, append_only, since = "policy_decision", "made", True, 3
     schema_name = "PolicyDecisionResponse"
@@ -18778,7 +18782,7 @@ class PolicyDecision(Model):
     evaluated_at = Timestamp(6, default=now_exactly)
 
 
-#: Said where a policy denies and gives no reason of its own.
+#: The reason of a denial without a reason of its own.
 _DENIED = "The policy denies this."
 #: Bytes of what a policy is given, which is kept with its decision; reasons that a decision lists,
 #: and characters of each.
@@ -18786,7 +18790,7 @@ _INPUT_SIZE, _REASONS_LISTED, _REASON_SIZE = 1_000_000, 100, 1_500
 
 
 def list_reasons(reasons: Iterable[str]) -> list[str]:
-    """The first of these reasons, no longer than need be, and how many more there are."""
+    """Return the first of these reasons, shortened, and the number of the others."""
     reasons = iter(reasons)
     listed = [reason[:_REASON_SIZE] for reason in itertools.islice(reasons, _REASONS_LISTED)]
     if more := sum(1 for _ in itertools.islice(reasons, 100 * _REASONS_LISTED)):
@@ -18796,10 +18800,9 @@ def list_reasons(reasons: Iterable[str]) -> list[str]:
 
 
 def objections_in(answers: Sequence[dict]) -> list[str]:
-    """Why the answers of the deciding rules come to a denial; nothing where they allow.
+    """Return the reasons of a denial in the results of the deciding rules; empty if they allow.
 
-    Whatever denies wins. Every rule named `allow` must be true, and there must be one: where none
-    is defined, nothing is allowed.
+    A denial wins. Every rule named `allow` must be true, and at least one must exist.
     """
     denying = [answer for answer in answers if answer["rule"] != "allow"]
     reasons = [reason for answer in denying for reason in _reasons_of(answer.get("value"))]
@@ -18826,7 +18829,7 @@ def _reasons_of(value: Any) -> list[str]:
 
 
 def _reason_of(element: Any) -> str:
-    """One reason: a text, the `msg` of an object, or whatever it is as JSON."""
+    """Format one reason: a text, the `msg` of an object, or any other value as JSON."""
     match element:
         case {"msg": str(text)} | str(text):
             return text or _DENIED
@@ -18836,7 +18839,7 @@ def _reason_of(element: Any) -> str:
 
 
 def reasons_against(bundle: PolicyBundle, text: str, engine: RegoEngine) -> list[str]:
-    """Why a bundle denies an input, as JSON text; nothing where it allows. A failure denies."""
+    """Return why a bundle denies an input, as JSON text; empty if it allows. A failure denies."""
     if len(text.encode()) > _INPUT_SIZE:
         return [f"What the policy would be given is over the limit of {_INPUT_SIZE} bytes."]
     try:
@@ -18854,7 +18857,7 @@ def _scans_of(trail: str) -> list[dict]:
 
 
 class _MaybeText(Text):
-    """A text inside a list or object that may be null."""
+    """A nullable text in a list or object."""
 
     def __init__(self, at_most: int):
         super().__init__(at_most, null=True)
@@ -18867,7 +18870,7 @@ class _MaybeText(Text):
 
 
 def document_of(body: Mapping[str, Any]) -> dict:
-    """What a policy is given as its input: the five members, then the records that ids name."""
+    """Return the input of a policy: the five members, then the records that ids name."""
     document = {
         "artifactName": body["artifact_name"],
         "artifactVersion": body.get("artifact_version"),
@@ -18909,7 +18912,7 @@ class PolicyDecisions(
     schema_name="PolicyDecisionResponse",
     verbs="list retrieve",
 ):
-    """What policies decided."""
+    """The decisions of policies."""
 
     filters = Paging()
 
@@ -18929,7 +18932,7 @@ class PolicyDecisions(
         answer="PolicyDecisionResponse",
     )
     def evaluate_policy(self, context):
-        """Let the active policy bundle judge an artifact, and keep the decision."""
+        """Let the active policy bundle evaluate an artifact, and store the decision."""
         bundle, text, reasons = context.prepared
         decision = PolicyDecision.create(
             bundle=bundle.id,
@@ -18954,7 +18957,7 @@ class PolicyDecisions(
         return decision
 
     def prepare_evaluate_policy(self, context):
-        """Put the input together, and ask the active bundle while no transaction is open."""
+        """Assemble the input, and evaluate the active bundle outside of the transaction."""
         bundle = PolicyBundle.active()
         if bundle is None:
             raise NotFound("There is no active policy bundle; activate one first.")
@@ -18968,10 +18971,10 @@ class PolicyDecisions(
 
 # --- Policy bundles at the gate -----------------------------------------------
 
-#: Reports of an artifact that the gate has a bundle evaluate, and evaluations for one decision;
-#: with more of them it is shut.
+#: Reports of an artifact that the gate evaluates with a bundle, and evaluations for one decision;
+#: with more of them it blocks.
 _REPORTS_ASKED, _EVALUATIONS = 20, 200
-#: Seconds that all bundles may take together at the gate; those that are left then deny.
+#: Seconds for all bundles together at the gate; those that are left then deny.
 _BUNDLES_SECONDS = 10.0
 
 
@@ -18982,18 +18985,18 @@ def ask_bound_bundles(
     environment: Environment | None,
     engine: RegoEngine,
 ) -> list[tuple[str, list[str]]]:
-    """The names of the active bundles that are bound to where an artifact comes from or goes to,
-    and why each denies it: every report of the artifact has to be allowed.
+    """Return the names of the active bundles that are bound to an artifact's flow or environment,
+    and why each denies it: every report of the artifact must be allowed.
 
-    What is not known holds nothing back: without a known environment those bound to any apply, and
-    for an artifact that nobody reported and a flow that nobody names those of any flow.
+    The unknown restricts nothing: without a known environment those bound to any apply, and for an
+    artifact without a report and an unnamed flow those of any flow.
     """
     bundles = [bundle for bundle in PolicyBundle.find_all(status="ACTIVE") if bundle.is_bound()]
     verdicts, left, ends_at = [], _EVALUATIONS, time.monotonic() + _BUNDLES_SECONDS
     artifacts = list(reported_under(digest).limit(500)) if bundles else []
     trails = {artifact.trail_id: Trail.find(artifact.trail_id) for artifact in artifacts}
     flows = {trail.flow_id for trail in trails.values()}
-    # A flow that is not there must not keep bundles from being asked.
+    # An unknown flow must not keep bundles from being evaluated.
     if flow and Flow.exists(flow):
         flows.add(flow)
     for bundle in bundles:
@@ -19018,7 +19021,7 @@ def ask_bound_bundles(
 
 
 def _gate_document(digest: str, artifact: Artifact | None, environment: Environment | None) -> dict:
-    """What a bundle is given at the gate: what `POST /opa/evaluate` would be told of a report."""
+    """Return the input of a bundle at the gate: that of `POST /opa/evaluate` for a report."""
     body = {"artifact_name": digest, "environment": environment.name if environment else None}
     if artifact is None:
         return document_of(body)
@@ -19047,9 +19050,9 @@ def _gate_document(digest: str, artifact: Artifact | None, environment: Environm
 
 
 # --- Policy demands -----------------------------------------------------------
-# What policies ask of an artifact, held against what was reported of it.
+# The requirements of policies, and the reports of an artifact that meet them.
 
-#: What a policy's switches ask for, in words, in the order in which REPORTS tells of it.
+#: The requirements of a policy's switches, in words, in the order of REPORTS.
 DEMANDS = {
     "enforce_provenance": "a record of its provenance",
     "enforce_approvals": "an approval",
@@ -19097,7 +19100,7 @@ ORDER BY a."rowid"
 """
 
 
-#: Reports of an artifact that policies are held against; with more of them the gate is shut.
+#: Reports of an artifact that policies evaluate; with more of them the gate blocks.
 REPORTS_JUDGED = 500
 REPORTS_COUNTED = f"""SELECT count(*) FROM (SELECT 1 FROM ({deciding_sql("?1")}) AS d
     JOIN "artifact" AS a ON a."trail_id" = d."trail_id"
@@ -19105,13 +19108,13 @@ REPORTS_COUNTED = f"""SELECT count(*) FROM (SELECT 1 FROM ({deciding_sql("?1")})
 
 
 class _Reported(NamedTuple):
-    """An artifact as one trail reported it, which demands of policies it meets, and what rules
-    count of it."""
+    """An artifact as one trail reported it, with the requirements of policies that it meets, and
+    the numbers for rules."""
 
     title: str
     met: frozenset[str]
     counts: Mapping[str, int]
-    #: Why its trail's template cannot be read, if so.
+    #: Why its trail's template cannot be parsed, if so.
     fault: str = ""
 
 
@@ -19122,15 +19125,15 @@ def reports_of(digest: str) -> list[_Reported]:
     rows = current.database.connection().execute(_REPORTS, (digest,))
     for title, texts, types, *flags, verdict, unjudged, attestations, people, scans, bad in rows:
         if unjudged:
-            # An older version recorded it, which took what is no provenance for verified.
+            # An older version recorded it, which accepted invalid provenance as verified.
             body, keys = json.loads(unjudged), trusted_keys(current.workspace.settings)
             verdict = verify_signature(digest, body["signature"], keys, body).word
-        # A signature that fails is worse than none.
+        # An invalid signature is worse than none.
         flags[0] = bool(flags[0]) and verdict != "FAILED"
         flags[-1] = verdict in ("VERIFIED", "SIGNED")
         met = {_is_passing(type) for type in json.loads(types)}
         met.update(itertools.compress(DEMANDS, [*flags, scans and not bad]))
-        # Who approved counts while the approval stands, which needs nobody's decision on record.
+        # The approvers count while the approval is valid, also without recorded decisions.
         people = max(people, 1) if "enforce_approvals" in met else 0
         counts = {"ATTESTATION_COUNT": attestations, "APPROVAL_REQUIRED": people}
         templates = (read_template(text) for text in json.loads(texts) if text)
@@ -19139,7 +19142,7 @@ def reports_of(digest: str) -> list[_Reported]:
     return reports
 
 
-#: What a rule with a threshold asks for, in words.
+#: The requirement of a rule with a threshold, in words.
 _RULE_WORDS = {
     "ATTESTATION_COUNT": "{} or more passed attestations",
     "APPROVAL_REQUIRED": "approval by {} or more people",
@@ -19152,7 +19155,8 @@ def _is_passing(type: str) -> str:
 
 
 def demands_of(policy: DeploymentPolicy | Policy) -> dict[str, Callable[[_Reported], bool]]:
-    """What a policy asks for: in words, and whether a report of an artifact has it."""
+    """Return the requirements of a policy: in words, and whether a report of an artifact meets
+    each."""
     rule = getattr(policy, "policy_type", "")
     names = [name for name in policy.switches if getattr(policy, name)]
     if rule == "SIGNATURE_REQUIRED" and "require_signature" not in names:
@@ -19167,12 +19171,13 @@ def demands_of(policy: DeploymentPolicy | Policy) -> dict[str, Callable[[_Report
 
 
 def _has(demand: str, report: _Reported) -> bool:
-    """Whether a report meets a demand."""
+    """Return whether a report meets a requirement."""
     return demand in report.met
 
 
 def policy_faults(policies: Sequence[DeploymentPolicy | Policy]) -> dict[str, str]:
-    """What of these policies cannot be enforced, as an older version may have stored them."""
+    """Return the parts of policies that cannot be enforced, as older versions may have stored
+    them."""
     rows = session().database.connection().execute('SELECT "policy_id" FROM "policy_module"')
     faults = {key: "it has a WASM module, and no WASM runtime is installed" for (key,) in rows}
     for policy in policies:
@@ -19185,9 +19190,9 @@ def policy_faults(policies: Sequence[DeploymentPolicy | Policy]) -> dict[str, st
 def objections(
     policy: DeploymentPolicy | Policy, reports: list[_Reported], fault: str = ""
 ) -> Iterator[str]:
-    """Why a policy stops an artifact: a sentence for each thing that a report of it lacks.
+    """Return why a policy blocks an artifact: a sentence for each missing requirement.
 
-    An artifact that nobody reported meets no demand, and no artifact meets a policy that cannot be
+    An artifact without a report meets no requirement, and no artifact meets a policy that cannot be
     enforced.
     """
     title = f"{policy.noun().capitalize()} '{policy.name}'"
@@ -19206,11 +19211,11 @@ def objections(
 
 
 # --- Gate ---------------------------------------------------------------------
-# May this artifact run there? The policies of the place ask, what was recorded answers.
+# The decision whether an artifact may run in an environment, by policies and recorded evidence.
 
 
 class GateResult(Model):
-    """What the gate decided on an artifact, and why."""
+    """The decision of the gate about an artifact, with its reasons."""
 
     fact, made, append_only, since = "gate_result", "evaluated", True, 2
     schema_name = "GateEvaluateResponse"
@@ -19238,11 +19243,10 @@ _GATE_RESULTS = Listing(GateResult, "environment_id")
 
 
 def _policies_for(key: str | None, environment: Environment | None) -> list:
-    """The policies that hold in an environment: its own, and deployment policies of no environment.
+    """Return the policies of an environment: its own, and deployment policies of no environment.
 
-    An environment without deployment policies of its own is asked all that are active. Where no
-    known environment is named, all that are attached anywhere hold, too: a name that is mistyped
-    must not open the gate.
+    An environment without deployment policies of its own gets all active ones. Without a known
+    environment, all attached ones apply, too: a mistyped name must not open the gate.
     """
     active = DeploymentPolicy.find_all(is_active=True)
     if key and any(policy.environment_id == key for policy in active):
@@ -19264,7 +19268,7 @@ def _attached_sql(to_one: bool) -> str:
 
 
 def _is_on_allowlist(digest: str, environment: Environment) -> bool:
-    """Whether an entry in force of an environment's allow-list has this digest."""
+    """Return whether a valid entry of an environment's allow-list has this digest."""
     entries = AllowlistEntry.select().where(
         AllowlistEntry.environment == environment.id,
         of_digest(AllowlistEntry.sha256, digest),
@@ -19306,12 +19310,12 @@ def decide(digest: str, key: str | None, environment: Environment | None) -> dic
 
 
 def _flow_that_built(digest: str) -> str | None:
-    """The flow whose trail was the first to report an artifact."""
+    """Return the flow whose trail was the first to report an artifact."""
     return reported_under(digest, Trail.flow).join(Trail).limit(1).scalar()
 
 
 def _with_bundles(values: dict, verdicts: Sequence[tuple[str, list[str]]]) -> dict:
-    """A decision with what bound policy bundles say, unless the allow-list has decided."""
+    """Add the decisions of bound policy bundles, unless the allow-list has decided."""
     if not verdicts or "policies_evaluated" not in values:
         return values
     denials = [
@@ -19367,14 +19371,14 @@ def pass_gate(
 
 
 class _Newest(Integer):
-    """How many of a list's newest records are wanted."""
+    """The number of the newest records of a list."""
 
     def describe(self):
         return super().describe() | {"description": "Only the newest so many; all unless told."}
 
 
 class Gate(Factstore, model=GateResult, tag="Gate"):
-    """The gate, and what it decided."""
+    """The gate and its decisions."""
 
     @route(
         "POST /api/v1/gate/evaluate",
@@ -19390,19 +19394,18 @@ class Gate(Factstore, model=GateResult, tag="Gate"):
         answer="GateEvaluateResponse",
     )
     def evaluate_gate(self, context):
-        """Decide whether an artifact may run in an environment, and keep the decision.
+        """Decide whether an artifact may run in an environment, and store the decision.
 
-        Asked are the deployment policies of the environment and those of none, the policies
-        attached to it, and the active policy bundles that are bound to it or to the flow. What a
-        policy asks for and nobody has recorded blocks. An entry of the allow-list lets the
-        artifact through.
+        It evaluates the deployment policies of the environment and those of none, the policies
+        attached to it, and the active policy bundles that are bound to it or to the flow. A
+        requirement without a record blocks. An entry of the allow-list admits the artifact.
         """
         digest, actor = context.body["artifact_sha256"], context.body.get("requested_by")
         key, environment = self.addressed(context.body)
         return pass_gate(digest, key, environment, actor, context.prepared)
 
     def addressed(self, body):
-        """The environment that a body names, and its id, known or not."""
+        """Return the environment that a body names, and its id, known or not."""
         key, name = body.get("environment_id"), body.get("environment")
         environment = Environment.find_or_none(key) if key else Environment.find_or_none(name=name)
         if key and name and (environment is None or environment.name != name):
@@ -19412,7 +19415,7 @@ class Gate(Factstore, model=GateResult, tag="Gate"):
         return environment.id if environment else key, environment
 
     def prepare_evaluate_gate(self, context):
-        """Have the policies and bundles that apply evaluated while no transaction is open."""
+        """Evaluate the applicable policies and bundles outside of the transaction."""
         body = context.body
         key, environment = self.addressed(body)
         digest, flow = body["artifact_sha256"], body.get("flow_id")
@@ -19426,7 +19429,7 @@ class Gate(Factstore, model=GateResult, tag="Gate"):
         answer=["GateEvaluateResponse"],
     )
     def list_gate_results(self, context):
-        """List what the gate decided, of one environment (by name or id) where one is named."""
+        """List the decisions of the gate, of one environment (by name or id) if it is named."""
         values, offset, limit = {}, 0, context.query.get("limit") or -1
         if text := context.query.get("environment"):
             environment = Environment.find_or_none(name=text)

@@ -1,6 +1,6 @@
 -- Printed by: novantra-lite schema
 
--- A place where artifacts run.
+-- An environment in which artifacts run.
 CREATE TABLE "environment" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "name" TEXT NOT NULL,
@@ -18,7 +18,7 @@ CREATE UNIQUE INDEX "environment_key" ON "environment" ("name");
 
 CREATE INDEX "environment_org_slug" ON "environment" ("org_slug");
 
--- Lets an artifact into an environment whatever is known of it.
+-- An artifact that an environment admits without any evidence.
 CREATE TABLE "allowlist_entry" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "environment_id" TEXT NOT NULL,
@@ -135,7 +135,7 @@ CREATE INDEX "approval_flow_id" ON "approval" ("flow_id");
 
 CREATE INDEX "approval_status" ON "approval" ("status");
 
--- What one person said to a request for approval.
+-- The decision of one person about a request for approval.
 CREATE TABLE "approval_decision" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "approval_id" TEXT NOT NULL,
@@ -421,7 +421,7 @@ CREATE TRIGGER "audit_event_refuses_update" BEFORE UPDATE ON "audit_event" BEGIN
 
 CREATE TRIGGER "audit_event_refuses_delete" BEFORE DELETE ON "audit_event" BEGIN SELECT RAISE(ABORT, 'audit_event only grows'); END;
 
--- What an environment is approved to run.
+-- The artifacts that an environment is approved to run.
 CREATE TABLE "baseline" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "environment_id" TEXT NOT NULL,
@@ -694,7 +694,7 @@ CREATE INDEX "delivery_event_id" ON "delivery" ("event_id", "created_at", "id");
 
 CREATE INDEX "delivery_endpoint_id" ON "delivery" ("endpoint_id", "created_at", "id");
 
--- What the gate asks of every artifact, in one environment or in all.
+-- The requirements of the gate for artifacts, in one environment or in all.
 CREATE TABLE "deployment_policy" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "name" TEXT NOT NULL,
@@ -715,7 +715,7 @@ CREATE TABLE "deployment_policy" (
 
 CREATE INDEX "deployment_policy_flow_id" ON "deployment_policy" ("flow_id");
 
--- How far an environment was from its baseline, kept whenever that changed.
+-- The drift of an environment from its baseline, recorded when it changes.
 CREATE TABLE "drift_report" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "environment_id" TEXT NOT NULL,
@@ -796,7 +796,7 @@ CREATE UNIQUE INDEX "environment_separation_review_key" ON "environment_separati
 
 CREATE INDEX "environment_separation_review_status" ON "environment_separation_review" ("status", "created_at", "id");
 
--- What ran in an environment at one time.
+-- The artifacts that ran in an environment at one time.
 CREATE TABLE "environment_snapshot" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "environment_id" TEXT NOT NULL,
@@ -990,7 +990,7 @@ CREATE INDEX "framework_coverage_link_framework_version_id" ON "framework_covera
 
 CREATE INDEX "framework_coverage_link_framework_node_id" ON "framework_coverage_link" ("framework_node_id", "created_at", "id");
 
--- What the gate decided on an artifact, and why.
+-- The decision of the gate about an artifact, with its reasons.
 CREATE TABLE "gate_result" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "decision" TEXT NOT NULL CHECK ("decision" IN ('ALLOWED', 'BLOCKED')),
@@ -1181,7 +1181,7 @@ CREATE TRIGGER "ledger_entry_refuses_update" BEFORE UPDATE ON "ledger_entry" BEG
 
 CREATE TRIGGER "ledger_entry_refuses_delete" BEFORE DELETE ON "ledger_entry" BEGIN SELECT RAISE(ABORT, 'ledger_entry only grows'); END;
 
--- Several environments that are looked at as one.
+-- A group of environments.
 CREATE TABLE "logical_environment" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "name" TEXT NOT NULL,
@@ -1193,7 +1193,7 @@ CREATE TABLE "logical_environment" (
 
 CREATE UNIQUE INDEX "logical_environment_key" ON "logical_environment" ("name");
 
--- An environment as part of a logical one.
+-- The membership of an environment in a logical one.
 CREATE TABLE "logical_member" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "logical_environment_id" TEXT NOT NULL,
@@ -1461,7 +1461,7 @@ CREATE INDEX "patch_requirement_vulnerability_id" ON "patch_requirement" ("vulne
 
 CREATE INDEX "patch_requirement_status" ON "patch_requirement" ("status", "created_at", "id");
 
--- What the environments that it is attached to ask of every artifact.
+-- The requirements for artifacts of the environments to which the policy is attached.
 CREATE TABLE "policy" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "name" TEXT NOT NULL,
@@ -1482,7 +1482,7 @@ CREATE UNIQUE INDEX "policy_key" ON "policy" ("name");
 
 CREATE INDEX "policy_org_slug" ON "policy" ("org_slug");
 
--- That a policy holds in an environment.
+-- The attachment of a policy to an environment.
 CREATE TABLE "policy_attachment" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "policy_id" TEXT NOT NULL,
@@ -1518,7 +1518,7 @@ CREATE TABLE "policy_bundle" (
 
 CREATE INDEX "policy_bundle_status" ON "policy_bundle" ("status");
 
--- What a policy bundle made of an input; inputJson is what it was given, letter by letter.
+-- The decision of a policy bundle about an input, with the exact text of the input.
 CREATE TABLE "policy_decision" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "bundle_id" TEXT,
@@ -1537,7 +1537,7 @@ CREATE TRIGGER "policy_decision_refuses_update" BEFORE UPDATE ON "policy_decisio
 
 CREATE TRIGGER "policy_decision_refuses_delete" BEFORE DELETE ON "policy_decision" BEGIN SELECT RAISE(ABORT, 'policy_decision only grows'); END;
 
--- The text of a policy's WASM module, which an older version took. Nothing can evaluate it.
+-- The WASM module of a policy, from an older version. Nothing evaluates it.
 CREATE TABLE "policy_module" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "policy_id" TEXT NOT NULL,
@@ -1799,7 +1799,7 @@ CREATE TABLE "slack_request" (
 
 CREATE INDEX "slack_request_expires_at" ON "slack_request" ("expires_at");
 
--- One artifact of a snapshot, to be found by its digest.
+-- An artifact of a snapshot, indexed by its digest.
 CREATE TABLE "snapshot_artifact" (
     "id" INTEGER PRIMARY KEY,
     "snapshot_id" TEXT NOT NULL,
