@@ -29,10 +29,10 @@ Contents
     Part IV   Factstore   Factstore fields, API keys, Factstore conventions, Organisations,
         Source hosts, Patterns, YAML, Conditions, Templates, Flows, Notifications,
         Notification channels, Notifying, Notification rules, Trail records, Trail status, Trails,
-        Artifacts, Provenance signatures, Provenance statements, Provenance, Attestations,
-        Evidence files, Scan reports, SARIF, Scanners, JUnit reports, Evidence processors,
-        Stated results, Evidence collection, Pull request look-ups, Pull requests, Approvals,
-        Assertions, Environments, Snapshot records, Environment snapshots, Environment drift,
+        Artifacts, Provenance signatures, Provenance, Attestations, Evidence files, Scan reports,
+        SARIF, Scanners, JUnit reports, Evidence processors, Stated results, Evidence collection,
+        Pull request look-ups, Pull requests, Approvals, Assertions, Environments,
+        Snapshot records, Environment snapshots, Environment drift,
         Logical environments, Policies, Deployment policies, Rego, Rego modules, Rego evaluation,
         Rego engine, Policy archives, Policy bundles, Policy decisions, Policy bundles at the gate,
         Policy demands, Gate, Users, Service accounts, API key management, Members,
@@ -12839,69 +12839,68 @@ class ArtifactsV2(Artifacts, tag="V2 Artifacts"):
 # A signature of provenance is a DSSE envelope around an in-toto statement with SLSA
 # provenance of the artifact, or a detached one over the artifact's digest or its text.
 
-#: Signatures of one envelope that are tried, each with every key; and envelopes of one text.
+#: The most signatures of an envelope, each tried with every key, and envelopes of a text.
 _SIGNATURES = _ENVELOPES = 16
 _KEY_TYPES = (
     "a public key or a certificate in PEM: Ed25519, ECDSA P-256 or P-384, or RSA from 2048 bits"
 )
 _PEM_BLOCK = re.compile(rb"-----BEGIN (PUBLIC KEY|CERTIFICATE)-----.+?-----END \1-----", re.S)
+#: Bytes of r and of s in a signature of each curve.
+_CURVES = MappingProxyType({"secp256r1": 32, "secp384r1": 48})
+_STATEMENTS = ("https://in-toto.io/Statement/v0.1", "https://in-toto.io/Statement/v1")
+_PREDICATES = ("https://slsa.dev/provenance/v0.2", "https://slsa.dev/provenance/v1")
 
 
-def read_public_keys(pem: bytes) -> list:
-    """The public keys in PEM text; ValueError where one is of a type that nothing here checks."""
+def load_public_keys(pem: bytes) -> list:
+    """Load the public keys in PEM text; raise ValueError without any, or for another type."""
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
     from cryptography.x509 import load_pem_x509_certificate
 
+    def is_supported(key: Any) -> bool:
+        if isinstance(key, ec.EllipticCurvePublicKey):
+            return key.curve.name in _CURVES
+        if isinstance(key, rsa.RSAPublicKey):
+            return key.key_size >= 2048
+        return isinstance(key, ed25519.Ed25519PublicKey)
+
     keys: list = []
-    try:
+    with contextlib.suppress(ValueError, UnsupportedAlgorithm):
         for block in _PEM_BLOCK.finditer(pem):
             is_certificate = block[1] == b"CERTIFICATE"
             certificate = load_pem_x509_certificate(block[0]) if is_certificate else None
             keys.append(certificate.public_key() if certificate else load_pem_public_key(block[0]))
-    except (ValueError, UnsupportedAlgorithm):
-        raise ValueError(f"Expected {_KEY_TYPES}") from None
-    for key in keys:
-        is_curve = isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in _CURVES
-        is_rsa = isinstance(key, rsa.RSAPublicKey) and key.key_size >= 2048
-        if not is_curve and not is_rsa and not isinstance(key, ed25519.Ed25519PublicKey):
-            raise ValueError(f"Expected {_KEY_TYPES}")
-    if not keys:
-        raise ValueError(f"Expected {_KEY_TYPES}")
-    return keys
-
-
-#: Bytes of r and of s in a signature of each curve.
-_CURVES = MappingProxyType({"secp256r1": 32, "secp384r1": 48})
+        if keys and all(map(is_supported, keys)):
+            return keys
+    raise ValueError(f"Expected {_KEY_TYPES}")
 
 
 #: The keys in each set of files, as they were when an instance last started with them.
 _trusted: dict[tuple[str, ...], list] = {}
 
 
-def read_trusted_keys(settings: Settings) -> None:
-    """Read the files that provenance_keys names, once, at the start; Invalid names a bad one."""
+def load_trusted_keys(settings: Settings) -> None:
+    """Load the files of the setting provenance_keys at the start; Invalid names a faulty one."""
     keys = []
     for file in settings.provenance_keys:
         try:
-            keys += read_public_keys(Path(file).read_bytes())
-        except OSError as error:
-            raise Invalid(f"The file {file} of provenance_keys: {error.strerror}.") from None
-        except ValueError as fault:
-            raise Invalid(f"The file {file} of provenance_keys: {fault}.") from None
+            keys += load_public_keys(Path(file).read_bytes())
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise Invalid(f"The file {file} of provenance_keys: {reason}.") from None
     _trusted[settings.provenance_keys] = keys
 
 
 def trusted_keys(settings: Settings) -> list:
-    """The public keys that build provenance is verified with."""
+    """Return the public keys that verify build provenance."""
     return _trusted[settings.provenance_keys]
 
 
-def is_signed(key: Any, signature: bytes, data: bytes, is_hash: bool = False) -> bool:
+def _is_signed(key: Any, signature: bytes, data: bytes, is_hash: bool = False) -> bool:
     """Return whether a key signed data, or the content whose SHA-256 the data is.
 
-    Ed25519 (RFC 8032) signs the bytes themselves. ECDSA takes DER or r and s, with SHA-256, and
-    with SHA-384 too where the curve is P-384; RSA takes PKCS #1 v1.5 and PSS, with SHA-256.
+    Ed25519 (RFC 8032) signs the bytes themselves. ECDSA signatures are DER, or r and s, with
+    SHA-256, on P-384 also with SHA-384; RSA is PKCS #1 v1.5 or PSS, with SHA-256.
     """
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
     from cryptography.hazmat.primitives.hashes import SHA256, SHA384
@@ -12926,42 +12925,17 @@ def is_signed(key: Any, signature: bytes, data: bytes, is_hash: bool = False) ->
     return False
 
 
-def decode_base64(text: Any) -> bytes:
-    """Read base64 in either alphabet, padded or not, with line breaks or not; or ValueError."""
-    if not isinstance(text, str):
-        raise ValueError("not text")
+def _decode_base64(text: str) -> bytes:
+    """Decode base64 in either alphabet, with or without padding and line breaks."""
     text = "".join(text.split()).replace("-", "+").replace("_", "/").rstrip("=")
-    return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except ValueError:
+        raise ValueError("The signature is neither a DSSE envelope nor base64.") from None
 
 
-class SignedContent(NamedTuple):
-    """The bytes that a provenance signature is over, its signatures, and an envelope's payload."""
-
-    data: bytes
-    signatures: list[bytes]
-    statement: bytes
-
-    @classmethod
-    def read_envelope(cls, envelope: Any) -> SignedContent:
-        """Read a DSSE envelope (version 1.0.2 of its specification), also in a sigstore bundle."""
-        try:
-            envelope = envelope.get("dsseEnvelope", envelope)
-            payload_type, payload = envelope["payloadType"], decode_base64(envelope["payload"])
-            entries = envelope["signatures"][:_SIGNATURES]
-            signatures = [decode_base64(entry["sig"]) for entry in entries]
-            type_bytes = payload_type.encode()
-        except (ValueError, LookupError, TypeError, AttributeError):
-            raise ValueError("The signature is not a DSSE envelope.") from None
-        # In-toto's envelope layer: the type is in-toto's own or that of one predicate.
-        if not re.fullmatch(r"application/vnd\.in-toto(\.[\w.-]+)?\+json", payload_type):
-            raise ValueError("The envelope does not hold an in-toto statement.")
-        # What is signed is the pre-authentication encoding of type and payload.
-        data = b"DSSEv1 %d %b %d %b" % (len(type_bytes), type_bytes, len(payload), payload)
-        return cls(data, signatures, payload)
-
-
-def read_envelopes(text: str) -> list:
-    """The JSON of one envelope, or of JSON lines of them; ValueError where there is none."""
+def _load_envelopes(text: str) -> list:
+    """Parse the JSON of one envelope, or of JSON lines of them."""
     try:
         return [read_signed_json(text.encode())]
     except Invalid:
@@ -12976,14 +12950,8 @@ def read_envelopes(text: str) -> list:
         raise ValueError("A line of the signature is not a DSSE envelope.") from None
 
 
-# --- Provenance statements ----------------------------------------------------
-
-_STATEMENTS = ("https://in-toto.io/Statement/v0.1", "https://in-toto.io/Statement/v1")
-_PREDICATES = ("https://slsa.dev/provenance/v0.2", "https://slsa.dev/provenance/v1")
-
-
 class _BuildClaims(NamedTuple):
-    """What a signed statement says of a build; None where it does not say it."""
+    """The members of provenance that a signed statement contains."""
 
     builder_id: str | None = None
     source_repository_uri: str | None = None
@@ -12991,77 +12959,75 @@ class _BuildClaims(NamedTuple):
 
     @classmethod
     def read(cls, statement: bytes, digest: str) -> _BuildClaims:
-        """Read an in-toto statement with SLSA provenance of a digest; ValueError says the fault."""
+        """Read an in-toto statement with SLSA provenance of a digest; ValueError names a fault."""
         try:
-            document = read_signed_json(statement)
-            if document["_type"] not in _STATEMENTS:
-                raise ValueError("The envelope does not hold an in-toto statement.")
-            algorithm, _, value = digest.rpartition(":")
-            algorithm, subjects = algorithm.lower() or "sha256", document["subject"]
-            digests = [subject["digest"].get(algorithm) for subject in subjects]
-            if not any(entry.lower() == value.lower() for entry in digests if entry):
-                raise ValueError(f"The signed statement is not about the digest '{digest}'.")
-            if document.get("predicateType") not in _PREDICATES:
-                raise ValueError(
-                    "The signed statement is not SLSA provenance; "
-                    f"its predicateType must be {' or '.join(_PREDICATES)}."
-                )
-            predicate = document["predicate"]
-            if document["predicateType"].endswith("/v1"):
-                build = predicate.get("buildDefinition") or {}
-                parameters = build.get("externalParameters") or {}
-                source = (parameters.get("workflow") or {}).get("repository")
-                source = source or parameters.get("source")
-                dependencies = build.get("resolvedDependencies") or []
-                builder = predicate["runDetails"]["builder"]["id"]
-            else:
-                source = (predicate.get("invocation") or {}).get("configSource")
-                dependencies = predicate.get("materials") or []
-                builder = predicate["builder"]["id"]
-            return cls(_string(builder), *_source_of(source, dependencies))
-        except (Invalid, LookupError, TypeError, AttributeError):
-            raise ValueError("The signed statement is not well formed SLSA provenance.") from None
+            document = JsonNode.root(read_signed_json(statement), "statement", ValueError)
+        except Invalid:
+            raise ValueError("The signed statement is not JSON, or repeats a member.") from None
+        if document.text("_type") not in _STATEMENTS:
+            raise ValueError("The envelope does not hold an in-toto statement.")
+        algorithm, _, value = digest.rpartition(":")
+        digests = [subject.get("digest") for subject in document.items("subject")]
+        values = [entry.text(algorithm.lower() or "sha256").lower() for entry in digests]
+        if not value or value.lower() not in values:
+            raise ValueError(f"The signed statement is not about the digest '{digest}'.")
+        if document.text("predicateType") not in _PREDICATES:
+            raise ValueError(
+                "The signed statement is not SLSA provenance; "
+                f"its predicateType must be {' or '.join(_PREDICATES)}."
+            )
+        predicate = document.get("predicate")
+        if document.text("predicateType").endswith("/v1"):
+            build = predicate.get("buildDefinition")
+            source = build.get("externalParameters.workflow.repository")
+            source = source if source.value else build.get("externalParameters.source")
+            dependencies = build.items("resolvedDependencies")
+            builder = predicate.text("runDetails.builder.id", required=True)
+        else:
+            source = predicate.get("invocation.configSource")
+            dependencies = predicate.items("materials")
+            builder = predicate.text("builder.id", required=True)
+        return cls(builder or None, *_source_of(source, dependencies))
 
     def differences(self, body: Mapping[str, Any]) -> list[str]:
-        """The members of a record of provenance that the signed statement does not bear out."""
+        """Return the members of a record of provenance that the signed statement does not prove."""
         names = []
         for name, signed in self._asdict().items():
-            claimed = body.get(name)
-            if claimed and (not signed or _comparable(name, claimed) != _comparable(name, signed)):
+            claim = body.get(name)
+            if claim and (not signed or _comparable(name, claim) != _comparable(name, signed)):
                 names.append(camel(name))
         return names
 
 
-def _string(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None
+def _source_of(source: JsonNode, dependencies: list[JsonNode]) -> tuple[str | None, str | None]:
+    """Return the repository and the commit that were built, as far as the statement names them.
 
-
-def _source_of(source: Any, dependencies: list) -> tuple[str | None, str | None]:
-    """The repository and the commit that were built; None where the statement does not name them.
-
-    Only dependencies of the source's address tell its commit, and only if they agree: another
+    Only dependencies with the source's address name its commit, and only if they agree: another
     repository that the build used is not its source.
     """
     name = "source_repository_uri"
-    named = source if isinstance(source, dict) else {"uri": source}
-    uri, own = _string(named.get("uri")), _commit_in(named)
-    located = [(_string(part.get("uri")) or "", _commit_in(part)) for part in dependencies]
-    if own or not uri:
-        return uri, own
-    address = _comparable(name, uri)
-    commits = {commit for other, commit in located if _comparable(name, other) == address} - {None}
+    if isinstance(source.value, dict):
+        uri, commit = source.text("uri"), _commit_in(source)
+    else:
+        uri, commit = source.value if isinstance(source.value, str) else "", None
+    if commit or not uri:
+        return uri or None, commit
+    commits = {
+        _commit_in(dependency)
+        for dependency in dependencies
+        if _comparable(name, dependency.text("uri")) == _comparable(name, uri)
+    } - {None}
     return uri, commits.pop() if len(commits) == 1 else None
 
 
-def _commit_in(resource: Mapping[str, Any]) -> str | None:
-    """The commit in the digests of a resource descriptor, in lower case."""
-    digest = resource.get("digest") or {}
-    commit = _string(digest.get("gitCommit") or digest.get("sha1"))
-    return commit and commit.lower()
+def _commit_in(resource: JsonNode) -> str | None:
+    """Return the commit in the digests of a resource descriptor, in lower case."""
+    digest = resource.get("digest")
+    return (digest.text("gitCommit") or digest.text("sha1")).lower() or None
 
 
 def _comparable(name: str, value: str) -> str:
-    """A claim without what only spells it differently: git+ and .git, a ref, a letter case."""
+    """Return a claim without differences of spelling: git+ and .git, a ref, letter case."""
     if name == "source_repository_uri":
         value = re.sub(r"@refs/[^@]*$", "", value.removeprefix("git+"))
         return value.rstrip("/").removesuffix(".git")
@@ -13069,14 +13035,22 @@ def _comparable(name: str, value: str) -> str:
 
 
 class _SignatureVerdict(NamedTuple):
-    """VERIFIED, SIGNED, FAILED or UNVERIFIED, a sentence why, and what a verified statement claims.
+    """VERIFIED, SIGNED, FAILED or UNVERIFIED, the reason, and the claims of a verified statement.
 
-    SIGNED is a good signature over the digest alone, which says nothing of the build.
+    SIGNED is a valid signature over the digest alone, which proves nothing about the build.
     """
 
     word: str
     message: str
     claims: _BuildClaims = _BuildClaims()
+
+
+_NO_KEY = _SignatureVerdict(
+    "UNVERIFIED", "The signature was not verified: there is no public key to verify it with."
+)
+_NOT_SIGNED = _SignatureVerdict(
+    "FAILED", "None of the public keys verifies this signature over this content."
+)
 
 
 def verify_signature(
@@ -13085,55 +13059,48 @@ def verify_signature(
     """Verify the signature of a record of provenance (`body`) of the artifact with a digest."""
     text = (signature or "").strip()
     if not text:
-        return _SignatureVerdict(
-            "UNVERIFIED", "The provenance is recorded, but carries no signature."
-        )
+        message = "The provenance is recorded, but carries no signature."
+        return _SignatureVerdict("UNVERIFIED", message)
     try:
         if not text.startswith("{"):
-            return _verify_detached(digest, _decode_detached(text), keys)
-        verdicts = [_verify_envelope(digest, entry, keys, body) for entry in read_envelopes(text)]
+            return _verify_detached(digest, _decode_base64(text), keys)
+        verdicts = [_verify_envelope(digest, entry, keys, body) for entry in _load_envelopes(text)]
     except ValueError as fault:
         return _SignatureVerdict("FAILED", str(fault))
-    # One good statement is enough: a build may sign a list of its parts beside its provenance.
-    return min(
-        verdicts, key=lambda verdict: ("VERIFIED", "UNVERIFIED", "FAILED").index(verdict.word)
-    )
-
-
-_NO_KEY = _SignatureVerdict(
-    "UNVERIFIED", "The signature was not checked: there is no public key to check with."
-)
-_NOT_SIGNED = _SignatureVerdict(
-    "FAILED", "None of the keys to check with made this signature over this content."
-)
+    # One verified statement suffices: a build may also sign a list of its parts.
+    order = ("VERIFIED", "UNVERIFIED", "FAILED")
+    return min(verdicts, key=lambda verdict: order.index(verdict.word))
 
 
 def _verify_envelope(
     digest: str, envelope: Any, keys: Sequence, body: Mapping[str, Any]
 ) -> _SignatureVerdict:
+    """Verify a DSSE envelope (specification 1.0.2), alone or in a sigstore bundle."""
     try:
-        signed = SignedContent.read_envelope(envelope)
-        claims = _BuildClaims.read(signed.statement, digest)
+        node = JsonNode.root(envelope, "signature", ValueError)
+        node = node.get("dsseEnvelope") if node.has("dsseEnvelope") else node
+        payload_type = node.text("payloadType", required=True)
+        payload = _decode_base64(node.text("payload", required=True))
+        entries = node.items("signatures", required=True)[:_SIGNATURES]
+        signatures = [_decode_base64(entry.text("sig", required=True)) for entry in entries]
+        # In-toto's envelope layer: the type is in-toto's own or that of one predicate.
+        if not re.fullmatch(r"application/vnd\.in-toto(\.[\w.-]+)?\+json", payload_type):
+            raise ValueError("The envelope does not hold an in-toto statement.")
+        claims = _BuildClaims.read(payload, digest)
     except ValueError as fault:
         return _SignatureVerdict("FAILED", str(fault))
     if names := claims.differences(body):
-        message = f"The signed statement does not say the same of: {', '.join(names)}."
+        message = f"The signed statement has no, or another, value of: {', '.join(names)}."
         return _SignatureVerdict("FAILED", message)
     if not keys:
         return _NO_KEY
-    if not any(
-        is_signed(key, signature, signed.data) for signature in signed.signatures for key in keys
-    ):
+    # The signed bytes are the pre-authentication encoding of type and payload.
+    type_bytes = payload_type.encode()
+    data = b"DSSEv1 %d %b %d %b" % (len(type_bytes), type_bytes, len(payload), payload)
+    if not any(_is_signed(key, signature, data) for signature in signatures for key in keys):
         return _NOT_SIGNED
-    message = "The signature is good, and is about this artifact's digest."
+    message = "The signature is valid, and is about this artifact's digest."
     return _SignatureVerdict("VERIFIED", message, claims)
-
-
-def _decode_detached(text: str) -> bytes:
-    try:
-        return decode_base64(text)
-    except ValueError:
-        raise ValueError("The signature is neither a DSSE envelope nor base64.") from None
 
 
 def _verify_detached(digest: str, signature: bytes, keys: Sequence) -> _SignatureVerdict:
@@ -13144,13 +13111,10 @@ def _verify_detached(digest: str, signature: bytes, keys: Sequence) -> _Signatur
     contents = [(text.encode(), False) for text in dict.fromkeys((digest, value)) if value]
     if algorithm.lower() in ("", "sha256") and re.fullmatch("[0-9a-fA-F]{64}", value):
         contents.append((bytes.fromhex(value), True))
-    if not any(is_signed(key, signature, *content) for content in contents for key in keys):
+    if not any(_is_signed(key, signature, *content) for content in contents for key in keys):
         return _NOT_SIGNED
-    return _SignatureVerdict(
-        "SIGNED",
-        "The signature is good, but only over this artifact's digest: builder, source and commit "
-        "are not signed.",
-    )
+    message = "The signature is valid, but only over this artifact's digest: "
+    return _SignatureVerdict("SIGNED", message + "builder, source and commit are not signed.")
 
 
 # --- Provenance ---------------------------------------------------------------
@@ -13226,7 +13190,7 @@ class _PublicKeys(Text):
     """Public keys in PEM, of the kinds that signatures are checked with."""
 
     def read(self, value):
-        return read_public_keys(super().read(value).encode())
+        return load_public_keys(super().read(value).encode())
 
 
 _PROVENANCE = Schema.of(
@@ -13566,7 +13530,7 @@ class AttestationsV2(Attestations, tag="V2 Attestations"):
 
 
 class EvidenceFile(Model):
-    """A file that shows what an attestation says, known by the SHA-256 of its bytes."""
+    """A file that supports an attestation, identified by the SHA-256 of its bytes."""
 
     fact, made, since = "evidence_file", "stored", 2
     schema_name = "EvidenceFileResponse"
@@ -13578,23 +13542,23 @@ class EvidenceFile(Model):
     file_size_bytes = Integer(0)
     content_type = Text(255)
     stored_at = Timestamp(6, default=now_exactly)
-    #: Where a file lies whose bytes are not kept here.
+    #: The URL of a file whose bytes are stored elsewhere.
     external_url = Text(2048, null=True)
-    #: What the file by itself says of its attestation, where it says something.
+    #: The result of the file alone, for types that have a processor.
     status = Choice("PASSED FAILED", null=True, hidden=True, since=6)
     details = Text(1_000_000, null=True, hidden=True, since=6)
-    #: How many tests it shows as executed, and how many all files of the attestation must show.
+    #: The tests executed in this file, and the least number over all files of the attestation.
     executed_tests = Integer(0, null=True, hidden=True, since=6)
     minimum_tests = Integer(1, null=True, hidden=True, since=6)
-    #: Its name with the path that came with it, empty where it has none, and SHA-256 of what the
-    #: report says it is about: the next file with the same of both is the same report again.
+    #: The uploaded name with its path, empty without a name, and the SHA-256 of the report's
+    #: subject: a later file with the same of both replaces this one.
     file_path = Text(1000, null=True, hidden=True, since=7)
     subject = Text(64, null=True, hidden=True, since=7)
 
     @classmethod
-    def keep(cls, attestation: Attestation, upload: Upload, **result: Any) -> EvidenceFile:
-        """Store a file that came in, piece by piece, each encrypted for its place."""
-        kept = cls.create(
+    def from_upload(cls, attestation: Attestation, upload: Upload, **result: Any) -> EvidenceFile:
+        """Store an uploaded file in encrypted pieces."""
+        file = cls.create(
             attestation=attestation.id,
             file_name=upload.file_name,
             sha256_hash=upload.sha256,
@@ -13603,14 +13567,14 @@ class EvidenceFile(Model):
             file_path=upload.path,
             **result,
         )
-        seal = session().ring.seal_bytes
         for number, piece in enumerate(upload.pieces()):
-            sealed = seal(piece, EvidencePiece.associated_data(kept.id, number))
-            EvidencePiece.create(evidence_file=kept.id, number=number, content=sealed)
-        return kept
+            associated_data = EvidencePiece.associated_data(file.id, number)
+            sealed = session().ring.seal_bytes(piece, associated_data)
+            EvidencePiece.create(evidence_file=file.id, number=number, content=sealed)
+        return file
 
     def attestation_values(self) -> dict:
-        """What an attestation says of the file that was stored last for it."""
+        """Return the columns of an attestation for the file that was stored last for it."""
         return {
             "evidence_file_hash": self.sha256_hash,
             "evidence_file_name": self.file_name,
@@ -13618,30 +13582,29 @@ class EvidenceFile(Model):
         }
 
     def is_intact(self) -> bool:
-        """Whether the bytes kept here still are those whose hash was recorded."""
+        """Return whether the stored bytes match the recorded size and hash."""
         digest, size = hashlib.sha256(), 0
-        sealed = EvidencePiece.select(EvidencePiece.number, EvidencePiece.content)
-        mine = sealed.where(EvidencePiece.evidence_file == self.id).order_by(EvidencePiece.number)
+        pieces = EvidencePiece.select(EvidencePiece.number, EvidencePiece.content)
+        pieces = pieces.where(EvidencePiece.evidence_file == self.id).order_by(EvidencePiece.number)
         try:
-            for number, content in mine.tuples().iterator():
-                piece = session().ring.open_bytes(
-                    content, EvidencePiece.associated_data(self.id, number)
-                )
+            for number, content in pieces.tuples().iterator():
+                associated_data = EvidencePiece.associated_data(self.id, number)
+                piece = session().ring.open_bytes(content, associated_data)
                 digest.update(piece)
                 size += len(piece)
         except Unavailable:
-            # The bytes were not encrypted by a key of the workspace for this record.
+            # No key of the workspace encrypted these bytes for this record.
             return False
         return (size, digest.hexdigest()) == (self.file_size_bytes, self.sha256_hash)
 
-    def must_be_intact(self) -> None:
-        """Refuse to give out bytes that are not those whose hash was recorded."""
+    def require_intact(self) -> None:
+        """Raise Damaged if the stored bytes do not match the recorded hash."""
         if not self.is_intact():
             log.error("Evidence file %s does not match its recorded hash.", self.id)
             raise Damaged(f"The stored bytes of evidence file {self.id} do not match its hash.")
 
     def content(self, workspace: Workspace) -> Iterator[bytes]:
-        """The bytes of the file, read as they are asked for, long after the request's session."""
+        """Return the bytes, which are read as a client receives them, outside of a session."""
         sql = 'SELECT "content" FROM "evidence_piece" WHERE "evidence_file_id" = ? AND "number" = ?'
         for number in range(-(-self.file_size_bytes // PIECE)):
             with workspace.read():
@@ -13652,7 +13615,7 @@ class EvidenceFile(Model):
 
 
 class EvidencePiece(Model):
-    """A piece of an evidence file, encrypted; the file's recorded hash is over all of them."""
+    """An encrypted piece of an evidence file; the file's hash is over all pieces."""
 
     key, since = "evidence_file number", 2
 
@@ -13663,13 +13626,13 @@ class EvidencePiece(Model):
 
     @staticmethod
     def associated_data(file_id: str, number: int) -> str:
-        """What the encryption of a piece is bound to."""
+        """Return the associated data that binds a ciphertext to its file and position."""
         return f"evidence_piece/content/{file_id}/{number}"
 
 
-#: The results of the files of the attestation `?1`, of each report that of the newest. A file
-#: without a name is none that came before. One that does not say what it is about, as files of
-#: former layouts, was about whatever comes next under its path.
+#: The results of the files of the attestation `?1`, without those that a later file replaced. A
+#: file without a name replaces none. One without a subject, as in older layouts, is replaced by
+#: any later file of its path.
 _FILE_RESULTS = """
     WITH f AS MATERIALIZED (
         SELECT "rowid" AS number, "status", "details", "executed_tests", "minimum_tests", "subject",
@@ -13679,18 +13642,17 @@ _FILE_RESULTS = """
     WHERE number IN (SELECT max(number) FROM f GROUP BY path, "subject")
         AND ("subject" IS NOT NULL OR number IN (SELECT max(number) FROM f GROUP BY path))
         AND "status" IS NOT NULL ORDER BY number"""
-#: A place for RESULT_ORDER behind all results so far; each new file moves it on.
+#: A position in RESULT_ORDER after all results so far; each new file advances it.
 _NEXT_RESULT = """SELECT ((SELECT max("rowid") FROM "attestation") << 32)
     + (SELECT max("rowid") FROM "evidence_file")"""
-#: How many items the lists in the details of several files keep.
+#: The most items of a list in the combined details of several files.
 COMBINED_ITEMS = 100
 
 
 def combined_result(attestation: Attestation, declared: str | None) -> dict[str, Any]:
-    """What all current files of an attestation say of it together, by its columns.
+    """Return the columns of an attestation that follow from all its current files.
 
-    It passes when each of them passes, and it was not declared FAILED when it was recorded; a
-    report that comes again under its name replaces the former.
+    It passes when each of them passes, and it was not declared FAILED when it was recorded.
     """
     connection = session().database.connection()
     results = connection.execute(_FILE_RESULTS, (attestation.id,)).fetchall()
@@ -13699,18 +13661,18 @@ def combined_result(attestation: Attestation, declared: str | None) -> dict[str,
     details = parsed[-1][1]
     if len(parsed) > 1:
         details = _combine_details([details for _, details in parsed], failed)
-    # What was asked for once stays asked for, also when the file comes again without it.
+    # A minimum also applies to a later upload without one.
     minimum = max(number or 0 for *_, number in results)
     executed = sum(number or 0 for _, _, number, _ in results)
     # A file of a former layout has no details.
     is_failed = any(status == "FAILED" for status, *_ in results)
     is_short = executed < minimum
     if is_short and not is_failed:
-        details["error"] = f"Tests executed: {executed:,}; asked for: at least {minimum:,}."
+        details["error"] = f"Tests executed: {executed:,}; required: at least {minimum:,}."
     is_failed = is_failed or is_short
     position = connection.execute(_NEXT_RESULT).fetchone()[0]
     if declared == "FAILED" and not is_failed:
-        details["error"] = "It was recorded as FAILED; only another attestation can say otherwise."
+        details["error"] = "It was recorded as FAILED; only another attestation can pass."
         position = attestation.decided
     return {
         "status": "FAILED" if is_failed or declared == "FAILED" else "PASSED",
@@ -13721,7 +13683,7 @@ def combined_result(attestation: Attestation, declared: str | None) -> dict[str,
 
 
 def _combine_details(every: list[dict], failed: list[dict]) -> dict[str, Any]:
-    """The details of several files as one: counts add up, and lists follow each other.
+    """Combine the details of several files: add counts, and concatenate lists.
 
     Everything else is from the first file that failed, or else from the last file.
     """
@@ -13739,11 +13701,11 @@ def _combine_details(every: list[dict], failed: list[dict]) -> dict[str, Any]:
     return combined
 
 
-def check_evidence() -> Iterator[str]:
-    """Hold every evidence file of the current session against its recorded hash."""
+def verify_evidence() -> Iterator[str]:
+    """Verify every evidence file against its recorded hash, and return the faults."""
     for file in EvidenceFile.select().where(EvidenceFile.external_url.is_null()).iterator():
         if not file.is_intact():
-            yield f"Evidence file {file.id} does not match the hash that was recorded of it."
+            yield f"Evidence file {file.id} does not match its recorded hash."
 
 
 EVIDENCE = Listing(
@@ -13821,7 +13783,7 @@ unknown severity; `unknown` says how many.
         if file.external_url:
             where = urllib.parse.quote(file.external_url, safe=":/?#[]@!$&'()*+,;=%~")
             return Response(302, headers={"Location": where})
-        file.must_be_intact()
+        file.require_intact()
         headers = attachment_headers(file.file_name, file.content_type, file.file_size_bytes)
         return Response(200, headers=headers, stream=file.content(context.workspace))
 
@@ -14463,15 +14425,14 @@ def _read_zap(report: JsonNode) -> ScanReport:
 
 
 # --- JUnit reports ------------------------------------------------------------
-# There is no standard but what the tools write; what passes is what the test cases say.
+# There is no standard but the output of the tools; the test cases decide what passes.
 
-
-#: Encodings that a declaration of XML may name, and codecs of text that Python has for them.
+#: Encodings that an XML declaration may name, for which Python has text codecs.
 _XML_ENCODING = (
     r"utf-?(8|16|32)([-_]?[lb]e)?|(us-)?ascii|iso-?8859-\d+|latin-?1|(windows|cp)-?\d+|koi8-[ru]"
     r"|big5(-hkscs)?|gb(k|2312|18030)|shift[-_]jis|euc-(jp|kr)|iso-2022-(jp|kr)|mac-?roman"
 )
-#: Characters that no XML may hold (section 2.2), and references to them.
+#: Characters that XML excludes (section 2.2), and references to them.
 _NO_XML = dict.fromkeys(
     [*(set(range(32)) - {9, 10, 13}), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF], "?"
 )
@@ -14483,44 +14444,44 @@ _NO_XML_REFERENCE = re.compile(
 
 
 def _xml_encoding(head: bytes) -> str:
-    """The encoding of a document: by its byte order mark or else its declaration; UTF-8 if none."""
+    """Return the encoding by the byte order mark or the declaration, UTF-8 without either."""
     encoding = json.detect_encoding(head[:4])
     if encoding != "utf-8":
         return encoding
-    declared = re.match(rb"""\s*<\?xml[^>]{1,200}?encoding\s*=\s*["']([\w.:-]{1,40})["']""", head)
-    name = declared[1].decode("ascii", "replace").lower() if declared else "utf-8"
+    match = re.match(rb"""\s*<\?xml[^>]{1,200}?encoding\s*=\s*["']([\w.:-]{1,40})["']""", head)
+    name = match[1].decode("ascii", "replace").lower() if match else "utf-8"
     if not re.fullmatch(_XML_ENCODING, name, re.A):
         raise ReportError(f"The file is not well-formed XML: the encoding {name!r} is not known.")
-    # What could be read so far is in no encoding of two bytes, whatever it says of itself.
+    # The declaration itself was not in an encoding of two bytes, whatever it names.
     return "utf-8" if re.match("utf-?(16|32)", name) else name
 
 
-def _xml_pieces(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """A document in UTF-8, with question marks for what its output holds and XML may not."""
+def _valid_xml(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Return a document in UTF-8, with question marks for characters that XML excludes."""
     pieces = iter(pieces)
     head, rest = next(pieces, b""), ""
     decode = codecs.getincrementaldecoder(_xml_encoding(head))("replace").decode
     for piece in itertools.chain([head], pieces, [b""]):
         text = rest + decode(piece, not piece)
-        # A reference may go on in the next piece.
+        # A reference may continue in the next piece.
         cut = text.rfind("&", max(len(text) - 20, 0)) if piece else -1
         text, rest = (text[:cut], text[cut:]) if cut >= 0 else (text, "")
         yield _NO_XML_REFERENCE.sub("?", text.translate(_NO_XML)).encode()
 
 
-#: Names of elements and attributes that report a failure (the first group) or an error; what is
-#: named in the plural (the second) counts them.
-_TROUBLE = re.compile(
+#: Names of elements and attributes that report a failure (the first group) or an error; those in
+#: the plural (the second) count them.
+_FAILURE_ELEMENT = re.compile(
     r"(?:total|num|rerun|test|assertion|fatal)?[-_]?(?:(fail(?:ure|ed)?)|error(?:ed)?|abort(?:ed)?"
     r"|crash(?:ed)?|time[-_]?(?:d[-_]?)?out|panic(?:ked)?|exception|interrupt(?:ed)?|broken)"
     r"(e?s|[-_]?counts?)?"
 )
-#: What the tools say of a test that passed, and of one that was not run; any other word is a
-#: failure or an error.
+#: Words for a test that passed, and for one that was not run; any other word is a failure or an
+#: error.
 _PASSED = {
     *("run", "completed", "complete", "executed", "finished", "done", "pass", "passed", "ok"),
     *("success", "successful", "succeeded", "true", "yes", "1"),
-    # Of Qt: failures that are expected, and tests that cannot fail.
+    # Qt's failures that are expected, and tests that cannot fail.
     *("xfail", "bpass", "bfail", "bxfail", "bxpass"),
 }
 _SKIPPED = {
@@ -14529,43 +14490,42 @@ _SKIPPED = {
 }
 
 
-def _trouble(name: str) -> str:
-    """The trouble that an element or an attribute of this name reports, if any."""
-    if not (match := _TROUBLE.fullmatch(name)):
-        return ""
-    return "failures" if match[1] else "errors"
+def _failure_type(name: str) -> str:
+    """Return `failures` or `errors` for an element or attribute that is named after one."""
+    match = _FAILURE_ELEMENT.fullmatch(name)
+    return ("failures" if match[1] else "errors") if match else ""
 
 
 @functools.lru_cache(1000)
 def _attribute_type(name: str) -> str:
-    """The result that an attribute of this name holds, in any letter case, if any."""
+    """Return the type of result in an attribute of this name, in any letter case."""
     name = name.lower()
     if name in ("status", "result", "outcome"):
         return "word"
     if name in ("success", "passed"):
         return "answer"
-    return "tests" if name == "tests" else "skipped" if name in _SKIPPED else _trouble(name)
+    return "tests" if name == "tests" else "skipped" if name in _SKIPPED else _failure_type(name)
 
 
 def _result_attributes(attributes: Mapping[str, str]) -> list[tuple[str, str, str]]:
-    """The attributes that hold a result: their meaning, name and text."""
+    """Return type, name and text of the attributes that hold a result."""
     types = ((_attribute_type(name.rpartition(":")[2][:40]), name) for name in attributes)
     return [(type, name, attributes[name].strip().lower()) for type, name in types if type]
 
 
-def _result_of(type: str, text: str) -> str:
-    """What a word that a case or a suite says of itself counts as; nothing if it passed."""
+def _word_result(type: str, text: str) -> str:
+    """Return the result that a word means for a case or a suite, an empty string if it passed."""
     word = re.sub(r"[\s_-]+", "", text)
     if not word or word in _PASSED:
         return ""
     if word in _SKIPPED:
         return "skipped"
     is_no = type == "answer" and word in ("false", "no", "0")
-    return "failures" if is_no or _trouble(word) == "failures" else "errors"
+    return "failures" if is_no or _failure_type(word) == "failures" else "errors"
 
 
 class _JunitCase:
-    """What a test case says of itself."""
+    """A test case and the results in its attributes."""
 
     def __init__(self, attributes: Mapping[str, str]):
         names = (attributes.get("classname", ""), attributes.get("name", ""))
@@ -14573,86 +14533,103 @@ class _JunitCase:
         self.results = set()
         for type, name, text in _result_attributes(attributes):
             if type in ("word", "answer"):
-                self.results.add(_result_of(type, text))
-            # How long a test may take is none of its results.
+                self.results.add(_word_result(type, text))
+            # The timeout of a test is not a result.
             elif "out" not in name.lower() and text not in ("", "0", "false", "no", "none"):
                 self.results.add(type)
 
-    def result(self) -> str:
-        """What it counts as; a case that failed is not skipped, too."""
-        return next(
-            (name for name in ("failures", "errors", "skipped") if name in self.results), ""
-        )
+
+def _suite_claims(attributes: Mapping[str, str]) -> tuple[Counter[str], bool]:
+    """Return the counts in a suite's attributes, and whether one of them reports a failure."""
+    claims, is_failed = Counter(), False
+    for type, name, text in _result_attributes(attributes):
+        if type in ("word", "answer"):
+            is_failed |= _word_result(type, text) in ("failures", "errors")
+            continue
+        text = {"": "0", "false": "0", "true": "1"}.get(text, text)
+        if not re.fullmatch(r"[0-9]{1,9}(\.0{1,9})?", text, re.A):
+            raise ReportError(f"The attribute {name} of a testsuite is not a number.")
+        claims[type] = max(claims[type], int(text.partition(".")[0]))
+    return claims, is_failed
 
 
-class JunitReader:
-    """Counts the test cases of a JUnit report and what its suites claim, as the report streams by.
+def _counts_assertions(attributes: Mapping[str, str]) -> bool:
+    """Return whether a suite is of Catch2 or doctest, whose `tests` are assertions.
 
-    Entities are refused; so is what only serves to exhaust.
+    Both nest it in `testsuites`; Catch2's has a constant host name, and a time.
+    """
+    is_catch = attributes.get("hostname") == "tbd" and {"errors", "time"} <= attributes.keys()
+    return is_catch or "doctest_version" in attributes
+
+
+class JunitReport:
+    """A JUnit report, read as a stream: the counts of its test cases, and those its suites claim.
+
+    Entities and external documents are rejected.
     """
 
     DEPTH, ELEMENTS, TAG, NAMES, SUBJECTS = 256, 500_000, 4 << 20, 20, 10_000
-    COUNTED = ("tests", "failures", "errors", "skipped")
+    COUNTS = ("tests", "failures", "errors", "skipped")
 
     def __init__(self) -> None:
         self.depth = self.elements = 0
+        #: The open test case, and of each open suite its claims and the counts of its cases.
         self.case: _JunitCase | None = None
-        #: For each suite that is open: what it claims, and what it was found to hold.
         self.suites: list[tuple[Counter, Counter]] = []
         self.cases, self.claims = Counter(), Counter()
         #: Whether the root is of pytest, whose `tests` are not the test cases.
         self.is_pytest = False
+        #: The names of the first failed cases, and of the first suite that reports a failure.
         self.failed: list[str] = []
-        #: The suite that says of itself that it did not pass.
         self.failed_suite = ""
         #: The names of the first suites and classes, and the directory that they were built in.
-        self.about: set[str] = set()
+        self.subjects: set[str] = set()
 
     def read(self, pieces: Iterable[bytes]) -> None:
         """Read a whole report, or raise ReportError."""
         from xml.parsers import expat
 
-        parser, fed = expat.ParserCreate("utf-8"), 0
-        parser.StartElementHandler, parser.EndElementHandler = self.begin, self.end
-        parser.StartDoctypeDeclHandler = self.begin_doctype
-        parser.EntityDeclHandler = parser.ExternalEntityRefHandler = self.refuse
-        parser.SkippedEntityHandler = self.refuse
+        parser, size = expat.ParserCreate("utf-8"), 0
+        parser.StartElementHandler, parser.EndElementHandler = self.start, self.end
+        parser.StartDoctypeDeclHandler = self.start_doctype
+        parser.EntityDeclHandler = parser.ExternalEntityRefHandler = self.reject
+        parser.SkippedEntityHandler = self.reject
         try:
-            for piece in _xml_pieces(pieces):
+            for piece in _valid_xml(pieces):
                 parser.Parse(piece)
-                fed += len(piece)
+                size += len(piece)
                 # A tag is parsed again with every piece until it is complete.
-                if fed - parser.CurrentByteIndex > self.TAG:
+                if size - parser.CurrentByteIndex > self.TAG:
                     raise ReportError("The XML holds a tag that is too long.")
             parser.Parse(b"", True)
         except (expat.ExpatError, LookupError, ValueError) as error:
             raise ReportError(f"The file is not well-formed XML: {error}.") from None
 
     def counts(self) -> dict[str, int]:
-        """The larger of what was counted and what is claimed."""
-        return {name: max(self.cases[name], self.claims[name]) for name in self.COUNTED}
+        """Return the larger of each count and its claim."""
+        return {name: max(self.cases[name], self.claims[name]) for name in self.COUNTS}
 
     def missing(self) -> int:
-        """How many test cases are claimed and not there; what was skipped may be left out."""
+        """Return how many test cases are claimed but absent; skipped ones may be omitted."""
         skipped = max(self.claims["skipped"] - self.cases["skipped"], 0)
         return self.claims["tests"] - self.cases["tests"] - skipped
 
     def executed(self) -> int:
-        """How many test cases were not skipped, by the smaller of both counts."""
+        """Return how many test cases were not skipped, by the smaller of both counts."""
         counts = self.counts()
         return min(self.cases["tests"] - self.cases["skipped"], counts["tests"] - counts["skipped"])
 
-    def refuse(self, *declared: Any) -> None:
-        """Refuse a declaration."""
+    def reject(self, *declaration: Any) -> None:
+        """Reject the declaration of an entity."""
         raise ReportError("The XML declares entities or refers to another document.")
 
-    def begin_doctype(self, name: str, system: str | None, public: str | None, *rest: Any) -> None:
-        """Let a document type pass that stands in the report itself."""
+    def start_doctype(self, name: str, system: str | None, public: str | None, *rest: Any) -> None:
+        """Reject an external document type."""
         if system or public:
-            self.refuse()
+            self.reject()
 
-    def begin(self, name: str, attributes: dict[str, str]) -> None:
-        """Count what a test suite claims, and what a test case says of itself."""
+    def start(self, name: str, attributes: dict[str, str]) -> None:
+        """Handle the start of an element."""
         name = name.rpartition(":")[2].lower()
         is_suite = name in ("testsuite", "testsuites")
         if not self.depth and not is_suite:
@@ -14661,91 +14638,61 @@ class JunitReader:
         self.elements += 1
         if self.depth > self.DEPTH or self.elements > self.ELEMENTS:
             raise ReportError("The XML is nested too deep, or holds too many elements.")
-        about = "name" if is_suite else "classname" if name == "testcase" else ""
+        subject = "name" if is_suite else "classname" if name == "testcase" else ""
         if name == "property" and attributes.get("name") == "basedir":
-            about = "value"
-        if attributes.get(about) and len(self.about) < self.SUBJECTS:
-            self.about.add(f"{about} {attributes[about][:200]}")
+            subject = "value"
+        if attributes.get(subject) and len(self.subjects) < self.SUBJECTS:
+            self.subjects.add(f"{subject} {attributes[subject][:200]}")
         if is_suite:
-            claims = _claims_of(attributes)
-            is_root, is_all = self.depth == 1, name == "testsuites"
-            if is_root:
-                self.is_pytest = is_all and attributes.get("name") == "pytest tests"
-            if self.is_pytest or (not is_root and _counts_assertions(attributes)):
-                del claims["tests"]
-            self.suites.append((claims, Counter()))
-            if _is_failed_suite(attributes):
-                self.failed_suite = (
-                    self.failed_suite or attributes.get("name", "")[:200] or "without a name"
-                )
+            self.start_suite(name, attributes)
         elif name == "testcase":
             self.end_case()
             self.case = _JunitCase(attributes)
         elif self.case:
             # A flaky test has passed in the end; its elements have names of their own.
-            self.case.results.add("skipped" if name in _SKIPPED else _trouble(name))
-        elif (trouble := _trouble(name)) and not name.endswith("s"):
+            self.case.results.add("skipped" if name in _SKIPPED else _failure_type(name))
+        elif (failure := _failure_type(name)) and not name.endswith("s"):
             # A suite as a whole broke off.
-            self.add(trouble, attributes.get("message", "")[:200] or "a test suite")
+            self.count(failure, attributes.get("message", "")[:200] or "a test suite")
 
-    def add(self, result: str, name: str) -> None:
-        """Count a failure, an error or a skipped test, and keep the names of the first failures."""
+    def start_suite(self, name: str, attributes: Mapping[str, str]) -> None:
+        """Record the claims of a suite."""
+        claims, is_failed = _suite_claims(attributes)
+        if self.depth == 1:
+            self.is_pytest = name == "testsuites" and attributes.get("name") == "pytest tests"
+        if self.is_pytest or (self.depth > 1 and _counts_assertions(attributes)):
+            del claims["tests"]
+        self.suites.append((claims, Counter()))
+        if is_failed and not self.failed_suite:
+            self.failed_suite = attributes.get("name", "")[:200] or "without a name"
+
+    def count(self, result: str, name: str) -> None:
+        """Count a result, and store the names of the first failures."""
         self.cases[result] += 1
         self.suites[-1][1][result] += 1
         if result in ("failures", "errors") and len(self.failed) < self.NAMES:
             self.failed.append(name)
 
     def end_case(self) -> None:
-        """Count the test case that is open."""
+        """Count the open test case; one that failed is not also skipped."""
         if self.case:
-            self.add("tests", "")
-            if result := self.case.result():
-                self.add(result, self.case.name)
+            self.count("tests", "")
+            results = [name for name in self.COUNTS[1:] if name in self.case.results]
+            if results:
+                self.count(results[0], self.case.name)
         self.case = None
 
     def end(self, name: str) -> None:
-        """Leave an element; what a suite holds is counted once in those around it."""
+        """Handle the end of an element; a suite counts once in the one around it."""
         self.depth -= 1
         name = name.rpartition(":")[2].lower()
         if name == "testcase":
             self.end_case()
         elif name in ("testsuite", "testsuites"):
-            claimed, held = self.suites.pop()
-            around = self.suites[-1][1] if self.suites else self.claims
+            claimed, counted = self.suites.pop()
+            outer = self.suites[-1][1] if self.suites else self.claims
             # The larger of both, in each count.
-            around.update(claimed | held)
-
-
-def _claims_of(attributes: Mapping[str, str]) -> Counter[str]:
-    """What a suite says of itself; a count that is empty is none."""
-    claims = Counter()
-    for type, name, text in _result_attributes(attributes):
-        if type in ("word", "answer"):
-            continue
-        text = {"": "0", "false": "0", "true": "1"}.get(text, text)
-        if not re.fullmatch(r"[0-9]{1,9}(\.0{1,9})?", text, re.A):
-            raise ReportError(f"The attribute {name} of a testsuite is not a number.")
-        claims[type] = max(claims[type], int(text.partition(".")[0]))
-    return claims
-
-
-def _is_failed_suite(attributes: Mapping[str, str]) -> bool:
-    """Whether a suite says that it did not pass."""
-    words = [
-        (type, text)
-        for type, _, text in _result_attributes(attributes)
-        if type in ("word", "answer")
-    ]
-    return any(_result_of(type, text) in ("failures", "errors") for type, text in words)
-
-
-def _counts_assertions(attributes: Mapping[str, str]) -> bool:
-    """Whether a suite is of Catch2 or doctest, whose `tests` are assertions.
-
-    Both have it inside of `testsuites`; Catch2's has a host that is always the same, and a time.
-    """
-    is_catch = attributes.get("hostname") == "tbd" and {"errors", "time"} <= attributes.keys()
-    return is_catch or "doctest_version" in attributes
+            outer.update(claimed | counted)
 
 
 # --- Evidence processors ------------------------------------------------------
@@ -14777,20 +14724,20 @@ class _Outcome(NamedTuple):
 
 def _process_junit(upload: Upload) -> _Outcome:
     """Pass when there are tests, and none failed or broke off."""
-    reader = JunitReader()
-    reader.read(upload.pieces())
-    counts = reader.counts()
+    report = JunitReport()
+    report.read(upload.pieces())
+    counts = report.counts()
     failed = counts["failures"] + counts["errors"]
-    details = counts | ({"failedTests": reader.failed} if reader.failed else {})
-    if not reader.cases["tests"]:
+    details = counts | ({"failedTests": report.failed} if report.failed else {})
+    if not report.cases["tests"]:
         details["error"] = "The report holds no test case."
-    elif not failed and reader.failed_suite:
-        details["error"] = f"A test suite reports that it did not pass: {reader.failed_suite}."
-    elif not failed and reader.missing() > 0:
-        claimed, actual = counts["tests"], reader.cases["tests"]
+    elif not failed and report.failed_suite:
+        details["error"] = f"A test suite reports that it did not pass: {report.failed_suite}."
+    elif not failed and report.missing() > 0:
+        claimed, actual = counts["tests"], report.cases["tests"]
         details["error"] = f"The report claims {claimed} test cases, and holds {actual}."
     passed = not failed and "error" not in details
-    return _Outcome(passed, details, reader.executed(), sorted(reader.about))
+    return _Outcome(passed, details, report.executed(), sorted(report.subjects))
 
 
 #: The words for a quality gate that passes, and for a condition that does not fail it.
@@ -14942,9 +14889,9 @@ class EvidenceUploads(Factstore, model=EvidenceFile, tag="Attestations"):
         """Store the file, and let its attestation and its trail follow."""
         attestation, outcome = self.addressed(trail, key), context.prepared
         if outcome is None:
-            kept = EvidenceFile.keep(attestation, context.upload)
-            attestation.change(**kept.attestation_values())
-            return attestation, kept
+            file = EvidenceFile.from_upload(attestation, context.upload)
+            attestation.change(**file.attestation_values())
+            return attestation, file
         last, declared = EvidenceFile.last(attestation=key), attestation.declared
         if last and last.status is None and attestation.status == "FAILED":
             # It was stored before files had results of their own, and made the attestation fail.
@@ -14955,15 +14902,15 @@ class EvidenceUploads(Factstore, model=EvidenceFile, tag="Attestations"):
         is_junit = attestation.type.strip().lower() == "junit"
         minimum = context.body.get("minimum_tests") or 1 if is_junit else None
         result = outcome.values() | {"minimum_tests": minimum}
-        kept = EvidenceFile.keep(attestation, context.upload, **result)
+        file = EvidenceFile.from_upload(attestation, context.upload, **result)
         changed = attestation.change(
-            **kept.attestation_values(), **combined_result(attestation, declared)
+            **file.attestation_values(), **combined_result(attestation, declared)
         )
         trail = Trail.find(trail)
         if "status" in changed and attestation.status == "FAILED":
             notify_of_failure(trail, attestation)
         update_trail_status(trail)
-        return attestation, kept
+        return attestation, file
 
     @route(
         "POST /api/v1/trails/{trailId}/attestations/{attestationId}/evidence",
@@ -20895,10 +20842,10 @@ def record_scan(
     )
 
 
-def keep_report(scan: SecurityScan, upload: Upload) -> None:
-    """Keep the report that a scan was read from as evidence of its attestation."""
+def store_report(scan: SecurityScan, upload: Upload) -> None:
+    """Store the report of a scan as evidence of its attestation."""
     attestation = scan.attestation
-    attestation.change(**EvidenceFile.keep(attestation, upload).attestation_values())
+    attestation.change(**EvidenceFile.from_upload(attestation, upload).attestation_values())
 
 
 _TRAIL_SCANS = Listing(SecurityScan, "trail")
@@ -24648,7 +24595,7 @@ class _AuditPackage:
             path = f"evidence/{digest}.ref.json"
             self.add(path, to_json(file.json()).encode())
         else:
-            file.must_be_intact()
+            file.require_intact()
             path = f"evidence/{digest}{_plain_suffix(file.file_name)}"
             content = functools.partial(file.content, workspace)
             self.put(_PackedFile(path, file.file_size_bytes, digest, content))
@@ -25687,7 +25634,7 @@ def import_scan(
         scan = record_scan(
             stored_trail, values | {"org_slug": stored_trail.org_slug}, NO_FINDINGS, report.failure
         )
-        keep_report(scan, upload)
+        store_report(scan, upload)
         return scan.json()
 
     return collection.act(reason, work, dry_run=dry_run)
@@ -28098,7 +28045,7 @@ def verify_workspace(
                 "The other tables": _check_other_tables,
             }
             if current.ring:
-                checks |= {"The attachments": check_attachments, "The evidence": check_evidence}
+                checks |= {"The attachments": check_attachments, "The evidence": verify_evidence}
             others = run_checks({**checks, "The checkpoints": more})
             of_file, of_search = structure.result()
             faults += records.result()
@@ -28655,7 +28602,7 @@ class Install:
         self._collections: dict[str, Collection] = {}
         self.workspaces = _Workspaces()
         self.is_closed, self._ending = False, threading.RLock()
-        read_trusted_keys(self.settings)
+        load_trusted_keys(self.settings)
         networks = allowed_networks(self.settings)
         self.transport = transport or Transport(
             networks, self.settings.webhook_timeout, clock=self.source.clock

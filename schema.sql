@@ -812,7 +812,7 @@ CREATE UNIQUE INDEX "environment_snapshot_key" ON "environment_snapshot" ("envir
 
 CREATE INDEX "environment_snapshot_environment_id" ON "environment_snapshot" ("environment_id");
 
--- A file that shows what an attestation says, known by the SHA-256 of its bytes.
+-- A file that supports an attestation, identified by the SHA-256 of its bytes.
 CREATE TABLE "evidence_file" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "attestation_id" TEXT NOT NULL,
@@ -836,7 +836,7 @@ CREATE INDEX "evidence_file_attestation_id" ON "evidence_file" ("attestation_id"
 
 CREATE INDEX "evidence_file_sha256_hash" ON "evidence_file" ("sha256_hash");
 
--- A piece of an evidence file, encrypted; the file's recorded hash is over all of them.
+-- An encrypted piece of an evidence file; the file's hash is over all pieces.
 CREATE TABLE "evidence_piece" (
     "id" INTEGER PRIMARY KEY,
     "evidence_file_id" TEXT NOT NULL,

@@ -269,9 +269,7 @@ def test_a_declared_failure_stays_until_another_attestation_says_otherwise(lite,
 
     assert [status for status, _ in said] == ["FAILED"] * 4
     assert [details["tests"] for _, details in said] == [1, 2, 1, 2]
-    assert said[0][1]["error"] == (
-        "It was recorded as FAILED; only another attestation can say otherwise."
-    )
+    assert said[0][1]["error"] == ("It was recorded as FAILED; only another attestation can pass.")
     assert statuses == ["COMPLIANT", "COMPLIANT", "NON_COMPLIANT"]
     assert lite.verify() == []
 
@@ -629,9 +627,7 @@ def test_altered_evidence_is_found_and_not_given_out(lite, factstore, path, capl
         refused.json["message"] == f"The stored bytes of evidence file {key} do not match its hash."
     )
     assert f"Evidence file {key} does not match its recorded hash." in caplog.text
-    assert lite.verify() == [
-        f"Evidence file {key} does not match the hash that was recorded of it."
-    ]
+    assert lite.verify() == [f"Evidence file {key} does not match its recorded hash."]
 
 
 def test_another_file_in_the_place_of_one_is_found(lite, factstore, path):
@@ -642,9 +638,7 @@ def test_another_file_in_the_place_of_one_is_found(lite, factstore, path):
 
     tamper(lite, f"{swap} = '{key}'")
 
-    assert lite.verify() == [
-        f"Evidence file {key} does not match the hash that was recorded of it."
-    ]
+    assert lite.verify() == [f"Evidence file {key} does not match its recorded hash."]
 
 
 def test_a_changed_record_of_a_file_is_found(lite, factstore, path):
@@ -654,7 +648,7 @@ def test_a_changed_record_of_a_file_is_found(lite, factstore, path):
 
     assert lite.verify() == [
         f"Evidence file {key} is not what the ledger recorded.",
-        f"Evidence file {key} does not match the hash that was recorded of it.",
+        f"Evidence file {key} does not match its recorded hash.",
     ]
 
 

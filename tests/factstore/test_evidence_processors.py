@@ -37,7 +37,7 @@ def counts(tests=0, failures=0, errors=0, skipped=0, **others):
 
 
 EMPTY = {"error": "The report holds no test case."}
-SKIPPED = {"error": "Tests executed: 0; asked for: at least 1."}
+SKIPPED = {"error": "Tests executed: 0; required: at least 1."}
 CASE = '<testcase name="t"/>'
 SUITE = f'<testsuite tests="1">{CASE}</testsuite>'
 FAILED_SUITE = '<testsuite><testcase name="t"><failure/></testcase></testsuite>'
@@ -234,7 +234,7 @@ def test_an_upload_may_ask_for_a_number_of_tests_that_were_executed(
     with lite.workspace.read():
         enough, lacking = map(Attestation.find, (enough, lacking))
     assert (enough.status, lacking.status) == ("PASSED", "FAILED")
-    assert json.loads(lacking.details)["error"] == "Tests executed: 3; asked for: at least 4."
+    assert json.loads(lacking.details)["error"] == "Tests executed: 3; required: at least 4."
 
 
 def test_the_tests_of_all_files_of_an_attestation_are_counted_together(lite, factstore, trail):

@@ -28,7 +28,7 @@ from novantra_lite import (
     Invalid,
     NovantraLite,
     examine_provenance,
-    read_public_keys,
+    load_public_keys,
     trusted_keys,
 )
 
@@ -312,12 +312,15 @@ def test_verifying_without_provenance_says_that_there_is_none(factstore, artifac
     }
 
 
+NO_KEY = "The signature was not verified: there is no public key to verify it with."
+
+
 @pytest.mark.parametrize(
     ("signature", "message"),
     [
         (None, "The provenance is recorded, but carries no signature."),
         (" ", "The provenance is recorded, but carries no signature."),
-        (detached(ED25519), "The signature was not checked: there is no public key to check with."),
+        (detached(ED25519), NO_KEY),
     ],
 )
 def test_what_cannot_be_checked_is_unverified(lite, factstore, path, signature, message):
@@ -860,7 +863,7 @@ def test_the_files_are_read_once_at_the_start(tmp_path):
     with NovantraLite(provenance_keys=(str(file),)) as lite:
         second = trusted_keys(lite.settings)
 
-    assert first == [*read_public_keys(pem(ED25519).encode()), P256.public_key()]
+    assert first == [*load_public_keys(pem(ED25519).encode()), P256.public_key()]
     assert second == [STRANGER.public_key()]
 
 

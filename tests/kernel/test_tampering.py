@@ -121,11 +121,11 @@ UNSEEN_BY_THE_CHAIN = {
     ),
     "the stored bytes of a file": (
         "UPDATE evidence_piece SET content = zeroblob(40)",
-        "Evidence file {file} does not match the hash that was recorded of it.",
+        "Evidence file {file} does not match its recorded hash.",
     ),
     "the stored bytes of a file, deleted": (
         "DELETE FROM evidence_piece",
-        "Evidence file {file} does not match the hash that was recorded of it.",
+        "Evidence file {file} does not match its recorded hash.",
     ),
     "the bytes of an attachment": (
         "UPDATE attachment_content SET content = zeroblob(40)",
