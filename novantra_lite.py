@@ -10103,8 +10103,8 @@ class Digest(Text):
 
 
 def canonical_digest(digest: str) -> str:
-    """A digest as it is stored: sha256: and lower case; what is none, as an old record may have
-    it, stays as it is."""
+    """Normalize a digest to `sha256:` and lower case; text that is no digest, as in old records,
+    stays."""
     digits = digest.lower().removeprefix("sha256:")
     return f"sha256:{digits}" if re.fullmatch("[0-9a-f]{64}", digits) else digest
 
@@ -10116,7 +10116,7 @@ def digest_spellings(digest: str) -> str:
     return to_json([digest, digits, f"sha256:{upper}", upper, f"SHA256:{upper}"])
 
 
-#: SQL that follows a column: whether it holds one of these spellings.
+#: SQL that tests whether a column has one of these spellings.
 DIGEST_IN = 'IN (SELECT "value" FROM json_each(?))'
 
 
@@ -10128,7 +10128,7 @@ def spellings_sql(digest: str) -> str:
 
 
 class Id(Text):
-    """The id of a record that may be gone, or in a query: a UUID, in either letter case."""
+    """A UUID in either letter case that need not exist, as in a query."""
 
     def __init__(self, **options: Any):
         super().__init__(36, 36, **options)
@@ -10141,7 +10141,7 @@ class Id(Text):
 
 
 class Owner(ForeignKey):
-    """Points at a record with a UUID, which is taken in either letter case."""
+    """A reference to a record with a UUID, in either letter case."""
 
     def read(self, value):
         return read_uuid(value)
@@ -10173,7 +10173,7 @@ class AuditEvent(Model):
     payload = Text(2**31)
     occurred_at = Timestamp(6, default=now_exactly, index=True)
     region = Text(255, null=True)
-    #: Whose credentials made the request; `actor` may be a name that the body gave.
+    #: Whose credentials made the request; `actor` may be a name from the body.
     principal = Text(320, null=True, since=6)
 
     @classmethod
@@ -10189,7 +10189,7 @@ class AuditEvent(Model):
 
 
 class FactstoreServiceAccount(Model):
-    """A service account of the Factstore surface: what the keys of machines belong to."""
+    """A service account of the Factstore surface: the owner of API keys of machines."""
 
     fact, key, touched, since = "machine_account", "name", True, 3
     schema_name = "ServiceAccountResponse"
@@ -10254,11 +10254,11 @@ class ApiKey(Model):
     expires_at = Timestamp(6, null=True)
 
     def revoke(self) -> None:
-        """Revoke the key; it is refused once this is committed."""
+        """Revoke the key; it stops working with the commit."""
         self._update(is_active=False)
 
     def narrow(self, allowed: set[str]) -> None:
-        """Take away the scopes that are not allowed; revoke the key where none would be left."""
+        """Remove the scopes that are not allowed; revoke the key if none remains."""
         scopes = [scope for scope in self.scopes if scope in allowed]
         if not scopes:
             self.revoke()
@@ -10273,12 +10273,12 @@ class ApiKey(Model):
 
 
 def revoke_keys_of(owner_id: str) -> None:
-    """End every key of an owner who goes; they stay in the lists."""
+    """Revoke every key of a deleted owner; they remain in the lists."""
     for key in ApiKey.select().where(ApiKey.owner_id == owner_id, ApiKey.is_active):
         key.revoke()
 
 
-#: Said of a key that was revoked, too, so that nobody learns which keys there were.
+#: Also the message for a revoked key, so that nobody learns which keys existed.
 UNKNOWN_KEY = "The API key is not known here, or was revoked."
 _KEYS = Listing(ApiKey, "owner_id")
 _KEY_SCOPES = ("factstore:read", "factstore:write")
@@ -10287,9 +10287,9 @@ _END_OF_TIME = 253_402_300_799
 
 
 class ApiKeys:
-    """The API keys of one workspace: made, listed and revoked as the console does, and checked.
+    """The API keys of one workspace: created, listed, revoked and verified.
 
-    A key is checked once and remembered; the end of any key forgets what was remembered.
+    A verified key is cached; revoking any key clears the cache.
     """
 
     REMEMBERED = 10_000
@@ -10300,7 +10300,7 @@ class ApiKeys:
         self._known: dict[str, Principal] = {}
 
     def hash(self, key: str) -> str:
-        """What is kept of a key: HMAC-SHA-256 under a key that is not in the file."""
+        """Return the stored form of a key: HMAC-SHA-256 with a secret outside of the file."""
         return hmac.digest(self.workspace.ring.derive("api keys"), key.encode(), "sha256").hex()
 
     def issue(
@@ -10334,10 +10334,10 @@ class ApiKeys:
         days: int | None = None,
         show: Show = None,
     ) -> dict:
-        """Make a key of the service account of this name, which is made where it is missing.
+        """Create a key of a service account, which is created if it does not exist.
 
-        The key is good for so many days or until revoked; `apiKey` is its text. `show` is called
-        with the answer before it is stored; if it raises, nothing is.
+        The key expires after `days`, if any; `apiKey` is its text. `show` is called with the result
+        before the commit; if it raises, nothing is stored.
         """
         requested = set(scopes)
         if unknown := requested.difference(FACTSTORE_SCOPES):
@@ -10359,9 +10359,9 @@ class ApiKeys:
         return {**record, "apiKey": text}
 
     def list(self, **filters: str) -> list[dict]:
-        """All keys, or those of one `owner_id`, without their texts, in the order of their making.
+        """Return all keys, or those of one `owner_id`, without their texts, oldest first.
 
-        A use counts at once, although it reaches the file only once its minute is over.
+        `lastUsedAt` includes uses that are not in the file yet.
         """
         recent, stamp = self.workspace.recent_uses(), self.workspace.source.timestamp
         with self.workspace.read():
@@ -10376,8 +10376,8 @@ class ApiKeys:
         administer(self.workspace, "API key revoked.", lambda: ApiKey.find(key).revoke())
 
     def check(self, text: str) -> Principal | None:
-        """The principal that a key speaks for; None where this workspace does not know it."""
-        # What is looked up while a key is revoked goes where nobody looks any more.
+        """Return the principal of a key; None if this workspace does not have it."""
+        # A look-up that began before a key was revoked fills the abandoned cache.
         principals = self._known
         principal, at = principals.get(text), self.workspace.source.clock()
         if principal is None:
@@ -10411,7 +10411,8 @@ class ApiKeys:
 
 
 def key_request(name: str, *columns: Member) -> Schema:
-    """The body that asks for an API key: whose, where the path does not say it, and what for."""
+    """Return the body's schema of a request for an API key, with its owner unless the path has
+    it."""
     scopes = ListOf(Choice(" ".join(FACTSTORE_SCOPES)), 10)
     return Schema(
         *columns,
@@ -10429,7 +10430,7 @@ KEY_CREATED["required"].append("plainTextKey")
 
 
 def make_key(context: RequestContext, owner_id: str, owner_type: str) -> dict:
-    """Make the API key that a request asks for, with no scope beyond those of who asks."""
+    """Create the API key of a request, with no scope beyond those of the caller."""
     body, keys = context.body, context.workspace.api_keys
     scopes = body.get("scopes", _KEY_SCOPES)
     if not scopes:
@@ -10442,26 +10443,26 @@ def make_key(context: RequestContext, owner_id: str, owner_type: str) -> dict:
 # --- Factstore conventions ----------------------------------------------------
 
 
-#: At most so many records make a numbered page.
+#: Records of a numbered page at most.
 PAGE_SIZE = 10_000
 
 
 class Paging(Filters):
-    """The query of a list that is cut into numbered pages, from 0 on, when it is asked for."""
+    """The query of a list that is paged on request, with pages numbered from 0."""
 
     def __init__(self, *columns: Member, **own: Any):
         page, size = Integer(0, 2**31 - 1), Integer(1, PAGE_SIZE)
         super().__init__(*columns, **own, page=page, size=size)
 
 
-#: How the names of members begin that ask for something.
+#: Prefixes of the names of members that look like requirements.
 _DEMAND = re.compile("require|enforce|block|deny|forbid|fail|must|min|max|approv|templ", re.I)
 
 
 class DemandingRequest(Schema):
-    """A body whose unknown members are refused where their names ask for something.
+    """A body that rejects unknown members whose names look like requirements.
 
-    Others that clients send along are passed over.
+    Other unknown members are ignored.
     """
 
     def read(self, data, **options):
@@ -10482,7 +10483,7 @@ class DemandingRequest(Schema):
 
 
 class LenientRequest(DemandingRequest):
-    """A body with members that are documented as required but may be absent."""
+    """A body whose required members are documented as such, but may be absent."""
 
     def __init__(self, *columns: Member, demanded: str, **own: Any):
         super().__init__(*columns, optional=demanded, **own)
@@ -10493,15 +10494,15 @@ class LenientRequest(DemandingRequest):
         return described | {"required": [*described.get("required", ()), *self.demanded]}
 
 
-#: What the token of a person who signed in starts with.
+#: The prefix of the token of a signed-in person.
 SESSION_PREFIX = "fsu_"
 
 
 def _check_nearness(request: falcon.Request, settings: Settings) -> None:
-    """Refuse a request without credentials that the machine itself only passes on.
+    """Reject a request without credentials that this machine only forwards.
 
-    A page elsewhere may have the operator's browser make it, under a name that leads to loopback;
-    a proxy makes it for anybody.
+    A foreign page may send it with the operator's browser, under a name that resolves to loopback;
+    a proxy forwards it for anyone.
     """
     host = request.get_header("Host")
     if host is not None and not is_loopback(host):
@@ -10533,14 +10534,14 @@ class _FactstoreSurface(Surface):
     }
 
     def credentials(self, request):
-        """A bearer token, or what an ApiKey or X-Api-Key header holds."""
+        """The bearer token, or the value of an ApiKey or X-Api-Key header."""
         scheme, _, token = (request.auth or "").partition(" ")
         if scheme.lower() in ("bearer", "apikey"):
             return token.strip()
         return request.get_header("X-Api-Key", default="").strip()
 
     def identify(self, context):
-        """By API key, session or token; a loopback caller without one where that is open."""
+        """Authenticate by API key, session or token; a loopback caller needs none in open mode."""
         lite, request = context.lite, context.request
         credentials = self.credentials(request)
         if credentials.startswith(tuple(ApiKeys.PREFIXES.values())):
@@ -10565,7 +10566,7 @@ class _FactstoreSurface(Surface):
         super().identify(context)
 
     def read_path(self, operation, values):
-        """Ids are UUIDs in either letter case; all other values stand as they are."""
+        """Validate UUIDs, in either letter case; other values are not changed."""
         read, issues = [], []
         for name, value in values.items():
             if name == "id" or name.endswith("Id"):
@@ -10581,7 +10582,7 @@ class _FactstoreSurface(Surface):
         return self.array(context, listing, context.query)
 
     def array(self, context, listing: Listing, values: Mapping, paged: bool = False) -> Response:
-        """Answer a list: bare, or in pages where the query asks for one or that is the rule."""
+        """Respond with a list: bare, or in pages on request or where they are the rule."""
         values = {name: value for name, value in values.items() if name not in ("page", "size")}
         number, size = context.query.get("page"), context.query.get("size")
         limit = context.settings.list_limit
@@ -10617,7 +10618,7 @@ class _FactstoreSurface(Surface):
         headers["Access-Control-Expose-Headers"] = "X-Request-Id, X-Factstore-Region, Retry-After"
         headers["Vary"] = "Origin"
         if context.request.method == "OPTIONS":
-            # A preflight (the Fetch standard, 4.8) asks for methods and headers by name.
+            # A preflight (the Fetch standard, 4.8) requests methods and headers by name.
             requested = context.request.get_header("Access-Control-Request-Headers", default="")
             headers["Access-Control-Allow-Methods"] = "GET, POST, PUT, DELETE"
             headers["Access-Control-Allow-Headers"] = requested or "Authorization, Content-Type"
@@ -10642,7 +10643,7 @@ class _FactstoreSurface(Surface):
         )
 
     def paged_schema(self, schema_name: str, always: bool = False) -> dict:
-        """The JSON schema of a list that is bare, or cut into pages when that is asked for."""
+        """The JSON schema of a list that is bare, or paged on request."""
         bare = self.page_schema(Named("", schema_name))
         names = ("page", "size", "totalItems", "totalPages")
         numbers = {name: {"type": "integer"} for name in names}
@@ -10654,7 +10655,7 @@ class _FactstoreSurface(Surface):
         return page if always else {"anyOf": [bare, page]}
 
     def one_schema(self, schema_name: str) -> dict:
-        """The JSON schema of one record, by the name of its schema."""
+        """The JSON schema of a record, by the name of its schema."""
         return self.record_schema(Named("", schema_name))
 
     def array_schema(self, schema_name: str) -> dict:
@@ -10683,12 +10684,12 @@ COMMAND_RESULT = {
 
 
 def created(record: Model) -> dict:
-    """The short answer of the second version's commands to what was made."""
+    """The result of a command of the second version that created a record."""
     return {"id": record.id, "status": "created", "timestamp": now_exactly()}
 
 
 def updated(record: Model) -> dict:
-    """The short answer of the second version's commands to what was changed."""
+    """The result of a command of the second version that changed a record."""
     return {"id": record.id, "status": "updated", "timestamp": now_exactly()}
 
 
@@ -10696,16 +10697,16 @@ def updated(record: Model) -> dict:
 
 
 class Belonging:
-    """Mixed into a model some of whose records end with the organisation whose slug they carry."""
+    """Mixed into a model whose records may be deleted together with their organisation."""
 
     @classmethod
     def end_with(cls, slug: str) -> None:
-        """Take away what an organisation does not leave behind."""
+        """Delete the records that end with an organisation."""
         raise NotImplementedError
 
 
 class _Slug(Name):
-    """The name of an organisation in a path, which may hold a UUID there instead."""
+    """The slug or UUID of an organisation in a path."""
 
     def read(self, value):
         slug = super().read(value)
@@ -10715,7 +10716,7 @@ class _Slug(Name):
 
 
 class Organisation(Model):
-    """A label that flows, trails and artifacts may carry; a record, not a tenant."""
+    """A label of flows, trails and artifacts; a record, not a tenant."""
 
     fact, key, touched = "organisation", "slug", True
     searched = Searchable(
@@ -10733,7 +10734,8 @@ class Organisation(Model):
 
     @classmethod
     def named(cls, key: str) -> Organisation | None:
-        """The organisation of a UUID or a slug, which older versions let be another's UUID."""
+        """Return the organisation of a UUID or a slug; in older files a slug may be another's
+        UUID."""
         by_id = cls.find_or_none(key.lower()) if UUID.fullmatch(key.lower()) else None
         return by_id or cls.find_or_none(slug=key)
 
@@ -10750,12 +10752,12 @@ class Organisation(Model):
         super().remove()
 
     def is_carried_by(self, model: type[Model]) -> bool:
-        """Whether a record of a kind carries this organisation's slug."""
+        """Return whether a record of a model has this organisation's slug."""
         return model.exists(org_slug=self.slug)
 
 
 def _labelled() -> list[type[Model]]:
-    """The models whose records may carry an organisation's slug."""
+    """The models with the slug of an organisation."""
     return [model for model in all_models() if "org_slug" in model._meta.fields]
 
 
@@ -10776,7 +10778,7 @@ class Organisations(
     verbs="list create retrieve update delete",
     options={"delete": {"scope": "factstore:admin"}},
 ):
-    """Organisations, found by slug or by UUID."""
+    """Organisations, by slug or UUID."""
 
     creates = Schema.of(
         Organisation, "slug name description type", name="CreateOrganisationRequest"
@@ -10800,10 +10802,11 @@ class Organisations(
 
 
 # --- Source hosts -------------------------------------------------------------
-# Where the code of an organisation lies, and the tokens that open it.
+# The source hosts of an organisation, and the tokens for them.
 
 PROVIDERS = "GITHUB GITLAB BITBUCKET AZURE_DEVOPS"
-#: Where a host may be that the operator named; never link-local, where clouds keep credentials.
+#: Permitted networks of hosts that the operator configured; never link-local, where clouds have
+#: their credentials.
 PRIVATE_NETWORKS = tuple(
     ip_network(network)
     for network in (
@@ -10816,7 +10819,7 @@ _SOURCE_ANSWER_LIMIT = 4 * 1024 * 1024
 
 
 class Provider(Choice):
-    """Whose product a source host is; also taken in lower case."""
+    """The provider of a source host; also accepted in lower case."""
 
     def __init__(self, **options: Any):
         super().__init__(PROVIDERS, **options)
@@ -10826,7 +10829,7 @@ class Provider(Choice):
 
 
 class ScmIntegration(Model):
-    """The token with which an organisation's pull requests are looked up at one provider."""
+    """The token of an organisation for its pull requests at one provider."""
 
     fact, key, since = "scm_integration", "org_slug provider", 2
     schema_name = "ScmIntegrationResponse"
@@ -10859,7 +10862,7 @@ class ScmIntegrations(
     verbs="list create delete",
     options={"create": {"scope": "factstore:admin"}, "delete": {"scope": "factstore:admin"}},
 ):
-    """The tokens for the source hosts of an organisation: one for each provider, never shown."""
+    """The tokens of an organisation for source hosts: one for each provider, never shown."""
 
     creates = Schema.of(ScmIntegration, "provider token", name="CreateScmIntegrationRequest")
 
@@ -10888,7 +10891,7 @@ class ScmIntegrations(
 
 
 def read_in_path(field: Member, value: str) -> Any:
-    """A value of a path, or of a header, as a field takes it."""
+    """Validate a value of a path or a header with a field."""
     try:
         return field.read(value)
     except ValueError as error:
@@ -10896,7 +10899,7 @@ def read_in_path(field: Member, value: str) -> Any:
 
 
 def organisation_slug(key: str) -> str:
-    """The slug that a path means, which may hold an organisation's UUID instead."""
+    """Return the slug of an organisation's slug or UUID in a path."""
     key = read_in_path(ScmIntegration.org_slug, key)
     organisation = Organisation.named(key)
     return organisation.slug if organisation else key
@@ -10904,7 +10907,7 @@ def organisation_slug(key: str) -> str:
 
 @functools.cache
 def source_bases(settings: Settings) -> Mapping[str, str]:
-    """The base URLs of the source hosts that the operator named, by provider."""
+    """The base URLs of source hosts in the settings, by provider."""
     bases: dict[str, str] = {}
     for entry in settings.scm_hosts:
         name, _, url = entry.partition("=")
@@ -10930,8 +10933,8 @@ def source_bases(settings: Settings) -> Mapping[str, str]:
 
 @functools.cache
 def source_transport(settings: Settings, provider: str) -> Transport:
-    """What carries requests to a provider: into private networks only where the operator named
-    the host."""
+    """The transport to a provider; into private networks only if the operator configured the
+    host."""
     return Transport(
         PRIVATE_NETWORKS if provider in source_bases(settings) else (),
         settings.scm_timeout,
@@ -10942,18 +10945,18 @@ def source_transport(settings: Settings, provider: str) -> Transport:
 
 
 # --- Patterns -----------------------------------------------------------------
-# Regular expressions that others write must not keep the server busy.
+# Regular expressions of callers must not occupy the server.
 
-#: Characters of a pattern, its groups, and its steps: a part counts as often as it is repeated.
+#: Characters of a pattern, its groups, and its steps, where repeated parts count repeatedly.
 _PATTERN_SIZE, _PATTERN_GROUPS, _PATTERN_STEPS = 500, 150, 700
-#: Bytes that RE2 may use for one pattern. With less it matches slower, never wrongly.
+#: Bytes that RE2 may use for one pattern. With less it matches slower, but never wrongly.
 _PATTERN_MEMORY = 1 << 19
 
 
 class Words:
-    """A text cut into words, which are taken one after the other; ValueError where it cannot be.
+    """A text split into words, which are read one after the other; raises ValueError.
 
-    The kind of a word is the group of the pattern that it matched, or itself for a `mark`.
+    The type of a word is the group of the pattern that matched it, or the word itself for a `mark`.
     """
 
     def __init__(self, pattern: str, text: str):
@@ -10971,7 +10974,7 @@ class Words:
             at = token.end()
 
     def take(self, *kinds: str) -> str:
-        """The next word if it is of such a kind, or nothing."""
+        """Return the next word and go on, if it has one of these types; else an empty string."""
         return self.left.popleft()[1] if self.left and self.left[0][0] in kinds else ""
 
     def need(self, expected: str) -> str:
@@ -10981,15 +10984,15 @@ class Words:
         return self.left.popleft()[1]
 
     def position(self) -> str:
-        """Where the next word stands, for an error."""
+        """The position of the next word, for errors."""
         return f"at character {self.left[0][2]}" if self.left else "at the end"
 
 
 class Pattern:
-    """A regular expression that RE2 matches, in time proportional to its size and to the text's.
+    """A regular expression of RE2, which matches in time linear in its size and the text.
 
-    Only what RE2, Java and Python read alike is accepted: neither references nor lookaround, which
-    RE2 lacks, nor brackets in brackets, which mean another set in each. Else ValueError says why.
+    Only syntax that RE2, Java and Python read alike is accepted; without references and lookaround,
+    which RE2 lacks, and nested brackets, which are different sets in each. Raises ValueError.
     """
 
     WORDS = r"""(?xs)(?P<mark>[$^|)*+?]|\\[bB]|\((?:\?:|(?!\?))|\{[0-9]{1,4}(?:,[0-9]{0,4})?\})
@@ -11004,10 +11007,10 @@ class Pattern:
         options = re2.Options()
         options.max_mem, options.log_errors, options.never_capture = _PATTERN_MEMORY, False, True
         words = Words(self.WORDS, text.removeprefix("(?i)")).left
-        # RE2's own steps are bytes: a full stop takes eight of them, and is one step all the same.
+        # RE2's own steps are bytes; a full stop has eight of them, but counts as one step.
         outline = "".join("x" if word == "character" else word for word, _, _ in words)
         try:
-            #: What it takes to match one character.
+            #: The cost of matching one character.
             self.steps = re2.compile(outline, options).programsize
             self._compiled = re2.compile(text, options)
         except re2.error as error:
@@ -11016,7 +11019,7 @@ class Pattern:
             raise ValueError("it is too large")
 
     def matches(self, text: str) -> bool:
-        """Whether the whole of a text is what the pattern describes."""
+        """Return whether the pattern matches the whole text."""
         return self._compiled.fullmatch(text) is not None
 
 
@@ -11036,9 +11039,9 @@ def yaml_error(mark: Any, message: str) -> ValueError:
 
 
 def parse_yaml(text: str) -> tuple[Any, Any]:
-    """The root node of a YAML document, and its value as JSON has it.
+    """Parse a YAML document; return its root node and its value as JSON.
 
-    ValueError says what is wrong, and where.
+    Raises ValueError with the line and column.
     """
     import yaml
 
@@ -11069,7 +11072,7 @@ def parse_yaml(text: str) -> tuple[Any, Any]:
 
 
 def _check_nesting(events: Iterable, limit: int) -> None:
-    """Refuse YAML that is nested too deep, as soon as the parser comes to it."""
+    """Reject YAML that is nested too deeply, as soon as the parser reaches it."""
     depth = 0
     for event in events:
         name = type(event).__name__
@@ -11080,8 +11083,8 @@ def _check_nesting(events: Iterable, limit: int) -> None:
 
 
 def _check_nodes(loader: Any, node: Any, depth: int, budget: Iterator) -> None:
-    """Refuse values that do not fit their tags, names that stand twice in a mapping, and aliases,
-    which share what they name, that stand for too much."""
+    """Reject values that do not match their tags, repeated names, and aliases that expand too
+    far."""
     if depth < 0 or next(budget, None) is None:
         raise yaml_error(node.start_mark, "this holds too many values, or is nested too deep.")
     if node.id == "scalar":
@@ -11102,7 +11105,7 @@ def _check_nodes(loader: Any, node: Any, depth: int, budget: Iterator) -> None:
 
 
 def _check_scalar(loader: Any, node: Any) -> None:
-    """Refuse a value that does not fit its tag, such as 2001-99-99."""
+    """Reject a value that does not match its tag, such as 2001-99-99."""
     if node.tag.endswith(":merge"):
         return
     try:
@@ -11126,7 +11129,7 @@ class Condition:
         | (?P<call>exists|matches)(?=\s*\()
         | (?P<mark>==|!=|=|[][(),]|(?:and|or|not|in)(?![\w.-]))
         | (?P<field>flow\.tags\[\s*(?:"[^"]*"|'[^']*')\s*\]|[A-Za-z_][\w.-]*))"""
-    #: Fields that hold text, and those that only exist.
+    #: Fields with text, and fields that only exist.
     FIELDS = ("flow.name", "flow.tags.<name>", "artifact.name", "artifact.fingerprint")
     OBJECTS = ("flow", "flow.tags", "artifact")
 
@@ -11141,14 +11144,14 @@ class Condition:
             raise ValueError(f"unexpected {self.words.left[0][1]!r} {self.words.position()}")
 
     def any_of(self, depth: int) -> Callable[[Mapping], bool]:
-        """Parts of which one must hold."""
+        """Parse alternatives, of which one must be true."""
         parts = [self.all_of(depth)]
         while self.words.take("or"):
             parts.append(self.all_of(depth))
         return lambda fields: any(part(fields) for part in parts)
 
     def all_of(self, depth: int) -> Callable[[Mapping], bool]:
-        """Parts that must all hold."""
+        """Parse conditions that must all be true."""
         parts = [self.part(depth)]
         while self.words.take("and"):
             parts.append(self.part(depth))
@@ -11187,7 +11190,7 @@ class Condition:
         return lambda fields: fields.get(field) is not None and pattern.matches(fields[field])
 
     def compare(self) -> Callable[[Mapping], bool]:
-        """A field held against one text or a list of them."""
+        """Parse the comparison of a field with a text or a list of texts."""
         field, where = self.field(*self.FIELDS), self.words.position()
         if self.words.take("=="):
             equal = self.text()
@@ -11205,7 +11208,7 @@ class Condition:
         return lambda fields: fields.get(field) in listed
 
     def field(self, *expected: str) -> str:
-        """The name of a field; a tag's in brackets means the one after a full stop."""
+        """Parse the name of a field; `tags["x"]` is `tags.x`."""
         where = self.words.position()
         name, bracket, key = self.words.need("field").partition("[")
         name = f"{name}.{key[:-1].strip()[1:-1]}" if bracket else name
@@ -11214,7 +11217,7 @@ class Condition:
         return name
 
     def text(self) -> str:
-        """What stands between quotation marks."""
+        """Parse a quoted text."""
         return self.words.need("text")[1:-1]
 
 
@@ -11232,7 +11235,7 @@ _TEMPLATE_MEMBERS = {
     "artifact": "name attestations description",
     "attestation": "name type if description",
 }
-#: What an unreadable template asks for. No attestation has a name as long as this.
+#: The requirement of an unreadable template. No attestation's name is as long as this.
 _UNREADABLE_TEMPLATE = (
     "a template that can be read. The stored template is not understood, so it asks for everything "
     "and nothing meets it. Store a corrected one in the member templateYaml of the flow; a trail "
@@ -11255,7 +11258,7 @@ def _members(node: Any, part: str) -> dict[str, Any]:
 
 
 def _items(members: Mapping[str, Any], name: str) -> list:
-    """The elements of a member, which must be a list where it is there."""
+    """Return the elements of a member, which must be a list if it is present."""
     node = members.get(name)
     if node is not None and node.id != "sequence":
         raise yaml_error(node.start_mark, f"expected a list of {name}.")
@@ -11272,7 +11275,7 @@ def _text(node: Any) -> str:
 
 
 def _name(node: Any, part: str, members: Mapping[str, Any]) -> str:
-    """The name of a part of a template, which must have one."""
+    """Return the name of a part of a template, which is required."""
     if "name" not in members:
         raise yaml_error(node.start_mark, f"this {part} has no name.")
     return _text(members["name"])
@@ -11284,14 +11287,15 @@ def _always(fields: Mapping) -> bool:
 
 
 class Template:
-    """What a template asks for: attestations by name, of the trail and of artifacts by theirs.
+    """The requirements of a template: names of attestations of the trail and of artifacts.
 
-    One that cannot be read asks for what nobody can have; `fault` says why.
+    A template that cannot be parsed requires something that nobody can have; `fault` is the reason.
     """
 
     def __init__(self, text: str):
         self.document: Any = None
-        #: Words of its conditions and steps of their patterns, which take time to evaluate.
+        #: The number of words of its conditions and steps of their patterns, for the time of
+        #: evaluation.
         self.size = self.weight = 0
         self.fault = ""
         self.trail: list[tuple[str, Callable[[Mapping], bool]]] = []
@@ -11305,7 +11309,7 @@ class Template:
             self.artifacts = []
 
     def _read(self, root: Any) -> None:
-        """Read what is asked for, or raise ValueError at the first thing that is not understood."""
+        """Parse the requirements; raises ValueError at the first thing that is not understood."""
         members = _members(root, "template")
         trail = _members(members["trail"], "trail") if "trail" in members else {}
         required = _items(members, "requiredAttestations")
@@ -11315,7 +11319,7 @@ class Template:
             self.artifacts.append((_name(item, "artifact", artifact), self._entries(artifact)))
 
     def _entries(self, holder: dict) -> list[tuple[str, Callable[[Mapping], bool]]]:
-        """The name of each attestation asked for, and when it is."""
+        """Parse the names of required attestations with their conditions."""
         entries = []
         for item in _items(holder, "attestations"):
             members = _members(item, "attestation")
@@ -11349,20 +11353,20 @@ class Template:
 
     @property
     def entries(self) -> list[tuple[str, Callable[[Mapping], bool]]]:
-        """The name of every attestation that it may ask for, and when it does."""
+        """The names of all attestations that may be required, with their conditions."""
         return [*self.trail, *(entry for _, entries in self.artifacts for entry in entries)]
 
     def names(self, fields: Mapping[str, str | None]) -> list[str]:
-        """The attestations asked for where the fields of conditions have these values."""
+        """The names of required attestations for these values of the conditions' fields."""
         name = fields.get("artifact.name")
         own = (entries for artifact, entries in self.artifacts if artifact == name)
         entries = itertools.chain(self.trail, *own)
         return list(dict.fromkeys(name for name, holds in entries if holds(fields)))
 
     def names_of_all(self, fields: Mapping, artifacts: Sequence[Mapping]) -> list[str]:
-        """The attestations asked for of several artifacts together.
+        """The names of required attestations of several artifacts together.
 
-        Where it would take too long to evaluate every condition, all of them count as true.
+        If evaluating every condition would take too long, all of them count as true.
         """
         letters = sum(len(value or "") for own in artifacts for value in own.values())
         if self.size * len(artifacts) + self.weight * letters <= _TEMPLATE_BUDGET:
@@ -11375,12 +11379,12 @@ class Template:
 
 @functools.lru_cache(maxsize=32)
 def read_template(text: str) -> Template:
-    """A template, read once for as long as it is in use."""
+    """Parse a template, with a cache."""
     return Template(text)
 
 
 class TemplateText(Text):
-    """A template, which must be understood when it is stored; blank text stands for none."""
+    """A template, which is validated when it is stored; blank text counts as none."""
 
     def read(self, value):
         text = super().read(value)
@@ -11392,13 +11396,13 @@ class TemplateText(Text):
 
 
 def flow_fields(name: str, tags: Mapping[str, str]) -> dict[str, str | None]:
-    """What a condition may ask of the flow."""
+    """The fields of a flow for conditions."""
     values = {f"flow.tags.{key}": value for key, value in tags.items()}
     return {"flow": None, "flow.name": name, "flow.tags": None, **values}
 
 
 def artifact_fields(name: str, digest: str) -> dict[str, str | None]:
-    """What a condition may ask of an artifact."""
+    """The fields of an artifact for conditions."""
     return {"artifact": None, "artifact.name": name, "artifact.fingerprint": digest}
 
 
@@ -11406,7 +11410,7 @@ def artifact_fields(name: str, digest: str) -> dict[str, str | None]:
 
 
 class Flow(Model):
-    """A path to production, and the attestations that it asks for."""
+    """A path to production, with the attestations that it requires."""
 
     fact, key, touched = "flow", "name", True
     searched = Searchable(
@@ -11442,7 +11446,7 @@ class Flow(Model):
         return super().change(**split_lists(values))
 
     def template(self) -> Any:
-        """The template as JSON; None without one, and when the text is no YAML mapping."""
+        """Return the template as JSON; None without one, or if it is no YAML mapping."""
         return read_template(self.template_yaml).document if self.template_yaml else None
 
 
@@ -11473,7 +11477,7 @@ _FLOW_TEMPLATE = {
 }
 
 
-#: What an update or a removal would take away others rely on: requirements, policies, allow-lists.
+#: Updates and deletions that remove requirements, policies or allow-lists need this scope.
 GOVERNED = MappingProxyType({"scope": "factstore:govern"})
 
 
@@ -11487,7 +11491,7 @@ class Flows(
     verbs="list create retrieve update delete",
     options={"update": GOVERNED, "delete": GOVERNED},
 ):
-    """Paths to production; who may change what one asks for governs it."""
+    """Paths to production; changing their requirements needs the `govern` scope."""
 
     guide = """\
 A template is YAML, validated when it is stored: what is not understood is 400 with line and
@@ -11532,7 +11536,7 @@ that trail.
 
     @route("GET /api/v1/flows/{flowId}/template", answer=_FLOW_TEMPLATE)
     def get_flow_template(self, context, key):
-        """Get the template of a flow: its text, and what it says as JSON."""
+        """Get the template of a flow, as text and as JSON."""
         flow = self.find(key)
         return {
             "flowId": flow.id,
@@ -11554,16 +11558,16 @@ class FlowsV2(
         "delete": {"id": "deleteFlowV2", **GOVERNED},
     },
 ):
-    """The same flows, with short answers to what is written."""
+    """The same flows, with short results of commands."""
 
     @route("GET /api/v2/flows/{flowId}/template", answer=_FLOW_TEMPLATE)
     def get_flow_template_v2(self, context, key):
-        """Get the template of a flow: its text, and what it says as JSON."""
+        """Get the template of a flow, as text and as JSON."""
         return super().get_flow_template(context, key)
 
 
 class SecurityThreshold(Model):
-    """How many weaknesses of each severity a flow puts up with; one more is a breach."""
+    """The vulnerabilities of each severity that a flow accepts; one more is a breach."""
 
     fact, key, touched = "security_threshold", "flow", True
 
@@ -11585,7 +11589,7 @@ class SecurityThresholds(
     tag="Flows",
     schema_name="SecurityThresholdResponse",
 ):
-    """The limits that security scans of a flow are held against."""
+    """The limits for security scans of a flow."""
 
     @route("GET /api/v1/flows/{flowId}/security-thresholds", answer="SecurityThresholdResponse")
     def get_security_thresholds(self, context, key):
@@ -11606,7 +11610,7 @@ class SecurityThresholds(
         answer="SecurityThresholdResponse",
     )
     def set_security_thresholds(self, context, key):
-        """Create or overwrite the scan limits of a flow; what is left out gets its default."""
+        """Create or overwrite the scan limits of a flow; absent ones get their defaults."""
         flow = Flow.find(key)
         limits = ("max_critical", "max_high", "max_medium", "max_low")
         defaults = {name: getattr(SecurityThreshold, name).default for name in limits}
@@ -11621,7 +11625,7 @@ class SecurityThresholds(
 
 
 class Notification(Model):
-    """An event as the product shows it to people; it is never deleted."""
+    """A notification for people; it is never deleted."""
 
     since = 4
     schema_name = "NotificationResponse"
@@ -11647,7 +11651,7 @@ _NOTIFICATIONS = Listing(
 
 
 def _record_reading(context: RequestContext, key: str, detail: str | None = None) -> None:
-    """Put into the audit log who marked a notification, or all, as read."""
+    """Audit who marked a notification, or all, as read."""
     context.workspace.journal.note(session(), "notification.read", "notification", key, detail)
 
 
@@ -11664,12 +11668,12 @@ class Notifications(
     filters = Paging.of(Notification, "is_read severity")
 
     def list(self, context):
-        """List the notifications, newest first, in pages where the query asks for one."""
+        """List the notifications, newest first, in pages on request."""
         return FACTSTORE.array(context, _NOTIFICATIONS, context.query)
 
     @route("GET /api/v1/notifications/unread-count", answer=Shape(count=Integer(0)).describe())
     def count_unread_notifications(self, context):
-        """Count the notifications that nobody has read."""
+        """Count the unread notifications."""
         return {"count": _NOTIFICATIONS.count({"is_read": False})}
 
     @route("POST /api/v1/notifications/{notificationId}/read", answer="NotificationResponse")
@@ -11689,11 +11693,11 @@ class Notifications(
 
 
 # --- Notification channels ----------------------------------------------------
-# Where a notification goes, and how it is put there.
+# The receivers of notifications, and their formats.
 
 
 def read_receiver(config: str) -> str:
-    """The URL in a channel's configuration; Invalid where there is none."""
+    """Return the URL in a channel's configuration; raises Invalid without one."""
     try:
         document = read_json(config.encode())
     except Invalid:
@@ -11706,7 +11710,7 @@ def read_receiver(config: str) -> str:
 
 
 def _lies_within(url: str, networks: Networks) -> bool:
-    """Whether a URL leads to nowhere but these networks; False where its name does not resolve."""
+    """Return whether a URL leads only into these networks; False if it does not resolve."""
     parts, port = split_target(url)
     with contextlib.suppress(OSError, UnicodeError):
         resolved = call_within(5, socket.getaddrinfo, parts.hostname, port)
@@ -11715,25 +11719,25 @@ def _lies_within(url: str, networks: Networks) -> bool:
 
 
 def needs_tls(url: str, networks: Networks) -> bool:
-    """Whether notifications go to a URL by https only, as to all but what the operator listed."""
+    """Return whether a URL must be https, unless the operator listed its network."""
     return url.lower().startswith("https://") or not (networks and _lies_within(url, networks))
 
 
 def check_channel(channel_type: str, config: str, settings: Settings) -> None:
-    """Refuse a channel that leads nowhere, or where nothing may be sent; in-app needs no URL."""
+    """Reject a channel without a permitted URL; in-app needs none."""
     if channel_type != "IN_APP":
         url, networks = read_receiver(config), allowed_networks(settings)
         check_target(url, networks, needs_tls(url, networks))
 
 
 def slack_text(lines: Iterable[str]) -> str:
-    """Lines as Slack takes a text, in which no name can address people or draw a link."""
-    # Slack asks for these three characters to be escaped, and for no others.
+    """Escape lines for Slack, so that names cannot mention people or add links."""
+    # Slack requires these three characters to be escaped, and no others.
     return "\n".join(escape(" ".join(line.split())[:3000], quote=False) for line in lines)
 
 
 def slack_message(notification: Mapping[str, Any]) -> str:
-    """A notification as Slack shows it."""
+    """Format a notification for Slack."""
     facts = {
         "Severity": notification["severity"],
         "Event": notification["triggerEvent"],
@@ -11749,11 +11753,11 @@ def slack_message(notification: Mapping[str, Any]) -> str:
 
 
 # --- Notifying ----------------------------------------------------------------
-# Rules say who is notified of which event; deliveries say with what result.
+# Rules select who is notified of which event; deliveries record the results.
 
 #: Characters of a message; a gate may have thousands of reasons.
 _MESSAGE_SIZE = 2000
-#: The rules that a happening meets, which may have no flow or environment.
+#: The rules that match an event, which may have no flow or environment.
 _MATCHING = """SELECT "id", "channel_type" FROM "notification_rule"
     WHERE "trigger_event" = ? AND "is_active" = 1
     AND ("filter_flow_id" IS NULL OR "filter_flow_id" = ?)
@@ -11761,7 +11765,7 @@ _MATCHING = """SELECT "id", "channel_type" FROM "notification_rule"
 
 
 class _ChannelConfig(Encrypted):
-    """A JSON object as text; anyone who knows its URL can post to the channel."""
+    """A JSON object as text, which may contain a secret URL."""
 
     is_secret = True
 
@@ -11788,27 +11792,27 @@ class NotificationRule(Model):
 
     @property
     def sends(self) -> bool:
-        """Whether it has anything sent to another server."""
+        """Return whether the rule sends messages to another server."""
         return self.is_active and self.channel_type != "IN_APP"
 
     def change(self, **values):
         changed = super().change(**values)
         if self.channel_type != "IN_APP":
-            # Two changes at a time might each leave a good pair, and a bad one together.
+            # Two concurrent changes could each be valid, and invalid together.
             read_receiver(self.channel_config)
         if not self.sends:
             NotificationMessage.skip(self)
         return changed
 
     def remove(self):
-        # All at once, since there may be many.
+        # In one statement, since there may be many.
         for model in (NotificationMessage, NotificationDelivery):
             model.delete().where(model.rule == self).execute()
         super().remove()
 
 
 class NotificationDelivery(Model):
-    """What became of a notification by one rule, in the end."""
+    """The final result of a notification by one rule."""
 
     since = 4
     schema_name = "NotificationDeliveryResponse"
@@ -11824,7 +11828,7 @@ class NotificationDelivery(Model):
 
     @classmethod
     def record(cls, rule: str, payload: str, status: str, **values: Any) -> None:
-        """Put down what became of a notification by a rule."""
+        """Record the result of a notification by a rule."""
         trigger = json.loads(payload)["triggerEvent"]
         cls.create(rule=rule, event_type=trigger, payload=payload, status=status, **values)
 
@@ -11838,7 +11842,7 @@ class NotificationMessage(OutboxMessage):
 
     id = PrefixedId("ntf")
     rule = Owner(NotificationRule, index=True)
-    #: What WEBHOOK posts, and SLACK puts in words.
+    #: The payload of WEBHOOK, which SLACK formats as text.
     payload = Text()
 
     class Meta:
@@ -11870,13 +11874,13 @@ class NotificationMessage(OutboxMessage):
 
     @classmethod
     def skip(cls, rule: NotificationRule) -> None:
-        """End what is on its way by a rule that has nothing sent any more."""
+        """Cancel the messages of a rule that no longer sends any."""
         for message in cls.select().where(cls.rule == rule, cls.state == "due"):
             message.change(state="failed", due_at=None)
             message.conclude("SKIPPED", 0, "The rule was switched off, or has another channel now.")
 
     def conclude(self, status: str, attempts: int, error: str | None = None) -> None:
-        """Put down what became of it in the end."""
+        """Record the final result."""
         outcome = {"attempt_count": attempts, "error": error}
         NotificationDelivery.record(self.rule_id, self.payload, status, **outcome)
 
@@ -11903,11 +11907,11 @@ def notify(
     environment_id: str | None = None,
     payload: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """Notify by every active rule for a trigger, in the current transaction.
+    """Notify by every active rule of a trigger, in the current transaction.
 
-    CRITICAL is what stops a release: a trail that is no longer compliant, a gate that is shut.
-    WARNING needs attention: a failed attestation, drift, a rejection. INFO is
-    what waits for a decision: a request for approval, a test.
+    CRITICAL blocks a release: a trail that is no longer compliant, a gate that blocks. WARNING
+    needs attention: a failed attestation, drift, a rejection. INFO awaits a decision: a request for
+    approval, a test.
     """
     scope = trigger, flow_id, environment_id
     rules = session().database.connection().execute(_MATCHING, scope).fetchall()
@@ -11945,7 +11949,7 @@ class NotificationRules(
     item="ruleId",
     verbs="list create retrieve update delete",
 ):
-    """The notification rules; for admins only, since a rule holds the secret URL of its channel."""
+    """The notification rules, for admins only: a rule contains the secret URL of its channel."""
 
     guide = """\
 A rule notifies in the product (`/notifications`), by a webhook or in Slack, for all records or
@@ -11975,12 +11979,12 @@ say why one failed.
 
     def enter(self, values):
         if values["channel_type"] != "IN_APP":
-            # Where that is, is looked at when something is sent.
+            # The address is checked when something is sent.
             read_receiver(values.get("channel_config", NotificationRule.channel_config.default))
         return super().enter(values)
 
     def prepare_update(self, context: RequestContext, key: str) -> dict:
-        """What a body changes of a rule, whose channel must still lead somewhere."""
+        """Validate the changes of a rule, including its channel."""
         rule, values = self.find(key), dict(context.body)
         for name in ("filter_flow_id", "filter_environment_id"):
             if values.pop(f"clear_{name}", False):
@@ -11999,7 +12003,7 @@ say why one failed.
 
     @route("POST /api/v1/notification-rules/{ruleId}/test", status=202)
     def test_notification_rule(self, context, key):
-        """Send a test to all active rules that have the trigger and the filters of this one."""
+        """Send a test by all active rules with the trigger and the filters of this one."""
         rule = self.find(key)
         notify(
             rule.trigger_event,
@@ -12011,7 +12015,7 @@ say why one failed.
             flow_id=rule.filter_flow_id,
             environment_id=rule.filter_environment_id,
         )
-        # What would be named after the rule itself would be a fact about it.
+        # A member named after the rule itself would be a fact about it.
         context.workspace.journal.note(session(), "notification.tested", "notification_rule", key)
 
 
@@ -12027,13 +12031,13 @@ class NotificationDeliveries(
         answer=FACTSTORE.paged_schema("NotificationDeliveryResponse"),
     )
     def list(self, context, key):
-        """List what came of a rule's notifications, newest first."""
+        """List the results of a rule's notifications, newest first."""
         NotificationRule.find(key)
         return FACTSTORE.array(context, _RULE_DELIVERIES, {"rule": key})
 
 
 # --- Trail records ------------------------------------------------------------
-# What a trail gathers.
+# The records of a trail.
 
 
 class Trail(Model):
@@ -12072,20 +12076,20 @@ class Trail(Model):
 
     @property
     def words(self) -> str:
-        """What it is called in a sentence for people."""
+        """Its name in a sentence for people."""
         commit = f"commit {self.git_commit_sha} on {self.git_branch} by {self.git_author}"
         return f"trail {self.name or self.id} ({commit})"
 
 
-#: SQL for the position of the result of the attestation `r` among all results: where it was
-#: recorded, or where evidence brought it later.
+#: SQL for the position of the result of the attestation `r` among all results: of its creation,
+#: or of the evidence that changed it later.
 RESULT_ORDER = """ifnull(r."decided", r."rowid" << 32)"""
 
 
 def covers_sql(digest: str = "") -> str:
-    """SQL for whether the approval `v` covers an artifact, or without a digest all of its trail.
+    """SQL for whether the approval `v` covers an artifact, or without a digest its whole trail.
 
-    Nobody has approved what was reported for the first time after the decision.
+    An artifact that was first reported after the decision is not covered.
     """
     with_digest = f'AND i."sha256_digest" IN {spellings_sql(digest)}' if digest else ""
     return f"""NOT EXISTS (SELECT 1 FROM "artifact" AS i WHERE i."trail_id" = v."trail_id"
@@ -12094,8 +12098,8 @@ def covers_sql(digest: str = "") -> str:
 
 
 def approved_sql(trail: str, flow: str, digest: str = "") -> str:
-    """SQL for whether a trail, or an artifact of it, is released for a flow: of the approvals, the
-    one decided last decides."""
+    """SQL for whether a trail, or an artifact of it, is approved for a flow, by the latest
+    decision."""
     return f"""ifnull((SELECT v."status" = 'APPROVED' AND {covers_sql(digest)} FROM "approval" AS v
         WHERE v."trail_id" = {trail} AND v."flow_id" = {flow}
             AND v."status" IN ('APPROVED', 'REJECTED')
@@ -12120,8 +12124,8 @@ def concerns_sql(trail: str, digest: str = "") -> str:
 def templates_sql(trail: str, flow: str) -> str:
     """SQL for the JSON array of the templates of a flow and of a trail, from their aliases.
 
-    Each is null where there is none. The template of a trail speaks for its own flow only. Blank
-    text, which older versions stored, is no template.
+    Each may be null. The template of a trail applies to its own flow only. Blank text, which older
+    versions stored, is no template.
     """
     text = "nullif(trim({}.\"template_yaml\", char(9, 10, 13, 32)), '')"
     own = f'CASE WHEN {trail}."flow_id" = {flow}."id" THEN {text.format(trail)} END'
@@ -12129,13 +12133,13 @@ def templates_sql(trail: str, flow: str) -> str:
 
 
 def facts_sql(trail: str, digest: str = "", flow: str = 'k."flow_id"') -> str:
-    """SQL for the facts, as JSON, that `evaluate_compliance` holds against a flow.
+    """SQL for the facts, as JSON, with which `evaluate_compliance` evaluates a flow.
 
-    The arguments are SQL for ids: of a trail, and of a flow that is not its own. Without a digest,
+    The arguments are SQL for ids: of a trail, and of another flow than its own. Without a digest,
     the facts are about all artifacts of the trail.
     """
     templates = templates_sql("k", "f")
-    # A digest keeps the names under which trails of the flow have reported it.
+    # An artifact has all names under which trails of the flow reported its digest.
     reported = 'WHERE i."trail_id" = k."id"'
     if digest:
         reported = f"""JOIN "trail" AS o ON o."id" = i."trail_id" AND o."flow_id" = k."flow_id"
@@ -12163,7 +12167,7 @@ def compliance_sql(trail: str, digest: str = "") -> str:
 
 
 def passed_types_sql(trail: str, digest: str = "") -> str:
-    """SQL for the types whose latest result is PASSED: of a trail, or of an artifact of it."""
+    """SQL for the types whose latest result is PASSED, of a trail or of an artifact of it."""
     return f"""SELECT "type" FROM (
         SELECT r."type", r."status", max({RESULT_ORDER}) FROM "attestation" AS r
         WHERE r."trail_id" = {trail} AND r."status" <> 'PENDING'
@@ -12172,7 +12176,7 @@ def passed_types_sql(trail: str, digest: str = "") -> str:
 
 
 def deciding_sql(digest: str) -> str:
-    """SQL for the trails that decide on a digest: of each flow, the one that reported it last.
+    """SQL for the trails that decide about a digest: in each flow, the last one that reported it.
 
     `report` is the rowid of that artifact.
     """
@@ -12181,8 +12185,8 @@ def deciding_sql(digest: str) -> str:
         WHERE a."sha256_digest" IN {spellings_sql(digest)} GROUP BY k."flow_id\""""
 
 
-#: SQL for the names of the environments whose newest snapshot holds the artifact `t1`: there, the
-#: newest snapshot that holds its digest is the newest of all. Most artifacts run nowhere.
+#: SQL for the names of the environments whose newest snapshot contains the artifact `t1`: the
+#: newest snapshot with its digest is the newest of the environment. Most artifacts run nowhere.
 _RUNNING_IN = f"""(SELECT json_group_array(n."name") FROM (
     SELECT e."name" FROM "environment" AS e
     WHERE EXISTS (SELECT 1 FROM "snapshot_artifact" AS s
@@ -12197,7 +12201,7 @@ _RUNNING_IN = f"""(SELECT json_group_array(n."name") FROM (
 
 
 class Artifact(Model):
-    """Something that was built, known by its digest, as one trail reported it."""
+    """A build result, identified by its digest, as one trail reported it."""
 
     fact, made, since = "artifact", "reported", 2
     schema_name = "ArtifactResponse"
@@ -12234,7 +12238,7 @@ class Artifact(Model):
 
 
 class Attestation(Model):
-    """A statement about a trail: what was done, and with what result."""
+    """A statement about a trail, with its result."""
 
     fact, made, lookup, since = "attestation", "recorded", "trail type status", 2
     schema_name = "AttestationResponse"
@@ -12263,14 +12267,14 @@ class Attestation(Model):
     artifact_fingerprint = Text(255, null=True)
     created_at = Timestamp(6, default=now_exactly)
     metadata = Json(MapOf(Anything()), null=True)
-    #: See RESULT_ORDER; null where the result came with the record.
+    #: See RESULT_ORDER; null if the result came with the record.
     decided = Integer(null=True, hidden=True, since=6)
-    #: The status that came with the record, once evidence brought another result.
+    #: The status of the creation, if evidence changed the result later.
     declared = Choice("PASSED FAILED PENDING", null=True, hidden=True, since=7)
 
 
 def count_by_status(model: type[Model]) -> Counter[str]:
-    """How many records of a model there are by status."""
+    """Count the records of a model by status."""
     counts = model.select(model.status, peewee.fn.count(peewee.SQL("*"))).group_by(model.status)
     return Counter(dict(counts.tuples()))
 
@@ -12287,7 +12291,7 @@ class Records:
 
 
 class Approval(Model):
-    """A request to let a trail be released, and what became of it."""
+    """A request to approve a trail, and its decisions."""
 
     fact, made, since = "approval", "requested", 2
     lookup = "trail status"
@@ -12305,10 +12309,10 @@ class Approval(Model):
     requested_at = Timestamp(6, default=now_exactly)
     deadline = Timestamp(6, null=True)
     resolved_at = Timestamp(6, null=True)
-    #: Whose credentials asked for it.
+    #: Whose credentials requested it.
     requested_by = Text(320, null=True, since=6)
 
-    #: SQL for the status at the present: what nobody decided in time has expired.
+    #: SQL for the current status: a request that was not decided in time has expired.
     standing = (
         """CASE WHEN t1."status" = 'PENDING_APPROVAL' AND t1."deadline" < (SELECT present()) """
         """THEN 'EXPIRED' ELSE t1."status" END"""
@@ -12330,18 +12334,18 @@ class Approval(Model):
 
 
 class Compliance(NamedTuple):
-    """What a trail, or an artifact of it, lacks for a flow."""
+    """The compliance of a trail, or of an artifact of it, with a flow."""
 
-    #: Whether the flow asks for anything.
+    #: Whether the flow requires anything.
     is_judged: bool
-    #: What is required and did not pass: by type, and under a template by name.
+    #: The requirements that did not pass: types, or names of a template.
     missing_types: Sequence[str]
     missing_names: Sequence[str]
-    #: What failed, and did not pass since: by type, and under a template by name.
+    #: The failures without a later pass: types, or names of a template.
     failed_types: Sequence[str]
     failed_names: Sequence[str]
     lacks_approval: bool
-    #: Why a template cannot be read, if so: it asks for everything.
+    #: Why a template cannot be parsed, if so: it requires everything.
     fault: str = ""
 
     @property
@@ -12356,24 +12360,23 @@ class Compliance(NamedTuple):
 
     @property
     def is_compliant(self) -> bool:
-        """Whether nothing stands against it."""
+        """Return whether no requirement is unmet."""
         return not (self.missing or self.failed or self.lacks_approval)
 
     @property
     def state(self) -> str:
-        """The verdict in a word; UNKNOWN where the flow asks for nothing, and nothing failed."""
+        """The verdict; UNKNOWN if the flow requires nothing and nothing failed."""
         if not self.is_compliant:
             return "NON_COMPLIANT"
         return "COMPLIANT" if self.is_judged else "UNKNOWN"
 
 
 def evaluate_compliance(facts: str) -> Compliance:
-    """Hold the facts that `facts_sql` gathers against the flow.
+    """Evaluate the facts of `facts_sql` against the requirements of the flow.
 
-    The latest result of each required type or name counts, and no failure may be left that did not
-    pass since. A template of the flow requires names instead of the flow's types, unless it names
-    nothing. A template of the trail, which needs no more than the right to record, only adds to
-    what the flow requires.
+    The latest result of each required type or name counts, and every failure must have passed
+    since. A template of the flow with names replaces the flow's types. A template of the trail,
+    which needs only the right to record, adds requirements and removes none.
     """
     read = json.loads(facts)
     of_flow, of_trail = (read_template(text) if text else None for text in read["templates"])
@@ -12397,14 +12400,15 @@ def evaluate_compliance(facts: str) -> Compliance:
 
 
 def _unmet(required: Iterable[str], results: Sequence, by_name: bool) -> tuple[list, list]:
-    """The required types or names that did not pass, and what failed and did not pass since."""
+    """Return the required types or names that did not pass, and the failures without a later
+    pass."""
     passed, failed = _latest_results(results, by_name)
     return [requirement for requirement in required if requirement not in passed], failed
 
 
 @sql_function
 def compliance(facts: str | None) -> str:
-    """The state of a trail or an artifact; UNKNOWN where there is no such trail."""
+    """Return the state of a trail or an artifact; UNKNOWN if the trail does not exist."""
     if not facts:
         return "UNKNOWN"
     return (_recent_state if len(facts) <= 20_000 else _state)(facts)
@@ -12419,11 +12423,11 @@ _recent_state = functools.lru_cache(maxsize=256)(_state)
 
 
 def _latest_results(results: Sequence, by_name: bool) -> tuple[set[str], list[str]]:
-    """The types or names that passed last, and those of all failures that did not pass since.
+    """Return the types or names whose latest result passed, and the failures without a later pass.
 
-    Results come in the order in which they were decided. By name, an attestation without one meets
-    no requirement. What failed passes under the same name about the same artifact: a result of
-    another scanner or test suite does not undo it.
+    Results are in the order of their decisions. By name, an attestation without one meets no
+    requirement. A failure is undone by a pass of the same name about the same artifact: the result
+    of another scanner or test suite does not undo it.
     """
     latest, last_pass, failures = {}, {}, []
     for number, (type, name, status, artifact) in enumerate(results):
@@ -12439,9 +12443,9 @@ def _latest_results(results: Sequence, by_name: bool) -> tuple[set[str], list[st
 
 
 def _required_names(facts: Mapping[str, Any], templates: Iterable[Template]) -> list[str]:
-    """The attestations that templates ask of the artifacts, or of the trail as a whole.
+    """Return the attestations that templates require of the artifacts, or of the whole trail.
 
-    To the artifacts of a trail belong those in the template that it still has to report.
+    The artifacts of a trail include those of its template that were not reported yet.
     """
     fields = flow_fields(facts["flow"], facts["tags"])
     names: dict[str, None] = {}
@@ -12459,10 +12463,10 @@ _TRAIL_FACTS = f"SELECT {facts_sql('?')}"
 
 
 def update_trail_status(trail: Trail) -> None:
-    """Set a trail's status from all that was recorded for it, and notify of a change.
+    """Set a trail's status from everything that was recorded for it, and notify of a change.
 
-    A failure makes it NON_COMPLIANT until what failed has passed. It is COMPLIANT as soon as it has
-    all that its flow asks for; where the flow asks for nothing, it stays PENDING.
+    A failure makes it NON_COMPLIANT until it has passed. It is COMPLIANT once it has everything
+    that its flow requires; if the flow requires nothing, it remains PENDING.
     """
     (facts,) = session().database.connection().execute(_TRAIL_FACTS, (trail.id,)).fetchone()
     result = evaluate_compliance(facts)
@@ -12517,8 +12521,8 @@ _CI_SYSTEMS = {
 
 
 def _told_by_environment(template: str) -> str | None:
-    """A text out of the environment of this process, or None where a part of it is not set."""
-    # A variable that is set to nothing says nothing.
+    """Format a template with environment variables; None if one of them is not set."""
+    # An empty variable counts as not set.
     variables = {name: value for name, value in os.environ.items() if value}
     try:
         return template.format_map(variables)
@@ -12535,7 +12539,7 @@ def _fill_from_ci(data: dict, system: str) -> dict:
 
 
 def begin_trail(values: dict) -> Trail:
-    """Begin a trail under a flow: a commit, a branch, and a name that no other of the flow has."""
+    """Create a trail of a flow, with a commit, a branch, and a name that is unique in the flow."""
     flow, name = Flow.find(values["flow"]), values.get("name")
     needed = {"git_commit_sha": "gitCommitSha", "git_branch": "gitBranch"}
     missing = [member for column, member in needed.items() if values.get(column) is None]
@@ -12559,7 +12563,7 @@ _TRAIL_COLUMNS = (
     Trail.template_yaml,
     Trail.build_url,
 )
-#: What a body may leave to the CI system.
+#: Members that may be filled from the CI system.
 _TRAIL_COMMIT = {"git_commit_sha": Text(255, null=True), "git_branch": Text(255, null=True)}
 _TRAIL_ALIASES = {"pullRequestNumber": "pullRequestId"}
 
@@ -12599,7 +12603,7 @@ that runs inside a pipeline.
         return begin_trail(context.body)
 
     def enter(self, values):
-        # A status follows from what is recorded on the trail, and nothing is yet.
+        # The status follows from the records of the trail, and there are none yet.
         return begin_trail(values | {"status": "PENDING"})
 
     @route(
@@ -12645,7 +12649,7 @@ class TrailsV2(
         "retrieve": {"id": "getTrailV2"},
     },
 ):
-    """The same trails without names, and with short answers to what is written."""
+    """The same trails without names, with short results of commands."""
 
     without = ("name", "flowName")
     filters = Filters(Trail.flow)
@@ -15778,7 +15782,7 @@ def _read_commit(body: Mapping[str, Any]) -> str | None:
 
 
 class ApprovalDecision(Model):
-    """What one person said to a request for approval."""
+    """The decision of one person about a request for approval."""
 
     fact, made, since = "approval_decision", "recorded", 2
     schema_name = "ApprovalDecisionResponse"
@@ -15789,17 +15793,17 @@ class ApprovalDecision(Model):
     decision = Choice("APPROVED REJECTED")
     comments = Text(10_000, null=True)
     decided_at = Timestamp(6, default=now_exactly)
-    #: Whose credentials decided, whatever name the body gave.
+    #: Whose credentials decided, whatever name the body had.
     decided_by = Text(320, null=True, since=6)
 
     @classmethod
     def record(
         cls, approval: Approval, decision: str, said: Mapping[str, Any], is_admin: bool
     ) -> None:
-        """Record a decision; Conflict unless the approval is still pending.
+        """Record a decision; raises Conflict unless the approval is pending.
 
-        Forbidden where the principal in `decided_by` requested it, or may have, or has decided it
-        already under another name, unless self_approval is on.
+        Raises Forbidden if the principal in `decided_by` requested it, or may have, or has already
+        decided under another name, unless self_approval is on.
         """
         status, settings = approval.json()["status"], session().workspace.settings
         if status != "PENDING_APPROVAL":
@@ -15831,7 +15835,7 @@ class ApprovalDecision(Model):
 
 
 def approve(approval: Approval, said: Mapping[str, Any], is_admin: bool = False) -> None:
-    """Take an approving decision; the last of those that are required makes it APPROVED."""
+    """Record an approving decision; the last required one sets APPROVED."""
     ApprovalDecision.record(approval, "APPROVED", said, is_admin)
     mine = ApprovalDecision.approval == approval
     heard = ApprovalDecision.select(ApprovalDecision.approver_identity).where(mine).tuples()
@@ -15842,7 +15846,7 @@ def approve(approval: Approval, said: Mapping[str, Any], is_admin: bool = False)
 
 
 def reject(approval: Approval, said: Mapping[str, Any], is_admin: bool = False) -> None:
-    """Record a rejection; a single one ends the approval."""
+    """Record a rejection, which ends the approval."""
     ApprovalDecision.record(approval, "REJECTED", said, is_admin)
     approval.change(status="REJECTED", resolved_at=now_exactly())
     emit("factstore.approval.rejected", {"approval": approval.json()})
@@ -15874,7 +15878,7 @@ class Approvals(
     schema_name="ApprovalResponse",
     verbs="list retrieve",
 ):
-    """Requests to let trails be released."""
+    """Requests to approve trails."""
 
     guide = """\
 `requestedBy` and `decidedBy` are the credentials behind the names in the body. The requester
@@ -15943,7 +15947,7 @@ class ApprovalDecisions(
     tag="Approvals",
     schema_name="ApprovalDecisionResponse",
 ):
-    """What is said to requests for approval."""
+    """The decisions about requests for approval."""
 
     said = Schema.of(ApprovalDecision, "approver_identity comments", name="ApprovalDecisionRequest")
 
@@ -15967,8 +15971,8 @@ class ApprovalDecisions(
 
 # --- Assertions ---------------------------------------------------------------
 
-#: The trail that decides on the digest `?1` for the flow `?2`, and what `evaluate_compliance` reads
-#: about both: of the trails of the flow that reported it, or else of all, the one that did so last.
+#: The trail that decides about the digest `?1` for the flow `?2`, with the facts of both: of the
+#: trails of the flow that reported it, or else of all, the one that did so last.
 _ASSERTED = f"""WITH d AS (SELECT a."trail_id" FROM "artifact" AS a
         JOIN "trail" AS k ON k."id" = a."trail_id" WHERE a."sha256_digest" IN {spellings_sql("?1")}
         ORDER BY k."flow_id" = ?2 DESC, a."rowid" DESC LIMIT 1)
@@ -15979,7 +15983,7 @@ _ATTESTED_ON = (
 
 
 class _Verdict(NamedTuple):
-    """What came of an assertion: whether it holds, in a sentence, and what it was decided on."""
+    """The result of an assertion, with a sentence and the facts of the decision."""
 
     compliant: bool
     details: str
@@ -15997,9 +16001,9 @@ class _Verdict(NamedTuple):
 
 
 def _assert_compliance(flow: Flow, digest: str) -> _Verdict:
-    """Hold the artifact with a digest against a flow, as the trail has it that reported it last.
+    """Evaluate the artifact of a digest against a flow, by the trail that reported it last.
 
-    A trail of another flow counts where no trail of this one reported it.
+    A trail of another flow counts if no trail of this one reported it.
     """
     connection = session().database.connection()
     row = connection.execute(_ASSERTED, (digest, flow.id)).fetchone()
@@ -16063,7 +16067,7 @@ _VERDICT = {
 
 
 def _record_verdict(flow: Flow, digest: str, verdict: _Verdict, payload: dict) -> None:
-    """Put a verdict into the audit log; one against the artifact stops it as the gate does."""
+    """Audit a result; a negative one raises the events of a block, as at the gate."""
     decided = "GATE_ALLOWED" if verdict.compliant else "GATE_BLOCKED"
     trail = verdict.trail_id
     AuditEvent.record(decided, "system", payload, trail_id=trail, artifact_sha256=digest)
@@ -16107,11 +16111,11 @@ only, say COMPLIANT. `requiredApproverRoles` are stored and returned only.
         dry_run_member="wouldCreate",
     )
     def assert_compliance(self, context):
-        """Decide whether an artifact meets a flow.
+        """Decide whether an artifact complies with a flow.
 
-        Of each required type, or under a template of each name, the latest result that is PASSED
-        or FAILED counts, and no failure may be left that has not passed since. The trail of the
-        flow that reported the artifact last decides.
+        Of each required type, or of each name of a template, the latest result that is PASSED or
+        FAILED counts, and every failure must have passed since. The trail of the flow that reported
+        the artifact last decides.
         """
         flow, verdict = context.prepared
         digest = context.body["sha256_digest"]
@@ -16143,12 +16147,12 @@ only, say COMPLIANT. `requiredApproverRoles` are stored and returned only.
 
 
 # --- Environments -------------------------------------------------------------
-# Where artifacts run. The state of an environment is read off its newest snapshot.
+# Environments. Their state is that of the newest snapshot.
 
 
 @functools.lru_cache(1000)
 def _compiled(pattern: str) -> Pattern:
-    """A pattern ready for matching; ValueError when it is none, or more than names need."""
+    """Compile a pattern; raises ValueError if it is invalid, or too complex for names."""
     try:
         return Pattern(pattern)
     except ValueError:
@@ -16164,7 +16168,7 @@ class NamePattern(Text):
 
 
 class _PatternList(ListOf):
-    """Regular expressions for names, which take time to compile: bounded together, too."""
+    """Regular expressions for names, with a common limit of their complexity."""
 
     #: Characters of all patterns in the list.
     SIZE = 25_000
@@ -16185,12 +16189,12 @@ _SNAPSHOT_SCOPE = Shape(
     include=Json(_SCOPE_LIST, default=_NO_SCOPE), exclude=Json(_SCOPE_LIST, default=_NO_SCOPE)
 )
 COMPLIANCE = Choice("COMPLIANT NON_COMPLIANT UNKNOWN")
-#: How long it may take to hold the names of a snapshot against a scope.
+#: Seconds for matching the names of a snapshot with a scope.
 _SCOPE_SECONDS = 2.0
 
 
 def digest_state(digest: str) -> str:
-    """SQL for the compliance of a digest: the worst that the trails which decide on it say."""
+    """SQL for the compliance of a digest: the worst of the trails that decide about it."""
     return f"""(SELECT CASE max(CASE {compliance_sql('d."trail_id"', digest)}
             WHEN 'NON_COMPLIANT' THEN 2 WHEN 'COMPLIANT' THEN 0 ELSE 1 END)
         WHEN 2 THEN 'NON_COMPLIANT' WHEN 0 THEN 'COMPLIANT' ELSE 'UNKNOWN' END
@@ -16209,7 +16213,7 @@ _ENVIRONMENT_STATE = f"""(SELECT CASE max(CASE {digest_state('i."artifact_sha256
 
 
 class Environment(Model):
-    """A place where artifacts run."""
+    """An environment in which artifacts run."""
 
     fact, key, touched, since = "environment", "name", True, 2
     schema_name = "EnvironmentResponse"
@@ -16254,7 +16258,7 @@ class Environment(Model):
         AuditEvent.record(event_type, session().actor, payload, environment_id=self.id)
 
     def covered(self, names: Iterable[str]) -> frozenset[str]:
-        """Those of these names that snapshots hold: included if anything is, and not excluded."""
+        """Return the names that the scope covers: included, if anything is, and not excluded."""
         if self.scope is None or self.type in ("S3", "GENERIC"):
             return frozenset(names)
         ends_at = time.monotonic() + _SCOPE_SECONDS
@@ -16267,7 +16271,7 @@ class Environment(Model):
         )
 
     def half(self, half: str, ends_at: float) -> tuple[set[str], list[Pattern]]:
-        """The names and the patterns that count in one half of the scope; none do for Docker."""
+        """Return the names and patterns of one half of the scope; none for Docker."""
         texts = [] if self.type == "DOCKER" else self.scope[half]["patterns"]
         patterns = []
         for text in texts:
@@ -16292,7 +16296,7 @@ def _check_scope_time(ends_at: float) -> None:
 
 
 def _is_listed(name: str, names: Set[str], patterns: Sequence[Pattern], ends_at: float) -> bool:
-    """Whether a name is among these, or one of the patterns matches it; refused after this time."""
+    """Return whether a name is listed or matches a pattern; raises after the deadline."""
     if name in names:
         return True
     for pattern in patterns:
@@ -16303,9 +16307,9 @@ def _is_listed(name: str, names: Set[str], patterns: Sequence[Pattern], ends_at:
 
 
 def check_environment_name(model: type[Model], name: str, key: str = "") -> None:
-    """Refuse a name that an environment with another key has, in whatever letter case.
+    """Reject a name that another environment has, in any letter case.
 
-    What a policy asks of `production` must not be missed by making a `Production`.
+    A policy for `production` must not be avoided by creating a `Production`.
     """
     if model.exists(name=name):
         raise Conflict(f"{model.noun().capitalize()} with name '{name}' already exists")
@@ -16323,7 +16327,7 @@ def _fold_name(name: str) -> str:
 
 
 def _tidy_scope(scope: dict | None) -> dict | None:
-    """A scope without blanks; None where nothing is left of it."""
+    """Remove blanks from a scope; None if it is empty."""
     tidy = {
         half: {
             list_name: [text for text in texts if text.strip()]
@@ -16347,7 +16351,7 @@ class Environments(
         "delete": GOVERNED,
     },
 ):
-    """Places where artifacts run; a new name or no environment at all would shed its policies."""
+    """Environments; renaming or deleting one would remove its policies."""
 
     filters = Paging()
     creates = Schema.of(
@@ -16360,7 +16364,7 @@ class Environments(
     )
 
     def list(self, context):
-        """List environments, in pages where the query or a setting asks for them."""
+        """List environments, in pages on request or by a setting."""
         return FACTSTORE.array(context, self.listing, {}, context.settings.factstore_pages)
 
 
@@ -16373,16 +16377,16 @@ SNAPSHOT_ARTIFACT = {
     "artifact_tag": Text(255),
     "instance_count": Integer(-(2**31), 2**31 - 1, default=1),
 }
-#: The same, as a new snapshot says it.
+#: The same members in a new snapshot.
 RUNNING_ARTIFACT = Shape(**SNAPSHOT_ARTIFACT | {"artifact_sha256": Digest()})
-#: SQL for the artifacts of the snapshot `t1` as they were recorded, with what is known of each.
+#: SQL for the recorded artifacts of the snapshot `t1`, with the known facts of each.
 _SNAPSHOT_ARTIFACTS = f"""(SELECT json_group_array(json_insert(o."value", '$.complianceState',
     {digest_state('''json_extract(o."value", '$.artifactSha256')''')}))
     FROM json_each(t1."artifacts") AS o)"""
 
 
 class EnvironmentSnapshot(Model):
-    """What ran in an environment at one time."""
+    """The artifacts that ran in an environment at one time."""
 
     fact, made, since = "environment_snapshot", "recorded", 2
     key = "environment snapshot_index"
@@ -16410,7 +16414,7 @@ class EnvironmentSnapshot(Model):
         covered: frozenset[str] | None = None,
         **values: Any,
     ) -> EnvironmentSnapshot:
-        """Record what runs now, as far as the environment's scope covers it."""
+        """Record the artifacts that run now, as far as the scope of the environment covers them."""
         if covered is None:
             covered = environment.covered(artifact["artifactName"] for artifact in artifacts)
         kept = [artifact for artifact in artifacts if artifact["artifactName"] in covered]
@@ -16431,7 +16435,7 @@ class EnvironmentSnapshot(Model):
             if artifact["artifactSha256"] not in seen:
                 seen.add(artifact["artifactSha256"])
                 emit("factstore.artifact.deployed", members | artifact)
-        # What the scope leaves out may run on.
+        # Artifacts outside of the scope may run.
         still = {artifact["artifactSha256"] for artifact in artifacts}
         earlier = before.artifacts if before else []
         gone = {canonical_digest(artifact["artifactSha256"]): artifact for artifact in earlier}
@@ -16447,7 +16451,7 @@ class EnvironmentSnapshot(Model):
 
 
 class SnapshotArtifact(Model):
-    """One artifact of a snapshot, to be found by its digest."""
+    """An artifact of a snapshot, indexed by its digest."""
 
     lookup, since = "artifact_sha256 environment_id", 2
 
@@ -16494,11 +16498,12 @@ DIFF_ENTRIES = ListOf(
 
 
 def compare(before: list[dict], after: list[dict]) -> dict[str, list[dict]]:
-    """What was added, removed, updated and left unchanged, by name; the last of a name counts."""
+    """Return the added, removed, updated and unchanged artifacts, by name; the last of a name
+    counts."""
     earlier = {artifact["artifactName"]: artifact for artifact in before}
     later = {artifact["artifactName"]: artifact for artifact in after}
     differences: dict[str, list] = {"added": [], "removed": [], "updated": [], "unchanged": []}
-    # Sorted, so that another order of the same artifacts makes no difference.
+    # Sorted, so that the order of the artifacts makes no difference.
     for name in sorted(earlier | later):
         old, new = earlier.get(name), later.get(name)
         entry = {
@@ -16516,7 +16521,7 @@ def compare(before: list[dict], after: list[dict]) -> dict[str, list[dict]]:
 
 
 class Baseline(Model):
-    """What an environment is approved to run."""
+    """The artifacts that an environment is approved to run."""
 
     fact, made, lookup, since = "baseline", "approved", "environment is_active", 2
     schema_name = "BaselineResponse"
@@ -16528,12 +16533,12 @@ class Baseline(Model):
     approved_at = Timestamp(6, default=now_exactly)
     description = Text(10_000, null=True)
     is_active = Boolean(default=True)
-    #: What the snapshot held, which may go before this does; nothing where it was never there.
+    #: The artifacts of a snapshot that may be deleted before; empty if it never existed.
     artifacts = Json(ListOf(Shape(**SNAPSHOT_ARTIFACT), 10_000), hidden=True, default=list)
 
     @classmethod
     def active(cls, environment: str) -> Baseline | None:
-        """The baseline that an environment is held against."""
+        """Return the current baseline of an environment."""
         return cls.find_or_none(environment=environment, is_active=True)
 
     @classmethod
@@ -16556,7 +16561,7 @@ class Baseline(Model):
 
 
 class DriftReport(Model):
-    """How far an environment was from its baseline, kept whenever that changed."""
+    """The drift of an environment from its baseline, recorded when it changes."""
 
     fact, made, since = "drift_report", "recorded", 2
     schema_name = "DriftReportResponse"
@@ -16572,14 +16577,15 @@ class DriftReport(Model):
     updated = Json(DIFF_ENTRIES, default=list)
 
     def drift(self) -> dict[str, list[dict]]:
-        """The three lists of what differs."""
+        """The three lists of differences."""
         return {"added": self.added, "removed": self.removed, "updated": self.updated}
 
 
 def note_drift(environment: Environment, snapshot: EnvironmentSnapshot | None) -> None:
-    """Report how the newest snapshot differs from the baseline, if the last report says otherwise.
+    """Report the difference of the newest snapshot and the baseline, if it differs from the last
+    report.
 
-    The event is raised where what differs is another, unless the environment ignores drift.
+    The event is raised if the differences changed, unless the environment ignores drift.
     """
     baseline = Baseline.active(environment.id)
     if snapshot is None or baseline is None or baseline.snapshot_id is None:
@@ -16619,7 +16625,7 @@ def note_drift(environment: Environment, snapshot: EnvironmentSnapshot | None) -
 
 
 def check_snapshots() -> Iterator[str]:
-    """Hold the index of what ran where against the snapshots in the current session's file."""
+    """Compare the index of snapshots with the snapshots in the current session's file."""
     connection = session().database.connection()
     columns = ", ".join(f'"{name}"' for name in SNAPSHOT_ARTIFACT)
     indexed = connection.execute(
@@ -16653,7 +16659,7 @@ _SNAPSHOT_DIFF = Shape(
 
 
 def of_environment(context: RequestContext, listing: Listing, key: str) -> Response:
-    """Answer the list of what belongs to an environment, or NotFound."""
+    """Respond with a list of an environment; raises NotFound."""
     reply = FACTSTORE.array(context, listing, {"environment": key})
     if reply.body.startswith((b"[]", b'{"items":[]')):
         Environment.find(key)
@@ -16679,12 +16685,12 @@ class EnvironmentSnapshots(
     inferred="snapshotIndex",
     tag="Environments",
 ):
-    """What ran in environments, from time to time."""
+    """The snapshots of environments."""
 
     imported: ClassVar[dict] = {"artifacts": Json(ListOf(RUNNING_ARTIFACT, 10_000), default=list)}
 
     def enter(self, values):
-        # The index is the next one of the environment.
+        # The next index of the environment.
         values.pop("snapshot_index", None)
         environment = Environment.find(values.pop("environment"))
         snapshot = EnvironmentSnapshot.record(environment, **{"artifacts": [], **values})
@@ -16712,7 +16718,7 @@ class EnvironmentSnapshots(
         answer="EnvironmentSnapshotResponse",
     )
     def record_snapshot(self, context, key):
-        """Record what runs in an environment now."""
+        """Record the artifacts that run in an environment now."""
         environment = Environment.find(key)
         *scope, covered = context.prepared
         if scope != [environment.type, environment.scope]:
@@ -16784,7 +16790,7 @@ _DRIFT_REPORTS = Listing(DriftReport, "environment")
 class Baselines(
     Factstore, model=Baseline, collection="baselines", immutable=True, tag="Environments"
 ):
-    """What environments should run."""
+    """The approved artifacts of environments."""
 
     def enter(self, values):
         # The newest is the active one.
@@ -16821,7 +16827,7 @@ def _active_baseline(key: str) -> Baseline:
 
 
 class DriftReports(Factstore, model=DriftReport, tag="Environments"):
-    """How far environments are from their baselines."""
+    """The drift of environments from their baselines."""
 
     @route("GET /api/v1/environments/{environmentId}/drift", answer="DriftReportResponse")
     def check_drift(self, context, key):
@@ -16831,7 +16837,7 @@ class DriftReports(Factstore, model=DriftReport, tag="Environments"):
         if newest is None or baseline.snapshot_id is None:
             what = "no snapshot" if newest is None else "a baseline without a snapshot"
             raise NotFound(f"The environment {key} has {what}.")
-        # Whatever moves the drift writes a report, so the last one is true of this snapshot too.
+        # Every change of the drift writes a report, so the last one applies to this snapshot too.
         report = DriftReport.last(environment=key)
         if report is None:
             raise NotFound(f"The environment {key} was deleted just now.")
@@ -16848,7 +16854,7 @@ class DriftReports(Factstore, model=DriftReport, tag="Environments"):
 
 
 class AllowlistEntry(Model):
-    """Lets an artifact into an environment whatever is known of it."""
+    """An artifact that an environment admits without any evidence."""
 
     fact, made, since = "allowlist_entry", "added", 2
     lookup = "environment sha256"
@@ -16893,7 +16899,7 @@ class Allowlist(
     write_access="govern",
     tag="Environments",
 ):
-    """What is let into environments whatever is known of it."""
+    """The artifacts that environments admit without any evidence."""
 
     imported: ClassVar[dict] = {"sha256": Digest(null=True)}
 
@@ -16923,7 +16929,7 @@ class Allowlist(
     def add_allowlist_entry(self, context, key):
         """Add an entry to the allow-list of an environment."""
         environment = Environment.find(key)
-        # The reason is the audit log's too, and was taken out of the body for it.
+        # The reason is also the audit log's, and was removed from the body.
         return AllowlistEntry.create(
             environment=environment.id, reason=context.reason, **context.body
         )
@@ -16959,7 +16965,7 @@ _MEMBERS_SQL = """(SELECT json_group_array(json_object('physicalEnvId', o."id",
 
 
 class LogicalEnvironment(Model):
-    """Several environments that are looked at as one."""
+    """A group of environments."""
 
     fact, key, touched, since = "logical_environment", "name", True, 2
     schema_name = "LogicalEnvironmentResponse"
@@ -16987,7 +16993,7 @@ class LogicalEnvironment(Model):
 
 
 class LogicalMember(Model):
-    """An environment as part of a logical one."""
+    """The membership of an environment in a logical one."""
 
     fact, made, key, since = "logical_member", "added", "logical_environment environment", 2
 
@@ -16998,7 +17004,7 @@ class LogicalMember(Model):
 
     @classmethod
     def of(cls, logical: str, physical: str) -> LogicalMember | None:
-        """The membership of an environment in a logical one."""
+        """Return the membership of an environment in a logical one."""
         return cls.find_or_none(logical_environment=logical, environment=physical)
 
 
@@ -17023,7 +17029,8 @@ _MERGED_SNAPSHOT = Shape(
 )
 
 
-#: Whether the newest snapshot of a member of the logical environment holds what does not comply.
+#: Whether the newest snapshot of a member of the logical environment has artifacts that do not
+#: comply.
 _MERGED_FAILURE = f"""SELECT EXISTS (SELECT 1 FROM "logical_member" AS m
     JOIN "snapshot_artifact" AS i ON i."snapshot_id" = (
         SELECT l."id" FROM "environment_snapshot" AS l
@@ -17094,7 +17101,7 @@ class LogicalEnvironments(
         status=204,
     )
     def remove_logical_environment_member(self, context, key, member):
-        """Take an environment out of a logical one."""
+        """Remove an environment from a logical one."""
         logical, membership = self.find(key), LogicalMember.of(key, member)
         if membership is None:
             raise NotFound(f"The environment {member} is not a member of '{logical.name}'.")
@@ -17127,9 +17134,9 @@ class LogicalEnvironments(
 
 
 class StrictRequest(Schema):
-    """A body whose unknown members are refused: nothing that a policy asks for is dropped.
+    """A body that rejects unknown members, so that no requirement of a policy is dropped.
 
-    `harmless` names what clients send along and what asks for nothing.
+    `harmless` names members that clients send and that require nothing.
     """
 
     def __init__(self, *columns: Member, harmless: str = "", **options: Any):
@@ -17167,12 +17174,12 @@ class StrictRequest(Schema):
 
 
 class _Threshold:
-    """A whole number, also as the text of a form's field; blank text stands for none."""
+    """An integer, also as the text of a form's field; blank text counts as none."""
 
     number, pattern = Integer(-(2**31), 2**31 - 1), r" *[0-9]{0,9} *"
 
     def coerce(self, value: Any) -> Any:
-        """The value as it is."""
+        """Return the value unchanged."""
         return value
 
     def read(self, value: Any) -> int | None:
@@ -17189,7 +17196,7 @@ class _Threshold:
         return self.number.describe() | text
 
 
-#: The rules that a policy may be, and what their threshold is; the last one has none.
+#: The types of rules with the meaning of their threshold; the last one has none.
 _POLICY_RULES = {
     "ATTESTATION_COUNT": "how many attestations must have passed",
     "APPROVAL_REQUIRED": "how many people must have approved",
@@ -17198,7 +17205,7 @@ _POLICY_RULES = {
 
 
 def rule_fault(policy_type: str | None, threshold: Any, evaluator: str) -> str:
-    """What of a policy's rule is not understood, or nothing."""
+    """Return the fault of a policy's rule; empty for none."""
     types = ", ".join(_POLICY_RULES)
     if policy_type == "CUSTOM_WASM" or evaluator not in ("", "opa"):
         return f"no WASM runtime is installed; known rules are {types}, evaluated by 'opa'"
@@ -17216,7 +17223,7 @@ def rule_fault(policy_type: str | None, threshold: Any, evaluator: str) -> str:
 
 
 class Policy(Model):
-    """What the environments that it is attached to ask of every artifact."""
+    """The requirements for artifacts of the environments to which the policy is attached."""
 
     fact, key, touched, since = "policy", "name", True, 2
     schema_name = "PolicyResponse"
@@ -17269,7 +17276,7 @@ def _check_policy_name(name: str) -> None:
 
 
 class PolicyModule(Model):
-    """The text of a policy's WASM module, which an older version took. Nothing can evaluate it."""
+    """The WASM module of a policy, from an older version. Nothing evaluates it."""
 
     fact, made, key, since = "policy_module", "stored", "policy", 2
 
@@ -17328,7 +17335,7 @@ class Policies(
 
 
 class PolicyAttachment(Model):
-    """That a policy holds in an environment."""
+    """The attachment of a policy to an environment."""
 
     fact, made, key, since = "policy_attachment", "attached", "policy environment", 2
     schema_name = "PolicyAttachmentResponse"
@@ -17358,7 +17365,7 @@ class PolicyAttachments(
     tag="Policies",
     verbs="list create retrieve delete",
 ):
-    """Which policies hold in which environments."""
+    """The environments of policies."""
 
     creates = Schema.of(
         PolicyAttachment, "policy environment", name="CreatePolicyAttachmentRequest"
@@ -17377,14 +17384,14 @@ class PolicyAttachments(
 
 
 class MaybeId(Id):
-    """The id of a record that need not be there; empty text stands for none."""
+    """A UUID that need not exist; empty text counts as none."""
 
     def read(self, value):
         return None if value == "" else super().read(value)
 
 
 class DeploymentPolicy(Model):
-    """What the gate asks of every artifact, in one environment or in all."""
+    """The requirements of the gate for artifacts, in one environment or in all."""
 
     fact, touched, since = "deployment_policy", True, 2
     schema_name = "DeploymentPolicyResponse"
@@ -17439,7 +17446,7 @@ class DeploymentPolicies(
     verbs="list create retrieve update delete",
     options={"create": {"status": 200, "dry_run_member": "wouldCreate"}},
 ):
-    """Deployment policies, inactive ones included."""
+    """Deployment policies, including inactive ones."""
 
     guide = """\
 The gate evaluates a deployment policy without an environment always, beside the environment's own;
@@ -17483,14 +17490,14 @@ flow or bind a bundle with `flowId`.
 
 
 # --- Rego ---------------------------------------------------------------------
-# What runs in a process of its own: regorus evaluates policies. Where it is laxer than the Open
-# Policy Agent, a module is refused, or a call of it is rewritten before it is evaluated.
+# A separate process evaluates policies with regorus. Where it is less strict than the Open Policy
+# Agent, a module is rejected, or a call is rewritten before it is evaluated.
 
 #: The rules of a package that decide.
 DECIDING = ("allow", "deny", "violation")
 #: Files of a bundle that are documents of `data`, at the path of their directory.
 DATA_FILES = ("data.json", "data.yaml", "data.yml")
-#: Compiled policies that the process keeps.
+#: Compiled policies in the cache of the process.
 POLICIES_KEPT = 4
 #: The builtins that the engine evaluates as OPA documents them, with their numbers of arguments.
 #: A call of anything else is refused.
@@ -17514,7 +17521,7 @@ trim_right/2 trim_space/1 trim_suffix/2 type_name/1 union/1 units.parse/1 units.
 upper/1 urlquery.decode/1 urlquery.decode_object/1 urlquery.encode/1 urlquery.encode_object/1
 uuid.parse/1 uuid.rfc4122/1 walk/* yaml.is_valid/1 yaml.marshal/1 yaml.unmarshal/1
 """))  # fmt: skip
-#: Calls that are sent through a module of ours, since the engine formats numbers otherwise than Go,
+#: Calls that a module of this file replaces, since the engine formats numbers unlike Go,
 #: and counts letters and digits of all alphabets to the classes of a regular expression.
 OWN_PACKAGE = "novantra_lite"
 OWN_MODULE = f"""package {OWN_PACKAGE}
@@ -17543,21 +17550,21 @@ _REGO_FAULT = r"(?s)--> (.*?):(\d+):(\d+)\n.*?error: (.*)"
 
 
 class RegoFailure(Exception):
-    """Rego gave no answer; the message says why, without a full stop."""
+    """Rego returned no result; the message is the reason, without a full stop."""
 
 
 class RegoTimeout(RegoFailure):
-    """Rego took longer than its deadline."""
+    """Rego exceeded its deadline."""
 
 
 class RegoMissing(RegoFailure):
-    """The package that Rego comes with is not installed."""
+    """The package for Rego is not installed."""
 
 
 def describe_fault(error: Exception, *, with_column: bool = True) -> str:
-    """Say what the engine reports in one line: path, line, column, reason.
+    """Format the engine's error in one line: path, line, column, reason.
 
-    Columns of rewritten modules are not those of what was sent, so evaluation leaves them out.
+    Columns of rewritten modules differ from those of the source, so errors of evaluation have none.
     """
     text = str(error).partition("\n\nStack backtrace")[0].strip()
     if not (match := re.match(_REGO_FAULT, text)):
@@ -17582,9 +17589,9 @@ def nodes_in(tree: Any) -> Iterator[tuple[str, dict]]:
 
 
 def reference_of(node: dict) -> tuple[str, ...]:
-    """The names of a reference up to the first one that is computed: `data.a["b"][x]`: data, a, b.
+    """Return the names of a reference up to the first computed one: `data.a["b"][x]`: data, a, b.
 
-    What is no reference has none.
+    Empty for anything that is no reference.
     """
     names: list[str] = []
     while True:
@@ -17603,7 +17610,7 @@ def reference_of(node: dict) -> tuple[str, ...]:
 
 
 def start_of(node: dict) -> int:
-    """The offset at which the first name of a reference stands, in bytes."""
+    """Return the offset of the first name of a reference, in bytes."""
     ((_, part),) = node.items()
     return start_of(part["refr"]) if "refr" in part else part["span"]["start"]
 
@@ -17626,7 +17633,7 @@ def translate_pattern(pattern: str) -> str:
 
 
 def format_values(format: str, values: Sequence[Sequence]) -> str:
-    """What `sprintf` of Go makes of values: of each its text, and itself if scalar."""
+    """Format values as Go's `sprintf` does: the text of each, and scalars themselves."""
     waiting = list(values)
 
     def replace(match: re.Match) -> str:
@@ -17643,19 +17650,19 @@ def format_values(format: str, values: Sequence[Sequence]) -> str:
 
 
 def _go_type(value: Any) -> str:
-    """The type as which `sprintf` of OPA is given a value."""
+    """Return the Go type of a value that OPA passes to `sprintf`."""
     return type(value).__name__.replace("float", "float64") if _is_count(value) else "string"
 
 
 def _is_count(value: Any) -> bool:
-    """Whether a value is a number, and no boolean."""
+    """Return whether a value is a number, and no boolean."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _format_value(
     verb: str, flags: str, width: str, precision: str | None, text: str, value: Any
 ) -> str:
-    """Format a value as a verb says; OPA hands over what is no number as its text."""
+    """Format a value by a verb; OPA passes values that are no numbers as text."""
     sized = f"%{flags}{width}" + (f".{precision or 0}" if precision is not None else "")
     if isinstance(value, int) and _is_count(value):
         if verb in "dvxXo" and precision is None:
@@ -17678,7 +17685,7 @@ def _format_value(
 
 
 def _shortest_float(value: float) -> str:
-    """A float as Go's %v: the digits that it takes, with an exponent where that is large."""
+    """Format a float as Go's %v: with the necessary digits, and an exponent if it is large."""
     from decimal import Decimal
 
     number = Decimal(repr(value)).normalize()
@@ -17693,7 +17700,7 @@ def _shortest_float(value: float) -> str:
 
 
 class RegoModule:
-    """A module of a bundle, parsed and checked; `text` is what is evaluated of it."""
+    """A parsed and checked module of a bundle; `text` is the source that is evaluated."""
 
     def __init__(self, path: str, source: str, version: int | None):
         self.path, self.source = path, source.encode()
@@ -17724,15 +17731,15 @@ class RegoModule:
         return f"{self.path}:{line}:{column}: {reason}"
 
     def check(self, functions: Mapping[tuple[str, ...], int]) -> Iterator[str]:
-        """Yield what the engine does not evaluate as OPA does, and note what is to be rewritten.
+        """Yield the faults of code that the engine evaluates unlike OPA, and collect the rewrites.
 
-        `functions`: those that all modules define.
+        `functions`: the functions of all modules.
         """
         for type, node in nodes_in(self.rules):
             if type == "Call":
                 yield from self.check_call(node, functions)
             elif type == "NotExpr":
-                # The engine asks whether some element fails, where OPA asks whether none holds.
+                # The engine tests whether some element fails, OPA whether none holds.
                 start, end = node["span"]["start"], node["span"]["end"]
                 # The span of a text ends before its closing quote.
                 end += self.source[end : end + 1] in (b'"', b"`")
@@ -17777,7 +17784,7 @@ class RegoModule:
         return sorted(offsets)
 
     def check_call(self, node: dict, functions: Mapping[tuple[str, ...], int]) -> Iterator[str]:
-        """Yield what is wrong with a call of a builtin or of a function."""
+        """Yield the faults of a call of a builtin or a function."""
         names, offset = reference_of(node["fcn"]), start_of(node["fcn"])
         name, size = ".".join(names), len(node["params"])
         imported = (*self.imports.get(names[0], names[:1]), *names[1:]) if names else ()
@@ -17795,8 +17802,8 @@ class RegoModule:
                 yield self.fault(offset, f"sprintf: {verb} is not supported")
 
     def check_head(self, rule: dict, head: dict, args: Any) -> Iterator[str]:
-        """Yield the variables of a head that its bodies do not mention, and heads that stand alone:
-        to Rego v0 without its imports, `allow if {…}` is a rule `allow` and a rule `if`."""
+        """Yield the variables of a head that its bodies do not mention, and heads without bodies:
+        in Rego v0 without its imports, `allow if {…}` is a rule `allow` and a rule `if`."""
         names = reference_of(head["refr"])
         is_bare = "bodies" in rule and not (rule["bodies"] or head.get("assign"))
         if (is_bare and not head.get("key") and len(names) == 1) or names[0] in REGO_KEYWORDS:
@@ -17811,7 +17818,7 @@ class RegoModule:
                 yield self.fault(offset, f"the variable {name} never gets a value")
 
     def check_negations(self, rule: dict) -> Iterator[str]:
-        """Yield the variables that only a negation mentions, which gives them no value."""
+        """Yield the variables that occur only in a negation, which assigns no value."""
         bound = {"input", "data", "_", *self.imports, *(name[0] for _, name, _ in self.heads)}
         everywhere = Counter(node["value"] for type, node in nodes_in(rule) if type == "Var")
         for type, node in nodes_in(rule):
@@ -17866,8 +17873,8 @@ def _statements_in(tree: Any) -> Iterator[dict]:
 
 
 def _variables_in(tree: Any, *, nested: bool = False) -> dict[str, int]:
-    """The variables below a part of a syntax tree, with their offsets; those of comprehensions,
-    which may be local to them, only where `nested`."""
+    """Return the variables in a part of a syntax tree, with their offsets; those of comprehensions,
+    which may be local to them, only if `nested`."""
     variables, waiting = {}, [tree]
     while waiting:
         part = waiting.pop()
@@ -17883,7 +17890,7 @@ def _variables_in(tree: Any, *, nested: bool = False) -> dict[str, int]:
 
 
 def _unknown_verb(format: str) -> str:
-    """The first verb of a format that is not supported; nothing where all are."""
+    """Return the first unsupported verb of a format; empty if there is none."""
     for match in re.finditer(FORMAT_VERB, format):
         if match[4] not in tuple("%svdxXobcqeEfFgt"):
             return match[0]
@@ -17891,7 +17898,7 @@ def _unknown_verb(format: str) -> str:
 
 
 def merge_data(document: dict, path: Sequence[str], value: Any, file: str) -> None:
-    """Put what a file holds into `data`, at the path that its directories are."""
+    """Merge the content of a file into `data`, at the path of its directories."""
     for name in reversed(path):
         value = {name: value}
     if not isinstance(value, dict):
@@ -17937,7 +17944,7 @@ def read_data(path: str, text: str) -> Any:
 
 
 class _CompiledPolicy:
-    """The files of a bundle, ready to be asked."""
+    """The files of a bundle, compiled."""
 
     def __init__(self, files: Mapping[str, str]):
         import regorus
@@ -17978,7 +17985,7 @@ class _CompiledPolicy:
         ]
 
     def check(self, manifest: _Manifest) -> None:
-        """Refuse what cannot be evaluated as OPA would, and what OPA would refuse."""
+        """Reject modules that the engine evaluates unlike OPA, or that OPA rejects."""
         import regorus
 
         functions: dict[tuple[str, ...], int] = {}
@@ -18008,7 +18015,8 @@ class _CompiledPolicy:
             raise RegoFailure(describe_fault(error)) from None
 
     def ask(self, text: str) -> list[dict]:
-        """What every deciding rule makes of an input, as JSON text: nothing where undefined."""
+        """Return the results of every deciding rule for an input, as JSON text; undefined ones are
+        absent."""
         answers, engine = [], self.engine.clone()
         try:
             engine.set_input_json(text)
@@ -18024,26 +18032,26 @@ class _CompiledPolicy:
 
 
 class _Manifest(NamedTuple):
-    """What the manifest of a bundle says of its files."""
+    """The manifest of a bundle."""
 
     roots: Sequence[tuple[str, ...]]
     version: int | None
     versions: Mapping[str, int]
 
     def version_of(self, path: str) -> int | None:
-        """The version of Rego of a module; None where nothing says it."""
+        """Return the Rego version of a module; None if it is not declared."""
         import fnmatch
 
         matches = (self.versions[p] for p in self.versions if fnmatch.fnmatch(f"/{path}", p))
         return next(matches, self.version)
 
     def covers(self, path: Sequence[str]) -> bool:
-        """Whether a path of `data` is below a root."""
+        """Return whether a path of `data` is below a root."""
         return any(tuple(path[: len(root)]) == root for root in self.roots)
 
 
 def _read_manifest(text: str) -> _Manifest:
-    """The manifest of a bundle, in which nothing that is unknown may change what is decided."""
+    """Parse the manifest of a bundle; reject unknown members, which could change decisions."""
     roots, version, versions = [""], None, {}
     try:
         manifest = json.loads(text)
@@ -18060,7 +18068,7 @@ def _read_manifest(text: str) -> _Manifest:
 
 
 def _is_defined(document: Any, path: Sequence[str]) -> bool:
-    """Whether a document has something at a path, or on the way what is no object."""
+    """Return whether a document has a value at a path, or a value that is no object on the way."""
     for name in path:
         if not isinstance(document, dict):
             return True
@@ -18071,7 +18079,7 @@ def _is_defined(document: Any, path: Sequence[str]) -> bool:
 
 
 def _leaves_of(document: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The paths of a document that lead to what is no object, or to an empty one."""
+    """Return the paths of a document that lead to values that are no objects, or empty ones."""
     if isinstance(document, dict) and document:
         for name, member in document.items():
             yield from _leaves_of(member, (*path, name))
@@ -18080,15 +18088,15 @@ def _leaves_of(document: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str,
 
 
 def _serve_rego(megabytes: str, lifeline: str) -> None:
-    """Be the child: answer requests, a line of JSON each, until the parent is gone."""
+    """Run the child process: respond to requests, one line of JSON each, until the parent ends."""
     import regorus  # noqa: F401
 
     if hasattr(os, "sched_getaffinity"):
-        # Begun by a thread that shares one processor with others, it need not stay there.
+        # The thread that started it may be bound to one processor; this process need not be.
         with contextlib.suppress(OSError):
             os.sched_setaffinity(0, os.sched_getaffinity(os.getppid()))
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    # What a policy prints goes where nobody listens.
+    # The output of `print` is discarded.
     os.dup2(2, 1)
     _limit_memory(int(megabytes))
     _end_with_parent(int(lifeline))
@@ -18107,7 +18115,7 @@ def _serve_rego(megabytes: str, lifeline: str) -> None:
 
 
 def _answer_request(request: dict, policies: dict[str, _CompiledPolicy]) -> dict:
-    """Compile the files of a bundle, or evaluate one that was compiled before."""
+    """Compile the files of a bundle, or evaluate a compiled one."""
     key = request["policy"]
     if "modules" in request:
         policies[key] = _CompiledPolicy(request["modules"])
@@ -18120,9 +18128,9 @@ def _answer_request(request: dict, policies: dict[str, _CompiledPolicy]) -> dict
 
 
 def _end_with_parent(lifeline: int) -> None:
-    """Have the kernel end this process with its parent, also while the engine lets no thread run.
+    """Let the kernel end this process with its parent, even while the engine blocks all threads.
 
-    `lifeline`: a pipe that the parent never writes to; that it was closed is signalled.
+    `lifeline`: a pipe to which the parent never writes; closing it sends a signal.
     """
     if sys.platform == "linux":
         import fcntl
@@ -18132,7 +18140,7 @@ def _end_with_parent(lifeline: int) -> None:
 
 
 def _limit_memory(megabytes: int) -> None:
-    """Let this process take so much more memory than it has now, and leave no core behind."""
+    """Limit the further memory of this process, and disable core files."""
     if sys.platform != "linux":
         return
     import resource
@@ -18149,9 +18157,9 @@ def _limit_memory(megabytes: int) -> None:
 class _RegoProcess:
     """A child that compiles and evaluates; it ends with this object, or with the interpreter."""
 
-    #: Seconds that it may take to begin, and bytes that an answer may have.
+    #: Seconds for the start, and bytes of a response at most.
     START, ANSWER = 30.0, 1_000_000
-    #: Without which some do not begin.
+    #: Environment variables without which some systems do not start it.
     ENVIRONMENT = ("LD_LIBRARY_PATH", "SYSTEMROOT")
 
     def __init__(self, megabytes: int):
@@ -18182,12 +18190,12 @@ class _RegoProcess:
         try:
             self.exchange(b"", self.START)
         except RegoFailure as failure:
-            # However long that took, no policy is to blame.
+            # The policy is not responsible for the time of the start.
             self.end()
             raise RegoFailure(str(failure)) from None
 
     def exchange(self, line: bytes, seconds: float) -> dict:
-        """Send a request and take the answer; the child is ended if that takes too long."""
+        """Send a request and read the response; end the child after the deadline."""
         late = threading.Event()
 
         def give_up():
@@ -18227,8 +18235,8 @@ def _end_process(process: Any, lifeline: int) -> None:
 
 
 class RegoQueue:
-    """Lets one caller at a time have the child: first come, first served within a workspace, and
-    workspaces in rotation. Unavailable where too many wait already, or for too long."""
+    """Admits one caller at a time to the child: in the order of arrival within a workspace, and
+    workspaces in rotation. Raises Unavailable if too many wait, or for too long."""
 
     #: Callers that may wait for one workspace and in all, and for how many deadlines.
     EACH, ALL, DEADLINES = 16, 64, 3
@@ -18237,7 +18245,7 @@ class RegoQueue:
         self.longest = max(1.0, self.DEADLINES * deadline)
         self._changed = threading.Condition()
         self._is_taken = False
-        #: Those who wait, by workspace; the workspace whose turn is next comes first.
+        #: Waiting callers by workspace; the workspace with the next turn is the first.
         self._waiting: dict[Any, deque[object]] = {}
 
     @contextlib.contextmanager
@@ -18261,19 +18269,19 @@ class RegoQueue:
                 self._changed.notify_all()
 
     def waiting(self, owner: Any) -> int:
-        """How many callers wait for a workspace."""
+        """Return the number of waiting callers of a workspace."""
         return len(self._waiting.get(owner, ()))
 
     def waiting_in_all(self) -> int:
-        """How many callers wait."""
+        """Return the number of waiting callers."""
         return sum(map(len, list(self._waiting.values())))
 
     def is_next(self, ticket: object) -> bool:
-        """Whether the child is free for the holder of a ticket."""
+        """Return whether the child is available to the holder of a ticket."""
         return not self._is_taken and next(iter(self._waiting.values()))[0] is ticket
 
     def leave(self, owner: Any, ticket: object) -> None:
-        """Take a ticket out of the queue; its workspace goes behind all others."""
+        """Remove a ticket from the queue; its workspace moves behind all others."""
         own = self._waiting.pop(owner)
         own.remove(ticket)
         if own:
@@ -18287,26 +18295,26 @@ class RegoQueue:
 
 
 class RegoEngine:
-    """Rego for an install: one child, started when it is needed and again after any failure.
+    """Rego for an install, in one child process, which is started on demand and after failures.
 
-    Calls take turns; each has the time of the setting `rego_deadline` from when its turn comes. A
-    policy that took longer several times is not evaluated for a while.
+    Calls take turns; each may use the time of the setting `rego_deadline` from the beginning of its
+    turn. A policy that exceeded it several times is not evaluated for a while.
     """
 
-    #: How often a policy may take too long, for how many seconds it is refused then, and how many
-    #: such policies are remembered.
+    #: How often a policy may exceed its deadline, for how many seconds it is rejected then, and how
+    #: many such policies are remembered.
     TIMEOUTS, PAUSE, REMEMBERED = 3, 60.0, 1000
 
     def __init__(self, settings: Settings):
         self.deadline, self.memory = settings.rego_deadline, settings.rego_memory
         self._queue = RegoQueue(self.deadline)
         self._child: _RegoProcess | None = None
-        #: How often a policy took too long, and when it did last, by its key.
+        #: How often a policy exceeded its deadline, and the last time, by its key.
         self._timeouts: dict[str, tuple[int, float]] = {}
 
     @property
     def pid(self) -> int | None:
-        """The number of the child's process, if there is one."""
+        """The process id of the child, if there is one."""
         return self._child.process.pid if self._child else None
 
     def compile(self, modules: Mapping[str, str]) -> str:
@@ -18315,7 +18323,7 @@ class RegoEngine:
             return self.load(modules)["version"]
 
     def ask(self, modules: Mapping[str, str], text: str) -> list[dict]:
-        """What every deciding rule of modules makes of an input, as JSON text."""
+        """Return the results of every deciding rule of modules for an input, as JSON text."""
         request = {"policy": _policy_key(modules), "input": text}
         with self.turn(request["policy"]):
             response = self.exchange(request)
@@ -18326,7 +18334,7 @@ class RegoEngine:
 
     @contextlib.contextmanager
     def turn(self, policy: str) -> Iterator[None]:
-        """Have the child for a policy, unless it took too long several times just now."""
+        """Wait for the child, unless the policy exceeded its deadline several times recently."""
         current = current_session.get(None)
         self.refuse_runaway(policy)
         with away(), self._queue.turn(current and current.workspace):
@@ -18342,7 +18350,7 @@ class RegoEngine:
             self._timeouts.pop(policy, None)
 
     def refuse_runaway(self, policy: str) -> None:
-        """Fail at once for a policy that took too long several times just now."""
+        """Raise at once for a policy that exceeded its deadline several times recently."""
         count, last = self._timeouts.get(policy, (0, 0.0))
         if count >= self.TIMEOUTS and time.monotonic() < last + self.PAUSE:
             raise RegoFailure(
@@ -18351,11 +18359,11 @@ class RegoEngine:
             )
 
     def load(self, modules: Mapping[str, str]) -> dict:
-        """Have the child compile modules and keep them."""
+        """Let the child compile modules and cache them."""
         return self.exchange({"policy": _policy_key(modules), "modules": modules})
 
     def exchange(self, request: dict) -> dict:
-        """Send a request to a child that lives, and take its answer or its failure."""
+        """Send a request to a running child; return its response or raise its failure."""
         from importlib.util import find_spec
 
         if self._child is None or self._child.process.poll() is not None:
@@ -18379,34 +18387,34 @@ class RegoEngine:
             self._child = None
 
     def close(self) -> None:
-        """End the child once nobody is using it, or none of those who wait had a turn."""
+        """End the child once nobody uses it; waiting callers get no turn."""
         with contextlib.suppress(Unavailable), self._queue.turn(None):
             pass
         self.end_child()
 
 
 def _policy_key(modules: Mapping[str, str]) -> str:
-    """What modules are known by: the SHA-256 of their paths and texts."""
+    """Return the cache key of modules: the SHA-256 of their paths and texts."""
     return hashlib.sha256(to_json(modules).encode()).hexdigest()
 
 
 # --- Policy archives ----------------------------------------------------------
-# Modules and data may come in a zip or tar.gz, as `opa build` writes it. Nothing is written where
-# an archive says; what is read of it is bounded while it is read.
+# Modules and data may be in a zip or tar.gz, as `opa build` writes it. Nothing is written to paths
+# of an archive, and its size is limited while it is read.
 
-#: Characters that the modules of a bundle may have together, and entries of an archive.
+#: Characters of the modules of a bundle together, and entries of an archive.
 ARCHIVE_SIZE, _ARCHIVE_ENTRIES = 1_000_000, 1000
-#: What a module is called that came without a name.
+#: The name of a module without one.
 MODULE = "policy.rego"
 
 
 def _refused_file(why: str) -> Invalid:
-    """The refusal of an upload for what its file is."""
+    """Return the problem of an invalid file."""
     return Invalid(issues=[field_error(["file"], why)])
 
 
 def unpack(upload: Upload) -> dict[str, str]:
-    """The modules in an upload, by their paths: of a zip, of a tar.gz, or the one that it is."""
+    """Return the modules of an upload by path: of a zip, a tar.gz, or the only one."""
     import tarfile
     from zipfile import BadZipFile
 
@@ -18429,7 +18437,7 @@ def unpack(upload: Upload) -> dict[str, str]:
 
 
 class _Archive:
-    """What has been taken out of an archive so far."""
+    """The files that were unpacked from an archive so far."""
 
     def __init__(self) -> None:
         self.modules: dict[str, str] = {}
@@ -18456,7 +18464,7 @@ class _Archive:
         import gzip
         import tarfile
 
-        # Headers and what is no module count as well, since all of it has to be unpacked.
+        # Headers and other files count as well, since everything has to be unpacked.
         unpacked = SizeLimitedStream(gzip.GzipFile(fileobj=content, mode="rb"), 4 * ARCHIVE_SIZE)
         try:
             with tarfile.open(fileobj=unpacked, mode="r|") as file:
@@ -18470,7 +18478,7 @@ class _Archive:
             ) from None
 
     def enter(self, name: str, is_plain: bool) -> str:
-        """Look at an entry before it is read; its path, without what does not matter.
+        """Validate an entry before it is read; return its normalized path.
 
         `opa build` writes names that begin with a slash.
         """
@@ -18503,14 +18511,14 @@ class _Archive:
 
 
 def _is_policy_file(path: str) -> bool:
-    """Whether a file decides something by its name: modules but for tests, data, the manifest."""
+    """Return whether a file is part of the policy: modules except tests, data, the manifest."""
     name = path.rpartition("/")[2]
     is_module = name.endswith(".rego") and not name.endswith("_test.rego") and name[0] != "."
     return is_module or name in DATA_FILES or path == ".manifest"
 
 
 def text_of(modules: Mapping[str, str]) -> str:
-    """All modules as one text: several each under a comment with its path."""
+    """Return all modules as one text: several ones each after a comment with its path."""
     texts = {path: text for path, text in modules.items() if path.endswith(".rego")}
     if len(texts) == 1:
         return next(iter(texts.values()))
@@ -18527,9 +18535,9 @@ _ACTIVE_BUNDLES = 10
 class PolicyBundle(Model):
     """Rego modules that were uploaded together.
 
-    Of those that are bound to nothing, the one that is ACTIVE decides when it is asked to. The gate
-    asks all that are bound to a flow, an environment or both, and ACTIVE: of each binding and name,
-    one.
+    Of the bundles without a binding, the ACTIVE one decides on request. The gate evaluates all
+    ACTIVE bundles that are bound to the flow, the environment or both: one for each binding and
+    name.
     """
 
     fact, made, touched, since = "policy_bundle", "uploaded", True, 3
@@ -18545,26 +18553,26 @@ class PolicyBundle(Model):
     updated_at = Timestamp(6, default=now_exactly)
     #: The texts of the modules by their paths, as JSON.
     modules = Text(hidden=True)
-    #: The version of Rego that compiled: v1, or v0 where a module has bodies without `if`.
+    #: The Rego version that compiled: v1, or v0 if a module has bodies without `if`.
     syntax = Text(hidden=True)
     flow_id = MaybeId(null=True, since=6)
     environment_id = MaybeId(null=True, since=6)
 
     @classmethod
     def active(cls) -> PolicyBundle | None:
-        """The bundle that decides where none is bound, if there is one."""
+        """Return the active bundle without a binding, if there is one."""
         return next(
             (bundle for bundle in cls.find_all(status="ACTIVE") if not bundle.is_bound()), None
         )
 
     def is_bound(self) -> bool:
-        """Whether the gate asks this bundle, since it is bound to a flow or an environment."""
+        """Return whether the bundle is bound to a flow or an environment."""
         return bool(self.flow_id or self.environment_id)
 
     def activate(self) -> None:
-        """Make this one decide, instead of the active one of its binding and, if bound, its name.
+        """Activate this bundle in place of the active one of its binding and, if bound, its name.
 
-        Conflict where too many are active for the binding.
+        Raises Conflict if too many are active for the binding.
         """
         binding = self.flow_id, self.environment_id
         others = [
@@ -18611,7 +18619,7 @@ class PolicyBundles(
         "retrieve": {"id": "getPolicyBundle"},
     },
 ):
-    """Rego policies, of which one decides, and those that are bound decide at the gate."""
+    """Rego policies: one decides on request, bound ones decide at the gate."""
 
     guide = """\
 A bundle (JSON, a `.rego` file, a zip or tar.gz, also from `opa build`) is compiled when it is
@@ -18644,9 +18652,9 @@ numbers, or use `round`.
     imported: ClassVar[dict] = {"modules": Json(MapOf(Text(ARCHIVE_SIZE)), null=True)}
 
     def enter(self, values):
-        """Store a bundle without compiling it, which would hold up all writers.
+        """Store a bundle without compiling it, which would block other writes.
 
-        One that does not compile denies.
+        A bundle that does not compile denies.
         """
         is_active = values.pop("status", "") == "ACTIVE"
         modules = values.get("modules") or {MODULE: values["rego_content"]}
@@ -18661,7 +18669,7 @@ numbers, or use `round`.
         return super().amend(record, values)
 
     def prepare_create(self, context):
-        """Take the modules out of what came in, and compile them while no transaction is open."""
+        """Unpack the modules of an upload, and compile them outside of the transaction."""
         upload = context.upload
         modules = unpack(upload) if upload else {MODULE: context.body["rego_content"]}
         try:
@@ -18693,7 +18701,7 @@ numbers, or use `round`.
 
     @route("PUT /api/v1/opa/bundles/{bundleId}/activate", answer="BundleResponse")
     def activate_policy_bundle(self, context, key):
-        """Make a policy bundle decide, instead of an active one; if bound, of one of its name."""
+        """Activate a policy bundle in place of the active one; if bound, of the same name."""
         bundle = self.find(key)
         bundle.activate()
         return bundle
@@ -18703,7 +18711,7 @@ numbers, or use `round`.
 
 
 class PolicyDecision(Model):
-    """What a policy bundle made of an input; inputJson is what it was given, letter by letter."""
+    """The decision of a policy bundle about an input, with the exact text of the input."""
 
     fact, made, append_only, since = "policy_decision", "made", True, 3
     schema_name = "PolicyDecisionResponse"
@@ -18717,7 +18725,7 @@ class PolicyDecision(Model):
     evaluated_at = Timestamp(6, default=now_exactly)
 
 
-#: Said where a policy denies and gives no reason of its own.
+#: The reason of a denial without a reason of its own.
 _DENIED = "The policy denies this."
 #: Bytes of what a policy is given, which is kept with its decision; reasons that a decision lists,
 #: and characters of each.
@@ -18725,7 +18733,7 @@ _INPUT_SIZE, _REASONS_LISTED, _REASON_SIZE = 1_000_000, 100, 1_500
 
 
 def list_reasons(reasons: Iterable[str]) -> list[str]:
-    """The first of these reasons, no longer than need be, and how many more there are."""
+    """Return the first of these reasons, shortened, and the number of the others."""
     reasons = iter(reasons)
     listed = [reason[:_REASON_SIZE] for reason in itertools.islice(reasons, _REASONS_LISTED)]
     if more := sum(1 for _ in itertools.islice(reasons, 100 * _REASONS_LISTED)):
@@ -18735,10 +18743,9 @@ def list_reasons(reasons: Iterable[str]) -> list[str]:
 
 
 def objections_in(answers: Sequence[dict]) -> list[str]:
-    """Why the answers of the deciding rules come to a denial; nothing where they allow.
+    """Return the reasons of a denial in the results of the deciding rules; empty if they allow.
 
-    Whatever denies wins. Every rule named `allow` must be true, and there must be one: where none
-    is defined, nothing is allowed.
+    A denial wins. Every rule named `allow` must be true, and at least one must exist.
     """
     denying = [answer for answer in answers if answer["rule"] != "allow"]
     reasons = [reason for answer in denying for reason in _reasons_of(answer.get("value"))]
@@ -18765,7 +18772,7 @@ def _reasons_of(value: Any) -> list[str]:
 
 
 def _reason_of(element: Any) -> str:
-    """One reason: a text, the `msg` of an object, or whatever it is as JSON."""
+    """Format one reason: a text, the `msg` of an object, or any other value as JSON."""
     match element:
         case {"msg": str(text)} | str(text):
             return text or _DENIED
@@ -18775,7 +18782,7 @@ def _reason_of(element: Any) -> str:
 
 
 def reasons_against(bundle: PolicyBundle, text: str, engine: RegoEngine) -> list[str]:
-    """Why a bundle denies an input, as JSON text; nothing where it allows. A failure denies."""
+    """Return why a bundle denies an input, as JSON text; empty if it allows. A failure denies."""
     if len(text.encode()) > _INPUT_SIZE:
         return [f"What the policy would be given is over the limit of {_INPUT_SIZE} bytes."]
     try:
@@ -18793,7 +18800,7 @@ def _scans_of(trail: str) -> list[dict]:
 
 
 class _MaybeText(Text):
-    """A text inside a list or object that may be null."""
+    """A nullable text in a list or object."""
 
     def __init__(self, at_most: int):
         super().__init__(at_most, null=True)
@@ -18806,7 +18813,7 @@ class _MaybeText(Text):
 
 
 def document_of(body: Mapping[str, Any]) -> dict:
-    """What a policy is given as its input: the five members, then the records that ids name."""
+    """Return the input of a policy: the five members, then the records that ids name."""
     document = {
         "artifactName": body["artifact_name"],
         "artifactVersion": body.get("artifact_version"),
@@ -18848,7 +18855,7 @@ class PolicyDecisions(
     schema_name="PolicyDecisionResponse",
     verbs="list retrieve",
 ):
-    """What policies decided."""
+    """The decisions of policies."""
 
     filters = Paging()
 
@@ -18868,7 +18875,7 @@ class PolicyDecisions(
         answer="PolicyDecisionResponse",
     )
     def evaluate_policy(self, context):
-        """Let the active policy bundle judge an artifact, and keep the decision."""
+        """Let the active policy bundle evaluate an artifact, and store the decision."""
         bundle, text, reasons = context.prepared
         decision = PolicyDecision.create(
             bundle=bundle.id,
@@ -18893,7 +18900,7 @@ class PolicyDecisions(
         return decision
 
     def prepare_evaluate_policy(self, context):
-        """Put the input together, and ask the active bundle while no transaction is open."""
+        """Assemble the input, and evaluate the active bundle outside of the transaction."""
         bundle = PolicyBundle.active()
         if bundle is None:
             raise NotFound("There is no active policy bundle; activate one first.")
@@ -18907,10 +18914,10 @@ class PolicyDecisions(
 
 # --- Policy bundles at the gate -----------------------------------------------
 
-#: Reports of an artifact that the gate has a bundle evaluate, and evaluations for one decision;
-#: with more of them it is shut.
+#: Reports of an artifact that the gate evaluates with a bundle, and evaluations for one decision;
+#: with more of them it blocks.
 _REPORTS_ASKED, _EVALUATIONS = 20, 200
-#: Seconds that all bundles may take together at the gate; those that are left then deny.
+#: Seconds for all bundles together at the gate; those that are left then deny.
 _BUNDLES_SECONDS = 10.0
 
 
@@ -18921,18 +18928,18 @@ def ask_bound_bundles(
     environment: Environment | None,
     engine: RegoEngine,
 ) -> list[tuple[str, list[str]]]:
-    """The names of the active bundles that are bound to where an artifact comes from or goes to,
-    and why each denies it: every report of the artifact has to be allowed.
+    """Return the names of the active bundles that are bound to an artifact's flow or environment,
+    and why each denies it: every report of the artifact must be allowed.
 
-    What is not known holds nothing back: without a known environment those bound to any apply, and
-    for an artifact that nobody reported and a flow that nobody names those of any flow.
+    The unknown restricts nothing: without a known environment those bound to any apply, and for an
+    artifact without a report and an unnamed flow those of any flow.
     """
     bundles = [bundle for bundle in PolicyBundle.find_all(status="ACTIVE") if bundle.is_bound()]
     verdicts, left, ends_at = [], _EVALUATIONS, time.monotonic() + _BUNDLES_SECONDS
     artifacts = list(reported_under(digest).limit(500)) if bundles else []
     trails = {artifact.trail_id: Trail.find(artifact.trail_id) for artifact in artifacts}
     flows = {trail.flow_id for trail in trails.values()}
-    # A flow that is not there must not keep bundles from being asked.
+    # An unknown flow must not keep bundles from being evaluated.
     if flow and Flow.exists(flow):
         flows.add(flow)
     for bundle in bundles:
@@ -18957,7 +18964,7 @@ def ask_bound_bundles(
 
 
 def _gate_document(digest: str, artifact: Artifact | None, environment: Environment | None) -> dict:
-    """What a bundle is given at the gate: what `POST /opa/evaluate` would be told of a report."""
+    """Return the input of a bundle at the gate: that of `POST /opa/evaluate` for a report."""
     body = {"artifact_name": digest, "environment": environment.name if environment else None}
     if artifact is None:
         return document_of(body)
@@ -18986,9 +18993,9 @@ def _gate_document(digest: str, artifact: Artifact | None, environment: Environm
 
 
 # --- Policy demands -----------------------------------------------------------
-# What policies ask of an artifact, held against what was reported of it.
+# The requirements of policies, and the reports of an artifact that meet them.
 
-#: What a policy's switches ask for, in words, in the order in which REPORTS tells of it.
+#: The requirements of a policy's switches, in words, in the order of REPORTS.
 DEMANDS = {
     "enforce_provenance": "a record of its provenance",
     "enforce_approvals": "an approval",
@@ -19036,7 +19043,7 @@ ORDER BY a."rowid"
 """
 
 
-#: Reports of an artifact that policies are held against; with more of them the gate is shut.
+#: Reports of an artifact that policies evaluate; with more of them the gate blocks.
 REPORTS_JUDGED = 500
 REPORTS_COUNTED = f"""SELECT count(*) FROM (SELECT 1 FROM ({deciding_sql("?1")}) AS d
     JOIN "artifact" AS a ON a."trail_id" = d."trail_id"
@@ -19044,13 +19051,13 @@ REPORTS_COUNTED = f"""SELECT count(*) FROM (SELECT 1 FROM ({deciding_sql("?1")})
 
 
 class _Reported(NamedTuple):
-    """An artifact as one trail reported it, which demands of policies it meets, and what rules
-    count of it."""
+    """An artifact as one trail reported it, with the requirements of policies that it meets, and
+    the numbers for rules."""
 
     title: str
     met: frozenset[str]
     counts: Mapping[str, int]
-    #: Why its trail's template cannot be read, if so.
+    #: Why its trail's template cannot be parsed, if so.
     fault: str = ""
 
 
@@ -19061,15 +19068,15 @@ def reports_of(digest: str) -> list[_Reported]:
     rows = current.database.connection().execute(_REPORTS, (digest,))
     for title, texts, types, *flags, verdict, unjudged, attestations, people, scans, bad in rows:
         if unjudged:
-            # An older version recorded it, which took what is no provenance for verified.
+            # An older version recorded it, which accepted invalid provenance as verified.
             body, keys = json.loads(unjudged), trusted_keys(current.workspace.settings)
             verdict = verify_signature(digest, body["signature"], keys, body).word
-        # A signature that fails is worse than none.
+        # An invalid signature is worse than none.
         flags[0] = bool(flags[0]) and verdict != "FAILED"
         flags[-1] = verdict in ("VERIFIED", "SIGNED")
         met = {_is_passing(type) for type in json.loads(types)}
         met.update(itertools.compress(DEMANDS, [*flags, scans and not bad]))
-        # Who approved counts while the approval stands, which needs nobody's decision on record.
+        # The approvers count while the approval is valid, also without recorded decisions.
         people = max(people, 1) if "enforce_approvals" in met else 0
         counts = {"ATTESTATION_COUNT": attestations, "APPROVAL_REQUIRED": people}
         templates = (read_template(text) for text in json.loads(texts) if text)
@@ -19078,7 +19085,7 @@ def reports_of(digest: str) -> list[_Reported]:
     return reports
 
 
-#: What a rule with a threshold asks for, in words.
+#: The requirement of a rule with a threshold, in words.
 _RULE_WORDS = {
     "ATTESTATION_COUNT": "{} or more passed attestations",
     "APPROVAL_REQUIRED": "approval by {} or more people",
@@ -19091,7 +19098,8 @@ def _is_passing(type: str) -> str:
 
 
 def demands_of(policy: DeploymentPolicy | Policy) -> dict[str, Callable[[_Reported], bool]]:
-    """What a policy asks for: in words, and whether a report of an artifact has it."""
+    """Return the requirements of a policy: in words, and whether a report of an artifact meets
+    each."""
     rule = getattr(policy, "policy_type", "")
     names = [name for name in policy.switches if getattr(policy, name)]
     if rule == "SIGNATURE_REQUIRED" and "require_signature" not in names:
@@ -19106,12 +19114,13 @@ def demands_of(policy: DeploymentPolicy | Policy) -> dict[str, Callable[[_Report
 
 
 def _has(demand: str, report: _Reported) -> bool:
-    """Whether a report meets a demand."""
+    """Return whether a report meets a requirement."""
     return demand in report.met
 
 
 def policy_faults(policies: Sequence[DeploymentPolicy | Policy]) -> dict[str, str]:
-    """What of these policies cannot be enforced, as an older version may have stored them."""
+    """Return the parts of policies that cannot be enforced, as older versions may have stored
+    them."""
     rows = session().database.connection().execute('SELECT "policy_id" FROM "policy_module"')
     faults = {key: "it has a WASM module, and no WASM runtime is installed" for (key,) in rows}
     for policy in policies:
@@ -19124,9 +19133,9 @@ def policy_faults(policies: Sequence[DeploymentPolicy | Policy]) -> dict[str, st
 def objections(
     policy: DeploymentPolicy | Policy, reports: list[_Reported], fault: str = ""
 ) -> Iterator[str]:
-    """Why a policy stops an artifact: a sentence for each thing that a report of it lacks.
+    """Return why a policy blocks an artifact: a sentence for each missing requirement.
 
-    An artifact that nobody reported meets no demand, and no artifact meets a policy that cannot be
+    An artifact without a report meets no requirement, and no artifact meets a policy that cannot be
     enforced.
     """
     title = f"{policy.noun().capitalize()} '{policy.name}'"
@@ -19145,11 +19154,11 @@ def objections(
 
 
 # --- Gate ---------------------------------------------------------------------
-# May this artifact run there? The policies of the place ask, what was recorded answers.
+# The decision whether an artifact may run in an environment, by policies and recorded evidence.
 
 
 class GateResult(Model):
-    """What the gate decided on an artifact, and why."""
+    """The decision of the gate about an artifact, with its reasons."""
 
     fact, made, append_only, since = "gate_result", "evaluated", True, 2
     schema_name = "GateEvaluateResponse"
@@ -19177,11 +19186,10 @@ _GATE_RESULTS = Listing(GateResult, "environment_id")
 
 
 def _policies_for(key: str | None, environment: Environment | None) -> list:
-    """The policies that hold in an environment: its own, and deployment policies of no environment.
+    """Return the policies of an environment: its own, and deployment policies of no environment.
 
-    An environment without deployment policies of its own is asked all that are active. Where no
-    known environment is named, all that are attached anywhere hold, too: a name that is mistyped
-    must not open the gate.
+    An environment without deployment policies of its own gets all active ones. Without a known
+    environment, all attached ones apply, too: a mistyped name must not open the gate.
     """
     active = DeploymentPolicy.find_all(is_active=True)
     if key and any(policy.environment_id == key for policy in active):
@@ -19203,7 +19211,7 @@ def _attached_sql(to_one: bool) -> str:
 
 
 def _is_on_allowlist(digest: str, environment: Environment) -> bool:
-    """Whether an entry in force of an environment's allow-list has this digest."""
+    """Return whether a valid entry of an environment's allow-list has this digest."""
     entries = AllowlistEntry.select().where(
         AllowlistEntry.environment == environment.id,
         of_digest(AllowlistEntry.sha256, digest),
@@ -19245,12 +19253,12 @@ def decide(digest: str, key: str | None, environment: Environment | None) -> dic
 
 
 def _flow_that_built(digest: str) -> str | None:
-    """The flow whose trail was the first to report an artifact."""
+    """Return the flow whose trail was the first to report an artifact."""
     return reported_under(digest, Trail.flow).join(Trail).limit(1).scalar()
 
 
 def _with_bundles(values: dict, verdicts: Sequence[tuple[str, list[str]]]) -> dict:
-    """A decision with what bound policy bundles say, unless the allow-list has decided."""
+    """Add the decisions of bound policy bundles, unless the allow-list has decided."""
     if not verdicts or "policies_evaluated" not in values:
         return values
     denials = [
@@ -19306,14 +19314,14 @@ def pass_gate(
 
 
 class _Newest(Integer):
-    """How many of a list's newest records are wanted."""
+    """The number of the newest records of a list."""
 
     def describe(self):
         return super().describe() | {"description": "Only the newest so many; all unless told."}
 
 
 class Gate(Factstore, model=GateResult, tag="Gate"):
-    """The gate, and what it decided."""
+    """The gate and its decisions."""
 
     @route(
         "POST /api/v1/gate/evaluate",
@@ -19329,19 +19337,18 @@ class Gate(Factstore, model=GateResult, tag="Gate"):
         answer="GateEvaluateResponse",
     )
     def evaluate_gate(self, context):
-        """Decide whether an artifact may run in an environment, and keep the decision.
+        """Decide whether an artifact may run in an environment, and store the decision.
 
-        Asked are the deployment policies of the environment and those of none, the policies
-        attached to it, and the active policy bundles that are bound to it or to the flow. What a
-        policy asks for and nobody has recorded blocks. An entry of the allow-list lets the
-        artifact through.
+        It evaluates the deployment policies of the environment and those of none, the policies
+        attached to it, and the active policy bundles that are bound to it or to the flow. A
+        requirement without a record blocks. An entry of the allow-list admits the artifact.
         """
         digest, actor = context.body["artifact_sha256"], context.body.get("requested_by")
         key, environment = self.addressed(context.body)
         return pass_gate(digest, key, environment, actor, context.prepared)
 
     def addressed(self, body):
-        """The environment that a body names, and its id, known or not."""
+        """Return the environment that a body names, and its id, known or not."""
         key, name = body.get("environment_id"), body.get("environment")
         environment = Environment.find_or_none(key) if key else Environment.find_or_none(name=name)
         if key and name and (environment is None or environment.name != name):
@@ -19351,7 +19358,7 @@ class Gate(Factstore, model=GateResult, tag="Gate"):
         return environment.id if environment else key, environment
 
     def prepare_evaluate_gate(self, context):
-        """Have the policies and bundles that apply evaluated while no transaction is open."""
+        """Evaluate the applicable policies and bundles outside of the transaction."""
         body = context.body
         key, environment = self.addressed(body)
         digest, flow = body["artifact_sha256"], body.get("flow_id")
@@ -19365,7 +19372,7 @@ class Gate(Factstore, model=GateResult, tag="Gate"):
         answer=["GateEvaluateResponse"],
     )
     def list_gate_results(self, context):
-        """List what the gate decided, of one environment (by name or id) where one is named."""
+        """List the decisions of the gate, of one environment (by name or id) if it is named."""
         values, offset, limit = {}, 0, context.query.get("limit") or -1
         if text := context.query.get("environment"):
             environment = Environment.find_or_none(name=text)

@@ -1,6 +1,6 @@
 -- Printed by: novantra-lite schema
 
--- A place where artifacts run.
+-- An environment in which artifacts run.
 CREATE TABLE "environment" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "name" TEXT NOT NULL,
@@ -18,7 +18,7 @@ CREATE UNIQUE INDEX "environment_key" ON "environment" ("name");
 
 CREATE INDEX "environment_org_slug" ON "environment" ("org_slug");
 
--- Lets an artifact into an environment whatever is known of it.
+-- An artifact that an environment admits without any evidence.
 CREATE TABLE "allowlist_entry" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "environment_id" TEXT NOT NULL,
@@ -57,7 +57,7 @@ CREATE INDEX "api_key_lookup" ON "api_key" ("key_prefix");
 
 CREATE INDEX "api_key_owner_id" ON "api_key" ("owner_id");
 
--- A path to production, and the attestations that it asks for.
+-- A path to production, with the attestations that it requires.
 CREATE TABLE "flow" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "name" TEXT NOT NULL,
@@ -110,7 +110,7 @@ CREATE INDEX "trail_flow_id" ON "trail" ("flow_id");
 
 CREATE INDEX "trail_org_slug" ON "trail" ("org_slug");
 
--- A request to let a trail be released, and what became of it.
+-- A request to approve a trail, and its decisions.
 CREATE TABLE "approval" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "trail_id" TEXT NOT NULL,
@@ -135,7 +135,7 @@ CREATE INDEX "approval_flow_id" ON "approval" ("flow_id");
 
 CREATE INDEX "approval_status" ON "approval" ("status");
 
--- What one person said to a request for approval.
+-- The decision of one person about a request for approval.
 CREATE TABLE "approval_decision" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "approval_id" TEXT NOT NULL,
@@ -150,7 +150,7 @@ CREATE TABLE "approval_decision" (
 
 CREATE INDEX "approval_decision_approval_id" ON "approval_decision" ("approval_id");
 
--- Something that was built, known by its digest, as one trail reported it.
+-- A build result, identified by its digest, as one trail reported it.
 CREATE TABLE "artifact" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "trail_id" TEXT NOT NULL,
@@ -337,7 +337,7 @@ CREATE TABLE "attachment_content" (
 
 CREATE INDEX "attachment_content_evidence_claim_id" ON "attachment_content" ("evidence_claim_id");
 
--- A statement about a trail: what was done, and with what result.
+-- A statement about a trail, with its result.
 CREATE TABLE "attestation" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "trail_id" TEXT NOT NULL,
@@ -421,7 +421,7 @@ CREATE TRIGGER "audit_event_refuses_update" BEFORE UPDATE ON "audit_event" BEGIN
 
 CREATE TRIGGER "audit_event_refuses_delete" BEFORE DELETE ON "audit_event" BEGIN SELECT RAISE(ABORT, 'audit_event only grows'); END;
 
--- What an environment is approved to run.
+-- The artifacts that an environment is approved to run.
 CREATE TABLE "baseline" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "environment_id" TEXT NOT NULL,
@@ -694,7 +694,7 @@ CREATE INDEX "delivery_event_id" ON "delivery" ("event_id", "created_at", "id");
 
 CREATE INDEX "delivery_endpoint_id" ON "delivery" ("endpoint_id", "created_at", "id");
 
--- What the gate asks of every artifact, in one environment or in all.
+-- The requirements of the gate for artifacts, in one environment or in all.
 CREATE TABLE "deployment_policy" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "name" TEXT NOT NULL,
@@ -715,7 +715,7 @@ CREATE TABLE "deployment_policy" (
 
 CREATE INDEX "deployment_policy_flow_id" ON "deployment_policy" ("flow_id");
 
--- How far an environment was from its baseline, kept whenever that changed.
+-- The drift of an environment from its baseline, recorded when it changes.
 CREATE TABLE "drift_report" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "environment_id" TEXT NOT NULL,
@@ -796,7 +796,7 @@ CREATE UNIQUE INDEX "environment_separation_review_key" ON "environment_separati
 
 CREATE INDEX "environment_separation_review_status" ON "environment_separation_review" ("status", "created_at", "id");
 
--- What ran in an environment at one time.
+-- The artifacts that ran in an environment at one time.
 CREATE TABLE "environment_snapshot" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "environment_id" TEXT NOT NULL,
@@ -849,7 +849,7 @@ CREATE UNIQUE INDEX "evidence_piece_key" ON "evidence_piece" ("evidence_file_id"
 
 CREATE INDEX "evidence_piece_evidence_file_id" ON "evidence_piece" ("evidence_file_id");
 
--- A service account of the Factstore surface: what the keys of machines belong to.
+-- A service account of the Factstore surface: the owner of API keys of machines.
 CREATE TABLE "machine_account" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "name" TEXT NOT NULL,
@@ -990,7 +990,7 @@ CREATE INDEX "framework_coverage_link_framework_version_id" ON "framework_covera
 
 CREATE INDEX "framework_coverage_link_framework_node_id" ON "framework_coverage_link" ("framework_node_id", "created_at", "id");
 
--- What the gate decided on an artifact, and why.
+-- The decision of the gate about an artifact, with its reasons.
 CREATE TABLE "gate_result" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "decision" TEXT NOT NULL CHECK ("decision" IN ('ALLOWED', 'BLOCKED')),
@@ -1181,7 +1181,7 @@ CREATE TRIGGER "ledger_entry_refuses_update" BEFORE UPDATE ON "ledger_entry" BEG
 
 CREATE TRIGGER "ledger_entry_refuses_delete" BEFORE DELETE ON "ledger_entry" BEGIN SELECT RAISE(ABORT, 'ledger_entry only grows'); END;
 
--- Several environments that are looked at as one.
+-- A group of environments.
 CREATE TABLE "logical_environment" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "name" TEXT NOT NULL,
@@ -1193,7 +1193,7 @@ CREATE TABLE "logical_environment" (
 
 CREATE UNIQUE INDEX "logical_environment_key" ON "logical_environment" ("name");
 
--- An environment as part of a logical one.
+-- The membership of an environment in a logical one.
 CREATE TABLE "logical_member" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "logical_environment_id" TEXT NOT NULL,
@@ -1315,7 +1315,7 @@ CREATE INDEX "monitor_result_item_monitor_definition_id" ON "monitor_result_item
 
 CREATE INDEX "monitor_result_item_result" ON "monitor_result_item" ("result", "created_at", "id");
 
--- An event as the product shows it to people; it is never deleted.
+-- A notification for people; it is never deleted.
 CREATE TABLE "notification" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "title" TEXT NOT NULL,
@@ -1348,7 +1348,7 @@ CREATE TABLE "notification_rule" (
 
 CREATE INDEX "notification_rule_lookup" ON "notification_rule" ("trigger_event", "is_active");
 
--- What became of a notification by one rule, in the end.
+-- The final result of a notification by one rule.
 CREATE TABLE "notification_delivery" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "rule_id" TEXT NOT NULL,
@@ -1385,7 +1385,7 @@ CREATE INDEX "notification_errand_due_at" ON "notification_errand" ("due_at", "c
 
 CREATE INDEX "notification_errand_rule_id" ON "notification_errand" ("rule_id", "created_at", "id");
 
--- A label that flows, trails and artifacts may carry; a record, not a tenant.
+-- A label of flows, trails and artifacts; a record, not a tenant.
 CREATE TABLE "organisation" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "slug" TEXT NOT NULL,
@@ -1461,7 +1461,7 @@ CREATE INDEX "patch_requirement_vulnerability_id" ON "patch_requirement" ("vulne
 
 CREATE INDEX "patch_requirement_status" ON "patch_requirement" ("status", "created_at", "id");
 
--- What the environments that it is attached to ask of every artifact.
+-- The requirements for artifacts of the environments to which the policy is attached.
 CREATE TABLE "policy" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "name" TEXT NOT NULL,
@@ -1482,7 +1482,7 @@ CREATE UNIQUE INDEX "policy_key" ON "policy" ("name");
 
 CREATE INDEX "policy_org_slug" ON "policy" ("org_slug");
 
--- That a policy holds in an environment.
+-- The attachment of a policy to an environment.
 CREATE TABLE "policy_attachment" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "policy_id" TEXT NOT NULL,
@@ -1518,7 +1518,7 @@ CREATE TABLE "policy_bundle" (
 
 CREATE INDEX "policy_bundle_status" ON "policy_bundle" ("status");
 
--- What a policy bundle made of an input; inputJson is what it was given, letter by letter.
+-- The decision of a policy bundle about an input, with the exact text of the input.
 CREATE TABLE "policy_decision" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "bundle_id" TEXT,
@@ -1537,7 +1537,7 @@ CREATE TRIGGER "policy_decision_refuses_update" BEFORE UPDATE ON "policy_decisio
 
 CREATE TRIGGER "policy_decision_refuses_delete" BEFORE DELETE ON "policy_decision" BEGIN SELECT RAISE(ABORT, 'policy_decision only grows'); END;
 
--- The text of a policy's WASM module, which an older version took. Nothing can evaluate it.
+-- The WASM module of a policy, from an older version. Nothing evaluates it.
 CREATE TABLE "policy_module" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "policy_id" TEXT NOT NULL,
@@ -1636,7 +1636,7 @@ CREATE UNIQUE INDEX "risk_key" ON "risk" ("risk_key");
 
 CREATE INDEX "risk_status" ON "risk" ("status", "created_at", "id");
 
--- The token with which an organisation's pull requests are looked up at one provider.
+-- The token of an organisation for its pull requests at one provider.
 CREATE TABLE "scm_integration" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "org_slug" TEXT NOT NULL,
@@ -1701,7 +1701,7 @@ CREATE TRIGGER "security_scan_refuses_update" BEFORE UPDATE ON "security_scan" B
 
 CREATE TRIGGER "security_scan_refuses_delete" BEFORE DELETE ON "security_scan" BEGIN SELECT RAISE(ABORT, 'security_scan only grows'); END;
 
--- How many weaknesses of each severity a flow puts up with; one more is a breach.
+-- The vulnerabilities of each severity that a flow accepts; one more is a breach.
 CREATE TABLE "security_threshold" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "flow_id" TEXT NOT NULL,
@@ -1799,7 +1799,7 @@ CREATE TABLE "slack_request" (
 
 CREATE INDEX "slack_request_expires_at" ON "slack_request" ("expires_at");
 
--- One artifact of a snapshot, to be found by its digest.
+-- An artifact of a snapshot, indexed by its digest.
 CREATE TABLE "snapshot_artifact" (
     "id" INTEGER PRIMARY KEY,
     "snapshot_id" TEXT NOT NULL,
