@@ -141,6 +141,11 @@ class Problem(Exception):
         self.issues = issues or []
         self.headers = headers or {}
 
+    @property
+    def issue_text(self) -> str:
+        """The path and message of every issue, as one line."""
+        return "; ".join(f"{'.'.join(map(str, i['path']))}: {i['message']}" for i in self.issues)
+
 
 class Invalid(Problem):
     """The request does not match the operation's schema."""
@@ -625,59 +630,57 @@ class Generator:
         self._stamp = (-1, 0, "")
 
     def now(self, digits: int = 3) -> str:
-        """The present as ISO 8601 in UTC, with so many digits after the second."""
+        """Return the current time as ISO 8601 in UTC with `digits` decimals of a second."""
         return self.timestamp(self.clock(), digits)
 
-    def timestamp(self, at: float, digits: int = 3) -> str:
-        """A time as ISO 8601 in UTC, fixed in width so that text sorts as time does."""
-        whole = round(at * 10**digits)
+    def timestamp(self, seconds: float, digits: int = 3) -> str:
+        """Return a time as ISO 8601 in UTC; the fixed width makes text sort by time."""
+        units = round(seconds * 10**digits)
         # Read once, since another thread may replace it.
-        known_whole, known_digits, known_text = self._stamp
-        if (known_whole, known_digits) == (whole, digits):
-            return known_text
-        second, fraction = divmod(whole, 10**digits)
-        second_of_text, text = self._second
-        if second_of_text != second:
+        cached_units, cached_digits, text = self._stamp
+        if (cached_units, cached_digits) == (units, digits):
+            return text
+        second, fraction = divmod(units, 10**digits)
+        cached_second, text = self._second
+        if cached_second != second:
             text = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
             self._second = (second, text)
         text = f"{text}{fraction:0{digits}d}Z"
-        self._stamp = whole, digits, text
+        self._stamp = units, digits, text
         return text
 
     def ulid(self, prefix: str) -> str:
-        """Return a new id such as find_01HXY…; ids sort by creation, also within a millisecond."""
+        """Return a new id, as find_01HXY…; ids sort by creation, also within a millisecond."""
         with self._lock:
-            moment = round(self.clock() * 1000)
+            milliseconds = round(self.clock() * 1000)
             last, number = self._last
-            number = number + 1 if moment <= last else self.random.getrandbits(79)
-            self._last = moment, number = max(moment, last), number
-        return prefix + "_" + encode_ulid(moment, number)
+            number = number + 1 if milliseconds <= last else self.random.getrandbits(79)
+            self._last = milliseconds, number = max(milliseconds, last), number
+        return f"{prefix}_{encode_ulid(milliseconds, number)}"
 
     def uuid(self) -> str:
-        """Return a new UUID of the time and 74 random bits (version 7), in lower case.
+        """Return a new UUID of version 7 (RFC 9562, 5.7): the time, then 74 random bits.
 
         UUIDs sort by creation, so that their index grows at its end.
         """
-        # RFC 9562, 5.7: four bits for the version, two for the variant.
-        moment, number = round(self.clock() * 1000), self.random.getrandbits(74)
+        milliseconds, number = round(self.clock() * 1000), self.random.getrandbits(74)
         high, low = number >> 62, number & (1 << 62) - 1
-        return encode_uuid(moment << 80 | 0x7 << 76 | high << 64 | 0x2 << 62 | low)
+        return encode_uuid(milliseconds << 80 | 0x7 << 76 | high << 64 | 0x2 << 62 | low)
 
     def secret(self, prefix: str = "") -> str:
-        """Thirty-two random bytes as URL-safe text behind a prefix."""
-        text = base64.urlsafe_b64encode(self.random.randbytes(32)).rstrip(b"=").decode()
-        return prefix + text
+        """Return 32 random bytes as URL-safe Base64 after a prefix."""
+        return prefix + base64.urlsafe_b64encode(self.random.randbytes(32)).rstrip(b"=").decode()
 
 
 def encode_ulid(milliseconds: int, number: int) -> str:
-    """Write a time and an 80-bit number as the 26 characters of a ULID."""
-    moment = _encode_moment(milliseconds)
-    return moment + "".join([_PAIRS[number >> shift & 1023] for shift in range(70, -1, -10)])
+    """Format a time and an 80-bit number as the 26 characters of a ULID."""
+    digits = [_PAIRS[number >> shift & 1023] for shift in range(70, -1, -10)]
+    return _encode_milliseconds(milliseconds) + "".join(digits)
 
 
 @functools.lru_cache(16)
-def _encode_moment(milliseconds: int) -> str:
-    """The first ten characters of a ULID, which many have in common."""
+def _encode_milliseconds(milliseconds: int) -> str:
+    """Return the first ten characters of a ULID; consecutive ULIDs often share them."""
     return "".join([_PAIRS[milliseconds >> shift & 1023] for shift in range(40, -1, -10)])
 
 
@@ -690,57 +693,56 @@ def decode_ulid(text: str) -> int | None:
     return number if len(text) == 26 and number < 1 << 128 else None
 
 
-#: Characters of a date-time; longer texts are not cached.
-_TIMESTAMP_SIZE = 64
-
-
 def encode_uuid(number: int) -> str:
     """Format 128 bits as a UUID of any version."""
     text = f"{number:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
+_DATE_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d[0-9:.,]*(?:[Zz]|[+-][0-9:]+)")
+
+
 def parse_timestamp(text: str, digits: int = 3, dates: bool = False) -> str:
     """Parse an ISO 8601 date-time with an offset to UTC text; `dates` also accepts a date."""
-    if len(text) > _TIMESTAMP_SIZE:
+    # Long texts must not fill the cache.
+    timestamp = _parse_timestamp(text, digits, dates) if len(text) <= 64 else None
+    if timestamp is None:
         raise ValueError("Expected a date-time such as 2026-07-30T23:59:59Z")
-    return _parse_timestamp(text, digits, dates)
+    return timestamp
 
 
 @functools.lru_cache(4096)
-def _parse_timestamp(text: str, digits: int, dates: bool) -> str:
+def _parse_timestamp(text: str, digits: int, dates: bool) -> str | None:
     if dates and re.fullmatch(r"\d{4}-\d\d-\d\d", text):
         text += "T00:00:00Z"
-    if not re.fullmatch(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d[0-9:.,]*(?:[Zz]|[+-][0-9:]+)", text):
-        raise ValueError("Expected a date-time such as 2026-07-30T23:59:59Z")
+    if not _DATE_TIME.fullmatch(text):
+        return None
     try:
-        moment = datetime.fromisoformat(text.upper())
-        if moment.tzinfo is None:
-            raise ValueError("no offset")
-        moment = moment.astimezone(UTC)
+        instant = datetime.fromisoformat(text.upper()).astimezone(UTC)
     except (ValueError, OverflowError):
-        raise ValueError("Expected a date-time such as 2026-07-30T23:59:59Z") from None
-    return f"{moment.isoformat()[:19]}.{moment.microsecond // 10 ** (6 - digits):0{digits}d}Z"
+        return None
+    return f"{instant.isoformat()[:19]}.{instant.microsecond // 10 ** (6 - digits):0{digits}d}Z"
 
 
 def seconds_of(timestamp: str) -> float:
-    """A stored timestamp as seconds since 1970."""
+    """Return a stored timestamp as seconds since 1970."""
     return datetime.fromisoformat(timestamp).timestamp()
 
 
 # --- JSON and sessions --------------------------------------------------------
 
+#: The maximum depth of a JSON body.
 DEPTH = 32
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False)
 to_json = _ENCODER.encode
-#: A string as JSON text.
+#: Format a string as JSON text.
 quote = json.encoder.encode_basestring
 
 
 def read_json(data: bytes, read_object: Callable[[list], dict] | None = None) -> Any:
     """Parse a JSON body; reject NUL, lone surrogates, NaN and more than 32 levels.
 
-    `read_object` makes each object of its pairs of name and value.
+    `read_object` creates each object from its pairs of name and value.
     """
     try:
         value = json.loads(
@@ -750,9 +752,8 @@ def read_json(data: bytes, read_object: Callable[[list], dict] | None = None) ->
             object_pairs_hook=read_object,
         )
     except (ValueError, RecursionError):
-        raise Invalid(
-            "The body is not JSON in UTF-8.", [field_error([], "Expected JSON")]
-        ) from None
+        issues = [field_error([], "Expected JSON")]
+        raise Invalid("The body is not JSON in UTF-8.", issues) from None
     if data.count(b"[") + data.count(b"{") > DEPTH or b"\\u" in data:
         check_json(value, DEPTH)
     return value
@@ -775,12 +776,12 @@ def read_signed_json(data: bytes) -> Any:
 
 
 def refuse_constant(name: str) -> None:
-    """Refuse NaN and Infinity, which Python would read and JSON does not have."""
+    """Reject NaN and Infinity, which Python parses and JSON does not define."""
     raise ValueError(name)
 
 
 def read_float(text: str) -> float:
-    """Parse a number that is no integer; reject one that is out of the range of floats."""
+    """Parse a number with a fraction or an exponent; raise ValueError beyond a float's range."""
     number = float(text)
     if math.isinf(number):
         raise ValueError(text)
@@ -790,13 +791,11 @@ def read_float(text: str) -> float:
 def check_json(value: Any, depth: int, path: tuple = ()) -> None:
     """Reject a parsed value that is nested too deeply or contains invalid text.
 
-    The issue names the member; of a member with an invalid name, its parent.
+    The error names the member, or the parent of a member with an invalid name.
     """
     if isinstance(value, str):
-        if "\0" in value or (not value.isascii() and not is_text(value)):
-            raise Invalid(
-                issues=[field_error(path, "Expected text without NUL and lone surrogates")]
-            )
+        if not is_text(value):
+            raise Invalid(issues=[field_error(path, NOT_TEXT)])
     elif isinstance(value, dict | list):
         if depth == 0:
             raise Invalid(issues=[field_error([], f"Expected at most {DEPTH} levels of nesting")])
@@ -806,25 +805,28 @@ def check_json(value: Any, depth: int, path: tuple = ()) -> None:
             check_json(inner, depth - 1, (*path, key))
 
 
+NOT_TEXT = "Expected text without NUL and lone surrogates"
+
+
 def is_text(value: str) -> bool:
-    """Return whether a string is valid Unicode without lone surrogates."""
+    """Return whether a string is valid Unicode without NUL and lone surrogates."""
     try:
         value.encode()
     except UnicodeEncodeError:
         return False
-    return True
+    return "\0" not in value
 
 
 def field_error(path: Sequence, message: str) -> dict:
-    """One fault as both the envelope and the reports spell it."""
+    """Return one entry of a problem's `issues`: the path of a member, and what was expected."""
     return {"path": list(path), "message": message}
 
 
 class Session:
     """The current use of a workspace: the database, the actor, the reason, and the results.
 
-    `facts` collects changed records and `events` raised events; both are written in the
-    transaction, before its commit. `afterwards` holds functions to be called after it.
+    `facts` collects changed records and `events` emitted events; both are written in the
+    transaction, before its commit. `afterwards` lists functions to call after it.
     """
 
     __slots__ = (
@@ -833,7 +835,7 @@ class Session:
     )  # fmt: skip
 
     def __init__(self, workspace, database, actor="", reason="", request_id="", address=""):
-        #: The region that a request names, and the address that it comes from.
+        #: The region that a request names, and the address of its caller.
         self.region, self.address = "", address
         self.workspace, self.database = workspace, database
         self.source, self.ring = workspace.source, workspace.ring
@@ -848,28 +850,28 @@ session = current_session.get
 
 
 class using:
-    """Sets the current session of this thread for the length of a with statement."""
+    """A context manager that sets the current session of this thread."""
 
-    __slots__ = ("before", "current")
+    __slots__ = ("current", "token")
 
     def __init__(self, current: Session):
         self.current = current
 
     def __enter__(self) -> Session:
-        self.before = current_session.set(self.current)
+        self.token = current_session.set(self.current)
         return self.current
 
     def __exit__(self, *raised: object) -> None:
-        current_session.reset(self.before)
+        current_session.reset(self.token)
 
 
 def now() -> str:
-    """The present of the current session, written as every Timestamp is."""
+    """Return the current time of the session with milliseconds."""
     return session().source.now()
 
 
 def emit(event: str, data: dict) -> None:
-    """Raise an event; it leaves the outbox once the change is committed."""
+    """Emit an event, which is sent after the change was committed."""
     session().events.append((event, data))
 
 
@@ -990,28 +992,28 @@ class _JsonDocument:
 
 
 # --- Fields -------------------------------------------------------------------
-# A field is the column, its CHECK, the JSON member, its validation and its part of
-# the OpenAPI document: one declaration for all of them.
+# A field declares the column, its CHECK, the JSON member, its validation and its part of the
+# OpenAPI document.
 
 
 def camel(name: str) -> str:
-    """Spell a Python name the way that both APIs spell their members."""
+    """Return the camelCase name of a JSON member."""
     head, *tail = name.split("_")
-    return head + "".join(word.capitalize() for word in tail)
+    return head + "".join(map(str.capitalize, tail))
 
 
 def default_of(field: Any) -> Any:
-    """The value of a member that a request leaves out."""
+    """Return the value of a member that a request omits."""
     return field.default() if callable(field.default) else field.default
 
 
 class Member:
-    """Mixed into every field: how its value crosses the border to JSON."""
+    """The base of all fields: converts between JSON, Python and stored values."""
 
     json_type, python_type = "string", str
     #: Never returned to a caller.
     hidden = False
-    #: Kept encrypted in the file.
+    #: Stored encrypted.
     sealed = False
     #: Grants access: even the audit log does not store earlier values.
     is_secret = False
@@ -1026,7 +1028,7 @@ class Member:
     ):
         super().__init__(*arguments, **options)
         self.hidden = hidden or type(self).hidden
-        #: The layout of the file that brought the column; its former names, oldest first.
+        #: The layout of the file that added the column; its former names, oldest first.
         self.since, self.former_names = since, tuple(former_names.split())
 
     @property
@@ -1042,7 +1044,7 @@ class Member:
         return self.db_value(default_of(self))
 
     def read(self, value: Any) -> Any:
-        """Validate a JSON value and return it in its stored form; raises ValueError."""
+        """Validate a JSON value and return it in its stored form; raise ValueError."""
         if type(value) is not self.python_type:
             raise ValueError(f"Expected {self.json_type}")
         return value
@@ -1052,19 +1054,19 @@ class Member:
         return text
 
     def coerce(self, value: Any) -> Any:
-        """Convert a value that a lenient surface accepts, such as a number for a string."""
+        """Convert a value that a lenient surface accepts, for example a number for a string."""
         return value
 
     def value(self, record: Any) -> Any:
-        """This member's JSON value in a record."""
+        """Return this member's JSON value in a record."""
         return getattr(record, self.name)
 
     def stored(self, record: Any) -> Any:
-        """Return the stored value of this member of a record."""
+        """Return this member's stored value in a record."""
         return record.__data__.get(self.name)
 
     def describe(self) -> dict:
-        """This member's part of a JSON schema."""
+        """Return this member's JSON schema."""
         return {"type": self.json_type}
 
     def sql(self, value: str) -> str:
@@ -1083,7 +1085,7 @@ _STRIPPED = re.compile(f"{VISIBLE}(?:.*{VISIBLE})?", re.S)
 
 
 def strip_text(value: str) -> str:
-    """A text without the white space and the invisible characters at both ends."""
+    """Strip white space and invisible characters at both ends."""
     match = _STRIPPED.search(value)
     return match[0] if match else ""
 
@@ -1115,13 +1117,11 @@ class Text(Member, peewee.TextField):
             if value and not stripped:
                 raise ValueError("Expected text that is not blank")
             value = stripped if self.strips else value
-        size = len(value)
-        if "\0" in value or not (value.isascii() or is_text(value)):
-            raise ValueError("Expected text without NUL and lone surrogates")
-        if not self.at_least <= size <= self.at_most:
-            if self.at_least:
-                raise ValueError(f"Expected {self.at_least} to {self.at_most} characters")
-            raise ValueError(f"Expected at most {self.at_most} characters")
+        if not is_text(value):
+            raise ValueError(NOT_TEXT)
+        if not self.at_least <= len(value) <= self.at_most:
+            limits = f"{self.at_least} to" if self.at_least else "at most"
+            raise ValueError(f"Expected {limits} {self.at_most} characters")
         if self.pattern and not re.fullmatch(self.pattern, value):
             raise ValueError(self.hint)
         return value
@@ -1152,8 +1152,8 @@ class Choice(Member, peewee.TextField):
         self.words = tuple(words.split())
 
     def bind(self, model, name, set_attribute=True):
-        listed = ", ".join(f"'{word}'" for word in self.words)
-        self.constraints = [peewee.Check(f'"{self.column_name or name}" IN ({listed})')]
+        words = ", ".join(f"'{word}'" for word in self.words)
+        self.constraints = [peewee.Check(f'"{self.column_name or name}" IN ({words})')]
         super().bind(model, name, set_attribute)
 
     def read(self, value):
@@ -1166,7 +1166,7 @@ class Choice(Member, peewee.TextField):
 
 
 class Integer(Member, peewee.IntegerField):
-    """A whole number between two bounds."""
+    """An integer between two bounds, both included."""
 
     json_type, python_type = "integer", int
 
@@ -1180,22 +1180,23 @@ class Integer(Member, peewee.IntegerField):
 
     def read(self, value):
         # JSON has one type of number: 5.0 is an integer.
-        whole = int(value) if type(value) is float and value.is_integer() else value
-        if not self.at_least <= super().read(whole) <= self.at_most:
+        number = int(value) if type(value) is float and value.is_integer() else value
+        if not self.at_least <= super().read(number) <= self.at_most:
             raise ValueError(f"Expected a number from {self.at_least} to {self.at_most}")
-        return whole
+        return number
 
     def parse(self, text):
-        if not re.fullmatch(r"-?[0-9]{1,19}", text):
+        number = self.coerce(text)
+        if number is text:
             raise ValueError("Expected integer")
-        return int(text)
+        return number
 
     def describe(self):
         return {"type": "integer", "minimum": self.at_least, "maximum": self.at_most}
 
 
 class Number(Member, peewee.FloatField):
-    """A number that need not be whole."""
+    """A number with or without a fraction."""
 
     json_type, python_type = "number", float
 
@@ -1209,7 +1210,7 @@ class Number(Member, peewee.FloatField):
             raise ValueError("Expected number") from None
 
     def sql(self, value):
-        # SQLite's JSON writes 15 digits; a float may need 17 to be restored exactly.
+        # SQLite's JSON functions write 15 digits; a float may need 17 to be restored exactly.
         short, middle, long = (f"printf('%!.{digits}g', {value})" for digits in (15, 16, 17))
         return (
             f"json(CASE WHEN {value} IS NULL THEN NULL "
@@ -1237,10 +1238,10 @@ class Boolean(Member, peewee.IntegerField):
         return self.db_value(super().stored(record))
 
     def parse(self, text):
-        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-        if text.lower() not in words:
+        word = text.lower()
+        if word not in ("true", "yes", "1", "false", "no", "0"):
             raise ValueError("Expected true or false")
-        return words[text.lower()]
+        return word in ("true", "yes", "1")
 
     def sql(self, value):
         return f"json(CASE {value} WHEN 1 THEN 'true' WHEN 0 THEN 'false' END)"
@@ -1249,7 +1250,7 @@ class Boolean(Member, peewee.IntegerField):
 class Timestamp(Member, peewee.TextField):
     """A point in time, stored as ISO 8601 text in UTC with a fixed width.
 
-    With `dates`, a date stands for its first moment.
+    With `dates`, a date is accepted, too, as its midnight in UTC.
     """
 
     def __init__(self, digits: int = 3, *, dates: bool = False, **options):
@@ -1287,52 +1288,46 @@ class Anything:
         return {}
 
 
-class ListOf:
-    """A JSON array with elements of one field."""
+class ListOf(Anything):
+    """A JSON array with elements of one field; reports the errors of all elements."""
 
     def __init__(self, element: Any, at_most: int = 1000):
         self.element, self.at_most = element, at_most
 
-    def coerce(self, value: Any) -> Any:
-        """Coerce each element of an array."""
+    def coerce(self, value):
         return list(map(self.element.coerce, value)) if isinstance(value, list) else value
 
-    def read(self, value: Any) -> list:
-        """Validate every element; raise all faults with their positions."""
+    def read(self, value):
         if not isinstance(value, list):
             raise ValueError("Expected array")
         if len(value) > self.at_most:
             raise ValueError(f"Expected at most {self.at_most} elements")
-        return _read_each(enumerate(value), self.element)[1]
+        return _read_all(enumerate(value), self.element)
 
-    def describe(self) -> dict:
-        """This array's JSON schema."""
+    def describe(self):
         return {"type": "array", "items": self.element.describe(), "maxItems": self.at_most}
 
 
-class MapOf:
-    """A JSON object with any names, and values of one field."""
+class MapOf(Anything):
+    """A JSON object with any names, and values of one field; reports all errors."""
 
     def __init__(self, element: Any, at_most: int = 1000, name: Text | None = None):
         self.element, self.at_most, self.name = element, at_most, name or Text(255)
 
-    def coerce(self, value: Any) -> Any:
-        """Coerce each value of an object."""
+    def coerce(self, value):
         if not isinstance(value, dict):
             return value
         return {name: self.element.coerce(inner) for name, inner in value.items()}
 
-    def read(self, value: Any) -> dict:
-        """Validate every name and value; raise all faults with their names."""
+    def read(self, value):
         if not isinstance(value, dict):
             raise ValueError("Expected object")
         if len(value) > self.at_most:
             raise ValueError(f"Expected at most {self.at_most} entries")
-        _read_each(((key, key) for key in value), self.name)
-        return dict(zip(*_read_each(value.items(), self.element), strict=True))
+        _read_all(((name, name) for name in value), self.name)
+        return dict(zip(value, _read_all(value.items(), self.element), strict=True))
 
-    def describe(self) -> dict:
-        """This object's JSON schema."""
+    def describe(self):
         return {
             "type": "object",
             "additionalProperties": self.element.describe(),
@@ -1341,22 +1336,21 @@ class MapOf:
         }
 
 
-def _read_each(items: Iterable[tuple[Any, Any]], element: Any) -> tuple[list, list]:
-    """Validate every item with one function; return the names and the values."""
-    names, values, issues = [], [], []
+def _read_all(items: Iterable[tuple[Any, Any]], element: Any) -> list:
+    """Validate named values with one field; raise the errors of all of them."""
+    values, issues = [], []
     for name, value in items:
         try:
             values.append(element.read(value))
-            names.append(name)
         except ValueError as error:
             issues += ValidationErrors.of(error, name)
     if issues:
         raise ValidationErrors(issues)
-    return names, values
+    return values
 
 
 class Json(Member, peewee.TextField):
-    """A JSON array or object, stored as text; `of` validates it."""
+    """A JSON array or object, stored as text and validated by `of`."""
 
     def __init__(self, of: Any, **options: Any):
         super().__init__(**options)
@@ -1369,7 +1363,7 @@ class Json(Member, peewee.TextField):
         return self.of.coerce(value)
 
     def parse(self, text):
-        # People separate words with commas when they fill in a table.
+        # In the cell of a table, words may be separated by commas.
         if isinstance(self.of, ListOf) and isinstance(self.of.element, Text) and text[:1] != "[":
             return [part.strip() for part in text.split(",") if part.strip()]
         try:
@@ -1394,7 +1388,7 @@ class Json(Member, peewee.TextField):
 
 
 class _Related(peewee.ForeignKeyAccessor):
-    """Loads the record of a foreign key with its model's prepared SQL."""
+    """Load the record of a foreign key with its model's prepared SQL."""
 
     def get_rel_instance(self, instance):
         key = instance.__data__.get(self.name)
@@ -1404,7 +1398,7 @@ class _Related(peewee.ForeignKeyAccessor):
 
 
 class ForeignKey(Member, peewee.ForeignKeyField):
-    """Points at another record by its id, which is its member; reads as that record."""
+    """A reference to another record; the JSON member is its id, the attribute its record."""
 
     accessor_class = _Related
 
@@ -1421,7 +1415,7 @@ class ForeignKey(Member, peewee.ForeignKeyField):
 
 
 class PrefixedId(Member, peewee.TextField):
-    """A primary key such as find_01HXY…, in the order in which records are made."""
+    """A primary key with a ULID, as find_01HXY…, which sorts by creation."""
 
     def __init__(self, prefix: str):
         super().__init__(primary_key=True, default=lambda: session().source.ulid(prefix))
@@ -1439,57 +1433,66 @@ class PrefixedId(Member, peewee.TextField):
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-def read_uuid(value: Any) -> str:
-    """A UUID in lower case, from one in either letter case; ValueError when it is none."""
-    if not isinstance(value, str) or not UUID.fullmatch(value.lower()):
-        raise ValueError("Expected a UUID")
-    return value.lower()
-
-
-class Uuid(Member, peewee.TextField):
-    """A random primary key."""
-
-    def __init__(self, *, hidden: bool = False):
-        super().__init__(primary_key=True, default=lambda: session().source.uuid())
-        self.hidden = hidden
+class _UuidText:
+    """Mixed into fields that hold a UUID, which is accepted in either letter case."""
 
     def read(self, value):
-        return read_uuid(value)
+        if not isinstance(value, str) or not UUID.fullmatch(value.lower()):
+            raise ValueError("Expected a UUID")
+        return value.lower()
 
     def describe(self):
         return {"type": "string", "format": "uuid"}
 
 
+class Uuid(_UuidText, Member, peewee.TextField):
+    """A primary key that is a UUID of version 7, which sorts by creation."""
+
+    def __init__(self, **options: Any):
+        super().__init__(primary_key=True, default=lambda: session().source.uuid(), **options)
+
+
+class Id(_UuidText, Text):
+    """A UUID that need not exist, as in a query."""
+
+    def __init__(self, **options: Any):
+        super().__init__(36, 36, **options)
+
+
+class Owner(_UuidText, ForeignKey):
+    """A reference to a record whose primary key is a UUID."""
+
+
 class _Sealed(str):
-    """The text of an encrypted value, as it stands in the file."""
+    """The ciphertext of an encrypted value, as stored in the file."""
 
 
 class _SealedAccessor(peewee.FieldAccessor):
-    """Decrypts a sealed value when it is read, not before."""
+    """Decrypt a sealed value when it is first read."""
 
     def __get__(self, instance, instance_type=None):
         value = super().__get__(instance, instance_type)
         if type(value) is _Sealed:
             opened = session().ring.open(value, self.field.associated_data(instance._pk))
-            # As long as it is not replaced, the file keeps the bytes that the ledger knows.
+            # Until the value changes, its ciphertext stays the one that the ledger hashed.
             instance.__dict__.setdefault("sealed_values", {})[self.name] = opened, value
             instance.__data__[self.name] = value = opened
         return value
 
 
 class Encrypted(Text):
-    """A string that the file holds only encrypted, bound to its table, column and record."""
+    """A string that is stored encrypted, bound to its table, column and record."""
 
     accessor_class = _SealedAccessor
     sealed = True
 
     @property
     def is_secret(self) -> bool:
-        """Whether it opens something, as what is encrypted and never shown does."""
+        """Return whether the value grants access: it is encrypted and never returned."""
         return self.hidden
 
     def associated_data(self, key: str) -> str:
-        """What the encryption is bound to, so that a value cannot be moved elsewhere."""
+        """Return the associated data that binds a ciphertext to its table, column and record."""
         return f"{self.model._meta.table_name}/{self.column_name}/{key}"
 
     def python_value(self, value):
@@ -1499,7 +1502,7 @@ class Encrypted(Text):
         value = record.__data__.get(self.name)
         if value is None or type(value) is _Sealed:
             return value
-        # A row is hashed as it is stored, so one value is sealed only once.
+        # The hash of a row is over its ciphertext, so each value is sealed only once.
         sealed = record.__dict__.setdefault("sealed_values", {})
         if self.name not in sealed or sealed[self.name][0] != value:
             sealed[self.name] = value, session().ring.seal(value, self.associated_data(record._pk))
@@ -2013,6 +2016,13 @@ class Schema:
         if issues:
             raise ValidationErrors(issues)
         return values
+
+    def validate(self, data: Any, **options: bool) -> dict:
+        """Do as `read`, but raise Invalid with all faults."""
+        try:
+            return self.read(data, **options)
+        except ValidationErrors as errors:
+            raise Invalid(issues=[field_error(*issue) for issue in errors.issues]) from None
 
     def by_alias(self, data: dict, member: str) -> Any:
         """The value under an alias of a member."""
@@ -3992,7 +4002,7 @@ def read_cursor(key: bytes, binding: str, cursor: str, at: float, life: int) -> 
 class Principal(NamedTuple):
     """The caller: its id, its scopes, and the expiry of its credentials (seconds since 1970).
 
-    `name` is for people; `account` owns the credentials, if not the principal itself.
+    `name` is for display; `account` owns the credentials if the principal does not.
     """
 
     id: str
@@ -4002,8 +4012,8 @@ class Principal(NamedTuple):
     account: str = ""
 
     @property
-    def party(self) -> str:
-        """The id for rate limits and idempotency, whichever credentials a caller uses."""
+    def owner(self) -> str:
+        """The id for rate limits and idempotency, which all credentials of an account share."""
         return self.account or self.id
 
     def has_scope(self, scope: str) -> bool:
@@ -4012,24 +4022,22 @@ class Principal(NamedTuple):
         return scope in self.scopes or (access == "govern" and f"{area}:admin" in self.scopes)
 
     def require_scope(self, scope: str) -> None:
-        """Refuse the request unless the credentials carry this scope."""
+        """Raise Forbidden unless the credentials carry a scope."""
         if scope and not self.has_scope(scope):
             raise Forbidden(
                 f"This needs the scope {scope}.",
                 headers={"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{scope}"'},
             )
 
-    def can_grant(self, scopes: Iterable[str]) -> None:
-        """Reject granting a scope that the principal does not have."""
+    def require_grantable(self, scopes: Iterable[str]) -> None:
+        """Raise Forbidden unless the principal has all of these scopes itself."""
         for scope in sorted(set(scopes)):
             if not self.has_scope(scope):
-                raise Forbidden(
-                    f"You cannot give the scope {scope}, which you do not have yourself."
-                )
+                raise Forbidden(f"You cannot grant the scope {scope}: you do not have it yourself.")
 
 
 class ServiceAccount(Model):
-    """An integration with access to the APIs: its scopes, and its secret as a keyed hash."""
+    """An account of an integration: its scopes, and a keyed hash of its secret."""
 
     fact = "service_account"
 
@@ -4044,14 +4052,14 @@ class ServiceAccount(Model):
     created_at = Timestamp(default=now)
     updated_at = Timestamp(default=now)
 
-    def is_usable(self, at: float) -> bool:
+    def is_usable(self, now: float) -> bool:
         """Return whether the account is enabled and has not expired."""
-        return not self.disabled and (not self.expires_at or at < seconds_of(self.expires_at))
+        return not self.disabled and (not self.expires_at or now < seconds_of(self.expires_at))
 
 
-def hash_secret(ring: KeyRing, secret: str) -> str:
-    """Return the stored form of a secret: HMAC-SHA-256 with a key outside of the file."""
-    return hmac.digest(ring.derive("secrets"), secret.encode(), "sha256").hex()
+def hash_secret(ring: KeyRing, secret: str, purpose: str = "secrets") -> str:
+    """Return the stored form of a secret: HMAC-SHA-256 with a key that is not in the file."""
+    return hmac.digest(ring.derive(purpose), secret.encode(), "sha256").hex()
 
 
 def token_signer(ring: KeyRing, purpose: str) -> URLSafeSerializer:
@@ -4063,100 +4071,108 @@ def token_signer(ring: KeyRing, purpose: str) -> URLSafeSerializer:
     )
 
 
-class Tokens:
-    """Issues and verifies the access tokens of one workspace, with a cache of verified ones.
+class CredentialCache:
+    """Verifies one kind of credentials of a workspace, and caches the principals."""
+
+    max_entries = 10_000
+    expiry_message = ""
+
+    def __init__(self, workspace: Workspace):
+        self.workspace = workspace
+        self._principals: dict[str, Principal] = {}
+
+    def check(self, credential: str) -> Principal | None:
+        """Return the principal of a credential; raise Ended after its expiry."""
+        # A look-up that began before a revocation fills the dictionary that `clear` dropped.
+        principals = self._principals
+        principal = principals.get(credential)
+        if principal is None:
+            principal = self.verify(credential)
+            if principal is None:
+                return None
+            if len(principals) >= self.max_entries:
+                principals.clear()
+            principals[credential] = principal
+        if self.workspace.source.clock() >= principal.expires_at:
+            raise Ended(principal.id, self.expiry_message)
+        return principal
+
+    def cached(self, credential: str) -> Principal | None:
+        """Return the principal of a cached credential that has not expired, or None."""
+        principal = self._principals.get(credential)
+        is_valid = principal and self.workspace.source.clock() < principal.expires_at
+        return principal if is_valid else None
+
+    def verify(self, credential: str) -> Principal | None:
+        """Look a credential up in the file; return None, or raise Unauthenticated, if invalid."""
+        raise NotImplementedError
+
+    def clear(self) -> None:
+        """Clear the cache, after a change or a revocation."""
+        self._principals = {}
+
+
+class Tokens(CredentialCache):
+    """The access tokens of one workspace.
 
     A token is `<slug>.<itsdangerous payload and HMAC-SHA-256>` with account, generation, scopes and
     expiry. A change of any account clears the cache.
     """
 
-    REMEMBERED = 10_000
+    expiry_message = "The token has expired; get a new one."
 
     def __init__(self, workspace: Workspace, slug: str):
-        self.workspace, self.slug = workspace, slug
-        self._signer = token_signer(workspace.ring, "access-token")
-        self._known: dict[str, Principal] = {}
-
-    def verified(self, token: str) -> Principal | None:
-        """Return the principal of a token that was verified and has not expired since, or None."""
-        principal = self._known.get(token)
-        is_good = principal and self.workspace.source.clock() < principal.expires_at
-        return principal if is_good else None
+        super().__init__(workspace)
+        self.slug, self._signer = slug, token_signer(workspace.ring, "access-token")
 
     def issue(self, account: ServiceAccount, scopes: Iterable[str], life: int) -> str:
-        """Make a token for an account, good for `life` seconds of the instance's clock."""
+        """Create a token of an account that expires after `life` seconds."""
         expiry = int(self.workspace.source.clock()) + life
         claims = [account.id, account.generation, expiry, sorted(scopes)]
         return f"{self.slug}.{self._signer.dumps(claims)}"
 
-    def check(self, token: str) -> Principal:
-        """The principal that a token speaks for, or Unauthenticated."""
-        # A look-up that began before a change of an account fills the abandoned cache.
-        principals = self._known
-        principal = principals.get(token)
-        at = self.workspace.source.clock()
-        if principal is None:
-            principal = self.verify(token, at)
-            if len(principals) >= self.REMEMBERED:
-                principals.clear()
-            principals[token] = principal
-        if at >= principal.expires_at:
-            raise Ended(principal.id, "The token has expired; get a new one.")
-        return principal
-
-    def verify(self, token: str, at: float) -> Principal:
-        """Check a token's signature, and its account in the file."""
+    def verify(self, credential):
         try:
-            account_id, generation, expiry, scopes = self._signer.loads(token.partition(".")[2])
+            key, generation, expiry, scopes = self._signer.loads(credential.partition(".")[2])
         except (BadData, ValueError):
             raise Unauthenticated from None
+        now = self.workspace.source.clock()
         with self.workspace.read():
-            account = ServiceAccount.find_or_none(account_id)
-        if account is None or account.generation != generation or not account.is_usable(at):
-            raise Ended(account_id)
+            account = ServiceAccount.find_or_none(key)
+        if account is None or account.generation != generation or not account.is_usable(now):
+            raise Ended(key)
         if account.expires_at:
             expiry = min(expiry, seconds_of(account.expires_at))
-        allowed = frozenset(scopes) & frozenset(account.scopes)
-        return Principal(account.id, allowed, expiry, account.name)
-
-    def forget(self) -> None:
-        """Clear the token cache, since an account changed."""
-        self._known = {}
+        return Principal(key, frozenset(scopes).intersection(account.scopes), expiry, account.name)
 
 
 # --- Uploads ------------------------------------------------------------------
-# A file may be larger than memory: it passes through in pieces, and to a temporary file if it is
-# large.
+# A file may be larger than memory: it is read in parts, into a temporary file if it is large.
 
 UPLOAD_MEDIA = "multipart/form-data"
 FORM_MEDIA = "application/x-www-form-urlencoded"
-PIECE = 262_144
-#: Bytes of a text beside the file.
+PART_SIZE = 262_144
+#: The maximum size in bytes of a text field of a form.
 _FIELD_SIZE = 65_536
 _BYTES_MEDIA = "application/octet-stream"
-#: A media type that is fit for a header (RFC 9110, 8.3.1).
+#: A media type that is valid in a header (RFC 9110, 8.3.1).
 _MEDIA_TYPE = r"(?a)[\w!#$&^.+-]{1,120}/[\w!#$&^.+-]{1,120}(?:; ?[ -~]{1,80})?"
 #: Characters that are invisible, end a line or change the direction of text.
 UNSEEN = "[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 
 
-class File:
+class File(Anything):
     """The file of a multipart form, which the context reads itself."""
 
     default, null = None, False
 
-    def coerce(self, value: Any) -> Any:
-        """Return the value unchanged."""
-        return value
-
-    def read(self, value: Any) -> Any:
-        """Return the uploaded file; reject any other value."""
+    def read(self, value):
         if not isinstance(value, Upload):
             raise ValueError(f"Expected a file in {UPLOAD_MEDIA}")
         return value
 
-    def describe(self) -> dict:
-        """Describe bytes, both as OpenAPI 3.0 and as 3.1 do."""
+    def describe(self):
+        # `format` is OpenAPI 3.0, `contentMediaType` is OpenAPI 3.1.
         return {"type": "string", "format": "binary", "contentMediaType": _BYTES_MEDIA}
 
 
@@ -4175,20 +4191,20 @@ class Upload:
         #: See `_name_with_path`.
         self.path = ""
 
-    def pieces(self) -> Iterator[bytes]:
-        """Yield the content in pieces of 256 KiB."""
+    def parts(self) -> Iterator[bytes]:
+        """Yield the content in parts of 256 KiB."""
         self.content.seek(0)
-        while piece := self.content.read(PIECE):
-            yield piece
+        while part := self.content.read(PART_SIZE):
+            yield part
 
     def members(self) -> dict[str, Any]:
-        """The form as an object."""
+        """Return the form as a JSON object."""
         return {**self.fields, "file": self}
 
     def text(self) -> str:
-        """Return the content as text; raises ValueError if it is none.
+        """Decode the content from UTF-8, UTF-16 or UTF-32, as its first bytes indicate.
 
-        It is UTF-8, or another encoding of JSON, which its first bytes show.
+        Raise ValueError for other content.
         """
         import mmap
 
@@ -4200,19 +4216,19 @@ class Upload:
             return str(mapped, json.detect_encoding(mapped[:4]))
 
     def close(self) -> None:
-        """Let the temporary file go."""
+        """Close and delete the temporary file."""
         self.content.close()
 
 
 class SizeLimitedStream:
-    """A stream that hashes what is read, and raises beyond a limit."""
+    """A stream that hashes the bytes that are read; raises TooLarge beyond a limit."""
 
     def __init__(self, stream: Any, limit: int, noun: str = "body"):
         self.stream, self.limit, self.noun, self.size = stream, limit, noun, 0
         self.digest = hashlib.sha256()
 
     def read(self, size: int) -> bytes:
-        """Read at most so many bytes."""
+        """Read up to `size` bytes."""
         data = self.stream.read(size)
         self.digest.update(data)
         self.size += len(data)
@@ -4222,7 +4238,7 @@ class SizeLimitedStream:
 
 
 def read_upload(stream: SizeLimitedStream, content_type: str, folder: str | None = None) -> Upload:
-    """Read the part `file` of a multipart body (RFC 7578); raises Invalid unless there is one."""
+    """Read a multipart body (RFC 7578); raise Invalid without exactly one part `file`."""
     from falcon import HTTPError
     from falcon.media import MultipartFormHandler
 
@@ -4230,16 +4246,19 @@ def read_upload(stream: SizeLimitedStream, content_type: str, folder: str | None
     with contextlib.ExitStack() as unless_done:
         content = unless_done.enter_context(temporary_file(folder))
         try:
-            # Falcon requires a length; one byte beyond the limit makes the excess noticed.
+            # Falcon requires a length; with one byte more, the stream detects the excess.
             form = MultipartFormHandler().deserialize(stream, content_type, stream.limit + 1)
             for part in form:
                 if part.name != "file":
-                    fields[part.name] = _keep_field(part)
+                    fields[part.name] = _read_field(part)
                 elif upload:
                     raise Invalid(issues=[field_error(["file"], "Expected one file")])
                 else:
-                    upload = _keep_part(part, content)
-            while stream.read(PIECE):
+                    name = part.filename or ""
+                    media_type = _declared_media_type(part)
+                    upload = _store(part.stream, content, name or part.name, media_type)
+                    upload.path = _name_with_path(name)
+            while stream.read(PART_SIZE):
                 pass
         except (HTTPError, ValueError):
             raise Invalid("The body is not a multipart form.") from None
@@ -4252,7 +4271,7 @@ def read_upload(stream: SizeLimitedStream, content_type: str, folder: str | None
 
 
 def temporary_file(folder: str | None = None) -> IO[bytes]:
-    """Open an unnamed file that is in memory up to one MiB, and in a folder beyond."""
+    """Open an unnamed file, which is in memory up to one MiB, and beyond that in a folder."""
     import tempfile
 
     return tempfile.SpooledTemporaryFile(1 << 20, dir=folder)
@@ -4265,38 +4284,31 @@ def nameless_file(folder: str | None) -> IO[bytes]:
     return tempfile.TemporaryFile(dir=folder)
 
 
-def _keep_part(part: Any, content: IO[bytes]) -> Upload:
-    """Store the content of a part."""
-    upload = _keep(part.stream, content, part.filename or part.name, _declared_media_type(part))
-    upload.path = _name_with_path(part.filename or "")
-    return upload
-
-
-def _keep(stream: Any, content: IO[bytes], name: str, media_type: str) -> Upload:
-    """Take all of a stream in, as a file of this name and media type."""
+def _store(stream: Any, content: IO[bytes], name: str, media_type: str) -> Upload:
+    """Copy a stream to a temporary file."""
     digest, size = hashlib.sha256(), 0
-    while piece := stream.read(PIECE):
-        digest.update(piece)
-        size += len(piece)
-        content.write(piece)
+    while part := stream.read(PART_SIZE):
+        digest.update(part)
+        size += len(part)
+        content.write(part)
     return Upload(content, _safe_name(name), media_type, size, digest.hexdigest())
 
 
 def read_file(stream: IO[bytes], name: str, limit: int, folder: str | None = None) -> Upload:
-    """Read a JSON file that was not uploaded as a form; raises TooLarge beyond a limit."""
+    """Read a JSON file that was not uploaded as a form; raise TooLarge beyond a limit."""
     with contextlib.ExitStack() as unless_done:
         content = unless_done.enter_context(temporary_file(folder))
-        taken = _keep(SizeLimitedStream(stream, limit, "file"), content, name, "application/json")
+        limited = SizeLimitedStream(stream, limit, "file")
+        upload = _store(limited, content, name, "application/json")
         unless_done.pop_all()
-    return taken
+    return upload
 
 
-def _keep_field(part: Any) -> str:
-    """Return the text of a part that is not the file, up to the size of a form's field."""
+def _read_field(part: Any) -> str:
+    """Return the text of a part that is not the file, truncated to `_FIELD_SIZE` bytes."""
     data = part.stream.read(_FIELD_SIZE)
     part.stream.exhaust()
-    # Invalid UTF-8 becomes a character that texts may not contain, which matters only if it is
-    # read.
+    # Invalid UTF-8 becomes lone surrogates, which fields reject when they are validated.
     return data.decode("utf-8", "surrogateescape")
 
 
@@ -4307,9 +4319,9 @@ def _safe_name(name: str) -> str:
 
 
 def _name_with_path(name: str) -> str:
-    """Return a file's name with its path, if it was sent, for comparisons only.
+    """Return a file's name with its path, for comparisons only.
 
-    Empty for the names that clients use for pipes and variables.
+    It is empty for the names that clients send for pipes and variables.
     """
     parts = [part.strip() for part in re.split(r"[/\\]", re.sub(UNSEEN, "", name))]
     path = "/".join(part for part in parts if part not in ("", "."))
@@ -4318,14 +4330,14 @@ def _name_with_path(name: str) -> str:
 
 
 def _declared_media_type(part: Any) -> str:
-    """Return the media type of a part; that of plain bytes without a valid one."""
+    """Return the media type of a part; without a valid one, that of bytes."""
     # Falcon distinguishes a part without a type from one of text/plain only internally.
-    sent = getattr(part, "_headers", {}).get(b"content-type", b"").decode("latin-1").strip()
-    return sent if re.fullmatch(_MEDIA_TYPE, sent) else _BYTES_MEDIA
+    header = getattr(part, "_headers", {}).get(b"content-type", b"").decode("latin-1").strip()
+    return header if re.fullmatch(_MEDIA_TYPE, header) else _BYTES_MEDIA
 
 
 def attachment_headers(name: str, media_type: str, size: int | None = None) -> dict[str, str]:
-    """Return headers with which browsers save a file instead of showing it (RFC 6266)."""
+    """Return headers that make browsers save a file instead of displaying it (RFC 6266)."""
     plain = re.sub(r"[^\w .()+-]", "_", name, flags=re.A)
     exact = urllib.parse.quote(name, safe="")
     return {
@@ -4340,7 +4352,7 @@ def attachment_headers(name: str, media_type: str, size: int | None = None) -> d
 
 
 def read_address(text: str) -> IPv4Address | IPv6Address | None:
-    """Parse the IP address of a text, which may have a port or brackets; None without one."""
+    """Parse an IP address with or without a port or brackets; None for other text."""
     match = re.fullmatch(r"\[(.+)\](?::\d+)?|([^:]+)(?::\d+)?|(.+)", text.strip())
     with contextlib.suppress(ValueError):
         address = ip_address(next(filter(None, match.groups()))) if match else None
@@ -4349,7 +4361,7 @@ def read_address(text: str) -> IPv4Address | IPv6Address | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host, with a port or without, is the machine itself by its very name."""
+    """Return whether a host, with or without a port, is a loopback address or localhost."""
     host = host.strip().strip('"')
     if address := read_address(host):
         return address.is_loopback
@@ -4364,24 +4376,22 @@ _FORWARDING_HEADERS = (
 
 
 def forwarded_hosts(request: falcon.Request) -> list[str]:
-    """Return the hosts that proxies name in a request; a proxy that names none is named itself."""
+    """Return the hosts that proxies name in a request, or else the proxies themselves."""
     header = functools.partial(request.get_header, default="")
     hosts = [
         host for name in _FORWARDING_HEADERS if header(name) for host in header(name).split(",")
     ]
     if forwarded := header("Forwarded"):
-        # RFC 7239: an element without these parameters hides the client, and stands for itself.
-        pairs = re.findall(
-            r"""\b(?:for|by|host)\s*=\s*("[^"]*"|[^;,\s]*)""", forwarded, re.IGNORECASE
-        )
-        hosts += pairs or [forwarded]
+        # RFC 7239: an element without these parameters hides the client.
+        parameter = r"""(?i)\b(?:for|by|host)\s*=\s*("[^"]*"|[^;,\s]*)"""
+        hosts += re.findall(parameter, forwarded) or [forwarded]
     if not hosts and (via := header("Via")):
         hosts = [next(iter(hop.split()[1:]), "") for hop in via.split(",")]
     return hosts
 
 
 def is_of_foreign_page(request: falcon.Request, origins: Sequence[str]) -> bool:
-    """Return whether a browser says that a page of another origin makes a request.
+    """Return whether a request is from a page of another origin, by the browser's headers.
 
     Programs other than browsers send no origin. The page of a proxy has the proxy's origin.
     """
@@ -4398,7 +4408,7 @@ def is_of_foreign_page(request: falcon.Request, origins: Sequence[str]) -> bool:
 
 
 class RequestContext:
-    """One request being answered: workspace, principal, query, body, and headers to send."""
+    """One request: workspace, principal, query, body, and the headers of its response."""
 
     __slots__ = (
         "body", "headers", "is_counted", "lite", "operation", "prepared", "principal", "query",
@@ -4427,13 +4437,13 @@ class RequestContext:
 
     @property
     def address(self) -> str:
-        """The caller's address: the peer's, or the one of X-Forwarded-For behind a trusted
-        proxy."""
+        """The caller's address: the peer's or, behind a trusted proxy, that of
+        X-Forwarded-For."""
         address = self.request.remote_addr or ""
         proxies = networks_of(self.settings, "trusted_proxies")
         if not proxies:
             return address
-        # At most 16 proxies in a row; a longer rest is no address.
+        # At most 16 proxies in a row; a longer remainder is not an address.
         hops = self.request.get_header("X-Forwarded-For", default="").rsplit(",", 16)
         while hops and (peer := read_address(address)):
             if not any(peer in network for network in proxies):
@@ -4451,7 +4461,7 @@ class RequestContext:
         return str(address)
 
     def acting(self, actor: str = "") -> dict[str, str]:
-        """The actor of a transaction of this request: its principal by default."""
+        """Return the session arguments of this request; the actor is by default its principal."""
         actor = actor or self.principal.id
         return {"actor": actor, "request_id": self.request_id, "address": self.address}
 
@@ -4466,10 +4476,7 @@ class RequestContext:
                 raise Invalid(issues=[field_error([name], "Expected text without NUL")])
             if value or not self.ignores_empty(name):
                 parameters[name] = value
-        try:
-            self.query = self.operation.query.read(parameters, parse=True)
-        except ValidationErrors as faults:
-            raise Invalid(issues=[field_error(*fault) for fault in faults.issues]) from None
+        self.query = self.operation.query.validate(parameters, parse=True)
 
     def ignores_empty(self, name: str) -> bool:
         """Return whether an empty query parameter counts as absent."""
@@ -4482,23 +4489,20 @@ class RequestContext:
         if operation.body is EMPTY:
             return
         if self.request.content_length:
-            # Before it is read: an unread body may be large.
+            # Checked before the body is read, which may be large.
             self.check_media()
         if UPLOAD_MEDIA in operation.media and self.media_type() == UPLOAD_MEDIA:
-            self.upload = self.take_upload()
+            self.upload = self.read_upload()
             schema, data = operation.form or operation.body, self.upload.members()
         else:
-            data = self.load() if self.take_raw() else {}
+            data = self.load() if self.read_raw() else {}
             schema, data = operation.body, operation.resource.accept(self, data)
         coerce, parse = operation.surface.coerces, self.upload is not None
-        try:
-            self.body = schema.read(data, partial=operation.partial, coerce=coerce, parse=parse)
-        except ValidationErrors as faults:
-            raise Invalid(issues=[field_error(*fault) for fault in faults.issues]) from None
+        self.body = schema.validate(data, partial=operation.partial, coerce=coerce, parse=parse)
         self.reason = self.body.pop("reason", "")
 
-    def take_raw(self) -> bytes:
-        """The bytes of the body, refused when they are over the operation's limit."""
+    def read_raw(self) -> bytes:
+        """Read the bytes of the body; raise TooLarge beyond the operation's limit."""
         if self.raw:
             return self.raw
         limit = getattr(self.settings, self.operation.limit)
@@ -4509,8 +4513,8 @@ class RequestContext:
             raise TooLarge(f"The body is over the limit of {limit} bytes.")
         return self.raw
 
-    def take_upload(self) -> Upload:
-        """Read the file of a multipart body in pieces."""
+    def read_upload(self) -> Upload:
+        """Read the file of a multipart body in parts."""
         limit, folder = getattr(self.settings, self.operation.limit), storage_folder(self.settings)
         if (self.request.content_length or 0) > limit:
             raise TooLarge(f"The body is over the limit of {limit} bytes.")
@@ -4525,22 +4529,22 @@ class RequestContext:
         return self.request.bounded_stream
 
     def body_digest(self) -> bytes:
-        """SHA-256 of the bytes of the body."""
+        """Return the SHA-256 of the body."""
         return self.upload.body_digest if self.upload else hashlib.sha256(self.raw).digest()
 
     def media_type(self) -> str:
-        """The media type of the body; empty without one."""
+        """Return the media type of the body; empty if it has none."""
         return (self.request.content_type or "").partition(";")[0].strip().lower()
 
     def check_media(self) -> None:
-        """Reject a body of a media type that the operation does not read, or without one.
+        """Reject a body without a media type that the operation accepts.
 
         Browsers let pages of any origin send a body without a type.
         """
         if self.media_type() not in self.operation.media:
-            kinds = " or ".join(self.operation.media)
-            hint = "" if self.media_type() else " Say so in the Content-Type header."
-            raise UnsupportedMediaType(f"This operation reads {kinds}.{hint}")
+            accepted = " or ".join(self.operation.media)
+            hint = "" if self.media_type() else " Declare it in the Content-Type header."
+            raise UnsupportedMediaType(f"This operation accepts {accepted}.{hint}")
 
     def load(self) -> Any:
         """Parse the body by its media type."""
@@ -5037,7 +5041,7 @@ class Idempotency:
                     field_error(["Idempotency-Key"], "Expected 1 to 255 visible ASCII characters")
                 ]
             )
-        parts = [context.principal.party, context.request.method, context.request.path, key]
+        parts = [context.principal.owner, context.request.method, context.request.path, key]
         self.id = hashlib.sha256(to_json(parts).encode()).hexdigest()
         self.fingerprint, self.request_body = context.body_digest().hex(), context.raw
         self.workspace = context.workspace
@@ -5125,7 +5129,7 @@ class RateLimits:
         access, organization = self.access(context), id(context.workspace)
         reads, writes, *shared = surface.rates
         limit = getattr(self.settings, reads if access == "read" else writes)
-        account = organization, surface.name, context.principal.party, access
+        account = organization, surface.name, context.principal.owner, access
         buckets = [(account, limit, f"token-{access}")]
         buckets += [((organization,), getattr(self.settings, name), "org") for name in shared]
         context.is_counted = True
@@ -6939,7 +6943,7 @@ def _identify_signer(context: RequestContext, path: Sequence[str], at: float) ->
     """
     if context.request.content_length:
         context.check_media()
-    context.take_raw()
+    context.read_raw()
     identify = context.operation.resource.signer
     answers, absent = [], []
     for workspace in context.lite.workspaces.values():
@@ -8068,7 +8072,7 @@ class Accounts:
     def act(self, reason: str, work: Callable[[], Any], show: Show = None) -> Any:
         """Run one administrative write, and clear the token cache."""
         result = administer(self.workspace, reason, work, show)
-        self.workspace.tokens.forget()
+        self.workspace.tokens.clear()
         return result
 
     def create(
@@ -8153,13 +8157,9 @@ _NEW_ACCOUNT = Schema.of(ServiceAccount, "name expires_at contact")
 def read_members(schema: Schema, arguments: dict, partial: bool = False) -> dict:
     """Validate arguments of the Python API; raises Invalid with every fault."""
     try:
-        return schema.read(arguments, partial=partial)
-    except ValidationErrors as faults:
-        issues = [field_error(*fault) for fault in faults.issues]
-        sentences = "; ".join(
-            f"{'.'.join(map(str, fault['path']))}: {fault['message']}" for fault in issues
-        )
-        raise Invalid(f"{sentences}.", issues) from None
+        return schema.validate(arguments, partial=partial)
+    except Invalid as problem:
+        raise Invalid(f"{problem.issue_text}.", problem.issues) from None
 
 
 _TOKEN_ANSWER = {
@@ -10068,16 +10068,16 @@ FACTSTORE_SCOPES = ("factstore:read", "factstore:write", "factstore:govern", "fa
 
 
 def now_exactly() -> str:
-    """The present with microseconds, as every timestamp of this surface is written."""
+    """Return the current time with microseconds, as all timestamps of this API."""
     return session().source.now(6)
 
 
-#: A text with a character that is no blank, neither to Python nor in JSON Schema (ECMA-262).
+#: A text with a character that is white space neither in Python nor in JSON Schema (ECMA-262).
 NOT_BLANK = r"(?s:.*[^\s\x1c-\x1f\x85\ufeff].*)"
 
 
 class Name(Text):
-    """A name of 1 to 255 characters that are not all blank, without blanks around them."""
+    """A name of 1 to 255 characters, stripped of white space at both ends."""
 
     strips = True
 
@@ -10094,7 +10094,7 @@ class Digest(Text):
         pattern = "(?:[sS][hH][aA]256:)?[0-9a-fA-F]{64}"
         hint = "Expected 64 hexadecimal digits, or sha256: and these"
         if options.get("null"):
-            # A form sends an empty text for a digest that it leaves out.
+            # A form sends an empty text for a digest that it omits.
             pattern = f"(?:{pattern})?"
         super().__init__(pattern=pattern, hint=hint, **options)
 
@@ -10103,51 +10103,49 @@ class Digest(Text):
 
 
 def canonical_digest(digest: str) -> str:
-    """Normalize a digest to `sha256:` and lower case; text that is no digest, as in old records,
-    stays."""
+    """Normalize a digest to `sha256:` and lower case; return other text of old records as is."""
     digits = digest.lower().removeprefix("sha256:")
     return f"sha256:{digits}" if re.fullmatch("[0-9a-f]{64}", digits) else digest
 
 
 def digest_spellings(digest: str) -> str:
-    """The JSON array of the ways in which older versions stored a digest, for DIGEST_IN."""
+    """Return the JSON array of the spellings of a digest in older versions, for DIGEST_IN."""
     digits = digest.removeprefix("sha256:")
     upper = digits.upper()
     return to_json([digest, digits, f"sha256:{upper}", upper, f"SHA256:{upper}"])
 
 
-#: SQL that tests whether a column has one of these spellings.
+#: SQL that matches a column with these spellings.
 DIGEST_IN = 'IN (SELECT "value" FROM json_each(?))'
 
 
 def spellings_sql(digest: str) -> str:
-    """SQL for the list of the spellings of a digest in SQL, after IN."""
+    """Return the right side of an SQL IN with the spellings of a digest."""
     digits = f"replace(lower({digest}), 'sha256:', '')"
     prefixed = f"'sha256:' || {digits}, 'sha256:' || upper({digits}), 'SHA256:' || upper({digits})"
     return f"({digest}, {digits}, upper({digits}), {prefixed})"
 
 
-class Id(Text):
-    """A UUID in either letter case that need not exist, as in a query."""
+class UniqueName:
+    """Mixed into a model whose names are unique; a second record of a name is a Conflict."""
 
-    def __init__(self, **options: Any):
-        super().__init__(36, 36, **options)
+    @classmethod
+    def create(cls, **values: Any) -> Self:
+        """Create a record under a free name."""
+        cls._require_free_name(values["name"])
+        return super().create(**values)
 
-    def read(self, value):
-        return read_uuid(value)
+    def change(self, **values: Any) -> None:
+        """Change columns; a new name must be free."""
+        name = values.get("name", self.name)
+        if name != self.name:
+            self._require_free_name(name)
+        return super().change(**values)
 
-    def describe(self):
-        return {"type": "string", "format": "uuid"}
-
-
-class Owner(ForeignKey):
-    """A reference to a record with a UUID, in either letter case."""
-
-    def read(self, value):
-        return read_uuid(value)
-
-    def describe(self):
-        return {"type": "string", "format": "uuid"}
+    @classmethod
+    def _require_free_name(cls, name: str) -> None:
+        if cls.exists(name=name):
+            raise Conflict(f"{cls.noun().capitalize()} with name '{name}' already exists")
 
 
 class AuditEvent(Model):
@@ -10173,12 +10171,12 @@ class AuditEvent(Model):
     payload = Text(2**31)
     occurred_at = Timestamp(6, default=now_exactly, index=True)
     region = Text(255, null=True)
-    #: Whose credentials made the request; `actor` may be a name from the body.
+    #: The owner of the request's credentials; `actor` may be a name from the body.
     principal = Text(320, null=True, since=6)
 
     @classmethod
     def record(cls, event_type: str, actor: str, payload: dict, **subject: Any) -> AuditEvent:
-        """Put a happening into the log; `subject` names trail, artifact or environment."""
+        """Record an event; `subject` names trail, artifact or environment."""
         current = session()
         region = current.region or current.workspace.settings.factstore_region
         subject |= {"region": region, "principal": current.actor or None}
@@ -10188,8 +10186,8 @@ class AuditEvent(Model):
 # --- API keys -----------------------------------------------------------------
 
 
-class FactstoreServiceAccount(Model):
-    """A service account of the Factstore surface: the owner of API keys of machines."""
+class FactstoreServiceAccount(UniqueName, Model):
+    """A service account of the Factstore API, which owns API keys."""
 
     fact, key, touched, since = "machine_account", "name", True, 3
     schema_name = "ServiceAccountResponse"
@@ -10206,23 +10204,6 @@ class FactstoreServiceAccount(Model):
     @classmethod
     def noun(cls):
         return "service account"
-
-    @classmethod
-    def named(cls, name: str) -> FactstoreServiceAccount | None:
-        """The account of this name."""
-        return cls.find_or_none(name=name)
-
-    @classmethod
-    def create(cls, **values):
-        if cls.named(values["name"]):
-            raise Conflict(f"Service account with name '{values['name']}' already exists")
-        return super().create(**values)
-
-    def change(self, **values):
-        name = values.get("name", self.name)
-        if name != self.name and self.named(name):
-            raise Conflict(f"Service account with name '{name}' already exists")
-        return super().change(**values)
 
     def remove(self):
         revoke_keys_of(self.id)
@@ -10269,58 +10250,47 @@ class ApiKey(Model):
         """Change the key, and clear the key cache after the commit."""
         self.change(**values)
         current = session()
-        current.afterwards.append(current.workspace.api_keys.forget)
+        current.afterwards.append(current.workspace.api_keys.clear)
 
 
 def revoke_keys_of(owner_id: str) -> None:
-    """Revoke every key of a deleted owner; they remain in the lists."""
+    """Revoke all keys of an owner; the lists still contain them."""
     for key in ApiKey.select().where(ApiKey.owner_id == owner_id, ApiKey.is_active):
         key.revoke()
 
 
-#: Also the message for a revoked key, so that nobody learns which keys existed.
-UNKNOWN_KEY = "The API key is not known here, or was revoked."
+#: Also the message for a revoked key, so that callers cannot learn which keys existed.
+UNKNOWN_KEY = "The API key does not exist, or was revoked."
 _KEYS = Listing(ApiKey, "owner_id")
 _KEY_SCOPES = ("factstore:read", "factstore:write")
-#: The last second that a timestamp of four digits for the year can name.
-_END_OF_TIME = 253_402_300_799
+#: 9999-12-31T23:59:59Z, the last second with a year of four digits.
+_MAX_TIMESTAMP = 253_402_300_799
 
 
-class ApiKeys:
-    """The API keys of one workspace: created, listed, revoked and verified.
+class ApiKeys(CredentialCache):
+    """The API keys of one workspace; revoking any of them clears the cache."""
 
-    A verified key is cached; revoking any key clears the cache.
-    """
-
-    REMEMBERED = 10_000
+    expiry_message = "The API key has expired; create a new one."
     PREFIXES: ClassVar[dict] = {"USER": "fsp_", "SERVICE_ACCOUNT": "fss_"}
-
-    def __init__(self, workspace: Workspace):
-        self.workspace = workspace
-        self._known: dict[str, Principal] = {}
-
-    def hash(self, key: str) -> str:
-        """Return the stored form of a key: HMAC-SHA-256 with a secret outside of the file."""
-        return hmac.digest(self.workspace.ring.derive("api keys"), key.encode(), "sha256").hex()
 
     def issue(
         self, owner_id: str, owner_type: str, label: str, days: int | None, scopes: Iterable[str]
     ) -> tuple[dict, str]:
-        """Create a key in the current session; its text is returned only now.
+        """Create a key in the current session; return its record and its text.
 
-        A key for no days or fewer has expired already.
+        A key with a lifetime of zero or negative days has expired already.
         """
         source, expiry = self.workspace.source, None
         text = self.PREFIXES[owner_type] + source.random.randbytes(32).hex()
         if days is not None:
-            end = source.clock() + days * 86_400
-            expiry = source.timestamp(min(max(end, 0), _END_OF_TIME), 6)
+            seconds = source.clock() + days * 86_400
+            expiry = source.timestamp(min(max(seconds, 0), _MAX_TIMESTAMP), 6)
         record = ApiKey.create(
             owner_id=owner_id,
             owner_type=owner_type,
             label=label,
             key_prefix=text[:12],
-            key_hash=self.hash(text),
+            key_hash=hash_secret(self.workspace.ring, text, "api keys"),
             scopes=sorted(set(scopes)),
             ttl_days=days,
             expires_at=expiry,
@@ -10341,9 +10311,9 @@ class ApiKeys:
         """
         requested = set(scopes)
         if unknown := requested.difference(FACTSTORE_SCOPES):
-            scopes_known = ", ".join(FACTSTORE_SCOPES)
             raise Invalid(
-                f"There is no scope {min(unknown)} for API keys; there are {scopes_known}."
+                f"There is no scope {min(unknown)} for API keys; there are "
+                f"{', '.join(FACTSTORE_SCOPES)}."
             )
         if not requested:
             raise Invalid("An API key needs at least one scope.")
@@ -10353,8 +10323,9 @@ class ApiKeys:
         return administer(self.workspace, "API key created.", work, show)
 
     def issue_named(self, label: str, scopes: Iterable[str], days: int | None = None) -> dict:
-        """Make a key of the service account of this name, in the current session."""
-        account = FactstoreServiceAccount.named(label) or FactstoreServiceAccount.create(name=label)
+        """Create a key of the service account `label` in the current session."""
+        account = FactstoreServiceAccount.find_or_none(name=label)
+        account = account or FactstoreServiceAccount.create(name=label)
         record, text = self.issue(account.id, "SERVICE_ACCOUNT", label, days, scopes)
         return {**record, "apiKey": text}
 
@@ -10372,32 +10343,20 @@ class ApiKeys:
         return keys
 
     def revoke(self, key: str) -> None:
-        """End a key, at once."""
+        """Revoke a key; it stops working immediately."""
         administer(self.workspace, "API key revoked.", lambda: ApiKey.find(key).revoke())
 
-    def check(self, text: str) -> Principal | None:
-        """Return the principal of a key; None if this workspace does not have it."""
-        # A look-up that began before a key was revoked fills the abandoned cache.
-        principals = self._known
-        principal, at = principals.get(text), self.workspace.source.clock()
-        if principal is None:
-            principal = self.look_up(text)
-            if principal is None:
-                return None
-            if len(principals) >= self.REMEMBERED:
-                principals.clear()
-            principals[text] = principal
-        if at >= principal.expires_at:
-            raise Ended(principal.id, "The API key has expired; make a new one.")
-        self.workspace.note_use(principal.id, at)
+    def check(self, credential):
+        """Return the principal of a key, and record the use; None for keys of other workspaces."""
+        if principal := super().check(credential):
+            self.workspace.note_use(principal.id, self.workspace.source.clock())
         return principal
 
-    def look_up(self, text: str) -> Principal | None:
-        """Find a key in the file by its prefix, and compare its hash."""
-        digest = self.hash(text)
+    def verify(self, credential):
+        digest = hash_secret(self.workspace.ring, credential, "api keys")
         with self.workspace.read():
-            candidates = list(ApiKey.select().where(ApiKey.key_prefix == text[:12]))
-        for key in candidates:
+            keys = list(ApiKey.select().where(ApiKey.key_prefix == credential[:12]))
+        for key in keys:
             if hmac.compare_digest(key.key_hash, digest):
                 if not key.is_active:
                     raise Ended(key.id, UNKNOWN_KEY)
@@ -10405,14 +10364,9 @@ class ApiKeys:
                 return Principal(key.id, frozenset(key.scopes), expiry, key.label, key.owner_id)
         return None
 
-    def forget(self) -> None:
-        """Clear the key cache after a revocation."""
-        self._known = {}
-
 
 def key_request(name: str, *columns: Member) -> Schema:
-    """Return the body's schema of a request for an API key, with its owner unless the path has
-    it."""
+    """Return the schema of a request for an API key; `columns` name its owner."""
     scopes = ListOf(Choice(" ".join(FACTSTORE_SCOPES)), 10)
     return Schema(
         *columns,
@@ -10435,7 +10389,7 @@ def make_key(context: RequestContext, owner_id: str, owner_type: str) -> dict:
     scopes = body.get("scopes", _KEY_SCOPES)
     if not scopes:
         raise Invalid(issues=[field_error(["scopes"], "Expected at least one scope")])
-    context.principal.can_grant(scopes)
+    context.principal.require_grantable(scopes)
     key, text = keys.issue(owner_id, owner_type, body["label"], body.get("ttl_days"), scopes)
     return {**key, "plainTextKey": text}
 
@@ -10626,9 +10580,8 @@ class _FactstoreSurface(Surface):
 
     def present_problem(self, problem, context):
         message = str(problem)
-        if problem.issues:
-            sentences = (f"{'.'.join(map(str, i['path']))}: {i['message']}" for i in problem.issues)
-            message = "; ".join(sentences) if message == Invalid.sentence else message
+        if problem.issues and message == Invalid.sentence:
+            message = problem.issue_text
         return {
             "status": problem.status,
             "error": problem.title or HTTPStatus(problem.status).phrase,
@@ -11409,7 +11362,7 @@ def artifact_fields(name: str, digest: str) -> dict[str, str | None]:
 # --- Flows --------------------------------------------------------------------
 
 
-class Flow(Model):
+class Flow(UniqueName, Model):
     """A path to production, with the attestations that it requires."""
 
     fact, key, touched = "flow", "name", True
@@ -11436,24 +11389,15 @@ class Flow(Model):
 
     @classmethod
     def create(cls, **values):
-        _check_flow_name(values["name"])
         check_organisation(values.get("org_slug"))
         return super().create(**split_lists(values))
 
     def change(self, **values):
-        if values.get("name", self.name) != self.name:
-            _check_flow_name(values["name"])
         return super().change(**split_lists(values))
 
     def template(self) -> Any:
         """Return the template as JSON; None without one, or if it is no YAML mapping."""
         return read_template(self.template_yaml).document if self.template_yaml else None
-
-
-def _check_flow_name(name: str) -> None:
-    """Refuse a name that another flow has."""
-    if Flow.exists(name=name):
-        raise Conflict(f"Flow with name '{name}' already exists")
 
 
 def split_lists(values: dict) -> dict:
@@ -13516,10 +13460,7 @@ class AttestationsV2(Attestations, tag="V2 Attestations"):
         """Record an attestation of an artifact, by organisation, name of flow, and trail."""
         check_organisation(slug)
         _check_flow_of(slug, flow)
-        try:
-            named = self.named.read({"trailId": trail, "artifactFingerprint": fingerprint})
-        except ValidationErrors as faults:
-            raise Invalid(issues=[field_error(*fault) for fault in faults.issues]) from None
+        named = self.named.validate({"trailId": trail, "artifactFingerprint": fingerprint})
         values = context.body | {"org_slug": slug}
         fingerprint = named["artifact_fingerprint"]
         trail = Trail.find(named["trail"])
@@ -13567,7 +13508,7 @@ class EvidenceFile(Model):
             file_path=upload.path,
             **result,
         )
-        for number, piece in enumerate(upload.pieces()):
+        for number, piece in enumerate(upload.parts()):
             associated_data = EvidencePiece.associated_data(file.id, number)
             sealed = session().ring.seal_bytes(piece, associated_data)
             EvidencePiece.create(evidence_file=file.id, number=number, content=sealed)
@@ -13606,7 +13547,7 @@ class EvidenceFile(Model):
     def content(self, workspace: Workspace) -> Iterator[bytes]:
         """Return the bytes, which are read as a client receives them, outside of a session."""
         sql = 'SELECT "content" FROM "evidence_piece" WHERE "evidence_file_id" = ? AND "number" = ?'
-        for number in range(-(-self.file_size_bytes // PIECE)):
+        for number in range(-(-self.file_size_bytes // PART_SIZE)):
             with workspace.read():
                 row = workspace.fetch_row(sql, (self.id, number))
             if row is None:
@@ -13802,7 +13743,7 @@ def load_report(upload: Upload, reads: Set[str] | None = None) -> JsonNode:
     With `reads`, only members of these names are retained, so that a large report takes little
     memory; of another member only remains True, if it holds anything.
     """
-    if sum(piece.count(b",") for piece in upload.pieces()) > 3_000_000:
+    if sum(piece.count(b",") for piece in upload.parts()) > 3_000_000:
         raise ReportError("The JSON holds more than 3,000,000 values.")
 
     def retain_members(pairs):
@@ -14725,7 +14666,7 @@ class _Outcome(NamedTuple):
 def _process_junit(upload: Upload) -> _Outcome:
     """Pass when there are tests, and none failed or broke off."""
     report = JunitReport()
-    report.read(upload.pieces())
+    report.read(upload.parts())
     counts = report.counts()
     failed = counts["failures"] + counts["errors"]
     details = counts | ({"failedTests": report.failed} if report.failed else {})
@@ -14779,7 +14720,7 @@ _ISSUE_KEY = re.compile(r"(?!(?:UTF|SHA|ISO|CVE|CWE|RFC)-)[A-Z][A-Z0-9_]*-[1-9][
 def _process_jira(upload: Upload) -> _Outcome:
     """Pass when every reference has the form of an issue's key, as PAY-17."""
     try:
-        text = upload.text().strip() if upload.size <= PIECE else ""
+        text = upload.text().strip() if upload.size <= PART_SIZE else ""
     except ValueError:
         text = ""
     if not text:
@@ -15924,7 +15865,7 @@ approval whose requester is not on record (an import, an older version) takes `f
         trail = Trail.find(key)
         context.body.pop("trail_id", None)
         values = split_lists(context.body)
-        values["requested_by"] = context.principal.party
+        values["requested_by"] = context.principal.owner
         approval = Approval.create(trail=trail.id, flow=trail.flow_id, **values)
         emit("factstore.approval.requested", {"approval": approval.json()})
         notify(
@@ -15965,7 +15906,7 @@ class ApprovalDecisions(
         """Take the decision of a principal on an approval."""
         approval, principal = Approval.find(key), context.principal
         is_admin = principal.has_scope("factstore:admin")
-        decision(approval, context.body | {"decided_by": principal.party}, is_admin)
+        decision(approval, context.body | {"decided_by": principal.owner}, is_admin)
         return approval
 
 
@@ -17222,7 +17163,7 @@ def rule_fault(policy_type: str | None, threshold: Any, evaluator: str) -> str:
     return ""
 
 
-class Policy(Model):
+class Policy(UniqueName, Model):
     """The requirements for artifacts of the environments to which the policy is attached."""
 
     fact, key, touched, since = "policy", "name", True, 2
@@ -17249,15 +17190,12 @@ class Policy(Model):
 
     @classmethod
     def create(cls, **values):
-        _check_policy_name(values["name"])
         check_organisation(values.get("org_slug"))
         evaluator = values.get("policy_evaluator", "")
         _check_rule(values.get("policy_type"), values.get("threshold"), evaluator)
         return super().create(**split_lists(values))
 
     def change(self, **values):
-        if values.get("name", self.name) != self.name:
-            _check_policy_name(values["name"])
         rule = ("policy_type", "threshold", "policy_evaluator")
         _check_rule(*(values.get(name, getattr(self, name)) for name in rule))
         return super().change(**split_lists(values))
@@ -17267,12 +17205,6 @@ def _check_rule(policy_type: str | None, threshold: Any, evaluator: str) -> None
     """Refuse a rule that is not understood."""
     if fault := rule_fault(policy_type, threshold, evaluator):
         raise Unprocessable(f"This policy cannot be enforced: {fault}.")
-
-
-def _check_policy_name(name: str) -> None:
-    """Refuse a name that another policy has."""
-    if Policy.exists(name=name):
-        raise Conflict(f"Policy with name '{name}' already exists")
 
 
 class PolicyModule(Model):
@@ -18418,7 +18350,7 @@ def unpack(upload: Upload) -> dict[str, str]:
     import tarfile
     from zipfile import BadZipFile
 
-    start = next(upload.pieces(), b"")[:4]
+    start = next(upload.parts(), b"")[:4]
     upload.content.seek(0)
     archive = _Archive()
     try:
@@ -19681,7 +19613,7 @@ gives.
         user = User.with_email(context.body["email"])
         if user is None:
             raise NotFound(f"There is no user with the email '{context.body['email']}'.")
-        context.principal.can_grant(MEMBER_SCOPES[role])
+        context.principal.require_grantable(MEMBER_SCOPES[role])
         return add_member(slug, user, role)
 
     def retrieve(self, context, key, user_id):
@@ -19691,7 +19623,7 @@ gives.
     def update(self, context, key, user_id):
         """Give a member another role; the last admin keeps it."""
         member = self.member(key, user_id)
-        context.principal.can_grant(MEMBER_SCOPES[context.body["role"]])
+        context.principal.require_grantable(MEMBER_SCOPES[context.body["role"]])
         member.change(**context.body)
         return member
 
@@ -20091,7 +20023,7 @@ secret again.
         issuer = read_issuer(context.body.pop("issuer_url"), context.settings)
         slug = organisation_slug(key)
         config = SsoConfig.create(org_slug=slug, issuer_url=issuer, **context.body)
-        context.principal.can_grant(config.scopes())
+        context.principal.require_grantable(config.scopes())
         return config
 
     def update(self, context, key):
@@ -20106,7 +20038,7 @@ secret again.
             message = "Required, since the issuer or the client changes; null for a client without"
             raise Invalid(issues=[field_error(["clientSecret"], message)])
         config = super().update(context, key)
-        context.principal.can_grant(config.scopes())
+        context.principal.require_grantable(config.scopes())
         return config
 
     def prepare_test_sso_connection(self, context: RequestContext, key: str) -> dict:
@@ -21727,10 +21659,8 @@ Documents are versioned, and encrypted in the workspace's file or, with the sett
     def about(self, entity_type: str, entity_id: str) -> tuple[str, str]:
         """What a path is about, its pieces checked."""
         pieces = Schema.of(VaultDocument, "entity_type entity_id")
-        try:
-            return tuple(pieces.read({"entityType": entity_type, "entityId": entity_id}).values())
-        except ValidationErrors as faults:
-            raise Invalid(issues=[field_error(*fault) for fault in faults.issues]) from None
+        values = pieces.validate({"entityType": entity_type, "entityId": entity_id})
+        return tuple(values.values())
 
     def location(self, named: Mapping, *path: str) -> Place:
         """The document that a path and a query or body mean together."""
@@ -22805,10 +22735,7 @@ def _read_webhook(source: str, data: bytes, media_type: str, event: str) -> dict
     payload = _read_github(payload, event) if source == "GITHUB" else payload
     # What is blank counts as absent.
     present = {member: value for member, value in payload.items() if str(value or "").strip()}
-    try:
-        values = _GENERIC_WEBHOOK.read(present, coerce=True)
-    except ValidationErrors as faults:
-        raise Invalid(issues=[field_error(*fault) for fault in faults.issues]) from None
+    values = _GENERIC_WEBHOOK.validate(present, coerce=True)
     # The status that is attested counts by itself.
     said = {member: value for member, value in payload.items() if member != "attestationStatus"}
     stated = StatedResult(said, "event")
@@ -26516,7 +26443,7 @@ def is_quick(lite: NovantraLite, method: str, path: str, query: str, token: str)
     if not (operation and operation.reads_by_index and _PAGE_QUERY.fullmatch(query)):
         return False
     workspace = lite.workspaces.get(token.partition(".")[0])
-    principal = workspace and workspace.tokens.verified(token)
+    principal = workspace and workspace.tokens.cached(token)
     return bool(principal) and principal.has_scope(operation.scope)
 
 
