@@ -934,9 +934,9 @@ class JsonNode:
         return self._typed(dict, "an object", required) or {}
 
     def get(self, path: str) -> JsonNode:
-        """Return the node at a dotted path; its value is None if it is absent."""
+        """Return the node at a dotted path, its value None if it is absent; at "" this node."""
         node, reads = self, self.document.reads
-        for name in path.split("."):
+        for name in path.split(".") if path else ():
             if reads is not None and name not in reads:
                 raise LookupError(f"The reader does not declare that it reads {name!r}.")
             node = JsonNode(node.members().get(name), name, node)
@@ -959,7 +959,7 @@ class JsonNode:
 
     def items(self, path: str = "", required: bool = False) -> list[JsonNode]:
         """Return the objects in this list, or in the list at a path."""
-        items = (self.get(path) if path else self)._items(required)
+        items = self.get(path)._items(required)
         if self.document.is_strict:
             for item in items:
                 item._typed(dict, "an object", required=True)
@@ -7241,17 +7241,13 @@ class HttpResponse(NamedTuple):
         return f"<HttpResponse {self.status}: {self.note}>"
 
     @property
-    def json(self) -> Any:
-        """The body as JSON; None if it is none."""
-        try:
-            return read_json(self.body or b"")
-        except Invalid:
-            return None
-
-    @property
     def document(self) -> JsonNode:
         """The body as a lenient JSON document, an empty one if it is not JSON."""
-        return JsonNode.root(self.json, "response", BadGateway, is_strict=False)
+        try:
+            value = read_json(self.body or b"")
+        except Invalid:
+            value = None
+        return JsonNode.root(value, "response", BadGateway, is_strict=False)
 
 
 def _time_left(deadline: float) -> float:
@@ -12694,13 +12690,13 @@ def report_artifact(trail: Trail, **values: Any) -> Artifact:
     return artifact
 
 
-def find_artifact(trail_id: str, artifact_id: str) -> Artifact:
-    """Return an artifact of this trail, or raise NotFound."""
+def find_on_trail(model: type[Model], trail_id: str, key: str) -> Any:
+    """Return the record of a model on this trail, or raise NotFound."""
     Trail.find(trail_id)
-    artifact = Artifact.find(artifact_id)
-    if artifact.trail_id != trail_id:
-        raise NotFound(f"The artifact {artifact_id} does not belong to the trail {trail_id}.")
-    return artifact
+    record = model.find(key)
+    if record.trail_id != trail_id:
+        raise NotFound(f"The {model.noun()} {key} does not belong to the trail {trail_id}.")
+    return record
 
 
 def artifacts_with_digest(digest: str, *columns: Any) -> peewee.ModelSelect:
@@ -13263,7 +13259,7 @@ The source is the one that the statement names, with the commit of the dependenc
     )
     def get_provenance(self, context, trail, key):
         """Get the provenance of an artifact."""
-        return self.provenance_of(find_artifact(trail, key))
+        return self.provenance_of(find_on_trail(Artifact, trail, key))
 
     @route(
         "POST /api/v1/trails/{trailId}/artifacts/{artifactId}/provenance",
@@ -13280,7 +13276,7 @@ The source is the one that the statement names, with the commit of the dependenc
         of these. A detached signature (base64) is over the digest or its text, and proves nothing
         else. `slsaLevel` is what the builder claims.
         """
-        return _record_provenance(find_artifact(trail, key), context.body)
+        return _record_provenance(find_on_trail(Artifact, trail, key), context.body)
 
     @route(
         "POST /api/v1/trails/{trailId}/artifacts/{artifactId}/provenance/verify",
@@ -13292,7 +13288,7 @@ The source is the one that the statement names, with the commit of the dependenc
 
         A key that is given decides alone. Nothing is stored.
         """
-        artifact = find_artifact(trail, key)
+        artifact = find_on_trail(Artifact, trail, key)
         keys = context.body.get("public_key") or trusted_keys(context.settings)
         verdict, message = provenance_verdict(artifact, BuildProvenance.of(artifact), keys)
         return {
@@ -14863,7 +14859,7 @@ class EvidenceUploads(Factstore, model=EvidenceFile, tag="Attestations"):
 
     def prepare_upload_evidence(self, context, trail, key):
         """What the file says of its attestation, for types that have a processor."""
-        attestation = self.addressed(trail, key)
+        attestation = find_on_trail(Attestation, trail, key)
         type = attestation.type.strip().lower()
         if context.body.get("minimum_tests") and type != "junit":
             raise Invalid(
@@ -14877,17 +14873,9 @@ class EvidenceUploads(Factstore, model=EvidenceFile, tag="Attestations"):
         except ReportError as error:
             return _Outcome(False, {"error": str(error)})
 
-    def addressed(self, trail: str, key: str) -> Attestation:
-        """The attestation that a path names, which must be of the trail that it names."""
-        Trail.find(trail)
-        attestation = Attestation.find(key)
-        if attestation.trail_id != trail:
-            raise NotFound(f"The attestation {key} is not of the trail {trail}.")
-        return attestation
-
     def store(self, context, trail: str, key: str) -> tuple[Attestation, EvidenceFile]:
         """Store the file, and let its attestation and its trail follow."""
-        attestation, outcome = self.addressed(trail, key), context.prepared
+        attestation, outcome = find_on_trail(Attestation, trail, key), context.prepared
         if outcome is None:
             file = EvidenceFile.from_upload(attestation, context.upload)
             attestation.change(**file.attestation_values())
@@ -15455,6 +15443,12 @@ class SourceHost:
     base: ClassVar[str] = ""
     #: The least and the greatest number of names in a repository's path.
     names: ClassVar[tuple[int, int]] = (2, 2)
+    #: Paths of the repository, and behind it those of a commit's pull requests and of a number's.
+    repository_path: ClassVar[str] = ""
+    commit_path: ClassVar[str] = ""
+    number_path: ClassVar[str] = "/pullrequests/{}"
+    #: Where the list is in the response for a commit.
+    list_path: ClassVar[str] = ""
     #: The paths in a pull request of its id, title, author, reviewers, merge time and URL.
     paths: ClassVar[str] = ""
     #: Statuses that mean "not found", and "token not accepted".
@@ -15471,29 +15465,17 @@ class SourceHost:
         """Return the headers of every request, with the token."""
         return {"Accept": "application/json", "Authorization": f"Bearer {self.token}"}
 
-    def repository_path(self) -> str:
-        """Return the path of the repository."""
-        raise NotImplementedError
+    def send(self, path: str, name: int | str, query: Any = None) -> JsonNode | None:
+        """Request JSON, with a query by POST; None if the host has no such resource.
 
-    def pull_path(self, number: int | str) -> str:
-        """Return the path of one pull request."""
-        return f"{self.repository_path()}/pullrequests/{number}"
-
-    def list_for(self, commit: str) -> JsonNode | None:
-        """Request the pull requests of a commit; None if there is no such commit."""
-        raise NotImplementedError
-
-    def pulls_in(self, response: JsonNode) -> list[JsonNode]:
-        """Return the pull requests in that response."""
-        return response.items(required=True)
-
-    def send(self, path: str, query: Any = None) -> JsonNode | None:
-        """Request JSON, with a query by POST; None if the host has no such resource."""
+        `name` is put in its place in the path, which follows that of the repository.
+        """
+        url = self.base + self.repository_path.format(*map(segment, self.repository))
+        url += path.format(segment(str(name)))
         if query is None:
-            response = self.transport.get(self.base + path, self.headers())
+            response = self.transport.get(url, self.headers())
         else:
-            body = to_json(query).encode()
-            response = self.transport.post(self.base + path, body, self.headers())
+            response = self.transport.post(url, to_json(query).encode(), self.headers())
         if response.status in self.absent:
             return None
         # With a Retry-After, the token is accepted, but rate limited.
@@ -15514,10 +15496,14 @@ class SourceHost:
         """Return the error about a response of another form."""
         return BadGateway(f"{self.title} gave an answer that cannot be understood: {reason}")
 
+    def list_pulls(self, commit: str) -> list[JsonNode]:
+        """Return the pull requests of a commit."""
+        response = self.send(self.commit_path, commit)
+        return response.items(self.list_path, required=True) if response else []
+
     def of_commit(self, commit: str) -> dict | None:
         """Return the summary of the first pull request of a commit, or None."""
-        response = self.list_for(commit)
-        pulls = self.pulls_in(response) if response else []
+        pulls = self.list_pulls(commit)
         if not pulls:
             return None
         pull = self.summarize(pulls[0])
@@ -15525,7 +15511,7 @@ class SourceHost:
 
     def numbered(self, number: int | str) -> dict | None:
         """Return the summary of the pull request with a number, or None."""
-        pull = self.send(self.pull_path(number))
+        pull = self.send(self.number_path, number)
         return pull and self.summarize(pull)
 
     def summarize(self, pull: JsonNode) -> dict:
@@ -15542,15 +15528,16 @@ class SourceHost:
         }
 
 
-def segments(*names: str) -> str:
-    """Return names as percent-encoded segments of a path."""
-    return "/".join(urllib.parse.quote(name, safe="") for name in names)
+def segment(name: str) -> str:
+    """Return a name as one percent-encoded segment of a path."""
+    return urllib.parse.quote(name, safe="")
 
 
 class _GitHub(SourceHost):
     """GitHub, REST API 2022-11-28; reviewers are those requested and those who have reviewed."""
 
-    title, base = "GitHub", "https://api.github.com"
+    title, base, repository_path = "GitHub", "https://api.github.com", "/repos/{}/{}"
+    commit_path, number_path = "/commits/{}/pulls", "/pulls/{}"
     # An unknown commit is 422 there ("No commit found for SHA").
     absent = (404, 422)
     paths = "number title user.login requested_reviewers.login merged_at html_url"
@@ -15559,19 +15546,10 @@ class _GitHub(SourceHost):
         version = {"X-GitHub-Api-Version": "2022-11-28"}
         return {**super().headers(), "Accept": "application/vnd.github+json", **version}
 
-    def repository_path(self):
-        return f"/repos/{segments(*self.repository)}"
-
-    def list_for(self, commit):
-        return self.send(f"{self.repository_path()}/commits/{segments(commit)}/pulls")
-
-    def pull_path(self, number):
-        return f"{self.repository_path()}/pulls/{number}"
-
     def summarize(self, pull):
         summary = super().summarize(pull)
         # A person who has reviewed is no longer among the requested reviewers.
-        response = self.send(f"{self.pull_path(summary['id'])}/reviews?per_page=100")
+        response = self.send("/pulls/{}/reviews?per_page=100", summary["id"])
         reviews = response.items(required=True) if response else []
         logins = [*summary["reviewers"], *(review.text("user.login") for review in reviews)]
         others = [login for login in dict.fromkeys(logins) if login not in ("", summary["author"])]
@@ -15582,36 +15560,24 @@ class _GitLab(SourceHost):
     """GitLab, REST API 4; a project may be in nested groups."""
 
     title, base, names = "GitLab", "https://gitlab.com", (2, 20)
+    repository_path = "/api/v4/projects/{}"
+    commit_path, number_path = "/repository/commits/{}/merge_requests", "/merge_requests/{}"
     paths = "iid title author.username reviewers.username merged_at web_url"
+
+    def __init__(self, base, token, transport, repository):
+        super().__init__(base, token, transport, ["/".join(repository)])
 
     def headers(self):
         return {"Accept": "application/json", "PRIVATE-TOKEN": self.token}
-
-    def repository_path(self):
-        return f"/api/v4/projects/{segments('/'.join(self.repository))}"
-
-    def list_for(self, commit):
-        path = f"{self.repository_path()}/repository/commits/{segments(commit)}"
-        return self.send(f"{path}/merge_requests")
-
-    def pull_path(self, number):
-        return f"{self.repository_path()}/merge_requests/{number}"
 
 
 class _Bitbucket(SourceHost):
     """Bitbucket Cloud, REST API 2.0."""
 
     title, base, has_short_lists = "Bitbucket", "https://api.bitbucket.org", True
+    repository_path, commit_path = "/2.0/repositories/{}/{}", "/commit/{}/pullrequests"
+    list_path = "values"
     paths = "id title author.display_name reviewers.display_name closed_on links.html.href"
-
-    def repository_path(self):
-        return f"/2.0/repositories/{segments(*self.repository)}"
-
-    def list_for(self, commit):
-        return self.send(f"{self.repository_path()}/commit/{segments(commit)}/pullrequests")
-
-    def pulls_in(self, response):
-        return response.items("values", required=True)
 
     def summarize(self, pull):
         summary = super().summarize(pull)
@@ -15624,6 +15590,9 @@ class _AzureDevOps(SourceHost):
     """Azure DevOps Services, REST API 7.1, which finds a commit by a query."""
 
     title, base, names, has_short_lists = "Azure DevOps", "https://dev.azure.com", (3, 3), True
+    repository_path = "/{}/{}/_apis/git/repositories/{}"
+    commit_path = "/pullrequestquery?api-version=7.1"
+    number_path = "/pullrequests/{}?api-version=7.1"
     # Without a valid token, it shows its sign-in page.
     refusals = (203, 302, 401, 403)
     paths = "pullRequestId title createdBy.uniqueName reviewers.uniqueName closedDate url"
@@ -15632,36 +15601,25 @@ class _AzureDevOps(SourceHost):
         credentials = base64.b64encode(f":{self.token}".encode()).decode()
         return {"Accept": "application/json", "Authorization": f"Basic {credentials}"}
 
-    def repository_path(self):
-        organisation, project, repository = self.repository
-        return f"/{segments(organisation, project)}/_apis/git/repositories/{segments(repository)}"
-
-    def list_for(self, commit):
+    def list_pulls(self, commit):
         types = ("lastMergeCommit", "commit")
         query = {"queries": [{"type": query_type, "items": [commit]} for query_type in types]}
-        return self.send(f"{self.repository_path()}/pullrequestquery?api-version=7.1", query)
-
-    def pulls_in(self, response):
+        response = self.send(self.commit_path, commit, query)
         # Each result is an object with a list for every commit.
         lists = [
-            JsonNode(value, commit, result)
-            for result in response.items("results", required=True)
-            for commit, value in result.members(required=True).items()
+            JsonNode(value, name, result)
+            for result in (response.items("results", required=True) if response else [])
+            for name, value in result.members(required=True).items()
         ]
         return [pull for pulls in lists for pull in pulls.items(required=True)]
 
-    def pull_path(self, number):
-        return f"{super().pull_path(number)}?api-version=7.1"
-
     def summarize(self, pull):
         summary = super().summarize(pull)
-        organisation, project, repository = self.repository
-        path = f"{segments(organisation, project)}/_git/{segments(repository)}"
+        organisation, project, repository = map(segment, self.repository)
         # Its own `url` is one of the API.
-        url = f"{self.base}/{path}/pullrequest/{summary['id']}"
+        url = f"{self.base}/{organisation}/{project}/_git/{repository}/pullrequest/{summary['id']}"
         is_completed = pull.text("status") == "completed"
-        merged_at = summary["mergedAt"] if is_completed else None
-        return summary | {"mergedAt": merged_at, "url": url}
+        return summary | {"mergedAt": summary["mergedAt"] if is_completed else None, "url": url}
 
 
 SOURCE_HOSTS: Mapping[str, type[SourceHost]] = MappingProxyType(
@@ -19344,7 +19302,7 @@ class Gate(Factstore, model=GateResult, tag="Gate"):
         requirement without a record blocks. An entry of the allow-list admits the artifact.
         """
         digest, actor = context.body["artifact_sha256"], context.body.get("requested_by")
-        key, environment = self.addressed(context.body)
+        key, environment = find_on_trail(Attestation, context.body)
         return pass_gate(digest, key, environment, actor, context.prepared)
 
     def addressed(self, body):
@@ -19360,7 +19318,7 @@ class Gate(Factstore, model=GateResult, tag="Gate"):
     def prepare_evaluate_gate(self, context):
         """Evaluate the applicable policies and bundles outside of the transaction."""
         body = context.body
-        key, environment = self.addressed(body)
+        key, environment = find_on_trail(Attestation, body)
         digest, flow = body["artifact_sha256"], body.get("flow_id")
         with ReadBudget(context.settings.read_deadline):
             verdicts = ask_bound_bundles(digest, flow, key, environment, context.lite.rego)
@@ -20945,11 +20903,7 @@ The metrics count a scan as its attestation.
             "high_vulnerabilities medium_vulnerabilities low_vulnerabilities informational "
             "unknown passed scan_duration_seconds report_url org_slug",
             summary=Json(_SCAN_SUMMARY, null=True),
-            **{
-                name: count
-                for name, count in _COUNT_MEMBERS.items()
-                if not hasattr(SecurityScan, name)
-            },
+            **{name: _COUNT_MEMBERS[name] for name in _COUNT_MEMBERS if name not in _SCAN_COLUMNS},
             aliases={"version": "toolVersion"},
             name="RecordSecurityScanRequest",
         ),
@@ -21932,7 +21886,7 @@ class _VaultSession:
         if not answer.status:
             log.warning("Vault does not answer. %s", answer.note)
             raise BadGateway("Vault cannot be reached, or did not answer in time.")
-        return _VaultResponse(answer.status, answer.json)
+        return _VaultResponse(answer.status, answer.document.value)
 
     def close(self) -> None:
         """No connection is kept."""
@@ -23549,7 +23503,7 @@ class AtlassianSite(Model):
         """Whether the connection works, and if not, why."""
         answer = self.ask(transport, self.probe_path())
         # An unknown caller may get a page for people, with status 200.
-        works = answer.status == 200 and isinstance(answer.json, dict)
+        works = answer.status == 200 and isinstance(answer.document.value, dict)
         sentence = f"{self.title} knows {self.username}." if works else self.explain(answer)
         return {"success": works, "message": sentence}
 
@@ -23824,7 +23778,7 @@ class _JiraSync:
                 if not self.goes_on(answer):
                     return self
         for ticket in _open_tickets():
-            path = f"/rest/api/2/issue/{segments(ticket.ticket_key)}?fields=status"
+            path = f"/rest/api/2/issue/{segment(ticket.ticket_key)}?fields=status"
             answer = self.connection.ask(lite.transport, path)
             self.read.append((ticket, answer))
             if not self.goes_on(answer):
@@ -23985,7 +23939,7 @@ class ConfluenceConnection(AtlassianSite):
     updated_at = Timestamp(6, default=now_exactly)
 
     def probe_path(self):
-        return f"/wiki/rest/api/space/{segments(self.default_space_key)}"
+        return f"/wiki/rest/api/space/{segment(self.default_space_key)}"
 
     def explain(self, answer):
         if answer.status == 404:
