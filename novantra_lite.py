@@ -19302,7 +19302,7 @@ class Gate(Factstore, model=GateResult, tag="Gate"):
         requirement without a record blocks. An entry of the allow-list admits the artifact.
         """
         digest, actor = context.body["artifact_sha256"], context.body.get("requested_by")
-        key, environment = find_on_trail(Attestation, context.body)
+        key, environment = self.addressed(context.body)
         return pass_gate(digest, key, environment, actor, context.prepared)
 
     def addressed(self, body):
@@ -19318,7 +19318,7 @@ class Gate(Factstore, model=GateResult, tag="Gate"):
     def prepare_evaluate_gate(self, context):
         """Evaluate the applicable policies and bundles outside of the transaction."""
         body = context.body
-        key, environment = find_on_trail(Attestation, body)
+        key, environment = self.addressed(body)
         digest, flow = body["artifact_sha256"], body.get("flow_id")
         with ReadBudget(context.settings.read_deadline):
             verdicts = ask_bound_bundles(digest, flow, key, environment, context.lite.rego)
