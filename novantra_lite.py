@@ -19391,7 +19391,7 @@ class Gate(Factstore, model=GateResult, tag="Gate"):
 
 
 class User(Model):
-    """A person, known by the e-mail address."""
+    """A person, identified by the e-mail address."""
 
     fact, key, touched, since = "user", "email", True, 3
     schema_name = "UserResponse"
@@ -19441,7 +19441,7 @@ class Users(
     item="userId",
     verbs="list create retrieve update delete",
 ):
-    """People. One who goes leaves the organisations, and the keys of one who goes end."""
+    """People. Deleting one deletes the memberships and revokes the keys."""
 
     creates = Schema.of(User, "email name github_id", name="CreateUserRequest")
     changes = Schema.of(User, "name github_id", name="UpdateUserRequest")
@@ -19461,7 +19461,7 @@ class ServiceAccounts(
     item="serviceAccountId",
     verbs="list create retrieve update delete",
 ):
-    """Machines that call the API, and their keys, which end when their account goes."""
+    """Service accounts, and their keys, which are revoked with the account."""
 
     creates = Schema.of(
         FactstoreServiceAccount, "name description", name="CreateServiceAccountRequest"
@@ -19472,7 +19472,7 @@ class ServiceAccounts(
 
     @route("GET /api/v1/service-accounts/{serviceAccountId}/api-keys", answer=["ApiKeyResponse"])
     def list_service_account_api_keys(self, context, key):
-        """List the API keys of a service account, ended ones too."""
+        """List the API keys of a service account, including revoked ones."""
         return context.workspace.api_keys.list(owner_id=self.find(key).id)
 
     @route(
@@ -19524,7 +19524,7 @@ accounts keep working when the admin who made them leaves: replace them. The ent
 
     @route("GET /api/v1/api-keys/owners/{ownerId}", answer=["ApiKeyResponse"])
     def list_api_keys_of_owner(self, context, owner_id):
-        """List the API keys of an owner, who may be gone, ended ones too."""
+        """List the API keys of an owner, who may be deleted, including revoked ones."""
         return context.workspace.api_keys.list(owner_id=owner_id)
 
     @route("DELETE /api/v1/api-keys/{apiKeyId}/revoke", status=204)
@@ -19538,7 +19538,7 @@ accounts keep working when the admin who made them leaves: replace them. The ent
 
 # --- Members ------------------------------------------------------------------
 
-#: What a member may do after signing in.
+#: The scopes of a member after signing in.
 MEMBER_SCOPES = MappingProxyType(
     {
         "ADMIN": FACTSTORE_SCOPES,
@@ -19579,7 +19579,7 @@ class Membership(Belonging, Model):
     @classmethod
     def end_with(cls, slug):
         members = list(cls.select().where(cls.org_slug == slug).limit(2))
-        # Nobody else could ever take the last admin away.
+        # The last admin could never be removed by others.
         if [member.role for member in members] == ["ADMIN"]:
             Model.remove(members[0])
             members[0].narrow_keys()
@@ -19597,20 +19597,20 @@ class Membership(Belonging, Model):
         self.narrow_keys()
 
     def narrow_keys(self) -> None:
-        """Take from the user's API keys what no membership of the user gives any more."""
+        """Remove from the user's API keys the scopes that no membership gives any more."""
         memberships = Membership.select().where(Membership.user == self.user_id)
         allowed = {scope for member in memberships for scope in MEMBER_SCOPES[member.role]}
         for key in ApiKey.select().where(ApiKey.owner_id == self.user_id, ApiKey.is_active):
             key.narrow(allowed)
 
     def is_last_admin(self) -> bool:
-        """Whether the organisation would be without an admin if it were without this one."""
+        """Return whether this is the only admin of the organisation."""
         other = Membership.org_slug == self.org_slug, Membership.id != self.id
         others = Membership.select().where(*other, Membership.role == "ADMIN")
         return self.role == "ADMIN" and not others.exists()
 
     def check_admin_remains(self) -> None:
-        """Refuse to take the last admin from an organisation."""
+        """Reject removing the last admin of an organisation."""
         if self.is_last_admin():
             raise Conflict(
                 f"User {self.user_id} is the last admin of organisation '{self.org_slug}'; "
@@ -19622,7 +19622,7 @@ _MEMBERS = Listing(Membership, "org_slug")
 
 
 def add_member(slug: str, user: User, role: str) -> Membership:
-    """Give a user a role in an organisation, or Conflict where the user has one already."""
+    """Give a user a role in an organisation; raises Conflict if the user is a member."""
     if Membership.of(slug, user.id):
         raise Conflict(f"Member '{user.email}' already exists in organisation '{slug}'")
     return Membership.create(org_slug=slug, user=user.id, role=role)
@@ -19639,7 +19639,7 @@ class Members(
     item="userId",
     verbs="list create retrieve update delete",
 ):
-    """The members of an organisation, and their roles, which nobody gives beyond their own."""
+    """The members of an organisation and their roles; nobody grants more than their own."""
 
     guide = """\
 A member who is removed or gets a lesser role loses the keys and scopes that no other membership
@@ -19680,7 +19680,7 @@ gives.
         return FACTSTORE.array(context, _MEMBERS, {"org_slug": self.slug(key)})
 
     def create(self, context, key):
-        """Make a user a member of an organisation, at once; the user is found by e-mail."""
+        """Add a user to an organisation, by e-mail address."""
         slug, role = self.slug(key), context.body["role"]
         user = User.with_email(context.body["email"])
         if user is None:
@@ -19693,7 +19693,7 @@ gives.
         return self.member(key, user_id)
 
     def update(self, context, key, user_id):
-        """Give a member another role; the last admin keeps it."""
+        """Change the role of a member; the last admin remains one."""
         member = self.member(key, user_id)
         context.principal.can_grant(MEMBER_SCOPES[context.body["role"]])
         member.change(**context.body)
@@ -19708,15 +19708,15 @@ gives.
 
 
 # --- Identity providers -------------------------------------------------------
-# The other side of single sign-on: OpenID Connect Core 1.0 and Discovery 1.0, with the
+# The client side of single sign-on: OpenID Connect Core 1.0 and Discovery 1.0, with the
 # authorization code grant of RFC 6749 and the proof of possession of RFC 7636.
 
-#: What an ID token may be signed with, and the kind of key that does it: nothing that takes a
-#: shared secret, and not `none`.
+#: The signature algorithms of ID tokens, with their types of keys: no shared secrets, and not
+#: `none`.
 TOKEN_SIGNATURES = MappingProxyType({"RS256": "RSA", "PS256": "RSA", "ES256": "EC", "EdDSA": "OKP"})
 #: The members of a key that are public (RFC 7518, section 6; RFC 8037, section 2).
 _PUBLIC_MEMBERS = ("kty", "crv", "n", "e", "x", "y")
-#: Seconds that the clocks of the provider and of the instance may be apart.
+#: The tolerated difference in seconds between the provider's clock and the instance's.
 LEEWAY = 60
 #: Bytes of an answer: large tenants publish many keys and many groups.
 PROVIDER_ANSWER_LIMIT = 1 << 20
@@ -19724,7 +19724,7 @@ _ISSUER_REMEDY = "the setting sso_private_issuers permits issuers in private net
 
 
 def load_pyjwt() -> Any:
-    """The library that verifies ID tokens, or a sentence on where to get it."""
+    """Import the library that verifies ID tokens; raises a problem that says how to install it."""
     try:
         import jwt
     except ImportError:
@@ -19735,13 +19735,14 @@ def load_pyjwt() -> Any:
 
 
 def _private_base(url: str, settings: Settings) -> str:
-    """Which base URL of the setting sso_private_issuers a URL starts with; empty for none."""
+    """Return the base URL of the setting sso_private_issuers that a URL starts with; empty for
+    none."""
     bases = (base.rstrip("/") for base in settings.sso_private_issuers)
     return next((base for base in bases if url == base or url.startswith(base + "/")), "")
 
 
 def read_issuer(url: str, settings: Settings) -> str:
-    """The URL of an issuer as it is kept, without slashes at its end; Invalid for what is none."""
+    """Normalize the URL of an issuer, without slashes at its end; raises Invalid."""
     url = url.rstrip("/")
     try:
         split_target(url, https_only=not _private_base(url, settings))
@@ -19754,7 +19755,7 @@ def read_issuer(url: str, settings: Settings) -> str:
 
 @functools.cache
 def _provider_transport(settings: Settings, private: bool) -> Transport:
-    """What carries requests to identity providers, into private networks where that is named."""
+    """Return the transport to identity providers, into private networks if configured."""
     return Transport(
         PRIVATE_NETWORKS if private else (),
         settings.sso_timeout,
@@ -19765,10 +19766,10 @@ def _provider_transport(settings: Settings, private: bool) -> Transport:
 
 
 class IdentityProvider:
-    """An OpenID provider, known by the URL of its issuer.
+    """An OpenID provider, identified by the URL of its issuer.
 
-    All its URLs are https and public, but for those under the same base URL of the setting
-    sso_private_issuers as the issuer's own. What it answers is used once and not kept.
+    All its URLs must be https and public, except those under the same base URL of the setting
+    sso_private_issuers as the issuer's own. Its responses are used once and not cached.
     """
 
     def __init__(self, issuer: str, settings: Settings):
@@ -19776,11 +19777,11 @@ class IdentityProvider:
         self.base = _private_base(issuer, settings)
 
     def is_private(self, url: str) -> bool:
-        """Whether a URL may lead into a private network, and do without TLS."""
+        """Return whether a URL may be in a private network, and without TLS."""
         return bool(self.base) and _private_base(url, self.settings) == self.base
 
     def ask(self, url: str, form: Mapping[str, str] | None = None, **headers: str) -> HttpResponse:
-        """Get what is at a URL, or post a form there; Invalid where the URL may not lead."""
+        """Get a URL, or post a form to it; raises Invalid if it is not permitted."""
         private = self.is_private(url)
         transport = _provider_transport(self.settings, private)
         check_target(url, transport.allowed, not private, remedy=_ISSUER_REMEDY)
@@ -19805,7 +19806,7 @@ class IdentityProvider:
 
     @cached_property
     def document(self) -> dict:
-        """The discovery document, which must be of the issuer that it is asked for."""
+        """Return the discovery document, which must name the same issuer."""
         document = self.read(self.ask(f"{self.issuer}/.well-known/openid-configuration"))
         issuer = document.get("issuer")
         if not isinstance(issuer, str) or issuer.rstrip("/") != self.issuer:
@@ -19824,7 +19825,8 @@ class IdentityProvider:
         return url.partition("#")[0]
 
     def redeem(self, client_id: str, client_secret: str | None, **grant: str) -> str:
-        """Swap an authorization code for an ID token; Invalid where the provider refuses it."""
+        """Exchange an authorization code for an ID token; raises Invalid if the provider rejects
+        it."""
         form = {"grant_type": "authorization_code", "client_id": client_id, **grant}
         methods, headers = self.document.get("token_endpoint_auth_methods_supported"), {}
         if client_secret and isinstance(methods, list) and "client_secret_post" not in methods:
@@ -19843,9 +19845,10 @@ class IdentityProvider:
         return token
 
     def verify(self, token: str, client_id: str, nonce: str, at: float) -> dict:
-        """The claims of an ID token that this provider made for a client and a login, or Invalid.
+        """Return the claims of a valid ID token of this provider for a client and a login, or
+        Invalid.
 
-        `at` is the time to hold it against (OpenID Connect Core 1.0, section 3.1.3.7).
+        `at` is the current time (OpenID Connect Core 1.0, section 3.1.3.7).
         """
         jwt = load_pyjwt()
         keys = self.read(self.ask(self.endpoint("jwks_uri"))).get("keys")
@@ -19871,7 +19874,7 @@ class IdentityProvider:
 
 
 def read_token_part(part: str) -> dict:
-    """The JSON object in one part of a token (RFC 7515, section 3.1); empty where it is none."""
+    """Return the JSON object in a part of a token (RFC 7515, section 3.1); empty if it is none."""
     try:
         data = base64.b64decode(part + "=" * (-len(part) % 4), b"-_", validate=True)
         claims = read_signed_json(data)
@@ -19880,7 +19883,7 @@ def read_token_part(part: str) -> dict:
     return claims if isinstance(claims, dict) else {}
 
 
-#: PyJWT would hold the times against the machine's clock, not the instance's.
+#: PyJWT would compare the times with the machine's clock, not with the instance's.
 CLAIMS_TO_CHECK = MappingProxyType(
     {
         "verify_exp": False,
@@ -19893,7 +19896,7 @@ CLAIMS_TO_CHECK = MappingProxyType(
 
 
 def find_key(header: Mapping[str, Any], keys: Iterable[Any]) -> Any:
-    """The published key that a token says it is signed with, or Invalid."""
+    """Return the published key that a token names; raises Invalid."""
     algorithm, name = header.get("alg"), header.get("kid")
     key_type = TOKEN_SIGNATURES.get(algorithm) if isinstance(algorithm, str) else None
     if key_type is None:
@@ -19907,7 +19910,7 @@ def find_key(header: Mapping[str, Any], keys: Iterable[Any]) -> Any:
         and key.get("alg", algorithm) == algorithm
         and name in (None, key.get("kid"))
     ]
-    # Only where there is no choice may a token leave out which key it is (section 10.1).
+    # A token may leave out the id of its key only if there is one key (section 10.1).
     if not fitting or (name is None and len(fitting) > 1):
         raise Invalid("The ID token is not signed with a key that the identity provider publishes.")
     public = {member: fitting[0][member] for member in _PUBLIC_MEMBERS if member in fitting[0]}
@@ -19915,7 +19918,7 @@ def find_key(header: Mapping[str, Any], keys: Iterable[Any]) -> Any:
 
 
 def explain_refusal(error: Exception) -> str:
-    """What is wrong with an ID token, in words of our own."""
+    """Return the fault of an ID token, in our own words."""
     jwt = load_pyjwt()
     reasons = {
         jwt.InvalidSignatureError: "its signature is wrong",
@@ -19950,7 +19953,7 @@ def _check_claims(claims: Mapping[str, Any], client_id: str, nonce: str, at: flo
 
 
 class _Mappings(Text):
-    """JSON text of an object whose values are all text."""
+    """The JSON text of an object with texts as values."""
 
     def read(self, value):
         text = super().read(value)
@@ -19962,7 +19965,7 @@ class _Mappings(Text):
 
 
 class SsoIdentity(Model):
-    """A person at an issuer, who is a user here, whatever becomes of e-mail addresses."""
+    """A person at an issuer, who is a user here, even if e-mail addresses change."""
 
     key, since = "issuer subject", 6
 
@@ -19973,7 +19976,7 @@ class SsoIdentity(Model):
 
 
 class SsoConfig(Model):
-    """How the members of an organisation sign in: at which provider, and what its claims mean."""
+    """The single sign-on of an organisation: its provider, and the roles for its groups."""
 
     fact, key, touched, since = "sso_config", "org_slug", True, 3
     schema_name = "SsoConfigResponse"
@@ -20007,12 +20010,12 @@ class SsoConfig(Model):
         raise NotFound(f"Organisation '{key}' has no single sign-on.")
 
     def roles(self) -> list[str]:
-        """The roles that a sign-in may give, the highest first: MEMBER is given without a group."""
+        """The roles that a sign-in may give, the highest first; MEMBER needs no group."""
         granted = {"MEMBER", *json.loads(self.group_role_mappings).values()}
         return [role for role in MEMBER_SCOPES if role in granted]
 
     def scopes(self) -> set[str]:
-        """All that those who sign in may do."""
+        """The scopes of all members who sign in."""
         return {scope for role in self.roles() for scope in MEMBER_SCOPES[role]}
 
     def person(self, claims: Mapping[str, Any]) -> tuple[str, str]:
@@ -20029,7 +20032,7 @@ class SsoConfig(Model):
         return email, email
 
     def subject(self, claims: Mapping[str, Any]) -> str:
-        """What identifies a person at the issuer for good: `sub`, or Entra ID's `oid`."""
+        """The permanent identifier of a person at the issuer: `sub`, or Entra ID's `oid`."""
         claim = "oid" if self.provider == "ENTRA_ID" else "sub"
         try:
             return SsoIdentity.subject.read(claims.get(claim))
@@ -20037,7 +20040,7 @@ class SsoConfig(Model):
             raise Invalid(f"The ID token has no usable claim {claim}.") from None
 
     def role(self, claims: Mapping[str, Any]) -> str:
-        """The highest role that the groups in claims stand for; MEMBER where there is none."""
+        """The highest role of the groups in the claims; MEMBER without any."""
         groups = claims.get(json.loads(self.attribute_mappings).get("role", "groups"))
         meant = json.loads(self.group_role_mappings)
         listed = groups if isinstance(groups, list) else []
@@ -20066,9 +20069,9 @@ class SsoConfigs(
     verbs="create retrieve update delete",
     options={verb: {"path": _SSO_PATH} for verb in ("retrieve", "update", "delete")},
 ):
-    """The single sign-on of organisations: one set-up each.
+    """The single sign-on of organisations: one configuration each.
 
-    `isMandatory` is kept and shown, and enforces nothing: API keys and tokens stay good.
+    `isMandatory` is stored and shown, but enforces nothing: API keys and tokens remain valid.
     """
 
     guide = """\
@@ -20089,7 +20092,7 @@ secret again.
         return self.find(key)
 
     def create(self, context, key):
-        """Set up the single sign-on of an organisation; it gives no scopes beyond your own."""
+        """Configure the single sign-on of an organisation; it gives no scopes beyond your own."""
         if SsoConfig.of(key):
             raise Conflict(f"Single sign-on of organisation '{key}' already exists")
         issuer = read_issuer(context.body.pop("issuer_url"), context.settings)
@@ -20106,7 +20109,7 @@ secret again.
         identity = {name: getattr(existing, name) for name in ("issuer_url", "client_id")}
         is_moved = any(body.get(name, value) != value for name, value in identity.items())
         if is_moved and existing.client_secret and "client_secret" not in body:
-            # Else a user who may change the issuer could send the secret to his own server.
+            # Else a user who may change the issuer could send the secret to another server.
             message = "Required, since the issuer or the client changes; null for a client without"
             raise Invalid(issues=[field_error(["clientSecret"], message)])
         config = super().update(context, key)
@@ -20114,7 +20117,7 @@ secret again.
         return config
 
     def prepare_test_sso_connection(self, context: RequestContext, key: str) -> dict:
-        """What came of reading the discovery document of an organisation's issuer."""
+        """Load the discovery document of an organisation's issuer; return the result."""
         provider = IdentityProvider(self.find(key).issuer_url, context.settings)
         try:
             document, message = provider.document, "The discovery document of the issuer was read."
@@ -20150,7 +20153,7 @@ secret again.
 
 
 class SsoLogin(Model):
-    """A sign-in that was begun, by a keyed hash of its state: good once, for ten minutes."""
+    """A pending sign-in, by a keyed hash of its state: valid once, for ten minutes."""
 
     since = 3
 
@@ -20162,14 +20165,14 @@ class SsoLogin(Model):
     expires_at = Timestamp(6, index=True)
 
     LIFE: ClassVar[int] = 600
-    #: So many may be pending; any caller can begin one, and the oldest are dropped.
+    #: Pending sign-ins at most; any caller can begin one, and the oldest are deleted.
     MOST: ClassVar[int] = 10_000
 
     @classmethod
     def begin(cls, slug: str, redirect_uri: str) -> tuple[SsoLogin, str]:
         """Begin a sign-in, delete expired ones; only this response contains the state."""
         source = session().source
-        # More than one goes for each that comes; many at once would keep the writer.
+        # More are deleted than created; many at once would block the writer.
         expired = cls.select(cls.id).where(cls.expires_at <= source.now(6)).limit(100)
         cls.delete().where(cls.id.in_(expired)).execute()
         oldest = cls.select(cls.id).order_by(cls.expires_at.desc()).offset(cls.MOST - 1)
@@ -20194,22 +20197,22 @@ class SsoLogin(Model):
         return login
 
     def challenge(self) -> str:
-        """What the provider will hold the verifier against (RFC 7636, section 4.2)."""
+        """The challenge of the verifier for the provider (RFC 7636, section 4.2)."""
         digest = hashlib.sha256(self.code_verifier.encode()).digest()
         return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
 class Sessions:
-    """The session tokens of one workspace's members: made when they sign in, and checked.
+    """The session tokens of one workspace's members: issued at sign-in, and verified.
 
-    A token is `fsu_<slug>.<itsdangerous payload and HMAC-SHA-256>`; it carries membership, role and
-    expiry. The membership is looked up at each use: a session ends with it, and with the role.
+    A token is `fsu_<slug>.<itsdangerous payload and HMAC-SHA-256>` with membership, role and
+    expiry. Each use loads the membership: a session ends with it, and with a change of the role.
     """
 
     def __init__(self, workspace: Workspace, slug: str):
         self.workspace, self.slug = workspace, slug
         self._signer = token_signer(workspace.ring, "session")
-        # A signature stays what it is; only the membership may change.
+        # A valid signature remains valid; only the membership may change.
         self._claims = functools.lru_cache(10_000)(self._signer.loads)
 
     def issue(self, member: Membership) -> str:
@@ -20234,20 +20237,20 @@ class Sessions:
 
 
 class _CallbackQuery(Filters):
-    """What a provider sends the browser back with: a code, or else an error."""
+    """The query of a provider's callback: a code, or an error."""
 
     def __init__(self):
         word = Text(100, pattern="[A-Za-z0-9_.-]+", hint="Expected the code of an error")
         super().__init__(code=Text(8192), state=Text(255), error=word, required="code state")
 
     def read(self, data, **options):
-        # Some providers leave out the state where they refuse.
+        # Some providers omit the state in errors.
         filled = {"code": "", "state": "", **data} if data.get("error") else data
         return super().read(filled, **options)
 
 
 class _RedirectUri(Text):
-    """Where the browser returns to: one exact https URL, or http on the machine itself."""
+    """The URL to which the browser returns: one exact https URL, or http on this machine."""
 
     def read(self, value):
         text = super().read(value)
@@ -20255,7 +20258,7 @@ class _RedirectUri(Text):
             url = urllib.parse.urlsplit(text)
             is_local = url.scheme == "http" and url.hostname in ("localhost", "127.0.0.1", "::1")
             is_usable = bool(url.hostname) and (url.scheme == "https" or is_local)
-            # Reading the port refuses one that is no number.
+            # Reading the port raises for an invalid one.
             is_exact = url.port != 0 and "@" not in url.netloc
         except ValueError:
             is_usable = is_exact = False
@@ -20284,7 +20287,7 @@ class SsoLogins(Factstore, scope="", tag="SSO"):
         refuses=(502,),
     )
     def start_sso_login(self, context, key):
-        """Begin a sign-in: the URL to send the browser to, and the state that will come back."""
+        """Begin a sign-in: get the URL for the browser, and the state that the callback repeats."""
         at, own = context.lite.source.clock(), context.operation.id
         context.lite.limits.take_address(context, at, what=own)
         load_pyjwt()
@@ -20333,7 +20336,7 @@ class SsoLogins(Factstore, scope="", tag="SSO"):
                 **context.acting("sso"),
             )
         except (Invalid, NotFound):
-            # Only wrong states and codes count, so that they lock out nobody who has a right one.
+            # Only invalid states and codes count, so that they cannot lock out others.
             at, own = context.lite.source.clock(), context.operation.id
             context.lite.limits.take_address(context, at, what=own)
             audit_rejected_credentials(context, "sso")
@@ -20341,7 +20344,7 @@ class SsoLogins(Factstore, scope="", tag="SSO"):
         return Response(200, to_json(session_begun).encode())
 
     def take_up(self, context: RequestContext, key: str) -> SsoLogin:
-        """The sign-in of a state; a state is valid once, whatever the result."""
+        """Return the sign-in of a state; a state is valid once, whatever the result."""
         state, login = context.query["state"], None
         for workspace in context.lite.workspaces.values():
             with workspace.read():
@@ -20364,7 +20367,7 @@ class SsoLogins(Factstore, scope="", tag="SSO"):
         return login
 
     def fetch_claims(self, context: RequestContext, config: SsoConfig, login: SsoLogin) -> dict:
-        """What the provider says of the person who signed in, verified."""
+        """Return the verified claims of the person who signed in."""
         provider = IdentityProvider(config.issuer_url, context.settings)
         token = provider.redeem(
             config.client_id,
@@ -20378,7 +20381,7 @@ class SsoLogins(Factstore, scope="", tag="SSO"):
 
 
 def _find_set_up(lite: NovantraLite, key: str) -> tuple[Workspace, SsoConfig]:
-    """The one workspace whose organisation of a slug has single sign-on, and how; or NotFound."""
+    """Return the only workspace with single sign-on for an organisation, and its configuration."""
     configs = []
     for workspace in lite.workspaces.values():
         with workspace.read():
@@ -20402,10 +20405,10 @@ class _Person(NamedTuple):
 
 
 def _identify_person(config: SsoConfig, claims: Mapping[str, Any]) -> _Person:
-    """Read who signed in; Invalid for a new person whose address does not count.
+    """Return the identity of the person; raises Invalid for a new one with an unverified address.
 
-    An address counts only with `email_verified: true`. Entra ID, which does not send it, vouches
-    for the object id alone: a new person is identified by it, and gets no existing user.
+    An address counts only with `email_verified: true`. Entra ID does not send it, and vouches only
+    for the object id: a new person is identified by it, and gets no existing user.
     """
     subject, (email, name) = config.subject(claims), config.person(claims)
     is_verified = claims.get("email_verified") is True
@@ -20422,9 +20425,9 @@ def _known_user(config: SsoConfig, person: _Person) -> User | None:
 
 
 def _find_or_make_user(config: SsoConfig, person: _Person) -> User:
-    """The user who signed in: known by issuer and subject, or else linked by a verified address.
+    """Return the user of a sign-in: by issuer and subject, or else by a verified address.
 
-    Invalid where the address is another person's, or is a user's and nobody has verified it.
+    Raises Invalid if the address belongs to another person, or to a user and is not verified.
     """
     if user := _known_user(config, person):
         return user
@@ -20441,9 +20444,9 @@ def _find_or_make_user(config: SsoConfig, person: _Person) -> User:
 
 
 def _admit(config: SsoConfig, person: _Person, current: Session) -> dict:
-    """Make who signed in a user and a member with a role, and begin a session.
+    """Make the person a user and a member with a role, and start a session.
 
-    The last admin of an organisation stays one; a known user's name stays as it is.
+    The last admin of an organisation remains one; the name of an existing user does not change.
     """
     slug, role = config.org_slug, person.role
     user = _find_or_make_user(config, person)
@@ -20460,7 +20463,7 @@ def _admit(config: SsoConfig, person: _Person, current: Session) -> dict:
 
 # --- Identity tokens ----------------------------------------------------------
 
-#: Where GitHub Actions and gitlab.com publish the keys of their identity tokens.
+#: The URLs of the keys for identity tokens of GitHub Actions and gitlab.com.
 _TOKEN_ISSUERS = MappingProxyType(
     {
         "https://token.actions.githubusercontent.com": (
@@ -20472,10 +20475,10 @@ _TOKEN_ISSUERS = MappingProxyType(
 
 #: Pairs of links of artifacts that a token's repository is compared with.
 _LINKS = 1000
-#: Where the repositories are of an issuer that is on another host.
+#: The hosts of the repositories of issuers with another host.
 _TOKEN_HOSTS = {"https://token.actions.githubusercontent.com": "https://github.com"}
 
-#: The members of an attestation's details, and the claims that they come from: GitHub Actions'
+#: The members of an attestation's details, and the claims with their values: GitHub Actions'
 #: (OpenID Connect reference) before GitLab's (ID token authentication).
 _TOKEN_CLAIMS = {
     "issuer": ("iss",),
@@ -20503,10 +20506,10 @@ _TIME_IS_OVER = 253_402_300_800
 
 
 class _IssuerKeys:
-    """The public keys of the issuers in the setting oidc_issuers, refreshed after a while.
+    """The public keys of the issuers in the setting oidc_issuers, with a cache.
 
-    A set is good for an hour, and a key that it lacks is looked for again after a minute, as
-    issuers change their keys.
+    A set is valid for an hour; a missing key is looked up again after a minute, since issuers
+    rotate their keys.
     """
 
     LIFE, RETRY = 3600, 60
@@ -20528,9 +20531,9 @@ class _IssuerKeys:
                 raise Invalid(f"The file {location} of oidc_issuers is not a JWKS.")
 
     def find(self, issuer: str, name: Any, context: RequestContext) -> list | None:
-        """The keys of an issuer, new enough to have the one with a name; None: they are not known.
+        """Return the keys of an issuer, recent enough to have the named one; None if not available.
 
-        Those that cannot be read are not known, even if they were.
+        Keys that cannot be loaded now are not available, even if they were before.
         """
         if issuer not in self.locations:
             return None
@@ -20574,9 +20577,9 @@ class _VerifiedToken(NamedTuple):
 
     @classmethod
     def read(cls, token: str, context: RequestContext) -> _VerifiedToken:
-        """Read a token of a known issuer, and verify it where the issuer's keys are available.
+        """Read a token of a known issuer, and verify it if the issuer's keys are available.
 
-        A token that is not the issuer's is refused; one that cannot be verified proves nothing.
+        A token with an invalid signature is rejected; one that cannot be verified proves nothing.
         """
         header, claims = _read_token(token, context.settings)
         keys = issuer_keys(context.settings).find(claims["iss"], header.get("kid"), context)
@@ -20600,7 +20603,7 @@ class _VerifiedToken(NamedTuple):
 
 
 def _read_token(token: str, settings: Settings) -> tuple[dict, dict]:
-    """The header and the claims of a well-formed token of a known issuer that is of now.
+    """Return the header and the claims of a well-formed, current token of a known issuer.
 
     Its signature is not verified here.
     """
@@ -20610,7 +20613,7 @@ def _read_token(token: str, settings: Settings) -> tuple[dict, dict]:
         raise Invalid("The token is not well formed: expected a signed JWT.")
     algorithm = header.get("alg")
     if not isinstance(algorithm, str) or algorithm not in TOKEN_SIGNATURES:
-        # Neither an unsecured token (RFC 7518, section 3.6) nor one under a shared secret.
+        # Neither an unsecured token (RFC 7518, section 3.6) nor one with a shared secret.
         raise Invalid(f"The token must be signed with one of {', '.join(TOKEN_SIGNATURES)}.")
     issuers = {**_TOKEN_ISSUERS, **issuer_keys(settings).locations}
     if not isinstance(claims.get("iss"), str) or claims["iss"] not in issuers:
@@ -20640,7 +20643,7 @@ def _claim_text(claims: Mapping[str, Any], names: Iterable[str]) -> str | None:
 
 
 def _use_token(token: str, claims: Mapping[str, Any]) -> None:
-    """Remember that a token was used; Conflict where it was used before."""
+    """Record the use of a token; raises Conflict if it was used before."""
     # A token without an id is identified by its claims.
     own = _claim_text(claims, ("jti",)) or token.split(".")[1]
     key = hashlib.sha256(to_json([claims["iss"], own]).encode()).hexdigest()
@@ -20650,16 +20653,16 @@ def _use_token(token: str, claims: Mapping[str, Any]) -> None:
 
 
 def _branch_of(claims: Mapping[str, Any]) -> str | None:
-    """The branch that a token is of; None where it is of a tag, of a merge, or does not say."""
+    """Return the branch of a token; None for a tag, a merge, or an unknown reference."""
     ref = _claim_text(claims, _TOKEN_CLAIMS["ref"]) or ""
     is_branch = ref.startswith("refs/heads/") or claims.get("ref_type") == "branch"
     return ref.removeprefix("refs/heads/") if is_branch else None
 
 
 def _linked_paths(trail: Trail, issuer: str) -> list[str]:
-    """The paths, in lower case, of what a trail links to on the host of a token's issuer.
+    """Return the lower-case paths of a trail's links on the host of a token's issuer.
 
-    They begin with the path of the repository. Addresses on other hosts do not name it.
+    They begin with the path of the repository. Links to other hosts are ignored.
     """
     base = urllib.parse.urlsplit(_TOKEN_HOSTS.get(issuer, issuer))
     rows = Artifact.select(Artifact.build_url, Artifact.commit_url).where(
@@ -20702,7 +20705,7 @@ def _token_verdict(token: _VerifiedToken, trail: Trail, audience: str) -> tuple[
 
 
 class IdentityTokens(Factstore, model=Attestation, tag="V2 Attestations"):
-    """Attestations of where a build ran, by the identity that its CI system gave it."""
+    """Attestations of builds by the identity tokens of CI systems."""
 
     guide = """\
 The repository of an identity token must be the one that the trail's `buildUrl` or its artifacts
@@ -20720,9 +20723,9 @@ PENDING. A token that its issuer's keys do not verify is rejected.
         answer="AttestationResponse",
     )
     def create(self, context):
-        """Record what a CI system's identity token says: PASSED if it proves the trail's build.
+        """Record the identity token of a CI system: PASSED if it proves the trail's build.
 
-        A token is verified against its issuer's keys, as `oidc_issuers` names them, and has to name
+        A token is verified with its issuer's keys, by the setting `oidc_issuers`, and must name
         `oidc_audience`; else it is PENDING. One of another commit, branch or repository than the
         trail's is FAILED. The details have the `reason`.
         """
@@ -20744,7 +20747,7 @@ PENDING. A token that its issuer's keys do not verify is rejected.
         )
 
     def prepare_create(self, context: RequestContext) -> _VerifiedToken:
-        """Verify the token while no transaction is open; trail and organisation come first."""
+        """Check trail and organisation, then verify the token, outside of the transaction."""
         Trail.find(context.body["trail"])
         check_organisation(context.body.get("org_slug"))
         return _VerifiedToken.read(context.body["token"].strip(), context)
@@ -20986,10 +20989,10 @@ The metrics count a scan as its attestation.
 
 
 # --- Regulatory frameworks ----------------------------------------------------
-# What regulators ask of deliveries: controls, and the evidence that each of them wants to see.
+# The requirements of regulators for deliveries: controls, and the evidence for each of them.
 
 
-#: The frameworks that every workspace knows: name, version and
+#: The frameworks of every workspace: name, version and
 #: description, then the id, title and evidence types of each control.
 _KNOWN_FRAMEWORKS = (
     (
@@ -21014,12 +21017,12 @@ _KNOWN_FRAMEWORKS = (
         ("GDPR-33", "Notification of a breach", "INCIDENT_RESPONSE_ATTESTATION"),
     ),
 )
-#: When the records were laid down that every workspace knows.
+#: The creation time of the frameworks of every workspace.
 _SEEDED_AT = "2026-01-01T00:00:00.000000Z"
 
 
 def _seed_id(framework: int, control: int = 0) -> str:
-    """The id of a framework that every workspace knows (from 1 on), or of one of its controls."""
+    """Return the id of a framework of every workspace (from 1 on), or of one of its controls."""
     return f"5eed{framework:04}-0000-4000-8000-{control:012}"
 
 
@@ -21063,7 +21066,7 @@ class RegulatoryFramework(Model):
 
 
 class RegulatoryControl(Model):
-    """One rule of a framework, and the types of attestations that show that it is kept."""
+    """A rule of a framework, with the types of attestations that prove compliance."""
 
     fact, made, since, schema_name = "regulatory_control", "added", 3, "ControlResponse"
     seeds: ClassVar[list] = [
@@ -21090,9 +21093,9 @@ class RegulatoryControl(Model):
 
 
 class ControlMapping(Model):
-    """What ties a control to the attestations of a flow, and says whether it must be kept.
+    """The assignment of a control to a flow and its attestations; it may be mandatory.
 
-    The flow need not be there, and a mapping outlives it.
+    The flow need not exist, and a mapping remains after it.
     """
 
     fact, since, schema_name = "control_mapping", 3, "MappingResponse"
@@ -21124,7 +21127,7 @@ class RegulatoryFrameworks(
         "retrieve": {"id": "getRegulatoryFramework"},
     },
 ):
-    """What trails are assessed against."""
+    """The frameworks for assessments of trails."""
 
     creates = Schema.of(
         RegulatoryFramework, "name version description org_slug", name="CreateFrameworkRequest"
@@ -21168,7 +21171,7 @@ class ControlMappings(
     verbs="list create",
     options={"create": {"id": "createControlMapping"}},
 ):
-    """What ties controls to flows."""
+    """The mappings of controls to flows."""
 
     creates = Schema.of(
         ControlMapping,
@@ -21184,9 +21187,9 @@ _EVIDENCE_TYPES = Json(ListOf(Text(255)))
 
 
 class ComplianceAssessment(Model):
-    """How a trail stood against a framework when it was assessed; it never changes.
+    """The assessment of a trail against a framework at one time; it never changes.
 
-    It outlives the trail.
+    It remains after the trail.
     """
 
     fact, made, append_only, since = "compliance_assessment", "recorded", True, 3
@@ -21213,13 +21216,13 @@ class ComplianceAssessment(Model):
 
 
 def _passed_types(trail_id: str) -> set[str]:
-    """The types whose latest result on a trail is PASSED."""
+    """Return the types whose latest result on a trail is PASSED."""
     passed = session().database.connection().execute(passed_types_sql("?1"), (trail_id,))
     return {type for (type,) in passed}
 
 
 def _assess_control(control: RegulatoryControl, passed: set[str]) -> dict:
-    """What of the evidence that a control asks for is among these types."""
+    """Return which required evidence of a control is among these types."""
     required = control.required_evidence_types
     satisfied_by = [type for type in required if type in passed]
     missing = [type for type in required if type not in passed]
@@ -21234,9 +21237,9 @@ def _assess_control(control: RegulatoryControl, passed: set[str]) -> dict:
 
 
 def _mandatory_controls(framework_id: str) -> set[str]:
-    """The names of the controls of a framework that count: unmapped, or mandatory for some flow.
+    """Return the names of the controls that count: unmapped, or mandatory for some flow.
 
-    Controls of one name count together.
+    Controls with the same name count together.
     """
     strictest = peewee.fn.max(ControlMapping.is_mandatory)
     mapped = (
@@ -21250,14 +21253,14 @@ def _mandatory_controls(framework_id: str) -> set[str]:
 
 
 def _overall_status(statuses: set[str]) -> str:
-    """What follows from the statuses of the mandatory controls."""
+    """Return the overall status by the statuses of the mandatory controls."""
     if statuses <= {"SATISFIED"}:
         return "COMPLIANT"
     return "NON_COMPLIANT" if statuses == {"NOT_SATISFIED"} else "PARTIAL"
 
 
 def _assess_trail(framework_id: str, trail_id: str, slug: str | None) -> ComplianceAssessment:
-    """Score a trail against a framework, and keep the result."""
+    """Assess a trail against a framework, and store the result."""
     framework, trail = RegulatoryFramework.find(framework_id), Trail.find(trail_id)
     check_organisation(slug)
     controls = RegulatoryControl.select().where(RegulatoryControl.framework == framework.id)
@@ -21285,7 +21288,7 @@ class ComplianceAssessments(
     verbs="list retrieve",
     options={"retrieve": {"id": "getComplianceAssessment"}},
 ):
-    """How trails stood against frameworks."""
+    """The assessments of trails."""
 
     filters = Paging()
 
@@ -21298,13 +21301,13 @@ class ComplianceAssessments(
         answer="AssessmentResponse",
     )
     def assess_trail(self, context):
-        """Score a trail against a framework, and keep the result."""
+        """Assess a trail against a framework, and store the result."""
         body = context.body
         return _assess_trail(body["framework"], body["trail_id"], body.get("org_slug"))
 
 
-#: The artifact with a digest, and its state: of the trails that decide on it, the one that says the
-#: worst of it, or else the one that came first.
+#: The artifact of a digest, and its state: of the trails that decide about it, the one with the
+#: worst state, or else the first.
 _CUSTODY_ARTIFACT = f"""SELECT c."id", c."trail_id", d."state" FROM (
         SELECT e."report", {compliance_sql('e."trail_id"', "?1")} AS "state"
         FROM ({deciding_sql("?1")}) AS e) AS d
@@ -21333,7 +21336,7 @@ def join_members(members: Mapping[str, bytes]) -> bytes:
 
 
 class ChainOfCustody(Factstore, tag="Compliance"):
-    """All that is known of where an artifact comes from."""
+    """The complete origin of an artifact."""
 
     @route(
         "GET /api/v1/compliance/artifact/{sha256}",
@@ -21391,7 +21394,7 @@ def html_page(title: str, style: str, body: str) -> str:
 
 
 # --- Regulatory reports -------------------------------------------------------
-# The report as JSON for machines, and as a page that a browser shows and prints by itself.
+# The report as JSON for machines, and as a page for browsers and printers.
 
 REPORT_STYLE = (
     PAGE_STYLE
@@ -21420,7 +21423,7 @@ REPORT_CSP = (
     f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
 )
-#: What the page calls each status of a control, and the class that draws it.
+#: The text and the CSS class of each status of a control.
 _SHOWN = {
     "SATISFIED": ("satisfied", "full"),
     "PARTIAL": ("partly satisfied", "half"),
@@ -21461,7 +21464,7 @@ def _draw_coverage(counts: Mapping[str, int]) -> str:
 
 
 def _print_control(control: dict, counts: Mapping[str, int]) -> str:
-    """A control as a row: what it asks for, and how many trails keep it."""
+    """Render a row of a control: its evidence, and the number of trails that comply."""
     types = ", ".join(map(escape, control["requiredEvidenceTypes"])) or "nothing"
     numbers = "".join(f'<td class="number">{counts.get(status, 0)}</td>' for status in _SHOWN)
     return (
@@ -21472,7 +21475,7 @@ def _print_control(control: dict, counts: Mapping[str, int]) -> str:
 
 
 def _print_assessment(assessment: dict) -> str:
-    """An assessment as a row: what was found of which trail, and what was missing."""
+    """Render a row of an assessment: its trail, results and missing evidence."""
     results, status = assessment["controlResults"], assessment["overallStatus"]
     satisfied = sum(result["status"] == "SATISFIED" for result in results)
     missing = "".join(
@@ -21505,9 +21508,9 @@ def _print_table(label: str, heads: Mapping[str, str], rows: Iterable[str]) -> s
 
 
 def _count_statuses(framework: dict, assessments: Iterable[dict]) -> list[Counter]:
-    """How often each status was found of each control, in the order of the controls.
+    """Count the statuses of each control, in the order of the controls.
 
-    Controls are only ever added, at the end: the results stand in the same order.
+    Controls are only added at the end: the results of assessments have the same order.
     """
     results = [assessment["controlResults"] for assessment in assessments]
     return [
@@ -21517,7 +21520,7 @@ def _count_statuses(framework: dict, assessments: Iterable[dict]) -> list[Counte
 
 
 def regulatory_page(framework: dict, assessments: Sequence[dict], generated_at: str) -> str:
-    """The report on a framework as one HTML page, to be served under REPORT_CSP.
+    """Render the report on a framework as an HTML page, to be served with REPORT_CSP.
 
     Coverage counts the newest assessment of each trail.
     """
@@ -21560,7 +21563,7 @@ _REGULATORY_REPORT = {
 
 
 class RegulatoryReports(Factstore, tag="Compliance"):
-    """Where all that was assessed stands against a framework."""
+    """The compliance of all assessed trails with a framework."""
 
     @route(
         "GET /api/v1/reports/regulatory/{frameworkId}",
@@ -21595,7 +21598,7 @@ class RegulatoryReports(Factstore, tag="Compliance"):
 
 
 # --- Evidence documents -------------------------------------------------------
-# Documents of names and texts about anything: storing one again makes a new version of it.
+# Documents with names and texts; storing one again creates a new version.
 
 
 class _PathPiece(Text):
@@ -21617,7 +21620,7 @@ class _PathPiece(Text):
 
 
 class VaultDocument(Model):
-    """One version of a document in the evidence vault; the newest may be marked as deleted."""
+    """A version of a document in the evidence vault; the newest may be marked as deleted."""
 
     fact, made, since = "vault_document", "stored", 3
     key = "entity_type entity_id evidence_type version"
@@ -21632,30 +21635,30 @@ class VaultDocument(Model):
     deleted_at = Timestamp(6, null=True)
 
 
-#: Type and id of what a document is about, and what kind of evidence it is.
+#: Type and id of the subject of a document, and the type of evidence.
 Place = tuple[str, str, str]
 
 
 class EvidenceStore:
-    """Keeps documents encrypted in the workspace's own file; a Vault does all of it elsewhere.
+    """Stores documents encrypted in the workspace's file; the subclass stores them in Vault.
 
-    What a write does elsewhere, it does in `send` or `withdraw`, while no transaction is open;
-    `_keep` or `forget` then records what came of it. A dry run changes nothing elsewhere.
+    The network part of a write is in `send` or `withdraw`, outside of the transaction; `_keep` or
+    `forget` then records the result. A dry run changes nothing in Vault.
     """
 
     def __init__(self, settings: Settings):
         self.settings = settings
 
     def close(self) -> None:
-        """Let go of what is held for the next request."""
+        """Close idle connections."""
 
     def path(self, *pieces: str) -> str:
-        """Where documents lie below the mount; each of several workspaces has a part of its own."""
+        """The path of documents below the mount; each of several workspaces has its own."""
         own = (session().workspace.slug,) if self.settings.workspaces else ()
         return "/".join([*own, "evidence", *pieces])
 
     def newest(self, location: Place) -> Any:
-        """What is known of a document: `version` and `stored_at`; None when there never was one."""
+        """Return `version` and `stored_at` of a document; None if there never was one."""
         entity_type, entity_id, evidence_type = location
         versions = VaultDocument.select().where(
             VaultDocument.entity_type == entity_type,
@@ -21665,7 +21668,7 @@ class EvidenceStore:
         return versions.order_by(VaultDocument.version.desc()).first()
 
     def types(self, entity_type: str, entity_id: str) -> list[str]:
-        """The types of evidence that there is about something, deleted ones too."""
+        """Return the types of evidence about a subject, including deleted ones."""
         query = VaultDocument.select(VaultDocument.evidence_type).distinct()
         query = query.where(
             VaultDocument.entity_type == entity_type, VaultDocument.entity_id == entity_id
@@ -21673,19 +21676,19 @@ class EvidenceStore:
         return [name for (name,) in query.order_by(VaultDocument.evidence_type).tuples()]
 
     def contents(self, location: Place) -> dict[str, str] | None:
-        """A document; None when there is none, or its newest version is deleted."""
+        """Return a document; None if there is none, or its newest version is deleted."""
         document = self.newest(location)
         return json.loads(document.data) if document and not document.deleted_at else None
 
     def health(self) -> tuple[bool, str]:
-        """Whether documents can be stored and read, and a sentence about it."""
+        """Return whether documents can be stored and read, and a sentence about it."""
         return True, "The built-in store answers: evidence is kept encrypted in the workspace."
 
     def send(self, location: Place, data: dict[str, str], dry_run: bool) -> Any:
-        """Store a document where that takes the network."""
+        """Send a document to Vault, if it is stored there."""
 
     def keep(self, location: Place, data: dict[str, str], sent: Any) -> Any:
-        """Record a new version of a document; what is known of it then."""
+        """Record a new version of a document; return its metadata."""
         entity_type, entity_id, evidence_type = location
         before = self.newest(location)
         return VaultDocument.create(
@@ -21697,10 +21700,10 @@ class EvidenceStore:
         )
 
     def withdraw(self, location: Place, dry_run: bool) -> Any:
-        """Delete the newest version where that takes the network."""
+        """Delete the newest version in Vault, if it is stored there."""
 
     def forget(self, location: Place, sent: Any) -> Any:
-        """Record that the newest version is deleted; what is known of it, if there is one."""
+        """Record that the newest version is deleted; return its metadata, if there is one."""
         document = self.newest(location)
         if document and not document.deleted_at:
             document.change(deleted_at=now_exactly())
@@ -21730,7 +21733,7 @@ Documents are versioned, and encrypted in the workspace's file or, with the sett
     which = Filters(VaultDocument.evidence_type, required="evidenceType")
 
     def about(self, entity_type: str, entity_id: str) -> tuple[str, str]:
-        """What a path is about, its pieces checked."""
+        """Validate the parts of a path about a subject."""
         pieces = Schema.of(VaultDocument, "entity_type entity_id")
         try:
             return tuple(pieces.read({"entityType": entity_type, "entityId": entity_id}).values())
@@ -21783,7 +21786,7 @@ Documents are versioned, and encrypted in the workspace's file or, with the sett
         )
 
     def prepare_store_vault_evidence(self, context, *path):
-        """Store a document in Vault, if that is where documents are kept; a dry run only asks."""
+        """Store a document in Vault, if it is configured; a dry run only checks the permission."""
         dry_run = context.operation.surface.is_dry_run(context.request)
         location, data = self.location(context.body, *path), context.body["data"]
         return context.lite.vault.send(location, data, dry_run)
@@ -21792,13 +21795,13 @@ Documents are versioned, and encrypted in the workspace's file or, with the sett
         "DELETE /api/v1/evidence/{evidenceKey}/{entityKey}", query=which, status=204, refuses=(502,)
     )
     def delete_vault_evidence(self, context, *path):
-        """Delete the newest version of a document, if there is one; its metadata stays."""
+        """Delete the newest version of a document, if there is one; its metadata remains."""
         location = self.location(context.query, *path)
         version = context.lite.vault.forget(location, context.prepared)
         return self.describe_document(context, location, version) if version else None
 
     def prepare_delete_vault_evidence(self, context, *path):
-        """Delete a document in Vault, if that is where documents are kept; a dry run only asks."""
+        """Delete a document in Vault, if it is configured; a dry run only checks the permission."""
         dry_run = context.operation.surface.is_dry_run(context.request)
         return context.lite.vault.withdraw(self.location(context.query, *path), dry_run)
 
@@ -21810,7 +21813,7 @@ Documents are versioned, and encrypted in the workspace's file or, with the sett
         refuses=(502,),
     )
     def list_vault_evidence(self, context, *path):
-        """List the types of evidence that there is about something."""
+        """List the types of evidence about a subject."""
         entity_type, entity_id = self.about(*path)
         return {
             "entityType": entity_type,
@@ -21825,7 +21828,7 @@ Documents are versioned, and encrypted in the workspace's file or, with the sett
         refuses=(502,),
     )
     def download_vault_evidence(self, context, *path):
-        """Download a document's contents; there are none while its newest version is deleted."""
+        """Download the contents of a document; 404 while its newest version is deleted."""
         location = self.location(context.query, *path)
         contents = context.lite.vault.contents(location)
         if contents is None:
@@ -21859,27 +21862,27 @@ Documents are versioned, and encrypted in the workspace's file or, with the sett
 # --- Vault requests -----------------------------------------------------------
 # https://developer.hashicorp.com/vault/api-docs
 
-#: Bytes of an answer: a document of a megabyte, in which Vault may write each character as six.
+#: Bytes of a response: a document of a megabyte, with six bytes for each escaped character.
 _VAULT_ANSWER_LIMIT = 8 << 20
 STRANGE_VAULT = "What answers as Vault does not speak as a key-value store of version 2 does."
 UNWELCOME = "Vault refuses the credentials of this server, or permits them nothing of this kind."
 
 
 def inside(document: Any, *names: str) -> Any:
-    """What an answer holds under names within names; None where it lacks one."""
+    """Return the value at nested names of a response; None if one is missing."""
     for name in names:
         document = document.get(name) if isinstance(document, dict) else None
     return document
 
 
 def read_vault(response: Any) -> dict:
-    """The JSON object of an answer; empty when it is none."""
+    """Return the JSON object of a response; empty if it is none."""
     document = response.json()
     return document if isinstance(document, dict) else {}
 
 
 def _vault_problem(status: int) -> Problem:
-    """What a refusal of Vault means to a caller; its own words stay with the operator."""
+    """Return the problem of a rejected request to Vault; its own words are only logged."""
     log.warning("Vault answered with status %d.", status)
     if status == 403:
         return BadGateway(UNWELCOME)
@@ -21898,25 +21901,25 @@ def _vault_problem(status: int) -> Problem:
 
 
 class _VaultResponse(NamedTuple):
-    """What Vault answers, as hvac and its callers look at it."""
+    """A response of Vault with the interface that hvac expects."""
 
     status_code: int
     content: Any
 
     @property
     def ok(self) -> bool:
-        """Whether Vault did what it was asked for."""
+        """Whether Vault accepted the request."""
         return 200 <= self.status_code < 300
 
     def json(self) -> Any:
-        """What the answer holds; None where it is no JSON, or too long."""
+        """Return the body as JSON; None if it is none, or too long."""
         return self.content
 
 
 class _VaultSession:
-    """Sends what hvac asks for as every request is sent: bounded, and without redirects."""
+    """The session of hvac: sends its requests with our limits, and without redirects."""
 
-    #: What hvac looks for in a session of the library requests.
+    #: Attributes that hvac expects of a session of the library requests.
     verify, cert, proxies = True, None, None
 
     def __init__(self, settings: Settings):
@@ -21929,7 +21932,7 @@ class _VaultSession:
         )
 
     def request(self, method, url, headers, json=None, params=None, **options) -> _VaultResponse:
-        """Make one request; BadGateway where no answer comes."""
+        """Send a request; raises BadGateway without a response."""
         query = f"?{urllib.parse.urlencode(params)}" if params else ""
         body = None if json is None else to_json(json).encode()
         headers = headers | {"Content-Type": "application/json"}
@@ -21940,7 +21943,7 @@ class _VaultSession:
         return _VaultResponse(answer.status, answer.json)
 
     def close(self) -> None:
-        """No connection is kept."""
+        """Do nothing: connections are not kept open."""
 
 
 class VaultRequests:
@@ -21954,7 +21957,7 @@ class VaultRequests:
                 "The setting vault_address needs hvac: pip install 'novantra-lite[vault]'."
             ) from None
         self.settings, self._login = settings, threading.Lock()
-        #: Hands out every answer as it came.
+        #: Returns every response unchanged.
         self.client = hvac.Client(
             settings.vault_address.rstrip("/"),
             token=settings.vault_token if settings.vault_auth_method == "TOKEN" else "",
@@ -21965,26 +21968,26 @@ class VaultRequests:
         )
 
     def ask(self, call: Callable, *arguments: Any, **options: Any) -> dict | None:
-        """What Vault says to a call of the client; None where it has nothing."""
+        """Return the result of a call of the client; None if Vault has none."""
         by_role = self.settings.vault_auth_method == "APPROLE"
         if by_role and not self.client.token:
             self.log_in("")
         token = self.client.token
         response = call(*arguments, **options)
         if response.status_code == 403 and by_role:
-            # A role's token expires, and only this shows it.
+            # An expired token of a role is noticed only here.
             self.log_in(token)
             response = call(*arguments, **options)
         document = read_vault(response)
         if response.status_code == 204 or (response.status_code == 200 and document):
             return document
-        # A document that is not there is nothing to complain of; a mount that is not there is.
+        # A missing document is no error; a missing mount is one.
         if response.status_code == 404 and document and not document.get("errors"):
             return None
         raise _vault_problem(response.status_code)
 
     def log_in(self, stale: str) -> None:
-        """Get a token for the role, unless another thread did so since this one was found stale."""
+        """Get a token for the role, unless another thread did so since this one became stale."""
         role, secret = self.settings.vault_role_id, self.settings.vault_secret_id
         with self._login:
             if self.client.token != stale:
@@ -22000,7 +22003,7 @@ class VaultRequests:
             self.client.token = token
 
     def close(self) -> None:
-        """Close the connections that are kept for the next request."""
+        """Close idle connections."""
         self.client.adapter.close()
 
 
@@ -22009,7 +22012,7 @@ class VaultRequests:
 
 
 class VaultWrite(Model):
-    """A version that Vault acknowledged, or its deletion; what it holds, Vault alone knows."""
+    """A version that Vault stored or deleted; its content is only in Vault."""
 
     fact, made, append_only, since = "vault_write", "acknowledged", True, 3
 
@@ -22028,7 +22031,7 @@ class _VaultVersion(NamedTuple):
 
     @classmethod
     def read(cls, number: Any, created: Any) -> _VaultVersion:
-        """A version as Vault describes it; one without a valid time is from now."""
+        """Parse the metadata of a version; without a valid time it is new."""
         if type(number) is not int or not 0 < number < 2**31:
             raise BadGateway(STRANGE_VAULT)
         try:
@@ -22050,7 +22053,7 @@ class _HashicorpVault(EvidenceStore):
         self.requests.close()
 
     def ask(self, call: Callable, path: str, *arguments: Any, **options: Any) -> dict | None:
-        """What the store says to a call about a path; None where it has nothing."""
+        """Return the result of a call about a path; None if Vault has none."""
         options["mount_point"] = self.mount
         return self.requests.ask(call, path, *arguments, **options)
 
@@ -22120,7 +22123,7 @@ class _HashicorpVault(EvidenceStore):
         return sent
 
     def check_capabilities(self, location: Place, *needed: str) -> _VaultVersion | None:
-        """What Vault knows of a document, once it permits this server what a write would take."""
+        """Return the metadata of a document, if Vault permits this server to write it."""
         paths = [f"{self.mount}/{part}/{self.path(*location)}" for part in ("data", "metadata")]
         capabilities = self.requests.ask(self.system.get_capabilities, paths)
         writing, reading = (inside(capabilities, "data", path) or () for path in paths)
@@ -22131,7 +22134,7 @@ class _HashicorpVault(EvidenceStore):
 
 
 def evidence_store(settings: Settings) -> EvidenceStore:
-    """The store of evidence that the settings ask for; Invalid where they cannot be meant."""
+    """Return the evidence store of the settings; raises Invalid for invalid ones."""
     if not settings.vault_address:
         return EvidenceStore(settings)
     try:
@@ -22148,23 +22151,23 @@ def evidence_store(settings: Settings) -> EvidenceStore:
 
 
 # --- Audit log ----------------------------------------------------------------
-# The entries are in the order of their times; those of one moment, in the order of writing.
+# The entries are sorted by time, then by their creation.
 
-#: The columns whose values entries may be asked to share.
+#: The columns by which entries may be filtered.
 _AUDIT_COLUMNS = ("trail_id", "actor", "event_type")
 #: The ends of a period, both inclusive.
 _AUDIT_PERIOD = MappingProxyType({"from": ">= :from", "to": "<= :to"})
 
 
 class _PageNumber(Integer):
-    """Which page is wanted of a list that always comes in pages."""
+    """The page number of a list that is always paged."""
 
     def describe(self):
         return super().describe() | {"description": "Number of a page, from 0 on; 0 unless told."}
 
 
 class _Instant(Timestamp):
-    """A point in time in a query, for which a date does not stand."""
+    """A point in time in a query, without dates."""
 
     def parse(self, text):
         return text
@@ -22173,9 +22176,9 @@ class _Instant(Timestamp):
 def _audit_page(
     filters: Mapping[str, str], skip: int, limit: int, newest_first: bool
 ) -> tuple[int, bytes]:
-    """How many entries these filters leave, and some of them as JSON text.
+    """Return the number of entries under these filters, and a page of them as JSON text.
 
-    Both are read off an index: a million entries are counted in some hundredths of a second.
+    Both use an index: counting a million entries takes some hundredths of a second.
     """
     values = {**filters, "limit": limit, "offset": skip}
     conditions = [f"{column} = :{column}" for column in _AUDIT_COLUMNS if column in filters]
@@ -22204,7 +22207,7 @@ class Audit(
     schema_name="AuditEventResponse",
     verbs="retrieve",
 ):
-    """An event, as the Factstore API shows it."""
+    """The audit events of the Factstore API."""
 
     @route(
         "GET /api/v1/audit",
@@ -22231,7 +22234,7 @@ class Audit(
         query = context.query
         number, size = query.get("page", 0), query.get("size", 20)
         total, text = 0, b""
-        # Other filters count as absent when they are empty; of this one, nobody has such a name.
+        # Empty filters count as absent, except this one: nobody has an empty name.
         if context.request.get_param("actor") != "":
             names = query.keys() & {*_AUDIT_COLUMNS, *_AUDIT_PERIOD}
             filters = {name: query[name] for name in names}
@@ -22242,15 +22245,15 @@ class Audit(
 
 
 # --- Search -------------------------------------------------------------------
-# What is found is what holds all of the text that was asked for, in either case. First come the
-# records of which it is a name, then those of which a name begins with it, then all others; among
+# A record matches if it contains the whole text, in any case. Records with exactly this name come
+# first, then those whose name begins with it, then all others; among
 # equals the newest is first.
 
 
 class _SearchedText(Text):
-    """The text that is searched for; nothing is found by an empty one."""
+    """The text of a search; an empty one matches nothing."""
 
-    #: Empty, it is not absent.
+    #: An empty value is not absent.
     may_be_empty = True
 
 
@@ -22270,7 +22273,7 @@ def searched_kinds() -> dict[str, tuple[type[Model], str]]:
 
 
 def _find_records(text: str, models: Sequence[type[Model]], limit: int) -> tuple[list, int]:
-    """The best matches among these models, and how many there are."""
+    """Return the best matches among these models, and the number of matches."""
     session().workspace.update_index()
     numbers = [model.searched.number for model in models]
     ranks: dict[int, int] = {}
@@ -22299,7 +22302,7 @@ def _matched_rows(model: type[Model], numbers: Sequence[int]) -> Iterable[dict]:
 
 
 def _search_result(model: type[Model], row: Mapping[str, Any]) -> dict:
-    """One match as a response shows it."""
+    """Format a match for the response."""
     searched, fields = model.searched, model._meta.fields
     text = {name: "" if value is None else value for name, value in row.items()}
     return {
@@ -22355,7 +22358,7 @@ class Search(Factstore, tag="Search"):
         answer=_SEARCH_RESPONSE,
     )
     def search(self, context):
-        """Search the records of both APIs that the token may read for a text.
+        """Search the records of both APIs that the token may read.
 
         `total` counts the matches, up to 10,000.
         """
@@ -22389,9 +22392,9 @@ _TRAIL_TOTALS = {
 
 
 def trail_totals(counted: Mapping[str, int]) -> dict[str, int | float]:
-    """How many trails there are by status, and the percentage of all that complies.
+    """Return the numbers of trails by status, and the percentage of compliant ones.
 
-    It is rounded half up to two decimals, and 0 where there are no trails.
+    It is rounded half up to two decimals, and 0 without trails.
     """
     numbers = [counted.get(status, 0) for status in _STANDINGS]
     total = sum(numbers)
@@ -22399,7 +22402,7 @@ def trail_totals(counted: Mapping[str, int]) -> dict[str, int | float]:
     return dict(zip(_TRAIL_TOTALS, (total, *numbers, rate), strict=True))
 
 
-#: What a report says of a trail that does not comply.
+#: The members of a non-compliant trail in a report.
 _SUMMARY = {
     camel(column.column_name): column
     for column in (
@@ -22416,7 +22419,7 @@ _SUMMARY = {
 def _begun_sql(one_flow: bool, status: str, period: str) -> str:
     """SQL for the trails of the flow `?1`, or of all, with a status that began in a period."""
     flows = '(SELECT "id" FROM "flow" WHERE "id" = ?1)' if one_flow else '"flow"'
-    # The index of trails begins with the flow: those of all flows are looked up flow by flow.
+    # The index of trails begins with the flow: those of all flows are selected flow by flow.
     return f"""FROM {flows} AS f CROSS JOIN "trail" AS t1 WHERE t1."flow_id" = f."id"
         AND t1."status" = '{status}' AND t1."created_at" BETWEEN {period}"""
 
@@ -22425,8 +22428,8 @@ def _begun_sql(one_flow: bool, status: str, period: str) -> str:
 def _report_sql(one_flow: bool) -> str:
     """SQL for the numbers of trails by status, and for the JSON text of those that do not comply.
 
-    It takes a flow's id, the first and the last moment. All comes from one statement, so that it is
-    of one moment, too.
+    Its parameters are a flow's id, and the first and last time. It is one statement, so that all is
+    of one snapshot.
     """
     numbers = ", ".join(
         f"""'{name}', t1."{column.column_name}\"""" for name, column in _SUMMARY.items()
@@ -22439,7 +22442,8 @@ def _report_sql(one_flow: bool) -> str:
             FROM (SELECT json_object({numbers}) AS text {failing} ORDER BY t1."rowid"))"""
 
 
-#: The members of a trail's export: whose records they hold, and which of these, by the trail `?1`.
+#: The members of a trail's export: the models of their records, and the conditions for the trail
+#: `?1`.
 _EXPORTED = {
     "trail": (Trail, '"id" = ?1'),
     "flow": (Flow, '"id" = (SELECT "flow_id" FROM "trail" WHERE "id" = ?1)'),
@@ -22454,7 +22458,7 @@ _EXPORTED = {
 
 @functools.cache
 def _export_sql() -> str:
-    """SQL for the JSON text of the records in each member of an export, all of one moment."""
+    """SQL for the JSON text of the records of an export's members, all of one snapshot."""
     columns = (
         f"""(SELECT CAST(group_concat(text) AS BLOB) FROM (
             SELECT {model.statements().text.sql} AS text FROM "{model._meta.table_name}" AS t1
@@ -22465,7 +22469,7 @@ def _export_sql() -> str:
 
 
 class Reports(Factstore, tag="Reports"):
-    """Where trails stand, and all that was recorded for one."""
+    """The status of trails, and all records of one."""
 
     guide = """\
 The compliance report counts the trails that began in a period, both ends included, and lists those
@@ -22516,7 +22520,7 @@ that do not comply. The audit trail holds everything that was recorded for one t
         ),
     )
     def export_audit_trail(self, context, key):
-        """Get everything that was recorded for a trail in one document."""
+        """Get all records of a trail in one document."""
         trail, flow, *lists = fetch_joined(_export_sql(), (key,))
         if trail is None:
             raise NotFound(f"There is no trail with the id {key}.")
@@ -22534,7 +22538,7 @@ def _percentage(part: int, total: int) -> float:
 
 
 class Metrics(Factstore, tag="Metrics"):
-    """Numbers about everything that was recorded."""
+    """Numbers about all records."""
 
     guide = """\
 `GET /actuator/prometheus` has `factstore_trails_total`, `factstore_trails_compliant`,
@@ -22580,14 +22584,14 @@ has several workspaces, each needs its own scrape with a key of its own, and ser
         ),
     )
     def get_security_metrics(self, context):
-        """Add up all security scans; one passes whose attestation did."""
+        """Add up all security scans; a scan passes if its attestation does."""
         totals, passed, _ = scan_totals()
         ended = {"passedScans": passed, "failedScans": totals["totalScans"] - passed}
         return totals | ended | {"generatedAt": now_exactly()}
 
 
 class Dashboard(Factstore, tag="Dashboard"):
-    """What a dashboard shows first."""
+    """The overview of a dashboard."""
 
     @route("GET /api/v1/dashboard/stats", answer=closed_schema(totalFlows=WHOLE, **_TRAIL_TOTALS))
     def get_dashboard_stats(self, context):
@@ -22603,7 +22607,7 @@ _UNDECIDED = f"""SELECT count(*) FROM "approval" AS t1
 
 
 def compliance_gauges(workspace: Workspace) -> Iterator[tuple[str, str, float]]:
-    """Name, meaning and value of each gauge that the dashboards of Grafana ask for."""
+    """Return name, help text and value of each gauge for Grafana's dashboards."""
     trails, attestations = count_by_status(Trail), count_by_status(Attestation)
     scans, passed, _ = scan_totals()
     rate = _percentage(trails["COMPLIANT"], trails.total())
@@ -22623,7 +22627,7 @@ def compliance_gauges(workspace: Workspace) -> Iterator[tuple[str, str, float]]:
 
 
 # --- Incoming webhooks --------------------------------------------------------
-# CI systems report what they did. A configuration says which may report on which flow.
+# CI systems report events. A configuration says which may report on which flow.
 
 
 class _WebhookSource(Choice):
@@ -22634,7 +22638,7 @@ class _WebhookSource(Choice):
 
 
 class WebhookConfig(Model):
-    """A CI system that may report on a flow, and the secret that it signs with."""
+    """A CI system that may report on a flow, and the secret of its signatures."""
 
     fact, since = "webhook_config", 4
     schema_name = "WebhookConfigResponse"
@@ -22651,13 +22655,13 @@ class WebhookConfig(Model):
     allowed_types = Json(ListOf(Text(255, 1), 100), null=True, since=6)
 
     def has_signed(self, body: bytes, signature: str) -> bool:
-        """Whether a signature in hexadecimal is HMAC-SHA-256 of the body under the secret."""
+        """Return whether a hexadecimal signature is HMAC-SHA-256 of the body with the secret."""
         expected = hmac.digest(self.secret.encode(), body, "sha256").hex()
         return hmac.compare_digest(expected.encode(), signature.encode("utf-8", "replace"))
 
 
 class WebhookDelivery(Model):
-    """A webhook that was taken, by the id that its sender gave it, and what came of it."""
+    """A received webhook, by its sender's delivery id, and the result."""
 
     fact, made, key, since = "webhook_delivery", "taken", "webhook_config delivery_id", 4
     lookup = "webhook_config body_digest"
@@ -22694,7 +22698,7 @@ class WebhookConfigs(
     tag="Webhooks",
     verbs="list create delete",
 ):
-    """The CI systems that may tell of flows; their secrets are never shown again."""
+    """The CI systems that may report on flows; their secrets are never shown again."""
 
     guide = """\
 A configuration belongs to one flow: its webhooks begin trails of that flow and attest builds,
@@ -22715,12 +22719,12 @@ counts; a conclusion of GitHub other than `success` is a failed build.
         return super().create(context)
 
     def delete(self, context, key):
-        """Delete a webhook config, and what was delivered under it."""
+        """Delete a webhook config and its deliveries."""
         return super().delete(context, key)
 
 
 class WebhookDeliveries(Factstore, model=WebhookDelivery, tag="Webhooks"):
-    """The webhooks that were taken."""
+    """The received webhooks."""
 
     @route(
         "GET /api/v1/webhook-configs/{webhookConfigId}/deliveries",
@@ -22728,17 +22732,17 @@ class WebhookDeliveries(Factstore, model=WebhookDelivery, tag="Webhooks"):
         answer=FACTSTORE.paged_schema("WebhookDeliveryResponse"),
     )
     def list_webhook_deliveries(self, context, key):
-        """List the webhooks that were taken under a config."""
+        """List the received webhooks of a config."""
         WebhookConfig.find(key)
         return FACTSTORE.array(context, _DELIVERIES, {"config": key})
 
 
 # --- Incoming events ----------------------------------------------------------
-# What each event of a source host or CI system does to a trail.
+# The effect of each event of a source host or CI system on a trail.
 
-#: The principal of a webhook is this and the id of the config whose secret signed it.
+#: The prefix of a webhook's principal, followed by the id of the config.
 _WEBHOOK_ACTOR = "webhook:"
-#: The type and the status of what an event attests of its trail.
+#: The type and the status of the attestation of an event.
 _ATTESTING = {
     "build.succeeded": ("BUILD", "PASSED"),
     "build.failed": ("BUILD", "FAILED"),
@@ -22751,7 +22755,7 @@ _ATTESTING = {
 _NAMING = {"deployment.triggered": "deployment_actor", "approval.granted": "pull_request_reviewer"}
 _EVENTS_OF_TRAILS = ("build.started", *_ATTESTING, *_NAMING)
 
-#: Of two results in an event the one that comes first here counts.
+#: Of two results in an event, the first one in this order counts.
 _WORST_FIRST = ("FAILED", "PENDING", "PASSED")
 
 _GENERIC_WEBHOOK = Schema(
@@ -22787,7 +22791,7 @@ _GITHUB_WEBHOOK = {
 
 
 class _WebhookBody(Schema):
-    """A body in either shape; which one it must have shows by its source, and it is read then."""
+    """A body of either shape; its source determines which one, and it is validated then."""
 
     def read(self, data, **options):
         return {}
@@ -22797,9 +22801,9 @@ class _WebhookBody(Schema):
 
 
 def _read_webhook(source: str, data: bytes, media_type: str, event: str) -> dict:
-    """The content of a webhook, from its bytes; Invalid where they are not what the source sends.
+    """Parse the body of a webhook; raises Invalid if it is not in the format of its source.
 
-    `event` is GitHub's own name for it, if the request has one.
+    `event` is GitHub's name of the event, if the request has one.
     """
     if media_type == FORM_MEDIA:
         # GitHub's other content type: the same JSON, in a form.
@@ -22808,16 +22812,16 @@ def _read_webhook(source: str, data: bytes, media_type: str, event: str) -> dict
     if not isinstance(payload, dict):
         raise Invalid("The body is not a JSON object.")
     payload = _read_github(payload, event) if source == "GITHUB" else payload
-    # What is blank counts as absent.
+    # Blank values count as absent.
     present = {member: value for member, value in payload.items() if str(value or "").strip()}
     try:
         values = _GENERIC_WEBHOOK.read(present, coerce=True)
     except ValidationErrors as faults:
         raise Invalid(issues=[field_error(*fault) for fault in faults.issues]) from None
-    # The status that is attested counts by itself.
+    # The attested status counts by itself.
     said = {member: value for member, value in payload.items() if member != "attestationStatus"}
     stated = StatedResult(said, "event")
-    # No thresholds are known yet, and of what severity something is neither.
+    # Neither the thresholds nor the severities are known here.
     is_over = any(stated.counts[name] > most for name, most in DEFAULT_LIMITS.items())
     is_failed = stated.failure or is_over or stated.counts["unknown"]
     return values | ({"attestation_status": "FAILED"} if is_failed else {})
@@ -22828,7 +22832,7 @@ def _read_github(payload: dict, event: str) -> dict:
     document = JsonNode.root(payload, "payload", Invalid, is_strict=False)
     action, conclusion = document.text("action"), document.text("workflow_run.conclusion")
     if event not in ("", "workflow_run"):
-        # Of a check suite, say, which is completed with each of its workflows.
+        # Of a check suite, for example, which is completed with each of its workflows.
         return {"eventType": "unknown"}
     if action in ("requested", "in_progress"):
         event = "build.started"
@@ -22845,9 +22849,9 @@ def _read_github(payload: dict, event: str) -> dict:
 
 
 def _trail_of_webhook(config: WebhookConfig, payload: Mapping[str, str]) -> Trail:
-    """The trail of the config's flow that a webhook names, or NotFound where it has no such trail.
+    """Return the trail of the config's flow that a webhook names; raises NotFound.
 
-    Without a name: the first of its commit, or else a new one.
+    Without a name: the first one of its commit, or else a new one.
     """
     if "trail_id" in payload:
         trail = Trail.find_or_none(id=payload["trail_id"], flow=config.flow_id)
@@ -22872,9 +22876,9 @@ def _trail_of_commit(config: WebhookConfig, payload: Mapping[str, str]) -> Trail
 
 
 def _attestation_of(payload: Mapping[str, str]) -> tuple[str, str]:
-    """The type and the status that a webhook attests, if anything; else two empty texts.
+    """Return the type and the status that a webhook attests; empty texts for none.
 
-    A type counts only beside a status. Where event and status disagree, the worse counts.
+    A type counts only with a status. If event and status disagree, the worse one counts.
     """
     if payload["event_type"] not in _ATTESTING:
         return "", ""
@@ -22888,8 +22892,8 @@ def _attestation_of(payload: Mapping[str, str]) -> tuple[str, str]:
 def _is_replay(config: WebhookConfig, digest: str, payload: Mapping[str, str]) -> bool:
     """Return whether a signed body was received before, and may therefore be a replay.
 
-    A failure counts again once it is not the latest: a build that failed, passed and failed in the
-    same words has failed. So copies of it leave one attestation, however many come.
+    A failure counts again unless it is the latest result: the same build may fail, pass and fail
+    again. So copies of it create one attestation at most.
     """
     if not WebhookDelivery.exists(webhook_config=config.id, body_digest=digest, status="SUCCESS"):
         return False
@@ -22906,7 +22910,7 @@ def _is_replay(config: WebhookConfig, digest: str, payload: Mapping[str, str]) -
 
 
 def _act_on_webhook(config: WebhookConfig, delivery_id: str, payload: Mapping[str, str]) -> str:
-    """Do what a webhook is for; a sentence about it."""
+    """Apply a webhook; return a sentence about the result."""
     event = payload["event_type"]
     if event not in _EVENTS_OF_TRAILS:
         return f"The event {event} was recorded; nothing follows from it."
@@ -22929,7 +22933,7 @@ class IncomingEvents(Factstore, scope="", tag="Webhooks"):
     """Reports of CI systems; repeated deliveries are ignored."""
 
     def signer(self, context: RequestContext, source: str) -> Principal | None:
-        """The first config of a source whose secret has signed the body, as the caller."""
+        """Return the first config of a source whose secret signed the body, as the caller."""
         source, header = read_in_path(WebhookConfig.source, source), context.request.get_header
         header_value = header("X-Hub-Signature-256") or header("X-Webhook-Signature") or ""
         signature = header_value.strip().lower().removeprefix("sha256=")
@@ -22956,7 +22960,7 @@ class IncomingEvents(Factstore, scope="", tag="Webhooks"):
     def receive_webhook(self, context, source):
         """Receive the report of a CI system, signed with the secret of a webhook configuration.
 
-        Where an event and the statuses beside it disagree, the worst of them counts.
+        If an event and its statuses disagree, the worst of them counts.
         """
         config = WebhookConfig.find(context.principal.id.removeprefix(_WEBHOOK_ACTOR))
         key = self.delivery_id(context)
@@ -22974,7 +22978,7 @@ class IncomingEvents(Factstore, scope="", tag="Webhooks"):
             payload = _read_webhook(config.source, context.raw, context.media_type(), event)
         except Invalid as problem:
             refusal = FACTSTORE.present_problem(problem, context)
-            # What was signed once is kept once, whatever the unsigned headers say of it.
+            # A signed body is stored once, whatever the unsigned headers are.
             if not WebhookDelivery.exists(webhook_config=config.id, body_digest=digest):
                 WebhookDelivery.create(
                     **delivery, status="FAILED", status_message=refusal["message"][:10_000]
@@ -22989,7 +22993,7 @@ class IncomingEvents(Factstore, scope="", tag="Webhooks"):
         return {"accepted": True, "deliveryId": key, "message": message}
 
     def delivery_id(self, context: RequestContext) -> str:
-        """The id that identifies repeated deliveries, random where the sender sends none."""
+        """Return the id that identifies repeated deliveries, or a random one."""
         header = context.request.get_header
         sent_id = (
             header("X-Delivery-Id") or header("X-GitHub-Delivery") or context.lite.source.uuid()
@@ -23000,7 +23004,7 @@ class IncomingEvents(Factstore, scope="", tag="Webhooks"):
 # --- Slack --------------------------------------------------------------------
 # Messages to the channel of an organisation, through Slack's Web API.
 
-#: What Slack says of a message that may well be taken later (Web API, chat.postMessage).
+#: Errors of Slack after which the message is sent again (Web API, chat.postMessage).
 _SLACK_RETRIES = (
     "ratelimited", "rate_limited", "internal_error", "fatal_error", "service_unavailable",
     "request_timeout", "team_added_to_org",
@@ -23008,8 +23012,7 @@ _SLACK_RETRIES = (
 
 
 class SlackConfig(Belonging, Model):
-    """An organisation's place in Slack: a channel, the bot that posts there, and the secret that
-    signs what comes from there."""
+    """The Slack channel of an organisation, its bot, and the secret that signs Slack's requests."""
 
     fact, key, touched, since = "slack_config", "org_slug", True, 4
     schema_name = "SlackConfigResponse"
@@ -23042,7 +23045,7 @@ class SlackConfig(Belonging, Model):
             config.remove()
 
     def remove(self):
-        # What waits goes too, at once: there may be much, and none of it is a fact.
+        # Pending messages are deleted too, at once: there may be many, and they are no facts.
         SlackMessage.delete().where(SlackMessage.config == self).execute()
         super().remove()
 
@@ -23081,7 +23084,7 @@ class SlackMessage(OutboxMessage):
     def record_attempt(self, sent, at):
         verdict = _slack_verdict(sent)
         if verdict in ("ratelimited", "rate_limited"):
-            # Said with status 200, it means what it means with 429.
+            # With status 200, it means the same as with 429.
             sent = sent._replace(status=429)
         super().record_attempt(sent, at)
         if verdict in ("", "ok"):
@@ -23092,7 +23095,7 @@ class SlackMessage(OutboxMessage):
 
 
 def _slack_verdict(sent: HttpResponse) -> str:
-    """What Slack says of a message: ok, the name of its error, or nothing where it says neither."""
+    """Return Slack's verdict on a message: ok, the name of an error, or empty."""
     if sent.status != 200:
         return ""
     if sent.document.get("ok").value is True:
@@ -23102,7 +23105,7 @@ def _slack_verdict(sent: HttpResponse) -> str:
 
 
 def list_some(names: Sequence[str], at_most: int = 20) -> str:
-    """Names in a sentence, and how many more there are."""
+    """Format the first names and the number of the others."""
     rest = len(names) - at_most
     return ", ".join(names[:at_most]) + (f" and {rest} more" if rest > 0 else "")
 
@@ -23110,7 +23113,7 @@ def list_some(names: Sequence[str], at_most: int = 20) -> str:
 class SlackConfigs(
     Factstore, model=SlackConfig, access="admin", tag="Slack", schema_name="SlackConfigResponse"
 ):
-    """The places of organisations in Slack: one each, without the secrets."""
+    """The Slack configurations of organisations: one each, without the secrets."""
 
     @route("GET /api/v1/organisations/{slug}/slack", answer="SlackConfigResponse")
     def get_slack_config(self, context, slug):
@@ -23135,7 +23138,7 @@ class SlackConfigs(
 
     @route("DELETE /api/v1/organisations/{slug}/slack", status=204)
     def remove_slack(self, context, slug):
-        """Forget the Slack settings of an organisation, and drop what was on its way there."""
+        """Delete the Slack configuration of an organisation, and its pending messages."""
         config = SlackConfig.of(organisation_slug(slug))
         deleted = config.json()
         config.remove()
@@ -23143,7 +23146,7 @@ class SlackConfigs(
 
 
 class SlackNotices(Factstore, tag="Slack"):
-    """Messages to the channels of organisations; each is sent until Slack takes it."""
+    """Messages to the channels of organisations, sent until Slack accepts them."""
 
     @route(
         "POST /api/v1/organisations/{slug}/slack/notify/trail-non-compliant",
@@ -23196,7 +23199,7 @@ class SlackNotices(Factstore, tag="Slack"):
 
 
 # --- Slack commands -----------------------------------------------------------
-# What people in Slack ask for and do. Slack shows nothing but answers of status 200.
+# The commands of people in Slack. Slack shows only responses with status 200.
 
 _SLACK_LISTED = 10
 _SLACK_HELP = (
@@ -23212,7 +23215,7 @@ SLACK_BUTTONS = MappingProxyType({"approve_release": "approve", "reject_release"
 
 
 def find_in_slack(text: str) -> list[str]:
-    """What a command asks to be shown, or help."""
+    """Return the result of a read-only command, or help."""
     word, argument = (*text.split(None, 2), "", "")[:2]
     match word.lower():
         case "search" if argument:
@@ -23227,7 +23230,7 @@ def find_in_slack(text: str) -> list[str]:
 
 
 def _artifacts_text(prefix: str) -> list[str]:
-    """The artifacts whose digest starts with a prefix, the first few of them."""
+    """Return the artifacts whose digest starts with a prefix, the first few of them."""
     digest, digits = Artifact.sha256_digest, prefix.lower().removeprefix("sha256:")
     # Older versions stored digests without sha256: too.
     spellings = [f"sha256:{digits}", *([digits] if digits else [])]
@@ -23243,7 +23246,7 @@ def _artifacts_text(prefix: str) -> list[str]:
 
 
 def _trail_text(key: str) -> list[str]:
-    """A trail, and what was attested on it."""
+    """Return a trail with its attestations."""
     trail = Trail.find_or_none(key)
     if trail is None:
         return [f"There is no trail {key}."]
@@ -23265,7 +23268,7 @@ def _trail_text(key: str) -> list[str]:
 
 
 def _environment_text(name: str) -> list[str]:
-    """What runs in an environment, whether it may, and whether it drifted."""
+    """Return the artifacts of an environment, its compliance and its drift."""
     environment = Environment.find_or_none(name=name)
     if environment is None:
         return [f"There is no environment '{name}'."]
@@ -23285,9 +23288,9 @@ def _environment_text(name: str) -> list[str]:
 def decide_in_slack(
     config: SlackConfig, verb: str, key: str, user_id: str, comment: str
 ) -> list[str]:
-    """Approve or reject as the approver that a Slack user is mapped to, and say what came of it.
+    """Approve or reject as the approver of a Slack user, and return the result.
 
-    Only the id decides, since people choose their names themselves.
+    Only the user's id counts, since people choose their names themselves.
     """
     approval = Approval.find_or_none(key.lower())
     if approval is None:
@@ -23324,9 +23327,9 @@ def decide_in_slack(
 
 
 # --- Slack requests -----------------------------------------------------------
-# What comes from Slack: known by its signature, and answered once.
+# Requests from Slack: authenticated by their signature, and handled once.
 
-#: Seconds by which the time of a request may be off (Slack, Verifying requests).
+#: Seconds by which the timestamp of a request may differ (Slack, Verifying requests).
 _SLACK_WINDOW = 300
 
 
@@ -23340,9 +23343,9 @@ class SlackRequest(Model):
 
     @classmethod
     def is_new(cls, signature: str, timestamp: str) -> bool:
-        """Whether a request comes for the first time; from now on, it does not."""
+        """Return whether a request is new, and record it."""
         source = session().source
-        # More than one goes for each that comes; many at once would keep the writer.
+        # More are deleted than created; many at once would block the writer.
         expired = cls.select(cls.id).where(cls.expires_at < source.now()).limit(100)
         cls.delete().where(cls.id.in_(expired)).execute()
         key = signature.lower()
@@ -23359,7 +23362,7 @@ def _slack_headers(context: RequestContext) -> tuple[str, str]:
 
 
 def _is_from_slack(secret: str, context: RequestContext) -> bool:
-    """Whether a request was signed with a secret, and just now."""
+    """Return whether a request was signed recently with a secret."""
     signature, timestamp = _slack_headers(context)
     signed = b"v0:%b:%b" % (timestamp.encode("utf-8", "replace"), context.raw)
     expected = b"v0=" + hmac.digest(secret.encode(), signed, "sha256").hex().encode()
@@ -23382,7 +23385,7 @@ _SLACK_ANSWER = {
     "required": ["responseType", "text"],
     "properties": {
         "responseType": {"type": "string"},
-        # The name by which Slack itself knows it.
+        # Slack's own spelling.
         "response_type": {"type": "string"},
         "text": {"type": "string"},
     },
@@ -23390,7 +23393,7 @@ _SLACK_ANSWER = {
 
 
 def _answer_slack(lines: Iterable[str]) -> dict:
-    """Lines as Slack shows them in a channel."""
+    """Format lines as a response to a Slack channel."""
     text = slack_text(lines)
     return {"responseType": "in_channel", "response_type": "in_channel", "text": text}
 
@@ -23407,7 +23410,7 @@ _FROM_SLACK = MappingProxyType(
 
 
 class SlackCommands(Factstore, scope="", tag="Slack"):
-    """What comes from Slack, known by its signature."""
+    """The requests of Slack, identified by their signature."""
 
     guide = """\
 With an organisation's bot token and signing secret (`POST /organisations/{slug}/slack`) the slash
@@ -23417,7 +23420,7 @@ approvers: `{"U024BE7LH": "ciso"}`. Other users decide nothing.
 """
 
     def signer(self, context: RequestContext, slug: str) -> Principal | None:
-        """Slack, where a request is signed with the secret of an organisation."""
+        """Return Slack as the caller, if an organisation's secret signed the request."""
         slug = organisation_slug(slug)
         if not _is_from_slack(SlackConfig.of(slug).signing_secret, context):
             return None
@@ -23451,7 +23454,7 @@ approvers: `{"U024BE7LH": "ciso"}`. Other users decide nothing.
         **_FROM_SLACK,
     )
     def handle_slack_action(self, context, slug):
-        """Do what a button says that was pressed, once."""
+        """Run the action of a pressed button, once."""
         if "payload" not in context.body:
             payload = _answer_slack(["The form has no payload."])
             return Response(400, to_json(payload).encode())
@@ -23471,11 +23474,11 @@ approvers: `{"U024BE7LH": "ciso"}`. Other users decide nothing.
 
 
 # --- Atlassian ----------------------------------------------------------------
-# What Jira and Confluence have in common: where they are, and who calls there.
+# The common parts of Jira and Confluence: the server and the user.
 
 
 class SiteUrl(Text):
-    """The base URL of a server, kept without slashes at its end."""
+    """The base URL of a server, stored without slashes at its end."""
 
     def read(self, value):
         url = super().read(value).rstrip("/")
@@ -23489,7 +23492,7 @@ class SiteUrl(Text):
 
 
 class UserName(Text):
-    """A user name as HTTP Basic takes one (RFC 7617)."""
+    """A user name for HTTP Basic authentication (RFC 7617)."""
 
     def __init__(self, **options: Any):
         hint = "Expected a name without a colon"
@@ -23497,10 +23500,10 @@ class UserName(Text):
 
 
 class AtlassianSite(Model):
-    """The one connection of a workspace to a product of Atlassian."""
+    """The connection of a workspace to a product of Atlassian."""
 
     abstract: ClassVar[bool] = True
-    #: What people call the product.
+    #: The name of the product.
     title: ClassVar[str]
     base_url: str
     username: str
@@ -23508,7 +23511,7 @@ class AtlassianSite(Model):
 
     @classmethod
     def only(cls) -> AtlassianSite | None:
-        """The connection, if there is one."""
+        """Return the connection, if there is one."""
         return cls.find_or_none()
 
     @classmethod
@@ -23521,7 +23524,7 @@ class AtlassianSite(Model):
 
     @classmethod
     def keep(cls, values: Mapping[str, Any]) -> AtlassianSite:
-        """Store the connection, instead of the one before."""
+        """Create or replace the connection."""
         site = cls.only()
         if site is None:
             return cls.create(**values)
@@ -23534,11 +23537,11 @@ class AtlassianSite(Model):
         return {"Accept": "application/json", "Authorization": f"Basic {credentials}"}
 
     def ask(self, transport: Transport, path: str) -> HttpResponse:
-        """What is answered when a path is read."""
+        """Send a GET request to a path."""
         return transport.get(self.base_url + path, self.headers())
 
     def explain(self, answer: HttpResponse) -> str:
-        """Why an answer is of no use."""
+        """Return why a response is not usable."""
         reasons = {
             401: f"{self.title} refused the user name or the token.",
             403: f"{self.title} does not let this user do that.",
@@ -23547,13 +23550,13 @@ class AtlassianSite(Model):
         return reasons.get(answer.status, f"{self.title} gave no usable answer. {answer.note}")
 
     def probe_path(self) -> str:
-        """What is read to see whether the connection works."""
+        """The path that is read to test the connection."""
         raise NotImplementedError
 
     def probe(self, transport: Transport) -> dict:
-        """Whether the connection works, and if not, why."""
+        """Test the connection; return whether it works, and the reason if not."""
         answer = self.ask(transport, self.probe_path())
-        # An unknown caller may get a page for people, with status 200.
+        # An unknown user may get an HTML page with status 200.
         works = answer.status == 200 and isinstance(answer.json, dict)
         sentence = f"{self.title} knows {self.username}." if works else self.explain(answer)
         return {"success": works, "message": sentence}
@@ -23567,10 +23570,11 @@ CONNECTION_TEST = {
 
 
 class SiteKeeper:
-    """Mixed into the resource of a connection: what is found out before its handlers."""
+    """Mixed into the resource of a connection: validates and tests it outside of the
+    transaction."""
 
     def check(self, context: RequestContext) -> None:
-        """Refuse a URL that nothing may be sent to, or to which a token would go without TLS."""
+        """Reject a URL that is not permitted, or to which a token would be sent without TLS."""
         url, networks = context.body["base_url"], allowed_networks(context.settings)
         check_target(url, networks)
         if needs_tls(url, networks):
@@ -23587,14 +23591,14 @@ class SiteKeeper:
 # --- Jira ---------------------------------------------------------------------
 # Tickets are stored here first; an outbox message creates each in Jira (REST API, version 2).
 
-#: Seconds that one sync may wait for Jira, and how many tickets of a kind it takes up.
+#: Seconds of a sync at most, and tickets that it handles.
 SYNC_TIME, SYNC_BATCH = 20, 100
-#: How a server says that it does not have an operation.
+#: Statuses of a server without an operation.
 _NO_OPERATION = (404, 405, 410, 501)
 
 
 class JiraConnection(AtlassianSite):
-    """Where Jira is, and as whom tickets are made there."""
+    """The server of Jira, and the user who creates tickets."""
 
     fact, touched, since = "jira_connection", True, 4
     schema_name = "JiraConfigResponse"
@@ -23625,7 +23629,7 @@ class JiraConnection(AtlassianSite):
         if answer.status == 200 and isinstance(issues, list):
             first = [answer._replace(body=to_json(issue).encode()) for issue in issues[:1]]
             return first[0] if first else None
-        # Not knowing is no refusal of the ticket: it is tried again.
+        # A failed search is no rejection of the ticket: it is sent again.
         status = 0 if answer.status == 400 else answer.status
         return answer._replace(status=status, body=None)
 
@@ -23640,7 +23644,7 @@ class JiraTicket(Model):
     id = Uuid()
     ticket_key = Text(255)
     summary = Name(512)
-    #: Pending until Jira has made the issue, Failed if it will not; else as Jira calls it.
+    #: Pending until Jira has created the issue, Failed if it rejects it; else Jira's own status.
     status = Text(255, default="Pending")
     issue_type = Name(default="Task")
     project_key = Text(255)
@@ -23648,19 +23652,19 @@ class JiraTicket(Model):
     created_at = Timestamp(6, default=now_exactly)
     #: Why it is Pending or Failed.
     problem = Text(1000, null=True)
-    #: The trail that a sync made it for: one ticket for each.
+    #: The trail for which a sync created it: one ticket for each.
     synced_for = Id(null=True, hidden=True)
-    #: Of pending, failed, open and closed: Jira may call a status whatever it likes.
+    #: Of pending, failed, open and closed: Jira's names of statuses can be changed.
     stage = Text(10, default="pending", hidden=True)
     refreshed_at = Timestamp(6, null=True, hidden=True)
 
     @property
     def label(self) -> str:
-        """What the issue is found by, whether or not Jira's answer arrived."""
+        """The label by which the issue is found, whether or not Jira's response arrived."""
         return f"factstore-{self.id}"
 
     def fields(self) -> dict:
-        """The issue as Jira takes it: a summary is one line of at most 255 characters."""
+        """The fields of the issue in Jira: a summary is one line of at most 255 characters."""
         return {
             "project": {"key": self.project_key},
             "summary": " ".join(self.summary.split())[:255],
@@ -23692,7 +23696,7 @@ class JiraPosting(OutboxMessage):
     def begin(cls, connection: JiraConnection, ticket: JiraTicket) -> JiraPosting:
         """Put down that a request is about to send a ticket; the dispatcher does if that ends."""
         current = session()
-        # All that the request may take: the time of a sync, and that of its last attempt.
+        # The longest time of the request: that of a sync, and of its last attempt.
         grace = SYNC_TIME + 4 * current.workspace.settings.webhook_timeout
         due = current.source.timestamp(current.source.clock() + grace)
         return cls.create(connection=connection.id, ticket=ticket.id, due_at=due)
@@ -23708,12 +23712,12 @@ class JiraPosting(OutboxMessage):
         return OutboundRequest(f"{self.connection.base_url}/rest/api/2/issue", body, headers)
 
     def deliver(self, workspace, transport, at):
-        # Of an attempt before, only the answer may have been lost.
+        # The response to an earlier attempt may have been lost.
         existing = self.connection.find_issue(transport, self.ticket.label)
         return existing or super().deliver(workspace, transport, at)
 
     def deliver_first(self, workspace: Workspace, transport: Transport, at: float) -> HttpResponse:
-        """Make the attempt before which there was none."""
+        """Make the first attempt, which needs no search for the issue."""
         return super().deliver(workspace, transport, at)
 
     def is_success(self, response):
@@ -23721,7 +23725,7 @@ class JiraPosting(OutboxMessage):
 
     def record_attempt(self, sent, at):
         if self.state != "due":
-            # A request that took too long finds that the dispatcher came to an end before.
+            # The dispatcher may have settled the message during a slow request.
             return
         super().record_attempt(sent, at)
         if self.state == "done":
@@ -23744,7 +23748,7 @@ def _issue_key(sent: HttpResponse) -> str | None:
 
 
 def _issue_complaint(sent: HttpResponse) -> str:
-    """What Jira has against an issue, in its own words."""
+    """Return Jira's errors about an issue."""
     if sent.status != 400:
         return ""
     messages, errors = sent.document.texts("errorMessages"), sent.document.get("errors").members()
@@ -23753,7 +23757,7 @@ def _issue_complaint(sent: HttpResponse) -> str:
 
 
 def make_ticket(connection: JiraConnection, **values: Any) -> JiraPosting:
-    """Put a ticket down that Jira does not know of yet, and that it is about to be sent."""
+    """Create a ticket that is not in Jira yet, with its outbox message."""
     project = connection.default_project_key
     mark = session().source.random.randbytes(4).hex().upper()
     ticket = JiraTicket.create(
@@ -23789,7 +23793,7 @@ class JiraConnections(
         answer="JiraConfigResponse",
     )
     def save_jira_config(self, context):
-        """Store the connection to Jira, instead of the one before."""
+        """Create or replace the connection to Jira."""
         return JiraConnection.keep(context.body)
 
     @route("POST /api/v1/integrations/jira/test", answer=CONNECTION_TEST)
@@ -23802,10 +23806,10 @@ class JiraConnections(
 
 
 class _JiraSync:
-    """One exchange with Jira over what is missing there and what may be news here.
+    """One synchronization with Jira: sends missing tickets, and reads the status of open ones.
 
-    Tickets are stored in a transaction of its own before anything is sent, and `record_attempt`
-    stores the result in another; none is open during the exchange.
+    Tickets are stored in a separate transaction before anything is sent, and `record_attempt`
+    stores the result in another; none is open during the requests.
     """
 
     def __init__(self, context: RequestContext, connection: JiraConnection):
@@ -23816,7 +23820,7 @@ class _JiraSync:
         self.waiting = 0
 
     def run(self) -> _JiraSync:
-        """Send what is missing, then read what may have changed, as far as time allows."""
+        """Send missing tickets, then read the status of open ones, within the time limit."""
         workspace, lite = self.context.workspace, self.context.lite
         trails, at = list(_trails_without_ticket()), lite.source.clock()
         first, again = _write_before(self.context, lambda current: self.begin(trails))
@@ -23837,11 +23841,11 @@ class _JiraSync:
         return self
 
     def begin(self, trails: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
-        """Put down what is about to be sent: for the first time, and again after a refusal."""
+        """Store the messages to be sent: first attempts, and repeated ones after a rejection."""
         first = [
             make_ticket(self.connection, summary=summary, trail_id=key, synced_for=key).id
             for key, summary in trails
-            # Another sync may have come first.
+            # Another sync may have created it.
             if not JiraTicket.exists(trail_id=key)
         ]
         refused = JiraTicket.select().where(JiraTicket.stage == "failed").limit(SYNC_BATCH)
@@ -23852,7 +23856,7 @@ class _JiraSync:
         return first, again
 
     def goes_on(self, answer: HttpResponse) -> bool:
-        """Whether Jira may be asked more: it is there, knows us, and there is time left."""
+        """Return whether more requests make sense: Jira is available, and there is time left."""
         usable = 200 <= answer.status < 300 or answer.status in (400, 404)
         return usable and time.monotonic() < self.deadline
 
@@ -23883,13 +23887,13 @@ def _trails_without_ticket() -> Iterator[tuple[str, str]]:
 
 
 def _open_tickets() -> list[JiraTicket]:
-    """Some of the tickets whose status may change, those first that were not read for longest."""
+    """Return some of the open tickets, those first that were not read for longest."""
     tickets = JiraTicket.select().where(JiraTicket.stage == "open")
     return list(tickets.order_by(JiraTicket.refreshed_at).limit(SYNC_BATCH))
 
 
 def _write_before(context: RequestContext, work: Callable[[Session], Any]) -> Any:
-    """Do a part of a write that must stand before its handler's transaction begins."""
+    """Run the part of a write that must be committed before its handler's transaction."""
     return write_transaction(
         context.workspace,
         work,
@@ -23935,7 +23939,7 @@ ones. The URL is https; http is accepted only into networks of the setting
         return key, posting.deliver_first(context.workspace, lite.transport, at)
 
     def create(self, context):
-        """Make a ticket for a trail; one that Jira does not take now is sent until it does."""
+        """Create a ticket for a trail; one that Jira does not accept now is sent later."""
         if context.prepared is None:
             return make_ticket(JiraConnection.stored(), **context.body).ticket
         key, sent = context.prepared
@@ -23944,7 +23948,7 @@ ones. The URL is https; http is accepted only into networks of the setting
         return posting.ticket
 
     def prepare_sync_jira(self, context: RequestContext) -> _JiraSync | None:
-        """Have everything exchanged that a sync is for; nothing for a dry run."""
+        """Run the requests of a sync; nothing for a dry run."""
         connection = JiraConnection.only()
         if connection is None or self.surface.is_dry_run(context.request):
             return None
@@ -23959,9 +23963,9 @@ ones. The URL is https; http is accepted only into networks of the setting
         },
     )
     def sync_jira(self, context):
-        """Make the tickets that trails lack in Jira, and read the status of those that are open.
+        """Create the missing tickets of trails in Jira, and read the status of open ones.
 
-        A trail that is not compliant gets one ticket; what Jira refused before is sent again.
+        A trail that is not compliant gets one ticket; rejected ones are sent again.
         """
         if context.prepared is not None:
             return context.prepared.record_attempt(context.lite.source.clock())
@@ -23975,7 +23979,7 @@ ones. The URL is https; http is accepted only into networks of the setting
 
 
 class ConfluenceConnection(AtlassianSite):
-    """Where Confluence is, and as whom it is called."""
+    """The server of Confluence, and its user."""
 
     fact, touched, since = "confluence_connection", True, 4
     schema_name = "ConfluenceConfigResponse"
@@ -24026,7 +24030,7 @@ class ConfluenceConnections(
         answer="ConfluenceConfigResponse",
     )
     def save_confluence_config(self, context):
-        """Store the connection to Confluence, instead of the one before."""
+        """Create or replace the connection to Confluence."""
         return ConfluenceConnection.keep(context.body)
 
     @route("POST /api/v1/integrations/confluence/test", answer=CONNECTION_TEST)
@@ -24039,10 +24043,10 @@ class ConfluenceConnections(
 
 
 class ChainWalk:
-    """The ledger in the file of the current session, read link by link.
+    """The ledger of the current session's file, read entry by entry.
 
-    The numbers of its entries have no gaps, and their times never go back: any place in it, by
-    number or by time, is found without counting.
+    The numbers of its entries have no gaps, and their times never decrease: a position is found by
+    number or by time without counting.
     """
 
     def __init__(self):
@@ -24053,7 +24057,7 @@ class ChainWalk:
         return newest or 0
 
     def span(self, first: int, last: int) -> Iterator[LedgerLink]:
-        """The entries from one number to another, both included."""
+        """Yield the entries from one number to another, inclusive."""
         return proofs(self.connection, 'WHERE "id" BETWEEN ? AND ? ORDER BY "id"', (first, last))
 
     def before(self, number: int) -> str:
@@ -24062,23 +24066,24 @@ class ChainWalk:
         return next((p.entry_hash for p in proofs(self.connection, tail, (number,))), ZEROS)
 
     def between(self, begin: str, end: str) -> tuple[int, int]:
-        """The numbers of the first and the last entry from one time to another, both included; the
-        first is the higher one where there is none."""
+        """Return the numbers of the first and the last entry between two times, inclusive; the
+        first is the higher one if there is none."""
         numbers = range(1, len(self) + 1)
         first = bisect_left(numbers, begin, key=self.time_of)
         return first + 1, bisect_right(numbers, end, key=self.time_of)
 
     def time_of(self, number: int) -> str:
-        """When an entry was made, or the one before it if it is gone, with microseconds."""
+        """Return the time of an entry, or of the one before it if it is missing, with
+        microseconds."""
         tail = 'WHERE "id" <= ? ORDER BY "id" DESC LIMIT 1'
         return next(
             (f"{p.timestamp[:-1]}000Z" for p in proofs(self.connection, tail, (number,))), ""
         )
 
     def of_record(self, record: str, order: str = 'ORDER BY "id"') -> Iterator[LedgerLink]:
-        """The entries of a record, oldest first, by its UUID.
+        """Return the entries of a record, oldest first, by its UUID.
 
-        A file of an earlier version has entries under the id itself, which may end with a ULID.
+        Older versions wrote entries under the id itself, which may end with a ULID.
         """
         number = int(record.replace("-", ""), 16)
         ulid = encode_ulid(number >> 80, number & (1 << 80) - 1)
@@ -24092,8 +24097,8 @@ class ChainWalk:
         return proofs(self.connection, tail, (record, *keys))
 
     def fault_of(self, proof: LedgerLink, previous: str) -> str:
-        """What is wrong with an entry after the one with this hash, or with the record as the
-        newest entry of it has it; empty: nothing."""
+        """Return the fault of an entry after the one with this hash, or of its record if it is the
+        newest entry; empty for none."""
         if not proof.follows(previous):
             return f"Ledger entry {proof.number} was changed, or the one before it was."
         newer = 'SELECT 1 FROM "ledger_entry" WHERE "record_id" IN (?, ?) AND "id" > ? LIMIT 1'
@@ -24110,10 +24115,10 @@ class ChainWalk:
 
 
 def ledger_row(proof: LedgerLink) -> dict:
-    """An entry of the ledger as it is told.
+    """Return an entry of the ledger for a response.
 
-    What its hash is over is told as it is hashed, but for the record of an entry that an earlier
-    version made: that was hashed by the id which the metadata tell.
+    It has the hashed values; for an entry of an older version, whose record was hashed by the id in
+    the metadata, the UUID of the record.
     """
     table, key = proof.subject
     record = record_uuid(table, key)
@@ -24138,8 +24143,8 @@ def ledger_row(proof: LedgerLink) -> dict:
 
 
 class _ChainState(NamedTuple):
-    """How far a verification has come: since when it is under way, how many entries it has checked,
-    the time of the first, the newest, and the hash that the newest has to be linked to."""
+    """The progress of a verification: since when it runs, how many entries it has checked, the time
+    of the first, the newest, and the hash that the newest must be linked to."""
 
     started: float
     previous: str
@@ -24155,9 +24160,9 @@ class _ChainState(NamedTuple):
 
 
 class _VerificationDeadline:
-    """The time that one request may verify the ledger, and the states of those that it ended.
+    """The deadline of a verification request, and the states of interrupted verifications.
 
-    A state is used for ten minutes at most: no verdict rests on what was read longer ago.
+    A state is valid for ten minutes: no verdict is based on older reads.
     """
 
     LIFE, KEPT = 600, 8
@@ -24173,7 +24178,7 @@ class _VerificationDeadline:
         self.ends_at = time.monotonic() + workspace.settings.ledger_deadline
 
     def resume(self, period: tuple[str, str], chain: ChainWalk, first: int) -> _ChainState:
-        """Where the verification of these times goes on: where it ended, or at the first entry."""
+        """Return the state to continue from: of the interrupted request, or of the first entry."""
         state = self._states.pop((self._workspace.id, *period), None)
         is_fresh = state and time.monotonic() < state.started + self.LIFE
         if is_fresh and chain.before(first + state.checked) == state.newest.entry_hash:
@@ -24183,9 +24188,9 @@ class _VerificationDeadline:
     def check(
         self, count: int, advice: str, period: tuple = (), state: _ChainState | None = None
     ) -> None:
-        """Refuse to go on after so many entries once the time is over; a state is kept to resume.
+        """Store the state and raise after so many entries if the deadline has passed.
 
-        Each request checks a hundred entries at least, so that it comes further.
+        Each request checks a hundred entries at least, so that it makes progress.
         """
         if count == 0 or count % 100 or time.monotonic() < self.ends_at:
             return
@@ -24206,7 +24211,7 @@ _deadline = _VerificationDeadline()
 
 @contextlib.contextmanager
 def _one_verification(context: RequestContext) -> Iterator[_VerificationDeadline]:
-    """Verify the file as it stands at one moment, for one request of the process at a time."""
+    """Verify a snapshot of the file, for one request of the process at a time."""
     if not _deadline.lock.acquire(blocking=False):
         raise Unavailable(
             "Another request is verifying a ledger; try again when it is done.",
@@ -24309,11 +24314,11 @@ more than ten minutes before.
         "POST /api/v1/ledger/verify/{recordId}", answer=_RECORD_VERDICT.describe(), setting="ledger"
     )
     def verify_ledger_record(self, context, record):
-        """Check a record against all its entries, and each of these against the one before."""
+        """Verify a record with all its entries, and each of them with the one before."""
         return context.prepared
 
     def prepare_verify_ledger_record(self, context, record):
-        """Find out whether a record is what the ledger says."""
+        """Verify a record with the ledger, outside of the transaction."""
         with _one_verification(context) as deadline:
             chain, first, fault = ChainWalk(), None, "The ledger has no entry of this record."
             for count, proof in enumerate(chain.of_record(record), 1):
@@ -24340,13 +24345,14 @@ more than ten minutes before.
         setting="ledger",
     )
     def verify_ledger_chain(self, context):
-        """Check every entry between two times, both included, and the records as they stand."""
+        """Verify every entry between two times, inclusive, and the current records."""
         return context.prepared
 
     def prepare_verify_ledger_chain(self, context):
-        """Find the first entry of a time that is not as it was written.
+        """Find the first entry between two times that was changed, outside of the transaction.
 
-        What takes longer than the deadline goes on with the next request for the same times.
+        A verification that exceeds the deadline is continued by the next request for the same
+        times.
         """
         body, fault = (context.body["from"], context.body["to"]), ""
         with _one_verification(context) as deadline:
@@ -24386,11 +24392,11 @@ more than ten minutes before.
 
 
 # --- Hub templates ------------------------------------------------------------
-# Templates of flows for well-known frameworks, which are part of the product.
+# Built-in templates of flows for well-known frameworks.
 
 
 class _HubTemplate(NamedTuple):
-    """What a framework asks of every delivery: attestations by name, each with its type."""
+    """The requirements of a framework for deliveries: attestations by name, each with its type."""
 
     id: str
     name: str
@@ -24415,7 +24421,7 @@ class _HubTemplate(NamedTuple):
 
 
 def _attested_by(names: str) -> dict[str, str]:
-    """Attestations with their types, from words such as `name` or `name=type`."""
+    """Parse attestations with their types, from words such as `name` or `name=type`."""
     pairs = (word.partition("=") for word in names.split())
     return {name: type or name for name, _, type in pairs}
 
@@ -24496,12 +24502,12 @@ class HubTemplates(Factstore, tag="Hub"):
 
     @route("GET /api/v1/hub/templates/{template}", id="getHubTemplate", answer=_HUB_TEMPLATE)
     def retrieve(self, context, key):
-        """Get one of the templates that the product brings along."""
+        """Get one of the built-in templates."""
         return self.find(key).json()
 
     @route("POST /api/v1/hub/templates/{template}/import", status=201, answer="FlowResponse")
     def import_hub_template(self, context, key):
-        """Create a flow with the name of a template, which asks for what the template does."""
+        """Create a flow with the name and the requirements of a template."""
         template = self.find(key)
         return Flow.create(
             name=template.name,
@@ -24512,15 +24518,15 @@ class HubTemplates(Factstore, tag="Hub"):
 
 
 # --- Audit packages -----------------------------------------------------------
-# What was recorded of a delivery, in one archive for people without access here. The same facts
-# give the same bytes, so nothing in it depends on the time or the caller.
+# The records of a delivery in one archive, for people without access here. The same facts give the
+# same bytes, so nothing in it depends on the time or the caller.
 
 _GZIP_MEDIA = "application/gzip"
 _PACKAGE_FORMAT = "factstore-audit-package/1"
 
 
 class _PackedFile(NamedTuple):
-    """A file of an archive: its path, its size, its SHA-256, and where its bytes come from."""
+    """A file of an archive: its path, size, SHA-256, and the source of its bytes."""
 
     path: str
     size: int
@@ -24529,13 +24535,13 @@ class _PackedFile(NamedTuple):
 
     @classmethod
     def holding(cls, path: str, data: bytes) -> _PackedFile:
-        """A file of given bytes."""
+        """Make a file of bytes."""
         return cls(path, len(data), hashlib.sha256(data).hexdigest(), lambda: [data])
 
     def tar(self) -> Iterator[bytes]:
-        """The file as tar has it (POSIX ustar), of no time and no owner.
+        """Yield the file in the format of tar (POSIX ustar), without time and owner.
 
-        Damaged, at its end, where the bytes are not those that were announced.
+        Raises Damaged, at its end, if the bytes do not match the size and the hash.
         """
         import tarfile
 
@@ -24551,10 +24557,10 @@ class _PackedFile(NamedTuple):
 
 
 class _AuditPackage:
-    """Records and evidence, gathered now and sent later.
+    """Records and evidence, collected now and sent later.
 
-    Documents wait in a temporary file, since the manifest, which goes first, has the hashes of all;
-    evidence is read when its turn comes.
+    Documents are in a temporary file, since the manifest, which comes first, has the hashes of all;
+    evidence is read when it is sent.
     """
 
     def __init__(self, documents: IO[bytes], limit: int):
@@ -24577,7 +24583,7 @@ class _AuditPackage:
         return self.documents.read(size)
 
     def put(self, file: _PackedFile) -> None:
-        """Put a file in; of several with one path, the first."""
+        """Add a file; of several with the same path, the first counts."""
         self.files.setdefault(file.path, file)
 
     def add_records(self, folder: str, model: type[Model], condition: peewee.Expression) -> None:
@@ -24587,7 +24593,8 @@ class _AuditPackage:
             self.add(f"{folder}/{key}.json", unseal(text.encode(), session().ring))
 
     def add_evidence(self, file: EvidenceFile, workspace: Workspace) -> None:
-        """Put a file of evidence in by its hash, or where it lies; Damaged if it is another."""
+        """Add an evidence file, under its hash or its own path; raises Damaged if it was
+        changed."""
         digest = file.sha256_hash
         if not re.fullmatch("[0-9a-f]{64}", digest):
             raise Damaged(f"Evidence file {file.id} has no hash that it could be held against.")
@@ -24602,7 +24609,7 @@ class _AuditPackage:
         self.evidence.append({**file.json(), "path": path})
 
     def signed_manifest(self, subject: Model, checkpoints: Checkpoints) -> list[_PackedFile]:
-        """What the archive is about and what else is in it, and a signed note of that."""
+        """Return the manifest of the archive, and its signed note."""
         contents = {
             "format": _PACKAGE_FORMAT,
             "subject": {"type": subject.noun(), "id": subject.id},
@@ -24631,7 +24638,7 @@ class _AuditPackage:
 
 
 def _plain_suffix(name: str) -> str:
-    """The suffix of a file's name, where it is short and made of letters and digits."""
+    """Return the suffix of a file's name, if it is short and alphanumeric."""
     suffix = re.search(r"\.[A-Za-z0-9]{1,10}\Z", name)
     return suffix[0].lower() if suffix else ""
 
@@ -24650,7 +24657,7 @@ def _send_package(
         folder = storage_folder(context.settings)
         documents = unless_done.enter_context(temporary_file(folder))
         package = _AuditPackage(documents, context.settings.list_limit)
-        # All at one moment, however much is written meanwhile.
+        # One snapshot, however much is written meanwhile.
         with session().database.atomic():
             flow = Trail.find(trail).flow_id
             package.add("trail.json", context.workspace.json_of(Trail, trail))
@@ -24668,7 +24675,7 @@ def _send_package(
 
 
 class AuditPackages(Factstore, tag="Audit package"):
-    """Archives of what was recorded: a signed manifest with the hash of every file, and the files.
+    """Archives of records: a signed manifest with the hash of every file, and the files.
 
     `manifest.sig` is a note with the manifest's SHA-256 (https://c2sp.org/signed-note), signed with
     the key that signs checkpoints of the ledger.
@@ -24691,7 +24698,7 @@ class AuditPackages(Factstore, tag="Audit package"):
         answer=File().describe(),
     )
     def download_artifact_audit_package(self, context, key):
-        """Download what was recorded of an artifact, and all that its trail was attested."""
+        """Download the records of an artifact, and all attestations of its trail."""
         artifact = Artifact.find(read_in_path(Artifact.id, key))
         trail = artifact.trail_id
         own = Artifact.id == artifact.id, Attestation.trail == trail
