@@ -24726,7 +24726,7 @@ class AuditPackages(Factstore, tag="Audit package"):
 
 
 class RowFault(NamedTuple):
-    """What is wrong with one row; an empty field means the row as a whole."""
+    """The fault of one row; an empty field means the whole row."""
 
     line: int
     field: str
@@ -24734,36 +24734,36 @@ class RowFault(NamedTuple):
 
 
 class Report:
-    """What became of the rows of an import; only the first 1,000 faults are kept."""
+    """The result of an import by row; only the first 1,000 faults are listed."""
 
     def __init__(self):
         self.created = self.updated = self.unchanged = self.refused = 0
         self.faults: list[RowFault] = []
         #: Members of rows that the records do not have.
         self.ignored: set[str] = set()
-        #: Faults beyond those that are kept.
+        #: Faults that are not listed.
         self.omitted = 0
         #: The line from which on the file could not be read; 0: all of it was read.
         self.stopped = 0
 
     @property
     def total(self) -> int:
-        """How many rows there were."""
+        """The number of rows."""
         return self.created + self.updated + self.unchanged + self.refused
 
     def refuse(self, *faults: RowFault) -> None:
-        """Count one row as refused, for these faults."""
+        """Count a row as refused, with its faults."""
         room = max(0, 1_000 - len(self.faults))
         self.refused += 1
         self.faults += faults[:room]
         self.omitted += len(faults[room:])
 
     def counts(self) -> tuple[int, int, int]:
-        """How many rows are stored: created, updated, unchanged."""
+        """The numbers of stored rows: created, updated, unchanged."""
         return self.created, self.updated, self.unchanged
 
     def reset(self, counts: tuple[int, int, int]) -> None:
-        """Go back to these counts, since what came after them was rolled back."""
+        """Restore earlier counts after a rollback."""
         self.created, self.updated, self.unchanged = counts
 
     def json(self) -> dict:
@@ -24788,7 +24788,7 @@ def _text_lines(stream: IO[bytes], errors: str = "strict") -> Iterator[str]:
     decoder = codecs.getincrementaldecoder(json.detect_encoding(first[:4]))(errors)
     number, text = 1, ""
     try:
-        # In UTF-16 a line of bytes is a piece of text that may end anywhere.
+        # In UTF-16 a line of bytes is a part of the text that may end anywhere.
         for piece in itertools.chain([first], pieces):
             text += decoder.decode(piece)
             while end := text.find("\n") + 1:
@@ -24803,9 +24803,9 @@ def _text_lines(stream: IO[bytes], errors: str = "strict") -> Iterator[str]:
 
 
 def _read_header(lines: Iterator[tuple[int, str]], delimiter: str) -> tuple[int, list[str], str]:
-    """The line, the names and the delimiter of a CSV's header.
+    """Read the line number, the names and the delimiter of a CSV's header.
 
-    Excel writes its delimiter into a line of its own, `sep=;`, and may end lines in empty cells.
+    Excel writes its delimiter in a separate line, `sep=;`, and may end lines with empty cells.
     """
     line, text = next((pair for pair in lines if pair[1].strip()), (1, ""))
     if match := re.fullmatch(r'"?sep=([^\r\n"])"?[;,\s]*', text, re.IGNORECASE):
@@ -24827,7 +24827,7 @@ def _csv_rows(stream: IO[bytes], delimiter: str = "") -> Iterator[tuple[int, dic
     """The rows of a CSV (RFC 4180), delimited by whichever of , ; tab its header has most of."""
     import csv
 
-    # This limit on a cell's length holds for the whole process: it is raised, never lowered.
+    # This limit applies to the whole process: it is raised, never lowered.
     csv.field_size_limit(max(csv.field_size_limit(), 32 << 20))
     lines = _text_lines(stream)
     line = 1
@@ -24847,13 +24847,14 @@ def _csv_rows(stream: IO[bytes], delimiter: str = "") -> Iterator[tuple[int, dic
         raise BrokenFile(line, f"The row in line {line} is not CSV: {rule}.") from None
 
 
-# int refuses NaN and Infinity, which Python would read and RFC 8259 does not know.
+# `int` rejects NaN and Infinity, which Python accepts and RFC 8259 does not.
 _json_decoder = json.JSONDecoder(parse_constant=int)
 _json_line = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def _json_rows(stream: IO[bytes]) -> Iterator[tuple[int, dict | RowFault]]:
-    """The elements of a JSON array, or of the one array in an object such as {"assets": […]}."""
+    """Yield the elements of a JSON array, or of the only array in an object such as {"assets":
+    […]}."""
     data = stream.read()
     try:
         text = data.decode(json.detect_encoding(data))
@@ -24879,7 +24880,8 @@ def _json_rows(stream: IO[bytes]) -> Iterator[tuple[int, dict | RowFault]]:
 
 
 def _json_items(text: str, where: int) -> Iterator[tuple[int, object]]:
-    """Whatever the array or object at this place of a sound JSON text holds, with its place."""
+    """Yield the elements of the array or object at a position of valid JSON text, with
+    positions."""
     gap = re.compile(r"[\s,:]*")
     where = gap.match(text, where + 1).end()
     while text[where] not in "]}":
@@ -24911,19 +24913,19 @@ ROW_READERS = {
 
 
 def _row_format(name: str) -> str:
-    """The name of a format in lower case; Invalid where it is not known."""
+    """Return the name of a format in lower case; raises Invalid for unknown ones."""
     if name.lower() not in ROW_READERS:
         raise Invalid(f"Name the format of the rows: one of {', '.join(ROW_READERS)}.")
     return name.lower()
 
 
 def read_rows(source: Path | IO[bytes], format: str = "") -> Iterator[tuple[int, dict | RowFault]]:
-    """The records of a CSV, TSV, JSON or NDJSON file, in UTF-8 or UTF-16, each with its line.
+    """Read the records of a CSV, TSV, JSON or NDJSON file, in UTF-8 or UTF-16, each with its line.
 
-    In every format that is the physical line, from 1 on, where the record starts. A CSV cell stays
-    text; an empty one means that the member is absent, as does a cell missing at a row's end; rows
-    of empty cells are skipped. A faulty row comes as a RowFault and the next one follows. What
-    cannot be read on raises Invalid, possibly after good rows. Only JSON is held in memory whole.
+    In every format that is the physical line, from 1 on, in which the record begins. A CSV cell
+    remains text; an empty or missing one means that the member is absent; rows of empty cells are
+    skipped. A faulty row is a RowFault, and the next one follows. An unreadable rest raises
+    Invalid, possibly after valid rows. Only JSON is loaded into memory as a whole.
     """
     is_path = isinstance(source, Path)
     reader = ROW_READERS[_row_format(format or (source.suffix[1:] if is_path else ""))]
@@ -24935,15 +24937,15 @@ def read_rows(source: Path | IO[bytes], format: str = "") -> Iterator[tuple[int,
         yield from reader(stream)
 
 
-#: How a text begins that a spreadsheet may take for a formula, also in its wide forms.
+#: Beginnings of texts that a spreadsheet could interpret as formulas, also in full width.
 FORMULA = re.compile("[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 
 
 def _csv_line(values: Iterable[object], delimiter: str, safe: bool = False) -> str:
-    """A record of a CSV: null is an empty cell, an empty text is "", anything but text is JSON.
+    """Format a record as a line of CSV: null is an empty cell, "" an empty text, other values JSON.
 
-    A text that a spreadsheet may take for a formula gets an apostrophe in front where it is to be
-    `safe`; else it is written as it is, so that an import gives the records that were exported.
+    A text that a spreadsheet could interpret as a formula gets a leading apostrophe if `safe`; else
+    it is unchanged, so that an import restores the exported records.
     """
     cells = []
     for value in values:
@@ -24959,10 +24961,10 @@ def _csv_line(values: Iterable[object], delimiter: str, safe: bool = False) -> s
 def write_rows(
     rows: Iterable[dict], stream: IO[str], format: str, columns: Sequence[str], safe: bool = False
 ) -> int:
-    """Write these members of the records, and return how many records there were.
+    """Write these members of the records; return the number of records.
 
-    JSON is an array with one record a line. CSV ends its lines with CRLF (open the file with
-    newline=""); null and "", read back, both mean absent.
+    JSON is an array with one record a line. The lines of CSV end with CRLF (open the file with
+    newline=""); null and "" both read as absent.
     """
     format, count = _row_format(format), 0
     delimiter = {"csv": ",", "tsv": "\t"}.get(format)
@@ -24981,9 +24983,9 @@ def write_rows(
 
 
 class Progress:
-    """A bar on a terminal, drawn at most ten times a second; the noun "bytes" counts in MB.
+    """A progress bar on a terminal, drawn at most ten times a second; "bytes" are shown in MB.
 
-    A stream that is no terminal gets nothing, and a terminal keeps nothing.
+    Other streams get no output, and the terminal is cleared at the end.
     """
 
     def __init__(self, total: int | None, stream=None, clock=time.monotonic, noun: str = "rows"):
@@ -25013,7 +25015,7 @@ class Progress:
             self.width = len(line)
 
     def line(self, seconds: float) -> str:
-        """How far this is, how fast it goes, and how long it still takes."""
+        """Format the progress, the rate, and the remaining time."""
         rate = f"{self.amount(self.done / seconds)}/s"
         if not self.total:
             return f"{self.amount(self.done)}, {rate}"
@@ -25033,7 +25035,7 @@ class Progress:
 
 
 class _OscalCatalog(NamedTuple):
-    """The rows of a catalog: a framework, its one version, and the nodes, parents first."""
+    """The rows of a catalog: a framework, its version, and the nodes, parents first."""
 
     framework: dict
     version: dict
@@ -25130,7 +25132,7 @@ def _fill_in(text: str, params: Mapping[str, JsonNode], depth: int = 0) -> str:
 
     def fill(match: re.Match) -> str:
         name = match[1].rpartition(",")[2].strip()
-        # Choices may hold parameters; the limit ends those that hold one another.
+        # Choices may contain parameters; the limit ends circular ones.
         if name not in params or depth == 3:
             return f"[{name}]"
         param = params[name]
@@ -25190,7 +25192,7 @@ MIGRATIONS = (
         (
             "DROP TABLE IF EXISTS audit_mark",
             "DROP TABLE IF EXISTS tally",
-            # What a file of layout 4 to 6 had noted for the index waits in the ledger now.
+            # The entries that layouts 4 to 6 queued for the index are in the ledger.
             "CREATE TABLE IF NOT EXISTS search_note (id INTEGER)",
             """INSERT INTO search_position SELECT 1, coalesce((SELECT min(id) - 1 FROM search_note),
                 (SELECT max(id) FROM ledger_entry), 0)""",
@@ -25215,9 +25217,9 @@ def prepare(workspace: Workspace, settings: Settings, bell: threading.Event) -> 
 
 
 def open_ring(workspace: Workspace) -> bool:
-    """Open the keys that a workspace's file holds, with the one outside of it; whether it has any.
+    """Open the keys of a workspace's file with its wrapping key; return whether it has any.
 
-    A new file gets a key file beside it, unless the key is set.
+    A new file gets a key file beside it, unless the setting has a key.
     """
     # The writer has the file open already; the first read opens a reader.
     opened = workspace.reader if workspace.read_only else workspace.writer.database
@@ -25241,7 +25243,7 @@ def open_ring(workspace: Workspace) -> bool:
 
 
 def _take_keys(workspace: Workspace, keys: Sequence[tuple], beside: Path | None) -> None:
-    """Open these keys with the set one, or with that in a key file."""
+    """Open the keys with the wrapping key of the setting, or of the key file."""
     wrapping = wrapping_key(workspace.settings.key, beside, workspace.source)
     workspace.ring = KeyRing(wrapping, workspace.source)
     for number, wrapped, is_retired in keys:
@@ -25249,12 +25251,12 @@ def _take_keys(workspace: Workspace, keys: Sequence[tuple], beside: Path | None)
 
 
 def _next_key_file(beside: Path) -> Path:
-    """The file that takes the place of a key file once the keys are wrapped by what is in it."""
+    """Return the path of the key file that replaces the current one after rewrapping."""
     return beside.with_name(f"{beside.name}.next")
 
 
 def missing_key(workspace: Workspace) -> Unavailable:
-    """What is said of a file whose keys cannot be opened, since what wraps them is not there."""
+    """Return the problem of a file without its wrapping key."""
     return Unavailable(
         f"The key file {key_file(workspace).name} is missing: put it back beside the database, or "
         "set NOVANTRA_LITE_KEY."
@@ -25262,17 +25264,17 @@ def missing_key(workspace: Workspace) -> Unavailable:
 
 
 def key_file(workspace: Workspace) -> Path | None:
-    """The file beside a workspace's own with the key that wraps its ring."""
+    """Return the path of the key file beside a workspace's file."""
     return workspace.path and workspace.path.with_name(workspace.path.name + ".key")
 
 
 def is_key_at_hand(workspace: Workspace) -> bool:
-    """Whether the keys of a workspace with a file can be opened without making a new one."""
+    """Return whether the keys of a workspace can be opened without creating a new wrapping key."""
     return bool(workspace.settings.key) or key_file(workspace).exists()
 
 
 def checkpoint_file(path: Path | None, settings: Settings) -> Path | None:
-    """Where the checkpoints of a workspace's file go: beside it, or where the setting says."""
+    """Return the path of a workspace's checkpoints: beside its file, or by the setting."""
     if path is None or not settings.checkpoints:
         return path and path.with_name(f"{path.name}.checkpoints")
     folder = Path(settings.checkpoints)
@@ -25282,8 +25284,8 @@ def checkpoint_file(path: Path | None, settings: Settings) -> Path | None:
 
 
 def tables_since(version: int | None) -> list[str]:
-    """The statements for the tables that came with a layout of the file, for what these hold from
-    the beginning, and for the search index; None: for all."""
+    """Return the statements for the tables of a layout, their first records, and the search index;
+    None: of all layouts."""
     models = [model for model in all_models() if version in (None, model.since)]
     statements = [*tables_sql(models), *seeds_sql(models)]
     if SearchRecord in models:
@@ -25292,7 +25294,7 @@ def tables_since(version: int | None) -> list[str]:
 
 
 def add_ring_key(workspace: Workspace, number: int) -> None:
-    """Make a key; from now on it is the one that seals."""
+    """Add a new key, which encrypts from now on."""
     wrapped = workspace.ring.wrap(number, workspace.source.random.randbytes(32))
     workspace.ring.add(number, wrapped)
     write_transaction(
@@ -25307,9 +25309,10 @@ def add_ring_key(workspace: Workspace, number: int) -> None:
 
 
 def rewrap_keys(workspace: Workspace) -> Path | None:
-    """Wrap the ring by another key: that of the setting new_key, or a new key file; its path.
+    """Wrap the ring with another key: that of the setting new_key, or a new key file; return its
+    path.
 
-    The file beside a database takes the place of the one before, which is gone then.
+    The new file replaces the one beside the database.
     """
     settings, beside, following = workspace.settings, key_file(workspace), None
     if beside is None:
@@ -25337,7 +25340,7 @@ def rewrap_keys(workspace: Workspace) -> Path | None:
 
 
 def identify_organization(workspace: Workspace, profile: Mapping[str, str]) -> None:
-    """Take the organization from the file, or put it there when the file is new."""
+    """Load the organization, or create it in a new file."""
     opened = workspace.reader if workspace.read_only else workspace.writer.database
     row = opened.connection().execute('SELECT "id" FROM "organization"').fetchone()
     with using(Session(workspace, opened)):
@@ -25363,7 +25366,7 @@ def start_signing(workspace: Workspace) -> None:
 
 
 def slug_of(path: Path | None) -> str:
-    """The slug that a file's name stands for."""
+    """Return the slug of a file's name."""
     text = re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-") if path else ""
     return text[:63].strip("-") or "workspace"
 
@@ -25374,14 +25377,14 @@ def title_of(slug: str) -> str:
 
 
 def restore(backup: Path, database: Path) -> None:
-    """Put a backup in the place of a workspace's file; the file must not exist yet.
+    """Restore a backup to a workspace's file, which must not exist.
 
-    The key file is not part of a backup: it has to lie beside the new file, or NOVANTRA_LITE_KEY
-    has to be set.
+    The key file is not part of a backup: it must be beside the new file, or NOVANTRA_LITE_KEY must
+    be set.
     """
     import shutil
 
-    # What SQLite left beside a file would be taken for part of the one that is restored.
+    # SQLite would apply a left-over log to the restored file.
     names = [database.name + ending for ending in ("", "-wal", "-shm", "-journal")]
     if present := [name for name in names if database.with_name(name).exists()]:
         words = "exist already; move them away together", "exists already; move it away"
@@ -25420,13 +25423,13 @@ def resolve_references(model: type[Model], values: dict) -> None:
 
 @functools.cache
 def _foreign_keys(model: type[Model]) -> list[tuple[str, ForeignKey]]:
-    """The fields of a model that point at other records."""
+    """Return the foreign keys of a model."""
     fields = model._meta.fields.items()
     return [(name, field) for name, field in fields if isinstance(field, ForeignKey)]
 
 
 def _find_reference(model: type[Model], value: str) -> str | None:
-    """The id of a record that is named by its id, or by its key where that is one field."""
+    """Return the id of a record by its id, or by its key if that is a single field."""
     table, connection = model._meta.table_name, session().database.connection()
     value = strip_text(value)
     names = ["id", *([model.key_fields()[0].column_name] if len(model.key_fields()) == 1 else [])]
@@ -25440,9 +25443,9 @@ def _find_reference(model: type[Model], value: str) -> str | None:
 
 
 class Import:
-    """Create or update the records of a batch of rows, in one session.
+    """Creates or updates the records of a batch of rows, in one session.
 
-    `lines` has the line of every record that an earlier row of the file named, by its id.
+    `lines` has the line of every record that an earlier row of the file named, by id.
     """
 
     def __init__(
@@ -25457,14 +25460,14 @@ class Import:
         conditions = " AND ".join(f'"{field.column_name}" = ?' for field in keys)
         self.by_key = f'SELECT "id" FROM "{table}" WHERE {conditions}' if keys else ""
         self.by_id = f'SELECT "id" FROM "{table}" WHERE "id" = ?'
-        #: Whether making a record is one statement, which undoes itself when it fails.
+        #: Whether creating a record is one statement, which undoes itself on failure.
         self.simple = (
             type(collection.resource).enter is Resource.enter
             and self.model.create.__func__ is Model.create.__func__
         )
 
     def take(self, line: int, row: dict | RowFault) -> None:
-        """Import one row, or report what is wrong with it."""
+        """Import one row, or report its faults."""
         self.size += 1
         if isinstance(row, RowFault):
             self.report.refuse(row)
@@ -25512,7 +25515,7 @@ class Import:
         return bool(values and record.change(**values))
 
     def find(self, row: dict) -> str | None:
-        """The id of the record that a row names by its id or by its one key."""
+        """Return the id of the record that a row names by its id or its key."""
         for member, sql in (("id", self.by_id), (self.collection.key, self.by_key)):
             value = row.get(member) if member else None
             if isinstance(value, str):
@@ -25540,7 +25543,7 @@ def import_batches(
     all_or_nothing: bool,
     progress: Callable[[int], Any] | None,
 ) -> None:
-    """Import rows in transactions of BATCH each, or in one; the report says what is stored."""
+    """Import rows in transactions of BATCH rows, or in one; the report counts the stored ones."""
     whole, lines = dry_run or all_or_nothing, {}
 
     def work(current):
@@ -25571,7 +25574,7 @@ def import_batches(
 
 
 def readable(rows: Iterable, report: Report) -> Iterator[tuple[int, dict | RowFault]]:
-    """Rows as far as they can be read; what breaks a file after its first row is their last."""
+    """Yield the readable rows; an error after the first row becomes the last one."""
     line = 0
     try:
         for line, row in rows:
@@ -25584,7 +25587,7 @@ def readable(rows: Iterable, report: Report) -> Iterator[tuple[int, dict | RowFa
 
 
 def _row_faults(line: int, error: Exception) -> list[RowFault]:
-    """What is wrong with a row, a fault for each field."""
+    """Return the faults of a row, one for each field."""
     if isinstance(error, Problem):
         faults = [(fault["path"], fault["message"]) for fault in error.issues] or [([], str(error))]
     else:
@@ -25629,7 +25632,7 @@ def import_scan(
     dry_run: bool,
     unknown_severity: str,
 ) -> dict:
-    """Record a scan of a trail out of a scanner's report, which is kept as evidence of it."""
+    """Record a security scan of a trail with a scanner's report, which is stored as evidence."""
     try:
         report = read_scan(upload)
     except ReportError as error:
@@ -25653,13 +25656,13 @@ def import_scan(
 class Collection:
     """The records of one model, for programs and the command line.
 
-    Every write takes a reason and is audited, entered in the ledger and sent to webhooks like a
+    Every write needs a reason, and is audited, recorded in the ledger and sent to webhooks like a
     write through the API.
     """
 
-    #: Rows of an import that share a transaction, and records that a list takes from the file.
+    #: Rows of an import that share a transaction, and records that a list reads at once.
     BATCH, PAGE = 2000, 500
-    #: What makes a record itself.
+    #: Members that the record sets itself.
     FIXED = ("id", "createdAt", "updatedAt")
 
     def __init__(self, workspace: Workspace, resource: Resource):
@@ -25693,7 +25696,7 @@ class Collection:
         return self.act(reason, work)
 
     def update(self, key: str, *, reason: str, **members: Any) -> dict:
-        """Change members of a record; a status keeps to the moves that are allowed."""
+        """Change members of a record; the moves of a status are enforced."""
         self.must_know(members)
         if fixed := [member for member in self.FIXED if member in members]:
             raise Invalid(
@@ -25726,7 +25729,7 @@ class Collection:
             return json.loads(self.workspace.json_of(self.model, key))
 
     def list(self, limit: int | None = None, **filters: Any) -> Iterator[dict]:
-        """The records in the order in which they were made, filtered by members being equal."""
+        """Yield the records in the order of their creation, filtered by equality of members."""
         conditions, values = {}, {}
         for member, value in filters.items():
             if member not in self.model.members() or self.model.members()[member].sealed:
@@ -25748,7 +25751,7 @@ class Collection:
                 return
 
     def export(self) -> Iterator[dict]:
-        """Every record, with all that it takes to import it elsewhere."""
+        """Yield every record with everything that an import elsewhere needs."""
         for row in self.list():
             with self.workspace.read():
                 yield self.resource.export(row)
@@ -25759,7 +25762,7 @@ class Collection:
         self.check_subject(values, present)
 
     def check_subject(self, values: Mapping[str, Any], present: Mapping[str, Any]) -> None:
-        """Refuse half a subject, and one that is not there of a kind that the register holds."""
+        """Reject an incomplete subject, and a missing one of a type that the register has."""
         if "subject_resource_id" not in self.model._meta.fields:
             return
         triple = {name: values.get(name, present.get(name)) for name in TRIPLE}
@@ -25777,11 +25780,11 @@ class Collection:
         progress: Callable[[int], Any] | None = None,
         report: Report | None = None,
     ) -> Report:
-        """Bring rows in: a row whose id or key is known updates that record, others make one.
+        """Import rows: a row with a known id or key updates that record, others create one.
 
-        Faulty rows are reported and left out; with `all_or_nothing` one keeps all others out too.
-        Where the file cannot be read on, the rows before that are stored, and the report says where
-        it stopped. A `report` of the caller's always says what is stored, also after an exception.
+        Faulty rows are reported and left out; with `all_or_nothing` one of them prevents all
+        others. If the rest of the file cannot be read, the rows before it are stored, and the
+        report has the line. A `report` of the caller is current even after an exception.
         """
         report = Report() if report is None else report
         import_batches(
@@ -25873,7 +25876,7 @@ DEMO_PARTNERS = (
     ("Cirrus Records Hosting", "service-provider", "hosting of scanned work packages"),
     ("Tessera Training", "service-provider", "type and human factors training"),
 )
-#: Title, kind and months between two of what is submitted regularly; 0 while that is drafted.
+#: Title, type and months between two of each regular submission; 0 while that is drafted.
 DEMO_SUBMISSIONS = (
     ("Occurrence reporting summary", "regulator_report", 1),
     ("Release to service statistics for operators", "customer_assurance", 1),
@@ -25894,7 +25897,7 @@ DEMO_EVENTS = {
     "withdrawal": ("withdrawn", "Withdrawn after an error was found in the list of releases."),
     "resubmission": ("submitted", "Filed again with corrected figures."),
 }
-#: What may happen to a package.
+#: The possible events of a package.
 DEMO_HISTORIES = (
     "submission receipt",
     "submission receipt acceptance",
@@ -25947,7 +25950,7 @@ DEMO_PLANS = (
     ("exceptions", 30, 520, "proposed active", "active active active revoked expired superseded"),
     ("evidence-claims", 130, 530, "pending approved", "approved approved rejected expired"),
 )
-#: Collection, what its record is about, kinds to choose from, title, and severity if it has one.
+#: Collection, subject, types to choose from, title, and severity if it has one.
 DEMO_TEMPLATES = (
     ("due-diligence-reviews", "party-engagements", "onboarding periodic", "{name}, {month}"),
     ("supplier-assurance-reviews", "party-engagements", "assurance on-site-audit", "{name}"),
@@ -26027,7 +26030,7 @@ _UNSCHEDULED = {"draft", "submitted", "rejected", "cancelled"}
 
 
 class DemoRegister:
-    """The records made so far, and the chance and calendar that the next are drawn from."""
+    """The records so far, and the random numbers and dates for the next ones."""
 
     def __init__(self, random: Random):
         self.random = random
@@ -26042,11 +26045,11 @@ class DemoRegister:
         self.people = dict(zip(DEMO_PEOPLE, map(partial(self.new_id, "user"), times), strict=True))
 
     def new_id(self, prefix: str, at: datetime) -> str:
-        """An id of that time, such as asset_01HXY…"""
+        """Return an id of that time, such as asset_01HXY…"""
         return f"{prefix}_" + encode_ulid(int(at.timestamp() * 1000), self.random.getrandbits(79))
 
     def add(self, collection: str, at: datetime, groups: tuple = (), **values) -> dict:
-        """Make a record; a member without a value gets the one that its name implies."""
+        """Create a record; absent members get values by their names."""
         model = self.models[collection]
         row = {"id": self.new_id(model._meta.primary_key.prefix, at)}
         for name in model.members():
@@ -26088,7 +26091,7 @@ class DemoRegister:
         return options[int(self.random.random() * len(options))]
 
     def pick(self, words: str) -> str:
-        """One of some words; a word said twice is twice as likely."""
+        """Choose one of some words; a repeated word is as much more likely."""
         return self.choice(words.split() or [""])
 
     def time(self, at: datetime) -> datetime:
@@ -26106,7 +26109,7 @@ class DemoRegister:
         return sorted(self.time(day.replace(hour=6 + int(chance.random() * 14))) for day in at)
 
     def later(self, at: datetime, days: float, before: datetime | None = None) -> datetime:
-        """A time at most so many days later, and before the start or the time given."""
+        """Return a time at most so many days later, and before the start or the given time."""
         room = min(days * 86_400, ((before or DEMO_START) - at).total_seconds())
         return self.time(at + timedelta(milliseconds=int(room * self.random.uniform(100, 900))))
 
@@ -26120,7 +26123,7 @@ class DemoRegister:
         return key
 
     def records(self, group: str, at: datetime) -> list[dict]:
-        """The records of a group that were made before a time."""
+        """Return the records of a group that were created before a time."""
         before = _demo_time(at)
         return [row for row in self.groups[group] if row["createdAt"] < before]
 
@@ -26131,7 +26134,7 @@ def _demo_time(at: datetime) -> str:
 
 
 def _draw_record(demo: DemoRegister, collection: str, at: datetime) -> tuple[dict, dict]:
-    """What a planned record is about, and its members but for the status."""
+    """Return the subject of a planned record, and its members except the status."""
     templates = [row[1:] for row in DEMO_TEMPLATES if row[0] == collection]
     parents = []
     while not parents:
@@ -26185,7 +26188,7 @@ def _own_members(demo: DemoRegister, collection: str, at, number: int, parent, v
 
 
 def _finding_members(demo: DemoRegister, at: datetime, number: int, values: dict) -> dict:
-    """Where a finding comes from, its key, and who works on it."""
+    """Return the source, the key and the owner of a finding."""
     origin, kind = tuple(values[name] for name in _TRIPLE), values["sourceKind"]
     if kind in ("audit", "module_signal"):
         origin = "external", f"{kind}-report", f"{kind.upper()}-{at:%Y}-{number:03}"
@@ -26223,7 +26226,7 @@ def _add_frameworks(demo: DemoRegister) -> None:
 
 
 def _add_assets(demo: DemoRegister) -> None:
-    """What the organization works with, the first of each sort at once, and who holds it."""
+    """Add the assets of the organization, the first of each sort at once, and their custodians."""
     units = sorted((n / row[2], n, *row) for row in DEMO_STOCK for n in range(row[2]))
     times = demo.times(len(DEMO_STOCK), 598, 570)
     times += demo.times(len(units) - len(DEMO_STOCK), 569, 25)
@@ -26258,7 +26261,7 @@ def _add_engagements(demo: DemoRegister) -> None:
 
 
 def _add_controls(demo: DemoRegister) -> None:
-    """Controls, the evidence that is asked for them, and the nodes that both cover."""
+    """Add controls, their evidence requirements, and the nodes that both cover."""
     nodes = {node["referenceCode"]: node for node in demo.rows["framework-nodes"]}
     links, lines = [], list(product(DEMO_SITES, DEMO_PRACTICES))
     times = demo.times(len(lines), 598, 560)
@@ -26281,7 +26284,7 @@ def _add_controls(demo: DemoRegister) -> None:
 
 
 def _add_submissions(demo: DemoRegister) -> None:
-    """What is filed with whom, a package for each period, and what became of each package."""
+    """Add the required submissions, a package for each period, and its events."""
     times = demo.times(len(DEMO_SUBMISSIONS), 598, 580)
     for at, (title, kind, months) in zip(times, DEMO_SUBMISSIONS, strict=True):
         values = {"title": title, "submissionKind": kind, "status": "active" if months else "draft"}
@@ -26342,7 +26345,7 @@ def _add_indicators(demo: DemoRegister) -> None:
 
 
 def _add_monitors(demo: DemoRegister) -> None:
-    """Monitors and their runs; the items of each monitor's newest run are kept."""
+    """Add monitors and their runs; each monitor's newest run has items."""
     lines = product(DEMO_SITES, DEMO_MONITORS)
     for at, (site, (title, kind, *messages)) in zip(demo.times(30, 545, 300), lines, strict=False):
         status = demo.pick("active " * 12 + "draft paused retired")
@@ -26358,7 +26361,7 @@ def _add_monitors(demo: DemoRegister) -> None:
 
 
 def _add_run(demo: DemoRegister, at: datetime, monitor: dict, kind: str, messages: list) -> None:
-    """A run of a monitor over some assets, with its items if there are messages for them."""
+    """Add a run of a monitor over some assets, with its items if there are messages for them."""
     assets = demo.records(kind, at)
     assets = demo.random.sample(assets, min(9, len(assets)))
     results = [demo.pick("pass " * 40 + "warning warning fail") for _ in assets]
@@ -26418,7 +26421,7 @@ class _DemoDelivery:
         self.running: dict[str, dict] = {}
 
     def now(self) -> float:
-        """The time of the demo, which moves whenever it is read."""
+        """The time of the demo, which advances with each use."""
         self.at += 0.137
         return self.at
 
@@ -26430,7 +26433,7 @@ class _DemoDelivery:
             for name, description in names.items()
         ]
         flows = [self.create_flow(*row) for row in _DEMO_FLOWS]
-        # What the gate requires in front of production.
+        # The gate requires this for production.
         production = self.environments[1].id
         policy = Policy.create(name="tested", required_attestation_types=["junit"])
         PolicyAttachment.create(policy=policy.id, environment=production)
@@ -26445,7 +26448,7 @@ class _DemoDelivery:
                 self.at += 14.5 * 3600
 
     def create_flow(self, name: str, description: str, types: list, approver: str) -> Flow:
-        """Create a flow; where there is an approver, quality has to approve its builds."""
+        """Create a flow; with an approver, quality has to approve its builds."""
         values = {"name": name, "description": description, "tags": {"team": "maintenance-it"}}
         values |= {"required_attestation_types": types, "requires_approval": bool(approver)}
         return Flow.create(required_approver_roles=["quality"] if approver else [], **values)
@@ -26477,7 +26480,7 @@ class _DemoDelivery:
             self.deploy(production, flow, digest, named["image_tag"])
 
     def deploy(self, environment: Environment, flow: Flow, digest: str, tag: str) -> None:
-        """Run a build in an environment, and record what runs there now."""
+        """Deploy a build to an environment, and record a snapshot."""
         running = self.running.setdefault(environment.id, {})
         artifact = {"artifactSha256": digest, "artifactName": flow.name, "artifactTag": tag}
         running[flow.name] = artifact | {"instanceCount": 2}
@@ -27908,7 +27911,7 @@ def _listener(listen: str) -> socket.socket:
 
 
 # --- Key rotation -------------------------------------------------------------
-# What a retired key encrypted is encrypted again, except the audit log and other rows that never
+# Values of a retired key are encrypted again, except in the audit log and other rows that never
 # change: these are proven as they were written, so that the key stays, to open them.
 
 #: How many records are encrypted again in one transaction.
@@ -27916,9 +27919,9 @@ _REENCRYPTED_AT_ONCE = 100
 
 
 def retire_keys(workspace: Workspace, advance: Callable[[int], None] = no_progress) -> int:
-    """End what older keys signed and encrypt again what they encrypted; return how much.
+    """Retire older keys and encrypt their values again; return the number of records.
 
-    Records that are facts get entries in the audit log and in the ledger, which prove the new text.
+    Facts get entries in the audit log and in the ledger, which prove the new ciphertext.
     """
 
     def work(current: Session) -> None:
@@ -27942,7 +27945,7 @@ def retire_keys(workspace: Workspace, advance: Callable[[int], None] = no_progre
 
 
 def rotate_keys(workspace: Workspace, retire: bool) -> int:
-    """Add a key that seals and signs from now on, and retire the older ones or not; its number."""
+    """Add a key that encrypts and signs from now on; retire the older ones if requested."""
     number = workspace.ring.newest + 1
     add_ring_key(workspace, number)
     start_signing(workspace)
@@ -27981,15 +27984,15 @@ def _batch(workspace: Workspace, sql: str, after: int) -> list[tuple]:
 def _reencrypt_records(
     model: type[Model], fields: Sequence[Member], keys: Sequence[str], current: Session
 ) -> int:
-    """Encrypt the texts of these records with the newest key; how many records there are."""
+    """Encrypt the texts of these records with the newest key; return their number."""
     count = 0
     for record in filter(None, map(model.find_or_none, keys)):
         try:
             texts = {field.name: getattr(record, field.name) for field in fields}
         except Unavailable:
-            # The log says which value cannot be opened; verify names it, too.
+            # The log names the value that cannot be decrypted; verify reports it, too.
             continue
-        # What was opened is remembered with the text of the file, which is not to be used again.
+        # The cache has the text of the file, which must not be used again.
         record.__dict__.pop("sealed_values", None)
         record.store(list(texts))
         if model.fact:
@@ -28264,9 +28267,9 @@ def _open_ring(workspace: Workspace) -> Iterable[str]:
 
 
 def back_up(workspace: Workspace, target: Path) -> None:
-    """Copy a workspace to a new file, and put a signed checkpoint of the copy beside it.
+    """Copy a workspace to a new file, with a signed checkpoint of the copy beside it.
 
-    One that ends with the process has none, as its key ends with it.
+    A temporary workspace has none, since its key ends with the process.
     """
     workspace.backup(target)
     if workspace.path:
@@ -28279,7 +28282,7 @@ def back_up(workspace: Workspace, target: Path) -> None:
 
 
 def file_bytes(workspace: Workspace) -> int:
-    """The size of a workspace's file, without what still waits beside it to be taken over."""
+    """Return the size of a workspace's file, without the write-ahead log."""
     connection = workspace.reader.connection()
     pages, each = (
         connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size")
@@ -28287,12 +28290,12 @@ def file_bytes(workspace: Workspace) -> int:
     return pages * each
 
 
-#: Files up to this size are verified whole by `doctor`, larger ones in their structure.
+#: Files up to this size are completely verified by `doctor`, larger ones only in their structure.
 _DOCTOR_BYTES = 64 << 20
 
 
 def _check_quickly(workspace: Workspace, is_small: bool) -> list[str]:
-    """The faults of a workspace's file: all of them if it is small, else those of its structure."""
+    """Return the faults of a workspace's file: all of them if it is small, else those of SQLite."""
     if is_small:
         return verify_workspace(workspace)
     with snapshot(workspace) as current:
@@ -28301,7 +28304,7 @@ def _check_quickly(workspace: Workspace, is_small: bool) -> list[str]:
 
 
 def examine(lite: NovantraLite) -> dict:
-    """What a person who helps would ask first."""
+    """Return the information that support needs first."""
     import platform
     import shutil
     from importlib.metadata import version
@@ -28348,7 +28351,7 @@ def load_demo(lite: NovantraLite) -> None:
             raise Conflict("The workspace holds records already; the demo goes into an empty one.")
 
     def work(current):
-        # A seed of its own makes the same records on every machine.
+        # A fixed seed makes the same records on every machine.
         random = random_module.Random("novantra-lite demo")
         for name, rows in demo_rows(random).items():
             importer = Import(lite.collection(name), current, Report())
@@ -28361,23 +28364,23 @@ def load_demo(lite: NovantraLite) -> None:
 
 
 def governed() -> list[Resource]:
-    """The resources whose records make a collection."""
+    """Return the resources with a collection."""
     return [resource for resource in RESOURCES if resource.collection]
 
 
 # --- Audit records ------------------------------------------------------------
 # The whole audit log, of both APIs, for external monitoring.
 
-#: Stands for what was there before where that is kept encrypted, or is never shown.
+#: Replaces earlier values that are encrypted or hidden.
 _WITHHELD = "(withheld)"
 
 
 class AuditRecords:
-    """The entries of a workspace's audit log as JSON members, in the order of writing.
+    """The entries of a workspace's audit log as JSON members, in the order of their creation.
 
-    It goes through those that there are when it is begun, in little memory. `since` and `until` are
-    times, and belong to what they bound; a date stands for the whole day. `actor` and `action` are
-    exact; `after` is the id of an entry that was seen already.
+    Iterates over the entries at its start, in little memory. `since` and `until` are inclusive
+    times; a date stands for the whole day. `actor` and `action` are exact; `after` is the id of an
+    entry.
     """
 
     BATCH = 500
@@ -28416,12 +28419,12 @@ class AuditRecords:
             first = batch[-1]["id"] + 1
 
     def newest(self) -> int:
-        """The id of the last entry that there is."""
+        """The id of the newest entry."""
         with self.workspace.read():
             return self.workspace.fetch_row("SELECT max(id) FROM audit_entry")[0]
 
     def bounds(self) -> tuple[int, int]:
-        """The first and the last id between which all entries of the time lie."""
+        """Return the first and the last id of the entries between the times."""
         if not self.since and self.until == "~":
             return self.after + 1, self.newest()
         spanned = "SELECT min(id), max(id) FROM audit_entry WHERE at >= ? AND at <= ?"
@@ -28433,7 +28436,7 @@ class AuditRecords:
         """The next few entries from an id on."""
         exact = {name: value for name, value in self.exact.items() if value}
         columns = ", ".join(column.column_name for column in AuditEntry.members().values())
-        # The plus keeps SQLite from sorting what it finds by time.
+        # The plus prevents SQLite from sorting by time.
         sql = f"SELECT {columns} FROM audit_entry WHERE id >= ? AND id <= ? AND +at BETWEEN ? AND ?"
         sql += "".join(f" AND {name} = ?" for name in exact) + " ORDER BY id LIMIT ?"
         values = [first, last, self.since, self.until, *exact.values(), self.BATCH]
@@ -28460,7 +28463,7 @@ class AuditRecords:
             ring.add(number, wrapped)
 
     def entry(self, document: dict) -> dict:
-        """An entry with what is encrypted in it opened, as far as it may be seen."""
+        """Return an entry with its encrypted values decrypted, as far as they may be shown."""
         for member in (AuditEntry.reason, AuditEntry.detail):
             if sealed := document[member.name]:
                 document[member.name] = self.workspace.ring.open(
@@ -28485,7 +28488,7 @@ def audit_records(lite: Install, **filters: Any) -> AuditRecords:
 
 
 def _withhold(table: str, before: dict) -> dict:
-    """What a record's members were before, without what is encrypted or never shown."""
+    """Return the earlier values of a record without encrypted and hidden ones."""
     open_members = {
         camel(column.column_name)
         for model in all_models()
@@ -28503,7 +28506,7 @@ class _Workspaces(dict[str, Workspace]):
     """The workspaces of an install that are open, by their slugs."""
 
     def __init__(self):
-        #: Why others in the directory could not be opened, by their slugs.
+        #: Why workspaces of the directory could not be opened, by slug.
         self.unopened: dict[str, str] = {}
         self.failures: list[Exception] = []
 
@@ -28514,16 +28517,16 @@ class _Workspaces(dict[str, Workspace]):
         log.error("Workspace %s is not served: %s", slug, why)
 
     def require_any(self) -> None:
-        """Raise the first failure if nothing else came of opening the directory."""
+        """Raise the first failure if no workspace of the directory could be opened."""
         if self.failures and not self:
             raise self.failures[0]
 
     def opened(self) -> list[Workspace]:
-        """The workspaces that are open now, even if others are opened or closed meanwhile."""
+        """Return the open workspaces, as a copy."""
         return list(self.values())
 
     def choose(self, slug: str) -> Workspace:
-        """The workspace of a slug, or the only one; Invalid where there are several."""
+        """Return the workspace of a slug, or the only one; raises Invalid if there are several."""
         slugs = sorted([*self, *self.unopened])
         if not slug and len(slugs) != 1:
             raise Invalid(f"Name one of the workspaces: {', '.join(slugs) or 'there is none'}.")
@@ -28539,22 +28542,22 @@ class _Workspaces(dict[str, Workspace]):
 
     @property
     def has_several(self) -> bool:
-        """Whether there is more than one workspace, open or not."""
+        """Return whether there are several workspaces, open or not."""
         return len(self) + len(self.unopened) > 1
 
     def refuse_unopened(self) -> None:
-        """Refuse credentials that may belong to a workspace that could not be opened."""
+        """Reject credentials that may belong to a workspace that could not be opened."""
         if self.unopened:
             raise Unavailable(f"Not every workspace is served: {', '.join(self.unopened)} is not.")
 
     def find_faults(self) -> dict[str, str]:
-        """What keeps workspaces from being read or written, by their slugs."""
+        """Return the reasons why workspaces cannot be read or written, by slug."""
         faults = {workspace.slug: workspace.find_fault() for workspace in self.opened()}
         return self.unopened | {slug: fault for slug, fault in faults.items() if fault}
 
 
 def _close_workspace(workspace: Workspace, deadline: float) -> None:
-    """Write down what is kept in memory, and close a workspace."""
+    """Write the counts in memory, and close a workspace."""
     try:
         is_free, journal = workspace.leases.end(deadline), workspace.journal
         if is_free and workspace.path and journal and not journal.clock.find_fault():
@@ -28567,7 +28570,7 @@ def _close_workspace(workspace: Workspace, deadline: float) -> None:
 
 
 def accept_clock(workspace: Workspace) -> None:
-    """Take the clock for right where it is refused, and audit that."""
+    """Accept the clock although the newest entry is too old, and audit that."""
     journal = workspace.journal
     if journal and journal.clock.find_fault():
         journal.clock.latest = workspace.source.clock()
@@ -28580,12 +28583,12 @@ def accept_clock(workspace: Workspace) -> None:
 
 
 class Install:
-    """The workspaces of a process, with the clock, the limits and the dispatcher that they share.
+    """The workspaces of a process, with their common clock, rate limits and dispatcher.
 
-    `database` is the file of its one workspace, or empty for one that ends with the instance;
-    `workspaces` is a directory with several, of which `workspace` names the one that this instance
-    speaks of by default. `clock`, `random` and `transport` replace time, chance and the network.
-    The keywords that follow are those of Settings.
+    `database` is the file of the only workspace, or empty for a temporary one; `workspaces` is a
+    directory with several, of which `workspace` names the default of this instance. `clock`,
+    `random` and `transport` replace time, chance and the network. Further keywords are those of
+    Settings.
     """
 
     def __init__(
@@ -28614,7 +28617,7 @@ class Install:
         self.transport = transport or Transport(
             networks, self.settings.webhook_timeout, clock=self.source.clock
         )
-        # A setting that cannot be meant is refused now, not at the first request that needs it.
+        # Invalid settings are rejected now, not at the first request that needs them.
         source_bases(self.settings)
         issuer_keys(self.settings)
         self.vault = evidence_store(self.settings)
@@ -28627,7 +28630,7 @@ class Install:
             raise
 
     def open_all(self) -> None:
-        """Open the one workspace, or every one in the directory."""
+        """Open the only workspace, or all of the directory."""
         if not self.settings.workspaces:
             path = Path(self.settings.database) if self.settings.database else None
             self.open_workspace(path, {})
@@ -28638,7 +28641,7 @@ class Install:
             try:
                 self.open_workspace(path, {})
             except Exception as failure:
-                # One that cannot be opened keeps nobody from the others.
+                # The failure of one workspace does not affect the others.
                 self.workspaces.leave_out(slug_of(path), failure)
         self.workspaces.require_any()
 
@@ -28664,7 +28667,7 @@ class Install:
     def create_workspace(
         self, slug: str, name: str = "", locale: str = "en", timezone: str = "UTC"
     ) -> Workspace:
-        """Make a workspace of its own file in the directory of workspaces."""
+        """Create a workspace with its own file in the directory."""
         if not self.settings.workspaces:
             raise Conflict("Only an install with a directory of workspaces can have several.")
         name = name or title_of(slug)
@@ -28678,13 +28681,13 @@ class Install:
 
     @property
     def workspace(self) -> Workspace:
-        """The one workspace that is meant; Invalid when there are several and none was named."""
+        """The selected workspace; raises Invalid if there are several and none was named."""
         if self.is_closed:
             raise closed()
         return self.workspaces.choose(self._chosen)
 
     def workspace_of(self, token: str) -> Workspace:
-        """The workspace that a token names; Unauthenticated when there is none of that name."""
+        """Return the workspace of a token; raises Unauthenticated if there is none."""
         try:
             return self.workspaces.find(token.partition(".")[0])
         except NotFound:
@@ -28700,14 +28703,14 @@ class Install:
         return None
 
     def start(self) -> None:
-        """Deliver webhooks from a thread; call this where another server runs the application."""
+        """Start a thread that delivers webhooks; for use with another WSGI server."""
         if not self.read_only:
             self.dispatcher.start()
 
     def close(self) -> None:
         """Stop delivering, and close every workspace.
 
-        Requests in flight have `shutdown_grace` seconds to finish; all others are refused.
+        Requests in flight have `shutdown_grace` seconds to finish; all others are rejected.
         """
         with self._ending:
             self.is_closed = True
@@ -28742,9 +28745,9 @@ def _explain_unopened(failure: Exception) -> str:
 
 
 class NovantraLite(Install):
-    """An install as a WSGI application, and the door to everything: records, accounts, webhooks.
+    """An install as a WSGI application, with its records, accounts and webhooks.
 
-    It takes what Install takes, and is a context manager that closes its files.
+    The arguments are those of Install. As a context manager, it closes its files.
     """
 
     audit = audit_records
@@ -28765,7 +28768,7 @@ class NovantraLite(Install):
         return self.workspace.api_keys
 
     def collection(self, name: str) -> Collection:
-        """The records of one kind, by the name of their collection or of their list on the wire."""
+        """Return the records of one collection, by its name or that of its list in the API."""
         collection = self._collections.get(name)
         if collection is None or collection.workspace.leases.is_ending:
             for resource in RESOURCES:
@@ -28784,19 +28787,20 @@ class NovantraLite(Install):
     def import_scan(
         self, stream: IO[bytes], name: str, *, trail: str, reason: str, dry_run: bool = False
     ) -> dict:
-        """Record a scan of a trail out of a scanner's report, which is kept as its evidence."""
+        """Record a security scan of a trail with a scanner's report, which is stored as
+        evidence."""
         limit, folder = self.settings.upload_limit, storage_folder(self.settings)
         with contextlib.closing(read_file(stream, name, limit, folder)) as upload:
             unknown = self.settings.unknown_severity
             return import_scan(self.collection("flows"), trail, upload, reason, dry_run, unknown)
 
     def attachment(self, key: str) -> tuple[dict, bytes]:
-        """What is known of an attachment, and its bytes."""
+        """Return the metadata and the bytes of an attachment."""
         with self.workspace.read():
             return AttachmentContent.read(key)
 
     def token(self, *scopes: str, life: int | None = None) -> str:
-        """A bearer token with these scopes, from an account made for it."""
+        """Create an account with these scopes; return a bearer token."""
         name, requested, workspace = "In-process client", sorted(set(scopes)), self.workspace
         with workspace.leases.held():
             with workspace.read():
@@ -28814,7 +28818,8 @@ class NovantraLite(Install):
         return Client(self, {"Authorization": f"Bearer {self.token(*scopes)}"} if scopes else {})
 
     def step(self, at: float | None = None) -> int:
-        """Do what is due now or at a time: deliveries, expiries; return the number delivered."""
+        """Run everything that is due now, or at a time: deliveries, expiries; return the
+        deliveries."""
         return self.dispatcher.step(self.source.clock() if at is None else at)
 
     def __call__(self, environ: dict, start_response: Callable) -> Iterable[bytes]:
@@ -28823,7 +28828,7 @@ class NovantraLite(Install):
 
     @contextlib.contextmanager
     def listening(self, listen: str = "127.0.0.1:0") -> Iterator[str]:
-        """Answer on a real port, by default a free one, and deliver webhooks; yields the URL."""
+        """Serve on a real port, by default a free one, and deliver webhooks; yields the URL."""
         server = Server(self, self.settings, listen)
         server.start()
         try:
@@ -28843,7 +28848,7 @@ class NovantraLite(Install):
             wait()
 
     def load_demo(self) -> None:
-        """Fill an empty workspace with a believable one; the same records on every machine."""
+        """Fill an empty workspace with demo data, the same on every machine."""
         load_demo(self)
 
     def verify(self) -> list[str]:
@@ -28851,19 +28856,19 @@ class NovantraLite(Install):
         return verify_workspace(self.workspace)
 
     def backup(self, target: str | os.PathLike) -> None:
-        """Copy the workspace to a new file, as it stands at one moment, while it is in use."""
+        """Copy a snapshot of the workspace, which may be in use, to a new file."""
         with self.workspace.leases.held():
             back_up(self.workspace, Path(target))
 
     def checkpoint(self) -> dict[str, str]:
-        """A signed checkpoint of now, and the public key to keep for verifying it."""
+        """Return a signed current checkpoint, and the public key that verifies it."""
         with self.workspace.leases.held():
             return self.workspace.checkpoints.current()
 
     def rotate_keys(self, retire: bool = False) -> int:
-        """Add a key to the ring, which seals and signs from now on; its number.
+        """Add a key to the ring, which encrypts and signs from now on; return its number.
 
-        `retire` ends what older keys signed and encrypts again what they encrypted.
+        `retire` revokes what older keys signed, and encrypts their values again.
         """
         return rotate_keys(self.workspace, retire)
 
@@ -28875,9 +28880,9 @@ class NovantraLite(Install):
             return examine(self)
 
     def reset(self) -> None:
-        """Empty a workspace that ends with the process, as between two tests.
+        """Empty a temporary workspace, as between two tests.
 
-        Requests that begin now find the new one; those in flight finish with the former one.
+        New requests use the new one; those in flight finish with the old one.
         """
         if self.settings.database or self.settings.workspaces:
             raise Conflict("Only a workspace without a file can be reset.")
@@ -28888,13 +28893,13 @@ class NovantraLite(Install):
             former.close(time.monotonic() + self.settings.shutdown_grace)
 
     def accept_clock(self) -> None:
-        """Take the clock for right where it is refused as too far ahead of the newest entry."""
+        """Accept the clock although it is far ahead of the newest entry."""
         for workspace in self.workspaces.opened():
             accept_clock(workspace)
 
 
 def create_app() -> NovantraLite:
-    """The application as the environment says, for a WSGI server that is given a factory."""
+    """Create the application from the environment, as a factory for WSGI servers."""
     settings = Settings.read()
     lite = NovantraLite(settings.database, workspaces=settings.workspaces)
     lite.start()
@@ -29362,15 +29367,15 @@ def _describe_operation(operation: Operation) -> dict:
         content = dict.fromkeys(operation.media, _named_or_whole(operation.body, whole))
         if operation.form:
             content[UPLOAD_MEDIA] = _named_or_whole(operation.form, operation.form.describe())
-        # A missing body is read as an empty object, which is valid where no member is required;
-        # where several shapes are possible, it matches none.
+        # A missing body is read as an empty object, which is valid without required members; with
+        # several shapes, it matches none.
         required = "required" in whole or "anyOf" in whole
         described["requestBody"] = {"required": required, "content": content}
     return described
 
 
 def _named_or_whole(schema: Schema, whole: dict) -> dict:
-    """Refer to a body's schema by its name, or include it where it has none."""
+    """Refer to a body's schema by its name, or include it if it has none."""
     named = {"$ref": f"#/components/schemas/{schema.name}"}
     return {"schema": named if schema.name else whole}
 
@@ -29388,7 +29393,7 @@ def _describe_body(operation: Operation) -> dict:
     return operation.body.describe(partial=True) if operation.partial else operation.body.describe()
 
 
-#: Descriptions of common parameters, where their schema has none.
+#: Descriptions of common parameters, if their schema has none.
 _PARAMETERS = {
     "cursor": "The nextCursor of the previous page; valid for 48 hours, with the same filters.",
     "limit": "Records on a page, 50 by default and 200 at most; a larger number means 200.",
@@ -29458,7 +29463,7 @@ def _describe_responses(operation: Operation) -> dict:
 
 
 def _describe_dry_run(operation: Operation) -> dict:
-    """Return the schema of a dry run: the response, or the whole record where that is brief."""
+    """Return the schema of a dry run: the response, or the whole record if that is brief."""
     if not operation.brief:
         return operation.answer or {}
     resource = operation.resource
@@ -29503,7 +29508,7 @@ def _compressed(document: bytes) -> bytes:
 def _document_reply(
     context: RequestContext, document: bytes, headers: Mapping[str, str] = MappingProxyType({})
 ) -> Response:
-    """Answer with a document that is made once: all answers share its bytes, compressed or not."""
+    """Respond with a document that is made once; responses share its bytes."""
     headers = {"Vary": "Accept-Encoding", **headers}
     accepted = context.request.get_header("Accept-Encoding", default="")
     if re.search(r"(?i)\b(?:x-)?gzip\b(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))", accepted):
@@ -29517,7 +29522,7 @@ _HEALTH["properties"]["faults"] = _FAULTS
 
 
 def _health_of(lite: Install, up: str, down: str) -> tuple[bool, bytes]:
-    """Whether any workspace is as it should be, and a body that names those that are not."""
+    """Return whether any workspace is healthy, and a body with the faults of the others."""
     faults = lite.workspaces.find_faults()
     is_up = not faults or any(slug not in faults for slug in lite.workspaces)
     body: dict[str, Any] = {"status": up if is_up else down}
@@ -29527,7 +29532,7 @@ def _health_of(lite: Install, up: str, down: str) -> tuple[bool, bytes]:
 
 
 class Service(Novantra, tag="Service"):
-    """What answers without credentials: health, the OpenAPI document, the reference page."""
+    """Operations without credentials: health, the OpenAPI document, the reference page."""
 
     @route(
         "GET /api/health/live",
@@ -29574,14 +29579,14 @@ class Service(Novantra, tag="Service"):
 
 
 class _WorkspaceMetrics:
-    """The metrics of one workspace, labelled by its name where the install has several."""
+    """The metrics of one workspace, labelled with its name if there are several."""
 
     def __init__(self, lite: NovantraLite, workspace: Workspace):
         self.workspace = workspace
         self.labels = {"workspace": workspace.slug} if lite.workspaces.has_several else {}
 
     def collect(self) -> Iterator[Any]:
-        """What holds at this moment, as a collector of prometheus-client gives it."""
+        """Collect the current values for prometheus-client."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 
         yield InfoMetricFamily(
@@ -29598,13 +29603,13 @@ class _WorkspaceMetrics:
                 yield metric
 
     def gauges(self) -> Iterator[tuple[str, str, float]]:
-        """How much there is to do, and to store."""
+        """Yield the numbers of pending work and of storage."""
         waiting = sum(model.select().where(model.due_at > "").count() for model in outbox_models())
         yield "deliveries_waiting", "What has still to be sent to other servers.", waiting
         yield "file_bytes", "Size of the workspace's file.", file_bytes(self.workspace)
 
     def counters(self) -> Iterator[tuple[str, str, float]]:
-        """How much was written."""
+        """Yield the numbers of writes."""
         for name, model, meaning in (
             ("audit_entries", AuditEntry, "Entries in the audit log."),
             ("ledger_entries", LedgerEntry, "Entries in the ledger, one for each fact."),
@@ -29614,7 +29619,7 @@ class _WorkspaceMetrics:
 
 
 class Operations(Factstore, tag="Operations"):
-    """What operators and their monitoring ask for, under the paths of the reference server."""
+    """Endpoints for operators and monitoring, under the paths of the reference server."""
 
     @route(
         "GET /actuator/health",
@@ -29653,19 +29658,19 @@ class Operations(Factstore, tag="Operations"):
 
 @functools.cache
 def _openapi_bytes() -> bytes:
-    """The OpenAPI document as it is served."""
+    """The bytes of the OpenAPI document."""
     return to_json(openapi_document()).encode()
 
 
 @functools.cache
 def _reference_bytes() -> bytes:
-    """The reference page as it is served."""
+    """The bytes of the reference page."""
     return reference_page(openapi_document(), list_settings()).encode()
 
 
 # --- Commands -----------------------------------------------------------------
 # A command is declared once: its words and arguments by the decorator, its help by the docstring.
-# It returns an Output, so that no command knows how it is printed.
+# It returns an Output, so that commands need not know how it is printed.
 
 PROGRAM = "novantra-lite"
 
@@ -29679,12 +29684,12 @@ class Output(NamedTuple):
 
 
 class Command(NamedTuple):
-    """One command of the command line.
+    """A command of the command line.
 
-    `opens` says in words which workspace its function gets: `existing` (must exist), `new` (created
-    if missing), `temporary` (need not be named), `directory` (one of several), `reader` (read-only,
+    `opens` is the kind of workspace that its function gets: `existing` (must exist), `new` (created
+    if missing), `temporary` (may be unnamed), `directory` (one of several), `reader` (read-only,
     beside a server); empty: none; `itself`: the function opens it. `settings` names the arguments
-    that are settings of the instance. `help` stands in place of the function's docstring.
+    that are settings of the instance. `help` replaces the function's docstring.
     """
 
     path: str
@@ -29709,7 +29714,7 @@ def command(path: str, *arguments, help="", opens="existing", settings="") -> Ca
 
 
 def argument(*names: str, **options) -> tuple[tuple, dict]:
-    """One argument of a command, as `ArgumentParser.add_argument` takes it."""
+    """An argument of a command, with the options of `ArgumentParser.add_argument`."""
     return names, options
 
 
@@ -29735,7 +29740,7 @@ def location(chosen) -> tuple[str, str]:
 
 
 def file_of(chosen) -> Path:
-    """Return the database file that the command line names, also as one of a directory."""
+    """Return the database file of the command line, also as one of a directory."""
     file, directory = location(chosen)
     if directory and not chosen.workspace:
         chosen.parser.error("name the workspace: --workspace SLUG")
@@ -29748,7 +29753,7 @@ def file_of(chosen) -> Path:
 
 
 def open_lite(chosen, writes: bool = False) -> NovantraLite:
-    """Open the instance for a command as its declaration says, or for writing."""
+    """Open the instance as a command declares, or for writing."""
     file, directory = location(chosen)
     opens, target = chosen.command.opens.split(), file or directory
     if not target and "temporary" not in opens and "directory" not in opens:
@@ -29811,18 +29816,18 @@ def listing(rows: Iterable[dict], none: str) -> Output:
 
 
 def words_of(values: Iterable[str] | None) -> list[str]:
-    """The words of an option that is repeated, or holds several words, or both; each once."""
+    """Return the distinct words of an option that is repeated or holds several words."""
     return list(dict.fromkeys(word for value in values or () for word in value.split()))
 
 
 def scopes_of(values: Iterable[str]) -> list[str]:
-    """The scopes that --scope names; `all` stands for every scope of Novantra."""
+    """Return the scopes of --scope; `all` means every scope of Novantra."""
     every = {"all": novantra_scopes()}
     return words_of(scope for word in words_of(values) for scope in every.get(word, [word]))
 
 
 def show_output(output: Output, as_json: bool) -> None:
-    """Print an output at once; JSON takes exactly one line."""
+    """Print an output at once; JSON on exactly one line."""
     print(json.dumps(output.data, default=str) if as_json else output.text, flush=True)
 
 
@@ -29845,7 +29850,7 @@ def credentials_data(credentials: Credentials) -> dict:
 
 
 def flush_output() -> None:
-    """Write out what was printed; a process may have been started without standard output."""
+    """Flush the output; a process may have been started without standard output."""
     if sys.stdout:
         sys.stdout.flush()
 
@@ -29907,7 +29912,7 @@ def serve_command(lite, chosen) -> None:
         lite.accept_clock()
 
     def announce(url: str) -> None:
-        # Only now, since a start that fails must not use up a secret that is shown once.
+        # Now, since a failed start must not consume a secret that is shown once.
         def show(data: dict) -> None:
             data = {"url": url, "docs": f"{url}/docs", **data}
             show_output(Output(data, _welcome(data, passing)), chosen.json)
@@ -29918,7 +29923,7 @@ def serve_command(lite, chosen) -> None:
 
 
 def _prepare_to_serve(lite, chosen, show: Callable[[dict], None]) -> None:
-    """Load demo data and create accounts if requested, and show what the caller has to know."""
+    """Load demo data and create accounts if requested, and show the necessary information."""
     if chosen.demo and not lite.workspaces.has_several and not lite.workspaces:
         lite.create_workspace("demo", name="Demo")
     if not lite.workspaces:
@@ -29931,7 +29936,7 @@ def _prepare_to_serve(lite, chosen, show: Callable[[dict], None]) -> None:
         return show({"workspaces": sorted(lite.workspaces), **unserved})
     facts = {"workspace": lite.workspace.slug}
     if chosen.demo:
-        # There is one person who tries things out.
+        # The demo has one user.
         lite.settings.self_approval = True
         try:
             lite.load_demo()
@@ -29943,7 +29948,7 @@ def _prepare_to_serve(lite, chosen, show: Callable[[dict], None]) -> None:
     if lite.workspace.path and sys.stdout and sys.stdout.isatty():
         _make_credentials(lite, name, lambda data: show(facts | data))
     else:
-        # What a program reads may be used at once, so it is printed after the commit.
+        # Programs may use the output at once, so it is printed after the commit.
         show(facts | _store_credentials(lite, name))
 
 
@@ -29967,10 +29972,10 @@ def _make_credentials(lite, name: str, show: Callable[[dict], None]) -> dict:
 
 
 def _store_credentials(lite, name: str) -> dict:
-    """Make credentials, and write them beside the database for its owner only.
+    """Create credentials, and write them to a file beside the database for its owner only.
 
-    What is printed where nobody sits at a terminal ends up in a log: secrets are left out of it. A
-    workspace that ends with the process has no place for a file, and no need.
+    Without a terminal, output goes to a log: secrets are left out of it. A temporary workspace
+    needs no file.
     """
     path = lite.workspace.path
     if not path:
@@ -29986,7 +29991,7 @@ def _store_credentials(lite, name: str) -> dict:
 
 
 def _write_private(path: Path, data: bytes) -> None:
-    """Write a file as a whole, for its owner only, in the place of one that may be there."""
+    """Write a file completely, for its owner only, replacing an existing one."""
     part = path.with_name(f"{path.name}.part")
     part.unlink(missing_ok=True)
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -30049,10 +30054,10 @@ _REASON = "for the audit log, 10 to 1000 characters"
 def import_command(lite, chosen) -> Output:
     """Import records, a framework from an OSCAL catalog, or a scanner's report.
 
-    A row whose key is known updates that record; any other creates one. Good
-    rows are stored even if others are refused, unless --all-or-nothing. Where
-    the file cannot be read on, or at Ctrl-C, the rows before that stay, and the
-    counts say how many. Exit status 1: rows were refused.
+    A row with a known key updates that record; any other creates one. Valid
+    rows are stored even if others are refused, unless --all-or-nothing. If the
+    rest of the file cannot be read, or at Ctrl-C, the rows before remain, and
+    the counts include them. Exit status 1: rows were refused.
 
     Examples:
       novantra-lite import assets assets.csv --database register.db
@@ -30136,20 +30141,20 @@ def _report_output(report, chosen) -> Output:
 
 
 def _open_private(path: str, flags: int) -> int:
-    """Open a file as `open` asks for it; a new one is for its owner only, whatever the umask."""
+    """Open a file for `open`; a new one is for its owner only, whatever the umask."""
     return os.open(path, flags, 0o600)
 
 
 @contextlib.contextmanager
 def _replacing(file: str) -> Iterator[IO[str]]:
-    """A text file to write, which takes the place of that of its name once all of it is there.
+    """Open a text file for writing, which replaces the file of its name once it is complete.
 
-    What is no regular file, such as a pipe, is written to as it stands.
+    Special files, such as pipes, are written directly.
     """
     target = Path(file).resolve()
     stays = target.exists() and not target.is_file()
     path = Path(file) if stays else target.with_name(target.name + ".unfinished")
-    # Others may read it if they might read what it takes the place of.
+    # The new file has the mode of the one that it replaces.
     mode = target.stat().st_mode & 0o777 if target.is_file() else 0o600
     try:
         with open(path, "w", encoding="utf-8", newline="", opener=_open_private) as stream:
@@ -30230,8 +30235,8 @@ def export_command(lite, chosen) -> Output | None:
 def set_command(lite, chosen) -> Output:
     """Change members of one record.
 
-    A value is read as JSON where it is JSON and the member does not hold text
-    now; an empty value clears the member.
+    A value is parsed as JSON if it is JSON and the member is not a text; an
+    empty value clears the member.
 
     Examples:
       novantra-lite set findings find_01HXY status=closed --reason "Patched in release 12."
@@ -30268,7 +30273,7 @@ def attachment_command(lite, chosen) -> Output | None:
             chosen.parser.error("--json and the attachment cannot share standard output")
         sys.stdout.buffer.write(content)
         return None
-    # The name came with an upload: only its last part counts, and it never replaces a file.
+    # The name was uploaded: only its last part counts, and it never replaces a file.
     name = re.split(r"[/\\]", facts.get("fileName") or "")[-1].lstrip(".")
     path = chosen.file or name or chosen.id
     with open(path, "wb" if chosen.file else "xb", opener=_open_private) as stream:
@@ -30285,7 +30290,7 @@ _SCOPE_HELP = "such as governance.findings:write; `all` for every Novantra scope
 _SCOPE = argument("--scope", **SEVERAL, required=True, metavar="S", help=_SCOPE_HELP)
 
 
-# Group of commands: the manager that it works with, what that manages, and how one is made.
+# Group of commands: its manager, the type of its objects, and how one is created.
 _MANAGERS = {
     "account": ("accounts", "account", "create"),
     "webhook": ("webhooks", "endpoint", "add"),
@@ -30458,8 +30463,8 @@ def _workspace_data(workspace) -> dict:
 def backup_command(lite, chosen) -> Output:
     """Copy the workspace to a file, while it is in use.
 
-    What is encrypted stays encrypted in the copy: keep the key file too, apart
-    from it. A signed checkpoint of the copy goes to FILE.checkpoints.
+    Encrypted values remain encrypted in the copy: keep the key file too, in a
+    different place. A signed checkpoint of the copy goes to FILE.checkpoints.
     """
     lite.backup(chosen.file)
     size = os.path.getsize(chosen.file)
@@ -30498,12 +30503,12 @@ def restore_command(chosen) -> Output:
 def checkpoint_command(chosen) -> Output:
     """Print a signed checkpoint of the ledger and the audit log.
 
-    Kept where whoever writes the file cannot write, it shows later whether the
-    end was cut off or written anew. Keep the public key there too.
+    Stored where those who can write the file have no access, it reveals later
+    whether the end was cut off or rewritten. Store the public key there too.
 
-    After an older backup was restored, --restart puts the checkpoints of what is
-    gone aside, under a name with the time, and begins a new file; the audit log
-    says why.
+    After an older backup was restored, --restart renames the file of checkpoints
+    that are no longer valid, with the time, and begins a new one; the reason is
+    audited.
 
     Examples:
       novantra-lite checkpoint --database register.db >> /mnt/other/register.checkpoints
@@ -30532,9 +30537,9 @@ def verify_command(chosen) -> Output:
     """Check the file, the ledger and the audit chain.
 
     With --checkpoint, no secret is needed: without the key file, only the bytes
-    of evidence stay unread. The file tells which key signs its checkpoints, but
-    whoever wrote it anew may have put in a key of his own: only a public key
-    that was kept elsewhere, given by --public-key, proves that yours signed.
+    of evidence are not verified. The file names the key of its checkpoints, but
+    a forger may have replaced it: only a public key that was stored elsewhere,
+    given by --public-key, proves that yours signed.
 
     Exit status 1: there are faults, one a line.
 
@@ -30544,7 +30549,7 @@ def verify_command(chosen) -> Output:
     """
     sentence, notes = "Sound: the file, the ledger and the audit chain.", None
     if chosen.checkpoint:
-        # Read first: whatever these saw is in the file by the time that it is looked at.
+        # Read first: everything that these cover is in the file when it is verified.
         notes = Path(chosen.checkpoint).read_bytes()
         sentence = "Sound: the file, the ledger, the audit chain and the checkpoints."
     elif chosen.public_key:
@@ -30562,7 +30567,7 @@ def verify_command(chosen) -> Output:
 def doctor_command(lite, chosen) -> Output:
     """Print versions, the settings in force and the state of the file.
 
-    A file up to 64 MiB is verified as `verify` does it, a larger one in its
+    A file up to 64 MiB is verified as by `verify`, a larger one only in its
     structure. Exit status 1: there are faults.
     """
     facts = lite.doctor()
@@ -30599,12 +30604,12 @@ command(
     argument("--retire", action="store_true", help="end what the older keys signed and encrypted"),
 )
 def key_rotate_command(lite, chosen) -> Output:
-    """Start a new key, which encrypts and signs; the older ones open and verify.
+    """Add a new key, which encrypts and signs; the older ones decrypt and verify.
 
-    --retire ends every access token and session that the older keys signed, and
-    encrypts anew what they encrypted, but for the audit log and other rows that
-    never change. API keys and client secrets stay: no key of the file gives them
-    away; revoke or rotate those that somebody may have seen.
+    --retire revokes every access token and session that the older keys signed,
+    and encrypts their values again, except the audit log and other rows that
+    never change. API keys and client secrets remain valid: no key of the file
+    reveals them; revoke or rotate those that may have been exposed.
     """
     lite.rotate_keys()
     if not chosen.retire:
@@ -30618,10 +30623,9 @@ def key_rotate_command(lite, chosen) -> Output:
 
 @command("key rewrap")
 def key_rewrap_command(lite, chosen) -> Output:
-    """Wrap the keys of the file by a new key file, or by NOVANTRA_LITE_NEW_KEY.
+    """Wrap the keys of the file with a new key file, or with NOVANTRA_LITE_NEW_KEY.
 
-    The key file from before opens nothing any more, except backups made before:
-    keep a copy of it with them.
+    The old key file opens only older backups: keep a copy of it with them.
     """
     beside = rewrap_keys(lite.workspace)
     text = f"The keys are wrapped by a new key in {beside}; keep a copy of it."
@@ -30633,7 +30637,7 @@ def key_rewrap_command(lite, chosen) -> Output:
 @command("openapi", opens="", help="Print the OpenAPI document of both APIs.")
 @command("schema", opens="", help="Print the tables as SQL.")
 def document_command(chosen) -> Output:
-    """Print what is derived from the declarations."""
+    """Print a document that is derived from the declarations."""
     if chosen.command.path == "schema":
         return Output({"schema": schema_sql()}, schema_sql())
     return Output(openapi_document(), openapi_json())
@@ -30647,7 +30651,7 @@ def routes_command(chosen) -> Output:
 
 @command("settings", opens="")
 def settings_command(chosen) -> Output:
-    """Print every setting, its value, default and flag, and what it does.
+    """Print every setting, its value, default and flag, and its description.
 
     The values are those of this environment; of secrets only whether they are set.
     """
@@ -30670,7 +30674,7 @@ def settings_command(chosen) -> Output:
 
 
 def _print_records(records: Iterable[dict]) -> int:
-    """Print entries of the audit log, a JSON object a line; the id of the last one, or 0."""
+    """Print entries of the audit log, a JSON object a line; return the last id, or 0."""
     last = 0
     for record in records:
         print(to_json(record))
@@ -30690,8 +30694,8 @@ def audit_tail_command(lite, chosen) -> None:
     """Print the last entries of the audit log, a JSON object a line.
 
     With --follow, new entries are printed within a second, also while a server
-    writes them. Whoever starts again passes the id of the last entry as --after,
-    and misses none.
+    writes them. To continue later without a gap, pass the id of the last entry
+    as --after.
 
     Examples:
       novantra-lite audit tail -n 3 --database register.db
@@ -30717,9 +30721,9 @@ def audit_tail_command(lite, chosen) -> None:
 def audit_export_command(lite, chosen) -> None:
     """Print the audit log, a JSON object a line, oldest entry first.
 
-    Reasons and details are decrypted; what was there before a change is withheld
-    where it is kept encrypted. A TIME is a date-time with an offset, or a date,
-    which stands for the whole day.
+    Reasons and details are decrypted; earlier values that are encrypted are
+    withheld. A TIME is a date-time with an offset, or a date, which stands for
+    the whole day.
 
     Examples:
       novantra-lite audit export --database register.db > audit.ndjson
@@ -30836,7 +30840,7 @@ def _answer_arguments(arguments: list[str] | None) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; 0 if it went well, 1 if not, 2 if misused, 130 at Ctrl-C."""
+    """Run one command; return 0 for success, 1 for failure, 2 for misuse, 130 at Ctrl-C."""
     try:
         return _answer_arguments(arguments)
     except SystemExit as misused:
