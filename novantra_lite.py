@@ -28787,8 +28787,7 @@ class NovantraLite(Install):
     def import_scan(
         self, stream: IO[bytes], name: str, *, trail: str, reason: str, dry_run: bool = False
     ) -> dict:
-        """Record a security scan of a trail with a scanner's report, which is stored as
-        evidence."""
+        """Record a security scan of a trail; the scanner's report is stored as evidence."""
         limit, folder = self.settings.upload_limit, storage_folder(self.settings)
         with contextlib.closing(read_file(stream, name, limit, folder)) as upload:
             unknown = self.settings.unknown_severity
@@ -28818,8 +28817,7 @@ class NovantraLite(Install):
         return Client(self, {"Authorization": f"Bearer {self.token(*scopes)}"} if scopes else {})
 
     def step(self, at: float | None = None) -> int:
-        """Run everything that is due now, or at a time: deliveries, expiries; return the
-        deliveries."""
+        """Run what is due now or at a time: deliveries, expiries; return the deliveries."""
         return self.dispatcher.step(self.source.clock() if at is None else at)
 
     def __call__(self, environ: dict, start_response: Callable) -> Iterable[bytes]:
