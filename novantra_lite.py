@@ -12673,7 +12673,7 @@ class TrailsV2(
 
 
 def report_artifact(trail: Trail, **values: Any) -> Artifact:
-    """Record what a trail has built; the same digest may be reported again and again."""
+    """Record an artifact that a trail has built; a digest may be reported repeatedly."""
     check_organisation(values.get("org_slug"))
     if values.get("build_url") is None:
         values["build_url"] = trail.build_url
@@ -12689,13 +12689,13 @@ def report_artifact(trail: Trail, **values: Any) -> Artifact:
     about = {"trail_id": trail.id, "artifact_sha256": artifact.sha256_digest}
     AuditEvent.record("ARTIFACT_DEPLOYED", artifact.reported_by, payload, **about)
     emit("factstore.artifact.reported", {"artifact": artifact.json()})
-    # A template may require something of it.
+    # A template may require attestations of it.
     update_trail_status(trail)
     return artifact
 
 
-def artifact_of(trail_id: str, artifact_id: str) -> Artifact:
-    """An artifact of this trail, or NotFound."""
+def find_artifact(trail_id: str, artifact_id: str) -> Artifact:
+    """Return an artifact of this trail, or raise NotFound."""
     Trail.find(trail_id)
     artifact = Artifact.find(artifact_id)
     if artifact.trail_id != trail_id:
@@ -12703,22 +12703,22 @@ def artifact_of(trail_id: str, artifact_id: str) -> Artifact:
     return artifact
 
 
-def reported_under(digest: str, *columns: Any) -> peewee.ModelSelect:
-    """The artifacts with a digest in any spelling, in the order in which they were reported."""
-    query = Artifact.select(*columns).where(of_digest(Artifact.sha256_digest, digest))
+def artifacts_with_digest(digest: str, *columns: Any) -> peewee.ModelSelect:
+    """Return the artifacts with a digest in any spelling, in the order of their reports."""
+    query = Artifact.select(*columns).where(has_digest(Artifact.sha256_digest, digest))
     return query.order_by(peewee.SQL('"t1"."rowid"'))
 
 
-def of_digest(column: Text, digest: str) -> Any:
-    """Whether a column holds a digest in one of its spellings."""
+def has_digest(column: Text, digest: str) -> Any:
+    """Return the condition that a column holds a digest in one of its spellings."""
     return column.in_(json.loads(digest_spellings(digest)))
 
 
 _ARTIFACT_DIGEST = Digest()
 
 
-def read_digest(digest: str, member: str = "sha256") -> str:
-    """A digest as it is stored, from one of a path or of a seed, or Invalid."""
+def parse_digest(digest: str, member: str = "sha256") -> str:
+    """Parse a digest of a path or of a seed, or raise Invalid."""
     try:
         return _ARTIFACT_DIGEST.read(digest)
     except ValueError as error:
@@ -12726,9 +12726,9 @@ def read_digest(digest: str, member: str = "sha256") -> str:
 
 
 def first_artifact(digest: str) -> Artifact:
-    """The artifact that was the first to be reported with a digest, or NotFound."""
-    digest = read_digest(digest)
-    artifact = reported_under(digest).first()
+    """Return the first artifact that was reported with a digest, or raise NotFound."""
+    digest = parse_digest(digest)
+    artifact = artifacts_with_digest(digest).first()
     if artifact is None:
         raise NotFound(f"There is no artifact with the digest '{digest}'.")
     return artifact
@@ -12780,7 +12780,7 @@ name the same artifact.
         return report_artifact(Trail.find(key), **{"reported_by": caller} | context.body)
 
     def enter(self, values):
-        digest = read_digest(values.pop("sha256_digest"), "sha256Digest")
+        digest = parse_digest(values.pop("sha256_digest"), "sha256Digest")
         trail = Trail.find(values.pop("trail"))
         return report_artifact(trail, sha256_digest=digest, **values)
 
@@ -13121,7 +13121,7 @@ def _verify_detached(digest: str, signature: bytes, keys: Sequence) -> _Signatur
 
 
 class BuildProvenance(Model):
-    """How an artifact was built, as its builder says; recorded once for each artifact."""
+    """The build of an artifact as its builder describes it; recorded once for each artifact."""
 
     fact, made, key, append_only, since = "build_provenance", "recorded", "artifact", True, 2
     schema_name = "BuildProvenanceResponse"
@@ -13137,44 +13137,44 @@ class BuildProvenance(Model):
     build_finished_on = Timestamp(6, null=True)
     provenance_signature = Text(1_000_000, null=True)
     slsa_level = Choice("L0 L1 L2 L3", default="L0")
-    #: What the trusted keys said when it was recorded.
+    #: The result with the keys that were trusted when it was recorded.
     provenance_status = Choice("PROVENANCE_UNVERIFIED PROVENANCE_VERIFIED")
     recorded_at = Timestamp(6, default=now_exactly)
-    #: The verdict behind that status; None in records of older versions, which judged less.
+    #: The verdict behind that status; None in records of older layouts.
     signature_verdict = Text(16, null=True, hidden=True, since=6)
 
     @classmethod
     def create(cls, **values):
-        made = super().create(**values)
-        artifact = made.artifact
+        provenance = super().create(**values)
+        artifact = provenance.artifact
         payload = {
             "artifactId": artifact.id,
-            "provenanceId": made.id,
-            "builderId": made.builder_id,
-            "slsaLevel": made.slsa_level,
-            "provenanceStatus": made.provenance_status,
+            "provenanceId": provenance.id,
+            "builderId": provenance.builder_id,
+            "slsaLevel": provenance.slsa_level,
+            "provenanceStatus": provenance.provenance_status,
         }
         about = {"trail_id": artifact.trail_id, "artifact_sha256": artifact.sha256_digest}
         AuditEvent.record("ARTIFACT_UPDATED", session().actor, payload, **about)
-        return made
+        return provenance
 
     @classmethod
     def of(cls, artifact: Artifact) -> BuildProvenance | None:
-        """The provenance of an artifact, if any is recorded."""
+        """Return the provenance of an artifact, or None."""
         return cls.find_or_none(artifact=artifact.id)
 
 
-def examine_provenance(
+def provenance_verdict(
     artifact: Artifact, provenance: BuildProvenance | None, keys: Sequence
 ) -> tuple[str, str]:
-    """NONE, UNVERIFIED, FAILED, SIGNED or VERIFIED, and a sentence why, by these public keys."""
+    """Return NONE, UNVERIFIED, FAILED, SIGNED or VERIFIED by these public keys, and the reason."""
     if provenance is None:
         return "NONE", "No provenance is recorded for this artifact."
     signature, body = provenance.provenance_signature, provenance.__data__
     return verify_signature(artifact.sha256_digest, signature, keys, body)[:2]
 
 
-#: What the contract calls each verdict: only what was verified is ever called so.
+#: The contract's status of each verdict.
 _PROVENANCE_STATUSES = MappingProxyType(
     {
         "NONE": "NO_PROVENANCE",
@@ -13187,7 +13187,7 @@ _PROVENANCE_STATUSES = MappingProxyType(
 
 
 class _PublicKeys(Text):
-    """Public keys in PEM, of the kinds that signatures are checked with."""
+    """Public keys in PEM, of the types that signatures are verified with."""
 
     def read(self, value):
         return load_public_keys(super().read(value).encode())
@@ -13214,21 +13214,21 @@ _VERIFIED = {
 
 
 def _record_provenance(artifact: Artifact, body: dict) -> BuildProvenance:
-    """Record the provenance of an artifact, verified with the keys that are trusted."""
+    """Record the provenance of an artifact, verified with the trusted keys."""
     if BuildProvenance.of(artifact):
         raise Conflict(f"The artifact {artifact.id} has its provenance already.")
     keys, signature = trusted_keys(session().workspace.settings), body.get("provenance_signature")
     verdict = verify_signature(artifact.sha256_digest, signature, keys, body)
     for name, claim in verdict.claims._asdict().items():
-        # What the body leaves out is taken from what was signed, where there is room for it.
+        # Members that the body omits are taken from the signed statement, if they fit.
         with contextlib.suppress(ValueError):
             body[name] = body.get(name) or getattr(BuildProvenance, name).read(claim)
-    judged = {
+    values = body | {
         "artifact": artifact.id,
         "provenance_status": _PROVENANCE_STATUSES[verdict.word],
         "signature_verdict": verdict.word,
     }
-    return BuildProvenance.create(**body | judged)
+    return BuildProvenance.create(**values)
 
 
 class Provenance(
@@ -13263,7 +13263,7 @@ The source is the one that the statement names, with the commit of the dependenc
     )
     def get_provenance(self, context, trail, key):
         """Get the provenance of an artifact."""
-        return self.provenance_of(artifact_of(trail, key))
+        return self.provenance_of(find_artifact(trail, key))
 
     @route(
         "POST /api/v1/trails/{trailId}/artifacts/{artifactId}/provenance",
@@ -13280,7 +13280,7 @@ The source is the one that the statement names, with the commit of the dependenc
         of these. A detached signature (base64) is over the digest or its text, and proves nothing
         else. `slsaLevel` is what the builder claims.
         """
-        return _record_provenance(artifact_of(trail, key), context.body)
+        return _record_provenance(find_artifact(trail, key), context.body)
 
     @route(
         "POST /api/v1/trails/{trailId}/artifacts/{artifactId}/provenance/verify",
@@ -13292,9 +13292,9 @@ The source is the one that the statement names, with the commit of the dependenc
 
         A key that is given decides alone. Nothing is stored.
         """
-        artifact = artifact_of(trail, key)
+        artifact = find_artifact(trail, key)
         keys = context.body.get("public_key") or trusted_keys(context.settings)
-        verdict, message = examine_provenance(artifact, BuildProvenance.of(artifact), keys)
+        verdict, message = provenance_verdict(artifact, BuildProvenance.of(artifact), keys)
         return {
             "artifactId": artifact.id,
             "provenanceStatus": _PROVENANCE_STATUSES[verdict],
@@ -13358,7 +13358,7 @@ class ProvenanceV2(Provenance, tag="V2 Artifacts"):
 
 
 def notify_of_failure(trail: Trail, attestation: Attestation) -> None:
-    """Notify of an attestation that came to be FAILED."""
+    """Notify of an attestation that has become FAILED."""
     notify(
         "ATTESTATION_FAILED",
         title=f"The attestation '{attestation.type}' failed",
@@ -13374,10 +13374,10 @@ def notify_of_failure(trail: Trail, attestation: Attestation) -> None:
 def record_attestation(
     trail: Trail, event_payload: Mapping[str, Any] | None, *, is_last: bool = True, **values: Any
 ) -> Attestation:
-    """Record an attestation on a trail, and let the trail's status follow.
+    """Record an attestation on a trail, and update the trail's status.
 
-    `told` is what the audit event says beyond the attestation; None: there is no audit event. Of
-    many on one trail only the last has the status follow, which can take a while.
+    `event_payload` is added to the attestation in the audit event; with None there is no event. Of
+    many attestations on one trail only the last updates the status, which can take a while.
     """
     check_organisation(values.get("org_slug"))
     attestation = Attestation.create(trail=trail.id, **values)
@@ -13400,7 +13400,7 @@ def record_attestation(
 
 TRAIL_ATTESTATIONS = Listing(Attestation, "trail")
 
-#: What may be said of an attestation, by whichever path it is recorded.
+#: The members of an attestation in the body of every path.
 _ATTESTED = (
     Attestation.type,
     Attestation.status,
@@ -13464,7 +13464,7 @@ class Attestations(
 
 
 def _check_flow_of(slug: str, name: str) -> None:
-    """Refuse the name of a flow that an organisation does not have."""
+    """Raise NotFound unless an organisation has a flow of this name."""
     if not Flow.exists(org_slug=slug, name=name):
         raise NotFound(f"The organisation '{slug}' has no flow '{name}'.")
 
@@ -14942,7 +14942,7 @@ class EvidenceUploadsV2(EvidenceUploads, model=Attestation, tag="V2 Attestations
 
 
 # --- Stated results -----------------------------------------------------------
-# What a body says of a result by hand, under whichever names its sender has for it.
+# The result in a JSON body, under any of the names that senders give to its members.
 
 _NOUNS = (
     "vulnerabilit(?:y|ies)|vulns?|findings?|issues?|alerts?|matches|violations?|cves?|secrets?"
@@ -14955,7 +14955,7 @@ _COUNT_NAME = re.compile(
 _FINDINGS_NAME = re.compile(
     f"(?:total|number|num|open|new|policy)?(?:of)?(?:{_NOUNS})(?:counts?)?|totals?(?:counts?)?"
 )
-#: Words in names of counts beside those that count as a severity anywhere.
+#: Words for severities in the names of counts.
 _NAME_WORDS = SEVERITY_WORDS | {"crit": "critical", "blocker": "critical", "severe": "high"}
 _STATES = ("status", "state", "result", "outcome", "conclusion", "verdict", "decision", "gate")
 _VERDICT_NAME = re.compile(
@@ -14964,7 +14964,7 @@ _VERDICT_NAME = re.compile(
 _FAILURE_NAME = re.compile("(?:is|has)?(?:failed|failures?|errors?|timedout)|.*breached")
 _TROUBLE_NAME = re.compile("fail|error|exception|abort|exitcode|exitstatus|incomplete|partial")
 _TESTS_NAME = re.compile("(?:total|num(?:ber)?)?(?:of)?tests?(?:run|executed|counts?)?")
-#: How names end, in the singular, of what only describes.
+#: The last words, in the singular, of the names of members that only describe.
 _DESCRIBING = re.compile(
     "id|uuid|guid|name|url|uri|link|version|time|timestamp|date|at|by|duration|second|ms"
     "|minute|type|tool|scanner|vendor|engine|target|image|repo|repository|branch|commit|sha"
@@ -14973,7 +14973,7 @@ _DESCRIBING = re.compile(
     "|source|organisation|organization|slug|build|run|job|pipeline|database|db|ref|platform"
     "|registry|namespace"
 )
-#: Members that hold what was allowed, or what was before, and not what was found.
+#: Members for limits and for earlier results.
 _OTHER_NAME = re.compile(
     "max.*|.*(?:threshold|limit|allowed|accepted|baseline|previous|suppress|ignored).*"
 )
@@ -14981,40 +14981,36 @@ _PASSING_WORDS = (
     *("ok", "pass", "passed", "success", "successful", "succeeded"),
     *("clean", "green", "true", "yes", "allow", "allowed"),
 )
-#: Words that say that it ended, and not how.
+#: Words for an end of either kind.
 _NEUTRAL_WORDS = ("", "complete", "completed", "done", "finished")
 _FAILING_WORD = re.compile(
     "fail|error|abort|cancel|timed|time.?out|block|reject|den(y|ied)|unstable|broken"
 )
-#: The same, as a member that is not named after a verdict may say it.
+#: The same as the whole value of a member that is not named after a verdict.
 _FAILED_WORD = re.compile(
     "fail(ed|ure)?|errors?|errored|abort(ed)?|cancell?ed|time[d_ -]*out|block(ed)?|reject(ed)?"
     "|den(y|ied)|unstable|broken"
 )
-#: Names of how often a finding was found.
+#: Names of a finding's number of occurrences.
 _COUNTS = ("count", "total", "number", "occurrences", "instances")
-_MOST = 2**31 - 1
 
 
 class StatedResult:
-    """What a body says of a result: counts by severity, and whether it failed.
+    """The result that a JSON body states: counts by severity, and the first failure.
 
-    It is read wherever it stands in the body. A count or a word that is not understood is a
-    failure; so is what stands behind the first 20,000 members and items. `unread` is the first
-    member that neither describes nor is understood, nor one of the `known`, which are read
-    elsewhere; where there are such, names of limits are not passed over, either.
+    It is read wherever it is in the body, up to 20,000 members and items. A count or a word that is
+    not understood is a failure. `unread` is the first member that neither describes nor is
+    understood, nor is `allowed`; with allowed members, names of limits are read as any other.
     """
 
     MEMBERS = 20_000
 
     def __init__(self, body: dict, noun: str, allowed: Set[str] = frozenset()):
-        self.noun, self.allowed, self.unread = noun, allowed, ""
+        self.noun, self.allowed, self.unread, self.failure = noun, allowed, "", ""
         self.counts: Counter[str] = Counter()
-        #: What was said first that does not pass; nothing where nothing was.
-        self.failure = ""
-        #: Whether anything was said that can pass: a count, a list of findings, or a verdict.
-        self.is_stated = False
-        #: What objects inside add up to, and the findings that are listed; and how many it claims.
+        #: Whether the body has anything that can pass: a count, a list of findings, or a verdict.
+        self.has_result = False
+        #: The sums of the counts in inner objects, the listed findings, and the claimed number.
         self._parts: Counter[str] = Counter()
         self._listed: Counter[str] = Counter()
         self._total, left = 0, self.MEMBERS
@@ -15025,150 +15021,150 @@ class StatedResult:
                 parts += self._read(name, value, level)
                 left -= 1 + (len(value) if isinstance(value, list) else 0)
                 if left <= 0:
-                    self.failure = f"The {noun} says more than {self.MEMBERS:,} things."
+                    self.failure = f"The {noun} has more than {self.MEMBERS:,} members and items."
                     break
         self.counts |= self._parts | self._listed
         self.counts["unknown"] += max(self._total - self.counts.total(), 0)
         for severity, number in self.counts.items():
-            self.counts[severity] = min(number, _MOST)
+            self.counts[severity] = min(number, 2**31 - 1)
 
     def _read(self, name: str, value: Any, level: str) -> Iterator[tuple[dict, str]]:
-        """Read one member; the objects in it that are left to read.
+        """Read one member, and return the objects in it that are still to be read.
 
-        They, and what is read, may be the `whole` body or its summary, a `part` of it, or an `item`
-        of a list.
+        An object is of the `whole` body or its summary, a `part` of it, or an `item` of a list.
         """
-        key = re.sub("[^a-z]", "", name[:100].lower())
+        key = _letters(name)
         if _FAILURE_NAME.fullmatch(key):
-            self._doubt(name, value)
+            self._read_failure(name, value)
         elif value is None or self._is_limit(key, value):
             return
         elif severity := _severity_named(name, key, value):
-            number = self._number(name, value, is_judged=severity != "informational")
+            number = self._count(name, value, is_limited=severity != "informational")
             self._parts[severity] += number if level != "whole" else 0
             self.counts[severity] = max(self.counts[severity], number)
         elif _FINDINGS_NAME.fullmatch(key) and not isinstance(value, dict):
-            self._total = max(self._total, self._number(name, value))
-            self._list(value[: self.MEMBERS] if isinstance(value, list) else [])
+            self._total = max(self._total, self._count(name, value))
+            self._count_findings(value[: self.MEMBERS] if isinstance(value, list) else [])
         elif _VERDICT_NAME.fullmatch(key) and not isinstance(value, (dict, list)):
-            self._judge(name, value, level == "item")
+            self._read_verdict(name, value, level == "item")
         elif level != "item" and _TROUBLE_NAME.search(key):
-            self._doubt(name, value)
+            self._read_failure(name, value)
         elif isinstance(value, dict):
             yield value, level if name == "summary" or level == "item" else "part"
         elif isinstance(value, list):
             items = [item for item in value[: self.MEMBERS] if isinstance(item, dict)]
-            self._list([item for item in items if _severity_of(item)])
+            self._count_findings([item for item in items if _severity_of(item)])
             if value and not any(map(_is_understood, items)):
-                self._leave(name)
+                self._add_unread(name)
             yield from ((item, "item") for item in items if not _severity_of(item))
         elif level != "item":
-            self._describe(name, key, value)
+            self._read_description(name, key, value)
 
     def _is_limit(self, key: str, value: Any) -> bool:
-        """Whether a member holds what was allowed or before; its names are known, if any are."""
+        """Return whether a member is a limit or an earlier value, and not a result."""
         return not (self.allowed or isinstance(value, bool)) and bool(_OTHER_NAME.fullmatch(key))
 
-    def _doubt(self, name: str, value: Any) -> None:
-        """Fail by a member that is named after a failure, unless it says that there is none."""
+    def _read_failure(self, name: str, value: Any) -> None:
+        """Fail by a member that is named after a failure, unless its value denies it."""
         if value and str(value).strip().lower() not in ("false", "no", "none", "0", ""):
             self._fail(name, value)
 
-    def _describe(self, name: str, key: str, value: Any) -> None:
-        """Let a member pass that only describes."""
-        is_no_test = _TESTS_NAME.fullmatch(key) and str(value) == "0"
-        if is_no_test or (isinstance(value, str) and _FAILED_WORD.fullmatch(value.strip().lower())):
+    def _read_description(self, name: str, key: str, value: Any) -> None:
+        has_no_test = _TESTS_NAME.fullmatch(key) and str(value) == "0"
+        has_failed = isinstance(value, str) and _FAILED_WORD.fullmatch(value.strip().lower())
+        if has_no_test or has_failed:
             self._fail(name, value)
         elif isinstance(value, bool) or value not in (0, "", "0"):
-            self._leave(name, is_flag=isinstance(value, bool))
+            self._add_unread(name, is_flag=isinstance(value, bool))
 
-    def _leave(self, name: str, is_flag: bool = False) -> None:
-        """Note a member that is not understood, unless its name describes."""
+    def _add_unread(self, name: str, is_flag: bool = False) -> None:
+        """Record a member that is not understood, unless its name describes."""
         last = ["", *_words_of(name)][-1]
         if name not in self.allowed and (is_flag or not _DESCRIBING.fullmatch(last)):
             self.unread = self.unread or name
 
-    def must_be_read(self) -> None:
-        """Refuse a body with a member that may say what nobody understands."""
+    def reject_unread(self) -> None:
+        """Reject a body that passes but has a member that is not understood."""
         if self.unread and not self.failure:
             raise Unprocessable(
-                f"The {self.noun} says what is not understood: {self.unread[:60]!r}.",
+                f"The {self.noun} has a member that is not understood: {self.unread[:60]!r}.",
                 [
                     field_error(
                         [self.unread[:100]],
                         "Expected counts by severity (critical, high, medium, low, summary), lists "
-                        "of findings with a severity, passed or status, and what describes",
+                        "of findings with a severity, passed or status, and descriptions",
                     )
                 ],
             )
 
-    def _number(self, name: str, value: Any, is_judged: bool = True) -> int:
-        """The count that a member holds, or how many items it lists."""
+    def _count(self, name: str, value: Any, is_limited: bool = True) -> int:
+        """Return the count that a member holds, or the length of its list."""
         if isinstance(value, list):
             number = len(value)
         elif isinstance(value, (int, str)) and re.fullmatch("[0-9]{1,10}", str(value), re.A):
             number = int(value)
         else:
-            if is_judged:
-                self._fail(name, value, "which is no count")
+            if is_limited:
+                self._fail(name, value, "which is not a count")
             return 0
-        self.is_stated = True
+        self.has_result = True
         return number
 
-    def _list(self, findings: Sequence[Any]) -> None:
-        """Count findings, each by its own severity, and as often as it says."""
+    def _count_findings(self, findings: Sequence[Any]) -> None:
+        """Count findings by their severities, each as often as it occurs."""
         for finding in findings:
             members = finding if isinstance(finding, dict) else {}
             counts = [(name, members[name]) for name in members if name.lower() in _COUNTS]
-            number = max((self._number(*count) for count in counts), default=1)
+            number = max((self._count(*count) for count in counts), default=1)
             self._listed[SEVERITY_WORDS.get(_severity_of(members), "unknown")] += number
 
-    def _judge(self, name: str, value: Any, is_item: bool) -> None:
-        """Note how the result ended, as a member says."""
+    def _read_verdict(self, name: str, value: Any, is_item: bool) -> None:
         word, is_number = str(value).strip().lower(), type(value) in (int, float)
-        # So many tests passed, say.
+        # It may be the number of tests that passed.
         if is_number and value and not name.lower().endswith(_STATES):
             return
         if word in _PASSING_WORDS:
-            self.is_stated = True
+            self.has_result = True
         elif _FAILING_WORD.search(word) if is_item else word not in _NEUTRAL_WORDS:
             if value is False and name == "passed":
                 self.failure = self.failure or f"The {self.noun} is recorded as not passed."
             self._fail(name, value)
 
-    def _fail(self, name: str, value: Any, why: str = "which does not pass") -> None:
+    def _fail(self, name: str, value: Any, reason: str = "which does not pass") -> None:
         text = value if isinstance(value, str) else to_json(value)
-        self.failure = self.failure or f"The member {name[:50]!r} says {text[:100]!r}, {why}."
+        self.failure = self.failure or f"The member {name[:50]!r} is {text[:100]!r}, {reason}."
+
+
+def _letters(name: str) -> str:
+    return re.sub("[^a-z]", "", name[:100].lower())
 
 
 def _words_of(name: str) -> list[str]:
-    """The words of a member's name, in lower case and in the singular."""
+    """Return the words of a member's name, in lower case and in the singular."""
     words = re.findall("[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name[:100])
     return [word.lower().removesuffix("s") or "s" for word in words]
 
 
 def _severity_named(name: str, key: str, value: Any) -> str:
-    """The severity that a member counts, by its name; nothing if it is no count."""
+    """Return the severity that a member counts by its name, an empty string if it is no count."""
     if match := _COUNT_NAME.fullmatch(key):
         return SEVERITY_WORDS.get(match[1], "unknown")
     if isinstance(value, (bool, dict)) or not re.fullmatch(r"\[.*|[0-9]+", str(value), re.S):
         return ""
-    severities = {_NAME_WORDS.get(word) for word in _words_of(name)}
-    severities &= {*SEVERITIES}
+    severities = {_NAME_WORDS.get(word) for word in _words_of(name)} & {*SEVERITIES}
     return worst(severities) if severities else ""
 
 
 def _is_understood(item: dict) -> bool:
-    """Whether anything in an item of a list is read."""
-    names = (re.sub("[^a-z]", "", name[:100].lower()) for name in item)
+    """Return whether anything in an item of a list is read."""
     patterns = (_FAILURE_NAME, _COUNT_NAME, _FINDINGS_NAME, _VERDICT_NAME)
-    is_named = any(pattern.fullmatch(name) for name in names for pattern in patterns)
+    is_named = any(pattern.fullmatch(_letters(name)) for name in item for pattern in patterns)
     is_nested = any(isinstance(value, (dict, list)) for value in item.values())
     return is_named or is_nested or bool(_severity_of(item))
 
 
 def _severity_of(finding: dict) -> str:
-    """The severity that a finding has by its own word, in lower case."""
+    """Return a finding's own word for its severity, in lower case."""
     words = (value for name, value in finding.items() if name.lower() == "severity")
     return str(next(words, None) or "").strip().lower()
 
@@ -15177,7 +15173,7 @@ def _severity_of(finding: dict) -> str:
 
 
 class CoverageReport(Model):
-    """How much of the code the tests of a trail ran through, in percent."""
+    """The code coverage of a trail's tests, in percent."""
 
     fact, made, since = "coverage_report", "reported", 2
     schema_name = "CoverageReportResponse"
@@ -15205,9 +15201,9 @@ _TRAIL_COVERAGE = Listing(CoverageReport, "trail")
 
 
 def _coverage_fault(report: Mapping[str, Any], failure: str = "") -> str:
-    """Why a report of coverage does not pass; nothing where it does.
+    """Return why a coverage report does not pass, an empty string if it does.
 
-    It has a figure, each figure reaches the minimum, and nothing else in it says a failure.
+    It passes with at least one figure, each at least the minimum, and without any other failure.
     """
     if failure or report.get("passed") is False:
         return failure or "The report is recorded as not passed."
@@ -15217,7 +15213,7 @@ def _coverage_fault(report: Mapping[str, Any], failure: str = "") -> str:
     if not figures:
         return "The report has no figure: lineCoverage or branchCoverage is needed."
     if not all(0 <= figure <= 100 for figure in figures):
-        return "A figure is no percentage from 0 to 100."
+        return "A figure is not a percentage from 0 to 100."
     return "" if min(figures) >= least else f"A figure is below the minimum of {least:g} percent."
 
 
@@ -15261,7 +15257,7 @@ and no member that says that it failed.
         that it failed (`passed`, `status`…).
         """
         stated = StatedResult(context.load(), "report", {*_COVERAGE.members})
-        stated.must_be_read()
+        stated.reject_unread()
         return self.enter(context.body | {"trail": trail}, stated.failure)
 
     def enter(self, values, failure=""):
@@ -15286,7 +15282,7 @@ and no member that says that it failed.
 
 
 def _summarise_evidence(trail: Trail) -> dict:
-    """What a trail has and lacks; whatever was attested is collected, however it ended."""
+    """Return the types of attestations that a trail has, of any status, and those it lacks."""
     earliest = peewee.fn.min(peewee.SQL('"t1"."rowid"'))
     grouped = (
         Attestation.select(Attestation.type, Attestation.status, peewee.fn.count(Attestation.id))
@@ -15329,7 +15325,7 @@ def _collect_item(trail: Trail, item: Mapping[str, Any], is_last: bool) -> dict:
 
 def _gaps_sql(one_flow: bool) -> str:
     """SQL for the JSON text and the number of the trails, of the flow `?` or of all, that lack an
-    attestation of a type which their flow requires."""
+    attestation of a type that their flow requires."""
     return f"""SELECT CAST(ifnull(group_concat(text), '') AS BLOB), count(*) FROM (
         SELECT json_object('trailId', id, 'gitCommitSha', git_commit_sha, 'gitBranch', git_branch,
             'flowId', flow_id, 'missingTypes', json(missing), 'trailStatus', status) AS text
@@ -15345,7 +15341,7 @@ def _gaps_sql(one_flow: bool) -> str:
 
 
 def closed_schema(**properties: dict) -> dict:
-    """The JSON schema of an object that always has all of these members."""
+    """Return the JSON schema of an object that always has all of these members."""
     return {"type": "object", "required": [*properties], "properties": properties}
 
 
@@ -15704,7 +15700,7 @@ class PullRequests(
     def prepare_attest_pull_request(
         self, context: RequestContext, trail_id: str
     ) -> tuple[dict, dict | None]:
-        """What is attested about, and the pull request that the source host has for it."""
+        """Return the subject of the attestation, and its pull request at the source host."""
         Trail.find(trail_id)
         body, slug = context.body, context.body.get("org_slug")
         if not slug:
@@ -15761,11 +15757,11 @@ class PullRequestsV2(
 
 
 def _read_repository(body: Mapping[str, Any], host_class: type[SourceHost]) -> list[str]:
-    """The names that lead to the repository, from either way of writing them."""
+    """Return the names in the repository's path, from either way of writing it."""
     owner, name = body.get("repository_owner"), body.get("repository_name")
     text = body.get("repository") or (f"{owner}/{name}" if owner and name else "")
     names, (least, most) = text.split("/"), host_class.names
-    # A dot is a name that percent-encoding leaves as it is.
+    # Percent-encoding does not change dots.
     if not least <= len(names) <= most or any(not part.strip(" .") for part in names):
         form = "organisation/project/repository" if least == 3 else "owner/name"
         raise Invalid(issues=[field_error(["repository"], f"Expected {form}")])
@@ -15773,7 +15769,7 @@ def _read_repository(body: Mapping[str, Any], host_class: type[SourceHost]) -> l
 
 
 def _read_commit(body: Mapping[str, Any]) -> str | None:
-    """The commit to look up, which a pull request's number may stand for."""
+    """Return the commit to look up, None if the body has a pull request's number instead."""
     commit = body.get("commit_sha") or None
     if commit is None and not body.get("pr_number"):
         raise Invalid(issues=[field_error(["commitSha"], "Required, unless prNumber is given")])
@@ -18841,7 +18837,7 @@ def _artifact_named(body: Mapping[str, Any]) -> Artifact:
     keys = {Artifact.id: body.get("artifact_id"), Artifact.trail: body.get("trail_id")}
     conditions = [column == key for column, key in keys.items() if key]
     if body.get("artifact_digest"):
-        conditions.append(of_digest(Artifact.sha256_digest, body["artifact_digest"]))
+        conditions.append(has_digest(Artifact.sha256_digest, body["artifact_digest"]))
     oldest = Artifact.select().where(*conditions).order_by(peewee.SQL('"t1"."rowid"'))
     artifact = oldest.first()
     if artifact is None:
@@ -18940,7 +18936,7 @@ def ask_bound_bundles(
     """
     bundles = [bundle for bundle in PolicyBundle.find_all(status="ACTIVE") if bundle.is_bound()]
     verdicts, left, ends_at = [], _EVALUATIONS, time.monotonic() + _BUNDLES_SECONDS
-    artifacts = list(reported_under(digest).limit(500)) if bundles else []
+    artifacts = list(artifacts_with_digest(digest).limit(500)) if bundles else []
     trails = {artifact.trail_id: Trail.find(artifact.trail_id) for artifact in artifacts}
     flows = {trail.flow_id for trail in trails.values()}
     # An unknown flow must not keep bundles from being evaluated.
@@ -19218,7 +19214,7 @@ def _is_on_allowlist(digest: str, environment: Environment) -> bool:
     """Return whether a valid entry of an environment's allow-list has this digest."""
     entries = AllowlistEntry.select().where(
         AllowlistEntry.environment == environment.id,
-        of_digest(AllowlistEntry.sha256, digest),
+        has_digest(AllowlistEntry.sha256, digest),
         AllowlistEntry.status == "ACTIVE",
     )
     return any(entry.expires_at is None or entry.expires_at > now_exactly() for entry in entries)
@@ -19258,7 +19254,7 @@ def decide(digest: str, key: str | None, environment: Environment | None) -> dic
 
 def _flow_that_built(digest: str) -> str | None:
     """Return the flow whose trail was the first to report an artifact."""
-    return reported_under(digest, Trail.flow).join(Trail).limit(1).scalar()
+    return artifacts_with_digest(digest, Trail.flow).join(Trail).limit(1).scalar()
 
 
 def _with_bundles(values: dict, verdicts: Sequence[tuple[str, list[str]]]) -> dict:
@@ -20755,20 +20751,20 @@ PENDING. A token that its issuer's keys do not verify is rejected.
 
 # --- Security scans -----------------------------------------------------------
 
-#: SQL for the limits that the scan `t1` is over: those that were in force when it was recorded.
+#: SQL for the limits that the scan `t1` breaches, of those in force when it was recorded.
 _BREACHES = f"""FROM (SELECT l."key" AS severity, l."value" AS allowed, CASE l."key" {
     " ".join(f"WHEN '{name}' THEN t1.{SEVERITY_COLUMNS[name]}" for name in SEVERITIES)
 } END AS found FROM json_each(t1."thresholds") AS l) WHERE found > allowed"""
 
 
-#: SQL for how a scan counts: as its attestation was recorded. One of an older layout failed with
-#: anything critical or high, or where it said so itself.
+#: SQL for the status of a scan: that of its attestation. One of an older layout failed with any
+#: critical or high finding, or if it was recorded as not passed.
 _SCAN_STATE = """ifnull("verdict", CASE WHEN "critical_vulnerabilities" + "high_vulnerabilities" > 0
     OR "passed" IS 0 THEN 'FAILED' ELSE 'PASSED' END)"""
 
 
 class SecurityScan(Model):
-    """What a scanner found on a trail, by severity, and the thresholds that were in force then."""
+    """The findings of a scanner on a trail by severity, and the thresholds in force then."""
 
     fact, made, append_only, since = "security_scan", "recorded", True, 3
     schema_name = "SecurityScanResponse"
@@ -20799,9 +20795,9 @@ class SecurityScan(Model):
     medium_vulnerabilities = Integer(0, 2**31 - 1, default=0)
     low_vulnerabilities = Integer(0, 2**31 - 1, default=0)
     informational = Integer(0, 2**31 - 1, default=0)
-    #: How many of these had no severity that is known; they count as the setting says.
+    #: How many of these had an unknown severity; they count as the setting unknown_severity.
     unknown = Integer(0, 2**31 - 1, default=0, since=6)
-    #: Whether it passed, as far as that was said.
+    #: Whether it passed by its own report, if it has a verdict.
     passed = Boolean(null=True, since=6)
     scan_duration_seconds = Integer(0, null=True)
     report_url = Text(500, null=True)
@@ -20819,11 +20815,11 @@ def record_scan(
     default: Mapping[str, int] = MappingProxyType({}),
     failure: str = "",
 ) -> SecurityScan:
-    """Record a scan, held against the thresholds of now, and an attestation that says how it went.
+    """Record a scan, and an attestation of its result with the current thresholds.
 
-    A breach makes the trail NON_COMPLIANT, and so does a scan that says that it did not pass.
-    `default` are the limits where the flow has none; without them it breaches nothing, and passes
-    within the limits that thresholds start with. `failure` says why it does not pass, if so.
+    A breach makes the trail NON_COMPLIANT, and so does a scan that did not pass by its own report.
+    `default` are the limits if the flow has none; without them the scan breaches nothing, but
+    passes only within DEFAULT_LIMITS. `failure` is another reason why it does not pass.
     """
     limits = threshold_limits(trail) or dict(default)
     values = dict.fromkeys(SEVERITY_COLUMNS.values(), 0) | values
@@ -20861,27 +20857,27 @@ _SCAN_COUNTS = f"""SELECT count(*), {_SCAN_SUMS},
 
 
 def scan_totals() -> tuple[dict[str, int], int, int]:
-    """How many scans there are and how much they found; how many passed, and had criticals."""
+    """Return the numbers of scans and of their findings, of scans that passed, and of scans with
+    critical findings."""
     row = session().workspace.fetch_row(_SCAN_COUNTS)
     *numbers, passed, critical = (number or 0 for number in row)
     return dict(zip(SCAN_TOTALS, numbers, strict=True)), passed, critical
 
 
-#: The columns that counts of a scan stand in, and the names under which a count may come.
-_COUNT_NAMES = {
-    column: (name, f"{name}_count", f"{name}_vulnerabilities")
-    for name, column in (SEVERITY_COLUMNS | {"unknown": "unknown"}).items()
+#: The members of a body that may count findings.
+_COUNT_MEMBERS = {
+    f"{name}{suffix}": Integer(0, 2**31 - 1, default=0)
+    for name in (*SEVERITY_COLUMNS, "unknown")
+    for suffix in ("", "_count", "_vulnerabilities")
 }
-_SEVERITY_COUNTS = {
-    name: Integer(0, 2**31 - 1, default=0) for names in _COUNT_NAMES.values() for name in names
-}
-_SCAN_SUMMARY = Shape(**_SEVERITY_COUNTS, passed=Boolean(null=True))
-_SILENT_SCAN = "It says neither what the scan found nor whether it passed."
+_SCAN_COLUMNS = (*SEVERITY_COLUMNS.values(), "unknown")
+_SCAN_SUMMARY = Shape(**_COUNT_MEMBERS, passed=Boolean(null=True))
+_NO_RESULT = "The scan has neither findings nor a verdict."
 
 
 def _scan_values(body: dict, stated: StatedResult) -> dict:
-    """A scan by its columns, from a body and what it says: the largest of what it says twice."""
-    names = {name for names in _COUNT_NAMES.values() for name in names} | {"summary"}
+    """Return the columns of a scan from a body, and the result that it states."""
+    names = {*_COUNT_MEMBERS, "summary"}
     values = {name: value for name, value in body.items() if name not in names}
     values |= {column: stated.counts[name] for name, column in SEVERITY_COLUMNS.items()}
     values["unknown"] = stated.counts["unknown"]
@@ -20915,9 +20911,8 @@ The metrics count a scan as its attestation.
         trail, key = Trail.find(values.pop("trail")), values.pop("attestation", None)
         if key is None:
             severity = session().workspace.settings.unknown_severity
-            names = (*SEVERITY_COLUMNS.values(), "unknown", "passed")
-            is_silent = all(values.get(name) is None for name in names)
-            failure = _SILENT_SCAN if is_silent else ""
+            has_result = any(values.get(name) is not None for name in (*_SCAN_COLUMNS, "passed"))
+            failure = "" if has_result else _NO_RESULT
             return record_scan(trail, count_unknown(values, severity), failure=failure)
         attestation = Attestation.find(key)
         is_other = attestation.status == "PASSED" and values.get("passed") is False
@@ -20953,7 +20948,11 @@ The metrics count a scan as its attestation.
             "high_vulnerabilities medium_vulnerabilities low_vulnerabilities informational "
             "unknown passed scan_duration_seconds report_url org_slug",
             summary=Json(_SCAN_SUMMARY, null=True),
-            **{name: count for name, count in _SEVERITY_COUNTS.items() if name not in _COUNT_NAMES},
+            **{
+                name: count
+                for name, count in _COUNT_MEMBERS.items()
+                if not hasattr(SecurityScan, name)
+            },
             aliases={"version": "toolVersion"},
             name="RecordSecurityScanRequest",
         ),
@@ -20967,15 +20966,11 @@ The metrics count a scan as its attestation.
         the body says in any member that it failed, or says neither a count nor a verdict. Counts,
         lists of findings and verdicts are read wherever they stand in the body.
         """
-        stated, unknown_severity = (
-            StatedResult(context.load(), "scan"),
-            context.settings.unknown_severity,
-        )
-        values = count_unknown(_scan_values(context.body, stated), unknown_severity)
-        stated.must_be_read()
-        failure = stated.failure
-        if not stated.is_stated:
-            failure = failure or _SILENT_SCAN
+        stated = StatedResult(context.load(), "scan")
+        values = _scan_values(context.body, stated)
+        values = count_unknown(values, context.settings.unknown_severity)
+        stated.reject_unread()
+        failure = stated.failure or ("" if stated.has_result else _NO_RESULT)
         return record_scan(Trail.find(trail), values, failure=failure)
 
     @route(
@@ -21344,7 +21339,7 @@ class ChainOfCustody(Factstore, tag="Compliance"):
     )
     def get_chain_of_custody(self, context, digest):
         """Get the artifact with a digest, its trail and flow, attestations and evidence."""
-        workspace, digest = context.workspace, read_digest(digest)
+        workspace, digest = context.workspace, parse_digest(digest)
         row = workspace.fetch_row(_CUSTODY_ARTIFACT, (digest,))
         if row is None:
             raise NotFound(f"There is no artifact with the digest '{digest}'.")

@@ -439,7 +439,7 @@ CREATE INDEX "baseline_lookup" ON "baseline" ("environment_id", "is_active");
 
 CREATE INDEX "baseline_environment_id" ON "baseline" ("environment_id");
 
--- How an artifact was built, as its builder says; recorded once for each artifact.
+-- The build of an artifact as its builder describes it; recorded once for each artifact.
 CREATE TABLE "build_provenance" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "artifact_id" TEXT NOT NULL,
@@ -623,7 +623,7 @@ CREATE TABLE "control_mapping" (
 
 CREATE INDEX "control_mapping_regulatory_control_id" ON "control_mapping" ("regulatory_control_id");
 
--- How much of the code the tests of a trail ran through, in percent.
+-- The code coverage of a trail's tests, in percent.
 CREATE TABLE "coverage_report" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "trail_id" TEXT NOT NULL,
@@ -1664,7 +1664,7 @@ CREATE TABLE "search_record" (
 
 CREATE UNIQUE INDEX "search_record_key" ON "search_record" ("kind", "record");
 
--- What a scanner found on a trail, by severity, and the thresholds that were in force then.
+-- The findings of a scanner on a trail by severity, and the thresholds in force then.
 CREATE TABLE "security_scan" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "trail_id" TEXT NOT NULL,

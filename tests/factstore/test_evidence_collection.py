@@ -135,12 +135,12 @@ def test_every_figure_given_must_reach_the_minimum(
     ("body", "error"),
     [
         ({"passed": False}, "The report is recorded as not passed."),
-        ({"status": "FAILED"}, "The member 'status' says 'FAILED', which does not pass."),
-        ({"status": "who knows"}, "The member 'status' says 'who knows', which does not pass."),
+        ({"status": "FAILED"}, "The member 'status' is 'FAILED', which does not pass."),
+        ({"status": "who knows"}, "The member 'status' is 'who knows', which does not pass."),
         ({"result": {"passed": False}}, "The report is recorded as not passed."),
-        ({"error": "no data"}, "The member 'error' says 'no data', which does not pass."),
+        ({"error": "no data"}, "The member 'error' is 'no data', which does not pass."),
         ({"minCoverage": 91}, "A figure is below the minimum of 91 percent."),
-        ({"lineCoverage": 900}, "A figure is no percentage from 0 to 100."),
+        ({"lineCoverage": 900}, "A figure is not a percentage from 0 to 100."),
         (
             {"lineCoverage": None, "passed": True},
             "The report has no figure: lineCoverage or branchCoverage is needed.",

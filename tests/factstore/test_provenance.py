@@ -27,8 +27,8 @@ from novantra_lite import (
     BuildProvenance,
     Invalid,
     NovantraLite,
-    examine_provenance,
     load_public_keys,
+    provenance_verdict,
     trusted_keys,
 )
 
@@ -842,11 +842,11 @@ def test_the_gate_hears_the_verdict_on_a_record(trusting):
         artifact, other = Artifact(sha256_digest=DIGEST), Artifact(sha256_digest=OTHER)
         signed = BuildProvenance(provenance_signature=detached(P256))
         verdicts = [
-            examine_provenance(artifact, signed, keys)[0],
-            examine_provenance(artifact, signed, [])[0],
-            examine_provenance(artifact, None, keys)[0],
-            examine_provenance(other, signed, keys)[0],
-            examine_provenance(artifact, BuildProvenance(provenance_signature=None), keys)[0],
+            provenance_verdict(artifact, signed, keys)[0],
+            provenance_verdict(artifact, signed, [])[0],
+            provenance_verdict(artifact, None, keys)[0],
+            provenance_verdict(other, signed, keys)[0],
+            provenance_verdict(artifact, BuildProvenance(provenance_signature=None), keys)[0],
         ]
 
     assert len(keys) == 2
