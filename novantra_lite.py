@@ -965,9 +965,9 @@ class JsonNode:
                 item._typed(dict, "an object", required=True)
         return items
 
-    def texts(self, path: str) -> list[str]:
+    def texts(self, path: str, required: bool = False) -> list[str]:
         """Return the texts in the list at a path."""
-        items, is_strict = self.get(path)._items(), self.document.is_strict
+        items, is_strict = self.get(path)._items(required), self.document.is_strict
         return [text for item in items if (text := item._typed(str, "text", is_strict)) is not None]
 
     def _items(self, required: bool = False) -> list[JsonNode]:
@@ -21813,28 +21813,21 @@ Documents are versioned, and encrypted in the workspace's file or, with the sett
 
 #: Bytes of a response: a document of a megabyte, with six bytes for each escaped character.
 _VAULT_ANSWER_LIMIT = 8 << 20
-STRANGE_VAULT = "What answers as Vault does not speak as a key-value store of version 2 does."
-UNWELCOME = "Vault refuses the credentials of this server, or permits them nothing of this kind."
+STRANGE_VAULT = "The server at vault_address did not answer like a KV version 2 store."
+VAULT_FORBIDDEN = (
+    "Vault rejected the credentials of this server, or does not permit them this request."
+)
 
 
-def inside(document: Any, *names: str) -> Any:
-    """Return the value at nested names of a response; None if one is missing."""
-    for name in names:
-        document = document.get(name) if isinstance(document, dict) else None
-    return document
-
-
-def read_vault(response: Any) -> dict:
-    """Return the JSON object of a response; empty if it is none."""
-    document = response.json()
-    return document if isinstance(document, dict) else {}
+def _vault_error(message: str) -> BadGateway:
+    return BadGateway(f"{STRANGE_VAULT} {message}")
 
 
 def _vault_problem(status: int) -> Problem:
     """Return the problem of a rejected request to Vault; its own words are only logged."""
     log.warning("Vault answered with status %d.", status)
     if status == 403:
-        return BadGateway(UNWELCOME)
+        return BadGateway(VAULT_FORBIDDEN)
     if status == 404:
         return BadGateway("Vault has no key-value store where the setting vault_mount says.")
     if 300 <= status < 400:
@@ -21853,7 +21846,7 @@ class _VaultResponse(NamedTuple):
     """A response of Vault with the interface that hvac expects."""
 
     status_code: int
-    content: Any
+    document: JsonNode
 
     @property
     def ok(self) -> bool:
@@ -21862,7 +21855,7 @@ class _VaultResponse(NamedTuple):
 
     def json(self) -> Any:
         """Return the body as JSON; None if it is none, or too long."""
-        return self.content
+        return self.document.value
 
 
 class _VaultSession:
@@ -21889,7 +21882,8 @@ class _VaultSession:
         if not answer.status:
             log.warning("Vault does not answer. %s", answer.note)
             raise BadGateway("Vault cannot be reached, or did not answer in time.")
-        return _VaultResponse(answer.status, answer.document.value)
+        document = JsonNode.root(answer.document.value, "response", _vault_error, is_strict=False)
+        return _VaultResponse(answer.status, document)
 
     def close(self) -> None:
         """Do nothing: connections are not kept open."""
@@ -21916,8 +21910,8 @@ class VaultRequests:
             ignore_exceptions=True,
         )
 
-    def ask(self, call: Callable, *arguments: Any, **options: Any) -> dict | None:
-        """Return the result of a call of the client; None if Vault has none."""
+    def ask(self, call: Callable, *arguments: Any, **options: Any) -> JsonNode:
+        """Return the result of a call of the client, an empty document if Vault has none."""
         by_role = self.settings.vault_auth_method == "APPROLE"
         if by_role and not self.client.token:
             self.log_in("")
@@ -21927,13 +21921,13 @@ class VaultRequests:
             # An expired token of a role is noticed only here.
             self.log_in(token)
             response = call(*arguments, **options)
-        document = read_vault(response)
-        if response.status_code == 204 or (response.status_code == 200 and document):
-            return document
+        status, members = response.status_code, response.document.members()
+        if status == 204 or (status == 200 and members):
+            return response.document
         # A missing document is no error; a missing mount is one.
-        if response.status_code == 404 and document and not document.get("errors"):
-            return None
-        raise _vault_problem(response.status_code)
+        if status == 404 and members and not members.get("errors"):
+            return JsonNode.root(None, "response", _vault_error, is_strict=False)
+        raise _vault_problem(status)
 
     def log_in(self, stale: str) -> None:
         """Get a token for the role, unless another thread did so since this one became stale."""
@@ -21946,10 +21940,7 @@ class VaultRequests:
                 raise BadGateway("Vault refuses the role that this server logs in with.")
             if response.status_code != 200:
                 raise _vault_problem(response.status_code)
-            token = inside(read_vault(response), "auth", "client_token")
-            if not isinstance(token, str):
-                raise BadGateway(STRANGE_VAULT)
-            self.client.token = token
+            self.client.token = response.document.text("auth.client_token", required=True)
 
     def close(self) -> None:
         """Close idle connections."""
@@ -21979,12 +21970,12 @@ class _VaultVersion(NamedTuple):
     stored_at: str
 
     @classmethod
-    def read(cls, number: Any, created: Any) -> _VaultVersion:
+    def read(cls, number: Any, created: str) -> _VaultVersion:
         """Parse the metadata of a version; without a valid time it is new."""
         if type(number) is not int or not 0 < number < 2**31:
             raise BadGateway(STRANGE_VAULT)
         try:
-            return cls(number, parse_timestamp(str(created), 6))
+            return cls(number, parse_timestamp(created, 6))
         except ValueError:
             return cls(number, now_exactly())
 
@@ -22001,43 +21992,40 @@ class _HashicorpVault(EvidenceStore):
     def close(self):
         self.requests.close()
 
-    def ask(self, call: Callable, path: str, *arguments: Any, **options: Any) -> dict | None:
-        """Return the result of a call about a path; None if Vault has none."""
+    def ask(self, call: Callable, path: str, *arguments: Any, **options: Any) -> JsonNode:
+        """Return the result of a call about a path, an empty document if Vault has none."""
         options["mount_point"] = self.mount
         return self.requests.ask(call, path, *arguments, **options)
 
     def newest(self, location):
         metadata = self.ask(self.store.read_secret_metadata, self.path(*location))
-        number = inside(metadata, "data", "current_version")
-        if metadata is None or number == 0:
+        number = metadata.get("data.current_version").value
+        if metadata.value is None or number == 0:
             return None
-        created = inside(metadata, "data", "versions", str(number), "created_time")
-        return _VaultVersion.read(number, created)
+        return _VaultVersion.read(number, metadata.text(f"data.versions.{number}.created_time"))
 
     def types(self, entity_type, entity_id):
         response = self.ask(self.store.list_secrets, self.path(entity_type, entity_id))
-        keys = inside(response, "data", "keys") if response is not None else []
-        if not isinstance(keys, list):
-            raise BadGateway(STRANGE_VAULT)
+        keys = response.texts("data.keys", required=response.value is not None)
         # A name that ends with a slash is a folder of another program.
-        return sorted(key for key in keys if isinstance(key, str) and not key.endswith("/"))
+        return sorted(key for key in keys if not key.endswith("/"))
 
     def contents(self, location):
         response = self.ask(
             self.store.read_secret_version, self.path(*location), raise_on_deleted_version=True
         )
-        data = inside(response, "data", "data")
-        if data is None:
+        data = response.get("data.data")
+        if data.value is None:
             return None
-        if not isinstance(data, dict):
-            raise BadGateway(STRANGE_VAULT)
-        texts = (value if isinstance(value, str) else to_json(value) for value in data.values())
-        return dict(zip(data, texts, strict=True))
+        return {
+            name: value if isinstance(value, str) else to_json(value)
+            for name, value in data.members(required=True).items()
+        }
 
     def health(self):
         look = self.system.read_health_status
         try:
-            status = read_vault(look(standby_ok=True, method="GET"))
+            status = look(standby_ok=True, method="GET").document.members()
         except BadGateway as problem:
             return False, str(problem)
         state = status.get("initialized"), status.get("sealed")
@@ -22051,10 +22039,9 @@ class _HashicorpVault(EvidenceStore):
         if dry_run:
             before = self.check_capabilities(location, "create", "update")
             return _VaultVersion(before.version + 1 if before else 1, now_exactly())
-        stored = inside(
-            self.ask(self.store.create_or_update_secret, self.path(*location), data), "data"
-        )
-        return _VaultVersion.read(inside(stored, "version"), inside(stored, "created_time"))
+        stored = self.ask(self.store.create_or_update_secret, self.path(*location), data)
+        version, created = stored.get("data.version").value, stored.text("data.created_time")
+        return _VaultVersion.read(version, created)
 
     def keep(self, location, data, sent):
         path = f"{self.mount}/{self.path(*location)}"
@@ -22075,9 +22062,10 @@ class _HashicorpVault(EvidenceStore):
         """Return the metadata of a document, if Vault permits this server to write it."""
         paths = [f"{self.mount}/{part}/{self.path(*location)}" for part in ("data", "metadata")]
         capabilities = self.requests.ask(self.system.get_capabilities, paths)
-        writing, reading = (inside(capabilities, "data", path) or () for path in paths)
+        capabilities = capabilities.get("data").members()
+        writing, reading = (capabilities.get(path) or () for path in paths)
         if not any(right in writing for right in (*needed, "root")):
-            raise BadGateway(UNWELCOME)
+            raise BadGateway(VAULT_FORBIDDEN)
         readable = any(right in reading for right in ("read", "root"))
         return self.newest(location) if readable else None
 
