@@ -8192,13 +8192,6 @@ def _unrepeated(pairs: Sequence[tuple[str, Any]]) -> dict:
     return values
 
 
-def _read_token_json(data: bytes) -> Any:
-    """Parse a token request in JSON; reject repeated members."""
-    value = read_json(data)
-    json.loads(data, object_pairs_hook=_unrepeated)
-    return value
-
-
 class Authentication(Novantra, tag="Authentication"):
     """Short-lived bearer tokens for service accounts (RFC 6749, section 4.4)."""
 
@@ -8233,7 +8226,7 @@ class Authentication(Novantra, tag="Authentication"):
         body=_TokenRequest(),
         media=MappingProxyType(
             {
-                "application/json": _read_token_json,
+                "application/json": functools.partial(read_json, read_object=_unrepeated),
                 FORM_MEDIA: functools.partial(read_form, collect=_unrepeated),
             }
         ),
@@ -14040,19 +14033,15 @@ class _SarifRules:
         self.driver, self.extensions = run.get("tool.driver"), run.items("tool.extensions")
         components = [self.driver, *self.extensions]
         self.rules = {id(component): component.items("rules") for component in components}
-        #: The rules by id: of each component, and of all, where the driver's come first.
-        self.component_rules = {
-            key: {rule.text("id"): rule for rule in reversed(rules)}
-            for key, rules in self.rules.items()
-        }
-        rules = [rule for rules in self.rules.values() for rule in rules]
-        self.all_rules = {rule.text("id"): rule for rule in reversed(rules)}
-        self.names = {
-            name: component
-            for component in reversed(components)
-            for name in (component.text("guid"), component.text("name"))
-            if name
-        }
+        #: The components by GUID and name, and the rules by id, of a component or, under None, of
+        #: any; the first of several counts.
+        self.components: dict[str, JsonNode] = {}
+        self.rules_by_id: dict[tuple[int | None, str], JsonNode] = {}
+        for component in components:
+            for name in filter(None, (component.text("guid"), component.text("name"))):
+                self.components.setdefault(name, component)
+            for rule, key in itertools.product(self.rules[id(component)], (id(component), None)):
+                self.rules_by_id.setdefault((key, rule.text("id")), rule)
         #: The severities that invocations give to a rule: by its id and the invocation's index,
         #: and under "" by any invocation.
         self.overrides: dict[tuple[str, str], set[str]] = {}
@@ -14088,10 +14077,9 @@ class _SarifRules:
         parents = _rule_parents(rule_id)
         if index is not None and (not rule_id or rules[index].text("id") in parents):
             return rules[index]
-        for rules in (self.component_rules[id(component)], self.all_rules):
-            for parent in parents:
-                if parent in rules:
-                    return rules[parent]
+        for key in itertools.product((id(component), None), parents):
+            if key in self.rules_by_id:
+                return self.rules_by_id[key]
         return JsonNode(None, "rule", reference)
 
     def component(self, reference: JsonNode) -> JsonNode:
@@ -14099,7 +14087,7 @@ class _SarifRules:
         index = _list_index(reference.text("index"), self.extensions)
         if index is not None:
             return self.extensions[index]
-        return self.names.get(reference.text("guid") or reference.text("name"), self.driver)
+        return self.components.get(reference.text("guid") or reference.text("name"), self.driver)
 
 
 def _list_index(text: str, items: Sequence) -> int | None:
