@@ -12764,7 +12764,7 @@ name the same artifact.
         answer="ArtifactResponse",
     )
     def report_artifact(self, context, key):
-        """Record an artifact on a trail; unless it is said, whoever calls has reported it."""
+        """Record an artifact on a trail; `reportedBy` is the caller by default."""
         caller = context.principal.name or context.principal.id
         return report_artifact(Trail.find(key), **{"reported_by": caller} | context.body)
 
@@ -13243,7 +13243,7 @@ The source is the one that the statement names, with the commit of the dependenc
 """
 
     def enter(self, values):
-        # Its status is what the keys say here.
+        # The keys of this server decide its status.
         return _record_provenance(Artifact.find(values["artifact"]), values)
 
     @route(
@@ -13263,7 +13263,7 @@ The source is the one that the statement names, with the commit of the dependenc
     def record_provenance(self, context, trail, key):
         """Attach build provenance to an artifact, once.
 
-        PROVENANCE_VERIFIED takes SLSA provenance (v0.2 or v1) in an in-toto statement about this
+        PROVENANCE_VERIFIED needs SLSA provenance (v0.2 or v1) in an in-toto statement about this
         digest, signed by a key of `provenance_keys`, whose builder, source and commit are those of
         the body where the body has them: a DSSE envelope, one in a sigstore bundle, or JSON lines
         of these. A detached signature (base64) is over the digest or its text, and proves nothing
@@ -13279,7 +13279,7 @@ The source is the one that the statement names, with the commit of the dependenc
     def verify_provenance(self, context, trail, key):
         """Check the signature of an artifact's provenance, with a key of the caller's or ours.
 
-        A key that is given decides alone. Nothing is stored.
+        With a key in the body only that one is used. Nothing is stored.
         """
         artifact = find_on_trail(Artifact, trail, key)
         keys = context.body.get("public_key") or trusted_keys(context.settings)
@@ -13417,7 +13417,7 @@ class Attestations(
         answer=FACTSTORE.paged_schema("AttestationResponse"),
     )
     def list(self, context, trail):
-        """List the attestations of a trail, in pages where the query or a setting asks for them."""
+        """List the attestations of a trail, in pages if the query or a setting selects them."""
         Trail.find(trail)
         paged = context.settings.factstore_pages
         return FACTSTORE.array(context, TRAIL_ATTESTATIONS, {"trail": trail}, paged)
@@ -13459,9 +13459,9 @@ def _check_flow_of(slug: str, name: str) -> None:
 
 
 class AttestationsV2(Attestations, tag="V2 Attestations"):
-    """The second version's commands: organisation and flow are looked for before the trail is."""
+    """The second version's commands: organisation and flow are resolved before the trail."""
 
-    #: What a path says of an attestation.
+    #: The members of an attestation in a path.
     named = Schema(Attestation.trail, artifact_fingerprint=Digest())
 
     @route(
@@ -13712,10 +13712,10 @@ class EvidenceFiles(Factstore, model=EvidenceFile, tag="Evidence"):
     """The files behind attestations."""
 
     guide = """\
-The content of a file decides whether its attestation is PASSED or FAILED, from the findings, never
-from a summary: an empty or unreadable report, one of another tool, and one that reports its own
-failure are FAILED, and `details` say why. `junit` passes when a test ran (`minimumTests` raises
-that, counted over all files) and no case has a failure or an error. `sonar` passes when the
+The content of a file decides whether its attestation is PASSED or FAILED, by its findings, never
+by a summary: an empty or unreadable report, one of another tool, and one that reports its own
+failure are FAILED, and `details` has the reason. `junit` passes when a test ran (`minimumTests`
+raises that, counted over all files) and no case has a failure or an error. `sonar` passes when the
 quality gate is `OK` or `PASSED` and no condition fails. `jira` passes when each issue key has the
 form PAY-17. Types of scans (`snyk`, `trivy`, `grype`, `zap`, `codeql`, `semgrep`, `sarif`,
 `cyclonedx`, `vex`, `sast`, `sca`, `dast`, `security_scan`, …) pass when the findings are within
@@ -13724,19 +13724,19 @@ the flow's thresholds; without thresholds, when there are none.
 Scans are read from the JSON of Trivy, Grype, Snyk and ZAP, SARIF 2.1.0 and CycloneDX; a type that
 is named after a tool accepts only that tool's reports. Unknown severities count as the setting
 `unknown_severity`. A SARIF result counts unless it passed, is absent, or all its suppressions were
-accepted; a run fails that says it was unsuccessful or reports an error in its notifications. A
-CycloneDX vulnerability counts unless its analysis clears it, by the worst of its ratings. Trivy
-writes an empty list into a CycloneDX document also when it did not scan: use `--scanners vuln`.
+accepted; a run fails that was not successful or has an error in its notifications. A CycloneDX
+vulnerability counts unless its analysis clears it, by the worst of its ratings. Trivy writes an
+empty list into a CycloneDX document also when it did not scan: use `--scanners vuln`.
 
 An attestation with several files is FAILED while one of them is. A report replaces an earlier file
 of the same name (with its path) about the same suites, or of the same tool and target; a file
 without a name is always added. An attestation that was recorded as FAILED stays FAILED.
 
 Files of one name are distinguished by path (`curl -F
-'file=@TEST-a.xml;filename=m1/TEST-a.xml'`). A suite that claims more failures than its cases show
-is believed; one that claims more tests is cut off and FAILED. An exit code alone means nothing in
-SARIF, and a rating of 0 does not outrank its level. Findings that Trivy or Snyk only count are of
-unknown severity; `unknown` says how many.
+'file=@TEST-a.xml;filename=m1/TEST-a.xml'`). A suite that claims more failures than its cases have
+is believed; one that claims more tests is truncated and FAILED. The exit code of a SARIF run is
+ignored, and a rating of 0 does not outrank its level. Findings that Trivy or Snyk only count are
+of unknown severity; `unknown` is their number.
 """
 
     @route(
@@ -13851,7 +13851,7 @@ def worst(severities: Iterable[str]) -> str:
 def parse_severity(word: str, harmless: Sequence[str] = _HARMLESS) -> str:
     """Return the severity that a word means, `unknown` for no word or another one.
 
-    Of the words that promise no harm only those in `harmless` are known.
+    Of the words that promise no harm only those in `harmless` count, since tools differ.
     """
     word = word.strip().lower()
     is_foreign = word in _HARMLESS and word not in harmless
@@ -14435,7 +14435,7 @@ def _xml_encoding(head: bytes) -> str:
     match = re.match(rb"""\s*<\?xml[^>]{1,200}?encoding\s*=\s*["']([\w.:-]{1,40})["']""", head)
     name = match[1].decode("ascii", "replace").lower() if match else "utf-8"
     if not re.fullmatch(_XML_ENCODING, name, re.A):
-        raise ReportError(f"The file is not well-formed XML: the encoding {name!r} is not known.")
+        raise ReportError(f"The file is not well-formed XML: the encoding {name!r} is unknown.")
     # The declaration itself was not in an encoding of two bytes, whatever it names.
     return "utf-8" if re.match("utf-?(16|32)", name) else name
 
@@ -14779,7 +14779,7 @@ def _process_jira(upload: Upload) -> _Outcome:
     wrong = [key for key in references if not _ISSUE_KEY.fullmatch(key)]
     if wrong or not references:
         text = wrong[0][:100] if wrong else ""
-        details["error"] = f"Expected the key of an issue, such as PAY-17, and not {text!r}."
+        details["error"] = f"Expected the key of an issue, like PAY-17, and not {text!r}."
     return _Outcome("error" not in details, details)
 
 
@@ -14828,7 +14828,7 @@ _TYPE_TOOL = re.compile("codeql|dependency-check|grype|semgrep|snyk|trivy|zap")
 def _process_scan(
     upload: Upload, type: str, limits: Mapping[str, int], unknown_severity: str
 ) -> _Outcome:
-    """Pass within the thresholds of the flow, or without any, when nothing was found."""
+    """Pass within the thresholds of the flow; without any, without findings."""
     report = read_scan(upload, SCAN_TYPES[type])
     tool = _TYPE_TOOL.match(type)
     if tool and not all(tool[0] in name.lower() for name in report.tool.split(", ")):
@@ -14846,7 +14846,7 @@ class EvidenceUploads(Factstore, model=EvidenceFile, tag="Attestations"):
     """Files on their way to their attestations."""
 
     def prepare_upload_evidence(self, context, trail, key):
-        """What the file says of its attestation, for types that have a processor."""
+        """Return the result of the file, for types that have a processor."""
         attestation = find_on_trail(Attestation, trail, key)
         type = attestation.type.strip().lower()
         if context.body.get("minimum_tests") and type != "junit":
@@ -14896,7 +14896,7 @@ class EvidenceUploads(Factstore, model=EvidenceFile, tag="Attestations"):
     def upload_evidence(self, context, trail, key):
         """Upload an evidence file for an attestation; some types read their status out of it.
 
-        The chapter Evidence says what makes a file of each type PASSED or FAILED.
+        The chapter Evidence describes when a file of each type is PASSED or FAILED.
         """
         return self.store(context, trail, key)[1]
 
@@ -14957,7 +14957,7 @@ _PASSING_WORDS = (
     *("ok", "pass", "passed", "success", "successful", "succeeded"),
     *("clean", "green", "true", "yes", "allow", "allowed"),
 )
-#: Words for an end of either kind.
+#: Words for an end that is neither.
 _NEUTRAL_WORDS = ("", "complete", "completed", "done", "finished")
 _FAILING_WORD = re.compile(
     "fail|error|abort|cancel|timed|time.?out|block|reject|den(y|ied)|unstable|broken"
@@ -15205,7 +15205,7 @@ class CoverageReports(
 
     guide = """\
 Coverage passes with at least one figure, each from 0 to 100 percent and at least `minCoverage`,
-and no member that says that it failed.
+and no member that reports a failure.
 """
 
     @route(
@@ -15227,10 +15227,10 @@ and no member that says that it failed.
         answer="CoverageReportResponse",
     )
     def create(self, context, trail):
-        """Report the coverage of a trail, and attest whether it is enough.
+        """Report the coverage of a trail, and attest whether it is sufficient.
 
-        It is not without a figure, with one below `minCoverage`, or where the body says otherwise
-        that it failed (`passed`, `status`…).
+        It fails without a figure, with one below `minCoverage`, or with another member that reports
+        a failure (`passed`, `status`…).
         """
         stated = StatedResult(context.load(), "report", {*_COVERAGE.members})
         stated.reject_unread()
@@ -15667,9 +15667,9 @@ class PullRequests(
 
     @route("POST /api/v1/trails/{trailId}/attestations/pull-request", **_PULL_REQUEST)
     def attest_pull_request(self, context, trail_id):
-        """Look a commit's pull request up at the source host, and record what was found.
+        """Look up a commit's pull request at the source host, and attest it.
 
-        Without one, the attestation is FAILED, or refused where `assertOnMissing` says so.
+        Without one, the attestation is FAILED, or with `assertOnMissing` the request is rejected.
         """
         trail, body = Trail.find(trail_id), context.body
         subject, pull = context.prepared
@@ -15698,7 +15698,7 @@ class PullRequestsV2(
 
     @route("POST /api/v2/trails/{trailId}/attestations/pull-request", **_PULL_REQUEST)
     def attest_pull_request_v2(self, context, trail_id):
-        """Look a commit's pull request up at the source host, and record what was found."""
+        """Look up a commit's pull request at the source host, and attest it."""
         return super().attest_pull_request(context, trail_id)
 
 
@@ -20841,7 +20841,7 @@ class SecurityScans(
     item="scanId",
     verbs="retrieve",
 ):
-    """What scanners found."""
+    """The findings of scanners."""
 
     guide = """\
 A scan is compared with the flow's thresholds; without them with 0 critical, 0 high and 10 medium,
@@ -20849,7 +20849,7 @@ which `thresholdBreached` does not show. Counts by severity, lists of findings a
 (`passed`, `status`, `result`, `error`, …) are read wherever the body has them: the larger count
 and the worse verdict apply, and a scan without any does not pass.
 
-`novantra-lite import scans FILE --trail ID` reads scanner reports as the chapter Evidence says.
+`novantra-lite import scans FILE --trail ID` reads scanner reports as uploads of evidence are.
 The metrics count a scan as its attestation.
 """
 
@@ -20902,11 +20902,11 @@ The metrics count a scan as its attestation.
         answer="SecurityScanResponse",
     )
     def create(self, context, trail):
-        """Record what a scanner found, by severity; the flow's thresholds say how that ends.
+        """Record the findings of a scanner by severity, and attest them by the flow's thresholds.
 
-        Without thresholds it passes within those that thresholds start with. It never passes where
-        the body says in any member that it failed, or says neither a count nor a verdict. Counts,
-        lists of findings and verdicts are read wherever they stand in the body.
+        Without thresholds it passes within their defaults. It never passes when a member of the
+        body reports a failure, or without a count and a verdict. Counts, lists of findings and
+        verdicts are read wherever they are in the body.
         """
         stated = StatedResult(context.load(), "scan")
         values = _scan_values(context.body, stated)
