@@ -12764,7 +12764,7 @@ name the same artifact.
         answer="ArtifactResponse",
     )
     def report_artifact(self, context, key):
-        """Record an artifact on a trail; `reportedBy` is the caller by default."""
+        """Record an artifact on a trail, by default as reported by the caller."""
         caller = context.principal.name or context.principal.id
         return report_artifact(Trail.find(key), **{"reported_by": caller} | context.body)
 
