@@ -936,9 +936,9 @@ class JsonNode:
         return self._typed(dict, "an object", required) or {}
 
     def get(self, path: str) -> JsonNode:
-        """Return the node at a dotted path; its value is None if it is absent."""
+        """Return the node at a dotted path, its value None if it is absent; at "" this node."""
         node, reads = self, self.document.reads
-        for name in path.split("."):
+        for name in path.split(".") if path else ():
             if reads is not None and name not in reads:
                 raise LookupError(f"The reader does not declare that it reads {name!r}.")
             node = JsonNode(node.members().get(name), name, node)
@@ -961,15 +961,15 @@ class JsonNode:
 
     def items(self, path: str = "", required: bool = False) -> list[JsonNode]:
         """Return the objects in this list, or in the list at a path."""
-        items = (self.get(path) if path else self)._items(required)
+        items = self.get(path)._items(required)
         if self.document.is_strict:
             for item in items:
                 item._typed(dict, "an object", required=True)
         return items
 
-    def texts(self, path: str) -> list[str]:
+    def texts(self, path: str, required: bool = False) -> list[str]:
         """Return the texts in the list at a path."""
-        items, is_strict = self.get(path)._items(), self.document.is_strict
+        items, is_strict = self.get(path)._items(required), self.document.is_strict
         return [text for item in items if (text := item._typed(str, "text", is_strict)) is not None]
 
     def _items(self, required: bool = False) -> list[JsonNode]:
@@ -7245,17 +7245,13 @@ class HttpResponse(NamedTuple):
         return f"<HttpResponse {self.status}: {self.note}>"
 
     @property
-    def json(self) -> Any:
-        """The body as JSON; None if it is none."""
-        try:
-            return read_json(self.body or b"")
-        except Invalid:
-            return None
-
-    @property
     def document(self) -> JsonNode:
         """The body as a lenient JSON document, an empty one if it is not JSON."""
-        return JsonNode.root(self.json, "response", BadGateway, is_strict=False)
+        try:
+            value = read_json(self.body or b"")
+        except Invalid:
+            value = None
+        return JsonNode.root(value, "response", BadGateway, is_strict=False)
 
 
 def _time_left(deadline: float) -> float:
@@ -8196,13 +8192,6 @@ def _unrepeated(pairs: Sequence[tuple[str, Any]]) -> dict:
     return values
 
 
-def _read_token_json(data: bytes) -> Any:
-    """Parse a token request in JSON; reject repeated members."""
-    value = read_json(data)
-    json.loads(data, object_pairs_hook=_unrepeated)
-    return value
-
-
 class Authentication(Novantra, tag="Authentication"):
     """Short-lived bearer tokens for service accounts (RFC 6749, section 4.4)."""
 
@@ -8237,7 +8226,7 @@ class Authentication(Novantra, tag="Authentication"):
         body=_TokenRequest(),
         media=MappingProxyType(
             {
-                "application/json": _read_token_json,
+                "application/json": functools.partial(read_json, read_object=_unrepeated),
                 FORM_MEDIA: functools.partial(read_form, collect=_unrepeated),
             }
         ),
@@ -10135,7 +10124,7 @@ class UniqueName:
         cls._require_free_name(values["name"])
         return super().create(**values)
 
-    def change(self, **values: Any) -> None:
+    def change(self, **values: Any) -> set[str]:
         """Change columns; a new name must be free."""
         name = values.get("name", self.name)
         if name != self.name:
@@ -12638,13 +12627,13 @@ def report_artifact(trail: Trail, **values: Any) -> Artifact:
     return artifact
 
 
-def find_artifact(trail_id: str, artifact_id: str) -> Artifact:
-    """Return an artifact of this trail, or raise NotFound."""
+def find_on_trail(model: type[Model], trail_id: str, key: str) -> Any:
+    """Return the record of a model on this trail, or raise NotFound."""
     Trail.find(trail_id)
-    artifact = Artifact.find(artifact_id)
-    if artifact.trail_id != trail_id:
-        raise NotFound(f"The artifact {artifact_id} does not belong to the trail {trail_id}.")
-    return artifact
+    record = model.find(key)
+    if record.trail_id != trail_id:
+        raise NotFound(f"The {model.noun()} {key} does not belong to the trail {trail_id}.")
+    return record
 
 
 def artifacts_with_digest(digest: str, *columns: Any) -> peewee.ModelSelect:
@@ -12719,7 +12708,7 @@ name the same artifact.
         answer="ArtifactResponse",
     )
     def report_artifact(self, context, key):
-        """Record an artifact on a trail; unless it is said, whoever calls has reported it."""
+        """Record an artifact on a trail, by default as reported by the caller."""
         caller = context.principal.name or context.principal.id
         return report_artifact(Trail.find(key), **{"reported_by": caller} | context.body)
 
@@ -13198,7 +13187,7 @@ The source is the one that the statement names, with the commit of the dependenc
 """
 
     def enter(self, values):
-        # Its status is what the keys say here.
+        # The keys of this server decide its status.
         return _record_provenance(Artifact.find(values["artifact"]), values)
 
     @route(
@@ -13207,7 +13196,7 @@ The source is the one that the statement names, with the commit of the dependenc
     )
     def get_provenance(self, context, trail, key):
         """Get the provenance of an artifact."""
-        return self.provenance_of(find_artifact(trail, key))
+        return self.provenance_of(find_on_trail(Artifact, trail, key))
 
     @route(
         "POST /api/v1/trails/{trailId}/artifacts/{artifactId}/provenance",
@@ -13218,13 +13207,13 @@ The source is the one that the statement names, with the commit of the dependenc
     def record_provenance(self, context, trail, key):
         """Attach build provenance to an artifact, once.
 
-        PROVENANCE_VERIFIED takes SLSA provenance (v0.2 or v1) in an in-toto statement about this
+        PROVENANCE_VERIFIED needs SLSA provenance (v0.2 or v1) in an in-toto statement about this
         digest, signed by a key of `provenance_keys`, whose builder, source and commit are those of
         the body where the body has them: a DSSE envelope, one in a sigstore bundle, or JSON lines
         of these. A detached signature (base64) is over the digest or its text, and proves nothing
         else. `slsaLevel` is what the builder claims.
         """
-        return _record_provenance(find_artifact(trail, key), context.body)
+        return _record_provenance(find_on_trail(Artifact, trail, key), context.body)
 
     @route(
         "POST /api/v1/trails/{trailId}/artifacts/{artifactId}/provenance/verify",
@@ -13234,9 +13223,9 @@ The source is the one that the statement names, with the commit of the dependenc
     def verify_provenance(self, context, trail, key):
         """Check the signature of an artifact's provenance, with a key of the caller's or ours.
 
-        A key that is given decides alone. Nothing is stored.
+        With a key in the body only that one is used. Nothing is stored.
         """
-        artifact = find_artifact(trail, key)
+        artifact = find_on_trail(Artifact, trail, key)
         keys = context.body.get("public_key") or trusted_keys(context.settings)
         verdict, message = provenance_verdict(artifact, BuildProvenance.of(artifact), keys)
         return {
@@ -13372,7 +13361,7 @@ class Attestations(
         answer=FACTSTORE.paged_schema("AttestationResponse"),
     )
     def list(self, context, trail):
-        """List the attestations of a trail, in pages where the query or a setting asks for them."""
+        """List the attestations of a trail, in pages if the query or a setting selects them."""
         Trail.find(trail)
         paged = context.settings.factstore_pages
         return FACTSTORE.array(context, TRAIL_ATTESTATIONS, {"trail": trail}, paged)
@@ -13414,9 +13403,9 @@ def _check_flow_of(slug: str, name: str) -> None:
 
 
 class AttestationsV2(Attestations, tag="V2 Attestations"):
-    """The second version's commands: organisation and flow are looked for before the trail is."""
+    """The second version's commands: organisation and flow are resolved before the trail."""
 
-    #: What a path says of an attestation.
+    #: The members of an attestation in a path.
     named = Schema(Attestation.trail, artifact_fingerprint=Digest())
 
     @route(
@@ -13664,10 +13653,10 @@ class EvidenceFiles(Factstore, model=EvidenceFile, tag="Evidence"):
     """The files behind attestations."""
 
     guide = """\
-The content of a file decides whether its attestation is PASSED or FAILED, from the findings, never
-from a summary: an empty or unreadable report, one of another tool, and one that reports its own
-failure are FAILED, and `details` say why. `junit` passes when a test ran (`minimumTests` raises
-that, counted over all files) and no case has a failure or an error. `sonar` passes when the
+The content of a file decides whether its attestation is PASSED or FAILED, by its findings, never
+by a summary: an empty or unreadable report, one of another tool, and one that reports its own
+failure are FAILED, and `details` has the reason. `junit` passes when a test ran (`minimumTests`
+raises that, counted over all files) and no case has a failure or an error. `sonar` passes when the
 quality gate is `OK` or `PASSED` and no condition fails. `jira` passes when each issue key has the
 form PAY-17. Types of scans (`snyk`, `trivy`, `grype`, `zap`, `codeql`, `semgrep`, `sarif`,
 `cyclonedx`, `vex`, `sast`, `sca`, `dast`, `security_scan`, …) pass when the findings are within
@@ -13676,19 +13665,19 @@ the flow's thresholds; without thresholds, when there are none.
 Scans are read from the JSON of Trivy, Grype, Snyk and ZAP, SARIF 2.1.0 and CycloneDX; a type that
 is named after a tool accepts only that tool's reports. Unknown severities count as the setting
 `unknown_severity`. A SARIF result counts unless it passed, is absent, or all its suppressions were
-accepted; a run fails that says it was unsuccessful or reports an error in its notifications. A
-CycloneDX vulnerability counts unless its analysis clears it, by the worst of its ratings. Trivy
-writes an empty list into a CycloneDX document also when it did not scan: use `--scanners vuln`.
+accepted; a run fails that was not successful or has an error in its notifications. A CycloneDX
+vulnerability counts unless its analysis clears it, by the worst of its ratings. Trivy writes an
+empty list into a CycloneDX document also when it did not scan: use `--scanners vuln`.
 
 An attestation with several files is FAILED while one of them is. A report replaces an earlier file
 of the same name (with its path) about the same suites, or of the same tool and target; a file
 without a name is always added. An attestation that was recorded as FAILED stays FAILED.
 
 Files of one name are distinguished by path (`curl -F
-'file=@TEST-a.xml;filename=m1/TEST-a.xml'`). A suite that claims more failures than its cases show
-is believed; one that claims more tests is cut off and FAILED. An exit code alone means nothing in
-SARIF, and a rating of 0 does not outrank its level. Findings that Trivy or Snyk only count are of
-unknown severity; `unknown` says how many.
+'file=@TEST-a.xml;filename=m1/TEST-a.xml'`). A suite that claims more failures than its cases have
+is believed; one that claims more tests is truncated and FAILED. The exit code of a SARIF run is
+ignored, and a rating of 0 does not outrank its level. Findings that Trivy or Snyk only count are
+of unknown severity; `unknown` is their number.
 """
 
     @route(
@@ -13803,7 +13792,7 @@ def worst(severities: Iterable[str]) -> str:
 def parse_severity(word: str, harmless: Sequence[str] = _HARMLESS) -> str:
     """Return the severity that a word means, `unknown` for no word or another one.
 
-    Of the words that promise no harm only those in `harmless` are known.
+    Of the words that promise no harm only those in `harmless` count, since tools differ.
     """
     word = word.strip().lower()
     is_foreign = word in _HARMLESS and word not in harmless
@@ -13985,19 +13974,15 @@ class _SarifRules:
         self.driver, self.extensions = run.get("tool.driver"), run.items("tool.extensions")
         components = [self.driver, *self.extensions]
         self.rules = {id(component): component.items("rules") for component in components}
-        #: The rules by id: of each component, and of all, where the driver's come first.
-        self.component_rules = {
-            key: {rule.text("id"): rule for rule in reversed(rules)}
-            for key, rules in self.rules.items()
-        }
-        rules = [rule for rules in self.rules.values() for rule in rules]
-        self.all_rules = {rule.text("id"): rule for rule in reversed(rules)}
-        self.names = {
-            name: component
-            for component in reversed(components)
-            for name in (component.text("guid"), component.text("name"))
-            if name
-        }
+        #: The components by GUID and name, and the rules by id, of a component or, under None, of
+        #: any; the first of several counts.
+        self.components: dict[str, JsonNode] = {}
+        self.rules_by_id: dict[tuple[int | None, str], JsonNode] = {}
+        for component in components:
+            for name in filter(None, (component.text("guid"), component.text("name"))):
+                self.components.setdefault(name, component)
+            for rule, key in itertools.product(self.rules[id(component)], (id(component), None)):
+                self.rules_by_id.setdefault((key, rule.text("id")), rule)
         #: The severities that invocations give to a rule: by its id and the invocation's index,
         #: and under "" by any invocation.
         self.overrides: dict[tuple[str, str], set[str]] = {}
@@ -14033,10 +14018,9 @@ class _SarifRules:
         parents = _rule_parents(rule_id)
         if index is not None and (not rule_id or rules[index].text("id") in parents):
             return rules[index]
-        for rules in (self.component_rules[id(component)], self.all_rules):
-            for parent in parents:
-                if parent in rules:
-                    return rules[parent]
+        for key in itertools.product((id(component), None), parents):
+            if key in self.rules_by_id:
+                return self.rules_by_id[key]
         return JsonNode(None, "rule", reference)
 
     def component(self, reference: JsonNode) -> JsonNode:
@@ -14044,7 +14028,7 @@ class _SarifRules:
         index = _list_index(reference.text("index"), self.extensions)
         if index is not None:
             return self.extensions[index]
-        return self.names.get(reference.text("guid") or reference.text("name"), self.driver)
+        return self.components.get(reference.text("guid") or reference.text("name"), self.driver)
 
 
 def _list_index(text: str, items: Sequence) -> int | None:
@@ -14392,7 +14376,7 @@ def _xml_encoding(head: bytes) -> str:
     match = re.match(rb"""\s*<\?xml[^>]{1,200}?encoding\s*=\s*["']([\w.:-]{1,40})["']""", head)
     name = match[1].decode("ascii", "replace").lower() if match else "utf-8"
     if not re.fullmatch(_XML_ENCODING, name, re.A):
-        raise ReportError(f"The file is not well-formed XML: the encoding {name!r} is not known.")
+        raise ReportError(f"The file is not well-formed XML: the encoding {name!r} is unknown.")
     # The declaration itself was not in an encoding of two bytes, whatever it names.
     return "utf-8" if re.match("utf-?(16|32)", name) else name
 
@@ -14736,7 +14720,7 @@ def _process_jira(upload: Upload) -> _Outcome:
     wrong = [key for key in references if not _ISSUE_KEY.fullmatch(key)]
     if wrong or not references:
         text = wrong[0][:100] if wrong else ""
-        details["error"] = f"Expected the key of an issue, such as PAY-17, and not {text!r}."
+        details["error"] = f"Expected the key of an issue, like PAY-17, and not {text!r}."
     return _Outcome("error" not in details, details)
 
 
@@ -14785,7 +14769,7 @@ _TYPE_TOOL = re.compile("codeql|dependency-check|grype|semgrep|snyk|trivy|zap")
 def _process_scan(
     upload: Upload, type: str, limits: Mapping[str, int], unknown_severity: str
 ) -> _Outcome:
-    """Pass within the thresholds of the flow, or without any, when nothing was found."""
+    """Pass within the thresholds of the flow; without any, without findings."""
     report = read_scan(upload, SCAN_TYPES[type])
     tool = _TYPE_TOOL.match(type)
     if tool and not all(tool[0] in name.lower() for name in report.tool.split(", ")):
@@ -14803,8 +14787,8 @@ class EvidenceUploads(Factstore, model=EvidenceFile, tag="Attestations"):
     """Files on their way to their attestations."""
 
     def prepare_upload_evidence(self, context, trail, key):
-        """What the file says of its attestation, for types that have a processor."""
-        attestation = self.addressed(trail, key)
+        """Return the result of the file, for types that have a processor."""
+        attestation = find_on_trail(Attestation, trail, key)
         type = attestation.type.strip().lower()
         if context.body.get("minimum_tests") and type != "junit":
             raise Invalid(
@@ -14818,17 +14802,9 @@ class EvidenceUploads(Factstore, model=EvidenceFile, tag="Attestations"):
         except ReportError as error:
             return _Outcome(False, {"error": str(error)})
 
-    def addressed(self, trail: str, key: str) -> Attestation:
-        """The attestation that a path names, which must be of the trail that it names."""
-        Trail.find(trail)
-        attestation = Attestation.find(key)
-        if attestation.trail_id != trail:
-            raise NotFound(f"The attestation {key} is not of the trail {trail}.")
-        return attestation
-
     def store(self, context, trail: str, key: str) -> tuple[Attestation, EvidenceFile]:
         """Store the file, and let its attestation and its trail follow."""
-        attestation, outcome = self.addressed(trail, key), context.prepared
+        attestation, outcome = find_on_trail(Attestation, trail, key), context.prepared
         if outcome is None:
             file = EvidenceFile.from_upload(attestation, context.upload)
             attestation.change(**file.attestation_values())
@@ -14861,7 +14837,7 @@ class EvidenceUploads(Factstore, model=EvidenceFile, tag="Attestations"):
     def upload_evidence(self, context, trail, key):
         """Upload an evidence file for an attestation; some types read their status out of it.
 
-        The chapter Evidence says what makes a file of each type PASSED or FAILED.
+        The chapter Evidence describes when a file of each type is PASSED or FAILED.
         """
         return self.store(context, trail, key)[1]
 
@@ -14922,7 +14898,7 @@ _PASSING_WORDS = (
     *("ok", "pass", "passed", "success", "successful", "succeeded"),
     *("clean", "green", "true", "yes", "allow", "allowed"),
 )
-#: Words for an end of either kind.
+#: Words for an end that is neither.
 _NEUTRAL_WORDS = ("", "complete", "completed", "done", "finished")
 _FAILING_WORD = re.compile(
     "fail|error|abort|cancel|timed|time.?out|block|reject|den(y|ied)|unstable|broken"
@@ -15170,7 +15146,7 @@ class CoverageReports(
 
     guide = """\
 Coverage passes with at least one figure, each from 0 to 100 percent and at least `minCoverage`,
-and no member that says that it failed.
+and no member that reports a failure.
 """
 
     @route(
@@ -15192,10 +15168,10 @@ and no member that says that it failed.
         answer="CoverageReportResponse",
     )
     def create(self, context, trail):
-        """Report the coverage of a trail, and attest whether it is enough.
+        """Report the coverage of a trail, and attest whether it is sufficient.
 
-        It is not without a figure, with one below `minCoverage`, or where the body says otherwise
-        that it failed (`passed`, `status`…).
+        It fails without a figure, with one below `minCoverage`, or with another member that reports
+        a failure (`passed`, `status`…).
         """
         stated = StatedResult(context.load(), "report", {*_COVERAGE.members})
         stated.reject_unread()
@@ -15396,6 +15372,12 @@ class SourceHost:
     base: ClassVar[str] = ""
     #: The least and the greatest number of names in a repository's path.
     names: ClassVar[tuple[int, int]] = (2, 2)
+    #: Paths of the repository, and behind it those of a commit's pull requests and of a number's.
+    repository_path: ClassVar[str] = ""
+    commit_path: ClassVar[str] = ""
+    number_path: ClassVar[str] = "/pullrequests/{}"
+    #: Where the list is in the response for a commit.
+    list_path: ClassVar[str] = ""
     #: The paths in a pull request of its id, title, author, reviewers, merge time and URL.
     paths: ClassVar[str] = ""
     #: Statuses that mean "not found", and "token not accepted".
@@ -15412,29 +15394,17 @@ class SourceHost:
         """Return the headers of every request, with the token."""
         return {"Accept": "application/json", "Authorization": f"Bearer {self.token}"}
 
-    def repository_path(self) -> str:
-        """Return the path of the repository."""
-        raise NotImplementedError
+    def send(self, path: str, name: int | str, query: Any = None) -> JsonNode | None:
+        """Request JSON, with a query by POST; None if the host has no such resource.
 
-    def pull_path(self, number: int | str) -> str:
-        """Return the path of one pull request."""
-        return f"{self.repository_path()}/pullrequests/{number}"
-
-    def list_for(self, commit: str) -> JsonNode | None:
-        """Request the pull requests of a commit; None if there is no such commit."""
-        raise NotImplementedError
-
-    def pulls_in(self, response: JsonNode) -> list[JsonNode]:
-        """Return the pull requests in that response."""
-        return response.items(required=True)
-
-    def send(self, path: str, query: Any = None) -> JsonNode | None:
-        """Request JSON, with a query by POST; None if the host has no such resource."""
+        `name` is put in its place in the path, which follows that of the repository.
+        """
+        url = self.base + self.repository_path.format(*map(segment, self.repository))
+        url += path.format(segment(str(name)))
         if query is None:
-            response = self.transport.get(self.base + path, self.headers())
+            response = self.transport.get(url, self.headers())
         else:
-            body = to_json(query).encode()
-            response = self.transport.post(self.base + path, body, self.headers())
+            response = self.transport.post(url, to_json(query).encode(), self.headers())
         if response.status in self.absent:
             return None
         # With a Retry-After, the token is accepted, but rate limited.
@@ -15455,10 +15425,14 @@ class SourceHost:
         """Return the error about a response of another form."""
         return BadGateway(f"{self.title} gave an answer that cannot be understood: {reason}")
 
+    def list_pulls(self, commit: str) -> list[JsonNode]:
+        """Return the pull requests of a commit."""
+        response = self.send(self.commit_path, commit)
+        return response.items(self.list_path, required=True) if response else []
+
     def of_commit(self, commit: str) -> dict | None:
         """Return the summary of the first pull request of a commit, or None."""
-        response = self.list_for(commit)
-        pulls = self.pulls_in(response) if response else []
+        pulls = self.list_pulls(commit)
         if not pulls:
             return None
         pull = self.summarize(pulls[0])
@@ -15466,7 +15440,7 @@ class SourceHost:
 
     def numbered(self, number: int | str) -> dict | None:
         """Return the summary of the pull request with a number, or None."""
-        pull = self.send(self.pull_path(number))
+        pull = self.send(self.number_path, number)
         return pull and self.summarize(pull)
 
     def summarize(self, pull: JsonNode) -> dict:
@@ -15483,15 +15457,16 @@ class SourceHost:
         }
 
 
-def segments(*names: str) -> str:
-    """Return names as percent-encoded segments of a path."""
-    return "/".join(urllib.parse.quote(name, safe="") for name in names)
+def segment(name: str) -> str:
+    """Return a name as one percent-encoded segment of a path."""
+    return urllib.parse.quote(name, safe="")
 
 
 class _GitHub(SourceHost):
     """GitHub, REST API 2022-11-28; reviewers are those requested and those who have reviewed."""
 
-    title, base = "GitHub", "https://api.github.com"
+    title, base, repository_path = "GitHub", "https://api.github.com", "/repos/{}/{}"
+    commit_path, number_path = "/commits/{}/pulls", "/pulls/{}"
     # An unknown commit is 422 there ("No commit found for SHA").
     absent = (404, 422)
     paths = "number title user.login requested_reviewers.login merged_at html_url"
@@ -15500,19 +15475,10 @@ class _GitHub(SourceHost):
         version = {"X-GitHub-Api-Version": "2022-11-28"}
         return {**super().headers(), "Accept": "application/vnd.github+json", **version}
 
-    def repository_path(self):
-        return f"/repos/{segments(*self.repository)}"
-
-    def list_for(self, commit):
-        return self.send(f"{self.repository_path()}/commits/{segments(commit)}/pulls")
-
-    def pull_path(self, number):
-        return f"{self.repository_path()}/pulls/{number}"
-
     def summarize(self, pull):
         summary = super().summarize(pull)
         # A person who has reviewed is no longer among the requested reviewers.
-        response = self.send(f"{self.pull_path(summary['id'])}/reviews?per_page=100")
+        response = self.send("/pulls/{}/reviews?per_page=100", summary["id"])
         reviews = response.items(required=True) if response else []
         logins = [*summary["reviewers"], *(review.text("user.login") for review in reviews)]
         others = [login for login in dict.fromkeys(logins) if login not in ("", summary["author"])]
@@ -15523,36 +15489,24 @@ class _GitLab(SourceHost):
     """GitLab, REST API 4; a project may be in nested groups."""
 
     title, base, names = "GitLab", "https://gitlab.com", (2, 20)
+    repository_path = "/api/v4/projects/{}"
+    commit_path, number_path = "/repository/commits/{}/merge_requests", "/merge_requests/{}"
     paths = "iid title author.username reviewers.username merged_at web_url"
+
+    def __init__(self, base, token, transport, repository):
+        super().__init__(base, token, transport, ["/".join(repository)])
 
     def headers(self):
         return {"Accept": "application/json", "PRIVATE-TOKEN": self.token}
-
-    def repository_path(self):
-        return f"/api/v4/projects/{segments('/'.join(self.repository))}"
-
-    def list_for(self, commit):
-        path = f"{self.repository_path()}/repository/commits/{segments(commit)}"
-        return self.send(f"{path}/merge_requests")
-
-    def pull_path(self, number):
-        return f"{self.repository_path()}/merge_requests/{number}"
 
 
 class _Bitbucket(SourceHost):
     """Bitbucket Cloud, REST API 2.0."""
 
     title, base, has_short_lists = "Bitbucket", "https://api.bitbucket.org", True
+    repository_path, commit_path = "/2.0/repositories/{}/{}", "/commit/{}/pullrequests"
+    list_path = "values"
     paths = "id title author.display_name reviewers.display_name closed_on links.html.href"
-
-    def repository_path(self):
-        return f"/2.0/repositories/{segments(*self.repository)}"
-
-    def list_for(self, commit):
-        return self.send(f"{self.repository_path()}/commit/{segments(commit)}/pullrequests")
-
-    def pulls_in(self, response):
-        return response.items("values", required=True)
 
     def summarize(self, pull):
         summary = super().summarize(pull)
@@ -15565,6 +15519,9 @@ class _AzureDevOps(SourceHost):
     """Azure DevOps Services, REST API 7.1, which finds a commit by a query."""
 
     title, base, names, has_short_lists = "Azure DevOps", "https://dev.azure.com", (3, 3), True
+    repository_path = "/{}/{}/_apis/git/repositories/{}"
+    commit_path = "/pullrequestquery?api-version=7.1"
+    number_path = "/pullrequests/{}?api-version=7.1"
     # Without a valid token, it shows its sign-in page.
     refusals = (203, 302, 401, 403)
     paths = "pullRequestId title createdBy.uniqueName reviewers.uniqueName closedDate url"
@@ -15573,36 +15530,25 @@ class _AzureDevOps(SourceHost):
         credentials = base64.b64encode(f":{self.token}".encode()).decode()
         return {"Accept": "application/json", "Authorization": f"Basic {credentials}"}
 
-    def repository_path(self):
-        organisation, project, repository = self.repository
-        return f"/{segments(organisation, project)}/_apis/git/repositories/{segments(repository)}"
-
-    def list_for(self, commit):
+    def list_pulls(self, commit):
         types = ("lastMergeCommit", "commit")
         query = {"queries": [{"type": query_type, "items": [commit]} for query_type in types]}
-        return self.send(f"{self.repository_path()}/pullrequestquery?api-version=7.1", query)
-
-    def pulls_in(self, response):
+        response = self.send(self.commit_path, commit, query)
         # Each result is an object with a list for every commit.
         lists = [
-            JsonNode(value, commit, result)
-            for result in response.items("results", required=True)
-            for commit, value in result.members(required=True).items()
+            JsonNode(value, name, result)
+            for result in (response.items("results", required=True) if response else [])
+            for name, value in result.members(required=True).items()
         ]
         return [pull for pulls in lists for pull in pulls.items(required=True)]
 
-    def pull_path(self, number):
-        return f"{super().pull_path(number)}?api-version=7.1"
-
     def summarize(self, pull):
         summary = super().summarize(pull)
-        organisation, project, repository = self.repository
-        path = f"{segments(organisation, project)}/_git/{segments(repository)}"
+        organisation, project, repository = map(segment, self.repository)
         # Its own `url` is one of the API.
-        url = f"{self.base}/{path}/pullrequest/{summary['id']}"
+        url = f"{self.base}/{organisation}/{project}/_git/{repository}/pullrequest/{summary['id']}"
         is_completed = pull.text("status") == "completed"
-        merged_at = summary["mergedAt"] if is_completed else None
-        return summary | {"mergedAt": merged_at, "url": url}
+        return summary | {"mergedAt": summary["mergedAt"] if is_completed else None, "url": url}
 
 
 SOURCE_HOSTS: Mapping[str, type[SourceHost]] = MappingProxyType(
@@ -15662,9 +15608,9 @@ class PullRequests(
 
     @route("POST /api/v1/trails/{trailId}/attestations/pull-request", **_PULL_REQUEST)
     def attest_pull_request(self, context, trail_id):
-        """Look a commit's pull request up at the source host, and record what was found.
+        """Look up a commit's pull request at the source host, and attest it.
 
-        Without one, the attestation is FAILED, or refused where `assertOnMissing` says so.
+        Without one, the attestation is FAILED, or with `assertOnMissing` the request is rejected.
         """
         trail, body = Trail.find(trail_id), context.body
         subject, pull = context.prepared
@@ -15693,7 +15639,7 @@ class PullRequestsV2(
 
     @route("POST /api/v2/trails/{trailId}/attestations/pull-request", **_PULL_REQUEST)
     def attest_pull_request_v2(self, context, trail_id):
-        """Look a commit's pull request up at the source host, and record what was found."""
+        """Look up a commit's pull request at the source host, and attest it."""
         return super().attest_pull_request(context, trail_id)
 
 
@@ -19319,7 +19265,7 @@ class Gate(Factstore, model=GateResult, tag="Gate"):
 
 
 class User(Model):
-    """A person, known by the e-mail address."""
+    """A person, identified by the e-mail address."""
 
     fact, key, touched, since = "user", "email", True, 3
     schema_name = "UserResponse"
@@ -19369,7 +19315,7 @@ class Users(
     item="userId",
     verbs="list create retrieve update delete",
 ):
-    """People. One who goes leaves the organisations, and the keys of one who goes end."""
+    """People. Deleting one deletes the memberships and revokes the keys."""
 
     creates = Schema.of(User, "email name github_id", name="CreateUserRequest")
     changes = Schema.of(User, "name github_id", name="UpdateUserRequest")
@@ -19389,7 +19335,7 @@ class ServiceAccounts(
     item="serviceAccountId",
     verbs="list create retrieve update delete",
 ):
-    """Machines that call the API, and their keys, which end when their account goes."""
+    """Service accounts, and their keys, which are revoked with the account."""
 
     creates = Schema.of(
         FactstoreServiceAccount, "name description", name="CreateServiceAccountRequest"
@@ -19400,7 +19346,7 @@ class ServiceAccounts(
 
     @route("GET /api/v1/service-accounts/{serviceAccountId}/api-keys", answer=["ApiKeyResponse"])
     def list_service_account_api_keys(self, context, key):
-        """List the API keys of a service account, ended ones too."""
+        """List the API keys of a service account, including revoked ones."""
         return context.workspace.api_keys.list(owner_id=self.find(key).id)
 
     @route(
@@ -19452,7 +19398,7 @@ accounts keep working when the admin who made them leaves: replace them. The ent
 
     @route("GET /api/v1/api-keys/owners/{ownerId}", answer=["ApiKeyResponse"])
     def list_api_keys_of_owner(self, context, owner_id):
-        """List the API keys of an owner, who may be gone, ended ones too."""
+        """List the API keys of an owner, who may be deleted, including revoked ones."""
         return context.workspace.api_keys.list(owner_id=owner_id)
 
     @route("DELETE /api/v1/api-keys/{apiKeyId}/revoke", status=204)
@@ -19466,7 +19412,7 @@ accounts keep working when the admin who made them leaves: replace them. The ent
 
 # --- Members ------------------------------------------------------------------
 
-#: What a member may do after signing in.
+#: The scopes of a member after signing in.
 MEMBER_SCOPES = MappingProxyType(
     {
         "ADMIN": FACTSTORE_SCOPES,
@@ -19507,7 +19453,7 @@ class Membership(Belonging, Model):
     @classmethod
     def end_with(cls, slug):
         members = list(cls.select().where(cls.org_slug == slug).limit(2))
-        # Nobody else could ever take the last admin away.
+        # The last admin could never be removed by others.
         if [member.role for member in members] == ["ADMIN"]:
             Model.remove(members[0])
             members[0].narrow_keys()
@@ -19525,20 +19471,20 @@ class Membership(Belonging, Model):
         self.narrow_keys()
 
     def narrow_keys(self) -> None:
-        """Take from the user's API keys what no membership of the user gives any more."""
+        """Remove from the user's API keys the scopes that no membership gives any more."""
         memberships = Membership.select().where(Membership.user == self.user_id)
         allowed = {scope for member in memberships for scope in MEMBER_SCOPES[member.role]}
         for key in ApiKey.select().where(ApiKey.owner_id == self.user_id, ApiKey.is_active):
             key.narrow(allowed)
 
     def is_last_admin(self) -> bool:
-        """Whether the organisation would be without an admin if it were without this one."""
+        """Return whether this is the only admin of the organisation."""
         other = Membership.org_slug == self.org_slug, Membership.id != self.id
         others = Membership.select().where(*other, Membership.role == "ADMIN")
         return self.role == "ADMIN" and not others.exists()
 
     def check_admin_remains(self) -> None:
-        """Refuse to take the last admin from an organisation."""
+        """Reject removing the last admin of an organisation."""
         if self.is_last_admin():
             raise Conflict(
                 f"User {self.user_id} is the last admin of organisation '{self.org_slug}'; "
@@ -19550,7 +19496,7 @@ _MEMBERS = Listing(Membership, "org_slug")
 
 
 def add_member(slug: str, user: User, role: str) -> Membership:
-    """Give a user a role in an organisation, or Conflict where the user has one already."""
+    """Give a user a role in an organisation; raises Conflict if the user is a member."""
     if Membership.of(slug, user.id):
         raise Conflict(f"Member '{user.email}' already exists in organisation '{slug}'")
     return Membership.create(org_slug=slug, user=user.id, role=role)
@@ -19567,7 +19513,7 @@ class Members(
     item="userId",
     verbs="list create retrieve update delete",
 ):
-    """The members of an organisation, and their roles, which nobody gives beyond their own."""
+    """The members of an organisation and their roles; nobody grants more than their own."""
 
     guide = """\
 A member who is removed or gets a lesser role loses the keys and scopes that no other membership
@@ -19608,7 +19554,7 @@ gives.
         return FACTSTORE.array(context, _MEMBERS, {"org_slug": self.slug(key)})
 
     def create(self, context, key):
-        """Make a user a member of an organisation, at once; the user is found by e-mail."""
+        """Add a user to an organisation, by e-mail address."""
         slug, role = self.slug(key), context.body["role"]
         user = User.with_email(context.body["email"])
         if user is None:
@@ -19621,7 +19567,7 @@ gives.
         return self.member(key, user_id)
 
     def update(self, context, key, user_id):
-        """Give a member another role; the last admin keeps it."""
+        """Change the role of a member; the last admin remains one."""
         member = self.member(key, user_id)
         context.principal.require_grantable(MEMBER_SCOPES[context.body["role"]])
         member.change(**context.body)
@@ -19636,15 +19582,15 @@ gives.
 
 
 # --- Identity providers -------------------------------------------------------
-# The other side of single sign-on: OpenID Connect Core 1.0 and Discovery 1.0, with the
+# The client side of single sign-on: OpenID Connect Core 1.0 and Discovery 1.0, with the
 # authorization code grant of RFC 6749 and the proof of possession of RFC 7636.
 
-#: What an ID token may be signed with, and the kind of key that does it: nothing that takes a
-#: shared secret, and not `none`.
+#: The signature algorithms of ID tokens, with their types of keys: no shared secrets, and not
+#: `none`.
 TOKEN_SIGNATURES = MappingProxyType({"RS256": "RSA", "PS256": "RSA", "ES256": "EC", "EdDSA": "OKP"})
 #: The members of a key that are public (RFC 7518, section 6; RFC 8037, section 2).
 _PUBLIC_MEMBERS = ("kty", "crv", "n", "e", "x", "y")
-#: Seconds that the clocks of the provider and of the instance may be apart.
+#: The tolerated difference in seconds between the provider's clock and the instance's.
 LEEWAY = 60
 #: Bytes of an answer: large tenants publish many keys and many groups.
 PROVIDER_ANSWER_LIMIT = 1 << 20
@@ -19652,7 +19598,7 @@ _ISSUER_REMEDY = "the setting sso_private_issuers permits issuers in private net
 
 
 def load_pyjwt() -> Any:
-    """The library that verifies ID tokens, or a sentence on where to get it."""
+    """Import the library that verifies ID tokens; raises a problem that says how to install it."""
     try:
         import jwt
     except ImportError:
@@ -19663,13 +19609,14 @@ def load_pyjwt() -> Any:
 
 
 def _private_base(url: str, settings: Settings) -> str:
-    """Which base URL of the setting sso_private_issuers a URL starts with; empty for none."""
+    """Return the base URL of the setting sso_private_issuers that a URL starts with; empty for
+    none."""
     bases = (base.rstrip("/") for base in settings.sso_private_issuers)
     return next((base for base in bases if url == base or url.startswith(base + "/")), "")
 
 
 def read_issuer(url: str, settings: Settings) -> str:
-    """The URL of an issuer as it is kept, without slashes at its end; Invalid for what is none."""
+    """Normalize the URL of an issuer, without slashes at its end; raises Invalid."""
     url = url.rstrip("/")
     try:
         split_target(url, https_only=not _private_base(url, settings))
@@ -19682,7 +19629,7 @@ def read_issuer(url: str, settings: Settings) -> str:
 
 @functools.cache
 def _provider_transport(settings: Settings, private: bool) -> Transport:
-    """What carries requests to identity providers, into private networks where that is named."""
+    """Return the transport to identity providers, into private networks if configured."""
     return Transport(
         PRIVATE_NETWORKS if private else (),
         settings.sso_timeout,
@@ -19693,10 +19640,10 @@ def _provider_transport(settings: Settings, private: bool) -> Transport:
 
 
 class IdentityProvider:
-    """An OpenID provider, known by the URL of its issuer.
+    """An OpenID provider, identified by the URL of its issuer.
 
-    All its URLs are https and public, but for those under the same base URL of the setting
-    sso_private_issuers as the issuer's own. What it answers is used once and not kept.
+    All its URLs must be https and public, except those under the same base URL of the setting
+    sso_private_issuers as the issuer's own. Its responses are used once and not cached.
     """
 
     def __init__(self, issuer: str, settings: Settings):
@@ -19704,11 +19651,11 @@ class IdentityProvider:
         self.base = _private_base(issuer, settings)
 
     def is_private(self, url: str) -> bool:
-        """Whether a URL may lead into a private network, and do without TLS."""
+        """Return whether a URL may be in a private network, and without TLS."""
         return bool(self.base) and _private_base(url, self.settings) == self.base
 
     def ask(self, url: str, form: Mapping[str, str] | None = None, **headers: str) -> HttpResponse:
-        """Get what is at a URL, or post a form there; Invalid where the URL may not lead."""
+        """Get a URL, or post a form to it; raises Invalid if it is not permitted."""
         private = self.is_private(url)
         transport = _provider_transport(self.settings, private)
         check_target(url, transport.allowed, not private, remedy=_ISSUER_REMEDY)
@@ -19733,7 +19680,7 @@ class IdentityProvider:
 
     @cached_property
     def document(self) -> dict:
-        """The discovery document, which must be of the issuer that it is asked for."""
+        """Return the discovery document, which must name the same issuer."""
         document = self.read(self.ask(f"{self.issuer}/.well-known/openid-configuration"))
         issuer = document.get("issuer")
         if not isinstance(issuer, str) or issuer.rstrip("/") != self.issuer:
@@ -19752,7 +19699,8 @@ class IdentityProvider:
         return url.partition("#")[0]
 
     def redeem(self, client_id: str, client_secret: str | None, **grant: str) -> str:
-        """Swap an authorization code for an ID token; Invalid where the provider refuses it."""
+        """Exchange an authorization code for an ID token; raises Invalid if the provider rejects
+        it."""
         form = {"grant_type": "authorization_code", "client_id": client_id, **grant}
         methods, headers = self.document.get("token_endpoint_auth_methods_supported"), {}
         if client_secret and isinstance(methods, list) and "client_secret_post" not in methods:
@@ -19771,9 +19719,10 @@ class IdentityProvider:
         return token
 
     def verify(self, token: str, client_id: str, nonce: str, at: float) -> dict:
-        """The claims of an ID token that this provider made for a client and a login, or Invalid.
+        """Return the claims of a valid ID token of this provider for a client and a login, or
+        Invalid.
 
-        `at` is the time to hold it against (OpenID Connect Core 1.0, section 3.1.3.7).
+        `at` is the current time (OpenID Connect Core 1.0, section 3.1.3.7).
         """
         jwt = load_pyjwt()
         keys = self.read(self.ask(self.endpoint("jwks_uri"))).get("keys")
@@ -19799,7 +19748,7 @@ class IdentityProvider:
 
 
 def read_token_part(part: str) -> dict:
-    """The JSON object in one part of a token (RFC 7515, section 3.1); empty where it is none."""
+    """Return the JSON object in a part of a token (RFC 7515, section 3.1); empty if it is none."""
     try:
         data = base64.b64decode(part + "=" * (-len(part) % 4), b"-_", validate=True)
         claims = read_signed_json(data)
@@ -19808,7 +19757,7 @@ def read_token_part(part: str) -> dict:
     return claims if isinstance(claims, dict) else {}
 
 
-#: PyJWT would hold the times against the machine's clock, not the instance's.
+#: PyJWT would compare the times with the machine's clock, not with the instance's.
 CLAIMS_TO_CHECK = MappingProxyType(
     {
         "verify_exp": False,
@@ -19821,7 +19770,7 @@ CLAIMS_TO_CHECK = MappingProxyType(
 
 
 def find_key(header: Mapping[str, Any], keys: Iterable[Any]) -> Any:
-    """The published key that a token says it is signed with, or Invalid."""
+    """Return the published key that a token names; raises Invalid."""
     algorithm, name = header.get("alg"), header.get("kid")
     key_type = TOKEN_SIGNATURES.get(algorithm) if isinstance(algorithm, str) else None
     if key_type is None:
@@ -19835,7 +19784,7 @@ def find_key(header: Mapping[str, Any], keys: Iterable[Any]) -> Any:
         and key.get("alg", algorithm) == algorithm
         and name in (None, key.get("kid"))
     ]
-    # Only where there is no choice may a token leave out which key it is (section 10.1).
+    # A token may leave out the id of its key only if there is one key (section 10.1).
     if not fitting or (name is None and len(fitting) > 1):
         raise Invalid("The ID token is not signed with a key that the identity provider publishes.")
     public = {member: fitting[0][member] for member in _PUBLIC_MEMBERS if member in fitting[0]}
@@ -19843,7 +19792,7 @@ def find_key(header: Mapping[str, Any], keys: Iterable[Any]) -> Any:
 
 
 def explain_refusal(error: Exception) -> str:
-    """What is wrong with an ID token, in words of our own."""
+    """Return the fault of an ID token, in our own words."""
     jwt = load_pyjwt()
     reasons = {
         jwt.InvalidSignatureError: "its signature is wrong",
@@ -19878,7 +19827,7 @@ def _check_claims(claims: Mapping[str, Any], client_id: str, nonce: str, at: flo
 
 
 class _Mappings(Text):
-    """JSON text of an object whose values are all text."""
+    """The JSON text of an object with texts as values."""
 
     def read(self, value):
         text = super().read(value)
@@ -19890,7 +19839,7 @@ class _Mappings(Text):
 
 
 class SsoIdentity(Model):
-    """A person at an issuer, who is a user here, whatever becomes of e-mail addresses."""
+    """A person at an issuer, who is a user here, even if e-mail addresses change."""
 
     key, since = "issuer subject", 6
 
@@ -19901,7 +19850,7 @@ class SsoIdentity(Model):
 
 
 class SsoConfig(Model):
-    """How the members of an organisation sign in: at which provider, and what its claims mean."""
+    """The single sign-on of an organisation: its provider, and the roles for its groups."""
 
     fact, key, touched, since = "sso_config", "org_slug", True, 3
     schema_name = "SsoConfigResponse"
@@ -19935,12 +19884,12 @@ class SsoConfig(Model):
         raise NotFound(f"Organisation '{key}' has no single sign-on.")
 
     def roles(self) -> list[str]:
-        """The roles that a sign-in may give, the highest first: MEMBER is given without a group."""
+        """The roles that a sign-in may give, the highest first; MEMBER needs no group."""
         granted = {"MEMBER", *json.loads(self.group_role_mappings).values()}
         return [role for role in MEMBER_SCOPES if role in granted]
 
     def scopes(self) -> set[str]:
-        """All that those who sign in may do."""
+        """The scopes of all members who sign in."""
         return {scope for role in self.roles() for scope in MEMBER_SCOPES[role]}
 
     def person(self, claims: Mapping[str, Any]) -> tuple[str, str]:
@@ -19957,7 +19906,7 @@ class SsoConfig(Model):
         return email, email
 
     def subject(self, claims: Mapping[str, Any]) -> str:
-        """What identifies a person at the issuer for good: `sub`, or Entra ID's `oid`."""
+        """The permanent identifier of a person at the issuer: `sub`, or Entra ID's `oid`."""
         claim = "oid" if self.provider == "ENTRA_ID" else "sub"
         try:
             return SsoIdentity.subject.read(claims.get(claim))
@@ -19965,7 +19914,7 @@ class SsoConfig(Model):
             raise Invalid(f"The ID token has no usable claim {claim}.") from None
 
     def role(self, claims: Mapping[str, Any]) -> str:
-        """The highest role that the groups in claims stand for; MEMBER where there is none."""
+        """The highest role of the groups in the claims; MEMBER without any."""
         groups = claims.get(json.loads(self.attribute_mappings).get("role", "groups"))
         meant = json.loads(self.group_role_mappings)
         listed = groups if isinstance(groups, list) else []
@@ -19994,9 +19943,9 @@ class SsoConfigs(
     verbs="create retrieve update delete",
     options={verb: {"path": _SSO_PATH} for verb in ("retrieve", "update", "delete")},
 ):
-    """The single sign-on of organisations: one set-up each.
+    """The single sign-on of organisations: one configuration each.
 
-    `isMandatory` is kept and shown, and enforces nothing: API keys and tokens stay good.
+    `isMandatory` is stored and shown, but enforces nothing: API keys and tokens remain valid.
     """
 
     guide = """\
@@ -20017,7 +19966,7 @@ secret again.
         return self.find(key)
 
     def create(self, context, key):
-        """Set up the single sign-on of an organisation; it gives no scopes beyond your own."""
+        """Configure the single sign-on of an organisation; it gives no scopes beyond your own."""
         if SsoConfig.of(key):
             raise Conflict(f"Single sign-on of organisation '{key}' already exists")
         issuer = read_issuer(context.body.pop("issuer_url"), context.settings)
@@ -20034,7 +19983,7 @@ secret again.
         identity = {name: getattr(existing, name) for name in ("issuer_url", "client_id")}
         is_moved = any(body.get(name, value) != value for name, value in identity.items())
         if is_moved and existing.client_secret and "client_secret" not in body:
-            # Else a user who may change the issuer could send the secret to his own server.
+            # Else a user who may change the issuer could send the secret to another server.
             message = "Required, since the issuer or the client changes; null for a client without"
             raise Invalid(issues=[field_error(["clientSecret"], message)])
         config = super().update(context, key)
@@ -20042,7 +19991,7 @@ secret again.
         return config
 
     def prepare_test_sso_connection(self, context: RequestContext, key: str) -> dict:
-        """What came of reading the discovery document of an organisation's issuer."""
+        """Load the discovery document of an organisation's issuer; return the result."""
         provider = IdentityProvider(self.find(key).issuer_url, context.settings)
         try:
             document, message = provider.document, "The discovery document of the issuer was read."
@@ -20078,7 +20027,7 @@ secret again.
 
 
 class SsoLogin(Model):
-    """A sign-in that was begun, by a keyed hash of its state: good once, for ten minutes."""
+    """A pending sign-in, by a keyed hash of its state: valid once, for ten minutes."""
 
     since = 3
 
@@ -20090,14 +20039,14 @@ class SsoLogin(Model):
     expires_at = Timestamp(6, index=True)
 
     LIFE: ClassVar[int] = 600
-    #: So many may be pending; any caller can begin one, and the oldest are dropped.
+    #: Pending sign-ins at most; any caller can begin one, and the oldest are deleted.
     MOST: ClassVar[int] = 10_000
 
     @classmethod
     def begin(cls, slug: str, redirect_uri: str) -> tuple[SsoLogin, str]:
         """Begin a sign-in, delete expired ones; only this response contains the state."""
         source = session().source
-        # More than one goes for each that comes; many at once would keep the writer.
+        # More are deleted than created; many at once would block the writer.
         expired = cls.select(cls.id).where(cls.expires_at <= source.now(6)).limit(100)
         cls.delete().where(cls.id.in_(expired)).execute()
         oldest = cls.select(cls.id).order_by(cls.expires_at.desc()).offset(cls.MOST - 1)
@@ -20122,22 +20071,22 @@ class SsoLogin(Model):
         return login
 
     def challenge(self) -> str:
-        """What the provider will hold the verifier against (RFC 7636, section 4.2)."""
+        """The challenge of the verifier for the provider (RFC 7636, section 4.2)."""
         digest = hashlib.sha256(self.code_verifier.encode()).digest()
         return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
 class Sessions:
-    """The session tokens of one workspace's members: made when they sign in, and checked.
+    """The session tokens of one workspace's members: issued at sign-in, and verified.
 
-    A token is `fsu_<slug>.<itsdangerous payload and HMAC-SHA-256>`; it carries membership, role and
-    expiry. The membership is looked up at each use: a session ends with it, and with the role.
+    A token is `fsu_<slug>.<itsdangerous payload and HMAC-SHA-256>` with membership, role and
+    expiry. Each use loads the membership: a session ends with it, and with a change of the role.
     """
 
     def __init__(self, workspace: Workspace, slug: str):
         self.workspace, self.slug = workspace, slug
         self._signer = token_signer(workspace.ring, "session")
-        # A signature stays what it is; only the membership may change.
+        # A valid signature remains valid; only the membership may change.
         self._claims = functools.lru_cache(10_000)(self._signer.loads)
 
     def issue(self, member: Membership) -> str:
@@ -20162,20 +20111,20 @@ class Sessions:
 
 
 class _CallbackQuery(Filters):
-    """What a provider sends the browser back with: a code, or else an error."""
+    """The query of a provider's callback: a code, or an error."""
 
     def __init__(self):
         word = Text(100, pattern="[A-Za-z0-9_.-]+", hint="Expected the code of an error")
         super().__init__(code=Text(8192), state=Text(255), error=word, required="code state")
 
     def read(self, data, **options):
-        # Some providers leave out the state where they refuse.
+        # Some providers omit the state in errors.
         filled = {"code": "", "state": "", **data} if data.get("error") else data
         return super().read(filled, **options)
 
 
 class _RedirectUri(Text):
-    """Where the browser returns to: one exact https URL, or http on the machine itself."""
+    """The URL to which the browser returns: one exact https URL, or http on this machine."""
 
     def read(self, value):
         text = super().read(value)
@@ -20183,7 +20132,7 @@ class _RedirectUri(Text):
             url = urllib.parse.urlsplit(text)
             is_local = url.scheme == "http" and url.hostname in ("localhost", "127.0.0.1", "::1")
             is_usable = bool(url.hostname) and (url.scheme == "https" or is_local)
-            # Reading the port refuses one that is no number.
+            # Reading the port raises for an invalid one.
             is_exact = url.port != 0 and "@" not in url.netloc
         except ValueError:
             is_usable = is_exact = False
@@ -20212,7 +20161,7 @@ class SsoLogins(Factstore, scope="", tag="SSO"):
         refuses=(502,),
     )
     def start_sso_login(self, context, key):
-        """Begin a sign-in: the URL to send the browser to, and the state that will come back."""
+        """Begin a sign-in: get the URL for the browser, and the state that the callback repeats."""
         at, own = context.lite.source.clock(), context.operation.id
         context.lite.limits.take_address(context, at, what=own)
         load_pyjwt()
@@ -20261,7 +20210,7 @@ class SsoLogins(Factstore, scope="", tag="SSO"):
                 **context.acting("sso"),
             )
         except (Invalid, NotFound):
-            # Only wrong states and codes count, so that they lock out nobody who has a right one.
+            # Only invalid states and codes count, so that they cannot lock out others.
             at, own = context.lite.source.clock(), context.operation.id
             context.lite.limits.take_address(context, at, what=own)
             audit_rejected_credentials(context, "sso")
@@ -20269,7 +20218,7 @@ class SsoLogins(Factstore, scope="", tag="SSO"):
         return Response(200, to_json(session_begun).encode())
 
     def take_up(self, context: RequestContext, key: str) -> SsoLogin:
-        """The sign-in of a state; a state is valid once, whatever the result."""
+        """Return the sign-in of a state; a state is valid once, whatever the result."""
         state, login = context.query["state"], None
         for workspace in context.lite.workspaces.values():
             with workspace.read():
@@ -20292,7 +20241,7 @@ class SsoLogins(Factstore, scope="", tag="SSO"):
         return login
 
     def fetch_claims(self, context: RequestContext, config: SsoConfig, login: SsoLogin) -> dict:
-        """What the provider says of the person who signed in, verified."""
+        """Return the verified claims of the person who signed in."""
         provider = IdentityProvider(config.issuer_url, context.settings)
         token = provider.redeem(
             config.client_id,
@@ -20306,7 +20255,7 @@ class SsoLogins(Factstore, scope="", tag="SSO"):
 
 
 def _find_set_up(lite: NovantraLite, key: str) -> tuple[Workspace, SsoConfig]:
-    """The one workspace whose organisation of a slug has single sign-on, and how; or NotFound."""
+    """Return the only workspace with single sign-on for an organisation, and its configuration."""
     configs = []
     for workspace in lite.workspaces.values():
         with workspace.read():
@@ -20330,10 +20279,10 @@ class _Person(NamedTuple):
 
 
 def _identify_person(config: SsoConfig, claims: Mapping[str, Any]) -> _Person:
-    """Read who signed in; Invalid for a new person whose address does not count.
+    """Return the identity of the person; raises Invalid for a new one with an unverified address.
 
-    An address counts only with `email_verified: true`. Entra ID, which does not send it, vouches
-    for the object id alone: a new person is identified by it, and gets no existing user.
+    An address counts only with `email_verified: true`. Entra ID does not send it, and vouches only
+    for the object id: a new person is identified by it, and gets no existing user.
     """
     subject, (email, name) = config.subject(claims), config.person(claims)
     is_verified = claims.get("email_verified") is True
@@ -20350,9 +20299,9 @@ def _known_user(config: SsoConfig, person: _Person) -> User | None:
 
 
 def _find_or_make_user(config: SsoConfig, person: _Person) -> User:
-    """The user who signed in: known by issuer and subject, or else linked by a verified address.
+    """Return the user of a sign-in: by issuer and subject, or else by a verified address.
 
-    Invalid where the address is another person's, or is a user's and nobody has verified it.
+    Raises Invalid if the address belongs to another person, or to a user and is not verified.
     """
     if user := _known_user(config, person):
         return user
@@ -20369,9 +20318,9 @@ def _find_or_make_user(config: SsoConfig, person: _Person) -> User:
 
 
 def _admit(config: SsoConfig, person: _Person, current: Session) -> dict:
-    """Make who signed in a user and a member with a role, and begin a session.
+    """Make the person a user and a member with a role, and start a session.
 
-    The last admin of an organisation stays one; a known user's name stays as it is.
+    The last admin of an organisation remains one; the name of an existing user does not change.
     """
     slug, role = config.org_slug, person.role
     user = _find_or_make_user(config, person)
@@ -20388,7 +20337,7 @@ def _admit(config: SsoConfig, person: _Person, current: Session) -> dict:
 
 # --- Identity tokens ----------------------------------------------------------
 
-#: Where GitHub Actions and gitlab.com publish the keys of their identity tokens.
+#: The URLs of the keys for identity tokens of GitHub Actions and gitlab.com.
 _TOKEN_ISSUERS = MappingProxyType(
     {
         "https://token.actions.githubusercontent.com": (
@@ -20400,10 +20349,10 @@ _TOKEN_ISSUERS = MappingProxyType(
 
 #: Pairs of links of artifacts that a token's repository is compared with.
 _LINKS = 1000
-#: Where the repositories are of an issuer that is on another host.
+#: The hosts of the repositories of issuers with another host.
 _TOKEN_HOSTS = {"https://token.actions.githubusercontent.com": "https://github.com"}
 
-#: The members of an attestation's details, and the claims that they come from: GitHub Actions'
+#: The members of an attestation's details, and the claims with their values: GitHub Actions'
 #: (OpenID Connect reference) before GitLab's (ID token authentication).
 _TOKEN_CLAIMS = {
     "issuer": ("iss",),
@@ -20431,10 +20380,10 @@ _TIME_IS_OVER = 253_402_300_800
 
 
 class _IssuerKeys:
-    """The public keys of the issuers in the setting oidc_issuers, refreshed after a while.
+    """The public keys of the issuers in the setting oidc_issuers, with a cache.
 
-    A set is good for an hour, and a key that it lacks is looked for again after a minute, as
-    issuers change their keys.
+    A set is valid for an hour; a missing key is looked up again after a minute, since issuers
+    rotate their keys.
     """
 
     LIFE, RETRY = 3600, 60
@@ -20456,9 +20405,9 @@ class _IssuerKeys:
                 raise Invalid(f"The file {location} of oidc_issuers is not a JWKS.")
 
     def find(self, issuer: str, name: Any, context: RequestContext) -> list | None:
-        """The keys of an issuer, new enough to have the one with a name; None: they are not known.
+        """Return the keys of an issuer, recent enough to have the named one; None if not available.
 
-        Those that cannot be read are not known, even if they were.
+        Keys that cannot be loaded now are not available, even if they were before.
         """
         if issuer not in self.locations:
             return None
@@ -20502,9 +20451,9 @@ class _VerifiedToken(NamedTuple):
 
     @classmethod
     def read(cls, token: str, context: RequestContext) -> _VerifiedToken:
-        """Read a token of a known issuer, and verify it where the issuer's keys are available.
+        """Read a token of a known issuer, and verify it if the issuer's keys are available.
 
-        A token that is not the issuer's is refused; one that cannot be verified proves nothing.
+        A token with an invalid signature is rejected; one that cannot be verified proves nothing.
         """
         header, claims = _read_token(token, context.settings)
         keys = issuer_keys(context.settings).find(claims["iss"], header.get("kid"), context)
@@ -20528,7 +20477,7 @@ class _VerifiedToken(NamedTuple):
 
 
 def _read_token(token: str, settings: Settings) -> tuple[dict, dict]:
-    """The header and the claims of a well-formed token of a known issuer that is of now.
+    """Return the header and the claims of a well-formed, current token of a known issuer.
 
     Its signature is not verified here.
     """
@@ -20538,7 +20487,7 @@ def _read_token(token: str, settings: Settings) -> tuple[dict, dict]:
         raise Invalid("The token is not well formed: expected a signed JWT.")
     algorithm = header.get("alg")
     if not isinstance(algorithm, str) or algorithm not in TOKEN_SIGNATURES:
-        # Neither an unsecured token (RFC 7518, section 3.6) nor one under a shared secret.
+        # Neither an unsecured token (RFC 7518, section 3.6) nor one with a shared secret.
         raise Invalid(f"The token must be signed with one of {', '.join(TOKEN_SIGNATURES)}.")
     issuers = {**_TOKEN_ISSUERS, **issuer_keys(settings).locations}
     if not isinstance(claims.get("iss"), str) or claims["iss"] not in issuers:
@@ -20568,7 +20517,7 @@ def _claim_text(claims: Mapping[str, Any], names: Iterable[str]) -> str | None:
 
 
 def _use_token(token: str, claims: Mapping[str, Any]) -> None:
-    """Remember that a token was used; Conflict where it was used before."""
+    """Record the use of a token; raises Conflict if it was used before."""
     # A token without an id is identified by its claims.
     own = _claim_text(claims, ("jti",)) or token.split(".")[1]
     key = hashlib.sha256(to_json([claims["iss"], own]).encode()).hexdigest()
@@ -20578,16 +20527,16 @@ def _use_token(token: str, claims: Mapping[str, Any]) -> None:
 
 
 def _branch_of(claims: Mapping[str, Any]) -> str | None:
-    """The branch that a token is of; None where it is of a tag, of a merge, or does not say."""
+    """Return the branch of a token; None for a tag, a merge, or an unknown reference."""
     ref = _claim_text(claims, _TOKEN_CLAIMS["ref"]) or ""
     is_branch = ref.startswith("refs/heads/") or claims.get("ref_type") == "branch"
     return ref.removeprefix("refs/heads/") if is_branch else None
 
 
 def _linked_paths(trail: Trail, issuer: str) -> list[str]:
-    """The paths, in lower case, of what a trail links to on the host of a token's issuer.
+    """Return the lower-case paths of a trail's links on the host of a token's issuer.
 
-    They begin with the path of the repository. Addresses on other hosts do not name it.
+    They begin with the path of the repository. Links to other hosts are ignored.
     """
     base = urllib.parse.urlsplit(_TOKEN_HOSTS.get(issuer, issuer))
     rows = Artifact.select(Artifact.build_url, Artifact.commit_url).where(
@@ -20630,7 +20579,7 @@ def _token_verdict(token: _VerifiedToken, trail: Trail, audience: str) -> tuple[
 
 
 class IdentityTokens(Factstore, model=Attestation, tag="V2 Attestations"):
-    """Attestations of where a build ran, by the identity that its CI system gave it."""
+    """Attestations of builds by the identity tokens of CI systems."""
 
     guide = """\
 The repository of an identity token must be the one that the trail's `buildUrl` or its artifacts
@@ -20648,9 +20597,9 @@ PENDING. A token that its issuer's keys do not verify is rejected.
         answer="AttestationResponse",
     )
     def create(self, context):
-        """Record what a CI system's identity token says: PASSED if it proves the trail's build.
+        """Record the identity token of a CI system: PASSED if it proves the trail's build.
 
-        A token is verified against its issuer's keys, as `oidc_issuers` names them, and has to name
+        A token is verified with its issuer's keys, by the setting `oidc_issuers`, and must name
         `oidc_audience`; else it is PENDING. One of another commit, branch or repository than the
         trail's is FAILED. The details have the `reason`.
         """
@@ -20672,7 +20621,7 @@ PENDING. A token that its issuer's keys do not verify is rejected.
         )
 
     def prepare_create(self, context: RequestContext) -> _VerifiedToken:
-        """Verify the token while no transaction is open; trail and organisation come first."""
+        """Check trail and organisation, then verify the token, outside of the transaction."""
         Trail.find(context.body["trail"])
         check_organisation(context.body.get("org_slug"))
         return _VerifiedToken.read(context.body["token"].strip(), context)
@@ -20824,7 +20773,7 @@ class SecurityScans(
     item="scanId",
     verbs="retrieve",
 ):
-    """What scanners found."""
+    """The findings of scanners."""
 
     guide = """\
 A scan is compared with the flow's thresholds; without them with 0 critical, 0 high and 10 medium,
@@ -20832,7 +20781,7 @@ which `thresholdBreached` does not show. Counts by severity, lists of findings a
 (`passed`, `status`, `result`, `error`, …) are read wherever the body has them: the larger count
 and the worse verdict apply, and a scan without any does not pass.
 
-`novantra-lite import scans FILE --trail ID` reads scanner reports as the chapter Evidence says.
+`novantra-lite import scans FILE --trail ID` reads scanner reports as uploads of evidence are.
 The metrics count a scan as its attestation.
 """
 
@@ -20877,11 +20826,7 @@ The metrics count a scan as its attestation.
             "high_vulnerabilities medium_vulnerabilities low_vulnerabilities informational "
             "unknown passed scan_duration_seconds report_url org_slug",
             summary=Json(_SCAN_SUMMARY, null=True),
-            **{
-                name: count
-                for name, count in _COUNT_MEMBERS.items()
-                if not hasattr(SecurityScan, name)
-            },
+            **{name: _COUNT_MEMBERS[name] for name in _COUNT_MEMBERS if name not in _SCAN_COLUMNS},
             aliases={"version": "toolVersion"},
             name="RecordSecurityScanRequest",
         ),
@@ -20889,11 +20834,11 @@ The metrics count a scan as its attestation.
         answer="SecurityScanResponse",
     )
     def create(self, context, trail):
-        """Record what a scanner found, by severity; the flow's thresholds say how that ends.
+        """Record the findings of a scanner by severity, and attest them by the flow's thresholds.
 
-        Without thresholds it passes within those that thresholds start with. It never passes where
-        the body says in any member that it failed, or says neither a count nor a verdict. Counts,
-        lists of findings and verdicts are read wherever they stand in the body.
+        Without thresholds it passes within their defaults. It never passes when a member of the
+        body reports a failure, or without a count and a verdict. Counts, lists of findings and
+        verdicts are read wherever they are in the body.
         """
         stated = StatedResult(context.load(), "scan")
         values = _scan_values(context.body, stated)
@@ -20913,10 +20858,10 @@ The metrics count a scan as its attestation.
 
 
 # --- Regulatory frameworks ----------------------------------------------------
-# What regulators ask of deliveries: controls, and the evidence that each of them wants to see.
+# The requirements of regulators for deliveries: controls, and the evidence for each of them.
 
 
-#: The frameworks that every workspace knows: name, version and
+#: The frameworks of every workspace: name, version and
 #: description, then the id, title and evidence types of each control.
 _KNOWN_FRAMEWORKS = (
     (
@@ -20941,12 +20886,12 @@ _KNOWN_FRAMEWORKS = (
         ("GDPR-33", "Notification of a breach", "INCIDENT_RESPONSE_ATTESTATION"),
     ),
 )
-#: When the records were laid down that every workspace knows.
+#: The creation time of the frameworks of every workspace.
 _SEEDED_AT = "2026-01-01T00:00:00.000000Z"
 
 
 def _seed_id(framework: int, control: int = 0) -> str:
-    """The id of a framework that every workspace knows (from 1 on), or of one of its controls."""
+    """Return the id of a framework of every workspace (from 1 on), or of one of its controls."""
     return f"5eed{framework:04}-0000-4000-8000-{control:012}"
 
 
@@ -20990,7 +20935,7 @@ class RegulatoryFramework(Model):
 
 
 class RegulatoryControl(Model):
-    """One rule of a framework, and the types of attestations that show that it is kept."""
+    """A rule of a framework, with the types of attestations that prove compliance."""
 
     fact, made, since, schema_name = "regulatory_control", "added", 3, "ControlResponse"
     seeds: ClassVar[list] = [
@@ -21017,9 +20962,9 @@ class RegulatoryControl(Model):
 
 
 class ControlMapping(Model):
-    """What ties a control to the attestations of a flow, and says whether it must be kept.
+    """The assignment of a control to a flow and its attestations; it may be mandatory.
 
-    The flow need not be there, and a mapping outlives it.
+    The flow need not exist, and a mapping remains after it.
     """
 
     fact, since, schema_name = "control_mapping", 3, "MappingResponse"
@@ -21051,7 +20996,7 @@ class RegulatoryFrameworks(
         "retrieve": {"id": "getRegulatoryFramework"},
     },
 ):
-    """What trails are assessed against."""
+    """The frameworks for assessments of trails."""
 
     creates = Schema.of(
         RegulatoryFramework, "name version description org_slug", name="CreateFrameworkRequest"
@@ -21095,7 +21040,7 @@ class ControlMappings(
     verbs="list create",
     options={"create": {"id": "createControlMapping"}},
 ):
-    """What ties controls to flows."""
+    """The mappings of controls to flows."""
 
     creates = Schema.of(
         ControlMapping,
@@ -21111,9 +21056,9 @@ _EVIDENCE_TYPES = Json(ListOf(Text(255)))
 
 
 class ComplianceAssessment(Model):
-    """How a trail stood against a framework when it was assessed; it never changes.
+    """The assessment of a trail against a framework at one time; it never changes.
 
-    It outlives the trail.
+    It remains after the trail.
     """
 
     fact, made, append_only, since = "compliance_assessment", "recorded", True, 3
@@ -21140,13 +21085,13 @@ class ComplianceAssessment(Model):
 
 
 def _passed_types(trail_id: str) -> set[str]:
-    """The types whose latest result on a trail is PASSED."""
+    """Return the types whose latest result on a trail is PASSED."""
     passed = session().database.connection().execute(passed_types_sql("?1"), (trail_id,))
     return {type for (type,) in passed}
 
 
 def _assess_control(control: RegulatoryControl, passed: set[str]) -> dict:
-    """What of the evidence that a control asks for is among these types."""
+    """Return which required evidence of a control is among these types."""
     required = control.required_evidence_types
     satisfied_by = [type for type in required if type in passed]
     missing = [type for type in required if type not in passed]
@@ -21161,9 +21106,9 @@ def _assess_control(control: RegulatoryControl, passed: set[str]) -> dict:
 
 
 def _mandatory_controls(framework_id: str) -> set[str]:
-    """The names of the controls of a framework that count: unmapped, or mandatory for some flow.
+    """Return the names of the controls that count: unmapped, or mandatory for some flow.
 
-    Controls of one name count together.
+    Controls with the same name count together.
     """
     strictest = peewee.fn.max(ControlMapping.is_mandatory)
     mapped = (
@@ -21177,14 +21122,14 @@ def _mandatory_controls(framework_id: str) -> set[str]:
 
 
 def _overall_status(statuses: set[str]) -> str:
-    """What follows from the statuses of the mandatory controls."""
+    """Return the overall status by the statuses of the mandatory controls."""
     if statuses <= {"SATISFIED"}:
         return "COMPLIANT"
     return "NON_COMPLIANT" if statuses == {"NOT_SATISFIED"} else "PARTIAL"
 
 
 def _assess_trail(framework_id: str, trail_id: str, slug: str | None) -> ComplianceAssessment:
-    """Score a trail against a framework, and keep the result."""
+    """Assess a trail against a framework, and store the result."""
     framework, trail = RegulatoryFramework.find(framework_id), Trail.find(trail_id)
     check_organisation(slug)
     controls = RegulatoryControl.select().where(RegulatoryControl.framework == framework.id)
@@ -21212,7 +21157,7 @@ class ComplianceAssessments(
     verbs="list retrieve",
     options={"retrieve": {"id": "getComplianceAssessment"}},
 ):
-    """How trails stood against frameworks."""
+    """The assessments of trails."""
 
     filters = Paging()
 
@@ -21225,13 +21170,13 @@ class ComplianceAssessments(
         answer="AssessmentResponse",
     )
     def assess_trail(self, context):
-        """Score a trail against a framework, and keep the result."""
+        """Assess a trail against a framework, and store the result."""
         body = context.body
         return _assess_trail(body["framework"], body["trail_id"], body.get("org_slug"))
 
 
-#: The artifact with a digest, and its state: of the trails that decide on it, the one that says the
-#: worst of it, or else the one that came first.
+#: The artifact of a digest, and its state: of the trails that decide about it, the one with the
+#: worst state, or else the first.
 _CUSTODY_ARTIFACT = f"""SELECT c."id", c."trail_id", d."state" FROM (
         SELECT e."report", {compliance_sql('e."trail_id"', "?1")} AS "state"
         FROM ({deciding_sql("?1")}) AS e) AS d
@@ -21260,7 +21205,7 @@ def join_members(members: Mapping[str, bytes]) -> bytes:
 
 
 class ChainOfCustody(Factstore, tag="Compliance"):
-    """All that is known of where an artifact comes from."""
+    """The complete origin of an artifact."""
 
     @route(
         "GET /api/v1/compliance/artifact/{sha256}",
@@ -21318,7 +21263,7 @@ def html_page(title: str, style: str, body: str) -> str:
 
 
 # --- Regulatory reports -------------------------------------------------------
-# The report as JSON for machines, and as a page that a browser shows and prints by itself.
+# The report as JSON for machines, and as a page for browsers and printers.
 
 REPORT_STYLE = (
     PAGE_STYLE
@@ -21347,7 +21292,7 @@ REPORT_CSP = (
     f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
 )
-#: What the page calls each status of a control, and the class that draws it.
+#: The text and the CSS class of each status of a control.
 _SHOWN = {
     "SATISFIED": ("satisfied", "full"),
     "PARTIAL": ("partly satisfied", "half"),
@@ -21388,7 +21333,7 @@ def _draw_coverage(counts: Mapping[str, int]) -> str:
 
 
 def _print_control(control: dict, counts: Mapping[str, int]) -> str:
-    """A control as a row: what it asks for, and how many trails keep it."""
+    """Render a row of a control: its evidence, and the number of trails that comply."""
     types = ", ".join(map(escape, control["requiredEvidenceTypes"])) or "nothing"
     numbers = "".join(f'<td class="number">{counts.get(status, 0)}</td>' for status in _SHOWN)
     return (
@@ -21399,7 +21344,7 @@ def _print_control(control: dict, counts: Mapping[str, int]) -> str:
 
 
 def _print_assessment(assessment: dict) -> str:
-    """An assessment as a row: what was found of which trail, and what was missing."""
+    """Render a row of an assessment: its trail, results and missing evidence."""
     results, status = assessment["controlResults"], assessment["overallStatus"]
     satisfied = sum(result["status"] == "SATISFIED" for result in results)
     missing = "".join(
@@ -21432,9 +21377,9 @@ def _print_table(label: str, heads: Mapping[str, str], rows: Iterable[str]) -> s
 
 
 def _count_statuses(framework: dict, assessments: Iterable[dict]) -> list[Counter]:
-    """How often each status was found of each control, in the order of the controls.
+    """Count the statuses of each control, in the order of the controls.
 
-    Controls are only ever added, at the end: the results stand in the same order.
+    Controls are only added at the end: the results of assessments have the same order.
     """
     results = [assessment["controlResults"] for assessment in assessments]
     return [
@@ -21444,7 +21389,7 @@ def _count_statuses(framework: dict, assessments: Iterable[dict]) -> list[Counte
 
 
 def regulatory_page(framework: dict, assessments: Sequence[dict], generated_at: str) -> str:
-    """The report on a framework as one HTML page, to be served under REPORT_CSP.
+    """Render the report on a framework as an HTML page, to be served with REPORT_CSP.
 
     Coverage counts the newest assessment of each trail.
     """
@@ -21487,7 +21432,7 @@ _REGULATORY_REPORT = {
 
 
 class RegulatoryReports(Factstore, tag="Compliance"):
-    """Where all that was assessed stands against a framework."""
+    """The compliance of all assessed trails with a framework."""
 
     @route(
         "GET /api/v1/reports/regulatory/{frameworkId}",
@@ -21522,7 +21467,7 @@ class RegulatoryReports(Factstore, tag="Compliance"):
 
 
 # --- Evidence documents -------------------------------------------------------
-# Documents of names and texts about anything: storing one again makes a new version of it.
+# Documents with names and texts; storing one again creates a new version.
 
 
 class _PathPiece(Text):
@@ -21544,7 +21489,7 @@ class _PathPiece(Text):
 
 
 class VaultDocument(Model):
-    """One version of a document in the evidence vault; the newest may be marked as deleted."""
+    """A version of a document in the evidence vault; the newest may be marked as deleted."""
 
     fact, made, since = "vault_document", "stored", 3
     key = "entity_type entity_id evidence_type version"
@@ -21559,30 +21504,30 @@ class VaultDocument(Model):
     deleted_at = Timestamp(6, null=True)
 
 
-#: Type and id of what a document is about, and what kind of evidence it is.
+#: Type and id of the subject of a document, and the type of evidence.
 Place = tuple[str, str, str]
 
 
 class EvidenceStore:
-    """Keeps documents encrypted in the workspace's own file; a Vault does all of it elsewhere.
+    """Stores documents encrypted in the workspace's file; the subclass stores them in Vault.
 
-    What a write does elsewhere, it does in `send` or `withdraw`, while no transaction is open;
-    `_keep` or `forget` then records what came of it. A dry run changes nothing elsewhere.
+    The network part of a write is in `send` or `withdraw`, outside of the transaction; `_keep` or
+    `forget` then records the result. A dry run changes nothing in Vault.
     """
 
     def __init__(self, settings: Settings):
         self.settings = settings
 
     def close(self) -> None:
-        """Let go of what is held for the next request."""
+        """Close idle connections."""
 
     def path(self, *pieces: str) -> str:
-        """Where documents lie below the mount; each of several workspaces has a part of its own."""
+        """The path of documents below the mount; each of several workspaces has its own."""
         own = (session().workspace.slug,) if self.settings.workspaces else ()
         return "/".join([*own, "evidence", *pieces])
 
     def newest(self, location: Place) -> Any:
-        """What is known of a document: `version` and `stored_at`; None when there never was one."""
+        """Return `version` and `stored_at` of a document; None if there never was one."""
         entity_type, entity_id, evidence_type = location
         versions = VaultDocument.select().where(
             VaultDocument.entity_type == entity_type,
@@ -21592,7 +21537,7 @@ class EvidenceStore:
         return versions.order_by(VaultDocument.version.desc()).first()
 
     def types(self, entity_type: str, entity_id: str) -> list[str]:
-        """The types of evidence that there is about something, deleted ones too."""
+        """Return the types of evidence about a subject, including deleted ones."""
         query = VaultDocument.select(VaultDocument.evidence_type).distinct()
         query = query.where(
             VaultDocument.entity_type == entity_type, VaultDocument.entity_id == entity_id
@@ -21600,19 +21545,19 @@ class EvidenceStore:
         return [name for (name,) in query.order_by(VaultDocument.evidence_type).tuples()]
 
     def contents(self, location: Place) -> dict[str, str] | None:
-        """A document; None when there is none, or its newest version is deleted."""
+        """Return a document; None if there is none, or its newest version is deleted."""
         document = self.newest(location)
         return json.loads(document.data) if document and not document.deleted_at else None
 
     def health(self) -> tuple[bool, str]:
-        """Whether documents can be stored and read, and a sentence about it."""
+        """Return whether documents can be stored and read, and a sentence about it."""
         return True, "The built-in store answers: evidence is kept encrypted in the workspace."
 
     def send(self, location: Place, data: dict[str, str], dry_run: bool) -> Any:
-        """Store a document where that takes the network."""
+        """Send a document to Vault, if it is stored there."""
 
     def keep(self, location: Place, data: dict[str, str], sent: Any) -> Any:
-        """Record a new version of a document; what is known of it then."""
+        """Record a new version of a document; return its metadata."""
         entity_type, entity_id, evidence_type = location
         before = self.newest(location)
         return VaultDocument.create(
@@ -21624,10 +21569,10 @@ class EvidenceStore:
         )
 
     def withdraw(self, location: Place, dry_run: bool) -> Any:
-        """Delete the newest version where that takes the network."""
+        """Delete the newest version in Vault, if it is stored there."""
 
     def forget(self, location: Place, sent: Any) -> Any:
-        """Record that the newest version is deleted; what is known of it, if there is one."""
+        """Record that the newest version is deleted; return its metadata, if there is one."""
         document = self.newest(location)
         if document and not document.deleted_at:
             document.change(deleted_at=now_exactly())
@@ -21657,7 +21602,7 @@ Documents are versioned, and encrypted in the workspace's file or, with the sett
     which = Filters(VaultDocument.evidence_type, required="evidenceType")
 
     def about(self, entity_type: str, entity_id: str) -> tuple[str, str]:
-        """What a path is about, its pieces checked."""
+        """Validate the parts of a path about a subject."""
         pieces = Schema.of(VaultDocument, "entity_type entity_id")
         values = pieces.validate({"entityType": entity_type, "entityId": entity_id})
         return tuple(values.values())
@@ -21708,7 +21653,7 @@ Documents are versioned, and encrypted in the workspace's file or, with the sett
         )
 
     def prepare_store_vault_evidence(self, context, *path):
-        """Store a document in Vault, if that is where documents are kept; a dry run only asks."""
+        """Store a document in Vault, if it is configured; a dry run only checks the permission."""
         dry_run = context.operation.surface.is_dry_run(context.request)
         location, data = self.location(context.body, *path), context.body["data"]
         return context.lite.vault.send(location, data, dry_run)
@@ -21717,13 +21662,13 @@ Documents are versioned, and encrypted in the workspace's file or, with the sett
         "DELETE /api/v1/evidence/{evidenceKey}/{entityKey}", query=which, status=204, refuses=(502,)
     )
     def delete_vault_evidence(self, context, *path):
-        """Delete the newest version of a document, if there is one; its metadata stays."""
+        """Delete the newest version of a document, if there is one; its metadata remains."""
         location = self.location(context.query, *path)
         version = context.lite.vault.forget(location, context.prepared)
         return self.describe_document(context, location, version) if version else None
 
     def prepare_delete_vault_evidence(self, context, *path):
-        """Delete a document in Vault, if that is where documents are kept; a dry run only asks."""
+        """Delete a document in Vault, if it is configured; a dry run only checks the permission."""
         dry_run = context.operation.surface.is_dry_run(context.request)
         return context.lite.vault.withdraw(self.location(context.query, *path), dry_run)
 
@@ -21735,7 +21680,7 @@ Documents are versioned, and encrypted in the workspace's file or, with the sett
         refuses=(502,),
     )
     def list_vault_evidence(self, context, *path):
-        """List the types of evidence that there is about something."""
+        """List the types of evidence about a subject."""
         entity_type, entity_id = self.about(*path)
         return {
             "entityType": entity_type,
@@ -21750,7 +21695,7 @@ Documents are versioned, and encrypted in the workspace's file or, with the sett
         refuses=(502,),
     )
     def download_vault_evidence(self, context, *path):
-        """Download a document's contents; there are none while its newest version is deleted."""
+        """Download the contents of a document; 404 while its newest version is deleted."""
         location = self.location(context.query, *path)
         contents = context.lite.vault.contents(location)
         if contents is None:
@@ -21784,30 +21729,23 @@ Documents are versioned, and encrypted in the workspace's file or, with the sett
 # --- Vault requests -----------------------------------------------------------
 # https://developer.hashicorp.com/vault/api-docs
 
-#: Bytes of an answer: a document of a megabyte, in which Vault may write each character as six.
+#: Bytes of a response: a document of a megabyte, with six bytes for each escaped character.
 _VAULT_ANSWER_LIMIT = 8 << 20
-STRANGE_VAULT = "What answers as Vault does not speak as a key-value store of version 2 does."
-UNWELCOME = "Vault refuses the credentials of this server, or permits them nothing of this kind."
+STRANGE_VAULT = "The server at vault_address did not answer like a KV version 2 store."
+VAULT_FORBIDDEN = (
+    "Vault rejected the credentials of this server, or does not permit them this request."
+)
 
 
-def inside(document: Any, *names: str) -> Any:
-    """What an answer holds under names within names; None where it lacks one."""
-    for name in names:
-        document = document.get(name) if isinstance(document, dict) else None
-    return document
-
-
-def read_vault(response: Any) -> dict:
-    """The JSON object of an answer; empty when it is none."""
-    document = response.json()
-    return document if isinstance(document, dict) else {}
+def _vault_error(message: str) -> BadGateway:
+    return BadGateway(f"{STRANGE_VAULT} {message}")
 
 
 def _vault_problem(status: int) -> Problem:
-    """What a refusal of Vault means to a caller; its own words stay with the operator."""
+    """Return the problem of a rejected request to Vault; its own words are only logged."""
     log.warning("Vault answered with status %d.", status)
     if status == 403:
-        return BadGateway(UNWELCOME)
+        return BadGateway(VAULT_FORBIDDEN)
     if status == 404:
         return BadGateway("Vault has no key-value store where the setting vault_mount says.")
     if 300 <= status < 400:
@@ -21823,25 +21761,25 @@ def _vault_problem(status: int) -> Problem:
 
 
 class _VaultResponse(NamedTuple):
-    """What Vault answers, as hvac and its callers look at it."""
+    """A response of Vault with the interface that hvac expects."""
 
     status_code: int
-    content: Any
+    document: JsonNode
 
     @property
     def ok(self) -> bool:
-        """Whether Vault did what it was asked for."""
+        """Whether Vault accepted the request."""
         return 200 <= self.status_code < 300
 
     def json(self) -> Any:
-        """What the answer holds; None where it is no JSON, or too long."""
-        return self.content
+        """Return the body as JSON; None if it is none, or too long."""
+        return self.document.value
 
 
 class _VaultSession:
-    """Sends what hvac asks for as every request is sent: bounded, and without redirects."""
+    """The session of hvac: sends its requests with our limits, and without redirects."""
 
-    #: What hvac looks for in a session of the library requests.
+    #: Attributes that hvac expects of a session of the library requests.
     verify, cert, proxies = True, None, None
 
     def __init__(self, settings: Settings):
@@ -21854,7 +21792,7 @@ class _VaultSession:
         )
 
     def request(self, method, url, headers, json=None, params=None, **options) -> _VaultResponse:
-        """Make one request; BadGateway where no answer comes."""
+        """Send a request; raises BadGateway without a response."""
         query = f"?{urllib.parse.urlencode(params)}" if params else ""
         body = None if json is None else to_json(json).encode()
         headers = headers | {"Content-Type": "application/json"}
@@ -21862,10 +21800,11 @@ class _VaultSession:
         if not answer.status:
             log.warning("Vault does not answer. %s", answer.note)
             raise BadGateway("Vault cannot be reached, or did not answer in time.")
-        return _VaultResponse(answer.status, answer.json)
+        document = JsonNode.root(answer.document.value, "response", _vault_error, is_strict=False)
+        return _VaultResponse(answer.status, document)
 
     def close(self) -> None:
-        """No connection is kept."""
+        """Do nothing: connections are not kept open."""
 
 
 class VaultRequests:
@@ -21879,7 +21818,7 @@ class VaultRequests:
                 "The setting vault_address needs hvac: pip install 'novantra-lite[vault]'."
             ) from None
         self.settings, self._login = settings, threading.Lock()
-        #: Hands out every answer as it came.
+        #: Returns every response unchanged.
         self.client = hvac.Client(
             settings.vault_address.rstrip("/"),
             token=settings.vault_token if settings.vault_auth_method == "TOKEN" else "",
@@ -21889,27 +21828,27 @@ class VaultRequests:
             ignore_exceptions=True,
         )
 
-    def ask(self, call: Callable, *arguments: Any, **options: Any) -> dict | None:
-        """What Vault says to a call of the client; None where it has nothing."""
+    def ask(self, call: Callable, *arguments: Any, **options: Any) -> JsonNode:
+        """Return the result of a call of the client, an empty document if Vault has none."""
         by_role = self.settings.vault_auth_method == "APPROLE"
         if by_role and not self.client.token:
             self.log_in("")
         token = self.client.token
         response = call(*arguments, **options)
         if response.status_code == 403 and by_role:
-            # A role's token expires, and only this shows it.
+            # An expired token of a role is noticed only here.
             self.log_in(token)
             response = call(*arguments, **options)
-        document = read_vault(response)
-        if response.status_code == 204 or (response.status_code == 200 and document):
-            return document
-        # A document that is not there is nothing to complain of; a mount that is not there is.
-        if response.status_code == 404 and document and not document.get("errors"):
-            return None
-        raise _vault_problem(response.status_code)
+        status, members = response.status_code, response.document.members()
+        if status == 204 or (status == 200 and members):
+            return response.document
+        # A missing document is no error; a missing mount is one.
+        if status == 404 and members and not members.get("errors"):
+            return JsonNode.root(None, "response", _vault_error, is_strict=False)
+        raise _vault_problem(status)
 
     def log_in(self, stale: str) -> None:
-        """Get a token for the role, unless another thread did so since this one was found stale."""
+        """Get a token for the role, unless another thread did so since this one became stale."""
         role, secret = self.settings.vault_role_id, self.settings.vault_secret_id
         with self._login:
             if self.client.token != stale:
@@ -21919,13 +21858,10 @@ class VaultRequests:
                 raise BadGateway("Vault refuses the role that this server logs in with.")
             if response.status_code != 200:
                 raise _vault_problem(response.status_code)
-            token = inside(read_vault(response), "auth", "client_token")
-            if not isinstance(token, str):
-                raise BadGateway(STRANGE_VAULT)
-            self.client.token = token
+            self.client.token = response.document.text("auth.client_token", required=True)
 
     def close(self) -> None:
-        """Close the connections that are kept for the next request."""
+        """Close idle connections."""
         self.client.adapter.close()
 
 
@@ -21934,7 +21870,7 @@ class VaultRequests:
 
 
 class VaultWrite(Model):
-    """A version that Vault acknowledged, or its deletion; what it holds, Vault alone knows."""
+    """A version that Vault stored or deleted; its content is only in Vault."""
 
     fact, made, append_only, since = "vault_write", "acknowledged", True, 3
 
@@ -21952,12 +21888,12 @@ class _VaultVersion(NamedTuple):
     stored_at: str
 
     @classmethod
-    def read(cls, number: Any, created: Any) -> _VaultVersion:
-        """A version as Vault describes it; one without a valid time is from now."""
+    def read(cls, number: Any, created: str) -> _VaultVersion:
+        """Parse the metadata of a version; without a valid time it is new."""
         if type(number) is not int or not 0 < number < 2**31:
             raise BadGateway(STRANGE_VAULT)
         try:
-            return cls(number, parse_timestamp(str(created), 6))
+            return cls(number, parse_timestamp(created, 6))
         except ValueError:
             return cls(number, now_exactly())
 
@@ -21974,43 +21910,40 @@ class _HashicorpVault(EvidenceStore):
     def close(self):
         self.requests.close()
 
-    def ask(self, call: Callable, path: str, *arguments: Any, **options: Any) -> dict | None:
-        """What the store says to a call about a path; None where it has nothing."""
+    def ask(self, call: Callable, path: str, *arguments: Any, **options: Any) -> JsonNode:
+        """Return the result of a call about a path, an empty document if Vault has none."""
         options["mount_point"] = self.mount
         return self.requests.ask(call, path, *arguments, **options)
 
     def newest(self, location):
         metadata = self.ask(self.store.read_secret_metadata, self.path(*location))
-        number = inside(metadata, "data", "current_version")
-        if metadata is None or number == 0:
+        number = metadata.get("data.current_version").value
+        if metadata.value is None or number == 0:
             return None
-        created = inside(metadata, "data", "versions", str(number), "created_time")
-        return _VaultVersion.read(number, created)
+        return _VaultVersion.read(number, metadata.text(f"data.versions.{number}.created_time"))
 
     def types(self, entity_type, entity_id):
         response = self.ask(self.store.list_secrets, self.path(entity_type, entity_id))
-        keys = inside(response, "data", "keys") if response is not None else []
-        if not isinstance(keys, list):
-            raise BadGateway(STRANGE_VAULT)
+        keys = response.texts("data.keys", required=response.value is not None)
         # A name that ends with a slash is a folder of another program.
-        return sorted(key for key in keys if isinstance(key, str) and not key.endswith("/"))
+        return sorted(key for key in keys if not key.endswith("/"))
 
     def contents(self, location):
         response = self.ask(
             self.store.read_secret_version, self.path(*location), raise_on_deleted_version=True
         )
-        data = inside(response, "data", "data")
-        if data is None:
+        data = response.get("data.data")
+        if data.value is None:
             return None
-        if not isinstance(data, dict):
-            raise BadGateway(STRANGE_VAULT)
-        texts = (value if isinstance(value, str) else to_json(value) for value in data.values())
-        return dict(zip(data, texts, strict=True))
+        return {
+            name: value if isinstance(value, str) else to_json(value)
+            for name, value in data.members(required=True).items()
+        }
 
     def health(self):
         look = self.system.read_health_status
         try:
-            status = read_vault(look(standby_ok=True, method="GET"))
+            status = look(standby_ok=True, method="GET").document.members()
         except BadGateway as problem:
             return False, str(problem)
         state = status.get("initialized"), status.get("sealed")
@@ -22024,10 +21957,9 @@ class _HashicorpVault(EvidenceStore):
         if dry_run:
             before = self.check_capabilities(location, "create", "update")
             return _VaultVersion(before.version + 1 if before else 1, now_exactly())
-        stored = inside(
-            self.ask(self.store.create_or_update_secret, self.path(*location), data), "data"
-        )
-        return _VaultVersion.read(inside(stored, "version"), inside(stored, "created_time"))
+        stored = self.ask(self.store.create_or_update_secret, self.path(*location), data)
+        version, created = stored.get("data.version").value, stored.text("data.created_time")
+        return _VaultVersion.read(version, created)
 
     def keep(self, location, data, sent):
         path = f"{self.mount}/{self.path(*location)}"
@@ -22045,18 +21977,19 @@ class _HashicorpVault(EvidenceStore):
         return sent
 
     def check_capabilities(self, location: Place, *needed: str) -> _VaultVersion | None:
-        """What Vault knows of a document, once it permits this server what a write would take."""
+        """Return the metadata of a document, if Vault permits this server to write it."""
         paths = [f"{self.mount}/{part}/{self.path(*location)}" for part in ("data", "metadata")]
         capabilities = self.requests.ask(self.system.get_capabilities, paths)
-        writing, reading = (inside(capabilities, "data", path) or () for path in paths)
+        capabilities = capabilities.get("data").members()
+        writing, reading = (capabilities.get(path) or () for path in paths)
         if not any(right in writing for right in (*needed, "root")):
-            raise BadGateway(UNWELCOME)
+            raise BadGateway(VAULT_FORBIDDEN)
         readable = any(right in reading for right in ("read", "root"))
         return self.newest(location) if readable else None
 
 
 def evidence_store(settings: Settings) -> EvidenceStore:
-    """The store of evidence that the settings ask for; Invalid where they cannot be meant."""
+    """Return the evidence store of the settings; raises Invalid for invalid ones."""
     if not settings.vault_address:
         return EvidenceStore(settings)
     try:
@@ -22073,23 +22006,23 @@ def evidence_store(settings: Settings) -> EvidenceStore:
 
 
 # --- Audit log ----------------------------------------------------------------
-# The entries are in the order of their times; those of one moment, in the order of writing.
+# The entries are sorted by time, then by their creation.
 
-#: The columns whose values entries may be asked to share.
+#: The columns by which entries may be filtered.
 _AUDIT_COLUMNS = ("trail_id", "actor", "event_type")
 #: The ends of a period, both inclusive.
 _AUDIT_PERIOD = MappingProxyType({"from": ">= :from", "to": "<= :to"})
 
 
 class _PageNumber(Integer):
-    """Which page is wanted of a list that always comes in pages."""
+    """The page number of a list that is always paged."""
 
     def describe(self):
         return super().describe() | {"description": "Number of a page, from 0 on; 0 unless told."}
 
 
 class _Instant(Timestamp):
-    """A point in time in a query, for which a date does not stand."""
+    """A point in time in a query, without dates."""
 
     def parse(self, text):
         return text
@@ -22098,9 +22031,9 @@ class _Instant(Timestamp):
 def _audit_page(
     filters: Mapping[str, str], skip: int, limit: int, newest_first: bool
 ) -> tuple[int, bytes]:
-    """How many entries these filters leave, and some of them as JSON text.
+    """Return the number of entries under these filters, and a page of them as JSON text.
 
-    Both are read off an index: a million entries are counted in some hundredths of a second.
+    Both use an index: counting a million entries takes some hundredths of a second.
     """
     values = {**filters, "limit": limit, "offset": skip}
     conditions = [f"{column} = :{column}" for column in _AUDIT_COLUMNS if column in filters]
@@ -22129,7 +22062,7 @@ class Audit(
     schema_name="AuditEventResponse",
     verbs="retrieve",
 ):
-    """An event, as the Factstore API shows it."""
+    """The audit events of the Factstore API."""
 
     @route(
         "GET /api/v1/audit",
@@ -22156,7 +22089,7 @@ class Audit(
         query = context.query
         number, size = query.get("page", 0), query.get("size", 20)
         total, text = 0, b""
-        # Other filters count as absent when they are empty; of this one, nobody has such a name.
+        # Empty filters count as absent, except this one: nobody has an empty name.
         if context.request.get_param("actor") != "":
             names = query.keys() & {*_AUDIT_COLUMNS, *_AUDIT_PERIOD}
             filters = {name: query[name] for name in names}
@@ -22167,15 +22100,15 @@ class Audit(
 
 
 # --- Search -------------------------------------------------------------------
-# What is found is what holds all of the text that was asked for, in either case. First come the
-# records of which it is a name, then those of which a name begins with it, then all others; among
+# A record matches if it contains the whole text, in any case. Records with exactly this name come
+# first, then those whose name begins with it, then all others; among
 # equals the newest is first.
 
 
 class _SearchedText(Text):
-    """The text that is searched for; nothing is found by an empty one."""
+    """The text of a search; an empty one matches nothing."""
 
-    #: Empty, it is not absent.
+    #: An empty value is not absent.
     may_be_empty = True
 
 
@@ -22195,7 +22128,7 @@ def searched_kinds() -> dict[str, tuple[type[Model], str]]:
 
 
 def _find_records(text: str, models: Sequence[type[Model]], limit: int) -> tuple[list, int]:
-    """The best matches among these models, and how many there are."""
+    """Return the best matches among these models, and the number of matches."""
     session().workspace.update_index()
     numbers = [model.searched.number for model in models]
     ranks: dict[int, int] = {}
@@ -22224,7 +22157,7 @@ def _matched_rows(model: type[Model], numbers: Sequence[int]) -> Iterable[dict]:
 
 
 def _search_result(model: type[Model], row: Mapping[str, Any]) -> dict:
-    """One match as a response shows it."""
+    """Format a match for the response."""
     searched, fields = model.searched, model._meta.fields
     text = {name: "" if value is None else value for name, value in row.items()}
     return {
@@ -22280,7 +22213,7 @@ class Search(Factstore, tag="Search"):
         answer=_SEARCH_RESPONSE,
     )
     def search(self, context):
-        """Search the records of both APIs that the token may read for a text.
+        """Search the records of both APIs that the token may read.
 
         `total` counts the matches, up to 10,000.
         """
@@ -22314,9 +22247,9 @@ _TRAIL_TOTALS = {
 
 
 def trail_totals(counted: Mapping[str, int]) -> dict[str, int | float]:
-    """How many trails there are by status, and the percentage of all that complies.
+    """Return the numbers of trails by status, and the percentage of compliant ones.
 
-    It is rounded half up to two decimals, and 0 where there are no trails.
+    It is rounded half up to two decimals, and 0 without trails.
     """
     numbers = [counted.get(status, 0) for status in _STANDINGS]
     total = sum(numbers)
@@ -22324,7 +22257,7 @@ def trail_totals(counted: Mapping[str, int]) -> dict[str, int | float]:
     return dict(zip(_TRAIL_TOTALS, (total, *numbers, rate), strict=True))
 
 
-#: What a report says of a trail that does not comply.
+#: The members of a non-compliant trail in a report.
 _SUMMARY = {
     camel(column.column_name): column
     for column in (
@@ -22341,7 +22274,7 @@ _SUMMARY = {
 def _begun_sql(one_flow: bool, status: str, period: str) -> str:
     """SQL for the trails of the flow `?1`, or of all, with a status that began in a period."""
     flows = '(SELECT "id" FROM "flow" WHERE "id" = ?1)' if one_flow else '"flow"'
-    # The index of trails begins with the flow: those of all flows are looked up flow by flow.
+    # The index of trails begins with the flow: those of all flows are selected flow by flow.
     return f"""FROM {flows} AS f CROSS JOIN "trail" AS t1 WHERE t1."flow_id" = f."id"
         AND t1."status" = '{status}' AND t1."created_at" BETWEEN {period}"""
 
@@ -22350,8 +22283,8 @@ def _begun_sql(one_flow: bool, status: str, period: str) -> str:
 def _report_sql(one_flow: bool) -> str:
     """SQL for the numbers of trails by status, and for the JSON text of those that do not comply.
 
-    It takes a flow's id, the first and the last moment. All comes from one statement, so that it is
-    of one moment, too.
+    Its parameters are a flow's id, and the first and last time. It is one statement, so that all is
+    of one snapshot.
     """
     numbers = ", ".join(
         f"""'{name}', t1."{column.column_name}\"""" for name, column in _SUMMARY.items()
@@ -22364,7 +22297,8 @@ def _report_sql(one_flow: bool) -> str:
             FROM (SELECT json_object({numbers}) AS text {failing} ORDER BY t1."rowid"))"""
 
 
-#: The members of a trail's export: whose records they hold, and which of these, by the trail `?1`.
+#: The members of a trail's export: the models of their records, and the conditions for the trail
+#: `?1`.
 _EXPORTED = {
     "trail": (Trail, '"id" = ?1'),
     "flow": (Flow, '"id" = (SELECT "flow_id" FROM "trail" WHERE "id" = ?1)'),
@@ -22379,7 +22313,7 @@ _EXPORTED = {
 
 @functools.cache
 def _export_sql() -> str:
-    """SQL for the JSON text of the records in each member of an export, all of one moment."""
+    """SQL for the JSON text of the records of an export's members, all of one snapshot."""
     columns = (
         f"""(SELECT CAST(group_concat(text) AS BLOB) FROM (
             SELECT {model.statements().text.sql} AS text FROM "{model._meta.table_name}" AS t1
@@ -22390,7 +22324,7 @@ def _export_sql() -> str:
 
 
 class Reports(Factstore, tag="Reports"):
-    """Where trails stand, and all that was recorded for one."""
+    """The status of trails, and all records of one."""
 
     guide = """\
 The compliance report counts the trails that began in a period, both ends included, and lists those
@@ -22441,7 +22375,7 @@ that do not comply. The audit trail holds everything that was recorded for one t
         ),
     )
     def export_audit_trail(self, context, key):
-        """Get everything that was recorded for a trail in one document."""
+        """Get all records of a trail in one document."""
         trail, flow, *lists = fetch_joined(_export_sql(), (key,))
         if trail is None:
             raise NotFound(f"There is no trail with the id {key}.")
@@ -22459,7 +22393,7 @@ def _percentage(part: int, total: int) -> float:
 
 
 class Metrics(Factstore, tag="Metrics"):
-    """Numbers about everything that was recorded."""
+    """Numbers about all records."""
 
     guide = """\
 `GET /actuator/prometheus` has `factstore_trails_total`, `factstore_trails_compliant`,
@@ -22505,14 +22439,14 @@ has several workspaces, each needs its own scrape with a key of its own, and ser
         ),
     )
     def get_security_metrics(self, context):
-        """Add up all security scans; one passes whose attestation did."""
+        """Add up all security scans; a scan passes if its attestation does."""
         totals, passed, _ = scan_totals()
         ended = {"passedScans": passed, "failedScans": totals["totalScans"] - passed}
         return totals | ended | {"generatedAt": now_exactly()}
 
 
 class Dashboard(Factstore, tag="Dashboard"):
-    """What a dashboard shows first."""
+    """The overview of a dashboard."""
 
     @route("GET /api/v1/dashboard/stats", answer=closed_schema(totalFlows=WHOLE, **_TRAIL_TOTALS))
     def get_dashboard_stats(self, context):
@@ -22528,7 +22462,7 @@ _UNDECIDED = f"""SELECT count(*) FROM "approval" AS t1
 
 
 def compliance_gauges(workspace: Workspace) -> Iterator[tuple[str, str, float]]:
-    """Name, meaning and value of each gauge that the dashboards of Grafana ask for."""
+    """Return name, help text and value of each gauge for Grafana's dashboards."""
     trails, attestations = count_by_status(Trail), count_by_status(Attestation)
     scans, passed, _ = scan_totals()
     rate = _percentage(trails["COMPLIANT"], trails.total())
@@ -22548,7 +22482,7 @@ def compliance_gauges(workspace: Workspace) -> Iterator[tuple[str, str, float]]:
 
 
 # --- Incoming webhooks --------------------------------------------------------
-# CI systems report what they did. A configuration says which may report on which flow.
+# CI systems report events. A configuration says which may report on which flow.
 
 
 class _WebhookSource(Choice):
@@ -22559,7 +22493,7 @@ class _WebhookSource(Choice):
 
 
 class WebhookConfig(Model):
-    """A CI system that may report on a flow, and the secret that it signs with."""
+    """A CI system that may report on a flow, and the secret of its signatures."""
 
     fact, since = "webhook_config", 4
     schema_name = "WebhookConfigResponse"
@@ -22576,13 +22510,13 @@ class WebhookConfig(Model):
     allowed_types = Json(ListOf(Text(255, 1), 100), null=True, since=6)
 
     def has_signed(self, body: bytes, signature: str) -> bool:
-        """Whether a signature in hexadecimal is HMAC-SHA-256 of the body under the secret."""
+        """Return whether a hexadecimal signature is HMAC-SHA-256 of the body with the secret."""
         expected = hmac.digest(self.secret.encode(), body, "sha256").hex()
         return hmac.compare_digest(expected.encode(), signature.encode("utf-8", "replace"))
 
 
 class WebhookDelivery(Model):
-    """A webhook that was taken, by the id that its sender gave it, and what came of it."""
+    """A received webhook, by its sender's delivery id, and the result."""
 
     fact, made, key, since = "webhook_delivery", "taken", "webhook_config delivery_id", 4
     lookup = "webhook_config body_digest"
@@ -22619,7 +22553,7 @@ class WebhookConfigs(
     tag="Webhooks",
     verbs="list create delete",
 ):
-    """The CI systems that may tell of flows; their secrets are never shown again."""
+    """The CI systems that may report on flows; their secrets are never shown again."""
 
     guide = """\
 A configuration belongs to one flow: its webhooks begin trails of that flow and attest builds,
@@ -22640,12 +22574,12 @@ counts; a conclusion of GitHub other than `success` is a failed build.
         return super().create(context)
 
     def delete(self, context, key):
-        """Delete a webhook config, and what was delivered under it."""
+        """Delete a webhook config and its deliveries."""
         return super().delete(context, key)
 
 
 class WebhookDeliveries(Factstore, model=WebhookDelivery, tag="Webhooks"):
-    """The webhooks that were taken."""
+    """The received webhooks."""
 
     @route(
         "GET /api/v1/webhook-configs/{webhookConfigId}/deliveries",
@@ -22653,17 +22587,17 @@ class WebhookDeliveries(Factstore, model=WebhookDelivery, tag="Webhooks"):
         answer=FACTSTORE.paged_schema("WebhookDeliveryResponse"),
     )
     def list_webhook_deliveries(self, context, key):
-        """List the webhooks that were taken under a config."""
+        """List the received webhooks of a config."""
         WebhookConfig.find(key)
         return FACTSTORE.array(context, _DELIVERIES, {"config": key})
 
 
 # --- Incoming events ----------------------------------------------------------
-# What each event of a source host or CI system does to a trail.
+# The effect of each event of a source host or CI system on a trail.
 
-#: The principal of a webhook is this and the id of the config whose secret signed it.
+#: The prefix of a webhook's principal, followed by the id of the config.
 _WEBHOOK_ACTOR = "webhook:"
-#: The type and the status of what an event attests of its trail.
+#: The type and the status of the attestation of an event.
 _ATTESTING = {
     "build.succeeded": ("BUILD", "PASSED"),
     "build.failed": ("BUILD", "FAILED"),
@@ -22676,7 +22610,7 @@ _ATTESTING = {
 _NAMING = {"deployment.triggered": "deployment_actor", "approval.granted": "pull_request_reviewer"}
 _EVENTS_OF_TRAILS = ("build.started", *_ATTESTING, *_NAMING)
 
-#: Of two results in an event the one that comes first here counts.
+#: Of two results in an event, the first one in this order counts.
 _WORST_FIRST = ("FAILED", "PENDING", "PASSED")
 
 _GENERIC_WEBHOOK = Schema(
@@ -22712,7 +22646,7 @@ _GITHUB_WEBHOOK = {
 
 
 class _WebhookBody(Schema):
-    """A body in either shape; which one it must have shows by its source, and it is read then."""
+    """A body of either shape; its source determines which one, and it is validated then."""
 
     def read(self, data, **options):
         return {}
@@ -22722,9 +22656,9 @@ class _WebhookBody(Schema):
 
 
 def _read_webhook(source: str, data: bytes, media_type: str, event: str) -> dict:
-    """The content of a webhook, from its bytes; Invalid where they are not what the source sends.
+    """Parse the body of a webhook; raises Invalid if it is not in the format of its source.
 
-    `event` is GitHub's own name for it, if the request has one.
+    `event` is GitHub's name of the event, if the request has one.
     """
     if media_type == FORM_MEDIA:
         # GitHub's other content type: the same JSON, in a form.
@@ -22733,13 +22667,13 @@ def _read_webhook(source: str, data: bytes, media_type: str, event: str) -> dict
     if not isinstance(payload, dict):
         raise Invalid("The body is not a JSON object.")
     payload = _read_github(payload, event) if source == "GITHUB" else payload
-    # What is blank counts as absent.
+    # Blank values count as absent.
     present = {member: value for member, value in payload.items() if str(value or "").strip()}
     values = _GENERIC_WEBHOOK.validate(present, coerce=True)
-    # The status that is attested counts by itself.
+    # The attested status counts by itself.
     said = {member: value for member, value in payload.items() if member != "attestationStatus"}
     stated = StatedResult(said, "event")
-    # No thresholds are known yet, and of what severity something is neither.
+    # Neither the thresholds nor the severities are known here.
     is_over = any(stated.counts[name] > most for name, most in DEFAULT_LIMITS.items())
     is_failed = stated.failure or is_over or stated.counts["unknown"]
     return values | ({"attestation_status": "FAILED"} if is_failed else {})
@@ -22750,7 +22684,7 @@ def _read_github(payload: dict, event: str) -> dict:
     document = JsonNode.root(payload, "payload", Invalid, is_strict=False)
     action, conclusion = document.text("action"), document.text("workflow_run.conclusion")
     if event not in ("", "workflow_run"):
-        # Of a check suite, say, which is completed with each of its workflows.
+        # Of a check suite, for example, which is completed with each of its workflows.
         return {"eventType": "unknown"}
     if action in ("requested", "in_progress"):
         event = "build.started"
@@ -22767,9 +22701,9 @@ def _read_github(payload: dict, event: str) -> dict:
 
 
 def _trail_of_webhook(config: WebhookConfig, payload: Mapping[str, str]) -> Trail:
-    """The trail of the config's flow that a webhook names, or NotFound where it has no such trail.
+    """Return the trail of the config's flow that a webhook names; raises NotFound.
 
-    Without a name: the first of its commit, or else a new one.
+    Without a name: the first one of its commit, or else a new one.
     """
     if "trail_id" in payload:
         trail = Trail.find_or_none(id=payload["trail_id"], flow=config.flow_id)
@@ -22794,9 +22728,9 @@ def _trail_of_commit(config: WebhookConfig, payload: Mapping[str, str]) -> Trail
 
 
 def _attestation_of(payload: Mapping[str, str]) -> tuple[str, str]:
-    """The type and the status that a webhook attests, if anything; else two empty texts.
+    """Return the type and the status that a webhook attests; empty texts for none.
 
-    A type counts only beside a status. Where event and status disagree, the worse counts.
+    A type counts only with a status. If event and status disagree, the worse one counts.
     """
     if payload["event_type"] not in _ATTESTING:
         return "", ""
@@ -22810,8 +22744,8 @@ def _attestation_of(payload: Mapping[str, str]) -> tuple[str, str]:
 def _is_replay(config: WebhookConfig, digest: str, payload: Mapping[str, str]) -> bool:
     """Return whether a signed body was received before, and may therefore be a replay.
 
-    A failure counts again once it is not the latest: a build that failed, passed and failed in the
-    same words has failed. So copies of it leave one attestation, however many come.
+    A failure counts again unless it is the latest result: the same build may fail, pass and fail
+    again. So copies of it create one attestation at most.
     """
     if not WebhookDelivery.exists(webhook_config=config.id, body_digest=digest, status="SUCCESS"):
         return False
@@ -22828,7 +22762,7 @@ def _is_replay(config: WebhookConfig, digest: str, payload: Mapping[str, str]) -
 
 
 def _act_on_webhook(config: WebhookConfig, delivery_id: str, payload: Mapping[str, str]) -> str:
-    """Do what a webhook is for; a sentence about it."""
+    """Apply a webhook; return a sentence about the result."""
     event = payload["event_type"]
     if event not in _EVENTS_OF_TRAILS:
         return f"The event {event} was recorded; nothing follows from it."
@@ -22851,7 +22785,7 @@ class IncomingEvents(Factstore, scope="", tag="Webhooks"):
     """Reports of CI systems; repeated deliveries are ignored."""
 
     def signer(self, context: RequestContext, source: str) -> Principal | None:
-        """The first config of a source whose secret has signed the body, as the caller."""
+        """Return the first config of a source whose secret signed the body, as the caller."""
         source, header = read_in_path(WebhookConfig.source, source), context.request.get_header
         header_value = header("X-Hub-Signature-256") or header("X-Webhook-Signature") or ""
         signature = header_value.strip().lower().removeprefix("sha256=")
@@ -22878,7 +22812,7 @@ class IncomingEvents(Factstore, scope="", tag="Webhooks"):
     def receive_webhook(self, context, source):
         """Receive the report of a CI system, signed with the secret of a webhook configuration.
 
-        Where an event and the statuses beside it disagree, the worst of them counts.
+        If an event and its statuses disagree, the worst of them counts.
         """
         config = WebhookConfig.find(context.principal.id.removeprefix(_WEBHOOK_ACTOR))
         key = self.delivery_id(context)
@@ -22896,7 +22830,7 @@ class IncomingEvents(Factstore, scope="", tag="Webhooks"):
             payload = _read_webhook(config.source, context.raw, context.media_type(), event)
         except Invalid as problem:
             refusal = FACTSTORE.present_problem(problem, context)
-            # What was signed once is kept once, whatever the unsigned headers say of it.
+            # A signed body is stored once, whatever the unsigned headers are.
             if not WebhookDelivery.exists(webhook_config=config.id, body_digest=digest):
                 WebhookDelivery.create(
                     **delivery, status="FAILED", status_message=refusal["message"][:10_000]
@@ -22911,7 +22845,7 @@ class IncomingEvents(Factstore, scope="", tag="Webhooks"):
         return {"accepted": True, "deliveryId": key, "message": message}
 
     def delivery_id(self, context: RequestContext) -> str:
-        """The id that identifies repeated deliveries, random where the sender sends none."""
+        """Return the id that identifies repeated deliveries, or a random one."""
         header = context.request.get_header
         sent_id = (
             header("X-Delivery-Id") or header("X-GitHub-Delivery") or context.lite.source.uuid()
@@ -22922,7 +22856,7 @@ class IncomingEvents(Factstore, scope="", tag="Webhooks"):
 # --- Slack --------------------------------------------------------------------
 # Messages to the channel of an organisation, through Slack's Web API.
 
-#: What Slack says of a message that may well be taken later (Web API, chat.postMessage).
+#: Errors of Slack after which the message is sent again (Web API, chat.postMessage).
 _SLACK_RETRIES = (
     "ratelimited", "rate_limited", "internal_error", "fatal_error", "service_unavailable",
     "request_timeout", "team_added_to_org",
@@ -22930,8 +22864,7 @@ _SLACK_RETRIES = (
 
 
 class SlackConfig(Belonging, Model):
-    """An organisation's place in Slack: a channel, the bot that posts there, and the secret that
-    signs what comes from there."""
+    """The Slack channel of an organisation, its bot, and the secret that signs Slack's requests."""
 
     fact, key, touched, since = "slack_config", "org_slug", True, 4
     schema_name = "SlackConfigResponse"
@@ -22964,7 +22897,7 @@ class SlackConfig(Belonging, Model):
             config.remove()
 
     def remove(self):
-        # What waits goes too, at once: there may be much, and none of it is a fact.
+        # Pending messages are deleted too, at once: there may be many, and they are no facts.
         SlackMessage.delete().where(SlackMessage.config == self).execute()
         super().remove()
 
@@ -23003,7 +22936,7 @@ class SlackMessage(OutboxMessage):
     def record_attempt(self, sent, at):
         verdict = _slack_verdict(sent)
         if verdict in ("ratelimited", "rate_limited"):
-            # Said with status 200, it means what it means with 429.
+            # With status 200, it means the same as with 429.
             sent = sent._replace(status=429)
         super().record_attempt(sent, at)
         if verdict in ("", "ok"):
@@ -23014,7 +22947,7 @@ class SlackMessage(OutboxMessage):
 
 
 def _slack_verdict(sent: HttpResponse) -> str:
-    """What Slack says of a message: ok, the name of its error, or nothing where it says neither."""
+    """Return Slack's verdict on a message: ok, the name of an error, or empty."""
     if sent.status != 200:
         return ""
     if sent.document.get("ok").value is True:
@@ -23024,7 +22957,7 @@ def _slack_verdict(sent: HttpResponse) -> str:
 
 
 def list_some(names: Sequence[str], at_most: int = 20) -> str:
-    """Names in a sentence, and how many more there are."""
+    """Format the first names and the number of the others."""
     rest = len(names) - at_most
     return ", ".join(names[:at_most]) + (f" and {rest} more" if rest > 0 else "")
 
@@ -23032,7 +22965,7 @@ def list_some(names: Sequence[str], at_most: int = 20) -> str:
 class SlackConfigs(
     Factstore, model=SlackConfig, access="admin", tag="Slack", schema_name="SlackConfigResponse"
 ):
-    """The places of organisations in Slack: one each, without the secrets."""
+    """The Slack configurations of organisations: one each, without the secrets."""
 
     @route("GET /api/v1/organisations/{slug}/slack", answer="SlackConfigResponse")
     def get_slack_config(self, context, slug):
@@ -23057,7 +22990,7 @@ class SlackConfigs(
 
     @route("DELETE /api/v1/organisations/{slug}/slack", status=204)
     def remove_slack(self, context, slug):
-        """Forget the Slack settings of an organisation, and drop what was on its way there."""
+        """Delete the Slack configuration of an organisation, and its pending messages."""
         config = SlackConfig.of(organisation_slug(slug))
         deleted = config.json()
         config.remove()
@@ -23065,7 +22998,7 @@ class SlackConfigs(
 
 
 class SlackNotices(Factstore, tag="Slack"):
-    """Messages to the channels of organisations; each is sent until Slack takes it."""
+    """Messages to the channels of organisations, sent until Slack accepts them."""
 
     @route(
         "POST /api/v1/organisations/{slug}/slack/notify/trail-non-compliant",
@@ -23118,7 +23051,7 @@ class SlackNotices(Factstore, tag="Slack"):
 
 
 # --- Slack commands -----------------------------------------------------------
-# What people in Slack ask for and do. Slack shows nothing but answers of status 200.
+# The commands of people in Slack. Slack shows only responses with status 200.
 
 _SLACK_LISTED = 10
 _SLACK_HELP = (
@@ -23134,7 +23067,7 @@ SLACK_BUTTONS = MappingProxyType({"approve_release": "approve", "reject_release"
 
 
 def find_in_slack(text: str) -> list[str]:
-    """What a command asks to be shown, or help."""
+    """Return the result of a read-only command, or help."""
     word, argument = (*text.split(None, 2), "", "")[:2]
     match word.lower():
         case "search" if argument:
@@ -23149,7 +23082,7 @@ def find_in_slack(text: str) -> list[str]:
 
 
 def _artifacts_text(prefix: str) -> list[str]:
-    """The artifacts whose digest starts with a prefix, the first few of them."""
+    """Return the artifacts whose digest starts with a prefix, the first few of them."""
     digest, digits = Artifact.sha256_digest, prefix.lower().removeprefix("sha256:")
     # Older versions stored digests without sha256: too.
     spellings = [f"sha256:{digits}", *([digits] if digits else [])]
@@ -23165,7 +23098,7 @@ def _artifacts_text(prefix: str) -> list[str]:
 
 
 def _trail_text(key: str) -> list[str]:
-    """A trail, and what was attested on it."""
+    """Return a trail with its attestations."""
     trail = Trail.find_or_none(key)
     if trail is None:
         return [f"There is no trail {key}."]
@@ -23187,7 +23120,7 @@ def _trail_text(key: str) -> list[str]:
 
 
 def _environment_text(name: str) -> list[str]:
-    """What runs in an environment, whether it may, and whether it drifted."""
+    """Return the artifacts of an environment, its compliance and its drift."""
     environment = Environment.find_or_none(name=name)
     if environment is None:
         return [f"There is no environment '{name}'."]
@@ -23207,9 +23140,9 @@ def _environment_text(name: str) -> list[str]:
 def decide_in_slack(
     config: SlackConfig, verb: str, key: str, user_id: str, comment: str
 ) -> list[str]:
-    """Approve or reject as the approver that a Slack user is mapped to, and say what came of it.
+    """Approve or reject as the approver of a Slack user, and return the result.
 
-    Only the id decides, since people choose their names themselves.
+    Only the user's id counts, since people choose their names themselves.
     """
     approval = Approval.find_or_none(key.lower())
     if approval is None:
@@ -23246,9 +23179,9 @@ def decide_in_slack(
 
 
 # --- Slack requests -----------------------------------------------------------
-# What comes from Slack: known by its signature, and answered once.
+# Requests from Slack: authenticated by their signature, and handled once.
 
-#: Seconds by which the time of a request may be off (Slack, Verifying requests).
+#: Seconds by which the timestamp of a request may differ (Slack, Verifying requests).
 _SLACK_WINDOW = 300
 
 
@@ -23262,9 +23195,9 @@ class SlackRequest(Model):
 
     @classmethod
     def is_new(cls, signature: str, timestamp: str) -> bool:
-        """Whether a request comes for the first time; from now on, it does not."""
+        """Return whether a request is new, and record it."""
         source = session().source
-        # More than one goes for each that comes; many at once would keep the writer.
+        # More are deleted than created; many at once would block the writer.
         expired = cls.select(cls.id).where(cls.expires_at < source.now()).limit(100)
         cls.delete().where(cls.id.in_(expired)).execute()
         key = signature.lower()
@@ -23281,7 +23214,7 @@ def _slack_headers(context: RequestContext) -> tuple[str, str]:
 
 
 def _is_from_slack(secret: str, context: RequestContext) -> bool:
-    """Whether a request was signed with a secret, and just now."""
+    """Return whether a request was signed recently with a secret."""
     signature, timestamp = _slack_headers(context)
     signed = b"v0:%b:%b" % (timestamp.encode("utf-8", "replace"), context.raw)
     expected = b"v0=" + hmac.digest(secret.encode(), signed, "sha256").hex().encode()
@@ -23304,7 +23237,7 @@ _SLACK_ANSWER = {
     "required": ["responseType", "text"],
     "properties": {
         "responseType": {"type": "string"},
-        # The name by which Slack itself knows it.
+        # Slack's own spelling.
         "response_type": {"type": "string"},
         "text": {"type": "string"},
     },
@@ -23312,7 +23245,7 @@ _SLACK_ANSWER = {
 
 
 def _answer_slack(lines: Iterable[str]) -> dict:
-    """Lines as Slack shows them in a channel."""
+    """Format lines as a response to a Slack channel."""
     text = slack_text(lines)
     return {"responseType": "in_channel", "response_type": "in_channel", "text": text}
 
@@ -23329,7 +23262,7 @@ _FROM_SLACK = MappingProxyType(
 
 
 class SlackCommands(Factstore, scope="", tag="Slack"):
-    """What comes from Slack, known by its signature."""
+    """The requests of Slack, identified by their signature."""
 
     guide = """\
 With an organisation's bot token and signing secret (`POST /organisations/{slug}/slack`) the slash
@@ -23339,7 +23272,7 @@ approvers: `{"U024BE7LH": "ciso"}`. Other users decide nothing.
 """
 
     def signer(self, context: RequestContext, slug: str) -> Principal | None:
-        """Slack, where a request is signed with the secret of an organisation."""
+        """Return Slack as the caller, if an organisation's secret signed the request."""
         slug = organisation_slug(slug)
         if not _is_from_slack(SlackConfig.of(slug).signing_secret, context):
             return None
@@ -23373,7 +23306,7 @@ approvers: `{"U024BE7LH": "ciso"}`. Other users decide nothing.
         **_FROM_SLACK,
     )
     def handle_slack_action(self, context, slug):
-        """Do what a button says that was pressed, once."""
+        """Run the action of a pressed button, once."""
         if "payload" not in context.body:
             payload = _answer_slack(["The form has no payload."])
             return Response(400, to_json(payload).encode())
@@ -23393,11 +23326,11 @@ approvers: `{"U024BE7LH": "ciso"}`. Other users decide nothing.
 
 
 # --- Atlassian ----------------------------------------------------------------
-# What Jira and Confluence have in common: where they are, and who calls there.
+# The common parts of Jira and Confluence: the server and the user.
 
 
 class SiteUrl(Text):
-    """The base URL of a server, kept without slashes at its end."""
+    """The base URL of a server, stored without slashes at its end."""
 
     def read(self, value):
         url = super().read(value).rstrip("/")
@@ -23411,7 +23344,7 @@ class SiteUrl(Text):
 
 
 class UserName(Text):
-    """A user name as HTTP Basic takes one (RFC 7617)."""
+    """A user name for HTTP Basic authentication (RFC 7617)."""
 
     def __init__(self, **options: Any):
         hint = "Expected a name without a colon"
@@ -23419,10 +23352,10 @@ class UserName(Text):
 
 
 class AtlassianSite(Model):
-    """The one connection of a workspace to a product of Atlassian."""
+    """The connection of a workspace to a product of Atlassian."""
 
     abstract: ClassVar[bool] = True
-    #: What people call the product.
+    #: The name of the product.
     title: ClassVar[str]
     base_url: str
     username: str
@@ -23430,7 +23363,7 @@ class AtlassianSite(Model):
 
     @classmethod
     def only(cls) -> AtlassianSite | None:
-        """The connection, if there is one."""
+        """Return the connection, if there is one."""
         return cls.find_or_none()
 
     @classmethod
@@ -23443,7 +23376,7 @@ class AtlassianSite(Model):
 
     @classmethod
     def keep(cls, values: Mapping[str, Any]) -> AtlassianSite:
-        """Store the connection, instead of the one before."""
+        """Create or replace the connection."""
         site = cls.only()
         if site is None:
             return cls.create(**values)
@@ -23456,11 +23389,11 @@ class AtlassianSite(Model):
         return {"Accept": "application/json", "Authorization": f"Basic {credentials}"}
 
     def ask(self, transport: Transport, path: str) -> HttpResponse:
-        """What is answered when a path is read."""
+        """Send a GET request to a path."""
         return transport.get(self.base_url + path, self.headers())
 
     def explain(self, answer: HttpResponse) -> str:
-        """Why an answer is of no use."""
+        """Return why a response is not usable."""
         reasons = {
             401: f"{self.title} refused the user name or the token.",
             403: f"{self.title} does not let this user do that.",
@@ -23469,14 +23402,14 @@ class AtlassianSite(Model):
         return reasons.get(answer.status, f"{self.title} gave no usable answer. {answer.note}")
 
     def probe_path(self) -> str:
-        """What is read to see whether the connection works."""
+        """The path that is read to test the connection."""
         raise NotImplementedError
 
     def probe(self, transport: Transport) -> dict:
-        """Whether the connection works, and if not, why."""
+        """Test the connection; return whether it works, and the reason if not."""
         answer = self.ask(transport, self.probe_path())
-        # An unknown caller may get a page for people, with status 200.
-        works = answer.status == 200 and isinstance(answer.json, dict)
+        # An unknown user may get an HTML page with status 200.
+        works = answer.status == 200 and isinstance(answer.document.value, dict)
         sentence = f"{self.title} knows {self.username}." if works else self.explain(answer)
         return {"success": works, "message": sentence}
 
@@ -23489,10 +23422,11 @@ CONNECTION_TEST = {
 
 
 class SiteKeeper:
-    """Mixed into the resource of a connection: what is found out before its handlers."""
+    """Mixed into the resource of a connection: validates and tests it outside of the
+    transaction."""
 
     def check(self, context: RequestContext) -> None:
-        """Refuse a URL that nothing may be sent to, or to which a token would go without TLS."""
+        """Reject a URL that is not permitted, or to which a token would be sent without TLS."""
         url, networks = context.body["base_url"], allowed_networks(context.settings)
         check_target(url, networks)
         if needs_tls(url, networks):
@@ -23509,14 +23443,14 @@ class SiteKeeper:
 # --- Jira ---------------------------------------------------------------------
 # Tickets are stored here first; an outbox message creates each in Jira (REST API, version 2).
 
-#: Seconds that one sync may wait for Jira, and how many tickets of a kind it takes up.
+#: Seconds of a sync at most, and tickets that it handles.
 SYNC_TIME, SYNC_BATCH = 20, 100
-#: How a server says that it does not have an operation.
+#: Statuses of a server without an operation.
 _NO_OPERATION = (404, 405, 410, 501)
 
 
 class JiraConnection(AtlassianSite):
-    """Where Jira is, and as whom tickets are made there."""
+    """The server of Jira, and the user who creates tickets."""
 
     fact, touched, since = "jira_connection", True, 4
     schema_name = "JiraConfigResponse"
@@ -23547,7 +23481,7 @@ class JiraConnection(AtlassianSite):
         if answer.status == 200 and isinstance(issues, list):
             first = [answer._replace(body=to_json(issue).encode()) for issue in issues[:1]]
             return first[0] if first else None
-        # Not knowing is no refusal of the ticket: it is tried again.
+        # A failed search is no rejection of the ticket: it is sent again.
         status = 0 if answer.status == 400 else answer.status
         return answer._replace(status=status, body=None)
 
@@ -23562,7 +23496,7 @@ class JiraTicket(Model):
     id = Uuid()
     ticket_key = Text(255)
     summary = Name(512)
-    #: Pending until Jira has made the issue, Failed if it will not; else as Jira calls it.
+    #: Pending until Jira has created the issue, Failed if it rejects it; else Jira's own status.
     status = Text(255, default="Pending")
     issue_type = Name(default="Task")
     project_key = Text(255)
@@ -23570,19 +23504,19 @@ class JiraTicket(Model):
     created_at = Timestamp(6, default=now_exactly)
     #: Why it is Pending or Failed.
     problem = Text(1000, null=True)
-    #: The trail that a sync made it for: one ticket for each.
+    #: The trail for which a sync created it: one ticket for each.
     synced_for = Id(null=True, hidden=True)
-    #: Of pending, failed, open and closed: Jira may call a status whatever it likes.
+    #: Of pending, failed, open and closed: Jira's names of statuses can be changed.
     stage = Text(10, default="pending", hidden=True)
     refreshed_at = Timestamp(6, null=True, hidden=True)
 
     @property
     def label(self) -> str:
-        """What the issue is found by, whether or not Jira's answer arrived."""
+        """The label by which the issue is found, whether or not Jira's response arrived."""
         return f"factstore-{self.id}"
 
     def fields(self) -> dict:
-        """The issue as Jira takes it: a summary is one line of at most 255 characters."""
+        """The fields of the issue in Jira: a summary is one line of at most 255 characters."""
         return {
             "project": {"key": self.project_key},
             "summary": " ".join(self.summary.split())[:255],
@@ -23614,7 +23548,7 @@ class JiraPosting(OutboxMessage):
     def begin(cls, connection: JiraConnection, ticket: JiraTicket) -> JiraPosting:
         """Put down that a request is about to send a ticket; the dispatcher does if that ends."""
         current = session()
-        # All that the request may take: the time of a sync, and that of its last attempt.
+        # The longest time of the request: that of a sync, and of its last attempt.
         grace = SYNC_TIME + 4 * current.workspace.settings.webhook_timeout
         due = current.source.timestamp(current.source.clock() + grace)
         return cls.create(connection=connection.id, ticket=ticket.id, due_at=due)
@@ -23630,12 +23564,12 @@ class JiraPosting(OutboxMessage):
         return OutboundRequest(f"{self.connection.base_url}/rest/api/2/issue", body, headers)
 
     def deliver(self, workspace, transport, at):
-        # Of an attempt before, only the answer may have been lost.
+        # The response to an earlier attempt may have been lost.
         existing = self.connection.find_issue(transport, self.ticket.label)
         return existing or super().deliver(workspace, transport, at)
 
     def deliver_first(self, workspace: Workspace, transport: Transport, at: float) -> HttpResponse:
-        """Make the attempt before which there was none."""
+        """Make the first attempt, which needs no search for the issue."""
         return super().deliver(workspace, transport, at)
 
     def is_success(self, response):
@@ -23643,7 +23577,7 @@ class JiraPosting(OutboxMessage):
 
     def record_attempt(self, sent, at):
         if self.state != "due":
-            # A request that took too long finds that the dispatcher came to an end before.
+            # The dispatcher may have settled the message during a slow request.
             return
         super().record_attempt(sent, at)
         if self.state == "done":
@@ -23666,7 +23600,7 @@ def _issue_key(sent: HttpResponse) -> str | None:
 
 
 def _issue_complaint(sent: HttpResponse) -> str:
-    """What Jira has against an issue, in its own words."""
+    """Return Jira's errors about an issue."""
     if sent.status != 400:
         return ""
     messages, errors = sent.document.texts("errorMessages"), sent.document.get("errors").members()
@@ -23675,7 +23609,7 @@ def _issue_complaint(sent: HttpResponse) -> str:
 
 
 def make_ticket(connection: JiraConnection, **values: Any) -> JiraPosting:
-    """Put a ticket down that Jira does not know of yet, and that it is about to be sent."""
+    """Create a ticket that is not in Jira yet, with its outbox message."""
     project = connection.default_project_key
     mark = session().source.random.randbytes(4).hex().upper()
     ticket = JiraTicket.create(
@@ -23711,7 +23645,7 @@ class JiraConnections(
         answer="JiraConfigResponse",
     )
     def save_jira_config(self, context):
-        """Store the connection to Jira, instead of the one before."""
+        """Create or replace the connection to Jira."""
         return JiraConnection.keep(context.body)
 
     @route("POST /api/v1/integrations/jira/test", answer=CONNECTION_TEST)
@@ -23724,10 +23658,10 @@ class JiraConnections(
 
 
 class _JiraSync:
-    """One exchange with Jira over what is missing there and what may be news here.
+    """One synchronization with Jira: sends missing tickets, and reads the status of open ones.
 
-    Tickets are stored in a transaction of its own before anything is sent, and `record_attempt`
-    stores the result in another; none is open during the exchange.
+    Tickets are stored in a separate transaction before anything is sent, and `record_attempt`
+    stores the result in another; none is open during the requests.
     """
 
     def __init__(self, context: RequestContext, connection: JiraConnection):
@@ -23738,7 +23672,7 @@ class _JiraSync:
         self.waiting = 0
 
     def run(self) -> _JiraSync:
-        """Send what is missing, then read what may have changed, as far as time allows."""
+        """Send missing tickets, then read the status of open ones, within the time limit."""
         workspace, lite = self.context.workspace, self.context.lite
         trails, at = list(_trails_without_ticket()), lite.source.clock()
         first, again = _write_before(self.context, lambda current: self.begin(trails))
@@ -23751,7 +23685,7 @@ class _JiraSync:
                 if not self.goes_on(answer):
                     return self
         for ticket in _open_tickets():
-            path = f"/rest/api/2/issue/{segments(ticket.ticket_key)}?fields=status"
+            path = f"/rest/api/2/issue/{segment(ticket.ticket_key)}?fields=status"
             answer = self.connection.ask(lite.transport, path)
             self.read.append((ticket, answer))
             if not self.goes_on(answer):
@@ -23759,11 +23693,11 @@ class _JiraSync:
         return self
 
     def begin(self, trails: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
-        """Put down what is about to be sent: for the first time, and again after a refusal."""
+        """Store the messages to be sent: first attempts, and repeated ones after a rejection."""
         first = [
             make_ticket(self.connection, summary=summary, trail_id=key, synced_for=key).id
             for key, summary in trails
-            # Another sync may have come first.
+            # Another sync may have created it.
             if not JiraTicket.exists(trail_id=key)
         ]
         refused = JiraTicket.select().where(JiraTicket.stage == "failed").limit(SYNC_BATCH)
@@ -23774,7 +23708,7 @@ class _JiraSync:
         return first, again
 
     def goes_on(self, answer: HttpResponse) -> bool:
-        """Whether Jira may be asked more: it is there, knows us, and there is time left."""
+        """Return whether more requests make sense: Jira is available, and there is time left."""
         usable = 200 <= answer.status < 300 or answer.status in (400, 404)
         return usable and time.monotonic() < self.deadline
 
@@ -23805,13 +23739,13 @@ def _trails_without_ticket() -> Iterator[tuple[str, str]]:
 
 
 def _open_tickets() -> list[JiraTicket]:
-    """Some of the tickets whose status may change, those first that were not read for longest."""
+    """Return some of the open tickets, those first that were not read for longest."""
     tickets = JiraTicket.select().where(JiraTicket.stage == "open")
     return list(tickets.order_by(JiraTicket.refreshed_at).limit(SYNC_BATCH))
 
 
 def _write_before(context: RequestContext, work: Callable[[Session], Any]) -> Any:
-    """Do a part of a write that must stand before its handler's transaction begins."""
+    """Run the part of a write that must be committed before its handler's transaction."""
     return write_transaction(
         context.workspace,
         work,
@@ -23857,7 +23791,7 @@ ones. The URL is https; http is accepted only into networks of the setting
         return key, posting.deliver_first(context.workspace, lite.transport, at)
 
     def create(self, context):
-        """Make a ticket for a trail; one that Jira does not take now is sent until it does."""
+        """Create a ticket for a trail; one that Jira does not accept now is sent later."""
         if context.prepared is None:
             return make_ticket(JiraConnection.stored(), **context.body).ticket
         key, sent = context.prepared
@@ -23866,7 +23800,7 @@ ones. The URL is https; http is accepted only into networks of the setting
         return posting.ticket
 
     def prepare_sync_jira(self, context: RequestContext) -> _JiraSync | None:
-        """Have everything exchanged that a sync is for; nothing for a dry run."""
+        """Run the requests of a sync; nothing for a dry run."""
         connection = JiraConnection.only()
         if connection is None or self.surface.is_dry_run(context.request):
             return None
@@ -23881,9 +23815,9 @@ ones. The URL is https; http is accepted only into networks of the setting
         },
     )
     def sync_jira(self, context):
-        """Make the tickets that trails lack in Jira, and read the status of those that are open.
+        """Create the missing tickets of trails in Jira, and read the status of open ones.
 
-        A trail that is not compliant gets one ticket; what Jira refused before is sent again.
+        A trail that is not compliant gets one ticket; rejected ones are sent again.
         """
         if context.prepared is not None:
             return context.prepared.record_attempt(context.lite.source.clock())
@@ -23897,7 +23831,7 @@ ones. The URL is https; http is accepted only into networks of the setting
 
 
 class ConfluenceConnection(AtlassianSite):
-    """Where Confluence is, and as whom it is called."""
+    """The server of Confluence, and its user."""
 
     fact, touched, since = "confluence_connection", True, 4
     schema_name = "ConfluenceConfigResponse"
@@ -23912,7 +23846,7 @@ class ConfluenceConnection(AtlassianSite):
     updated_at = Timestamp(6, default=now_exactly)
 
     def probe_path(self):
-        return f"/wiki/rest/api/space/{segments(self.default_space_key)}"
+        return f"/wiki/rest/api/space/{segment(self.default_space_key)}"
 
     def explain(self, answer):
         if answer.status == 404:
@@ -23948,7 +23882,7 @@ class ConfluenceConnections(
         answer="ConfluenceConfigResponse",
     )
     def save_confluence_config(self, context):
-        """Store the connection to Confluence, instead of the one before."""
+        """Create or replace the connection to Confluence."""
         return ConfluenceConnection.keep(context.body)
 
     @route("POST /api/v1/integrations/confluence/test", answer=CONNECTION_TEST)
@@ -23961,10 +23895,10 @@ class ConfluenceConnections(
 
 
 class ChainWalk:
-    """The ledger in the file of the current session, read link by link.
+    """The ledger of the current session's file, read entry by entry.
 
-    The numbers of its entries have no gaps, and their times never go back: any place in it, by
-    number or by time, is found without counting.
+    The numbers of its entries have no gaps, and their times never decrease: a position is found by
+    number or by time without counting.
     """
 
     def __init__(self):
@@ -23975,7 +23909,7 @@ class ChainWalk:
         return newest or 0
 
     def span(self, first: int, last: int) -> Iterator[LedgerLink]:
-        """The entries from one number to another, both included."""
+        """Yield the entries from one number to another, inclusive."""
         return proofs(self.connection, 'WHERE "id" BETWEEN ? AND ? ORDER BY "id"', (first, last))
 
     def before(self, number: int) -> str:
@@ -23984,23 +23918,24 @@ class ChainWalk:
         return next((p.entry_hash for p in proofs(self.connection, tail, (number,))), ZEROS)
 
     def between(self, begin: str, end: str) -> tuple[int, int]:
-        """The numbers of the first and the last entry from one time to another, both included; the
-        first is the higher one where there is none."""
+        """Return the numbers of the first and the last entry between two times, inclusive; the
+        first is the higher one if there is none."""
         numbers = range(1, len(self) + 1)
         first = bisect_left(numbers, begin, key=self.time_of)
         return first + 1, bisect_right(numbers, end, key=self.time_of)
 
     def time_of(self, number: int) -> str:
-        """When an entry was made, or the one before it if it is gone, with microseconds."""
+        """Return the time of an entry, or of the one before it if it is missing, with
+        microseconds."""
         tail = 'WHERE "id" <= ? ORDER BY "id" DESC LIMIT 1'
         return next(
             (f"{p.timestamp[:-1]}000Z" for p in proofs(self.connection, tail, (number,))), ""
         )
 
     def of_record(self, record: str, order: str = 'ORDER BY "id"') -> Iterator[LedgerLink]:
-        """The entries of a record, oldest first, by its UUID.
+        """Return the entries of a record, oldest first, by its UUID.
 
-        A file of an earlier version has entries under the id itself, which may end with a ULID.
+        Older versions wrote entries under the id itself, which may end with a ULID.
         """
         number = int(record.replace("-", ""), 16)
         ulid = encode_ulid(number >> 80, number & (1 << 80) - 1)
@@ -24014,8 +23949,8 @@ class ChainWalk:
         return proofs(self.connection, tail, (record, *keys))
 
     def fault_of(self, proof: LedgerLink, previous: str) -> str:
-        """What is wrong with an entry after the one with this hash, or with the record as the
-        newest entry of it has it; empty: nothing."""
+        """Return the fault of an entry after the one with this hash, or of its record if it is the
+        newest entry; empty for none."""
         if not proof.follows(previous):
             return f"Ledger entry {proof.number} was changed, or the one before it was."
         newer = 'SELECT 1 FROM "ledger_entry" WHERE "record_id" IN (?, ?) AND "id" > ? LIMIT 1'
@@ -24032,10 +23967,10 @@ class ChainWalk:
 
 
 def ledger_row(proof: LedgerLink) -> dict:
-    """An entry of the ledger as it is told.
+    """Return an entry of the ledger for a response.
 
-    What its hash is over is told as it is hashed, but for the record of an entry that an earlier
-    version made: that was hashed by the id which the metadata tell.
+    It has the hashed values; for an entry of an older version, whose record was hashed by the id in
+    the metadata, the UUID of the record.
     """
     table, key = proof.subject
     record = record_uuid(table, key)
@@ -24060,8 +23995,8 @@ def ledger_row(proof: LedgerLink) -> dict:
 
 
 class _ChainState(NamedTuple):
-    """How far a verification has come: since when it is under way, how many entries it has checked,
-    the time of the first, the newest, and the hash that the newest has to be linked to."""
+    """The progress of a verification: since when it runs, how many entries it has checked, the time
+    of the first, the newest, and the hash that the newest must be linked to."""
 
     started: float
     previous: str
@@ -24077,9 +24012,9 @@ class _ChainState(NamedTuple):
 
 
 class _VerificationDeadline:
-    """The time that one request may verify the ledger, and the states of those that it ended.
+    """The deadline of a verification request, and the states of interrupted verifications.
 
-    A state is used for ten minutes at most: no verdict rests on what was read longer ago.
+    A state is valid for ten minutes: no verdict is based on older reads.
     """
 
     LIFE, KEPT = 600, 8
@@ -24095,7 +24030,7 @@ class _VerificationDeadline:
         self.ends_at = time.monotonic() + workspace.settings.ledger_deadline
 
     def resume(self, period: tuple[str, str], chain: ChainWalk, first: int) -> _ChainState:
-        """Where the verification of these times goes on: where it ended, or at the first entry."""
+        """Return the state to continue from: of the interrupted request, or of the first entry."""
         state = self._states.pop((self._workspace.id, *period), None)
         is_fresh = state and time.monotonic() < state.started + self.LIFE
         if is_fresh and chain.before(first + state.checked) == state.newest.entry_hash:
@@ -24105,9 +24040,9 @@ class _VerificationDeadline:
     def check(
         self, count: int, advice: str, period: tuple = (), state: _ChainState | None = None
     ) -> None:
-        """Refuse to go on after so many entries once the time is over; a state is kept to resume.
+        """Store the state and raise after so many entries if the deadline has passed.
 
-        Each request checks a hundred entries at least, so that it comes further.
+        Each request checks a hundred entries at least, so that it makes progress.
         """
         if count == 0 or count % 100 or time.monotonic() < self.ends_at:
             return
@@ -24128,7 +24063,7 @@ _deadline = _VerificationDeadline()
 
 @contextlib.contextmanager
 def _one_verification(context: RequestContext) -> Iterator[_VerificationDeadline]:
-    """Verify the file as it stands at one moment, for one request of the process at a time."""
+    """Verify a snapshot of the file, for one request of the process at a time."""
     if not _deadline.lock.acquire(blocking=False):
         raise Unavailable(
             "Another request is verifying a ledger; try again when it is done.",
@@ -24231,11 +24166,11 @@ more than ten minutes before.
         "POST /api/v1/ledger/verify/{recordId}", answer=_RECORD_VERDICT.describe(), setting="ledger"
     )
     def verify_ledger_record(self, context, record):
-        """Check a record against all its entries, and each of these against the one before."""
+        """Verify a record with all its entries, and each of them with the one before."""
         return context.prepared
 
     def prepare_verify_ledger_record(self, context, record):
-        """Find out whether a record is what the ledger says."""
+        """Verify a record with the ledger, outside of the transaction."""
         with _one_verification(context) as deadline:
             chain, first, fault = ChainWalk(), None, "The ledger has no entry of this record."
             for count, proof in enumerate(chain.of_record(record), 1):
@@ -24262,13 +24197,14 @@ more than ten minutes before.
         setting="ledger",
     )
     def verify_ledger_chain(self, context):
-        """Check every entry between two times, both included, and the records as they stand."""
+        """Verify every entry between two times, inclusive, and the current records."""
         return context.prepared
 
     def prepare_verify_ledger_chain(self, context):
-        """Find the first entry of a time that is not as it was written.
+        """Find the first entry between two times that was changed, outside of the transaction.
 
-        What takes longer than the deadline goes on with the next request for the same times.
+        A verification that exceeds the deadline is continued by the next request for the same
+        times.
         """
         body, fault = (context.body["from"], context.body["to"]), ""
         with _one_verification(context) as deadline:
@@ -24308,11 +24244,11 @@ more than ten minutes before.
 
 
 # --- Hub templates ------------------------------------------------------------
-# Templates of flows for well-known frameworks, which are part of the product.
+# Built-in templates of flows for well-known frameworks.
 
 
 class _HubTemplate(NamedTuple):
-    """What a framework asks of every delivery: attestations by name, each with its type."""
+    """The requirements of a framework for deliveries: attestations by name, each with its type."""
 
     id: str
     name: str
@@ -24337,7 +24273,7 @@ class _HubTemplate(NamedTuple):
 
 
 def _attested_by(names: str) -> dict[str, str]:
-    """Attestations with their types, from words such as `name` or `name=type`."""
+    """Parse attestations with their types, from words such as `name` or `name=type`."""
     pairs = (word.partition("=") for word in names.split())
     return {name: type or name for name, _, type in pairs}
 
@@ -24418,12 +24354,12 @@ class HubTemplates(Factstore, tag="Hub"):
 
     @route("GET /api/v1/hub/templates/{template}", id="getHubTemplate", answer=_HUB_TEMPLATE)
     def retrieve(self, context, key):
-        """Get one of the templates that the product brings along."""
+        """Get one of the built-in templates."""
         return self.find(key).json()
 
     @route("POST /api/v1/hub/templates/{template}/import", status=201, answer="FlowResponse")
     def import_hub_template(self, context, key):
-        """Create a flow with the name of a template, which asks for what the template does."""
+        """Create a flow with the name and the requirements of a template."""
         template = self.find(key)
         return Flow.create(
             name=template.name,
@@ -24434,15 +24370,15 @@ class HubTemplates(Factstore, tag="Hub"):
 
 
 # --- Audit packages -----------------------------------------------------------
-# What was recorded of a delivery, in one archive for people without access here. The same facts
-# give the same bytes, so nothing in it depends on the time or the caller.
+# The records of a delivery in one archive, for people without access here. The same facts give the
+# same bytes, so nothing in it depends on the time or the caller.
 
 _GZIP_MEDIA = "application/gzip"
 _PACKAGE_FORMAT = "factstore-audit-package/1"
 
 
 class _PackedFile(NamedTuple):
-    """A file of an archive: its path, its size, its SHA-256, and where its bytes come from."""
+    """A file of an archive: its path, size, SHA-256, and the source of its bytes."""
 
     path: str
     size: int
@@ -24451,13 +24387,13 @@ class _PackedFile(NamedTuple):
 
     @classmethod
     def holding(cls, path: str, data: bytes) -> _PackedFile:
-        """A file of given bytes."""
+        """Make a file of bytes."""
         return cls(path, len(data), hashlib.sha256(data).hexdigest(), lambda: [data])
 
     def tar(self) -> Iterator[bytes]:
-        """The file as tar has it (POSIX ustar), of no time and no owner.
+        """Yield the file in the format of tar (POSIX ustar), without time and owner.
 
-        Damaged, at its end, where the bytes are not those that were announced.
+        Raises Damaged, at its end, if the bytes do not match the size and the hash.
         """
         import tarfile
 
@@ -24473,10 +24409,10 @@ class _PackedFile(NamedTuple):
 
 
 class _AuditPackage:
-    """Records and evidence, gathered now and sent later.
+    """Records and evidence, collected now and sent later.
 
-    Documents wait in a temporary file, since the manifest, which goes first, has the hashes of all;
-    evidence is read when its turn comes.
+    Documents are in a temporary file, since the manifest, which comes first, has the hashes of all;
+    evidence is read when it is sent.
     """
 
     def __init__(self, documents: IO[bytes], limit: int):
@@ -24499,7 +24435,7 @@ class _AuditPackage:
         return self.documents.read(size)
 
     def put(self, file: _PackedFile) -> None:
-        """Put a file in; of several with one path, the first."""
+        """Add a file; of several with the same path, the first counts."""
         self.files.setdefault(file.path, file)
 
     def add_records(self, folder: str, model: type[Model], condition: peewee.Expression) -> None:
@@ -24509,7 +24445,8 @@ class _AuditPackage:
             self.add(f"{folder}/{key}.json", unseal(text.encode(), session().ring))
 
     def add_evidence(self, file: EvidenceFile, workspace: Workspace) -> None:
-        """Put a file of evidence in by its hash, or where it lies; Damaged if it is another."""
+        """Add an evidence file, under its hash or its own path; raises Damaged if it was
+        changed."""
         digest = file.sha256_hash
         if not re.fullmatch("[0-9a-f]{64}", digest):
             raise Damaged(f"Evidence file {file.id} has no hash that it could be held against.")
@@ -24524,7 +24461,7 @@ class _AuditPackage:
         self.evidence.append({**file.json(), "path": path})
 
     def signed_manifest(self, subject: Model, checkpoints: Checkpoints) -> list[_PackedFile]:
-        """What the archive is about and what else is in it, and a signed note of that."""
+        """Return the manifest of the archive, and its signed note."""
         contents = {
             "format": _PACKAGE_FORMAT,
             "subject": {"type": subject.noun(), "id": subject.id},
@@ -24553,7 +24490,7 @@ class _AuditPackage:
 
 
 def _plain_suffix(name: str) -> str:
-    """The suffix of a file's name, where it is short and made of letters and digits."""
+    """Return the suffix of a file's name, if it is short and alphanumeric."""
     suffix = re.search(r"\.[A-Za-z0-9]{1,10}\Z", name)
     return suffix[0].lower() if suffix else ""
 
@@ -24572,7 +24509,7 @@ def _send_package(
         folder = storage_folder(context.settings)
         documents = unless_done.enter_context(temporary_file(folder))
         package = _AuditPackage(documents, context.settings.list_limit)
-        # All at one moment, however much is written meanwhile.
+        # One snapshot, however much is written meanwhile.
         with session().database.atomic():
             flow = Trail.find(trail).flow_id
             package.add("trail.json", context.workspace.json_of(Trail, trail))
@@ -24590,7 +24527,7 @@ def _send_package(
 
 
 class AuditPackages(Factstore, tag="Audit package"):
-    """Archives of what was recorded: a signed manifest with the hash of every file, and the files.
+    """Archives of records: a signed manifest with the hash of every file, and the files.
 
     `manifest.sig` is a note with the manifest's SHA-256 (https://c2sp.org/signed-note), signed with
     the key that signs checkpoints of the ledger.
@@ -24613,7 +24550,7 @@ class AuditPackages(Factstore, tag="Audit package"):
         answer=File().describe(),
     )
     def download_artifact_audit_package(self, context, key):
-        """Download what was recorded of an artifact, and all that its trail was attested."""
+        """Download the records of an artifact, and all attestations of its trail."""
         artifact = Artifact.find(read_in_path(Artifact.id, key))
         trail = artifact.trail_id
         own = Artifact.id == artifact.id, Attestation.trail == trail
@@ -24641,7 +24578,7 @@ class AuditPackages(Factstore, tag="Audit package"):
 
 
 class RowFault(NamedTuple):
-    """What is wrong with one row; an empty field means the row as a whole."""
+    """The fault of one row; an empty field means the whole row."""
 
     line: int
     field: str
@@ -24649,36 +24586,36 @@ class RowFault(NamedTuple):
 
 
 class Report:
-    """What became of the rows of an import; only the first 1,000 faults are kept."""
+    """The result of an import by row; only the first 1,000 faults are listed."""
 
     def __init__(self):
         self.created = self.updated = self.unchanged = self.refused = 0
         self.faults: list[RowFault] = []
         #: Members of rows that the records do not have.
         self.ignored: set[str] = set()
-        #: Faults beyond those that are kept.
+        #: Faults that are not listed.
         self.omitted = 0
         #: The line from which on the file could not be read; 0: all of it was read.
         self.stopped = 0
 
     @property
     def total(self) -> int:
-        """How many rows there were."""
+        """The number of rows."""
         return self.created + self.updated + self.unchanged + self.refused
 
     def refuse(self, *faults: RowFault) -> None:
-        """Count one row as refused, for these faults."""
+        """Count a row as refused, with its faults."""
         room = max(0, 1_000 - len(self.faults))
         self.refused += 1
         self.faults += faults[:room]
         self.omitted += len(faults[room:])
 
     def counts(self) -> tuple[int, int, int]:
-        """How many rows are stored: created, updated, unchanged."""
+        """The numbers of stored rows: created, updated, unchanged."""
         return self.created, self.updated, self.unchanged
 
     def reset(self, counts: tuple[int, int, int]) -> None:
-        """Go back to these counts, since what came after them was rolled back."""
+        """Restore earlier counts after a rollback."""
         self.created, self.updated, self.unchanged = counts
 
     def json(self) -> dict:
@@ -24703,7 +24640,7 @@ def _text_lines(stream: IO[bytes], errors: str = "strict") -> Iterator[str]:
     decoder = codecs.getincrementaldecoder(json.detect_encoding(first[:4]))(errors)
     number, text = 1, ""
     try:
-        # In UTF-16 a line of bytes is a piece of text that may end anywhere.
+        # In UTF-16 a line of bytes is a part of the text that may end anywhere.
         for piece in itertools.chain([first], pieces):
             text += decoder.decode(piece)
             while end := text.find("\n") + 1:
@@ -24718,9 +24655,9 @@ def _text_lines(stream: IO[bytes], errors: str = "strict") -> Iterator[str]:
 
 
 def _read_header(lines: Iterator[tuple[int, str]], delimiter: str) -> tuple[int, list[str], str]:
-    """The line, the names and the delimiter of a CSV's header.
+    """Read the line number, the names and the delimiter of a CSV's header.
 
-    Excel writes its delimiter into a line of its own, `sep=;`, and may end lines in empty cells.
+    Excel writes its delimiter in a separate line, `sep=;`, and may end lines with empty cells.
     """
     line, text = next((pair for pair in lines if pair[1].strip()), (1, ""))
     if match := re.fullmatch(r'"?sep=([^\r\n"])"?[;,\s]*', text, re.IGNORECASE):
@@ -24742,7 +24679,7 @@ def _csv_rows(stream: IO[bytes], delimiter: str = "") -> Iterator[tuple[int, dic
     """The rows of a CSV (RFC 4180), delimited by whichever of , ; tab its header has most of."""
     import csv
 
-    # This limit on a cell's length holds for the whole process: it is raised, never lowered.
+    # This limit applies to the whole process: it is raised, never lowered.
     csv.field_size_limit(max(csv.field_size_limit(), 32 << 20))
     lines = _text_lines(stream)
     line = 1
@@ -24762,13 +24699,14 @@ def _csv_rows(stream: IO[bytes], delimiter: str = "") -> Iterator[tuple[int, dic
         raise BrokenFile(line, f"The row in line {line} is not CSV: {rule}.") from None
 
 
-# int refuses NaN and Infinity, which Python would read and RFC 8259 does not know.
+# `int` rejects NaN and Infinity, which Python accepts and RFC 8259 does not.
 _json_decoder = json.JSONDecoder(parse_constant=int)
 _json_line = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def _json_rows(stream: IO[bytes]) -> Iterator[tuple[int, dict | RowFault]]:
-    """The elements of a JSON array, or of the one array in an object such as {"assets": […]}."""
+    """Yield the elements of a JSON array, or of the only array in an object such as {"assets":
+    […]}."""
     data = stream.read()
     try:
         text = data.decode(json.detect_encoding(data))
@@ -24794,7 +24732,8 @@ def _json_rows(stream: IO[bytes]) -> Iterator[tuple[int, dict | RowFault]]:
 
 
 def _json_items(text: str, where: int) -> Iterator[tuple[int, object]]:
-    """Whatever the array or object at this place of a sound JSON text holds, with its place."""
+    """Yield the elements of the array or object at a position of valid JSON text, with
+    positions."""
     gap = re.compile(r"[\s,:]*")
     where = gap.match(text, where + 1).end()
     while text[where] not in "]}":
@@ -24826,19 +24765,19 @@ ROW_READERS = {
 
 
 def _row_format(name: str) -> str:
-    """The name of a format in lower case; Invalid where it is not known."""
+    """Return the name of a format in lower case; raises Invalid for unknown ones."""
     if name.lower() not in ROW_READERS:
         raise Invalid(f"Name the format of the rows: one of {', '.join(ROW_READERS)}.")
     return name.lower()
 
 
 def read_rows(source: Path | IO[bytes], format: str = "") -> Iterator[tuple[int, dict | RowFault]]:
-    """The records of a CSV, TSV, JSON or NDJSON file, in UTF-8 or UTF-16, each with its line.
+    """Read the records of a CSV, TSV, JSON or NDJSON file, in UTF-8 or UTF-16, each with its line.
 
-    In every format that is the physical line, from 1 on, where the record starts. A CSV cell stays
-    text; an empty one means that the member is absent, as does a cell missing at a row's end; rows
-    of empty cells are skipped. A faulty row comes as a RowFault and the next one follows. What
-    cannot be read on raises Invalid, possibly after good rows. Only JSON is held in memory whole.
+    In every format that is the physical line, from 1 on, in which the record begins. A CSV cell
+    remains text; an empty or missing one means that the member is absent; rows of empty cells are
+    skipped. A faulty row is a RowFault, and the next one follows. An unreadable rest raises
+    Invalid, possibly after valid rows. Only JSON is loaded into memory as a whole.
     """
     is_path = isinstance(source, Path)
     reader = ROW_READERS[_row_format(format or (source.suffix[1:] if is_path else ""))]
@@ -24850,15 +24789,15 @@ def read_rows(source: Path | IO[bytes], format: str = "") -> Iterator[tuple[int,
         yield from reader(stream)
 
 
-#: How a text begins that a spreadsheet may take for a formula, also in its wide forms.
+#: Beginnings of texts that a spreadsheet could interpret as formulas, also in full width.
 FORMULA = re.compile("[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 
 
 def _csv_line(values: Iterable[object], delimiter: str, safe: bool = False) -> str:
-    """A record of a CSV: null is an empty cell, an empty text is "", anything but text is JSON.
+    """Format a record as a line of CSV: null is an empty cell, "" an empty text, other values JSON.
 
-    A text that a spreadsheet may take for a formula gets an apostrophe in front where it is to be
-    `safe`; else it is written as it is, so that an import gives the records that were exported.
+    A text that a spreadsheet could interpret as a formula gets a leading apostrophe if `safe`; else
+    it is unchanged, so that an import restores the exported records.
     """
     cells = []
     for value in values:
@@ -24874,10 +24813,10 @@ def _csv_line(values: Iterable[object], delimiter: str, safe: bool = False) -> s
 def write_rows(
     rows: Iterable[dict], stream: IO[str], format: str, columns: Sequence[str], safe: bool = False
 ) -> int:
-    """Write these members of the records, and return how many records there were.
+    """Write these members of the records; return the number of records.
 
-    JSON is an array with one record a line. CSV ends its lines with CRLF (open the file with
-    newline=""); null and "", read back, both mean absent.
+    JSON is an array with one record a line. The lines of CSV end with CRLF (open the file with
+    newline=""); null and "" both read as absent.
     """
     format, count = _row_format(format), 0
     delimiter = {"csv": ",", "tsv": "\t"}.get(format)
@@ -24896,9 +24835,9 @@ def write_rows(
 
 
 class Progress:
-    """A bar on a terminal, drawn at most ten times a second; the noun "bytes" counts in MB.
+    """A progress bar on a terminal, drawn at most ten times a second; "bytes" are shown in MB.
 
-    A stream that is no terminal gets nothing, and a terminal keeps nothing.
+    Other streams get no output, and the terminal is cleared at the end.
     """
 
     def __init__(self, total: int | None, stream=None, clock=time.monotonic, noun: str = "rows"):
@@ -24928,7 +24867,7 @@ class Progress:
             self.width = len(line)
 
     def line(self, seconds: float) -> str:
-        """How far this is, how fast it goes, and how long it still takes."""
+        """Format the progress, the rate, and the remaining time."""
         rate = f"{self.amount(self.done / seconds)}/s"
         if not self.total:
             return f"{self.amount(self.done)}, {rate}"
@@ -24948,7 +24887,7 @@ class Progress:
 
 
 class _OscalCatalog(NamedTuple):
-    """The rows of a catalog: a framework, its one version, and the nodes, parents first."""
+    """The rows of a catalog: a framework, its version, and the nodes, parents first."""
 
     framework: dict
     version: dict
@@ -25045,7 +24984,7 @@ def _fill_in(text: str, params: Mapping[str, JsonNode], depth: int = 0) -> str:
 
     def fill(match: re.Match) -> str:
         name = match[1].rpartition(",")[2].strip()
-        # Choices may hold parameters; the limit ends those that hold one another.
+        # Choices may contain parameters; the limit ends circular ones.
         if name not in params or depth == 3:
             return f"[{name}]"
         param = params[name]
@@ -25105,7 +25044,7 @@ MIGRATIONS = (
         (
             "DROP TABLE IF EXISTS audit_mark",
             "DROP TABLE IF EXISTS tally",
-            # What a file of layout 4 to 6 had noted for the index waits in the ledger now.
+            # The entries that layouts 4 to 6 queued for the index are in the ledger.
             "CREATE TABLE IF NOT EXISTS search_note (id INTEGER)",
             """INSERT INTO search_position SELECT 1, coalesce((SELECT min(id) - 1 FROM search_note),
                 (SELECT max(id) FROM ledger_entry), 0)""",
@@ -25130,9 +25069,9 @@ def prepare(workspace: Workspace, settings: Settings, bell: threading.Event) -> 
 
 
 def open_ring(workspace: Workspace) -> bool:
-    """Open the keys that a workspace's file holds, with the one outside of it; whether it has any.
+    """Open the keys of a workspace's file with its wrapping key; return whether it has any.
 
-    A new file gets a key file beside it, unless the key is set.
+    A new file gets a key file beside it, unless the setting has a key.
     """
     # The writer has the file open already; the first read opens a reader.
     opened = workspace.reader if workspace.read_only else workspace.writer.database
@@ -25156,7 +25095,7 @@ def open_ring(workspace: Workspace) -> bool:
 
 
 def _take_keys(workspace: Workspace, keys: Sequence[tuple], beside: Path | None) -> None:
-    """Open these keys with the set one, or with that in a key file."""
+    """Open the keys with the wrapping key of the setting, or of the key file."""
     wrapping = wrapping_key(workspace.settings.key, beside, workspace.source)
     workspace.ring = KeyRing(wrapping, workspace.source)
     for number, wrapped, is_retired in keys:
@@ -25164,12 +25103,12 @@ def _take_keys(workspace: Workspace, keys: Sequence[tuple], beside: Path | None)
 
 
 def _next_key_file(beside: Path) -> Path:
-    """The file that takes the place of a key file once the keys are wrapped by what is in it."""
+    """Return the path of the key file that replaces the current one after rewrapping."""
     return beside.with_name(f"{beside.name}.next")
 
 
 def missing_key(workspace: Workspace) -> Unavailable:
-    """What is said of a file whose keys cannot be opened, since what wraps them is not there."""
+    """Return the problem of a file without its wrapping key."""
     return Unavailable(
         f"The key file {key_file(workspace).name} is missing: put it back beside the database, or "
         "set NOVANTRA_LITE_KEY."
@@ -25177,17 +25116,17 @@ def missing_key(workspace: Workspace) -> Unavailable:
 
 
 def key_file(workspace: Workspace) -> Path | None:
-    """The file beside a workspace's own with the key that wraps its ring."""
+    """Return the path of the key file beside a workspace's file."""
     return workspace.path and workspace.path.with_name(workspace.path.name + ".key")
 
 
 def is_key_at_hand(workspace: Workspace) -> bool:
-    """Whether the keys of a workspace with a file can be opened without making a new one."""
+    """Return whether the keys of a workspace can be opened without creating a new wrapping key."""
     return bool(workspace.settings.key) or key_file(workspace).exists()
 
 
 def checkpoint_file(path: Path | None, settings: Settings) -> Path | None:
-    """Where the checkpoints of a workspace's file go: beside it, or where the setting says."""
+    """Return the path of a workspace's checkpoints: beside its file, or by the setting."""
     if path is None or not settings.checkpoints:
         return path and path.with_name(f"{path.name}.checkpoints")
     folder = Path(settings.checkpoints)
@@ -25197,8 +25136,8 @@ def checkpoint_file(path: Path | None, settings: Settings) -> Path | None:
 
 
 def tables_since(version: int | None) -> list[str]:
-    """The statements for the tables that came with a layout of the file, for what these hold from
-    the beginning, and for the search index; None: for all."""
+    """Return the statements for the tables of a layout, their first records, and the search index;
+    None: of all layouts."""
     models = [model for model in all_models() if version in (None, model.since)]
     statements = [*tables_sql(models), *seeds_sql(models)]
     if SearchRecord in models:
@@ -25207,7 +25146,7 @@ def tables_since(version: int | None) -> list[str]:
 
 
 def add_ring_key(workspace: Workspace, number: int) -> None:
-    """Make a key; from now on it is the one that seals."""
+    """Add a new key, which encrypts from now on."""
     wrapped = workspace.ring.wrap(number, workspace.source.random.randbytes(32))
     workspace.ring.add(number, wrapped)
     write_transaction(
@@ -25222,9 +25161,10 @@ def add_ring_key(workspace: Workspace, number: int) -> None:
 
 
 def rewrap_keys(workspace: Workspace) -> Path | None:
-    """Wrap the ring by another key: that of the setting new_key, or a new key file; its path.
+    """Wrap the ring with another key: that of the setting new_key, or a new key file; return its
+    path.
 
-    The file beside a database takes the place of the one before, which is gone then.
+    The new file replaces the one beside the database.
     """
     settings, beside, following = workspace.settings, key_file(workspace), None
     if beside is None:
@@ -25252,7 +25192,7 @@ def rewrap_keys(workspace: Workspace) -> Path | None:
 
 
 def identify_organization(workspace: Workspace, profile: Mapping[str, str]) -> None:
-    """Take the organization from the file, or put it there when the file is new."""
+    """Load the organization, or create it in a new file."""
     opened = workspace.reader if workspace.read_only else workspace.writer.database
     row = opened.connection().execute('SELECT "id" FROM "organization"').fetchone()
     with using(Session(workspace, opened)):
@@ -25278,7 +25218,7 @@ def start_signing(workspace: Workspace) -> None:
 
 
 def slug_of(path: Path | None) -> str:
-    """The slug that a file's name stands for."""
+    """Return the slug of a file's name."""
     text = re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-") if path else ""
     return text[:63].strip("-") or "workspace"
 
@@ -25289,14 +25229,14 @@ def title_of(slug: str) -> str:
 
 
 def restore(backup: Path, database: Path) -> None:
-    """Put a backup in the place of a workspace's file; the file must not exist yet.
+    """Restore a backup to a workspace's file, which must not exist.
 
-    The key file is not part of a backup: it has to lie beside the new file, or NOVANTRA_LITE_KEY
-    has to be set.
+    The key file is not part of a backup: it must be beside the new file, or NOVANTRA_LITE_KEY must
+    be set.
     """
     import shutil
 
-    # What SQLite left beside a file would be taken for part of the one that is restored.
+    # SQLite would apply a left-over log to the restored file.
     names = [database.name + ending for ending in ("", "-wal", "-shm", "-journal")]
     if present := [name for name in names if database.with_name(name).exists()]:
         words = "exist already; move them away together", "exists already; move it away"
@@ -25335,13 +25275,13 @@ def resolve_references(model: type[Model], values: dict) -> None:
 
 @functools.cache
 def _foreign_keys(model: type[Model]) -> list[tuple[str, ForeignKey]]:
-    """The fields of a model that point at other records."""
+    """Return the foreign keys of a model."""
     fields = model._meta.fields.items()
     return [(name, field) for name, field in fields if isinstance(field, ForeignKey)]
 
 
 def _find_reference(model: type[Model], value: str) -> str | None:
-    """The id of a record that is named by its id, or by its key where that is one field."""
+    """Return the id of a record by its id, or by its key if that is a single field."""
     table, connection = model._meta.table_name, session().database.connection()
     value = strip_text(value)
     names = ["id", *([model.key_fields()[0].column_name] if len(model.key_fields()) == 1 else [])]
@@ -25355,9 +25295,9 @@ def _find_reference(model: type[Model], value: str) -> str | None:
 
 
 class Import:
-    """Create or update the records of a batch of rows, in one session.
+    """Creates or updates the records of a batch of rows, in one session.
 
-    `lines` has the line of every record that an earlier row of the file named, by its id.
+    `lines` has the line of every record that an earlier row of the file named, by id.
     """
 
     def __init__(
@@ -25372,14 +25312,14 @@ class Import:
         conditions = " AND ".join(f'"{field.column_name}" = ?' for field in keys)
         self.by_key = f'SELECT "id" FROM "{table}" WHERE {conditions}' if keys else ""
         self.by_id = f'SELECT "id" FROM "{table}" WHERE "id" = ?'
-        #: Whether making a record is one statement, which undoes itself when it fails.
+        #: Whether creating a record is one statement, which undoes itself on failure.
         self.simple = (
             type(collection.resource).enter is Resource.enter
             and self.model.create.__func__ is Model.create.__func__
         )
 
     def take(self, line: int, row: dict | RowFault) -> None:
-        """Import one row, or report what is wrong with it."""
+        """Import one row, or report its faults."""
         self.size += 1
         if isinstance(row, RowFault):
             self.report.refuse(row)
@@ -25427,7 +25367,7 @@ class Import:
         return bool(values and record.change(**values))
 
     def find(self, row: dict) -> str | None:
-        """The id of the record that a row names by its id or by its one key."""
+        """Return the id of the record that a row names by its id or its key."""
         for member, sql in (("id", self.by_id), (self.collection.key, self.by_key)):
             value = row.get(member) if member else None
             if isinstance(value, str):
@@ -25455,7 +25395,7 @@ def import_batches(
     all_or_nothing: bool,
     progress: Callable[[int], Any] | None,
 ) -> None:
-    """Import rows in transactions of BATCH each, or in one; the report says what is stored."""
+    """Import rows in transactions of BATCH rows, or in one; the report counts the stored ones."""
     whole, lines = dry_run or all_or_nothing, {}
 
     def work(current):
@@ -25486,7 +25426,7 @@ def import_batches(
 
 
 def readable(rows: Iterable, report: Report) -> Iterator[tuple[int, dict | RowFault]]:
-    """Rows as far as they can be read; what breaks a file after its first row is their last."""
+    """Yield the readable rows; an error after the first row becomes the last one."""
     line = 0
     try:
         for line, row in rows:
@@ -25499,7 +25439,7 @@ def readable(rows: Iterable, report: Report) -> Iterator[tuple[int, dict | RowFa
 
 
 def _row_faults(line: int, error: Exception) -> list[RowFault]:
-    """What is wrong with a row, a fault for each field."""
+    """Return the faults of a row, one for each field."""
     if isinstance(error, Problem):
         faults = [(fault["path"], fault["message"]) for fault in error.issues] or [([], str(error))]
     else:
@@ -25544,7 +25484,7 @@ def import_scan(
     dry_run: bool,
     unknown_severity: str,
 ) -> dict:
-    """Record a scan of a trail out of a scanner's report, which is kept as evidence of it."""
+    """Record a security scan of a trail with a scanner's report, which is stored as evidence."""
     try:
         report = read_scan(upload)
     except ReportError as error:
@@ -25568,13 +25508,13 @@ def import_scan(
 class Collection:
     """The records of one model, for programs and the command line.
 
-    Every write takes a reason and is audited, entered in the ledger and sent to webhooks like a
+    Every write needs a reason, and is audited, recorded in the ledger and sent to webhooks like a
     write through the API.
     """
 
-    #: Rows of an import that share a transaction, and records that a list takes from the file.
+    #: Rows of an import that share a transaction, and records that a list reads at once.
     BATCH, PAGE = 2000, 500
-    #: What makes a record itself.
+    #: Members that the record sets itself.
     FIXED = ("id", "createdAt", "updatedAt")
 
     def __init__(self, workspace: Workspace, resource: Resource):
@@ -25608,7 +25548,7 @@ class Collection:
         return self.act(reason, work)
 
     def update(self, key: str, *, reason: str, **members: Any) -> dict:
-        """Change members of a record; a status keeps to the moves that are allowed."""
+        """Change members of a record; the moves of a status are enforced."""
         self.must_know(members)
         if fixed := [member for member in self.FIXED if member in members]:
             raise Invalid(
@@ -25641,7 +25581,7 @@ class Collection:
             return json.loads(self.workspace.json_of(self.model, key))
 
     def list(self, limit: int | None = None, **filters: Any) -> Iterator[dict]:
-        """The records in the order in which they were made, filtered by members being equal."""
+        """Yield the records in the order of their creation, filtered by equality of members."""
         conditions, values = {}, {}
         for member, value in filters.items():
             if member not in self.model.members() or self.model.members()[member].sealed:
@@ -25663,7 +25603,7 @@ class Collection:
                 return
 
     def export(self) -> Iterator[dict]:
-        """Every record, with all that it takes to import it elsewhere."""
+        """Yield every record with everything that an import elsewhere needs."""
         for row in self.list():
             with self.workspace.read():
                 yield self.resource.export(row)
@@ -25674,7 +25614,7 @@ class Collection:
         self.check_subject(values, present)
 
     def check_subject(self, values: Mapping[str, Any], present: Mapping[str, Any]) -> None:
-        """Refuse half a subject, and one that is not there of a kind that the register holds."""
+        """Reject an incomplete subject, and a missing one of a type that the register has."""
         if "subject_resource_id" not in self.model._meta.fields:
             return
         triple = {name: values.get(name, present.get(name)) for name in TRIPLE}
@@ -25692,11 +25632,11 @@ class Collection:
         progress: Callable[[int], Any] | None = None,
         report: Report | None = None,
     ) -> Report:
-        """Bring rows in: a row whose id or key is known updates that record, others make one.
+        """Import rows: a row with a known id or key updates that record, others create one.
 
-        Faulty rows are reported and left out; with `all_or_nothing` one keeps all others out too.
-        Where the file cannot be read on, the rows before that are stored, and the report says where
-        it stopped. A `report` of the caller's always says what is stored, also after an exception.
+        Faulty rows are reported and left out; with `all_or_nothing` one of them prevents all
+        others. If the rest of the file cannot be read, the rows before it are stored, and the
+        report has the line. A `report` of the caller is current even after an exception.
         """
         report = Report() if report is None else report
         import_batches(
@@ -25788,7 +25728,7 @@ DEMO_PARTNERS = (
     ("Cirrus Records Hosting", "service-provider", "hosting of scanned work packages"),
     ("Tessera Training", "service-provider", "type and human factors training"),
 )
-#: Title, kind and months between two of what is submitted regularly; 0 while that is drafted.
+#: Title, type and months between two of each regular submission; 0 while that is drafted.
 DEMO_SUBMISSIONS = (
     ("Occurrence reporting summary", "regulator_report", 1),
     ("Release to service statistics for operators", "customer_assurance", 1),
@@ -25809,7 +25749,7 @@ DEMO_EVENTS = {
     "withdrawal": ("withdrawn", "Withdrawn after an error was found in the list of releases."),
     "resubmission": ("submitted", "Filed again with corrected figures."),
 }
-#: What may happen to a package.
+#: The possible events of a package.
 DEMO_HISTORIES = (
     "submission receipt",
     "submission receipt acceptance",
@@ -25862,7 +25802,7 @@ DEMO_PLANS = (
     ("exceptions", 30, 520, "proposed active", "active active active revoked expired superseded"),
     ("evidence-claims", 130, 530, "pending approved", "approved approved rejected expired"),
 )
-#: Collection, what its record is about, kinds to choose from, title, and severity if it has one.
+#: Collection, subject, types to choose from, title, and severity if it has one.
 DEMO_TEMPLATES = (
     ("due-diligence-reviews", "party-engagements", "onboarding periodic", "{name}, {month}"),
     ("supplier-assurance-reviews", "party-engagements", "assurance on-site-audit", "{name}"),
@@ -25942,7 +25882,7 @@ _UNSCHEDULED = {"draft", "submitted", "rejected", "cancelled"}
 
 
 class DemoRegister:
-    """The records made so far, and the chance and calendar that the next are drawn from."""
+    """The records so far, and the random numbers and dates for the next ones."""
 
     def __init__(self, random: Random):
         self.random = random
@@ -25957,11 +25897,11 @@ class DemoRegister:
         self.people = dict(zip(DEMO_PEOPLE, map(partial(self.new_id, "user"), times), strict=True))
 
     def new_id(self, prefix: str, at: datetime) -> str:
-        """An id of that time, such as asset_01HXY…"""
+        """Return an id of that time, such as asset_01HXY…"""
         return f"{prefix}_" + encode_ulid(int(at.timestamp() * 1000), self.random.getrandbits(79))
 
     def add(self, collection: str, at: datetime, groups: tuple = (), **values) -> dict:
-        """Make a record; a member without a value gets the one that its name implies."""
+        """Create a record; absent members get values by their names."""
         model = self.models[collection]
         row = {"id": self.new_id(model._meta.primary_key.prefix, at)}
         for name in model.members():
@@ -26003,7 +25943,7 @@ class DemoRegister:
         return options[int(self.random.random() * len(options))]
 
     def pick(self, words: str) -> str:
-        """One of some words; a word said twice is twice as likely."""
+        """Choose one of some words; a repeated word is as much more likely."""
         return self.choice(words.split() or [""])
 
     def time(self, at: datetime) -> datetime:
@@ -26021,7 +25961,7 @@ class DemoRegister:
         return sorted(self.time(day.replace(hour=6 + int(chance.random() * 14))) for day in at)
 
     def later(self, at: datetime, days: float, before: datetime | None = None) -> datetime:
-        """A time at most so many days later, and before the start or the time given."""
+        """Return a time at most so many days later, and before the start or the given time."""
         room = min(days * 86_400, ((before or DEMO_START) - at).total_seconds())
         return self.time(at + timedelta(milliseconds=int(room * self.random.uniform(100, 900))))
 
@@ -26035,7 +25975,7 @@ class DemoRegister:
         return key
 
     def records(self, group: str, at: datetime) -> list[dict]:
-        """The records of a group that were made before a time."""
+        """Return the records of a group that were created before a time."""
         before = _demo_time(at)
         return [row for row in self.groups[group] if row["createdAt"] < before]
 
@@ -26046,7 +25986,7 @@ def _demo_time(at: datetime) -> str:
 
 
 def _draw_record(demo: DemoRegister, collection: str, at: datetime) -> tuple[dict, dict]:
-    """What a planned record is about, and its members but for the status."""
+    """Return the subject of a planned record, and its members except the status."""
     templates = [row[1:] for row in DEMO_TEMPLATES if row[0] == collection]
     parents = []
     while not parents:
@@ -26100,7 +26040,7 @@ def _own_members(demo: DemoRegister, collection: str, at, number: int, parent, v
 
 
 def _finding_members(demo: DemoRegister, at: datetime, number: int, values: dict) -> dict:
-    """Where a finding comes from, its key, and who works on it."""
+    """Return the source, the key and the owner of a finding."""
     origin, kind = tuple(values[name] for name in _TRIPLE), values["sourceKind"]
     if kind in ("audit", "module_signal"):
         origin = "external", f"{kind}-report", f"{kind.upper()}-{at:%Y}-{number:03}"
@@ -26138,7 +26078,7 @@ def _add_frameworks(demo: DemoRegister) -> None:
 
 
 def _add_assets(demo: DemoRegister) -> None:
-    """What the organization works with, the first of each sort at once, and who holds it."""
+    """Add the assets of the organization, the first of each sort at once, and their custodians."""
     units = sorted((n / row[2], n, *row) for row in DEMO_STOCK for n in range(row[2]))
     times = demo.times(len(DEMO_STOCK), 598, 570)
     times += demo.times(len(units) - len(DEMO_STOCK), 569, 25)
@@ -26173,7 +26113,7 @@ def _add_engagements(demo: DemoRegister) -> None:
 
 
 def _add_controls(demo: DemoRegister) -> None:
-    """Controls, the evidence that is asked for them, and the nodes that both cover."""
+    """Add controls, their evidence requirements, and the nodes that both cover."""
     nodes = {node["referenceCode"]: node for node in demo.rows["framework-nodes"]}
     links, lines = [], list(product(DEMO_SITES, DEMO_PRACTICES))
     times = demo.times(len(lines), 598, 560)
@@ -26196,7 +26136,7 @@ def _add_controls(demo: DemoRegister) -> None:
 
 
 def _add_submissions(demo: DemoRegister) -> None:
-    """What is filed with whom, a package for each period, and what became of each package."""
+    """Add the required submissions, a package for each period, and its events."""
     times = demo.times(len(DEMO_SUBMISSIONS), 598, 580)
     for at, (title, kind, months) in zip(times, DEMO_SUBMISSIONS, strict=True):
         values = {"title": title, "submissionKind": kind, "status": "active" if months else "draft"}
@@ -26257,7 +26197,7 @@ def _add_indicators(demo: DemoRegister) -> None:
 
 
 def _add_monitors(demo: DemoRegister) -> None:
-    """Monitors and their runs; the items of each monitor's newest run are kept."""
+    """Add monitors and their runs; each monitor's newest run has items."""
     lines = product(DEMO_SITES, DEMO_MONITORS)
     for at, (site, (title, kind, *messages)) in zip(demo.times(30, 545, 300), lines, strict=False):
         status = demo.pick("active " * 12 + "draft paused retired")
@@ -26273,7 +26213,7 @@ def _add_monitors(demo: DemoRegister) -> None:
 
 
 def _add_run(demo: DemoRegister, at: datetime, monitor: dict, kind: str, messages: list) -> None:
-    """A run of a monitor over some assets, with its items if there are messages for them."""
+    """Add a run of a monitor over some assets, with its items if there are messages for them."""
     assets = demo.records(kind, at)
     assets = demo.random.sample(assets, min(9, len(assets)))
     results = [demo.pick("pass " * 40 + "warning warning fail") for _ in assets]
@@ -26333,7 +26273,7 @@ class _DemoDelivery:
         self.running: dict[str, dict] = {}
 
     def now(self) -> float:
-        """The time of the demo, which moves whenever it is read."""
+        """The time of the demo, which advances with each use."""
         self.at += 0.137
         return self.at
 
@@ -26345,7 +26285,7 @@ class _DemoDelivery:
             for name, description in names.items()
         ]
         flows = [self.create_flow(*row) for row in _DEMO_FLOWS]
-        # What the gate requires in front of production.
+        # The gate requires this for production.
         production = self.environments[1].id
         policy = Policy.create(name="tested", required_attestation_types=["junit"])
         PolicyAttachment.create(policy=policy.id, environment=production)
@@ -26360,7 +26300,7 @@ class _DemoDelivery:
                 self.at += 14.5 * 3600
 
     def create_flow(self, name: str, description: str, types: list, approver: str) -> Flow:
-        """Create a flow; where there is an approver, quality has to approve its builds."""
+        """Create a flow; with an approver, quality has to approve its builds."""
         values = {"name": name, "description": description, "tags": {"team": "maintenance-it"}}
         values |= {"required_attestation_types": types, "requires_approval": bool(approver)}
         return Flow.create(required_approver_roles=["quality"] if approver else [], **values)
@@ -26392,7 +26332,7 @@ class _DemoDelivery:
             self.deploy(production, flow, digest, named["image_tag"])
 
     def deploy(self, environment: Environment, flow: Flow, digest: str, tag: str) -> None:
-        """Run a build in an environment, and record what runs there now."""
+        """Deploy a build to an environment, and record a snapshot."""
         running = self.running.setdefault(environment.id, {})
         artifact = {"artifactSha256": digest, "artifactName": flow.name, "artifactTag": tag}
         running[flow.name] = artifact | {"instanceCount": 2}
@@ -27823,7 +27763,7 @@ def _listener(listen: str) -> socket.socket:
 
 
 # --- Key rotation -------------------------------------------------------------
-# What a retired key encrypted is encrypted again, except the audit log and other rows that never
+# Values of a retired key are encrypted again, except in the audit log and other rows that never
 # change: these are proven as they were written, so that the key stays, to open them.
 
 #: How many records are encrypted again in one transaction.
@@ -27831,9 +27771,9 @@ _REENCRYPTED_AT_ONCE = 100
 
 
 def retire_keys(workspace: Workspace, advance: Callable[[int], None] = no_progress) -> int:
-    """End what older keys signed and encrypt again what they encrypted; return how much.
+    """Retire older keys and encrypt their values again; return the number of records.
 
-    Records that are facts get entries in the audit log and in the ledger, which prove the new text.
+    Facts get entries in the audit log and in the ledger, which prove the new ciphertext.
     """
 
     def work(current: Session) -> None:
@@ -27857,7 +27797,7 @@ def retire_keys(workspace: Workspace, advance: Callable[[int], None] = no_progre
 
 
 def rotate_keys(workspace: Workspace, retire: bool) -> int:
-    """Add a key that seals and signs from now on, and retire the older ones or not; its number."""
+    """Add a key that encrypts and signs from now on; retire the older ones if requested."""
     number = workspace.ring.newest + 1
     add_ring_key(workspace, number)
     start_signing(workspace)
@@ -27896,15 +27836,15 @@ def _batch(workspace: Workspace, sql: str, after: int) -> list[tuple]:
 def _reencrypt_records(
     model: type[Model], fields: Sequence[Member], keys: Sequence[str], current: Session
 ) -> int:
-    """Encrypt the texts of these records with the newest key; how many records there are."""
+    """Encrypt the texts of these records with the newest key; return their number."""
     count = 0
     for record in filter(None, map(model.find_or_none, keys)):
         try:
             texts = {field.name: getattr(record, field.name) for field in fields}
         except Unavailable:
-            # The log says which value cannot be opened; verify names it, too.
+            # The log names the value that cannot be decrypted; verify reports it, too.
             continue
-        # What was opened is remembered with the text of the file, which is not to be used again.
+        # The cache has the text of the file, which must not be used again.
         record.__dict__.pop("sealed_values", None)
         record.store(list(texts))
         if model.fact:
@@ -28179,9 +28119,9 @@ def _open_ring(workspace: Workspace) -> Iterable[str]:
 
 
 def back_up(workspace: Workspace, target: Path) -> None:
-    """Copy a workspace to a new file, and put a signed checkpoint of the copy beside it.
+    """Copy a workspace to a new file, with a signed checkpoint of the copy beside it.
 
-    One that ends with the process has none, as its key ends with it.
+    A temporary workspace has none, since its key ends with the process.
     """
     workspace.backup(target)
     if workspace.path:
@@ -28194,7 +28134,7 @@ def back_up(workspace: Workspace, target: Path) -> None:
 
 
 def file_bytes(workspace: Workspace) -> int:
-    """The size of a workspace's file, without what still waits beside it to be taken over."""
+    """Return the size of a workspace's file, without the write-ahead log."""
     connection = workspace.reader.connection()
     pages, each = (
         connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size")
@@ -28202,12 +28142,12 @@ def file_bytes(workspace: Workspace) -> int:
     return pages * each
 
 
-#: Files up to this size are verified whole by `doctor`, larger ones in their structure.
+#: Files up to this size are completely verified by `doctor`, larger ones only in their structure.
 _DOCTOR_BYTES = 64 << 20
 
 
 def _check_quickly(workspace: Workspace, is_small: bool) -> list[str]:
-    """The faults of a workspace's file: all of them if it is small, else those of its structure."""
+    """Return the faults of a workspace's file: all of them if it is small, else those of SQLite."""
     if is_small:
         return verify_workspace(workspace)
     with snapshot(workspace) as current:
@@ -28216,7 +28156,7 @@ def _check_quickly(workspace: Workspace, is_small: bool) -> list[str]:
 
 
 def examine(lite: NovantraLite) -> dict:
-    """What a person who helps would ask first."""
+    """Return the information that support needs first."""
     import platform
     import shutil
     from importlib.metadata import version
@@ -28263,7 +28203,7 @@ def load_demo(lite: NovantraLite) -> None:
             raise Conflict("The workspace holds records already; the demo goes into an empty one.")
 
     def work(current):
-        # A seed of its own makes the same records on every machine.
+        # A fixed seed makes the same records on every machine.
         random = random_module.Random("novantra-lite demo")
         for name, rows in demo_rows(random).items():
             importer = Import(lite.collection(name), current, Report())
@@ -28276,23 +28216,23 @@ def load_demo(lite: NovantraLite) -> None:
 
 
 def governed() -> list[Resource]:
-    """The resources whose records make a collection."""
+    """Return the resources with a collection."""
     return [resource for resource in RESOURCES if resource.collection]
 
 
 # --- Audit records ------------------------------------------------------------
 # The whole audit log, of both APIs, for external monitoring.
 
-#: Stands for what was there before where that is kept encrypted, or is never shown.
+#: Replaces earlier values that are encrypted or hidden.
 _WITHHELD = "(withheld)"
 
 
 class AuditRecords:
-    """The entries of a workspace's audit log as JSON members, in the order of writing.
+    """The entries of a workspace's audit log as JSON members, in the order of their creation.
 
-    It goes through those that there are when it is begun, in little memory. `since` and `until` are
-    times, and belong to what they bound; a date stands for the whole day. `actor` and `action` are
-    exact; `after` is the id of an entry that was seen already.
+    Iterates over the entries at its start, in little memory. `since` and `until` are inclusive
+    times; a date stands for the whole day. `actor` and `action` are exact; `after` is the id of an
+    entry.
     """
 
     BATCH = 500
@@ -28331,12 +28271,12 @@ class AuditRecords:
             first = batch[-1]["id"] + 1
 
     def newest(self) -> int:
-        """The id of the last entry that there is."""
+        """The id of the newest entry."""
         with self.workspace.read():
             return self.workspace.fetch_row("SELECT max(id) FROM audit_entry")[0]
 
     def bounds(self) -> tuple[int, int]:
-        """The first and the last id between which all entries of the time lie."""
+        """Return the first and the last id of the entries between the times."""
         if not self.since and self.until == "~":
             return self.after + 1, self.newest()
         spanned = "SELECT min(id), max(id) FROM audit_entry WHERE at >= ? AND at <= ?"
@@ -28348,7 +28288,7 @@ class AuditRecords:
         """The next few entries from an id on."""
         exact = {name: value for name, value in self.exact.items() if value}
         columns = ", ".join(column.column_name for column in AuditEntry.members().values())
-        # The plus keeps SQLite from sorting what it finds by time.
+        # The plus prevents SQLite from sorting by time.
         sql = f"SELECT {columns} FROM audit_entry WHERE id >= ? AND id <= ? AND +at BETWEEN ? AND ?"
         sql += "".join(f" AND {name} = ?" for name in exact) + " ORDER BY id LIMIT ?"
         values = [first, last, self.since, self.until, *exact.values(), self.BATCH]
@@ -28375,7 +28315,7 @@ class AuditRecords:
             ring.add(number, wrapped)
 
     def entry(self, document: dict) -> dict:
-        """An entry with what is encrypted in it opened, as far as it may be seen."""
+        """Return an entry with its encrypted values decrypted, as far as they may be shown."""
         for member in (AuditEntry.reason, AuditEntry.detail):
             if sealed := document[member.name]:
                 document[member.name] = self.workspace.ring.open(
@@ -28400,7 +28340,7 @@ def audit_records(lite: Install, **filters: Any) -> AuditRecords:
 
 
 def _withhold(table: str, before: dict) -> dict:
-    """What a record's members were before, without what is encrypted or never shown."""
+    """Return the earlier values of a record without encrypted and hidden ones."""
     open_members = {
         camel(column.column_name)
         for model in all_models()
@@ -28418,7 +28358,7 @@ class _Workspaces(dict[str, Workspace]):
     """The workspaces of an install that are open, by their slugs."""
 
     def __init__(self):
-        #: Why others in the directory could not be opened, by their slugs.
+        #: Why workspaces of the directory could not be opened, by slug.
         self.unopened: dict[str, str] = {}
         self.failures: list[Exception] = []
 
@@ -28429,16 +28369,16 @@ class _Workspaces(dict[str, Workspace]):
         log.error("Workspace %s is not served: %s", slug, why)
 
     def require_any(self) -> None:
-        """Raise the first failure if nothing else came of opening the directory."""
+        """Raise the first failure if no workspace of the directory could be opened."""
         if self.failures and not self:
             raise self.failures[0]
 
     def opened(self) -> list[Workspace]:
-        """The workspaces that are open now, even if others are opened or closed meanwhile."""
+        """Return the open workspaces, as a copy."""
         return list(self.values())
 
     def choose(self, slug: str) -> Workspace:
-        """The workspace of a slug, or the only one; Invalid where there are several."""
+        """Return the workspace of a slug, or the only one; raises Invalid if there are several."""
         slugs = sorted([*self, *self.unopened])
         if not slug and len(slugs) != 1:
             raise Invalid(f"Name one of the workspaces: {', '.join(slugs) or 'there is none'}.")
@@ -28454,22 +28394,22 @@ class _Workspaces(dict[str, Workspace]):
 
     @property
     def has_several(self) -> bool:
-        """Whether there is more than one workspace, open or not."""
+        """Return whether there are several workspaces, open or not."""
         return len(self) + len(self.unopened) > 1
 
     def refuse_unopened(self) -> None:
-        """Refuse credentials that may belong to a workspace that could not be opened."""
+        """Reject credentials that may belong to a workspace that could not be opened."""
         if self.unopened:
             raise Unavailable(f"Not every workspace is served: {', '.join(self.unopened)} is not.")
 
     def find_faults(self) -> dict[str, str]:
-        """What keeps workspaces from being read or written, by their slugs."""
+        """Return the reasons why workspaces cannot be read or written, by slug."""
         faults = {workspace.slug: workspace.find_fault() for workspace in self.opened()}
         return self.unopened | {slug: fault for slug, fault in faults.items() if fault}
 
 
 def _close_workspace(workspace: Workspace, deadline: float) -> None:
-    """Write down what is kept in memory, and close a workspace."""
+    """Write the counts in memory, and close a workspace."""
     try:
         is_free, journal = workspace.leases.end(deadline), workspace.journal
         if is_free and workspace.path and journal and not journal.clock.find_fault():
@@ -28482,7 +28422,7 @@ def _close_workspace(workspace: Workspace, deadline: float) -> None:
 
 
 def accept_clock(workspace: Workspace) -> None:
-    """Take the clock for right where it is refused, and audit that."""
+    """Accept the clock although the newest entry is too old, and audit that."""
     journal = workspace.journal
     if journal and journal.clock.find_fault():
         journal.clock.latest = workspace.source.clock()
@@ -28495,12 +28435,12 @@ def accept_clock(workspace: Workspace) -> None:
 
 
 class Install:
-    """The workspaces of a process, with the clock, the limits and the dispatcher that they share.
+    """The workspaces of a process, with their common clock, rate limits and dispatcher.
 
-    `database` is the file of its one workspace, or empty for one that ends with the instance;
-    `workspaces` is a directory with several, of which `workspace` names the one that this instance
-    speaks of by default. `clock`, `random` and `transport` replace time, chance and the network.
-    The keywords that follow are those of Settings.
+    `database` is the file of the only workspace, or empty for a temporary one; `workspaces` is a
+    directory with several, of which `workspace` names the default of this instance. `clock`,
+    `random` and `transport` replace time, chance and the network. Further keywords are those of
+    Settings.
     """
 
     def __init__(
@@ -28529,7 +28469,7 @@ class Install:
         self.transport = transport or Transport(
             networks, self.settings.webhook_timeout, clock=self.source.clock
         )
-        # A setting that cannot be meant is refused now, not at the first request that needs it.
+        # Invalid settings are rejected now, not at the first request that needs them.
         source_bases(self.settings)
         issuer_keys(self.settings)
         self.vault = evidence_store(self.settings)
@@ -28542,7 +28482,7 @@ class Install:
             raise
 
     def open_all(self) -> None:
-        """Open the one workspace, or every one in the directory."""
+        """Open the only workspace, or all of the directory."""
         if not self.settings.workspaces:
             path = Path(self.settings.database) if self.settings.database else None
             self.open_workspace(path, {})
@@ -28553,7 +28493,7 @@ class Install:
             try:
                 self.open_workspace(path, {})
             except Exception as failure:
-                # One that cannot be opened keeps nobody from the others.
+                # The failure of one workspace does not affect the others.
                 self.workspaces.leave_out(slug_of(path), failure)
         self.workspaces.require_any()
 
@@ -28579,7 +28519,7 @@ class Install:
     def create_workspace(
         self, slug: str, name: str = "", locale: str = "en", timezone: str = "UTC"
     ) -> Workspace:
-        """Make a workspace of its own file in the directory of workspaces."""
+        """Create a workspace with its own file in the directory."""
         if not self.settings.workspaces:
             raise Conflict("Only an install with a directory of workspaces can have several.")
         name = name or title_of(slug)
@@ -28593,13 +28533,13 @@ class Install:
 
     @property
     def workspace(self) -> Workspace:
-        """The one workspace that is meant; Invalid when there are several and none was named."""
+        """The selected workspace; raises Invalid if there are several and none was named."""
         if self.is_closed:
             raise closed()
         return self.workspaces.choose(self._chosen)
 
     def workspace_of(self, token: str) -> Workspace:
-        """The workspace that a token names; Unauthenticated when there is none of that name."""
+        """Return the workspace of a token; raises Unauthenticated if there is none."""
         try:
             return self.workspaces.find(token.partition(".")[0])
         except NotFound:
@@ -28615,14 +28555,14 @@ class Install:
         return None
 
     def start(self) -> None:
-        """Deliver webhooks from a thread; call this where another server runs the application."""
+        """Start a thread that delivers webhooks; for use with another WSGI server."""
         if not self.read_only:
             self.dispatcher.start()
 
     def close(self) -> None:
         """Stop delivering, and close every workspace.
 
-        Requests in flight have `shutdown_grace` seconds to finish; all others are refused.
+        Requests in flight have `shutdown_grace` seconds to finish; all others are rejected.
         """
         with self._ending:
             self.is_closed = True
@@ -28657,9 +28597,9 @@ def _explain_unopened(failure: Exception) -> str:
 
 
 class NovantraLite(Install):
-    """An install as a WSGI application, and the door to everything: records, accounts, webhooks.
+    """An install as a WSGI application, with its records, accounts and webhooks.
 
-    It takes what Install takes, and is a context manager that closes its files.
+    The arguments are those of Install. As a context manager, it closes its files.
     """
 
     audit = audit_records
@@ -28680,7 +28620,7 @@ class NovantraLite(Install):
         return self.workspace.api_keys
 
     def collection(self, name: str) -> Collection:
-        """The records of one kind, by the name of their collection or of their list on the wire."""
+        """Return the records of one collection, by its name or that of its list in the API."""
         collection = self._collections.get(name)
         if collection is None or collection.workspace.leases.is_ending:
             for resource in RESOURCES:
@@ -28699,19 +28639,19 @@ class NovantraLite(Install):
     def import_scan(
         self, stream: IO[bytes], name: str, *, trail: str, reason: str, dry_run: bool = False
     ) -> dict:
-        """Record a scan of a trail out of a scanner's report, which is kept as its evidence."""
+        """Record a security scan of a trail; the scanner's report is stored as evidence."""
         limit, folder = self.settings.upload_limit, storage_folder(self.settings)
         with contextlib.closing(read_file(stream, name, limit, folder)) as upload:
             unknown = self.settings.unknown_severity
             return import_scan(self.collection("flows"), trail, upload, reason, dry_run, unknown)
 
     def attachment(self, key: str) -> tuple[dict, bytes]:
-        """What is known of an attachment, and its bytes."""
+        """Return the metadata and the bytes of an attachment."""
         with self.workspace.read():
             return AttachmentContent.read(key)
 
     def token(self, *scopes: str, life: int | None = None) -> str:
-        """A bearer token with these scopes, from an account made for it."""
+        """Create an account with these scopes; return a bearer token."""
         name, requested, workspace = "In-process client", sorted(set(scopes)), self.workspace
         with workspace.leases.held():
             with workspace.read():
@@ -28729,7 +28669,7 @@ class NovantraLite(Install):
         return Client(self, {"Authorization": f"Bearer {self.token(*scopes)}"} if scopes else {})
 
     def step(self, at: float | None = None) -> int:
-        """Do what is due now or at a time: deliveries, expiries; return the number delivered."""
+        """Run what is due now or at a time: deliveries, expiries; return the deliveries."""
         return self.dispatcher.step(self.source.clock() if at is None else at)
 
     def __call__(self, environ: dict, start_response: Callable) -> Iterable[bytes]:
@@ -28738,7 +28678,7 @@ class NovantraLite(Install):
 
     @contextlib.contextmanager
     def listening(self, listen: str = "127.0.0.1:0") -> Iterator[str]:
-        """Answer on a real port, by default a free one, and deliver webhooks; yields the URL."""
+        """Serve on a real port, by default a free one, and deliver webhooks; yields the URL."""
         server = Server(self, self.settings, listen)
         server.start()
         try:
@@ -28758,7 +28698,7 @@ class NovantraLite(Install):
             wait()
 
     def load_demo(self) -> None:
-        """Fill an empty workspace with a believable one; the same records on every machine."""
+        """Fill an empty workspace with demo data, the same on every machine."""
         load_demo(self)
 
     def verify(self) -> list[str]:
@@ -28766,19 +28706,19 @@ class NovantraLite(Install):
         return verify_workspace(self.workspace)
 
     def backup(self, target: str | os.PathLike) -> None:
-        """Copy the workspace to a new file, as it stands at one moment, while it is in use."""
+        """Copy a snapshot of the workspace, which may be in use, to a new file."""
         with self.workspace.leases.held():
             back_up(self.workspace, Path(target))
 
     def checkpoint(self) -> dict[str, str]:
-        """A signed checkpoint of now, and the public key to keep for verifying it."""
+        """Return a signed current checkpoint, and the public key that verifies it."""
         with self.workspace.leases.held():
             return self.workspace.checkpoints.current()
 
     def rotate_keys(self, retire: bool = False) -> int:
-        """Add a key to the ring, which seals and signs from now on; its number.
+        """Add a key to the ring, which encrypts and signs from now on; return its number.
 
-        `retire` ends what older keys signed and encrypts again what they encrypted.
+        `retire` revokes what older keys signed, and encrypts their values again.
         """
         return rotate_keys(self.workspace, retire)
 
@@ -28790,9 +28730,9 @@ class NovantraLite(Install):
             return examine(self)
 
     def reset(self) -> None:
-        """Empty a workspace that ends with the process, as between two tests.
+        """Empty a temporary workspace, as between two tests.
 
-        Requests that begin now find the new one; those in flight finish with the former one.
+        New requests use the new one; those in flight finish with the old one.
         """
         if self.settings.database or self.settings.workspaces:
             raise Conflict("Only a workspace without a file can be reset.")
@@ -28803,13 +28743,13 @@ class NovantraLite(Install):
             former.close(time.monotonic() + self.settings.shutdown_grace)
 
     def accept_clock(self) -> None:
-        """Take the clock for right where it is refused as too far ahead of the newest entry."""
+        """Accept the clock although it is far ahead of the newest entry."""
         for workspace in self.workspaces.opened():
             accept_clock(workspace)
 
 
 def create_app() -> NovantraLite:
-    """The application as the environment says, for a WSGI server that is given a factory."""
+    """Create the application from the environment, as a factory for WSGI servers."""
     settings = Settings.read()
     lite = NovantraLite(settings.database, workspaces=settings.workspaces)
     lite.start()
@@ -29277,15 +29217,15 @@ def _describe_operation(operation: Operation) -> dict:
         content = dict.fromkeys(operation.media, _named_or_whole(operation.body, whole))
         if operation.form:
             content[UPLOAD_MEDIA] = _named_or_whole(operation.form, operation.form.describe())
-        # A missing body is read as an empty object, which is valid where no member is required;
-        # where several shapes are possible, it matches none.
+        # A missing body is read as an empty object, which is valid without required members; with
+        # several shapes, it matches none.
         required = "required" in whole or "anyOf" in whole
         described["requestBody"] = {"required": required, "content": content}
     return described
 
 
 def _named_or_whole(schema: Schema, whole: dict) -> dict:
-    """Refer to a body's schema by its name, or include it where it has none."""
+    """Refer to a body's schema by its name, or include it if it has none."""
     named = {"$ref": f"#/components/schemas/{schema.name}"}
     return {"schema": named if schema.name else whole}
 
@@ -29303,7 +29243,7 @@ def _describe_body(operation: Operation) -> dict:
     return operation.body.describe(partial=True) if operation.partial else operation.body.describe()
 
 
-#: Descriptions of common parameters, where their schema has none.
+#: Descriptions of common parameters, if their schema has none.
 _PARAMETERS = {
     "cursor": "The nextCursor of the previous page; valid for 48 hours, with the same filters.",
     "limit": "Records on a page, 50 by default and 200 at most; a larger number means 200.",
@@ -29373,7 +29313,7 @@ def _describe_responses(operation: Operation) -> dict:
 
 
 def _describe_dry_run(operation: Operation) -> dict:
-    """Return the schema of a dry run: the response, or the whole record where that is brief."""
+    """Return the schema of a dry run: the response, or the whole record if that is brief."""
     if not operation.brief:
         return operation.answer or {}
     resource = operation.resource
@@ -29418,7 +29358,7 @@ def _compressed(document: bytes) -> bytes:
 def _document_reply(
     context: RequestContext, document: bytes, headers: Mapping[str, str] = MappingProxyType({})
 ) -> Response:
-    """Answer with a document that is made once: all answers share its bytes, compressed or not."""
+    """Respond with a document that is made once; responses share its bytes."""
     headers = {"Vary": "Accept-Encoding", **headers}
     accepted = context.request.get_header("Accept-Encoding", default="")
     if re.search(r"(?i)\b(?:x-)?gzip\b(?!\s*;\s*q=0(?:\.0*)?\s*(?:,|$))", accepted):
@@ -29432,7 +29372,7 @@ _HEALTH["properties"]["faults"] = _FAULTS
 
 
 def _health_of(lite: Install, up: str, down: str) -> tuple[bool, bytes]:
-    """Whether any workspace is as it should be, and a body that names those that are not."""
+    """Return whether any workspace is healthy, and a body with the faults of the others."""
     faults = lite.workspaces.find_faults()
     is_up = not faults or any(slug not in faults for slug in lite.workspaces)
     body: dict[str, Any] = {"status": up if is_up else down}
@@ -29442,7 +29382,7 @@ def _health_of(lite: Install, up: str, down: str) -> tuple[bool, bytes]:
 
 
 class Service(Novantra, tag="Service"):
-    """What answers without credentials: health, the OpenAPI document, the reference page."""
+    """Operations without credentials: health, the OpenAPI document, the reference page."""
 
     @route(
         "GET /api/health/live",
@@ -29489,14 +29429,14 @@ class Service(Novantra, tag="Service"):
 
 
 class _WorkspaceMetrics:
-    """The metrics of one workspace, labelled by its name where the install has several."""
+    """The metrics of one workspace, labelled with its name if there are several."""
 
     def __init__(self, lite: NovantraLite, workspace: Workspace):
         self.workspace = workspace
         self.labels = {"workspace": workspace.slug} if lite.workspaces.has_several else {}
 
     def collect(self) -> Iterator[Any]:
-        """What holds at this moment, as a collector of prometheus-client gives it."""
+        """Collect the current values for prometheus-client."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 
         yield InfoMetricFamily(
@@ -29513,13 +29453,13 @@ class _WorkspaceMetrics:
                 yield metric
 
     def gauges(self) -> Iterator[tuple[str, str, float]]:
-        """How much there is to do, and to store."""
+        """Yield the numbers of pending work and of storage."""
         waiting = sum(model.select().where(model.due_at > "").count() for model in outbox_models())
         yield "deliveries_waiting", "What has still to be sent to other servers.", waiting
         yield "file_bytes", "Size of the workspace's file.", file_bytes(self.workspace)
 
     def counters(self) -> Iterator[tuple[str, str, float]]:
-        """How much was written."""
+        """Yield the numbers of writes."""
         for name, model, meaning in (
             ("audit_entries", AuditEntry, "Entries in the audit log."),
             ("ledger_entries", LedgerEntry, "Entries in the ledger, one for each fact."),
@@ -29529,7 +29469,7 @@ class _WorkspaceMetrics:
 
 
 class Operations(Factstore, tag="Operations"):
-    """What operators and their monitoring ask for, under the paths of the reference server."""
+    """Endpoints for operators and monitoring, under the paths of the reference server."""
 
     @route(
         "GET /actuator/health",
@@ -29568,19 +29508,19 @@ class Operations(Factstore, tag="Operations"):
 
 @functools.cache
 def _openapi_bytes() -> bytes:
-    """The OpenAPI document as it is served."""
+    """The bytes of the OpenAPI document."""
     return to_json(openapi_document()).encode()
 
 
 @functools.cache
 def _reference_bytes() -> bytes:
-    """The reference page as it is served."""
+    """The bytes of the reference page."""
     return reference_page(openapi_document(), list_settings()).encode()
 
 
 # --- Commands -----------------------------------------------------------------
 # A command is declared once: its words and arguments by the decorator, its help by the docstring.
-# It returns an Output, so that no command knows how it is printed.
+# It returns an Output, so that commands need not know how it is printed.
 
 PROGRAM = "novantra-lite"
 
@@ -29594,12 +29534,12 @@ class Output(NamedTuple):
 
 
 class Command(NamedTuple):
-    """One command of the command line.
+    """A command of the command line.
 
-    `opens` says in words which workspace its function gets: `existing` (must exist), `new` (created
-    if missing), `temporary` (need not be named), `directory` (one of several), `reader` (read-only,
+    `opens` is the kind of workspace that its function gets: `existing` (must exist), `new` (created
+    if missing), `temporary` (may be unnamed), `directory` (one of several), `reader` (read-only,
     beside a server); empty: none; `itself`: the function opens it. `settings` names the arguments
-    that are settings of the instance. `help` stands in place of the function's docstring.
+    that are settings of the instance. `help` replaces the function's docstring.
     """
 
     path: str
@@ -29624,7 +29564,7 @@ def command(path: str, *arguments, help="", opens="existing", settings="") -> Ca
 
 
 def argument(*names: str, **options) -> tuple[tuple, dict]:
-    """One argument of a command, as `ArgumentParser.add_argument` takes it."""
+    """An argument of a command, with the options of `ArgumentParser.add_argument`."""
     return names, options
 
 
@@ -29650,7 +29590,7 @@ def location(chosen) -> tuple[str, str]:
 
 
 def file_of(chosen) -> Path:
-    """Return the database file that the command line names, also as one of a directory."""
+    """Return the database file of the command line, also as one of a directory."""
     file, directory = location(chosen)
     if directory and not chosen.workspace:
         chosen.parser.error("name the workspace: --workspace SLUG")
@@ -29663,7 +29603,7 @@ def file_of(chosen) -> Path:
 
 
 def open_lite(chosen, writes: bool = False) -> NovantraLite:
-    """Open the instance for a command as its declaration says, or for writing."""
+    """Open the instance as a command declares, or for writing."""
     file, directory = location(chosen)
     opens, target = chosen.command.opens.split(), file or directory
     if not target and "temporary" not in opens and "directory" not in opens:
@@ -29726,18 +29666,18 @@ def listing(rows: Iterable[dict], none: str) -> Output:
 
 
 def words_of(values: Iterable[str] | None) -> list[str]:
-    """The words of an option that is repeated, or holds several words, or both; each once."""
+    """Return the distinct words of an option that is repeated or holds several words."""
     return list(dict.fromkeys(word for value in values or () for word in value.split()))
 
 
 def scopes_of(values: Iterable[str]) -> list[str]:
-    """The scopes that --scope names; `all` stands for every scope of Novantra."""
+    """Return the scopes of --scope; `all` means every scope of Novantra."""
     every = {"all": novantra_scopes()}
     return words_of(scope for word in words_of(values) for scope in every.get(word, [word]))
 
 
 def show_output(output: Output, as_json: bool) -> None:
-    """Print an output at once; JSON takes exactly one line."""
+    """Print an output at once; JSON on exactly one line."""
     print(json.dumps(output.data, default=str) if as_json else output.text, flush=True)
 
 
@@ -29760,7 +29700,7 @@ def credentials_data(credentials: Credentials) -> dict:
 
 
 def flush_output() -> None:
-    """Write out what was printed; a process may have been started without standard output."""
+    """Flush the output; a process may have been started without standard output."""
     if sys.stdout:
         sys.stdout.flush()
 
@@ -29822,7 +29762,7 @@ def serve_command(lite, chosen) -> None:
         lite.accept_clock()
 
     def announce(url: str) -> None:
-        # Only now, since a start that fails must not use up a secret that is shown once.
+        # Now, since a failed start must not consume a secret that is shown once.
         def show(data: dict) -> None:
             data = {"url": url, "docs": f"{url}/docs", **data}
             show_output(Output(data, _welcome(data, passing)), chosen.json)
@@ -29833,7 +29773,7 @@ def serve_command(lite, chosen) -> None:
 
 
 def _prepare_to_serve(lite, chosen, show: Callable[[dict], None]) -> None:
-    """Load demo data and create accounts if requested, and show what the caller has to know."""
+    """Load demo data and create accounts if requested, and show the necessary information."""
     if chosen.demo and not lite.workspaces.has_several and not lite.workspaces:
         lite.create_workspace("demo", name="Demo")
     if not lite.workspaces:
@@ -29846,7 +29786,7 @@ def _prepare_to_serve(lite, chosen, show: Callable[[dict], None]) -> None:
         return show({"workspaces": sorted(lite.workspaces), **unserved})
     facts = {"workspace": lite.workspace.slug}
     if chosen.demo:
-        # There is one person who tries things out.
+        # The demo has one user.
         lite.settings.self_approval = True
         try:
             lite.load_demo()
@@ -29858,7 +29798,7 @@ def _prepare_to_serve(lite, chosen, show: Callable[[dict], None]) -> None:
     if lite.workspace.path and sys.stdout and sys.stdout.isatty():
         _make_credentials(lite, name, lambda data: show(facts | data))
     else:
-        # What a program reads may be used at once, so it is printed after the commit.
+        # Programs may use the output at once, so it is printed after the commit.
         show(facts | _store_credentials(lite, name))
 
 
@@ -29882,10 +29822,10 @@ def _make_credentials(lite, name: str, show: Callable[[dict], None]) -> dict:
 
 
 def _store_credentials(lite, name: str) -> dict:
-    """Make credentials, and write them beside the database for its owner only.
+    """Create credentials, and write them to a file beside the database for its owner only.
 
-    What is printed where nobody sits at a terminal ends up in a log: secrets are left out of it. A
-    workspace that ends with the process has no place for a file, and no need.
+    Without a terminal, output goes to a log: secrets are left out of it. A temporary workspace
+    needs no file.
     """
     path = lite.workspace.path
     if not path:
@@ -29901,7 +29841,7 @@ def _store_credentials(lite, name: str) -> dict:
 
 
 def _write_private(path: Path, data: bytes) -> None:
-    """Write a file as a whole, for its owner only, in the place of one that may be there."""
+    """Write a file completely, for its owner only, replacing an existing one."""
     part = path.with_name(f"{path.name}.part")
     part.unlink(missing_ok=True)
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -29964,10 +29904,10 @@ _REASON = "for the audit log, 10 to 1000 characters"
 def import_command(lite, chosen) -> Output:
     """Import records, a framework from an OSCAL catalog, or a scanner's report.
 
-    A row whose key is known updates that record; any other creates one. Good
-    rows are stored even if others are refused, unless --all-or-nothing. Where
-    the file cannot be read on, or at Ctrl-C, the rows before that stay, and the
-    counts say how many. Exit status 1: rows were refused.
+    A row with a known key updates that record; any other creates one. Valid
+    rows are stored even if others are refused, unless --all-or-nothing. If the
+    rest of the file cannot be read, or at Ctrl-C, the rows before remain, and
+    the counts include them. Exit status 1: rows were refused.
 
     Examples:
       novantra-lite import assets assets.csv --database register.db
@@ -30051,20 +29991,20 @@ def _report_output(report, chosen) -> Output:
 
 
 def _open_private(path: str, flags: int) -> int:
-    """Open a file as `open` asks for it; a new one is for its owner only, whatever the umask."""
+    """Open a file for `open`; a new one is for its owner only, whatever the umask."""
     return os.open(path, flags, 0o600)
 
 
 @contextlib.contextmanager
 def _replacing(file: str) -> Iterator[IO[str]]:
-    """A text file to write, which takes the place of that of its name once all of it is there.
+    """Open a text file for writing, which replaces the file of its name once it is complete.
 
-    What is no regular file, such as a pipe, is written to as it stands.
+    Special files, such as pipes, are written directly.
     """
     target = Path(file).resolve()
     stays = target.exists() and not target.is_file()
     path = Path(file) if stays else target.with_name(target.name + ".unfinished")
-    # Others may read it if they might read what it takes the place of.
+    # The new file has the mode of the one that it replaces.
     mode = target.stat().st_mode & 0o777 if target.is_file() else 0o600
     try:
         with open(path, "w", encoding="utf-8", newline="", opener=_open_private) as stream:
@@ -30145,8 +30085,8 @@ def export_command(lite, chosen) -> Output | None:
 def set_command(lite, chosen) -> Output:
     """Change members of one record.
 
-    A value is read as JSON where it is JSON and the member does not hold text
-    now; an empty value clears the member.
+    A value is parsed as JSON if it is JSON and the member is not a text; an
+    empty value clears the member.
 
     Examples:
       novantra-lite set findings find_01HXY status=closed --reason "Patched in release 12."
@@ -30183,7 +30123,7 @@ def attachment_command(lite, chosen) -> Output | None:
             chosen.parser.error("--json and the attachment cannot share standard output")
         sys.stdout.buffer.write(content)
         return None
-    # The name came with an upload: only its last part counts, and it never replaces a file.
+    # The name was uploaded: only its last part counts, and it never replaces a file.
     name = re.split(r"[/\\]", facts.get("fileName") or "")[-1].lstrip(".")
     path = chosen.file or name or chosen.id
     with open(path, "wb" if chosen.file else "xb", opener=_open_private) as stream:
@@ -30200,7 +30140,7 @@ _SCOPE_HELP = "such as governance.findings:write; `all` for every Novantra scope
 _SCOPE = argument("--scope", **SEVERAL, required=True, metavar="S", help=_SCOPE_HELP)
 
 
-# Group of commands: the manager that it works with, what that manages, and how one is made.
+# Group of commands: its manager, the type of its objects, and how one is created.
 _MANAGERS = {
     "account": ("accounts", "account", "create"),
     "webhook": ("webhooks", "endpoint", "add"),
@@ -30373,8 +30313,8 @@ def _workspace_data(workspace) -> dict:
 def backup_command(lite, chosen) -> Output:
     """Copy the workspace to a file, while it is in use.
 
-    What is encrypted stays encrypted in the copy: keep the key file too, apart
-    from it. A signed checkpoint of the copy goes to FILE.checkpoints.
+    Encrypted values remain encrypted in the copy: keep the key file too, in a
+    different place. A signed checkpoint of the copy goes to FILE.checkpoints.
     """
     lite.backup(chosen.file)
     size = os.path.getsize(chosen.file)
@@ -30413,12 +30353,12 @@ def restore_command(chosen) -> Output:
 def checkpoint_command(chosen) -> Output:
     """Print a signed checkpoint of the ledger and the audit log.
 
-    Kept where whoever writes the file cannot write, it shows later whether the
-    end was cut off or written anew. Keep the public key there too.
+    Stored where those who can write the file have no access, it reveals later
+    whether the end was cut off or rewritten. Store the public key there too.
 
-    After an older backup was restored, --restart puts the checkpoints of what is
-    gone aside, under a name with the time, and begins a new file; the audit log
-    says why.
+    After an older backup was restored, --restart renames the file of checkpoints
+    that are no longer valid, with the time, and begins a new one; the reason is
+    audited.
 
     Examples:
       novantra-lite checkpoint --database register.db >> /mnt/other/register.checkpoints
@@ -30447,9 +30387,9 @@ def verify_command(chosen) -> Output:
     """Check the file, the ledger and the audit chain.
 
     With --checkpoint, no secret is needed: without the key file, only the bytes
-    of evidence stay unread. The file tells which key signs its checkpoints, but
-    whoever wrote it anew may have put in a key of his own: only a public key
-    that was kept elsewhere, given by --public-key, proves that yours signed.
+    of evidence are not verified. The file names the key of its checkpoints, but
+    a forger may have replaced it: only a public key that was stored elsewhere,
+    given by --public-key, proves that yours signed.
 
     Exit status 1: there are faults, one a line.
 
@@ -30459,7 +30399,7 @@ def verify_command(chosen) -> Output:
     """
     sentence, notes = "Sound: the file, the ledger and the audit chain.", None
     if chosen.checkpoint:
-        # Read first: whatever these saw is in the file by the time that it is looked at.
+        # Read first: everything that these cover is in the file when it is verified.
         notes = Path(chosen.checkpoint).read_bytes()
         sentence = "Sound: the file, the ledger, the audit chain and the checkpoints."
     elif chosen.public_key:
@@ -30477,7 +30417,7 @@ def verify_command(chosen) -> Output:
 def doctor_command(lite, chosen) -> Output:
     """Print versions, the settings in force and the state of the file.
 
-    A file up to 64 MiB is verified as `verify` does it, a larger one in its
+    A file up to 64 MiB is verified as by `verify`, a larger one only in its
     structure. Exit status 1: there are faults.
     """
     facts = lite.doctor()
@@ -30514,12 +30454,12 @@ command(
     argument("--retire", action="store_true", help="end what the older keys signed and encrypted"),
 )
 def key_rotate_command(lite, chosen) -> Output:
-    """Start a new key, which encrypts and signs; the older ones open and verify.
+    """Add a new key, which encrypts and signs; the older ones decrypt and verify.
 
-    --retire ends every access token and session that the older keys signed, and
-    encrypts anew what they encrypted, but for the audit log and other rows that
-    never change. API keys and client secrets stay: no key of the file gives them
-    away; revoke or rotate those that somebody may have seen.
+    --retire revokes every access token and session that the older keys signed,
+    and encrypts their values again, except the audit log and other rows that
+    never change. API keys and client secrets remain valid: no key of the file
+    reveals them; revoke or rotate those that may have been exposed.
     """
     lite.rotate_keys()
     if not chosen.retire:
@@ -30533,10 +30473,9 @@ def key_rotate_command(lite, chosen) -> Output:
 
 @command("key rewrap")
 def key_rewrap_command(lite, chosen) -> Output:
-    """Wrap the keys of the file by a new key file, or by NOVANTRA_LITE_NEW_KEY.
+    """Wrap the keys of the file with a new key file, or with NOVANTRA_LITE_NEW_KEY.
 
-    The key file from before opens nothing any more, except backups made before:
-    keep a copy of it with them.
+    The old key file opens only older backups: keep a copy of it with them.
     """
     beside = rewrap_keys(lite.workspace)
     text = f"The keys are wrapped by a new key in {beside}; keep a copy of it."
@@ -30548,7 +30487,7 @@ def key_rewrap_command(lite, chosen) -> Output:
 @command("openapi", opens="", help="Print the OpenAPI document of both APIs.")
 @command("schema", opens="", help="Print the tables as SQL.")
 def document_command(chosen) -> Output:
-    """Print what is derived from the declarations."""
+    """Print a document that is derived from the declarations."""
     if chosen.command.path == "schema":
         return Output({"schema": schema_sql()}, schema_sql())
     return Output(openapi_document(), openapi_json())
@@ -30562,7 +30501,7 @@ def routes_command(chosen) -> Output:
 
 @command("settings", opens="")
 def settings_command(chosen) -> Output:
-    """Print every setting, its value, default and flag, and what it does.
+    """Print every setting, its value, default and flag, and its description.
 
     The values are those of this environment; of secrets only whether they are set.
     """
@@ -30585,7 +30524,7 @@ def settings_command(chosen) -> Output:
 
 
 def _print_records(records: Iterable[dict]) -> int:
-    """Print entries of the audit log, a JSON object a line; the id of the last one, or 0."""
+    """Print entries of the audit log, a JSON object a line; return the last id, or 0."""
     last = 0
     for record in records:
         print(to_json(record))
@@ -30605,8 +30544,8 @@ def audit_tail_command(lite, chosen) -> None:
     """Print the last entries of the audit log, a JSON object a line.
 
     With --follow, new entries are printed within a second, also while a server
-    writes them. Whoever starts again passes the id of the last entry as --after,
-    and misses none.
+    writes them. To continue later without a gap, pass the id of the last entry
+    as --after.
 
     Examples:
       novantra-lite audit tail -n 3 --database register.db
@@ -30632,9 +30571,9 @@ def audit_tail_command(lite, chosen) -> None:
 def audit_export_command(lite, chosen) -> None:
     """Print the audit log, a JSON object a line, oldest entry first.
 
-    Reasons and details are decrypted; what was there before a change is withheld
-    where it is kept encrypted. A TIME is a date-time with an offset, or a date,
-    which stands for the whole day.
+    Reasons and details are decrypted; earlier values that are encrypted are
+    withheld. A TIME is a date-time with an offset, or a date, which stands for
+    the whole day.
 
     Examples:
       novantra-lite audit export --database register.db > audit.ndjson
@@ -30751,7 +30690,7 @@ def _answer_arguments(arguments: list[str] | None) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; 0 if it went well, 1 if not, 2 if misused, 130 at Ctrl-C."""
+    """Run one command; return 0 for success, 1 for failure, 2 for misuse, 130 at Ctrl-C."""
     try:
         return _answer_arguments(arguments)
     except SystemExit as misused:

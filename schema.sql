@@ -516,7 +516,7 @@ CREATE TABLE "regulatory_framework" (
     "json" TEXT NOT NULL
 ) STRICT;
 
--- How a trail stood against a framework when it was assessed; it never changes.
+-- The assessment of a trail against a framework at one time; it never changes.
 CREATE TABLE "compliance_assessment" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "framework_id" TEXT NOT NULL,
@@ -557,7 +557,7 @@ CREATE UNIQUE INDEX "configuration_baseline_key" ON "configuration_baseline" ("b
 
 CREATE INDEX "configuration_baseline_status" ON "configuration_baseline" ("status", "created_at", "id");
 
--- Where Confluence is, and as whom it is called.
+-- The server of Confluence, and its user.
 CREATE TABLE "confluence_connection" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "confluence_base_url" TEXT NOT NULL,
@@ -594,7 +594,7 @@ CREATE UNIQUE INDEX "control_key" ON "control" ("control_key");
 
 CREATE INDEX "control_status" ON "control" ("status", "created_at", "id");
 
--- One rule of a framework, and the types of attestations that show that it is kept.
+-- A rule of a framework, with the types of attestations that prove compliance.
 CREATE TABLE "regulatory_control" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "framework_id" TEXT NOT NULL,
@@ -609,7 +609,7 @@ CREATE TABLE "regulatory_control" (
 
 CREATE INDEX "regulatory_control_framework_id" ON "regulatory_control" ("framework_id");
 
--- What ties a control to the attestations of a flow, and says whether it must be kept.
+-- The assignment of a control to a flow and its attestations; it may be mandatory.
 CREATE TABLE "control_mapping" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "regulatory_control_id" TEXT NOT NULL,
@@ -1097,7 +1097,7 @@ CREATE UNIQUE INDEX "indicator_measurement_key" ON "indicator_measurement" ("ind
 
 CREATE INDEX "indicator_measurement_indicator_definition_id" ON "indicator_measurement" ("indicator_definition_id", "created_at", "id");
 
--- Where Jira is, and as whom tickets are made there.
+-- The server of Jira, and the user who creates tickets.
 CREATE TABLE "jira_connection" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "jira_base_url" TEXT NOT NULL,
@@ -1210,7 +1210,7 @@ CREATE INDEX "logical_member_logical_environment_id" ON "logical_member" ("logic
 
 CREATE INDEX "logical_member_environment_id" ON "logical_member" ("environment_id");
 
--- A person, known by the e-mail address.
+-- A person, identified by the e-mail address.
 CREATE TABLE "user" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "email" TEXT NOT NULL,
@@ -1756,7 +1756,7 @@ CREATE UNIQUE INDEX "service_review_key" ON "service_review" ("review_key");
 
 CREATE INDEX "service_review_engagement_id" ON "service_review" ("engagement_id", "created_at", "id");
 
--- An organisation's place in Slack: a channel, the bot that posts there, and the secret that signs what comes from there.
+-- The Slack channel of an organisation, its bot, and the secret that signs Slack's requests.
 CREATE TABLE "slack_config" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "org_slug" TEXT NOT NULL,
@@ -1815,7 +1815,7 @@ CREATE INDEX "snapshot_artifact_lookup" ON "snapshot_artifact" ("artifact_sha256
 
 CREATE INDEX "snapshot_artifact_snapshot_id" ON "snapshot_artifact" ("snapshot_id");
 
--- How the members of an organisation sign in: at which provider, and what its claims mean.
+-- The single sign-on of an organisation: its provider, and the roles for its groups.
 CREATE TABLE "sso_config" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "org_slug" TEXT NOT NULL,
@@ -1833,7 +1833,7 @@ CREATE TABLE "sso_config" (
 
 CREATE UNIQUE INDEX "sso_config_key" ON "sso_config" ("org_slug");
 
--- A person at an issuer, who is a user here, whatever becomes of e-mail addresses.
+-- A person at an issuer, who is a user here, even if e-mail addresses change.
 CREATE TABLE "sso_identity" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "issuer" TEXT NOT NULL,
@@ -1846,7 +1846,7 @@ CREATE UNIQUE INDEX "sso_identity_key" ON "sso_identity" ("issuer", "subject");
 
 CREATE INDEX "sso_identity_user_id" ON "sso_identity" ("user_id");
 
--- A sign-in that was begun, by a keyed hash of its state: good once, for ten minutes.
+-- A pending sign-in, by a keyed hash of its state: valid once, for ten minutes.
 CREATE TABLE "sso_login" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "slug" TEXT NOT NULL,
@@ -1969,7 +1969,7 @@ CREATE TABLE "used_token" (
     "used_at" TEXT NOT NULL
 ) STRICT;
 
--- One version of a document in the evidence vault; the newest may be marked as deleted.
+-- A version of a document in the evidence vault; the newest may be marked as deleted.
 CREATE TABLE "vault_document" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "entity_type" TEXT NOT NULL,
@@ -1984,7 +1984,7 @@ CREATE TABLE "vault_document" (
 
 CREATE UNIQUE INDEX "vault_document_key" ON "vault_document" ("entity_type", "entity_id", "evidence_type", "version");
 
--- A version that Vault acknowledged, or its deletion; what it holds, Vault alone knows.
+-- A version that Vault stored or deleted; its content is only in Vault.
 CREATE TABLE "vault_write" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "action" TEXT NOT NULL CHECK ("action" IN ('STORED', 'DELETED')),
@@ -2021,7 +2021,7 @@ CREATE UNIQUE INDEX "vulnerability_assessment_key" ON "vulnerability_assessment"
 
 CREATE INDEX "vulnerability_assessment_status" ON "vulnerability_assessment" ("status", "created_at", "id");
 
--- A CI system that may report on a flow, and the secret that it signs with.
+-- A CI system that may report on a flow, and the secret of its signatures.
 CREATE TABLE "webhook_config" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "source" TEXT NOT NULL CHECK ("source" IN ('GITHUB', 'JENKINS', 'CIRCLECI', 'GITLAB', 'GENERIC')),
@@ -2038,7 +2038,7 @@ CREATE INDEX "webhook_config_source" ON "webhook_config" ("source");
 
 CREATE INDEX "webhook_config_flow_id" ON "webhook_config" ("flow_id");
 
--- A webhook that was taken, by the id that its sender gave it, and what came of it.
+-- A received webhook, by its sender's delivery id, and the result.
 CREATE TABLE "webhook_delivery" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "webhook_config_id" TEXT NOT NULL,
