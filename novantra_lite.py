@@ -19672,29 +19672,27 @@ class IdentityProvider:
         headers["Content-Type"] = FORM_MEDIA
         return transport.post(url, urllib.parse.urlencode(form).encode(), headers)
 
-    def read(self, answer: HttpResponse) -> dict:
-        """The JSON object of an answer, or BadGateway."""
-        document = answer.document.value if answer.status == 200 else None
-        if not isinstance(document, dict):
+    def read(self, answer: HttpResponse) -> JsonNode:
+        """Return the JSON object of a response, or raise BadGateway."""
+        if answer.status != 200 or not isinstance(answer.document.value, dict):
             log.warning(
                 "The identity provider %s gave no usable answer. %s", self.issuer, answer.note
             )
             raise BadGateway("The identity provider gave no usable answer; try again.")
-        return document
+        return answer.document
 
     @cached_property
-    def document(self) -> dict:
+    def document(self) -> JsonNode:
         """Return the discovery document, which must name the same issuer."""
         document = self.read(self.ask(f"{self.issuer}/.well-known/openid-configuration"))
-        issuer = document.get("issuer")
-        if not isinstance(issuer, str) or issuer.rstrip("/") != self.issuer:
+        if document.text("issuer").rstrip("/") != self.issuer:
             raise Invalid("The discovery document of the identity provider is of another issuer.")
         return document
 
     def endpoint(self, name: str) -> str:
         """A URL of the discovery document, or Invalid."""
-        url = self.document.get(name)
-        if not isinstance(url, str):
+        url = self.document.text(name)
+        if not url:
             raise Invalid(f"The discovery document of the identity provider has no {name}.")
         try:
             split_target(url, https_only=not self.is_private(url))
@@ -19706,7 +19704,7 @@ class IdentityProvider:
         """Exchange an authorization code for an ID token; raises Invalid if the provider rejects
         it."""
         form = {"grant_type": "authorization_code", "client_id": client_id, **grant}
-        methods, headers = self.document.get("token_endpoint_auth_methods_supported"), {}
+        methods, headers = self.document.get("token_endpoint_auth_methods_supported").value, {}
         if client_secret and isinstance(methods, list) and "client_secret_post" not in methods:
             # RFC 6749, section 2.3.1: both are form encoded first.
             pair = ":".join(map(urllib.parse.quote_plus, (client_id, client_secret)))
@@ -19717,8 +19715,8 @@ class IdentityProvider:
         if 400 <= answer.status < 500:
             log.warning("The identity provider %s refused a code. %s", self.issuer, answer.note)
             raise Invalid("The identity provider refused the authorization code or the client.")
-        token = self.read(answer).get("id_token")
-        if not isinstance(token, str):
+        token = self.read(answer).text("id_token")
+        if not token:
             raise Invalid("The identity provider answered without an ID token.")
         return token
 
@@ -19729,17 +19727,17 @@ class IdentityProvider:
         `at` is the current time (OpenID Connect Core 1.0, section 3.1.3.7).
         """
         jwt = load_pyjwt()
-        keys = self.read(self.ask(self.endpoint("jwks_uri"))).get("keys")
+        keys = self.read(self.ask(self.endpoint("jwks_uri"))).items("keys")
         try:
             header = jwt.get_unverified_header(token)
-            key = find_key(header, keys if isinstance(keys, list) else [])
+            key = find_key(header, [key.value for key in keys])
             # The key was chosen to fit, so that the token cannot talk it into another algorithm.
             claims = jwt.decode(
                 token,
                 key,
                 algorithms=[header["alg"]],
                 audience=client_id,
-                issuer=self.document["issuer"],
+                issuer=self.document.text("issuer"),
                 options=dict(CLAIMS_TO_CHECK),
             )
         except (jwt.PyJWTError, ValueError, TypeError) as error:
@@ -20001,16 +19999,13 @@ secret again.
             document, message = provider.document, "The discovery document of the issuer was read."
         except (Invalid, BadGateway) as problem:
             log.info("The identity provider %s failed its test. %s", provider.issuer, problem)
-            document, message = {}, "The discovery document of the issuer could not be read."
-        endpoints = [
-            document.get(f"{endpoint}_endpoint") for endpoint in ("authorization", "token")
-        ]
-        authorization, token = (url if isinstance(url, str) else None for url in endpoints)
+            document = JsonNode.parse(b"")
+            message = "The discovery document of the issuer could not be read."
         return {
-            "success": bool(document),
+            "success": bool(document.members()),
             "message": message,
-            "authorizationEndpoint": authorization,
-            "tokenEndpoint": token,
+            "authorizationEndpoint": document.text("authorization_endpoint") or None,
+            "tokenEndpoint": document.text("token_endpoint") or None,
         }
 
     @route(
