@@ -62,7 +62,7 @@ def disable_and_enable(lite, account):
 def remove_scope_from_file(lite, account):
     connection = lite.workspace.writer.database.connection()
     connection.execute("DELETE FROM service_account WHERE id = ?", (account.client_id,))
-    lite.workspace.tokens.forget()
+    lite.workspace.tokens.clear()
 
 
 @pytest.mark.parametrize("act", [disable, rotate, disable_and_enable, remove_scope_from_file])
