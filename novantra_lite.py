@@ -141,6 +141,11 @@ class Problem(Exception):
         self.issues = issues or []
         self.headers = headers or {}
 
+    @property
+    def issue_text(self) -> str:
+        """The path and message of every issue, as one line."""
+        return "; ".join(f"{'.'.join(map(str, i['path']))}: {i['message']}" for i in self.issues)
+
 
 class Invalid(Problem):
     """The request does not match the operation's schema."""
@@ -625,59 +630,57 @@ class Generator:
         self._stamp = (-1, 0, "")
 
     def now(self, digits: int = 3) -> str:
-        """The present as ISO 8601 in UTC, with so many digits after the second."""
+        """Return the current time as ISO 8601 in UTC with `digits` decimals of a second."""
         return self.timestamp(self.clock(), digits)
 
-    def timestamp(self, at: float, digits: int = 3) -> str:
-        """A time as ISO 8601 in UTC, fixed in width so that text sorts as time does."""
-        whole = round(at * 10**digits)
+    def timestamp(self, seconds: float, digits: int = 3) -> str:
+        """Return a time as ISO 8601 in UTC; the fixed width makes text sort by time."""
+        units = round(seconds * 10**digits)
         # Read once, since another thread may replace it.
-        known_whole, known_digits, known_text = self._stamp
-        if (known_whole, known_digits) == (whole, digits):
-            return known_text
-        second, fraction = divmod(whole, 10**digits)
-        second_of_text, text = self._second
-        if second_of_text != second:
+        cached_units, cached_digits, text = self._stamp
+        if (cached_units, cached_digits) == (units, digits):
+            return text
+        second, fraction = divmod(units, 10**digits)
+        cached_second, text = self._second
+        if cached_second != second:
             text = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
             self._second = (second, text)
         text = f"{text}{fraction:0{digits}d}Z"
-        self._stamp = whole, digits, text
+        self._stamp = units, digits, text
         return text
 
     def ulid(self, prefix: str) -> str:
-        """Return a new id such as find_01HXY…; ids sort by creation, also within a millisecond."""
+        """Return a new id, as find_01HXY…; ids sort by creation, also within a millisecond."""
         with self._lock:
-            moment = round(self.clock() * 1000)
+            milliseconds = round(self.clock() * 1000)
             last, number = self._last
-            number = number + 1 if moment <= last else self.random.getrandbits(79)
-            self._last = moment, number = max(moment, last), number
-        return prefix + "_" + encode_ulid(moment, number)
+            number = number + 1 if milliseconds <= last else self.random.getrandbits(79)
+            self._last = milliseconds, number = max(milliseconds, last), number
+        return f"{prefix}_{encode_ulid(milliseconds, number)}"
 
     def uuid(self) -> str:
-        """Return a new UUID of the time and 74 random bits (version 7), in lower case.
+        """Return a new UUID of version 7 (RFC 9562, 5.7): the time, then 74 random bits.
 
         UUIDs sort by creation, so that their index grows at its end.
         """
-        # RFC 9562, 5.7: four bits for the version, two for the variant.
-        moment, number = round(self.clock() * 1000), self.random.getrandbits(74)
+        milliseconds, number = round(self.clock() * 1000), self.random.getrandbits(74)
         high, low = number >> 62, number & (1 << 62) - 1
-        return encode_uuid(moment << 80 | 0x7 << 76 | high << 64 | 0x2 << 62 | low)
+        return encode_uuid(milliseconds << 80 | 0x7 << 76 | high << 64 | 0x2 << 62 | low)
 
     def secret(self, prefix: str = "") -> str:
-        """Thirty-two random bytes as URL-safe text behind a prefix."""
-        text = base64.urlsafe_b64encode(self.random.randbytes(32)).rstrip(b"=").decode()
-        return prefix + text
+        """Return 32 random bytes as URL-safe Base64 after a prefix."""
+        return prefix + base64.urlsafe_b64encode(self.random.randbytes(32)).rstrip(b"=").decode()
 
 
 def encode_ulid(milliseconds: int, number: int) -> str:
-    """Write a time and an 80-bit number as the 26 characters of a ULID."""
-    moment = _encode_moment(milliseconds)
-    return moment + "".join([_PAIRS[number >> shift & 1023] for shift in range(70, -1, -10)])
+    """Format a time and an 80-bit number as the 26 characters of a ULID."""
+    digits = [_PAIRS[number >> shift & 1023] for shift in range(70, -1, -10)]
+    return _encode_milliseconds(milliseconds) + "".join(digits)
 
 
 @functools.lru_cache(16)
-def _encode_moment(milliseconds: int) -> str:
-    """The first ten characters of a ULID, which many have in common."""
+def _encode_milliseconds(milliseconds: int) -> str:
+    """Return the first ten characters of a ULID; consecutive ULIDs often share them."""
     return "".join([_PAIRS[milliseconds >> shift & 1023] for shift in range(40, -1, -10)])
 
 
@@ -690,57 +693,56 @@ def decode_ulid(text: str) -> int | None:
     return number if len(text) == 26 and number < 1 << 128 else None
 
 
-#: Characters of a date-time; longer texts are not cached.
-_TIMESTAMP_SIZE = 64
-
-
 def encode_uuid(number: int) -> str:
     """Format 128 bits as a UUID of any version."""
     text = f"{number:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
+_DATE_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d[0-9:.,]*(?:[Zz]|[+-][0-9:]+)")
+
+
 def parse_timestamp(text: str, digits: int = 3, dates: bool = False) -> str:
     """Parse an ISO 8601 date-time with an offset to UTC text; `dates` also accepts a date."""
-    if len(text) > _TIMESTAMP_SIZE:
+    # Long texts must not fill the cache.
+    timestamp = _parse_timestamp(text, digits, dates) if len(text) <= 64 else None
+    if timestamp is None:
         raise ValueError("Expected a date-time such as 2026-07-30T23:59:59Z")
-    return _parse_timestamp(text, digits, dates)
+    return timestamp
 
 
 @functools.lru_cache(4096)
-def _parse_timestamp(text: str, digits: int, dates: bool) -> str:
+def _parse_timestamp(text: str, digits: int, dates: bool) -> str | None:
     if dates and re.fullmatch(r"\d{4}-\d\d-\d\d", text):
         text += "T00:00:00Z"
-    if not re.fullmatch(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d[0-9:.,]*(?:[Zz]|[+-][0-9:]+)", text):
-        raise ValueError("Expected a date-time such as 2026-07-30T23:59:59Z")
+    if not _DATE_TIME.fullmatch(text):
+        return None
     try:
-        moment = datetime.fromisoformat(text.upper())
-        if moment.tzinfo is None:
-            raise ValueError("no offset")
-        moment = moment.astimezone(UTC)
+        instant = datetime.fromisoformat(text.upper()).astimezone(UTC)
     except (ValueError, OverflowError):
-        raise ValueError("Expected a date-time such as 2026-07-30T23:59:59Z") from None
-    return f"{moment.isoformat()[:19]}.{moment.microsecond // 10 ** (6 - digits):0{digits}d}Z"
+        return None
+    return f"{instant.isoformat()[:19]}.{instant.microsecond // 10 ** (6 - digits):0{digits}d}Z"
 
 
 def seconds_of(timestamp: str) -> float:
-    """A stored timestamp as seconds since 1970."""
+    """Return a stored timestamp as seconds since 1970."""
     return datetime.fromisoformat(timestamp).timestamp()
 
 
 # --- JSON and sessions --------------------------------------------------------
 
+#: The maximum depth of a JSON body.
 DEPTH = 32
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False)
 to_json = _ENCODER.encode
-#: A string as JSON text.
+#: Format a string as JSON text.
 quote = json.encoder.encode_basestring
 
 
 def read_json(data: bytes, read_object: Callable[[list], dict] | None = None) -> Any:
     """Parse a JSON body; reject NUL, lone surrogates, NaN and more than 32 levels.
 
-    `read_object` makes each object of its pairs of name and value.
+    `read_object` creates each object from its pairs of name and value.
     """
     try:
         value = json.loads(
@@ -750,9 +752,8 @@ def read_json(data: bytes, read_object: Callable[[list], dict] | None = None) ->
             object_pairs_hook=read_object,
         )
     except (ValueError, RecursionError):
-        raise Invalid(
-            "The body is not JSON in UTF-8.", [field_error([], "Expected JSON")]
-        ) from None
+        issues = [field_error([], "Expected JSON")]
+        raise Invalid("The body is not JSON in UTF-8.", issues) from None
     if data.count(b"[") + data.count(b"{") > DEPTH or b"\\u" in data:
         check_json(value, DEPTH)
     return value
@@ -775,12 +776,12 @@ def read_signed_json(data: bytes) -> Any:
 
 
 def reject_constant(name: str) -> None:
-    """Refuse NaN and Infinity, which Python would read and JSON does not have."""
+    """Reject NaN and Infinity, which Python parses and JSON does not define."""
     raise ValueError(name)
 
 
 def read_float(text: str) -> float:
-    """Parse a number that is no integer; reject one that is out of the range of floats."""
+    """Parse a number with a fraction or an exponent; raise ValueError beyond a float's range."""
     number = float(text)
     if math.isinf(number):
         raise ValueError(text)
@@ -790,13 +791,11 @@ def read_float(text: str) -> float:
 def check_json(value: Any, depth: int, path: tuple = ()) -> None:
     """Reject a parsed value that is nested too deeply or contains invalid text.
 
-    The issue names the member; of a member with an invalid name, its parent.
+    The error names the member, or the parent of a member with an invalid name.
     """
     if isinstance(value, str):
-        if "\0" in value or (not value.isascii() and not is_text(value)):
-            raise Invalid(
-                issues=[field_error(path, "Expected text without NUL and lone surrogates")]
-            )
+        if not is_text(value):
+            raise Invalid(issues=[field_error(path, NOT_TEXT)])
     elif isinstance(value, dict | list):
         if depth == 0:
             raise Invalid(issues=[field_error([], f"Expected at most {DEPTH} levels of nesting")])
@@ -806,25 +805,28 @@ def check_json(value: Any, depth: int, path: tuple = ()) -> None:
             check_json(inner, depth - 1, (*path, key))
 
 
+NOT_TEXT = "Expected text without NUL and lone surrogates"
+
+
 def is_text(value: str) -> bool:
-    """Return whether a string is valid Unicode without lone surrogates."""
+    """Return whether a string is valid Unicode without NUL and lone surrogates."""
     try:
         value.encode()
     except UnicodeEncodeError:
         return False
-    return True
+    return "\0" not in value
 
 
 def field_error(path: Sequence, message: str) -> dict:
-    """One fault as both the envelope and the reports spell it."""
+    """Return one entry of a problem's `issues`: the path of a member, and what was expected."""
     return {"path": list(path), "message": message}
 
 
 class Session:
     """The current use of a workspace: the database, the actor, the reason, and the results.
 
-    `facts` collects changed records and `events` raised events; both are written in the
-    transaction, before its commit. `afterwards` holds functions to be called after it.
+    `facts` collects changed records and `events` emitted events; both are written in the
+    transaction, before its commit. `afterwards` lists functions to call after it.
     """
 
     __slots__ = (
@@ -833,7 +835,7 @@ class Session:
     )  # fmt: skip
 
     def __init__(self, workspace, database, actor="", reason="", request_id="", address=""):
-        #: The region that a request names, and the address that it comes from.
+        #: The region that a request names, and the address of its caller.
         self.region, self.address = "", address
         self.workspace, self.database = workspace, database
         self.source, self.ring = workspace.source, workspace.ring
@@ -848,28 +850,28 @@ session = current_session.get
 
 
 class using:
-    """Sets the current session of this thread for the length of a with statement."""
+    """A context manager that sets the current session of this thread."""
 
-    __slots__ = ("before", "current")
+    __slots__ = ("current", "token")
 
     def __init__(self, current: Session):
         self.current = current
 
     def __enter__(self) -> Session:
-        self.before = current_session.set(self.current)
+        self.token = current_session.set(self.current)
         return self.current
 
     def __exit__(self, *raised: object) -> None:
-        current_session.reset(self.before)
+        current_session.reset(self.token)
 
 
 def now() -> str:
-    """The present of the current session, written as every Timestamp is."""
+    """Return the current time of the session with milliseconds."""
     return session().source.now()
 
 
 def emit(event: str, data: dict) -> None:
-    """Raise an event; it leaves the outbox once the change is committed."""
+    """Emit an event, which is sent after the change was committed."""
     session().events.append((event, data))
 
 
@@ -934,9 +936,9 @@ class JsonNode:
         return self._typed(dict, "an object", required) or {}
 
     def get(self, path: str) -> JsonNode:
-        """Return the node at a dotted path; its value is None if it is absent."""
+        """Return the node at a dotted path, its value None if it is absent; at "" this node."""
         node, reads = self, self.document.reads
-        for name in path.split("."):
+        for name in path.split(".") if path else ():
             if reads is not None and name not in reads:
                 raise LookupError(f"The reader does not declare that it reads {name!r}.")
             node = JsonNode(node.members().get(name), name, node)
@@ -959,15 +961,15 @@ class JsonNode:
 
     def items(self, path: str = "", required: bool = False) -> list[JsonNode]:
         """Return the objects in this list, or in the list at a path."""
-        items = (self.get(path) if path else self)._items(required)
+        items = self.get(path)._items(required)
         if self.document.is_strict:
             for item in items:
                 item._typed(dict, "an object", required=True)
         return items
 
-    def texts(self, path: str) -> list[str]:
+    def texts(self, path: str, required: bool = False) -> list[str]:
         """Return the texts in the list at a path."""
-        items, is_strict = self.get(path)._items(), self.document.is_strict
+        items, is_strict = self.get(path)._items(required), self.document.is_strict
         return [text for item in items if (text := item._typed(str, "text", is_strict)) is not None]
 
     def _items(self, required: bool = False) -> list[JsonNode]:
@@ -990,28 +992,28 @@ class _JsonDocument:
 
 
 # --- Fields -------------------------------------------------------------------
-# A field is the column, its CHECK, the JSON member, its validation and its part of
-# the OpenAPI document: one declaration for all of them.
+# A field declares the column, its CHECK, the JSON member, its validation and its part of the
+# OpenAPI document.
 
 
 def camel(name: str) -> str:
-    """Spell a Python name the way that both APIs spell their members."""
+    """Return the camelCase name of a JSON member."""
     head, *tail = name.split("_")
-    return head + "".join(word.capitalize() for word in tail)
+    return head + "".join(map(str.capitalize, tail))
 
 
 def default_of(field: Any) -> Any:
-    """The value of a member that a request leaves out."""
+    """Return the value of a member that a request omits."""
     return field.default() if callable(field.default) else field.default
 
 
 class Member:
-    """Mixed into every field: how its value crosses the border to JSON."""
+    """The base of all fields: converts between JSON, Python and stored values."""
 
     json_type, python_type = "string", str
     #: Never returned to a caller.
     hidden = False
-    #: Kept encrypted in the file.
+    #: Stored encrypted.
     sealed = False
     #: Grants access: even the audit log does not store earlier values.
     is_secret = False
@@ -1026,7 +1028,7 @@ class Member:
     ):
         super().__init__(*arguments, **options)
         self.hidden = hidden or type(self).hidden
-        #: The layout of the file that brought the column; its former names, oldest first.
+        #: The layout of the file that added the column; its former names, oldest first.
         self.since, self.former_names = since, tuple(former_names.split())
 
     @property
@@ -1042,7 +1044,7 @@ class Member:
         return self.db_value(default_of(self))
 
     def read(self, value: Any) -> Any:
-        """Validate a JSON value and return it in its stored form; raises ValueError."""
+        """Validate a JSON value and return it in its stored form; raise ValueError."""
         if type(value) is not self.python_type:
             raise ValueError(f"Expected {self.json_type}")
         return value
@@ -1052,19 +1054,19 @@ class Member:
         return text
 
     def coerce(self, value: Any) -> Any:
-        """Convert a value that a lenient surface accepts, such as a number for a string."""
+        """Convert a value that a lenient surface accepts, for example a number for a string."""
         return value
 
     def value(self, record: Any) -> Any:
-        """This member's JSON value in a record."""
+        """Return this member's JSON value in a record."""
         return getattr(record, self.name)
 
     def stored(self, record: Any) -> Any:
-        """Return the stored value of this member of a record."""
+        """Return this member's stored value in a record."""
         return record.__data__.get(self.name)
 
     def describe(self) -> dict:
-        """This member's part of a JSON schema."""
+        """Return this member's JSON schema."""
         return {"type": self.json_type}
 
     def sql(self, value: str) -> str:
@@ -1083,7 +1085,7 @@ _STRIPPED = re.compile(f"{VISIBLE}(?:.*{VISIBLE})?", re.S)
 
 
 def strip_text(value: str) -> str:
-    """A text without the white space and the invisible characters at both ends."""
+    """Strip white space and invisible characters at both ends."""
     match = _STRIPPED.search(value)
     return match[0] if match else ""
 
@@ -1115,13 +1117,11 @@ class Text(Member, peewee.TextField):
             if value and not stripped:
                 raise ValueError("Expected text that is not blank")
             value = stripped if self.strips else value
-        size = len(value)
-        if "\0" in value or not (value.isascii() or is_text(value)):
-            raise ValueError("Expected text without NUL and lone surrogates")
-        if not self.at_least <= size <= self.at_most:
-            if self.at_least:
-                raise ValueError(f"Expected {self.at_least} to {self.at_most} characters")
-            raise ValueError(f"Expected at most {self.at_most} characters")
+        if not is_text(value):
+            raise ValueError(NOT_TEXT)
+        if not self.at_least <= len(value) <= self.at_most:
+            limits = f"{self.at_least} to" if self.at_least else "at most"
+            raise ValueError(f"Expected {limits} {self.at_most} characters")
         if self.pattern and not re.fullmatch(self.pattern, value):
             raise ValueError(self.hint)
         return value
@@ -1152,8 +1152,8 @@ class Choice(Member, peewee.TextField):
         self.words = tuple(words.split())
 
     def bind(self, model, name, set_attribute=True):
-        listed = ", ".join(f"'{word}'" for word in self.words)
-        self.constraints = [peewee.Check(f'"{self.column_name or name}" IN ({listed})')]
+        words = ", ".join(f"'{word}'" for word in self.words)
+        self.constraints = [peewee.Check(f'"{self.column_name or name}" IN ({words})')]
         super().bind(model, name, set_attribute)
 
     def read(self, value):
@@ -1166,7 +1166,7 @@ class Choice(Member, peewee.TextField):
 
 
 class Integer(Member, peewee.IntegerField):
-    """A whole number between two bounds."""
+    """An integer between two bounds, both included."""
 
     json_type, python_type = "integer", int
 
@@ -1180,22 +1180,23 @@ class Integer(Member, peewee.IntegerField):
 
     def read(self, value):
         # JSON has one type of number: 5.0 is an integer.
-        whole = int(value) if type(value) is float and value.is_integer() else value
-        if not self.at_least <= super().read(whole) <= self.at_most:
+        number = int(value) if type(value) is float and value.is_integer() else value
+        if not self.at_least <= super().read(number) <= self.at_most:
             raise ValueError(f"Expected a number from {self.at_least} to {self.at_most}")
-        return whole
+        return number
 
     def parse(self, text):
-        if not re.fullmatch(r"-?[0-9]{1,19}", text):
+        number = self.coerce(text)
+        if number is text:
             raise ValueError("Expected integer")
-        return int(text)
+        return number
 
     def describe(self):
         return {"type": "integer", "minimum": self.at_least, "maximum": self.at_most}
 
 
 class Number(Member, peewee.FloatField):
-    """A number that need not be whole."""
+    """A number with or without a fraction."""
 
     json_type, python_type = "number", float
 
@@ -1209,7 +1210,7 @@ class Number(Member, peewee.FloatField):
             raise ValueError("Expected number") from None
 
     def sql(self, value):
-        # SQLite's JSON writes 15 digits; a float may need 17 to be restored exactly.
+        # SQLite's JSON functions write 15 digits; a float may need 17 to be restored exactly.
         short, middle, long = (f"printf('%!.{digits}g', {value})" for digits in (15, 16, 17))
         return (
             f"json(CASE WHEN {value} IS NULL THEN NULL "
@@ -1237,10 +1238,10 @@ class Boolean(Member, peewee.IntegerField):
         return self.db_value(super().stored(record))
 
     def parse(self, text):
-        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-        if text.lower() not in words:
+        word = text.lower()
+        if word not in ("true", "yes", "1", "false", "no", "0"):
             raise ValueError("Expected true or false")
-        return words[text.lower()]
+        return word in ("true", "yes", "1")
 
     def sql(self, value):
         return f"json(CASE {value} WHEN 1 THEN 'true' WHEN 0 THEN 'false' END)"
@@ -1249,7 +1250,7 @@ class Boolean(Member, peewee.IntegerField):
 class Timestamp(Member, peewee.TextField):
     """A point in time, stored as ISO 8601 text in UTC with a fixed width.
 
-    With `dates`, a date stands for its first moment.
+    With `dates`, a date is accepted, too, as its midnight in UTC.
     """
 
     def __init__(self, digits: int = 3, *, dates: bool = False, **options):
@@ -1287,52 +1288,46 @@ class Anything:
         return {}
 
 
-class ListOf:
-    """A JSON array with elements of one field."""
+class ListOf(Anything):
+    """A JSON array with elements of one field; reports the errors of all elements."""
 
     def __init__(self, element: Any, at_most: int = 1000):
         self.element, self.at_most = element, at_most
 
-    def coerce(self, value: Any) -> Any:
-        """Coerce each element of an array."""
+    def coerce(self, value):
         return list(map(self.element.coerce, value)) if isinstance(value, list) else value
 
-    def read(self, value: Any) -> list:
-        """Validate every element; raise all faults with their positions."""
+    def read(self, value):
         if not isinstance(value, list):
             raise ValueError("Expected array")
         if len(value) > self.at_most:
             raise ValueError(f"Expected at most {self.at_most} elements")
-        return _read_each(enumerate(value), self.element)[1]
+        return _read_all(enumerate(value), self.element)
 
-    def describe(self) -> dict:
-        """This array's JSON schema."""
+    def describe(self):
         return {"type": "array", "items": self.element.describe(), "maxItems": self.at_most}
 
 
-class MapOf:
-    """A JSON object with any names, and values of one field."""
+class MapOf(Anything):
+    """A JSON object with any names, and values of one field; reports all errors."""
 
     def __init__(self, element: Any, at_most: int = 1000, name: Text | None = None):
         self.element, self.at_most, self.name = element, at_most, name or Text(255)
 
-    def coerce(self, value: Any) -> Any:
-        """Coerce each value of an object."""
+    def coerce(self, value):
         if not isinstance(value, dict):
             return value
         return {name: self.element.coerce(inner) for name, inner in value.items()}
 
-    def read(self, value: Any) -> dict:
-        """Validate every name and value; raise all faults with their names."""
+    def read(self, value):
         if not isinstance(value, dict):
             raise ValueError("Expected object")
         if len(value) > self.at_most:
             raise ValueError(f"Expected at most {self.at_most} entries")
-        _read_each(((key, key) for key in value), self.name)
-        return dict(zip(*_read_each(value.items(), self.element), strict=True))
+        _read_all(((name, name) for name in value), self.name)
+        return dict(zip(value, _read_all(value.items(), self.element), strict=True))
 
-    def describe(self) -> dict:
-        """This object's JSON schema."""
+    def describe(self):
         return {
             "type": "object",
             "additionalProperties": self.element.describe(),
@@ -1341,22 +1336,21 @@ class MapOf:
         }
 
 
-def _read_each(items: Iterable[tuple[Any, Any]], element: Any) -> tuple[list, list]:
-    """Validate every item with one function; return the names and the values."""
-    names, values, issues = [], [], []
+def _read_all(items: Iterable[tuple[Any, Any]], element: Any) -> list:
+    """Validate named values with one field; raise the errors of all of them."""
+    values, issues = [], []
     for name, value in items:
         try:
             values.append(element.read(value))
-            names.append(name)
         except ValueError as error:
             issues += ValidationErrors.of(error, name)
     if issues:
         raise ValidationErrors(issues)
-    return names, values
+    return values
 
 
 class Json(Member, peewee.TextField):
-    """A JSON array or object, stored as text; `of` validates it."""
+    """A JSON array or object, stored as text and validated by `of`."""
 
     def __init__(self, of: Any, **options: Any):
         super().__init__(**options)
@@ -1369,7 +1363,7 @@ class Json(Member, peewee.TextField):
         return self.of.coerce(value)
 
     def parse(self, text):
-        # People separate words with commas when they fill in a table.
+        # In the cell of a table, words may be separated by commas.
         if isinstance(self.of, ListOf) and isinstance(self.of.element, Text) and text[:1] != "[":
             return [part.strip() for part in text.split(",") if part.strip()]
         try:
@@ -1394,7 +1388,7 @@ class Json(Member, peewee.TextField):
 
 
 class _Related(peewee.ForeignKeyAccessor):
-    """Loads the record of a foreign key with its model's prepared SQL."""
+    """Load the record of a foreign key with its model's prepared SQL."""
 
     def get_rel_instance(self, instance):
         key = instance.__data__.get(self.name)
@@ -1404,7 +1398,7 @@ class _Related(peewee.ForeignKeyAccessor):
 
 
 class ForeignKey(Member, peewee.ForeignKeyField):
-    """Points at another record by its id, which is its member; reads as that record."""
+    """A reference to another record; the JSON member is its id, the attribute its record."""
 
     accessor_class = _Related
 
@@ -1421,7 +1415,7 @@ class ForeignKey(Member, peewee.ForeignKeyField):
 
 
 class PrefixedId(Member, peewee.TextField):
-    """A primary key such as find_01HXY…, in the order in which records are made."""
+    """A primary key with a ULID, as find_01HXY…, which sorts by creation."""
 
     def __init__(self, prefix: str):
         super().__init__(primary_key=True, default=lambda: session().source.ulid(prefix))
@@ -1439,57 +1433,66 @@ class PrefixedId(Member, peewee.TextField):
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
-def read_uuid(value: Any) -> str:
-    """A UUID in lower case, from one in either letter case; ValueError when it is none."""
-    if not isinstance(value, str) or not UUID.fullmatch(value.lower()):
-        raise ValueError("Expected a UUID")
-    return value.lower()
-
-
-class Uuid(Member, peewee.TextField):
-    """A random primary key."""
-
-    def __init__(self, *, hidden: bool = False):
-        super().__init__(primary_key=True, default=lambda: session().source.uuid())
-        self.hidden = hidden
+class _UuidText:
+    """Mixed into fields that hold a UUID, which is accepted in either letter case."""
 
     def read(self, value):
-        return read_uuid(value)
+        if not isinstance(value, str) or not UUID.fullmatch(value.lower()):
+            raise ValueError("Expected a UUID")
+        return value.lower()
 
     def describe(self):
         return {"type": "string", "format": "uuid"}
 
 
+class Uuid(_UuidText, Member, peewee.TextField):
+    """A primary key that is a UUID of version 7, which sorts by creation."""
+
+    def __init__(self, **options: Any):
+        super().__init__(primary_key=True, default=lambda: session().source.uuid(), **options)
+
+
+class Id(_UuidText, Text):
+    """A UUID that need not exist, as in a query."""
+
+    def __init__(self, **options: Any):
+        super().__init__(36, 36, **options)
+
+
+class Owner(_UuidText, ForeignKey):
+    """A reference to a record whose primary key is a UUID."""
+
+
 class _Sealed(str):
-    """The text of an encrypted value, as it stands in the file."""
+    """The ciphertext of an encrypted value, as stored in the file."""
 
 
 class _SealedAccessor(peewee.FieldAccessor):
-    """Decrypts a sealed value when it is read, not before."""
+    """Decrypt a sealed value when it is first read."""
 
     def __get__(self, instance, instance_type=None):
         value = super().__get__(instance, instance_type)
         if type(value) is _Sealed:
             opened = session().ring.open(value, self.field.associated_data(instance._pk))
-            # As long as it is not replaced, the file keeps the bytes that the ledger knows.
+            # Until the value changes, its ciphertext stays the one that the ledger hashed.
             instance.__dict__.setdefault("sealed_values", {})[self.name] = opened, value
             instance.__data__[self.name] = value = opened
         return value
 
 
 class Encrypted(Text):
-    """A string that the file holds only encrypted, bound to its table, column and record."""
+    """A string that is stored encrypted, bound to its table, column and record."""
 
     accessor_class = _SealedAccessor
     sealed = True
 
     @property
     def is_secret(self) -> bool:
-        """Whether it opens something, as what is encrypted and never shown does."""
+        """Return whether the value grants access: it is encrypted and never returned."""
         return self.hidden
 
     def associated_data(self, key: str) -> str:
-        """What the encryption is bound to, so that a value cannot be moved elsewhere."""
+        """Return the associated data that binds a ciphertext to its table, column and record."""
         return f"{self.model._meta.table_name}/{self.column_name}/{key}"
 
     def python_value(self, value):
@@ -1499,7 +1502,7 @@ class Encrypted(Text):
         value = record.__data__.get(self.name)
         if value is None or type(value) is _Sealed:
             return value
-        # A row is hashed as it is stored, so one value is sealed only once.
+        # The hash of a row is over its ciphertext, so each value is sealed only once.
         sealed = record.__dict__.setdefault("sealed_values", {})
         if self.name not in sealed or sealed[self.name][0] != value:
             sealed[self.name] = value, session().ring.seal(value, self.associated_data(record._pk))
@@ -2013,6 +2016,13 @@ class Schema:
         if issues:
             raise ValidationErrors(issues)
         return values
+
+    def validate(self, data: Any, **options: bool) -> dict:
+        """Do as `read`, but raise Invalid with all faults."""
+        try:
+            return self.read(data, **options)
+        except ValidationErrors as errors:
+            raise Invalid(issues=[field_error(*issue) for issue in errors.issues]) from None
 
     def by_alias(self, data: dict, member: str) -> Any:
         """The value under an alias of a member."""
@@ -3992,7 +4002,7 @@ def read_cursor(key: bytes, binding: str, cursor: str, at: float, life: int) -> 
 class Principal(NamedTuple):
     """The caller: its id, its scopes, and the expiry of its credentials (seconds since 1970).
 
-    `name` is for people; `account` owns the credentials, if not the principal itself.
+    `name` is for display; `account` owns the credentials if the principal does not.
     """
 
     id: str
@@ -4002,8 +4012,8 @@ class Principal(NamedTuple):
     account: str = ""
 
     @property
-    def party(self) -> str:
-        """The id for rate limits and idempotency, whichever credentials a caller uses."""
+    def owner(self) -> str:
+        """The id for rate limits and idempotency, which all credentials of an account share."""
         return self.account or self.id
 
     def has_scope(self, scope: str) -> bool:
@@ -4012,24 +4022,22 @@ class Principal(NamedTuple):
         return scope in self.scopes or (access == "govern" and f"{area}:admin" in self.scopes)
 
     def require_scope(self, scope: str) -> None:
-        """Refuse the request unless the credentials carry this scope."""
+        """Raise Forbidden unless the credentials carry a scope."""
         if scope and not self.has_scope(scope):
             raise Forbidden(
                 f"This needs the scope {scope}.",
                 headers={"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{scope}"'},
             )
 
-    def can_grant(self, scopes: Iterable[str]) -> None:
-        """Reject granting a scope that the principal does not have."""
+    def require_grantable(self, scopes: Iterable[str]) -> None:
+        """Raise Forbidden unless the principal has all of these scopes itself."""
         for scope in sorted(set(scopes)):
             if not self.has_scope(scope):
-                raise Forbidden(
-                    f"You cannot give the scope {scope}, which you do not have yourself."
-                )
+                raise Forbidden(f"You cannot grant the scope {scope}: you do not have it yourself.")
 
 
 class ServiceAccount(Model):
-    """An integration with access to the APIs: its scopes, and its secret as a keyed hash."""
+    """An account of an integration: its scopes, and a keyed hash of its secret."""
 
     fact = "service_account"
 
@@ -4044,14 +4052,14 @@ class ServiceAccount(Model):
     created_at = Timestamp(default=now)
     updated_at = Timestamp(default=now)
 
-    def is_usable(self, at: float) -> bool:
+    def is_usable(self, now: float) -> bool:
         """Return whether the account is enabled and has not expired."""
-        return not self.disabled and (not self.expires_at or at < seconds_of(self.expires_at))
+        return not self.disabled and (not self.expires_at or now < seconds_of(self.expires_at))
 
 
-def hash_secret(ring: KeyRing, secret: str) -> str:
-    """Return the stored form of a secret: HMAC-SHA-256 with a key outside of the file."""
-    return hmac.digest(ring.derive("secrets"), secret.encode(), "sha256").hex()
+def hash_secret(ring: KeyRing, secret: str, purpose: str = "secrets") -> str:
+    """Return the stored form of a secret: HMAC-SHA-256 with a key that is not in the file."""
+    return hmac.digest(ring.derive(purpose), secret.encode(), "sha256").hex()
 
 
 def token_signer(ring: KeyRing, purpose: str) -> URLSafeSerializer:
@@ -4063,100 +4071,108 @@ def token_signer(ring: KeyRing, purpose: str) -> URLSafeSerializer:
     )
 
 
-class Tokens:
-    """Issues and verifies the access tokens of one workspace, with a cache of verified ones.
+class CredentialCache:
+    """Verifies one kind of credentials of a workspace, and caches the principals."""
+
+    max_entries = 10_000
+    expiry_message = ""
+
+    def __init__(self, workspace: Workspace):
+        self.workspace = workspace
+        self._principals: dict[str, Principal] = {}
+
+    def check(self, credential: str) -> Principal | None:
+        """Return the principal of a credential; raise Ended after its expiry."""
+        # A look-up that began before a revocation fills the dictionary that `clear` dropped.
+        principals = self._principals
+        principal = principals.get(credential)
+        if principal is None:
+            principal = self.verify(credential)
+            if principal is None:
+                return None
+            if len(principals) >= self.max_entries:
+                principals.clear()
+            principals[credential] = principal
+        if self.workspace.source.clock() >= principal.expires_at:
+            raise Ended(principal.id, self.expiry_message)
+        return principal
+
+    def cached(self, credential: str) -> Principal | None:
+        """Return the principal of a cached credential that has not expired, or None."""
+        principal = self._principals.get(credential)
+        is_valid = principal and self.workspace.source.clock() < principal.expires_at
+        return principal if is_valid else None
+
+    def verify(self, credential: str) -> Principal | None:
+        """Look a credential up in the file; return None, or raise Unauthenticated, if invalid."""
+        raise NotImplementedError
+
+    def clear(self) -> None:
+        """Clear the cache, after a change or a revocation."""
+        self._principals = {}
+
+
+class Tokens(CredentialCache):
+    """The access tokens of one workspace.
 
     A token is `<slug>.<itsdangerous payload and HMAC-SHA-256>` with account, generation, scopes and
     expiry. A change of any account clears the cache.
     """
 
-    REMEMBERED = 10_000
+    expiry_message = "The token has expired; get a new one."
 
     def __init__(self, workspace: Workspace, slug: str):
-        self.workspace, self.slug = workspace, slug
-        self._signer = token_signer(workspace.ring, "access-token")
-        self._known: dict[str, Principal] = {}
-
-    def verified(self, token: str) -> Principal | None:
-        """Return the principal of a token that was verified and has not expired since, or None."""
-        principal = self._known.get(token)
-        is_good = principal and self.workspace.source.clock() < principal.expires_at
-        return principal if is_good else None
+        super().__init__(workspace)
+        self.slug, self._signer = slug, token_signer(workspace.ring, "access-token")
 
     def issue(self, account: ServiceAccount, scopes: Iterable[str], life: int) -> str:
-        """Make a token for an account, good for `life` seconds of the instance's clock."""
+        """Create a token of an account that expires after `life` seconds."""
         expiry = int(self.workspace.source.clock()) + life
         claims = [account.id, account.generation, expiry, sorted(scopes)]
         return f"{self.slug}.{self._signer.dumps(claims)}"
 
-    def check(self, token: str) -> Principal:
-        """The principal that a token speaks for, or Unauthenticated."""
-        # A look-up that began before a change of an account fills the abandoned cache.
-        principals = self._known
-        principal = principals.get(token)
-        at = self.workspace.source.clock()
-        if principal is None:
-            principal = self.verify(token, at)
-            if len(principals) >= self.REMEMBERED:
-                principals.clear()
-            principals[token] = principal
-        if at >= principal.expires_at:
-            raise Ended(principal.id, "The token has expired; get a new one.")
-        return principal
-
-    def verify(self, token: str, at: float) -> Principal:
-        """Check a token's signature, and its account in the file."""
+    def verify(self, credential):
         try:
-            account_id, generation, expiry, scopes = self._signer.loads(token.partition(".")[2])
+            key, generation, expiry, scopes = self._signer.loads(credential.partition(".")[2])
         except (BadData, ValueError):
             raise Unauthenticated from None
+        now = self.workspace.source.clock()
         with self.workspace.read():
-            account = ServiceAccount.find_or_none(account_id)
-        if account is None or account.generation != generation or not account.is_usable(at):
-            raise Ended(account_id)
+            account = ServiceAccount.find_or_none(key)
+        if account is None or account.generation != generation or not account.is_usable(now):
+            raise Ended(key)
         if account.expires_at:
             expiry = min(expiry, seconds_of(account.expires_at))
-        allowed = frozenset(scopes) & frozenset(account.scopes)
-        return Principal(account.id, allowed, expiry, account.name)
-
-    def clear(self) -> None:
-        """Clear the token cache, since an account changed."""
-        self._known = {}
+        return Principal(key, frozenset(scopes).intersection(account.scopes), expiry, account.name)
 
 
 # --- Uploads ------------------------------------------------------------------
-# A file may be larger than memory: it passes through in pieces, and to a temporary file if it is
-# large.
+# A file may be larger than memory: it is read in parts, into a temporary file if it is large.
 
 UPLOAD_MEDIA = "multipart/form-data"
 FORM_MEDIA = "application/x-www-form-urlencoded"
-PIECE = 262_144
-#: Bytes of a text beside the file.
+PART_SIZE = 262_144
+#: The maximum size in bytes of a text field of a form.
 _FIELD_SIZE = 65_536
 _BYTES_MEDIA = "application/octet-stream"
-#: A media type that is fit for a header (RFC 9110, 8.3.1).
+#: A media type that is valid in a header (RFC 9110, 8.3.1).
 _MEDIA_TYPE = r"(?a)[\w!#$&^.+-]{1,120}/[\w!#$&^.+-]{1,120}(?:; ?[ -~]{1,80})?"
 #: Characters that are invisible, end a line or change the direction of text.
 UNSEEN = "[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 
 
-class File:
+class File(Anything):
     """The file of a multipart form, which the context reads itself."""
 
     default, null = None, False
 
-    def coerce(self, value: Any) -> Any:
-        """Return the value unchanged."""
-        return value
-
-    def read(self, value: Any) -> Any:
-        """Return the uploaded file; reject any other value."""
+    def read(self, value):
         if not isinstance(value, Upload):
             raise ValueError(f"Expected a file in {UPLOAD_MEDIA}")
         return value
 
-    def describe(self) -> dict:
-        """Describe bytes, both as OpenAPI 3.0 and as 3.1 do."""
+    def describe(self):
+        # `format` is OpenAPI 3.0, `contentMediaType` is OpenAPI 3.1.
         return {"type": "string", "format": "binary", "contentMediaType": _BYTES_MEDIA}
 
 
@@ -4175,20 +4191,20 @@ class Upload:
         #: See `_name_with_path`.
         self.path = ""
 
-    def pieces(self) -> Iterator[bytes]:
-        """Yield the content in pieces of 256 KiB."""
+    def parts(self) -> Iterator[bytes]:
+        """Yield the content in parts of 256 KiB."""
         self.content.seek(0)
-        while piece := self.content.read(PIECE):
-            yield piece
+        while part := self.content.read(PART_SIZE):
+            yield part
 
     def members(self) -> dict[str, Any]:
-        """The form as an object."""
+        """Return the form as a JSON object."""
         return {**self.fields, "file": self}
 
     def text(self) -> str:
-        """Return the content as text; raises ValueError if it is none.
+        """Decode the content from UTF-8, UTF-16 or UTF-32, as its first bytes indicate.
 
-        It is UTF-8, or another encoding of JSON, which its first bytes show.
+        Raise ValueError for other content.
         """
         import mmap
 
@@ -4200,19 +4216,19 @@ class Upload:
             return str(mapped, json.detect_encoding(mapped[:4]))
 
     def close(self) -> None:
-        """Let the temporary file go."""
+        """Close and delete the temporary file."""
         self.content.close()
 
 
 class SizeLimitedStream:
-    """A stream that hashes what is read, and raises beyond a limit."""
+    """A stream that hashes the bytes that are read; raises TooLarge beyond a limit."""
 
     def __init__(self, stream: Any, limit: int, noun: str = "body"):
         self.stream, self.limit, self.noun, self.size = stream, limit, noun, 0
         self.digest = hashlib.sha256()
 
     def read(self, size: int) -> bytes:
-        """Read at most so many bytes."""
+        """Read up to `size` bytes."""
         data = self.stream.read(size)
         self.digest.update(data)
         self.size += len(data)
@@ -4222,7 +4238,7 @@ class SizeLimitedStream:
 
 
 def read_upload(stream: SizeLimitedStream, content_type: str, folder: str | None = None) -> Upload:
-    """Read the part `file` of a multipart body (RFC 7578); raises Invalid unless there is one."""
+    """Read a multipart body (RFC 7578); raise Invalid without exactly one part `file`."""
     from falcon import HTTPError
     from falcon.media import MultipartFormHandler
 
@@ -4230,16 +4246,19 @@ def read_upload(stream: SizeLimitedStream, content_type: str, folder: str | None
     with contextlib.ExitStack() as unless_done:
         content = unless_done.enter_context(temporary_file(folder))
         try:
-            # Falcon requires a length; one byte beyond the limit makes the excess noticed.
+            # Falcon requires a length; with one byte more, the stream detects the excess.
             form = MultipartFormHandler().deserialize(stream, content_type, stream.limit + 1)
             for part in form:
                 if part.name != "file":
-                    fields[part.name] = _read_text_part(part)
+                    fields[part.name] = _read_field(part)
                 elif upload:
                     raise Invalid(issues=[field_error(["file"], "Expected one file")])
                 else:
-                    upload = _store_part(part, content)
-            while stream.read(PIECE):
+                    name = part.filename or ""
+                    media_type = _declared_media_type(part)
+                    upload = _store(part.stream, content, name or part.name, media_type)
+                    upload.path = _name_with_path(name)
+            while stream.read(PART_SIZE):
                 pass
         except (HTTPError, ValueError):
             raise Invalid("The body is not a multipart form.") from None
@@ -4252,7 +4271,7 @@ def read_upload(stream: SizeLimitedStream, content_type: str, folder: str | None
 
 
 def temporary_file(folder: str | None = None) -> IO[bytes]:
-    """Open an unnamed file that is in memory up to one MiB, and in a folder beyond."""
+    """Open an unnamed file, which is in memory up to one MiB, and beyond that in a folder."""
     import tempfile
 
     return tempfile.SpooledTemporaryFile(1 << 20, dir=folder)
@@ -4265,38 +4284,31 @@ def nameless_file(folder: str | None) -> IO[bytes]:
     return tempfile.TemporaryFile(dir=folder)
 
 
-def _store_part(part: Any, content: IO[bytes]) -> Upload:
-    """Store the content of a part."""
-    upload = _keep(part.stream, content, part.filename or part.name, _declared_media_type(part))
-    upload.path = _name_with_path(part.filename or "")
-    return upload
-
-
-def _keep(stream: Any, content: IO[bytes], name: str, media_type: str) -> Upload:
-    """Take all of a stream in, as a file of this name and media type."""
+def _store(stream: Any, content: IO[bytes], name: str, media_type: str) -> Upload:
+    """Copy a stream to a temporary file."""
     digest, size = hashlib.sha256(), 0
-    while piece := stream.read(PIECE):
-        digest.update(piece)
-        size += len(piece)
-        content.write(piece)
+    while part := stream.read(PART_SIZE):
+        digest.update(part)
+        size += len(part)
+        content.write(part)
     return Upload(content, _safe_name(name), media_type, size, digest.hexdigest())
 
 
 def read_file(stream: IO[bytes], name: str, limit: int, folder: str | None = None) -> Upload:
-    """Read a JSON file that was not uploaded as a form; raises TooLarge beyond a limit."""
+    """Read a JSON file that was not uploaded as a form; raise TooLarge beyond a limit."""
     with contextlib.ExitStack() as unless_done:
         content = unless_done.enter_context(temporary_file(folder))
-        taken = _keep(SizeLimitedStream(stream, limit, "file"), content, name, "application/json")
+        limited = SizeLimitedStream(stream, limit, "file")
+        upload = _store(limited, content, name, "application/json")
         unless_done.pop_all()
-    return taken
+    return upload
 
 
-def _read_text_part(part: Any) -> str:
-    """Return the text of a part that is not the file, up to the size of a form's field."""
+def _read_field(part: Any) -> str:
+    """Return the text of a part that is not the file, truncated to `_FIELD_SIZE` bytes."""
     data = part.stream.read(_FIELD_SIZE)
     part.stream.exhaust()
-    # Invalid UTF-8 becomes a character that texts may not contain, which matters only if it is
-    # read.
+    # Invalid UTF-8 becomes lone surrogates, which fields reject when they are validated.
     return data.decode("utf-8", "surrogateescape")
 
 
@@ -4307,9 +4319,9 @@ def _safe_name(name: str) -> str:
 
 
 def _name_with_path(name: str) -> str:
-    """Return a file's name with its path, if it was sent, for comparisons only.
+    """Return a file's name with its path, for comparisons only.
 
-    Empty for the names that clients use for pipes and variables.
+    It is empty for the names that clients send for pipes and variables.
     """
     parts = [part.strip() for part in re.split(r"[/\\]", re.sub(UNSEEN, "", name))]
     path = "/".join(part for part in parts if part not in ("", "."))
@@ -4318,14 +4330,14 @@ def _name_with_path(name: str) -> str:
 
 
 def _declared_media_type(part: Any) -> str:
-    """Return the media type of a part; that of plain bytes without a valid one."""
+    """Return the media type of a part; without a valid one, that of bytes."""
     # Falcon distinguishes a part without a type from one of text/plain only internally.
-    sent = getattr(part, "_headers", {}).get(b"content-type", b"").decode("latin-1").strip()
-    return sent if re.fullmatch(_MEDIA_TYPE, sent) else _BYTES_MEDIA
+    header = getattr(part, "_headers", {}).get(b"content-type", b"").decode("latin-1").strip()
+    return header if re.fullmatch(_MEDIA_TYPE, header) else _BYTES_MEDIA
 
 
 def attachment_headers(name: str, media_type: str, size: int | None = None) -> dict[str, str]:
-    """Return headers with which browsers save a file instead of showing it (RFC 6266)."""
+    """Return headers that make browsers save a file instead of displaying it (RFC 6266)."""
     plain = re.sub(r"[^\w .()+-]", "_", name, flags=re.A)
     exact = urllib.parse.quote(name, safe="")
     return {
@@ -4340,7 +4352,7 @@ def attachment_headers(name: str, media_type: str, size: int | None = None) -> d
 
 
 def read_address(text: str) -> IPv4Address | IPv6Address | None:
-    """Parse the IP address of a text, which may have a port or brackets; None without one."""
+    """Parse an IP address with or without a port or brackets; None for other text."""
     match = re.fullmatch(r"\[(.+)\](?::\d+)?|([^:]+)(?::\d+)?|(.+)", text.strip())
     with contextlib.suppress(ValueError):
         address = ip_address(next(filter(None, match.groups()))) if match else None
@@ -4349,7 +4361,7 @@ def read_address(text: str) -> IPv4Address | IPv6Address | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host, with a port or without, is the machine itself by its very name."""
+    """Return whether a host, with or without a port, is a loopback address or localhost."""
     host = host.strip().strip('"')
     if address := read_address(host):
         return address.is_loopback
@@ -4364,24 +4376,22 @@ _FORWARDING_HEADERS = (
 
 
 def forwarded_hosts(request: falcon.Request) -> list[str]:
-    """Return the hosts that proxies name in a request; a proxy that names none is named itself."""
+    """Return the hosts that proxies name in a request, or else the proxies themselves."""
     header = functools.partial(request.get_header, default="")
     hosts = [
         host for name in _FORWARDING_HEADERS if header(name) for host in header(name).split(",")
     ]
     if forwarded := header("Forwarded"):
-        # RFC 7239: an element without these parameters hides the client, and stands for itself.
-        pairs = re.findall(
-            r"""\b(?:for|by|host)\s*=\s*("[^"]*"|[^;,\s]*)""", forwarded, re.IGNORECASE
-        )
-        hosts += pairs or [forwarded]
+        # RFC 7239: an element without these parameters hides the client.
+        parameter = r"""(?i)\b(?:for|by|host)\s*=\s*("[^"]*"|[^;,\s]*)"""
+        hosts += re.findall(parameter, forwarded) or [forwarded]
     if not hosts and (via := header("Via")):
         hosts = [next(iter(hop.split()[1:]), "") for hop in via.split(",")]
     return hosts
 
 
 def is_of_foreign_page(request: falcon.Request, origins: Sequence[str]) -> bool:
-    """Return whether a browser says that a page of another origin makes a request.
+    """Return whether a request is from a page of another origin, by the browser's headers.
 
     Programs other than browsers send no origin. The page of a proxy has the proxy's origin.
     """
@@ -4398,7 +4408,7 @@ def is_of_foreign_page(request: falcon.Request, origins: Sequence[str]) -> bool:
 
 
 class RequestContext:
-    """One request being answered: workspace, principal, query, body, and headers to send."""
+    """One request: workspace, principal, query, body, and the headers of its response."""
 
     __slots__ = (
         "body", "headers", "is_counted", "lite", "operation", "prepared", "principal", "query",
@@ -4427,13 +4437,13 @@ class RequestContext:
 
     @property
     def address(self) -> str:
-        """The caller's address: the peer's, or the one of X-Forwarded-For behind a trusted
-        proxy."""
+        """The caller's address: the peer's or, behind a trusted proxy, that of
+        X-Forwarded-For."""
         address = self.request.remote_addr or ""
         proxies = networks_of(self.settings, "trusted_proxies")
         if not proxies:
             return address
-        # At most 16 proxies in a row; a longer rest is no address.
+        # At most 16 proxies in a row; a longer remainder is not an address.
         hops = self.request.get_header("X-Forwarded-For", default="").rsplit(",", 16)
         while hops and (peer := read_address(address)):
             if not any(peer in network for network in proxies):
@@ -4451,7 +4461,7 @@ class RequestContext:
         return str(address)
 
     def acting(self, actor: str = "") -> dict[str, str]:
-        """The actor of a transaction of this request: its principal by default."""
+        """Return the session arguments of this request; the actor is by default its principal."""
         actor = actor or self.principal.id
         return {"actor": actor, "request_id": self.request_id, "address": self.address}
 
@@ -4466,10 +4476,7 @@ class RequestContext:
                 raise Invalid(issues=[field_error([name], "Expected text without NUL")])
             if value or not self.ignores_empty(name):
                 parameters[name] = value
-        try:
-            self.query = self.operation.query.read(parameters, parse=True)
-        except ValidationErrors as faults:
-            raise Invalid(issues=[field_error(*fault) for fault in faults.issues]) from None
+        self.query = self.operation.query.validate(parameters, parse=True)
 
     def ignores_empty(self, name: str) -> bool:
         """Return whether an empty query parameter counts as absent."""
@@ -4482,23 +4489,20 @@ class RequestContext:
         if operation.body is EMPTY:
             return
         if self.request.content_length:
-            # Before it is read: an unread body may be large.
+            # Checked before the body is read, which may be large.
             self.check_media()
         if UPLOAD_MEDIA in operation.media and self.media_type() == UPLOAD_MEDIA:
-            self.upload = self.read_file_part()
+            self.upload = self.read_upload()
             schema, data = operation.form or operation.body, self.upload.members()
         else:
             data = self.load() if self.read_raw() else {}
-            schema, data = operation.body, operation.resource.prepare_body(self, data)
+            schema, data = operation.body, operation.resource.accept(self, data)
         coerce, parse = operation.surface.coerces, self.upload is not None
-        try:
-            self.body = schema.read(data, partial=operation.partial, coerce=coerce, parse=parse)
-        except ValidationErrors as faults:
-            raise Invalid(issues=[field_error(*fault) for fault in faults.issues]) from None
+        self.body = schema.validate(data, partial=operation.partial, coerce=coerce, parse=parse)
         self.reason = self.body.pop("reason", "")
 
     def read_raw(self) -> bytes:
-        """The bytes of the body, refused when they are over the operation's limit."""
+        """Read the bytes of the body; raise TooLarge beyond the operation's limit."""
         if self.raw:
             return self.raw
         limit = getattr(self.settings, self.operation.limit)
@@ -4509,8 +4513,8 @@ class RequestContext:
             raise TooLarge(f"The body is over the limit of {limit} bytes.")
         return self.raw
 
-    def read_file_part(self) -> Upload:
-        """Read the file of a multipart body in pieces."""
+    def read_upload(self) -> Upload:
+        """Read the file of a multipart body in parts."""
         limit, folder = getattr(self.settings, self.operation.limit), storage_folder(self.settings)
         if (self.request.content_length or 0) > limit:
             raise TooLarge(f"The body is over the limit of {limit} bytes.")
@@ -4525,22 +4529,22 @@ class RequestContext:
         return self.request.bounded_stream
 
     def body_digest(self) -> bytes:
-        """SHA-256 of the bytes of the body."""
+        """Return the SHA-256 of the body."""
         return self.upload.body_digest if self.upload else hashlib.sha256(self.raw).digest()
 
     def media_type(self) -> str:
-        """The media type of the body; empty without one."""
+        """Return the media type of the body; empty if it has none."""
         return (self.request.content_type or "").partition(";")[0].strip().lower()
 
     def check_media(self) -> None:
-        """Reject a body of a media type that the operation does not read, or without one.
+        """Reject a body without a media type that the operation accepts.
 
         Browsers let pages of any origin send a body without a type.
         """
         if self.media_type() not in self.operation.media:
-            kinds = " or ".join(self.operation.media)
-            hint = "" if self.media_type() else " Say so in the Content-Type header."
-            raise UnsupportedMediaType(f"This operation reads {kinds}.{hint}")
+            accepted = " or ".join(self.operation.media)
+            hint = "" if self.media_type() else " Declare it in the Content-Type header."
+            raise UnsupportedMediaType(f"This operation accepts {accepted}.{hint}")
 
     def load(self) -> Any:
         """Parse the body by its media type."""
@@ -5039,7 +5043,7 @@ class Idempotency:
                     field_error(["Idempotency-Key"], "Expected 1 to 255 visible ASCII characters")
                 ]
             )
-        parts = [context.principal.party, context.request.method, context.request.path, key]
+        parts = [context.principal.owner, context.request.method, context.request.path, key]
         self.id = hashlib.sha256(to_json(parts).encode()).hexdigest()
         self.fingerprint, self.request_body = context.body_digest().hex(), context.raw
         self.workspace = context.workspace
@@ -5129,7 +5133,7 @@ class RateLimits:
         access, organization = self.access(context), id(context.workspace)
         reads, writes, *shared = surface.rates
         limit = getattr(self.settings, reads if access == "read" else writes)
-        account = organization, surface.name, context.principal.party, access
+        account = organization, surface.name, context.principal.owner, access
         buckets = [(account, limit, f"token-{access}")]
         buckets += [((organization,), getattr(self.settings, name), "org") for name in shared]
         context.is_counted = True
@@ -7247,17 +7251,13 @@ class HttpResponse(NamedTuple):
         return f"<HttpResponse {self.status}: {self.note}>"
 
     @property
-    def json(self) -> Any:
-        """The body as JSON; None if it is none."""
-        try:
-            return read_json(self.body or b"")
-        except Invalid:
-            return None
-
-    @property
     def document(self) -> JsonNode:
         """The body as a lenient JSON document, an empty one if it is not JSON."""
-        return JsonNode.root(self.json, "response", BadGateway, is_strict=False)
+        try:
+            value = read_json(self.body or b"")
+        except Invalid:
+            value = None
+        return JsonNode.root(value, "response", BadGateway, is_strict=False)
 
 
 def _time_left(deadline: float) -> float:
@@ -8161,13 +8161,9 @@ _NEW_ACCOUNT = Schema.of(ServiceAccount, "name expires_at contact")
 def read_members(schema: Schema, arguments: dict, partial: bool = False) -> dict:
     """Validate arguments of the Python API; raises Invalid with every fault."""
     try:
-        return schema.read(arguments, partial=partial)
-    except ValidationErrors as faults:
-        issues = [field_error(*fault) for fault in faults.issues]
-        sentences = "; ".join(
-            f"{'.'.join(map(str, fault['path']))}: {fault['message']}" for fault in issues
-        )
-        raise Invalid(f"{sentences}.", issues) from None
+        return schema.validate(arguments, partial=partial)
+    except Invalid as problem:
+        raise Invalid(f"{problem.issue_text}.", problem.issues) from None
 
 
 _TOKEN_ANSWER = {
@@ -8204,13 +8200,6 @@ def _unrepeated(pairs: Sequence[tuple[str, Any]]) -> dict:
     return values
 
 
-def _read_token_json(data: bytes) -> Any:
-    """Parse a token request in JSON; reject repeated members."""
-    value = read_json(data)
-    json.loads(data, object_pairs_hook=_unrepeated)
-    return value
-
-
 class Authentication(Novantra, tag="Authentication"):
     """Short-lived bearer tokens for service accounts (RFC 6749, section 4.4)."""
 
@@ -8245,7 +8234,7 @@ class Authentication(Novantra, tag="Authentication"):
         body=_TokenRequest(),
         media=MappingProxyType(
             {
-                "application/json": _read_token_json,
+                "application/json": functools.partial(read_json, read_object=_unrepeated),
                 FORM_MEDIA: functools.partial(read_form, collect=_unrepeated),
             }
         ),
@@ -10076,16 +10065,16 @@ FACTSTORE_SCOPES = ("factstore:read", "factstore:write", "factstore:govern", "fa
 
 
 def now_exactly() -> str:
-    """The present with microseconds, as every timestamp of this surface is written."""
+    """Return the current time with microseconds, as all timestamps of this API."""
     return session().source.now(6)
 
 
-#: A text with a character that is no blank, neither to Python nor in JSON Schema (ECMA-262).
+#: A text with a character that is white space neither in Python nor in JSON Schema (ECMA-262).
 NOT_BLANK = r"(?s:.*[^\s\x1c-\x1f\x85\ufeff].*)"
 
 
 class Name(Text):
-    """A name of 1 to 255 characters that are not all blank, without blanks around them."""
+    """A name of 1 to 255 characters, stripped of white space at both ends."""
 
     strips = True
 
@@ -10102,7 +10091,7 @@ class Digest(Text):
         pattern = "(?:[sS][hH][aA]256:)?[0-9a-fA-F]{64}"
         hint = "Expected 64 hexadecimal digits, or sha256: and these"
         if options.get("null"):
-            # A form sends an empty text for a digest that it leaves out.
+            # A form sends an empty text for a digest that it omits.
             pattern = f"(?:{pattern})?"
         super().__init__(pattern=pattern, hint=hint, **options)
 
@@ -10111,51 +10100,49 @@ class Digest(Text):
 
 
 def canonical_digest(digest: str) -> str:
-    """Normalize a digest to `sha256:` and lower case; text that is no digest, as in old records,
-    stays."""
+    """Normalize a digest to `sha256:` and lower case; return other text of old records as is."""
     digits = digest.lower().removeprefix("sha256:")
     return f"sha256:{digits}" if re.fullmatch("[0-9a-f]{64}", digits) else digest
 
 
 def digest_spellings(digest: str) -> str:
-    """The JSON array of the ways in which older versions stored a digest, for DIGEST_IN."""
+    """Return the JSON array of the spellings of a digest in older versions, for DIGEST_IN."""
     digits = digest.removeprefix("sha256:")
     upper = digits.upper()
     return to_json([digest, digits, f"sha256:{upper}", upper, f"SHA256:{upper}"])
 
 
-#: SQL that tests whether a column has one of these spellings.
+#: SQL that matches a column with these spellings.
 DIGEST_IN = 'IN (SELECT "value" FROM json_each(?))'
 
 
 def spellings_sql(digest: str) -> str:
-    """SQL for the list of the spellings of a digest in SQL, after IN."""
+    """Return the right side of an SQL IN with the spellings of a digest."""
     digits = f"replace(lower({digest}), 'sha256:', '')"
     prefixed = f"'sha256:' || {digits}, 'sha256:' || upper({digits}), 'SHA256:' || upper({digits})"
     return f"({digest}, {digits}, upper({digits}), {prefixed})"
 
 
-class Id(Text):
-    """A UUID in either letter case that need not exist, as in a query."""
+class UniqueName:
+    """Mixed into a model whose names are unique; a second record of a name is a Conflict."""
 
-    def __init__(self, **options: Any):
-        super().__init__(36, 36, **options)
+    @classmethod
+    def create(cls, **values: Any) -> Self:
+        """Create a record under a free name."""
+        cls._require_free_name(values["name"])
+        return super().create(**values)
 
-    def read(self, value):
-        return read_uuid(value)
+    def change(self, **values: Any) -> set[str]:
+        """Change columns; a new name must be free."""
+        name = values.get("name", self.name)
+        if name != self.name:
+            self._require_free_name(name)
+        return super().change(**values)
 
-    def describe(self):
-        return {"type": "string", "format": "uuid"}
-
-
-class Owner(ForeignKey):
-    """A reference to a record with a UUID, in either letter case."""
-
-    def read(self, value):
-        return read_uuid(value)
-
-    def describe(self):
-        return {"type": "string", "format": "uuid"}
+    @classmethod
+    def _require_free_name(cls, name: str) -> None:
+        if cls.exists(name=name):
+            raise Conflict(f"{cls.noun().capitalize()} with name '{name}' already exists")
 
 
 class AuditEvent(Model):
@@ -10181,12 +10168,12 @@ class AuditEvent(Model):
     payload = Text(2**31)
     occurred_at = Timestamp(6, default=now_exactly, index=True)
     region = Text(255, null=True)
-    #: Whose credentials made the request; `actor` may be a name from the body.
+    #: The owner of the request's credentials; `actor` may be a name from the body.
     principal = Text(320, null=True, since=6)
 
     @classmethod
     def record(cls, event_type: str, actor: str, payload: dict, **subject: Any) -> AuditEvent:
-        """Put a happening into the log; `subject` names trail, artifact or environment."""
+        """Record an event; `subject` names trail, artifact or environment."""
         current = session()
         region = current.region or current.workspace.settings.factstore_region
         subject |= {"region": region, "principal": current.actor or None}
@@ -10196,8 +10183,8 @@ class AuditEvent(Model):
 # --- API keys -----------------------------------------------------------------
 
 
-class FactstoreServiceAccount(Model):
-    """A service account of the Factstore surface: the owner of API keys of machines."""
+class FactstoreServiceAccount(UniqueName, Model):
+    """A service account of the Factstore API, which owns API keys."""
 
     fact, key, touched, since = "machine_account", "name", True, 3
     schema_name = "ServiceAccountResponse"
@@ -10214,23 +10201,6 @@ class FactstoreServiceAccount(Model):
     @classmethod
     def noun(cls):
         return "service account"
-
-    @classmethod
-    def named(cls, name: str) -> FactstoreServiceAccount | None:
-        """The account of this name."""
-        return cls.find_or_none(name=name)
-
-    @classmethod
-    def create(cls, **values):
-        if cls.named(values["name"]):
-            raise Conflict(f"Service account with name '{values['name']}' already exists")
-        return super().create(**values)
-
-    def change(self, **values):
-        name = values.get("name", self.name)
-        if name != self.name and self.named(name):
-            raise Conflict(f"Service account with name '{name}' already exists")
-        return super().change(**values)
 
     def remove(self):
         revoke_keys_of(self.id)
@@ -10281,54 +10251,43 @@ class ApiKey(Model):
 
 
 def revoke_keys_of(owner_id: str) -> None:
-    """Revoke every key of a deleted owner; they remain in the lists."""
+    """Revoke all keys of an owner; the lists still contain them."""
     for key in ApiKey.select().where(ApiKey.owner_id == owner_id, ApiKey.is_active):
         key.revoke()
 
 
-#: Also the message for a revoked key, so that nobody learns which keys existed.
-UNKNOWN_KEY = "The API key is not known here, or was revoked."
+#: Also the message for a revoked key, so that callers cannot learn which keys existed.
+UNKNOWN_KEY = "The API key does not exist, or was revoked."
 _KEYS = Listing(ApiKey, "owner_id")
 _KEY_SCOPES = ("factstore:read", "factstore:write")
-#: The last second that a timestamp of four digits for the year can name.
-_END_OF_TIME = 253_402_300_799
+#: 9999-12-31T23:59:59Z, the last second with a year of four digits.
+_MAX_TIMESTAMP = 253_402_300_799
 
 
-class ApiKeys:
-    """The API keys of one workspace: created, listed, revoked and verified.
+class ApiKeys(CredentialCache):
+    """The API keys of one workspace; revoking any of them clears the cache."""
 
-    A verified key is cached; revoking any key clears the cache.
-    """
-
-    REMEMBERED = 10_000
+    expiry_message = "The API key has expired; create a new one."
     PREFIXES: ClassVar[dict] = {"USER": "fsp_", "SERVICE_ACCOUNT": "fss_"}
-
-    def __init__(self, workspace: Workspace):
-        self.workspace = workspace
-        self._known: dict[str, Principal] = {}
-
-    def hash(self, key: str) -> str:
-        """Return the stored form of a key: HMAC-SHA-256 with a secret outside of the file."""
-        return hmac.digest(self.workspace.ring.derive("api keys"), key.encode(), "sha256").hex()
 
     def issue(
         self, owner_id: str, owner_type: str, label: str, days: int | None, scopes: Iterable[str]
     ) -> tuple[dict, str]:
-        """Create a key in the current session; its text is returned only now.
+        """Create a key in the current session; return its record and its text.
 
-        A key for no days or fewer has expired already.
+        A key with a lifetime of zero or negative days has expired already.
         """
         source, expiry = self.workspace.source, None
         text = self.PREFIXES[owner_type] + source.random.randbytes(32).hex()
         if days is not None:
-            end = source.clock() + days * 86_400
-            expiry = source.timestamp(min(max(end, 0), _END_OF_TIME), 6)
+            seconds = source.clock() + days * 86_400
+            expiry = source.timestamp(min(max(seconds, 0), _MAX_TIMESTAMP), 6)
         record = ApiKey.create(
             owner_id=owner_id,
             owner_type=owner_type,
             label=label,
             key_prefix=text[:12],
-            key_hash=self.hash(text),
+            key_hash=hash_secret(self.workspace.ring, text, "api keys"),
             scopes=sorted(set(scopes)),
             ttl_days=days,
             expires_at=expiry,
@@ -10349,9 +10308,9 @@ class ApiKeys:
         """
         requested = set(scopes)
         if unknown := requested.difference(FACTSTORE_SCOPES):
-            scopes_known = ", ".join(FACTSTORE_SCOPES)
             raise Invalid(
-                f"There is no scope {min(unknown)} for API keys; there are {scopes_known}."
+                f"There is no scope {min(unknown)} for API keys; there are "
+                f"{', '.join(FACTSTORE_SCOPES)}."
             )
         if not requested:
             raise Invalid("An API key needs at least one scope.")
@@ -10361,8 +10320,9 @@ class ApiKeys:
         return administer(self.workspace, "API key created.", work, show)
 
     def issue_named(self, label: str, scopes: Iterable[str], days: int | None = None) -> dict:
-        """Make a key of the service account of this name, in the current session."""
-        account = FactstoreServiceAccount.named(label) or FactstoreServiceAccount.create(name=label)
+        """Create a key of the service account `label` in the current session."""
+        account = FactstoreServiceAccount.find_or_none(name=label)
+        account = account or FactstoreServiceAccount.create(name=label)
         record, text = self.issue(account.id, "SERVICE_ACCOUNT", label, days, scopes)
         return {**record, "apiKey": text}
 
@@ -10380,32 +10340,20 @@ class ApiKeys:
         return keys
 
     def revoke(self, key: str) -> None:
-        """End a key, at once."""
+        """Revoke a key; it stops working immediately."""
         administer(self.workspace, "API key revoked.", lambda: ApiKey.find(key).revoke())
 
-    def check(self, text: str) -> Principal | None:
-        """Return the principal of a key; None if this workspace does not have it."""
-        # A look-up that began before a key was revoked fills the abandoned cache.
-        principals = self._known
-        principal, at = principals.get(text), self.workspace.source.clock()
-        if principal is None:
-            principal = self.look_up(text)
-            if principal is None:
-                return None
-            if len(principals) >= self.REMEMBERED:
-                principals.clear()
-            principals[text] = principal
-        if at >= principal.expires_at:
-            raise Ended(principal.id, "The API key has expired; make a new one.")
-        self.workspace.record_use(principal.id, at)
+    def check(self, credential):
+        """Return the principal of a key, and record the use; None for keys of other workspaces."""
+        if principal := super().check(credential):
+            self.workspace.note_use(principal.id, self.workspace.source.clock())
         return principal
 
-    def look_up(self, text: str) -> Principal | None:
-        """Find a key in the file by its prefix, and compare its hash."""
-        digest = self.hash(text)
+    def verify(self, credential):
+        digest = hash_secret(self.workspace.ring, credential, "api keys")
         with self.workspace.read():
-            candidates = list(ApiKey.select().where(ApiKey.key_prefix == text[:12]))
-        for key in candidates:
+            keys = list(ApiKey.select().where(ApiKey.key_prefix == credential[:12]))
+        for key in keys:
             if hmac.compare_digest(key.key_hash, digest):
                 if not key.is_active:
                     raise Ended(key.id, UNKNOWN_KEY)
@@ -10413,14 +10361,9 @@ class ApiKeys:
                 return Principal(key.id, frozenset(key.scopes), expiry, key.label, key.owner_id)
         return None
 
-    def clear(self) -> None:
-        """Clear the key cache after a revocation."""
-        self._known = {}
-
 
 def key_request(name: str, *columns: Member) -> Schema:
-    """Return the body's schema of a request for an API key, with its owner unless the path has
-    it."""
+    """Return the schema of a request for an API key; `columns` name its owner."""
     scopes = ListOf(Choice(" ".join(FACTSTORE_SCOPES)), 10)
     return Schema(
         *columns,
@@ -10443,7 +10386,7 @@ def make_key(context: RequestContext, owner_id: str, owner_type: str) -> dict:
     scopes = body.get("scopes", _KEY_SCOPES)
     if not scopes:
         raise Invalid(issues=[field_error(["scopes"], "Expected at least one scope")])
-    context.principal.can_grant(scopes)
+    context.principal.require_grantable(scopes)
     key, text = keys.issue(owner_id, owner_type, body["label"], body.get("ttl_days"), scopes)
     return {**key, "plainTextKey": text}
 
@@ -10634,9 +10577,8 @@ class _FactstoreSurface(Surface):
 
     def present_problem(self, problem, context):
         message = str(problem)
-        if problem.issues:
-            sentences = (f"{'.'.join(map(str, i['path']))}: {i['message']}" for i in problem.issues)
-            message = "; ".join(sentences) if message == Invalid.sentence else message
+        if problem.issues and message == Invalid.sentence:
+            message = problem.issue_text
         return {
             "status": problem.status,
             "error": problem.title or HTTPStatus(problem.status).phrase,
@@ -11417,7 +11359,7 @@ def artifact_fields(name: str, digest: str) -> dict[str, str | None]:
 # --- Flows --------------------------------------------------------------------
 
 
-class Flow(Model):
+class Flow(UniqueName, Model):
     """A path to production, with the attestations that it requires."""
 
     fact, key, touched = "flow", "name", True
@@ -11444,24 +11386,15 @@ class Flow(Model):
 
     @classmethod
     def create(cls, **values):
-        _check_flow_name(values["name"])
         check_organisation(values.get("org_slug"))
         return super().create(**split_lists(values))
 
     def change(self, **values):
-        if values.get("name", self.name) != self.name:
-            _check_flow_name(values["name"])
         return super().change(**split_lists(values))
 
     def template(self) -> Any:
         """Return the template as JSON; None without one, or if it is no YAML mapping."""
         return read_template(self.template_yaml).document if self.template_yaml else None
-
-
-def _check_flow_name(name: str) -> None:
-    """Refuse a name that another flow has."""
-    if Flow.exists(name=name):
-        raise Conflict(f"Flow with name '{name}' already exists")
 
 
 def split_lists(values: dict) -> dict:
@@ -12702,13 +12635,13 @@ def report_artifact(trail: Trail, **values: Any) -> Artifact:
     return artifact
 
 
-def find_artifact(trail_id: str, artifact_id: str) -> Artifact:
-    """Return an artifact of this trail, or raise NotFound."""
+def find_on_trail(model: type[Model], trail_id: str, key: str) -> Any:
+    """Return the record of a model on this trail, or raise NotFound."""
     Trail.find(trail_id)
-    artifact = Artifact.find(artifact_id)
-    if artifact.trail_id != trail_id:
-        raise NotFound(f"The artifact {artifact_id} does not belong to the trail {trail_id}.")
-    return artifact
+    record = model.find(key)
+    if record.trail_id != trail_id:
+        raise NotFound(f"The {model.noun()} {key} does not belong to the trail {trail_id}.")
+    return record
 
 
 def artifacts_with_digest(digest: str, *columns: Any) -> peewee.ModelSelect:
@@ -12783,7 +12716,7 @@ name the same artifact.
         answer="ArtifactResponse",
     )
     def report_artifact(self, context, key):
-        """Record an artifact on a trail; unless it is said, whoever calls has reported it."""
+        """Record an artifact on a trail, by default as reported by the caller."""
         caller = context.principal.name or context.principal.id
         return report_artifact(Trail.find(key), **{"reported_by": caller} | context.body)
 
@@ -13261,8 +13194,8 @@ statement that repeats a member is rejected.
 The source is the one that the statement names, with the commit of the dependency at that address.
 """
 
-    def create_record(self, values):
-        # Its status is what the keys say here.
+    def enter(self, values):
+        # The keys of this server decide its status.
         return _record_provenance(Artifact.find(values["artifact"]), values)
 
     @route(
@@ -13271,7 +13204,7 @@ The source is the one that the statement names, with the commit of the dependenc
     )
     def get_provenance(self, context, trail, key):
         """Get the provenance of an artifact."""
-        return self.provenance_of(find_artifact(trail, key))
+        return self.provenance_of(find_on_trail(Artifact, trail, key))
 
     @route(
         "POST /api/v1/trails/{trailId}/artifacts/{artifactId}/provenance",
@@ -13282,13 +13215,13 @@ The source is the one that the statement names, with the commit of the dependenc
     def record_provenance(self, context, trail, key):
         """Attach build provenance to an artifact, once.
 
-        PROVENANCE_VERIFIED takes SLSA provenance (v0.2 or v1) in an in-toto statement about this
+        PROVENANCE_VERIFIED needs SLSA provenance (v0.2 or v1) in an in-toto statement about this
         digest, signed by a key of `provenance_keys`, whose builder, source and commit are those of
         the body where the body has them: a DSSE envelope, one in a sigstore bundle, or JSON lines
         of these. A detached signature (base64) is over the digest or its text, and proves nothing
         else. `slsaLevel` is what the builder claims.
         """
-        return _record_provenance(find_artifact(trail, key), context.body)
+        return _record_provenance(find_on_trail(Artifact, trail, key), context.body)
 
     @route(
         "POST /api/v1/trails/{trailId}/artifacts/{artifactId}/provenance/verify",
@@ -13298,9 +13231,9 @@ The source is the one that the statement names, with the commit of the dependenc
     def verify_provenance(self, context, trail, key):
         """Check the signature of an artifact's provenance, with a key of the caller's or ours.
 
-        A key that is given decides alone. Nothing is stored.
+        With a key in the body only that one is used. Nothing is stored.
         """
-        artifact = find_artifact(trail, key)
+        artifact = find_on_trail(Artifact, trail, key)
         keys = context.body.get("public_key") or trusted_keys(context.settings)
         verdict, message = provenance_verdict(artifact, BuildProvenance.of(artifact), keys)
         return {
@@ -13436,7 +13369,7 @@ class Attestations(
         answer=FACTSTORE.paged_schema("AttestationResponse"),
     )
     def list(self, context, trail):
-        """List the attestations of a trail, in pages where the query or a setting asks for them."""
+        """List the attestations of a trail, in pages if the query or a setting selects them."""
         Trail.find(trail)
         paged = context.settings.factstore_pages
         return FACTSTORE.array(context, TRAIL_ATTESTATIONS, {"trail": trail}, paged)
@@ -13478,9 +13411,9 @@ def _check_flow_of(slug: str, name: str) -> None:
 
 
 class AttestationsV2(Attestations, tag="V2 Attestations"):
-    """The second version's commands: organisation and flow are looked for before the trail is."""
+    """The second version's commands: organisation and flow are resolved before the trail."""
 
-    #: What a path says of an attestation.
+    #: The members of an attestation in a path.
     named = Schema(Attestation.trail, artifact_fingerprint=Digest())
 
     @route(
@@ -13524,10 +13457,7 @@ class AttestationsV2(Attestations, tag="V2 Attestations"):
         """Record an attestation of an artifact, by organisation, name of flow, and trail."""
         check_organisation(slug)
         _check_flow_of(slug, flow)
-        try:
-            named = self.named.read({"trailId": trail, "artifactFingerprint": fingerprint})
-        except ValidationErrors as faults:
-            raise Invalid(issues=[field_error(*fault) for fault in faults.issues]) from None
+        named = self.named.validate({"trailId": trail, "artifactFingerprint": fingerprint})
         values = context.body | {"org_slug": slug}
         fingerprint = named["artifact_fingerprint"]
         trail = Trail.find(named["trail"])
@@ -13575,7 +13505,7 @@ class EvidenceFile(Model):
             file_path=upload.path,
             **result,
         )
-        for number, piece in enumerate(upload.pieces()):
+        for number, piece in enumerate(upload.parts()):
             associated_data = EvidencePiece.associated_data(file.id, number)
             sealed = session().ring.seal_bytes(piece, associated_data)
             EvidencePiece.create(evidence_file=file.id, number=number, content=sealed)
@@ -13614,7 +13544,7 @@ class EvidenceFile(Model):
     def content(self, workspace: Workspace) -> Iterator[bytes]:
         """Return the bytes, which are read as a client receives them, outside of a session."""
         sql = 'SELECT "content" FROM "evidence_piece" WHERE "evidence_file_id" = ? AND "number" = ?'
-        for number in range(-(-self.file_size_bytes // PIECE)):
+        for number in range(-(-self.file_size_bytes // PART_SIZE)):
             with workspace.read():
                 row = workspace.fetch_row(sql, (self.id, number))
             if row is None:
@@ -13731,10 +13661,10 @@ class EvidenceFiles(Factstore, model=EvidenceFile, tag="Evidence"):
     """The files behind attestations."""
 
     guide = """\
-The content of a file decides whether its attestation is PASSED or FAILED, from the findings, never
-from a summary: an empty or unreadable report, one of another tool, and one that reports its own
-failure are FAILED, and `details` say why. `junit` passes when a test ran (`minimumTests` raises
-that, counted over all files) and no case has a failure or an error. `sonar` passes when the
+The content of a file decides whether its attestation is PASSED or FAILED, by its findings, never
+by a summary: an empty or unreadable report, one of another tool, and one that reports its own
+failure are FAILED, and `details` has the reason. `junit` passes when a test ran (`minimumTests`
+raises that, counted over all files) and no case has a failure or an error. `sonar` passes when the
 quality gate is `OK` or `PASSED` and no condition fails. `jira` passes when each issue key has the
 form PAY-17. Types of scans (`snyk`, `trivy`, `grype`, `zap`, `codeql`, `semgrep`, `sarif`,
 `cyclonedx`, `vex`, `sast`, `sca`, `dast`, `security_scan`, …) pass when the findings are within
@@ -13743,19 +13673,19 @@ the flow's thresholds; without thresholds, when there are none.
 Scans are read from the JSON of Trivy, Grype, Snyk and ZAP, SARIF 2.1.0 and CycloneDX; a type that
 is named after a tool accepts only that tool's reports. Unknown severities count as the setting
 `unknown_severity`. A SARIF result counts unless it passed, is absent, or all its suppressions were
-accepted; a run fails that says it was unsuccessful or reports an error in its notifications. A
-CycloneDX vulnerability counts unless its analysis clears it, by the worst of its ratings. Trivy
-writes an empty list into a CycloneDX document also when it did not scan: use `--scanners vuln`.
+accepted; a run fails that was not successful or has an error in its notifications. A CycloneDX
+vulnerability counts unless its analysis clears it, by the worst of its ratings. Trivy writes an
+empty list into a CycloneDX document also when it did not scan: use `--scanners vuln`.
 
 An attestation with several files is FAILED while one of them is. A report replaces an earlier file
 of the same name (with its path) about the same suites, or of the same tool and target; a file
 without a name is always added. An attestation that was recorded as FAILED stays FAILED.
 
 Files of one name are distinguished by path (`curl -F
-'file=@TEST-a.xml;filename=m1/TEST-a.xml'`). A suite that claims more failures than its cases show
-is believed; one that claims more tests is cut off and FAILED. An exit code alone means nothing in
-SARIF, and a rating of 0 does not outrank its level. Findings that Trivy or Snyk only count are of
-unknown severity; `unknown` says how many.
+'file=@TEST-a.xml;filename=m1/TEST-a.xml'`). A suite that claims more failures than its cases have
+is believed; one that claims more tests is truncated and FAILED. The exit code of a SARIF run is
+ignored, and a rating of 0 does not outrank its level. Findings that Trivy or Snyk only count are
+of unknown severity; `unknown` is their number.
 """
 
     @route(
@@ -13810,7 +13740,7 @@ def load_report(upload: Upload, reads: Set[str] | None = None) -> JsonNode:
     With `reads`, only members of these names are retained, so that a large report takes little
     memory; of another member only remains True, if it holds anything.
     """
-    if sum(piece.count(b",") for piece in upload.pieces()) > 3_000_000:
+    if sum(piece.count(b",") for piece in upload.parts()) > 3_000_000:
         raise ReportError("The JSON holds more than 3,000,000 values.")
 
     def retain_members(pairs):
@@ -13870,7 +13800,7 @@ def worst(severities: Iterable[str]) -> str:
 def parse_severity(word: str, harmless: Sequence[str] = _HARMLESS) -> str:
     """Return the severity that a word means, `unknown` for no word or another one.
 
-    Of the words that promise no harm only those in `harmless` are known.
+    Of the words that promise no harm only those in `harmless` count, since tools differ.
     """
     word = word.strip().lower()
     is_foreign = word in _HARMLESS and word not in harmless
@@ -14052,19 +13982,15 @@ class _SarifRules:
         self.driver, self.extensions = run.get("tool.driver"), run.items("tool.extensions")
         components = [self.driver, *self.extensions]
         self.rules = {id(component): component.items("rules") for component in components}
-        #: The rules by id: of each component, and of all, where the driver's come first.
-        self.component_rules = {
-            key: {rule.text("id"): rule for rule in reversed(rules)}
-            for key, rules in self.rules.items()
-        }
-        rules = [rule for rules in self.rules.values() for rule in rules]
-        self.all_rules = {rule.text("id"): rule for rule in reversed(rules)}
-        self.names = {
-            name: component
-            for component in reversed(components)
-            for name in (component.text("guid"), component.text("name"))
-            if name
-        }
+        #: The components by GUID and name, and the rules by id, of a component or, under None, of
+        #: any; the first of several counts.
+        self.components: dict[str, JsonNode] = {}
+        self.rules_by_id: dict[tuple[int | None, str], JsonNode] = {}
+        for component in components:
+            for name in filter(None, (component.text("guid"), component.text("name"))):
+                self.components.setdefault(name, component)
+            for rule, key in itertools.product(self.rules[id(component)], (id(component), None)):
+                self.rules_by_id.setdefault((key, rule.text("id")), rule)
         #: The severities that invocations give to a rule: by its id and the invocation's index,
         #: and under "" by any invocation.
         self.overrides: dict[tuple[str, str], set[str]] = {}
@@ -14100,10 +14026,9 @@ class _SarifRules:
         parents = _rule_parents(rule_id)
         if index is not None and (not rule_id or rules[index].text("id") in parents):
             return rules[index]
-        for rules in (self.component_rules[id(component)], self.all_rules):
-            for parent in parents:
-                if parent in rules:
-                    return rules[parent]
+        for key in itertools.product((id(component), None), parents):
+            if key in self.rules_by_id:
+                return self.rules_by_id[key]
         return JsonNode(None, "rule", reference)
 
     def component(self, reference: JsonNode) -> JsonNode:
@@ -14111,7 +14036,7 @@ class _SarifRules:
         index = _list_index(reference.text("index"), self.extensions)
         if index is not None:
             return self.extensions[index]
-        return self.names.get(reference.text("guid") or reference.text("name"), self.driver)
+        return self.components.get(reference.text("guid") or reference.text("name"), self.driver)
 
 
 def _list_index(text: str, items: Sequence) -> int | None:
@@ -14459,7 +14384,7 @@ def _xml_encoding(head: bytes) -> str:
     match = re.match(rb"""\s*<\?xml[^>]{1,200}?encoding\s*=\s*["']([\w.:-]{1,40})["']""", head)
     name = match[1].decode("ascii", "replace").lower() if match else "utf-8"
     if not re.fullmatch(_XML_ENCODING, name, re.A):
-        raise ReportError(f"The file is not well-formed XML: the encoding {name!r} is not known.")
+        raise ReportError(f"The file is not well-formed XML: the encoding {name!r} is unknown.")
     # The declaration itself was not in an encoding of two bytes, whatever it names.
     return "utf-8" if re.match("utf-?(16|32)", name) else name
 
@@ -14733,7 +14658,7 @@ class _Outcome(NamedTuple):
 def _process_junit(upload: Upload) -> _Outcome:
     """Pass when there are tests, and none failed or broke off."""
     report = JunitReport()
-    report.read(upload.pieces())
+    report.read(upload.parts())
     counts = report.counts()
     failed = counts["failures"] + counts["errors"]
     details = counts | ({"failedTests": report.failed} if report.failed else {})
@@ -14787,7 +14712,7 @@ _ISSUE_KEY = re.compile(r"(?!(?:UTF|SHA|ISO|CVE|CWE|RFC)-)[A-Z][A-Z0-9_]*-[1-9][
 def _process_jira(upload: Upload) -> _Outcome:
     """Pass when every reference has the form of an issue's key, as PAY-17."""
     try:
-        text = upload.text().strip() if upload.size <= PIECE else ""
+        text = upload.text().strip() if upload.size <= PART_SIZE else ""
     except ValueError:
         text = ""
     if not text:
@@ -14803,7 +14728,7 @@ def _process_jira(upload: Upload) -> _Outcome:
     wrong = [key for key in references if not _ISSUE_KEY.fullmatch(key)]
     if wrong or not references:
         text = wrong[0][:100] if wrong else ""
-        details["error"] = f"Expected the key of an issue, such as PAY-17, and not {text!r}."
+        details["error"] = f"Expected the key of an issue, like PAY-17, and not {text!r}."
     return _Outcome("error" not in details, details)
 
 
@@ -14852,7 +14777,7 @@ _TYPE_TOOL = re.compile("codeql|dependency-check|grype|semgrep|snyk|trivy|zap")
 def _process_scan(
     upload: Upload, type: str, limits: Mapping[str, int], unknown_severity: str
 ) -> _Outcome:
-    """Pass within the thresholds of the flow, or without any, when nothing was found."""
+    """Pass within the thresholds of the flow; without any, without findings."""
     report = read_scan(upload, SCAN_TYPES[type])
     tool = _TYPE_TOOL.match(type)
     if tool and not all(tool[0] in name.lower() for name in report.tool.split(", ")):
@@ -14870,8 +14795,8 @@ class EvidenceUploads(Factstore, model=EvidenceFile, tag="Attestations"):
     """Files on their way to their attestations."""
 
     def prepare_upload_evidence(self, context, trail, key):
-        """What the file says of its attestation, for types that have a processor."""
-        attestation = self.addressed(trail, key)
+        """Return the result of the file, for types that have a processor."""
+        attestation = find_on_trail(Attestation, trail, key)
         type = attestation.type.strip().lower()
         if context.body.get("minimum_tests") and type != "junit":
             raise Invalid(
@@ -14885,17 +14810,9 @@ class EvidenceUploads(Factstore, model=EvidenceFile, tag="Attestations"):
         except ReportError as error:
             return _Outcome(False, {"error": str(error)})
 
-    def addressed(self, trail: str, key: str) -> Attestation:
-        """The attestation that a path names, which must be of the trail that it names."""
-        Trail.find(trail)
-        attestation = Attestation.find(key)
-        if attestation.trail_id != trail:
-            raise NotFound(f"The attestation {key} is not of the trail {trail}.")
-        return attestation
-
     def store(self, context, trail: str, key: str) -> tuple[Attestation, EvidenceFile]:
         """Store the file, and let its attestation and its trail follow."""
-        attestation, outcome = self.addressed(trail, key), context.prepared
+        attestation, outcome = find_on_trail(Attestation, trail, key), context.prepared
         if outcome is None:
             file = EvidenceFile.from_upload(attestation, context.upload)
             attestation.change(**file.attestation_values())
@@ -14928,7 +14845,7 @@ class EvidenceUploads(Factstore, model=EvidenceFile, tag="Attestations"):
     def upload_evidence(self, context, trail, key):
         """Upload an evidence file for an attestation; some types read their status out of it.
 
-        The chapter Evidence says what makes a file of each type PASSED or FAILED.
+        The chapter Evidence describes when a file of each type is PASSED or FAILED.
         """
         return self.store(context, trail, key)[1]
 
@@ -14989,7 +14906,7 @@ _PASSING_WORDS = (
     *("ok", "pass", "passed", "success", "successful", "succeeded"),
     *("clean", "green", "true", "yes", "allow", "allowed"),
 )
-#: Words for an end of either kind.
+#: Words for an end that is neither.
 _NEUTRAL_WORDS = ("", "complete", "completed", "done", "finished")
 _FAILING_WORD = re.compile(
     "fail|error|abort|cancel|timed|time.?out|block|reject|den(y|ied)|unstable|broken"
@@ -15237,7 +15154,7 @@ class CoverageReports(
 
     guide = """\
 Coverage passes with at least one figure, each from 0 to 100 percent and at least `minCoverage`,
-and no member that says that it failed.
+and no member that reports a failure.
 """
 
     @route(
@@ -15259,10 +15176,10 @@ and no member that says that it failed.
         answer="CoverageReportResponse",
     )
     def create(self, context, trail):
-        """Report the coverage of a trail, and attest whether it is enough.
+        """Report the coverage of a trail, and attest whether it is sufficient.
 
-        It is not without a figure, with one below `minCoverage`, or where the body says otherwise
-        that it failed (`passed`, `status`…).
+        It fails without a figure, with one below `minCoverage`, or with another member that reports
+        a failure (`passed`, `status`…).
         """
         stated = StatedResult(context.load(), "report", {*_COVERAGE.members})
         stated.reject_unread()
@@ -15463,6 +15380,12 @@ class SourceHost:
     base: ClassVar[str] = ""
     #: The least and the greatest number of names in a repository's path.
     names: ClassVar[tuple[int, int]] = (2, 2)
+    #: Paths of the repository, and behind it those of a commit's pull requests and of a number's.
+    repository_path: ClassVar[str] = ""
+    commit_path: ClassVar[str] = ""
+    number_path: ClassVar[str] = "/pullrequests/{}"
+    #: Where the list is in the response for a commit.
+    list_path: ClassVar[str] = ""
     #: The paths in a pull request of its id, title, author, reviewers, merge time and URL.
     paths: ClassVar[str] = ""
     #: Statuses that mean "not found", and "token not accepted".
@@ -15479,29 +15402,17 @@ class SourceHost:
         """Return the headers of every request, with the token."""
         return {"Accept": "application/json", "Authorization": f"Bearer {self.token}"}
 
-    def repository_path(self) -> str:
-        """Return the path of the repository."""
-        raise NotImplementedError
+    def send(self, path: str, name: int | str, query: Any = None) -> JsonNode | None:
+        """Request JSON, with a query by POST; None if the host has no such resource.
 
-    def pull_path(self, number: int | str) -> str:
-        """Return the path of one pull request."""
-        return f"{self.repository_path()}/pullrequests/{number}"
-
-    def list_for(self, commit: str) -> JsonNode | None:
-        """Request the pull requests of a commit; None if there is no such commit."""
-        raise NotImplementedError
-
-    def pulls_in(self, response: JsonNode) -> list[JsonNode]:
-        """Return the pull requests in that response."""
-        return response.items(required=True)
-
-    def send(self, path: str, query: Any = None) -> JsonNode | None:
-        """Request JSON, with a query by POST; None if the host has no such resource."""
+        `name` is put in its place in the path, which follows that of the repository.
+        """
+        url = self.base + self.repository_path.format(*map(segment, self.repository))
+        url += path.format(segment(str(name)))
         if query is None:
-            response = self.transport.get(self.base + path, self.headers())
+            response = self.transport.get(url, self.headers())
         else:
-            body = to_json(query).encode()
-            response = self.transport.post(self.base + path, body, self.headers())
+            response = self.transport.post(url, to_json(query).encode(), self.headers())
         if response.status in self.absent:
             return None
         # With a Retry-After, the token is accepted, but rate limited.
@@ -15522,10 +15433,14 @@ class SourceHost:
         """Return the error about a response of another form."""
         return BadGateway(f"{self.title} gave an answer that cannot be understood: {reason}")
 
+    def list_pulls(self, commit: str) -> list[JsonNode]:
+        """Return the pull requests of a commit."""
+        response = self.send(self.commit_path, commit)
+        return response.items(self.list_path, required=True) if response else []
+
     def of_commit(self, commit: str) -> dict | None:
         """Return the summary of the first pull request of a commit, or None."""
-        response = self.list_for(commit)
-        pulls = self.pulls_in(response) if response else []
+        pulls = self.list_pulls(commit)
         if not pulls:
             return None
         pull = self.summarize(pulls[0])
@@ -15533,7 +15448,7 @@ class SourceHost:
 
     def numbered(self, number: int | str) -> dict | None:
         """Return the summary of the pull request with a number, or None."""
-        pull = self.send(self.pull_path(number))
+        pull = self.send(self.number_path, number)
         return pull and self.summarize(pull)
 
     def summarize(self, pull: JsonNode) -> dict:
@@ -15550,15 +15465,16 @@ class SourceHost:
         }
 
 
-def segments(*names: str) -> str:
-    """Return names as percent-encoded segments of a path."""
-    return "/".join(urllib.parse.quote(name, safe="") for name in names)
+def segment(name: str) -> str:
+    """Return a name as one percent-encoded segment of a path."""
+    return urllib.parse.quote(name, safe="")
 
 
 class _GitHub(SourceHost):
     """GitHub, REST API 2022-11-28; reviewers are those requested and those who have reviewed."""
 
-    title, base = "GitHub", "https://api.github.com"
+    title, base, repository_path = "GitHub", "https://api.github.com", "/repos/{}/{}"
+    commit_path, number_path = "/commits/{}/pulls", "/pulls/{}"
     # An unknown commit is 422 there ("No commit found for SHA").
     absent = (404, 422)
     paths = "number title user.login requested_reviewers.login merged_at html_url"
@@ -15567,19 +15483,10 @@ class _GitHub(SourceHost):
         version = {"X-GitHub-Api-Version": "2022-11-28"}
         return {**super().headers(), "Accept": "application/vnd.github+json", **version}
 
-    def repository_path(self):
-        return f"/repos/{segments(*self.repository)}"
-
-    def list_for(self, commit):
-        return self.send(f"{self.repository_path()}/commits/{segments(commit)}/pulls")
-
-    def pull_path(self, number):
-        return f"{self.repository_path()}/pulls/{number}"
-
     def summarize(self, pull):
         summary = super().summarize(pull)
         # A person who has reviewed is no longer among the requested reviewers.
-        response = self.send(f"{self.pull_path(summary['id'])}/reviews?per_page=100")
+        response = self.send("/pulls/{}/reviews?per_page=100", summary["id"])
         reviews = response.items(required=True) if response else []
         logins = [*summary["reviewers"], *(review.text("user.login") for review in reviews)]
         others = [login for login in dict.fromkeys(logins) if login not in ("", summary["author"])]
@@ -15590,36 +15497,24 @@ class _GitLab(SourceHost):
     """GitLab, REST API 4; a project may be in nested groups."""
 
     title, base, names = "GitLab", "https://gitlab.com", (2, 20)
+    repository_path = "/api/v4/projects/{}"
+    commit_path, number_path = "/repository/commits/{}/merge_requests", "/merge_requests/{}"
     paths = "iid title author.username reviewers.username merged_at web_url"
+
+    def __init__(self, base, token, transport, repository):
+        super().__init__(base, token, transport, ["/".join(repository)])
 
     def headers(self):
         return {"Accept": "application/json", "PRIVATE-TOKEN": self.token}
-
-    def repository_path(self):
-        return f"/api/v4/projects/{segments('/'.join(self.repository))}"
-
-    def list_for(self, commit):
-        path = f"{self.repository_path()}/repository/commits/{segments(commit)}"
-        return self.send(f"{path}/merge_requests")
-
-    def pull_path(self, number):
-        return f"{self.repository_path()}/merge_requests/{number}"
 
 
 class _Bitbucket(SourceHost):
     """Bitbucket Cloud, REST API 2.0."""
 
     title, base, has_short_lists = "Bitbucket", "https://api.bitbucket.org", True
+    repository_path, commit_path = "/2.0/repositories/{}/{}", "/commit/{}/pullrequests"
+    list_path = "values"
     paths = "id title author.display_name reviewers.display_name closed_on links.html.href"
-
-    def repository_path(self):
-        return f"/2.0/repositories/{segments(*self.repository)}"
-
-    def list_for(self, commit):
-        return self.send(f"{self.repository_path()}/commit/{segments(commit)}/pullrequests")
-
-    def pulls_in(self, response):
-        return response.items("values", required=True)
 
     def summarize(self, pull):
         summary = super().summarize(pull)
@@ -15632,6 +15527,9 @@ class _AzureDevOps(SourceHost):
     """Azure DevOps Services, REST API 7.1, which finds a commit by a query."""
 
     title, base, names, has_short_lists = "Azure DevOps", "https://dev.azure.com", (3, 3), True
+    repository_path = "/{}/{}/_apis/git/repositories/{}"
+    commit_path = "/pullrequestquery?api-version=7.1"
+    number_path = "/pullrequests/{}?api-version=7.1"
     # Without a valid token, it shows its sign-in page.
     refusals = (203, 302, 401, 403)
     paths = "pullRequestId title createdBy.uniqueName reviewers.uniqueName closedDate url"
@@ -15640,36 +15538,25 @@ class _AzureDevOps(SourceHost):
         credentials = base64.b64encode(f":{self.token}".encode()).decode()
         return {"Accept": "application/json", "Authorization": f"Basic {credentials}"}
 
-    def repository_path(self):
-        organisation, project, repository = self.repository
-        return f"/{segments(organisation, project)}/_apis/git/repositories/{segments(repository)}"
-
-    def list_for(self, commit):
+    def list_pulls(self, commit):
         types = ("lastMergeCommit", "commit")
         query = {"queries": [{"type": query_type, "items": [commit]} for query_type in types]}
-        return self.send(f"{self.repository_path()}/pullrequestquery?api-version=7.1", query)
-
-    def pulls_in(self, response):
+        response = self.send(self.commit_path, commit, query)
         # Each result is an object with a list for every commit.
         lists = [
-            JsonNode(value, commit, result)
-            for result in response.items("results", required=True)
-            for commit, value in result.members(required=True).items()
+            JsonNode(value, name, result)
+            for result in (response.items("results", required=True) if response else [])
+            for name, value in result.members(required=True).items()
         ]
         return [pull for pulls in lists for pull in pulls.items(required=True)]
 
-    def pull_path(self, number):
-        return f"{super().pull_path(number)}?api-version=7.1"
-
     def summarize(self, pull):
         summary = super().summarize(pull)
-        organisation, project, repository = self.repository
-        path = f"{segments(organisation, project)}/_git/{segments(repository)}"
+        organisation, project, repository = map(segment, self.repository)
         # Its own `url` is one of the API.
-        url = f"{self.base}/{path}/pullrequest/{summary['id']}"
+        url = f"{self.base}/{organisation}/{project}/_git/{repository}/pullrequest/{summary['id']}"
         is_completed = pull.text("status") == "completed"
-        merged_at = summary["mergedAt"] if is_completed else None
-        return summary | {"mergedAt": merged_at, "url": url}
+        return summary | {"mergedAt": summary["mergedAt"] if is_completed else None, "url": url}
 
 
 SOURCE_HOSTS: Mapping[str, type[SourceHost]] = MappingProxyType(
@@ -15729,9 +15616,9 @@ class PullRequests(
 
     @route("POST /api/v1/trails/{trailId}/attestations/pull-request", **_PULL_REQUEST)
     def attest_pull_request(self, context, trail_id):
-        """Look a commit's pull request up at the source host, and record what was found.
+        """Look up a commit's pull request at the source host, and attest it.
 
-        Without one, the attestation is FAILED, or refused where `assertOnMissing` says so.
+        Without one, the attestation is FAILED, or with `assertOnMissing` the request is rejected.
         """
         trail, body = Trail.find(trail_id), context.body
         subject, pull = context.prepared
@@ -15760,7 +15647,7 @@ class PullRequestsV2(
 
     @route("POST /api/v2/trails/{trailId}/attestations/pull-request", **_PULL_REQUEST)
     def attest_pull_request_v2(self, context, trail_id):
-        """Look a commit's pull request up at the source host, and record what was found."""
+        """Look up a commit's pull request at the source host, and attest it."""
         return super().attest_pull_request(context, trail_id)
 
 
@@ -15932,7 +15819,7 @@ approval whose requester is not on record (an import, an older version) takes `f
         trail = Trail.find(key)
         context.body.pop("trail_id", None)
         values = split_lists(context.body)
-        values["requested_by"] = context.principal.party
+        values["requested_by"] = context.principal.owner
         approval = Approval.create(trail=trail.id, flow=trail.flow_id, **values)
         emit("factstore.approval.requested", {"approval": approval.json()})
         notify(
@@ -15973,7 +15860,7 @@ class ApprovalDecisions(
         """Take the decision of a principal on an approval."""
         approval, principal = Approval.find(key), context.principal
         is_admin = principal.has_scope("factstore:admin")
-        decision(approval, context.body | {"decided_by": principal.party}, is_admin)
+        decision(approval, context.body | {"decided_by": principal.owner}, is_admin)
         return approval
 
 
@@ -17230,7 +17117,7 @@ def rule_fault(policy_type: str | None, threshold: Any, evaluator: str) -> str:
     return ""
 
 
-class Policy(Model):
+class Policy(UniqueName, Model):
     """The requirements for artifacts of the environments to which the policy is attached."""
 
     fact, key, touched, since = "policy", "name", True, 2
@@ -17257,15 +17144,12 @@ class Policy(Model):
 
     @classmethod
     def create(cls, **values):
-        _check_policy_name(values["name"])
         check_organisation(values.get("org_slug"))
         evaluator = values.get("policy_evaluator", "")
         _check_rule(values.get("policy_type"), values.get("threshold"), evaluator)
         return super().create(**split_lists(values))
 
     def change(self, **values):
-        if values.get("name", self.name) != self.name:
-            _check_policy_name(values["name"])
         rule = ("policy_type", "threshold", "policy_evaluator")
         _check_rule(*(values.get(name, getattr(self, name)) for name in rule))
         return super().change(**split_lists(values))
@@ -17275,12 +17159,6 @@ def _check_rule(policy_type: str | None, threshold: Any, evaluator: str) -> None
     """Refuse a rule that is not understood."""
     if fault := rule_fault(policy_type, threshold, evaluator):
         raise Unprocessable(f"This policy cannot be enforced: {fault}.")
-
-
-def _check_policy_name(name: str) -> None:
-    """Refuse a name that another policy has."""
-    if Policy.exists(name=name):
-        raise Conflict(f"Policy with name '{name}' already exists")
 
 
 class PolicyModule(Model):
@@ -18426,7 +18304,7 @@ def unpack(upload: Upload) -> dict[str, str]:
     import tarfile
     from zipfile import BadZipFile
 
-    start = next(upload.pieces(), b"")[:4]
+    start = next(upload.parts(), b"")[:4]
     upload.content.seek(0)
     archive = _Archive()
     try:
@@ -19691,7 +19569,7 @@ gives.
         user = User.with_email(context.body["email"])
         if user is None:
             raise NotFound(f"There is no user with the email '{context.body['email']}'.")
-        context.principal.can_grant(MEMBER_SCOPES[role])
+        context.principal.require_grantable(MEMBER_SCOPES[role])
         return add_member(slug, user, role)
 
     def retrieve(self, context, key, user_id):
@@ -19701,7 +19579,7 @@ gives.
     def update(self, context, key, user_id):
         """Change the role of a member; the last admin remains one."""
         member = self.member(key, user_id)
-        context.principal.can_grant(MEMBER_SCOPES[context.body["role"]])
+        context.principal.require_grantable(MEMBER_SCOPES[context.body["role"]])
         member.change(**context.body)
         return member
 
@@ -20106,7 +19984,7 @@ secret again.
         issuer = read_issuer(context.body.pop("issuer_url"), context.settings)
         slug = organisation_slug(key)
         config = SsoConfig.create(org_slug=slug, issuer_url=issuer, **context.body)
-        context.principal.can_grant(config.scopes())
+        context.principal.require_grantable(config.scopes())
         return config
 
     def update(self, context, key):
@@ -20121,7 +19999,7 @@ secret again.
             message = "Required, since the issuer or the client changes; null for a client without"
             raise Invalid(issues=[field_error(["clientSecret"], message)])
         config = super().update(context, key)
-        context.principal.can_grant(config.scopes())
+        context.principal.require_grantable(config.scopes())
         return config
 
     def prepare_test_sso_connection(self, context: RequestContext, key: str) -> dict:
@@ -20907,7 +20785,7 @@ class SecurityScans(
     item="scanId",
     verbs="retrieve",
 ):
-    """What scanners found."""
+    """The findings of scanners."""
 
     guide = """\
 A scan is compared with the flow's thresholds; without them with 0 critical, 0 high and 10 medium,
@@ -20915,7 +20793,7 @@ which `thresholdBreached` does not show. Counts by severity, lists of findings a
 (`passed`, `status`, `result`, `error`, …) are read wherever the body has them: the larger count
 and the worse verdict apply, and a scan without any does not pass.
 
-`novantra-lite import scans FILE --trail ID` reads scanner reports as the chapter Evidence says.
+`novantra-lite import scans FILE --trail ID` reads scanner reports as uploads of evidence are.
 The metrics count a scan as its attestation.
 """
 
@@ -20960,11 +20838,7 @@ The metrics count a scan as its attestation.
             "high_vulnerabilities medium_vulnerabilities low_vulnerabilities informational "
             "unknown passed scan_duration_seconds report_url org_slug",
             summary=Json(_SCAN_SUMMARY, null=True),
-            **{
-                name: count
-                for name, count in _COUNT_MEMBERS.items()
-                if not hasattr(SecurityScan, name)
-            },
+            **{name: _COUNT_MEMBERS[name] for name in _COUNT_MEMBERS if name not in _SCAN_COLUMNS},
             aliases={"version": "toolVersion"},
             name="RecordSecurityScanRequest",
         ),
@@ -20972,11 +20846,11 @@ The metrics count a scan as its attestation.
         answer="SecurityScanResponse",
     )
     def create(self, context, trail):
-        """Record what a scanner found, by severity; the flow's thresholds say how that ends.
+        """Record the findings of a scanner by severity, and attest them by the flow's thresholds.
 
-        Without thresholds it passes within those that thresholds start with. It never passes where
-        the body says in any member that it failed, or says neither a count nor a verdict. Counts,
-        lists of findings and verdicts are read wherever they stand in the body.
+        Without thresholds it passes within their defaults. It never passes when a member of the
+        body reports a failure, or without a count and a verdict. Counts, lists of findings and
+        verdicts are read wherever they are in the body.
         """
         stated = StatedResult(context.load(), "scan")
         values = _scan_values(context.body, stated)
@@ -21742,10 +21616,8 @@ Documents are versioned, and encrypted in the workspace's file or, with the sett
     def about(self, entity_type: str, entity_id: str) -> tuple[str, str]:
         """Validate the parts of a path about a subject."""
         pieces = Schema.of(VaultDocument, "entity_type entity_id")
-        try:
-            return tuple(pieces.read({"entityType": entity_type, "entityId": entity_id}).values())
-        except ValidationErrors as faults:
-            raise Invalid(issues=[field_error(*fault) for fault in faults.issues]) from None
+        values = pieces.validate({"entityType": entity_type, "entityId": entity_id})
+        return tuple(values.values())
 
     def location(self, named: Mapping, *path: str) -> Place:
         """The document that a path and a query or body mean together."""
@@ -21873,28 +21745,21 @@ Documents are versioned, and encrypted in the workspace's file or, with the sett
 
 #: Bytes of a response: a document of a megabyte, with six bytes for each escaped character.
 _VAULT_ANSWER_LIMIT = 8 << 20
-STRANGE_VAULT = "What answers as Vault does not speak as a key-value store of version 2 does."
-UNWELCOME = "Vault refuses the credentials of this server, or permits them nothing of this kind."
+STRANGE_VAULT = "The server at vault_address did not answer like a KV version 2 store."
+VAULT_FORBIDDEN = (
+    "Vault rejected the credentials of this server, or does not permit them this request."
+)
 
 
-def inside(document: Any, *names: str) -> Any:
-    """Return the value at nested names of a response; None if one is missing."""
-    for name in names:
-        document = document.get(name) if isinstance(document, dict) else None
-    return document
-
-
-def read_vault(response: Any) -> dict:
-    """Return the JSON object of a response; empty if it is none."""
-    document = response.json()
-    return document if isinstance(document, dict) else {}
+def _vault_error(message: str) -> BadGateway:
+    return BadGateway(f"{STRANGE_VAULT} {message}")
 
 
 def _vault_problem(status: int) -> Problem:
     """Return the problem of a rejected request to Vault; its own words are only logged."""
     log.warning("Vault answered with status %d.", status)
     if status == 403:
-        return BadGateway(UNWELCOME)
+        return BadGateway(VAULT_FORBIDDEN)
     if status == 404:
         return BadGateway("Vault has no key-value store where the setting vault_mount says.")
     if 300 <= status < 400:
@@ -21913,7 +21778,7 @@ class _VaultResponse(NamedTuple):
     """A response of Vault with the interface that hvac expects."""
 
     status_code: int
-    content: Any
+    document: JsonNode
 
     @property
     def ok(self) -> bool:
@@ -21922,7 +21787,7 @@ class _VaultResponse(NamedTuple):
 
     def json(self) -> Any:
         """Return the body as JSON; None if it is none, or too long."""
-        return self.content
+        return self.document.value
 
 
 class _VaultSession:
@@ -21949,7 +21814,8 @@ class _VaultSession:
         if not answer.status:
             log.warning("Vault does not answer. %s", answer.note)
             raise BadGateway("Vault cannot be reached, or did not answer in time.")
-        return _VaultResponse(answer.status, answer.json)
+        document = JsonNode.root(answer.document.value, "response", _vault_error, is_strict=False)
+        return _VaultResponse(answer.status, document)
 
     def close(self) -> None:
         """Do nothing: connections are not kept open."""
@@ -21976,8 +21842,8 @@ class VaultRequests:
             ignore_exceptions=True,
         )
 
-    def call(self, call: Callable, *arguments: Any, **options: Any) -> dict | None:
-        """Return the result of a call of the client; None if Vault has none."""
+    def ask(self, call: Callable, *arguments: Any, **options: Any) -> JsonNode:
+        """Return the result of a call of the client, an empty document if Vault has none."""
         by_role = self.settings.vault_auth_method == "APPROLE"
         if by_role and not self.client.token:
             self.log_in("")
@@ -21987,13 +21853,13 @@ class VaultRequests:
             # An expired token of a role is noticed only here.
             self.log_in(token)
             response = call(*arguments, **options)
-        document = read_vault(response)
-        if response.status_code == 204 or (response.status_code == 200 and document):
-            return document
+        status, members = response.status_code, response.document.members()
+        if status == 204 or (status == 200 and members):
+            return response.document
         # A missing document is no error; a missing mount is one.
-        if response.status_code == 404 and document and not document.get("errors"):
-            return None
-        raise _vault_problem(response.status_code)
+        if status == 404 and members and not members.get("errors"):
+            return JsonNode.root(None, "response", _vault_error, is_strict=False)
+        raise _vault_problem(status)
 
     def log_in(self, stale: str) -> None:
         """Get a token for the role, unless another thread did so since this one became stale."""
@@ -22006,10 +21872,7 @@ class VaultRequests:
                 raise BadGateway("Vault refuses the role that this server logs in with.")
             if response.status_code != 200:
                 raise _vault_problem(response.status_code)
-            token = inside(read_vault(response), "auth", "client_token")
-            if not isinstance(token, str):
-                raise BadGateway(STRANGE_VAULT)
-            self.client.token = token
+            self.client.token = response.document.text("auth.client_token", required=True)
 
     def close(self) -> None:
         """Close idle connections."""
@@ -22039,12 +21902,12 @@ class _VaultVersion(NamedTuple):
     stored_at: str
 
     @classmethod
-    def read(cls, number: Any, created: Any) -> _VaultVersion:
+    def read(cls, number: Any, created: str) -> _VaultVersion:
         """Parse the metadata of a version; without a valid time it is new."""
         if type(number) is not int or not 0 < number < 2**31:
             raise BadGateway(STRANGE_VAULT)
         try:
-            return cls(number, parse_timestamp(str(created), 6))
+            return cls(number, parse_timestamp(created, 6))
         except ValueError:
             return cls(number, now_exactly())
 
@@ -22061,43 +21924,40 @@ class _HashicorpVault(EvidenceStore):
     def close(self):
         self.requests.close()
 
-    def call(self, call: Callable, path: str, *arguments: Any, **options: Any) -> dict | None:
-        """Return the result of a call about a path; None if Vault has none."""
+    def ask(self, call: Callable, path: str, *arguments: Any, **options: Any) -> JsonNode:
+        """Return the result of a call about a path, an empty document if Vault has none."""
         options["mount_point"] = self.mount
         return self.requests.call(call, path, *arguments, **options)
 
     def newest(self, location):
-        metadata = self.call(self.store.read_secret_metadata, self.path(*location))
-        number = inside(metadata, "data", "current_version")
-        if metadata is None or number == 0:
+        metadata = self.ask(self.store.read_secret_metadata, self.path(*location))
+        number = metadata.get("data.current_version").value
+        if metadata.value is None or number == 0:
             return None
-        created = inside(metadata, "data", "versions", str(number), "created_time")
-        return _VaultVersion.read(number, created)
+        return _VaultVersion.read(number, metadata.text(f"data.versions.{number}.created_time"))
 
     def types(self, entity_type, entity_id):
-        response = self.call(self.store.list_secrets, self.path(entity_type, entity_id))
-        keys = inside(response, "data", "keys") if response is not None else []
-        if not isinstance(keys, list):
-            raise BadGateway(STRANGE_VAULT)
+        response = self.ask(self.store.list_secrets, self.path(entity_type, entity_id))
+        keys = response.texts("data.keys", required=response.value is not None)
         # A name that ends with a slash is a folder of another program.
-        return sorted(key for key in keys if isinstance(key, str) and not key.endswith("/"))
+        return sorted(key for key in keys if not key.endswith("/"))
 
     def contents(self, location):
         response = self.call(
             self.store.read_secret_version, self.path(*location), raise_on_deleted_version=True
         )
-        data = inside(response, "data", "data")
-        if data is None:
+        data = response.get("data.data")
+        if data.value is None:
             return None
-        if not isinstance(data, dict):
-            raise BadGateway(STRANGE_VAULT)
-        texts = (value if isinstance(value, str) else to_json(value) for value in data.values())
-        return dict(zip(data, texts, strict=True))
+        return {
+            name: value if isinstance(value, str) else to_json(value)
+            for name, value in data.members(required=True).items()
+        }
 
     def health(self):
         look = self.system.read_health_status
         try:
-            status = read_vault(look(standby_ok=True, method="GET"))
+            status = look(standby_ok=True, method="GET").document.members()
         except BadGateway as problem:
             return False, str(problem)
         state = status.get("initialized"), status.get("sealed")
@@ -22111,10 +21971,9 @@ class _HashicorpVault(EvidenceStore):
         if dry_run:
             before = self.check_capabilities(location, "create", "update")
             return _VaultVersion(before.version + 1 if before else 1, now_exactly())
-        stored = inside(
-            self.call(self.store.create_or_update_secret, self.path(*location), data), "data"
-        )
-        return _VaultVersion.read(inside(stored, "version"), inside(stored, "created_time"))
+        stored = self.ask(self.store.create_or_update_secret, self.path(*location), data)
+        version, created = stored.get("data.version").value, stored.text("data.created_time")
+        return _VaultVersion.read(version, created)
 
     def record_version(self, location, data, sent):
         path = f"{self.mount}/{self.path(*location)}"
@@ -22134,10 +21993,11 @@ class _HashicorpVault(EvidenceStore):
     def check_capabilities(self, location: Place, *needed: str) -> _VaultVersion | None:
         """Return the metadata of a document, if Vault permits this server to write it."""
         paths = [f"{self.mount}/{part}/{self.path(*location)}" for part in ("data", "metadata")]
-        capabilities = self.requests.call(self.system.get_capabilities, paths)
-        writing, reading = (inside(capabilities, "data", path) or () for path in paths)
+        capabilities = self.requests.ask(self.system.get_capabilities, paths)
+        capabilities = capabilities.get("data").members()
+        writing, reading = (capabilities.get(path) or () for path in paths)
         if not any(right in writing for right in (*needed, "root")):
-            raise BadGateway(UNWELCOME)
+            raise BadGateway(VAULT_FORBIDDEN)
         readable = any(right in reading for right in ("read", "root"))
         return self.newest(location) if readable else None
 
@@ -22823,10 +22683,7 @@ def _read_webhook(source: str, data: bytes, media_type: str, event: str) -> dict
     payload = _read_github(payload, event) if source == "GITHUB" else payload
     # Blank values count as absent.
     present = {member: value for member, value in payload.items() if str(value or "").strip()}
-    try:
-        values = _GENERIC_WEBHOOK.read(present, coerce=True)
-    except ValidationErrors as faults:
-        raise Invalid(issues=[field_error(*fault) for fault in faults.issues]) from None
+    values = _GENERIC_WEBHOOK.validate(present, coerce=True)
     # The attested status counts by itself.
     said = {member: value for member, value in payload.items() if member != "attestationStatus"}
     stated = StatedResult(said, "event")
@@ -23568,7 +23425,7 @@ class AtlassianSite(Model):
         """Test the connection; return whether it works, and the reason if not."""
         answer = self.fetch(transport, self.probe_path())
         # An unknown user may get an HTML page with status 200.
-        works = answer.status == 200 and isinstance(answer.json, dict)
+        works = answer.status == 200 and isinstance(answer.document.value, dict)
         sentence = f"{self.title} knows {self.username}." if works else self.explain(answer)
         return {"success": works, "message": sentence}
 
@@ -23844,8 +23701,8 @@ class _JiraSync:
                 if not self.can_continue(answer):
                     return self
         for ticket in _open_tickets():
-            path = f"/rest/api/2/issue/{segments(ticket.ticket_key)}?fields=status"
-            answer = self.connection.fetch(lite.transport, path)
+            path = f"/rest/api/2/issue/{segment(ticket.ticket_key)}?fields=status"
+            answer = self.connection.ask(lite.transport, path)
             self.read.append((ticket, answer))
             if not self.can_continue(answer):
                 break
@@ -24005,7 +23862,7 @@ class ConfluenceConnection(AtlassianSite):
     updated_at = Timestamp(6, default=now_exactly)
 
     def probe_path(self):
-        return f"/wiki/rest/api/space/{segments(self.default_space_key)}"
+        return f"/wiki/rest/api/space/{segment(self.default_space_key)}"
 
     def explain(self, answer):
         if answer.status == 404:
@@ -26546,7 +26403,7 @@ def is_quick(lite: NovantraLite, method: str, path: str, query: str, token: str)
     if not (operation and operation.reads_by_index and _PAGE_QUERY.fullmatch(query)):
         return False
     workspace = lite.workspaces.get(token.partition(".")[0])
-    principal = workspace and workspace.tokens.verified(token)
+    principal = workspace and workspace.tokens.cached(token)
     return bool(principal) and principal.has_scope(operation.scope)
 
 

@@ -849,7 +849,7 @@ CREATE UNIQUE INDEX "evidence_piece_key" ON "evidence_piece" ("evidence_file_id"
 
 CREATE INDEX "evidence_piece_evidence_file_id" ON "evidence_piece" ("evidence_file_id");
 
--- A service account of the Factstore surface: the owner of API keys of machines.
+-- A service account of the Factstore API, which owns API keys.
 CREATE TABLE "machine_account" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "name" TEXT NOT NULL,
@@ -1719,7 +1719,7 @@ CREATE UNIQUE INDEX "security_threshold_key" ON "security_threshold" ("flow_id")
 
 CREATE INDEX "security_threshold_flow_id" ON "security_threshold" ("flow_id");
 
--- An integration with access to the APIs: its scopes, and its secret as a keyed hash.
+-- An account of an integration: its scopes, and a keyed hash of its secret.
 CREATE TABLE "service_account" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "name" TEXT NOT NULL,

@@ -710,7 +710,7 @@ def test_a_pipeline_with_a_wrong_key_says_what_the_server_said(tmp_path, command
         done = run(*command, *delivered(tmp_path), FACTSTORE_URL=url, FACTSTORE_API_KEY="fss_1")
 
     assert done.returncode not in (0, None)
-    assert "The API key is not known here, or was revoked." in done.stderr
+    assert "The API key does not exist, or was revoked." in done.stderr
 
 
 def test_the_commands_of_the_readme_run_one_after_the_other(tmp_path):

@@ -434,7 +434,7 @@ def test_a_body_needs_its_content_type(opened, path, type):
 
     message = json.loads(answer.partition(b"\r\n\r\n")[2])["message"]
     assert answer.startswith(b"HTTP/1.1 415 ")
-    assert message.startswith("This operation reads application/json.")
+    assert message.startswith("This operation accepts application/json.")
 
 
 def exchange(url, data):

@@ -166,7 +166,7 @@ def test_nobody_gives_a_scope_that_they_do_not_have(lite, factstore, asked, own,
 
     assert (refused.status, refused.json["error"]) == (403, "Forbidden")
     assert refused.json["message"] == (
-        f"You cannot give the scope factstore:{lacking}, which you do not have yourself."
+        f"You cannot grant the scope factstore:{lacking}: you do not have it yourself."
     )
     assert len(factstore.get(f"{KEYS}/owners/{asked['ownerId']}").json) == before
 
@@ -213,7 +213,7 @@ def test_an_expired_key_is_refused_and_stays_active(lite, factstore, clock, aske
 
     refused = call(lite, key)
     assert refused.status == 401
-    assert refused.json["message"] == "The API key has expired; make a new one."
+    assert refused.json["message"] == "The API key has expired; create a new one."
     client = lite.client("factstore:admin")
     (listed,) = client.get(f"{KEYS}/owners/{asked['ownerId']}").json
     assert listed["isActive"] is True
@@ -233,7 +233,7 @@ def test_a_revoked_key_ends_at_once_and_for_good(lite, factstore, asked):
     (listed,) = factstore.get(f"{KEYS}/owners/{asked['ownerId']}").json
     assert (revoked.status, revoked.body, again.status) == (204, b"", 204)
     assert listed["isActive"] is False
-    assert call(lite, key).json["message"] == "The API key is not known here, or was revoked."
+    assert call(lite, key).json["message"] == "The API key does not exist, or was revoked."
     assert ledger(lite)[-1] == ("API_KEY_UPDATED", key["id"])
     assert len(ledger(lite)) == count
     assert lite.verify() == []
@@ -262,15 +262,15 @@ def test_a_key_that_is_revoked_while_it_is_looked_up_is_not_remembered(
     lite, factstore, asked, monkeypatch
 ):
     key = factstore.post(KEYS, asked).json
-    look_up = lite.api_keys.look_up
+    verify = lite.api_keys.verify
 
-    def look_up_slowly(text):
-        principal = look_up(text)
+    def verify_slowly(text):
+        principal = verify(text)
         lite.api_keys.revoke(key["id"])
         return principal
 
     with monkeypatch.context() as patch:
-        patch.setattr(lite.api_keys, "look_up", look_up_slowly)
+        patch.setattr(lite.api_keys, "verify", verify_slowly)
         first = call(lite, key)
 
     assert first.status == 200

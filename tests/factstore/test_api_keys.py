@@ -66,7 +66,7 @@ def test_a_revoked_key_ends_at_once(lite, key):
 
     refused = call(lite, key["apiKey"])
     assert refused.status == 401
-    assert refused.json["message"] == "The API key is not known here, or was revoked."
+    assert refused.json["message"] == "The API key does not exist, or was revoked."
     assert lite.api_keys.list()[0]["isActive"] is False
 
 
@@ -77,7 +77,7 @@ def test_a_key_expires_with_the_clock(lite, clock):
 
     clock.advance(1)
 
-    assert call(lite, text).json["message"] == "The API key has expired; make a new one."
+    assert call(lite, text).json["message"] == "The API key has expired; create a new one."
 
 
 @pytest.mark.parametrize("text", ["fss_" + "0" * 64, "fsp_", "fss_é"])

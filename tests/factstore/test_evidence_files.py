@@ -369,10 +369,11 @@ def test_the_attestation_must_be_there_and_of_the_trail(
 ):
     other = make_trail(lite, "payouts")
     before = tables(lite)
+    foreign = f"The attestation {attestation} does not belong to the trail {other}."
     refusals = {
         (NOBODY, attestation): f"There is no trail with the id {NOBODY}.",
         (trail, NOBODY): f"There is no attestation with the id {NOBODY}.",
-        (other, attestation): f"The attestation {attestation} is not of the trail {other}.",
+        (other, attestation): foreign,
     }
 
     for (named_trail, key), message in refusals.items():

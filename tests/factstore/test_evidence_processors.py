@@ -290,7 +290,7 @@ def test_a_number_of_tests_that_means_nothing_is_refused(
 
 def no_key(said):
     """Why a reference is none."""
-    return f"Expected the key of an issue, such as PAY-17, and not '{said}'."
+    return f"Expected the key of an issue, like PAY-17, and not '{said}'."
 
 
 JSON = {

@@ -200,7 +200,7 @@ def test_metadata_without_any_version_is_no_evidence(factstore, vault):
         (
             {"answers": {"sys/health": (200, b"<html>Welcome")}},
             False,
-            "What answers as Vault does not speak as a key-value store of version 2 does.",
+            "The server at vault_address did not answer like a KV version 2 store.",
         ),
     ],
 )
@@ -240,7 +240,7 @@ def test_a_token_that_vault_refuses_is_no_fault_of_the_caller(lite, factstore, v
 
     assert (refused.status, refused.json["error"]) == (502, "Bad Gateway")
     assert refused.json["message"] == (
-        "Vault refuses the credentials of this server, or permits them nothing of this kind."
+        "Vault rejected the credentials of this server, or does not permit them this request."
     )
     assert tables(lite)["vault_write"] == []
 
@@ -445,8 +445,8 @@ def test_a_role_whose_token_came_to_its_end_logs_in_anew(by_role, vault):
         ((400, {"errors": ["invalid secret id"]}), 502, "Vault refuses the role that this"),
         ((503, {"errors": ["Vault is sealed"]}), 503, "Vault is sealed, or cannot answer"),
         ((404, {"errors": []}), 502, "Vault has no key-value store"),
-        ((200, {"auth": {"client_token": None}}), 502, "What answers as Vault does not speak"),
-        ((200, b"<html>"), 502, "What answers as Vault does not speak"),
+        ((200, {"auth": {"client_token": None}}), 502, "The server at vault_address did not"),
+        ((200, b"<html>"), 502, "The server at vault_address did not"),
     ],
 )
 @pytest.mark.parametrize("operation", [STORE, READ])

@@ -360,7 +360,7 @@ def test_a_set_up_may_not_give_more_than_its_maker_has(lite, factstore, config, 
     kept = keeper.put(SSO, {"groupRoleMappings": '{"everybody":"ADMIN"}'})
 
     assert refused.status == 403
-    assert refused.json["message"].startswith("You cannot give the scope factstore:read")
+    assert refused.json["message"].startswith("You cannot grant the scope factstore:read")
     assert (kept.status, writer.get(SSO).json) == (403, config)
     assert writer.post(other, set_up(provider.url)).status == 201
 

@@ -215,11 +215,11 @@ def test_a_secret_does_not_show_where_credentials_are_printed(account):
 
 def test_the_memory_of_tokens_stays_bounded(lite, account):
     tokens = lite.workspace.tokens
-    tokens.REMEMBERED = 3
+    tokens.max_entries = 3
     with lite.workspace.read():
         record = ServiceAccount.find(account.client_id)
 
     made = [tokens.issue(record, ["assets:read"], life) for life in range(100, 110)]
 
     assert {bearer(lite, token).get(ASSETS).status for token in made} == {200}
-    assert len(tokens._known) <= 3
+    assert len(tokens._principals) <= 3

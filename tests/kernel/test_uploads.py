@@ -23,7 +23,7 @@ ABC = hashlib.sha256(b"abc").hexdigest()
 def take(body, kind=TYPE, limit=4_000_000):
     """Read a body as an upload; what came of it, and the bytes it held."""
     taken = read_upload(SizeLimitedStream(io.BytesIO(body), limit), kind)
-    pieces = list(taken.pieces())
+    pieces = list(taken.parts())
     taken.close()
     return taken, pieces
 
@@ -69,7 +69,7 @@ def test_the_content_reads_as_text_wherever_it_lies(size):
     taken = read_upload(SizeLimitedStream(io.BytesIO(form(part(content.encode()))), 1 << 24), TYPE)
 
     assert taken.text() == "é" * size
-    assert b"".join(taken.pieces()).decode() == content
+    assert b"".join(taken.parts()).decode() == content
     taken.close()
 
 
@@ -210,7 +210,7 @@ def test_a_body_of_another_media_type_is_refused(factstore, path, type):
     refused = factstore.request("POST", path, body=b"{}", headers={"Content-Type": type})
 
     assert refused.status == 415
-    assert refused.json["message"] == "This operation reads multipart/form-data."
+    assert refused.json["message"] == "This operation accepts multipart/form-data."
 
 
 class Counting(io.BytesIO):
