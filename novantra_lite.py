@@ -4496,7 +4496,7 @@ class RequestContext:
             schema, data = operation.form or operation.body, self.upload.members()
         else:
             data = self.load() if self.read_raw() else {}
-            schema, data = operation.body, operation.resource.accept(self, data)
+            schema, data = operation.body, operation.resource.prepare_body(self, data)
         coerce, parse = operation.surface.coerces, self.upload is not None
         self.body = schema.validate(data, partial=operation.partial, coerce=coerce, parse=parse)
         self.reason = self.body.pop("reason", "")
@@ -10346,7 +10346,7 @@ class ApiKeys(CredentialCache):
     def check(self, credential):
         """Return the principal of a key, and record the use; None for keys of other workspaces."""
         if principal := super().check(credential):
-            self.workspace.note_use(principal.id, self.workspace.source.clock())
+            self.workspace.record_use(principal.id, self.workspace.source.clock())
         return principal
 
     def verify(self, credential):
@@ -13194,7 +13194,7 @@ statement that repeats a member is rejected.
 The source is the one that the statement names, with the commit of the dependency at that address.
 """
 
-    def enter(self, values):
+    def create_record(self, values):
         # The keys of this server decide its status.
         return _record_provenance(Artifact.find(values["artifact"]), values)
 
@@ -27449,12 +27449,8 @@ class _Listener(_Loop):
         from waitress.parser import HTTPRequestParser
         from waitress.task import ThreadedTaskDispatcher
 
-        self.settings, self.application, self.release_thread = (
-            settings,
-            server.call,
-            server.release_thread,
-        )
-        self.install = server.application
+        self.settings, self.install = settings, server.application
+        self.application, self.release_thread = server.call, server.release_thread
         #: Channels whose requests the loop handles itself, at the end of its turn.
         self.quick: deque[Any] = deque()
         self.spool, self.limit = Spool(settings), _descriptors_for(settings.connection_limit)
