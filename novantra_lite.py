@@ -23702,7 +23702,7 @@ class _JiraSync:
                     return self
         for ticket in _open_tickets():
             path = f"/rest/api/2/issue/{segment(ticket.ticket_key)}?fields=status"
-            answer = self.connection.ask(lite.transport, path)
+            answer = self.connection.fetch(lite.transport, path)
             self.read.append((ticket, answer))
             if not self.can_continue(answer):
                 break
