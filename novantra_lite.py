@@ -909,6 +909,21 @@ class JsonNode:
         """
         return cls(value, name, None, _JsonDocument(error_class, is_strict, reads, max_items))
 
+    @classmethod
+    def parse(
+        cls,
+        data: bytes,
+        name: str = "document",
+        error_class: Callable[[str], Exception] = Invalid,
+        read: Callable[[bytes], Any] = read_json,
+    ) -> JsonNode:
+        """Parse a lenient document, an empty one if the bytes are not JSON."""
+        try:
+            value = read(data)
+        except Invalid:
+            value = None
+        return cls.root(value, name, error_class, is_strict=False)
+
     @property
     def path(self) -> str:
         """The path from the root, as in `report.runs[3].results[0].level`."""
@@ -7248,11 +7263,7 @@ class HttpResponse(NamedTuple):
     @property
     def document(self) -> JsonNode:
         """The body as a lenient JSON document, an empty one if it is not JSON."""
-        try:
-            value = read_json(self.body or b"")
-        except Invalid:
-            value = None
-        return JsonNode.root(value, "response", BadGateway, is_strict=False)
+        return JsonNode.parse(self.body or b"", "response", BadGateway)
 
 
 def _time_left(deadline: float) -> float:
@@ -11616,15 +11627,11 @@ class Notifications(
 
 def read_receiver(config: str) -> str:
     """Return the URL in a channel's configuration; raises Invalid without one."""
-    try:
-        document = read_json(config.encode())
-    except Invalid:
-        document = None
-    url = document.get("webhookUrl") if isinstance(document, dict) else None
-    if not isinstance(url, str) or not url.strip():
+    url = JsonNode.parse(config.encode()).text("webhookUrl").strip()
+    if not url:
         expected = 'Expected a JSON object as text, with a "webhookUrl" that is not blank'
         raise Invalid(issues=[field_error(["channelConfig"], expected)])
-    return url.strip()
+    return url
 
 
 def _lies_within(url: str, networks: Networks) -> bool:
@@ -19651,10 +19658,7 @@ class IdentityProvider:
 
     def read(self, answer: HttpResponse) -> dict:
         """The JSON object of an answer, or BadGateway."""
-        document = None
-        if answer.status == 200:
-            with contextlib.suppress(Invalid):
-                document = read_json(answer.body or b"")
+        document = answer.document.value if answer.status == 200 else None
         if not isinstance(document, dict):
             log.warning(
                 "The identity provider %s gave no usable answer. %s", self.issuer, answer.note
@@ -20407,17 +20411,15 @@ class _IssuerKeys:
 
     @staticmethod
     def _read(location: str, transport: Transport | None) -> list | None:
-        text = b""
-        with contextlib.suppress(OSError, Invalid):
+        with contextlib.suppress(OSError):
             if location.startswith("https://"):
                 answer = transport.get(location, {"Accept": "application/json"})
                 text = (answer.body or b"") if answer.status == 200 else b""
             else:
                 with open(location, "rb") as file:
                     text = file.read(PROVIDER_ANSWER_LIMIT)
-            document = read_json(text)
-            if isinstance(document, dict) and isinstance(document.get("keys"), list):
-                return document["keys"]
+            keys = JsonNode.parse(text).get("keys").value
+            return keys if isinstance(keys, list) else None
         return None
 
 
@@ -21784,7 +21786,7 @@ class _VaultSession:
         if not answer.status:
             log.warning("Vault does not answer. %s", answer.note)
             raise BadGateway("Vault cannot be reached, or did not answer in time.")
-        document = JsonNode.root(answer.document.value, "response", _vault_error, is_strict=False)
+        document = JsonNode.parse(answer.body or b"", "response", _vault_error)
         return _VaultResponse(answer.status, document)
 
     def close(self) -> None:
@@ -21828,7 +21830,7 @@ class VaultRequests:
             return response.document
         # A missing document is no error; a missing mount is one.
         if status == 404 and members and not members.get("errors"):
-            return JsonNode.root(None, "response", _vault_error, is_strict=False)
+            return JsonNode.parse(b"", "response", _vault_error)
         raise _vault_problem(status)
 
     def log_in(self, stale: str) -> None:
@@ -23296,11 +23298,7 @@ approvers: `{"U024BE7LH": "ciso"}`. Other users decide nothing.
             return Response(400, to_json(payload).encode())
         if not SlackRequest.is_new(*_slack_headers(context)):
             return _answer_slack(["This was answered before."])
-        try:
-            payload = read_signed_json(context.body["payload"].encode())
-        except Invalid:
-            payload = None
-        payload = JsonNode.root(payload, "payload", Invalid, is_strict=False)
+        payload = JsonNode.parse(context.body["payload"].encode(), read=read_signed_json)
         button = next(iter(payload.items("actions")), payload)
         name, key = button.text("action_id"), button.text("value")
         if name not in SLACK_BUTTONS or not key:
