@@ -909,6 +909,21 @@ class JsonNode:
         """
         return cls(value, name, None, _JsonDocument(error_class, is_strict, reads, max_items))
 
+    @classmethod
+    def parse(
+        cls,
+        data: bytes,
+        name: str = "document",
+        error_class: Callable[[str], Exception] = Invalid,
+        read: Callable[[bytes], Any] = read_json,
+    ) -> JsonNode:
+        """Parse a lenient document, an empty one if the bytes are not JSON."""
+        try:
+            value = read(data)
+        except Invalid:
+            value = None
+        return cls.root(value, name, error_class, is_strict=False)
+
     @property
     def path(self) -> str:
         """The path from the root, as in `report.runs[3].results[0].level`."""
@@ -6071,20 +6086,20 @@ def content_fault(
 
 
 class WebhookError(ValueError):
-    """A webhook that its receiver must not trust, or a secret that cannot be used."""
+    """The webhook cannot be trusted, or the secret is invalid."""
 
 
 def new_webhook_secret(random_bytes: bytes) -> str:
-    """Write 24 to 64 random bytes as the secret of an endpoint."""
+    """Format 24 to 64 random bytes as the secret of an endpoint."""
     if not 24 <= len(random_bytes) <= 64:
-        raise ValueError("A webhook secret takes 24 to 64 random bytes.")
+        raise ValueError("A webhook secret needs 24 to 64 random bytes.")
     return "whsec_" + base64.b64encode(random_bytes).decode()
 
 
 def webhook_headers(
     secrets: Sequence[str], message_id: str, timestamp: int, body: bytes
 ) -> dict[str, str]:
-    """The headers that sign a body with each secret: two are valid during a rotation."""
+    """Return the headers that sign a body with each secret; there are two during a rotation."""
     signed = _webhook_digests(secrets, f"{message_id}.{timestamp}.", body)
     combined = _webhook_digests(secrets, f"{timestamp}.", body)
     return {
@@ -6096,7 +6111,7 @@ def webhook_headers(
 
 
 def _webhook_digests(secrets: Sequence[str], prefix: str, body: bytes) -> list[bytes]:
-    """The HMAC-SHA256 of a prefix and a body under each secret."""
+    """Return the HMAC-SHA-256 of a prefix and a body with each secret."""
     content, digests = prefix.encode("utf-8", "replace") + body, []
     for secret in secrets:
         try:
@@ -6127,11 +6142,10 @@ def verify_webhook(
     tolerance: int = 300,
     clock: Callable[[], float] = time.time,
 ) -> dict:
-    """Return the event of a webhook; raises WebhookError unless signature and age (seconds) are
-    valid.
+    """Return the event of a webhook; raise WebhookError unless it is signed and recent.
 
-    Pass the raw bytes of the body, and both secrets during a rotation. The headers may be those of
-    Standard Webhooks, or X-Novantra-Signature alone.
+    Pass the raw bytes of the body, and both secrets during a rotation. `tolerance` is the maximum
+    age in seconds. Either the headers of Standard Webhooks or X-Novantra-Signature are required.
     """
     values = {name.lower(): value for name, value in headers.items()}
     if "webhook-signature" in values:
@@ -6147,11 +6161,11 @@ def verify_webhook(
     secrets = [secret] if isinstance(secret, str) else secret
     expected = [write(digest).encode() for digest in _webhook_digests(secrets, prefix, body)]
     received = [signature.encode("utf-8", "replace") for signature in signatures]
-    # Every pair is compared, each in constant time: the duration reveals nothing.
+    # Every pair is compared in constant time, so that the duration reveals nothing.
     if not sum(itertools.starmap(hmac.compare_digest, itertools.product(expected, received))):
-        raise WebhookError("No signature matches: the secret is another, or the body was changed.")
+        raise WebhookError("No signature matches: the secret is wrong, or the body was changed.")
     if abs(clock() - int(timestamp)) > tolerance:
-        raise WebhookError(f"The webhook was signed more than {tolerance} seconds from this time.")
+        raise WebhookError(f"The webhook's timestamp is more than {tolerance} seconds away.")
     try:
         event = json.loads(body)
     except (ValueError, RecursionError):
@@ -7131,18 +7145,18 @@ class _Write:
 
 
 # --- Outbound addresses -------------------------------------------------------
-# The URL of a caller must not lead into the operator's own network (SSRF). A name is resolved
-# once, all of its addresses are checked, and the connection goes to one of these.
+# The URL of a caller must not reach the operator's own network (SSRF). A name is resolved once, all
+# of its addresses are checked, and the connection uses one of these.
 
 Networks = Sequence[IPv4Network | IPv6Network]
-#: IPv6 forms of an IPv4 address and how far to shift it out: mapped (RFC 4291), NAT64 (RFC 6052)
-#: and 6to4 (RFC 3056). Such an address is as public as the one inside.
+#: IPv6 forms of an IPv4 address, with the bits to the right of it: mapped (RFC 4291), NAT64 (RFC
+#: 6052) and 6to4 (RFC 3056). Such an address is as public as the embedded one.
 _IPV4_INSIDE = {
     ip_network("::ffff:0:0/96"): 0,
     ip_network("64:ff9b::/96"): 0,
     ip_network("2002::/16"): 80,
 }
-#: Special by the IANA registries, though `ipaddress` of some Python calls them global.
+#: Special-purpose by the IANA registries, but global for `ipaddress` of some Python versions.
 _NEVER_PUBLIC = tuple(
     ip_network(network) for network in ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20", "fec0::/10")
 )
@@ -7157,18 +7171,18 @@ def check_target(
     resolve: Callable = socket.getaddrinfo,
     remedy: str = WEBHOOK_REMEDY,
 ) -> None:
-    """Raise Invalid unless a URL is permitted; a host that does not resolve (yet) is."""
+    """Raise Invalid unless a URL is permitted; a host that cannot be resolved (yet) is."""
     parts, port = split_target(url, https_only)
     with contextlib.suppress(OSError):
         call_within(5, public_addresses, parts.hostname, port, allowed, resolve, remedy)
 
 
 def split_target(url: str, https_only: bool = False) -> tuple[SplitResult, int]:
-    """Return the parts and the port of an http or https URL; raises Invalid."""
+    """Split an http or https URL; return its parts and its port, or raise Invalid."""
     if not url.lower().startswith(("https://",) if https_only else ("https://", "http://")):
         raise Invalid(f"The URL must start with https://{'' if https_only else ' or http://'}.")
     if not re.fullmatch(r"[!-~]+", url):
-        raise Invalid("The URL must be ASCII without spaces: write all else percent-encoded.")
+        raise Invalid("The URL must be ASCII without spaces; percent-encode other characters.")
     try:
         parts = urlsplit(url)
         port = {"https": 443, "http": 80}[parts.scheme] if parts.port is None else parts.port
@@ -7188,8 +7202,10 @@ def public_addresses(
     resolve: Callable = socket.getaddrinfo,
     remedy: str = WEBHOOK_REMEDY,
 ) -> list[tuple[str, int]]:
-    """Return all addresses of a host with the port; raises Invalid if one is forbidden, or
-    OSError."""
+    """Resolve a host; return its addresses with the port.
+
+    Raise Invalid if one of them is not permitted, and OSError if there is none.
+    """
     try:
         resolved = resolve(host, port, type=socket.SOCK_STREAM)
     except UnicodeError:
@@ -7213,7 +7229,7 @@ def _is_permitted(address: IPv4Address | IPv6Address, allowed: Networks = ()) ->
 
 
 def call_within(seconds: float, function: Callable, *arguments: Any) -> Any:
-    """Call a function with a time limit, as for name resolution, which has none: TimeoutError."""
+    """Call a function without a time limit of its own, like name resolution; raise TimeoutError."""
     from concurrent.futures import Future
 
     future: Future = Future()
@@ -7253,11 +7269,7 @@ class HttpResponse(NamedTuple):
     @property
     def document(self) -> JsonNode:
         """The body as a lenient JSON document, an empty one if it is not JSON."""
-        try:
-            value = read_json(self.body or b"")
-        except Invalid:
-            value = None
-        return JsonNode.root(value, "response", BadGateway, is_strict=False)
+        return JsonNode.parse(self.body or b"", "response", BadGateway)
 
 
 def _time_left(deadline: float) -> float:
@@ -7686,50 +7698,47 @@ _ROTATION = 24 * 3600
 
 
 class Webhooks:
-    """The endpoints of one workspace, for the Python API and the command line."""
+    """The webhook endpoints of one workspace, for the Python API and the command line."""
 
     def __init__(self, workspace: Workspace, dispatcher: Dispatcher):
         self.workspace, self.dispatcher = workspace, dispatcher
-
-    def transact(self, reason: str, work: Callable[[], Any], show: Show = None) -> Any:
-        """Run one administrative write."""
-        return administer(self.workspace, reason, work, show)
+        self._transaction = functools.partial(administer, workspace)
 
     def add(self, url: str, events: Iterable[str] = (), show: Show = None) -> dict:
-        """Create an endpoint for the named events (none: all); the secret is returned only now.
+        """Create an endpoint for the named events (none: all); its `secret` is returned only now.
 
         `show` is called with the result before the commit; if it raises, nothing is stored.
         """
         requested = list(events)
-        known_events = (*WEBHOOK_EVENTS, *FACTSTORE_EVENTS)
-        if unknown := [event for event in requested if event not in known_events]:
-            raise Invalid(f"There is no event {unknown[0]}; there are {', '.join(known_events)}.")
+        existing = (*WEBHOOK_EVENTS, *FACTSTORE_EVENTS)
+        if unknown := [event for event in requested if event not in existing]:
+            raise Invalid(f"There is no event {unknown[0]}; there are {', '.join(existing)}.")
         check_target(url, allowed_networks(self.workspace.settings))
         secret = new_webhook_secret(self.workspace.source.random.randbytes(32))
 
         def work():
-            made = Endpoint.create(url=url, events=requested, secret=secret)
-            return made.json() | {"secret": secret}
+            endpoint = Endpoint.create(url=url, events=requested, secret=secret)
+            return endpoint.json() | {"secret": secret}
 
-        return self.transact("Webhook endpoint added.", work, show)
+        return self._transaction("Webhook endpoint added.", work, show)
 
     def list(self) -> list[dict]:
-        """All endpoints, without their secrets."""
+        """Return all endpoints, without their secrets."""
         with self.workspace.read():
             return [endpoint.json() for endpoint in Endpoint.select().order_by(Endpoint.id)]
 
     def remove(self, key: str) -> None:
-        """Delete an endpoint and its deliveries, of which there may be many."""
+        """Delete an endpoint and its deliveries."""
         delete_in_batches(self.workspace, Delivery, Delivery.endpoint == key)
 
         def work():
             Delivery.delete().where(Delivery.endpoint == key).execute()
             Endpoint.find(key).remove()
 
-        self.transact("Webhook endpoint removed.", work)
+        self._transaction("Webhook endpoint removed.", work)
 
     def rotate(self, key: str, show: Show = None) -> dict:
-        """Give an endpoint a new secret; the old one also signs for 24 h."""
+        """Create a new secret for an endpoint; the old one also signs for 24 hours."""
         source = self.workspace.source
         secret = new_webhook_secret(source.random.randbytes(32))
 
@@ -7739,45 +7748,44 @@ class Webhooks:
             endpoint.change(secret=secret, previous_secret=endpoint.secret, previous_until=until)
             return endpoint.json() | {"secret": secret}
 
-        return self.transact("Webhook secret rotated.", work, show)
+        return self._transaction("Webhook secret rotated.", work, show)
 
-    def set_status(self, key: str, status: str) -> None:
-        """Set an endpoint's status."""
-        self.transact(
-            f"Webhook endpoint {status}.", lambda: Endpoint.find(key).change(status=status)
-        )
+    def _set_status(self, key: str, status: str) -> None:
+        def work():
+            Endpoint.find(key).change(status=status)
+
+        self._transaction(f"Webhook endpoint {status}.", work)
 
     def pause(self, key: str) -> None:
-        """Pause deliveries; events wait meanwhile."""
-        self.set_status(key, "paused")
+        """Pause the deliveries of an endpoint; events are queued."""
+        self._set_status(key, "paused")
 
     def resume(self, key: str) -> None:
         """Deliver again, after a pause or after the endpoint was disabled."""
-        self.set_status(key, "enabled")
+        self._set_status(key, "enabled")
         self.workspace.bell.set()
 
     def test(self, key: str) -> dict:
-        """Send an endpoint a test event at once, and return the result."""
-        source = self.workspace.source
+        """Send a test event to an endpoint immediately; return its delivery."""
 
         def work():
-            endpoint = Endpoint.find(key)
-            at = source.now()
-            event = Event.post("webhook.test", {"test": True})
-            return Delivery.create(event=event.id, endpoint=endpoint.id, due_at=None, created_at=at)
+            endpoint, event = Endpoint.find(key), Event.post("webhook.test", {"test": True})
+            return Delivery.create(
+                event=event.id, endpoint=endpoint.id, due_at=None, created_at=now()
+            )
 
-        delivery = self.transact("Webhook endpoint tested.", work)
+        delivery = self._transaction("Webhook endpoint tested.", work)
         with self.workspace.read():
             self.dispatcher.attempt(self.workspace, Delivery.find(delivery.id))
-        # A test shows the current state; it is not repeated.
-        given_up = Delivery.update(state="failed", due_at=None)
-        waits = given_up.where(Delivery.id == delivery.id, Delivery.state == "due")
-        self.transact("Webhook endpoint tested.", waits.execute)
+        # A test is not retried.
+        failure = Delivery.update(state="failed", due_at=None)
+        failure = failure.where(Delivery.id == delivery.id, Delivery.state == "due")
+        self._transaction("Webhook endpoint tested.", failure.execute)
         with self.workspace.read():
             return Delivery.find(delivery.id).json()
 
     def deliveries(self, endpoint: str | None = None, state: str | None = None) -> list[dict]:
-        """The delivery log, newest first."""
+        """Return the delivery log, newest first."""
         with self.workspace.read():
             query = Delivery.select().order_by(Delivery.created_at.desc(), Delivery.id.desc())
             if endpoint:
@@ -7788,30 +7796,25 @@ class Webhooks:
 
     def redeliver(self, key: str) -> None:
         """Send one delivery again, with a new schedule of attempts."""
-        self.send_again(Delivery.id == key, lambda count: count or Delivery.find(key))
+        if not self._redeliver(Delivery.id == key):
+            raise NotFound(f"There is no delivery with the id {key}.")
 
     def redeliver_failed(self, endpoint: str) -> int:
         """Send every failed delivery of an endpoint again; return their number."""
-        failed = (Delivery.endpoint == endpoint) & (Delivery.state == "failed")
-        return self.send_again(failed, lambda count: count)
+        return self._redeliver((Delivery.endpoint == endpoint) & (Delivery.state == "failed"))
 
-    def send_again(self, which: Any, check: Callable[[int], Any]) -> int:
-        """Make deliveries due now."""
-        at = self.workspace.source.now()
-
+    def _redeliver(self, condition: peewee.Expression) -> int:
         def work():
-            anew = Delivery.update(state="due", attempts=0, due_at=at, failed_at=None)
-            count = anew.where(which).execute()
-            check(count)
-            return count
+            changes = {"state": "due", "attempts": 0, "due_at": now(), "failed_at": None}
+            return Delivery.update(changes).where(condition).execute()
 
-        count = self.transact("Webhook deliveries sent again.", work)
+        count = self._transaction("Webhook deliveries sent again.", work)
         self.workspace.bell.set()
         return count
 
 
 def allowed_networks(settings: Settings) -> list:
-    """The private networks to which webhooks may be sent."""
+    """Return the private networks to which webhooks may be sent."""
     return networks_of(settings, "webhook_private_targets")
 
 
@@ -10084,6 +10087,17 @@ class Name(Text):
         )
 
 
+class Names(Json):
+    """A list of names; a text of several is split at its commas."""
+
+    def __init__(self, **options: Any):
+        super().__init__(ListOf(Text(255)), default=list, **options)
+
+    def read(self, value):
+        names = (name.strip() for text in super().read(value) for name in text.split(","))
+        return [name for name in names if name]
+
+
 class Digest(Text):
     """The SHA-256 of an artifact, with `sha256:` or bare, in either letter case."""
 
@@ -10646,12 +10660,12 @@ def updated(record: Model) -> dict:
 # --- Organisations ------------------------------------------------------------
 
 
-class Belonging:
+class OrganisationOwned:
     """Mixed into a model whose records may be deleted together with their organisation."""
 
     @classmethod
     def delete_with(cls, slug: str) -> None:
-        """Delete the records that end with an organisation."""
+        """Delete the records that do not outlive an organisation."""
         raise NotImplementedError
 
 
@@ -10666,7 +10680,7 @@ class _Slug(Name):
 
 
 class Organisation(Model):
-    """A label of flows, trails and artifacts; a record, not a tenant."""
+    """An organisation, whose slug labels flows, trails and artifacts; not a tenant."""
 
     fact, key, touched = "organisation", "slug", True
     searched = Searchable(
@@ -10684,35 +10698,27 @@ class Organisation(Model):
 
     @classmethod
     def named(cls, key: str) -> Organisation | None:
-        """Return the organisation of a UUID or a slug; in older files a slug may be another's
-        UUID."""
+        """Return the organisation with an id or a slug; in older files a slug may be the id of
+        another one."""
         by_id = cls.find_or_none(key.lower()) if UUID.fullmatch(key.lower()) else None
         return by_id or cls.find_or_none(slug=key)
 
     def remove(self):
-        for model in _labelled():
-            if issubclass(model, Belonging):
+        models = [model for model in all_models() if "org_slug" in model._meta.fields]
+        for model in models:
+            if issubclass(model, OrganisationOwned):
                 model.delete_with(self.slug)
-        users = [model.noun() for model in _labelled() if self.is_carried_by(model)]
+        users = [model.noun() for model in models if model.exists(org_slug=self.slug)]
         if users:
             raise Conflict(
                 f"Organisation '{self.slug}' is still in use by {' and '.join(users)} records; "
-                "take them away first."
+                "delete them first."
             )
         super().remove()
 
-    def is_carried_by(self, model: type[Model]) -> bool:
-        """Return whether a record of a model has this organisation's slug."""
-        return model.exists(org_slug=self.slug)
-
-
-def _labelled() -> list[type[Model]]:
-    """The models with the slug of an organisation."""
-    return [model for model in all_models() if "org_slug" in model._meta.fields]
-
 
 def check_organisation(slug: str | None) -> None:
-    """Refuse the slug of an organisation that is not there."""
+    """Raise NotFound unless a slug is empty or an organisation's."""
     if slug and not Organisation.exists(slug=slug):
         raise NotFound(f"There is no organisation '{slug}'.")
 
@@ -11371,7 +11377,7 @@ class Flow(UniqueName, Model):
     id = Uuid()
     name = Name()
     description = Text(2048, default="")
-    required_attestation_types = Json(ListOf(Text(255)), default=list)
+    required_attestation_types = Names()
     tags = Json(
         MapOf(Text(256), 50, name=Text(64, 1, pattern=NOT_BLANK, hint="Expected a name")),
         default=dict,
@@ -11381,29 +11387,17 @@ class Flow(UniqueName, Model):
     created_at = Timestamp(6, default=now_exactly)
     updated_at = Timestamp(6, default=now_exactly)
     requires_approval = Boolean(default=False)
-    required_approver_roles = Json(ListOf(Text(255)), default=list)
+    required_approver_roles = Names()
     visibility = Choice("PUBLIC PRIVATE", default="PRIVATE")
 
     @classmethod
     def create(cls, **values):
         check_organisation(values.get("org_slug"))
-        return super().create(**split_lists(values))
-
-    def change(self, **values):
-        return super().change(**split_lists(values))
+        return super().create(**values)
 
     def template(self) -> Any:
         """Return the template as JSON; None without one, or if it is no YAML mapping."""
         return read_template(self.template_yaml).document if self.template_yaml else None
-
-
-def split_lists(values: dict) -> dict:
-    """Lists of names as they read back: split at commas, trimmed, without blanks."""
-    for name, value in values.items():
-        if isinstance(value, list):
-            parts = (part.strip() for text in value for part in text.split(","))
-            values[name] = [part for part in parts if part]
-    return values
 
 
 _FLOWS_BY_SLUG = Listing(Flow, "org_slug")
@@ -11639,15 +11633,11 @@ class Notifications(
 
 def read_receiver(config: str) -> str:
     """Return the URL in a channel's configuration; raises Invalid without one."""
-    try:
-        document = read_json(config.encode())
-    except Invalid:
-        document = None
-    url = document.get("webhookUrl") if isinstance(document, dict) else None
-    if not isinstance(url, str) or not url.strip():
+    url = JsonNode.parse(config.encode()).text("webhookUrl").strip()
+    if not url:
         expected = 'Expected a JSON object as text, with a "webhookUrl" that is not blank'
         raise Invalid(issues=[field_error(["channelConfig"], expected)])
-    return url.strip()
+    return url
 
 
 def _is_within(url: str, networks: Networks) -> bool:
@@ -12245,7 +12235,7 @@ class Approval(Model):
     status = Choice(
         "PENDING_APPROVAL APPROVED REJECTED EXPIRED", default="PENDING_APPROVAL", index=True
     )
-    required_approvers = Json(ListOf(Text(255)), default=list)
+    required_approvers = Names()
     comments = Text(10_000, null=True)
     requested_at = Timestamp(6, default=now_exactly)
     deadline = Timestamp(6, null=True)
@@ -15818,8 +15808,7 @@ approval whose requester is not on record (an import, an older version) takes `f
         """Ask for approval of a trail."""
         trail = Trail.find(key)
         context.body.pop("trail_id", None)
-        values = split_lists(context.body)
-        values["requested_by"] = context.principal.owner
+        values = context.body | {"requested_by": context.principal.owner}
         approval = Approval.create(trail=trail.id, flow=trail.flow_id, **values)
         emit("factstore.approval.requested", {"approval": approval.json()})
         notify(
@@ -17133,7 +17122,7 @@ class Policy(UniqueName, Model):
     name = Name()
     enforce_provenance = Boolean(default=False)
     enforce_trail_compliance = Boolean(default=False)
-    required_attestation_types = Json(ListOf(Text(255)), default=list)
+    required_attestation_types = Names()
     org_slug = Text(255, null=True, index=True)
     created_at = Timestamp(6, default=now_exactly)
     updated_at = Timestamp(6, default=now_exactly)
@@ -17147,12 +17136,12 @@ class Policy(UniqueName, Model):
         check_organisation(values.get("org_slug"))
         evaluator = values.get("policy_evaluator", "")
         _check_rule(values.get("policy_type"), values.get("threshold"), evaluator)
-        return super().create(**split_lists(values))
+        return super().create(**values)
 
     def change(self, **values):
         rule = ("policy_type", "threshold", "policy_evaluator")
         _check_rule(*(values.get(name, getattr(self, name)) for name in rule))
-        return super().change(**split_lists(values))
+        return super().change(**values)
 
 
 def _check_rule(policy_type: str | None, threshold: Any, evaluator: str) -> None:
@@ -17296,7 +17285,7 @@ class DeploymentPolicy(Model):
     environment_id = MaybeId(null=True)
     enforce_provenance = Boolean(default=False)
     enforce_approvals = Boolean(default=False)
-    required_attestation_types = Json(ListOf(Text(255)), default=list)
+    required_attestation_types = Names()
     is_active = Boolean(default=True)
     created_at = Timestamp(6, default=now_exactly)
     updated_at = Timestamp(6, default=now_exactly)
@@ -17306,7 +17295,7 @@ class DeploymentPolicy(Model):
     @classmethod
     def create(cls, **values):
         Flow.find(values["flow"])
-        return super().create(**split_lists(values))
+        return super().create(**values)
 
     def change(self, **values):
         fixed = {"flow": self.flow_id, "environment_id": self.environment_id}
@@ -17315,7 +17304,7 @@ class DeploymentPolicy(Model):
                 raise Unprocessable(
                     "A deployment policy keeps its flow and its environment; create another one."
                 )
-        return super().change(**split_lists(values))
+        return super().change(**values)
 
 
 _DEPLOYMENT_ALIASES = POLICY_ALIASES | {"requireApproval": "enforceApprovals"}
@@ -19433,7 +19422,7 @@ MEMBER_SCOPES = MappingProxyType(
 )
 
 
-class Membership(Belonging, Model):
+class Membership(OrganisationOwned, Model):
     """A user's place in an organisation, and the role there."""
 
     fact, key, since = "member", "org_slug user", 3
@@ -19679,10 +19668,7 @@ class IdentityProvider:
 
     def read(self, answer: HttpResponse) -> dict:
         """The JSON object of an answer, or BadGateway."""
-        document = None
-        if answer.status == 200:
-            with contextlib.suppress(Invalid):
-                document = read_json(answer.body or b"")
+        document = answer.document.value if answer.status == 200 else None
         if not isinstance(document, dict):
             log.warning(
                 "The identity provider %s gave no usable answer. %s", self.issuer, answer.note
@@ -20435,17 +20421,15 @@ class _IssuerKeys:
 
     @staticmethod
     def _read(location: str, transport: Transport | None) -> list | None:
-        text = b""
-        with contextlib.suppress(OSError, Invalid):
+        with contextlib.suppress(OSError):
             if location.startswith("https://"):
                 answer = transport.get(location, {"Accept": "application/json"})
                 text = (answer.body or b"") if answer.status == 200 else b""
             else:
                 with open(location, "rb") as file:
                     text = file.read(PROVIDER_ANSWER_LIMIT)
-            document = read_json(text)
-            if isinstance(document, dict) and isinstance(document.get("keys"), list):
-                return document["keys"]
+            keys = JsonNode.parse(text).get("keys").value
+            return keys if isinstance(keys, list) else None
         return None
 
 
@@ -21814,7 +21798,7 @@ class _VaultSession:
         if not answer.status:
             log.warning("Vault does not answer. %s", answer.note)
             raise BadGateway("Vault cannot be reached, or did not answer in time.")
-        document = JsonNode.root(answer.document.value, "response", _vault_error, is_strict=False)
+        document = JsonNode.parse(answer.body or b"", "response", _vault_error)
         return _VaultResponse(answer.status, document)
 
     def close(self) -> None:
@@ -21858,7 +21842,7 @@ class VaultRequests:
             return response.document
         # A missing document is no error; a missing mount is one.
         if status == 404 and members and not members.get("errors"):
-            return JsonNode.root(None, "response", _vault_error, is_strict=False)
+            return JsonNode.parse(b"", "response", _vault_error)
         raise _vault_problem(status)
 
     def log_in(self, stale: str) -> None:
@@ -21930,14 +21914,14 @@ class _HashicorpVault(EvidenceStore):
         return self.requests.call(call, path, *arguments, **options)
 
     def newest(self, location):
-        metadata = self.ask(self.store.read_secret_metadata, self.path(*location))
+        metadata = self.call(self.store.read_secret_metadata, self.path(*location))
         number = metadata.get("data.current_version").value
         if metadata.value is None or number == 0:
             return None
         return _VaultVersion.read(number, metadata.text(f"data.versions.{number}.created_time"))
 
     def types(self, entity_type, entity_id):
-        response = self.ask(self.store.list_secrets, self.path(entity_type, entity_id))
+        response = self.call(self.store.list_secrets, self.path(entity_type, entity_id))
         keys = response.texts("data.keys", required=response.value is not None)
         # A name that ends with a slash is a folder of another program.
         return sorted(key for key in keys if not key.endswith("/"))
@@ -21971,7 +21955,7 @@ class _HashicorpVault(EvidenceStore):
         if dry_run:
             before = self.check_capabilities(location, "create", "update")
             return _VaultVersion(before.version + 1 if before else 1, now_exactly())
-        stored = self.ask(self.store.create_or_update_secret, self.path(*location), data)
+        stored = self.call(self.store.create_or_update_secret, self.path(*location), data)
         version, created = stored.get("data.version").value, stored.text("data.created_time")
         return _VaultVersion.read(version, created)
 
@@ -21993,7 +21977,7 @@ class _HashicorpVault(EvidenceStore):
     def check_capabilities(self, location: Place, *needed: str) -> _VaultVersion | None:
         """Return the metadata of a document, if Vault permits this server to write it."""
         paths = [f"{self.mount}/{part}/{self.path(*location)}" for part in ("data", "metadata")]
-        capabilities = self.requests.ask(self.system.get_capabilities, paths)
+        capabilities = self.requests.call(self.system.get_capabilities, paths)
         capabilities = capabilities.get("data").members()
         writing, reading = (capabilities.get(path) or () for path in paths)
         if not any(right in writing for right in (*needed, "root")):
@@ -22877,7 +22861,7 @@ _SLACK_RETRIES = (
 )  # fmt: skip
 
 
-class SlackConfig(Belonging, Model):
+class SlackConfig(OrganisationOwned, Model):
     """The Slack channel of an organisation, its bot, and the secret that signs Slack's requests."""
 
     fact, key, touched, since = "slack_config", "org_slug", True, 4
@@ -23328,11 +23312,7 @@ approvers: `{"U024BE7LH": "ciso"}`. Other users decide nothing.
             return Response(400, to_json(payload).encode())
         if not SlackRequest.is_new(*_slack_headers(context)):
             return _slack_response(["This was answered before."])
-        try:
-            payload = read_signed_json(context.body["payload"].encode())
-        except Invalid:
-            payload = None
-        payload = JsonNode.root(payload, "payload", Invalid, is_strict=False)
+        payload = JsonNode.parse(context.body["payload"].encode(), read=read_signed_json)
         button = next(iter(payload.items("actions")), payload)
         name, key = button.text("action_id"), button.text("value")
         if name not in SLACK_BUTTONS or not key:

@@ -105,3 +105,10 @@ def test_the_list_items_of_a_document_are_limited():
     assert len(report.items("a")) == 2
     with pytest.raises(ValueError, match=r"^report\.b: .* more than 3 list items\.$"):
         report.items("b")
+
+
+@pytest.mark.parametrize("data", [b"", b"<html>", b"\xff", b"NaN"])
+def test_bytes_that_are_not_json_are_an_empty_lenient_document(data):
+    document = JsonNode.parse(data)
+
+    assert (document.value, document.text("a"), document.items("b")) == (None, "", [])
