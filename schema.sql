@@ -1385,7 +1385,7 @@ CREATE INDEX "notification_errand_due_at" ON "notification_errand" ("due_at", "c
 
 CREATE INDEX "notification_errand_rule_id" ON "notification_errand" ("rule_id", "created_at", "id");
 
--- A label of flows, trails and artifacts; a record, not a tenant.
+-- An organisation, whose slug labels flows, trails and artifacts; not a tenant.
 CREATE TABLE "organisation" (
     "id" TEXT NOT NULL PRIMARY KEY,
     "slug" TEXT NOT NULL,

@@ -171,7 +171,7 @@ def test_an_organisation_with_members_stays(lite, factstore, users, roles):
 
     assert (refused.status, refused.json["error"]) == (409, "Conflict")
     assert refused.json["message"] == (
-        "Organisation 'acme' is still in use by member records; take them away first."
+        "Organisation 'acme' is still in use by member records; delete them first."
     )
     assert tables(lite) == before
 
