@@ -12898,8 +12898,10 @@ class _BuildClaims(NamedTuple):
         if document.text("_type") not in _STATEMENTS:
             raise ValueError("The envelope does not hold an in-toto statement.")
         algorithm, _, value = digest.rpartition(":")
-        digests = [subject.get("digest") for subject in document.items("subject")]
-        values = [entry.text(algorithm.lower() or "sha256").lower() for entry in digests]
+        values = []
+        for subject in document.items("subject", required=True):
+            subject.get("digest").members(required=True)
+            values.append(subject.text(f"digest.{algorithm.lower() or 'sha256'}").lower())
         if not value or value.lower() not in values:
             raise ValueError(f"The signed statement is not about the digest '{digest}'.")
         if document.text("predicateType") not in _PREDICATES:
@@ -12941,13 +12943,10 @@ def _source_of(source: JsonNode, dependencies: list[JsonNode]) -> tuple[str | No
         uri, commit = source.text("uri"), _commit_in(source)
     else:
         uri, commit = source.value if isinstance(source.value, str) else "", None
+    located = [(_comparable(name, item.text("uri")), _commit_in(item)) for item in dependencies]
     if commit or not uri:
         return uri or None, commit
-    commits = {
-        _commit_in(dependency)
-        for dependency in dependencies
-        if _comparable(name, dependency.text("uri")) == _comparable(name, uri)
-    } - {None}
+    commits = {commit for address, commit in located if address == _comparable(name, uri)} - {None}
     return uri, commits.pop() if len(commits) == 1 else None
 
 
