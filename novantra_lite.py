@@ -747,7 +747,7 @@ def read_json(data: bytes, read_object: Callable[[list], dict] | None = None) ->
     try:
         value = json.loads(
             data.decode(),
-            parse_constant=refuse_constant,
+            parse_constant=reject_constant,
             parse_float=read_float,
             object_pairs_hook=read_object,
         )
@@ -775,7 +775,7 @@ def read_signed_json(data: bytes) -> Any:
     return read_json(data, read_object)
 
 
-def refuse_constant(name: str) -> None:
+def reject_constant(name: str) -> None:
     """Reject NaN and Infinity, which Python parses and JSON does not define."""
     raise ValueError(name)
 
@@ -2276,7 +2276,7 @@ class KeyRing:
         raise Unavailable("The encrypted content of this record cannot be opened.")
 
 
-def refuse_open_key(path: Path) -> None:
+def reject_exposed_key(path: Path) -> None:
     """Reject a key file of this user that others may read, as ssh does.
 
     The file of another user, such as a secret that a container mounts, is not checked.
@@ -2307,7 +2307,7 @@ def wrapping_key(setting: str, beside: Path | None, source: Generator) -> bytes:
     try:
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        refuse_open_key(beside)
+        reject_exposed_key(beside)
         with contextlib.suppress(ValueError):
             key = base64.b64decode(beside.read_text().strip(), validate=True)
             if len(key) == 32:
@@ -2607,7 +2607,7 @@ class Leases:
             self.release(thread)
 
     @contextlib.contextmanager
-    def away(self, cause: Any = None) -> Iterator[None]:
+    def suspended(self, cause: Any = None) -> Iterator[None]:
         """Give the lease up during a wait for something outside; the end does not wait for it."""
         thread = threading.get_ident()
         with self._condition:
@@ -2919,20 +2919,20 @@ class Database(peewee.SqliteDatabase):
 # --- Writer -------------------------------------------------------------------
 
 #: How the current thread lets another one serve requests during a wait; a server sets it.
-release_on_exit: contextvars.ContextVar[Callable] = contextvars.ContextVar(
+thread_release: contextvars.ContextVar[Callable] = contextvars.ContextVar(
     "leave", default=lambda cause=None: nullcontext()
 )
 
 
 @contextlib.contextmanager
-def away(cause: Any = None) -> Iterator[None]:
+def waiting_outside(cause: Any = None) -> Iterator[None]:
     """A wait for something outside, during which a server lets another thread serve requests.
 
     Raises Unavailable if too many threads wait for the same cause.
     """
     began = time.monotonic()
     try:
-        with release_on_exit.get()(cause):
+        with thread_release.get()(cause):
             yield
     finally:
         extend_deadline(time.monotonic() - began)
@@ -2999,7 +2999,7 @@ class Writer:
         if self.lock.acquire(timeout=0 if self.is_stalled() else _PATIENCE):
             return
         try:
-            with away(self):
+            with waiting_outside(self):
                 self.lock.acquire()
         except Unavailable:
             if self.withdraw(slot):
@@ -3026,7 +3026,7 @@ class Writer:
         try:
             if self.is_displaced:
                 self.check()
-            with away():
+            with waiting_outside():
                 connection.execute("BEGIN IMMEDIATE")
             yield connection
             update_search_index(connection, ENTRIES_WAITING)
@@ -3145,7 +3145,7 @@ class FileLock:
         """Open the file and lock it, or raise Conflict."""
         self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            self.take()
+            self.acquire()
         except OSError:
             holder = os.pread(self.descriptor, 200, 0).decode(errors="replace").strip()
             os.close(self.descriptor)
@@ -3160,7 +3160,7 @@ class FileLock:
         except FileNotFoundError:
             return False
 
-    def take(self) -> None:
+    def acquire(self) -> None:
         """Lock the file for this process, or raise OSError."""
         import fcntl
 
@@ -3192,8 +3192,8 @@ class WorkspaceFile:
         else:
             # A process that opened the file by another name would not see the lock.
             self.file = path.resolve()
-            _refuse_links(self.file)
-            self.lock = self.take_lock(self.file.with_name(self.file.name + ".lock"))
+            _reject_links(self.file)
+            self.lock = self.acquire_lock(self.file.with_name(self.file.name + ".lock"))
         #: SQLite's write-ahead log.
         self.wal = self.file.with_name(self.file.name + "-wal")
         if self.path and not read_only:
@@ -3203,7 +3203,7 @@ class WorkspaceFile:
                 self.release()
                 raise
 
-    def take_lock(self, path: Path) -> FileLock | None:
+    def acquire_lock(self, path: Path) -> FileLock | None:
         """Lock the file; a reader may open it beside the process that has it locked."""
         try:
             return FileLock(path)
@@ -3217,7 +3217,7 @@ class WorkspaceFile:
         if self.file.exists() and self.file.stat().st_size:
             return
         # SQLite deletes the write-ahead log of an empty file, whatever it contains.
-        refuse_lost(self.path, ".key", ".checkpoints", "-wal")
+        reject_lost(self.path, ".key", ".checkpoints", "-wal")
         # SQLite creates the files beside it with the same mode.
         os.close(os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
@@ -3265,7 +3265,7 @@ class WorkspaceFile:
         self.unlock()
 
 
-def _refuse_links(file: Path) -> None:
+def _reject_links(file: Path) -> None:
     """Reject a file with several hard links: the lock and SQLite's log belong to one name."""
     with contextlib.suppress(FileNotFoundError):
         if (names := os.stat(file).st_nlink) > 1:
@@ -3275,7 +3275,7 @@ def _refuse_links(file: Path) -> None:
             )
 
 
-def refuse_lost(path: Path, *endings: str) -> None:
+def reject_lost(path: Path, *endings: str) -> None:
     """Reject a new file beside the key or checkpoints of a lost one."""
     belongings = [path.with_name(path.name + ending) for ending in endings]
     if present := [file.name for file in belongings if file.exists() and file.stat().st_size]:
@@ -3404,16 +3404,16 @@ class Workspace:
         with self._counting:
             self._reads[key] = self._reads.get(key, 0) + number
 
-    def counted_reads(self, at: float) -> dict[tuple[str, int], int]:
+    def pop_reads(self, at: float) -> dict[tuple[str, int], int]:
         """Remove and return the counts of past minutes."""
         with self._counting:
             return pop_past(self._reads, int(at) // 60)
 
-    def note_use(self, credential: str, at: float) -> None:
-        """Record in memory that a credential was accepted, until `noted_uses`."""
+    def record_use(self, credential: str, at: float) -> None:
+        """Record in memory that a credential was accepted, until `pop_uses`."""
         self._uses[credential, int(at) // 60] = at
 
-    def noted_uses(self, at: float) -> dict[tuple[str, int], float]:
+    def pop_uses(self, at: float) -> dict[tuple[str, int], float]:
         """Remove and return the last uses in past minutes."""
         return pop_past(self._uses, int(at) // 60)
 
@@ -3532,7 +3532,7 @@ def tables_sql(models: Sequence[type[Model]]) -> list[str]:
         statements.append(_create_table(model))
         statements += _create_indexes(model)
         if model.append_only:
-            statements += _refuse_changes(model._meta.table_name)
+            statements += _reject_changes(model._meta.table_name)
     return statements
 
 
@@ -3582,7 +3582,7 @@ def _model_indexes(model: type[Model]) -> dict[str, list[str]]:
     return indexes
 
 
-def _refuse_changes(table: str) -> Iterator[str]:
+def _reject_changes(table: str) -> Iterator[str]:
     """Triggers that reject updates and deletions."""
     for change in ("update", "delete"):
         yield (
@@ -3657,14 +3657,14 @@ def open_file(
     if not workspace.read_only:
         connection.execute("PRAGMA journal_mode = WAL")
     if empty and workspace.path:
-        refuse_lost(workspace.path, ".key", ".checkpoints")
+        reject_lost(workspace.path, ".key", ".checkpoints")
     if empty:
         # In one step: all or nothing.
         with contextlib.closing(sqlite3.connect(":memory:")) as made:
             made.deserialize(new_file(create, newest))
             made.backup(connection)
     elif version < newest:
-        _keep_before(workspace, newest)
+        _back_up_before(workspace, newest)
         _migrate(connection, create, [step for step in steps if step.version > version])
 
 
@@ -3814,7 +3814,7 @@ def _not_ours(workspace: Workspace) -> Problem:
     return Conflict(f"{workspace.file.name} is not a file of novantra-lite; name another one.")
 
 
-def _keep_before(workspace: Workspace, newest: int) -> None:
+def _back_up_before(workspace: Workspace, newest: int) -> None:
     """Make a backup before a migration; Conflict if the file is open for reading only."""
     if workspace.read_only:
         raise Conflict(
@@ -4511,7 +4511,7 @@ class RequestContext:
             schema, data = operation.form or operation.body, self.upload.members()
         else:
             data = self.load() if self.read_raw() else {}
-            schema, data = operation.body, operation.resource.accept(self, data)
+            schema, data = operation.body, operation.resource.prepare_body(self, data)
         coerce, parse = operation.surface.coerces, self.upload is not None
         self.body = schema.validate(data, partial=operation.partial, coerce=coerce, parse=parse)
         self.reason = self.body.pop("reason", "")
@@ -4597,7 +4597,9 @@ class Response(NamedTuple):
         return cls(200, headers={"Content-Length": str(size)}, stream=body)
 
 
-def between(head: bytes, pieces: Sequence[bytes] | Iterator[bytes], tail: bytes) -> Iterable[bytes]:
+def surround(
+    head: bytes, pieces: Sequence[bytes] | Iterator[bytes], tail: bytes
+) -> Iterable[bytes]:
     """Put bytes before and after pieces; a list remains a list."""
     if isinstance(pieces, list):
         return [head, *pieces, tail]
@@ -4773,7 +4775,7 @@ class Operation:
         if unknown := options.keys() - Operation.__annotations__.keys():
             raise TypeError(f"An operation has no {', '.join(sorted(unknown))}.")
         vars(self).update(options, resource=resource, name=name)
-        self.answer = _answer_schema(resource.surface, self.answer)
+        self.answer = _response_schema(resource.surface, self.answer)
 
     @property
     def surface(self) -> Surface:
@@ -4838,7 +4840,7 @@ class Named(NamedTuple):
     schema_name: str
 
 
-def _answer_schema(surface: Surface, answer: str | list | dict | None) -> dict | None:
+def _response_schema(surface: Surface, answer: str | list | dict | None) -> dict | None:
     """Return the JSON schema of a response: of a record by the name of its schema, of a list by the
     name in brackets, or as declared."""
     if isinstance(answer, str):
@@ -4952,15 +4954,15 @@ class Resource:
         """The plural in words."""
         return re.sub(r"(?=[A-Z])", " ", self.plural).lower()
 
-    def accept(self, context: RequestContext, data: Any) -> Any:
+    def prepare_body(self, context: RequestContext, data: Any) -> Any:
         """Prepare a parsed body for validation."""
         return data
 
-    def enter(self, values: dict) -> Model:
+    def create_record(self, values: dict) -> Model:
         """Create a record for the console or an import."""
         return self.model.create(**values)
 
-    def amend(self, record: Model, values: dict) -> dict:
+    def prepare_changes(self, record: Model, values: dict) -> dict:
         """The changes of a record by the console or an import."""
         if self.immutable and values:
             raise Conflict(f"The {record.noun()} {record._pk} exists already, and never changes.")
@@ -5139,7 +5141,9 @@ class RateLimits:
         """Whether a request counts as a read or as a write."""
         return "read" if context.request.method in ("GET", "HEAD", "OPTIONS") else "write"
 
-    def take(self, context: RequestContext, surface: Surface, at: float, by: int = 1) -> None:
+    def count_request(
+        self, context: RequestContext, surface: Surface, at: float, by: int = 1
+    ) -> None:
         """Count one request of a principal, or raise RateLimited; `by` 0 only raises."""
         access, organization = self.access(context), id(context.workspace)
         reads, writes, *shared = surface.rates
@@ -5150,7 +5154,9 @@ class RateLimits:
         context.is_counted = True
         self.count(context.headers, buckets, at, by)
 
-    def take_address(self, context: RequestContext, at: float, by: int = 1, what: str = "") -> None:
+    def count_address(
+        self, context: RequestContext, at: float, by: int = 1, what: str = ""
+    ) -> None:
         """Count one request of an address without valid credentials.
 
         `what` names a separate bucket: of unknown paths, or of one operation.
@@ -5170,13 +5176,13 @@ class RateLimits:
             return bucket
         return bucket_kind, what, hash(caller) % self.SHARED
 
-    def take_token(self, context: RequestContext, account_id: str, at: float) -> None:
+    def count_token(self, context: RequestContext, account_id: str, at: float) -> None:
         """Count a token issued to an account, apart from its writes under the same limit."""
         bucket = ("tokens", account_id), self.settings.rate_writes, "token-write"
         context.is_counted = True
         self.count(context.headers, (bucket,), at)
 
-    def take_failure(self, context: RequestContext, client_id: str, at: float) -> None:
+    def count_failure(self, context: RequestContext, client_id: str, at: float) -> None:
         """Count a failed token request of a client id, and of its address."""
         bucket = self.bounded("failures", "", client_id)
         failures = bucket, self.settings.rate_failures, "token-write"
@@ -5437,7 +5443,7 @@ class _Refusals:
                 seen = counts.setdefault(feature, Counter())
                 seen[value if value in seen or len(seen) < self.MOST else "others"] += number
 
-    def take(self, at: float) -> list[tuple[str, float, dict]]:
+    def pop_past(self, at: float) -> list[tuple[str, float, dict]]:
         """Remove and return the counts of past minutes: action, begin of the minute, details."""
         with self._lock:
             past = pop_past(self._counted, int(at) // 60)
@@ -5496,20 +5502,20 @@ class AuditTrail:
         execute(AuditEntry.statements().insert, audited)
         execute(LedgerEntry.statements().insert, proofs)
 
-    def note(
+    def record(
         self, current: Session, action: str, subject_type: str, key: str, detail: str | None = None
     ) -> None:
         """Write one action to the audit log."""
         row = self.entry(current, action, subject_type, key, detail)
         current.database.connection().execute(AuditEntry.statements().insert, row)
 
-    def note_refusals(self, current: Session, taken: Iterable[tuple[str, float, dict]]) -> None:
+    def record_refusals(self, current: Session, taken: Iterable[tuple[str, float, dict]]) -> None:
         """Write counted rejected requests to the audit log, one entry for each action."""
         # They have no single caller, whichever request writes them.
         own = Session(current.workspace, current.database, "system")
         for action, since, details in taken:
             detail = to_json({"since": own.source.timestamp(since), **details})
-            self.note(own, action, "request", f"{details['count']} more requests", detail)
+            self.record(own, action, "request", f"{details['count']} more requests", detail)
 
     def entry(
         self, current: Session, action: str, subject_type: str, key: str, detail: str | None
@@ -5855,7 +5861,7 @@ def _proven_facts(scan: TableScan, faults: list[str]) -> Iterator[tuple[int, str
         previous, expected = digest, number + 1
 
 
-def noted_subjects(connection: sqlite3.Connection, action: str) -> set[str]:
+def audited_subjects(connection: sqlite3.Connection, action: str) -> set[str]:
     """The subjects of an action in the audit log."""
     entries = 'SELECT "subject_id" FROM "audit_entry" WHERE "action" = ?'
     return {subject for (subject,) in connection.execute(entries, (action,))}
@@ -5864,7 +5870,7 @@ def noted_subjects(connection: sqlite3.Connection, action: str) -> set[str]:
 def check_keys(connection: sqlite3.Connection) -> Iterator[str]:
     """Compare the keys in the file with those whose creation is in the audit log."""
     for model, action in NOTED_KEYS.items():
-        noted = noted_subjects(connection, action)
+        noted = audited_subjects(connection, action)
         select = f'SELECT CAST("id" AS TEXT) FROM "{model._meta.table_name}"'
         present = {key for (key,) in connection.execute(select)}
         for key in sorted(present - noted):
@@ -6660,7 +6666,7 @@ class Checkpoints:
             workspace,
             lambda current: [
                 CheckpointKey.create(id=key),
-                workspace.journal.note(current, NOTED_KEYS[CheckpointKey], "checkpoint_key", key),
+                workspace.journal.record(current, NOTED_KEYS[CheckpointKey], "checkpoint_key", key),
             ],
             actor="system",
             reason="The first signed checkpoint needs a key.",
@@ -6699,7 +6705,7 @@ class Checkpoints:
             raise Conflict(f"{kept.name} exists already; try again in a second.")
         write_transaction(
             self.workspace,
-            lambda current: self.workspace.journal.note(
+            lambda current: self.workspace.journal.record(
                 current, "checkpoints.restarted", "checkpoint_file", kept.name
             ),
             actor="console",
@@ -6821,7 +6827,7 @@ def signature_fault(
     return "" if all(verdicts) else f"The signature of {name} does not match: it was changed."
 
 
-def known_note_keys() -> list[NoteKey]:
+def stored_note_keys() -> list[NoteKey]:
     """The public keys in the current session's file; invalid ones are ignored."""
     keys = []
     for record in CheckpointKey.select():
@@ -6862,7 +6868,7 @@ def handle(context: RequestContext, path_values: Mapping[str, str]) -> Response:
         # Others at the same address must not block health checks or a correct secret: a write
         # counts when it is rejected, and a read that has to be limited counts in its handler.
         with contextlib.suppress(RateLimited):
-            lite.limits.take_address(context, at, by=0, what=_public_bucket(operation))
+            lite.limits.count_address(context, at, by=0, what=_public_bucket(operation))
     else:
         _authorize(context, at)
     if operation.setting and not getattr(lite.settings, operation.setting):
@@ -6886,14 +6892,14 @@ def handle(context: RequestContext, path_values: Mapping[str, str]) -> Response:
         )
     except Problem:
         if not context.is_counted:
-            lite.limits.take_address(context, at, what=_public_bucket(operation))
+            lite.limits.count_address(context, at, what=_public_bucket(operation))
         raise
 
 
 def _authorize(context: RequestContext, at: float, by: int = 1) -> None:
     """Authenticate, rate limit and authorize a request."""
     _identify(context, at)
-    context.lite.limits.take(context, context.operation.surface, at, by)
+    context.lite.limits.count_request(context, context.operation.surface, at, by)
     context.principal.require_scope(context.operation.scope)
 
 
@@ -6937,13 +6943,13 @@ def _identify(context: RequestContext, at: float) -> None:
     try:
         context.operation.surface.identify(context)
     except Unauthenticated as problem:
-        context.lite.limits.take_address(context, at)
+        context.lite.limits.count_address(context, at)
         if context.operation.surface.credentials(context.request):
             audit_rejected_credentials(context, getattr(problem, "account", ""))
         problem.headers.setdefault("WWW-Authenticate", "Bearer")
         raise
     except Forbidden:
-        context.lite.limits.take_address(context, at)
+        context.lite.limits.count_address(context, at)
         raise
 
 
@@ -6969,13 +6975,13 @@ def _identify_signer(context: RequestContext, path: Sequence[str], at: float) ->
     verified = [(workspace, principal) for workspace, principal in answers if principal]
     if len(verified) == 1:
         context.workspace, context.principal = verified[0]
-        context.lite.limits.take(context, context.operation.surface, at)
+        context.lite.limits.count_request(context, context.operation.surface, at)
         return
     if absent and not answers:
         raise absent[0]
     if verified:
         log.warning("Several workspaces verify a signature at %s.", context.operation.path)
-    context.lite.limits.take_address(context, at, what=context.operation.id)
+    context.lite.limits.count_address(context, at, what=context.operation.id)
     context.workspace = answers[0][0] if len(answers) == 1 else None
     audit_rejected_credentials(context)
     raise Invalid("The signature is missing or does not verify.")
@@ -7016,11 +7022,11 @@ def _audit_first_refusal(
 ) -> None:
     """Audit one rejected request, and those that were counted in past minutes."""
     journal, at = workspace.journal, context.lite.source.clock()
-    counted = journal.refusals.take(at)
+    counted = journal.refusals.pop_past(at)
 
     def work(current):
-        journal.note_refusals(current, counted)
-        journal.note(current, action, "request", what)
+        journal.record_refusals(current, counted)
+        journal.record(current, action, "request", what)
 
     try:
         write_transaction(workspace, work, **context.acting(actor))
@@ -7235,7 +7241,7 @@ def call_within(seconds: float, function: Callable, *arguments: Any) -> Any:
             future.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
-    with away():
+    with waiting_outside():
         return future.result(seconds)
 
 
@@ -7350,9 +7356,9 @@ class Transport:
             where = parts.hostname, port, self.allowed, self.resolve, self.remedy
             addresses = call_within(_time_left(deadline), public_addresses, *where)
             is_secret = not _CREDENTIAL_HEADERS.isdisjoint(map(str.lower, headers))
-            if is_secret and parts.scheme == "http" and not lie_within(addresses, self.allowed):
+            if is_secret and parts.scheme == "http" and not are_within(addresses, self.allowed):
                 raise Invalid("Credentials are not sent without TLS: the URL must be https.")
-            with away(), _connect_first(addresses, deadline) as connection:
+            with waiting_outside(), _connect_first(addresses, deadline) as connection:
                 # Headers and body are two packets; the second must not wait for a confirmation.
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 connection.settimeout(_time_left(deadline))
@@ -7400,7 +7406,7 @@ class Transport:
 _CREDENTIAL_HEADERS = frozenset({"authorization", "private-token", "x-vault-request"})
 
 
-def lie_within(addresses: Iterable[tuple[str, int]], networks: Networks) -> bool:
+def are_within(addresses: Iterable[tuple[str, int]], networks: Networks) -> bool:
     """Return whether every (address, port) is in one of the networks."""
     hosts = [ip_address(address) for address, _ in addresses]
     return all(any(host in network for network in networks) for host in hosts)
@@ -7479,7 +7485,7 @@ class Dispatcher:
 
         After the deadline, by the monotonic clock, it is left to end by itself.
         """
-        self.begin_stop()
+        self.request_stop()
         if self._thread is not None:
             wait = min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
             self._thread.join(wait)
@@ -7488,7 +7494,7 @@ class Dispatcher:
                 log.warning("A receiver has not answered a delivery; it will be sent again.")
             self._thread, self._stopping = None, False
 
-    def begin_stop(self) -> None:
+    def request_stop(self) -> None:
         """Let the thread begin no further delivery; `stop` waits for its end."""
         if self._thread is not None:
             self._stopping = True
@@ -7567,13 +7573,13 @@ class Dispatcher:
     def attempt(self, workspace: Workspace, message: OutboxMessage, ahead: float = 0.0) -> bool:
         """Send one message, and record the result."""
         # The workspace may be closed during the wait for a receiver.
-        leave = release_on_exit.set(workspace.leases.away)
+        leave = thread_release.set(workspace.leases.suspended)
         try:
             sent = message.deliver(workspace, self.transport, self.source.clock() + ahead)
         except Problem as problem:
             sent = HttpResponse(0, None, str(problem))
         finally:
-            release_on_exit.reset(leave)
+            thread_release.reset(leave)
         at = self.source.clock() + ahead
 
         def work(current):
@@ -7619,12 +7625,12 @@ def _prune(
 
 def write_counts(workspace: Workspace, at: float) -> None:
     """Write the reads, rejected requests and last uses of credentials of past minutes."""
-    reads, uses = workspace.counted_reads(at), workspace.noted_uses(at)
+    reads, uses = workspace.pop_reads(at), workspace.pop_uses(at)
     stamp, refusals = workspace.source.timestamp, workspace.journal.refusals
-    refused = refusals.take(at)
+    refused = refusals.pop_past(at)
 
     def work(current):
-        workspace.journal.note_refusals(current, refused)
+        workspace.journal.record_refusals(current, refused)
         for (actor, minute), count in reads.items():
             ReadCount.create(id=None, actor=actor, minute=stamp(minute * 60), count=count)
         for (credential, _), used in uses.items():
@@ -7639,7 +7645,7 @@ def write_counts(workspace: Workspace, at: float) -> None:
         for (account, minute), number in reads.items():
             workspace.count_read(account, minute, number)
         for (credential, _), used in uses.items():
-            workspace.note_use(credential, used)
+            workspace.record_use(credential, used)
         raise
 
 
@@ -8070,7 +8076,7 @@ class Accounts:
     def __init__(self, workspace: Workspace, known_scopes: Callable[[], Sequence[str]]):
         self.workspace, self.known_scopes = workspace, known_scopes
 
-    def act(self, reason: str, work: Callable[[], Any], show: Show = None) -> Any:
+    def transact(self, reason: str, work: Callable[[], Any], show: Show = None) -> Any:
         """Run one administrative write, and clear the token cache."""
         result = administer(self.workspace, reason, work, show)
         self.workspace.tokens.clear()
@@ -8089,7 +8095,7 @@ class Accounts:
         `show` is called with the credentials before the commit; if it raises, nothing is stored.
         """
         values = self.check(name, scopes, expires, contact)
-        return self.act("Service account created.", lambda: self.issue(values), show)
+        return self.transact("Service account created.", lambda: self.issue(values), show)
 
     def check(self, name: str, scopes: Iterable[str], expires: str | None, contact: str) -> dict:
         """The columns of a new account, or Invalid."""
@@ -8114,7 +8120,7 @@ class Accounts:
 
         `show` is called with the credentials before the commit; if it raises, nothing is stored.
         """
-        return self.act("Service account secret rotated.", lambda: self.renew(client_id), show)
+        return self.transact("Service account secret rotated.", lambda: self.renew(client_id), show)
 
     def renew(self, client_id: str) -> Credentials:
         """Give an account a new secret in the current session."""
@@ -8133,7 +8139,7 @@ class Accounts:
             account.change(disabled=disabled, generation=account.generation + disabled)
             return account
 
-        self.act(f"Service account {'disabled' if disabled else 'enabled'}.", work)
+        self.transact(f"Service account {'disabled' if disabled else 'enabled'}.", work)
 
     def disable(self, client_id: str) -> None:
         """Shut an account out; its tokens end at once."""
@@ -8200,7 +8206,7 @@ def _unrepeated(pairs: Sequence[tuple[str, Any]]) -> dict:
 class Authentication(Novantra, tag="Authentication"):
     """Short-lived bearer tokens for service accounts (RFC 6749, section 4.4)."""
 
-    def accept(self, context, data):
+    def prepare_body(self, context, data):
         """Take client id and secret from HTTP Basic, if the request has them there.
 
         They are never read from the URL, and never from two places at once (RFC 6749, 2.3).
@@ -8241,7 +8247,7 @@ class Authentication(Novantra, tag="Authentication"):
         """Exchange client credentials for a bearer token."""
         body, at = context.body, context.lite.source.clock()
         account = self.authenticate(context, body["client_id"], body["client_secret"], at)
-        context.lite.limits.take_token(context, account.id, at)
+        context.lite.limits.count_token(context, account.id, at)
         scopes = (body.get("scope") or "").split() or account.scopes
         if foreign := set(scopes) - set(account.scopes):
             message = f"Not granted to this account: {' '.join(sorted(foreign))}"
@@ -8260,7 +8266,7 @@ class Authentication(Novantra, tag="Authentication"):
             expected = hash_secret(workspace.ring, secret)
             if hmac.compare_digest(expected, account.secret_hash) and account.is_usable(at):
                 return account
-        context.lite.limits.take_failure(context, client_id, at)
+        context.lite.limits.count_failure(context, client_id, at)
         # An invalid id may be a secret in the wrong field, which must not be stored for ever.
         is_id = workspace or re.fullmatch(f"svc_[{CROCKFORD}]{{26}}", client_id)
         audit_rejected_credentials(context, client_id if is_id else "")
@@ -8278,7 +8284,7 @@ class Authentication(Novantra, tag="Authentication"):
         if not workspace.read_only:
             write_transaction(
                 workspace,
-                lambda current: workspace.journal.note(
+                lambda current: workspace.journal.record(
                     current, "api.token.issued", "service_account", account.id
                 ),
                 **context.acting(account.id),
@@ -8664,12 +8670,12 @@ class AttachmentContent(Model):
     content = Blob()
 
     @classmethod
-    def keep(cls, claim: EvidenceClaim, key: str, content: bytes) -> None:
+    def store_content(cls, claim: EvidenceClaim, key: str, content: bytes) -> None:
         """Store the bytes of a claim's attachment, and note in the audit log that they are here."""
         current = session()
         sealed = current.ring.seal_bytes(content, cls.associated_data(key))
         cls.create(id=key, evidence_claim=claim.id, content=sealed)
-        current.workspace.journal.note(current, _ATTACHMENT_KEPT, "attachment_content", key)
+        current.workspace.journal.record(current, _ATTACHMENT_KEPT, "attachment_content", key)
 
     @staticmethod
     def associated_data(key: str) -> str:
@@ -8712,7 +8718,7 @@ def check_attachments() -> Iterator[str]:
             digest = "closed"
         if digests.get(content.id) != digest:
             yield f"The content of attachment {content.id} is not what its claim says."
-    kept = noted_subjects(connection, _ATTACHMENT_KEPT)
+    kept = audited_subjects(connection, _ATTACHMENT_KEPT)
     for key in sorted((kept & digests.keys()) - present):
         yield f"The content of attachment {key} is gone."
     held = present | kept | {key for key, _, is_elsewhere in rows if is_elsewhere}
@@ -8825,9 +8831,9 @@ class EvidenceClaims(
             )
         body["id"] = context.workspace.source.ulid("evclm")
         body.setdefault("claim_key", f"api-{body['id'][-12:].lower()}")
-        return self.enter(body)
+        return self.create_record(body)
 
-    def enter(self, values):
+    def create_record(self, values):
         workspace, attachments = session().workspace, values.pop("attachments", [])
         contents = read_attachments(attachments, workspace.settings)
         source, stored = workspace.source, []
@@ -8840,10 +8846,10 @@ class EvidenceClaims(
         claim = EvidenceClaim.create(**values, attachments=stored)
         for description, (_, content) in zip(stored, contents, strict=True):
             if content is not None:
-                AttachmentContent.keep(claim, description["id"], content)
+                AttachmentContent.store_content(claim, description["id"], content)
         return claim
 
-    def amend(self, record, values):
+    def prepare_changes(self, record, values):
         digests = {item["id"]: item["sha256"] for item in record.attachments}
         for attachment in values.pop("attachments", record.attachments):
             text, key = attachment.get("contentBase64"), attachment["id"]
@@ -9502,10 +9508,10 @@ class SubmissionEvents(
         SubmissionPackage.find(key)
         return SubmissionEvent.record(**context.body, submission_package=key)
 
-    def enter(self, values):
+    def create_record(self, values):
         # An imported event with its outcome is history: the package has its status already.
         if values.get("resulting_status"):
-            return super().enter(values)
+            return super().create_record(values)
         return SubmissionEvent.record(**values)
 
 
@@ -10354,7 +10360,7 @@ class ApiKeys(CredentialCache):
     def check(self, credential):
         """Return the principal of a key, and record the use; None for keys of other workspaces."""
         if principal := super().check(credential):
-            self.workspace.note_use(principal.id, self.workspace.source.clock())
+            self.workspace.record_use(principal.id, self.workspace.source.clock())
         return principal
 
     def verify(self, credential):
@@ -10509,7 +10515,7 @@ class _FactstoreSurface(Surface):
                     context.principal = principal
                     return
             context.workspace = None
-            lite.workspaces.refuse_unopened()
+            lite.workspaces.reject_unopened()
             raise Unauthenticated(UNKNOWN_KEY)
         if credentials.startswith(SESSION_PREFIX):
             context.workspace = lite.workspace_of(credentials.removeprefix(SESSION_PREFIX))
@@ -10546,7 +10552,7 @@ class _FactstoreSurface(Surface):
         number, size = context.query.get("page"), context.query.get("size")
         limit = context.settings.list_limit
         if not paged and number is None and size is None:
-            return Response.of_pieces(between(b"[", listing.pieces(values), b"]"), limit)
+            return Response.of_pieces(surround(b"[", listing.pieces(values), b"]"), limit)
         number, size = number or 0, size or 20
         total = listing.count(values)
         numbers = {
@@ -10557,7 +10563,7 @@ class _FactstoreSurface(Surface):
         }
         tail = b"]," + to_json(numbers)[1:].encode()
         pieces = listing.pieces(values, number * size, size)
-        return Response.of_pieces(between(b'{"items":[', pieces, tail), limit)
+        return Response.of_pieces(surround(b'{"items":[', pieces, tail), limit)
 
     def is_dry_run(self, request):
         header = request.get_header("X-Factstore-Dry-Run", default="")
@@ -10923,11 +10929,11 @@ class Words:
             self.left.append((word if token.lastgroup == "mark" else token.lastgroup, word, start))
             at = token.end()
 
-    def take(self, *kinds: str) -> str:
+    def next(self, *kinds: str) -> str:
         """Return the next word and go on, if it has one of these types; else an empty string."""
         return self.left.popleft()[1] if self.left and self.left[0][0] in kinds else ""
 
-    def need(self, expected: str) -> str:
+    def expect(self, expected: str) -> str:
         """The next word, which must be of this kind."""
         if not self.left or self.left[0][0] != expected:
             raise ValueError(f"expected {expected} {self.position()}")
@@ -11096,14 +11102,14 @@ class Condition:
     def any_of(self, depth: int) -> Callable[[Mapping], bool]:
         """Parse alternatives, of which one must be true."""
         parts = [self.all_of(depth)]
-        while self.words.take("or"):
+        while self.words.next("or"):
             parts.append(self.all_of(depth))
         return lambda fields: any(part(fields) for part in parts)
 
     def all_of(self, depth: int) -> Callable[[Mapping], bool]:
         """Parse conditions that must all be true."""
         parts = [self.part(depth)]
-        while self.words.take("and"):
+        while self.words.next("and"):
             parts.append(self.part(depth))
         return lambda fields: all(part(fields) for part in parts)
 
@@ -11111,56 +11117,56 @@ class Condition:
         """A part that is denied, in parentheses, a call or a comparison."""
         if depth == 0:
             raise ValueError(f"nested too deep {self.words.position()}")
-        if self.words.take("not"):
+        if self.words.next("not"):
             denied = self.part(depth - 1)
             return lambda fields: not denied(fields)
-        if self.words.take("("):
+        if self.words.next("("):
             inner = self.any_of(depth - 1)
-            self.words.need(")")
+            self.words.expect(")")
             return inner
-        name = self.words.take("call")
+        name = self.words.next("call")
         return self.call(name) if name else self.compare()
 
     def call(self, name: str) -> Callable[[Mapping], bool]:
         """Either exists(field) or matches(field, "pattern")."""
-        self.words.need("(")
+        self.words.expect("(")
         if name == "exists":
             present = self.field(*self.FIELDS, *self.OBJECTS)
-            self.words.need(")")
+            self.words.expect(")")
             return lambda fields: present in fields
         field = self.field(*self.FIELDS)
-        self.words.need(",")
+        self.words.expect(",")
         where = self.words.position()
         try:
             pattern = Pattern(self.text())
         except ValueError as error:
             raise ValueError(f"the pattern {where} cannot be used: {error}") from None
-        self.words.need(")")
+        self.words.expect(")")
         self.weight += pattern.steps
         return lambda fields: fields.get(field) is not None and pattern.matches(fields[field])
 
     def compare(self) -> Callable[[Mapping], bool]:
         """Parse the comparison of a field with a text or a list of texts."""
         field, where = self.field(*self.FIELDS), self.words.position()
-        if self.words.take("=="):
+        if self.words.next("=="):
             equal = self.text()
             return lambda fields: fields.get(field) == equal
-        if self.words.take("!="):
+        if self.words.next("!="):
             unequal = self.text()
             return lambda fields: fields.get(field) != unequal
-        if not self.words.take("in"):
+        if not self.words.next("in"):
             raise ValueError(f"expected ==, != or in {where}")
-        self.words.need("[")
-        listed = [] if self.words.take("]") else [self.text()]
-        while listed and not self.words.take("]"):
-            self.words.need(",")
+        self.words.expect("[")
+        listed = [] if self.words.next("]") else [self.text()]
+        while listed and not self.words.next("]"):
+            self.words.expect(",")
             listed.append(self.text())
         return lambda fields: fields.get(field) in listed
 
     def field(self, *expected: str) -> str:
         """Parse the name of a field; `tags["x"]` is `tags.x`."""
         where = self.words.position()
-        name, bracket, key = self.words.need("field").partition("[")
+        name, bracket, key = self.words.expect("field").partition("[")
         name = f"{name}.{key[:-1].strip()[1:-1]}" if bracket else name
         if name not in expected and not re.fullmatch(r"flow\.tags\.(?s:.+)", name):
             raise ValueError(f"unknown field {name[:60]!r} {where}: use {', '.join(expected)}")
@@ -11168,7 +11174,7 @@ class Condition:
 
     def text(self) -> str:
         """Parse a quoted text."""
-        return self.words.need("text")[1:-1]
+        return self.words.expect("text")[1:-1]
 
 
 # --- Templates ----------------------------------------------------------------
@@ -11581,7 +11587,7 @@ _NOTIFICATIONS = Listing(
 
 def _record_reading(context: RequestContext, key: str, detail: str | None = None) -> None:
     """Audit who marked a notification, or all, as read."""
-    context.workspace.journal.note(session(), "notification.read", "notification", key, detail)
+    context.workspace.journal.record(session(), "notification.read", "notification", key, detail)
 
 
 class Notifications(
@@ -11634,18 +11640,18 @@ def read_receiver(config: str) -> str:
     return url
 
 
-def _lies_within(url: str, networks: Networks) -> bool:
+def _is_within(url: str, networks: Networks) -> bool:
     """Return whether a URL leads only into these networks; False if it does not resolve."""
     parts, port = split_target(url)
     with contextlib.suppress(OSError, UnicodeError):
         resolved = call_within(5, socket.getaddrinfo, parts.hostname, port)
-        return lie_within((entry[4][:2] for entry in resolved), networks)
+        return are_within((entry[4][:2] for entry in resolved), networks)
     return False
 
 
 def needs_tls(url: str, networks: Networks) -> bool:
     """Return whether a URL must be https, unless the operator listed its network."""
-    return url.lower().startswith("https://") or not (networks and _lies_within(url, networks))
+    return url.lower().startswith("https://") or not (networks and _is_within(url, networks))
 
 
 def check_channel(channel_type: str, config: str, settings: Settings) -> None:
@@ -11902,11 +11908,11 @@ say why one failed.
         config = body.get("channel_config", NotificationRule.channel_config.default)
         check_channel(body["channel_type"], config, context.settings)
 
-    def enter(self, values):
+    def create_record(self, values):
         if values["channel_type"] != "IN_APP":
             # The address is checked when something is sent.
             read_receiver(values.get("channel_config", NotificationRule.channel_config.default))
-        return super().enter(values)
+        return super().create_record(values)
 
     def prepare_update(self, context: RequestContext, key: str) -> dict:
         """Validate the changes of a rule, including its channel."""
@@ -11941,7 +11947,7 @@ say why one failed.
             environment_id=rule.filter_environment_id,
         )
         # A member named after the rule itself would be a fact about it.
-        context.workspace.journal.note(session(), "notification.tested", "notification_rule", key)
+        context.workspace.journal.record(session(), "notification.tested", "notification_rule", key)
 
 
 class NotificationDeliveries(
@@ -12452,7 +12458,7 @@ _CI_SYSTEMS = {
 }
 
 
-def _told_by_environment(template: str) -> str | None:
+def _format_environment(template: str) -> str | None:
     """Format a template with environment variables; None if one of them is not set."""
     # An empty variable counts as not set.
     variables = {name: value for name, value in os.environ.items() if value}
@@ -12465,12 +12471,12 @@ def _told_by_environment(template: str) -> str | None:
 def _fill_from_ci(data: dict, system: str) -> dict:
     """A body with its absent members as the environment of a CI system has them."""
     variables = zip(
-        _CI_MEMBERS, map(_told_by_environment, _CI_SYSTEMS.get(system, ())), strict=False
+        _CI_MEMBERS, map(_format_environment, _CI_SYSTEMS.get(system, ())), strict=False
     )
     return data | {member: value for member, value in variables if data.get(member) is None}
 
 
-def begin_trail(values: dict) -> Trail:
+def create_trail(values: dict) -> Trail:
     """Create a trail of a flow, with a commit, a branch, and a name that is unique in the flow."""
     flow, name = Flow.find(values["flow"]), values.get("name")
     needed = {"git_commit_sha": "gitCommitSha", "git_branch": "gitBranch"}
@@ -12527,16 +12533,16 @@ that runs inside a pipeline.
         name="CreateTrailRequest",
     )
 
-    def accept(self, context, data):
+    def prepare_body(self, context, data):
         system = context.request.get_header(_CI_CONTEXT, default="").strip().lower()
         return _fill_from_ci(data, system) if isinstance(data, dict) else data
 
     def create(self, context):
-        return begin_trail(context.body)
+        return create_trail(context.body)
 
-    def enter(self, values):
+    def create_record(self, values):
         # The status follows from the records of the trail, and there are none yet.
-        return begin_trail(values | {"status": "PENDING"})
+        return create_trail(values | {"status": "PENDING"})
 
     @route(
         "GET /api/v1/flows/{flowId}/trails",
@@ -12711,7 +12717,7 @@ name the same artifact.
         caller = context.principal.name or context.principal.id
         return report_artifact(Trail.find(key), **{"reported_by": caller} | context.body)
 
-    def enter(self, values):
+    def create_record(self, values):
         digest = parse_digest(values.pop("sha256_digest"), "sha256Digest")
         trail = Trail.find(values.pop("trail"))
         return report_artifact(trail, sha256_digest=digest, **values)
@@ -13185,7 +13191,7 @@ statement that repeats a member is rejected.
 The source is the one that the statement names, with the commit of the dependency at that address.
 """
 
-    def enter(self, values):
+    def create_record(self, values):
         # The keys of this server decide its status.
         return _record_provenance(Artifact.find(values["artifact"]), values)
 
@@ -13376,7 +13382,7 @@ class Attestations(
         """Record an attestation on a trail."""
         return record_attestation(Trail.find(trail), {}, **context.body)
 
-    def enter(self, values):
+    def create_record(self, values):
         return record_attestation(Trail.find(values.pop("trail")), {}, **values)
 
     @route(
@@ -13748,7 +13754,7 @@ def load_report(upload: Upload, reads: Set[str] | None = None) -> JsonNode:
         report = json.loads(
             upload.text(),
             object_pairs_hook=retain_members,
-            parse_constant=refuse_constant,
+            parse_constant=reject_constant,
             parse_float=str,
             parse_int=str,
         )
@@ -15174,9 +15180,9 @@ and no member that reports a failure.
         """
         stated = StatedResult(context.load(), "report", {*_COVERAGE.members})
         stated.reject_unread()
-        return self.enter(context.body | {"trail": trail}, stated.failure)
+        return self.create_record(context.body | {"trail": trail}, stated.failure)
 
-    def enter(self, values, failure=""):
+    def create_record(self, values, failure=""):
         trail, fault = Trail.find(values["trail"]), _coverage_fault(values, failure)
         report = CoverageReport.create(**values | {"trail": trail.id, "passed": not fault})
         figures = {
@@ -15776,7 +15782,7 @@ approval whose requester is not on record (an import, an older version) takes `f
     conditions: ClassVar[dict] = {"status": lambda status: peewee.SQL(Approval.standing) == status}
     imported: ClassVar[dict] = {"status": Approval.status}
 
-    def enter(self, values):
+    def create_record(self, values):
         trail = Trail.find(values["trail"])
         if values.get("status") in ("APPROVED", "REJECTED"):
             values["resolved_at"] = values.get("resolved_at") or now_exactly()
@@ -16313,7 +16319,7 @@ class EnvironmentSnapshot(Model):
             artifacts=kept,
             **values,
         )
-        SnapshotArtifact.keep(snapshot)
+        SnapshotArtifact.index(snapshot)
         members = {"environmentId": environment.id, "environmentName": environment.name}
         members["snapshotIndex"] = snapshot.snapshot_index
         for artifact in kept:
@@ -16349,7 +16355,7 @@ class SnapshotArtifact(Model):
     instance_count = Integer()
 
     @classmethod
-    def keep(cls, snapshot: EnvironmentSnapshot) -> None:
+    def index(cls, snapshot: EnvironmentSnapshot) -> None:
         """Index the artifacts of a new snapshot."""
         columns = None, snapshot.id, snapshot.environment_id
         names = [camel(name) for name in SNAPSHOT_ARTIFACT]
@@ -16466,7 +16472,7 @@ class DriftReport(Model):
         return {"added": self.added, "removed": self.removed, "updated": self.updated}
 
 
-def note_drift(environment: Environment, snapshot: EnvironmentSnapshot | None) -> None:
+def report_drift(environment: Environment, snapshot: EnvironmentSnapshot | None) -> None:
     """Report the difference of the newest snapshot and the baseline, if it differs from the last
     report.
 
@@ -16574,12 +16580,12 @@ class EnvironmentSnapshots(
 
     imported: ClassVar[dict] = {"artifacts": Json(ListOf(RUNNING_ARTIFACT, 10_000), default=list)}
 
-    def enter(self, values):
+    def create_record(self, values):
         # The next index of the environment.
         values.pop("snapshot_index", None)
         environment = Environment.find(values.pop("environment"))
         snapshot = EnvironmentSnapshot.record(environment, **{"artifacts": [], **values})
-        note_drift(environment, snapshot)
+        report_drift(environment, snapshot)
         return snapshot
 
     @route(
@@ -16615,7 +16621,7 @@ class EnvironmentSnapshots(
         snapshot = EnvironmentSnapshot.record(
             environment, context.body["recorded_by"], artifacts, covered
         )
-        note_drift(environment, snapshot)
+        report_drift(environment, snapshot)
         return snapshot
 
     def prepare_record_snapshot(
@@ -16677,7 +16683,7 @@ class Baselines(
 ):
     """The approved artifacts of environments."""
 
-    def enter(self, values):
+    def create_record(self, values):
         # The newest is the active one.
         values.pop("is_active", None)
         return Baseline.approve(Environment.find(values.pop("environment")), **values)
@@ -16694,7 +16700,7 @@ class Baselines(
         """Make a snapshot the active baseline of an environment."""
         environment = Environment.find(key)
         baseline = Baseline.approve(environment, **context.body)
-        note_drift(environment, EnvironmentSnapshot.last(environment=key))
+        report_drift(environment, EnvironmentSnapshot.last(environment=key))
         return baseline
 
     @route("GET /api/v1/environments/{environmentId}/baselines/current", answer="BaselineResponse")
@@ -16788,7 +16794,7 @@ class Allowlist(
 
     imported: ClassVar[dict] = {"sha256": Digest(null=True)}
 
-    def enter(self, values):
+    def create_record(self, values):
         return AllowlistEntry.create(**{"reason": session().reason, **values})
 
     @route(
@@ -17247,7 +17253,7 @@ class PolicyAttachments(
         PolicyAttachment, "policy environment", name="CreatePolicyAttachmentRequest"
     )
 
-    def accept(self, context, data):
+    def prepare_body(self, context, data):
         if isinstance(data, dict) and data.get("flowId") is not None:
             raise Unprocessable(
                 "A policy is attached to an environment, not to a flow. Flows ask by their own"
@@ -17890,7 +17896,7 @@ class _CompiledPolicy:
         except RuntimeError as error:
             raise RegoFailure(describe_fault(error)) from None
 
-    def ask(self, text: str) -> list[dict]:
+    def evaluate(self, text: str) -> list[dict]:
         """Return the results of every deciding rule for an input, as JSON text; undefined ones are
         absent."""
         answers, engine = [], self.engine.clone()
@@ -18000,7 +18006,7 @@ def _answer_request(request: dict, policies: dict[str, _CompiledPolicy]) -> dict
         return {"version": policies[key].version}
     if key not in policies:
         return {"unknown": key}
-    return {"answers": policies[key].ask(request["input"])}
+    return {"answers": policies[key].evaluate(request["input"])}
 
 
 def _end_with_parent(lifeline: int) -> None:
@@ -18133,7 +18139,7 @@ class RegoQueue:
                 raise self.busy()
             self._waiting.setdefault(owner, deque()).append(ticket)
             is_next = self._changed.wait_for(lambda: self.is_next(ticket), self.longest)
-            self.leave(owner, ticket)
+            self.remove(owner, ticket)
             if not is_next:
                 raise self.busy()
             self._is_taken = True
@@ -18156,7 +18162,7 @@ class RegoQueue:
         """Return whether the child is available to the holder of a ticket."""
         return not self._is_taken and next(iter(self._waiting.values()))[0] is ticket
 
-    def leave(self, owner: Any, ticket: object) -> None:
+    def remove(self, owner: Any, ticket: object) -> None:
         """Remove a ticket from the queue; its workspace moves behind all others."""
         own = self._waiting.pop(owner)
         own.remove(ticket)
@@ -18198,7 +18204,7 @@ class RegoEngine:
         with self.turn(_policy_key(modules)):
             return self.load(modules)["version"]
 
-    def ask(self, modules: Mapping[str, str], text: str) -> list[dict]:
+    def evaluate(self, modules: Mapping[str, str], text: str) -> list[dict]:
         """Return the results of every deciding rule of modules for an input, as JSON text."""
         request = {"policy": _policy_key(modules), "input": text}
         with self.turn(request["policy"]):
@@ -18212,9 +18218,9 @@ class RegoEngine:
     def turn(self, policy: str) -> Iterator[None]:
         """Wait for the child, unless the policy exceeded its deadline several times recently."""
         current = current_session.get(None)
-        self.refuse_runaway(policy)
-        with away(), self._queue.turn(current and current.workspace):
-            self.refuse_runaway(policy)
+        self.reject_runaway(policy)
+        with waiting_outside(), self._queue.turn(current and current.workspace):
+            self.reject_runaway(policy)
             try:
                 yield
             except RegoTimeout:
@@ -18225,7 +18231,7 @@ class RegoEngine:
                 raise
             self._timeouts.pop(policy, None)
 
-    def refuse_runaway(self, policy: str) -> None:
+    def reject_runaway(self, policy: str) -> None:
         """Raise at once for a policy that exceeded its deadline several times recently."""
         count, last = self._timeouts.get(policy, (0, 0.0))
         if count >= self.TIMEOUTS and time.monotonic() < last + self.PAUSE:
@@ -18299,12 +18305,12 @@ def unpack(upload: Upload) -> dict[str, str]:
     archive = _Archive()
     try:
         if start.startswith(b"PK"):
-            archive.take_zip(upload.content)
+            archive.add_zip(upload.content)
         elif start.startswith(b"\x1f\x8b"):
-            archive.take_tar(upload.content)
+            archive.add_tar(upload.content)
         else:
             name = upload.file_name if upload.file_name.endswith(".rego") else MODULE
-            archive.take(name, upload.content)
+            archive.add(name, upload.content)
     except (BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, ValueError):
         raise _refused_file("Expected a Rego module, or a sound zip or tar.gz of some") from None
     if not any(path.endswith(".rego") for path in archive.modules):
@@ -18319,7 +18325,7 @@ class _Archive:
         self.modules: dict[str, str] = {}
         self.entries, self.left = 0, ARCHIVE_SIZE
 
-    def take_zip(self, content: IO[bytes]) -> None:
+    def add_zip(self, content: IO[bytes]) -> None:
         """Take the modules out of a zip."""
         import stat
         import zipfile
@@ -18327,15 +18333,17 @@ class _Archive:
         with zipfile.ZipFile(content) as file:
             for entry in file.infolist():
                 file_type = stat.S_IFMT(entry.external_attr >> 16)
-                path = self.enter(entry.filename, file_type in (0, stat.S_IFREG, stat.S_IFDIR))
+                path = self.check_entry(
+                    entry.filename, file_type in (0, stat.S_IFREG, stat.S_IFDIR)
+                )
                 plain = entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
                 if not plain or entry.flag_bits & 1:
                     raise _refused_file(f"{path} is encrypted, or packed in a rare way")
                 if not entry.is_dir() and _is_policy_file(path):
                     with file.open(entry) as stream:
-                        self.take(path, stream)
+                        self.add(path, stream)
 
-    def take_tar(self, content: IO[bytes]) -> None:
+    def add_tar(self, content: IO[bytes]) -> None:
         """Take the modules out of a tar.gz."""
         import gzip
         import tarfile
@@ -18345,15 +18353,15 @@ class _Archive:
         try:
             with tarfile.open(fileobj=unpacked, mode="r|") as file:
                 for entry in file:
-                    path = self.enter(entry.name, entry.isreg() or entry.isdir())
+                    path = self.check_entry(entry.name, entry.isreg() or entry.isdir())
                     if entry.isreg() and _is_policy_file(path):
-                        self.take(path, file.extractfile(entry))
+                        self.add(path, file.extractfile(entry))
         except TooLarge:
             raise _refused_file(
                 f"Expected at most {4 * ARCHIVE_SIZE} bytes when unpacked"
             ) from None
 
-    def enter(self, name: str, is_plain: bool) -> str:
+    def check_entry(self, name: str, is_plain: bool) -> str:
         """Validate an entry before it is read; return its normalized path.
 
         `opa build` writes names that begin with a slash.
@@ -18371,7 +18379,7 @@ class _Archive:
             raise _refused_file(f"Expected {path} only once")
         return path
 
-    def take(self, path: str, stream: IO[bytes]) -> None:
+    def add(self, path: str, stream: IO[bytes]) -> None:
         """Read a module."""
         data = stream.read(self.left + 1)
         self.left -= len(data)
@@ -18527,7 +18535,7 @@ numbers, or use `round`.
 
     imported: ClassVar[dict] = {"modules": Json(MapOf(Text(ARCHIVE_SIZE)), null=True)}
 
-    def enter(self, values):
+    def create_record(self, values):
         """Store a bundle without compiling it, which would block other writes.
 
         A bundle that does not compile denies.
@@ -18539,10 +18547,10 @@ numbers, or use `round`.
             bundle.activate()
         return bundle
 
-    def amend(self, record, values):
+    def prepare_changes(self, record, values):
         # They are stored as text, and never change.
         values.pop("modules", None)
-        return super().amend(record, values)
+        return super().prepare_changes(record, values)
 
     def prepare_create(self, context):
         """Unpack the modules of an upload, and compile them outside of the transaction."""
@@ -18662,7 +18670,7 @@ def reasons_against(bundle: PolicyBundle, text: str, engine: RegoEngine) -> list
     if len(text.encode()) > _INPUT_SIZE:
         return [f"What the policy would be given is over the limit of {_INPUT_SIZE} bytes."]
     try:
-        return list_reasons(objections_in(engine.ask(json.loads(bundle.modules), text)))
+        return list_reasons(objections_in(engine.evaluate(json.loads(bundle.modules), text)))
     except RegoFailure as failure:
         return [f"The policy could not be evaluated: {failure}."]
 
@@ -18797,7 +18805,7 @@ _REPORTS_ASKED, _EVALUATIONS = 20, 200
 _BUNDLES_SECONDS = 10.0
 
 
-def ask_bound_bundles(
+def evaluate_bound_bundles(
     digest: str,
     flow: str | None,
     key: str | None,
@@ -19239,7 +19247,7 @@ class Gate(Factstore, model=GateResult, tag="Gate"):
         key, environment = self.addressed(body)
         digest, flow = body["artifact_sha256"], body.get("flow_id")
         with ReadBudget(context.settings.read_deadline):
-            verdicts = ask_bound_bundles(digest, flow, key, environment, context.lite.rego)
+            verdicts = evaluate_bound_bundles(digest, flow, key, environment, context.lite.rego)
             return _with_bundles(decide(digest, key, environment), verdicts)
 
     @route(
@@ -19255,7 +19263,7 @@ class Gate(Factstore, model=GateResult, tag="Gate"):
             values["environment_id"] = environment.id if environment else text.lower()
         if limit > 0:
             offset = max(0, _GATE_RESULTS.count(values) - limit)
-        pieces = between(b"[", _GATE_RESULTS.pieces(values, offset, limit), b"]")
+        pieces = surround(b"[", _GATE_RESULTS.pieces(values, offset, limit), b"]")
         return Response.of_pieces(pieces, context.settings.list_limit)
 
 
@@ -19524,11 +19532,11 @@ gives.
 
     imported: ClassVar[dict] = {"id": Id(null=True), "org_slug": Text(255)}
 
-    def enter(self, values):
+    def create_record(self, values):
         check_organisation(values["org_slug"])
-        return super().enter(values)
+        return super().create_record(values)
 
-    def amend(self, record, values):
+    def prepare_changes(self, record, values):
         if values.keys() & {"org_slug", "user"}:
             raise Conflict(f"The member {record._pk} keeps its organisation and its user.")
         return values
@@ -19652,7 +19660,9 @@ class IdentityProvider:
         """Return whether a URL may be in a private network, and without TLS."""
         return bool(self.base) and _private_base(url, self.settings) == self.base
 
-    def ask(self, url: str, form: Mapping[str, str] | None = None, **headers: str) -> HttpResponse:
+    def fetch(
+        self, url: str, form: Mapping[str, str] | None = None, **headers: str
+    ) -> HttpResponse:
         """Get a URL, or post a form to it; raises Invalid if it is not permitted."""
         private = self.is_private(url)
         transport = _provider_transport(self.settings, private)
@@ -19663,29 +19673,27 @@ class IdentityProvider:
         headers["Content-Type"] = FORM_MEDIA
         return transport.post(url, urllib.parse.urlencode(form).encode(), headers)
 
-    def read(self, answer: HttpResponse) -> dict:
-        """The JSON object of an answer, or BadGateway."""
-        document = answer.document.value if answer.status == 200 else None
-        if not isinstance(document, dict):
+    def read(self, answer: HttpResponse) -> JsonNode:
+        """Return the JSON object of a response, or raise BadGateway."""
+        if answer.status != 200 or not isinstance(answer.document.value, dict):
             log.warning(
                 "The identity provider %s gave no usable answer. %s", self.issuer, answer.note
             )
             raise BadGateway("The identity provider gave no usable answer; try again.")
-        return document
+        return answer.document
 
     @cached_property
-    def document(self) -> dict:
+    def document(self) -> JsonNode:
         """Return the discovery document, which must name the same issuer."""
-        document = self.read(self.ask(f"{self.issuer}/.well-known/openid-configuration"))
-        issuer = document.get("issuer")
-        if not isinstance(issuer, str) or issuer.rstrip("/") != self.issuer:
+        document = self.read(self.fetch(f"{self.issuer}/.well-known/openid-configuration"))
+        if document.text("issuer").rstrip("/") != self.issuer:
             raise Invalid("The discovery document of the identity provider is of another issuer.")
         return document
 
     def endpoint(self, name: str) -> str:
         """A URL of the discovery document, or Invalid."""
-        url = self.document.get(name)
-        if not isinstance(url, str):
+        url = self.document.text(name)
+        if not url:
             raise Invalid(f"The discovery document of the identity provider has no {name}.")
         try:
             split_target(url, https_only=not self.is_private(url))
@@ -19697,19 +19705,19 @@ class IdentityProvider:
         """Exchange an authorization code for an ID token; raises Invalid if the provider rejects
         it."""
         form = {"grant_type": "authorization_code", "client_id": client_id, **grant}
-        methods, headers = self.document.get("token_endpoint_auth_methods_supported"), {}
+        methods, headers = self.document.get("token_endpoint_auth_methods_supported").value, {}
         if client_secret and isinstance(methods, list) and "client_secret_post" not in methods:
             # RFC 6749, section 2.3.1: both are form encoded first.
             pair = ":".join(map(urllib.parse.quote_plus, (client_id, client_secret)))
             headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
         elif client_secret:
             form["client_secret"] = client_secret
-        answer = self.ask(self.endpoint("token_endpoint"), form, **headers)
+        answer = self.fetch(self.endpoint("token_endpoint"), form, **headers)
         if 400 <= answer.status < 500:
             log.warning("The identity provider %s refused a code. %s", self.issuer, answer.note)
             raise Invalid("The identity provider refused the authorization code or the client.")
-        token = self.read(answer).get("id_token")
-        if not isinstance(token, str):
+        token = self.read(answer).text("id_token")
+        if not token:
             raise Invalid("The identity provider answered without an ID token.")
         return token
 
@@ -19720,17 +19728,17 @@ class IdentityProvider:
         `at` is the current time (OpenID Connect Core 1.0, section 3.1.3.7).
         """
         jwt = load_pyjwt()
-        keys = self.read(self.ask(self.endpoint("jwks_uri"))).get("keys")
+        keys = self.read(self.fetch(self.endpoint("jwks_uri"))).items("keys")
         try:
             header = jwt.get_unverified_header(token)
-            key = find_key(header, keys if isinstance(keys, list) else [])
+            key = find_key(header, [key.value for key in keys])
             # The key was chosen to fit, so that the token cannot talk it into another algorithm.
             claims = jwt.decode(
                 token,
                 key,
                 algorithms=[header["alg"]],
                 audience=client_id,
-                issuer=self.document["issuer"],
+                issuer=self.document.text("issuer"),
                 options=dict(CLAIMS_TO_CHECK),
             )
         except (jwt.PyJWTError, ValueError, TypeError) as error:
@@ -19992,16 +20000,13 @@ secret again.
             document, message = provider.document, "The discovery document of the issuer was read."
         except (Invalid, BadGateway) as problem:
             log.info("The identity provider %s failed its test. %s", provider.issuer, problem)
-            document, message = {}, "The discovery document of the issuer could not be read."
-        endpoints = [
-            document.get(f"{endpoint}_endpoint") for endpoint in ("authorization", "token")
-        ]
-        authorization, token = (url if isinstance(url, str) else None for url in endpoints)
+            document = JsonNode.parse(b"")
+            message = "The discovery document of the issuer could not be read."
         return {
-            "success": bool(document),
+            "success": bool(document.members()),
             "message": message,
-            "authorizationEndpoint": authorization,
-            "tokenEndpoint": token,
+            "authorizationEndpoint": document.text("authorization_endpoint") or None,
+            "tokenEndpoint": document.text("token_endpoint") or None,
         }
 
     @route(
@@ -20038,7 +20043,7 @@ class SsoLogin(Model):
     MOST: ClassVar[int] = 10_000
 
     @classmethod
-    def begin(cls, slug: str, redirect_uri: str) -> tuple[SsoLogin, str]:
+    def start(cls, slug: str, redirect_uri: str) -> tuple[SsoLogin, str]:
         """Begin a sign-in, delete expired ones; only this response contains the state."""
         source = session().source
         # More are deleted than created; many at once would block the writer.
@@ -20158,14 +20163,14 @@ class SsoLogins(Factstore, scope="", tag="SSO"):
     def start_sso_login(self, context, key):
         """Begin a sign-in: get the URL for the browser, and the state that the callback repeats."""
         at, own = context.lite.source.clock(), context.operation.id
-        context.lite.limits.take_address(context, at, what=own)
+        context.lite.limits.count_address(context, at, what=own)
         load_pyjwt()
         context.workspace, config = _find_set_up(context.lite, key)
         provider = IdentityProvider(config.issuer_url, context.settings)
         endpoint = provider.endpoint("authorization_endpoint")
 
         def work(current):
-            login, state = SsoLogin.begin(config.org_slug, context.query["redirect_uri"])
+            login, state = SsoLogin.start(config.org_slug, context.query["redirect_uri"])
             parameters = {
                 "response_type": "code",
                 "client_id": config.client_id,
@@ -20193,26 +20198,26 @@ class SsoLogins(Factstore, scope="", tag="SSO"):
         """Finish a sign-in: swap the authorization code for a session token."""
         load_pyjwt()
         try:
-            login = self.take_up(context, key)
+            login = self.redeem_state(context, key)
             with context.workspace.read():
                 config = SsoConfig.must_be_of(login.slug)
                 claims = self.fetch_claims(context, config, login)
                 person = _identify_person(config, claims)
             session_begun = write_transaction(
                 context.workspace,
-                functools.partial(_admit, config, person),
+                functools.partial(_sign_in, config, person),
                 reason=f"Signed in to organisation '{config.org_slug}'.",
                 **context.acting("sso"),
             )
         except (Invalid, NotFound):
             # Only invalid states and codes count, so that they cannot lock out others.
             at, own = context.lite.source.clock(), context.operation.id
-            context.lite.limits.take_address(context, at, what=own)
+            context.lite.limits.count_address(context, at, what=own)
             audit_rejected_credentials(context, "sso")
             raise
         return Response(200, to_json(session_begun).encode())
 
-    def take_up(self, context: RequestContext, key: str) -> SsoLogin:
+    def redeem_state(self, context: RequestContext, key: str) -> SsoLogin:
         """Return the sign-in of a state; a state is valid once, whatever the result."""
         state, login = context.query["state"], None
         for workspace in context.lite.workspaces.values():
@@ -20312,7 +20317,7 @@ def _find_or_make_user(config: SsoConfig, person: _Person) -> User:
     return user
 
 
-def _admit(config: SsoConfig, person: _Person, current: Session) -> dict:
+def _sign_in(config: SsoConfig, person: _Person, current: Session) -> dict:
     """Make the person a user and a member with a role, and start a session.
 
     The last admin of an organisation remains one; the name of an existing user does not change.
@@ -20325,7 +20330,7 @@ def _admit(config: SsoConfig, person: _Person, current: Session) -> dict:
     elif not member.is_last_admin():
         member.change(role=role)
     workspace = current.workspace
-    workspace.journal.note(current, "api.session.issued", "user", user.id)
+    workspace.journal.record(current, "api.session.issued", "user", user.id)
     token = workspace.sessions.issue(member)
     return {"token": token, "userId": user.id, "email": user.email, "name": person.name}
 
@@ -20778,7 +20783,7 @@ and the worse verdict apply, and a scan without any does not pass.
 The metrics count a scan as its attestation.
 """
 
-    def enter(self, values):
+    def create_record(self, values):
         trail, key = Trail.find(values.pop("trail")), values.pop("attestation", None)
         if key is None:
             severity = session().workspace.settings.unknown_severity
@@ -21568,7 +21573,7 @@ class EvidenceStore:
     def send(self, location: Place, data: dict[str, str], dry_run: bool) -> Any:
         """Send a document to Vault, if it is stored there."""
 
-    def keep(self, location: Place, data: dict[str, str], sent: Any) -> Any:
+    def record_version(self, location: Place, data: dict[str, str], sent: Any) -> Any:
         """Record a new version of a document; return its metadata."""
         entity_type, entity_id, evidence_type = location
         before = self.newest(location)
@@ -21583,7 +21588,7 @@ class EvidenceStore:
     def withdraw(self, location: Place, dry_run: bool) -> Any:
         """Delete the newest version in Vault, if it is stored there."""
 
-    def forget(self, location: Place, sent: Any) -> Any:
+    def record_deletion(self, location: Place, sent: Any) -> Any:
         """Record that the newest version is deleted; return its metadata, if there is one."""
         document = self.newest(location)
         if document and not document.deleted_at:
@@ -21661,7 +21666,9 @@ Documents are versioned, and encrypted in the workspace's file or, with the sett
         """Store a document as a new version."""
         location, vault = self.location(context.body, *path), context.lite.vault
         return self.describe_document(
-            context, location, vault.keep(location, context.body["data"], context.prepared)
+            context,
+            location,
+            vault.record_version(location, context.body["data"], context.prepared),
         )
 
     def prepare_store_vault_evidence(self, context, *path):
@@ -21676,7 +21683,7 @@ Documents are versioned, and encrypted in the workspace's file or, with the sett
     def delete_vault_evidence(self, context, *path):
         """Delete the newest version of a document, if there is one; its metadata remains."""
         location = self.location(context.query, *path)
-        version = context.lite.vault.forget(location, context.prepared)
+        version = context.lite.vault.record_deletion(location, context.prepared)
         return self.describe_document(context, location, version) if version else None
 
     def prepare_delete_vault_evidence(self, context, *path):
@@ -21925,23 +21932,23 @@ class _HashicorpVault(EvidenceStore):
     def ask(self, call: Callable, path: str, *arguments: Any, **options: Any) -> JsonNode:
         """Return the result of a call about a path, an empty document if Vault has none."""
         options["mount_point"] = self.mount
-        return self.requests.ask(call, path, *arguments, **options)
+        return self.requests.call(call, path, *arguments, **options)
 
     def newest(self, location):
-        metadata = self.ask(self.store.read_secret_metadata, self.path(*location))
+        metadata = self.call(self.store.read_secret_metadata, self.path(*location))
         number = metadata.get("data.current_version").value
         if metadata.value is None or number == 0:
             return None
         return _VaultVersion.read(number, metadata.text(f"data.versions.{number}.created_time"))
 
     def types(self, entity_type, entity_id):
-        response = self.ask(self.store.list_secrets, self.path(entity_type, entity_id))
+        response = self.call(self.store.list_secrets, self.path(entity_type, entity_id))
         keys = response.texts("data.keys", required=response.value is not None)
         # A name that ends with a slash is a folder of another program.
         return sorted(key for key in keys if not key.endswith("/"))
 
     def contents(self, location):
-        response = self.ask(
+        response = self.call(
             self.store.read_secret_version, self.path(*location), raise_on_deleted_version=True
         )
         data = response.get("data.data")
@@ -21969,11 +21976,11 @@ class _HashicorpVault(EvidenceStore):
         if dry_run:
             before = self.check_capabilities(location, "create", "update")
             return _VaultVersion(before.version + 1 if before else 1, now_exactly())
-        stored = self.ask(self.store.create_or_update_secret, self.path(*location), data)
+        stored = self.call(self.store.create_or_update_secret, self.path(*location), data)
         version, created = stored.get("data.version").value, stored.text("data.created_time")
         return _VaultVersion.read(version, created)
 
-    def keep(self, location, data, sent):
+    def record_version(self, location, data, sent):
         path = f"{self.mount}/{self.path(*location)}"
         VaultWrite.create(action="STORED", vault_path=path, version=sent.version)
         return sent
@@ -21981,17 +21988,17 @@ class _HashicorpVault(EvidenceStore):
     def withdraw(self, location, dry_run):
         if dry_run:
             return self.check_capabilities(location, "delete")
-        self.ask(self.store.delete_latest_version_of_secret, self.path(*location))
+        self.call(self.store.delete_latest_version_of_secret, self.path(*location))
         return None
 
-    def forget(self, location, sent):
+    def record_deletion(self, location, sent):
         VaultWrite.create(action="DELETED", vault_path=f"{self.mount}/{self.path(*location)}")
         return sent
 
     def check_capabilities(self, location: Place, *needed: str) -> _VaultVersion | None:
         """Return the metadata of a document, if Vault permits this server to write it."""
         paths = [f"{self.mount}/{part}/{self.path(*location)}" for part in ("data", "metadata")]
-        capabilities = self.requests.ask(self.system.get_capabilities, paths)
+        capabilities = self.requests.call(self.system.get_capabilities, paths)
         capabilities = capabilities.get("data").members()
         writing, reading = (capabilities.get(path) or () for path in paths)
         if not any(right in writing for right in (*needed, "root")):
@@ -22691,7 +22698,7 @@ def _trail_of_webhook(config: WebhookConfig, payload: Mapping[str, str]) -> Trai
         if trail is None:
             raise NotFound(f"The flow of this webhook has no trail {payload['trail_id']}.")
         return trail
-    return _trail_of_commit(config, payload) or begin_trail(
+    return _trail_of_commit(config, payload) or create_trail(
         {
             "flow": config.flow_id,
             "git_commit_sha": payload.get("git_commit_sha", "unknown"),
@@ -22742,7 +22749,7 @@ def _is_replay(config: WebhookConfig, digest: str, payload: Mapping[str, str]) -
     return latest is None or latest.status == "FAILED"
 
 
-def _act_on_webhook(config: WebhookConfig, delivery_id: str, payload: Mapping[str, str]) -> str:
+def _apply_webhook(config: WebhookConfig, delivery_id: str, payload: Mapping[str, str]) -> str:
     """Apply a webhook; return a sentence about the result."""
     event = payload["event_type"]
     if event not in _EVENTS_OF_TRAILS:
@@ -22819,7 +22826,7 @@ class IncomingEvents(Factstore, scope="", tag="Webhooks"):
             return Response(problem.status, to_json(refusal).encode())
         if _is_replay(config, digest, payload):
             return repeated
-        message = _act_on_webhook(config, key, payload)
+        message = _apply_webhook(config, key, payload)
         WebhookDelivery.create(
             **delivery, event_type=payload["event_type"], status="SUCCESS", status_message=message
         )
@@ -22896,7 +22903,9 @@ class SlackMessage(OutboxMessage):
     def post(cls, config: SlackConfig, lines: Iterable[str]) -> SlackMessage:
         """Put a message on its way."""
         message, current = cls.send(config=config.id, text=slack_text(lines)), session()
-        current.workspace.journal.note(current, "slack_message.posted", "slack_message", message.id)
+        current.workspace.journal.record(
+            current, "slack_message.posted", "slack_message", message.id
+        )
         return message
 
     @classmethod
@@ -23225,7 +23234,7 @@ _SLACK_ANSWER = {
 }
 
 
-def _answer_slack(lines: Iterable[str]) -> dict:
+def _slack_response(lines: Iterable[str]) -> dict:
     """Format lines as a response to a Slack channel."""
     text = slack_text(lines)
     return {"responseType": "in_channel", "response_type": "in_channel", "text": text}
@@ -23272,13 +23281,13 @@ approvers: `{"U024BE7LH": "ciso"}`. Other users decide nothing.
     def handle_slack_command(self, context, slug):
         """Answer a slash command, once."""
         if not SlackRequest.is_new(*_slack_headers(context)):
-            return _answer_slack(["This was answered before."])
+            return _slack_response(["This was answered before."])
         text = context.body.get("text", "")
         word, key, comment = (*text.split(None, 2), "", "", "")[:3]
         if word.lower() in SLACK_BUTTONS.values() and key:
             config, user_id = SlackConfig.of(organisation_slug(slug)), context.body.get("user_id")
-            return _answer_slack(decide_in_slack(config, word.lower(), key, user_id, comment))
-        return _answer_slack(find_in_slack(text))
+            return _slack_response(decide_in_slack(config, word.lower(), key, user_id, comment))
+        return _slack_response(find_in_slack(text))
 
     @route(
         "POST /api/v1/organisations/{slug}/slack/actions",
@@ -23289,17 +23298,17 @@ approvers: `{"U024BE7LH": "ciso"}`. Other users decide nothing.
     def handle_slack_action(self, context, slug):
         """Run the action of a pressed button, once."""
         if "payload" not in context.body:
-            payload = _answer_slack(["The form has no payload."])
+            payload = _slack_response(["The form has no payload."])
             return Response(400, to_json(payload).encode())
         if not SlackRequest.is_new(*_slack_headers(context)):
-            return _answer_slack(["This was answered before."])
+            return _slack_response(["This was answered before."])
         payload = JsonNode.parse(context.body["payload"].encode(), read=read_signed_json)
         button = next(iter(payload.items("actions")), payload)
         name, key = button.text("action_id"), button.text("value")
         if name not in SLACK_BUTTONS or not key:
-            return _answer_slack(["This button does nothing here."])
+            return _slack_response(["This button does nothing here."])
         config, user_id = SlackConfig.of(organisation_slug(slug)), payload.text("user.id")
-        return _answer_slack(decide_in_slack(config, SLACK_BUTTONS[name], key, user_id, ""))
+        return _slack_response(decide_in_slack(config, SLACK_BUTTONS[name], key, user_id, ""))
 
 
 # --- Atlassian ----------------------------------------------------------------
@@ -23352,7 +23361,7 @@ class AtlassianSite(Model):
         return site
 
     @classmethod
-    def keep(cls, values: Mapping[str, Any]) -> AtlassianSite:
+    def configure(cls, values: Mapping[str, Any]) -> AtlassianSite:
         """Create or replace the connection."""
         site = cls.only()
         if site is None:
@@ -23365,7 +23374,7 @@ class AtlassianSite(Model):
         credentials = base64.b64encode(f"{self.username}:{self.api_token}".encode()).decode()
         return {"Accept": "application/json", "Authorization": f"Basic {credentials}"}
 
-    def ask(self, transport: Transport, path: str) -> HttpResponse:
+    def fetch(self, transport: Transport, path: str) -> HttpResponse:
         """Send a GET request to a path."""
         return transport.get(self.base_url + path, self.headers())
 
@@ -23384,7 +23393,7 @@ class AtlassianSite(Model):
 
     def probe(self, transport: Transport) -> dict:
         """Test the connection; return whether it works, and the reason if not."""
-        answer = self.ask(transport, self.probe_path())
+        answer = self.fetch(transport, self.probe_path())
         # An unknown user may get an HTML page with status 200.
         works = answer.status == 200 and isinstance(answer.document.value, dict)
         sentence = f"{self.title} knows {self.username}." if works else self.explain(answer)
@@ -23449,7 +23458,7 @@ class JiraConnection(AtlassianSite):
         query = urllib.parse.urlencode({"jql": f'labels = "{label}"', "fields": "status"})
         # Jira Cloud has moved the operation, which Data Center has under its old path only.
         for path in ("/rest/api/2/search", "/rest/api/2/search/jql"):
-            answer = self.ask(transport, f"{path}?{query}")
+            answer = self.fetch(transport, f"{path}?{query}")
             if answer.status not in _NO_OPERATION:
                 break
         else:
@@ -23522,7 +23531,7 @@ class JiraPosting(OutboxMessage):
     ticket = ForeignKey(JiraTicket, index=True)
 
     @classmethod
-    def begin(cls, connection: JiraConnection, ticket: JiraTicket) -> JiraPosting:
+    def enqueue(cls, connection: JiraConnection, ticket: JiraTicket) -> JiraPosting:
         """Put down that a request is about to send a ticket; the dispatcher does if that ends."""
         current = session()
         # The longest time of the request: that of a sync, and of its last attempt.
@@ -23585,14 +23594,14 @@ def _issue_complaint(sent: HttpResponse) -> str:
     return f"Jira refused the ticket. {' '.join(messages)[:900]}".strip()
 
 
-def make_ticket(connection: JiraConnection, **values: Any) -> JiraPosting:
+def create_ticket(connection: JiraConnection, **values: Any) -> JiraPosting:
     """Create a ticket that is not in Jira yet, with its outbox message."""
     project = connection.default_project_key
     mark = session().source.random.randbytes(4).hex().upper()
     ticket = JiraTicket.create(
         ticket_key=f"{project}-PENDING-{mark}", project_key=project, **values
     )
-    return JiraPosting.begin(connection, ticket)
+    return JiraPosting.enqueue(connection, ticket)
 
 
 class JiraConnections(
@@ -23623,7 +23632,7 @@ class JiraConnections(
     )
     def save_jira_config(self, context):
         """Create or replace the connection to Jira."""
-        return JiraConnection.keep(context.body)
+        return JiraConnection.configure(context.body)
 
     @route("POST /api/v1/integrations/jira/test", answer=CONNECTION_TEST)
     def test_jira(self, context):
@@ -23652,27 +23661,27 @@ class _JiraSync:
         """Send missing tickets, then read the status of open ones, within the time limit."""
         workspace, lite = self.context.workspace, self.context.lite
         trails, at = list(_trails_without_ticket()), lite.source.clock()
-        first, again = _write_before(self.context, lambda current: self.begin(trails))
+        first, again = _write_before(self.context, lambda current: self.store_messages(trails))
         self.waiting = len(first) + len(again)
         for postings, attempt in ((first, JiraPosting.deliver_first), (again, JiraPosting.deliver)):
             for key in postings:
                 posting = JiraPosting.find(key)
                 answer = attempt(posting, workspace, lite.transport, at)
                 self.sent.append((posting, answer))
-                if not self.goes_on(answer):
+                if not self.can_continue(answer):
                     return self
         for ticket in _open_tickets():
             path = f"/rest/api/2/issue/{segment(ticket.ticket_key)}?fields=status"
-            answer = self.connection.ask(lite.transport, path)
+            answer = self.connection.fetch(lite.transport, path)
             self.read.append((ticket, answer))
-            if not self.goes_on(answer):
+            if not self.can_continue(answer):
                 break
         return self
 
-    def begin(self, trails: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
+    def store_messages(self, trails: Sequence[tuple[str, str]]) -> tuple[list[str], list[str]]:
         """Store the messages to be sent: first attempts, and repeated ones after a rejection."""
         first = [
-            make_ticket(self.connection, summary=summary, trail_id=key, synced_for=key).id
+            create_ticket(self.connection, summary=summary, trail_id=key, synced_for=key).id
             for key, summary in trails
             # Another sync may have created it.
             if not JiraTicket.exists(trail_id=key)
@@ -23681,10 +23690,10 @@ class _JiraSync:
         again = []
         for ticket in list(refused):
             ticket.change(status="Pending", stage="pending")
-            again.append(JiraPosting.begin(self.connection, ticket).id)
+            again.append(JiraPosting.enqueue(self.connection, ticket).id)
         return first, again
 
-    def goes_on(self, answer: HttpResponse) -> bool:
+    def can_continue(self, answer: HttpResponse) -> bool:
         """Return whether more requests make sense: Jira is available, and there is time left."""
         usable = 200 <= answer.status < 300 or answer.status in (400, 404)
         return usable and time.monotonic() < self.deadline
@@ -23761,7 +23770,7 @@ ones. The URL is https; http is accepted only into networks of the setting
         Trail.find(context.body["trail_id"])
         if self.surface.is_dry_run(context.request):
             return None
-        key = _write_before(context, lambda current: make_ticket(connection, **context.body).id)
+        key = _write_before(context, lambda current: create_ticket(connection, **context.body).id)
         lite = context.lite
         posting = JiraPosting.find(key)
         at = lite.source.clock()
@@ -23770,7 +23779,7 @@ ones. The URL is https; http is accepted only into networks of the setting
     def create(self, context):
         """Create a ticket for a trail; one that Jira does not accept now is sent later."""
         if context.prepared is None:
-            return make_ticket(JiraConnection.stored(), **context.body).ticket
+            return create_ticket(JiraConnection.stored(), **context.body).ticket
         key, sent = context.prepared
         posting = JiraPosting.find(key)
         posting.record_attempt(sent, context.lite.source.clock())
@@ -23860,7 +23869,7 @@ class ConfluenceConnections(
     )
     def save_confluence_config(self, context):
         """Create or replace the connection to Confluence."""
-        return ConfluenceConnection.keep(context.body)
+        return ConfluenceConnection.configure(context.body)
 
     @route("POST /api/v1/integrations/confluence/test", answer=CONNECTION_TEST)
     def test_confluence(self, context):
@@ -23894,7 +23903,7 @@ class ChainWalk:
         tail = 'WHERE "id" < ? ORDER BY "id" DESC LIMIT 1'
         return next((p.entry_hash for p in proofs(self.connection, tail, (number,))), ZEROS)
 
-    def between(self, begin: str, end: str) -> tuple[int, int]:
+    def numbers_between(self, begin: str, end: str) -> tuple[int, int]:
         """Return the numbers of the first and the last entry between two times, inclusive; the
         first is the higher one if there is none."""
         numbers = range(1, len(self) + 1)
@@ -24186,7 +24195,7 @@ more than ten minutes before.
         body, fault = (context.body["from"], context.body["to"]), ""
         with _one_verification(context) as deadline:
             chain = ChainWalk()
-            first, last = chain.between(*body)
+            first, last = chain.numbers_between(*body)
             state = deadline.resume(body, chain, first)
             for count, proof in enumerate(chain.span(first + state.checked, last)):
                 deadline.check(count, "Send the same request again to go on.", body, state)
@@ -24397,21 +24406,21 @@ class _AuditPackage:
         self.files: dict[str, _PackedFile] = {}
         self.evidence: list[dict] = []
 
-    def add(self, path: str, data: bytes) -> None:
-        """Put a document in."""
+    def add_document(self, path: str, data: bytes) -> None:
+        """Add a document."""
         start = self.documents.seek(0, os.SEEK_END)
         if start + len(data) > self.limit:
             raise TooMuch
         self.documents.write(data)
         digest = hashlib.sha256(data).hexdigest()
-        self.put(_PackedFile(path, len(data), digest, lambda: [self.read(start, len(data))]))
+        self.add_file(_PackedFile(path, len(data), digest, lambda: [self.read(start, len(data))]))
 
     def read(self, start: int, size: int) -> bytes:
         """A stretch of the documents."""
         self.documents.seek(start)
         return self.documents.read(size)
 
-    def put(self, file: _PackedFile) -> None:
+    def add_file(self, file: _PackedFile) -> None:
         """Add a file; of several with the same path, the first counts."""
         self.files.setdefault(file.path, file)
 
@@ -24419,7 +24428,7 @@ class _AuditPackage:
         """Add records as the API returns them, in the order of their creation."""
         query = model.select(model.id, model.statements().text).where(condition)
         for key, text in query.order_by(peewee.SQL('"t1"."rowid"')).tuples().iterator():
-            self.add(f"{folder}/{key}.json", unseal(text.encode(), session().ring))
+            self.add_document(f"{folder}/{key}.json", unseal(text.encode(), session().ring))
 
     def add_evidence(self, file: EvidenceFile, workspace: Workspace) -> None:
         """Add an evidence file, under its hash or its own path; raises Damaged if it was
@@ -24429,12 +24438,12 @@ class _AuditPackage:
             raise Damaged(f"Evidence file {file.id} has no hash that it could be held against.")
         if file.external_url is not None:
             path = f"evidence/{digest}.ref.json"
-            self.add(path, to_json(file.json()).encode())
+            self.add_document(path, to_json(file.json()).encode())
         else:
             file.require_intact()
             path = f"evidence/{digest}{_plain_suffix(file.file_name)}"
             content = functools.partial(file.content, workspace)
-            self.put(_PackedFile(path, file.file_size_bytes, digest, content))
+            self.add_file(_PackedFile(path, file.file_size_bytes, digest, content))
         self.evidence.append({**file.json(), "path": path})
 
     def signed_manifest(self, subject: Model, checkpoints: Checkpoints) -> list[_PackedFile]:
@@ -24489,8 +24498,8 @@ def _send_package(
         # One snapshot, however much is written meanwhile.
         with session().database.atomic():
             flow = Trail.find(trail).flow_id
-            package.add("trail.json", context.workspace.json_of(Trail, trail))
-            package.add("flow.json", context.workspace.json_of(Flow, flow))
+            package.add_document("trail.json", context.workspace.json_of(Trail, trail))
+            package.add_document("flow.json", context.workspace.json_of(Flow, flow))
             package.add_records("artifacts", Artifact, artifacts)
             package.add_records("attestations", Attestation, attestations)
             evidence_files = list(files.order_by(peewee.SQL('"t1"."rowid"')))
@@ -24580,7 +24589,7 @@ class Report:
         """The number of rows."""
         return self.created + self.updated + self.unchanged + self.refused
 
-    def refuse(self, *faults: RowFault) -> None:
+    def add_refused(self, *faults: RowFault) -> None:
         """Count a row as refused, with its faults."""
         room = max(0, 1_000 - len(self.faults))
         self.refused += 1
@@ -25060,18 +25069,18 @@ def open_ring(workspace: Workspace) -> bool:
         raise missing_key(workspace)
     following = beside and _next_key_file(beside)
     try:
-        _take_keys(workspace, keys, beside)
+        _open_keys(workspace, keys, beside)
     except Unavailable:
         if workspace.settings.key or not keys or not following or not following.exists():
             raise
         # A process ended after it had wrapped the keys again, before it renamed the new file.
-        _take_keys(workspace, keys, following)
+        _open_keys(workspace, keys, following)
         if not workspace.read_only:
             following.replace(beside)
     return bool(keys)
 
 
-def _take_keys(workspace: Workspace, keys: Sequence[tuple], beside: Path | None) -> None:
+def _open_keys(workspace: Workspace, keys: Sequence[tuple], beside: Path | None) -> None:
     """Open the keys with the wrapping key of the setting, or of the key file."""
     wrapping = wrapping_key(workspace.settings.key, beside, workspace.source)
     workspace.ring = KeyRing(wrapping, workspace.source)
@@ -25130,7 +25139,7 @@ def add_ring_key(workspace: Workspace, number: int) -> None:
         workspace,
         lambda current: [
             RingKey.create(id=number, wrapped=wrapped),
-            workspace.journal.note(current, "key_ring.key_added", "ring_key", str(number)),
+            workspace.journal.record(current, "key_ring.key_added", "ring_key", str(number)),
         ],
         actor="system",
         reason="A new key for the key ring.",
@@ -25158,7 +25167,7 @@ def rewrap_keys(workspace: Workspace) -> Path | None:
         for number, wrapped in workspace.ring.rewrapped(wrapping).items():
             RingKey.update(wrapped=wrapped).where(RingKey.id == number).execute()
         newest = str(workspace.ring.newest)
-        workspace.journal.note(current, "key_ring.rewrapped", "ring_key", newest)
+        workspace.journal.record(current, "key_ring.rewrapped", "ring_key", newest)
 
     write_transaction(
         workspace, work, actor="console", reason="The keys are wrapped by another key."
@@ -25291,25 +25300,25 @@ class Import:
         self.by_id = f'SELECT "id" FROM "{table}" WHERE "id" = ?'
         #: Whether creating a record is one statement, which undoes itself on failure.
         self.simple = (
-            type(collection.resource).enter is Resource.enter
+            type(collection.resource).create_record is Resource.create_record
             and self.model.create.__func__ is Model.create.__func__
         )
 
-    def take(self, line: int, row: dict | RowFault) -> None:
+    def import_row(self, line: int, row: dict | RowFault) -> None:
         """Import one row, or report its faults."""
         self.size += 1
         if isinstance(row, RowFault):
-            self.report.refuse(row)
+            self.report.add_refused(row)
             return
         facts, events = len(self.current.facts), len(self.current.events)
         try:
-            outcome = self.bring_in(line, row)
+            outcome = self.store_row(line, row)
             setattr(self.report, outcome, getattr(self.report, outcome) + 1)
         except (ValueError, Problem, peewee.IntegrityError, sqlite3.IntegrityError) as error:
             del self.current.facts[facts:], self.current.events[events:]
-            self.report.refuse(*_row_faults(line, translate(error)))
+            self.report.add_refused(*_row_faults(line, translate(error)))
 
-    def bring_in(self, line: int, row: dict) -> str:
+    def store_row(self, line: int, row: dict) -> str:
         """Create or update the record of a row; return which count of the report it raises."""
         schema = self.collection.schema
         if not row.keys() <= schema.members.keys():
@@ -25326,7 +25335,7 @@ class Import:
         self.collection.check_subject(values, record.__data__ if record else {})
         with nullcontext() if self.simple and record is None else self.current.database.savepoint():
             if record is None:
-                record, outcome = self.collection.resource.enter(values), "created"
+                record, outcome = self.collection.resource.create_record(values), "created"
             else:
                 outcome = "updated" if self.change(record, values) else "unchanged"
         self.lines[record._pk] = line
@@ -25340,7 +25349,7 @@ class Import:
             for name, value in values.items()
             if name not in fixed and fields[name].value(record) != value
         }
-        values = self.collection.resource.amend(record, values)
+        values = self.collection.resource.prepare_changes(record, values)
         return bool(values and record.change(**values))
 
     def find(self, row: dict) -> str | None:
@@ -25378,7 +25387,7 @@ def import_batches(
     def work(current):
         batch = Import(collection, current, report, lines)
         for count, (line, row) in enumerate(taken, 1):
-            batch.take(line, row)
+            batch.import_row(line, row)
             if progress and count % 100 == 0:
                 progress(100)
         if progress and batch.size % 100:
@@ -25392,7 +25401,7 @@ def import_batches(
         taken = rows if whole else itertools.islice(rows, collection.BATCH)
         stored = report.counts()
         try:
-            size = collection.act(reason, work, dry_run=dry_run)
+            size = collection.transact(reason, work, dry_run=dry_run)
         except BaseException:
             report.reset(stored)
             raise
@@ -25431,10 +25440,10 @@ def import_catalog(collections: Callable[[str], Collection], document: dict, rea
 
     def work(current):
         frameworks = Import(collections("frameworks"), current, report)
-        frameworks.take(1, catalog.framework)
+        frameworks.import_row(1, catalog.framework)
         framework = Framework.get(Framework.framework_key == catalog.framework["frameworkKey"])
         versions = Import(collections("framework-versions"), current, report)
-        versions.take(1, catalog.version | {"frameworkId": framework.id})
+        versions.import_row(1, catalog.version | {"frameworkId": framework.id})
         version = FrameworkVersion.get(
             FrameworkVersion.framework == framework.id,
             FrameworkVersion.version_key == catalog.version["versionKey"],
@@ -25445,11 +25454,13 @@ def import_catalog(collections: Callable[[str], Collection], document: dict, rea
             parent = node["parentKey"] and nodes.find_by_key(
                 {"framework_version": version.id, "node_key": node["parentKey"]}
             )
-            nodes.take(number, row | {"frameworkVersionId": version.id, "parentNodeId": parent})
+            nodes.import_row(
+                number, row | {"frameworkVersionId": version.id, "parentNodeId": parent}
+            )
         if report.refused:
             raise DryRunRollback(report)
 
-    collections("frameworks").act(reason, work)
+    collections("frameworks").transact(reason, work)
     return report
 
 
@@ -25476,7 +25487,7 @@ def import_scan(
         store_report(scan, upload)
         return scan.json()
 
-    return collection.act(reason, work, dry_run=dry_run)
+    return collection.transact(reason, work, dry_run=dry_run)
 
 
 # --- Collections --------------------------------------------------------------
@@ -25506,7 +25517,7 @@ class Collection:
         self.key = keys[0] if len(keys) == 1 else ""
         self.required = [member for member in self.columns if member in self.schema.required]
 
-    def act(self, reason: str, work: Callable[[Session], Any], dry_run: bool = False) -> Any:
+    def transact(self, reason: str, work: Callable[[Session], Any], dry_run: bool = False) -> Any:
         """Write as the console does, for a reason of 10 to 1000 characters."""
         stated = read_members(Schema(reason=Reason()), {"reason": reason})["reason"]
         return write_transaction(
@@ -25520,9 +25531,9 @@ class Collection:
 
         def work(current):
             self.check(values, {})
-            return self.resource.enter(values).json()
+            return self.resource.create_record(values).json()
 
-        return self.act(reason, work)
+        return self.transact(reason, work)
 
     def update(self, key: str, *, reason: str, **members: Any) -> dict:
         """Change members of a record; the moves of a status are enforced."""
@@ -25542,10 +25553,10 @@ class Collection:
         def work(current):
             record = self.model.find(key)
             self.check(values, record.__data__)
-            record.change(**self.resource.amend(record, values))
+            record.change(**self.resource.prepare_changes(record, values))
             return record.json()
 
-        return self.act(reason, work)
+        return self.transact(reason, work)
 
     def must_know(self, members: Mapping[str, Any]) -> None:
         """Refuse a member that records of this kind do not have."""
@@ -25919,7 +25930,7 @@ class DemoRegister:
         """One of some options."""
         return options[int(self.random.random() * len(options))]
 
-    def pick(self, words: str) -> str:
+    def choose(self, words: str) -> str:
         """Choose one of some words; a repeated word is as much more likely."""
         return self.choice(words.split() or [""])
 
@@ -25969,7 +25980,7 @@ def _draw_record(demo: DemoRegister, collection: str, at: datetime) -> tuple[dic
     while not parents:
         group, kinds, title, *severity = demo.choice(templates)
         parents = demo.records(group, at)
-    parent, kind = demo.choice(parents), demo.pick(kinds)
+    parent, kind = demo.choice(parents), demo.choose(kinds)
     name = parent.get("displayName") or parent.get("title") or parent["name"]
     words = {"name": name, "month": f"{at:%Y-%m}", "task": demo.choice(DEMO_TASKS)}
     words["days"] = demo.choice(range(3, 60))
@@ -25989,7 +26000,7 @@ def add_planned(demo: DemoRegister) -> None:
         for number, at in enumerate(demo.times(count, since), 1):
             parent, values = _draw_record(demo, collection, at)
             is_recent = DEMO_START - at < timedelta(days=60)
-            values["status"] = demo.pick(recent if is_recent else former)
+            values["status"] = demo.choose(recent if is_recent else former)
             values |= _own_members(demo, collection, at, number, parent, values)
             demo.add(collection, at, **values)
 
@@ -25999,10 +26010,10 @@ def _own_members(demo: DemoRegister, collection: str, at, number: int, parent, v
     match collection:
         case "readiness-assessments":
             state = "not-ready" if parent["status"] == "in-maintenance" else "ready"
-            state = demo.pick(f"{state} " * 9 + "conditionally-ready")
+            state = demo.choose(f"{state} " * 9 + "conditionally-ready")
             return {"readinessState": state if values["status"] == "completed" else "unknown"}
         case "vulnerability-assessments":
-            exploitability = demo.pick("none-known proof-of-concept")
+            exploitability = demo.choose("none-known proof-of-concept")
             return {"vulnerabilityIds": [parent["id"]], "exploitability": exploitability}
         case "patch-requirements":
             status = "completed" if parent["status"] == "patched" else "in-progress"
@@ -26061,7 +26072,9 @@ def _add_assets(demo: DemoRegister) -> None:
     times += demo.times(len(units) - len(DEMO_STOCK), 569, 25)
     for at, (_, number, key, kind, _, name, use) in zip(times, units, strict=True):
         label, source, description = DEMO_ASSET_KINDS[kind]
-        status = demo.pick("active " * 18 + "in-maintenance decommissioned") if number else "active"
+        status = (
+            demo.choose("active " * 18 + "in-maintenance decommissioned") if number else "active"
+        )
         end = demo.later(at, 400) if status == "decommissioned" else None
         values = {"assetKey": f"{key}-{number + 1:03}", "assetKind": kind, "sourceKind": source}
         values |= {"displayName": label.format(name, number + 1), "status": status}
@@ -26085,7 +26098,7 @@ def _add_engagements(demo: DemoRegister) -> None:
         demo.times(len(lines), 598, 120), lines, strict=True
     ):
         values = {"title": f"{name}: {service}, {form}", "providerPartyId": parties[name]}
-        values |= {"engagementKind": kind, "status": demo.pick("active active active ended")}
+        values |= {"engagementKind": kind, "status": demo.choose("active active active ended")}
         demo.add("party-engagements", at, **values)
 
 
@@ -26095,7 +26108,7 @@ def _add_controls(demo: DemoRegister) -> None:
     links, lines = [], list(product(DEMO_SITES, DEMO_PRACTICES))
     times = demo.times(len(lines), 598, 560)
     for number, (at, (site, (code, title, proof))) in enumerate(zip(times, lines, strict=True)):
-        values = {"title": f"{title}, {site}", "status": demo.pick("active " * 12 + "draft")}
+        values = {"title": f"{title}, {site}", "status": demo.choose("active " * 12 + "draft")}
         values["description"] = f"Meets {code} at the {site}; shown by {proof}, sampled quarterly."
         for posture in ("implementationProjectionId", "complianceProjectionId"):
             values[posture] = demo.new_id("geprj", at)
@@ -26135,7 +26148,7 @@ def _add_package(demo: DemoRegister, at: datetime, values: dict) -> None:
     is_young = DEMO_START - at < timedelta(days=35)
     steps, begun, reference = [], at, f"MLM-{at:%y}-{demo.random.randrange(10000):04}"
     values |= dict.fromkeys(("submittedAt", "acknowledgedAt", "acceptedAt", "externalReference"))
-    values["status"] = demo.pick("draft in_review ready")
+    values["status"] = demo.choose("draft in_review ready")
     for event in demo.choice((*DEMO_HISTORIES[:1], "") if is_young else DEMO_HISTORIES).split():
         (status, note), at = DEMO_EVENTS[event], demo.later(at, 14)
         stated = None if status == "submitted" else reference
@@ -26155,7 +26168,7 @@ def _add_indicators(demo: DemoRegister) -> None:
         demo.times(24, 545, 300), lines, strict=True
     ):
         values = {"title": f"{title}, {site}", "indicatorKind": kind}
-        values |= {"latestMeasurementAt": None, "status": demo.pick("active " * 12 + "draft")}
+        values |= {"latestMeasurementAt": None, "status": demo.choose("active " * 12 + "draft")}
         values |= demo.subjects[demo.choice(demo.rows["controls"])["id"]]
         series = []
         if values["status"] == "active":
@@ -26177,7 +26190,7 @@ def _add_monitors(demo: DemoRegister) -> None:
     """Add monitors and their runs; each monitor's newest run has items."""
     lines = product(DEMO_SITES, DEMO_MONITORS)
     for at, (site, (title, kind, *messages)) in zip(demo.times(30, 545, 300), lines, strict=False):
-        status = demo.pick("active " * 12 + "draft paused retired")
+        status = demo.choose("active " * 12 + "draft paused retired")
         until = {"paused": 60, "retired": 100}.get(status, 1)
         runs = [] if status == "draft" else demo.times(4, (DEMO_START - at).days - 1, until)
         values = {"title": f"{title}, {site}", "status": status}
@@ -26193,10 +26206,10 @@ def _add_run(demo: DemoRegister, at: datetime, monitor: dict, kind: str, message
     """Add a run of a monitor over some assets, with its items if there are messages for them."""
     assets = demo.records(kind, at)
     assets = demo.random.sample(assets, min(9, len(assets)))
-    results = [demo.pick("pass " * 40 + "warning warning fail") for _ in assets]
+    results = [demo.choose("pass " * 40 + "warning warning fail") for _ in assets]
     values = {f"{word}Count": results.count(word) for word in ("pass", "fail", "warning")}
     values |= {"aggregateResult": next(w for w in ("fail", "warning", "pass") if w in results)}
-    values |= {"triggerKind": demo.pick("scheduled scheduled manual"), "unknownCount": 0}
+    values |= {"triggerKind": demo.choose("scheduled scheduled manual"), "unknownCount": 0}
     values |= {"completedAt": at + timedelta(minutes=3), "monitorDefinitionId": monitor["id"]}
     run = demo.add("monitor-runs", at, **values)
     findings = {row["subjectResourceId"]: row["id"] for row in demo.records("findings", at)}
@@ -26288,7 +26301,7 @@ class _DemoDelivery:
         commit = {"git_commit_sha": f"{self.random.getrandbits(160):040x}", "git_branch": "main"}
         commit |= {"git_author_email": f"{author[3:].lower()}@maintenance.example"}
         url = f"https://ci.maintenance.example/{flow.name}/{number + 1}"
-        trail = begin_trail(commit | {"flow": flow.id, "git_author": author, "build_url": url})
+        trail = create_trail(commit | {"flow": flow.id, "git_author": author, "build_url": url})
         digest = f"sha256:{self.random.getrandbits(256):064x}"
         named = {"image_name": flow.name, "image_tag": f"1.{number}.0"}
         report_artifact(trail, sha256_digest=digest, reported_by="ci", **named)
@@ -26316,7 +26329,7 @@ class _DemoDelivery:
         snapshot = EnvironmentSnapshot.record(environment, "agent", list(running.values()))
         if snapshot.snapshot_index % 10 == 3:
             Baseline.approve(environment, approved_by="qa-thomsen", description="Agreed.")
-        note_drift(environment, snapshot)
+        report_drift(environment, snapshot)
 
 
 def demo_delivery(current: Session, random: Random) -> None:
@@ -26455,7 +26468,7 @@ def _offer(operation: Operation, request, response, **path: str) -> None:
     allowed = ", ".join(allowed_methods(operation, context.settings))
     # Browsers send it before requests, without credentials: it is not counted.
     with contextlib.suppress(RateLimited):
-        context.lite.limits.take_address(context, context.lite.source.clock(), by=0)
+        context.lite.limits.count_address(context, context.lite.source.clock(), by=0)
     _send(response, context, operation.surface, Response(204, headers={"Allow": allowed}))
 
 
@@ -26514,9 +26527,9 @@ def _count_unrouted(context: RequestContext, surface: Surface) -> None:
         # An API key also counts under paths of the other API, which accepts none.
         (FACTSTORE if FACTSTORE.credentials(context.request) else surface).identify(context)
     except Unauthenticated:
-        limits.take_address(context, at, what="unrouted")
+        limits.count_address(context, at, what="unrouted")
     else:
-        limits.take(context, surface, at)
+        limits.count_request(context, surface, at)
 
 
 def _handle_unexpected_error(request, response, error: Exception, path: dict) -> None:
@@ -26685,8 +26698,8 @@ class Client:
 
 # --- Server requests ----------------------------------------------------------
 # How the server reads a request before the application handles it. The classes of this section and
-# of the next two are mixed into waitress's (`over`), which is imported at the first use: commands
-# that serve nothing start faster without it.
+# of the next two are mixed into waitress's (`mix_into`), which is imported at the first use:
+# commands that serve nothing start faster without it.
 
 #: Bytes of a body that are read before authentication, and that stay in memory.
 _INLINE_BODY = 65_536
@@ -26700,7 +26713,7 @@ ADMITTED = "admitted"
 
 
 @functools.cache
-def over(own: type, base: type) -> type:
+def mix_into(own: type, base: type) -> type:
     """Mix a class of this file into one of waitress's."""
     return type(own.__name__, (own, base), {"__doc__": own.__doc__})
 
@@ -26715,7 +26728,7 @@ class Spool:
         from waitress.buffers import OverflowableBuffer
 
         self.folder, self.limit, self.used = storage_folder(settings), settings.spool_limit, 0
-        self.buffer_class = over(_SpooledBuffer, OverflowableBuffer)
+        self.buffer_class = mix_into(_SpooledBuffer, OverflowableBuffer)
         self._lock = threading.Lock()
 
     def reserve(self, size: int, share: int = 1) -> bool:
@@ -26768,7 +26781,7 @@ class RequestParser:
             consumed = super().received(data)
         except OSError as error:
             log.error("A request's body could not be stored: %s", error)
-            self.end(NO_ROOM)
+            self.stop(NO_ROOM)
             return len(data)
         if self.body_rcv is not None and not self.error:
             if is_head:
@@ -26806,7 +26819,7 @@ class RequestParser:
         if operation:
             self.limit = getattr(self.settings, operation.limit)
         if self.content_length > self.limit:
-            self.end(OVERSIZED)
+            self.stop(OVERSIZED)
         elif self.chunked or self.expect_continue or self.content_length > _INLINE_BODY:
             self.state, self.body_rcv.buf = AWAITED, self.spool.buffer()
             # Requests without credentials cannot fill the spool.
@@ -26828,7 +26841,7 @@ class RequestParser:
             self.error, self.completed = BadRequest("The chunks are too small"), True
         elif size > self.limit:
             self.headers["CONTENT_LENGTH"] = str(size)
-            self.end(OVERSIZED)
+            self.stop(OVERSIZED)
         elif size > max(self.reserved, _INLINE_BODY):
             self.reserve(size - self.reserved)
 
@@ -26837,9 +26850,9 @@ class RequestParser:
         if self.spool.reserve(size, self.share):
             self.reserved += size
         else:
-            self.end(NO_ROOM)
+            self.stop(NO_ROOM)
 
-    def end(self, state: str) -> None:
+    def stop(self, state: str) -> None:
         """Stop reading; the application responds with the problem."""
         self.state, self.completed = state, True
 
@@ -26881,7 +26894,7 @@ def _task_classes() -> tuple[type, type]:
     """The classes of tasks: for a whole request, and for its head."""
     from waitress.task import WSGITask
 
-    return WSGITask, over(_HeadTask, WSGITask)
+    return WSGITask, mix_into(_HeadTask, WSGITask)
 
 
 def task_for(channel: Any, request: Any) -> Any:
@@ -26951,7 +26964,7 @@ class _AnswerQueue:
             if size >= ANSWER_MEMORY and not is_file:
                 data = self.send_now(data)
             if not is_file:
-                self.make_room(len(data))
+                self.reserve_room(len(data))
             if not self.connected or self.will_close:
                 from waitress.channel import ClientDisconnected
 
@@ -26991,7 +27004,7 @@ class _AnswerQueue:
             self.current_outbuf_count += len(data)
         self.total_outbufs_len += len(data)
 
-    def make_room(self, size: int) -> None:
+    def reserve_room(self, size: int) -> None:
         """Reserve room on the spool for bytes beyond those in memory. Without room, wait for the
         client, while another thread serves requests."""
         if self.find_room(size):
@@ -27000,7 +27013,7 @@ class _AnswerQueue:
         if self.find_room(size):
             return
         try:
-            with self.server.leave(self.server):
+            with self.server.release_thread(self.server):
                 while (
                     self.connected
                     and not self.will_close
@@ -27117,7 +27130,7 @@ class ClientChannel(_AnswerQueue):
         """Remove the channel from the server."""
         self.server.unwatch(self._fileno)
         super().del_channel(map)
-        self.server.forget(self)
+        self.server.release_source(self)
 
     def service(self) -> None:
         """Handle one request."""
@@ -27249,7 +27262,7 @@ class FairQueue:
                 self.dispatcher.queue_cv.notify()
 
     @contextlib.contextmanager
-    def left(self) -> Iterator[None]:
+    def uncounted(self) -> Iterator[None]:
         """Do not count the current thread for its caller while another replaces it."""
         turn = getattr(self.current, "turn", None)
         if turn:
@@ -27406,22 +27419,22 @@ class _Listener(_Loop):
         from waitress.parser import HTTPRequestParser
         from waitress.task import ThreadedTaskDispatcher
 
-        self.settings, self.application, self.leave = settings, server.answer, server.leave
-        self.install = server.application
+        self.settings, self.install = settings, server.application
+        self.application, self.release_thread = server.call, server.release_thread
         #: Channels whose requests the loop handles itself, at the end of its turn.
         self.quick: deque[Any] = deque()
         self.spool, self.limit = Spool(settings), _descriptors_for(settings.connection_limit)
         self.sources: Counter[str] = Counter()
         self.touched, self.watched, self.woken = set(), {}, deque()
-        self.channel_class = over(ClientChannel, HTTPChannel)
-        self.parser_class = over(RequestParser, HTTPRequestParser)
+        self.channel_class = mix_into(ClientChannel, HTTPChannel)
+        self.parser_class = mix_into(RequestParser, HTTPRequestParser)
         timeouts = settings.head_timeout, settings.body_timeout, settings.idle_timeout
         self.tick = max(0.02, min(1.0, min(*timeouts, settings.send_timeout) / 4))
         self.queue = FairQueue(self.task_dispatcher, settings.threads)
         self.task_dispatcher.queue = self.queue
         self.lanes = {}
         for path in (operation.path for operation in every_operation() if operation.urgent):
-            self.lanes[path] = over(_Lane, ThreadedTaskDispatcher)()
+            self.lanes[path] = mix_into(_Lane, ThreadedTaskDispatcher)()
             self.lanes[path].set_thread_count(1)
 
     def readable(self) -> bool:
@@ -27484,7 +27497,7 @@ class _Listener(_Loop):
             return ""
         return f"{int(peer) >> 64:x}::/64" if peer.version == 6 else str(peer)
 
-    def forget(self, channel: Any) -> None:
+    def release_source(self, channel: Any) -> None:
         """Stop counting a connection for its source."""
         source, channel.source = getattr(channel, "source", ""), ""
         if source:
@@ -27538,7 +27551,7 @@ def create_listener(server_socket: socket.socket, threads: int) -> Any:
     # The loop sends responses up to this size in one piece. The option is deprecated; a waitress
     # without it ignores the attribute.
     adjustments.send_bytes = ANSWER_MEMORY
-    return over(_Listener, TcpWSGIServer)(
+    return mix_into(_Listener, TcpWSGIServer)(
         None,
         {},
         _sock=server_socket,
@@ -27591,18 +27604,18 @@ class Server:
         run = self.waitress.run
         self.thread = threading.Thread(target=run, name="novantra-lite-server", daemon=True)
 
-    def answer(self, environ: dict, start_response: Callable) -> Iterable[bytes]:
+    def call(self, environ: dict, start_response: Callable) -> Iterable[bytes]:
         """Call the application; during its waits another thread serves requests."""
-        release_on_exit.set(self.leave)
+        thread_release.set(self.release_thread)
         return self.application(environ, start_response)
 
     @contextlib.contextmanager
-    def leave(self, cause: Any = None) -> Iterator[None]:
+    def release_thread(self, cause: Any = None) -> Iterator[None]:
         """Let another thread serve requests during a wait; raises Unavailable if too many wait for
         the same cause."""
         self.replace(1, cause)
         try:
-            with self.waitress.queue.left():
+            with self.waitress.queue.uncounted():
                 yield
         finally:
             self.replace(-1, cause)
@@ -27647,7 +27660,7 @@ class Server:
         use its sockets run in its loop, which the trigger wakes.
         """
         server, deadline = self.waitress, time.monotonic() + self.grace
-        self.in_loop(self.refuse_connections)
+        self.in_loop(self.stop_listening)
         while self.in_loop(self.close_idle) and time.monotonic() < deadline:
             time.sleep(0.002)
         with self.lock:
@@ -27665,7 +27678,7 @@ class Server:
         self.waitress.trigger.pull_trigger(lambda: future.set_result(function()))
         return future.result(self.grace)
 
-    def refuse_connections(self) -> None:
+    def stop_listening(self) -> None:
         """Accept waiting connections, then stop listening; runs in the loop."""
         count = -1
         while count != len(self.waitress.active_channels):
@@ -27757,7 +27770,7 @@ def retire_keys(workspace: Workspace, advance: Callable[[int], None] = no_progre
         older = RingKey.id < workspace.ring.newest
         RingKey.update(retired_at=now()).where(older, RingKey.retired_at.is_null()).execute()
         for number in workspace.ring.retire_older():
-            workspace.journal.note(current, "key_ring.key_retired", "ring_key", str(number))
+            workspace.journal.record(current, "key_ring.key_retired", "ring_key", str(number))
 
     write_transaction(workspace, work, actor="console", reason="The older keys are retired.")
     start_signing(workspace)
@@ -28072,14 +28085,14 @@ def verify_file(
             raise missing_key(workspace)
         if is_key_at_hand(workspace):
             if not settings.key:
-                refuse_open_key(key_file(workspace))
+                reject_exposed_key(key_file(workspace))
             faults = list(run_check("The key ring", partial(_open_ring, workspace)))
             workspace.ring = None if faults else workspace.ring
 
         def checkpoints() -> Iterator[str]:
             (organization,) = workspace.fetch_row('SELECT max("id") FROM "organization"')
             origin = checkpoint_origin(organization)
-            return check_checkpoints(notes, trusted or known_note_keys(), origin)
+            return check_checkpoints(notes, trusted or stored_note_keys(), origin)
 
         return faults + verify_workspace(
             workspace, advance, tuple if notes is None else checkpoints
@@ -28185,7 +28198,7 @@ def load_demo(lite: NovantraLite) -> None:
         for name, rows in demo_rows(random).items():
             importer = Import(lite.collection(name), current, Report())
             for line, row in enumerate(rows, 1):
-                importer.bring_in(line, row)
+                importer.store_row(line, row)
         demo_delivery(current, random)
         current.events.clear()
 
@@ -28271,7 +28284,7 @@ class AuditRecords:
         values = [first, last, self.since, self.until, *exact.values(), self.BATCH]
         with self.workspace.read() as current:
             rows = current.database.connection().execute(sql, values).fetchall()
-            self.take_new_keys()
+            self.load_new_keys()
             entries = [
                 self.entry(dict(zip(AuditEntry.members(), row, strict=True))) for row in rows
             ]
@@ -28284,7 +28297,7 @@ class AuditRecords:
             )
             return entries
 
-    def take_new_keys(self) -> None:
+    def load_new_keys(self) -> None:
         """Load the keys that another process has added to the ring."""
         ring = self.workspace.ring
         newer = "SELECT id, wrapped FROM ring_key WHERE id > ? ORDER BY id"
@@ -28374,7 +28387,7 @@ class _Workspaces(dict[str, Workspace]):
         """Return whether there are several workspaces, open or not."""
         return len(self) + len(self.unopened) > 1
 
-    def refuse_unopened(self) -> None:
+    def reject_unopened(self) -> None:
         """Reject credentials that may belong to a workspace that could not be opened."""
         if self.unopened:
             raise Unavailable(f"Not every workspace is served: {', '.join(self.unopened)} is not.")
@@ -28405,7 +28418,7 @@ def accept_clock(workspace: Workspace) -> None:
         journal.clock.latest = workspace.source.clock()
         write_transaction(
             workspace,
-            lambda current: journal.note(current, "clock.accepted", "workspace", workspace.id),
+            lambda current: journal.record(current, "clock.accepted", "workspace", workspace.id),
             actor="console",
             reason="The clock is right, though nothing was recorded for long.",
         )
@@ -28528,7 +28541,7 @@ class Install:
             with workspace.read():
                 if ServiceAccount.exists(client_id):
                     return workspace
-        self.workspaces.refuse_unopened()
+        self.workspaces.reject_unopened()
         return None
 
     def start(self) -> None:
@@ -28544,7 +28557,7 @@ class Install:
         with self._ending:
             self.is_closed = True
             deadline = time.monotonic() + self.settings.shutdown_grace
-            self.dispatcher.begin_stop()
+            self.dispatcher.request_stop()
             for workspace in self.workspaces.opened():
                 workspace.leases.end(deadline)
             self.dispatcher.stop(deadline)
@@ -29773,13 +29786,13 @@ def _prepare_to_serve(lite, chosen, show: Callable[[dict], None]) -> None:
         return show(facts)
     name = _DEMO_ACCOUNT if chosen.demo else "First account"
     if lite.workspace.path and sys.stdout and sys.stdout.isatty():
-        _make_credentials(lite, name, lambda data: show(facts | data))
+        _create_credentials(lite, name, lambda data: show(facts | data))
     else:
         # Programs may use the output at once, so it is printed after the commit.
         show(facts | _store_credentials(lite, name))
 
 
-def _make_credentials(lite, name: str, show: Callable[[dict], None]) -> dict:
+def _create_credentials(lite, name: str, show: Callable[[dict], None]) -> dict:
     """Create or renew the account of this name and its API key, with every scope.
 
     Both are stored in one transaction, after `show` has printed them.
@@ -29795,7 +29808,7 @@ def _make_credentials(lite, name: str, show: Callable[[dict], None]) -> dict:
         key = lite.api_keys.issue_named(name, FACTSTORE_SCOPES)
         return credentials_data(made) | {"apiKey": key["apiKey"]}
 
-    return lite.accounts.act(f"Credentials of the {name.lower()}.", work, show)
+    return lite.accounts.transact(f"Credentials of the {name.lower()}.", work, show)
 
 
 def _store_credentials(lite, name: str) -> dict:
@@ -29806,13 +29819,13 @@ def _store_credentials(lite, name: str) -> dict:
     """
     path = lite.workspace.path
     if not path:
-        return _make_credentials(lite, name, lambda data: None)
+        return _create_credentials(lite, name, lambda data: None)
     file = path.with_name(f"{path.name}.credentials")
 
     def write(data: dict) -> None:
         _write_private(file, json.dumps(data, indent=2).encode() + b"\n")
 
-    data = _make_credentials(lite, name, write)
+    data = _create_credentials(lite, name, write)
     del data["clientSecret"], data["apiKey"]
     return {**data, "credentialsFile": str(file)}
 
@@ -30625,7 +30638,7 @@ def _run_command(chosen) -> int:
     return output.status if output else 0
 
 
-def _refuse_command(error: Exception, as_json: bool) -> int:
+def _report_error(error: Exception, as_json: bool) -> int:
     """Print an error as one sentence, with --json also as an object; return status 1."""
     if not isinstance(error, Problem | OSError):
         error = explain_file_error(error, "The database file")
@@ -30663,7 +30676,7 @@ def _answer_arguments(arguments: list[str] | None) -> int:
     except BrokenPipeError:
         raise
     except (Problem, OSError, sqlite3.Error, peewee.PeeweeException) as error:
-        return _refuse_command(error, chosen.json)
+        return _report_error(error, chosen.json)
 
 
 def main(arguments: list[str] | None = None) -> int:

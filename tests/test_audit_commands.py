@@ -158,7 +158,7 @@ def test_no_secret_is_in_the_log_nor_told_where_an_older_version_wrote_it_there(
         journal = lite.workspace.journal
         about = ("webhook_endpoint.updated", "endpoint", endpoint["id"], older)
         write_transaction(
-            lite.workspace, lambda current: journal.note(current, *about), actor="console"
+            lite.workspace, lambda current: journal.record(current, *about), actor="console"
         )
 
     entries = printed("audit export --action webhook_endpoint.updated")
@@ -177,7 +177,7 @@ def test_an_entry_about_what_is_no_table_withholds_what_was_before():
         about = ("gate.opened", "gate", "moria", detail)
         journal = lite.workspace.journal
         write_transaction(
-            lite.workspace, lambda current: journal.note(current, *about), actor="console"
+            lite.workspace, lambda current: journal.record(current, *about), actor="console"
         )
 
         (entry,) = lite.audit(action="gate.opened")

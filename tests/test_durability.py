@@ -310,11 +310,11 @@ def test_a_lock_that_its_holder_gave_up_while_it_was_being_taken_is_taken_anew(t
     class LateLock(FileLock):
         late = True
 
-        def take(self):
+        def acquire(self):
             if self.late:
                 self.late = False
                 self.path.unlink()
-            super().take()
+            super().acquire()
 
     lock = LateLock(tmp_path / "register.db.lock")
 

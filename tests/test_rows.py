@@ -400,7 +400,9 @@ def test_a_report_keeps_a_thousand_faults_and_counts_the_others():
     report.created, report.updated, report.unchanged = 1, 2, 3
 
     for line in range(1, 601):
-        report.refuse(RowFault(line, "title", "Required."), RowFault(line, "status", "Unknown."))
+        report.add_refused(
+            RowFault(line, "title", "Required."), RowFault(line, "status", "Unknown.")
+        )
 
     assert (report.refused, report.total) == (600, 606)
     assert (len(report.faults), report.omitted) == (1000, 200)
@@ -411,7 +413,7 @@ def test_a_report_reads_as_json():
     report = Report()
     report.created = 4
 
-    report.refuse(RowFault(7, "title", "Required."))
+    report.add_refused(RowFault(7, "title", "Required."))
 
     assert report.json() == {
         "created": 4,

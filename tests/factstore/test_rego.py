@@ -53,7 +53,7 @@ def engine():
 def denials(engine, policy, **members):
     """Why a policy denies an input; nothing where it allows."""
     modules = policy if isinstance(policy, dict) else {"policy.rego": policy}
-    return objections_in(engine.ask(modules, json.dumps(BARE | members)))
+    return objections_in(engine.evaluate(modules, json.dumps(BARE | members)))
 
 
 OLD_ALLOW = """package compliance
@@ -778,7 +778,7 @@ def test_every_expression_has_the_value_that_the_documentation_gives(shared):
     )
     modules = {"p.rego": f"package p\n{rules}", "data.json": json.dumps(DATA)}
 
-    (answer,) = shared.ask(modules, json.dumps(INPUT))
+    (answer,) = shared.evaluate(modules, json.dumps(INPUT))
 
     values = {list(EXPRESSIONS)[number]: value for number, value in answer["value"]}
     assert values == EXPRESSIONS
@@ -789,7 +789,7 @@ def test_an_error_of_a_builtin_is_a_failure_wherever_it_stands(shared, expressio
     policy = f"package p\nallow := true\ndeny contains 1 if not {expression}"
 
     with pytest.raises(RegoFailure):
-        shared.ask({"policy.rego": policy}, json.dumps(INPUT))
+        shared.evaluate({"policy.rego": policy}, json.dumps(INPUT))
 
 
 @pytest.mark.parametrize(("rule", "column"), UNSUPPORTED.items())
@@ -916,7 +916,7 @@ def test_the_child_ends_with_its_parent(end):
 def test_the_child_ends_with_its_parent_while_it_is_busy():
     busy = (
         "import threading\n"
-        f"ask = lambda: engine.ask({{'policy.rego': {ENDLESS!r}}}, '{{}}')\n"
+        f"ask = lambda: engine.evaluate({{'policy.rego': {ENDLESS!r}}}, '{{}}')\n"
         "threading.Thread(target=ask, daemon=True).start()\n"
         "threading.Event().wait(1)\nos.kill(os.getpid(), 9)\n"
     )

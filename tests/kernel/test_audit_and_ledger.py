@@ -339,7 +339,7 @@ def test_the_chains_go_on_over_a_restart(tmp_path):
 
 def test_work_that_fails_after_it_was_noted_takes_its_notes_back(lite):
     def work(current):
-        lite.workspace.journal.note(current, "console.tried", "finding", "find_0")
+        lite.workspace.journal.record(current, "console.tried", "finding", "find_0")
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):

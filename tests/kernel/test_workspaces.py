@@ -208,10 +208,10 @@ def test_a_lock_taken_just_when_its_holder_leaves_keeps_the_next_one_out(tmp_pat
     first = [FileLock(path)]
 
     class Late(FileLock):
-        def take(self):
+        def acquire(self):
             while first:
                 first.pop().release()
-            super().take()
+            super().acquire()
 
     second = Late(path)
     with pytest.raises(Conflict):
