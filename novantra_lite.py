@@ -12217,8 +12217,18 @@ class Records:
         self.schema_name = schema_name
 
     def describe(self) -> dict:
-        """This array's JSON schema."""
+        """Return this array's JSON schema."""
         return FACTSTORE.array_schema(self.schema_name)
+
+    @classmethod
+    def computed(cls, schema_name: str, table: str, owner: str) -> Computed:
+        """Return a member with the records whose column `owner` is this record's id."""
+        return Computed(
+            cls(schema_name),
+            f"""'[' || ifnull((SELECT group_concat("json") FROM (SELECT "json"
+                FROM "{table}" WHERE "{owner}" = t1."id"
+                ORDER BY "rowid")), '') || ']'""",
+        )
 
 
 class Approval(Model):
@@ -12250,11 +12260,8 @@ class Approval(Model):
     )
     derived: ClassVar[dict] = {
         "status": Computed(status, f"json_quote({standing})"),
-        "decisions": Computed(
-            Records("ApprovalDecisionResponse"),
-            """'[' || ifnull((SELECT group_concat("json") FROM (SELECT "json"
-                FROM "approval_decision" WHERE "approval_id" = t1."id"
-                ORDER BY "rowid")), '') || ']'""",
+        "decisions": Records.computed(
+            "ApprovalDecisionResponse", "approval_decision", "approval_id"
         ),
     }
 
@@ -13328,7 +13335,7 @@ def record_attestation(
     return attestation
 
 
-TRAIL_ATTESTATIONS = Listing(Attestation, "trail")
+_TRAIL_ATTESTATIONS = Listing(Attestation, "trail")
 
 #: The members of an attestation in the body of every path.
 _ATTESTED = (
@@ -13361,7 +13368,7 @@ class Attestations(
         """List the attestations of a trail, in pages if the query or a setting selects them."""
         Trail.find(trail)
         paged = context.settings.factstore_pages
-        return FACTSTORE.array(context, TRAIL_ATTESTATIONS, {"trail": trail}, paged)
+        return FACTSTORE.array(context, _TRAIL_ATTESTATIONS, {"trail": trail}, paged)
 
     @route(
         "POST /api/v1/trails/{trailId}/attestations",
@@ -20890,12 +20897,7 @@ class RegulatoryFramework(Model):
 
     fact, since, schema_name = "regulatory_framework", 3, "FrameworkResponse"
     derived: ClassVar[dict] = {
-        "controls": Computed(
-            Records("ControlResponse"),
-            """'[' || ifnull((SELECT group_concat("json") FROM (SELECT "json"
-                FROM "regulatory_control" WHERE "framework_id" = t1."id"
-                ORDER BY "rowid")), '') || ']'""",
-        )
+        "controls": Records.computed("ControlResponse", "regulatory_control", "framework_id")
     }
     seeds: ClassVar[list] = [
         {
@@ -21001,7 +21003,7 @@ class RegulatoryControls(
     write_access="govern",
     tag="Frameworks",
 ):
-    """The rules of frameworks."""
+    """The controls of frameworks."""
 
     @route(
         "POST /api/v1/frameworks/{frameworkId}/controls",
@@ -21074,12 +21076,6 @@ class ComplianceAssessment(Model):
     assessed_at = Timestamp(6, default=now_exactly)
 
 
-def _passed_types(trail_id: str) -> set[str]:
-    """Return the types whose latest result on a trail is PASSED."""
-    passed = session().database.connection().execute(passed_types_sql("?1"), (trail_id,))
-    return {type for (type,) in passed}
-
-
 def _assess_control(control: RegulatoryControl, passed: set[str]) -> dict:
     """Return which required evidence of a control is among these types."""
     required = control.required_evidence_types
@@ -21122,17 +21118,17 @@ def _assess_trail(framework_id: str, trail_id: str, slug: str | None) -> Complia
     """Assess a trail against a framework, and store the result."""
     framework, trail = RegulatoryFramework.find(framework_id), Trail.find(trail_id)
     check_organisation(slug)
+    rows = session().database.connection().execute(passed_types_sql("?1"), (trail.id,))
+    passed = {type for (type,) in rows}
     controls = RegulatoryControl.select().where(RegulatoryControl.framework == framework.id)
-    passed, mandatory = _passed_types(trail.id), _mandatory_controls(framework.id)
-    results = [
-        _assess_control(control, passed)
-        for control in controls.order_by(peewee.SQL('"t1"."rowid"'))
-    ]
-    counted = {result["status"] for result in results if result["controlId"] in mandatory}
+    controls = controls.order_by(peewee.SQL('"t1"."rowid"'))
+    results = [_assess_control(control, passed) for control in controls]
+    mandatory = _mandatory_controls(framework.id)
+    statuses = {result["status"] for result in results if result["controlId"] in mandatory}
     return ComplianceAssessment.create(
         framework=framework.id,
         trail_id=trail.id,
-        overall_status=_overall_status(counted),
+        overall_status=_overall_status(statuses),
         control_results=results,
         org_slug=slug,
     )
@@ -21172,12 +21168,6 @@ _CUSTODY_ARTIFACT = f"""SELECT c."id", c."trail_id", d."state" FROM (
         FROM ({deciding_sql("?1")}) AS e) AS d
     JOIN "artifact" AS c ON c."rowid" = d."report"
     ORDER BY d."state" <> 'NON_COMPLIANT', d."state" <> 'COMPLIANT', d."report" LIMIT 1"""
-#: In the order of the attestations that they belong to.
-_CUSTODY_EVIDENCE = f"""SELECT CAST(group_concat(text) AS BLOB) FROM (
-    SELECT {EvidenceFile.statements().text.sql} AS text FROM "evidence_file" AS t1
-    WHERE "attestation_id" IN (SELECT "id" FROM "attestation" WHERE "trail_id" = ?)
-    ORDER BY (SELECT a."rowid" FROM "attestation" AS a WHERE a."id" = t1."attestation_id"),
-        t1."rowid")"""
 _CUSTODY = {
     "sha256Digest": {"type": "string"},
     "artifact": FACTSTORE.one_schema("ArtifactResponse"),
@@ -21189,9 +21179,52 @@ _CUSTODY = {
 }
 
 
-def join_members(members: Mapping[str, bytes]) -> bytes:
-    """A JSON object out of its members, each of which is JSON text already."""
-    return b"{%b}" % b",".join(b'"%b":%b' % (name.encode(), text) for name, text in members.items())
+#: The members of a trail's export: the model, and the SQL condition and order, with the trail `?1`.
+TRAIL_EXPORT = {
+    "trail": (Trail, '"id" = ?1', "1"),
+    "flow": (Flow, '"id" = (SELECT "flow_id" FROM "trail" WHERE "id" = ?1)', "1"),
+    "artifacts": (Artifact, '"trail_id" = ?1', 't1."rowid"'),
+    "attestations": (Attestation, '"trail_id" = ?1', 't1."rowid"'),
+    "evidenceFiles": (
+        EvidenceFile,
+        '"attestation_id" IN (SELECT "id" FROM "attestation" WHERE "trail_id" = ?1)',
+        't1."rowid"',
+    ),
+}
+#: In the order of the attestations that the files belong to.
+_CUSTODY_EXPORT = {
+    "artifact": (Artifact, '"id" = ?2', "1"),
+    **TRAIL_EXPORT,
+    "evidenceFiles": (
+        *TRAIL_EXPORT["evidenceFiles"][:2],
+        '(SELECT "rowid" FROM "attestation" WHERE "id" = t1."attestation_id"), t1."rowid"',
+    ),
+}
+del _CUSTODY_EXPORT["artifacts"]
+
+
+def export_records(export: Mapping[str, tuple], *values: str) -> dict[str, bytes]:
+    """Return the JSON texts of the members of an export, all read by one statement."""
+    columns = (
+        f"""(SELECT CAST(group_concat(text) AS BLOB) FROM (
+            SELECT {model.statements().text.sql} AS text FROM "{model._meta.table_name}" AS t1
+            WHERE t1.{condition} ORDER BY {order}))"""
+        for model, condition, order in export.values()
+    )
+    texts = fetch_joined(f"SELECT {', '.join(columns)}", values)
+    return {
+        name: b"[%b]" % (text or b"") if name.endswith("s") else text
+        for name, text in zip(export, texts, strict=True)
+    }
+
+
+def join_members(members: Mapping[str, Any]) -> bytes:
+    """Return a JSON object with these members; bytes are JSON text already."""
+    texts = (
+        b'"%b":%b' % (name.encode(), value if type(value) is bytes else to_json(value).encode())
+        for name, value in members.items()
+    )
+    return b"{%b}" % b",".join(texts)
 
 
 class ChainOfCustody(Factstore, tag="Compliance"):
@@ -21203,25 +21236,18 @@ class ChainOfCustody(Factstore, tag="Compliance"):
     )
     def get_chain_of_custody(self, context, digest):
         """Get the artifact with a digest, its trail and flow, attestations and evidence."""
-        workspace, digest = context.workspace, parse_digest(digest)
-        row = workspace.fetch_row(_CUSTODY_ARTIFACT, (digest,))
+        digest = parse_digest(digest)
+        row = context.workspace.fetch_row(_CUSTODY_ARTIFACT, (digest,))
         if row is None:
             raise NotFound(f"There is no artifact with the digest '{digest}'.")
-        artifact, state = Artifact.find(row[0]), row[2]
-        trail = Trail.find(artifact.trail_id)
-        flow = Flow.find(trail.flow_id)
-        attestations = b"".join(TRAIL_ATTESTATIONS.pieces({"trail": trail.id}))
-        files = fetch_joined(_CUSTODY_EVIDENCE, (trail.id,))[0] or b""
-        members = {
-            "sha256Digest": to_json(artifact.sha256_digest).encode(),
-            "artifact": workspace.json_of(Artifact, artifact.id),
-            "trail": workspace.json_of(Trail, trail.id),
-            "flow": workspace.json_of(Flow, flow.id),
-            "attestations": b"[%b]" % attestations,
-            "evidenceFiles": b"[%b]" % files,
-            "complianceStatus": b'"NON_COMPLIANT"' if state == "NON_COMPLIANT" else b'"COMPLIANT"',
-        }
-        return join_members(members)
+        artifact, trail, state = row
+        return join_members(
+            {
+                "sha256Digest": Artifact.find(artifact).sha256_digest,
+                **export_records(_CUSTODY_EXPORT, trail, artifact),
+                "complianceStatus": "COMPLIANT" if state != "NON_COMPLIANT" else state,
+            }
+        )
 
 
 # --- HTML pages ---------------------------------------------------------------
@@ -22289,32 +22315,6 @@ def _report_sql(one_flow: bool) -> str:
             FROM (SELECT json_object({numbers}) AS text {failing} ORDER BY t1."rowid"))"""
 
 
-#: The members of a trail's export: the models of their records, and the conditions for the trail
-#: `?1`.
-_EXPORTED = {
-    "trail": (Trail, '"id" = ?1'),
-    "flow": (Flow, '"id" = (SELECT "flow_id" FROM "trail" WHERE "id" = ?1)'),
-    "artifacts": (Artifact, '"trail_id" = ?1'),
-    "attestations": (Attestation, '"trail_id" = ?1'),
-    "evidenceFiles": (
-        EvidenceFile,
-        '"attestation_id" IN (SELECT "id" FROM "attestation" WHERE "trail_id" = ?1)',
-    ),
-}
-
-
-@functools.cache
-def _export_sql() -> str:
-    """SQL for the JSON text of the records of an export's members, all of one snapshot."""
-    columns = (
-        f"""(SELECT CAST(group_concat(text) AS BLOB) FROM (
-            SELECT {model.statements().text.sql} AS text FROM "{model._meta.table_name}" AS t1
-            WHERE t1.{condition} ORDER BY t1."rowid"))"""
-        for model, condition in _EXPORTED.values()
-    )
-    return f"SELECT {', '.join(columns)}"
-
-
 class Reports(Factstore, tag="Reports"):
     """The status of trails, and all records of one."""
 
@@ -22368,15 +22368,10 @@ that do not comply. The audit trail holds everything that was recorded for one t
     )
     def export_audit_trail(self, context, key):
         """Get all records of a trail in one document."""
-        trail, flow, *lists = fetch_joined(_export_sql(), (key,))
-        if trail is None:
+        records = export_records(TRAIL_EXPORT, key)
+        if records["trail"] is None:
             raise NotFound(f"There is no trail with the id {key}.")
-        arrays = [b"[%b]" % (text or b"") for text in lists]
-        members = dict(zip(_EXPORTED, (trail, flow, *arrays), strict=True))
-        named = {"trailId": key, "exportedAt": now_exactly()}
-        return join_members(
-            {name: to_json(text).encode() for name, text in named.items()} | members
-        )
+        return join_members({"trailId": key, "exportedAt": now_exactly(), **records})
 
 
 def _percentage(part: int, total: int) -> float:
