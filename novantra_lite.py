@@ -31,7 +31,7 @@ Contents
         Notification channels, Notifying, Notification rules, Trail records, Trail status, Trails,
         Artifacts, Provenance signatures, Provenance, Attestations, Evidence files, Scan reports,
         SARIF, Scanners, JUnit reports, Evidence processors, Stated results, Evidence collection,
-        Pull request look-ups, Pull requests, Approvals, Assertions, Environments,
+        Pull requests, Approvals, Assertions, Environments,
         Snapshot records, Environment snapshots, Environment drift,
         Logical environments, Policies, Deployment policies, Rego, Rego modules, Rego evaluation,
         Rego engine, Policy archives, Policy bundles, Policy decisions, Policy bundles at the gate,
@@ -15365,11 +15365,11 @@ class EvidenceCollection(Factstore, tag="Evidence"):
         return b'{"gaps":[%b],"totalTrailsWithGaps":%d}' % gaps
 
 
-# --- Pull request look-ups ----------------------------------------------------
+# --- Pull requests ------------------------------------------------------------
 # Each provider has its own API of pull requests; their summary is the same for all.
 
 
-class SourceHost:
+class _SourceHost:
     """The REST API of a provider, for one repository and with an organisation's token."""
 
     title: ClassVar[str] = ""
@@ -15466,7 +15466,7 @@ def segment(name: str) -> str:
     return urllib.parse.quote(name, safe="")
 
 
-class _GitHub(SourceHost):
+class _GitHub(_SourceHost):
     """GitHub, REST API 2022-11-28; reviewers are those requested and those who have reviewed."""
 
     title, base, repository_path = "GitHub", "https://api.github.com", "/repos/{}/{}"
@@ -15489,7 +15489,7 @@ class _GitHub(SourceHost):
         return summary | {"reviewers": others}
 
 
-class _GitLab(SourceHost):
+class _GitLab(_SourceHost):
     """GitLab, REST API 4; a project may be in nested groups."""
 
     title, base, names = "GitLab", "https://gitlab.com", (2, 20)
@@ -15504,7 +15504,7 @@ class _GitLab(SourceHost):
         return {"Accept": "application/json", "PRIVATE-TOKEN": self.token}
 
 
-class _Bitbucket(SourceHost):
+class _Bitbucket(_SourceHost):
     """Bitbucket Cloud, REST API 2.0."""
 
     title, base, has_short_lists = "Bitbucket", "https://api.bitbucket.org", True
@@ -15519,7 +15519,7 @@ class _Bitbucket(SourceHost):
         return summary | {"mergedAt": merged_at if pull.text("state") == "MERGED" else None}
 
 
-class _AzureDevOps(SourceHost):
+class _AzureDevOps(_SourceHost):
     """Azure DevOps Services, REST API 7.1, which finds a commit by a query."""
 
     title, base, names, has_short_lists = "Azure DevOps", "https://dev.azure.com", (3, 3), True
@@ -15555,12 +15555,10 @@ class _AzureDevOps(SourceHost):
         return summary | {"mergedAt": summary["mergedAt"] if is_completed else None, "url": url}
 
 
-SOURCE_HOSTS: Mapping[str, type[SourceHost]] = MappingProxyType(
+_SOURCE_HOSTS: Mapping[str, type[_SourceHost]] = MappingProxyType(
     dict(zip(PROVIDERS.split(), (_GitHub, _GitLab, _Bitbucket, _AzureDevOps), strict=True))
 )
 
-
-# --- Pull requests ------------------------------------------------------------
 
 _PULL_REQUEST = MappingProxyType(
     {
@@ -15601,7 +15599,7 @@ class PullRequests(
         integration = ScmIntegration.of(slug, provider)
         if integration is None:
             raise NotFound(f"Organisation '{slug}' has no token for {provider}.")
-        host_class = SOURCE_HOSTS[provider]
+        host_class = _SOURCE_HOSTS[provider]
         repository, commit = _read_repository(body, host_class), _read_commit(body)
         base = source_bases(context.settings).get(provider, "")
         transport = source_transport(context.settings, provider)
@@ -15647,7 +15645,7 @@ class PullRequestsV2(
         return super().attest_pull_request(context, trail_id)
 
 
-def _read_repository(body: Mapping[str, Any], host_class: type[SourceHost]) -> list[str]:
+def _read_repository(body: Mapping[str, Any], host_class: type[_SourceHost]) -> list[str]:
     """Return the names in the repository's path, from either way of writing it."""
     owner, name = body.get("repository_owner"), body.get("repository_name")
     text = body.get("repository") or (f"{owner}/{name}" if owner and name else "")
