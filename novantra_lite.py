@@ -2088,7 +2088,27 @@ def describe_model(model: type[Model], without: tuple[str, ...] = ()) -> dict:
     properties = {
         name: describe_member(member) for name, member in members.items() if name not in without
     }
-    return {"type": "object", "properties": properties, "required": list(properties)}
+    return object_schema(**properties)
+
+
+def object_schema(**properties: dict) -> dict:
+    """Return the JSON schema of an object whose members are all required."""
+    return {"type": "object", "required": [*properties], "properties": properties}
+
+
+def array_of(items: dict) -> dict:
+    """Return the JSON schema of an array."""
+    return {"type": "array", "items": items}
+
+
+def enum_schema(*words: str) -> dict:
+    """Return the JSON schema of one of these words."""
+    return {"type": "string", "enum": [*words]}
+
+
+TEXT, WHOLE, FLAG = {"type": "string"}, {"type": "integer"}, {"type": "boolean"}
+UUID_TEXT = {"type": "string", "format": "uuid"}
+TIME_TEXT = {"type": "string", "format": "date-time"}
 
 
 class Filters(Schema):
@@ -4703,7 +4723,7 @@ class Surface:
 
     def page_schema(self, resource: Resource) -> dict:
         """The JSON schema of a response with a list."""
-        return {"type": "array", "items": {"$ref": f"#/components/schemas/{resource.schema_name}"}}
+        return array_of({"$ref": f"#/components/schemas/{resource.schema_name}"})
 
 
 # --- Operations and resources -------------------------------------------------
@@ -7905,17 +7925,9 @@ class _NovantraSurface(Surface):
         "properties": {
             "error": {"type": "string"},
             "message": {"type": "string"},
-            "issues": {
-                "type": "array",
-                "items": {
-                    "type": "object",
-                    "required": ["path", "message"],
-                    "properties": {
-                        "path": {"type": "array", "items": {"type": ["string", "integer"]}},
-                        "message": {"type": "string"},
-                    },
-                },
-            },
+            "issues": array_of(
+                object_schema(path=array_of({"type": ["string", "integer"]}), message=TEXT)
+            ),
             "requestId": {"type": "string", "pattern": "^req_"},
         },
     }
@@ -7962,22 +7974,12 @@ class _NovantraSurface(Surface):
 
     def record_schema(self, resource):
         record = super().record_schema(resource)
-        return {
-            "type": "object",
-            "required": [resource.noun],
-            "properties": {resource.noun: record},
-        }
+        return object_schema(**{resource.noun: record})
 
     def page_schema(self, resource):
         pagination = {"type": "object", "properties": {"nextCursor": {"type": ["string", "null"]}}}
-        return {
-            "type": "object",
-            "required": [resource.plural, "pagination"],
-            "properties": {
-                resource.plural: super().page_schema(resource),
-                "pagination": pagination,
-            },
-        }
+        page = {resource.plural: super().page_schema(resource)}
+        return object_schema(**page, pagination=pagination)
 
 
 NOVANTRA = _NovantraSurface()
@@ -8169,16 +8171,9 @@ def read_members(schema: Schema, arguments: dict, partial: bool = False) -> dict
         raise Invalid(f"{problem.issue_text}.", problem.issues) from None
 
 
-_TOKEN_ANSWER = {
-    "type": "object",
-    "required": ["access_token", "token_type", "expires_in", "scope"],
-    "properties": {
-        "access_token": {"type": "string"},
-        "token_type": {"type": "string", "enum": ["Bearer"]},
-        "expires_in": {"type": "integer"},
-        "scope": {"type": "string"},
-    },
-}
+_TOKEN_ANSWER = object_schema(
+    access_token=TEXT, token_type=enum_schema("Bearer"), expires_in=WHOLE, scope=TEXT
+)
 
 
 class _TokenRequest(Schema):
@@ -10487,16 +10482,9 @@ class _FactstoreSurface(Surface):
     claims = ("/api", "/actuator", "/api-docs", "/swagger-ui.html")
     coerces = ignores_empty = api_keys = True
     rates = ("factstore_rate_reads", "factstore_rate_writes")
-    error_schema: ClassVar[dict] = {
-        "type": "object",
-        "required": ["status", "error", "message", "timestamp"],
-        "properties": {
-            "status": {"type": "integer"},
-            "error": {"type": "string"},
-            "message": {"type": "string"},
-            "timestamp": {"type": "string", "format": "date-time"},
-        },
-    }
+    error_schema: ClassVar[dict] = object_schema(
+        status=WHOLE, error=TEXT, message=TEXT, timestamp=TIME_TEXT
+    )
 
     def credentials(self, request):
         """The bearer token, or the value of an ApiKey or X-Api-Key header."""
@@ -10609,13 +10597,8 @@ class _FactstoreSurface(Surface):
     def paged_schema(self, schema_name: str, always: bool = False) -> dict:
         """The JSON schema of a list that is bare, or paged on request."""
         bare = self.page_schema(Named("", schema_name))
-        names = ("page", "size", "totalItems", "totalPages")
-        numbers = {name: {"type": "integer"} for name in names}
-        page = {
-            "type": "object",
-            "required": ["items", *numbers],
-            "properties": {"items": bare, **numbers},
-        }
+        numbers = dict.fromkeys(("page", "size", "totalItems", "totalPages"), WHOLE)
+        page = object_schema(items=bare, **numbers)
         return page if always else {"anyOf": [bare, page]}
 
     def one_schema(self, schema_name: str) -> dict:
@@ -10636,15 +10619,9 @@ class Factstore(Resource):
     surface, scope = FACTSTORE, "factstore"
 
 
-COMMAND_RESULT = {
-    "type": "object",
-    "required": ["id", "status", "timestamp"],
-    "properties": {
-        "id": {"type": "string", "format": "uuid"},
-        "status": {"type": "string", "enum": ["created", "updated"]},
-        "timestamp": {"type": "string", "format": "date-time"},
-    },
-}
+COMMAND_RESULT = object_schema(
+    id=UUID_TEXT, status=enum_schema("created", "updated"), timestamp=TIME_TEXT
+)
 
 
 def created(record: Model) -> dict:
@@ -11401,15 +11378,11 @@ class Flow(UniqueName, Model):
 
 
 _FLOWS_BY_SLUG = Listing(Flow, "org_slug")
-_FLOW_TEMPLATE = {
-    "type": "object",
-    "required": ["flowId", "templateYaml", "effectiveTemplate"],
-    "properties": {
-        "flowId": {"type": "string", "format": "uuid"},
-        "templateYaml": {"type": ["string", "null"]},
-        "effectiveTemplate": {"type": ["object", "null"]},
-    },
-}
+_FLOW_TEMPLATE = object_schema(
+    flowId=UUID_TEXT,
+    templateYaml={"type": ["string", "null"]},
+    effectiveTemplate={"type": ["object", "null"]},
+)
 
 
 #: Updates and deletions that remove requirements, policies or allow-lists need this scope.
@@ -13115,9 +13088,7 @@ def provenance_verdict(
 _PROVENANCE_STATUSES = MappingProxyType(
     {
         "NONE": "NO_PROVENANCE",
-        "UNVERIFIED": "PROVENANCE_UNVERIFIED",
-        "FAILED": "PROVENANCE_UNVERIFIED",
-        "SIGNED": "PROVENANCE_UNVERIFIED",
+        **dict.fromkeys(("UNVERIFIED", "FAILED", "SIGNED"), "PROVENANCE_UNVERIFIED"),
         "VERIFIED": "PROVENANCE_VERIFIED",
     }
 )
@@ -13138,16 +13109,12 @@ _PROVENANCE = Schema.of(
     name="RecordProvenanceRequest",
 )
 _VERIFICATION = Schema(public_key=_PublicKeys(null=True), name="VerifyProvenanceRequest")
-_VERIFIED = {
-    "type": "object",
-    "required": ["artifactId", "provenanceStatus", "verdict", "message"],
-    "properties": {
-        "artifactId": {"type": "string", "format": "uuid"},
-        "provenanceStatus": {"type": "string", "enum": sorted({*_PROVENANCE_STATUSES.values()})},
-        "verdict": {"type": "string", "enum": [*_PROVENANCE_STATUSES]},
-        "message": {"type": "string"},
-    },
-}
+_VERIFIED = object_schema(
+    artifactId=UUID_TEXT,
+    provenanceStatus=enum_schema(*sorted({*_PROVENANCE_STATUSES.values()})),
+    verdict=enum_schema(*_PROVENANCE_STATUSES),
+    message=TEXT,
+)
 
 
 def _record_provenance(artifact: Artifact, body: dict) -> BuildProvenance:
@@ -15261,17 +15228,7 @@ def _gaps_sql(one_flow: bool) -> str:
         WHERE missing <> '[]')"""
 
 
-def closed_schema(**properties: dict) -> dict:
-    """Return the JSON schema of an object that always has all of these members."""
-    return {"type": "object", "required": [*properties], "properties": properties}
-
-
-UUID_TEXT, TEXT, WHOLE = (
-    {"type": "string", "format": "uuid"},
-    {"type": "string"},
-    {"type": "integer"},
-)
-_TEXTS = {"type": "array", "items": TEXT}
+_TEXTS = array_of(TEXT)
 
 
 class EvidenceCollection(Factstore, tag="Evidence"):
@@ -15279,7 +15236,7 @@ class EvidenceCollection(Factstore, tag="Evidence"):
 
     @route(
         "GET /api/v1/trails/{trailId}/evidence-summary",
-        answer=closed_schema(
+        answer=object_schema(
             trailId=UUID_TEXT,
             collectedTypes=_TEXTS,
             coverageReports=FACTSTORE.array_schema("CoverageReportResponse"),
@@ -15287,7 +15244,7 @@ class EvidenceCollection(Factstore, tag="Evidence"):
             passedAttestations=WHOLE,
             failedAttestations=WHOLE,
             pendingAttestations=WHOLE,
-            isComplete={"type": "boolean"},
+            isComplete=FLAG,
             missingRequiredTypes=_TEXTS,
         ),
     )
@@ -15312,16 +15269,12 @@ class EvidenceCollection(Factstore, tag="Evidence"):
             name="BulkEvidenceRequest",
         ),
         status=201,
-        answer=closed_schema(
-            results={
-                "type": "array",
-                "items": closed_schema(
-                    trailId=UUID_TEXT,
-                    evidenceType=TEXT,
-                    attestationId=UUID_TEXT,
-                    passed={"type": "boolean"},
-                ),
-            },
+        answer=object_schema(
+            results=array_of(
+                object_schema(
+                    trailId=UUID_TEXT, evidenceType=TEXT, attestationId=UUID_TEXT, passed=FLAG
+                )
+            ),
             accepted=WHOLE,
             failed=WHOLE,
         ),
@@ -15343,18 +15296,17 @@ class EvidenceCollection(Factstore, tag="Evidence"):
     @route(
         "GET /api/v1/evidence/gaps",
         query=Filters(flow_id=Id()),
-        answer=closed_schema(
-            gaps={
-                "type": "array",
-                "items": closed_schema(
+        answer=object_schema(
+            gaps=array_of(
+                object_schema(
                     trailId=UUID_TEXT,
                     gitCommitSha=TEXT,
                     gitBranch=TEXT,
                     flowId=UUID_TEXT,
                     missingTypes=_TEXTS,
                     trailStatus=Trail.status.describe(),
-                ),
-            },
+                )
+            ),
             totalTrailsWithGaps=WHOLE,
         ),
     )
@@ -15927,31 +15879,24 @@ def _verdict_sentence(flow: Flow, trail: str, result: Compliance) -> str:
     return f"Everything that the flow {flow.name} requires has passed."
 
 
-_LISTED = {"type": "array", "items": {"type": "string"}}
-_VERDICT = {
-    "sha256Digest": {"type": "string"},
-    "flowId": {"type": "string", "format": "uuid"},
-    "status": {"type": "string", "enum": ["COMPLIANT", "NON_COMPLIANT"]},
-    "missingAttestationTypes": _LISTED,
-    "failedAttestationTypes": _LISTED,
-    "details": {"type": "string"},
-    "missingAttestationNames": _LISTED,
-    "failedAttestationNames": _LISTED,
-    "compliant": {"type": "boolean"},
-    "message": {"type": "string"},
-    "flowName": {"type": "string"},
-    "missingAttestations": _LISTED,
-    "failedAttestations": _LISTED,
-    "checkedAt": {"type": "string", "format": "date-time"},
-    "attestations": {
-        "type": "array",
-        "items": {
-            "type": "object",
-            "required": ["type", "status"],
-            "properties": {"type": {"type": "string"}, "status": Attestation.status.describe()},
-        },
-    },
-}
+_LISTED = array_of(TEXT)
+_VERDICT = object_schema(
+    sha256Digest=TEXT,
+    flowId=UUID_TEXT,
+    status=enum_schema("COMPLIANT", "NON_COMPLIANT"),
+    missingAttestationTypes=_LISTED,
+    failedAttestationTypes=_LISTED,
+    details=TEXT,
+    missingAttestationNames=_LISTED,
+    failedAttestationNames=_LISTED,
+    compliant=FLAG,
+    message=TEXT,
+    flowName=TEXT,
+    missingAttestations=_LISTED,
+    failedAttestations=_LISTED,
+    checkedAt=TIME_TEXT,
+    attestations=array_of(object_schema(type=TEXT, status=Attestation.status.describe())),
+)
 
 
 def _record_verdict(flow: Flow, digest: str, verdict: _Verdict, payload: dict) -> None:
@@ -15995,7 +15940,7 @@ only, say COMPLIANT. `requiredApproverRoles` are stored and returned only.
     @route(
         "POST /api/v1/assert",
         body=Schema(sha256_digest=Digest(), flow_id=Id(), name="AssertRequest"),
-        answer={"type": "object", "required": list(_VERDICT), "properties": _VERDICT},
+        answer=_VERDICT,
         dry_run_member="wouldCreate",
     )
     def assert_compliance(self, context):
@@ -20008,7 +19953,7 @@ secret again.
 
     @route(
         "POST /api/v1/organisations/{slug}/sso/test",
-        answer=closed_schema(
+        answer=object_schema(
             success=Boolean().describe(),
             message=TEXT,
             authorizationEndpoint=describe_member(Text(null=True)),
@@ -20154,7 +20099,7 @@ class SsoLogins(Factstore, scope="", tag="SSO"):
         "GET /api/v1/organisations/{slug}/sso/login",
         public=True,
         query=Filters(redirect_uri=_RedirectUri(2048, 1), required="redirectUri"),
-        answer=closed_schema(loginUrl={"type": "string", "format": "uri"}, state=TEXT),
+        answer=object_schema(loginUrl={"type": "string", "format": "uri"}, state=TEXT),
         refuses=(502,),
     )
     def start_sso_login(self, context, key):
@@ -20188,7 +20133,7 @@ class SsoLogins(Factstore, scope="", tag="SSO"):
         "GET /api/v1/organisations/{slug}/sso/callback",
         public=True,
         query=_CallbackQuery(),
-        answer=closed_schema(token=TEXT, userId=UUID_TEXT, email=TEXT, name=TEXT),
+        answer=object_schema(token=TEXT, userId=UUID_TEXT, email=TEXT, name=TEXT),
         refuses=(502,),
     )
     def complete_sso_login(self, context, key):
@@ -20844,7 +20789,7 @@ The metrics count a scan as its attestation.
 
     @route(
         "GET /api/v1/security-scans/summary",
-        answer=closed_schema(**dict.fromkeys(SCAN_TOTALS, WHOLE), scansWithCritical=WHOLE),
+        answer=object_schema(**dict.fromkeys(SCAN_TOTALS, WHOLE), scansWithCritical=WHOLE),
     )
     def get_security_scan_summary(self, context):
         """Add up all security scans."""
@@ -21166,15 +21111,15 @@ _CUSTODY_ARTIFACT = f"""SELECT c."id", c."trail_id", d."state" FROM (
         FROM ({deciding_sql("?1")}) AS e) AS d
     JOIN "artifact" AS c ON c."rowid" = d."report"
     ORDER BY d."state" <> 'NON_COMPLIANT', d."state" <> 'COMPLIANT', d."report" LIMIT 1"""
-_CUSTODY = {
-    "sha256Digest": {"type": "string"},
-    "artifact": FACTSTORE.one_schema("ArtifactResponse"),
-    "trail": FACTSTORE.one_schema("TrailResponse"),
-    "flow": FACTSTORE.one_schema("FlowResponse"),
-    "attestations": FACTSTORE.array_schema("AttestationResponse"),
-    "evidenceFiles": FACTSTORE.array_schema("EvidenceFileResponse"),
-    "complianceStatus": {"type": "string", "enum": ["COMPLIANT", "NON_COMPLIANT"]},
-}
+_CUSTODY = object_schema(
+    sha256Digest=TEXT,
+    artifact=FACTSTORE.one_schema("ArtifactResponse"),
+    trail=FACTSTORE.one_schema("TrailResponse"),
+    flow=FACTSTORE.one_schema("FlowResponse"),
+    attestations=FACTSTORE.array_schema("AttestationResponse"),
+    evidenceFiles=FACTSTORE.array_schema("EvidenceFileResponse"),
+    complianceStatus=enum_schema("COMPLIANT", "NON_COMPLIANT"),
+)
 
 
 #: The members of a trail's export: the model, and the SQL condition and order, with the trail `?1`.
@@ -21228,10 +21173,7 @@ def join_members(members: Mapping[str, Any]) -> bytes:
 class ChainOfCustody(Factstore, tag="Compliance"):
     """The complete origin of an artifact."""
 
-    @route(
-        "GET /api/v1/compliance/artifact/{sha256}",
-        answer={"type": "object", "required": [*_CUSTODY], "properties": _CUSTODY},
-    )
+    @route("GET /api/v1/compliance/artifact/{sha256}", answer=_CUSTODY)
     def get_chain_of_custody(self, context, digest):
         """Get the artifact with a digest, its trail and flow, attestations and evidence."""
         digest = parse_digest(digest)
@@ -21436,13 +21378,13 @@ trail.</p>{_draw_coverage(sum(counts, Counter()))}
 
 
 _FRAMEWORK_ASSESSMENTS = Listing(ComplianceAssessment, "framework")
-_REGULATORY_REPORT = {
-    "frameworkId": {"type": "string", "format": "uuid"},
-    "frameworkName": {"type": "string"},
-    "frameworkVersion": {"type": "string"},
-    "assessments": FACTSTORE.array_schema("AssessmentResponse"),
-    "generatedAt": {"type": "string", "format": "date-time"},
-}
+_REGULATORY_REPORT = object_schema(
+    frameworkId=UUID_TEXT,
+    frameworkName=TEXT,
+    frameworkVersion=TEXT,
+    assessments=FACTSTORE.array_schema("AssessmentResponse"),
+    generatedAt=TIME_TEXT,
+)
 
 
 class RegulatoryReports(Factstore, tag="Compliance"):
@@ -21450,11 +21392,7 @@ class RegulatoryReports(Factstore, tag="Compliance"):
 
     @route(
         "GET /api/v1/reports/regulatory/{frameworkId}",
-        answer={
-            "type": "object",
-            "required": [*_REGULATORY_REPORT],
-            "properties": _REGULATORY_REPORT,
-        },
+        answer=_REGULATORY_REPORT,
         answers_with="application/json text/html",
     )
     def get_regulatory_report(self, context, key):
@@ -22091,14 +22029,10 @@ class Audit(
             sort_desc=Boolean(),
             **{"from": _Instant(6), "to": _Instant(6)},
         ),
-        answer={
-            "type": "object",
-            "required": ["events", *_AUDIT_NUMBERS],
-            "properties": {
-                "events": FACTSTORE.array_schema("AuditEventResponse"),
-                **{name: {"type": "integer"} for name in _AUDIT_NUMBERS},
-            },
-        },
+        answer=object_schema(
+            events=FACTSTORE.array_schema("AuditEventResponse"),
+            **dict.fromkeys(_AUDIT_NUMBERS, WHOLE),
+        ),
     )
     def list_audit_events(self, context):
         """List one page of the audit log, by default the newest first."""
@@ -22187,32 +22121,20 @@ def _search_result(model: type[Model], row: Mapping[str, Any]) -> dict:
     }
 
 
-_SEARCH_RESPONSE = {
-    "type": "object",
-    "required": ["results", "total", "query", "type"],
-    "properties": {
-        "results": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["type", "id", "title", "description", "metadata"],
-                "properties": {
-                    "type": {"type": "string"},
-                    "id": {"type": "string"},
-                    "title": {"type": "string"},
-                    "description": {"type": "string"},
-                    "metadata": {
-                        "type": "object",
-                        "additionalProperties": {"type": ["string", "null"]},
-                    },
-                },
-            },
-        },
-        "total": {"type": "integer", "maximum": MATCHES},
-        "query": {"type": "string"},
-        "type": {"type": ["string", "null"]},
-    },
-}
+_SEARCH_RESPONSE = object_schema(
+    results=array_of(
+        object_schema(
+            type=TEXT,
+            id=TEXT,
+            title=TEXT,
+            description=TEXT,
+            metadata={"type": "object", "additionalProperties": {"type": ["string", "null"]}},
+        )
+    ),
+    total={"type": "integer", "maximum": MATCHES},
+    query=TEXT,
+    type={"type": ["string", "null"]},
+)
 
 
 class Search(Factstore, tag="Search"):
@@ -22324,17 +22246,16 @@ that do not comply. The audit trail holds everything that was recorded for one t
     @route(
         "GET /api/v1/reports/compliance",
         query=Filters(flow_id=Id(), **{"from": Timestamp(6), "to": Timestamp(6)}),
-        answer=closed_schema(
+        answer=object_schema(
             flowId={"type": ["string", "null"], "format": "uuid"},
             flowName=TEXT,
             **dict.fromkeys(("from", "to"), describe_member(Timestamp(6, null=True))),
             **_TRAIL_TOTALS,
-            nonCompliantTrailList={
-                "type": "array",
-                "items": closed_schema(
+            nonCompliantTrailList=array_of(
+                object_schema(
                     **{name: describe_member(column) for name, column in _SUMMARY.items()}
-                ),
-            },
+                )
+            ),
         ),
     )
     def get_compliance_report(self, context):
@@ -22354,7 +22275,7 @@ that do not comply. The audit trail holds everything that was recorded for one t
 
     @route(
         "GET /api/v1/reports/audit-trail/{trailId}",
-        answer=closed_schema(
+        answer=object_schema(
             trailId=UUID_TEXT,
             exportedAt=_MOMENT,
             trail=FACTSTORE.one_schema("TrailResponse"),
@@ -22391,7 +22312,7 @@ has several workspaces, each needs its own scrape with a key of its own, and ser
 
     @route(
         "GET /api/v1/metrics/compliance",
-        answer=closed_schema(
+        answer=object_schema(
             totalTrails=WHOLE,
             compliantTrails=WHOLE,
             nonCompliantTrails=WHOLE,
@@ -22418,7 +22339,7 @@ has several workspaces, each needs its own scrape with a key of its own, and ser
 
     @route(
         "GET /api/v1/metrics/security",
-        answer=closed_schema(
+        answer=object_schema(
             **dict.fromkeys(("totalScans", "passedScans", "failedScans", *SCAN_TOTALS), WHOLE),
             generatedAt=_MOMENT,
         ),
@@ -22433,7 +22354,7 @@ has several workspaces, each needs its own scrape with a key of its own, and ser
 class Dashboard(Factstore, tag="Dashboard"):
     """The overview of a dashboard."""
 
-    @route("GET /api/v1/dashboard/stats", answer=closed_schema(totalFlows=WHOLE, **_TRAIL_TOTALS))
+    @route("GET /api/v1/dashboard/stats", answer=object_schema(totalFlows=WHOLE, **_TRAIL_TOTALS))
     def get_dashboard_stats(self, context):
         """Count flows and trails."""
         return {"totalFlows": Flow.select().count()} | trail_totals(count_by_status(Trail))
@@ -22792,7 +22713,7 @@ class IncomingEvents(Factstore, scope="", tag="Webhooks"):
             "X-Delivery-Id",
             "X-GitHub-Delivery",
         ),
-        answer=closed_schema(accepted=Boolean().describe(), deliveryId=TEXT, message=TEXT),
+        answer=object_schema(accepted=Boolean().describe(), deliveryId=TEXT, message=TEXT),
     )
     def receive_webhook(self, context, source):
         """Receive the report of a CI system, signed with the secret of a webhook configuration.
@@ -23397,11 +23318,7 @@ class AtlassianSite(Model):
         return {"success": works, "message": sentence}
 
 
-CONNECTION_TEST = {
-    "type": "object",
-    "required": ["success", "message"],
-    "properties": {"success": {"type": "boolean"}, "message": {"type": "string"}},
-}
+CONNECTION_TEST = object_schema(success=FLAG, message=TEXT)
 
 
 class SiteKeeper:
@@ -23790,12 +23707,7 @@ ones. The URL is https; http is accepted only into networks of the setting
         return _JiraSync(context, connection).run()
 
     @route(
-        "POST /api/v1/integrations/jira/sync",
-        answer={
-            "type": "object",
-            "required": ["syncedCount", "message"],
-            "properties": {"syncedCount": {"type": "integer"}, "message": {"type": "string"}},
-        },
+        "POST /api/v1/integrations/jira/sync", answer=object_schema(syncedCount=WHOLE, message=TEXT)
     )
     def sync_jira(self, context):
         """Create the missing tickets of trails in Jira, and read the status of open ones.
@@ -24313,7 +24225,7 @@ _HUB_TEMPLATES = {
         ),
     )
 }
-_HUB_TEMPLATE = closed_schema(
+_HUB_TEMPLATE = object_schema(
     id=TEXT, name=TEXT, description=TEXT, framework=TEXT, version=TEXT, yaml=TEXT
 )
 
@@ -24326,11 +24238,7 @@ class HubTemplates(Factstore, tag="Hub"):
             raise NotFound(f"There is no template '{key}'; there are {', '.join(_HUB_TEMPLATES)}.")
         return _HUB_TEMPLATES[key]
 
-    @route(
-        "GET /api/v1/hub/templates",
-        id="listHubTemplates",
-        answer={"type": "array", "items": _HUB_TEMPLATE},
-    )
+    @route("GET /api/v1/hub/templates", id="listHubTemplates", answer=array_of(_HUB_TEMPLATE))
     def list(self, context):
         """List the templates that the product brings along."""
         return [template.json() for template in _HUB_TEMPLATES.values()]
@@ -29144,26 +29052,19 @@ def openapi_document() -> dict:
 
 def _describe_event(event: str) -> dict:
     """Describe an event as a request to an endpoint (Standard Webhooks 1.0)."""
-    text = {"type": "string"}
-    organization = {
-        "type": "object",
-        "required": ["id", "slug"],
-        "properties": {"id": text, "slug": text},
-    }
-    properties = {
-        "id": {"type": "string", "pattern": "^evt_"},
-        "type": {"const": event},
-        "createdAt": {"type": "string", "format": "date-time"},
-        "organization": organization,
-        "data": {"type": "object"},
-    }
-    schema = {"type": "object", "required": list(properties), "properties": properties}
+    schema = object_schema(
+        id={"type": "string", "pattern": "^evt_"},
+        type={"const": event},
+        createdAt=TIME_TEXT,
+        organization=object_schema(id=TEXT, slug=TEXT),
+        data={"type": "object"},
+    )
     names = ("webhook-id", "webhook-timestamp", "webhook-signature", "X-Novantra-Signature")
     return {
         "post": {
             "summary": f"Sent for the event {event}.",
             "parameters": [
-                {"name": name, "in": "header", "required": True, "schema": text} for name in names
+                {"name": name, "in": "header", "required": True, "schema": TEXT} for name in names
             ],
             "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
             "responses": {
@@ -29278,11 +29179,7 @@ def _describe_responses(operation: Operation) -> dict:
     responses = {str(operation.status): done}
     if operation.writes:
         would = dry_run_member(operation)
-        dry_run = {
-            "type": "object",
-            "required": ["dryRun", would],
-            "properties": {"dryRun": {"const": True}, would: _describe_dry_run(operation)},
-        }
+        dry_run = object_schema(dryRun={"const": True}, **{would: _describe_dry_run(operation)})
         both = [operation.answer, dry_run] if operation.status == 200 else [dry_run]
         responses["200"] = _describe_response("Done, or the result of a dry run.", {"anyOf": both})
     if operation.redirects:
@@ -29331,7 +29228,7 @@ def _describe_errors(surface: Surface) -> dict[str, dict]:
 # --- Service ------------------------------------------------------------------
 
 
-_FAULTS = {"type": "array", "items": closed_schema(workspace=TEXT, fault=TEXT)}
+_FAULTS = array_of(object_schema(workspace=TEXT, fault=TEXT))
 
 
 @functools.cache
@@ -29354,7 +29251,7 @@ def _document_reply(
     return Response(200, headers=headers, stream=io.BytesIO(document))
 
 
-_HEALTH = closed_schema(status={"type": "string", "enum": ["UP", "DOWN"]})
+_HEALTH = object_schema(status={"type": "string", "enum": ["UP", "DOWN"]})
 _HEALTH["properties"]["faults"] = _FAULTS
 
 
