@@ -537,7 +537,7 @@ def test_the_trail_the_organisation_and_the_token_are_missed_in_this_order(
 
     assert [(refusal.status, refusal.json["message"]) for refusal in refusals] == [
         (404, "There is no trail with the id 00000000-0000-4000-8000-000000000000."),
-        (404, "There is no organisation to look it up for; name one in orgSlug."),
+        (404, "No organisation is known for the look-up; name one in orgSlug."),
         (404, "There is no organisation 'other'."),
         (404, "Organisation 'acme' has no token for GITHUB."),
     ]
@@ -761,7 +761,7 @@ def test_a_slow_host_is_waited_for_only_as_long_as_is_set(host):
 
     assert (answer.status, answer.json["message"]) == (
         502,
-        "GitHub gave no usable answer. No complete answer came in time.",
+        "GitHub gave no usable response. No complete answer came in time.",
     )
     assert taken < 5
 
@@ -802,7 +802,7 @@ def test_a_host_that_is_down_is_a_bad_gateway():
 
     assert (answer.status, answer.json["message"]) == (
         502,
-        "GitHub gave no usable answer. The host refused the connection.",
+        "GitHub gave no usable response. The host refused the connection.",
     )
 
 
