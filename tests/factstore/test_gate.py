@@ -377,7 +377,7 @@ def test_every_evaluation_is_kept_audited_and_told(lite, factstore, ask, demand,
         kept = GateResult.get()
     reason = (
         "Deployment policy 'careful' asks for a passed 'junit' attestation, "
-        "but nobody has reported this artifact."
+        "but this artifact was not reported."
     )
     assert (result["decision"], result["blockReasons"]) == ("BLOCKED", [reason])
     assert (kept.id, kept.requested_by) == (result["id"], "ann")
@@ -864,7 +864,7 @@ def test_a_policy_of_no_environment_holds_beside_those_of_one(factstore, ask, de
 
     reasons = [
         "Deployment policy 'everywhere' asks for a passed 'junit' attestation, "
-        "but nobody has reported this artifact."
+        "but this artifact was not reported."
     ]
     assert (before["decision"], before["blockReasons"]) == ("BLOCKED", reasons)
     assert (after["decision"], after["blockReasons"]) == ("BLOCKED", reasons)

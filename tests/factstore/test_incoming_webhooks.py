@@ -725,7 +725,7 @@ def test_copies_of_a_signed_body_leave_one_delivery_whatever_the_source(
     ]
 
     assert [copy.status for copy in copies] == [200] * 5
-    assert all("was taken before" in copy.json["message"] for copy in copies)
+    assert all("was received before" in copy.json["message"] for copy in copies)
     assert tables(lite) == before
     assert len(deliveries(factstore, config)) == 1
 

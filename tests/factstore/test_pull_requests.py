@@ -645,17 +645,17 @@ USELESS = {
     "202": (202, "Answered with status 202."),
     "403 and a time to wait": (too_often, "Answered with status 403."),
     "a redirect": (elsewhere, "Answered with status 301; redirects are not followed."),
-    "not JSON": (b"<html>Words of the host</html>", "cannot be understood"),
-    "not UTF-8": (b'["\xff"]', "cannot be understood"),
-    "nothing": (b"", "cannot be understood"),
-    "null": (b"null", "cannot be understood"),
-    "a string": (b'"Words of the host"', "cannot be understood"),
-    "too many digits": (b"[" + b"9" * 5000 + b"]", "cannot be understood"),
-    "too deep": (b"[" * 100_000, "cannot be understood"),
+    "not JSON": (b"<html>Words of the host</html>", "cannot be parsed"),
+    "not UTF-8": (b'["\xff"]', "cannot be parsed"),
+    "nothing": (b"", "cannot be parsed"),
+    "null": (b"null", "cannot be parsed"),
+    "a string": (b'"Words of the host"', "cannot be parsed"),
+    "too many digits": (b"[" + b"9" * 5000 + b"]", "cannot be parsed"),
+    "too deep": (b"[" * 100_000, "cannot be parsed"),
     "a huge body": (huge, "too long"),
-    "the promise of a huge body": (huge_promise, "cannot be understood"),
+    "the promise of a huge body": (huge_promise, "cannot be parsed"),
     "an endless body": (endless, "too long"),
-    "a body that breaks off": (cut_off, "cannot be understood"),
+    "a body that breaks off": (cut_off, "cannot be parsed"),
 }
 
 
@@ -710,7 +710,7 @@ def test_json_of_another_shape_is_a_bad_gateway(
     answer = factstore.post(pull_request, asked(provider))
 
     assert (answer.status, attestations(lite)) == (502, [])
-    assert "cannot be understood" in answer.json["message"]
+    assert "cannot be parsed" in answer.json["message"]
 
 
 def test_odd_people_and_dates_are_left_out(factstore, host, pull_request):

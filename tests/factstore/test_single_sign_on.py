@@ -1063,12 +1063,12 @@ def test_a_key_that_is_too_short_verifies_nothing(lite, config, provider):
     [
         ("/token", (400, {"error": "invalid_grant"}), 400, "refused the authorization code"),
         ("/token", (401, {"error": "invalid_client"}), 400, "refused the authorization code"),
-        ("/token", (500, {}), 502, "gave no usable answer"),
-        ("/token", (307, {}, ("Location", "/elsewhere")), 502, "gave no usable answer"),
-        ("/token", (200, b"id_token=x"), 502, "gave no usable answer"),
+        ("/token", (500, {}), 502, "gave no usable response"),
+        ("/token", (307, {}, ("Location", "/elsewhere")), 502, "gave no usable response"),
+        ("/token", (200, b"id_token=x"), 502, "gave no usable response"),
         ("/token", (200, {"access_token": "x"}), 400, "answered without an ID token"),
-        ("/keys", (500, {}), 502, "gave no usable answer"),
-        ("/keys", (200, b"nothing"), 502, "gave no usable answer"),
+        ("/keys", (500, {}), 502, "gave no usable response"),
+        ("/keys", (200, b"nothing"), 502, "gave no usable response"),
     ],
 )
 def test_what_goes_wrong_at_the_provider_is_told(

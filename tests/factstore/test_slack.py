@@ -390,7 +390,7 @@ def test_an_unknown_command_is_echoed_with_what_slack_would_act_on_escaped(lite,
     response = say(lite, "deploy <!channel> & more")
 
     assert response == "There is no command `deploy &lt;!channel&gt; &amp; more`; " + (
-        "`help` tells which there are."
+        "`help` lists them."
     )
 
 
