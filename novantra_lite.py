@@ -31,7 +31,7 @@ Contents
         Notification channels, Notifying, Notification rules, Trail records, Trail status, Trails,
         Artifacts, Provenance signatures, Provenance, Attestations, Evidence files, Scan reports,
         SARIF, Scanners, JUnit reports, Evidence processors, Stated results, Evidence collection,
-        Pull request look-ups, Pull requests, Approvals, Assertions, Environments,
+        Pull requests, Approvals, Assertions, Environments,
         Snapshot records, Environment snapshots, Environment drift,
         Logical environments, Policies, Deployment policies, Rego, Rego modules, Rego evaluation,
         Rego engine, Policy archives, Policy bundles, Policy decisions, Policy bundles at the gate,
@@ -12217,8 +12217,18 @@ class Records:
         self.schema_name = schema_name
 
     def describe(self) -> dict:
-        """This array's JSON schema."""
+        """Return this array's JSON schema."""
         return FACTSTORE.array_schema(self.schema_name)
+
+    @classmethod
+    def computed(cls, schema_name: str, table: str, owner: str) -> Computed:
+        """Return a member with the records whose column `owner` is this record's id."""
+        return Computed(
+            cls(schema_name),
+            f"""'[' || ifnull((SELECT group_concat("json") FROM (SELECT "json"
+                FROM "{table}" WHERE "{owner}" = t1."id"
+                ORDER BY "rowid")), '') || ']'""",
+        )
 
 
 class Approval(Model):
@@ -12250,11 +12260,8 @@ class Approval(Model):
     )
     derived: ClassVar[dict] = {
         "status": Computed(status, f"json_quote({standing})"),
-        "decisions": Computed(
-            Records("ApprovalDecisionResponse"),
-            """'[' || ifnull((SELECT group_concat("json") FROM (SELECT "json"
-                FROM "approval_decision" WHERE "approval_id" = t1."id"
-                ORDER BY "rowid")), '') || ']'""",
+        "decisions": Records.computed(
+            "ApprovalDecisionResponse", "approval_decision", "approval_id"
         ),
     }
 
@@ -12898,8 +12905,10 @@ class _BuildClaims(NamedTuple):
         if document.text("_type") not in _STATEMENTS:
             raise ValueError("The envelope does not contain an in-toto statement.")
         algorithm, _, value = digest.rpartition(":")
-        digests = [subject.get("digest") for subject in document.items("subject")]
-        values = [entry.text(algorithm.lower() or "sha256").lower() for entry in digests]
+        values = []
+        for subject in document.items("subject", required=True):
+            subject.get("digest").members(required=True)
+            values.append(subject.text(f"digest.{algorithm.lower() or 'sha256'}").lower())
         if not value or value.lower() not in values:
             raise ValueError(f"The signed statement is not about the digest '{digest}'.")
         if document.text("predicateType") not in _PREDICATES:
@@ -12941,13 +12950,10 @@ def _source_of(source: JsonNode, dependencies: list[JsonNode]) -> tuple[str | No
         uri, commit = source.text("uri"), _commit_in(source)
     else:
         uri, commit = source.value if isinstance(source.value, str) else "", None
+    located = [(_comparable(name, item.text("uri")), _commit_in(item)) for item in dependencies]
     if commit or not uri:
         return uri or None, commit
-    commits = {
-        _commit_in(dependency)
-        for dependency in dependencies
-        if _comparable(name, dependency.text("uri")) == _comparable(name, uri)
-    } - {None}
+    commits = {commit for address, commit in located if address == _comparable(name, uri)} - {None}
     return uri, commits.pop() if len(commits) == 1 else None
 
 
@@ -13329,7 +13335,7 @@ def record_attestation(
     return attestation
 
 
-TRAIL_ATTESTATIONS = Listing(Attestation, "trail")
+_TRAIL_ATTESTATIONS = Listing(Attestation, "trail")
 
 #: The members of an attestation in the body of every path.
 _ATTESTED = (
@@ -13362,7 +13368,7 @@ class Attestations(
         """List the attestations of a trail, in pages if the query or a setting selects them."""
         Trail.find(trail)
         paged = context.settings.factstore_pages
-        return FACTSTORE.array(context, TRAIL_ATTESTATIONS, {"trail": trail}, paged)
+        return FACTSTORE.array(context, _TRAIL_ATTESTATIONS, {"trail": trail}, paged)
 
     @route(
         "POST /api/v1/trails/{trailId}/attestations",
@@ -15359,11 +15365,11 @@ class EvidenceCollection(Factstore, tag="Evidence"):
         return b'{"gaps":[%b],"totalTrailsWithGaps":%d}' % gaps
 
 
-# --- Pull request look-ups ----------------------------------------------------
+# --- Pull requests ------------------------------------------------------------
 # Each provider has its own API of pull requests; their summary is the same for all.
 
 
-class SourceHost:
+class _SourceHost:
     """The REST API of a provider, for one repository and with an organisation's token."""
 
     title: ClassVar[str] = ""
@@ -15460,7 +15466,7 @@ def segment(name: str) -> str:
     return urllib.parse.quote(name, safe="")
 
 
-class _GitHub(SourceHost):
+class _GitHub(_SourceHost):
     """GitHub, REST API 2022-11-28; reviewers are those requested and those who have reviewed."""
 
     title, base, repository_path = "GitHub", "https://api.github.com", "/repos/{}/{}"
@@ -15483,7 +15489,7 @@ class _GitHub(SourceHost):
         return summary | {"reviewers": others}
 
 
-class _GitLab(SourceHost):
+class _GitLab(_SourceHost):
     """GitLab, REST API 4; a project may be in nested groups."""
 
     title, base, names = "GitLab", "https://gitlab.com", (2, 20)
@@ -15498,7 +15504,7 @@ class _GitLab(SourceHost):
         return {"Accept": "application/json", "PRIVATE-TOKEN": self.token}
 
 
-class _Bitbucket(SourceHost):
+class _Bitbucket(_SourceHost):
     """Bitbucket Cloud, REST API 2.0."""
 
     title, base, has_short_lists = "Bitbucket", "https://api.bitbucket.org", True
@@ -15513,7 +15519,7 @@ class _Bitbucket(SourceHost):
         return summary | {"mergedAt": merged_at if pull.text("state") == "MERGED" else None}
 
 
-class _AzureDevOps(SourceHost):
+class _AzureDevOps(_SourceHost):
     """Azure DevOps Services, REST API 7.1, which finds a commit by a query."""
 
     title, base, names, has_short_lists = "Azure DevOps", "https://dev.azure.com", (3, 3), True
@@ -15549,12 +15555,10 @@ class _AzureDevOps(SourceHost):
         return summary | {"mergedAt": summary["mergedAt"] if is_completed else None, "url": url}
 
 
-SOURCE_HOSTS: Mapping[str, type[SourceHost]] = MappingProxyType(
+_SOURCE_HOSTS: Mapping[str, type[_SourceHost]] = MappingProxyType(
     dict(zip(PROVIDERS.split(), (_GitHub, _GitLab, _Bitbucket, _AzureDevOps), strict=True))
 )
 
-
-# --- Pull requests ------------------------------------------------------------
 
 _PULL_REQUEST = MappingProxyType(
     {
@@ -15595,7 +15599,7 @@ class PullRequests(
         integration = ScmIntegration.of(slug, provider)
         if integration is None:
             raise NotFound(f"Organisation '{slug}' has no token for {provider}.")
-        host_class = SOURCE_HOSTS[provider]
+        host_class = _SOURCE_HOSTS[provider]
         repository, commit = _read_repository(body, host_class), _read_commit(body)
         base = source_bases(context.settings).get(provider, "")
         transport = source_transport(context.settings, provider)
@@ -15641,7 +15645,7 @@ class PullRequestsV2(
         return super().attest_pull_request(context, trail_id)
 
 
-def _read_repository(body: Mapping[str, Any], host_class: type[SourceHost]) -> list[str]:
+def _read_repository(body: Mapping[str, Any], host_class: type[_SourceHost]) -> list[str]:
     """Return the names in the repository's path, from either way of writing it."""
     owner, name = body.get("repository_owner"), body.get("repository_name")
     text = body.get("repository") or (f"{owner}/{name}" if owner and name else "")
@@ -19668,29 +19672,27 @@ class IdentityProvider:
         headers["Content-Type"] = FORM_MEDIA
         return transport.post(url, urllib.parse.urlencode(form).encode(), headers)
 
-    def read(self, answer: HttpResponse) -> dict:
-        """The JSON object of an answer, or BadGateway."""
-        document = answer.document.value if answer.status == 200 else None
-        if not isinstance(document, dict):
+    def read(self, answer: HttpResponse) -> JsonNode:
+        """Return the JSON object of a response, or raise BadGateway."""
+        if answer.status != 200 or not isinstance(answer.document.value, dict):
             log.warning(
                 "The identity provider %s gave no usable response. %s", self.issuer, answer.note
             )
             raise BadGateway("The identity provider gave no usable response; try again.")
-        return document
+        return answer.document
 
     @cached_property
-    def document(self) -> dict:
+    def document(self) -> JsonNode:
         """Return the discovery document, which must name the same issuer."""
         document = self.read(self.fetch(f"{self.issuer}/.well-known/openid-configuration"))
-        issuer = document.get("issuer")
-        if not isinstance(issuer, str) or issuer.rstrip("/") != self.issuer:
+        if document.text("issuer").rstrip("/") != self.issuer:
             raise Invalid("The discovery document of the identity provider is of another issuer.")
         return document
 
     def endpoint(self, name: str) -> str:
         """A URL of the discovery document, or Invalid."""
-        url = self.document.get(name)
-        if not isinstance(url, str):
+        url = self.document.text(name)
+        if not url:
             raise Invalid(f"The discovery document of the identity provider has no {name}.")
         try:
             split_target(url, https_only=not self.is_private(url))
@@ -19702,7 +19704,7 @@ class IdentityProvider:
         """Exchange an authorization code for an ID token; raises Invalid if the provider rejects
         it."""
         form = {"grant_type": "authorization_code", "client_id": client_id, **grant}
-        methods, headers = self.document.get("token_endpoint_auth_methods_supported"), {}
+        methods, headers = self.document.get("token_endpoint_auth_methods_supported").value, {}
         if client_secret and isinstance(methods, list) and "client_secret_post" not in methods:
             # RFC 6749, section 2.3.1: both are form encoded first.
             pair = ":".join(map(urllib.parse.quote_plus, (client_id, client_secret)))
@@ -19713,8 +19715,8 @@ class IdentityProvider:
         if 400 <= answer.status < 500:
             log.warning("The identity provider %s refused a code. %s", self.issuer, answer.note)
             raise Invalid("The identity provider refused the authorization code or the client.")
-        token = self.read(answer).get("id_token")
-        if not isinstance(token, str):
+        token = self.read(answer).text("id_token")
+        if not token:
             raise Invalid("The identity provider answered without an ID token.")
         return token
 
@@ -19725,17 +19727,17 @@ class IdentityProvider:
         `at` is the current time (OpenID Connect Core 1.0, section 3.1.3.7).
         """
         jwt = load_pyjwt()
-        keys = self.read(self.fetch(self.endpoint("jwks_uri"))).get("keys")
+        keys = self.read(self.fetch(self.endpoint("jwks_uri"))).items("keys")
         try:
             header = jwt.get_unverified_header(token)
-            key = find_key(header, keys if isinstance(keys, list) else [])
+            key = find_key(header, [key.value for key in keys])
             # The key was chosen to fit, so that the token cannot talk it into another algorithm.
             claims = jwt.decode(
                 token,
                 key,
                 algorithms=[header["alg"]],
                 audience=client_id,
-                issuer=self.document["issuer"],
+                issuer=self.document.text("issuer"),
                 options=dict(CLAIMS_TO_CHECK),
             )
         except (jwt.PyJWTError, ValueError, TypeError) as error:
@@ -19997,16 +19999,13 @@ secret again.
             document, message = provider.document, "The discovery document of the issuer was read."
         except (Invalid, BadGateway) as problem:
             log.info("The identity provider %s failed its test. %s", provider.issuer, problem)
-            document, message = {}, "The discovery document of the issuer could not be read."
-        endpoints = [
-            document.get(f"{endpoint}_endpoint") for endpoint in ("authorization", "token")
-        ]
-        authorization, token = (url if isinstance(url, str) else None for url in endpoints)
+            document = JsonNode.parse(b"")
+            message = "The discovery document of the issuer could not be read."
         return {
-            "success": bool(document),
+            "success": bool(document.members()),
             "message": message,
-            "authorizationEndpoint": authorization,
-            "tokenEndpoint": token,
+            "authorizationEndpoint": document.text("authorization_endpoint") or None,
+            "tokenEndpoint": document.text("token_endpoint") or None,
         }
 
     @route(
@@ -20898,12 +20897,7 @@ class RegulatoryFramework(Model):
 
     fact, since, schema_name = "regulatory_framework", 3, "FrameworkResponse"
     derived: ClassVar[dict] = {
-        "controls": Computed(
-            Records("ControlResponse"),
-            """'[' || ifnull((SELECT group_concat("json") FROM (SELECT "json"
-                FROM "regulatory_control" WHERE "framework_id" = t1."id"
-                ORDER BY "rowid")), '') || ']'""",
-        )
+        "controls": Records.computed("ControlResponse", "regulatory_control", "framework_id")
     }
     seeds: ClassVar[list] = [
         {
@@ -21009,7 +21003,7 @@ class RegulatoryControls(
     write_access="govern",
     tag="Frameworks",
 ):
-    """The rules of frameworks."""
+    """The controls of frameworks."""
 
     @route(
         "POST /api/v1/frameworks/{frameworkId}/controls",
@@ -21082,12 +21076,6 @@ class ComplianceAssessment(Model):
     assessed_at = Timestamp(6, default=now_exactly)
 
 
-def _passed_types(trail_id: str) -> set[str]:
-    """Return the types whose latest result on a trail is PASSED."""
-    passed = session().database.connection().execute(passed_types_sql("?1"), (trail_id,))
-    return {type for (type,) in passed}
-
-
 def _assess_control(control: RegulatoryControl, passed: set[str]) -> dict:
     """Return which required evidence of a control is among these types."""
     required = control.required_evidence_types
@@ -21130,17 +21118,17 @@ def _assess_trail(framework_id: str, trail_id: str, slug: str | None) -> Complia
     """Assess a trail against a framework, and store the result."""
     framework, trail = RegulatoryFramework.find(framework_id), Trail.find(trail_id)
     check_organisation(slug)
+    rows = session().database.connection().execute(passed_types_sql("?1"), (trail.id,))
+    passed = {type for (type,) in rows}
     controls = RegulatoryControl.select().where(RegulatoryControl.framework == framework.id)
-    passed, mandatory = _passed_types(trail.id), _mandatory_controls(framework.id)
-    results = [
-        _assess_control(control, passed)
-        for control in controls.order_by(peewee.SQL('"t1"."rowid"'))
-    ]
-    counted = {result["status"] for result in results if result["controlId"] in mandatory}
+    controls = controls.order_by(peewee.SQL('"t1"."rowid"'))
+    results = [_assess_control(control, passed) for control in controls]
+    mandatory = _mandatory_controls(framework.id)
+    statuses = {result["status"] for result in results if result["controlId"] in mandatory}
     return ComplianceAssessment.create(
         framework=framework.id,
         trail_id=trail.id,
-        overall_status=_overall_status(counted),
+        overall_status=_overall_status(statuses),
         control_results=results,
         org_slug=slug,
     )
@@ -21180,12 +21168,6 @@ _CUSTODY_ARTIFACT = f"""SELECT c."id", c."trail_id", d."state" FROM (
         FROM ({deciding_sql("?1")}) AS e) AS d
     JOIN "artifact" AS c ON c."rowid" = d."report"
     ORDER BY d."state" <> 'NON_COMPLIANT', d."state" <> 'COMPLIANT', d."report" LIMIT 1"""
-#: In the order of the attestations that they belong to.
-_CUSTODY_EVIDENCE = f"""SELECT CAST(group_concat(text) AS BLOB) FROM (
-    SELECT {EvidenceFile.statements().text.sql} AS text FROM "evidence_file" AS t1
-    WHERE "attestation_id" IN (SELECT "id" FROM "attestation" WHERE "trail_id" = ?)
-    ORDER BY (SELECT a."rowid" FROM "attestation" AS a WHERE a."id" = t1."attestation_id"),
-        t1."rowid")"""
 _CUSTODY = {
     "sha256Digest": {"type": "string"},
     "artifact": FACTSTORE.one_schema("ArtifactResponse"),
@@ -21197,9 +21179,52 @@ _CUSTODY = {
 }
 
 
-def join_members(members: Mapping[str, bytes]) -> bytes:
-    """A JSON object out of its members, each of which is JSON text already."""
-    return b"{%b}" % b",".join(b'"%b":%b' % (name.encode(), text) for name, text in members.items())
+#: The members of a trail's export: the model, and the SQL condition and order, with the trail `?1`.
+TRAIL_EXPORT = {
+    "trail": (Trail, '"id" = ?1', "1"),
+    "flow": (Flow, '"id" = (SELECT "flow_id" FROM "trail" WHERE "id" = ?1)', "1"),
+    "artifacts": (Artifact, '"trail_id" = ?1', 't1."rowid"'),
+    "attestations": (Attestation, '"trail_id" = ?1', 't1."rowid"'),
+    "evidenceFiles": (
+        EvidenceFile,
+        '"attestation_id" IN (SELECT "id" FROM "attestation" WHERE "trail_id" = ?1)',
+        't1."rowid"',
+    ),
+}
+#: In the order of the attestations that the files belong to.
+_CUSTODY_EXPORT = {
+    "artifact": (Artifact, '"id" = ?2', "1"),
+    **TRAIL_EXPORT,
+    "evidenceFiles": (
+        *TRAIL_EXPORT["evidenceFiles"][:2],
+        '(SELECT "rowid" FROM "attestation" WHERE "id" = t1."attestation_id"), t1."rowid"',
+    ),
+}
+del _CUSTODY_EXPORT["artifacts"]
+
+
+def export_records(export: Mapping[str, tuple], *values: str) -> dict[str, bytes]:
+    """Return the JSON texts of the members of an export, all read by one statement."""
+    columns = (
+        f"""(SELECT CAST(group_concat(text) AS BLOB) FROM (
+            SELECT {model.statements().text.sql} AS text FROM "{model._meta.table_name}" AS t1
+            WHERE t1.{condition} ORDER BY {order}))"""
+        for model, condition, order in export.values()
+    )
+    texts = fetch_joined(f"SELECT {', '.join(columns)}", values)
+    return {
+        name: b"[%b]" % (text or b"") if name.endswith("s") else text
+        for name, text in zip(export, texts, strict=True)
+    }
+
+
+def join_members(members: Mapping[str, Any]) -> bytes:
+    """Return a JSON object with these members; bytes are JSON text already."""
+    texts = (
+        b'"%b":%b' % (name.encode(), value if type(value) is bytes else to_json(value).encode())
+        for name, value in members.items()
+    )
+    return b"{%b}" % b",".join(texts)
 
 
 class ChainOfCustody(Factstore, tag="Compliance"):
@@ -21211,25 +21236,18 @@ class ChainOfCustody(Factstore, tag="Compliance"):
     )
     def get_chain_of_custody(self, context, digest):
         """Get the artifact with a digest, its trail and flow, attestations and evidence."""
-        workspace, digest = context.workspace, parse_digest(digest)
-        row = workspace.fetch_row(_CUSTODY_ARTIFACT, (digest,))
+        digest = parse_digest(digest)
+        row = context.workspace.fetch_row(_CUSTODY_ARTIFACT, (digest,))
         if row is None:
             raise NotFound(f"There is no artifact with the digest '{digest}'.")
-        artifact, state = Artifact.find(row[0]), row[2]
-        trail = Trail.find(artifact.trail_id)
-        flow = Flow.find(trail.flow_id)
-        attestations = b"".join(TRAIL_ATTESTATIONS.pieces({"trail": trail.id}))
-        files = fetch_joined(_CUSTODY_EVIDENCE, (trail.id,))[0] or b""
-        members = {
-            "sha256Digest": to_json(artifact.sha256_digest).encode(),
-            "artifact": workspace.json_of(Artifact, artifact.id),
-            "trail": workspace.json_of(Trail, trail.id),
-            "flow": workspace.json_of(Flow, flow.id),
-            "attestations": b"[%b]" % attestations,
-            "evidenceFiles": b"[%b]" % files,
-            "complianceStatus": b'"NON_COMPLIANT"' if state == "NON_COMPLIANT" else b'"COMPLIANT"',
-        }
-        return join_members(members)
+        artifact, trail, state = row
+        return join_members(
+            {
+                "sha256Digest": Artifact.find(artifact).sha256_digest,
+                **export_records(_CUSTODY_EXPORT, trail, artifact),
+                "complianceStatus": "COMPLIANT" if state != "NON_COMPLIANT" else state,
+            }
+        )
 
 
 # --- HTML pages ---------------------------------------------------------------
@@ -22297,32 +22315,6 @@ def _report_sql(one_flow: bool) -> str:
             FROM (SELECT json_object({numbers}) AS text {failing} ORDER BY t1."rowid"))"""
 
 
-#: The members of a trail's export: the models of their records, and the conditions for the trail
-#: `?1`.
-_EXPORTED = {
-    "trail": (Trail, '"id" = ?1'),
-    "flow": (Flow, '"id" = (SELECT "flow_id" FROM "trail" WHERE "id" = ?1)'),
-    "artifacts": (Artifact, '"trail_id" = ?1'),
-    "attestations": (Attestation, '"trail_id" = ?1'),
-    "evidenceFiles": (
-        EvidenceFile,
-        '"attestation_id" IN (SELECT "id" FROM "attestation" WHERE "trail_id" = ?1)',
-    ),
-}
-
-
-@functools.cache
-def _export_sql() -> str:
-    """SQL for the JSON text of the records of an export's members, all of one snapshot."""
-    columns = (
-        f"""(SELECT CAST(group_concat(text) AS BLOB) FROM (
-            SELECT {model.statements().text.sql} AS text FROM "{model._meta.table_name}" AS t1
-            WHERE t1.{condition} ORDER BY t1."rowid"))"""
-        for model, condition in _EXPORTED.values()
-    )
-    return f"SELECT {', '.join(columns)}"
-
-
 class Reports(Factstore, tag="Reports"):
     """The status of trails, and all records of one."""
 
@@ -22376,15 +22368,10 @@ that do not comply. The audit trail holds everything that was recorded for one t
     )
     def export_audit_trail(self, context, key):
         """Get all records of a trail in one document."""
-        trail, flow, *lists = fetch_joined(_export_sql(), (key,))
-        if trail is None:
+        records = export_records(TRAIL_EXPORT, key)
+        if records["trail"] is None:
             raise NotFound(f"There is no trail with the id {key}.")
-        arrays = [b"[%b]" % (text or b"") for text in lists]
-        members = dict(zip(_EXPORTED, (trail, flow, *arrays), strict=True))
-        named = {"trailId": key, "exportedAt": now_exactly()}
-        return join_members(
-            {name: to_json(text).encode() for name, text in named.items()} | members
-        )
+        return join_members({"trailId": key, "exportedAt": now_exactly(), **records})
 
 
 def _percentage(part: int, total: int) -> float:

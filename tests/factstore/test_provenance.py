@@ -505,6 +505,9 @@ BAD = {
     "an algorithm that is none": envelope(P256, about("ab" * 32)),
     "a digest that is a number": envelope(P256, about({"sha256": 7})),
     "no subject": envelope(P256, {"_type": STATEMENT["_type"]}),
+    "a subject without digests beside another": envelope(
+        P256, STATEMENT | {"subject": [{"name": "other"}, *STATEMENT["subject"]]}
+    ),
     "a subject that is a number": envelope(P256, STATEMENT | {"subject": 7}),
     "a subject that is an object": envelope(P256, STATEMENT | {"subject": {"digest": {}}}),
     "another kind of statement": envelope(P256, STATEMENT | {"_type": "https://example.com"}),

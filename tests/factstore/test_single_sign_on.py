@@ -983,7 +983,7 @@ MALFORMED = "The ID token was refused: it, or the key for it, is not well formed
         (lambda claims: sign(claims, kid="rsa"), UNKNOWN),
         (lambda claims: sign(claims, RSA_KEY, "RS256", "ec"), UNKNOWN),
         (lambda claims: "a.b", MALFORMED),
-        (lambda claims: "", MALFORMED),
+        (lambda claims: "", "The identity provider answered without an ID token."),
         (lambda claims: "a.b.c", MALFORMED),
         (lambda claims: "é.é.é", MALFORMED),
         (lambda claims: sign(b"[]"), MALFORMED),
