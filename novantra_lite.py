@@ -190,7 +190,7 @@ class Forbidden(Problem):
 class NotFound(Problem):
     """The resource does not exist in this workspace."""
 
-    status, code, sentence = 404, "not_found", "There is nothing here."
+    status, code, sentence = 404, "not_found", "Not found: no resource answers at this path."
 
 
 class MethodNotAllowed(Problem):
@@ -203,7 +203,7 @@ class MethodNotAllowed(Problem):
 class Conflict(Problem):
     """The request conflicts with the current state."""
 
-    status, code, sentence = 409, "conflict", "This clashes with what is already there."
+    status, code, sentence = 409, "conflict", "This conflicts with the current state."
 
 
 class Gone(Problem):
@@ -255,7 +255,7 @@ class Damaged(Problem):
     """Stored data differs from what was recorded."""
 
     title = "Integrity Error"
-    sentence = "What is stored does not match the hash that was recorded of it."
+    sentence = "Stored data does not match its recorded hash."
 
 
 PROBLEMS = MappingProxyType(
@@ -2333,7 +2333,7 @@ def wrapping_key(setting: str, beside: Path | None, source: Generator) -> bytes:
             if len(key) == 32:
                 return key
         raise Unavailable(
-            f"{beside.name} does not hold a key: put back the one that did."
+            f"{beside.name} does not contain a key: restore the file that does."
         ) from None
     key = source.random.randbytes(32)
     with os.fdopen(descriptor, "wb") as stream:
@@ -2712,7 +2712,7 @@ _FILE_PROBLEMS = {
     sqlite3.SQLITE_NOTADB: (Conflict, "{} is not a file of novantra-lite; name another one."),
     sqlite3.SQLITE_CORRUPT: (Damaged, "{} is damaged: restore a backup of it."),
     sqlite3.SQLITE_IOERR: (
-        Unavailable, "The disk failed while {} was read: check the disk, and keep a copy.",
+        Unavailable, "The disk failed while {} was read: check the disk, and make a copy.",
     ),
     sqlite3.SQLITE_NOMEM: (Unavailable, "There is not enough memory to work on {}."),
 }  # fmt: skip
@@ -6718,7 +6718,7 @@ class Checkpoints:
         The reason and the new name of the old file are audited.
         """
         if self.path is None or not self.path.exists():
-            raise Conflict("There is no file of checkpoints that could be replaced.")
+            raise Conflict("There is no file of checkpoints to replace.")
         stamp = re.sub(r"[-:]|\.\d+", "", self.workspace.source.now())
         kept = self.path.with_name(f"{self.path.name}.{stamp}")
         if kept.exists():
@@ -8194,7 +8194,7 @@ def _unrepeated(pairs: Sequence[tuple[str, Any]]) -> dict:
     """Collect pairs of members or parameters; reject repeated names (RFC 6749, section 3.2)."""
     values = dict(pairs)
     if len(values) != len(pairs):
-        raise InvalidRequest("A parameter of the request comes more than once.")
+        raise InvalidRequest("A parameter of the request is repeated.")
     return values
 
 
@@ -8208,7 +8208,7 @@ class Authentication(Novantra, tag="Authentication"):
         """
         in_query = sorted(set(context.request.params) & set(_TokenRequest().members))
         if in_query:
-            raise InvalidRequest(f"Send {in_query[0]} in the body: a URL is kept in logs.")
+            raise InvalidRequest(f"Send {in_query[0]} in the body: URLs are logged.")
         scheme, _, text = (context.request.auth or "").partition(" ")
         if scheme.lower() != "basic" or not isinstance(data, dict):
             return data
@@ -8686,7 +8686,7 @@ class AttachmentContent(Model):
         """Return the metadata and the bytes of an attachment, verified with its digest."""
         content = cls.find_or_none(key)
         if content is None:
-            raise NotFound(f"There is no attachment {key} whose content is kept here.")
+            raise NotFound(f"There is no attachment {key} with content in this workspace.")
         (attachment,) = (item for item in content.evidence_claim.attachments if item["id"] == key)
         data = content.opened()
         if hashlib.sha256(data).hexdigest() != attachment["sha256"]:
@@ -8712,7 +8712,7 @@ def check_attachments() -> Iterator[str]:
         except Unavailable:
             digest = "closed"
         if digests.get(content.id) != digest:
-            yield f"The content of attachment {content.id} is not what its claim says."
+            yield f"The content of attachment {content.id} does not match its claim."
     kept = audited_subjects(connection, _ATTACHMENT_KEPT)
     for key in sorted((kept & digests.keys()) - present):
         yield f"The content of attachment {key} is gone."
@@ -8855,7 +8855,7 @@ class EvidenceClaims(
             if digests.pop(key, None) != digest:
                 digests[key] = digest
         if digests:
-            raise Conflict("The attachments of a claim are made with it, and never change.")
+            raise Conflict("The attachments of a claim are created with it, and never change.")
         return values
 
     def export(self, row):
@@ -10434,9 +10434,9 @@ class DemandingRequest(Schema):
         ]
         demands = [member for member in unknown if _DEMAND.match(member.lstrip("_"))]
         if demands:
-            message = f"Unknown; known are {', '.join([*self.members, *self.aliases])}"
+            message = f"Unknown; expected one of {', '.join([*self.members, *self.aliases])}"
             raise Unprocessable(
-                f"Nothing that is asked for is left out: {demands[0][:60]} is not known here.",
+                f"Requirements are never ignored: {demands[0][:60]} is not known here.",
                 [field_error([member], message) for member in demands[:100]],
             )
         return values
@@ -10981,7 +10981,7 @@ def parse_yaml(text: str) -> tuple[Any, Any]:
     if bad := _UNPRINTABLE.search(text):
         before = text[: bad.start()].rpartition("\n")
         where = f"Line {text.count(chr(10), 0, bad.start()) + 1}, column {len(before[2]) + 1}"
-        raise ValueError(f"{where}: the character U+{ord(bad[0]):04X} cannot stand in YAML.")
+        raise ValueError(f"{where}: the character U+{ord(bad[0]):04X} is not allowed in YAML.")
     loader_class = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         _check_nesting(yaml.parse(text, loader_class), DEPTH)
@@ -11019,7 +11019,7 @@ def _check_nodes(loader: Any, node: Any, depth: int, budget: Iterator) -> None:
     """Reject values that do not match their tags, repeated names, and aliases that expand too
     far."""
     if depth < 0 or next(budget, None) is None:
-        raise yaml_error(node.start_mark, "this holds too many values, or is nested too deep.")
+        raise yaml_error(node.start_mark, "this has too many values, or is nested too deeply.")
     if node.id == "scalar":
         _check_scalar(loader, node)
     elif node.id == "sequence":
@@ -11031,7 +11031,7 @@ def _check_nodes(loader: Any, node: Any, depth: int, budget: Iterator) -> None:
             if key.id != "scalar":
                 raise yaml_error(key.start_mark, "a name must be text.")
             if key.value in names:
-                raise yaml_error(key.start_mark, f"{key.value[:60]!r} stands here twice.")
+                raise yaml_error(key.start_mark, f"{key.value[:60]!r} is repeated.")
             names.add(key.value)
             _check_nodes(loader, key, depth - 1, budget)
             _check_nodes(loader, value, depth - 1, budget)
@@ -12876,7 +12876,7 @@ class _BuildClaims(NamedTuple):
         except Invalid:
             raise ValueError("The signed statement is not JSON, or repeats a member.") from None
         if document.text("_type") not in _STATEMENTS:
-            raise ValueError("The envelope does not hold an in-toto statement.")
+            raise ValueError("The envelope does not contain an in-toto statement.")
         algorithm, _, value = digest.rpartition(":")
         values = []
         for subject in document.items("subject", required=True):
@@ -12969,7 +12969,7 @@ def verify_signature(
     """Verify the signature of a record of provenance (`body`) of the artifact with a digest."""
     text = (signature or "").strip()
     if not text:
-        message = "The provenance is recorded, but carries no signature."
+        message = "The provenance has no signature."
         return _SignatureVerdict("UNVERIFIED", message)
     try:
         if not text.startswith("{"):
@@ -12995,7 +12995,7 @@ def _verify_envelope(
         signatures = [_decode_base64(entry.text("sig", required=True)) for entry in entries]
         # In-toto's envelope layer: the type is in-toto's own or that of one predicate.
         if not re.fullmatch(r"application/vnd\.in-toto(\.[\w.-]+)?\+json", payload_type):
-            raise ValueError("The envelope does not hold an in-toto statement.")
+            raise ValueError("The envelope does not contain an in-toto statement.")
         claims = _BuildClaims.read(payload, digest)
     except ValueError as fault:
         return _SignatureVerdict("FAILED", str(fault))
@@ -14029,7 +14029,7 @@ def sarif_results(report: JsonNode) -> Iterator[_SarifResult]:
     if not report.text("version").startswith("2.1.0"):
         raise report.get("version").error("Expected SARIF 2.1.0.")
     if not runs:
-        raise ReportError("The SARIF file holds no run: nothing was scanned.")
+        raise ReportError("The SARIF file contains no run: nothing was scanned.")
     if report.get("inlineExternalProperties").value:
         raise report.error("Results in inlineExternalProperties are not read.")
     for run in runs:
@@ -14269,7 +14269,7 @@ def _read_snyk(report: JsonNode) -> ScanReport:
     """Count the issues of one project or of several; one on several paths counts once in each."""
     projects = report.items() if isinstance(report.value, list) else [report]
     if not projects:
-        raise report.error("The report holds no project.")
+        raise report.error("The report contains no project.")
     counts, names = Counter(), {}
     for project in projects:
         for part in (project, *project.items("applications")):
@@ -14302,7 +14302,7 @@ def _count_snyk_issues(project: JsonNode) -> Counter[str]:
     counts["unknown"] += max(_read_count(project, "uniqueCount") - len(distinct), 0)
     applications = project.items("applications")
     if not (is_ok or counts.total() or any(part.items("vulnerabilities") for part in applications)):
-        raise project.error("Snyk reports that something is wrong, but not what.")
+        raise project.error("Snyk reports a problem without details.")
     return counts
 
 
@@ -14626,12 +14626,12 @@ def _process_junit(upload: Upload) -> _Outcome:
     failed = counts["failures"] + counts["errors"]
     details = counts | ({"failedTests": report.failed} if report.failed else {})
     if not report.cases["tests"]:
-        details["error"] = "The report holds no test case."
+        details["error"] = "The report contains no test case."
     elif not failed and report.failed_suite:
         details["error"] = f"A test suite reports that it did not pass: {report.failed_suite}."
     elif not failed and report.missing() > 0:
         claimed, actual = counts["tests"], report.cases["tests"]
-        details["error"] = f"The report claims {claimed} test cases, and holds {actual}."
+        details["error"] = f"The report claims {claimed} test cases, but contains {actual}."
     passed = not failed and "error" not in details
     return _Outcome(passed, details, report.executed(), sorted(report.subjects))
 
@@ -14679,7 +14679,7 @@ def _process_jira(upload: Upload) -> _Outcome:
     except ValueError:
         text = ""
     if not text:
-        raise ReportError("The file does not hold the reference of an issue.")
+        raise ReportError("The file does not contain the reference of an issue.")
     details, references = {"issueRef": text}, [text]
     if text[0] in '{"[':
         report = load_report(upload, {"issueRef", "issues", "key", "status"})
@@ -15370,7 +15370,7 @@ class _SourceHost:
                 f"pull requests of {'/'.join(self.repository)}."
             )
         if response.status != 200:
-            raise BadGateway(f"{self.title} gave no usable answer. {response.note}")
+            raise BadGateway(f"{self.title} gave no usable response. {response.note}")
         try:
             document = read_json(response.body or b"")
         except Invalid:
@@ -15379,7 +15379,7 @@ class _SourceHost:
 
     def unusable(self, reason: str) -> BadGateway:
         """Return the error about a response of another form."""
-        return BadGateway(f"{self.title} gave an answer that cannot be understood: {reason}")
+        return BadGateway(f"{self.title} gave a response that cannot be parsed: {reason}")
 
     def list_pulls(self, commit: str) -> list[JsonNode]:
         """Return the pull requests of a commit."""
@@ -15545,7 +15545,7 @@ class PullRequests(
         Trail.find(trail_id)
         body, slug = context.body, context.body.get("org_slug")
         if not slug:
-            raise NotFound("There is no organisation to look it up for; name one in orgSlug.")
+            raise NotFound("No organisation is known for the look-up; name one in orgSlug.")
         check_organisation(slug)
         provider = body["provider"]
         integration = ScmIntegration.of(slug, provider)
@@ -15658,7 +15658,7 @@ class ApprovalDecision(Model):
         if is_unknown and not may_decide_own:
             raise Forbidden(
                 f"Who requested approval {approval.id} is not on record, since an older version or"
-                " an import brought it: factstore:admin is needed to decide it. Or request it anew."
+                " an import brought it. Request it again, or decide it with factstore:admin."
             )
         if (is_own or is_double) and not may_decide_own:
             done = "requested" if is_own else "decided under another name"
@@ -15770,7 +15770,7 @@ approval whose requester is not on record (an import, an older version) takes `f
         notify(
             "APPROVAL_REQUIRED",
             title="A release waits for approval",
-            message=f"Approval is asked for the {trail.words}.",
+            message=f"Approval is requested for the {trail.words}.",
             severity="INFO",
             entity_type="approval",
             entity_id=approval.id,
@@ -16984,14 +16984,16 @@ class StrictRequest(Schema):
             if value is None or member in self.harmless:
                 continue
             if meant not in self.members:
-                faults.append(([member], f"Unknown; known are {', '.join(self.members)}"))
+                faults.append(([member], f"Unknown; expected one of {', '.join(self.members)}"))
             elif meant != member and data.get(meant) not in (None, value):
                 faults.append(([member], f"Contradicts {meant}"))
         if faults:
             sentences = "; ".join(f"{path[0][:60]}: {message}" for path, message in faults[:5])
-            refusal = f"Nothing that a policy asks for is left out: {sentences}."
+            refusal = f"Requirements of a policy are never ignored: {sentences}."
             if "yaml" in data:
-                refusal += " Write what its YAML asks for as members, as a template, or in Rego."
+                refusal += (
+                    " Write the requirements of its YAML as members, as a template, or in Rego."
+                )
             raise Unprocessable(refusal, [field_error(*fault) for fault in faults[:100]])
         return values
 
@@ -16999,7 +17001,7 @@ class StrictRequest(Schema):
         schema = super().describe(partial)
         properties = schema["properties"]
         properties |= {alias: properties[meant] for alias, meant in self.aliases.items()}
-        ignored = {"description": "Taken and not looked at."}
+        ignored = {"description": "Accepted and ignored."}
         return schema | {
             "properties": dict.fromkeys(self.harmless, ignored) | properties,
             "additionalProperties": False,
@@ -18610,7 +18612,7 @@ def _reason_of(element: Any) -> str:
 def reasons_against(bundle: PolicyBundle, text: str, engine: RegoEngine) -> list[str]:
     """Return why a bundle denies an input, as JSON text; empty if it allows. A failure denies."""
     if len(text.encode()) > _INPUT_SIZE:
-        return [f"What the policy would be given is over the limit of {_INPUT_SIZE} bytes."]
+        return [f"The input of the policy is over the limit of {_INPUT_SIZE} bytes."]
     try:
         return list_reasons(objections_in(engine.evaluate(json.loads(bundle.modules), text)))
     except RegoFailure as failure:
@@ -18781,7 +18783,7 @@ def evaluate_bound_bundles(
         for artifact in reports[:_REPORTS_ASKED] or [None]:
             left -= 1
             if left < 0 or time.monotonic() > ends_at:
-                reasons["Too many policy bundles and trails are to be asked."] = None
+                reasons["There are too many policy bundles and trails to evaluate."] = None
                 break
             text = to_json(_gate_document(digest, artifact, environment))
             reasons |= dict.fromkeys(reasons_against(bundle, text, engine))
@@ -18976,7 +18978,7 @@ def objections(
                 why = f" Its template cannot be read: {report.fault}" if is_about_template else ""
                 yield f"{title} asks for {words}, which {report.title} lacks.{why}"
     for words in demands if not reports else ():
-        yield f"{title} asks for {words}, but nobody has reported this artifact."
+        yield f"{title} asks for {words}, but this artifact was not reported."
 
 
 # --- Gate ---------------------------------------------------------------------
@@ -19065,7 +19067,7 @@ def decide(digest: str, key: str | None, environment: Environment | None) -> dic
                 yield reason
 
     reasons = list_reasons(objections_of_all())
-    met = "Every policy is met." if policies else "No policy holds here."
+    met = "Every policy is met." if policies else "No policy applies here."
     asks_signature = any(DEMANDS["require_signature"] in demands_of(policy) for policy in policies)
     is_signed = bool(reports) and all("require_signature" in report.met for report in reports)
     return {
@@ -19143,7 +19145,7 @@ class _Newest(Integer):
     """The number of the newest records of a list."""
 
     def describe(self):
-        return super().describe() | {"description": "Only the newest so many; all unless told."}
+        return super().describe() | {"description": "The number of newest results; all by default."}
 
 
 class Gate(Factstore, model=GateResult, tag="Gate"):
@@ -19480,7 +19482,7 @@ gives.
 
     def prepare_changes(self, record, values):
         if values.keys() & {"org_slug", "user"}:
-            raise Conflict(f"The member {record._pk} keeps its organisation and its user.")
+            raise Conflict(f"The member {record._pk} cannot change its organisation or its user.")
         return values
 
     def slug(self, key: str) -> str:
@@ -19619,9 +19621,9 @@ class IdentityProvider:
         """Return the JSON object of a response, or raise BadGateway."""
         if answer.status != 200 or not isinstance(answer.document.value, dict):
             log.warning(
-                "The identity provider %s gave no usable answer. %s", self.issuer, answer.note
+                "The identity provider %s gave no usable response. %s", self.issuer, answer.note
             )
-            raise BadGateway("The identity provider gave no usable answer; try again.")
+            raise BadGateway("The identity provider gave no usable response; try again.")
         return answer.document
 
     @cached_property
@@ -20173,13 +20175,13 @@ class SsoLogins(Factstore, scope="", tag="SSO"):
         if error := context.query.get("error"):
             raise Invalid(f"The identity provider refused the sign-in: {error}.")
         if login is None:
-            raise Invalid("The state is unknown, or was used before; begin the sign-in anew.")
+            raise Invalid("The state is unknown, or was used before; sign in again.")
         with context.workspace.read():
             slug = organisation_slug(key)
         if login.slug != slug:
             raise Invalid("The state belongs to the sign-in of another organisation.")
         if login.expires_at <= context.lite.source.now(6):
-            raise Invalid("The state has expired; begin the sign-in anew.")
+            raise Invalid("The state has expired; sign in again.")
         return login
 
     def fetch_claims(self, context: RequestContext, config: SsoConfig, login: SsoLogin) -> dict:
@@ -20431,7 +20433,7 @@ def _read_token(token: str, settings: Settings) -> tuple[dict, dict]:
         raise Invalid(f"The token must be signed with one of {', '.join(TOKEN_SIGNATURES)}.")
     issuers = {**_TOKEN_ISSUERS, **issuer_keys(settings).locations}
     if not isinstance(claims.get("iss"), str) or claims["iss"] not in issuers:
-        raise Invalid(f"The token is not of an issuer known here: {' or '.join(issuers)}.")
+        raise Invalid(f"The issuer of the token is unknown: {' or '.join(issuers)}.")
     if "exp" not in claims:
         raise Invalid("The token has no exp: expected the time at which it expires.")
     for name in ("exp", "iat", "nbf"):
@@ -20440,13 +20442,13 @@ def _read_token(token: str, settings: Settings) -> tuple[dict, dict]:
             raise Invalid(f"The token's {name} is not a time in seconds since 1970.")
     now = session().source.clock()
     if claims["exp"] <= now:
-        raise Invalid("The token has expired; ask its issuer for a new one.")
+        raise Invalid("The token has expired; get a new one from its issuer.")
     for name in ("iat", "nbf"):
         if claims.get(name, 0) > now + LEEWAY:
             raise Invalid(f"The token is not valid yet; its {name} is in the future.")
     audience, audiences = settings.oidc_audience, claims.get("aud")
     if audience and audience not in (audiences if isinstance(audiences, list) else [audiences]):
-        raise Invalid(f"The token is for another audience; ask its issuer for one for {audience}.")
+        raise Invalid(f"The token is for another audience; get one from its issuer for {audience}.")
     return header, claims
 
 
@@ -20496,7 +20498,7 @@ def _token_verdict(token: _VerifiedToken, trail: Trail, audience: str) -> tuple[
     """PASSED, FAILED or PENDING for a trail and a token, and a sentence why it did not pass."""
     claims = token.claims
     if not token.is_verified:
-        return "PENDING", "The token is not verified: its issuer's keys are not at hand."
+        return "PENDING", "The token is not verified: its issuer's keys are not available."
     sha = _claim_text(claims, _TOKEN_CLAIMS["sha"])
     if sha and sha.lower() != trail.git_commit_sha.lower():
         return "FAILED", f"The token is of the commit {sha:.255}, which is not the trail's."
@@ -20643,7 +20645,7 @@ def record_scan(
     values = dict.fromkeys(SEVERITY_COLUMNS.values(), 0) | values
     if not failure and not limits and is_breached(values, DEFAULT_LIMITS):
         words = ", ".join(f"{DEFAULT_LIMITS[name]} {name}" for name in SEVERITIES[:3])
-        failure = f"Found more than passes where the flow has no thresholds: {words}."
+        failure = f"More findings than the default thresholds allow: {words}."
     verdict = "FAILED" if failure or is_breached(values, limits) else "PASSED"
     attestation = record_attestation(
         trail,
@@ -21353,7 +21355,7 @@ def regulatory_page(framework: dict, assessments: Sequence[dict], generated_at: 
     counts = _count_statuses(framework, newest)
     controls = _print_table(
         "Coverage by control",
-        {"Control": "", "What it asks for": ""}
+        {"Control": "", "Required evidence": ""}
         | {"Satisfied": "number", "Partly": "number", "Not": "number", "Share": "share"},
         map(_print_control, framework["controls"], counts),
     )
@@ -21503,7 +21505,7 @@ class EvidenceStore:
 
     def health(self) -> tuple[bool, str]:
         """Return whether documents can be stored and read, and a sentence about it."""
-        return True, "The built-in store answers: evidence is kept encrypted in the workspace."
+        return (True, "The built-in store is available: evidence is encrypted in the workspace.")
 
     def send(self, location: Place, data: dict[str, str], dry_run: bool) -> Any:
         """Send a document to Vault, if it is stored there."""
@@ -21972,7 +21974,7 @@ class _PageNumber(Integer):
     """The page number of a list that is always paged."""
 
     def describe(self):
-        return super().describe() | {"description": "Number of a page, from 0 on; 0 unless told."}
+        return super().describe() | {"description": "Number of a page, from 0 on; 0 by default."}
 
 
 class _Instant(Timestamp):
@@ -22383,7 +22385,7 @@ def compliance_gauges(workspace: Workspace) -> Iterator[tuple[str, str, float]]:
     yield "security_scans_failed", "Scans that failed.", scans["totalScans"] - passed
     yield "compliance_rate", "Percentage of all trails that comply, from 0 to 100.", rate
     pending, drifted = (workspace.fetch_row(sql)[0] for sql in (_UNDECIDED, _DRIFTED))
-    yield "approvals_pending", "Approvals that somebody still has to decide.", pending
+    yield "approvals_pending", "Approvals that are pending.", pending
     yield "drift_detected", "Environments that differ from their baseline.", drifted
 
 
@@ -22725,7 +22727,7 @@ class IncomingEvents(Factstore, scope="", tag="Webhooks"):
         repeated = {
             "accepted": True,
             "deliveryId": key,
-            "message": "This delivery was taken before; nothing was done.",
+            "message": "This delivery was received before; it is ignored.",
         }
         if WebhookDelivery.exists(webhook_config=config.id, delivery_id=key):
             return repeated
@@ -22949,7 +22951,7 @@ class SlackNotices(Factstore, tag="Slack"):
         body = context.body
         key = body["approval_id"]
         lines = [
-            f"🔔 Approval {key} is asked for.",
+            f"🔔 Approval {key} is requested.",
             f"Artifact: {body['artifact_sha']}",
             f"Environment: {body['target_environment']}",
             f"Approvers: {list_some(body['required_approvers']) or 'anybody'}",
@@ -22963,7 +22965,7 @@ class SlackNotices(Factstore, tag="Slack"):
 
 _SLACK_LISTED = 10
 _SLACK_HELP = (
-    "What you can ask for:",
+    "Commands:",
     "`search PREFIX`: artifacts whose digest starts so, such as sha256:4f2a",
     "`trail UUID`: a trail and its attestations",
     "`env NAME`: what runs in an environment, and whether it may",
@@ -22986,7 +22988,7 @@ def find_in_slack(text: str) -> list[str]:
             return _environment_text(text.split(None, 1)[1].strip())
         case "" | "help" | "search" | "trail" | "env" | "approve" | "reject":
             return list(_SLACK_HELP)
-    return [f"There is no command `{text[:200]}`; `help` tells which there are."]
+    return [f"There is no command `{text[:200]}`; `help` lists them."]
 
 
 def _artifacts_text(prefix: str) -> list[str]:
@@ -23300,10 +23302,10 @@ class AtlassianSite(Model):
         """Return why a response is not usable."""
         reasons = {
             401: f"{self.title} refused the user name or the token.",
-            403: f"{self.title} does not let this user do that.",
-            200: f"{self.title} gave an answer that cannot be understood.",
+            403: f"{self.title} does not permit this to the user.",
+            200: f"{self.title} gave a response that cannot be parsed.",
         }
-        return reasons.get(answer.status, f"{self.title} gave no usable answer. {answer.note}")
+        return reasons.get(answer.status, f"{self.title} gave no usable response. {answer.note}")
 
     def probe_path(self) -> str:
         """The path that is read to test the connection."""
@@ -23855,7 +23857,7 @@ class ChainWalk:
             return ""
         model = self.models.get(table)
         if model is None:
-            return f"Ledger entry {proof.number} is of a kind that there is not: {table}."
+            return f"Ledger entry {proof.number} is of an unknown type: {table}."
         condition = f'WHERE "{model._meta.primary_key.column_name}" = ?'
         row = self.connection.execute(f"{stored_sql(model)} {condition}", (key,)).fetchone()
         return content_fault(model, key, row, proof.event_type, proof.content_hash)
@@ -24340,7 +24342,7 @@ class _AuditPackage:
         changed."""
         digest = file.sha256_hash
         if not re.fullmatch("[0-9a-f]{64}", digest):
-            raise Damaged(f"Evidence file {file.id} has no hash that it could be held against.")
+            raise Damaged(f"Evidence file {file.id} has no hash to verify it with.")
         if file.external_url is not None:
             path = f"evidence/{digest}.ref.json"
             self.add_document(path, to_json(file.json()).encode())
@@ -24605,7 +24607,7 @@ def _json_rows(stream: IO[bytes]) -> Iterator[tuple[int, dict | RowFault]]:
     except (ValueError, RecursionError) as error:
         before = data.count(b"\n", 0, getattr(error, "start", 0))
         line = getattr(error, "lineno", before + 1)
-        raise Invalid(f"Line {line}: what starts here is not JSON in UTF-8.") from None
+        raise Invalid(f"Line {line}: expected JSON in UTF-8 here.") from None
     top = len(text) - len(text.lstrip())
     arrays = [top] if text[top] == "[" else []
     if text[top] == "{":
@@ -24675,7 +24677,7 @@ def read_rows(source: Path | IO[bytes], format: str = "") -> Iterator[tuple[int,
     try:
         opened = source.open("rb") if is_path else nullcontext(source)
     except OSError:
-        raise Invalid(f"There is no file {source}, or it may not be read.") from None
+        raise Invalid(f"There is no file {source}, or it cannot be read.") from None
     with opened as stream:
         yield from reader(stream)
 
@@ -28402,7 +28404,7 @@ class Install:
             prepare(workspace, self.settings, self.bell)
             identify_organization(workspace, {"slug": slug, "name": title_of(slug), **profile})
             if path and workspace.slug in self.workspaces:
-                raise Conflict(f"Another file holds the workspace {workspace.slug} too.")
+                raise Conflict(f"Another file also holds the workspace {workspace.slug}.")
         except BaseException as error:
             workspace.close()
             if isinstance(error, sqlite3.Error | peewee.PeeweeException):
@@ -29339,7 +29341,7 @@ class _WorkspaceMetrics:
     def gauges(self) -> Iterator[tuple[str, str, float]]:
         """Yield the numbers of pending work and of storage."""
         waiting = sum(model.select().where(model.due_at > "").count() for model in outbox_models())
-        yield "deliveries_waiting", "What has still to be sent to other servers.", waiting
+        yield "deliveries_waiting", "Messages that are still to be sent to other servers.", waiting
         yield "file_bytes", "Size of the workspace's file.", file_bytes(self.workspace)
 
     def counters(self) -> Iterator[tuple[str, str, float]]:
@@ -29570,7 +29572,7 @@ def shows_secret(chosen) -> Callable[[Any], None]:
 
     def show(result: Credentials | dict) -> None:
         if sys.stdout is None:
-            raise OSError(errno.EBADF, "standard output is closed, so nothing was made")
+            raise OSError(errno.EBADF, "standard output is closed, so nothing was created")
         data = credentials_data(result) if isinstance(result, Credentials) else result
         text = f"{details(data)}\n\nKeep the secret now: it is not shown again."
         show_output(Output(data, text), chosen.json)
@@ -29606,7 +29608,7 @@ def _listen_address(text: str) -> str:
 
 @command(
     "serve",
-    argument("register", nargs="?", metavar="FILE", help="the database file, made if not there"),
+    argument("register", nargs="?", metavar="FILE", help="the database file, created if missing"),
     argument("--demo", action="store_true", help="fill an empty workspace with demo data"),
     setting_argument("--listen", "listen", type=_listen_address, metavar="HOST:PORT"),
     setting_argument("--threads", "threads", metavar="N"),
@@ -29620,7 +29622,7 @@ def _listen_address(text: str) -> str:
         action="store_const",
         const="open",
         dest="factstore_auth",
-        help="let Factstore clients on this machine in without credentials",
+        help="accept Factstore requests from this machine without credentials",
     ),
     opens="temporary new",
     settings="listen threads factstore_auth",
@@ -29755,7 +29757,7 @@ def _welcome(data: dict, passing: bool) -> str:
     for slug, why in data.get("unserved", {}).items():
         lines.append(f"  Not served     {slug}: {why}")
     if passing:
-        lines += ["", "The workspace ends with the server; `serve FILE` keeps it."]
+        lines += ["", "The workspace is temporary; `serve FILE` stores it in a file."]
     if secret:
         lines += ["", f"  export NOVANTRA_URL={url} NOVANTRA_CLIENT_ID={id} \\"]
         lines.append(f"         NOVANTRA_CLIENT_SECRET={secret}")
@@ -29778,7 +29780,7 @@ _REASON = "for the audit log, 10 to 1000 characters"
     "import",
     _COLLECTION,
     argument("file", metavar="FILE", help="the file to read; - for standard input"),
-    argument("--format", choices=(*_FORMATS, "oscal"), help="default: what FILE's suffix says"),
+    argument("--format", choices=(*_FORMATS, "oscal"), help="default: by FILE's suffix"),
     argument("--reason", metavar="TEXT", help=_REASON),
     argument("--dry-run", action="store_true", help="check every row, store nothing"),
     argument("--all-or-nothing", action="store_true", help="store nothing if a row is refused"),
@@ -29928,7 +29930,7 @@ def _write_records(collection: Collection, stream: IO[str], format: str, safe: b
     "export",
     _COLLECTION,
     argument("file", nargs="?", default="-", metavar="FILE", help="default: standard output"),
-    argument("--format", choices=_FORMATS, help="default: what FILE's suffix says, else csv"),
+    argument("--format", choices=_FORMATS, help="default: by FILE's suffix, else csv"),
     argument("--safe", action="store_true", help="put an apostrophe before cells like formulas"),
     opens="reader",
 )
@@ -29946,7 +29948,7 @@ def export_command(lite, chosen) -> Output | None:
     suffix = Path(chosen.file).suffix[1:].lower()
     format_name = chosen.format or suffix or ("json" if chosen.json else "csv")
     if format_name not in _FORMATS:
-        chosen.parser.error(f"say the format of {chosen.file} with --format")
+        chosen.parser.error(f"name the format of {chosen.file} with --format")
     collection = lite.collection(chosen.collection)
     if chosen.file == "-":
         if chosen.json and format_name != "json":
@@ -30055,7 +30057,7 @@ def _rotate_command(lite, chosen) -> None:
 
 @command(
     "account create",
-    argument("name", metavar="NAME", help="who this is, as the audit log shows it"),
+    argument("name", metavar="NAME", help="the name in the audit log"),
     _SCOPE,
     argument("--expires", metavar="DATE", help="when it stops working, such as 2027-01-31"),
     argument("--contact", default="", metavar="MAIL", help="who answers for it"),
@@ -30074,11 +30076,11 @@ def account_create_command(lite, chosen) -> None:
 
 
 command("account list", opens="reader", help="List the service accounts.")(list_command)
-command("account rotate", _ACCOUNT, help="Give an account a new secret; the old one ends at once.")(
+command("account rotate", _ACCOUNT, help="Replace the secret of an account at once.")(
     _rotate_command
 )
 command("account disable", _ACCOUNT, help="Shut an account out, at once.")(change_command)
-command("account enable", _ACCOUNT, help="Let a disabled account in again.")(change_command)
+command("account enable", _ACCOUNT, help="Enable a disabled account.")(change_command)
 
 
 @command(
@@ -30116,7 +30118,7 @@ command("webhook list", opens="reader", help="List the endpoints that events are
 command("webhook remove", _ENDPOINT, help="Remove an endpoint; nothing is sent to it any more.")(
     change_command
 )
-command("webhook pause", _ENDPOINT, help="Hold back what is due to an endpoint.")(change_command)
+command("webhook pause", _ENDPOINT, help="Pause the deliveries to an endpoint.")(change_command)
 command("webhook resume", _ENDPOINT, help="Deliver to a paused or disabled endpoint again.")(
     change_command
 )
@@ -30222,7 +30224,7 @@ def restore_command(chosen) -> Output:
         text += (
             f"\n{beyond:,} of the checkpoints in {notes} are of entries that the backup does "
             "not have: they\nstay true, and `verify --checkpoint` names them. If this file is the "
-            "one to go on with, start a\nnew file of checkpoints; the old one is kept beside it:\n"
+            "one to go on with, start a\nnew file of checkpoints; the old one is renamed:\n"
             f'  {PROGRAM} checkpoint --restart "WHY" --database {database}'
         )
     return Output({"file": str(database), "restored": True, "checkpointsBeyond": beyond}, text)
@@ -30252,7 +30254,9 @@ def checkpoint_command(chosen) -> Output:
     if chosen.restart:
         with open_lite(chosen, writes=True) as lite:
             kept = lite.workspace.checkpoints.restart(chosen.restart)
-        return Output({"kept": str(kept)}, f"A new file is begun; the old one is kept as {kept}.")
+        return Output(
+            {"kept": str(kept)}, f"A new file was created; the old one was renamed to {kept}."
+        )
     with open_lite(chosen) as lite:
         checkpoint = lite.checkpoint()
     return Output(
@@ -30263,7 +30267,7 @@ def checkpoint_command(chosen) -> Output:
 @command(
     "verify",
     _REGISTER,
-    argument("--checkpoint", metavar="FILE", help="hold the chains against these checkpoints too"),
+    argument("--checkpoint", metavar="FILE", help="also compare the chains with these checkpoints"),
     argument("--public-key", default="", metavar="KEY", help="the key that must have signed them"),
     opens="reader itself",
 )
@@ -30311,7 +30315,7 @@ def doctor_command(lite, chosen) -> Output:
 
 @command(
     "key create",
-    argument("label", metavar="LABEL", help="what it is for, as lists show it"),
+    argument("label", metavar="LABEL", help="a description for lists"),
     argument("--scope", **SEVERAL, metavar="S", help="default: factstore:read factstore:write"),
     argument("--days", type=int, metavar="N", help="how long it works; default: until revoked"),
     opens="new",
@@ -30333,10 +30337,7 @@ command(
 )(change_command)
 
 
-@command(
-    "key rotate",
-    argument("--retire", action="store_true", help="end what the older keys signed and encrypted"),
-)
+@command("key rotate", argument("--retire", action="store_true", help="retire the older keys"))
 def key_rotate_command(lite, chosen) -> Output:
     """Add a new key, which encrypts and signs; the older ones decrypt and verify.
 
@@ -30351,7 +30352,7 @@ def key_rotate_command(lite, chosen) -> Output:
     with Progress(None) as progress:
         count = retire_keys(lite.workspace, progress.advance)
     text = "A new key encrypts and signs; tokens and sessions of the older ones have ended."
-    text += f"\nEncrypted anew: {count:,}."
+    text += f"\nEncrypted again: {count:,}."
     return Output({"rotated": True, "reencrypted": count}, text)
 
 
@@ -30364,7 +30365,7 @@ def key_rewrap_command(lite, chosen) -> Output:
     beside = rewrap_keys(lite.workspace)
     text = f"The keys are wrapped by a new key in {beside}; keep a copy of it."
     if beside is None:
-        text = "Set NOVANTRA_LITE_KEY to what NOVANTRA_LITE_NEW_KEY is now; a key file is obsolete."
+        text = "Set NOVANTRA_LITE_KEY to the value of NOVANTRA_LITE_NEW_KEY; delete the key file."
     return Output({"rewrapped": True, "keyFile": beside and str(beside)}, text)
 
 
@@ -30470,9 +30471,9 @@ def audit_export_command(lite, chosen) -> None:
 # --- Command line -------------------------------------------------------------
 
 _GROUPS = {
-    "audit": "The audit log: who did what, when and why, for machines that watch over it.",
-    "workspace": "Make and list the workspaces of an install.",
-    "account": "Service accounts: who may call, and with which scopes.",
+    "audit": "The audit log, for external monitoring.",
+    "workspace": "Create and list the workspaces of an install.",
+    "account": "Service accounts and their scopes.",
     "webhook": "Where events are sent, and how their deliveries went.",
     "key": "API keys of the Factstore surface, and the keys that encrypt at rest.",
 }

@@ -318,8 +318,8 @@ NO_KEY = "The signature was not verified: there is no public key to verify it wi
 @pytest.mark.parametrize(
     ("signature", "message"),
     [
-        (None, "The provenance is recorded, but carries no signature."),
-        (" ", "The provenance is recorded, but carries no signature."),
+        (None, "The provenance has no signature."),
+        (" ", "The provenance has no signature."),
         (detached(ED25519), NO_KEY),
     ],
 )
