@@ -147,10 +147,20 @@ class Problem(Exception):
         return "; ".join(f"{'.'.join(map(str, i['path']))}: {i['message']}" for i in self.issues)
 
 
+def field_error(path: Sequence, message: str) -> dict:
+    """Return one entry of a problem's `issues`: the path of a member, and what was expected."""
+    return {"path": list(path), "message": message}
+
+
 class Invalid(Problem):
     """The request does not match the operation's schema."""
 
     status, code, sentence = 400, "validation", "Request failed validation."
+
+    @classmethod
+    def of_member(cls, member: str, message: str) -> Invalid:
+        """Return the problem of one member."""
+        return cls(issues=[field_error([member], message)])
 
 
 class InvalidRequest(Invalid):
@@ -815,11 +825,6 @@ def is_text(value: str) -> bool:
     except UnicodeEncodeError:
         return False
     return "\0" not in value
-
-
-def field_error(path: Sequence, message: str) -> dict:
-    """Return one entry of a problem's `issues`: the path of a member, and what was expected."""
-    return {"path": list(path), "message": message}
 
 
 class Session:
@@ -4287,7 +4292,7 @@ def read_upload(stream: SizeLimitedStream, content_type: str, folder: str | None
                 if part.name != "file":
                     fields[part.name] = _read_field(part)
                 elif upload:
-                    raise Invalid(issues=[field_error(["file"], "Expected one file")])
+                    raise Invalid.of_member("file", "Expected one file")
                 else:
                     name = part.filename or ""
                     media_type = _declared_media_type(part)
@@ -4298,7 +4303,7 @@ def read_upload(stream: SizeLimitedStream, content_type: str, folder: str | None
         except (HTTPError, ValueError):
             raise Invalid("The body is not a multipart form.") from None
         if upload is None:
-            raise Invalid(issues=[field_error(["file"], "Required")])
+            raise Invalid.of_member("file", "Required")
         unless_done.pop_all()
     upload.body_digest = stream.digest.digest()
     upload.fields = {name: text for name, text in fields.items() if text}
@@ -4508,7 +4513,7 @@ class RequestContext:
         for name, value in self.request.params.items():
             value = value[-1] if isinstance(value, list) else value
             if "\0" in value:
-                raise Invalid(issues=[field_error([name], "Expected text without NUL")])
+                raise Invalid.of_member(name, "Expected text without NUL")
             if value or not self.ignores_empty(name):
                 parameters[name] = value
         self.query = self.operation.query.validate(parameters, parse=True)
@@ -4690,7 +4695,7 @@ class Surface:
         """Return whether the request is a dry run."""
         header = request.get_header("X-Dry-Run", default="false").lower()
         if header not in ("true", "false"):
-            raise Invalid(issues=[field_error(["X-Dry-Run"], "Expected true or false")])
+            raise Invalid.of_member("X-Dry-Run", "Expected true or false")
         return header == "true"
 
     def present(self, operation: Operation, result: Any) -> bytes:
@@ -5073,11 +5078,7 @@ class Idempotency:
     def __init__(self, context: RequestContext):
         key = context.request.get_header("Idempotency-Key")
         if not re.fullmatch(r"[\x21-\x7e]{1,255}", key):
-            raise Invalid(
-                issues=[
-                    field_error(["Idempotency-Key"], "Expected 1 to 255 visible ASCII characters")
-                ]
-            )
+            raise Invalid.of_member("Idempotency-Key", "Expected 1 to 255 visible ASCII characters")
         parts = [context.principal.owner, context.request.method, context.request.path, key]
         self.id = hashlib.sha256(to_json(parts).encode()).hexdigest()
         self.fingerprint, self.request_body = context.body_digest().hex(), context.raw
@@ -8246,7 +8247,7 @@ class Authentication(Novantra, tag="Authentication"):
         scopes = (body.get("scope") or "").split() or account.scopes
         if foreign := set(scopes) - set(account.scopes):
             message = f"Not granted to this account: {' '.join(sorted(foreign))}"
-            raise Invalid(issues=[field_error(["scope"], message)])
+            raise Invalid.of_member("scope", message)
         return self.grant(context, account, scopes, at)
 
     def authenticate(self, context, client_id, secret, at) -> ServiceAccount:
@@ -8619,7 +8620,7 @@ class EvidenceClaim(Model):
     def create(cls, **values):
         begin, end = values.get("valid_from"), values.get("valid_until")
         if begin and end and end <= begin:
-            raise Invalid(issues=[field_error(["validUntil"], "Expected a time after validFrom")])
+            raise Invalid.of_member("validUntil", "Expected a time after validFrom")
         claim = super().create(**values)
         emit("evidence.claim.created", {"claim": claim.summary()})
         return claim
@@ -10394,7 +10395,7 @@ def make_key(context: RequestContext, owner_id: str, owner_type: str) -> dict:
     body, keys = context.body, context.workspace.api_keys
     scopes = body.get("scopes", _KEY_SCOPES)
     if not scopes:
-        raise Invalid(issues=[field_error(["scopes"], "Expected at least one scope")])
+        raise Invalid.of_member("scopes", "Expected at least one scope")
     context.principal.require_grantable(scopes)
     key, text = keys.issue(owner_id, owner_type, body["label"], body.get("ttl_days"), scopes)
     return {**key, "plainTextKey": text}
@@ -10828,7 +10829,7 @@ def read_in_path(field: Member, value: str) -> Any:
     try:
         return field.read(value)
     except ValueError as error:
-        raise Invalid(issues=[field_error([camel(field.name)], str(error))]) from None
+        raise Invalid.of_member(camel(field.name), str(error)) from None
 
 
 def organisation_slug(key: str) -> str:
@@ -11609,7 +11610,7 @@ def read_receiver(config: str) -> str:
     url = JsonNode.parse(config.encode()).text("webhookUrl").strip()
     if not url:
         expected = 'Expected a JSON object as text, with a "webhookUrl" that is not blank'
-        raise Invalid(issues=[field_error(["channelConfig"], expected)])
+        raise Invalid.of_member("channelConfig", expected)
     return url
 
 
@@ -12633,7 +12634,7 @@ def parse_digest(digest: str, member: str = "sha256") -> str:
     try:
         return _ARTIFACT_DIGEST.read(digest)
     except ValueError as error:
-        raise Invalid(issues=[field_error([member], str(error))]) from None
+        raise Invalid.of_member(member, str(error)) from None
 
 
 def first_artifact(digest: str) -> Artifact:
@@ -14762,9 +14763,7 @@ class EvidenceUploads(Factstore, model=EvidenceFile, tag="Attestations"):
         attestation = find_on_trail(Attestation, trail, key)
         type = attestation.type.strip().lower()
         if context.body.get("minimum_tests") and type != "junit":
-            raise Invalid(
-                issues=[field_error(["minimumTests"], "Only a report of type junit has tests")]
-            )
+            raise Invalid.of_member("minimumTests", "Only a report of type junit has tests")
         try:
             if type in SCAN_TYPES:
                 limits, settings = threshold_limits(attestation.trail), context.settings
@@ -15605,7 +15604,7 @@ def _read_repository(body: Mapping[str, Any], host_class: type[_SourceHost]) -> 
     # Percent-encoding does not change dots.
     if not least <= len(names) <= most or any(not part.strip(" .") for part in names):
         form = "organisation/project/repository" if least == 3 else "owner/name"
-        raise Invalid(issues=[field_error(["repository"], f"Expected {form}")])
+        raise Invalid.of_member("repository", f"Expected {form}")
     return names
 
 
@@ -15613,9 +15612,9 @@ def _read_commit(body: Mapping[str, Any]) -> str | None:
     """Return the commit to look up, None if the body has a pull request's number instead."""
     commit = body.get("commit_sha") or None
     if commit is None and not body.get("pr_number"):
-        raise Invalid(issues=[field_error(["commitSha"], "Required, unless prNumber is given")])
+        raise Invalid.of_member("commitSha", "Required, unless prNumber is given")
     if commit is not None and not commit.strip(" ."):
-        raise Invalid(issues=[field_error(["commitSha"], "Expected the hash of a commit")])
+        raise Invalid.of_member("commitSha", "Expected the hash of a commit")
     return commit
 
 
@@ -16592,7 +16591,7 @@ class EnvironmentSnapshots(
         try:
             number = column.read(column.parse(index))
         except ValueError as error:
-            raise Invalid(issues=[field_error(["index"], str(error))]) from None
+            raise Invalid.of_member("index", str(error)) from None
         return _newest_of(EnvironmentSnapshot.select().where(column == number), key)
 
     @route(
@@ -16715,9 +16714,7 @@ class AllowlistEntry(Model):
         # An empty text names nothing, and as a pattern it would match everything.
         named = {name: values.get(name) or None for name in ("sha256", "name_pattern")}
         if not any(named.values()):
-            raise Invalid(
-                issues=[field_error(["sha256"], "Expected a digest here or a namePattern")]
-            )
+            raise Invalid.of_member("sha256", "Expected a digest here or a namePattern")
         return super().create(**values | named)
 
 
@@ -18236,7 +18233,7 @@ MODULE = "policy.rego"
 
 def _refused_file(why: str) -> Invalid:
     """Return the problem of an invalid file."""
-    return Invalid(issues=[field_error(["file"], why)])
+    return Invalid.of_member("file", why)
 
 
 def unpack(upload: Upload) -> dict[str, str]:
@@ -19573,7 +19570,7 @@ def read_issuer(url: str, settings: Settings) -> str:
         if "?" in url or "#" in url:
             raise Invalid("The URL must end with its path.")
     except Invalid as problem:
-        raise Invalid(issues=[field_error(["issuerUrl"], str(problem))]) from None
+        raise Invalid.of_member("issuerUrl", str(problem)) from None
     return url
 
 
@@ -19932,7 +19929,7 @@ secret again.
         if is_moved and existing.client_secret and "client_secret" not in body:
             # Else a user who may change the issuer could send the secret to another server.
             message = "Required, since the issuer or the client changes; null for a client without"
-            raise Invalid(issues=[field_error(["clientSecret"], message)])
+            raise Invalid.of_member("clientSecret", message)
         config = super().update(context, key)
         context.principal.require_grantable(config.scopes())
         return config
@@ -20740,7 +20737,7 @@ The metrics count a scan as its attestation.
             message = (
                 "Expected the attestation of this scan on its trail; leave it out for a new one"
             )
-            raise Invalid(issues=[field_error(["attestationId"], message)])
+            raise Invalid.of_member("attestationId", message)
         limits, verdict = (
             threshold_limits(trail),
             "FAILED" if attestation.status == "FAILED" else None,
@@ -22162,9 +22159,7 @@ class Search(Factstore, tag="Search"):
         if not text:
             return response
         if type and type.lower() not in searched_kinds():
-            raise Invalid(
-                issues=[field_error(["type"], f"Expected one of: {', '.join(searched_kinds())}")]
-            )
+            raise Invalid.of_member("type", f"Expected one of: {', '.join(searched_kinds())}")
         readable = [
             model
             for name, (model, scope) in searched_kinds().items()
